@@ -1,0 +1,345 @@
+//! Both ends of a channel's shared memory: four rings, their doorbells, and the
+//! words that stand beside them.
+//!
+//! Level 3. A link is made of two regions, `down` that the parent writes and `up`
+//! that the worker writes, each with a data ring and a health ring. It knows nothing
+//! of requests, and nothing of how the descriptors travel.
+
+use std::fs::File;
+use std::hash::{BuildHasher, Hasher};
+use std::os::fd::OwnedFd;
+
+use crate::config::{Config, WaitStrategy};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ring::consumer::ConsumerParts;
+use crate::ring::doorbell::{Bell, Sleeper};
+use crate::ring::producer::ProducerParts;
+use crate::ring::{Consumer, Producer};
+use crate::shm::layout::{
+    Geometry, REQUEST_ENTRY, RegionHeader, RingLayout, Side, as_usize, control,
+};
+use crate::shm::memfd::{self, SEALS_DOWN, SEALS_UP};
+use crate::shm::region::{
+    OwnRegion, OwnTable, OwnU32, OwnU64, PeerRegion, PeerTable, PeerU32, PeerU64,
+};
+
+/// One side of a link: a ring out and a ring in.
+#[derive(Debug)]
+pub(crate) struct Duplex {
+    pub(crate) producer: Producer,
+    pub(crate) consumer: Consumer,
+}
+
+/// What the parent holds.
+#[derive(Debug)]
+pub(crate) struct ParentLink {
+    pub(crate) data: Duplex,
+    pub(crate) health: Duplex,
+    pub(crate) words: ParentWords,
+    own: OwnRegion,
+    peer: PeerRegion,
+    wait: WaitStrategy,
+    header: RegionHeader,
+}
+
+/// The descriptors that the worker needs.
+#[derive(Debug)]
+pub(crate) struct LinkFiles {
+    pub(crate) down: File,
+    pub(crate) up: File,
+}
+
+/// The parent's words beside the rings.
+#[derive(Debug)]
+pub(crate) struct ParentWords {
+    pub(crate) abort: OwnU32,
+    pub(crate) requests: RequestCells,
+    pub(crate) status: StatusWords,
+    /// Marked by the kernel when the worker's health thread ends.
+    pub(crate) owner: PeerU32,
+    pub(crate) credit_need: PeerU64,
+    pub(crate) credit_request: PeerU64,
+    /// Wakes a handler that waits for a credit or a cancel.
+    pub(crate) data_bell: Bell,
+}
+
+/// What the worker says of itself without being asked.
+#[derive(Debug)]
+pub(crate) struct StatusWords {
+    pub(crate) state: PeerU32,
+    pub(crate) current: PeerU64,
+    pub(crate) busy_since: PeerU64,
+    pub(crate) progress: PeerU64,
+    pub(crate) served: PeerU64,
+    pub(crate) bytes_in: PeerU64,
+    pub(crate) bytes_out: PeerU64,
+}
+
+/// The parent's end of the request table: one cancel and one credit a request.
+#[derive(Debug)]
+pub(crate) struct RequestCells(OwnTable);
+
+impl RequestCells {
+    pub(crate) fn cancel(&self, slot: usize, request: u64) {
+        // Pairs with the Acquire load in `PeerCells::is_cancelled`.
+        self.0.store(2 * slot, request, std::sync::atomic::Ordering::Release);
+    }
+
+    pub(crate) fn set_credit(&self, slot: usize, consumed: u64) {
+        // Pairs with the Acquire load in `PeerCells::credit`.
+        self.0.store(2 * slot + 1, consumed, std::sync::atomic::Ordering::Release);
+    }
+}
+
+/// What the worker holds.
+#[derive(Debug)]
+pub(crate) struct WorkerLink {
+    pub(crate) data: Duplex,
+    pub(crate) health: Duplex,
+    pub(crate) words: WorkerWords,
+    /// For the health thread to own, so that the kernel marks it when the process ends.
+    pub(crate) owner: OwnU32,
+    pub(crate) header: RegionHeader,
+}
+
+/// The worker's words beside the rings.
+#[derive(Debug)]
+pub(crate) struct WorkerWords {
+    pub(crate) abort: PeerU32,
+    pub(crate) requests: PeerCells,
+    pub(crate) state: OwnU32,
+    pub(crate) current: OwnU64,
+    pub(crate) busy_since: OwnU64,
+    pub(crate) progress: OwnU64,
+    pub(crate) served: OwnU64,
+    pub(crate) bytes_in: OwnU64,
+    pub(crate) bytes_out: OwnU64,
+    pub(crate) credit_need: OwnU64,
+    pub(crate) credit_request: OwnU64,
+}
+
+/// The worker's end of the request table.
+#[derive(Debug)]
+pub(crate) struct PeerCells {
+    table: PeerTable,
+    count: u64,
+}
+
+impl PeerCells {
+    fn slot(&self, request: u64) -> usize {
+        as_usize(request % self.count)
+    }
+
+    #[inline]
+    pub(crate) fn is_cancelled(&self, request: u64) -> bool {
+        self.table.load(2 * self.slot(request), std::sync::atomic::Ordering::Acquire) == request
+    }
+
+    pub(crate) fn credit(&self, request: u64) -> u64 {
+        self.table.load(2 * self.slot(request) + 1, std::sync::atomic::Ordering::Acquire)
+    }
+}
+
+impl ParentLink {
+    /// Makes, reserves, maps and seals both regions.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Os`] if memory or descriptors run out; nothing is left behind then.
+    pub(crate) fn create(config: &Config) -> Result<(Self, LinkFiles)> {
+        let header = RegionHeader::down(config, channel_id(), std::process::id());
+        let down = memfd::create(c"slipring-down", header.own.region_len)?;
+        let up = memfd::create(c"slipring-up", header.peer.region_len)?;
+        let own = OwnRegion::map(&down, header.own.region_len)?;
+        memfd::seal(&down, SEALS_DOWN)?;
+        memfd::seal(&up, SEALS_UP)?;
+        let peer = PeerRegion::map(&up, header.peer.region_len)?;
+        own.write_header(&header);
+        Ok((Self::over(own, peer, header, config.wait)?, LinkFiles { down, up }))
+    }
+
+    fn over(
+        own: OwnRegion,
+        peer: PeerRegion,
+        header: RegionHeader,
+        wait: WaitStrategy,
+    ) -> Result<Self> {
+        let (ours, theirs) = (&header.own, &header.peer);
+        let words = ParentWords {
+            abort: own.u32_at(control::ABORT)?,
+            requests: RequestCells(
+                own.table(as_usize(ours.requests_offset), words_of(ours.request_count))?,
+            ),
+            status: StatusWords {
+                state: peer.u32_at(control::STATE)?,
+                current: peer.u64_at(control::CURRENT)?,
+                busy_since: peer.u64_at(control::BUSY_SINCE)?,
+                progress: peer.u64_at(control::PROGRESS)?,
+                served: peer.u64_at(control::SERVED)?,
+                bytes_in: peer.u64_at(control::BYTES_IN)?,
+                bytes_out: peer.u64_at(control::BYTES_OUT)?,
+            },
+            owner: peer.u32_at(control::OWNER)?,
+            credit_need: peer.u64_at(control::CREDIT_NEED)?,
+            credit_request: peer.u64_at(control::CREDIT_REQUEST)?,
+            data_bell: Bell::new(own.u32_at(control::DATA + control::BELL)?),
+        };
+        let (data, health) = duplexes(&own, &peer, ours, theirs, wait)?;
+        Ok(Self { data, health, words, own, peer, wait, header })
+    }
+
+    /// Another way to wait on the data side, for who drives both of its rings.
+    pub(crate) fn data_sleeper(&self) -> Result<Sleeper> {
+        sleeper(&self.own, &self.peer, control::DATA, self.wait)
+    }
+
+    /// The robust word once more, for whoever watches it.
+    pub(crate) fn owner_word(&self) -> Result<PeerU32> {
+        self.peer.u32_at(control::OWNER)
+    }
+
+    /// Checks what the worker wrote into its header when it attached.
+    pub(crate) fn check_attached(&self) -> Result<RegionHeader> {
+        let bytes = self.peer.header_bytes();
+        let answer = RegionHeader::parse(&bytes, Side::Up, self.header.peer.region_len)?;
+        answer.check_answers(&self.header)?;
+        Ok(answer)
+    }
+}
+
+impl WorkerLink {
+    /// Checks and maps the two descriptors that the parent sent.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Mismatch`], naming both values, for the first of size, seals, magic,
+    /// layout version, side, features and geometry that is not as it must be, and if
+    /// somebody is attached already.
+    pub(crate) fn attach(down: OwnedFd, up: OwnedFd, wait: WaitStrategy) -> Result<Self> {
+        let (down, down_len) = memfd::adopt(down)?;
+        let (up, up_len) = memfd::adopt(up)?;
+        memfd::check_file_seals(&down, SEALS_DOWN)?;
+        memfd::check_file_seals(&up, SEALS_UP)?;
+        let peer = PeerRegion::map(&down, down_len)?;
+        let header = RegionHeader::parse(&peer.header_bytes(), Side::Down, down_len)?;
+        if up_len != header.peer.region_len {
+            return Err(Error::new(
+                ErrorKind::Mismatch,
+                format!("up region of {up_len} bytes, expected {}", header.peer.region_len),
+            ));
+        }
+        let before = PeerRegion::map(&up, up_len)?.header_bytes();
+        if before.iter().any(|byte| *byte != 0) {
+            return Err(Error::new(
+                ErrorKind::Mismatch,
+                "another process is attached to this channel already, expected none",
+            ));
+        }
+        let own = OwnRegion::map(&up, up_len)?;
+        Self::over(&own, &peer, header, wait)
+    }
+
+    fn over(
+        own: &OwnRegion,
+        peer: &PeerRegion,
+        header: RegionHeader,
+        wait: WaitStrategy,
+    ) -> Result<Self> {
+        let (ours, theirs) = (&header.peer, &header.own);
+        let words = WorkerWords {
+            abort: peer.u32_at(control::ABORT)?,
+            requests: PeerCells {
+                table: peer
+                    .table(as_usize(theirs.requests_offset), words_of(theirs.request_count))?,
+                count: u64::from(theirs.request_count),
+            },
+            state: own.u32_at(control::STATE)?,
+            current: own.u64_at(control::CURRENT)?,
+            busy_since: own.u64_at(control::BUSY_SINCE)?,
+            progress: own.u64_at(control::PROGRESS)?,
+            served: own.u64_at(control::SERVED)?,
+            bytes_in: own.u64_at(control::BYTES_IN)?,
+            bytes_out: own.u64_at(control::BYTES_OUT)?,
+            credit_need: own.u64_at(control::CREDIT_NEED)?,
+            credit_request: own.u64_at(control::CREDIT_REQUEST)?,
+        };
+        let (data, health) = duplexes(own, peer, ours, theirs, wait)?;
+        let owner = own.u32_at(control::OWNER)?;
+        let link = Self { data, health, words, owner, header };
+        own.write_header(&header.for_peer(std::process::id()));
+        Ok(link)
+    }
+}
+
+fn words_of(requests: u32) -> usize {
+    as_usize(u64::from(requests)) * (REQUEST_ENTRY / 8)
+}
+
+fn duplexes(
+    own: &OwnRegion,
+    peer: &PeerRegion,
+    ours: &Geometry,
+    theirs: &Geometry,
+    wait: WaitStrategy,
+) -> Result<(Duplex, Duplex)> {
+    let data = duplex(own, peer, &ours.data, &theirs.data, control::DATA, wait)?;
+    let health_wait = WaitStrategy::Park; // low traffic; a spinning health thread helps nobody
+    let health = duplex(own, peer, &ours.health, &theirs.health, control::HEALTH, health_wait)?;
+    Ok((data, health))
+}
+
+fn duplex(
+    own: &OwnRegion,
+    peer: &PeerRegion,
+    ours: &RingLayout,
+    theirs: &RingLayout,
+    side: usize,
+    wait: WaitStrategy,
+) -> Result<Duplex> {
+    let producer = Producer::new(ProducerParts {
+        slots: own.slots(ours)?,
+        peer_head: peer.u64_at(side + control::HEAD)?,
+        peer_sleep_at: peer.u64_at(side + control::SLEEP_AT)?,
+        space_at: own.u64_at(side + control::SPACE_AT)?,
+        bell: Bell::new(own.u32_at(side + control::BELL)?),
+        sleeper: sleeper(own, peer, side, wait)?,
+        max_frame: as_usize(u64::from(ours.max_frame)),
+        origin: ours.origin,
+    });
+    let consumer = Consumer::new(ConsumerParts {
+        slots: peer.slots(theirs)?,
+        head: own.u64_at(side + control::HEAD)?,
+        peer_space_at: peer.u64_at(side + control::SPACE_AT)?,
+        sleep_at: own.u64_at(side + control::SLEEP_AT)?,
+        bell: Bell::new(own.u32_at(side + control::BELL)?),
+        sleeper: sleeper(own, peer, side, wait)?,
+        max_frame: as_usize(u64::from(theirs.max_frame)),
+        origin: theirs.origin,
+    });
+    Ok(Duplex { producer, consumer })
+}
+
+fn sleeper(own: &OwnRegion, peer: &PeerRegion, side: usize, wait: WaitStrategy) -> Result<Sleeper> {
+    Ok(Sleeper::new(
+        peer.u32_at(side + control::BELL)?,
+        own.u32_at(side + control::CPU)?,
+        peer.u32_at(side + control::CPU)?,
+        wait,
+    ))
+}
+
+/// Random enough that two channels of one machine never share it.
+fn channel_id() -> [u8; 16] {
+    let state = std::collections::hash_map::RandomState::new();
+    let half = |salt: u8| {
+        let mut hasher = state.build_hasher();
+        hasher.write_u8(salt);
+        hasher.finish().to_le_bytes()
+    };
+    let (first, second) = (half(0), half(1));
+    let mut id = [0; 16];
+    for (to, from) in id.iter_mut().zip(first.iter().chain(&second)) {
+        *to = *from;
+    }
+    id
+}

@@ -1,0 +1,20 @@
+//! One direction of a channel: a lock-free single-producer/single-consumer ring
+//! of frames, and the doorbell that wakes its ends.
+//!
+//! Level 2. [`Producer::try_claim`] reserves a slot, the caller fills it in place,
+//! [`Claim::commit`] publishes it; [`Consumer::poll`] finds it, validates a private
+//! copy of its header and hands out a [`Frame`], whose release gives the slot
+//! back. This folder knows nothing of requests, processes or kinds of frames.
+
+pub(crate) mod consumer;
+pub(crate) mod doorbell;
+pub(crate) mod frame;
+pub(crate) mod position;
+pub(crate) mod producer;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use consumer::{Consumer, Frame, Lease};
+pub use frame::Header;
+pub use producer::{Claim, Producer};

@@ -1,0 +1,309 @@
+//! The end of a ring that publishes frames.
+//!
+//! Publishing is in band, as in Aeron's one-to-one ring buffer: the consumer polls
+//! the commit word of the slot it waits for, so one cache line moves for a small
+//! frame and no shared tail exists. Before a slot is published the *next* slot's
+//! commit word is cleared, which is why one header more than the frame must be free.
+
+use crate::config::FRAME_HEADER;
+use crate::error::{Error, Result};
+use crate::ring::doorbell::{Alarm, Bell, Sleeper, Step};
+use crate::ring::frame::{Commit, Header};
+use crate::ring::position::{NEVER, padding, span, within};
+use crate::shm::clock::Deadline;
+use crate::shm::layout::as_u64;
+use crate::shm::region::{OwnSlots, OwnU64, PeerU64};
+use crate::sync::{Ordering, fence};
+
+/// Small frames whose bell may be put off, in bytes of slots.
+const LAZY: u64 = 2 << 10;
+
+/// The end of a ring that claims slots, fills them and publishes them.
+#[derive(Debug)]
+pub struct Producer {
+    slots: OwnSlots,
+    peer_head: PeerU64,
+    peer_sleep_at: PeerU64,
+    space_at: OwnU64,
+    bell: Bell,
+    sleeper: Sleeper,
+    capacity: u64,
+    max_frame: usize,
+    /// Private and authoritative: where the next slot starts.
+    tail: u64,
+    /// The consumer's head as last seen; it can only have grown since.
+    head: u64,
+    /// Up to where the consumer's sleep word has been checked.
+    announced: u64,
+    /// The most bytes that were ever in flight.
+    high_water: u64,
+    wakes: u64,
+}
+
+/// What a producer is made of.
+#[derive(Debug)]
+pub(crate) struct ProducerParts {
+    pub(crate) slots: OwnSlots,
+    pub(crate) peer_head: PeerU64,
+    pub(crate) peer_sleep_at: PeerU64,
+    pub(crate) space_at: OwnU64,
+    pub(crate) bell: Bell,
+    pub(crate) sleeper: Sleeper,
+    pub(crate) max_frame: usize,
+    pub(crate) origin: u64,
+}
+
+impl Producer {
+    pub(crate) fn new(parts: ProducerParts) -> Self {
+        let ProducerParts { slots, max_frame, origin, .. } = parts;
+        parts.space_at.store(NEVER, Ordering::Relaxed);
+        Self {
+            capacity: as_u64(slots.capacity()),
+            slots,
+            peer_head: parts.peer_head,
+            peer_sleep_at: parts.peer_sleep_at,
+            space_at: parts.space_at,
+            bell: parts.bell,
+            sleeper: parts.sleeper,
+            max_frame,
+            tail: origin,
+            head: origin,
+            announced: origin,
+            high_water: 0,
+            wakes: 0,
+        }
+    }
+
+    /// The longest payload of one frame, in bytes.
+    #[must_use]
+    pub fn max_frame(&self) -> usize {
+        self.max_frame
+    }
+
+    /// The most bytes of slots that were ever published and not yet released.
+    #[must_use]
+    pub fn high_water(&self) -> u64 {
+        self.high_water
+    }
+
+    /// How often a sleeping consumer had to be woken.
+    #[must_use]
+    pub fn wakes(&self) -> u64 {
+        self.wakes
+    }
+
+    pub(crate) fn sleeper(&self) -> &Sleeper {
+        &self.sleeper
+    }
+
+    /// Reserves a slot for a payload of `len` bytes, without waiting; `None` while the
+    /// ring is full. Only the consumer can change that.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if `len` is over
+    /// [`Producer::max_frame`], before anything is touched;
+    /// [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt) if the consumer's head
+    /// is impossible.
+    #[inline]
+    pub fn try_claim(&mut self, len: usize) -> Result<Option<Claim<'_>>> {
+        if len > self.max_frame {
+            return Err(too_large(len, self.max_frame));
+        }
+        let span = span(len);
+        let padding = padding(self.tail, span, self.capacity);
+        if !self.has_room(padding + span)? {
+            return Ok(None);
+        }
+        let start = self.tail.wrapping_add(padding);
+        Ok(Some(Claim { producer: self, start, padding, len }))
+    }
+
+    /// As [`Producer::try_claim`], but waits for room until the deadline; `None` if it
+    /// passed. The alarm ends the wait early, whenever `stop` then has an error.
+    pub(crate) fn claim_until(
+        &mut self,
+        len: usize,
+        alarm: &Alarm,
+        deadline: Deadline,
+        mut stop: impl FnMut() -> Result<()>,
+    ) -> Result<Option<Claim<'_>>> {
+        if self.try_claim(len)?.is_none() {
+            self.flush();
+            let span = span(len);
+            let needed = padding(self.tail, span, self.capacity) + span;
+            let room = self.sleeper.wait_until(alarm, deadline, true, |step| {
+                stop()?;
+                match step {
+                    Step::Announce => {
+                        self.space_at.store(self.room_at(needed), Ordering::Relaxed);
+                        Ok(None)
+                    }
+                    Step::Look => {
+                        let head = self.peer_head.load(Ordering::Acquire);
+                        let enough = within(self.room_at(needed), self.head, head.wrapping_add(1));
+                        Ok(enough.then_some(()))
+                    }
+                }
+            })?;
+            if room.is_none() {
+                return Ok(None);
+            }
+        }
+        self.try_claim(len)
+    }
+
+    /// The head at which `needed` bytes, and one header after them, fit.
+    fn room_at(&self, needed: u64) -> u64 {
+        self.tail.wrapping_add(needed + span(0)).wrapping_sub(self.capacity)
+    }
+
+    /// The head at which a payload of `len` bytes will fit: what a wait for space
+    /// announces with [`Producer::announce_space`].
+    pub(crate) fn announce_space(&self, len: usize) {
+        let span = span(len);
+        let needed = padding(self.tail, span, self.capacity) + span;
+        self.space_at.store(self.room_at(needed), Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn has_room(&mut self, needed: u64) -> Result<bool> {
+        let after = self.tail.wrapping_add(needed + span(0));
+        if after.wrapping_sub(self.head) <= self.capacity {
+            return Ok(true);
+        }
+        self.refresh_head()?;
+        Ok(after.wrapping_sub(self.head) <= self.capacity)
+    }
+
+    #[cold]
+    fn refresh_head(&mut self) -> Result<()> {
+        // Pairs with the Release store in the consumer's `publish`: slots before this
+        // head are not read any more.
+        let head = self.peer_head.load(Ordering::Acquire);
+        let released = head.wrapping_sub(self.head);
+        if released > self.tail.wrapping_sub(self.head) || head % span(0) != 0 {
+            return Err(Error::corrupt(format!(
+                "the peer released up to position {head}, but only {} to {} can be in flight",
+                self.head, self.tail
+            )));
+        }
+        self.high_water = self.high_water.max(self.tail.wrapping_sub(self.head));
+        self.head = head;
+        Ok(())
+    }
+
+    /// Wakes the consumer if it sleeps for something that was committed since the last
+    /// check. Frames committed with [`Claim::commit_lazily`] need it before a wait.
+    #[inline]
+    pub fn flush(&mut self) {
+        if self.announced != self.tail {
+            self.ring_if_awaited();
+        }
+    }
+
+    #[inline]
+    fn ring_if_awaited(&mut self) {
+        fence(Ordering::SeqCst); // B, pairs with A in the consumer's wait
+        let awaited = self.peer_sleep_at.load(Ordering::Relaxed);
+        if within(awaited, self.announced, self.tail) {
+            self.wakes += 1;
+            self.bell.ring();
+        }
+        self.announced = self.tail;
+    }
+
+    /// Bytes that are published and, as far as is known, not released.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.tail.wrapping_sub(self.head)
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// A reserved slot. Dropping it gives the slot back unpublished.
+#[derive(Debug)]
+#[must_use = "a claim that is dropped publishes nothing"]
+pub struct Claim<'a> {
+    producer: &'a mut Producer,
+    start: u64,
+    padding: u64,
+    len: usize,
+}
+
+impl Claim<'_> {
+    /// The payload's bytes, to be filled. What they hold before is left over from
+    /// earlier frames.
+    #[inline]
+    pub fn payload(&mut self) -> &mut [u8] {
+        // Always there: a span was claimed that is contiguous.
+        self.producer.slots.payload_mut(self.start, self.len).unwrap_or_default()
+    }
+
+    /// Shortens the payload to its first `len` bytes; longer is not possible.
+    pub fn truncate(&mut self, len: usize) {
+        if len < self.len {
+            self.len = len;
+            // A shorter frame may fit before the ring's end, but it has been filled where
+            // it is: the padding stays.
+        }
+    }
+
+    /// Publishes the frame and wakes the consumer if it sleeps for it. The header's
+    /// length is set to the payload's. Never blocks. Returns whether it had to wake it.
+    #[inline]
+    pub fn commit(self, header: Header) -> bool {
+        let producer = self.publish(header);
+        let wakes = producer.wakes;
+        producer.ring_if_awaited();
+        producer.wakes != wakes
+    }
+
+    /// Publishes the frame, but looks for a sleeping consumer only once in 2 KiB: for
+    /// streams of small frames. [`Producer::flush`] must follow before the caller waits
+    /// for anything.
+    #[inline]
+    pub fn commit_lazily(self, header: Header) {
+        let producer = self.publish(header);
+        if producer.tail.wrapping_sub(producer.announced) >= LAZY {
+            producer.ring_if_awaited();
+        }
+    }
+
+    #[inline]
+    fn publish<'p>(self, header: Header) -> &'p mut Producer
+    where
+        Self: 'p,
+    {
+        let Self { producer, start, padding, len } = self;
+        // Always fits: `try_claim` checked it against the cap, which came from a u32.
+        let header = Header { len: u32::try_from(len).unwrap_or(u32::MAX), ..header };
+        let next = start.wrapping_add(span(len));
+        let slots = &producer.slots;
+        slots.word(next, 0).store(0, Ordering::Relaxed);
+        let [first, second, third] = header.to_words();
+        slots.word(start, 1).store(first, Ordering::Relaxed);
+        slots.word(start, 2).store(second, Ordering::Relaxed);
+        slots.word(start, 3).store(third, Ordering::Relaxed);
+        // Pairs with the Acquire load in `Consumer::poll`: header, payload and the cleared
+        // commit word of the next slot are visible to whoever sees this.
+        slots.word(start, 0).store(Commit::frame(start), Ordering::Release);
+        if padding != 0 {
+            // Only now can the consumer get past the padding, to a slot that is complete.
+            slots.word(producer.tail, 0).store(Commit::padding(producer.tail), Ordering::Release);
+        }
+        producer.tail = next;
+        producer
+    }
+}
+
+#[cold]
+fn too_large(len: usize, cap: usize) -> Error {
+    Error::too_large(len, cap, "raise the ring's max_frame (max_request, max_reply)")
+}
+
+const _: () = assert!(FRAME_HEADER <= 64);

@@ -1,0 +1,89 @@
+//! Absolute deadlines on the monotonic clock, comparable between processes.
+#![allow(unsafe_code, reason = "clock_gettime: `Instant` cannot be sent to another process")]
+
+use std::time::Duration;
+
+/// Nanoseconds of `CLOCK_MONOTONIC`: the same clock for every process of one boot.
+pub(crate) fn now_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid timespec that the call may write to.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    debug_assert_eq!(failed, 0, "CLOCK_MONOTONIC always exists");
+    let (seconds, nanos) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
+    seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
+}
+
+/// A point on the monotonic clock, or never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Deadline(u64);
+
+impl Deadline {
+    pub(crate) const NEVER: Self = Self(u64::MAX);
+
+    /// `timeout` from now. A timeout too long to be represented is [`Self::NEVER`].
+    pub(crate) fn after(timeout: Duration) -> Self {
+        match u64::try_from(timeout.as_nanos()) {
+            Ok(nanos) => Self(now_ns().checked_add(nanos).unwrap_or(u64::MAX)),
+            Err(_) => Self::NEVER,
+        }
+    }
+
+    /// From a header word; zero stands for no deadline.
+    pub(crate) fn from_wire(nanos: u64) -> Self {
+        if nanos == 0 { Self::NEVER } else { Self(nanos) }
+    }
+
+    pub(crate) fn to_wire(self) -> u64 {
+        if self == Self::NEVER { 0 } else { self.0.max(1) }
+    }
+
+    pub(crate) fn has_passed(self) -> bool {
+        self != Self::NEVER && now_ns() >= self.0
+    }
+
+    /// Time that is left; zero when it has passed.
+    pub(crate) fn remaining(self) -> Duration {
+        if self == Self::NEVER {
+            return Duration::MAX;
+        }
+        Duration::from_nanos(self.0.saturating_sub(now_ns()))
+    }
+
+    /// The earlier of this and `after` from now.
+    pub(crate) fn at_most(self, after: Duration) -> Self {
+        self.min(Self::after(after))
+    }
+
+    pub(crate) fn timespec(self) -> Option<libc::timespec> {
+        if self == Self::NEVER {
+            return None;
+        }
+        // Both parts are below 2^63 and 10^9: neither conversion can fail.
+        Some(libc::timespec {
+            tv_sec: i64::try_from(self.0 / 1_000_000_000).unwrap_or(i64::MAX),
+            tv_nsec: i64::try_from(self.0 % 1_000_000_000).unwrap_or(0),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_survives_the_wire_and_never_stays_never() {
+        let soon = Deadline::after(Duration::from_secs(5));
+        assert_eq!(Deadline::from_wire(soon.to_wire()), soon);
+        assert_eq!(Deadline::from_wire(Deadline::NEVER.to_wire()), Deadline::NEVER);
+        assert_eq!(Deadline::after(Duration::MAX), Deadline::NEVER);
+        assert!(!Deadline::NEVER.has_passed());
+        assert!(Deadline::after(Duration::ZERO).has_passed());
+    }
+
+    #[test]
+    fn the_clock_is_the_one_that_instant_reads() {
+        let before = now_ns();
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(now_ns() - before >= 2_000_000);
+    }
+}

@@ -1,0 +1,135 @@
+//! Anonymous, sealed shared memory: create, reserve, seal, check.
+#![allow(unsafe_code, reason = "memfd_create, fallocate, fcntl and fstat are system calls")]
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Seals of a region that only its creator may ever map writable.
+pub(crate) const SEALS_DOWN: i32 =
+    libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+/// Seals of a region that is handed over to be written by the peer.
+pub(crate) const SEALS_UP: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+
+/// Two rings of the largest size and what stands beside them.
+const LARGEST: u64 = 3 << 30;
+
+/// Makes an anonymous file of `len` bytes, all of them reserved: memory that runs
+/// out is an error here and never a SIGBUS later.
+pub(crate) fn create(name: &CStr, len: u64) -> Result<File> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    let file = match memfd_create(name, flags | libc::MFD_NOEXEC_SEAL) {
+        // Kernels before 6.3 do not know MFD_NOEXEC_SEAL.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => memfd_create(name, flags),
+        other => other,
+    }
+    .map_err(|e| Error::os("cannot create a memfd", e))?;
+    reserve(&file, len)?;
+    Ok(file)
+}
+
+fn memfd_create(name: &CStr, flags: libc::c_uint) -> io::Result<File> {
+    // SAFETY: `name` is a NUL-terminated string that outlives the call.
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just handed out `fd`, and nobody else knows it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+fn reserve(file: &File, len: u64) -> Result<()> {
+    // No limit of the kernel's stands before the machine's memory: an absurd size would
+    // not fail, it would call the out-of-memory killer.
+    let size = match i64::try_from(len) {
+        Ok(size) if len <= LARGEST => size,
+        _ => {
+            let message = format!("region of {len} bytes, at most {LARGEST} can be mapped");
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        }
+    };
+    loop {
+        // SAFETY: a system call on a descriptor that `file` keeps open.
+        if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, size) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(Error::os(format!("cannot reserve {len} bytes of shared memory"), error));
+        }
+    }
+}
+
+/// Adds seals for good.
+pub(crate) fn seal(file: &File, seals: i32) -> Result<()> {
+    // SAFETY: a system call on a descriptor that `file` keeps open.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
+        return Err(Error::last_os("cannot seal a memfd"));
+    }
+    Ok(())
+}
+
+/// Checks that `fd` has all of these seals.
+///
+/// # Errors
+///
+/// [`ErrorKind::Mismatch`], with both values, if one is missing, or if `fd` is no memfd.
+pub(crate) fn check_seals(fd: BorrowedFd<'_>, wanted: i32) -> Result<()> {
+    // SAFETY: a system call on a descriptor that `fd` keeps open.
+    let found = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
+    if found < 0 {
+        let source = io::Error::last_os_error();
+        return Err(Error::with_source(ErrorKind::Mismatch, "region is not a memfd", source));
+    }
+    if found & wanted != wanted {
+        let message = format!("region has seals {found:#x}, expected at least {wanted:#x}");
+        return Err(Error::new(ErrorKind::Mismatch, message));
+    }
+    Ok(())
+}
+
+/// The file behind a descriptor that a peer sent, and its size in bytes.
+pub(crate) fn adopt(fd: OwnedFd) -> Result<(File, u64)> {
+    let file = File::from(fd);
+    let len = file.metadata().map_err(|e| Error::os("cannot stat a region", e))?.len();
+    Ok((file, len))
+}
+
+/// Checks seals of a file.
+pub(crate) fn check_file_seals(file: &File, wanted: i32) -> Result<()> {
+    check_seals(file.as_fd(), wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_sealed_region_can_neither_shrink_nor_grow_nor_be_written_anew() {
+        let mut file = create(c"test", 8192).unwrap();
+        seal(&file, SEALS_DOWN).unwrap();
+        check_file_seals(&file, SEALS_DOWN).unwrap();
+        assert!(file.set_len(4096).is_err());
+        assert!(file.set_len(16384).is_err());
+        assert!(file.write_all(b"x").is_err());
+        assert!(seal(&file, libc::F_SEAL_WRITE).is_err());
+    }
+
+    #[test]
+    fn missing_seals_are_told_with_both_values() {
+        let file = create(c"test", 4096).unwrap();
+        let error = check_file_seals(&file, SEALS_UP).unwrap_err().to_string();
+        assert!(error.contains("expected at least 0x7"), "{error}");
+        let other = File::open("/dev/null").unwrap();
+        assert_eq!(check_file_seals(&other, SEALS_UP).unwrap_err().kind(), ErrorKind::Mismatch);
+    }
+
+    #[test]
+    fn an_absurd_size_is_refused_before_the_kernel_is_asked() {
+        assert_eq!(create(c"test", u64::MAX >> 2).unwrap_err().kind(), ErrorKind::InvalidConfig);
+    }
+}

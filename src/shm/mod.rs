@@ -1,0 +1,13 @@
+//! Shared memory: what it looks like, how it is mapped, how to sleep on it.
+//!
+//! Level 1. This folder is where memory is dereferenced and where the kernel is
+//! asked for it; it knows nothing of rings, frames or processes.
+
+pub(crate) mod clock;
+pub(crate) mod cpu;
+pub(crate) mod futex;
+pub(crate) mod layout;
+pub(crate) mod memfd;
+pub(crate) mod region;
+#[cfg(loom)]
+pub(crate) mod region_loom;
