@@ -5,12 +5,22 @@ compile_error!("slipring runs on Linux only: it needs memfd seals, futexes and p
 #[cfg(not(all(target_pointer_width = "64", target_endian = "little")))]
 compile_error!("slipring supports 64-bit little-endian targets only");
 
+mod channel;
 mod config;
 mod error;
 mod link;
+pub mod payload;
+mod process;
+mod protocol;
 pub mod ring;
 mod shm;
 mod sync;
+pub mod worker;
 
+pub use channel::{Channel, DEFAULT_CHUNK_TIMEOUT, Pending, Reply, Spawner, Stats, Stream};
 pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
 pub use error::{Error, ErrorKind, ExitCause, Result, WorkerDeath, WorkerFailure};
+pub use payload::{Payload, Source};
+pub use protocol::hello::RoleConfig;
+pub use protocol::{Health, Kind, WorkerState};
+pub use shm::region::PeerBytes;

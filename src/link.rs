@@ -28,6 +28,8 @@ use crate::shm::region::{
 pub(crate) struct Duplex {
     pub(crate) producer: Producer,
     pub(crate) consumer: Consumer,
+    /// A way to wait for either ring, for who drives both.
+    pub(crate) sleeper: Sleeper,
 }
 
 /// What the parent holds.
@@ -36,9 +38,16 @@ pub(crate) struct ParentLink {
     pub(crate) data: Duplex,
     pub(crate) health: Duplex,
     pub(crate) words: ParentWords,
-    own: OwnRegion,
+    /// What the worker must be found to have written when it has attached.
+    pub(crate) answer: ExpectedAnswer,
+    /// Marked by the kernel when the worker's health thread ends; for who watches it.
+    pub(crate) owner: PeerU32,
+}
+
+/// The worker's region and what its header must say.
+#[derive(Debug)]
+pub(crate) struct ExpectedAnswer {
     peer: PeerRegion,
-    wait: WaitStrategy,
     header: RegionHeader,
 }
 
@@ -55,8 +64,6 @@ pub(crate) struct ParentWords {
     pub(crate) abort: OwnU32,
     pub(crate) requests: RequestCells,
     pub(crate) status: StatusWords,
-    /// Marked by the kernel when the worker's health thread ends.
-    pub(crate) owner: PeerU32,
     pub(crate) credit_need: PeerU64,
     pub(crate) credit_request: PeerU64,
     /// Wakes a handler that waits for a credit or a cancel.
@@ -179,25 +186,18 @@ impl ParentLink {
                 bytes_in: peer.u64_at(control::BYTES_IN)?,
                 bytes_out: peer.u64_at(control::BYTES_OUT)?,
             },
-            owner: peer.u32_at(control::OWNER)?,
             credit_need: peer.u64_at(control::CREDIT_NEED)?,
             credit_request: peer.u64_at(control::CREDIT_REQUEST)?,
             data_bell: Bell::new(own.u32_at(control::DATA + control::BELL)?),
         };
         let (data, health) = duplexes(&own, &peer, ours, theirs, wait)?;
-        Ok(Self { data, health, words, own, peer, wait, header })
+        let owner = peer.u32_at(control::OWNER)?;
+        let answer = ExpectedAnswer { peer, header };
+        Ok(Self { data, health, words, answer, owner })
     }
+}
 
-    /// Another way to wait on the data side, for who drives both of its rings.
-    pub(crate) fn data_sleeper(&self) -> Result<Sleeper> {
-        sleeper(&self.own, &self.peer, control::DATA, self.wait)
-    }
-
-    /// The robust word once more, for whoever watches it.
-    pub(crate) fn owner_word(&self) -> Result<PeerU32> {
-        self.peer.u32_at(control::OWNER)
-    }
-
+impl ExpectedAnswer {
     /// Checks what the worker wrote into its header when it attached.
     pub(crate) fn check_attached(&self) -> Result<RegionHeader> {
         let bytes = self.peer.header_bytes();
@@ -316,7 +316,7 @@ fn duplex(
         max_frame: as_usize(u64::from(theirs.max_frame)),
         origin: theirs.origin,
     });
-    Ok(Duplex { producer, consumer })
+    Ok(Duplex { producer, consumer, sleeper: sleeper(own, peer, side, wait)? })
 }
 
 fn sleeper(own: &OwnRegion, peer: &PeerRegion, side: usize, wait: WaitStrategy) -> Result<Sleeper> {

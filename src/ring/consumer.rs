@@ -58,6 +58,16 @@ struct Shared {
     returns: Mutex<Returns>,
 }
 
+/// How many leases of a ring are out.
+#[derive(Debug)]
+pub(crate) struct LeaseGauge(Arc<Shared>);
+
+impl LeaseGauge {
+    pub(crate) fn held(&self) -> usize {
+        self.0.leased.load(Ordering::Relaxed)
+    }
+}
+
 /// How far slots are released, and how much of that the producer has been told.
 #[derive(Debug, Clone, Copy)]
 struct Cursor {
@@ -147,6 +157,11 @@ impl Consumer {
     #[must_use]
     pub fn leased(&self) -> usize {
         self.shared.leased.load(Ordering::Relaxed)
+    }
+
+    /// Counts leases without a borrow of the consumer.
+    pub(crate) fn lease_gauge(&self) -> LeaseGauge {
+        LeaseGauge(Arc::clone(&self.shared))
     }
 
     pub(crate) fn sleeper(&self) -> &Sleeper {
@@ -332,6 +347,12 @@ impl Frame<'_> {
     #[inline]
     pub fn payload(&self) -> PeerBytes<'_> {
         payload(&self.consumer.shared, self.start, self.header)
+    }
+
+    /// Tells the producer of every slot before this one that is free: before something
+    /// long is done with the frame.
+    pub fn publish_earlier(&mut self) {
+        self.consumer.publish();
     }
 
     /// Keeps the frame beyond the next poll.

@@ -5,6 +5,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod cpu;
+pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod layout;
 pub(crate) mod memfd;

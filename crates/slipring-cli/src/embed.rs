@@ -1,0 +1,75 @@
+//! `slipring embed`: puts the parts together.
+
+use std::time::Duration;
+
+use crate::args::Options;
+use crate::batch::Batch;
+use crate::error::{Error, say};
+use crate::input::Source;
+use crate::output::Output;
+use crate::pipeline::{self, Events, Sink};
+use crate::progress::{Progress, Style};
+use crate::stats::Summary;
+use crate::{signals, worker};
+
+pub(crate) fn run(options: &Options) -> Result<(), Error> {
+    let events = Events::new();
+    signals::watch(events.sender.clone())
+        .map_err(|e| Error::failure(format!("cannot watch signals: {e}")))?;
+    let total = total_bytes(options)?;
+    let output = Output::create(options.output.clone(), options.dim)?;
+    let limits = worker::limits(options);
+    let workers = worker::start(options)?;
+
+    let mut source = Source::new(options.inputs.iter().cloned(), limits);
+    let mut sink =
+        Shown { output, progress: Progress::new(Style::detect(options.quiet), total), consumed: 0 };
+    let fill = Box::new(move |batch: &mut Batch| source.fill(batch));
+    let done = pipeline::run(&workers, options.dim, fill, &mut sink, &events);
+    let Shown { output, progress, .. } = sink;
+    drop(progress);
+    let done = done.and_then(|summary| {
+        events.check_signal()?;
+        output.finish().map(|()| summary)
+    });
+    worker::close(workers);
+    let summary = done?;
+    if !options.quiet {
+        say(summary);
+    }
+    Ok(())
+}
+
+/// Checks all inputs; the sum of their sizes, if every one is known.
+fn total_bytes(options: &Options) -> Result<Option<u64>, Error> {
+    let mut total = Some(0);
+    for input in &options.inputs {
+        let size = input.check()?;
+        total = total.zip(size).map(|(sum, size)| sum + size);
+    }
+    Ok(total)
+}
+
+/// The output, with the progress shown beside it.
+struct Shown {
+    output: Output,
+    progress: Progress,
+    consumed: u64,
+}
+
+impl Sink for Shown {
+    fn write(&mut self, batch: &Batch, so_far: &Summary) -> Result<(), Error> {
+        self.output.write_rows(&batch.vectors)?;
+        self.consumed = batch.consumed;
+        self.idle(so_far);
+        Ok(())
+    }
+
+    fn idle(&mut self, so_far: &Summary) {
+        self.progress.show(so_far.texts, self.consumed, so_far.elapsed);
+    }
+
+    fn interval(&self) -> Duration {
+        self.progress.interval()
+    }
+}

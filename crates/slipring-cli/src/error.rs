@@ -1,0 +1,150 @@
+//! What goes wrong, as one line for standard error and one exit code.
+
+use std::fmt;
+use std::io::{self, Write};
+
+/// Why the program ends without success. The exit codes are part of the
+/// program's interface and stand in `--help`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Input, output, or a worker that answers but fails.
+    Failure,
+    /// The command line.
+    Usage,
+    /// A worker process is gone.
+    WorkerDied,
+    /// A signal asked the program to end.
+    Signal(i32),
+    /// Nobody reads standard output any more, which is no fault.
+    BrokenPipe,
+}
+
+impl Exit {
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::BrokenPipe => 0,
+            Self::Failure => 1,
+            Self::Usage => 2,
+            Self::WorkerDied => 3,
+            Self::Signal(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+        }
+    }
+}
+
+/// An error of the program: the exit code, one line, and for a dead worker the
+/// last lines of its log.
+#[derive(Debug)]
+pub(crate) struct Error {
+    exit: Exit,
+    message: String,
+    log_tail: String,
+}
+
+impl Error {
+    fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), log_tail: String::new() }
+    }
+
+    pub(crate) fn failure(message: impl Into<String>) -> Self {
+        Self::new(Exit::Failure, message)
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "an embedder in this process cannot die alone")
+    )]
+    pub(crate) fn worker_died(message: impl Into<String>, log_tail: impl Into<String>) -> Self {
+        Self { log_tail: log_tail.into(), ..Self::new(Exit::WorkerDied, message) }
+    }
+
+    pub(crate) fn signal(signal: i32) -> Self {
+        let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+        Self::new(Exit::Signal(signal), format!("ended by {name}"))
+    }
+
+    /// A failed write; a pipe that nobody reads any more ends the program
+    /// quietly.
+    pub(crate) fn write(what: impl fmt::Display, error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::new(Exit::BrokenPipe, ""),
+            _ => Self::failure(format!("cannot write {what}: {error}")),
+        }
+    }
+
+    pub(crate) fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// Writes the error to standard error.
+    pub(crate) fn report(&self) {
+        if self.exit != Exit::BrokenPipe {
+            say(self);
+        }
+    }
+}
+
+/// Writes `slipring: …` to standard error, if it can still be written to.
+pub(crate) fn say(message: impl fmt::Display) {
+    let text = format!("slipring: {message}\n");
+    // There is no one left to tell.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A file name may hold a line break or an escape sequence; the message
+        // is one line and does not steer the terminal.
+        escape_controls(&self.message, f)?;
+        for line in self.log_tail.lines() {
+            f.write_str("\n    | ")?;
+            escape_controls(line, f)?;
+        }
+        Ok(())
+    }
+}
+
+fn escape_controls(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    text.chars().try_for_each(|c| {
+        if c.is_control() && c != '\t' {
+            write!(f, "{}", c.escape_default())
+        } else {
+            fmt::Write::write_char(f, c)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_whatever_the_file_is_called() {
+        let error = Error::failure("cannot read a\nb\x1b[31m: gone");
+        assert_eq!(error.to_string(), "cannot read a\\nb\\u{1b}[31m: gone");
+    }
+
+    #[test]
+    fn the_log_tail_of_a_dead_worker_follows_its_message() {
+        let error = Error::worker_died("worker 0 died", "loading\nout of memory\n");
+        let expected = "worker 0 died\n    | loading\n    | out of memory";
+        assert_eq!(error.to_string(), expected);
+        assert_eq!(error.exit().code(), 3);
+    }
+
+    #[test]
+    fn signals_give_the_shell_s_exit_codes() {
+        assert_eq!(Error::signal(2).exit().code(), 130);
+        assert_eq!(Error::signal(15).exit().code(), 143);
+        assert_eq!(Error::signal(2).to_string(), "ended by SIGINT");
+    }
+
+    #[test]
+    fn a_broken_pipe_is_no_fault() {
+        let error = Error::write("standard output", &io::ErrorKind::BrokenPipe.into());
+        assert_eq!(error.exit().code(), 0);
+    }
+}

@@ -1,0 +1,49 @@
+//! The `slipring` program: embeds texts through worker processes.
+//!
+//! One text's trip: [`input`] cuts lines into a [`batch`]; the [`pipeline`]
+//! hands it to a [`worker`], where the [`embedder`] turns it into vectors, and
+//! puts the answers back in order; [`output`] writes them. [`embed`] puts
+//! these parts together.
+
+mod args;
+mod batch;
+mod embed;
+mod embedder;
+mod error;
+mod input;
+mod output;
+mod pipeline;
+mod progress;
+mod queue;
+mod signals;
+mod stats;
+mod worker;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use args::Command;
+use error::Error;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error.report();
+            ExitCode::from(error.exit().code())
+        }
+    }
+}
+
+fn run() -> Result<(), Error> {
+    match args::parse(std::env::args_os().skip(1))? {
+        Command::Help => print(args::HELP),
+        Command::Version => print(format_args!("slipring {}\n", env!("CARGO_PKG_VERSION"))),
+        Command::Embed(options) => embed::run(&options),
+    }
+}
+
+fn print(text: impl Display) -> Result<(), Error> {
+    write!(io::stdout(), "{text}").map_err(|e| Error::write("standard output", &e))
+}

@@ -1,0 +1,295 @@
+//! From lines to vectors: a reader, workers with several batches in flight
+//! each, and an output that keeps the order of the input.
+//!
+//! ```text
+//! free ──> reader ──> jobs ──> submitter ──> waiter ──> events ──> main thread
+//!  ^       (detached)          (two threads a worker)              reorder, write
+//!  └──────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A fixed number of batches goes round. The reader can only fill one that is
+//! free, so nothing here grows with the input, and the output that waits for
+//! its turn is bounded too. The batch with the lowest index is always with
+//! somebody who makes progress on it.
+//!
+//! A worker has a thread that submits and a thread that waits, so that replies
+//! are taken out while a submission blocks, and the next batch goes in while a
+//! reply is awaited. The main thread does nothing that blocks except writing
+//! the output: it hears of everything, signals included, by one channel.
+//!
+//! This module does not know what a worker is, nor what an output is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::batch::Batch;
+use crate::error::{Error, Exit};
+use crate::queue::Queue;
+use crate::stats::{Summary, Traffic};
+
+/// A worker that embeds batches; it serves them in order.
+pub(crate) trait EmbedWorker: Sync {
+    /// A batch that was submitted.
+    type Pending<'a>: Send
+    where
+        Self: 'a;
+
+    /// Sends a batch. Blocks while the worker's ring is full.
+    fn submit<'a>(&'a self, batch: &Batch) -> Result<Self::Pending<'a>, Error>;
+
+    /// Waits for the vectors and puts them, row by row, into `out`. Called
+    /// from another thread than `submit`, in the order of the submissions.
+    fn wait<'a>(&'a self, pending: Self::Pending<'a>, out: &mut Vec<f32>) -> Result<(), Error>;
+
+    /// Makes all calls return soon, those that block now included.
+    fn abort(&self);
+
+    /// The bytes that went through the worker's rings so far.
+    fn traffic(&self) -> Traffic;
+}
+
+/// Batches in flight per worker: one that it works on, one that waits in the
+/// ring, and some for the time that the reader or the output takes.
+const WINDOW: usize = 4;
+/// How long the signal that killed a worker may take to reach this process.
+const SIGNAL_GRACE: Duration = Duration::from_millis(100);
+
+/// What the main thread hears of.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A batch has its vectors.
+    Embedded(Batch),
+    /// The reader is done; it made this many batches.
+    EndOfInput(u64),
+    Failed(Error),
+    Signal(i32),
+}
+
+/// Both ends of the channel to the main thread.
+pub(crate) struct Events {
+    pub(crate) sender: Sender<Event>,
+    pub(crate) receiver: Receiver<Event>,
+}
+
+impl Events {
+    pub(crate) fn new() -> Self {
+        let (sender, receiver) = mpsc::channel();
+        Self { sender, receiver }
+    }
+
+    /// Fails if a signal has come.
+    pub(crate) fn check_signal(&self) -> Result<(), Error> {
+        let signal = self.receiver.try_iter().find_map(|event| match event {
+            Event::Signal(signal) => Some(signal),
+            _ => None,
+        });
+        signal.map_or(Ok(()), |signal| Err(Error::signal(signal)))
+    }
+}
+
+/// Where batches come from: `false` at the end of the input.
+pub(crate) type Fill = Box<dyn FnMut(&mut Batch) -> Result<bool, Error> + Send>;
+
+/// Where they go to, in order.
+pub(crate) trait Sink {
+    /// Takes the vectors of a batch.
+    fn write(&mut self, batch: &Batch, so_far: &Summary) -> Result<(), Error>;
+    /// Called now and then while nothing comes.
+    fn idle(&mut self, so_far: &Summary);
+    /// How often `idle` wants to be called.
+    fn interval(&self) -> Duration;
+}
+
+/// Embeds all batches that `fill` yields. After a failure, the workers are
+/// aborted, and the reader is left behind if it is blocked.
+pub(crate) fn run<W: EmbedWorker>(
+    workers: &[W],
+    dim: usize,
+    fill: Fill,
+    sink: &mut impl Sink,
+    events: &Events,
+) -> Result<Summary, Error> {
+    let started = Instant::now();
+    let batches = workers.len() * (WINDOW + 2) + 1;
+    let free = Arc::new(Queue::new((0..batches).map(|_| Batch::default())));
+    let jobs = Arc::new(Queue::new([]));
+    spawn_reader(fill, &free, &jobs, events.sender.clone())?;
+
+    let mut summary = Summary::default();
+    let done = thread::scope(|scope| {
+        for worker in workers {
+            let (submitted, pending) = mpsc::sync_channel(WINDOW - 1);
+            let (jobs, to_main) = (&*jobs, events.sender.clone());
+            scope.spawn(move || {
+                if let Err(error) = submit_all(worker, jobs, &submitted) {
+                    send(&to_main, Event::Failed(error));
+                }
+            });
+            let to_main = events.sender.clone();
+            scope.spawn(move || {
+                if let Err(error) = wait_for_all(worker, dim, &pending, &to_main) {
+                    send(&to_main, Event::Failed(error));
+                }
+            });
+        }
+        let done = collect(sink, &free, &events.receiver, started, &mut summary);
+        if done.is_err() {
+            workers.iter().for_each(EmbedWorker::abort);
+        }
+        jobs.close();
+        free.close();
+        done
+    });
+    done?;
+    for worker in workers {
+        summary.traffic += worker.traffic();
+    }
+    summary.elapsed = started.elapsed();
+    Ok(summary)
+}
+
+/// A batch that a worker has, and its part of it.
+type InFlight<'a, W> = (Batch, <W as EmbedWorker>::Pending<'a>);
+
+fn submit_all<'a, W: EmbedWorker>(
+    worker: &'a W,
+    jobs: &Queue<Batch>,
+    submitted: &SyncSender<InFlight<'a, W>>,
+) -> Result<(), Error> {
+    while let Some(mut batch) = jobs.pop() {
+        batch.submitted = Some(Instant::now());
+        let pending = worker.submit(&batch)?;
+        if submitted.send((batch, pending)).is_err() {
+            // The waiter has failed and said so.
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn wait_for_all<'a, W: EmbedWorker>(
+    worker: &'a W,
+    dim: usize,
+    in_flight: &Receiver<InFlight<'a, W>>,
+    to_main: &Sender<Event>,
+) -> Result<(), Error> {
+    for (mut batch, pending) in in_flight {
+        worker.wait(pending, &mut batch.vectors)?;
+        check_shape(&batch, dim)?;
+        let since = batch.submitted.map(|then| then.elapsed());
+        batch.latency = since.unwrap_or_default();
+        send(to_main, Event::Embedded(batch));
+    }
+    Ok(())
+}
+
+/// Starts the thread that reads. It may block in a read for ever, so nobody
+/// joins it.
+fn spawn_reader(
+    mut fill: Fill,
+    free: &Arc<Queue<Batch>>,
+    jobs: &Arc<Queue<Batch>>,
+    to_main: Sender<Event>,
+) -> Result<(), Error> {
+    let (free, jobs) = (Arc::clone(free), Arc::clone(jobs));
+    let read = move || {
+        let mut index = 0;
+        while let Some(mut batch) = free.pop() {
+            batch.clear();
+            match fill(&mut batch) {
+                Ok(true) => {
+                    batch.index = index;
+                    index += 1;
+                    jobs.push(batch);
+                }
+                Ok(false) => {
+                    jobs.close();
+                    return send(&to_main, Event::EndOfInput(index));
+                }
+                Err(error) => return send(&to_main, Event::Failed(error)),
+            }
+        }
+    };
+    let spawned = thread::Builder::new().name("reader".into()).spawn(read);
+    spawned.map(drop).map_err(|e| Error::failure(format!("cannot start a thread: {e}")))
+}
+
+/// Puts the batches back in order and writes them until the input is at its
+/// end.
+fn collect(
+    sink: &mut impl Sink,
+    free: &Queue<Batch>,
+    events: &Receiver<Event>,
+    started: Instant,
+    summary: &mut Summary,
+) -> Result<(), Error> {
+    let mut early = BTreeMap::new();
+    let mut total = None;
+    while total != Some(summary.batches) {
+        let batch = match events.recv_timeout(sink.interval()) {
+            Ok(Event::Embedded(batch)) => batch,
+            Ok(Event::EndOfInput(batches)) => {
+                total = Some(batches);
+                continue;
+            }
+            Ok(Event::Failed(error)) => return Err(prefer_signal(error, events)),
+            Ok(Event::Signal(signal)) => return Err(Error::signal(signal)),
+            Err(RecvTimeoutError::Timeout) => {
+                summary.elapsed = started.elapsed();
+                sink.idle(summary);
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::failure("all threads ended early"));
+            }
+        };
+        early.insert(batch.index, batch);
+        while let Some(batch) = early.remove(&summary.batches) {
+            summary.batches += 1;
+            summary.texts += u64::try_from(batch.rows()).unwrap_or(u64::MAX);
+            summary.latency.record(batch.latency);
+            summary.elapsed = started.elapsed();
+            sink.write(&batch, summary)?;
+            free.push(batch);
+        }
+    }
+    Ok(())
+}
+
+/// A signal to the whole process group, as Ctrl-C is, may have ended a worker
+/// before this process heard of it: then the signal is the reason.
+fn prefer_signal(error: Error, events: &Receiver<Event>) -> Error {
+    if error.exit() != Exit::WorkerDied {
+        return error;
+    }
+    let deadline = Instant::now() + SIGNAL_GRACE;
+    while let Ok(event) = events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        if let Event::Signal(signal) = event {
+            return Error::signal(signal);
+        }
+    }
+    error
+}
+
+fn check_shape(batch: &Batch, dim: usize) -> Result<(), Error> {
+    let (got, expected) = (batch.vectors.len(), batch.rows() * dim);
+    if got == expected {
+        return Ok(());
+    }
+    Err(Error::failure(format!(
+        "a worker answered {} texts with {got} numbers instead of {expected}",
+        batch.rows()
+    )))
+}
+
+fn send(to_main: &Sender<Event>, event: Event) {
+    // A main thread that has stopped listening has its reason already.
+    let _ = to_main.send(event);
+}
+
+#[cfg(test)]
+#[path = "pipeline_tests.rs"]
+mod tests;

@@ -1,0 +1,261 @@
+use super::*;
+use crate::batch::Limits;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex};
+
+const LIMITS: Limits = Limits { texts: 2, request_bytes: 1000, max_line: 100 };
+
+/// A worker that answers with the length of each text. It serves one batch at
+/// a time, in a thread of its own, as a process would.
+struct Fake {
+    requests: mpsc::SyncSender<(Vec<f32>, mpsc::Sender<Vec<f32>>)>,
+    submitted: AtomicUsize,
+    behaviour: Behaviour,
+    stop: Arc<(Mutex<bool>, Condvar)>,
+}
+
+#[derive(Clone, Copy)]
+enum Behaviour {
+    /// Serves each batch after a pause that differs between workers.
+    Slow(Duration),
+    RefuseFrom(usize),
+    /// Leaves all requests after the first ones without an answer.
+    HangAfter(usize),
+    TooFewRows,
+}
+
+impl Fake {
+    fn new(behaviour: Behaviour) -> Self {
+        let (requests, incoming) = mpsc::sync_channel::<(Vec<f32>, mpsc::Sender<Vec<f32>>)>(1);
+        thread::spawn(move || {
+            let mut hanging = Vec::new();
+            for (served, (mut rows, reply)) in incoming.into_iter().enumerate() {
+                match behaviour {
+                    Behaviour::Slow(pause) => thread::sleep(pause),
+                    Behaviour::TooFewRows => drop(rows.pop()),
+                    Behaviour::HangAfter(n) if served >= n => {
+                        hanging.push(reply);
+                        continue;
+                    }
+                    _ => {}
+                }
+                let _ = reply.send(rows);
+            }
+        });
+        Self { requests, submitted: AtomicUsize::new(0), behaviour, stop: Arc::default() }
+    }
+}
+
+impl EmbedWorker for Fake {
+    type Pending<'a> = mpsc::Receiver<Vec<f32>>;
+
+    fn submit(&self, batch: &Batch) -> Result<Self::Pending<'_>, Error> {
+        let before = self.submitted.fetch_add(1, Ordering::Relaxed);
+        if matches!(self.behaviour, Behaviour::RefuseFrom(n) if before >= n) {
+            return Err(Error::worker_died("worker died", "last words"));
+        }
+        let (reply, pending) = mpsc::channel();
+        let rows = batch.texts().map(|text| text.parse().unwrap()).collect();
+        self.requests.send((rows, reply)).unwrap();
+        Ok(pending)
+    }
+
+    fn wait(&self, pending: Self::Pending<'_>, out: &mut Vec<f32>) -> Result<(), Error> {
+        let (stop, changed) = &*self.stop;
+        let mut stopped = stop.lock().unwrap();
+        loop {
+            if let Ok(rows) = pending.try_recv() {
+                *out = rows;
+                return Ok(());
+            }
+            if *stopped {
+                return Err(Error::failure("aborted"));
+            }
+            let moment = Duration::from_micros(100);
+            stopped = changed.wait_timeout(stopped, moment).unwrap().0;
+        }
+    }
+
+    fn abort(&self) {
+        *self.stop.0.lock().unwrap() = true;
+        self.stop.1.notify_all();
+    }
+
+    fn traffic(&self) -> Traffic {
+        Traffic { request_bytes: 10, reply_bytes: 20 }
+    }
+}
+
+#[derive(Default)]
+struct Collected {
+    rows: Vec<f32>,
+    fail_after: Option<usize>,
+}
+
+impl Sink for Collected {
+    fn write(&mut self, batch: &Batch, _: &Summary) -> Result<(), Error> {
+        if self.fail_after.is_some_and(|n| self.rows.len() >= n) {
+            return Err(Error::failure("disk full"));
+        }
+        self.rows.extend(&batch.vectors);
+        Ok(())
+    }
+
+    fn idle(&mut self, _: &Summary) {}
+
+    fn interval(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+}
+
+/// The texts "0", "1", … as batches of two.
+fn numbers(count: usize) -> Fill {
+    let mut next = 0;
+    Box::new(move |batch| {
+        while next < count && batch.try_push(&next.to_string(), &LIMITS) {
+            next += 1;
+        }
+        Ok(batch.rows() > 0)
+    })
+}
+
+fn run_fakes(behaviours: &[Behaviour], fill: Fill) -> (Result<Summary, Error>, Vec<f32>) {
+    let workers: Vec<Fake> = behaviours.iter().map(|&b| Fake::new(b)).collect();
+    let mut sink = Collected::default();
+    let done = run(&workers, 1, fill, &mut sink, &Events::new());
+    (done, sink.rows)
+}
+
+const FAST: Behaviour = Behaviour::Slow(Duration::ZERO);
+
+#[test]
+fn the_output_keeps_the_order_whichever_worker_is_slow() {
+    let slow = Behaviour::Slow(Duration::from_millis(3));
+    let (summary, rows) = run_fakes(&[slow, FAST, FAST], numbers(501));
+    let summary = summary.unwrap();
+    assert_eq!(rows, (0..501_u16).map(f32::from).collect::<Vec<_>>());
+    assert_eq!((summary.texts, summary.batches), (501, 251));
+    assert_eq!(summary.traffic.request_bytes, 30);
+    assert_eq!(summary.traffic.reply_bytes, 60);
+}
+
+#[test]
+fn no_input_is_no_output_and_a_success() {
+    let (summary, rows) = run_fakes(&[FAST, FAST], numbers(0));
+    assert_eq!(summary.unwrap().texts, 0);
+    assert!(rows.is_empty());
+}
+
+#[test]
+fn a_worker_that_refuses_ends_the_run_with_its_error() {
+    let (done, rows) = run_fakes(&[Behaviour::RefuseFrom(3), FAST], numbers(10_000));
+    let error = done.unwrap_err();
+    assert_eq!(error.exit(), Exit::WorkerDied);
+    assert_eq!(error.to_string(), "worker died\n    | last words");
+    assert!(rows.len() < 10_000);
+}
+
+#[test]
+fn a_reader_s_error_ends_the_run_while_workers_are_busy() {
+    let mut good = numbers(10);
+    let fill = Box::new(move |batch: &mut Batch| match good(batch)? {
+        true => Ok(true),
+        false => Err(Error::failure("invalid UTF-8")),
+    });
+    let (done, _) = run_fakes(&[Behaviour::HangAfter(2)], fill);
+    assert_eq!(done.unwrap_err().to_string(), "invalid UTF-8");
+}
+
+#[test]
+fn a_reply_of_the_wrong_shape_is_an_error() {
+    let (done, _) = run_fakes(&[Behaviour::TooFewRows], numbers(2));
+    let error = done.unwrap_err().to_string();
+    assert_eq!(error, "a worker answered 2 texts with 1 numbers instead of 2");
+}
+
+#[test]
+fn a_failing_output_ends_the_run() {
+    let workers = [Fake::new(FAST)];
+    let mut sink = Collected { fail_after: Some(10), ..Collected::default() };
+    let done = run(&workers, 1, numbers(10_000), &mut sink, &Events::new());
+    assert_eq!(done.unwrap_err().to_string(), "disk full");
+    assert_eq!(sink.rows.len(), 10);
+}
+
+#[test]
+fn a_signal_ends_the_run_while_the_reader_is_blocked() {
+    let (_never, blocked) = mpsc::channel::<()>();
+    let fill = Box::new(move |_: &mut Batch| {
+        let _ = blocked.recv();
+        Ok(false)
+    });
+    let events = Events::new();
+    events.sender.send(Event::Signal(2)).unwrap();
+    let done = run(&[Fake::new(FAST)], 1, fill, &mut Collected::default(), &events);
+    assert_eq!(done.unwrap_err().exit(), Exit::Signal(2));
+}
+
+#[test]
+fn a_signal_that_also_killed_the_worker_is_the_reason() {
+    let events = Events::new();
+    let sender = events.sender.clone();
+    let error = Error::worker_died("killed", "");
+    sender.send(Event::EndOfInput(3)).unwrap();
+    sender.send(Event::Signal(15)).unwrap();
+    assert_eq!(prefer_signal(error, &events.receiver).exit(), Exit::Signal(15));
+    let error = Error::worker_died("killed", "");
+    assert_eq!(prefer_signal(error, &events.receiver).exit(), Exit::WorkerDied);
+}
+
+#[test]
+fn the_reader_waits_when_all_batches_are_under_way() {
+    let filled = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&filled);
+    let blocked = Arc::new(AtomicBool::new(false));
+    let mut endless = numbers(usize::MAX);
+    let events = Events::new();
+    let sender = events.sender.clone();
+    let all = WINDOW + 3;
+    let seen = Arc::clone(&blocked);
+    let fill = Box::new(move |batch: &mut Batch| {
+        if count.fetch_add(1, Ordering::SeqCst) + 1 == all {
+            // The last batch there is. A further call would be one too many.
+            seen.store(true, Ordering::SeqCst);
+            let later = sender.clone();
+            thread::spawn(move || {
+                thread::sleep(Duration::from_millis(50));
+                later.send(Event::Signal(2))
+            });
+        }
+        endless(batch)
+    });
+    let workers = [Fake::new(Behaviour::HangAfter(0))];
+    let done = run(&workers, 1, fill, &mut Collected::default(), &events);
+    assert_eq!(done.unwrap_err().exit(), Exit::Signal(2));
+    assert!(blocked.load(Ordering::SeqCst));
+    assert_eq!(filled.load(Ordering::SeqCst), all);
+}
+
+#[test]
+fn a_worker_has_the_next_batches_before_it_has_answered_the_first() {
+    let submitted = |workers: &[Fake]| workers[0].submitted.load(Ordering::Relaxed);
+    let events = Events::new();
+    let sender = events.sender.clone();
+    let mut endless = numbers(usize::MAX);
+    let mut calls = 0;
+    let fill = Box::new(move |batch: &mut Batch| {
+        calls += 1;
+        if calls == WINDOW + 3 {
+            let later = sender.clone();
+            thread::spawn(move || {
+                thread::sleep(Duration::from_millis(50));
+                later.send(Event::Signal(2))
+            });
+        }
+        endless(batch)
+    });
+    let workers = [Fake::new(Behaviour::HangAfter(0))];
+    run(&workers, 1, fill, &mut Collected::default(), &events).unwrap_err();
+    // One at work, and enough beside it to bridge a pause of the reader.
+    assert!(submitted(&workers) >= 4, "{}", submitted(&workers));
+}

@@ -1,0 +1,187 @@
+//! What the tests of the program share.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "each test file uses a part, and all of it is test code"
+)]
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// A directory of the test's own, in which the program runs; removed at the
+/// end.
+pub(crate) struct Directory(PathBuf);
+
+impl Directory {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("slipring-cli-{}-{count}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.path(name), content).unwrap();
+    }
+
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap()
+    }
+
+    /// All names in the directory, hidden ones too.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.0).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// `slipring embed` with these arguments, not started yet.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_slipring"));
+        command.arg("embed").args(args).current_dir(&self.0).env_remove("NO_COLOR");
+        piped(&mut command);
+        command
+    }
+
+    /// Runs `slipring embed` to its end with this standard input.
+    pub(crate) fn embed(&self, args: &[&str], stdin: impl AsRef<[u8]>) -> Finished {
+        finish(self.command(args).spawn().unwrap(), stdin.as_ref())
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+pub(crate) fn piped(command: &mut Command) {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+}
+
+/// How the program ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl From<Output> for Finished {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+impl Finished {
+    #[track_caller]
+    pub(crate) fn succeeded(self) -> Self {
+        assert_eq!(self.code, 0, "{self:?}");
+        self
+    }
+}
+
+pub(crate) fn finish(mut child: Child, stdin: &[u8]) -> Finished {
+    let mut to = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        // The program may end before it has read all.
+        scope.spawn(move || to.write_all(stdin).is_ok());
+        child.wait_with_output().unwrap().into()
+    })
+}
+
+/// Sends a signal by name.
+pub(crate) fn kill(signal: &str, pid: u32) {
+    let command = format!("kill -{signal} {pid}");
+    let status = Command::new("sh").args(["-c", &command]).status().unwrap();
+    assert!(status.success(), "{command}");
+}
+
+/// Waits until something holds; the generous limit only ends a hanging test.
+#[track_caller]
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(60), "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The most memory that a running process has had, in bytes.
+pub(crate) fn peak_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+    kib.parse::<u64>().unwrap() * 1024
+}
+
+/// An `.npy` file of float32 in C order.
+#[derive(Debug)]
+pub(crate) struct Npy {
+    pub(crate) rows: usize,
+    pub(crate) dim: usize,
+    pub(crate) values: Vec<f32>,
+}
+
+impl Npy {
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
+        assert_eq!(bytes[..8], *b"\x93NUMPY\x01\x00");
+        let header_end = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+        assert_eq!(header_end % 64, 0, "the data must be aligned");
+        let header = std::str::from_utf8(&bytes[10..header_end]).unwrap();
+        assert!(header.ends_with('\n'));
+        let shape = header
+            .trim_end()
+            .strip_prefix("{'descr': '<f4', 'fortran_order': False, 'shape': (")
+            .and_then(|rest| rest.strip_suffix("), }"))
+            .unwrap();
+        let (rows, dim) = shape.split_once(", ").unwrap();
+        let data = bytes[header_end..].chunks_exact(4);
+        let values: Vec<f32> = data.map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect();
+        let npy = Self { rows: rows.parse().unwrap(), dim: dim.parse().unwrap(), values };
+        assert_eq!(bytes.len() - header_end, npy.rows * npy.dim * 4);
+        npy
+    }
+
+    pub(crate) fn row(&self, at: usize) -> &[f32] {
+        &self.values[at * self.dim..(at + 1) * self.dim]
+    }
+}
+
+/// The rows of JSON lines.
+pub(crate) fn parse_jsonl(text: &str) -> Vec<Vec<f32>> {
+    assert!(text.is_empty() || text.ends_with('\n'));
+    text.lines()
+        .map(|line| {
+            let inner = line.strip_prefix('[').unwrap().strip_suffix(']').unwrap();
+            inner.split(',').map(|x| x.parse().unwrap()).collect()
+        })
+        .collect()
+}
+
+pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+pub(crate) fn glosses() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/glosses.txt")
+}

@@ -1,0 +1,120 @@
+//! The parent's end of the health rings: pings and the shutdown, apart from the data
+//! rings, so that neither a long handler nor full rings delay them.
+
+use std::sync::{Condvar, PoisonError};
+use std::time::Duration;
+
+use crate::channel::engine::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::link::Duplex;
+use crate::protocol::Kind;
+use crate::protocol::health::{self, Health};
+use crate::ring::Header;
+use crate::shm::clock::Deadline;
+
+/// The health rings, used by one thread at a time.
+#[derive(Debug)]
+pub(crate) struct HealthClient {
+    rings: std::sync::Mutex<Option<Rings>>,
+    returned: Condvar,
+}
+
+#[derive(Debug)]
+struct Rings {
+    duplex: Duplex,
+    next: u64,
+}
+
+impl HealthClient {
+    pub(crate) fn new(duplex: Duplex) -> Self {
+        let rings = Rings { duplex, next: 1 };
+        Self { rings: std::sync::Mutex::new(Some(rings)), returned: Condvar::new() }
+    }
+
+    pub(crate) fn ping(&self, engine: &Engine, timeout: Duration) -> Result<Health> {
+        let deadline = Deadline::after(timeout);
+        let stop = || engine.check_open();
+        let (header, payload) = self.ask(engine, Kind::PING, deadline, timeout, &stop)?;
+        if header.kind != Kind::PONG.code() {
+            let kind = Kind::from_code(header.kind);
+            return Err(Error::new(ErrorKind::Protocol, format!("a ping was answered by {kind}")));
+        }
+        health::decode(&payload)
+    }
+
+    /// Asks the worker to end; returns once it has said that it will.
+    pub(crate) fn shutdown(&self, engine: &Engine, deadline: Deadline) -> Result<()> {
+        let stop = || {
+            // The channel is closing; only the worker's end stops the wait.
+            let ended = engine.deathbed.get().is_some_and(|bed| bed.child.status().is_some());
+            if ended { Err(engine.why_over(None)) } else { Ok(()) }
+        };
+        self.ask(engine, Kind::SHUTDOWN, deadline, Duration::ZERO, &stop).map(drop)
+    }
+
+    fn ask(
+        &self,
+        engine: &Engine,
+        kind: Kind,
+        deadline: Deadline,
+        timeout: Duration,
+        stop: &dyn Fn() -> Result<()>,
+    ) -> Result<(Header, Vec<u8>)> {
+        stop()?;
+        let Some(mut rings) = self.borrow(deadline) else {
+            return Err(no_answer(kind, timeout));
+        };
+        let answer = rings.ask(engine, kind, deadline, stop);
+        *self.rings.lock().unwrap_or_else(PoisonError::into_inner) = Some(rings);
+        self.returned.notify_one();
+        answer?.ok_or_else(|| no_answer(kind, timeout))
+    }
+
+    /// Waits until nobody else uses the rings.
+    fn borrow(&self, deadline: Deadline) -> Option<Rings> {
+        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(rings) = rings.take() {
+                return Some(rings);
+            }
+            if deadline.has_passed() {
+                return None;
+            }
+            let wait = deadline.remaining().min(Duration::from_secs(1));
+            let waited = self.returned.wait_timeout(rings, wait);
+            rings = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Rings {
+    fn ask(
+        &mut self,
+        engine: &Engine,
+        kind: Kind,
+        deadline: Deadline,
+        stop: &dyn Fn() -> Result<()>,
+    ) -> Result<Option<(Header, Vec<u8>)>> {
+        let alarm = &engine.life.alarm;
+        let request = self.next;
+        self.next += 1;
+        let Some(claim) = self.duplex.producer.claim_until(0, alarm, deadline, stop)? else {
+            return Ok(None);
+        };
+        let has_rung = claim.commit(Header { kind: kind.code(), request, ..Header::default() });
+        loop {
+            let frame = self.duplex.consumer.poll_until(alarm, deadline, has_rung, stop)?;
+            let Some(frame) = frame else { return Ok(None) };
+            // An answer to a ping that timed out: dropped.
+            if frame.header().request == request {
+                return Ok(Some((frame.header(), frame.payload().to_vec())));
+            }
+        }
+    }
+}
+
+#[cold]
+fn no_answer(kind: Kind, timeout: Duration) -> Error {
+    let message = format!("no answer to a {kind} within {timeout:?}: the worker is unresponsive");
+    Error::new(ErrorKind::Timeout, message)
+}

@@ -1,0 +1,324 @@
+//! The parent's side: a handle on one worker.
+//!
+//! Level 6. On a byte's trip this is where it begins, in [`Channel::call`], and where
+//! it ends, in a [`Reply`].
+
+mod death;
+mod engine;
+mod health;
+mod life;
+mod reply;
+mod spawner;
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::channel::death::Deathbed;
+use crate::channel::engine::Engine;
+use crate::channel::health::HealthClient;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, ExitCause, Result};
+use crate::payload::Payload;
+use crate::process::watch::Watched;
+use crate::protocol::{Health, Kind};
+use crate::shm::clock::Deadline;
+
+pub use reply::{Pending, Reply, Stream};
+pub use spawner::Spawner;
+
+/// The gap between two chunks after which a stream counts as stalled, unless told
+/// otherwise.
+pub const DEFAULT_CHUNK_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a worker that was asked to terminate may take before it is killed.
+const KILL_AFTER: Duration = Duration::from_secs(2);
+/// How long the worker of a dropped channel may take before it is asked to terminate.
+const DROP_GRACE: Duration = Duration::from_secs(1);
+
+/// The parent's handle on one worker. Any number of threads may use it at a time;
+/// requests are served in the order in which they were sent.
+///
+/// Dropping it does not block: the worker is told to end, and is terminated and
+/// reaped in the background if it does not.
+pub struct Channel {
+    engine: Arc<Engine>,
+    health: HealthClient,
+    pid: u32,
+    role: String,
+    /// End-of-file on its other end tells the worker that this side is gone.
+    socket: Mutex<Option<OwnedFd>>,
+    _watched: Watched,
+}
+
+/// Counters of a channel since its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Frames that came for a request after it was given up; dropped.
+    pub late_frames: u64,
+    /// Frames for a request that was never made, or was long finished; dropped.
+    pub unknown_frames: u64,
+    /// Requests that the worker was told to give up.
+    pub cancels: u64,
+    /// Frames that were copied out of the ring because another thread than their
+    /// owner's read them.
+    pub copied_frames: u64,
+    /// Waits that began by spinning.
+    pub spins: u64,
+    /// Waits that went to sleep.
+    pub parks: u64,
+    /// Times that a sleeping worker was woken for a request.
+    pub wakes: u64,
+    /// The most bytes that were in the request ring when it seemed full.
+    pub request_ring_high_water: u64,
+    /// Replies and chunks that still hold a slot.
+    pub leases_held: usize,
+}
+
+impl Channel {
+    /// Sends a request and waits for its reply.
+    ///
+    /// Blocks until the reply comes or `timeout` passes; [`Duration::MAX`] waits for
+    /// ever. The deadline travels with the request: a worker does not begin what nobody
+    /// waits for. After a timeout the request is given up, the worker is told, and a
+    /// late reply is dropped; the channel stays usable. It also stays usable after
+    /// [`ErrorKind::Worker`], [`ErrorKind::TooLarge`], [`ErrorKind::Cancelled`],
+    /// [`ErrorKind::Protocol`] and [`ErrorKind::TooManyInFlight`].
+    ///
+    /// # Errors
+    ///
+    /// What [`Channel::submit`] and [`Pending::wait`] say.
+    pub fn call<P: Payload + ?Sized>(
+        &self,
+        kind: Kind,
+        payload: &P,
+        timeout: Duration,
+    ) -> Result<Reply> {
+        self.submit(kind, payload, timeout)?.wait()
+    }
+
+    /// Sends a request whose reply is awaited later. Many may be in flight, from any
+    /// number of threads.
+    ///
+    /// The payload is encoded straight into the ring; one that is longer than a frame
+    /// goes as a chain of frames. Blocks only while the request ring is full, for at
+    /// most `timeout`, which also bounds the wait for the reply.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::TooLarge`], with length and cap, before anything is sent;
+    /// [`ErrorKind::TooManyInFlight`]; [`ErrorKind::Timeout`] if the ring stays full; what
+    /// the payload's encoding returns; [`ErrorKind::Protocol`] if `kind` is not a kind of
+    /// request; [`ErrorKind::Closed`], [`ErrorKind::PeerDied`], [`ErrorKind::PeerCorrupt`],
+    /// [`ErrorKind::Forked`] if the channel is over.
+    pub fn submit<P: Payload + ?Sized>(
+        &self,
+        kind: Kind,
+        payload: &P,
+        timeout: Duration,
+    ) -> Result<Pending> {
+        let deadline = Deadline::after(timeout);
+        let (request, has_rung) = self.engine.send_call(kind, payload, deadline)?;
+        Ok(Pending::new(Arc::clone(&self.engine), request, timeout, deadline, has_rung))
+    }
+
+    /// Sends a request and returns the stream of its chunks.
+    ///
+    /// A gap of more than `chunk_timeout` while the reader waits ends the stream as
+    /// [`ErrorKind::Stalled`]; [`DEFAULT_CHUNK_TIMEOUT`] is a good value. A reader that
+    /// does not read costs at most the configured stream window of memory, and its
+    /// worker waits; other requests wait behind it and time out with an error that says
+    /// so. Blocks as [`Channel::submit`] does, for at most `chunk_timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Channel::submit`].
+    pub fn stream<P: Payload + ?Sized>(
+        &self,
+        kind: Kind,
+        payload: &P,
+        chunk_timeout: Duration,
+    ) -> Result<Stream> {
+        let deadline = Deadline::after(chunk_timeout);
+        let request = self.engine.send_stream(kind, payload, deadline)?;
+        Ok(Stream::new(Arc::clone(&self.engine), request, chunk_timeout))
+    }
+
+    /// Waits until the worker has built its session. Blocks for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Worker`] if the session could not be built; as [`Channel::call`].
+    pub fn wait_ready(&self, timeout: Duration) -> Result<()> {
+        self.call(Kind::READY, &(), timeout).map(drop)
+    }
+
+    /// Asks the worker's health thread how it is, over rings of their own: works while
+    /// a handler runs or the data rings are full. Blocks for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`] if the process does not answer: it is stopped, or starved;
+    /// nothing is killed. [`ErrorKind::Protocol`] for a wrong answer. As for a call if
+    /// the channel is over.
+    pub fn ping(&self, timeout: Duration) -> Result<Health> {
+        match self.health.ping(&self.engine, timeout) {
+            Err(error) if error.kind() == ErrorKind::PeerCorrupt => Err(self.engine.fail(error)),
+            other => other,
+        }
+    }
+
+    /// The worker's status line, read without asking it. Never blocks. It stays as it
+    /// was when the worker is gone.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.engine.status(None)
+    }
+
+    /// Sets the abort flag, which every handler of this worker sees until
+    /// [`Channel::clear_abort`]. Lock-free, never blocks, from any thread.
+    pub fn cancel(&self) {
+        self.engine.set_abort(true);
+    }
+
+    /// Resets the abort flag. Lock-free, never blocks, from any thread.
+    pub fn clear_abort(&self) {
+        self.engine.set_abort(false);
+    }
+
+    /// The worker's role.
+    #[must_use]
+    pub fn role(&self) -> &str {
+        &self.role
+    }
+
+    /// The worker's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether requests can be sent: the worker lives and the channel is not closed.
+    /// Never blocks.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.engine.check_open().is_ok()
+    }
+
+    /// How the worker ended; `None` while it runs or while the kernel has not told.
+    #[must_use]
+    pub fn exit_cause(&self) -> Option<ExitCause> {
+        self.engine.deathbed.get().and_then(|bed| bed.child.status())
+    }
+
+    /// The worker's log, if it has one.
+    #[must_use]
+    pub fn log_path(&self) -> Option<&Path> {
+        let child = self.engine.deathbed.get().map(|bed| &bed.child);
+        child.and_then(|child| child.log()).map(|log| log.path())
+    }
+
+    /// Calls and open streams whose owner has not let go of them.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.engine.table.lock().in_flight()
+    }
+
+    /// The channel's configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.engine.config
+    }
+
+    /// Counters. Takes a lock that senders hold for nanoseconds.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.engine.stats()
+    }
+
+    /// Ends the worker: operations in flight end with [`ErrorKind::Closed`] at once, the
+    /// worker is asked to end and given `timeout` to do so, then terminated, and killed
+    /// two seconds later. Blocks until it is reaped. Any number of threads may call it,
+    /// any number of times; all return the same.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Forked`] in a forked child; [`ErrorKind::Timeout`] if the kernel does
+    /// not hand out the worker's exit status within ten seconds of the kill, as for a
+    /// process that hangs in a device.
+    pub fn close(&self, timeout: Duration) -> Result<ExitCause> {
+        if crate::shm::fork::is_forked_child() {
+            return self.engine.check_open().map(|()| ExitCause::Unknown);
+        }
+        self.engine.close();
+        let deadline = Deadline::after(timeout);
+        // Whether it answers or not, what counts is that it ends.
+        let _ = self.health.shutdown(&self.engine, deadline);
+        let cause = self.reap(deadline);
+        self.engine.life.closed();
+        self.hang_up();
+        cause
+    }
+
+    /// As [`Channel::close`], but first waits, within `timeout`, until no call or stream
+    /// is in flight.
+    ///
+    /// # Errors
+    ///
+    /// As [`Channel::close`].
+    pub fn close_draining(&self, timeout: Duration) -> Result<ExitCause> {
+        let deadline = Deadline::after(timeout);
+        self.engine.drain(deadline);
+        self.close(deadline.remaining())
+    }
+
+    fn reap(&self, deadline: Deadline) -> Result<ExitCause> {
+        let Some(Deathbed { child, .. }) = self.engine.deathbed.get() else {
+            return Ok(ExitCause::Unknown);
+        };
+        if let Some(cause) = child.wait(instant(deadline)) {
+            return Ok(cause);
+        }
+        child.signal(libc::SIGTERM);
+        if let Some(cause) = child.wait(Instant::now() + KILL_AFTER) {
+            return Ok(cause);
+        }
+        child.kill_group();
+        child.wait(Instant::now() + Duration::from_secs(10)).ok_or_else(|| {
+            let message =
+                format!("worker {} (pid {}) was killed but has not ended", self.role, self.pid);
+            Error::new(ErrorKind::Timeout, message)
+        })
+    }
+
+    fn hang_up(&self) {
+        drop(self.socket.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+fn instant(deadline: Deadline) -> Instant {
+    let far = Duration::from_secs(100 * 365 * 24 * 3600);
+    Instant::now() + deadline.remaining().min(far)
+}
+
+impl std::fmt::Debug for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut debug = f.debug_struct("Channel");
+        debug.field("role", &self.role).field("pid", &self.pid).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        if crate::shm::fork::is_forked_child() {
+            return;
+        }
+        self.engine.close();
+        self.hang_up();
+        if let Some(bed) = self.engine.deathbed.get() {
+            bed.child.retire(DROP_GRACE, KILL_AFTER);
+        }
+    }
+}

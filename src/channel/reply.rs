@@ -1,0 +1,271 @@
+//! What comes back: replies, replies that are awaited later, streams of chunks.
+
+use std::iter::FusedIterator;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::channel::engine::{Body, Engine, Item};
+use crate::error::{Error, ErrorKind, Result};
+use crate::payload::Source;
+use crate::shm::clock::Deadline;
+use crate::shm::region::PeerBytes;
+
+/// A reply, or one chunk of a stream. Its bytes may still lie in the ring: while it
+/// lives its slot, and those after it, cannot be filled anew.
+#[derive(Debug)]
+pub struct Reply {
+    request: u64,
+    body: Body,
+}
+
+impl Reply {
+    /// The request that it answers.
+    #[must_use]
+    pub fn request(&self) -> u64 {
+        self.request
+    }
+
+    /// How many bytes it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.payload().len()
+    }
+
+    /// Whether it is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.payload().is_empty()
+    }
+
+    /// Its bytes, in memory that the worker may be able to write.
+    #[must_use]
+    pub fn payload(&self) -> PeerBytes<'_> {
+        self.body.bytes()
+    }
+
+    /// A copy of its bytes.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.payload().to_vec()
+    }
+
+    /// Its bytes; copies them out of the ring if they lie there, and gives the slot back.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<u8> {
+        match self.body {
+            Body::Owned(bytes) => bytes,
+            Body::Lease(lease) => lease.payload().to_vec(),
+        }
+    }
+
+    /// The same reply with its bytes outside the ring, whose slot is given back.
+    #[must_use]
+    pub fn detach(self) -> Self {
+        Self { request: self.request, body: Body::Owned(self.into_vec()) }
+    }
+}
+
+impl Source for Reply {
+    fn len(&self) -> usize {
+        Self::len(self)
+    }
+
+    fn read_at(&self, offset: usize, out: &mut [u8]) -> Result<()> {
+        self.payload().read_at(offset, out)
+    }
+}
+
+/// A request whose reply is awaited later. Dropping it gives the request up: the
+/// worker is told, and a reply that still comes is dropped.
+#[derive(Debug)]
+#[must_use = "a pending reply that is dropped cancels its request"]
+pub struct Pending {
+    engine: Arc<Engine>,
+    request: u64,
+    timeout: Duration,
+    deadline: Deadline,
+    has_rung: bool,
+}
+
+impl Pending {
+    pub(super) fn new(
+        engine: Arc<Engine>,
+        request: u64,
+        timeout: Duration,
+        deadline: Deadline,
+        has_rung: bool,
+    ) -> Self {
+        Self { engine, request, timeout, deadline, has_rung }
+    }
+
+    /// The request's id.
+    #[must_use]
+    pub fn request(&self) -> u64 {
+        self.request
+    }
+
+    /// Waits for the reply. Blocks until it comes, the timeout that the request was
+    /// given passes, the request is cancelled, the channel is closed or the worker ends;
+    /// the channel stays usable in the first three cases.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`], [`ErrorKind::Cancelled`], [`ErrorKind::Closed`],
+    /// [`ErrorKind::PeerDied`], [`ErrorKind::PeerCorrupt`]; [`ErrorKind::Worker`] with what
+    /// the handler reported; [`ErrorKind::Protocol`] if the worker sent a stream.
+    pub fn wait(self) -> Result<Reply> {
+        match self.engine.reply(self.request, self.deadline, self.has_rung)? {
+            Some(item) => reply_of(self.request, item),
+            None => Err(self.engine.timed_out(self.request, self.timeout)),
+        }
+    }
+
+    /// The reply if it is there, without waiting; the request itself if it is not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pending::wait`].
+    pub fn try_wait(self) -> Result<std::result::Result<Reply, Self>> {
+        let now = Deadline::after(Duration::ZERO);
+        match self.engine.reply(self.request, now, true)? {
+            Some(item) => reply_of(self.request, item).map(Ok),
+            None if self.deadline.has_passed() => {
+                Err(self.engine.timed_out(self.request, self.timeout))
+            }
+            None => Ok(Err(self)),
+        }
+    }
+
+    /// Asks the worker to give up, without waiting: [`Pending::wait`] then ends with
+    /// [`ErrorKind::Cancelled`], or with the reply if that came first.
+    pub fn cancel(&self) {
+        self.engine.cancel(self.request);
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.engine.let_go(self.request);
+    }
+}
+
+fn reply_of(request: u64, item: Item) -> Result<Reply> {
+    match item {
+        Item::Result(body) => Ok(Reply { request, body }),
+        Item::Cancelled => Err(cancelled(request)),
+        Item::Failed(error) => Err(error),
+        Item::Chunk(..) | Item::End => {
+            let message = format!("request {request} wants one result, the worker streams");
+            Err(Error::new(ErrorKind::Protocol, message))
+        }
+    }
+}
+
+#[cold]
+fn cancelled(request: u64) -> Error {
+    Error::new(ErrorKind::Cancelled, format!("request {request} was cancelled"))
+}
+
+/// The chunks of a stream, in order, each exactly once. Dropping it cancels the stream;
+/// the next request is not affected.
+///
+/// An iterator: it ends after the last chunk, or after the first error.
+#[derive(Debug)]
+#[must_use = "a stream that is dropped is cancelled"]
+pub struct Stream {
+    engine: Arc<Engine>,
+    request: u64,
+    chunk_timeout: Duration,
+    is_over: bool,
+}
+
+impl Stream {
+    pub(super) fn new(engine: Arc<Engine>, request: u64, chunk_timeout: Duration) -> Self {
+        Self { engine, request, chunk_timeout, is_over: false }
+    }
+
+    /// The request's id.
+    #[must_use]
+    pub fn request(&self) -> u64 {
+        self.request
+    }
+
+    /// Waits for the next chunk; `None` at the end. Blocks for at most the chunk
+    /// timeout, counted from this call.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Stalled`] if nothing comes in that time, after which the stream is
+    /// over; [`ErrorKind::Worker`] if the handler fails, after the chunks that it sent
+    /// before; [`ErrorKind::Cancelled`] after [`Stream::cancel`]; [`ErrorKind::Protocol`]
+    /// if the worker sends one result; [`ErrorKind::Closed`], [`ErrorKind::PeerDied`],
+    /// [`ErrorKind::PeerCorrupt`].
+    pub fn next_chunk(&mut self) -> Result<Option<Reply>> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let next = self.engine.next_chunk(self.request, Deadline::after(self.chunk_timeout));
+        let item = match next {
+            Ok(Some(item)) => item,
+            Ok(None) => return self.over(Err(self.stalled())),
+            Err(error) => return self.over(Err(error)),
+        };
+        match item {
+            Item::Chunk(body, cost) => {
+                self.engine.consumed(self.request, cost, false);
+                Ok(Some(Reply { request: self.request, body }))
+            }
+            Item::End => self.over(Ok(None)),
+            Item::Cancelled => self.over(Err(cancelled(self.request))),
+            Item::Failed(error) => self.over(Err(error)),
+            Item::Result(_) => {
+                let message =
+                    format!("request {} wants a stream, the worker sent a result", self.request);
+                self.over(Err(Error::new(ErrorKind::Protocol, message)))
+            }
+        }
+    }
+
+    /// Asks the worker to end the stream, without waiting. Chunks that are on their way
+    /// still come, then [`ErrorKind::Cancelled`], or the end if that came first.
+    pub fn cancel(&self) {
+        if !self.is_over {
+            self.engine.cancel(self.request);
+        }
+    }
+
+    fn over<T>(&mut self, result: Result<Option<T>>) -> Result<Option<T>> {
+        self.is_over = true;
+        self.engine.let_go(self.request);
+        result
+    }
+
+    #[cold]
+    fn stalled(&self) -> Error {
+        let message = format!(
+            "the stream of request {} delivered nothing for {:?}; {}",
+            self.request,
+            self.chunk_timeout,
+            self.engine.describe_worker()
+        );
+        Error::new(ErrorKind::Stalled, message)
+    }
+}
+
+impl Iterator for Stream {
+    type Item = Result<Reply>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_chunk().transpose()
+    }
+}
+
+impl FusedIterator for Stream {}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.engine.let_go(self.request);
+        }
+    }
+}

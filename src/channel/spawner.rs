@@ -1,0 +1,341 @@
+//! Starting a worker: regions, process, handshake.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::channel::Channel;
+use crate::channel::death::Deathbed;
+use crate::channel::engine::Engine;
+use crate::channel::health::HealthClient;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::link::{ExpectedAnswer, LinkFiles, ParentLink};
+use crate::process::exit::Child;
+use crate::process::log::Log;
+use crate::process::spawn::Program;
+use crate::process::{socket, supervisor, watch};
+use crate::protocol::hello::{Answer, Hello, Limits, MAX_LEN, RoleConfig};
+use crate::shm::fork;
+use crate::worker::WORKER_ENV;
+
+/// How long a worker that failed the handshake may take to say how it ended.
+const POST_MORTEM: Duration = Duration::from_millis(200);
+
+/// Describes a worker, and starts it.
+///
+/// The worker runs in a process group of its own with an empty signal mask, standard
+/// input that is not the host's, standard output and error in its log, and none of the
+/// host's descriptors. The host's address space is never forked. The worker dies with
+/// its parent.
+///
+/// ```no_run
+/// use slipring::{Kind, Spawner};
+/// use std::time::Duration;
+///
+/// let channel = Spawner::program("/usr/lib/app/embedder")
+///     .role("embed")
+///     .model("/models/minilm")
+///     .log_dir("/var/log/app")
+///     .spawn()?;
+/// let reply = channel.call(Kind::EMBED, b"bytes", Duration::from_secs(5))?;
+/// # Ok::<(), slipring::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Spawner {
+    program: Program,
+    role: RoleConfig,
+    instance: Option<u32>,
+    log_dir: Option<PathBuf>,
+    config: Config,
+    handshake_timeout: Duration,
+    limits: Limits,
+}
+
+impl Spawner {
+    /// A worker that runs the program at `path`; one without a slash is looked up in
+    /// `PATH`.
+    pub fn program(path: impl Into<PathBuf>) -> Self {
+        Self {
+            program: Program { path: path.into(), ..Program::default() },
+            role: RoleConfig { role: "worker".to_owned(), ..RoleConfig::default() },
+            instance: None,
+            log_dir: None,
+            config: Config::default(),
+            handshake_timeout: Duration::from_secs(10),
+            limits: Limits::default(),
+        }
+    }
+
+    /// A worker that runs the program that is running now, which must look at
+    /// [`is_worker`](crate::worker::is_worker) when it starts.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Spawn`] if the path of the running program is not known.
+    pub fn current_exe() -> Result<Self> {
+        // Stays right when the file is replaced by an update while this process runs.
+        let path = PathBuf::from("/proc/self/exe");
+        let target = std::fs::read_link(&path).map_err(|e| {
+            Error::with_source(ErrorKind::Spawn, "the running program's path is not known", e)
+        })?;
+        let mut spawner = Self::program(target.clone());
+        spawner.program.arg0 = Some(target.into_os_string());
+        Ok(spawner)
+    }
+
+    /// Adds an argument.
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.program.args.push(arg.into());
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.program.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets a variable of the worker's environment, which is otherwise inherited.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.program.env.set(name, value);
+        self
+    }
+
+    /// Removes a variable from the worker's environment.
+    pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
+        self.program.env.remove(name);
+        self
+    }
+
+    /// Inherits no variable.
+    pub fn env_clear(mut self) -> Self {
+        self.program.env.clear();
+        self
+    }
+
+    /// The worker's working directory.
+    pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.program.current_dir = Some(directory.into());
+        self
+    }
+
+    /// The worker's role: the name in logs, errors and process lists. Letters, digits,
+    /// `_`, `-` and `.`, at most 32 of them, not starting with a dot; `worker` by default.
+    pub fn role(mut self, role: impl Into<String>) -> Self {
+        self.role.role = role.into();
+        self
+    }
+
+    /// Tells workers of the same role apart: the log is then `worker-<role>-<n>.log`.
+    pub fn instance(mut self, number: u32) -> Self {
+        self.instance = Some(number);
+        self
+    }
+
+    /// The model that the session loads.
+    pub fn model(mut self, path: impl Into<PathBuf>) -> Self {
+        self.role.model = Some(path.into());
+        self
+    }
+
+    /// How the session runs it.
+    pub fn mode(mut self, mode: impl Into<String>) -> Self {
+        self.role.mode = Some(mode.into());
+        self
+    }
+
+    /// Anything else that the session's builder wants to know.
+    pub fn extra(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.role.extras.push((name.into(), value.into()));
+        self
+    }
+
+    /// Where the worker's standard output and error go, to `worker-<role>.log`, which is
+    /// appended to. Without it they are discarded, and errors have no log to show.
+    pub fn log_dir(mut self, directory: impl AsRef<Path>) -> Self {
+        self.log_dir = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Geometry and behaviour of the channel.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// How long the worker may take to attach, ten seconds by default. Building its
+    /// session comes after that; see [`Channel::wait_ready`].
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.handshake_timeout = timeout;
+        self
+    }
+
+    /// Lets the worker dump core. The kernel then tells of its death only when the dump
+    /// is written: seconds for a big process.
+    pub fn allow_core_dumps(mut self) -> Self {
+        self.limits.allow_core_dumps = true;
+        self
+    }
+
+    /// Niceness of the worker, from -20 to 19; below this process's needs privileges.
+    pub fn nice(mut self, nice: i32) -> Self {
+        self.limits.nice = Some(nice);
+        self
+    }
+
+    /// Most bytes of address space that the worker may use.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.limits.memory = Some(bytes);
+        self
+    }
+
+    /// Processors that the worker may run on.
+    pub fn cpus(mut self, cpus: impl IntoIterator<Item = u32>) -> Self {
+        self.limits.cpus = cpus.into_iter().collect();
+        self
+    }
+
+    /// Starts the worker and waits until it has attached. Blocks for at most the
+    /// handshake timeout and the time that the kernel takes to start a process.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] for an invalid role or too long a configuration;
+    /// [`ErrorKind::Os`] if memory or descriptors run out; [`ErrorKind::Spawn`] if the
+    /// program cannot be started; [`ErrorKind::Handshake`] if it ends or stays silent;
+    /// [`ErrorKind::Mismatch`] if the two sides do not agree, with both values. The
+    /// process is gone and reaped then, and nothing is left behind.
+    pub fn spawn(&self) -> Result<Channel> {
+        check_role(&self.role.role)?;
+        fork::watch();
+        let hello = Hello {
+            parent: std::process::id(),
+            wait: self.config.wait,
+            limits: self.limits.clone(),
+            role: self.role.clone(),
+        };
+        let hello = hello.encode()?;
+        let (link, files) = ParentLink::create(&self.config)?;
+        let (ours, theirs) = socket::pair()?;
+        let log = self.log_dir.as_deref();
+        let log = log.map(|dir| Log::open(dir, &self.role.role, self.instance)).transpose()?;
+        let mut program = self.program.clone();
+        program.env.set(WORKER_ENV, "1");
+
+        let ParentLink { data, health, words, answer, owner } = link;
+        let engine = Arc::new(Engine::new(data, words, &self.config));
+        let on_exit = {
+            let engine = Arc::downgrade(&engine);
+            Box::new(move |_| {
+                if let Some(engine) = engine.upgrade() {
+                    engine.worker_gone();
+                }
+            })
+        };
+        let child = supervisor::start(program, theirs, log, on_exit)?;
+        if let Err(error) = self.shake_hands(&child, &ours, &hello, files, &answer) {
+            child.kill_group();
+            child.wait(Instant::now() + Duration::from_secs(5));
+            return Err(error);
+        }
+        let watched = {
+            let engine = Arc::downgrade(&engine);
+            watch::watch(
+                owner,
+                Box::new(move || {
+                    if let Some(engine) = engine.upgrade() {
+                        engine.worker_gone();
+                    }
+                }),
+            )
+        };
+        let pid = child.pid();
+        let role = self.role.role.clone();
+        // Set once, here: the engine has just been made.
+        let _ = engine.deathbed.set(Deathbed { role: role.clone(), child });
+        Ok(Channel {
+            engine,
+            health: HealthClient::new(health),
+            pid,
+            role,
+            socket: Mutex::new(Some(ours)),
+            _watched: watched,
+        })
+    }
+
+    fn shake_hands(
+        &self,
+        child: &Child,
+        socket: &OwnedFd,
+        hello: &[u8],
+        files: LinkFiles,
+        expected: &ExpectedAnswer,
+    ) -> Result<()> {
+        let deadline = Instant::now() + self.handshake_timeout;
+        let fds = [files.down.as_fd(), files.up.as_fd()];
+        let sent = socket::send(socket.as_fd(), hello, &fds, deadline);
+        drop(files);
+        sent.map_err(|error| self.never_attached(child, &error.to_string()))?;
+        let answer = match socket::recv(socket.as_fd(), MAX_LEN, 0, Some(deadline)) {
+            Ok(socket::Received::Message { bytes, .. }) => Answer::decode(&bytes)?,
+            Ok(socket::Received::Eof) => {
+                return Err(self.never_attached(child, "it closed its standard input"));
+            }
+            Err(error) => return Err(self.never_attached(child, &error.to_string())),
+        };
+        match answer {
+            Answer::Attached(_) => expected.check_attached().map(drop),
+            Answer::Refused(why) => {
+                let message = format!("worker {} could not attach: {why}", self.role.role);
+                Err(Error::new(ErrorKind::Mismatch, message))
+            }
+        }
+    }
+
+    fn never_attached(&self, child: &Child, why: &str) -> Error {
+        let cause = child.wait(Instant::now() + POST_MORTEM);
+        let mut message =
+            format!("worker {} (pid {}) did not attach: ", self.role.role, child.pid());
+        match cause {
+            Some(cause) => message.push_str(&format!("it {cause}")),
+            None => message.push_str(why),
+        }
+        if let Some(tail) = child.log().and_then(Log::tail).filter(|tail| !tail.trim().is_empty()) {
+            message.push_str(&format!("; its log ends:\n{}", tail.trim_end()));
+        }
+        Error::new(ErrorKind::Handshake, message)
+    }
+}
+
+fn check_role(role: &str) -> Result<()> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if role.is_empty() || role.len() > 32 || role.starts_with('.') || !role.chars().all(is_plain) {
+        return Err(Error::new(
+            ErrorKind::InvalidConfig,
+            format!(
+                "role {role:?}: it must be 1 to 32 letters, digits, `_`, `-` or `.`, and not \
+                 start with a dot"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_are_names_that_are_safe_in_a_path() {
+        for good in ["embed", "re-rank_2", "v1.0"] {
+            check_role(good).unwrap();
+        }
+        for bad in ["", "..", ".hidden", "a/b", "a b", "ü", &"x".repeat(33)] {
+            assert_eq!(check_role(bad).unwrap_err().kind(), ErrorKind::InvalidConfig, "{bad}");
+        }
+    }
+}

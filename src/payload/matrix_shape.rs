@@ -1,0 +1,391 @@
+//! What a matrix is: element type, shape, and the layout on the wire.
+
+use std::fmt;
+use std::ops::Range;
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{Source, check_slot, invalid, widen};
+use crate::error::Result;
+
+/// The type of the elements of a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ElementType {
+    /// IEEE 754 binary32, 4 bytes.
+    F32,
+    /// IEEE 754 binary16, 2 bytes; see [`f16_to_f32`](super::f16_to_f32).
+    F16,
+    /// The upper half of an `f32`, 2 bytes; see [`bf16_to_f32`](super::bf16_to_f32).
+    BF16,
+    /// Signed integer, 1 byte.
+    I8,
+    /// Unsigned integer, 1 byte.
+    U8,
+}
+
+impl ElementType {
+    const ALL: [Self; 5] = [Self::F32, Self::F16, Self::BF16, Self::I8, Self::U8];
+
+    /// The size of one element, in bytes.
+    #[must_use]
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::I8 | Self::U8 => 1,
+        }
+    }
+
+    /// The number that stands for this type on the wire. Never 0.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::F32 => 1,
+            Self::F16 => 2,
+            Self::BF16 => 3,
+            Self::I8 => 4,
+            Self::U8 => 5,
+        }
+    }
+
+    /// The type with this [`code`](Self::code), if there is one.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|element| element.code() == code)
+    }
+
+    /// Its name: `f32`, `f16`, `bf16`, `i8` or `u8`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+            Self::I8 => "i8",
+            Self::U8 => "u8",
+        }
+    }
+}
+
+impl fmt::Display for ElementType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Rows, columns and element type of a matrix, known to be encodable.
+///
+/// Both dimensions may be 0, and then there is no data. Mind that nothing but the
+/// data bounds the dimensions: a peer can announce four billion empty rows, or no
+/// rows of four billion columns, in a payload of 32 bytes. Before allocating by
+/// [`rows`](Self::rows) or [`cols`](Self::cols) alone, look whether there are any
+/// [`elements`](Self::elements).
+///
+/// # Layout
+///
+/// Little-endian. The header takes 32 bytes because the payload of a frame starts
+/// 32 bytes into a slot that is aligned to 64: so the elements start on a cache
+/// line, aligned for any element type and vector instruction.
+///
+/// ```text
+///   0          4          8        9          16                   24           32
+///   +----------+----------+--------+----------+--------------------+------------+----
+///   | rows u32 | cols u32 | type   | zero × 7 | data length u64    | zero × 8   | rows
+///   +----------+----------+--------+----------+--------------------+------------+----
+/// ```
+///
+/// | offset | size | field |
+/// |---|---|---|
+/// | 0 | 4 | number of rows |
+/// | 4 | 4 | number of columns |
+/// | 8 | 1 | element type: 1 `f32`, 2 `f16`, 3 `bf16`, 4 `i8`, 5 `u8` |
+/// | 9 | 7 | reserved, zero |
+/// | 16 | 8 | length of the data in bytes: rows × columns × element size |
+/// | 24 | 8 | reserved, zero |
+/// | 32 | data length | the elements, row by row, without gaps |
+///
+/// A payload ends where its data does. 32 zero bytes are not a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MatrixShape {
+    rows: u32,
+    cols: u32,
+    element: ElementType,
+    // Checked by the constructor: rows × cols × element size, and that the
+    // encoding fits `isize`.
+    data_len: usize,
+}
+
+impl MatrixShape {
+    /// The bytes in front of the data.
+    pub const HEADER_LEN: usize = size_of::<Header>();
+
+    /// A shape of `rows` × `cols` elements.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) when a
+    /// dimension is over 4,294,967,295, or the encoding is over [`isize::MAX`] bytes.
+    pub fn new(rows: usize, cols: usize, element: ElementType) -> Result<Self> {
+        match (u32::try_from(rows), u32::try_from(cols)) {
+            (Ok(rows), Ok(cols)) => Self::with_narrow(rows, cols, element),
+            _ => Err(invalid(format!(
+                "a matrix of {rows} × {cols} cannot be encoded: a dimension is limited to {}",
+                u32::MAX
+            ))),
+        }
+    }
+
+    fn with_narrow(rows: u32, cols: u32, element: ElementType) -> Result<Self> {
+        let data_len = widen(rows)
+            .checked_mul(widen(cols))
+            .and_then(|elements| elements.checked_mul(element.size()))
+            .filter(|data_len| *data_len <= isize::MAX.cast_unsigned() - Self::HEADER_LEN);
+        match data_len {
+            Some(data_len) => Ok(Self { rows, cols, element, data_len }),
+            None => Err(invalid(format!(
+                "a matrix of {rows} × {cols} {element} cannot be encoded: \
+                 a payload is limited to {} bytes",
+                isize::MAX
+            ))),
+        }
+    }
+
+    /// The number of rows.
+    #[must_use]
+    pub const fn rows(&self) -> usize {
+        widen(self.rows)
+    }
+
+    /// The number of columns.
+    #[must_use]
+    pub const fn cols(&self) -> usize {
+        widen(self.cols)
+    }
+
+    /// The type of the elements.
+    #[must_use]
+    pub const fn element(&self) -> ElementType {
+        self.element
+    }
+
+    /// The number of elements.
+    #[must_use]
+    pub const fn elements(&self) -> usize {
+        widen(self.rows) * widen(self.cols)
+    }
+
+    /// The length of one row, in bytes.
+    #[must_use]
+    pub const fn row_len(&self) -> usize {
+        widen(self.cols) * self.element.size()
+    }
+
+    /// The length of all rows, in bytes.
+    #[must_use]
+    pub const fn data_len(&self) -> usize {
+        self.data_len
+    }
+
+    /// The length of the encoding, in bytes: what a slot for it must have.
+    #[must_use]
+    pub const fn encoded_len(&self) -> usize {
+        Self::HEADER_LEN + self.data_len
+    }
+
+    /// Where row `index` lies in the data.
+    pub(super) fn row_range(&self, index: usize) -> Result<Range<usize>> {
+        if index < self.rows() {
+            let start = index * self.row_len();
+            return Ok(start..start + self.row_len());
+        }
+        Err(invalid(format!("row {index} of a matrix of {} rows", self.rows)))
+    }
+
+    /// Checks that a buffer of `len` elements holds exactly what was asked for.
+    pub(super) fn check_elements(&self, what: &str, expected: usize, len: usize) -> Result<()> {
+        if len == expected {
+            return Ok(());
+        }
+        Err(invalid(format!("{what} of a {self} matrix: {expected} values, not {len}")))
+    }
+
+    /// Splits a slot for a matrix of this shape, once its header is written.
+    pub(super) fn write_header<'a>(&self, slot: &'a mut [u8]) -> Result<&'a mut [u8]> {
+        check_slot(slot, self.encoded_len())?;
+        let (head, data) = slot.split_at_mut(Self::HEADER_LEN);
+        head.copy_from_slice(Header::from(*self).as_bytes());
+        Ok(data)
+    }
+
+    /// Reads the header from `source`, whose length it must account for.
+    pub(super) fn read_from<S: Source + ?Sized>(source: &S) -> Result<Self> {
+        let len = source.len();
+        if len < Self::HEADER_LEN {
+            return Err(invalid(format!("{len} bytes are too few for the header of a matrix")));
+        }
+        let mut header = Header::default();
+        source.read_at(0, header.as_mut_bytes())?;
+        let shape = header.shape()?;
+        if len != shape.encoded_len() {
+            let takes = shape.encoded_len();
+            return Err(invalid(format!("a {shape} matrix takes {takes} bytes, but has {len}")));
+        }
+        Ok(shape)
+    }
+}
+
+impl fmt::Display for MatrixShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} × {} {}", self.rows, self.cols, self.element)
+    }
+}
+
+/// The header as it travels.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Header {
+    rows: U32,
+    cols: U32,
+    element: u8,
+    reserved: [u8; 7],
+    data_len: U64,
+    reserved_tail: [u8; 8],
+}
+
+const _: () = {
+    assert!(size_of::<Header>() == 32);
+    assert!(std::mem::offset_of!(Header, cols) == 4);
+    assert!(std::mem::offset_of!(Header, element) == 8);
+    assert!(std::mem::offset_of!(Header, data_len) == 16);
+    assert!(std::mem::offset_of!(Header, reserved_tail) == 24);
+};
+
+impl Header {
+    /// Checks a private copy by itself.
+    fn shape(&self) -> Result<MatrixShape> {
+        if self.reserved != [0; 7] || self.reserved_tail != [0; 8] {
+            return Err(invalid("reserved bytes in the header of a matrix are not zero"));
+        }
+        let element = ElementType::from_code(self.element).ok_or_else(|| {
+            invalid(format!("a matrix with elements of unknown type {}", self.element))
+        })?;
+        let shape = MatrixShape::with_narrow(self.rows.get(), self.cols.get(), element)?;
+        let (announced, needed) = (self.data_len.get(), shape.data_len);
+        if usize::try_from(announced) != Ok(needed) {
+            return Err(invalid(format!(
+                "a {shape} matrix needs {needed} bytes of data, but announces {announced}"
+            )));
+        }
+        Ok(shape)
+    }
+}
+
+impl From<MatrixShape> for Header {
+    fn from(shape: MatrixShape) -> Self {
+        Self {
+            rows: shape.rows.into(),
+            cols: shape.cols.into(),
+            element: shape.element.code(),
+            // Both are 64 bits wide.
+            data_len: u64::try_from(shape.data_len).unwrap_or(u64::MAX).into(),
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::assert_invalid;
+    use super::*;
+
+    fn header(rows: u32, cols: u32, element: u8, data_len: u64) -> Vec<u8> {
+        let head = [rows.to_le_bytes(), cols.to_le_bytes()].concat();
+        [&head[..], &[element, 0, 0, 0, 0, 0, 0, 0], &data_len.to_le_bytes(), &[0; 8]].concat()
+    }
+
+    #[test]
+    fn a_header_is_written_byte_by_byte_as_documented() {
+        let shape = MatrixShape::new(0x0102, 3, ElementType::BF16).unwrap();
+        let mut slot = vec![0xa5; shape.encoded_len()];
+        shape.write_header(&mut slot).unwrap();
+        let expected = [
+            [0x02, 0x01, 0, 0, 3, 0, 0, 0],
+            [3, 0, 0, 0, 0, 0, 0, 0],
+            [0x0c, 0x06, 0, 0, 0, 0, 0, 0],
+            [0; 8],
+        ];
+        assert_eq!(slot[..32], *expected.as_flattened());
+        assert_eq!(MatrixShape::read_from(&slot).unwrap(), shape);
+    }
+
+    #[test]
+    fn every_element_type_has_a_code_a_size_and_a_name() {
+        for element in ElementType::ALL {
+            assert_eq!(ElementType::from_code(element.code()), Some(element));
+            assert!(element.name().ends_with(&(element.size() * 8).to_string()));
+        }
+        let known: Vec<_> = (0..=u8::MAX).filter_map(ElementType::from_code).collect();
+        assert_eq!(known, ElementType::ALL);
+    }
+
+    #[test]
+    fn a_shape_that_cannot_be_encoded_is_refused() {
+        let huge = usize::try_from(u32::MAX).unwrap();
+        let new = |rows, cols, element| MatrixShape::new(rows, cols, element);
+        assert_invalid(new(huge + 1, 0, ElementType::U8), "4294967296 × 0 cannot");
+        assert_invalid(new(0, usize::MAX, ElementType::U8), "limited to 4294967295");
+        assert_invalid(new(huge, huge, ElementType::F32), "4294967295 × 4294967295 f32");
+        assert_invalid(new(huge, huge, ElementType::U8), "limited to 9223372036854775807 bytes");
+        assert!(new(huge, 0, ElementType::F32).is_ok());
+        assert!(new(huge, 1 << 29, ElementType::F32).is_ok());
+        let largest = (isize::MAX.cast_unsigned() - 32) / huge;
+        assert!(new(huge, largest, ElementType::I8).is_ok());
+        assert_invalid(new(huge, largest + 1, ElementType::I8), "cannot be encoded");
+    }
+
+    #[test]
+    fn a_header_cut_anywhere_is_refused() {
+        let whole = header(0, 0, 1, 0);
+        assert!(MatrixShape::read_from(&whole).is_ok());
+        for len in 0..whole.len() {
+            assert_invalid(MatrixShape::read_from(&whole[..len]), "too few for the header");
+        }
+    }
+
+    #[test]
+    fn zero_bytes_and_unknown_element_types_are_refused() {
+        assert_invalid(MatrixShape::read_from(&[0; 32]), "unknown type 0");
+        assert_invalid(MatrixShape::read_from(&header(0, 0, 6, 0)), "unknown type 6");
+        assert_invalid(MatrixShape::read_from(&header(0, 0, 255, 0)), "unknown type 255");
+    }
+
+    #[test]
+    fn every_reserved_bit_must_be_zero() {
+        for offset in (9..16).chain(24..32) {
+            for bit in 0..8 {
+                let mut bytes = header(0, 0, 1, 0);
+                bytes[offset] |= 1 << bit;
+                assert_invalid(MatrixShape::read_from(&bytes), "reserved");
+            }
+        }
+    }
+
+    #[test]
+    fn a_shape_that_does_not_account_for_the_bytes_is_refused() {
+        let read = |bytes: Vec<u8>| MatrixShape::read_from(&bytes);
+        let with_data = |len| [header(1, 2, 1, 8), vec![0; len]].concat();
+        assert!(read(with_data(8)).is_ok());
+        assert_invalid(read(with_data(7)), "a 1 × 2 f32 matrix takes 40 bytes, but has 39");
+        assert_invalid(read(with_data(9)), "a 1 × 2 f32 matrix takes 40 bytes, but has 41");
+        assert_invalid(read(header(1, 2, 1, 9)), "needs 8 bytes of data, but announces 9");
+        assert_invalid(read(header(1, 2, 1, u64::MAX)), "announces 18446744073709551615");
+        assert_invalid(read(header(u32::MAX, u32::MAX, 1, 4)), "cannot be encoded");
+        // 2^31 × 2^31 × 4 is 0 in 64 bits.
+        assert_invalid(read(header(1 << 31, 1 << 31, 1, 0)), "cannot be encoded");
+        assert_invalid(read(header(u32::MAX, 1, 5, 4_294_967_295)), "but has 32");
+        assert!(read(header(u32::MAX, 0, 1, 0)).is_ok());
+        assert!(read(header(0, u32::MAX, 1, 0)).is_ok());
+    }
+}

@@ -1,0 +1,323 @@
+//! The encoding side of a batch of texts, and its layout on the wire.
+
+use std::fmt;
+
+use zerocopy::little_endian::U32;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{Payload, check_slot, invalid, widen};
+use crate::error::Result;
+
+/// The fixed part in front of the offsets.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(super) struct Header {
+    pub(super) count: U32,
+    pub(super) text_bytes: U32,
+}
+
+pub(super) const HEADER_LEN: usize = size_of::<Header>();
+pub(super) const OFFSET_LEN: usize = size_of::<U32>();
+const _: () = assert!(HEADER_LEN == 8 && OFFSET_LEN == 4);
+
+impl Header {
+    /// Bytes of the whole encoding. It cannot overflow: 4 × 2^32 + 2^32 + 8.
+    pub(super) fn encoded_len(self) -> usize {
+        HEADER_LEN + OFFSET_LEN * widen(self.count.get()) + widen(self.text_bytes.get())
+    }
+}
+
+/// A batch of texts on its way out, borrowed from the caller's slice.
+///
+/// Its [`Payload`] writes the texts one behind another straight into the slot;
+/// [`Texts`](super::Texts) is what comes out at the other end.
+///
+/// ```
+/// use slipring::payload::{Payload, TextBatch, Texts};
+///
+/// let batch = TextBatch::new(&["one", "", "three"])?;
+/// let mut slot = vec![0; batch.encoded_len()];
+/// batch.encode(&mut slot)?;
+///
+/// let texts = Texts::decode(&slot)?;
+/// assert_eq!(texts.iter().collect::<Vec<_>>(), ["one", "", "three"]);
+/// # Ok::<(), slipring::Error>(())
+/// ```
+///
+/// # Layout
+///
+/// Little-endian, without padding. `n` is the count.
+///
+/// ```text
+///   0           4           8                       8 + 4n
+///   +-----------+-----------+-----------+-----------+------------------------+
+///   | count u32 | bytes u32 | end 0 u32 | … end n-1 | texts, UTF-8 …         |
+///   +-----------+-----------+-----------+-----------+------------------------+
+///                     |                       |      <---- `bytes` bytes ---->
+///                     +------- the same ------+
+/// ```
+///
+/// | offset | size | field |
+/// |---|---|---|
+/// | 0 | 4 | number of texts, `n` |
+/// | 4 | 4 | length of the text area in bytes |
+/// | 8 + 4i | 4 | end of text `i` in bytes from the start of the text area |
+/// | 8 + 4n | bytes | the texts, one behind another, each valid UTF-8 by itself |
+///
+/// Text `i` starts where text `i - 1` ends, text 0 at 0. Ends never decrease,
+/// the last one is the length of the text area, and a batch of no texts has an
+/// empty one. A payload ends where its text area does.
+pub struct TextBatch<'a, S> {
+    texts: &'a [S],
+    header: Header,
+}
+
+impl<'a, S: AsRef<str>> TextBatch<'a, S> {
+    /// A batch of these texts. Looks at each text's length once and copies nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) when there
+    /// are more than 4,294,967,295 texts, or bytes of text.
+    pub fn new(texts: &'a [S]) -> Result<Self> {
+        // A sum of lengths overflows only when one text is counted many times.
+        let bytes =
+            texts.iter().try_fold(0_usize, |sum, text| sum.checked_add(text.as_ref().len()));
+        Ok(Self { texts, header: header_for(texts.len(), bytes.unwrap_or(usize::MAX))? })
+    }
+
+    /// The number of texts.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.texts.len()
+    }
+
+    /// Whether there is no text.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+}
+
+// Not generic, so that `TextBatch::encoded_len_for` needs no type arguments.
+impl TextBatch<'_, &str> {
+    /// The encoded length, in bytes, of `count` texts of `text_bytes` bytes in sum.
+    ///
+    /// # Errors
+    ///
+    /// As [`TextBatch::new`].
+    pub fn encoded_len_for(count: usize, text_bytes: usize) -> Result<usize> {
+        header_for(count, text_bytes).map(Header::encoded_len)
+    }
+}
+
+impl<S: AsRef<str>> Payload for TextBatch<'_, S> {
+    fn encoded_len(&self) -> usize {
+        self.header.encoded_len()
+    }
+
+    fn encode(&self, out: &mut [u8]) -> Result<()> {
+        encode(self.header, self.texts.iter().map(AsRef::as_ref), out)
+    }
+}
+
+impl<S> Clone for TextBatch<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for TextBatch<'_, S> {}
+
+impl<S> fmt::Debug for TextBatch<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TextBatch")
+            .field("texts", &self.texts.len())
+            .field("encoded_len", &self.header.encoded_len())
+            .finish()
+    }
+}
+
+/// Counts how many texts fit one payload, to cut a long list into batches.
+///
+/// ```
+/// use slipring::payload::{Payload, TextBatch, TextBatchSize};
+///
+/// let texts = ["alpha", "beta", "gamma", "delta"];
+/// let mut size = TextBatchSize::new(28);
+/// let fitting = texts.iter().take_while(|text| size.try_push(text)).count();
+/// assert_eq!(fitting, 2);
+/// assert_eq!(size.encoded_len(), TextBatch::new(&texts[..fitting])?.encoded_len());
+/// # Ok::<(), slipring::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct TextBatchSize {
+    limit: usize,
+    header: Header,
+}
+
+impl TextBatchSize {
+    /// An empty batch that is to encode to `limit` bytes at most.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { limit, header: Header::default() }
+    }
+
+    /// Adds a text, unless the batch would then be over the limit or not be
+    /// encodable at all. Tells whether it was added.
+    ///
+    /// A text that does not even fit an empty batch never will: whoever cuts a
+    /// list must take `false` on an empty batch as an error.
+    #[must_use]
+    pub fn try_push(&mut self, text: &str) -> bool {
+        let added = self
+            .text_bytes()
+            .checked_add(text.len())
+            .and_then(|bytes| header_for(self.len() + 1, bytes).ok())
+            .filter(|header| header.encoded_len() <= self.limit);
+        self.header = added.unwrap_or(self.header);
+        added.is_some()
+    }
+
+    /// The number of texts added.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        widen(self.header.count.get())
+    }
+
+    /// Whether no text was added.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The sum of the lengths of the texts added, in bytes.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        widen(self.header.text_bytes.get())
+    }
+
+    /// The encoded length of a batch of the texts added, in bytes.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        self.header.encoded_len()
+    }
+
+    /// Starts over with an empty batch and the same limit.
+    pub fn clear(&mut self) {
+        self.header = Header::default();
+    }
+}
+
+fn header_for(count: usize, text_bytes: usize) -> Result<Header> {
+    match (u32::try_from(count), u32::try_from(text_bytes)) {
+        (Ok(count), Ok(bytes)) => Ok(Header { count: count.into(), text_bytes: bytes.into() }),
+        _ => Err(invalid(format!(
+            "a batch of {count} texts of {text_bytes} bytes in sum cannot be encoded: \
+             both numbers are limited to {}; send several batches",
+            u32::MAX
+        ))),
+    }
+}
+
+/// Writes the encoding of `texts`, which `header` was made for.
+pub(super) fn encode<'t>(
+    header: Header,
+    texts: impl Iterator<Item = &'t str>,
+    out: &mut [u8],
+) -> Result<()> {
+    // An `AsRef` may give another text each time, so nothing relies on the lengths.
+    let changed = || invalid("a text of the batch changed its length while it was encoded");
+    check_slot(out, header.encoded_len())?;
+    let ends_len = OFFSET_LEN * widen(header.count.get());
+    let (head, rest) = out.split_at_mut_checked(HEADER_LEN).ok_or_else(changed)?;
+    let (ends, mut area) = rest.split_at_mut_checked(ends_len).ok_or_else(changed)?;
+    head.copy_from_slice(header.as_bytes());
+    let (ends, _) = ends.as_chunks_mut::<OFFSET_LEN>();
+    let mut left = header.text_bytes.get();
+    for (text, end) in texts.zip(ends) {
+        let (place, rest) = area.split_at_mut_checked(text.len()).ok_or_else(changed)?;
+        place.copy_from_slice(text.as_bytes());
+        area = rest;
+        left -= u32::try_from(text.len()).map_err(|_| changed())?;
+        *end = (header.text_bytes.get() - left).to_le_bytes();
+    }
+    if left == 0 { Ok(()) } else { Err(changed()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::super::tests::{assert_invalid, encoded};
+    use super::*;
+
+    const LIMIT: usize = 4_294_967_295;
+
+    #[test]
+    fn a_batch_is_counts_then_ends_then_text() {
+        let batch = TextBatch::new(&["ab", "", "ü"]).unwrap();
+        let expected =
+            [&[3, 0, 0, 0, 4, 0, 0, 0][..], &[2, 0, 0, 0, 2, 0, 0, 0, 4, 0, 0, 0], b"ab\xc3\xbc"];
+        assert_eq!(encoded(&batch), expected.concat());
+    }
+
+    #[test]
+    fn a_batch_of_no_texts_is_eight_zero_bytes() {
+        assert_eq!(encoded(&TextBatch::<&str>::new(&[]).unwrap()), [0; 8]);
+    }
+
+    #[test]
+    fn owned_and_borrowed_texts_encode_alike() {
+        let owned = [String::from("x"), String::from("yz")];
+        let batch = TextBatch::new(&owned).unwrap();
+        assert_eq!(encoded(&batch), encoded(&TextBatch::new(&["x", "yz"]).unwrap()));
+        assert_eq!((batch.len(), batch.is_empty()), (2, false));
+        assert_eq!(format!("{batch:?}"), "TextBatch { texts: 2, encoded_len: 19 }");
+    }
+
+    #[test]
+    fn a_slot_of_the_wrong_length_is_refused() {
+        let batch = TextBatch::new(&["abc"]).unwrap();
+        assert_invalid(batch.encode(&mut [0; 14]), "payload of 15 bytes does not fit a slot of 14");
+        assert_invalid(batch.encode(&mut [0; 16]), "payload of 15 bytes does not fit a slot of 16");
+    }
+
+    #[test]
+    fn more_than_32_bits_of_texts_or_bytes_are_refused() {
+        assert_eq!(TextBatch::encoded_len_for(LIMIT, LIMIT).unwrap(), 8 + 5 * LIMIT);
+        assert_invalid(TextBatch::encoded_len_for(LIMIT + 1, 0), "4294967296 texts");
+        assert_invalid(TextBatch::encoded_len_for(1, LIMIT + 1), "4294967296 bytes");
+    }
+
+    #[test]
+    fn a_text_that_changes_its_length_meanwhile_is_an_error() {
+        struct Moody(Cell<usize>, [&'static str; 2]);
+        impl AsRef<str> for Moody {
+            fn as_ref(&self) -> &str {
+                self.1[self.0.replace(1)]
+            }
+        }
+        for (first, second) in [("ab", "abc"), ("ab", "a"), ("ab", "")] {
+            let texts = [Moody(Cell::new(0), [first, second])];
+            let batch = TextBatch::new(&texts).unwrap();
+            let mut slot = vec![0; batch.encoded_len()];
+            assert_invalid(batch.encode(&mut slot), "changed its length");
+        }
+    }
+
+    #[test]
+    fn a_batch_is_cut_before_the_text_that_would_exceed_the_limit() {
+        let mut size = TextBatchSize::new(8 + 2 * 4 + 3);
+        assert!(size.try_push("ab"));
+        assert!(!size.try_push("cd"));
+        assert_eq!((size.len(), size.text_bytes(), size.encoded_len()), (1, 2, 14));
+        assert!(size.try_push("c"));
+        assert!(!size.try_push(""), "an empty text needs an offset too");
+        assert_eq!(size.encoded_len(), 19);
+        size.clear();
+        assert!(size.is_empty());
+        assert!(!TextBatchSize::new(11).try_push(""));
+        assert!(TextBatchSize::new(12).try_push(""));
+    }
+}

@@ -1,0 +1,21 @@
+//! Processes: how a worker is started, watched, ended and explained.
+//!
+//! On a byte's trip this is the ground under both ends: [`spawn`] starts the
+//! worker's program, [`socket`] carries the descriptors of its regions to it,
+//! [`watch`] and [`supervisor`] notice its death, and [`robust`] and [`limits`]
+//! are its own half of that bargain. Nothing here knows of rings or frames.
+
+pub(crate) mod exit;
+pub(crate) mod limits;
+pub(crate) mod log;
+mod oom;
+pub(crate) mod robust;
+mod service;
+pub(crate) mod socket;
+pub(crate) mod spawn;
+pub(crate) mod stdio;
+pub(crate) mod supervisor;
+mod sys;
+#[cfg(test)]
+mod testing;
+pub(crate) mod watch;

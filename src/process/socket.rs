@@ -1,0 +1,321 @@
+//! The bootstrap socket: the worker's standard input, over which it gets the descriptors
+//! of its regions, and whose end-of-file later tells it that the parent is gone.
+//!
+//! A message is a little-endian u32 length and that many bytes; descriptors ride on its
+//! first byte. What the bytes mean is not known here.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use super::sys::fd::{self as system, Ready};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The most descriptors that one message carries.
+pub(crate) const MAX_FDS: usize = system::MAX_FDS;
+
+/// What [`recv`] found.
+#[derive(Debug)]
+pub(crate) enum Received {
+    Message {
+        bytes: Vec<u8>,
+        fds: Vec<OwnedFd>,
+    },
+    /// The other end was closed, and no message is left.
+    Eof,
+}
+
+/// Two connected ends, both close-on-exec.
+///
+/// # Errors
+///
+/// [`ErrorKind::Os`], when no descriptor is free.
+pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) =
+        UnixStream::pair().map_err(|e| Error::os("cannot make the bootstrap socket", e))?;
+    Ok((ours.into(), theirs.into()))
+}
+
+/// Sends one message with at most [`MAX_FDS`] descriptors. Blocks until `deadline` at
+/// most, while the other end does not read.
+///
+/// # Errors
+///
+/// [`ErrorKind::Handshake`] when the other end is closed, [`ErrorKind::Timeout`] after the
+/// deadline, [`ErrorKind::Os`] for anything else. Part of the message may have gone: the
+/// socket is of no more use.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+    deadline: Instant,
+) -> Result<()> {
+    let Ok(length) = u32::try_from(bytes.len()) else {
+        return Err(Error::too_large(bytes.len(), 0xFFFF_FFFF, "a bootstrap message is small"));
+    };
+    let framed = [&length.to_le_bytes(), bytes].concat();
+    let mut rest = framed.as_slice();
+    let mut fds = fds;
+    while !rest.is_empty() {
+        match system::send(socket, rest, fds) {
+            Ok(sent) => {
+                rest = rest.get(sent..).unwrap_or_default();
+                fds = &[];
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                wait(socket, Ready::Write, Some(deadline))?;
+            }
+            Err(e) if is_closed(&e) => {
+                let message = "the other end of the bootstrap socket is closed";
+                return Err(Error::with_source(ErrorKind::Handshake, message, e));
+            }
+            Err(e) => return Err(Error::os("cannot send on the bootstrap socket", e)),
+        }
+    }
+    Ok(())
+}
+
+/// Receives one message; blocks until `deadline`, or for ever without one. The descriptors
+/// are close-on-exec, and none leaks, whatever the outcome.
+///
+/// # Errors
+///
+/// [`ErrorKind::Handshake`] when a message is longer than `max_len`, carries more than
+/// `max_fds` descriptors or carries them in the wrong place, or breaks off;
+/// [`ErrorKind::Timeout`] after the deadline; [`ErrorKind::Os`] for anything else.
+pub(crate) fn recv(
+    socket: BorrowedFd<'_>,
+    max_len: usize,
+    max_fds: usize,
+    deadline: Option<Instant>,
+) -> Result<Received> {
+    let mut fds = Vec::new();
+    let mut prefix = [0; 4];
+    match fill(socket, &mut prefix, Some((max_fds, &mut fds)), deadline)? {
+        4 => {}
+        0 => return Ok(Received::Eof),
+        _ => return Err(broken_off()),
+    }
+    let length = usize::try_from(u32::from_le_bytes(prefix)).unwrap_or(usize::MAX);
+    if length > max_len {
+        return Err(Error::new(
+            ErrorKind::Handshake,
+            format!("a bootstrap message of {length} bytes, where at most {max_len} are allowed"),
+        ));
+    }
+    let mut bytes = vec![0; length];
+    if fill(socket, &mut bytes, None, deadline)? < length {
+        return Err(broken_off());
+    }
+    Ok(Received::Message { bytes, fds })
+}
+
+/// Blocks until the other end is closed; bytes that arrive are dropped, and descriptors
+/// with them.
+///
+/// # Errors
+///
+/// [`ErrorKind::Os`] when `socket` is not a socket.
+pub(crate) fn wait_eof(socket: BorrowedFd<'_>) -> Result<()> {
+    let mut scratch = [0; 256];
+    loop {
+        match system::receive(socket, &mut scratch, 0) {
+            Ok(arrived) if arrived.len == 0 => return Ok(()),
+            Ok(_) => {}
+            Err(e) if is_closed(&e) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait(socket, Ready::Read, None)?,
+            Err(e) => return Err(Error::os("cannot watch the bootstrap socket", e)),
+        }
+    }
+}
+
+/// Fills `buffer`, or as much of it as comes before the end, and returns how much.
+/// Descriptors are taken with the first byte only; `None`: not even there.
+fn fill(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    mut fds: Option<(usize, &mut Vec<OwnedFd>)>,
+    deadline: Option<Instant>,
+) -> Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        let max_fds = fds.as_ref().map_or(0, |(max, _)| *max);
+        match system::receive(socket, rest, max_fds) {
+            Ok(arrived) if arrived.truncated => return Err(truncated(max_fds)),
+            Ok(arrived) if arrived.len == 0 => break,
+            Ok(arrived) => {
+                filled += arrived.len;
+                if let Some((_, into)) = fds.take() {
+                    *into = arrived.fds;
+                }
+            }
+            Err(e) if is_closed(&e) => break,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                wait(socket, Ready::Read, deadline)?;
+            }
+            Err(e) => return Err(Error::os("cannot receive on the bootstrap socket", e)),
+        }
+    }
+    Ok(filled)
+}
+
+fn wait(socket: BorrowedFd<'_>, ready: Ready, deadline: Option<Instant>) -> Result<()> {
+    match system::wait_ready(socket, ready, deadline) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::new(
+            ErrorKind::Timeout,
+            match ready {
+                Ready::Read => "nothing came over the bootstrap socket before the deadline",
+                Ready::Write => "the bootstrap socket was not read before the deadline",
+            },
+        )),
+        Err(e) => Err(Error::os("cannot wait for the bootstrap socket", e)),
+    }
+}
+
+/// A peer that ends with unread bytes in its end resets the connection instead of closing it.
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+fn broken_off() -> Error {
+    Error::new(ErrorKind::Handshake, "the bootstrap socket ended in the middle of a message")
+}
+
+fn truncated(max_fds: usize) -> Error {
+    Error::new(
+        ErrorKind::Handshake,
+        format!(
+            "a bootstrap message lost descriptors: it had more than {max_fds}, \
+             or this process has no free descriptor"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::process::testing;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    fn message(received: Received) -> (Vec<u8>, Vec<OwnedFd>) {
+        match received {
+            Received::Message { bytes, fds } => (bytes, fds),
+            Received::Eof => panic!("no message"),
+        }
+    }
+
+    fn kind(result: Result<Received>) -> ErrorKind {
+        result.unwrap_err().kind()
+    }
+
+    #[test]
+    fn messages_keep_their_bytes_their_bounds_and_their_descriptors() {
+        let (a, b) = pair().unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        send(a.as_fd(), b"one", &[writer.as_fd(), a.as_fd()], soon()).unwrap();
+        send(a.as_fd(), b"", &[], soon()).unwrap();
+        drop(writer);
+        let (bytes, mut fds) = message(recv(b.as_fd(), 3, 2, Some(soon())).unwrap());
+        assert_eq!((bytes.as_slice(), fds.len()), (b"one".as_slice(), 2));
+        assert!(fds.iter().all(|fd| testing::is_close_on_exec(fd.as_fd())));
+        File::from(fds.remove(0)).write_all(b"through").unwrap();
+        let mut through = String::new();
+        reader.read_to_string(&mut through).unwrap();
+        assert_eq!(through, "through");
+        let (bytes, fds) = message(recv(b.as_fd(), 0, 0, None).unwrap());
+        assert!(bytes.is_empty() && fds.is_empty());
+    }
+
+    #[test]
+    fn a_message_larger_than_the_socket_buffer_arrives_whole() {
+        let (a, b) = pair().unwrap();
+        let sent: Vec<u8> = (0..3_000_000_u32).map(|i| i.to_le_bytes()[1]).collect();
+        let copy = sent.clone();
+        let sender = std::thread::spawn(move || send(a.as_fd(), &copy, &[a.as_fd()], soon()));
+        let (bytes, fds) = message(recv(b.as_fd(), 3_000_000, 1, Some(soon())).unwrap());
+        sender.join().unwrap().unwrap();
+        assert!(bytes == sent && fds.len() == 1);
+    }
+
+    #[test]
+    fn the_end_of_the_stream_is_no_error_but_half_a_message_is() {
+        let (a, b) = pair().unwrap();
+        File::from(a).write_all(&[5, 0, 0, 0, 1]).unwrap();
+        assert_eq!(kind(recv(b.as_fd(), 9, 0, None)), ErrorKind::Handshake);
+        let (a, b) = pair().unwrap();
+        File::from(a).write_all(&[5, 0]).unwrap();
+        assert_eq!(kind(recv(b.as_fd(), 9, 0, None)), ErrorKind::Handshake);
+        assert!(matches!(recv(b.as_fd(), 9, 0, None).unwrap(), Received::Eof));
+    }
+
+    #[test]
+    fn a_peer_that_ends_without_reading_is_an_end_too() {
+        let (a, b) = pair().unwrap();
+        send(b.as_fd(), b"never read", &[], soon()).unwrap();
+        drop(a);
+        assert!(matches!(recv(b.as_fd(), 9, 0, None).unwrap(), Received::Eof));
+        let error = send(b.as_fd(), b"late", &[], soon()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Handshake, "{error}");
+    }
+
+    #[test]
+    fn too_long_a_message_is_refused_before_anything_is_allocated() {
+        let (a, b) = pair().unwrap();
+        File::from(a).write_all(&u32::MAX.to_le_bytes()).unwrap();
+        let error = recv(b.as_fd(), 64, 0, None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Handshake);
+        assert!(error.to_string().contains("4294967295") && error.to_string().contains("64"));
+    }
+
+    #[test]
+    fn surplus_and_misplaced_descriptors_are_refused_and_closed() {
+        for max in [0, 1, 2] {
+            let (a, b) = pair().unwrap();
+            let (mut reader, writer) = io::pipe().unwrap();
+            send(a.as_fd(), b"x", &[writer.as_fd(); 3], soon()).unwrap();
+            drop(writer);
+            assert_eq!(kind(recv(b.as_fd(), 1, max, None)), ErrorKind::Handshake, "{max}");
+            assert_eq!(reader.read(&mut [0]).unwrap(), 0, "a copy of the pipe leaked");
+        }
+        let (a, b) = pair().unwrap();
+        File::from(a.try_clone().unwrap()).write_all(&[2, 0, 0, 0]).unwrap();
+        system::send(a.as_fd(), b"xy", &[a.as_fd()]).unwrap();
+        assert_eq!(kind(recv(b.as_fd(), 2, 4, None)), ErrorKind::Handshake);
+    }
+
+    #[test]
+    fn neither_side_waits_past_its_deadline() {
+        let (a, b) = pair().unwrap();
+        let at = Instant::now() + Duration::from_millis(20);
+        assert_eq!(kind(recv(b.as_fd(), 1, 0, Some(at))), ErrorKind::Timeout);
+        let error = send(a.as_fd(), &vec![0; 8 << 20], &[], at).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(Instant::now() >= at);
+    }
+
+    #[test]
+    fn waiting_for_the_end_ignores_stray_bytes_and_refuses_what_is_no_socket() {
+        let (a, b) = pair().unwrap();
+        let waiter = std::thread::spawn(move || wait_eof(b.as_fd()));
+        send(a.as_fd(), &[7; 1000], &[a.as_fd()], soon()).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!waiter.is_finished());
+        drop(a);
+        waiter.join().unwrap().unwrap();
+        let file = File::open("/dev/null").unwrap();
+        assert_eq!(wait_eof(file.as_fd()).unwrap_err().kind(), ErrorKind::Os);
+    }
+}

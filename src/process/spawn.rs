@@ -1,0 +1,234 @@
+//! Starting a worker's program without a copy of the host's address space.
+//!
+//! The new process has three descriptors and no more, whatever the host left open; it
+//! leads a process group of its own, and its signals are as a shell would leave them.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use super::sys::fd::duplicate_above_stdio;
+use super::sys::posix_spawn::{self as system, Actions, Attributes};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where a program without a slash is looked for when the environment has no `PATH`.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// What to start, and with what.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Program {
+    /// Without a slash, it is looked for in `PATH` as the *program* will see it: a `PATH`
+    /// that `env` sets or removes counts. A relative path, and a relative entry of `PATH`,
+    /// starts at `current_dir`.
+    pub(crate) path: PathBuf,
+    pub(crate) args: Vec<OsString>,
+    /// The name that the program sees as its own; `path` by default.
+    pub(crate) arg0: Option<OsString>,
+    pub(crate) env: EnvChanges,
+    pub(crate) current_dir: Option<PathBuf>,
+}
+
+/// How the program's environment differs from this process's.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EnvChanges {
+    cleared: bool,
+    changes: BTreeMap<OsString, Option<OsString>>,
+}
+
+impl EnvChanges {
+    pub(crate) fn set(&mut self, name: impl Into<OsString>, value: impl Into<OsString>) {
+        self.changes.insert(name.into(), Some(value.into()));
+    }
+
+    pub(crate) fn remove(&mut self, name: impl Into<OsString>) {
+        self.changes.insert(name.into(), None);
+    }
+
+    /// Inherits nothing, and forgets the changes so far.
+    pub(crate) fn clear(&mut self) {
+        self.cleared = true;
+        self.changes.clear();
+    }
+
+    fn resolve(&self) -> BTreeMap<OsString, OsString> {
+        let mut all = BTreeMap::new();
+        if !self.cleared {
+            all.extend(env::vars_os());
+        }
+        for (name, value) in &self.changes {
+            match value {
+                Some(value) => all.insert(name.clone(), value.clone()),
+                None => all.remove(name),
+            };
+        }
+        all
+    }
+}
+
+/// Starts `program` with `stdin` as its standard input and `output`, or `/dev/null`, as
+/// its standard output and error. Returns the process id. Blocks until the program runs.
+///
+/// # Errors
+///
+/// [`ErrorKind::Spawn`], with the program's path and the cause.
+pub(crate) fn spawn(
+    program: &Program,
+    stdin: BorrowedFd<'_>,
+    output: Option<BorrowedFd<'_>>,
+) -> Result<u32> {
+    let failed = |e| cannot_start(&program.path, e);
+    let null: OwnedFd;
+    let output = match output {
+        Some(output) => output,
+        None => {
+            null = open_null()?;
+            null.as_fd()
+        }
+    };
+    // Were a source itself 0, 1 or 2, an earlier action could overwrite it.
+    let stdin = duplicate_above_stdio(stdin).map_err(failed)?;
+    let output = duplicate_above_stdio(output).map_err(failed)?;
+    let directory = program.current_dir.as_deref();
+    let directory = directory.map(|d| c_string(d.as_os_str(), "working directory")).transpose()?;
+    let arguments = arguments(program)?;
+    let environment = program.env.resolve();
+    let candidates = candidates(program, environment.get(OsStr::new("PATH")))?;
+    let environment = environment.into_iter().map(variable).collect::<Result<Vec<_>>>()?;
+
+    let actions = || {
+        let mut actions = Actions::new()?;
+        actions.duplicate(stdin.as_fd(), 0)?;
+        actions.duplicate(output.as_fd(), 1)?;
+        actions.duplicate(output.as_fd(), 2)?;
+        if let Some(directory) = &directory {
+            actions.change_directory(directory)?;
+        }
+        actions.close_from(3)?;
+        Ok(actions)
+    };
+    let actions = actions().map_err(failed)?;
+    let attributes = Attributes::detached().map_err(failed)?;
+
+    let mut first_failure = None;
+    for candidate in candidates {
+        let path = c_string(candidate.as_os_str(), "program path")?;
+        match system::spawn(&path, &arguments, &environment, &actions, &attributes) {
+            Ok(pid) => return Ok(pid),
+            Err(e) if is_reason_to_look_on(&e) => {
+                first_failure.get_or_insert_with(|| explain(program, &candidate, e));
+            }
+            Err(e) => return Err(explain(program, &candidate, e)),
+        }
+    }
+    Err(first_failure.unwrap_or_else(|| not_found(program)))
+}
+
+fn open_null() -> Result<OwnedFd> {
+    let null = fs::File::options().write(true).open("/dev/null");
+    let null = null.map_err(|e| {
+        Error::with_source(ErrorKind::Spawn, "cannot open /dev/null for a worker's output", e)
+    })?;
+    Ok(null.into())
+}
+
+/// The files to try, in order. Of the entries of `PATH` only those that have such a file:
+/// each attempt would be a new process.
+fn candidates(program: &Program, search_path: Option<&OsString>) -> Result<Vec<PathBuf>> {
+    let name = program.path.as_os_str();
+    if name.is_empty() {
+        return Err(Error::new(ErrorKind::Spawn, "the path of the worker's program is empty"));
+    }
+    c_string(name, "program path")?;
+    if name.as_bytes().contains(&b'/') {
+        return Ok(vec![program.path.clone()]);
+    }
+    let search_path = search_path.map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
+    let here = program.current_dir.as_deref().unwrap_or(Path::new(""));
+    let entries = env::split_paths(search_path).map(|entry| {
+        // An empty entry is the working directory, and needs a slash to be no name.
+        if entry.as_os_str().is_empty() { Path::new(".").join(name) } else { entry.join(name) }
+    });
+    let is_there = |path: &PathBuf| match fs::metadata(here.join(path)) {
+        Ok(meta) => !meta.is_dir(),
+        Err(e) => e.kind() == io::ErrorKind::PermissionDenied,
+    };
+    Ok(entries.filter(is_there).collect())
+}
+
+/// Whether a shell would try the next entry of `PATH`.
+fn is_reason_to_look_on(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(error.kind(), K::NotFound | K::PermissionDenied | K::NotADirectory)
+}
+
+fn arguments(program: &Program) -> Result<Vec<CString>> {
+    let name = program.arg0.as_deref().unwrap_or(program.path.as_os_str());
+    let all = [name].into_iter().chain(program.args.iter().map(OsString::as_os_str));
+    all.map(|argument| c_string(argument, "argument")).collect()
+}
+
+fn variable((name, value): (OsString, OsString)) -> Result<CString> {
+    // An inherited name may begin with `=`; with one further on, it would be another name.
+    if name.is_empty() || name.as_bytes().iter().skip(1).any(|&b| b == b'=') {
+        let message = format!("{name:?} cannot be the name of an environment variable");
+        return Err(Error::new(ErrorKind::Spawn, message));
+    }
+    let mut pair = name;
+    pair.push("=");
+    pair.push(value);
+    c_string(&pair, "environment variable")
+}
+
+fn c_string(text: &OsStr, what: &str) -> Result<CString> {
+    CString::new(text.to_owned().into_vec()).map_err(|e| {
+        let message = format!("the {what} {text:?} of a worker has a NUL byte");
+        Error::with_source(ErrorKind::Spawn, message, e.into())
+    })
+}
+
+fn cannot_start(path: &Path, error: io::Error) -> Error {
+    Error::with_source(ErrorKind::Spawn, format!("cannot start {}", path.display()), error)
+}
+
+fn not_found(program: &Program) -> Error {
+    let message = format!("cannot start {}: there is none in PATH", program.path.display());
+    let error = io::Error::from_raw_os_error(libc::ENOENT);
+    explain_directory(program, &program.path)
+        .unwrap_or_else(|| Error::with_source(ErrorKind::Spawn, message, error))
+}
+
+/// One error number stands for a missing program, a missing directory and a missing
+/// interpreter; a look afterwards tells them apart.
+fn explain(program: &Program, candidate: &Path, error: io::Error) -> Error {
+    if let Some(cause) = explain_directory(program, candidate) {
+        return cause;
+    }
+    let here = program.current_dir.as_deref().unwrap_or(Path::new(""));
+    if error.kind() == io::ErrorKind::NotFound && here.join(candidate).exists() {
+        let shown = candidate.display();
+        let message = format!("cannot start {shown}: its interpreter or loader is missing");
+        return Error::with_source(ErrorKind::Spawn, message, error);
+    }
+    cannot_start(candidate, error)
+}
+
+fn explain_directory(program: &Program, candidate: &Path) -> Option<Error> {
+    let directory = program.current_dir.as_deref()?;
+    // The trailing dot asks for the right to enter it.
+    let cause = fs::metadata(directory.join(".")).err()?;
+    let message = format!(
+        "cannot start {} in the working directory {}",
+        candidate.display(),
+        directory.display()
+    );
+    Some(Error::with_source(ErrorKind::Spawn, message, cause))
+}
+
+#[cfg(test)]
+#[path = "spawn_tests.rs"]
+mod tests;

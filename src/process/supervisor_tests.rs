@@ -1,0 +1,321 @@
+//! Tests of [`super`] and of [`Child`], with real programs.
+
+use std::fs;
+use std::sync::mpsc::{Receiver, channel};
+
+use super::*;
+use crate::process::limits;
+use crate::process::socket;
+use crate::process::testing::{
+    TempDir, alone, belongings, eventually, fork, ignore_signal, is_alive, null, parent_and_child,
+    reap_any, report, shell, sleeps_of_threads, soon,
+};
+
+const BOTH: [Pidfds; 2] = [Pidfds::Use, Pidfds::Avoid];
+
+/// Starts a program whose end is told to the receiver.
+fn begin(program: Program, log: Option<Log>, pidfds: Pidfds) -> (Child, Receiver<ExitCause>) {
+    let (tell, told) = channel();
+    // Not every test listens until the end.
+    let on_exit = Box::new(move |cause| drop(tell.send(cause)));
+    (start_with(program, null(), log, on_exit, pidfds).unwrap(), told)
+}
+
+fn run(script: &str, pidfds: Pidfds) -> ExitCause {
+    let (child, told) = begin(shell(script), None, pidfds);
+    let cause = child.wait(soon()).unwrap();
+    assert_eq!(told.recv().unwrap(), cause);
+    assert!(!is_alive(child.pid()));
+    cause
+}
+
+fn sleeper() -> Program {
+    let args = vec!["1000".into()];
+    Program { path: "/bin/sleep".into(), args, ..Program::default() }
+}
+
+#[test]
+fn exit_codes_and_signals_reach_the_callback_the_cells_and_the_log() {
+    for pidfds in BOTH {
+        for (script, expected, line) in [
+            ("exit 0", ExitCause::Exited(0), "exited with code 0"),
+            ("echo hello; exit 7", ExitCause::Exited(7), "exited with code 7"),
+            ("kill -SEGV $$", ExitCause::Signaled(11), "killed by signal SIGSEGV (11)"),
+            ("kill -KILL $$", ExitCause::Signaled(9), "killed by signal SIGKILL (9)"),
+        ] {
+            let dir = TempDir::new();
+            let log = Log::open(dir.path(), "test", None).unwrap();
+            let (child, told) = begin(shell(script), Some(log), pidfds);
+            let (status, oom) = (child.status_cell(), child.oom_cell());
+            assert_eq!(told.recv().unwrap(), expected);
+            assert_eq!((child.status(), status.get()), (Some(expected), Some(&expected)));
+            assert_eq!(child.wait(soon()), Some(expected));
+            assert_eq!(oom.get(), Some(&false));
+            let tail = child.log().unwrap().tail().unwrap();
+            assert!(tail.ends_with(&format!("[supervisor] {line}\n")), "{tail}");
+            assert_eq!(tail.contains("hello"), script.contains("hello"));
+        }
+    }
+}
+
+#[test]
+fn a_program_that_cannot_start_is_an_error_and_its_callback_is_never_called() {
+    let (tell, told) = channel();
+    let program = Program { path: "/no/such/program".into(), ..Program::default() };
+    let error = start(program, null(), None, Box::new(move |c| tell.send(c).unwrap()));
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Spawn);
+    assert!(told.recv().is_err());
+}
+
+#[test]
+fn the_worker_gets_its_standard_input_and_no_other_copy_of_it_stays_open() {
+    let (ours, theirs) = socket::pair().unwrap();
+    let child = start(sleeper(), theirs, None, Box::new(|_| {})).unwrap();
+    assert!(child.kill_group());
+    // The end of the stream comes only once every copy of the other end is closed.
+    socket::wait_eof(ours.as_fd()).unwrap();
+    assert_eq!(child.wait(soon()), Some(ExitCause::Signaled(libc::SIGKILL)));
+}
+
+#[test]
+fn signals_reach_the_worker_until_its_end_and_nobody_afterwards() {
+    for pidfds in BOTH {
+        let (child, _told) = begin(sleeper(), None, pidfds);
+        assert_eq!(child.wait(Instant::now()), None);
+        assert!(child.signal(libc::SIGSTOP) && child.signal(libc::SIGCONT));
+        assert!(child.signal(libc::SIGTERM));
+        assert_eq!(child.wait(soon()), Some(ExitCause::Signaled(libc::SIGTERM)));
+        assert!(!child.signal(libc::SIGTERM) && !child.kill_group());
+    }
+}
+
+#[test]
+fn what_the_worker_started_ends_with_it() {
+    for pidfds in BOTH {
+        for end in ["exit 3", "kill -9 $$"] {
+            let dir = TempDir::new();
+            let log = Log::open(dir.path(), "test", None).unwrap();
+            let (child, told) =
+                begin(shell(&format!("sleep 1000 & echo $!; {end}")), Some(log), pidfds);
+            told.recv().unwrap();
+            let tail = child.log().unwrap().tail().unwrap();
+            let grandchild = tail.lines().next().unwrap().parse().unwrap();
+            eventually("the end of the grandchild", || !is_alive(grandchild));
+        }
+    }
+}
+
+#[test]
+fn a_retired_worker_is_asked_first_and_killed_if_it_does_not_listen() {
+    for pidfds in BOTH {
+        let begin_trap = |trap: &str| {
+            let dir = TempDir::new();
+            let log = Log::open(dir.path(), "test", None).unwrap();
+            let script = format!("trap {trap} TERM; echo set; while :; do sleep 0.01; done");
+            let child = begin(shell(&script), Some(log), pidfds).0;
+            eventually("the trap", || child.log().unwrap().tail().unwrap().contains("set"));
+            child
+        };
+        let child = begin_trap("'exit 5'");
+        child.retire(Duration::ZERO, Duration::from_secs(1000));
+        assert_eq!(child.wait(soon()), Some(ExitCause::Exited(5)));
+
+        let child = begin_trap("''");
+        child.retire(Duration::ZERO, Duration::from_millis(100));
+        assert_eq!(child.wait(soon()), Some(ExitCause::Signaled(libc::SIGKILL)));
+        assert_eq!(child.oom_cell().get(), Some(&false));
+
+        let (child, _told) = begin(shell("kill -STOP $$"), None, pidfds);
+        child.retire(Duration::ZERO, Duration::ZERO);
+        assert_eq!(child.wait(soon()), Some(ExitCause::Signaled(libc::SIGKILL)));
+    }
+}
+
+#[test]
+fn a_worker_that_ends_by_itself_is_not_pressed_and_never_is_a_long_time() {
+    let (child, _told) = begin(shell("sleep 0.05; exit 4"), None, Pidfds::Use);
+    child.retire(Duration::MAX, Duration::MAX);
+    child.retire(Duration::from_secs(1000), Duration::MAX);
+    assert_eq!(child.wait(soon()), Some(ExitCause::Exited(4)));
+}
+
+#[test]
+fn a_callback_may_start_the_next_worker_and_may_panic() {
+    let (tell, told) = channel();
+    let again = Box::new(move |_| {
+        let tell_end = Box::new(move |cause| tell.send(cause).unwrap());
+        start(shell("exit 9"), null(), None, tell_end).unwrap();
+        std::panic::resume_unwind(Box::new("on purpose"));
+    });
+    start(shell("exit 8"), null(), None, again).unwrap();
+    assert_eq!(told.recv().unwrap(), ExitCause::Exited(9));
+    assert_eq!(run("exit 1", Pidfds::Use), ExitCause::Exited(1));
+}
+
+#[test]
+fn a_worker_outlives_the_thread_that_asked_for_it() {
+    parent_and_child(
+        |program| {
+            let asked = thread::spawn(|| begin(program, None, Pidfds::Use)).join().unwrap();
+            assert_eq!(asked.0.wait(Instant::now() + Duration::from_millis(300)), None);
+            asked.0.kill_group();
+            assert!(asked.1.recv().is_ok());
+        },
+        || {
+            limits::die_with_parent(std::os::unix::process::parent_id()).unwrap();
+            thread::sleep(Duration::from_secs(1000));
+        },
+    );
+}
+
+#[test]
+fn where_the_host_ignores_sigchld_the_status_is_unknown_and_nothing_hangs() {
+    alone(|| {
+        ignore_signal(libc::SIGCHLD);
+        for pidfds in BOTH {
+            for _ in 0..20 {
+                assert_eq!(run("exit 3", pidfds), ExitCause::Unknown);
+            }
+            let (child, told) = begin(sleeper(), None, pidfds);
+            assert!(child.kill_group());
+            assert_eq!(told.recv().unwrap(), ExitCause::Unknown);
+            assert!(!child.signal(libc::SIGTERM) && !child.kill_group());
+        }
+        // With a pidfd, even the group is still found.
+        let dir = TempDir::new();
+        let log = Log::open(dir.path(), "test", None).unwrap();
+        let (child, told) = begin(shell("sleep 1000 & echo $!"), Some(log), Pidfds::Use);
+        told.recv().unwrap();
+        let tail = child.log().unwrap().tail().unwrap();
+        assert!(tail.ends_with("[supervisor] ended, status unknown (reaped elsewhere)\n"));
+        let grandchild = tail.lines().next().unwrap().parse().unwrap();
+        eventually("the end of the grandchild", || !is_alive(grandchild));
+    });
+}
+
+#[test]
+fn a_host_that_reaps_all_children_itself_makes_nothing_hang() {
+    alone(|| {
+        thread::spawn(|| {
+            loop {
+                if reap_any() <= 0 {
+                    thread::sleep(Duration::from_micros(50));
+                }
+            }
+        });
+        for pidfds in BOTH {
+            for _ in 0..50 {
+                let cause = run("exit 3", pidfds);
+                assert!(matches!(cause, ExitCause::Unknown | ExitCause::Exited(3)), "{cause}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_fork_of_the_host_can_start_nothing_and_harm_nothing() {
+    alone(|| {
+        let (child, _told) = begin(sleeper(), None, Pidfds::Use);
+        let code = fork(|| {
+            let refused = start(shell("true"), null(), None, Box::new(|_| {}));
+            let is_refused = refused.is_err_and(|e| e.kind() == ErrorKind::Forked);
+            child.retire(Duration::ZERO, Duration::ZERO);
+            let is_harmless = !child.signal(libc::SIGTERM) && !child.kill_group();
+            i32::from(is_refused && is_harmless && child.wait(soon()).is_none())
+        });
+        assert_eq!(code, 1);
+        assert_eq!(child.wait(Instant::now() + Duration::from_millis(100)), None);
+        assert!(child.kill_group());
+        assert!(child.wait(soon()).is_some());
+    });
+}
+
+#[test]
+fn an_idle_supervisor_never_wakes_up() {
+    alone(|| {
+        let (child, _told) = begin(sleeper(), None, Pidfds::Use);
+        thread::sleep(Duration::from_millis(50));
+        let before = sleeps_of_threads("slipring-super");
+        thread::sleep(Duration::from_millis(500));
+        assert_eq!(sleeps_of_threads("slipring-super"), before);
+        child.kill_group();
+        child.wait(soon());
+    });
+}
+
+#[test]
+fn nothing_is_left_of_ended_workers_whose_handles_are_kept() {
+    alone(|| {
+        run("exit 0", Pidfds::Use);
+        let dir = TempDir::new();
+        let before = belongings();
+        let mut kept = Vec::new();
+        for round in 0..100 {
+            let log = Log::open(dir.path(), "test", None).unwrap();
+            let script = if round % 2 == 0 { "sleep 1000 & exit 1" } else { "kill -9 $$" };
+            kept.push(begin(shell(script), Some(log), BOTH[round % 4 / 2]));
+            let absent = Program { path: "/no/such".into(), ..Program::default() };
+            let log = Log::open(dir.path(), "test", None).unwrap();
+            assert!(start(absent, null(), Some(log), Box::new(|_| {})).is_err());
+        }
+        for (child, _told) in &kept {
+            assert!(child.wait(soon()).is_some());
+        }
+        assert_eq!(belongings(), before);
+    });
+}
+
+#[test]
+fn a_full_descriptor_table_is_an_error_before_anything_is_started() {
+    alone(|| {
+        run("exit 0", Pidfds::Use);
+        let before = belongings();
+        let mut inputs: Vec<_> = (0..20).map(|_| null()).collect();
+        limits::set_rlimit(libc::RLIMIT_NOFILE, 64).unwrap();
+        let mut fillers = Vec::new();
+        while let Ok(file) = fs::File::open("/dev/null") {
+            fillers.push(file);
+        }
+        // From none free up to as many as it takes; each failure gives one back.
+        let mut failures = 0;
+        let child = loop {
+            match start(sleeper(), inputs.pop().unwrap(), None, Box::new(|_| {})) {
+                Ok(child) => break child,
+                Err(e) => assert!(matches!(e.kind(), ErrorKind::Os | ErrorKind::Spawn), "{e}"),
+            }
+            assert_eq!(belongings().1, before.1);
+            failures += 1;
+        };
+        assert!(failures > 0);
+        drop((fillers, inputs));
+        assert!(child.kill_group());
+        assert!(child.wait(soon()).is_some());
+        assert_eq!(belongings(), before);
+    });
+}
+
+#[test]
+fn figures_of_start_and_end() {
+    alone(|| {
+        let true_program = || Program { path: "/bin/true".into(), ..Program::default() };
+        let (mut starts, mut lives, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..200 {
+            let (tell, told) = channel();
+            let begun = Instant::now();
+            let on_exit = Box::new(move |_| tell.send(Instant::now()).unwrap());
+            start(true_program(), null(), None, on_exit).unwrap();
+            starts.push(begun.elapsed());
+            lives.push(told.recv().unwrap() - begun);
+            let (tell, told) = channel();
+            let on_exit = Box::new(move |_| tell.send(Instant::now()).unwrap());
+            let child = start(sleeper(), null(), None, on_exit).unwrap();
+            thread::sleep(Duration::from_millis(2));
+            let killed = Instant::now();
+            child.kill_group();
+            ends.push(told.recv().unwrap() - killed);
+        }
+        report("start of /bin/true until start() returns", starts);
+        report("start of /bin/true until on_exit", lives);
+        report("SIGKILL until on_exit, by pidfd", ends);
+    });
+}

@@ -1,0 +1,255 @@
+//! Descriptors: messages that carry them, readiness, event counters.
+#![allow(unsafe_code, reason = "system calls")]
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::time::{Duration, Instant};
+
+use super::check;
+
+/// The most descriptors that one message carries.
+pub(crate) const MAX_FDS: usize = 32;
+
+/// One `SCM_RIGHTS` record as the kernel lays it out. On 64-bit Linux the data of a
+/// record starts right behind its 16-byte header.
+#[repr(C)]
+struct Rights {
+    header: libc::cmsghdr,
+    fds: [RawFd; MAX_FDS],
+}
+
+const HEADER: usize = size_of::<libc::cmsghdr>();
+const _: () = assert!(HEADER == 16 && std::mem::offset_of!(Rights, fds) == HEADER);
+
+impl Rights {
+    fn with_room_for(count: usize) -> Self {
+        let cmsg_len = HEADER + count * size_of::<RawFd>();
+        Self {
+            header: libc::cmsghdr {
+                cmsg_len,
+                cmsg_level: libc::SOL_SOCKET,
+                cmsg_type: libc::SCM_RIGHTS,
+            },
+            fds: [-1; MAX_FDS],
+        }
+    }
+}
+
+fn message(part: &mut libc::iovec, rights: &mut Rights, count: usize) -> libc::msghdr {
+    // The exact length, not the padded one: into padding the kernel would put one
+    // descriptor more than was asked for.
+    let length = if count == 0 { 0 } else { rights.header.cmsg_len };
+    libc::msghdr {
+        msg_name: ptr::null_mut(),
+        msg_namelen: 0,
+        msg_iov: part,
+        msg_iovlen: 1,
+        msg_control: if count == 0 { ptr::null_mut() } else { ptr::from_mut(rights).cast() },
+        msg_controllen: length,
+        msg_flags: 0,
+    }
+}
+
+/// Sends a part of `bytes`, with `fds` on its first byte, without waiting and without
+/// `SIGPIPE`. Returns how many bytes went.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    if fds.len() > MAX_FDS {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut rights = Rights::with_room_for(fds.len());
+    for (to, from) in rights.fds.iter_mut().zip(fds) {
+        *to = from.as_raw_fd();
+    }
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let header = message(&mut part, &mut rights, fds.len());
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the header names one live buffer and one live control record, with their
+    // lengths; a send only reads them.
+    let sent = check(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, flags) })?;
+    Ok(sent.unsigned_abs())
+}
+
+/// What one [`receive`] brought.
+pub(crate) struct Arrived {
+    /// Bytes put into the buffer; 0 at the end of the stream.
+    pub(crate) len: usize,
+    pub(crate) fds: Vec<OwnedFd>,
+    /// The kernel dropped control data: more descriptors than asked for, or no room in
+    /// this process's table.
+    pub(crate) truncated: bool,
+}
+
+/// Receives bytes and at most `max_fds` descriptors, close-on-exec, without waiting.
+/// The kernel closes those beyond.
+pub(crate) fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    max_fds: usize,
+) -> io::Result<Arrived> {
+    let max_fds = max_fds.min(MAX_FDS);
+    let mut rights = Rights::with_room_for(max_fds);
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut header = message(&mut part, &mut rights, max_fds);
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the header names one live, exclusively borrowed buffer and one control
+    // record, with their lengths; the kernel writes within these.
+    let len = check(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) })?;
+    let mut fds = Vec::new();
+    let is_rights = header.msg_controllen >= HEADER
+        && rights.header.cmsg_level == libc::SOL_SOCKET
+        && rights.header.cmsg_type == libc::SCM_RIGHTS;
+    if is_rights {
+        let count = rights.header.cmsg_len.saturating_sub(HEADER) / size_of::<RawFd>();
+        for &fd in rights.fds.iter().take(count.min(max_fds)) {
+            // SAFETY: the kernel has just installed this descriptor for this process, and
+            // nobody else has seen its number.
+            fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+    let truncated = header.msg_flags & libc::MSG_CTRUNC != 0;
+    Ok(Arrived { len: len.unsigned_abs(), fds, truncated })
+}
+
+/// Readiness to wait for.
+#[derive(Clone, Copy)]
+pub(crate) enum Ready {
+    Read,
+    Write,
+}
+
+/// Waits until `fd` is ready, or hung up, or in error. `false`: the deadline passed.
+/// Goes on after signals.
+pub(crate) fn wait_ready(
+    fd: BorrowedFd<'_>,
+    ready: Ready,
+    deadline: Option<Instant>,
+) -> io::Result<bool> {
+    let events = match ready {
+        Ready::Read => libc::POLLIN,
+        Ready::Write => libc::POLLOUT,
+    };
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    loop {
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let left = left.map(timespec);
+        let timeout = left.as_ref().map_or(ptr::null(), ptr::from_ref);
+        // SAFETY: one live pollfd, a timeout that is null or live, and no signal mask.
+        let count = unsafe { libc::ppoll(&raw mut poll, 1, timeout, ptr::null()) };
+        match check(count) {
+            Ok(count) => return Ok(count > 0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn timespec(duration: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}
+
+/// A close-on-exec duplicate whose number is 3 or higher.
+pub(crate) fn duplicate_above_stdio(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC takes integers only.
+    let copy = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) })?;
+    // SAFETY: the kernel has just made this descriptor; nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Clears `O_NONBLOCK` and all other changeable status flags except `O_APPEND`.
+pub(crate) fn set_blocking_append(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: F_SETFL takes integers only.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_APPEND) })?;
+    Ok(())
+}
+
+/// A counter that makes an epoll wait end: an eventfd.
+#[derive(Debug)]
+pub(crate) struct EventCounter(File);
+
+impl EventCounter {
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
+        // SAFETY: eventfd takes integers only.
+        let fd = check(unsafe { libc::eventfd(0, flags) })?;
+        // SAFETY: the kernel has just made this descriptor; nobody else knows its number.
+        Ok(Self(File::from(unsafe { OwnedFd::from_raw_fd(fd) })))
+    }
+
+    /// Makes it readable. Can fail only when it is readable already.
+    pub(crate) fn raise(&self) {
+        let _ = (&self.0).write(&1_u64.to_ne_bytes());
+    }
+
+    pub(crate) fn clear(&self) {
+        let _ = (&self.0).read(&mut [0; 8]);
+    }
+}
+
+impl AsFd for EventCounter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A set of descriptors to wait for, each known by a key.
+#[derive(Debug)]
+pub(crate) struct Epoll(OwnedFd);
+
+impl Epoll {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: epoll_create1 takes an integer only.
+        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: the kernel has just made this descriptor; nobody else knows its number.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN.unsigned_abs(), u64: key };
+        self.control(libc::EPOLL_CTL_ADD, fd, &raw mut event)
+    }
+
+    /// Needed before a close: a fork of this process keeps the descriptor's description
+    /// alive, and with it the entry in this set.
+    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, ptr::null_mut())
+    }
+
+    fn control(
+        &self,
+        operation: i32,
+        fd: BorrowedFd<'_>,
+        event: *mut libc::epoll_event,
+    ) -> io::Result<()> {
+        let set = self.0.as_raw_fd();
+        // SAFETY: `event` is live for an addition and null for a removal, which reads none.
+        check(unsafe { libc::epoll_ctl(set, operation, fd.as_raw_fd(), event) })?;
+        Ok(())
+    }
+
+    /// Waits until something is readable or `timeout` has passed, and appends the keys.
+    pub(crate) fn wait(&self, timeout: Option<Duration>, keys: &mut Vec<u64>) -> io::Result<()> {
+        // Rounded up: waking before a deadline would only mean another, shorter wait.
+        let timeout = timeout.map_or(-1, |left| {
+            i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+        });
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 64];
+        // SAFETY: `events` has room for the 64 events that the call may write.
+        let count = check(unsafe {
+            libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), 64, timeout)
+        })?;
+        let count = usize::try_from(count).unwrap_or(0);
+        // A packed struct on x86-64: the field is copied, never borrowed.
+        keys.extend(events.iter().take(count).map(|event| event.u64));
+        Ok(())
+    }
+}

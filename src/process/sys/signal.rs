@@ -1,0 +1,60 @@
+//! Signal sets and the calling thread's signal mask.
+#![allow(unsafe_code, reason = "system calls")]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+/// A set of signals.
+pub(crate) struct SignalSet(libc::sigset_t);
+
+impl SignalSet {
+    pub(crate) fn empty() -> Self {
+        let mut set = MaybeUninit::uninit();
+        // SAFETY: `set` has room for the set that the call writes.
+        unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+        // SAFETY: sigemptyset has written it; with a valid pointer it cannot fail.
+        Self(unsafe { set.assume_init() })
+    }
+
+    /// All signals but those that the C library keeps for itself.
+    pub(crate) fn full() -> Self {
+        let mut set = MaybeUninit::uninit();
+        // SAFETY: `set` has room for the set that the call writes.
+        unsafe { libc::sigfillset(set.as_mut_ptr()) };
+        // SAFETY: sigfillset has written it; with a valid pointer it cannot fail.
+        Self(unsafe { set.assume_init() })
+    }
+
+    pub(crate) fn remove(&mut self, signal: i32) {
+        // SAFETY: the set is initialised; an impossible number is refused, not written.
+        unsafe { libc::sigdelset(&raw mut self.0, signal) };
+    }
+
+    pub(crate) fn as_ptr(&self) -> *const libc::sigset_t {
+        &raw const self.0
+    }
+
+    /// Makes this the calling thread's mask and returns the one before.
+    pub(crate) fn set_as_mask(&self) -> io::Result<Self> {
+        let mut before = Self::empty();
+        // SAFETY: both sets are live and initialised, and the second is written only.
+        let error =
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, self.as_ptr(), &raw mut before.0) };
+        if error == 0 { Ok(before) } else { Err(io::Error::from_raw_os_error(error)) }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_thread() -> Self {
+        let mut now = Self::empty();
+        // SAFETY: without a new set the call only writes the present one.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, ptr::null(), &raw mut now.0) };
+        now
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has(&self, signal: i32) -> bool {
+        // SAFETY: the set is initialised and only read.
+        unsafe { libc::sigismember(self.as_ptr(), signal) == 1 }
+    }
+}

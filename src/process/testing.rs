@@ -1,0 +1,273 @@
+//! What the tests of this layer share.
+#![allow(unsafe_code, reason = "tests look at and change what std does not show")]
+
+use std::collections::BTreeSet;
+use std::env;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::Read;
+use std::ops::Deref;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::spawn::Program;
+
+const ALONE: &str = "SLIPRING_TEST_ALONE";
+const CHILD: &str = "SLIPRING_TEST_CHILD";
+
+/// Runs the body of a test in a process of its own, because it changes, or counts, what
+/// all tests share. To be called with a closure written in the test itself.
+pub(crate) fn alone<F: FnOnce()>(body: F) {
+    if env::var_os(ALONE).is_some() {
+        return body();
+    }
+    let output = Command::new(env::current_exe().unwrap())
+        .args([&test_name::<F>(), "--exact", "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{}\n{text}", output.status);
+    if env::var_os("SLIPRING_TEST_FIGURES").is_some() {
+        println!("{text}");
+    }
+}
+
+/// Runs `child` if this process was started with [`child_program`], else `parent`, which
+/// gets the program that runs `child`. Both closures must be written in the test itself.
+pub(crate) fn parent_and_child<P: FnOnce(Program)>(parent: P, child: impl FnOnce()) {
+    if env::var_os(CHILD).is_some() {
+        return child();
+    }
+    let mut program = Program { path: env::current_exe().unwrap(), ..Program::default() };
+    program.args = vec![test_name::<P>().into(), "--exact".into(), "--nocapture".into()];
+    program.env.set(CHILD, "1");
+    program.env.remove(ALONE);
+    parent(program);
+}
+
+/// The name by which the test harness knows the test that a closure was written in.
+fn test_name<F>() -> String {
+    let full = std::any::type_name::<F>();
+    let test = full.split("::{{closure}}").next().unwrap();
+    test.split_once("::").unwrap().1.to_owned()
+}
+
+/// `/bin/sh -c script`.
+pub(crate) fn shell(script: &str) -> Program {
+    let args = vec!["-c".into(), script.into()];
+    Program { path: "/bin/sh".into(), args, ..Program::default() }
+}
+
+pub(crate) fn null() -> OwnedFd {
+    File::open("/dev/null").unwrap().into()
+}
+
+/// Far enough away for a machine that is busy with something else.
+pub(crate) fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+/// Waits until `condition` holds; gives up loudly.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = soon();
+    while !condition() {
+        assert!(Instant::now() < deadline, "never came: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Whether a process runs: not even a zombie counts.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with('Z'))
+}
+
+/// The open descriptors of this process, and the processes that it has started.
+pub(crate) fn belongings() -> (BTreeSet<String>, BTreeSet<String>) {
+    let fds = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let fds = fds.filter_map(|entry| {
+        // The listing's own descriptor is gone by now.
+        let to = fs::read_link(entry.path()).ok()?;
+        Some(format!("{:?} -> {to:?}", entry.file_name()))
+    });
+    let fds = fds.filter(|line| !line.contains("/proc/")).collect();
+    let mut children = BTreeSet::new();
+    for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let list = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        children.extend(list.split_whitespace().map(str::to_owned));
+    }
+    (fds, children)
+}
+
+/// How often the threads of that name have gone to sleep so far.
+pub(crate) fn sleeps_of_threads(name: &str) -> u64 {
+    let mut sum = 0;
+    for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
+        if fs::read_to_string(task.path().join("comm")).unwrap().trim() == name {
+            let status = fs::read_to_string(task.path().join("status")).unwrap();
+            let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+            sum += line.unwrap().trim().parse::<u64>().unwrap();
+        }
+    }
+    sum
+}
+
+pub(crate) fn threads_named(name: &str) -> usize {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+    tasks.filter(|t| fs::read_to_string(t.path().join("comm")).unwrap().trim() == name).count()
+}
+
+/// Prints the median and the 99th percentile, for whoever runs with `--nocapture`.
+pub(crate) fn report(what: &str, mut times: Vec<Duration>) {
+    times.sort_unstable();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+    println!("{what}: p50 {:?}, p99 {:?}, max {:?}, of {}", at(50), at(99), at(100), times.len());
+}
+
+pub(crate) fn read_all(from: impl Into<File>) -> String {
+    let mut text = String::new();
+    from.into().read_to_string(&mut text).unwrap();
+    text
+}
+
+pub(crate) fn is_close_on_exec(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: F_GETFD takes integers only.
+    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) };
+    flags & libc::FD_CLOEXEC != 0
+}
+
+/// A duplicate at `number`, in whatever place that is, which an exec would inherit.
+pub(crate) fn inheritable_duplicate_at(fd: BorrowedFd<'_>, number: i32) -> OwnedFd {
+    // SAFETY: dup2 takes integers only.
+    assert_eq!(unsafe { libc::dup2(fd.as_raw_fd(), number) }, number);
+    // SAFETY: the caller has given this number to this call.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+pub(crate) fn ignore_signal(signal: i32) {
+    // SAFETY: ignoring a signal runs no code.
+    let before = unsafe { libc::signal(signal, libc::SIG_IGN) };
+    assert_ne!(before, libc::SIG_ERR);
+}
+
+pub(crate) fn make_fifo(path: &Path) {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: a live string, which the call only reads.
+    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+}
+
+/// Runs `child` in a fork of this process and returns its exit code.
+pub(crate) fn fork(child: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: the child only runs `child` and leaves without any clean-up.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let code = child();
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(code) };
+    }
+    let mut status = 0;
+    // SAFETY: `status` has room for what the call writes.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    libc::WEXITSTATUS(status)
+}
+
+/// Reaps one child of this process, as a host might that knows nothing of this library.
+pub(crate) fn reap_any() -> i32 {
+    // SAFETY: without a place for the status, the call takes integers only.
+    unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) }
+}
+
+/// A page of memory that processes share, of which the first word is used.
+pub(crate) struct SharedPage {
+    word: *const AtomicU32,
+}
+
+// SAFETY: the word is only used through shared references to an atomic.
+unsafe impl Send for SharedPage {}
+// SAFETY: as above.
+unsafe impl Sync for SharedPage {}
+
+impl SharedPage {
+    pub(crate) fn memfd() -> OwnedFd {
+        // SAFETY: a live string, which the call only reads.
+        let fd = unsafe { libc::memfd_create(c"slipring-test".as_ptr(), libc::MFD_CLOEXEC) };
+        assert!(fd >= 0);
+        // SAFETY: the kernel has just made this descriptor.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        File::from(fd.try_clone().unwrap()).set_len(4096).unwrap();
+        fd
+    }
+
+    pub(crate) fn map(memfd: BorrowedFd<'_>, is_writable: bool) -> Self {
+        let write = if is_writable { libc::PROT_WRITE } else { 0 };
+        // SAFETY: a new mapping in a place that the kernel chooses.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                4096,
+                libc::PROT_READ | write,
+                libc::MAP_SHARED,
+                memfd.as_raw_fd(),
+                0,
+            )
+        };
+        assert_ne!(at, libc::MAP_FAILED);
+        Self { word: at.cast() }
+    }
+}
+
+impl Deref for SharedPage {
+    type Target = AtomicU32;
+
+    fn deref(&self) -> &AtomicU32 {
+        // SAFETY: mapped by `map` until the drop, aligned, and used as an atomic only.
+        unsafe { &*self.word }
+    }
+}
+
+impl Drop for SharedPage {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map`, with this length, and no reference outlives this.
+        unsafe { libc::munmap(self.word.cast_mut().cast(), 4096) };
+    }
+}
+
+/// A directory that is removed with all that is in it.
+pub(crate) struct TempDir(PathBuf);
+
+impl TempDir {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("slipring-test-{}-{number}", process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What a program writes until it ends, and its process id.
+pub(crate) fn output_of(
+    program: &Program,
+    spawn: impl FnOnce(&Program, BorrowedFd<'_>, BorrowedFd<'_>) -> u32,
+) -> (String, u32) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let pid = spawn(program, null().as_fd(), writer.as_fd());
+    drop(writer);
+    (read_all(OwnedFd::from(reader)), pid)
+}

@@ -1,0 +1,245 @@
+//! The parent's side of the notice of a worker's death: threads that wait for the
+//! kernel's mark in the workers' robust words.
+//!
+//! The kernel wakes one waiter of a word, and only so many words fit into one wait; so a
+//! thread of the library's own owns these waits, and another one when it is full. Each
+//! sleeps without a timeout on its private control word and on its workers' words. What
+//! happens on a death is not known here.
+//!
+//! Ordering: the owner's stores are Release and the kernel's mark is a full barrier; the
+//! Acquire loads here pair with them, so that what a worker wrote before it died is seen
+//! by whoever was told.
+
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use super::robust::owner_died;
+use super::service::{Home, lock, start_thread};
+use super::sys::futex::{MAX_WORDS, Scope, Word, wait_any, wake_one};
+
+/// Words that one thread watches, beside its control word.
+const CAPACITY: usize = MAX_WORDS - 1;
+
+/// How often a word may change, or be woken, without any meaning. A worker that goes on
+/// costs the parent processor time; its pidfd still tells of its death.
+const MAX_EVENTS: u32 = 1_000;
+
+type OnDeath = Box<dyn FnOnce() + Send>;
+type SharedWord = Arc<dyn Deref<Target = AtomicU32> + Send + Sync>;
+
+static HOME: Home = Home::new();
+static WATCHERS: Mutex<Vec<Arc<Watcher>>> = Mutex::new(Vec::new());
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+/// Set when the kernel refused a wait that it was expected to grant.
+static IS_BROKEN: AtomicBool = AtomicBool::new(false);
+
+/// Calls `on_death` once, on a thread of the library's own, when the kernel marks `word`:
+/// it must not block. The word may be claimed by its owner later. It is no longer watched
+/// once it was released, or when it changes too often for no reason.
+///
+/// Where waiting for many words is not possible, and in a fork of the process that first
+/// called this, nothing is watched: this is a hint, and the worker's pidfd stands in.
+pub(crate) fn watch<W>(word: W, on_death: OnDeath) -> Watched
+where
+    W: Deref<Target = AtomicU32> + Send + Sync + 'static,
+{
+    watch_if(is_supported(), Arc::new(word), on_death)
+}
+
+/// Keeps a word watched. Dropping it never blocks; an `on_death` that is about to run, or
+/// running, still does. The word's handle is dropped by the watching thread, soon after.
+#[must_use = "dropping it ends the watch"]
+pub(crate) struct Watched(Option<(Arc<Watcher>, u64)>);
+
+impl Watched {
+    /// Whether anything is watched at all.
+    pub(crate) fn is_active(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // In a fork, the lock may be held by a thread that does not exist there.
+        if let Some((watcher, id)) = self.0.take().filter(|_| HOME.is_here()) {
+            watcher.forget(id);
+        }
+    }
+}
+
+/// Whether the kernel lets this process wait for many words.
+fn is_supported() -> bool {
+    static SUPPORTED: OnceLock<bool> = OnceLock::new();
+    let probe = || {
+        // A word that differs is told at once where the call exists.
+        let word = AtomicU32::new(0);
+        let refused = wait_any(&[Word::new(&word, 1, Scope::Private)]);
+        refused.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    *SUPPORTED.get_or_init(probe) && !IS_BROKEN.load(Ordering::Relaxed)
+}
+
+fn watch_if(is_supported: bool, word: SharedWord, on_death: OnDeath) -> Watched {
+    if !is_supported || !HOME.is_here() {
+        return Watched(None);
+    }
+    let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+    let mut slot = Some(Slot { id, word, on_death, seen: 0, events: 0 });
+    let mut watchers = lock(&WATCHERS);
+    for watcher in &*watchers {
+        if watcher.add(&mut slot) {
+            return Watched(Some((Arc::clone(watcher), id)));
+        }
+    }
+    let watcher = Arc::new(Watcher::default());
+    let theirs = Arc::clone(&watcher);
+    if start_thread("slipring-watch", move || theirs.run()).is_err() || !watcher.add(&mut slot) {
+        return Watched(None);
+    }
+    watchers.push(Arc::clone(&watcher));
+    Watched(Some((watcher, id)))
+}
+
+/// One word to watch.
+struct Slot {
+    id: u64,
+    word: SharedWord,
+    on_death: OnDeath,
+    /// The value at the last look; 0 until it was claimed.
+    seen: u32,
+    /// Changes and wakes so far.
+    events: u32,
+}
+
+enum Verdict {
+    Watch,
+    Forget,
+    Dead,
+}
+
+impl Slot {
+    /// Looks at the word once.
+    fn look(&mut self, was_woken: bool) -> Verdict {
+        let value = self.word.load(Ordering::Acquire);
+        if owner_died(value) {
+            return Verdict::Dead;
+        }
+        let was_released = value == 0 && self.seen != 0;
+        if value != self.seen || was_woken {
+            self.events += 1;
+        }
+        self.seen = value;
+        if was_released || self.events > MAX_EVENTS { Verdict::Forget } else { Verdict::Watch }
+    }
+}
+
+/// What a word's slot was when the wait began.
+struct Wait {
+    id: u64,
+    word: SharedWord,
+    expected: u32,
+}
+
+/// One thread's share.
+#[derive(Default)]
+struct Watcher {
+    /// Private; changes with `slots`, so that a wait that began before does not last.
+    control: AtomicU32,
+    slots: Mutex<Vec<Slot>>,
+}
+
+impl Watcher {
+    /// Takes the slot, if there is room.
+    fn add(&self, slot: &mut Option<Slot>) -> bool {
+        let mut slots = lock(&self.slots);
+        if slots.len() >= CAPACITY {
+            return false;
+        }
+        slots.extend(slot.take());
+        drop(slots);
+        self.notify();
+        true
+    }
+
+    fn forget(&self, id: u64) {
+        let mut slots = lock(&self.slots);
+        let place = slots.iter().position(|slot| slot.id == id);
+        let slot = place.map(|place| slots.swap_remove(place));
+        drop(slots);
+        if let Some(slot) = slot {
+            // The thread holds the word as well while it waits, and shall let go.
+            self.notify();
+            drop(slot);
+        }
+    }
+
+    fn notify(&self) {
+        // Release pairs with the Acquire load in `run`.
+        self.control.fetch_add(1, Ordering::Release);
+        wake_one(&self.control, Scope::Private);
+    }
+
+    fn run(&self) {
+        let mut woken = None;
+        loop {
+            // Read before the slots: a change after this look ends the wait at once.
+            let control = self.control.load(Ordering::Acquire);
+            let waits = self.look_at_all(woken.take());
+            let mut words = vec![Word::new(&self.control, control, Scope::Private)];
+            words.extend(waits.iter().map(|w| Word::new(&w.word, w.expected, Scope::Shared)));
+            match wait_any(&words) {
+                // Only to charge the wake to somebody: which words are dead is looked up.
+                Ok(index) => {
+                    woken = index.checked_sub(1).and_then(|i| waits.get(i)).map(|wait| wait.id);
+                }
+                Err(e) if is_harmless(&e) => {}
+                Err(_) => return self.give_up(),
+            }
+        }
+    }
+
+    /// Tells of the dead, drops what is not to be watched, and returns what is.
+    fn look_at_all(&self, woken: Option<u64>) -> Vec<Wait> {
+        let mut waits = Vec::new();
+        let mut dead = Vec::new();
+        let mut forgotten = Vec::new();
+        let mut slots = lock(&self.slots);
+        for mut slot in std::mem::take(&mut *slots) {
+            match slot.look(woken == Some(slot.id)) {
+                Verdict::Dead => dead.push(slot),
+                Verdict::Forget => forgotten.push(slot),
+                Verdict::Watch => {
+                    let word = Arc::clone(&slot.word);
+                    waits.push(Wait { id: slot.id, word, expected: slot.seen });
+                    slots.push(slot);
+                }
+            }
+        }
+        // Callbacks, and what they own, may come back here.
+        drop(slots);
+        for slot in dead {
+            let _ = catch_unwind(AssertUnwindSafe(slot.on_death));
+        }
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(forgotten)));
+        waits
+    }
+
+    /// Leaves all to the pidfds.
+    fn give_up(&self) {
+        IS_BROKEN.store(true, Ordering::Relaxed);
+        lock(&WATCHERS).retain(|other| !std::ptr::eq(&**other, self));
+        let slots = std::mem::take(&mut *lock(&self.slots));
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(slots)));
+    }
+}
+
+fn is_harmless(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind as K;
+    matches!(error.kind(), K::WouldBlock | K::Interrupted)
+}
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

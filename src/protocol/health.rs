@@ -1,0 +1,143 @@
+//! What a worker says of itself: in a pong, and in the status line of its region.
+
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::protocol::wire::{Reader, Writer};
+use crate::shm::clock;
+
+/// What a worker is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WorkerState {
+    /// It builds its session.
+    Starting,
+    /// It waits for a request.
+    Idle,
+    /// A handler runs.
+    Busy,
+    /// A handler waits until the reader of its stream has taken more.
+    AwaitingCredit,
+    /// It ends.
+    Stopping,
+    /// It wrote a number that is none of these.
+    Unknown,
+}
+
+impl WorkerState {
+    pub(crate) fn code(self) -> u32 {
+        match self {
+            Self::Starting => 0,
+            Self::Idle => 1,
+            Self::Busy => 2,
+            Self::AwaitingCredit => 3,
+            Self::Stopping => 4,
+            Self::Unknown => u32::MAX,
+        }
+    }
+
+    pub(crate) fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::Starting,
+            1 => Self::Idle,
+            2 => Self::Busy,
+            3 => Self::AwaitingCredit,
+            4 => Self::Stopping,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// A worker's health, as it reports it: the truth of it is the worker's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// What it is doing.
+    pub state: WorkerState,
+    /// The request that its handler works on.
+    pub current_request: Option<u64>,
+    /// For how long it has been at it.
+    pub busy_for: Option<Duration>,
+    /// Whatever the handlers count with `Request::set_progress`.
+    pub progress: u64,
+    /// Requests finished since the start, failed ones included.
+    pub requests_served: u64,
+    /// Payload bytes of all requests.
+    pub bytes_received: u64,
+    /// Payload bytes of all replies and chunks.
+    pub bytes_sent: u64,
+    /// The message of the last error that a handler ended with.
+    pub last_error: Option<String>,
+}
+
+/// The numbers of a report, as they stand in the status line.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Status {
+    pub(crate) state: u32,
+    pub(crate) current: u64,
+    pub(crate) busy_since: u64,
+    pub(crate) progress: u64,
+    pub(crate) served: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+}
+
+impl Status {
+    pub(crate) fn encode(&self, last_error: &str) -> Vec<u8> {
+        let mut writer = Writer::default();
+        writer.u32(self.state).u64(self.current).u64(self.busy_since).u64(self.progress);
+        writer.u64(self.served).u64(self.bytes_in).u64(self.bytes_out);
+        writer.bytes(last_error.as_bytes());
+        writer.finish()
+    }
+
+    pub(crate) fn report(self, last_error: Option<String>) -> Health {
+        let is_busy = self.current != 0;
+        let busy_for = clock::now_ns().saturating_sub(self.busy_since);
+        Health {
+            state: WorkerState::from_code(self.state),
+            current_request: is_busy.then_some(self.current),
+            busy_for: is_busy.then(|| Duration::from_nanos(busy_for)),
+            progress: self.progress,
+            requests_served: self.served,
+            bytes_received: self.bytes_in,
+            bytes_sent: self.bytes_out,
+            last_error,
+        }
+    }
+}
+
+/// Decodes a private copy of a pong's payload.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Health> {
+    let mut reader = Reader::new(bytes);
+    let status = Status {
+        state: reader.u32()?,
+        current: reader.u64()?,
+        busy_since: reader.u64()?,
+        progress: reader.u64()?,
+        served: reader.u64()?,
+        bytes_in: reader.u64()?,
+        bytes_out: reader.u64()?,
+    };
+    let last_error = reader.text()?;
+    Ok(status.report((!last_error.is_empty()).then_some(last_error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_reads_back() {
+        let status = Status { state: 2, current: 5, busy_since: 1, served: 4, ..Status::default() };
+        let health = decode(&status.encode("bad input")).unwrap();
+        assert_eq!(health.state, WorkerState::Busy);
+        assert_eq!(health.current_request, Some(5));
+        assert!(health.busy_for.is_some());
+        assert_eq!((health.requests_served, health.last_error.as_deref()), (4, Some("bad input")));
+        let idle = decode(&Status { state: 1, ..Status::default() }.encode("")).unwrap();
+        assert_eq!((idle.current_request, idle.busy_for, idle.last_error), (None, None, None));
+        assert!(decode(&[1, 2, 3]).is_err());
+        assert_eq!(WorkerState::from_code(77), WorkerState::Unknown);
+    }
+}

@@ -1,0 +1,173 @@
+//! Kinds of frames and their flags.
+
+use std::fmt;
+
+/// What a frame is. Codes below 32 belong to the protocol; from 32 on they name
+/// requests.
+///
+/// ```
+/// use slipring::Kind;
+///
+/// const SUMMARIZE: Kind = Kind::named("summarize");
+/// const FIRST: Kind = Kind::app(0);
+/// assert_ne!(SUMMARIZE, FIRST);
+/// assert_eq!(Kind::EMBED.to_string(), "embed");
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Kind(u16);
+
+/// First code of numbered application kinds.
+const APP: u16 = 0x0100;
+/// First code of named application kinds.
+const NAMED: u16 = 0x8000;
+
+impl Kind {
+    /// Are you there? Health ring only.
+    pub const PING: Self = Self(1);
+    /// The answer to a ping, with a [`Health`](crate::Health) report.
+    pub const PONG: Self = Self(2);
+    /// End, please. Health ring only.
+    pub const SHUTDOWN: Self = Self(3);
+    /// The answer to a shutdown.
+    pub const ACK: Self = Self(4);
+    /// The one reply of a call.
+    pub const RESULT: Self = Self(5);
+    /// The request failed in its handler.
+    pub const ERROR: Self = Self(6);
+    /// One chunk of a stream.
+    pub const CHUNK: Self = Self(7);
+    /// The end of a stream.
+    pub const END: Self = Self(8);
+    /// The request was cancelled; nothing more comes of it.
+    pub const CANCEL: Self = Self(9);
+    /// Answered, with an empty result, as soon as the session is built.
+    pub const READY: Self = Self(10);
+
+    /// A batch of texts, answered with a matrix.
+    pub const EMBED: Self = Self(32);
+    /// A chat, answered with text or a stream of tokens.
+    pub const CHAT: Self = Self(33);
+    /// A query and candidates, answered with scores.
+    pub const RERANK: Self = Self(34);
+    /// A document, answered with one chunk a page.
+    pub const VISION: Self = Self(35);
+
+    /// The application's kind number `n`, of which there are 32,512.
+    ///
+    /// # Panics
+    ///
+    /// If `n` is over 32,511; at compile time when used in a constant.
+    #[must_use]
+    pub const fn app(n: u16) -> Self {
+        assert!(n < NAMED - APP, "application kinds are numbered from 0 to 32511");
+        Self(APP + n)
+    }
+
+    /// The application's kind with this name: a code made from the FNV-1a hash of the
+    /// name, so that both sides need only agree on the name. Two names of one program
+    /// can collide (1 in 32,768); the worker refuses to register the second.
+    #[must_use]
+    pub const fn named(name: &str) -> Self {
+        let mut hash: u32 = 0x811c_9dc5;
+        let mut rest = name.as_bytes();
+        while let [byte, tail @ ..] = rest {
+            #[expect(clippy::as_conversions, reason = "lossless; `u32::from` is not const")]
+            let byte = *byte as u32;
+            hash = (hash ^ byte).wrapping_mul(0x0100_0193);
+            rest = tail;
+        }
+        #[expect(clippy::as_conversions, reason = "folds 32 bits into 15")]
+        let folded = ((hash >> 15) ^ hash) as u16;
+        Self(NAMED | folded)
+    }
+
+    /// The code on the wire.
+    #[must_use]
+    pub const fn code(self) -> u16 {
+        self.0
+    }
+
+    pub(crate) const fn from_code(code: u16) -> Self {
+        Self(code)
+    }
+
+    /// Whether a request may be of this kind.
+    #[must_use]
+    pub fn is_request(self) -> bool {
+        self.0 >= 32 || self == Self::READY
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match *self {
+            Self::PING => "ping",
+            Self::PONG => "pong",
+            Self::SHUTDOWN => "shutdown",
+            Self::ACK => "ack",
+            Self::RESULT => "result",
+            Self::ERROR => "error",
+            Self::CHUNK => "stream chunk",
+            Self::END => "stream end",
+            Self::CANCEL => "cancel",
+            Self::READY => "ready",
+            Self::EMBED => "embed",
+            Self::CHAT => "chat",
+            Self::RERANK => "rerank",
+            Self::VISION => "vision",
+            Self(code) if code >= NAMED => return write!(f, "named kind {code:#06x}"),
+            Self(code) if code >= APP => return write!(f, "application kind {}", code - APP),
+            Self(code) => return write!(f, "unknown kind {code}"),
+        };
+        f.write_str(name)
+    }
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kind({self})")
+    }
+}
+
+/// Flags in a frame's header.
+pub(crate) mod flags {
+    /// The request wants a stream of chunks.
+    pub(crate) const STREAM: u16 = 1;
+    /// More frames of the same message follow.
+    pub(crate) const MORE: u16 = 2;
+    /// The frame goes on with a message that an earlier frame began.
+    pub(crate) const CONTINUED: u16 = 4;
+    /// The request is taken back while its message is being sent.
+    pub(crate) const ABANDONED: u16 = 8;
+
+    pub(crate) const REQUEST: u16 = STREAM | MORE | CONTINUED | ABANDONED;
+    pub(crate) const REPLY: u16 = MORE | CONTINUED;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_of_the_protocol_the_application_and_names_never_overlap() {
+        assert!(Kind::app(0).code() > Kind::VISION.code());
+        assert!(Kind::app(32_511).code() < NAMED);
+        assert!(Kind::named("").code() >= NAMED);
+        assert_ne!(Kind::named("summarize"), Kind::named("translate"));
+    }
+
+    #[test]
+    fn names_make_the_codes_that_other_languages_make() {
+        // FNV-1a of "a" is 0xe40c292c.
+        assert_eq!(
+            Kind::named("a").code(),
+            0x8000 | (((0xe40c_292c_u32 >> 15) ^ 0xe40c_292c) as u16)
+        );
+    }
+
+    #[test]
+    fn only_requests_may_be_sent_as_requests() {
+        assert!(Kind::EMBED.is_request() && Kind::READY.is_request());
+        assert!(!Kind::RESULT.is_request() && !Kind::PING.is_request());
+    }
+}

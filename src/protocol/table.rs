@@ -1,0 +1,409 @@
+//! The requests of a channel and what becomes of each.
+//!
+//! A request lives in the slot `id % slots`, here and in the shared request table,
+//! from [`Table::open`] until *both* its owner has let go of it *and* the worker has
+//! sent its last frame. Ids are never used twice, so that a frame can only ever
+//! reach the request that it was meant for:
+//!
+//! ```text
+//!              open                 last frame                 let go
+//!   free  ------------->  open  ---------------->  finished  ---------->  free
+//!                           |                                               ^
+//!                           | let go (timeout, drop, cancel)                |
+//!                           v                         last frame            |
+//!                        retired  ------------------------------------------'
+//! ```
+//!
+//! Frames for a retired request are counted as late, frames for an id that is in no
+//! slot as unknown; both are dropped.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+use std::thread::Thread;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::shm::layout::{as_u64, as_usize};
+
+/// Who is to be told that something happened.
+#[derive(Debug)]
+pub(crate) enum Waiter {
+    Thread(Thread),
+    #[allow(dead_code, reason = "the async view registers these")]
+    Task(Waker),
+}
+
+impl Waiter {
+    pub(crate) fn wake(self) {
+        match self {
+            Self::Thread(thread) => thread.unpark(),
+            Self::Task(waker) => waker.wake(),
+        }
+    }
+}
+
+/// The pending table; `T` is what frames become on their way to the owner.
+#[derive(Debug)]
+pub(crate) struct Table<T> {
+    slots: Vec<Slot<T>>,
+    next: u64,
+    /// Requests whose owner has not let go.
+    in_flight: usize,
+    /// Requests with a waiter, for handing the reader's role on; may hold stale ids.
+    parked: VecDeque<u64>,
+    window: u64,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    /// Zero when the slot is free.
+    request: u64,
+    is_stream: bool,
+    is_owned: bool,
+    is_finished: bool,
+    is_parked: bool,
+    queue: VecDeque<T>,
+    /// The message that frames with the MORE flag are adding up to.
+    partial: Vec<u8>,
+    waiter: Option<Waiter>,
+    consumed: u64,
+    credited: u64,
+}
+
+/// Whose frame it is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// A request that somebody waits for; whether it asked for a stream.
+    Open { is_stream: bool },
+    /// One that nobody waits for any more.
+    Retired,
+    /// None that is known.
+    Unknown,
+}
+
+/// What an owner finds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Taken<T> {
+    Item(T),
+    Nothing,
+}
+
+impl<T> Table<T> {
+    pub(crate) fn new(slots: usize, window: usize) -> Self {
+        let slot = || Slot {
+            request: 0,
+            is_stream: false,
+            is_owned: false,
+            is_finished: false,
+            is_parked: false,
+            queue: VecDeque::new(),
+            partial: Vec::new(),
+            waiter: None,
+            consumed: 0,
+            credited: 0,
+        };
+        Self {
+            slots: (0..slots).map(|_| slot()).collect(),
+            next: 1,
+            in_flight: 0,
+            parked: VecDeque::new(),
+            window: as_u64(window),
+        }
+    }
+
+    /// A new request.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::TooManyInFlight`] if no slot is free.
+    pub(crate) fn open(&mut self, is_stream: bool) -> Result<u64> {
+        for _ in 0..self.slots.len() {
+            let request = self.next;
+            self.next = self.next.wrapping_add(1).max(1);
+            let index = self.slot_of(request);
+            if let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.request == 0) {
+                slot.request = request;
+                slot.is_stream = is_stream;
+                slot.is_owned = true;
+                slot.is_finished = false;
+                slot.is_parked = false;
+                slot.consumed = 0;
+                slot.credited = 0;
+                self.in_flight += 1;
+                return Ok(request);
+            }
+        }
+        Err(self.full())
+    }
+
+    #[cold]
+    fn full(&self) -> Error {
+        let (slots, mine) = (self.slots.len(), self.in_flight);
+        let message = format!(
+            "{slots} requests in flight, {mine} of them awaited and the others not yet given up \
+             by the worker; raise max_in_flight"
+        );
+        Error::new(ErrorKind::TooManyInFlight, message)
+    }
+
+    /// Where the request lies, here and in the shared request table.
+    pub(crate) fn slot_of(&self, request: u64) -> usize {
+        as_usize(request % as_u64(self.slots.len().max(1)))
+    }
+
+    fn slot(&mut self, request: u64) -> Option<&mut Slot<T>> {
+        let index = self.slot_of(request);
+        self.slots.get_mut(index).filter(|slot| request != 0 && slot.request == request)
+    }
+
+    /// Whose frame this is.
+    pub(crate) fn owner(&mut self, request: u64) -> Owner {
+        match self.slot(request) {
+            Some(slot) if slot.is_owned && !slot.is_finished => {
+                Owner::Open { is_stream: slot.is_stream }
+            }
+            Some(slot) if !slot.is_finished => Owner::Retired,
+            _ => Owner::Unknown,
+        }
+    }
+
+    /// The request's last frame has come.
+    pub(crate) fn finish(&mut self, request: u64) {
+        let Some(slot) = self.slot(request) else { return };
+        slot.is_finished = true;
+        if !slot.is_owned {
+            slot.free();
+        }
+    }
+
+    /// Puts an item where its owner finds it, and returns who waits for it.
+    pub(crate) fn push(&mut self, request: u64, item: T) -> Option<Waiter> {
+        let slot = self.slot(request)?;
+        slot.queue.push_back(item);
+        slot.waiter.take()
+    }
+
+    /// What has come for this request.
+    pub(crate) fn take(&mut self, request: u64) -> Taken<T> {
+        let item = self.slot(request).and_then(|slot| slot.queue.pop_front());
+        item.map_or(Taken::Nothing, Taken::Item)
+    }
+
+    /// Adds to the message that is coming in pieces and returns its length so far.
+    pub(crate) fn add_piece(&mut self, request: u64, add: impl FnOnce(&mut Vec<u8>)) -> usize {
+        let Some(slot) = self.slot(request) else { return 0 };
+        add(&mut slot.partial);
+        slot.partial.len()
+    }
+
+    /// Length of the message that is coming in pieces; zero if there is none.
+    pub(crate) fn pieces_len(&mut self, request: u64) -> usize {
+        self.slot(request).map_or(0, |slot| slot.partial.len())
+    }
+
+    /// The message that came in pieces.
+    pub(crate) fn take_pieces(&mut self, request: u64) -> Vec<u8> {
+        self.slot(request).map(|slot| std::mem::take(&mut slot.partial)).unwrap_or_default()
+    }
+
+    /// Registers who waits, unless something is there already.
+    pub(crate) fn wait(&mut self, request: u64, waiter: Waiter) -> bool {
+        let Some(slot) = self.slot(request) else { return false };
+        if !slot.queue.is_empty() {
+            return false;
+        }
+        slot.waiter = Some(waiter);
+        if !slot.is_parked {
+            slot.is_parked = true;
+            self.parked.push_back(request);
+        }
+        true
+    }
+
+    pub(crate) fn stop_waiting(&mut self, request: u64) {
+        if let Some(slot) = self.slot(request) {
+            slot.waiter = None;
+        }
+    }
+
+    /// Somebody who waits and could read the ring instead.
+    pub(crate) fn pick_waiter(&mut self) -> Option<Waiter> {
+        while let Some(request) = self.parked.pop_front() {
+            if let Some(slot) = self.slot(request) {
+                slot.is_parked = false;
+                if let Some(waiter) = slot.waiter.take() {
+                    return Some(waiter);
+                }
+            }
+        }
+        None
+    }
+
+    /// Everybody who waits.
+    pub(crate) fn take_waiters(&mut self) -> Vec<Waiter> {
+        self.parked.clear();
+        let waiting = self.slots.iter_mut().filter_map(|slot| {
+            slot.is_parked = false;
+            slot.waiter.take()
+        });
+        waiting.collect()
+    }
+
+    /// The owner is done with the request. Returns whether the worker is not, and
+    /// should be told.
+    pub(crate) fn let_go(&mut self, request: u64) -> bool {
+        let Some(slot) = self.slot(request).filter(|slot| slot.is_owned) else { return false };
+        slot.is_owned = false;
+        slot.waiter = None;
+        slot.queue.clear();
+        slot.partial = Vec::new();
+        let is_finished = slot.is_finished;
+        if is_finished {
+            slot.free();
+        }
+        self.in_flight -= 1;
+        !is_finished
+    }
+
+    /// The request never reached the ring.
+    pub(crate) fn unsent(&mut self, request: u64) {
+        self.finish(request);
+        self.let_go(request);
+    }
+
+    /// Whether the request's last frame has come and everything was taken.
+    pub(crate) fn is_drained(&mut self, request: u64) -> bool {
+        self.slot(request).is_none_or(|slot| slot.is_finished && slot.queue.is_empty())
+    }
+
+    /// Counts bytes of a stream as consumed; returns the sum when the worker should be
+    /// told: at every quarter of the window, and before the reader waits for more.
+    pub(crate) fn consume(
+        &mut self,
+        request: u64,
+        bytes: usize,
+        is_about_to_wait: bool,
+    ) -> Option<u64> {
+        let quarter = (self.window / 4).max(1);
+        let slot = self.slot(request)?;
+        slot.consumed = slot.consumed.wrapping_add(as_u64(bytes));
+        let untold = slot.consumed.wrapping_sub(slot.credited);
+        if untold < if is_about_to_wait { 1 } else { quarter } {
+            return None;
+        }
+        slot.credited = slot.consumed;
+        Some(slot.consumed)
+    }
+
+    /// Whether the request's last frame has not come yet.
+    pub(crate) fn is_running(&mut self, request: u64) -> bool {
+        self.slot(request).is_some_and(|slot| !slot.is_finished)
+    }
+
+    /// Requests whose owner has not let go of them.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Streams with unread chunks, for saying what holds others up.
+    pub(crate) fn unread_stream(&self, request: u64) -> bool {
+        let slot = self.slots.get(self.slot_of(request));
+        slot.is_some_and(|slot| slot.request == request && slot.is_stream && slot.is_owned)
+    }
+}
+
+impl<T> Slot<T> {
+    fn free(&mut self) {
+        self.request = 0;
+        self.queue.clear();
+        self.partial = Vec::new();
+        self.waiter = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(table: &mut Table<u32>) -> u64 {
+        table.open(false).unwrap()
+    }
+
+    #[test]
+    fn a_request_takes_its_items_in_order_and_its_slot_is_free_after_both_ends_are_done() {
+        let mut table = Table::new(2, 100);
+        let request = open(&mut table);
+        assert_eq!(table.owner(request), Owner::Open { is_stream: false });
+        table.push(request, 1);
+        table.push(request, 2);
+        table.finish(request);
+        assert_eq!(table.take(request), Taken::Item(1));
+        assert!(!table.is_drained(request));
+        assert_eq!(table.take(request), Taken::Item(2));
+        assert!(table.is_drained(request));
+        assert_eq!(table.in_flight(), 1);
+        assert!(!table.let_go(request), "the worker is done with it");
+        assert_eq!((table.in_flight(), table.owner(request)), (0, Owner::Unknown));
+    }
+
+    #[test]
+    fn frames_of_a_request_that_was_given_up_reach_nobody() {
+        let mut table = Table::new(2, 100);
+        let late = open(&mut table);
+        assert!(table.let_go(late), "the worker has to be told");
+        assert!(!table.let_go(late), "once");
+        let others: Vec<u64> = std::iter::from_fn(|| table.open(false).ok()).collect();
+        assert_eq!(others.len(), 1, "the slot is taken until the worker is done with it");
+        assert_eq!(table.owner(late), Owner::Retired);
+        table.finish(late);
+        assert_eq!(table.owner(late), Owner::Unknown);
+        let next = open(&mut table);
+        assert!(next != late && next % 2 == late % 2);
+        assert_eq!(table.take(next), Taken::Nothing);
+    }
+
+    #[test]
+    fn a_full_table_says_so() {
+        let mut table = Table::<u32>::new(3, 100);
+        (0..3).for_each(|_| drop(open(&mut table)));
+        assert_eq!(table.open(false).unwrap_err().kind(), ErrorKind::TooManyInFlight);
+        assert_eq!(table.in_flight(), 3);
+        table.unsent(2);
+        assert_eq!(table.in_flight(), 2);
+        assert_eq!(table.open(false).unwrap() % 3, 2);
+    }
+
+    #[test]
+    fn id_zero_belongs_to_nobody() {
+        let mut table = Table::<u32>::new(4, 100);
+        assert_eq!(table.owner(0), Owner::Unknown);
+        assert!(table.push(0, 1).is_none());
+        table.finish(0);
+        assert!(!table.let_go(0));
+    }
+
+    #[test]
+    fn credit_is_told_at_every_quarter_of_the_window_and_before_a_wait() {
+        let mut table = Table::<u32>::new(1, 100);
+        let stream = table.open(true).unwrap();
+        assert_eq!(table.consume(stream, 20, false), None);
+        assert_eq!(table.consume(stream, 5, false), Some(25));
+        assert_eq!(table.consume(stream, 24, false), None);
+        assert_eq!(table.consume(stream, 0, true), Some(49));
+        assert_eq!(table.consume(stream, 0, true), None);
+    }
+
+    #[test]
+    fn waiters_are_handed_out_once_and_not_registered_when_something_is_there() {
+        let mut table = Table::new(2, 100);
+        let me = || Waiter::Thread(std::thread::current());
+        let (one, two) = (open(&mut table), open(&mut table));
+        assert!(table.wait(one, me()) && table.wait(two, me()) && table.wait(two, me()));
+        assert!(table.pick_waiter().is_some() && table.pick_waiter().is_some());
+        assert!(table.pick_waiter().is_none());
+        table.push(one, 1);
+        assert!(!table.wait(one, me()));
+        assert!(table.wait(two, me()));
+        assert!(table.push(two, 1).is_some());
+        assert!(table.take_waiters().is_empty());
+    }
+}

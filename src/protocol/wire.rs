@@ -1,0 +1,99 @@
+//! Little-endian fields one after another: the form of every message that is not a
+//! payload of the application's.
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Appends fields.
+#[derive(Debug, Default)]
+pub(crate) struct Writer(Vec<u8>);
+
+impl Writer {
+    pub(crate) fn u32(&mut self, value: u32) -> &mut Self {
+        self.0.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    pub(crate) fn u64(&mut self, value: u64) -> &mut Self {
+        self.0.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    /// A length and so many bytes.
+    pub(crate) fn bytes(&mut self, value: &[u8]) -> &mut Self {
+        self.u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
+        self.0.extend_from_slice(value);
+        self
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn finish(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+/// Takes fields out; every length is checked against what is there.
+#[derive(Debug)]
+pub(crate) struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk().ok_or_else(short)?;
+        self.0 = rest;
+        Ok(*head)
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8]> {
+        let len = usize::try_from(self.u32()?).map_err(|_| short())?;
+        let (head, rest) = self.0.split_at_checked(len).ok_or_else(short)?;
+        self.0 = rest;
+        Ok(head)
+    }
+
+    /// Text that another process wrote: whatever is no UTF-8 is replaced.
+    pub(crate) fn text(&mut self) -> Result<String> {
+        self.bytes().map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    }
+}
+
+#[cold]
+fn short() -> Error {
+    Error::new(ErrorKind::Protocol, "message ends before its last field")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_read_back_and_none_reaches_past_the_end() {
+        let mut writer = Writer::default();
+        writer.u32(7).bytes(b"abc").u64(9);
+        let bytes = writer.finish();
+        let mut reader = Reader::new(&bytes);
+        assert_eq!(reader.u32().unwrap(), 7);
+        assert_eq!(reader.text().unwrap(), "abc");
+        assert_eq!(reader.u64().unwrap(), 9);
+        assert_eq!(reader.u32().unwrap_err().kind(), ErrorKind::Protocol);
+        for cut in 0..bytes.len() {
+            let mut reader = Reader::new(&bytes[..cut]);
+            let all = reader.u32().and_then(|_| reader.bytes()).and_then(|_| reader.u64());
+            assert!(all.is_err(), "{cut}");
+        }
+        assert!(Reader::new(&u32::MAX.to_le_bytes()).bytes().is_err());
+    }
+}

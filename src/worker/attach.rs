@@ -1,0 +1,128 @@
+//! The worker's half of the handshake.
+
+use std::io::IsTerminal;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::link::WorkerLink;
+use crate::process::{limits, socket, stdio};
+use crate::protocol::hello::{Answer, Hello, Limits, MAX_LEN, RoleConfig};
+use crate::shm::layout::as_usize;
+use crate::worker::stop::Stop;
+
+/// Tells a program that it was started as a worker.
+pub(crate) const WORKER_ENV: &str = "SLIPRING_WORKER";
+
+/// How long the parent may take to send its first message.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a handler may go on when the parent is gone.
+const GRACE: Duration = Duration::from_millis(800);
+
+/// A worker that has attached.
+pub(crate) struct Attached {
+    pub(crate) link: WorkerLink,
+    pub(crate) role: RoleConfig,
+    pub(crate) stop: Arc<Stop>,
+    socket: OwnedFd,
+}
+
+/// Whether this process was started by a slipring spawner and has not attached yet.
+/// For a program that is both parent and worker: look at this first thing in `main`.
+#[must_use]
+pub fn is_worker() -> bool {
+    if std::env::var_os(WORKER_ENV).is_none() {
+        return false;
+    }
+    // The variable is inherited by what a worker starts; the socket is not.
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        return false;
+    }
+    let copy = stdin.as_fd().try_clone_to_owned().map(std::fs::File::from);
+    copy.and_then(|file| file.metadata()).is_ok_and(|meta| meta.file_type().is_socket())
+}
+
+/// Takes the descriptors from the socket that is this process's standard input, checks
+/// and maps what they lead to, and answers the parent once [`Attached::confirm`] is
+/// called.
+pub(super) fn attach() -> Result<Attached> {
+    if !is_worker() {
+        return Err(Error::new(
+            ErrorKind::Handshake,
+            "this process was not started as a slipring worker: its standard input is not a \
+             socket, or SLIPRING_WORKER is not set",
+        ));
+    }
+    let socket = stdio::take_stdin()?;
+    let deadline = Instant::now() + PATIENCE;
+    let (bytes, fds) = match socket::recv(socket.as_fd(), MAX_LEN, 2, Some(deadline))? {
+        socket::Received::Message { bytes, fds } => (bytes, fds),
+        socket::Received::Eof => {
+            return Err(Error::new(ErrorKind::Handshake, "the parent is gone"));
+        }
+    };
+    let refuse = |error: Error| {
+        let answer = Answer::Refused(error.to_string()).encode();
+        // The parent may be gone: then nobody wants to know.
+        let _ = socket::send(socket.as_fd(), &answer, &[], Instant::now() + PATIENCE);
+        error
+    };
+    let (link, role) = take_over(&bytes, fds).map_err(refuse)?;
+    Ok(Attached { link, role, stop: Arc::default(), socket })
+}
+
+fn take_over(hello: &[u8], fds: Vec<OwnedFd>) -> Result<(WorkerLink, RoleConfig)> {
+    let hello = Hello::decode(hello)?;
+    let Ok([down, up]) = <[OwnedFd; 2]>::try_from(fds) else {
+        return Err(Error::new(ErrorKind::Handshake, "expected two descriptors"));
+    };
+    limits::die_with_parent(hello.parent)?;
+    apply(&hello.limits)?;
+    limits::name_process(&hello.role.role);
+    let link = WorkerLink::attach(down, up, hello.wait)?;
+    Ok((link, hello.role))
+}
+
+fn apply(wanted: &Limits) -> Result<()> {
+    if !wanted.allow_core_dumps {
+        // Writing one delays every sign of this process's death.
+        limits::no_core_dumps()?;
+    }
+    if let Some(bytes) = wanted.memory {
+        limits::set_rlimit(libc::RLIMIT_AS, bytes)?;
+    }
+    if let Some(nice) = wanted.nice {
+        limits::nice(nice)?;
+    }
+    if !wanted.cpus.is_empty() {
+        let cpus: Vec<usize> = wanted.cpus.iter().map(|cpu| as_usize(u64::from(*cpu))).collect();
+        limits::affinity(&cpus)?;
+    }
+    Ok(())
+}
+
+impl Attached {
+    /// Tells the parent, and watches for its end from now on.
+    pub(super) fn confirm(socket: OwnedFd, stop: &Arc<Stop>) -> Result<()> {
+        let answer = Answer::Attached(std::process::id()).encode();
+        socket::send(socket.as_fd(), &answer, &[], Instant::now() + PATIENCE)?;
+        let stop = Arc::clone(stop);
+        let watch = std::thread::Builder::new().name("slipring-parent".to_owned());
+        let watching = watch.spawn(move || {
+            // An error means that the socket is unusable, which is as good as its end.
+            let _ = socket::wait_eof(socket.as_fd());
+            stop.set();
+            std::thread::sleep(GRACE);
+            stdio::exit_at_once(0);
+        });
+        watching.map(drop).map_err(|e| Error::os("cannot start the parent's watch", e))
+    }
+
+    /// Splits into what serving needs and the socket that says whether the parent lives.
+    pub(super) fn into_parts(self) -> (WorkerLink, RoleConfig, Arc<Stop>, OwnedFd) {
+        (self.link, self.role, self.stop, self.socket)
+    }
+}

@@ -1,0 +1,150 @@
+//! The worker's health thread: answers pings and shutdowns whatever the handlers do,
+//! and owns the word by which the parent learns of this process's end.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use crate::error::{Error, Result};
+use crate::link::Duplex;
+use crate::process::robust::RobustOwner;
+use crate::protocol::health::Status;
+use crate::protocol::kind::Kind;
+use crate::ring::Header;
+use crate::shm::clock::Deadline;
+use crate::shm::region::OwnU32;
+use crate::sync::Mutex;
+use crate::worker::stop::Stop;
+
+/// What the thread reports of the serving thread.
+pub(crate) trait Report: Send + 'static {
+    fn status(&self) -> Status;
+}
+
+/// The running thread.
+#[derive(Debug)]
+pub(crate) struct HealthThread {
+    thread: JoinHandle<()>,
+    /// Ends the thread itself, at the very end.
+    finish: Arc<Stop>,
+}
+
+/// What the serving thread and the health thread share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) last_error: Mutex<String>,
+}
+
+impl HealthThread {
+    /// Starts the thread and returns when it owns the word, if it is given one.
+    pub(crate) fn start(
+        health: Duplex,
+        owner: Option<OwnU32>,
+        report: impl Report,
+        shared: Arc<Shared>,
+        stop: Arc<Stop>,
+    ) -> Result<Self> {
+        let finish = Arc::new(Stop::default());
+        let (owned, is_owned) = sync_channel(1);
+        let thread = {
+            let finish = Arc::clone(&finish);
+            std::thread::Builder::new().name("slipring-health".to_owned()).spawn(move || {
+                let Some(owner) = own(owner, &owned) else { return };
+                let server = Server { health, report, shared, stop: &stop, finish: &finish };
+                server.run();
+                if let Some(owner) = owner {
+                    owner.release();
+                }
+            })
+        };
+        let thread = thread.map_err(|e| Error::os("cannot start the health thread", e))?;
+        match is_owned.recv() {
+            Ok(Ok(())) => Ok(Self { thread, finish }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(Error::os("the health thread ended", io::Error::other("at once"))),
+        }
+    }
+
+    /// Ends the thread after it has given the word back.
+    pub(crate) fn finish(self) {
+        self.finish.set();
+        // It cannot panic, and there is nothing to do about it if it did.
+        let _ = self.thread.join();
+    }
+}
+
+/// Claims the word on this thread and says how it went.
+#[expect(clippy::option_option, reason = "no owner is asked for in a worker thread of a test")]
+fn own(word: Option<OwnU32>, told: &SyncSender<Result<()>>) -> Option<Option<RobustOwner>> {
+    let owner = word.map(RobustOwner::claim).transpose();
+    let (owner, result) = match owner {
+        Ok(owner) => (Some(owner), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    told.send(result).ok()?;
+    owner
+}
+
+struct Server<'a, R> {
+    health: Duplex,
+    report: R,
+    shared: Arc<Shared>,
+    stop: &'a Stop,
+    finish: &'a Stop,
+}
+
+impl<R: Report> Server<'_, R> {
+    fn run(mut self) {
+        loop {
+            let finish = self.finish;
+            let polled = &mut self.health.consumer;
+            let header =
+                match polled.poll_until(&finish.alarm, Deadline::NEVER, false, || finish.check()) {
+                    Ok(Some(frame)) => frame.header(),
+                    Ok(None) => continue,
+                    Err(error) => {
+                        // Told to finish, or the parent wrote garbage: then end the worker too.
+                        if !finish.is_set() {
+                            eprintln!("slipring worker: health ring: {error}");
+                            self.stop.set();
+                        }
+                        return;
+                    }
+                };
+            let answered = match Kind::from_code(header.kind) {
+                Kind::PING => {
+                    let last_error = self.shared.last_error.lock().clone();
+                    let pong = self.report.status().encode(&last_error);
+                    self.answer(Kind::PONG, header.request, &pong)
+                }
+                Kind::SHUTDOWN => {
+                    let answered = self.answer(Kind::ACK, header.request, &[]);
+                    self.stop.set();
+                    answered
+                }
+                // A newer parent may know more kinds; it sees that no answer comes.
+                _ => Ok(()),
+            };
+            if answered.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn answer(&mut self, kind: Kind, request: u64, payload: &[u8]) -> Result<()> {
+        let finish = self.finish;
+        let payload = payload.get(..self.health.producer.max_frame()).unwrap_or(payload);
+        let claim = self.health.producer.claim_until(
+            payload.len(),
+            &finish.alarm,
+            Deadline::NEVER,
+            || finish.check(),
+        )?;
+        if let Some(mut claim) = claim {
+            claim.payload().copy_from_slice(payload);
+            claim.commit(Header { kind: kind.code(), request, ..Header::default() });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,290 @@
+//! The serve loop: requests in the order in which they were sent, one at a time.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::link::{WorkerLink, WorkerWords};
+use crate::protocol::health::{Status, WorkerState};
+use crate::protocol::kind::{Kind, flags};
+use crate::ring::Consumer;
+use crate::ring::Header;
+use crate::shm::clock::{Deadline, now_ns};
+use crate::shm::layout::{as_u64, as_usize};
+use crate::shm::region::{OwnU64, PeerBytes};
+use crate::sync::Ordering;
+use crate::worker::attach::Attached;
+use crate::worker::failure::{HandlerError, catch};
+use crate::worker::health::{HealthThread, Report, Shared};
+use crate::worker::reply::Outlet;
+use crate::worker::request::Request;
+use crate::worker::stop::Stop;
+use crate::worker::{Handler, Worker};
+
+/// Serves an attached channel to its end.
+pub(super) fn run<S>(attached: Attached, worker: Worker<S>) -> Result<()> {
+    let (link, role, stop, socket) = attached.into_parts();
+    let WorkerLink { data, health, words, owner, header } = link;
+    let words = Arc::new(words);
+    let shared = Arc::new(Shared::default());
+    let health = HealthThread::start(
+        health,
+        Some(owner),
+        StatusOf(Arc::clone(&words)),
+        Arc::clone(&shared),
+        Arc::clone(&stop),
+    )?;
+    Attached::confirm(socket, &stop)?;
+
+    let outlet = Outlet::new(data.producer, data.sleeper, words.clone(), stop.clone(), &header);
+    let mut server = Server {
+        consumer: data.consumer,
+        outlet,
+        words: &words,
+        stop: &stop,
+        shared: &shared,
+        max_message: as_usize(header.max_message),
+        pieces: None,
+    };
+    let result = match catch(|| (worker.build)(&role)) {
+        Ok(session) => serve_session(&mut server, session, worker.handlers, worker.on_close),
+        Err(error) => Err(server.session_failed(error)),
+    };
+    server.set_state(WorkerState::Stopping);
+    server.outlet.flush();
+    health.finish();
+    result
+}
+
+fn serve_session<S>(
+    server: &mut Server<'_>,
+    mut session: S,
+    mut handlers: Vec<(Kind, Handler<S>)>,
+    on_close: Option<Box<dyn FnOnce(S)>>,
+) -> Result<()> {
+    server.set_state(WorkerState::Idle);
+    let result = server.serve(&mut session, &mut handlers);
+    if let Some(close) = on_close {
+        // A panic while closing is written to the log by the hook; the worker ends anyway.
+        let _ = catch(|| {
+            close(session);
+            Ok(())
+        });
+    }
+    result
+}
+
+/// The numbers that the health thread reports are those of the status line.
+struct StatusOf(Arc<WorkerWords>);
+
+impl Report for StatusOf {
+    fn status(&self) -> Status {
+        let words = &self.0;
+        Status {
+            state: words.state.load(Ordering::Relaxed),
+            current: words.current.load(Ordering::Relaxed),
+            busy_since: words.busy_since.load(Ordering::Relaxed),
+            progress: words.progress.load(Ordering::Relaxed),
+            served: words.served.load(Ordering::Relaxed),
+            bytes_in: words.bytes_in.load(Ordering::Relaxed),
+            bytes_out: words.bytes_out.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// A request that comes in pieces.
+struct Pieces {
+    header: Header,
+    bytes: Vec<u8>,
+}
+
+struct Server<'a> {
+    consumer: Consumer,
+    outlet: Outlet,
+    words: &'a WorkerWords,
+    stop: &'a Stop,
+    shared: &'a Shared,
+    max_message: usize,
+    pieces: Option<Pieces>,
+}
+
+impl Server<'_> {
+    fn serve<S>(&mut self, session: &mut S, handlers: &mut [(Kind, Handler<S>)]) -> Result<()> {
+        let stop = self.stop;
+        loop {
+            let has_rung = self.outlet.has_rung();
+            let mut frame =
+                match self
+                    .consumer
+                    .poll_until(&stop.alarm, Deadline::NEVER, has_rung, || stop.check())
+                {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => continue,
+                    Err(_) if stop.is_set() => return Ok(()),
+                    Err(error) => return Err(error),
+                };
+            if stop.is_set() {
+                return Ok(());
+            }
+            let header = frame.header();
+            let mut serving =
+                Serving { outlet: &mut self.outlet, words: self.words, stop, shared: self.shared };
+            let served = if header.flags & (flags::MORE | flags::CONTINUED) == 0 {
+                // Slots that are long free must not stay hidden while a handler runs.
+                frame.publish_earlier();
+                serving.request(header, frame.payload(), session, handlers)
+            } else {
+                let whole = collect(&mut self.pieces, header, frame.payload(), self.max_message)?;
+                drop(frame);
+                let Some(Pieces { header, bytes }) = whole else { continue };
+                self.consumer.publish();
+                serving.request(header, PeerBytes::of(&bytes), session, handlers)
+            };
+            match served {
+                Err(_) if stop.is_set() => return Ok(()),
+                other => other?,
+            }
+        }
+    }
+
+    fn set_state(&self, state: WorkerState) {
+        self.words.state.store(state.code(), Ordering::Relaxed);
+    }
+
+    /// Tells the parent, as request 0, why there will never be a session.
+    fn session_failed(&mut self, error: HandlerError) -> Error {
+        let failure = error.into_failure();
+        self.outlet.begin(0);
+        // If it cannot be told the parent still sees this process end.
+        let _ = self.outlet.fail(&failure);
+        Error::worker_failure(failure)
+    }
+}
+
+/// Adds a piece to the request that is being collected; returns it when it is whole.
+fn collect(
+    pieces: &mut Option<Pieces>,
+    header: Header,
+    payload: PeerBytes<'_>,
+    max_message: usize,
+) -> Result<Option<Pieces>> {
+    if header.flags & flags::CONTINUED == 0 {
+        *pieces = Some(Pieces { header, bytes: Vec::new() });
+    }
+    let Some(collecting) = pieces.as_mut().filter(|p| p.header.request == header.request) else {
+        return Err(Error::corrupt(format!("a piece of request {} with no start", header.request)));
+    };
+    if header.flags & flags::ABANDONED != 0 {
+        collecting.bytes.clear();
+        collecting.header.flags |= flags::ABANDONED;
+        return Ok(pieces.take());
+    }
+    if collecting.bytes.len() + payload.len() > max_message {
+        return Err(Error::corrupt(format!("a request of over {max_message} bytes")));
+    }
+    payload.append_to(&mut collecting.bytes);
+    Ok(if header.flags & flags::MORE == 0 { pieces.take() } else { None })
+}
+
+/// What one request is served with.
+struct Serving<'a> {
+    outlet: &'a mut Outlet,
+    words: &'a WorkerWords,
+    stop: &'a Stop,
+    shared: &'a Shared,
+}
+
+impl Serving<'_> {
+    /// Serves one request to its last frame.
+    fn request<S>(
+        &mut self,
+        header: Header,
+        payload: PeerBytes<'_>,
+        session: &mut S,
+        handlers: &mut [(Kind, Handler<S>)],
+    ) -> Result<()> {
+        let Self { outlet, words, stop, .. } = self;
+        let kind = Kind::from_code(header.kind);
+        let deadline = Deadline::from_wire(header.aux);
+        add(&words.bytes_in, as_u64(payload.len()));
+        outlet.begin(header.request);
+        let is_void = header.flags & flags::ABANDONED != 0
+            || words.requests.is_cancelled(header.request)
+            || deadline.has_passed();
+        if is_void {
+            outlet.cancel()?;
+        } else if kind == Kind::READY {
+            outlet.acknowledge()?;
+        } else {
+            let is_stream = header.flags & flags::STREAM != 0;
+            let id = header.request;
+            let request = Request { kind, id, is_stream, deadline, payload, words, stop };
+            self.handle(&request, session, handlers)?;
+        }
+        self.words.bytes_out.store(self.outlet.bytes_out(), Ordering::Relaxed);
+        add(&self.words.served, 1);
+        Ok(())
+    }
+
+    fn handle<S>(
+        &mut self,
+        request: &Request<'_>,
+        session: &mut S,
+        handlers: &mut [(Kind, Handler<S>)],
+    ) -> Result<()> {
+        let Self { outlet, words, .. } = self;
+        words.busy_since.store(now_ns(), Ordering::Relaxed);
+        words.current.store(request.id, Ordering::Relaxed);
+        words.state.store(WorkerState::Busy.code(), Ordering::Relaxed);
+        let handler = handlers.iter_mut().find(|(kind, _)| *kind == request.kind);
+        let result = match handler {
+            Some((_, handler)) => catch(|| handler(session, request, outlet.reply())).map(drop),
+            None => Err(unknown_kind(request.kind)),
+        };
+        if let Err(error) = &result {
+            *self.shared.last_error.lock() = error.summary();
+        }
+        // A handler can only return `Done` once the last frame is out.
+        let ended = match result {
+            Err(error) if !outlet.is_finished() && error.is_cancelled() => outlet.cancel(),
+            Err(error) if !outlet.is_finished() => outlet.fail(&error.into_failure()),
+            _ => Ok(()),
+        };
+        words.current.store(0, Ordering::Relaxed);
+        words.state.store(WorkerState::Idle.code(), Ordering::Relaxed);
+        ended
+    }
+}
+
+/// Adds to a word that only this thread writes.
+fn add(word: &OwnU64, more: u64) {
+    word.store(word.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+}
+
+fn unknown_kind(kind: Kind) -> HandlerError {
+    HandlerError::new("slipring::UnknownKind", format!("this worker has no handler for {kind}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn pieces_of_a_message_add_up_and_a_piece_without_a_start_is_refused() {
+        let mut pieces = None;
+        let piece = |flags, request| Header { flags, request, ..Header::default() };
+        let more = flags::MORE;
+        let last = flags::CONTINUED;
+        let mut add = |header, bytes| collect(&mut pieces, header, PeerBytes::of(bytes), 5);
+        assert!(add(piece(more, 1), b"ab").unwrap().is_none());
+        assert!(add(piece(more | last, 1), b"c").unwrap().is_none());
+        let whole = add(piece(last, 1), b"d").unwrap().unwrap();
+        assert_eq!((whole.bytes.as_slice(), whole.header.request), (&b"abcd"[..], 1));
+        assert_eq!(add(piece(last, 1), b"x").unwrap_err().kind(), ErrorKind::PeerCorrupt);
+        add(piece(more, 2), b"abc").unwrap();
+        assert!(add(piece(last, 2), b"def").is_err(), "over the cap");
+        add(piece(more, 3), b"abc").unwrap();
+        let void = add(piece(last | flags::ABANDONED, 3), b"").unwrap().unwrap();
+        assert!(void.bytes.is_empty() && void.header.flags & flags::ABANDONED != 0);
+    }
+}

@@ -1,0 +1,34 @@
+//! The sign that the worker is to end, for everything in it that waits.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ring::doorbell::Alarm;
+
+/// Set once, by a shutdown or by the parent's end.
+#[derive(Debug, Default)]
+pub(crate) struct Stop {
+    is_set: AtomicBool,
+    pub(crate) alarm: Alarm,
+}
+
+impl Stop {
+    /// Sets the sign and wakes whoever waits.
+    pub(crate) fn set(&self) {
+        // Pairs with the Acquire load in `is_set`.
+        self.is_set.store(true, Ordering::Release);
+        self.alarm.raise();
+    }
+
+    #[inline]
+    pub(crate) fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.is_set() {
+            return Err(Error::new(ErrorKind::Closed, "the worker was told to end"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,273 @@
+//! The worker that the tests start: the test binary itself, run with the arguments that
+//! make it execute the test `worker_entry` only. Each file of tests that starts workers
+//! has that test, by [`worker_entry!`].
+#![allow(dead_code, reason = "every file of tests uses a part of this")]
+#![allow(unreachable_pub, missing_docs, reason = "a module of tests")]
+
+use std::time::Duration;
+
+use slipring::worker::{HandlerError, Worker};
+use slipring::{Channel, Config, Kind, RoleConfig, Spawner};
+
+/// Replies with the request's bytes.
+pub const ECHO: Kind = Kind::named("echo");
+/// Replies with the request's bytes after as many milliseconds as its first 8 bytes say.
+pub const SLOW_ECHO: Kind = Kind::named("slow echo");
+/// Streams: u64 count, u64 length; chunk i is `length` bytes of [`pattern`] i.
+pub const COUNT: Kind = Kind::named("count");
+/// As `COUNT`, then fails.
+pub const COUNT_AND_FAIL: Kind = Kind::named("count and fail");
+/// Fails with an `io::Error` whose message is the request.
+pub const FAIL: Kind = Kind::named("fail");
+/// Panics with the request as message.
+pub const PANIC: Kind = Kind::named("panic");
+/// Sends itself the signal in the first byte.
+pub const RAISE: Kind = Kind::named("raise");
+/// Exits with the code in the first byte.
+pub const EXIT: Kind = Kind::named("exit");
+/// Loops until cancelled, then replies with the number of looks; ignores nothing.
+pub const UNTIL_CANCELLED: Kind = Kind::named("until cancelled");
+/// As above, but replies with a result instead of an error.
+pub const UNTIL_ABORTED: Kind = Kind::named("until aborted");
+/// Loops for ever, whatever it is told.
+pub const FOR_EVER: Kind = Kind::named("for ever");
+/// Replies with a chunk and an end, although one result may be wanted.
+pub const STREAM_ANYHOW: Kind = Kind::named("stream anyhow");
+/// Sums the request's bytes, replies with the u64.
+pub const SUM: Kind = Kind::named("sum");
+/// Writes the request to standard output and standard error.
+pub const PRINT: Kind = Kind::named("print");
+/// Replies with the role configuration, as debug text.
+pub const ROLE: Kind = Kind::named("role");
+/// Replies with as many bytes of [`pattern`] 7 as the request's u64 says.
+pub const BIG: Kind = Kind::named("big");
+/// Replies with a listing of the worker's descriptors, groups, threads, environment.
+pub const SELF: Kind = Kind::named("self");
+
+/// Deterministic bytes, different for each seed and place.
+pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    (0..len as u64)
+        .map(|i| {
+            let x = (i ^ seed.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            (x >> 56) as u8
+        })
+        .collect()
+}
+
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// A spawner of workers that serve every kind above.
+pub fn spawner() -> Spawner {
+    Spawner::current_exe()
+        .unwrap()
+        .args(["worker_entry", "--exact", "--nocapture", "--test-threads=1"])
+        .role("test")
+}
+
+pub fn spawn(config: Config) -> Channel {
+    spawner().config(config).spawn().unwrap()
+}
+
+pub fn numbers(bytes: &[u8]) -> Vec<u64> {
+    bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+pub fn encode(numbers: &[u64]) -> Vec<u8> {
+    numbers.iter().flat_map(|n| n.to_le_bytes()).collect()
+}
+
+struct Session {
+    role: RoleConfig,
+}
+
+/// Serves if this process is a worker; otherwise returns at once.
+pub fn serve_if_worker() {
+    if !slipring::worker::is_worker() {
+        return;
+    }
+    if let Err(error) = worker().serve() {
+        eprintln!("worker: {error}");
+        std::process::exit(9);
+    }
+}
+
+fn worker() -> Worker<Session> {
+    Worker::new(|role: &RoleConfig| {
+        match role.mode.as_deref() {
+            Some("fail") => return Err(HandlerError::new("test::NoModel", "no such model")),
+            Some("panic") => panic!("the model exploded"),
+            Some("slow") => std::thread::sleep(Duration::from_millis(300)),
+            _ => {}
+        }
+        Ok(Session { role: role.clone() })
+    })
+    .on(ECHO, |_, request, reply| {
+        let mut slot = match request.len() {
+            len if len <= 16 << 10 => reply.claim(len)?,
+            _ => return Ok(reply.send(&request.to_vec())?),
+        };
+        request.payload().copy_to(slot.payload())?;
+        Ok(slot.send())
+    })
+    .on(SLOW_ECHO, |_, request, reply| {
+        let bytes = request.to_vec();
+        std::thread::sleep(Duration::from_millis(numbers(&bytes)[0]));
+        Ok(reply.send(&bytes)?)
+    })
+    .on(COUNT, |_, request, reply| {
+        let [count, len] = numbers(&request.to_vec())[..] else { panic!("two numbers") };
+        let mut chunks = reply.stream();
+        for i in 0..count {
+            chunks.send(&pattern(i, len as usize))?;
+        }
+        Ok(chunks.end()?)
+    })
+    .on(COUNT_AND_FAIL, |_, request, reply| {
+        let [count, len] = numbers(&request.to_vec())[..] else { panic!("two numbers") };
+        let mut chunks = reply.stream();
+        for i in 0..count {
+            chunks.send(&pattern(i, len as usize))?;
+        }
+        Err(HandlerError::new("test::Tired", "after all chunks"))
+    })
+    .on(FAIL, |_, request, _| {
+        let text = String::from_utf8_lossy(&request.to_vec()).into_owned();
+        Err(std::io::Error::other(text).into())
+    })
+    .on(PANIC, |_, request, _| panic!("{}", String::from_utf8_lossy(&request.to_vec())))
+    .on(RAISE, |_, request, _| {
+        let signal = i32::from(request.to_vec()[0]);
+        // SAFETY: ends this process, which is what the test wants.
+        #[allow(unsafe_code, reason = "raising a signal")]
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+            libc::raise(signal);
+        }
+        std::thread::sleep(LONG);
+        unreachable!("the signal ended the process")
+    })
+    .on(EXIT, |_, request, _| std::process::exit(i32::from(request.to_vec()[0])))
+    .on(UNTIL_CANCELLED, |_, request, reply| {
+        let mut looks = 0_u64;
+        while !request.is_cancelled() {
+            looks += 1;
+            request.set_progress(looks);
+            std::hint::spin_loop();
+        }
+        request.check_cancelled()?;
+        Ok(reply.send(&encode(&[looks]))?)
+    })
+    .on(UNTIL_ABORTED, |_, request, reply| {
+        let mut looks = 0_u64;
+        while !request.is_cancelled() {
+            looks += 1;
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        Ok(reply.send(&encode(&[looks]))?)
+    })
+    .on(FOR_EVER, |_, _, _| {
+        loop {
+            std::thread::sleep(LONG);
+        }
+    })
+    .on(STREAM_ANYHOW, |_, _, reply| {
+        let mut chunks = reply.stream();
+        chunks.send(b"unasked")?;
+        Ok(chunks.end()?)
+    })
+    .on(SUM, |_, request, reply| {
+        let sum: u64 = request.to_vec().iter().map(|b| u64::from(*b)).sum();
+        Ok(reply.send(&encode(&[sum]))?)
+    })
+    .on(PRINT, |_, request, reply| {
+        let text = String::from_utf8_lossy(&request.to_vec()).into_owned();
+        println!("out: {text}");
+        eprintln!("err: {text}");
+        Ok(reply.send(b"")?)
+    })
+    .on(ROLE, |session, _, reply| Ok(reply.send(&format!("{:?}", session.role))?))
+    .on(BIG, |_, request, reply| {
+        let len = numbers(&request.to_vec())[0] as usize;
+        Ok(reply.send(&pattern(7, len))?)
+    })
+    .on(SELF, |_, _, reply| Ok(reply.send(&describe_self())?))
+}
+
+/// `key=value` lines about the worker process, for tests of how it was started.
+fn describe_self() -> String {
+    let mut lines = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
+        let name = entry.file_name();
+        lines.push(format!("fd={} {}", name.to_string_lossy(), target.display()));
+    }
+    for entry in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        lines.push(format!("thread={}", name.trim()));
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    lines.extend(status.lines().map(|line| format!("status={line}")));
+    lines.push(format!("cwd={}", std::env::current_dir().unwrap().display()));
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    lines.extend(limits.lines().map(|line| format!("limit={line}")));
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    lines.push(format!("pgrp={}", fields[2]));
+    lines.push(format!("nice={}", fields[16]));
+    lines.push(format!("pid={}", std::process::id()));
+    lines.join("\n")
+}
+
+/// Declares the test that is the worker.
+#[macro_export]
+macro_rules! worker_entry {
+    () => {
+        /// Not a test of its own: what a worker process of these tests runs.
+        #[test]
+        fn worker_entry() {
+            common::serve_if_worker();
+        }
+    };
+}
+
+/// Descriptors, mappings of memfds, threads and children of this process.
+#[derive(Debug, PartialEq, Eq, Clone)]
+pub struct Footprint {
+    pub fds: Vec<String>,
+    pub maps: usize,
+    pub threads: usize,
+    pub children: Vec<String>,
+}
+
+pub fn footprint() -> Footprint {
+    let mut fds: Vec<String> = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+        .map(|target| {
+            let target = target.display().to_string();
+            // Inode numbers differ from run to run; what matters is what and how many.
+            target.split(':').next().unwrap_or_default().to_owned()
+        })
+        .filter(|target| !target.contains("/proc/"))
+        .collect();
+    fds.sort();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let maps = maps.lines().filter(|line| line.contains("memfd:slipring")).count();
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().count();
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let mut children: Vec<String> = tasks
+        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    children.sort();
+    Footprint { fds, maps, threads, children }
+}
+
+/// An empty directory of this test's own.
+pub fn temp_dir(name: &str) -> std::path::PathBuf {
+    let dir = std::env::temp_dir().join(format!("slipring-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
