@@ -12,6 +12,7 @@ mod link;
 pub mod payload;
 mod process;
 mod protocol;
+mod raw;
 pub mod ring;
 mod shm;
 mod sync;
@@ -23,4 +24,5 @@ pub use error::{Error, ErrorKind, ExitCause, Result, WorkerDeath, WorkerFailure}
 pub use payload::{Payload, Source};
 pub use protocol::hello::RoleConfig;
 pub use protocol::{Health, Kind, WorkerState};
+pub use raw::RawLink;
 pub use shm::region::PeerBytes;

@@ -15,11 +15,10 @@
 //! fences, and looks for followers. One of the two sees the other, so that a thread
 //! never parks while nobody reads.
 
-use std::sync::OnceLock;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::channel::death::Deathbed;
-use crate::channel::life::{Life, Phase};
+use crate::channel::life::{Life, Phase, check_not_forked};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::{Duplex, ParentWords};
@@ -112,16 +111,19 @@ pub(crate) struct Engine {
     room_wanted: AtomicU32,
     followers: AtomicU32,
     pub(crate) words: ParentWords,
-    pub(crate) life: Life,
+    pub(crate) life: Arc<Life>,
     pub(crate) config: Config,
-    pub(crate) counters: Counters,
-    /// Who the worker is and how it ended; set once it is started.
-    pub(crate) deathbed: OnceLock<Deathbed>,
+    counters: Counters,
 }
 
 impl Engine {
-    pub(crate) fn new(data: Duplex, words: ParentWords, config: &Config) -> Self {
-        Self {
+    pub(crate) fn new(
+        data: Duplex,
+        words: ParentWords,
+        config: &Config,
+        life: Arc<Life>,
+    ) -> Arc<Self> {
+        let engine = Arc::new(Self {
             producer: Mutex::new(data.producer),
             leases: data.consumer.lease_gauge(),
             reader: Mutex::new(data.consumer),
@@ -131,48 +133,24 @@ impl Engine {
             room_wanted: AtomicU32::new(0),
             followers: AtomicU32::new(0),
             words,
-            life: Life::default(),
+            life,
             config: config.clone(),
             counters: Counters::default(),
-            deathbed: OnceLock::new(),
-        }
-    }
-
-    /// An error unless requests can be sent.
-    #[inline]
-    pub(crate) fn check_open(&self) -> Result<()> {
-        if fork::is_forked_child() {
-            return Err(forked());
-        }
-        if self.life.is_open() { Ok(()) } else { Err(self.why_over(None)) }
-    }
-
-    /// Why the channel cannot be used any more, as told to the owner of `request`.
-    #[cold]
-    pub(crate) fn why_over(&self, request: Option<u64>) -> Error {
-        match (self.life.check_not_closed(), self.deathbed.get()) {
-            (Err(error), _) => error,
-            (Ok(()), Some(deathbed)) => deathbed.error(request),
-            (Ok(()), None) => Error::new(ErrorKind::Closed, "the worker was never started"),
-        }
-    }
-
-    /// The worker is gone, or going. Called by whoever notices first.
-    pub(crate) fn worker_gone(&self) {
-        self.life.die();
-        self.wake_everybody();
-    }
-
-    pub(crate) fn close(&self) -> bool {
-        let first = self.life.close();
-        self.wake_everybody();
-        first
+        });
+        let weak = Arc::downgrade(&engine);
+        let wake = move || {
+            if let Some(engine) = weak.upgrade() {
+                engine.wake_everybody();
+            }
+        };
+        // The life has just been made for this engine: nobody else has set it.
+        let _ = engine.life.on_over.set(Box::new(wake));
+        engine
     }
 
     /// The channel is over because of `error`; returns what everybody is told.
-    pub(crate) fn fail(&self, error: Error) -> Error {
+    fn fail(&self, error: Error) -> Error {
         self.life.fail(error.clone());
-        self.wake_everybody();
         self.life.failure().unwrap_or(error)
     }
 
@@ -214,7 +192,7 @@ impl Engine {
         deadline: Deadline,
         told_deadline: Deadline,
     ) -> Result<(u64, bool)> {
-        self.check_open()?;
+        self.life.check_open()?;
         if !kind.is_request() {
             let message = format!("{kind} is not a kind of request");
             return Err(Error::new(ErrorKind::Protocol, message));
@@ -304,7 +282,7 @@ impl Engine {
         loop {
             {
                 let mut producer = self.producer.lock();
-                self.check_open()?;
+                self.life.check_open()?;
                 match producer.try_claim(len) {
                     Ok(Some(mut claim)) => {
                         fill(claim.payload())?;
@@ -344,17 +322,13 @@ impl Engine {
         deadline: Deadline,
         has_rung: bool,
     ) -> Result<Option<Item>> {
-        if fork::is_forked_child() {
-            return Err(forked());
-        }
+        check_not_forked()?;
         self.drive(Want::Reply(request), deadline, has_rung)
     }
 
     /// The next item of a stream; `None` when the deadline passed first. Blocks.
     pub(crate) fn next_chunk(&self, request: u64, deadline: Deadline) -> Result<Option<Item>> {
-        if fork::is_forked_child() {
-            return Err(forked());
-        }
+        check_not_forked()?;
         self.drive(Want::Chunk(request), deadline, false)
     }
 
@@ -429,7 +403,7 @@ impl Engine {
         // end are delivered.
         let phase = self.life.phase();
         if matches!(phase, Phase::Closing | Phase::Closed | Phase::Failed) {
-            return Err(self.why_over(Some(own)));
+            return Err(self.life.why_over(Some(own)));
         }
         while let Some(frame) = reader.poll()? {
             if let Some(item) = self.dispatch(frame, own)? {
@@ -445,7 +419,7 @@ impl Engine {
             self.wake_who_has_room()?;
         }
         if phase == Phase::Dead {
-            return Err(self.why_over((own != 0).then_some(own)));
+            return Err(self.life.why_over((own != 0).then_some(own)));
         }
         Ok(None)
     }
@@ -805,12 +779,4 @@ fn item_of(kind: Kind, body: Body, cost: usize, is_stream: bool, request: u64) -
             Item::Failed(Error::new(ErrorKind::Protocol, message))
         }
     }
-}
-
-#[cold]
-fn forked() -> Error {
-    Error::new(
-        ErrorKind::Forked,
-        "the channel belongs to the process that was forked; start a worker of this one's own",
-    )
 }

@@ -4,7 +4,7 @@
 use std::sync::{Condvar, PoisonError};
 use std::time::Duration;
 
-use crate::channel::engine::Engine;
+use crate::channel::life::Life;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::Duplex;
 use crate::protocol::Kind;
@@ -31,10 +31,10 @@ impl HealthClient {
         Self { rings: std::sync::Mutex::new(Some(rings)), returned: Condvar::new() }
     }
 
-    pub(crate) fn ping(&self, engine: &Engine, timeout: Duration) -> Result<Health> {
+    pub(crate) fn ping(&self, life: &Life, timeout: Duration) -> Result<Health> {
         let deadline = Deadline::after(timeout);
-        let stop = || engine.check_open();
-        let (header, payload) = self.ask(engine, Kind::PING, deadline, timeout, &stop)?;
+        let stop = || life.check_open();
+        let (header, payload) = self.ask(life, Kind::PING, deadline, timeout, &stop)?;
         if header.kind != Kind::PONG.code() {
             let kind = Kind::from_code(header.kind);
             return Err(Error::new(ErrorKind::Protocol, format!("a ping was answered by {kind}")));
@@ -43,18 +43,18 @@ impl HealthClient {
     }
 
     /// Asks the worker to end; returns once it has said that it will.
-    pub(crate) fn shutdown(&self, engine: &Engine, deadline: Deadline) -> Result<()> {
+    pub(crate) fn shutdown(&self, life: &Life, deadline: Deadline) -> Result<()> {
         let stop = || {
             // The channel is closing; only the worker's end stops the wait.
-            let ended = engine.deathbed.get().is_some_and(|bed| bed.child.status().is_some());
-            if ended { Err(engine.why_over(None)) } else { Ok(()) }
+            let ended = life.deathbed.get().is_some_and(|bed| bed.child.status().is_some());
+            if ended { Err(life.why_over(None)) } else { Ok(()) }
         };
-        self.ask(engine, Kind::SHUTDOWN, deadline, Duration::ZERO, &stop).map(drop)
+        self.ask(life, Kind::SHUTDOWN, deadline, Duration::ZERO, &stop).map(drop)
     }
 
     fn ask(
         &self,
-        engine: &Engine,
+        life: &Life,
         kind: Kind,
         deadline: Deadline,
         timeout: Duration,
@@ -64,7 +64,7 @@ impl HealthClient {
         let Some(mut rings) = self.borrow(deadline) else {
             return Err(no_answer(kind, timeout));
         };
-        let answer = rings.ask(engine, kind, deadline, stop);
+        let answer = rings.ask(life, kind, deadline, stop);
         *self.rings.lock().unwrap_or_else(PoisonError::into_inner) = Some(rings);
         self.returned.notify_one();
         answer?.ok_or_else(|| no_answer(kind, timeout))
@@ -90,12 +90,12 @@ impl HealthClient {
 impl Rings {
     fn ask(
         &mut self,
-        engine: &Engine,
+        life: &Life,
         kind: Kind,
         deadline: Deadline,
         stop: &dyn Fn() -> Result<()>,
     ) -> Result<Option<(Header, Vec<u8>)>> {
-        let alarm = &engine.life.alarm;
+        let alarm = &life.alarm;
         let request = self.next;
         self.next += 1;
         let Some(claim) = self.duplex.producer.claim_until(0, alarm, deadline, stop)? else {

@@ -9,10 +9,13 @@
 //!
 //! The first cause wins and never changes.
 
+use std::fmt;
 use std::sync::OnceLock;
 
+use crate::channel::death::Deathbed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ring::doorbell::Alarm;
+use crate::shm::fork;
 use crate::sync::{AtomicU32, Ordering};
 
 const OPEN: u32 = 0;
@@ -32,11 +35,15 @@ pub(crate) enum Phase {
 }
 
 /// The state that every operation looks at before and while it waits.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Life {
     phase: AtomicU32,
     failure: OnceLock<Error>,
     pub(crate) alarm: Alarm,
+    /// Who the worker is and how it ended; set once it is started.
+    pub(crate) deathbed: OnceLock<Deathbed>,
+    /// Wakes those who wait on something else than the alarm.
+    pub(crate) on_over: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Life {
@@ -62,6 +69,9 @@ impl Life {
         let left =
             self.phase.compare_exchange(OPEN, to, Ordering::AcqRel, Ordering::Acquire).is_ok();
         self.alarm.raise();
+        if let Some(wake) = self.on_over.get() {
+            wake();
+        }
         left
     }
 
@@ -89,14 +99,43 @@ impl Life {
         self.failure.get().cloned()
     }
 
-    /// An error unless the channel is open or died; the caller knows more of a death.
-    pub(crate) fn check_not_closed(&self) -> Result<()> {
-        match self.phase() {
-            Phase::Open | Phase::Dead => Ok(()),
-            Phase::Closing | Phase::Closed => Err(closed()),
-            Phase::Failed => Err(self.failure().unwrap_or_else(closed)),
+    /// An error unless operations can begin.
+    #[inline]
+    pub(crate) fn check_open(&self) -> Result<()> {
+        check_not_forked()?;
+        if self.is_open() { Ok(()) } else { Err(self.why_over(None)) }
+    }
+
+    /// Why nothing can be done any more, as told to the owner of `request`. May block for
+    /// two milliseconds, for the exit status of a worker that has just died.
+    #[cold]
+    pub(crate) fn why_over(&self, request: Option<u64>) -> Error {
+        match (self.phase(), self.deathbed.get()) {
+            (Phase::Failed, _) => self.failure().unwrap_or_else(closed),
+            (Phase::Open | Phase::Dead, Some(deathbed)) => deathbed.error(request),
+            _ => closed(),
         }
     }
+}
+
+impl fmt::Debug for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Life").field("phase", &self.phase()).finish_non_exhaustive()
+    }
+}
+
+/// An error in a process that was forked from the one that the channel belongs to.
+#[inline]
+pub(crate) fn check_not_forked() -> Result<()> {
+    if fork::is_forked_child() { Err(forked()) } else { Ok(()) }
+}
+
+#[cold]
+fn forked() -> Error {
+    Error::new(
+        ErrorKind::Forked,
+        "the channel belongs to the process that was forked; start a worker of this one's own",
+    )
 }
 
 #[cold]
@@ -111,17 +150,17 @@ mod tests {
     #[test]
     fn the_first_cause_wins() {
         let life = Life::default();
-        assert!(life.is_open() && life.check_not_closed().is_ok());
+        assert!(life.check_open().is_ok());
         assert!(life.fail(Error::corrupt("garbage")));
         assert!(!life.die() && !life.close());
         assert_eq!(life.phase(), Phase::Failed);
-        assert_eq!(life.check_not_closed().unwrap_err().kind(), ErrorKind::PeerCorrupt);
+        assert_eq!(life.check_open().unwrap_err().kind(), ErrorKind::PeerCorrupt);
 
         let life = Life::default();
         assert!(life.close());
         assert!(!life.die() && !life.close());
         life.closed();
         assert_eq!(life.phase(), Phase::Closed);
-        assert!(life.check_not_closed().unwrap_err().is_closed());
+        assert!(life.check_open().unwrap_err().is_closed());
     }
 }

@@ -5,23 +5,23 @@
 
 mod death;
 mod engine;
+mod handle;
 mod health;
 mod life;
 mod reply;
 mod spawner;
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::channel::death::Deathbed;
 use crate::channel::engine::Engine;
-use crate::channel::health::HealthClient;
+use crate::channel::handle::WorkerHandle;
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, ExitCause, Result};
+#[cfg(doc)]
+use crate::error::ErrorKind;
+use crate::error::{ExitCause, Result};
 use crate::payload::Payload;
-use crate::process::watch::Watched;
 use crate::protocol::{Health, Kind};
 use crate::shm::clock::Deadline;
 
@@ -32,11 +32,6 @@ pub use spawner::Spawner;
 /// otherwise.
 pub const DEFAULT_CHUNK_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How long a worker that was asked to terminate may take before it is killed.
-const KILL_AFTER: Duration = Duration::from_secs(2);
-/// How long the worker of a dropped channel may take before it is asked to terminate.
-const DROP_GRACE: Duration = Duration::from_secs(1);
-
 /// The parent's handle on one worker. Any number of threads may use it at a time;
 /// requests are served in the order in which they were sent.
 ///
@@ -44,12 +39,7 @@ const DROP_GRACE: Duration = Duration::from_secs(1);
 /// reaped in the background if it does not.
 pub struct Channel {
     engine: Arc<Engine>,
-    health: HealthClient,
-    pid: u32,
-    role: String,
-    /// End-of-file on its other end tells the worker that this side is gone.
-    socket: Mutex<Option<OwnedFd>>,
-    _watched: Watched,
+    worker: WorkerHandle,
 }
 
 /// Counters of a channel since its start.
@@ -164,10 +154,7 @@ impl Channel {
     /// nothing is killed. [`ErrorKind::Protocol`] for a wrong answer. As for a call if
     /// the channel is over.
     pub fn ping(&self, timeout: Duration) -> Result<Health> {
-        match self.health.ping(&self.engine, timeout) {
-            Err(error) if error.kind() == ErrorKind::PeerCorrupt => Err(self.engine.fail(error)),
-            other => other,
-        }
+        self.worker.ping(timeout)
     }
 
     /// The worker's status line, read without asking it. Never blocks. It stays as it
@@ -191,33 +178,32 @@ impl Channel {
     /// The worker's role.
     #[must_use]
     pub fn role(&self) -> &str {
-        &self.role
+        self.worker.role()
     }
 
     /// The worker's process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.worker.pid()
     }
 
     /// Whether requests can be sent: the worker lives and the channel is not closed.
     /// Never blocks.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.engine.check_open().is_ok()
+        self.engine.life.check_open().is_ok()
     }
 
     /// How the worker ended; `None` while it runs or while the kernel has not told.
     #[must_use]
     pub fn exit_cause(&self) -> Option<ExitCause> {
-        self.engine.deathbed.get().and_then(|bed| bed.child.status())
+        self.worker.exit_cause()
     }
 
     /// The worker's log, if it has one.
     #[must_use]
     pub fn log_path(&self) -> Option<&Path> {
-        let child = self.engine.deathbed.get().map(|bed| &bed.child);
-        child.and_then(|child| child.log()).map(|log| log.path())
+        self.worker.log_path()
     }
 
     /// Calls and open streams whose owner has not let go of them.
@@ -249,17 +235,7 @@ impl Channel {
     /// not hand out the worker's exit status within ten seconds of the kill, as for a
     /// process that hangs in a device.
     pub fn close(&self, timeout: Duration) -> Result<ExitCause> {
-        if crate::shm::fork::is_forked_child() {
-            return self.engine.check_open().map(|()| ExitCause::Unknown);
-        }
-        self.engine.close();
-        let deadline = Deadline::after(timeout);
-        // Whether it answers or not, what counts is that it ends.
-        let _ = self.health.shutdown(&self.engine, deadline);
-        let cause = self.reap(deadline);
-        self.engine.life.closed();
-        self.hang_up();
-        cause
+        self.worker.close(timeout)
     }
 
     /// As [`Channel::close`], but first waits, within `timeout`, until no call or stream
@@ -271,54 +247,12 @@ impl Channel {
     pub fn close_draining(&self, timeout: Duration) -> Result<ExitCause> {
         let deadline = Deadline::after(timeout);
         self.engine.drain(deadline);
-        self.close(deadline.remaining())
+        self.worker.close(deadline.remaining())
     }
-
-    fn reap(&self, deadline: Deadline) -> Result<ExitCause> {
-        let Some(Deathbed { child, .. }) = self.engine.deathbed.get() else {
-            return Ok(ExitCause::Unknown);
-        };
-        if let Some(cause) = child.wait(instant(deadline)) {
-            return Ok(cause);
-        }
-        child.signal(libc::SIGTERM);
-        if let Some(cause) = child.wait(Instant::now() + KILL_AFTER) {
-            return Ok(cause);
-        }
-        child.kill_group();
-        child.wait(Instant::now() + Duration::from_secs(10)).ok_or_else(|| {
-            let message =
-                format!("worker {} (pid {}) was killed but has not ended", self.role, self.pid);
-            Error::new(ErrorKind::Timeout, message)
-        })
-    }
-
-    fn hang_up(&self) {
-        drop(self.socket.lock().unwrap_or_else(PoisonError::into_inner).take());
-    }
-}
-
-fn instant(deadline: Deadline) -> Instant {
-    let far = Duration::from_secs(100 * 365 * 24 * 3600);
-    Instant::now() + deadline.remaining().min(far)
 }
 
 impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut debug = f.debug_struct("Channel");
-        debug.field("role", &self.role).field("pid", &self.pid).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Channel {
-    fn drop(&mut self) {
-        if crate::shm::fork::is_forked_child() {
-            return;
-        }
-        self.engine.close();
-        self.hang_up();
-        if let Some(bed) = self.engine.deathbed.get() {
-            bed.child.retire(DROP_GRACE, KILL_AFTER);
-        }
+        self.worker.fmt(f)
     }
 }

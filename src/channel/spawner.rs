@@ -3,23 +3,26 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::channel::Channel;
 use crate::channel::death::Deathbed;
 use crate::channel::engine::Engine;
+use crate::channel::handle::WorkerHandle;
 use crate::channel::health::HealthClient;
+use crate::channel::life::Life;
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, Result};
-use crate::link::{ExpectedAnswer, LinkFiles, ParentLink};
+use crate::error::{Error, ErrorKind, ExitCause, Result};
+use crate::link::{Duplex, ExpectedAnswer, LinkFiles, ParentLink, ParentWords};
 use crate::process::exit::Child;
 use crate::process::log::Log;
 use crate::process::spawn::Program;
 use crate::process::{socket, supervisor, watch};
-use crate::protocol::hello::{Answer, Hello, Limits, MAX_LEN, RoleConfig};
+use crate::protocol::hello::{Answer, Hello, Limits, MAX_LEN, RoleConfig, WORKER_ENV};
+use crate::raw::{End, RawLink};
+use crate::ring::doorbell::Alarm;
 use crate::shm::fork;
-use crate::worker::WORKER_ENV;
 
 /// How long a worker that failed the handshake may take to say how it ended.
 const POST_MORTEM: Duration = Duration::from_millis(200);
@@ -210,6 +213,23 @@ impl Spawner {
     /// [`ErrorKind::Mismatch`] if the two sides do not agree, with both values. The
     /// process is gone and reaped then, and nothing is left behind.
     pub fn spawn(&self) -> Result<Channel> {
+        let (data, words, worker, life) = self.start()?;
+        let engine = Engine::new(data, words, &self.config, life);
+        Ok(Channel { engine, worker })
+    }
+
+    /// Starts a worker that uses the data rings as they are, without requests and
+    /// replies: it must call [`worker::attach_raw`](crate::worker::attach_raw).
+    ///
+    /// # Errors
+    ///
+    /// As [`Spawner::spawn`].
+    pub fn spawn_raw(&self) -> Result<RawLink> {
+        let (data, _, worker, life) = self.start()?;
+        Ok(RawLink::new(data, Box::new(RawEnd { worker, life })))
+    }
+
+    fn start(&self) -> Result<(Duplex, ParentWords, WorkerHandle, Arc<Life>)> {
         check_role(&self.role.role)?;
         fork::watch();
         let hello = Hello {
@@ -227,44 +247,25 @@ impl Spawner {
         program.env.set(WORKER_ENV, "1");
 
         let ParentLink { data, health, words, answer, owner } = link;
-        let engine = Arc::new(Engine::new(data, words, &self.config));
-        let on_exit = {
-            let engine = Arc::downgrade(&engine);
-            Box::new(move |_| {
-                if let Some(engine) = engine.upgrade() {
-                    engine.worker_gone();
-                }
-            })
+        let life = Arc::new(Life::default());
+        let died = |life: &Arc<Life>| {
+            let life = Arc::clone(life);
+            move || {
+                life.die();
+            }
         };
-        let child = supervisor::start(program, theirs, log, on_exit)?;
+        let on_exit = died(&life);
+        let child = supervisor::start(program, theirs, log, Box::new(move |_| on_exit()))?;
         if let Err(error) = self.shake_hands(&child, &ours, &hello, files, &answer) {
             child.kill_group();
             child.wait(Instant::now() + Duration::from_secs(5));
             return Err(error);
         }
-        let watched = {
-            let engine = Arc::downgrade(&engine);
-            watch::watch(
-                owner,
-                Box::new(move || {
-                    if let Some(engine) = engine.upgrade() {
-                        engine.worker_gone();
-                    }
-                }),
-            )
-        };
-        let pid = child.pid();
-        let role = self.role.role.clone();
-        // Set once, here: the engine has just been made.
-        let _ = engine.deathbed.set(Deathbed { role: role.clone(), child });
-        Ok(Channel {
-            engine,
-            health: HealthClient::new(health),
-            pid,
-            role,
-            socket: Mutex::new(Some(ours)),
-            _watched: watched,
-        })
+        let watched = watch::watch(owner, Box::new(died(&life)));
+        let deathbed = Deathbed { role: self.role.role.clone(), child };
+        let health = HealthClient::new(health);
+        let worker = WorkerHandle::new(Arc::clone(&life), health, deathbed, ours, watched);
+        Ok((data, words, worker, life))
     }
 
     fn shake_hands(
@@ -308,6 +309,27 @@ impl Spawner {
             message.push_str(&format!("; its log ends:\n{}", tail.trim_end()));
         }
         Error::new(ErrorKind::Handshake, message)
+    }
+}
+
+/// The parent's end of a raw link.
+#[derive(Debug)]
+struct RawEnd {
+    worker: WorkerHandle,
+    life: Arc<Life>,
+}
+
+impl End for RawEnd {
+    fn check(&self) -> Result<()> {
+        self.life.check_open()
+    }
+
+    fn alarm(&self) -> &Alarm {
+        &self.life.alarm
+    }
+
+    fn close(&self, timeout: Duration) -> Result<ExitCause> {
+        self.worker.close(timeout)
     }
 }
 

@@ -38,6 +38,7 @@ pub struct Producer {
     /// The most bytes that were ever in flight.
     high_water: u64,
     wakes: u64,
+    wakes_seen: u64,
 }
 
 /// What a producer is made of.
@@ -71,6 +72,7 @@ impl Producer {
             announced: origin,
             high_water: 0,
             wakes: 0,
+            wakes_seen: 0,
         }
     }
 
@@ -117,6 +119,16 @@ impl Producer {
         }
         let start = self.tail.wrapping_add(padding);
         Ok(Some(Claim { producer: self, start, padding, len }))
+    }
+
+    /// Whether a payload of `len` bytes can be claimed now.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::try_claim`].
+    #[inline]
+    pub fn has_room_for(&mut self, len: usize) -> Result<bool> {
+        Ok(self.try_claim(len)?.is_some())
     }
 
     /// As [`Producer::try_claim`], but waits for room until the deadline; `None` if it
@@ -211,6 +223,11 @@ impl Producer {
             self.bell.ring();
         }
         self.announced = self.tail;
+    }
+
+    /// Whether the consumer was woken since the last time this was asked.
+    pub(crate) fn take_has_rung(&mut self) -> bool {
+        std::mem::replace(&mut self.wakes_seen, self.wakes) != self.wakes
     }
 
     /// Bytes that are published and, as far as is known, not released.

@@ -9,12 +9,9 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::WorkerLink;
 use crate::process::{limits, socket, stdio};
-use crate::protocol::hello::{Answer, Hello, Limits, MAX_LEN, RoleConfig};
+use crate::protocol::hello::{Answer, Hello, Limits, MAX_LEN, RoleConfig, WORKER_ENV};
 use crate::shm::layout::as_usize;
 use crate::worker::stop::Stop;
-
-/// Tells a program that it was started as a worker.
-pub(crate) const WORKER_ENV: &str = "SLIPRING_WORKER";
 
 /// How long the parent may take to send its first message.
 const PATIENCE: Duration = Duration::from_secs(30);

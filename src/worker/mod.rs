@@ -6,6 +6,7 @@
 mod attach;
 mod failure;
 mod health;
+mod raw;
 mod reply;
 mod request;
 mod serve;
@@ -19,10 +20,9 @@ use crate::protocol::hello::RoleConfig;
 
 pub use attach::is_worker;
 pub use failure::HandlerError;
+pub use raw::attach_raw;
 pub use reply::{Chunks, Done, Reply, Slot};
 pub use request::Request;
-
-pub(crate) use attach::WORKER_ENV;
 
 /// A request's handler: gets the session, the request and the means to reply, and
 /// returns what replying gave it.

@@ -74,7 +74,7 @@ fn serve_session<S>(
 }
 
 /// The numbers that the health thread reports are those of the status line.
-struct StatusOf(Arc<WorkerWords>);
+pub(super) struct StatusOf(pub(super) Arc<WorkerWords>);
 
 impl Report for StatusOf {
     fn status(&self) -> Status {

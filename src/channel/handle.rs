@@ -1,0 +1,137 @@
+//! A started worker process: its health rings, its end, its exit status.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::channel::death::Deathbed;
+use crate::channel::health::HealthClient;
+use crate::channel::life::{Life, check_not_forked};
+use crate::error::{Error, ErrorKind, ExitCause, Result};
+use crate::process::watch::Watched;
+use crate::protocol::Health;
+use crate::shm::clock::Deadline;
+use crate::shm::fork;
+
+/// How long a worker that was asked to terminate may take before it is killed.
+const KILL_AFTER: Duration = Duration::from_secs(2);
+/// How long the worker of a dropped channel may take before it is asked to terminate.
+const DROP_GRACE: Duration = Duration::from_secs(1);
+
+/// The process behind a channel. Dropping it does not block: the supervisor ends and
+/// reaps the process.
+pub(crate) struct WorkerHandle {
+    life: Arc<Life>,
+    health: HealthClient,
+    role: String,
+    pid: u32,
+    /// End-of-file on its other end tells the worker that this side is gone.
+    socket: Mutex<Option<OwnedFd>>,
+    _watched: Watched,
+}
+
+impl WorkerHandle {
+    pub(crate) fn new(
+        life: Arc<Life>,
+        health: HealthClient,
+        deathbed: Deathbed,
+        socket: OwnedFd,
+        watched: Watched,
+    ) -> Self {
+        let (role, pid) = (deathbed.role.clone(), deathbed.child.pid());
+        // Once: the life was made for this worker.
+        let _ = life.deathbed.set(deathbed);
+        let socket = Mutex::new(Some(socket));
+        Self { life, health, role, pid, socket, _watched: watched }
+    }
+
+    pub(crate) fn role(&self) -> &str {
+        &self.role
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    fn deathbed(&self) -> Option<&Deathbed> {
+        self.life.deathbed.get()
+    }
+
+    pub(crate) fn exit_cause(&self) -> Option<ExitCause> {
+        self.deathbed()?.child.status()
+    }
+
+    pub(crate) fn log_path(&self) -> Option<&Path> {
+        self.deathbed()?.child.log().map(|log| log.path())
+    }
+
+    pub(crate) fn ping(&self, timeout: Duration) -> Result<Health> {
+        match self.health.ping(&self.life, timeout) {
+            Err(error) if error.kind() == ErrorKind::PeerCorrupt => {
+                self.life.fail(error.clone());
+                Err(error)
+            }
+            other => other,
+        }
+    }
+
+    pub(crate) fn close(&self, timeout: Duration) -> Result<ExitCause> {
+        check_not_forked()?;
+        self.life.close();
+        let deadline = Deadline::after(timeout);
+        // Whether it answers or not, what counts is that it ends.
+        let _ = self.health.shutdown(&self.life, deadline);
+        let cause = self.reap(deadline);
+        self.life.closed();
+        self.hang_up();
+        cause
+    }
+
+    fn reap(&self, deadline: Deadline) -> Result<ExitCause> {
+        let Some(Deathbed { child, .. }) = self.deathbed() else { return Ok(ExitCause::Unknown) };
+        if let Some(cause) = child.wait(instant(deadline)) {
+            return Ok(cause);
+        }
+        child.signal(libc::SIGTERM);
+        if let Some(cause) = child.wait(Instant::now() + KILL_AFTER) {
+            return Ok(cause);
+        }
+        child.kill_group();
+        child.wait(Instant::now() + Duration::from_secs(10)).ok_or_else(|| {
+            let (role, pid) = (&self.role, self.pid);
+            let message = format!("worker {role} (pid {pid}) was killed but has not ended");
+            Error::new(ErrorKind::Timeout, message)
+        })
+    }
+
+    fn hang_up(&self) {
+        drop(self.socket.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+fn instant(deadline: Deadline) -> Instant {
+    let far = Duration::from_secs(100 * 365 * 24 * 3600);
+    Instant::now() + deadline.remaining().min(far)
+}
+
+impl fmt::Debug for WorkerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Worker");
+        debug.field("role", &self.role).field("pid", &self.pid).field("life", &self.life).finish()
+    }
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        if fork::is_forked_child() {
+            return;
+        }
+        self.life.close();
+        self.hang_up();
+        if let Some(bed) = self.deathbed() {
+            bed.child.retire(DROP_GRACE, KILL_AFTER);
+        }
+    }
+}

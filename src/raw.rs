@@ -1,0 +1,84 @@
+//! The data rings as they are: for programs that have a protocol of their own.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::error::{ExitCause, Result};
+use crate::link::Duplex;
+use crate::ring::doorbell::Alarm;
+use crate::ring::{Claim, Consumer, Frame, Producer};
+use crate::shm::clock::Deadline;
+
+/// One end of a pair of raw rings: frames in order, each exactly once, and nothing else.
+/// What the frames mean, and which belong together, is the program's own business.
+///
+/// The producer and the consumer are public, so that they can be used without waiting
+/// and in batches; the methods here wait.
+#[derive(Debug)]
+pub struct RawLink {
+    /// The ring out.
+    pub producer: Producer,
+    /// The ring in.
+    pub consumer: Consumer,
+    end: Box<dyn End>,
+}
+
+/// The process at the other end, as far as a raw link is concerned.
+pub(crate) trait End: fmt::Debug + Send {
+    /// An error if it, or this end, is over.
+    fn check(&self) -> Result<()>;
+    /// Raised when that changes.
+    fn alarm(&self) -> &Alarm;
+    fn close(&self, timeout: Duration) -> Result<ExitCause>;
+}
+
+impl RawLink {
+    pub(crate) fn new(data: Duplex, end: Box<dyn End>) -> Self {
+        let Duplex { producer, consumer, .. } = data;
+        Self { producer, consumer, end }
+    }
+
+    /// Reserves a slot; `None` if the ring stayed full. Blocks for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) before anything is touched;
+    /// `PeerDied`, `PeerCorrupt`, `Closed`, `Forked`.
+    #[inline]
+    pub fn claim(&mut self, len: usize, timeout: Duration) -> Result<Option<Claim<'_>>> {
+        let Self { producer, end, .. } = self;
+        // The deadline is only needed, and the clock only read, if there is no room.
+        let deadline =
+            if producer.has_room_for(len)? { Deadline::NEVER } else { Deadline::after(timeout) };
+        producer.claim_until(len, end.alarm(), deadline, || end.check())
+    }
+
+    /// The next frame; `None` if none came. Blocks for at most `timeout`, after it has
+    /// spun as the wait strategy says. Frames that were committed before the peer's end
+    /// are still delivered.
+    ///
+    /// # Errors
+    ///
+    /// As [`RawLink::claim`].
+    #[inline]
+    pub fn recv(&mut self, timeout: Duration) -> Result<Option<Frame<'_>>> {
+        let has_rung = self.producer.take_has_rung();
+        self.producer.flush();
+        if self.consumer.has_next() {
+            return self.consumer.poll();
+        }
+        let Self { consumer, end, .. } = self;
+        let deadline = Deadline::after(timeout);
+        consumer.poll_until(end.alarm(), deadline, has_rung, || end.check())
+    }
+
+    /// The parent's end: ends the worker as [`Channel::close`](crate::Channel::close)
+    /// does. The worker's end returns at once.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn close(&self, timeout: Duration) -> Result<ExitCause> {
+        self.end.close(timeout)
+    }
+}

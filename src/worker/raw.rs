@@ -1,0 +1,68 @@
+//! A worker that uses the data rings as they are.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{ExitCause, Result};
+use crate::link::WorkerLink;
+use crate::protocol::hello::RoleConfig;
+use crate::raw::{End, RawLink};
+use crate::ring::doorbell::Alarm;
+use crate::worker::attach::{Attached, attach};
+use crate::worker::health::{HealthThread, Shared};
+use crate::worker::serve::StatusOf;
+use crate::worker::stop::Stop;
+
+/// What keeps a raw worker attached.
+struct RawEnd {
+    stop: Arc<Stop>,
+    health: Option<HealthThread>,
+}
+
+impl End for RawEnd {
+    fn check(&self) -> Result<()> {
+        self.stop.check()
+    }
+
+    fn alarm(&self) -> &Alarm {
+        &self.stop.alarm
+    }
+
+    fn close(&self, _: Duration) -> Result<ExitCause> {
+        Ok(ExitCause::Unknown)
+    }
+}
+
+impl fmt::Debug for RawEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the worker's end")
+    }
+}
+
+impl Drop for RawEnd {
+    fn drop(&mut self) {
+        if let Some(health) = self.health.take() {
+            health.finish();
+        }
+    }
+}
+
+/// Attaches to the parent that started this process with
+/// [`Spawner::spawn_raw`](crate::Spawner::spawn_raw). The link's operations end with
+/// [`ErrorKind::Closed`](crate::ErrorKind::Closed) when the parent says to end or is
+/// gone; the process should then end too.
+///
+/// # Errors
+///
+/// As [`Worker::serve`](crate::worker::Worker::serve).
+pub fn attach_raw() -> Result<(RawLink, RoleConfig)> {
+    let (link, role, stop, socket) = attach()?.into_parts();
+    let WorkerLink { data, health, words, owner, .. } = link;
+    let status = StatusOf(Arc::new(words));
+    let shared = Arc::new(Shared::default());
+    let health = HealthThread::start(health, Some(owner), status, shared, Arc::clone(&stop))?;
+    Attached::confirm(socket, &stop)?;
+    let end = RawEnd { stop, health: Some(health) };
+    Ok((RawLink::new(data, Box::new(end)), role))
+}
