@@ -1,0 +1,153 @@
+//! What both ends of the benches share: the worker's side, and data that can be checked.
+//!
+//! A bench binary is its own worker: it runs itself again, and `serve_if_worker` takes
+//! over there.
+#![allow(dead_code, reason = "every bench uses a part of this")]
+#![allow(unreachable_pub, missing_docs, reason = "a module of benches")]
+
+use std::time::Duration;
+
+use slipring::payload::{Matrix, MatrixReader, MatrixShape, MatrixWriter, Texts};
+use slipring::ring::Header;
+use slipring::worker::{Worker, attach_raw, is_worker};
+use slipring::{Config, Kind, PeerBytes, RawLink, Spawner};
+
+pub const LONG: Duration = Duration::from_secs(60);
+pub const ECHO: Kind = Kind::named("echo");
+pub const CHUNKS: Kind = Kind::named("chunks");
+pub const DIM: usize = 384;
+
+/// A frame of data, and a frame that asks for the sum of all data so far.
+pub const DATA: u16 = 1;
+pub const ASK: u16 = 2;
+
+pub fn spawner(mode: &str) -> Spawner {
+    Spawner::current_exe().unwrap().role("bench").mode(mode)
+}
+
+pub fn raw(mode: &str, config: Config) -> RawLink {
+    spawner(mode).arg("raw").config(config).spawn_raw().unwrap()
+}
+
+/// Sum of the bytes as little-endian words; what is left over counts as bytes.
+pub fn sum(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let words = words.iter().fold(0_u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)));
+    rest.iter().fold(words, |sum, byte| sum.wrapping_add(u64::from(*byte)))
+}
+
+/// Sum of a payload where it lies.
+pub fn sum_in_place(payload: PeerBytes<'_>) -> u64 {
+    #[allow(unsafe_code, reason = "the bench reads in place, as a cooperating host may")]
+    // SAFETY: the peer is this very program; it does not write to slots that it has
+    // published before they are released.
+    let bytes = unsafe { payload.as_slice() };
+    sum(bytes)
+}
+
+pub fn data(seed: u8, len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed)).collect()
+}
+
+pub fn header(kind: u16) -> Header {
+    Header { kind, ..Header::default() }
+}
+
+pub fn serve_if_worker() -> bool {
+    if !is_worker() {
+        return false;
+    }
+    // Handlers for a channel and the raw loops differ in how they attach.
+    if std::env::args().any(|arg| arg == "raw") {
+        let (mut link, role) = attach_raw().unwrap();
+        // The parent closing the link ends the loop.
+        let _ = match role.mode.as_deref() {
+            Some("echo") => echo(&mut link),
+            _ => sink(&mut link),
+        };
+    } else {
+        channel_worker();
+    }
+    true
+}
+
+fn echo(link: &mut RawLink) -> slipring::Result<()> {
+    let mut buffer = Vec::new();
+    loop {
+        let Some(frame) = link.recv(LONG)? else { continue };
+        let len = frame.payload().len();
+        buffer.resize(len, 0);
+        frame.payload().copy_to(&mut buffer)?;
+        drop(frame);
+        let mut claim = link.claim(len, LONG)?.unwrap();
+        claim.payload().copy_from_slice(&buffer);
+        claim.commit(header(DATA));
+    }
+}
+
+fn sink(link: &mut RawLink) -> slipring::Result<()> {
+    let (mut frames, mut total) = (0_u64, 0_u64);
+    loop {
+        let Some(frame) = link.recv(LONG)? else { continue };
+        if frame.header().kind == DATA {
+            frames += 1;
+            total = total.wrapping_add(sum_in_place(frame.payload()));
+            continue;
+        }
+        drop(frame);
+        let mut claim = link.claim(16, LONG)?.unwrap();
+        claim.payload()[..8].copy_from_slice(&frames.to_le_bytes());
+        claim.payload()[8..].copy_from_slice(&total.to_le_bytes());
+        claim.commit(header(ASK));
+        (frames, total) = (0, 0);
+    }
+}
+
+/// A vector that can be checked: each value depends on row, column and text length.
+pub fn value(row: usize, col: usize, text: usize) -> f32 {
+    (row * 7 + col * 3 + text) as f32
+}
+
+fn channel_worker() {
+    let worker = Worker::new(|_| Ok(Texts::new()))
+        .on(ECHO, |_, request, reply| {
+            let mut slot = reply.claim(request.len())?;
+            request.payload().copy_to(slot.payload())?;
+            Ok(slot.send())
+        })
+        .on(Kind::EMBED, |texts, request, reply| {
+            texts.decode_from(request)?;
+            let shape = MatrixShape::new(texts.len(), DIM, slipring::payload::ElementType::F32)?;
+            let mut slot = reply.claim(shape.encoded_len())?;
+            let mut matrix = MatrixWriter::new(slot.payload(), shape)?;
+            for (row, text) in texts.iter().enumerate() {
+                let out = matrix.row_f32_mut(row)?;
+                for (col, out) in out.iter_mut().enumerate() {
+                    *out = value(row, col, text.len());
+                }
+            }
+            Ok(slot.send())
+        })
+        .on(CHUNKS, |_, request, reply| {
+            let mut numbers = [0; 16];
+            request.payload().read_at(0, &mut numbers)?;
+            let (count, rows) = numbers.split_at(8);
+            let count = u64::from_le_bytes(count.try_into()?);
+            let rows = u64::from_le_bytes(rows.try_into()?) as usize;
+            let values: Vec<f32> = (0..rows * DIM).map(|i| value(0, i, 0)).collect();
+            let matrix = Matrix::f32(rows, DIM, &values)?;
+            let mut chunks = reply.stream();
+            for _ in 0..count {
+                chunks.send(&matrix)?;
+            }
+            Ok(chunks.end()?)
+        });
+    worker.serve().unwrap();
+}
+
+pub fn check_matrix(reader: &MatrixReader<&slipring::Reply>, lens: &[usize], out: &mut Vec<f32>) {
+    reader.copy_to_vec(out).unwrap();
+    for (row, len) in lens.iter().enumerate() {
+        assert_eq!(out[row * DIM + 5], value(row, 5, *len));
+    }
+}
