@@ -18,7 +18,9 @@ mod shm;
 mod sync;
 pub mod worker;
 
-pub use channel::{Channel, DEFAULT_CHUNK_TIMEOUT, Pending, Reply, Spawner, Stats, Stream};
+pub use channel::{
+    Channel, DEFAULT_CHUNK_TIMEOUT, MessageWriter, Pending, Reply, Spawner, Stats, Stream,
+};
 pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
 pub use error::{Error, ErrorKind, ExitCause, Result, WorkerDeath, WorkerFailure};
 pub use payload::{Payload, Source};

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::channel::life::{Life, Phase, check_not_forked};
+use crate::channel::timed::{Loan, TimedLock};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::{Duplex, ParentWords};
@@ -104,6 +105,7 @@ pub(crate) struct Engine {
     producer: Mutex<Producer>,
     reader: Mutex<Consumer>,
     leases: LeaseGauge,
+    writing: TimedLock<()>,
     sleeper: Sleeper,
     pub(crate) table: Mutex<Table<Item>>,
     /// Threads that wait for room, with what they need.
@@ -128,6 +130,7 @@ impl Engine {
             leases: data.consumer.lease_gauge(),
             reader: Mutex::new(data.consumer),
             sleeper: data.sleeper,
+            writing: TimedLock::new(()),
             table: Mutex::new(Table::new(config.max_in_flight, config.stream_window)),
             room: Mutex::new(Vec::new()),
             room_wanted: AtomicU32::new(0),
@@ -192,84 +195,72 @@ impl Engine {
         deadline: Deadline,
         told_deadline: Deadline,
     ) -> Result<(u64, bool)> {
-        self.life.check_open()?;
-        if !kind.is_request() {
-            let message = format!("{kind} is not a kind of request");
-            return Err(Error::new(ErrorKind::Protocol, message));
-        }
         let len = payload.encoded_len();
         if len > self.config.max_message.max(self.config.down.max_frame) {
             return Err(Error::too_large(len, self.config.max_message, "raise max_message"));
         }
-        let request = {
-            let mut table = self.table.lock();
-            let request = table.open(stream != 0)?;
-            self.words.requests.set_credit(table.slot_of(request), 0);
-            request
-        };
-        let header = |more| Header {
-            kind: kind.code(),
-            flags: stream | more,
-            request,
-            aux: told_deadline.to_wire(),
-            ..Header::default()
-        };
-        let sent = if len <= self.config.down.max_frame {
-            self.send_frame(header(0), len, deadline, |slot| payload.encode(slot))
-        } else {
-            self.send_pieces(header, payload, len, deadline)
-        };
-        match sent {
-            Ok(has_rung) => Ok((request, has_rung)),
+        if len > self.config.down.max_frame {
+            return self.send_long(kind, stream, payload, deadline, told_deadline);
+        }
+        let header = self.open(kind, stream, told_deadline)?;
+        match self.send_frame(header, len, deadline, |slot| payload.encode(slot)) {
+            Ok(has_rung) => Ok((header.request, has_rung)),
             Err(error) => {
-                self.table.lock().unsent(request);
+                self.table.lock().unsent(header.request);
                 Err(error)
             }
         }
     }
 
-    /// Sends a message that is longer than a frame. One such message is on its way at a
-    /// time; short requests may pass between its pieces.
-    fn send_pieces<P: Payload + ?Sized>(
-        &self,
-        header: impl Fn(u16) -> Header,
-        payload: &P,
-        len: usize,
-        deadline: Deadline,
-    ) -> Result<bool> {
-        let mut encoded = vec![0; len];
-        payload.encode(&mut encoded)?;
-        let mut pieces = encoded.chunks(self.config.down.max_frame).peekable();
-        let mut flag = 0;
-        let mut has_rung = false;
-        while let Some(piece) = pieces.next() {
-            let more = if pieces.peek().is_some() { flags::MORE } else { 0 };
-            let fill = |slot: &mut [u8]| {
-                slot.copy_from_slice(piece);
-                Ok(())
-            };
-            match self.send_frame(header(flag | more), piece.len(), deadline, fill) {
-                Ok(rung) => has_rung = rung,
-                Err(error) => {
-                    if flag != 0 {
-                        self.abandon(&header);
-                    }
-                    return Err(error);
-                }
-            }
-            flag = flags::CONTINUED;
+    /// A request that nothing was sent of yet, and the header of its frames.
+    pub(crate) fn open(&self, kind: Kind, flags: u16, deadline: Deadline) -> Result<Header> {
+        self.life.check_open()?;
+        if !kind.is_request() {
+            let message = format!("{kind} is not a kind of request");
+            return Err(Error::new(ErrorKind::Protocol, message));
         }
-        Ok(has_rung)
+        let mut table = self.table.lock();
+        let request = table.open(flags & flags::STREAM != 0)?;
+        self.words.requests.set_credit(table.slot_of(request), 0);
+        let (kind, aux) = (kind.code(), deadline.to_wire());
+        Ok(Header { kind, flags, request, aux, ..Header::default() })
     }
 
-    /// Takes a half-sent message back, so that the worker forgets its pieces.
-    fn abandon(&self, header: &impl Fn(u16) -> Header) {
-        let header = header(flags::CONTINUED | flags::ABANDONED);
-        // If there is no room for this either, the next message that comes in pieces
-        // makes the worker forget this one.
-        if let Ok(Some(claim)) = self.producer.lock().try_claim(0) {
-            claim.commit(header);
+    /// Sends a message that is longer than a frame, in pieces.
+    fn send_long<P: Payload + ?Sized>(
+        &self,
+        kind: Kind,
+        stream: u16,
+        payload: &P,
+        deadline: Deadline,
+        told_deadline: Deadline,
+    ) -> Result<(u64, bool)> {
+        let mut encoded = vec![0; payload.encoded_len()];
+        payload.encode(&mut encoded)?;
+        let _turn = self.turn_to_write(deadline)?;
+        let header = self.open(kind, stream, told_deadline)?;
+        let mut pieces = Pieces::new(header);
+        let sent = encoded.chunks(self.config.down.max_frame).try_for_each(|piece| {
+            let is_last = pieces.sent + piece.len() == encoded.len();
+            pieces.send(self, piece, is_last, deadline)
+        });
+        match sent {
+            Ok(()) => Ok((header.request, pieces.has_rung)),
+            Err(error) => {
+                pieces.abandon(self);
+                Err(error)
+            }
         }
+    }
+
+    /// One message in pieces is on its way at a time, so that the worker never collects
+    /// more than one.
+    pub(crate) fn turn_to_write(&self, deadline: Deadline) -> Result<Loan<'_, ()>> {
+        self.life.check_open()?;
+        self.writing.lock_until(deadline).ok_or_else(|| {
+            let message = "another long message was on its way during the whole timeout";
+            Error::new(ErrorKind::Timeout, message)
+        })
     }
 
     fn send_frame(
@@ -725,6 +716,61 @@ impl Engine {
             request_ring_high_water: producer.high_water(),
             leases_held: self.leases.held(),
         }
+    }
+}
+
+/// A message on its way in pieces.
+#[derive(Debug)]
+pub(crate) struct Pieces {
+    header: Header,
+    pub(crate) sent: usize,
+    pub(crate) has_rung: bool,
+    has_begun: bool,
+}
+
+impl Pieces {
+    pub(crate) fn new(header: Header) -> Self {
+        Self { header, sent: 0, has_rung: false, has_begun: false }
+    }
+
+    pub(crate) fn request(&self) -> u64 {
+        self.header.request
+    }
+
+    pub(crate) fn send(
+        &mut self,
+        engine: &Engine,
+        piece: &[u8],
+        is_last: bool,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let mut header = self.header;
+        header.flags |= if is_last { 0 } else { flags::MORE };
+        header.flags |= if self.has_begun { flags::CONTINUED } else { 0 };
+        self.has_rung = engine.send_frame(header, piece.len(), deadline, |slot| {
+            slot.copy_from_slice(piece);
+            Ok(())
+        })?;
+        self.has_begun = true;
+        self.sent += piece.len();
+        Ok(())
+    }
+
+    /// Takes the message back, so that the worker forgets its pieces.
+    pub(crate) fn abandon(&self, engine: &Engine) {
+        let request = self.header.request;
+        if !self.has_begun {
+            engine.table.lock().unsent(request);
+            return;
+        }
+        let mut header = self.header;
+        header.flags |= flags::CONTINUED | flags::ABANDONED;
+        // If there is no room for this either, the next message in pieces makes the worker
+        // forget this one; its slot in the table stays taken.
+        if let Ok(Some(claim)) = engine.producer.lock().try_claim(0) {
+            claim.commit(header);
+        }
+        engine.let_go(request);
     }
 }
 

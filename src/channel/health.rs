@@ -1,10 +1,10 @@
 //! The parent's end of the health rings: pings and the shutdown, apart from the data
 //! rings, so that neither a long handler nor full rings delay them.
 
-use std::sync::{Condvar, PoisonError};
 use std::time::Duration;
 
 use crate::channel::life::Life;
+use crate::channel::timed::TimedLock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::Duplex;
 use crate::protocol::Kind;
@@ -15,8 +15,7 @@ use crate::shm::clock::Deadline;
 /// The health rings, used by one thread at a time.
 #[derive(Debug)]
 pub(crate) struct HealthClient {
-    rings: std::sync::Mutex<Option<Rings>>,
-    returned: Condvar,
+    rings: TimedLock<Rings>,
 }
 
 #[derive(Debug)]
@@ -27,8 +26,7 @@ struct Rings {
 
 impl HealthClient {
     pub(crate) fn new(duplex: Duplex) -> Self {
-        let rings = Rings { duplex, next: 1 };
-        Self { rings: std::sync::Mutex::new(Some(rings)), returned: Condvar::new() }
+        Self { rings: TimedLock::new(Rings { duplex, next: 1 }) }
     }
 
     pub(crate) fn ping(&self, life: &Life, timeout: Duration) -> Result<Health> {
@@ -61,29 +59,9 @@ impl HealthClient {
         stop: &dyn Fn() -> Result<()>,
     ) -> Result<(Header, Vec<u8>)> {
         stop()?;
-        let Some(mut rings) = self.borrow(deadline) else {
-            return Err(no_answer(kind, timeout));
-        };
-        let answer = rings.ask(life, kind, deadline, stop);
-        *self.rings.lock().unwrap_or_else(PoisonError::into_inner) = Some(rings);
-        self.returned.notify_one();
-        answer?.ok_or_else(|| no_answer(kind, timeout))
-    }
-
-    /// Waits until nobody else uses the rings.
-    fn borrow(&self, deadline: Deadline) -> Option<Rings> {
-        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let Some(rings) = rings.take() {
-                return Some(rings);
-            }
-            if deadline.has_passed() {
-                return None;
-            }
-            let wait = deadline.remaining().min(Duration::from_secs(1));
-            let waited = self.returned.wait_timeout(rings, wait);
-            rings = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let mut rings = self.rings.lock_until(deadline).ok_or_else(|| no_answer(kind, timeout))?;
+        let answer = rings.with(|rings| rings.ask(life, kind, deadline, stop)).transpose()?;
+        answer.flatten().ok_or_else(|| no_answer(kind, timeout))
     }
 }
 

@@ -10,6 +10,8 @@ mod health;
 mod life;
 mod reply;
 mod spawner;
+mod timed;
+mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ use crate::shm::clock::Deadline;
 
 pub use reply::{Pending, Reply, Stream};
 pub use spawner::Spawner;
+pub use writer::MessageWriter;
 
 /// The gap between two chunks after which a stream counts as stalled, unless told
 /// otherwise.
@@ -112,6 +115,21 @@ impl Channel {
         let deadline = Deadline::after(timeout);
         let (request, has_rung) = self.engine.send_call(kind, payload, deadline)?;
         Ok(Pending::new(Arc::clone(&self.engine), request, timeout, deadline, has_rung))
+    }
+
+    /// Begins a request whose payload is written bit by bit, and whose length need not be
+    /// known: it goes out in frames as it is written, in constant memory on this side,
+    /// and the worker's handler gets it whole. [`MessageWriter::finish`] gives the pending
+    /// reply. `timeout` bounds everything from here to the reply.
+    ///
+    /// One such message, or payload longer than a frame, is on its way at a time; short
+    /// requests of other threads pass it. Blocks while another one is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Channel::submit`].
+    pub fn write(&self, kind: Kind, timeout: Duration) -> Result<MessageWriter<'_>> {
+        MessageWriter::begin(&self.engine, kind, timeout)
     }
 
     /// Sends a request and returns the stream of its chunks.

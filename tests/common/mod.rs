@@ -19,6 +19,8 @@ pub const COUNT: Kind = Kind::named("count");
 pub const COUNT_AND_FAIL: Kind = Kind::named("count and fail");
 /// Fails with an `io::Error` whose message is the request.
 pub const FAIL: Kind = Kind::named("fail");
+/// Fails with an error that has two sources.
+pub const FAIL_DEEP: Kind = Kind::named("fail deep");
 /// Panics with the request as message.
 pub const PANIC: Kind = Kind::named("panic");
 /// Sends itself the signal in the first byte.
@@ -43,6 +45,23 @@ pub const ROLE: Kind = Kind::named("role");
 pub const BIG: Kind = Kind::named("big");
 /// Replies with a listing of the worker's descriptors, groups, threads, environment.
 pub const SELF: Kind = Kind::named("self");
+
+/// Sleeps for as many microseconds as the request's first u64 says, then echoes it.
+pub const NAP: Kind = Kind::named("nap");
+/// Replies with how many `NAP`s were begun, how many replied, and the sum of their second u64.
+pub const NAPS: Kind = Kind::named("naps");
+/// Replies, keeps the proof of it, and fails.
+pub const KEEP_PROOF: Kind = Kind::named("keep proof");
+/// Does not reply, but returns the proof that `KEEP_PROOF` kept.
+pub const USE_PROOF: Kind = Kind::named("use proof");
+/// Streams: u64 pause in microseconds, then as `COUNT`.
+pub const TRICKLE: Kind = Kind::named("trickle");
+/// Touches as many MiB of memory as the request's u64 says and keeps them.
+pub const HOLD_MIB: Kind = Kind::named("hold MiB");
+/// Replies with the milliseconds that the caller still waits.
+pub const TIME_LEFT: Kind = Kind::named("time left");
+/// Sends as a chunk, then fails with an error that is not the one that sending gave it.
+pub const CHUNK_THEN_OTHER_ERROR: Kind = Kind::named("chunk, then another error");
 
 /// Deterministic bytes, different for each seed and place.
 pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
@@ -78,6 +97,10 @@ pub fn encode(numbers: &[u64]) -> Vec<u8> {
 
 struct Session {
     role: RoleConfig,
+    naps_begun: u64,
+    naps_done: u64,
+    proof: Option<slipring::worker::Done>,
+    held: Vec<Vec<u8>>,
 }
 
 /// Serves if this process is a worker; otherwise returns at once.
@@ -97,13 +120,24 @@ fn worker() -> Worker<Session> {
             Some("fail") => return Err(HandlerError::new("test::NoModel", "no such model")),
             Some("panic") => panic!("the model exploded"),
             Some("slow") => std::thread::sleep(Duration::from_millis(300)),
+            Some("late fail") => {
+                std::thread::sleep(Duration::from_millis(300));
+                return Err(HandlerError::new("test::NoModel", "no such model, after a while"));
+            }
             _ => {}
         }
-        Ok(Session { role: role.clone() })
+        Ok(Session {
+            role: role.clone(),
+            naps_begun: 0,
+            naps_done: 0,
+            proof: None,
+            held: Vec::new(),
+        })
     })
     .on(ECHO, |_, request, reply| {
+        // In place where every configuration of these tests allows it.
         let mut slot = match request.len() {
-            len if len <= 16 << 10 => reply.claim(len)?,
+            len if len <= 1000 => reply.claim(len)?,
             _ => return Ok(reply.send(&request.to_vec())?),
         };
         request.payload().copy_to(slot.payload())?;
@@ -134,6 +168,7 @@ fn worker() -> Worker<Session> {
         let text = String::from_utf8_lossy(&request.to_vec()).into_owned();
         Err(std::io::Error::other(text).into())
     })
+    .on(FAIL_DEEP, |_, _, _| Err(Outer(Inner("x".parse::<u8>().unwrap_err())).into()))
     .on(PANIC, |_, request, _| panic!("{}", String::from_utf8_lossy(&request.to_vec())))
     .on(RAISE, |_, request, _| {
         let signal = i32::from(request.to_vec()[0]);
@@ -191,6 +226,79 @@ fn worker() -> Worker<Session> {
         Ok(reply.send(&pattern(7, len))?)
     })
     .on(SELF, |_, _, reply| Ok(reply.send(&describe_self())?))
+    .on(NAP, |session, request, reply| {
+        session.naps_begun += 1;
+        let bytes = request.to_vec();
+        std::thread::sleep(Duration::from_micros(numbers(&bytes)[0]));
+        let done = reply.send(&bytes)?;
+        session.naps_done += 1;
+        Ok(done)
+    })
+    .on(
+        NAPS,
+        |session, _, reply| Ok(reply.send(&encode(&[session.naps_begun, session.naps_done]))?),
+    )
+    .on(KEEP_PROOF, |session, _, reply| {
+        session.proof = Some(reply.send("kept")?);
+        Err(HandlerError::new("test::Kept", "after the reply"))
+    })
+    .on(USE_PROOF, |session, _, _| Ok(session.proof.take().expect("a proof was kept")))
+    .on(TRICKLE, |_, request, reply| {
+        let [pause, count, len] = numbers(&request.to_vec())[..] else { panic!("three numbers") };
+        let mut chunks = reply.stream();
+        for i in 0..count {
+            chunks.send(&pattern(i, len as usize))?;
+            std::thread::sleep(Duration::from_micros(pause));
+        }
+        Ok(chunks.end()?)
+    })
+    .on(HOLD_MIB, |session, request, reply| {
+        for _ in 0..numbers(&request.to_vec())[0] {
+            session.held.push(vec![1; 1 << 20]);
+        }
+        Ok(reply.send("held")?)
+    })
+    .on(TIME_LEFT, |_, request, reply| {
+        let left = u64::try_from(request.time_left().as_millis()).unwrap_or(u64::MAX);
+        Ok(reply.send(&encode(&[left]))?)
+    })
+    .on(CHUNK_THEN_OTHER_ERROR, |_, request, reply| {
+        let len = numbers(&request.to_vec())[0] as usize;
+        match reply.stream().send(&pattern(0, len)) {
+            Ok(()) => Err(HandlerError::new("test::Other", "after a chunk")),
+            Err(_) => Err(HandlerError::new("test::Other", "instead of a chunk")),
+        }
+    })
+}
+
+#[derive(Debug)]
+struct Inner(std::num::ParseIntError);
+
+#[derive(Debug)]
+struct Outer(Inner);
+
+impl std::fmt::Display for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the file is short")
+    }
+}
+
+impl std::fmt::Display for Outer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("cannot load")
+    }
+}
+
+impl std::error::Error for Inner {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+impl std::error::Error for Outer {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
 }
 
 /// `key=value` lines about the worker process, for tests of how it was started.
@@ -216,6 +324,94 @@ fn describe_self() -> String {
     lines.push(format!("nice={}", fields[16]));
     lines.push(format!("pid={}", std::process::id()));
     lines.join("\n")
+}
+
+/// Runs `what` and panics if it takes longer than [`LONG`]: for what has no timeout.
+pub fn within_long<T: Send>(name: &str, what: impl FnOnce() -> T + Send) -> T {
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let name = name.to_owned();
+        scope.spawn(move || {
+            use std::sync::mpsc::RecvTimeoutError;
+            if is_done.recv_timeout(LONG) == Err(RecvTimeoutError::Timeout) {
+                // A scope cannot be left while a thread of it hangs.
+                eprintln!("{name} hangs");
+                std::process::abort();
+            }
+        });
+        let result = what();
+        drop(done);
+        result
+    })
+}
+
+/// Looks every few milliseconds whether something came true; panics after [`LONG`].
+pub fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !is_true() {
+        assert!(start.elapsed() < LONG, "never came true: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Runs the test `name` of this file in a process of its own, in which
+/// [`is_rerun`] says so, and returns what it printed. Panics unless it succeeds.
+pub fn rerun(name: &str) -> String {
+    let output = rerun_command(name).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {}\n{text}\n{errors}", output.status);
+    text
+}
+
+pub fn rerun_command(name: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(RERUN, name);
+    command
+}
+
+pub fn is_rerun(name: &str) -> bool {
+    std::env::var_os(RERUN).is_some_and(|value| value == name)
+}
+
+const RERUN: &str = "SLIPRING_TEST_RERUN";
+
+/// Sends a signal to a process that this test started.
+pub fn send_signal(pid: u32, signal: i32) {
+    // SAFETY: a system call without pointers.
+    #[allow(unsafe_code, reason = "kill")]
+    let result = unsafe { libc::kill(pid as i32, signal) };
+    assert_eq!(result, 0, "signal {signal} to {pid}");
+}
+
+/// Whether the process is there and no zombie.
+pub fn is_running(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or(" Z").starts_with(" Z"))
+}
+
+/// Whether the process is there, be it as a zombie.
+pub fn is_in_the_table(pid: u32) -> bool {
+    std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// The `p`-th percentile of sorted durations.
+pub fn percentile(sorted: &[Duration], p: usize) -> Duration {
+    sorted[(sorted.len() * p / 100).min(sorted.len() - 1)]
+}
+
+/// Small rings of this many bytes each, with frames as long as they can be.
+pub fn tiny(ring: usize) -> slipring::ConfigBuilder {
+    let frame = ring / 2 - 32;
+    let builder = Config::builder().request_ring(ring).reply_ring(ring);
+    builder.max_request(frame).max_reply(frame).max_message(1 << 20)
+}
+
+/// A channel's ordinary call still works.
+pub fn assert_usable(channel: &Channel) {
+    let bytes = pattern(channel.stats().cancels, 777);
+    let reply = channel.call(ECHO, &bytes, LONG).unwrap();
+    assert_eq!(reply.to_vec(), bytes);
 }
 
 /// Declares the test that is the worker.

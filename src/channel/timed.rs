@@ -1,0 +1,76 @@
+//! A lock that can be waited for until a deadline, which std's cannot.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::shm::clock::Deadline;
+
+/// Something that one thread uses at a time.
+#[derive(Debug)]
+pub(crate) struct TimedLock<T> {
+    /// `None` while it is lent.
+    value: Mutex<Option<T>>,
+    returned: Condvar,
+}
+
+/// The loan; dropping it gives the value to the next.
+#[derive(Debug)]
+pub(crate) struct Loan<'a, T> {
+    lock: &'a TimedLock<T>,
+    /// Always there until the drop.
+    value: Option<T>,
+}
+
+impl<T> TimedLock<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self { value: Mutex::new(Some(value)), returned: Condvar::new() }
+    }
+
+    /// Waits until nobody else uses it; `None` if the deadline passed first.
+    pub(crate) fn lock_until(&self, deadline: Deadline) -> Option<Loan<'_, T>> {
+        let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(value) = value.take() {
+                return Some(Loan { lock: self, value: Some(value) });
+            }
+            if deadline.has_passed() {
+                return None;
+            }
+            let wait = deadline.remaining().min(Duration::from_secs(1));
+            let waited = self.returned.wait_timeout(value, wait);
+            value = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl<T> Loan<'_, T> {
+    /// Runs `with` on the value.
+    pub(crate) fn with<R>(&mut self, with: impl FnOnce(&mut T) -> R) -> Option<R> {
+        self.value.as_mut().map(with)
+    }
+}
+
+impl<T> Drop for Loan<'_, T> {
+    fn drop(&mut self) {
+        *self.lock.value.lock().unwrap_or_else(PoisonError::into_inner) = self.value.take();
+        self.lock.returned.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_lent_to_one_at_a_time_and_waited_for_until_the_deadline() {
+        let lock = TimedLock::new(1);
+        let mut first = lock.lock_until(Deadline::NEVER).unwrap();
+        assert!(lock.lock_until(Deadline::after(Duration::from_millis(5))).is_none());
+        first.with(|n| *n += 1);
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| lock.lock_until(Deadline::NEVER).unwrap().with(|n| *n));
+            drop(first);
+            assert_eq!(waiter.join().unwrap(), Some(2));
+        });
+    }
+}
