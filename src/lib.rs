@@ -16,6 +16,8 @@ mod raw;
 pub mod ring;
 mod shm;
 mod sync;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod worker;
 
 pub use channel::{

@@ -105,7 +105,7 @@ pub(crate) struct WorkerLink {
     pub(crate) health: Duplex,
     pub(crate) words: WorkerWords,
     /// For the health thread to own, so that the kernel marks it when the process ends.
-    pub(crate) owner: OwnU32,
+    pub(crate) owner: Option<OwnU32>,
     pub(crate) header: RegionHeader,
 }
 
@@ -264,7 +264,7 @@ impl WorkerLink {
             credit_request: own.u64_at(control::CREDIT_REQUEST)?,
         };
         let (data, health) = duplexes(own, peer, ours, theirs, wait)?;
-        let owner = own.u32_at(control::OWNER)?;
+        let owner = Some(own.u32_at(control::OWNER)?);
         let link = Self { data, health, words, owner, header };
         own.write_header(&header.for_peer(std::process::id()));
         Ok(link)

@@ -79,6 +79,7 @@ fn a_message_longer_than_a_frame_travels_both_ways_in_constant_ring_memory() {
             let sum: u64 = bytes.iter().map(|b| u64::from(*b)).sum();
             let reply = channel.call(SUM, &bytes, LONG).unwrap();
             assert_eq!(numbers(&reply.to_vec()), [sum], "{len} bytes down");
+            drop(reply);
             let reply = channel.call(BIG, &encode(&[len as u64]), LONG).unwrap();
             assert!(reply.to_vec() == pattern(7, len), "{len} bytes up");
             drop(reply);

@@ -2,33 +2,114 @@
 
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, WorkerDeath};
+use crate::error::{Error, ExitCause, WorkerDeath};
 use crate::process::exit::Child;
+use crate::process::log::Log;
+#[cfg(feature = "testing")]
+use crate::process::thread::ThreadWorker;
 
 /// How long an error waits for the exit status to be known. The kernel tells of a
 /// death before it has torn the process down; a small one takes it a millisecond.
 const PATIENCE: Duration = Duration::from_millis(2);
 
+/// What runs the worker's side.
+#[derive(Debug)]
+pub(crate) enum Body {
+    Process(Child),
+    #[cfg(feature = "testing")]
+    Thread(ThreadWorker),
+}
+
+impl Body {
+    pub(crate) fn pid(&self) -> u32 {
+        match self {
+            Self::Process(child) => child.pid(),
+            #[cfg(feature = "testing")]
+            Self::Thread(_) => std::process::id(),
+        }
+    }
+
+    pub(crate) fn status(&self) -> Option<ExitCause> {
+        match self {
+            Self::Process(child) => child.status(),
+            #[cfg(feature = "testing")]
+            Self::Thread(thread) => thread.status(),
+        }
+    }
+
+    /// Blocks until it has ended or the deadline has passed.
+    pub(crate) fn wait(&self, deadline: Instant) -> Option<ExitCause> {
+        match self {
+            Self::Process(child) => child.wait(deadline),
+            #[cfg(feature = "testing")]
+            Self::Thread(thread) => thread.wait(deadline),
+        }
+    }
+
+    /// Asks it to end. A thread cannot be made to.
+    pub(crate) fn terminate(&self) {
+        match self {
+            Self::Process(child) => {
+                child.signal(libc::SIGTERM);
+            }
+            #[cfg(feature = "testing")]
+            Self::Thread(thread) => thread.stop(),
+        }
+    }
+
+    pub(crate) fn kill(&self) {
+        match self {
+            Self::Process(child) => {
+                child.kill_group();
+            }
+            #[cfg(feature = "testing")]
+            Self::Thread(thread) => thread.stop(),
+        }
+    }
+
+    /// Leaves it to be ended and reaped in the background.
+    pub(crate) fn retire(&self, term_after: Duration, kill_after: Duration) {
+        match self {
+            Self::Process(child) => child.retire(term_after, kill_after),
+            #[cfg(feature = "testing")]
+            Self::Thread(thread) => thread.stop(),
+        }
+    }
+
+    pub(crate) fn log(&self) -> Option<&Log> {
+        match self {
+            Self::Process(child) => child.log(),
+            #[cfg(feature = "testing")]
+            Self::Thread(_) => None,
+        }
+    }
+}
+
 /// Who the worker is and where its end is written down.
 #[derive(Debug)]
 pub(crate) struct Deathbed {
     pub(crate) role: String,
-    pub(crate) child: Child,
+    pub(crate) body: Body,
 }
 
 impl Deathbed {
     /// The error for an operation that the worker's end has ended. May block for two
     /// milliseconds.
     pub(crate) fn error(&self, request: Option<u64>) -> Error {
-        let _ = self.child.wait(Instant::now() + PATIENCE);
+        let _ = self.body.wait(Instant::now() + PATIENCE);
+        let (status, oom_suspected) = match &self.body {
+            Body::Process(child) => (child.status_cell(), child.oom_cell()),
+            #[cfg(feature = "testing")]
+            Body::Thread(thread) => (thread.status_cell(), Default::default()),
+        };
         Error::peer_died(WorkerDeath {
             role: self.role.clone(),
-            pid: self.child.pid(),
+            pid: self.body.pid(),
             request,
-            log_path: self.child.log().map(|log| log.path().to_owned()),
-            log_tail: self.child.log().and_then(|log| log.tail()),
-            status: self.child.status_cell(),
-            oom_suspected: self.child.oom_cell(),
+            log_path: self.body.log().map(|log| log.path().to_owned()),
+            log_tail: self.body.log().and_then(Log::tail),
+            status,
+            oom_suspected,
         })
     }
 }

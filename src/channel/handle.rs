@@ -29,7 +29,7 @@ pub(crate) struct WorkerHandle {
     pid: u32,
     /// End-of-file on its other end tells the worker that this side is gone.
     socket: Mutex<Option<OwnedFd>>,
-    _watched: Watched,
+    _watched: Option<Watched>,
 }
 
 impl WorkerHandle {
@@ -37,14 +37,13 @@ impl WorkerHandle {
         life: Arc<Life>,
         health: HealthClient,
         deathbed: Deathbed,
-        socket: OwnedFd,
-        watched: Watched,
+        process: Option<(OwnedFd, Watched)>,
     ) -> Self {
-        let (role, pid) = (deathbed.role.clone(), deathbed.child.pid());
+        let (role, pid) = (deathbed.role.clone(), deathbed.body.pid());
         // Once: the life was made for this worker.
         let _ = life.deathbed.set(deathbed);
-        let socket = Mutex::new(Some(socket));
-        Self { life, health, role, pid, socket, _watched: watched }
+        let (socket, watched) = process.unzip();
+        Self { life, health, role, pid, socket: Mutex::new(socket), _watched: watched }
     }
 
     pub(crate) fn role(&self) -> &str {
@@ -60,11 +59,11 @@ impl WorkerHandle {
     }
 
     pub(crate) fn exit_cause(&self) -> Option<ExitCause> {
-        self.deathbed()?.child.status()
+        self.deathbed()?.body.status()
     }
 
     pub(crate) fn log_path(&self) -> Option<&Path> {
-        self.deathbed()?.child.log().map(|log| log.path())
+        self.deathbed()?.body.log().map(|log| log.path())
     }
 
     pub(crate) fn ping(&self, timeout: Duration) -> Result<Health> {
@@ -90,16 +89,16 @@ impl WorkerHandle {
     }
 
     fn reap(&self, deadline: Deadline) -> Result<ExitCause> {
-        let Some(Deathbed { child, .. }) = self.deathbed() else { return Ok(ExitCause::Unknown) };
-        if let Some(cause) = child.wait(instant(deadline)) {
+        let Some(Deathbed { body, .. }) = self.deathbed() else { return Ok(ExitCause::Unknown) };
+        if let Some(cause) = body.wait(instant(deadline)) {
             return Ok(cause);
         }
-        child.signal(libc::SIGTERM);
-        if let Some(cause) = child.wait(Instant::now() + KILL_AFTER) {
+        body.terminate();
+        if let Some(cause) = body.wait(Instant::now() + KILL_AFTER) {
             return Ok(cause);
         }
-        child.kill_group();
-        child.wait(Instant::now() + Duration::from_secs(10)).ok_or_else(|| {
+        body.kill();
+        body.wait(Instant::now() + Duration::from_secs(10)).ok_or_else(|| {
             let (role, pid) = (&self.role, self.pid);
             let message = format!("worker {role} (pid {pid}) was killed but has not ended");
             Error::new(ErrorKind::Timeout, message)
@@ -131,7 +130,7 @@ impl Drop for WorkerHandle {
         self.life.close();
         self.hang_up();
         if let Some(bed) = self.deathbed() {
-            bed.child.retire(DROP_GRACE, KILL_AFTER);
+            bed.body.retire(DROP_GRACE, KILL_AFTER);
         }
     }
 }

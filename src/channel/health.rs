@@ -44,7 +44,7 @@ impl HealthClient {
     pub(crate) fn shutdown(&self, life: &Life, deadline: Deadline) -> Result<()> {
         let stop = || {
             // The channel is closing; only the worker's end stops the wait.
-            let ended = life.deathbed.get().is_some_and(|bed| bed.child.status().is_some());
+            let ended = life.deathbed.get().is_some_and(|bed| bed.body.status().is_some());
             if ended { Err(life.why_over(None)) } else { Ok(()) }
         };
         self.ask(life, Kind::SHUTDOWN, deadline, Duration::ZERO, &stop).map(drop)

@@ -17,13 +17,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "testing")]
+use crate::channel::death::Deathbed;
 use crate::channel::engine::Engine;
 use crate::channel::handle::WorkerHandle;
+#[cfg(feature = "testing")]
+use crate::channel::health::HealthClient;
+#[cfg(feature = "testing")]
+pub(crate) use crate::channel::life::Life;
 use crate::config::Config;
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::{ExitCause, Result};
+#[cfg(feature = "testing")]
+use crate::link::ParentLink;
 use crate::payload::Payload;
+#[cfg(feature = "testing")]
+use crate::process::thread::ThreadWorker;
 use crate::protocol::{Health, Kind};
 use crate::shm::clock::Deadline;
 
@@ -71,6 +81,22 @@ pub struct Stats {
 }
 
 impl Channel {
+    /// A channel whose worker is a thread of this process.
+    #[cfg(feature = "testing")]
+    pub(crate) fn over_thread(
+        link: ParentLink,
+        config: &Config,
+        role: String,
+        thread: ThreadWorker,
+        life: Arc<Life>,
+    ) -> Self {
+        let ParentLink { data, health, words, .. } = link;
+        let deathbed = Deathbed { role, body: death::Body::Thread(thread) };
+        let health = HealthClient::new(health);
+        let worker = WorkerHandle::new(Arc::clone(&life), health, deathbed, None);
+        Self { engine: Engine::new(data, words, config, life), worker }
+    }
+
     /// Sends a request and waits for its reply.
     ///
     /// Blocks until the reply comes or `timeout` passes; [`Duration::MAX`] waits for

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::channel::Channel;
-use crate::channel::death::Deathbed;
+use crate::channel::death::{Body, Deathbed};
 use crate::channel::engine::Engine;
 use crate::channel::handle::WorkerHandle;
 use crate::channel::health::HealthClient;
@@ -262,9 +262,10 @@ impl Spawner {
             return Err(error);
         }
         let watched = watch::watch(owner, Box::new(died(&life)));
-        let deathbed = Deathbed { role: self.role.role.clone(), child };
+        let deathbed = Deathbed { role: self.role.role.clone(), body: Body::Process(child) };
         let health = HealthClient::new(health);
-        let worker = WorkerHandle::new(Arc::clone(&life), health, deathbed, ours, watched);
+        let process = Some((ours, watched));
+        let worker = WorkerHandle::new(Arc::clone(&life), health, deathbed, process);
         Ok((data, words, worker, life))
     }
 

@@ -18,4 +18,6 @@ pub(crate) mod supervisor;
 mod sys;
 #[cfg(test)]
 mod testing;
+#[cfg(feature = "testing")]
+pub(crate) mod thread;
 pub(crate) mod watch;

@@ -13,16 +13,22 @@ mod serve;
 mod stop;
 
 use std::fmt;
+#[cfg(feature = "testing")]
+use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "testing")]
+use crate::link::WorkerLink;
 use crate::protocol::Kind;
 use crate::protocol::hello::RoleConfig;
 
 pub use attach::is_worker;
 pub use failure::HandlerError;
 pub use raw::attach_raw;
-pub use reply::{Chunks, Done, Reply, Slot};
+pub use reply::{Chunks, Done, Reply, ReplyWriter, Slot};
 pub use request::Request;
+#[cfg(feature = "testing")]
+pub(crate) use stop::Stop;
 
 /// A request's handler: gets the session, the request and the means to reply, and
 /// returns what replying gave it.
@@ -102,7 +108,21 @@ impl<S> Worker<S> {
     /// [`ErrorKind::PeerCorrupt`] if the parent writes what cannot be. The parent is told.
     pub fn serve(self) -> Result<()> {
         self.check()?;
-        serve::run(attach::attach()?, self)
+        let (mut link, role, stop, socket) = attach::attach()?.into_parts();
+        let owner = link.owner.take();
+        serve::run(link, &role, &stop, owner, self, || attach::Attached::confirm(socket, &stop))
+    }
+
+    /// As [`Worker::serve`], over a link to a parent in the same process.
+    #[cfg(feature = "testing")]
+    pub(crate) fn serve_link(
+        self,
+        link: WorkerLink,
+        role: &RoleConfig,
+        stop: &Arc<Stop>,
+    ) -> Result<()> {
+        self.check()?;
+        serve::run(link, role, stop, None, self, || Ok(()))
     }
 
     fn check(&self) -> Result<()> {

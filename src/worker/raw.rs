@@ -61,7 +61,7 @@ pub fn attach_raw() -> Result<(RawLink, RoleConfig)> {
     let WorkerLink { data, health, words, owner, .. } = link;
     let status = StatusOf(Arc::new(words));
     let shared = Arc::new(Shared::default());
-    let health = HealthThread::start(health, Some(owner), status, shared, Arc::clone(&stop))?;
+    let health = HealthThread::start(health, owner, status, shared, Arc::clone(&stop))?;
     Attached::confirm(socket, &stop)?;
     let end = RawEnd { stop, health: Some(health) };
     Ok((RawLink::new(data, Box::new(end)), role))

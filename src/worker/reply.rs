@@ -3,6 +3,7 @@
 //! A [`Reply`] is consumed by whatever ends the request and gives a [`Done`], which is
 //! what a handler must return: replying twice or not at all does not compile.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::error::{Error, Result, WorkerFailure};
@@ -77,6 +78,13 @@ impl<'a> Reply<'a> {
         Ok(Slot { claim, request: *request, len, is_finished, bytes_out, has_rung })
     }
 
+    /// Answers with a payload that is written bit by bit and whose length need not be
+    /// known: it goes out in frames as it is written. The caller gets it whole.
+    pub fn write(self) -> ReplyWriter<'a> {
+        let buffer = Vec::with_capacity(self.outlet.producer.max_frame());
+        ReplyWriter { outlet: self.outlet, buffer, sent: 0 }
+    }
+
     /// Answers with a stream of chunks.
     pub fn stream(self) -> Chunks<'a> {
         Chunks { outlet: self.outlet }
@@ -108,6 +116,74 @@ impl Slot<'_> {
         *self.bytes_out += as_u64(self.len);
         *self.has_rung = self.claim.commit(header(Kind::RESULT, self.request, 0));
         Done(())
+    }
+}
+
+/// A reply that is being written.
+#[derive(Debug)]
+#[must_use = "a reply that is not finished becomes an error for the caller"]
+pub struct ReplyWriter<'a> {
+    outlet: &'a mut Outlet,
+    /// What does not fill a frame yet.
+    buffer: Vec<u8>,
+    sent: usize,
+}
+
+impl ReplyWriter<'_> {
+    /// Adds to the payload. Blocks while the ring is full.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reply::send`].
+    pub fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
+        let (frame, cap) = (self.outlet.producer.max_frame(), self.outlet.max_message);
+        let len = (self.sent + self.buffer.len()).saturating_add(bytes.len());
+        if len > cap {
+            return Err(Error::too_large(len, cap, "raise max_message"));
+        }
+        while self.buffer.len() + bytes.len() > frame {
+            let room = frame - self.buffer.len();
+            let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
+            self.buffer.extend_from_slice(now);
+            self.send(flags::MORE)?;
+            bytes = later;
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Sends the rest.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reply::send`].
+    pub fn finish(mut self) -> Result<Done> {
+        self.send(0)?;
+        Ok(Done(()))
+    }
+
+    fn send(&mut self, more: u16) -> Result<()> {
+        let continued = if self.sent == 0 { 0 } else { flags::CONTINUED };
+        let bytes = &self.buffer;
+        self.outlet.frame(Kind::RESULT, more | continued, bytes.len(), |slot| {
+            slot.copy_from_slice(bytes);
+            Ok(())
+        })?;
+        self.sent += self.buffer.len();
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl io::Write for ReplyWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.push(bytes)?;
+        Ok(bytes.len())
+    }
+
+    /// Does nothing: a frame goes out when it is full.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::link::{WorkerLink, WorkerWords};
 use crate::protocol::health::{Status, WorkerState};
+use crate::protocol::hello::RoleConfig;
 use crate::protocol::kind::{Kind, flags};
 use crate::ring::Consumer;
 use crate::ring::Header;
 use crate::shm::clock::{Deadline, now_ns};
 use crate::shm::layout::{as_u64, as_usize};
-use crate::shm::region::{OwnU64, PeerBytes};
+use crate::shm::region::{OwnU32, OwnU64, PeerBytes};
 use crate::sync::Ordering;
-use crate::worker::attach::Attached;
 use crate::worker::failure::{HandlerError, catch};
 use crate::worker::health::{HealthThread, Report, Shared};
 use crate::worker::reply::Outlet;
@@ -20,32 +20,35 @@ use crate::worker::request::Request;
 use crate::worker::stop::Stop;
 use crate::worker::{Handler, Worker};
 
-/// Serves an attached channel to its end.
-pub(super) fn run<S>(attached: Attached, worker: Worker<S>) -> Result<()> {
-    let (link, role, stop, socket) = attached.into_parts();
-    let WorkerLink { data, health, words, owner, header } = link;
+/// Serves an attached channel to its end. `confirm` tells the parent that the worker is
+/// attached, once its health thread owns the owner word.
+pub(crate) fn run<S>(
+    link: WorkerLink,
+    role: &RoleConfig,
+    stop: &Arc<Stop>,
+    owner: Option<OwnU32>,
+    worker: Worker<S>,
+    confirm: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let WorkerLink { data, health, words, header, .. } = link;
     let words = Arc::new(words);
     let shared = Arc::new(Shared::default());
-    let health = HealthThread::start(
-        health,
-        Some(owner),
-        StatusOf(Arc::clone(&words)),
-        Arc::clone(&shared),
-        Arc::clone(&stop),
-    )?;
-    Attached::confirm(socket, &stop)?;
+    let status = StatusOf(Arc::clone(&words));
+    let health = HealthThread::start(health, owner, status, Arc::clone(&shared), Arc::clone(stop))?;
+    confirm()?;
 
-    let outlet = Outlet::new(data.producer, data.sleeper, words.clone(), stop.clone(), &header);
+    let outlet =
+        Outlet::new(data.producer, data.sleeper, Arc::clone(&words), Arc::clone(stop), &header);
     let mut server = Server {
         consumer: data.consumer,
         outlet,
         words: &words,
-        stop: &stop,
+        stop,
         shared: &shared,
         max_message: as_usize(header.max_message),
         pieces: None,
     };
-    let result = match catch(|| (worker.build)(&role)) {
+    let result = match catch(|| (worker.build)(role)) {
         Ok(session) => serve_session(&mut server, session, worker.handlers, worker.on_close),
         Err(error) => Err(server.session_failed(error)),
     };
@@ -133,6 +136,12 @@ impl Server<'_> {
                 frame.publish_earlier();
                 serving.request(header, frame.payload(), session, handlers)
             } else {
+                if header.flags & flags::CONTINUED == 0
+                    && let Some(forgotten) = self.pieces.take()
+                {
+                    serving.outlet.begin(forgotten.header.request);
+                    serving.outlet.cancel()?;
+                }
                 let whole = collect(&mut self.pieces, header, frame.payload(), self.max_message)?;
                 drop(frame);
                 let Some(Pieces { header, bytes }) = whole else { continue };

@@ -1,0 +1,32 @@
+//! The worker thread that replaces the worker process in a host's own tests.
+#![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::time::Duration;
+
+use slipring::worker::Worker;
+use slipring::{Config, ErrorKind, Kind, RoleConfig};
+
+const SHOUT: Kind = Kind::named("shout");
+const LONG: Duration = Duration::from_secs(60);
+
+fn worker() -> Worker<u32> {
+    Worker::new(|_| Ok(0)).on(SHOUT, |count, request, reply| {
+        *count += 1;
+        let text = String::from_utf8(request.to_vec())?;
+        Ok(reply.send(&format!("{} {count}", text.to_uppercase()))?)
+    })
+}
+
+#[test]
+fn calls_streams_pings_and_closing_work_over_a_worker_thread() {
+    let channel =
+        slipring::testing::spawn_thread(&Config::small(), RoleConfig::default(), worker).unwrap();
+    assert_eq!(channel.call(SHOUT, "a", LONG).unwrap().to_vec(), b"A 1");
+    assert_eq!(channel.call(SHOUT, "b", LONG).unwrap().to_vec(), b"B 2");
+    let failed = channel.call(SHOUT, &[0xff_u8][..], LONG).unwrap_err();
+    assert!(failed.is_worker_error(), "{failed}");
+    assert_eq!(channel.ping(LONG).unwrap().requests_served, 3);
+    channel.close(LONG).unwrap();
+    assert_eq!(channel.call(SHOUT, "c", LONG).unwrap_err().kind(), ErrorKind::Closed);
+}
