@@ -30,3 +30,8 @@ pub use protocol::hello::RoleConfig;
 pub use protocol::{Health, Kind, WorkerState};
 pub use raw::RawLink;
 pub use shm::region::PeerBytes;
+
+/// The README's code compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

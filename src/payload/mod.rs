@@ -42,6 +42,7 @@ mod vectors;
 use std::borrow::Cow;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::shm::region::PeerBytes;
 
 pub use float16::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 pub use matrix::Matrix;
@@ -129,6 +130,16 @@ impl Source for [u8] {
         };
         out.copy_from_slice(bytes);
         Ok(())
+    }
+}
+
+impl Source for PeerBytes<'_> {
+    fn len(&self) -> usize {
+        Self::len(self)
+    }
+
+    fn read_at(&self, offset: usize, out: &mut [u8]) -> Result<()> {
+        Self::read_at(self, offset, out)
     }
 }
 
