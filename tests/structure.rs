@@ -84,7 +84,9 @@ fn imports(text: &str) -> Vec<String> {
     let text: String = lines.collect::<Vec<_>>().join("\n");
     text.match_indices("crate::")
         // Not `$crate::`, and not the end of a longer name.
-        .filter(|(at, _)| !text[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$'))
+        .filter(|(at, _)| {
+            !text[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$')
+        })
         .map(|(at, found)| {
             let rest = &text[at + found.len()..];
             let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
