@@ -111,7 +111,6 @@ impl Default for Config {
 
 impl Config {
     /// The default configuration, to be changed.
-    #[must_use]
     pub fn builder() -> ConfigBuilder {
         ConfigBuilder { config: Self::default(), window: None }
     }

@@ -231,7 +231,8 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source.as_ref().map(|e| e as _)
+        let source = self.0.source.as_ref()?;
+        Some(source)
     }
 }
 

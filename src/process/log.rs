@@ -127,7 +127,7 @@ impl Log {
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file = options.custom_flags(flags).open(&self.path).ok()?;
         let meta = file.metadata().ok()?;
-        ((meta.dev(), meta.ino()) == self.identity).then(|| (file, meta.len()))
+        ((meta.dev(), meta.ino()) == self.identity).then_some((file, meta.len()))
     }
 
     /// Where this worker's part begins: at the very start, when the file was truncated.

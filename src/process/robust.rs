@@ -58,6 +58,7 @@ thread_local! {
 /// Dropped without [`release`](Self::release), it remains registered, and so the end of
 /// the thread counts as a death: that is right after a panic. The memory is then leaked,
 /// as the kernel may look at it until the thread is gone.
+#[must_use = "its thread owns the word until it is released"]
 pub(crate) struct RobustOwner {
     registration: NonNull<Registration>,
     _of_one_thread: PhantomData<*mut ()>,
@@ -187,9 +188,10 @@ mod tests {
         let word = word();
         let theirs = Arc::clone(&word);
         thread::spawn(move || {
-            let owner = RobustOwner::claim(Arc::clone(&theirs)).unwrap();
-            assert_eq!(value(&theirs), thread_id() | libc::FUTEX_WAITERS);
-            drop(owner);
+            {
+                let _owner = RobustOwner::claim(Arc::clone(&theirs)).unwrap();
+                assert_eq!(value(&theirs), thread_id() | libc::FUTEX_WAITERS);
+            }
             assert!(!owner_died(value(&theirs)));
         })
         .join()

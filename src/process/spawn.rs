@@ -95,9 +95,9 @@ pub(crate) fn spawn(
     let output = duplicate_above_stdio(output).map_err(failed)?;
     let directory = program.current_dir.as_deref();
     let directory = directory.map(|d| c_string(d.as_os_str(), "working directory")).transpose()?;
-    let arguments = arguments(program)?;
     let environment = program.env.resolve();
     let candidates = candidates(program, environment.get(OsStr::new("PATH")))?;
+    let arguments = arguments(program)?;
     let environment = environment.into_iter().map(variable).collect::<Result<Vec<_>>>()?;
 
     let actions = || {

@@ -8,7 +8,7 @@ use crate::process::limits;
 use crate::process::socket;
 use crate::process::testing::{
     TempDir, alone, belongings, eventually, fork, ignore_signal, is_alive, null, parent_and_child,
-    reap_any, report, shell, sleeps_of_threads, soon,
+    reap_any, report, shell, sleeps_of_threads, soon, state,
 };
 
 const BOTH: [Pidfds; 2] = [Pidfds::Use, Pidfds::Avoid];
@@ -17,7 +17,9 @@ const BOTH: [Pidfds; 2] = [Pidfds::Use, Pidfds::Avoid];
 fn begin(program: Program, log: Option<Log>, pidfds: Pidfds) -> (Child, Receiver<ExitCause>) {
     let (tell, told) = channel();
     // Not every test listens until the end.
-    let on_exit = Box::new(move |cause| drop(tell.send(cause)));
+    let on_exit = Box::new(move |cause| {
+        let _ = tell.send(cause);
+    });
     (start_with(program, null(), log, on_exit, pidfds).unwrap(), told)
 }
 
@@ -126,6 +128,7 @@ fn a_retired_worker_is_asked_first_and_killed_if_it_does_not_listen() {
         assert_eq!(child.oom_cell().get(), Some(&false));
 
         let (child, _told) = begin(shell("kill -STOP $$"), None, pidfds);
+        eventually("the stop", || state(child.pid()) == Some('T'));
         child.retire(Duration::ZERO, Duration::ZERO);
         assert_eq!(child.wait(soon()), Some(ExitCause::Signaled(libc::SIGKILL)));
     }
@@ -181,10 +184,10 @@ fn where_the_host_ignores_sigchld_the_status_is_unknown_and_nothing_hangs() {
             assert_eq!(told.recv().unwrap(), ExitCause::Unknown);
             assert!(!child.signal(libc::SIGTERM) && !child.kill_group());
         }
-        // With a pidfd, even the group is still found.
+        // With a pidfd, which takes that it was not gone at once, even the group is found.
         let dir = TempDir::new();
         let log = Log::open(dir.path(), "test", None).unwrap();
-        let (child, told) = begin(shell("sleep 1000 & echo $!"), Some(log), Pidfds::Use);
+        let (child, told) = begin(shell("sleep 1000 & echo $!; sleep 0.2"), Some(log), Pidfds::Use);
         told.recv().unwrap();
         let tail = child.log().unwrap().tail().unwrap();
         assert!(tail.ends_with("[supervisor] ended, status unknown (reaped elsewhere)\n"));

@@ -37,7 +37,7 @@ static IS_BROKEN: AtomicBool = AtomicBool::new(false);
 
 /// Calls `on_death` once, on a thread of the library's own, when the kernel marks `word`:
 /// it must not block. The word may be claimed by its owner later. It is no longer watched
-/// once it was released, or when it changes too often for no reason.
+/// once it was seen claimed and then released, or when it changes too often for no reason.
 ///
 /// Where waiting for many words is not possible, and in a fork of the process that first
 /// called this, nothing is watched: this is a hint, and the worker's pidfd stands in.
@@ -86,7 +86,8 @@ fn watch_if(is_supported: bool, word: SharedWord, on_death: OnDeath) -> Watched 
         return Watched(None);
     }
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-    let mut slot = Some(Slot { id, word, on_death, seen: 0, events: 0 });
+    let seen = word.load(Ordering::Acquire);
+    let mut slot = Some(Slot { id, word, on_death, seen, events: 0 });
     let mut watchers = lock(&WATCHERS);
     for watcher in &*watchers {
         if watcher.add(&mut slot) {
@@ -107,7 +108,7 @@ struct Slot {
     id: u64,
     word: SharedWord,
     on_death: OnDeath,
-    /// The value at the last look; 0 until it was claimed.
+    /// The value at the last look; 0 until it was seen claimed.
     seen: u32,
     /// Changes and wakes so far.
     events: u32,

@@ -154,7 +154,9 @@ fn two_hundred_words_take_two_threads_and_their_places_are_used_again() {
             let words: Vec<_> = (0..200).map(|_| word()).collect();
             let owners: Vec<_> = words.iter().map(owner).collect();
             let watches: Vec<_> = words.iter().map(listen).collect();
-            assert_eq!(threads_named("slipring-watch"), 2, "{round}");
+            assert_eq!(lock(&WATCHERS).len(), 2, "{round}");
+            // A new thread names itself.
+            eventually("two threads", || threads_named("slipring-watch") == 2);
             for (place, (end, thread)) in owners.into_iter().enumerate() {
                 end.send(place % 3 == 0).unwrap();
                 thread.join().unwrap();
@@ -283,6 +285,7 @@ fn a_process_that_is_killed_or_exits_is_dead_and_one_that_released_is_not() {
             let released = Owner::start(&program);
             released.order(b"release");
             assert_eq!(released.child.wait(soon()), Some(ExitCause::Exited(0)));
+            drop(released.watched);
             assert!(released.death.recv().is_err());
         },
         own_a_word,

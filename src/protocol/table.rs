@@ -270,11 +270,6 @@ impl<T> Table<T> {
         self.let_go(request);
     }
 
-    /// Whether the request's last frame has come and everything was taken.
-    pub(crate) fn is_drained(&mut self, request: u64) -> bool {
-        self.slot(request).is_none_or(|slot| slot.is_finished && slot.queue.is_empty())
-    }
-
     /// Counts bytes of a stream as consumed; returns the sum when the worker should be
     /// told: at every quarter of the window, and before the reader waits for more.
     pub(crate) fn consume(
@@ -337,9 +332,9 @@ mod tests {
         table.push(request, 2);
         table.finish(request);
         assert_eq!(table.take(request), Taken::Item(1));
-        assert!(!table.is_drained(request));
         assert_eq!(table.take(request), Taken::Item(2));
-        assert!(table.is_drained(request));
+        assert_eq!(table.take(request), Taken::Nothing);
+        assert!(!table.is_running(request));
         assert_eq!(table.in_flight(), 1);
         assert!(!table.let_go(request), "the worker is done with it");
         assert_eq!((table.in_flight(), table.owner(request)), (0, Owner::Unknown));

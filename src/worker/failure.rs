@@ -61,7 +61,8 @@ impl<E: std::error::Error + 'static> From<E> for HandlerError {
             sources.push(source.to_string());
             next = source.source();
         }
-        let ours = (&error as &dyn Any).downcast_ref::<Error>();
+        let any: &dyn Any = &error;
+        let ours = any.downcast_ref::<Error>();
         let is_cancelled = ours.is_some_and(|e| e.kind() == ErrorKind::Cancelled);
         let name = std::any::type_name::<E>().to_owned();
         Self { is_cancelled, ..Self::with(name, error.to_string(), sources) }

@@ -129,6 +129,10 @@ impl Server<'_> {
                 return Ok(());
             }
             let header = frame.header();
+            if header.flags & !flags::REQUEST != 0 {
+                let flags = header.flags;
+                return Err(Error::corrupt(format!("a request with flags {flags:#x}")));
+            }
             let mut serving =
                 Serving { outlet: &mut self.outlet, words: self.words, stop, shared: self.shared };
             let served = if header.flags & (flags::MORE | flags::CONTINUED) == 0 {

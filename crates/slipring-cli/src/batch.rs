@@ -4,20 +4,24 @@
 
 use std::time::{Duration, Instant};
 
+use slipring::payload::TextBatch;
+
 /// What a batch may hold.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Texts in a batch, such that the reply fits as well.
     pub(crate) texts: usize,
-    /// Bytes of a request, with the overhead of each text.
+    /// Bytes of a request of several texts, as it is encoded.
     pub(crate) request_bytes: usize,
     /// Bytes of one text.
     pub(crate) max_line: usize,
 }
 
-/// What a request needs beside its texts: its header, and an offset a text.
-pub(crate) const REQUEST_OVERHEAD: usize = 64;
-pub(crate) const TEXT_OVERHEAD: usize = 8;
+/// Bytes of a request with so many texts of so many bytes together.
+pub(crate) fn request_len(texts: usize, bytes: usize) -> usize {
+    // What cannot be encoded is too long for any ring.
+    TextBatch::encoded_len_for(texts, bytes).unwrap_or(usize::MAX)
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
@@ -46,7 +50,7 @@ impl Batch {
     /// always fits: no line is longer than `limits.max_line`.
     pub(crate) fn try_push(&mut self, text: &str, limits: &Limits) -> bool {
         let texts = self.ends.len() + 1;
-        let bytes = REQUEST_OVERHEAD + self.joined.len() + text.len() + texts * TEXT_OVERHEAD;
+        let bytes = request_len(texts, self.joined.len() + text.len());
         if texts > 1 && (texts > limits.texts || bytes > limits.request_bytes) {
             return false;
         }
@@ -58,11 +62,6 @@ impl Batch {
     /// The number of texts.
     pub(crate) fn rows(&self) -> usize {
         self.ends.len()
-    }
-
-    /// The bytes of all the texts together.
-    pub(crate) fn bytes(&self) -> usize {
-        self.joined.len()
     }
 
     pub(crate) fn texts(&self) -> impl ExactSizeIterator<Item = &str> {
@@ -78,6 +77,7 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use slipring::payload::Payload;
 
     fn limits(texts: usize, request_bytes: usize) -> Limits {
         Limits { texts, request_bytes, max_line: 1000 }
@@ -90,7 +90,7 @@ mod tests {
             assert!(batch.try_push(text, &limits(10, 1000)));
         }
         assert_eq!(batch.texts().collect::<Vec<_>>(), ["one", "", "zwei", ""]);
-        assert_eq!((batch.rows(), batch.bytes()), (4, 7));
+        assert_eq!(batch.rows(), 4);
     }
 
     #[test]
@@ -103,8 +103,8 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_cut_by_bytes_with_the_overhead_of_each_text() {
-        let bytes = REQUEST_OVERHEAD + 2 * (TEXT_OVERHEAD + 3);
+    fn a_batch_is_cut_by_the_bytes_of_its_encoding() {
+        let bytes = TextBatch::new(&["abc", "abc"]).unwrap().encoded_len();
         let mut batch = Batch::default();
         assert!(batch.try_push("abc", &limits(9, bytes)));
         assert!(!batch.try_push("abcd", &limits(9, bytes)));
@@ -118,7 +118,7 @@ mod tests {
         batch.try_push("abc", &limits(9, 1000));
         batch.vectors.push(1.0);
         batch.clear();
-        assert_eq!((batch.rows(), batch.bytes()), (0, 0));
+        assert_eq!((batch.rows(), batch.texts().next()), (0, None));
         assert!(batch.vectors.is_empty());
     }
 }

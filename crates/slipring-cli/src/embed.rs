@@ -17,9 +17,10 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     signals::watch(events.sender.clone())
         .map_err(|e| Error::failure(format!("cannot watch signals: {e}")))?;
     let total = total_bytes(options)?;
+    let config = worker::config(options)?;
     let output = Output::create(options.output.clone(), options.dim)?;
-    let limits = worker::limits(options);
-    let workers = worker::start(options)?;
+    let limits = worker::limits(options, &config);
+    let workers = worker::start(options, &config).map_err(|error| events.prefer_signal(error))?;
 
     let mut source = Source::new(options.inputs.iter().cloned(), limits);
     let mut sink =

@@ -31,6 +31,9 @@ impl Exit {
     }
 }
 
+/// Lines of a dead worker's log that are shown.
+const LOG_LINES: usize = 12;
+
 /// An error of the program: the exit code, one line, and for a dead worker the
 /// last lines of its log.
 #[derive(Debug)]
@@ -53,10 +56,6 @@ impl Error {
         Self::new(Exit::Usage, message)
     }
 
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "an embedder in this process cannot die alone")
-    )]
     pub(crate) fn worker_died(message: impl Into<String>, log_tail: impl Into<String>) -> Self {
         Self { log_tail: log_tail.into(), ..Self::new(Exit::WorkerDied, message) }
     }
@@ -99,7 +98,8 @@ impl fmt::Display for Error {
         // A file name may hold a line break or an escape sequence; the message
         // is one line and does not steer the terminal.
         escape_controls(&self.message, f)?;
-        for line in self.log_tail.lines() {
+        let lines = self.log_tail.lines().count();
+        for line in self.log_tail.lines().skip(lines.saturating_sub(LOG_LINES)) {
             f.write_str("\n    | ")?;
             escape_controls(line, f)?;
         }
@@ -133,6 +133,10 @@ mod tests {
         let expected = "worker 0 died\n    | loading\n    | out of memory";
         assert_eq!(error.to_string(), expected);
         assert_eq!(error.exit().code(), 3);
+        let long: String = (0..100).map(|n| format!("line {n}\n")).collect();
+        let shown = Error::worker_died("worker 0 died", long).to_string();
+        assert!(shown.starts_with("worker 0 died\n    | line 88\n"), "{shown}");
+        assert!(shown.ends_with("| line 99"), "{shown}");
     }
 
     #[test]

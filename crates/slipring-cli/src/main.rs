@@ -1,9 +1,9 @@
 //! The `slipring` program: embeds texts through worker processes.
 //!
 //! One text's trip: [`input`] cuts lines into a [`batch`]; the [`pipeline`]
-//! hands it to a [`worker`], where the [`embedder`] turns it into vectors, and
-//! puts the answers back in order; [`output`] writes them. [`embed`] puts
-//! these parts together.
+//! hands it to a [`worker`], a process that runs this same program, where the
+//! [`embedder`] turns it into vectors; the pipeline puts the answers back in
+//! order; [`output`] writes them. [`embed`] puts these parts together.
 
 mod args;
 mod batch;
@@ -27,6 +27,9 @@ use args::Command;
 use error::Error;
 
 fn main() -> ExitCode {
+    if slipring::worker::is_worker() {
+        return worker::serve();
+    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -33,22 +33,27 @@ use crate::stats::{Summary, Traffic};
 /// A worker that embeds batches; it serves them in order.
 pub(crate) trait EmbedWorker: Sync {
     /// A batch that was submitted.
-    type Pending<'a>: Send
-    where
-        Self: 'a;
+    type Pending: Send;
 
     /// Sends a batch. Blocks while the worker's ring is full.
-    fn submit<'a>(&'a self, batch: &Batch) -> Result<Self::Pending<'a>, Error>;
+    fn submit(&self, batch: &Batch) -> Result<Self::Pending, Error>;
 
     /// Waits for the vectors and puts them, row by row, into `out`. Called
     /// from another thread than `submit`, in the order of the submissions.
-    fn wait<'a>(&'a self, pending: Self::Pending<'a>, out: &mut Vec<f32>) -> Result<(), Error>;
+    fn wait(&self, pending: Self::Pending, out: &mut Vec<f32>) -> Result<(), Error>;
 
-    /// Makes all calls return soon, those that block now included.
+    /// Fails if the worker has ended by itself.
+    fn check(&self) -> Result<(), Error>;
+
+    /// Makes all calls return at once, those that block now included, and ends
+    /// the worker. May block for a moment itself.
     fn abort(&self);
 
     /// The bytes that went through the worker's rings so far.
     fn traffic(&self) -> Traffic;
+
+    /// The processor time that the worker has used so far.
+    fn cpu_time(&self) -> Option<Duration>;
 }
 
 /// Batches in flight per worker: one that it works on, one that waits in the
@@ -56,6 +61,10 @@ pub(crate) trait EmbedWorker: Sync {
 const WINDOW: usize = 4;
 /// How long the signal that killed a worker may take to reach this process.
 const SIGNAL_GRACE: Duration = Duration::from_millis(100);
+/// How long the news of a worker's end may take from the kernel's signal to
+/// the worker's handle, and how often that is looked at.
+const END_GRACE: Duration = Duration::from_millis(100);
+const END_LOOK: Duration = Duration::from_millis(1);
 
 /// What the main thread hears of.
 #[derive(Debug)]
@@ -65,6 +74,8 @@ pub(crate) enum Event {
     /// The reader is done; it made this many batches.
     EndOfInput(u64),
     Failed(Error),
+    /// A worker process has ended, or was stopped or continued.
+    ChildChanged,
     Signal(i32),
 }
 
@@ -87,6 +98,13 @@ impl Events {
             _ => None,
         });
         signal.map_or(Ok(()), |signal| Err(Error::signal(signal)))
+    }
+
+    /// A signal to several processes, as a service manager sends it, may have
+    /// ended a worker before this process heard of it: then the signal is the
+    /// reason.
+    pub(crate) fn prefer_signal(&self, error: Error) -> Error {
+        prefer_signal(error, &self.receiver)
     }
 }
 
@@ -135,9 +153,12 @@ pub(crate) fn run<W: EmbedWorker>(
                 }
             });
         }
-        let done = collect(sink, &free, &events.receiver, started, &mut summary);
+        let done = collect(workers, sink, &free, &events.receiver, started, &mut summary);
         if done.is_err() {
-            workers.iter().for_each(EmbedWorker::abort);
+            for worker in workers {
+                // Side by side: one that hangs must not hold up the others.
+                scope.spawn(|| worker.abort());
+            }
         }
         jobs.close();
         free.close();
@@ -147,17 +168,18 @@ pub(crate) fn run<W: EmbedWorker>(
     for worker in workers {
         summary.traffic += worker.traffic();
     }
+    summary.worker_cpu = workers.iter().map(EmbedWorker::cpu_time).sum();
     summary.elapsed = started.elapsed();
     Ok(summary)
 }
 
 /// A batch that a worker has, and its part of it.
-type InFlight<'a, W> = (Batch, <W as EmbedWorker>::Pending<'a>);
+type InFlight<W> = (Batch, <W as EmbedWorker>::Pending);
 
-fn submit_all<'a, W: EmbedWorker>(
-    worker: &'a W,
+fn submit_all<W: EmbedWorker>(
+    worker: &W,
     jobs: &Queue<Batch>,
-    submitted: &SyncSender<InFlight<'a, W>>,
+    submitted: &SyncSender<InFlight<W>>,
 ) -> Result<(), Error> {
     while let Some(mut batch) = jobs.pop() {
         batch.submitted = Some(Instant::now());
@@ -170,10 +192,10 @@ fn submit_all<'a, W: EmbedWorker>(
     Ok(())
 }
 
-fn wait_for_all<'a, W: EmbedWorker>(
-    worker: &'a W,
+fn wait_for_all<W: EmbedWorker>(
+    worker: &W,
     dim: usize,
-    in_flight: &Receiver<InFlight<'a, W>>,
+    in_flight: &Receiver<InFlight<W>>,
     to_main: &Sender<Event>,
 ) -> Result<(), Error> {
     for (mut batch, pending) in in_flight {
@@ -219,7 +241,8 @@ fn spawn_reader(
 
 /// Puts the batches back in order and writes them until the input is at its
 /// end.
-fn collect(
+fn collect<W: EmbedWorker>(
+    workers: &[W],
     sink: &mut impl Sink,
     free: &Queue<Batch>,
     events: &Receiver<Event>,
@@ -229,13 +252,20 @@ fn collect(
     let mut early = BTreeMap::new();
     let mut total = None;
     while total != Some(summary.batches) {
-        let batch = match events.recv_timeout(sink.interval()) {
+        let asked = Instant::now();
+        let event = events.recv_timeout(sink.interval());
+        summary.waited += asked.elapsed();
+        let batch = match event {
             Ok(Event::Embedded(batch)) => batch,
             Ok(Event::EndOfInput(batches)) => {
                 total = Some(batches);
                 continue;
             }
             Ok(Event::Failed(error)) => return Err(prefer_signal(error, events)),
+            Ok(Event::ChildChanged) => {
+                find_dead(workers).map_err(|error| prefer_signal(error, events))?;
+                continue;
+            }
             Ok(Event::Signal(signal)) => return Err(Error::signal(signal)),
             Err(RecvTimeoutError::Timeout) => {
                 summary.elapsed = started.elapsed();
@@ -259,8 +289,21 @@ fn collect(
     Ok(())
 }
 
-/// A signal to the whole process group, as Ctrl-C is, may have ended a worker
-/// before this process heard of it: then the signal is the reason.
+/// Fails if a worker is dead: one that has nothing to do is missed by nobody
+/// else.
+fn find_dead<W: EmbedWorker>(workers: &[W]) -> Result<(), Error> {
+    let deadline = Instant::now() + END_GRACE;
+    loop {
+        workers.iter().try_for_each(EmbedWorker::check)?;
+        if Instant::now() >= deadline {
+            // It was stopped, or goes on.
+            return Ok(());
+        }
+        thread::sleep(END_LOOK);
+    }
+}
+
+/// See [`Events::prefer_signal`].
 fn prefer_signal(error: Error, events: &Receiver<Event>) -> Error {
     if error.exit() != Exit::WorkerDied {
         return error;

@@ -22,6 +22,7 @@ enum Behaviour {
     /// Leaves all requests after the first ones without an answer.
     HangAfter(usize),
     TooFewRows,
+    DiesIdle,
 }
 
 impl Fake {
@@ -47,9 +48,9 @@ impl Fake {
 }
 
 impl EmbedWorker for Fake {
-    type Pending<'a> = mpsc::Receiver<Vec<f32>>;
+    type Pending = mpsc::Receiver<Vec<f32>>;
 
-    fn submit(&self, batch: &Batch) -> Result<Self::Pending<'_>, Error> {
+    fn submit(&self, batch: &Batch) -> Result<Self::Pending, Error> {
         let before = self.submitted.fetch_add(1, Ordering::Relaxed);
         if matches!(self.behaviour, Behaviour::RefuseFrom(n) if before >= n) {
             return Err(Error::worker_died("worker died", "last words"));
@@ -60,7 +61,7 @@ impl EmbedWorker for Fake {
         Ok(pending)
     }
 
-    fn wait(&self, pending: Self::Pending<'_>, out: &mut Vec<f32>) -> Result<(), Error> {
+    fn wait(&self, pending: Self::Pending, out: &mut Vec<f32>) -> Result<(), Error> {
         let (stop, changed) = &*self.stop;
         let mut stopped = stop.lock().unwrap();
         loop {
@@ -76,6 +77,13 @@ impl EmbedWorker for Fake {
         }
     }
 
+    fn check(&self) -> Result<(), Error> {
+        match self.behaviour {
+            Behaviour::DiesIdle => Err(Error::worker_died("died idle", "")),
+            _ => Ok(()),
+        }
+    }
+
     fn abort(&self) {
         *self.stop.0.lock().unwrap() = true;
         self.stop.1.notify_all();
@@ -83,6 +91,10 @@ impl EmbedWorker for Fake {
 
     fn traffic(&self) -> Traffic {
         Traffic { request_bytes: 10, reply_bytes: 20 }
+    }
+
+    fn cpu_time(&self) -> Option<Duration> {
+        Some(Duration::from_secs(1))
     }
 }
 
@@ -137,6 +149,8 @@ fn the_output_keeps_the_order_whichever_worker_is_slow() {
     assert_eq!((summary.texts, summary.batches), (501, 251));
     assert_eq!(summary.traffic.request_bytes, 30);
     assert_eq!(summary.traffic.reply_bytes, 60);
+    assert_eq!(summary.worker_cpu, Some(Duration::from_secs(3)));
+    assert!(summary.waited > Duration::ZERO && summary.waited < summary.elapsed);
 }
 
 #[test]
@@ -193,6 +207,28 @@ fn a_signal_ends_the_run_while_the_reader_is_blocked() {
     events.sender.send(Event::Signal(2)).unwrap();
     let done = run(&[Fake::new(FAST)], 1, fill, &mut Collected::default(), &events);
     assert_eq!(done.unwrap_err().exit(), Exit::Signal(2));
+}
+
+#[test]
+fn a_worker_that_dies_while_there_is_no_input_ends_the_run() {
+    let (_never, blocked) = mpsc::channel::<()>();
+    let fill = Box::new(move |_: &mut Batch| {
+        let _ = blocked.recv();
+        Ok(false)
+    });
+    let events = Events::new();
+    events.sender.send(Event::ChildChanged).unwrap();
+    let workers = [Fake::new(FAST), Fake::new(Behaviour::DiesIdle)];
+    let done = run(&workers, 1, fill, &mut Collected::default(), &events);
+    assert_eq!(done.unwrap_err().to_string(), "died idle");
+}
+
+#[test]
+fn a_worker_that_is_stopped_and_continued_is_not_dead() {
+    let events = Events::new();
+    events.sender.send(Event::ChildChanged).unwrap();
+    let done = run(&[Fake::new(FAST)], 1, numbers(10), &mut Collected::default(), &events);
+    assert_eq!(done.unwrap().texts, 10);
 }
 
 #[test]

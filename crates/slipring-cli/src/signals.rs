@@ -1,4 +1,5 @@
-//! SIGINT, SIGTERM and SIGHUP end the program in good order.
+//! SIGINT, SIGTERM and SIGHUP end the program in good order; SIGCHLD tells of a
+//! worker's end, even while nobody waits for it.
 
 use std::io;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::output::temporary;
@@ -17,11 +18,11 @@ use crate::pipeline::Event;
 /// for instance in a write to a pipe that nobody reads.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Makes the first signal an event for the main thread. If that thread does
-/// not end the program soon, the temporary file is removed and the program
-/// ends from here; worker processes end when their parent is gone.
+/// Makes signals events for the main thread. If it does not end the program
+/// soon when it should, the temporary file is removed and the program ends from
+/// here; worker processes end when their parent is gone.
 pub(crate) fn watch(events: Sender<Event>) -> io::Result<()> {
-    let mut wanted = vec![SIGINT, SIGTERM];
+    let mut wanted = vec![SIGINT, SIGTERM, SIGCHLD];
     // `nohup` starts programs with SIGHUP ignored, and means it.
     if !ignored_at_start(SIGHUP) {
         wanted.push(SIGHUP);
@@ -31,8 +32,12 @@ pub(crate) fn watch(events: Sender<Event>) -> io::Result<()> {
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let mut signals = Signals::new(wanted)?;
     let run = move || {
-        if let Some(signal) = signals.forever().next() {
+        for signal in signals.forever() {
             // The main thread may be past its last look at the events.
+            if signal == SIGCHLD {
+                let _ = events.send(Event::ChildChanged);
+                continue;
+            }
             let _ = events.send(Event::Signal(signal));
             thread::sleep(GRACE);
             temporary::remove_current();

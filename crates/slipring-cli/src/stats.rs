@@ -67,7 +67,7 @@ fn upper_end(bucket: usize) -> u64 {
     start + ((1 << shift) - 1)
 }
 
-/// Bytes that went through the rings.
+/// Bytes of requests and replies that went through the rings.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Traffic {
     pub(crate) request_bytes: u64,
@@ -88,7 +88,12 @@ pub(crate) struct Summary {
     pub(crate) batches: u64,
     pub(crate) elapsed: Duration,
     pub(crate) traffic: Traffic,
+    /// From the submission of a batch to its reply.
     pub(crate) latency: Histogram,
+    /// Processor time of the worker processes, if the kernel tells.
+    pub(crate) worker_cpu: Option<Duration>,
+    /// How long the thread that writes had nothing to do.
+    pub(crate) waited: Duration,
 }
 
 impl fmt::Display for Summary {
@@ -111,7 +116,11 @@ impl fmt::Display for Summary {
                 Millis(self.latency.percentile(99)),
             )?;
         }
-        Ok(())
+        if let Some(cpu) = self.worker_cpu {
+            write!(f, ", worker CPU {:.2} s", cpu.as_secs_f64())?;
+        }
+        let waited = self.waited.as_secs_f64() / self.elapsed.as_secs_f64().max(1e-9);
+        write!(f, ", parent waited {:.0} %", waited.min(1.0) * 100.0)
     }
 }
 
@@ -195,6 +204,8 @@ mod tests {
             elapsed: Duration::from_millis(500),
             traffic: Traffic { request_bytes: 1536, reply_bytes: 7_680_000 },
             latency: Histogram::default(),
+            worker_cpu: Some(Duration::from_millis(450)),
+            waited: Duration::from_millis(430),
         };
         for _ in 0..79 {
             summary.latency.record(Duration::from_nanos(15));
@@ -202,8 +213,10 @@ mod tests {
         assert_eq!(
             summary.to_string(),
             "5,000 texts in 0.50 s (10,000 texts/s), requests 1.5 KiB, replies 7.3 MiB, \
-             79 batches: p50 0.00 ms, p99 0.00 ms"
+             79 batches: p50 0.00 ms, p99 0.00 ms, worker CPU 0.45 s, parent waited 86 %"
         );
+        let nothing = Summary::default().to_string();
+        assert!(nothing.ends_with("replies 0 bytes, parent waited 0 %"), "{nothing}");
     }
 
     #[test]

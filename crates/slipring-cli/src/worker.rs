@@ -1,107 +1,186 @@
-//! The workers of `embed`, and the sizes of their rings.
-//!
-//! A worker is a thread of this process that runs the built-in embedder.
+//! The workers of `embed`: processes that run this same program, one channel
+//! each. Here is the parent's side, and the sizes of the rings; [`process`] is
+//! what runs in a worker.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+mod process;
+
+use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use slipring::payload::{ElementType, MatrixReader, MatrixShape, Payload, TextBatch};
+use slipring::{Channel, Config, ErrorKind, Kind, Pending, Spawner};
 
 use crate::args::Options;
-use crate::batch::{Batch, Limits, REQUEST_OVERHEAD, TEXT_OVERHEAD};
-use crate::embedder::Embedder;
+use crate::batch::{Batch, Limits, request_len};
 use crate::error::Error;
 use crate::pipeline::EmbedWorker;
 use crate::stats::Traffic;
 
-/// The usual caps of one request and one reply; a long line or a large `dim`
-/// raises them.
-const REQUEST_CAP: usize = 1 << 18;
-const REPLY_CAP: usize = 1 << 20;
-const REPLY_OVERHEAD: usize = 64;
-/// Requests that wait for the worker.
-const RING: usize = 2;
+pub(crate) use process::serve;
 
-/// What fits into a request, and its reply into a reply.
-pub(crate) fn limits(options: &Options) -> Limits {
+const ROLE: &str = "embed";
+/// The extra that tells a worker how many numbers a vector has.
+const DIM: &str = "dim";
+
+/// No ring is smaller; a long line or a large `dim` makes it larger.
+const MIN_RING: usize = 1 << 20;
+/// A frame is at most half its ring, less its header.
+const FRAME_HEADER: usize = 32;
+/// Replies of more rows are not worth a larger ring: batches are cut instead.
+const LARGE_REPLY: usize = (1 << 20) - FRAME_HEADER;
+/// Several texts in a request are at most so many bytes; a longer line has a
+/// request of its own.
+const LARGE_REQUEST: usize = 1 << 18;
+
+/// How long a worker may take to end when all its work is done, and when it is
+/// given up.
+const CLOSE_GRACE: Duration = Duration::from_secs(2);
+const ABORT_GRACE: Duration = Duration::from_millis(300);
+/// How long the exit status of a dead worker is waited for.
+const STATUS_GRACE: Duration = Duration::from_secs(1);
+
+/// The rings, such that the longest line fits one request, and the rows of a
+/// batch, or at least one row, one reply.
+pub(crate) fn config(options: &Options) -> Result<Config, Error> {
+    let one_row = reply_len(1, options.dim)?;
+    let reply = reply_len(options.batch, options.dim)?.min(LARGE_REPLY).max(one_row);
+    let (request_ring, max_request) = ring_for(request_len(1, options.max_line));
+    let (reply_ring, max_reply) = ring_for(reply);
+    let config = Config::builder()
+        .request_ring(request_ring)
+        .max_request(max_request)
+        .reply_ring(reply_ring)
+        .max_reply(max_reply)
+        .max_message(max_request.max(max_reply))
+        .build();
+    config.map_err(|e| Error::failure(e.to_string()))
+}
+
+/// The smallest ring with frames of `len` bytes, and the longest frame in it.
+fn ring_for(len: usize) -> (usize, usize) {
+    let ring = (2 * (len + FRAME_HEADER)).next_power_of_two().max(MIN_RING);
+    (ring, ring / 2 - FRAME_HEADER)
+}
+
+fn reply_len(rows: usize, dim: usize) -> Result<usize, Error> {
+    let shape = MatrixShape::new(rows, dim, ElementType::F32);
+    shape.map(|shape| shape.encoded_len()).map_err(|e| Error::failure(e.to_string()))
+}
+
+/// What a batch may hold to fit the rings.
+pub(crate) fn limits(options: &Options, config: &Config) -> Limits {
     let row = options.dim * size_of::<f32>();
-    let reply_cap = REPLY_CAP.max(REPLY_OVERHEAD + row);
     Limits {
-        texts: options.batch.min((reply_cap - REPLY_OVERHEAD) / row),
-        request_bytes: REQUEST_CAP.max(REQUEST_OVERHEAD + TEXT_OVERHEAD + options.max_line),
+        texts: options.batch.min((config.max_reply() - MatrixShape::HEADER_LEN) / row),
+        request_bytes: config.max_request().min(LARGE_REQUEST),
         max_line: options.max_line,
     }
 }
 
-/// Starts the workers.
-pub(crate) fn start(options: &Options) -> Result<Vec<Worker>, Error> {
-    (0..options.workers).map(|_| Worker::start(options.dim, options.timeout)).collect()
+/// Starts the workers and waits until all of them are ready. If one is not,
+/// none is left.
+pub(crate) fn start(options: &Options, config: &Config) -> Result<Vec<Worker>, Error> {
+    let mut spawner = Spawner::current_exe()
+        .map_err(|e| translate(&e))?
+        .role(ROLE)
+        .extra(DIM, options.dim.to_string())
+        .config(config.clone());
+    if let Some(directory) = &options.log_dir {
+        spawner = spawner.log_dir(directory);
+    }
+    let mut workers = Vec::new();
+    let started = (0..)
+        .take(options.workers)
+        .try_for_each(|number| {
+            let spawner = spawner.clone();
+            let spawner = if options.workers > 1 { spawner.instance(number) } else { spawner };
+            workers.push(Worker::new(spawner.spawn()?, options));
+            Ok(())
+        })
+        .and_then(|()| {
+            workers.iter().try_for_each(|worker| worker.channel.wait_ready(options.timeout))
+        });
+    if let Err(error) = started {
+        close(workers);
+        return Err(translate(&error));
+    }
+    Ok(workers)
 }
 
-/// Ends the workers in good order.
+/// Ends the workers in good order. Blocks until their processes are gone.
 pub(crate) fn close(workers: Vec<Worker>) {
-    drop(workers);
+    thread::scope(|scope| {
+        for worker in &workers {
+            // An end that cannot be awaited is no reason to fail: the results
+            // are there, and the process ends with this one.
+            scope.spawn(|| worker.channel.close(CLOSE_GRACE).is_ok());
+        }
+    });
 }
 
+/// The parent's handle on a worker process.
 pub(crate) struct Worker {
-    requests: SyncSender<Request>,
-    aborted: Arc<AtomicBool>,
+    channel: Channel,
+    dim: usize,
     timeout: Duration,
     request_bytes: AtomicU64,
     reply_bytes: AtomicU64,
 }
 
-struct Request {
-    texts: Vec<String>,
-    reply: SyncSender<Vec<f32>>,
-}
-
 impl Worker {
-    fn start(dim: usize, timeout: Duration) -> Result<Self, Error> {
-        let (requests, incoming) = mpsc::sync_channel(RING);
-        let aborted = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&aborted);
-        thread::Builder::new()
-            .name("embed".into())
-            .spawn(move || serve(dim, &incoming, &stop))
-            .map_err(|e| Error::failure(format!("cannot start a worker: {e}")))?;
-        Ok(Self {
-            requests,
-            aborted,
-            timeout,
+    fn new(channel: Channel, options: &Options) -> Self {
+        Self {
+            channel,
+            dim: options.dim,
+            timeout: options.timeout,
             request_bytes: AtomicU64::new(0),
             reply_bytes: AtomicU64::new(0),
-        })
+        }
+    }
+
+    fn send(&self, batch: &Batch) -> slipring::Result<Pending> {
+        let texts: Vec<&str> = batch.texts().collect();
+        let request = TextBatch::new(&texts)?;
+        let pending = self.channel.submit(Kind::EMBED, &request, self.timeout)?;
+        count(&self.request_bytes, request.encoded_len());
+        Ok(pending)
     }
 }
 
 impl EmbedWorker for Worker {
-    type Pending<'a> = Receiver<Vec<f32>>;
+    type Pending = Pending;
 
-    fn submit(&self, batch: &Batch) -> Result<Receiver<Vec<f32>>, Error> {
-        let (reply, pending) = mpsc::sync_channel(1);
-        let texts = batch.texts().map(String::from).collect();
-        let bytes = REQUEST_OVERHEAD + batch.bytes() + batch.rows() * TEXT_OVERHEAD;
-        count(&self.request_bytes, bytes);
-        let sent = self.requests.send(Request { texts, reply });
-        sent.map(|()| pending).map_err(|_| ended())
+    fn submit(&self, batch: &Batch) -> Result<Pending, Error> {
+        self.send(batch).map_err(|e| translate(&e))
     }
 
-    fn wait(&self, pending: Receiver<Vec<f32>>, out: &mut Vec<f32>) -> Result<(), Error> {
-        *out = pending.recv_timeout(self.timeout).map_err(|e| match e {
-            RecvTimeoutError::Timeout => Error::failure(format!(
-                "a worker did not answer within {} s (allow more with --timeout)",
-                self.timeout.as_secs_f64()
-            )),
-            RecvTimeoutError::Disconnected => ended(),
-        })?;
-        count(&self.reply_bytes, REPLY_OVERHEAD + size_of_val(out.as_slice()));
-        Ok(())
+    fn wait(&self, pending: Pending, out: &mut Vec<f32>) -> Result<(), Error> {
+        let reply = pending.wait().map_err(|e| translate(&e))?;
+        count(&self.reply_bytes, reply.len());
+        let matrix = MatrixReader::new(&reply).map_err(|e| translate(&e))?;
+        if matrix.cols() != self.dim {
+            let (got, expected) = (matrix.cols(), self.dim);
+            return Err(Error::failure(format!(
+                "a worker answered with vectors of {got} numbers instead of {expected}"
+            )));
+        }
+        matrix.copy_to_vec(out).map_err(|e| translate(&e))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.channel.is_alive() {
+            return Ok(());
+        }
+        // Sends nothing, and fails at once with the reason.
+        self.channel.wait_ready(Duration::ZERO).map_err(|e| translate(&e))
     }
 
     fn abort(&self) {
-        self.aborted.store(true, Ordering::Relaxed);
+        // All operations in flight end at once; the process may take longer, and
+        // is ended with this one if need be.
+        let _ = self.channel.close(ABORT_GRACE);
     }
 
     fn traffic(&self) -> Traffic {
@@ -110,25 +189,50 @@ impl EmbedWorker for Worker {
             reply_bytes: self.reply_bytes.load(Ordering::Relaxed),
         }
     }
-}
 
-fn serve(dim: usize, requests: &Receiver<Request>, stop: &AtomicBool) {
-    let mut embedder = Embedder::new(dim);
-    for request in requests {
-        let mut vectors = vec![0.0; request.texts.len() * dim];
-        for (text, row) in request.texts.iter().zip(vectors.chunks_exact_mut(dim)) {
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
-            embedder.embed_into(text, row);
-        }
-        // A caller that has given up wants no reply.
-        let _ = request.reply.send(vectors);
+    /// The sum over the worker's threads, which live as long as it does.
+    fn cpu_time(&self) -> Option<Duration> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.channel.pid())).ok()?;
+        tasks
+            .map(|task| {
+                let path = task.ok()?.path().join("schedstat");
+                let schedstat = fs::read_to_string(path).ok()?;
+                let nanos = schedstat.split_whitespace().next()?.parse().ok()?;
+                Some(Duration::from_nanos(nanos))
+            })
+            .sum()
     }
 }
 
-fn ended() -> Error {
-    Error::failure("a worker has ended")
+fn translate(error: &slipring::Error) -> Error {
+    match error.kind() {
+        ErrorKind::PeerDied => {
+            if let Some(death) = error.death() {
+                // The message is about to be written, and not again.
+                let deadline = Instant::now() + STATUS_GRACE;
+                while death.cause().is_none() && Instant::now() < deadline {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+            died(error)
+        }
+        // One that ends before it can answer is dead as well.
+        ErrorKind::Handshake => died(error),
+        ErrorKind::Timeout => Error::failure(format!(
+            "a worker did not answer in time: {error} (allow more with --timeout)"
+        )),
+        ErrorKind::Spawn | ErrorKind::Os => {
+            Error::failure(format!("cannot start a worker: {error}"))
+        }
+        _ => Error::failure(error.to_string()),
+    }
+}
+
+/// What stands below the first line is the end of the worker's log.
+fn died(error: &slipring::Error) -> Error {
+    let text = error.to_string();
+    let (message, log_tail) = text.split_once('\n').unwrap_or((&text, ""));
+    Error::worker_died(message, log_tail)
 }
 
 fn count(counter: &AtomicU64, bytes: usize) {
@@ -140,28 +244,51 @@ mod tests {
     use super::*;
     use crate::args::{Command, parse};
 
-    fn limits_of(args: &[&str]) -> Limits {
+    fn sizes_of(args: &[&str]) -> (Limits, Config) {
         let args = std::iter::once(&"embed").chain(args);
         match parse(args.map(Into::into)).unwrap() {
-            Command::Embed(options) => limits(&options),
+            Command::Embed(options) => {
+                let config = config(&options).unwrap();
+                (limits(&options, &config), config)
+            }
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn a_batch_is_cut_so_that_its_reply_fits() {
-        assert_eq!(limits_of(&[]).texts, 64);
-        let limits = limits_of(&["--batch", "5000"]);
-        assert_eq!(limits.texts, (REPLY_CAP - REPLY_OVERHEAD) / (384 * 4));
-        assert_eq!(limits_of(&["--dim", "65536"]).texts, 3);
+        assert_eq!(sizes_of(&[]).0.texts, 64);
+        assert_eq!(sizes_of(&["--batch", "5000"]).0.texts, 682);
+        assert_eq!(sizes_of(&["--dim", "65536"]).0.texts, 3);
+        for batch in ["1", "300", "65536"] {
+            for dim in ["1", "384", "65536"] {
+                let (limits, config) = sizes_of(&["--batch", batch, "--dim", dim]);
+                assert!(limits.texts >= 1 && limits.texts <= batch.parse().unwrap());
+                let reply = reply_len(limits.texts, dim.parse().unwrap()).unwrap();
+                assert!(reply <= config.max_reply(), "{batch} {dim}");
+            }
+        }
     }
 
     #[test]
     fn the_longest_line_fits_into_a_request_of_its_own() {
-        for max_line in ["1", "1048576", "268435456"] {
-            let limits = limits_of(&["--max-line", max_line]);
-            let alone = REQUEST_OVERHEAD + TEXT_OVERHEAD + limits.max_line;
-            assert!(alone <= limits.request_bytes);
+        for max_line in [1, 1 << 20, (1 << 20) + 1, 1 << 28] {
+            let (limits, config) = sizes_of(&["--max-line", &max_line.to_string()]);
+            assert!(request_len(1, limits.max_line) <= config.max_request());
+            assert!(limits.request_bytes <= config.max_request());
         }
+    }
+
+    #[test]
+    fn rings_grow_by_powers_of_two_and_not_beyond_need() {
+        assert_eq!(ring_for(1), (MIN_RING, MIN_RING / 2 - 32));
+        assert_eq!(ring_for(MIN_RING / 2 - 32).0, MIN_RING);
+        assert_eq!(ring_for(MIN_RING / 2 - 31).0, 2 * MIN_RING);
+        let (_, config) = sizes_of(&[]);
+        assert_eq!(config.request_ring().capacity(), 4 << 20);
+        assert_eq!(config.reply_ring().capacity(), 1 << 20);
+        let (_, config) = sizes_of(&["--max-line", "1000", "--batch", "9999"]);
+        assert_eq!(config.request_ring().capacity(), 1 << 20);
+        assert_eq!(config.reply_ring().capacity(), 2 << 20);
     }
 }

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::ptr;
 
 /// A set of signals.
 pub(crate) struct SignalSet(libc::sigset_t);
@@ -48,7 +47,7 @@ impl SignalSet {
     pub(crate) fn of_thread() -> Self {
         let mut now = Self::empty();
         // SAFETY: without a new set the call only writes the present one.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, ptr::null(), &raw mut now.0) };
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, std::ptr::null(), &raw mut now.0) };
         now
     }
 
