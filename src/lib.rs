@@ -18,6 +18,7 @@ mod shm;
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod trace;
 pub mod worker;
 
 pub use channel::{

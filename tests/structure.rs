@@ -5,10 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module imports only from lower levels, or from its own folder.
-const LEVELS: [(&str, u32); 14] = [
+const LEVELS: [(&str, u32); 15] = [
     ("error", 0),
     ("config", 0),
     ("sync", 0),
+    ("trace", 0),
     ("shm", 1),
     ("ring", 2),
     ("link", 3),

@@ -14,6 +14,7 @@ use crate::process::watch::Watched;
 use crate::protocol::Health;
 use crate::shm::clock::Deadline;
 use crate::shm::fork;
+use crate::trace::{event, span};
 
 /// How long a worker that was asked to terminate may take before it is killed.
 const KILL_AFTER: Duration = Duration::from_secs(2);
@@ -78,6 +79,7 @@ impl WorkerHandle {
 
     pub(crate) fn close(&self, timeout: Duration) -> Result<ExitCause> {
         check_not_forked()?;
+        span!("close", role = self.role.as_str(), pid = self.pid);
         self.life.close();
         let deadline = Deadline::after(timeout);
         // Whether it answers or not, what counts is that it ends.
@@ -85,6 +87,7 @@ impl WorkerHandle {
         let cause = self.reap(deadline);
         self.life.closed();
         self.hang_up();
+        event!(INFO, role = self.role.as_str(), pid = self.pid, ?cause, "worker closed");
         cause
     }
 

@@ -36,6 +36,7 @@ use crate::payload::Payload;
 use crate::process::thread::ThreadWorker;
 use crate::protocol::{Health, Kind};
 use crate::shm::clock::Deadline;
+use crate::trace::span;
 
 pub use reply::{Pending, Reply, Stream};
 pub use spawner::Spawner;
@@ -115,6 +116,7 @@ impl Channel {
         payload: &P,
         timeout: Duration,
     ) -> Result<Reply> {
+        span!("call", %kind, bytes = payload.encoded_len());
         self.submit(kind, payload, timeout)?.wait()
     }
 
@@ -138,6 +140,7 @@ impl Channel {
         payload: &P,
         timeout: Duration,
     ) -> Result<Pending> {
+        span!("submit", %kind, bytes = payload.encoded_len());
         let deadline = Deadline::after(timeout);
         let (request, has_rung) = self.engine.send_call(kind, payload, deadline)?;
         Ok(Pending::new(Arc::clone(&self.engine), request, timeout, deadline, has_rung))
@@ -175,6 +178,7 @@ impl Channel {
         payload: &P,
         chunk_timeout: Duration,
     ) -> Result<Stream> {
+        span!("stream", %kind, bytes = payload.encoded_len());
         let deadline = Deadline::after(chunk_timeout);
         let request = self.engine.send_stream(kind, payload, deadline)?;
         Ok(Stream::new(Arc::clone(&self.engine), request, chunk_timeout))

@@ -23,6 +23,7 @@ use crate::protocol::hello::{Answer, Hello, Limits, MAX_LEN, RoleConfig, WORKER_
 use crate::raw::{End, RawLink};
 use crate::ring::doorbell::Alarm;
 use crate::shm::fork;
+use crate::trace::{event, span};
 
 /// How long a worker that failed the handshake may take to say how it ended.
 const POST_MORTEM: Duration = Duration::from_millis(200);
@@ -231,6 +232,7 @@ impl Spawner {
 
     fn start(&self) -> Result<(Duplex, ParentWords, WorkerHandle, Arc<Life>)> {
         check_role(&self.role.role)?;
+        span!("spawn", role = self.role.role.as_str(), program = %self.program.path.display());
         fork::watch();
         let hello = Hello {
             parent: std::process::id(),
@@ -251,7 +253,9 @@ impl Spawner {
         let died = |life: &Arc<Life>| {
             let life = Arc::clone(life);
             move || {
-                life.die();
+                if life.die() {
+                    event!(WARN, "worker died");
+                }
             }
         };
         let on_exit = died(&life);
@@ -266,6 +270,7 @@ impl Spawner {
         let health = HealthClient::new(health);
         let process = Some((ours, watched));
         let worker = WorkerHandle::new(Arc::clone(&life), health, deathbed, process);
+        event!(INFO, role = self.role.role.as_str(), pid = worker.pid(), "worker attached");
         Ok((data, words, worker, life))
     }
 
