@@ -75,7 +75,7 @@ impl<'a> Reply<'a> {
         let Outlet { producer, words, stop, request, is_finished, bytes_out, has_rung, .. } =
             self.outlet;
         let claim = claim(producer, words, stop, *request, len)?;
-        Ok(Slot { claim, request: *request, len, is_finished, bytes_out, has_rung })
+        Ok(Slot { claim, request: *request, len, words, is_finished, bytes_out, has_rung })
     }
 
     /// Answers with a payload that is written bit by bit and whose length need not be
@@ -98,6 +98,7 @@ pub struct Slot<'a> {
     claim: Claim<'a>,
     request: u64,
     len: usize,
+    words: &'a WorkerWords,
     is_finished: &'a mut bool,
     bytes_out: &'a mut u64,
     has_rung: &'a mut bool,
@@ -114,6 +115,7 @@ impl Slot<'_> {
     pub fn send(self) -> Done {
         *self.is_finished = true;
         *self.bytes_out += as_u64(self.len);
+        report_end(self.words, *self.bytes_out);
         *self.has_rung = self.claim.commit(header(Kind::RESULT, self.request, 0));
         Done(())
     }
@@ -282,11 +284,6 @@ impl Outlet {
         self.has_rung
     }
 
-    /// Payload bytes of all replies so far.
-    pub(super) fn bytes_out(&self) -> u64 {
-        self.bytes_out
-    }
-
     pub(super) fn flush(&mut self) {
         self.producer.flush();
     }
@@ -343,8 +340,11 @@ impl Outlet {
             claim.commit(header);
             self.streamed = self.streamed.wrapping_add(span(len));
         } else {
-            self.has_rung = claim.commit(header);
             self.is_finished = flag & flags::MORE == 0;
+            if self.is_finished {
+                report_end(&self.words, self.bytes_out);
+            }
+            self.has_rung = claim.commit(header);
         }
         Ok(())
     }
@@ -405,6 +405,7 @@ impl Outlet {
         let Some(mut claim) = claim else { return Err(no_space()) };
         claim.payload().copy_from_slice(bytes);
         self.is_finished = true;
+        report_end(&self.words, self.bytes_out);
         self.has_rung = claim.commit(header(kind, self.request, 0));
         Ok(())
     }
@@ -426,6 +427,15 @@ fn claim<'p>(
 #[cold]
 fn no_space() -> Error {
     Error::corrupt("the parent's head promised space that is not there")
+}
+
+/// Brings the status line up to date just before a request's last frame is published:
+/// who has seen that frame sees a status in which the request is done.
+fn report_end(words: &WorkerWords, bytes_out: u64) {
+    words.bytes_out.store(bytes_out, Ordering::Relaxed);
+    words.served.store(words.served.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    words.current.store(0, Ordering::Relaxed);
+    words.state.store(WorkerState::Idle.code(), Ordering::Relaxed);
 }
 
 fn header(kind: Kind, request: u64, flags: u16) -> Header {

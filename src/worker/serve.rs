@@ -11,7 +11,7 @@ use crate::ring::Consumer;
 use crate::ring::Header;
 use crate::shm::clock::{Deadline, now_ns};
 use crate::shm::layout::{as_u64, as_usize};
-use crate::shm::region::{OwnU32, OwnU64, PeerBytes};
+use crate::shm::region::{OwnU32, PeerBytes};
 use crate::sync::Ordering;
 use crate::worker::failure::{HandlerError, catch};
 use crate::worker::health::{HealthThread, Report, Shared};
@@ -218,7 +218,8 @@ impl Serving<'_> {
         let Self { outlet, words, stop, .. } = self;
         let kind = Kind::from_code(header.kind);
         let deadline = Deadline::from_wire(header.aux);
-        add(&words.bytes_in, as_u64(payload.len()));
+        let bytes_in = words.bytes_in.load(Ordering::Relaxed).wrapping_add(as_u64(payload.len()));
+        words.bytes_in.store(bytes_in, Ordering::Relaxed);
         outlet.begin(header.request);
         let is_void = header.flags & flags::ABANDONED != 0
             || words.requests.is_cancelled(header.request)
@@ -233,8 +234,6 @@ impl Serving<'_> {
             let request = Request { kind, id, is_stream, deadline, payload, words, stop };
             self.handle(&request, session, handlers)?;
         }
-        self.words.bytes_out.store(self.outlet.bytes_out(), Ordering::Relaxed);
-        add(&self.words.served, 1);
         Ok(())
     }
 
@@ -257,20 +256,12 @@ impl Serving<'_> {
             *self.shared.last_error.lock() = error.summary();
         }
         // A handler can only return `Done` once the last frame is out.
-        let ended = match result {
+        match result {
             Err(error) if !outlet.is_finished() && error.is_cancelled() => outlet.cancel(),
             Err(error) if !outlet.is_finished() => outlet.fail(&error.into_failure()),
             _ => Ok(()),
-        };
-        words.current.store(0, Ordering::Relaxed);
-        words.state.store(WorkerState::Idle.code(), Ordering::Relaxed);
-        ended
+        }
     }
-}
-
-/// Adds to a word that only this thread writes.
-fn add(word: &OwnU64, more: u64) {
-    word.store(word.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }
 
 fn unknown_kind(kind: Kind) -> HandlerError {

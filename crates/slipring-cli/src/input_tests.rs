@@ -85,7 +85,7 @@ fn batches_are_cut_by_count_and_by_bytes_and_lose_nothing() {
     assert!(source.fill(&mut batch).unwrap());
     assert_eq!((batch.rows(), batch.consumed), (1, 6));
 
-    let long: &[u8] = format!("{0}\n{0}\n{0}\n", "x".repeat(90)).into_bytes().leak();
+    let long: &[u8] = format!("{0}\n{0}\n{0}\n", "x".repeat(95)).into_bytes().leak();
     let mut source = source_of(long, 9, 100);
     for _ in 0..3 {
         batch.clear();

@@ -30,14 +30,28 @@ fn vectors_equal_the_embedder_s_to_the_bit_with_any_batches_and_workers() {
     let lines: Vec<&str> = text.lines().collect();
     let expected = directly(&lines, 384);
     let directory = Directory::new();
-    for options in [&[][..], &["--workers", "3", "--batch", "7"], &["--batch", "9999"]] {
-        let args = [&[path.to_str().unwrap()], options].concat();
-        directory.embed(&args, "").succeeded();
-        let npy = Npy::parse(&directory.read("vectors.npy"));
-        assert_eq!((npy.rows, npy.dim), (lines.len(), 384));
-        assert!(bits(&npy.values) == expected, "{options:?}");
+    for batch in ["1", "7", "64", "1000"] {
+        for workers in ["1", "2", "3"] {
+            let args = [path.to_str().unwrap(), "--batch", batch, "--workers", workers];
+            directory.embed(&args, "").succeeded();
+            let npy = Npy::parse(&directory.read("vectors.npy"));
+            assert_eq!((npy.rows, npy.dim), (lines.len(), 384));
+            assert!(bits(&npy.values) == expected, "{args:?}");
+        }
     }
     assert_eq!(directory.names(), ["vectors.npy"]);
+}
+
+#[test]
+fn long_lines_and_long_vectors_travel_in_rings_that_fit_them() {
+    let directory = Directory::new();
+    let long = "word ".repeat(500_000);
+    let text = format!("short\n{long}\nshort\n");
+    let limit = long.len().to_string();
+    let args = ["--max-line", &limit, "--dim", "65536", "--batch", "7", "--workers", "2"];
+    directory.embed(&args, &text).succeeded();
+    let npy = Npy::parse(&directory.read("vectors.npy"));
+    assert!(bits(&npy.values) == directly(&["short", &long, "short"], 65_536));
 }
 
 #[test]
@@ -129,7 +143,8 @@ fn the_summary_goes_to_standard_error_in_one_plain_line() {
         let stderr = directory.embed(&["-o", output], "a\nb\nc\n").succeeded().stderr;
         assert!(stderr.starts_with("slipring: 3 texts in "), "{stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
-        for part in ["texts/s", "requests ", "replies 4.5 KiB", "p50 ", "p99 "] {
+        let parts = ["texts/s", "requests 23 bytes", "replies 4.5 KiB", "p50 ", "p99 "];
+        for part in [&parts[..], &["worker CPU 0.", "parent waited "]].concat() {
             assert!(stderr.contains(part), "{part} is missing in {stderr}");
         }
         assert!(!stderr.contains('\x1b'), "{stderr:?}");

@@ -9,7 +9,9 @@ use std::io::{Read, Write};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use common::{Directory, Finished, Npy, finish, glosses, kill, peak_memory, piped, until};
+use common::{
+    Directory, Finished, Npy, children, cpu_time, finish, glosses, kill, peak_memory, piped, until,
+};
 
 const MIB: usize = 1 << 20;
 
@@ -20,9 +22,11 @@ fn with_target() -> Directory {
     directory
 }
 
-/// The target is as it was, and nothing lies beside it but `others`.
+/// The target is as it was, nothing lies beside it but `others`, and nothing
+/// runs there.
 #[track_caller]
 fn assert_untouched(directory: &Directory, others: &[&str]) {
+    assert_eq!(directory.processes(), [0; 0]);
     assert_eq!(directory.read("vectors.npy"), b"precious");
     let mut expected = [&["vectors.npy"], others].concat();
     expected.sort_unstable();
@@ -180,6 +184,7 @@ fn a_reader_of_standard_output_that_leaves_early_ends_the_program_quietly() {
     let done = finish(child, b"");
     assert_eq!((done.code, done.stderr.as_str()), (0, ""));
     assert_eq!(first, *b"[");
+    assert_eq!(directory.processes(), [0; 0]);
 }
 
 /// Starts the program with an open standard input and waits until it works.
@@ -227,6 +232,7 @@ fn a_signal_ends_the_program_while_nobody_reads_its_output() {
     let done = wait_open(child);
     drop(stdout);
     assert_eq!(done.code, 143);
+    directory.until_no_process_is_left();
 }
 
 #[test]
@@ -236,9 +242,11 @@ fn a_signal_ends_the_program_while_a_pipe_waits_for_its_reader() {
     assert!(Command::new("mkfifo").arg(fifo).status().unwrap().success());
     let child = directory.command(&["-o", "p.jsonl"]).spawn().unwrap();
     let status = format!("/proc/{}/task", child.id());
-    // The thread that watches signals is there before the pipe is opened.
+    // The thread that watches signals is there before the pipe is opened; all
+    // others, and the workers, are started later.
     until("two threads", || fs::read_dir(&status).unwrap().count() == 2);
     std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(children(child.id()), [0; 0]);
     kill("INT", child.id());
     assert_eq!(wait_open(child).code, 130);
     assert_eq!(directory.names(), ["p.jsonl"]);
@@ -278,51 +286,176 @@ fn a_long_input_needs_no_more_memory_than_a_short_one() {
     assert_eq!(Npy::parse(&directory.read("vectors.npy")).rows, 768);
 }
 
-/// The child processes of all threads of a process.
-fn children(pid: u32) -> Vec<u32> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let lists = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")));
-    lists
-        .flat_map(|list| {
-            let list = list.unwrap_or_default();
-            let pids: Vec<u32> = list.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
-            pids
-        })
-        .collect()
+/// Starts the program with an open standard input and so many workers, and
+/// waits until they wait for requests.
+fn with_idle_workers(directory: &Directory, args: &[&str], count: usize) -> (Child, Vec<u32>) {
+    let child = running(directory, args);
+    until("all workers", || children(child.id()).len() == count);
+    let workers = children(child.id());
+    for worker in &workers {
+        // The thread that watches the parent is the last that starts.
+        until("a worker that is ready", || {
+            let tasks = fs::read_dir(format!("/proc/{worker}/task")).unwrap();
+            let names = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("comm")));
+            names.flatten().any(|name| name == "slipring-parent\n")
+        });
+    }
+    (child, workers)
+}
+
+/// An endless input, which keeps all workers busy.
+fn feed(child: &mut Child) -> std::thread::JoinHandle<()> {
+    let mut stdin = child.stdin.take().unwrap();
+    let text = fs::read(glosses()).unwrap();
+    std::thread::spawn(move || while stdin.write_all(&text).is_ok() {})
+}
+
+fn log_dir_args<'a>(count: &'a str) -> Vec<&'a str> {
+    vec!["--log-dir", "logs", "--workers", count]
 }
 
 #[test]
-#[ignore = "the workers are threads of this process as yet"]
-fn a_dead_worker_has_an_exit_code_of_its_own() {
+fn a_dead_worker_has_an_exit_code_of_its_own_even_if_nobody_needs_it() {
+    for signal in ["KILL", "SEGV", "TERM"] {
+        let directory = with_target();
+        let (child, workers) = with_idle_workers(&directory, &["--workers", "2"], 2);
+        kill(signal, workers.last().copied().unwrap());
+        // Standard input stays open and silent.
+        let done = wait_open(child);
+        assert_eq!(done.code, 3, "{done:?}");
+        let start = format!("slipring: worker embed (pid {}) died: ", workers.last().unwrap());
+        assert!(done.stderr.starts_with(&start), "{done:?}");
+        assert!(done.stderr.contains(&format!("SIG{signal}")), "{done:?}");
+        assert_untouched(&directory, &[]);
+    }
+}
+
+#[test]
+fn a_worker_killed_at_work_ends_the_program_with_the_end_of_its_log() {
+    for count in ["1", "3"] {
+        let directory = with_target();
+        let args = log_dir_args(count);
+        let (mut child, workers) = with_idle_workers(&directory, &args, count.parse().unwrap());
+        let feeding = feed(&mut child);
+        let victim = workers.last().copied().unwrap();
+        let before = cpu_time(victim);
+        until("some work", || cpu_time(victim) > before + Duration::from_millis(50));
+        kill("KILL", victim);
+        let done = wait_open(child);
+        feeding.join().unwrap();
+        assert_eq!(done.code, 3, "{done:?}");
+        let mut lines = done.stderr.lines();
+        let first = lines.next().unwrap();
+        assert!(first.contains(&format!("(pid {victim}) died: killed by signal SIGKILL")));
+        assert!(first.contains("log logs/worker-embed"), "{first}");
+        let said = format!("    | slipring: worker {victim}: ready, 384 numbers a text");
+        assert_eq!(lines.next(), Some(said.as_str()), "{done:?}");
+        assert_untouched(&directory, &["logs"]);
+    }
+}
+
+#[test]
+fn each_of_several_workers_has_a_log_of_its_own() {
+    let directory = Directory::new();
+    directory.embed(&log_dir_args("2"), "a\n").succeeded();
+    directory.embed(&log_dir_args("1"), "a\n").succeeded();
+    let names = fs::read_dir(directory.path("logs")).unwrap();
+    let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["worker-embed-0.log", "worker-embed-1.log", "worker-embed.log"]);
+}
+
+#[test]
+fn a_log_directory_that_cannot_be_made_is_an_error() {
     let directory = with_target();
-    let mut child = running(&directory, &[]);
-    until("a worker process", || !children(child.id()).is_empty());
-    let worker = children(child.id());
-    kill("KILL", worker.first().copied().unwrap());
-    let mut stdin = child.stdin.take().unwrap();
-    // The program may have noticed before the lines are written.
-    let _ = stdin.write_all(&b"text\n".repeat(1000));
-    child.stdin = Some(stdin);
-    let done = wait_open(child);
-    assert_eq!(done.code, 3, "{done:?}");
-    assert!(done.stderr.starts_with("slipring: "), "{done:?}");
-    assert!(done.stderr.contains("SIGKILL"), "{done:?}");
+    let done = directory.embed(&["--log-dir", "vectors.npy/logs"], "a\n");
+    assert_eq!(done.code, 1, "{done:?}");
+    assert!(done.stderr.contains("vectors.npy/logs"), "{done:?}");
     assert_untouched(&directory, &[]);
 }
 
 #[test]
-#[ignore = "the workers are threads of this process as yet"]
-fn no_worker_outlives_the_program() {
-    for signal in ["INT", "TERM", "KILL"] {
-        let directory = Directory::new();
-        let child = running(&directory, &["--workers", "2"]);
-        until("two worker processes", || children(child.id()).len() == 2);
-        let workers = children(child.id());
-        kill(signal, child.id());
-        wait_open(child);
-        for worker in workers {
-            let alive = || fs::metadata(format!("/proc/{worker}")).is_ok();
-            until("the end of a worker", || !alive());
-        }
+fn a_worker_that_hangs_runs_into_the_timeout_and_is_ended() {
+    let directory = with_target();
+    let args = ["--workers", "2", "--timeout", "0.5"];
+    let (mut child, workers) = with_idle_workers(&directory, &args, 2);
+    for worker in &workers {
+        kill("STOP", *worker);
     }
+    child.stdin.as_mut().unwrap().write_all(&b"text\n".repeat(1000)).unwrap();
+    let done = wait_open(child);
+    assert_eq!(done.code, 1, "{done:?}");
+    assert!(done.stderr.contains("(allow more with --timeout)"), "{done:?}");
+    assert_untouched(&directory, &[]);
+}
+
+#[test]
+fn a_signal_ends_the_program_while_its_workers_hang() {
+    let directory = with_target();
+    let (mut child, workers) = with_idle_workers(&directory, &["--workers", "2"], 2);
+    for worker in &workers {
+        kill("STOP", *worker);
+    }
+    child.stdin.as_mut().unwrap().write_all(&b"text\n".repeat(1000)).unwrap();
+    kill("INT", child.id());
+    assert_eq!(wait_open(child).code, 130);
+    directory.until_no_process_is_left();
+    assert_untouched(&directory, &[]);
+}
+
+#[test]
+fn a_worker_that_is_stopped_for_a_while_is_waited_for() {
+    let directory = Directory::new();
+    let (mut child, workers) = with_idle_workers(&directory, &[], 1);
+    let worker = workers.first().copied().unwrap();
+    kill("STOP", worker);
+    child.stdin.as_mut().unwrap().write_all(&b"text\n".repeat(1000)).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    kill("CONT", worker);
+    finish(child, b"more\n").succeeded();
+    assert_eq!(Npy::parse(&directory.read("vectors.npy")).rows, 1001);
+}
+
+#[test]
+fn signals_end_the_program_while_all_workers_are_busy() {
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let directory = with_target();
+        let (mut child, workers) = with_idle_workers(&directory, &["--workers", "2"], 2);
+        let feeding = feed(&mut child);
+        until("work", || workers.iter().all(|&pid| cpu_time(pid) > Duration::from_millis(50)));
+        kill(signal, child.id());
+        let done = wait_open(child);
+        feeding.join().unwrap();
+        assert_eq!(done.code, code, "{done:?}");
+        assert_eq!(done.stderr, format!("slipring: ended by SIG{signal}\n"));
+        assert_untouched(&directory, &[]);
+    }
+}
+
+#[test]
+fn no_worker_outlives_a_program_that_is_killed() {
+    for busy in [false, true] {
+        let directory = Directory::new();
+        let (mut child, _) = with_idle_workers(&directory, &["--workers", "2"], 2);
+        let feeding = busy.then(|| feed(&mut child));
+        kill("KILL", child.id());
+        let done = wait_open(child);
+        assert_eq!(done.code, -1);
+        directory.until_no_process_is_left();
+        feeding.map(std::thread::JoinHandle::join);
+    }
+}
+
+#[test]
+fn nothing_is_computed_while_there_is_no_input() {
+    let directory = Directory::new();
+    let (child, workers) = with_idle_workers(&directory, &["--quiet"], 1);
+    let all = || cpu_time(child.id()) + workers.iter().map(|&pid| cpu_time(pid)).sum();
+    std::thread::sleep(Duration::from_millis(200));
+    let before: Duration = all();
+    std::thread::sleep(Duration::from_millis(500));
+    let used = all() - before;
+    // One look every ten milliseconds would cost more than this.
+    assert!(used < Duration::from_micros(500), "{used:?}");
+    finish(child, b"a\n").succeeded();
 }

@@ -50,6 +50,24 @@ impl Directory {
         names
     }
 
+    /// The processes that run in this directory, as the program and its workers
+    /// do; those that have ended and are not reaped yet do not run.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        all.filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let here = fs::read_link(entry.path().join("cwd")).ok()? == self.0;
+            (here && is_running(pid)).then_some(pid)
+        })
+        .collect()
+    }
+
+    /// Waits until the program and all its workers are gone.
+    #[track_caller]
+    pub(crate) fn until_no_process_is_left(&self) {
+        until("the end of all processes", || self.processes().is_empty());
+    }
+
     /// `slipring embed` with these arguments, not started yet.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_slipring"));
@@ -58,9 +76,13 @@ impl Directory {
         command
     }
 
-    /// Runs `slipring embed` to its end with this standard input.
+    /// Runs `slipring embed` to its end with this standard input. Its workers
+    /// have ended when it has.
+    #[track_caller]
     pub(crate) fn embed(&self, args: &[&str], stdin: impl AsRef<[u8]>) -> Finished {
-        finish(self.command(args).spawn().unwrap(), stdin.as_ref())
+        let done = finish(self.command(args).spawn().unwrap(), stdin.as_ref());
+        assert_eq!(self.processes(), [0; 0], "left behind: {done:?}");
+        done
     }
 }
 
@@ -114,6 +136,37 @@ pub(crate) fn kill(signal: &str, pid: u32) {
     let command = format!("kill -{signal} {pid}");
     let status = Command::new("sh").args(["-c", &command]).status().unwrap();
     assert!(status.success(), "{command}");
+}
+
+/// Whether a process exists and has not ended.
+pub(crate) fn is_running(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in parentheses, may hold anything; the state follows it.
+    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// The child processes of all threads of a process.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks
+        .flat_map(|task| {
+            let list = fs::read_to_string(task.unwrap().path().join("children"));
+            let list = list.unwrap_or_default();
+            let pids: Vec<u32> = list.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+            pids
+        })
+        .collect()
+}
+
+/// Processor time that a process has used, over all its threads.
+pub(crate) fn cpu_time(pid: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let nanos = tasks.map(|task| {
+        let schedstat = fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap();
+        schedstat.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    });
+    Duration::from_nanos(nanos.sum())
 }
 
 /// Waits until something holds; the generous limit only ends a hanging test.
