@@ -110,9 +110,9 @@ impl Life {
     /// two milliseconds, for the exit status of a worker that has just died.
     #[cold]
     pub(crate) fn why_over(&self, request: Option<u64>) -> Error {
-        match (self.phase(), self.deathbed.get()) {
-            (Phase::Failed, _) => self.failure().unwrap_or_else(closed),
-            (Phase::Open | Phase::Dead, Some(deathbed)) => deathbed.error(request),
+        match (self.phase(), self.failure(), self.deathbed.get()) {
+            (Phase::Failed | Phase::Dead, Some(failure), _) => failure,
+            (Phase::Open | Phase::Dead, None, Some(deathbed)) => deathbed.error(request),
             _ => closed(),
         }
     }

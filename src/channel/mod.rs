@@ -8,7 +8,9 @@ mod engine;
 mod handle;
 mod health;
 mod life;
+mod receive;
 mod reply;
+mod send;
 mod spawner;
 mod timed;
 mod writer;
@@ -239,7 +241,7 @@ impl Channel {
     /// Never blocks.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.engine.life.check_open().is_ok()
+        self.engine.check_open().is_ok()
     }
 
     /// How the worker ended; `None` while it runs or while the kernel has not told.

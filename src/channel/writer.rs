@@ -4,8 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::channel::engine::{Engine, Pieces};
+use crate::channel::engine::Engine;
 use crate::channel::reply::Pending;
+use crate::channel::send::Pieces;
 use crate::channel::timed::Loan;
 use crate::error::{Error, Result};
 use crate::protocol::Kind;

@@ -80,13 +80,6 @@ pub(crate) enum Owner {
     Unknown,
 }
 
-/// What an owner finds.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Taken<T> {
-    Item(T),
-    Nothing,
-}
-
 impl<T> Table<T> {
     pub(crate) fn new(slots: usize, window: usize) -> Self {
         let slot = || Slot {
@@ -183,9 +176,8 @@ impl<T> Table<T> {
     }
 
     /// What has come for this request.
-    pub(crate) fn take(&mut self, request: u64) -> Taken<T> {
-        let item = self.slot(request).and_then(|slot| slot.queue.pop_front());
-        item.map_or(Taken::Nothing, Taken::Item)
+    pub(crate) fn take(&mut self, request: u64) -> Option<T> {
+        self.slot(request)?.queue.pop_front()
     }
 
     /// Adds to the message that is coming in pieces and returns its length so far.
@@ -331,9 +323,9 @@ mod tests {
         table.push(request, 1);
         table.push(request, 2);
         table.finish(request);
-        assert_eq!(table.take(request), Taken::Item(1));
-        assert_eq!(table.take(request), Taken::Item(2));
-        assert_eq!(table.take(request), Taken::Nothing);
+        assert_eq!(table.take(request), Some(1));
+        assert_eq!(table.take(request), Some(2));
+        assert_eq!(table.take(request), None);
         assert!(!table.is_running(request));
         assert_eq!(table.in_flight(), 1);
         assert!(!table.let_go(request), "the worker is done with it");
@@ -353,7 +345,7 @@ mod tests {
         assert_eq!(table.owner(late), Owner::Unknown);
         let next = open(&mut table);
         assert!(next != late && next % 2 == late % 2);
-        assert_eq!(table.take(next), Taken::Nothing);
+        assert_eq!(table.take(next), None);
     }
 
     #[test]

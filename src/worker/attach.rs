@@ -109,6 +109,7 @@ impl Attached {
         let stop = Arc::clone(stop);
         let watch = std::thread::Builder::new().name("slipring-parent".to_owned());
         let watching = watch.spawn(move || {
+            let _ = limits::block_all_signals();
             // An error means that the socket is unusable, which is as good as its end.
             let _ = socket::wait_eof(socket.as_fd());
             stop.set();

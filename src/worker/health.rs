@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use crate::error::{Error, Result};
 use crate::link::Duplex;
+use crate::process::limits;
 use crate::process::robust::RobustOwner;
 use crate::protocol::health::Status;
 use crate::protocol::kind::Kind;
@@ -50,6 +51,9 @@ impl HealthThread {
         let thread = {
             let finish = Arc::clone(&finish);
             std::thread::Builder::new().name("slipring-health".to_owned()).spawn(move || {
+                // A host's signal handlers are for its own threads; if this cannot be had,
+                // they run here as well, which is no reason not to serve.
+                let _ = limits::block_all_signals();
                 let Some(owner) = own(owner, &owned) else { return };
                 let server = Server { health, report, shared, stop: &stop, finish: &finish };
                 server.run();

@@ -95,6 +95,7 @@ impl Report for StatusOf {
 }
 
 /// A request that comes in pieces.
+#[derive(Debug)]
 struct Pieces {
     header: Header,
     bytes: Vec<u8>,

@@ -1,0 +1,437 @@
+//! Waiting for what comes back, and handing it to whom it belongs.
+//!
+//! # Ordering
+//!
+//! A thread that finds the reader's lock taken announces itself (`followers`, then the
+//! table), fences, and tries the lock once more before it parks; a reader unlocks,
+//! fences, and looks for followers. One of the two sees the other, so that a thread
+//! never parks while nobody reads. A thread that was woken to read, but has what it
+//! wanted by then, hands on what it was given.
+
+use std::time::Duration;
+
+use crate::channel::engine::{Body, Engine, Item};
+use crate::channel::life::{Phase, check_not_forked};
+use crate::error::{Error, ErrorKind, Result};
+use crate::protocol::failure;
+use crate::protocol::kind::{Kind, flags};
+use crate::protocol::table::{Owner, Table, Waiter};
+use crate::ring::doorbell::Step;
+use crate::ring::position::span;
+use crate::ring::{Consumer, Frame, Header};
+use crate::shm::clock::Deadline;
+use crate::shm::layout::as_usize;
+use crate::sync::{Ordering, fence};
+
+/// A parked thread looks again at least this often.
+const BACKSTOP: Duration = Duration::from_secs(1);
+
+/// What a thread waits for.
+#[derive(Debug, Clone, Copy)]
+enum Want {
+    /// The reply of a request.
+    Reply(u64),
+    /// The next chunk of a request.
+    Chunk(u64),
+    /// Room for a payload of so many bytes.
+    Room(usize),
+}
+
+impl Want {
+    /// The request, if one is wanted; ids are never zero.
+    fn request(self) -> u64 {
+        match self {
+            Self::Reply(request) | Self::Chunk(request) => request,
+            Self::Room(_) => 0,
+        }
+    }
+}
+
+/// What ends a wait.
+enum Found {
+    Item(Item),
+    Room,
+    /// The channel cannot be used any more.
+    Over,
+}
+
+impl Engine {
+    /// What a call waits for; `None` when the deadline passed first. Blocks.
+    pub(crate) fn reply(
+        &self,
+        request: u64,
+        deadline: Deadline,
+        has_rung: bool,
+    ) -> Result<Option<Item>> {
+        check_not_forked()?;
+        self.drive(Want::Reply(request), deadline, has_rung).map(item)
+    }
+
+    /// The next item of a stream; `None` when the deadline passed first. Blocks.
+    pub(crate) fn next_chunk(&self, request: u64, deadline: Deadline) -> Result<Option<Item>> {
+        check_not_forked()?;
+        self.drive(Want::Chunk(request), deadline, false).map(item)
+    }
+
+    /// Waits until there is room for a payload of `len` bytes, and reads meanwhile: a
+    /// worker whose replies nobody reads never makes any. False if the deadline passed.
+    pub(super) fn await_room(&self, len: usize, deadline: Deadline) -> Result<bool> {
+        Ok(self.drive(Want::Room(len), deadline, true)?.is_some())
+    }
+
+    fn drive(&self, want: Want, deadline: Deadline, has_rung: bool) -> Result<Option<Found>> {
+        let mut has_followed = false;
+        let found = loop {
+            match self.look(want) {
+                Ok(None) => {}
+                found => break found,
+            }
+            if let Some(mut reader) = self.reader.try_lock() {
+                let found = self.read(&mut reader, want, deadline, has_rung);
+                drop(reader);
+                self.hand_over();
+                break found;
+            }
+            has_followed = true;
+            if !self.follow(want, deadline) {
+                break self.look(want);
+            }
+        };
+        if has_followed && self.reader.try_lock().is_some() {
+            // This thread may have been the one that was woken to read.
+            self.hand_over();
+        }
+        match found {
+            Ok(Some(Found::Over)) => Err(self.why_over(want)),
+            Ok(found) => Ok(found),
+            // What the worker wrote cannot be, or says that there is no session.
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    #[cold]
+    fn why_over(&self, want: Want) -> Error {
+        self.life.why_over(Some(want.request()).filter(|request| *request != 0))
+    }
+
+    /// Whether what is wanted is there already.
+    fn look(&self, want: Want) -> Result<Option<Found>> {
+        match want {
+            Want::Reply(request) | Want::Chunk(request) => {
+                Ok(self.table.lock().take(request).map(Found::Item))
+            }
+            Want::Room(len) => Ok(self.producer.lock().has_room_for(len)?.then_some(Found::Room)),
+        }
+    }
+
+    /// Reads the ring until what is wanted is there, the deadline passes or the channel
+    /// is over.
+    fn read(
+        &self,
+        reader: &mut Consumer,
+        want: Want,
+        deadline: Deadline,
+        has_rung: bool,
+    ) -> Result<Option<Found>> {
+        // What came between the caller's look and its lock.
+        if let Some(found) = self.look(want)? {
+            return Ok(Some(found));
+        }
+        if let Some(found) = self.poll(reader, want)? {
+            return Ok(Some(found));
+        }
+        self.settle_credit(want);
+        self.sleeper.wait_until(&self.life.alarm, deadline, has_rung, |step| {
+            if step == Step::Announce {
+                reader.publish();
+                reader.announce();
+                self.announce_room(want);
+                return Ok(None);
+            }
+            self.poll(reader, want)
+        })
+    }
+
+    /// Takes all frames that are there, until one is what is wanted.
+    fn poll(&self, reader: &mut Consumer, want: Want) -> Result<Option<Found>> {
+        let own = want.request();
+        // Read before the last look at the ring: frames that were committed before the
+        // end are delivered.
+        let phase = self.life.phase();
+        if matches!(phase, Phase::Closing | Phase::Closed | Phase::Failed) {
+            return Ok(Some(Found::Over));
+        }
+        while let Some(frame) = reader.poll()? {
+            if let Some(item) = self.dispatch(frame, own)? {
+                return Ok(Some(Found::Item(item)));
+            }
+        }
+        if let Want::Room(len) = want
+            && self.producer.lock().has_room_for(len)?
+        {
+            return Ok(Some(Found::Room));
+        }
+        if self.room_wanted.load(Ordering::Relaxed) != 0 {
+            self.wake_who_has_room()?;
+        }
+        Ok((phase == Phase::Dead).then_some(Found::Over))
+    }
+
+    /// An error unless requests can be sent. A worker that has just died may have left a
+    /// frame that says why.
+    #[inline]
+    pub(super) fn check_open(&self) -> Result<()> {
+        match self.life.check_open() {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.last_words(error)),
+        }
+    }
+
+    #[cold]
+    fn last_words(&self, error: Error) -> Error {
+        if error.is_peer_dead()
+            && let Some(mut reader) = self.reader.try_lock()
+            && let Err(reason) = self.poll(&mut reader, Want::Room(0))
+        {
+            drop(reader);
+            return self.fail(reason);
+        }
+        error
+    }
+
+    /// Before a stream waits for more, the worker must know all that was consumed.
+    fn settle_credit(&self, want: Want) {
+        if let Want::Chunk(request) = want {
+            self.consumed(request, 0, true);
+        }
+    }
+
+    fn announce_room(&self, want: Want) {
+        let wanted = match want {
+            Want::Room(len) => Some(len),
+            Want::Reply(_) | Want::Chunk(_) => self.room.lock().first().map(|(len, _)| *len),
+        };
+        if let Some(len) = wanted {
+            self.producer.lock().announce_space(len);
+        }
+    }
+
+    #[cold]
+    fn wake_who_has_room(&self) -> Result<()> {
+        let mut room = self.room.lock();
+        while let Some((len, _)) = room.first() {
+            if self.producer.lock().try_claim(*len)?.is_none() {
+                break;
+            }
+            room.remove(0).1.wake();
+        }
+        Ok(())
+    }
+
+    /// Parks until woken, the deadline or the backstop. False if the deadline passed.
+    fn follow(&self, want: Want, deadline: Deadline) -> bool {
+        self.followers.fetch_add(1, Ordering::Relaxed);
+        if self.register(want) {
+            self.settle_credit(want);
+            fence(Ordering::SeqCst); // pairs with the fence in `hand_over`
+            if self.reader.try_lock().is_none() && self.life.is_open() {
+                std::thread::park_timeout(deadline.remaining().min(BACKSTOP));
+            } else {
+                // The lock was free and is free again: somebody may have missed it.
+                self.hand_over();
+            }
+            self.unregister(want);
+        }
+        self.followers.fetch_sub(1, Ordering::Relaxed);
+        !deadline.has_passed()
+    }
+
+    fn register(&self, want: Want) -> bool {
+        let me = Waiter::Thread(std::thread::current());
+        match want {
+            Want::Reply(request) | Want::Chunk(request) => self.table.lock().wait(request, me),
+            Want::Room(len) => {
+                self.room.lock().push((len, me));
+                self.room_wanted.fetch_add(1, Ordering::Relaxed);
+                // The reader announces what is wanted when it sleeps the next time.
+                self.life.alarm.raise();
+                true
+            }
+        }
+    }
+
+    fn unregister(&self, want: Want) {
+        match want {
+            Want::Reply(request) | Want::Chunk(request) => {
+                self.table.lock().stop_waiting(request);
+            }
+            Want::Room(_) => {
+                let me = std::thread::current().id();
+                self.room.lock().retain(|(_, waiter)| match waiter {
+                    Waiter::Thread(thread) => thread.id() != me,
+                    Waiter::Task(_) => true,
+                });
+                self.room_wanted.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Wakes somebody who waits, to read the ring in this thread's place.
+    fn hand_over(&self) {
+        fence(Ordering::SeqCst); // pairs with the fence in `follow`
+        if self.followers.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let next = self.table.lock().pick_waiter();
+        let next = next.or_else(|| {
+            let mut room = self.room.lock();
+            (!room.is_empty()).then(|| room.remove(0).1)
+        });
+        if let Some(waiter) = next {
+            waiter.wake();
+        }
+    }
+
+    /// Hands a frame to the owner of its request; returns it if that is `own`.
+    fn dispatch(&self, frame: Frame<'_>, own: u64) -> Result<Option<Item>> {
+        let header = frame.header();
+        let (request, kind) = (header.request, Kind::from_code(header.kind));
+        check_reply(header, kind)?;
+        if request == 0 {
+            return Err(channel_failure(&frame, kind));
+        }
+        let has_more = header.flags & flags::MORE != 0;
+        let is_last = !has_more && kind != Kind::CHUNK;
+        let mut table = self.table.lock();
+        let is_stream = match table.owner(request) {
+            Owner::Open { is_stream } => is_stream,
+            owner => {
+                let counters = &self.counters;
+                let dropped = match owner {
+                    Owner::Retired => &counters.late_frames,
+                    _ => &counters.unknown_frames,
+                };
+                dropped.fetch_add(1, Ordering::Relaxed);
+                if is_last {
+                    table.finish(request);
+                }
+                return Ok(None);
+            }
+        };
+        if is_last {
+            table.finish(request);
+        }
+        if has_more || table.pieces_len(request) != 0 {
+            let max_message = self.config.max_message;
+            let payload = frame.payload();
+            let coming = table.pieces_len(request).saturating_add(payload.len());
+            if coming > max_message {
+                return Err(Error::corrupt(format!(
+                    "a message of over {max_message} bytes for request {request}"
+                )));
+            }
+            table.add_piece(request, |bytes| payload.append_to(bytes));
+            if has_more {
+                return Ok(None);
+            }
+            let body = Body::Owned(table.take_pieces(request));
+            let cost = body.bytes().len();
+            let item = item_of(kind, body, cost, is_stream, request);
+            return Ok(self.give(&mut table, request, item, own));
+        }
+        if request == own {
+            drop(table);
+            return Ok(Some(own_item(frame, kind, is_stream, request)));
+        }
+        // It stays in memory of this process, so that who reads late holds up nobody.
+        self.counters.copied_frames.fetch_add(1, Ordering::Relaxed);
+        let cost = as_usize(span(frame.payload().len()));
+        let body = Body::Owned(frame.payload().to_vec());
+        let item = item_of(kind, body, cost, is_stream, request);
+        Ok(self.give(&mut table, request, item, own))
+    }
+
+    fn give(&self, table: &mut Table<Item>, request: u64, item: Item, own: u64) -> Option<Item> {
+        if request == own {
+            return Some(item);
+        }
+        if let Some(waiter) = table.push(request, item) {
+            waiter.wake();
+        }
+        None
+    }
+
+    /// Tells the worker how much of a stream was consumed.
+    pub(crate) fn consumed(&self, request: u64, bytes: usize, is_about_to_wait: bool) {
+        let mut table = self.table.lock();
+        let Some(credit) = table.consume(request, bytes, is_about_to_wait) else { return };
+        let slot = table.slot_of(request);
+        drop(table);
+        self.words.requests.set_credit(slot, credit);
+        fence(Ordering::SeqCst); // B, pairs with A in the worker's wait for credit
+        let waits = self.words.credit_request.load(Ordering::Relaxed) == request;
+        if waits && self.words.credit_need.load(Ordering::Relaxed) <= credit {
+            self.words.data_bell.ring();
+        }
+    }
+}
+
+fn item(found: Option<Found>) -> Option<Item> {
+    match found {
+        Some(Found::Item(item)) => Some(item),
+        _ => None,
+    }
+}
+
+fn check_reply(header: Header, kind: Kind) -> Result<()> {
+    let allowed = match kind {
+        Kind::RESULT | Kind::CHUNK => flags::REPLY,
+        Kind::ERROR | Kind::END | Kind::CANCEL => 0,
+        _ => return Err(Error::corrupt(format!("a reply that is a {kind} frame"))),
+    };
+    if header.flags & !allowed != 0 {
+        let flags = header.flags;
+        return Err(Error::corrupt(format!("a {kind} frame with flags {flags:#x}")));
+    }
+    Ok(())
+}
+
+/// An error frame for request 0 speaks of the whole channel.
+#[cold]
+fn channel_failure(frame: &Frame<'_>, kind: Kind) -> Error {
+    if kind != Kind::ERROR {
+        return Error::corrupt(format!("a {kind} frame for request 0"));
+    }
+    match failure::decode(&frame.payload().to_vec()) {
+        Ok(failure) => Error::worker_failure(failure),
+        Err(error) => Error::corrupt(error.to_string()),
+    }
+}
+
+fn own_item(frame: Frame<'_>, kind: Kind, is_stream: bool, request: u64) -> Item {
+    let cost = as_usize(span(frame.payload().len()));
+    if kind == Kind::RESULT || kind == Kind::CHUNK {
+        let body = Body::Lease(frame.into_lease());
+        return item_of(kind, body, cost, is_stream, request);
+    }
+    let body = Body::Owned(frame.payload().to_vec());
+    item_of(kind, body, cost, is_stream, request)
+}
+
+fn item_of(kind: Kind, body: Body, cost: usize, is_stream: bool, request: u64) -> Item {
+    match kind {
+        Kind::RESULT if !is_stream => Item::Result(body),
+        Kind::CHUNK if is_stream => Item::Chunk(body, cost),
+        Kind::END if is_stream => Item::End,
+        Kind::CANCEL => Item::Cancelled,
+        Kind::ERROR => match failure::decode(&body.bytes().to_vec()) {
+            Ok(failure) => Item::Failed(Error::worker_failure(failure)),
+            Err(error) => Item::Failed(error),
+        },
+        other => {
+            let wanted = if is_stream { "a stream" } else { "one result" };
+            let message = format!("request {request} wants {wanted}, the worker sent a {other}");
+            Item::Failed(Error::new(ErrorKind::Protocol, message))
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Sending requests: into one frame, or in pieces.
+
+use crate::channel::engine::Engine;
+use crate::channel::timed::Loan;
+use crate::error::{Error, ErrorKind, Result};
+use crate::payload::Payload;
+use crate::protocol::Kind;
+use crate::protocol::kind::flags;
+use crate::ring::Header;
+use crate::shm::clock::Deadline;
+
+impl Engine {
+    /// Sends a request for one result. Blocks while the ring is full, until the deadline,
+    /// which travels with it. Returns its id and whether the worker had to be woken.
+    pub(crate) fn send_call<P: Payload + ?Sized>(
+        &self,
+        kind: Kind,
+        payload: &P,
+        deadline: Deadline,
+    ) -> Result<(u64, bool)> {
+        self.send(kind, 0, payload, deadline, deadline)
+    }
+
+    /// Sends a request for a stream. Blocks while the ring is full, until the deadline;
+    /// the stream itself has none.
+    pub(crate) fn send_stream<P: Payload + ?Sized>(
+        &self,
+        kind: Kind,
+        payload: &P,
+        deadline: Deadline,
+    ) -> Result<u64> {
+        self.send(kind, flags::STREAM, payload, deadline, Deadline::NEVER).map(|(id, _)| id)
+    }
+
+    fn send<P: Payload + ?Sized>(
+        &self,
+        kind: Kind,
+        stream: u16,
+        payload: &P,
+        deadline: Deadline,
+        told_deadline: Deadline,
+    ) -> Result<(u64, bool)> {
+        let len = payload.encoded_len();
+        if len > self.config.max_message.max(self.config.down.max_frame) {
+            return Err(Error::too_large(len, self.config.max_message, "raise max_message"));
+        }
+        if len > self.config.down.max_frame {
+            return self.send_long(kind, stream, payload, deadline, told_deadline);
+        }
+        let header = self.open(kind, stream, told_deadline)?;
+        match self.send_frame(header, len, deadline, |slot| payload.encode(slot)) {
+            Ok(has_rung) => Ok((header.request, has_rung)),
+            Err(error) => {
+                self.table.lock().unsent(header.request);
+                Err(error)
+            }
+        }
+    }
+
+    /// A request that nothing was sent of yet, and the header of its frames.
+    pub(crate) fn open(&self, kind: Kind, flags: u16, deadline: Deadline) -> Result<Header> {
+        self.check_open()?;
+        if !kind.is_request() {
+            let message = format!("{kind} is not a kind of request");
+            return Err(Error::new(ErrorKind::Protocol, message));
+        }
+        let mut table = self.table.lock();
+        let request = table.open(flags & flags::STREAM != 0)?;
+        self.words.requests.set_credit(table.slot_of(request), 0);
+        let (kind, aux) = (kind.code(), deadline.to_wire());
+        Ok(Header { kind, flags, request, aux, ..Header::default() })
+    }
+
+    /// Sends a message that is longer than a frame, in pieces.
+    fn send_long<P: Payload + ?Sized>(
+        &self,
+        kind: Kind,
+        stream: u16,
+        payload: &P,
+        deadline: Deadline,
+        told_deadline: Deadline,
+    ) -> Result<(u64, bool)> {
+        let mut encoded = vec![0; payload.encoded_len()];
+        payload.encode(&mut encoded)?;
+        let _turn = self.turn_to_write(deadline)?;
+        let header = self.open(kind, stream, told_deadline)?;
+        let mut pieces = Pieces::new(header);
+        let sent = encoded.chunks(self.config.down.max_frame).try_for_each(|piece| {
+            let is_last = pieces.sent + piece.len() == encoded.len();
+            pieces.send(self, piece, is_last, deadline)
+        });
+        match sent {
+            Ok(()) => Ok((header.request, pieces.has_rung)),
+            Err(error) => {
+                pieces.abandon(self);
+                Err(error)
+            }
+        }
+    }
+
+    /// One message in pieces is on its way at a time, so that the worker never collects
+    /// more than one.
+    pub(crate) fn turn_to_write(&self, deadline: Deadline) -> Result<Loan<'_, ()>> {
+        self.check_open()?;
+        self.writing.lock_until(deadline).ok_or_else(|| {
+            let message = "another long message was on its way during the whole timeout";
+            Error::new(ErrorKind::Timeout, message)
+        })
+    }
+
+    fn send_frame(
+        &self,
+        header: Header,
+        len: usize,
+        deadline: Deadline,
+        mut fill: impl FnMut(&mut [u8]) -> Result<()>,
+    ) -> Result<bool> {
+        loop {
+            {
+                let mut producer = self.producer.lock();
+                self.check_open()?;
+                match producer.try_claim(len) {
+                    Ok(Some(mut claim)) => {
+                        fill(claim.payload())?;
+                        return Ok(claim.commit(header));
+                    }
+                    Ok(None) => {}
+                    // The length was checked: the worker's head is impossible.
+                    Err(error) => {
+                        drop(producer);
+                        return Err(self.fail(error));
+                    }
+                }
+            }
+            if !self.await_room(len, deadline)? {
+                return Err(self.ring_full(len));
+            }
+        }
+    }
+
+    #[cold]
+    fn ring_full(&self, len: usize) -> Error {
+        let in_flight = self.producer.lock().in_flight();
+        let busy = self.describe_worker();
+        let message = format!(
+            "no room for {len} bytes in the request ring within the timeout, {in_flight} bytes \
+             are in flight; {busy}"
+        );
+        Error::new(ErrorKind::Timeout, message)
+    }
+}
+
+/// A message on its way in pieces.
+#[derive(Debug)]
+pub(crate) struct Pieces {
+    header: Header,
+    pub(crate) sent: usize,
+    pub(crate) has_rung: bool,
+    has_begun: bool,
+}
+
+impl Pieces {
+    pub(crate) fn new(header: Header) -> Self {
+        Self { header, sent: 0, has_rung: false, has_begun: false }
+    }
+
+    pub(crate) fn request(&self) -> u64 {
+        self.header.request
+    }
+
+    pub(crate) fn send(
+        &mut self,
+        engine: &Engine,
+        piece: &[u8],
+        is_last: bool,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let mut header = self.header;
+        header.flags |= if is_last { 0 } else { flags::MORE };
+        header.flags |= if self.has_begun { flags::CONTINUED } else { 0 };
+        self.has_rung = engine.send_frame(header, piece.len(), deadline, |slot| {
+            slot.copy_from_slice(piece);
+            Ok(())
+        })?;
+        self.has_begun = true;
+        self.sent += piece.len();
+        Ok(())
+    }
+
+    /// Takes the message back, so that the worker forgets its pieces.
+    pub(crate) fn abandon(&self, engine: &Engine) {
+        let request = self.header.request;
+        if !self.has_begun {
+            engine.table.lock().unsent(request);
+            return;
+        }
+        let mut header = self.header;
+        header.flags |= flags::CONTINUED | flags::ABANDONED;
+        // If there is no room for this either, the next message in pieces makes the worker
+        // forget this one; its slot in the table stays taken.
+        if let Ok(Some(claim)) = engine.producer.lock().try_claim(0) {
+            claim.commit(header);
+        }
+        engine.let_go(request);
+    }
+}
