@@ -51,6 +51,8 @@ pub(crate) enum Item {
     Chunk(Body, usize),
     End,
     Cancelled,
+    /// The worker found that its deadline had passed.
+    Expired,
     Failed(Error),
 }
 

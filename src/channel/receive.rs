@@ -14,7 +14,7 @@ use crate::channel::engine::{Body, Engine, Item};
 use crate::channel::life::{Phase, check_not_forked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::failure;
-use crate::protocol::kind::{Kind, flags};
+use crate::protocol::kind::{EXPIRED, Kind, flags};
 use crate::protocol::table::{Owner, Table, Waiter};
 use crate::ring::doorbell::Step;
 use crate::ring::position::span;
@@ -330,24 +330,28 @@ impl Engine {
                     "a message of over {max_message} bytes for request {request}"
                 )));
             }
+            let cost = as_usize(span(payload.len()));
             table.add_piece(request, |bytes| payload.append_to(bytes));
             if has_more {
+                drop(table);
+                // It has left the ring, and the cap on messages bounds what it adds to: the
+                // worker may send the next piece.
+                self.consumed(request, cost, true);
                 return Ok(None);
             }
             let body = Body::Owned(table.take_pieces(request));
-            let cost = body.bytes().len();
-            let item = item_of(kind, body, cost, is_stream, request);
+            let item = item_of(header, body, cost, is_stream);
             return Ok(self.give(&mut table, request, item, own));
         }
         if request == own {
             drop(table);
-            return Ok(Some(own_item(frame, kind, is_stream, request)));
+            return Ok(Some(own_item(frame, is_stream)));
         }
         // It stays in memory of this process, so that who reads late holds up nobody.
         self.counters.copied_frames.fetch_add(1, Ordering::Relaxed);
         let cost = as_usize(span(frame.payload().len()));
         let body = Body::Owned(frame.payload().to_vec());
-        let item = item_of(kind, body, cost, is_stream, request);
+        let item = item_of(header, body, cost, is_stream);
         Ok(self.give(&mut table, request, item, own))
     }
 
@@ -408,21 +412,25 @@ fn channel_failure(frame: &Frame<'_>, kind: Kind) -> Error {
     }
 }
 
-fn own_item(frame: Frame<'_>, kind: Kind, is_stream: bool, request: u64) -> Item {
+fn own_item(frame: Frame<'_>, is_stream: bool) -> Item {
+    let header = frame.header();
+    let kind = Kind::from_code(header.kind);
     let cost = as_usize(span(frame.payload().len()));
-    if kind == Kind::RESULT || kind == Kind::CHUNK {
-        let body = Body::Lease(frame.into_lease());
-        return item_of(kind, body, cost, is_stream, request);
-    }
-    let body = Body::Owned(frame.payload().to_vec());
-    item_of(kind, body, cost, is_stream, request)
+    let body = if kind == Kind::RESULT || kind == Kind::CHUNK {
+        Body::Lease(frame.into_lease())
+    } else {
+        Body::Owned(frame.payload().to_vec())
+    };
+    item_of(header, body, cost, is_stream)
 }
 
-fn item_of(kind: Kind, body: Body, cost: usize, is_stream: bool, request: u64) -> Item {
-    match kind {
+fn item_of(header: Header, body: Body, cost: usize, is_stream: bool) -> Item {
+    let request = header.request;
+    match Kind::from_code(header.kind) {
         Kind::RESULT if !is_stream => Item::Result(body),
         Kind::CHUNK if is_stream => Item::Chunk(body, cost),
         Kind::END if is_stream => Item::End,
+        Kind::CANCEL if header.aux == EXPIRED => Item::Expired,
         Kind::CANCEL => Item::Cancelled,
         Kind::ERROR => match failure::decode(&body.bytes().to_vec()) {
             Ok(failure) => Item::Failed(Error::worker_failure(failure)),

@@ -115,8 +115,8 @@ impl Pending {
     /// the handler reported; [`ErrorKind::Protocol`] if the worker sent a stream.
     pub fn wait(self) -> Result<Reply> {
         match self.engine.reply(self.request, self.deadline, self.has_rung)? {
-            Some(item) => reply_of(self.request, item),
-            None => Err(self.engine.timed_out(self.request, self.timeout)),
+            Some(item) => self.reply_of(item),
+            None => Err(self.timed_out()),
         }
     }
 
@@ -128,12 +128,29 @@ impl Pending {
     pub fn try_wait(self) -> Result<std::result::Result<Reply, Self>> {
         let now = Deadline::after(Duration::ZERO);
         match self.engine.reply(self.request, now, true)? {
-            Some(item) => reply_of(self.request, item).map(Ok),
-            None if self.deadline.has_passed() => {
-                Err(self.engine.timed_out(self.request, self.timeout))
-            }
+            Some(item) => self.reply_of(item).map(Ok),
+            None if self.deadline.has_passed() => Err(self.timed_out()),
             None => Ok(Err(self)),
         }
+    }
+
+    fn reply_of(&self, item: Item) -> Result<Reply> {
+        let request = self.request;
+        match item {
+            Item::Result(body) => Ok(Reply { request, body }),
+            Item::Cancelled => Err(cancelled(request)),
+            Item::Expired => Err(self.timed_out()),
+            Item::Failed(error) => Err(error),
+            Item::Chunk(..) | Item::End => {
+                let message = format!("request {request} wants one result, the worker streams");
+                Err(Error::new(ErrorKind::Protocol, message))
+            }
+        }
+    }
+
+    #[cold]
+    fn timed_out(&self) -> Error {
+        self.engine.timed_out(self.request, self.timeout)
     }
 
     /// Asks the worker to give up, without waiting: [`Pending::wait`] then ends with
@@ -146,18 +163,6 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         self.engine.let_go(self.request);
-    }
-}
-
-fn reply_of(request: u64, item: Item) -> Result<Reply> {
-    match item {
-        Item::Result(body) => Ok(Reply { request, body }),
-        Item::Cancelled => Err(cancelled(request)),
-        Item::Failed(error) => Err(error),
-        Item::Chunk(..) | Item::End => {
-            let message = format!("request {request} wants one result, the worker streams");
-            Err(Error::new(ErrorKind::Protocol, message))
-        }
     }
 }
 
@@ -216,7 +221,7 @@ impl Stream {
                 Ok(Some(Reply { request: self.request, body }))
             }
             Item::End => self.over(Ok(None)),
-            Item::Cancelled => self.over(Err(cancelled(self.request))),
+            Item::Cancelled | Item::Expired => self.over(Err(cancelled(self.request))),
             Item::Failed(error) => self.over(Err(error)),
             Item::Result(_) => {
                 let message =

@@ -48,13 +48,10 @@ impl Engine {
             return self.send_long(kind, stream, payload, deadline, told_deadline);
         }
         let header = self.open(kind, stream, told_deadline)?;
-        match self.send_frame(header, len, deadline, |slot| payload.encode(slot)) {
-            Ok(has_rung) => Ok((header.request, has_rung)),
-            Err(error) => {
-                self.table.lock().unsent(header.request);
-                Err(error)
-            }
-        }
+        let unsent = Unsent { engine: self, request: header.request };
+        let has_rung = self.send_frame(header, len, deadline, |slot| payload.encode(slot))?;
+        std::mem::forget(unsent);
+        Ok((header.request, has_rung))
     }
 
     /// A request that nothing was sent of yet, and the header of its frames.
@@ -147,6 +144,18 @@ impl Engine {
              are in flight; {busy}"
         );
         Error::new(ErrorKind::Timeout, message)
+    }
+}
+
+/// Takes a request back that did not reach the ring: also when its payload panics.
+struct Unsent<'a> {
+    engine: &'a Engine,
+    request: u64,
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        self.engine.table.lock().unsent(self.request);
     }
 }
 

@@ -129,6 +129,9 @@ impl fmt::Debug for Kind {
     }
 }
 
+/// In the aux word of a cancel frame: the deadline had passed before the request was begun.
+pub(crate) const EXPIRED: u64 = 1;
+
 /// Flags in a frame's header.
 pub(crate) mod flags {
     /// The request wants a stream of chunks.

@@ -11,7 +11,7 @@ use crate::link::WorkerWords;
 use crate::payload::Payload;
 use crate::protocol::failure;
 use crate::protocol::health::WorkerState;
-use crate::protocol::kind::{Kind, flags};
+use crate::protocol::kind::{EXPIRED, Kind, flags};
 use crate::ring::doorbell::{Sleeper, Step};
 use crate::ring::position::span;
 use crate::ring::{Claim, Header, Producer};
@@ -337,6 +337,7 @@ impl Outlet {
         let header = header(kind, self.request, flag);
         self.bytes_out += as_u64(len);
         if kind == Kind::CHUNK {
+            self.words.bytes_out.store(self.bytes_out, Ordering::Relaxed);
             claim.commit(header);
             self.streamed = self.streamed.wrapping_add(span(len));
         } else {
@@ -382,22 +383,27 @@ impl Outlet {
     /// Ends the request with an error frame.
     pub(super) fn fail(&mut self, failure: &WorkerFailure) -> Result<()> {
         let bytes = failure::encode(failure, self.producer.max_frame());
-        self.last(Kind::ERROR, &bytes)
+        self.last(Kind::ERROR, 0, &bytes)
     }
 
     /// Ends the request with a cancel frame.
     pub(super) fn cancel(&mut self) -> Result<()> {
-        self.last(Kind::CANCEL, &[])
+        self.last(Kind::CANCEL, 0, &[])
+    }
+
+    /// Ends the request, whose deadline passed before it was begun.
+    pub(super) fn expire(&mut self) -> Result<()> {
+        self.last(Kind::CANCEL, EXPIRED, &[])
     }
 
     /// Ends the request with an empty result.
     pub(super) fn acknowledge(&mut self) -> Result<()> {
-        self.last(Kind::RESULT, &[])
+        self.last(Kind::RESULT, 0, &[])
     }
 
     /// A frame that must go out even if the request is cancelled, for the parent waits
     /// for it before it uses the request's slot again.
-    fn last(&mut self, kind: Kind, bytes: &[u8]) -> Result<()> {
+    fn last(&mut self, kind: Kind, aux: u64, bytes: &[u8]) -> Result<()> {
         let stop = &*self.stop;
         let claim = self
             .producer
@@ -406,7 +412,7 @@ impl Outlet {
         claim.payload().copy_from_slice(bytes);
         self.is_finished = true;
         report_end(&self.words, self.bytes_out);
-        self.has_rung = claim.commit(header(kind, self.request, 0));
+        self.has_rung = claim.commit(Header { aux, ..header(kind, self.request, 0) });
         Ok(())
     }
 }

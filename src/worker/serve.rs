@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, WorkerFailure};
 use crate::link::{WorkerLink, WorkerWords};
 use crate::protocol::health::{Status, WorkerState};
 use crate::protocol::hello::RoleConfig;
@@ -222,11 +222,11 @@ impl Serving<'_> {
         let bytes_in = words.bytes_in.load(Ordering::Relaxed).wrapping_add(as_u64(payload.len()));
         words.bytes_in.store(bytes_in, Ordering::Relaxed);
         outlet.begin(header.request);
-        let is_void = header.flags & flags::ABANDONED != 0
-            || words.requests.is_cancelled(header.request)
-            || deadline.has_passed();
-        if is_void {
+        let is_taken_back = header.flags & flags::ABANDONED != 0;
+        if is_taken_back || words.requests.is_cancelled(header.request) {
             outlet.cancel()?;
+        } else if deadline.has_passed() {
+            outlet.expire()?;
         } else if kind == Kind::READY {
             outlet.acknowledge()?;
         } else {
@@ -256,13 +256,18 @@ impl Serving<'_> {
         if let Err(error) = &result {
             *self.shared.last_error.lock() = error.summary();
         }
-        // A handler can only return `Done` once the last frame is out.
         match result {
-            Err(error) if !outlet.is_finished() && error.is_cancelled() => outlet.cancel(),
-            Err(error) if !outlet.is_finished() => outlet.fail(&error.into_failure()),
-            _ => Ok(()),
+            _ if outlet.is_finished() => Ok(()),
+            Err(error) if error.is_cancelled() => outlet.cancel(),
+            Err(error) => outlet.fail(&error.into_failure()),
+            // It returned what an earlier request's reply had given it.
+            Ok(()) => outlet.fail(&no_reply()),
         }
     }
+}
+
+fn no_reply() -> WorkerFailure {
+    HandlerError::new("slipring::NoReply", "the handler returned without a reply").into_failure()
 }
 
 fn unknown_kind(kind: Kind) -> HandlerError {
