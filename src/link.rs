@@ -8,11 +8,12 @@
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use crate::config::{Config, WaitStrategy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ring::consumer::ConsumerParts;
-use crate::ring::doorbell::{Bell, Sleeper};
+use crate::ring::doorbell::{Bell, BellWatch, Sleeper};
 use crate::ring::producer::ProducerParts;
 use crate::ring::{Consumer, Producer};
 use crate::shm::layout::{
@@ -190,7 +191,8 @@ impl ParentLink {
             credit_request: peer.u64_at(control::CREDIT_REQUEST)?,
             data_bell: Bell::new(own.u32_at(control::DATA + control::BELL)?),
         };
-        let (data, health) = duplexes(&own, &peer, ours, theirs, wait)?;
+        let watches = (Some(watch(&peer, control::DATA)?), Some(watch(&peer, control::HEALTH)?));
+        let (data, health) = duplexes(&own, &peer, ours, theirs, wait, watches)?;
         let owner = peer.u32_at(control::OWNER)?;
         let answer = ExpectedAnswer { peer, header };
         Ok(Self { data, health, words, answer, owner })
@@ -263,7 +265,8 @@ impl WorkerLink {
             credit_need: own.u64_at(control::CREDIT_NEED)?,
             credit_request: own.u64_at(control::CREDIT_REQUEST)?,
         };
-        let (data, health) = duplexes(own, peer, ours, theirs, wait)?;
+        // The parent's bell also rings for credits and cancels: it is not counted.
+        let (data, health) = duplexes(own, peer, ours, theirs, wait, (None, None))?;
         let owner = Some(own.u32_at(control::OWNER)?);
         let link = Self { data, health, words, owner, header };
         own.write_header(&header.for_peer(std::process::id()));
@@ -281,11 +284,18 @@ fn duplexes(
     ours: &Geometry,
     theirs: &Geometry,
     wait: WaitStrategy,
+    watches: (Option<Arc<BellWatch>>, Option<Arc<BellWatch>>),
 ) -> Result<(Duplex, Duplex)> {
-    let data = duplex(own, peer, &ours.data, &theirs.data, control::DATA, wait)?;
-    let health_wait = WaitStrategy::Park; // low traffic; a spinning health thread helps nobody
-    let health = duplex(own, peer, &ours.health, &theirs.health, control::HEALTH, health_wait)?;
+    let waits = (control::DATA, wait, watches.0);
+    let data = duplex(own, peer, &ours.data, &theirs.data, waits)?;
+    // Low traffic; a spinning health thread helps nobody.
+    let waits = (control::HEALTH, WaitStrategy::Park, watches.1);
+    let health = duplex(own, peer, &ours.health, &theirs.health, waits)?;
     Ok((data, health))
+}
+
+fn watch(peer: &PeerRegion, side: usize) -> Result<Arc<BellWatch>> {
+    Ok(Arc::new(BellWatch::new(&peer.u32_at(side + control::BELL)?)))
 }
 
 fn duplex(
@@ -293,8 +303,7 @@ fn duplex(
     peer: &PeerRegion,
     ours: &RingLayout,
     theirs: &RingLayout,
-    side: usize,
-    wait: WaitStrategy,
+    (side, wait, watch): (usize, WaitStrategy, Option<Arc<BellWatch>>),
 ) -> Result<Duplex> {
     let producer = Producer::new(ProducerParts {
         slots: own.slots(ours)?,
@@ -302,7 +311,7 @@ fn duplex(
         peer_sleep_at: peer.u64_at(side + control::SLEEP_AT)?,
         space_at: own.u64_at(side + control::SPACE_AT)?,
         bell: Bell::new(own.u32_at(side + control::BELL)?),
-        sleeper: sleeper(own, peer, side, wait)?,
+        sleeper: sleeper(own, peer, side, wait, watch.clone())?,
         max_frame: as_usize(u64::from(ours.max_frame)),
         origin: ours.origin,
     });
@@ -312,19 +321,26 @@ fn duplex(
         peer_space_at: peer.u64_at(side + control::SPACE_AT)?,
         sleep_at: own.u64_at(side + control::SLEEP_AT)?,
         bell: Bell::new(own.u32_at(side + control::BELL)?),
-        sleeper: sleeper(own, peer, side, wait)?,
+        sleeper: sleeper(own, peer, side, wait, watch.clone())?,
         max_frame: as_usize(u64::from(theirs.max_frame)),
         origin: theirs.origin,
     });
-    Ok(Duplex { producer, consumer, sleeper: sleeper(own, peer, side, wait)? })
+    Ok(Duplex { producer, consumer, sleeper: sleeper(own, peer, side, wait, watch)? })
 }
 
-fn sleeper(own: &OwnRegion, peer: &PeerRegion, side: usize, wait: WaitStrategy) -> Result<Sleeper> {
+fn sleeper(
+    own: &OwnRegion,
+    peer: &PeerRegion,
+    side: usize,
+    wait: WaitStrategy,
+    watch: Option<Arc<BellWatch>>,
+) -> Result<Sleeper> {
     Ok(Sleeper::new(
         peer.u32_at(side + control::BELL)?,
         own.u32_at(side + control::CPU)?,
         peer.u32_at(side + control::CPU)?,
         wait,
+        watch,
     ))
 }
 

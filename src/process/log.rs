@@ -2,16 +2,20 @@
 //! when it has died.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::sys::fd::set_blocking_append;
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 
 /// How much of the end of a log is kept for an error.
 const TAIL: u64 = 4096;
+
+/// How the line about a worker's end begins.
+const REASON: &[u8] = b"[supervisor] ";
 
 /// One worker's part of a log file: all that was appended since it was opened.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub(crate) struct Log {
     identity: (u64, u64),
     /// Open until the worker has it.
     file: Option<File>,
+    /// Where the line about this worker's own end begins, once it is written.
+    own_reason: OnceLock<u64>,
 }
 
 impl Log {
@@ -72,6 +78,7 @@ impl Log {
             start: meta.len(),
             identity: (meta.dev(), meta.ino()),
             file: Some(file),
+            own_reason: OnceLock::new(),
         }))
     }
 
@@ -90,7 +97,9 @@ impl Log {
     }
 
     /// The last 4096 bytes that were written since the log was opened, lossily decoded;
-    /// `None` when they cannot be read.
+    /// `None` when they cannot be read. Without lines about the end of other workers: that
+    /// of an earlier one is written when the kernel has torn it down, by which time this
+    /// one may long be running.
     pub(crate) fn tail(&self) -> Option<String> {
         let (file, length) = self.reopen(OpenOptions::new().read(true))?;
         let start = self.start_in(length);
@@ -98,7 +107,15 @@ impl Log {
         let mut bytes = vec![0; usize::try_from(length - from).ok()?];
         let read = read_at_most(&file, &mut bytes, from)?;
         bytes.truncate(read);
-        let mut rest = bytes.as_slice();
+        let mut at = from;
+        let mut own = Vec::new();
+        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+            if !line.starts_with(REASON) || self.own_reason.get() == Some(&at) {
+                own.extend_from_slice(line);
+            }
+            at += u64::try_from(line.len()).ok()?;
+        }
+        let mut rest = own.as_slice();
         if from > start {
             // A cut in the middle of a character leaves up to three bytes of it.
             let cut = rest.iter().take(3).take_while(|&&byte| byte & 0xC0 == 0x80).count();
@@ -110,16 +127,25 @@ impl Log {
     /// Appends the line that tells how the worker ended; best effort, as the disk may be
     /// the very thing that is full.
     pub(crate) fn append_reason(&self, cause: &ExitCause) {
-        let Some((file, length)) = self.reopen(OpenOptions::new().read(true).append(true)) else {
+        let Some((mut file, length)) = self.reopen(OpenOptions::new().read(true).append(true))
+        else {
             return;
         };
         let mut last = [b'\n'];
         if length > self.start_in(length) {
             let _ = file.read_at(&mut last, length - 1);
         }
-        let new_line = if last == [b'\n'] { "" } else { "\n" };
+        let mut text = if last == [b'\n'] { Vec::new() } else { vec![b'\n'] };
+        let line_at = text.len();
+        text.extend_from_slice(REASON);
+        text.extend_from_slice(format!("{cause}\n").as_bytes());
         // One write, so that lines of others cannot come between.
-        let _ = (&file).write_all(format!("{new_line}[supervisor] {cause}\n").as_bytes());
+        let written = file.write_all(&text).and_then(|()| file.stream_position());
+        let line_length = u64::try_from(text.len() - line_at).unwrap_or(u64::MAX);
+        if let Some(at) = written.ok().and_then(|end| end.checked_sub(line_length)) {
+            // There is one end, and so one such line.
+            let _ = self.own_reason.set(at);
+        }
     }
 
     /// The file and its length, when it is still the one that was opened.
@@ -205,12 +231,23 @@ mod tests {
         log.release_fd();
         assert!(log.fd().is_none());
         log.append_reason(&ExitCause::Signaled(9));
-        log.append_reason(&ExitCause::Exited(3));
-        assert_eq!(
-            log.tail().unwrap(),
-            "no newline\n[supervisor] killed by signal SIGKILL (9)\n\
-             [supervisor] exited with code 3\n"
-        );
+        let expected = "no newline\n[supervisor] killed by signal SIGKILL (9)\n";
+        assert_eq!(log.tail().unwrap(), expected);
+        assert_eq!(fs::read_to_string(log.path()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_tail_tells_of_the_end_of_its_own_worker_alone() {
+        let dir = TempDir::new();
+        let first = Log::open(dir.path(), "r", None).unwrap();
+        let second = Log::open(dir.path(), "r", None).unwrap();
+        write(&second, "started\n");
+        first.append_reason(&ExitCause::Signaled(11));
+        assert_eq!(second.tail().unwrap(), "started\n");
+        second.append_reason(&ExitCause::Exited(3));
+        let expected = "started\n[supervisor] exited with code 3\n";
+        assert_eq!(second.tail().unwrap(), expected);
+        assert_eq!(fs::read_to_string(first.path()).unwrap().lines().count(), 3);
     }
 
     #[test]

@@ -12,9 +12,6 @@ use std::time::Instant;
 use super::sys::fd::{self as system, Ready};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The most descriptors that one message carries.
-pub(crate) const MAX_FDS: usize = system::MAX_FDS;
-
 /// What [`recv`] found.
 #[derive(Debug)]
 pub(crate) enum Received {
@@ -37,7 +34,7 @@ pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
     Ok((ours.into(), theirs.into()))
 }
 
-/// Sends one message with at most [`MAX_FDS`] descriptors. Blocks until `deadline` at
+/// Sends one message with at most [`system::MAX_FDS`] descriptors. Blocks until `deadline` at
 /// most, while the other end does not read.
 ///
 /// # Errors

@@ -47,6 +47,10 @@ thread_local! {
 /// the log are closed then. `on_exit` is called exactly once if this succeeds, possibly
 /// before it returns, and never if it fails.
 ///
+/// What belongs to a thread and not to a process, as namespaces and capabilities do, a
+/// worker inherits from the supervisor's thread, which got it from the thread that started
+/// the first worker; only processors are the main thread's.
+///
 /// # Errors
 ///
 /// [`ErrorKind::Spawn`] when the program cannot be started, [`ErrorKind::Forked`] in a

@@ -33,9 +33,14 @@ pub(crate) fn alone<F: FnOnce()>(body: F) {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{}\n{text}", output.status);
-    if env::var_os("SLIPRING_TEST_FIGURES").is_some() {
+    if wants_figures() {
         println!("{text}");
     }
+}
+
+/// Whether the tests that measure shall do so at length, and print what they find.
+pub(crate) fn wants_figures() -> bool {
+    env::var_os("SLIPRING_TEST_FIGURES").is_some()
 }
 
 /// Runs `child` if this process was started with [`child_program`], else `parent`, which
@@ -159,6 +164,36 @@ pub(crate) fn ignore_signal(signal: i32) {
     // SAFETY: ignoring a signal runs no code.
     let before = unsafe { libc::signal(signal, libc::SIG_IGN) };
     assert_ne!(before, libc::SIG_ERR);
+}
+
+/// Makes these system calls fail for the calling thread and for all that it starts, as a
+/// container's filter would.
+pub(crate) fn forbid(calls: [libc::c_long; 2], error: i32) {
+    let statement = |code: u32, k: u32, jump: u8| libc::sock_filter {
+        code: u16::try_from(code).unwrap(),
+        jt: jump,
+        jf: 0,
+        k,
+    };
+    let number = |call: libc::c_long| u32::try_from(call).unwrap();
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let answer = libc::BPF_RET | libc::BPF_K;
+    let mut program = [
+        // The call's number is the first word of what a filter is shown.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        statement(equal, number(calls[0]), 2),
+        statement(equal, number(calls[1]), 1),
+        statement(answer, libc::SECCOMP_RET_ALLOW, 0),
+        statement(answer, libc::SECCOMP_RET_ERRNO | error.unsigned_abs(), 0),
+    ];
+    let filter = libc::sock_fprog { len: 5, filter: program.as_mut_ptr() };
+    // SAFETY: takes integers only.
+    let is_set =
+        unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1_usize, 0_usize, 0_usize, 0_usize) };
+    assert_eq!(is_set, 0);
+    let mode = libc::SECCOMP_MODE_FILTER;
+    // SAFETY: a live program of the length given, which the kernel copies.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter) }, 0);
 }
 
 pub(crate) fn make_fifo(path: &Path) {

@@ -55,6 +55,7 @@ pub(crate) struct Watched(Option<(Arc<Watcher>, u64)>);
 
 impl Watched {
     /// Whether anything is watched at all.
+    #[cfg(test)]
     pub(crate) fn is_active(&self) -> bool {
         self.0.is_some()
     }

@@ -28,6 +28,9 @@ pub struct Consumer {
     max_frame: usize,
     /// Private and authoritative: the slot to look at.
     next: u64,
+    /// A head that the producer has been told of, maybe not the last: honest frames end
+    /// within one capacity of it.
+    told: u64,
     /// Valid while no lease is out; otherwise `shared.returns` has them.
     returns: Option<Cursor>,
     poisoned: Option<Error>,
@@ -142,6 +145,7 @@ impl Consumer {
             sleeper: parts.sleeper,
             max_frame,
             next: origin,
+            told: origin,
             returns: Some(cursor),
             poisoned: None,
         }
@@ -180,21 +184,23 @@ impl Consumer {
         if let Some(poison) = &self.poisoned {
             return Err(poison.clone());
         }
+        let mut is_padded = false;
         loop {
             // Pairs with the Release store in the producer's `publish`.
             let word = self.shared.slots.load(self.next, 0, Ordering::Acquire);
             match Commit::read(word, self.next) {
                 Commit::Frame => break,
-                Commit::Nothing => {
+                // The frame behind a padding is published before it.
+                Commit::Nothing if !is_padded => {
                     self.publish();
                     return Ok(None);
                 }
-                Commit::Padding if to_end(self.next, self.capacity) != self.capacity => {
-                    let end = self.next.wrapping_add(to_end(self.next, self.capacity));
-                    self.next = end;
-                    self.release(end, 0);
+                Commit::Padding if self.can_be_padding() => {
+                    is_padded = true;
+                    self.next = self.next.wrapping_add(to_end(self.next, self.capacity));
+                    self.release(self.next, 0);
                 }
-                Commit::Padding | Commit::Corrupt => return Err(self.poison(word)),
+                _ => return Err(self.poison(word)),
             }
         }
         let load = |index| self.shared.slots.load(self.next, index, Ordering::Relaxed);
@@ -205,8 +211,32 @@ impl Consumer {
         }
         let start = self.next;
         let end = start.wrapping_add(span(len));
+        if !self.is_within_capacity(end) {
+            return Err(self.poison_overrun(end));
+        }
         self.next = end;
         Ok(Some(Frame { consumer: self, header, start, end }))
+    }
+
+    /// Whether a producer that has room there for no slot would pad up to the ring's end.
+    fn can_be_padding(&mut self) -> bool {
+        let rest = to_end(self.next, self.capacity);
+        rest < span(self.max_frame) && self.is_within_capacity(self.next.wrapping_add(rest))
+    }
+
+    /// Whether an honest producer, which keeps clear of slots that are not released and
+    /// clears the commit word after its own, can have published up to `end`.
+    #[inline]
+    fn is_within_capacity(&mut self, end: u64) -> bool {
+        let after = end.wrapping_add(span(0));
+        if after.wrapping_sub(self.told) <= self.capacity {
+            return true;
+        }
+        self.told = match &self.returns {
+            Some(cursor) => cursor.published,
+            None => self.shared.returns.lock().cursor.published,
+        };
+        after.wrapping_sub(self.told) <= self.capacity
     }
 
     /// As [`Consumer::poll`], but waits until the deadline; `None` if it passed.
@@ -219,6 +249,7 @@ impl Consumer {
         mut stop: impl FnMut() -> Result<()>,
     ) -> Result<Option<Frame<'_>>> {
         if !self.has_next() {
+            // Whoever fills this ring must not wait for slots that are free.
             self.publish();
             let found = self.sleeper.wait_until(alarm, deadline, has_rung, |step| {
                 stop()?;
@@ -240,13 +271,13 @@ impl Consumer {
     /// Whether something lies at the next slot; [`Consumer::poll`] says what.
     #[inline]
     pub(crate) fn has_next(&self) -> bool {
-        self.shared.slots.load(self.next, 0, Ordering::Relaxed) != 0
+        self.shared.slots.load(self.next, 0, Ordering::Relaxed) != 0 || self.poisoned.is_some()
     }
 
     /// Says that this end is about to sleep for the next frame; a SeqCst fence and
     /// another look must follow.
     pub(crate) fn announce(&self) {
-        self.sleep_at.store(self.next, Ordering::Relaxed);
+        self.sleeper.announce(&self.sleep_at, self.next);
     }
 
     /// Tells the producer of every slot that is free. Done at every eighth of the
@@ -287,7 +318,7 @@ impl Consumer {
             Some(last) if last.is_done => last.end = end,
             _ => returns.held.push_back(Held { end, request, is_done: true }),
         }
-        // A lease may have merged with this entry's predecessor and be gone by now.
+        // The leases before it may all be gone by now.
         returns.settle();
         let Cursor { released, published } = returns.cursor;
         if released.wrapping_sub(published) >= self.capacity / 8 {
@@ -312,6 +343,16 @@ impl Consumer {
     #[cold]
     fn poison(&mut self, word: u64) -> Error {
         let message = format!("commit word {word:#x} at position {}", self.next);
+        self.poisoned.insert(Error::corrupt(message)).clone()
+    }
+
+    #[cold]
+    fn poison_overrun(&mut self, end: u64) -> Error {
+        let message = format!(
+            "frame at position {} up to {end}, but slots are released up to {} only and the \
+             ring has {} bytes",
+            self.next, self.told, self.capacity
+        );
         self.poisoned.insert(Error::corrupt(message)).clone()
     }
 

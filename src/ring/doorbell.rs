@@ -29,12 +29,13 @@
 //! must get through without the peer (close, cancel, death) raises the [`Alarm`],
 //! a word of this process, on which the same system call sleeps.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::WaitStrategy;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::shm::clock::{Deadline, now_ns};
-use crate::shm::region::{OwnU32, PeerU32};
+use crate::shm::region::{OwnU32, OwnU64, PeerU32};
 use crate::shm::{cpu, futex};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, spin_loop};
 
@@ -59,6 +60,63 @@ impl Bell {
     pub(crate) fn ring(&self) {
         self.word.fetch_add(1, Ordering::Release);
         futex::wake(&self.word, false);
+    }
+}
+
+/// Tells a bell that the peer rings without end from one that it rings for a reason.
+///
+/// An honest peer rings at most once for each position that is announced to it. So
+/// announcements earn rings and rings spend them; a peer that is far in debt is
+/// corrupt. All that sleep on one bell share its watch.
+#[derive(Debug)]
+pub(crate) struct BellWatch(std::sync::Mutex<Account>);
+
+#[derive(Debug)]
+struct Account {
+    /// The bell's value up to which rings are spent.
+    seen: u32,
+    credit: i64,
+    poisoned: Option<Error>,
+}
+
+impl BellWatch {
+    /// Rings that are never missed: more reasons than can be open at once, and less work
+    /// than a reply.
+    const MOST_CREDIT: i64 = 1024;
+    /// Rings without a reason that are let pass.
+    const MOST_DEBT: i64 = 1024;
+
+    pub(crate) fn new(peer_bell: &PeerU32) -> Self {
+        let seen = peer_bell.load(Ordering::Relaxed);
+        Self(std::sync::Mutex::new(Account { seen, credit: 0, poisoned: None }))
+    }
+
+    fn account(&self) -> std::sync::MutexGuard<'_, Account> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Notes that the peer has one more reason to ring.
+    pub(crate) fn earn(&self) {
+        let mut account = self.account();
+        account.credit = (account.credit + 1).min(Self::MOST_CREDIT);
+    }
+
+    fn spend(&self, bell: u32) -> Result<()> {
+        let mut account = self.account();
+        if let Some(poison) = &account.poisoned {
+            return Err(poison.clone());
+        }
+        // Another thread may have seen a later value: then this is less than nothing.
+        let rung = bell.wrapping_sub(account.seen).cast_signed();
+        account.seen = bell;
+        account.credit -= i64::from(rung);
+        if account.credit < -Self::MOST_DEBT {
+            let count = -account.credit;
+            let poison =
+                Error::corrupt(format!("the peer rang its bell {count} times for nothing"));
+            return Err(account.poisoned.insert(poison).clone());
+        }
+        Ok(())
     }
 }
 
@@ -99,6 +157,7 @@ pub(crate) struct Sleeper {
     own_cpu: OwnU32,
     peer_cpu: PeerU32,
     strategy: WaitStrategy,
+    watch: Option<Arc<BellWatch>>,
     /// Nanoseconds to spin before the next sleep: see `learn`.
     budget: AtomicU64,
     pub(crate) counters: WaitCounters,
@@ -110,12 +169,29 @@ impl Sleeper {
         own_cpu: OwnU32,
         peer_cpu: PeerU32,
         strategy: WaitStrategy,
+        watch: Option<Arc<BellWatch>>,
     ) -> Self {
         let budget = AtomicU64::new(nanos(longest_spin(strategy)));
-        Self { peer_bell, own_cpu, peer_cpu, strategy, budget, counters: WaitCounters::default() }
+        let counters = WaitCounters::default();
+        Self { peer_bell, own_cpu, peer_cpu, strategy, watch, budget, counters }
+    }
+
+    /// Stores what is waited for, which gives the peer one reason to ring.
+    pub(crate) fn announce(&self, word: &OwnU64, position: u64) {
+        if let Some(watch) = &self.watch
+            && word.load(Ordering::Relaxed) != position
+        {
+            watch.earn();
+        }
+        word.store(position, Ordering::Relaxed);
     }
 
     /// Waits until `step` has an answer; `None` when the deadline passed first.
+    ///
+    /// # Errors
+    ///
+    /// What `step` fails with; [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt),
+    /// from then on for ever, if the peer rings its bell without end.
     ///
     /// `has_rung` says that the peer was asleep and has just been woken: then spinning
     /// helps only if it runs on another core.
@@ -138,6 +214,9 @@ impl Sleeper {
         loop {
             let alarm_value = alarm.word.load(Ordering::Acquire);
             let bell = self.peer_bell.load(Ordering::Acquire);
+            if let Some(watch) = &self.watch {
+                watch.spend(bell)?;
+            }
             step(Step::Announce)?;
             fence(Ordering::SeqCst); // A, pairs with B in the peer's wakers
             if let Some(found) = step(Step::Look)? {

@@ -12,8 +12,18 @@ pub(crate) mod frame;
 pub(crate) mod position;
 pub(crate) mod producer;
 
+#[cfg(all(test, not(loom)))]
+mod hostile_tests;
+#[cfg(all(test, not(loom)))]
+mod lease_tests;
+#[cfg(all(test, not(loom)))]
+mod model_tests;
+#[cfg(all(test, not(loom)))]
+mod process_tests;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 pub use consumer::{Consumer, Frame, Lease};
 pub use frame::Header;

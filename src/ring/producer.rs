@@ -31,8 +31,10 @@ pub struct Producer {
     max_frame: usize,
     /// Private and authoritative: where the next slot starts.
     tail: u64,
-    /// The consumer's head as last seen; it can only have grown since.
+    /// The consumer's head as last seen; it can only have grown since. Once the peer is
+    /// known to be corrupt it stands where nothing fits, so that every claim looks again.
     head: u64,
+    poisoned: Option<Error>,
     /// Up to where the consumer's sleep word has been checked.
     announced: u64,
     /// The most bytes that were ever in flight.
@@ -69,6 +71,7 @@ impl Producer {
             max_frame,
             tail: origin,
             head: origin,
+            poisoned: None,
             announced: origin,
             high_water: 0,
             wakes: 0,
@@ -82,7 +85,8 @@ impl Producer {
         self.max_frame
     }
 
-    /// The most bytes of slots that were ever published and not yet released.
+    /// The most bytes of slots that were found published and not yet released, by looks
+    /// at the consumer's head when the ring seemed full.
     #[must_use]
     pub fn high_water(&self) -> u64 {
         self.high_water
@@ -105,8 +109,8 @@ impl Producer {
     ///
     /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if `len` is over
     /// [`Producer::max_frame`], before anything is touched;
-    /// [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt) if the consumer's head
-    /// is impossible.
+    /// [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt), from then on for ever,
+    /// if the consumer's head is impossible.
     #[inline]
     pub fn try_claim(&mut self, len: usize) -> Result<Option<Claim<'_>>> {
         if len > self.max_frame {
@@ -114,6 +118,7 @@ impl Producer {
         }
         let span = span(len);
         let padding = padding(self.tail, span, self.capacity);
+        // At most the capacity, wherever the tail stands: `max_frame` is capped for that.
         if !self.has_room(padding + span)? {
             return Ok(None);
         }
@@ -142,54 +147,68 @@ impl Producer {
     ) -> Result<Option<Claim<'_>>> {
         if self.try_claim(len)?.is_none() {
             self.flush();
-            let span = span(len);
-            let needed = padding(self.tail, span, self.capacity) + span;
-            let room = self.sleeper.wait_until(alarm, deadline, true, |step| {
+            let needed = self.needed(len);
+            let looked = self.sleeper.wait_until(alarm, deadline, true, |step| {
                 stop()?;
                 match step {
                     Step::Announce => {
-                        self.space_at.store(self.room_at(needed), Ordering::Relaxed);
+                        self.announce_space(len);
                         Ok(None)
                     }
-                    Step::Look => {
-                        let head = self.peer_head.load(Ordering::Acquire);
-                        let enough = within(self.room_at(needed), self.head, head.wrapping_add(1));
-                        Ok(enough.then_some(()))
-                    }
+                    Step::Look => match self.look_at_head() {
+                        Ok(head) => Ok(self.fits(needed, head).then_some(Ok(head))),
+                        Err(corrupt) => Ok(Some(Err(corrupt))),
+                    },
                 }
             })?;
-            if room.is_none() {
-                return Ok(None);
+            match looked {
+                Some(looked) => self.take_head(looked)?,
+                None => return Ok(None),
             }
         }
         self.try_claim(len)
     }
 
-    /// The head at which `needed` bytes, and one header after them, fit.
-    fn room_at(&self, needed: u64) -> u64 {
-        self.tail.wrapping_add(needed + span(0)).wrapping_sub(self.capacity)
+    /// Bytes from the tail to the end of a slot for `len` bytes, with the padding before it.
+    #[inline]
+    fn needed(&self, len: usize) -> u64 {
+        let span = span(len);
+        padding(self.tail, span, self.capacity) + span
     }
 
-    /// The head at which a payload of `len` bytes will fit: what a wait for space
-    /// announces with [`Producer::announce_space`].
+    /// Whether `needed` bytes, and one header after them, fit behind this head.
+    #[inline]
+    fn fits(&self, needed: u64, head: u64) -> bool {
+        self.tail.wrapping_add(needed + span(0)).wrapping_sub(head) <= self.capacity
+    }
+
+    /// Announces the head at which a payload of `len` bytes will fit, for a wait that its
+    /// claim was refused; a SeqCst fence and another look must follow.
     pub(crate) fn announce_space(&self, len: usize) {
-        let span = span(len);
-        let needed = padding(self.tail, span, self.capacity) + span;
-        self.space_at.store(self.room_at(needed), Ordering::Relaxed);
+        let after = self.tail.wrapping_add(self.needed(len) + span(0));
+        self.sleeper.announce(&self.space_at, after.wrapping_sub(self.capacity));
     }
 
     #[inline]
     fn has_room(&mut self, needed: u64) -> Result<bool> {
-        let after = self.tail.wrapping_add(needed + span(0));
-        if after.wrapping_sub(self.head) <= self.capacity {
+        if self.fits(needed, self.head) {
             return Ok(true);
         }
         self.refresh_head()?;
-        Ok(after.wrapping_sub(self.head) <= self.capacity)
+        Ok(self.fits(needed, self.head))
     }
 
     #[cold]
     fn refresh_head(&mut self) -> Result<()> {
+        let looked = self.look_at_head();
+        self.take_head(looked)
+    }
+
+    /// The consumer's head, if it is one that can be.
+    fn look_at_head(&self) -> Result<u64> {
+        if let Some(poison) = &self.poisoned {
+            return Err(poison.clone());
+        }
         // Pairs with the Release store in the consumer's `publish`: slots before this
         // head are not read any more.
         let head = self.peer_head.load(Ordering::Acquire);
@@ -200,9 +219,21 @@ impl Producer {
                 self.head, self.tail
             )));
         }
-        self.high_water = self.high_water.max(self.tail.wrapping_sub(self.head));
-        self.head = head;
-        Ok(())
+        Ok(head)
+    }
+
+    fn take_head(&mut self, looked: Result<u64>) -> Result<()> {
+        match looked {
+            Ok(head) => {
+                self.head = head;
+                self.high_water = self.high_water.max(self.in_flight());
+                Ok(())
+            }
+            Err(corrupt) => {
+                self.head = self.tail.wrapping_sub(self.capacity);
+                Err(self.poisoned.insert(corrupt).clone())
+            }
+        }
     }
 
     /// Wakes the consumer if it sleeps for something that was committed since the last

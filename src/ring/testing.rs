@@ -1,31 +1,131 @@
-//! Both ends of a ring in one process, for tests.
+//! Both ends of a ring in one process, for tests and models.
 
 use std::sync::Arc;
 
-use crate::config::{Config, RingConfig, WaitStrategy};
+use crate::config::{RingConfig, WaitStrategy};
 use crate::error::Result;
-use crate::link::{ParentLink, WorkerLink};
-use crate::ring::{Consumer, Producer};
+use crate::ring::consumer::ConsumerParts;
+use crate::ring::doorbell::{Alarm, Bell, BellWatch, Sleeper};
+use crate::ring::producer::ProducerParts;
+use crate::ring::{Consumer, Header, Producer};
+use crate::shm::layout::{RingLayout, as_u64};
+use crate::shm::region::{OwnRegion, OwnSlots, OwnU32, OwnU64, PeerRegion};
 
-/// A ring of `capacity` bytes whose positions start at `origin`, over a real memfd that
-/// is mapped twice.
-pub(crate) fn ring(capacity: usize, max_frame: usize, origin: u64) -> (Producer, Consumer) {
-    let config = config(capacity, max_frame, origin);
-    let (parent, worker) = link(&config).unwrap();
-    (parent.data.producer, worker.data.consumer)
+/// Control words of either region, closer together than in a real one, so that a model
+/// is small.
+const SLEEP_AT: usize = 0;
+const CPU: usize = 12;
+const HEAD: usize = 16;
+const SPACE_AT: usize = 24;
+const BELL: usize = 32;
+const RING: usize = 64;
+
+/// A ring, and everything that either side could write if it were hostile.
+#[derive(Debug)]
+pub(crate) struct Rig {
+    pub(crate) producer: Producer,
+    pub(crate) consumer: Consumer,
+    pub(crate) forge: Forge,
 }
 
-pub(crate) fn config(capacity: usize, max_frame: usize, origin: u64) -> Config {
-    let ring = RingConfig { capacity, max_frame };
-    Config { down: ring, up: ring, wait: WaitStrategy::Park, origin, ..Config::small() }
+/// The words of both sides, to be written against all rules.
+#[derive(Debug)]
+pub(crate) struct Forge {
+    pub(crate) slots: OwnSlots,
+    pub(crate) space_at: OwnU64,
+    pub(crate) producer_bell: OwnU32,
+    pub(crate) head: OwnU64,
+    pub(crate) sleep_at: OwnU64,
+    pub(crate) consumer_bell: OwnU32,
 }
 
-pub(crate) fn link(config: &Config) -> Result<(ParentLink, WorkerLink)> {
-    let (parent, files) = ParentLink::create(config)?;
-    let worker = WorkerLink::attach(files.down.into(), files.up.into(), config.wait)?;
-    Ok((parent, worker))
+/// A ring over two regions of their own, each mapped twice.
+pub(crate) fn rig(capacity: usize, max_frame: usize, origin: u64) -> Rig {
+    rig_with_bells(capacity, max_frame, origin, 0)
 }
 
-pub(crate) fn alarm() -> Arc<crate::ring::doorbell::Alarm> {
+/// As [`rig`], with bells that have rung so many times before.
+pub(crate) fn rig_with_bells(capacity: usize, max_frame: usize, origin: u64, rung: u32) -> Rig {
+    let (down, down_seen) = region(RING + capacity);
+    let (up, up_seen) = region(RING);
+    let layout = RingLayout::of(RingConfig { capacity, max_frame }, as_u64(RING), origin);
+    let bell = |region: &OwnRegion| region.u32_at(BELL).unwrap();
+    bell(&down).store(rung, crate::sync::Ordering::Relaxed);
+    bell(&up).store(rung, crate::sync::Ordering::Relaxed);
+    let sleeper = |own: &OwnRegion, peer: &PeerRegion| {
+        let peer_bell = peer.u32_at(BELL).unwrap();
+        let watch = Some(Arc::new(BellWatch::new(&peer_bell)));
+        let (own_cpu, peer_cpu) = (own.u32_at(CPU).unwrap(), peer.u32_at(CPU).unwrap());
+        Sleeper::new(peer_bell, own_cpu, peer_cpu, WaitStrategy::Park, watch)
+    };
+    let producer = Producer::new(ProducerParts {
+        slots: down.slots(&layout).unwrap(),
+        peer_head: up_seen.u64_at(HEAD).unwrap(),
+        peer_sleep_at: up_seen.u64_at(SLEEP_AT).unwrap(),
+        space_at: down.u64_at(SPACE_AT).unwrap(),
+        bell: Bell::new(bell(&down)),
+        sleeper: sleeper(&down, &up_seen),
+        max_frame,
+        origin,
+    });
+    let consumer = Consumer::new(ConsumerParts {
+        slots: down_seen.slots(&layout).unwrap(),
+        head: up.u64_at(HEAD).unwrap(),
+        peer_space_at: down_seen.u64_at(SPACE_AT).unwrap(),
+        sleep_at: up.u64_at(SLEEP_AT).unwrap(),
+        bell: Bell::new(bell(&up)),
+        sleeper: sleeper(&up, &down_seen),
+        max_frame,
+        origin,
+    });
+    let forge = Forge {
+        slots: down.slots(&layout).unwrap(),
+        space_at: down.u64_at(SPACE_AT).unwrap(),
+        producer_bell: bell(&down),
+        head: up.u64_at(HEAD).unwrap(),
+        sleep_at: up.u64_at(SLEEP_AT).unwrap(),
+        consumer_bell: bell(&up),
+    };
+    Rig { producer, consumer, forge }
+}
+
+#[cfg(not(loom))]
+fn region(len: usize) -> (OwnRegion, PeerRegion) {
+    let file = crate::shm::memfd::create(c"test", as_u64(len)).unwrap();
+    let own = OwnRegion::map(&file, as_u64(len)).unwrap();
+    (own, PeerRegion::map(&file, as_u64(len)).unwrap())
+}
+
+#[cfg(loom)]
+fn region(len: usize) -> (OwnRegion, PeerRegion) {
+    let backing = Arc::new(crate::shm::region_loom::Backing::new(len));
+    (OwnRegion::for_model(Arc::clone(&backing)), PeerRegion::for_model(backing))
+}
+
+/// Publishes one frame, or says that the ring is full.
+pub(crate) fn send(producer: &mut Producer, request: u64, payload: &[u8]) -> Result<bool> {
+    let Some(mut claim) = producer.try_claim(payload.len())? else { return Ok(false) };
+    claim.payload().copy_from_slice(payload);
+    claim.commit(Header { request, ..Header::default() });
+    Ok(true)
+}
+
+/// Takes one frame: its request and a copy of its payload.
+pub(crate) fn receive(consumer: &mut Consumer) -> Result<Option<(u64, Vec<u8>)>> {
+    Ok(consumer.poll()?.map(|frame| (frame.header().request, frame.payload().to_vec())))
+}
+
+pub(crate) fn alarm() -> Arc<Alarm> {
     Arc::default()
+}
+
+/// Bytes that tell their seed and their length.
+pub(crate) fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ as_u64(len) | 1;
+    std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
+        state.to_be_bytes()[0]
+    })
+    .take(len)
+    .collect()
 }

@@ -185,7 +185,8 @@ impl Geometry {
                 && (PAGE..=1 << 30).contains(&ring.capacity)
                 && ring.max_frame > 0
                 && u64::from(ring.max_frame) + 32 <= ring.capacity / 2
-                && ring.origin % as_u64(SLOT_ALIGN) == 0;
+                && ring.origin % as_u64(SLOT_ALIGN) == 0
+                && ring.reserved == 0;
             if !sane {
                 return Err(mismatch(format!(
                     "{what}: {name} ring of {} bytes with frames of {} bytes at position {} \
@@ -216,7 +217,7 @@ impl Geometry {
 }
 
 impl RingLayout {
-    fn of(config: RingConfig, offset: u64, origin: u64) -> Self {
+    pub(crate) fn of(config: RingConfig, offset: u64, origin: u64) -> Self {
         Self {
             offset,
             capacity: as_u64(config.capacity),

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use super::layout::{RegionHeader, RingLayout, as_usize};
 use crate::config::{FRAME_HEADER, SLOT_ALIGN};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(loom)]
 use super::region_loom::Backing;
@@ -169,6 +169,16 @@ impl<T> Word<T> {
     }
 }
 
+/// Makes the Relaxed load before it one with this order. Only Relaxed loads are promised
+/// to work on memory that is mapped read-only, as the peer's is; on x86-64 this is no
+/// instruction at all.
+#[inline]
+fn after_load(order: Ordering) {
+    if order != Ordering::Relaxed {
+        fence(Ordering::Acquire);
+    }
+}
+
 macro_rules! words {
     ($own:ident, $peer:ident, $atomic:ident, $int:ident) => {
         /// A word of the region that this process writes.
@@ -202,7 +212,9 @@ macro_rules! words {
         impl $peer {
             #[inline]
             pub(crate) fn load(&self, order: Ordering) -> $int {
-                self.0.get().load(order)
+                let value = self.0.get().load(Ordering::Relaxed);
+                after_load(order);
+                value
             }
         }
     };
@@ -352,7 +364,9 @@ pub(crate) struct PeerTable(Table);
 impl PeerTable {
     #[inline]
     pub(crate) fn load(&self, index: usize, order: Ordering) -> u64 {
-        self.0.word(index).load(order)
+        let value = self.0.word(index).load(Ordering::Relaxed);
+        after_load(order);
+        value
     }
 }
 
@@ -443,7 +457,9 @@ impl PeerSlots {
     /// Loads the word with this index in the line at `position`.
     #[inline]
     pub(crate) fn load(&self, position: u64, index: usize, order: Ordering) -> u64 {
-        self.0.word(position, index).load(order)
+        let value = self.0.word(position, index).load(Ordering::Relaxed);
+        after_load(order);
+        value
     }
 
     /// A view of a payload, if it fits before the ring's end.

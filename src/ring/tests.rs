@@ -1,0 +1,328 @@
+//! A ring from both ends, in one process.
+
+use std::time::Duration;
+
+use super::testing::{Rig, alarm, pattern, receive, rig, rig_with_bells, send};
+use super::{Consumer, Header, Producer};
+use crate::error::ErrorKind;
+use crate::shm::clock::Deadline;
+use crate::shm::layout::{as_u64, as_usize};
+use crate::sync::Ordering;
+
+const CAPACITY: usize = 4096;
+const MAX_FRAME: usize = CAPACITY / 2 - 32;
+
+/// Starts from which a ring of 4 KiB soon passes a wrap, or none.
+const ORIGINS: [u64; 5] = [0, (1 << 32) - 2048, (1 << 32) - 64, u64::MAX - 2047, u64::MAX - 63];
+
+fn rings() -> impl Iterator<Item = Rig> {
+    ORIGINS.into_iter().map(|origin| rig(CAPACITY, MAX_FRAME, origin))
+}
+
+fn fill(producer: &mut Producer, len: usize) -> u64 {
+    let mut count = 0;
+    while send(producer, count, &pattern(count, len)).unwrap() {
+        count += 1;
+    }
+    count
+}
+
+fn drain(consumer: &mut Consumer) -> u64 {
+    let mut count = 0;
+    while receive(consumer).unwrap().is_some() {
+        count += 1;
+    }
+    count
+}
+
+#[test]
+fn frames_of_every_length_pass_through_a_small_ring() {
+    for mut ring in rings() {
+        for len in (0..=MAX_FRAME).chain((0..=MAX_FRAME).rev().step_by(7)) {
+            let sent = pattern(as_u64(len), len);
+            assert!(send(&mut ring.producer, as_u64(len), &sent).unwrap());
+            assert_eq!(receive(&mut ring.consumer).unwrap(), Some((as_u64(len), sent)));
+            assert_eq!(receive(&mut ring.consumer).unwrap(), None);
+        }
+    }
+}
+
+#[test]
+fn the_longest_frame_fits_at_every_offset_of_an_empty_ring() {
+    for slot in 0..as_u64(CAPACITY) / 64 {
+        for start in [0, u64::MAX - 4095] {
+            let mut ring = rig(CAPACITY, MAX_FRAME, start.wrapping_add(slot * 64));
+            let sent = pattern(slot, MAX_FRAME);
+            assert!(send(&mut ring.producer, slot, &sent).unwrap(), "at slot {slot}");
+            assert_eq!(receive(&mut ring.consumer).unwrap(), Some((slot, sent)));
+        }
+    }
+}
+
+#[test]
+fn a_header_arrives_as_it_was_sent_with_the_length_of_the_payload() {
+    let mut ring = rig(CAPACITY, MAX_FRAME, 0);
+    let header = Header { len: 99, kind: 0xffff, flags: 0x8001, request: u64::MAX, aux: 1 << 63 };
+    ring.producer.try_claim(5).unwrap().unwrap().commit(header);
+    let frame = ring.consumer.poll().unwrap().unwrap();
+    assert_eq!(frame.header(), Header { len: 5, ..header });
+}
+
+#[test]
+fn a_claim_that_is_dropped_publishes_nothing_and_costs_nothing() {
+    for mut ring in rings() {
+        for len in [0, 100, MAX_FRAME] {
+            for _ in 0..3 * CAPACITY / 64 {
+                let mut claim = ring.producer.try_claim(len).unwrap().unwrap();
+                claim.payload().fill(0xff);
+                drop(claim);
+            }
+            assert_eq!(receive(&mut ring.consumer).unwrap(), None);
+            assert_eq!(ring.producer.in_flight(), 0);
+        }
+        assert!(send(&mut ring.producer, 7, b"after").unwrap());
+        assert_eq!(receive(&mut ring.consumer).unwrap(), Some((7, b"after".to_vec())));
+    }
+}
+
+#[test]
+fn a_truncated_frame_has_the_shorter_length_wherever_it_lies() {
+    for mut ring in rings() {
+        for round in 0..200 {
+            let sent = pattern(round, MAX_FRAME);
+            let kept = as_usize(round * 37) % (MAX_FRAME + 1);
+            let mut claim = ring.producer.try_claim(MAX_FRAME).unwrap().unwrap();
+            claim.payload().copy_from_slice(&sent);
+            claim.truncate(MAX_FRAME + 1);
+            assert_eq!(claim.payload().len(), MAX_FRAME);
+            claim.truncate(kept);
+            assert_eq!(claim.payload().len(), kept);
+            claim.commit(Header { request: round, ..Header::default() });
+            let (request, got) = receive(&mut ring.consumer).unwrap().unwrap();
+            assert_eq!((request, &got[..]), (round, &sent[..kept]));
+            ring.consumer.publish(); // the longest frame may need all of the ring
+        }
+    }
+}
+
+#[test]
+fn a_full_ring_refuses_until_slots_are_released() {
+    for mut ring in rings() {
+        let count = fill(&mut ring.producer, 0);
+        assert_eq!(count, as_u64(CAPACITY) / 64 - 1, "one header more than the frames is free");
+        assert!(ring.producer.try_claim(0).unwrap().is_none());
+        drop(ring.consumer.poll().unwrap().unwrap());
+        assert!(ring.producer.try_claim(0).unwrap().is_none(), "not yet told of it");
+        ring.consumer.publish();
+        assert!(send(&mut ring.producer, 0, b"").unwrap());
+        assert!(ring.producer.try_claim(0).unwrap().is_none());
+        assert_eq!(drain(&mut ring.consumer), count);
+        assert_eq!(ring.producer.high_water(), as_u64(CAPACITY) - 64);
+    }
+}
+
+#[test]
+fn the_high_water_of_a_consumer_that_keeps_up_is_low() {
+    let mut ring = rig(CAPACITY, MAX_FRAME, 0);
+    for round in 0..1000 {
+        assert!(send(&mut ring.producer, round, &[0; 32]).unwrap());
+        assert_eq!(drain(&mut ring.consumer), 1);
+    }
+    assert!(ring.producer.high_water() <= 64, "{}", ring.producer.high_water());
+}
+
+#[test]
+fn a_payload_over_the_cap_is_refused_before_anything_is_touched() {
+    let mut ring = rig(CAPACITY, 1000, 64);
+    fill(&mut ring.producer, 900);
+    for len in [1001, CAPACITY, usize::MAX] {
+        let error = ring.producer.try_claim(len).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        let waited = ring.producer.claim_until(len, &alarm(), Deadline::NEVER, || Ok(()));
+        assert_eq!(waited.unwrap_err().kind(), ErrorKind::TooLarge);
+    }
+    assert_eq!(drain(&mut ring.consumer), 4);
+    assert!(send(&mut ring.producer, 0, &[1; 1000]).unwrap());
+}
+
+#[test]
+fn a_wait_for_a_frame_or_for_room_ends_at_its_deadline() {
+    let mut ring = rig(CAPACITY, MAX_FRAME, 0);
+    let soon = || Deadline::after(Duration::from_millis(2));
+    assert!(ring.consumer.poll_until(&alarm(), soon(), false, || Ok(())).unwrap().is_none());
+    fill(&mut ring.producer, 200);
+    assert!(ring.producer.claim_until(200, &alarm(), soon(), || Ok(())).unwrap().is_none());
+    assert!(ring.consumer.poll_until(&alarm(), soon(), false, || Ok(())).unwrap().is_some());
+}
+
+#[test]
+fn what_is_there_is_found_even_after_the_deadline() {
+    let mut ring = rig(CAPACITY, MAX_FRAME, 0);
+    let past = Deadline::after(Duration::ZERO);
+    assert!(ring.producer.claim_until(9, &alarm(), past, || Ok(())).unwrap().is_some());
+    send(&mut ring.producer, 1, b"x").unwrap();
+    assert!(ring.consumer.poll_until(&alarm(), past, false, || Ok(())).unwrap().is_some());
+}
+
+#[test]
+fn the_stop_condition_ends_a_wait_when_the_alarm_is_raised() {
+    let mut ring = rig(CAPACITY, MAX_FRAME, 0);
+    let alarm = alarm();
+    let is_closed = std::sync::atomic::AtomicBool::new(false);
+    let stop = || match is_closed.load(Ordering::Acquire) {
+        true => Err(crate::Error::new(ErrorKind::Closed, "closed")),
+        false => Ok(()),
+    };
+    fill(&mut ring.producer, 200);
+    for side in 0..2 {
+        is_closed.store(false, Ordering::Release);
+        if side == 1 {
+            drain(&mut ring.consumer);
+        }
+        let Rig { producer, consumer, .. } = &mut ring;
+        std::thread::scope(|scope| {
+            let wait = scope.spawn(|| match side {
+                0 => producer.claim_until(200, &alarm, Deadline::NEVER, stop).err(),
+                _ => consumer.poll_until(&alarm, Deadline::NEVER, false, stop).err(),
+            });
+            std::thread::sleep(Duration::from_millis(5));
+            alarm.raise();
+            std::thread::sleep(Duration::from_millis(5));
+            assert!(!wait.is_finished(), "an alarm without a reason costs a look");
+            is_closed.store(true, Ordering::Release);
+            alarm.raise();
+            assert_eq!(wait.join().unwrap().unwrap().kind(), ErrorKind::Closed);
+        });
+    }
+}
+
+#[test]
+fn a_frame_that_is_forgotten_is_released_with_the_next() {
+    let mut ring = rig(CAPACITY, MAX_FRAME, 0);
+    for round in 0..500 {
+        assert!(send(&mut ring.producer, round, &[3; 100]).unwrap());
+        let frame = ring.consumer.poll().unwrap().unwrap();
+        if round % 2 == 0 {
+            std::mem::forget(frame);
+        }
+    }
+}
+
+#[test]
+fn lazily_committed_frames_are_seen_without_a_flush_and_the_bell_follows_with_it() {
+    let mut ring = rig(CAPACITY, MAX_FRAME, 0);
+    ring.consumer.announce();
+    for round in 0..8 {
+        ring.producer.try_claim(0).unwrap().unwrap().commit_lazily(Header::default());
+        assert_eq!(ring.producer.wakes(), 0, "put off at frame {round}");
+    }
+    assert_eq!(drain(&mut ring.consumer), 8);
+    ring.producer.flush();
+    assert_eq!(ring.producer.wakes(), 1);
+    ring.producer.flush();
+    assert_eq!(ring.producer.wakes(), 1);
+}
+
+#[test]
+fn a_bell_is_put_off_for_two_kibibytes_at_most() {
+    let mut ring = rig(8 * CAPACITY, MAX_FRAME, 0);
+    ring.consumer.announce();
+    let mut lazy = 0;
+    while ring.producer.wakes() == 0 {
+        ring.producer.try_claim(32).unwrap().unwrap().commit_lazily(Header::default());
+        lazy += 64;
+    }
+    assert_eq!(lazy, 2048);
+}
+
+#[test]
+fn only_a_frame_that_is_slept_for_rings_and_only_once() {
+    let mut ring = rig(CAPACITY, MAX_FRAME, u64::MAX - 1023);
+    for round in 0..60 {
+        if round % 3 == 0 {
+            ring.consumer.announce();
+        }
+        let before = ring.producer.wakes();
+        send(&mut ring.producer, round, b"").unwrap();
+        assert_eq!(ring.producer.wakes() - before, u64::from(round % 3 == 0), "frame {round}");
+        assert_eq!(drain(&mut ring.consumer), 1);
+    }
+}
+
+#[test]
+fn a_producer_that_waits_for_space_is_rung_when_its_head_is_passed_and_only_once() {
+    for mut ring in rings() {
+        let rung = |ring: &Rig| ring.forge.consumer_bell.load(Ordering::Relaxed);
+        fill(&mut ring.producer, 0);
+        ring.producer.announce_space(3 * 64 - 32);
+        let mut at = Vec::new();
+        for released in 1..=6 {
+            drop(ring.consumer.poll().unwrap());
+            ring.consumer.publish();
+            if rung(&ring) != as_u64(at.len()).try_into().unwrap() {
+                at.push(released);
+            }
+        }
+        // At an origin whose ring's end is near, padding comes on top.
+        assert_eq!(at.len(), 1, "{at:?}");
+        assert!(at == [3] || at == [6] || at[0] > 3, "{at:?}");
+    }
+}
+
+#[test]
+fn two_threads_that_sleep_at_random_lose_nothing() {
+    for (origin, rung) in [(0, 0), (u64::MAX - (1 << 20) + 1, u32::MAX - 50)] {
+        let Rig { mut producer, mut consumer, forge } =
+            rig_with_bells(CAPACITY, MAX_FRAME, origin, rung);
+        const FRAMES: u64 = 100_000;
+        let sender = std::thread::spawn(move || {
+            let alarm = alarm();
+            let mut dice = 1_u64;
+            for request in 0..FRAMES {
+                let len = random_len(request);
+                let claim = producer.claim_until(len, &alarm, Deadline::NEVER, || Ok(()));
+                let mut claim = claim.unwrap().unwrap();
+                claim.payload().copy_from_slice(&pattern(request, len));
+                let header = Header { request, ..Header::default() };
+                if request % 5 == 0 {
+                    claim.commit_lazily(header);
+                } else {
+                    claim.commit(header);
+                }
+                nap(&mut dice);
+            }
+        });
+        let alarm = alarm();
+        let mut dice = 2;
+        for request in 0..FRAMES {
+            let frame = consumer.poll_until(&alarm, Deadline::NEVER, false, || Ok(()));
+            let frame = frame.unwrap().unwrap();
+            assert_eq!(frame.header().request, request);
+            assert_eq!(frame.payload().to_vec(), pattern(request, random_len(request)));
+            drop(frame);
+            nap(&mut dice);
+        }
+        sender.join().unwrap();
+        let rings = forge.producer_bell.load(Ordering::Relaxed).wrapping_sub(rung);
+        assert!(rings > 50, "the test slept {rings} times only");
+    }
+}
+
+fn random_len(request: u64) -> usize {
+    let spread = request.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    match spread % 16 {
+        0 => as_usize(spread >> 4) % (MAX_FRAME + 1),
+        1..4 => as_usize(spread >> 4) % 500,
+        _ => as_usize(spread >> 4) % 64,
+    }
+}
+
+/// Rarely sleeps, so that either side finds the other asleep, awake, and going to sleep.
+fn nap(dice: &mut u64) {
+    *dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    match *dice >> 54 {
+        0 => std::thread::sleep(Duration::from_micros(*dice >> 20 & 127)),
+        1..30 => std::thread::yield_now(),
+        _ => {}
+    }
+}
