@@ -34,9 +34,11 @@ Options:
       --workers N     worker processes [default: 1]
       --batch N       texts in a request, at most [default: 64]
       --dim N         numbers in a vector, 1 to 65536 [default: 384]
-      --max-line N    bytes in a line, at most [default: 1048576]
+      --max-line N    bytes in a line, at most [default: 1048576]; each worker
+                      reserves up to four times as many for its requests
       --timeout SECS  time for a batch, from its submission [default: 60]
-      --log-dir DIR   where the workers' logs go
+      --log-dir DIR   where the workers' logs go, worker-embed*.log; the end of
+                      it is shown when a worker dies
   -q, --quiet         no progress and no summary
   -h, --help          print this
   -V, --version       print the version
