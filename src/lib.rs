@@ -16,6 +16,8 @@ mod raw;
 pub mod ring;
 mod shm;
 mod sync;
+#[cfg(feature = "async")]
+pub mod tasks;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod trace;

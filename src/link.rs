@@ -16,6 +16,7 @@ use crate::ring::consumer::ConsumerParts;
 use crate::ring::doorbell::{Bell, BellWatch, Sleeper};
 use crate::ring::producer::ProducerParts;
 use crate::ring::{Consumer, Producer};
+use crate::shm::hint::Hint;
 use crate::shm::layout::{
     Geometry, REQUEST_ENTRY, RegionHeader, RingLayout, Side, as_usize, control,
 };
@@ -154,7 +155,7 @@ impl ParentLink {
     /// # Errors
     ///
     /// [`ErrorKind::Os`] if memory or descriptors run out; nothing is left behind then.
-    pub(crate) fn create(config: &Config) -> Result<(Self, LinkFiles)> {
+    pub(crate) fn create(config: &Config, hint: Option<&Arc<Hint>>) -> Result<(Self, LinkFiles)> {
         let header = RegionHeader::down(config, channel_id(), std::process::id());
         let down = memfd::create(c"slipring-down", header.own.region_len)?;
         let up = memfd::create(c"slipring-up", header.peer.region_len)?;
@@ -163,7 +164,7 @@ impl ParentLink {
         memfd::seal(&up, SEALS_UP)?;
         let peer = PeerRegion::map(&up, header.peer.region_len)?;
         own.write_header(&header);
-        Ok((Self::over(own, peer, header, config.wait)?, LinkFiles { down, up }))
+        Ok((Self::over(own, peer, header, config.wait, hint)?, LinkFiles { down, up }))
     }
 
     fn over(
@@ -171,6 +172,7 @@ impl ParentLink {
         peer: PeerRegion,
         header: RegionHeader,
         wait: WaitStrategy,
+        hint: Option<&Arc<Hint>>,
     ) -> Result<Self> {
         let (ours, theirs) = (&header.own, &header.peer);
         let words = ParentWords {
@@ -189,10 +191,10 @@ impl ParentLink {
             },
             credit_need: peer.u64_at(control::CREDIT_NEED)?,
             credit_request: peer.u64_at(control::CREDIT_REQUEST)?,
-            data_bell: Bell::new(own.u32_at(control::DATA + control::BELL)?),
+            data_bell: Bell::new(own.u32_at(control::DATA + control::BELL)?, None),
         };
         let watches = (Some(watch(&peer, control::DATA)?), Some(watch(&peer, control::HEALTH)?));
-        let (data, health) = duplexes(&own, &peer, ours, theirs, wait, watches)?;
+        let (data, health) = duplexes(&own, &peer, ours, theirs, wait, watches, hint)?;
         let owner = peer.u32_at(control::OWNER)?;
         let answer = ExpectedAnswer { peer, header };
         Ok(Self { data, health, words, answer, owner })
@@ -217,7 +219,12 @@ impl WorkerLink {
     /// [`ErrorKind::Mismatch`], naming both values, for the first of size, seals, magic,
     /// layout version, side, features and geometry that is not as it must be, and if
     /// somebody is attached already.
-    pub(crate) fn attach(down: OwnedFd, up: OwnedFd, wait: WaitStrategy) -> Result<Self> {
+    pub(crate) fn attach(
+        down: OwnedFd,
+        up: OwnedFd,
+        wait: WaitStrategy,
+        hint: Option<&Arc<Hint>>,
+    ) -> Result<Self> {
         let (down, down_len) = memfd::adopt(down)?;
         let (up, up_len) = memfd::adopt(up)?;
         memfd::check_file_seals(&down, SEALS_DOWN)?;
@@ -238,7 +245,7 @@ impl WorkerLink {
             ));
         }
         let own = OwnRegion::map(&up, up_len)?;
-        Self::over(&own, &peer, header, wait)
+        Self::over(&own, &peer, header, wait, hint)
     }
 
     fn over(
@@ -246,6 +253,7 @@ impl WorkerLink {
         peer: &PeerRegion,
         header: RegionHeader,
         wait: WaitStrategy,
+        hint: Option<&Arc<Hint>>,
     ) -> Result<Self> {
         let (ours, theirs) = (&header.peer, &header.own);
         let words = WorkerWords {
@@ -266,7 +274,7 @@ impl WorkerLink {
             credit_request: own.u64_at(control::CREDIT_REQUEST)?,
         };
         // The parent's bell also rings for credits and cancels: it is not counted.
-        let (data, health) = duplexes(own, peer, ours, theirs, wait, (None, None))?;
+        let (data, health) = duplexes(own, peer, ours, theirs, wait, (None, None), hint)?;
         let owner = Some(own.u32_at(control::OWNER)?);
         let link = Self { data, health, words, owner, header };
         own.write_header(&header.for_peer(std::process::id()));
@@ -285,12 +293,13 @@ fn duplexes(
     theirs: &Geometry,
     wait: WaitStrategy,
     watches: (Option<Arc<BellWatch>>, Option<Arc<BellWatch>>),
+    hint: Option<&Arc<Hint>>,
 ) -> Result<(Duplex, Duplex)> {
     let waits = (control::DATA, wait, watches.0);
-    let data = duplex(own, peer, &ours.data, &theirs.data, waits)?;
+    let data = duplex(own, peer, &ours.data, &theirs.data, waits, hint.cloned())?;
     // Low traffic; a spinning health thread helps nobody.
     let waits = (control::HEALTH, WaitStrategy::Park, watches.1);
-    let health = duplex(own, peer, &ours.health, &theirs.health, waits)?;
+    let health = duplex(own, peer, &ours.health, &theirs.health, waits, hint.cloned())?;
     Ok((data, health))
 }
 
@@ -304,13 +313,15 @@ fn duplex(
     ours: &RingLayout,
     theirs: &RingLayout,
     (side, wait, watch): (usize, WaitStrategy, Option<Arc<BellWatch>>),
+    hint: Option<Arc<Hint>>,
 ) -> Result<Duplex> {
     let producer = Producer::new(ProducerParts {
         slots: own.slots(ours)?,
         peer_head: peer.u64_at(side + control::HEAD)?,
         peer_sleep_at: peer.u64_at(side + control::SLEEP_AT)?,
         space_at: own.u64_at(side + control::SPACE_AT)?,
-        bell: Bell::new(own.u32_at(side + control::BELL)?),
+        checked: own.u64_at(side + control::CHECKED)?,
+        bell: Bell::new(own.u32_at(side + control::BELL)?, hint.clone()),
         sleeper: sleeper(own, peer, side, wait, watch.clone())?,
         max_frame: as_usize(u64::from(ours.max_frame)),
         origin: ours.origin,
@@ -320,7 +331,8 @@ fn duplex(
         head: own.u64_at(side + control::HEAD)?,
         peer_space_at: peer.u64_at(side + control::SPACE_AT)?,
         sleep_at: own.u64_at(side + control::SLEEP_AT)?,
-        bell: Bell::new(own.u32_at(side + control::BELL)?),
+        peer_checked: peer.u64_at(side + control::CHECKED)?,
+        bell: Bell::new(own.u32_at(side + control::BELL)?, hint),
         sleeper: sleeper(own, peer, side, wait, watch.clone())?,
         max_frame: as_usize(u64::from(theirs.max_frame)),
         origin: theirs.origin,

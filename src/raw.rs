@@ -1,13 +1,16 @@
 //! The data rings as they are: for programs that have a protocol of their own.
 
 use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{ExitCause, Result};
+use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::link::Duplex;
 use crate::ring::doorbell::Alarm;
 use crate::ring::{Claim, Consumer, Frame, Producer};
 use crate::shm::clock::Deadline;
+use crate::shm::hint::Hint;
 
 /// One end of a pair of raw rings: frames in order, each exactly once, and nothing else.
 /// What the frames mean, and which belong together, is the program's own business.
@@ -20,6 +23,7 @@ pub struct RawLink {
     pub producer: Producer,
     /// The ring in.
     pub consumer: Consumer,
+    hint: Option<Arc<Hint>>,
     end: Box<dyn End>,
 }
 
@@ -33,9 +37,9 @@ pub(crate) trait End: fmt::Debug + Send {
 }
 
 impl RawLink {
-    pub(crate) fn new(data: Duplex, end: Box<dyn End>) -> Self {
+    pub(crate) fn new(data: Duplex, hint: Option<Arc<Hint>>, end: Box<dyn End>) -> Self {
         let Duplex { producer, consumer, .. } = data;
-        Self { producer, consumer, end }
+        Self { producer, consumer, hint, end }
     }
 
     /// Reserves a slot; `None` if the ring stayed full. Blocks for at most `timeout`.
@@ -72,6 +76,22 @@ impl RawLink {
         consumer.poll_until(end.alarm(), deadline, has_rung, || end.check())
     }
 
+    /// Makes the link's descriptor readable exactly if there is something to read: the
+    /// next frame, or the news that the other side is gone. To be called before a reactor
+    /// waits for it, after any number of frames were taken without waiting; frames that
+    /// come later make it readable by themselves. Returns whether it is readable.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) without
+    /// [`Spawner::pollable`](crate::Spawner::pollable);
+    /// [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt) if the peer broke it.
+    pub fn settle(&mut self) -> Result<bool> {
+        let hint = self.hint.as_ref().ok_or_else(not_pollable)?;
+        self.producer.flush();
+        self.consumer.settle(hint, self.end.check().is_err())
+    }
+
     /// The parent's end: ends the worker as [`Channel::close`](crate::Channel::close)
     /// does. The worker's end returns at once.
     ///
@@ -81,4 +101,19 @@ impl RawLink {
     pub fn close(&self, timeout: Duration) -> Result<ExitCause> {
         self.end.close(timeout)
     }
+}
+
+impl RawLink {
+    /// The descriptor for reactors, if the link was spawned with
+    /// [`Spawner::pollable`](crate::Spawner::pollable). Do not read from it or write to it.
+    #[must_use]
+    pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.hint.as_ref().map(|hint| hint.as_fd())
+    }
+}
+
+#[cold]
+pub(crate) fn not_pollable() -> Error {
+    let message = "the channel has no descriptor to poll; spawn it with `Spawner::pollable`";
+    Error::new(ErrorKind::Unsupported, message)
 }

@@ -13,6 +13,7 @@ use crate::error::{Error, ExitCause, Result};
 use crate::link::{ParentLink, WorkerLink};
 use crate::process::thread::ThreadWorker;
 use crate::protocol::hello::RoleConfig;
+use crate::shm::hint::Hint;
 use crate::worker::{Stop, Worker};
 
 /// Starts a worker as a thread of this process and returns the channel to it. `make` is
@@ -26,8 +27,11 @@ pub fn spawn_thread<S>(
     role: RoleConfig,
     make: impl FnOnce() -> Worker<S> + Send + 'static,
 ) -> Result<Channel> {
-    let (parent, files) = ParentLink::create(config)?;
-    let link = WorkerLink::attach(files.down.into(), files.up.into(), config.wait)?;
+    let (hint, fds) = Hint::pair()?;
+    let (hint, theirs) = (Some(Arc::new(hint)), Some(Arc::new(Hint::of(fds))));
+    let (parent, files) = ParentLink::create(config, hint.as_ref())?;
+    let (down, up) = (files.down.into(), files.up.into());
+    let link = WorkerLink::attach(down, up, config.wait, theirs.as_ref())?;
     parent.answer.check_attached()?;
     let (life, stop) = (Arc::<Life>::default(), Arc::<Stop>::default());
     let thread = ThreadWorker::new({
@@ -40,9 +44,9 @@ pub fn spawn_thread<S>(
         move || {
             let served = make().serve_link(link, &role, &stop);
             thread.has_ended(ExitCause::Exited(i32::from(served.is_err())));
-            life.die();
+            life.has_ended();
         }
     });
     started.map_err(|e| Error::os("cannot start a worker thread", e))?;
-    Ok(Channel::over_thread(parent, config, name, thread, life))
+    Ok(Channel::over_thread(parent, config, name, thread, life, hint))
 }

@@ -93,10 +93,13 @@ pub(crate) struct Deathbed {
 }
 
 impl Deathbed {
-    /// The error for an operation that the worker's end has ended. May block for two
-    /// milliseconds.
-    pub(crate) fn error(&self, request: Option<u64>) -> Error {
+    /// Blocks until the exit status is known, for at most two milliseconds.
+    pub(crate) fn wait_for_status(&self) {
         let _ = self.body.wait(Instant::now() + PATIENCE);
+    }
+
+    /// The error for an operation that the worker's end has ended.
+    pub(crate) fn error(&self, request: Option<u64>) -> Error {
         let (status, oom_suspected) = match &self.body {
             Body::Process(child) => (child.status_cell(), child.oom_cell()),
             #[cfg(feature = "testing")]

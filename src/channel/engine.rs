@@ -9,10 +9,12 @@
 //! Locks are taken in this order: `reader`, `room`, `producer`, `table`. Sending is in
 //! `send.rs`, waiting and reading in `receive.rs`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::channel::life::Life;
+use crate::channel::pump::Pump;
 use crate::channel::timed::TimedLock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
@@ -24,6 +26,7 @@ use crate::ring::doorbell::Sleeper;
 use crate::ring::{Consumer, Lease, Producer};
 use crate::shm::clock::Deadline;
 use crate::shm::fork;
+use crate::shm::hint::Hint;
 use crate::shm::region::PeerBytes;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 
@@ -56,6 +59,37 @@ pub(crate) enum Item {
     Failed(Error),
 }
 
+/// Who waits for room in the request ring, first come first served.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    next: u64,
+    pub(super) waiting: VecDeque<Wanting>,
+}
+
+#[derive(Debug)]
+pub(super) struct Wanting {
+    id: u64,
+    pub(super) len: usize,
+    pub(super) waiter: Waiter,
+}
+
+impl Room {
+    pub(super) fn add(&mut self, len: usize, waiter: Waiter) -> u64 {
+        self.next += 1;
+        self.waiting.push_back(Wanting { id: self.next, len, waiter });
+        self.next
+    }
+
+    pub(super) fn remove(&mut self, id: u64) {
+        self.waiting.retain(|wanting| wanting.id != id);
+    }
+
+    /// What the first one needs.
+    pub(super) fn first_len(&self) -> Option<usize> {
+        self.waiting.front().map(|wanting| wanting.len)
+    }
+}
+
 /// Numbers that only grow; read at any time.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -74,12 +108,15 @@ pub(crate) struct Engine {
     pub(super) writing: TimedLock<()>,
     pub(super) sleeper: Sleeper,
     pub(crate) table: Mutex<Table<Item>>,
-    /// Threads that wait for room, with what they need.
-    pub(super) room: Mutex<Vec<(usize, Waiter)>>,
+    /// Who waits for room, and for how much.
+    pub(super) room: Mutex<Room>,
     pub(super) room_wanted: AtomicU32,
     pub(super) followers: AtomicU32,
     pub(crate) words: ParentWords,
     pub(crate) life: Arc<Life>,
+    /// For reactors, if the channel was made for them.
+    pub(crate) hint: Option<Arc<Hint>>,
+    pub(super) pump: Pump,
     pub(crate) config: Config,
     pub(super) counters: Counters,
 }
@@ -90,6 +127,7 @@ impl Engine {
         words: ParentWords,
         config: &Config,
         life: Arc<Life>,
+        hint: Option<Arc<Hint>>,
     ) -> Arc<Self> {
         let engine = Arc::new(Self {
             producer: Mutex::new(data.producer),
@@ -98,11 +136,13 @@ impl Engine {
             sleeper: data.sleeper,
             writing: TimedLock::new(()),
             table: Mutex::new(Table::new(config.max_in_flight, config.stream_window)),
-            room: Mutex::new(Vec::new()),
+            room: Mutex::new(Room::default()),
             room_wanted: AtomicU32::new(0),
             followers: AtomicU32::new(0),
             words,
             life,
+            hint,
+            pump: Pump::default(),
             config: config.clone(),
             counters: Counters::default(),
         });
@@ -110,6 +150,7 @@ impl Engine {
         let wake = move || {
             if let Some(engine) = weak.upgrade() {
                 engine.wake_everybody();
+                engine.wake_reactor();
             }
         };
         // The life has just been made for this engine: nobody else has set it.
@@ -125,7 +166,8 @@ impl Engine {
 
     fn wake_everybody(&self) {
         let waiting = self.table.lock().take_waiters();
-        let room: Vec<_> = self.room.lock().drain(..).map(|(_, waiter)| waiter).collect();
+        let room = std::mem::take(&mut self.room.lock().waiting);
+        let room = room.into_iter().map(|wanting| wanting.waiter);
         waiting.into_iter().chain(room).for_each(Waiter::wake);
     }
 

@@ -91,6 +91,35 @@ impl WorkerHandle {
         cause
     }
 
+    /// Begins to close without waiting: the supervisor ends the worker if it does not end
+    /// within `timeout` by itself.
+    #[cfg(feature = "async")]
+    pub(crate) fn begin_close(&self, timeout: Duration) -> Result<()> {
+        check_not_forked()?;
+        self.life.close();
+        if let Some(bed) = self.deathbed() {
+            bed.body.retire(timeout, KILL_AFTER);
+        }
+        Ok(())
+    }
+
+    /// The worker has ended.
+    #[cfg(feature = "async")]
+    pub(crate) fn end_close(&self) {
+        self.life.closed();
+        self.hang_up();
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn life(&self) -> &Life {
+        &self.life
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn health(&self) -> &HealthClient {
+        &self.health
+    }
+
     fn reap(&self, deadline: Deadline) -> Result<ExitCause> {
         let Some(Deathbed { body, .. }) = self.deathbed() else { return Ok(ExitCause::Unknown) };
         if let Some(cause) = body.wait(instant(deadline)) {

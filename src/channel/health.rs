@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use crate::channel::life::Life;
+#[cfg(feature = "async")]
+use crate::channel::timed::Loan;
 use crate::channel::timed::TimedLock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::Duplex;
@@ -11,6 +13,8 @@ use crate::protocol::Kind;
 use crate::protocol::health::{self, Health};
 use crate::ring::Header;
 use crate::shm::clock::Deadline;
+#[cfg(feature = "async")]
+use crate::sync::{Ordering, fence};
 
 /// The health rings, used by one thread at a time.
 #[derive(Debug)]
@@ -19,7 +23,7 @@ pub(crate) struct HealthClient {
 }
 
 #[derive(Debug)]
-struct Rings {
+pub(crate) struct Rings {
     duplex: Duplex,
     next: u64,
 }
@@ -33,11 +37,7 @@ impl HealthClient {
         let deadline = Deadline::after(timeout);
         let stop = || life.check_open();
         let (header, payload) = self.ask(life, Kind::PING, deadline, timeout, &stop)?;
-        if header.kind != Kind::PONG.code() {
-            let kind = Kind::from_code(header.kind);
-            return Err(Error::new(ErrorKind::Protocol, format!("a ping was answered by {kind}")));
-        }
-        health::decode(&payload)
+        pong(header, &payload)
     }
 
     /// Asks the worker to end; returns once it has said that it will.
@@ -62,6 +62,46 @@ impl HealthClient {
         let mut rings = self.rings.lock_until(deadline).ok_or_else(|| no_answer(kind, timeout))?;
         let answer = rings.with(|rings| rings.ask(life, kind, deadline, stop)).transpose()?;
         answer.flatten().ok_or_else(|| no_answer(kind, timeout))
+    }
+}
+
+#[cfg(feature = "async")]
+impl HealthClient {
+    /// The rings, or a wake-up when they may be free.
+    pub(crate) fn poll_rings(&self, waker: &std::task::Waker) -> Option<Loan<'_, Rings>> {
+        self.rings.poll_lock(waker)
+    }
+}
+
+#[cfg(feature = "async")]
+impl Rings {
+    /// Sends a question if there is room; returns its number.
+    pub(crate) fn try_send(&mut self, kind: Kind) -> Result<Option<u64>> {
+        let request = self.next;
+        let Some(claim) = self.duplex.producer.try_claim(0)? else { return Ok(None) };
+        claim.commit(Header { kind: kind.code(), request, ..Header::default() });
+        self.next += 1;
+        Ok(Some(request))
+    }
+
+    /// The answer to that question, if it is there; otherwise the next frame makes the
+    /// channel's descriptor readable.
+    pub(crate) fn try_answer(&mut self, request: u64) -> Result<Option<(Header, Vec<u8>)>> {
+        self.duplex.consumer.announce_by_fd();
+        fence(Ordering::SeqCst); // A, pairs with B in the worker's producer
+        while let Some(frame) = self.duplex.consumer.poll()? {
+            if frame.header().request == request {
+                return Ok(Some((frame.header(), frame.payload().to_vec())));
+            }
+        }
+        // Frames that were dropped have moved what is waited for.
+        self.duplex.consumer.announce_by_fd();
+        fence(Ordering::SeqCst);
+        Ok(None)
+    }
+
+    pub(crate) fn has_next(&self) -> bool {
+        self.duplex.consumer.has_next()
     }
 }
 
@@ -91,8 +131,17 @@ impl Rings {
     }
 }
 
+/// What the answer to a ping says.
+pub(crate) fn pong(header: Header, payload: &[u8]) -> Result<Health> {
+    if header.kind != Kind::PONG.code() {
+        let kind = Kind::from_code(header.kind);
+        return Err(Error::new(ErrorKind::Protocol, format!("a ping was answered by {kind}")));
+    }
+    health::decode(payload)
+}
+
 #[cold]
-fn no_answer(kind: Kind, timeout: Duration) -> Error {
+pub(crate) fn no_answer(kind: Kind, timeout: Duration) -> Error {
     let message = format!("no answer to a {kind} within {timeout:?}: the worker is unresponsive");
     Error::new(ErrorKind::Timeout, message)
 }

@@ -11,12 +11,13 @@
 
 use std::fmt;
 use std::sync::OnceLock;
+use std::task::Waker;
 
 use crate::channel::death::Deathbed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ring::doorbell::Alarm;
 use crate::shm::fork;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Mutex, Ordering};
 
 const OPEN: u32 = 0;
 const CLOSING: u32 = 1;
@@ -42,6 +43,8 @@ pub(crate) struct Life {
     pub(crate) alarm: Alarm,
     /// Who the worker is and how it ended; set once it is started.
     pub(crate) deathbed: OnceLock<Deathbed>,
+    /// Tasks that wait for the worker's exit status.
+    ended: Mutex<Vec<Waker>>,
     /// Wakes those who wait on something else than the alarm.
     pub(crate) on_over: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -84,6 +87,20 @@ impl Life {
         self.alarm.raise();
     }
 
+    /// The worker has ended and its exit status is known.
+    pub(crate) fn has_ended(&self) -> bool {
+        let is_first = self.die();
+        let tasks = std::mem::take(&mut *self.ended.lock());
+        tasks.into_iter().for_each(Waker::wake);
+        is_first
+    }
+
+    /// Wakes the task when the exit status is known; look for it after this.
+    #[cfg(feature = "async")]
+    pub(crate) fn wake_at_end(&self, waker: &Waker) {
+        self.ended.lock().push(waker.clone());
+    }
+
     pub(crate) fn die(&self) -> bool {
         self.leave(DEAD)
     }
@@ -110,6 +127,24 @@ impl Life {
     /// two milliseconds, for the exit status of a worker that has just died.
     #[cold]
     pub(crate) fn why_over(&self, request: Option<u64>) -> Error {
+        if self.phase() == Phase::Dead
+            && let Some(deathbed) = self.deathbed.get()
+        {
+            deathbed.wait_for_status();
+        }
+        self.why_over_now(request)
+    }
+
+    /// Whether the worker is known to be dead, but not how it died.
+    #[cfg(feature = "async")]
+    pub(crate) fn awaits_status(&self) -> bool {
+        let deathbed = self.deathbed.get();
+        self.phase() == Phase::Dead && deathbed.is_some_and(|bed| bed.body.status().is_none())
+    }
+
+    /// As [`Life::why_over`], without waiting.
+    #[cold]
+    pub(crate) fn why_over_now(&self, request: Option<u64>) -> Error {
         match (self.phase(), self.failure(), self.deathbed.get()) {
             (Phase::Failed | Phase::Dead, Some(failure), _) => failure,
             (Phase::Open | Phase::Dead, None, Some(deathbed)) => deathbed.error(request),

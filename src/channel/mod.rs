@@ -8,6 +8,7 @@ mod engine;
 mod handle;
 mod health;
 mod life;
+mod pump;
 mod receive;
 mod reply;
 mod send;
@@ -15,12 +16,14 @@ mod spawner;
 mod timed;
 mod writer;
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(feature = "testing")]
 use crate::channel::death::Deathbed;
+#[cfg(not(feature = "async"))]
 use crate::channel::engine::Engine;
 use crate::channel::handle::WorkerHandle;
 #[cfg(feature = "testing")]
@@ -38,9 +41,17 @@ use crate::payload::Payload;
 use crate::process::thread::ThreadWorker;
 use crate::protocol::{Health, Kind};
 use crate::shm::clock::Deadline;
+#[cfg(feature = "testing")]
+use crate::shm::hint::Hint;
 use crate::trace::span;
 
+#[cfg(feature = "async")]
+pub(crate) use engine::{Engine, Item};
+#[cfg(feature = "async")]
+pub(crate) use health::{no_answer, pong};
 pub use reply::{Pending, Reply, Stream};
+#[cfg(feature = "async")]
+pub(crate) use send::{Pieces, Unsent};
 pub use spawner::Spawner;
 pub use writer::MessageWriter;
 
@@ -57,6 +68,10 @@ pub struct Channel {
     engine: Arc<Engine>,
     worker: WorkerHandle,
 }
+
+/// The health rings while a task uses them.
+#[cfg(feature = "async")]
+pub(crate) type HealthRings<'a> = timed::Loan<'a, health::Rings>;
 
 /// Counters of a channel since its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -92,12 +107,23 @@ impl Channel {
         role: String,
         thread: ThreadWorker,
         life: Arc<Life>,
+        hint: Option<Arc<Hint>>,
     ) -> Self {
         let ParentLink { data, health, words, .. } = link;
         let deathbed = Deathbed { role, body: death::Body::Thread(thread) };
         let health = HealthClient::new(health);
         let worker = WorkerHandle::new(Arc::clone(&life), health, deathbed, None);
-        Self { engine: Engine::new(data, words, config, life), worker }
+        Self { engine: Engine::new(data, words, config, life, hint), worker }
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn worker(&self) -> &WorkerHandle {
+        &self.worker
     }
 
     /// Sends a request and waits for its reply.
@@ -212,6 +238,27 @@ impl Channel {
     #[must_use]
     pub fn health(&self) -> Health {
         self.engine.status(None)
+    }
+
+    /// Reads all replies and chunks that are there into their requests, without waiting,
+    /// for a reactor that has found the channel's descriptor readable; then looks with
+    /// [`Pending::try_wait`]. The descriptor is readable exactly while there is something
+    /// to read, once this has been called for the first time; threads that block on the
+    /// same channel read what they find, so call it again before relying on that.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] without [`Spawner::pollable`]; as a call if the channel
+    /// is over.
+    pub fn drive(&self) -> Result<()> {
+        self.engine.drive_reactor()
+    }
+
+    /// The descriptor for reactors, if the channel was spawned with [`Spawner::pollable`].
+    /// Do not read from it or write to it.
+    #[must_use]
+    pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.engine.hint.as_ref().map(|hint| hint.as_fd())
     }
 
     /// Sets the abort flag, which every handler of this worker sees until

@@ -141,6 +141,7 @@ impl Engine {
             return Ok(Some(found));
         }
         self.settle_credit(want);
+        reader.forget_descriptor();
         self.sleeper.wait_until(&self.life.alarm, deadline, has_rung, |step| {
             if step == Step::Announce {
                 reader.publish();
@@ -177,10 +178,21 @@ impl Engine {
         Ok((phase == Phase::Dead).then_some(Found::Over))
     }
 
+    /// Takes all frames that are there, for those who wait elsewhere. Returns whether
+    /// there were any.
+    pub(super) fn read_all(&self, reader: &mut Consumer) -> Result<bool> {
+        let mut has_found = false;
+        while let Some(frame) = reader.poll()? {
+            has_found = true;
+            self.dispatch(frame, 0)?;
+        }
+        Ok(has_found)
+    }
+
     /// An error unless requests can be sent. A worker that has just died may have left a
     /// frame that says why.
     #[inline]
-    pub(super) fn check_open(&self) -> Result<()> {
+    pub(crate) fn check_open(&self) -> Result<()> {
         match self.life.check_open() {
             Ok(()) => Ok(()),
             Err(error) => Err(self.last_words(error)),
@@ -209,7 +221,7 @@ impl Engine {
     fn announce_room(&self, want: Want) {
         let wanted = match want {
             Want::Room(len) => Some(len),
-            Want::Reply(_) | Want::Chunk(_) => self.room.lock().first().map(|(len, _)| *len),
+            Want::Reply(_) | Want::Chunk(_) => self.room.lock().first_len(),
         };
         if let Some(len) = wanted {
             self.producer.lock().announce_space(len);
@@ -217,21 +229,33 @@ impl Engine {
     }
 
     #[cold]
-    fn wake_who_has_room(&self) -> Result<()> {
+    pub(super) fn wake_who_has_room(&self) -> Result<bool> {
+        let mut has_woken = false;
         let mut room = self.room.lock();
-        while let Some((len, _)) = room.first() {
-            if self.producer.lock().try_claim(*len)?.is_none() {
+        while let Some(len) = room.first_len() {
+            if !self.producer.lock().has_room_for(len)? {
                 break;
             }
-            room.remove(0).1.wake();
+            if let Some(wanting) = room.waiting.pop_front() {
+                wanting.waiter.wake();
+            }
+            has_woken = true;
         }
-        Ok(())
+        Ok(has_woken)
+    }
+
+    /// As `announce_room`, for a reader that is woken by its descriptor.
+    pub(super) fn announce_room_by_fd(&self) {
+        let wanted = self.room.lock().first_len();
+        if let Some(len) = wanted {
+            self.producer.lock().announce_space_by_fd(len);
+        }
     }
 
     /// Parks until woken, the deadline or the backstop. False if the deadline passed.
     fn follow(&self, want: Want, deadline: Deadline) -> bool {
         self.followers.fetch_add(1, Ordering::Relaxed);
-        if self.register(want) {
+        if let Some(place) = self.register(want) {
             self.settle_credit(want);
             fence(Ordering::SeqCst); // pairs with the fence in `hand_over`
             if self.reader.try_lock().is_none() && self.life.is_open() {
@@ -240,53 +264,59 @@ impl Engine {
                 // The lock was free and is free again: somebody may have missed it.
                 self.hand_over();
             }
-            self.unregister(want);
+            self.unregister(want, place);
         }
         self.followers.fetch_sub(1, Ordering::Relaxed);
         !deadline.has_passed()
     }
 
-    fn register(&self, want: Want) -> bool {
+    /// Announces that this thread waits, unless what it wants is there; returns its place
+    /// among those who wait for room.
+    fn register(&self, want: Want) -> Option<u64> {
         let me = Waiter::Thread(std::thread::current());
         match want {
-            Want::Reply(request) | Want::Chunk(request) => self.table.lock().wait(request, me),
+            Want::Reply(request) | Want::Chunk(request) => {
+                self.table.lock().wait(request, me).then_some(0)
+            }
             Want::Room(len) => {
-                self.room.lock().push((len, me));
-                self.room_wanted.fetch_add(1, Ordering::Relaxed);
+                let place = self.want_room(len, me);
                 // The reader announces what is wanted when it sleeps the next time.
                 self.life.alarm.raise();
-                true
+                Some(place)
             }
         }
     }
 
-    fn unregister(&self, want: Want) {
+    pub(super) fn want_room(&self, len: usize, waiter: Waiter) -> u64 {
+        let place = self.room.lock().add(len, waiter);
+        self.room_wanted.fetch_add(1, Ordering::Relaxed);
+        place
+    }
+
+    pub(crate) fn leave_room(&self, place: u64) {
+        self.room.lock().remove(place);
+        self.room_wanted.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn unregister(&self, want: Want, place: u64) {
         match want {
             Want::Reply(request) | Want::Chunk(request) => {
                 self.table.lock().stop_waiting(request);
             }
-            Want::Room(_) => {
-                let me = std::thread::current().id();
-                self.room.lock().retain(|(_, waiter)| match waiter {
-                    Waiter::Thread(thread) => thread.id() != me,
-                    Waiter::Task(_) => true,
-                });
-                self.room_wanted.fetch_sub(1, Ordering::Relaxed);
-            }
+            Want::Room(_) => self.leave_room(place),
         }
     }
 
     /// Wakes somebody who waits, to read the ring in this thread's place.
-    fn hand_over(&self) {
-        fence(Ordering::SeqCst); // pairs with the fence in `follow`
+    pub(super) fn hand_over(&self) {
+        fence(Ordering::SeqCst); // pairs with the fences in `follow` and `pump`
+        self.pump_for_tasks();
         if self.followers.load(Ordering::Relaxed) == 0 {
             return;
         }
         let next = self.table.lock().pick_waiter();
-        let next = next.or_else(|| {
-            let mut room = self.room.lock();
-            (!room.is_empty()).then(|| room.remove(0).1)
-        });
+        let next =
+            next.or_else(|| self.room.lock().waiting.pop_front().map(|wanting| wanting.waiter));
         if let Some(waiter) = next {
             waiter.wake();
         }

@@ -88,7 +88,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    pub(super) fn new(
+    pub(crate) fn new(
         engine: Arc<Engine>,
         request: u64,
         timeout: Duration,
@@ -134,7 +134,17 @@ impl Pending {
         }
     }
 
-    fn reply_of(&self, item: Item) -> Result<Reply> {
+    #[cfg(feature = "async")]
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
+    pub(crate) fn reply_of(&self, item: Item) -> Result<Reply> {
         let request = self.request;
         match item {
             Item::Result(body) => Ok(Reply { request, body }),
@@ -149,7 +159,7 @@ impl Pending {
     }
 
     #[cold]
-    fn timed_out(&self) -> Error {
+    pub(crate) fn timed_out(&self) -> Error {
         self.engine.timed_out(self.request, self.timeout)
     }
 
@@ -185,7 +195,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(engine: Arc<Engine>, request: u64, chunk_timeout: Duration) -> Self {
+    pub(crate) fn new(engine: Arc<Engine>, request: u64, chunk_timeout: Duration) -> Self {
         Self { engine, request, chunk_timeout, is_over: false }
     }
 
@@ -209,8 +219,28 @@ impl Stream {
         if self.is_over {
             return Ok(None);
         }
-        let next = self.engine.next_chunk(self.request, Deadline::after(self.chunk_timeout));
-        let item = match next {
+        let found = self.engine.next_chunk(self.request, Deadline::after(self.chunk_timeout));
+        self.chunk_of(found)
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn chunk_timeout(&self) -> Duration {
+        self.chunk_timeout
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// What an item, or its absence, means for the reader.
+    pub(crate) fn chunk_of(&mut self, found: Result<Option<Item>>) -> Result<Option<Reply>> {
+        let item = match found {
             Ok(Some(item)) => item,
             Ok(None) => return self.over(Err(self.stalled())),
             Err(error) => return self.over(Err(error)),

@@ -41,17 +41,23 @@ impl Engine {
         told_deadline: Deadline,
     ) -> Result<(u64, bool)> {
         let len = payload.encoded_len();
-        if len > self.config.max_message.max(self.config.down.max_frame) {
-            return Err(Error::too_large(len, self.config.max_message, "raise max_message"));
-        }
+        self.check_len(len)?;
         if len > self.config.down.max_frame {
             return self.send_long(kind, stream, payload, deadline, told_deadline);
         }
         let header = self.open(kind, stream, told_deadline)?;
-        let unsent = Unsent { engine: self, request: header.request };
+        let unsent = Unsent::new(self, header.request);
         let has_rung = self.send_frame(header, len, deadline, |slot| payload.encode(slot))?;
-        std::mem::forget(unsent);
+        unsent.is_sent();
         Ok((header.request, has_rung))
+    }
+
+    /// Refuses a message that is too long, before anything is touched.
+    pub(crate) fn check_len(&self, len: usize) -> Result<()> {
+        if len > self.config.max_message.max(self.config.down.max_frame) {
+            return Err(Error::too_large(len, self.config.max_message, "raise max_message"));
+        }
+        Ok(())
     }
 
     /// A request that nothing was sent of yet, and the header of its frames.
@@ -99,10 +105,13 @@ impl Engine {
     /// more than one.
     pub(crate) fn turn_to_write(&self, deadline: Deadline) -> Result<Loan<'_, ()>> {
         self.check_open()?;
-        self.writing.lock_until(deadline).ok_or_else(|| {
-            let message = "another long message was on its way during the whole timeout";
-            Error::new(ErrorKind::Timeout, message)
-        })
+        self.writing.lock_until(deadline).ok_or_else(Self::no_turn)
+    }
+
+    #[cold]
+    pub(crate) fn no_turn() -> Error {
+        let message = "another long message was on its way during the whole timeout";
+        Error::new(ErrorKind::Timeout, message)
     }
 
     fn send_frame(
@@ -113,21 +122,8 @@ impl Engine {
         mut fill: impl FnMut(&mut [u8]) -> Result<()>,
     ) -> Result<bool> {
         loop {
-            {
-                let mut producer = self.producer.lock();
-                self.check_open()?;
-                match producer.try_claim(len) {
-                    Ok(Some(mut claim)) => {
-                        fill(claim.payload())?;
-                        return Ok(claim.commit(header));
-                    }
-                    Ok(None) => {}
-                    // The length was checked: the worker's head is impossible.
-                    Err(error) => {
-                        drop(producer);
-                        return Err(self.fail(error));
-                    }
-                }
+            if let Some(has_rung) = self.try_send_frame(header, len, &mut fill)? {
+                return Ok(has_rung);
             }
             if !self.await_room(len, deadline)? {
                 return Err(self.ring_full(len));
@@ -135,8 +131,35 @@ impl Engine {
         }
     }
 
+    /// Sends a frame if there is room. Returns whether the worker had to be woken.
+    pub(crate) fn try_send_frame(
+        &self,
+        header: Header,
+        len: usize,
+        mut fill: impl FnMut(&mut [u8]) -> Result<()>,
+    ) -> Result<Option<bool>> {
+        let mut producer = self.producer.lock();
+        if !self.life.is_open() {
+            // Without the lock: it may read the ring for the worker's last words.
+            drop(producer);
+            return self.check_open().map(|()| None);
+        }
+        match producer.try_claim(len) {
+            Ok(Some(mut claim)) => {
+                fill(claim.payload())?;
+                Ok(Some(claim.commit(header)))
+            }
+            Ok(None) => Ok(None),
+            // The length was checked: the worker's head is impossible.
+            Err(error) => {
+                drop(producer);
+                Err(self.fail(error))
+            }
+        }
+    }
+
     #[cold]
-    fn ring_full(&self, len: usize) -> Error {
+    pub(crate) fn ring_full(&self, len: usize) -> Error {
         let in_flight = self.producer.lock().in_flight();
         let busy = self.describe_worker();
         let message = format!(
@@ -148,9 +171,20 @@ impl Engine {
 }
 
 /// Takes a request back that did not reach the ring: also when its payload panics.
-struct Unsent<'a> {
+pub(crate) struct Unsent<'a> {
     engine: &'a Engine,
     request: u64,
+}
+
+impl<'a> Unsent<'a> {
+    pub(crate) fn new(engine: &'a Engine, request: u64) -> Self {
+        Self { engine, request }
+    }
+
+    /// It is in the ring.
+    pub(crate) fn is_sent(self) {
+        std::mem::forget(self);
+    }
 }
 
 impl Drop for Unsent<'_> {
@@ -184,16 +218,26 @@ impl Pieces {
         is_last: bool,
         deadline: Deadline,
     ) -> Result<()> {
-        let mut header = self.header;
-        header.flags |= if is_last { 0 } else { flags::MORE };
-        header.flags |= if self.has_begun { flags::CONTINUED } else { 0 };
-        self.has_rung = engine.send_frame(header, piece.len(), deadline, |slot| {
+        self.has_rung = engine.send_frame(self.header(is_last), piece.len(), deadline, |slot| {
             slot.copy_from_slice(piece);
             Ok(())
         })?;
-        self.has_begun = true;
-        self.sent += piece.len();
+        self.was_sent(piece.len(), self.has_rung);
         Ok(())
+    }
+
+    /// The header of the next piece.
+    pub(crate) fn header(&self, is_last: bool) -> Header {
+        let mut header = self.header;
+        header.flags |= if is_last { 0 } else { flags::MORE };
+        header.flags |= if self.has_begun { flags::CONTINUED } else { 0 };
+        header
+    }
+
+    pub(crate) fn was_sent(&mut self, len: usize, has_rung: bool) {
+        self.has_begun = true;
+        self.sent += len;
+        self.has_rung = has_rung;
     }
 
     /// Takes the message back, so that the worker forgets its pieces.

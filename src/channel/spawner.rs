@@ -23,6 +23,7 @@ use crate::protocol::hello::{Answer, Hello, Limits, MAX_LEN, RoleConfig, WORKER_
 use crate::raw::{End, RawLink};
 use crate::ring::doorbell::Alarm;
 use crate::shm::fork;
+use crate::shm::hint::Hint;
 use crate::trace::{event, span};
 
 /// How long a worker that failed the handshake may take to say how it ended.
@@ -57,6 +58,7 @@ pub struct Spawner {
     config: Config,
     handshake_timeout: Duration,
     limits: Limits,
+    is_pollable: bool,
 }
 
 impl Spawner {
@@ -71,6 +73,7 @@ impl Spawner {
             config: Config::default(),
             handshake_timeout: Duration::from_secs(10),
             limits: Limits::default(),
+            is_pollable: false,
         }
     }
 
@@ -86,7 +89,7 @@ impl Spawner {
         let target = std::fs::read_link(&path).map_err(|e| {
             Error::with_source(ErrorKind::Spawn, "the running program's path is not known", e)
         })?;
-        let mut spawner = Self::program(target.clone());
+        let mut spawner = Self::program(path);
         spawner.program.arg0 = Some(target.into_os_string());
         Ok(spawner)
     }
@@ -178,6 +181,14 @@ impl Spawner {
         self
     }
 
+    /// Gives both ends a descriptor that is readable when there is something to read, for
+    /// reactors: see [`Channel::drive`] and [`RawLink::settle`]. Costs two descriptors on
+    /// each side, and nothing else until one of them is used.
+    pub fn pollable(mut self) -> Self {
+        self.is_pollable = true;
+        self
+    }
+
     /// Lets the worker dump core. The kernel then tells of its death only when the dump
     /// is written: seconds for a big process.
     pub fn allow_core_dumps(mut self) -> Self {
@@ -214,8 +225,8 @@ impl Spawner {
     /// [`ErrorKind::Mismatch`] if the two sides do not agree, with both values. The
     /// process is gone and reaped then, and nothing is left behind.
     pub fn spawn(&self) -> Result<Channel> {
-        let (data, words, worker, life) = self.start()?;
-        let engine = Engine::new(data, words, &self.config, life);
+        let Started { data, words, worker, life, hint } = self.start()?;
+        let engine = Engine::new(data, words, &self.config, life, hint);
         Ok(Channel { engine, worker })
     }
 
@@ -226,11 +237,11 @@ impl Spawner {
     ///
     /// As [`Spawner::spawn`].
     pub fn spawn_raw(&self) -> Result<RawLink> {
-        let (data, _, worker, life) = self.start()?;
-        Ok(RawLink::new(data, Box::new(RawEnd { worker, life })))
+        let Started { data, worker, life, hint, .. } = self.start()?;
+        Ok(RawLink::new(data, hint, Box::new(RawEnd { worker, life })))
     }
 
-    fn start(&self) -> Result<(Duplex, ParentWords, WorkerHandle, Arc<Life>)> {
+    fn start(&self) -> Result<Started> {
         check_role(&self.role.role)?;
         span!("spawn", role = self.role.role.as_str(), program = %self.program.path.display());
         fork::watch();
@@ -241,7 +252,11 @@ impl Spawner {
             role: self.role.clone(),
         };
         let hello = hello.encode()?;
-        let (link, files) = ParentLink::create(&self.config)?;
+        let (hint, hint_fds) = match self.is_pollable {
+            true => Hint::pair().map(|(hint, fds)| (Some(Arc::new(hint)), Vec::from(fds)))?,
+            false => (None, Vec::new()),
+        };
+        let (link, files) = ParentLink::create(&self.config, hint.as_ref())?;
         let (ours, theirs) = socket::pair()?;
         let log = self.log_dir.as_deref();
         let log = log.map(|dir| Log::open(dir, &self.role.role, self.instance)).transpose()?;
@@ -250,28 +265,26 @@ impl Spawner {
 
         let ParentLink { data, health, words, answer, owner } = link;
         let life = Arc::new(Life::default());
-        let died = |life: &Arc<Life>| {
-            let life = Arc::clone(life);
-            move || {
-                if life.die() {
-                    event!(WARN, "worker died");
-                }
-            }
+        let child = {
+            let life = Arc::clone(&life);
+            let on_exit = move |_| told_of_death(life.has_ended());
+            supervisor::start(program, theirs, log, Box::new(on_exit))?
         };
-        let on_exit = died(&life);
-        let child = supervisor::start(program, theirs, log, Box::new(move |_| on_exit()))?;
-        if let Err(error) = self.shake_hands(&child, &ours, &hello, files, &answer) {
+        if let Err(error) = self.shake_hands(&child, &ours, &hello, (files, hint_fds), &answer) {
             child.kill_group();
             child.wait(Instant::now() + Duration::from_secs(5));
             return Err(error);
         }
-        let watched = watch::watch(owner, Box::new(died(&life)));
+        let watched = {
+            let life = Arc::clone(&life);
+            watch::watch(owner, Box::new(move || told_of_death(life.die())))
+        };
         let deathbed = Deathbed { role: self.role.role.clone(), body: Body::Process(child) };
         let health = HealthClient::new(health);
         let process = Some((ours, watched));
         let worker = WorkerHandle::new(Arc::clone(&life), health, deathbed, process);
         event!(INFO, role = self.role.role.as_str(), pid = worker.pid(), "worker attached");
-        Ok((data, words, worker, life))
+        Ok(Started { data, words, worker, life, hint })
     }
 
     fn shake_hands(
@@ -279,13 +292,15 @@ impl Spawner {
         child: &Child,
         socket: &OwnedFd,
         hello: &[u8],
-        files: LinkFiles,
+        (files, hint_fds): (LinkFiles, Vec<OwnedFd>),
         expected: &ExpectedAnswer,
     ) -> Result<()> {
         let deadline = Instant::now() + self.handshake_timeout;
-        let fds = [files.down.as_fd(), files.up.as_fd()];
+        let mut fds = vec![files.down.as_fd(), files.up.as_fd()];
+        fds.extend(hint_fds.iter().map(AsFd::as_fd));
         let sent = socket::send(socket.as_fd(), hello, &fds, deadline);
-        drop(files);
+        drop(fds);
+        drop((files, hint_fds));
         sent.map_err(|error| self.never_attached(child, &error.to_string()))?;
         let answer = match socket::recv(socket.as_fd(), MAX_LEN, 0, Some(deadline)) {
             Ok(socket::Received::Message { bytes, .. }) => Answer::decode(&bytes)?,
@@ -305,17 +320,23 @@ impl Spawner {
 
     fn never_attached(&self, child: &Child, why: &str) -> Error {
         let cause = child.wait(Instant::now() + POST_MORTEM);
-        let mut message =
-            format!("worker {} (pid {}) did not attach: ", self.role.role, child.pid());
-        match cause {
-            Some(cause) => message.push_str(&format!("it {cause}")),
-            None => message.push_str(why),
-        }
+        let why = cause.map_or_else(|| why.to_owned(), |cause| cause.to_string());
+        let (role, pid) = (&self.role.role, child.pid());
+        let mut message = format!("worker {role} (pid {pid}) did not attach: {why}");
         if let Some(tail) = child.log().and_then(Log::tail).filter(|tail| !tail.trim().is_empty()) {
             message.push_str(&format!("; its log ends:\n{}", tail.trim_end()));
         }
         Error::new(ErrorKind::Handshake, message)
     }
+}
+
+/// A worker that has attached.
+struct Started {
+    data: Duplex,
+    words: ParentWords,
+    worker: WorkerHandle,
+    life: Arc<Life>,
+    hint: Option<Arc<Hint>>,
 }
 
 /// The parent's end of a raw link.
@@ -336,6 +357,13 @@ impl End for RawEnd {
 
     fn close(&self, timeout: Duration) -> Result<ExitCause> {
         self.worker.close(timeout)
+    }
+}
+
+/// The first sign of a worker's end that nobody asked for.
+fn told_of_death(is_first: bool) {
+    if is_first {
+        event!(WARN, "worker died");
     }
 }
 

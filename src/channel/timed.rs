@@ -1,6 +1,7 @@
 //! A lock that can be waited for until a deadline, which std's cannot.
 
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::task::Waker;
 use std::time::Duration;
 
 use crate::shm::clock::Deadline;
@@ -11,6 +12,8 @@ pub(crate) struct TimedLock<T> {
     /// `None` while it is lent.
     value: Mutex<Option<T>>,
     returned: Condvar,
+    /// Tasks that wait for it.
+    tasks: Mutex<Vec<Waker>>,
 }
 
 /// The loan; dropping it gives the value to the next.
@@ -23,7 +26,24 @@ pub(crate) struct Loan<'a, T> {
 
 impl<T> TimedLock<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self { value: Mutex::new(Some(value)), returned: Condvar::new() }
+        let value = Mutex::new(Some(value));
+        Self { value, returned: Condvar::new(), tasks: Mutex::default() }
+    }
+
+    #[cfg(feature = "async")]
+    fn try_lock(&self) -> Option<Loan<'_, T>> {
+        let value = self.value.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Loan { lock: self, value: Some(value) })
+    }
+
+    /// For tasks: the loan, or a wake-up when it is worth trying again.
+    #[cfg(feature = "async")]
+    pub(crate) fn poll_lock(&self, waker: &Waker) -> Option<Loan<'_, T>> {
+        self.try_lock().or_else(|| {
+            self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(waker.clone());
+            // It may have been returned before the waker was there.
+            self.try_lock()
+        })
     }
 
     /// Waits until nobody else uses it; `None` if the deadline passed first.
@@ -54,6 +74,9 @@ impl<T> Drop for Loan<'_, T> {
     fn drop(&mut self) {
         *self.lock.value.lock().unwrap_or_else(PoisonError::into_inner) = self.value.take();
         self.lock.returned.notify_one();
+        let tasks =
+            std::mem::take(&mut *self.lock.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.into_iter().for_each(Waker::wake);
     }
 }
 

@@ -10,12 +10,12 @@ pub(crate) mod limits;
 pub(crate) mod log;
 mod oom;
 pub(crate) mod robust;
-mod service;
+pub(crate) mod service;
 pub(crate) mod socket;
 pub(crate) mod spawn;
 pub(crate) mod stdio;
 pub(crate) mod supervisor;
-mod sys;
+pub(crate) mod sys;
 #[cfg(test)]
 mod testing;
 #[cfg(feature = "testing")]

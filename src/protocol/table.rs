@@ -180,6 +180,11 @@ impl<T> Table<T> {
         self.slot(request)?.queue.pop_front()
     }
 
+    #[cfg(feature = "async")]
+    pub(crate) fn has_item(&mut self, request: u64) -> bool {
+        self.slot(request).is_none_or(|slot| !slot.queue.is_empty())
+    }
+
     /// Adds to the message that is coming in pieces and returns its length so far.
     pub(crate) fn add_piece(&mut self, request: u64, add: impl FnOnce(&mut Vec<u8>)) -> usize {
         let Some(slot) = self.slot(request) else { return 0 };

@@ -8,21 +8,27 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::ring::doorbell::{Alarm, Bell, Sleeper, Step};
+use crate::ring::doorbell::{Alarm, BY_FD, Bell, Sleeper, Step};
 use crate::ring::frame::{Commit, Header};
-use crate::ring::position::{NEVER, span, to_end, within};
+use crate::ring::position::{NEVER, span, to_end};
 use crate::shm::clock::Deadline;
+use crate::shm::hint::{Drained, Hint};
 use crate::shm::layout::{as_u64, as_usize};
 use crate::shm::region::{OwnU64, PeerBytes, PeerSlots, PeerU64};
 use crate::sync::{AtomicUsize, Mutex, Ordering, fence};
+
+/// How long a settling consumer waits for a producer that has committed but not rung.
+const CHECK_PATIENCE: Duration = Duration::from_micros(200);
 
 /// The end of a ring that takes frames out.
 #[derive(Debug)]
 pub struct Consumer {
     shared: Arc<Shared>,
     sleep_at: OwnU64,
+    peer_checked: PeerU64,
     sleeper: Sleeper,
     capacity: u64,
     max_frame: usize,
@@ -33,6 +39,8 @@ pub struct Consumer {
     told: u64,
     /// Valid while no lease is out; otherwise `shared.returns` has them.
     returns: Option<Cursor>,
+    /// The descriptor is, or will be, made readable by the next frame.
+    is_lit: bool,
     poisoned: Option<Error>,
 }
 
@@ -43,6 +51,7 @@ pub(crate) struct ConsumerParts {
     pub(crate) head: OwnU64,
     pub(crate) peer_space_at: PeerU64,
     pub(crate) sleep_at: OwnU64,
+    pub(crate) peer_checked: PeerU64,
     pub(crate) bell: Bell,
     pub(crate) sleeper: Sleeper,
     pub(crate) max_frame: usize,
@@ -106,9 +115,7 @@ impl Shared {
         self.head.store(released, Ordering::Release);
         fence(Ordering::SeqCst); // B, pairs with A in the producer's wait
         let awaited = self.peer_space_at.load(Ordering::Relaxed);
-        if within(awaited, published.wrapping_add(1), released.wrapping_add(1)) {
-            self.bell.ring();
-        }
+        self.bell.ring_if_awaited(awaited, published.wrapping_add(1), released.wrapping_add(1));
         cursor.published = released;
     }
 }
@@ -142,11 +149,13 @@ impl Consumer {
                 returns: Mutex::new(Returns { cursor, first: 0, held: VecDeque::new() }),
             }),
             sleep_at: parts.sleep_at,
+            peer_checked: parts.peer_checked,
             sleeper: parts.sleeper,
             max_frame,
             next: origin,
             told: origin,
             returns: Some(cursor),
+            is_lit: false,
             poisoned: None,
         }
     }
@@ -249,6 +258,7 @@ impl Consumer {
         mut stop: impl FnMut() -> Result<()>,
     ) -> Result<Option<Frame<'_>>> {
         if !self.has_next() {
+            self.forget_descriptor();
             // Whoever fills this ring must not wait for slots that are free.
             self.publish();
             let found = self.sleeper.wait_until(alarm, deadline, has_rung, |step| {
@@ -278,6 +288,53 @@ impl Consumer {
     /// another look must follow.
     pub(crate) fn announce(&self) {
         self.sleeper.announce(&self.sleep_at, self.next);
+    }
+
+    /// This end will be woken by its bell: the descriptor may miss what comes.
+    pub(crate) fn forget_descriptor(&mut self) {
+        self.is_lit = false;
+    }
+
+    /// As [`Consumer::announce`], to be woken by the descriptor.
+    pub(crate) fn announce_by_fd(&self) {
+        self.sleeper.announce(&self.sleep_at, self.next | BY_FD);
+    }
+
+    /// Whether the producer has rung, if it had to, for all frames that were taken: then
+    /// no more writes to the descriptor come for them.
+    pub(crate) fn is_rung_for(&self) -> bool {
+        // Pairs with the Release store in the producer's `ring_if_awaited`.
+        let checked = self.peer_checked.load(Ordering::Acquire);
+        checked.wrapping_sub(self.next).cast_signed() >= 0
+    }
+
+    /// Makes the descriptor readable exactly if a frame is there, or `is_over` says that
+    /// there is other news; see the protocol in [`doorbell`](super::doorbell). Returns
+    /// whether it is.
+    pub(crate) fn settle(&mut self, hint: &Hint, is_over: bool) -> Result<bool> {
+        if self.is_lit && self.has_next() {
+            return Ok(true);
+        }
+        self.publish();
+        // Honest producers are past it in nanoseconds, unless the kernel has taken the
+        // processor from them: then one wake-up may turn out to be for nothing.
+        let patience = Deadline::after(CHECK_PATIENCE);
+        while !self.is_rung_for() && !patience.has_passed() {
+            crate::sync::spin_loop();
+        }
+        if hint.drain() == Drained::Broken {
+            let broken = Error::corrupt("the peer shut the descriptor for reactors down");
+            return Err(self.poisoned.insert(broken).clone());
+        }
+        self.announce_by_fd();
+        fence(Ordering::SeqCst); // A, pairs with B in the producer's `ring_if_awaited`
+        // From here on the producer makes it readable, or this end does so now.
+        self.is_lit = true;
+        let is_readable = self.has_next() || is_over;
+        if is_readable {
+            hint.light();
+        }
+        Ok(is_readable)
     }
 
     /// Tells the producer of every slot that is free. Done at every eighth of the

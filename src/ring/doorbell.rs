@@ -24,6 +24,16 @@
 //! the kernel, which compares it under its own lock, does not put the sleeper to
 //! sleep. Spurious wakes are normal: every sleeper looks again.
 //!
+//! # Reactors
+//!
+//! A side that is driven by a reactor cannot sleep on a word. It adds [`BY_FD`] to what
+//! it announces, and the waker then writes to its descriptor ([`Hint`]) instead. For the
+//! descriptor to be readable exactly while a frame waits, whoever took the last frame
+//! 1. waits until the producer has *checked* past it, so that no write for a frame that
+//!    is gone can still come; 2. drains the descriptor; 3. announces; 4. fences and looks
+//!    again, and if a frame is there makes the descriptor readable itself.
+//! While frames remain it does nothing: the descriptor has not been drained.
+//!
 //! Each side has one bell for both reasons; it wakes all that sleep on it.
 //! Whatever the peer does with its bell costs a look, never a wrong answer: what
 //! must get through without the peer (close, cancel, death) raises the [`Alarm`],
@@ -34,7 +44,9 @@ use std::time::Duration;
 
 use crate::config::WaitStrategy;
 use crate::error::{Error, Result};
+use crate::ring::position::within;
 use crate::shm::clock::{Deadline, now_ns};
+use crate::shm::hint::Hint;
 use crate::shm::region::{OwnU32, OwnU64, PeerU32};
 use crate::shm::{cpu, futex};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, spin_loop};
@@ -44,15 +56,20 @@ const BACKSTOP: Duration = Duration::from_secs(1);
 /// Looks between two readings of the clock while spinning.
 const LOOKS: u32 = 64;
 
-/// The word on which the peer of this process sleeps.
+/// Added to an announced position: wake me by my descriptor. Positions are multiples of 64.
+pub(crate) const BY_FD: u64 = 1;
+const POSITION: u64 = !63;
+
+/// How the peer of this process is woken.
 #[derive(Debug)]
 pub(crate) struct Bell {
     word: OwnU32,
+    hint: Option<Arc<Hint>>,
 }
 
 impl Bell {
-    pub(crate) fn new(word: OwnU32) -> Self {
-        Self { word }
+    pub(crate) fn new(word: OwnU32, hint: Option<Arc<Hint>>) -> Self {
+        Self { word, hint }
     }
 
     /// Wakes the peer. The bump pairs with the load of the bell in [`Sleeper::wait_until`].
@@ -60,6 +77,20 @@ impl Bell {
     pub(crate) fn ring(&self) {
         self.word.fetch_add(1, Ordering::Release);
         futex::wake(&self.word, false);
+    }
+
+    /// Wakes the peer in the way that it announced, if what it announced lies in
+    /// `[from, to)`. Returns whether it did.
+    #[inline]
+    pub(crate) fn ring_if_awaited(&self, announced: u64, from: u64, to: u64) -> bool {
+        let is_awaited = within(announced & POSITION, from, to);
+        if is_awaited {
+            match &self.hint {
+                Some(hint) if announced & BY_FD != 0 => hint.wake_peer(),
+                _ => self.ring(),
+            }
+        }
+        is_awaited
     }
 }
 

@@ -202,7 +202,7 @@ fn a_head_that_goes_bad_while_the_producer_waits_ends_the_wait() {
         });
         std::thread::sleep(Duration::from_millis(1));
         forge.head.store(head, Relaxed);
-        super::doorbell::Bell::new(forge.consumer_bell).ring();
+        super::doorbell::Bell::new(forge.consumer_bell, None).ring();
         assert_eq!(wait.join().unwrap(), (ErrorKind::PeerCorrupt, ErrorKind::PeerCorrupt));
     }
 }
@@ -262,7 +262,8 @@ fn a_bell_that_rings_without_end_is_corrupt_for_good_on_either_side() {
             }
         });
         scope.spawn(|| {
-            let bells = [forge.producer_bell, forge.consumer_bell].map(super::doorbell::Bell::new);
+            let bells = [forge.producer_bell, forge.consumer_bell]
+                .map(|word| super::doorbell::Bell::new(word, None));
             while !is_over.load(Relaxed) {
                 for bell in &bells {
                     bell.ring();

@@ -45,7 +45,7 @@ fn attached() -> Option<WorkerLink> {
     let (down, up) = paths.split_once(' ').unwrap();
     let down = File::open(down).unwrap();
     let up = File::options().read(true).write(true).open(up).unwrap();
-    Some(WorkerLink::attach(down.into(), up.into(), WaitStrategy::Park).unwrap())
+    Some(WorkerLink::attach(down.into(), up.into(), WaitStrategy::Park, None).unwrap())
 }
 
 /// Mostly short, sometimes the longest, for either direction.
@@ -121,7 +121,7 @@ fn stream_both_ways(producer: &mut Producer, consumer: &mut Consumer, salt: u64)
 fn every_frame_that_is_sent_to_another_process_comes_back() {
     let spin = WaitStrategy::SpinThenPark(Duration::from_micros(20));
     for (wait, origin) in [(WaitStrategy::Park, u64::MAX - (1 << 20) + 1), (spin, 0)] {
-        let (link, files) = ParentLink::create(&config(wait, origin)).unwrap();
+        let (link, files) = ParentLink::create(&config(wait, origin), None).unwrap();
         let mut child = start("an_echo_of_every_frame", &files.down, &files.up);
         let Duplex { mut producer, mut consumer, .. } = link.data;
         // The head is not the origin's before the other process has attached.
@@ -150,7 +150,7 @@ fn every_frame_that_is_sent_to_another_process_comes_back() {
 
 #[test]
 fn two_processes_stream_to_each_other_with_random_sleeps() {
-    let (link, files) = ParentLink::create(&config(WaitStrategy::Park, 0)).unwrap();
+    let (link, files) = ParentLink::create(&config(WaitStrategy::Park, 0), None).unwrap();
     let mut child = start("both_directions_at_once", &files.down, &files.up);
     let Duplex { mut producer, mut consumer, .. } = link.data;
     stream_both_ways(&mut producer, &mut consumer, 6);

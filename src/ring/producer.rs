@@ -7,9 +7,9 @@
 
 use crate::config::FRAME_HEADER;
 use crate::error::{Error, Result};
-use crate::ring::doorbell::{Alarm, Bell, Sleeper, Step};
+use crate::ring::doorbell::{Alarm, BY_FD, Bell, Sleeper, Step};
 use crate::ring::frame::{Commit, Header};
-use crate::ring::position::{NEVER, padding, span, within};
+use crate::ring::position::{NEVER, padding, span};
 use crate::shm::clock::Deadline;
 use crate::shm::layout::as_u64;
 use crate::shm::region::{OwnSlots, OwnU64, PeerU64};
@@ -25,6 +25,7 @@ pub struct Producer {
     peer_head: PeerU64,
     peer_sleep_at: PeerU64,
     space_at: OwnU64,
+    checked: OwnU64,
     bell: Bell,
     sleeper: Sleeper,
     capacity: u64,
@@ -50,6 +51,7 @@ pub(crate) struct ProducerParts {
     pub(crate) peer_head: PeerU64,
     pub(crate) peer_sleep_at: PeerU64,
     pub(crate) space_at: OwnU64,
+    pub(crate) checked: OwnU64,
     pub(crate) bell: Bell,
     pub(crate) sleeper: Sleeper,
     pub(crate) max_frame: usize,
@@ -60,12 +62,14 @@ impl Producer {
     pub(crate) fn new(parts: ProducerParts) -> Self {
         let ProducerParts { slots, max_frame, origin, .. } = parts;
         parts.space_at.store(NEVER, Ordering::Relaxed);
+        parts.checked.store(origin, Ordering::Relaxed);
         Self {
             capacity: as_u64(slots.capacity()),
             slots,
             peer_head: parts.peer_head,
             peer_sleep_at: parts.peer_sleep_at,
             space_at: parts.space_at,
+            checked: parts.checked,
             bell: parts.bell,
             sleeper: parts.sleeper,
             max_frame,
@@ -185,8 +189,17 @@ impl Producer {
     /// Announces the head at which a payload of `len` bytes will fit, for a wait that its
     /// claim was refused; a SeqCst fence and another look must follow.
     pub(crate) fn announce_space(&self, len: usize) {
-        let after = self.tail.wrapping_add(self.needed(len) + span(0));
-        self.sleeper.announce(&self.space_at, after.wrapping_sub(self.capacity));
+        self.sleeper.announce(&self.space_at, self.space_for(len));
+    }
+
+    /// As [`Producer::announce_space`], to be woken by the descriptor.
+    pub(crate) fn announce_space_by_fd(&self, len: usize) {
+        self.sleeper.announce(&self.space_at, self.space_for(len) | BY_FD);
+    }
+
+    /// The head at which a payload of `len` bytes will fit.
+    fn space_for(&self, len: usize) -> u64 {
+        self.tail.wrapping_add(self.needed(len) + span(0)).wrapping_sub(self.capacity)
     }
 
     #[inline]
@@ -249,11 +262,12 @@ impl Producer {
     fn ring_if_awaited(&mut self) {
         fence(Ordering::SeqCst); // B, pairs with A in the consumer's wait
         let awaited = self.peer_sleep_at.load(Ordering::Relaxed);
-        if within(awaited, self.announced, self.tail) {
+        if self.bell.ring_if_awaited(awaited, self.announced, self.tail) {
             self.wakes += 1;
-            self.bell.ring();
         }
         self.announced = self.tail;
+        // Pairs with the Acquire load in `Consumer::is_rung_for`.
+        self.checked.store(self.tail, Ordering::Release);
     }
 
     /// Whether the consumer was woken since the last time this was asked.

@@ -18,6 +18,7 @@ const CPU: usize = 12;
 const HEAD: usize = 16;
 const SPACE_AT: usize = 24;
 const BELL: usize = 32;
+const CHECKED: usize = 40;
 const RING: usize = 64;
 
 /// A ring, and everything that either side could write if it were hostile.
@@ -63,7 +64,8 @@ pub(crate) fn rig_with_bells(capacity: usize, max_frame: usize, origin: u64, run
         peer_head: up_seen.u64_at(HEAD).unwrap(),
         peer_sleep_at: up_seen.u64_at(SLEEP_AT).unwrap(),
         space_at: down.u64_at(SPACE_AT).unwrap(),
-        bell: Bell::new(bell(&down)),
+        checked: down.u64_at(CHECKED).unwrap(),
+        bell: Bell::new(bell(&down), None),
         sleeper: sleeper(&down, &up_seen),
         max_frame,
         origin,
@@ -73,7 +75,8 @@ pub(crate) fn rig_with_bells(capacity: usize, max_frame: usize, origin: u64, run
         head: up.u64_at(HEAD).unwrap(),
         peer_space_at: down_seen.u64_at(SPACE_AT).unwrap(),
         sleep_at: up.u64_at(SLEEP_AT).unwrap(),
-        bell: Bell::new(bell(&up)),
+        peer_checked: down_seen.u64_at(CHECKED).unwrap(),
+        bell: Bell::new(bell(&up), None),
         sleeper: sleeper(&up, &down_seen),
         max_frame,
         origin,

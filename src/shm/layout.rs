@@ -14,12 +14,13 @@
 //!       .     .  health ring, page aligned, capacity bytes
 //!
 //!  control lines of a side, each 128 bytes so that no two share a pair of cache lines:
-//!     +0   u64 sleep_at   position of the frame that the owner, as consumer, sleeps for
-//!     +8   u32 sleep_mode 0: the owner sleeps on the peer's bell
+//!     +0   u64 sleep_at   position of the frame that the owner, as consumer, sleeps for;
+//!                         plus one: it is to be woken by its descriptor, not by the bell
 //!    +12   u32 cpu        processor the owner last slept or woke on, plus one
 //!   +128   u64 head       position up to which the owner, as consumer, has released slots
-//!   +256   u64 space_at   head that the owner, as producer, sleeps for
+//!   +256   u64 space_at   head that the owner, as producer, sleeps for; plus one as above
 //!   +384   u32 bell       futex word that the owner bumps to wake its peer
+//!   +392   u64 checked    position up to which the owner, as producer, has rung for frames
 //!
 //!  abort line:   +0 u32 flag, not zero while the abort flag is set
 //!  status line:  +0 u32 state, +8 u64 request being served, +16 u64 busy since (ns, monotonic),
@@ -79,6 +80,7 @@ pub(crate) mod control {
     pub(crate) const HEAD: usize = 128;
     pub(crate) const SPACE_AT: usize = 256;
     pub(crate) const BELL: usize = 384;
+    pub(crate) const CHECKED: usize = 392;
 
     pub(crate) const ABORT: usize = 1536;
 

@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::link::WorkerLink;
 use crate::process::{limits, socket, stdio};
 use crate::protocol::hello::{Answer, Hello, Limits, MAX_LEN, RoleConfig, WORKER_ENV};
+use crate::shm::hint::Hint;
 use crate::shm::layout::as_usize;
 use crate::worker::stop::Stop;
 
@@ -23,6 +24,7 @@ pub(crate) struct Attached {
     pub(crate) link: WorkerLink,
     pub(crate) role: RoleConfig,
     pub(crate) stop: Arc<Stop>,
+    pub(crate) hint: Option<Arc<Hint>>,
     socket: OwnedFd,
 }
 
@@ -55,7 +57,7 @@ pub(super) fn attach() -> Result<Attached> {
     }
     let socket = stdio::take_stdin()?;
     let deadline = Instant::now() + PATIENCE;
-    let (bytes, fds) = match socket::recv(socket.as_fd(), MAX_LEN, 2, Some(deadline))? {
+    let (bytes, fds) = match socket::recv(socket.as_fd(), MAX_LEN, 4, Some(deadline))? {
         socket::Received::Message { bytes, fds } => (bytes, fds),
         socket::Received::Eof => {
             return Err(Error::new(ErrorKind::Handshake, "the parent is gone"));
@@ -67,20 +69,24 @@ pub(super) fn attach() -> Result<Attached> {
         let _ = socket::send(socket.as_fd(), &answer, &[], Instant::now() + PATIENCE);
         error
     };
-    let (link, role) = take_over(&bytes, fds).map_err(refuse)?;
-    Ok(Attached { link, role, stop: Arc::default(), socket })
+    let (link, role, hint) = take_over(&bytes, fds).map_err(refuse)?;
+    Ok(Attached { link, role, stop: Arc::default(), socket, hint })
 }
 
-fn take_over(hello: &[u8], fds: Vec<OwnedFd>) -> Result<(WorkerLink, RoleConfig)> {
+type Taken = (WorkerLink, RoleConfig, Option<Arc<Hint>>);
+
+fn take_over(hello: &[u8], fds: Vec<OwnedFd>) -> Result<Taken> {
     let hello = Hello::decode(hello)?;
-    let Ok([down, up]) = <[OwnedFd; 2]>::try_from(fds) else {
-        return Err(Error::new(ErrorKind::Handshake, "expected two descriptors"));
+    let mut fds = fds.into_iter();
+    let (Some(down), Some(up)) = (fds.next(), fds.next()) else {
+        return Err(Error::new(ErrorKind::Handshake, "expected two or four descriptors"));
     };
+    let hint = fds.next().zip(fds.next()).map(|(own, other)| Arc::new(Hint::of([own, other])));
     limits::die_with_parent(hello.parent)?;
     apply(&hello.limits)?;
     limits::name_process(&hello.role.role);
-    let link = WorkerLink::attach(down, up, hello.wait)?;
-    Ok((link, hello.role))
+    let link = WorkerLink::attach(down, up, hello.wait, hint.as_ref())?;
+    Ok((link, hello.role, hint))
 }
 
 fn apply(wanted: &Limits) -> Result<()> {

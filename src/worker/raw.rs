@@ -57,12 +57,14 @@ impl Drop for RawEnd {
 ///
 /// As [`Worker::serve`](crate::worker::Worker::serve).
 pub fn attach_raw() -> Result<(RawLink, RoleConfig)> {
-    let (link, role, stop, socket) = attach()?.into_parts();
+    let attached = attach()?;
+    let hint = attached.hint.clone();
+    let (link, role, stop, socket) = attached.into_parts();
     let WorkerLink { data, health, words, owner, .. } = link;
     let status = StatusOf(Arc::new(words));
     let shared = Arc::new(Shared::default());
     let health = HealthThread::start(health, owner, status, shared, Arc::clone(&stop))?;
     Attached::confirm(socket, &stop)?;
     let end = RawEnd { stop, health: Some(health) };
-    Ok((RawLink::new(data, Box::new(end)), role))
+    Ok((RawLink::new(data, hint, Box::new(end)), role))
 }

@@ -1,0 +1,144 @@
+//! Sending requests without blocking: a task that finds no room waits for it.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use crate::channel::{Engine, Pieces, Unsent};
+use crate::error::Result;
+use crate::payload::Payload;
+use crate::protocol::Kind;
+use crate::ring::Header;
+use crate::shm::clock::Deadline;
+use crate::tasks::timer::Timer;
+
+/// Sends a request; returns its id and whether the worker had to be woken.
+pub(super) async fn send<P: Payload + ?Sized>(
+    engine: &Arc<Engine>,
+    kind: Kind,
+    flags: u16,
+    payload: &P,
+    deadline: Deadline,
+    told_deadline: Deadline,
+) -> Result<(u64, bool)> {
+    let len = payload.encoded_len();
+    engine.check_len(len)?;
+    if len > engine.config.max_request() {
+        return send_long(engine, kind, flags, payload, deadline, told_deadline).await;
+    }
+    let header = engine.open(kind, flags, told_deadline)?;
+    let unsent = Unsent::new(engine, header.request);
+    let has_rung = send_frame(engine, header, len, deadline, |slot| payload.encode(slot)).await?;
+    unsent.is_sent();
+    Ok((header.request, has_rung))
+}
+
+async fn send_long<P: Payload + ?Sized>(
+    engine: &Arc<Engine>,
+    kind: Kind,
+    flags: u16,
+    payload: &P,
+    deadline: Deadline,
+    told_deadline: Deadline,
+) -> Result<(u64, bool)> {
+    let mut encoded = vec![0; payload.encoded_len()];
+    payload.encode(&mut encoded)?;
+    let mut timer = Timer::default();
+    let turn = poll_fn(|context| match engine.poll_turn(context.waker()) {
+        Some(turn) => Poll::Ready(Some(turn)),
+        None if timer.poll(deadline, context) => Poll::Ready(None),
+        None => Poll::Pending,
+    });
+    let _turn = turn.await.ok_or_else(Engine::no_turn)?;
+    let header = engine.open(kind, flags, told_deadline)?;
+    let mut message = Message { engine, pieces: Pieces::new(header), is_sent: false };
+    for piece in encoded.chunks(engine.config.max_request()) {
+        let is_last = message.pieces.sent + piece.len() == encoded.len();
+        let header = message.pieces.header(is_last);
+        let fill = |slot: &mut [u8]| {
+            slot.copy_from_slice(piece);
+            Ok(())
+        };
+        let has_rung = send_frame(engine, header, piece.len(), deadline, fill).await?;
+        message.pieces.was_sent(piece.len(), has_rung);
+    }
+    message.is_sent = true;
+    Ok((header.request, message.pieces.has_rung))
+}
+
+/// Takes a half-sent message back when the future is dropped or fails.
+struct Message<'a> {
+    engine: &'a Arc<Engine>,
+    pieces: Pieces,
+    is_sent: bool,
+}
+
+impl Drop for Message<'_> {
+    fn drop(&mut self) {
+        if !self.is_sent {
+            self.pieces.abandon(self.engine);
+        }
+    }
+}
+
+async fn send_frame(
+    engine: &Arc<Engine>,
+    header: Header,
+    len: usize,
+    deadline: Deadline,
+    mut fill: impl FnMut(&mut [u8]) -> Result<()>,
+) -> Result<bool> {
+    if let Some(has_rung) = engine.try_send_frame(header, len, &mut fill)? {
+        return Ok(has_rung);
+    }
+    let mut waiting = WaitingForRoom::new(engine, len);
+    poll_fn(|context| waiting.poll(context, header, deadline, &mut fill)).await
+}
+
+/// A task's place among those who wait for room.
+struct WaitingForRoom<'a> {
+    engine: &'a Arc<Engine>,
+    len: usize,
+    place: Option<u64>,
+    timer: Timer,
+}
+
+impl<'a> WaitingForRoom<'a> {
+    fn new(engine: &'a Arc<Engine>, len: usize) -> Self {
+        engine.add_task();
+        Self { engine, len, place: None, timer: Timer::default() }
+    }
+
+    fn poll(
+        &mut self,
+        context: &Context<'_>,
+        header: Header,
+        deadline: Deadline,
+        fill: &mut impl FnMut(&mut [u8]) -> Result<()>,
+    ) -> Poll<Result<bool>> {
+        self.leave();
+        self.place = Some(self.engine.want_room_for_task(self.len, context.waker()));
+        self.engine.pump();
+        match self.engine.try_send_frame(header, self.len, fill) {
+            Ok(Some(has_rung)) => Poll::Ready(Ok(has_rung)),
+            Ok(None) if self.timer.poll(deadline, context) => {
+                Poll::Ready(Err(self.engine.ring_full(self.len)))
+            }
+            Ok(None) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    fn leave(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.engine.leave_room(place);
+        }
+    }
+}
+
+impl Drop for WaitingForRoom<'_> {
+    fn drop(&mut self) {
+        self.leave();
+        self.engine.remove_task();
+    }
+}
