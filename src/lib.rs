@@ -1,4 +1,22 @@
 //! Shared-memory ring-buffer IPC between a parent process and the workers it starts.
+//!
+//! A parent starts worker processes with a [`Spawner`] and exchanges frames with each
+//! through a [`Channel`]: lock-free single-producer/single-consumer rings in sealed,
+//! mmapped memory, a futex doorbell that costs no system call while the other side is
+//! awake, and a separate pair of small rings for health. A worker runs
+//! [`worker::Worker`]: a session that is built once, and a handler for each [`Kind`] of
+//! request. If it crashes, every pending operation ends in one error that says why.
+//!
+//! * [`Channel::call`], [`Channel::submit`], [`Channel::stream`], [`Channel::write`]: one
+//!   reply, one reply later, many chunks, a message of unknown length.
+//! * [`payload`]: batches of texts and matrices, written straight into the ring.
+//! * [`RawLink`]: the rings as they are, for programs with a protocol of their own.
+#![cfg_attr(feature = "async", doc = "* [`tasks`]: the same channel for async hosts.")]
+#![cfg_attr(feature = "testing", doc = "* [`testing`]: a worker thread in place of the process.")]
+//!
+//! Every method says whether it can block, for how long, and what stays usable after an
+//! error. `docs/` in the repository has the architecture, the layout of memory to the
+//! byte, and the figures.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("slipring runs on Linux only: it needs memfd seals, futexes and pidfds");
