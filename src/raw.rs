@@ -89,7 +89,8 @@ impl RawLink {
     pub fn settle(&mut self) -> Result<bool> {
         let hint = self.hint.as_ref().ok_or_else(not_pollable)?;
         self.producer.flush();
-        self.consumer.settle(hint, self.end.check().is_err())
+        let settled = self.consumer.settle(hint, self.end.check().is_err(), true)?;
+        Ok(settled.is_readable)
     }
 
     /// The parent's end: ends the worker as [`Channel::close`](crate::Channel::close)

@@ -84,6 +84,13 @@ impl Room {
         self.waiting.retain(|wanting| wanting.id != id);
     }
 
+    /// A thread that waits and could read the ring instead.
+    pub(super) fn pick_thread(&mut self) -> Option<Waiter> {
+        let is_thread = |wanting: &Wanting| matches!(wanting.waiter, Waiter::Thread(_));
+        let index = self.waiting.iter().position(is_thread)?;
+        self.waiting.remove(index).map(|wanting| wanting.waiter)
+    }
+
     /// What the first one needs.
     pub(super) fn first_len(&self) -> Option<usize> {
         self.waiting.front().map(|wanting| wanting.len)
@@ -189,7 +196,7 @@ impl Engine {
     pub(crate) fn cancel(&self, request: u64) {
         let mut table = self.table.lock();
         let slot = table.slot_of(request);
-        if !table.is_running(request) {
+        if !table.is_running(request) || fork::is_forked_child() {
             return;
         }
         // Under the lock: the slot must not go to another request meanwhile.
@@ -240,10 +247,12 @@ impl Engine {
             }
             _ => "the worker is idle".to_owned(),
         };
-        let (holders, bytes) = match self.reader.try_lock() {
-            Some(reader) => reader.holders(),
-            None => (Vec::new(), 0),
-        };
+        let holders = self.reader.try_lock().map(|reader| reader.holders());
+        if holders.is_some() {
+            // Whoever found the lock taken meanwhile waits for this.
+            self.hand_over();
+        }
+        let (holders, bytes) = holders.unwrap_or_default();
         if !holders.is_empty() {
             let shown: Vec<String> = holders.iter().take(4).map(u64::to_string).collect();
             let count = holders.len();

@@ -68,13 +68,15 @@ impl WorkerHandle {
     }
 
     pub(crate) fn ping(&self, timeout: Duration) -> Result<Health> {
-        match self.health.ping(&self.life, timeout) {
-            Err(error) if error.kind() == ErrorKind::PeerCorrupt => {
-                self.life.fail(error.clone());
-                Err(error)
-            }
-            other => other,
+        self.health.ping(&self.life, timeout).map_err(|error| self.note(error))
+    }
+
+    /// What breaks the health rings breaks the channel.
+    pub(crate) fn note(&self, error: Error) -> Error {
+        if error.kind() == ErrorKind::PeerCorrupt {
+            self.life.fail(error.clone());
         }
+        error
     }
 
     pub(crate) fn close(&self, timeout: Duration) -> Result<ExitCause> {

@@ -1,36 +1,50 @@
 //! The parent's end of the health rings: pings and the shutdown, apart from the data
 //! rings, so that neither a long handler nor full rings delay them.
 
+use std::task::Waker;
 use std::time::Duration;
 
 use crate::channel::life::Life;
-#[cfg(feature = "async")]
-use crate::channel::timed::Loan;
 use crate::channel::timed::TimedLock;
+#[cfg(feature = "async")]
+use crate::channel::wakers::Seat;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::Duplex;
 use crate::protocol::Kind;
 use crate::protocol::health::{self, Health};
-use crate::ring::Header;
+use crate::ring::{Frame, Header};
 use crate::shm::clock::Deadline;
+use crate::sync::Mutex;
 #[cfg(feature = "async")]
 use crate::sync::{Ordering, fence};
 
-/// The health rings, used by one thread at a time.
+/// The health rings, used by one thread or task at a time, and the questions of tasks,
+/// which do not keep the rings while they wait.
 #[derive(Debug)]
 pub(crate) struct HealthClient {
     rings: TimedLock<Rings>,
+    asked: Mutex<Vec<Asked>>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Rings {
+struct Rings {
     duplex: Duplex,
     next: u64,
 }
 
+type Answer = (Header, Vec<u8>);
+
+/// A task's question that is on its way.
+#[derive(Debug)]
+struct Asked {
+    request: u64,
+    answer: Option<Answer>,
+    waker: Option<Waker>,
+}
+
 impl HealthClient {
     pub(crate) fn new(duplex: Duplex) -> Self {
-        Self { rings: TimedLock::new(Rings { duplex, next: 1 }) }
+        Self { rings: TimedLock::new(Rings { duplex, next: 1 }), asked: Mutex::default() }
     }
 
     pub(crate) fn ping(&self, life: &Life, timeout: Duration) -> Result<Health> {
@@ -57,26 +71,120 @@ impl HealthClient {
         deadline: Deadline,
         timeout: Duration,
         stop: &dyn Fn() -> Result<()>,
-    ) -> Result<(Header, Vec<u8>)> {
+    ) -> Result<Answer> {
         stop()?;
         let mut rings = self.rings.lock_until(deadline).ok_or_else(|| no_answer(kind, timeout))?;
-        let answer = rings.with(|rings| rings.ask(life, kind, deadline, stop)).transpose()?;
-        answer.flatten().ok_or_else(|| no_answer(kind, timeout))
+        let of_tasks = |frame: &Frame<'_>| self.keep(frame);
+        let answer = rings.with(|rings| rings.ask(life, kind, deadline, stop, &of_tasks));
+        drop(rings);
+        // This thread was to be woken by the bell: tasks must ask for their descriptor.
+        self.wake_askers();
+        answer.transpose()?.flatten().ok_or_else(|| no_answer(kind, timeout))
     }
+
+    /// Keeps an answer for the task whose it is, if there is one.
+    fn keep(&self, frame: &Frame<'_>) {
+        let mut asked = self.asked.lock();
+        let request = frame.header().request;
+        let Some(asked) = asked.iter_mut().find(|asked| asked.request == request) else { return };
+        asked.answer = Some((frame.header(), frame.payload().to_vec()));
+    }
+
+    fn wake_askers(&self) {
+        let wakers: Vec<Waker> =
+            self.asked.lock().iter_mut().filter_map(|asked| asked.waker.take()).collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// A task's question. Dropping it forgets the answer.
+#[cfg(feature = "async")]
+#[derive(Debug)]
+pub(crate) struct Question<'a> {
+    client: &'a HealthClient,
+    seat: Seat<'a>,
+    kind: Kind,
+    /// Zero until it is sent.
+    request: u64,
 }
 
 #[cfg(feature = "async")]
 impl HealthClient {
-    /// The rings, or a wake-up when they may be free.
-    pub(crate) fn poll_rings(&self, waker: &std::task::Waker) -> Option<Loan<'_, Rings>> {
-        self.rings.poll_lock(waker)
+    pub(crate) fn question(&self, kind: Kind) -> Question<'_> {
+        Question { client: self, seat: self.rings.seat(), kind, request: 0 }
+    }
+}
+
+#[cfg(feature = "async")]
+impl Question<'_> {
+    /// Whether it has been sent.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.request != 0
+    }
+
+    /// Sends it if there is room, and looks for the answer. If it is not there the task is
+    /// woken when the rings are free, or when a thread has found it; and by the channel's
+    /// descriptor, which the caller must wait for.
+    pub(crate) fn poll(&mut self, waker: &Waker) -> Result<Option<Answer>> {
+        let client = self.client;
+        if let Some(mut rings) = client.rings.poll_lock(&mut self.seat, waker) {
+            let advanced = rings.with(|rings| self.advance(rings, waker));
+            drop(rings);
+            advanced.transpose()?;
+        }
+        let mut asked = client.asked.lock();
+        let index = asked.iter().position(|a| a.request == self.request && a.answer.is_some());
+        let taken = index.map(|index| asked.swap_remove(index));
+        drop(asked);
+        Ok(taken.and_then(|asked| asked.answer))
+    }
+
+    fn advance(&mut self, rings: &mut Rings, waker: &Waker) -> Result<()> {
+        if !self.is_sent() {
+            let Some(request) = rings.try_send(self.kind)? else { return Ok(()) };
+            self.request = request;
+            self.client.asked.lock().push(Asked { request, answer: None, waker: None });
+        }
+        let is_own = |asked: &&mut Asked| asked.request == self.request;
+        let waker = Some(waker.clone());
+        let before = match self.client.asked.lock().iter_mut().find(is_own) {
+            Some(asked) => std::mem::replace(&mut asked.waker, waker),
+            None => None,
+        };
+        drop(before);
+        rings.read_by_fd(|frame| self.client.keep(frame))?;
+        // Those of others that were found with it.
+        let wakers: Vec<Waker> = {
+            let mut asked = self.client.asked.lock();
+            let found =
+                asked.iter_mut().filter(|a| a.answer.is_some() && a.request != self.request);
+            found.filter_map(|asked| asked.waker.take()).collect()
+        };
+        wakers.into_iter().for_each(Waker::wake);
+        Ok(())
+    }
+}
+
+#[cfg(feature = "async")]
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        let mut asked = self.client.asked.lock();
+        let index = asked.iter().position(|asked| asked.request == self.request);
+        let taken = index.map(|index| asked.swap_remove(index));
+        drop(asked);
+        drop(taken);
     }
 }
 
 #[cfg(feature = "async")]
 impl Rings {
-    /// Sends a question if there is room; returns its number.
-    pub(crate) fn try_send(&mut self, kind: Kind) -> Result<Option<u64>> {
+    /// Sends a question if there is room; returns its number. Otherwise room makes the
+    /// descriptor readable.
+    fn try_send(&mut self, kind: Kind) -> Result<Option<u64>> {
+        if !self.duplex.producer.has_room_for(0)? {
+            self.duplex.producer.announce_space_by_fd(0);
+            fence(Ordering::SeqCst); // A, pairs with B in the worker's consumer
+        }
         let request = self.next;
         let Some(claim) = self.duplex.producer.try_claim(0)? else { return Ok(None) };
         claim.commit(Header { kind: kind.code(), request, ..Header::default() });
@@ -84,24 +192,18 @@ impl Rings {
         Ok(Some(request))
     }
 
-    /// The answer to that question, if it is there; otherwise the next frame makes the
-    /// channel's descriptor readable.
-    pub(crate) fn try_answer(&mut self, request: u64) -> Result<Option<(Header, Vec<u8>)>> {
-        self.duplex.consumer.announce_by_fd();
-        fence(Ordering::SeqCst); // A, pairs with B in the worker's producer
-        while let Some(frame) = self.duplex.consumer.poll()? {
-            if frame.header().request == request {
-                return Ok(Some((frame.header(), frame.payload().to_vec())));
+    /// Takes all answers that are there; the next makes the descriptor readable.
+    fn read_by_fd(&mut self, keep: impl Fn(&Frame<'_>)) -> Result<()> {
+        loop {
+            while let Some(frame) = self.duplex.consumer.poll()? {
+                keep(&frame);
+            }
+            self.duplex.consumer.announce_by_fd();
+            fence(Ordering::SeqCst); // A, pairs with B in the worker's producer
+            if !self.duplex.consumer.has_next() {
+                return Ok(());
             }
         }
-        // Frames that were dropped have moved what is waited for.
-        self.duplex.consumer.announce_by_fd();
-        fence(Ordering::SeqCst);
-        Ok(None)
-    }
-
-    pub(crate) fn has_next(&self) -> bool {
-        self.duplex.consumer.has_next()
     }
 }
 
@@ -112,7 +214,8 @@ impl Rings {
         kind: Kind,
         deadline: Deadline,
         stop: &dyn Fn() -> Result<()>,
-    ) -> Result<Option<(Header, Vec<u8>)>> {
+        of_tasks: &dyn Fn(&Frame<'_>),
+    ) -> Result<Option<Answer>> {
         let alarm = &life.alarm;
         let request = self.next;
         self.next += 1;
@@ -123,9 +226,15 @@ impl Rings {
         loop {
             let frame = self.duplex.consumer.poll_until(alarm, deadline, has_rung, stop)?;
             let Some(frame) = frame else { return Ok(None) };
-            // An answer to a ping that timed out: dropped.
             if frame.header().request == request {
                 return Ok(Some((frame.header(), frame.payload().to_vec())));
+            }
+            // A task's; or to a ping that timed out: dropped. There may be no end of them.
+            of_tasks(&frame);
+            drop(frame);
+            stop()?;
+            if deadline.has_passed() {
+                return Ok(None);
             }
         }
     }

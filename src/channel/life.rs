@@ -11,13 +11,13 @@
 
 use std::fmt;
 use std::sync::OnceLock;
-use std::task::Waker;
 
 use crate::channel::death::Deathbed;
+use crate::channel::wakers::Wakers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ring::doorbell::Alarm;
 use crate::shm::fork;
-use crate::sync::{AtomicU32, Mutex, Ordering};
+use crate::sync::{AtomicU32, Ordering};
 
 const OPEN: u32 = 0;
 const CLOSING: u32 = 1;
@@ -44,7 +44,7 @@ pub(crate) struct Life {
     /// Who the worker is and how it ended; set once it is started.
     pub(crate) deathbed: OnceLock<Deathbed>,
     /// Tasks that wait for the worker's exit status.
-    ended: Mutex<Vec<Waker>>,
+    pub(crate) ended: Wakers,
     /// Wakes those who wait on something else than the alarm.
     pub(crate) on_over: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -90,15 +90,8 @@ impl Life {
     /// The worker has ended and its exit status is known.
     pub(crate) fn has_ended(&self) -> bool {
         let is_first = self.die();
-        let tasks = std::mem::take(&mut *self.ended.lock());
-        tasks.into_iter().for_each(Waker::wake);
+        self.ended.wake_all();
         is_first
-    }
-
-    /// Wakes the task when the exit status is known; look for it after this.
-    #[cfg(feature = "async")]
-    pub(crate) fn wake_at_end(&self, waker: &Waker) {
-        self.ended.lock().push(waker.clone());
     }
 
     pub(crate) fn die(&self) -> bool {

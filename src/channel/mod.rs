@@ -14,6 +14,7 @@ mod reply;
 mod send;
 mod spawner;
 mod timed;
+mod wakers;
 mod writer;
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -49,10 +50,16 @@ use crate::trace::span;
 pub(crate) use engine::{Engine, Item};
 #[cfg(feature = "async")]
 pub(crate) use health::{no_answer, pong};
+#[cfg(feature = "async")]
+pub(crate) use life::{Phase, check_not_forked};
 pub use reply::{Pending, Reply, Stream};
 #[cfg(feature = "async")]
 pub(crate) use send::{Pieces, Unsent};
 pub use spawner::Spawner;
+#[cfg(feature = "async")]
+pub(crate) use timed::Loan;
+#[cfg(feature = "async")]
+pub(crate) use wakers::Place;
 pub use writer::MessageWriter;
 
 /// The gap between two chunks after which a stream counts as stalled, unless told
@@ -68,10 +75,6 @@ pub struct Channel {
     engine: Arc<Engine>,
     worker: WorkerHandle,
 }
-
-/// The health rings while a task uses them.
-#[cfg(feature = "async")]
-pub(crate) type HealthRings<'a> = timed::Loan<'a, health::Rings>;
 
 /// Counters of a channel since its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,4 +1,15 @@
 //! Reading the ring for requests that no thread waits for: those of tasks and reactors.
+//!
+//! # Ordering
+//!
+//! Nobody waits for the reader's lock. Who finds it taken says so in `missed`, fences, and
+//! tries once more; who gives it back fences and looks at `missed`, and reads on if it is
+//! set. One of the two sees the other, so that no run of the pump is ever lost: neither to
+//! a thread that reads and leaves, nor to another run that was about to end.
+//!
+//! A descriptor that was found readable is drained *before* `missed` is set. What made it
+//! readable was published before, and is seen by the run that `missed` asks for; so it is
+//! never readable for long while a thread reads, which would keep a reactor running.
 
 #[cfg(feature = "async")]
 use std::task::Waker;
@@ -6,107 +17,216 @@ use std::task::Waker;
 use crate::channel::engine::Engine;
 #[cfg(feature = "async")]
 use crate::channel::engine::Item;
+use crate::channel::life::{Phase, check_not_forked};
 #[cfg(feature = "async")]
 use crate::channel::timed::Loan;
+use crate::channel::wakers::Wakers;
+#[cfg(feature = "async")]
+use crate::channel::wakers::{Place, Seat};
 use crate::error::{Error, Result};
 #[cfg(feature = "async")]
 use crate::protocol::table::Waiter;
 use crate::raw::not_pollable;
-use crate::shm::hint::Hint;
-use crate::sync::{AtomicU32, AtomicUsize, Mutex, Ordering, fence};
+use crate::ring::Consumer;
+use crate::shm::fork;
+use crate::shm::hint::{Drained, Hint};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, MutexGuard, Ordering, fence};
 
-/// Runs for nothing in a row after which the peer counts as corrupt.
+/// Runs in a row that the descriptor asked for, and that found nothing, after which the
+/// peer counts as corrupt.
 const MOST_IDLE_RUNS: u32 = 10_000;
+/// Runs in a row for those who found the lock taken, before a reactor is asked to go on.
+const MOST_TURNS: u32 = 8;
 
 /// What the pump keeps between its runs.
 #[derive(Debug, Default)]
 pub(crate) struct Pump {
     /// Tasks that wait for something of this channel's.
     tasks: AtomicUsize,
-    /// Tasks that wait for something else than an item: a pong.
-    others: Mutex<Vec<std::task::Waker>>,
+    /// Somebody found the reader's lock taken and left.
+    missed: AtomicU32,
+    /// Tasks to be woken whenever the descriptor was readable: it may have been for them.
+    others: Wakers,
+    /// Tasks that look at whether the channel is over, and wait for something else.
+    at_over: Wakers,
     /// How often in a row the descriptor was readable for nothing.
     idle_runs: AtomicU32,
+    /// Where the reader stood at the last run.
+    position: AtomicU64,
+}
+
+/// On whose behalf the pump runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// A task that looks for itself: what is armed already stays as it is.
+    Task,
+    /// A reactor of this library's, whose descriptor was readable.
+    #[cfg_attr(not(feature = "async"), allow(dead_code, reason = "there is none"))]
+    Driver,
+    /// A reactor of the host's, which wants the descriptor to be exact.
+    Host,
 }
 
 impl Engine {
     /// Reads all frames that are there into their requests, and leaves the descriptor so
-    /// that the next one makes it readable. Does nothing while another thread reads: that
-    /// one looks for tasks when it leaves.
+    /// that the next one makes it readable. While another thread reads, that one does so
+    /// when it leaves.
     pub(crate) fn drive_reactor(&self) -> Result<()> {
+        check_not_forked()?;
         let hint = self.hint.as_ref().ok_or_else(not_pollable)?;
-        match self.drive_with(hint) {
-            Ok(()) if self.life.is_open() => Ok(()),
-            Ok(()) => Err(self.life.why_over(None)),
+        match self.run_pump(hint, For::Host) {
+            Ok(_) if self.life.is_open() => Ok(()),
+            Ok(_) => Err(self.life.why_over(None)),
             Err(error) => Err(self.fail(error)),
         }
     }
 
-    fn drive_with(&self, hint: &Hint) -> Result<()> {
-        let Some(mut reader) = self.reader.try_lock() else { return Ok(()) };
-        let mut has_found = false;
+    /// Runs until nobody was turned away. Returns whether this thread looked at the ring.
+    fn run_pump(&self, hint: &Hint, whom: For) -> Result<bool> {
+        for _ in 0..MOST_TURNS {
+            let Some(reader) = self.reader_or_missed(hint, whom)? else { return Ok(false) };
+            self.run_once(hint, whom, reader)?;
+            fence(Ordering::SeqCst); // pairs with the fence in `reader_or_missed`
+            if !self.take_missed() {
+                return Ok(true);
+            }
+        }
+        hint.light();
+        Ok(true)
+    }
+
+    fn take_missed(&self) -> bool {
+        self.pump.missed.load(Ordering::Relaxed) != 0
+            && self.pump.missed.swap(0, Ordering::Relaxed) != 0
+    }
+
+    fn reader_or_missed(&self, hint: &Hint, whom: For) -> Result<Option<MutexGuard<'_, Consumer>>> {
+        if let Some(reader) = self.reader.try_lock() {
+            return Ok(Some(reader));
+        }
+        if whom != For::Task {
+            let has_drained = hint.drain() == Drained::Something;
+            self.count_run(has_drained, false)?;
+        }
+        self.pump.missed.store(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst); // pairs with the fences after the lock is given back
+        Ok(self.reader.try_lock())
+    }
+
+    fn run_once(&self, hint: &Hint, whom: For, mut reader: MutexGuard<'_, Consumer>) -> Result<()> {
+        // Read before the last look at the ring, as for threads.
+        let phase = self.life.phase();
+        if matches!(phase, Phase::Closing | Phase::Closed | Phase::Failed) {
+            return Ok(());
+        }
+        let mut has_drained = false;
+        let mut has_reason = false;
         loop {
-            has_found |= self.read_all(&mut reader)?;
-            self.announce_room_by_fd();
-            // The fence in `settle` stands between both announcements and these looks.
-            reader.settle(hint, !self.life.is_open())?;
+            let (_, may_have_more) = self.read_all(&mut reader)?;
+            if may_have_more {
+                // Others get their turn.
+                hint.light();
+                break;
+            }
+            has_reason |= self.announce_room_by_fd();
+            if whom == For::Task && is_armed(&reader) {
+                fence(Ordering::SeqCst); // A, for the announcement of room
+            } else {
+                // The fence in there stands between both announcements and these looks.
+                let is_exact = whom == For::Host;
+                has_drained |= reader.settle(hint, phase != Phase::Open, is_exact)?.has_drained;
+            }
             let has_room = self.wake_who_has_room()?;
-            has_found |= has_room;
+            has_reason |= has_room;
             if !has_room && !reader.has_next() {
                 break;
             }
         }
+        let position = reader.position();
+        // Whoever read the frames: they were a reason.
+        has_reason |= self.pump.position.swap(position, Ordering::Relaxed) != position;
         drop(reader);
-        let others = std::mem::take(&mut *self.pump.others.lock());
-        has_found |= !others.is_empty();
-        others.into_iter().for_each(std::task::Waker::wake);
-        self.count_run(has_found)
+        self.count_run(has_drained, has_reason)
     }
 
-    /// A peer that makes the descriptor readable without end is told from one that is busy.
-    fn count_run(&self, has_found: bool) -> Result<()> {
+    /// Tells a peer that makes the descriptor readable without end from one that is busy,
+    /// and wakes those who may have been meant.
+    fn count_run(&self, has_drained: bool, has_reason: bool) -> Result<()> {
+        if has_drained {
+            self.pump.others.wake_all();
+        }
         let idle_runs = &self.pump.idle_runs;
-        if has_found || self.has_tasks() {
+        if has_reason {
             idle_runs.store(0, Ordering::Relaxed);
-        } else if idle_runs.fetch_add(1, Ordering::Relaxed) >= MOST_IDLE_RUNS {
+        } else if has_drained && idle_runs.fetch_add(1, Ordering::Relaxed) >= MOST_IDLE_RUNS {
             let message = "the peer made the descriptor for reactors readable without end";
             return Err(Error::corrupt(message));
         }
         Ok(())
     }
 
-    fn has_tasks(&self) -> bool {
-        self.pump.tasks.load(Ordering::Relaxed) != 0
-    }
-
-    /// Reads what is there, and arms the descriptor.
-    pub(crate) fn pump(&self) {
-        fence(Ordering::SeqCst); // pairs with the fence in `hand_over`
-        if let Some(hint) = &self.hint
-            && let Err(error) = self.drive_with(hint)
-        {
-            self.fail(error);
-        }
-    }
-
     /// A thread stops reading: if tasks wait, their descriptor must be armed again.
     pub(super) fn pump_for_tasks(&self) {
-        if self.has_tasks() {
-            self.pump();
+        let has_tasks = self.pump.tasks.load(Ordering::Relaxed) != 0;
+        if self.take_missed() || has_tasks {
+            self.pump_once(For::Task);
         }
     }
 
-    /// The channel is over: whoever polls the descriptor must look.
+    /// Returns whether this thread looked at the ring.
+    fn pump_once(&self, whom: For) -> bool {
+        if fork::is_forked_child() {
+            return false;
+        }
+        let Some(hint) = &self.hint else { return false };
+        match self.run_pump(hint, whom) {
+            Ok(has_looked) => has_looked,
+            Err(error) => {
+                self.fail(error);
+                true
+            }
+        }
+    }
+
+    /// The channel is over: whoever polls the descriptor, and whoever waits for something
+    /// that is not in the table, must look.
     pub(crate) fn wake_reactor(&self) {
         if let Some(hint) = &self.hint {
             hint.light();
         }
+        self.pump.others.wake_all();
+        self.pump.at_over.wake_all();
     }
+}
+
+#[cfg(feature = "async")]
+fn is_armed(reader: &Consumer) -> bool {
+    reader.is_armed()
+}
+
+#[cfg(not(feature = "async"))]
+fn is_armed(_: &Consumer) -> bool {
+    false
 }
 
 /// For the async view.
 #[cfg(feature = "async")]
 impl Engine {
+    /// Reads what is there for a task, and arms the descriptor. False if another thread
+    /// reads, which then does so when it leaves.
+    pub(crate) fn pump(&self) -> bool {
+        let has_looked = self.pump_once(For::Task);
+        // One that parked while this thread read would not be woken by anybody else.
+        self.wake_a_thread();
+        has_looked
+    }
+
+    /// The descriptor was found readable.
+    pub(crate) fn pump_readable(&self) {
+        self.pump_once(For::Driver);
+        self.wake_a_thread();
+    }
+
     /// One more task waits: who stops reading must arm the descriptor.
     pub(crate) fn add_task(&self) {
         self.pump.tasks.fetch_add(1, Ordering::Relaxed);
@@ -116,17 +236,26 @@ impl Engine {
         self.pump.tasks.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Whether no more than one task waits.
+    pub(crate) fn has_one_task(&self) -> bool {
+        self.pump.tasks.load(Ordering::Relaxed) == 1
+    }
+
     pub(crate) fn take(&self, request: u64) -> Option<Item> {
         self.table.lock().take(request)
     }
 
     /// What has come for the request, or a wake-up when something does.
     pub(crate) fn take_or_wake(&self, request: u64, waker: &Waker) -> Option<Item> {
+        let waiter = Waiter::Task(waker.clone());
         let mut table = self.table.lock();
+        let before = table.take_waiter(request);
         let item = table.take(request);
         if item.is_none() {
-            table.wait(request, Waiter::Task(waker.clone()));
+            table.wait(request, waiter);
         }
+        drop(table);
+        drop(before);
         item
     }
 
@@ -135,29 +264,71 @@ impl Engine {
     }
 
     pub(crate) fn stop_waiting(&self, request: u64) {
-        self.table.lock().stop_waiting(request);
+        let before = self.table.lock().take_waiter(request);
+        drop(before);
     }
 
-    /// Reads what is there, without arming anything.
+    /// Reads what is there, without arming anything: [`Engine::pump`] must follow.
     pub(crate) fn read_for_tasks(&self) {
         let Some(mut reader) = self.reader.try_lock() else { return };
+        // A worker that is looked for need not ring.
+        reader.disarm();
         if let Err(error) = self.read_all(&mut reader) {
             drop(reader);
             self.fail(error);
         }
     }
 
+    /// A task has looked without arming anything; others may have been turned away.
+    pub(crate) fn end_spin(&self) {
+        fence(Ordering::SeqCst); // pairs with the fences in `follow` and `reader_or_missed`
+        if self.take_missed() || !self.has_one_task() {
+            self.pump_once(For::Task);
+        }
+        self.wake_a_thread();
+    }
+
+    /// Asks for room; a thread that reads is told to ask the worker for it.
     pub(crate) fn want_room_for_task(&self, len: usize, waker: &Waker) -> u64 {
-        self.want_room(len, Waiter::Task(waker.clone()))
+        let place = self.want_room(len, Waiter::Task(waker.clone()));
+        if !self.pump() {
+            self.life.alarm.raise();
+        }
+        place
     }
 
     /// The turn to send a message in pieces, or a wake-up when it may have come.
-    pub(crate) fn poll_turn(&self, waker: &Waker) -> Option<Loan<'_, ()>> {
-        self.writing.poll_lock(waker)
+    pub(crate) fn poll_turn(&self, seat: &mut Seat<'_>, waker: &Waker) -> Option<Loan<'_, ()>> {
+        self.writing.poll_lock(seat, waker)
     }
 
-    /// Wakes the task at the next run of the pump, whatever that finds.
-    pub(crate) fn wake_at_next_run(&self, waker: &Waker) {
-        self.pump.others.lock().push(waker.clone());
+    /// A seat for [`Engine::poll_turn`].
+    pub(crate) fn turn_seat(&self) -> Seat<'_> {
+        self.writing.seat()
+    }
+
+    /// A seat from which a task is woken when the channel is over.
+    pub(crate) fn seat_at_over(&self) -> Seat<'_> {
+        self.pump.at_over.seat()
+    }
+
+    /// A seat from which a task is woken whenever the descriptor was readable, and when
+    /// the channel is over.
+    pub(crate) fn seat_at_runs(&self) -> Seat<'_> {
+        self.pump.others.seat()
+    }
+
+    /// The peer has been given a reason to make the descriptor readable.
+    pub(crate) fn expect_a_run(&self) {
+        self.pump.idle_runs.store(0, Ordering::Relaxed);
+    }
+
+    /// Wakes the task when the worker's exit status is known.
+    pub(crate) fn wake_at_end(&self, place: &mut Place, waker: &Waker) {
+        self.life.ended.wait(place, waker);
+    }
+
+    pub(crate) fn leave_end(&self, place: &mut Place) {
+        self.life.ended.leave(place);
     }
 }

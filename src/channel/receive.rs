@@ -21,10 +21,15 @@ use crate::ring::position::span;
 use crate::ring::{Consumer, Frame, Header};
 use crate::shm::clock::Deadline;
 use crate::shm::layout::as_usize;
-use crate::sync::{Ordering, fence};
+use crate::sync::{MutexGuard, Ordering, fence};
 
 /// A parked thread looks again at least this often.
 const BACKSTOP: Duration = Duration::from_secs(1);
+/// Frames between two looks at the clock and at the channel's state: a worker may send
+/// without end what nobody waits for.
+const BURST: usize = 1024;
+/// How long the ring of a worker that has died is searched for its reason.
+const LAST_WORDS: Duration = Duration::from_millis(10);
 
 /// What a thread waits for.
 #[derive(Debug, Clone, Copy)]
@@ -137,36 +142,75 @@ impl Engine {
         if let Some(found) = self.look(want)? {
             return Ok(Some(found));
         }
-        if let Some(found) = self.poll(reader, want)? {
+        if let Some(found) = self.poll(reader, want, deadline)? {
             return Ok(Some(found));
         }
         self.settle_credit(want);
         reader.forget_descriptor();
+        let mut announced = None;
         self.sleeper.wait_until(&self.life.alarm, deadline, has_rung, |step| {
             if step == Step::Announce {
-                reader.publish();
-                reader.announce();
-                self.announce_room(want);
+                announced = Some(self.announce(reader, want));
                 return Ok(None);
             }
-            self.poll(reader, want)
+            loop {
+                if let Some(found) = self.poll(reader, want, deadline)? {
+                    return Ok(Some(found));
+                }
+                // A look can take frames of others, and others can take room: then what
+                // was announced has passed already, and the worker would not ring.
+                let Some(before) = announced else { return Ok(None) };
+                let now = self.announce(reader, want);
+                if now == before {
+                    return Ok(None);
+                }
+                announced = Some(now);
+                fence(Ordering::SeqCst); // A, as in `Sleeper::wait_until`
+            }
         })
     }
 
-    /// Takes all frames that are there, until one is what is wanted.
-    fn poll(&self, reader: &mut Consumer, want: Want) -> Result<Option<Found>> {
+    /// Says what this thread is about to sleep for, and returns it.
+    fn announce(&self, reader: &mut Consumer, want: Want) -> (u64, Option<u64>) {
+        reader.publish();
+        (reader.announce(), self.announce_room(want))
+    }
+
+    /// Takes all frames that are there, until one is what is wanted, or the deadline has
+    /// passed: then the caller must not sleep.
+    fn poll(&self, reader: &mut Consumer, want: Want, deadline: Deadline) -> Result<Option<Found>> {
         let own = want.request();
-        // Read before the last look at the ring: frames that were committed before the
-        // end are delivered.
-        let phase = self.life.phase();
-        if matches!(phase, Phase::Closing | Phase::Closed | Phase::Failed) {
-            return Ok(Some(Found::Over));
-        }
-        while let Some(frame) = reader.poll()? {
-            if let Some(item) = self.dispatch(frame, own)? {
-                return Ok(Some(Found::Item(item)));
+        let mut after_death = self.most_frames();
+        let phase = loop {
+            // Read before the last look at the ring: frames that were committed before the
+            // end are delivered.
+            let phase = self.life.phase();
+            if matches!(phase, Phase::Closing | Phase::Closed | Phase::Failed) {
+                return Ok(Some(Found::Over));
             }
-        }
+            let mut burst = BURST;
+            while burst > 0
+                && let Some(frame) = reader.poll()?
+            {
+                if let Some(item) = self.dispatch(frame, own)? {
+                    return Ok(Some(Found::Item(item)));
+                }
+                burst -= 1;
+            }
+            if burst > 0 {
+                break phase;
+            }
+            if phase == Phase::Dead {
+                // More than were in the ring: it only said that it is dead.
+                match after_death.checked_sub(BURST) {
+                    Some(left) => after_death = left,
+                    None => return Ok(Some(Found::Over)),
+                }
+            }
+            if deadline.has_passed() {
+                return Ok(None);
+            }
+        };
         if let Want::Room(len) = want
             && self.producer.lock().has_room_for(len)?
         {
@@ -178,15 +222,22 @@ impl Engine {
         Ok((phase == Phase::Dead).then_some(Found::Over))
     }
 
-    /// Takes all frames that are there, for those who wait elsewhere. Returns whether
-    /// there were any.
-    pub(super) fn read_all(&self, reader: &mut Consumer) -> Result<bool> {
-        let mut has_found = false;
-        while let Some(frame) = reader.poll()? {
-            has_found = true;
+    /// Takes all frames that are there, but no more than fit the ring at a time, for
+    /// those who wait elsewhere. Returns how many, and whether there may be more.
+    pub(super) fn read_all(&self, reader: &mut Consumer) -> Result<(usize, bool)> {
+        let most = self.most_frames();
+        let mut count = 0;
+        while count < most {
+            let Some(frame) = reader.poll()? else { return Ok((count, false)) };
             self.dispatch(frame, 0)?;
+            count += 1;
         }
-        Ok(has_found)
+        Ok((count, true))
+    }
+
+    /// Frames that the ring can hold.
+    fn most_frames(&self) -> usize {
+        self.config.up.capacity / as_usize(span(0))
     }
 
     /// An error unless requests can be sent. A worker that has just died may have left a
@@ -203,10 +254,13 @@ impl Engine {
     fn last_words(&self, error: Error) -> Error {
         if error.is_peer_dead()
             && let Some(mut reader) = self.reader.try_lock()
-            && let Err(reason) = self.poll(&mut reader, Want::Room(0))
         {
+            let looked = self.poll(&mut reader, Want::Room(0), Deadline::after(LAST_WORDS));
             drop(reader);
-            return self.fail(reason);
+            self.hand_over();
+            if let Err(reason) = looked {
+                return self.fail(reason);
+            }
         }
         error
     }
@@ -218,38 +272,38 @@ impl Engine {
         }
     }
 
-    fn announce_room(&self, want: Want) {
+    fn announce_room(&self, want: Want) -> Option<u64> {
         let wanted = match want {
             Want::Room(len) => Some(len),
             Want::Reply(_) | Want::Chunk(_) => self.room.lock().first_len(),
         };
-        if let Some(len) = wanted {
-            self.producer.lock().announce_space(len);
-        }
+        wanted.map(|len| self.producer.lock().announce_space(len))
     }
 
     #[cold]
     pub(super) fn wake_who_has_room(&self) -> Result<bool> {
-        let mut has_woken = false;
+        let mut woken = Vec::new();
         let mut room = self.room.lock();
         while let Some(len) = room.first_len() {
             if !self.producer.lock().has_room_for(len)? {
                 break;
             }
-            if let Some(wanting) = room.waiting.pop_front() {
-                wanting.waiter.wake();
-            }
-            has_woken = true;
+            woken.extend(room.waiting.pop_front());
         }
+        drop(room);
+        let has_woken = !woken.is_empty();
+        woken.into_iter().for_each(|wanting| wanting.waiter.wake());
         Ok(has_woken)
     }
 
-    /// As `announce_room`, for a reader that is woken by its descriptor.
-    pub(super) fn announce_room_by_fd(&self) {
+    /// As `announce_room`, for a reader that is woken by its descriptor. Returns whether
+    /// room is wanted.
+    pub(super) fn announce_room_by_fd(&self) -> bool {
         let wanted = self.room.lock().first_len();
         if let Some(len) = wanted {
             self.producer.lock().announce_space_by_fd(len);
         }
+        wanted.is_some()
     }
 
     /// Parks until woken, the deadline or the backstop. False if the deadline passed.
@@ -307,17 +361,20 @@ impl Engine {
         }
     }
 
-    /// Wakes somebody who waits, to read the ring in this thread's place.
+    /// Whoever gives the reader's lock back calls this: somebody may have found it taken.
     pub(super) fn hand_over(&self) {
-        fence(Ordering::SeqCst); // pairs with the fences in `follow` and `pump`
+        fence(Ordering::SeqCst); // pairs with the fences in `follow` and `run_pump`
         self.pump_for_tasks();
+        self.wake_a_thread();
+    }
+
+    /// Wakes a thread that waits, to read the ring in this one's place.
+    pub(super) fn wake_a_thread(&self) {
         if self.followers.load(Ordering::Relaxed) == 0 {
             return;
         }
-        let next = self.table.lock().pick_waiter();
-        let next =
-            next.or_else(|| self.room.lock().waiting.pop_front().map(|wanting| wanting.waiter));
-        if let Some(waiter) = next {
+        let next = self.table.lock().pick_thread();
+        if let Some(waiter) = next.or_else(|| self.room.lock().pick_thread()) {
             waiter.wake();
         }
     }
@@ -351,7 +408,16 @@ impl Engine {
         if is_last {
             table.finish(request);
         }
-        if has_more || table.pieces_len(request) != 0 {
+        let cost = as_usize(span(frame.payload().len()));
+        if kind == Kind::CHUNK && !table.spend_credit(request, cost) {
+            return Err(ran_ahead(request));
+        }
+        let is_continued = header.flags & flags::CONTINUED != 0;
+        if !is_continued {
+            // An error can cut a message off: what came of it is of no use.
+            drop(table.take_pieces(request));
+        }
+        if has_more || is_continued {
             let max_message = self.config.max_message;
             let payload = frame.payload();
             let coming = table.pieces_len(request).saturating_add(payload.len());
@@ -360,7 +426,6 @@ impl Engine {
                     "a message of over {max_message} bytes for request {request}"
                 )));
             }
-            let cost = as_usize(span(payload.len()));
             table.add_piece(request, |bytes| payload.append_to(bytes));
             if has_more {
                 drop(table);
@@ -371,7 +436,7 @@ impl Engine {
             }
             let body = Body::Owned(table.take_pieces(request));
             let item = item_of(header, body, cost, is_stream);
-            return Ok(self.give(&mut table, request, item, own));
+            return Ok(self.give(table, request, item, own));
         }
         if request == own {
             drop(table);
@@ -379,17 +444,25 @@ impl Engine {
         }
         // It stays in memory of this process, so that who reads late holds up nobody.
         self.counters.copied_frames.fetch_add(1, Ordering::Relaxed);
-        let cost = as_usize(span(frame.payload().len()));
         let body = Body::Owned(frame.payload().to_vec());
         let item = item_of(header, body, cost, is_stream);
-        Ok(self.give(&mut table, request, item, own))
+        Ok(self.give(table, request, item, own))
     }
 
-    fn give(&self, table: &mut Table<Item>, request: u64, item: Item, own: u64) -> Option<Item> {
+    fn give(
+        &self,
+        mut table: MutexGuard<'_, Table<Item>>,
+        request: u64,
+        item: Item,
+        own: u64,
+    ) -> Option<Item> {
         if request == own {
             return Some(item);
         }
-        if let Some(waiter) = table.push(request, item) {
+        let waiter = table.push(request, item);
+        // What a waker does is its executor's business: not under the lock.
+        drop(table);
+        if let Some(waiter) = waiter {
             waiter.wake();
         }
         None
@@ -415,6 +488,12 @@ fn item(found: Option<Found>) -> Option<Item> {
         Some(Found::Item(item)) => Some(item),
         _ => None,
     }
+}
+
+/// What a stream may have sent is all that can pile up here while nobody reads it.
+#[cold]
+fn ran_ahead(request: u64) -> Error {
+    Error::corrupt(format!("the stream of request {request} ran ahead of its credit"))
 }
 
 fn check_reply(header: Header, kind: Kind) -> Result<()> {

@@ -196,7 +196,8 @@ impl Spawner {
         self
     }
 
-    /// Niceness of the worker, from -20 to 19; below this process's needs privileges.
+    /// Niceness of the worker's serving thread and of the threads that it starts later,
+    /// from -20 to 19; below this process's needs privileges.
     pub fn nice(mut self, nice: i32) -> Self {
         self.limits.nice = Some(nice);
         self
@@ -238,6 +239,11 @@ impl Spawner {
     /// As [`Spawner::spawn`].
     pub fn spawn_raw(&self) -> Result<RawLink> {
         let Started { data, worker, life, hint, .. } = self.start()?;
+        if let Some(hint) = hint.clone() {
+            // The life has just been made for this link: nobody else has set it. What
+            // happened before is seen by the first `settle`.
+            let _ = life.on_over.set(Box::new(move || hint.light()));
+        }
         Ok(RawLink::new(data, hint, Box::new(RawEnd { worker, life })))
     }
 
@@ -303,7 +309,12 @@ impl Spawner {
         drop((files, hint_fds));
         sent.map_err(|error| self.never_attached(child, &error.to_string()))?;
         let answer = match socket::recv(socket.as_fd(), MAX_LEN, 0, Some(deadline)) {
-            Ok(socket::Received::Message { bytes, .. }) => Answer::decode(&bytes)?,
+            Ok(socket::Received::Message { bytes, .. }) => match Answer::decode(&bytes) {
+                Err(error) if error.kind() != ErrorKind::Mismatch => {
+                    return Err(self.never_attached(child, &error.to_string()));
+                }
+                decoded => decoded?,
+            },
             Ok(socket::Received::Eof) => {
                 return Err(self.never_attached(child, "it closed its standard input"));
             }

@@ -1,9 +1,11 @@
 //! A lock that can be waited for until a deadline, which std's cannot.
 
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::task::Waker;
 use std::time::Duration;
 
+#[cfg(feature = "async")]
+use crate::channel::wakers::Seat;
+use crate::channel::wakers::Wakers;
 use crate::shm::clock::Deadline;
 
 /// Something that one thread uses at a time.
@@ -13,7 +15,7 @@ pub(crate) struct TimedLock<T> {
     value: Mutex<Option<T>>,
     returned: Condvar,
     /// Tasks that wait for it.
-    tasks: Mutex<Vec<Waker>>,
+    tasks: Wakers,
 }
 
 /// The loan; dropping it gives the value to the next.
@@ -27,7 +29,7 @@ pub(crate) struct Loan<'a, T> {
 impl<T> TimedLock<T> {
     pub(crate) fn new(value: T) -> Self {
         let value = Mutex::new(Some(value));
-        Self { value, returned: Condvar::new(), tasks: Mutex::default() }
+        Self { value, returned: Condvar::new(), tasks: Wakers::default() }
     }
 
     #[cfg(feature = "async")]
@@ -38,12 +40,24 @@ impl<T> TimedLock<T> {
 
     /// For tasks: the loan, or a wake-up when it is worth trying again.
     #[cfg(feature = "async")]
-    pub(crate) fn poll_lock(&self, waker: &Waker) -> Option<Loan<'_, T>> {
-        self.try_lock().or_else(|| {
-            self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(waker.clone());
+    pub(crate) fn poll_lock(
+        &self,
+        seat: &mut Seat<'_>,
+        waker: &std::task::Waker,
+    ) -> Option<Loan<'_, T>> {
+        let loan = self.try_lock().or_else(|| {
+            seat.wait(waker);
             // It may have been returned before the waker was there.
             self.try_lock()
-        })
+        })?;
+        seat.leave();
+        Some(loan)
+    }
+
+    /// A seat for [`TimedLock::poll_lock`].
+    #[cfg(feature = "async")]
+    pub(crate) fn seat(&self) -> Seat<'_> {
+        self.tasks.seat()
     }
 
     /// Waits until nobody else uses it; `None` if the deadline passed first.
@@ -74,9 +88,7 @@ impl<T> Drop for Loan<'_, T> {
     fn drop(&mut self) {
         *self.lock.value.lock().unwrap_or_else(PoisonError::into_inner) = self.value.take();
         self.lock.returned.notify_one();
-        let tasks =
-            std::mem::take(&mut *self.lock.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        tasks.into_iter().for_each(Waker::wake);
+        self.lock.tasks.wake_all();
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) struct Table<T> {
     next: u64,
     /// Requests whose owner has not let go.
     in_flight: usize,
-    /// Requests with a waiter, for handing the reader's role on; may hold stale ids.
+    /// Requests that a thread waits for, for handing the reader's role on; may hold stale ids.
     parked: VecDeque<u64>,
     window: u64,
 }
@@ -65,6 +65,9 @@ struct Slot<T> {
     /// The message that frames with the MORE flag are adding up to.
     partial: Vec<u8>,
     waiter: Option<Waiter>,
+    /// Bytes of slots of chunks that came, that were consumed, and that the worker was
+    /// told of as consumed.
+    received: u64,
     consumed: u64,
     credited: u64,
 }
@@ -91,6 +94,7 @@ impl<T> Table<T> {
             queue: VecDeque::new(),
             partial: Vec::new(),
             waiter: None,
+            received: 0,
             consumed: 0,
             credited: 0,
         };
@@ -119,6 +123,7 @@ impl<T> Table<T> {
                 slot.is_owned = true;
                 slot.is_finished = false;
                 slot.is_parked = false;
+                slot.received = 0;
                 slot.consumed = 0;
                 slot.credited = 0;
                 self.in_flight += 1;
@@ -208,8 +213,9 @@ impl<T> Table<T> {
         if !slot.queue.is_empty() {
             return false;
         }
+        let could_read = matches!(waiter, Waiter::Thread(_));
         slot.waiter = Some(waiter);
-        if !slot.is_parked {
+        if could_read && !slot.is_parked {
             slot.is_parked = true;
             self.parked.push_back(request);
         }
@@ -222,13 +228,19 @@ impl<T> Table<T> {
         }
     }
 
-    /// Somebody who waits and could read the ring instead.
-    pub(crate) fn pick_waiter(&mut self) -> Option<Waiter> {
+    /// Who was registered, for who drops wakers outside of locks.
+    #[cfg(feature = "async")]
+    pub(crate) fn take_waiter(&mut self, request: u64) -> Option<Waiter> {
+        self.slot(request)?.waiter.take()
+    }
+
+    /// A thread that waits and could read the ring instead.
+    pub(crate) fn pick_thread(&mut self) -> Option<Waiter> {
         while let Some(request) = self.parked.pop_front() {
             if let Some(slot) = self.slot(request) {
                 slot.is_parked = false;
-                if let Some(waiter) = slot.waiter.take() {
-                    return Some(waiter);
+                if let Some(Waiter::Thread(_)) = slot.waiter {
+                    return slot.waiter.take();
                 }
             }
         }
@@ -284,6 +296,18 @@ impl<T> Table<T> {
         }
         slot.credited = slot.consumed;
         Some(slot.consumed)
+    }
+
+    /// Counts a chunk's slot as received. False if the worker had no credit for it: it
+    /// waits until `received + bytes - window` is credited, or for a chunk that is longer
+    /// than the window until all before it is.
+    pub(crate) fn spend_credit(&mut self, request: u64, bytes: usize) -> bool {
+        let window = self.window;
+        let Some(slot) = self.slot(request) else { return false };
+        let (before, bytes) = (slot.received, as_u64(bytes));
+        slot.received = before.wrapping_add(bytes);
+        let needed = if bytes > window { before } else { slot.received.saturating_sub(window) };
+        slot.credited >= needed
     }
 
     /// Whether the request's last frame has not come yet.
@@ -385,13 +409,26 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_has_credit_for_one_window_or_for_one_chunk_that_is_longer() {
+        let mut table = Table::<u32>::new(1, 100);
+        let stream = table.open(true).unwrap();
+        assert!(table.spend_credit(stream, 64) && table.spend_credit(stream, 36));
+        assert_eq!(table.consume(stream, 64, true), Some(64));
+        assert!(table.spend_credit(stream, 64));
+        assert_eq!(table.consume(stream, 100, true), Some(164));
+        assert!(table.spend_credit(stream, 128), "nothing is outstanding");
+        assert!(!table.spend_credit(stream, 64), "a window and more is");
+        assert!(!table.spend_credit(stream + 1, 0), "a request that is unknown");
+    }
+
+    #[test]
     fn waiters_are_handed_out_once_and_not_registered_when_something_is_there() {
         let mut table = Table::new(2, 100);
         let me = || Waiter::Thread(std::thread::current());
         let (one, two) = (open(&mut table), open(&mut table));
         assert!(table.wait(one, me()) && table.wait(two, me()) && table.wait(two, me()));
-        assert!(table.pick_waiter().is_some() && table.pick_waiter().is_some());
-        assert!(table.pick_waiter().is_none());
+        assert!(table.pick_thread().is_some() && table.pick_thread().is_some());
+        assert!(table.pick_thread().is_none());
         table.push(one, 1);
         assert!(!table.wait(one, me()));
         assert!(table.wait(two, me()));

@@ -15,6 +15,7 @@ use crate::ring::doorbell::{Alarm, BY_FD, Bell, Sleeper, Step};
 use crate::ring::frame::{Commit, Header};
 use crate::ring::position::{NEVER, span, to_end};
 use crate::shm::clock::Deadline;
+use crate::shm::fork;
 use crate::shm::hint::{Drained, Hint};
 use crate::shm::layout::{as_u64, as_usize};
 use crate::shm::region::{OwnU64, PeerBytes, PeerSlots, PeerU64};
@@ -42,6 +43,14 @@ pub struct Consumer {
     /// The descriptor is, or will be, made readable by the next frame.
     is_lit: bool,
     poisoned: Option<Error>,
+}
+
+/// What settling found and left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Settled {
+    pub(crate) is_readable: bool,
+    /// The descriptor was readable.
+    pub(crate) has_drained: bool,
 }
 
 /// What a consumer is made of.
@@ -285,14 +294,36 @@ impl Consumer {
     }
 
     /// Says that this end is about to sleep for the next frame; a SeqCst fence and
-    /// another look must follow.
-    pub(crate) fn announce(&self) {
+    /// another look must follow. Returns the position: a look that goes past it makes the
+    /// announcement void.
+    pub(crate) fn announce(&self) -> u64 {
         self.sleeper.announce(&self.sleep_at, self.next);
+        self.next
     }
 
     /// This end will be woken by its bell: the descriptor may miss what comes.
     pub(crate) fn forget_descriptor(&mut self) {
         self.is_lit = false;
+    }
+
+    /// Where the next frame is looked for.
+    pub(crate) fn position(&self) -> u64 {
+        self.next
+    }
+
+    /// Whether the next frame will make the descriptor readable, and has not come yet.
+    #[cfg(feature = "async")]
+    pub(crate) fn is_armed(&self) -> bool {
+        let announced = self.sleep_at.load(Ordering::Relaxed);
+        self.is_lit && announced == self.next | BY_FD && !self.has_next()
+    }
+
+    /// Takes back that the next frame is to make the descriptor readable.
+    #[cfg(feature = "async")]
+    pub(crate) fn disarm(&mut self) {
+        if std::mem::take(&mut self.is_lit) {
+            self.sleep_at.store(NEVER, Ordering::Relaxed);
+        }
     }
 
     /// As [`Consumer::announce`], to be woken by the descriptor.
@@ -308,21 +339,30 @@ impl Consumer {
         checked.wrapping_sub(self.next).cast_signed() >= 0
     }
 
+    /// Whether it has checked behind this position.
+    fn is_rung_behind(&self, position: u64) -> bool {
+        // Pairs with the Release store in the producer's `ring_if_awaited`.
+        let checked = self.peer_checked.load(Ordering::Acquire);
+        checked.wrapping_sub(position).cast_signed() > 0
+    }
+
     /// Makes the descriptor readable exactly if a frame is there, or `is_over` says that
-    /// there is other news; see the protocol in [`doorbell`](super::doorbell). Returns
-    /// whether it is.
-    pub(crate) fn settle(&mut self, hint: &Hint, is_over: bool) -> Result<bool> {
+    /// there is other news; see the protocol in [`doorbell`](super::doorbell). With
+    /// `is_exact` it waits, briefly, so that it is not readable for a frame that is gone.
+    pub(crate) fn settle(&mut self, hint: &Hint, is_over: bool, is_exact: bool) -> Result<Settled> {
         if self.is_lit && self.has_next() {
-            return Ok(true);
+            // The producer may have committed it and not rung yet, maybe for a while.
+            if !self.is_rung_behind(self.next) {
+                hint.light();
+            }
+            return Ok(Settled { is_readable: true, has_drained: false });
         }
         self.publish();
-        // Honest producers are past it in nanoseconds, unless the kernel has taken the
-        // processor from them: then one wake-up may turn out to be for nothing.
-        let patience = Deadline::after(CHECK_PATIENCE);
-        while !self.is_rung_for() && !patience.has_passed() {
-            crate::sync::spin_loop();
+        if is_exact {
+            self.await_check();
         }
-        if hint.drain() == Drained::Broken {
+        let drained = hint.drain();
+        if drained == Drained::Broken {
             let broken = Error::corrupt("the peer shut the descriptor for reactors down");
             return Err(self.poisoned.insert(broken).clone());
         }
@@ -334,7 +374,22 @@ impl Consumer {
         if is_readable {
             hint.light();
         }
-        Ok(is_readable)
+        Ok(Settled { is_readable, has_drained: drained == Drained::Something })
+    }
+
+    /// Honest producers are past the check in nanoseconds, unless the kernel has taken
+    /// the processor from them: they may need this one. After that, one wake-up may turn
+    /// out to be for nothing.
+    fn await_check(&self) {
+        let patience = Deadline::after(CHECK_PATIENCE);
+        let mut looks = 0_u32;
+        while !self.is_rung_for() && !patience.has_passed() {
+            looks += 1;
+            match looks.is_multiple_of(64) {
+                true => std::thread::yield_now(),
+                false => crate::sync::spin_loop(),
+            }
+        }
     }
 
     /// Tells the producer of every slot that is free. Done at every eighth of the
@@ -496,6 +551,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if fork::is_forked_child() {
+            // The region is not mapped here, and the slot is the parent's to give back.
+            return;
+        }
         let mut returns = self.shared.returns.lock();
         let index = as_usize(self.sequence.wrapping_sub(returns.first));
         if let Some(held) = returns.held.get_mut(index) {

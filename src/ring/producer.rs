@@ -187,9 +187,12 @@ impl Producer {
     }
 
     /// Announces the head at which a payload of `len` bytes will fit, for a wait that its
-    /// claim was refused; a SeqCst fence and another look must follow.
-    pub(crate) fn announce_space(&self, len: usize) {
-        self.sleeper.announce(&self.space_at, self.space_for(len));
+    /// claim was refused; a SeqCst fence and another look must follow. Returns it: a claim
+    /// of somebody else's makes the announcement void.
+    pub(crate) fn announce_space(&self, len: usize) -> u64 {
+        let head = self.space_for(len);
+        self.sleeper.announce(&self.space_at, head);
+        head
     }
 
     /// As [`Producer::announce_space`], to be woken by the descriptor.

@@ -48,9 +48,12 @@ mod mapped {
             let map =
                 if writable { options.map_raw(file) } else { options.map_raw_read_only(file) };
             let map = map.map_err(|e| Error::os(format!("cannot map {len} bytes"), e))?;
-            // A host that forks without exec would otherwise share the writable map with
-            // its child, in spite of the seal.
-            map.advise(Advice::DontFork).map_err(|e| Error::os("cannot advise a map", e))?;
+            if writable {
+                // A host that forks without exec would otherwise share the map with its
+                // child, in spite of the seal. What can only be read stays readable there:
+                // replies that the child inherited lie in it.
+                map.advise(Advice::DontFork).map_err(|e| Error::os("cannot advise a map", e))?;
+            }
             Ok(Self { map })
         }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use crate::channel::{Channel, HealthRings, Pending, Reply, Spawner, Stream, no_answer, pong};
+use crate::channel::{Channel, Pending, Reply, Spawner, Stream, no_answer, pong};
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::payload::Payload;
 use crate::protocol::kind::flags;
@@ -28,8 +28,10 @@ pub struct AsyncChannel {
 
 #[derive(Debug)]
 struct Shared {
-    channel: Channel,
+    /// Ends before the channel does: its descriptor must be taken out of the reactor
+    /// while it is open.
     _reader: Reader,
+    channel: Channel,
 }
 
 /// Who reads the ring when its descriptor is readable.
@@ -50,7 +52,7 @@ impl AsyncChannel {
     /// thread cannot be started.
     pub fn new(channel: Channel) -> Result<Self> {
         let reader = Reader::Thread(driver::register(channel.engine())?);
-        Ok(Self { shared: Arc::new(Shared { channel, _reader: reader }), spin: Duration::ZERO })
+        Ok(Self { shared: Arc::new(Shared { _reader: reader, channel }), spin: Duration::ZERO })
     }
 
     /// The async view of a channel that was spawned with [`Spawner::pollable`], read by a
@@ -63,7 +65,7 @@ impl AsyncChannel {
     #[cfg(feature = "tokio")]
     pub fn on_tokio(channel: Channel) -> Result<Self> {
         let reader = Reader::Tokio(TokioDriver::start(channel.engine())?);
-        Ok(Self { shared: Arc::new(Shared { channel, _reader: reader }), spin: Duration::ZERO })
+        Ok(Self { shared: Arc::new(Shared { _reader: reader, channel }), spin: Duration::ZERO })
     }
 
     /// Starts a worker, on a thread of its own, and returns its channel. Dropping the
@@ -86,9 +88,10 @@ impl AsyncChannel {
         Self::on_tokio(spawn_channel(spawner).await?)
     }
 
-    /// Has tasks look for their reply for this long, at most, before they give their
-    /// thread back: saves a wake-up of about ten microseconds when the worker answers
-    /// sooner, and costs the runtime that thread meanwhile. Zero by default.
+    /// Has a task look for its reply for this long, at most, before it gives its thread
+    /// back, unless other tasks wait on this channel too: saves a wake-up of about ten
+    /// microseconds when the worker answers sooner, and costs the runtime that thread
+    /// meanwhile. Zero by default.
     #[must_use]
     pub fn with_spin(mut self, longest: Duration) -> Self {
         self.spin = longest;
@@ -170,9 +173,11 @@ impl AsyncChannel {
     pub async fn ping(&self, timeout: Duration) -> Result<Health> {
         let engine = self.shared.channel.engine();
         engine.check_open()?;
+        let worker = self.shared.channel.worker();
         let asked = self.ask(Kind::PING, timeout, || engine.check_open()).await;
-        let (header, payload) = asked?.ok_or_else(|| no_answer(Kind::PING, timeout))?;
-        pong(header, &payload)
+        let asked = asked.map_err(|error| worker.note(error))?;
+        let (header, payload) = asked.ok_or_else(|| no_answer(Kind::PING, timeout))?;
+        pong(header, &payload).map_err(|error| worker.note(error))
     }
 
     /// Ends the worker: as [`Channel::close`], without blocking.
@@ -195,8 +200,9 @@ impl AsyncChannel {
         let _ = self.ask(Kind::SHUTDOWN, timeout, is_running).await;
         let deadline = Deadline::after(timeout.saturating_add(Duration::from_secs(12)));
         let mut timer = Timer::default();
+        let mut end = life.ended.seat();
         let cause = poll_fn(|context| {
-            life.wake_at_end(context.waker());
+            end.wait(context.waker());
             match worker.exit_cause() {
                 Some(cause) => Poll::Ready(Some(cause)),
                 None if timer.poll(deadline, context) => Poll::Ready(None),
@@ -222,70 +228,28 @@ impl AsyncChannel {
         let (engine, worker) = (self.shared.channel.engine(), self.shared.channel.worker());
         let deadline = Deadline::after(timeout);
         let mut timer = Timer::default();
-        let mut question = Question { rings: None, request: None };
-        engine.add_task();
-        let _counted = Counted(engine);
+        let mut question = worker.health().question(kind);
+        let (mut run, mut end) = (engine.seat_at_runs(), worker.life().ended.seat());
         poll_fn(|context| {
+            // Before the looks, so that what comes after them wakes the task.
+            run.wait(context.waker());
+            end.wait(context.waker());
             if let Err(error) = check() {
                 return Poll::Ready(Err(error));
             }
-            engine.wake_at_next_run(context.waker());
-            worker.life().wake_at_end(context.waker());
-            if question.rings.is_none() {
-                question.rings = worker.health().poll_rings(context.waker());
+            let was_sent = question.is_sent();
+            let answer = question.poll(context.waker());
+            if question.is_sent() != was_sent {
+                engine.expect_a_run();
             }
-            let answer = question.advance(kind);
-            // Arms the descriptor; a pong that came before is found by this very look.
-            engine.pump();
             match answer {
                 Ok(Some(answer)) => Poll::Ready(Ok(Some(answer))),
                 Err(error) => Poll::Ready(Err(error)),
-                Ok(None) if question.has_next() => {
-                    context.waker().wake_by_ref();
-                    Poll::Pending
-                }
                 Ok(None) if timer.poll(deadline, context) => Poll::Ready(Ok(None)),
                 Ok(None) => Poll::Pending,
             }
         })
         .await
-    }
-}
-
-/// A task that is counted while it waits.
-struct Counted<'a>(&'a Arc<crate::channel::Engine>);
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.remove_task();
-    }
-}
-
-/// A question on its way.
-struct Question<'a> {
-    rings: Option<HealthRings<'a>>,
-    request: Option<u64>,
-}
-
-impl Question<'_> {
-    fn advance(&mut self, kind: Kind) -> Result<Option<(crate::ring::Header, Vec<u8>)>> {
-        let Some(rings) = &mut self.rings else { return Ok(None) };
-        let request = &mut self.request;
-        let answer = rings.with(|rings| {
-            if request.is_none() {
-                *request = rings.try_send(kind)?;
-            }
-            match *request {
-                Some(request) => rings.try_answer(request),
-                None => Ok(None),
-            }
-        });
-        answer.unwrap_or(Ok(None))
-    }
-
-    fn has_next(&mut self) -> bool {
-        let rings = self.rings.as_mut();
-        rings.and_then(|rings| rings.with(|rings| rings.has_next())).unwrap_or(false)
     }
 }
 
@@ -304,7 +268,9 @@ async fn spawn_channel(spawner: Spawner) -> Result<Channel> {
         let result = spawner.pollable().spawn();
         let mut arrival = theirs.lock().unwrap_or_else(PoisonError::into_inner);
         arrival.result = Some(result);
-        if let Some(waker) = arrival.waker.take() {
+        let waker = arrival.waker.take();
+        drop(arrival);
+        if let Some(waker) = waker {
             waker.wake();
         }
     });

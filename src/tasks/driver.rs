@@ -2,7 +2,9 @@
 //! descriptors is readable, reads that channel's ring for its tasks, and keeps the time.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, OnceLock, Weak};
+use std::os::fd::AsFd;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::process::service::{Home, lock, start_thread};
 use crate::process::sys::fd::{Epoll, EventCounter};
 use crate::shm::clock::Deadline;
+use crate::shm::hint::Hint;
 
 /// Key of the counter that makes the thread look at the timers again.
 const WAKE: u64 = 0;
@@ -23,75 +26,90 @@ pub(crate) struct TimerKey {
 }
 
 /// The thread's state.
+#[derive(Debug)]
 struct Driver {
     epoll: Epoll,
     wake: EventCounter,
     state: Mutex<State>,
+    /// Whether the thread is there.
+    is_running: Mutex<bool>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     next: u64,
-    channels: HashMap<u64, Weak<Engine>>,
+    channels: HashMap<u64, (Weak<Engine>, Arc<Hint>)>,
     timers: BTreeMap<TimerKey, Waker>,
     /// What the thread sleeps until; never while it is awake.
     sleeps_until: Option<Deadline>,
 }
 
 static HOME: Home = Home::new();
-static DRIVER: OnceLock<Option<Driver>> = OnceLock::new();
+static DRIVER: OnceLock<Driver> = OnceLock::new();
 
+/// The driver. What cannot be had today, a descriptor or a thread, is tried again when
+/// it is needed the next time.
 fn driver() -> Result<&'static Driver> {
     if !HOME.is_here() {
         return Err(Error::new(ErrorKind::Forked, "tasks of a forked child have no driver"));
     }
-    let driver = DRIVER.get_or_init(|| {
-        let driver = Driver {
-            epoll: Epoll::new().ok()?,
-            wake: EventCounter::new().ok()?,
-            state: Mutex::default(),
-        };
-        driver.epoll.add(std::os::fd::AsFd::as_fd(&driver.wake), WAKE).ok()?;
-        start_thread("slipring-async", run).ok()?;
-        Some(driver)
-    });
-    driver.as_ref().ok_or_else(|| {
-        let out_of = std::io::Error::from(std::io::ErrorKind::OutOfMemory);
-        Error::os("the driver of tasks could not be started: no descriptor or thread", out_of)
-    })
+    if DRIVER.get().is_none() {
+        let made = Driver::new().map_err(|e| Error::os("cannot make the driver of tasks", e))?;
+        // Another thread may have been faster.
+        let _ = DRIVER.set(made);
+    }
+    let out_of = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
+    let driver = DRIVER.get().ok_or_else(|| Error::os("no driver of tasks", out_of()))?;
+    let mut is_running = lock(&driver.is_running);
+    if !*is_running {
+        start_thread("slipring-async", || run(driver))
+            .map_err(|e| Error::os("cannot start the driver of tasks", e))?;
+        *is_running = true;
+    }
+    Ok(driver)
+}
+
+impl Driver {
+    fn new() -> std::io::Result<Self> {
+        let (epoll, wake) = (Epoll::new()?, EventCounter::new()?);
+        epoll.add(wake.as_fd(), WAKE)?;
+        Ok(Self { epoll, wake, state: Mutex::default(), is_running: Mutex::new(false) })
+    }
+
+    fn forget(&self, key: u64) {
+        let forgotten = lock(&self.state).channels.remove(&key);
+        if let Some((_, hint)) = forgotten {
+            // Explicitly: the worker has the descriptor too, and keeps its entry alive. It
+            // may not have been added: then there is nothing to remove.
+            let _ = self.epoll.remove(hint.as_fd());
+        }
+    }
 }
 
 /// A channel that the driver reads for; dropping it ends that.
 #[derive(Debug)]
 pub(crate) struct Registration {
     key: u64,
-    engine: Weak<Engine>,
 }
 
-/// Has the driver read for this channel's tasks.
-pub(crate) fn register(engine: &std::sync::Arc<Engine>) -> Result<Registration> {
+/// Has the driver read for this channel's tasks, until the channel is over.
+pub(crate) fn register(engine: &Arc<Engine>) -> Result<Registration> {
     let driver = driver()?;
     let hint = engine.hint.as_ref().ok_or_else(crate::raw::not_pollable)?;
     let mut state = lock(&driver.state);
     state.next += 1;
     let key = state.next;
-    state.channels.insert(key, std::sync::Arc::downgrade(engine));
+    state.channels.insert(key, (Arc::downgrade(engine), Arc::clone(hint)));
     drop(state);
-    let registration = Registration { key, engine: std::sync::Arc::downgrade(engine) };
-    let fd = std::os::fd::AsFd::as_fd(&**hint);
-    driver.epoll.add(fd, key).map_err(|e| Error::os("cannot watch a channel", e))?;
+    let registration = Registration { key };
+    driver.epoll.add(hint.as_fd(), key).map_err(|e| Error::os("cannot watch a channel", e))?;
     Ok(registration)
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let Ok(driver) = driver() else { return };
-        lock(&driver.state).channels.remove(&self.key);
-        if let Some(engine) = self.engine.upgrade()
-            && let Some(hint) = &engine.hint
-        {
-            // It may not have been added: then there is nothing to remove.
-            let _ = driver.epoll.remove(std::os::fd::AsFd::as_fd(&**hint));
+        if let Ok(driver) = driver() {
+            driver.forget(self.key);
         }
     }
 }
@@ -117,32 +135,42 @@ pub(crate) fn set_timer(deadline: Deadline, waker: Waker) -> TimerKey {
 
 pub(crate) fn stop_timer(key: TimerKey) {
     if let Ok(driver) = driver() {
-        lock(&driver.state).timers.remove(&key);
+        let waker = lock(&driver.state).timers.remove(&key);
+        // A waker's drop may run anything: not under the lock.
+        drop(waker);
     }
 }
 
-fn run() {
-    let Some(driver) = DRIVER.wait() else { return };
+fn run(driver: &'static Driver) {
     let mut keys = Vec::new();
     loop {
-        let until = wake_expired(driver);
-        let left = (until != Deadline::NEVER).then(|| until.remaining());
-        keys.clear();
-        let waited = driver.epoll.wait(left, &mut keys);
-        lock(&driver.state).sleeps_until = None;
-        if waited.is_err_and(|e| e.kind() != std::io::ErrorKind::Interrupted) {
-            // Cannot happen with valid arguments; not to spin if it does.
-            std::thread::sleep(Duration::from_millis(100));
+        // A waker that panics is its executor's bug, and must not end everybody's driver.
+        let turn = AssertUnwindSafe(|| turn(driver, &mut keys));
+        let _ = std::panic::catch_unwind(turn);
+    }
+}
+
+fn turn(driver: &Driver, keys: &mut Vec<u64>) {
+    let until = wake_expired(driver);
+    let left = (until != Deadline::NEVER).then(|| until.remaining());
+    keys.clear();
+    let waited = driver.epoll.wait(left, keys);
+    lock(&driver.state).sleeps_until = None;
+    if waited.is_err_and(|e| e.kind() != std::io::ErrorKind::Interrupted) {
+        // Cannot happen with valid arguments; not to spin if it does.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    for key in keys.drain(..) {
+        if key == WAKE {
+            driver.wake.clear();
+            continue;
         }
-        for key in &keys {
-            if *key == WAKE {
-                driver.wake.clear();
-                continue;
-            }
-            let engine = lock(&driver.state).channels.get(key).and_then(Weak::upgrade);
-            if let Some(engine) = engine {
-                engine.pump();
-            }
+        let engine = lock(&driver.state).channels.get(&key).and_then(|(e, _)| e.upgrade());
+        let Some(engine) = engine else { continue };
+        engine.pump_readable();
+        if !engine.life.is_open() {
+            // Everybody has been told; it would stay readable for ever.
+            driver.forget(key);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::channel::{Engine, Pieces, Unsent};
+use crate::channel::{Engine, Loan, Pieces, Unsent};
 use crate::error::Result;
 use crate::payload::Payload;
 use crate::protocol::Kind;
@@ -43,13 +43,7 @@ async fn send_long<P: Payload + ?Sized>(
 ) -> Result<(u64, bool)> {
     let mut encoded = vec![0; payload.encoded_len()];
     payload.encode(&mut encoded)?;
-    let mut timer = Timer::default();
-    let turn = poll_fn(|context| match engine.poll_turn(context.waker()) {
-        Some(turn) => Poll::Ready(Some(turn)),
-        None if timer.poll(deadline, context) => Poll::Ready(None),
-        None => Poll::Pending,
-    });
-    let _turn = turn.await.ok_or_else(Engine::no_turn)?;
+    let _turn = turn_to_write(engine, deadline).await?;
     let header = engine.open(kind, flags, told_deadline)?;
     let mut message = Message { engine, pieces: Pieces::new(header), is_sent: false };
     for piece in encoded.chunks(engine.config.max_request()) {
@@ -64,6 +58,24 @@ async fn send_long<P: Payload + ?Sized>(
     }
     message.is_sent = true;
     Ok((header.request, message.pieces.has_rung))
+}
+
+async fn turn_to_write(engine: &Arc<Engine>, deadline: Deadline) -> Result<Loan<'_, ()>> {
+    let mut timer = Timer::default();
+    // Whoever has the turn may be a task that is not polled: the end must wake this one.
+    let (mut over, mut turn) = (engine.seat_at_over(), engine.turn_seat());
+    poll_fn(|context| {
+        over.wait(context.waker());
+        if let Err(error) = engine.check_open() {
+            return Poll::Ready(Err(error));
+        }
+        match engine.poll_turn(&mut turn, context.waker()) {
+            Some(turn) => Poll::Ready(Ok(turn)),
+            None if timer.poll(deadline, context) => Poll::Ready(Err(Engine::no_turn())),
+            None => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// Takes a half-sent message back when the future is dropped or fails.
@@ -117,8 +129,8 @@ impl<'a> WaitingForRoom<'a> {
         fill: &mut impl FnMut(&mut [u8]) -> Result<()>,
     ) -> Poll<Result<bool>> {
         self.leave();
+        // Reads too: a worker whose replies nobody reads never makes room.
         self.place = Some(self.engine.want_room_for_task(self.len, context.waker()));
-        self.engine.pump();
         match self.engine.try_send_frame(header, self.len, fill) {
             Ok(Some(has_rung)) => Poll::Ready(Ok(has_rung)),
             Ok(None) if self.timer.poll(deadline, context) => {

@@ -1,7 +1,10 @@
 //! Reading for a channel's tasks from tokio's own reactor.
+//!
+//! If that runtime ends before the channel does, the library's own thread takes over, so
+//! that tasks of other runtimes do not wait in vain.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::{Arc, Mutex, Weak};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -10,11 +13,26 @@ use tokio::task::JoinHandle;
 
 use crate::channel::Engine;
 use crate::error::{Error, ErrorKind, Result};
+use crate::process::service::lock;
 use crate::raw::not_pollable;
+use crate::shm::hint::Hint;
+use crate::tasks::driver::{self, Registration};
 
 /// The task that reads; dropping it ends the task.
 #[derive(Debug)]
-pub(crate) struct TokioDriver(JoinHandle<()>);
+pub(crate) struct TokioDriver {
+    task: JoinHandle<()>,
+    successor: Arc<Mutex<Successor>>,
+}
+
+/// Who reads when the task is gone.
+#[derive(Debug)]
+enum Successor {
+    None,
+    Thread(#[expect(dead_code, reason = "ends the registration when it is dropped")] Registration),
+    /// The channel is not used any more.
+    NotNeeded,
+}
 
 impl TokioDriver {
     pub(crate) fn start(engine: &Arc<Engine>) -> Result<Self> {
@@ -23,26 +41,41 @@ impl TokioDriver {
         })?;
         let hint = engine.hint.as_ref().ok_or_else(not_pollable)?;
         let failed = |e| Error::os("cannot watch a channel", e);
-        // A copy: the reactor's registration must end before its descriptor is closed.
-        let fd = hint.as_fd().try_clone_to_owned().map_err(failed)?;
+        let fd = Kept(Arc::clone(hint));
         #[allow(
             deprecated,
             reason = "its replacement is unsafe and not in older versions; what it asks for, a \
-                      descriptor that stays the same while it is owned, holds for an OwnedFd"
+                      descriptor that stays the same while it is owned, holds for what keeps the hint"
         )]
         let fd = AsyncFd::with_interest(fd, Interest::READABLE).map_err(failed)?;
-        let engine = Arc::downgrade(engine);
-        Ok(Self(runtime.spawn(async move {
+        let successor = Arc::new(Mutex::new(Successor::None));
+        let post = Post { engine: Arc::downgrade(engine), successor: Arc::clone(&successor) };
+        let task = runtime.spawn(async move {
             while ready(&fd).await {
-                let Some(engine) = engine.upgrade() else { return };
-                engine.pump();
+                let Some(engine) = post.engine.upgrade() else { return };
+                engine.pump_readable();
+                if !engine.life.is_open() {
+                    // Everybody has been told; it would stay readable for ever.
+                    *lock(&post.successor) = Successor::NotNeeded;
+                    return;
+                }
             }
-        })))
+        });
+        Ok(Self { task, successor })
+    }
+}
+
+/// The descriptor, kept open until the reactor has let go of it.
+struct Kept(Arc<Hint>);
+
+impl AsRawFd for Kept {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
     }
 }
 
 /// Waits until the descriptor is readable; false when the runtime shuts down.
-async fn ready(fd: &AsyncFd<OwnedFd>) -> bool {
+async fn ready(fd: &AsyncFd<Kept>) -> bool {
     match fd.readable().await {
         Ok(mut guard) => {
             // Before the ring is read: what comes from here on makes it ready again.
@@ -53,8 +86,31 @@ async fn ready(fd: &AsyncFd<OwnedFd>) -> bool {
     }
 }
 
+/// The task's post; when it is left, by the end of the runtime, another takes it.
+struct Post {
+    engine: Weak<Engine>,
+    successor: Arc<Mutex<Successor>>,
+}
+
+impl Drop for Post {
+    fn drop(&mut self) {
+        let Some(engine) = self.engine.upgrade() else { return };
+        let mut successor = lock(&self.successor);
+        if let Successor::None = *successor
+            && let Ok(registration) = driver::register(&engine)
+        {
+            *successor = Successor::Thread(registration);
+            drop(successor);
+            // What came between the last look and the registration.
+            engine.pump();
+        }
+    }
+}
+
 impl Drop for TokioDriver {
     fn drop(&mut self) {
-        self.0.abort();
+        let before = std::mem::replace(&mut *lock(&self.successor), Successor::NotNeeded);
+        drop(before);
+        self.task.abort();
     }
 }

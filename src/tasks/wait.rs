@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::channel::{Engine, Item, Pending, Reply, Stream};
+use crate::channel::{Engine, Item, Pending, Phase, Place, Reply, Stream, check_not_forked};
 use crate::error::Result;
 use crate::shm::clock::Deadline;
 use crate::tasks::timer::Timer;
@@ -16,14 +16,15 @@ use crate::tasks::timer::Timer;
 #[derive(Debug)]
 #[must_use = "a pending reply that is dropped cancels its request"]
 pub struct AsyncPending {
-    pending: Pending,
+    /// Dropped first: it takes its waker out of the table.
     waiting: Waiting,
+    pending: Pending,
 }
 
 impl AsyncPending {
     pub(super) fn new(pending: Pending, spin: Duration) -> Self {
         let waiting = Waiting::new(pending.engine(), pending.request(), spin);
-        Self { pending, waiting }
+        Self { waiting, pending }
     }
 
     /// The request's id.
@@ -62,8 +63,9 @@ impl Future for AsyncPending {
 #[derive(Debug)]
 #[must_use = "a stream that is dropped is cancelled"]
 pub struct AsyncStream {
-    stream: Stream,
+    /// Dropped first, as for a reply.
     waiting: Waiting,
+    stream: Stream,
     /// When the chunk that is being waited for counts as stalled.
     deadline: Option<Deadline>,
 }
@@ -71,7 +73,7 @@ pub struct AsyncStream {
 impl AsyncStream {
     pub(super) fn new(stream: Stream, spin: Duration) -> Self {
         let waiting = Waiting::new(stream.engine(), stream.request(), spin);
-        Self { stream, waiting, deadline: None }
+        Self { waiting, stream, deadline: None }
     }
 
     /// The request's id.
@@ -130,6 +132,8 @@ struct Waiting {
     spin: Duration,
     /// Until when an exit status is waited for.
     grace: Option<Deadline>,
+    /// Among those who wait for it.
+    at_end: Place,
     /// Counted among the channel's waiting tasks.
     is_counted: bool,
 }
@@ -138,7 +142,8 @@ impl Waiting {
     fn new(engine: &Arc<Engine>, request: u64, spin: Duration) -> Self {
         let engine = Arc::clone(engine);
         let timer = Timer::default();
-        Self { engine, request, timer, spin, grace: None, is_counted: false }
+        let at_end = Place::default();
+        Self { engine, request, timer, spin, grace: None, at_end, is_counted: false }
     }
 
     /// The next item; `Ok(None)` when the deadline has passed.
@@ -148,6 +153,8 @@ impl Waiting {
         deadline: Deadline,
         is_stream: bool,
     ) -> Poll<Result<Option<Item>>> {
+        // A forked child has neither the rings nor the threads.
+        check_not_forked()?;
         if !self.is_counted {
             // From here on every thread that stops reading arms the descriptor.
             self.is_counted = true;
@@ -175,12 +182,17 @@ impl Waiting {
             engine.consumed(self.request, 0, true);
         }
         // Read before the last look at the ring, as for threads.
-        let is_over = !engine.life.is_open();
-        engine.pump();
+        let phase = engine.life.phase();
+        let has_looked = engine.pump();
         if let Some(item) = engine.take(self.request) {
             return Poll::Ready(Ok(Some(item)));
         }
-        if is_over {
+        if phase == Phase::Dead && !has_looked {
+            // Somebody else is having the last look, and is done in a moment.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if phase != Phase::Open {
             return self.why_over(context);
         }
         if self.timer.poll(deadline, context) {
@@ -192,28 +204,32 @@ impl Waiting {
     /// The error that ends the wait; a worker that has just died gets a moment for its
     /// exit status to be known.
     fn why_over(&mut self, context: &Context<'_>) -> Poll<Result<Option<Item>>> {
-        let life = &self.engine.life;
         let grace = *self.grace.get_or_insert_with(|| Deadline::after(GRACE));
-        life.wake_at_end(context.waker());
+        self.engine.wake_at_end(&mut self.at_end, context.waker());
+        let life = &self.engine.life;
         if life.awaits_status() && !self.timer.poll(grace, context) {
             return Poll::Pending;
         }
         Poll::Ready(Err(life.why_over_now(Some(self.request))))
     }
 
-    /// Looks for a while before the task gives its thread back, if it was asked to.
+    /// Looks for a while before the task gives its thread back, if it was asked to and if
+    /// no other task of the channel waits, which would have to wait for this one.
     fn spin(&self, is_stream: bool) {
-        if self.spin == Duration::ZERO {
+        let engine = &self.engine;
+        if self.spin == Duration::ZERO || !engine.has_one_task() {
             return;
         }
         if is_stream {
-            self.engine.consumed(self.request, 0, true);
+            engine.consumed(self.request, 0, true);
         }
         let until = Instant::now() + self.spin;
-        while !self.engine.has_item(self.request) && Instant::now() < until {
-            self.engine.read_for_tasks();
+        while !engine.has_item(self.request) && engine.life.is_open() && Instant::now() < until {
+            engine.read_for_tasks();
             std::hint::spin_loop();
         }
+        // Whoever found the lock taken meanwhile, and whoever waits now.
+        engine.end_spin();
     }
 
     fn stop(&mut self) {
@@ -221,6 +237,7 @@ impl Waiting {
             self.engine.remove_task();
             self.engine.stop_waiting(self.request);
         }
+        self.engine.leave_end(&mut self.at_end);
     }
 }
 

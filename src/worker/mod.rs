@@ -75,8 +75,8 @@ impl<S> Worker<S> {
         Self { build: Box::new(build), handlers: Vec::new(), on_close: None }
     }
 
-    /// Serves requests of this kind. A later handler for the same kind replaces the
-    /// earlier one.
+    /// Serves requests of this kind. A second handler for a kind, or for a name with the
+    /// same code, is refused by [`Worker::serve`].
     #[must_use]
     pub fn on(
         mut self,
@@ -84,7 +84,6 @@ impl<S> Worker<S> {
         handler: impl FnMut(&mut S, &Request<'_>, Reply<'_>) -> std::result::Result<Done, HandlerError>
         + 'static,
     ) -> Self {
-        self.handlers.retain(|(other, _)| *other != kind);
         self.handlers.push((kind, Box::new(handler)));
         self
     }
@@ -105,6 +104,7 @@ impl<S> Worker<S> {
     /// [`ErrorKind::Handshake`] if this process was not started by a slipring spawner,
     /// [`ErrorKind::Mismatch`] if the two do not agree on the layout,
     /// [`ErrorKind::Worker`] if the session could not be built,
+    /// [`ErrorKind::InvalidConfig`] for two handlers of one kind,
     /// [`ErrorKind::PeerCorrupt`] if the parent writes what cannot be. The parent is told.
     pub fn serve(self) -> Result<()> {
         self.check()?;
@@ -126,6 +126,14 @@ impl<S> Worker<S> {
     }
 
     fn check(&self) -> Result<()> {
+        for (index, (kind, _)) in self.handlers.iter().enumerate() {
+            if self.handlers.iter().take(index).any(|(other, _)| other == kind) {
+                return Err(Error::new(
+                    ErrorKind::InvalidConfig,
+                    format!("two handlers for {kind}; if these are two names, rename one"),
+                ));
+            }
+        }
         match self.handlers.iter().find(|(kind, _)| !kind.is_request() || *kind == Kind::READY) {
             Some((kind, _)) => Err(Error::new(
                 ErrorKind::InvalidConfig,

@@ -61,6 +61,9 @@ pub fn attach_raw() -> Result<(RawLink, RoleConfig)> {
     let hint = attached.hint.clone();
     let (link, role, stop, socket) = attached.into_parts();
     let WorkerLink { data, health, words, owner, .. } = link;
+    if let Some(hint) = &hint {
+        stop.light(Arc::clone(hint));
+    }
     let status = StatusOf(Arc::new(words));
     let shared = Arc::new(Shared::default());
     let health = HealthThread::start(health, owner, status, shared, Arc::clone(&stop))?;

@@ -1,15 +1,19 @@
 //! The sign that the worker is to end, for everything in it that waits.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ring::doorbell::Alarm;
+use crate::shm::hint::Hint;
 
 /// Set once, by a shutdown or by the parent's end.
 #[derive(Debug, Default)]
 pub(crate) struct Stop {
     is_set: AtomicBool,
     pub(crate) alarm: Alarm,
+    /// For a reactor of the worker's own.
+    hint: OnceLock<Arc<Hint>>,
 }
 
 impl Stop {
@@ -18,6 +22,15 @@ impl Stop {
         // Pairs with the Acquire load in `is_set`.
         self.is_set.store(true, Ordering::Release);
         self.alarm.raise();
+        if let Some(hint) = self.hint.get() {
+            hint.light();
+        }
+    }
+
+    /// Makes this descriptor readable when the sign is set; look at it after this.
+    pub(crate) fn light(&self, hint: Arc<Hint>) {
+        // Once: a worker attaches once.
+        let _ = self.hint.set(hint);
     }
 
     #[inline]

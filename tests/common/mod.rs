@@ -4,8 +4,12 @@
 #![allow(dead_code, reason = "every file of tests uses a part of this")]
 #![allow(unreachable_pub, missing_docs, reason = "a module of tests")]
 
+mod process;
+
 use std::time::Duration;
 
+#[allow(unused_imports, reason = "every file of tests uses a part of this")]
+pub use process::*;
 use slipring::worker::{HandlerError, Worker};
 use slipring::{Channel, Config, Kind, RoleConfig, Spawner};
 
@@ -172,10 +176,14 @@ fn worker() -> Worker<Session> {
     .on(PANIC, |_, request, _| panic!("{}", String::from_utf8_lossy(&request.to_vec())))
     .on(RAISE, |_, request, _| {
         let signal = i32::from(request.to_vec()[0]);
+        // SAFETY: no handler is installed.
+        #[allow(unsafe_code, reason = "the runtime catches some of them")]
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+        }
         // SAFETY: ends this process, which is what the test wants.
         #[allow(unsafe_code, reason = "raising a signal")]
         unsafe {
-            libc::signal(signal, libc::SIG_DFL);
             libc::raise(signal);
         }
         std::thread::sleep(LONG);
@@ -321,7 +329,10 @@ fn describe_self() -> String {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     lines.push(format!("pgrp={}", fields[2]));
-    lines.push(format!("nice={}", fields[16]));
+    // The niceness is a thread's own on Linux, and the harness serves on a thread.
+    let own = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let own: Vec<&str> = own.rsplit(')').next().unwrap().split_whitespace().collect();
+    lines.push(format!("nice={}", own[16]));
     lines.push(format!("pid={}", std::process::id()));
     lines.join("\n")
 }
@@ -354,47 +365,6 @@ pub fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
     }
 }
 
-/// Runs the test `name` of this file in a process of its own, in which
-/// [`is_rerun`] says so, and returns what it printed. Panics unless it succeeds.
-pub fn rerun(name: &str) -> String {
-    let output = rerun_command(name).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{name}: {}\n{text}\n{errors}", output.status);
-    text
-}
-
-pub fn rerun_command(name: &str) -> std::process::Command {
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(RERUN, name);
-    command
-}
-
-pub fn is_rerun(name: &str) -> bool {
-    std::env::var_os(RERUN).is_some_and(|value| value == name)
-}
-
-const RERUN: &str = "SLIPRING_TEST_RERUN";
-
-/// Sends a signal to a process that this test started.
-pub fn send_signal(pid: u32, signal: i32) {
-    // SAFETY: a system call without pointers.
-    #[allow(unsafe_code, reason = "kill")]
-    let result = unsafe { libc::kill(pid as i32, signal) };
-    assert_eq!(result, 0, "signal {signal} to {pid}");
-}
-
-/// Whether the process is there and no zombie.
-pub fn is_running(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or(" Z").starts_with(" Z"))
-}
-
-/// Whether the process is there, be it as a zombie.
-pub fn is_in_the_table(pid: u32) -> bool {
-    std::path::Path::new(&format!("/proc/{pid}")).exists()
-}
-
 /// The `p`-th percentile of sorted durations.
 pub fn percentile(sorted: &[Duration], p: usize) -> Duration {
     sorted[(sorted.len() * p / 100).min(sorted.len() - 1)]
@@ -424,46 +394,4 @@ macro_rules! worker_entry {
             common::serve_if_worker();
         }
     };
-}
-
-/// Descriptors, mappings of memfds, threads and children of this process.
-#[derive(Debug, PartialEq, Eq, Clone)]
-pub struct Footprint {
-    pub fds: Vec<String>,
-    pub maps: usize,
-    pub threads: usize,
-    pub children: Vec<String>,
-}
-
-pub fn footprint() -> Footprint {
-    let mut fds: Vec<String> = std::fs::read_dir("/proc/self/fd")
-        .unwrap()
-        .flatten()
-        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
-        .map(|target| {
-            let target = target.display().to_string();
-            // Inode numbers differ from run to run; what matters is what and how many.
-            target.split(':').next().unwrap_or_default().to_owned()
-        })
-        .filter(|target| !target.contains("/proc/"))
-        .collect();
-    fds.sort();
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let maps = maps.lines().filter(|line| line.contains("memfd:slipring")).count();
-    let threads = std::fs::read_dir("/proc/self/task").unwrap().count();
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    let mut children: Vec<String> = tasks
-        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
-        .flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-        .collect();
-    children.sort();
-    Footprint { fds, maps, threads, children }
-}
-
-/// An empty directory of this test's own.
-pub fn temp_dir(name: &str) -> std::path::PathBuf {
-    let dir = std::env::temp_dir().join(format!("slipring-{}-{name}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&dir);
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
 }

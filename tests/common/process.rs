@@ -1,0 +1,100 @@
+//! Looking at this process and at those that a test has started.
+#![allow(dead_code, reason = "every file of tests uses a part of this")]
+
+use super::eventually;
+
+/// Runs the test `name` of this file in a process of its own, in which
+/// [`is_rerun`] says so, and returns what it printed. Panics unless it succeeds.
+pub fn rerun(name: &str) -> String {
+    let output = rerun_command(name).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {}\n{text}\n{errors}", output.status);
+    text
+}
+
+pub fn rerun_command(name: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(RERUN, name);
+    command
+}
+
+pub fn is_rerun(name: &str) -> bool {
+    std::env::var_os(RERUN).is_some_and(|value| value == name)
+}
+
+const RERUN: &str = "SLIPRING_TEST_RERUN";
+
+/// Sends a signal to a process that this test started.
+pub fn send_signal(pid: u32, signal: i32) {
+    // SAFETY: a system call without pointers.
+    #[allow(unsafe_code, reason = "kill")]
+    let result = unsafe { libc::kill(pid as i32, signal) };
+    assert_eq!(result, 0, "signal {signal} to {pid}");
+}
+
+/// Stops a process and returns when all its threads stand still.
+pub fn stop(pid: u32) {
+    send_signal(pid, libc::SIGSTOP);
+    let is_stopped = |task: std::fs::DirEntry| {
+        std::fs::read_to_string(task.path().join("stat"))
+            .is_ok_and(|stat| stat.rsplit(')').next().unwrap_or_default().starts_with(" T"))
+    };
+    eventually("it is stopped", || {
+        let mut tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        tasks.all(is_stopped)
+    });
+}
+
+/// Whether the process is there and no zombie.
+pub fn is_running(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or(" Z").starts_with(" Z"))
+}
+
+/// Whether the process is there, be it as a zombie.
+pub fn is_in_the_table(pid: u32) -> bool {
+    std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Descriptors, mappings of memfds, threads and children of this process.
+#[derive(Debug, PartialEq, Eq, Clone)]
+pub struct Footprint {
+    pub fds: Vec<String>,
+    pub maps: usize,
+    pub threads: usize,
+    pub children: Vec<String>,
+}
+
+pub fn footprint() -> Footprint {
+    let mut fds: Vec<String> = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+        .map(|target| {
+            let target = target.display().to_string();
+            // Inode numbers differ from run to run; what matters is what and how many.
+            target.split(':').next().unwrap_or_default().to_owned()
+        })
+        .filter(|target| !target.contains("/proc/"))
+        .collect();
+    fds.sort();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let maps = maps.lines().filter(|line| line.contains("memfd:slipring")).count();
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().count();
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let mut children: Vec<String> = tasks
+        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    children.sort();
+    Footprint { fds, maps, threads, children }
+}
+
+/// An empty directory of this test's own.
+pub fn temp_dir(name: &str) -> std::path::PathBuf {
+    let dir = std::env::temp_dir().join(format!("slipring-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
