@@ -26,6 +26,8 @@ compile_error!("slipring supports 64-bit little-endian targets only");
 mod channel;
 mod config;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod link;
 pub mod payload;
 mod process;

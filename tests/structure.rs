@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module imports only from lower levels, or from its own folder.
-const LEVELS: [(&str, u32); 16] = [
+const LEVELS: [(&str, u32); 17] = [
     ("error", 0),
     ("config", 0),
     ("sync", 0),
@@ -20,6 +20,7 @@ const LEVELS: [(&str, u32); 16] = [
     ("channel", 6),
     ("worker", 6),
     ("tasks", 7),
+    ("fuzzing", 8),
     ("named", 7),
     ("testing", 7),
 ];

@@ -1,8 +1,8 @@
 //! What must hold for any input, by name of the fuzz target.
 //!
 //! The targets in `fuzz_targets/` run these checks on what the fuzzer thinks up,
-//! `tests/fuzz_replay.rs` on the committed files without a fuzzer. Only the public
-//! interface of the library is used.
+//! `tests/fuzz_replay.rs` on the committed files without a fuzzer. The payloads are
+//! checked through the public interface; `slipring::fuzzing` reaches the inside.
 //!
 //! To add a target: a function here and its row in [`TARGETS`], a file of five
 //! lines in `fuzz_targets/`, a `[[bin]]` in `Cargo.toml`, and a file or more in
@@ -20,7 +20,13 @@ use slipring::{Error, ErrorKind, Result};
 pub(crate) type Check = fn(&[u8]);
 
 /// Every target and its check.
-pub(crate) const TARGETS: &[(&str, Check)] = &[("text_batch", text_batch), ("matrix", matrix)];
+pub(crate) const TARGETS: &[(&str, Check)] = &[
+    ("text_batch", text_batch),
+    ("matrix", matrix),
+    ("attach_header", slipring::fuzzing::attach_header),
+    ("ring", slipring::fuzzing::ring),
+    ("messages", slipring::fuzzing::messages),
+];
 
 /// Runs the check of `target` on `data`.
 pub(crate) fn run(target: &str, data: &[u8]) {

@@ -293,6 +293,11 @@ impl Consumer {
         self.shared.slots.load(self.next, 0, Ordering::Relaxed) != 0 || self.poisoned.is_some()
     }
 
+    /// Publishes any head, as a hostile peer could: for fuzzing.
+    pub(crate) fn forge_head(&self, head: u64) {
+        self.shared.head.store(head, Ordering::Release);
+    }
+
     /// Says that this end is about to sleep for the next frame; a SeqCst fence and
     /// another look must follow. Returns the position: a look that goes past it makes the
     /// announcement void.

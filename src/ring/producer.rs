@@ -252,6 +252,17 @@ impl Producer {
         }
     }
 
+    /// Writes anything into the ring, as a hostile peer could: for fuzzing.
+    pub(crate) fn forge(&self, bytes: &[u8]) {
+        let words = bytes.as_chunks::<8>().0.iter().take(self.slots.capacity() / 8);
+        for (index, word) in words.enumerate() {
+            let position = as_u64(index / 8 * 64);
+            self.slots
+                .word(position, index % 8)
+                .store(u64::from_le_bytes(*word), Ordering::Relaxed);
+        }
+    }
+
     /// Wakes the consumer if it sleeps for something that was committed since the last
     /// check. Frames committed with [`Claim::commit_lazily`] need it before a wait.
     #[inline]
