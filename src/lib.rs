@@ -26,6 +26,7 @@ compile_error!("slipring supports 64-bit little-endian targets only");
 mod channel;
 mod config;
 mod error;
+mod failpoint;
 #[doc(hidden)]
 pub mod fuzzing;
 mod link;

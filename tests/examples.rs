@@ -35,3 +35,15 @@ fn token_stream_tells_all_is_cancelled_and_goes_on() {
     assert!(printed.contains("the stream: request 2 was cancelled"), "{printed}");
     assert!(printed.contains("26 tokens in the next stream"), "{printed}");
 }
+
+#[cfg(feature = "tokio")]
+#[test]
+fn async_host_calls_and_streams_at_once_and_is_unharmed_by_a_timeout_and_a_drop() {
+    let printed = run("async_host");
+    assert!(printed.contains("ten calls: 55 letters"), "{printed}");
+    assert!(printed.contains("the whole stream: 40 tokens"), "{printed}");
+    assert!(printed.contains("the stream that was dropped: 15 tokens"), "{printed}");
+    assert!(printed.contains("timed out after 20ms"), "{printed}");
+    assert!(printed.contains("a ping won: Busy"), "{printed}");
+    assert!(printed.contains("then: 14 letters\nin flight: 0\n"), "{printed}");
+}

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module imports only from lower levels, or from its own folder.
-const LEVELS: [(&str, u32); 17] = [
+const LEVELS: [(&str, u32); 18] = [
     ("error", 0),
     ("config", 0),
     ("sync", 0),
     ("trace", 0),
+    ("failpoint", 0),
     ("shm", 1),
     ("ring", 2),
     ("link", 3),
@@ -26,7 +27,8 @@ const LEVELS: [(&str, u32); 17] = [
 ];
 
 /// The only files that may contain `unsafe`, each with a reason at its head.
-const UNSAFE: [&str; 17] = [
+const UNSAFE: [&str; 18] = [
+    "failpoint.rs",
     "shm/clock.rs",
     "shm/cpu.rs",
     "shm/fork.rs",

@@ -80,8 +80,10 @@ impl Room {
         self.next
     }
 
-    pub(super) fn remove(&mut self, id: u64) {
-        self.waiting.retain(|wanting| wanting.id != id);
+    /// Returned, so that a waker is not dropped under the lock.
+    pub(super) fn remove(&mut self, id: u64) -> Option<Wanting> {
+        let index = self.waiting.iter().position(|wanting| wanting.id == id)?;
+        self.waiting.remove(index)
     }
 
     /// A thread that waits and could read the ring instead.

@@ -82,12 +82,17 @@ impl HealthClient {
         answer.transpose()?.flatten().ok_or_else(|| no_answer(kind, timeout))
     }
 
-    /// Keeps an answer for the task whose it is, if there is one.
+    /// Keeps an answer for the task whose it is, if there is one, and wakes it.
     fn keep(&self, frame: &Frame<'_>) {
         let mut asked = self.asked.lock();
         let request = frame.header().request;
-        let Some(asked) = asked.iter_mut().find(|asked| asked.request == request) else { return };
-        asked.answer = Some((frame.header(), frame.payload().to_vec()));
+        let Some(found) = asked.iter_mut().find(|asked| asked.request == request) else { return };
+        found.answer = Some((frame.header(), frame.payload().to_vec()));
+        let waker = found.waker.take();
+        drop(asked);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     fn wake_askers(&self) {
@@ -145,23 +150,17 @@ impl Question<'_> {
             self.request = request;
             self.client.asked.lock().push(Asked { request, answer: None, waker: None });
         }
-        let is_own = |asked: &&mut Asked| asked.request == self.request;
-        let waker = Some(waker.clone());
-        let before = match self.client.asked.lock().iter_mut().find(is_own) {
-            Some(asked) => std::mem::replace(&mut asked.waker, waker),
-            None => None,
-        };
-        drop(before);
+        // Not there while this task looks by itself.
+        drop(self.set_waker(None));
         rings.read_by_fd(|frame| self.client.keep(frame))?;
-        // Those of others that were found with it.
-        let wakers: Vec<Waker> = {
-            let mut asked = self.client.asked.lock();
-            let found =
-                asked.iter_mut().filter(|a| a.answer.is_some() && a.request != self.request);
-            found.filter_map(|asked| asked.waker.take()).collect()
-        };
-        wakers.into_iter().for_each(Waker::wake);
+        drop(self.set_waker(Some(waker.clone())));
         Ok(())
+    }
+
+    fn set_waker(&self, waker: Option<Waker>) -> Option<Waker> {
+        let mut asked = self.client.asked.lock();
+        let found = asked.iter_mut().find(|asked| asked.request == self.request)?;
+        std::mem::replace(&mut found.waker, waker)
     }
 }
 

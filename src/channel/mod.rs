@@ -244,10 +244,11 @@ impl Channel {
     }
 
     /// Reads all replies and chunks that are there into their requests, without waiting,
-    /// for a reactor that has found the channel's descriptor readable; then looks with
-    /// [`Pending::try_wait`]. The descriptor is readable exactly while there is something
-    /// to read, once this has been called for the first time; threads that block on the
-    /// same channel read what they find, so call it again before relying on that.
+    /// for a reactor that has found the channel's descriptor readable; then look with
+    /// [`Pending::try_wait`], which reads nothing more by itself from then on. Once this
+    /// has been called the descriptor is readable exactly while there is something to
+    /// read. Threads may use the same channel: when they find something that no thread
+    /// waits for, they make the descriptor readable.
     ///
     /// # Errors
     ///

@@ -13,10 +13,9 @@
 
 #[cfg(feature = "async")]
 use std::task::Waker;
+use std::time::Duration;
 
-use crate::channel::engine::Engine;
-#[cfg(feature = "async")]
-use crate::channel::engine::Item;
+use crate::channel::engine::{Engine, Item};
 use crate::channel::life::{Phase, check_not_forked};
 #[cfg(feature = "async")]
 use crate::channel::timed::Loan;
@@ -28,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::protocol::table::Waiter;
 use crate::raw::not_pollable;
 use crate::ring::Consumer;
+use crate::shm::clock::Deadline;
 use crate::shm::fork;
 use crate::shm::hint::{Drained, Hint};
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, MutexGuard, Ordering, fence};
@@ -49,6 +49,10 @@ pub(crate) struct Pump {
     others: Wakers,
     /// Tasks that look at whether the channel is over, and wait for something else.
     at_over: Wakers,
+    /// A reactor of the host's reads: see [`Engine::drive_reactor`].
+    is_driven: AtomicU32,
+    /// Something lies in the table that this reactor has not been told of.
+    is_untold: AtomicU32,
     /// How often in a row the descriptor was readable for nothing.
     idle_runs: AtomicU32,
     /// Where the reader stood at the last run.
@@ -63,8 +67,16 @@ enum For {
     /// A reactor of this library's, whose descriptor was readable.
     #[cfg_attr(not(feature = "async"), allow(dead_code, reason = "there is none"))]
     Driver,
-    /// A reactor of the host's, which wants the descriptor to be exact.
+    /// A reactor of the host's, which wants the descriptor to be exact, and looks itself.
     Host,
+    /// The same, by a thread that stops reading.
+    HostLater,
+}
+
+impl For {
+    fn is_exact(self) -> bool {
+        matches!(self, Self::Host | Self::HostLater)
+    }
 }
 
 impl Engine {
@@ -74,10 +86,44 @@ impl Engine {
     pub(crate) fn drive_reactor(&self) -> Result<()> {
         check_not_forked()?;
         let hint = self.hint.as_ref().ok_or_else(not_pollable)?;
+        self.pump.is_driven.store(1, Ordering::Relaxed);
         match self.run_pump(hint, For::Host) {
             Ok(_) if self.life.is_open() => Ok(()),
             Ok(_) => Err(self.life.why_over(None)),
             Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    /// What has come for a request, without waiting. A reactor that drives the channel reads
+    /// the ring itself, and is not to find its descriptor readable for what this took.
+    pub(crate) fn try_reply(&self, request: u64) -> Result<Option<Item>> {
+        if !self.is_driven() {
+            return self.reply(request, Deadline::after(Duration::ZERO), true);
+        }
+        check_not_forked()?;
+        let is_over = !self.life.is_open();
+        let item = self.table.lock().take(request);
+        if item.is_some() || !is_over {
+            return Ok(item);
+        }
+        let over = self.drive_reactor();
+        match self.table.lock().take(request) {
+            Some(item) => Ok(Some(item)),
+            None => over.map(|()| None).map_err(|_| self.life.why_over(Some(request))),
+        }
+    }
+
+    fn is_driven(&self) -> bool {
+        self.pump.is_driven.load(Ordering::Relaxed) != 0
+    }
+
+    /// Something was put into the table, under the reader's lock, that nobody is woken for.
+    pub(super) fn note_untold(&self) {
+        if self.is_driven()
+            && self.pump.is_untold.swap(1, Ordering::Relaxed) == 0
+            && let Some(hint) = &self.hint
+        {
+            hint.light();
         }
     }
 
@@ -117,6 +163,9 @@ impl Engine {
         // Read before the last look at the ring, as for threads.
         let phase = self.life.phase();
         if matches!(phase, Phase::Closing | Phase::Closed | Phase::Failed) {
+            if whom.is_exact() {
+                hint.light();
+            }
             return Ok(());
         }
         let mut has_drained = false;
@@ -133,14 +182,19 @@ impl Engine {
                 fence(Ordering::SeqCst); // A, for the announcement of room
             } else {
                 // The fence in there stands between both announcements and these looks.
-                let is_exact = whom == For::Host;
-                has_drained |= reader.settle(hint, phase != Phase::Open, is_exact)?.has_drained;
+                let is_over = phase != Phase::Open;
+                has_drained |= reader.settle(hint, is_over, whom.is_exact())?.has_drained;
             }
             let has_room = self.wake_who_has_room()?;
             has_reason |= has_room;
             if !has_room && !reader.has_next() {
                 break;
             }
+        }
+        if whom == For::Host {
+            self.pump.is_untold.store(0, Ordering::Relaxed);
+        } else if self.pump.is_untold.load(Ordering::Relaxed) != 0 {
+            hint.light();
         }
         let position = reader.position();
         // Whoever read the frames: they were a reason.
@@ -168,7 +222,10 @@ impl Engine {
     /// A thread stops reading: if tasks wait, their descriptor must be armed again.
     pub(super) fn pump_for_tasks(&self) {
         let has_tasks = self.pump.tasks.load(Ordering::Relaxed) != 0;
-        if self.take_missed() || has_tasks {
+        let has_missed = self.take_missed();
+        if self.is_driven() {
+            self.pump_once(For::HostLater);
+        } else if has_missed || has_tasks {
             self.pump_once(For::Task);
         }
     }
@@ -236,8 +293,13 @@ impl Engine {
         self.pump.tasks.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether no more than one task waits.
-    pub(crate) fn has_one_task(&self) -> bool {
+    /// Whether it helps a task to look for a while: no other one waits for this one, and
+    /// the worker does not need this processor.
+    pub(crate) fn may_spin(&self) -> bool {
+        self.has_one_task() && self.sleeper.runs_elsewhere()
+    }
+
+    fn has_one_task(&self) -> bool {
         self.pump.tasks.load(Ordering::Relaxed) == 1
     }
 

@@ -87,15 +87,15 @@ impl Engine {
     fn drive(&self, want: Want, deadline: Deadline, has_rung: bool) -> Result<Option<Found>> {
         let mut has_followed = false;
         let found = loop {
-            match self.look(want) {
-                Ok(None) => {}
-                found => break found,
-            }
             if let Some(mut reader) = self.reader.try_lock() {
                 let found = self.read(&mut reader, want, deadline, has_rung);
                 drop(reader);
                 self.hand_over();
                 break found;
+            }
+            match self.look(want) {
+                Ok(None) => {}
+                found => break found,
             }
             has_followed = true;
             if !self.follow(want, deadline) {
@@ -348,7 +348,8 @@ impl Engine {
     }
 
     pub(crate) fn leave_room(&self, place: u64) {
-        self.room.lock().remove(place);
+        let left = self.room.lock().remove(place);
+        drop(left);
         self.room_wanted.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -462,8 +463,9 @@ impl Engine {
         let waiter = table.push(request, item);
         // What a waker does is its executor's business: not under the lock.
         drop(table);
-        if let Some(waiter) = waiter {
-            waiter.wake();
+        match waiter {
+            Some(waiter) => waiter.wake(),
+            None => self.note_untold(),
         }
         None
     }

@@ -126,8 +126,7 @@ impl Pending {
     ///
     /// As [`Pending::wait`].
     pub fn try_wait(self) -> Result<std::result::Result<Reply, Self>> {
-        let now = Deadline::after(Duration::ZERO);
-        match self.engine.reply(self.request, now, true)? {
+        match self.engine.try_reply(self.request)? {
             Some(item) => self.reply_of(item).map(Ok),
             None if self.deadline.has_passed() => Err(self.timed_out()),
             None => Ok(Err(self)),

@@ -48,7 +48,7 @@ impl Engine {
         let header = self.open(kind, stream, told_deadline)?;
         let unsent = Unsent::new(self, header.request);
         let has_rung = self.send_frame(header, len, deadline, |slot| payload.encode(slot))?;
-        unsent.is_sent();
+        unsent.keep();
         Ok((header.request, has_rung))
     }
 
@@ -147,6 +147,7 @@ impl Engine {
         match producer.try_claim(len) {
             Ok(Some(mut claim)) => {
                 fill(claim.payload())?;
+                crate::failpoint::failpoint!("after copy");
                 Ok(Some(claim.commit(header)))
             }
             Ok(None) => Ok(None),
@@ -182,7 +183,7 @@ impl<'a> Unsent<'a> {
     }
 
     /// It is in the ring.
-    pub(crate) fn is_sent(self) {
+    pub(crate) fn keep(self) {
         std::mem::forget(self);
     }
 }

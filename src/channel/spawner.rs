@@ -266,6 +266,7 @@ impl Spawner {
         let (ours, theirs) = socket::pair()?;
         let log = self.log_dir.as_deref();
         let log = log.map(|dir| Log::open(dir, &self.role.role, self.instance)).transpose()?;
+        crate::failpoint::failpoint!("before spawn");
         let mut program = self.program.clone();
         program.env.set(WORKER_ENV, "1");
 
@@ -285,6 +286,7 @@ impl Spawner {
             let life = Arc::clone(&life);
             watch::watch(owner, Box::new(move || told_of_death(life.die())))
         };
+        crate::failpoint::failpoint!("after handshake");
         let deathbed = Deathbed { role: self.role.role.clone(), body: Body::Process(child) };
         let health = HealthClient::new(health);
         let process = Some((ours, watched));
@@ -304,10 +306,12 @@ impl Spawner {
         let deadline = Instant::now() + self.handshake_timeout;
         let mut fds = vec![files.down.as_fd(), files.up.as_fd()];
         fds.extend(hint_fds.iter().map(AsFd::as_fd));
+        crate::failpoint::failpoint!("before hello");
         let sent = socket::send(socket.as_fd(), hello, &fds, deadline);
         drop(fds);
         drop((files, hint_fds));
         sent.map_err(|error| self.never_attached(child, &error.to_string()))?;
+        crate::failpoint::failpoint!("after hello");
         let answer = match socket::recv(socket.as_fd(), MAX_LEN, 0, Some(deadline)) {
             Ok(socket::Received::Message { bytes, .. }) => match Answer::decode(&bytes) {
                 Err(error) if error.kind() != ErrorKind::Mismatch => {

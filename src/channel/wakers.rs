@@ -15,11 +15,13 @@ pub(crate) struct Wakers(Mutex<Waiting>);
 
 #[derive(Debug, Default)]
 struct Waiting {
+    #[cfg(feature = "async")]
     next: u64,
     wakers: BTreeMap<u64, Waker>,
 }
 
 /// Somebody's place; zero before the first wait.
+#[cfg(feature = "async")]
 #[derive(Debug, Default)]
 pub(crate) struct Place(u64);
 

@@ -6,7 +6,6 @@
 //! [`Lease`] that any thread may drop in any order: slots are then reclaimed in
 //! ring order, so that a lease that is kept becomes backpressure.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +13,14 @@ use crate::error::{Error, Result};
 use crate::ring::doorbell::{Alarm, BY_FD, Bell, Sleeper, Step};
 use crate::ring::frame::{Commit, Header};
 use crate::ring::position::{NEVER, span, to_end};
+pub(crate) use crate::ring::returns::LeaseGauge;
+use crate::ring::returns::{Cursor, Lease, Shared, payload};
 use crate::shm::clock::Deadline;
-use crate::shm::fork;
 use crate::shm::hint::{Drained, Hint};
 use crate::shm::layout::{as_u64, as_usize};
 use crate::shm::region::{OwnU64, PeerBytes, PeerSlots, PeerU64};
-use crate::sync::{AtomicUsize, Mutex, Ordering, fence};
+use crate::sync::Ordering;
+use crate::sync::mutant::{self, Mutant};
 
 /// How long a settling consumer waits for a producer that has committed but not rung.
 const CHECK_PATIENCE: Duration = Duration::from_micros(200);
@@ -67,80 +68,6 @@ pub(crate) struct ConsumerParts {
     pub(crate) origin: u64,
 }
 
-/// What leases and the consumer share.
-#[derive(Debug)]
-struct Shared {
-    slots: PeerSlots,
-    head: OwnU64,
-    peer_space_at: PeerU64,
-    bell: Bell,
-    /// Leases that are out.
-    leased: AtomicUsize,
-    returns: Mutex<Returns>,
-}
-
-/// How many leases of a ring are out.
-#[derive(Debug)]
-pub(crate) struct LeaseGauge(Arc<Shared>);
-
-impl LeaseGauge {
-    pub(crate) fn held(&self) -> usize {
-        self.0.leased.load(Ordering::Relaxed)
-    }
-}
-
-/// How far slots are released, and how much of that the producer has been told.
-#[derive(Debug, Clone, Copy)]
-struct Cursor {
-    released: u64,
-    published: u64,
-}
-
-/// Slots that could not be released in ring order yet.
-#[derive(Debug)]
-struct Returns {
-    cursor: Cursor,
-    /// Sequence number of the front of `held`.
-    first: u64,
-    held: VecDeque<Held>,
-}
-
-#[derive(Debug)]
-struct Held {
-    end: u64,
-    request: u64,
-    is_done: bool,
-}
-
-impl Shared {
-    /// Tells the producer how far slots are released, and wakes it if it waits for that.
-    fn publish(&self, cursor: &mut Cursor) {
-        let Cursor { released, published } = *cursor;
-        if released == published {
-            return;
-        }
-        // Pairs with the Acquire load in `Producer::refresh_head`: reads of the released
-        // slots happen before they are filled anew.
-        self.head.store(released, Ordering::Release);
-        fence(Ordering::SeqCst); // B, pairs with A in the producer's wait
-        let awaited = self.peer_space_at.load(Ordering::Relaxed);
-        self.bell.ring_if_awaited(awaited, published.wrapping_add(1), released.wrapping_add(1));
-        cursor.published = released;
-    }
-}
-
-impl Returns {
-    fn settle(&mut self) {
-        while let Some(front) = self.held.front()
-            && front.is_done
-        {
-            self.cursor.released = front.end;
-            self.held.pop_front();
-            self.first += 1;
-        }
-    }
-}
-
 impl Consumer {
     pub(crate) fn new(parts: ConsumerParts) -> Self {
         let ConsumerParts { slots, max_frame, origin, .. } = parts;
@@ -149,14 +76,13 @@ impl Consumer {
         parts.sleep_at.store(NEVER, Ordering::Relaxed);
         Self {
             capacity: as_u64(slots.capacity()),
-            shared: Arc::new(Shared {
+            shared: Arc::new(Shared::new(
                 slots,
-                head: parts.head,
-                peer_space_at: parts.peer_space_at,
-                bell: parts.bell,
-                leased: AtomicUsize::new(0),
-                returns: Mutex::new(Returns { cursor, first: 0, held: VecDeque::new() }),
-            }),
+                parts.head,
+                parts.peer_space_at,
+                parts.bell,
+                cursor,
+            )),
             sleep_at: parts.sleep_at,
             peer_checked: parts.peer_checked,
             sleeper: parts.sleeper,
@@ -178,16 +104,12 @@ impl Consumer {
     /// How many leases are out.
     #[must_use]
     pub fn leased(&self) -> usize {
-        self.shared.leased.load(Ordering::Relaxed)
+        self.shared.leased()
     }
 
     /// Counts leases without a borrow of the consumer.
     pub(crate) fn lease_gauge(&self) -> LeaseGauge {
-        LeaseGauge(Arc::clone(&self.shared))
-    }
-
-    pub(crate) fn sleeper(&self) -> &Sleeper {
-        &self.sleeper
+        LeaseGauge::new(&self.shared)
     }
 
     /// The next frame, without waiting; `None` if there is none. The first time that
@@ -199,17 +121,20 @@ impl Consumer {
     /// if what lies in the ring cannot be a frame.
     #[inline]
     pub fn poll(&mut self) -> Result<Option<Frame<'_>>> {
-        if let Some(poison) = &self.poisoned {
+        if let Some(poison) = &self.poisoned
+            && !mutant::chosen(Mutant::ConsumerForgives)
+        {
             return Err(poison.clone());
         }
         let mut is_padded = false;
         loop {
             // Pairs with the Release store in the producer's `publish`.
-            let word = self.shared.slots.load(self.next, 0, Ordering::Acquire);
+            let order = mutant::order(Mutant::PollRelaxed, Ordering::Acquire);
+            let word = self.shared.slots.load(self.next, 0, order);
             match Commit::read(word, self.next) {
                 Commit::Frame => break,
                 // The frame behind a padding is published before it.
-                Commit::Nothing if !is_padded => {
+                Commit::Nothing if !is_padded || mutant::chosen(Mutant::PaddingBeforeNothing) => {
                     self.publish();
                     return Ok(None);
                 }
@@ -224,22 +149,26 @@ impl Consumer {
         let load = |index| self.shared.slots.load(self.next, index, Ordering::Relaxed);
         let header = Header::from_words([load(1), load(2), load(3)]);
         let len = as_usize(u64::from(header.len));
-        if len > self.max_frame || span(len) > to_end(self.next, self.capacity) {
+        let is_over_cap = len > self.max_frame && !mutant::chosen(Mutant::LenOverCap);
+        let is_past_end = span(len) > to_end(self.next, self.capacity);
+        if is_over_cap || (is_past_end && !mutant::chosen(Mutant::LenPastEnd)) {
             return Err(self.poison_len(len));
         }
         let start = self.next;
         let end = start.wrapping_add(span(len));
-        if !self.is_within_capacity(end) {
+        if !self.is_within_capacity(end) && !mutant::chosen(Mutant::Overrun) {
             return Err(self.poison_overrun(end));
         }
         self.next = end;
+        crate::failpoint::failpoint!("after poll");
         Ok(Some(Frame { consumer: self, header, start, end }))
     }
 
     /// Whether a producer that has room there for no slot would pad up to the ring's end.
     fn can_be_padding(&mut self) -> bool {
         let rest = to_end(self.next, self.capacity);
-        rest < span(self.max_frame) && self.is_within_capacity(self.next.wrapping_add(rest))
+        (rest < span(self.max_frame) || mutant::chosen(Mutant::PaddingAnywhere))
+            && self.is_within_capacity(self.next.wrapping_add(rest))
     }
 
     /// Whether an honest producer, which keeps clear of slots that are not released and
@@ -252,7 +181,7 @@ impl Consumer {
         }
         self.told = match &self.returns {
             Some(cursor) => cursor.published,
-            None => self.shared.returns.lock().cursor.published,
+            None => self.shared.published(),
         };
         after.wrapping_sub(self.told) <= self.capacity
     }
@@ -267,9 +196,13 @@ impl Consumer {
         mut stop: impl FnMut() -> Result<()>,
     ) -> Result<Option<Frame<'_>>> {
         if !self.has_next() {
-            self.forget_descriptor();
+            if !mutant::chosen(Mutant::DescriptorNotForgotten) {
+                self.forget_descriptor();
+            }
             // Whoever fills this ring must not wait for slots that are free.
-            self.publish();
+            if !mutant::chosen(Mutant::NoHeadBeforeSleep) {
+                self.publish();
+            }
             let found = self.sleeper.wait_until(alarm, deadline, has_rung, |step| {
                 stop()?;
                 match step {
@@ -357,25 +290,30 @@ impl Consumer {
     pub(crate) fn settle(&mut self, hint: &Hint, is_over: bool, is_exact: bool) -> Result<Settled> {
         if self.is_lit && self.has_next() {
             // The producer may have committed it and not rung yet, maybe for a while.
-            if !self.is_rung_behind(self.next) {
+            if !self.is_rung_behind(self.next) && !mutant::chosen(Mutant::UnrungNotLit) {
                 hint.light();
             }
             return Ok(Settled { is_readable: true, has_drained: false });
         }
         self.publish();
-        if is_exact {
+        if is_exact && !mutant::chosen(Mutant::DrainUnchecked) {
             self.await_check();
         }
-        let drained = hint.drain();
+        let is_late = mutant::chosen(Mutant::DrainLate);
+        let drained = if is_late { Drained::Nothing } else { hint.drain() };
         if drained == Drained::Broken {
             let broken = Error::corrupt("the peer shut the descriptor for reactors down");
             return Err(self.poisoned.insert(broken).clone());
         }
         self.announce_by_fd();
-        fence(Ordering::SeqCst); // A, pairs with B in the producer's `ring_if_awaited`
+        mutant::full_fence(Mutant::NoFenceAfterDrain); // A, pairs with B in `ring_if_awaited`
         // From here on the producer makes it readable, or this end does so now.
         self.is_lit = true;
-        let is_readable = self.has_next() || is_over;
+        let has_next = !mutant::chosen(Mutant::NoLookAfterDrain) && self.has_next();
+        let is_readable = has_next || is_over;
+        if is_late {
+            hint.drain();
+        }
         if is_readable {
             hint.light();
         }
@@ -391,7 +329,7 @@ impl Consumer {
         while !self.is_rung_for() && !patience.has_passed() {
             looks += 1;
             match looks.is_multiple_of(64) {
-                true => std::thread::yield_now(),
+                true => crate::sync::yield_now(),
                 false => crate::sync::spin_loop(),
             }
         }
@@ -403,7 +341,7 @@ impl Consumer {
     pub fn publish(&mut self) {
         match &mut self.returns {
             Some(cursor) => self.shared.publish(cursor),
-            None => self.shared.publish(&mut self.shared.returns.lock().cursor),
+            None => self.shared.publish_all(),
         }
     }
 
@@ -412,9 +350,8 @@ impl Consumer {
         if self.returns.is_some() {
             return (Vec::new(), 0);
         }
-        let returns = self.shared.returns.lock();
-        let held = returns.held.iter().filter(|h| !h.is_done).map(|h| h.request).collect();
-        (held, self.next.wrapping_sub(returns.cursor.released))
+        let (held, released) = self.shared.holders();
+        (held, self.next.wrapping_sub(released))
     }
 
     fn release(&mut self, end: u64, request: u64) {
@@ -425,36 +362,7 @@ impl Consumer {
             }
             return;
         }
-        self.release_behind_leases(end, request);
-    }
-
-    #[cold]
-    fn release_behind_leases(&mut self, end: u64, request: u64) {
-        let mut returns = self.shared.returns.lock();
-        match returns.held.back_mut() {
-            Some(last) if last.is_done => last.end = end,
-            _ => returns.held.push_back(Held { end, request, is_done: true }),
-        }
-        // The leases before it may all be gone by now.
-        returns.settle();
-        let Cursor { released, published } = returns.cursor;
-        if released.wrapping_sub(published) >= self.capacity / 8 {
-            self.shared.publish(&mut returns.cursor);
-        }
-        if returns.held.is_empty() {
-            self.returns = Some(returns.cursor);
-        }
-    }
-
-    fn lease(&mut self, header: Header, start: u64, end: u64) -> Lease {
-        let mut returns = self.shared.returns.lock();
-        if let Some(cursor) = self.returns.take() {
-            returns.cursor = cursor;
-        }
-        let sequence = returns.first + as_u64(returns.held.len());
-        returns.held.push_back(Held { end, request: header.request, is_done: false });
-        self.shared.leased.fetch_add(1, Ordering::Relaxed);
-        Lease { shared: Arc::clone(&self.shared), header, start, sequence }
+        self.returns = self.shared.release_behind_leases(end, request, self.capacity / 8);
     }
 
     #[cold]
@@ -518,63 +426,15 @@ impl Frame<'_> {
     pub fn into_lease(self) -> Lease {
         let (header, start, end) = (self.header, self.start, self.end);
         let mut this = std::mem::ManuallyDrop::new(self);
-        this.consumer.lease(header, start, end)
+        let Consumer { shared, returns, .. } = &mut *this.consumer;
+        Lease::new(shared, returns.take(), header, start, end)
     }
 }
 
 impl Drop for Frame<'_> {
     #[inline]
     fn drop(&mut self) {
+        crate::failpoint::failpoint!("before release");
         self.consumer.release(self.end, self.header.request);
     }
-}
-
-/// A frame that outlives the poll that found it. It may be sent to another thread;
-/// leases may be dropped in any order. Dropping it releases its slot; until then the
-/// slot, and all that follow it, cannot be filled anew.
-#[derive(Debug)]
-pub struct Lease {
-    shared: Arc<Shared>,
-    header: Header,
-    start: u64,
-    sequence: u64,
-}
-
-impl Lease {
-    /// The validated private copy of the header.
-    #[must_use]
-    pub fn header(&self) -> Header {
-        self.header
-    }
-
-    /// The payload, in memory that the peer can write.
-    #[must_use]
-    pub fn payload(&self) -> PeerBytes<'_> {
-        payload(&self.shared, self.start, self.header)
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if fork::is_forked_child() {
-            // The region is not mapped here, and the slot is the parent's to give back.
-            return;
-        }
-        let mut returns = self.shared.returns.lock();
-        let index = as_usize(self.sequence.wrapping_sub(returns.first));
-        if let Some(held) = returns.held.get_mut(index) {
-            held.is_done = true;
-        }
-        returns.settle();
-        // At once: whoever waits for frames may sleep already and not come back to do it.
-        self.shared.publish(&mut returns.cursor);
-        self.shared.leased.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[inline]
-fn payload(shared: &Shared, start: u64, header: Header) -> PeerBytes<'_> {
-    // Always there: `poll` checked that the frame ends before the ring does.
-    let len = as_usize(u64::from(header.len));
-    shared.slots.payload(start, len).unwrap_or_else(PeerBytes::empty)
 }

@@ -32,6 +32,7 @@
 //! 1. waits until the producer has *checked* past it, so that no write for a frame that
 //!    is gone can still come; 2. drains the descriptor; 3. announces; 4. fences and looks
 //!    again, and if a frame is there makes the descriptor readable itself.
+//!
 //! While frames remain it does nothing: the descriptor has not been drained.
 //!
 //! Each side has one bell for both reasons; it wakes all that sleep on it.
@@ -49,7 +50,8 @@ use crate::shm::clock::{Deadline, now_ns};
 use crate::shm::hint::Hint;
 use crate::shm::region::{OwnU32, OwnU64, PeerU32};
 use crate::shm::{cpu, futex};
-use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, spin_loop};
+use crate::sync::mutant::{self, Mutant};
+use crate::sync::{AtomicU32, Counter, Ordering, spin_loop};
 
 /// A wait with a deadline looks again at least this often.
 const BACKSTOP: Duration = Duration::from_secs(1);
@@ -75,8 +77,17 @@ impl Bell {
     /// Wakes the peer. The bump pairs with the load of the bell in [`Sleeper::wait_until`].
     #[cold]
     pub(crate) fn ring(&self) {
-        self.word.fetch_add(1, Ordering::Release);
-        futex::wake(&self.word, false);
+        let is_late = mutant::chosen(Mutant::BumpLate);
+        if !is_late && !mutant::chosen(Mutant::NoBump) {
+            self.word.fetch_add(1, Ordering::Release);
+        }
+        crate::failpoint::failpoint!("before wake");
+        if !mutant::chosen(Mutant::NoWake) {
+            futex::wake(&self.word, mutant::chosen(Mutant::WakePrivate));
+        }
+        if is_late {
+            self.word.fetch_add(1, Ordering::Release);
+        }
     }
 
     /// Wakes the peer in the way that it announced, if what it announced lies in
@@ -141,7 +152,7 @@ impl BellWatch {
         let rung = bell.wrapping_sub(account.seen).cast_signed();
         account.seen = bell;
         account.credit -= i64::from(rung);
-        if account.credit < -Self::MOST_DEBT {
+        if account.credit < -Self::MOST_DEBT && !mutant::chosen(Mutant::RingsUncounted) {
             let count = -account.credit;
             let poison =
                 Error::corrupt(format!("the peer rang its bell {count} times for nothing"));
@@ -160,8 +171,12 @@ pub(crate) struct Alarm {
 impl Alarm {
     /// Ends every wait that began before; change the state that it is about first.
     pub(crate) fn raise(&self) {
-        self.word.fetch_add(1, Ordering::Release);
-        futex::wake(&self.word, true);
+        if !mutant::chosen(Mutant::NoAlarmBump) {
+            self.word.fetch_add(1, mutant::order(Mutant::AlarmRelaxed, Ordering::Release));
+        }
+        if !mutant::chosen(Mutant::NoAlarmWake) {
+            futex::wake(&self.word, true);
+        }
     }
 }
 
@@ -177,8 +192,8 @@ pub(crate) enum Step {
 /// How often waits spun, slept and were woken.
 #[derive(Debug, Default)]
 pub(crate) struct WaitCounters {
-    pub(crate) spins: AtomicU64,
-    pub(crate) parks: AtomicU64,
+    pub(crate) spins: Counter,
+    pub(crate) parks: Counter,
 }
 
 /// One end's way to wait for the other.
@@ -190,7 +205,7 @@ pub(crate) struct Sleeper {
     strategy: WaitStrategy,
     watch: Option<Arc<BellWatch>>,
     /// Nanoseconds to spin before the next sleep: see `learn`.
-    budget: AtomicU64,
+    budget: Counter,
     pub(crate) counters: WaitCounters,
 }
 
@@ -202,7 +217,7 @@ impl Sleeper {
         strategy: WaitStrategy,
         watch: Option<Arc<BellWatch>>,
     ) -> Self {
-        let budget = AtomicU64::new(nanos(longest_spin(strategy)));
+        let budget = Counter::new(nanos(longest_spin(strategy)));
         let counters = WaitCounters::default();
         Self { peer_bell, own_cpu, peer_cpu, strategy, watch, budget, counters }
     }
@@ -248,19 +263,39 @@ impl Sleeper {
             if let Some(watch) = &self.watch {
                 watch.spend(bell)?;
             }
-            step(Step::Announce)?;
-            fence(Ordering::SeqCst); // A, pairs with B in the peer's wakers
-            if let Some(found) = step(Step::Look)? {
+            let is_late = mutant::chosen(Mutant::AnnounceLate);
+            if !is_late {
+                step(Step::Announce)?;
+            }
+            mutant::full_fence(Mutant::NoFenceBeforeLook); // A, pairs with B in the peer's wakers
+            if !mutant::chosen(Mutant::NoSecondLook)
+                && let Some(found) = step(Step::Look)?
+            {
                 return Ok(Some(found));
+            }
+            if is_late {
+                step(Step::Announce)?;
             }
             if deadline.has_passed() {
                 return Ok(None);
             }
+            let (bell, alarm_value) = self.mutated(bell, alarm, alarm_value);
+            crate::failpoint::failpoint!("before wait");
             self.sleep(bell, &alarm.word, alarm_value, deadline);
+            crate::failpoint::failpoint!("after wait");
             if let Some(found) = step(Step::Look)? {
                 return Ok(Some(found));
             }
         }
+    }
+
+    /// The values to sleep on: those that were read before the look.
+    fn mutated(&self, bell: u32, alarm: &Alarm, alarm_value: u32) -> (u32, u32) {
+        let is_late = mutant::chosen(Mutant::BellReadLate);
+        let bell = if is_late { self.peer_bell.load(Ordering::Acquire) } else { bell };
+        let is_late = mutant::chosen(Mutant::AlarmReadLate);
+        let alarm_value = if is_late { alarm.word.load(Ordering::Acquire) } else { alarm_value };
+        (bell, alarm_value)
     }
 
     fn spin<T>(
@@ -301,16 +336,31 @@ impl Sleeper {
         }
     }
 
+    /// Whether the peer was last seen on another processor than this thread's: only then
+    /// does looking for it not take from it what it needs.
+    #[cfg(feature = "async")]
+    pub(crate) fn runs_elsewhere(&self) -> bool {
+        let peer = self.peer_cpu.load(Ordering::Relaxed);
+        !cpu::is_only_one() && peer != 0 && peer != cpu::current()
+    }
+
     #[cold]
     fn sleep(&self, bell: u32, alarm: &AtomicU32, alarm_value: u32, deadline: Deadline) {
-        self.own_cpu.store(cpu::current(), Ordering::Relaxed);
+        self.say_cpu();
         self.counters.parks.fetch_add(1, Ordering::Relaxed);
         let slept_at = now_ns();
         // A wait without a deadline is idle: it has no backstop and costs nothing.
         let until = if deadline == Deadline::NEVER { deadline } else { deadline.at_most(BACKSTOP) };
         futex::wait_either(self.peer_bell.as_futex(), bell, alarm, alarm_value, until);
-        self.own_cpu.store(cpu::current(), Ordering::Relaxed);
+        self.say_cpu();
         self.learn(now_ns().wrapping_sub(slept_at));
+    }
+
+    /// A hint for the peer's `may_spin`.
+    fn say_cpu(&self) {
+        if cfg!(not(loom)) {
+            self.own_cpu.store(cpu::current(), Ordering::Relaxed);
+        }
     }
 
     /// A short sleep would have been better spun through; long ones halve the budget,

@@ -1,4 +1,5 @@
 //! A peer that writes what it likes into every byte that it can write.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::time::Duration;
 
@@ -312,7 +313,7 @@ fn garbage_over_the_whole_ring_never_panics() {
             let bytes = pattern(seed, CAPACITY + 8);
             for index in 0..CAPACITY / 8 {
                 let word = u64::from_le_bytes(bytes[index * 8..][..8].try_into().unwrap());
-                let position = as_u64(index * 8 & !63);
+                let position = as_u64((index * 8) & !63);
                 // Every third word is sane enough to get past the first check.
                 let word = match (index % 8, seed % 3) {
                     (0, 1 | 2) => origin.wrapping_add(position.wrapping_sub(origin) & 4095) | 1,

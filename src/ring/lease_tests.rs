@@ -1,4 +1,5 @@
 //! Frames that are kept: in any order, on other threads, for ever.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use super::testing::{Rig, alarm, pattern, receive, rig, send};
 use super::{Consumer, Header, Lease};

@@ -11,6 +11,7 @@ pub(crate) mod doorbell;
 pub(crate) mod frame;
 pub(crate) mod position;
 pub(crate) mod producer;
+pub(crate) mod returns;
 
 #[cfg(all(test, not(loom)))]
 mod hostile_tests;
@@ -18,6 +19,10 @@ mod hostile_tests;
 mod lease_tests;
 #[cfg(all(test, not(loom)))]
 mod model_tests;
+#[cfg(all(test, loom))]
+mod models;
+#[cfg(all(test, loom))]
+mod mutants;
 #[cfg(all(test, not(loom)))]
 mod process_tests;
 #[cfg(test)]
@@ -25,6 +30,7 @@ pub(crate) mod testing;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-pub use consumer::{Consumer, Frame, Lease};
+pub use consumer::{Consumer, Frame};
 pub use frame::Header;
 pub use producer::{Claim, Producer};
+pub use returns::Lease;

@@ -1,4 +1,5 @@
 //! Any sequence of operations does to a ring what it does to a queue.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::VecDeque;
 

@@ -13,7 +13,8 @@ use crate::ring::position::{NEVER, padding, span};
 use crate::shm::clock::Deadline;
 use crate::shm::layout::as_u64;
 use crate::shm::region::{OwnSlots, OwnU64, PeerU64};
-use crate::sync::{Ordering, fence};
+use crate::sync::Ordering;
+use crate::sync::mutant::{self, Mutant};
 
 /// Small frames whose bell may be put off, in bytes of slots.
 const LAZY: u64 = 2 << 10;
@@ -102,6 +103,7 @@ impl Producer {
         self.wakes
     }
 
+    #[cfg(all(test, loom))]
     pub(crate) fn sleeper(&self) -> &Sleeper {
         &self.sleeper
     }
@@ -122,11 +124,13 @@ impl Producer {
         }
         let span = span(len);
         let padding = padding(self.tail, span, self.capacity);
+        let room = if mutant::chosen(Mutant::NoRoomForPadding) { 0 } else { padding };
         // At most the capacity, wherever the tail stands: `max_frame` is capped for that.
-        if !self.has_room(padding + span)? {
+        if !self.has_room(room + span)? {
             return Ok(None);
         }
         let start = self.tail.wrapping_add(padding);
+        crate::failpoint::failpoint!("claim");
         Ok(Some(Claim { producer: self, start, padding, len }))
     }
 
@@ -150,7 +154,9 @@ impl Producer {
         mut stop: impl FnMut() -> Result<()>,
     ) -> Result<Option<Claim<'_>>> {
         if self.try_claim(len)?.is_none() {
-            self.flush();
+            if !mutant::chosen(Mutant::NoFlushBeforeWait) {
+                self.flush();
+            }
             let needed = self.needed(len);
             let looked = self.sleeper.wait_until(alarm, deadline, true, |step| {
                 stop()?;
@@ -183,7 +189,8 @@ impl Producer {
     /// Whether `needed` bytes, and one header after them, fit behind this head.
     #[inline]
     fn fits(&self, needed: u64, head: u64) -> bool {
-        self.tail.wrapping_add(needed + span(0)).wrapping_sub(head) <= self.capacity
+        let next = if mutant::chosen(Mutant::NoRoomForNext) { 0 } else { span(0) };
+        self.tail.wrapping_add(needed + next).wrapping_sub(head) <= self.capacity
     }
 
     /// Announces the head at which a payload of `len` bytes will fit, for a wait that its
@@ -222,14 +229,20 @@ impl Producer {
 
     /// The consumer's head, if it is one that can be.
     fn look_at_head(&self) -> Result<u64> {
-        if let Some(poison) = &self.poisoned {
+        if let Some(poison) = &self.poisoned
+            && !mutant::chosen(Mutant::ProducerForgives)
+        {
             return Err(poison.clone());
         }
         // Pairs with the Release store in the consumer's `publish`: slots before this
         // head are not read any more.
-        let head = self.peer_head.load(Ordering::Acquire);
+        let head = self.peer_head.load(mutant::order(Mutant::HeadSeenRelaxed, Ordering::Acquire));
         let released = head.wrapping_sub(self.head);
-        if released > self.tail.wrapping_sub(self.head) || head % span(0) != 0 {
+        let is_ahead = released > self.tail.wrapping_sub(self.head);
+        let is_inside = !head.is_multiple_of(span(0));
+        if is_ahead && !mutant::chosen(Mutant::AnyHead)
+            || is_inside && !mutant::chosen(Mutant::HeadInsideSlot)
+        {
             return Err(Error::corrupt(format!(
                 "the peer released up to position {head}, but only {} to {} can be in flight",
                 self.head, self.tail
@@ -274,12 +287,19 @@ impl Producer {
 
     #[inline]
     fn ring_if_awaited(&mut self) {
-        fence(Ordering::SeqCst); // B, pairs with A in the consumer's wait
+        if mutant::chosen(Mutant::CheckedBeforeRing) {
+            self.checked.store(self.tail, Ordering::Release);
+        }
+        mutant::full_fence(Mutant::NoFenceAfterCommit); // B, pairs with A in the consumer's wait
         let awaited = self.peer_sleep_at.load(Ordering::Relaxed);
-        if self.bell.ring_if_awaited(awaited, self.announced, self.tail) {
+        let last = if mutant::chosen(Mutant::TailNotRungFor) { span(0) } else { 0 };
+        if self.bell.ring_if_awaited(awaited, self.announced, self.tail.wrapping_sub(last)) {
             self.wakes += 1;
         }
         self.announced = self.tail;
+        if mutant::chosen(Mutant::CheckedTooFar) {
+            self.announced = self.tail.wrapping_add(span(0));
+        }
         // Pairs with the Acquire load in `Consumer::is_rung_for`.
         self.checked.store(self.tail, Ordering::Release);
     }
@@ -297,7 +317,9 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        self.flush();
+        if !mutant::chosen(Mutant::NoFlushOnDrop) {
+            self.flush();
+        }
     }
 }
 
@@ -360,17 +382,35 @@ impl Claim<'_> {
         let header = Header { len: u32::try_from(len).unwrap_or(u32::MAX), ..header };
         let next = start.wrapping_add(span(len));
         let slots = &producer.slots;
-        slots.word(next, 0).store(0, Ordering::Relaxed);
+        let clear_next = || slots.word(next, 0).store(0, Ordering::Relaxed);
+        if !mutant::chosen(Mutant::NextNotCleared) && !mutant::chosen(Mutant::NextClearedLate) {
+            clear_next();
+        }
         let [first, second, third] = header.to_words();
         slots.word(start, 1).store(first, Ordering::Relaxed);
+        crate::failpoint::failpoint!("half the header");
         slots.word(start, 2).store(second, Ordering::Relaxed);
         slots.word(start, 3).store(third, Ordering::Relaxed);
+        crate::failpoint::failpoint!("before commit");
+        let pad = || {
+            let order = mutant::order(Mutant::PaddingRelaxed, Ordering::Release);
+            slots.word(producer.tail, 0).store(Commit::padding(producer.tail), order);
+        };
+        if padding != 0 && mutant::chosen(Mutant::PaddingFirst) {
+            pad();
+        }
         // Pairs with the Acquire load in `Consumer::poll`: header, payload and the cleared
         // commit word of the next slot are visible to whoever sees this.
-        slots.word(start, 0).store(Commit::frame(start), Ordering::Release);
-        if padding != 0 {
-            // Only now can the consumer get past the padding, to a slot that is complete.
-            slots.word(producer.tail, 0).store(Commit::padding(producer.tail), Ordering::Release);
+        let order = mutant::order(Mutant::CommitRelaxed, Ordering::Release);
+        slots.word(start, 0).store(Commit::frame(start), order);
+        crate::failpoint::failpoint!("after commit");
+        if padding != 0 && !mutant::chosen(Mutant::PaddingFirst) {
+            // Only now can the consumer get past the padding, to a slot that is complete:
+            // pairs with the Acquire load in `Consumer::poll` too.
+            pad();
+        }
+        if mutant::chosen(Mutant::NextClearedLate) {
+            clear_next();
         }
         producer.tail = next;
         producer

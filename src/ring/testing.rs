@@ -1,4 +1,5 @@
 //! Both ends of a ring in one process, for tests and models.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use crate::ring::consumer::ConsumerParts;
 use crate::ring::doorbell::{Alarm, Bell, BellWatch, Sleeper};
 use crate::ring::producer::ProducerParts;
 use crate::ring::{Consumer, Header, Producer};
+use crate::shm::hint::Hint;
 use crate::shm::layout::{RingLayout, as_u64};
 use crate::shm::region::{OwnRegion, OwnSlots, OwnU32, OwnU64, PeerRegion};
 
@@ -47,6 +49,18 @@ pub(crate) fn rig(capacity: usize, max_frame: usize, origin: u64) -> Rig {
 
 /// As [`rig`], with bells that have rung so many times before.
 pub(crate) fn rig_with_bells(capacity: usize, max_frame: usize, origin: u64, rung: u32) -> Rig {
+    rig_with_hints(capacity, max_frame, origin, rung, [None, None])
+}
+
+/// As [`rig_with_bells`], with the producer's and the consumer's hold on a pair of
+/// descriptors.
+pub(crate) fn rig_with_hints(
+    capacity: usize,
+    max_frame: usize,
+    origin: u64,
+    rung: u32,
+    [producer_hint, consumer_hint]: [Option<Arc<Hint>>; 2],
+) -> Rig {
     let (down, down_seen) = region(RING + capacity);
     let (up, up_seen) = region(RING);
     let layout = RingLayout::of(RingConfig { capacity, max_frame }, as_u64(RING), origin);
@@ -65,7 +79,7 @@ pub(crate) fn rig_with_bells(capacity: usize, max_frame: usize, origin: u64, run
         peer_sleep_at: up_seen.u64_at(SLEEP_AT).unwrap(),
         space_at: down.u64_at(SPACE_AT).unwrap(),
         checked: down.u64_at(CHECKED).unwrap(),
-        bell: Bell::new(bell(&down), None),
+        bell: Bell::new(bell(&down), producer_hint),
         sleeper: sleeper(&down, &up_seen),
         max_frame,
         origin,
@@ -76,7 +90,7 @@ pub(crate) fn rig_with_bells(capacity: usize, max_frame: usize, origin: u64, run
         peer_space_at: down_seen.u64_at(SPACE_AT).unwrap(),
         sleep_at: up.u64_at(SLEEP_AT).unwrap(),
         peer_checked: down_seen.u64_at(CHECKED).unwrap(),
-        bell: Bell::new(bell(&up), None),
+        bell: Bell::new(bell(&up), consumer_hint),
         sleeper: sleeper(&up, &down_seen),
         max_frame,
         origin,

@@ -1,4 +1,5 @@
 //! A ring from both ends, in one process.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::time::Duration;
 

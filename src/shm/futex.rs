@@ -8,9 +8,9 @@ use super::clock::Deadline;
 use crate::sync::AtomicU32;
 
 #[cfg(not(loom))]
-pub(crate) use kernel::{wait, wait_either, wake};
+pub(crate) use kernel::{wait_either, wake};
 #[cfg(loom)]
-pub(crate) use model::{wait, wait_either, wake};
+pub(crate) use model::{wait_either, wake};
 
 #[cfg(not(loom))]
 mod kernel {
@@ -43,7 +43,7 @@ mod kernel {
 
     /// Sleeps until `shared` is not `value`, somebody wakes it, the deadline passes, or
     /// for no reason: callers look again.
-    pub(crate) fn wait(shared: &AtomicU32, value: u32, deadline: Deadline) {
+    pub(super) fn wait(shared: &AtomicU32, value: u32, deadline: Deadline) {
         let timeout = deadline.timespec();
         let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         // FUTEX_WAIT_BITSET takes an absolute deadline on the monotonic clock.
@@ -122,23 +122,34 @@ mod kernel {
 
 #[cfg(loom)]
 mod model {
-    //! The kernel's promise, for the model checker: comparing the word and going to
-    //! sleep is one step with respect to a wake.
+    //! The kernel's promises, for the model checker: comparing the words and going to
+    //! sleep is one step with respect to a wake; a wake reaches those who sleep on that
+    //! very word with that very flag, and nobody else. It is stricter than the kernel, in
+    //! that nobody wakes for no reason: then no lost wake-up is made good by luck.
+    #![allow(clippy::unwrap_used, reason = "model checking only")]
 
     use loom::sync::{Condvar, Mutex};
 
     use super::{AtomicU32, Deadline};
     use crate::sync::Ordering;
+    use crate::sync::mutant::{Mutant, chosen};
 
-    loom::lazy_static! {
-        static ref QUEUE: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
+    /// A word's address, and whether its waiters are of this process only.
+    type Key = (usize, bool);
+
+    #[derive(Default)]
+    struct Queue {
+        /// Who sleeps, by ticket, and on what.
+        sleepers: Vec<(u64, [Key; 2])>,
+        next_ticket: u64,
     }
 
-    pub(crate) fn wait(shared: &AtomicU32, value: u32, _deadline: Deadline) {
-        let guard = QUEUE.0.lock().unwrap();
-        if shared.load(Ordering::Relaxed) == value {
-            drop(QUEUE.1.wait(guard).unwrap());
-        }
+    loom::lazy_static! {
+        static ref QUEUE: (Mutex<Queue>, Condvar) = (Mutex::default(), Condvar::new());
+    }
+
+    fn key(word: &AtomicU32, private: bool) -> Key {
+        (std::ptr::from_ref(word).addr(), private)
     }
 
     pub(crate) fn wait_either(
@@ -148,22 +159,40 @@ mod model {
         private_value: u32,
         _deadline: Deadline,
     ) {
-        let guard = QUEUE.0.lock().unwrap();
+        let mut queue = QUEUE.0.lock().unwrap();
+        let is_alarm_ignored = chosen(Mutant::AlarmNotWaitedOn);
         let same = shared.load(Ordering::Relaxed) == shared_value
-            && private.load(Ordering::Relaxed) == private_value;
-        if same {
-            drop(QUEUE.1.wait(guard).unwrap());
+            && (is_alarm_ignored || private.load(Ordering::Relaxed) == private_value);
+        if !same {
+            return;
+        }
+        let ticket = queue.next_ticket;
+        queue.next_ticket += 1;
+        let own = key(shared, false);
+        let other = if is_alarm_ignored { own } else { key(private, true) };
+        queue.sleepers.push((ticket, [own, other]));
+        while queue.sleepers.iter().any(|(sleeper, _)| *sleeper == ticket) {
+            queue = QUEUE.1.wait(queue).unwrap();
         }
     }
 
-    pub(crate) fn wake(_word: &AtomicU32, _private: bool) {
-        drop(QUEUE.0.lock().unwrap());
+    pub(crate) fn wake(word: &AtomicU32, private: bool) {
+        let mut queue = QUEUE.0.lock().unwrap();
+        let word = key(word, private);
+        let mut woken = 0;
+        queue.sleepers.retain(|(_, keys)| {
+            let is_woken = keys.contains(&word) && !(woken == 1 && chosen(Mutant::WakeOne));
+            woken += u32::from(is_woken);
+            !is_woken
+        });
+        drop(queue);
         QUEUE.1.notify_all();
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use super::kernel::wait;
     use super::*;
     use crate::sync::Ordering;
     use std::sync::Arc;
@@ -177,6 +206,27 @@ mod tests {
         wait_either(&shared, 1, &private, 0, Deadline::NEVER);
         wait_either(&shared, 1, &private, 1, Deadline::after(Duration::ZERO));
         wait(&shared, 1, Deadline::after(Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn a_wake_reaches_all_that_sleep_on_the_word() {
+        let words = Arc::new((AtomicU32::new(0), AtomicU32::new(0)));
+        let waiters: Vec<_> = (0..4)
+            .map(|_| {
+                let words = Arc::clone(&words);
+                std::thread::spawn(move || {
+                    while words.0.load(Ordering::Acquire) == 0 {
+                        wait_either(&words.0, 0, &words.1, 0, Deadline::NEVER);
+                    }
+                })
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(5));
+        words.0.store(1, Ordering::Release);
+        wake(&words.0, false);
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
     }
 
     #[test]

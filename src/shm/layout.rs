@@ -409,6 +409,9 @@ mod tests {
         bad.own.data.max_frame = 4 << 20;
         assert!(refusal(&bad, len).contains("frames of 4194304 bytes"));
         let mut bad = ok;
+        bad.own.health.reserved = 1;
+        assert!(refusal(&bad, len).contains("this region: health ring"));
+        let mut bad = ok;
         bad.peer.health.offset += 64;
         assert!(refusal(&bad, len).contains("the other region"));
     }

@@ -7,6 +7,7 @@ pub(crate) mod clock;
 pub(crate) mod cpu;
 pub(crate) mod fork;
 pub(crate) mod futex;
+#[cfg_attr(loom, path = "hint_loom.rs")]
 pub(crate) mod hint;
 pub(crate) mod layout;
 pub(crate) mod memfd;

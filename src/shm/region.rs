@@ -15,7 +15,9 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::layout::{RegionHeader, RingLayout, as_usize};
+#[cfg(not(loom))]
+use super::layout::RegionHeader;
+use super::layout::{RingLayout, as_usize};
 use crate::config::{FRAME_HEADER, SLOT_ALIGN};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
@@ -105,7 +107,7 @@ impl Mapping {
     /// Checks that `size` bytes at `offset` lie inside and are aligned to `size`.
     fn check(&self, offset: usize, size: usize) -> Result<()> {
         let end = offset.checked_add(size);
-        if end.is_none_or(|end| end > self.0.len()) || offset % size != 0 {
+        if end.is_none_or(|end| end > self.0.len()) || !offset.is_multiple_of(size) {
             let len = self.0.len();
             let message = format!("word of {size} bytes at {offset} in a region of {len} bytes");
             return Err(Error::new(ErrorKind::Mismatch, message));
@@ -595,6 +597,8 @@ fn past_the_end(offset: usize, wanted: usize, len: usize) -> Error {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
     use super::*;
     use crate::config::Config;
     use crate::shm::memfd;

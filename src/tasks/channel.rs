@@ -89,9 +89,9 @@ impl AsyncChannel {
     }
 
     /// Has a task look for its reply for this long, at most, before it gives its thread
-    /// back, unless other tasks wait on this channel too: saves a wake-up of about ten
-    /// microseconds when the worker answers sooner, and costs the runtime that thread
-    /// meanwhile. Zero by default.
+    /// back, unless other tasks wait on this channel too or the worker is not known to run
+    /// on another processor: saves a wake-up of about ten microseconds when the worker
+    /// answers sooner, and costs the runtime that thread meanwhile. Zero by default.
     #[must_use]
     pub fn with_spin(mut self, longest: Duration) -> Self {
         self.spin = longest;

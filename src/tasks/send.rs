@@ -29,7 +29,7 @@ pub(super) async fn send<P: Payload + ?Sized>(
     let header = engine.open(kind, flags, told_deadline)?;
     let unsent = Unsent::new(engine, header.request);
     let has_rung = send_frame(engine, header, len, deadline, |slot| payload.encode(slot)).await?;
-    unsent.is_sent();
+    unsent.keep();
     Ok((header.request, has_rung))
 }
 

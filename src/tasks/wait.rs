@@ -214,10 +214,10 @@ impl Waiting {
     }
 
     /// Looks for a while before the task gives its thread back, if it was asked to and if
-    /// no other task of the channel waits, which would have to wait for this one.
+    /// that can help.
     fn spin(&self, is_stream: bool) {
         let engine = &self.engine;
-        if self.spin == Duration::ZERO || !engine.has_one_task() {
+        if self.spin == Duration::ZERO || !engine.may_spin() {
             return;
         }
         if is_stream {

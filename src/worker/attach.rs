@@ -1,5 +1,6 @@
 //! The worker's half of the handshake.
 
+use std::cell::Cell;
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
@@ -64,9 +65,7 @@ pub(super) fn attach() -> Result<Attached> {
         }
     };
     let refuse = |error: Error| {
-        let answer = Answer::Refused(error.to_string()).encode();
-        // The parent may be gone: then nobody wants to know.
-        let _ = socket::send(socket.as_fd(), &answer, &[], Instant::now() + PATIENCE);
+        Refusal::of(&socket).send(&error);
         error
     };
     let (link, role, hint) = take_over(&bytes, fds).map_err(refuse)?;
@@ -85,7 +84,9 @@ fn take_over(hello: &[u8], fds: Vec<OwnedFd>) -> Result<Taken> {
     limits::die_with_parent(hello.parent)?;
     apply(&hello.limits)?;
     limits::name_process(&hello.role.role);
+    crate::failpoint::failpoint!("before attach");
     let link = WorkerLink::attach(down, up, hello.wait, hint.as_ref())?;
+    crate::failpoint::failpoint!("after attach");
     Ok((link, hello.role, hint))
 }
 
@@ -107,11 +108,36 @@ fn apply(wanted: &Limits) -> Result<()> {
     Ok(())
 }
 
+/// The means to tell the parent why there will be no worker, until it was told that there
+/// is one.
+pub(super) struct Refusal(Cell<Option<OwnedFd>>);
+
+impl Refusal {
+    pub(super) fn of(socket: &OwnedFd) -> Self {
+        Self(Cell::new(socket.try_clone().ok()))
+    }
+
+    /// The parent knows that the worker is attached.
+    pub(super) fn is_void(&self) {
+        self.0.set(None);
+    }
+
+    pub(super) fn send(&self, error: &Error) {
+        if let Some(socket) = self.0.take() {
+            let answer = Answer::Refused(error.to_string()).encode();
+            // The parent may be gone: then nobody wants to know.
+            let _ = socket::send(socket.as_fd(), &answer, &[], Instant::now() + PATIENCE);
+        }
+    }
+}
+
 impl Attached {
     /// Tells the parent, and watches for its end from now on.
     pub(super) fn confirm(socket: OwnedFd, stop: &Arc<Stop>) -> Result<()> {
+        crate::failpoint::failpoint!("before answer");
         let answer = Answer::Attached(std::process::id()).encode();
         socket::send(socket.as_fd(), &answer, &[], Instant::now() + PATIENCE)?;
+        crate::failpoint::failpoint!("after answer");
         let stop = Arc::clone(stop);
         let watch = std::thread::Builder::new().name("slipring-parent".to_owned());
         let watching = watch.spawn(move || {

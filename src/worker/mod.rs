@@ -110,7 +110,13 @@ impl<S> Worker<S> {
         self.check()?;
         let (mut link, role, stop, socket) = attach::attach()?.into_parts();
         let owner = link.owner.take();
-        serve::run(link, &role, &stop, owner, self, || attach::Attached::confirm(socket, &stop))
+        let refusal = attach::Refusal::of(&socket);
+        let served = serve::run(link, &role, &stop, owner, self, || {
+            attach::Attached::confirm(socket, &stop)?;
+            refusal.is_void();
+            Ok(())
+        });
+        served.inspect_err(|error| refusal.send(error))
     }
 
     /// As [`Worker::serve`], over a link to a parent in the same process.

@@ -248,11 +248,13 @@ impl Serving<'_> {
         words.busy_since.store(now_ns(), Ordering::Relaxed);
         words.current.store(request.id, Ordering::Relaxed);
         words.state.store(WorkerState::Busy.code(), Ordering::Relaxed);
+        crate::failpoint::failpoint!("before handler");
         let handler = handlers.iter_mut().find(|(kind, _)| *kind == request.kind);
         let result = match handler {
             Some((_, handler)) => catch(|| handler(session, request, outlet.reply())).map(drop),
             None => Err(unknown_kind(request.kind)),
         };
+        crate::failpoint::failpoint!("after handler");
         if let Err(error) = &result {
             *self.shared.last_error.lock() = error.summary();
         }

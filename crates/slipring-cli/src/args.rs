@@ -7,14 +7,18 @@ use std::time::Duration;
 
 use lexopt::prelude::{Long, Short, Value, ValueExt};
 
+use crate::bench::Request;
 use crate::error::Error;
 use crate::input::Input;
 use crate::output::Target;
+use crate::soak;
 
 pub(crate) const HELP: &str = "\
 Turn lines of text into vectors, in worker processes.
 
 Usage: slipring embed [OPTIONS] [FILE]...
+       slipring soak [--seconds N] [--kill-every MS] [--workers N] [--json]
+       slipring bench [--quick] [--json] [--only W1,...] [--plot FILE]
 
 Every line of the FILEs (UTF-8; standard input without FILE, or for -) becomes
 one row. An empty line becomes a row of zeros.
@@ -43,6 +47,23 @@ Options:
   -h, --help          print this
   -V, --version       print the version
 
+Options of bench, which measures slipring on this machine, against its limits:
+      --quick         fewer sizes and rounds, in under a minute
+      --json          for programs
+      --only LIST     some of W1 (round trip), W2 (after idling), W3 (stream),
+                      W4 (embedding call), W5 (idle), W6 (spawn)
+      --cpus A,B      the processors of the parent and of the workers
+      --plot FILE     measures how cost grows with the work instead, and draws
+                      it as an SVG
+
+Options of soak, which streams checked frames while it kills, stops and restarts
+the workers, and fails if one is lost, duplicated, torn or delivered to another,
+if anything hangs, or is left behind:
+      --seconds N     how long [default: 10]
+      --kill-every MS time between two faults, on average [default: 100]
+      --workers N     worker processes [default: 2]
+      --json          for programs
+
 Exit codes:
     0  done (also when the reader of standard output has left early)
     1  input, output or a worker failed; an existing FILE of -o is untouched
@@ -59,6 +80,8 @@ pub(crate) enum Command {
     Help,
     Version,
     Embed(Options),
+    Bench(Request),
+    Soak(soak::Options),
 }
 
 /// The options of `embed`.
@@ -80,6 +103,8 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command,
     let mut parser = lexopt::Parser::from_args(args);
     match parser.next().map_err(usage)? {
         Some(Value(command)) if command == "embed" => parse_embed(&mut parser),
+        Some(Value(command)) if command == "bench" => parse_bench(&mut parser),
+        Some(Value(command)) if command == "soak" => parse_soak(&mut parser),
         Some(Short('h') | Long("help")) => Ok(Command::Help),
         Some(Short('V') | Long("version")) => Ok(Command::Version),
         Some(Value(other)) => Err(usage(format!("unknown command '{}'", other.to_string_lossy()))),
@@ -125,6 +150,56 @@ fn parse_embed(parser: &mut lexopt::Parser) -> Result<Command, Error> {
     options.inputs = inputs;
     options.output = Target::parse(output)?;
     Ok(Command::Embed(options))
+}
+
+fn parse_bench(parser: &mut lexopt::Parser) -> Result<Command, Error> {
+    let mut request = Request::default();
+    while let Some(arg) = parser.next().map_err(usage)? {
+        match arg {
+            Long("quick") => request.run.is_quick = true,
+            Long("json") => request.json = true,
+            Long("only") => request.run.only = workloads(parser)?,
+            Long("cpus") => request.run.cpus = Some(cpus(parser)?),
+            Long("plot") => request.plot = Some(value(parser)?.into()),
+            Short('h') | Long("help") => return Ok(Command::Help),
+            Short('V') | Long("version") => return Ok(Command::Version),
+            other => return Err(usage(other.unexpected())),
+        }
+    }
+    Ok(Command::Bench(request))
+}
+
+fn parse_soak(parser: &mut lexopt::Parser) -> Result<Command, Error> {
+    let mut options = soak::Options::default();
+    while let Some(arg) = parser.next().map_err(usage)? {
+        match arg {
+            Long("seconds") => options.seconds = number(parser, "--seconds", 1, 10_000_000)?,
+            Long("kill-every") => {
+                options.kill_every = number(parser, "--kill-every", 1, 10_000_000)?;
+            }
+            Long("workers") => options.workers = number(parser, "--workers", 1, 128)?,
+            Long("json") => options.json = true,
+            Short('h') | Long("help") => return Ok(Command::Help),
+            Short('V') | Long("version") => return Ok(Command::Version),
+            other => return Err(usage(other.unexpected())),
+        }
+    }
+    Ok(Command::Soak(options))
+}
+
+fn workloads(parser: &mut lexopt::Parser) -> Result<Vec<String>, Error> {
+    let text = value(parser)?.string().map_err(usage)?;
+    let names: Vec<String> = text.split(',').map(str::to_owned).collect();
+    match names.iter().find(|name| !["W1", "W2", "W3", "W4", "W5", "W6"].contains(&name.as_str())) {
+        Some(name) => Err(usage(format!("--only takes some of W1 to W6, not '{name}'"))),
+        None => Ok(names),
+    }
+}
+
+fn cpus(parser: &mut lexopt::Parser) -> Result<(usize, usize), Error> {
+    let text = value(parser)?.string().map_err(usage)?;
+    let numbers = text.split_once(',').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    numbers.ok_or_else(|| usage(format!("--cpus takes two processors, as 0,1, not '{text}'")))
 }
 
 fn value(parser: &mut lexopt::Parser) -> Result<OsString, Error> {
@@ -204,6 +279,23 @@ mod tests {
         assert!(error.contains("unknown command 'fetch'"), "{error}");
         assert!(parse([]).unwrap_err().to_string().contains("a command is missing"));
         assert!(embed(&["--dim"]).unwrap_err().to_string().contains("--dim"));
+    }
+
+    #[test]
+    fn bench_takes_workloads_and_processors() {
+        let bench = |args: &[&str]| {
+            let args = std::iter::once("bench").chain(args.iter().copied());
+            match parse(args.map(OsString::from))? {
+                Command::Bench(request) => Ok(request),
+                other => panic!("{other:?}"),
+            }
+        };
+        let request = bench(&["--quick", "--only", "W1,W4", "--cpus=0,1", "--json"]).unwrap();
+        assert!(request.run.is_quick && request.json && request.plot.is_none());
+        assert_eq!((request.run.only.len(), request.run.cpus), (2, Some((0, 1))));
+        let error: Error = bench(&["--only", "W1,W9"]).unwrap_err();
+        assert!(error.to_string().contains("not 'W9'"), "{error}");
+        assert!(bench(&["--cpus", "1"]).is_err());
     }
 
     #[test]

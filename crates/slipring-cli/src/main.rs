@@ -4,9 +4,11 @@
 //! hands it to a [`worker`], a process that runs this same program, where the
 //! [`embedder`] turns it into vectors; the pipeline puts the answers back in
 //! order; [`output`] writes them. [`embed`] puts these parts together.
+//! [`bench`] measures instead; [`soak`] looks for faults.
 
 mod args;
 mod batch;
+mod bench;
 mod embed;
 mod embedder;
 mod error;
@@ -16,6 +18,7 @@ mod pipeline;
 mod progress;
 mod queue;
 mod signals;
+mod soak;
 mod stats;
 mod worker;
 
@@ -27,6 +30,12 @@ use args::Command;
 use error::Error;
 
 fn main() -> ExitCode {
+    if let Some(exit) = bench::serve_if_worker() {
+        return exit;
+    }
+    if let Some(exit) = soak::serve_if_worker() {
+        return exit;
+    }
     if slipring::worker::is_worker() {
         return worker::serve();
     }
@@ -44,6 +53,8 @@ fn run() -> Result<(), Error> {
         Command::Help => print(args::HELP),
         Command::Version => print(format_args!("slipring {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Embed(options) => embed::run(&options),
+        Command::Bench(request) => bench::run(&request),
+        Command::Soak(options) => soak::run(&options),
     }
 }
 

@@ -1,0 +1,281 @@
+//! Counts the instructions of the parent's hot paths, which no other load changes.
+//!
+//!     slipring-instructions            compare with the baseline
+//!     slipring-instructions --update   write a new baseline
+//!
+//! Each path runs in a process of its own under callgrind, which counts only inside the
+//! functions named `hot_…`. The other side is made to stand still meanwhile: the ring is
+//! large enough for all frames, so that nobody waits or is woken. Without valgrind it
+//! says so and succeeds. The counts hold for one compiler, with optimisation.
+#![allow(clippy::as_conversions, reason = "counts become floats")]
+
+use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use slipring::ring::Header;
+use slipring::worker::{self, Worker};
+use slipring::{Channel, Kind, Pending, RawLink, Spawner};
+
+/// Paths, and how many frames or requests each is measured with.
+const PATHS: [(&str, u64); 5] = [
+    ("raw-commit", 8000),
+    ("raw-commit-lazily", 8000),
+    ("raw-recv", 8000),
+    ("channel-submit", 800),
+    ("channel-wait", 800),
+];
+const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.txt");
+/// How far a count may be above its baseline.
+const TOLERANCE: f64 = 0.05;
+
+const LEN: usize = 64;
+const WARM: u64 = 100;
+const LONG: Duration = Duration::from_secs(60);
+const ECHO: Kind = Kind::named("echo");
+const NAP: Kind = Kind::named("nap");
+/// Long enough for a parent under callgrind to do all that it does meanwhile.
+const NAP_TIME: Duration = Duration::from_millis(1500);
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match *args.as_slice() {
+        _ if worker::is_worker() => serve(&args),
+        ["path", path] => measured(path),
+        ["--update"] => compare(true),
+        [] => compare(false),
+        _ => Err(io::Error::other("usage: slipring-instructions [--update]")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("slipring-instructions: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(is_update: bool) -> io::Result<()> {
+    let has_valgrind = Command::new("valgrind").arg("--version").output().is_ok();
+    if !has_valgrind {
+        println!("SKIPPED: valgrind is not installed; instructions were not counted");
+        return Ok(());
+    }
+    if cfg!(debug_assertions) {
+        return Err(io::Error::other("build it with --release"));
+    }
+    let known = fs::read_to_string(BASELINE).unwrap_or_default();
+    let mut text = String::from(
+        "# Instructions of the parent for one frame or request of 64 bytes. Written by\n\
+         # `slipring-instructions --update`; holds for one compiler and processor family.\n",
+    );
+    let mut wrong = Vec::new();
+    for (path, count) in PATHS {
+        let found = count_instructions(path)? / count as f64;
+        let baseline = known.lines().find_map(|line| {
+            let (name, value) = line.split_once(char::is_whitespace)?;
+            (name == path).then(|| value.trim().parse::<f64>().ok())?
+        });
+        let _ = writeln!(text, "{path:20} {found:.1}");
+        let change = baseline.map(|baseline| found / baseline - 1.0);
+        let shown = change.map_or("new".to_owned(), |change| format!("{:+.1} %", 100.0 * change));
+        println!("{path:20} {found:>8.1} instructions  {shown}");
+        if change.is_none_or(|change| change > TOLERANCE) {
+            wrong.push(path);
+        } else if change.is_some_and(|change| change < -TOLERANCE) {
+            println!("{:20} fewer than before: run it with --update to keep that", "");
+        }
+    }
+    if is_update {
+        fs::write(BASELINE, text)?;
+    } else if !wrong.is_empty() {
+        let message = format!(
+            "{}: more than {:.0} % above the baseline; if that is meant, run it with --update \
+             and commit it",
+            wrong.join(", "),
+            100.0 * TOLERANCE
+        );
+        return Err(io::Error::other(message));
+    }
+    Ok(())
+}
+
+/// Runs a path under callgrind; the instructions inside its hot function.
+fn count_instructions(path: &str) -> io::Result<f64> {
+    let exe = std::env::current_exe()?;
+    let out = Path::new("/tmp").join(format!("slipring-callgrind-{}", std::process::id()));
+    let toggle = format!("--toggle-collect=*hot_{}*", path.replace('-', "_"));
+    let run = Command::new("valgrind")
+        .args(["--tool=callgrind", "--trace-children=no", &toggle])
+        .arg(format!("--callgrind-out-file={}", out.display()))
+        .arg(exe)
+        .args(["path", path])
+        .output()?;
+    // Nothing but the total is of interest.
+    let _ = fs::remove_file(out);
+    let text = String::from_utf8_lossy(&run.stderr);
+    let total = text.lines().find_map(|line| line.split_once("Collected :"));
+    let total = total.and_then(|(_, total)| total.trim().parse::<f64>().ok());
+    match total {
+        Some(total) if run.status.success() => Ok(total),
+        _ => Err(io::Error::other(format!("{path} under valgrind: {}\n{text}", run.status))),
+    }
+}
+
+fn frames(path: &str) -> u64 {
+    PATHS.iter().find(|(name, _)| *name == path).map_or(0, |(_, count)| *count)
+}
+
+fn spawner(side: &str) -> io::Result<Spawner> {
+    // Not by way of `/proc/self/exe`: under valgrind that is valgrind.
+    Ok(Spawner::program(std::env::current_exe()?).arg(side).role("instructions"))
+}
+
+/// The side that is counted.
+fn measured(path: &str) -> io::Result<()> {
+    let count = frames(path);
+    match path {
+        "raw-commit" | "raw-commit-lazily" => {
+            let mut link = spawner("idle")?.spawn_raw()?;
+            // It naps by now, or soon: whatever comes before that rings its bell once.
+            std::thread::sleep(NAP_TIME / 10);
+            if path == "raw-commit" {
+                warm_raw_commit(&mut link, WARM)?;
+                hot_raw_commit(&mut link, count)?;
+            } else {
+                warm_raw_lazily(&mut link, WARM)?;
+                hot_raw_commit_lazily(&mut link, count)?;
+            }
+            link.close(LONG)?;
+        }
+        "raw-recv" => {
+            let mut link = spawner("fill")?.spawn_raw()?;
+            std::thread::sleep(NAP_TIME / 2);
+            warm_raw_recv(&mut link, WARM)?;
+            hot_raw_recv(&mut link, count)?;
+            link.close(LONG)?;
+        }
+        "channel-submit" | "channel-wait" => {
+            let channel = spawner("channel")?.spawn()?;
+            channel.wait_ready(LONG)?;
+            let mut pending = Vec::with_capacity(2000);
+            // The worker naps in its handler, and sees nothing of what follows.
+            let nap = channel.submit(NAP, &[], LONG)?;
+            warm_submit(&channel, WARM, &mut pending)?;
+            hot_channel_submit(&channel, count, &mut pending)?;
+            nap.wait()?;
+            while channel.health().requests_served < WARM + count + 2 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let mut pending = pending.into_iter();
+            warm_wait(&mut pending, WARM)?;
+            hot_channel_wait(&mut pending, count)?;
+            channel.close(LONG)?;
+        }
+        _ => return Err(io::Error::other(format!("no path is called {path}"))),
+    }
+    Ok(())
+}
+
+/// A function that is counted and one that is not, with the same body.
+macro_rules! hot_and_warm {
+    ($hot:ident, $warm:ident, ($($name:ident: $kind:ty),*), $body:expr) => {
+        #[inline(never)]
+        fn $hot($($name: $kind),*) -> io::Result<()> {
+            $body
+        }
+
+        #[inline(never)]
+        fn $warm($($name: $kind),*) -> io::Result<()> {
+            $body
+        }
+    };
+}
+
+hot_and_warm!(hot_raw_commit, warm_raw_commit, (link: &mut RawLink, count: u64), {
+    for _ in 0..count {
+        let mut claim = link.claim(LEN, LONG)?.ok_or(io::ErrorKind::TimedOut)?;
+        claim.payload().copy_from_slice(&[7; LEN]);
+        claim.commit(Header::default());
+    }
+    Ok(())
+});
+
+hot_and_warm!(hot_raw_commit_lazily, warm_raw_lazily, (link: &mut RawLink, count: u64), {
+    for _ in 0..count {
+        let mut claim = link.claim(LEN, LONG)?.ok_or(io::ErrorKind::TimedOut)?;
+        claim.payload().copy_from_slice(&[7; LEN]);
+        claim.commit_lazily(Header::default());
+    }
+    Ok(())
+});
+
+hot_and_warm!(hot_raw_recv, warm_raw_recv, (link: &mut RawLink, count: u64), {
+    for _ in 0..count {
+        let frame = link.recv(LONG)?.ok_or(io::ErrorKind::TimedOut)?;
+        let mut message = [0; LEN];
+        frame.payload().copy_to(&mut message)?;
+        std::hint::black_box(&message);
+    }
+    Ok(())
+});
+
+hot_and_warm!(
+    hot_channel_submit,
+    warm_submit,
+    (channel: &Channel, count: u64, pending: &mut Vec<Pending>),
+    {
+        for _ in 0..count {
+            pending.push(channel.submit(ECHO, &[7; LEN], LONG)?);
+        }
+        Ok(())
+    }
+);
+
+hot_and_warm!(
+    hot_channel_wait,
+    warm_wait,
+    (pending: &mut impl Iterator<Item = Pending>, count: u64),
+    {
+        for pending in pending.take(count as usize) {
+            let reply = pending.wait()?;
+            let mut message = [0; LEN];
+            reply.payload().copy_to(&mut message)?;
+            std::hint::black_box(&message);
+        }
+        Ok(())
+    }
+);
+
+/// The side that is not.
+fn serve(args: &[&str]) -> io::Result<()> {
+    if args.first() == Some(&"channel") {
+        let worker = Worker::new(|_| Ok(()))
+            .on(ECHO, |(), request, reply| {
+                let mut slot = reply.claim(request.len())?;
+                request.payload().copy_to(slot.payload())?;
+                Ok(slot.send())
+            })
+            .on(NAP, |(), _, reply| {
+                std::thread::sleep(NAP_TIME);
+                Ok(reply.send(&())?)
+            });
+        return Ok(worker.serve()?);
+    }
+    let (mut link, _) = worker::attach_raw()?;
+    if args.first() == Some(&"fill") {
+        for _ in 0..WARM + frames("raw-recv") {
+            let claim = link.claim(LEN, LONG)?.ok_or(io::ErrorKind::TimedOut)?;
+            claim.commit_lazily(Header::default());
+        }
+        link.producer.flush();
+    }
+    // Until the parent is done with what it does; then its closing the link ends this.
+    std::thread::sleep(2 * NAP_TIME);
+    while link.recv(LONG).is_ok() {}
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! The comparisons: which work, and who takes part.
+
+use slipring::Config;
+
+use crate::limits::mailbox::Wait;
+use crate::limits::ring::Style;
+use crate::measure::{Case, Contender, Role};
+use crate::work::Work;
+use crate::{links, own};
+
+const MIB: usize = 1 << 20;
+/// What long messages are cut into.
+const PIECE: usize = 256 << 10;
+
+fn mailbox(name: &str, has_one_line: bool, wait: Wait) -> Contender {
+    Contender::new(name, Role::Limit, move || links::mailbox(has_one_line, wait))
+}
+
+fn ring(name: &str, capacity: usize, style: Style) -> Contender {
+    Contender::new(name, Role::Limit, move || links::ring(capacity, style))
+}
+
+fn raw(name: &str, config: Config) -> Contender {
+    Contender::new(name, Role::Own, move || own::raw(&config, false))
+}
+
+fn channel(name: &str, config: Config) -> Contender {
+    Contender::new(name, Role::Own, move || own::channel(&config))
+}
+
+fn pipe() -> Contender {
+    Contender::new("pipe", Role::Plain, links::pipe)
+}
+
+fn socket() -> Contender {
+    Contender::new("unix socket", Role::Plain, links::socket)
+}
+
+/// All cases, those for a quick look only if `is_quick`.
+#[must_use]
+pub fn all(is_quick: bool) -> Vec<Case> {
+    let mut cases = vec![round_trip(32), round_trip(64)];
+    cases.extend([true, false].map(wake));
+    let quick = [64, 4 << 10, 96 << 10, MIB, 32 * MIB];
+    let full = [64, 1 << 10, 4 << 10, 96 << 10, 256 << 10, MIB, 4 * MIB, 32 * MIB];
+    let sizes = if is_quick { &quick[..] } else { &full[..] };
+    cases.extend(sizes.iter().map(|len| stream(*len)));
+    let quick = [4 << 10, MIB];
+    let full = [4 << 10, 96 << 10, 256 << 10, MIB];
+    let sizes = if is_quick { &quick[..] } else { &full[..] };
+    cases.extend(sizes.iter().map(|len| generate(*len)));
+    cases.extend([
+        embed_busy(),
+        embed_blocking(),
+        idle(if is_quick { 500 } else { 2000 }),
+        spawn(),
+    ]);
+    cases
+}
+
+fn case(workload: &'static str, what: &'static str, work: Work, list: Vec<Contender>) -> Case {
+    Case { workload, what, work, is_pinned: true, is_spawn: false, contenders: list }
+}
+
+fn round_trip(len: usize) -> Case {
+    let limit = match len {
+        ..=48 => mailbox("one line", true, Wait::Spin),
+        _ => mailbox("two lines", false, Wait::Spin),
+    };
+    let mut list = vec![limit, raw("raw ring", own::busy()), channel("Channel::call", own::busy())];
+    if len == 64 {
+        list.extend([pipe(), socket()]);
+    }
+    case("W1", "round trip, busy", Work::RoundTrip { len }, list)
+}
+
+fn wake(is_pinned: bool) -> Case {
+    let list = vec![
+        mailbox("bare futex", false, Wait::Futex),
+        mailbox("bare waitv, 3 words", false, Wait::Waitv),
+        raw("raw ring", Config::default()),
+        channel("Channel::call", Config::default()),
+        pipe(),
+        socket(),
+    ];
+    let what = if is_pinned { "after 1 ms idle, pinned" } else { "after 1 ms idle, unpinned" };
+    Case { is_pinned, ..case("W2", what, Work::Wake { len: 64 }, list) }
+}
+
+fn stream(len: usize) -> Case {
+    let is_long = len > MIB;
+    let piece = if is_long { PIECE } else { len };
+    let mut list = Vec::new();
+    if piece <= 4 << 10 {
+        list.push(ring("ring 16 KiB", 16 << 10, Style::Fenced));
+    }
+    list.push(ring("ring 4 MiB", 4 * MIB, Style::Fenced));
+    if piece <= 4 << 10 {
+        list.push(ring("ring 4 MiB, no fence", 4 * MIB, Style::Plain));
+    } else {
+        list.push(ring("ring 4 MiB, around caches", 4 * MIB, Style::AroundCaches));
+    }
+    let config = own::busy();
+    list.push(raw("raw ring", config.clone()));
+    if len == 64 {
+        let eager = Contender::new("raw ring, bell each", Role::Own, {
+            let config = config.clone();
+            move || own::raw(&config, true)
+        });
+        list.push(eager);
+    }
+    list.push(channel("Channel::stream", config));
+    list.extend([pipe(), socket()]);
+    case("W3", "stream, copied in", Work::Stream { len, piece }, list)
+}
+
+fn generate(len: usize) -> Case {
+    let list = vec![
+        ring("ring 4 MiB", 4 * MIB, Style::Fenced),
+        raw("raw ring", own::busy()),
+        channel("Channel::stream", own::busy()),
+    ];
+    case("W3", "stream, in place", Work::Generate { len }, list)
+}
+
+fn embed_busy() -> Case {
+    let list = vec![
+        mailbox("one slot each way", false, Wait::Spin),
+        ring("ring 4 MiB", 4 * MIB, Style::Plain),
+        raw("raw ring", own::busy()),
+        channel("Channel::call", own::busy()),
+        channel("Channel::call, typed", own::busy()).doing(Work::EmbedTyped),
+        socket(),
+    ];
+    case("W4", "embedding call, busy", Work::Embed, list)
+}
+
+fn embed_blocking() -> Case {
+    let list = vec![
+        mailbox("bare futex", false, Wait::Futex),
+        mailbox("bare waitv, 3 words", false, Wait::Waitv),
+        channel("Channel::call", Config::default()),
+        pipe(),
+        socket(),
+    ];
+    let case = case("W4", "embedding call, default wait", Work::Embed, list);
+    Case { is_pinned: false, ..case }
+}
+
+fn idle(millis: u64) -> Case {
+    let list = vec![
+        mailbox("bare futex", false, Wait::Futex),
+        raw("raw ring", Config::default()),
+        channel("Channel::call", Config::default()),
+        pipe(),
+        socket(),
+    ];
+    let case = case("W5", "each side waits in turn", Work::Idle { millis }, list);
+    Case { is_pinned: false, ..case }
+}
+
+fn spawn() -> Case {
+    let list = vec![
+        mailbox("bare process", false, Wait::Futex),
+        raw("raw ring", Config::default()),
+        channel("Channel", Config::default()),
+    ];
+    let work = Work::Wake { len: 8 };
+    let case = case("W6", "spawn to first answer", work, list);
+    Case { is_pinned: false, is_spawn: true, ..case }
+}

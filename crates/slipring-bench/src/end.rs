@@ -1,0 +1,59 @@
+//! What is measured: one end of something that moves messages between two processes.
+
+use std::io;
+
+/// One end of a two-way link. Both processes hold one.
+pub trait End {
+    /// Sends one message of `len` bytes, which `fill` writes where they go out from.
+    ///
+    /// # Errors
+    ///
+    /// What the link says.
+    fn send(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> io::Result<()>;
+
+    /// Waits for the next message and shows it to `read`, where it lies.
+    ///
+    /// # Errors
+    ///
+    /// What the link says.
+    fn recv<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> io::Result<R>;
+
+    /// Sends a copy of `source` with its first word replaced, in the best way that the
+    /// link has for bytes that lie elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// What the link says.
+    #[inline]
+    fn send_copy(&mut self, source: &[u8], stamp: u64) -> io::Result<()> {
+        self.send(source.len(), |slot| {
+            slot.copy_from_slice(source);
+            put_stamp(slot, stamp);
+        })
+    }
+
+    /// Says whether the messages that follow are a stream: then an end may put off
+    /// waking the other until this is said to be over.
+    ///
+    /// # Errors
+    ///
+    /// What the link says.
+    fn set_streaming(&mut self, _is_streaming: bool) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes the first word of a message.
+#[inline]
+pub fn put_stamp(message: &mut [u8], stamp: u64) {
+    if let Some(first) = message.first_chunk_mut::<8>() {
+        *first = stamp.to_le_bytes();
+    }
+}
+
+/// The first word of a message; zero if it has none.
+#[inline]
+#[must_use]
+pub fn stamp(message: &[u8]) -> u64 {
+    message.first_chunk::<8>().map_or(0, |first| u64::from_le_bytes(*first))
+}

@@ -1,0 +1,113 @@
+//! Measures slipring between two processes, against what the machine itself can do.
+//!
+//! [`cases`] says what is compared; [`measure`] runs the contenders in turns, with
+//! [`machine`]'s probe between them; [`report`] writes down what came out, and
+//! [`reference`] says whether it counts. [`work`] has the loops of both sides, over an
+//! [`end::End`]: those of [`limits`], of [`links`] and of [`own`]. Every byte is checked.
+//!
+//! A program that measures is its own worker: it calls [`worker_main`] when its first
+//! argument is [`links::WORKER`].
+#![allow(
+    clippy::as_conversions,
+    reason = "figures: counts and times become floats; lengths are 64 bits on every side"
+)]
+
+pub mod cases;
+pub mod drawing;
+pub mod end;
+pub mod figures;
+pub mod limits;
+pub mod links;
+pub mod machine;
+pub mod measure;
+pub mod own;
+pub mod pattern;
+pub mod reference;
+pub mod report;
+pub mod scaling;
+pub mod work;
+
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use limits::sys;
+use machine::{Machine, Probe};
+use measure::{Case, Cpus, Effort};
+use reference::Verdict;
+use report::Report;
+
+/// What to run.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Few rounds and few sizes, in under a minute.
+    pub is_quick: bool,
+    /// Workloads to run; all if empty.
+    pub only: Vec<String>,
+    /// Processors of the parent and of the workers; chosen if not given.
+    pub cpus: Option<(usize, usize)>,
+}
+
+impl Options {
+    fn effort(&self) -> Effort {
+        match self.is_quick {
+            true => {
+                Effort { rounds: 5, slice: Duration::from_millis(4), case: Duration::from_secs(5) }
+            }
+            false => Effort {
+                rounds: 25,
+                slice: Duration::from_millis(20),
+                case: Duration::from_secs(300),
+            },
+        }
+    }
+
+    /// Whether a workload is among those asked for.
+    #[must_use]
+    pub fn wants(&self, workload: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| name == workload)
+    }
+}
+
+/// Runs cases. `progress` is told of each before it begins.
+///
+/// # Errors
+///
+/// If the machine has one processor only, or the probe cannot run.
+pub fn run(
+    options: &Options,
+    cases: Vec<Case>,
+    mut progress: impl FnMut(&str),
+) -> io::Result<Report> {
+    let all = sys::allowed_cpus();
+    let (parent, worker) = options
+        .cpus
+        .or_else(|| machine::two_cpus(&all))
+        .ok_or_else(|| io::Error::other("two processors are needed to measure on"))?;
+    let cpus = Cpus { parent, worker, all };
+    let mut probe = Probe::new(worker)?;
+    let mut rows = Vec::new();
+    for case in cases.iter().filter(|case| options.wants(case.workload)) {
+        progress(&format!("{} {}", case.workload, case.what));
+        rows.extend(measure::run(case, options.effort(), &cpus, &mut probe)?);
+    }
+    let machine = Machine::read();
+    let verdict = Verdict::of(&machine, &rows);
+    let args = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+    let command = format!("slipring {args}");
+    Ok(Report { machine, probes: probe.history.clone(), rows, verdict, command })
+}
+
+/// What a worker process does: `args` are those after [`links::WORKER`].
+#[must_use]
+pub fn worker_main(args: &[String]) -> ExitCode {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match links::serve(&args).or_else(|| own::serve(&args)) {
+        // A limit's worker ends when its parent kills it or is gone.
+        Some(Ok(()) | Err(_)) => ExitCode::SUCCESS,
+        None => {
+            eprintln!("{} is for the program's own use", links::WORKER);
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Memory that two processes share and trust each other with.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+/// A mapped file in memory. It stays mapped while the process lives: ends keep pointers.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping lives as long as the process; what is reached through it are
+// atomics, and bytes that the protocols hand from one end to the other.
+unsafe impl Send for Memory {}
+
+impl Memory {
+    /// New memory, and the file to hand to the other process.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn create(len: usize) -> io::Result<(Self, OwnedFd)> {
+        let file = super::sys::memfd(len)?;
+        Ok((Self::map(&file)?, file))
+    }
+
+    /// Maps all of a file and touches every page.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn map(file: &impl AsFd) -> io::Result<Self> {
+        let fd = file.as_fd();
+        let len = std::fs::File::from(fd.try_clone_to_owned()?).metadata()?.len() as usize;
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_POPULATE,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(io::Error::last_os_error)?;
+        Ok(Self { base, len })
+    }
+
+    /// Its length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    #[inline]
+    fn at(&self, offset: usize, len: usize) -> *mut u8 {
+        debug_assert!(offset + len <= self.len, "{offset} + {len} in {}", self.len);
+        // SAFETY: the protocols stay inside the mapping: they checked their sizes when
+        // they were made.
+        unsafe { self.base.as_ptr().add(offset) }
+    }
+
+    /// The word at a multiple of eight.
+    #[inline]
+    pub(super) fn word(&self, offset: usize) -> &'static AtomicU64 {
+        // SAFETY: mapped for ever, aligned, and only ever used as an atomic.
+        unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }
+    }
+
+    /// The lower half of the word at a multiple of eight: something to sleep on.
+    #[inline]
+    pub(super) fn half(&self, offset: usize) -> &'static AtomicU32 {
+        // SAFETY: mapped for ever, aligned; the kernel compares it, nobody stores to it.
+        unsafe { AtomicU32::from_ptr(self.at(offset, 4).cast()) }
+    }
+
+    /// Bytes that the protocol says are this end's for now.
+    #[inline]
+    #[allow(clippy::mut_from_ref, reason = "the protocol hands out each range once")]
+    pub(super) fn bytes(&self, offset: usize, len: usize) -> &mut [u8] {
+        // SAFETY: mapped for ever; the other end keeps off until it is told.
+        unsafe { std::slice::from_raw_parts_mut(self.at(offset, len), len) }
+    }
+}

@@ -1,0 +1,185 @@
+//! A plain ring in each direction: in-band commit, a 16-byte header, no sleeping.
+//!
+//! ```text
+//!   page     0  head of the consumer (offset 0 for one direction, 256 for the other)
+//!   then        the slots of one direction, then those of the other
+//!   slot     0  commit: position | 1 for a frame, | 2 for padding up to the end
+//!            8  length
+//!           16  payload of up to 48 bytes; longer ones start at 64
+//! ```
+
+use std::io;
+use std::sync::atomic::{Ordering, fence};
+
+use super::memory::Memory;
+use super::{bytes, spin};
+use crate::end::{End, put_stamp};
+
+const PAGE: usize = 4096;
+const LINE: u64 = 64;
+const SHORT: usize = 48;
+
+/// How it publishes and copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// A full fence after each frame, as a doorbell would need it.
+    Fenced,
+    /// No fence: a doorbell would be looked at once in many frames.
+    Plain,
+    /// Plain, and copies past the caches.
+    AroundCaches,
+}
+
+/// One end of a pair of rings.
+#[derive(Debug)]
+pub struct Ring {
+    memory: Memory,
+    style: Style,
+    capacity: u64,
+    /// Of the ring out: its slots, its consumer's head, the next position, the head seen.
+    out: usize,
+    out_head: usize,
+    tail: u64,
+    seen: u64,
+    /// Of the ring in.
+    incoming: usize,
+    in_head: usize,
+    next: u64,
+    released: u64,
+}
+
+#[inline]
+fn payload_at(len: usize) -> usize {
+    if len <= SHORT { 16 } else { 64 }
+}
+
+#[inline]
+fn span(len: usize) -> u64 {
+    ((payload_at(len) + len) as u64).next_multiple_of(LINE)
+}
+
+impl Ring {
+    /// Bytes of memory for rings of `capacity` bytes, a power of two.
+    #[must_use]
+    pub fn memory_len(capacity: usize) -> usize {
+        PAGE + 2 * capacity
+    }
+
+    /// One of the two ends; the memory must be as long as [`Ring::memory_len`] says.
+    #[must_use]
+    pub fn new(memory: Memory, is_parent: bool, style: Style) -> Self {
+        let capacity = (memory.len() - PAGE) / 2;
+        assert!(capacity.is_power_of_two(), "{capacity} bytes");
+        let (down, up) = ((PAGE, 0), (PAGE + capacity, 256));
+        let ((out, out_head), (incoming, in_head)) =
+            if is_parent { (down, up) } else { (up, down) };
+        Self {
+            memory,
+            style,
+            capacity: capacity as u64,
+            out,
+            out_head,
+            tail: 0,
+            seen: 0,
+            incoming,
+            in_head,
+            next: 0,
+            released: 0,
+        }
+    }
+
+    #[inline]
+    fn index(&self, position: u64) -> usize {
+        (position & (self.capacity - 1)) as usize
+    }
+
+    #[inline]
+    fn to_end(&self, position: u64) -> u64 {
+        self.capacity - (position & (self.capacity - 1))
+    }
+
+    fn publish_head(&mut self) {
+        if self.released == self.next {
+            return;
+        }
+        self.released = self.next;
+        self.memory.word(self.in_head).store(self.next, Ordering::Release);
+    }
+}
+
+impl End for Ring {
+    #[inline]
+    fn send_copy(&mut self, source: &[u8], stamp: u64) -> io::Result<()> {
+        let style = self.style;
+        self.send(source.len(), |slot| {
+            if style == Style::AroundCaches
+                && let (Some((first, rest)), Some((from_first, from_rest))) =
+                    (slot.split_first_chunk_mut::<64>(), source.split_first_chunk::<64>())
+            {
+                // The line with the stamp goes through the caches.
+                *first = *from_first;
+                bytes::copy_around_caches(rest, from_rest);
+            } else {
+                bytes::copy(slot, source);
+            }
+            put_stamp(slot, stamp);
+        })
+    }
+
+    #[inline]
+    fn send(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> io::Result<()> {
+        let span = span(len);
+        let rest = self.to_end(self.tail);
+        let padding = if span > rest { rest } else { 0 };
+        let start = self.tail + padding;
+        let end = start + span;
+        // The commit word of the next slot is cleared, so its line must be free too.
+        if end + LINE - self.seen > self.capacity {
+            let head = self.memory.word(self.out_head);
+            let capacity = self.capacity;
+            self.seen = spin(|| {
+                let head = head.load(Ordering::Acquire);
+                (end + LINE - head <= capacity).then_some(head)
+            })?;
+        }
+        let slot = self.out + self.index(start);
+        fill(self.memory.bytes(slot + payload_at(len), len));
+        self.memory.word(self.out + self.index(end)).store(0, Ordering::Relaxed);
+        self.memory.word(slot + 8).store(len as u64, Ordering::Relaxed);
+        self.memory.word(slot).store(start | 1, Ordering::Release);
+        if padding != 0 {
+            let slot = self.out + self.index(self.tail);
+            self.memory.word(slot).store(self.tail | 2, Ordering::Release);
+        }
+        self.tail = end;
+        if self.style == Style::Fenced {
+            fence(Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn recv<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> io::Result<R> {
+        loop {
+            let slot = self.incoming + self.index(self.next);
+            let commit = self.memory.word(slot);
+            let mut word = commit.load(Ordering::Acquire);
+            if word == 0 {
+                self.publish_head();
+                word = spin(|| Some(commit.load(Ordering::Acquire)).filter(|word| *word != 0))?;
+            }
+            if word == self.next | 2 {
+                self.next += self.to_end(self.next);
+                continue;
+            }
+            assert_eq!(word, self.next | 1, "a commit word");
+            let len = self.memory.word(slot + 8).load(Ordering::Relaxed) as usize;
+            let result = read(self.memory.bytes(slot + payload_at(len), len));
+            self.next += span(len);
+            if self.next - self.released >= self.capacity / 8 {
+                self.publish_head();
+            }
+            return Ok(result);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The machine: what it is, where its processors stand, and whether it is quiet.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::limits::mailbox::Wait;
+use crate::limits::sys;
+use crate::links;
+use crate::work::{Session, Work};
+
+/// What a figure is worth nothing without.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// The processor's name.
+    pub cpu: String,
+    /// Processors that this program may use.
+    pub cores: usize,
+    /// The kernel's version.
+    pub kernel: String,
+    /// Day and time, UTC.
+    pub date: String,
+}
+
+impl Machine {
+    /// This one, now.
+    #[must_use]
+    pub fn read() -> Self {
+        let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let named = |key: &str| {
+            let line = info.lines().find(|line| line.starts_with(key))?;
+            line.split_once(':').map(|(_, value)| value.trim().to_owned())
+        };
+        let cpu = named("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            cpu,
+            cores: sys::allowed_cpus().len(),
+            kernel: kernel.trim().to_owned(),
+            date: date(now.as_secs()),
+        }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cpu, cores, kernel, date } = self;
+        write!(f, "{cpu}, {cores} cores, Linux {kernel}, {date} UTC")
+    }
+}
+
+/// Day and minute of a time in seconds since 1970.
+fn date(seconds: u64) -> String {
+    // Days are counted from 1 March of year 0, so that a leap day ends its year.
+    let days = seconds / 86_400 + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year_of_era + 400 * era + u64::from(month <= 2);
+    let (hour, minute) = (seconds / 3600 % 24, seconds / 60 % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}")
+}
+
+/// How far apart the two processors are at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// They share a cache.
+    Near,
+    /// They do not.
+    Far,
+    /// A cache line takes longer than any hardware does: something else runs.
+    Disturbed,
+}
+
+impl Placement {
+    /// By the time of a cache line's round trip.
+    #[must_use]
+    pub fn of(line_ns: f64) -> Self {
+        match line_ns {
+            ns if ns < 220.0 => Self::Near,
+            ns if ns < 900.0 => Self::Far,
+            _ => Self::Disturbed,
+        }
+    }
+
+    /// One word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Near => "near",
+            Self::Far => "far",
+            Self::Disturbed => "disturbed",
+        }
+    }
+}
+
+/// The two processors that are measured on: the first two that do not share a core.
+#[must_use]
+pub fn two_cpus(allowed: &[usize]) -> Option<(usize, usize)> {
+    let first = *allowed.first()?;
+    let path = format!("/sys/devices/system/cpu/cpu{first}/topology/thread_siblings_list");
+    let siblings = fs::read_to_string(path).unwrap_or_default();
+    let is_sibling = |cpu: usize| {
+        siblings.trim().split(',').any(|range| {
+            let mut ends = range.split('-').filter_map(|end| end.parse::<usize>().ok());
+            let Some(from) = ends.next() else { return false };
+            (from..=ends.next().unwrap_or(from)).contains(&cpu)
+        })
+    };
+    let second = allowed.iter().copied().find(|cpu| *cpu != first && !is_sibling(*cpu));
+    Some((first, second.or_else(|| allowed.get(1).copied())?))
+}
+
+/// Measures a cache line's round trip between the two processors.
+pub struct Probe {
+    session: Box<dyn Session>,
+    /// All figures so far, in nanoseconds.
+    pub history: Vec<f64>,
+}
+
+impl Probe {
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn new(worker_cpu: usize) -> io::Result<Self> {
+        let mut session = links::mailbox(true, Wait::Spin)?;
+        session.pin(worker_cpu)?;
+        sys::set_stopped(session.pid(), true);
+        Ok(Self { session, history: Vec::new() })
+    }
+
+    /// The round trip now, from the calling thread, in nanoseconds.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn take(&mut self) -> io::Result<f64> {
+        sys::set_stopped(self.session.pid(), false);
+        let slice = self.session.run(Work::RoundTrip { len: 48 }, 1024);
+        sys::set_stopped(self.session.pid(), true);
+        let mut samples = slice?.samples;
+        samples.sort_by(f64::total_cmp);
+        let median = samples.get(samples.len() / 2).copied().unwrap_or(f64::MAX);
+        self.history.push(median);
+        Ok(median)
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        sys::set_stopped(self.session.pid(), false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00"),
+            (951_782_399, "2000-02-28 23:59"),
+            (951_782_400, "2000-02-29 00:00"),
+            (1_709_251_199, "2024-02-29 23:59"),
+            (4_102_444_800, "2100-01-01 00:00"),
+        ] {
+            assert_eq!(date(seconds), text);
+        }
+    }
+}

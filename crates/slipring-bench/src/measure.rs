@@ -1,0 +1,433 @@
+//! Runs the contenders of a case in turns, and makes rows of what they took.
+//!
+//! All contenders of a case live at the same time, each with its worker; those whose
+//! turn it is not are stopped, so that none spins on a processor that is measured. In a
+//! round each has one slice of work, with a probe of the cache line before and after.
+//! A ratio is taken within one round, and only between slices of one placement.
+
+use std::fs;
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::figures::{Ratio, median, quantile};
+use crate::limits::sys;
+use crate::machine::{Placement, Probe};
+use crate::work::{Session, Slice, Work};
+
+/// What a contender is compared as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// What the machine can do.
+    Limit,
+    /// slipring.
+    Own,
+    /// What everybody has: pipe, socket.
+    Plain,
+    /// Another library.
+    Peer,
+}
+
+impl Role {
+    /// One word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::Own => "slipring",
+            Self::Plain => "plain",
+            Self::Peer => "peer",
+        }
+    }
+}
+
+type Start = Box<dyn Fn() -> io::Result<Box<dyn Session>>>;
+
+/// Something that does a case's work.
+pub struct Contender {
+    /// What rows call it.
+    pub name: String,
+    /// What it is compared as.
+    pub role: Role,
+    /// Its work, if it is not the case's own.
+    pub work: Option<Work>,
+    start: Start,
+}
+
+impl Contender {
+    /// One that `start` starts anew for each case.
+    pub fn new(
+        name: impl Into<String>,
+        role: Role,
+        start: impl Fn() -> io::Result<Box<dyn Session>> + 'static,
+    ) -> Self {
+        Self { name: name.into(), role, work: None, start: Box::new(start) }
+    }
+
+    /// The same, but for this work.
+    #[must_use]
+    pub fn doing(mut self, work: Work) -> Self {
+        self.work = Some(work);
+        self
+    }
+}
+
+/// One comparison.
+pub struct Case {
+    /// `W1` to `W6`.
+    pub workload: &'static str,
+    /// What is done, in a few words.
+    pub what: &'static str,
+    /// What is done.
+    pub work: Work,
+    /// Whether each side stays on its processor.
+    pub is_pinned: bool,
+    /// Whether starting the worker is what is measured.
+    pub is_spawn: bool,
+    /// Who takes part.
+    pub contenders: Vec<Contender>,
+}
+
+impl Case {
+    /// Whether workers spin in it, and so must be stopped while it is not their turn.
+    fn spins(&self, work: Work) -> bool {
+        self.is_pinned && !work.sleeps()
+    }
+}
+
+/// How long and how often.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// Rounds: pairs for each ratio.
+    pub rounds: usize,
+    /// How long a slice should take.
+    pub slice: Duration,
+    /// The most that a case may take.
+    pub case: Duration,
+}
+
+/// What came out for one contender in one placement.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// `W1` to `W6`.
+    pub workload: &'static str,
+    /// What was done.
+    pub what: &'static str,
+    /// Whether each side stayed on its processor.
+    pub is_pinned: bool,
+    /// Who did it.
+    pub transport: String,
+    /// As what.
+    pub role: Role,
+    /// Bytes of a message.
+    pub size: usize,
+    /// Where the processors stood.
+    pub placement: Placement,
+    /// Nanoseconds for one message.
+    pub p50_ns: f64,
+    /// The same, of the slowest in a hundred.
+    pub p99_ns: f64,
+    /// Messages in a second.
+    pub msgs_s: f64,
+    /// Billions of bytes in a second.
+    pub gb_s: f64,
+    /// Against the best limit: of rates for streams, of times for all else.
+    pub ratio: Option<Ratio>,
+    /// Whether the ratio is one of rates.
+    pub is_rate: bool,
+    /// Processor time of both processes in one slice.
+    pub cpu_ms: f64,
+    /// How often a thread of both processes was woken in one slice.
+    pub wakeups: f64,
+    /// Why there are no figures.
+    pub failure: Option<String>,
+}
+
+struct Entrant<'a> {
+    contender: &'a Contender,
+    session: Option<Box<dyn Session>>,
+    count: u64,
+    turns: Vec<Turn>,
+    failure: Option<String>,
+}
+
+struct Turn {
+    round: usize,
+    placement: Option<Placement>,
+    slice: Slice,
+    cpu: Duration,
+    wakeups: u64,
+}
+
+/// The two processors, and all that the process may use.
+#[derive(Debug, Clone)]
+pub struct Cpus {
+    /// Where this process is measured.
+    pub parent: usize,
+    /// Where its workers are.
+    pub worker: usize,
+    /// All.
+    pub all: Vec<usize>,
+}
+
+/// Measures a case.
+///
+/// # Errors
+///
+/// If the probe fails. A contender that fails becomes a row that says so.
+pub fn run(case: &Case, effort: Effort, cpus: &Cpus, probe: &mut Probe) -> io::Result<Vec<Row>> {
+    let mut entrants: Vec<Entrant<'_>> =
+        case.contenders.iter().map(|contender| start(contender, case, effort, cpus)).collect();
+    let begun = Instant::now();
+    let mut before = placement(probe, cpus)?;
+    for round in 0..effort.rounds {
+        // Whoever comes first in one round comes last in the next.
+        let shift = round % entrants.len().max(1);
+        let (late, early) = entrants.split_at_mut(shift);
+        for entrant in early.iter_mut().chain(late) {
+            place(case, cpus)?;
+            let turn = entrant.turn(case, round, cpus);
+            let after = placement(probe, cpus)?;
+            if let Some(mut turn) = turn {
+                turn.placement = (before == after).then_some(before);
+                entrant.turns.push(turn);
+            }
+            before = after;
+        }
+        if begun.elapsed() > effort.case {
+            break;
+        }
+    }
+    for entrant in &mut entrants {
+        entrant.wake();
+        entrant.session = None;
+    }
+    sys::run_on(&cpus.all)?;
+    Ok(rows(case, &entrants))
+}
+
+fn placement(probe: &mut Probe, cpus: &Cpus) -> io::Result<Placement> {
+    sys::run_on(&[cpus.parent])?;
+    probe.take().map(Placement::of)
+}
+
+fn place(case: &Case, cpus: &Cpus) -> io::Result<()> {
+    if case.is_pinned { sys::run_on(&[cpus.parent]) } else { sys::run_on(&cpus.all) }
+}
+
+fn start<'a>(contender: &'a Contender, case: &Case, effort: Effort, cpus: &Cpus) -> Entrant<'a> {
+    let mut entrant =
+        Entrant { contender, session: None, count: 1, turns: Vec::new(), failure: None };
+    let started = (|| {
+        // Workers inherit where they may run.
+        sys::run_on(&cpus.all)?;
+        let mut session = (contender.start)()?;
+        if case.is_spawn {
+            return Ok(None);
+        }
+        place(case, cpus)?;
+        if case.is_pinned {
+            session.pin(cpus.worker)?;
+        }
+        let work = contender.work.unwrap_or(case.work);
+        entrant.count = calibrate(session.as_mut(), work, effort.slice)?;
+        if case.spins(work) {
+            sys::set_stopped(session.pid(), true);
+        }
+        Ok(Some(session))
+    })();
+    match started {
+        Ok(session) => entrant.session = session,
+        Err(error) => entrant.failure = Some(io::Error::to_string(&error)),
+    }
+    entrant
+}
+
+/// How many messages make a slice of the right length. Warms up on the way.
+fn calibrate(session: &mut dyn Session, work: Work, length: Duration) -> io::Result<u64> {
+    if matches!(work, Work::Idle { .. }) {
+        return Ok(1);
+    }
+    let mut count = 4;
+    loop {
+        let start = Instant::now();
+        session.run(work, count)?;
+        let took = start.elapsed();
+        if took * 4 >= length || count > 1 << 26 {
+            let share = length.as_secs_f64() / took.as_secs_f64().max(1e-9);
+            return Ok(((count as f64 * share) as u64).max(2));
+        }
+        count *= 4;
+    }
+}
+
+impl Entrant<'_> {
+    fn wake(&self) {
+        if let Some(session) = &self.session {
+            sys::set_stopped(session.pid(), false);
+        }
+    }
+
+    fn turn(&mut self, case: &Case, round: usize, cpus: &Cpus) -> Option<Turn> {
+        if self.failure.is_some() {
+            return None;
+        }
+        let result = if case.is_spawn { self.spawn() } else { self.work(case) };
+        match result {
+            Ok(mut turn) => {
+                turn.round = round;
+                Some(turn)
+            }
+            Err(error) => {
+                self.failure = Some(error.to_string());
+                self.wake();
+                self.session = None;
+                // It may have failed in the middle.
+                let _ = sys::run_on(&cpus.all);
+                None
+            }
+        }
+    }
+
+    fn work(&mut self, case: &Case) -> io::Result<Turn> {
+        let session = self.session.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let work = self.contender.work.unwrap_or(case.work);
+        let pid = session.pid();
+        if case.spins(work) {
+            sys::set_stopped(pid, false);
+            // Back in the caches, and past the signal.
+            session.run(work, (self.count / 16).max(1))?;
+        }
+        let before = Usage::of(pid);
+        let slice = session.run(work, self.count)?;
+        let after = Usage::of(pid);
+        if case.spins(work) {
+            sys::set_stopped(pid, true);
+        }
+        Ok(Turn {
+            round: 0,
+            placement: None,
+            slice,
+            cpu: after.cpu.saturating_sub(before.cpu),
+            wakeups: after.wakeups.saturating_sub(before.wakeups),
+        })
+    }
+
+    /// Starts a worker and waits for its first answer.
+    fn spawn(&self) -> io::Result<Turn> {
+        let before = Usage::of(std::process::id());
+        let start = Instant::now();
+        let session = (self.contender.start)()?;
+        let total = start.elapsed();
+        let after = Usage::of(std::process::id());
+        drop(session);
+        let slice = Slice { samples: vec![total.as_nanos() as f64], total, messages: 1 };
+        let cpu = after.cpu.saturating_sub(before.cpu);
+        let wakeups = after.wakeups.saturating_sub(before.wakeups);
+        Ok(Turn { round: 0, placement: None, slice, cpu, wakeups })
+    }
+}
+
+/// Processor time and wake-ups of this process and another.
+struct Usage {
+    cpu: Duration,
+    wakeups: u64,
+}
+
+impl Usage {
+    fn of(worker: u32) -> Self {
+        let own = std::process::id();
+        let pids = if own == worker { vec![own] } else { vec![own, worker] };
+        Self {
+            cpu: pids.iter().map(|pid| sys::cpu_time(*pid)).sum(),
+            wakeups: pids.iter().map(|pid| voluntary_switches(*pid)).sum(),
+        }
+    }
+}
+
+/// How often the threads of a process have gone to sleep.
+fn voluntary_switches(pid: u32) -> u64 {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+    let of_task = |path: std::path::PathBuf| -> Option<u64> {
+        let status = fs::read_to_string(path.join("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse().ok()
+    };
+    tasks.flatten().filter_map(|task| of_task(task.path())).sum()
+}
+
+fn rows(case: &Case, entrants: &[Entrant<'_>]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for placement in [Placement::Near, Placement::Far, Placement::Disturbed] {
+        let turns = |entrant: &Entrant<'_>| -> Vec<(usize, f64)> {
+            let here = entrant.turns.iter().filter(|turn| turn.placement == Some(placement));
+            here.map(|turn| (turn.round, turn.slice.typical_ns())).collect()
+        };
+        let typical = |entrant: &Entrant<'_>| {
+            let mut times: Vec<f64> = turns(entrant).iter().map(|(_, time)| *time).collect();
+            median(&mut times)
+        };
+        let limit = entrants
+            .iter()
+            .filter(|e| matches!(e.contender.role, Role::Limit | Role::Peer))
+            .filter(|e| !turns(e).is_empty())
+            .min_by(|a, b| typical(a).total_cmp(&typical(b)));
+        let limit = limit.map(turns).unwrap_or_default();
+        for entrant in entrants {
+            let own = turns(entrant);
+            if own.is_empty() {
+                continue;
+            }
+            rows.push(row(case, entrant, placement, &own, &limit));
+        }
+    }
+    for entrant in entrants {
+        if let Some(failure) = &entrant.failure {
+            let mut row = row(case, entrant, Placement::Disturbed, &[], &[]);
+            row.failure = Some(failure.clone());
+            rows.push(row);
+        }
+    }
+    rows
+}
+
+fn row(
+    case: &Case,
+    entrant: &Entrant<'_>,
+    placement: Placement,
+    own: &[(usize, f64)],
+    limit: &[(usize, f64)],
+) -> Row {
+    let work = entrant.contender.work.unwrap_or(case.work);
+    let here = || entrant.turns.iter().filter(|turn| turn.placement == Some(placement));
+    let mut samples: Vec<f64> =
+        here().flat_map(|turn| turn.slice.samples.iter().copied()).collect();
+    let mut times: Vec<f64> = own.iter().map(|(_, time)| *time).collect();
+    let time = median(&mut times);
+    let is_rate = work.is_stream();
+    let ratios = own.iter().filter_map(|(round, time)| {
+        let (_, limit) = limit.iter().find(|(other, _)| other == round)?;
+        Some(if is_rate { limit / time } else { time / limit })
+    });
+    let has_rate = time > 0.0 && !matches!(work, Work::Idle { .. });
+    let msgs_s = if has_rate { 1e9 / time } else { 0.0 };
+    let median_of = |value: fn(&Turn) -> f64| median(&mut here().map(value).collect::<Vec<_>>());
+    let is_idle = matches!(work, Work::Idle { .. });
+    Row {
+        workload: case.workload,
+        what: case.what,
+        is_pinned: case.is_pinned,
+        transport: entrant.contender.name.clone(),
+        role: entrant.contender.role,
+        size: work.size(),
+        placement,
+        p50_ns: quantile(&mut samples, 0.5),
+        p99_ns: quantile(&mut samples, 0.99),
+        msgs_s,
+        gb_s: if is_rate { msgs_s * work.size() as f64 / 1e9 } else { 0.0 },
+        ratio: if is_idle { None } else { Ratio::of(ratios.collect()) },
+        is_rate,
+        cpu_ms: median_of(|turn| turn.cpu.as_secs_f64() * 1e3),
+        wakeups: median_of(|turn| turn.wakeups as f64),
+        failure: None,
+    }
+}

@@ -1,0 +1,375 @@
+//! slipring itself: its rings as they are, and its channel.
+
+use std::io;
+use std::time::Duration;
+
+use slipring::payload::{ElementType, MatrixReader, MatrixShape, MatrixWriter, TextBatch, Texts};
+use slipring::ring::Header;
+use slipring::worker::{self, HandlerError, Worker};
+use slipring::{Channel, Config, Kind, PeerBytes, RawLink, Spawner, WaitStrategy};
+
+use crate::end::{End, put_stamp, stamp};
+use crate::limits::{bytes, sys};
+use crate::links::WORKER;
+use crate::pattern::Pattern;
+use crate::work::{
+    self, BATCH, EMBED_REPLY, EMBED_REQUEST, Session, Slice, Work, embed_patterns,
+    time_after_idling, time_all, time_batches, unsupported, wrong,
+};
+
+const LONG: Duration = Duration::from_secs(30);
+const CLOSE: Duration = Duration::from_secs(2);
+
+const ECHO: Kind = Kind::named("echo");
+const MATRIX: Kind = Kind::named("matrix");
+const CHUNKS: Kind = Kind::named("chunks");
+const PIN: Kind = Kind::named("pin");
+const SLEEP: Kind = Kind::named("sleep");
+
+const ROWS: usize = 64;
+const DIM: usize = 384;
+
+/// Both sides look without end: the lowest latency there is.
+#[must_use]
+pub fn busy() -> Config {
+    let config = Config::builder().wait_strategy(WaitStrategy::Spin).build();
+    config.unwrap_or_default()
+}
+
+fn spawner(link: &str, config: &Config) -> slipring::Result<Spawner> {
+    Ok(Spawner::current_exe()?.args([WORKER, link]).role("bench").config(config.clone()))
+}
+
+/// One end of a raw link.
+#[derive(Debug)]
+struct Raw {
+    link: RawLink,
+    is_streaming: bool,
+    /// Whether the bell is looked at for each frame of a stream too.
+    is_eager: bool,
+}
+
+impl End for Raw {
+    #[inline]
+    fn send(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> io::Result<()> {
+        let mut claim = self.link.claim(len, LONG)?.ok_or(io::ErrorKind::TimedOut)?;
+        fill(claim.payload());
+        if self.is_streaming {
+            claim.commit_lazily(Header::default());
+        } else {
+            claim.commit(Header::default());
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn recv<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> io::Result<R> {
+        let frame = self.link.recv(LONG)?.ok_or(io::ErrorKind::TimedOut)?;
+        Ok(read(in_place(&frame.payload())))
+    }
+
+    fn set_streaming(&mut self, is_streaming: bool) -> io::Result<()> {
+        self.is_streaming = is_streaming && !self.is_eager;
+        self.link.producer.flush();
+        Ok(())
+    }
+}
+
+/// Reads where the bytes lie, as a host may whose workers are its own.
+#[inline]
+fn in_place<'a>(payload: &PeerBytes<'a>) -> &'a [u8] {
+    #[allow(unsafe_code, reason = "reading in place is what is measured")]
+    // SAFETY: the peer is this very program; it does not write to a slot that it has
+    // published before the slot is released.
+    unsafe {
+        payload.as_slice()
+    }
+}
+
+/// A session over a raw link.
+struct RawSession {
+    end: Raw,
+    pid: u32,
+}
+
+/// The rings as they are.
+///
+/// # Errors
+///
+/// What spawning gives.
+pub fn raw(config: &Config, is_eager: bool) -> io::Result<Box<dyn Session>> {
+    let link = spawner("raw", config)?.spawn_raw()?;
+    let mut end = Raw { link, is_streaming: false, is_eager };
+    let pid = work::ready(&mut end)?;
+    Ok(Box::new(RawSession { end, pid }))
+}
+
+impl Session for RawSession {
+    fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    fn pin(&mut self, cpu: usize) -> io::Result<()> {
+        work::pin(&mut self.end, cpu)
+    }
+
+    fn run(&mut self, work: Work, count: u64) -> io::Result<Slice> {
+        work::drive(&mut self.end, work, count)
+    }
+}
+
+impl Drop for RawSession {
+    fn drop(&mut self) {
+        // The next measurement must not share its processor with this worker.
+        let _ = self.end.link.close(CLOSE);
+    }
+}
+
+/// A session over a channel.
+struct ChannelSession {
+    channel: Channel,
+    texts: Vec<String>,
+    matrix: Vec<f32>,
+}
+
+/// The public channel: `Channel::call`, `Channel::stream`.
+///
+/// # Errors
+///
+/// What spawning gives.
+pub fn channel(config: &Config) -> io::Result<Box<dyn Session>> {
+    let channel = spawn_channel(config)?;
+    let texts = (0..ROWS).map(|row| text(row, EMBED_REQUEST / ROWS)).collect();
+    Ok(Box::new(ChannelSession { channel, texts, matrix: vec![0.0; ROWS * DIM] }))
+}
+
+/// A channel to a worker that knows the kinds of this module.
+pub(crate) fn spawn_channel(config: &Config) -> slipring::Result<Channel> {
+    let channel = spawner("channel", config)?.spawn()?;
+    channel.wait_ready(LONG)?;
+    Ok(channel)
+}
+
+/// One checked round trip.
+pub(crate) fn echo(channel: &Channel, message: &[u8]) -> io::Result<()> {
+    let reply = channel.call(ECHO, message, LONG)?;
+    if in_place(&reply.payload()) == message { Ok(()) } else { Err(wrong("an answer")) }
+}
+
+fn text(row: usize, len: usize) -> String {
+    (0..len).map(|i| char::from(b'a' + ((row * 7 + i) % 26) as u8)).collect()
+}
+
+/// The value at a place of the matrix of a typed call.
+fn value(row: usize, col: usize, text: &str) -> f32 {
+    let first = f32::from(text.as_bytes().first().copied().unwrap_or(0));
+    first + (row * DIM + col) as f32
+}
+
+fn words(values: [u64; 4]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+impl ChannelSession {
+    /// A stream of messages to the parent.
+    fn stream(&self, len: usize, is_generated: bool, count: u64) -> io::Result<Slice> {
+        let pattern = Pattern::shared(len.max(16 << 10), len);
+        let request = words([len as u64, count, u64::from(is_generated), 0]);
+        // The worker's pattern is made when it is asked for the first time.
+        self.channel.call(CHUNKS, &request, LONG)?;
+        time_all(count, || {
+            let mut right = 0;
+            let chunks = self.channel.stream(CHUNKS, &request, LONG)?;
+            for ((seq, chunk), (_, sum)) in (0..).zip(chunks).zip(pattern.pieces()) {
+                let chunk = chunk?;
+                let message = in_place(&chunk.payload());
+                let is_right = match is_generated {
+                    true => bytes::sum(message) == bytes::generated_sum(len, seq),
+                    false => pattern.is_piece(message, sum, seq),
+                };
+                right += u64::from(is_right);
+            }
+            if right == count { Ok(()) } else { Err(wrong("a chunk")) }
+        })
+    }
+
+    fn round_trip(&self, pattern: &Pattern, buffer: &mut [u8], seq: u64) -> io::Result<()> {
+        if let Some((_, sum)) = pattern.pieces().next() {
+            put_stamp(buffer, seq);
+            let reply = self.channel.call(ECHO, buffer, LONG)?;
+            if !pattern.is_piece(in_place(&reply.payload()), sum, seq) {
+                return Err(wrong("an answer"));
+            }
+        }
+        Ok(())
+    }
+
+    fn embed(&self, count: u64) -> io::Result<Slice> {
+        let (request, reply) = embed_patterns();
+        let (Some((texts, _)), Some((_, sum))) = (request.pieces().next(), reply.pieces().next())
+        else {
+            return Err(unsupported());
+        };
+        let mut texts = texts.to_vec();
+        time_batches(count, 1, |seq| {
+            put_stamp(&mut texts, seq);
+            let matrix = self.channel.call(MATRIX, &texts, LONG)?;
+            let is_right = reply.is_piece(in_place(&matrix.payload()), sum, seq);
+            if is_right { Ok(()) } else { Err(wrong("a matrix")) }
+        })
+    }
+
+    fn embed_typed(&mut self, count: u64) -> io::Result<Slice> {
+        let Self { channel, texts, matrix } = self;
+        time_batches(count, 1, |_| {
+            let batch = TextBatch::new(texts)?;
+            let reply = channel.call(Kind::EMBED, &batch, LONG)?;
+            MatrixReader::new(&reply)?.copy_to_f32(matrix)?;
+            let expected = texts.iter().enumerate().flat_map(|(row, text)| {
+                let first = value(row, 0, text);
+                (0..DIM).map(move |col| first + col as f32)
+            });
+            if matrix.iter().copied().eq(expected) { Ok(()) } else { Err(wrong("a matrix")) }
+        })
+    }
+}
+
+impl Session for ChannelSession {
+    fn pid(&self) -> u32 {
+        self.channel.pid()
+    }
+
+    fn pin(&mut self, cpu: usize) -> io::Result<()> {
+        self.channel.call(PIN, &(cpu as u64).to_le_bytes(), LONG)?;
+        Ok(())
+    }
+
+    fn run(&mut self, work: Work, count: u64) -> io::Result<Slice> {
+        match work {
+            Work::RoundTrip { len } | Work::Wake { len } => {
+                let pattern = Pattern::shared(len, len);
+                let mut buffer = pattern.pieces().next().map_or_else(Vec::new, |p| p.0.to_vec());
+                let step = |seq| self.round_trip(&pattern, &mut buffer, seq);
+                match work.sleeps() {
+                    true => time_after_idling(count, step),
+                    false => time_batches(count, BATCH, step),
+                }
+            }
+            Work::Stream { len, .. } => self.stream(len, false, count),
+            Work::Generate { len } => self.stream(len, true, count),
+            Work::Embed => self.embed(count),
+            Work::EmbedTyped => self.embed_typed(count),
+            Work::Idle { millis } => time_all(2, || {
+                std::thread::sleep(Duration::from_millis(millis));
+                self.channel.call(SLEEP, &millis.to_le_bytes(), LONG)?;
+                Ok(())
+            }),
+        }
+    }
+}
+
+impl Drop for ChannelSession {
+    fn drop(&mut self) {
+        // The next measurement must not share its processor with this worker.
+        let _ = self.channel.close(CLOSE);
+    }
+}
+
+/// The worker's side of the links here; `None` if `args` name none of them.
+pub(crate) fn serve(args: &[&str]) -> Option<io::Result<()>> {
+    match args {
+        ["raw"] => Some(serve_raw()),
+        ["channel"] => Some(serve_channel().map_err(io::Error::from)),
+        _ => None,
+    }
+}
+
+fn serve_raw() -> io::Result<()> {
+    let (link, _) = worker::attach_raw()?;
+    // Ends when the parent closes the link.
+    let _ = work::serve(&mut Raw { link, is_streaming: false, is_eager: false });
+    Ok(())
+}
+
+fn first_word(payload: &PeerBytes<'_>) -> Result<u64, HandlerError> {
+    let mut word = [0; 8];
+    payload.read_at(0, &mut word)?;
+    Ok(u64::from_le_bytes(word))
+}
+
+fn serve_channel() -> slipring::Result<()> {
+    Worker::new(|_| Ok((Texts::new(), embed_patterns())))
+        .on(ECHO, |_, request, reply| {
+            let mut slot = reply.claim(request.len())?;
+            request.payload().copy_to(slot.payload())?;
+            Ok(slot.send())
+        })
+        .on(MATRIX, |(_, (texts, matrix)), request, reply| {
+            let message = in_place(&request.payload());
+            let seq = stamp(message);
+            let (Some((_, sum)), Some((values, _))) =
+                (texts.pieces().next(), matrix.pieces().next())
+            else {
+                return Err(wrong("a pattern").into());
+            };
+            if !texts.is_piece(message, sum, seq) {
+                return Err(wrong("a request").into());
+            }
+            let mut slot = reply.claim(EMBED_REPLY)?;
+            slot.payload().copy_from_slice(values);
+            put_stamp(slot.payload(), seq);
+            Ok(slot.send())
+        })
+        .on(Kind::EMBED, |(texts, _), request, reply| {
+            texts.decode_from(request)?;
+            let shape = MatrixShape::new(texts.len(), DIM, ElementType::F32)?;
+            let mut slot = reply.claim(shape.encoded_len())?;
+            let mut matrix = MatrixWriter::new(slot.payload(), shape)?;
+            for (row, text) in texts.iter().enumerate() {
+                let first = value(row, 0, text);
+                for (col, out) in matrix.row_f32_mut(row)?.iter_mut().enumerate() {
+                    *out = first + col as f32;
+                }
+            }
+            Ok(slot.send())
+        })
+        .on(CHUNKS, |_, request, reply| {
+            let mut words = [0; 32];
+            request.payload().read_at(0, &mut words)?;
+            let mut words = words.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
+            let mut word = || words.next().unwrap_or(0);
+            let (len, count, is_generated) = (word() as usize, word(), word() != 0);
+            let pattern = Pattern::shared(len.max(16 << 10), len);
+            if !request.is_stream() {
+                return Ok(reply.send(&())?);
+            }
+            let mut chunks = reply.stream();
+            let mut long = Vec::new();
+            for (seq, (bytes, _)) in (0..count).zip(pattern.pieces()) {
+                if is_generated {
+                    chunks.send_with(len, |slot| bytes::generate(slot, seq))?;
+                } else if len <= Config::default().max_reply() {
+                    chunks.send_with(len, |slot| {
+                        slot.copy_from_slice(bytes);
+                        put_stamp(slot, seq);
+                    })?;
+                } else {
+                    if long.is_empty() {
+                        long = bytes.to_vec();
+                    }
+                    put_stamp(&mut long, seq);
+                    chunks.send(&long)?;
+                }
+            }
+            Ok(chunks.end()?)
+        })
+        .on(PIN, |_, request, reply| {
+            sys::run_on(&[first_word(&request.payload())? as usize])?;
+            Ok(reply.send(&())?)
+        })
+        .on(SLEEP, |_, request, reply| {
+            std::thread::sleep(Duration::from_millis(first_word(&request.payload())?));
+            Ok(reply.send(&())?)
+        })
+        .serve()
+}

@@ -1,0 +1,162 @@
+//! How cost grows with the work: longer messages, more channels, more threads, a larger
+//! parent. Measured without limits beside it, and drawn by [`crate::drawing`].
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use slipring::Config;
+
+use crate::drawing::{self, Panel, Series};
+use crate::figures::median;
+use crate::machine::Machine;
+use crate::report::bytes;
+use crate::work::Work;
+use crate::{Options, own};
+
+const MIB: usize = 1 << 20;
+
+/// Measures all four, and draws them.
+///
+/// # Errors
+///
+/// If a worker cannot be started, or gives a wrong answer.
+pub fn plot(options: &Options, mut progress: impl FnMut(&str)) -> io::Result<String> {
+    let quick = options.is_quick;
+    let mut panels = Vec::new();
+    progress("longer messages");
+    panels.push(messages(quick)?);
+    progress("more channels");
+    panels.push(channels(quick)?);
+    progress("more threads");
+    panels.push(threads(quick)?);
+    progress("a larger parent");
+    panels.push(parents(quick)?);
+    Ok(drawing::svg(&format!("slipring: cost as work grows. {}", Machine::read()), &panels))
+}
+
+/// The rate of streams of one direction, by the length of a message.
+fn messages(quick: bool) -> io::Result<Panel> {
+    let slice = Duration::from_millis(if quick { 20 } else { 100 });
+    let mut raw = own::raw(&own::busy(), false)?;
+    let mut channel = own::channel(&own::busy())?;
+    let mut ticks = Vec::new();
+    let (mut by_raw, mut by_channel) = (Vec::new(), Vec::new());
+    for shift in (6..=26).step_by(2) {
+        let len = 1_usize << shift;
+        let work = Work::Stream { len, piece: len.min(256 << 10) };
+        let count = (512 * MIB / len).clamp(2, 200_000) as u64;
+        ticks.push(bytes(len));
+        for (session, rates) in [(&mut raw, &mut by_raw), (&mut channel, &mut by_channel)] {
+            let start = Instant::now();
+            let mut times = Vec::new();
+            while times.len() < 3 || (start.elapsed() < slice && times.len() < 25) {
+                times.push(session.run(work, (count / 16).max(1))?.typical_ns());
+            }
+            rates.push(len as f64 / median(&mut times));
+        }
+    }
+    Ok(Panel {
+        title: "One stream, copied in, by message length".to_owned(),
+        unit: "GB/s",
+        ticks,
+        series: vec![
+            Series { name: "raw ring, 256 KiB at most at a time", values: by_raw },
+            Series { name: "Channel::stream, whole", values: by_channel },
+        ],
+    })
+}
+
+/// Microseconds of a call on one channel while others are idle.
+fn channels(quick: bool) -> io::Result<Panel> {
+    let calls = if quick { 300 } else { 3000 };
+    let mut open = Vec::new();
+    let (mut ticks, mut times) = (Vec::new(), Vec::new());
+    for count in [1, 2, 4, 8, 16, 32, 64] {
+        while open.len() < count {
+            open.push(own::spawn_channel(&Config::small())?);
+        }
+        let mut samples = Vec::new();
+        if let Some(busy) = open.first() {
+            for _ in 0..calls {
+                let start = Instant::now();
+                own::echo(busy, &[7; 64])?;
+                samples.push(start.elapsed().as_nanos() as f64 / 1e3);
+            }
+        }
+        ticks.push(count.to_string());
+        times.push(median(&mut samples));
+    }
+    for channel in &open {
+        channel.close(Duration::from_secs(2))?;
+    }
+    Ok(Panel {
+        title: "A call on one channel among idle ones, by channels".to_owned(),
+        unit: "us",
+        ticks,
+        series: vec![Series { name: "Channel::call, 64 B, default wait", values: times }],
+    })
+}
+
+/// Thousands of calls in a second by threads that share one channel.
+fn threads(quick: bool) -> io::Result<Panel> {
+    let length = Duration::from_millis(if quick { 100 } else { 1000 });
+    let channel = own::spawn_channel(&Config::default())?;
+    let (mut ticks, mut rates) = (Vec::new(), Vec::new());
+    for count in 1..=8_u64 {
+        let done = AtomicU64::new(0);
+        let start = Instant::now();
+        let call = |message: [u8; 64]| {
+            while start.elapsed() < length {
+                own::echo(&channel, &message)?;
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+            io::Result::Ok(())
+        };
+        std::thread::scope(|scope| {
+            let call = &call;
+            let callers: Vec<_> =
+                (0..count).map(|n| scope.spawn(move || call([n as u8; 64]))).collect();
+            let panicked = |_| io::Error::other("a caller panicked");
+            callers.into_iter().try_for_each(|caller| caller.join().map_err(panicked)?)
+        })?;
+        ticks.push(count.to_string());
+        rates.push(done.into_inner() as f64 / start.elapsed().as_secs_f64() / 1e3);
+    }
+    channel.close(Duration::from_secs(2))?;
+    Ok(Panel {
+        title: "Calls of all threads on one channel, by threads".to_owned(),
+        unit: "thousand/s",
+        ticks,
+        series: vec![Series { name: "Channel::call, 64 B", values: rates }],
+    })
+}
+
+/// Milliseconds from spawning to the first answer, by the parent's resident memory.
+fn parents(quick: bool) -> io::Result<Panel> {
+    let rounds = if quick { 5 } else { 25 };
+    let mut held: Vec<Vec<u8>> = Vec::new();
+    let (mut ticks, mut times) = (Vec::new(), Vec::new());
+    for mib in [0, 256, 512, 1024] {
+        while held.len() * 256 < mib {
+            // Filled, so that every page is there.
+            held.push(vec![1; 256 * MIB]);
+        }
+        let mut samples = Vec::new();
+        for _ in 0..rounds {
+            let start = Instant::now();
+            let channel = own::spawn_channel(&Config::default())?;
+            samples.push(start.elapsed().as_secs_f64() * 1e3);
+            channel.close(Duration::from_secs(2))?;
+        }
+        ticks.push(format!("{mib} MiB"));
+        times.push(median(&mut samples));
+    }
+    drop(held);
+    Ok(Panel {
+        title: "Spawn to first answer, by the parent's resident memory".to_owned(),
+        unit: "ms",
+        ticks,
+        series: vec![Series { name: "Spawner::spawn, wait_ready", values: times }],
+    })
+}

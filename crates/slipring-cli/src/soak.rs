@@ -1,0 +1,259 @@
+//! `slipring soak`: checked frames through real workers that are killed, stopped and
+//! started again all the while.
+//!
+//! [`checked`] makes and checks the frames, on both sides; [`drive`] sends them;
+//! [`faults`] kills. What counts is that nothing is lost, duplicated, torn or delivered
+//! to somebody else, that nothing hangs, and that nothing is left behind.
+
+mod checked;
+mod drive;
+mod faults;
+mod footprint;
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use slipring::{Config, Spawner};
+
+use crate::error::{Error, say};
+use faults::{Place, Random};
+use footprint::Footprint;
+
+pub(crate) use checked::serve_if_worker;
+
+/// Callers and readers of streams on each worker.
+const CALLERS: usize = 2;
+const STREAMERS: usize = 1;
+/// An operation that takes longer hangs.
+const HANG: Duration = Duration::from_secs(30);
+
+/// The options of `soak`.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) seconds: usize,
+    /// Milliseconds between two faults, on average.
+    pub(crate) kill_every: usize,
+    pub(crate) workers: usize,
+    pub(crate) json: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { seconds: 10, kill_every: 100, workers: 2, json: false }
+    }
+}
+
+/// What is counted.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    frames: AtomicU64,
+    bytes: AtomicU64,
+    timeouts: AtomicU64,
+    late: AtomicU64,
+    kills: AtomicU64,
+    stops: AtomicU64,
+    deaths: AtomicU64,
+    lost: AtomicU64,
+    duplicated: AtomicU64,
+    torn: AtomicU64,
+    misdelivered: AtomicU64,
+    hangs: AtomicU64,
+    detections: Mutex<Vec<Duration>>,
+}
+
+impl Counts {
+    fn add(counter: &AtomicU64, count: usize) {
+        counter.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Counts a fault, and says what it is.
+    fn wrong(counter: &AtomicU64, what: impl std::fmt::Display) {
+        counter.fetch_add(1, Ordering::Relaxed);
+        say(what);
+    }
+
+    fn detected(&self, after: Duration) {
+        self.detections.lock().unwrap_or_else(PoisonError::into_inner).push(after);
+    }
+}
+
+/// What all threads share.
+pub(crate) struct Soak {
+    counts: Counts,
+    is_over: AtomicBool,
+    places: Vec<Place>,
+    start: Instant,
+    /// When each driver began what it is doing, in nanoseconds since the start plus one.
+    busy_since: Vec<AtomicU64>,
+}
+
+impl Soak {
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+}
+
+pub(crate) fn run(options: &Options) -> Result<(), Error> {
+    let failed = |error: slipring::Error| Error::failure(format!("cannot start: {error}"));
+    let spawner = spawner().map_err(failed)?;
+    // The library's own threads and descriptors come with the first worker, and stay.
+    spawner.spawn().and_then(|first| first.close(HANG)).map_err(failed)?;
+    let baseline = Footprint::now();
+
+    let places = (0..options.workers).map(|_| Place::start(&spawner)).collect::<Result<_, _>>();
+    let drivers = options.workers * (CALLERS + STREAMERS);
+    let soak = Arc::new(Soak {
+        counts: Counts::default(),
+        is_over: AtomicBool::new(false),
+        places: places.map_err(failed)?,
+        start: Instant::now(),
+        busy_since: (0..drivers).map(|_| AtomicU64::new(0)).collect(),
+    });
+    let mut threads = Vec::new();
+    for driver in 0..drivers {
+        let soak = Arc::clone(&soak);
+        threads.push(thread::spawn(move || drive::run(&soak, driver)));
+    }
+    let killer = {
+        let soak = Arc::clone(&soak);
+        let every = Duration::from_millis(u64::try_from(options.kill_every).unwrap_or(u64::MAX));
+        thread::spawn(move || faults::run(&soak, &spawner, every, &mut Random::new()))
+    };
+    let length = Duration::from_secs(u64::try_from(options.seconds).unwrap_or(u64::MAX));
+    watch(&soak, length);
+    let seconds = soak.start.elapsed();
+    soak.is_over.store(true, Ordering::Relaxed);
+    threads.push(killer);
+    let have_ended = end(&soak, threads);
+    match Arc::try_unwrap(soak) {
+        Ok(Soak { counts, places, .. }) if have_ended => {
+            places.into_iter().for_each(Place::close);
+            report(&counts, seconds, left_behind(&baseline), options.json)
+        }
+        // What hangs holds the rest.
+        Ok(soak) => report(&soak.counts, seconds, [0; 3], options.json),
+        Err(soak) => report(&soak.counts, seconds, [0; 3], options.json),
+    }
+}
+
+fn spawner() -> slipring::Result<Spawner> {
+    let config = Config::builder()
+        .request_ring(64 << 10)
+        .reply_ring(64 << 10)
+        .max_request(16 << 10)
+        .max_reply(16 << 10)
+        .max_message(256 << 10)
+        .max_in_flight(256)
+        .build()?;
+    Ok(Spawner::current_exe()?.arg(checked::WORKER).role("soak").config(config))
+}
+
+/// Looks at the drivers until the time is over, or one hangs.
+fn watch(soak: &Soak, length: Duration) {
+    while soak.start.elapsed() < length && !find_hangs(soak) {
+        thread::sleep(Duration::from_millis(20).min(length));
+    }
+}
+
+fn find_hangs(soak: &Soak) -> bool {
+    let now = soak.now();
+    let mut found = false;
+    for (driver, since) in soak.busy_since.iter().enumerate() {
+        let since = since.load(Ordering::Relaxed);
+        let busy = Duration::from_nanos(now.saturating_sub(since));
+        if since != 0 && busy > HANG {
+            let message = format!("driver {driver} has waited for {busy:?}");
+            Counts::wrong(&soak.counts.hangs, message);
+            found = true;
+        }
+    }
+    found
+}
+
+/// Waits for the threads; false if one of them hangs.
+fn end(soak: &Soak, threads: Vec<thread::JoinHandle<()>>) -> bool {
+    while threads.iter().any(|thread| !thread.is_finished()) {
+        if soak.counts.hangs.load(Ordering::Relaxed) != 0 || find_hangs(soak) {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    for thread in threads {
+        if thread.join().is_err() {
+            Counts::wrong(&soak.counts.hangs, "a thread has panicked");
+        }
+    }
+    true
+}
+
+/// Descriptors, mappings and children more than there were; the last worker is reaped a
+/// moment after its channel is closed.
+fn left_behind(baseline: &Footprint) -> [usize; 3] {
+    let patience = Instant::now() + Duration::from_secs(10);
+    loop {
+        let leaks = Footprint::now().beyond(baseline);
+        if leaks == [0; 3] || Instant::now() > patience {
+            return leaks;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn report(counts: &Counts, time: Duration, leaks: [usize; 3], json: bool) -> Result<(), Error> {
+    let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let mut times = counts.detections.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    times.sort();
+    let percentile = |p: usize| {
+        let at = (times.len() * p / 100).min(times.len().saturating_sub(1));
+        times.get(at).map_or(0, Duration::as_micros)
+    };
+    let [fds, maps, children] = leaks;
+    let seconds = format!("{:.3}", time.as_secs_f64());
+    let wrong = of(&counts.lost)
+        + of(&counts.duplicated)
+        + of(&counts.torn)
+        + of(&counts.misdelivered)
+        + of(&counts.hangs);
+    let is_right = wrong == 0 && leaks == [0; 3];
+    let numbers = [
+        ("frames", of(&counts.frames)),
+        ("bytes", of(&counts.bytes)),
+        ("timeouts", of(&counts.timeouts)),
+        ("late_replies", of(&counts.late)),
+        ("kills", of(&counts.kills)),
+        ("stops", of(&counts.stops)),
+        ("deaths_detected", of(&counts.deaths)),
+        ("detection_p50_us", u64::try_from(percentile(50)).unwrap_or(u64::MAX)),
+        ("detection_p99_us", u64::try_from(percentile(99)).unwrap_or(u64::MAX)),
+        ("lost", of(&counts.lost)),
+        ("duplicated", of(&counts.duplicated)),
+        ("torn", of(&counts.torn)),
+        ("misdelivered", of(&counts.misdelivered)),
+        ("hangs", of(&counts.hangs)),
+    ];
+    let mut text = String::new();
+    if json {
+        let _ = write!(text, "{{\"seconds\":{seconds}");
+        for (name, number) in numbers {
+            let _ = write!(text, ",\"{name}\":{number}");
+        }
+        let leaks = format!("{{\"fds\":{fds},\"maps\":{maps},\"children\":{children}}}");
+        let _ = writeln!(text, ",\"leaks\":{leaks}}}");
+    } else {
+        let _ = writeln!(text, "{:<18} {seconds}", "seconds");
+        for (name, number) in numbers {
+            let _ = writeln!(text, "{:<18} {number}", name.replace('_', " "));
+        }
+        let _ = writeln!(text, "{:<18} {fds} fds, {maps} maps, {children} children", "leaks");
+    }
+    crate::print(text)?;
+    if is_right { Ok(()) } else { Err(Error::failure("the soak found faults")) }
+}

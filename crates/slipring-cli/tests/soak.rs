@@ -1,0 +1,47 @@
+//! `slipring soak`: that it counts, and that there is nothing to find.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::process::{Command, Output};
+
+fn soak(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_slipring")).arg("soak").args(args).output().unwrap()
+}
+
+/// The number with this name in one flat level of JSON.
+fn number(json: &str, name: &str) -> f64 {
+    let (_, rest) = json.split_once(&format!("\"{name}\":")).unwrap_or_else(|| panic!("{name}"));
+    let end = rest.find([',', '}']).unwrap();
+    rest[..end].parse().unwrap()
+}
+
+#[test]
+fn five_seconds_of_kills_lose_duplicate_tear_misdeliver_hang_and_leak_nothing() {
+    let output = soak(&["--seconds", "5", "--kill-every", "25", "--workers", "2", "--json"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    println!("{text}{errors}");
+    assert!(output.status.success(), "{text}{errors}");
+    assert_eq!(text.lines().count(), 1, "one object");
+    assert!(text.starts_with('{') && text.trim_end().ends_with('}'));
+    for name in ["lost", "duplicated", "torn", "misdelivered", "hangs", "fds", "maps", "children"] {
+        assert!(number(&text, name).abs() < 0.5, "{name}: {text}");
+    }
+    assert!(number(&text, "seconds") >= 5.0);
+    assert!(number(&text, "frames") > 1_000.0 && number(&text, "bytes") > 100_000.0);
+    assert!(number(&text, "kills") > 5.0);
+    assert!((number(&text, "kills") - number(&text, "deaths_detected")).abs() < 0.5);
+    assert!(number(&text, "detection_p50_us") <= number(&text, "detection_p99_us"));
+}
+
+#[test]
+fn people_get_lines_and_a_wrong_option_is_named() {
+    let output = soak(&["--seconds", "1", "--kill-every", "1000000"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    for name in ["frames", "kills", "detection p99 us", "misdelivered", "leaks"] {
+        assert!(text.contains(name), "{name} is missing in: {text}");
+    }
+    let output = soak(&["--seconds", "0"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("--seconds"));
+}

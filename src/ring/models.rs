@@ -1,0 +1,246 @@
+//! Models of the ring and its doorbell: every order in which the steps of two or three
+//! threads can happen, and every value that their loads may see, up to [`PREEMPTIONS`].
+//!
+//! One model asks one question. Nobody wakes for no reason and no time passes, so a lost
+//! wake-up is a deadlock, which the checker reports; payloads are tracked by the line, so
+//! a slot that is filled while it is read, or read before it is filled, is a race. Run with
+//! `RUSTFLAGS="--cfg loom" cargo test -p slipring --release --lib ring::models`.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::sync::Arc;
+
+use loom::thread;
+
+use super::doorbell::Alarm;
+use super::testing::{Rig, rig, rig_with_hints};
+use super::{Consumer, Header, Lease, Producer};
+use crate::error::{Error, ErrorKind, Result};
+use crate::shm::clock::Deadline;
+use crate::shm::hint::Hint;
+use crate::shm::layout::as_u64;
+use crate::sync::Ordering;
+
+mod hostile;
+mod leases;
+mod reactors;
+mod waking;
+
+/// Threads are switched where they need not be at most so often in one run.
+const PREEMPTIONS: usize = 3;
+
+/// The smallest ring has four slots; its longest frame takes two.
+const CAPACITY: usize = 256;
+const LONGEST: usize = 96;
+/// From here on three slots lie before the wrap of all positions.
+const ORIGIN: u64 = u64::MAX - 191;
+
+fn model(question: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(Some(PREEMPTIONS));
+    // A sequence of thousands of steps is one that nobody interrupts.
+    builder.max_branches = 20_000;
+    builder.check(move || {
+        // What stands for the kernel and for the order of all fences is made here: the
+        // thread that makes it would otherwise be taken to happen before all others.
+        crate::sync::fence(Ordering::SeqCst);
+        Alarm::default().raise();
+        question();
+    });
+}
+
+fn never() -> Result<()> {
+    Ok(())
+}
+
+fn fill(payload: &mut [u8], request: u64) {
+    payload.fill(request.to_le_bytes()[0]);
+}
+
+fn header(request: u64) -> Header {
+    Header { request, aux: !request, ..Header::default() }
+}
+
+/// Waits for room and publishes.
+fn send(producer: &mut Producer, request: u64, len: usize) {
+    let claim = producer.claim_until(len, &Alarm::default(), Deadline::NEVER, never);
+    let mut claim = claim.unwrap().unwrap();
+    fill(claim.payload(), request);
+    claim.commit(header(request));
+}
+
+/// Publishes, but does not look for a sleeper.
+fn send_lazily(producer: &mut Producer, request: u64, len: usize) {
+    let mut claim = producer.try_claim(len).unwrap().unwrap();
+    fill(claim.payload(), request);
+    claim.commit_lazily(header(request));
+}
+
+fn check(header: Header, payload: Vec<u8>, request: u64, len: usize) {
+    assert_eq!((header.request, header.aux), (request, !request));
+    assert_eq!(payload, vec![request.to_le_bytes()[0]; len]);
+}
+
+/// Waits for a frame and releases it.
+fn receive(consumer: &mut Consumer, request: u64, len: usize) {
+    let frame = consumer.poll_until(&Alarm::default(), Deadline::NEVER, false, never);
+    let frame = frame.unwrap().expect("a frame that was published");
+    check(frame.header(), frame.payload().to_vec(), request, len);
+}
+
+/// Looks until a frame is there.
+fn poll(consumer: &mut Consumer, request: u64, len: usize) {
+    loop {
+        if let Some(frame) = consumer.poll().unwrap() {
+            check(frame.header(), frame.payload().to_vec(), request, len);
+            return;
+        }
+        thread::yield_now();
+    }
+}
+
+fn lease(consumer: &mut Consumer, request: u64, len: usize) -> Lease {
+    let lease = consumer.poll().unwrap().unwrap().into_lease();
+    check(lease.header(), lease.payload().to_vec(), request, len);
+    lease
+}
+
+#[test]
+fn a_frame_that_is_seen_is_complete_and_the_next_is_not_there_yet() {
+    model(|| {
+        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let sender = thread::spawn(move || {
+            for request in 1..=2 {
+                assert!(producer.try_claim(0).unwrap().is_some());
+                send_lazily(&mut producer, request, 20);
+            }
+        });
+        poll(&mut consumer, 1, 20);
+        poll(&mut consumer, 2, 20);
+        sender.join().unwrap();
+        assert!(consumer.poll().unwrap().is_none());
+    });
+}
+
+#[test]
+fn a_slot_that_is_used_again_shows_nothing_of_the_last_round() {
+    model(|| {
+        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
+        // One round and a half, so that every slot has a commit word of its own past.
+        for request in 1..=5 {
+            send(&mut producer, request, 0);
+            poll(&mut consumer, request, 0);
+        }
+        let sender = thread::spawn(move || {
+            send(&mut producer, 6, 32);
+            send(&mut producer, 7, 32);
+        });
+        poll(&mut consumer, 6, 32);
+        poll(&mut consumer, 7, 32);
+        sender.join().unwrap();
+        assert!(consumer.poll().unwrap().is_none());
+    });
+}
+
+#[test]
+fn a_frame_behind_padding_is_complete_when_the_padding_is_seen() {
+    model(|| {
+        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, u64::MAX - 63);
+        let sender = thread::spawn(move || {
+            send_lazily(&mut producer, 1, LONGEST);
+        });
+        poll(&mut consumer, 1, LONGEST);
+        sender.join().unwrap();
+        assert!(consumer.poll().unwrap().is_none());
+    });
+}
+
+#[test]
+fn padding_is_released_for_a_producer_that_waits() {
+    model(|| {
+        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, u64::MAX - 63);
+        let sender = thread::spawn(move || {
+            send(&mut producer, 1, LONGEST);
+            send(&mut producer, 2, 0);
+        });
+        receive(&mut consumer, 1, LONGEST);
+        receive(&mut consumer, 2, 0);
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn a_full_ring_holds_the_producer_until_slots_are_released() {
+    model(|| {
+        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
+        for request in 1..=3 {
+            send(&mut producer, request, 20);
+        }
+        let sender = thread::spawn(move || {
+            send(&mut producer, 4, 20);
+            send(&mut producer, 5, 20);
+        });
+        for request in 1..=5 {
+            receive(&mut consumer, request, 20);
+        }
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn slots_that_are_released_together_are_not_filled_while_they_are_read() {
+    model(|| {
+        // An eighth of this ring is two slots: one store of the head for both.
+        let Rig { mut producer, mut consumer, .. } = rig(4 * CAPACITY, LONGEST, ORIGIN);
+        for request in 1..=15 {
+            send(&mut producer, request, 20);
+        }
+        let sender = thread::spawn(move || {
+            // Without the fence of a commit between the look at the head and the second slot.
+            for request in 16..=17 {
+                while !producer.has_room_for(20).unwrap() {
+                    thread::yield_now();
+                }
+                send_lazily(&mut producer, request, 20);
+            }
+            producer
+        });
+        poll(&mut consumer, 1, 20);
+        poll(&mut consumer, 2, 20);
+        drop(sender.join().unwrap());
+    });
+}
+
+#[test]
+fn a_long_frame_waits_for_all_the_room_that_it_and_its_padding_need() {
+    model(|| {
+        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        for request in 1..=3 {
+            send(&mut producer, request, 20);
+        }
+        let sender = thread::spawn(move || send(&mut producer, 4, LONGEST));
+        for request in 1..=3 {
+            receive(&mut consumer, request, 20);
+        }
+        receive(&mut consumer, 4, LONGEST);
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn slots_below_an_eighth_of_the_ring_are_given_back_before_the_consumer_sleeps() {
+    model(|| {
+        // An eighth of this ring is two slots. The frame that one is given back for needs
+        // padding of seven slots, eight slots, and the next header: all of the ring.
+        let Rig { mut producer, mut consumer, .. } = rig(4 * CAPACITY, 480, 512);
+        send(&mut producer, 1, 0);
+        receive(&mut consumer, 1, 0);
+        let sender = thread::spawn(move || send(&mut producer, 2, 480));
+        receive(&mut consumer, 2, 480);
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn the_smallest_ring_of_a_model_is_one_that_can_be() {
+    assert!(as_u64(LONGEST) + 32 <= as_u64(CAPACITY) / 2);
+}

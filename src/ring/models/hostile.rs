@@ -1,0 +1,82 @@
+//! What a hostile peer writes is noticed; one thread, so that the mutants of the checks have
+//! a model.
+
+use super::*;
+
+#[test]
+fn what_cannot_be_a_frame_is_corrupt() {
+    model(|| {
+        let corrupt = |origin: u64, writes: &[(u64, usize, u64)]| {
+            let Rig { producer, mut consumer, forge } = rig(CAPACITY, LONGEST - 32, origin);
+            for (position, index, word) in writes {
+                forge.slots.word(*position, *index).store(*word, Ordering::Relaxed);
+            }
+            for _ in 0..2 {
+                let error = consumer.poll().map(|_| "a frame").expect_err("a lie is believed");
+                assert_eq!(error.kind(), ErrorKind::PeerCorrupt);
+                // The truth comes too late.
+                forge.slots.word(origin, 0).store(0, Ordering::Relaxed);
+            }
+            drop(producer);
+        };
+        corrupt(0, &[(0, 1, as_u64(LONGEST) - 31), (0, 0, 1)]);
+        corrupt(192, &[(192, 1, 33), (192, 0, 192 | 1)]);
+        corrupt(128, &[(128, 0, 128 | 2), (256, 0, 256 | 1)]);
+        corrupt(192, &[(192, 0, 192 | 2)]);
+    });
+}
+
+#[test]
+fn frames_over_slots_that_are_held_are_corrupt() {
+    model(|| {
+        let Rig { producer, mut consumer, forge } = rig(CAPACITY, LONGEST, 0);
+        let mut leases = Vec::new();
+        let polled = loop {
+            let position = 64 * as_u64(leases.len());
+            assert!(position < as_u64(CAPACITY), "a lie is believed");
+            forge.slots.word(position, 0).store(position | 1, Ordering::Relaxed);
+            match consumer.poll() {
+                Ok(frame) => leases.push(frame.unwrap().into_lease()),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((polled.kind(), leases.len()), (ErrorKind::PeerCorrupt, 3));
+        drop((leases, producer));
+    });
+}
+
+#[test]
+fn heads_that_cannot_be_are_corrupt() {
+    model(|| {
+        for head in [256, 32, u64::MAX - 63] {
+            let Rig { mut producer, consumer, forge } = rig(CAPACITY, LONGEST, 0);
+            for request in 1..=3 {
+                send(&mut producer, request, 0);
+            }
+            forge.head.store(head, Ordering::Relaxed);
+            for _ in 0..2 {
+                let error = producer.try_claim(0).map(|_| "room").expect_err("a lie is believed");
+                assert_eq!(error.kind(), ErrorKind::PeerCorrupt);
+                forge.head.store(0, Ordering::Relaxed);
+            }
+            drop(consumer);
+        }
+    });
+}
+
+#[test]
+fn a_bell_that_rings_for_nothing_is_corrupt_in_the_end() {
+    model(|| {
+        let Rig { producer, mut consumer, forge } = rig(CAPACITY, LONGEST, 0);
+        let mut rung = 0;
+        let ringing = || {
+            rung += 1;
+            assert!(rung < 3000, "a lie is believed");
+            forge.producer_bell.store(rung, Ordering::Relaxed);
+            Ok(())
+        };
+        let waited = consumer.poll_until(&Alarm::default(), Deadline::NEVER, false, ringing);
+        assert_eq!(waited.map(|_| "a frame").unwrap_err().kind(), ErrorKind::PeerCorrupt);
+        drop(producer);
+    });
+}

@@ -1,0 +1,182 @@
+//! Who sleeps is woken: by frames, by the flush, by the alarm.
+
+use super::*;
+use crate::ring::doorbell::{Bell, Step};
+use crate::sync::AtomicU32;
+
+#[test]
+fn a_consumer_that_goes_to_sleep_is_woken_for_every_frame() {
+    model(|| {
+        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
+        let sender = thread::spawn(move || {
+            send(&mut producer, 1, 0);
+            send(&mut producer, 2, 0);
+            producer
+        });
+        receive(&mut consumer, 1, 0);
+        receive(&mut consumer, 2, 0);
+        drop(sender.join().unwrap());
+    });
+}
+
+#[test]
+fn frames_committed_lazily_wake_with_the_flush() {
+    model(|| {
+        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let sender = thread::spawn(move || {
+            send_lazily(&mut producer, 1, 0);
+            send_lazily(&mut producer, 2, 0);
+            producer.flush();
+            producer
+        });
+        receive(&mut consumer, 1, 0);
+        receive(&mut consumer, 2, 0);
+        drop(sender.join().unwrap());
+    });
+}
+
+#[test]
+fn a_producer_that_is_dropped_leaves_nobody_asleep() {
+    model(|| {
+        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let sender = thread::spawn(move || send_lazily(&mut producer, 1, 0));
+        receive(&mut consumer, 1, 0);
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn a_producer_that_waits_for_room_has_woken_the_consumer_first() {
+    model(|| {
+        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let sender = thread::spawn(move || {
+            for request in 1..=3 {
+                send_lazily(&mut producer, request, 0);
+            }
+            send(&mut producer, 4, 0);
+            producer
+        });
+        for request in 1..=4 {
+            receive(&mut consumer, request, 0);
+        }
+        drop(sender.join().unwrap());
+    });
+}
+
+#[test]
+fn an_alarm_ends_a_wait_for_a_frame() {
+    model(|| {
+        let Rig { producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let (alarm, is_over) = (Arc::new(Alarm::default()), Arc::new(AtomicU32::new(0)));
+        let raiser = thread::spawn({
+            let (alarm, is_over) = (Arc::clone(&alarm), Arc::clone(&is_over));
+            move || {
+                // Relaxed: the alarm itself must publish it.
+                is_over.store(1, Ordering::Relaxed);
+                alarm.raise();
+            }
+        });
+        let frame = consumer.poll_until(&alarm, Deadline::NEVER, false, || stop(&is_over));
+        assert_eq!(frame.unwrap_err().kind(), ErrorKind::Closed);
+        raiser.join().unwrap();
+        drop(producer);
+    });
+}
+
+fn stop(is_over: &AtomicU32) -> Result<()> {
+    match is_over.load(Ordering::Relaxed) {
+        0 => Ok(()),
+        _ => Err(Error::new(ErrorKind::Closed, "over")),
+    }
+}
+
+#[test]
+fn a_frame_and_an_alarm_end_a_wait_whichever_comes_first() {
+    model(|| {
+        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let (alarm, is_over) = (Arc::new(Alarm::default()), Arc::new(AtomicU32::new(0)));
+        let sender = thread::spawn(move || {
+            send(&mut producer, 1, 0);
+            producer
+        });
+        let raiser = thread::spawn({
+            let (alarm, is_over) = (Arc::clone(&alarm), Arc::clone(&is_over));
+            move || {
+                is_over.store(1, Ordering::Relaxed);
+                alarm.raise();
+            }
+        });
+        let mut frames = 0;
+        let error = loop {
+            match consumer.poll_until(&alarm, Deadline::NEVER, false, || stop(&is_over)) {
+                Ok(frame) => drop(frame.unwrap()),
+                Err(error) => break error,
+            }
+            frames += 1;
+        };
+        assert_eq!(error.kind(), ErrorKind::Closed);
+        drop(sender.join().unwrap());
+        raiser.join().unwrap();
+        while let Some(frame) = consumer.poll().unwrap() {
+            drop(frame);
+            frames += 1;
+        }
+        assert_eq!(frames, 1);
+    });
+}
+
+#[test]
+fn an_alarm_ends_a_wait_for_room() {
+    model(|| {
+        let Rig { mut producer, consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        for request in 1..=3 {
+            send(&mut producer, request, 0);
+        }
+        let (alarm, is_over) = (Arc::new(Alarm::default()), Arc::new(AtomicU32::new(0)));
+        let raiser = thread::spawn({
+            let (alarm, is_over) = (Arc::clone(&alarm), Arc::clone(&is_over));
+            move || {
+                is_over.store(1, Ordering::Relaxed);
+                alarm.raise();
+            }
+        });
+        let claim = producer.claim_until(0, &alarm, Deadline::NEVER, || stop(&is_over));
+        assert_eq!(claim.unwrap_err().kind(), ErrorKind::Closed);
+        raiser.join().unwrap();
+        drop(consumer);
+    });
+}
+
+#[test]
+fn a_bell_wakes_all_that_sleep_on_it() {
+    model(|| {
+        // The sleepers of both threads sleep on the consumer's bell.
+        let Rig { producer, consumer, forge } = rig(CAPACITY, LONGEST, 0);
+        let producer = Arc::new(producer);
+        let news = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
+        let waiters = [0, 1].map(|which: usize| {
+            let (producer, news) = (Arc::clone(&producer), Arc::clone(&news));
+            thread::spawn(move || {
+                let found = producer.sleeper().wait_until(
+                    &Alarm::default(),
+                    Deadline::NEVER,
+                    false,
+                    |step| {
+                        let is_news = news[which].load(Ordering::Acquire) != 0;
+                        Ok((step == Step::Look && is_news).then_some(()))
+                    },
+                );
+                assert!(found.unwrap().is_some());
+            })
+        });
+        let bell = Bell::new(forge.consumer_bell, None);
+        for word in news.iter() {
+            word.store(1, Ordering::Release);
+            bell.ring();
+        }
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+        drop(consumer);
+    });
+}

@@ -1,0 +1,129 @@
+//! Every mutant of the ring and its doorbell must be noticed by a model.
+//!
+//! The models run once more for each, in a process of their own, with the mutant chosen
+//! by the environment. A mutant is killed if its model fails for a reason of the model's:
+//! a race, a deadlock, or an assertion. Left out, because no model can tell them from the
+//! code that ships:
+//!
+//! * the bell bumped, or loaded, Relaxed: fence B stands between what was published and the
+//!   bump, and fence A between the load and the look, and two fences around a pair of
+//!   Relaxed accesses order as much as Release and Acquire would. The orderings are there
+//!   for whoever rings without a fence.
+//! * the alarm loaded Relaxed: the same fence A stands between it and the look.
+//! * what is checked stored, or loaded, Relaxed: the checker's descriptor is a mutex, and
+//!   it never shows a store before a lock that precedes it.
+//! * header words and cleared commit words are stored and loaded Relaxed already: the
+//!   commit word orders them.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::process::Command;
+
+use crate::sync::mutant::Mutant;
+
+/// The model that notices.
+fn killer(mutant: Mutant) -> &'static str {
+    match mutant {
+        Mutant::CommitRelaxed | Mutant::PollRelaxed => {
+            "a_frame_that_is_seen_is_complete_and_the_next_is_not_there_yet"
+        }
+        Mutant::PaddingRelaxed | Mutant::PaddingFirst => {
+            "a_frame_behind_padding_is_complete_when_the_padding_is_seen"
+        }
+        Mutant::NextNotCleared | Mutant::NextClearedLate => {
+            "a_slot_that_is_used_again_shows_nothing_of_the_last_round"
+        }
+        Mutant::NoRoomForNext | Mutant::NoFenceAfterHead | Mutant::HeadNotRungFor => {
+            "a_full_ring_holds_the_producer_until_slots_are_released"
+        }
+        Mutant::HeadRelaxed | Mutant::HeadSeenRelaxed => {
+            "slots_that_are_released_together_are_not_filled_while_they_are_read"
+        }
+        Mutant::NoRoomForPadding => {
+            "a_long_frame_waits_for_all_the_room_that_it_and_its_padding_need"
+        }
+        Mutant::NoHeadBeforeSleep => {
+            "slots_below_an_eighth_of_the_ring_are_given_back_before_the_consumer_sleeps"
+        }
+        Mutant::LeaseOutOfOrder | Mutant::LeaseNotPublished => {
+            "leases_that_two_threads_drop_free_their_slots_in_order_for_a_producer_that_waits"
+        }
+        Mutant::FrameReleasesLease | Mutant::CursorTakenEarly => {
+            "a_lease_comes_back_while_the_consumer_releases_frames_behind_it"
+        }
+        Mutant::CursorNotHandedOver => "slots_released_before_a_lease_are_free_while_it_is_out",
+        Mutant::NoFenceBeforeLook
+        | Mutant::NoFenceAfterCommit
+        | Mutant::NoSecondLook
+        | Mutant::AnnounceLate
+        | Mutant::BellReadLate
+        | Mutant::NoBump
+        | Mutant::BumpLate
+        | Mutant::NoWake
+        | Mutant::WakePrivate
+        | Mutant::TailNotRungFor
+        | Mutant::CheckedTooFar => "a_consumer_that_goes_to_sleep_is_woken_for_every_frame",
+        Mutant::WakeOne => "a_bell_wakes_all_that_sleep_on_it",
+        Mutant::NoFlushBeforeWait => "a_producer_that_waits_for_room_has_woken_the_consumer_first",
+        Mutant::NoFlushOnDrop => "a_producer_that_is_dropped_leaves_nobody_asleep",
+        Mutant::AlarmRelaxed
+        | Mutant::NoAlarmBump
+        | Mutant::NoAlarmWake
+        | Mutant::AlarmReadLate
+        | Mutant::AlarmNotWaitedOn => "an_alarm_ends_a_wait_for_a_frame",
+        Mutant::DrainLate
+        | Mutant::NoFenceAfterDrain
+        | Mutant::NoLookAfterDrain
+        | Mutant::DrainUnchecked
+        | Mutant::CheckedBeforeRing => "a_reactor_hears_of_every_frame_and_never_for_nothing",
+        Mutant::UnrungNotLit => {
+            "a_frame_that_is_taken_without_a_look_at_the_descriptor_leaves_it_true"
+        }
+        Mutant::DescriptorNotForgotten => "a_reactor_and_a_blocking_wait_can_take_turns",
+        Mutant::LenOverCap
+        | Mutant::LenPastEnd
+        | Mutant::PaddingAnywhere
+        | Mutant::PaddingBeforeNothing
+        | Mutant::ConsumerForgives => "what_cannot_be_a_frame_is_corrupt",
+        Mutant::Overrun => "frames_over_slots_that_are_held_are_corrupt",
+        Mutant::AnyHead | Mutant::HeadInsideSlot | Mutant::ProducerForgives => {
+            "heads_that_cannot_be_are_corrupt"
+        }
+        Mutant::RingsUncounted => "a_bell_that_rings_for_nothing_is_corrupt_in_the_end",
+    }
+}
+
+/// What a model says that has noticed something.
+const REASONS: [&str; 9] = [
+    "deadlock",
+    "Causality violation",
+    "oncurrent",
+    "a frame that was published",
+    "a lie is believed",
+    "assertion",
+    "PeerCorrupt",
+    "readable, but nothing",
+    "a frame, but not readable",
+];
+
+#[test]
+fn every_mutant_is_killed_by_its_model() {
+    let mut survivors = Vec::new();
+    for mutant in Mutant::ALL {
+        let model = killer(*mutant);
+        let output = Command::new(std::env::current_exe().unwrap())
+            .arg(model)
+            .env("SLIPRING_MUTANT", format!("{mutant:?}"))
+            .env("RUST_BACKTRACE", "0")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("running 1 test"), "there is no model {model}");
+        let reason = REASONS.iter().find(|reason| said.contains(**reason));
+        match (output.status.success(), reason) {
+            (false, Some(reason)) => println!("{mutant:?}: killed: {reason}, by {model}"),
+            (false, None) => survivors.push(format!("{mutant:?}, by {model}: {said}")),
+            (true, _) => survivors.push(format!("{mutant:?}: not noticed by {model}")),
+        }
+    }
+    assert!(survivors.is_empty(), "{} survive:\n{}", survivors.len(), survivors.join("\n"));
+}

@@ -1,0 +1,227 @@
+//! Slots on their way back to the producer, and frames that are kept meanwhile.
+//!
+//! As long as no lease is out the consumer has the cursor to itself and takes no lock.
+//! The first lease hands it over to [`Returns`], behind a lock that the consumer and
+//! whoever drops a lease share; it goes back when nothing is held any more.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::ring::doorbell::Bell;
+use crate::ring::frame::Header;
+use crate::shm::fork;
+use crate::shm::layout::{as_u64, as_usize};
+use crate::shm::region::{OwnU64, PeerBytes, PeerSlots, PeerU64};
+use crate::sync::mutant::{self, Mutant};
+use crate::sync::{Counter, Mutex, Ordering};
+
+/// A frame that outlives the poll that found it. It may be sent to another thread;
+/// leases may be dropped in any order. Dropping it releases its slot; until then the
+/// slot, and all that follow it, cannot be filled anew.
+#[derive(Debug)]
+pub struct Lease {
+    shared: Arc<Shared>,
+    header: Header,
+    start: u64,
+    sequence: u64,
+}
+
+impl Lease {
+    /// Keeps the frame from `start` to `end`. Takes the consumer's cursor, if it has it.
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        cursor: Option<Cursor>,
+        header: Header,
+        start: u64,
+        end: u64,
+    ) -> Self {
+        let mut returns = shared.returns.lock();
+        if let Some(cursor) = cursor
+            && !mutant::chosen(Mutant::CursorNotHandedOver)
+        {
+            returns.cursor = cursor;
+        }
+        let sequence = returns.first + as_u64(returns.held.len());
+        returns.held.push_back(Held { end, request: header.request, is_done: false });
+        shared.leased.fetch_add(1, Ordering::Relaxed);
+        Self { shared: Arc::clone(shared), header, start, sequence }
+    }
+
+    /// The validated private copy of the header.
+    #[must_use]
+    pub fn header(&self) -> Header {
+        self.header
+    }
+
+    /// The payload, in memory that the peer can write.
+    #[must_use]
+    pub fn payload(&self) -> PeerBytes<'_> {
+        payload(&self.shared, self.start, self.header)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if fork::is_forked_child() {
+            // The region is not mapped here, and the slot is the parent's to give back.
+            return;
+        }
+        let mut returns = self.shared.returns.lock();
+        let index = as_usize(self.sequence.wrapping_sub(returns.first));
+        if let Some(held) = returns.held.get_mut(index) {
+            held.is_done = true;
+        }
+        returns.settle();
+        // At once: whoever waits for frames may sleep already and not come back to do it.
+        if !mutant::chosen(Mutant::LeaseNotPublished) {
+            self.shared.publish(&mut returns.cursor);
+        }
+        self.shared.leased.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[inline]
+pub(super) fn payload(shared: &Shared, start: u64, header: Header) -> PeerBytes<'_> {
+    // Always there: `poll` checked that the frame ends before the ring does.
+    let len = as_usize(u64::from(header.len));
+    shared.slots.payload(start, len).unwrap_or_else(PeerBytes::empty)
+}
+
+/// How many leases of a ring are out.
+#[derive(Debug)]
+pub(crate) struct LeaseGauge(Arc<Shared>);
+
+impl LeaseGauge {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self(Arc::clone(shared))
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.0.leased()
+    }
+}
+
+/// What leases and the consumer share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) slots: PeerSlots,
+    pub(super) head: OwnU64,
+    peer_space_at: PeerU64,
+    bell: Bell,
+    /// Leases that are out.
+    leased: Counter,
+    returns: Mutex<Returns>,
+}
+
+/// How far slots are released, and how much of that the producer has been told.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cursor {
+    pub(super) released: u64,
+    pub(super) published: u64,
+}
+
+/// Slots that could not be released in ring order yet. The front, if there is one, is
+/// never done.
+#[derive(Debug)]
+struct Returns {
+    cursor: Cursor,
+    /// Sequence number of the front of `held`.
+    first: u64,
+    held: VecDeque<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    end: u64,
+    request: u64,
+    is_done: bool,
+}
+
+impl Shared {
+    pub(super) fn new(
+        slots: PeerSlots,
+        head: OwnU64,
+        peer_space_at: PeerU64,
+        bell: Bell,
+        cursor: Cursor,
+    ) -> Self {
+        let returns = Mutex::new(Returns { cursor, first: 0, held: VecDeque::new() });
+        Self { slots, head, peer_space_at, bell, leased: Counter::new(0), returns }
+    }
+
+    pub(super) fn leased(&self) -> usize {
+        as_usize(self.leased.load(Ordering::Relaxed))
+    }
+
+    /// Tells the producer how far slots are released, and wakes it if it waits for that.
+    pub(super) fn publish(&self, cursor: &mut Cursor) {
+        let Cursor { released, published } = *cursor;
+        if released == published {
+            return;
+        }
+        // Pairs with the Acquire load in `Producer::look_at_head`: reads of the released
+        // slots happen before they are filled anew.
+        crate::failpoint::failpoint!("before head");
+        self.head.store(released, mutant::order(Mutant::HeadRelaxed, Ordering::Release));
+        crate::failpoint::failpoint!("after head");
+        mutant::full_fence(Mutant::NoFenceAfterHead); // B, pairs with A in the producer's wait
+        let awaited = self.peer_space_at.load(Ordering::Relaxed);
+        let past = if mutant::chosen(Mutant::HeadNotRungFor) { 0 } else { 1 };
+        self.bell.ring_if_awaited(awaited, published.wrapping_add(1), released.wrapping_add(past));
+        cursor.published = released;
+    }
+
+    /// As [`Shared::publish`], while leases are out.
+    pub(super) fn publish_all(&self) {
+        self.publish(&mut self.returns.lock().cursor);
+    }
+
+    /// What the producer has been told, while leases are out.
+    pub(super) fn published(&self) -> u64 {
+        self.returns.lock().cursor.published
+    }
+
+    /// Requests whose leases are out, oldest first, and how far slots are released.
+    pub(super) fn holders(&self) -> (Vec<u64>, u64) {
+        let returns = self.returns.lock();
+        let held = returns.held.iter().filter(|held| !held.is_done);
+        (held.map(|held| held.request).collect(), returns.cursor.released)
+    }
+
+    /// Releases a frame that ends at `end`, behind leases that may be out; publishes what
+    /// that frees if it is at least `batch` bytes. Returns the cursor once nothing is held.
+    #[cold]
+    pub(super) fn release_behind_leases(
+        &self,
+        end: u64,
+        request: u64,
+        batch: u64,
+    ) -> Option<Cursor> {
+        let mut returns = self.returns.lock();
+        match returns.held.back_mut() {
+            _ if mutant::chosen(Mutant::FrameReleasesLease) => returns.cursor.released = end,
+            Some(last) if last.is_done => last.end = end,
+            _ => returns.held.push_back(Held { end, request, is_done: true }),
+        }
+        // The leases before it may all be gone by now.
+        returns.settle();
+        let Cursor { released, published } = returns.cursor;
+        if released.wrapping_sub(published) >= batch {
+            self.publish(&mut returns.cursor);
+        }
+        let is_free = returns.held.is_empty() || mutant::chosen(Mutant::CursorTakenEarly);
+        is_free.then_some(returns.cursor)
+    }
+}
+
+impl Returns {
+    fn settle(&mut self) {
+        while let Some(front) = self.held.front()
+            && (front.is_done || mutant::chosen(Mutant::LeaseOutOfOrder))
+        {
+            self.cursor.released = front.end;
+            self.held.pop_front();
+            self.first += 1;
+        }
+    }
+}

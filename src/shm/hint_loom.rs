@@ -1,0 +1,69 @@
+//! The pair of descriptors under the model checker: a byte count for each end.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "model checking only")]
+
+use std::sync::Arc;
+
+use loom::sync::{Condvar, Mutex};
+
+/// What each end holds to be read.
+#[derive(Debug)]
+struct Pair {
+    bytes: Mutex<[u32; 2]>,
+    readable: Condvar,
+}
+
+/// One side's hold on the pair.
+#[derive(Debug)]
+pub(crate) struct Hint {
+    pair: Arc<Pair>,
+    own: usize,
+}
+
+/// What draining found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Drained {
+    Nothing,
+    Something,
+    Broken,
+}
+
+impl Hint {
+    pub(crate) fn pair() -> [Self; 2] {
+        let bytes = Mutex::new([0; 2]);
+        let pair = Arc::new(Pair { bytes, readable: Condvar::new() });
+        [0, 1].map(|own| Self { pair: Arc::clone(&pair), own })
+    }
+
+    pub(crate) fn wake_peer(&self) {
+        self.poke(1 - self.own);
+    }
+
+    pub(crate) fn light(&self) {
+        self.poke(self.own);
+    }
+
+    pub(crate) fn drain(&self) -> Drained {
+        let mut bytes = self.pair.bytes.lock().unwrap();
+        match std::mem::take(&mut bytes[self.own]) {
+            0 => Drained::Nothing,
+            _ => Drained::Something,
+        }
+    }
+
+    /// What a reactor does.
+    pub(crate) fn wait_until_readable(&self) {
+        let mut bytes = self.pair.bytes.lock().unwrap();
+        while bytes[self.own] == 0 {
+            bytes = self.pair.readable.wait(bytes).unwrap();
+        }
+    }
+
+    pub(crate) fn is_readable(&self) -> bool {
+        self.pair.bytes.lock().unwrap()[self.own] != 0
+    }
+
+    fn poke(&self, end: usize) {
+        self.pair.bytes.lock().unwrap()[end] += 1;
+        self.pair.readable.notify_all();
+    }
+}

@@ -1,0 +1,175 @@
+//! Faults that the models must notice.
+//!
+//! Each mutant weakens one ordering, or leaves out one fence, look, bump or bound of the
+//! code that ships. In a model build the environment variable `SLIPRING_MUTANT` chooses
+//! one at run time; `ring/mutants.rs` names the model that must fail for it. In any other
+//! build [`chosen`] is a constant and nothing is left of this.
+
+use super::{Ordering, fence};
+
+macro_rules! mutants {
+    ($($(#[doc = $what:literal])+ $name:ident,)+) => {
+        /// What is wrong.
+        #[cfg_attr(not(loom), expect(dead_code, reason = "some are of the model's kernel"))]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Mutant {
+            $($(#[doc = $what])+ $name,)+
+        }
+
+        #[cfg(loom)]
+        impl Mutant {
+            pub(crate) const ALL: &[Self] = &[$(Self::$name),+];
+        }
+    };
+}
+
+mutants! {
+    // Publishing a frame.
+    /// The commit word is stored Relaxed.
+    CommitRelaxed,
+    /// The padding's commit word is stored Relaxed.
+    PaddingRelaxed,
+    /// The padding is published before the frame behind it.
+    PaddingFirst,
+    /// The next slot's commit word is not cleared.
+    NextNotCleared,
+    /// The next slot's commit word is cleared after the frame is published.
+    NextClearedLate,
+    /// The commit word is loaded Relaxed.
+    PollRelaxed,
+    /// The room for the next slot's commit word is not asked for.
+    NoRoomForNext,
+    /// The padding is left out of the room that is asked for.
+    NoRoomForPadding,
+
+    // Giving slots back.
+    /// The head is stored Relaxed.
+    HeadRelaxed,
+    /// The head is loaded Relaxed.
+    HeadSeenRelaxed,
+    /// The head is not published before the consumer sleeps.
+    NoHeadBeforeSleep,
+    /// A lease gives back slots of leases before it.
+    LeaseOutOfOrder,
+    /// A frame behind a lease gives back the lease's slot.
+    FrameReleasesLease,
+    /// A lease that comes back is not published.
+    LeaseNotPublished,
+    /// The consumer takes the cursor back while a lease is out.
+    CursorTakenEarly,
+    /// The consumer keeps its own cursor when it hands out a lease.
+    CursorNotHandedOver,
+
+    // Sleeping and waking.
+    /// No fence between an announcement and the look after it.
+    NoFenceBeforeLook,
+    /// No fence between a commit and the look at the consumer's sleep word.
+    NoFenceAfterCommit,
+    /// No fence between a head and the look at the producer's sleep word.
+    NoFenceAfterHead,
+    /// No look after the announcement.
+    NoSecondLook,
+    /// The announcement follows the second look.
+    AnnounceLate,
+    /// The sleeper takes the bell's value after the second look.
+    BellReadLate,
+    /// The bell is not bumped.
+    NoBump,
+    /// The bell is bumped after the wake.
+    BumpLate,
+    /// The kernel is not asked to wake anybody.
+    NoWake,
+    /// Who sleeps on a shared word is looked for in this process only.
+    WakePrivate,
+    /// Only one of those who sleep on a bell is woken.
+    WakeOne,
+    /// The last frame before the tail is not rung for.
+    TailNotRungFor,
+    /// A head that is exactly the awaited one is not rung for.
+    HeadNotRungFor,
+    /// Frames count as checked that were not.
+    CheckedTooFar,
+    /// Frames committed lazily are not flushed before a wait for room.
+    NoFlushBeforeWait,
+    /// Frames committed lazily are not flushed when the producer is dropped.
+    NoFlushOnDrop,
+
+    // Ending waits.
+    /// The alarm is bumped Relaxed.
+    AlarmRelaxed,
+    /// The alarm is not bumped.
+    NoAlarmBump,
+    /// The alarm wakes nobody.
+    NoAlarmWake,
+    /// The alarm's value is taken after the stop condition was looked at.
+    AlarmReadLate,
+    /// The sleeper does not sleep on the alarm.
+    AlarmNotWaitedOn,
+
+    // Reactors.
+    /// The descriptor is drained after the look.
+    DrainLate,
+    /// No fence between the announcement by descriptor and the look after it.
+    NoFenceAfterDrain,
+    /// No look after the announcement by descriptor.
+    NoLookAfterDrain,
+    /// The descriptor is drained before the producer has checked.
+    DrainUnchecked,
+    /// The producer says that it has checked before it rings.
+    CheckedBeforeRing,
+    /// A frame that is there but not rung for counts as readable.
+    UnrungNotLit,
+    /// A wait on the bell leaves the descriptor believed in.
+    DescriptorNotForgotten,
+
+    // Believing the peer.
+    /// A frame may be longer than the cap.
+    LenOverCap,
+    /// A frame may end behind the ring's end.
+    LenPastEnd,
+    /// A frame may lie in slots that are held.
+    Overrun,
+    /// Padding may stand where the longest frame has room.
+    PaddingAnywhere,
+    /// Padding may stand before nothing.
+    PaddingBeforeNothing,
+    /// The head may be any position.
+    AnyHead,
+    /// The head may lie inside a slot.
+    HeadInsideSlot,
+    /// A consumer that was lied to believes again.
+    ConsumerForgives,
+    /// A producer that was lied to believes again.
+    ProducerForgives,
+    /// Rings without a reason are not counted.
+    RingsUncounted,
+}
+
+/// Whether the code must misbehave so.
+#[cfg(not(loom))]
+#[inline(always)]
+pub(crate) const fn chosen(_: Mutant) -> bool {
+    false
+}
+
+/// Whether the code must misbehave so.
+#[cfg(loom)]
+pub(crate) fn chosen(mutant: Mutant) -> bool {
+    static NAME: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    let name = NAME.get_or_init(|| std::env::var("SLIPRING_MUTANT").ok());
+    name.as_ref().is_some_and(|name| *name == format!("{mutant:?}"))
+}
+
+/// `order`, or Relaxed in the mutant.
+#[inline(always)]
+pub(crate) fn order(mutant: Mutant, order: Ordering) -> Ordering {
+    if chosen(mutant) { Ordering::Relaxed } else { order }
+}
+
+/// A full barrier, but in the mutant.
+#[inline(always)]
+pub(crate) fn full_fence(mutant: Mutant) {
+    if !chosen(mutant) {
+        fence(Ordering::SeqCst);
+    }
+}

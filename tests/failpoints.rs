@@ -1,0 +1,421 @@
+//! A process that dies, stops or pauses at each step of the protocol. Serial, and only with
+//! `RUSTFLAGS="--cfg slipring_failpoints"`.
+#![cfg(slipring_failpoints)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    reason = "tests"
+)]
+
+mod common;
+worker_entry!();
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use common::*;
+use slipring::{Channel, Error, ErrorKind, ExitCause, Spawner};
+
+const VARIABLE: &str = "SLIPRING_FAILPOINT";
+const SHORT: Duration = Duration::from_millis(300);
+
+/// Steps of a worker once it has attached.
+const SERVING: [&str; 15] = [
+    "claim",
+    "half the header",
+    "before commit",
+    "after commit",
+    "before wake",
+    "before wait",
+    "after wait",
+    "after poll",
+    "before head",
+    "after head",
+    "before release",
+    "before handler",
+    "after handler",
+    "before pong",
+    "after answer",
+];
+
+/// Steps of a worker before that.
+const ATTACHING: [&str; 3] = ["before attach", "after attach", "before answer"];
+
+/// Steps of a parent.
+const PARENT: [&str; 16] = [
+    "before spawn",
+    "before hello",
+    "after hello",
+    "after handshake",
+    "claim",
+    "after copy",
+    "half the header",
+    "before commit",
+    "after commit",
+    "before wake",
+    "before wait",
+    "after wait",
+    "after poll",
+    "before head",
+    "after head",
+    "before release",
+];
+
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Every thread of a process: what it is called, and where it waits.
+fn stacks(pid: u32) -> String {
+    let mut text = String::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        text.push_str(&format!("-- {pid}, thread {}\n", task.file_name().to_string_lossy()));
+        for file in ["comm", "wchan", "syscall", "stack"] {
+            let read = std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            text.push_str(&format!("   {file}: {}\n", read.trim()));
+        }
+    }
+    let gdb = std::process::Command::new("gdb")
+        .args(["-p", &pid.to_string(), "-batch", "-ex", "thread apply all bt"])
+        .output();
+    if let Ok(output) = gdb {
+        text.push_str(&String::from_utf8_lossy(&output.stdout));
+    }
+    text
+}
+
+/// Runs a case; if it does not end, says where every thread of these processes is.
+fn watched<T: Send>(what: &str, pids: &[u32], run: impl FnOnce() -> T + Send) -> T {
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            use std::sync::mpsc::RecvTimeoutError;
+            if is_done.recv_timeout(LONG) == Err(RecvTimeoutError::Timeout) {
+                let own = [std::process::id()];
+                let all = pids.iter().chain(&own);
+                let stacks: String = all.map(|pid| stacks(*pid)).collect();
+                eprintln!("{what} hangs\n{stacks}");
+                std::process::abort();
+            }
+        });
+        let result = run();
+        drop(done);
+        result
+    })
+}
+
+fn assert_back_to(baseline: &Footprint, what: &str) {
+    let start = Instant::now();
+    while footprint() != *baseline && start.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(footprint(), *baseline, "{what}");
+}
+
+fn small() -> Spawner {
+    spawner().config(tiny(4 << 10).build().unwrap()).handshake_timeout(LONG)
+}
+
+fn at(point: &str, action: &str, nth: u32, logs: &Path) -> Spawner {
+    let failpoint = format!("{point}:{action}:{nth}");
+    small().env(VARIABLE, failpoint).log_dir(logs).role("failpoint")
+}
+
+fn has_fired(logs: &Path) -> bool {
+    let log = std::fs::read_to_string(logs.join("worker-failpoint.log")).unwrap_or_default();
+    log.contains("failpoint ")
+}
+
+/// Calls, a stream and pings; the first error, if there is one. All that comes is right,
+/// and chunks are an exact prefix.
+fn work(channel: &Channel, timeout: Duration) -> Result<(), Error> {
+    for round in 0..4_u64 {
+        let bytes = pattern(round, 900);
+        assert_eq!(channel.call(ECHO, &bytes, timeout)?.to_vec(), bytes);
+        // The worker sleeps by then, and is woken.
+        std::thread::sleep(Duration::from_millis(3));
+        channel.ping(timeout)?;
+        let mut count = 0;
+        for chunk in channel.stream(COUNT, &encode(&[20, 300]), timeout)? {
+            assert_eq!(chunk?.to_vec(), pattern(count, 300), "chunk {count}");
+            count += 1;
+        }
+        assert_eq!(count, 20, "all chunks");
+    }
+    Ok(())
+}
+
+fn cause(error: &Error) -> ExitCause {
+    eventually("the cause is known", || error.death().unwrap().cause().is_some());
+    error.death().unwrap().cause().unwrap()
+}
+
+struct Cases {
+    baseline: Footprint,
+    fired: usize,
+    times: Vec<Duration>,
+}
+
+impl Cases {
+    fn new() -> Self {
+        small().spawn().unwrap().close(LONG).unwrap();
+        Self { baseline: footprint(), fired: 0, times: Vec::new() }
+    }
+
+    /// Runs one case in a directory of its own; it returns whether the point was passed.
+    fn run(&mut self, what: &str, case: impl FnOnce(&Path) -> bool + Send) {
+        let logs = temp_dir("failpoints");
+        let start = Instant::now();
+        let fired = watched(what, &[], || case(&logs));
+        self.times.push(start.elapsed());
+        self.fired += usize::from(fired);
+        if !fired {
+            println!("{what}: was not passed");
+        }
+        std::fs::remove_dir_all(logs).unwrap();
+        assert_back_to(&self.baseline, what);
+    }
+}
+
+#[test]
+fn a_worker_that_dies_at_any_step_of_serving_is_a_death_after_an_exact_prefix() {
+    let _alone = alone();
+    let mut cases = Cases::new();
+    for point in SERVING {
+        for (action, expected) in [
+            ("kill", ExitCause::Signaled(libc::SIGKILL)),
+            ("abort", ExitCause::Signaled(libc::SIGABRT)),
+            ("exit", ExitCause::Exited(0)),
+        ] {
+            for nth in [1, 2, 7, 30] {
+                cases.run(&format!("{point}:{action}:{nth}"), |logs| {
+                    let spawned = at(point, action, nth, logs).spawn();
+                    let channel = match spawned {
+                        Ok(channel) => channel,
+                        // In the health thread, before the answer.
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::Handshake, "{point}: {error}");
+                            return has_fired(logs);
+                        }
+                    };
+                    let worked = work(&channel, LONG);
+                    let fired = has_fired(logs);
+                    match worked {
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::PeerDied, "{point}: {error}");
+                            assert_eq!(cause(&error), expected, "{point}: {error}");
+                        }
+                        Ok(()) => {
+                            // The last thing that it did, or not passed as often.
+                            assert!(!fired || eventually_dead(&channel), "{point}");
+                        }
+                    }
+                    channel.close(LONG).unwrap();
+                    fired
+                });
+            }
+        }
+    }
+    println!("{} of {} points were passed", cases.fired, cases.times.len());
+    assert!(cases.fired > cases.times.len() / 2);
+}
+
+fn eventually_dead(channel: &Channel) -> bool {
+    eventually("it is dead", || !channel.is_alive());
+    true
+}
+
+#[test]
+fn a_frame_is_delivered_if_and_only_if_it_was_committed_before_the_death() {
+    let _alone = alone();
+    let mut cases = Cases::new();
+    // The worker's frames: ready, then the reply.
+    for (point, nth, is_delivered) in [
+        // A claim that can wait looks for room first.
+        ("claim", 3, false),
+        ("half the header", 2, false),
+        ("before commit", 2, false),
+        ("after commit", 2, true),
+    ] {
+        cases.run(point, |logs| {
+            let channel = at(point, "kill", nth, logs).spawn().unwrap();
+            channel.wait_ready(LONG).unwrap();
+            let reply = channel.call(ECHO, b"the last one", LONG);
+            match reply {
+                Ok(reply) => assert!(is_delivered && reply.to_vec() == b"the last one", "{point}"),
+                Err(error) => {
+                    assert!(!is_delivered && error.kind() == ErrorKind::PeerDied, "{point}");
+                }
+            }
+            let error = channel.call(ECHO, b"after", LONG).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PeerDied, "{point}");
+            has_fired(logs)
+        });
+    }
+    assert_eq!(cases.fired, 4);
+}
+
+#[test]
+fn a_worker_that_stops_at_any_step_times_out_and_goes_on_without_a_lost_wake() {
+    let _alone = alone();
+    let mut cases = Cases::new();
+    for point in SERVING.into_iter().filter(|point| *point != "after answer") {
+        for nth in [2, 9] {
+            cases.run(&format!("{point}:stop:{nth}"), |logs| {
+                let channel = at(point, "stop", nth, logs).spawn().unwrap();
+                let worked = work(&channel, SHORT);
+                let fired = has_fired(logs);
+                if let Err(error) = worked {
+                    let kinds = [ErrorKind::Timeout, ErrorKind::Stalled];
+                    assert!(kinds.contains(&error.kind()), "{point}: {error}");
+                    assert!(channel.is_alive() && !error.is_fatal(), "{point}: {error}");
+                }
+                if !fired {
+                    // It may still stop, as late as in its end.
+                    channel.close(SHORT).unwrap();
+                    return false;
+                }
+                send_signal(channel.pid(), libc::SIGCONT);
+                work(&channel, LONG).unwrap_or_else(|error| panic!("{point}: {error}"));
+                channel.close(LONG).unwrap();
+                fired
+            });
+        }
+    }
+    assert!(cases.fired > cases.times.len() / 2);
+}
+
+#[test]
+fn a_worker_that_pauses_at_any_step_loses_nothing() {
+    let _alone = alone();
+    let mut cases = Cases::new();
+    for point in SERVING.into_iter().chain(ATTACHING) {
+        for nth in [1, 5] {
+            cases.run(&format!("{point}:sleep:{nth}"), |logs| {
+                let channel = at(point, "sleep", nth, logs).spawn().unwrap();
+                work(&channel, LONG).unwrap_or_else(|error| panic!("{point}: {error}"));
+                channel.close(LONG).unwrap();
+                has_fired(logs)
+            });
+        }
+    }
+    assert!(cases.fired > cases.times.len() / 2);
+}
+
+#[test]
+fn a_worker_that_dies_or_stops_in_the_handshake_is_a_failed_handshake_and_reaped() {
+    let _alone = alone();
+    let mut cases = Cases::new();
+    for point in ATTACHING {
+        for action in ["kill", "abort", "exit", "stop"] {
+            cases.run(&format!("{point}:{action}"), |logs| {
+                let timeout = if action == "stop" { SHORT } else { LONG };
+                let spawned = at(point, action, 1, logs).handshake_timeout(timeout).spawn();
+                let error = spawned.map(drop).expect_err(&format!("{point}:{action}"));
+                assert_eq!(error.kind(), ErrorKind::Handshake, "{point}: {error}");
+                let part = match action {
+                    "kill" => "SIGKILL",
+                    "abort" => "SIGABRT",
+                    "exit" => "exited with code 0",
+                    _ => "before the deadline",
+                };
+                assert!(error.to_string().contains(part), "{point}:{action}: {error}");
+                has_fired(logs)
+            });
+        }
+    }
+    assert_eq!(cases.fired, cases.times.len());
+}
+
+/// The parent of the cases below, in a process of its own: it works, and says so.
+const PARENT_TEST: &str = "a_parent_that_ends_or_pauses_at_any_step_leaves_no_worker_behind";
+
+fn be_the_parent() {
+    let channel = small().env_remove(VARIABLE).spawn().unwrap();
+    println!("\nworker {}", channel.pid());
+    work(&channel, LONG).unwrap();
+    channel.close(LONG).unwrap();
+    println!("\ndone");
+}
+
+/// Children of a process, of all its threads.
+fn children_of(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
+}
+
+#[test]
+fn a_parent_that_ends_or_pauses_at_any_step_leaves_no_worker_behind() {
+    if is_rerun(PARENT_TEST) {
+        be_the_parent();
+        return;
+    }
+    let _alone = alone();
+    for point in PARENT {
+        for action in ["kill", "abort", "exit", "stop", "sleep"] {
+            for nth in [1, 4] {
+                let what = format!("{point}:{action}:{nth}");
+                let mut parent = rerun_command(PARENT_TEST)
+                    .env(VARIABLE, &what)
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                let pid = parent.id();
+                let mut output = BufReader::new(parent.stdout.take().unwrap());
+                let mut errors = parent.stderr.take().unwrap();
+                let mut seen = Vec::new();
+                let text = watched(&what, &[pid], || {
+                    let mut text = String::new();
+                    let mut line = String::new();
+                    if action == "stop" {
+                        // Stopped, or through without having come past.
+                        let start = Instant::now();
+                        while !is_stopped(pid) && is_running(pid) && start.elapsed() < LONG {
+                            std::thread::sleep(Duration::from_millis(2));
+                        }
+                        seen.extend(children_of(pid));
+                        if is_stopped(pid) {
+                            send_signal(pid, libc::SIGCONT);
+                        }
+                    }
+                    while output.read_line(&mut line).unwrap() != 0 {
+                        seen.extend(
+                            line.strip_prefix("worker ").and_then(|n| n.trim().parse::<u32>().ok()),
+                        );
+                        text.push_str(&line);
+                        line.clear();
+                    }
+                    text
+                });
+                let status = watched(&what, &[pid], || parent.wait()).unwrap();
+                let mut said = String::new();
+                errors.read_to_string(&mut said).unwrap();
+                let fired = said.contains("failpoint ");
+                if !fired || action == "stop" || action == "sleep" {
+                    assert!(status.success() && text.contains("done"), "{what}: {status}\n{said}");
+                } else {
+                    assert!(!text.contains("done"), "{what}");
+                }
+                for worker in seen {
+                    eventually(&format!("{what}: worker {worker} is gone"), || !is_running(worker));
+                }
+            }
+        }
+    }
+}
+
+fn is_stopped(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(')').next().unwrap_or_default().starts_with(" T"))
+}

@@ -1,0 +1,515 @@
+//! What the hostile worker does, by name.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use super::worker::{Peer, answer, failure, pong, text};
+use super::*;
+
+const APP: u16 = 0x0100;
+/// Lies about one byte from now on: see [`forgery`].
+pub const FORGE: u16 = APP + 1;
+/// Tells the truth again.
+pub const RESTORE: u16 = APP + 2;
+/// Does what the payload names.
+pub const CASE: u16 = APP + 3;
+/// Is never answered.
+pub const HOLD: u16 = APP + 4;
+pub const ECHO: u16 = APP + 5;
+/// Streams: u64 count, u64 length.
+pub const COUNT: u16 = APP + 6;
+
+/// How long an attack that has no end of its own goes on.
+const ATTACK: Duration = Duration::from_millis(600);
+/// Until the parent ends this process.
+const ENDLESS: Duration = Duration::from_secs(600);
+
+/// Which byte a lie is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Of the region, from its start.
+    Control(usize),
+    /// Of the header of the next frame in the data ring.
+    DataFrame(usize),
+    /// Of the header of the next frame in the health ring.
+    HealthFrame(usize),
+}
+
+pub fn forgery(place: Place, op: Op) -> Vec<u8> {
+    let (which, offset) = match place {
+        Place::Control(offset) => (0, offset),
+        Place::DataFrame(offset) => (1, offset),
+        Place::HealthFrame(offset) => (2, offset),
+    };
+    let (code, value) = match op {
+        Op::Set(value) => (0, value),
+        Op::Flip(bit) => (1, bit),
+    };
+    [&[which, code, value, 0][..], &(offset as u32).to_le_bytes()].concat()
+}
+
+/// Serves one request.
+pub fn serve(peer: &mut Peer, came: &Came) {
+    let Came { request, payload, .. } = came;
+    match came.kind {
+        FORGE => {
+            let op = if payload[1] == 0 { Op::Set(payload[2]) } else { Op::Flip(payload[2]) };
+            let offset = number(payload, 4, 4) as usize;
+            peer.reply(*request, b"");
+            match payload[0] {
+                0 => peer.own.tell(offset, op),
+                1 => peer.out.lie = Some((offset, op)),
+                _ => peer.health_out.lie = Some((offset, op)),
+            }
+        }
+        RESTORE => {
+            for (offset, _) in std::mem::take(&mut peer.own.lies) {
+                peer.own.map.write(offset & !7, &[0; 8]);
+            }
+            peer.out.lie = None;
+            peer.health_out.lie = None;
+            for (side, ring) in [(DATA, &peer.data), (HEALTH, &peer.health)] {
+                peer.own.put64(side + SLEEP_AT, NEVER);
+                peer.own.put64(side + SPACE_AT, NEVER);
+                peer.own.put64(side + HEAD, ring.next);
+            }
+            peer.reply(*request, b"");
+        }
+        CASE => case(peer, &String::from_utf8_lossy(payload), *request),
+        HOLD => {}
+        COUNT => {
+            let (count, len) = (number(payload, 0, 8), number(payload, 8, 8) as usize);
+            for i in 0..count {
+                peer.send(CHUNK, 0, *request, 0, &vec![i as u8; len]);
+            }
+            peer.send(END, 0, *request, 0, &[]);
+        }
+        _ => peer.reply(*request, payload),
+    }
+}
+
+fn case(peer: &mut Peer, name: &str, request: u64) {
+    let (name, argument) = name.split_once(": ").unwrap_or((name, "0"));
+    let value: u64 = argument.parse().unwrap_or(0);
+    let tail = peer.out.tail;
+    let cap = peer.out.ring.max_frame;
+    let result = |len: u64| [len & 0xffff_ffff | u64::from(RESULT) << 32, request, 0];
+    match name {
+        // The commit word.
+        "commit" => {
+            let forged = match argument {
+                "stale" => tail.wrapping_sub(peer.out.ring.capacity) | 1,
+                "torn" => tail & 0xffff_ffff_0000_0000 | 0xdead_0001,
+                "both" => tail | 3,
+                "ahead" => tail.wrapping_add(64) | 1,
+                "padding" => tail | 2,
+                "high bit" => tail | 1 | 1 << 63,
+                "one" => 1 | 1 << 20,
+                "all ones" => u64::MAX,
+                other => panic!("{other}"),
+            };
+            peer.out.commit = Some(forged);
+            peer.send_head(result(0), &[]);
+        }
+        "commit again" => {
+            peer.reply(request, b"once");
+            let at = peer.out.at(peer.out.tail);
+            peer.own.map.word(at).store(tail | 1, Ordering::Release);
+        }
+        // The length.
+        "length" => peer.send_head(result(value), b""),
+        "length of a slot and one" => peer.send_head(result(cap as u64 + 1), &[]),
+        "length that changes" => {
+            let at = peer.out.at(tail) + 8;
+            let map = peer.own.map;
+            let flips = std::thread::spawn(move || {
+                let end = Instant::now() + ATTACK;
+                while Instant::now() < end {
+                    for len in [8, u64::from(u32::MAX), 9, 1 << 20, 0] {
+                        map.word(at).store(len | u64::from(RESULT) << 32, Ordering::Relaxed);
+                    }
+                }
+            });
+            std::thread::sleep(Duration::from_millis(1));
+            let words = peer.own.map.word(peer.out.at(tail) + 16);
+            words.store(request, Ordering::Relaxed);
+            peer.own.map.word(peer.out.at(tail)).store(tail | 1, Ordering::Release);
+            peer.out.tail = tail.wrapping_add(64);
+            peer.out.ring_if_awaited(&peer.own, &peer.down);
+            flips.join().unwrap();
+        }
+        "payload that changes" => {
+            peer.reply(request, &[0; 512]);
+            let (at, map) = (peer.out.at(tail) + 32, peer.own.map);
+            peer.go_on(ATTACK / 2, |_| {
+                map.write(at, &[1; 512]);
+                map.write(at, &[2; 512]);
+            });
+        }
+        "every header word changes" => {
+            let (from, map) = (peer.out.ring.offset, peer.own.map);
+            let len = peer.out.ring.capacity as usize;
+            peer.reply(request, b"");
+            let mut seed = 1_u64;
+            peer.go_on(ATTACK, |_| {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                map.word(from + (seed >> 20) as usize % len / 8 * 8).store(seed, Ordering::Relaxed);
+            });
+        }
+        // The head.
+        "head" => {
+            let head = peer.data.next;
+            let forged = match argument {
+                "back" => head.wrapping_sub(64),
+                "far back" => head.wrapping_sub(1 << 20),
+                "ahead" => head.wrapping_add(64),
+                "beyond the ring" => head.wrapping_add(2 * peer.data.ring.capacity),
+                "odd" => head.wrapping_add(1),
+                "all ones" => u64::MAX,
+                "half the circle" => head ^ 1 << 63,
+                other => panic!("{other}"),
+            };
+            let side = DATA + HEAD;
+            peer.reply(request, b"");
+            let honest = peer.own.map.u64(side).to_le_bytes();
+            // As bytes, so that it stays when the head is published again.
+            for (i, byte) in forged.to_le_bytes().into_iter().enumerate() {
+                if byte != honest[i] {
+                    peer.own.tell(side + i, Op::Set(byte));
+                }
+            }
+        }
+        // Kinds, flags, requests.
+        "kind" => {
+            let kind = value << 32;
+            peer.send_head([kind, request, 0], &[]);
+        }
+        "flags" => peer.send_head([u64::from(RESULT) << 32 | value << 48, request, 0], &[]),
+        "flags of an end" => peer.send_head([u64::from(END) << 32 | value << 48, request, 0], &[]),
+        "flags of an error" => {
+            peer.send_head([u64::from(ERROR) << 32 | value << 48, request, 0], &[]);
+        }
+        "aux" => {
+            peer.send(RESULT, 0, request, value, b"aux");
+        }
+        "request" => peer.reply(value, b"to nobody"),
+        "request that is finished" => {
+            peer.reply(request - 1, b"again");
+            peer.send(CHUNK, 0, request - 1, 0, b"again");
+            peer.send(ERROR, 0, request - 1, 0, &failure(b"again", b"again"));
+            peer.reply(request, b"once");
+        }
+        "reply twice" => {
+            peer.reply(request, b"once");
+            peer.reply(request, b"twice");
+            peer.send(CANCEL, 0, request, 0, &[]);
+            peer.send(END, 0, request, 0, &[]);
+        }
+        "request 0" => match argument {
+            "result" => peer.reply(0, b""),
+            "error" => peer.send(ERROR, 0, 0, 0, &failure(b"a::Type", b"no session")),
+            "garbage" => peer.send(ERROR, 0, 0, 0, &[0xff; 64]),
+            "cancel" => peer.send(CANCEL, 0, 0, 0, &[]),
+            other => panic!("{other}"),
+        },
+        "another kind of answer" => {
+            let kind = value as u16;
+            peer.send(kind, 0, request, 0, b"");
+        }
+        "expired" => peer.send(CANCEL, 0, request, 1, &[]),
+        // Errors.
+        "error" => {
+            let bytes = match argument {
+                "empty" => Vec::new(),
+                "long type" => [&u32::MAX.to_le_bytes()[..], b"x"].concat(),
+                "long message" => [&text(b"t")[..], &u32::MAX.to_le_bytes()].concat(),
+                "many sources" => {
+                    let mut bytes = failure(b"t", b"m");
+                    let at = bytes.len() - 4;
+                    bytes[at..].fill(0xff);
+                    bytes
+                }
+                "endless sources" => {
+                    let mut bytes = failure(b"t", b"m");
+                    let at = bytes.len() - 4;
+                    bytes[at..].fill(0xff);
+                    bytes.extend((0..300).flat_map(|_| text(b"s")));
+                    bytes
+                }
+                "no text" => failure(&[0xff; 40], &[0x80; 40]),
+                "longest" => vec![0xff; cap],
+                other => panic!("{other}"),
+            };
+            peer.send(ERROR, 0, request, 0, &bytes);
+        }
+        // Without end.
+        "pieces without end" => peer.go_on(ENDLESS, |peer| {
+            peer.send(RESULT, MORE | CONTINUED, request, 0, &vec![7; cap]);
+        }),
+        "first pieces without end" => peer.go_on(ENDLESS, |peer| {
+            peer.send(RESULT, MORE, request, 0, &vec![7; cap]);
+        }),
+        "empty pieces without end" => {
+            peer.go_on(ENDLESS, |peer| peer.send(RESULT, MORE, request, 0, &[]));
+        }
+        "a piece and an error" => {
+            peer.send(RESULT, MORE, request, 0, b"half");
+            peer.send(ERROR, 0, request, 0, &failure(b"t::Half", b"half way"));
+        }
+        "chunks without end" => {
+            peer.go_on(ENDLESS, |peer| peer.send(CHUNK, 0, request, 0, &[7; 64]));
+        }
+        "strangers without end" => peer.go_on(ENDLESS, |peer| {
+            peer.send(RESULT, 0, request + 1_000_000, 0, &[7; 64]);
+        }),
+        "strangers without end and without room" => peer.go_on(ENDLESS, |peer| {
+            peer.send_head([8 | u64::from(RESULT) << 32, request + 1_000_000, 0], &[7; 8]);
+        }),
+        "frames without end while the head stands still" => {
+            peer.reply(request, b"");
+            peer.is_serving = false;
+            peer.go_on(ENDLESS, |peer| peer.send(RESULT, 0, request + 1_000_000, 0, &[7; 64]));
+        }
+        "bell" => {
+            peer.reply(request, b"");
+            let side = if argument == "health" { HEALTH } else { DATA };
+            let mut turns = 0_u32;
+            peer.go_on(ENDLESS, |peer| {
+                peer.out.side = side;
+                peer.out.ring(&peer.own);
+                peer.out.side = DATA;
+                turns += 1;
+                if turns.is_multiple_of(64) {
+                    peer.serve_health();
+                }
+            });
+        }
+        // Health.
+        "pong" => {
+            peer.is_healthy = false;
+            peer.reply(request, b"");
+            let bytes = match argument {
+                "short" => vec![1, 2, 3],
+                "long text" => {
+                    let mut bytes = pong(b"");
+                    let at = bytes.len() - 4;
+                    bytes[at..].fill(0xff);
+                    bytes
+                }
+                "garbage" => vec![0xff; 200],
+                _ => pong(b"fine"),
+            };
+            let kind = match argument {
+                "other kind" => RESULT,
+                "unknown kind" => 0x7777,
+                "acknowledgement" => ACK,
+                _ => PONG,
+            };
+            peer.go_on(ENDLESS, |peer| {
+                let came = peer.health.poll(&peer.own, &peer.down);
+                let asked = came.map(|came| came.request);
+                match argument {
+                    "silence" => {}
+                    "strangers without end" => peer.say(PONG, 1 << 40, &bytes),
+                    "without room" => {
+                        let words = head(PONG, 0, 1 << 40, 0, 0);
+                        peer.health_out.publish(&peer.own, words, &[]);
+                        peer.health_out.ring_if_awaited(&peer.own, &peer.down);
+                    }
+                    "commit" => {
+                        let at = peer.health_out.at(peer.health_out.tail);
+                        peer.own.map.word(at).store(u64::MAX, Ordering::Release);
+                    }
+                    _ if asked.is_some() => peer.say(kind, asked.unwrap(), &bytes),
+                    _ => peer.stay(Duration::from_micros(50)),
+                }
+            });
+        }
+        "silence" => peer.is_serving = false,
+        "silence of everything" => {
+            peer.reply(request, b"");
+            peer.is_serving = false;
+            peer.is_healthy = false;
+        }
+        // The owner word.
+        "owner died" => {
+            peer.own.put32(OWNER, 0x4000_0000);
+            wake(peer.own.map.half(OWNER));
+        }
+        "owner flaps" => {
+            peer.reply(request, b"");
+            let mut value = 0_u32;
+            peer.go_on(ATTACK, |peer| {
+                value = value.wrapping_add(1) & 0x3fff_ffff;
+                peer.own.put32(OWNER, value);
+                wake(peer.own.map.half(OWNER));
+            });
+        }
+        "exit" => std::process::exit(value as i32),
+        // The descriptors.
+        "memory" => {
+            let report = attack_memory(peer);
+            peer.reply(request, report.as_bytes());
+        }
+        "holes" => {
+            peer.reply(request, b"");
+            peer.stay(Duration::from_millis(10));
+            let fd = peer.fds[1].as_raw_fd();
+            punch(fd, peer.own.map.len());
+        }
+        "hint" => {
+            let own = peer.fds[2].as_raw_fd();
+            let other = peer.fds[3].as_raw_fd();
+            peer.reply(request, b"");
+            match argument {
+                "shut down" => [own, other].into_iter().for_each(|fd| {
+                    // SAFETY: a system call without pointers.
+                    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+                }),
+                "blocking and full" => [own, other].into_iter().for_each(|fd| {
+                    // SAFETY: a system call without pointers.
+                    unsafe { libc::fcntl(fd, libc::F_SETFL, 0) };
+                    while poke(fd) {}
+                }),
+                "lit without end" => peer.go_on(ATTACK, |peer| {
+                    poke(own);
+                    peer.serve_health();
+                }),
+                "drained without end" => peer.go_on(ATTACK, |peer| {
+                    let mut bytes = [0; 256];
+                    receive(other, &mut bytes, libc::MSG_DONTWAIT);
+                    receive(own, &mut bytes, libc::MSG_DONTWAIT);
+                    peer.serve_health();
+                }),
+                other => panic!("{other}"),
+            }
+        }
+        other => panic!("no such case: {other}"),
+    }
+}
+
+fn poke(fd: RawFd) -> bool {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: one readable byte.
+    unsafe { libc::send(fd, [1_u8].as_ptr().cast(), 1, flags) == 1 }
+}
+
+fn punch(fd: RawFd, len: usize) -> bool {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: a system call without pointers; the range is the file's own.
+    unsafe { libc::fallocate(fd, mode, 0, len as i64) == 0 }
+}
+
+/// Tries all that a process can do to memory by its descriptors, and says what worked.
+fn attack_memory(peer: &Peer) -> String {
+    let mut worked = Vec::new();
+    let mut tried = |what: &str, has_worked: bool| {
+        if has_worked {
+            worked.push(what.to_owned());
+        }
+    };
+    let read_write = libc::PROT_READ | libc::PROT_WRITE;
+    for (name, fd, map) in [("down", &peer.fds[0], &peer.down), ("up", &peer.fds[1], &peer.own.map)]
+    {
+        let (raw, len) = (fd.as_raw_fd(), map.len());
+        for size in [0, 4096, len as i64 - 1, len as i64 + 4096] {
+            // SAFETY: a system call without pointers.
+            tried(&format!("{name} ftruncate"), unsafe { libc::ftruncate(raw, size) } == 0);
+        }
+        // SAFETY: a system call without pointers; one page beyond the end.
+        let grown = unsafe { libc::fallocate(raw, 0, len as i64, 4096) };
+        tried(&format!("{name} grow"), grown == 0);
+        for seal in [libc::F_SEAL_WRITE, libc::F_SEAL_FUTURE_WRITE, libc::F_SEAL_SHRINK] {
+            // SAFETY: a system call without pointers.
+            let sealed = unsafe { libc::fcntl(raw, libc::F_ADD_SEALS, seal) };
+            tried(&format!("{name} seal"), sealed == 0);
+        }
+        let path = format!("/proc/self/fd/{raw}");
+        let reopened = std::fs::File::options().read(true).write(true).open(path);
+        let again = reopened.ok().map(OwnedFd::from);
+        for (how, fd) in [("", Some(raw)), (" reopened", again.as_ref().map(AsRawFd::as_raw_fd))] {
+            let Some(fd) = fd else { continue };
+            let mapped = Map::new(fd, len, read_write);
+            tried(&format!("{name}{how} writable map"), mapped.is_ok());
+            if let Ok(map) = mapped {
+                map.write(len - 8, &[0; 8]);
+            }
+            // SAFETY: one readable byte, written over one that is zero in an honest region.
+            let written = unsafe { libc::pwrite(fd, [0_u8].as_ptr().cast(), 1, 380) };
+            tried(&format!("{name}{how} write"), written == 1);
+        }
+        // SAFETY: the mapping's own range.
+        let protected = unsafe { libc::mprotect(map.base().cast(), len, read_write) };
+        tried(&format!("{name} mprotect"), protected == 0);
+        if name == "down" {
+            tried("down hole", punch(raw, len));
+        }
+    }
+    worked.join(", ")
+}
+
+/// Answers the parent's hello as the mode says. Whether to serve honestly then.
+pub fn handshake(mode: &str, socket: RawFd, fds: &[OwnedFd]) -> bool {
+    let Some(case) = mode.strip_prefix("handshake: ") else { return true };
+    let file = |fd: &OwnedFd| std::fs::File::from(fd.try_clone().unwrap());
+    let len = |fd| file(fd).metadata().unwrap().len() as usize;
+    let down = Map::new(fds[0].as_raw_fd(), len(&fds[0]), libc::PROT_READ).unwrap();
+    let read_write = libc::PROT_READ | libc::PROT_WRITE;
+    let up = Map::new(fds[1].as_raw_fd(), len(&fds[1]), read_write).unwrap();
+    let mut header = answering_header(&down.read(0, HEADER));
+    let pid = std::process::id().to_le_bytes();
+    let mut bytes = answer(0, &pid);
+    if let Some(byte) = case.strip_prefix("byte ") {
+        let at: usize = byte.parse().unwrap();
+        header[at] = !header[at];
+    }
+    match case {
+        "magic" => header[0] = b'X',
+        "version" => header[8] = 9,
+        "side" => header[12] = 1,
+        "channel" => header[16] ^= 0xff,
+        "features" => header[32] = 4,
+        "length" => header[40..48].copy_from_slice(&4096_u64.to_le_bytes()),
+        "capacity" => header[56..64].copy_from_slice(&(1_u64 << 29).to_le_bytes()),
+        "offset" => header[48..56].copy_from_slice(&(1_u64 << 40).to_le_bytes()),
+        "origin" => header[64] = 1,
+        "frames" => header[72..76].fill(0xff),
+        "build" => header[240..304].fill(0x1b),
+        "reserved" => header[383] = 1,
+        "nothing" => header.fill(0),
+        "garbage" => bytes = framed(&[0x5a; 64]),
+        "empty" => bytes = framed(&[]),
+        "short" => bytes = framed(b"SLRG\x01\0\0\0"),
+        "other version" => bytes = framed(b"SLRG\x02\0\0\0\0\0\0\0\0\0\0\0"),
+        "too long" => bytes = u32::MAX.to_le_bytes().to_vec(),
+        "64 KiB and one" => bytes = framed(&vec![0; (64 << 10) + 1]),
+        "half" => bytes.truncate(9),
+        "refused" => bytes = answer(1, &text(b"I do not like it")),
+        "refused without end" => bytes = answer(1, &[0xff; 64]),
+        "silence" => bytes.clear(),
+        "by drops" => {
+            up.write(0, &header);
+            for byte in bytes {
+                if send(socket, &[byte], &[]).is_err() {
+                    std::process::exit(0);
+                }
+                std::thread::sleep(Duration::from_millis(60));
+            }
+            return false;
+        }
+        "descriptors" => {
+            up.write(0, &header);
+            let _ = send(socket, &bytes, &raw(fds));
+            return false;
+        }
+        "twice" => bytes = [bytes.clone(), bytes].concat(),
+        "end" => std::process::exit(0),
+        _ => {}
+    }
+    up.write(0, &header);
+    let _ = send(socket, &bytes, &[]);
+    if case == "half" {
+        std::process::exit(3);
+    }
+    false
+}
