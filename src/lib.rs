@@ -17,41 +17,58 @@
 //! Every method says whether it can block, for how long, and what stays usable after an
 //! error. `docs/` in the repository has the architecture, the layout of memory to the
 //! byte, and the figures.
+// A model build has the levels that are free of locks, up to the ring, and nothing above
+// them that would use them.
+#![cfg_attr(loom, allow(dead_code, reason = "what uses it is not there"))]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("slipring runs on Linux only: it needs memfd seals, futexes and pidfds");
 #[cfg(not(all(target_pointer_width = "64", target_endian = "little")))]
 compile_error!("slipring supports 64-bit little-endian targets only");
 
+#[cfg(not(loom))]
 mod channel;
 mod config;
 mod error;
 mod failpoint;
 #[doc(hidden)]
+#[cfg(not(loom))]
 pub mod fuzzing;
+#[cfg(not(loom))]
 mod link;
+#[cfg(not(loom))]
 pub mod payload;
+#[cfg(not(loom))]
 mod process;
+#[cfg(not(loom))]
 mod protocol;
+#[cfg(not(loom))]
 mod raw;
 pub mod ring;
 mod shm;
 mod sync;
-#[cfg(feature = "async")]
+#[cfg(all(feature = "async", not(loom)))]
 pub mod tasks;
-#[cfg(feature = "testing")]
+#[cfg(all(feature = "testing", not(loom)))]
 pub mod testing;
+#[cfg(not(loom))]
 mod trace;
+#[cfg(not(loom))]
 pub mod worker;
 
+#[cfg(not(loom))]
 pub use channel::{
     Channel, DEFAULT_CHUNK_TIMEOUT, MessageWriter, Pending, Reply, Spawner, Stats, Stream,
 };
 pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
 pub use error::{Error, ErrorKind, ExitCause, Result, WorkerDeath, WorkerFailure};
+#[cfg(not(loom))]
 pub use payload::{Payload, Source};
+#[cfg(not(loom))]
 pub use protocol::hello::RoleConfig;
+#[cfg(not(loom))]
 pub use protocol::{Health, Kind, WorkerState};
+#[cfg(not(loom))]
 pub use raw::RawLink;
 pub use shm::region::PeerBytes;
 

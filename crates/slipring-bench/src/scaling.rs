@@ -9,7 +9,8 @@ use slipring::Config;
 
 use crate::drawing::{self, Panel, Series};
 use crate::figures::median;
-use crate::machine::Machine;
+use crate::limits::sys;
+use crate::machine::{self, Machine};
 use crate::report::bytes;
 use crate::work::Work;
 use crate::{Options, own};
@@ -25,7 +26,7 @@ pub fn plot(options: &Options, mut progress: impl FnMut(&str)) -> io::Result<Str
     let quick = options.is_quick;
     let mut panels = Vec::new();
     progress("longer messages");
-    panels.push(messages(quick)?);
+    panels.push(messages(quick, options.cpus)?);
     progress("more channels");
     panels.push(channels(quick)?);
     progress("more threads");
@@ -36,10 +37,19 @@ pub fn plot(options: &Options, mut progress: impl FnMut(&str)) -> io::Result<Str
 }
 
 /// The rate of streams of one direction, by the length of a message.
-fn messages(quick: bool) -> io::Result<Panel> {
+fn messages(quick: bool, cpus: Option<(usize, usize)>) -> io::Result<Panel> {
+    let all = sys::allowed_cpus();
+    let cpus = cpus.or_else(|| machine::two_cpus(&all));
+    let (parent, worker) = cpus.ok_or_else(|| io::Error::other("two processors are needed"))?;
     let slice = Duration::from_millis(if quick { 20 } else { 100 });
     let mut raw = own::raw(&own::busy(), false)?;
+    raw.pin(worker)?;
+    // Its worker spins: only one of the two may run at a time.
+    sys::set_stopped(raw.pid(), true);
     let mut channel = own::channel(&own::busy())?;
+    channel.pin(worker)?;
+    sys::set_stopped(channel.pid(), true);
+    sys::run_on(&[parent])?;
     let mut ticks = Vec::new();
     let (mut by_raw, mut by_channel) = (Vec::new(), Vec::new());
     for shift in (6..=26).step_by(2) {
@@ -48,14 +58,21 @@ fn messages(quick: bool) -> io::Result<Panel> {
         let count = (512 * MIB / len).clamp(2, 200_000) as u64;
         ticks.push(bytes(len));
         for (session, rates) in [(&mut raw, &mut by_raw), (&mut channel, &mut by_channel)] {
+            sys::set_stopped(session.pid(), false);
+            session.run(work, 2)?;
             let start = Instant::now();
             let mut times = Vec::new();
             while times.len() < 3 || (start.elapsed() < slice && times.len() < 25) {
                 times.push(session.run(work, (count / 16).max(1))?.typical_ns());
             }
+            sys::set_stopped(session.pid(), true);
             rates.push(len as f64 / median(&mut times));
         }
     }
+    sys::run_on(&all)?;
+    // They are told to end when they are dropped.
+    sys::set_stopped(raw.pid(), false);
+    sys::set_stopped(channel.pid(), false);
     Ok(Panel {
         title: "One stream, copied in, by message length".to_owned(),
         unit: "GB/s",
