@@ -2,7 +2,7 @@
 //!
 //! [`cases`] says what is compared; [`measure`] runs the contenders in turns, with
 //! [`machine`]'s probe between them; [`report`] writes down what came out, and
-//! [`reference`] says whether it counts. [`work`] has the loops of both sides, over an
+//! [`mod@reference`] says whether it counts. [`work`] has the loops of both sides, over an
 //! [`end::End`]: those of [`limits`], of [`links`] and of [`own`]. Every byte is checked.
 //!
 //! A program that measures is its own worker: it calls [`worker_main`] when its first
