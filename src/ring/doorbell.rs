@@ -79,7 +79,7 @@ impl Bell {
     pub(crate) fn ring(&self) {
         let is_late = mutant::chosen(Mutant::BumpLate);
         if !is_late && !mutant::chosen(Mutant::NoBump) {
-            self.word.fetch_add(1, Ordering::Release);
+            self.word.fetch_add(1, mutant::order(Mutant::BellRelaxed, Ordering::Release));
         }
         crate::failpoint::failpoint!("before wake");
         if !mutant::chosen(Mutant::NoWake) {

@@ -5,11 +5,8 @@
 //! a race, a deadlock, or an assertion. Left out, because no model can tell them from the
 //! code that ships:
 //!
-//! * the bell bumped, or loaded, Relaxed: fence B stands between what was published and the
-//!   bump, and fence A between the load and the look, and two fences around a pair of
-//!   Relaxed accesses order as much as Release and Acquire would. The orderings are there
-//!   for whoever rings without a fence.
-//! * the alarm loaded Relaxed: the same fence A stands between it and the look.
+//! * the bell, or the alarm, loaded Relaxed: fence A stands between that load and the look,
+//!   and orders as much as Acquire would.
 //! * what is checked stored, or loaded, Relaxed: the checker's descriptor is a mutex, and
 //!   it never shows a store before a lock that precedes it.
 //! * header words and cleared commit words are stored and loaded Relaxed already: the
@@ -62,6 +59,8 @@ fn killer(mutant: Mutant) -> &'static str {
         | Mutant::WakePrivate
         | Mutant::TailNotRungFor
         | Mutant::CheckedTooFar => "a_consumer_that_goes_to_sleep_is_woken_for_every_frame",
+        // Rung without a fence, as it is for credits and cancels.
+        Mutant::BellRelaxed => "a_bell_that_is_rung_without_a_fence_brings_the_news_with_it",
         Mutant::WakeOne => "a_bell_wakes_all_that_sleep_on_it",
         Mutant::NoFlushBeforeWait => "a_producer_that_waits_for_room_has_woken_the_consumer_first",
         Mutant::NoFlushOnDrop => "a_producer_that_is_dropped_leaves_nobody_asleep",

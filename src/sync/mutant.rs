@@ -73,6 +73,8 @@ mutants! {
     AnnounceLate,
     /// The sleeper takes the bell's value after the second look.
     BellReadLate,
+    /// The bell is bumped Relaxed.
+    BellRelaxed,
     /// The bell is not bumped.
     NoBump,
     /// The bell is bumped after the wake.

@@ -180,3 +180,27 @@ fn a_bell_wakes_all_that_sleep_on_it() {
         drop(consumer);
     });
 }
+
+#[test]
+fn a_bell_that_is_rung_without_a_fence_brings_the_news_with_it() {
+    model(|| {
+        let Rig { producer, consumer, forge } = rig(CAPACITY, LONGEST, 0);
+        let news = Arc::new(AtomicU32::new(0));
+        let ringer = thread::spawn({
+            let news = Arc::clone(&news);
+            move || {
+                // Relaxed: the bell itself must publish it.
+                news.store(1, Ordering::Relaxed);
+                Bell::new(forge.consumer_bell, None).ring();
+            }
+        });
+        let sleeper = producer.sleeper();
+        let found = sleeper.wait_until(&Alarm::default(), Deadline::NEVER, false, |step| {
+            let is_news = news.load(Ordering::Relaxed) != 0;
+            Ok((step == Step::Look && is_news).then_some(()))
+        });
+        assert!(found.unwrap().is_some());
+        ringer.join().unwrap();
+        drop((producer, consumer));
+    });
+}
