@@ -12,6 +12,7 @@
 //! * [`payload`]: batches of texts and matrices, written straight into the ring.
 //! * [`RawLink`]: the rings as they are, for programs with a protocol of their own.
 #![cfg_attr(feature = "async", doc = "* [`tasks`]: the same channel for async hosts.")]
+#![cfg_attr(feature = "named", doc = "* [`named`]: channels for processes that were not spawned.")]
 #![cfg_attr(feature = "testing", doc = "* [`testing`]: a worker thread in place of the process.")]
 //!
 //! Every method says whether it can block, for how long, and what stays usable after an
@@ -36,6 +37,8 @@ mod failpoint;
 pub mod fuzzing;
 #[cfg(not(loom))]
 mod link;
+#[cfg(all(feature = "named", not(loom)))]
+pub mod named;
 #[cfg(not(loom))]
 pub mod payload;
 #[cfg(not(loom))]

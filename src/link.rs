@@ -167,7 +167,8 @@ impl ParentLink {
         Ok((Self::over(own, peer, header, config.wait, hint)?, LinkFiles { down, up }))
     }
 
-    fn over(
+    /// A link over two regions of which `own` starts with this header.
+    pub(crate) fn over(
         own: OwnRegion,
         peer: PeerRegion,
         header: RegionHeader,
@@ -191,7 +192,7 @@ impl ParentLink {
             },
             credit_need: peer.u64_at(control::CREDIT_NEED)?,
             credit_request: peer.u64_at(control::CREDIT_REQUEST)?,
-            data_bell: Bell::new(own.u32_at(control::DATA + control::BELL)?, None),
+            data_bell: bell(&own, control::DATA, None)?,
         };
         let watches = (Some(watch(&peer, control::DATA)?), Some(watch(&peer, control::HEALTH)?));
         let (data, health) = duplexes(&own, &peer, ours, theirs, wait, watches, hint)?;
@@ -248,7 +249,8 @@ impl WorkerLink {
         Self::over(&own, &peer, header, wait, hint)
     }
 
-    fn over(
+    /// A link over two regions of which `peer` starts with this header, which was checked.
+    pub(crate) fn over(
         own: &OwnRegion,
         peer: &PeerRegion,
         header: RegionHeader,
@@ -321,7 +323,7 @@ fn duplex(
         peer_sleep_at: peer.u64_at(side + control::SLEEP_AT)?,
         space_at: own.u64_at(side + control::SPACE_AT)?,
         checked: own.u64_at(side + control::CHECKED)?,
-        bell: Bell::new(own.u32_at(side + control::BELL)?, hint.clone()),
+        bell: bell(own, side, hint.clone())?,
         sleeper: sleeper(own, peer, side, wait, watch.clone())?,
         max_frame: as_usize(u64::from(ours.max_frame)),
         origin: ours.origin,
@@ -332,12 +334,17 @@ fn duplex(
         peer_space_at: peer.u64_at(side + control::SPACE_AT)?,
         sleep_at: own.u64_at(side + control::SLEEP_AT)?,
         peer_checked: peer.u64_at(side + control::CHECKED)?,
-        bell: Bell::new(own.u32_at(side + control::BELL)?, hint),
+        bell: bell(own, side, hint)?,
         sleeper: sleeper(own, peer, side, wait, watch.clone())?,
         max_frame: as_usize(u64::from(theirs.max_frame)),
         origin: theirs.origin,
     });
     Ok(Duplex { producer, consumer, sleeper: sleeper(own, peer, side, wait, watch)? })
+}
+
+fn bell(own: &OwnRegion, side: usize, hint: Option<Arc<Hint>>) -> Result<Bell> {
+    let at = side + control::BELL;
+    Ok(Bell::new(own.u32_at(at)?, hint).with_event(own.event(at)))
 }
 
 fn sleeper(
@@ -347,17 +354,14 @@ fn sleeper(
     wait: WaitStrategy,
     watch: Option<Arc<BellWatch>>,
 ) -> Result<Sleeper> {
-    Ok(Sleeper::new(
-        peer.u32_at(side + control::BELL)?,
-        own.u32_at(side + control::CPU)?,
-        peer.u32_at(side + control::CPU)?,
-        wait,
-        watch,
-    ))
+    let at = side + control::BELL;
+    let cpus = (own.u32_at(side + control::CPU)?, peer.u32_at(side + control::CPU)?);
+    let sleeper = Sleeper::new(peer.u32_at(at)?, cpus.0, cpus.1, wait, watch);
+    Ok(sleeper.with_event(peer.event(at)))
 }
 
 /// Random enough that two channels of one machine never share it.
-fn channel_id() -> [u8; 16] {
+pub(crate) fn channel_id() -> [u8; 16] {
     let state = std::collections::hash_map::RandomState::new();
     let half = |salt: u8| {
         let mut hasher = state.build_hasher();

@@ -34,7 +34,7 @@ pub fn spawn_thread<S>(
     let link = WorkerLink::attach(down, up, config.wait, theirs.as_ref())?;
     parent.answer.check_attached()?;
     let (life, stop) = (Arc::<Life>::default(), Arc::<Stop>::default());
-    let thread = ThreadWorker::new({
+    let thread = ThreadWorker::new(std::process::id(), {
         let stop = Arc::clone(&stop);
         Arc::new(move || stop.set())
     });

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ExitCause, WorkerDeath};
 use crate::process::exit::Child;
 use crate::process::log::Log;
-#[cfg(feature = "testing")]
+#[cfg(any(feature = "testing", feature = "named"))]
 use crate::process::thread::ThreadWorker;
 
 /// How long an error waits for the exit status to be known. The kernel tells of a
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub(crate) enum Body {
     Process(Child),
-    #[cfg(feature = "testing")]
+    #[cfg(any(feature = "testing", feature = "named"))]
     Thread(ThreadWorker),
 }
 
@@ -24,15 +24,15 @@ impl Body {
     pub(crate) fn pid(&self) -> u32 {
         match self {
             Self::Process(child) => child.pid(),
-            #[cfg(feature = "testing")]
-            Self::Thread(_) => std::process::id(),
+            #[cfg(any(feature = "testing", feature = "named"))]
+            Self::Thread(thread) => thread.pid(),
         }
     }
 
     pub(crate) fn status(&self) -> Option<ExitCause> {
         match self {
             Self::Process(child) => child.status(),
-            #[cfg(feature = "testing")]
+            #[cfg(any(feature = "testing", feature = "named"))]
             Self::Thread(thread) => thread.status(),
         }
     }
@@ -41,8 +41,17 @@ impl Body {
     pub(crate) fn wait(&self, deadline: Instant) -> Option<ExitCause> {
         match self {
             Self::Process(child) => child.wait(deadline),
-            #[cfg(feature = "testing")]
+            #[cfg(any(feature = "testing", feature = "named"))]
             Self::Thread(thread) => thread.wait(deadline),
+        }
+    }
+
+    /// Whether it can be made to end.
+    pub(crate) fn can_be_ended(&self) -> bool {
+        match self {
+            Self::Process(_) => true,
+            #[cfg(any(feature = "testing", feature = "named"))]
+            Self::Thread(thread) => thread.pid() == std::process::id(),
         }
     }
 
@@ -52,7 +61,7 @@ impl Body {
             Self::Process(child) => {
                 child.signal(libc::SIGTERM);
             }
-            #[cfg(feature = "testing")]
+            #[cfg(any(feature = "testing", feature = "named"))]
             Self::Thread(thread) => thread.stop(),
         }
     }
@@ -62,7 +71,7 @@ impl Body {
             Self::Process(child) => {
                 child.kill_group();
             }
-            #[cfg(feature = "testing")]
+            #[cfg(any(feature = "testing", feature = "named"))]
             Self::Thread(thread) => thread.stop(),
         }
     }
@@ -71,7 +80,7 @@ impl Body {
     pub(crate) fn retire(&self, term_after: Duration, kill_after: Duration) {
         match self {
             Self::Process(child) => child.retire(term_after, kill_after),
-            #[cfg(feature = "testing")]
+            #[cfg(any(feature = "testing", feature = "named"))]
             Self::Thread(thread) => thread.stop(),
         }
     }
@@ -79,7 +88,7 @@ impl Body {
     pub(crate) fn log(&self) -> Option<&Log> {
         match self {
             Self::Process(child) => child.log(),
-            #[cfg(feature = "testing")]
+            #[cfg(any(feature = "testing", feature = "named"))]
             Self::Thread(_) => None,
         }
     }
@@ -102,7 +111,7 @@ impl Deathbed {
     pub(crate) fn error(&self, request: Option<u64>) -> Error {
         let (status, oom_suspected) = match &self.body {
             Body::Process(child) => (child.status_cell(), child.oom_cell()),
-            #[cfg(feature = "testing")]
+            #[cfg(any(feature = "testing", feature = "named"))]
             Body::Thread(thread) => (thread.status_cell(), Default::default()),
         };
         Error::peer_died(WorkerDeath {

@@ -127,6 +127,13 @@ impl WorkerHandle {
         if let Some(cause) = body.wait(instant(deadline)) {
             return Ok(cause);
         }
+        if !body.can_be_ended() {
+            let (role, pid) = (&self.role, self.pid);
+            let message = format!(
+                "worker {role} (pid {pid}) has not detached; it is not this process's to kill"
+            );
+            return Err(Error::new(ErrorKind::Timeout, message));
+        }
         body.terminate();
         if let Some(cause) = body.wait(Instant::now() + KILL_AFTER) {
             return Ok(cause);

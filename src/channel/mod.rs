@@ -22,27 +22,27 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(feature = "testing")]
+#[cfg(any(feature = "testing", feature = "named"))]
 use crate::channel::death::Deathbed;
 #[cfg(not(feature = "async"))]
 use crate::channel::engine::Engine;
 use crate::channel::handle::WorkerHandle;
-#[cfg(feature = "testing")]
+#[cfg(any(feature = "testing", feature = "named"))]
 use crate::channel::health::HealthClient;
-#[cfg(feature = "testing")]
+#[cfg(any(feature = "testing", feature = "named"))]
 pub(crate) use crate::channel::life::Life;
 use crate::config::Config;
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::{ExitCause, Result};
-#[cfg(feature = "testing")]
+#[cfg(any(feature = "testing", feature = "named"))]
 use crate::link::ParentLink;
 use crate::payload::Payload;
-#[cfg(feature = "testing")]
+#[cfg(any(feature = "testing", feature = "named"))]
 use crate::process::thread::ThreadWorker;
 use crate::protocol::{Health, Kind};
 use crate::shm::clock::Deadline;
-#[cfg(feature = "testing")]
+#[cfg(any(feature = "testing", feature = "named"))]
 use crate::shm::hint::Hint;
 use crate::trace::span;
 
@@ -102,8 +102,8 @@ pub struct Stats {
 }
 
 impl Channel {
-    /// A channel whose worker is a thread of this process.
-    #[cfg(feature = "testing")]
+    /// A channel whose worker was not started by the supervisor.
+    #[cfg(any(feature = "testing", feature = "named"))]
     pub(crate) fn over_thread(
         link: ParentLink,
         config: &Config,

@@ -18,6 +18,6 @@ pub(crate) mod supervisor;
 pub(crate) mod sys;
 #[cfg(test)]
 mod testing;
-#[cfg(feature = "testing")]
+#[cfg(any(feature = "testing", feature = "named"))]
 pub(crate) mod thread;
 pub(crate) mod watch;

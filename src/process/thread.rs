@@ -1,4 +1,5 @@
-//! A thread that stands in for a worker process, as far as its end is concerned.
+//! A worker that this process did not start, as far as its end is concerned: a thread
+//! that stands in for a worker process, or a process that attached by name.
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
@@ -6,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::ExitCause;
 
-/// The worker thread, as far as its end is concerned.
+/// The worker, as far as its end is concerned.
 #[derive(Clone)]
 pub(crate) struct ThreadWorker {
+    pid: u32,
     end: Arc<End>,
     stop: Arc<dyn Fn() + Send + Sync>,
 }
@@ -21,12 +23,16 @@ struct End {
 }
 
 impl ThreadWorker {
-    /// A thread that `stop` asks to end.
-    pub(crate) fn new(stop: Arc<dyn Fn() + Send + Sync>) -> Self {
-        Self { end: Arc::default(), stop }
+    /// A thread of the process `pid` that `stop` asks to end.
+    pub(crate) fn new(pid: u32, stop: Arc<dyn Fn() + Send + Sync>) -> Self {
+        Self { pid, end: Arc::default(), stop }
     }
 
-    /// Called by the thread itself, last thing.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Called by the thread itself, last thing, or by whoever has noticed its end.
     pub(crate) fn has_ended(&self, cause: ExitCause) {
         let _guard = self.end.lock.lock().unwrap_or_else(PoisonError::into_inner);
         // Nobody else sets it.

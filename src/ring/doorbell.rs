@@ -39,14 +39,19 @@
 //! Whatever the peer does with its bell costs a look, never a wrong answer: what
 //! must get through without the peer (close, cancel, death) raises the [`Alarm`],
 //! a word of this process, on which the same system call sleeps.
+//!
+//! Memory that comes with a doorbell of its own has an [`Event`](crate::shm::event::Event)
+//! in the place of the futex: the bell is bumped, then the event is set, and a sleeper
+//! compares bell and alarm once it is sure to notice a later set. An alarm sets it too.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::config::WaitStrategy;
 use crate::error::{Error, Result};
 use crate::ring::position::within;
 use crate::shm::clock::{Deadline, now_ns};
+use crate::shm::event::SharedEvent;
 use crate::shm::hint::Hint;
 use crate::shm::region::{OwnU32, OwnU64, PeerU32};
 use crate::shm::{cpu, futex};
@@ -67,11 +72,17 @@ const POSITION: u64 = !63;
 pub(crate) struct Bell {
     word: OwnU32,
     hint: Option<Arc<Hint>>,
+    event: Option<SharedEvent>,
 }
 
 impl Bell {
     pub(crate) fn new(word: OwnU32, hint: Option<Arc<Hint>>) -> Self {
-        Self { word, hint }
+        Self { word, hint, event: None }
+    }
+
+    /// Rings the event, if there is one, in the place of the futex.
+    pub(crate) fn with_event(self, event: Option<SharedEvent>) -> Self {
+        Self { event, ..self }
     }
 
     /// Wakes the peer. The bump pairs with the load of the bell in [`Sleeper::wait_until`].
@@ -83,7 +94,10 @@ impl Bell {
         }
         crate::failpoint::failpoint!("before wake");
         if !mutant::chosen(Mutant::NoWake) {
-            futex::wake(&self.word, mutant::chosen(Mutant::WakePrivate));
+            match &self.event {
+                None => futex::wake(&self.word, mutant::chosen(Mutant::WakePrivate)),
+                Some(event) => event.set(),
+            }
         }
         if is_late {
             self.word.fetch_add(1, Ordering::Release);
@@ -166,9 +180,23 @@ impl BellWatch {
 #[derive(Debug, Default)]
 pub(crate) struct Alarm {
     word: AtomicU32,
+    /// What sleepers of this process may sleep on in the futex's place.
+    events: OnceLock<Vec<SharedEvent>>,
 }
 
 impl Alarm {
+    /// An alarm for other reasons, for waits on the same events.
+    pub(crate) fn beside(other: &Self) -> Self {
+        Self { events: other.events.clone(), ..Self::default() }
+    }
+
+    /// For waits on these events: the alarm cannot be waited on together with them.
+    #[cfg(all(feature = "named", not(loom)))]
+    pub(crate) fn also_set(&self, events: Vec<SharedEvent>) {
+        // Once: the alarm was made for the one channel whose events these are.
+        let _ = self.events.set(events);
+    }
+
     /// Ends every wait that began before; change the state that it is about first.
     pub(crate) fn raise(&self) {
         if !mutant::chosen(Mutant::NoAlarmBump) {
@@ -177,6 +205,7 @@ impl Alarm {
         if !mutant::chosen(Mutant::NoAlarmWake) {
             futex::wake(&self.word, true);
         }
+        self.events.get().into_iter().flatten().for_each(|event| event.set());
     }
 }
 
@@ -204,6 +233,7 @@ pub(crate) struct Sleeper {
     peer_cpu: PeerU32,
     strategy: WaitStrategy,
     watch: Option<Arc<BellWatch>>,
+    event: Option<SharedEvent>,
     /// Nanoseconds to spin before the next sleep: see `learn`.
     budget: Counter,
     pub(crate) counters: WaitCounters,
@@ -219,7 +249,13 @@ impl Sleeper {
     ) -> Self {
         let budget = Counter::new(nanos(longest_spin(strategy)));
         let counters = WaitCounters::default();
-        Self { peer_bell, own_cpu, peer_cpu, strategy, watch, budget, counters }
+        let event = None;
+        Self { peer_bell, own_cpu, peer_cpu, strategy, watch, event, budget, counters }
+    }
+
+    /// Sleeps on the event, if there is one, in the place of the futex.
+    pub(crate) fn with_event(self, event: Option<SharedEvent>) -> Self {
+        Self { event, ..self }
     }
 
     /// Stores what is waited for, which gives the peer one reason to ring.
@@ -351,7 +387,16 @@ impl Sleeper {
         let slept_at = now_ns();
         // A wait without a deadline is idle: it has no backstop and costs nothing.
         let until = if deadline == Deadline::NEVER { deadline } else { deadline.at_most(BACKSTOP) };
-        futex::wait_either(self.peer_bell.as_futex(), bell, alarm, alarm_value, until);
+        match &self.event {
+            None => futex::wait_either(self.peer_bell.as_futex(), bell, alarm, alarm_value, until),
+            Some(event) => {
+                let is_still = || {
+                    self.peer_bell.load(Ordering::Acquire) == bell
+                        && alarm.load(Ordering::Acquire) == alarm_value
+                };
+                event.wait(&is_still, until);
+            }
+        }
         self.say_cpu();
         self.learn(now_ns().wrapping_sub(slept_at));
     }

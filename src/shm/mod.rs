@@ -5,12 +5,21 @@
 
 pub(crate) mod clock;
 pub(crate) mod cpu;
+pub(crate) mod event;
 pub(crate) mod fork;
 pub(crate) mod futex;
 #[cfg_attr(loom, path = "hint_loom.rs")]
 pub(crate) mod hint;
 pub(crate) mod layout;
 pub(crate) mod memfd;
+#[cfg(all(feature = "named", not(loom)))]
+pub(crate) mod named;
+#[cfg(all(feature = "named", not(loom)))]
+pub(crate) mod named_layout;
 pub(crate) mod region;
 #[cfg(loom)]
 pub(crate) mod region_loom;
+#[cfg(all(feature = "named", not(loom)))]
+pub(crate) mod segment_file;
+#[cfg(all(feature = "named", not(loom)))]
+mod slices;

@@ -15,6 +15,7 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use super::event::SharedEvent;
 #[cfg(not(loom))]
 use super::layout::RegionHeader;
 use super::layout::{RingLayout, as_usize};
@@ -34,13 +35,19 @@ mod mapped {
 
     use memmap2::{Advice, MmapOptions, MmapRaw};
 
+    use super::super::event::SharedEvent;
+    #[cfg(feature = "named")]
+    use super::super::named::Segment;
     use crate::error::{Error, Result};
     use crate::sync::{AtomicU32, AtomicU64};
 
     /// The pages of a region in this process.
     #[derive(Debug)]
-    pub(super) struct Backing {
-        map: MmapRaw,
+    pub(super) enum Backing {
+        File(MmapRaw),
+        /// Writable on both sides: who writes to what is a convention there.
+        #[cfg(feature = "named")]
+        Named(std::sync::Arc<Segment>),
     }
 
     impl Backing {
@@ -56,16 +63,36 @@ mod mapped {
                 // replies that the child inherited lie in it.
                 map.advise(Advice::DontFork).map_err(|e| Error::os("cannot advise a map", e))?;
             }
-            Ok(Self { map })
+            Ok(Self::File(map))
         }
 
         pub(super) fn len(&self) -> usize {
-            self.map.len()
+            match self {
+                Self::File(map) => map.len(),
+                #[cfg(feature = "named")]
+                Self::Named(segment) => segment.len(),
+            }
         }
 
         pub(super) fn base(&self) -> NonNull<u8> {
-            // Never null: memmap2 returns an error instead.
-            NonNull::new(self.map.as_mut_ptr()).unwrap_or(NonNull::dangling())
+            match self {
+                // Never null: memmap2 returns an error instead.
+                Self::File(map) => NonNull::new(map.as_mut_ptr()).unwrap_or(NonNull::dangling()),
+                #[cfg(feature = "named")]
+                Self::Named(segment) => segment.base(),
+            }
+        }
+
+        /// What rings, and is slept on, in the place of the bell at `offset`, if its futex
+        /// is not used.
+        #[cfg_attr(not(feature = "named"), expect(clippy::unused_self, reason = "only memfds"))]
+        pub(super) fn event(&self, offset: usize) -> Option<SharedEvent> {
+            #[cfg(feature = "named")]
+            if let Self::Named(segment) = self {
+                return segment.event(offset);
+            }
+            let _ = offset;
+            None
         }
 
         pub(super) fn u64_at(&self, offset: usize) -> NonNull<AtomicU64> {
@@ -259,6 +286,16 @@ impl OwnRegion {
         Self(Mapping(backing))
     }
 
+    /// A segment that this process writes, by convention.
+    #[cfg(all(feature = "named", not(loom)))]
+    pub(crate) fn of_segment(segment: &Arc<super::named::Segment>) -> Self {
+        Self(Mapping(Arc::new(Backing::Named(Arc::clone(segment)))))
+    }
+
+    pub(crate) fn event(&self, offset: usize) -> Option<SharedEvent> {
+        self.0.0.event(offset)
+    }
+
     #[cfg(not(loom))]
     pub(crate) fn write_header(&self, header: &RegionHeader) {
         use zerocopy::IntoBytes;
@@ -301,6 +338,16 @@ impl PeerRegion {
     #[cfg(loom)]
     pub(crate) fn for_model(backing: Arc<Backing>) -> Self {
         Self(Mapping(backing))
+    }
+
+    /// A segment that the peer writes, by convention.
+    #[cfg(all(feature = "named", not(loom)))]
+    pub(crate) fn of_segment(segment: &Arc<super::named::Segment>) -> Self {
+        Self(Mapping(Arc::new(Backing::Named(Arc::clone(segment)))))
+    }
+
+    pub(crate) fn event(&self, offset: usize) -> Option<SharedEvent> {
+        self.0.0.event(offset)
     }
 
     /// A private copy of the header's bytes.
@@ -443,7 +490,8 @@ impl OwnSlots {
         let (start, pointer) = self.0.payload(position, len)?;
         self.0.mapping.0.track_write(start, len);
         // SAFETY: the bytes are inside the mapping, which is writable in this process
-        // alone: the peer maps it read-only. `&mut self` is the only handle on the ring's
+        // alone: the peer maps it read-only, or, a named segment, keeps to the convention
+        // that it does not write there. `&mut self` is the only handle on the ring's
         // slots, and the atomics in the header lines do not overlap payload bytes of the
         // slot being filled: its header is the 32 bytes before.
         Some(unsafe { std::slice::from_raw_parts_mut(pointer.as_ptr(), len) })

@@ -31,6 +31,10 @@ impl Backing {
         Ok(Self::new(len))
     }
 
+    pub(super) fn event(&self, _: usize) -> Option<super::event::SharedEvent> {
+        None
+    }
+
     pub(super) fn len(&self) -> usize {
         self.words.len() * 8
     }

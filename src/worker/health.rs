@@ -46,7 +46,7 @@ impl HealthThread {
         shared: Arc<Shared>,
         stop: Arc<Stop>,
     ) -> Result<Self> {
-        let finish = Arc::new(Stop::default());
+        let finish = Arc::new(Stop::beside(&stop));
         let (owned, is_owned) = sync_channel(1);
         let thread = {
             let finish = Arc::clone(&finish);

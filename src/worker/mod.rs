@@ -13,11 +13,11 @@ mod serve;
 mod stop;
 
 use std::fmt;
-#[cfg(feature = "testing")]
+#[cfg(any(feature = "testing", feature = "named"))]
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
-#[cfg(feature = "testing")]
+#[cfg(any(feature = "testing", feature = "named"))]
 use crate::link::WorkerLink;
 use crate::protocol::Kind;
 use crate::protocol::hello::RoleConfig;
@@ -27,7 +27,7 @@ pub use failure::HandlerError;
 pub use raw::attach_raw;
 pub use reply::{Chunks, Done, Reply, ReplyWriter, Slot};
 pub use request::Request;
-#[cfg(feature = "testing")]
+#[cfg(any(feature = "testing", feature = "named"))]
 pub(crate) use stop::Stop;
 
 /// A request's handler: gets the session, the request and the means to reply, and
@@ -119,8 +119,8 @@ impl<S> Worker<S> {
         served.inspect_err(|error| refusal.send(error))
     }
 
-    /// As [`Worker::serve`], over a link to a parent in the same process.
-    #[cfg(feature = "testing")]
+    /// As [`Worker::serve`], over a link to a parent that did not start this process.
+    #[cfg(any(feature = "testing", feature = "named"))]
     pub(crate) fn serve_link(
         self,
         link: WorkerLink,
@@ -131,7 +131,7 @@ impl<S> Worker<S> {
         serve::run(link, role, stop, None, self, || Ok(()))
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         for (index, (kind, _)) in self.handlers.iter().enumerate() {
             if self.handlers.iter().take(index).any(|(other, _)| other == kind) {
                 return Err(Error::new(

@@ -17,6 +17,11 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
+    /// Another sign, for what sleeps on the same events.
+    pub(crate) fn beside(other: &Self) -> Self {
+        Self { alarm: Alarm::beside(&other.alarm), ..Self::default() }
+    }
+
     /// Sets the sign and wakes whoever waits.
     pub(crate) fn set(&self) {
         // Pairs with the Acquire load in `is_set`.

@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "every file of tests uses a part of this")]
 #![allow(unreachable_pub, missing_docs, reason = "a module of tests")]
 
+#[cfg(feature = "named")]
+pub mod named;
 mod process;
 
 use std::time::Duration;
@@ -87,7 +89,13 @@ pub fn spawner() -> Spawner {
         .role("test")
 }
 
+/// A channel to a worker that serves every kind above: over memfds, or over named segments
+/// in a file of tests that `named.rs` includes.
 pub fn spawn(config: Config) -> Channel {
+    #[cfg(feature = "named")]
+    if let Some(file) = named::included() {
+        return named::spawn(&config, file);
+    }
     spawner().config(config).spawn().unwrap()
 }
 
@@ -99,7 +107,7 @@ pub fn encode(numbers: &[u64]) -> Vec<u8> {
     numbers.iter().flat_map(|n| n.to_le_bytes()).collect()
 }
 
-struct Session {
+pub struct Session {
     role: RoleConfig,
     naps_begun: u64,
     naps_done: u64,
@@ -109,6 +117,8 @@ struct Session {
 
 /// Serves if this process is a worker; otherwise returns at once.
 pub fn serve_if_worker() {
+    #[cfg(feature = "named")]
+    named::serve_if_worker();
     if !slipring::worker::is_worker() {
         return;
     }
@@ -118,7 +128,8 @@ pub fn serve_if_worker() {
     }
 }
 
-fn worker() -> Worker<Session> {
+/// The worker that serves every kind above.
+pub fn worker() -> Worker<Session> {
     Worker::new(|role: &RoleConfig| {
         match role.mode.as_deref() {
             Some("fail") => return Err(HandlerError::new("test::NoModel", "no such model")),
@@ -385,7 +396,7 @@ pub fn assert_usable(channel: &Channel) {
 }
 
 /// Declares the test that is the worker.
-#[macro_export]
+#[allow(unused_macros, reason = "every file of tests uses a part of this")]
 macro_rules! worker_entry {
     () => {
         /// Not a test of its own: what a worker process of these tests runs.
@@ -395,3 +406,6 @@ macro_rules! worker_entry {
         }
     };
 }
+// Not exported: `named.rs` has this module several times.
+#[allow(unused_imports, reason = "every file of tests uses a part of this")]
+pub(crate) use worker_entry;

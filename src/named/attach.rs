@@ -1,0 +1,204 @@
+//! The worker's side: finding the segments, checking them, claiming them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::WaitStrategy;
+use crate::error::{Error, ErrorKind, Result};
+use crate::link::WorkerLink;
+use crate::named::names;
+use crate::named::peer::{self, End, Process, health_event, sleep_events};
+use crate::protocol::hello::RoleConfig;
+use crate::shm::clock::Deadline;
+use crate::shm::event::SharedEvent;
+use crate::shm::fork;
+use crate::shm::layout::{RegionHeader, Side, as_u64};
+use crate::shm::named::{Opened, Segment, c_library};
+use crate::shm::named_layout::{
+    ATTACHED, CLOSED, DETACHED, MakerLine, OPEN, OwnClaim, maker_state,
+};
+use crate::shm::region::{OwnRegion, PeerRegion};
+use crate::sync::Ordering;
+use crate::worker::{Stop, Worker};
+
+/// How often a channel that is not there yet is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+impl<S> Worker<S> {
+    /// Attaches to the channel that another process of the same user makes under `name`
+    /// with [`named::create`](crate::named::create), and serves it until the parent says
+    /// to end or is gone. Waits for at most `timeout` until the channel is there, then
+    /// blocks the calling thread for as long as it serves. The role that the session's
+    /// builder gets is the name.
+    ///
+    /// A parent that is killed is noticed within about half a second; this returns when
+    /// the handler that runs then has returned. See [`named`](crate::named) for what else
+    /// is different from a worker that the parent has started.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Handshake`] if there is no such channel within `timeout`, or only one
+    /// whose maker is gone; [`ErrorKind::Mismatch`], naming both values, for the first of
+    /// type, owner, mode, size, versions, C library, pid namespace and geometry that is not
+    /// as it must be, and if another worker is attached; otherwise as [`Worker::serve`].
+    pub fn serve_named(self, name: &str, timeout: Duration) -> Result<()> {
+        self.check()?;
+        names::check(name)?;
+        fork::watch();
+        let deadline = Deadline::after(timeout);
+        let attached = loop {
+            match attach(name)? {
+                Found::Channel(attached) => break *attached,
+                Found::NotYet(why) if deadline.has_passed() => {
+                    let message = format!("no channel {name} to attach to: {why}");
+                    return Err(Error::new(ErrorKind::Handshake, message));
+                }
+                Found::NotYet(_) => std::thread::sleep(LOOK_EVERY.min(deadline.remaining())),
+            }
+        };
+        attached.serve(name, self)
+    }
+}
+
+/// What looking for a channel found.
+enum Found {
+    Channel(Box<Attached>),
+    /// Why there is none that can be attached to; there may be one later.
+    NotYet(String),
+}
+
+/// A worker that has claimed its channel.
+struct Attached {
+    link: WorkerLink,
+    down: Arc<Segment>,
+    up: Arc<Segment>,
+    parent: Process,
+    claim: Claim,
+}
+
+/// Tells the parent when it is dropped.
+struct Claim {
+    line: OwnClaim,
+    wakes_parent: SharedEvent,
+}
+
+impl Claim {
+    fn tell(&self, state: u32) {
+        self.line.set_state(state);
+        self.wakes_parent.set();
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !fork::is_forked_child() {
+            self.tell(DETACHED);
+        }
+    }
+}
+
+/// Checks and claims the channel, if it is there.
+fn attach(name: &str) -> Result<Found> {
+    let not_yet = |why: &str| Ok(Found::NotYet(why.to_owned()));
+    let this = Process::this()?;
+    let Opened::Segment(down) = Segment::open(&names::down_id(name))? else {
+        return not_yet("nobody has made it");
+    };
+    let down = Arc::new(down);
+    let peer = PeerRegion::of_segment(&down);
+    let Some(line) = MakerLine::read(&peer)? else { return not_yet("it is being made") };
+    let MakerLine { pid, start_time, namespace, .. } = line;
+    let parent = Process { pid, start_time, namespace };
+    check_maker(&line, &this)?;
+    // Pairs with the Release stores of the maker: all of its header is there.
+    let state = maker_state(&peer)?.load(Ordering::Acquire);
+    if !parent.is_alive() {
+        return Ok(Found::NotYet(format!("process {pid}, which made it, is gone")));
+    }
+    match state {
+        0 => return not_yet("it is being made"),
+        OPEN => {}
+        CLOSED => return not_yet("it is closed"),
+        other => return Err(mismatch(format!("state {other} of a channel, expected 0 to 2"))),
+    }
+    let header = RegionHeader::parse(&peer.header_bytes(), Side::Down, as_u64(down.len()))?;
+
+    let Opened::Segment(up) = Segment::open(&names::up_id(name))? else {
+        return not_yet("its other segment is gone");
+    };
+    let up = Arc::new(up);
+    let other = MakerLine::read(&PeerRegion::of_segment(&up))?;
+    if other != Some(line) || header.channel != line.channel {
+        return not_yet("its two segments are of different channels");
+    }
+    let (up_len, wanted) = (as_u64(up.len()), header.peer.region_len);
+    if up_len != wanted {
+        return Err(mismatch(format!("up segment of {up_len} bytes, expected {wanted}")));
+    }
+    down.adopt_events()?;
+    up.adopt_events()?;
+    up.keep_from_forks()?;
+    let own = OwnRegion::of_segment(&up);
+    let claim = Claim {
+        line: OwnClaim::take(&own, this.pid, this.start_time)?,
+        wakes_parent: health_event(&up)?,
+    };
+    let wait = match line.wait {
+        0 => WaitStrategy::Spin,
+        1 => WaitStrategy::SpinThenPark(Duration::from_nanos(line.spin)),
+        _ => WaitStrategy::Park,
+    };
+    let mut link = WorkerLink::over(&own, &peer, header, wait, None)?;
+    // Nobody watches the robust word here.
+    link.owner = None;
+    claim.tell(ATTACHED);
+    Ok(Found::Channel(Box::new(Attached { link, down, up, parent, claim })))
+}
+
+fn check_maker(line: &MakerLine, this: &Process) -> Result<()> {
+    if line.namespace != this.namespace {
+        let (found, own) = (line.namespace, this.namespace);
+        return Err(mismatch(format!("made in pid namespace {found}, this one is {own}")));
+    }
+    if line.c_library != c_library() {
+        let text = |tag: &[u8]| String::from_utf8_lossy(tag).trim_end_matches('\0').to_owned();
+        let (found, own) = (text(&line.c_library), text(&c_library()));
+        return Err(mismatch(format!("made with C library {found:?}, this one is {own:?}")));
+    }
+    Ok(())
+}
+
+impl Attached {
+    fn serve<S>(self, name: &str, worker: Worker<S>) -> Result<()> {
+        let Self { link, down, up, parent, claim } = self;
+        let stop = Arc::<Stop>::default();
+        stop.alarm.also_set(sleep_events(&down));
+        let state = maker_state(&PeerRegion::of_segment(&down))?;
+        let wakes_watch = health_event(&down)?;
+        let is_over = {
+            let stop = Arc::clone(&stop);
+            move || stop.is_set() || state.load(Ordering::Acquire) != OPEN
+        };
+        let at_end = {
+            let stop = Arc::clone(&stop);
+            move |end| {
+                if end == End::Death {
+                    down.rescue();
+                    up.rescue();
+                }
+                stop.set();
+            }
+        };
+        peer::watch("slipring-parent", parent, wakes_watch, is_over, at_end)?;
+        let role = RoleConfig { role: name.to_owned(), ..RoleConfig::default() };
+        let served = worker.serve_link(link, &role, &stop);
+        // Ends the watch.
+        stop.set();
+        drop(claim);
+        served
+    }
+}
+
+fn mismatch(message: String) -> Error {
+    Error::new(ErrorKind::Mismatch, message)
+}

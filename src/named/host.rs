@@ -1,0 +1,271 @@
+//! The parent's side: making the segments, and waiting for the worker.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::channel::{Channel, Life};
+use crate::config::{Config, WaitStrategy};
+use crate::error::{Error, ErrorKind, ExitCause, Result};
+use crate::link::{ParentLink, channel_id};
+use crate::named::names::{self, Names};
+use crate::named::peer::{self, End, LOOK_EVERY, Process, health_event, sleep_events};
+use crate::named::stale::maker_of;
+use crate::process::thread::ThreadWorker;
+use crate::shm::clock::Deadline;
+use crate::shm::event::SharedEvent;
+use crate::shm::fork;
+use crate::shm::layout::RegionHeader;
+use crate::shm::named::{Segment, c_library, free_space};
+use crate::shm::named_layout::{
+    CLOSED, DETACHED, MAGIC, MakerLine, OPEN, PeerClaim, VERSION, own_state,
+};
+use crate::shm::region::{OwnRegion, OwnU32, PeerRegion};
+use crate::shm::segment_file::{DIRECTORY, path};
+
+/// The memory of a channel that waits for its worker. Dropping it before it has made a
+/// channel removes the names.
+pub struct NamedHost {
+    name: String,
+    config: Config,
+    down: Arc<Segment>,
+    up: Arc<Segment>,
+    claim: PeerClaim,
+    closing: Arc<Closing>,
+    maker: Process,
+    /// Gone when a channel was made of it.
+    link: Option<ParentLink>,
+}
+
+/// Makes the memory of the channel `name`, for one worker to attach to. Names are 1 to 32
+/// letters, digits, `_`, `-` or `.`, and do not start with a dot. Blocks while the kernel
+/// finds the pages, all of which are reserved.
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidConfig`] for an invalid name or more than 3 GiB in one direction;
+/// [`ErrorKind::Os`] if the name is taken, by a channel or by what a killed process left
+/// behind, see [`stale`](crate::named::stale()), or if `/dev/shm` has no room;
+/// [`ErrorKind::Mismatch`] if the files are tampered with while they are made;
+/// [`ErrorKind::Unsupported`] if the kernel is too old. Nothing is left behind then.
+pub fn create(name: &str, config: &Config) -> Result<NamedHost> {
+    names::check(name)?;
+    fork::watch();
+    let maker = Process::this()?;
+    let header = RegionHeader::down(config, channel_id(), maker.pid);
+    let (down_len, up_len) = (header.own.region_len, header.peer.region_len);
+    check_space(down_len.saturating_add(up_len))?;
+    let line = maker_line(&maker, &header, config.wait);
+
+    let mut names = Names::default();
+    let mut make = |id: String, len: u64| -> Result<Arc<Segment>> {
+        let (segment, file) = Segment::create(&id, len).map_err(|e| explain(e, &id))?;
+        names.add(&id, file);
+        let segment = Arc::new(segment);
+        // First: if this process is killed from here on, it is known who made the file.
+        line.write(&OwnRegion::of_segment(&segment))?;
+        segment.reserve()?;
+        Ok(segment)
+    };
+    // In this order: whoever finds `down` open finds `up`.
+    let up = make(names::up_id(name), up_len)?;
+    let down = make(names::down_id(name), down_len)?;
+    down.keep_from_forks()?;
+    let (own, peer) = (OwnRegion::of_segment(&down), PeerRegion::of_segment(&up));
+    let claim = PeerClaim::of(&peer)?;
+    let state = own_state(&own)?;
+    own.write_header(&header);
+    let link = ParentLink::over(own, peer, header, config.wait, None)?;
+    // Pairs with the worker's Acquire load: all of the above is there for who sees it.
+    state.store(OPEN, Ordering::Release);
+
+    let (wakes_worker, wakes_watch) = (sleep_events(&down), health_event(&up)?);
+    let is_over = AtomicBool::new(false);
+    let closing = Arc::new(Closing { names, state, wakes_worker, wakes_watch, is_over });
+    let (name, config) = (name.to_owned(), config.clone());
+    Ok(NamedHost { name, config, down, up, claim, closing, maker, link: Some(link) })
+}
+
+impl NamedHost {
+    /// The channel's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits until a worker has attached and returns the channel to it. Blocks for at most
+    /// `timeout`. The channel's role is the name; its worker's exit cause is never known.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`] if none came: this can be called again then.
+    /// [`ErrorKind::Handshake`] if one ended while it attached, and [`ErrorKind::Mismatch`]
+    /// if it does not agree on the layout: make a new host then. [`ErrorKind::Closed`] if
+    /// a channel was returned before; [`ErrorKind::Os`] if no thread can be started.
+    pub fn accept(&mut self, timeout: Duration) -> Result<Channel> {
+        let spent = || {
+            let message = "a named channel has one worker, which has attached already";
+            Error::new(ErrorKind::Closed, message)
+        };
+        if self.link.is_none() {
+            return Err(spent());
+        }
+        let worker = self.await_worker(timeout)?;
+        let link = self.link.take().ok_or_else(spent)?;
+        link.answer.check_attached()?;
+
+        let life = Arc::<Life>::default();
+        life.alarm.also_set(sleep_events(&self.up));
+        let thread = ThreadWorker::new(worker.pid, {
+            let closing = Arc::clone(&self.closing);
+            Arc::new(move || closing.close())
+        });
+        let (ended, its_life) = (thread.clone(), Arc::clone(&life));
+        let name = self.name.clone();
+        let channel = Channel::over_thread(link, &self.config, name, thread, life, None);
+        let (down, up) = (Arc::clone(&self.down), Arc::clone(&self.up));
+        let (claim, closing) = (self.claim.clone(), Arc::clone(&self.closing));
+        peer::watch(
+            "slipring-named",
+            worker,
+            health_event(&self.up)?,
+            move || claim.state() == DETACHED || closing.is_over.load(Ordering::Acquire),
+            move |end| {
+                if end == End::Death {
+                    down.rescue();
+                    up.rescue();
+                }
+                ended.has_ended(ExitCause::Unknown);
+                its_life.has_ended();
+            },
+        )?;
+        Ok(channel)
+    }
+
+    fn await_worker(&self, timeout: Duration) -> Result<Process> {
+        let deadline = Deadline::after(timeout);
+        let event = health_event(&self.up)?;
+        loop {
+            let is_attached = self.claim.state() != 0;
+            let (pid, start_time) = self.claim.claimant()?;
+            let worker = Process { pid, start_time, ..self.maker };
+            if is_attached {
+                return Ok(worker);
+            }
+            if pid != 0 && start_time != 0 && !worker.is_alive() {
+                let message = format!("process {pid} ended while it attached to {}", self.name);
+                return Err(Error::new(ErrorKind::Handshake, message));
+            }
+            if deadline.has_passed() {
+                let message = format!("no worker attached to {} within {timeout:?}", self.name);
+                return Err(Error::new(ErrorKind::Timeout, message));
+            }
+            event.wait(&|| self.claim.state() == 0, deadline.at_most(LOOK_EVERY));
+        }
+    }
+}
+
+impl fmt::Debug for NamedHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("NamedHost");
+        debug.field("name", &self.name).field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// What ends the parent's side.
+struct Closing {
+    names: Names,
+    state: OwnU32,
+    wakes_worker: Vec<SharedEvent>,
+    wakes_watch: SharedEvent,
+    is_over: AtomicBool,
+}
+
+impl Closing {
+    /// Removes the names, tells the worker to end, and ends the watch on it.
+    fn close(&self) {
+        // A forked child has neither the memory nor the right.
+        if fork::is_forked_child() || self.is_over.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.names.remove();
+        // Pairs with the Acquire load in the worker's watch.
+        self.state.store(CLOSED, Ordering::Release);
+        self.wakes_worker.iter().for_each(|event| event.set());
+        self.wakes_watch.set();
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn maker_line(maker: &Process, header: &RegionHeader, wait: WaitStrategy) -> MakerLine {
+    let (wait, spin) = match wait {
+        WaitStrategy::Spin => (0, Duration::ZERO),
+        WaitStrategy::SpinThenPark(spin) => (1, spin),
+        WaitStrategy::Park => (2, Duration::ZERO),
+    };
+    MakerLine {
+        magic: MAGIC,
+        version: VERSION,
+        pid: maker.pid,
+        start_time: maker.start_time,
+        namespace: maker.namespace,
+        channel: header.channel,
+        c_library: c_library(),
+        wait,
+        reserved_0: 0,
+        spin: u64::try_from(spin.as_nanos()).unwrap_or(u64::MAX),
+        reserved_1: [0; 5],
+    }
+}
+
+/// Before anything is made: writing to pages that are not there would be the end of this
+/// process, or of another one that the kernel chooses.
+fn check_space(wanted: u64) -> Result<()> {
+    let free = free_space()?;
+    if wanted > free {
+        return Err(Error::os(
+            format!("a channel needs {wanted} bytes of {DIRECTORY}, which has {free} left"),
+            io::ErrorKind::StorageFull.into(),
+        ));
+    }
+    Ok(())
+}
+
+/// Says who has the name.
+fn explain(error: Error, id: &str) -> Error {
+    let source = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<io::Error>());
+    if source.is_none_or(|e| e.kind() != io::ErrorKind::AlreadyExists) {
+        return error;
+    }
+    let who = match maker_of(&path(id)) {
+        Some(maker) if maker.is_alive() => format!("by process {}", maker.pid),
+        Some(maker) => format!(
+            "by what process {} left behind when it ended; named::stale finds it, for removal",
+            maker.pid
+        ),
+        None => "by a file that this library has not made, or not yet".to_owned(),
+    };
+    let message = format!("segment {id} is taken {who}");
+    Error::os(message, io::ErrorKind::AlreadyExists.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_the_machine_has_is_refused_before_anything_is_made() {
+        let error = check_space(u64::MAX).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Os);
+        assert!(error.to_string().contains(&u64::MAX.to_string()), "{error}");
+        assert_eq!(io::Error::from(error).kind(), io::ErrorKind::StorageFull);
+        check_space(1 << 20).unwrap();
+    }
+}

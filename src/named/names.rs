@@ -1,0 +1,104 @@
+//! The names of a channel's segments.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::shm::fork;
+use crate::shm::segment_file::{FileId, path};
+
+const PREFIX: &str = "slipring.";
+const DOWN: &str = ".down";
+const UP: &str = ".up";
+
+pub(super) fn down_id(name: &str) -> String {
+    format!("{PREFIX}{name}{DOWN}")
+}
+
+pub(super) fn up_id(name: &str) -> String {
+    format!("{PREFIX}{name}{UP}")
+}
+
+/// The channel that a file of `/dev/shm` would belong to.
+pub(super) fn channel_of(file: &str) -> Option<&str> {
+    let rest = file.strip_prefix(PREFIX)?;
+    let name = rest.strip_suffix(DOWN).or_else(|| rest.strip_suffix(UP))?;
+    check(name).is_ok().then_some(name)
+}
+
+/// # Errors
+///
+/// [`ErrorKind::InvalidConfig`] unless `name` is safe in a path.
+pub(super) fn check(name: &str) -> Result<()> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if name.is_empty() || name.len() > 32 || name.starts_with('.') || !name.chars().all(is_plain) {
+        return Err(Error::new(
+            ErrorKind::InvalidConfig,
+            format!(
+                "channel name {name:?}: it must be 1 to 32 letters, digits, `_`, `-` or `.`, and \
+                 not start with a dot"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Removes names when it is dropped, or before; only those that still lead to the files
+/// that they were made for.
+#[derive(Debug, Default)]
+pub(super) struct Names(Vec<(PathBuf, FileId)>);
+
+impl Names {
+    pub(super) fn add(&mut self, id: &str, file: FileId) {
+        self.0.push((path(id), file));
+    }
+
+    /// Does so now; again does nothing.
+    pub(super) fn remove(&self) {
+        if fork::is_forked_child() {
+            return;
+        }
+        for (path, file) in &self.0 {
+            // A failure leaves a left-over, which can be removed as such.
+            let _ = remove_if(path, *file);
+        }
+    }
+}
+
+impl Drop for Names {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Removes a name if it leads to `file`; false if it does not. Between the look and the
+/// removal another file could take its place: only a process that removes this one's
+/// names can bring that about.
+pub(super) fn remove_if(path: &Path, file: FileId) -> io::Result<bool> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if FileId::of(&found) == file => std::fs::remove_file(path).map(|()| true),
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_safe_in_a_path_and_found_again_in_it() {
+        for good in ["embed", "re-rank_2", "v1.0", "a.down", "x.up"] {
+            check(good).unwrap();
+            assert_eq!(channel_of(&down_id(good)), Some(good));
+            assert_eq!(channel_of(&up_id(good)), Some(good));
+        }
+        for bad in ["", "..", ".hidden", "a/b", "a b", "ü", &"x".repeat(33)] {
+            assert_eq!(check(bad).unwrap_err().kind(), ErrorKind::InvalidConfig, "{bad}");
+            assert_eq!(channel_of(&down_id(bad)), None);
+        }
+        assert_eq!(channel_of("slipring.embed"), None);
+        assert_eq!(channel_of("other.embed.down"), None);
+    }
+}

@@ -1,0 +1,156 @@
+//! Processes that are nobody's children here: who they are, and whether they live.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::process::limits;
+use crate::shm::clock::Deadline;
+use crate::shm::event::SharedEvent;
+use crate::shm::layout::control;
+use crate::shm::named::Segment;
+
+/// How often a peer's process is looked at.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// A process, told from all others that ever had or will have its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Process {
+    pub(super) pid: u32,
+    /// In clock ticks since the machine's start.
+    pub(super) start_time: u64,
+    /// The pid namespace in which the id means something.
+    pub(super) namespace: u64,
+}
+
+impl Process {
+    /// The calling process.
+    pub(super) fn this() -> Result<Self> {
+        let pid = std::process::id();
+        let unknown = |source| {
+            let message = "a named channel needs /proc, to tell processes apart";
+            Error::with_source(ErrorKind::Unsupported, message, source)
+        };
+        let namespace = std::fs::metadata("/proc/self/ns/pid").map_err(unknown)?.ino();
+        match look("self").map_err(unknown)? {
+            Some((_, start_time)) => Ok(Self { pid, start_time, namespace }),
+            None => Err(unknown(io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    /// Whether it lives; one that only its parent has not reaped does not. If that cannot
+    /// be seen it counts as alive.
+    pub(super) fn is_alive(&self) -> bool {
+        match look(&self.pid.to_string()) {
+            Ok(Some((state, start_time))) => {
+                start_time == self.start_time && !matches!(state, 'Z' | 'X')
+            }
+            Ok(None) => false,
+            Err(_) => true,
+        }
+    }
+}
+
+/// State and start time of a process; `None` if there is none of this id.
+fn look(pid: &str) -> io::Result<Option<(char, u64)>> {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => match parse(&stat) {
+            Some(found) => Ok(Some(found)),
+            None => Err(io::ErrorKind::InvalidData.into()),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        // It ended while it was read.
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The third and the 22nd field; the second can contain anything, in parentheses.
+fn parse(stat: &str) -> Option<(char, u64)> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+/// How a watch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The peer left in an orderly way, or this side did.
+    Orderly,
+    /// The peer's process is gone.
+    Death,
+}
+
+/// Starts a thread that waits for the peer's end: until `is_over`, which is looked at
+/// whenever `event` is set, or until its process is gone. Then it calls `at_end`.
+pub(super) fn watch(
+    thread: &str,
+    peer: Process,
+    event: SharedEvent,
+    is_over: impl Fn() -> bool + Send + 'static,
+    at_end: impl FnOnce(End) + Send + 'static,
+) -> Result<()> {
+    let watch = move || {
+        // A host's signal handlers are for its own threads; if this cannot be had, they
+        // run here as well.
+        let _ = limits::block_all_signals();
+        let mut next_look = Deadline::after(LOOK_EVERY);
+        let end = loop {
+            if is_over() {
+                break End::Orderly;
+            }
+            if next_look.has_passed() {
+                if !peer.is_alive() {
+                    // It may have left in an orderly way just before.
+                    break if is_over() { End::Orderly } else { End::Death };
+                }
+                next_look = Deadline::after(LOOK_EVERY);
+            }
+            event.wait(&|| !is_over(), next_look);
+        };
+        at_end(end);
+    };
+    let started = std::thread::Builder::new().name(thread.to_owned()).spawn(watch);
+    started.map(drop).map_err(|e| Error::os("cannot start the watch of a peer", e))
+}
+
+/// The events on which the side that does not write the segment sleeps.
+pub(super) fn sleep_events(segment: &Segment) -> Vec<SharedEvent> {
+    [control::DATA, control::HEALTH]
+        .iter()
+        .filter_map(|side| segment.event(side + control::BELL))
+        .collect()
+}
+
+/// The one of them that also wakes the watch.
+pub(super) fn health_event(segment: &Segment) -> Result<SharedEvent> {
+    let event = segment.event(control::HEALTH + control::BELL);
+    event.ok_or_else(|| Error::new(ErrorKind::Mismatch, "a segment without its events"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_from_a_later_one_with_its_id() {
+        let this = Process::this().unwrap();
+        assert!(this.is_alive());
+        assert!(!Process { start_time: this.start_time + 1, ..this }.is_alive());
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let pid = child.id();
+        child.wait().unwrap();
+        assert!(!Process { pid, ..this }.is_alive());
+    }
+
+    #[test]
+    fn a_process_can_have_any_name() {
+        let numbers: Vec<String> = (4..=52).map(|n| n.to_string()).collect();
+        let stat = format!("12 (a) Z ) b) S {}", numbers.join(" "));
+        assert_eq!(parse(&stat), Some(('S', 22)));
+        assert_eq!(parse("12 (a) S 4 5"), None);
+        assert_eq!(parse(""), None);
+    }
+}

@@ -1,0 +1,388 @@
+//! Named segments, made and opened through `shared_memory`, and the `raw_sync` events in
+//! them that are their doorbells.
+//!
+//! Both sides map a segment for reading and writing: that only one of them writes to a
+//! line is a convention. Nothing is sealed, so whoever runs as the same user can also
+//! truncate the file under the map. What can be checked is checked: the file's type,
+//! owner and mode, and that it is this very file that was mapped.
+//!
+//! # What the events lack, and what is done about it
+//!
+//! * A timed wait reads the wall clock and adds the timeout's nanoseconds without a
+//!   carry: waits that would cross a second return at once. So none does (`slices.rs`).
+//!   A wall clock that is set back makes the wait that is going on longer; it still ends
+//!   when it is set, and so in all cases but a plain timeout.
+//! * An event wakes one waiter: see `slices.rs`.
+//! * Its mutex is not robust. A ring first tries the mutex for a while, and is given up
+//!   if somebody sits on it: the sleeper looks again by itself. When the peer is known to
+//!   be dead the mutex is freed in its place, [`Segment::rescue`]. What remains is a peer
+//!   that is killed in the few instructions in which it holds a lock inside the C
+//!   library's condition variable: that can leave a thread of this process waiting.
+#![allow(unsafe_code, reason = "raw_sync events, and a few system calls")]
+
+use std::fmt;
+use std::io;
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::ptr::NonNull;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use raw_sync::Timeout;
+use raw_sync::events::{Event as RawEvent, EventImpl, EventInit, EventState};
+use raw_sync::locks::{LockImpl, LockInit, Mutex as RawMutex};
+use shared_memory::{Shmem, ShmemConf, ShmemError};
+
+use super::clock::Deadline;
+use super::event::{Event, SharedEvent};
+use super::fork;
+use super::layout::{as_u64, as_usize, control};
+use super::named_layout::{DATA_EVENT, EVENT_LEN, HEALTH_EVENT};
+use super::segment_file::{DIRECTORY, FileId, check_mapped, file_of, metadata, mismatch, path};
+use super::slices::{Turns, within_second};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Two rings of the largest size and what stands beside them.
+const LARGEST: u64 = 3 << 30;
+/// How long a ring waits for whoever holds an event's mutex: an honest peer does for less
+/// than a microsecond, unless it is stopped there.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// A mapped segment.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    map: Arc<Map>,
+    /// Of the data side and of the health side; set once its memory is known to be right.
+    events: OnceLock<[Arc<NamedEvent>; 2]>,
+}
+
+/// What looking for a segment found.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    Segment(Segment),
+    /// Not there, or not yet of its full size.
+    NotYet,
+}
+
+impl Segment {
+    /// Makes the segment `id` of `len` bytes of zeros, in which only the first page is
+    /// reserved and the events are ready. The name stays when this is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] if it is too large; [`ErrorKind::Os`] if the name is
+    /// taken or memory runs out, and then no name is left behind.
+    pub(crate) fn create(id: &str, len: u64) -> Result<(Self, FileId)> {
+        if len > LARGEST {
+            let message = format!("segment of {len} bytes, at most {LARGEST} can be mapped");
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        }
+        // It unlinks the name when it is dropped, which an error below does.
+        let mut shmem = ShmemConf::new()
+            .os_id(format!("/{id}"))
+            .size(as_usize(len))
+            .create()
+            .map_err(|e| not_made(id, e))?;
+        advise(shmem.as_ptr(), control::END, libc::MADV_POPULATE_WRITE)?;
+        let file = file_of(&path(id))?
+            .ok_or_else(|| mismatch(&path(id), "was removed while it was made"))?;
+        let found = check_mapped(&path(id), &file, shmem.as_ptr())?;
+        shmem.set_owner(false);
+        let segment = Self::over(shmem);
+        if let Err(error) = segment.set_events(true) {
+            // There may be nothing to remove, and the first error is the one to tell.
+            let _ = std::fs::remove_file(path(id));
+            return Err(error);
+        }
+        Ok((segment, found))
+    }
+
+    /// Opens the segment `id`, which another process has made.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Mismatch`], with both values, if type, owner, mode or size are not as
+    /// they must be; [`ErrorKind::Os`].
+    pub(crate) fn open(id: &str) -> Result<Opened> {
+        let path = path(id);
+        let Some(file) = file_of(&path)? else { return Ok(Opened::NotYet) };
+        let len = metadata(&file)?.len();
+        if len == 0 {
+            return Ok(Opened::NotYet);
+        }
+        if len < as_u64(control::END) {
+            let least = control::END;
+            return Err(mismatch(&path, &format!("has {len} bytes, expected at least {least}")));
+        }
+        let shmem = match ShmemConf::new().os_id(format!("/{id}")).open() {
+            Ok(shmem) => shmem,
+            // Removed since it was looked at.
+            Err(ShmemError::MapOpenFailed(code)) if code == libc::ENOENT.cast_unsigned() => {
+                return Ok(Opened::NotYet);
+            }
+            Err(error) => return Err(Error::os(format!("cannot open {id}"), reason(error))),
+        };
+        check_mapped(&path, &file, shmem.as_ptr())?;
+        if as_u64(shmem.len()) != len {
+            let found = shmem.len();
+            return Err(mismatch(&path, &format!("has {found} bytes, expected {len}")));
+        }
+        Ok(Opened::Segment(Self::over(shmem)))
+    }
+
+    fn over(shmem: Shmem) -> Self {
+        Self { map: Arc::new(Map(ManuallyDrop::new(shmem))), events: OnceLock::new() }
+    }
+
+    /// Reserves all its pages, so that a full machine is an error here and no SIGBUS later.
+    pub(crate) fn reserve(&self) -> Result<()> {
+        advise(self.map.0.as_ptr(), self.map.0.len(), libc::MADV_POPULATE_WRITE)
+    }
+
+    /// For the segment that this process writes: a host that forks without exec would
+    /// otherwise share it with its child. The other one stays readable there: replies that
+    /// the child inherited lie in it.
+    pub(crate) fn keep_from_forks(&self) -> Result<()> {
+        advise(self.map.0.as_ptr(), self.map.0.len(), libc::MADV_DONTFORK)
+    }
+
+    /// Takes over the events that its maker has made.
+    pub(crate) fn adopt_events(&self) -> Result<()> {
+        self.set_events(false)
+    }
+
+    fn set_events(&self, is_new: bool) -> Result<()> {
+        let event = |at| NamedEvent::at(&self.map, at, is_new).map(Arc::new);
+        let events = [event(DATA_EVENT)?, event(HEALTH_EVENT)?];
+        // Once: a segment is made, or adopted, by one thread.
+        let _ = self.events.set(events);
+        Ok(())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.map.0.len()
+    }
+
+    pub(super) fn base(&self) -> NonNull<u8> {
+        // Never null: shared_memory returns an error instead.
+        NonNull::new(self.map.0.as_ptr()).unwrap_or(NonNull::dangling())
+    }
+
+    /// The event that belongs to the bell at `offset`.
+    pub(crate) fn event(&self, offset: usize) -> Option<SharedEvent> {
+        const DATA: usize = control::DATA + control::BELL;
+        const HEALTH: usize = control::HEALTH + control::BELL;
+        let [data, health] = self.events.get()?;
+        let event: SharedEvent = match offset {
+            DATA => Arc::<NamedEvent>::clone(data),
+            HEALTH => Arc::<NamedEvent>::clone(health),
+            _ => return None,
+        };
+        Some(event)
+    }
+
+    /// Frees what a peer that is dead may have locked, and ends all waits.
+    pub(crate) fn rescue(&self) {
+        self.events.get().into_iter().flatten().for_each(|event| event.rescue());
+    }
+}
+
+/// A map, unmapped when the last that points into it is gone.
+struct Map(ManuallyDrop<Shmem>);
+
+// SAFETY: plain memory that any thread may reach, and a descriptor that nobody uses until
+// the drop; all access to the memory goes through atomics, raw copies and events.
+unsafe impl Send for Map {}
+// SAFETY: as above.
+unsafe impl Sync for Map {}
+
+impl fmt::Debug for Map {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Map({}, {} bytes)", self.0.get_os_id(), self.0.len())
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // A forked child may not have the map: something else may be in its place.
+        if !fork::is_forked_child() {
+            // SAFETY: dropped here only, and not used after.
+            unsafe { ManuallyDrop::drop(&mut self.0) };
+        }
+    }
+}
+
+/// An event in a segment. Only one process waits on it.
+struct NamedEvent {
+    event: Box<dyn EventImpl>,
+    /// The one inside the event.
+    mutex: Box<dyn LockImpl>,
+    turns: Turns,
+    /// Keeps the memory of both.
+    _map: Arc<Map>,
+}
+
+// SAFETY: both are pointers to process-shared pthread objects, which any thread may use;
+// the user data of raw_sync's mutex is never touched.
+unsafe impl Send for NamedEvent {}
+// SAFETY: as above.
+unsafe impl Sync for NamedEvent {}
+
+impl NamedEvent {
+    fn at(map: &Arc<Map>, offset: usize, is_new: bool) -> Result<Self> {
+        // SAFETY: every map is longer than its control lines, in which the offset lies.
+        let memory = unsafe { map.0.as_ptr().byte_add(offset) };
+        // What making one returns counts the mutex twice.
+        let len = RawEvent::size_of(Some(memory));
+        if len > EVENT_LEN {
+            let message = format!("an event takes {len} bytes, there is room for {EVENT_LEN}");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        let made = if is_new {
+            // SAFETY: the line is 128 bytes of mapped, writable memory, aligned to 128 and
+            // used by nobody yet. Auto-reset: `Turns` has one thread wait at a time.
+            unsafe { RawEvent::new(memory, true) }
+        } else {
+            // SAFETY: the same, made by the peer; nothing in it is read but two flags.
+            unsafe { RawEvent::from_existing(memory) }
+        };
+        let (event, _) = made.map_err(|e| unusable(&*e))?;
+        // SAFETY: the event begins with its mutex, which is initialised by now.
+        let mutex = unsafe { RawMutex::from_existing(memory, std::ptr::null_mut()) };
+        let (mutex, _) = mutex.map_err(|e| unusable(&*e))?;
+        Ok(Self { event, mutex, turns: Turns::default(), _map: Arc::clone(map) })
+    }
+
+    /// Whether the mutex can be had within about `patience`.
+    fn is_free(&self, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            // Near the end of a second only a look is safe.
+            let slice = within_second(left).unwrap_or_default();
+            if self.mutex.try_lock(Timeout::Val(slice)).is_ok() {
+                return true;
+            }
+            if left.is_zero() {
+                return false;
+            }
+            if slice.is_zero() {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+    }
+
+    fn rescue(&self) {
+        // A thread of this process holds it for less than a microsecond, if it is let run.
+        if !self.is_free(10 * PATIENCE) {
+            // By another than its owner: POSIX does not say what that does to a plain
+            // mutex; in the GNU C library it is free then, and a thread that hangs on it
+            // goes on.
+            let _ = self.mutex.release();
+        }
+        self.set();
+    }
+}
+
+impl Event for NamedEvent {
+    fn set(&self) {
+        if self.is_free(PATIENCE) {
+            // If it cannot be set the sleeper looks again at the end of its slice.
+            let _ = self.event.set(EventState::Signaled);
+        }
+    }
+
+    fn wait(&self, is_still: &dyn Fn() -> bool, deadline: Deadline) {
+        self.turns.wait(is_still, deadline, |longest| match within_second(longest) {
+            Ok(slice) => {
+                let start = Instant::now();
+                let result = self.event.wait(Timeout::Val(slice));
+                if result.is_err() && start.elapsed() < slice / 2 {
+                    // The clock was set, or the thread was kept from running, in between:
+                    // whatever it was, it must not become a loop without a pause.
+                    std::thread::sleep(longest.min(Duration::from_millis(1)));
+                }
+            }
+            Err(left) => std::thread::sleep(longest.min(left)),
+        });
+    }
+}
+
+impl fmt::Debug for NamedEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NamedEvent").field("turns", &self.turns).finish_non_exhaustive()
+    }
+}
+
+/// Bytes that can still be reserved for segments.
+pub(crate) fn free_space() -> Result<u64> {
+    let mut found = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: a NUL-terminated path, and room for the answer.
+    if unsafe { libc::statvfs(c"/dev/shm".as_ptr(), found.as_mut_ptr()) } != 0 {
+        return Err(Error::last_os("cannot see how much is free in /dev/shm"));
+    }
+    // SAFETY: the call that fills it has succeeded.
+    let found = unsafe { found.assume_init() };
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// The user as whom files are opened.
+pub(super) fn own_user() -> u32 {
+    // SAFETY: a system call without arguments that cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// The C library that events are objects of; both sides must have the same.
+pub(crate) fn c_library() -> [u8; 16] {
+    #[cfg(target_env = "gnu")]
+    let name = {
+        // SAFETY: a call without arguments that returns a static string.
+        let version = unsafe { libc::gnu_get_libc_version() };
+        // SAFETY: not null, and NUL-terminated.
+        let version = unsafe { std::ffi::CStr::from_ptr(version) };
+        format!("glibc {}", version.to_string_lossy())
+    };
+    #[cfg(not(target_env = "gnu"))]
+    let name = "not glibc".to_owned();
+    let mut tag = [0; 16];
+    tag.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+    tag
+}
+
+fn advise(start: *mut u8, len: usize, advice: i32) -> Result<()> {
+    // SAFETY: the range is within a live map of this process; neither advice that is given
+    // here changes what its bytes are.
+    if unsafe { libc::madvise(start.cast(), len, advice) } == 0 {
+        return Ok(());
+    }
+    let source = io::Error::last_os_error();
+    if advice == libc::MADV_POPULATE_WRITE {
+        if source.raw_os_error() == Some(libc::EINVAL) {
+            let message = "reserving the pages of a segment needs Linux 5.14";
+            return Err(Error::with_source(ErrorKind::Unsupported, message, source));
+        }
+        return Err(Error::os(format!("cannot reserve {len} bytes of {DIRECTORY}"), source));
+    }
+    Err(Error::os("cannot advise a map", source))
+}
+
+fn not_made(id: &str, error: ShmemError) -> Error {
+    Error::os(format!("cannot make segment {id}"), reason(error))
+}
+
+fn reason(error: ShmemError) -> io::Error {
+    match error {
+        ShmemError::MappingIdExists => io::ErrorKind::AlreadyExists.into(),
+        ShmemError::MapCreateFailed(code)
+        | ShmemError::MapOpenFailed(code)
+        | ShmemError::UnknownOsError(code) => io::Error::from_raw_os_error(code.cast_signed()),
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+fn unusable(error: &dyn std::error::Error) -> Error {
+    Error::new(ErrorKind::Mismatch, format!("the segment's event is unusable: {error}"))
+}
+
+#[cfg(test)]
+#[path = "named_tests.rs"]
+mod tests;

@@ -1,0 +1,183 @@
+//! What a named segment has beside what every region has: who made it, who attached to
+//! it, and its events, in the part of the first page that other regions leave empty.
+//!
+//! ```text
+//!  offset  size  what
+//!    2048   128  maker line, written by the parent in both segments
+//!    2176   128  claim line, written by the worker (up only)
+//!    2304   128  event of the data side's bell, written by both sides
+//!    2432   128  event of the health side's bell, written by both sides
+//!
+//!  maker line:   +0 u64 magic "SLIPNAME", stored after all else but the state
+//!                +8 u32 version of this text, +12 u32 process id, +16 u64 start time of that
+//!                process in ticks since boot, +24 u64 its pid namespace
+//!               +32 u8[16] the channel's id, +48 u8[16] C library, NUL-padded
+//!               +64 u32 wait strategy (0 spin, 1 spin then park, 2 park), +68 u32 zero,
+//!               +72 u64 spin in ns, +80 u64[5] zero
+//!              +120 u32 state: 0 in the making, 1 open, 2 closed
+//!  claim line:   +0 u32 process id of the one worker, +4 u32 state: 0 none, 1 attached,
+//!                2 detached, +8 u64 its start time
+//! ```
+
+use std::sync::Arc;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::region::{OwnRegion, OwnU32, PeerRegion, PeerU32};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Ordering;
+
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"SLIPNAME");
+pub(crate) const VERSION: u32 = 1;
+
+pub(crate) const MAKER: usize = 2048;
+const CLAIM: usize = 2176;
+pub(crate) const DATA_EVENT: usize = 2304;
+pub(crate) const HEALTH_EVENT: usize = 2432;
+pub(crate) const EVENT_LEN: usize = 128;
+
+const MAKER_STATE: usize = MAKER + 120;
+
+/// States in the maker line.
+pub(crate) const OPEN: u32 = 1;
+pub(crate) const CLOSED: u32 = 2;
+/// States in the claim line.
+pub(crate) const ATTACHED: u32 = 1;
+pub(crate) const DETACHED: u32 = 2;
+
+/// The maker line without its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(crate) struct MakerLine {
+    pub(crate) magic: u64,
+    pub(crate) version: u32,
+    pub(crate) pid: u32,
+    pub(crate) start_time: u64,
+    pub(crate) namespace: u64,
+    pub(crate) channel: [u8; 16],
+    pub(crate) c_library: [u8; 16],
+    pub(crate) wait: u32,
+    pub(crate) reserved_0: u32,
+    pub(crate) spin: u64,
+    pub(crate) reserved_1: [u64; 5],
+}
+
+const WORDS: usize = size_of::<MakerLine>() / 8;
+const _: () = assert!(size_of::<MakerLine>() == 120 && MAKER + 120 == MAKER_STATE);
+const _: () = assert!(std::mem::offset_of!(MakerLine, c_library) == 48);
+const _: () = assert!(std::mem::offset_of!(MakerLine, spin) == 72);
+const _: () = assert!(MAKER >= super::layout::control::CREDIT_REQUEST + 8);
+const _: () = assert!(HEALTH_EVENT + EVENT_LEN <= super::layout::control::END);
+
+impl MakerLine {
+    /// Writes all of it, the magic last.
+    pub(crate) fn write(&self, region: &OwnRegion) -> Result<()> {
+        let words: [u64; WORDS] = zerocopy::transmute!(*self);
+        for (i, word) in words.into_iter().enumerate().rev() {
+            // Pairs with the Acquire load of the magic in `read`.
+            region.u64_at(MAKER + 8 * i)?.store(word, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// A private copy; `None` while there is no magic.
+    pub(crate) fn read(region: &PeerRegion) -> Result<Option<Self>> {
+        // Pairs with the Release store in `write`.
+        if region.u64_at(MAKER)?.load(Ordering::Acquire) == 0 {
+            return Ok(None);
+        }
+        let mut words = [0; WORDS];
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = region.u64_at(MAKER + 8 * i)?.load(Ordering::Relaxed);
+        }
+        let line: Self = zerocopy::transmute!(words);
+        line.check().map(Some)
+    }
+
+    /// Checks what must be right before anything else in it means anything.
+    fn check(self) -> Result<Self> {
+        if self.magic != MAGIC {
+            let found = self.magic;
+            return Err(mismatch(format!(
+                "magic {found:#018x} of a maker, expected {MAGIC:#018x}"
+            )));
+        }
+        if self.version != VERSION {
+            let found = self.version;
+            return Err(mismatch(format!("named version {found}, this side speaks {VERSION}")));
+        }
+        if self.reserved_0 != 0 || self.reserved_1 != [0; 5] {
+            return Err(mismatch("reserved bytes of the maker line, expected zero".to_owned()));
+        }
+        Ok(self)
+    }
+}
+
+/// The maker's own state word.
+pub(crate) fn own_state(region: &OwnRegion) -> Result<OwnU32> {
+    region.u32_at(MAKER_STATE)
+}
+
+/// The maker's state word as the worker sees it.
+pub(crate) fn maker_state(region: &PeerRegion) -> Result<PeerU32> {
+    region.u32_at(MAKER_STATE)
+}
+
+/// The claim line in the hands of the worker.
+#[derive(Debug)]
+pub(crate) struct OwnClaim {
+    state: OwnU32,
+}
+
+impl OwnClaim {
+    /// Claims the segment for this process.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Mismatch`] if another one has done so, whether it still lives or not.
+    pub(crate) fn take(region: &OwnRegion, pid: u32, start_time: u64) -> Result<Self> {
+        let word = region.u32_at(CLAIM)?;
+        let taken = word.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire);
+        if let Err(other) = taken {
+            return Err(mismatch(format!(
+                "process {other} is attached to this channel already, expected none"
+            )));
+        }
+        region.u64_at(CLAIM + 8)?.store(start_time, Ordering::Relaxed);
+        Ok(Self { state: region.u32_at(CLAIM + 4)? })
+    }
+
+    pub(crate) fn set_state(&self, state: u32) {
+        // Pairs with the Acquire load of the parent's: all that came before is there.
+        self.state.store(state, Ordering::Release);
+    }
+}
+
+/// The claim line as the parent sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerClaim {
+    region: PeerRegion,
+    state: Arc<PeerU32>,
+}
+
+impl PeerClaim {
+    pub(crate) fn of(region: &PeerRegion) -> Result<Self> {
+        Ok(Self { region: region.clone(), state: Arc::new(region.u32_at(CLAIM + 4)?) })
+    }
+
+    pub(crate) fn state(&self) -> u32 {
+        // Pairs with the Release store in `OwnClaim::set_state`.
+        self.state.load(Ordering::Acquire)
+    }
+
+    /// Process id and start time of who has claimed the segment; the latter is zero until
+    /// it is told.
+    pub(crate) fn claimant(&self) -> Result<(u32, u64)> {
+        let pid = self.region.u32_at(CLAIM)?.load(Ordering::Acquire);
+        Ok((pid, self.region.u64_at(CLAIM + 8)?.load(Ordering::Relaxed)))
+    }
+}
+
+fn mismatch(message: String) -> Error {
+    Error::new(ErrorKind::Mismatch, message)
+}

@@ -1,0 +1,134 @@
+//! The files that named segments are: what a name leads to, and whether that is right.
+//!
+//! `shared_memory` opens by name and shows no descriptor. So the file is opened here as
+//! well, checked, and compared with what was mapped: a file that is put in its place in
+//! between is noticed. What the same user does to the file later cannot be.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::layout::as_u64;
+use super::named::own_user;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where the kernel shows the segments.
+pub(crate) const DIRECTORY: &str = "/dev/shm";
+
+/// Which file a name led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+/// The file of the segment `id`.
+pub(crate) fn path(id: &str) -> PathBuf {
+    Path::new(DIRECTORY).join(id)
+}
+
+/// Opens a segment's file for reading, without following a link; `None` if there is none.
+///
+/// # Errors
+///
+/// [`ErrorKind::Mismatch`], with both values, unless it is a plain file that belongs to
+/// this user and that no other user can open.
+pub(crate) fn file_of(path: &Path) -> Result<Option<File>> {
+    let found = match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|e| Error::os(format!("cannot look at {}", path.display()), e))?,
+    };
+    // Before it is opened, which another user's file may not allow.
+    check(path, &found)?;
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => {
+            // Another file may have taken its place.
+            check(path, &metadata(&file)?)?;
+            Ok(Some(file))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::os(format!("cannot open {}", path.display()), e)),
+    }
+}
+
+fn check(path: &Path, found: &Metadata) -> Result<()> {
+    let kind = found.file_type();
+    if !kind.is_file() {
+        let is = match () {
+            () if kind.is_symlink() => "a symbolic link",
+            () if kind.is_dir() => "a directory",
+            () if kind.is_socket() => "a socket",
+            () => "a special file",
+        };
+        return Err(mismatch(path, &format!("is {is}, expected a plain file")));
+    }
+    let own = own_user();
+    if found.uid() != own {
+        let owner = found.uid();
+        return Err(mismatch(path, &format!("belongs to user {owner}, expected {own}")));
+    }
+    let mode = found.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        let text = format!("has mode {mode:04o}, expected no rights beyond 0700");
+        return Err(mismatch(path, &text));
+    }
+    Ok(())
+}
+
+/// Checks that what is mapped at `start` is `file`: it was opened by name a second time.
+pub(super) fn check_mapped(path: &Path, file: &File, start: *const u8) -> Result<FileId> {
+    let expected = FileId::of(&metadata(file)?);
+    let maps = std::fs::read_to_string("/proc/self/maps")
+        .map_err(|e| Error::os("cannot read this process's maps", e))?;
+    let found = maps.lines().find_map(|line| mapped_at(line, start.addr()));
+    if found == Some(expected) {
+        return Ok(expected);
+    }
+    Err(mismatch(path, &format!("was replaced: {found:?} is mapped, expected {expected:?}")))
+}
+
+/// The file in a line of `/proc/self/maps` that covers `address`.
+fn mapped_at(line: &str, address: usize) -> Option<FileId> {
+    let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+    let mut fields = line.split_ascii_whitespace();
+    let (from, to) = fields.next()?.split_once('-')?;
+    if !(hex(from)?..hex(to)?).contains(&as_u64(address)) {
+        return None;
+    }
+    let (major, minor) = fields.nth(2)?.split_once(':')?;
+    let (major, minor) = (u32::try_from(hex(major)?).ok()?, u32::try_from(hex(minor)?).ok()?);
+    let inode = fields.next()?.parse().ok()?;
+    Some(FileId { device: libc::makedev(major, minor), inode })
+}
+
+pub(super) fn metadata(file: &File) -> Result<Metadata> {
+    file.metadata().map_err(|e| Error::os("cannot stat a segment", e))
+}
+
+pub(super) fn mismatch(path: &Path, what: &str) -> Error {
+    Error::new(ErrorKind::Mismatch, format!("segment {} {what}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_that_is_mapped_is_read_off_the_list_of_maps() {
+        let line = "7f00-8000 rw-s 00000000 00:1c 1234   /dev/shm/slipring.a.down";
+        let expected = FileId { device: libc::makedev(0, 0x1c), inode: 1234 };
+        assert_eq!(mapped_at(line, 0x7f00), Some(expected));
+        assert_eq!(mapped_at(line, 0x7fff), Some(expected));
+        assert_eq!(mapped_at(line, 0x8000), None);
+        assert_eq!(mapped_at("garbage", 1), None);
+        assert_eq!(mapped_at("0-ffff rw-s 0 x y", 1), None);
+    }
+}

@@ -1,0 +1,158 @@
+//! How the threads of one process share an event that wakes a single waiter, and how
+//! long each of its waits may be.
+//!
+//! # Ordering
+//!
+//! One thread at a time waits on the event; the others wait for that thread. Whoever
+//! comes asks `is_still` while it holds the lock of the turns. A ring bumps the bell's
+//! word before it sets the event, so a thread that still sees the old word either waits
+//! on the event itself, which stays set until a wait takes it, or has begun to wait for
+//! the thread that does before that one can say, under the same lock, that it returned.
+//! When it returns it wakes all: a ring is never taken by a thread it was not meant for.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::clock::Deadline;
+
+/// How long a wait lasts at most for a thread that has a deadline.
+const SLICE: Duration = Duration::from_millis(100);
+/// As above, for a thread that has none: nothing depends on it, for all that ends a wait
+/// sets the event, except after a ring that was given up.
+const IDLE_SLICE: Duration = Duration::from_millis(500);
+/// What is left free before the wall clock's next second.
+const MARGIN: Duration = Duration::from_millis(1);
+
+/// Whose turn it is to wait on the event.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    state: Mutex<State>,
+    returned: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    is_taken: bool,
+    /// How often a thread has come back from the event.
+    returns: u64,
+}
+
+impl Turns {
+    /// Sleeps in `sleep`, or until the thread that does so has come back, unless `is_still`
+    /// says that there is something to look at.
+    pub(crate) fn wait(
+        &self,
+        is_still: &dyn Fn() -> bool,
+        deadline: Deadline,
+        sleep: impl FnOnce(Duration),
+    ) {
+        let slice = if deadline == Deadline::NEVER { IDLE_SLICE } else { SLICE };
+        let slice = slice.min(deadline.remaining());
+        let mut state = self.lock();
+        if !is_still() {
+            return;
+        }
+        if state.is_taken {
+            let seen = state.returns;
+            let pending = |state: &mut State| state.returns == seen;
+            let waited = self.returned.wait_timeout_while(state, slice, pending);
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
+            return;
+        }
+        state.is_taken = true;
+        drop(state);
+        let _turn = Turn(self);
+        sleep(slice);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives the turn back, in a panic too.
+struct Turn<'a>(&'a Turns);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.is_taken = false;
+        state.returns += 1;
+        drop(state);
+        self.0.returned.notify_all();
+    }
+}
+
+/// At most `longest`, and so short that a wait that begins now ends within this second of
+/// the wall clock.
+///
+/// # Errors
+///
+/// The time until the next second has begun, when this one is as good as over.
+pub(crate) fn within_second(longest: Duration) -> Result<Duration, Duration> {
+    // Before 1970 the clock is wrong anyway, and a slice that fails is looked after.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    slice_at(Duration::from_nanos(u64::from(now.subsec_nanos())), longest)
+}
+
+fn slice_at(in_second: Duration, longest: Duration) -> Result<Duration, Duration> {
+    let left = Duration::from_secs(1).saturating_sub(in_second);
+    if left <= 2 * MARGIN { Err(left) } else { Ok(longest.min(left - MARGIN)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_slice_never_reaches_the_next_second() {
+        let long = Duration::from_millis(600);
+        for nanos in (0..1_000_000_000).step_by(333_333) {
+            let now = Duration::from_nanos(nanos);
+            match slice_at(now, long) {
+                Ok(slice) => {
+                    assert!(slice > Duration::ZERO && slice <= long);
+                    assert!(now + slice < Duration::from_secs(1), "{now:?} and {slice:?}");
+                }
+                Err(left) => assert_eq!(now + left, Duration::from_secs(1)),
+            }
+        }
+        assert_eq!(slice_at(Duration::from_nanos(999_999_999), long), Err(Duration::from_nanos(1)));
+    }
+
+    #[test]
+    fn one_thread_sleeps_for_all_and_all_come_back_with_it() {
+        let turns = Turns::default();
+        let (word, sleeping, back) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    while word.load(Ordering::Acquire) == 0 {
+                        let is_still = || word.load(Ordering::Acquire) == 0;
+                        turns.wait(&is_still, Deadline::NEVER, |slice| {
+                            assert_eq!(sleeping.fetch_add(1, Ordering::Relaxed), 0);
+                            std::thread::sleep(slice.min(Duration::from_millis(20)));
+                            sleeping.fetch_sub(1, Ordering::Relaxed);
+                        });
+                    }
+                    back.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            word.store(1, Ordering::Release);
+        });
+        assert_eq!(back.into_inner(), 8);
+    }
+
+    #[test]
+    fn nobody_sleeps_when_there_is_something_new_or_the_deadline_has_passed() {
+        let turns = Turns::default();
+        turns.wait(&|| false, Deadline::NEVER, |_| panic!("it slept"));
+        let start = Instant::now();
+        turns.wait(&|| true, Deadline::after(Duration::ZERO), std::thread::sleep);
+        assert!(start.elapsed() < Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,80 @@
+//! Workers that attach by name: processes that the library did not start.
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use slipring::named::NamedHost;
+use slipring::{Channel, Config};
+
+use super::{LONG, worker};
+
+/// Has the name of the channel that a process of these tests attaches to.
+const NAME: &str = "SLIPRING_TEST_NAMED";
+
+/// The file of tests that this copy of `common` belongs to, if `named.rs` includes it.
+pub fn included() -> Option<&'static str> {
+    match module_path!().split("::").collect::<Vec<_>>()[..] {
+        ["named", file, "common", "named"] => Some(file),
+        _ => None,
+    }
+}
+
+/// A name that no other test uses.
+pub fn fresh_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    // Every file of tests has its own copy of this counter.
+    let file = included().unwrap_or("own");
+    format!("{}-{file}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A channel over named segments, whose worker runs until the channel is gone.
+pub fn spawn(config: &Config, file: &str) -> Channel {
+    let (mut host, child) = start(config, &format!("{file}::worker_entry"));
+    let channel = host.accept(LONG).unwrap();
+    reap(child);
+    channel
+}
+
+/// Waits for a process in the background.
+pub fn reap(mut child: Child) {
+    let stdin = child.stdin.take();
+    std::thread::spawn(move || {
+        let _ = child.wait();
+        drop(stdin);
+    });
+}
+
+/// A host, and a process that attaches to it in the test `entry`.
+pub fn start(config: &Config, entry: &str) -> (NamedHost, Child) {
+    let name = fresh_name();
+    let host = slipring::named::create(&name, config).unwrap();
+    let child = attach(&name, entry);
+    (host, child)
+}
+
+/// Starts a process that attaches to the channel `name`. The library knows nothing of its
+/// standard input; the process ends soon after that has, as none may outlive the tests.
+pub fn attach(name: &str, entry: &str) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([entry, "--exact", "--nocapture", "--test-threads=1"]).env(NAME, name);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+}
+
+/// Serves if this process is to attach by name, and ends it then.
+pub fn serve_if_worker() {
+    let Some(name) = std::env::var_os(NAME) else { return };
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        std::thread::sleep(Duration::from_secs(10));
+        std::process::exit(3);
+    });
+    match worker().serve_named(name.to_str().unwrap(), LONG) {
+        Ok(()) => std::process::exit(0),
+        Err(error) => {
+            eprintln!("worker: {error}");
+            std::process::exit(9);
+        }
+    }
+}
