@@ -1,16 +1,33 @@
 //! The worker thread that replaces the worker process in a host's own tests.
 #![cfg(feature = "testing")]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::duplicate_mod,
+    reason = "tests"
+)]
 
-use std::time::Duration;
+mod common;
+worker_entry!();
+
+// The conformance suite once more. What is about processes is skipped, and
+// `what_is_skipped_is_said` says so.
+#[path = "calls.rs"]
+mod calls;
+#[path = "concurrency.rs"]
+mod concurrency;
+#[path = "streams.rs"]
+mod streams;
+
+use common::*;
 
 use slipring::worker::Worker;
 use slipring::{Config, ErrorKind, Kind, RoleConfig};
 
 const SHOUT: Kind = Kind::named("shout");
-const LONG: Duration = Duration::from_secs(60);
-
-fn worker() -> Worker<u32> {
+fn shouter() -> Worker<u32> {
     Worker::new(|_| Ok(0)).on(SHOUT, |count, request, reply| {
         *count += 1;
         let text = String::from_utf8(request.to_vec())?;
@@ -21,7 +38,7 @@ fn worker() -> Worker<u32> {
 #[test]
 fn calls_streams_pings_and_closing_work_over_a_worker_thread() {
     let channel =
-        slipring::testing::spawn_thread(&Config::small(), RoleConfig::default(), worker).unwrap();
+        slipring::testing::spawn_thread(&Config::small(), RoleConfig::default(), shouter).unwrap();
     assert_eq!(channel.call(SHOUT, "a", LONG).unwrap().to_vec(), b"A 1");
     assert_eq!(channel.call(SHOUT, "b", LONG).unwrap().to_vec(), b"B 2");
     let failed = channel.call(SHOUT, &[0xff_u8][..], LONG).unwrap_err();
@@ -29,4 +46,12 @@ fn calls_streams_pings_and_closing_work_over_a_worker_thread() {
     assert_eq!(channel.ping(LONG).unwrap().requests_served, 3);
     channel.close(LONG).unwrap();
     assert_eq!(channel.call(SHOUT, "c", LONG).unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[test]
+fn what_is_skipped_is_said() {
+    for file in ["closing", "deaths", "health", "parents", "spawning"] {
+        println!("skipped: {file}.rs, a thread cannot be killed, stopped or limited alone");
+        assert!(std::path::Path::new("tests").join(file).with_extension("rs").exists());
+    }
 }

@@ -89,14 +89,28 @@ pub fn spawner() -> Spawner {
         .role("test")
 }
 
-/// A channel to a worker that serves every kind above: over memfds, or over named segments
-/// in a file of tests that `named.rs` includes.
+/// A channel to a worker that serves every kind above: a process over memfds, one over
+/// named segments in a file of tests that `named.rs` includes, a thread in one that
+/// `thread_worker.rs` includes.
 pub fn spawn(config: Config) -> Channel {
     #[cfg(feature = "named")]
     if let Some(file) = named::included() {
         return named::spawn(&config, file);
     }
+    #[cfg(feature = "testing")]
+    if runs_as_threads() {
+        let mut role = RoleConfig::default();
+        role.role = "test".to_owned();
+        return slipring::testing::spawn_thread(&config, role, worker).unwrap();
+    }
     spawner().config(config).spawn().unwrap()
+}
+
+/// Whether this is `thread_worker.rs`, whose workers are threads.
+#[cfg(feature = "testing")]
+fn runs_as_threads() -> bool {
+    let program = std::env::current_exe().unwrap();
+    program.file_name().unwrap().to_string_lossy().starts_with("thread_worker-")
 }
 
 pub fn numbers(bytes: &[u8]) -> Vec<u64> {
