@@ -51,9 +51,10 @@ impl RawLink {
     #[inline]
     pub fn claim(&mut self, len: usize, timeout: Duration) -> Result<Option<Claim<'_>>> {
         let Self { producer, end, .. } = self;
-        // The deadline is only needed, and the clock only read, if there is no room.
-        let deadline =
-            if producer.has_room_for(len)? { Deadline::NEVER } else { Deadline::after(timeout) };
+        if producer.has_room_for(len)? {
+            return producer.try_claim(len);
+        }
+        let deadline = Deadline::after(timeout);
         producer.claim_until(len, end.alarm(), deadline, || end.check())
     }
 

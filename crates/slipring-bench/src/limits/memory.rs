@@ -87,7 +87,7 @@ impl Memory {
         unsafe { AtomicU32::from_ptr(self.at(offset, 4).cast()) }
     }
 
-    /// Bytes that the protocol says are this end's for now.
+    /// Bytes that the protocol gives to this end until it publishes them.
     #[inline]
     #[allow(clippy::mut_from_ref, reason = "the protocol hands out each range once")]
     pub(super) fn bytes(&self, offset: usize, len: usize) -> &mut [u8] {
