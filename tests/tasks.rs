@@ -367,6 +367,8 @@ fn a_hundred_tasks_that_wait_are_each_told_once_of_a_death_and_how() {
         for (outcome, id) in errors.into_iter().zip(ids) {
             let error: Error = outcome.unwrap_err();
             assert!(error.is_peer_dead(), "{error}");
+            // The kernel can take longer to hand out the status than the error waits for it.
+            eventually("the cause is known", || error.death().unwrap().cause().is_some());
             let text = error.to_string();
             assert!(text.contains("SIGKILL") && text.contains(&pid.to_string()), "{text}");
             assert!(text.contains(&format!("request {id}")), "{text}");
