@@ -412,6 +412,9 @@ impl Claim<'_> {
         if mutant::chosen(Mutant::NextClearedLate) {
             clear_next();
         }
+        // What the next small frame will write: its second line and the header behind it.
+        slots.prefetch(next.wrapping_add(64));
+        slots.prefetch(next.wrapping_add(128));
         producer.tail = next;
         producer
     }

@@ -484,6 +484,23 @@ impl OwnSlots {
         self.0.word(position, index)
     }
 
+    /// Asks for the line at `position`, to write to it soon: stores become visible in order,
+    /// so that one to a line that has to be fetched holds up all that follow.
+    #[inline]
+    pub(crate) fn prefetch(&self, position: u64) {
+        #[cfg(all(target_arch = "x86_64", not(loom)))]
+        {
+            let line: *const AtomicU64 = self.word(position, 0);
+            // SAFETY: a hint that changes no memory and cannot fault; processors without it
+            // do nothing.
+            unsafe {
+                std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags));
+            }
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+        let _ = position;
+    }
+
     /// The payload bytes of the slot at `position`.
     #[inline]
     pub(crate) fn payload_mut(&mut self, position: u64, len: usize) -> Option<&mut [u8]> {
