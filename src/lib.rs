@@ -73,7 +73,7 @@ pub use protocol::hello::RoleConfig;
 pub use protocol::{Health, Kind, WorkerState};
 #[cfg(not(loom))]
 pub use raw::RawLink;
-pub use shm::region::PeerBytes;
+pub use shm::bytes::PeerBytes;
 
 /// The README's code compiles.
 #[cfg(doctest)]

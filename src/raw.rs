@@ -50,10 +50,15 @@ impl RawLink {
     /// `PeerDied`, `PeerCorrupt`, `Closed`, `Forked`.
     #[inline]
     pub fn claim(&mut self, len: usize, timeout: Duration) -> Result<Option<Claim<'_>>> {
-        let Self { producer, end, .. } = self;
-        if producer.has_room_for(len)? {
-            return producer.try_claim(len);
+        if self.producer.has_room_for(len)? {
+            return Ok(Some(self.producer.claim_room(len)));
         }
+        self.claim_slowly(len, timeout)
+    }
+
+    #[cold]
+    fn claim_slowly(&mut self, len: usize, timeout: Duration) -> Result<Option<Claim<'_>>> {
+        let Self { producer, end, .. } = self;
         let deadline = Deadline::after(timeout);
         producer.claim_until(len, end.alarm(), deadline, || end.check())
     }
@@ -69,12 +74,17 @@ impl RawLink {
     pub fn recv(&mut self, timeout: Duration) -> Result<Option<Frame<'_>>> {
         let has_rung = self.producer.take_has_rung();
         self.producer.flush();
-        if self.consumer.has_next() {
-            return self.consumer.poll();
+        if !self.consumer.glance(has_rung) && !self.await_frame(timeout, has_rung)? {
+            return Ok(None);
         }
+        self.consumer.poll()
+    }
+
+    #[cold]
+    fn await_frame(&mut self, timeout: Duration, has_rung: bool) -> Result<bool> {
         let Self { consumer, end, .. } = self;
         let deadline = Deadline::after(timeout);
-        consumer.poll_until(end.alarm(), deadline, has_rung, || end.check())
+        consumer.wait_until(end.alarm(), deadline, has_rung, || end.check())
     }
 
     /// Makes the link's descriptor readable exactly if there is something to read: the

@@ -24,10 +24,10 @@ use crate::protocol::table::{Table, Waiter};
 use crate::ring::consumer::LeaseGauge;
 use crate::ring::doorbell::Sleeper;
 use crate::ring::{Consumer, Lease, Producer};
+use crate::shm::bytes::PeerBytes;
 use crate::shm::clock::Deadline;
 use crate::shm::fork;
 use crate::shm::hint::Hint;
-use crate::shm::region::PeerBytes;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 
 /// The payload of a reply or a chunk: in the ring, or copied out of it.

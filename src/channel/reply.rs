@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::channel::engine::{Body, Engine, Item};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::Source;
+use crate::shm::bytes::PeerBytes;
 use crate::shm::clock::Deadline;
-use crate::shm::region::PeerBytes;
 
 /// A reply, or one chunk of a stream. Its bytes may still lie in the ring: while it
 /// lives its slot, and those after it, cannot be filled anew.

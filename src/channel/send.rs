@@ -8,6 +8,7 @@ use crate::protocol::Kind;
 use crate::protocol::kind::flags;
 use crate::ring::Header;
 use crate::shm::clock::Deadline;
+use crate::shm::copy::copy_from_slice;
 
 impl Engine {
     /// Sends a request for one result. Blocks while the ring is full, until the deadline,
@@ -220,7 +221,7 @@ impl Pieces {
         deadline: Deadline,
     ) -> Result<()> {
         self.has_rung = engine.send_frame(self.header(is_last), piece.len(), deadline, |slot| {
-            slot.copy_from_slice(piece);
+            copy_from_slice(slot, piece);
             Ok(())
         })?;
         self.was_sent(piece.len(), self.has_rung);

@@ -277,7 +277,9 @@ impl Spawner {
             let on_exit = move |_| told_of_death(life.has_ended());
             supervisor::start(program, theirs, log, Box::new(on_exit))?
         };
-        if let Err(error) = self.shake_hands(&child, &ours, &hello, (files, hint_fds), &answer) {
+        if let Err(error) =
+            self.shake_hands(&child, &ours, &hello, (files, hint_fds), &data, &answer)
+        {
             child.kill_group();
             child.wait(Instant::now() + Duration::from_secs(5));
             return Err(error);
@@ -301,6 +303,7 @@ impl Spawner {
         socket: &OwnedFd,
         hello: &[u8],
         (files, hint_fds): (LinkFiles, Vec<OwnedFd>),
+        data: &Duplex,
         expected: &ExpectedAnswer,
     ) -> Result<()> {
         let deadline = Instant::now() + self.handshake_timeout;
@@ -312,6 +315,7 @@ impl Spawner {
         drop((files, hint_fds));
         sent.map_err(|error| self.never_attached(child, &error.to_string()))?;
         crate::failpoint::failpoint!("after hello");
+        data.prefault();
         let answer = match socket::recv(socket.as_fd(), MAX_LEN, 0, Some(deadline)) {
             Ok(socket::Received::Message { bytes, .. }) => match Answer::decode(&bytes) {
                 Err(error) if error.kind() != ErrorKind::Mismatch => {

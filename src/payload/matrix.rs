@@ -5,7 +5,7 @@ use std::fmt;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::matrix_shape::{ElementType, MatrixShape};
-use super::{Payload, invalid};
+use super::{Payload, copy_from_slice, invalid};
 use crate::error::Result;
 
 /// A matrix in private memory, borrowed: rows one behind another, without gaps.
@@ -147,7 +147,7 @@ impl Payload for Matrix<'_> {
     }
 
     fn encode(&self, out: &mut [u8]) -> Result<()> {
-        self.shape.write_header(out)?.copy_from_slice(self.data);
+        copy_from_slice(self.shape.write_header(out)?, self.data);
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::float16::{f32_to_bf16, f32_to_f16};
 use super::matrix_shape::{ElementType, MatrixShape};
-use super::{check_slot, invalid};
+use super::{check_slot, copy_from_slice, invalid};
 use crate::error::Result;
 
 /// A matrix under construction in a slot: nothing is copied afterwards.
@@ -125,7 +125,7 @@ impl fmt::Debug for MatrixWriter<'_> {
 fn narrow(element: ElementType, values: &[f32], out: &mut [u8]) -> Result<()> {
     check_slot(out, values.len() * element.size())?;
     match element {
-        ElementType::F32 => out.copy_from_slice(values.as_bytes()),
+        ElementType::F32 => copy_from_slice(out, values.as_bytes()),
         ElementType::F16 => narrow_each(values, out, f32_to_f16),
         ElementType::BF16 => narrow_each(values, out, f32_to_bf16),
         ElementType::I8 | ElementType::U8 => {

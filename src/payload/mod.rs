@@ -42,7 +42,8 @@ mod vectors;
 use std::borrow::Cow;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::shm::region::PeerBytes;
+use crate::shm::bytes::PeerBytes;
+pub use crate::shm::copy::copy_from_slice;
 
 pub use float16::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 pub use matrix::Matrix;
@@ -113,7 +114,7 @@ impl Payload for [u8] {
 
     fn encode(&self, out: &mut [u8]) -> Result<()> {
         check_slot(out, self.len())?;
-        out.copy_from_slice(self);
+        copy_from_slice(out, self);
         Ok(())
     }
 }
@@ -128,7 +129,7 @@ impl Source for [u8] {
         let Some(bytes) = bytes else {
             return Err(out_of_range(offset, out.len(), <[u8]>::len(self)));
         };
-        out.copy_from_slice(bytes);
+        copy_from_slice(out, bytes);
         Ok(())
     }
 }

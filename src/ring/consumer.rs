@@ -15,10 +15,12 @@ use crate::ring::frame::{Commit, Header};
 use crate::ring::position::{NEVER, span, to_end};
 pub(crate) use crate::ring::returns::LeaseGauge;
 use crate::ring::returns::{Cursor, Lease, Shared, payload};
+use crate::shm::bytes::PeerBytes;
 use crate::shm::clock::Deadline;
 use crate::shm::hint::{Drained, Hint};
 use crate::shm::layout::{as_u64, as_usize};
-use crate::shm::region::{OwnU64, PeerBytes, PeerSlots, PeerU64};
+use crate::shm::region::{OwnU64, PeerU64};
+use crate::shm::slots::PeerSlots;
 use crate::sync::Ordering;
 use crate::sync::mutant::{self, Mutant};
 
@@ -28,6 +30,7 @@ const CHECK_PATIENCE: Duration = Duration::from_micros(200);
 /// The end of a ring that takes frames out.
 #[derive(Debug)]
 pub struct Consumer {
+    slots: PeerSlots,
     shared: Arc<Shared>,
     sleep_at: OwnU64,
     peer_checked: PeerU64,
@@ -76,6 +79,7 @@ impl Consumer {
         parts.sleep_at.store(NEVER, Ordering::Relaxed);
         Self {
             capacity: as_u64(slots.capacity()),
+            slots: slots.clone(),
             shared: Arc::new(Shared::new(
                 slots,
                 parts.head,
@@ -101,6 +105,11 @@ impl Consumer {
         self.max_frame
     }
 
+    /// See [`PeerSlots::prefault`].
+    pub(crate) fn prefault(&self) {
+        self.slots.prefault();
+    }
+
     /// How many leases are out.
     #[must_use]
     pub fn leased(&self) -> usize {
@@ -121,32 +130,15 @@ impl Consumer {
     /// if what lies in the ring cannot be a frame.
     #[inline]
     pub fn poll(&mut self) -> Result<Option<Frame<'_>>> {
-        if let Some(poison) = &self.poisoned
-            && !mutant::chosen(Mutant::ConsumerForgives)
-        {
-            return Err(poison.clone());
+        let order = mutant::order(Mutant::PollRelaxed, Ordering::Acquire);
+        // Pairs with the Release store in the producer's `publish`.
+        let word = self.slots.line(self.next).load(0, order);
+        let is_plain = word == Commit::frame(self.next) && self.poisoned.is_none();
+        if !is_plain && !self.look_closer(word)? {
+            return Ok(None);
         }
-        let mut is_padded = false;
-        loop {
-            // Pairs with the Release store in the producer's `publish`.
-            let order = mutant::order(Mutant::PollRelaxed, Ordering::Acquire);
-            let word = self.shared.slots.load(self.next, 0, order);
-            match Commit::read(word, self.next) {
-                Commit::Frame => break,
-                // The frame behind a padding is published before it.
-                Commit::Nothing if !is_padded || mutant::chosen(Mutant::PaddingBeforeNothing) => {
-                    self.publish();
-                    return Ok(None);
-                }
-                Commit::Padding if self.can_be_padding() => {
-                    is_padded = true;
-                    self.next = self.next.wrapping_add(to_end(self.next, self.capacity));
-                    self.release(self.next, 0);
-                }
-                _ => return Err(self.poison(word)),
-            }
-        }
-        let load = |index| self.shared.slots.load(self.next, index, Ordering::Relaxed);
+        let line = self.slots.line(self.next);
+        let load = |index| line.load(index, Ordering::Relaxed);
         let header = Header::from_words([load(1), load(2), load(3)]);
         let len = as_usize(u64::from(header.len));
         let is_over_cap = len > self.max_frame && !mutant::chosen(Mutant::LenOverCap);
@@ -164,6 +156,37 @@ impl Consumer {
         Ok(Some(Frame { consumer: self, header, start, end }))
     }
 
+    /// What is to be done with a commit word that is not simply that of a frame. Whether
+    /// one lies at `next` now.
+    #[cold]
+    fn look_closer(&mut self, mut word: u64) -> Result<bool> {
+        if let Some(poison) = &self.poisoned
+            && !mutant::chosen(Mutant::ConsumerForgives)
+        {
+            return Err(poison.clone());
+        }
+        let mut is_padded = false;
+        loop {
+            match Commit::read(word, self.next) {
+                Commit::Frame => return Ok(true),
+                // The frame behind a padding is published before it.
+                Commit::Nothing if !is_padded || mutant::chosen(Mutant::PaddingBeforeNothing) => {
+                    self.publish();
+                    return Ok(false);
+                }
+                Commit::Padding if self.can_be_padding() => {
+                    is_padded = true;
+                    self.next = self.next.wrapping_add(to_end(self.next, self.capacity));
+                    self.release(self.next, 0);
+                }
+                _ => return Err(self.poison(word)),
+            }
+            let order = mutant::order(Mutant::PollRelaxed, Ordering::Acquire);
+            // Pairs with the Release store in the producer's `publish`.
+            word = self.slots.line(self.next).load(0, order);
+        }
+    }
+
     /// Whether a producer that has room there for no slot would pad up to the ring's end.
     fn can_be_padding(&mut self) -> bool {
         let rest = to_end(self.next, self.capacity);
@@ -176,9 +199,11 @@ impl Consumer {
     #[inline]
     fn is_within_capacity(&mut self, end: u64) -> bool {
         let after = end.wrapping_add(span(0));
-        if after.wrapping_sub(self.told) <= self.capacity {
-            return true;
-        }
+        after.wrapping_sub(self.told) <= self.capacity || self.is_within_capacity_now(after)
+    }
+
+    #[cold]
+    fn is_within_capacity_now(&mut self, after: u64) -> bool {
         self.told = match &self.returns {
             Some(cursor) => cursor.published,
             None => self.shared.published(),
@@ -193,37 +218,56 @@ impl Consumer {
         alarm: &Alarm,
         deadline: Deadline,
         has_rung: bool,
-        mut stop: impl FnMut() -> Result<()>,
+        stop: impl FnMut() -> Result<()>,
     ) -> Result<Option<Frame<'_>>> {
-        if !self.has_next() {
-            if !mutant::chosen(Mutant::DescriptorNotForgotten) {
-                self.forget_descriptor();
-            }
-            // Whoever fills this ring must not wait for slots that are free.
-            if !mutant::chosen(Mutant::NoHeadBeforeSleep) {
-                self.publish();
-            }
-            let found = self.sleeper.wait_until(alarm, deadline, has_rung, |step| {
-                stop()?;
-                match step {
-                    Step::Announce => {
-                        self.announce();
-                        Ok(None)
-                    }
-                    Step::Look => Ok(self.has_next().then_some(())),
-                }
-            })?;
-            if found.is_none() {
-                return Ok(None);
-            }
+        if !self.glance(has_rung) && !self.wait_until(alarm, deadline, has_rung, stop)? {
+            return Ok(None);
         }
         self.poll()
+    }
+
+    /// Waits until [`Consumer::poll`] has something to say, or the deadline has passed.
+    pub(crate) fn wait_until(
+        &mut self,
+        alarm: &Alarm,
+        deadline: Deadline,
+        has_rung: bool,
+        mut stop: impl FnMut() -> Result<()>,
+    ) -> Result<bool> {
+        if self.has_next() {
+            return Ok(true);
+        }
+        if !mutant::chosen(Mutant::DescriptorNotForgotten) {
+            self.forget_descriptor();
+        }
+        // Whoever fills this ring must not wait for slots that are free.
+        if !mutant::chosen(Mutant::NoHeadBeforeSleep) {
+            self.publish();
+        }
+        let found = self.sleeper.wait_until(alarm, deadline, has_rung, |step| {
+            stop()?;
+            match step {
+                Step::Announce => {
+                    self.announce();
+                    Ok(None)
+                }
+                Step::Look => Ok(self.has_next().then_some(())),
+            }
+        })?;
+        Ok(found.is_some())
     }
 
     /// Whether something lies at the next slot; [`Consumer::poll`] says what.
     #[inline]
     pub(crate) fn has_next(&self) -> bool {
-        self.shared.slots.load(self.next, 0, Ordering::Relaxed) != 0 || self.poisoned.is_some()
+        self.slots.line(self.next).load(0, Ordering::Relaxed) != 0 || self.poisoned.is_some()
+    }
+
+    /// As [`Consumer::has_next`], but looks for about a microsecond where that can help.
+    /// A busy peer answers within that: then no clock is read and no head is published.
+    #[inline]
+    pub(crate) fn glance(&self, has_rung: bool) -> bool {
+        self.has_next() || self.sleeper.glance(has_rung, || self.has_next())
     }
 
     /// Publishes any head, as a hostile peer could: for fuzzing.
@@ -354,14 +398,21 @@ impl Consumer {
         (held, self.next.wrapping_sub(released))
     }
 
+    #[inline]
     fn release(&mut self, end: u64, request: u64) {
-        if let Some(cursor) = &mut self.returns {
-            cursor.released = end;
-            if end.wrapping_sub(cursor.published) >= self.capacity / 8 {
-                self.shared.publish(cursor);
+        match &mut self.returns {
+            Some(cursor) => {
+                cursor.released = end;
+                if end.wrapping_sub(cursor.published) >= self.capacity / 8 {
+                    self.shared.publish(cursor);
+                }
             }
-            return;
+            None => self.release_behind_leases(end, request),
         }
+    }
+
+    #[cold]
+    fn release_behind_leases(&mut self, end: u64, request: u64) {
         self.returns = self.shared.release_behind_leases(end, request, self.capacity / 8);
     }
 
@@ -412,7 +463,7 @@ impl Frame<'_> {
     #[must_use]
     #[inline]
     pub fn payload(&self) -> PeerBytes<'_> {
-        payload(&self.consumer.shared, self.start, self.header)
+        payload(&self.consumer.slots, self.start, self.header)
     }
 
     /// Tells the producer of every slot before this one that is free: before something

@@ -334,6 +334,16 @@ impl Sleeper {
         (bell, alarm_value)
     }
 
+    /// Looks a few times without asking for the time, where spinning can help at all.
+    #[inline]
+    pub(crate) fn glance(&self, has_rung: bool, mut look: impl FnMut() -> bool) -> bool {
+        self.may_spin(has_rung)
+            && (0..LOOKS).any(|_| {
+                spin_loop();
+                look()
+            })
+    }
+
     fn spin<T>(
         &self,
         deadline: Deadline,

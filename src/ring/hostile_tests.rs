@@ -49,7 +49,7 @@ fn any_commit_word_but_the_expected_one_is_corrupt_for_good() {
         for word in forgeries(origin | 1) {
             let mut ring = rig(CAPACITY, MAX_FRAME, origin);
             send(&mut ring.producer, 7, b"honest").unwrap();
-            ring.forge.slots.word(origin, 0).store(word, Relaxed);
+            ring.forge.slots.line(origin).store(0, word, Relaxed);
             if word == 0 {
                 assert_eq!(receive(&mut ring.consumer).unwrap(), None, "a frame held back");
                 continue;
@@ -66,7 +66,7 @@ fn any_commit_word_but_the_expected_one_is_corrupt_for_good() {
             assert_poisoned(&mut ring);
             // Not even the truth helps, nor silence.
             for late in [origin | 1, 0] {
-                ring.forge.slots.word(origin, 0).store(late, Relaxed);
+                ring.forge.slots.line(origin).store(0, late, Relaxed);
                 assert_poisoned(&mut ring);
             }
         }
@@ -79,13 +79,13 @@ fn a_length_that_cannot_be_is_corrupt_for_good_and_one_that_can_is_a_bounded_vie
         for word in forgeries(8) {
             let mut ring = rig(CAPACITY, MAX_FRAME, origin);
             send(&mut ring.producer, 7, b"8 bytes.").unwrap();
-            ring.forge.slots.word(origin, 1).store(word, Relaxed);
+            ring.forge.slots.line(origin).store(1, word, Relaxed);
             let len = usize::try_from(word & u64::from(u32::MAX)).unwrap();
             if len <= MAX_FRAME && 32 + len <= room {
                 assert_eq!(receive(&mut ring.consumer).unwrap().unwrap().1.len(), len);
             } else {
                 assert_poisoned(&mut ring);
-                ring.forge.slots.word(origin, 1).store(8, Relaxed);
+                ring.forge.slots.line(origin).store(1, 8, Relaxed);
                 assert_poisoned(&mut ring);
             }
         }
@@ -98,8 +98,8 @@ fn a_length_that_changes_after_the_poll_changes_nothing() {
     send(&mut ring.producer, 7, b"8 bytes.").unwrap();
     send(&mut ring.producer, 8, b"next").unwrap();
     let frame = ring.consumer.poll().unwrap().unwrap();
-    ring.forge.slots.word(0, 1).store(u64::MAX, Relaxed);
-    ring.forge.slots.word(0, 2).store(u64::MAX, Relaxed);
+    ring.forge.slots.line(0).store(1, u64::MAX, Relaxed);
+    ring.forge.slots.line(0).store(2, u64::MAX, Relaxed);
     assert_eq!(frame.payload().to_vec(), b"8 bytes.");
     assert_eq!(frame.header(), Header { len: 8, request: 7, ..Header::default() });
     drop(frame);
@@ -111,20 +111,20 @@ fn padding_is_believed_only_where_an_honest_producer_pads() {
     // Room for the longest frame; the ring's start; and before it, with no frame behind.
     for origin in [64, 4096, 2048, 4096 - 1088, 4096 - 64, 4096 - 1024] {
         let mut ring = rig(CAPACITY, MAX_FRAME, origin);
-        ring.forge.slots.word(origin, 0).store(origin | 2, Relaxed);
+        ring.forge.slots.line(origin).store(0, origin | 2, Relaxed);
         assert_poisoned(&mut ring);
     }
     // With a frame behind it is what it should be.
     for origin in [4096 - 64, 4096 - 1024] {
         let mut ring = rig(CAPACITY, MAX_FRAME, origin);
-        ring.forge.slots.word(4096, 0).store(4096 | 1, Relaxed);
-        ring.forge.slots.word(origin, 0).store(origin | 2, Relaxed);
+        ring.forge.slots.line(4096).store(0, 4096 | 1, Relaxed);
+        ring.forge.slots.line(origin).store(0, origin | 2, Relaxed);
         assert_eq!(receive(&mut ring.consumer).unwrap(), Some((0, Vec::new())));
     }
     // Twice in a row never.
     let mut ring = rig(CAPACITY, MAX_FRAME, 4032);
-    ring.forge.slots.word(4096, 0).store(4096 | 2, Relaxed);
-    ring.forge.slots.word(4032, 0).store(4032 | 2, Relaxed);
+    ring.forge.slots.line(4096).store(0, 4096 | 2, Relaxed);
+    ring.forge.slots.line(4032).store(0, 4032 | 2, Relaxed);
     assert_poisoned(&mut ring);
 }
 
@@ -138,8 +138,8 @@ fn a_producer_that_overruns_slots_that_are_held_is_corrupt_for_good() {
             let mut taken = 0;
             // An endless supply of empty frames, whatever has been released.
             let error = loop {
-                ring.forge.slots.word(position, 1).store(0, Relaxed);
-                ring.forge.slots.word(position, 0).store(position | 1, Relaxed);
+                ring.forge.slots.line(position).store(1, 0, Relaxed);
+                ring.forge.slots.line(position).store(0, position | 1, Relaxed);
                 match ring.consumer.poll() {
                     Ok(frame) if is_leased => leases.push(frame.unwrap().into_lease()),
                     Ok(frame) => std::mem::forget(frame.unwrap()),
@@ -320,7 +320,7 @@ fn garbage_over_the_whole_ring_never_panics() {
                     (1, 2) => word % 1100,
                     _ => word,
                 };
-                ring.forge.slots.word(position, index % 8).store(word, Relaxed);
+                ring.forge.slots.line(position).store(index % 8, word, Relaxed);
             }
             let mut frames = 0;
             while let Ok(Some(frame)) = ring.consumer.poll() {

@@ -9,7 +9,8 @@ pub(crate) const NEVER: u64 = u64::MAX;
 /// Bytes of the slot of a frame with a payload of `len` bytes.
 #[inline]
 pub(crate) fn span(len: usize) -> u64 {
-    as_u64((FRAME_HEADER + len).next_multiple_of(SLOT_ALIGN))
+    const LAST: usize = SLOT_ALIGN - 1;
+    as_u64((FRAME_HEADER + len + LAST) & !LAST)
 }
 
 /// Bytes from `position` to the ring's end.

@@ -12,7 +12,8 @@ use crate::ring::frame::{Commit, Header};
 use crate::ring::position::{NEVER, padding, span};
 use crate::shm::clock::Deadline;
 use crate::shm::layout::as_u64;
-use crate::shm::region::{OwnSlots, OwnU64, PeerU64};
+use crate::shm::region::{OwnU64, PeerU64};
+use crate::shm::slots::OwnSlots;
 use crate::sync::Ordering;
 use crate::sync::mutant::{self, Mutant};
 
@@ -97,6 +98,11 @@ impl Producer {
         self.high_water
     }
 
+    /// See [`OwnSlots::prefault`].
+    pub(crate) fn prefault(&self) {
+        self.slots.prefault();
+    }
+
     /// How often a sleeping consumer had to be woken.
     #[must_use]
     pub fn wakes(&self) -> u64 {
@@ -119,19 +125,20 @@ impl Producer {
     /// if the consumer's head is impossible.
     #[inline]
     pub fn try_claim(&mut self, len: usize) -> Result<Option<Claim<'_>>> {
-        if len > self.max_frame {
-            return Err(too_large(len, self.max_frame));
-        }
-        let span = span(len);
-        let padding = padding(self.tail, span, self.capacity);
-        let room = if mutant::chosen(Mutant::NoRoomForPadding) { 0 } else { padding };
-        // At most the capacity, wherever the tail stands: `max_frame` is capped for that.
-        if !self.has_room(room + span)? {
-            return Ok(None);
-        }
+        if self.has_room_for(len)? { Ok(Some(self.claim_room(len))) } else { Ok(None) }
+    }
+
+    /// Claims a slot where [`Producer::has_room_for`] has just found room.
+    #[inline]
+    pub(crate) fn claim_room(&mut self, len: usize) -> Claim<'_> {
+        let padding = padding(self.tail, span(len), self.capacity);
         let start = self.tail.wrapping_add(padding);
         crate::failpoint::failpoint!("claim");
-        Ok(Some(Claim { producer: self, start, padding, len }))
+        let claim = Claim { producer: self, start, padding, len };
+        if !mutant::chosen(Mutant::NextClearedLate) {
+            claim.clear_next();
+        }
+        claim
     }
 
     /// Whether a payload of `len` bytes can be claimed now.
@@ -141,7 +148,15 @@ impl Producer {
     /// As [`Producer::try_claim`].
     #[inline]
     pub fn has_room_for(&mut self, len: usize) -> Result<bool> {
-        Ok(self.try_claim(len)?.is_some())
+        if len > self.max_frame {
+            return Err(too_large(len, self.max_frame));
+        }
+        let span = span(len);
+        let padding = padding(self.tail, span, self.capacity);
+        let room = if mutant::chosen(Mutant::NoRoomForPadding) { 0 } else { padding };
+        // At most the capacity, wherever the tail stands: `max_frame` is capped for that.
+        let needed = room + span;
+        Ok(self.fits(needed, self.head) || self.has_room_now(needed)?)
     }
 
     /// As [`Producer::try_claim`], but waits for room until the deadline; `None` if it
@@ -212,19 +227,12 @@ impl Producer {
         self.tail.wrapping_add(self.needed(len) + span(0)).wrapping_sub(self.capacity)
     }
 
-    #[inline]
-    fn has_room(&mut self, needed: u64) -> Result<bool> {
-        if self.fits(needed, self.head) {
-            return Ok(true);
-        }
-        self.refresh_head()?;
-        Ok(self.fits(needed, self.head))
-    }
-
+    /// Whether `needed` bytes fit behind the consumer's head as it is now.
     #[cold]
-    fn refresh_head(&mut self) -> Result<()> {
+    fn has_room_now(&mut self, needed: u64) -> Result<bool> {
         let looked = self.look_at_head();
-        self.take_head(looked)
+        self.take_head(looked)?;
+        Ok(self.fits(needed, self.head))
     }
 
     /// The consumer's head, if it is one that can be.
@@ -270,9 +278,8 @@ impl Producer {
         let words = bytes.as_chunks::<8>().0.iter().take(self.slots.capacity() / 8);
         for (index, word) in words.enumerate() {
             let position = as_u64(index / 8 * 64);
-            self.slots
-                .word(position, index % 8)
-                .store(u64::from_le_bytes(*word), Ordering::Relaxed);
+            let line = self.slots.line(position);
+            line.store(index % 8, u64::from_le_bytes(*word), Ordering::Relaxed);
         }
     }
 
@@ -348,6 +355,21 @@ impl Claim<'_> {
             self.len = len;
             // A shorter frame may fit before the ring's end, but it has been filled where
             // it is: the padding stays.
+            self.clear_next();
+        }
+    }
+
+    #[inline]
+    fn next(&self) -> u64 {
+        self.start.wrapping_add(span(self.len))
+    }
+
+    /// Clears the commit word of the slot behind this one, before the payload is filled:
+    /// stores become visible in order, and its line may have to be fetched.
+    #[inline]
+    fn clear_next(&self) {
+        if !mutant::chosen(Mutant::NextNotCleared) {
+            self.producer.slots.line(self.next()).store(0, 0, Ordering::Relaxed);
         }
     }
 
@@ -377,24 +399,21 @@ impl Claim<'_> {
     where
         Self: 'p,
     {
+        let next = self.next();
         let Self { producer, start, padding, len } = self;
         // Always fits: `try_claim` checked it against the cap, which came from a u32.
         let header = Header { len: u32::try_from(len).unwrap_or(u32::MAX), ..header };
-        let next = start.wrapping_add(span(len));
         let slots = &producer.slots;
-        let clear_next = || slots.word(next, 0).store(0, Ordering::Relaxed);
-        if !mutant::chosen(Mutant::NextNotCleared) && !mutant::chosen(Mutant::NextClearedLate) {
-            clear_next();
-        }
+        let line = slots.line(start);
         let [first, second, third] = header.to_words();
-        slots.word(start, 1).store(first, Ordering::Relaxed);
+        line.store(1, first, Ordering::Relaxed);
         crate::failpoint::failpoint!("half the header");
-        slots.word(start, 2).store(second, Ordering::Relaxed);
-        slots.word(start, 3).store(third, Ordering::Relaxed);
+        line.store(2, second, Ordering::Relaxed);
+        line.store(3, third, Ordering::Relaxed);
         crate::failpoint::failpoint!("before commit");
         let pad = || {
             let order = mutant::order(Mutant::PaddingRelaxed, Ordering::Release);
-            slots.word(producer.tail, 0).store(Commit::padding(producer.tail), order);
+            slots.line(producer.tail).store(0, Commit::padding(producer.tail), order);
         };
         if padding != 0 && mutant::chosen(Mutant::PaddingFirst) {
             pad();
@@ -402,7 +421,7 @@ impl Claim<'_> {
         // Pairs with the Acquire load in `Consumer::poll`: header, payload and the cleared
         // commit word of the next slot are visible to whoever sees this.
         let order = mutant::order(Mutant::CommitRelaxed, Ordering::Release);
-        slots.word(start, 0).store(Commit::frame(start), order);
+        line.store(0, Commit::frame(start), order);
         crate::failpoint::failpoint!("after commit");
         if padding != 0 && !mutant::chosen(Mutant::PaddingFirst) {
             // Only now can the consumer get past the padding, to a slot that is complete:
@@ -410,7 +429,7 @@ impl Claim<'_> {
             pad();
         }
         if mutant::chosen(Mutant::NextClearedLate) {
-            clear_next();
+            slots.line(next).store(0, 0, Ordering::Relaxed);
         }
         // What the next small frame will write: its second line and the header behind it.
         slots.prefetch(next.wrapping_add(64));

@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use crate::ring::doorbell::Bell;
 use crate::ring::frame::Header;
+use crate::shm::bytes::PeerBytes;
 use crate::shm::fork;
 use crate::shm::layout::{as_u64, as_usize};
-use crate::shm::region::{OwnU64, PeerBytes, PeerSlots, PeerU64};
+use crate::shm::region::{OwnU64, PeerU64};
+use crate::shm::slots::PeerSlots;
 use crate::sync::mutant::{self, Mutant};
 use crate::sync::{Counter, Mutex, Ordering};
 
@@ -56,7 +58,7 @@ impl Lease {
     /// The payload, in memory that the peer can write.
     #[must_use]
     pub fn payload(&self) -> PeerBytes<'_> {
-        payload(&self.shared, self.start, self.header)
+        payload(&self.shared.slots, self.start, self.header)
     }
 }
 
@@ -81,10 +83,10 @@ impl Drop for Lease {
 }
 
 #[inline]
-pub(super) fn payload(shared: &Shared, start: u64, header: Header) -> PeerBytes<'_> {
+pub(super) fn payload(slots: &PeerSlots, start: u64, header: Header) -> PeerBytes<'_> {
     // Always there: `poll` checked that the frame ends before the ring does.
     let len = as_usize(u64::from(header.len));
-    shared.slots.payload(start, len).unwrap_or_else(PeerBytes::empty)
+    slots.payload(start, len).unwrap_or_else(PeerBytes::empty)
 }
 
 /// How many leases of a ring are out.
@@ -190,7 +192,6 @@ impl Shared {
 
     /// Releases a frame that ends at `end`, behind leases that may be out; publishes what
     /// that frees if it is at least `batch` bytes. Returns the cursor once nothing is held.
-    #[cold]
     pub(super) fn release_behind_leases(
         &self,
         end: u64,

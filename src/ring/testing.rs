@@ -11,7 +11,8 @@ use crate::ring::producer::ProducerParts;
 use crate::ring::{Consumer, Header, Producer};
 use crate::shm::hint::Hint;
 use crate::shm::layout::{RingLayout, as_u64};
-use crate::shm::region::{OwnRegion, OwnSlots, OwnU32, OwnU64, PeerRegion};
+use crate::shm::region::{OwnRegion, OwnU32, OwnU64, PeerRegion};
+use crate::shm::slots::OwnSlots;
 
 /// Control words of either region, closer together than in a real one, so that a model
 /// is small.

@@ -3,7 +3,9 @@
 //! Level 1. This folder is where memory is dereferenced and where the kernel is
 //! asked for it; it knows nothing of rings, frames or processes.
 
+pub(crate) mod bytes;
 pub(crate) mod clock;
+pub(crate) mod copy;
 pub(crate) mod cpu;
 pub(crate) mod event;
 pub(crate) mod fork;
@@ -11,6 +13,8 @@ pub(crate) mod futex;
 #[cfg_attr(loom, path = "hint_loom.rs")]
 pub(crate) mod hint;
 pub(crate) mod layout;
+#[cfg(not(loom))]
+mod mapped;
 pub(crate) mod memfd;
 #[cfg(all(feature = "named", not(loom)))]
 pub(crate) mod named;
@@ -23,3 +27,4 @@ pub(crate) mod region_loom;
 pub(crate) mod segment_file;
 #[cfg(all(feature = "named", not(loom)))]
 mod slices;
+pub(crate) mod slots;

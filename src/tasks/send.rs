@@ -10,6 +10,7 @@ use crate::payload::Payload;
 use crate::protocol::Kind;
 use crate::ring::Header;
 use crate::shm::clock::Deadline;
+use crate::shm::copy::copy_from_slice;
 use crate::tasks::timer::Timer;
 
 /// Sends a request; returns its id and whether the worker had to be woken.
@@ -50,7 +51,7 @@ async fn send_long<P: Payload + ?Sized>(
         let is_last = message.pieces.sent + piece.len() == encoded.len();
         let header = message.pieces.header(is_last);
         let fill = |slot: &mut [u8]| {
-            slot.copy_from_slice(piece);
+            copy_from_slice(slot, piece);
             Ok(())
         };
         let has_rung = send_frame(engine, header, piece.len(), deadline, fill).await?;

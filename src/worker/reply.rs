@@ -16,6 +16,7 @@ use crate::ring::doorbell::{Sleeper, Step};
 use crate::ring::position::span;
 use crate::ring::{Claim, Header, Producer};
 use crate::shm::clock::Deadline;
+use crate::shm::copy::copy_from_slice;
 use crate::shm::layout::{RegionHeader, as_u64, as_usize};
 use crate::sync::Ordering;
 use crate::worker::request::{cancelled, is_cancelled};
@@ -168,7 +169,7 @@ impl ReplyWriter<'_> {
         let continued = if self.sent == 0 { 0 } else { flags::CONTINUED };
         let bytes = &self.buffer;
         self.outlet.frame(Kind::RESULT, more | continued, bytes.len(), |slot| {
-            slot.copy_from_slice(bytes);
+            copy_from_slice(slot, bytes);
             Ok(())
         })?;
         self.sent += self.buffer.len();
@@ -317,7 +318,7 @@ impl Outlet {
                 self.await_credit(span(piece.len()))?;
             }
             self.frame(kind, flag | more, piece.len(), |bytes| {
-                bytes.copy_from_slice(piece);
+                copy_from_slice(bytes, piece);
                 Ok(())
             })?;
             flag = flags::CONTINUED;
@@ -409,7 +410,7 @@ impl Outlet {
             .producer
             .claim_until(bytes.len(), &stop.alarm, Deadline::NEVER, || stop.check())?;
         let Some(mut claim) = claim else { return Err(no_space()) };
-        claim.payload().copy_from_slice(bytes);
+        copy_from_slice(claim.payload(), bytes);
         self.is_finished = true;
         report_end(&self.words, self.bytes_out);
         self.has_rung = claim.commit(Header { aux, ..header(kind, self.request, 0) });

@@ -6,8 +6,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::link::WorkerWords;
 use crate::payload::Source;
 use crate::protocol::Kind;
+use crate::shm::bytes::PeerBytes;
 use crate::shm::clock::Deadline;
-use crate::shm::region::PeerBytes;
 use crate::sync::Ordering;
 use crate::worker::stop::Stop;
 

@@ -9,9 +9,10 @@ use crate::protocol::hello::RoleConfig;
 use crate::protocol::kind::{Kind, flags};
 use crate::ring::Consumer;
 use crate::ring::Header;
+use crate::shm::bytes::PeerBytes;
 use crate::shm::clock::{Deadline, now_ns};
 use crate::shm::layout::{as_u64, as_usize};
-use crate::shm::region::{OwnU32, PeerBytes};
+use crate::shm::region::OwnU32;
 use crate::sync::Ordering;
 use crate::worker::failure::{HandlerError, catch};
 use crate::worker::health::{HealthThread, Report, Shared};
@@ -36,6 +37,7 @@ pub(crate) fn run<S>(
     let status = StatusOf(Arc::clone(&words));
     let health = HealthThread::start(health, owner, status, Arc::clone(&shared), Arc::clone(stop))?;
     confirm()?;
+    data.prefault();
 
     let outlet =
         Outlet::new(data.producer, data.sleeper, Arc::clone(&words), Arc::clone(stop), &header);

@@ -3,7 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use slipring::payload::{ElementType, MatrixReader, MatrixShape, MatrixWriter, TextBatch, Texts};
+use slipring::payload::{
+    ElementType, MatrixReader, MatrixShape, MatrixWriter, TextBatch, Texts, copy_from_slice,
+};
 use slipring::ring::Header;
 use slipring::worker::{self, HandlerError, Worker};
 use slipring::{Channel, Config, Kind, PeerBytes, RawLink, Spawner, WaitStrategy};
@@ -60,6 +62,14 @@ impl End for Raw {
             claim.commit(Header::default());
         }
         Ok(())
+    }
+
+    #[inline]
+    fn send_copy(&mut self, source: &[u8], stamp: u64) -> io::Result<()> {
+        self.send(source.len(), |slot| {
+            copy_from_slice(slot, source);
+            put_stamp(slot, stamp);
+        })
     }
 
     #[inline]
@@ -316,7 +326,7 @@ fn serve_channel() -> slipring::Result<()> {
                 return Err(wrong("a request").into());
             }
             let mut slot = reply.claim(EMBED_REPLY)?;
-            slot.payload().copy_from_slice(values);
+            copy_from_slice(slot.payload(), values);
             put_stamp(slot.payload(), seq);
             Ok(slot.send())
         })
@@ -350,7 +360,7 @@ fn serve_channel() -> slipring::Result<()> {
                     chunks.send_with(len, |slot| bytes::generate(slot, seq))?;
                 } else if len <= Config::default().max_reply() {
                     chunks.send_with(len, |slot| {
-                        slot.copy_from_slice(bytes);
+                        copy_from_slice(slot, bytes);
                         put_stamp(slot, seq);
                     })?;
                 } else {

@@ -9,13 +9,13 @@ fn what_cannot_be_a_frame_is_corrupt() {
         let corrupt = |origin: u64, writes: &[(u64, usize, u64)]| {
             let Rig { producer, mut consumer, forge } = rig(CAPACITY, LONGEST - 32, origin);
             for (position, index, word) in writes {
-                forge.slots.word(*position, *index).store(*word, Ordering::Relaxed);
+                forge.slots.line(*position).store(*index, *word, Ordering::Relaxed);
             }
             for _ in 0..2 {
                 let error = consumer.poll().map(|_| "a frame").expect_err("a lie is believed");
                 assert_eq!(error.kind(), ErrorKind::PeerCorrupt);
                 // The truth comes too late.
-                forge.slots.word(origin, 0).store(0, Ordering::Relaxed);
+                forge.slots.line(origin).store(0, 0, Ordering::Relaxed);
             }
             drop(producer);
         };
@@ -34,7 +34,7 @@ fn frames_over_slots_that_are_held_are_corrupt() {
         let polled = loop {
             let position = 64 * as_u64(leases.len());
             assert!(position < as_u64(CAPACITY), "a lie is believed");
-            forge.slots.word(position, 0).store(position | 1, Ordering::Relaxed);
+            forge.slots.line(position).store(0, position | 1, Ordering::Relaxed);
             match consumer.poll() {
                 Ok(frame) => leases.push(frame.unwrap().into_lease()),
                 Err(error) => break error,

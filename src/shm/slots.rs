@@ -1,0 +1,194 @@
+//! The slots of a ring inside a region: words to publish with, payloads to fill and read.
+#![allow(unsafe_code, reason = "positions are masked into the ring at each use")]
+
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+use super::bytes::PeerBytes;
+use super::layout::as_usize;
+use super::region::{Mapping, after_load};
+use crate::config::{FRAME_HEADER, SLOT_ALIGN};
+use crate::sync::{AtomicU64, Ordering};
+
+/// The bytes of one ring, and the same bytes as words.
+#[derive(Debug, Clone)]
+pub(super) struct Slots {
+    words: NonNull<AtomicU64>,
+    bytes: NonNull<u8>,
+    mapping: Mapping,
+    offset: usize,
+    mask: usize,
+}
+
+// SAFETY: both pointers lead into `mapping`, which is Send and Sync, and all access
+// through them is atomic or goes through the methods of the two types below.
+unsafe impl Send for Slots {}
+// SAFETY: as above.
+unsafe impl Sync for Slots {}
+
+impl Slots {
+    /// `capacity` bytes at `offset` of the mapping, which are inside of it; a power of two.
+    pub(super) fn new(
+        mapping: Mapping,
+        words: NonNull<AtomicU64>,
+        bytes: NonNull<u8>,
+        offset: usize,
+        capacity: usize,
+    ) -> Self {
+        Self { words, bytes, mapping, offset, mask: capacity - 1 }
+    }
+
+    fn prefault(&self) {
+        self.mapping.prefault(self.offset, self.mask + 1);
+    }
+
+    /// Offset of the slot at `position` from the start of the ring.
+    #[inline]
+    fn slot(&self, position: u64) -> usize {
+        as_usize(position) & self.mask & !(SLOT_ALIGN - 1)
+    }
+
+    #[inline]
+    fn line(&self, position: u64) -> Line<'_> {
+        // SAFETY: `slot` is the start of a line inside the ring, which `Mapping::slots`
+        // checked to lie inside the region.
+        let first = unsafe { self.words.byte_add(self.slot(position)) };
+        Line { first, _slots: PhantomData }
+    }
+
+    /// A payload of `len` bytes in the slot at `position`, if it fits before the ring's
+    /// end: where it starts, as an offset from the ring's start and as a pointer.
+    #[inline]
+    fn payload(&self, position: u64, len: usize) -> Option<(usize, NonNull<u8>)> {
+        let start = self.slot(position) + FRAME_HEADER;
+        if start.checked_add(len)? > self.mask + 1 {
+            return None;
+        }
+        // SAFETY: start + len is inside the ring, as just checked.
+        Some((self.offset + start, unsafe { self.bytes.byte_add(start) }))
+    }
+}
+
+/// The eight words of one cache line of a ring.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    first: NonNull<AtomicU64>,
+    _slots: PhantomData<&'a Slots>,
+}
+
+impl<'a> Line<'a> {
+    #[inline]
+    fn word(self, index: usize) -> &'a AtomicU64 {
+        // SAFETY: the index stays in the line, all of which lies inside the ring.
+        let pointer = unsafe { self.first.add(index % (SLOT_ALIGN / 8)) };
+        // SAFETY: a live word, as above; the mapping outlives the borrow of the slots;
+        // atomics may be aliased.
+        unsafe { pointer.as_ref() }
+    }
+}
+
+/// A line that this process writes.
+pub(crate) struct OwnLine<'a>(Line<'a>);
+
+impl OwnLine<'_> {
+    /// Stores to the word with this index.
+    #[inline]
+    pub(crate) fn store(&self, index: usize, value: u64, order: Ordering) {
+        self.0.word(index).store(value, order);
+    }
+}
+
+/// A line that the peer writes.
+pub(crate) struct PeerLine<'a>(Line<'a>);
+
+impl PeerLine<'_> {
+    /// Loads the word with this index.
+    #[inline]
+    pub(crate) fn load(&self, index: usize, order: Ordering) -> u64 {
+        let value = self.0.word(index).load(Ordering::Relaxed);
+        after_load(order);
+        value
+    }
+}
+
+/// The slots of a ring that this process produces into.
+#[derive(Debug)]
+pub(crate) struct OwnSlots(pub(super) Slots);
+
+impl OwnSlots {
+    /// Has the kernel enter all pages in this process's page table, where otherwise the
+    /// first use of each costs a fault: more than a small frame does.
+    pub(crate) fn prefault(&self) {
+        self.0.prefault();
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.0.mask + 1
+    }
+
+    /// The line at `position`.
+    #[inline]
+    pub(crate) fn line(&self, position: u64) -> OwnLine<'_> {
+        OwnLine(self.0.line(position))
+    }
+
+    /// Asks for the line at `position`, to write to it soon: stores become visible in order,
+    /// so that one to a line that has to be fetched holds up all that follow.
+    #[inline]
+    pub(crate) fn prefetch(&self, position: u64) {
+        #[cfg(all(target_arch = "x86_64", not(loom)))]
+        {
+            let line = self.0.line(position).first.as_ptr();
+            // SAFETY: a hint that changes no memory and cannot fault; processors without it
+            // do nothing.
+            unsafe {
+                std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags));
+            }
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+        let _ = position;
+    }
+
+    /// The payload bytes of the slot at `position`.
+    #[inline]
+    pub(crate) fn payload_mut(&mut self, position: u64, len: usize) -> Option<&mut [u8]> {
+        let (start, pointer) = self.0.payload(position, len)?;
+        self.0.mapping.track_write(start, len);
+        // SAFETY: the bytes are inside the mapping, which is writable in this process
+        // alone: the peer maps it read-only, or, a named segment, keeps to the convention
+        // that it does not write there. `&mut self` is the only handle on the ring's
+        // slots, and the atomics in the header lines do not overlap payload bytes of the
+        // slot being filled: its header is the 32 bytes before.
+        Some(unsafe { std::slice::from_raw_parts_mut(pointer.as_ptr(), len) })
+    }
+}
+
+/// The slots of a ring that this process consumes from.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerSlots(pub(super) Slots);
+
+impl PeerSlots {
+    /// As [`OwnSlots::prefault`].
+    pub(crate) fn prefault(&self) {
+        self.0.prefault();
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.0.mask + 1
+    }
+
+    /// The line at `position`.
+    #[inline]
+    pub(crate) fn line(&self, position: u64) -> PeerLine<'_> {
+        PeerLine(self.0.line(position))
+    }
+
+    /// A view of a payload, if it fits before the ring's end.
+    #[inline]
+    pub(crate) fn payload(&self, position: u64, len: usize) -> Option<PeerBytes<'_>> {
+        let (start, pointer) = self.0.payload(position, len)?;
+        self.0.mapping.track_read(start, len);
+        // SAFETY: the bytes are inside the mapping, which outlives the borrow of `self`.
+        Some(unsafe { PeerBytes::new(pointer, len) })
+    }
+}
