@@ -145,7 +145,9 @@ pub(crate) struct PeerCells {
 
 impl PeerCells {
     fn slot(&self, request: u64) -> usize {
-        as_usize(request % self.count)
+        // As in the parent's table: it was checked not to be zero.
+        let slots = self.count;
+        as_usize(if slots.is_power_of_two() { request & (slots - 1) } else { request % slots })
     }
 
     #[inline]

@@ -361,3 +361,14 @@ fn a_payload_that_cannot_be_encoded_is_not_sent_and_leaves_nothing_behind() {
     assert_eq!(channel.ping(LONG).unwrap().requests_served, 1);
     assert_usable(&channel);
 }
+
+#[test]
+fn a_request_is_over_when_its_reply_was_handed_out_however_long_it_is() {
+    let channel = spawn(Config::small());
+    let most = channel.config().max_message() as u64;
+    for len in [0, 96, 97, 20 << 10, 300 << 10, most] {
+        let reply = channel.call(BIG, &encode(&[len]), LONG).unwrap();
+        assert_eq!((channel.in_flight(), reply.len() as u64), (0, len));
+    }
+    channel.close(LONG).unwrap();
+}

@@ -300,13 +300,16 @@ fn a_reply_that_is_never_given_back_is_named_when_it_holds_up_others() {
 fn replies_can_be_kept_moved_to_other_threads_and_dropped_in_any_order() {
     let channel = ready(Config::small());
     for order in [shuffled(40), (0..40).collect(), (0..40).rev().collect()] {
-        let replies: Vec<Reply> = (0..40).map(|i| submit(&channel, i).wait().unwrap()).collect();
+        // Long enough to stay in the ring.
+        let long = |i: u64| encode(&[&[i, i * i][..], &[0; 20]].concat());
+        let call = |i| channel.call(ECHO, &long(i), LONG).unwrap();
+        let replies: Vec<Reply> = (0..40).map(call).collect();
         assert_eq!(channel.stats().leases_held, 40);
         let mut replies: Vec<Option<Reply>> = replies.into_iter().map(Some).collect();
         let dropper = std::thread::spawn(move || {
             for i in order {
                 let reply = replies[i as usize].take().unwrap();
-                assert_eq!(numbers(&reply.to_vec()), [i, i * i]);
+                assert_eq!(numbers(&reply.to_vec())[..2], [i, i * i]);
             }
         });
         dropper.join().unwrap();

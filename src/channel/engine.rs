@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::channel::life::Life;
+use crate::channel::life::{Life, Phase};
 use crate::channel::pump::Pump;
 use crate::channel::timed::TimedLock;
 use crate::config::Config;
@@ -23,7 +23,7 @@ use crate::protocol::health::{self, WorkerState};
 use crate::protocol::table::{Table, Waiter};
 use crate::ring::consumer::LeaseGauge;
 use crate::ring::doorbell::Sleeper;
-use crate::ring::{Consumer, Lease, Producer};
+use crate::ring::{Consumer, Frame, Lease, Producer};
 use crate::shm::bytes::PeerBytes;
 use crate::shm::clock::Deadline;
 use crate::shm::fork;
@@ -35,13 +35,39 @@ use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 pub(crate) enum Body {
     Lease(Lease),
     Owned(Vec<u8>),
+    /// So short that a copy costs less than keeping account of a lease.
+    Short([u8; SHORT], usize),
 }
 
+/// The longest payload that is copied out of the ring at once, in bytes: a frame of two
+/// cache lines.
+const SHORT: usize = 96;
+
 impl Body {
+    /// Keeps a frame's payload, in the ring if it is worth it.
+    #[inline]
+    pub(super) fn of_own(frame: Frame<'_>) -> Self {
+        Self::short(frame.payload()).unwrap_or_else(|| Self::Lease(frame.into_lease()))
+    }
+
+    /// Copies a payload, so that it holds up nobody.
+    pub(super) fn copy_of(payload: PeerBytes<'_>) -> Self {
+        Self::short(payload).unwrap_or_else(|| Self::Owned(payload.to_vec()))
+    }
+
+    #[inline]
+    fn short(payload: PeerBytes<'_>) -> Option<Self> {
+        let mut bytes = [0; SHORT];
+        let len = payload.len();
+        payload.copy_to(bytes.get_mut(..len)?).ok()?;
+        Some(Self::Short(bytes, len))
+    }
+
     pub(crate) fn bytes(&self) -> PeerBytes<'_> {
         match self {
             Self::Lease(lease) => lease.payload(),
             Self::Owned(bytes) => PeerBytes::of(bytes),
+            Self::Short(bytes, len) => PeerBytes::of(bytes.get(..*len).unwrap_or_default()),
         }
     }
 }
@@ -128,6 +154,10 @@ pub(crate) struct Engine {
     pub(super) pump: Pump,
     pub(crate) config: Config,
     pub(super) counters: Counters,
+    /// Items that were ever put into the table; changes under the reader's lock.
+    pub(super) pushes: AtomicU64,
+    /// What a stream that is over leaves to the next one, so that it need not allocate.
+    pub(super) spare_queue: Mutex<Option<VecDeque<Item>>>,
 }
 
 impl Engine {
@@ -154,6 +184,8 @@ impl Engine {
             pump: Pump::default(),
             config: config.clone(),
             counters: Counters::default(),
+            pushes: AtomicU64::new(0),
+            spare_queue: Mutex::new(None),
         });
         let weak = Arc::downgrade(&engine);
         let wake = move || {
@@ -171,6 +203,13 @@ impl Engine {
     pub(super) fn fail(&self, error: Error) -> Error {
         self.life.fail(error.clone());
         self.life.failure().unwrap_or(error)
+    }
+
+    /// Whether what has been read can still be handed out: in this process, and until the
+    /// channel is closed.
+    pub(crate) fn is_readable(&self) -> bool {
+        let is_closed = matches!(self.life.phase(), Phase::Closing | Phase::Closed);
+        !is_closed && !fork::is_forked_child()
     }
 
     fn wake_everybody(&self) {

@@ -8,6 +8,7 @@
 //! never parks while nobody reads. A thread that was woken to read, but has what it
 //! wanted by then, hands on what it was given.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::channel::engine::{Body, Engine, Item};
@@ -28,6 +29,8 @@ const BACKSTOP: Duration = Duration::from_secs(1);
 /// Frames between two looks at the clock and at the channel's state: a worker may send
 /// without end what nobody waits for.
 const BURST: usize = 1024;
+/// Items of a stream that are taken at a time, after the first.
+const AHEAD: usize = 31;
 /// How long the ring of a worker that has died is searched for its reason.
 const LAST_WORDS: Duration = Duration::from_millis(10);
 
@@ -61,7 +64,8 @@ enum Found {
 }
 
 impl Engine {
-    /// What a call waits for; `None` when the deadline passed first. Blocks.
+    /// What a call waits for; `None` when the deadline passed first. Blocks. A last frame
+    /// that is returned ends the request: there is nothing left to let go of.
     pub(crate) fn reply(
         &self,
         request: u64,
@@ -72,10 +76,16 @@ impl Engine {
         self.drive(Want::Reply(request), deadline, has_rung).map(item)
     }
 
-    /// The next item of a stream; `None` when the deadline passed first. Blocks.
-    pub(crate) fn next_chunk(&self, request: u64, deadline: Deadline) -> Result<Option<Item>> {
+    /// The next item of a stream; `None` when the deadline passed first. Blocks. Items that
+    /// follow it in the ring already are put into `ready`, which is empty, a few at a time.
+    pub(crate) fn next_chunk(
+        &self,
+        request: u64,
+        deadline: Deadline,
+        ready: &mut VecDeque<Item>,
+    ) -> Result<Option<Item>> {
         check_not_forked()?;
-        self.drive(Want::Chunk(request), deadline, false).map(item)
+        self.drive_with(Want::Chunk(request), deadline, false, Some(ready)).map(item)
     }
 
     /// Waits until there is room for a payload of `len` bytes, and reads meanwhile: a
@@ -85,10 +95,23 @@ impl Engine {
     }
 
     fn drive(&self, want: Want, deadline: Deadline, has_rung: bool) -> Result<Option<Found>> {
+        self.drive_with(want, deadline, has_rung, None)
+    }
+
+    fn drive_with(
+        &self,
+        want: Want,
+        deadline: Deadline,
+        has_rung: bool,
+        ready: Option<&mut VecDeque<Item>>,
+    ) -> Result<Option<Found>> {
         let mut has_followed = false;
         let found = loop {
             if let Some(mut reader) = self.reader.try_lock() {
                 let found = self.read(&mut reader, want, deadline, has_rung);
+                if let (Ok(Some(Found::Item(Item::Chunk(..)))), Some(ready)) = (&found, ready) {
+                    self.read_on(&mut reader, want.request(), ready);
+                }
                 drop(reader);
                 self.hand_over();
                 break found;
@@ -123,7 +146,12 @@ impl Engine {
     fn look(&self, want: Want) -> Result<Option<Found>> {
         match want {
             Want::Reply(request) | Want::Chunk(request) => {
-                Ok(self.table.lock().take(request).map(Found::Item))
+                let mut table = self.table.lock();
+                let item = table.take(request);
+                if item.is_some() && matches!(want, Want::Reply(_)) && !table.is_running(request) {
+                    table.let_go(request);
+                }
+                Ok(item.map(Found::Item))
             }
             Want::Room(len) => Ok(self.producer.lock().has_room_for(len)?.then_some(Found::Room)),
         }
@@ -138,10 +166,14 @@ impl Engine {
         deadline: Deadline,
         has_rung: bool,
     ) -> Result<Option<Found>> {
-        // What came between the caller's look and its lock.
-        if let Some(found) = self.look(want)? {
+        // What came between the caller's look and its lock. A thread that has the channel
+        // to itself finds all it wants in the ring.
+        if self.pushes.load(Ordering::Relaxed) != 0
+            && let Some(found) = self.look(want)?
+        {
             return Ok(Some(found));
         }
+        reader.glance(has_rung);
         if let Some(found) = self.poll(reader, want, deadline)? {
             return Ok(Some(found));
         }
@@ -220,6 +252,42 @@ impl Engine {
             self.wake_who_has_room()?;
         }
         Ok((phase == Phase::Dead).then_some(Found::Over))
+    }
+
+    /// Takes what follows a chunk in the ring, for the same reader, so that a stream of
+    /// small chunks does not pay for each what it costs to become the channel's reader. Few
+    /// enough to hold up nobody else's replies.
+    fn read_on(&self, reader: &mut Consumer, own: u64, ready: &mut VecDeque<Item>) {
+        // What others have read for it comes before what lies in the ring.
+        if self.pushes.load(Ordering::Relaxed) != 0 {
+            let mut table = self.table.lock();
+            while ready.len() < AHEAD
+                && let Some(item) = table.take(own)
+            {
+                ready.push_back(item);
+            }
+        }
+        let mut room = self.config.up.capacity / 16;
+        while ready.len() < AHEAD && room > 0 && reader.has_next() {
+            let taken = match reader.poll() {
+                Ok(Some(frame)) => self.dispatch(frame, own),
+                Ok(None) => return,
+                Err(error) => Err(error),
+            };
+            match taken {
+                Ok(Some(item)) => {
+                    let Item::Chunk(_, cost) = item else { return ready.push_back(item) };
+                    room = room.saturating_sub(cost);
+                    ready.push_back(item);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    // The next wait says so, after the chunks that came before.
+                    self.fail(error);
+                    return;
+                }
+            }
+        }
     }
 
     /// Takes all frames that are there, but no more than fit the ring at a time, for
@@ -381,6 +449,7 @@ impl Engine {
     }
 
     /// Hands a frame to the owner of its request; returns it if that is `own`.
+    #[inline]
     fn dispatch(&self, frame: Frame<'_>, own: u64) -> Result<Option<Item>> {
         let header = frame.header();
         let (request, kind) = (header.request, Kind::from_code(header.kind));
@@ -440,13 +509,16 @@ impl Engine {
             return Ok(self.give(table, request, item, own));
         }
         if request == own {
+            if is_last {
+                // Its owner is told, and has nothing left to let go of.
+                table.let_go(request);
+            }
             drop(table);
             return Ok(Some(own_item(frame, is_stream)));
         }
         // It stays in memory of this process, so that who reads late holds up nobody.
         self.counters.copied_frames.fetch_add(1, Ordering::Relaxed);
-        let body = Body::Owned(frame.payload().to_vec());
-        let item = item_of(header, body, cost, is_stream);
+        let item = item_of(header, Body::copy_of(frame.payload()), cost, is_stream);
         Ok(self.give(table, request, item, own))
     }
 
@@ -458,9 +530,14 @@ impl Engine {
         own: u64,
     ) -> Option<Item> {
         if request == own {
+            if !table.is_running(request) {
+                // As in `dispatch`.
+                table.let_go(request);
+            }
             return Some(item);
         }
         let waiter = table.push(request, item);
+        self.pushes.fetch_add(1, Ordering::Relaxed);
         // What a waker does is its executor's business: not under the lock.
         drop(table);
         match waiter {
@@ -523,16 +600,15 @@ fn channel_failure(frame: &Frame<'_>, kind: Kind) -> Error {
     }
 }
 
+#[inline]
 fn own_item(frame: Frame<'_>, is_stream: bool) -> Item {
     let header = frame.header();
-    let kind = Kind::from_code(header.kind);
     let cost = as_usize(span(frame.payload().len()));
-    let body = if kind == Kind::RESULT || kind == Kind::CHUNK {
-        Body::Lease(frame.into_lease())
-    } else {
-        Body::Owned(frame.payload().to_vec())
-    };
-    item_of(header, body, cost, is_stream)
+    match Kind::from_code(header.kind) {
+        Kind::RESULT if !is_stream => Item::Result(Body::of_own(frame)),
+        Kind::CHUNK if is_stream => Item::Chunk(Body::of_own(frame), cost),
+        _ => item_of(header, Body::copy_of(frame.payload()), cost, is_stream),
+    }
 }
 
 fn item_of(header: Header, body: Body, cost: usize, is_stream: bool) -> Item {

@@ -1,5 +1,6 @@
 //! What comes back: replies, replies that are awaited later, streams of chunks.
 
+use std::collections::VecDeque;
 use std::iter::FusedIterator;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::payload::Source;
 use crate::shm::bytes::PeerBytes;
 use crate::shm::clock::Deadline;
+use crate::shm::fork;
 
 /// A reply, or one chunk of a stream. Its bytes may still lie in the ring: while it
 /// lives its slot, and those after it, cannot be filled anew.
@@ -54,7 +56,7 @@ impl Reply {
     pub fn into_vec(self) -> Vec<u8> {
         match self.body {
             Body::Owned(bytes) => bytes,
-            Body::Lease(lease) => lease.payload().to_vec(),
+            body => body.bytes().to_vec(),
         }
     }
 
@@ -113,8 +115,13 @@ impl Pending {
     /// [`ErrorKind::Timeout`], [`ErrorKind::Cancelled`], [`ErrorKind::Closed`],
     /// [`ErrorKind::PeerDied`], [`ErrorKind::PeerCorrupt`]; [`ErrorKind::Worker`] with what
     /// the handler reported; [`ErrorKind::Protocol`] if the worker sent a stream.
-    pub fn wait(self) -> Result<Reply> {
+    pub fn wait(mut self) -> Result<Reply> {
         match self.engine.reply(self.request, self.deadline, self.has_rung)? {
+            Some(Item::Result(body)) => {
+                // It has ended, and nothing is left for `drop` to do.
+                let request = std::mem::take(&mut self.request);
+                Ok(Reply { request, body })
+            }
             Some(item) => self.reply_of(item),
             None => Err(self.timed_out()),
         }
@@ -171,7 +178,9 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.engine.let_go(self.request);
+        if self.request != 0 {
+            self.engine.let_go(self.request);
+        }
     }
 }
 
@@ -191,11 +200,16 @@ pub struct Stream {
     request: u64,
     chunk_timeout: Duration,
     is_over: bool,
+    /// What was taken from the ring together with an earlier chunk.
+    ready: VecDeque<Item>,
+    /// Bytes of slots that were consumed and not reported.
+    consumed: usize,
 }
 
 impl Stream {
     pub(crate) fn new(engine: Arc<Engine>, request: u64, chunk_timeout: Duration) -> Self {
-        Self { engine, request, chunk_timeout, is_over: false }
+        let ready = engine.spare_queue.lock().take().unwrap_or_default();
+        Self { engine, request, chunk_timeout, is_over: false, ready, consumed: 0 }
     }
 
     /// The request's id.
@@ -218,8 +232,25 @@ impl Stream {
         if self.is_over {
             return Ok(None);
         }
-        let found = self.engine.next_chunk(self.request, Deadline::after(self.chunk_timeout));
+        if let Some(item) = self.ready.pop_front()
+            && self.engine.is_readable()
+        {
+            return self.chunk_of(Ok(Some(item)));
+        }
+        self.ready.clear();
+        self.report();
+        let deadline = Deadline::after(self.chunk_timeout);
+        let found = self.engine.next_chunk(self.request, deadline, &mut self.ready);
         self.chunk_of(found)
+    }
+
+    /// Tells the worker of what was consumed, if it is much, or at the latest before this
+    /// side waits for more.
+    fn report(&mut self) {
+        let consumed = std::mem::take(&mut self.consumed);
+        if consumed != 0 {
+            self.engine.consumed(self.request, consumed, false);
+        }
     }
 
     #[cfg(feature = "async")]
@@ -246,7 +277,10 @@ impl Stream {
         };
         match item {
             Item::Chunk(body, cost) => {
-                self.engine.consumed(self.request, cost, false);
+                self.consumed += cost;
+                if self.ready.is_empty() || self.consumed >= self.engine.config.stream_window / 8 {
+                    self.report();
+                }
                 Ok(Some(Reply { request: self.request, body }))
             }
             Item::End => self.over(Ok(None)),
@@ -270,6 +304,7 @@ impl Stream {
 
     fn over<T>(&mut self, result: Result<Option<T>>) -> Result<Option<T>> {
         self.is_over = true;
+        self.ready.clear();
         self.engine.let_go(self.request);
         result
     }
@@ -300,6 +335,10 @@ impl Drop for Stream {
     fn drop(&mut self) {
         if !self.is_over {
             self.engine.let_go(self.request);
+        }
+        self.ready.clear();
+        if !fork::is_forked_child() {
+            *self.engine.spare_queue.lock() = Some(std::mem::take(&mut self.ready));
         }
     }
 }

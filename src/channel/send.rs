@@ -62,17 +62,21 @@ impl Engine {
     }
 
     /// A request that nothing was sent of yet, and the header of its frames.
-    pub(crate) fn open(&self, kind: Kind, flags: u16, deadline: Deadline) -> Result<Header> {
+    pub(crate) fn open(&self, kind: Kind, flag: u16, deadline: Deadline) -> Result<Header> {
         self.check_open()?;
         if !kind.is_request() {
             let message = format!("{kind} is not a kind of request");
             return Err(Error::new(ErrorKind::Protocol, message));
         }
         let mut table = self.table.lock();
-        let request = table.open(flags & flags::STREAM != 0)?;
-        self.words.requests.set_credit(table.slot_of(request), 0);
+        let is_stream = flag & flags::STREAM != 0;
+        let request = table.open(is_stream)?;
+        if is_stream {
+            // Nobody else looks at it, and the worker polls the line that it lies in.
+            self.words.requests.set_credit(table.slot_of(request), 0);
+        }
         let (kind, aux) = (kind.code(), deadline.to_wire());
-        Ok(Header { kind, flags, request, aux, ..Header::default() })
+        Ok(Header { kind, flags: flag, request, aux, ..Header::default() })
     }
 
     /// Sends a message that is longer than a frame, in pieces.

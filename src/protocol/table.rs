@@ -72,6 +72,14 @@ struct Slot<T> {
     credited: u64,
 }
 
+/// Where a request lies in a table of so many slots.
+#[inline]
+pub(crate) fn slot_of(request: u64, slots: usize) -> usize {
+    let slots = as_u64(slots.max(1));
+    // A division takes longer than all else that is done for a request under the lock.
+    as_usize(if slots.is_power_of_two() { request & (slots - 1) } else { request % slots })
+}
+
 /// Whose frame it is.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
@@ -145,7 +153,7 @@ impl<T> Table<T> {
 
     /// Where the request lies, here and in the shared request table.
     pub(crate) fn slot_of(&self, request: u64) -> usize {
-        as_usize(request % as_u64(self.slots.len().max(1)))
+        slot_of(request, self.slots.len())
     }
 
     fn slot(&mut self, request: u64) -> Option<&mut Slot<T>> {

@@ -161,37 +161,50 @@ impl Producer {
 
     /// As [`Producer::try_claim`], but waits for room until the deadline; `None` if it
     /// passed. The alarm ends the wait early, whenever `stop` then has an error.
+    #[inline]
     pub(crate) fn claim_until(
         &mut self,
         len: usize,
         alarm: &Alarm,
         deadline: Deadline,
-        mut stop: impl FnMut() -> Result<()>,
+        stop: impl FnMut() -> Result<()>,
     ) -> Result<Option<Claim<'_>>> {
-        if self.try_claim(len)?.is_none() {
-            if !mutant::chosen(Mutant::NoFlushBeforeWait) {
-                self.flush();
-            }
-            let needed = self.needed(len);
-            let looked = self.sleeper.wait_until(alarm, deadline, true, |step| {
-                stop()?;
-                match step {
-                    Step::Announce => {
-                        self.announce_space(len);
-                        Ok(None)
-                    }
-                    Step::Look => match self.look_at_head() {
-                        Ok(head) => Ok(self.fits(needed, head).then_some(Ok(head))),
-                        Err(corrupt) => Ok(Some(Err(corrupt))),
-                    },
-                }
-            })?;
-            match looked {
-                Some(looked) => self.take_head(looked)?,
-                None => return Ok(None),
-            }
+        if self.has_room_for(len)? || self.await_room(len, alarm, deadline, stop)? {
+            return Ok(Some(self.claim_room(len)));
         }
-        self.try_claim(len)
+        Ok(None)
+    }
+
+    /// Waits until there is room for a payload of `len` bytes; false if the deadline passed.
+    #[cold]
+    fn await_room(
+        &mut self,
+        len: usize,
+        alarm: &Alarm,
+        deadline: Deadline,
+        mut stop: impl FnMut() -> Result<()>,
+    ) -> Result<bool> {
+        if !mutant::chosen(Mutant::NoFlushBeforeWait) {
+            self.flush();
+        }
+        let needed = self.needed(len);
+        let looked = self.sleeper.wait_until(alarm, deadline, true, |step| {
+            stop()?;
+            match step {
+                Step::Announce => {
+                    self.announce_space(len);
+                    Ok(None)
+                }
+                Step::Look => match self.look_at_head() {
+                    Ok(head) => Ok(self.fits(needed, head).then_some(Ok(head))),
+                    Err(corrupt) => Ok(Some(Err(corrupt))),
+                },
+            }
+        })?;
+        match looked {
+            Some(looked) => self.take_head(looked).map(|()| true),
+            None => Ok(false),
+        }
     }
 
     /// Bytes from the tail to the end of a slot for `len` bytes, with the padding before it.

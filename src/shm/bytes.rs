@@ -83,6 +83,7 @@ impl<'a> PeerBytes<'a> {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidPayload`] if `out` has another length.
+    #[inline]
     pub fn copy_to(&self, out: &mut [u8]) -> Result<()> {
         if out.len() != self.len {
             return Err(past_the_end(0, out.len(), self.len));

@@ -5,13 +5,26 @@ use std::time::Duration;
 
 /// Nanoseconds of `CLOCK_MONOTONIC`: the same clock for every process of one boot.
 pub(crate) fn now_ns() -> u64 {
+    read(libc::CLOCK_MONOTONIC)
+}
+
+/// The same clock as it stood at the last tick, for a fifth of the price: it lags behind by
+/// less than [`COARSE_NS`], unless the machine itself stood still.
+pub(crate) fn coarse_now_ns() -> u64 {
+    read(libc::CLOCK_MONOTONIC_COARSE)
+}
+
+/// Two of the longest ticks that kernels have.
+pub(crate) const COARSE_NS: u64 = 20_000_000;
+
+fn read(clock: libc::clockid_t) -> u64 {
     if cfg!(loom) {
         return 0; // no time passes in a model
     }
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid timespec that the call may write to.
-    let failed = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    debug_assert_eq!(failed, 0, "CLOCK_MONOTONIC always exists");
+    let failed = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    debug_assert_eq!(failed, 0, "both clocks always exist");
     let (seconds, nanos) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
     seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
 }
@@ -41,7 +54,12 @@ impl Deadline {
     }
 
     pub(crate) fn has_passed(self) -> bool {
-        self != Self::NEVER && now_ns() >= self.0
+        self != Self::NEVER && self.is_before(now_ns())
+    }
+
+    /// Whether it has passed at a time that the clock showed.
+    pub(crate) fn is_before(self, now: u64) -> bool {
+        self != Self::NEVER && now >= self.0
     }
 
     /// Time that is left; zero when it has passed.
@@ -81,6 +99,14 @@ mod tests {
         assert_eq!(Deadline::after(Duration::MAX), Deadline::NEVER);
         assert!(!Deadline::NEVER.has_passed());
         assert!(Deadline::after(Duration::ZERO).has_passed());
+    }
+
+    #[test]
+    fn the_coarse_clock_is_the_same_and_never_ahead() {
+        let coarse = coarse_now_ns();
+        assert!(coarse <= now_ns());
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(coarse_now_ns() > coarse);
     }
 
     #[test]

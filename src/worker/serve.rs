@@ -10,7 +10,7 @@ use crate::protocol::kind::{Kind, flags};
 use crate::ring::Consumer;
 use crate::ring::Header;
 use crate::shm::bytes::PeerBytes;
-use crate::shm::clock::{Deadline, now_ns};
+use crate::shm::clock::{COARSE_NS, Deadline, coarse_now_ns, now_ns};
 use crate::shm::layout::{as_u64, as_usize};
 use crate::shm::region::OwnU32;
 use crate::sync::Ordering;
@@ -118,6 +118,10 @@ impl Server<'_> {
         let stop = self.stop;
         loop {
             let has_rung = self.outlet.has_rung();
+            if !self.consumer.has_next() {
+                // While there is nothing better to do, and not when the next request has come.
+                self.consumer.publish();
+            }
             let mut frame =
                 match self
                     .consumer
@@ -224,10 +228,13 @@ impl Serving<'_> {
         let bytes_in = words.bytes_in.load(Ordering::Relaxed).wrapping_add(as_u64(payload.len()));
         words.bytes_in.store(bytes_in, Ordering::Relaxed);
         outlet.begin(header.request);
+        // A glance at a cheap clock is enough for nearly all deadlines.
+        let now = coarse_now_ns();
+        let now = if deadline.is_before(now + COARSE_NS) { now_ns() } else { now };
         let is_taken_back = header.flags & flags::ABANDONED != 0;
         if is_taken_back || words.requests.is_cancelled(header.request) {
             outlet.cancel()?;
-        } else if deadline.has_passed() {
+        } else if deadline.is_before(now) {
             outlet.expire()?;
         } else if kind == Kind::READY {
             outlet.acknowledge()?;
@@ -235,6 +242,7 @@ impl Serving<'_> {
             let is_stream = header.flags & flags::STREAM != 0;
             let id = header.request;
             let request = Request { kind, id, is_stream, deadline, payload, words, stop };
+            words.busy_since.store(now, Ordering::Relaxed);
             self.handle(&request, session, handlers)?;
         }
         Ok(())
@@ -247,7 +255,6 @@ impl Serving<'_> {
         handlers: &mut [(Kind, Handler<S>)],
     ) -> Result<()> {
         let Self { outlet, words, .. } = self;
-        words.busy_since.store(now_ns(), Ordering::Relaxed);
         words.current.store(request.id, Ordering::Relaxed);
         words.state.store(WorkerState::Busy.code(), Ordering::Relaxed);
         crate::failpoint::failpoint!("before handler");
