@@ -34,15 +34,6 @@ pub(crate) struct Duplex {
     pub(crate) sleeper: Sleeper,
 }
 
-impl Duplex {
-    /// Enters the pages of both rings in this process's page table. Each side does it while
-    /// it has nothing better to do, so that it delays nobody.
-    pub(crate) fn prefault(&self) {
-        self.producer.prefault();
-        self.consumer.prefault();
-    }
-}
-
 /// What the parent holds.
 #[derive(Debug)]
 pub(crate) struct ParentLink {

@@ -156,6 +156,7 @@ pub(crate) struct Engine {
     pub(super) counters: Counters,
     /// Items that were ever put into the table; changes under the reader's lock.
     pub(super) pushes: AtomicU64,
+    is_warm: AtomicU32,
     /// What a stream that is over leaves to the next one, so that it need not allocate.
     pub(super) spare_queue: Mutex<Option<VecDeque<Item>>>,
 }
@@ -185,6 +186,7 @@ impl Engine {
             config: config.clone(),
             counters: Counters::default(),
             pushes: AtomicU64::new(0),
+            is_warm: AtomicU32::new(0),
             spare_queue: Mutex::new(None),
         });
         let weak = Arc::downgrade(&engine);
@@ -197,6 +199,19 @@ impl Engine {
         // The life has just been made for this engine: nobody else has set it.
         let _ = engine.life.on_over.set(Box::new(wake));
         engine
+    }
+
+    /// Enters the rings' pages in the page table, once, while there is nothing better to do.
+    pub(crate) fn prefault(&self) {
+        if self.is_warm.swap(1, Ordering::Relaxed) != 0 {
+            return;
+        }
+        self.producer.lock().prefault();
+        if let Some(reader) = self.reader.try_lock() {
+            reader.prefault();
+            drop(reader);
+            self.hand_over();
+        }
     }
 
     /// The channel is over because of `error`; returns what everybody is told.

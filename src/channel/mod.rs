@@ -216,13 +216,17 @@ impl Channel {
         Ok(Stream::new(Arc::clone(&self.engine), request, chunk_timeout))
     }
 
-    /// Waits until the worker has built its session. Blocks for at most `timeout`.
+    /// Waits until the worker has built its session. Blocks for at most `timeout`. The first
+    /// time, both sides meanwhile enter the rings' pages in their page tables, which otherwise
+    /// costs a fault at the first use of each page.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Worker`] if the session could not be built; as [`Channel::call`].
     pub fn wait_ready(&self, timeout: Duration) -> Result<()> {
-        self.call(Kind::READY, &(), timeout).map(drop)
+        let pending = self.submit(Kind::READY, &(), timeout)?;
+        self.engine.prefault();
+        pending.wait().map(drop)
     }
 
     /// Asks the worker's health thread how it is, over rings of their own: works while

@@ -14,7 +14,7 @@ use crate::channel::health::HealthClient;
 use crate::channel::life::Life;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, ExitCause, Result};
-use crate::link::{Duplex, ExpectedAnswer, LinkFiles, ParentLink, ParentWords};
+use crate::link::{Duplex, LinkFiles, ParentLink, ParentWords};
 use crate::process::exit::Child;
 use crate::process::log::Log;
 use crate::process::spawn::Program;
@@ -262,7 +262,6 @@ impl Spawner {
             true => Hint::pair().map(|(hint, fds)| (Some(Arc::new(hint)), Vec::from(fds)))?,
             false => (None, Vec::new()),
         };
-        let (link, files) = ParentLink::create(&self.config, hint.as_ref())?;
         let (ours, theirs) = socket::pair()?;
         let log = self.log_dir.as_deref();
         let log = log.map(|dir| Log::open(dir, &self.role.role, self.instance)).transpose()?;
@@ -270,20 +269,21 @@ impl Spawner {
         let mut program = self.program.clone();
         program.env.set(WORKER_ENV, "1");
 
-        let ParentLink { data, health, words, answer, owner } = link;
         let life = Arc::new(Life::default());
         let child = {
             let life = Arc::clone(&life);
             let on_exit = move |_| told_of_death(life.has_ended());
             supervisor::start(program, theirs, log, Box::new(on_exit))?
         };
-        if let Err(error) =
-            self.shake_hands(&child, &ours, &hello, (files, hint_fds), &data, &answer)
-        {
+        // While the program is loaded: reserving memory takes as long as that.
+        let linked = ParentLink::create(&self.config, hint.as_ref()).and_then(|(link, files)| {
+            self.shake_hands(&child, &ours, &hello, (files, hint_fds), &link)?;
+            Ok(link)
+        });
+        let ParentLink { data, health, words, owner, .. } = linked.inspect_err(|_| {
             child.kill_group();
             child.wait(Instant::now() + Duration::from_secs(5));
-            return Err(error);
-        }
+        })?;
         let watched = {
             let life = Arc::clone(&life);
             watch::watch(owner, Box::new(move || told_of_death(life.die())))
@@ -303,8 +303,7 @@ impl Spawner {
         socket: &OwnedFd,
         hello: &[u8],
         (files, hint_fds): (LinkFiles, Vec<OwnedFd>),
-        data: &Duplex,
-        expected: &ExpectedAnswer,
+        link: &ParentLink,
     ) -> Result<()> {
         let deadline = Instant::now() + self.handshake_timeout;
         let mut fds = vec![files.down.as_fd(), files.up.as_fd()];
@@ -315,7 +314,6 @@ impl Spawner {
         drop((files, hint_fds));
         sent.map_err(|error| self.never_attached(child, &error.to_string()))?;
         crate::failpoint::failpoint!("after hello");
-        data.prefault();
         let answer = match socket::recv(socket.as_fd(), MAX_LEN, 0, Some(deadline)) {
             Ok(socket::Received::Message { bytes, .. }) => match Answer::decode(&bytes) {
                 Err(error) if error.kind() != ErrorKind::Mismatch => {
@@ -329,7 +327,7 @@ impl Spawner {
             Err(error) => return Err(self.never_attached(child, &error.to_string())),
         };
         match answer {
-            Answer::Attached(_) => expected.check_attached().map(drop),
+            Answer::Attached(_) => link.answer.check_attached().map(drop),
             Answer::Refused(why) => {
                 let message = format!("worker {} could not attach: {why}", self.role.role);
                 Err(Error::new(ErrorKind::Mismatch, message))

@@ -466,6 +466,10 @@ impl Frame<'_> {
         payload(&self.consumer.slots, self.start, self.header)
     }
 
+    pub(crate) fn prefault(&self) {
+        self.consumer.prefault();
+    }
+
     /// Tells the producer of every slot before this one that is free: before something
     /// long is done with the frame.
     pub fn publish_earlier(&mut self) {

@@ -68,7 +68,6 @@ pub fn attach_raw() -> Result<(RawLink, RoleConfig)> {
     let shared = Arc::new(Shared::default());
     let health = HealthThread::start(health, owner, status, shared, Arc::clone(&stop))?;
     Attached::confirm(socket, &stop)?;
-    data.prefault();
     let end = RawEnd { stop, health: Some(health) };
     Ok((RawLink::new(data, hint, Box::new(end)), role))
 }

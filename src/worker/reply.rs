@@ -285,6 +285,10 @@ impl Outlet {
         self.has_rung
     }
 
+    pub(super) fn prefault(&self) {
+        self.producer.prefault();
+    }
+
     pub(super) fn flush(&mut self) {
         self.producer.flush();
     }

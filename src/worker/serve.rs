@@ -37,7 +37,6 @@ pub(crate) fn run<S>(
     let status = StatusOf(Arc::clone(&words));
     let health = HealthThread::start(health, owner, status, Arc::clone(&shared), Arc::clone(stop))?;
     confirm()?;
-    data.prefault();
 
     let outlet =
         Outlet::new(data.producer, data.sleeper, Arc::clone(&words), Arc::clone(stop), &header);
@@ -49,6 +48,7 @@ pub(crate) fn run<S>(
         shared: &shared,
         max_message: as_usize(header.max_message),
         pieces: None,
+        is_warm: false,
     };
     let result = match catch(|| (worker.build)(role)) {
         Ok(session) => serve_session(&mut server, session, worker.handlers, worker.on_close),
@@ -111,6 +111,8 @@ struct Server<'a> {
     shared: &'a Shared,
     max_message: usize,
     pieces: Option<Pieces>,
+    /// The rings' pages are in the page table.
+    is_warm: bool,
 }
 
 impl Server<'_> {
@@ -139,6 +141,11 @@ impl Server<'_> {
             if header.flags & !flags::REQUEST != 0 {
                 let flags = header.flags;
                 return Err(Error::corrupt(format!("a request with flags {flags:#x}")));
+            }
+            if header.kind == Kind::READY.code() && !std::mem::replace(&mut self.is_warm, true) {
+                // The parent waits for this alone, and does the same on its side.
+                frame.prefault();
+                self.outlet.prefault();
             }
             let mut serving =
                 Serving { outlet: &mut self.outlet, words: self.words, stop, shared: self.shared };

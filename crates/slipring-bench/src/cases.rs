@@ -162,8 +162,8 @@ fn idle(millis: u64) -> Case {
 fn spawn() -> Case {
     let list = vec![
         mailbox("bare process", false, Wait::Futex),
-        raw("raw ring", Config::default()),
-        channel("Channel", Config::default()),
+        Contender::new("raw ring", Role::Own, || own::raw_cold(&Config::default())),
+        Contender::new("Channel", Role::Own, || Ok(own::channel_cold(&Config::default())?)),
     ];
     let work = Work::Wake { len: 8 };
     let case = case("W6", "spawn to first answer", work, list);

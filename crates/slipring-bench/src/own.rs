@@ -109,7 +109,20 @@ struct RawSession {
 /// What spawning gives.
 pub fn raw(config: &Config, is_eager: bool) -> io::Result<Box<dyn Session>> {
     let link = spawner("raw", config)?.spawn_raw()?;
+    link.prefault();
     let mut end = Raw { link, is_streaming: false, is_eager };
+    let pid = work::ready(&mut end)?;
+    Ok(Box::new(RawSession { end, pid }))
+}
+
+/// The same as soon as the worker has attached, for how long it takes to start one.
+///
+/// # Errors
+///
+/// What spawning gives.
+pub fn raw_cold(config: &Config) -> io::Result<Box<dyn Session>> {
+    let link = spawner("raw-cold", config)?.spawn_raw()?;
+    let mut end = Raw { link, is_streaming: false, is_eager: false };
     let pid = work::ready(&mut end)?;
     Ok(Box::new(RawSession { end, pid }))
 }
@@ -136,7 +149,8 @@ impl Drop for RawSession {
 }
 
 /// A session over a channel.
-struct ChannelSession {
+#[derive(Debug)]
+pub struct ChannelSession {
     channel: Channel,
     texts: Vec<String>,
     matrix: Vec<f32>,
@@ -148,7 +162,18 @@ struct ChannelSession {
 ///
 /// What spawning gives.
 pub fn channel(config: &Config) -> io::Result<Box<dyn Session>> {
-    let channel = spawn_channel(config)?;
+    let session = channel_cold(config)?;
+    session.channel.wait_ready(LONG)?;
+    Ok(session)
+}
+
+/// The same as soon as the worker has attached, for how long it takes to start one.
+///
+/// # Errors
+///
+/// What spawning gives.
+pub fn channel_cold(config: &Config) -> io::Result<Box<ChannelSession>> {
+    let channel = spawner("channel", config)?.spawn()?;
     let texts = (0..ROWS).map(|row| text(row, EMBED_REQUEST / ROWS)).collect();
     Ok(Box::new(ChannelSession { channel, texts, matrix: vec![0.0; ROWS * DIM] }))
 }
@@ -288,14 +313,18 @@ impl Drop for ChannelSession {
 /// The worker's side of the links here; `None` if `args` name none of them.
 pub(crate) fn serve(args: &[&str]) -> Option<io::Result<()>> {
     match args {
-        ["raw"] => Some(serve_raw()),
+        ["raw"] => Some(serve_raw(true)),
+        ["raw-cold"] => Some(serve_raw(false)),
         ["channel"] => Some(serve_channel().map_err(io::Error::from)),
         _ => None,
     }
 }
 
-fn serve_raw() -> io::Result<()> {
+fn serve_raw(is_warm: bool) -> io::Result<()> {
     let (link, _) = worker::attach_raw()?;
+    if is_warm {
+        link.prefault();
+    }
     // Ends when the parent closes the link.
     let _ = work::serve(&mut Raw { link, is_streaming: false, is_eager: false });
     Ok(())
