@@ -496,6 +496,10 @@ impl Engine {
                     "a message of over {max_message} bytes for request {request}"
                 )));
             }
+            if !is_continued {
+                // A hint: what cannot be had now is asked for when it is needed.
+                table.expect_pieces(request, as_usize(header.aux).min(max_message));
+            }
             table.add_piece(request, |bytes| payload.append_to(bytes));
             if has_more {
                 drop(table);

@@ -3,7 +3,7 @@
 use crate::channel::engine::Engine;
 use crate::channel::timed::Loan;
 use crate::error::{Error, ErrorKind, Result};
-use crate::payload::Payload;
+use crate::payload::{self, Payload};
 use crate::protocol::Kind;
 use crate::protocol::kind::flags;
 use crate::ring::Header;
@@ -88,8 +88,7 @@ impl Engine {
         deadline: Deadline,
         told_deadline: Deadline,
     ) -> Result<(u64, bool)> {
-        let mut encoded = vec![0; payload.encoded_len()];
-        payload.encode(&mut encoded)?;
+        let encoded = payload::encoded(payload)?;
         let _turn = self.turn_to_write(deadline)?;
         let header = self.open(kind, stream, told_deadline)?;
         let mut pieces = Pieces::new(header);

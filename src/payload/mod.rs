@@ -84,6 +84,22 @@ pub trait Payload {
     /// [`ErrorKind::InvalidPayload`] when `out` has another length, or when the
     /// value cannot be encoded. What `out` then holds is unspecified.
     fn encode(&self, out: &mut [u8]) -> Result<()>;
+
+    /// The encoding, if it lies in memory as it is: then a message longer than a frame is
+    /// sent from there, and not encoded into a buffer first.
+    fn as_encoded(&self) -> Option<&[u8]> {
+        None
+    }
+}
+
+/// The whole encoding of a payload.
+pub(crate) fn encoded<P: Payload + ?Sized>(payload: &P) -> Result<Cow<'_, [u8]>> {
+    if let Some(bytes) = payload.as_encoded() {
+        return Ok(Cow::Borrowed(bytes));
+    }
+    let mut bytes = vec![0; payload.encoded_len()];
+    payload.encode(&mut bytes)?;
+    Ok(Cow::Owned(bytes))
 }
 
 /// Readable bytes that may lie in memory which another process can change.
@@ -116,6 +132,10 @@ impl Payload for [u8] {
         check_slot(out, self.len())?;
         copy_from_slice(out, self);
         Ok(())
+    }
+
+    fn as_encoded(&self) -> Option<&[u8]> {
+        Some(self)
     }
 }
 
@@ -152,6 +172,10 @@ impl Payload for str {
     fn encode(&self, out: &mut [u8]) -> Result<()> {
         self.as_bytes().encode(out)
     }
+
+    fn as_encoded(&self) -> Option<&[u8]> {
+        Some(self.as_bytes())
+    }
 }
 
 impl Payload for () {
@@ -171,6 +195,10 @@ impl<T: Payload + ?Sized> Payload for &T {
 
     fn encode(&self, out: &mut [u8]) -> Result<()> {
         T::encode(self, out)
+    }
+
+    fn as_encoded(&self) -> Option<&[u8]> {
+        (**self).as_encoded()
     }
 }
 
@@ -192,6 +220,10 @@ impl Payload for Vec<u8> {
     fn encode(&self, out: &mut [u8]) -> Result<()> {
         self.as_slice().encode(out)
     }
+
+    fn as_encoded(&self) -> Option<&[u8]> {
+        Some(self)
+    }
 }
 
 impl Source for Vec<u8> {
@@ -212,6 +244,10 @@ impl<const N: usize> Payload for [u8; N] {
     fn encode(&self, out: &mut [u8]) -> Result<()> {
         self.as_slice().encode(out)
     }
+
+    fn as_encoded(&self) -> Option<&[u8]> {
+        Some(self)
+    }
 }
 
 impl<const N: usize> Source for [u8; N] {
@@ -231,6 +267,10 @@ impl Payload for String {
 
     fn encode(&self, out: &mut [u8]) -> Result<()> {
         self.as_str().encode(out)
+    }
+
+    fn as_encoded(&self) -> Option<&[u8]> {
+        Some(self.as_bytes())
     }
 }
 

@@ -198,6 +198,14 @@ impl<T> Table<T> {
         self.slot(request).is_none_or(|slot| !slot.queue.is_empty())
     }
 
+    /// Makes room for a message of about `len` bytes that begins to come in pieces.
+    pub(crate) fn expect_pieces(&mut self, request: u64, len: usize) {
+        if let Some(slot) = self.slot(request) {
+            // If there is not so much, adding the pieces says so.
+            let _ = slot.partial.try_reserve_exact(len);
+        }
+    }
+
     /// Adds to the message that is coming in pieces and returns its length so far.
     pub(crate) fn add_piece(&mut self, request: u64, add: impl FnOnce(&mut Vec<u8>)) -> usize {
         let Some(slot) = self.slot(request) else { return 0 };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result, WorkerFailure};
 use crate::link::WorkerWords;
-use crate::payload::Payload;
+use crate::payload::{self, Payload};
 use crate::protocol::failure;
 use crate::protocol::health::WorkerState;
 use crate::protocol::kind::{EXPIRED, Kind, flags};
@@ -42,6 +42,8 @@ pub(crate) struct Outlet {
     streamed: u64,
     bytes_out: u64,
     has_rung: bool,
+    /// Bytes of the message that the next frame begins, if it comes in pieces.
+    whole: u64,
 }
 
 /// The means to answer one request.
@@ -260,6 +262,7 @@ impl Outlet {
             streamed: 0,
             bytes_out: 0,
             has_rung: false,
+            whole: 0,
         }
     }
 
@@ -269,6 +272,7 @@ impl Outlet {
         self.is_finished = false;
         self.streamed = 0;
         self.has_rung = false;
+        self.whole = 0;
     }
 
     /// The current request's handler gets this.
@@ -312,8 +316,8 @@ impl Outlet {
         if len > self.max_message {
             return Err(Error::too_large(len, self.max_message, "raise max_message"));
         }
-        let mut encoded = vec![0; len];
-        payload.encode(&mut encoded)?;
+        let encoded = payload::encoded(payload)?;
+        self.whole = as_u64(len);
         let mut pieces = encoded.chunks(self.producer.max_frame()).peekable();
         let mut flag = 0;
         while let Some(piece) = pieces.next() {
@@ -339,7 +343,8 @@ impl Outlet {
     ) -> Result<()> {
         let mut claim = claim(&mut self.producer, &self.words, &self.stop, self.request, len)?;
         fill(claim.payload())?;
-        let header = header(kind, self.request, flag);
+        let aux = std::mem::take(&mut self.whole);
+        let header = Header { aux, ..header(kind, self.request, flag) };
         self.bytes_out += as_u64(len);
         if kind == Kind::CHUNK {
             self.words.bytes_out.store(self.bytes_out, Ordering::Relaxed);
