@@ -94,6 +94,14 @@ impl RequestCells {
         self.0.store(2 * slot, request, std::sync::atomic::Ordering::Release);
     }
 
+    /// Takes back what an earlier request of the same slot was credited. The worker polls
+    /// the line that it lies in, so that it is written only if it has to be.
+    pub(crate) fn reset_credit(&self, slot: usize) {
+        if self.0.load(2 * slot + 1, std::sync::atomic::Ordering::Relaxed) != 0 {
+            self.set_credit(slot, 0);
+        }
+    }
+
     pub(crate) fn set_credit(&self, slot: usize, consumed: u64) {
         // Pairs with the Acquire load in `PeerCells::credit`.
         self.0.store(2 * slot + 1, consumed, std::sync::atomic::Ordering::Release);

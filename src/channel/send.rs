@@ -69,12 +69,8 @@ impl Engine {
             return Err(Error::new(ErrorKind::Protocol, message));
         }
         let mut table = self.table.lock();
-        let is_stream = flag & flags::STREAM != 0;
-        let request = table.open(is_stream)?;
-        if is_stream {
-            // Nobody else looks at it, and the worker polls the line that it lies in.
-            self.words.requests.set_credit(table.slot_of(request), 0);
-        }
+        let request = table.open(flag & flags::STREAM != 0)?;
+        self.words.requests.reset_credit(table.slot_of(request));
         let (kind, aux) = (kind.code(), deadline.to_wire());
         Ok(Header { kind, flags: flag, request, aux, ..Header::default() })
     }

@@ -321,6 +321,10 @@ impl Table {
 pub(crate) struct OwnTable(Table);
 
 impl OwnTable {
+    pub(crate) fn load(&self, index: usize, order: Ordering) -> u64 {
+        self.0.word(index).load(order)
+    }
+
     pub(crate) fn store(&self, index: usize, value: u64, order: Ordering) {
         self.0.word(index).store(value, order);
     }
