@@ -17,7 +17,7 @@ pub(crate) const HELP: &str = "\
 Turn lines of text into vectors, in worker processes.
 
 Usage: slipring embed [OPTIONS] [FILE]...
-       slipring soak [--seconds N] [--kill-every MS] [--workers N] [--json]
+       slipring soak [--seconds N] [--kill-every MS] [--workers N] [--frames N] [--json]
        slipring bench [--quick] [--json] [--only W1,...] [--plot FILE]
 
 Every line of the FILEs (UTF-8; standard input without FILE, or for -) becomes
@@ -62,6 +62,7 @@ if anything hangs, or is left behind:
       --seconds N     how long [default: 10]
       --kill-every MS time between two faults, on average [default: 100]
       --workers N     worker processes [default: 2]
+      --frames N      small frames through raw rings before that [default: 0]
       --json          for programs
 
 Exit codes:
@@ -178,6 +179,7 @@ fn parse_soak(parser: &mut lexopt::Parser) -> Result<Command, Error> {
                 options.kill_every = number(parser, "--kill-every", 1, 10_000_000)?;
             }
             Long("workers") => options.workers = number(parser, "--workers", 1, 128)?,
+            Long("frames") => options.frames = number(parser, "--frames", 0, 1 << 50)?,
             Long("json") => options.json = true,
             Short('h') | Long("help") => return Ok(Command::Help),
             Short('V') | Long("version") => return Ok(Command::Version),

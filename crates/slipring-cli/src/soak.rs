@@ -2,13 +2,14 @@
 //! started again all the while.
 //!
 //! [`checked`] makes and checks the frames, on both sides; [`drive`] sends them;
-//! [`faults`] kills. What counts is that nothing is lost, duplicated, torn or delivered
+//! [`faults`] kills; [`raw`] sends very many, without faults, before that. What counts is that nothing is lost, duplicated, torn or delivered
 //! to somebody else, that nothing hangs, and that nothing is left behind.
 
 mod checked;
 mod drive;
 mod faults;
 mod footprint;
+mod raw;
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -38,12 +39,14 @@ pub(crate) struct Options {
     /// Milliseconds between two faults, on average.
     pub(crate) kill_every: usize,
     pub(crate) workers: usize,
+    /// Frames through raw rings, before the rest.
+    pub(crate) frames: usize,
     pub(crate) json: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { seconds: 10, kill_every: 100, workers: 2, json: false }
+        Self { seconds: 10, kill_every: 100, workers: 2, frames: 0, json: false }
     }
 }
 
@@ -107,11 +110,17 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     // The library's own threads and descriptors come with the first worker, and stay.
     spawner.spawn().and_then(|first| first.close(HANG)).map_err(failed)?;
     let baseline = Footprint::now();
+    let counts = Counts::default();
+    let begun = Instant::now();
+    if options.frames > 0 {
+        let frames = u64::try_from(options.frames).unwrap_or(u64::MAX);
+        raw::run(frames, &counts).map_err(failed)?;
+    }
 
     let places = (0..options.workers).map(|_| Place::start(&spawner)).collect::<Result<_, _>>();
     let drivers = options.workers * (CALLERS + STREAMERS);
     let soak = Arc::new(Soak {
-        counts: Counts::default(),
+        counts,
         is_over: AtomicBool::new(false),
         places: places.map_err(failed)?,
         start: Instant::now(),
@@ -129,7 +138,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     };
     let length = Duration::from_secs(u64::try_from(options.seconds).unwrap_or(u64::MAX));
     watch(&soak, length);
-    let seconds = soak.start.elapsed();
+    let seconds = begun.elapsed();
     soak.is_over.store(true, Ordering::Relaxed);
     threads.push(killer);
     let have_ended = end(&soak, threads);

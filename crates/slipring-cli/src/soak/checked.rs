@@ -70,7 +70,7 @@ pub(super) fn header(bytes: &[u8]) -> Option<(u64, u64, u64)> {
     Some((word(0)?, word(8)?, word(16)?))
 }
 
-fn mix(x: u64) -> u64 {
+pub(super) fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x ^ (x >> 27)
 }
@@ -92,8 +92,10 @@ fn checksum(bytes: &[u8]) -> u64 {
 
 /// If this process is a worker of `soak`, serves its parent.
 pub(crate) fn serve_if_worker() -> Option<ExitCode> {
-    if std::env::args_os().nth(1)? != WORKER {
-        return None;
+    match std::env::args_os().nth(1)? {
+        arg if arg == super::raw::WORKER => return Some(super::raw::serve()),
+        arg if arg == WORKER => {}
+        _ => return None,
     }
     let worker = Worker::new(|_| Ok(HashMap::<u64, u64>::new()))
         .on(CALL, |seen, request, reply| {
