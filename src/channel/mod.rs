@@ -4,6 +4,7 @@
 //! it ends, in a [`Reply`].
 
 mod death;
+mod dispatch;
 mod engine;
 mod handle;
 mod health;
