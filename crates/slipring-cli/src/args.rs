@@ -17,7 +17,8 @@ pub(crate) const HELP: &str = "\
 Turn lines of text into vectors, in worker processes.
 
 Usage: slipring embed [OPTIONS] [FILE]...
-       slipring soak [--seconds N] [--kill-every MS] [--workers N] [--frames N] [--json]
+       slipring soak [--seconds N] [--kill-every MS] [--workers N] [--frames N]
+                     [--json]
        slipring bench [--quick] [--json] [--only W1,...] [--plot FILE]
 
 Every line of the FILEs (UTF-8; standard input without FILE, or for -) becomes

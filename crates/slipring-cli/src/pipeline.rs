@@ -20,7 +20,9 @@
 //! This module does not know what a worker is, nor what an output is.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -137,6 +139,7 @@ pub(crate) fn run<W: EmbedWorker>(
     spawn_reader(fill, &free, &jobs, events.sender.clone())?;
 
     let mut summary = Summary::default();
+    let in_slipring = &AtomicU64::new(0);
     let done = thread::scope(|scope| {
         for worker in workers {
             let (submitted, pending) = mpsc::sync_channel(WINDOW - 1);
@@ -145,12 +148,14 @@ pub(crate) fn run<W: EmbedWorker>(
                 if let Err(error) = submit_all(worker, jobs, &submitted) {
                     send(&to_main, Event::Failed(error));
                 }
+                in_slipring.fetch_add(own_cpu_ns(), Ordering::Relaxed);
             });
             let to_main = events.sender.clone();
             scope.spawn(move || {
                 if let Err(error) = wait_for_all(worker, dim, &pending, &to_main) {
                     send(&to_main, Event::Failed(error));
                 }
+                in_slipring.fetch_add(own_cpu_ns(), Ordering::Relaxed);
             });
         }
         let done = collect(workers, sink, &free, &events.receiver, started, &mut summary);
@@ -169,8 +174,15 @@ pub(crate) fn run<W: EmbedWorker>(
         summary.traffic += worker.traffic();
     }
     summary.worker_cpu = workers.iter().map(EmbedWorker::cpu_time).sum();
+    summary.in_slipring = Duration::from_nanos(in_slipring.load(Ordering::Relaxed));
     summary.elapsed = started.elapsed();
     Ok(summary)
+}
+
+/// Processor time of the calling thread, in nanoseconds; zero if the kernel does not tell.
+fn own_cpu_ns() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split_whitespace().next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
 }
 
 /// A batch that a worker has, and its part of it.

@@ -94,6 +94,9 @@ pub(crate) struct Summary {
     pub(crate) worker_cpu: Option<Duration>,
     /// How long the thread that writes had nothing to do.
     pub(crate) waited: Duration,
+    /// Processor time of the threads that do nothing but encode batches into the rings,
+    /// wait, and decode vectors out of them.
+    pub(crate) in_slipring: Duration,
 }
 
 impl fmt::Display for Summary {
@@ -119,8 +122,10 @@ impl fmt::Display for Summary {
         if let Some(cpu) = self.worker_cpu {
             write!(f, ", worker CPU {:.2} s", cpu.as_secs_f64())?;
         }
-        let waited = self.waited.as_secs_f64() / self.elapsed.as_secs_f64().max(1e-9);
-        write!(f, ", parent waited {:.0} %", waited.min(1.0) * 100.0)
+        let share =
+            |part: Duration| 100.0 * part.as_secs_f64() / self.elapsed.as_secs_f64().max(1e-9);
+        write!(f, ", parent waited {:.0} %", share(self.waited).min(100.0))?;
+        write!(f, ", slipring {:.1} %", share(self.in_slipring))
     }
 }
 
@@ -206,6 +211,7 @@ mod tests {
             latency: Histogram::default(),
             worker_cpu: Some(Duration::from_millis(450)),
             waited: Duration::from_millis(430),
+            in_slipring: Duration::from_micros(6_200),
         };
         for _ in 0..79 {
             summary.latency.record(Duration::from_nanos(15));
@@ -213,10 +219,14 @@ mod tests {
         assert_eq!(
             summary.to_string(),
             "5,000 texts in 0.50 s (10,000 texts/s), requests 1.5 KiB, replies 7.3 MiB, \
-             79 batches: p50 0.00 ms, p99 0.00 ms, worker CPU 0.45 s, parent waited 86 %"
+             79 batches: p50 0.00 ms, p99 0.00 ms, worker CPU 0.45 s, parent waited 86 %, \
+             slipring 1.2 %"
         );
         let nothing = Summary::default().to_string();
-        assert!(nothing.ends_with("replies 0 bytes, parent waited 0 %"), "{nothing}");
+        assert!(
+            nothing.ends_with("replies 0 bytes, parent waited 0 %, slipring 0.0 %"),
+            "{nothing}"
+        );
     }
 
     #[test]

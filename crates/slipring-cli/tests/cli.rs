@@ -144,7 +144,7 @@ fn the_summary_goes_to_standard_error_in_one_plain_line() {
         assert!(stderr.starts_with("slipring: 3 texts in "), "{stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
         let parts = ["texts/s", "requests 23 bytes", "replies 4.5 KiB", "p50 ", "p99 "];
-        for part in [&parts[..], &["worker CPU 0.", "parent waited "]].concat() {
+        for part in [&parts[..], &["worker CPU 0.", "parent waited ", " %, slipring "]].concat() {
             assert!(stderr.contains(part), "{part} is missing in {stderr}");
         }
         assert!(!stderr.contains('\x1b'), "{stderr:?}");
