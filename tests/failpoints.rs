@@ -237,8 +237,7 @@ fn a_frame_is_delivered_if_and_only_if_it_was_committed_before_the_death() {
     let mut cases = Cases::new();
     // The worker's frames: ready, then the reply.
     for (point, nth, is_delivered) in [
-        // A claim that can wait looks for room first.
-        ("claim", 3, false),
+        ("claim", 2, false),
         ("half the header", 2, false),
         ("before commit", 2, false),
         ("after commit", 2, true),
