@@ -18,8 +18,8 @@
 //! Every method says whether it can block, for how long, and what stays usable after an
 //! error. `docs/` in the repository has the architecture, the layout of memory to the
 //! byte, and the figures.
-// A model build has the levels that are free of locks, up to the ring, and nothing above
-// them that would use them.
+// A model build has what threads of two processes do to each other: the ring, and of the
+// parent's side all but the processes. Nothing is above that would use it.
 #![cfg_attr(loom, allow(dead_code, reason = "what uses it is not there"))]
 
 #[cfg(not(target_os = "linux"))]
@@ -27,7 +27,7 @@ compile_error!("slipring runs on Linux only: it needs memfd seals, futexes and p
 #[cfg(not(all(target_pointer_width = "64", target_endian = "little")))]
 compile_error!("slipring supports 64-bit little-endian targets only");
 
-#[cfg(not(loom))]
+#[cfg_attr(loom, path = "channel/mod_loom.rs")]
 mod channel;
 mod config;
 mod error;
@@ -35,15 +35,12 @@ mod failpoint;
 #[doc(hidden)]
 #[cfg(not(loom))]
 pub mod fuzzing;
-#[cfg(not(loom))]
 mod link;
 #[cfg(all(feature = "named", not(loom)))]
 pub mod named;
-#[cfg(not(loom))]
 pub mod payload;
 #[cfg(not(loom))]
 mod process;
-#[cfg(not(loom))]
 mod protocol;
 #[cfg(not(loom))]
 mod raw;
@@ -63,13 +60,12 @@ pub mod worker;
 pub use channel::{
     Channel, DEFAULT_CHUNK_TIMEOUT, MessageWriter, Pending, Reply, Spawner, Stats, Stream,
 };
+#[cfg(loom)]
+pub use channel::{Pending, Reply, Stream};
 pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
 pub use error::{Error, ErrorKind, ExitCause, Result, WorkerDeath, WorkerFailure};
-#[cfg(not(loom))]
 pub use payload::{Payload, Source};
-#[cfg(not(loom))]
 pub use protocol::hello::RoleConfig;
-#[cfg(not(loom))]
 pub use protocol::{Health, Kind, WorkerState};
 #[cfg(not(loom))]
 pub use raw::RawLink;

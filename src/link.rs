@@ -86,7 +86,7 @@ pub(crate) struct StatusWords {
 
 /// The parent's end of the request table: one cancel and one credit a request.
 #[derive(Debug)]
-pub(crate) struct RequestCells(OwnTable);
+pub(crate) struct RequestCells(pub(crate) OwnTable);
 
 impl RequestCells {
     pub(crate) fn cancel(&self, slot: usize, request: u64) {
@@ -138,8 +138,8 @@ pub(crate) struct WorkerWords {
 /// The worker's end of the request table.
 #[derive(Debug)]
 pub(crate) struct PeerCells {
-    table: PeerTable,
-    count: u64,
+    pub(crate) table: PeerTable,
+    pub(crate) count: u64,
 }
 
 impl PeerCells {
@@ -368,6 +368,12 @@ fn sleeper(
     let cpus = (own.u32_at(side + control::CPU)?, peer.u32_at(side + control::CPU)?);
     let sleeper = Sleeper::new(peer.u32_at(at)?, cpus.0, cpus.1, wait, watch);
     Ok(sleeper.with_event(peer.event(at)))
+}
+
+#[cold]
+pub(crate) fn not_pollable() -> Error {
+    let message = "the channel has no descriptor to poll; spawn it with `Spawner::pollable`";
+    Error::new(ErrorKind::Unsupported, message)
 }
 
 /// Random enough that two channels of one machine never share it.

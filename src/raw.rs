@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{Error, ErrorKind, ExitCause, Result};
-use crate::link::Duplex;
+use crate::error::{ExitCause, Result};
+use crate::link::{Duplex, not_pollable};
 use crate::ring::doorbell::Alarm;
 use crate::ring::{Claim, Consumer, Frame, Producer};
 use crate::shm::clock::Deadline;
@@ -130,10 +130,4 @@ impl RawLink {
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         self.hint.as_ref().map(|hint| hint.as_fd())
     }
-}
-
-#[cold]
-pub(crate) fn not_pollable() -> Error {
-    let message = "the channel has no descriptor to poll; spawn it with `Spawner::pollable`";
-    Error::new(ErrorKind::Unsupported, message)
 }

@@ -8,9 +8,9 @@
 pub(crate) mod mutant;
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64};
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 #[cfg(loom)]
-pub(crate) use model::fence;
+pub(crate) use model::{Thread, TryGuard, TryLock, current, fence, now_ns, park_timeout, pass};
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, fence};
 
@@ -23,7 +23,10 @@ pub(crate) use std::sync::atomic::Ordering;
 #[cfg(loom)]
 pub(crate) use loom::{hint::spin_loop, thread::yield_now};
 #[cfg(not(loom))]
-pub(crate) use std::{hint::spin_loop, thread::yield_now};
+pub(crate) use std::{
+    hint::spin_loop,
+    thread::{Thread, current, park_timeout, yield_now},
+};
 
 #[cfg(loom)]
 use loom::sync as imp;
@@ -45,6 +48,7 @@ impl<T> Mutex<T> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    #[cfg(not(loom))]
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.0.try_lock() {
             Ok(guard) => Some(guard),
@@ -54,12 +58,117 @@ impl<T> Mutex<T> {
     }
 }
 
+/// A lock that is taken if it is free, and never waited for.
+#[cfg(not(loom))]
+pub(crate) use self::{Mutex as TryLock, MutexGuard as TryGuard};
+
 #[cfg(loom)]
 mod model {
-    use super::{AtomicU32, Ordering};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use loom::sync::Condvar;
+
+    use super::{AtomicU32, Counter, Mutex, Ordering};
 
     loom::lazy_static! {
         static ref FULL_FENCES: AtomicU32 = AtomicU32::new(0);
+        /// Nanoseconds. A loom atomic would be one more step of everybody who asks.
+        static ref CLOCK: Counter = Counter::new(0);
+    }
+
+    loom::thread_local! {
+        static SEAT: Thread = Thread::default();
+    }
+
+    /// What the clock shows: time passes only when somebody sleeps until it has.
+    pub(crate) fn now_ns() -> u64 {
+        CLOCK.load(Ordering::Relaxed)
+    }
+
+    /// A sleep with a deadline ends by it, and by nothing else.
+    pub(crate) fn pass(time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        CLOCK.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// As std's. The checker's own puts a thread that is about to try to sleep when another
+    /// one takes the lock. Failing is a Relaxed load, which need not see the last unlock.
+    #[derive(Debug)]
+    pub(crate) struct TryLock<T> {
+        is_taken: AtomicU32,
+        value: std::sync::Mutex<T>,
+    }
+
+    #[derive(Debug)]
+    pub(crate) struct TryGuard<'a, T> {
+        is_taken: &'a AtomicU32,
+        /// Always there until the drop.
+        value: Option<std::sync::MutexGuard<'a, T>>,
+    }
+
+    impl<T> TryLock<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self { is_taken: AtomicU32::new(0), value: std::sync::Mutex::new(value) }
+        }
+
+        pub(crate) fn try_lock(&self) -> Option<TryGuard<'_, T>> {
+            let is_taken = &self.is_taken;
+            let is_free = is_taken.load(Ordering::Relaxed) == 0
+                && is_taken.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok();
+            is_free.then(|| TryGuard { is_taken, value: self.value.try_lock().ok() })
+        }
+    }
+
+    impl<T> std::ops::Deref for TryGuard<'_, T> {
+        type Target = T;
+
+        fn deref(&self) -> &T {
+            self.value.as_ref().expect("who has taken the flag has the lock")
+        }
+    }
+
+    impl<T> std::ops::DerefMut for TryGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            self.value.as_mut().expect("who has taken the flag has the lock")
+        }
+    }
+
+    impl<T> Drop for TryGuard<'_, T> {
+        fn drop(&mut self) {
+            self.value = None;
+            self.is_taken.store(0, Ordering::Release);
+        }
+    }
+
+    /// A thread that can be unparked. The checker's own would also wake it from a lock.
+    #[derive(Debug, Clone, Default)]
+    pub(crate) struct Thread(Arc<(Mutex<bool>, Condvar)>);
+
+    impl Thread {
+        pub(crate) fn unpark(&self) {
+            *self.0.0.lock() = true;
+            self.0.1.notify_one();
+        }
+    }
+
+    pub(crate) fn current() -> Thread {
+        SEAT.with(Thread::clone)
+    }
+
+    /// Without a reason nobody wakes; with a timeout that is not endless, by it.
+    pub(crate) fn park_timeout(timeout: Duration) {
+        let Thread(seat) = current();
+        let mut is_unparked = seat.0.lock();
+        if !*is_unparked && timeout != Duration::MAX {
+            pass(timeout);
+            return;
+        }
+        while !*is_unparked {
+            is_unparked =
+                seat.1.wait(is_unparked).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        *is_unparked = false;
     }
 
     /// The checker never switches threads between an access and the fence after it, and

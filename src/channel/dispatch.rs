@@ -8,6 +8,7 @@ use crate::protocol::table::{Owner, Table};
 use crate::ring::position::span;
 use crate::ring::{Frame, Header};
 use crate::shm::layout::as_usize;
+use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{MutexGuard, Ordering};
 
 impl Engine {
@@ -108,6 +109,7 @@ impl Engine {
         // What a waker does is its executor's business: not under the lock.
         drop(table);
         match waiter {
+            _ if chosen(Mutant::GivenWithoutWake) => {}
             Some(waiter) => waiter.wake(),
             None => self.note_untold(),
         }

@@ -28,7 +28,8 @@ use crate::shm::bytes::PeerBytes;
 use crate::shm::clock::Deadline;
 use crate::shm::fork;
 use crate::shm::hint::Hint;
-use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
+use crate::sync::mutant::{Mutant, chosen};
+use crate::sync::{AtomicU32, AtomicU64, Counter, Mutex, MutexGuard, Ordering, TryLock};
 
 /// The payload of a reply or a chunk: in the ring, or copied out of it.
 #[derive(Debug)]
@@ -128,17 +129,17 @@ impl Room {
 /// Numbers that only grow; read at any time.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) late_frames: AtomicU64,
-    pub(crate) unknown_frames: AtomicU64,
-    pub(crate) cancels: AtomicU64,
-    pub(crate) copied_frames: AtomicU64,
+    pub(crate) late_frames: Counter,
+    pub(crate) unknown_frames: Counter,
+    pub(crate) cancels: Counter,
+    pub(crate) copied_frames: Counter,
 }
 
 /// The shared part of a channel.
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(super) producer: Mutex<Producer>,
-    pub(super) reader: Mutex<Consumer>,
+    pub(super) reader: TryLock<Consumer>,
     leases: LeaseGauge,
     pub(super) writing: TimedLock<()>,
     pub(super) sleeper: Sleeper,
@@ -172,7 +173,7 @@ impl Engine {
         let engine = Arc::new(Self {
             producer: Mutex::new(data.producer),
             leases: data.consumer.lease_gauge(),
-            reader: Mutex::new(data.consumer),
+            reader: TryLock::new(data.consumer),
             sleeper: data.sleeper,
             writing: TimedLock::new(()),
             table: Mutex::new(Table::new(config.max_in_flight, config.stream_window)),
@@ -240,11 +241,8 @@ impl Engine {
         let slot = table.slot_of(request);
         // What the owner left unread is dropped after the lock.
         let is_running = table.let_go(request);
-        drop(table);
-        if is_running && !fork::is_forked_child() {
-            self.counters.cancels.fetch_add(1, Ordering::Relaxed);
-            self.words.requests.cancel(slot, request);
-            self.words.data_bell.ring();
+        if is_running && !fork::is_forked_child() && !chosen(Mutant::LetGoUntold) {
+            self.tell_cancelled(table, slot, request, Mutant::LetGoLate);
         }
     }
 
@@ -255,11 +253,25 @@ impl Engine {
         if !table.is_running(request) || fork::is_forked_child() {
             return;
         }
-        // Under the lock: the slot must not go to another request meanwhile.
+        self.tell_cancelled(table, slot, request, Mutant::CancelLate);
+    }
+
+    fn tell_cancelled(
+        &self,
+        table: MutexGuard<'_, Table<Item>>,
+        slot: usize,
+        request: u64,
+        late: Mutant,
+    ) {
         self.counters.cancels.fetch_add(1, Ordering::Relaxed);
+        // Under the lock: another thread may read the last frame and give the slot to another
+        // request, whose cancel this one would replace.
+        let table = Some(table).filter(|_| !chosen(late));
         self.words.requests.cancel(slot, request);
         drop(table);
-        self.words.data_bell.ring();
+        if !chosen(Mutant::CancelNotRung) {
+            self.words.data_bell.ring();
+        }
     }
 
     /// Sets or clears the channel's abort flag.
@@ -341,9 +353,10 @@ impl Engine {
         Error::new(ErrorKind::Timeout, message)
     }
 
+    #[cfg(not(loom))]
     pub(crate) fn stats(&self) -> crate::channel::Stats {
         let producer = self.producer.lock();
-        let relaxed = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let relaxed = |counter: &Counter| counter.load(Ordering::Relaxed);
         crate::channel::Stats {
             late_frames: relaxed(&self.counters.late_frames),
             unknown_frames: relaxed(&self.counters.unknown_frames),

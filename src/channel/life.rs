@@ -17,6 +17,7 @@ use crate::channel::wakers::Wakers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ring::doorbell::Alarm;
 use crate::shm::fork;
+use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{AtomicU32, Ordering};
 
 const OPEN: u32 = 0;
@@ -69,9 +70,17 @@ impl Life {
 
     /// Leaves the open phase; false if that has happened before. Wakes all waits.
     fn leave(&self, to: u32) -> bool {
+        if chosen(Mutant::AlarmBeforeEnd) {
+            self.alarm.raise();
+        }
         let left =
             self.phase.compare_exchange(OPEN, to, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        self.alarm.raise();
+        if chosen(Mutant::LastCauseWins) {
+            self.phase.store(to, Ordering::Release);
+        }
+        if !chosen(Mutant::AlarmBeforeEnd) && !chosen(Mutant::NoAlarmAtEnd) {
+            self.alarm.raise();
+        }
         if let Some(wake) = self.on_over.get() {
             wake();
         }
@@ -100,6 +109,11 @@ impl Life {
 
     /// The channel cannot be used any more because of `error`.
     pub(crate) fn fail(&self, error: Error) -> bool {
+        if chosen(Mutant::FailureLate) {
+            let left = self.leave(FAILED);
+            let _ = self.failure.set(error);
+            return left;
+        }
         // Whoever sets it first; a later cause must not replace what others were told.
         let _ = self.failure.set(error);
         self.leave(FAILED)
@@ -171,6 +185,7 @@ fn closed() -> Error {
     Error::new(ErrorKind::Closed, "the channel is closed")
 }
 
+#[cfg(not(loom))]
 #[cfg(test)]
 mod tests {
     use super::*;

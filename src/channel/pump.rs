@@ -23,14 +23,15 @@ use crate::channel::wakers::Wakers;
 #[cfg(feature = "async")]
 use crate::channel::wakers::{Place, Seat};
 use crate::error::{Error, Result};
+use crate::link::not_pollable;
 #[cfg(feature = "async")]
 use crate::protocol::table::Waiter;
-use crate::raw::not_pollable;
 use crate::ring::Consumer;
 use crate::shm::clock::Deadline;
 use crate::shm::fork;
 use crate::shm::hint::{Drained, Hint};
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, MutexGuard, Ordering, fence};
+use crate::sync::mutant::{Mutant, chosen};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, TryGuard, fence};
 
 /// Runs in a row that the descriptor asked for, and that found nothing, after which the
 /// peer counts as corrupt.
@@ -87,7 +88,11 @@ impl Engine {
         check_not_forked()?;
         let hint = self.hint.as_ref().ok_or_else(not_pollable)?;
         self.pump.is_driven.store(1, Ordering::Relaxed);
-        match self.run_pump(hint, For::Host) {
+        let ran = self.run_pump(hint, For::Host);
+        if !chosen(Mutant::DriveWakesNoThread) {
+            self.wake_a_thread(); // for the reason that `pump` has
+        }
+        match ran {
             Ok(_) if self.life.is_open() => Ok(()),
             Ok(_) => Err(self.life.why_over(None)),
             Err(error) => Err(self.fail(error)),
@@ -120,6 +125,7 @@ impl Engine {
     /// Something was put into the table, under the reader's lock, that nobody is woken for.
     pub(super) fn note_untold(&self) {
         if self.is_driven()
+            && !chosen(Mutant::UntoldNotLit)
             && self.pump.is_untold.swap(1, Ordering::Relaxed) == 0
             && let Some(hint) = &self.hint
         {
@@ -146,7 +152,7 @@ impl Engine {
             && self.pump.missed.swap(0, Ordering::Relaxed) != 0
     }
 
-    fn reader_or_missed(&self, hint: &Hint, whom: For) -> Result<Option<MutexGuard<'_, Consumer>>> {
+    fn reader_or_missed(&self, hint: &Hint, whom: For) -> Result<Option<TryGuard<'_, Consumer>>> {
         if let Some(reader) = self.reader.try_lock() {
             return Ok(Some(reader));
         }
@@ -159,7 +165,7 @@ impl Engine {
         Ok(self.reader.try_lock())
     }
 
-    fn run_once(&self, hint: &Hint, whom: For, mut reader: MutexGuard<'_, Consumer>) -> Result<()> {
+    fn run_once(&self, hint: &Hint, whom: For, mut reader: TryGuard<'_, Consumer>) -> Result<()> {
         // Read before the last look at the ring, as for threads.
         let phase = self.life.phase();
         if matches!(phase, Phase::Closing | Phase::Closed | Phase::Failed) {
@@ -232,7 +238,8 @@ impl Engine {
 
     /// Returns whether this thread looked at the ring.
     fn pump_once(&self, whom: For) -> bool {
-        if fork::is_forked_child() {
+        let is_left_out = whom == For::HostLater && chosen(Mutant::NoPumpAtHandOver);
+        if is_left_out || fork::is_forked_child() {
             return false;
         }
         let Some(hint) = &self.hint else { return false };

@@ -20,10 +20,12 @@ use crate::ring::doorbell::Step;
 use crate::ring::position::span;
 use crate::shm::clock::Deadline;
 use crate::shm::layout::as_usize;
-use crate::sync::{Ordering, fence};
+use crate::sync::mutant::{self, Mutant, chosen};
+use crate::sync::{self, Ordering, fence};
 
-/// A parked thread looks again at least this often.
-const BACKSTOP: Duration = Duration::from_secs(1);
+/// A parked thread looks again at least this often. Not in a model: it would make good what
+/// was lost.
+const BACKSTOP: Duration = if cfg!(loom) { Duration::MAX } else { Duration::from_secs(1) };
 /// Frames between two looks at the clock and at the channel's state: a worker may send
 /// without end what nobody waits for.
 const BURST: usize = 1024;
@@ -123,7 +125,7 @@ impl Engine {
                 break self.look(want);
             }
         };
-        if has_followed && self.reader.try_lock().is_some() {
+        if has_followed && !chosen(Mutant::NoHandOn) && self.reader.try_lock().is_some() {
             // This thread may have been the one that was woken to read.
             self.hand_over();
         }
@@ -167,6 +169,7 @@ impl Engine {
         // What came between the caller's look and its lock. A thread that has the channel
         // to itself finds all it wants in the ring.
         if self.pushes.load(Ordering::Relaxed) != 0
+            && !chosen(Mutant::NoLookAsReader)
             && let Some(found) = self.look(want)?
         {
             return Ok(Some(found));
@@ -214,7 +217,10 @@ impl Engine {
         let phase = loop {
             // Read before the last look at the ring: frames that were committed before the
             // end are delivered.
-            let phase = self.life.phase();
+            let mut phase = self.life.phase();
+            if phase == Phase::Dead && chosen(Mutant::DeadBeforeLook) {
+                return Ok(Some(Found::Over));
+            }
             if matches!(phase, Phase::Closing | Phase::Closed | Phase::Failed) {
                 return Ok(Some(Found::Over));
             }
@@ -226,6 +232,9 @@ impl Engine {
                     return Ok(Some(Found::Item(item)));
                 }
                 burst -= 1;
+            }
+            if chosen(Mutant::PhaseReadLate) {
+                phase = self.life.phase();
             }
             if burst > 0 {
                 break phase;
@@ -246,7 +255,7 @@ impl Engine {
         {
             return Ok(Some(Found::Room));
         }
-        if self.room_wanted.load(Ordering::Relaxed) != 0 {
+        if self.room_wanted.load(Ordering::Relaxed) != 0 && !chosen(Mutant::RoomNotGiven) {
             self.wake_who_has_room()?;
         }
         Ok((phase == Phase::Dead).then_some(Found::Over))
@@ -341,6 +350,7 @@ impl Engine {
     fn announce_room(&self, want: Want) -> Option<u64> {
         let wanted = match want {
             Want::Room(len) => Some(len),
+            _ if chosen(Mutant::RoomNotAnnounced) => None,
             Want::Reply(_) | Want::Chunk(_) => self.room.lock().first_len(),
         };
         wanted.map(|len| self.producer.lock().announce_space(len))
@@ -377,9 +387,15 @@ impl Engine {
         self.followers.fetch_add(1, Ordering::Relaxed);
         if let Some(place) = self.register(want) {
             self.settle_credit(want);
-            fence(Ordering::SeqCst); // pairs with the fence in `hand_over`
-            if self.reader.try_lock().is_none() && self.life.is_open() {
-                std::thread::park_timeout(deadline.remaining().min(BACKSTOP));
+            mutant::full_fence(Mutant::NoFenceBeforePark); // pairs with the fence in `hand_over`
+            let is_read = chosen(Mutant::NoSecondTry) || self.reader.try_lock().is_none();
+            if is_read && self.life.is_open() {
+                sync::park_timeout(deadline.remaining().min(BACKSTOP));
+            } else if is_read {
+                // The reader knows that it is over, and may need this processor to leave.
+                if !chosen(Mutant::SpinsBehindReader) {
+                    sync::yield_now();
+                }
             } else {
                 // The lock was free and is free again: somebody may have missed it.
                 self.hand_over();
@@ -393,7 +409,7 @@ impl Engine {
     /// Announces that this thread waits, unless what it wants is there; returns its place
     /// among those who wait for room.
     fn register(&self, want: Want) -> Option<u64> {
-        let me = Waiter::Thread(std::thread::current());
+        let me = Waiter::Thread(sync::current());
         match want {
             Want::Reply(request) | Want::Chunk(request) => {
                 self.table.lock().wait(request, me).then_some(0)
@@ -401,7 +417,9 @@ impl Engine {
             Want::Room(len) => {
                 let place = self.want_room(len, me);
                 // The reader announces what is wanted when it sleeps the next time.
-                self.life.alarm.raise();
+                if !chosen(Mutant::RoomNotAsked) {
+                    self.life.alarm.raise();
+                }
                 Some(place)
             }
         }
@@ -430,16 +448,22 @@ impl Engine {
 
     /// Whoever gives the reader's lock back calls this: somebody may have found it taken.
     pub(super) fn hand_over(&self) {
-        fence(Ordering::SeqCst); // pairs with the fences in `follow` and `run_pump`
+        // Pairs with the fences in `follow` and `run_pump`.
+        mutant::full_fence(Mutant::NoFenceAtHandOver);
         self.pump_for_tasks();
         self.wake_a_thread();
     }
 
     /// Wakes a thread that waits, to read the ring in this one's place.
+    #[inline]
     pub(super) fn wake_a_thread(&self) {
-        if self.followers.load(Ordering::Relaxed) == 0 {
-            return;
+        if self.followers.load(Ordering::Relaxed) != 0 && !chosen(Mutant::NoHandOver) {
+            self.wake_follower();
         }
+    }
+
+    #[cold]
+    fn wake_follower(&self) {
         let next = self.table.lock().pick_thread();
         if let Some(waiter) = next.or_else(|| self.room.lock().pick_thread()) {
             waiter.wake();
@@ -451,8 +475,11 @@ impl Engine {
         let mut table = self.table.lock();
         let Some(credit) = table.consume(request, bytes, is_about_to_wait) else { return };
         let slot = table.slot_of(request);
-        drop(table);
+        // Under the lock: two threads may count for one stream, its owner and who reads a
+        // message in pieces for it, and a smaller sum must not replace a larger one.
+        let table = Some(table).filter(|_| !chosen(Mutant::CreditLate));
         self.words.requests.set_credit(slot, credit);
+        drop(table);
         fence(Ordering::SeqCst); // B, pairs with A in the worker's wait for credit
         let waits = self.words.credit_request.load(Ordering::Relaxed) == request;
         if waits && self.words.credit_need.load(Ordering::Relaxed) <= credit {

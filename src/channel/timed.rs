@@ -92,6 +92,7 @@ impl<T> Drop for Loan<'_, T> {
     }
 }
 
+#[cfg(not(loom))]
 #[cfg(test)]
 mod tests {
     use super::*;

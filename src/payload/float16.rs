@@ -105,6 +105,7 @@ fn low_half(bits: u32) -> u16 {
     half
 }
 
+#[cfg(not(loom))]
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -170,6 +170,7 @@ fn widen_each<S: Source>(
     Ok(())
 }
 
+#[cfg(not(loom))]
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -231,6 +231,7 @@ fn check_boundaries(ends: &[U32], text: &str) -> Result<()> {
     }
 }
 
+#[cfg(not(loom))]
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

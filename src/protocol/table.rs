@@ -19,10 +19,11 @@
 
 use std::collections::VecDeque;
 use std::task::Waker;
-use std::thread::Thread;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::layout::{as_u64, as_usize};
+use crate::sync::Thread;
+use crate::sync::mutant::{Mutant, chosen};
 
 /// Who is to be told that something happened.
 #[derive(Debug)]
@@ -164,9 +165,7 @@ impl<T> Table<T> {
     /// Whose frame this is.
     pub(crate) fn owner(&mut self, request: u64) -> Owner {
         match self.slot(request) {
-            Some(slot) if slot.is_owned && !slot.is_finished => {
-                Owner::Open { is_stream: slot.is_stream }
-            }
+            Some(slot) if slot.is_open() => Owner::Open { is_stream: slot.is_stream },
             Some(slot) if !slot.is_finished => Owner::Retired,
             _ => Owner::Unknown,
         }
@@ -226,7 +225,7 @@ impl<T> Table<T> {
     /// Registers who waits, unless something is there already.
     pub(crate) fn wait(&mut self, request: u64, waiter: Waiter) -> bool {
         let Some(slot) = self.slot(request) else { return false };
-        if !slot.queue.is_empty() {
+        if !slot.queue.is_empty() && !chosen(Mutant::ParksOverItem) {
             return false;
         }
         let could_read = matches!(waiter, Waiter::Thread(_));
@@ -279,10 +278,12 @@ impl<T> Table<T> {
         let Some(slot) = self.slot(request).filter(|slot| slot.is_owned) else { return false };
         slot.is_owned = false;
         slot.waiter = None;
-        slot.queue.clear();
+        if !chosen(Mutant::LeftoversKept) {
+            slot.queue.clear();
+        }
         slot.partial = Vec::new();
         let is_finished = slot.is_finished;
-        if is_finished {
+        if is_finished || chosen(Mutant::SlotFreedEarly) {
             slot.free();
         }
         self.in_flight -= 1;
@@ -344,9 +345,16 @@ impl<T> Table<T> {
 }
 
 impl<T> Slot<T> {
+    /// Whether its owner waits for more.
+    fn is_open(&self) -> bool {
+        (self.is_owned || chosen(Mutant::RetiredStillOpen)) && !self.is_finished
+    }
+
     fn free(&mut self) {
         self.request = 0;
-        self.queue.clear();
+        if !chosen(Mutant::LeftoversKept) {
+            self.queue.clear();
+        }
         self.partial = Vec::new();
         self.waiter = None;
     }
@@ -442,7 +450,7 @@ mod tests {
     #[test]
     fn waiters_are_handed_out_once_and_not_registered_when_something_is_there() {
         let mut table = Table::new(2, 100);
-        let me = || Waiter::Thread(std::thread::current());
+        let me = || Waiter::Thread(crate::sync::current());
         let (one, two) = (open(&mut table), open(&mut table));
         assert!(table.wait(one, me()) && table.wait(two, me()) && table.wait(two, me()));
         assert!(table.pick_thread().is_some() && table.pick_thread().is_some());

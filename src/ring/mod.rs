@@ -20,9 +20,9 @@ mod lease_tests;
 #[cfg(all(test, not(loom)))]
 mod model_tests;
 #[cfg(all(test, loom))]
-mod models;
+pub(crate) mod models;
 #[cfg(all(test, loom))]
-mod mutants;
+pub(crate) mod mutants;
 #[cfg(all(test, not(loom)))]
 mod process_tests;
 #[cfg(test)]

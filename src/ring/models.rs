@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use loom::thread;
 
@@ -35,8 +36,13 @@ const LONGEST: usize = 96;
 const ORIGIN: u64 = u64::MAX - 191;
 
 fn model(question: impl Fn() + Sync + Send + 'static) {
+    model_up_to(PREEMPTIONS, question);
+}
+
+/// Asks a question with so many preemptions.
+pub(crate) fn model_up_to(preemptions: usize, question: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(PREEMPTIONS));
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     // A sequence of thousands of steps is one that nobody interrupts.
     builder.max_branches = 20_000;
     builder.check(move || {
@@ -44,6 +50,7 @@ fn model(question: impl Fn() + Sync + Send + 'static) {
         // thread that makes it would otherwise be taken to happen before all others.
         crate::sync::fence(Ordering::SeqCst);
         Alarm::default().raise();
+        crate::sync::pass(Duration::ZERO);
         question();
     });
 }

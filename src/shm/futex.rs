@@ -125,7 +125,8 @@ mod model {
     //! The kernel's promises, for the model checker: comparing the words and going to
     //! sleep is one step with respect to a wake; a wake reaches those who sleep on that
     //! very word with that very flag, and nobody else. It is stricter than the kernel, in
-    //! that nobody wakes for no reason: then no lost wake-up is made good by luck.
+    //! that nobody wakes for no reason: then no lost wake-up is made good by luck. A wait
+    //! with a deadline ends by it.
     #![allow(clippy::unwrap_used, reason = "model checking only")]
 
     use loom::sync::{Condvar, Mutex};
@@ -157,7 +158,7 @@ mod model {
         shared_value: u32,
         private: &AtomicU32,
         private_value: u32,
-        _deadline: Deadline,
+        deadline: Deadline,
     ) {
         let mut queue = QUEUE.0.lock().unwrap();
         let is_alarm_ignored = chosen(Mutant::AlarmNotWaitedOn);
@@ -165,6 +166,9 @@ mod model {
             && (is_alarm_ignored || private.load(Ordering::Relaxed) == private_value);
         if !same {
             return;
+        }
+        if deadline != Deadline::NEVER {
+            return crate::sync::pass(deadline.remaining());
         }
         let ticket = queue.next_ticket;
         queue.next_ticket += 1;

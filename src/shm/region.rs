@@ -16,9 +16,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::event::SharedEvent;
-#[cfg(not(loom))]
-use super::layout::RegionHeader;
-use super::layout::{RingLayout, as_usize};
+use super::layout::{RegionHeader, RingLayout, as_usize};
 #[cfg(not(loom))]
 use super::mapped::Backing;
 #[cfg(loom)]
@@ -213,7 +211,6 @@ impl OwnRegion {
         self.0.0.event(offset)
     }
 
-    #[cfg(not(loom))]
     pub(crate) fn write_header(&self, header: &RegionHeader) {
         use zerocopy::IntoBytes;
         let bytes = header.as_bytes();
@@ -268,7 +265,6 @@ impl PeerRegion {
     }
 
     /// A private copy of the header's bytes.
-    #[cfg(not(loom))]
     pub(crate) fn header_bytes(&self) -> [u8; size_of::<RegionHeader>()] {
         let mut copy = [0; size_of::<RegionHeader>()];
         if self.0.0.len() >= copy.len() {

@@ -39,6 +39,10 @@ impl Backing {
         self.words.len() * 8
     }
 
+    pub(super) fn base(&self) -> NonNull<u8> {
+        self.byte_at(0)
+    }
+
     pub(super) fn byte_at(&self, offset: usize) -> NonNull<u8> {
         assert!(offset <= self.len());
         // SAFETY: the box lives as long as the backing and is never replaced.

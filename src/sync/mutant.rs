@@ -2,149 +2,216 @@
 //!
 //! Each mutant weakens one ordering, or leaves out one fence, look, bump or bound of the
 //! code that ships. In a model build the environment variable `SLIPRING_MUTANT` chooses
-//! one at run time; `ring/mutants.rs` names the model that must fail for it. In any other
-//! build [`chosen`] is a constant and nothing is left of this.
+//! one at run time; `ring/mutants.rs` and `channel/mutants.rs` name the model that must
+//! fail for it. In any other build [`chosen`] is a constant and nothing is left of this.
 
 use super::{Ordering, fence};
 
 macro_rules! mutants {
-    ($($(#[doc = $what:literal])+ $name:ident,)+) => {
+    ($($list:ident { $($(#[doc = $what:literal])+ $name:ident,)+ })+) => {
         /// What is wrong.
         #[cfg_attr(not(loom), expect(dead_code, reason = "some are of the model's kernel"))]
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum Mutant {
-            $($(#[doc = $what])+ $name,)+
+            $($($(#[doc = $what])+ $name,)+)+
         }
 
         #[cfg(loom)]
         impl Mutant {
-            pub(crate) const ALL: &[Self] = &[$(Self::$name),+];
+            $(pub(crate) const $list: &[Self] = &[$(Self::$name),+];)+
         }
     };
 }
 
 mutants! {
-    // Publishing a frame.
-    /// The commit word is stored Relaxed.
-    CommitRelaxed,
-    /// The padding's commit word is stored Relaxed.
-    PaddingRelaxed,
-    /// The padding is published before the frame behind it.
-    PaddingFirst,
-    /// The next slot's commit word is not cleared.
-    NextNotCleared,
-    /// The next slot's commit word is cleared after the frame is published.
-    NextClearedLate,
-    /// The commit word is loaded Relaxed.
-    PollRelaxed,
-    /// The room for the next slot's commit word is not asked for.
-    NoRoomForNext,
-    /// The padding is left out of the room that is asked for.
-    NoRoomForPadding,
+    RING {
+        // Publishing a frame.
+        /// The commit word is stored Relaxed.
+        CommitRelaxed,
+        /// The padding's commit word is stored Relaxed.
+        PaddingRelaxed,
+        /// The padding is published before the frame behind it.
+        PaddingFirst,
+        /// The next slot's commit word is not cleared.
+        NextNotCleared,
+        /// The next slot's commit word is cleared after the frame is published.
+        NextClearedLate,
+        /// The commit word is loaded Relaxed.
+        PollRelaxed,
+        /// The room for the next slot's commit word is not asked for.
+        NoRoomForNext,
+        /// The padding is left out of the room that is asked for.
+        NoRoomForPadding,
 
-    // Giving slots back.
-    /// The head is stored Relaxed.
-    HeadRelaxed,
-    /// The head is loaded Relaxed.
-    HeadSeenRelaxed,
-    /// The head is not published before the consumer sleeps.
-    NoHeadBeforeSleep,
-    /// A lease gives back slots of leases before it.
-    LeaseOutOfOrder,
-    /// A frame behind a lease gives back the lease's slot.
-    FrameReleasesLease,
-    /// A lease that comes back is not published.
-    LeaseNotPublished,
-    /// The consumer takes the cursor back while a lease is out.
-    CursorTakenEarly,
-    /// The consumer keeps its own cursor when it hands out a lease.
-    CursorNotHandedOver,
+        // Giving slots back.
+        /// The head is stored Relaxed.
+        HeadRelaxed,
+        /// The head is loaded Relaxed.
+        HeadSeenRelaxed,
+        /// The head is not published before the consumer sleeps.
+        NoHeadBeforeSleep,
+        /// A lease gives back slots of leases before it.
+        LeaseOutOfOrder,
+        /// A frame behind a lease gives back the lease's slot.
+        FrameReleasesLease,
+        /// A lease that comes back is not published.
+        LeaseNotPublished,
+        /// The consumer takes the cursor back while a lease is out.
+        CursorTakenEarly,
+        /// The consumer keeps its own cursor when it hands out a lease.
+        CursorNotHandedOver,
 
-    // Sleeping and waking.
-    /// No fence between an announcement and the look after it.
-    NoFenceBeforeLook,
-    /// No fence between a commit and the look at the consumer's sleep word.
-    NoFenceAfterCommit,
-    /// No fence between a head and the look at the producer's sleep word.
-    NoFenceAfterHead,
-    /// No look after the announcement.
-    NoSecondLook,
-    /// The announcement follows the second look.
-    AnnounceLate,
-    /// The sleeper takes the bell's value after the second look.
-    BellReadLate,
-    /// The bell is bumped Relaxed.
-    BellRelaxed,
-    /// The bell is not bumped.
-    NoBump,
-    /// The bell is bumped after the wake.
-    BumpLate,
-    /// The kernel is not asked to wake anybody.
-    NoWake,
-    /// Who sleeps on a shared word is looked for in this process only.
-    WakePrivate,
-    /// Only one of those who sleep on a bell is woken.
-    WakeOne,
-    /// The last frame before the tail is not rung for.
-    TailNotRungFor,
-    /// A head that is exactly the awaited one is not rung for.
-    HeadNotRungFor,
-    /// Frames count as checked that were not.
-    CheckedTooFar,
-    /// Frames committed lazily are not flushed before a wait for room.
-    NoFlushBeforeWait,
-    /// Frames committed lazily are not flushed when the producer is dropped.
-    NoFlushOnDrop,
+        // Sleeping and waking.
+        /// No fence between an announcement and the look after it.
+        NoFenceBeforeLook,
+        /// No fence between a commit and the look at the consumer's sleep word.
+        NoFenceAfterCommit,
+        /// No fence between a head and the look at the producer's sleep word.
+        NoFenceAfterHead,
+        /// No look after the announcement.
+        NoSecondLook,
+        /// The announcement follows the second look.
+        AnnounceLate,
+        /// The sleeper takes the bell's value after the second look.
+        BellReadLate,
+        /// The bell is bumped Relaxed.
+        BellRelaxed,
+        /// The bell is not bumped.
+        NoBump,
+        /// The bell is bumped after the wake.
+        BumpLate,
+        /// The kernel is not asked to wake anybody.
+        NoWake,
+        /// Who sleeps on a shared word is looked for in this process only.
+        WakePrivate,
+        /// Only one of those who sleep on a bell is woken.
+        WakeOne,
+        /// The last frame before the tail is not rung for.
+        TailNotRungFor,
+        /// A head that is exactly the awaited one is not rung for.
+        HeadNotRungFor,
+        /// Frames count as checked that were not.
+        CheckedTooFar,
+        /// Frames committed lazily are not flushed before a wait for room.
+        NoFlushBeforeWait,
+        /// Frames committed lazily are not flushed when the producer is dropped.
+        NoFlushOnDrop,
 
-    // Ending waits.
-    /// The alarm is bumped Relaxed.
-    AlarmRelaxed,
-    /// The alarm is not bumped.
-    NoAlarmBump,
-    /// The alarm wakes nobody.
-    NoAlarmWake,
-    /// The alarm's value is taken after the stop condition was looked at.
-    AlarmReadLate,
-    /// The sleeper does not sleep on the alarm.
-    AlarmNotWaitedOn,
+        // Ending waits.
+        /// The alarm is bumped Relaxed.
+        AlarmRelaxed,
+        /// The alarm is not bumped.
+        NoAlarmBump,
+        /// The alarm wakes nobody.
+        NoAlarmWake,
+        /// The alarm's value is taken after the stop condition was looked at.
+        AlarmReadLate,
+        /// The sleeper does not sleep on the alarm.
+        AlarmNotWaitedOn,
 
-    // Reactors.
-    /// The descriptor is drained after the look.
-    DrainLate,
-    /// No fence between the announcement by descriptor and the look after it.
-    NoFenceAfterDrain,
-    /// No look after the announcement by descriptor.
-    NoLookAfterDrain,
-    /// The descriptor is drained before the producer has checked.
-    DrainUnchecked,
-    /// The producer says that it has checked before it rings.
-    CheckedBeforeRing,
-    /// A frame that is there but not rung for counts as readable.
-    UnrungNotLit,
-    /// A wait on the bell leaves the descriptor believed in.
-    DescriptorNotForgotten,
+        // Reactors.
+        /// The descriptor is drained after the look.
+        DrainLate,
+        /// No fence between the announcement by descriptor and the look after it.
+        NoFenceAfterDrain,
+        /// No look after the announcement by descriptor.
+        NoLookAfterDrain,
+        /// The descriptor is drained before the producer has checked.
+        DrainUnchecked,
+        /// The producer says that it has checked before it rings.
+        CheckedBeforeRing,
+        /// A frame that is there but not rung for counts as readable.
+        UnrungNotLit,
+        /// A wait on the bell leaves the descriptor believed in.
+        DescriptorNotForgotten,
 
-    // Believing the peer.
-    /// A frame may be longer than the cap.
-    LenOverCap,
-    /// A frame may end behind the ring's end.
-    LenPastEnd,
-    /// A frame may lie in slots that are held.
-    Overrun,
-    /// Padding may stand where the longest frame has room.
-    PaddingAnywhere,
-    /// Padding may stand before nothing.
-    PaddingBeforeNothing,
-    /// The head may be any position.
-    AnyHead,
-    /// The head may lie inside a slot.
-    HeadInsideSlot,
-    /// A consumer that was lied to believes again.
-    ConsumerForgives,
-    /// A producer that was lied to believes again.
-    ProducerForgives,
-    /// Rings without a reason are not counted.
-    RingsUncounted,
+        // Believing the peer.
+        /// A frame may be longer than the cap.
+        LenOverCap,
+        /// A frame may end behind the ring's end.
+        LenPastEnd,
+        /// A frame may lie in slots that are held.
+        Overrun,
+        /// Padding may stand where the longest frame has room.
+        PaddingAnywhere,
+        /// Padding may stand before nothing.
+        PaddingBeforeNothing,
+        /// The head may be any position.
+        AnyHead,
+        /// The head may lie inside a slot.
+        HeadInsideSlot,
+        /// A consumer that was lied to believes again.
+        ConsumerForgives,
+        /// A producer that was lied to believes again.
+        ProducerForgives,
+        /// Rings without a reason are not counted.
+        RingsUncounted,
+    }
+    CHANNEL {
+        // The pending table.
+        /// A slot is free once its owner has let go, though the worker may still send for it.
+        SlotFreedEarly,
+        /// What came for a request stays in its slot when the owner lets go.
+        LeftoversKept,
+        /// A frame for a request that was given up counts as one for its owner.
+        RetiredStillOpen,
+        /// A cancel is written after the table's lock.
+        CancelLate,
+        /// The cancel of a request that is let go of is written after the table's lock.
+        LetGoLate,
+        /// A credit is written after the table's lock.
+        CreditLate,
+        /// The worker is not woken for a cancel.
+        CancelNotRung,
+        /// The worker is not told of a request that was given up.
+        LetGoUntold,
+
+        // Who waits, reads.
+        /// A reader that leaves wakes nobody.
+        NoHandOver,
+        /// No fence between the unlock and the look for followers.
+        NoFenceAtHandOver,
+        /// No fence between the announcement of a follower and its second try.
+        NoFenceBeforePark,
+        /// A follower parks without a second try of the lock.
+        NoSecondTry,
+        /// A thread that was woken to read, but leaves, does not hand on.
+        NoHandOn,
+        /// A thread that finds the channel over spins until the reader has left.
+        SpinsBehindReader,
+        /// Who is given an item is not woken.
+        GivenWithoutWake,
+        /// A new reader does not look at what others have read for it.
+        NoLookAsReader,
+        /// A thread parks though its item is there.
+        ParksOverItem,
+        /// A reactor is not told of what a thread has read for it.
+        UntoldNotLit,
+        /// A reactor that stops reading wakes no thread that waits.
+        DriveWakesNoThread,
+        /// A thread that stops reading does not arm a reactor's descriptor.
+        NoPumpAtHandOver,
+        /// Nobody tells the reader that room is wanted.
+        RoomNotAsked,
+        /// The reader does not announce the room that others want.
+        RoomNotAnnounced,
+        /// The reader does not wake those who have room.
+        RoomNotGiven,
+
+        // The end.
+        /// The state changes after the alarm.
+        AlarmBeforeEnd,
+        /// The alarm is not raised.
+        NoAlarmAtEnd,
+        /// The state is loaded after the last look at the ring.
+        PhaseReadLate,
+        /// The state counts before the last look at the ring.
+        DeadBeforeLook,
+        /// The failure is written after the state.
+        FailureLate,
+        /// A later cause replaces the first.
+        LastCauseWins,
+    }
 }
 
 /// Whether the code must misbehave so.

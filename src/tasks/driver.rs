@@ -95,7 +95,7 @@ pub(crate) struct Registration {
 /// Has the driver read for this channel's tasks, until the channel is over.
 pub(crate) fn register(engine: &Arc<Engine>) -> Result<Registration> {
     let driver = driver()?;
-    let hint = engine.hint.as_ref().ok_or_else(crate::raw::not_pollable)?;
+    let hint = engine.hint.as_ref().ok_or_else(crate::link::not_pollable)?;
     let mut state = lock(&driver.state);
     state.next += 1;
     let key = state.next;

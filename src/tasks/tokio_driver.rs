@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 
 use crate::channel::Engine;
 use crate::error::{Error, ErrorKind, Result};
+use crate::link::not_pollable;
 use crate::process::service::lock;
-use crate::raw::not_pollable;
 use crate::shm::hint::Hint;
 use crate::tasks::driver::{self, Registration};
 

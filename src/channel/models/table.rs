@@ -1,0 +1,166 @@
+//! What becomes of requests that are given up, and of their slots.
+
+use super::*;
+use crate::protocol::kind::flags;
+
+#[test]
+fn a_reply_and_a_timeout_end_a_request_once() {
+    model_up_to(PREEMPTIONS, || {
+        let Rig { engine, mut worker } = rig(1);
+        let pending = submit(&engine, SOON);
+        let request = worker.take();
+        let serving = thread::spawn(move || {
+            worker.reply(request);
+            worker
+        });
+        let late = match pending.wait() {
+            Ok(reply) => {
+                assert_eq!(reply.to_vec(), [1]);
+                0
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Timeout);
+                1
+            }
+        };
+        let mut worker = serving.join().unwrap();
+        if late == 1 {
+            assert!(worker.is_cancelled(request), "the worker is told");
+            let error = engine.table.lock().open(false).expect_err("the slot is taken");
+            assert_eq!(error.kind(), ErrorKind::TooManyInFlight);
+            read(&engine);
+        }
+        // The slot's next request.
+        let next = submit(&engine, Duration::MAX);
+        let request = worker.take();
+        assert!(!worker.is_cancelled(request), "the cancel was for another");
+        worker.reply(request);
+        wait(next);
+        check_over(&engine, 1, late);
+    });
+}
+
+#[test]
+fn a_reply_that_another_thread_reads_while_its_owner_gives_up_reaches_nobody() {
+    model_up_to(PREEMPTIONS, || {
+        let mut rig = rig(1);
+        let pending = rig.submit();
+        let Rig { engine, mut worker } = rig;
+        worker.reply(pending.request());
+        let reading = thread::spawn({
+            let engine = Arc::clone(&engine);
+            move || read(&engine)
+        });
+        drop(pending);
+        reading.join().unwrap();
+        read(&engine);
+        let next = submit(&engine, Duration::MAX);
+        let request = worker.take();
+        worker.reply(request);
+        wait(next);
+        let late = engine.counters.late_frames.load(Ordering::Relaxed);
+        let cancels = engine.counters.cancels.load(Ordering::Relaxed);
+        assert_eq!(late, cancels, "late is what came for who was given up");
+        check_over(&engine, 1, late);
+    });
+}
+
+#[test]
+fn a_cancel_and_the_end_come_in_either_order() {
+    model_up_to(PREEMPTIONS, || {
+        let mut rig = rig(1);
+        let pending = rig.submit();
+        let Rig { engine, mut worker } = rig;
+        let cancelling = thread::spawn({
+            let engine = Arc::clone(&engine);
+            move || engine.cancel(1)
+        });
+        let serving = thread::spawn(move || {
+            let kind = if worker.is_cancelled(1) { Kind::CANCEL } else { Kind::RESULT };
+            worker.send(kind, 0, 1);
+            worker
+        });
+        match pending.wait() {
+            Ok(reply) => assert_eq!(reply.to_vec(), [1]),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled),
+        }
+        cancelling.join().unwrap();
+        drop(serving.join().unwrap());
+        check_over(&engine, 1, 0);
+    });
+}
+
+#[test]
+fn a_cancel_wakes_a_worker_that_waits() {
+    model_up_to(PREEMPTIONS, || {
+        let mut rig = rig(1);
+        let pending = rig.submit();
+        let Rig { engine, mut worker } = rig;
+        let serving = thread::spawn(move || {
+            worker.await_cancel(1);
+            worker.send(Kind::CANCEL, 0, 1);
+            worker
+        });
+        pending.cancel();
+        assert_eq!(pending.wait().unwrap_err().kind(), ErrorKind::Cancelled);
+        drop(serving.join().unwrap());
+        check_over(&engine, 1, 0);
+    });
+}
+
+#[test]
+fn a_cancel_that_is_late_does_not_replace_that_of_the_slots_next_request() {
+    model_up_to(PREEMPTIONS, || {
+        let mut rig = rig(1);
+        let pending = rig.submit();
+        let Rig { engine, mut worker } = rig;
+        worker.reply(1);
+        let cancelling = thread::spawn({
+            let engine = Arc::clone(&engine);
+            move || engine.cancel(1)
+        });
+        wait(pending);
+        let next = submit(&engine, Duration::MAX);
+        next.cancel();
+        cancelling.join().unwrap();
+        assert!(worker.is_cancelled(next.request()), "a cancel that was given");
+        drop(next);
+    });
+}
+
+#[test]
+fn letting_go_does_not_replace_the_cancel_of_the_slots_next_request() {
+    model_up_to(PREEMPTIONS, || {
+        let mut rig = rig(1);
+        let pending = rig.submit();
+        let Rig { engine, mut worker } = rig;
+        worker.reply(1);
+        let leaving = thread::spawn(move || drop(pending));
+        read(&engine);
+        // Free only if the owner had let go before.
+        if let Ok((next, _)) = engine.send_call(Kind::EMBED, &(), Deadline::NEVER) {
+            engine.cancel(next);
+            leaving.join().unwrap();
+            assert!(worker.is_cancelled(next), "a cancel that was given");
+        } else {
+            leaving.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_credit_never_takes_another_back() {
+    model_up_to(PREEMPTIONS, || {
+        let Rig { engine, mut worker } = rig(1);
+        let stream = engine.send_stream(Kind::EMBED, &(), Deadline::NEVER).unwrap();
+        // A piece counts when it is read, for which its owner need not be the reader.
+        worker.send(Kind::CHUNK, flags::MORE, stream);
+        let reading = thread::spawn({
+            let engine = Arc::clone(&engine);
+            move || read(&engine)
+        });
+        engine.consumed(stream, 128, true);
+        reading.join().unwrap();
+        assert_eq!(worker.credit(stream), 128 + 64, "all that was consumed");
+    });
+}

@@ -1,0 +1,207 @@
+//! A channel without a process, for models: both ends of its rings in one process.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::death::Deathbed;
+use super::engine::Engine;
+use super::life::Life;
+use super::reply::Pending;
+use crate::config::{Config, RingConfig, WaitStrategy};
+use crate::link::{Duplex, ParentWords, PeerCells, RequestCells, StatusWords};
+use crate::protocol::Kind;
+use crate::ring::consumer::ConsumerParts;
+use crate::ring::doorbell::{Alarm, Bell, BellWatch, Sleeper};
+use crate::ring::producer::ProducerParts;
+use crate::ring::{Consumer, Header, Producer};
+use crate::shm::clock::Deadline;
+use crate::shm::hint::Hint;
+use crate::shm::layout::{RingLayout, as_u64};
+use crate::shm::region::{OwnRegion, PeerRegion};
+use crate::shm::region_loom::Backing;
+
+/// Control words of either region, closer together than in a real one, so that a model
+/// is small.
+const SLEEP_AT: usize = 0;
+const CPU: usize = 12;
+const HEAD: usize = 16;
+const SPACE_AT: usize = 24;
+const BELL: usize = 32;
+const CHECKED: usize = 40;
+/// The parent's abort flag, the worker's state.
+const FLAG: usize = 48;
+/// Of the worker: what it does, and the credit that it waits for.
+const STATUS: usize = 56;
+const CREDIT_NEED: usize = STATUS + 48;
+const CREDIT_REQUEST: usize = STATUS + 56;
+const RING: usize = 128;
+
+/// The smallest ring has four slots, of which three can be filled.
+const CAPACITY: usize = 256;
+pub(crate) const LONGEST: usize = 96;
+const TABLE: usize = RING + CAPACITY;
+
+/// A channel and what stands for its worker.
+pub(crate) struct Rig {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) worker: Worker,
+}
+
+/// The worker's end of the data rings.
+pub(crate) struct Worker {
+    up: Producer,
+    down: Consumer,
+    sleeper: Sleeper,
+    cells: PeerCells,
+}
+
+/// A channel with room for so many requests.
+pub(crate) fn rig(requests: usize) -> Rig {
+    rig_with_hints(requests, [None, None])
+}
+
+/// As [`rig`], with the parent's and the worker's hold on a pair of descriptors.
+pub(crate) fn rig_with_hints(requests: usize, hints: [Option<Arc<Hint>>; 2]) -> Rig {
+    let [hint, worker_hint] = hints;
+    let (down, down_seen) = region(TABLE + 16 * requests);
+    let (up, up_seen) = region(RING + CAPACITY);
+    let ring = RingConfig { capacity: CAPACITY, max_frame: LONGEST };
+    let config = Config {
+        down: ring,
+        up: ring,
+        max_in_flight: requests,
+        stream_window: CAPACITY,
+        max_message: CAPACITY,
+        wait: WaitStrategy::Park,
+        ..Config::default()
+    };
+    let words = ParentWords {
+        abort: down.u32_at(FLAG).unwrap(),
+        requests: RequestCells(down.table(TABLE, 2 * requests).unwrap()),
+        status: StatusWords {
+            state: up_seen.u32_at(FLAG).unwrap(),
+            current: up_seen.u64_at(STATUS).unwrap(),
+            busy_since: up_seen.u64_at(STATUS + 8).unwrap(),
+            progress: up_seen.u64_at(STATUS + 16).unwrap(),
+            served: up_seen.u64_at(STATUS + 24).unwrap(),
+            bytes_in: up_seen.u64_at(STATUS + 32).unwrap(),
+            bytes_out: up_seen.u64_at(STATUS + 40).unwrap(),
+        },
+        credit_need: up_seen.u64_at(CREDIT_NEED).unwrap(),
+        credit_request: up_seen.u64_at(CREDIT_REQUEST).unwrap(),
+        data_bell: Bell::new(down.u32_at(BELL).unwrap(), None),
+    };
+    let watch = Arc::new(BellWatch::new(&up_seen.u32_at(BELL).unwrap()));
+    let parent = duplex(&down, &up_seen, Some(watch), hint.as_ref());
+    let worker = duplex(&up, &down_seen, None, worker_hint.as_ref());
+    let life = Arc::new(Life::default());
+    let _ = life.deathbed.set(Deathbed);
+    let engine = Engine::new(parent, words, &config, life, hint);
+    let table = down_seen.table(TABLE, 2 * requests).unwrap();
+    let worker = Worker {
+        up: worker.producer,
+        down: worker.consumer,
+        sleeper: worker.sleeper,
+        cells: PeerCells { table, count: as_u64(requests) },
+    };
+    Rig { engine, worker }
+}
+
+fn region(len: usize) -> (OwnRegion, PeerRegion) {
+    let backing = Arc::new(Backing::new(len.next_multiple_of(64)));
+    (OwnRegion::for_model(Arc::clone(&backing)), PeerRegion::for_model(backing))
+}
+
+fn duplex(
+    own: &OwnRegion,
+    peer: &PeerRegion,
+    watch: Option<Arc<BellWatch>>,
+    hint: Option<&Arc<Hint>>,
+) -> Duplex {
+    let ring = RingConfig { capacity: CAPACITY, max_frame: LONGEST };
+    let layout = RingLayout::of(ring, as_u64(RING), 0);
+    let bell = || Bell::new(own.u32_at(BELL).unwrap(), hint.cloned());
+    let sleeper = || {
+        let (own_cpu, peer_cpu) = (own.u32_at(CPU).unwrap(), peer.u32_at(CPU).unwrap());
+        let bell = peer.u32_at(BELL).unwrap();
+        Sleeper::new(bell, own_cpu, peer_cpu, WaitStrategy::Park, watch.clone())
+    };
+    let producer = Producer::new(ProducerParts {
+        slots: own.slots(&layout).unwrap(),
+        peer_head: peer.u64_at(HEAD).unwrap(),
+        peer_sleep_at: peer.u64_at(SLEEP_AT).unwrap(),
+        space_at: own.u64_at(SPACE_AT).unwrap(),
+        checked: own.u64_at(CHECKED).unwrap(),
+        bell: bell(),
+        sleeper: sleeper(),
+        max_frame: LONGEST,
+        origin: 0,
+    });
+    let consumer = Consumer::new(ConsumerParts {
+        slots: peer.slots(&layout).unwrap(),
+        head: own.u64_at(HEAD).unwrap(),
+        peer_space_at: peer.u64_at(SPACE_AT).unwrap(),
+        sleep_at: own.u64_at(SLEEP_AT).unwrap(),
+        peer_checked: peer.u64_at(CHECKED).unwrap(),
+        bell: bell(),
+        sleeper: sleeper(),
+        max_frame: LONGEST,
+        origin: 0,
+    });
+    Duplex { producer, consumer, sleeper: sleeper() }
+}
+
+impl Rig {
+    /// Sends a request, which the worker has taken.
+    pub(crate) fn submit(&mut self) -> Pending {
+        let pending = submit(&self.engine, Duration::MAX);
+        assert_eq!(self.worker.take(), pending.request());
+        pending
+    }
+}
+
+/// Sends a request.
+pub(crate) fn submit(engine: &Arc<Engine>, timeout: Duration) -> Pending {
+    let deadline = Deadline::after(timeout);
+    let (request, has_rung) = engine.send_call(Kind::EMBED, &(), deadline).unwrap();
+    Pending::new(Arc::clone(engine), request, timeout, deadline, has_rung)
+}
+
+impl Worker {
+    /// Waits for a request.
+    pub(crate) fn take(&mut self) -> u64 {
+        let never = || Ok(());
+        let frame = self.down.poll_until(&Alarm::default(), Deadline::NEVER, false, never);
+        let request = frame.unwrap().unwrap().header().request;
+        self.down.publish();
+        request
+    }
+
+    /// The last frame of a request.
+    pub(crate) fn reply(&mut self, request: u64) {
+        self.send(Kind::RESULT, 0, request);
+    }
+
+    pub(crate) fn send(&mut self, kind: Kind, flags: u16, request: u64) {
+        let mut claim = self.up.try_claim(1).unwrap().unwrap();
+        claim.payload().fill(request.to_le_bytes()[0]);
+        claim.commit(Header { kind: kind.code(), flags, request, ..Header::default() });
+    }
+
+    pub(crate) fn is_cancelled(&self, request: u64) -> bool {
+        self.cells.is_cancelled(request)
+    }
+
+    pub(crate) fn credit(&self, request: u64) -> u64 {
+        self.cells.credit(request)
+    }
+
+    /// What a handler does that waits for nothing else.
+    pub(crate) fn await_cancel(&self, request: u64) {
+        let found = self.sleeper.wait_until(&Alarm::default(), Deadline::NEVER, false, |_| {
+            Ok(self.is_cancelled(request).then_some(()))
+        });
+        assert!(found.unwrap().is_some());
+    }
+}
