@@ -3,6 +3,21 @@
 #![allow(missing_docs, reason = "not an interface")]
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a check panics")]
 
+#[cfg(feature = "testing")]
+mod hostile_moves;
+#[cfg(feature = "testing")]
+mod hostile_peer;
+#[cfg(feature = "testing")]
+mod model;
+#[cfg(feature = "testing")]
+mod peer;
+#[cfg(feature = "testing")]
+mod streams;
+
+#[cfg(feature = "testing")]
+pub use hostile_peer::hostile_peer;
+#[cfg(feature = "testing")]
+pub use streams::streams;
 use zerocopy::IntoBytes;
 
 use crate::config::{Config, RingConfig, WaitStrategy};
@@ -52,7 +67,7 @@ pub fn ring(data: &[u8]) {
     let config = Config { down: ring, up: ring, wait, ..Config::small() };
     let (mut parent, files) = ParentLink::create(&config, None).unwrap();
     let worker = WorkerLink::attach(files.down.into(), files.up.into(), wait, None).unwrap();
-    worker.data.producer.forge(data);
+    worker.data.producer.forge(0, data);
     drain(&mut parent.data.consumer);
 
     worker.data.consumer.forge_head(head);

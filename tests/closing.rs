@@ -278,6 +278,22 @@ fn a_draining_close_finishes_what_is_in_flight() {
 }
 
 #[test]
+fn a_draining_close_waits_for_chunks_that_a_stream_has_read_ahead() {
+    let channel = ready();
+    let mut stream = channel.stream(COUNT, &encode(&[20, 8]), LONG).unwrap();
+    // All of it lies in the ring, and is taken with the first chunk.
+    eventually("it is sent", || channel.health().requests_served == 1);
+    stream.next_chunk().unwrap().unwrap();
+    std::thread::scope(|scope| {
+        let closer = scope.spawn(|| channel.close_draining(LONG).unwrap());
+        std::thread::sleep(SHORT);
+        assert_eq!(stream.by_ref().map(Result::unwrap).count(), 19);
+        assert_eq!(closer.join().unwrap(), ExitCause::Exited(0));
+    });
+    assert_closed(&channel);
+}
+
+#[test]
 fn a_draining_close_gives_up_at_its_timeout() {
     let channel = stuck();
     let pending = channel.submit(ECHO, b"", LONG).unwrap();

@@ -559,24 +559,31 @@ fn holes_that_the_worker_punches_into_its_region_are_never_a_fault_in_the_parent
 #[test]
 fn a_stream_that_ignores_its_credit_costs_bounded_memory_while_nobody_reads_it() {
     let _alone = alone();
-    for is_stream in [true, false] {
+    let cases =
+        ["chunks without end", "chunks in pieces without end", "chunks for the credit of results"];
+    for (case, is_stream) in cases.iter().flat_map(|case| [(*case, true), (*case, false)]) {
         let config = Config::builder().max_in_flight(16).max_message(1 << 20).build().unwrap();
         let channel = hostile_spawner().config(config).spawn().unwrap();
         channel.call(HOSTILE_ECHO, b"x", LONG).unwrap();
         let before = resident_kib();
         // Nobody awaits these; the call below reads the ring for them.
         let (stream, pending) = match is_stream {
-            true => (Some(channel.stream(CASE, "chunks without end", LONG).unwrap()), None),
-            false => (None, Some(channel.submit(CASE, "chunks without end", LONG).unwrap())),
+            true => (Some(channel.stream(CASE, case, LONG).unwrap()), None),
+            false => (None, Some(channel.submit(CASE, case, LONG).unwrap())),
         };
         let mut over = Overtime::default();
-        let called = over.in_time("flood", || channel.call(HOLD, b"", SHORT).map(drop));
-        let error = called.unwrap_err();
-        let kinds = [ErrorKind::Timeout, ErrorKind::PeerCorrupt];
-        assert!(is_one_of(&error, &kinds), "{error}");
+        let mut call = || {
+            let called = over.in_time("flood", || channel.call(HOLD, b"", SHORT).map(drop));
+            let error = called.unwrap_err();
+            let kinds = [ErrorKind::Timeout, ErrorKind::PeerCorrupt];
+            assert!(is_one_of(&error, &kinds), "{case}: {error}");
+            error
+        };
+        // A slow machine may need several to read so far that it shows.
+        let is_found = (0..100).any(|_| call().kind() == ErrorKind::PeerCorrupt);
         let grown = resident_kib().saturating_sub(before);
-        assert!(grown < 24 << 10, "{grown} KiB for a window of 2 MiB");
-        assert_eq!(error.kind(), ErrorKind::PeerCorrupt, "{error}");
+        assert!(grown < 24 << 10, "{case}: {grown} KiB for a window of 2 MiB");
+        assert!(is_found, "{case}");
         drop((stream, pending));
         close(&channel, "flood");
     }

@@ -26,6 +26,11 @@ pub(crate) const TARGETS: &[(&str, Check)] = &[
     ("attach_header", slipring::fuzzing::attach_header),
     ("ring", slipring::fuzzing::ring),
     ("messages", slipring::fuzzing::messages),
+    // A worker that is no process.
+    #[cfg(feature = "testing")]
+    ("hostile_peer", slipring::fuzzing::hostile_peer),
+    #[cfg(feature = "testing")]
+    ("streams", slipring::fuzzing::streams),
 ];
 
 /// Runs the check of `target` on `data`.

@@ -46,6 +46,9 @@ impl Engine {
         if kind == Kind::CHUNK && !table.spend_credit(request, cost) {
             return Err(ran_ahead(request));
         }
+        // Its owner is told, and has nothing left to let go of. That of a stream may have yet
+        // to read what was taken ahead: a close that drains waits for it.
+        let ends_call = request == own && is_last && !is_stream;
         let is_continued = header.flags & flags::CONTINUED != 0;
         if !is_continued {
             // An error can cut a message off: what came of it is of no use.
@@ -66,19 +69,27 @@ impl Engine {
             }
             table.add_piece(request, |bytes| payload.append_to(bytes));
             if has_more {
+                // Only chunks take credit, so that nothing else gives any.
+                let is_credited = kind == Kind::CHUNK && !table.withhold(request, cost);
                 drop(table);
-                // It has left the ring, and the cap on messages bounds what it adds to: the
-                // worker may send the next piece.
-                self.consumed(request, cost, true);
+                if is_credited {
+                    // It has left the ring, and the cap on messages bounds what it adds to:
+                    // the worker may send the next piece.
+                    self.consumed(request, cost, true);
+                }
                 return Ok(None);
             }
+            let withheld = if kind == Kind::CHUNK { table.take_withheld(request) } else { 0 };
+            let cost = cost + withheld;
             let body = Body::Owned(table.take_pieces(request));
+            if ends_call {
+                table.let_go(request);
+            }
             let item = item_of(header, body, cost, is_stream);
             return Ok(self.give(table, request, item, own));
         }
         if request == own {
-            if is_last {
-                // Its owner is told, and has nothing left to let go of.
+            if ends_call {
                 table.let_go(request);
             }
             drop(table);
@@ -98,10 +109,6 @@ impl Engine {
         own: u64,
     ) -> Option<Item> {
         if request == own {
-            if !table.is_running(request) {
-                // As in `dispatch`.
-                table.let_go(request);
-            }
             return Some(item);
         }
         let waiter = table.push(request, item);

@@ -283,8 +283,9 @@ impl Engine {
             };
             match taken {
                 Ok(Some(item)) => {
-                    let Item::Chunk(_, cost) = item else { return ready.push_back(item) };
-                    room = room.saturating_sub(cost);
+                    let Item::Chunk(body, cost) = &item else { return ready.push_back(item) };
+                    // A message that came in pieces costs less than it holds.
+                    room = room.saturating_sub(body.bytes().len().max(*cost));
                     ready.push_back(item);
                 }
                 Ok(None) => {}

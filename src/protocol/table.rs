@@ -71,6 +71,9 @@ struct Slot<T> {
     received: u64,
     consumed: u64,
     credited: u64,
+    /// Bytes of slots of pieces that came while something was unread: neither consumed yet
+    /// nor part of an item.
+    withheld: u64,
 }
 
 /// Where a request lies in a table of so many slots.
@@ -106,6 +109,7 @@ impl<T> Table<T> {
             received: 0,
             consumed: 0,
             credited: 0,
+            withheld: 0,
         };
         Self {
             slots: (0..slots).map(|_| slot()).collect(),
@@ -135,6 +139,7 @@ impl<T> Table<T> {
                 slot.received = 0;
                 slot.consumed = 0;
                 slot.credited = 0;
+                slot.withheld = 0;
                 self.in_flight += 1;
                 return Ok(request);
             }
@@ -306,6 +311,10 @@ impl<T> Table<T> {
     ) -> Option<u64> {
         let quarter = (self.window / 4).max(1);
         let slot = self.slot(request)?;
+        if is_about_to_wait {
+            // All before it was taken: without its next piece a message never ends.
+            slot.consumed = slot.consumed.wrapping_add(std::mem::take(&mut slot.withheld));
+        }
         slot.consumed = slot.consumed.wrapping_add(as_u64(bytes));
         let untold = slot.consumed.wrapping_sub(slot.credited);
         if untold < if is_about_to_wait { 1 } else { quarter } {
@@ -325,6 +334,22 @@ impl<T> Table<T> {
         slot.received = before.wrapping_add(bytes);
         let needed = if bytes > window { before } else { slot.received.saturating_sub(window) };
         slot.credited >= needed
+    }
+
+    /// Whether a piece of a chunk must not be credited yet. It has left the ring, but while
+    /// its stream has something unread, whole messages would pile up behind that. It is
+    /// credited with its message, or when the reader waits for more.
+    pub(crate) fn withhold(&mut self, request: u64, bytes: usize) -> bool {
+        let Some(slot) = self.slot(request).filter(|slot| !slot.queue.is_empty()) else {
+            return false;
+        };
+        slot.withheld = slot.withheld.wrapping_add(as_u64(bytes));
+        true
+    }
+
+    /// What the pieces of a message that is whole add to its cost.
+    pub(crate) fn take_withheld(&mut self, request: u64) -> usize {
+        self.slot(request).map_or(0, |slot| as_usize(std::mem::take(&mut slot.withheld)))
     }
 
     /// Whether the request's last frame has not come yet.

@@ -157,13 +157,16 @@ impl BellWatch {
         account.credit = (account.credit + 1).min(Self::MOST_CREDIT);
     }
 
-    fn spend(&self, bell: u32) -> Result<()> {
+    fn spend(&self, bell: u32, peer_bell: &PeerU32) -> Result<()> {
         let mut account = self.account();
         if let Some(poison) = &account.poisoned {
             return Err(poison.clone());
         }
-        // Another thread may have seen a later value: then this is less than nothing.
-        let rung = bell.wrapping_sub(account.seen).cast_signed();
+        // Another thread may have seen a later value meanwhile. The bell itself never goes
+        // back: a peer that turned it to and fro would ring without end and for nothing.
+        let is_stale = bell.wrapping_sub(account.seen).cast_signed().is_negative();
+        let bell = if is_stale { peer_bell.load(Ordering::Acquire) } else { bell };
+        let rung = bell.wrapping_sub(account.seen);
         account.seen = bell;
         account.credit -= i64::from(rung);
         if account.credit < -Self::MOST_DEBT && !mutant::chosen(Mutant::RingsUncounted) {
@@ -297,7 +300,7 @@ impl Sleeper {
             let alarm_value = alarm.word.load(Ordering::Acquire);
             let bell = self.peer_bell.load(Ordering::Acquire);
             if let Some(watch) = &self.watch {
-                watch.spend(bell)?;
+                watch.spend(bell, &self.peer_bell)?;
             }
             let is_late = mutant::chosen(Mutant::AnnounceLate);
             if !is_late {

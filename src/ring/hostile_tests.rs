@@ -306,6 +306,22 @@ fn a_peer_that_rings_for_each_announcement_is_never_taken_for_corrupt() {
 }
 
 #[test]
+fn a_bell_that_is_turned_to_and_fro_is_corrupt() {
+    let Rig { producer, mut consumer, forge, .. } = rig(CAPACITY, MAX_FRAME, 0);
+    let mut looks = 0_u32;
+    let turning = || {
+        looks += 1;
+        assert!(looks < 3000, "a lie is believed");
+        // Never what it was when this end looked at it last, two steps ago: it would sleep.
+        forge.producer_bell.store(looks % 4, Relaxed);
+        Ok(())
+    };
+    let waited = consumer.poll_until(&alarm(), Deadline::NEVER, false, turning);
+    assert_eq!(waited.map(|_| "a frame").unwrap_err().kind(), ErrorKind::PeerCorrupt);
+    drop(producer);
+}
+
+#[test]
 fn garbage_over_the_whole_ring_never_panics() {
     for origin in ORIGINS {
         for seed in 0..200 {

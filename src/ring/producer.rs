@@ -286,14 +286,20 @@ impl Producer {
         }
     }
 
-    /// Writes anything into the ring, as a hostile peer could: for fuzzing.
-    pub(crate) fn forge(&self, bytes: &[u8]) {
+    /// Writes anything into the ring from a position on, as a hostile peer could: for fuzzing.
+    pub(crate) fn forge(&self, from: u64, bytes: &[u8]) {
         let words = bytes.as_chunks::<8>().0.iter().take(self.slots.capacity() / 8);
         for (index, word) in words.enumerate() {
-            let position = as_u64(index / 8 * 64);
+            let position = from.wrapping_add(as_u64(index / 8 * 64));
             let line = self.slots.line(position);
             line.store(index % 8, u64::from_le_bytes(*word), Ordering::Relaxed);
         }
+    }
+
+    /// Where the next slot starts: for fuzzing.
+    #[cfg(feature = "testing")]
+    pub(crate) fn tail(&self) -> u64 {
+        self.tail
     }
 
     /// Wakes the consumer if it sleeps for something that was committed since the last

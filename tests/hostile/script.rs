@@ -259,6 +259,16 @@ fn case(peer: &mut Peer, name: &str, request: u64) {
         "chunks without end" => {
             peer.go_on(ENDLESS, |peer| peer.send(CHUNK, 0, request, 0, &[7; 64]));
         }
+        "chunks in pieces without end" => peer.go_on(ENDLESS, |peer| {
+            peer.send(CHUNK, MORE, request, 0, &vec![7; cap / 2]);
+            peer.send(CHUNK, CONTINUED, request, 0, b"end");
+        }),
+        "chunks for the credit of results" => {
+            for _ in 0..32 {
+                peer.send(RESULT, MORE, request, 0, &vec![7; cap]);
+            }
+            peer.go_on(ENDLESS, |peer| peer.send(CHUNK, 0, request, 0, &vec![7; cap]));
+        }
         "strangers without end" => peer.go_on(ENDLESS, |peer| {
             peer.send(RESULT, 0, request + 1_000_000, 0, &[7; 64]);
         }),

@@ -1,0 +1,347 @@
+//! What becomes of requests, as the documents say it, in as little code as that takes.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::error::ErrorKind;
+use crate::protocol::failure;
+use crate::protocol::kind::{Kind, flags};
+
+/// Items of a stream that its reader takes ahead, after the first.
+const AHEAD: usize = 31;
+/// Bytes of slots that it takes ahead: a sixteenth of the ring.
+const AHEAD_BYTES: usize = 4096 / 16;
+
+/// A frame of the worker's that nobody has read.
+#[derive(Debug, Clone)]
+pub(super) struct Sent {
+    pub(super) kind: Kind,
+    pub(super) flags: u16,
+    pub(super) request: u64,
+    pub(super) aux: u64,
+    pub(super) payload: Vec<u8>,
+}
+
+/// What a message means for the owner of its request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Out {
+    Result(Vec<u8>),
+    /// With its cost in credit.
+    Chunk(Vec<u8>, usize),
+    End,
+    Error(ErrorKind),
+}
+
+/// What an operation returns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Told {
+    Bytes(Vec<u8>),
+    /// The stream has ended.
+    Over,
+    /// There is nothing yet.
+    Nothing,
+    Error(ErrorKind),
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct State {
+    is_stream: bool,
+    is_owned: bool,
+    is_finished: bool,
+    pub(super) is_cancelled: bool,
+    /// What others have read for its owner, and what its owner has read ahead.
+    mail: VecDeque<Out>,
+    ready: VecDeque<Out>,
+    pieces: Vec<u8>,
+    /// Bytes of chunks: that came; of pieces that others have read; that the reader took and
+    /// has not counted; that are counted; that the worker was told of.
+    received: u64,
+    withheld: u64,
+    taken: u64,
+    consumed: u64,
+    pub(super) credited: u64,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Model {
+    slots: u64,
+    window: u64,
+    max_message: usize,
+    /// The id that is tried next.
+    pub(super) next: u64,
+    pub(super) requests: BTreeMap<u64, State>,
+    pub(super) ring: VecDeque<Sent>,
+    pub(super) failed: Option<ErrorKind>,
+    pub(super) late: u64,
+    pub(super) unknown: u64,
+    pub(super) cancels: u64,
+}
+
+fn cost_of(len: usize) -> usize {
+    (len + 32).div_ceil(64) * 64
+}
+
+impl State {
+    fn consume(&mut self, bytes: u64, least: u64) {
+        self.consumed += bytes;
+        if self.consumed - self.credited >= least {
+            self.credited = self.consumed;
+        }
+    }
+}
+
+impl Model {
+    pub(super) fn new(slots: usize, window: usize, max_message: usize) -> Self {
+        let (slots, window) = (u64::try_from(slots).unwrap(), u64::try_from(window).unwrap());
+        Self {
+            slots,
+            window,
+            max_message,
+            next: 1,
+            requests: BTreeMap::new(),
+            ring: VecDeque::new(),
+            failed: None,
+            late: 0,
+            unknown: 0,
+            cancels: 0,
+        }
+    }
+
+    pub(super) fn open(&mut self, is_stream: bool) -> Result<u64, ErrorKind> {
+        if let Some(failed) = self.failed {
+            return Err(failed);
+        }
+        for _ in 0..self.slots {
+            let request = self.next;
+            self.next += 1;
+            if self.requests.keys().all(|other| other % self.slots != request % self.slots) {
+                let state = State { is_stream, is_owned: true, ..State::default() };
+                self.requests.insert(request, state);
+                return Ok(request);
+            }
+        }
+        Err(ErrorKind::TooManyInFlight)
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.requests.values().filter(|state| state.is_owned).count()
+    }
+
+    /// The owner is done with it.
+    pub(super) fn let_go(&mut self, request: u64) {
+        let Some(state) = self.requests.get_mut(&request).filter(|s| s.is_owned) else { return };
+        state.is_owned = false;
+        state.mail.clear();
+        if state.is_finished {
+            self.requests.remove(&request);
+        } else {
+            state.is_cancelled = true;
+            self.cancels += 1;
+        }
+    }
+
+    pub(super) fn cancel(&mut self, request: u64) {
+        let Some(state) = self.requests.get_mut(&request) else { return };
+        if state.is_owned && !state.is_finished {
+            state.is_cancelled = true;
+            self.cancels += 1;
+        }
+    }
+
+    pub(super) fn reply(&mut self, request: u64) -> Told {
+        match self.await_item(request) {
+            Ok(Some(Out::Result(bytes))) => Told::Bytes(bytes),
+            Ok(Some(Out::Error(kind))) | Err(kind) => Told::Error(kind),
+            Ok(Some(Out::Chunk(..) | Out::End)) => Told::Error(ErrorKind::Protocol),
+            Ok(None) => Told::Nothing,
+        }
+    }
+
+    pub(super) fn next_chunk(&mut self, request: u64) -> Told {
+        let quarter = self.window / 4;
+        // A stream that is over has let go of its request, and others may have its slot.
+        let Some(state) = self.requests.get_mut(&request).filter(|s| s.is_owned) else {
+            return Told::Over;
+        };
+        let item = match state.ready.pop_front() {
+            Some(item) => Ok(Some(item)),
+            None => {
+                let taken = std::mem::take(&mut state.taken);
+                state.consume(taken, if taken == 0 { u64::MAX } else { quarter });
+                let item = self.await_item(request);
+                if matches!(item, Ok(Some(Out::Chunk(..)))) {
+                    self.take_ahead(request);
+                }
+                item
+            }
+        };
+        let told = match item {
+            Ok(Some(Out::Chunk(bytes, cost))) => {
+                let eighth = self.window / 8;
+                let state = self.requests.get_mut(&request).unwrap();
+                state.taken += u64::try_from(cost).unwrap();
+                if state.ready.is_empty() || state.taken >= eighth {
+                    let taken = std::mem::take(&mut state.taken);
+                    state.consume(taken, quarter);
+                }
+                return Told::Bytes(bytes);
+            }
+            Ok(Some(Out::End)) => Told::Over,
+            Ok(Some(Out::Result(_))) => Told::Error(ErrorKind::Protocol),
+            Ok(Some(Out::Error(kind))) | Err(kind) => Told::Error(kind),
+            Ok(None) => Told::Error(ErrorKind::Stalled),
+        };
+        self.let_go(request);
+        told
+    }
+
+    /// The owner looks for what has come, and reads for all while there is nothing.
+    fn await_item(&mut self, request: u64) -> Result<Option<Out>, ErrorKind> {
+        if let Some(item) = self.requests.get_mut(&request).and_then(|s| s.mail.pop_front()) {
+            return Ok(Some(item));
+        }
+        if let Some(failed) = self.failed {
+            return Err(failed);
+        }
+        while let Some(sent) = self.ring.pop_front() {
+            match self.read(sent, request) {
+                Ok(None) => {}
+                Ok(item) => return Ok(item),
+                Err(kind) => {
+                    self.failed = Some(kind);
+                    return Err(kind);
+                }
+            }
+        }
+        if let Some(state) = self.requests.get_mut(&request).filter(|s| s.is_stream) {
+            let withheld = std::mem::take(&mut state.withheld);
+            state.consume(withheld, 1);
+        }
+        Ok(None)
+    }
+
+    fn take_ahead(&mut self, request: u64) {
+        let state = self.requests.get_mut(&request).unwrap();
+        let mut ready = VecDeque::new();
+        while ready.len() < AHEAD
+            && let Some(item) = state.mail.pop_front()
+        {
+            ready.push_back(item);
+        }
+        let mut room = AHEAD_BYTES;
+        while ready.len() < AHEAD
+            && room > 0
+            && let Some(sent) = self.ring.pop_front()
+        {
+            match self.read(sent, request) {
+                Ok(None) => {}
+                Ok(Some(item)) => {
+                    let cost = if let Out::Chunk(bytes, cost) = &item {
+                        Some(bytes.len().max(*cost))
+                    } else {
+                        None
+                    };
+                    ready.push_back(item);
+                    let Some(cost) = cost else { break };
+                    room = room.saturating_sub(cost);
+                }
+                Err(kind) => {
+                    // The first cause stays.
+                    self.failed.get_or_insert(kind);
+                    break;
+                }
+            }
+        }
+        self.requests.get_mut(&request).unwrap().ready = ready;
+    }
+
+    /// Reads a frame, for whoever it is; returns what is for `own`.
+    fn read(&mut self, sent: Sent, own: u64) -> Result<Option<Out>, ErrorKind> {
+        let Sent { kind, flags, request, aux, payload } = sent;
+        let allowed = match kind {
+            Kind::RESULT | Kind::CHUNK => flags::MORE | flags::CONTINUED,
+            Kind::END | Kind::ERROR | Kind::CANCEL => 0,
+            _ => return Err(ErrorKind::PeerCorrupt),
+        };
+        if flags & !allowed != 0 {
+            return Err(ErrorKind::PeerCorrupt);
+        }
+        let is_failure = kind == Kind::ERROR && failure::decode(&payload).is_ok();
+        if request == 0 {
+            return Err(if is_failure { ErrorKind::Worker } else { ErrorKind::PeerCorrupt });
+        }
+        let has_more = flags & flags::MORE != 0;
+        let is_last = kind != Kind::CHUNK && !has_more;
+        let Some(state) = self.requests.get_mut(&request).filter(|s| !s.is_finished) else {
+            self.unknown += 1;
+            return Ok(None);
+        };
+        state.is_finished = is_last;
+        if !state.is_owned {
+            self.late += 1;
+            if is_last {
+                self.requests.remove(&request);
+            }
+            return Ok(None);
+        }
+        let mut cost = cost_of(payload.len());
+        if kind == Kind::CHUNK {
+            // A window, or one chunk that is longer if nothing else is on its way.
+            let before = state.received;
+            state.received += u64::try_from(cost).unwrap();
+            let is_alone = before <= state.credited;
+            if state.received > state.credited + self.window && !is_alone {
+                return Err(ErrorKind::PeerCorrupt);
+            }
+        }
+        let is_continued = flags & flags::CONTINUED != 0;
+        if !is_continued {
+            state.pieces.clear();
+        }
+        let bytes = match has_more || is_continued {
+            true => {
+                state.pieces.extend_from_slice(&payload);
+                if state.pieces.len() > self.max_message {
+                    return Err(ErrorKind::PeerCorrupt);
+                }
+                if has_more {
+                    if kind == Kind::CHUNK && state.mail.is_empty() {
+                        let withheld = std::mem::take(&mut state.withheld);
+                        state.consume(u64::try_from(cost).unwrap() + withheld, 1);
+                    } else if kind == Kind::CHUNK {
+                        state.withheld += u64::try_from(cost).unwrap();
+                    }
+                    return Ok(None);
+                }
+                if kind == Kind::CHUNK {
+                    cost += usize::try_from(std::mem::take(&mut state.withheld)).unwrap();
+                }
+                std::mem::take(&mut state.pieces)
+            }
+            false => payload,
+        };
+        let out = match kind {
+            Kind::CHUNK if state.is_stream => Out::Chunk(bytes, cost),
+            Kind::RESULT if !state.is_stream => Out::Result(bytes),
+            Kind::END if state.is_stream => Out::End,
+            Kind::CANCEL if aux == 1 && !state.is_stream => Out::Error(ErrorKind::Timeout),
+            Kind::CANCEL => Out::Error(ErrorKind::Cancelled),
+            Kind::ERROR if is_failure => Out::Error(ErrorKind::Worker),
+            _ => Out::Error(ErrorKind::Protocol),
+        };
+        if request == own {
+            return Ok(Some(out));
+        }
+        state.mail.push_back(out);
+        Ok(None)
+    }
+
+    /// What piles up for one that does not read is bounded: one window, and one message.
+    pub(super) fn check_caps(&self) {
+        for state in self.requests.values() {
+            let len = |out: &Out| if let Out::Chunk(bytes, _) = out { bytes.len() } else { 0 };
+            let mail: usize = state.mail.iter().map(len).sum();
+            let window = usize::try_from(self.window).unwrap();
+            assert!(mail + state.pieces.len() <= window + 2 * self.max_message);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! A channel of this process whose worker is played by the input of a fuzz target.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::channel::{Channel, Life};
+use crate::config::{Config, RingConfig, WaitStrategy};
+use crate::error::ExitCause;
+use crate::link::{ParentLink, WorkerLink};
+use crate::process::thread::ThreadWorker;
+use crate::shm::hint::Hint;
+use crate::shm::layout::as_usize;
+use crate::shm::region::OwnRegion;
+use crate::sync::Ordering;
+
+/// Takes numbers from the input; what is not there any more reads as zero.
+#[derive(Debug, Clone)]
+pub(super) struct Input<'a>(pub(super) &'a [u8]);
+
+impl Input<'_> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn u8(&mut self) -> u8 {
+        let Some((first, rest)) = self.0.split_first() else { return 0 };
+        self.0 = rest;
+        *first
+    }
+
+    pub(super) fn u16(&mut self) -> u16 {
+        u16::from_le_bytes([self.u8(), self.u8()])
+    }
+
+    pub(super) fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(std::array::from_fn(|_| self.u8()))
+    }
+
+    /// A length of at most `most`.
+    pub(super) fn len(&mut self, most: usize) -> usize {
+        usize::from(self.u16()) % (most + 1)
+    }
+
+    /// One of so many things; `None` if there are none.
+    pub(super) fn index(&mut self, len: usize) -> Option<usize> {
+        usize::from(self.u8()).checked_rem(len)
+    }
+}
+
+/// The smallest rings, so that little input fills them and goes around.
+pub(super) fn tiny(origin: u64, max_in_flight: usize) -> Config {
+    let ring = RingConfig { capacity: 4096, max_frame: 1000 };
+    Config {
+        down: ring,
+        up: ring,
+        max_in_flight,
+        stream_window: 1024,
+        max_message: 3000,
+        wait: WaitStrategy::Park,
+        origin,
+        ..Config::small()
+    }
+}
+
+/// Where positions start: nowhere special, or next to a wrap.
+pub(super) fn origin(choice: u8) -> u64 {
+    match choice % 4 {
+        0 | 1 => 0,
+        2 => u64::from(u32::MAX) - 1023,
+        _ => u64::MAX - 1023,
+    }
+}
+
+/// Both sides.
+pub(super) struct Rig {
+    pub(super) channel: Channel,
+    /// The peer's side by honest means.
+    pub(super) worker: WorkerLink,
+    pub(super) hint: Option<Arc<Hint>>,
+    /// All of the peer's region, for what is not honest.
+    pub(super) region: OwnRegion,
+    pub(super) region_len: usize,
+    life: Arc<Life>,
+    /// What ends when it is told to; the thread itself must not keep it.
+    thread: Arc<OnceLock<ThreadWorker>>,
+}
+
+impl Rig {
+    pub(super) fn new(config: &Config, is_pollable: bool) -> Self {
+        let pair = is_pollable.then(|| Hint::pair().unwrap());
+        let (ours, theirs) = pair.unzip();
+        let (ours, theirs) = (ours.map(Arc::new), theirs.map(|fds| Arc::new(Hint::of(fds))));
+        let (parent, files) = ParentLink::create(config, ours.as_ref()).unwrap();
+        let len = files.up.metadata().unwrap().len();
+        let region = OwnRegion::map(&files.up, len).unwrap();
+        let (down, up) = (files.down.into(), files.up.into());
+        let worker = WorkerLink::attach(down, up, config.wait, theirs.as_ref()).unwrap();
+        parent.answer.check_attached().unwrap();
+
+        let thread = Arc::<OnceLock<ThreadWorker>>::default();
+        let life = Arc::<Life>::default();
+        let stop = {
+            let (thread, life) = (Arc::downgrade(&thread), Arc::downgrade(&life));
+            Arc::new(move || {
+                if let (Some(thread), Some(life)) = (thread.upgrade(), life.upgrade()) {
+                    end(&thread, &life);
+                }
+            })
+        };
+        let body = thread.get_or_init(|| ThreadWorker::new(std::process::id(), stop)).clone();
+        let role = "hostile".to_owned();
+        let channel = Channel::over_thread(parent, config, role, body, Arc::clone(&life), ours);
+        Self { channel, worker, hint: theirs, region, region_len: as_usize(len), life, thread }
+    }
+
+    /// The worker ends by itself.
+    pub(super) fn die(&self) {
+        end(&self.thread, &self.life);
+    }
+
+    /// Writes one word of the peer's region; the offset is taken modulo its length.
+    pub(super) fn poke(&self, offset: usize, value: u64) {
+        poke(&self.region, offset % self.region_len, value);
+    }
+}
+
+/// Writes the word that lies at this offset.
+pub(super) fn poke(region: &OwnRegion, offset: usize, value: u64) {
+    region.u64_at(offset & !7).unwrap().store(value, Ordering::Release);
+}
+
+fn end(thread: &OnceLock<ThreadWorker>, life: &Life) {
+    if let Some(thread) = thread.get() {
+        thread.has_ended(ExitCause::Exited(1));
+    }
+    life.has_ended();
+}
