@@ -56,7 +56,7 @@ use crate::shm::hint::Hint;
 use crate::shm::region::{OwnU32, OwnU64, PeerU32};
 use crate::shm::{cpu, futex};
 use crate::sync::mutant::{self, Mutant};
-use crate::sync::{AtomicU32, Counter, Ordering, spin_loop};
+use crate::sync::{AtomicU32, Counter, Mutex, Ordering, spin_loop};
 
 /// A wait with a deadline looks again at least this often.
 const BACKSTOP: Duration = Duration::from_secs(1);
@@ -125,7 +125,7 @@ impl Bell {
 /// announcements earn rings and rings spend them; a peer that is far in debt is
 /// corrupt. All that sleep on one bell share its watch.
 #[derive(Debug)]
-pub(crate) struct BellWatch(std::sync::Mutex<Account>);
+pub(crate) struct BellWatch(Mutex<Account>);
 
 #[derive(Debug)]
 struct Account {
@@ -144,26 +144,23 @@ impl BellWatch {
 
     pub(crate) fn new(peer_bell: &PeerU32) -> Self {
         let seen = peer_bell.load(Ordering::Relaxed);
-        Self(std::sync::Mutex::new(Account { seen, credit: 0, poisoned: None }))
-    }
-
-    fn account(&self) -> std::sync::MutexGuard<'_, Account> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        Self(Mutex::new(Account { seen, credit: 0, poisoned: None }))
     }
 
     /// Notes that the peer has one more reason to ring.
     pub(crate) fn earn(&self) {
-        let mut account = self.account();
+        let mut account = self.0.lock();
         account.credit = (account.credit + 1).min(Self::MOST_CREDIT);
     }
 
     fn spend(&self, bell: u32, peer_bell: &PeerU32) -> Result<()> {
-        let mut account = self.account();
+        let mut account = self.0.lock();
         if let Some(poison) = &account.poisoned {
             return Err(poison.clone());
         }
-        // Another thread may have seen a later value meanwhile. The bell itself never goes
-        // back: a peer that turned it to and fro would ring without end and for nothing.
+        // Another thread may have seen a later value meanwhile; behind its lock this one sees
+        // no older. The bell itself never goes back: a peer that turned it to and fro would
+        // ring without end and for nothing.
         let is_stale = bell.wrapping_sub(account.seen).cast_signed().is_negative();
         let bell = if is_stale { peer_bell.load(Ordering::Acquire) } else { bell };
         let rung = bell.wrapping_sub(account.seen);
