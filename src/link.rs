@@ -18,7 +18,7 @@ use crate::ring::producer::ProducerParts;
 use crate::ring::{Consumer, Producer};
 use crate::shm::hint::Hint;
 use crate::shm::layout::{
-    Geometry, REQUEST_ENTRY, RegionHeader, RingLayout, Side, as_usize, control,
+    Geometry, REQUEST_ENTRY, RegionHeader, RingLayout, Side, as_usize, control, request_slot,
 };
 use crate::shm::memfd::{self, SEALS_DOWN, SEALS_UP};
 use crate::shm::region::{
@@ -144,9 +144,7 @@ pub(crate) struct PeerCells {
 
 impl PeerCells {
     fn slot(&self, request: u64) -> usize {
-        // As in the parent's table: it was checked not to be zero.
-        let slots = self.count;
-        as_usize(if slots.is_power_of_two() { request & (slots - 1) } else { request % slots })
+        request_slot(request, self.count)
     }
 
     #[inline]

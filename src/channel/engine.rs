@@ -157,6 +157,7 @@ pub(crate) struct Engine {
     pub(super) counters: Counters,
     /// Items that were ever put into the table; changes under the reader's lock.
     pub(super) pushes: AtomicU64,
+    /// The rings' pages are in the page table.
     is_warm: AtomicU32,
     /// What a stream that is over leaves to the next one, so that it need not allocate.
     pub(super) spare_queue: Mutex<Option<VecDeque<Item>>>,

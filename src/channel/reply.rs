@@ -238,19 +238,9 @@ impl Stream {
             return self.chunk_of(Ok(Some(item)));
         }
         self.ready.clear();
-        self.report();
         let deadline = Deadline::after(self.chunk_timeout);
         let found = self.engine.next_chunk(self.request, deadline, &mut self.ready);
         self.chunk_of(found)
-    }
-
-    /// Tells the worker of what was consumed, if it is much, or at the latest before this
-    /// side waits for more.
-    fn report(&mut self) {
-        let consumed = std::mem::take(&mut self.consumed);
-        if consumed != 0 {
-            self.engine.consumed(self.request, consumed, false);
-        }
     }
 
     #[cfg(feature = "async")]
@@ -278,8 +268,10 @@ impl Stream {
         match item {
             Item::Chunk(body, cost) => {
                 self.consumed += cost;
-                if self.ready.is_empty() || self.consumed >= self.engine.config.stream_window / 8 {
-                    self.report();
+                let is_much = self.consumed >= self.engine.config.stream_window / 8;
+                if is_much || self.ready.is_empty() {
+                    let consumed = std::mem::take(&mut self.consumed);
+                    self.engine.consumed(self.request, consumed, false);
                 }
                 Ok(Some(Reply { request: self.request, body }))
             }

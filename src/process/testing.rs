@@ -187,9 +187,9 @@ pub(crate) fn forbid(calls: [libc::c_long; 2], error: i32) {
         statement(answer, libc::SECCOMP_RET_ERRNO | error.unsigned_abs(), 0),
     ];
     let filter = libc::sock_fprog { len: 5, filter: program.as_mut_ptr() };
+    let (yes, none) = (1_usize, 0_usize);
     // SAFETY: takes integers only.
-    let is_set =
-        unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1_usize, 0_usize, 0_usize, 0_usize) };
+    let is_set = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, yes, none, none, none) };
     assert_eq!(is_set, 0);
     let mode = libc::SECCOMP_MODE_FILTER;
     // SAFETY: a live program of the length given, which the kernel copies.

@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::task::Waker;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::shm::layout::{as_u64, as_usize};
+use crate::shm::layout::{as_u64, as_usize, request_slot};
 use crate::sync::Thread;
 use crate::sync::mutant::{Mutant, chosen};
 
@@ -74,14 +74,6 @@ struct Slot<T> {
     /// Bytes of slots of pieces that came while something was unread: neither consumed yet
     /// nor part of an item.
     withheld: u64,
-}
-
-/// Where a request lies in a table of so many slots.
-#[inline]
-pub(crate) fn slot_of(request: u64, slots: usize) -> usize {
-    let slots = as_u64(slots.max(1));
-    // A division takes longer than all else that is done for a request under the lock.
-    as_usize(if slots.is_power_of_two() { request & (slots - 1) } else { request % slots })
 }
 
 /// Whose frame it is.
@@ -159,7 +151,7 @@ impl<T> Table<T> {
 
     /// Where the request lies, here and in the shared request table.
     pub(crate) fn slot_of(&self, request: u64) -> usize {
-        slot_of(request, self.slots.len())
+        request_slot(request, as_u64(self.slots.len()))
     }
 
     fn slot(&mut self, request: u64) -> Option<&mut Slot<T>> {

@@ -160,6 +160,16 @@ const _: () = assert!(std::mem::offset_of!(RegionHeader, pid) == 232);
 const _: () = assert!(std::mem::offset_of!(RegionHeader, build) == 240);
 const _: () = assert!(size_of::<RegionHeader>() <= control::DATA);
 
+/// Where a request lies in a table of so many entries; in the first if there are none.
+#[inline]
+pub(crate) fn request_slot(request: u64, entries: u64) -> usize {
+    // A division takes longer than all else that is done to find a request.
+    as_usize(match entries.is_power_of_two() {
+        true => request & (entries - 1),
+        false => request.checked_rem(entries).unwrap_or(0),
+    })
+}
+
 /// Bytes of one entry of the request table.
 pub(crate) const REQUEST_ENTRY: usize = 16;
 

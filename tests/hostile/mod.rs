@@ -5,6 +5,8 @@
 #![allow(unreachable_pub, missing_docs, reason = "a module of tests")]
 #![allow(unsafe_code, reason = "system calls, and memory that is shared with another process")]
 
+pub mod handshake;
+pub mod memory;
 pub mod script;
 pub mod worker;
 

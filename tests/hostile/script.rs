@@ -1,9 +1,10 @@
 //! What the hostile worker does, by name.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use super::worker::{Peer, answer, failure, pong, text};
+use super::memory::{attack_memory, poke, punch};
+use super::worker::{Peer, failure, pong, text};
 use super::*;
 
 const APP: u16 = 0x0100;
@@ -396,130 +397,4 @@ fn case(peer: &mut Peer, name: &str, request: u64) {
         }
         other => panic!("no such case: {other}"),
     }
-}
-
-fn poke(fd: RawFd) -> bool {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: one readable byte.
-    unsafe { libc::send(fd, [1_u8].as_ptr().cast(), 1, flags) == 1 }
-}
-
-fn punch(fd: RawFd, len: usize) -> bool {
-    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-    // SAFETY: a system call without pointers; the range is the file's own.
-    unsafe { libc::fallocate(fd, mode, 0, len as i64) == 0 }
-}
-
-/// Tries all that a process can do to memory by its descriptors, and says what worked.
-fn attack_memory(peer: &Peer) -> String {
-    let mut worked = Vec::new();
-    let mut tried = |what: &str, has_worked: bool| {
-        if has_worked {
-            worked.push(what.to_owned());
-        }
-    };
-    let read_write = libc::PROT_READ | libc::PROT_WRITE;
-    for (name, fd, map) in [("down", &peer.fds[0], &peer.down), ("up", &peer.fds[1], &peer.own.map)]
-    {
-        let (raw, len) = (fd.as_raw_fd(), map.len());
-        for size in [0, 4096, len as i64 - 1, len as i64 + 4096] {
-            // SAFETY: a system call without pointers.
-            tried(&format!("{name} ftruncate"), unsafe { libc::ftruncate(raw, size) } == 0);
-        }
-        // SAFETY: a system call without pointers; one page beyond the end.
-        let grown = unsafe { libc::fallocate(raw, 0, len as i64, 4096) };
-        tried(&format!("{name} grow"), grown == 0);
-        for seal in [libc::F_SEAL_WRITE, libc::F_SEAL_FUTURE_WRITE, libc::F_SEAL_SHRINK] {
-            // SAFETY: a system call without pointers.
-            let sealed = unsafe { libc::fcntl(raw, libc::F_ADD_SEALS, seal) };
-            tried(&format!("{name} seal"), sealed == 0);
-        }
-        let path = format!("/proc/self/fd/{raw}");
-        let reopened = std::fs::File::options().read(true).write(true).open(path);
-        let again = reopened.ok().map(OwnedFd::from);
-        for (how, fd) in [("", Some(raw)), (" reopened", again.as_ref().map(AsRawFd::as_raw_fd))] {
-            let Some(fd) = fd else { continue };
-            let mapped = Map::new(fd, len, read_write);
-            tried(&format!("{name}{how} writable map"), mapped.is_ok());
-            if let Ok(map) = mapped {
-                map.write(len - 8, &[0; 8]);
-            }
-            // SAFETY: one readable byte, written over one that is zero in an honest region.
-            let written = unsafe { libc::pwrite(fd, [0_u8].as_ptr().cast(), 1, 380) };
-            tried(&format!("{name}{how} write"), written == 1);
-        }
-        // SAFETY: the mapping's own range.
-        let protected = unsafe { libc::mprotect(map.base().cast(), len, read_write) };
-        tried(&format!("{name} mprotect"), protected == 0);
-        if name == "down" {
-            tried("down hole", punch(raw, len));
-        }
-    }
-    worked.join(", ")
-}
-
-/// Answers the parent's hello as the mode says. Whether to serve honestly then.
-pub fn handshake(mode: &str, socket: RawFd, fds: &[OwnedFd]) -> bool {
-    let Some(case) = mode.strip_prefix("handshake: ") else { return true };
-    let file = |fd: &OwnedFd| std::fs::File::from(fd.try_clone().unwrap());
-    let len = |fd| file(fd).metadata().unwrap().len() as usize;
-    let down = Map::new(fds[0].as_raw_fd(), len(&fds[0]), libc::PROT_READ).unwrap();
-    let read_write = libc::PROT_READ | libc::PROT_WRITE;
-    let up = Map::new(fds[1].as_raw_fd(), len(&fds[1]), read_write).unwrap();
-    let mut header = answering_header(&down.read(0, HEADER));
-    let pid = std::process::id().to_le_bytes();
-    let mut bytes = answer(0, &pid);
-    if let Some(byte) = case.strip_prefix("byte ") {
-        let at: usize = byte.parse().unwrap();
-        header[at] = !header[at];
-    }
-    match case {
-        "magic" => header[0] = b'X',
-        "version" => header[8] = 9,
-        "side" => header[12] = 1,
-        "channel" => header[16] ^= 0xff,
-        "features" => header[32] = 4,
-        "length" => header[40..48].copy_from_slice(&4096_u64.to_le_bytes()),
-        "capacity" => header[56..64].copy_from_slice(&(1_u64 << 29).to_le_bytes()),
-        "offset" => header[48..56].copy_from_slice(&(1_u64 << 40).to_le_bytes()),
-        "origin" => header[64] = 1,
-        "frames" => header[72..76].fill(0xff),
-        "build" => header[240..304].fill(0x1b),
-        "reserved" => header[383] = 1,
-        "nothing" => header.fill(0),
-        "garbage" => bytes = framed(&[0x5a; 64]),
-        "empty" => bytes = framed(&[]),
-        "short" => bytes = framed(b"SLRG\x01\0\0\0"),
-        "other version" => bytes = framed(b"SLRG\x02\0\0\0\0\0\0\0\0\0\0\0"),
-        "too long" => bytes = u32::MAX.to_le_bytes().to_vec(),
-        "64 KiB and one" => bytes = framed(&vec![0; (64 << 10) + 1]),
-        "half" => bytes.truncate(9),
-        "refused" => bytes = answer(1, &text(b"I do not like it")),
-        "refused without end" => bytes = answer(1, &[0xff; 64]),
-        "silence" => bytes.clear(),
-        "by drops" => {
-            up.write(0, &header);
-            for byte in bytes {
-                if send(socket, &[byte], &[]).is_err() {
-                    std::process::exit(0);
-                }
-                std::thread::sleep(Duration::from_millis(60));
-            }
-            return false;
-        }
-        "descriptors" => {
-            up.write(0, &header);
-            let _ = send(socket, &bytes, &raw(fds));
-            return false;
-        }
-        "twice" => bytes = [bytes.clone(), bytes].concat(),
-        "end" => std::process::exit(0),
-        _ => {}
-    }
-    up.write(0, &header);
-    let _ = send(socket, &bytes, &[]);
-    if case == "half" {
-        std::process::exit(3);
-    }
-    false
 }

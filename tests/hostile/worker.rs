@@ -44,7 +44,7 @@ pub fn run() -> ! {
     assert_eq!(&hello[..4], b"SLRG");
     assert_eq!(number(&hello, 4, 4), 1, "version of the handshake");
     let mode = mode_of(&hello);
-    if script::handshake(&mode, socket, &fds) {
+    if handshake::answer_hello(&mode, socket, &fds) {
         serve(Peer::attach(socket, fds));
     }
     // What a hostile answer leaves behind: it waits for the parent to be done with it.

@@ -20,7 +20,7 @@
 //! This module does not know what a worker is, nor what an output is.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use crate::batch::Batch;
 use crate::error::{Error, Exit};
 use crate::queue::Queue;
-use crate::stats::{Summary, Traffic};
+use crate::stats::{Summary, Traffic, cpu_ns};
 
 /// A worker that embeds batches; it serves them in order.
 pub(crate) trait EmbedWorker: Sync {
@@ -181,8 +181,7 @@ pub(crate) fn run<W: EmbedWorker>(
 
 /// Processor time of the calling thread, in nanoseconds; zero if the kernel does not tell.
 fn own_cpu_ns() -> u64 {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    text.split_whitespace().next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
+    cpu_ns(Path::new("/proc/thread-self")).unwrap_or(0)
 }
 
 /// A batch that a worker has, and its part of it.

@@ -1,6 +1,8 @@
 //! What the summary at the end says.
 
 use std::fmt;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 /// Buckets a power of two: a percentile is exact to one part in 16.
@@ -127,6 +129,13 @@ impl fmt::Display for Summary {
         write!(f, ", parent waited {:.0} %", share(self.waited).min(100.0))?;
         write!(f, ", slipring {:.1} %", share(self.in_slipring))
     }
+}
+
+/// Processor time of a thread, by its folder in `/proc`, in nanoseconds; `None` if the kernel
+/// does not tell.
+pub(crate) fn cpu_ns(task: &Path) -> Option<u64> {
+    let schedstat = fs::read_to_string(task.join("schedstat")).ok()?;
+    schedstat.split_whitespace().next()?.parse().ok()
 }
 
 /// Texts a second.

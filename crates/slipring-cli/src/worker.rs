@@ -16,7 +16,7 @@ use crate::args::Options;
 use crate::batch::{Batch, Limits, request_len};
 use crate::error::Error;
 use crate::pipeline::EmbedWorker;
-use crate::stats::Traffic;
+use crate::stats::{Traffic, cpu_ns};
 
 pub(crate) use process::serve;
 
@@ -193,14 +193,7 @@ impl EmbedWorker for Worker {
     /// The sum over the worker's threads, which live as long as it does.
     fn cpu_time(&self) -> Option<Duration> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.channel.pid())).ok()?;
-        tasks
-            .map(|task| {
-                let path = task.ok()?.path().join("schedstat");
-                let schedstat = fs::read_to_string(path).ok()?;
-                let nanos = schedstat.split_whitespace().next()?.parse().ok()?;
-                Some(Duration::from_nanos(nanos))
-            })
-            .sum()
+        tasks.map(|task| cpu_ns(&task.ok()?.path()).map(Duration::from_nanos)).sum()
     }
 }
 

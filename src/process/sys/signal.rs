@@ -37,9 +37,9 @@ impl SignalSet {
     /// Makes this the calling thread's mask and returns the one before.
     pub(crate) fn set_as_mask(&self) -> io::Result<Self> {
         let mut before = Self::empty();
+        let (how, set) = (libc::SIG_SETMASK, self.as_ptr());
         // SAFETY: both sets are live and initialised, and the second is written only.
-        let error =
-            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, self.as_ptr(), &raw mut before.0) };
+        let error = unsafe { libc::pthread_sigmask(how, set, &raw mut before.0) };
         if error == 0 { Ok(before) } else { Err(io::Error::from_raw_os_error(error)) }
     }
 
