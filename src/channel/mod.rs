@@ -166,7 +166,8 @@ impl Channel {
     /// [`ErrorKind::TooManyInFlight`]; [`ErrorKind::Timeout`] if the ring stays full; what
     /// the payload's encoding returns; [`ErrorKind::Protocol`] if `kind` is not a kind of
     /// request; [`ErrorKind::Closed`], [`ErrorKind::PeerDied`], [`ErrorKind::PeerCorrupt`],
-    /// [`ErrorKind::Forked`] if the channel is over.
+    /// [`ErrorKind::Forked`] if the channel is over; [`ErrorKind::Worker`] if that is because
+    /// the session could not be built.
     pub fn submit<P: Payload + ?Sized>(
         &self,
         kind: Kind,
