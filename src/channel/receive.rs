@@ -30,7 +30,7 @@ const BACKSTOP: Duration = if cfg!(loom) { Duration::MAX } else { Duration::from
 /// without end what nobody waits for.
 const BURST: usize = 1024;
 /// Items of a stream that are taken at a time, after the first.
-const AHEAD: usize = 31;
+pub(super) const AHEAD: usize = 31;
 /// How long the ring of a worker that has died is searched for its reason.
 const LAST_WORDS: Duration = Duration::from_millis(10);
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::channel::engine::{Body, Engine, Item};
+use crate::channel::receive::AHEAD;
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::Source;
 use crate::shm::bytes::PeerBytes;
@@ -208,7 +209,9 @@ pub struct Stream {
 
 impl Stream {
     pub(crate) fn new(engine: Arc<Engine>, request: u64, chunk_timeout: Duration) -> Self {
-        let ready = engine.spare_queue.lock().take().unwrap_or_default();
+        let ready = engine.spare_queue.lock().take();
+        // Large enough from the start: how far a stream gets ahead is a matter of timing.
+        let ready = ready.unwrap_or_else(|| VecDeque::with_capacity(AHEAD));
         Self { engine, request, chunk_timeout, is_over: false, ready, consumed: 0 }
     }
 

@@ -232,6 +232,8 @@ pub(crate) struct Sleeper {
     own_cpu: OwnU32,
     peer_cpu: PeerU32,
     strategy: WaitStrategy,
+    /// Asked when this is made: asking reads files, which no wait should have to.
+    is_only_cpu: bool,
     watch: Option<Arc<BellWatch>>,
     event: Option<SharedEvent>,
     /// Nanoseconds to spin before the next sleep: see `learn`.
@@ -249,8 +251,9 @@ impl Sleeper {
     ) -> Self {
         let budget = Counter::new(nanos(longest_spin(strategy)));
         let counters = WaitCounters::default();
+        let is_only_cpu = cpu::is_only_one();
         let event = None;
-        Self { peer_bell, own_cpu, peer_cpu, strategy, watch, event, budget, counters }
+        Self { peer_bell, own_cpu, peer_cpu, strategy, is_only_cpu, watch, event, budget, counters }
     }
 
     /// Sleeps on the event, if there is one, in the place of the futex.
@@ -377,7 +380,7 @@ impl Sleeper {
             WaitStrategy::SpinThenPark(_) => {
                 let peer = self.peer_cpu.load(Ordering::Relaxed);
                 let apart = peer != 0 && peer != cpu::current();
-                cfg!(not(loom)) && !cpu::is_only_one() && (apart || (peer == 0 && !has_rung))
+                cfg!(not(loom)) && !self.is_only_cpu && (apart || (peer == 0 && !has_rung))
             }
         }
     }
@@ -387,7 +390,7 @@ impl Sleeper {
     #[cfg(feature = "async")]
     pub(crate) fn runs_elsewhere(&self) -> bool {
         let peer = self.peer_cpu.load(Ordering::Relaxed);
-        !cpu::is_only_one() && peer != 0 && peer != cpu::current()
+        !self.is_only_cpu && peer != 0 && peer != cpu::current()
     }
 
     #[cold]

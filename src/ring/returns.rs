@@ -89,6 +89,10 @@ pub(super) fn payload(slots: &PeerSlots, start: u64, header: Header) -> PeerByte
     slots.payload(start, len).unwrap_or_else(PeerBytes::empty)
 }
 
+/// Slots that can wait for an older one before remembering them takes an allocation: the
+/// leases that a reader has out by itself, and the paddings between them.
+const FEW: usize = 64;
+
 /// How many leases of a ring are out.
 #[derive(Debug)]
 pub(crate) struct LeaseGauge(Arc<Shared>);
@@ -147,7 +151,7 @@ impl Shared {
         bell: Bell,
         cursor: Cursor,
     ) -> Self {
-        let returns = Mutex::new(Returns { cursor, first: 0, held: VecDeque::new() });
+        let returns = Mutex::new(Returns { cursor, first: 0, held: VecDeque::with_capacity(FEW) });
         Self { slots, head, peer_space_at, bell, leased: Counter::new(0), returns }
     }
 
