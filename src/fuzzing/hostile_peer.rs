@@ -340,7 +340,7 @@ impl Play {
             })
             .collect();
         std::thread::scope(|scope| {
-            scope.spawn(move || {
+            let storm = scope.spawn(move || {
                 for (index, value) in values.iter().cycle().take(values.len() * 8).enumerate() {
                     let offset = at + 8 * (index % values.len());
                     poke(&region, offset % len, *value);
@@ -352,6 +352,9 @@ impl Play {
                 1 => self.next_chunk(&mut which),
                 _ => self.ping(&mut which),
             }
+            // The scope's own end waits for the closure, not for the thread: whoever counts
+            // leaks between two runs would find what it has not freed yet.
+            storm.join().unwrap();
         });
     }
 

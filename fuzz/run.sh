@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Fuzzes: `fuzz/run.sh [TARGET]... [-- LIBFUZZER OPTION...]`. Without a target, all of them,
+# one after the other; without an option, ten seconds each. Starts from the seeds and the
+# regressions in the repository, and keeps what it finds in fuzz/corpus, which is not in it.
+#
+#   fuzz/run.sh                                      as CI does
+#   SANITIZER=none fuzz/run.sh matrix -- -runs=100000000   a decoder, for a release
+#   fuzz/run.sh hostile_peer -- -max_total_time=3600       a live channel, for a release
+#
+# The sanitizer is AddressSanitizer, unless SANITIZER names another. The decoders have no
+# unsafe code, and without one they run three to ten times as fast.
+# Needs a nightly toolchain, and installs cargo-fuzz if it is missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+targets=() options=()
+while (($#)); do
+  if [[ $1 == -- ]]; then
+    shift
+    options=("$@")
+    break
+  fi
+  targets+=("$1")
+  shift
+done
+((${#targets[@]})) || mapfile -t targets < <(sed -n 's/^name = "\(.*\)"/\1/p' fuzz/Cargo.toml | grep -v slipring-fuzz)
+((${#options[@]})) || options=(-max_total_time=10)
+
+command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+for target in "${targets[@]}"; do
+  printf '\n== %s\n' "$target"
+  mkdir -p "fuzz/corpus/$target"
+  inputs=("fuzz/corpus/$target" "fuzz/seeds/$target")
+  [[ -d fuzz/regressions/$target ]] && inputs+=("fuzz/regressions/$target")
+  cargo +nightly fuzz run -s "${SANITIZER:-address}" "$target" "${inputs[@]}" -- "${options[@]}"
+done
