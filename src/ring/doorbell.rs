@@ -85,6 +85,17 @@ impl Bell {
         Self { event, ..self }
     }
 
+    /// As if it had been rung so often; before the peer has seen it.
+    #[cfg(test)]
+    pub(crate) fn start_at(&self, count: u32) {
+        self.word.store(count, Ordering::Release);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> u32 {
+        self.word.load(Ordering::Relaxed)
+    }
+
     /// Wakes the peer. The bump pairs with the load of the bell in [`Sleeper::wait_until`].
     #[cold]
     pub(crate) fn ring(&self) {

@@ -121,8 +121,13 @@ fn stream_both_ways(producer: &mut Producer, consumer: &mut Consumer, salt: u64)
 #[test]
 fn every_frame_that_is_sent_to_another_process_comes_back() {
     let spin = WaitStrategy::SpinThenPark(Duration::from_micros(20));
-    for (wait, origin) in [(WaitStrategy::Park, u64::MAX - (1 << 20) + 1), (spin, 0)] {
+    // Positions that go past both of their wraps, and a bell that does.
+    let below_u64 = u64::MAX - (1 << 20) + 1;
+    let below_u32 = (1 << 32) - (1 << 20);
+    let park = WaitStrategy::Park;
+    for (wait, origin) in [(park, below_u64), (park, below_u32), (spin, below_u64), (spin, 0)] {
         let (link, files) = ParentLink::create(&config(wait, origin), None).unwrap();
+        link.words.data_bell.start_at(u32::MAX - 50);
         let mut child = start("an_echo_of_every_frame", &files.down, &files.up);
         let Duplex { mut producer, mut consumer, .. } = link.data;
         // The head is not the origin's before the other process has attached.
@@ -144,6 +149,13 @@ fn every_frame_that_is_sent_to_another_process_comes_back() {
         });
         assert!(child.wait().unwrap().success());
         assert!(consumer.poll().unwrap().is_none());
+        let (sent, received) = (producer.tail(), consumer.position());
+        let has_wrapped = |to: u64| to < origin || (origin < 1 << 32 && to > 1 << 32);
+        assert!(origin == 0 || (has_wrapped(sent) && has_wrapped(received)));
+        if wait == park {
+            let rung = link.words.data_bell.count();
+            assert!(rung < u32::MAX / 2, "the bell has wrapped: {rung}");
+        }
         let status = &link.words.status;
         assert_eq!(status.served.load(Ordering::Relaxed), 0, "nothing else was written");
     }

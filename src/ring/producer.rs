@@ -297,7 +297,7 @@ impl Producer {
     }
 
     /// Where the next slot starts: for fuzzing.
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn tail(&self) -> u64 {
         self.tail
     }

@@ -153,7 +153,7 @@ fn a_mutex_that_a_dead_peer_holds_delays_a_ring_and_is_freed_by_the_rescue() {
     std::mem::forget(event.mutex.lock().unwrap());
     let start = Instant::now();
     event.set();
-    assert!(start.elapsed() >= PATIENCE && start.elapsed() < 100 * PATIENCE);
+    assert!(start.elapsed() >= PATIENCE && start.elapsed() < Duration::from_secs(10));
 
     // A waiter that comes now hangs in the lock at most for its slice.
     event.wait(&|| true, Deadline::after(Duration::from_millis(5)));
