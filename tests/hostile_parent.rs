@@ -180,11 +180,21 @@ fn reason(answer: &[u8]) -> String {
     String::from_utf8(answer[16..16 + len].to_vec()).unwrap()
 }
 
+/// The answer of a worker that found a value which differs from its own.
+const MISMATCH: u64 = 1;
+/// The answer of a worker that could not attach for another reason.
+const FAILED: u64 = 2;
+
+/// Refused for a value that differs, with both values.
 fn assert_refused(what: &str, parent: &Parent, parts: &[&str]) {
+    assert_answer(MISMATCH, what, parent, parts);
+}
+
+fn assert_answer(expected: u64, what: &str, parent: &Parent, parts: &[&str]) {
     let started = parent.start();
     let (code, reason) = started.answer().expect(what);
     let words = started.last_words();
-    assert_eq!(code, 1, "{what}: {reason}");
+    assert_eq!(code, expected, "{what}: {reason}");
     for part in parts {
         assert!(reason.contains(part), "{what}: {part} is missing in: {reason}");
         assert!(words.contains(part), "{what}: {part} is missing in: {words}");
@@ -272,23 +282,23 @@ fn descriptors_that_are_no_region_are_refused() {
     let (pipe, _end) = std::io::pipe().unwrap();
     let honest = Parent::honest();
     let (down, up) = (honest.down.as_raw_fd(), honest.up.as_raw_fd());
-    let cases: [(&str, Vec<RawFd>, &str); 6] = [
-        ("none", vec![], "descriptors"),
-        ("one", vec![down], "descriptors"),
-        ("a device", vec![null.as_raw_fd(), up], "not a memfd"),
-        ("a pipe", vec![down, pipe.as_raw_fd()], "not a memfd"),
-        ("swapped", vec![up, down], "seals"),
-        ("down twice", vec![down, down], "region of 16384 bytes, expected 12288"),
+    let cases: [(&str, Vec<RawFd>, u64, &str); 6] = [
+        ("none", vec![], FAILED, "descriptors"),
+        ("one", vec![down], FAILED, "descriptors"),
+        ("a device", vec![null.as_raw_fd(), up], MISMATCH, "not a memfd"),
+        ("a pipe", vec![down, pipe.as_raw_fd()], MISMATCH, "not a memfd"),
+        ("swapped", vec![up, down], MISMATCH, "seals"),
+        ("down twice", vec![down, down], MISMATCH, "region of 16384 bytes, expected 12288"),
     ];
     // Sealed once.
     let first = honest.start();
     assert_eq!(first.answer(), Some((0, String::new())));
     first.hang_up();
-    for (what, fds, part) in cases {
+    for (what, fds, expected, part) in cases {
         let parent = Parent { fds: Some(fds), ..honest.again() };
         let started = parent.send();
         let (code, reason) = started.answer().expect(what);
-        assert_eq!(code, 1, "{what}");
+        assert_eq!(code, expected, "{what}: {reason}");
         assert!(reason.contains(part), "{what}: {reason}");
         started.last_words();
     }
@@ -344,22 +354,22 @@ fn a_hello_that_cannot_be_is_refused() {
     let mut other_version = honest_hello();
     other_version[4] = 7;
     assert_refused("version", &hello(other_version), &["version 7", "speaks 1"]);
-    assert_refused("garbage", &hello(vec![0x5a; 200]), &["0x5a5a5a5a", "expected 0x"]);
-    assert_refused("empty", &hello(Vec::new()), &["ends before"]);
+    assert_answer(FAILED, "garbage", &hello(vec![0x5a; 200]), &["0x5a5a5a5a", "expected 0x"]);
+    assert_answer(FAILED, "empty", &hello(Vec::new()), &["ends before"]);
     let honest = honest_hello();
     for cut in [8, 20, 44, honest.len() - 1] {
-        assert_refused("cut", &hello(honest[..cut].to_vec()), &["ends before"]);
+        assert_answer(FAILED, "cut", &hello(honest[..cut].to_vec()), &["ends before"]);
     }
     let mut lengths = honest.clone();
     lengths[44..48].fill(0xff);
-    assert_refused("processors without end", &hello(lengths), &["ends before"]);
+    assert_answer(FAILED, "processors without end", &hello(lengths), &["ends before"]);
     let mut lengths = honest.clone();
     lengths[48..52].fill(0xff);
-    assert_refused("a role without end", &hello(lengths), &["ends before"]);
+    assert_answer(FAILED, "a role without end", &hello(lengths), &["ends before"]);
     let mut orphan = honest;
     orphan[8..12].copy_from_slice(&1_u32.to_le_bytes());
     let parts = ["process 1,", &format!("now {}", std::process::id())];
-    assert_refused("a parent that is another", &hello(orphan), &parts);
+    assert_answer(FAILED, "a parent that is another", &hello(orphan), &parts);
 }
 
 #[test]

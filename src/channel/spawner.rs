@@ -328,11 +328,13 @@ impl Spawner {
         };
         match answer {
             Answer::Attached(_) => link.answer.check_attached().map(drop),
-            Answer::Refused(why) => {
-                let message = format!("worker {} could not attach: {why}", self.role.role);
-                Err(Error::new(ErrorKind::Mismatch, message))
-            }
+            Answer::Mismatch(why) => Err(self.could_not(ErrorKind::Mismatch, &why)),
+            Answer::Failed(why) => Err(self.could_not(ErrorKind::Handshake, &why)),
         }
+    }
+
+    fn could_not(&self, kind: ErrorKind, why: &str) -> Error {
+        Error::new(kind, format!("worker {} could not attach: {why}", self.role.role))
     }
 
     fn never_attached(&self, child: &Child, why: &str) -> Error {

@@ -135,8 +135,10 @@ impl Hello {
 pub(crate) enum Answer {
     /// It attached; its pid as it sees it.
     Attached(u32),
-    /// It could not, and why.
-    Refused(String),
+    /// It could not, and why: the two sides do not agree.
+    Mismatch(String),
+    /// It could not, and why: anything else.
+    Failed(String),
 }
 
 impl Answer {
@@ -145,7 +147,8 @@ impl Answer {
         writer.u32(MAGIC).u32(VERSION);
         match self {
             Self::Attached(pid) => writer.u32(0).u32(*pid),
-            Self::Refused(why) => writer.u32(1).bytes(why.as_bytes()),
+            Self::Mismatch(why) => writer.u32(1).bytes(why.as_bytes()),
+            Self::Failed(why) => writer.u32(2).bytes(why.as_bytes()),
         };
         writer.finish()
     }
@@ -155,7 +158,8 @@ impl Answer {
         check_version(&mut reader)?;
         match reader.u32()? {
             0 => reader.u32().map(Self::Attached),
-            _ => reader.text().map(Self::Refused),
+            1 => reader.text().map(Self::Mismatch),
+            _ => reader.text().map(Self::Failed),
         }
     }
 }
@@ -199,7 +203,8 @@ mod tests {
     #[test]
     fn both_messages_read_back() {
         assert_eq!(Hello::decode(&hello().encode().unwrap()).unwrap(), hello());
-        for answer in [Answer::Attached(7), Answer::Refused("no".into())] {
+        let (mismatch, failed) = (Answer::Mismatch("no".into()), Answer::Failed("no".into()));
+        for answer in [Answer::Attached(7), mismatch, failed] {
             assert_eq!(Answer::decode(&answer.encode()).unwrap(), answer);
         }
         assert_eq!(hello().role.extra("dim"), Some("384"));

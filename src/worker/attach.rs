@@ -124,7 +124,12 @@ impl Refusal {
 
     pub(super) fn send(&self, error: &Error) {
         if let Some(socket) = self.0.take() {
-            let answer = Answer::Refused(error.to_string()).encode();
+            let why = error.to_string();
+            let answer = match error.kind() {
+                ErrorKind::Mismatch => Answer::Mismatch(why),
+                _ => Answer::Failed(why),
+            };
+            let answer = answer.encode();
             // The parent may be gone: then nobody wants to know.
             let _ = socket::send(socket.as_fd(), &answer, &[], Instant::now() + PATIENCE);
         }
@@ -132,23 +137,26 @@ impl Refusal {
 }
 
 impl Attached {
-    /// Tells the parent, and watches for its end from now on.
+    /// Watches for the parent's end from now on, and tells it that this worker is there.
     pub(super) fn confirm(socket: OwnedFd, stop: &Arc<Stop>) -> Result<()> {
-        crate::failpoint::failpoint!("before answer");
-        let answer = Answer::Attached(std::process::id()).encode();
-        socket::send(socket.as_fd(), &answer, &[], Instant::now() + PATIENCE)?;
-        crate::failpoint::failpoint!("after answer");
-        let stop = Arc::clone(stop);
+        let socket = Arc::new(socket);
+        let (watched, stop) = (Arc::clone(&socket), Arc::clone(stop));
         let watch = std::thread::Builder::new().name("slipring-parent".to_owned());
+        // Before the parent is told, which otherwise would not learn why there is no worker.
         let watching = watch.spawn(move || {
             let _ = limits::block_all_signals();
             // An error means that the socket is unusable, which is as good as its end.
-            let _ = socket::wait_eof(socket.as_fd());
+            let _ = socket::wait_eof(watched.as_fd());
             stop.set();
             std::thread::sleep(GRACE);
             stdio::exit_at_once(0);
         });
-        watching.map(drop).map_err(|e| Error::os("cannot start the parent's watch", e))
+        watching.map_err(|e| Error::os("cannot start the parent's watch", e))?;
+        crate::failpoint::failpoint!("before answer");
+        let answer = Answer::Attached(std::process::id()).encode();
+        socket::send(socket.as_fd(), &answer, &[], Instant::now() + PATIENCE)?;
+        crate::failpoint::failpoint!("after answer");
+        Ok(())
     }
 
     /// Splits into what serving needs and the socket that says whether the parent lives.

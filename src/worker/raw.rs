@@ -9,7 +9,7 @@ use crate::link::WorkerLink;
 use crate::protocol::hello::RoleConfig;
 use crate::raw::{End, RawLink};
 use crate::ring::doorbell::Alarm;
-use crate::worker::attach::{Attached, attach};
+use crate::worker::attach::{Attached, Refusal, attach};
 use crate::worker::health::{HealthThread, Shared};
 use crate::worker::serve::StatusOf;
 use crate::worker::stop::Stop;
@@ -66,8 +66,10 @@ pub fn attach_raw() -> Result<(RawLink, RoleConfig)> {
     }
     let status = StatusOf(Arc::new(words));
     let shared = Arc::new(Shared::default());
-    let health = HealthThread::start(health, owner, status, shared, Arc::clone(&stop))?;
-    Attached::confirm(socket, &stop)?;
+    let refusal = Refusal::of(&socket);
+    let health = HealthThread::start(health, owner, status, shared, Arc::clone(&stop))
+        .and_then(|health| Attached::confirm(socket, &stop).map(|()| health))
+        .inspect_err(|error| refusal.send(error))?;
     let end = RawEnd { stop, health: Some(health) };
     Ok((RawLink::new(data, hint, Box::new(end)), role))
 }
