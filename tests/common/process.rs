@@ -13,6 +13,15 @@ pub fn rerun(name: &str) -> String {
     text
 }
 
+/// Runs the rest of the test in a process of its own; false in the process that only waits.
+pub fn in_a_process_of_its_own(name: &str) -> bool {
+    if is_rerun(name) {
+        return true;
+    }
+    print!("{}", rerun(name));
+    false
+}
+
 pub fn rerun_command(name: &str) -> std::process::Command {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
     command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(RERUN, name);
@@ -31,6 +40,22 @@ pub fn send_signal(pid: u32, signal: i32) {
     #[allow(unsafe_code, reason = "kill")]
     let result = unsafe { libc::kill(pid as i32, signal) };
     assert_eq!(result, 0, "signal {signal} to {pid}");
+}
+
+/// From now on this process is interrupted, by a signal whose handler does nothing.
+pub fn signal_every_100_microseconds() {
+    extern "C" fn nothing(_: i32) {}
+    // SAFETY: a handler that does nothing.
+    #[allow(unsafe_code, reason = "signal")]
+    unsafe {
+        libc::signal(libc::SIGALRM, nothing as *const () as libc::sighandler_t)
+    };
+    let every = libc::timeval { tv_sec: 0, tv_usec: 100 };
+    let timer = libc::itimerval { it_interval: every, it_value: every };
+    // SAFETY: a live timer that is only read.
+    #[allow(unsafe_code, reason = "setitimer")]
+    let set = unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
+    assert_eq!(set, 0);
 }
 
 /// Stops a process and returns when all its threads stand still.

@@ -1,0 +1,275 @@
+//! How late things are: the promises of time, as percentiles. One test at a time, and all
+//! that assert an upper bound of a time are here.
+//!
+//! Beside other work a whole process can stand still for a while, and that is not what is
+//! measured: the median must keep the promise, and nine in ten may be late by what a busy
+//! machine costs. `SLIPRING_TEST_ROUNDS=1000` for figures that are worth writing down.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    reason = "tests"
+)]
+
+mod common;
+worker_entry!();
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use common::*;
+use slipring::worker::{attach_raw, is_worker};
+use slipring::{Channel, Config, ErrorKind, RawLink, Spawner};
+
+/// How far over its deadline an operation may end.
+const OVER_DEADLINE: Duration = Duration::from_millis(10);
+/// From a death until whoever waits has its error, on an idle machine.
+const DEATH: Duration = Duration::from_millis(5);
+/// What other work on the machine may add.
+const BUSY: Duration = Duration::from_millis(100);
+/// The deadline of what is made to miss it.
+const TIMEOUT: Duration = Duration::from_millis(5);
+
+/// Held by every test of this file.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Measures as often as the environment says, prints the percentiles, and compares.
+fn keep(what: &str, promise: Duration, mut measure: impl FnMut() -> Duration) {
+    let rounds = repetitions("SLIPRING_TEST_ROUNDS", 40);
+    let mut late: Vec<Duration> = (0..rounds).map(|_| measure()).collect();
+    late.sort();
+    let [p50, p90, p99] = [50, 90, 99].map(|p| percentile(&late, p));
+    let max = late[late.len() - 1];
+    println!("{what}: p50 {p50:.2?} p90 {p90:.2?} p99 {p99:.2?} max {max:.2?} of {rounds}");
+    assert!(p50 <= promise, "{what}: half of all took longer than {p50:?}");
+    assert!(p90 <= promise + BUSY, "{what}: one in ten took longer than {p90:?}");
+}
+
+/// By how much `operation` missed its deadline of [`TIMEOUT`].
+fn over_deadline(operation: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    operation();
+    let over = start.elapsed().checked_sub(TIMEOUT);
+    over.expect("no timeout comes early")
+}
+
+fn small() -> Spawner {
+    spawner().config(tiny(4 << 10).build().unwrap())
+}
+
+/// A channel whose worker stands still.
+fn stopped() -> Channel {
+    let channel = small().spawn().unwrap();
+    channel.wait_ready(LONG).unwrap();
+    stop(channel.pid());
+    channel
+}
+
+#[test]
+fn a_call_to_a_stopped_worker_ends_at_its_deadline() {
+    let _alone = alone();
+    let channel = stopped();
+    keep("call, worker stopped", OVER_DEADLINE, || {
+        over_deadline(|| {
+            let error = channel.call(ECHO, b"x", TIMEOUT).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+        })
+    });
+}
+
+#[test]
+fn a_chunk_that_does_not_come_ends_its_stream_at_the_deadline() {
+    let _alone = alone();
+    let channel = stopped();
+    keep("chunk, worker stopped", OVER_DEADLINE, || {
+        let mut stream = channel.stream(COUNT, &encode(&[1, 1]), TIMEOUT).unwrap();
+        over_deadline(|| {
+            let error = stream.next_chunk().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Stalled, "{error}");
+        })
+    });
+}
+
+#[test]
+fn a_request_that_finds_no_room_ends_at_its_deadline() {
+    let _alone = alone();
+    let channel = stopped();
+    let mut sent = Vec::new();
+    while let Ok(pending) = channel.submit(ECHO, &[7; 900], TIMEOUT) {
+        sent.push(pending);
+    }
+    keep("send, request ring full", OVER_DEADLINE, || {
+        over_deadline(|| {
+            let error = channel.submit(ECHO, &[7; 900], TIMEOUT).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+        })
+    });
+}
+
+#[test]
+fn a_ping_of_a_stopped_worker_ends_at_its_deadline() {
+    let _alone = alone();
+    let channel = stopped();
+    keep("ping, worker stopped", OVER_DEADLINE, || {
+        over_deadline(|| {
+            let error = channel.ping(TIMEOUT).unwrap_err();
+            assert!(error.is_timeout(), "{error}");
+        })
+    });
+}
+
+#[test]
+fn a_call_under_a_storm_of_signals_ends_at_its_deadline() {
+    let _alone = alone();
+    let name = "a_call_under_a_storm_of_signals_ends_at_its_deadline";
+    if !is_rerun(name) {
+        print!("{}", rerun(name));
+        return;
+    }
+    let channel = stopped();
+    signal_every_100_microseconds();
+    keep("call, worker stopped, 10,000 signals a second", OVER_DEADLINE, || {
+        over_deadline(|| {
+            let error = channel.call(ECHO, b"x", TIMEOUT).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+        })
+    });
+}
+
+/// This binary as the worker of a raw link, which reads nothing and ends with its parent.
+#[test]
+fn silent_raw_worker() {
+    if !is_worker() {
+        return;
+    }
+    let (_link, _) = attach_raw().unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+fn raw_and_stopped() -> RawLink {
+    let args = ["silent_raw_worker", "--exact", "--nocapture", "--test-threads=1"];
+    let spawner = Spawner::current_exe().unwrap().args(args).role("silent");
+    spawner.config(tiny(4 << 10).build().unwrap()).spawn_raw().unwrap()
+}
+
+#[test]
+fn a_raw_link_whose_peer_is_silent_keeps_its_deadlines() {
+    let _alone = alone();
+    let mut link = raw_and_stopped();
+    keep("receive, raw, peer silent", OVER_DEADLINE, || {
+        over_deadline(|| assert!(link.recv(TIMEOUT).unwrap().is_none()))
+    });
+    while let Some(claim) = link.claim(900, TIMEOUT).unwrap() {
+        claim.commit(slipring::ring::Header::default());
+    }
+    keep("claim, raw, ring full", OVER_DEADLINE, || {
+        over_deadline(|| assert!(link.claim(900, TIMEOUT).unwrap().is_none()))
+    });
+    drop(link);
+}
+
+#[test]
+fn a_ping_is_answered_beside_full_rings_and_a_stuck_handler() {
+    let _alone = alone();
+    let channel = small().spawn().unwrap();
+    let stuck = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
+    let mut sent = Vec::new();
+    while let Ok(pending) = channel.submit(ECHO, &[7; 900], TIMEOUT) {
+        sent.push(pending);
+    }
+    keep("ping, ring full, handler stuck", OVER_DEADLINE, || {
+        let start = Instant::now();
+        channel.ping(LONG).unwrap();
+        start.elapsed()
+    });
+    drop((stuck, sent));
+    channel.close(Duration::ZERO).unwrap();
+}
+
+#[test]
+fn a_close_ends_what_waits() {
+    let _alone = alone();
+    keep("close, until a waiting call has its error", OVER_DEADLINE, || {
+        let channel = small().spawn().unwrap();
+        let pending = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                let error = pending.wait().unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+                Instant::now()
+            });
+            std::thread::sleep(Duration::from_millis(2));
+            let start = Instant::now();
+            channel.close(Duration::ZERO).unwrap();
+            waiter.join().unwrap().saturating_duration_since(start)
+        })
+    });
+}
+
+/// From the signal until `wait` returns; it is to wait for this channel's worker.
+fn time_to_notice(channel: &Channel, wait: impl FnOnce()) -> Duration {
+    std::thread::scope(|scope| {
+        let pid = channel.pid();
+        let killer = scope.spawn(move || {
+            std::thread::sleep(Duration::from_millis(2));
+            let at = Instant::now();
+            send_signal(pid, libc::SIGKILL);
+            at
+        });
+        wait();
+        let noticed = Instant::now();
+        noticed.saturating_duration_since(killer.join().unwrap())
+    })
+}
+
+/// A death is noticed by a call that the worker serves.
+fn time_to_notice_in_a_call(channel: &Channel) -> Duration {
+    let pending = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
+    eventually("it runs", || channel.health().current_request == Some(pending.request()));
+    time_to_notice(channel, || {
+        assert_eq!(pending.wait().unwrap_err().kind(), ErrorKind::PeerDied);
+    })
+}
+
+#[test]
+fn a_kill_is_noticed_within_milliseconds() {
+    let _alone = alone();
+    keep("kill, until the call's error", DEATH, || {
+        time_to_notice_in_a_call(&small().spawn().unwrap())
+    });
+}
+
+#[test]
+fn a_sender_that_waits_for_room_notices_a_kill_within_milliseconds() {
+    let _alone = alone();
+    keep("kill, until the error of a sender without room", DEATH, || {
+        let channel = stopped();
+        let mut sent = Vec::new();
+        while let Ok(pending) = channel.submit(ECHO, &[7; 900], Duration::ZERO) {
+            sent.push(pending);
+        }
+        time_to_notice(&channel, || {
+            let error = channel.submit(ECHO, &[7; 900], Duration::MAX).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PeerDied, "{error}");
+        })
+    });
+}
+
+#[test]
+fn the_death_of_a_big_worker_is_noticed_as_fast() {
+    let _alone = alone();
+    let mib = repetitions("SLIPRING_TEST_HELD_MIB", 1024);
+    let channel = spawner().config(Config::small()).spawn().unwrap();
+    channel.call(HOLD_MIB, &encode(&[mib]), LONG).unwrap();
+    let time = time_to_notice_in_a_call(&channel);
+    println!("kill, {mib} MiB resident, until the call's error: {time:.2?}");
+    // Tearing down a gigabyte takes the kernel a tenth of a second and more.
+    assert!(time < Duration::from_millis(500), "{time:?}");
+    eventually("it is reaped", || !is_in_the_table(channel.pid()));
+}
