@@ -67,7 +67,16 @@ impl Engine {
                 // A hint: what cannot be had now is asked for when it is needed.
                 table.expect_pieces(request, as_usize(header.aux).min(max_message));
             }
-            table.add_piece(request, |bytes| payload.append_to(bytes));
+            let mut message = table.take_pieces(request);
+            // Not under the lock: a long piece would keep others from sending.
+            drop(table);
+            payload.append_to(&mut message);
+            table = self.table.lock();
+            if !table.put_pieces(request, message) {
+                // Its owner has let go meanwhile.
+                self.counters.late_frames.fetch_add(1, Ordering::Relaxed);
+                return Ok(None);
+            }
             if has_more {
                 // Only chunks take credit, so that nothing else gives any.
                 let is_credited = kind == Kind::CHUNK && !table.withhold(request, cost);

@@ -202,11 +202,11 @@ impl<T> Table<T> {
         }
     }
 
-    /// Adds to the message that is coming in pieces and returns its length so far.
-    pub(crate) fn add_piece(&mut self, request: u64, add: impl FnOnce(&mut Vec<u8>)) -> usize {
-        let Some(slot) = self.slot(request) else { return 0 };
-        add(&mut slot.partial);
-        slot.partial.len()
+    /// Keeps what has come of a message in pieces until there is more. False if nobody waits
+    /// for it any more.
+    pub(crate) fn put_pieces(&mut self, request: u64, message: Vec<u8>) -> bool {
+        let slot = self.slot(request).filter(|slot| slot.is_owned);
+        slot.map(|slot| slot.partial = message).is_some()
     }
 
     /// Length of the message that is coming in pieces; zero if there is none.
