@@ -51,6 +51,14 @@ impl fmt::Display for Machine {
     }
 }
 
+/// Bytes that could be had now without swapping; zero if the kernel does not say.
+pub(crate) fn available_memory() -> usize {
+    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<usize>().ok());
+    kib.unwrap_or(0).saturating_mul(1024)
+}
+
 /// Day and minute of a time in seconds since 1970.
 fn date(seconds: u64) -> String {
     // Days are counted from 1 March of year 0, so that a leap day ends its year.
