@@ -12,7 +12,7 @@ use std::time::Duration;
 use loom::thread;
 
 use super::engine::{Engine, Item};
-use super::reply::Pending;
+use super::reply::{Pending, Stream};
 use super::testing::{LONGEST, Rig, rig, rig_with_hints, submit};
 use crate::error::{Error, ErrorKind};
 use crate::protocol::Kind;
@@ -24,6 +24,7 @@ use crate::sync::Ordering;
 mod ending;
 mod reactors;
 mod reading;
+mod streams;
 mod table;
 
 /// As in the models of the ring.

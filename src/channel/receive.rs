@@ -266,7 +266,7 @@ impl Engine {
     /// enough to hold up nobody else's replies.
     fn read_on(&self, reader: &mut Consumer, own: u64, ready: &mut VecDeque<Item>) {
         // What others have read for it comes before what lies in the ring.
-        if self.pushes.load(Ordering::Relaxed) != 0 {
+        if self.pushes.load(Ordering::Relaxed) != 0 && !chosen(Mutant::ReadsOnTooEarly) {
             let mut table = self.table.lock();
             while ready.len() < AHEAD
                 && let Some(item) = table.take(own)

@@ -184,8 +184,13 @@ impl Worker {
     }
 
     pub(crate) fn send(&mut self, kind: Kind, flags: u16, request: u64) {
+        self.send_byte(kind, flags, request, request.to_le_bytes()[0]);
+    }
+
+    /// A frame with this byte.
+    pub(crate) fn send_byte(&mut self, kind: Kind, flags: u16, request: u64, byte: u8) {
         let mut claim = self.up.try_claim(1).unwrap().unwrap();
-        claim.payload().fill(request.to_le_bytes()[0]);
+        claim.payload().fill(byte);
         claim.commit(Header { kind: kind.code(), flags, request, ..Header::default() });
     }
 

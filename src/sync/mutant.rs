@@ -183,6 +183,8 @@ mutants! {
         GivenWithoutWake,
         /// A new reader does not look at what others have read for it.
         NoLookAsReader,
+        /// A stream reads on in the ring before what others have read for it.
+        ReadsOnTooEarly,
         /// A thread parks though its item is there.
         ParksOverItem,
         /// A reactor is not told of what a thread has read for it.

@@ -1,0 +1,101 @@
+//! Streams and messages in pieces, whoever reads them.
+
+use super::*;
+use crate::protocol::kind::flags;
+
+const ENOUGH: Duration = Duration::MAX;
+
+/// The bytes of the next chunk; `None` at the end.
+fn next(stream: &mut Stream) -> Option<Vec<u8>> {
+    stream.next_chunk().unwrap().map(|chunk| chunk.to_vec())
+}
+
+#[test]
+fn chunks_come_once_and_in_order_whoever_reads_them() {
+    model_up_to(FEWER, || {
+        let Rig { engine, mut worker } = rig(2);
+        let request = engine.send_stream(Kind::EMBED, &(), Deadline::NEVER).unwrap();
+        let call = submit(&engine, ENOUGH);
+        assert_eq!([worker.take(), worker.take()], [request, call.request()]);
+        // One is there already: whoever reads first takes it, and maybe what follows.
+        worker.send_byte(Kind::CHUNK, 0, request, 10);
+        let reading = thread::spawn({
+            let engine = Arc::clone(&engine);
+            move || read(&engine)
+        });
+        let serving = thread::spawn(move || {
+            worker.send_byte(Kind::CHUNK, 0, request, 11);
+            worker.send(Kind::END, 0, request);
+            worker
+        });
+        let mut stream = Stream::new(Arc::clone(&engine), request, ENOUGH);
+        assert_eq!(next(&mut stream), Some(vec![10]));
+        assert_eq!(next(&mut stream), Some(vec![11]));
+        assert_eq!(next(&mut stream), None);
+        drop(stream);
+        reading.join().unwrap();
+        let mut worker = serving.join().unwrap();
+        worker.reply(call.request());
+        wait(call);
+        check_over(&engine, 2, 0);
+    });
+}
+
+#[test]
+fn a_stream_that_is_dropped_while_another_thread_reads_for_it_ends_once() {
+    model_up_to(FEWER, || {
+        let Rig { engine, mut worker } = rig(1);
+        let request = engine.send_stream(Kind::EMBED, &(), Deadline::NEVER).unwrap();
+        assert_eq!(worker.take(), request);
+        worker.send_byte(Kind::CHUNK, 0, request, 10);
+        worker.send(Kind::END, 0, request);
+        let reading = thread::spawn({
+            let engine = Arc::clone(&engine);
+            move || read(&engine)
+        });
+        drop(Stream::new(Arc::clone(&engine), request, ENOUGH));
+        reading.join().unwrap();
+        read(&engine);
+        let late = engine.counters.late_frames.load(Ordering::Relaxed);
+        assert!(late <= 2, "{late}");
+        // The slot's next request has nothing of it.
+        let next = submit(&engine, ENOUGH);
+        assert_eq!(worker.take(), next.request());
+        worker.reply(next.request());
+        wait(next);
+        check_over(&engine, 1, late);
+    });
+}
+
+#[test]
+fn a_message_in_pieces_is_whole_or_reaches_nobody() {
+    model_up_to(FEWER, || {
+        let mut rig = rig(1);
+        let pending = rig.submit();
+        let request = pending.request();
+        let Rig { engine, mut worker } = rig;
+        worker.send_byte(Kind::RESULT, flags::MORE, request, 10);
+        worker.send_byte(Kind::RESULT, flags::CONTINUED, request, 11);
+        let reading = thread::spawn({
+            let engine = Arc::clone(&engine);
+            move || read(&engine)
+        });
+        // Its time may be up between two pieces, or while one is added to the other, for which
+        // the table is not locked.
+        let has_come = pending.try_wait().is_ok_and(|found| found.is_ok());
+        // Not before the slot is free.
+        let early = engine.send_call(Kind::EMBED, &(), Deadline::NEVER);
+        reading.join().unwrap();
+        read(&engine);
+        let late = engine.counters.late_frames.load(Ordering::Relaxed);
+        assert!(late <= 2 && !(has_come && late > 0), "{late}");
+        let (next, has_rung) =
+            early.or_else(|_| engine.send_call(Kind::EMBED, &(), Deadline::NEVER)).unwrap();
+        let next = Pending::new(Arc::clone(&engine), next, ENOUGH, Deadline::NEVER, has_rung);
+        assert_eq!(worker.take(), next.request());
+        worker.send_byte(Kind::RESULT, flags::MORE, next.request(), 20);
+        worker.send_byte(Kind::RESULT, flags::CONTINUED, next.request(), 21);
+        assert_eq!(next.wait().unwrap().to_vec(), [20, 21], "nothing of the one before");
+        check_over(&engine, 1, late);
+    });
+}
