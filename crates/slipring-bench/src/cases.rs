@@ -67,7 +67,13 @@ fn round_trip(len: usize) -> Case {
         ..=48 => mailbox("one line", true, Wait::Spin),
         _ => mailbox("two lines", false, Wait::Spin),
     };
-    let mut list = vec![limit, raw("raw ring", own::busy()), channel("Channel::call", own::busy())];
+    let mut list = vec![
+        limit,
+        ring("ring 4 MiB", 4 * MIB, Style::Plain),
+        ring("ring 4 MiB, shared index", 4 * MIB, Style::Index),
+        raw("raw ring", own::busy()),
+        channel("Channel::call", own::busy()),
+    ];
     if len == 64 {
         list.extend([pipe(), socket()]);
     }
@@ -97,6 +103,7 @@ fn stream(len: usize) -> Case {
     list.push(ring("ring 4 MiB", 4 * MIB, Style::Fenced));
     if piece <= 4 << 10 {
         list.push(ring("ring 4 MiB, no fence", 4 * MIB, Style::Plain));
+        list.push(ring("ring 4 MiB, shared index", 4 * MIB, Style::Index));
     } else {
         list.push(ring("ring 4 MiB, around caches", 4 * MIB, Style::AroundCaches));
     }

@@ -26,7 +26,7 @@ pub struct Series {
 
 const WIDTH: f64 = 620.0;
 const HEIGHT: f64 = 300.0;
-const COLOURS: [&str; 2] = ["#1f5fa8", "#c4561c"];
+const COLOURS: [&str; 5] = ["#1f5fa8", "#c4561c", "#2b8a4b", "#8a2b7d", "#777777"];
 
 /// Two panels in a row.
 #[must_use]
@@ -106,11 +106,15 @@ fn draw(out: &mut String, panel: &Panel) {
                 panel.unit
             );
         }
-        let at = 33.0;
+        // Two names have room above the lines; more stand among them.
+        let number = number as f64;
+        let (name_x, name_y) = match panel.series.len() {
+            ..=2 => (left + 270.0 * number, 33.0),
+            _ => (left + 10.0, top + 14.0 * number),
+        };
         let _ = writeln!(
             out,
-            "<text x=\"{}\" y=\"{at}\" fill=\"{colour}\">{}</text>",
-            left + 270.0 * number as f64,
+            "<text x=\"{name_x}\" y=\"{name_y}\" fill=\"{colour}\">{}</text>",
             escape(series.name)
         );
     }

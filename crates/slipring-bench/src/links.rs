@@ -132,6 +132,7 @@ pub fn ring(capacity: usize, style: Style) -> io::Result<Box<dyn Session>> {
         Style::Fenced => "fenced",
         Style::Plain => "plain",
         Style::AroundCaches => "around-caches",
+        Style::Index => "index",
     };
     let worker = WorkerProcess::start(&["limit-ring", name], file.into(), Stdio::inherit())?;
     EndSession::begin(Ring::new(memory, true, style), worker)
@@ -243,6 +244,7 @@ pub(crate) fn serve(args: &[&str]) -> Option<io::Result<()>> {
             let style = match style {
                 "fenced" => Style::Fenced,
                 "around-caches" => Style::AroundCaches,
+                "index" => Style::Index,
                 _ => Style::Plain,
             };
             let end = || Ok(Ring::new(Memory::map(&file()?)?, false, style));

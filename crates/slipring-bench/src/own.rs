@@ -1,7 +1,7 @@
 //! slipring itself: its rings as they are, and its channel.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use slipring::payload::{
     ElementType, MatrixReader, MatrixShape, MatrixWriter, TextBatch, Texts, copy_from_slice,
@@ -27,6 +27,7 @@ const MATRIX: Kind = Kind::named("matrix");
 const CHUNKS: Kind = Kind::named("chunks");
 const PIN: Kind = Kind::named("pin");
 const SLEEP: Kind = Kind::named("sleep");
+const WORK: Kind = Kind::named("work");
 
 const ROWS: usize = 64;
 const DIM: usize = 384;
@@ -189,6 +190,13 @@ pub(crate) fn spawn_channel(config: &Config) -> slipring::Result<Channel> {
 pub(crate) fn echo(channel: &Channel, message: &[u8]) -> io::Result<()> {
     let reply = channel.call(ECHO, message, LONG)?;
     if in_place(&reply.payload()) == message { Ok(()) } else { Err(wrong("an answer")) }
+}
+
+/// One call whose handler computes for a while.
+pub(crate) fn work(channel: &Channel, busy: Duration) -> io::Result<()> {
+    let nanos = busy.as_nanos() as u64;
+    let reply = channel.call(WORK, &nanos.to_le_bytes(), LONG)?;
+    if in_place(&reply.payload()) == nanos.to_le_bytes() { Ok(()) } else { Err(wrong("an answer")) }
 }
 
 fn text(row: usize, len: usize) -> String {
@@ -405,6 +413,11 @@ fn serve_channel() -> slipring::Result<()> {
         .on(PIN, |_, request, reply| {
             sys::run_on(&[first_word(&request.payload())? as usize])?;
             Ok(reply.send(&())?)
+        })
+        .on(WORK, |_, request, reply| {
+            let (start, nanos) = (Instant::now(), first_word(&request.payload())?);
+            while start.elapsed() < Duration::from_nanos(nanos) {}
+            Ok(reply.send(&nanos.to_le_bytes())?)
         })
         .on(SLEEP, |_, request, reply| {
             std::thread::sleep(Duration::from_millis(first_word(&request.payload())?));

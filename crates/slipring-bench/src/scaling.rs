@@ -1,11 +1,11 @@
 //! How cost grows with the work: longer messages, more channels, more threads, a larger
-//! parent. Measured without limits beside it, and drawn by [`crate::drawing`].
+//! parent, a slower handler. Measured without limits beside it, and drawn by [`crate::drawing`].
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use slipring::Config;
+use slipring::{Config, WaitStrategy};
 
 use crate::drawing::{self, Panel, Series};
 use crate::figures::median;
@@ -17,7 +17,7 @@ use crate::{Options, own};
 
 const MIB: usize = 1 << 20;
 
-/// Measures all four, and draws them.
+/// Measures them all, and draws them.
 ///
 /// # Errors
 ///
@@ -33,6 +33,8 @@ pub fn plot(options: &Options, mut progress: impl FnMut(&str)) -> io::Result<Str
     panels.push(threads(quick)?);
     progress("a larger parent");
     panels.push(parents(quick)?);
+    progress("slower handlers");
+    panels.extend(handlers(quick)?);
     Ok(drawing::svg(&format!("slipring: cost as work grows. {}", Machine::read()), &panels))
 }
 
@@ -178,4 +180,50 @@ fn parents(quick: bool) -> io::Result<Panel> {
         ticks,
         series: vec![Series { name: "Spawner::spawn, wait_ready", values: times }],
     })
+}
+
+/// What a call costs beside its handler's own time, by that time and by how its two sides
+/// wait: microseconds until the reply, and of the parent's processor.
+fn handlers(quick: bool) -> io::Result<[Panel; 2]> {
+    let micros = |count| WaitStrategy::SpinThenPark(Duration::from_micros(count));
+    let strategies = [
+        ("park at once", WaitStrategy::Park),
+        ("spin 5 us, then park", micros(5)),
+        ("spin 20 us, then park: the default", micros(20)),
+        ("spin 100 us, then park", micros(100)),
+        ("spin without end", WaitStrategy::Spin),
+    ];
+    let busy_for = [0, 2, 10, 30, 100, 300, 1000].map(Duration::from_micros);
+    let (mut latency, mut processor) = (Vec::new(), Vec::new());
+    for (name, wait) in strategies {
+        let config = Config::builder().wait_strategy(wait).build()?;
+        let channel = own::spawn_channel(&config)?;
+        let (mut times, mut shares) = (Vec::new(), Vec::new());
+        for busy in busy_for {
+            let rounds = if quick { 60 } else { 600 };
+            let before = sys::cpu_time(std::process::id());
+            let mut samples = Vec::new();
+            for _ in 0..rounds {
+                let start = Instant::now();
+                own::work(&channel, busy)?;
+                samples.push((start.elapsed().saturating_sub(busy)).as_nanos() as f64 / 1e3);
+            }
+            let used = sys::cpu_time(std::process::id()).saturating_sub(before);
+            times.push(median(&mut samples));
+            shares.push(used.as_nanos() as f64 / 1e3 / f64::from(rounds));
+        }
+        channel.close(Duration::from_secs(2))?;
+        latency.push(Series { name, values: times });
+        processor.push(Series { name, values: shares });
+    }
+    let panel = |title: &str, series| Panel {
+        title: title.to_owned(),
+        unit: "us",
+        ticks: busy_for.iter().map(|busy| format!("{} us", busy.as_micros())).collect(),
+        series,
+    };
+    Ok([
+        panel("A call beside its handler's time, by that time", latency),
+        panel("The parent's processor for a call, by the handler's time", processor),
+    ])
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   page     0  head of the consumer (offset 0 for one direction, 256 for the other)
+//!          128  tail of the producer, which only the shared index has (and 384)
 //!   then        the slots of one direction, then those of the other
 //!   slot     0  commit: position | 1 for a frame, | 2 for padding up to the end
 //!            8  length
@@ -28,6 +29,8 @@ pub enum Style {
     Plain,
     /// Plain, and copies past the caches.
     AroundCaches,
+    /// Plain, but publishes by a tail that both sides share, and not in the slot.
+    Index,
 }
 
 /// One end of a pair of rings.
@@ -46,7 +49,14 @@ pub struct Ring {
     in_head: usize,
     next: u64,
     released: u64,
+    /// The tail seen, with a shared index.
+    known: u64,
 }
+
+/// Of a shared tail behind the head of the same ring, in bytes.
+const TAIL: usize = 128;
+/// In place of a length: the rest of the ring is empty.
+const PADDING: u64 = u64::MAX;
 
 #[inline]
 fn payload_at(len: usize) -> usize {
@@ -85,6 +95,7 @@ impl Ring {
             in_head,
             next: 0,
             released: 0,
+            known: 0,
         }
     }
 
@@ -96,6 +107,28 @@ impl Ring {
     #[inline]
     fn to_end(&self, position: u64) -> u64 {
         self.capacity - (position & (self.capacity - 1))
+    }
+
+    #[inline]
+    fn recv_by_index<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> io::Result<R> {
+        if self.known == self.next {
+            self.publish_head();
+            let (tail, next) = (self.memory.word(self.in_head + TAIL), self.next);
+            self.known = spin(|| Some(tail.load(Ordering::Acquire)).filter(|tail| *tail != next))?;
+        }
+        let length = |slot: usize| self.memory.word(slot + 8).load(Ordering::Relaxed);
+        let mut len = length(self.incoming + self.index(self.next));
+        if len == PADDING {
+            self.next += self.to_end(self.next);
+            len = length(self.incoming + self.index(self.next));
+        }
+        let (slot, len) = (self.incoming + self.index(self.next), len as usize);
+        let result = read(self.memory.bytes(slot + payload_at(len), len));
+        self.next += span(len);
+        if self.next - self.released >= self.capacity / 8 {
+            self.publish_head();
+        }
+        Ok(result)
     }
 
     fn publish_head(&mut self) {
@@ -144,6 +177,16 @@ impl End for Ring {
         }
         let slot = self.out + self.index(start);
         fill(self.memory.bytes(slot + payload_at(len), len));
+        if self.style == Style::Index {
+            if padding != 0 {
+                let slot = self.out + self.index(self.tail);
+                self.memory.word(slot + 8).store(PADDING, Ordering::Relaxed);
+            }
+            self.memory.word(slot + 8).store(len as u64, Ordering::Relaxed);
+            self.memory.word(self.out_head + TAIL).store(end, Ordering::Release);
+            self.tail = end;
+            return Ok(());
+        }
         self.memory.word(self.out + self.index(end)).store(0, Ordering::Relaxed);
         self.memory.word(slot + 8).store(len as u64, Ordering::Relaxed);
         self.memory.word(slot).store(start | 1, Ordering::Release);
@@ -160,6 +203,9 @@ impl End for Ring {
 
     #[inline]
     fn recv<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> io::Result<R> {
+        if self.style == Style::Index {
+            return self.recv_by_index(read);
+        }
         loop {
             let slot = self.incoming + self.index(self.next);
             let commit = self.memory.word(slot);
