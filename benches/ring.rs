@@ -93,10 +93,7 @@ fn main() {
     if serve_if_worker() {
         return;
     }
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
-        .configure_from_args();
+    let mut criterion = support::criterion();
     round_trips(&mut criterion);
     streams(&mut criterion);
     criterion.final_summary();

@@ -240,10 +240,7 @@ fn main() {
     if serve_if_worker() {
         return;
     }
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
-        .configure_from_args();
+    let mut criterion = support::criterion();
     latency(&mut criterion);
     pipelined(&mut criterion);
     streams(&mut criterion);

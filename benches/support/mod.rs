@@ -53,6 +53,14 @@ pub fn header(kind: u16) -> Header {
     Header { kind, ..Header::default() }
 }
 
+/// How long each measurement takes, unless the command line says otherwise.
+pub fn criterion() -> criterion::Criterion {
+    criterion::Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+        .configure_from_args()
+}
+
 pub fn serve_if_worker() -> bool {
     if !is_worker() {
         return false;

@@ -34,6 +34,30 @@ pub fn is_rerun(name: &str) -> bool {
 
 const RERUN: &str = "SLIPRING_TEST_RERUN";
 
+/// Runs `child` in a fork of this process and panics unless it returns true. For a
+/// process with one thread of its own and those of the library.
+pub fn in_fork(child: impl FnOnce() -> bool) {
+    // SAFETY: the child calls what a host's child might, and ends without unwinding.
+    #[allow(unsafe_code, reason = "fork")]
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
+        let code = i32::from(!matches!(result, Ok(true)));
+        // SAFETY: as said.
+        #[allow(unsafe_code, reason = "_exit")]
+        unsafe {
+            libc::_exit(code)
+        }
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child that was just started.
+    #[allow(unsafe_code, reason = "waitpid")]
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    assert_eq!(waited, pid);
+    assert_eq!(status, 0, "the child's wait status");
+}
+
 /// Sends a signal to a process that this test started.
 pub fn send_signal(pid: u32, signal: i32) {
     // SAFETY: a system call without pointers.

@@ -8,28 +8,6 @@ use slipring::{Config, ErrorKind, named};
 use crate::common::named::{fresh_name, start};
 use crate::common::*;
 
-/// Runs `child` in a fork of this process and panics unless it returns true.
-fn in_fork(child: impl FnOnce() -> bool) {
-    // SAFETY: the child calls what a host's child might, and ends without unwinding.
-    #[allow(unsafe_code, reason = "fork")]
-    let pid = unsafe { libc::fork() };
-    assert!(pid >= 0);
-    if pid == 0 {
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
-        let code = i32::from(!matches!(result, Ok(true)));
-        // SAFETY: as said.
-        #[allow(unsafe_code, reason = "_exit")]
-        unsafe {
-            libc::_exit(code)
-        }
-    }
-    let mut status = 0;
-    // SAFETY: waits for the child that was just started.
-    #[allow(unsafe_code, reason = "waitpid")]
-    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
-    assert_eq!((waited, status), (pid, 0), "the child's wait status");
-}
-
 #[test]
 fn a_forked_child_is_refused_and_takes_nothing_along() {
     // In a process of its own, with no threads but the library's.
