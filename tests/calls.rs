@@ -229,6 +229,29 @@ fn a_handler_that_replies_and_fails_has_replied_and_one_that_reuses_the_proof_ha
 }
 
 #[test]
+fn requests_that_are_given_up_make_room_though_nobody_reads() {
+    let channel = spawn(tiny(4 << 10).max_in_flight(2).build().unwrap());
+    channel.wait_ready(LONG).unwrap();
+    for round in 0..50_u64 {
+        let bytes = encode(&[round]);
+        for given_up in 0..2 {
+            let submitted = match given_up + round % 3 {
+                0 => channel.call(ECHO, &bytes, Duration::ZERO).map(drop),
+                1 => channel.submit(ECHO, &bytes, LONG).map(drop),
+                _ => channel.stream(COUNT, &encode(&[3, 10]), LONG).map(drop),
+            };
+            let kind = submitted.err().map(|error| error.kind());
+            let known = [None, Some(ErrorKind::Timeout), Some(ErrorKind::TooManyInFlight)];
+            assert!(known.contains(&kind), "{kind:?}");
+        }
+        // The worker has yet to see that they were given up.
+        eventually("there is room", || {
+            channel.call(ECHO, &bytes, LONG).is_ok_and(|reply| reply.to_vec() == bytes)
+        });
+    }
+}
+
+#[test]
 fn request_ids_are_never_used_twice_and_replies_name_theirs() {
     let channel = spawn(Config::small());
     let mut seen = HashSet::new();

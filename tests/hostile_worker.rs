@@ -157,6 +157,21 @@ fn what_has_no_end_ends_at_the_deadline_in_bounded_memory() {
 }
 
 #[test]
+fn a_stream_reads_on_by_a_bounded_number_of_frames() {
+    let _alone = alone();
+    let channel = hostile();
+    let mut stream = channel.stream(CASE, "a chunk and fifty strangers", LONG).unwrap();
+    // So that all of them are there: with fewer this shows less.
+    std::thread::sleep(SHORT);
+    assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), [7; 8]);
+    let read = channel.stats().unknown_frames;
+    assert!(read < 50, "{read} frames of nobody's were read before the chunk was handed out");
+    drop(stream);
+    channel.ping(LONG).unwrap();
+    close(&channel, "fifty strangers");
+}
+
+#[test]
 fn the_health_rings_are_as_safe() {
     run_all(
         [

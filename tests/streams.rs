@@ -268,6 +268,21 @@ fn a_reader_that_keeps_every_chunk_is_told_what_holds_the_ring() {
 }
 
 #[test]
+fn a_reader_that_pauses_keeps_no_slot_but_those_of_chunks_it_was_given() {
+    let channel = spawn(tiny(16 << 10).build().unwrap());
+    let mut stream = channel.stream(COUNT, &encode(&[6, 700]), LONG).unwrap();
+    assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), pattern(0, 700));
+    // More than the ring holds, and nobody reads the stream meanwhile.
+    for i in 0..100 {
+        let bytes = pattern(i, 900);
+        assert!(channel.call(ECHO, &bytes, LONG).unwrap().to_vec() == bytes);
+    }
+    assert_eq!(channel.stats().leases_held, 0);
+    assert_chunks(&mut stream, 1..6, 700);
+    assert!(stream.next_chunk().unwrap().is_none());
+}
+
+#[test]
 fn the_abort_flag_reaches_every_handler_until_it_is_cleared() {
     let channel = spawn(Config::small());
     let pending = channel.submit(UNTIL_ABORTED, b"", LONG).unwrap();

@@ -42,7 +42,7 @@ pub(crate) enum Body {
 
 /// The longest payload that is copied out of the ring at once, in bytes: a frame of two
 /// cache lines.
-const SHORT: usize = 96;
+pub(super) const SHORT: usize = 96;
 
 impl Body {
     /// Keeps a frame's payload, in the ring if it is worth it.

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::channel::engine::{Engine, Item};
+use crate::channel::engine::{Engine, Item, SHORT};
 use crate::channel::life::{Phase, check_not_forked};
 use crate::error::{Error, Result};
 use crate::protocol::table::Waiter;
@@ -262,8 +262,9 @@ impl Engine {
     }
 
     /// Takes what follows a chunk in the ring, for the same reader, so that a stream of
-    /// small chunks does not pay for each what it costs to become the channel's reader. Few
-    /// enough to hold up nobody else's replies.
+    /// small chunks does not pay for each what it costs to become the channel's reader. Only
+    /// what is so short that it is copied: a lease in the hands of a reader that pauses would
+    /// hold the ring for everybody. And only so many frames, whosever they are.
     fn read_on(&self, reader: &mut Consumer, own: u64, ready: &mut VecDeque<Item>) {
         // What others have read for it comes before what lies in the ring.
         if self.pushes.load(Ordering::Relaxed) != 0 && !chosen(Mutant::ReadsOnTooEarly) {
@@ -274,19 +275,23 @@ impl Engine {
                 ready.push_back(item);
             }
         }
-        let mut room = self.config.up.capacity / 16;
-        while ready.len() < AHEAD && room > 0 && reader.has_next() {
-            let taken = match reader.poll() {
-                Ok(Some(frame)) => self.dispatch(frame, own),
-                Ok(None) => return,
+        for _ in ready.len()..AHEAD {
+            let taken = match reader.next_len() {
+                Ok(Some(..=SHORT)) => reader.poll(),
+                Ok(_) => return,
                 Err(error) => Err(error),
             };
+            let taken = taken.and_then(|frame| match frame {
+                Some(frame) => self.dispatch(frame, own),
+                None => Ok(None),
+            });
             match taken {
                 Ok(Some(item)) => {
-                    let Item::Chunk(body, cost) = &item else { return ready.push_back(item) };
-                    // A message that came in pieces costs less than it holds.
-                    room = room.saturating_sub(body.bytes().len().max(*cost));
+                    let is_last = !matches!(item, Item::Chunk(..));
                     ready.push_back(item);
+                    if is_last {
+                        return;
+                    }
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -296,6 +301,16 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Reads what is there, unless somebody else does.
+    #[cold]
+    pub(super) fn read_for_nobody(&self) -> Result<()> {
+        let Some(mut reader) = self.reader.try_lock() else { return Ok(()) };
+        let read = self.read_all(&mut reader);
+        drop(reader);
+        self.hand_over();
+        read.map(drop).map_err(|error| self.fail(error))
     }
 
     /// Takes all frames that are there, but no more than fit the ring at a time, for

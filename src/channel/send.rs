@@ -9,6 +9,7 @@ use crate::protocol::kind::flags;
 use crate::ring::Header;
 use crate::shm::clock::Deadline;
 use crate::shm::copy::copy_from_slice;
+use crate::sync::mutant::{Mutant, chosen};
 
 impl Engine {
     /// Sends a request for one result. Blocks while the ring is full, until the deadline,
@@ -68,8 +69,17 @@ impl Engine {
             let message = format!("{kind} is not a kind of request");
             return Err(Error::new(ErrorKind::Protocol, message));
         }
+        let is_stream = flag & flags::STREAM != 0;
         let mut table = self.table.lock();
-        let request = table.open(flag & flags::STREAM != 0)?;
+        let mut opened = table.open(is_stream);
+        if opened.is_err() && !chosen(Mutant::NotReadWhenFull) {
+            // The worker may long be done with what was given up; nobody has read that it is.
+            drop(table);
+            self.read_for_nobody()?;
+            table = self.table.lock();
+            opened = table.open(is_stream);
+        }
+        let request = opened?;
         self.words.requests.reset_credit(table.slot_of(request));
         let (kind, aux) = (kind.code(), deadline.to_wire());
         Ok(Header { kind, flags: flag, request, aux, ..Header::default() })

@@ -8,8 +8,8 @@ use crate::protocol::kind::{Kind, flags};
 
 /// Items of a stream that its reader takes ahead, after the first.
 const AHEAD: usize = 31;
-/// Bytes of slots that it takes ahead: a sixteenth of the ring.
-const AHEAD_BYTES: usize = 4096 / 16;
+/// The longest payload that it takes ahead, in bytes.
+const SHORT: usize = 96;
 
 /// A frame of the worker's that nobody has read.
 #[derive(Debug, Clone)]
@@ -110,16 +110,30 @@ impl Model {
         if let Some(failed) = self.failed {
             return Err(failed);
         }
+        if let Some(request) = self.try_open(is_stream) {
+            return Ok(request);
+        }
+        // The last frames of what was given up may lie in the ring.
+        while let Some(sent) = self.ring.pop_front() {
+            if let Err(kind) = self.read(sent, 0) {
+                self.failed = Some(kind);
+                return Err(kind);
+            }
+        }
+        self.try_open(is_stream).ok_or(ErrorKind::TooManyInFlight)
+    }
+
+    fn try_open(&mut self, is_stream: bool) -> Option<u64> {
         for _ in 0..self.slots {
             let request = self.next;
             self.next += 1;
             if self.requests.keys().all(|other| other % self.slots != request % self.slots) {
                 let state = State { is_stream, is_owned: true, ..State::default() };
                 self.requests.insert(request, state);
-                return Ok(request);
+                return Some(request);
             }
         }
-        Err(ErrorKind::TooManyInFlight)
+        None
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -227,22 +241,18 @@ impl Model {
         {
             ready.push_back(item);
         }
-        let mut room = AHEAD_BYTES;
-        while ready.len() < AHEAD
-            && room > 0
-            && let Some(sent) = self.ring.pop_front()
-        {
+        for _ in ready.len()..AHEAD {
+            // Longer ones would be held where they lie.
+            let is_short = self.ring.front().is_some_and(|sent| sent.payload.len() <= SHORT);
+            let Some(sent) = self.ring.pop_front_if(|_| is_short) else { break };
             match self.read(sent, request) {
                 Ok(None) => {}
                 Ok(Some(item)) => {
-                    let cost = if let Out::Chunk(bytes, cost) = &item {
-                        Some(bytes.len().max(*cost))
-                    } else {
-                        None
-                    };
+                    let is_last = !matches!(item, Out::Chunk(..));
                     ready.push_back(item);
-                    let Some(cost) = cost else { break };
-                    room = room.saturating_sub(cost);
+                    if is_last {
+                        break;
+                    }
                 }
                 Err(kind) => {
                     // The first cause stays.

@@ -130,16 +130,10 @@ impl Consumer {
     /// if what lies in the ring cannot be a frame.
     #[inline]
     pub fn poll(&mut self) -> Result<Option<Frame<'_>>> {
-        let order = mutant::order(Mutant::PollRelaxed, Ordering::Acquire);
-        // Pairs with the Release store in the producer's `publish`.
-        let word = self.slots.line(self.next).load(0, order);
-        let is_plain = word == Commit::frame(self.next) && self.poisoned.is_none();
-        if !is_plain && !self.look_closer(word)? {
+        if !self.find()? {
             return Ok(None);
         }
-        let line = self.slots.line(self.next);
-        let load = |index| line.load(index, Ordering::Relaxed);
-        let header = Header::from_words([load(1), load(2), load(3)]);
+        let header = self.header();
         let len = as_usize(u64::from(header.len));
         let is_over_cap = len > self.max_frame && !mutant::chosen(Mutant::LenOverCap);
         let is_past_end = span(len) > to_end(self.next, self.capacity);
@@ -154,6 +148,31 @@ impl Consumer {
         self.next = end;
         crate::failpoint::failpoint!("after poll");
         Ok(Some(Frame { consumer: self, header, start, end }))
+    }
+
+    /// Whether a frame lies at `next`, which goes past paddings first.
+    #[inline]
+    fn find(&mut self) -> Result<bool> {
+        let order = mutant::order(Mutant::PollRelaxed, Ordering::Acquire);
+        // Pairs with the Release store in the producer's `publish`.
+        let word = self.slots.line(self.next).load(0, order);
+        let is_plain = word == Commit::frame(self.next) && self.poisoned.is_none();
+        Ok(is_plain || self.look_closer(word)?)
+    }
+
+    /// Of the frame that was found there.
+    #[inline]
+    fn header(&self) -> Header {
+        let line = self.slots.line(self.next);
+        let load = |index| line.load(index, Ordering::Relaxed);
+        Header::from_words([load(1), load(2), load(3)])
+    }
+
+    /// How long the next frame says that it is, which [`Consumer::poll`] may refuse; `None` if
+    /// there is none. Does not wait.
+    pub(crate) fn next_len(&mut self) -> Result<Option<usize>> {
+        let is_there = self.find()?;
+        Ok(is_there.then(|| as_usize(u64::from(self.header().len))))
     }
 
     /// What is to be done with a commit word that is not simply that of a frame. Whether

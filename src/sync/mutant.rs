@@ -183,6 +183,8 @@ mutants! {
         GivenWithoutWake,
         /// A new reader does not look at what others have read for it.
         NoLookAsReader,
+        /// Who finds the pending table full does not read what is there.
+        NotReadWhenFull,
         /// A stream reads on in the ring before what others have read for it.
         ReadsOnTooEarly,
         /// A thread parks though its item is there.

@@ -66,6 +66,21 @@ fn a_reply_that_another_thread_reads_while_its_owner_gives_up_reaches_nobody() {
 }
 
 #[test]
+fn who_finds_the_table_full_reads_that_requests_have_ended() {
+    model_up_to(PREEMPTIONS, || {
+        let mut rig = rig(1);
+        drop(rig.submit());
+        let Rig { engine, mut worker } = rig;
+        worker.reply(1);
+        let next = submit(&engine, Duration::MAX);
+        assert_eq!(worker.take(), next.request());
+        worker.reply(next.request());
+        wait(next);
+        check_over(&engine, 1, 1);
+    });
+}
+
+#[test]
 fn a_cancel_and_the_end_come_in_either_order() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
