@@ -15,6 +15,8 @@ pub(crate) const SLOT_ALIGN: usize = 64;
 const MIN_RING: usize = 4 << 10;
 const MAX_RING: usize = 1 << 30;
 const MIN_HEALTH_FRAME: usize = 1 << 10;
+/// The shortest longest reply, in bytes: an error's type and message, cut if they must be.
+const MIN_REPLY: usize = 64;
 const MAX_IN_FLIGHT: usize = 1 << 16;
 
 /// How a side waits for the other.
@@ -262,6 +264,13 @@ impl ConfigBuilder {
         let mut config = self.config;
         config.down.check("request", "max_request")?;
         config.up.check("reply", "max_reply")?;
+        if config.up.max_frame < MIN_REPLY {
+            return Err(invalid(format!(
+                "a max_reply of {} bytes: at least {MIN_REPLY}, or what a handler fails with does \
+                 not fit",
+                config.up.max_frame
+            )));
+        }
         config.health.check("health", "health_ring")?;
         config.stream_window = self.window.unwrap_or(config.up.capacity / 2);
         if config.stream_window == 0 || config.stream_window > config.up.capacity / 2 {
@@ -328,6 +337,7 @@ mod tests {
         assert!(reason(b().request_ring(3 << 20)).contains("power of two"));
         assert!(reason(b().reply_ring(2048)).contains("power of two from 4096"));
         assert!(reason(b().max_reply(0)).contains("from 1 to"));
+        assert!(reason(b().max_reply(63)).contains("at least 64"));
         assert!(reason(b().max_in_flight(0)).contains("from 1 to 65536"));
         assert!(reason(b().stream_window(0)).contains("stream window"));
         assert!(reason(b().stream_window(3 << 20)).contains("half the reply ring"));

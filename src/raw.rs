@@ -42,7 +42,9 @@ impl RawLink {
         Self { producer, consumer, hint, end }
     }
 
-    /// Reserves a slot; `None` if the ring stayed full. Blocks for at most `timeout`.
+    /// Reserves a slot; `None` if the ring stayed full. Blocks for at most `timeout`. That the
+    /// peer is gone or the link closed is noticed where there is no room: frames that are
+    /// committed before reach nobody.
     ///
     /// # Errors
     ///

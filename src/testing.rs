@@ -5,6 +5,7 @@
 //! cannot crash alone, be killed, be stopped by a signal, or be limited; it has no log,
 //! no pid of its own, and a handler that never returns cannot be ended.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::channel::{Channel, Life};
@@ -42,8 +43,13 @@ pub fn spawn_thread<S>(
     let started = std::thread::Builder::new().name(format!("worker {name}")).spawn({
         let (life, thread) = (Arc::clone(&life), thread.clone());
         move || {
-            let served = make().serve_link(link, &role, &stop);
-            thread.has_ended(ExitCause::Exited(i32::from(served.is_err())));
+            // A panic of `make` is the end of a worker, as it would be of its process.
+            let serve = AssertUnwindSafe(|| make().serve_link(link, &role, &stop));
+            let code = match catch_unwind(serve) {
+                Ok(served) => i32::from(served.is_err()),
+                Err(_) => 101,
+            };
+            thread.has_ended(ExitCause::Exited(code));
             life.has_ended();
         }
     });

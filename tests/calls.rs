@@ -228,6 +228,36 @@ fn a_handler_that_replies_and_fails_has_replied_and_one_that_reuses_the_proof_ha
     assert_usable(&channel);
 }
 
+/// Says that it is longer, or shorter, than it is.
+struct Liar(usize);
+
+impl slipring::payload::Payload for Liar {
+    fn encoded_len(&self) -> usize {
+        self.0
+    }
+
+    fn encode(&self, out: &mut [u8]) -> slipring::Result<()> {
+        out.fill(1);
+        Ok(())
+    }
+
+    fn as_encoded(&self) -> Option<&[u8]> {
+        Some(&[1; 5000])
+    }
+}
+
+#[test]
+fn a_payload_that_lies_about_its_length_is_refused_and_nothing_is_sent() {
+    let channel = spawn(tiny(4 << 10).max_message(8192).build().unwrap());
+    for len in [4000, 8000] {
+        let error = channel.call(SUM, &Liar(len), LONG).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidPayload, "{error}");
+        assert!(error.to_string().contains("5000 bytes"), "{error}");
+    }
+    assert_eq!(numbers(&channel.call(SUM, &Liar(5000), LONG).unwrap().to_vec()), [5000]);
+    assert_eq!(channel.in_flight(), 0);
+}
+
 #[test]
 fn requests_that_are_given_up_make_room_though_nobody_reads() {
     let channel = spawn(tiny(4 << 10).max_in_flight(2).build().unwrap());

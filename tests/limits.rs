@@ -170,6 +170,24 @@ fn a_thread_or_process_that_cannot_start_is_an_error_and_nothing_is_left_behind(
 }
 
 #[test]
+fn a_limit_on_the_size_of_files_is_an_error_and_not_the_end_of_the_host() {
+    let name = "a_limit_on_the_size_of_files_is_an_error_and_not_the_end_of_the_host";
+    if !in_a_process_of_its_own(name) {
+        return;
+    }
+    let spawner = small();
+    spawner.spawn().unwrap().close(LONG).unwrap();
+    let baseline = footprint();
+    limit(libc::RLIMIT_FSIZE, 1 << 20);
+    let big = spawner.clone().config(Config::default());
+    let error = big.spawn().map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Os, "{error}");
+    assert!(error.to_string().contains("may have 1048576"), "{error}");
+    assert_back_to(&baseline, "a limit on the size of files");
+    assert_usable(&spawner.spawn().unwrap());
+}
+
+#[test]
 fn a_flood_of_text_never_blocks_a_worker_and_its_end_is_kept() {
     let dir = temp_dir("flood");
     let channel = small().log_dir(&dir).spawn().unwrap();

@@ -117,7 +117,19 @@ fn a_forked_child_is_refused_and_its_parent_is_not_affected() {
     in_fork(|| is_forked(channel.close_draining(short)));
     in_fork(|| is_forked(channel.wait_ready(short)));
     in_fork(|| is_forked(spawner().spawn()));
-    in_fork(|| !channel.is_alive());
+    in_fork(|| !channel.is_alive() && channel.in_flight() == 0 && channel.stats().cancels == 0);
+    // A message that was begun before the fork, longer than a frame.
+    let mut writer = channel.write(SUM, LONG).unwrap();
+    writer.push(&[1; 40_000]).unwrap();
+    in_fork(|| is_forked(writer.push(&[1; 40_000])));
+    let mut writer = Some(writer);
+    in_fork(|| is_forked(writer.take().unwrap().finish()));
+    in_fork(|| {
+        drop(writer.take());
+        true
+    });
+    let sum = writer.unwrap().finish().unwrap().wait().unwrap().to_vec();
+    assert_eq!(numbers(&sum), [40_000]);
     in_fork(|| {
         channel.cancel();
         channel.clear_abort();

@@ -311,6 +311,12 @@ fn calls_wait_for_a_session_that_takes_its_time() {
 }
 
 #[test]
+fn a_handshake_without_a_deadline_is_allowed() {
+    let spawner = spawner().config(Config::small()).handshake_timeout(Duration::MAX);
+    assert_usable(&spawner.spawn().unwrap());
+}
+
+#[test]
 fn a_program_that_was_replaced_on_disk_still_starts_itself() {
     let name = "a_program_that_was_replaced_on_disk_still_starts_itself";
     if is_rerun(name) {

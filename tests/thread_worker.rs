@@ -21,6 +21,8 @@ mod concurrency;
 #[path = "streams.rs"]
 mod streams;
 
+use std::time::Duration;
+
 use common::*;
 
 use slipring::worker::Worker;
@@ -46,6 +48,17 @@ fn calls_streams_pings_and_closing_work_over_a_worker_thread() {
     assert_eq!(channel.ping(LONG).unwrap().requests_served, 3);
     channel.close(LONG).unwrap();
     assert_eq!(channel.call(SHOUT, "c", LONG).unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[test]
+fn a_worker_thread_that_panics_before_it_serves_is_a_death() {
+    let make = || -> Worker<u32> { panic!("no worker today") };
+    let role = RoleConfig::default();
+    let channel = slipring::testing::spawn_thread(&Config::small(), role, make).unwrap();
+    let error = channel.call(SHOUT, "a", Duration::MAX).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PeerDied, "{error}");
+    assert!(!channel.is_alive());
+    assert_eq!(channel.close(LONG).unwrap(), slipring::ExitCause::Exited(101));
 }
 
 #[test]

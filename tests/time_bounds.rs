@@ -24,8 +24,8 @@ use slipring::{Channel, Config, ErrorKind, RawLink, Spawner};
 
 /// How far over its deadline an operation may end.
 const OVER_DEADLINE: Duration = Duration::from_millis(10);
-/// From a death until whoever waits has its error, on an idle machine.
-const DEATH: Duration = Duration::from_millis(5);
+/// From a death until whoever waits has its error, on a machine under load; idle it is 5 ms.
+const DEATH: Duration = Duration::from_millis(50);
 /// What other work on the machine may add.
 const BUSY: Duration = Duration::from_millis(100);
 /// The deadline of what is made to miss it.

@@ -355,7 +355,20 @@ impl Engine {
     }
 
     #[cfg(not(loom))]
+    /// Whether requests can be sent, as far as it is known.
+    pub(crate) fn is_open(&self) -> bool {
+        !fork::is_forked_child() && self.life.is_open()
+    }
+
+    /// In a forked child somebody who is not there may hold the lock, for ever.
+    pub(crate) fn in_flight(&self) -> usize {
+        if fork::is_forked_child() { 0 } else { self.table.lock().in_flight() }
+    }
+
     pub(crate) fn stats(&self) -> crate::channel::Stats {
+        if fork::is_forked_child() {
+            return crate::channel::Stats::default();
+        }
         let producer = self.producer.lock();
         let relaxed = |counter: &Counter| counter.load(Ordering::Relaxed);
         crate::channel::Stats {

@@ -299,7 +299,7 @@ impl Channel {
     /// Never blocks.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.engine.check_open().is_ok()
+        self.engine.is_open()
     }
 
     /// How the worker ended; `None` while it runs or while the kernel has not told.
@@ -314,10 +314,10 @@ impl Channel {
         self.worker.log_path()
     }
 
-    /// Calls and open streams whose owner has not let go of them.
+    /// Calls and open streams whose owner has not let go of them; none in a forked child.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.engine.table.lock().in_flight()
+        self.engine.in_flight()
     }
 
     /// The channel's configuration.
@@ -326,7 +326,8 @@ impl Channel {
         &self.engine.config
     }
 
-    /// Counters. Takes a lock that senders hold for nanoseconds.
+    /// Counters; all zero in a forked child. Takes the lock that a sender holds while it
+    /// encodes its payload into the ring.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.engine.stats()

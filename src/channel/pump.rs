@@ -157,7 +157,11 @@ impl Engine {
             return Ok(Some(reader));
         }
         if whom != For::Task {
-            let has_drained = hint.drain() == Drained::Something;
+            let drained = hint.drain();
+            if drained == Drained::Broken {
+                return Err(Error::corrupt("the peer shut the descriptor for reactors down"));
+            }
+            let has_drained = drained == Drained::Something;
             self.count_run(has_drained, false)?;
         }
         self.pump.missed.store(1, Ordering::Relaxed);

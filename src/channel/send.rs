@@ -1,6 +1,7 @@
 //! Sending requests: into one frame, or in pieces.
 
 use crate::channel::engine::Engine;
+use crate::channel::life::check_not_forked;
 use crate::channel::timed::Loan;
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{self, Payload};
@@ -9,6 +10,7 @@ use crate::protocol::kind::flags;
 use crate::ring::Header;
 use crate::shm::clock::Deadline;
 use crate::shm::copy::copy_from_slice;
+use crate::shm::fork;
 use crate::sync::mutant::{Mutant, chosen};
 
 impl Engine {
@@ -45,7 +47,8 @@ impl Engine {
         let len = payload.encoded_len();
         self.check_len(len)?;
         if len > self.config.down.max_frame {
-            return self.send_long(kind, stream, payload, deadline, told_deadline);
+            let encoded = payload::encoded(payload, len)?;
+            return self.send_long(kind, stream, &encoded, deadline, told_deadline);
         }
         let header = self.open(kind, stream, told_deadline)?;
         let unsent = Unsent::new(self, header.request);
@@ -86,15 +89,14 @@ impl Engine {
     }
 
     /// Sends a message that is longer than a frame, in pieces.
-    fn send_long<P: Payload + ?Sized>(
+    fn send_long(
         &self,
         kind: Kind,
         stream: u16,
-        payload: &P,
+        encoded: &[u8],
         deadline: Deadline,
         told_deadline: Deadline,
     ) -> Result<(u64, bool)> {
-        let encoded = payload::encoded(payload)?;
         let _turn = self.turn_to_write(deadline)?;
         let header = self.open(kind, stream, told_deadline)?;
         let mut pieces = Pieces::new(header);
@@ -148,6 +150,8 @@ impl Engine {
         len: usize,
         mut fill: impl FnMut(&mut [u8]) -> Result<()>,
     ) -> Result<Option<bool>> {
+        // Also for who began before the fork: the region is not mapped in a child.
+        check_not_forked()?;
         let mut producer = self.producer.lock();
         if !self.life.is_open() {
             // Without the lock: it may read the ring for the worker's last words.
@@ -253,6 +257,9 @@ impl Pieces {
 
     /// Takes the message back, so that the worker forgets its pieces.
     pub(crate) fn abandon(&self, engine: &Engine) {
+        if fork::is_forked_child() {
+            return;
+        }
         let request = self.header.request;
         if !self.has_begun {
             engine.table.lock().unsent(request);

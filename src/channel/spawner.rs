@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::channel::Channel;
 use crate::channel::death::{Body, Deathbed};
 use crate::channel::engine::Engine;
-use crate::channel::handle::WorkerHandle;
+use crate::channel::handle::{WorkerHandle, instant};
 use crate::channel::health::HealthClient;
 use crate::channel::life::Life;
 use crate::config::Config;
@@ -22,6 +22,7 @@ use crate::process::{socket, supervisor, watch};
 use crate::protocol::hello::{Answer, Hello, Limits, MAX_LEN, RoleConfig, WORKER_ENV};
 use crate::raw::{End, RawLink};
 use crate::ring::doorbell::Alarm;
+use crate::shm::clock::Deadline;
 use crate::shm::fork;
 use crate::shm::hint::Hint;
 use crate::trace::{event, span};
@@ -305,7 +306,7 @@ impl Spawner {
         (files, hint_fds): (LinkFiles, Vec<OwnedFd>),
         link: &ParentLink,
     ) -> Result<()> {
-        let deadline = Instant::now() + self.handshake_timeout;
+        let deadline = instant(Deadline::after(self.handshake_timeout));
         let mut fds = vec![files.down.as_fd(), files.up.as_fd()];
         fds.extend(hint_fds.iter().map(AsFd::as_fd));
         crate::failpoint::failpoint!("before hello");

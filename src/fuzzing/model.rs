@@ -243,8 +243,10 @@ impl Model {
         }
         for _ in ready.len()..AHEAD {
             // Longer ones would be held where they lie.
-            let is_short = self.ring.front().is_some_and(|sent| sent.payload.len() <= SHORT);
-            let Some(sent) = self.ring.pop_front_if(|_| is_short) else { break };
+            if self.ring.front().is_none_or(|sent| sent.payload.len() > SHORT) {
+                break;
+            }
+            let sent = self.ring.pop_front().unwrap();
             match self.read(sent, request) {
                 Ok(None) => {}
                 Ok(Some(item)) => {

@@ -18,6 +18,7 @@ use crate::shm::clock::Deadline;
 use crate::shm::event::SharedEvent;
 use crate::shm::fork;
 use crate::shm::layout::RegionHeader;
+use crate::shm::memfd::check_file_size;
 use crate::shm::named::{Segment, c_library, free_space};
 use crate::shm::named_layout::{
     CLOSED, DETACHED, MAGIC, MakerLine, OPEN, PeerClaim, VERSION, own_state,
@@ -228,6 +229,7 @@ fn maker_line(maker: &Process, header: &RegionHeader, wait: WaitStrategy) -> Mak
 /// Before anything is made: writing to pages that are not there would be the end of this
 /// process, or of another one that the kernel chooses.
 fn check_space(wanted: u64) -> Result<()> {
+    check_file_size(wanted)?;
     let free = free_space()?;
     if wanted > free {
         return Err(Error::os(

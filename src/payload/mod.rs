@@ -77,7 +77,9 @@ pub trait Payload {
     /// Writes the encoding to `out`, whose length is [`Payload::encoded_len`].
     ///
     /// A slot holds what an earlier frame left there, so an implementation
-    /// writes every byte of it, and reads none.
+    /// writes every byte of it, and reads none. It runs while no other thread can send on the
+    /// channel: what takes long belongs before the call, and a call on the same channel from
+    /// in here never returns.
     ///
     /// # Errors
     ///
@@ -93,11 +95,15 @@ pub trait Payload {
 }
 
 /// The whole encoding of a payload.
-pub(crate) fn encoded<P: Payload + ?Sized>(payload: &P) -> Result<Cow<'_, [u8]>> {
+pub(crate) fn encoded<P: Payload + ?Sized>(payload: &P, len: usize) -> Result<Cow<'_, [u8]>> {
     if let Some(bytes) = payload.as_encoded() {
-        return Ok(Cow::Borrowed(bytes));
+        let actual = bytes.len();
+        return match actual == len {
+            true => Ok(Cow::Borrowed(bytes)),
+            false => Err(invalid(format!("an encoding of {actual} bytes, {len} were announced"))),
+        };
     }
-    let mut bytes = vec![0; payload.encoded_len()];
+    let mut bytes = vec![0; len];
     payload.encode(&mut bytes)?;
     Ok(Cow::Owned(bytes))
 }

@@ -229,9 +229,23 @@ impl<T> Table<T> {
         slot.waiter = Some(waiter);
         if could_read && !slot.is_parked {
             slot.is_parked = true;
+            if self.parked.len() >= 2 * self.slots.len() {
+                self.forget_stale();
+            }
             self.parked.push_back(request);
         }
         true
+    }
+
+    /// Whoever left without being picked is still in the list.
+    #[cold]
+    fn forget_stale(&mut self) {
+        let Self { slots, parked, .. } = self;
+        let count = as_u64(slots.len());
+        parked.retain(|request| {
+            let slot = slots.get(request_slot(*request, count));
+            slot.is_some_and(|slot| slot.request == *request && slot.is_parked)
+        });
     }
 
     pub(crate) fn stop_waiting(&mut self, request: u64) {
@@ -400,6 +414,22 @@ mod tests {
         assert_eq!(table.in_flight(), 1);
         assert!(!table.let_go(request), "the worker is done with it");
         assert_eq!((table.in_flight(), table.owner(request)), (0, Owner::Unknown));
+    }
+
+    #[test]
+    fn who_left_without_being_picked_is_forgotten_in_time() {
+        let mut table = Table::new(2, 100);
+        for _ in 0..1000 {
+            let request = open(&mut table);
+            assert!(table.wait(request, Waiter::Thread(crate::sync::current())));
+            table.stop_waiting(request);
+            table.finish(request);
+            table.let_go(request);
+            assert!(table.parked.len() <= 4, "{}", table.parked.len());
+        }
+        let request = open(&mut table);
+        assert!(table.wait(request, Waiter::Thread(crate::sync::current())));
+        assert!(table.pick_thread().is_some(), "who still waits is not");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::ring::doorbell::{Alarm, BY_FD, Bell, Sleeper, Step};
 use crate::ring::frame::{Commit, Header};
 use crate::ring::position::{NEVER, padding, span};
 use crate::shm::clock::Deadline;
+use crate::shm::fork;
 use crate::shm::layout::as_u64;
 use crate::shm::region::{OwnU64, PeerU64};
 use crate::shm::slots::OwnSlots;
@@ -343,7 +344,7 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        if !mutant::chosen(Mutant::NoFlushOnDrop) {
+        if !mutant::chosen(Mutant::NoFlushOnDrop) && !fork::is_forked_child() {
             self.flush();
         }
     }

@@ -1,5 +1,8 @@
 //! Anonymous, sealed shared memory: create, reserve, seal, check.
-#![allow(unsafe_code, reason = "memfd_create, fallocate, fcntl and fstat are system calls")]
+#![allow(
+    unsafe_code,
+    reason = "memfd_create, fallocate, fcntl, fstat and getrlimit are system calls"
+)]
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -51,6 +54,7 @@ fn reserve(file: &File, len: u64) -> Result<()> {
             return Err(Error::new(ErrorKind::InvalidConfig, message));
         }
     };
+    check_file_size(len)?;
     loop {
         // SAFETY: a system call on a descriptor that `file` keeps open.
         if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, size) } == 0 {
@@ -61,6 +65,28 @@ fn reserve(file: &File, len: u64) -> Result<()> {
             return Err(Error::os(format!("cannot reserve {len} bytes of shared memory"), error));
         }
     }
+}
+
+/// Shared memory is a file to the kernel, which sends a signal that ends the process when one
+/// gets longer than the process may make it.
+///
+/// # Errors
+///
+/// [`ErrorKind::Os`] with both values.
+pub(crate) fn check_file_size(len: u64) -> Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` has room for what the call writes.
+    if unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) } != 0 {
+        return Err(Error::last_os("cannot see the limit on the size of files"));
+    }
+    if len > limit.rlim_cur {
+        let most = limit.rlim_cur;
+        return Err(Error::os(
+            format!("{len} bytes of shared memory, files of this process may have {most}"),
+            io::ErrorKind::FileTooLarge.into(),
+        ));
+    }
+    Ok(())
 }
 
 /// Adds seals for good.

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use crate::channel::{Engine, Loan, Pieces, Unsent};
 use crate::error::Result;
-use crate::payload::Payload;
+use crate::payload::{self, Payload};
 use crate::protocol::Kind;
 use crate::ring::Header;
 use crate::shm::clock::Deadline;
@@ -25,7 +25,8 @@ pub(super) async fn send<P: Payload + ?Sized>(
     let len = payload.encoded_len();
     engine.check_len(len)?;
     if len > engine.config.max_request() {
-        return send_long(engine, kind, flags, payload, deadline, told_deadline).await;
+        let encoded = payload::encoded(payload, len)?;
+        return send_long(engine, kind, flags, &encoded, deadline, told_deadline).await;
     }
     let header = engine.open(kind, flags, told_deadline)?;
     let unsent = Unsent::new(engine, header.request);
@@ -34,16 +35,14 @@ pub(super) async fn send<P: Payload + ?Sized>(
     Ok((header.request, has_rung))
 }
 
-async fn send_long<P: Payload + ?Sized>(
+async fn send_long(
     engine: &Arc<Engine>,
     kind: Kind,
     flags: u16,
-    payload: &P,
+    encoded: &[u8],
     deadline: Deadline,
     told_deadline: Deadline,
 ) -> Result<(u64, bool)> {
-    let mut encoded = vec![0; payload.encoded_len()];
-    payload.encode(&mut encoded)?;
     let _turn = turn_to_write(engine, deadline).await?;
     let header = engine.open(kind, flags, told_deadline)?;
     let mut message = Message { engine, pieces: Pieces::new(header), is_sent: false };

@@ -316,7 +316,7 @@ impl Outlet {
         if len > self.max_message {
             return Err(Error::too_large(len, self.max_message, "raise max_message"));
         }
-        let encoded = payload::encoded(payload)?;
+        let encoded = payload::encoded(payload, len)?;
         self.whole = as_u64(len);
         let mut pieces = encoded.chunks(self.producer.max_frame()).peekable();
         let mut flag = 0;
