@@ -1,8 +1,5 @@
 //! Anonymous, sealed shared memory: create, reserve, seal, check.
-#![allow(
-    unsafe_code,
-    reason = "memfd_create, fallocate, fcntl, fstat and getrlimit are system calls"
-)]
+#![allow(unsafe_code, reason = "system calls")]
 
 use std::ffi::CStr;
 use std::fs::File;
