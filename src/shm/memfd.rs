@@ -80,7 +80,7 @@ pub(crate) fn check_file_size(len: u64) -> Result<()> {
         let most = limit.rlim_cur;
         return Err(Error::os(
             format!("{len} bytes of shared memory, files of this process may have {most}"),
-            io::ErrorKind::FileTooLarge.into(),
+            io::Error::from_raw_os_error(libc::EFBIG),
         ));
     }
     Ok(())

@@ -157,7 +157,7 @@ fn a_device_is_written_to_and_never_replaced() {
 }
 
 #[test]
-fn an_output_that_grows_beyond_the_file_size_limit_leaves_no_trace() {
+fn a_file_size_limit_that_the_work_does_not_fit_leaves_no_trace() {
     let directory = with_target();
     let script = format!(
         "ulimit -f 8; exec {} embed {} -q",
