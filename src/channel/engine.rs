@@ -354,17 +354,19 @@ impl Engine {
         Error::new(ErrorKind::Timeout, message)
     }
 
-    #[cfg(not(loom))]
     /// Whether requests can be sent, as far as it is known.
+    #[cfg(not(loom))]
     pub(crate) fn is_open(&self) -> bool {
         !fork::is_forked_child() && self.life.is_open()
     }
 
     /// In a forked child somebody who is not there may hold the lock, for ever.
+    #[cfg(not(loom))]
     pub(crate) fn in_flight(&self) -> usize {
         if fork::is_forked_child() { 0 } else { self.table.lock().in_flight() }
     }
 
+    #[cfg(not(loom))]
     pub(crate) fn stats(&self) -> crate::channel::Stats {
         if fork::is_forked_child() {
             return crate::channel::Stats::default();
