@@ -72,7 +72,10 @@ fn who_finds_the_table_full_reads_that_requests_have_ended() {
         drop(rig.submit());
         let Rig { engine, mut worker } = rig;
         worker.reply(1);
-        let next = submit(&engine, Duration::MAX);
+        let sent = engine.send_call(Kind::EMBED, &(), Deadline::NEVER);
+        let (next, has_rung) = sent.expect("the slot is taken by a request that has ended");
+        let next =
+            Pending::new(Arc::clone(&engine), next, Duration::MAX, Deadline::NEVER, has_rung);
         assert_eq!(worker.take(), next.request());
         worker.reply(next.request());
         wait(next);
