@@ -11,24 +11,15 @@ use super::reply::Pending;
 use crate::config::{Config, RingConfig, WaitStrategy};
 use crate::link::{Duplex, ParentWords, PeerCells, RequestCells, StatusWords};
 use crate::protocol::Kind;
-use crate::ring::consumer::ConsumerParts;
 use crate::ring::doorbell::{Alarm, Bell, BellWatch, Sleeper};
-use crate::ring::producer::ProducerParts;
+use crate::ring::testing::{BELL, consumer, producer, region, sleeper, watch};
 use crate::ring::{Consumer, Header, Producer};
 use crate::shm::clock::Deadline;
 use crate::shm::hint::Hint;
 use crate::shm::layout::{RingLayout, as_u64};
 use crate::shm::region::{OwnRegion, PeerRegion};
-use crate::shm::region_loom::Backing;
 
-/// Control words of either region, closer together than in a real one, so that a model
-/// is small.
-const SLEEP_AT: usize = 0;
-const CPU: usize = 12;
-const HEAD: usize = 16;
-const SPACE_AT: usize = 24;
-const BELL: usize = 32;
-const CHECKED: usize = 40;
+// Beside the control words of a ring's model.
 /// The parent's abort flag, the worker's state.
 const FLAG: usize = 48;
 /// Of the worker: what it does, and the credit that it waits for.
@@ -64,7 +55,7 @@ pub(crate) fn rig(requests: usize) -> Rig {
 /// As [`rig`], with the parent's and the worker's hold on a pair of descriptors.
 pub(crate) fn rig_with_hints(requests: usize, hints: [Option<Arc<Hint>>; 2]) -> Rig {
     let [hint, worker_hint] = hints;
-    let (down, down_seen) = region(TABLE + 16 * requests);
+    let (down, down_seen) = region((TABLE + 16 * requests).next_multiple_of(64));
     let (up, up_seen) = region(RING + CAPACITY);
     let ring = RingConfig { capacity: CAPACITY, max_frame: LONGEST };
     let config = Config {
@@ -92,7 +83,7 @@ pub(crate) fn rig_with_hints(requests: usize, hints: [Option<Arc<Hint>>; 2]) -> 
         credit_request: up_seen.u64_at(CREDIT_REQUEST).unwrap(),
         data_bell: Bell::new(down.u32_at(BELL).unwrap(), None),
     };
-    let watch = Arc::new(BellWatch::new(&up_seen.u32_at(BELL).unwrap()));
+    let watch = watch(&up_seen);
     let parent = duplex(&down, &up_seen, Some(watch), hint.as_ref());
     let worker = duplex(&up, &down_seen, None, worker_hint.as_ref());
     let life = Arc::new(Life::default());
@@ -108,11 +99,6 @@ pub(crate) fn rig_with_hints(requests: usize, hints: [Option<Arc<Hint>>; 2]) -> 
     Rig { engine, worker }
 }
 
-fn region(len: usize) -> (OwnRegion, PeerRegion) {
-    let backing = Arc::new(Backing::new(len.next_multiple_of(64)));
-    (OwnRegion::for_model(Arc::clone(&backing)), PeerRegion::for_model(backing))
-}
-
 fn duplex(
     own: &OwnRegion,
     peer: &PeerRegion,
@@ -121,35 +107,11 @@ fn duplex(
 ) -> Duplex {
     let ring = RingConfig { capacity: CAPACITY, max_frame: LONGEST };
     let layout = RingLayout::of(ring, as_u64(RING), 0);
-    let bell = || Bell::new(own.u32_at(BELL).unwrap(), hint.cloned());
-    let sleeper = || {
-        let (own_cpu, peer_cpu) = (own.u32_at(CPU).unwrap(), peer.u32_at(CPU).unwrap());
-        let bell = peer.u32_at(BELL).unwrap();
-        Sleeper::new(bell, own_cpu, peer_cpu, WaitStrategy::Park, watch.clone())
-    };
-    let producer = Producer::new(ProducerParts {
-        slots: own.slots(&layout).unwrap(),
-        peer_head: peer.u64_at(HEAD).unwrap(),
-        peer_sleep_at: peer.u64_at(SLEEP_AT).unwrap(),
-        space_at: own.u64_at(SPACE_AT).unwrap(),
-        checked: own.u64_at(CHECKED).unwrap(),
-        bell: bell(),
-        sleeper: sleeper(),
-        max_frame: LONGEST,
-        origin: 0,
-    });
-    let consumer = Consumer::new(ConsumerParts {
-        slots: peer.slots(&layout).unwrap(),
-        head: own.u64_at(HEAD).unwrap(),
-        peer_space_at: peer.u64_at(SPACE_AT).unwrap(),
-        sleep_at: own.u64_at(SLEEP_AT).unwrap(),
-        peer_checked: peer.u64_at(CHECKED).unwrap(),
-        bell: bell(),
-        sleeper: sleeper(),
-        max_frame: LONGEST,
-        origin: 0,
-    });
-    Duplex { producer, consumer, sleeper: sleeper() }
+    Duplex {
+        producer: producer(own, peer, &layout, hint.cloned(), watch.clone()),
+        consumer: consumer(own, peer, &layout, hint.cloned(), watch.clone()),
+        sleeper: sleeper(own, peer, watch),
+    }
 }
 
 impl Rig {

@@ -10,17 +10,17 @@ use crate::ring::doorbell::{Alarm, Bell, BellWatch, Sleeper};
 use crate::ring::producer::ProducerParts;
 use crate::ring::{Consumer, Header, Producer};
 use crate::shm::hint::Hint;
-use crate::shm::layout::{RingLayout, as_u64};
+use crate::shm::layout::{RingLayout, as_u64, as_usize};
 use crate::shm::region::{OwnRegion, OwnU32, OwnU64, PeerRegion};
 use crate::shm::slots::OwnSlots;
 
-/// Control words of either region, closer together than in a real one, so that a model
-/// is small.
+/// Control words of either region, closer together than in a real one, so that a model is
+/// small. A channel's has more of them from 48 on.
 const SLEEP_AT: usize = 0;
 const CPU: usize = 12;
 const HEAD: usize = 16;
 const SPACE_AT: usize = 24;
-const BELL: usize = 32;
+pub(crate) const BELL: usize = 32;
 const CHECKED: usize = 40;
 const RING: usize = 64;
 
@@ -68,34 +68,9 @@ pub(crate) fn rig_with_hints(
     let bell = |region: &OwnRegion| region.u32_at(BELL).unwrap();
     bell(&down).store(rung, crate::sync::Ordering::Relaxed);
     bell(&up).store(rung, crate::sync::Ordering::Relaxed);
-    let sleeper = |own: &OwnRegion, peer: &PeerRegion| {
-        let peer_bell = peer.u32_at(BELL).unwrap();
-        let watch = Some(Arc::new(BellWatch::new(&peer_bell)));
-        let (own_cpu, peer_cpu) = (own.u32_at(CPU).unwrap(), peer.u32_at(CPU).unwrap());
-        Sleeper::new(peer_bell, own_cpu, peer_cpu, WaitStrategy::Park, watch)
-    };
-    let producer = Producer::new(ProducerParts {
-        slots: down.slots(&layout).unwrap(),
-        peer_head: up_seen.u64_at(HEAD).unwrap(),
-        peer_sleep_at: up_seen.u64_at(SLEEP_AT).unwrap(),
-        space_at: down.u64_at(SPACE_AT).unwrap(),
-        checked: down.u64_at(CHECKED).unwrap(),
-        bell: Bell::new(bell(&down), producer_hint),
-        sleeper: sleeper(&down, &up_seen),
-        max_frame,
-        origin,
-    });
-    let consumer = Consumer::new(ConsumerParts {
-        slots: down_seen.slots(&layout).unwrap(),
-        head: up.u64_at(HEAD).unwrap(),
-        peer_space_at: down_seen.u64_at(SPACE_AT).unwrap(),
-        sleep_at: up.u64_at(SLEEP_AT).unwrap(),
-        peer_checked: down_seen.u64_at(CHECKED).unwrap(),
-        bell: Bell::new(bell(&up), consumer_hint),
-        sleeper: sleeper(&up, &down_seen),
-        max_frame,
-        origin,
-    });
+    let watch = |peer: &PeerRegion| Some(watch(peer));
+    let producer = producer(&down, &up_seen, &layout, producer_hint, watch(&up_seen));
+    let consumer = consumer(&up, &down_seen, &layout, consumer_hint, watch(&down_seen));
     let forge = Forge {
         slots: down.slots(&layout).unwrap(),
         space_at: down.u64_at(SPACE_AT).unwrap(),
@@ -107,6 +82,62 @@ pub(crate) fn rig_with_hints(
     Rig { producer, consumer, forge }
 }
 
+/// Counts the peer's rings.
+pub(crate) fn watch(peer: &PeerRegion) -> Arc<BellWatch> {
+    Arc::new(BellWatch::new(&peer.u32_at(BELL).unwrap()))
+}
+
+pub(crate) fn sleeper(
+    own: &OwnRegion,
+    peer: &PeerRegion,
+    watch: Option<Arc<BellWatch>>,
+) -> Sleeper {
+    let (own_cpu, peer_cpu) = (own.u32_at(CPU).unwrap(), peer.u32_at(CPU).unwrap());
+    Sleeper::new(peer.u32_at(BELL).unwrap(), own_cpu, peer_cpu, WaitStrategy::Park, watch)
+}
+
+/// The end that fills the ring in `own`.
+pub(crate) fn producer(
+    own: &OwnRegion,
+    peer: &PeerRegion,
+    layout: &RingLayout,
+    hint: Option<Arc<Hint>>,
+    watch: Option<Arc<BellWatch>>,
+) -> Producer {
+    Producer::new(ProducerParts {
+        slots: own.slots(layout).unwrap(),
+        peer_head: peer.u64_at(HEAD).unwrap(),
+        peer_sleep_at: peer.u64_at(SLEEP_AT).unwrap(),
+        space_at: own.u64_at(SPACE_AT).unwrap(),
+        checked: own.u64_at(CHECKED).unwrap(),
+        bell: Bell::new(own.u32_at(BELL).unwrap(), hint),
+        sleeper: sleeper(own, peer, watch),
+        max_frame: as_usize(u64::from(layout.max_frame)),
+        origin: layout.origin,
+    })
+}
+
+/// The end that empties the ring in the peer's region.
+pub(crate) fn consumer(
+    own: &OwnRegion,
+    peer: &PeerRegion,
+    layout: &RingLayout,
+    hint: Option<Arc<Hint>>,
+    watch: Option<Arc<BellWatch>>,
+) -> Consumer {
+    Consumer::new(ConsumerParts {
+        slots: peer.slots(layout).unwrap(),
+        head: own.u64_at(HEAD).unwrap(),
+        peer_space_at: peer.u64_at(SPACE_AT).unwrap(),
+        sleep_at: own.u64_at(SLEEP_AT).unwrap(),
+        peer_checked: peer.u64_at(CHECKED).unwrap(),
+        bell: Bell::new(own.u32_at(BELL).unwrap(), hint),
+        sleeper: sleeper(own, peer, watch),
+        max_frame: as_usize(u64::from(layout.max_frame)),
+        origin: layout.origin,
+    })
+}
+
 #[cfg(not(loom))]
 fn region(len: usize) -> (OwnRegion, PeerRegion) {
     let file = crate::shm::memfd::create(c"test", as_u64(len)).unwrap();
@@ -115,7 +146,7 @@ fn region(len: usize) -> (OwnRegion, PeerRegion) {
 }
 
 #[cfg(loom)]
-fn region(len: usize) -> (OwnRegion, PeerRegion) {
+pub(crate) fn region(len: usize) -> (OwnRegion, PeerRegion) {
     let backing = Arc::new(crate::shm::region_loom::Backing::new(len));
     (OwnRegion::for_model(Arc::clone(&backing)), PeerRegion::for_model(backing))
 }
