@@ -7,7 +7,8 @@
 //! is always its own reader and pays no hop.
 //!
 //! Locks are taken in this order: `reader`, `room`, `producer`, `table`. Sending is in
-//! `send.rs`, waiting and reading in `receive.rs`, what a frame means in `dispatch.rs`.
+//! `send.rs`, waiting and reading in `receive.rs`, waiting behind a reader in `follow.rs`,
+//! what a frame means in `dispatch.rs`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -6,6 +6,7 @@
 mod death;
 mod dispatch;
 mod engine;
+mod follow;
 mod handle;
 mod health;
 mod life;

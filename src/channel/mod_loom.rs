@@ -4,6 +4,7 @@
 mod death;
 mod dispatch;
 mod engine;
+mod follow;
 mod life;
 #[cfg(test)]
 mod models;
