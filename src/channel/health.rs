@@ -18,6 +18,10 @@ use crate::sync::Mutex;
 #[cfg(feature = "async")]
 use crate::sync::{Ordering, fence};
 
+/// Answers that a task takes at a time: more than are ever asked for at once.
+#[cfg(feature = "async")]
+const AT_ONCE: usize = 256;
+
 /// The health rings, used by one thread or task at a time, and the questions of tasks,
 /// which do not keep the rings while they wait.
 #[derive(Debug)]
@@ -152,8 +156,11 @@ impl Question<'_> {
         }
         // Not there while this task looks by itself.
         drop(self.set_waker(None));
-        rings.read_by_fd(|frame| self.client.keep(frame))?;
+        let has_read_all = rings.read_by_fd(|frame| self.client.keep(frame))?;
         drop(self.set_waker(Some(waker.clone())));
+        if !has_read_all {
+            waker.wake_by_ref();
+        }
         Ok(())
     }
 
@@ -191,18 +198,21 @@ impl Rings {
         Ok(Some(request))
     }
 
-    /// Takes all answers that are there; the next makes the descriptor readable.
-    fn read_by_fd(&mut self, keep: impl Fn(&Frame<'_>)) -> Result<()> {
-        loop {
-            while let Some(frame) = self.duplex.consumer.poll()? {
+    /// Takes all answers that are there; the next makes the descriptor readable. False if
+    /// there was no end of them: then the caller has to come back.
+    fn read_by_fd(&mut self, keep: impl Fn(&Frame<'_>)) -> Result<bool> {
+        for _ in 0..AT_ONCE {
+            if let Some(frame) = self.duplex.consumer.poll()? {
                 keep(&frame);
+                continue;
             }
             self.duplex.consumer.announce_by_fd();
             fence(Ordering::SeqCst); // A, pairs with B in the worker's producer
             if !self.duplex.consumer.has_next() {
-                return Ok(());
+                return Ok(true);
             }
         }
+        Ok(false)
     }
 }
 

@@ -27,6 +27,7 @@ use crate::link::not_pollable;
 #[cfg(feature = "async")]
 use crate::protocol::table::Waiter;
 use crate::ring::Consumer;
+use crate::ring::consumer::shut_down;
 use crate::shm::clock::Deadline;
 use crate::shm::fork;
 use crate::shm::hint::{Drained, Hint};
@@ -36,7 +37,8 @@ use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, TryGuard, fence};
 /// Runs in a row that the descriptor asked for, and that found nothing, after which the
 /// peer counts as corrupt.
 const MOST_IDLE_RUNS: u32 = 10_000;
-/// Runs in a row for those who found the lock taken, before a reactor is asked to go on.
+/// Runs in a row for those who found the lock taken, and looks in one run, before a reactor
+/// is asked to go on.
 const MOST_TURNS: u32 = 8;
 
 /// What the pump keeps between its runs.
@@ -159,7 +161,7 @@ impl Engine {
         if whom != For::Task {
             let drained = hint.drain();
             if drained == Drained::Broken {
-                return Err(Error::corrupt("the peer shut the descriptor for reactors down"));
+                return Err(shut_down());
             }
             let has_drained = drained == Drained::Something;
             self.count_run(has_drained, false)?;
@@ -180,10 +182,10 @@ impl Engine {
         }
         let mut has_drained = false;
         let mut has_reason = false;
-        loop {
+        for turn in 0.. {
             let (_, may_have_more) = self.read_all(&mut reader)?;
-            if may_have_more {
-                // Others get their turn.
+            if may_have_more || turn == MOST_TURNS {
+                // Others get their turn, whatever the worker does between two looks.
                 hint.light();
                 break;
             }

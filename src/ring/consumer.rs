@@ -49,6 +49,11 @@ pub struct Consumer {
     poisoned: Option<Error>,
 }
 
+/// The peer has ended what it and this process wake each other's reactors by.
+pub(crate) fn shut_down() -> Error {
+    Error::corrupt("the peer shut the descriptor for reactors down")
+}
+
 /// What settling found and left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Settled {
@@ -365,8 +370,7 @@ impl Consumer {
         let is_late = mutant::chosen(Mutant::DrainLate);
         let drained = if is_late { Drained::Nothing } else { hint.drain() };
         if drained == Drained::Broken {
-            let broken = Error::corrupt("the peer shut the descriptor for reactors down");
-            return Err(self.poisoned.insert(broken).clone());
+            return Err(self.poisoned.insert(shut_down()).clone());
         }
         self.announce_by_fd();
         mutant::full_fence(Mutant::NoFenceAfterDrain); // A, pairs with B in `ring_if_awaited`
