@@ -1,5 +1,5 @@
-//! How late things are: the promises of time, as percentiles. One test at a time, and all
-//! that assert an upper bound of a time are here.
+//! How late things are: the promises of time, as percentiles. One test at a time. Elsewhere an
+//! upper bound of a time only tells a hang from an end.
 //!
 //! Beside other work a whole process can stand still for a while, and that is not what is
 //! measured: the median must keep the promise, and nine in ten may be late by what a busy
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use slipring::worker::{attach_raw, is_worker};
-use slipring::{Channel, Config, ErrorKind, RawLink, Spawner};
+use slipring::{Channel, Config, ErrorKind, Pending, RawLink, Spawner};
 
 /// How far over its deadline an operation may end.
 const OVER_DEADLINE: Duration = Duration::from_millis(10);
@@ -61,18 +61,31 @@ fn small() -> Spawner {
     spawner().config(tiny(4 << 10).build().unwrap())
 }
 
-/// A channel whose worker stands still.
-fn stopped() -> Channel {
-    let channel = small().spawn().unwrap();
+/// A channel whose worker stands still, with room for a thousand requests unless it is small.
+fn stopped(spawner: &Spawner) -> Channel {
+    let channel = spawner.spawn().unwrap();
     channel.wait_ready(LONG).unwrap();
     stop(channel.pid());
     channel
 }
 
+/// Fills the request ring.
+fn fill(channel: &Channel) -> Vec<Pending> {
+    std::iter::from_fn(|| channel.submit(ECHO, &[7; 900], TIMEOUT).ok()).collect()
+}
+
+/// A channel whose worker's handler runs, and never returns.
+fn stuck() -> (Channel, Pending) {
+    let channel = small().spawn().unwrap();
+    let pending = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
+    eventually("it runs", || channel.health().current_request == Some(pending.request()));
+    (channel, pending)
+}
+
 #[test]
 fn a_call_to_a_stopped_worker_ends_at_its_deadline() {
     let _alone = alone();
-    let channel = stopped();
+    let channel = stopped(&spawner());
     keep("call, worker stopped", OVER_DEADLINE, || {
         over_deadline(|| {
             let error = channel.call(ECHO, b"x", TIMEOUT).unwrap_err();
@@ -84,7 +97,7 @@ fn a_call_to_a_stopped_worker_ends_at_its_deadline() {
 #[test]
 fn a_chunk_that_does_not_come_ends_its_stream_at_the_deadline() {
     let _alone = alone();
-    let channel = stopped();
+    let channel = stopped(&spawner());
     keep("chunk, worker stopped", OVER_DEADLINE, || {
         let mut stream = channel.stream(COUNT, &encode(&[1, 1]), TIMEOUT).unwrap();
         over_deadline(|| {
@@ -97,11 +110,8 @@ fn a_chunk_that_does_not_come_ends_its_stream_at_the_deadline() {
 #[test]
 fn a_request_that_finds_no_room_ends_at_its_deadline() {
     let _alone = alone();
-    let channel = stopped();
-    let mut sent = Vec::new();
-    while let Ok(pending) = channel.submit(ECHO, &[7; 900], TIMEOUT) {
-        sent.push(pending);
-    }
+    let channel = stopped(&small());
+    let _sent = fill(&channel);
     keep("send, request ring full", OVER_DEADLINE, || {
         over_deadline(|| {
             let error = channel.submit(ECHO, &[7; 900], TIMEOUT).map(drop).unwrap_err();
@@ -113,7 +123,7 @@ fn a_request_that_finds_no_room_ends_at_its_deadline() {
 #[test]
 fn a_ping_of_a_stopped_worker_ends_at_its_deadline() {
     let _alone = alone();
-    let channel = stopped();
+    let channel = stopped(&spawner());
     keep("ping, worker stopped", OVER_DEADLINE, || {
         over_deadline(|| {
             let error = channel.ping(TIMEOUT).unwrap_err();
@@ -130,7 +140,7 @@ fn a_call_under_a_storm_of_signals_ends_at_its_deadline() {
         print!("{}", rerun(name));
         return;
     }
-    let channel = stopped();
+    let channel = stopped(&spawner());
     signal_every_100_microseconds();
     keep("call, worker stopped, 10,000 signals a second", OVER_DEADLINE, || {
         over_deadline(|| {
@@ -152,7 +162,7 @@ fn silent_raw_worker() {
     }
 }
 
-fn raw_and_stopped() -> RawLink {
+fn raw_and_silent() -> RawLink {
     let args = ["silent_raw_worker", "--exact", "--nocapture", "--test-threads=1"];
     let spawner = Spawner::current_exe().unwrap().args(args).role("silent");
     spawner.config(tiny(4 << 10).build().unwrap()).spawn_raw().unwrap()
@@ -161,7 +171,7 @@ fn raw_and_stopped() -> RawLink {
 #[test]
 fn a_raw_link_whose_peer_is_silent_keeps_its_deadlines() {
     let _alone = alone();
-    let mut link = raw_and_stopped();
+    let mut link = raw_and_silent();
     keep("receive, raw, peer silent", OVER_DEADLINE, || {
         over_deadline(|| assert!(link.recv(TIMEOUT).unwrap().is_none()))
     });
@@ -171,24 +181,19 @@ fn a_raw_link_whose_peer_is_silent_keeps_its_deadlines() {
     keep("claim, raw, ring full", OVER_DEADLINE, || {
         over_deadline(|| assert!(link.claim(900, TIMEOUT).unwrap().is_none()))
     });
-    drop(link);
 }
 
 #[test]
 fn a_ping_is_answered_beside_full_rings_and_a_stuck_handler() {
     let _alone = alone();
-    let channel = small().spawn().unwrap();
-    let stuck = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
-    let mut sent = Vec::new();
-    while let Ok(pending) = channel.submit(ECHO, &[7; 900], TIMEOUT) {
-        sent.push(pending);
-    }
+    let (channel, pending) = stuck();
+    let sent = fill(&channel);
     keep("ping, ring full, handler stuck", OVER_DEADLINE, || {
         let start = Instant::now();
         channel.ping(LONG).unwrap();
         start.elapsed()
     });
-    drop((stuck, sent));
+    drop((pending, sent));
     channel.close(Duration::ZERO).unwrap();
 }
 
@@ -196,8 +201,7 @@ fn a_ping_is_answered_beside_full_rings_and_a_stuck_handler() {
 fn a_close_ends_what_waits() {
     let _alone = alone();
     keep("close, until a waiting call has its error", OVER_DEADLINE, || {
-        let channel = small().spawn().unwrap();
-        let pending = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
+        let (channel, pending) = stuck();
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| {
                 let error = pending.wait().unwrap_err();
@@ -228,20 +232,27 @@ fn time_to_notice(channel: &Channel, wait: impl FnOnce()) -> Duration {
     })
 }
 
-/// A death is noticed by a call that the worker serves.
-fn time_to_notice_in_a_call(channel: &Channel) -> Duration {
-    let pending = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.request()));
-    time_to_notice(channel, || {
-        assert_eq!(pending.wait().unwrap_err().kind(), ErrorKind::PeerDied);
-    })
+/// Waits for a call whose worker dies meanwhile.
+fn wait_for_death(pending: Pending) {
+    assert_eq!(pending.wait().unwrap_err().kind(), ErrorKind::PeerDied);
 }
 
 #[test]
 fn a_kill_is_noticed_within_milliseconds() {
     let _alone = alone();
     keep("kill, until the call's error", DEATH, || {
-        time_to_notice_in_a_call(&small().spawn().unwrap())
+        let (channel, pending) = stuck();
+        time_to_notice(&channel, || wait_for_death(pending))
+    });
+}
+
+#[test]
+fn a_kill_of_a_stopped_worker_is_noticed_within_milliseconds() {
+    let _alone = alone();
+    keep("kill, worker stopped, until the call's error", DEATH, || {
+        let (channel, pending) = stuck();
+        stop(channel.pid());
+        time_to_notice(&channel, || wait_for_death(pending))
     });
 }
 
@@ -249,11 +260,8 @@ fn a_kill_is_noticed_within_milliseconds() {
 fn a_sender_that_waits_for_room_notices_a_kill_within_milliseconds() {
     let _alone = alone();
     keep("kill, until the error of a sender without room", DEATH, || {
-        let channel = stopped();
-        let mut sent = Vec::new();
-        while let Ok(pending) = channel.submit(ECHO, &[7; 900], Duration::ZERO) {
-            sent.push(pending);
-        }
+        let (channel, _pending) = stuck();
+        let _sent = fill(&channel);
         time_to_notice(&channel, || {
             let error = channel.submit(ECHO, &[7; 900], Duration::MAX).map(drop).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::PeerDied, "{error}");
@@ -267,7 +275,9 @@ fn the_death_of_a_big_worker_is_noticed_as_fast() {
     let mib = repetitions("SLIPRING_TEST_HELD_MIB", 1024);
     let channel = spawner().config(Config::small()).spawn().unwrap();
     channel.call(HOLD_MIB, &encode(&[mib]), LONG).unwrap();
-    let time = time_to_notice_in_a_call(&channel);
+    let pending = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
+    eventually("it runs", || channel.health().current_request == Some(pending.request()));
+    let time = time_to_notice(&channel, || wait_for_death(pending));
     println!("kill, {mib} MiB resident, until the call's error: {time:.2?}");
     // Tearing down a gigabyte takes the kernel a tenth of a second and more.
     assert!(time < Duration::from_millis(500), "{time:?}");
