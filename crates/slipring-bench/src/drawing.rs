@@ -68,13 +68,15 @@ fn draw(out: &mut String, panel: &Panel) {
         let _ = writeln!(
             out,
             "<line x1=\"{left}\" x2=\"{right}\" y1=\"{0:.1}\" y2=\"{0:.1}\" stroke=\"#ddd\"/>\
-             <text x=\"{1}\" y=\"{2:.1}\" text-anchor=\"end\">{value}</text>",
+             <text x=\"{1}\" y=\"{2:.1}\" text-anchor=\"end\">{3}</text>",
             y(value),
             left - 6.0,
-            y(value) + 4.0
+            y(value) + 4.0,
+            // Quarters of tenths are no binary fractions.
+            (value * 1e6).round() / 1e6
         );
     }
-    let _ = writeln!(out, "<text x=\"6\" y=\"{top}\">{}</text>", panel.unit);
+    let _ = writeln!(out, "<text x=\"6\" y=\"{}\">{}</text>", top - 12.0, panel.unit);
     for (index, tick) in panel.ticks.iter().enumerate() {
         let _ = writeln!(
             out,
