@@ -44,6 +44,7 @@ use std::borrow::Cow;
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::bytes::PeerBytes;
 pub use crate::shm::copy::copy_from_slice;
+use crate::shm::copy::copy_through_caches;
 
 pub use float16::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 pub use matrix::Matrix;
@@ -155,7 +156,7 @@ impl Source for [u8] {
         let Some(bytes) = bytes else {
             return Err(out_of_range(offset, out.len(), <[u8]>::len(self)));
         };
-        copy_from_slice(out, bytes);
+        copy_through_caches(out, bytes);
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ use crate::ring::position::{NEVER, padding, span};
 use crate::shm::clock::Deadline;
 use crate::shm::fork;
 use crate::shm::layout::as_u64;
+use crate::shm::placement;
 use crate::shm::region::{OwnU64, PeerU64};
 use crate::shm::slots::OwnSlots;
 use crate::sync::Ordering;
@@ -35,6 +36,8 @@ pub struct Producer {
     max_frame: usize,
     /// Private and authoritative: where the next slot starts.
     tail: u64,
+    /// Where the tail stood when the consumer's head was last looked at with a watch in hand.
+    observed: u64,
     /// The consumer's head as last seen; it can only have grown since. Once the peer is
     /// known to be corrupt it stands where nothing fits, so that every claim looks again.
     head: u64,
@@ -77,6 +80,7 @@ impl Producer {
             sleeper: parts.sleeper,
             max_frame,
             tail: origin,
+            observed: origin,
             head: origin,
             poisoned: None,
             announced: origin,
@@ -244,7 +248,14 @@ impl Producer {
     /// Whether `needed` bytes fit behind the consumer's head as it is now.
     #[cold]
     fn has_room_now(&mut self, needed: u64) -> Result<bool> {
-        let looked = self.look_at_head();
+        // Now and then: whoever asks without end for room must not read the clock each time.
+        let looked = if self.tail.wrapping_sub(self.observed) >= self.capacity / 8 {
+            self.observed = self.tail;
+            let is_news = |looked: &Result<u64>| looked.as_ref().is_ok_and(|h| *h != self.head);
+            placement::observe(|| self.look_at_head(), is_news)
+        } else {
+            self.look_at_head()
+        };
         self.take_head(looked)?;
         Ok(self.fits(needed, self.head))
     }

@@ -3,11 +3,18 @@
 
 use std::ptr::NonNull;
 
+#[cfg(target_arch = "x86_64")]
+use super::placement;
+
 /// From here on the C library copies with `rep movsb` on processors that call it fast. On
 /// some of them it is not, by a factor of up to 30, when the two addresses differ by little
 /// in their lowest twelve bits; see "The copy" in `docs/BENCHMARKS.md`.
 #[cfg(target_arch = "x86_64")]
 const VECTOR_FROM: usize = 2 << 10;
+
+/// From here on bytes go past the caches to a peer that shares none of them.
+#[cfg(target_arch = "x86_64")]
+const PAST_FROM: usize = 4 << 10;
 
 /// Copies `len` bytes.
 ///
@@ -26,15 +33,31 @@ pub(super) unsafe fn copy(from: NonNull<u8>, to: NonNull<u8>, len: usize) {
     unsafe { from.copy_to_nonoverlapping(to, len) }
 }
 
-/// Copies `source` to the equally long `target`, as [`slice::copy_from_slice`] does. From
-/// 2 KiB up it does so with vector instructions: the C library's copy is many times slower
-/// on some processors, for some pairs of addresses.
+/// Copies `source` to the equally long `target`, as [`slice::copy_from_slice`] does, but for
+/// a target in a slot of a ring: from 2 KiB up with vector instructions, where the C
+/// library's copy is many times slower on some processors, for some pairs of addresses; and
+/// from 4 KiB up past the caches, if this thread has found that its peer shares none with it.
 ///
 /// # Panics
 ///
 /// If the lengths differ.
 #[inline]
 pub fn copy_from_slice(target: &mut [u8], source: &[u8]) {
+    assert_eq!(target.len(), source.len(), "source and target have the same length");
+    #[cfg(target_arch = "x86_64")]
+    if source.len() >= PAST_FROM
+        && placement::is_far()
+        && std::arch::is_x86_feature_detected!("avx")
+    {
+        // SAFETY: the processor has AVX.
+        return unsafe { copy_past_caches(target, source) };
+    }
+    copy_through_caches(target, source);
+}
+
+/// As [`copy_from_slice`], for any target.
+#[inline]
+pub(crate) fn copy_through_caches(target: &mut [u8], source: &[u8]) {
     assert_eq!(target.len(), source.len(), "source and target have the same length");
     let (from, to) = (NonNull::from(source).cast(), NonNull::from(target).cast());
     // SAFETY: both are valid for `source.len()` bytes, as just checked, and a mutable borrow
@@ -71,9 +94,50 @@ unsafe fn copy_vectors(from: *const u8, to: *mut u8, len: usize) {
     }
 }
 
+/// Copies to a target of the same length, of which all whole lines are stored past the
+/// caches. What is stored after this is visible after it.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx")]
+fn copy_past_caches(target: &mut [u8], source: &[u8]) {
+    use std::arch::x86_64::{_mm_sfence, _mm256_loadu_si256, _mm256_stream_si256};
+    // The first line has the frame's header in it, which is stored through the caches.
+    let start = target.as_ptr().align_offset(64).min(target.len());
+    let ((to_first, to), (from_first, from)) = (target.split_at_mut(start), source.split_at(start));
+    let ((to_lines, to_last), (from_lines, from_last)) =
+        (to.as_chunks_mut::<64>(), from.as_chunks::<64>());
+    to_first.copy_from_slice(from_first);
+    for (to, from) in to_lines.iter_mut().zip(from_lines) {
+        for (to, from) in to.as_chunks_mut::<32>().0.iter_mut().zip(from.as_chunks::<32>().0) {
+            // SAFETY: 32 bytes that may be read.
+            let vector = unsafe { _mm256_loadu_si256(from.as_ptr().cast()) };
+            // SAFETY: 32 bytes that may be written, half of a line that starts at one.
+            unsafe { _mm256_stream_si256(to.as_mut_ptr().cast(), vector) };
+        }
+    }
+    to_last.copy_from_slice(from_last);
+    // Those stores are not ordered among others: the Release store of the commit word that
+    // follows must not overtake them.
+    _mm_sfence();
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_byte_is_copied_past_the_caches_too() {
+        let source: Vec<u8> = (0..160).flat_map(|i| (0..=250_u8).map(move |j| j ^ i)).collect();
+        placement::pretend(true);
+        for len in [PAST_FROM, PAST_FROM + 1, PAST_FROM + 95, 39_900] {
+            for (from, to) in [(0, 0), (1, 32), (33, 7), (3, 63)] {
+                let mut target = vec![0xee; len + 128];
+                copy_from_slice(&mut target[to..to + len], &source[from..from + len]);
+                assert!(target[to..to + len] == source[from..from + len], "{len}");
+                assert!(target[..to].iter().chain(&target[to + len..]).all(|b| *b == 0xee));
+            }
+        }
+        placement::pretend(false);
+    }
 
     #[test]
     fn every_byte_is_copied_at_every_length_and_alignment() {

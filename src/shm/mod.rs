@@ -20,6 +20,7 @@ pub(crate) mod memfd;
 pub(crate) mod named;
 #[cfg(all(feature = "named", not(loom)))]
 pub(crate) mod named_layout;
+pub(crate) mod placement;
 pub(crate) mod region;
 #[cfg(loom)]
 pub(crate) mod region_loom;
