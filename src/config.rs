@@ -52,6 +52,12 @@ impl RingConfig {
         self.max_frame
     }
 
+    /// How long the pieces of a message are that does not fit a frame: so short that both
+    /// sides copy at the same time, and that many of them fit a stream's window.
+    pub(crate) fn piece_len(&self) -> usize {
+        self.max_frame.min(self.capacity / 16 - FRAME_HEADER)
+    }
+
     fn check(self, name: &str, option: &str) -> Result<Self> {
         let Self { capacity, max_frame } = self;
         if !capacity.is_power_of_two() || !(MIN_RING..=MAX_RING).contains(&capacity) {

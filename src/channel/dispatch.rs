@@ -4,6 +4,7 @@ use crate::channel::engine::{Body, Engine, Item};
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::failure;
 use crate::protocol::kind::{EXPIRED, Kind, flags};
+use crate::protocol::spare::Whole;
 use crate::protocol::table::{Owner, Table};
 use crate::ring::position::span;
 use crate::ring::{Frame, Header};
@@ -63,13 +64,12 @@ impl Engine {
                     "a message of over {max_message} bytes for request {request}"
                 )));
             }
-            if !is_continued {
-                // A hint: what cannot be had now is asked for when it is needed.
-                table.expect_pieces(request, as_usize(header.aux).min(max_message));
-            }
             let mut message = table.take_pieces(request);
             // Not under the lock: a long piece would keep others from sending.
             drop(table);
+            if !is_continued {
+                message = self.spare_buffer.buffer(as_usize(header.aux).min(max_message));
+            }
             payload.append_to(&mut message);
             table = self.table.lock();
             if !table.put_pieces(request, message) {
@@ -90,7 +90,7 @@ impl Engine {
             }
             let withheld = if kind == Kind::CHUNK { table.take_withheld(request) } else { 0 };
             let cost = cost + withheld;
-            let body = Body::Owned(table.take_pieces(request));
+            let body = Body::Whole(Whole::new(table.take_pieces(request), &self.spare_buffer));
             if ends_call {
                 table.let_go(request);
             }

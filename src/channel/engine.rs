@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind};
 use crate::link::{Duplex, ParentWords};
 use crate::protocol::health::{self, WorkerState};
+use crate::protocol::spare::{Spare, Whole};
 use crate::protocol::table::{Table, Waiter};
 use crate::ring::consumer::LeaseGauge;
 use crate::ring::doorbell::Sleeper;
@@ -37,6 +38,8 @@ use crate::sync::{AtomicU32, AtomicU64, Counter, Mutex, MutexGuard, Ordering, Tr
 pub(crate) enum Body {
     Lease(Lease),
     Owned(Vec<u8>),
+    /// It came in pieces.
+    Whole(Whole),
     /// So short that a copy costs less than keeping account of a lease.
     Short([u8; SHORT], usize),
 }
@@ -69,6 +72,7 @@ impl Body {
         match self {
             Self::Lease(lease) => lease.payload(),
             Self::Owned(bytes) => PeerBytes::of(bytes),
+            Self::Whole(whole) => PeerBytes::of(whole.bytes()),
             Self::Short(bytes, len) => PeerBytes::of(bytes.get(..*len).unwrap_or_default()),
         }
     }
@@ -162,6 +166,8 @@ pub(crate) struct Engine {
     is_warm: AtomicU32,
     /// What a stream that is over leaves to the next one, so that it need not allocate.
     pub(super) spare_queue: Mutex<Option<VecDeque<Item>>>,
+    /// The same for messages that come in pieces.
+    pub(super) spare_buffer: Arc<Spare>,
 }
 
 impl Engine {
@@ -191,6 +197,7 @@ impl Engine {
             pushes: AtomicU64::new(0),
             is_warm: AtomicU32::new(0),
             spare_queue: Mutex::new(None),
+            spare_buffer: Spare::new(),
         });
         let weak = Arc::downgrade(&engine);
         let wake = move || {

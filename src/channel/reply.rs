@@ -57,6 +57,7 @@ impl Reply {
     pub fn into_vec(self) -> Vec<u8> {
         match self.body {
             Body::Owned(bytes) => bytes,
+            Body::Whole(whole) => whole.into_vec(),
             body => body.bytes().to_vec(),
         }
     }

@@ -72,6 +72,7 @@ impl Engine {
             let message = format!("{kind} is not a kind of request");
             return Err(Error::new(ErrorKind::Protocol, message));
         }
+        self.spare_buffer.age();
         let is_stream = flag & flags::STREAM != 0;
         let mut table = self.table.lock();
         let mut opened = table.open(is_stream);
@@ -100,7 +101,7 @@ impl Engine {
         let _turn = self.turn_to_write(deadline)?;
         let header = self.open(kind, stream, told_deadline)?;
         let mut pieces = Pieces::new(header);
-        let sent = encoded.chunks(self.config.down.max_frame).try_for_each(|piece| {
+        let sent = encoded.chunks(self.config.down.piece_len()).try_for_each(|piece| {
             let is_last = pieces.sent + piece.len() == encoded.len();
             pieces.send(self, piece, is_last, deadline)
         });

@@ -1,5 +1,5 @@
 //! What the two sides say to each other: kinds of frames, request ids and what
-//! becomes of each, and the messages that are not plain bytes.
+//! becomes of each, the messages that are not plain bytes, and where long ones are put together.
 //!
 //! Level 4. Nothing here touches memory that is shared, or waits.
 
@@ -7,6 +7,7 @@ pub(crate) mod failure;
 pub(crate) mod health;
 pub(crate) mod hello;
 pub(crate) mod kind;
+pub(crate) mod spare;
 pub(crate) mod table;
 pub(crate) mod wire;
 

@@ -194,14 +194,6 @@ impl<T> Table<T> {
         self.slot(request).is_none_or(|slot| !slot.queue.is_empty())
     }
 
-    /// Makes room for a message of about `len` bytes that begins to come in pieces.
-    pub(crate) fn expect_pieces(&mut self, request: u64, len: usize) {
-        if let Some(slot) = self.slot(request) {
-            // If there is not so much, adding the pieces says so.
-            let _ = slot.partial.try_reserve_exact(len);
-        }
-    }
-
     /// Keeps what has come of a message in pieces until there is more. False if nobody waits
     /// for it any more.
     pub(crate) fn put_pieces(&mut self, request: u64, message: Vec<u8>) -> bool {

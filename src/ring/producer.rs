@@ -5,7 +5,7 @@
 //! frame and no shared tail exists. Before a slot is published the *next* slot's
 //! commit word is cleared, which is why one header more than the frame must be free.
 
-use crate::config::FRAME_HEADER;
+use crate::config::{FRAME_HEADER, RingConfig};
 use crate::error::{Error, Result};
 use crate::ring::doorbell::{Alarm, BY_FD, Bell, Sleeper, Step};
 use crate::ring::frame::{Commit, Header};
@@ -94,6 +94,11 @@ impl Producer {
     #[must_use]
     pub fn max_frame(&self) -> usize {
         self.max_frame
+    }
+
+    /// See [`RingConfig::piece_len`].
+    pub(crate) fn piece_len(&self) -> usize {
+        RingConfig { capacity: self.slots.capacity(), max_frame: self.max_frame }.piece_len()
     }
 
     /// The most bytes of slots that were found published and not yet released, by looks

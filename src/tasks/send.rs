@@ -46,7 +46,7 @@ async fn send_long(
     let _turn = turn_to_write(engine, deadline).await?;
     let header = engine.open(kind, flags, told_deadline)?;
     let mut message = Message { engine, pieces: Pieces::new(header), is_sent: false };
-    for piece in encoded.chunks(engine.config.max_request()) {
+    for piece in encoded.chunks(engine.config.down.piece_len()) {
         let is_last = message.pieces.sent + piece.len() == encoded.len();
         let header = message.pieces.header(is_last);
         let fill = |slot: &mut [u8]| {

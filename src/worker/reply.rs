@@ -318,7 +318,7 @@ impl Outlet {
         }
         let encoded = payload::encoded(payload, len)?;
         self.whole = as_u64(len);
-        let mut pieces = encoded.chunks(self.producer.max_frame()).peekable();
+        let mut pieces = encoded.chunks(self.producer.piece_len()).peekable();
         let mut flag = 0;
         while let Some(piece) = pieces.next() {
             let more = if pieces.peek().is_some() { flags::MORE } else { 0 };

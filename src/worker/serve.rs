@@ -7,6 +7,7 @@ use crate::link::{WorkerLink, WorkerWords};
 use crate::protocol::health::{Status, WorkerState};
 use crate::protocol::hello::RoleConfig;
 use crate::protocol::kind::{Kind, flags};
+use crate::protocol::spare::Spare;
 use crate::ring::Consumer;
 use crate::ring::Header;
 use crate::shm::bytes::PeerBytes;
@@ -48,6 +49,7 @@ pub(crate) fn run<S>(
         shared: &shared,
         max_message: as_usize(header.max_message),
         pieces: None,
+        spare: Spare::new(),
         is_warm: false,
     };
     let result = match catch(|| (worker.build)(role)) {
@@ -111,6 +113,7 @@ struct Server<'a> {
     shared: &'a Shared,
     max_message: usize,
     pieces: Option<Pieces>,
+    spare: Arc<Spare>,
     /// The rings' pages are in the page table.
     is_warm: bool,
 }
@@ -150,6 +153,7 @@ impl Server<'_> {
             let mut serving =
                 Serving { outlet: &mut self.outlet, words: self.words, stop, shared: self.shared };
             let served = if header.flags & (flags::MORE | flags::CONTINUED) == 0 {
+                self.spare.age();
                 // Slots that are long free must not stay hidden while a handler runs.
                 frame.publish_earlier();
                 serving.request(header, frame.payload(), session, handlers)
@@ -160,11 +164,14 @@ impl Server<'_> {
                     serving.outlet.begin(forgotten.header.request);
                     serving.outlet.cancel()?;
                 }
-                let whole = collect(&mut self.pieces, header, frame.payload(), self.max_message)?;
+                let (pieces, spare) = (&mut self.pieces, &self.spare);
+                let whole = collect(pieces, spare, header, frame.payload(), self.max_message)?;
                 drop(frame);
                 let Some(Pieces { header, bytes }) = whole else { continue };
                 self.consumer.publish();
-                serving.request(header, PeerBytes::of(&bytes), session, handlers)
+                let served = serving.request(header, PeerBytes::of(&bytes), session, handlers);
+                self.spare.give(bytes);
+                served
             };
             match served {
                 Err(_) if stop.is_set() => return Ok(()),
@@ -190,12 +197,13 @@ impl Server<'_> {
 /// Adds a piece to the request that is being collected; returns it when it is whole.
 fn collect(
     pieces: &mut Option<Pieces>,
+    spare: &Spare,
     header: Header,
     payload: PeerBytes<'_>,
     max_message: usize,
 ) -> Result<Option<Pieces>> {
     if header.flags & flags::CONTINUED == 0 {
-        *pieces = Some(Pieces { header, bytes: Vec::new() });
+        *pieces = Some(Pieces { header, bytes: spare.buffer(0) });
     }
     let Some(collecting) = pieces.as_mut().filter(|p| p.header.request == header.request) else {
         return Err(Error::corrupt(format!("a piece of request {} with no start", header.request)));
@@ -299,11 +307,11 @@ mod tests {
 
     #[test]
     fn pieces_of_a_message_add_up_and_a_piece_without_a_start_is_refused() {
-        let mut pieces = None;
+        let (mut pieces, spare) = (None, Spare::new());
         let piece = |flags, request| Header { flags, request, ..Header::default() };
         let more = flags::MORE;
         let last = flags::CONTINUED;
-        let mut add = |header, bytes| collect(&mut pieces, header, PeerBytes::of(bytes), 5);
+        let mut add = |header, bytes| collect(&mut pieces, &spare, header, PeerBytes::of(bytes), 5);
         assert!(add(piece(more, 1), b"ab").unwrap().is_none());
         assert!(add(piece(more | last, 1), b"c").unwrap().is_none());
         let whole = add(piece(last, 1), b"d").unwrap().unwrap();
