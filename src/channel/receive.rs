@@ -1,5 +1,6 @@
 //! Waiting for what comes back, and reading it for all who wait.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -24,22 +25,42 @@ const LAST_WORDS: Duration = Duration::from_millis(10);
 
 /// What a thread waits for.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Want {
+pub(super) enum Want<'a> {
     /// The reply of a request.
     Reply(u64),
-    /// The next chunk of a request.
-    Chunk(u64),
+    /// The next chunk of a request, of whose slots so many bytes were consumed and have not
+    /// been counted yet.
+    Chunk(u64, &'a Cell<usize>),
     /// Room for a payload of so many bytes.
     Room(usize),
 }
 
-impl Want {
+impl Want<'_> {
     /// The request, if one is wanted; ids are never zero.
     fn request(self) -> u64 {
         match self {
-            Self::Reply(request) | Self::Chunk(request) => request,
+            Self::Reply(request) | Self::Chunk(request, _) => request,
             Self::Room(_) => 0,
         }
+    }
+}
+
+/// How long a thread waits. What is there already takes no look at the clock.
+#[derive(Debug, Clone, Copy)]
+enum Patience {
+    For(Duration),
+    Until(Deadline),
+}
+
+impl Patience {
+    /// Its end, which begins to come nearer when this is asked for the first time.
+    fn deadline(&mut self) -> Deadline {
+        let deadline = match *self {
+            Self::For(timeout) => Deadline::after(timeout),
+            Self::Until(deadline) => deadline,
+        };
+        *self = Self::Until(deadline);
+        deadline
     }
 }
 
@@ -64,16 +85,19 @@ impl Engine {
         self.drive(Want::Reply(request), deadline, has_rung).map(item)
     }
 
-    /// The next item of a stream; `None` when the deadline passed first. Blocks. Items that
+    /// The next item of a stream; `None` when the timeout passed first. Blocks. Items that
     /// follow it in the ring already are put into `ready`, which is empty, a few at a time.
+    /// Before it waits it counts what was `consumed` and has not been counted.
     pub(crate) fn next_chunk(
         &self,
         request: u64,
-        deadline: Deadline,
+        timeout: Duration,
         ready: &mut VecDeque<Item>,
+        consumed: &mut usize,
     ) -> Result<Option<Item>> {
         check_not_forked()?;
-        self.drive_with(Want::Chunk(request), deadline, false, Some(ready)).map(item)
+        let want = Want::Chunk(request, Cell::from_mut(consumed));
+        self.drive_with(want, Patience::For(timeout), false, Some(ready)).map(item)
     }
 
     /// Waits until there is room for a payload of `len` bytes, and reads meanwhile: a
@@ -82,21 +106,21 @@ impl Engine {
         Ok(self.drive(Want::Room(len), deadline, true)?.is_some())
     }
 
-    fn drive(&self, want: Want, deadline: Deadline, has_rung: bool) -> Result<Option<Found>> {
-        self.drive_with(want, deadline, has_rung, None)
+    fn drive(&self, want: Want<'_>, deadline: Deadline, has_rung: bool) -> Result<Option<Found>> {
+        self.drive_with(want, Patience::Until(deadline), has_rung, None)
     }
 
     fn drive_with(
         &self,
-        want: Want,
-        deadline: Deadline,
+        want: Want<'_>,
+        mut patience: Patience,
         has_rung: bool,
         ready: Option<&mut VecDeque<Item>>,
     ) -> Result<Option<Found>> {
         let mut has_followed = false;
         let found = loop {
             if let Some(mut reader) = self.reader.try_lock() {
-                let found = self.read(&mut reader, want, deadline, has_rung);
+                let found = self.read(&mut reader, want, &mut patience, has_rung);
                 if let (Ok(Some(Found::Item(Item::Chunk(..)))), Some(ready)) = (&found, ready) {
                     self.read_on(&mut reader, want.request(), ready);
                 }
@@ -109,7 +133,7 @@ impl Engine {
                 found => break found,
             }
             has_followed = true;
-            if !self.follow(want, deadline) {
+            if !self.follow(want, patience.deadline()) {
                 break self.look(want);
             }
         };
@@ -126,14 +150,14 @@ impl Engine {
     }
 
     #[cold]
-    fn why_over(&self, want: Want) -> Error {
+    fn why_over(&self, want: Want<'_>) -> Error {
         self.life.why_over(Some(want.request()).filter(|request| *request != 0))
     }
 
     /// Whether what is wanted is there already.
-    fn look(&self, want: Want) -> Result<Option<Found>> {
+    fn look(&self, want: Want<'_>) -> Result<Option<Found>> {
         match want {
-            Want::Reply(request) | Want::Chunk(request) => {
+            Want::Reply(request) | Want::Chunk(request, _) => {
                 let mut table = self.table.lock();
                 let item = table.take(request);
                 if item.is_some() && matches!(want, Want::Reply(_)) && !table.is_running(request) {
@@ -150,8 +174,8 @@ impl Engine {
     fn read(
         &self,
         reader: &mut Consumer,
-        want: Want,
-        deadline: Deadline,
+        want: Want<'_>,
+        patience: &mut Patience,
         has_rung: bool,
     ) -> Result<Option<Found>> {
         // What came between the caller's look and its lock. A thread that has the channel
@@ -163,9 +187,10 @@ impl Engine {
             return Ok(Some(found));
         }
         reader.glance(has_rung);
-        if let Some(found) = self.poll(reader, want, deadline)? {
+        if let Some(found) = self.poll(reader, want, patience)? {
             return Ok(Some(found));
         }
+        let deadline = patience.deadline();
         self.settle_credit(want);
         reader.forget_descriptor();
         let mut announced = None;
@@ -175,7 +200,7 @@ impl Engine {
                 return Ok(None);
             }
             loop {
-                if let Some(found) = self.poll(reader, want, deadline)? {
+                if let Some(found) = self.poll(reader, want, patience)? {
                     return Ok(Some(found));
                 }
                 // A look can take frames of others, and others can take room: then what
@@ -192,14 +217,19 @@ impl Engine {
     }
 
     /// Says what this thread is about to sleep for, and returns it.
-    fn announce(&self, reader: &mut Consumer, want: Want) -> (u64, Option<u64>) {
+    fn announce(&self, reader: &mut Consumer, want: Want<'_>) -> (u64, Option<u64>) {
         reader.publish();
         (reader.announce(), self.announce_room(want))
     }
 
     /// Takes all frames that are there, until one is what is wanted, or the deadline has
     /// passed: then the caller must not sleep.
-    fn poll(&self, reader: &mut Consumer, want: Want, deadline: Deadline) -> Result<Option<Found>> {
+    fn poll(
+        &self,
+        reader: &mut Consumer,
+        want: Want<'_>,
+        patience: &mut Patience,
+    ) -> Result<Option<Found>> {
         let own = want.request();
         let mut after_death = self.most_frames();
         let phase = loop {
@@ -234,7 +264,7 @@ impl Engine {
                     None => return Ok(Some(Found::Over)),
                 }
             }
-            if deadline.has_passed() {
+            if patience.deadline().has_passed() {
                 return Ok(None);
             }
         };
@@ -334,7 +364,8 @@ impl Engine {
         if error.is_peer_dead()
             && let Some(mut reader) = self.reader.try_lock()
         {
-            let looked = self.poll(&mut reader, Want::Room(0), Deadline::after(LAST_WORDS));
+            let patience = &mut Patience::For(LAST_WORDS);
+            let looked = self.poll(&mut reader, Want::Room(0), patience);
             drop(reader);
             self.hand_over();
             if let Err(reason) = looked {
@@ -345,17 +376,17 @@ impl Engine {
     }
 
     /// Before a stream waits for more, the worker must know all that was consumed.
-    pub(super) fn settle_credit(&self, want: Want) {
-        if let Want::Chunk(request) = want {
-            self.consumed(request, 0, true);
+    pub(super) fn settle_credit(&self, want: Want<'_>) {
+        if let Want::Chunk(request, consumed) = want {
+            self.consumed(request, consumed.take(), true);
         }
     }
 
-    fn announce_room(&self, want: Want) -> Option<u64> {
+    fn announce_room(&self, want: Want<'_>) -> Option<u64> {
         let wanted = match want {
             Want::Room(len) => Some(len),
             _ if chosen(Mutant::RoomNotAnnounced) => None,
-            Want::Reply(_) | Want::Chunk(_) => self.room.lock().first_len(),
+            Want::Reply(_) | Want::Chunk(..) => self.room.lock().first_len(),
         };
         wanted.map(|len| self.producer.lock().announce_space(len))
     }

@@ -204,7 +204,7 @@ pub struct Stream {
     is_over: bool,
     /// What was taken from the ring together with an earlier chunk.
     ready: VecDeque<Item>,
-    /// Bytes of slots that were consumed and not reported.
+    /// Bytes of slots that were consumed and not counted.
     consumed: usize,
 }
 
@@ -242,8 +242,8 @@ impl Stream {
             return self.chunk_of(Ok(Some(item)));
         }
         self.ready.clear();
-        let deadline = Deadline::after(self.chunk_timeout);
-        let found = self.engine.next_chunk(self.request, deadline, &mut self.ready);
+        let Self { engine, request, chunk_timeout, ready, consumed, .. } = self;
+        let found = engine.next_chunk(*request, *chunk_timeout, ready, consumed);
         self.chunk_of(found)
     }
 
@@ -272,10 +272,8 @@ impl Stream {
         match item {
             Item::Chunk(body, cost) => {
                 self.consumed += cost;
-                let is_much = self.consumed >= self.engine.config.stream_window / 8;
-                if is_much || self.ready.is_empty() {
-                    let consumed = std::mem::take(&mut self.consumed);
-                    self.engine.consumed(self.request, consumed, false);
+                if self.consumed >= self.engine.config.stream_window / 8 {
+                    self.count_consumed();
                 }
                 Ok(Some(Reply { request: self.request, body }))
             }
@@ -288,6 +286,13 @@ impl Stream {
                 self.over(Err(Error::new(ErrorKind::Protocol, message)))
             }
         }
+    }
+
+    /// Counts what was consumed; done at every eighth of the window, and before the engine
+    /// waits for more.
+    pub(crate) fn count_consumed(&mut self) {
+        let consumed = std::mem::take(&mut self.consumed);
+        self.engine.consumed(self.request, consumed, false);
     }
 
     /// Asks the worker to end the stream, without waiting. Chunks that are on their way

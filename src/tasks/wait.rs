@@ -108,7 +108,9 @@ impl AsyncStream {
             Poll::Pending => return Poll::Pending,
         };
         self.deadline = None;
-        Poll::Ready(self.stream.chunk_of(found))
+        let chunk = self.stream.chunk_of(found);
+        self.stream.count_consumed();
+        Poll::Ready(chunk)
     }
 }
 

@@ -18,25 +18,29 @@ use std::time::Duration;
 
 use slipring::ring::Header;
 use slipring::worker::{self, Worker};
-use slipring::{Channel, Kind, Pending, RawLink, Spawner};
+use slipring::{Channel, Kind, Pending, RawLink, Spawner, Stream};
 
 /// Paths, and how many frames or requests each is measured with.
-const PATHS: [(&str, u64); 5] = [
+const PATHS: [(&str, u64); 6] = [
     ("raw-commit", 8000),
     ("raw-commit-lazily", 8000),
     ("raw-recv", 8000),
     ("channel-submit", 800),
     ("channel-wait", 800),
+    ("channel-chunk", 800),
 ];
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.txt");
 /// How far a count may be above its baseline.
 const TOLERANCE: f64 = 0.05;
 
 const LEN: usize = 64;
+/// Longer than what is copied out of the ring at once.
+const CHUNK: usize = 1024;
 const WARM: u64 = 100;
 const LONG: Duration = Duration::from_secs(60);
 const ECHO: Kind = Kind::named("echo");
 const NAP: Kind = Kind::named("nap");
+const CHUNKS: Kind = Kind::named("chunks");
 /// Long enough for a parent under callgrind to do all that it does meanwhile.
 const NAP_TIME: Duration = Duration::from_millis(1500);
 
@@ -176,6 +180,19 @@ fn measured(path: &str) -> io::Result<()> {
             hot_channel_wait(&mut pending, count)?;
             channel.close(LONG)?;
         }
+        "channel-chunk" => {
+            let channel = spawner("channel")?.spawn()?;
+            channel.wait_ready(LONG)?;
+            let mut chunks = channel.stream(CHUNKS, &[], LONG)?;
+            // All of them are in the ring by then.
+            while channel.health().bytes_sent < (WARM + count) * CHUNK as u64 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            warm_chunk(&mut chunks, WARM)?;
+            hot_channel_chunk(&mut chunks, count)?;
+            drop(chunks);
+            channel.close(LONG)?;
+        }
         _ => return Err(io::Error::other(format!("no path is called {path}"))),
     }
     Ok(())
@@ -251,6 +268,13 @@ hot_and_warm!(
     }
 );
 
+hot_and_warm!(hot_channel_chunk, warm_chunk, (chunks: &mut Stream, count: u64), {
+    for chunk in chunks.take(count as usize) {
+        std::hint::black_box(chunk?.payload());
+    }
+    Ok(())
+});
+
 /// The side that is not.
 fn serve(args: &[&str]) -> io::Result<()> {
     if args.first() == Some(&"channel") {
@@ -259,6 +283,14 @@ fn serve(args: &[&str]) -> io::Result<()> {
                 let mut slot = reply.claim(request.len())?;
                 request.payload().copy_to(slot.payload())?;
                 Ok(slot.send())
+            })
+            .on(CHUNKS, |(), _, reply| {
+                let mut chunks = reply.stream();
+                for _ in 0..WARM + frames("channel-chunk") {
+                    chunks.send(&[7; CHUNK][..])?;
+                }
+                std::thread::sleep(NAP_TIME);
+                Ok(chunks.end()?)
             })
             .on(NAP, |(), _, reply| {
                 std::thread::sleep(NAP_TIME);
