@@ -1,11 +1,14 @@
 //! Atomics, locks and threads that switch between std and loom.
 //!
 //! Everything above uses these names, so that a build with `--cfg loom` model
-//! checks the very code that ships. Locks here ignore poisoning: a panic of one
+//! checks the very code that ships; with `--cfg slipring_tsan`, for `tests/sanitizers.sh`,
+//! locks are such as ThreadSanitizer sees. Locks here ignore poisoning: a panic of one
 //! thread of the host must not take the channel from the others, and no state
 //! behind these locks is left half-changed by the code that holds them.
 
 pub(crate) mod mutant;
+#[cfg(slipring_tsan)]
+mod seen;
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
@@ -28,12 +31,22 @@ pub(crate) use std::{
     thread::{Thread, current, park_timeout, yield_now},
 };
 
+#[cfg(slipring_tsan)]
+use self::seen as imp;
 #[cfg(loom)]
 use loom::sync as imp;
-#[cfg(not(loom))]
+#[cfg(not(any(loom, slipring_tsan)))]
 use std::sync as imp;
 
 pub(crate) use imp::MutexGuard;
+
+/// Std's locks, of which no model is made.
+pub(crate) mod plain {
+    #[cfg(slipring_tsan)]
+    pub(crate) use super::seen::{Condvar, Mutex};
+    #[cfg(not(slipring_tsan))]
+    pub(crate) use std::sync::{Condvar, Mutex};
+}
 
 /// A mutex without poisoning.
 #[derive(Debug, Default)]

@@ -1,12 +1,13 @@
 //! A lock that can be waited for until a deadline, which std's cannot.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 #[cfg(feature = "async")]
 use crate::channel::wakers::Seat;
 use crate::channel::wakers::Wakers;
 use crate::shm::clock::Deadline;
+use crate::sync::plain::{Condvar, Mutex};
 
 /// Something that one thread uses at a time.
 #[derive(Debug)]

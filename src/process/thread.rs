@@ -2,10 +2,11 @@
 //! that stands in for a worker process, or a process that attached by name.
 
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::ExitCause;
+use crate::sync::plain::{Condvar, Mutex};
 
 /// The worker, as far as its end is concerned.
 #[derive(Clone)]

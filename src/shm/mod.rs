@@ -15,6 +15,8 @@ pub(crate) mod hint;
 pub(crate) mod layout;
 #[cfg(not(loom))]
 mod mapped;
+#[cfg(slipring_tsan)]
+mod mapped_once;
 pub(crate) mod memfd;
 #[cfg(all(feature = "named", not(loom)))]
 pub(crate) mod named;

@@ -37,6 +37,16 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
+    #[cfg(not(slipring_tsan))]
+    fn of(file: &File, len: u64, is_writable: bool) -> Result<Self> {
+        Ok(Self(Arc::new(Backing::map(file, as_usize(len), is_writable)?)))
+    }
+
+    #[cfg(slipring_tsan)]
+    fn of(file: &File, len: u64, is_writable: bool) -> Result<Self> {
+        super::mapped_once::map(file, as_usize(len), is_writable).map(Self)
+    }
+
     pub(super) fn track_write(&self, offset: usize, len: usize) {
         self.0.track_write(offset, len);
     }
@@ -126,6 +136,13 @@ pub(super) fn after_load(order: Ordering) {
     }
 }
 
+/// The order of that load. ThreadSanitizer knows no fences, and gets maps that can be
+/// written to: see [`mapped_once`](super::mapped_once).
+#[inline]
+pub(super) fn of_load(order: Ordering) -> Ordering {
+    if cfg!(slipring_tsan) { order } else { Ordering::Relaxed }
+}
+
 macro_rules! words {
     ($own:ident, $peer:ident, $atomic:ident, $int:ident) => {
         /// A word of the region that this process writes.
@@ -159,7 +176,7 @@ macro_rules! words {
         impl $peer {
             #[inline]
             pub(crate) fn load(&self, order: Ordering) -> $int {
-                let value = self.0.get().load(Ordering::Relaxed);
+                let value = self.0.get().load(of_load(order));
                 after_load(order);
                 value
             }
@@ -193,7 +210,7 @@ pub(crate) struct OwnRegion(Mapping);
 impl OwnRegion {
     /// Maps `file` for reading and writing. Seal it afterwards.
     pub(crate) fn map(file: &File, len: u64) -> Result<Self> {
-        Ok(Self(Mapping(Arc::new(Backing::map(file, as_usize(len), true)?))))
+        Mapping::of(file, len, true).map(Self)
     }
 
     #[cfg(loom)]
@@ -246,7 +263,7 @@ pub(crate) struct PeerRegion(Mapping);
 impl PeerRegion {
     /// Maps `file` read-only.
     pub(crate) fn map(file: &File, len: u64) -> Result<Self> {
-        Ok(Self(Mapping(Arc::new(Backing::map(file, as_usize(len), false)?))))
+        Mapping::of(file, len, false).map(Self)
     }
 
     #[cfg(loom)]
@@ -333,7 +350,7 @@ pub(crate) struct PeerTable(Table);
 impl PeerTable {
     #[inline]
     pub(crate) fn load(&self, index: usize, order: Ordering) -> u64 {
-        let value = self.0.word(index).load(Ordering::Relaxed);
+        let value = self.0.word(index).load(of_load(order));
         after_load(order);
         value
     }

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 
 use super::bytes::PeerBytes;
 use super::layout::as_usize;
-use super::region::{Mapping, after_load};
+use super::region::{Mapping, after_load, of_load};
 use crate::config::{FRAME_HEADER, SLOT_ALIGN};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -105,7 +105,7 @@ impl PeerLine<'_> {
     /// Loads the word with this index.
     #[inline]
     pub(crate) fn load(&self, index: usize, order: Ordering) -> u64 {
-        let value = self.0.word(index).load(Ordering::Relaxed);
+        let value = self.0.word(index).load(of_load(order));
         after_load(order);
         value
     }

@@ -1,9 +1,10 @@
 //! Faults that the models must notice.
 //!
 //! Each mutant weakens one ordering, or leaves out one fence, look, bump or bound of the
-//! code that ships. In a model build the environment variable `SLIPRING_MUTANT` chooses
-//! one at run time; `ring/mutants.rs` and `channel/mutants.rs` name the model that must
-//! fail for it. In any other build [`chosen`] is a constant and nothing is left of this.
+//! code that ships. In a model build, and in one for ThreadSanitizer, the environment
+//! variable `SLIPRING_MUTANT` chooses one at run time; `ring/mutants.rs` and
+//! `channel/mutants.rs` name the model that must fail for it. In any other build [`chosen`]
+//! is a constant and nothing is left of this.
 
 use super::{Ordering, fence};
 
@@ -219,18 +220,20 @@ mutants! {
 }
 
 /// Whether the code must misbehave so.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, slipring_tsan)))]
 #[inline(always)]
 pub(crate) const fn chosen(_: Mutant) -> bool {
     false
 }
 
 /// Whether the code must misbehave so.
-#[cfg(loom)]
+#[cfg(any(loom, slipring_tsan))]
 pub(crate) fn chosen(mutant: Mutant) -> bool {
-    static NAME: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    let name = NAME.get_or_init(|| std::env::var("SLIPRING_MUTANT").ok());
-    name.as_ref().is_some_and(|name| *name == format!("{mutant:?}"))
+    thread_local! {
+        // ThreadSanitizer does not see who makes a static that all threads share.
+        static NAME: Option<String> = std::env::var("SLIPRING_MUTANT").ok();
+    }
+    NAME.with(|name| name.as_ref().is_some_and(|name| *name == format!("{mutant:?}")))
 }
 
 /// `order`, or Relaxed in the mutant.
