@@ -179,8 +179,6 @@ impl Model {
         let item = match state.ready.pop_front() {
             Some(item) => Ok(Some(item)),
             None => {
-                let taken = std::mem::take(&mut state.taken);
-                state.consume(taken, if taken == 0 { u64::MAX } else { quarter });
                 let item = self.await_item(request);
                 if matches!(item, Ok(Some(Out::Chunk(..)))) {
                     self.take_ahead(request);
@@ -193,7 +191,7 @@ impl Model {
                 let eighth = self.window / 8;
                 let state = self.requests.get_mut(&request).unwrap();
                 state.taken += u64::try_from(cost).unwrap();
-                if state.ready.is_empty() || state.taken >= eighth {
+                if state.taken >= eighth {
                     let taken = std::mem::take(&mut state.taken);
                     state.consume(taken, quarter);
                 }
@@ -227,8 +225,8 @@ impl Model {
             }
         }
         if let Some(state) = self.requests.get_mut(&request).filter(|s| s.is_stream) {
-            let withheld = std::mem::take(&mut state.withheld);
-            state.consume(withheld, 1);
+            let uncounted = std::mem::take(&mut state.withheld) + std::mem::take(&mut state.taken);
+            state.consume(uncounted, 1);
         }
         Ok(None)
     }
