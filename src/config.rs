@@ -220,7 +220,8 @@ impl ConfigBuilder {
         self
     }
 
-    /// The longest message that may travel as a chain of frames, in bytes.
+    /// The longest message that may travel as a chain of frames, in bytes. Each side keeps
+    /// the buffer of one such message until sixteen requests have not needed it.
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.config.max_message = bytes;
         self

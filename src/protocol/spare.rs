@@ -46,16 +46,11 @@ impl Spare {
     /// Counts a request.
     #[inline]
     pub(crate) fn age(&self) {
-        if self.left.load(Ordering::Relaxed) != 0 {
-            self.grow_older();
-        }
-    }
-
-    #[cold]
-    fn grow_older(&self) {
-        // Two threads may both find the last one: there is one buffer, and one of them gets it.
-        if self.left.fetch_sub(1, Ordering::Relaxed) <= 1 {
-            drop(self.take());
+        match self.left.load(Ordering::Relaxed) {
+            0 => {}
+            1 => drop(self.take()),
+            // Threads that do this at once count for one, which does not matter.
+            left => self.left.store(left - 1, Ordering::Relaxed),
         }
     }
 
@@ -82,8 +77,11 @@ impl Whole {
         &self.bytes
     }
 
-    /// Keeps the buffer.
+    /// The message for good, without the room that a much longer one has left behind it.
     pub(crate) fn into_vec(mut self) -> Vec<u8> {
+        if self.bytes.capacity() / 2 > self.bytes.len() {
+            return self.bytes.clone();
+        }
         std::mem::take(&mut self.bytes)
     }
 }
@@ -139,5 +137,9 @@ mod tests {
         let spare = Spare::new();
         assert_eq!(whole(&spare, 5000).0.into_vec(), [7; 5000]);
         assert_eq!(spare.buffer(0).capacity(), 0);
+        drop(whole(&spare, 5000));
+        let short = whole(&spare, 100).0.into_vec();
+        assert!(short == [7; 100] && short.capacity() < 5000);
+        assert!(spare.buffer(0).capacity() >= 5000, "it is still here");
     }
 }
