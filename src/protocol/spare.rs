@@ -46,11 +46,18 @@ impl Spare {
     /// Counts a request.
     #[inline]
     pub(crate) fn age(&self) {
-        match self.left.load(Ordering::Relaxed) {
-            0 => {}
+        let left = self.left.load(Ordering::Relaxed);
+        if left != 0 {
+            self.grow_older(left);
+        }
+    }
+
+    #[cold]
+    fn grow_older(&self, left: u64) {
+        match left {
             1 => drop(self.take()),
             // Threads that do this at once count for one, which does not matter.
-            left => self.left.store(left - 1, Ordering::Relaxed),
+            _ => self.left.store(left - 1, Ordering::Relaxed),
         }
     }
 

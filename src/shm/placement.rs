@@ -13,7 +13,8 @@ use super::clock::now_ns;
 /// A line that comes from a cache which both share is here within about 30 ns, and one that
 /// does not after more than 100.
 const FAR_NS: u64 = 70;
-/// Loads that it takes to be sure; the same number to come back.
+/// Where the count of slow loads ends: above half of it the peer is far, which takes five
+/// slow loads at least, and a few fast ones to take back.
 const SURE: u8 = 8;
 
 thread_local! {

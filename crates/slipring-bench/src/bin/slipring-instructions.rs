@@ -74,7 +74,7 @@ fn compare(is_update: bool) -> io::Result<()> {
     }
     let known = fs::read_to_string(BASELINE).unwrap_or_default();
     let mut text = String::from(
-        "# Instructions of the parent for one frame or request of 64 bytes. Written by\n\
+        "# Instructions of the parent for one frame or request of 64 bytes, or chunk of 1 KiB. Written by\n\
          # `slipring-instructions --update`; holds for one compiler and processor family.\n",
     );
     let mut wrong = Vec::new();
