@@ -25,6 +25,8 @@ pub struct RawLink {
     pub consumer: Consumer,
     hint: Option<Arc<Hint>>,
     end: Box<dyn End>,
+    /// Where the ring out stood at the last wait.
+    sent: u64,
 }
 
 /// The process at the other end, as far as a raw link is concerned.
@@ -39,7 +41,8 @@ pub(crate) trait End: fmt::Debug + Send {
 impl RawLink {
     pub(crate) fn new(data: Duplex, hint: Option<Arc<Hint>>, end: Box<dyn End>) -> Self {
         let Duplex { producer, consumer, .. } = data;
-        Self { producer, consumer, hint, end }
+        let sent = producer.tail();
+        Self { producer, consumer, hint, end, sent }
     }
 
     /// Reserves a slot; `None` if the ring stayed full. Blocks for at most `timeout`. That the
@@ -74,17 +77,22 @@ impl RawLink {
     /// As [`RawLink::claim`].
     #[inline]
     pub fn recv(&mut self, timeout: Duration) -> Result<Option<Frame<'_>>> {
-        let has_rung = self.producer.take_has_rung();
-        self.producer.flush();
-        if !self.consumer.glance(has_rung) && !self.await_frame(timeout, has_rung)? {
+        if !self.consumer.has_next() && !self.await_frame(timeout)? {
             return Ok(None);
         }
         self.consumer.poll()
     }
 
-    #[cold]
-    fn await_frame(&mut self, timeout: Duration, has_rung: bool) -> Result<bool> {
-        let Self { consumer, end, .. } = self;
+    #[inline(never)]
+    fn await_frame(&mut self, timeout: Duration) -> Result<bool> {
+        let Self { consumer, producer, end, sent, .. } = self;
+        let has_rung = producer.take_has_rung();
+        producer.flush();
+        let is_answer = std::mem::replace(sent, producer.tail()) != *sent;
+        consumer.fall_behind(is_answer, has_rung);
+        if consumer.glance(has_rung) {
+            return Ok(true);
+        }
         let deadline = Deadline::after(timeout);
         consumer.wait_until(end.alarm(), deadline, has_rung, || end.check())
     }

@@ -186,6 +186,9 @@ impl Engine {
         {
             return Ok(Some(found));
         }
+        if matches!(want, Want::Chunk(..)) {
+            reader.fall_behind(false, has_rung);
+        }
         reader.glance(has_rung);
         if let Some(found) = self.poll(reader, want, patience)? {
             return Ok(Some(found));

@@ -24,6 +24,9 @@ use crate::sync::mutant::{self, Mutant};
 
 mod settle;
 
+/// Bytes of slots in a row that make a stream.
+const RUN: u64 = 1 << 10;
+
 pub(crate) use settle::shut_down;
 
 /// The end of a ring that takes frames out.
@@ -38,9 +41,15 @@ pub struct Consumer {
     max_frame: usize,
     /// Private and authoritative: the slot to look at.
     next: u64,
+    /// The frame that was taken last, up to `next`: where it starts, and the one copy of its
+    /// header. Here and not in [`Frame`], which fits a register so.
+    start: u64,
+    header: [u64; 3],
     /// A head that the producer has been told of, maybe not the last: honest frames end
     /// within one capacity of it.
     told: u64,
+    /// Where the last run of frames began: see `fall_behind`.
+    run_from: u64,
     /// Valid while no lease is out; otherwise `shared.returns` has them.
     returns: Option<Cursor>,
     /// The descriptor is, or will be, made readable by the next frame.
@@ -83,7 +92,10 @@ impl Consumer {
             sleeper: parts.sleeper,
             max_frame,
             next: origin,
+            start: origin,
+            header: [0; 3],
             told: origin,
+            run_from: origin,
             returns: Some(cursor),
             is_lit: false,
             poisoned: None,
@@ -125,20 +137,21 @@ impl Consumer {
             return Ok(None);
         }
         let header = self.header();
-        let len = as_usize(u64::from(header.len));
+        let len = len_of(header);
         let is_over_cap = len > self.max_frame && !mutant::chosen(Mutant::LenOverCap);
         let is_past_end = span(len) > to_end(self.next, self.capacity);
         if is_over_cap || (is_past_end && !mutant::chosen(Mutant::LenPastEnd)) {
             return Err(self.poison_len(len));
         }
-        let start = self.next;
-        let end = start.wrapping_add(span(len));
+        let end = self.next.wrapping_add(span(len));
         if !self.is_within_capacity(end) && !mutant::chosen(Mutant::Overrun) {
             return Err(self.poison_overrun(end));
         }
+        self.start = self.next;
         self.next = end;
+        self.header = header;
         crate::failpoint::failpoint!("after poll");
-        Ok(Some(Frame { consumer: self, header, start, end }))
+        Ok(Some(Frame { consumer: self }))
     }
 
     /// Whether a frame lies at `next`, which goes past paddings first.
@@ -153,17 +166,17 @@ impl Consumer {
 
     /// Of the frame that was found there.
     #[inline]
-    fn header(&self) -> Header {
+    fn header(&self) -> [u64; 3] {
         let line = self.slots.line(self.next);
         let load = |index| line.load(index, Ordering::Relaxed);
-        Header::from_words([load(1), load(2), load(3)])
+        [load(1), load(2), load(3)]
     }
 
     /// How long the next frame says that it is, which [`Consumer::poll`] may refuse; `None` if
     /// there is none. Does not wait.
     pub(crate) fn next_len(&mut self) -> Result<Option<usize>> {
         let is_there = self.find()?;
-        Ok(is_there.then(|| as_usize(u64::from(self.header().len))))
+        Ok(is_there.then(|| len_of(self.header())))
     }
 
     /// What is to be done with a commit word that is not simply that of a frame. Whether
@@ -280,6 +293,23 @@ impl Consumer {
         self.has_next() || self.sleeper.glance(has_rung, || self.has_next())
     }
 
+    /// To be asked before a wait for the next frame of a one-way stream: a consumer that has
+    /// caught up with its producer keeps taking the lines that are about to be filled, its
+    /// processor's prefetching above all, and each has to be fetched back. So it lets the
+    /// producer get ahead by some lines, which FastForward (Giacomoni et al., PPoPP 2008)
+    /// calls temporal slipping. `is_answer` says that the producer may wait for this end.
+    #[inline]
+    pub(crate) fn fall_behind(&mut self, is_answer: bool, has_rung: bool) {
+        if self.has_next() {
+            return;
+        }
+        let run = self.next.wrapping_sub(self.run_from);
+        self.run_from = self.next;
+        if run >= RUN && !is_answer {
+            self.sleeper.lag(has_rung);
+        }
+    }
+
     /// Publishes any head, as a hostile peer could: for fuzzing.
     pub(crate) fn forge_head(&self, head: u64) {
         self.shared.head.store(head, Ordering::Release);
@@ -362,27 +392,30 @@ impl Consumer {
     }
 }
 
+#[inline]
+fn len_of(header: [u64; 3]) -> usize {
+    as_usize(u64::from(Header::from_words(header).len))
+}
+
 /// A frame that was taken. Dropping it releases its slot.
 #[derive(Debug)]
 pub struct Frame<'a> {
     consumer: &'a mut Consumer,
-    header: Header,
-    start: u64,
-    end: u64,
 }
 
 impl Frame<'_> {
     /// The validated private copy of the header.
     #[must_use]
+    #[inline]
     pub fn header(&self) -> Header {
-        self.header
+        Header::from_words(self.consumer.header)
     }
 
     /// The payload, in memory that the peer can write.
     #[must_use]
     #[inline]
     pub fn payload(&self) -> PeerBytes<'_> {
-        payload(&self.consumer.slots, self.start, self.header)
+        payload(&self.consumer.slots, self.consumer.start, self.header())
     }
 
     pub(crate) fn prefault(&self) {
@@ -398,10 +431,9 @@ impl Frame<'_> {
     /// Keeps the frame beyond the next poll.
     #[must_use]
     pub fn into_lease(self) -> Lease {
-        let (header, start, end) = (self.header, self.start, self.end);
         let mut this = std::mem::ManuallyDrop::new(self);
-        let Consumer { shared, returns, .. } = &mut *this.consumer;
-        Lease::new(shared, returns.take(), header, start, end)
+        let Consumer { shared, returns, header, start, next, .. } = &mut *this.consumer;
+        Lease::new(shared, returns.take(), Header::from_words(*header), *start, *next)
     }
 }
 
@@ -409,6 +441,7 @@ impl Drop for Frame<'_> {
     #[inline]
     fn drop(&mut self) {
         crate::failpoint::failpoint!("before release");
-        self.consumer.release(self.end, self.header.request);
+        let (end, request) = (self.consumer.next, self.header().request);
+        self.consumer.release(end, request);
     }
 }

@@ -36,6 +36,11 @@ pub struct Producer {
     max_frame: usize,
     /// Private and authoritative: where the next slot starts.
     tail: u64,
+    /// The slot that was claimed last: where it starts, the padding before it and the length of
+    /// its payload. Here and not in [`Claim`], which fits a register so.
+    start: u64,
+    padding: u64,
+    len: usize,
     /// Where the tail stood when the consumer's head was last looked at with a watch in hand.
     observed: u64,
     /// The consumer's head as last seen; it can only have grown since. Once the peer is
@@ -80,6 +85,9 @@ impl Producer {
             sleeper: parts.sleeper,
             max_frame,
             tail: origin,
+            start: origin,
+            padding: 0,
+            len: 0,
             observed: origin,
             head: origin,
             poisoned: None,
@@ -141,10 +149,11 @@ impl Producer {
     /// Claims a slot where [`Producer::has_room_for`] has just found room.
     #[inline]
     pub(crate) fn claim_room(&mut self, len: usize) -> Claim<'_> {
-        let padding = padding(self.tail, span(len), self.capacity);
-        let start = self.tail.wrapping_add(padding);
+        self.padding = padding(self.tail, span(len), self.capacity);
+        self.start = self.tail.wrapping_add(self.padding);
+        self.len = len;
         crate::failpoint::failpoint!("claim");
-        let claim = Claim { producer: self, start, padding, len };
+        let claim = Claim { producer: self };
         if !mutant::chosen(Mutant::NextClearedLate) {
             claim.clear_next();
         }
@@ -313,8 +322,7 @@ impl Producer {
         }
     }
 
-    /// Where the next slot starts: for fuzzing.
-    #[cfg(any(test, feature = "testing"))]
+    /// Where the next slot starts.
     pub(crate) fn tail(&self) -> u64 {
         self.tail
     }
@@ -371,9 +379,6 @@ impl Drop for Producer {
 #[must_use = "a claim that is dropped publishes nothing"]
 pub struct Claim<'a> {
     producer: &'a mut Producer,
-    start: u64,
-    padding: u64,
-    len: usize,
 }
 
 impl Claim<'_> {
@@ -382,13 +387,14 @@ impl Claim<'_> {
     #[inline]
     pub fn payload(&mut self) -> &mut [u8] {
         // Always there: a span was claimed that is contiguous.
-        self.producer.slots.payload_mut(self.start, self.len).unwrap_or_default()
+        let Producer { slots, start, len, .. } = &mut *self.producer;
+        slots.payload_mut(*start, *len).unwrap_or_default()
     }
 
     /// Shortens the payload to its first `len` bytes; longer is not possible.
     pub fn truncate(&mut self, len: usize) {
-        if len < self.len {
-            self.len = len;
+        if len < self.producer.len {
+            self.producer.len = len;
             // A shorter frame may fit before the ring's end, but it has been filled where
             // it is: the padding stays.
             self.clear_next();
@@ -397,7 +403,7 @@ impl Claim<'_> {
 
     #[inline]
     fn next(&self) -> u64 {
-        self.start.wrapping_add(span(self.len))
+        self.producer.start.wrapping_add(span(self.producer.len))
     }
 
     /// Clears the commit word of the slot behind this one, before the payload is filled:
@@ -436,7 +442,8 @@ impl Claim<'_> {
         Self: 'p,
     {
         let next = self.next();
-        let Self { producer, start, padding, len } = self;
+        let producer = self.producer;
+        let Producer { start, padding, len, .. } = *producer;
         // Always fits: `try_claim` checked it against the cap, which came from a u32.
         let header = Header { len: u32::try_from(len).unwrap_or(u32::MAX), ..header };
         let slots = &producer.slots;

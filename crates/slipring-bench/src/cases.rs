@@ -104,6 +104,7 @@ fn stream(len: usize) -> Case {
     if piece <= 4 << 10 {
         list.push(ring("ring 4 MiB, no fence", 4 * MIB, Style::Plain));
         list.push(ring("ring 4 MiB, shared index", 4 * MIB, Style::Index));
+        list.push(ring("ring 4 MiB, no fence, lagging", 4 * MIB, Style::Lagging));
     } else {
         list.push(ring("ring 4 MiB, around caches", 4 * MIB, Style::AroundCaches));
     }

@@ -131,6 +131,7 @@ pub fn ring(capacity: usize, style: Style) -> io::Result<Box<dyn Session>> {
     let name = match style {
         Style::Fenced => "fenced",
         Style::Plain => "plain",
+        Style::Lagging => "lagging",
         Style::AroundCaches => "around-caches",
         Style::Index => "index",
     };
@@ -245,6 +246,7 @@ pub(crate) fn serve(args: &[&str]) -> Option<io::Result<()>> {
                 "fenced" => Style::Fenced,
                 "around-caches" => Style::AroundCaches,
                 "index" => Style::Index,
+                "lagging" => Style::Lagging,
                 _ => Style::Plain,
             };
             let end = || Ok(Ring::new(Memory::map(&file()?)?, false, style));

@@ -9,8 +9,10 @@
 //!           16  payload of up to 48 bytes; longer ones start at 64
 //! ```
 
+use std::hint::spin_loop;
 use std::io;
 use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
 
 use super::memory::Memory;
 use super::{bytes, spin};
@@ -27,6 +29,8 @@ pub enum Style {
     Fenced,
     /// No fence: a doorbell would be looked at once in many frames.
     Plain,
+    /// Plain, and a consumer that has caught up lets the producer get ahead.
+    Lagging,
     /// Plain, and copies past the caches.
     AroundCaches,
     /// Plain, but publishes by a tail that both sides share, and not in the slot.
@@ -51,6 +55,8 @@ pub struct Ring {
     released: u64,
     /// The tail seen, with a shared index.
     known: u64,
+    /// Where it ran out of frames.
+    empty_at: u64,
 }
 
 /// Of a shared tail behind the head of the same ring, in bytes.
@@ -96,6 +102,7 @@ impl Ring {
             next: 0,
             released: 0,
             known: 0,
+            empty_at: 0,
         }
     }
 
@@ -129,6 +136,19 @@ impl Ring {
             self.publish_head();
         }
         Ok(result)
+    }
+
+    /// Looks at nothing for a microsecond after a run of frames.
+    #[cold]
+    fn lag(&mut self) {
+        let run = self.next - self.empty_at;
+        self.empty_at = self.next;
+        if run >= 1024 {
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_micros(1) {
+                spin_loop();
+            }
+        }
     }
 
     fn publish_head(&mut self) {
@@ -212,6 +232,9 @@ impl End for Ring {
             let mut word = commit.load(Ordering::Acquire);
             if word == 0 {
                 self.publish_head();
+                if self.style == Style::Lagging {
+                    self.lag();
+                }
                 word = spin(|| Some(commit.load(Ordering::Acquire)).filter(|word| *word != 0))?;
             }
             if word == self.next | 2 {
