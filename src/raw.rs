@@ -77,10 +77,9 @@ impl RawLink {
     /// As [`RawLink::claim`].
     #[inline]
     pub fn recv(&mut self, timeout: Duration) -> Result<Option<Frame<'_>>> {
-        if !self.consumer.has_next() && !self.await_frame(timeout)? {
-            return Ok(None);
-        }
-        self.consumer.poll()
+        let is_there =
+            self.consumer.has_frame() || self.await_frame(timeout)? && self.consumer.find()?;
+        if is_there { self.consumer.take().map(Some) } else { Ok(None) }
     }
 
     #[inline(never)]

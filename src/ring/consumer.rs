@@ -133,9 +133,12 @@ impl Consumer {
     /// if what lies in the ring cannot be a frame.
     #[inline]
     pub fn poll(&mut self) -> Result<Option<Frame<'_>>> {
-        if !self.find()? {
-            return Ok(None);
-        }
+        if self.find()? { self.take().map(Some) } else { Ok(None) }
+    }
+
+    /// Takes the frame that was found at `next`.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Result<Frame<'_>> {
         let header = self.header();
         let len = len_of(header);
         let is_over_cap = len > self.max_frame && !mutant::chosen(Mutant::LenOverCap);
@@ -151,17 +154,32 @@ impl Consumer {
         self.next = end;
         self.header = header;
         crate::failpoint::failpoint!("after poll");
-        Ok(Some(Frame { consumer: self }))
+        Ok(Frame { consumer: self })
     }
 
     /// Whether a frame lies at `next`, which goes past paddings first.
     #[inline]
-    fn find(&mut self) -> Result<bool> {
+    pub(crate) fn find(&mut self) -> Result<bool> {
+        let word = self.commit_word();
+        Ok(self.is_frame(word) || self.look_closer(word)?)
+    }
+
+    /// As [`Consumer::find`], but does nothing more where it is not plain that one does.
+    #[inline]
+    pub(crate) fn has_frame(&self) -> bool {
+        self.is_frame(self.commit_word())
+    }
+
+    #[inline]
+    fn commit_word(&self) -> u64 {
         let order = mutant::order(Mutant::PollRelaxed, Ordering::Acquire);
         // Pairs with the Release store in the producer's `publish`.
-        let word = self.slots.line(self.next).load(0, order);
-        let is_plain = word == Commit::frame(self.next) && self.poisoned.is_none();
-        Ok(is_plain || self.look_closer(word)?)
+        self.slots.line(self.next).load(0, order)
+    }
+
+    #[inline]
+    fn is_frame(&self, word: u64) -> bool {
+        word == Commit::frame(self.next) && self.poisoned.is_none()
     }
 
     /// Of the frame that was found there.
@@ -204,9 +222,7 @@ impl Consumer {
                 }
                 _ => return Err(self.poison(word)),
             }
-            let order = mutant::order(Mutant::PollRelaxed, Ordering::Acquire);
-            // Pairs with the Release store in the producer's `publish`.
-            word = self.slots.line(self.next).load(0, order);
+            word = self.commit_word();
         }
     }
 

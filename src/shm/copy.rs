@@ -1,6 +1,7 @@
 //! Copies of payloads.
 #![allow(unsafe_code, reason = "vector instructions, and memory that is shared")]
 
+use std::ops::RangeInclusive;
 use std::ptr::NonNull;
 
 #[cfg(target_arch = "x86_64")]
@@ -11,6 +12,10 @@ use super::placement;
 /// in their lowest twelve bits; see "The copy" in `docs/BENCHMARKS.md`.
 #[cfg(target_arch = "x86_64")]
 const VECTOR_FROM: usize = 2 << 10;
+
+/// Copied by a few moves in place: the call of the C library's copy takes longer.
+const SHORT: RangeInclusive<usize> = HALF..=2 * HALF;
+const HALF: usize = 32;
 
 /// From here on bytes go past the caches to a peer that shares none of them.
 #[cfg(target_arch = "x86_64")]
@@ -44,6 +49,9 @@ pub(super) unsafe fn copy(from: NonNull<u8>, to: NonNull<u8>, len: usize) {
 #[inline]
 pub fn copy_from_slice(target: &mut [u8], source: &[u8]) {
     assert_eq!(target.len(), source.len(), "source and target have the same length");
+    if SHORT.contains(&source.len()) {
+        return copy_short(target, source);
+    }
     #[cfg(target_arch = "x86_64")]
     if source.len() >= PAST_FROM
         && placement::is_far()
@@ -53,6 +61,17 @@ pub fn copy_from_slice(target: &mut [u8], source: &[u8]) {
         return unsafe { copy_past_caches(target, source) };
     }
     copy_through_caches(target, source);
+}
+
+/// Copies the first half and the last, which may overlap.
+#[inline]
+fn copy_short(target: &mut [u8], source: &[u8]) {
+    if let (Some(from), Some(to)) = (source.first_chunk::<HALF>(), target.first_chunk_mut()) {
+        *to = *from;
+    }
+    if let (Some(from), Some(to)) = (source.last_chunk::<HALF>(), target.last_chunk_mut()) {
+        *to = *from;
+    }
 }
 
 /// As [`copy_from_slice`], for any target.

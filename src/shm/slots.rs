@@ -17,6 +17,7 @@ pub(super) struct Slots {
     bytes: NonNull<u8>,
     mapping: Mapping,
     offset: usize,
+    /// Makes of a position the offset of its line.
     mask: usize,
 }
 
@@ -35,17 +36,22 @@ impl Slots {
         offset: usize,
         capacity: usize,
     ) -> Self {
-        Self { words, bytes, mapping, offset, mask: capacity - 1 }
+        Self { words, bytes, mapping, offset, mask: (capacity - 1) & !(SLOT_ALIGN - 1) }
     }
 
     fn prefault(&self) {
-        self.mapping.prefault(self.offset, self.mask + 1);
+        self.mapping.prefault(self.offset, self.capacity());
+    }
+
+    #[inline]
+    fn capacity(&self) -> usize {
+        self.mask + SLOT_ALIGN
     }
 
     /// Offset of the slot at `position` from the start of the ring.
     #[inline]
     fn slot(&self, position: u64) -> usize {
-        as_usize(position) & self.mask & !(SLOT_ALIGN - 1)
+        as_usize(position) & self.mask
     }
 
     #[inline]
@@ -61,7 +67,7 @@ impl Slots {
     #[inline]
     fn payload(&self, position: u64, len: usize) -> Option<(usize, NonNull<u8>)> {
         let start = self.slot(position) + FRAME_HEADER;
-        if start.checked_add(len)? > self.mask + 1 {
+        if start.checked_add(len)? > self.capacity() {
             return None;
         }
         // SAFETY: start + len is inside the ring, as just checked.
@@ -123,7 +129,7 @@ impl OwnSlots {
     }
 
     pub(crate) fn capacity(&self) -> usize {
-        self.0.mask + 1
+        self.0.capacity()
     }
 
     /// The line at `position`.
@@ -174,7 +180,7 @@ impl PeerSlots {
     }
 
     pub(crate) fn capacity(&self) -> usize {
-        self.0.mask + 1
+        self.0.capacity()
     }
 
     /// The line at `position`.
