@@ -135,7 +135,7 @@ impl Engine {
 
 /// What a stream may have sent is all that can pile up here while nobody reads it.
 #[cold]
-fn ran_ahead(request: u64) -> Error {
+pub(super) fn ran_ahead(request: u64) -> Error {
     Error::corrupt(format!("the stream of request {request} ran ahead of its credit"))
 }
 

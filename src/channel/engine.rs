@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::channel::ahead::{Ahead, Part};
 use crate::channel::life::{Life, Phase};
 use crate::channel::pump::Pump;
 use crate::channel::timed::TimedLock;
@@ -38,6 +39,8 @@ use crate::sync::{AtomicU32, AtomicU64, Counter, Mutex, MutexGuard, Ordering, Tr
 pub(crate) enum Body {
     Lease(Lease),
     Owned(Vec<u8>),
+    /// It was copied out together with others.
+    Part(Part),
     /// It came in pieces.
     Whole(Whole),
     /// So short that a copy costs less than keeping account of a lease.
@@ -72,6 +75,7 @@ impl Body {
         match self {
             Self::Lease(lease) => lease.payload(),
             Self::Owned(bytes) => PeerBytes::of(bytes),
+            Self::Part(part) => PeerBytes::of(part.bytes()),
             Self::Whole(whole) => PeerBytes::of(whole.bytes()),
             Self::Short(bytes, len) => PeerBytes::of(bytes.get(..*len).unwrap_or_default()),
         }
@@ -165,7 +169,7 @@ pub(crate) struct Engine {
     /// The rings' pages are in the page table.
     is_warm: AtomicU32,
     /// What a stream that is over leaves to the next one, so that it need not allocate.
-    pub(super) spare_queue: Mutex<Option<VecDeque<Item>>>,
+    pub(super) spare_ahead: Mutex<Option<Ahead>>,
     /// The same for messages that come in pieces.
     pub(super) spare_buffer: Arc<Spare>,
 }
@@ -196,7 +200,7 @@ impl Engine {
             counters: Counters::default(),
             pushes: AtomicU64::new(0),
             is_warm: AtomicU32::new(0),
-            spare_queue: Mutex::new(None),
+            spare_ahead: Mutex::new(None),
             spare_buffer: Spare::new(),
         });
         let weak = Arc::downgrade(&engine);

@@ -23,10 +23,9 @@ const BACKSTOP: Duration = if cfg!(loom) { Duration::MAX } else { Duration::from
 
 impl Engine {
     /// Parks until woken, the deadline or the backstop. False if the deadline passed.
-    pub(super) fn follow(&self, want: Want<'_>, deadline: Deadline) -> bool {
+    pub(super) fn follow(&self, want: Want, deadline: Deadline) -> bool {
         self.followers.fetch_add(1, Ordering::Relaxed);
         if let Some(place) = self.register(want) {
-            self.settle_credit(want);
             mutant::full_fence(Mutant::NoFenceBeforePark); // pairs with the fence in `hand_over`
             let is_read = chosen(Mutant::NoSecondTry) || self.reader.try_lock().is_none();
             if is_read && self.life.is_open() {
@@ -48,10 +47,10 @@ impl Engine {
 
     /// Announces that this thread waits, unless what it wants is there; returns its place
     /// among those who wait for room.
-    fn register(&self, want: Want<'_>) -> Option<u64> {
+    fn register(&self, want: Want) -> Option<u64> {
         let me = Waiter::Thread(sync::current());
         match want {
-            Want::Reply(request) | Want::Chunk(request, _) => {
+            Want::Reply(request) | Want::Chunk(request) => {
                 self.table.lock().wait(request, me).then_some(0)
             }
             Want::Room(len) => {
@@ -77,9 +76,9 @@ impl Engine {
         self.room_wanted.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn unregister(&self, want: Want<'_>, place: u64) {
+    fn unregister(&self, want: Want, place: u64) {
         match want {
-            Want::Reply(request) | Want::Chunk(request, _) => {
+            Want::Reply(request) | Want::Chunk(request) => {
                 self.table.lock().stop_waiting(request);
             }
             Want::Room(_) => self.leave_room(place),

@@ -3,6 +3,7 @@
 //! Level 6. On a byte's trip this is where it begins, in [`Channel::call`], and where
 //! it ends, in a [`Reply`].
 
+mod ahead;
 mod death;
 mod dispatch;
 mod engine;

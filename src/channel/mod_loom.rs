@@ -1,6 +1,7 @@
 //! The parent's side under the model checker: all but the processes.
 
 #[path = "death_loom.rs"]
+mod ahead;
 mod death;
 mod dispatch;
 mod engine;

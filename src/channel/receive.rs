@@ -1,10 +1,9 @@
 //! Waiting for what comes back, and reading it for all who wait.
 
-use std::cell::Cell;
-use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::channel::engine::{Engine, Item, SHORT};
+use crate::channel::ahead::Ahead;
+use crate::channel::engine::{Engine, Item};
 use crate::channel::life::{Phase, check_not_forked};
 use crate::error::{Error, Result};
 use crate::ring::Consumer;
@@ -18,28 +17,25 @@ use crate::sync::{Ordering, fence};
 /// Frames between two looks at the clock and at the channel's state: a worker may send
 /// without end what nobody waits for.
 const BURST: usize = 1024;
-/// Items of a stream that are taken at a time, after the first.
-pub(super) const AHEAD: usize = 31;
 /// How long the ring of a worker that has died is searched for its reason.
 const LAST_WORDS: Duration = Duration::from_millis(10);
 
 /// What a thread waits for.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Want<'a> {
+pub(super) enum Want {
     /// The reply of a request.
     Reply(u64),
-    /// The next chunk of a request, of whose slots so many bytes were consumed and have not
-    /// been counted yet.
-    Chunk(u64, &'a Cell<usize>),
+    /// The next chunk of a request.
+    Chunk(u64),
     /// Room for a payload of so many bytes.
     Room(usize),
 }
 
-impl Want<'_> {
+impl Want {
     /// The request, if one is wanted; ids are never zero.
     fn request(self) -> u64 {
         match self {
-            Self::Reply(request) | Self::Chunk(request, _) => request,
+            Self::Reply(request) | Self::Chunk(request) => request,
             Self::Room(_) => 0,
         }
     }
@@ -64,9 +60,28 @@ impl Patience {
     }
 }
 
+/// A thread's wait.
+#[derive(Debug)]
+pub(super) struct Wait<'a> {
+    pub(super) want: Want,
+    patience: Patience,
+    /// The worker was asleep and has just been woken.
+    has_rung: bool,
+    /// Of the stream whose chunk is wanted.
+    ahead: Option<&'a mut Ahead>,
+}
+
+impl Wait<'_> {
+    fn until(want: Want, deadline: Deadline, has_rung: bool) -> Self {
+        Self { want, patience: Patience::Until(deadline), has_rung, ahead: None }
+    }
+}
+
 /// What ends a wait.
 enum Found {
     Item(Item),
+    /// Something was taken ahead.
+    Ahead,
     Room,
     /// The channel cannot be used any more.
     Over,
@@ -82,59 +97,46 @@ impl Engine {
         has_rung: bool,
     ) -> Result<Option<Item>> {
         check_not_forked()?;
-        self.drive(Want::Reply(request), deadline, has_rung).map(item)
+        self.drive(&mut Wait::until(Want::Reply(request), deadline, has_rung)).map(item)
     }
 
-    /// The next item of a stream; `None` when the timeout passed first. Blocks. Items that
-    /// follow it in the ring already are put into `ready`, which is empty, a few at a time.
-    /// Before it waits it counts what was `consumed` and has not been counted.
+    /// The next item of a stream, which has nothing ahead; `None` when the timeout passed
+    /// first, or when something was taken ahead. Blocks. Before it waits it counts what was
+    /// consumed and has not been counted.
     pub(crate) fn next_chunk(
         &self,
         request: u64,
         timeout: Duration,
-        ready: &mut VecDeque<Item>,
-        consumed: &mut usize,
+        ahead: &mut Ahead,
     ) -> Result<Option<Item>> {
         check_not_forked()?;
-        let want = Want::Chunk(request, Cell::from_mut(consumed));
-        self.drive_with(want, Patience::For(timeout), false, Some(ready)).map(item)
+        let (want, patience) = (Want::Chunk(request), Patience::For(timeout));
+        self.drive(&mut Wait { want, patience, has_rung: false, ahead: Some(ahead) }).map(item)
     }
 
     /// Waits until there is room for a payload of `len` bytes, and reads meanwhile: a
     /// worker whose replies nobody reads never makes any. False if the deadline passed.
     pub(super) fn await_room(&self, len: usize, deadline: Deadline) -> Result<bool> {
-        Ok(self.drive(Want::Room(len), deadline, true)?.is_some())
+        Ok(self.drive(&mut Wait::until(Want::Room(len), deadline, true))?.is_some())
     }
 
-    fn drive(&self, want: Want<'_>, deadline: Deadline, has_rung: bool) -> Result<Option<Found>> {
-        self.drive_with(want, Patience::Until(deadline), has_rung, None)
-    }
-
-    fn drive_with(
-        &self,
-        want: Want<'_>,
-        mut patience: Patience,
-        has_rung: bool,
-        ready: Option<&mut VecDeque<Item>>,
-    ) -> Result<Option<Found>> {
+    fn drive(&self, wait: &mut Wait<'_>) -> Result<Option<Found>> {
         let mut has_followed = false;
         let found = loop {
             if let Some(mut reader) = self.reader.try_lock() {
-                let found = self.read(&mut reader, want, &mut patience, has_rung);
-                if let (Ok(Some(Found::Item(Item::Chunk(..)))), Some(ready)) = (&found, ready) {
-                    self.read_on(&mut reader, want.request(), ready);
-                }
+                let found = self.read(&mut reader, wait);
                 drop(reader);
                 self.hand_over();
                 break found;
             }
-            match self.look(want) {
+            match self.look(wait) {
                 Ok(None) => {}
                 found => break found,
             }
             has_followed = true;
-            if !self.follow(want, patience.deadline()) {
-                break self.look(want);
+            self.settle_credit(wait);
+            if !self.follow(wait.want, wait.patience.deadline()) {
+                break self.look(wait);
             }
         };
         if has_followed && !chosen(Mutant::NoHandOn) && self.reader.try_lock().is_some() {
@@ -142,7 +144,7 @@ impl Engine {
             self.hand_over();
         }
         match found {
-            Ok(Some(Found::Over)) => Err(self.why_over(want)),
+            Ok(Some(Found::Over)) => Err(self.why_over(wait.want)),
             Ok(found) => Ok(found),
             // What the worker wrote cannot be, or says that there is no session.
             Err(error) => Err(self.fail(error)),
@@ -150,66 +152,69 @@ impl Engine {
     }
 
     #[cold]
-    fn why_over(&self, want: Want<'_>) -> Error {
+    fn why_over(&self, want: Want) -> Error {
         self.life.why_over(Some(want.request()).filter(|request| *request != 0))
     }
 
     /// Whether what is wanted is there already.
-    fn look(&self, want: Want<'_>) -> Result<Option<Found>> {
-        match want {
-            Want::Reply(request) | Want::Chunk(request, _) => {
+    fn look(&self, wait: &mut Wait<'_>) -> Result<Option<Found>> {
+        match wait.want {
+            Want::Reply(request) => {
                 let mut table = self.table.lock();
                 let item = table.take(request);
-                if item.is_some() && matches!(want, Want::Reply(_)) && !table.is_running(request) {
+                if item.is_some() && !table.is_running(request) {
                     table.let_go(request);
                 }
                 Ok(item.map(Found::Item))
             }
+            Want::Chunk(request) => Ok(self.take_pushed(request, wait.ahead.as_deref_mut())),
             Want::Room(len) => Ok(self.producer.lock().has_room_for(len)?.then_some(Found::Room)),
         }
     }
 
+    /// Takes all that others have read for a stream.
+    fn take_pushed(&self, request: u64, ahead: Option<&mut Ahead>) -> Option<Found> {
+        let ahead = ahead?;
+        self.table.lock().take_all(request, &mut ahead.items);
+        (!ahead.items.is_empty()).then_some(Found::Ahead)
+    }
+
     /// Reads the ring until what is wanted is there, the deadline passes or the channel
     /// is over.
-    fn read(
-        &self,
-        reader: &mut Consumer,
-        want: Want<'_>,
-        patience: &mut Patience,
-        has_rung: bool,
-    ) -> Result<Option<Found>> {
+    fn read(&self, reader: &mut Consumer, wait: &mut Wait<'_>) -> Result<Option<Found>> {
         // What came between the caller's look and its lock. A thread that has the channel
         // to itself finds all it wants in the ring.
         if self.pushes.load(Ordering::Relaxed) != 0
             && !chosen(Mutant::NoLookAsReader)
-            && let Some(found) = self.look(want)?
+            && let Some(found) = self.look(wait)?
         {
             return Ok(Some(found));
         }
-        if matches!(want, Want::Chunk(..)) {
+        let has_rung = wait.has_rung;
+        if matches!(wait.want, Want::Chunk(_)) {
             reader.fall_behind(false, has_rung);
         }
         reader.glance(has_rung);
-        if let Some(found) = self.poll(reader, want, patience)? {
+        if let Some(found) = self.poll(reader, wait)? {
             return Ok(Some(found));
         }
-        let deadline = patience.deadline();
-        self.settle_credit(want);
+        let deadline = wait.patience.deadline();
+        self.settle_credit(wait);
         reader.forget_descriptor();
         let mut announced = None;
         self.sleeper.wait_until(&self.life.alarm, deadline, has_rung, |step| {
             if step == Step::Announce {
-                announced = Some(self.announce(reader, want));
+                announced = Some(self.announce(reader, wait.want));
                 return Ok(None);
             }
             loop {
-                if let Some(found) = self.poll(reader, want, patience)? {
+                if let Some(found) = self.poll(reader, wait)? {
                     return Ok(Some(found));
                 }
                 // A look can take frames of others, and others can take room: then what
                 // was announced has passed already, and the worker would not ring.
                 let Some(before) = announced else { return Ok(None) };
-                let now = self.announce(reader, want);
+                let now = self.announce(reader, wait.want);
                 if now == before {
                     return Ok(None);
                 }
@@ -220,7 +225,7 @@ impl Engine {
     }
 
     /// Says what this thread is about to sleep for, and returns it.
-    fn announce(&self, reader: &mut Consumer, want: Want<'_>) -> (u64, Option<u64>) {
+    fn announce(&self, reader: &mut Consumer, want: Want) -> (u64, Option<u64>) {
         reader.publish();
         (reader.announce(), self.announce_room(want))
     }
@@ -230,10 +235,9 @@ impl Engine {
     fn poll(
         &self,
         reader: &mut Consumer,
-        want: Want<'_>,
-        patience: &mut Patience,
+        wait: &mut Wait<'_>,
     ) -> Result<Option<Found>> {
-        let own = want.request();
+        let own = wait.want.request();
         let mut after_death = self.most_frames();
         let phase = loop {
             // Read before the last look at the ring: frames that were committed before the
@@ -244,6 +248,11 @@ impl Engine {
             }
             if matches!(phase, Phase::Closing | Phase::Closed | Phase::Failed) {
                 return Ok(Some(Found::Over));
+            }
+            if let Some(ahead) = wait.ahead.as_deref_mut()
+                && self.take_run(reader, own, ahead)?
+            {
+                return Ok(Some(Found::Ahead));
             }
             let mut burst = BURST;
             while burst > 0
@@ -267,11 +276,11 @@ impl Engine {
                     None => return Ok(Some(Found::Over)),
                 }
             }
-            if patience.deadline().has_passed() {
+            if wait.patience.deadline().has_passed() {
                 return Ok(None);
             }
         };
-        if let Want::Room(len) = want
+        if let Want::Room(len) = wait.want
             && self.producer.lock().has_room_for(len)?
         {
             return Ok(Some(Found::Room));
@@ -280,48 +289,6 @@ impl Engine {
             self.wake_who_has_room()?;
         }
         Ok((phase == Phase::Dead).then_some(Found::Over))
-    }
-
-    /// Takes what follows a chunk in the ring, for the same reader, so that a stream of
-    /// small chunks does not pay for each what it costs to become the channel's reader. Only
-    /// what is so short that it is copied: a lease in the hands of a reader that pauses would
-    /// hold the ring for everybody. And only so many frames, whosever they are.
-    fn read_on(&self, reader: &mut Consumer, own: u64, ready: &mut VecDeque<Item>) {
-        // What others have read for it comes before what lies in the ring.
-        if self.pushes.load(Ordering::Relaxed) != 0 && !chosen(Mutant::ReadsOnTooEarly) {
-            let mut table = self.table.lock();
-            while ready.len() < AHEAD
-                && let Some(item) = table.take(own)
-            {
-                ready.push_back(item);
-            }
-        }
-        for _ in ready.len()..AHEAD {
-            let taken = match reader.next_len() {
-                Ok(Some(..=SHORT)) => reader.poll(),
-                Ok(_) => return,
-                Err(error) => Err(error),
-            };
-            let taken = taken.and_then(|frame| match frame {
-                Some(frame) => self.dispatch(frame, own),
-                None => Ok(None),
-            });
-            match taken {
-                Ok(Some(item)) => {
-                    let is_last = !matches!(item, Item::Chunk(..));
-                    ready.push_back(item);
-                    if is_last {
-                        return;
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    // The next wait says so, after the chunks that came before.
-                    self.fail(error);
-                    return;
-                }
-            }
-        }
     }
 
     /// Reads what is there, unless somebody else does.
@@ -367,8 +334,8 @@ impl Engine {
         if error.is_peer_dead()
             && let Some(mut reader) = self.reader.try_lock()
         {
-            let patience = &mut Patience::For(LAST_WORDS);
-            let looked = self.poll(&mut reader, Want::Room(0), patience);
+            let deadline = Deadline::after(LAST_WORDS);
+            let looked = self.poll(&mut reader, &mut Wait::until(Want::Room(0), deadline, true));
             drop(reader);
             self.hand_over();
             if let Err(reason) = looked {
@@ -379,17 +346,17 @@ impl Engine {
     }
 
     /// Before a stream waits for more, the worker must know all that was consumed.
-    pub(super) fn settle_credit(&self, want: Want<'_>) {
-        if let Want::Chunk(request, consumed) = want {
-            self.consumed(request, consumed.take(), true);
+    fn settle_credit(&self, wait: &mut Wait<'_>) {
+        if let Some(ahead) = &mut wait.ahead {
+            self.consumed(wait.want.request(), std::mem::take(&mut ahead.consumed), true);
         }
     }
 
-    fn announce_room(&self, want: Want<'_>) -> Option<u64> {
+    fn announce_room(&self, want: Want) -> Option<u64> {
         let wanted = match want {
             Want::Room(len) => Some(len),
             _ if chosen(Mutant::RoomNotAnnounced) => None,
-            Want::Reply(_) | Want::Chunk(..) => self.room.lock().first_len(),
+            Want::Reply(_) | Want::Chunk(_) => self.room.lock().first_len(),
         };
         wanted.map(|len| self.producer.lock().announce_space(len))
     }

@@ -1,17 +1,18 @@
 //! What comes back: replies, replies that are awaited later, streams of chunks.
 
-use std::collections::VecDeque;
 use std::iter::FusedIterator;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::channel::ahead::Ahead;
 use crate::channel::engine::{Body, Engine, Item};
-use crate::channel::receive::AHEAD;
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::Source;
+use crate::ring::position::span;
 use crate::shm::bytes::PeerBytes;
 use crate::shm::clock::Deadline;
 use crate::shm::fork;
+use crate::shm::layout::as_usize;
 
 /// A reply, or one chunk of a stream. Its bytes may still lie in the ring: while it
 /// lives its slot, and those after it, cannot be filled anew.
@@ -202,18 +203,13 @@ pub struct Stream {
     request: u64,
     chunk_timeout: Duration,
     is_over: bool,
-    /// What was taken from the ring together with an earlier chunk.
-    ready: VecDeque<Item>,
-    /// Bytes of slots that were consumed and not counted.
-    consumed: usize,
+    ahead: Ahead,
 }
 
 impl Stream {
     pub(crate) fn new(engine: Arc<Engine>, request: u64, chunk_timeout: Duration) -> Self {
-        let ready = engine.spare_queue.lock().take();
-        // Large enough from the start: how far a stream gets ahead is a matter of timing.
-        let ready = ready.unwrap_or_else(|| VecDeque::with_capacity(AHEAD));
-        Self { engine, request, chunk_timeout, is_over: false, ready, consumed: 0 }
+        let ahead = engine.spare_ahead.lock().take().unwrap_or_default();
+        Self { engine, request, chunk_timeout, is_over: false, ahead }
     }
 
     /// The request's id.
@@ -236,15 +232,30 @@ impl Stream {
         if self.is_over {
             return Ok(None);
         }
-        if let Some(item) = self.ready.pop_front()
-            && self.engine.is_readable()
-        {
-            return self.chunk_of(Ok(Some(item)));
+        if self.ahead.is_empty() || !self.engine.is_readable() {
+            self.ahead.clear();
+            let Self { engine, request, chunk_timeout, ahead, .. } = self;
+            let found = engine.next_chunk(*request, *chunk_timeout, ahead);
+            if self.ahead.is_empty() || found.is_err() {
+                return self.chunk_of(found);
+            }
         }
-        self.ready.clear();
-        let Self { engine, request, chunk_timeout, ready, consumed, .. } = self;
-        let found = engine.next_chunk(*request, *chunk_timeout, ready, consumed);
-        self.chunk_of(found)
+        match self.ahead.items.pop_front() {
+            Some(item) => self.chunk_of(Ok(Some(item))),
+            None => Ok(self.ahead.next_part().map(|part| {
+                self.consume(as_usize(span(part.bytes().len())));
+                Reply { request: self.request, body: Body::Part(part) }
+            })),
+        }
+    }
+
+    /// Counts what was consumed at every eighth of the window; the engine counts the rest
+    /// before it waits for more.
+    fn consume(&mut self, cost: usize) {
+        self.ahead.consumed += cost;
+        if self.ahead.consumed >= self.engine.config.stream_window / 8 {
+            self.count_consumed();
+        }
     }
 
     #[cfg(feature = "async")]
@@ -271,10 +282,7 @@ impl Stream {
         };
         match item {
             Item::Chunk(body, cost) => {
-                self.consumed += cost;
-                if self.consumed >= self.engine.config.stream_window / 8 {
-                    self.count_consumed();
-                }
+                self.consume(cost);
                 Ok(Some(Reply { request: self.request, body }))
             }
             Item::End => self.over(Ok(None)),
@@ -288,10 +296,8 @@ impl Stream {
         }
     }
 
-    /// Counts what was consumed; done at every eighth of the window, and before the engine
-    /// waits for more.
     pub(crate) fn count_consumed(&mut self) {
-        let consumed = std::mem::take(&mut self.consumed);
+        let consumed = std::mem::take(&mut self.ahead.consumed);
         self.engine.consumed(self.request, consumed, false);
     }
 
@@ -305,7 +311,7 @@ impl Stream {
 
     fn over<T>(&mut self, result: Result<Option<T>>) -> Result<Option<T>> {
         self.is_over = true;
-        self.ready.clear();
+        self.ahead.clear();
         self.engine.let_go(self.request);
         result
     }
@@ -337,9 +343,9 @@ impl Drop for Stream {
         if !self.is_over {
             self.engine.let_go(self.request);
         }
-        self.ready.clear();
+        self.ahead.clear();
         if !fork::is_forked_child() {
-            *self.engine.spare_queue.lock() = Some(std::mem::take(&mut self.ready));
+            *self.engine.spare_ahead.lock() = Some(std::mem::take(&mut self.ahead));
         }
     }
 }

@@ -189,6 +189,13 @@ impl<T> Table<T> {
         self.slot(request)?.queue.pop_front()
     }
 
+    /// Moves all that has come for this request to `items`, which is empty.
+    pub(crate) fn take_all(&mut self, request: u64, items: &mut VecDeque<T>) {
+        if let Some(slot) = self.slot(request) {
+            std::mem::swap(&mut slot.queue, items);
+        }
+    }
+
     #[cfg(feature = "async")]
     pub(crate) fn has_item(&mut self, request: u64) -> bool {
         self.slot(request).is_none_or(|slot| !slot.queue.is_empty())

@@ -140,6 +140,25 @@ impl Consumer {
     #[inline]
     pub(crate) fn take(&mut self) -> Result<Frame<'_>> {
         let header = self.header();
+        self.take_with(header)
+    }
+
+    /// The next frame, if it has a header that is wanted. Does not wait.
+    #[inline]
+    pub(crate) fn take_if(
+        &mut self,
+        is_wanted: impl FnOnce(Header) -> bool,
+    ) -> Result<Option<Frame<'_>>> {
+        if !self.find()? {
+            return Ok(None);
+        }
+        // The one copy, for the decision and for what follows from it.
+        let header = self.header();
+        if is_wanted(Header::from_words(header)) { self.take_with(header).map(Some) } else { Ok(None) }
+    }
+
+    #[inline]
+    fn take_with(&mut self, header: [u64; 3]) -> Result<Frame<'_>> {
         let len = len_of(header);
         let is_over_cap = len > self.max_frame && !mutant::chosen(Mutant::LenOverCap);
         let is_past_end = span(len) > to_end(self.next, self.capacity);
@@ -188,13 +207,6 @@ impl Consumer {
         let line = self.slots.line(self.next);
         let load = |index| line.load(index, Ordering::Relaxed);
         [load(1), load(2), load(3)]
-    }
-
-    /// How long the next frame says that it is, which [`Consumer::poll`] may refuse; `None` if
-    /// there is none. Does not wait.
-    pub(crate) fn next_len(&mut self) -> Result<Option<usize>> {
-        let is_there = self.find()?;
-        Ok(is_there.then(|| len_of(self.header())))
     }
 
     /// What is to be done with a commit word that is not simply that of a frame. Whether
