@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::protocol::Kind;
 use crate::ring::position::span;
 use crate::ring::{Consumer, Frame, Header};
+use crate::shm::bytes::PeerBytes;
 use crate::shm::layout::as_usize;
 
 /// The longest chunk that is copied out of the ring, in bytes: a lease costs as much.
@@ -44,6 +45,19 @@ pub(crate) struct Part {
 }
 
 impl Part {
+    /// A copy of a payload, alone in its buffer.
+    #[inline]
+    pub(super) fn copied(buffer: &mut Arc<Vec<u8>>, payload: PeerBytes<'_>) -> Self {
+        payload.append_to(reused(buffer));
+        Self { run: Arc::clone(buffer), start: 0, end: payload.len() }
+    }
+
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    #[inline]
     pub(super) fn bytes(&self) -> &[u8] {
         self.run.get(self.start..self.end).unwrap_or_default()
     }
@@ -84,14 +98,20 @@ impl Ahead {
     /// Begins a new run, in the buffer of the last one unless chunks of that are still out.
     fn begin(&mut self) -> (&mut Vec<u8>, &mut Vec<usize>) {
         self.clear();
-        if Arc::get_mut(&mut self.run).is_none() {
-            // No more than that needed: if they are kept, the new one may be as well.
-            self.run = Arc::new(Vec::with_capacity(self.run.len()));
-        }
-        let bytes = Arc::make_mut(&mut self.run);
-        bytes.clear();
-        (bytes, &mut self.ends)
+        (reused(&mut self.run), &mut self.ends)
     }
+}
+
+/// The buffer, emptied, or a new one if chunks of what was in it are still out.
+#[inline]
+fn reused(buffer: &mut Arc<Vec<u8>>) -> &mut Vec<u8> {
+    if Arc::get_mut(buffer).is_none() {
+        // No larger than that needed to be: if chunks are kept, this one may be as well.
+        *buffer = Arc::new(Vec::with_capacity(buffer.len()));
+    }
+    let bytes = Arc::make_mut(buffer);
+    bytes.clear();
+    bytes
 }
 
 impl Engine {

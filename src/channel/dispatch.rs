@@ -102,12 +102,23 @@ impl Engine {
                 table.let_go(request);
             }
             drop(table);
-            return Ok(Some(own_item(frame, is_stream)));
+            return Ok(Some(self.own_item(frame, is_stream)));
         }
         // It stays in memory of this process, so that who reads late holds up nobody.
         self.counters.copied_frames.fetch_add(1, Ordering::Relaxed);
-        let item = item_of(header, Body::copy_of(frame.payload()), cost, is_stream);
+        let item = item_of(header, Body::Owned(frame.payload().to_vec()), cost, is_stream);
         Ok(self.give(table, request, item, own))
+    }
+
+    #[inline]
+    fn own_item(&self, frame: Frame<'_>, is_stream: bool) -> Item {
+        let header = frame.header();
+        let cost = as_usize(span(frame.payload().len()));
+        match Kind::from_code(header.kind) {
+            Kind::RESULT if !is_stream => Item::Result(self.keep(frame)),
+            Kind::CHUNK if is_stream => Item::Chunk(self.keep(frame), cost),
+            _ => item_of(header, Body::Owned(frame.payload().to_vec()), cost, is_stream),
+        }
     }
 
     fn give(
@@ -161,17 +172,6 @@ fn channel_failure(frame: &Frame<'_>, kind: Kind) -> Error {
     match failure::decode(&frame.payload().to_vec()) {
         Ok(failure) => Error::worker_failure(failure),
         Err(error) => Error::corrupt(error.to_string()),
-    }
-}
-
-#[inline]
-fn own_item(frame: Frame<'_>, is_stream: bool) -> Item {
-    let header = frame.header();
-    let cost = as_usize(span(frame.payload().len()));
-    match Kind::from_code(header.kind) {
-        Kind::RESULT if !is_stream => Item::Result(Body::of_own(frame)),
-        Kind::CHUNK if is_stream => Item::Chunk(Body::of_own(frame), cost),
-        _ => item_of(header, Body::copy_of(frame.payload()), cost, is_stream),
     }
 }
 

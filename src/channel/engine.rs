@@ -26,7 +26,8 @@ use crate::protocol::spare::{Spare, Whole};
 use crate::protocol::table::{Table, Waiter};
 use crate::ring::consumer::LeaseGauge;
 use crate::ring::doorbell::Sleeper;
-use crate::ring::{Consumer, Frame, Lease, Producer};
+use crate::ring::consumer::LeasedSlot;
+use crate::ring::{Consumer, Frame, Producer};
 use crate::shm::bytes::PeerBytes;
 use crate::shm::clock::Deadline;
 use crate::shm::fork;
@@ -37,47 +38,26 @@ use crate::sync::{AtomicU32, AtomicU64, Counter, Mutex, MutexGuard, Ordering, Tr
 /// The payload of a reply or a chunk: in the ring, or copied out of it.
 #[derive(Debug)]
 pub(crate) enum Body {
-    Lease(Lease),
+    Lease(LeasedSlot),
     Owned(Vec<u8>),
-    /// It was copied out together with others.
+    /// It was copied out into a buffer that is used again.
     Part(Part),
     /// It came in pieces.
     Whole(Whole),
-    /// So short that a copy costs less than keeping account of a lease.
-    Short([u8; SHORT], usize),
 }
 
-/// The longest payload that is copied out of the ring at once, in bytes: a frame of two
-/// cache lines.
-pub(super) const SHORT: usize = 96;
+/// The longest reply of a call that is copied out of the ring at once, in bytes: a frame of
+/// two cache lines. A copy of it costs less than keeping account of a lease.
+const SHORT: usize = 96;
 
 impl Body {
-    /// Keeps a frame's payload, in the ring if it is worth it.
     #[inline]
-    pub(super) fn of_own(frame: Frame<'_>) -> Self {
-        Self::short(frame.payload()).unwrap_or_else(|| Self::Lease(frame.into_lease()))
-    }
-
-    /// Copies a payload, so that it holds up nobody.
-    pub(super) fn copy_of(payload: PeerBytes<'_>) -> Self {
-        Self::short(payload).unwrap_or_else(|| Self::Owned(payload.to_vec()))
-    }
-
-    #[inline]
-    fn short(payload: PeerBytes<'_>) -> Option<Self> {
-        let mut bytes = [0; SHORT];
-        let len = payload.len();
-        payload.copy_to(bytes.get_mut(..len)?).ok()?;
-        Some(Self::Short(bytes, len))
-    }
-
     pub(crate) fn bytes(&self) -> PeerBytes<'_> {
         match self {
             Self::Lease(lease) => lease.payload(),
             Self::Owned(bytes) => PeerBytes::of(bytes),
             Self::Part(part) => PeerBytes::of(part.bytes()),
             Self::Whole(whole) => PeerBytes::of(whole.bytes()),
-            Self::Short(bytes, len) => PeerBytes::of(bytes.get(..*len).unwrap_or_default()),
         }
     }
 }
@@ -170,6 +150,8 @@ pub(crate) struct Engine {
     is_warm: AtomicU32,
     /// What a stream that is over leaves to the next one, so that it need not allocate.
     pub(super) spare_ahead: Mutex<Option<Ahead>>,
+    /// What holds the short reply of a call, for the next one if its owner has let go of it.
+    short: TryLock<Arc<Vec<u8>>>,
     /// The same for messages that come in pieces.
     pub(super) spare_buffer: Arc<Spare>,
 }
@@ -201,6 +183,7 @@ impl Engine {
             pushes: AtomicU64::new(0),
             is_warm: AtomicU32::new(0),
             spare_ahead: Mutex::new(None),
+            short: TryLock::new(Arc::new(Vec::with_capacity(SHORT))),
             spare_buffer: Spare::new(),
         });
         let weak = Arc::downgrade(&engine);
@@ -213,6 +196,19 @@ impl Engine {
         // The life has just been made for this engine: nobody else has set it.
         let _ = engine.life.on_over.set(Box::new(wake));
         engine
+    }
+
+    /// Keeps a frame's payload, in the ring if it is worth it.
+    #[inline]
+    pub(super) fn keep(&self, frame: Frame<'_>) -> Body {
+        let payload = frame.payload();
+        if payload.len() > SHORT {
+            return Body::Lease(frame.into_slot());
+        }
+        match self.short.try_lock() {
+            Some(mut short) => Body::Part(Part::copied(&mut short, payload)),
+            None => Body::Owned(payload.to_vec()),
+        }
     }
 
     /// Enters the rings' pages in the page table, once, while there is nothing better to do.
@@ -236,6 +232,7 @@ impl Engine {
 
     /// Whether what has been read can still be handed out: in this process, and until the
     /// channel is closed.
+    #[inline]
     pub(crate) fn is_readable(&self) -> bool {
         let is_closed = matches!(self.life.phase(), Phase::Closing | Phase::Closed);
         !is_closed && !fork::is_forked_child()

@@ -43,6 +43,7 @@ impl Reply {
 
     /// Its bytes, in memory that the worker may be able to write.
     #[must_use]
+    #[inline]
     pub fn payload(&self) -> PeerBytes<'_> {
         self.body.bytes()
     }
@@ -228,11 +229,32 @@ impl Stream {
     /// before; [`ErrorKind::Cancelled`] after [`Stream::cancel`]; [`ErrorKind::Protocol`]
     /// if the worker sends one result; [`ErrorKind::Closed`], [`ErrorKind::PeerDied`],
     /// [`ErrorKind::PeerCorrupt`].
+    #[inline]
     pub fn next_chunk(&mut self) -> Result<Option<Reply>> {
+        match self.next_ahead() {
+            Some(chunk) => Ok(Some(chunk)),
+            None => self.await_chunk(),
+        }
+    }
+
+    /// The next chunk of those that were copied out together. Small enough to become part of
+    /// the reader's loop: to move a reply from hand to hand costs more than its copy.
+    #[inline]
+    fn next_ahead(&mut self) -> Option<Reply> {
+        if !self.ahead.items.is_empty() || !self.engine.is_readable() {
+            return None;
+        }
+        let part = self.ahead.next_part()?;
+        self.consume(as_usize(span(part.len())));
+        Some(Reply { request: self.request, body: Body::Part(part) })
+    }
+
+    #[inline(never)]
+    fn await_chunk(&mut self) -> Result<Option<Reply>> {
         if self.is_over {
             return Ok(None);
         }
-        if self.ahead.is_empty() || !self.engine.is_readable() {
+        if self.ahead.items.is_empty() || !self.engine.is_readable() {
             self.ahead.clear();
             let Self { engine, request, chunk_timeout, ahead, .. } = self;
             let found = engine.next_chunk(*request, *chunk_timeout, ahead);
@@ -242,15 +264,13 @@ impl Stream {
         }
         match self.ahead.items.pop_front() {
             Some(item) => self.chunk_of(Ok(Some(item))),
-            None => Ok(self.ahead.next_part().map(|part| {
-                self.consume(as_usize(span(part.bytes().len())));
-                Reply { request: self.request, body: Body::Part(part) }
-            })),
+            None => Ok(self.next_ahead()),
         }
     }
 
     /// Counts what was consumed at every eighth of the window; the engine counts the rest
     /// before it waits for more.
+    #[inline]
     fn consume(&mut self, cost: usize) {
         self.ahead.consumed += cost;
         if self.ahead.consumed >= self.engine.config.stream_window / 8 {
@@ -296,6 +316,7 @@ impl Stream {
         }
     }
 
+    #[inline(never)]
     pub(crate) fn count_consumed(&mut self) {
         let consumed = std::mem::take(&mut self.ahead.consumed);
         self.engine.consumed(self.request, consumed, false);
@@ -331,8 +352,12 @@ impl Stream {
 impl Iterator for Stream {
     type Item = Result<Reply>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        self.next_chunk().transpose()
+        match self.next_ahead() {
+            Some(chunk) => Some(Ok(chunk)),
+            None => self.await_chunk().transpose(),
+        }
     }
 }
 

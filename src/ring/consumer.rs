@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::ring::doorbell::{Alarm, Bell, Sleeper, Step};
 use crate::ring::frame::{Commit, Header};
 use crate::ring::position::{NEVER, span, to_end};
-pub(crate) use crate::ring::returns::LeaseGauge;
+pub(crate) use crate::ring::returns::{LeaseGauge, LeasedSlot};
 use crate::ring::returns::{Cursor, Lease, Shared, payload};
 use crate::shm::bytes::PeerBytes;
 use crate::shm::clock::Deadline;
@@ -443,7 +443,7 @@ impl Frame<'_> {
     #[must_use]
     #[inline]
     pub fn payload(&self) -> PeerBytes<'_> {
-        payload(&self.consumer.slots, self.consumer.start, self.header())
+        payload(&self.consumer.slots, self.consumer.start, self.header().len)
     }
 
     pub(crate) fn prefault(&self) {
@@ -459,9 +459,14 @@ impl Frame<'_> {
     /// Keeps the frame beyond the next poll.
     #[must_use]
     pub fn into_lease(self) -> Lease {
+        Lease::new(self.header(), self.into_slot())
+    }
+
+    /// As [`Frame::into_lease`], without the header.
+    pub(crate) fn into_slot(self) -> LeasedSlot {
         let mut this = std::mem::ManuallyDrop::new(self);
         let Consumer { shared, returns, header, start, next, .. } = &mut *this.consumer;
-        Lease::new(shared, returns.take(), Header::from_words(*header), *start, *next)
+        LeasedSlot::new(shared, returns.take(), Header::from_words(*header), *start, *next)
     }
 }
 

@@ -22,13 +22,39 @@ use crate::sync::{Counter, Mutex, Ordering};
 /// slot, and all that follow it, cannot be filled anew.
 #[derive(Debug)]
 pub struct Lease {
-    shared: Arc<Shared>,
     header: Header,
-    start: u64,
-    sequence: u64,
+    slot: LeasedSlot,
 }
 
 impl Lease {
+    pub(super) fn new(header: Header, slot: LeasedSlot) -> Self {
+        Self { header, slot }
+    }
+
+    /// The validated private copy of the header.
+    #[must_use]
+    pub fn header(&self) -> Header {
+        self.header
+    }
+
+    /// The payload, in memory that the peer can write.
+    #[must_use]
+    #[inline]
+    pub fn payload(&self) -> PeerBytes<'_> {
+        self.slot.payload()
+    }
+}
+
+/// A lease without its frame's header.
+#[derive(Debug)]
+pub(crate) struct LeasedSlot {
+    shared: Arc<Shared>,
+    start: u64,
+    sequence: u64,
+    len: u32,
+}
+
+impl LeasedSlot {
     /// Keeps the frame from `start` to `end`. Takes the consumer's cursor, if it has it.
     pub(super) fn new(
         shared: &Arc<Shared>,
@@ -46,23 +72,16 @@ impl Lease {
         let sequence = returns.first + as_u64(returns.held.len());
         returns.held.push_back(Held { end, request: header.request, is_done: false });
         shared.leased.fetch_add(1, Ordering::Relaxed);
-        Self { shared: Arc::clone(shared), header, start, sequence }
+        Self { shared: Arc::clone(shared), start, sequence, len: header.len }
     }
 
-    /// The validated private copy of the header.
-    #[must_use]
-    pub fn header(&self) -> Header {
-        self.header
-    }
-
-    /// The payload, in memory that the peer can write.
-    #[must_use]
-    pub fn payload(&self) -> PeerBytes<'_> {
-        payload(&self.shared.slots, self.start, self.header)
+    #[inline]
+    pub(crate) fn payload(&self) -> PeerBytes<'_> {
+        payload(&self.shared.slots, self.start, self.len)
     }
 }
 
-impl Drop for Lease {
+impl Drop for LeasedSlot {
     fn drop(&mut self) {
         if fork::is_forked_child() {
             // The region is not mapped here, and the slot is the parent's to give back.
@@ -83,10 +102,9 @@ impl Drop for Lease {
 }
 
 #[inline]
-pub(super) fn payload(slots: &PeerSlots, start: u64, header: Header) -> PeerBytes<'_> {
-    // Always there: `poll` checked that the frame ends before the ring does.
-    let len = as_usize(u64::from(header.len));
-    slots.payload(start, len).unwrap_or_else(PeerBytes::empty)
+pub(super) fn payload(slots: &PeerSlots, start: u64, len: u32) -> PeerBytes<'_> {
+    // Always there: `take` checked that the frame ends before the ring does.
+    slots.payload(start, as_usize(u64::from(len))).unwrap_or_else(PeerBytes::empty)
 }
 
 /// Slots that can wait for an older one before remembering them takes an allocation: the

@@ -42,6 +42,7 @@ impl<'a> PeerBytes<'a> {
 
     /// Bytes of this process's own.
     #[must_use]
+    #[inline]
     pub fn of(bytes: &'a [u8]) -> Self {
         Self { pointer: NonNull::from(bytes).cast(), len: bytes.len(), _slots: PhantomData }
     }
