@@ -1,7 +1,7 @@
 //! The parent's side under the model checker: all but the processes.
 
-#[path = "death_loom.rs"]
 mod ahead;
+#[path = "death_loom.rs"]
 mod death;
 mod dispatch;
 mod engine;

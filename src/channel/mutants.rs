@@ -28,7 +28,6 @@ fn killer(mutant: Mutant) -> &'static str {
             "a_thread_that_reads_on_gives_others_what_is_theirs"
         }
         Mutant::NotReadWhenFull => "who_finds_the_table_full_reads_that_requests_have_ended",
-        Mutant::ReadsOnTooEarly => "chunks_come_once_and_in_order_whoever_reads_them",
         Mutant::NoLookAsReader => "two_callers_get_their_replies_whoever_reads",
         Mutant::RoomNotAsked | Mutant::RoomNotAnnounced | Mutant::RoomNotGiven => {
             "who_waits_for_room_is_woken_by_who_reads"

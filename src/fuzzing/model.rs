@@ -6,10 +6,11 @@ use crate::error::ErrorKind;
 use crate::protocol::failure;
 use crate::protocol::kind::{Kind, flags};
 
-/// Items of a stream that its reader takes ahead, after the first.
-const AHEAD: usize = 31;
-/// The longest payload that it takes ahead, in bytes.
-const SHORT: usize = 96;
+/// The longest chunk that a stream takes ahead, in bytes.
+const COPIED: usize = 4096;
+/// How much it takes at a time: chunks, and bytes of them.
+const MOST_CHUNKS: usize = 32;
+const MOST_BYTES: usize = 16_384;
 
 /// A frame of the worker's that nobody has read.
 #[derive(Debug, Clone)]
@@ -179,11 +180,11 @@ impl Model {
         let item = match state.ready.pop_front() {
             Some(item) => Ok(Some(item)),
             None => {
-                let item = self.await_item(request);
-                if matches!(item, Ok(Some(Out::Chunk(..)))) {
-                    self.take_ahead(request);
+                state.ready = std::mem::take(&mut state.mail);
+                match state.ready.pop_front() {
+                    Some(item) => Ok(Some(item)),
+                    None => self.await_item(request),
                 }
-                item
             }
         };
         let told = match item {
@@ -214,7 +215,11 @@ impl Model {
         if let Some(failed) = self.failed {
             return Err(failed);
         }
-        while let Some(sent) = self.ring.pop_front() {
+        loop {
+            if let Some(item) = self.take_run(request)? {
+                return Ok(Some(item));
+            }
+            let Some(sent) = self.ring.pop_front() else { break };
             match self.read(sent, request) {
                 Ok(None) => {}
                 Ok(item) => return Ok(item),
@@ -231,37 +236,38 @@ impl Model {
         Ok(None)
     }
 
-    fn take_ahead(&mut self, request: u64) {
-        let state = self.requests.get_mut(&request).unwrap();
-        let mut ready = VecDeque::new();
-        while ready.len() < AHEAD
-            && let Some(item) = state.mail.pop_front()
-        {
-            ready.push_back(item);
+    /// Takes the short chunks of a stream that come next; returns the first.
+    fn take_run(&mut self, request: u64) -> Result<Option<Out>, ErrorKind> {
+        if self.requests.get(&request).is_none_or(|state| !state.is_stream) {
+            return Ok(None);
         }
-        for _ in ready.len()..AHEAD {
-            // Longer ones would be held where they lie.
-            if self.ring.front().is_none_or(|sent| sent.payload.len() > SHORT) {
-                break;
-            }
-            let sent = self.ring.pop_front().unwrap();
+        let (mut run, mut bytes) = (VecDeque::new(), 0);
+        let mut failed = None;
+        while run.len() < MOST_CHUNKS && bytes < MOST_BYTES && failed.is_none() {
+            let room = COPIED.min(MOST_BYTES - bytes);
+            let is_next = |sent: &mut Sent| {
+                let is_own = sent.request == request && sent.kind == Kind::CHUNK && sent.flags == 0;
+                is_own && sent.payload.len() <= room
+            };
+            let Some(sent) = self.ring.pop_front_if(is_next) else { break };
+            bytes += sent.payload.len();
             match self.read(sent, request) {
-                Ok(None) => {}
-                Ok(Some(item)) => {
-                    let is_last = !matches!(item, Out::Chunk(..));
-                    ready.push_back(item);
-                    if is_last {
-                        break;
-                    }
-                }
-                Err(kind) => {
-                    // The first cause stays.
-                    self.failed.get_or_insert(kind);
-                    break;
-                }
+                Ok(item) => run.extend(item),
+                Err(kind) => failed = Some(kind),
             }
         }
-        self.requests.get_mut(&request).unwrap().ready = ready;
+        if let Some(kind) = failed {
+            // The first cause stays; the chunks before it are still delivered.
+            let kind = *self.failed.get_or_insert(kind);
+            if run.is_empty() {
+                return Err(kind);
+            }
+        }
+        let first = run.pop_front();
+        if let Some(state) = self.requests.get_mut(&request).filter(|_| first.is_some()) {
+            state.ready = run;
+        }
+        Ok(first)
     }
 
     /// Reads a frame, for whoever it is; returns what is for `own`.

@@ -186,8 +186,6 @@ mutants! {
         NoLookAsReader,
         /// Who finds the pending table full does not read what is there.
         NotReadWhenFull,
-        /// A stream reads on in the ring before what others have read for it.
-        ReadsOnTooEarly,
         /// A thread parks though its item is there.
         ParksOverItem,
         /// A reactor is not told of what a thread has read for it.
