@@ -232,11 +232,7 @@ impl Engine {
 
     /// Takes all frames that are there, until one is what is wanted, or the deadline has
     /// passed: then the caller must not sleep.
-    fn poll(
-        &self,
-        reader: &mut Consumer,
-        wait: &mut Wait<'_>,
-    ) -> Result<Option<Found>> {
+    fn poll(&self, reader: &mut Consumer, wait: &mut Wait<'_>) -> Result<Option<Found>> {
         let own = wait.want.request();
         let mut after_death = self.most_frames();
         let phase = loop {

@@ -245,11 +245,14 @@ impl Model {
         let mut failed = None;
         while run.len() < MOST_CHUNKS && bytes < MOST_BYTES && failed.is_none() {
             let room = COPIED.min(MOST_BYTES - bytes);
-            let is_next = |sent: &mut Sent| {
+            let is_next = |sent: &Sent| {
                 let is_own = sent.request == request && sent.kind == Kind::CHUNK && sent.flags == 0;
                 is_own && sent.payload.len() <= room
             };
-            let Some(sent) = self.ring.pop_front_if(is_next) else { break };
+            if !self.ring.front().is_some_and(is_next) {
+                break;
+            }
+            let Some(sent) = self.ring.pop_front() else { break };
             bytes += sent.payload.len();
             match self.read(sent, request) {
                 Ok(item) => run.extend(item),

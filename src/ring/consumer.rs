@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::ring::doorbell::{Alarm, Bell, Sleeper, Step};
 use crate::ring::frame::{Commit, Header};
 use crate::ring::position::{NEVER, span, to_end};
-pub(crate) use crate::ring::returns::{LeaseGauge, LeasedSlot};
 use crate::ring::returns::{Cursor, Lease, Shared, payload};
+pub(crate) use crate::ring::returns::{LeaseGauge, LeasedSlot};
 use crate::shm::bytes::PeerBytes;
 use crate::shm::clock::Deadline;
 use crate::shm::layout::{as_u64, as_usize};
@@ -154,7 +154,11 @@ impl Consumer {
         }
         // The one copy, for the decision and for what follows from it.
         let header = self.header();
-        if is_wanted(Header::from_words(header)) { self.take_with(header).map(Some) } else { Ok(None) }
+        if is_wanted(Header::from_words(header)) {
+            self.take_with(header).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     #[inline]
