@@ -21,13 +21,13 @@ pub(crate) const COPIED: usize = 4 << 10;
 pub(crate) const MOST_CHUNKS: usize = 32;
 pub(crate) const MOST_BYTES: usize = 16 << 10;
 
-/// What a stream has taken ahead.
-#[derive(Debug)]
+/// What a stream has taken ahead. Empty it has not allocated anything.
+#[derive(Debug, Default)]
 pub(crate) struct Ahead {
     /// What others have read for it, which comes before the run.
     pub(super) items: VecDeque<Item>,
     /// The chunks of the run, and where each ends.
-    run: Arc<Vec<u8>>,
+    run: Option<Arc<Vec<u8>>>,
     ends: Vec<usize>,
     /// Chunks of the run that were handed out, and where the next one starts.
     given: usize,
@@ -63,15 +63,6 @@ impl Part {
     }
 }
 
-impl Default for Ahead {
-    fn default() -> Self {
-        // Large enough from the start: how far a stream gets ahead is a matter of timing.
-        let ends = Vec::with_capacity(MOST_CHUNKS);
-        let (items, run) = (VecDeque::new(), Arc::new(Vec::new()));
-        Self { items, run, ends, given: 0, start: 0, consumed: 0 }
-    }
-}
-
 impl Ahead {
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
@@ -89,7 +80,7 @@ impl Ahead {
     #[inline]
     pub(super) fn next_part(&mut self) -> Option<Part> {
         let end = *self.ends.get(self.given)?;
-        let part = Part { run: Arc::clone(&self.run), start: self.start, end };
+        let part = Part { run: Arc::clone(self.run.as_ref()?), start: self.start, end };
         self.given += 1;
         self.start = end;
         Some(part)
@@ -98,7 +89,10 @@ impl Ahead {
     /// Begins a new run, in the buffer of the last one unless chunks of that are still out.
     fn begin(&mut self) -> (&mut Vec<u8>, &mut Vec<usize>) {
         self.clear();
-        (reused(&mut self.run), &mut self.ends)
+        // Large enough from the start: how far a stream gets ahead is a matter of timing.
+        self.ends.reserve(MOST_CHUNKS);
+        let run = self.run.get_or_insert_with(|| Arc::new(Vec::with_capacity(MOST_BYTES)));
+        (reused(run), &mut self.ends)
     }
 }
 
