@@ -233,25 +233,28 @@ fn two_streams_are_read_in_turns_without_mixing() {
 #[test]
 fn chunks_that_are_kept_stay_what_they_were() {
     let channel = spawn(Config::small());
-    let mut stream = channel.stream(COUNT, &encode(&[300, 100]), LONG).unwrap();
-    let kept: Vec<_> = (0..20).map(|_| stream.next_chunk().unwrap().unwrap()).collect();
-    // A stream takes a few chunks ahead of its reader.
-    assert!((20..60).contains(&channel.stats().leases_held));
-    assert_chunks(&mut stream, 20..200, 100);
-    for (i, chunk) in kept.iter().enumerate() {
-        assert!(chunk.to_vec() == pattern(i as u64, 100), "chunk {i} was overwritten");
+    // Short ones are copied out of the ring, long ones hold it.
+    for (len, held) in [(100, 0), (5000, 3)] {
+        let mut stream = channel.stream(COUNT, &encode(&[300, len]), LONG).unwrap();
+        let kept: Vec<_> = (0..3).map(|_| stream.next_chunk().unwrap().unwrap()).collect();
+        assert_eq!(channel.stats().leases_held, held);
+        // As many as fit before those that are kept are in the way.
+        assert_chunks(&mut stream, 3..6, len as usize);
+        for (i, chunk) in kept.iter().enumerate() {
+            assert!(chunk.to_vec() == pattern(i as u64, len as usize), "{i} was overwritten");
+        }
+        drop(kept);
+        assert_chunks(&mut stream, 6..300, len as usize);
+        assert!(stream.next_chunk().unwrap().is_none());
+        assert_eq!(channel.stats().leases_held, 0);
     }
-    drop(kept);
-    assert_chunks(&mut stream, 200..300, 100);
-    assert!(stream.next_chunk().unwrap().is_none());
-    assert_eq!(channel.stats().leases_held, 0);
 }
 
 #[test]
 fn a_reader_that_keeps_every_chunk_is_told_what_holds_the_ring() {
     let channel = spawn(Config::small());
     let timeout = Duration::from_millis(300);
-    let mut stream = channel.stream(COUNT, &encode(&[10_000, 1000]), timeout).unwrap();
+    let mut stream = channel.stream(COUNT, &encode(&[10_000, 5000]), timeout).unwrap();
     let mut kept = Vec::new();
     let error = loop {
         match stream.next_chunk() {
@@ -261,10 +264,25 @@ fn a_reader_that_keeps_every_chunk_is_told_what_holds_the_ring() {
     };
     assert!(error.is_stalled(), "{error}");
     assert!(error.to_string().contains("leases"), "{error}");
-    assert!(kept.len() >= 32);
+    assert!(kept.len() >= 6, "a window's worth");
     drop(kept);
     drop(stream);
     assert_usable(&channel);
+}
+
+#[test]
+fn a_reader_that_keeps_every_short_chunk_holds_no_slot() {
+    let channel = spawn(Config::small());
+    let mut stream = channel.stream(COUNT, &encode(&[10_000, 1000]), LONG).unwrap();
+    let mut kept = Vec::new();
+    while let Some(chunk) = stream.next_chunk().unwrap() {
+        kept.push(chunk);
+        assert_eq!(channel.stats().leases_held, 0);
+    }
+    assert_eq!(kept.len(), 10_000);
+    for (i, chunk) in kept.iter().enumerate() {
+        assert!(chunk.to_vec() == pattern(i as u64, 1000), "{i} was overwritten");
+    }
 }
 
 #[test]

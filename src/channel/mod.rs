@@ -100,8 +100,7 @@ pub struct Stats {
     pub wakes: u64,
     /// The most bytes that were in the request ring when it seemed full.
     pub request_ring_high_water: u64,
-    /// Replies and chunks that still hold a slot, those included that a stream has taken
-    /// ahead of its reader.
+    /// Replies and chunks that still hold a slot. Short ones never do: see [`Reply`].
     pub leases_held: usize,
 }
 

@@ -245,16 +245,14 @@ impl Engine {
             if matches!(phase, Phase::Closing | Phase::Closed | Phase::Failed) {
                 return Ok(Some(Found::Over));
             }
-            if let Some(ahead) = wait.ahead.as_deref_mut()
-                && self.take_run(reader, own, ahead)?
-            {
-                return Ok(Some(Found::Ahead));
-            }
             let mut burst = BURST;
-            while burst > 0
-                && let Some(frame) = reader.poll()?
-            {
-                if let Some(item) = self.dispatch(frame, own)? {
+            while burst > 0 && reader.find()? {
+                if let Some(ahead) = wait.ahead.as_deref_mut()
+                    && self.take_run(reader, own, ahead)?
+                {
+                    return Ok(Some(Found::Ahead));
+                }
+                if let Some(item) = self.dispatch(reader.take()?, own)? {
                     return Ok(Some(Found::Item(item)));
                 }
                 burst -= 1;

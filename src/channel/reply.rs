@@ -15,7 +15,9 @@ use crate::shm::fork;
 use crate::shm::layout::as_usize;
 
 /// A reply, or one chunk of a stream. Its bytes may still lie in the ring: while it
-/// lives its slot, and those after it, cannot be filled anew.
+/// lives its slot, and those after it, cannot be filled anew. Replies of up to 96 bytes and
+/// chunks of up to 4 KiB are copied out of it instead; chunks share the memory that they are
+/// copied to, up to 16 KiB, which lives as long as any of them.
 #[derive(Debug)]
 pub struct Reply {
     request: u64,
