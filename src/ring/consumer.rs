@@ -224,7 +224,7 @@ impl Consumer {
         }
         let mut is_padded = false;
         loop {
-            match Commit::read(word, self.next) {
+            match Commit::read(word, self.next, self.capacity) {
                 Commit::Frame => return Ok(true),
                 // The frame behind a padding is published before it.
                 Commit::Nothing if !is_padded || mutant::chosen(Mutant::PaddingBeforeNothing) => {
@@ -315,7 +315,8 @@ impl Consumer {
     /// Whether something lies at the next slot; [`Consumer::poll`] says what.
     #[inline]
     pub(crate) fn has_next(&self) -> bool {
-        self.slots.line(self.next).load(0, Ordering::Relaxed) != 0 || self.poisoned.is_some()
+        let word = self.slots.line(self.next).load(0, Ordering::Relaxed);
+        !Commit::is_nothing(word, self.next, self.capacity) || self.poisoned.is_some()
     }
 
     /// As [`Consumer::has_next`], but looks for about a microsecond where that can help.

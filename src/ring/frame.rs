@@ -1,7 +1,8 @@
 //! The header of a frame.
 //!
 //! ```text
-//!   0  u64 commit    position | 1 for a frame, position | 2 for padding, 0 for nothing yet
+//!   0  u64 commit    position | 1 for a frame, position | 2 for padding; for nothing yet 0,
+//!                    or what the frame of one lap before left: (position - capacity) | 1
 //!   8  u32 length    payload bytes
 //!  12  u16 kind
 //!  14  u16 flags
@@ -72,11 +73,18 @@ impl Commit {
         position | 2
     }
 
+    /// Whether a word says that nothing lies there yet: the producer clears a word that would
+    /// say anything else before the consumer can look at it.
     #[inline]
-    pub(crate) fn read(word: u64, position: u64) -> Self {
+    pub(crate) fn is_nothing(word: u64, position: u64, capacity: u64) -> bool {
+        word == 0 || word == Self::frame(position.wrapping_sub(capacity))
+    }
+
+    #[inline]
+    pub(crate) fn read(word: u64, position: u64, capacity: u64) -> Self {
         if word == Self::frame(position) {
             Self::Frame
-        } else if word == 0 {
+        } else if Self::is_nothing(word, position, capacity) {
             Self::Nothing
         } else if word == Self::padding(position) {
             Self::Padding
@@ -99,12 +107,17 @@ mod tests {
 
     #[test]
     fn only_the_word_of_this_position_is_a_frame() {
-        for position in [0, 64, u64::MAX - 63] {
-            assert_eq!(Commit::read(position | 1, position), Commit::Frame);
-            assert_eq!(Commit::read(position | 2, position), Commit::Padding);
-            assert_eq!(Commit::read(0, position), Commit::Nothing);
-            for other in [position | 3, position.wrapping_add(64) | 1, position | 4, 2 | 1] {
-                assert_eq!(Commit::read(other, position), Commit::Corrupt);
+        for position in [0, 64, 4096, u64::MAX - 63] {
+            let read = |word| Commit::read(word, position, 4096);
+            assert_eq!(read(position | 1), Commit::Frame);
+            assert_eq!(read(position | 2), Commit::Padding);
+            let lap = |laps: u64| position.wrapping_sub(laps * 4096);
+            for nothing in [0, lap(1) | 1] {
+                assert_eq!(read(nothing), Commit::Nothing);
+            }
+            let others = [position | 3, position.wrapping_add(64) | 1, position | 4, 2 | 1];
+            for other in others.into_iter().chain([lap(1) | 2, lap(2) | 1, lap(1) | 4]) {
+                assert_eq!(read(other), Commit::Corrupt);
             }
         }
     }

@@ -132,17 +132,19 @@ fn a_frame_that_is_seen_is_complete_and_the_next_is_not_there_yet() {
 fn a_slot_that_is_used_again_shows_nothing_of_the_last_round() {
     model(|| {
         let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
-        // One round and a half, so that every slot has a commit word of its own past.
-        for request in 1..=5 {
-            send(&mut producer, request, 0);
-            poll(&mut consumer, request, 0);
+        // Two rounds, so that every slot has a commit word of its own past: of the last
+        // round, which counts as nothing, but the second one of the longest frame, which has
+        // to be cleared.
+        for (request, len) in [(1, 0), (2, 0), (3, 0), (4, 0), (5, LONGEST), (6, 0), (7, 0)] {
+            send(&mut producer, request, len);
+            poll(&mut consumer, request, len);
         }
         let sender = thread::spawn(move || {
-            send(&mut producer, 6, 32);
-            send(&mut producer, 7, 32);
+            send(&mut producer, 8, 32);
+            send(&mut producer, 9, 32);
         });
-        poll(&mut consumer, 6, 32);
-        poll(&mut consumer, 7, 32);
+        poll(&mut consumer, 8, 32);
+        poll(&mut consumer, 9, 32);
         sender.join().unwrap();
         assert!(consumer.poll().unwrap().is_none());
     });

@@ -3,7 +3,9 @@
 //! Publishing is in band, as in Aeron's one-to-one ring buffer: the consumer polls
 //! the commit word of the slot it waits for, so one cache line moves for a small
 //! frame and no shared tail exists. Before a slot is published the *next* slot's
-//! commit word is cleared, which is why one header more than the frame must be free.
+//! commit word must say that nothing is there, which is why one header more than the
+//! frame must be free. It is cleared unless it does so already: frames of one length leave
+//! commit words where the next lap's will be, and those of the last lap count as nothing.
 
 use crate::config::{FRAME_HEADER, RingConfig};
 use crate::error::{Error, Result};
@@ -406,12 +408,16 @@ impl Claim<'_> {
         self.producer.start.wrapping_add(span(self.producer.len))
     }
 
-    /// Clears the commit word of the slot behind this one, before the payload is filled:
-    /// stores become visible in order, and its line may have to be fetched.
+    /// Clears the commit word of the slot behind this one, if it has to be, and before the
+    /// payload is filled: stores become visible in order, and its line may have to be fetched.
     #[inline]
     fn clear_next(&self) {
-        if !mutant::chosen(Mutant::NextNotCleared) {
-            self.producer.slots.line(self.next()).store(0, 0, Ordering::Relaxed);
+        let (next, capacity) = (self.next(), self.producer.capacity);
+        let line = self.producer.slots.line(next);
+        if !Commit::is_nothing(line.load(0), next, capacity)
+            && !mutant::chosen(Mutant::NextNotCleared)
+        {
+            line.store(0, 0, Ordering::Relaxed);
         }
     }
 

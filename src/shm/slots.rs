@@ -97,6 +97,12 @@ impl<'a> Line<'a> {
 pub(crate) struct OwnLine<'a>(Line<'a>);
 
 impl OwnLine<'_> {
+    /// Loads the word with this index, which this process wrote last.
+    #[inline]
+    pub(crate) fn load(&self, index: usize) -> u64 {
+        self.0.word(index).load(Ordering::Relaxed)
+    }
+
     /// Stores to the word with this index.
     #[inline]
     pub(crate) fn store(&self, index: usize, value: u64, order: Ordering) {
