@@ -92,6 +92,7 @@ impl RawLink {
         if consumer.glance(has_rung) {
             return Ok(true);
         }
+        consumer.end_run();
         let deadline = Deadline::after(timeout);
         consumer.wait_until(end.alarm(), deadline, has_rung, || end.check())
     }

@@ -198,6 +198,7 @@ impl Engine {
         if let Some(found) = self.poll(reader, wait)? {
             return Ok(Some(found));
         }
+        reader.end_run();
         let deadline = wait.patience.deadline();
         self.settle_credit(wait);
         reader.forget_descriptor();

@@ -23,11 +23,10 @@ use crate::sync::Ordering;
 use crate::sync::mutant::{self, Mutant};
 
 mod settle;
-
-/// Bytes of slots in a row that make a stream.
-const RUN: u64 = 1 << 10;
+mod slip;
 
 pub(crate) use settle::shut_down;
+use slip::Slip;
 
 /// The end of a ring that takes frames out.
 #[derive(Debug)]
@@ -48,8 +47,8 @@ pub struct Consumer {
     /// A head that the producer has been told of, maybe not the last: honest frames end
     /// within one capacity of it.
     told: u64,
-    /// Where the last run of frames began: see `fall_behind`.
-    run_from: u64,
+    /// The distance that is kept from a producer that is fast.
+    slip: Slip,
     /// Valid while no lease is out; otherwise `shared.returns` has them.
     returns: Option<Cursor>,
     /// The descriptor is, or will be, made readable by the next frame.
@@ -79,6 +78,7 @@ impl Consumer {
         parts.sleep_at.store(NEVER, Ordering::Relaxed);
         Self {
             capacity: as_u64(slots.capacity()),
+            slip: Slip::new(origin, as_u64(slots.capacity())),
             slots: slots.clone(),
             shared: Arc::new(Shared::new(
                 slots,
@@ -95,7 +95,6 @@ impl Consumer {
             start: origin,
             header: [0; 3],
             told: origin,
-            run_from: origin,
             returns: Some(cursor),
             is_lit: false,
             poisoned: None,
@@ -324,23 +323,6 @@ impl Consumer {
     #[inline]
     pub(crate) fn glance(&self, has_rung: bool) -> bool {
         self.has_next() || self.sleeper.glance(has_rung, || self.has_next())
-    }
-
-    /// To be asked before a wait for the next frame of a one-way stream: a consumer that has
-    /// caught up with its producer keeps taking the lines that are about to be filled, its
-    /// processor's prefetching above all, and each has to be fetched back. So it lets the
-    /// producer get ahead by some lines, which FastForward (Giacomoni et al., PPoPP 2008)
-    /// calls temporal slipping. `is_answer` says that the producer may wait for this end.
-    #[inline]
-    pub(crate) fn fall_behind(&mut self, is_answer: bool, has_rung: bool) {
-        if self.has_next() {
-            return;
-        }
-        let run = self.next.wrapping_sub(self.run_from);
-        self.run_from = self.next;
-        if run >= RUN && !is_answer {
-            self.sleeper.lag(has_rung);
-        }
     }
 
     /// Publishes any head, as a hostile peer could: for fuzzing.

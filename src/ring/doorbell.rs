@@ -62,8 +62,6 @@ use crate::sync::{AtomicU32, Counter, Mutex, Ordering, spin_loop};
 const BACKSTOP: Duration = Duration::from_secs(1);
 /// Looks between two readings of the clock while spinning.
 const LOOKS: u32 = 64;
-/// How long a consumer lets its producer get ahead: less gains less, more gains nothing.
-const LAG_NS: u64 = 1_000;
 
 /// Added to an announced position: wake me by my descriptor. Positions are multiples of 64.
 pub(crate) const BY_FD: u64 = 1;
@@ -360,12 +358,12 @@ impl Sleeper {
             })
     }
 
-    /// Looks at nothing for a microsecond, where spinning can help at all.
+    /// Looks at nothing for so many nanoseconds, where spinning can help at all.
     #[cold]
-    pub(crate) fn lag(&self, has_rung: bool) {
+    pub(crate) fn lag(&self, nanos: u64, has_rung: bool) {
         if self.may_spin(has_rung) {
             let start = now_ns();
-            while now_ns().wrapping_sub(start) < LAG_NS {
+            while now_ns().wrapping_sub(start) < nanos {
                 spin_loop();
             }
         }
