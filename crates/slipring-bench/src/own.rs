@@ -345,13 +345,13 @@ fn first_word(payload: &PeerBytes<'_>) -> Result<u64, HandlerError> {
 }
 
 fn serve_channel() -> slipring::Result<()> {
-    Worker::new(|_| Ok((Texts::new(), embed_patterns())))
+    Worker::new(|_| Ok((Texts::new(), embed_patterns(), Vec::new())))
         .on(ECHO, |_, request, reply| {
             let mut slot = reply.claim(request.len())?;
             request.payload().copy_to(slot.payload())?;
             Ok(slot.send())
         })
-        .on(MATRIX, |(_, (texts, matrix)), request, reply| {
+        .on(MATRIX, |(_, (texts, matrix), _), request, reply| {
             let message = in_place(&request.payload());
             let seq = stamp(message);
             let (Some((_, sum)), Some((values, _))) =
@@ -367,7 +367,7 @@ fn serve_channel() -> slipring::Result<()> {
             put_stamp(slot.payload(), seq);
             Ok(slot.send())
         })
-        .on(Kind::EMBED, |(texts, _), request, reply| {
+        .on(Kind::EMBED, |(texts, ..), request, reply| {
             texts.decode_from(request)?;
             let shape = MatrixShape::new(texts.len(), DIM, ElementType::F32)?;
             let mut slot = reply.claim(shape.encoded_len())?;
@@ -380,7 +380,7 @@ fn serve_channel() -> slipring::Result<()> {
             }
             Ok(slot.send())
         })
-        .on(CHUNKS, |_, request, reply| {
+        .on(CHUNKS, |(.., long), request, reply| {
             let mut words = [0; 32];
             request.payload().read_at(0, &mut words)?;
             let mut words = words.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
@@ -391,7 +391,6 @@ fn serve_channel() -> slipring::Result<()> {
                 return Ok(reply.send(&())?);
             }
             let mut chunks = reply.stream();
-            let mut long = Vec::new();
             for (seq, (bytes, _)) in (0..count).zip(pattern.pieces()) {
                 if is_generated {
                     chunks.send_with(len, |slot| bytes::generate(slot, seq))?;
@@ -401,11 +400,13 @@ fn serve_channel() -> slipring::Result<()> {
                         put_stamp(slot, seq);
                     })?;
                 } else {
-                    if long.is_empty() {
-                        long = bytes.to_vec();
+                    // Made once, as a worker would have its result: a fresh copy takes a page
+                    // fault for every 4 KiB.
+                    if long.len() != len {
+                        *long = bytes.to_vec();
                     }
-                    put_stamp(&mut long, seq);
-                    chunks.send(&long)?;
+                    put_stamp(long, seq);
+                    chunks.send(&*long)?;
                 }
             }
             Ok(chunks.end()?)
