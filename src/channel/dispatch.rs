@@ -22,6 +22,10 @@ impl Engine {
         if request == 0 {
             return Err(channel_failure(&frame, kind));
         }
+        let is_plain = kind == Kind::RESULT && header.flags == 0;
+        if is_plain && request == own && self.table.lock().complete(request) {
+            return Ok(Some(Item::Result(self.keep(frame))));
+        }
         let has_more = header.flags & flags::MORE != 0;
         let is_last = !has_more && kind != Kind::CHUNK;
         let mut table = self.table.lock();

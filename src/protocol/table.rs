@@ -154,6 +154,7 @@ impl<T> Table<T> {
         request_slot(request, as_u64(self.slots.len()))
     }
 
+    #[inline]
     fn slot(&mut self, request: u64) -> Option<&mut Slot<T>> {
         let index = self.slot_of(request);
         self.slots.get_mut(index).filter(|slot| request != 0 && slot.request == request)
@@ -175,6 +176,21 @@ impl<T> Table<T> {
         if !slot.is_owned {
             slot.free();
         }
+    }
+
+    /// Ends a call whose result its owner has got: all that happens to most requests, in one
+    /// look. False, and nothing is done, if anything else is there or was meant to be.
+    #[inline]
+    pub(crate) fn complete(&mut self, request: u64) -> bool {
+        let Some(slot) = self.slot(request).filter(|slot| slot.is_open() && !slot.is_stream) else {
+            return false;
+        };
+        let is_bare = slot.queue.is_empty() && slot.partial.is_empty() && slot.waiter.is_none();
+        if is_bare {
+            slot.request = 0;
+            self.in_flight -= 1;
+        }
+        is_bare
     }
 
     /// Puts an item where its owner finds it, and returns who waits for it.
