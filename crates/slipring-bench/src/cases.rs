@@ -59,7 +59,8 @@ pub fn all(is_quick: bool) -> Vec<Case> {
 }
 
 fn case(workload: &'static str, what: &'static str, work: Work, list: Vec<Contender>) -> Case {
-    Case { workload, what, work, is_pinned: true, is_spawn: false, contenders: list }
+    let (is_pinned, is_spawn, yardstick) = (true, false, None);
+    Case { workload, what, work, is_pinned, is_spawn, yardstick, contenders: list }
 }
 
 fn round_trip(len: usize) -> Case {
@@ -70,6 +71,7 @@ fn round_trip(len: usize) -> Case {
     let mut list = vec![
         limit,
         ring("ring 4 MiB", 4 * MIB, Style::Plain),
+        ring("ring 4 MiB, never cleared", 4 * MIB, Style::Uncleared),
         ring("ring 4 MiB, shared index", 4 * MIB, Style::Index),
         raw("raw ring", own::busy()),
         channel("Channel::call", own::busy()),
@@ -81,16 +83,20 @@ fn round_trip(len: usize) -> Case {
 }
 
 fn wake(is_pinned: bool) -> Case {
+    // A wait that something else than its peer can end, a close or a death, needs more words
+    // than one. Where a processor has to be woken that hardly shows.
+    let waitv = "bare waitv, 3 words";
+    let yardstick = (!is_pinned).then_some(waitv);
     let list = vec![
         mailbox("bare futex", false, Wait::Futex),
-        mailbox("bare waitv, 3 words", false, Wait::Waitv),
+        mailbox(waitv, false, Wait::Waitv),
         raw("raw ring", Config::default()),
         channel("Channel::call", Config::default()),
         pipe(),
         socket(),
     ];
     let what = if is_pinned { "after 1 ms idle, pinned" } else { "after 1 ms idle, unpinned" };
-    Case { is_pinned, ..case("W2", what, Work::Wake { len: 64 }, list) }
+    Case { is_pinned, yardstick, ..case("W2", what, Work::Wake { len: 64 }, list) }
 }
 
 fn stream(len: usize) -> Case {

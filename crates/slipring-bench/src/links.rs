@@ -132,6 +132,7 @@ pub fn ring(capacity: usize, style: Style) -> io::Result<Box<dyn Session>> {
         Style::Fenced => "fenced",
         Style::Plain => "plain",
         Style::Lagging => "lagging",
+        Style::Uncleared => "uncleared",
         Style::AroundCaches => "around-caches",
         Style::Index => "index",
     };
@@ -247,6 +248,7 @@ pub(crate) fn serve(args: &[&str]) -> Option<io::Result<()>> {
                 "around-caches" => Style::AroundCaches,
                 "index" => Style::Index,
                 "lagging" => Style::Lagging,
+                "uncleared" => Style::Uncleared,
                 _ => Style::Plain,
             };
             let end = || Ok(Ring::new(Memory::map(&file()?)?, false, style));

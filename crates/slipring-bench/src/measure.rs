@@ -83,6 +83,8 @@ pub struct Case {
     pub is_pinned: bool,
     /// Whether starting the worker is what is measured.
     pub is_spawn: bool,
+    /// The limit that all are compared with, if that is not the best of limits and peers.
+    pub yardstick: Option<&'static str>,
     /// Who takes part.
     pub contenders: Vec<Contender>,
 }
@@ -368,7 +370,10 @@ fn rows(case: &Case, entrants: &[Entrant<'_>]) -> Vec<Row> {
         };
         let limit = entrants
             .iter()
-            .filter(|e| matches!(e.contender.role, Role::Limit | Role::Peer))
+            .filter(|e| match case.yardstick {
+                Some(name) => e.contender.name == name,
+                None => matches!(e.contender.role, Role::Limit | Role::Peer),
+            })
             .filter(|e| !turns(e).is_empty())
             .min_by(|a, b| typical(a).total_cmp(&typical(b)));
         let limit = limit.map(turns).unwrap_or_default();

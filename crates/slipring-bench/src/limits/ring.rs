@@ -31,6 +31,9 @@ pub enum Style {
     Plain,
     /// Plain, and a consumer that has caught up lets the producer get ahead.
     Lagging,
+    /// Plain, and never clears a commit word: what else lies there is taken for nothing. Such
+    /// a ring does not notice garbage, and errs once in 2^64 words that it has no say in.
+    Uncleared,
     /// Plain, and copies past the caches.
     AroundCaches,
     /// Plain, but publishes by a tail that both sides share, and not in the slot.
@@ -207,7 +210,9 @@ impl End for Ring {
             self.tail = end;
             return Ok(());
         }
-        self.memory.word(self.out + self.index(end)).store(0, Ordering::Relaxed);
+        if self.style != Style::Uncleared {
+            self.memory.word(self.out + self.index(end)).store(0, Ordering::Relaxed);
+        }
         self.memory.word(slot + 8).store(len as u64, Ordering::Relaxed);
         self.memory.word(slot).store(start | 1, Ordering::Release);
         if padding != 0 {
@@ -229,13 +234,19 @@ impl End for Ring {
         loop {
             let slot = self.incoming + self.index(self.next);
             let commit = self.memory.word(slot);
+            let (next, is_uncleared) = (self.next, self.style == Style::Uncleared);
+            let is_there = |word: u64| match is_uncleared {
+                true => word == next | 1 || word == next | 2,
+                false => word != 0,
+            };
             let mut word = commit.load(Ordering::Acquire);
-            if word == 0 {
+            if !is_there(word) {
                 self.publish_head();
                 if self.style == Style::Lagging {
                     self.lag();
                 }
-                word = spin(|| Some(commit.load(Ordering::Acquire)).filter(|word| *word != 0))?;
+                word =
+                    spin(|| Some(commit.load(Ordering::Acquire)).filter(|word| is_there(*word)))?;
             }
             if word == self.next | 2 {
                 self.next += self.to_end(self.next);
