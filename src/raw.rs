@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::error::{ExitCause, Result};
 use crate::link::{Duplex, not_pollable};
 use crate::ring::doorbell::Alarm;
-use crate::ring::{Claim, Consumer, Frame, Producer};
+use crate::ring::{Batch, Claim, Consumer, Frame, Header, Producer};
+use crate::shm::bytes::PeerBytes;
 use crate::shm::clock::Deadline;
 use crate::shm::hint::Hint;
 
@@ -55,17 +56,36 @@ impl RawLink {
     /// `PeerDied`, `PeerCorrupt`, `Closed`, `Forked`.
     #[inline]
     pub fn claim(&mut self, len: usize, timeout: Duration) -> Result<Option<Claim<'_>>> {
-        if self.producer.has_room_for(len)? {
-            return Ok(Some(self.producer.claim_room(len)));
+        let is_free = self.producer.reserve(len)? || self.await_room(len, timeout)?;
+        Ok(is_free.then(|| self.producer.claim_reserved()))
+    }
+
+    /// Reserves slots for up to `count` payloads of `len` bytes each, which are published
+    /// together: see [`Producer::try_claim_batch`]. Waits for the first as [`RawLink::claim`]
+    /// does; `None` if the ring stayed full, or if `count` is zero.
+    ///
+    /// # Errors
+    ///
+    /// As [`RawLink::claim`].
+    #[inline]
+    pub fn claim_batch(
+        &mut self,
+        len: usize,
+        count: usize,
+        timeout: Duration,
+    ) -> Result<Option<Batch<'_>>> {
+        if count == 0 {
+            return Ok(None);
         }
-        self.claim_slowly(len, timeout)
+        let is_free = self.producer.reserve(len)? || self.await_room(len, timeout)?;
+        Ok(is_free.then(|| self.producer.claim_batch_reserved(count)))
     }
 
     #[cold]
-    fn claim_slowly(&mut self, len: usize, timeout: Duration) -> Result<Option<Claim<'_>>> {
+    fn await_room(&mut self, len: usize, timeout: Duration) -> Result<bool> {
         let Self { producer, end, .. } = self;
         let deadline = Deadline::after(timeout);
-        producer.claim_until(len, end.alarm(), deadline, || end.check())
+        producer.reserve_until(len, end.alarm(), deadline, || end.check())
     }
 
     /// The next frame; `None` if none came. Blocks for at most `timeout`, after it has
@@ -80,6 +100,26 @@ impl RawLink {
         let is_there =
             self.consumer.has_frame() || self.await_frame(timeout)? && self.consumer.find()?;
         if is_there { self.consumer.take().map(Some) } else { Ok(None) }
+    }
+
+    /// Waits for the next frame as [`RawLink::recv`] does, and shows it to `take`, and those
+    /// that lie behind it, up to `most`: see [`Consumer::drain`]. Returns how many; none if
+    /// none came, or if `most` is zero.
+    ///
+    /// # Errors
+    ///
+    /// As [`RawLink::claim`].
+    #[inline]
+    pub fn drain(
+        &mut self,
+        most: usize,
+        timeout: Duration,
+        take: impl FnMut(Header, PeerBytes<'_>),
+    ) -> Result<usize> {
+        if self.consumer.has_frame() || self.await_frame(timeout)? {
+            return self.consumer.drain(most, take);
+        }
+        Ok(0)
     }
 
     #[inline(never)]

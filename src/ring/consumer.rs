@@ -22,6 +22,7 @@ use crate::shm::slots::PeerSlots;
 use crate::sync::Ordering;
 use crate::sync::mutant::{self, Mutant};
 
+mod drain;
 mod settle;
 mod slip;
 

@@ -32,5 +32,5 @@ mod tests;
 
 pub use consumer::{Consumer, Frame};
 pub use frame::Header;
-pub use producer::{Claim, Producer};
+pub use producer::{Batch, Claim, Producer};
 pub use returns::Lease;

@@ -18,8 +18,12 @@ enum Step {
     CommitLazily(usize),
     Abort(usize),
     Truncate(usize, usize),
+    /// So many frames of one length, published together.
+    Batch(usize, usize),
     Flush,
     Release,
+    /// Takes up to so many.
+    Drain(usize),
     Keep,
     /// Drops one of the leases that are out.
     Drop(proptest::sample::Index),
@@ -33,8 +37,10 @@ fn step(max_frame: usize) -> impl Strategy<Value = Step> {
         3 => len.clone().prop_map(Step::CommitLazily),
         1 => len.clone().prop_map(Step::Abort),
         2 => (len.clone(), len).prop_map(|(a, b)| Step::Truncate(a.max(b), a.min(b))),
+        2 => (0..300_usize, 0..9_usize).prop_map(|(len, count)| Step::Batch(len, count)),
         1 => Just(Step::Flush),
         6 => Just(Step::Release),
+        2 => (0..9_usize).prop_map(Step::Drain),
         3 => Just(Step::Keep),
         3 => any::<proptest::sample::Index>().prop_map(Step::Drop),
         1 => Just(Step::Publish),
@@ -95,7 +101,8 @@ fn check(origin: u64, max_frame: usize, steps: &[Step]) -> Result<(), TestCaseEr
     let origin = u128::from(origin);
     let mut model =
         Model { tail: origin, next: origin, queue: VecDeque::new(), leases: Vec::new() };
-    for (request, step) in (0..).zip(steps) {
+    // Apart, so that the frames of a batch have numbers of their own.
+    for (request, step) in (0..).step_by(16).zip(steps) {
         match *step {
             Step::Commit(len)
             | Step::CommitLazily(len)
@@ -135,6 +142,49 @@ fn check(origin: u64, max_frame: usize, steps: &[Step]) -> Result<(), TestCaseEr
                 let sent = Sent { request, written: len, kept, start };
                 model.tail = sent.end();
                 model.queue.push_back(sent);
+            }
+            Step::Batch(len, count) => {
+                if len > max_frame {
+                    prop_assert!(producer.try_claim_batch(len, count.max(1)).is_err());
+                    continue;
+                }
+                let Some(mut batch) = producer.try_claim_batch(len, count).unwrap() else {
+                    // As for one: see above.
+                    prop_assert!(count == 0 || producer.try_claim(len).unwrap().is_none());
+                    continue;
+                };
+                let claimed = batch.len();
+                prop_assert!((1..=count).contains(&claimed));
+                for index in 0..claimed {
+                    batch.payload(index).copy_from_slice(&pattern(request + as_u64(index), len));
+                }
+                prop_assert!(batch.payload(claimed).is_empty());
+                batch.commit_lazily(|index| {
+                    let request = request + as_u64(index);
+                    Header { request, aux: !request, kind: 7, ..Header::default() }
+                });
+                for index in 0..claimed {
+                    let Some(start) = model.place(len) else {
+                        return Err(TestCaseError::fail("a batch over slots that are held"));
+                    };
+                    let request = request + as_u64(index);
+                    let sent = Sent { request, written: len, kept: len, start };
+                    model.tail = sent.end();
+                    model.queue.push_back(sent);
+                }
+            }
+            Step::Drain(most) => {
+                let mut seen = Vec::new();
+                let count = consumer
+                    .drain(most, |header, payload| seen.push((header.request, payload.to_vec())))
+                    .unwrap();
+                prop_assert_eq!(count, most.min(model.queue.len()));
+                prop_assert_eq!(count, seen.len());
+                for found in seen {
+                    let sent = model.queue.pop_front().unwrap();
+                    prop_assert_eq!(found, (sent.request, sent.payload()));
+                    model.next = sent.end();
+                }
             }
             Step::Flush => producer.flush(),
             Step::Publish => consumer.publish(),

@@ -129,6 +129,28 @@ fn a_frame_that_is_seen_is_complete_and_the_next_is_not_there_yet() {
 }
 
 #[test]
+fn a_batch_is_seen_whole_or_not_at_all() {
+    model(|| {
+        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
+        let sender = thread::spawn(move || {
+            let mut batch = producer.try_claim_batch(20, 3).unwrap().unwrap();
+            assert_eq!(batch.len(), 3);
+            for (index, request) in (1..=3).enumerate() {
+                fill(batch.payload(index), request);
+            }
+            batch.commit(|index| header(as_u64(index) + 1));
+        });
+        poll(&mut consumer, 1, 20);
+        for request in 2..=3 {
+            let frame = consumer.poll().unwrap().expect("a frame that was published");
+            check(frame.header(), frame.payload().to_vec(), request, 20);
+        }
+        assert!(consumer.poll().unwrap().is_none());
+        sender.join().unwrap();
+    });
+}
+
+#[test]
 fn a_slot_that_is_used_again_shows_nothing_of_the_last_round() {
     model(|| {
         let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
@@ -222,15 +244,15 @@ fn slots_that_are_released_together_are_not_filled_while_they_are_read() {
 #[test]
 fn a_long_frame_waits_for_all_the_room_that_it_and_its_padding_need() {
     model(|| {
-        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
-        for request in 1..=3 {
-            send(&mut producer, request, 20);
-        }
-        let sender = thread::spawn(move || send(&mut producer, 4, LONGEST));
-        for request in 1..=3 {
-            receive(&mut consumer, request, 20);
-        }
-        receive(&mut consumer, 4, LONGEST);
+        // Seven slots of padding, eight slots, and the next header: all of the ring. Without
+        // the padding it would fit at once, over the slot of the first frame.
+        let Rig { mut producer, mut consumer, .. } = rig(4 * CAPACITY, 480, 448);
+        send(&mut producer, 1, 20);
+        send(&mut producer, 2, 20);
+        let sender = thread::spawn(move || send(&mut producer, 3, 480));
+        receive(&mut consumer, 1, 20);
+        receive(&mut consumer, 2, 20);
+        receive(&mut consumer, 3, 480);
         sender.join().unwrap();
     });
 }

@@ -29,7 +29,11 @@ fn killer(mutant: Mutant) -> &'static str {
         Mutant::NextNotCleared | Mutant::NextClearedLate => {
             "a_slot_that_is_used_again_shows_nothing_of_the_last_round"
         }
-        Mutant::NoRoomForNext | Mutant::NoFenceAfterHead | Mutant::HeadNotRungFor => {
+        Mutant::BatchFirstEarly => "a_batch_is_seen_whole_or_not_at_all",
+        // The next header may only take the place of a padding that nobody has passed: the
+        // commit word of a frame there is left as it is.
+        Mutant::NoRoomForNext => "padding_is_released_for_a_producer_that_waits",
+        Mutant::NoFenceAfterHead | Mutant::HeadNotRungFor => {
             "a_full_ring_holds_the_producer_until_slots_are_released"
         }
         Mutant::HeadRelaxed | Mutant::HeadSeenRelaxed => {

@@ -21,6 +21,10 @@ use crate::shm::slots::OwnSlots;
 use crate::sync::Ordering;
 use crate::sync::mutant::{self, Mutant};
 
+mod batch;
+
+pub use batch::Batch;
+
 /// Small frames whose bell may be put off, in bytes of slots.
 const LAZY: u64 = 2 << 10;
 
@@ -145,21 +149,58 @@ impl Producer {
     /// if the consumer's head is impossible.
     #[inline]
     pub fn try_claim(&mut self, len: usize) -> Result<Option<Claim<'_>>> {
-        if self.has_room_for(len)? { Ok(Some(self.claim_room(len))) } else { Ok(None) }
+        if self.reserve(len)? { Ok(Some(self.claim_reserved())) } else { Ok(None) }
     }
 
-    /// Claims a slot where [`Producer::has_room_for`] has just found room.
+    /// Reserves room for a payload of `len` bytes, if there is some now: where its slot starts is
+    /// known then.
     #[inline]
-    pub(crate) fn claim_room(&mut self, len: usize) -> Claim<'_> {
-        self.padding = padding(self.tail, span(len), self.capacity);
-        self.start = self.tail.wrapping_add(self.padding);
-        self.len = len;
-        crate::failpoint::failpoint!("claim");
-        let claim = Claim { producer: self };
-        if !mutant::chosen(Mutant::NextClearedLate) {
-            claim.clear_next();
+    pub(crate) fn reserve(&mut self, len: usize) -> Result<bool> {
+        if len > self.max_frame {
+            return Err(too_large(len, self.max_frame));
         }
-        claim
+        let (padding, needed) = self.needed(len);
+        let is_free = self.fits(needed, self.head) || self.has_room_now(needed)?;
+        if is_free {
+            self.padding = padding;
+            self.start = self.tail.wrapping_add(padding);
+            self.len = len;
+        }
+        Ok(is_free)
+    }
+
+    /// Claims the slot that was reserved.
+    #[inline]
+    pub(crate) fn claim_reserved(&mut self) -> Claim<'_> {
+        crate::failpoint::failpoint!("claim");
+        self.clear(self.start.wrapping_add(span(self.len)));
+        Claim { producer: self }
+    }
+
+    /// Clears the commit word of the slot behind what is claimed, if it has to be, and before
+    /// the payload is filled: stores become visible in order, and its line may have to be
+    /// fetched.
+    #[inline]
+    fn clear(&self, next: u64) {
+        let line = self.slots.line(next);
+        let is_left =
+            mutant::chosen(Mutant::NextNotCleared) || mutant::chosen(Mutant::NextClearedLate);
+        if !Commit::is_nothing(line.load(0), next, self.capacity) && !is_left {
+            line.store(0, 0, Ordering::Relaxed);
+        }
+    }
+
+    /// Everything of a frame's header but its commit word; the length is the payload's.
+    #[inline]
+    fn write_header(&self, start: u64, header: Header) {
+        // Always fits: `reserve` checked it against the cap, which came from a u32.
+        let header = Header { len: u32::try_from(self.len).unwrap_or(u32::MAX), ..header };
+        let line = self.slots.line(start);
+        let [first, second, third] = header.to_words();
+        line.store(1, first, Ordering::Relaxed);
+        crate::failpoint::failpoint!("half the header");
+        line.store(2, second, Ordering::Relaxed);
+        line.store(3, third, Ordering::Relaxed);
     }
 
     /// Whether a payload of `len` bytes can be claimed now.
@@ -172,11 +213,7 @@ impl Producer {
         if len > self.max_frame {
             return Err(too_large(len, self.max_frame));
         }
-        let span = span(len);
-        let padding = padding(self.tail, span, self.capacity);
-        let room = if mutant::chosen(Mutant::NoRoomForPadding) { 0 } else { padding };
-        // At most the capacity, wherever the tail stands: `max_frame` is capped for that.
-        let needed = room + span;
+        let (_, needed) = self.needed(len);
         Ok(self.fits(needed, self.head) || self.has_room_now(needed)?)
     }
 
@@ -190,15 +227,13 @@ impl Producer {
         deadline: Deadline,
         stop: impl FnMut() -> Result<()>,
     ) -> Result<Option<Claim<'_>>> {
-        if self.has_room_for(len)? || self.await_room(len, alarm, deadline, stop)? {
-            return Ok(Some(self.claim_room(len)));
-        }
-        Ok(None)
+        let is_free = self.reserve(len)? || self.reserve_until(len, alarm, deadline, stop)?;
+        Ok(is_free.then(|| self.claim_reserved()))
     }
 
-    /// Waits until there is room for a payload of `len` bytes; false if the deadline passed.
+    /// As [`Producer::reserve`], but waits for room; false if the deadline passed.
     #[cold]
-    fn await_room(
+    pub(crate) fn reserve_until(
         &mut self,
         len: usize,
         alarm: &Alarm,
@@ -208,7 +243,7 @@ impl Producer {
         if !mutant::chosen(Mutant::NoFlushBeforeWait) {
             self.flush();
         }
-        let needed = self.needed(len);
+        let (_, needed) = self.needed(len);
         let looked = self.sleeper.wait_until(alarm, deadline, true, |step| {
             stop()?;
             match step {
@@ -223,16 +258,20 @@ impl Producer {
             }
         })?;
         match looked {
-            Some(looked) => self.take_head(looked).map(|()| true),
+            // The closure found that it fits.
+            Some(looked) => self.take_head(looked).and_then(|()| self.reserve(len)),
             None => Ok(false),
         }
     }
 
-    /// Bytes from the tail to the end of a slot for `len` bytes, with the padding before it.
+    /// The padding before a slot for `len` bytes, and the bytes that are needed with it. At most
+    /// the capacity, wherever the tail stands: `max_frame` is capped for that.
     #[inline]
-    fn needed(&self, len: usize) -> u64 {
+    fn needed(&self, len: usize) -> (u64, u64) {
         let span = span(len);
-        padding(self.tail, span, self.capacity) + span
+        let padding = padding(self.tail, span, self.capacity);
+        let room = if mutant::chosen(Mutant::NoRoomForPadding) { 0 } else { padding };
+        (padding, room + span)
     }
 
     /// Whether `needed` bytes, and one header after them, fit behind this head.
@@ -258,7 +297,7 @@ impl Producer {
 
     /// The head at which a payload of `len` bytes will fit.
     fn space_for(&self, len: usize) -> u64 {
-        self.tail.wrapping_add(self.needed(len) + span(0)).wrapping_sub(self.capacity)
+        self.tail.wrapping_add(self.needed(len).1 + span(0)).wrapping_sub(self.capacity)
     }
 
     /// Whether `needed` bytes fit behind the consumer's head as it is now.
@@ -338,6 +377,20 @@ impl Producer {
         }
     }
 
+    /// Looks for a sleeping consumer once in 2 KiB.
+    #[inline]
+    fn ring_now_and_then(&mut self) {
+        if self.tail.wrapping_sub(self.announced) >= LAZY {
+            self.ring_late();
+        }
+    }
+
+    /// Not a part of its caller, which is to become one of a loop.
+    #[inline(never)]
+    fn ring_late(&mut self) {
+        self.ring_if_awaited();
+    }
+
     #[inline]
     fn ring_if_awaited(&mut self) {
         if mutant::chosen(Mutant::CheckedBeforeRing) {
@@ -399,26 +452,13 @@ impl Claim<'_> {
             self.producer.len = len;
             // A shorter frame may fit before the ring's end, but it has been filled where
             // it is: the padding stays.
-            self.clear_next();
+            self.producer.clear(self.next());
         }
     }
 
     #[inline]
     fn next(&self) -> u64 {
         self.producer.start.wrapping_add(span(self.producer.len))
-    }
-
-    /// Clears the commit word of the slot behind this one, if it has to be, and before the
-    /// payload is filled: stores become visible in order, and its line may have to be fetched.
-    #[inline]
-    fn clear_next(&self) {
-        let (next, capacity) = (self.next(), self.producer.capacity);
-        let line = self.producer.slots.line(next);
-        if !Commit::is_nothing(line.load(0), next, capacity)
-            && !mutant::chosen(Mutant::NextNotCleared)
-        {
-            line.store(0, 0, Ordering::Relaxed);
-        }
     }
 
     /// Publishes the frame and wakes the consumer if it sleeps for it. The header's
@@ -436,10 +476,7 @@ impl Claim<'_> {
     /// for anything.
     #[inline]
     pub fn commit_lazily(self, header: Header) {
-        let producer = self.publish(header);
-        if producer.tail.wrapping_sub(producer.announced) >= LAZY {
-            producer.ring_if_awaited();
-        }
+        self.publish(header).ring_now_and_then();
     }
 
     #[inline]
@@ -448,17 +485,19 @@ impl Claim<'_> {
         Self: 'p,
     {
         let next = self.next();
+        self.publish_up_to(header, next)
+    }
+
+    /// Publishes the frame, and those behind it up to `next` with it: they are committed.
+    #[inline]
+    fn publish_up_to<'p>(self, header: Header, next: u64) -> &'p mut Producer
+    where
+        Self: 'p,
+    {
         let producer = self.producer;
-        let Producer { start, padding, len, .. } = *producer;
-        // Always fits: `try_claim` checked it against the cap, which came from a u32.
-        let header = Header { len: u32::try_from(len).unwrap_or(u32::MAX), ..header };
+        let Producer { start, padding, .. } = *producer;
+        producer.write_header(start, header);
         let slots = &producer.slots;
-        let line = slots.line(start);
-        let [first, second, third] = header.to_words();
-        line.store(1, first, Ordering::Relaxed);
-        crate::failpoint::failpoint!("half the header");
-        line.store(2, second, Ordering::Relaxed);
-        line.store(3, third, Ordering::Relaxed);
         crate::failpoint::failpoint!("before commit");
         let pad = || {
             let order = mutant::order(Mutant::PaddingRelaxed, Ordering::Release);
@@ -470,7 +509,7 @@ impl Claim<'_> {
         // Pairs with the Acquire load in `Consumer::poll`: header, payload and the cleared
         // commit word of the next slot are visible to whoever sees this.
         let order = mutant::order(Mutant::CommitRelaxed, Ordering::Release);
-        line.store(0, Commit::frame(start), order);
+        slots.line(start).store(0, Commit::frame(start), order);
         crate::failpoint::failpoint!("after commit");
         if padding != 0 && !mutant::chosen(Mutant::PaddingFirst) {
             // Only now can the consumer get past the padding, to a slot that is complete:

@@ -1,6 +1,7 @@
 //! A ring from both ends, in one process.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use super::testing::{Rig, alarm, pattern, receive, rig, rig_with_bells, send};
@@ -46,6 +47,77 @@ fn frames_of_every_length_pass_through_a_small_ring() {
             assert_eq!(receive(&mut ring.consumer).unwrap(), None);
         }
     }
+}
+
+#[test]
+fn a_batch_is_as_long_as_the_room_in_a_row_and_a_dropped_one_publishes_nothing() {
+    for Rig { mut producer, mut consumer, .. } in rings() {
+        let claimed = |batch: Option<super::Batch<'_>>| batch.map(|batch| batch.len());
+        assert_eq!(claimed(producer.try_claim_batch(100, 0).unwrap()), None);
+        assert!(producer.try_claim_batch(MAX_FRAME + 1, 2).unwrap_err().is_too_large());
+        let mut dropped = producer.try_claim_batch(100, 2).unwrap().unwrap();
+        dropped.payload(1).fill(9);
+        drop(dropped);
+        assert_eq!(receive(&mut consumer).unwrap(), None);
+
+        let mut sent = 0;
+        while let Some(mut batch) = producer.try_claim_batch(100, 5).unwrap() {
+            for index in 0..batch.len() {
+                let payload = pattern(sent + as_u64(index), 100);
+                batch.payload(index).copy_from_slice(&payload);
+            }
+            let (from, count) = (sent, batch.len());
+            batch.commit(|index| Header { request: from + as_u64(index), ..Header::default() });
+            sent += as_u64(count);
+        }
+        // Slots of 192 bytes, one line for the next header, and what lies before the ring's end.
+        assert!((19..=21).contains(&sent), "{sent}");
+        let mut seen = 0;
+        while consumer
+            .drain(7, |header, payload| {
+                assert_eq!((header.request, header.len), (seen, 100));
+                assert_eq!(payload.to_vec(), pattern(seen, 100));
+                seen += 1;
+            })
+            .unwrap()
+            > 0
+        {}
+        assert_eq!(seen, sent);
+    }
+}
+
+#[test]
+fn a_batch_that_is_cut_off_while_it_is_published_shows_nothing() {
+    for Rig { mut producer, mut consumer, .. } in rings() {
+        for round in 0..100 {
+            let batch = producer.try_claim_batch(20, 3).unwrap().unwrap();
+            // The header of the first is made last: all others are committed by then.
+            let cut_off = catch_unwind(AssertUnwindSafe(|| {
+                batch.commit(|index| match index {
+                    0 => resume_unwind(Box::new("cut off")),
+                    _ => Header::default(),
+                })
+            }));
+            assert!(cut_off.is_err());
+            assert_eq!(receive(&mut consumer).unwrap(), None);
+            assert!(send(&mut producer, round, b"after it").unwrap());
+            assert_eq!(receive(&mut consumer).unwrap(), Some((round, b"after it".to_vec())));
+            assert_eq!(receive(&mut consumer).unwrap(), None);
+        }
+    }
+}
+
+#[test]
+fn frames_before_one_that_cannot_be_are_drained_before_the_error() {
+    let mut ring = rig(CAPACITY, MAX_FRAME, 0);
+    assert!(send(&mut ring.producer, 1, b"one").unwrap());
+    assert!(send(&mut ring.producer, 2, b"two").unwrap());
+    ring.forge.slots.line(64).store(0, 7, Ordering::Relaxed);
+    let mut seen = Vec::new();
+    assert_eq!(ring.consumer.drain(9, |header, _| seen.push(header.request)).unwrap(), 1);
+    assert_eq!(seen, [1]);
+    let error = ring.consumer.drain(9, |_, _| ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PeerCorrupt);
 }
 
 #[test]

@@ -37,6 +37,8 @@ mutants! {
         NextNotCleared,
         /// The next slot's commit word is cleared after the frame is published.
         NextClearedLate,
+        /// The first frame of a batch is published before the others.
+        BatchFirstEarly,
         /// The commit word is loaded Relaxed.
         PollRelaxed,
         /// The room for the next slot's commit word is not asked for.

@@ -5,6 +5,7 @@ use slipring::Config;
 use crate::limits::mailbox::Wait;
 use crate::limits::ring::Style;
 use crate::measure::{Case, Contender, Role};
+use crate::own::Publishing;
 use crate::work::Work;
 use crate::{links, own};
 
@@ -21,7 +22,11 @@ fn ring(name: &str, capacity: usize, style: Style) -> Contender {
 }
 
 fn raw(name: &str, config: Config) -> Contender {
-    Contender::new(name, Role::Own, move || own::raw(&config, false))
+    raw_publishing(name, config, Publishing::Lazily)
+}
+
+fn raw_publishing(name: &str, config: Config, publishing: Publishing) -> Contender {
+    Contender::new(name, Role::Own, move || own::raw(&config, publishing))
 }
 
 fn channel(name: &str, config: Config) -> Contender {
@@ -116,12 +121,11 @@ fn stream(len: usize) -> Case {
     }
     let config = own::busy();
     list.push(raw("raw ring", config.clone()));
+    if piece <= 4 << 10 {
+        list.push(raw_publishing("raw ring, batches", config.clone(), Publishing::InBatches));
+    }
     if len == 64 {
-        let eager = Contender::new("raw ring, bell each", Role::Own, {
-            let config = config.clone();
-            move || own::raw(&config, true)
-        });
-        list.push(eager);
+        list.push(raw_publishing("raw ring, bell each", config.clone(), Publishing::Eagerly));
     }
     list.push(channel("Channel::stream", config));
     list.extend([pipe(), socket()]);

@@ -32,6 +32,35 @@ pub trait End {
         })
     }
 
+    /// Sends copies of `count` messages of `len` bytes under these stamps, as a stream.
+    ///
+    /// # Errors
+    ///
+    /// What the link says.
+    fn send_all<'m>(
+        &mut self,
+        _len: usize,
+        count: u64,
+        messages: impl Iterator<Item = (u64, &'m [u8])>,
+    ) -> io::Result<()> {
+        for (_, (stamp, message)) in (0..count).zip(messages) {
+            self.send_copy(message, stamp)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for `count` messages and shows each to `read`, where it lies.
+    ///
+    /// # Errors
+    ///
+    /// What the link says.
+    fn recv_all(&mut self, count: u64, mut read: impl FnMut(&[u8])) -> io::Result<()> {
+        for _ in 0..count {
+            self.recv(&mut read)?;
+        }
+        Ok(())
+    }
+
     /// Says whether the messages that follow are a stream: then an end may put off
     /// waking the other until this is said to be over.
     ///

@@ -43,13 +43,26 @@ fn spawner(link: &str, config: &Config) -> slipring::Result<Spawner> {
     Ok(Spawner::current_exe()?.args([WORKER, link]).role("bench").config(config.clone()))
 }
 
+/// How the frames of a stream go out over a raw link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Publishing {
+    /// Each by itself; the bell is looked at now and then.
+    Lazily,
+    /// Each by itself, with a look at the bell.
+    Eagerly,
+    /// Many at a time, and they are taken so too.
+    InBatches,
+}
+
+/// Frames that are published, or taken, at a time.
+const FRAMES: u64 = 32;
+
 /// One end of a raw link.
 #[derive(Debug)]
 struct Raw {
     link: RawLink,
     is_streaming: bool,
-    /// Whether the bell is looked at for each frame of a stream too.
-    is_eager: bool,
+    publishing: Publishing,
 }
 
 impl End for Raw {
@@ -79,8 +92,53 @@ impl End for Raw {
         Ok(read(in_place(&frame.payload())))
     }
 
+    fn send_all<'m>(
+        &mut self,
+        len: usize,
+        count: u64,
+        mut messages: impl Iterator<Item = (u64, &'m [u8])>,
+    ) -> io::Result<()> {
+        if self.publishing != Publishing::InBatches {
+            for (_, (stamp, message)) in (0..count).zip(messages) {
+                self.send_copy(message, stamp)?;
+            }
+            return Ok(());
+        }
+        let mut left = count;
+        while left > 0 {
+            let most = left.min(FRAMES) as usize;
+            let batch = self.link.claim_batch(len, most, LONG)?;
+            let mut batch = batch.ok_or(io::ErrorKind::TimedOut)?;
+            for (index, (stamp, message)) in (0..batch.len()).zip(&mut messages) {
+                let slot = batch.payload(index);
+                copy_from_slice(slot, message);
+                put_stamp(slot, stamp);
+            }
+            left -= batch.len() as u64;
+            batch.commit_lazily(|_| Header::default());
+        }
+        Ok(())
+    }
+
+    fn recv_all(&mut self, count: u64, mut read: impl FnMut(&[u8])) -> io::Result<()> {
+        let mut left = count;
+        while left > 0 {
+            if self.publishing != Publishing::InBatches {
+                self.recv(&mut read)?;
+                left -= 1;
+                continue;
+            }
+            let most = left.min(FRAMES) as usize;
+            match self.link.drain(most, LONG, |_, payload| read(in_place(&payload)))? {
+                0 => return Err(io::ErrorKind::TimedOut.into()),
+                drained => left -= drained as u64,
+            }
+        }
+        Ok(())
+    }
+
     fn set_streaming(&mut self, is_streaming: bool) -> io::Result<()> {
-        self.is_streaming = is_streaming && !self.is_eager;
+        self.is_streaming = is_streaming && self.publishing != Publishing::Eagerly;
         self.link.producer.flush();
         Ok(())
     }
@@ -108,10 +166,11 @@ struct RawSession {
 /// # Errors
 ///
 /// What spawning gives.
-pub fn raw(config: &Config, is_eager: bool) -> io::Result<Box<dyn Session>> {
-    let link = spawner("raw", config)?.spawn_raw()?;
+pub fn raw(config: &Config, publishing: Publishing) -> io::Result<Box<dyn Session>> {
+    let worker = if publishing == Publishing::InBatches { "raw-batches" } else { "raw" };
+    let link = spawner(worker, config)?.spawn_raw()?;
     link.prefault();
-    let mut end = Raw { link, is_streaming: false, is_eager };
+    let mut end = Raw { link, is_streaming: false, publishing };
     let pid = work::ready(&mut end)?;
     Ok(Box::new(RawSession { end, pid }))
 }
@@ -123,7 +182,7 @@ pub fn raw(config: &Config, is_eager: bool) -> io::Result<Box<dyn Session>> {
 /// What spawning gives.
 pub fn raw_cold(config: &Config) -> io::Result<Box<dyn Session>> {
     let link = spawner("raw-cold", config)?.spawn_raw()?;
-    let mut end = Raw { link, is_streaming: false, is_eager: false };
+    let mut end = Raw { link, is_streaming: false, publishing: Publishing::Lazily };
     let pid = work::ready(&mut end)?;
     Ok(Box::new(RawSession { end, pid }))
 }
@@ -321,20 +380,21 @@ impl Drop for ChannelSession {
 /// The worker's side of the links here; `None` if `args` name none of them.
 pub(crate) fn serve(args: &[&str]) -> Option<io::Result<()>> {
     match args {
-        ["raw"] => Some(serve_raw(true)),
-        ["raw-cold"] => Some(serve_raw(false)),
+        ["raw"] => Some(serve_raw(true, Publishing::Lazily)),
+        ["raw-batches"] => Some(serve_raw(true, Publishing::InBatches)),
+        ["raw-cold"] => Some(serve_raw(false, Publishing::Lazily)),
         ["channel"] => Some(serve_channel().map_err(io::Error::from)),
         _ => None,
     }
 }
 
-fn serve_raw(is_warm: bool) -> io::Result<()> {
+fn serve_raw(is_warm: bool, publishing: Publishing) -> io::Result<()> {
     let (link, _) = worker::attach_raw()?;
     if is_warm {
         link.prefault();
     }
     // Ends when the parent closes the link.
-    let _ = work::serve(&mut Raw { link, is_streaming: false, is_eager: false });
+    let _ = work::serve(&mut Raw { link, is_streaming: false, publishing });
     Ok(())
 }
 

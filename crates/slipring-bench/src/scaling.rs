@@ -44,7 +44,7 @@ fn messages(quick: bool, cpus: Option<(usize, usize)>) -> io::Result<Panel> {
     let cpus = cpus.or_else(|| machine::two_cpus(&all));
     let (parent, worker) = cpus.ok_or_else(|| io::Error::other("two processors are needed"))?;
     let slice = Duration::from_millis(if quick { 20 } else { 100 });
-    let mut raw = own::raw(&own::busy(), false)?;
+    let mut raw = own::raw(&own::busy(), own::Publishing::Lazily)?;
     raw.pin(worker)?;
     // Its worker spins: only one of the two may run at a time.
     sys::set_stopped(raw.pid(), true);

@@ -219,10 +219,12 @@ pub fn serve<E: End>(end: &mut E) -> io::Result<()> {
             }
             SINK => {
                 let pattern = Pattern::shared(source as usize, size);
-                let mut right = 0;
-                for (seq, (_, sum)) in (0..count).zip(pattern.pieces()) {
-                    right += u64::from(end.recv(|m| pattern.is_piece(m, sum, seq))?);
-                }
+                let (mut right, mut pieces) = (0, (0..count).zip(pattern.pieces()));
+                end.recv_all(count, |message| {
+                    if let Some((seq, (_, sum))) = pieces.next() {
+                        right += u64::from(pattern.is_piece(message, sum, seq));
+                    }
+                })?;
                 send_report(end, right)?;
             }
             SINK_GENERATED => {
@@ -365,9 +367,8 @@ fn stream<E: End>(end: &mut E, len: usize, piece: usize, count: u64) -> io::Resu
     Command { mode: SINK, count: pieces, len: piece as u64, source: source as u64 }.send(end)?;
     time_all(count, || {
         end.set_streaming(true)?;
-        for (seq, (bytes, _)) in (0..pieces).zip(pattern.pieces()) {
-            end.send_copy(bytes, seq)?;
-        }
+        let messages = (0..).zip(pattern.pieces().map(|(bytes, _)| bytes));
+        end.send_all(piece, pieces, messages)?;
         end.set_streaming(false)?;
         expect_report(end, pieces)
     })

@@ -21,10 +21,12 @@ use slipring::worker::{self, Worker};
 use slipring::{Channel, Kind, Pending, RawLink, Spawner, Stream};
 
 /// Paths, and how many frames or requests each is measured with.
-const PATHS: [(&str, u64); 6] = [
+const PATHS: [(&str, u64); 8] = [
     ("raw-commit", 8000),
     ("raw-commit-lazily", 8000),
+    ("raw-commit-batch", 8000),
     ("raw-recv", 8000),
+    ("raw-drain", 8000),
     ("channel-submit", 800),
     ("channel-wait", 800),
     ("channel-chunk", 800),
@@ -34,6 +36,8 @@ const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.txt");
 const TOLERANCE: f64 = 0.05;
 
 const LEN: usize = 64;
+/// Frames of a batch.
+const BATCH: usize = 32;
 /// Longer than what is copied out of the ring at once.
 const CHUNK: usize = 1024;
 const WARM: u64 = 100;
@@ -143,24 +147,36 @@ fn spawner(side: &str) -> io::Result<Spawner> {
 fn measured(path: &str) -> io::Result<()> {
     let count = frames(path);
     match path {
-        "raw-commit" | "raw-commit-lazily" => {
+        "raw-commit" | "raw-commit-lazily" | "raw-commit-batch" => {
             let mut link = spawner("idle")?.spawn_raw()?;
             // It naps by now, or soon: whatever comes before that rings its bell once.
             std::thread::sleep(NAP_TIME / 10);
-            if path == "raw-commit" {
-                warm_raw_commit(&mut link, WARM)?;
-                hot_raw_commit(&mut link, count)?;
-            } else {
-                warm_raw_lazily(&mut link, WARM)?;
-                hot_raw_commit_lazily(&mut link, count)?;
+            match path {
+                "raw-commit" => {
+                    warm_raw_commit(&mut link, WARM)?;
+                    hot_raw_commit(&mut link, count)?;
+                }
+                "raw-commit-lazily" => {
+                    warm_raw_lazily(&mut link, WARM)?;
+                    hot_raw_commit_lazily(&mut link, count)?;
+                }
+                _ => {
+                    warm_raw_batch(&mut link, WARM)?;
+                    hot_raw_commit_batch(&mut link, count)?;
+                }
             }
             link.close(LONG)?;
         }
-        "raw-recv" => {
+        "raw-recv" | "raw-drain" => {
             let mut link = spawner("fill")?.spawn_raw()?;
             std::thread::sleep(NAP_TIME / 2);
-            warm_raw_recv(&mut link, WARM)?;
-            hot_raw_recv(&mut link, count)?;
+            if path == "raw-recv" {
+                warm_raw_recv(&mut link, WARM)?;
+                hot_raw_recv(&mut link, count)?;
+            } else {
+                warm_drain(&mut link, WARM)?;
+                hot_raw_drain(&mut link, count)?;
+            }
             link.close(LONG)?;
         }
         "channel-submit" | "channel-wait" => {
@@ -227,6 +243,36 @@ hot_and_warm!(hot_raw_commit_lazily, warm_raw_lazily, (link: &mut RawLink, count
         let mut claim = link.claim(LEN, LONG)?.ok_or(io::ErrorKind::TimedOut)?;
         claim.payload().copy_from_slice(&[7; LEN]);
         claim.commit_lazily(Header::default());
+    }
+    Ok(())
+});
+
+hot_and_warm!(hot_raw_commit_batch, warm_raw_batch, (link: &mut RawLink, count: u64), {
+    let mut left = count as usize;
+    while left > 0 {
+        let batch = link.claim_batch(LEN, left.min(BATCH), LONG)?;
+        let mut batch = batch.ok_or(io::ErrorKind::TimedOut)?;
+        for index in 0..batch.len() {
+            batch.payload(index).copy_from_slice(&[7; LEN]);
+        }
+        left -= batch.len();
+        batch.commit(|_| Header::default());
+    }
+    Ok(())
+});
+
+hot_and_warm!(hot_raw_drain, warm_drain, (link: &mut RawLink, count: u64), {
+    let mut left = count as usize;
+    while left > 0 {
+        let mut copied = Ok(());
+        left -= link.drain(left.min(BATCH), LONG, |_, payload| {
+            let mut message = [0; LEN];
+            if let Err(error) = payload.copy_to(&mut message) {
+                copied = Err(error);
+            }
+            std::hint::black_box(&message);
+        })?;
+        copied?;
     }
     Ok(())
 });
@@ -300,7 +346,7 @@ fn serve(args: &[&str]) -> io::Result<()> {
     }
     let (mut link, _) = worker::attach_raw()?;
     if args.first() == Some(&"fill") {
-        for _ in 0..WARM + frames("raw-recv") {
+        for _ in 0..WARM + frames("raw-recv").max(frames("raw-drain")) {
             let claim = link.claim(LEN, LONG)?.ok_or(io::ErrorKind::TimedOut)?;
             claim.commit_lazily(Header::default());
         }

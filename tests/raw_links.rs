@@ -1,0 +1,131 @@
+//! Raw links between two processes: batches of frames, both ways, over rings that are soon full.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::as_conversions, reason = "tests")]
+
+use std::time::Duration;
+
+use slipring::ring::Header;
+use slipring::worker::{attach_raw, is_worker};
+use slipring::{Config, RawLink, Spawner};
+
+const LONG: Duration = Duration::from_secs(60);
+const FRAMES: u64 = 60_000;
+
+/// Frames in a row that have the same length, which those of a batch must.
+const ROW: u64 = 20;
+
+fn len_of(request: u64) -> usize {
+    let spread = (request / ROW).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    if spread.is_multiple_of(13) { 900 } else { (spread % 120) as usize }
+}
+
+fn byte(request: u64, index: usize) -> u8 {
+    (request.wrapping_mul(31) + index as u64) as u8
+}
+
+fn sum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(bytes.len() as u64, |sum, byte| sum.rotate_left(5) ^ u64::from(*byte))
+}
+
+fn header(request: u64) -> Header {
+    Header { request, aux: !request, ..Header::default() }
+}
+
+/// This binary is also the worker, which answers each frame with the sum of its bytes: as many
+/// answers at a time as it has taken frames.
+#[test]
+fn worker_entry() {
+    if !is_worker() {
+        return;
+    }
+    let (mut link, _) = attach_raw().unwrap();
+    let mut taken: Vec<(u64, u64)> = Vec::new();
+    loop {
+        let drained = link.drain(25, LONG, |header, payload| {
+            assert_eq!(header.aux, !header.request);
+            taken.push((header.request, sum(&payload.to_vec())));
+        });
+        // The parent closing the link ends the loop.
+        let Ok(drained) = drained else { return };
+        assert_eq!(drained, taken.len());
+        let mut answers = taken.as_slice();
+        while !answers.is_empty() {
+            let Ok(batch) = link.claim_batch(8, answers.len(), LONG) else { return };
+            let mut batch = batch.expect("room in a minute");
+            let (now, later) = answers.split_at(batch.len());
+            for (index, (_, sum)) in now.iter().enumerate() {
+                batch.payload(index).copy_from_slice(&sum.to_le_bytes());
+            }
+            // The bell is looked at in time: before the next wait at the latest.
+            batch.commit_lazily(|index| header(now[index].0));
+            answers = later;
+        }
+        taken.clear();
+    }
+}
+
+fn spawn() -> RawLink {
+    let config = Config::builder()
+        .request_ring(8 << 10)
+        .reply_ring(8 << 10)
+        .max_request(1000)
+        .max_reply(1000)
+        .stream_window(4 << 10)
+        .build()
+        .unwrap();
+    let args = ["worker_entry", "--exact", "--nocapture", "--test-threads=1"];
+    let spawner = Spawner::current_exe().unwrap().role("batches").args(args);
+    spawner.config(config).spawn_raw().unwrap()
+}
+
+/// Takes what answers are there, or waits for some, and checks them.
+fn take_answers(link: &mut RawLink, answered: &mut u64) {
+    let before = *answered;
+    let taken = link.drain(40, LONG, |header, payload| {
+        let request = header.request;
+        assert_eq!(request, *answered, "in order, and each once");
+        let sent: Vec<u8> = (0..len_of(request)).map(|index| byte(request, index)).collect();
+        assert_eq!(payload.to_vec(), sum(&sent).to_le_bytes(), "request {request}");
+        *answered += 1;
+    });
+    let taken = taken.unwrap();
+    assert!(taken > 0, "an answer in a minute");
+    assert_eq!(before + taken as u64, *answered);
+}
+
+#[test]
+fn batches_of_frames_arrive_whole_in_order_and_once() {
+    let mut link = spawn();
+    let (mut sent, mut answered) = (0, 0);
+    while sent < FRAMES {
+        let most = ROW - sent % ROW;
+        let Some(mut batch) = link.producer.try_claim_batch(len_of(sent), most as usize).unwrap()
+        else {
+            // The worker may wait for room as well.
+            take_answers(&mut link, &mut answered);
+            continue;
+        };
+        for slot in 0..batch.len() {
+            let request = sent + slot as u64;
+            for (index, to) in batch.payload(slot).iter_mut().enumerate() {
+                *to = byte(request, index);
+            }
+        }
+        let (first, count) = (sent, batch.len());
+        batch.commit(|slot| header(first + slot as u64));
+        sent += count as u64;
+    }
+    while answered < FRAMES {
+        take_answers(&mut link, &mut answered);
+    }
+    link.close(LONG).unwrap();
+}
+
+#[test]
+fn a_batch_or_a_drain_of_nothing_does_nothing() {
+    let mut link = spawn();
+    assert!(link.claim_batch(10, 0, LONG).unwrap().is_none());
+    assert_eq!(link.drain(0, Duration::ZERO, |_, _| ()).unwrap(), 0);
+    assert_eq!(link.drain(5, Duration::ZERO, |_, _| ()).unwrap(), 0);
+    assert!(link.claim_batch(1001, 2, LONG).unwrap_err().is_too_large());
+    link.close(LONG).unwrap();
+}
