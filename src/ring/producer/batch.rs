@@ -115,7 +115,7 @@ impl Batch<'_> {
             // look at this one, is stored with Release behind it.
             self.commit_one(index, header(index), Ordering::Relaxed);
         }
-        Claim { producer: self.producer }.publish_up_to(header(0), end)
+        Claim::of(self.producer).publish_up_to(header(0), end)
     }
 
     #[inline]
