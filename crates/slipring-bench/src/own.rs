@@ -19,7 +19,8 @@ use crate::work::{
     time_after_idling, time_all, time_batches, unsupported, wrong,
 };
 
-const LONG: Duration = Duration::from_secs(30);
+/// As for the limits.
+const LONG: Duration = Duration::from_secs(120);
 const CLOSE: Duration = Duration::from_secs(2);
 
 const ECHO: Kind = Kind::named("echo");

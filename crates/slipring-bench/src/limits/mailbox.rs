@@ -9,7 +9,7 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::memory::Memory;
-use super::{gone, spin, sys};
+use super::{PATIENCE, gone, spin, sys};
 use crate::end::{End, put_stamp};
 
 /// How an end waits.
@@ -78,7 +78,7 @@ impl Mailbox {
         }
         let half = self.memory.half(self.incoming);
         // Each sleep ends after a second.
-        for _ in 0..30 {
+        for _ in 0..PATIENCE.as_secs() {
             let before = half.load(Ordering::Relaxed);
             if let Some(found) = look() {
                 return Ok(found);

@@ -28,14 +28,15 @@ pub mod sys;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// How long an end waits for the other before it takes it for dead.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an end waits for the other before it takes it for dead: longer than all the others
+/// take their turns of the idle workload.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Spins until `look` finds something.
 ///
 /// # Errors
 ///
-/// `TimedOut` if it does not within half a minute: the other process is gone.
+/// `TimedOut` if it does not for a long time: the other process is gone.
 #[inline]
 pub(crate) fn spin<T>(mut look: impl FnMut() -> Option<T>) -> io::Result<T> {
     for _ in 0..1 << 16 {
@@ -63,5 +64,6 @@ fn spin_longer<T>(mut look: impl FnMut() -> Option<T>) -> io::Result<T> {
 
 #[cold]
 pub(crate) fn gone() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "the other process has not answered for 30 s")
+    let message = format!("the other process has not answered for {PATIENCE:?}");
+    io::Error::new(io::ErrorKind::TimedOut, message)
 }
