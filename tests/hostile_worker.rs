@@ -34,6 +34,8 @@ fn hostile_entry() {
 #[test]
 fn a_commit_word_that_cannot_be_poisons_the_channel() {
     run_all([
+        // As if it had not been committed yet.
+        ("commit: last lap", Comes::Ends(ErrorKind::Timeout)),
         ("commit: stale", Comes::Corrupt),
         ("commit: torn", Comes::Corrupt),
         ("commit: both", Comes::Corrupt),

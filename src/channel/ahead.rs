@@ -76,6 +76,12 @@ impl Ahead {
         self.start = 0;
     }
 
+    /// Leaves nothing but room to the next stream.
+    pub(super) fn forget(&mut self) {
+        self.clear();
+        self.consumed = 0;
+    }
+
     /// The next chunk of the run.
     #[inline]
     pub(super) fn next_part(&mut self) -> Option<Part> {

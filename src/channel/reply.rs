@@ -370,9 +370,10 @@ impl Drop for Stream {
         if !self.is_over {
             self.engine.let_go(self.request);
         }
-        self.ahead.clear();
         if !fork::is_forked_child() {
-            *self.engine.spare_ahead.lock() = Some(std::mem::take(&mut self.ahead));
+            let mut ahead = std::mem::take(&mut self.ahead);
+            ahead.forget();
+            *self.engine.spare_ahead.lock() = Some(ahead);
         }
     }
 }

@@ -99,7 +99,8 @@ fn case(peer: &mut Peer, name: &str, request: u64) {
         // The commit word.
         "commit" => {
             let forged = match argument {
-                "stale" => tail.wrapping_sub(peer.out.ring.capacity) | 1,
+                "last lap" => tail.wrapping_sub(peer.out.ring.capacity) | 1,
+                "stale" => tail.wrapping_sub(2 * peer.out.ring.capacity) | 1,
                 "torn" => tail & 0xffff_ffff_0000_0000 | 0xdead_0001,
                 "both" => tail | 3,
                 "ahead" => tail.wrapping_add(64) | 1,

@@ -52,7 +52,7 @@ pub fn svg(title: &str, panels: &[Panel]) -> String {
 }
 
 fn draw(out: &mut String, panel: &Panel) {
-    let (left, right, top, bottom) = (60.0, WIDTH - 20.0, 50.0, HEIGHT - 40.0);
+    let (left, right, top, bottom) = (60.0, WIDTH - 32.0, 50.0, HEIGHT - 40.0);
     let values = || panel.series.iter().flat_map(|series| series.values.iter().copied());
     let highest = round_up(values().fold(0.0, f64::max));
     let last = panel.ticks.len().saturating_sub(1).max(1) as f64;

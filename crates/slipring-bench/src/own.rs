@@ -246,6 +246,12 @@ pub(crate) fn spawn_channel(config: &Config) -> slipring::Result<Channel> {
     Ok(channel)
 }
 
+/// Has a channel's worker run on one processor.
+pub(crate) fn pin(channel: &Channel, cpu: usize) -> io::Result<()> {
+    channel.call(PIN, &(cpu as u64).to_le_bytes(), LONG)?;
+    Ok(())
+}
+
 /// One checked round trip.
 pub(crate) fn echo(channel: &Channel, message: &[u8]) -> io::Result<()> {
     let reply = channel.call(ECHO, message, LONG)?;
@@ -343,8 +349,7 @@ impl Session for ChannelSession {
     }
 
     fn pin(&mut self, cpu: usize) -> io::Result<()> {
-        self.channel.call(PIN, &(cpu as u64).to_le_bytes(), LONG)?;
-        Ok(())
+        pin(&self.channel, cpu)
     }
 
     fn run(&mut self, work: Work, count: u64) -> io::Result<Slice> {

@@ -28,7 +28,7 @@ pub fn plot(options: &Options, mut progress: impl FnMut(&str)) -> io::Result<Str
     progress("longer messages");
     panels.push(messages(quick, options.cpus)?);
     progress("more channels");
-    panels.push(channels(quick)?);
+    panels.push(channels(quick, options.cpus)?);
     progress("more threads");
     panels.push(threads(quick)?);
     progress("a larger parent");
@@ -41,8 +41,7 @@ pub fn plot(options: &Options, mut progress: impl FnMut(&str)) -> io::Result<Str
 /// The rate of streams of one direction, by the length of a message.
 fn messages(quick: bool, cpus: Option<(usize, usize)>) -> io::Result<Panel> {
     let all = sys::allowed_cpus();
-    let cpus = cpus.or_else(|| machine::two_cpus(&all));
-    let (parent, worker) = cpus.ok_or_else(|| io::Error::other("two processors are needed"))?;
+    let (parent, worker) = two_cpus(cpus, &all)?;
     let slice = Duration::from_millis(if quick { 20 } else { 100 });
     let mut raw = own::raw(&own::busy(), own::Publishing::Lazily)?;
     raw.pin(worker)?;
@@ -86,18 +85,30 @@ fn messages(quick: bool, cpus: Option<(usize, usize)>) -> io::Result<Panel> {
     })
 }
 
+fn two_cpus(cpus: Option<(usize, usize)>, all: &[usize]) -> io::Result<(usize, usize)> {
+    cpus.or_else(|| machine::two_cpus(all))
+        .ok_or_else(|| io::Error::other("two processors are needed"))
+}
+
 /// Microseconds of a call on one channel while others are idle.
-fn channels(quick: bool) -> io::Result<Panel> {
-    let calls = if quick { 300 } else { 3000 };
+fn channels(quick: bool, cpus: Option<(usize, usize)>) -> io::Result<Panel> {
+    let length = Duration::from_millis(if quick { 20 } else { 200 });
+    let all = sys::allowed_cpus();
+    let (parent, worker) = two_cpus(cpus, &all)?;
     let mut open = Vec::new();
     let (mut ticks, mut times) = (Vec::new(), Vec::new());
     for count in [1, 2, 4, 8, 16, 32, 64] {
         while open.len() < count {
+            // Workers inherit where they may run.
+            sys::run_on(&all)?;
             open.push(own::spawn_channel(&Config::small())?);
         }
         let mut samples = Vec::new();
         if let Some(busy) = open.first() {
-            for _ in 0..calls {
+            own::pin(busy, worker)?;
+            sys::run_on(&[parent])?;
+            let begun = Instant::now();
+            while begun.elapsed() < length {
                 let start = Instant::now();
                 own::echo(busy, &[7; 64])?;
                 samples.push(start.elapsed().as_nanos() as f64 / 1e3);
@@ -106,6 +117,7 @@ fn channels(quick: bool) -> io::Result<Panel> {
         ticks.push(count.to_string());
         times.push(median(&mut samples));
     }
+    sys::run_on(&all)?;
     for channel in &open {
         channel.close(Duration::from_secs(2))?;
     }
@@ -145,7 +157,7 @@ fn threads(quick: bool) -> io::Result<Panel> {
     channel.close(Duration::from_secs(2))?;
     Ok(Panel {
         title: "Calls of all threads on one channel, by threads".to_owned(),
-        unit: "thousand/s",
+        unit: "1000/s",
         ticks,
         series: vec![Series { name: "Channel::call, 64 B", values: rates }],
     })
