@@ -11,8 +11,8 @@
 //!  32  payload
 //! ```
 //!
-//! The commit word carries the position, so that a stale, torn, duplicated or lost
-//! frame shows: it is any other value than the one that belongs there.
+//! The commit word carries the position, so that a torn, duplicated or lost frame, or one
+//! that is older than a lap, shows: it is any other value than those that belong there.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

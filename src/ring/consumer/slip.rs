@@ -5,7 +5,7 @@
 //! the producer then runs at a third of its speed. So where frames come fast the consumer
 //! lets the producer get ahead, which FastForward (Giacomoni et al., PPoPP 2008) calls
 //! temporal slipping. It begins with a microsecond and doubles that for as long as it
-//! catches up again, so that it waits no longer than the stream has been coming fast. A
+//! catches up again, each time only after as many bytes as it looks away nanoseconds. A
 //! stream that does not come fast is never held up.
 
 use super::Consumer;

@@ -91,8 +91,8 @@ impl Claim<'_> {
         if padding != 0 && mutant::chosen(Mutant::PaddingFirst) {
             pad();
         }
-        // Pairs with the Acquire load in `Consumer::poll`: header, payload and the cleared
-        // commit word of the next slot are visible to whoever sees this.
+        // Pairs with the Acquire load in `Consumer::poll`: header, payload and the next
+        // slot's commit word, which says nothing yet, are visible to whoever sees this.
         let order = mutant::order(Mutant::CommitRelaxed, Ordering::Release);
         slots.line(start).store(0, Commit::frame(start), order);
         crate::failpoint::failpoint!("after commit");
