@@ -58,10 +58,13 @@ pub mod worker;
 
 #[cfg(not(loom))]
 pub use channel::{
-    Channel, DEFAULT_CHUNK_TIMEOUT, MessageWriter, Pending, Reply, Spawner, Stats, Stream,
+    Channel, DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, MessageWriter, Pending, Reply, Spawner,
+    Stats, Stream, StreamTimeouts,
 };
 #[cfg(loom)]
-pub use channel::{Pending, Reply, Stream};
+pub use channel::{
+    DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, Pending, Reply, Stream, StreamTimeouts,
+};
 pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
 pub use error::{Error, ErrorKind, ExitCause, Result, WorkerDeath, WorkerFailure};
 pub use payload::{Payload, Source};

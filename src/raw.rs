@@ -136,7 +136,8 @@ impl RawLink {
             }
         }
         consumer.end_run();
-        let deadline = Deadline::after(timeout);
+        // Nothing says whether the peer owes a frame: without a deadline this is an idle wait.
+        let deadline = Deadline::idle_after(timeout);
         consumer.wait_until(end.alarm(), deadline, has_rung, || end.check())
     }
 

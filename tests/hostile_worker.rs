@@ -49,6 +49,23 @@ fn a_commit_word_that_cannot_be_poisons_the_channel() {
 }
 
 #[test]
+fn a_reply_that_is_not_rung_for_is_found_without_a_timeout() {
+    let _alone = alone();
+    let call = "commit and do not ring";
+    within_long(call, || {
+        let channel = hostile_spawner().pollable().spawn().unwrap();
+        let reply = channel.call(CASE, call, Duration::MAX).unwrap();
+        assert_eq!(reply.to_vec(), b"x");
+        #[cfg(feature = "async")]
+        {
+            let channel = slipring::tasks::AsyncChannel::new(channel).unwrap();
+            let reply = pollster::block_on(channel.call(CASE, call, Duration::MAX)).unwrap();
+            assert_eq!(reply.to_vec(), b"x");
+        }
+    });
+}
+
+#[test]
 fn a_length_that_cannot_be_poisons_the_channel_and_one_that_changes_is_read_once() {
     run_all([
         ("length of a slot and one", Comes::Corrupt),

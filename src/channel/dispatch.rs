@@ -137,11 +137,10 @@ impl Engine {
         }
         let waiter = table.push(request, item);
         self.pushes.fetch_add(1, Ordering::Relaxed);
-        // What a waker does is its executor's business: not under the lock.
         drop(table);
         match waiter {
             _ if chosen(Mutant::GivenWithoutWake) => {}
-            Some(waiter) => waiter.wake(),
+            Some(waiter) => self.wake_list.add(waiter),
             None => self.note_untold(),
         }
         None

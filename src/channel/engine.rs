@@ -18,6 +18,7 @@ use crate::channel::ahead::{Ahead, Part};
 use crate::channel::life::{Life, Phase};
 use crate::channel::pump::Pump;
 use crate::channel::timed::TimedLock;
+use crate::channel::wake_list::WakeList;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
 use crate::link::{Duplex, ParentWords};
@@ -29,7 +30,7 @@ use crate::ring::consumer::LeasedSlot;
 use crate::ring::doorbell::Sleeper;
 use crate::ring::{Consumer, Frame, Producer};
 use crate::shm::bytes::PeerBytes;
-use crate::shm::clock::Deadline;
+use crate::shm::clock::{Deadline, now_ns};
 use crate::shm::fork;
 use crate::shm::hint::Hint;
 use crate::sync::mutant::{Mutant, chosen};
@@ -129,6 +130,8 @@ pub(crate) struct Counters {
 pub(crate) struct Engine {
     pub(super) producer: Mutex<Producer>,
     pub(super) reader: TryLock<Consumer>,
+    /// Tasks that the reader wakes when it gives its lock back.
+    pub(super) wake_list: WakeList,
     leases: LeaseGauge,
     pub(super) writing: TimedLock<()>,
     pub(super) sleeper: Sleeper,
@@ -168,6 +171,7 @@ impl Engine {
             producer: Mutex::new(data.producer),
             leases: data.consumer.lease_gauge(),
             reader: TryLock::new(data.consumer),
+            wake_list: WakeList::default(),
             sleeper: data.sleeper,
             writing: TimedLock::new(()),
             table: Mutex::new(Table::new(config.max_in_flight, config.stream_window)),
@@ -190,6 +194,7 @@ impl Engine {
         let wake = move || {
             if let Some(engine) = weak.upgrade() {
                 engine.wake_everybody();
+                engine.writing.look_again();
                 engine.wake_reactor();
             }
         };
@@ -242,7 +247,8 @@ impl Engine {
         let waiting = self.table.lock().take_waiters();
         let room = std::mem::take(&mut self.room.lock().waiting);
         let room = room.into_iter().map(|wanting| wanting.waiter);
-        waiting.into_iter().chain(room).for_each(Waiter::wake);
+        waiting.into_iter().chain(room).for_each(|waiter| self.wake_list.add(waiter));
+        self.wake_list.wake_all_elsewhere();
     }
 
     /// The owner is done with the request; if the worker is not, it is told.
@@ -355,6 +361,29 @@ impl Engine {
             bytes_out: words.bytes_out.load(Ordering::Relaxed),
         };
         status.report(last_error)
+    }
+
+    /// When the worker began the request, on the monotonic clock in nanoseconds; `None`
+    /// unless it is serving it.
+    #[cold]
+    pub(crate) fn begun_at(&self, request: u64) -> Option<u64> {
+        let words = &self.words.status;
+        // Pairs with the Release store in the worker's `Serving::handle`: the time is that of
+        // this request, or of a later one, and then this one's last frame is in the ring.
+        let is_begun = words.current.load(Ordering::Acquire) == request;
+        is_begun.then(|| words.busy_since.load(Ordering::Relaxed).min(now_ns()))
+    }
+
+    /// How many requests the worker has served, as it says.
+    pub(crate) fn served(&self) -> u64 {
+        self.words.status.served.load(Ordering::Relaxed)
+    }
+
+    /// Whether the worker says that it waits for a request.
+    #[cold]
+    pub(crate) fn is_idle(&self) -> bool {
+        let state = self.words.status.state.load(Ordering::Relaxed);
+        WorkerState::from_code(state) == WorkerState::Idle
     }
 
     pub(crate) fn timed_out(&self, request: u64, after: Duration) -> Error {

@@ -83,6 +83,7 @@ impl WorkerHandle {
         check_not_forked()?;
         span!("close", role = self.role.as_str(), pid = self.pid);
         self.life.close();
+        self.health.look_again();
         let deadline = Deadline::after(timeout);
         // Whether it answers or not, what counts is that it ends.
         let _ = self.health.shutdown(&self.life, deadline);
@@ -99,6 +100,7 @@ impl WorkerHandle {
     pub(crate) fn begin_close(&self, timeout: Duration) -> Result<()> {
         check_not_forked()?;
         self.life.close();
+        self.health.look_again();
         if let Some(bed) = self.deathbed() {
             bed.body.retire(timeout, KILL_AFTER);
         }

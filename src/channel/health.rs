@@ -10,6 +10,8 @@ use crate::channel::timed::TimedLock;
 use crate::channel::wakers::Seat;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::Duplex;
+#[cfg(feature = "async")]
+use crate::process::notifier;
 use crate::protocol::Kind;
 use crate::protocol::health::{self, Health};
 use crate::ring::{Frame, Header};
@@ -53,31 +55,38 @@ impl HealthClient {
 
     pub(crate) fn ping(&self, life: &Life, timeout: Duration) -> Result<Health> {
         let deadline = Deadline::after(timeout);
-        let stop = || life.check_open();
-        let (header, payload) = self.ask(life, Kind::PING, deadline, timeout, &stop)?;
+        let (stop, is_over) = (|| life.check_open(), || !life.is_open());
+        let question = (Kind::PING, deadline, timeout);
+        let (header, payload) = self.ask(life, question, &stop, &is_over)?;
         pong(header, &payload)
     }
 
     /// Asks the worker to end; returns once it has said that it will.
     pub(crate) fn shutdown(&self, life: &Life, deadline: Deadline) -> Result<()> {
-        let stop = || {
-            // The channel is closing; only the worker's end stops the wait.
-            let ended = life.deathbed.get().is_some_and(|bed| bed.body.status().is_some());
-            if ended { Err(life.why_over(None)) } else { Ok(()) }
-        };
-        self.ask(life, Kind::SHUTDOWN, deadline, Duration::ZERO, &stop).map(drop)
+        // The channel is closing; only the worker's end stops the wait.
+        let is_over = || life.deathbed.get().is_some_and(|bed| bed.body.status().is_some());
+        let stop = || if is_over() { Err(life.why_over(None)) } else { Ok(()) };
+        let question = (Kind::SHUTDOWN, deadline, Duration::ZERO);
+        self.ask(life, question, &stop, &is_over).map(drop)
+    }
+
+    /// The channel is closing: has threads that wait for their turn to ask look.
+    pub(crate) fn look_again(&self) {
+        self.rings.look_again();
     }
 
     fn ask(
         &self,
         life: &Life,
-        kind: Kind,
-        deadline: Deadline,
-        timeout: Duration,
+        (kind, deadline, timeout): (Kind, Deadline, Duration),
         stop: &dyn Fn() -> Result<()>,
+        is_over: &dyn Fn() -> bool,
     ) -> Result<Answer> {
         stop()?;
-        let mut rings = self.rings.lock_until(deadline).ok_or_else(|| no_answer(kind, timeout))?;
+        let Some(mut rings) = self.rings.lock_until(deadline, is_over) else {
+            stop()?;
+            return Err(no_answer(kind, timeout));
+        };
         let of_tasks = |frame: &Frame<'_>| self.keep(frame);
         let answer = rings.with(|rings| rings.ask(life, kind, deadline, stop, &of_tasks));
         drop(rings);
@@ -94,9 +103,11 @@ impl HealthClient {
         found.answer = Some((frame.header(), frame.payload().to_vec()));
         let waker = found.waker.take();
         drop(asked);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        // Whoever reads holds the rings, under which no executor's code may run.
+        #[cfg(feature = "async")]
+        notifier::wake(waker.into_iter().collect());
+        #[cfg(not(feature = "async"))]
+        drop(waker);
     }
 
     fn wake_askers(&self) {
@@ -136,10 +147,16 @@ impl Question<'_> {
     /// descriptor, which the caller must wait for.
     pub(crate) fn poll(&mut self, waker: &Waker) -> Result<Option<Answer>> {
         let client = self.client;
+        let next = waker.clone();
         if let Some(mut rings) = client.rings.poll_lock(&mut self.seat, waker) {
-            let advanced = rings.with(|rings| self.advance(rings, waker));
+            let mut old = None;
+            let advanced = rings.with(|rings| self.advance(rings, next, &mut old));
+            // Before the executor's code runs: a waker's drop is that, too.
             drop(rings);
-            advanced.transpose()?;
+            drop(old);
+            if advanced.transpose()?.is_some_and(|has_read_all| !has_read_all) {
+                waker.wake_by_ref();
+            }
         }
         let mut asked = client.asked.lock();
         let index = asked.iter().position(|a| a.request == self.request && a.answer.is_some());
@@ -148,20 +165,23 @@ impl Question<'_> {
         Ok(taken.and_then(|asked| asked.answer))
     }
 
-    fn advance(&mut self, rings: &mut Rings, waker: &Waker) -> Result<()> {
+    /// Whether all that is there was read; puts the waker of the last look into `old`.
+    fn advance(
+        &mut self,
+        rings: &mut Rings,
+        waker: Waker,
+        old: &mut Option<Waker>,
+    ) -> Result<bool> {
         if !self.is_sent() {
-            let Some(request) = rings.try_send(self.kind)? else { return Ok(()) };
+            let Some(request) = rings.try_send(self.kind)? else { return Ok(true) };
             self.request = request;
             self.client.asked.lock().push(Asked { request, answer: None, waker: None });
         }
         // Not there while this task looks by itself.
-        drop(self.set_waker(None));
+        *old = self.set_waker(None);
         let has_read_all = rings.read_by_fd(|frame| self.client.keep(frame))?;
-        drop(self.set_waker(Some(waker.clone())));
-        if !has_read_all {
-            waker.wake_by_ref();
-        }
-        Ok(())
+        self.set_waker(Some(waker));
+        Ok(has_read_all)
     }
 
     fn set_waker(&self, waker: Option<Waker>) -> Option<Waker> {

@@ -99,7 +99,7 @@ impl Life {
     /// The worker has ended and its exit status is known.
     pub(crate) fn has_ended(&self) -> bool {
         let is_first = self.die();
-        self.ended.wake_all();
+        self.ended.wake_all_elsewhere();
         is_first
     }
 

@@ -16,7 +16,9 @@ mod receive;
 mod reply;
 mod send;
 mod spawner;
+mod stream_timeouts;
 mod timed;
+mod wake_list;
 mod wakers;
 mod writer;
 
@@ -59,15 +61,12 @@ pub use reply::{Pending, Reply, Stream};
 #[cfg(feature = "async")]
 pub(crate) use send::{Pieces, Unsent};
 pub use spawner::Spawner;
+pub use stream_timeouts::{DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, StreamTimeouts};
 #[cfg(feature = "async")]
 pub(crate) use timed::Loan;
 #[cfg(feature = "async")]
 pub(crate) use wakers::Place;
 pub use writer::MessageWriter;
-
-/// The gap between two chunks after which a stream counts as stalled, unless told
-/// otherwise.
-pub const DEFAULT_CHUNK_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The parent's handle on one worker. Any number of threads may use it at a time;
 /// requests are served in the order in which they were sent.
@@ -198,11 +197,15 @@ impl Channel {
 
     /// Sends a request and returns the stream of its chunks.
     ///
-    /// A gap of more than `chunk_timeout` while the reader waits ends the stream as
-    /// [`ErrorKind::Stalled`]; [`DEFAULT_CHUNK_TIMEOUT`] is a good value. A reader that
-    /// does not read costs at most the configured stream window of memory, and its
-    /// worker waits; other requests wait behind it and time out with an error that says
-    /// so. Blocks as [`Channel::submit`] does, for at most `chunk_timeout`.
+    /// `timeouts` is the longest gap between two chunks, a [`Duration`], or
+    /// [`StreamTimeouts`]. A longer gap, while the reader waits and after the worker has
+    /// begun the request, ends the stream as [`ErrorKind::Stalled`], and so does a worker that
+    /// has no other request and does not begin this one in that time;
+    /// [`DEFAULT_CHUNK_TIMEOUT`] is a good value. A request that the worker has not begun
+    /// within the queue timeout ends as [`ErrorKind::Timeout`]. A reader that does not read
+    /// costs at most the configured stream window of memory, and its worker waits; other
+    /// requests wait behind it and time out with an error that says so. Blocks as
+    /// [`Channel::submit`] does, for at most the queue timeout.
     ///
     /// # Errors
     ///
@@ -211,12 +214,13 @@ impl Channel {
         &self,
         kind: Kind,
         payload: &P,
-        chunk_timeout: Duration,
+        timeouts: impl Into<StreamTimeouts>,
     ) -> Result<Stream> {
         span!("stream", %kind, bytes = payload.encoded_len());
-        let deadline = Deadline::after(chunk_timeout);
-        let request = self.engine.send_stream(kind, payload, deadline)?;
-        Ok(Stream::new(Arc::clone(&self.engine), request, chunk_timeout))
+        let timeouts = timeouts.into();
+        let begin_by = Deadline::after(timeouts.queue);
+        let request = self.engine.send_stream(kind, payload, begin_by)?;
+        Ok(Stream::new(Arc::clone(&self.engine), request, timeouts, begin_by))
     }
 
     /// Waits until the worker has built its session. Blocks for at most `timeout`. The first
@@ -327,8 +331,8 @@ impl Channel {
         &self.engine.config
     }
 
-    /// Counters; all zero in a forked child. Takes the lock that a sender holds while it
-    /// encodes its payload into the ring.
+    /// Counters; all zero in a forked child. Never blocks for long: takes the lock that a
+    /// sender holds while it copies one frame into the ring.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.engine.stats()

@@ -15,9 +15,12 @@ mod pump;
 mod receive;
 mod reply;
 mod send;
+mod stream_timeouts;
 #[cfg(test)]
 mod testing;
 mod timed;
+mod wake_list;
 mod wakers;
 
 pub use reply::{Pending, Reply, Stream};
+pub use stream_timeouts::{DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, StreamTimeouts};

@@ -12,6 +12,8 @@
 //! never readable for long while a thread reads, which would keep a reactor running.
 
 #[cfg(feature = "async")]
+use std::sync::OnceLock;
+#[cfg(feature = "async")]
 use std::task::Waker;
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use crate::channel::engine::{Engine, Item};
 use crate::channel::life::{Phase, check_not_forked};
 #[cfg(feature = "async")]
 use crate::channel::timed::Loan;
+use crate::channel::wake_list::Reading;
 use crate::channel::wakers::Wakers;
 #[cfg(feature = "async")]
 use crate::channel::wakers::{Place, Seat};
@@ -32,7 +35,7 @@ use crate::shm::clock::Deadline;
 use crate::shm::fork;
 use crate::shm::hint::{Drained, Hint};
 use crate::sync::mutant::{Mutant, chosen};
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, TryGuard, fence};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 /// Runs in a row that the descriptor asked for, and that found nothing, after which the
 /// peer counts as corrupt.
@@ -60,6 +63,20 @@ pub(crate) struct Pump {
     idle_runs: AtomicU32,
     /// Where the reader stood at the last run.
     position: AtomicU64,
+    /// Makes sure that the tasks of this thread can rely on whoever polls the descriptor.
+    #[cfg(feature = "async")]
+    attend: OnceLock<Attend>,
+}
+
+/// See [`Engine::attend_with`].
+#[cfg(feature = "async")]
+struct Attend(Box<dyn Fn() + Send + Sync>);
+
+#[cfg(feature = "async")]
+impl std::fmt::Debug for Attend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Attend")
+    }
 }
 
 /// On whose behalf the pump runs.
@@ -154,9 +171,9 @@ impl Engine {
             && self.pump.missed.swap(0, Ordering::Relaxed) != 0
     }
 
-    fn reader_or_missed(&self, hint: &Hint, whom: For) -> Result<Option<TryGuard<'_, Consumer>>> {
-        if let Some(reader) = self.reader.try_lock() {
-            return Ok(Some(reader));
+    fn reader_or_missed(&self, hint: &Hint, whom: For) -> Result<Option<Reading<'_>>> {
+        if let Some(reading) = self.try_read() {
+            return Ok(Some(reading));
         }
         if whom != For::Task {
             let drained = hint.drain();
@@ -168,10 +185,11 @@ impl Engine {
         }
         self.pump.missed.store(1, Ordering::Relaxed);
         fence(Ordering::SeqCst); // pairs with the fences after the lock is given back
-        Ok(self.reader.try_lock())
+        Ok(self.try_read())
     }
 
-    fn run_once(&self, hint: &Hint, whom: For, mut reader: TryGuard<'_, Consumer>) -> Result<()> {
+    fn run_once(&self, hint: &Hint, whom: For, mut reading: Reading<'_>) -> Result<()> {
+        let reader = &mut *reading.consumer;
         // Read before the last look at the ring, as for threads.
         let phase = self.life.phase();
         if matches!(phase, Phase::Closing | Phase::Closed | Phase::Failed) {
@@ -183,14 +201,14 @@ impl Engine {
         let mut has_drained = false;
         let mut has_reason = false;
         for turn in 0.. {
-            let (_, may_have_more) = self.read_all(&mut reader)?;
+            let (_, may_have_more) = self.read_all(reader)?;
             if may_have_more || turn == MOST_TURNS {
                 // Others get their turn, whatever the worker does between two looks.
                 hint.light();
                 break;
             }
             has_reason |= self.announce_room_by_fd();
-            if whom == For::Task && is_armed(&reader) {
+            if whom == For::Task && is_armed(reader) {
                 fence(Ordering::SeqCst); // A, for the announcement of room
             } else {
                 // The fence in there stands between both announcements and these looks.
@@ -211,7 +229,7 @@ impl Engine {
         let position = reader.position();
         // Whoever read the frames: they were a reason.
         has_reason |= self.pump.position.swap(position, Ordering::Relaxed) != position;
-        drop(reader);
+        drop(reading);
         self.count_run(has_drained, has_reason)
     }
 
@@ -264,8 +282,8 @@ impl Engine {
         if let Some(hint) = &self.hint {
             hint.light();
         }
-        self.pump.others.wake_all();
-        self.pump.at_over.wake_all();
+        self.pump.others.wake_all_elsewhere();
+        self.pump.at_over.wake_all_elsewhere();
     }
 }
 
@@ -295,6 +313,21 @@ impl Engine {
     pub(crate) fn pump_readable(&self) {
         self.pump_once(For::Driver);
         self.wake_a_thread();
+    }
+
+    /// Sets what is called before each look of a task that may then wait: a reactor that polls
+    /// the descriptor for its own tasks need not run while another executor's wait.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn attend_with(&self, attend: impl Fn() + Send + Sync + 'static) {
+        // Once: a channel gets one async view.
+        let _ = self.pump.attend.set(Attend(Box::new(attend)));
+    }
+
+    /// A task is about to wait for the descriptor to be polled.
+    pub(crate) fn attend(&self) {
+        if let Some(Attend(attend)) = self.pump.attend.get() {
+            attend();
+        }
     }
 
     /// One more task waits: who stops reading must arm the descriptor.
@@ -345,11 +378,11 @@ impl Engine {
 
     /// Reads what is there, without arming anything: [`Engine::pump`] must follow.
     pub(crate) fn read_for_tasks(&self) {
-        let Some(mut reader) = self.reader.try_lock() else { return };
+        let Some(mut reading) = self.try_read() else { return };
         // A worker that is looked for need not ring.
-        reader.disarm();
-        if let Err(error) = self.read_all(&mut reader) {
-            drop(reader);
+        reading.consumer.disarm();
+        if let Err(error) = self.read_all(&mut reading.consumer) {
+            drop(reading);
             self.fail(error);
         }
     }

@@ -83,6 +83,8 @@ enum Found {
     /// Something was taken ahead.
     Ahead,
     Room,
+    /// Nothing yet, but tasks are to be woken, for which the lock must be given back.
+    News,
     /// The channel cannot be used any more.
     Over,
 }
@@ -123,10 +125,13 @@ impl Engine {
     fn drive(&self, wait: &mut Wait<'_>) -> Result<Option<Found>> {
         let mut has_followed = false;
         let found = loop {
-            if let Some(mut reader) = self.reader.try_lock() {
-                let found = self.read(&mut reader, wait);
-                drop(reader);
+            if let Some(mut reading) = self.try_read() {
+                let found = self.read(&mut reading.consumer, wait);
+                drop(reading);
                 self.hand_over();
+                if let Ok(Some(Found::News)) = found {
+                    continue;
+                }
                 break found;
             }
             match self.look(wait) {
@@ -283,15 +288,18 @@ impl Engine {
         if self.room_wanted.load(Ordering::Relaxed) != 0 && !chosen(Mutant::RoomNotGiven) {
             self.wake_who_has_room()?;
         }
-        Ok((phase == Phase::Dead).then_some(Found::Over))
+        if phase == Phase::Dead {
+            return Ok(Some(Found::Over));
+        }
+        Ok(self.wake_list.has_tasks().then_some(Found::News))
     }
 
     /// Reads what is there, unless somebody else does.
     #[cold]
     pub(super) fn read_for_nobody(&self) -> Result<()> {
-        let Some(mut reader) = self.reader.try_lock() else { return Ok(()) };
-        let read = self.read_all(&mut reader);
-        drop(reader);
+        let Some(mut reading) = self.try_read() else { return Ok(()) };
+        let read = self.read_all(&mut reading.consumer);
+        drop(reading);
         self.hand_over();
         read.map(drop).map_err(|error| self.fail(error))
     }
@@ -327,11 +335,12 @@ impl Engine {
     #[cold]
     fn last_words(&self, error: Error) -> Error {
         if error.is_peer_dead()
-            && let Some(mut reader) = self.reader.try_lock()
+            && let Some(mut reading) = self.try_read()
         {
             let deadline = Deadline::after(LAST_WORDS);
-            let looked = self.poll(&mut reader, &mut Wait::until(Want::Room(0), deadline, true));
-            drop(reader);
+            let mut wait = Wait::until(Want::Room(0), deadline, true);
+            let looked = self.poll(&mut reading.consumer, &mut wait);
+            drop(reading);
             self.hand_over();
             if let Err(reason) = looked {
                 return self.fail(reason);
@@ -368,7 +377,7 @@ impl Engine {
         }
         drop(room);
         let has_woken = !woken.is_empty();
-        woken.into_iter().for_each(|wanting| wanting.waiter.wake());
+        woken.into_iter().for_each(|wanting| self.wake_list.add(wanting.waiter));
         Ok(has_woken)
     }
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use crate::channel::ahead::Ahead;
 use crate::channel::engine::{Body, Engine, Item};
+use crate::channel::stream_timeouts::StreamTimeouts;
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::Source;
 use crate::ring::position::span;
 use crate::shm::bytes::PeerBytes;
-use crate::shm::clock::Deadline;
+use crate::shm::clock::{Deadline, now_ns};
 use crate::shm::fork;
 use crate::shm::layout::as_usize;
 
@@ -204,15 +205,29 @@ fn cancelled(request: u64) -> Error {
 pub struct Stream {
     engine: Arc<Engine>,
     request: u64,
-    chunk_timeout: Duration,
+    timeouts: StreamTimeouts,
+    /// When the queue timeout passes.
+    begin_by: Deadline,
+    has_begun: bool,
+    /// Requests that the worker had served at the last look at what it does.
+    served: u64,
     is_over: bool,
     ahead: Ahead,
 }
 
+/// The shortest time after which a reader looks whether its request has been begun.
+const SHORTEST_LOOK: Duration = Duration::from_millis(1);
+
 impl Stream {
-    pub(crate) fn new(engine: Arc<Engine>, request: u64, chunk_timeout: Duration) -> Self {
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        request: u64,
+        timeouts: StreamTimeouts,
+        begin_by: Deadline,
+    ) -> Self {
         let ahead = engine.spare_ahead.lock().take().unwrap_or_default();
-        Self { engine, request, chunk_timeout, is_over: false, ahead }
+        let (has_begun, is_over, served) = (false, false, engine.served());
+        Self { engine, request, timeouts, begin_by, has_begun, served, is_over, ahead }
     }
 
     /// The request's id.
@@ -222,12 +237,13 @@ impl Stream {
     }
 
     /// Waits for the next chunk; `None` at the end. Blocks for at most the chunk
-    /// timeout, counted from this call.
+    /// timeout, counted from this call or from when the worker begins the request, whichever
+    /// is later; for a request that it does not begin, until the queue timeout has passed.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Stalled`] if nothing comes in that time, after which the stream is
-    /// over; [`ErrorKind::Worker`] if the handler fails, after the chunks that it sent
+    /// [`ErrorKind::Stalled`] if nothing comes in that time, and [`ErrorKind::Timeout`] if
+    /// the request is not begun in time, after which the stream is over; [`ErrorKind::Worker`] if the handler fails, after the chunks that it sent
     /// before; [`ErrorKind::Cancelled`] after [`Stream::cancel`]; [`ErrorKind::Protocol`]
     /// if the worker sends one result; [`ErrorKind::Closed`], [`ErrorKind::PeerDied`],
     /// [`ErrorKind::PeerCorrupt`].
@@ -258,16 +274,65 @@ impl Stream {
         }
         if self.ahead.items.is_empty() || !self.engine.is_readable() {
             self.ahead.clear();
-            let Self { engine, request, chunk_timeout, ahead, .. } = self;
-            let found = engine.next_chunk(*request, *chunk_timeout, ahead);
-            if self.ahead.is_empty() || found.is_err() {
-                return self.chunk_of(found);
+            match self.await_item() {
+                Ok(Some(item)) => return self.chunk_of(Ok(item)),
+                Ok(None) => {} // something is ahead
+                Err(error) => return self.chunk_of(Err(error)),
             }
         }
         match self.ahead.items.pop_front() {
-            Some(item) => self.chunk_of(Ok(Some(item))),
+            Some(item) => self.chunk_of(Ok(item)),
             None => Ok(self.next_ahead()),
         }
+    }
+
+    /// Waits for the next item, or until something is ahead, for as long as is to be waited.
+    fn await_item(&mut self) -> Result<Option<Item>> {
+        let mut wait = self.first_wait();
+        let mut since = None;
+        loop {
+            let found = self.engine.next_chunk(self.request, wait, &mut self.ahead)?;
+            if found.is_some() || !self.ahead.is_empty() {
+                self.has_begun = true;
+                return Ok(found);
+            }
+            // What is there already takes no look at the clock.
+            let began = now_ns().saturating_sub(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX));
+            wait = self.wait_on(*since.get_or_insert(began))?.remaining();
+        }
+    }
+
+    /// How long to wait before a look at whether the request has been begun.
+    #[inline]
+    pub(crate) fn first_wait(&self) -> Duration {
+        let StreamTimeouts { chunk, .. } = self.timeouts;
+        if self.has_begun { chunk } else { chunk.min(self.begin_by.remaining()) }
+    }
+
+    /// Until when to wait on, if nothing has come so far to a reader that has waited since
+    /// then, in nanoseconds of the monotonic clock.
+    #[cold]
+    pub(crate) fn wait_on(&mut self, since: u64) -> Result<Deadline> {
+        let StreamTimeouts { chunk, .. } = self.timeouts;
+        let begun_at = match self.has_begun {
+            true => Some(0),
+            false => self.engine.begun_at(self.request),
+        };
+        let Some(begun_at) = begun_at else {
+            let served = std::mem::replace(&mut self.served, self.engine.served());
+            if served == self.served && self.engine.is_idle() {
+                // It has nothing else to do, and does not take the request: it is stopped.
+                return Err(self.stalled());
+            }
+            if self.begin_by.has_passed() {
+                return Err(self.not_begun());
+            }
+            // Begun in the next moment, it stalls no sooner than this.
+            return Ok(self.begin_by.at_most(chunk.max(SHORTEST_LOOK)));
+        };
+        self.has_begun = true;
+        let stalls_at = Deadline::from(since.max(begun_at), chunk);
+        if stalls_at.has_passed() { Err(self.stalled()) } else { Ok(stalls_at) }
     }
 
     /// Counts what was consumed at every eighth of the window; the engine counts the rest
@@ -286,22 +351,17 @@ impl Stream {
     }
 
     #[cfg(feature = "async")]
-    pub(crate) fn chunk_timeout(&self) -> Duration {
-        self.chunk_timeout
-    }
-
-    #[cfg(feature = "async")]
     pub(crate) fn is_over(&self) -> bool {
         self.is_over
     }
 
-    /// What an item, or its absence, means for the reader.
-    pub(crate) fn chunk_of(&mut self, found: Result<Option<Item>>) -> Result<Option<Reply>> {
+    /// What an item, or what ended the wait for it, means for the reader.
+    pub(crate) fn chunk_of(&mut self, found: Result<Item>) -> Result<Option<Reply>> {
         let item = match found {
-            Ok(Some(item)) => item,
-            Ok(None) => return self.over(Err(self.stalled())),
+            Ok(item) => item,
             Err(error) => return self.over(Err(error)),
         };
+        self.has_begun = true;
         match item {
             Item::Chunk(body, cost) => {
                 self.consume(cost);
@@ -344,10 +404,21 @@ impl Stream {
         let message = format!(
             "the stream of request {} delivered nothing for {:?}; {}",
             self.request,
-            self.chunk_timeout,
+            self.timeouts.chunk,
             self.engine.describe_worker()
         );
         Error::new(ErrorKind::Stalled, message)
+    }
+
+    #[cold]
+    fn not_begun(&self) -> Error {
+        let message = format!(
+            "the worker did not begin the stream of request {} within {:?}; {}",
+            self.request,
+            self.timeouts.queue,
+            self.engine.describe_worker()
+        );
+        Error::new(ErrorKind::Timeout, message)
     }
 }
 

@@ -4,7 +4,7 @@ use crate::channel::engine::Engine;
 use crate::channel::life::check_not_forked;
 use crate::channel::timed::Loan;
 use crate::error::{Error, ErrorKind, Result};
-use crate::payload::{self, Payload};
+use crate::payload::{self, Encoded, Payload};
 use crate::protocol::Kind;
 use crate::protocol::kind::flags;
 use crate::ring::Header;
@@ -46,13 +46,36 @@ impl Engine {
     ) -> Result<(u64, bool)> {
         let len = payload.encoded_len();
         self.check_len(len)?;
-        if len > self.config.down.max_frame {
-            let encoded = payload::encoded(payload, len)?;
-            return self.send_long(kind, stream, &encoded, deadline, told_deadline);
+        let is_long = len > self.config.down.max_frame;
+        if !is_long && payload::is_encoded_in_place(payload) {
+            let fill = |slot: &mut [u8]| payload.encode(slot);
+            return self.send_short(kind, stream, len, deadline, told_deadline, fill);
         }
+        // Before any lock: a host's encoder may take long, or use this channel.
+        let encoded = Encoded::of(payload, len)?;
+        let bytes = encoded.bytes();
+        if is_long {
+            return self.send_long(kind, stream, bytes, deadline, told_deadline);
+        }
+        self.send_short(kind, stream, len, deadline, told_deadline, |slot| {
+            copy_from_slice(slot, bytes);
+            Ok(())
+        })
+    }
+
+    #[inline]
+    fn send_short(
+        &self,
+        kind: Kind,
+        stream: u16,
+        len: usize,
+        deadline: Deadline,
+        told_deadline: Deadline,
+        fill: impl FnMut(&mut [u8]) -> Result<()>,
+    ) -> Result<(u64, bool)> {
         let header = self.open(kind, stream, told_deadline)?;
         let unsent = Unsent::new(self, header.request);
-        let has_rung = self.send_frame(header, len, deadline, |slot| payload.encode(slot))?;
+        let has_rung = self.send_frame(header, len, deadline, fill)?;
         unsent.keep();
         Ok((header.request, has_rung))
     }
@@ -118,7 +141,11 @@ impl Engine {
     /// more than one.
     pub(crate) fn turn_to_write(&self, deadline: Deadline) -> Result<Loan<'_, ()>> {
         self.check_open()?;
-        self.writing.lock_until(deadline).ok_or_else(Self::no_turn)
+        if let Some(turn) = self.writing.lock_until(deadline, || !self.life.is_open()) {
+            return Ok(turn);
+        }
+        self.check_open()?;
+        Err(Self::no_turn())
     }
 
     #[cold]

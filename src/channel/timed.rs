@@ -61,20 +61,34 @@ impl<T> TimedLock<T> {
         self.tasks.seat()
     }
 
-    /// Waits until nobody else uses it; `None` if the deadline passed first.
-    pub(crate) fn lock_until(&self, deadline: Deadline) -> Option<Loan<'_, T>> {
+    /// Waits until no other thread uses it; `None` if the deadline passed first, or if
+    /// `is_over` said so. That is asked before each sleep, under a lock:
+    /// [`TimedLock::look_again`] must follow when its answer changes.
+    pub(crate) fn lock_until(
+        &self,
+        deadline: Deadline,
+        is_over: impl Fn() -> bool,
+    ) -> Option<Loan<'_, T>> {
         let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(value) = value.take() {
                 return Some(Loan { lock: self, value: Some(value) });
             }
-            if deadline.has_passed() {
+            // With the lock, which `look_again` takes: no change is missed.
+            if is_over() || deadline.has_passed() {
                 return None;
             }
             let wait = deadline.remaining().min(Duration::from_secs(1));
             let waited = self.returned.wait_timeout(value, wait);
             value = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Has all waiting threads ask again whether it is over.
+    pub(crate) fn look_again(&self) {
+        // A thread that has asked, and does not wait yet, holds the lock.
+        drop(self.value.lock().unwrap_or_else(PoisonError::into_inner));
+        self.returned.notify_all();
     }
 }
 
@@ -96,18 +110,46 @@ impl<T> Drop for Loan<'_, T> {
 #[cfg(not(loom))]
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
     fn it_is_lent_to_one_at_a_time_and_waited_for_until_the_deadline() {
         let lock = TimedLock::new(1);
-        let mut first = lock.lock_until(Deadline::NEVER).unwrap();
-        assert!(lock.lock_until(Deadline::after(Duration::from_millis(5))).is_none());
+        let never = || false;
+        let mut first = lock.lock_until(Deadline::NEVER, never).unwrap();
+        let soon = Deadline::after(Duration::from_millis(5));
+        assert!(lock.lock_until(soon, never).is_none());
         first.with(|n| *n += 1);
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| lock.lock_until(Deadline::NEVER).unwrap().with(|n| *n));
+            let waiter =
+                scope.spawn(|| lock.lock_until(Deadline::NEVER, never).unwrap().with(|n| *n));
             drop(first);
             assert_eq!(waiter.join().unwrap(), Some(2));
         });
+    }
+
+    #[test]
+    fn a_wait_without_a_deadline_ends_when_it_is_over() {
+        let (lock, is_over) = (TimedLock::new(()), AtomicBool::new(false));
+        let asked = AtomicUsize::new(0);
+        let lent = lock.lock_until(Deadline::NEVER, || false).unwrap();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                let over = || {
+                    asked.fetch_add(1, Ordering::SeqCst);
+                    is_over.load(Ordering::SeqCst)
+                };
+                lock.lock_until(Deadline::NEVER, over).is_none()
+            });
+            while asked.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            is_over.store(true, Ordering::SeqCst);
+            lock.look_again();
+            assert!(waiter.join().unwrap());
+        });
+        drop(lent);
     }
 }

@@ -32,6 +32,16 @@ impl Wakers {
         waiting.into_values().for_each(Waker::wake);
     }
 
+    /// As [`Wakers::wake_all`], for a thread that serves all workers, and is not to be held
+    /// up by a task's executor.
+    pub(crate) fn wake_all_elsewhere(&self) {
+        #[cfg(feature = "async")]
+        {
+            let waiting = std::mem::take(&mut self.0.lock().wakers);
+            crate::process::notifier::wake(waiting.into_values().collect());
+        }
+    }
+
     /// Has the task woken next time; look for what is waited for after this.
     #[cfg(feature = "async")]
     pub(crate) fn wait(&self, place: &mut Place, waker: &Waker) {

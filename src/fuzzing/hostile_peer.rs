@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use super::peer::{Input, Rig, origin, poke, tiny};
-use crate::channel::{Channel, Pending, Reply, Stream};
+use crate::channel::{Channel, Pending, Reply, Stream, StreamTimeouts};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::Kind;
@@ -183,7 +183,8 @@ impl Play {
     fn open_stream(&mut self, input: &mut Input<'_>) {
         let what = input.u8();
         let payload = vec![what; input.len(200)];
-        let sent = self.rig.channel.stream(Kind::CHAT, &payload, timeout(what));
+        let timeouts = StreamTimeouts::from(timeout(what)).queue(timeout(what));
+        let sent = self.rig.channel.stream(Kind::CHAT, &payload, timeouts);
         self.opened(sent.map(|stream| (stream.request(), stream)), |play, stream| {
             play.streams.push((stream, false));
         });
@@ -256,7 +257,12 @@ impl Play {
             }
             Err(error) => {
                 assert!(!was_over, "an error is told once");
-                let may = [ErrorKind::Stalled, ErrorKind::Cancelled, ErrorKind::Protocol];
+                let may = [
+                    ErrorKind::Stalled,
+                    ErrorKind::Timeout,
+                    ErrorKind::Cancelled,
+                    ErrorKind::Protocol,
+                ];
                 self.failed(&error, &may, false);
             }
         }

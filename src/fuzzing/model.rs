@@ -48,6 +48,8 @@ pub(super) struct State {
     is_stream: bool,
     is_owned: bool,
     is_finished: bool,
+    /// A chunk was handed out.
+    has_begun: bool,
     pub(super) is_cancelled: bool,
     /// What others have read for its owner, and what its owner has read ahead.
     mail: VecDeque<Out>,
@@ -191,6 +193,7 @@ impl Model {
             Ok(Some(Out::Chunk(bytes, cost))) => {
                 let eighth = self.window / 8;
                 let state = self.requests.get_mut(&request).unwrap();
+                state.has_begun = true;
                 state.taken += u64::try_from(cost).unwrap();
                 if state.taken >= eighth {
                     let taken = std::mem::take(&mut state.taken);
@@ -201,7 +204,11 @@ impl Model {
             Ok(Some(Out::End)) => Told::Over,
             Ok(Some(Out::Result(_))) => Told::Error(ErrorKind::Protocol),
             Ok(Some(Out::Error(kind))) | Err(kind) => Told::Error(kind),
-            Ok(None) => Told::Error(ErrorKind::Stalled),
+            // The rig's worker does not say what it serves: only a chunk tells that it has begun.
+            Ok(None) if self.requests.get(&request).is_some_and(|state| state.has_begun) => {
+                Told::Error(ErrorKind::Stalled)
+            }
+            Ok(None) => Told::Error(ErrorKind::Timeout),
         };
         self.let_go(request);
         told

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::model::{Model, Sent, Told};
 use super::peer::{Input, Rig, origin, tiny};
-use crate::channel::{Pending, Reply, Stream};
+use crate::channel::{Pending, Reply, Stream, StreamTimeouts};
 use crate::error::Result;
 use crate::protocol::kind::flags;
 use crate::protocol::{Kind, failure};
@@ -14,6 +14,8 @@ use crate::ring::Header;
 /// Long after any run.
 const LONG: Duration = Duration::from_secs(3600);
 const MOST_STEPS: usize = 512;
+/// For streams: what is not there is not waited for.
+const NO_WAIT: StreamTimeouts = StreamTimeouts::new().chunk(Duration::ZERO).queue(Duration::ZERO);
 
 struct Play {
     rig: Rig,
@@ -74,7 +76,7 @@ impl Play {
         let payload = vec![input.u8(); input.len(40)];
         // No chunk ever comes while the reader waits: there is nothing to wait for. Only
         // a request that finds the ring full would wait, and the worker empties it.
-        let sent = self.rig.channel.stream(Kind::CHAT, &payload, Duration::ZERO);
+        let sent = self.rig.channel.stream(Kind::CHAT, &payload, NO_WAIT);
         match self.model.open(true) {
             Ok(request) => {
                 self.check_request(request, flags::STREAM, &payload);

@@ -150,6 +150,10 @@ impl Payload for Matrix<'_> {
         copy_from_slice(self.shape.write_header(out)?, self.data);
         Ok(())
     }
+
+    fn is_encoded_in_place(&self, _: super::encoded::InPlace) -> bool {
+        true
+    }
 }
 
 impl fmt::Debug for Matrix<'_> {

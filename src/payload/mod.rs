@@ -28,6 +28,7 @@
 //!
 //! This module does not know about rings, frames, kinds or processes.
 
+mod encoded;
 mod float16;
 mod matrix;
 mod matrix_reader;
@@ -46,6 +47,7 @@ use crate::shm::bytes::PeerBytes;
 pub use crate::shm::copy::copy_from_slice;
 use crate::shm::copy::copy_through_caches;
 
+pub(crate) use encoded::{Encoded, is_encoded_in_place};
 pub use float16::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 pub use matrix::Matrix;
 pub use matrix_reader::MatrixReader;
@@ -77,10 +79,10 @@ pub trait Payload {
 
     /// Writes the encoding to `out`, whose length is [`Payload::encoded_len`].
     ///
-    /// A slot holds what an earlier frame left there, so an implementation
-    /// writes every byte of it, and reads none. It runs while no other thread can send on the
-    /// channel: what takes long belongs before the call, and a call on the same channel from
-    /// in here never returns.
+    /// `out` holds what an earlier payload left there, so an implementation writes every
+    /// byte of it, and reads none. A host's own encoder runs on the caller's thread before
+    /// the channel is touched: it may take its time, and it may use the same channel. The
+    /// time that it takes counts towards the timeout of the call that it is for.
     ///
     /// # Errors
     ///
@@ -88,25 +90,17 @@ pub trait Payload {
     /// value cannot be encoded. What `out` then holds is unspecified.
     fn encode(&self, out: &mut [u8]) -> Result<()>;
 
-    /// The encoding, if it lies in memory as it is: then a message longer than a frame is
-    /// sent from there, and not encoded into a buffer first.
+    /// The encoding, if it lies in memory as it is: then it is sent from there, and not
+    /// encoded into a buffer first.
     fn as_encoded(&self) -> Option<&[u8]> {
         None
     }
-}
 
-/// The whole encoding of a payload.
-pub(crate) fn encoded<P: Payload + ?Sized>(payload: &P, len: usize) -> Result<Cow<'_, [u8]>> {
-    if let Some(bytes) = payload.as_encoded() {
-        let actual = bytes.len();
-        return match actual == len {
-            true => Ok(Cow::Borrowed(bytes)),
-            false => Err(invalid(format!("an encoding of {actual} bytes, {len} were announced"))),
-        };
+    /// Whether [`Payload::encode`] runs no code but this library's; hosts leave this as it is.
+    #[doc(hidden)]
+    fn is_encoded_in_place(&self, _: encoded::InPlace) -> bool {
+        false
     }
-    let mut bytes = vec![0; len];
-    payload.encode(&mut bytes)?;
-    Ok(Cow::Owned(bytes))
 }
 
 /// Readable bytes that may lie in memory which another process can change.
@@ -143,6 +137,10 @@ impl Payload for [u8] {
 
     fn as_encoded(&self) -> Option<&[u8]> {
         Some(self)
+    }
+
+    fn is_encoded_in_place(&self, _: encoded::InPlace) -> bool {
+        true
     }
 }
 
@@ -183,6 +181,10 @@ impl Payload for str {
     fn as_encoded(&self) -> Option<&[u8]> {
         Some(self.as_bytes())
     }
+
+    fn is_encoded_in_place(&self, _: encoded::InPlace) -> bool {
+        true
+    }
 }
 
 impl Payload for () {
@@ -192,6 +194,10 @@ impl Payload for () {
 
     fn encode(&self, out: &mut [u8]) -> Result<()> {
         check_slot(out, 0)
+    }
+
+    fn is_encoded_in_place(&self, _: encoded::InPlace) -> bool {
+        true
     }
 }
 
@@ -206,6 +212,10 @@ impl<T: Payload + ?Sized> Payload for &T {
 
     fn as_encoded(&self) -> Option<&[u8]> {
         (**self).as_encoded()
+    }
+
+    fn is_encoded_in_place(&self, in_place: encoded::InPlace) -> bool {
+        (**self).is_encoded_in_place(in_place)
     }
 }
 
@@ -231,6 +241,10 @@ impl Payload for Vec<u8> {
     fn as_encoded(&self) -> Option<&[u8]> {
         Some(self)
     }
+
+    fn is_encoded_in_place(&self, _: encoded::InPlace) -> bool {
+        true
+    }
 }
 
 impl Source for Vec<u8> {
@@ -255,6 +269,10 @@ impl<const N: usize> Payload for [u8; N] {
     fn as_encoded(&self) -> Option<&[u8]> {
         Some(self)
     }
+
+    fn is_encoded_in_place(&self, _: encoded::InPlace) -> bool {
+        true
+    }
 }
 
 impl<const N: usize> Source for [u8; N] {
@@ -278,6 +296,10 @@ impl Payload for String {
 
     fn as_encoded(&self) -> Option<&[u8]> {
         Some(self.as_bytes())
+    }
+
+    fn is_encoded_in_place(&self, _: encoded::InPlace) -> bool {
+        true
     }
 }
 

@@ -128,6 +128,10 @@ impl Payload for Texts {
     fn encode(&self, out: &mut [u8]) -> Result<()> {
         encode(self.header(), self.iter(), out)
     }
+
+    fn is_encoded_in_place(&self, _: super::encoded::InPlace) -> bool {
+        true
+    }
 }
 
 impl fmt::Debug for Texts {

@@ -8,6 +8,8 @@
 pub(crate) mod exit;
 pub(crate) mod limits;
 pub(crate) mod log;
+#[cfg(feature = "async")]
+pub(crate) mod notifier;
 mod oom;
 pub(crate) mod robust;
 pub(crate) mod service;

@@ -35,14 +35,39 @@ fn read(clock: libc::clockid_t) -> u64 {
 pub(crate) struct Deadline(u64);
 
 impl Deadline {
-    pub(crate) const NEVER: Self = Self(u64::MAX);
+    /// No end, for a wait whose answer is on its way: the waiter looks again now and then.
+    pub(crate) const NEVER: Self = Self(u64::MAX - 1);
+    /// No end, for a wait with nothing in flight: the waiter sleeps until it is woken.
+    pub(crate) const IDLE: Self = Self(u64::MAX);
 
     /// `timeout` from now. A timeout too long to be represented is [`Self::NEVER`].
     pub(crate) fn after(timeout: Duration) -> Self {
+        Self::from(now_ns(), timeout)
+    }
+
+    /// As [`Self::after`], but [`Self::IDLE`] in place of [`Self::NEVER`].
+    pub(crate) fn idle_after(timeout: Duration) -> Self {
+        let deadline = Self::after(timeout);
+        if deadline.is_endless() { Self::IDLE } else { deadline }
+    }
+
+    /// `timeout` from when the clock showed `nanos`.
+    pub(crate) fn from(nanos: u64, timeout: Duration) -> Self {
         match u64::try_from(timeout.as_nanos()) {
-            Ok(nanos) => Self(now_ns().saturating_add(nanos)),
+            Ok(timeout) => Self(nanos.saturating_add(timeout)).min(Self::NEVER),
             Err(_) => Self::NEVER,
         }
+    }
+
+    /// This, put off.
+    #[cfg(feature = "async")]
+    pub(crate) fn later_by(self, delay: Duration) -> Self {
+        if self.is_endless() { self } else { Self::from(self.0, delay) }
+    }
+
+    /// Whether it never passes.
+    pub(crate) fn is_endless(self) -> bool {
+        self >= Self::NEVER
     }
 
     /// From a header word; zero stands for no deadline.
@@ -51,21 +76,21 @@ impl Deadline {
     }
 
     pub(crate) fn to_wire(self) -> u64 {
-        if self == Self::NEVER { 0 } else { self.0.max(1) }
+        if self.is_endless() { 0 } else { self.0.max(1) }
     }
 
     pub(crate) fn has_passed(self) -> bool {
-        self != Self::NEVER && self.is_before(now_ns())
+        !self.is_endless() && self.is_before(now_ns())
     }
 
     /// Whether it has passed at a time that the clock showed.
     pub(crate) fn is_before(self, now: u64) -> bool {
-        self != Self::NEVER && now >= self.0
+        !self.is_endless() && now >= self.0
     }
 
     /// Time that is left; zero when it has passed.
     pub(crate) fn remaining(self) -> Duration {
-        if self == Self::NEVER {
+        if self.is_endless() {
             return Duration::MAX;
         }
         Duration::from_nanos(self.0.saturating_sub(now_ns()))
@@ -77,7 +102,7 @@ impl Deadline {
     }
 
     pub(crate) fn timespec(self) -> Option<libc::timespec> {
-        if self == Self::NEVER {
+        if self.is_endless() {
             return None;
         }
         // Both parts are below 2^63 and 10^9: neither conversion can fail.
@@ -98,7 +123,9 @@ mod tests {
         assert_eq!(Deadline::from_wire(soon.to_wire()), soon);
         assert_eq!(Deadline::from_wire(Deadline::NEVER.to_wire()), Deadline::NEVER);
         assert_eq!(Deadline::after(Duration::MAX), Deadline::NEVER);
-        assert!(!Deadline::NEVER.has_passed());
+        assert_eq!(Deadline::idle_after(Duration::MAX), Deadline::IDLE);
+        assert_eq!(Deadline::from_wire(Deadline::IDLE.to_wire()), Deadline::NEVER);
+        assert!(!Deadline::NEVER.has_passed() && !Deadline::IDLE.has_passed());
         assert!(Deadline::after(Duration::ZERO).has_passed());
     }
 

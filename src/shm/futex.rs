@@ -167,7 +167,7 @@ mod model {
         if !same {
             return;
         }
-        if deadline != Deadline::NEVER {
+        if !deadline.is_endless() {
             return crate::sync::pass(deadline.remaining());
         }
         let ticket = queue.next_ticket;

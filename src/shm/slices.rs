@@ -46,7 +46,7 @@ impl Turns {
         deadline: Deadline,
         sleep: impl FnOnce(Duration),
     ) {
-        let slice = if deadline == Deadline::NEVER { IDLE_SLICE } else { SLICE };
+        let slice = if deadline == Deadline::IDLE { IDLE_SLICE } else { SLICE };
         let slice = slice.min(deadline.remaining());
         let mut state = self.lock();
         if !is_still() {

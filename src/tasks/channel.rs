@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use crate::channel::{Channel, Pending, Reply, Spawner, Stream, no_answer, pong};
+use crate::channel::{Channel, Pending, Reply, Spawner, Stream, StreamTimeouts, no_answer, pong};
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::payload::Payload;
 use crate::protocol::kind::flags;
@@ -56,8 +56,10 @@ impl AsyncChannel {
     }
 
     /// The async view of a channel that was spawned with [`Spawner::pollable`], read by a
-    /// task of the tokio runtime in whose context this is called: no other thread is
-    /// involved. The runtime must have its I/O driver enabled.
+    /// task of the tokio runtime in whose context this is called: as long as it is used by
+    /// tasks of that runtime only, no other thread is involved. Once a task of another
+    /// executor waits, the library's own thread reads, as for [`AsyncChannel::new`]. The
+    /// runtime must have its I/O driver enabled.
     ///
     /// # Errors
     ///
@@ -153,13 +155,14 @@ impl AsyncChannel {
         &self,
         kind: Kind,
         payload: &P,
-        chunk_timeout: Duration,
+        timeouts: impl Into<StreamTimeouts>,
     ) -> Result<AsyncStream> {
         let engine = self.shared.channel.engine();
-        let (deadline, never) = (Deadline::after(chunk_timeout), Deadline::NEVER);
+        let timeouts = timeouts.into();
+        let (begin_by, never) = (Deadline::after(timeouts.queue), Deadline::NEVER);
         let (request, _) =
-            send::send(engine, kind, flags::STREAM, payload, deadline, never).await?;
-        let stream = Stream::new(Arc::clone(engine), request, chunk_timeout);
+            send::send(engine, kind, flags::STREAM, payload, begin_by, never).await?;
+        let stream = Stream::new(Arc::clone(engine), request, timeouts, begin_by);
         Ok(AsyncStream::new(stream, self.spin))
     }
 
@@ -231,6 +234,7 @@ impl AsyncChannel {
         let mut question = worker.health().question(kind);
         let (mut run, mut end) = (engine.seat_at_runs(), worker.life().ended.seat());
         poll_fn(|context| {
+            engine.attend();
             // Before the looks, so that what comes after them wakes the task.
             run.wait(context.waker());
             end.wait(context.waker());
@@ -245,7 +249,7 @@ impl AsyncChannel {
             match answer {
                 Ok(Some(answer)) => Poll::Ready(Ok(Some(answer))),
                 Err(error) => Poll::Ready(Err(error)),
-                Ok(None) if timer.poll(deadline, context) => Poll::Ready(Ok(None)),
+                Ok(None) if timer.poll_and_look_again(deadline, context) => Poll::Ready(Ok(None)),
                 Ok(None) => Poll::Pending,
             }
         })
@@ -276,14 +280,16 @@ async fn spawn_channel(spawner: Spawner) -> Result<Channel> {
     });
     started.map_err(|e| Error::os("cannot start a thread to start a worker", e))?;
     poll_fn(|context| {
+        // Cloned before the lock and dropped after it: wakers are the executor's code.
+        let waker = context.waker().clone();
         let mut arrival = arrival.lock().unwrap_or_else(PoisonError::into_inner);
-        match arrival.result.take() {
-            Some(result) => Poll::Ready(result),
-            None => {
-                arrival.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
+        if let Some(result) = arrival.result.take() {
+            return Poll::Ready(result);
         }
+        let before = arrival.waker.replace(waker);
+        drop(arrival);
+        drop(before);
+        Poll::Pending
     })
     .await
 }

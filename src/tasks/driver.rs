@@ -152,7 +152,7 @@ fn run(driver: &'static Driver) {
 
 fn turn(driver: &Driver, keys: &mut Vec<u64>) {
     let until = wake_expired(driver);
-    let left = (until != Deadline::NEVER).then(|| until.remaining());
+    let left = (!until.is_endless()).then(|| until.remaining());
     keys.clear();
     let waited = driver.epoll.wait(left, keys);
     lock(&driver.state).sleeps_until = None;

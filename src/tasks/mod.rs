@@ -11,6 +11,10 @@
 //! Every future here may be dropped at any await: its request is then given up, the
 //! worker is told, its space comes back, and nothing of it reaches another call.
 //! Timeouts count on the channel's own clock, whatever the runtime's timers do.
+//!
+//! Wakers run on the thread that has news for their task, and without any lock: on a thread
+//! of the library's own, or on a caller's that reads. One that blocks, which no executor's
+//! should, holds up that thread, and neither the deadlines of others nor the news of a death.
 
 mod channel;
 mod driver;

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use crate::channel::{Engine, Loan, Pieces, Unsent};
 use crate::error::Result;
-use crate::payload::{self, Payload};
+use crate::payload::{self, Encoded, Payload};
 use crate::protocol::Kind;
 use crate::ring::Header;
 use crate::shm::clock::Deadline;
@@ -24,13 +24,26 @@ pub(super) async fn send<P: Payload + ?Sized>(
 ) -> Result<(u64, bool)> {
     let len = payload.encoded_len();
     engine.check_len(len)?;
-    if len > engine.config.max_request() {
-        let encoded = payload::encoded(payload, len)?;
-        return send_long(engine, kind, flags, &encoded, deadline, told_deadline).await;
+    let is_long = len > engine.config.max_request();
+    let encoded = if !is_long && payload::is_encoded_in_place(payload) {
+        None
+    } else {
+        // Before any lock: a host's encoder may take long, or use this channel.
+        Some(Encoded::of(payload, len)?)
+    };
+    if let Some(encoded) = encoded.as_ref().filter(|_| is_long) {
+        return send_long(engine, kind, flags, encoded.bytes(), deadline, told_deadline).await;
     }
     let header = engine.open(kind, flags, told_deadline)?;
     let unsent = Unsent::new(engine, header.request);
-    let has_rung = send_frame(engine, header, len, deadline, |slot| payload.encode(slot)).await?;
+    let fill = |slot: &mut [u8]| match &encoded {
+        Some(encoded) => {
+            copy_from_slice(slot, encoded.bytes());
+            Ok(())
+        }
+        None => payload.encode(slot),
+    };
+    let has_rung = send_frame(engine, header, len, deadline, fill).await?;
     unsent.keep();
     Ok((header.request, has_rung))
 }
@@ -129,11 +142,12 @@ impl<'a> WaitingForRoom<'a> {
         fill: &mut impl FnMut(&mut [u8]) -> Result<()>,
     ) -> Poll<Result<bool>> {
         self.leave();
+        self.engine.attend();
         // Reads too: a worker whose replies nobody reads never makes room.
         self.place = Some(self.engine.want_room_for_task(self.len, context.waker()));
         match self.engine.try_send_frame(header, self.len, fill) {
             Ok(Some(has_rung)) => Poll::Ready(Ok(has_rung)),
-            Ok(None) if self.timer.poll(deadline, context) => {
+            Ok(None) if self.timer.poll_and_look_again(deadline, context) => {
                 Poll::Ready(Err(self.engine.ring_full(self.len)))
             }
             Ok(None) => Poll::Pending,

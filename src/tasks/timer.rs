@@ -1,14 +1,21 @@
 //! Waking a task when a deadline passes, without the runtime's help.
 
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use crate::shm::clock::Deadline;
 use crate::tasks::driver;
+
+/// A task that waits for something in flight looks again at least this often, as a thread
+/// does: a peer that publishes and does not ring costs no more than that.
+const BACKSTOP: Duration = Duration::from_secs(1);
 
 /// One task's alarm clock; dropping it stops it.
 #[derive(Debug, Default)]
 pub(crate) struct Timer {
     set: Option<(driver::TimerKey, Waker)>,
+    /// When the task is woken to look again.
+    look_at: Option<Deadline>,
 }
 
 impl Timer {
@@ -21,10 +28,28 @@ impl Timer {
         let is_set = self.set.as_ref().is_some_and(|(key, waker)| {
             key.deadline == deadline && waker.will_wake(context.waker())
         });
-        if !is_set && deadline != Deadline::NEVER {
+        if !is_set && !deadline.is_endless() {
             self.stop();
             let waker = context.waker().clone();
             self.set = Some((driver::set_timer(deadline, waker.clone()), waker));
+        }
+        false
+    }
+
+    /// As [`Timer::poll`], for a task that has just looked at the ring: also wakes it a second
+    /// later, again and again.
+    pub(crate) fn poll_and_look_again(
+        &mut self,
+        deadline: Deadline,
+        context: &Context<'_>,
+    ) -> bool {
+        let look_at = self.look_at.filter(|at| !at.has_passed());
+        let look_at = *self.look_at.insert(look_at.unwrap_or_else(|| Deadline::after(BACKSTOP)));
+        if self.poll(deadline.min(look_at), context) {
+            if deadline.has_passed() {
+                return true;
+            }
+            context.waker().wake_by_ref();
         }
         false
     }

@@ -1,15 +1,16 @@
 //! Reading for a channel's tasks from tokio's own reactor.
 //!
-//! If that runtime ends before the channel does, the library's own thread takes over, so
-//! that tasks of other runtimes do not wait in vain.
+//! The library's own thread takes over if that runtime ends before the channel does, and as
+//! soon as a task of another executor waits: the runtime's reactor runs only while the
+//! runtime is polled, and a task elsewhere must not wait for that.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, Weak};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
+use tokio::runtime::{Handle, Id};
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::channel::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -61,8 +62,50 @@ impl TokioDriver {
                 }
             }
         });
+        let guard = Guard {
+            runtime: runtime.id(),
+            engine: Arc::downgrade(engine),
+            successor: Arc::clone(&successor),
+            task: task.abort_handle(),
+        };
+        engine.attend_with(move || guard.attend());
         Ok(Self { task, successor })
     }
+}
+
+/// What hands the channel over to the library's thread when it is needed.
+struct Guard {
+    runtime: Id,
+    engine: Weak<Engine>,
+    successor: Arc<Mutex<Successor>>,
+    task: AbortHandle,
+}
+
+impl Guard {
+    /// A task is about to wait, on this thread.
+    fn attend(&self) {
+        // The runtime polls its reactor before it sleeps, and so for each of its own tasks.
+        if Handle::try_current().is_ok_and(|current| current.id() == self.runtime) {
+            return;
+        }
+        let Some(engine) = self.engine.upgrade() else { return };
+        if take_over(&engine, &self.successor) {
+            // It ends when the runtime is polled the next time; until then both may read.
+            self.task.abort();
+        }
+    }
+}
+
+/// Has the library's thread read from now on. Returns whether it did not before.
+fn take_over(engine: &Arc<Engine>, successor: &Mutex<Successor>) -> bool {
+    let mut successor = lock(successor);
+    if let Successor::None = *successor
+        && let Ok(registration) = driver::register(engine)
+    {
+        *successor = Successor::Thread(registration);
+        return true;
+    }
+    false
 }
 
 /// The descriptor, kept open until the reactor has let go of it.
@@ -95,12 +138,7 @@ struct Post {
 impl Drop for Post {
     fn drop(&mut self) {
         let Some(engine) = self.engine.upgrade() else { return };
-        let mut successor = lock(&self.successor);
-        if let Successor::None = *successor
-            && let Ok(registration) = driver::register(&engine)
-        {
-            *successor = Successor::Thread(registration);
-            drop(successor);
+        if take_over(&engine, &self.successor) {
             // What came between the last look and the registration.
             engine.pump();
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::channel::{Engine, Item, Pending, Phase, Place, Reply, Stream, check_not_forked};
 use crate::error::Result;
-use crate::shm::clock::Deadline;
+use crate::shm::clock::{Deadline, now_ns};
 use crate::tasks::timer::Timer;
 
 /// A request whose reply can be awaited. Dropping it, before or while it is awaited,
@@ -66,14 +66,31 @@ pub struct AsyncStream {
     /// Dropped first, as for a reply.
     waiting: Waiting,
     stream: Stream,
-    /// When the chunk that is being waited for counts as stalled.
-    deadline: Option<Deadline>,
+    /// The wait for the next chunk, while there is one.
+    wait: Option<ChunkWait>,
 }
+
+/// A task's wait for a chunk.
+#[derive(Debug, Clone, Copy)]
+struct ChunkWait {
+    /// When it began, in nanoseconds of the monotonic clock.
+    since: u64,
+    /// When to look at why nothing has come.
+    until: Deadline,
+    /// How often it has begun anew because the task was away.
+    restarts: u32,
+}
+
+/// How late a task may look after its deadline and count as having waited until then. One
+/// that comes later was busy elsewhere: what it did not wait for does not count.
+const LATE: Duration = Duration::from_millis(10);
+/// How often a wait begins anew for that reason, without anything having come.
+const MOST_RESTARTS: u32 = 3;
 
 impl AsyncStream {
     pub(super) fn new(stream: Stream, spin: Duration) -> Self {
         let waiting = Waiting::new(stream.engine(), stream.request(), spin);
-        Self { waiting, stream, deadline: None }
+        Self { waiting, stream, wait: None }
     }
 
     /// The request's id.
@@ -88,29 +105,61 @@ impl AsyncStream {
     }
 
     /// The next chunk, `None` at the end: as [`Stream::next_chunk`]. May be dropped while
-    /// it is awaited without losing a chunk.
+    /// it is awaited without losing a chunk; the chunk timeout counts only while it is
+    /// awaited. Polled as a `Stream` of `futures`, which does not tell when the task stops
+    /// waiting, a task that looks more than 10 ms after the timeout has passed gets another
+    /// one, up to three times for a chunk.
     ///
     /// # Errors
     ///
     /// As there.
     pub async fn next_chunk(&mut self) -> Result<Option<Reply>> {
-        std::future::poll_fn(|context| self.poll_chunk(context)).await
+        let awaited = Awaited(self);
+        std::future::poll_fn(|context| awaited.0.poll_chunk(context)).await
     }
 
     fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Reply>>> {
         if self.stream.is_over() {
             return Poll::Ready(Ok(None));
         }
-        let timeout = self.stream.chunk_timeout();
-        let deadline = *self.deadline.get_or_insert_with(|| Deadline::after(timeout));
-        let found = match self.waiting.poll(context, deadline, true) {
-            Poll::Ready(found) => found,
-            Poll::Pending => return Poll::Pending,
+        let found = loop {
+            let wait = *self.wait.get_or_insert_with(|| ChunkWait::begin(&self.stream, 0));
+            match self.waiting.poll(context, wait.until, true) {
+                Poll::Ready(Ok(Some(item))) => break Ok(item),
+                Poll::Ready(Err(error)) => break Err(error),
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(None)) => {}
+            }
+            let was_away = wait.until.later_by(LATE).has_passed();
+            if was_away && wait.restarts < MOST_RESTARTS {
+                self.wait = Some(ChunkWait::begin(&self.stream, wait.restarts + 1));
+                continue;
+            }
+            match self.stream.wait_on(wait.since) {
+                Ok(until) => self.wait = Some(ChunkWait { until, ..wait }),
+                Err(error) => break Err(error),
+            }
         };
-        self.deadline = None;
+        self.wait = None;
         let chunk = self.stream.chunk_of(found);
         self.stream.count_consumed();
         Poll::Ready(chunk)
+    }
+}
+
+impl ChunkWait {
+    fn begin(stream: &Stream, restarts: u32) -> Self {
+        let since = now_ns();
+        Self { since, until: Deadline::from(since, stream.first_wait()), restarts }
+    }
+}
+
+/// A stream whose next chunk is awaited; dropped, it is not any more.
+struct Awaited<'a>(&'a mut AsyncStream);
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        self.0.wait = None;
     }
 }
 
@@ -183,6 +232,7 @@ impl Waiting {
         if is_stream {
             engine.consumed(self.request, 0, true);
         }
+        engine.attend();
         // Read before the last look at the ring, as for threads.
         let phase = engine.life.phase();
         let has_looked = engine.pump();
@@ -197,7 +247,7 @@ impl Waiting {
         if phase != Phase::Open {
             return self.why_over(context);
         }
-        if self.timer.poll(deadline, context) {
+        if self.timer.poll_and_look_again(deadline, context) {
             return Poll::Ready(Ok(None));
         }
         Poll::Pending

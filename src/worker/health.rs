@@ -109,7 +109,7 @@ impl<R: Report> Server<'_, R> {
             let finish = self.finish;
             let polled = &mut self.health.consumer;
             let header =
-                match polled.poll_until(&finish.alarm, Deadline::NEVER, false, || finish.check()) {
+                match polled.poll_until(&finish.alarm, Deadline::IDLE, false, || finish.check()) {
                     Ok(Some(frame)) => frame.header(),
                     Ok(None) => continue,
                     Err(error) => {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result, WorkerFailure};
 use crate::link::WorkerWords;
-use crate::payload::{self, Payload};
+use crate::payload::{Encoded, Payload};
 use crate::protocol::failure;
 use crate::protocol::health::WorkerState;
 use crate::protocol::kind::{EXPIRED, Kind, flags};
@@ -316,9 +316,9 @@ impl Outlet {
         if len > self.max_message {
             return Err(Error::too_large(len, self.max_message, "raise max_message"));
         }
-        let encoded = payload::encoded(payload, len)?;
+        let encoded = Encoded::of(payload, len)?;
         self.whole = as_u64(len);
-        let mut pieces = encoded.chunks(self.producer.piece_len()).peekable();
+        let mut pieces = encoded.bytes().chunks(self.producer.piece_len()).peekable();
         let mut flag = 0;
         while let Some(piece) = pieces.next() {
             let more = if pieces.peek().is_some() { flags::MORE } else { 0 };

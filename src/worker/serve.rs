@@ -130,7 +130,7 @@ impl Server<'_> {
             let mut frame =
                 match self
                     .consumer
-                    .poll_until(&stop.alarm, Deadline::NEVER, has_rung, || stop.check())
+                    .poll_until(&stop.alarm, Deadline::IDLE, has_rung, || stop.check())
                 {
                     Ok(Some(frame)) => frame,
                     Ok(None) => continue,
@@ -270,7 +270,8 @@ impl Serving<'_> {
         handlers: &mut [(Kind, Handler<S>)],
     ) -> Result<()> {
         let Self { outlet, words, .. } = self;
-        words.current.store(request.id, Ordering::Relaxed);
+        // Pairs with the Acquire load in `Engine::begun_at`, for `busy_since`.
+        words.current.store(request.id, Ordering::Release);
         words.state.store(WorkerState::Busy.code(), Ordering::Relaxed);
         crate::failpoint::failpoint!("before handler");
         let handler = handlers.iter_mut().find(|(kind, _)| *kind == request.kind);

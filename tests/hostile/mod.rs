@@ -235,7 +235,7 @@ pub struct Out {
     /// Offset of the control lines of its side.
     pub side: usize,
     pub tail: u64,
-    announced: u64,
+    pub announced: u64,
     pub bell: u32,
     /// A lie about a byte of the next frame's header.
     pub lie: Option<(usize, Op)>,

@@ -5,7 +5,7 @@
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use slipring::{Channel, Config, Error, ErrorKind, Kind, Pending, Spawner};
+use slipring::{Channel, Config, Error, ErrorKind, Kind, Pending, Spawner, StreamTimeouts};
 
 use crate::common::*;
 use crate::hostile::script;
@@ -163,7 +163,9 @@ pub fn exercise_with(
         return errors;
     }
     let counted = over.in_time(what, || {
-        let stream = channel.stream(HOSTILE_COUNT, &encode(&[3, 100]), SHORT)?;
+        // A hostile worker may say that it is busy with something else, without end.
+        let timeouts = StreamTimeouts::from(SHORT).queue(SHORT);
+        let stream = channel.stream(HOSTILE_COUNT, &encode(&[3, 100]), timeouts)?;
         stream.map(|chunk| chunk.map(|chunk| chunk.to_vec())).collect::<Result<Vec<_>, _>>()
     });
     match counted {

@@ -113,6 +113,12 @@ fn case(peer: &mut Peer, name: &str, request: u64) {
             peer.out.commit = Some(forged);
             peer.send_head(result(0), &[]);
         }
+        "commit and do not ring" => {
+            // Long enough that the parent sleeps.
+            peer.stay(Duration::from_millis(50));
+            peer.out.publish(&peer.own, head(RESULT, 0, request, 0, 1), b"x");
+            peer.out.announced = peer.out.tail;
+        }
         "commit again" => {
             peer.reply(request, b"once");
             let at = peer.out.at(peer.out.tail);

@@ -28,7 +28,7 @@ fn chunks_come_once_and_in_order_whoever_reads_them() {
             worker.send(Kind::END, 0, request);
             worker
         });
-        let mut stream = Stream::new(Arc::clone(&engine), request, ENOUGH);
+        let mut stream = Stream::new(Arc::clone(&engine), request, ENOUGH.into(), Deadline::NEVER);
         assert_eq!(next(&mut stream), Some(vec![10]));
         assert_eq!(next(&mut stream), Some(vec![11]));
         assert_eq!(next(&mut stream), None);
@@ -53,7 +53,7 @@ fn a_stream_that_is_dropped_while_another_thread_reads_for_it_ends_once() {
             let engine = Arc::clone(&engine);
             move || read(&engine)
         });
-        drop(Stream::new(Arc::clone(&engine), request, ENOUGH));
+        drop(Stream::new(Arc::clone(&engine), request, ENOUGH.into(), Deadline::NEVER));
         reading.join().unwrap();
         read(&engine);
         let late = engine.counters.late_frames.load(Ordering::Relaxed);
