@@ -125,11 +125,11 @@ impl Engine {
     fn drive(&self, wait: &mut Wait<'_>) -> Result<Option<Found>> {
         let mut has_followed = false;
         let found = loop {
-            if let Some(mut reading) = self.try_read() {
-                let found = self.read(&mut reading.consumer, wait);
-                drop(reading);
+            if let Some(mut reader) = self.reader.try_lock() {
+                let found = self.read(&mut reader, wait);
+                drop(reader);
                 self.hand_over();
-                if let Ok(Some(Found::News)) = found {
+                if self.wake_list.has_tasks() && self.tell_tasks(&found) {
                     continue;
                 }
                 break found;
@@ -154,6 +154,13 @@ impl Engine {
             // What the worker wrote cannot be, or says that there is no session.
             Err(error) => Err(self.fail(error)),
         }
+    }
+
+    /// Wakes the tasks that this thread has news for. Returns whether that is all it found.
+    #[cold]
+    fn tell_tasks(&self, found: &Result<Option<Found>>) -> bool {
+        self.wake_list.wake_all();
+        matches!(found, Ok(Some(Found::News)))
     }
 
     #[cold]
