@@ -36,7 +36,7 @@ const LOG_LINES: usize = 12;
 
 /// An error of the program: the exit code, one line, and for a dead worker the
 /// last lines of its log.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Error {
     exit: Exit,
     message: String,
@@ -92,6 +92,8 @@ pub(crate) fn say(message: impl fmt::Display) {
     // There is no one left to tell.
     let _ = io::stderr().write_all(text.as_bytes());
 }
+
+impl std::error::Error for Error {}
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

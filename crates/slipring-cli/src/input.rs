@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::batch::{Batch, Limits};
 use crate::error::Error;
@@ -26,6 +26,10 @@ pub(crate) enum Input {
 }
 
 impl Input {
+    pub(crate) fn named(path: PathBuf) -> Self {
+        if path == Path::new("-") { Self::Stdin } else { Self::File(path) }
+    }
+
     /// Finds what is wrong with the input before any work is done, and how
     /// many bytes it has, if that is known.
     pub(crate) fn check(&self) -> Result<Option<u64>, Error> {

@@ -13,6 +13,7 @@ mod embed;
 mod embedder;
 mod error;
 mod input;
+mod manual;
 mod output;
 mod pipeline;
 mod progress;
@@ -26,7 +27,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use args::Command;
+use args::{Command, Parsed};
 use error::Error;
 
 fn main() -> ExitCode {
@@ -49,12 +50,16 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Error> {
-    match args::parse(std::env::args_os().skip(1))? {
-        Command::Help => print(args::HELP),
-        Command::Version => print(format_args!("slipring {}\n", env!("CARGO_PKG_VERSION"))),
+    let command = match args::parse(std::env::args_os().skip(1))? {
+        Parsed::Text(text) => return print(text),
+        Parsed::Command(command) => command,
+    };
+    match command {
         Command::Embed(options) => embed::run(&options),
-        Command::Bench(request) => bench::run(&request),
+        Command::Bench(request) => bench::run(&request.into()),
         Command::Soak(options) => soak::run(&options),
+        Command::Completions { shell } => print(manual::completions(shell)),
+        Command::Man { command } => print(manual::page(command.as_deref())?),
     }
 }
 

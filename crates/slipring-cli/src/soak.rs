@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use slipring::{Config, Spawner};
 
+use crate::args::number;
 use crate::error::{Error, say};
 use faults::{Place, Random};
 use footprint::Footprint;
@@ -33,21 +34,27 @@ const STREAMERS: usize = 1;
 const HANG: Duration = Duration::from_secs(30);
 
 /// The options of `soak`.
-#[derive(Debug)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct Options {
+    /// How long
+    #[arg(long, value_name = "N", default_value = "10", allow_hyphen_values = true,
+          value_parser = number("--seconds", 1, 10_000_000))]
     pub(crate) seconds: usize,
-    /// Milliseconds between two faults, on average.
+    /// Milliseconds between two faults, on average
+    #[arg(long, value_name = "MS", default_value = "100", allow_hyphen_values = true,
+          value_parser = number("--kill-every", 1, 10_000_000))]
     pub(crate) kill_every: usize,
+    /// Worker processes
+    #[arg(long, value_name = "N", default_value = "2", allow_hyphen_values = true,
+          value_parser = number("--workers", 1, 128))]
     pub(crate) workers: usize,
-    /// Frames through raw rings, before the rest.
+    /// Small frames through raw rings before that
+    #[arg(long, value_name = "N", default_value = "0", allow_hyphen_values = true,
+          value_parser = number("--frames", 0, 1 << 50))]
     pub(crate) frames: usize,
+    /// For programs
+    #[arg(long)]
     pub(crate) json: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { seconds: 10, kill_every: 100, workers: 2, frames: 0, json: false }
-    }
 }
 
 /// What is counted.

@@ -235,12 +235,12 @@ fn count(counter: &AtomicU64, bytes: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{Command, parse};
+    use crate::args::{Command, Parsed, parse};
 
     fn sizes_of(args: &[&str]) -> (Limits, Config) {
         let args = std::iter::once(&"embed").chain(args);
         match parse(args.map(Into::into)).unwrap() {
-            Command::Embed(options) => {
+            Parsed::Command(Command::Embed(options)) => {
                 let config = config(&options).unwrap();
                 (limits(&options, &config), config)
             }
