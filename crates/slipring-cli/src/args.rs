@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::bench::Request;
 use crate::error::Error;
 use crate::input::Input;
-use crate::output::Target;
+use crate::output::{Place, Target};
 use crate::soak;
 
 const EXIT_CODES: &str = "\
@@ -22,7 +22,7 @@ Exit codes:
     1  input, output or a worker failed; an existing FILE of -o is untouched
     2  the command line is wrong
     3  a worker process died
-  130  ended by SIGINT (129 by SIGHUP, 143 by SIGTERM)
+  130  ended by SIGINT (129 by SIGHUP, 143 by SIGTERM, 128+N by signal N)
 
 Environment:
   NO_COLOR=1  turns colours off";
@@ -179,8 +179,8 @@ pub(crate) struct BenchArgs {
     cpus: Option<(usize, usize)>,
     /// Measure how cost grows with the work instead, and draw it as an SVG
     #[arg(long, value_name = "FILE",
-          value_parser = PathBufValueParser::new())]
-    plot: Option<PathBuf>,
+          value_parser = PathBufValueParser::new().map(Place::of))]
+    plot: Option<Place>,
 }
 
 impl From<BenchArgs> for Request {

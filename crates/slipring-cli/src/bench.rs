@@ -2,21 +2,22 @@
 //!
 //! The measuring is `slipring-bench`'s; here are its options and its output.
 
-use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use slipring_bench::links::WORKER;
 use slipring_bench::{Options, cases};
 
 use crate::error::{Error, say};
+use crate::output::{Place, Sink};
+use crate::signals;
+use crate::stdio::Stdout;
 
 /// The options of `bench`.
 #[derive(Debug, Default)]
 pub(crate) struct Request {
     pub(crate) run: Options,
     pub(crate) json: bool,
-    pub(crate) plot: Option<PathBuf>,
+    pub(crate) plot: Option<Place>,
 }
 
 /// If this process is a worker of `bench`, does its work.
@@ -33,11 +34,15 @@ pub(crate) fn run(request: &Request) -> Result<(), Error> {
     let failed = |error: std::io::Error| Error::failure(format!("cannot measure: {error}"));
     let Request { run, json, plot } = request;
     let progress = |what: &str| say(format_args!("{what} …"));
-    if let Some(path) = plot {
+    // What is wrong with the output is found before the measuring, which takes its time.
+    if let Some(place) = plot {
+        let mut sink = Sink::open(place, &[])?;
+        signals::clean_up().map_err(failed)?;
         let drawing = slipring_bench::scaling::plot(run, progress).map_err(failed)?;
-        return fs::write(path, drawing)
-            .map_err(|error| Error::write(path.display().to_string(), &error));
+        sink.write_all(drawing.as_bytes())?;
+        return sink.finish();
     }
+    let stdout = Stdout::open()?;
     let report = slipring_bench::run(run, cases::all(run.is_quick), progress).map_err(failed)?;
-    if *json { crate::print(report.json()) } else { crate::print(report.table()) }
+    if *json { stdout.print(report.json()) } else { stdout.print(report.table()) }
 }

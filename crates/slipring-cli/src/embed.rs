@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::args::Options;
 use crate::batch::Batch;
 use crate::error::{Error, say};
-use crate::input::Source;
+use crate::input::{Inputs, Source};
 use crate::output::Output;
 use crate::pipeline::{self, Events, Sink};
 use crate::progress::{Progress, Style};
@@ -16,13 +16,14 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     let events = Events::new();
     signals::watch(events.sender.clone())
         .map_err(|e| Error::failure(format!("cannot watch signals: {e}")))?;
-    let total = total_bytes(options)?;
+    let inputs = Inputs::open(&options.inputs)?;
+    let total = inputs.total_bytes;
     let config = worker::config(options)?;
-    let output = Output::create(options.output.clone(), options.dim)?;
+    let output = Output::create(options.output.clone(), options.dim, &inputs.identities)?;
     let limits = worker::limits(options, &config);
     let workers = worker::start(options, &config).map_err(|error| events.prefer_signal(error))?;
 
-    let mut source = Source::new(options.inputs.iter().cloned(), limits);
+    let mut source = Source::new(inputs, limits);
     let mut sink =
         Shown { output, progress: Progress::new(Style::detect(options.quiet), total), consumed: 0 };
     let fill = Box::new(move |batch: &mut Batch| source.fill(batch));
@@ -39,16 +40,6 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
         say(summary);
     }
     Ok(())
-}
-
-/// Checks all inputs; the sum of their sizes, if every one is known.
-fn total_bytes(options: &Options) -> Result<Option<u64>, Error> {
-    let mut total = Some(0);
-    for input in &options.inputs {
-        let size = input.check()?;
-        total = total.zip(size).map(|(sum, size)| sum + size);
-    }
-    Ok(total)
 }
 
 /// The output, with the progress shown beside it.

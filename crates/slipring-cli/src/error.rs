@@ -1,7 +1,9 @@
 //! What goes wrong, as one line for standard error and one exit code.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
+
+use crate::stdio;
 
 /// Why the program ends without success. The exit codes are part of the
 /// program's interface and stand in `--help`.
@@ -61,7 +63,10 @@ impl Error {
     }
 
     pub(crate) fn signal(signal: i32) -> Self {
-        let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+        let name = match signal_hook::low_level::signal_name(signal) {
+            Some(name) => name.to_owned(),
+            None => format!("signal {signal}"),
+        };
         Self::new(Exit::Signal(signal), format!("ended by {name}"))
     }
 
@@ -88,9 +93,7 @@ impl Error {
 
 /// Writes `slipring: …` to standard error, if it can still be written to.
 pub(crate) fn say(message: impl fmt::Display) {
-    let text = format!("slipring: {message}\n");
-    // There is no one left to tell.
-    let _ = io::stderr().write_all(text.as_bytes());
+    stdio::warn(&format!("slipring: {message}\n"));
 }
 
 impl std::error::Error for Error {}

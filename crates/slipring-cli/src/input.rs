@@ -5,12 +5,15 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{File, Metadata};
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::batch::{Batch, Limits};
 use crate::error::Error;
+use crate::stdio::{self, Stdin};
 
 const BUFFER: usize = 64 * 1024;
 const BOM: &[u8] = b"\xef\xbb\xbf";
@@ -27,32 +30,8 @@ pub(crate) enum Input {
 
 impl Input {
     pub(crate) fn named(path: PathBuf) -> Self {
-        if path == Path::new("-") { Self::Stdin } else { Self::File(path) }
-    }
-
-    /// Finds what is wrong with the input before any work is done, and how
-    /// many bytes it has, if that is known.
-    pub(crate) fn check(&self) -> Result<Option<u64>, Error> {
-        let Self::File(path) = self else {
-            return Ok(None);
-        };
-        let metadata = fs::metadata(path).map_err(|e| self.error(&e))?;
-        if metadata.is_dir() {
-            return Err(Error::failure(format!("{self} is a directory")));
-        }
-        if !metadata.is_file() {
-            // Opening and closing a pipe would end it.
-            return Ok(None);
-        }
-        File::open(path).map_err(|e| self.error(&e))?;
-        Ok(Some(metadata.len()))
-    }
-
-    fn open(&self) -> Result<Box<dyn Read + Send>, Error> {
-        Ok(match self {
-            Self::Stdin => Box::new(io::stdin()),
-            Self::File(path) => Box::new(File::open(path).map_err(|e| self.error(&e))?),
-        })
+        let is_stdin = path == Path::new("-") || stdio::named(&path) == Some(0);
+        if is_stdin { Self::Stdin } else { Self::File(path) }
     }
 
     fn error(&self, error: &io::Error) -> Error {
@@ -69,9 +48,105 @@ impl fmt::Display for Input {
     }
 }
 
+/// Which file an input is, whatever its name.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) name: String,
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+}
+
+/// All inputs, known to be readable.
+#[derive(Debug, Default)]
+pub(crate) struct Inputs {
+    open: VecDeque<Open>,
+    pub(crate) identities: Vec<Identity>,
+    /// The sum of their bytes, if every one is known.
+    pub(crate) total_bytes: Option<u64>,
+}
+
+/// An input that is open, or will be opened when its turn comes.
+#[derive(Debug)]
+struct Open {
+    input: Input,
+    handle: Option<Handle>,
+}
+
+#[derive(Debug)]
+enum Handle {
+    Stdin(Stdin),
+    File(File),
+}
+
+impl Inputs {
+    /// Finds what is wrong with the inputs before any work is done. Files stay open, so that
+    /// what is read later is what was there now; as many of them as is reasonable.
+    pub(crate) fn open(inputs: &[Input]) -> Result<Self, Error> {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        // The rest is for the workers, and for what comes after the last of these.
+        let mut handles = limit.map_or(u64::MAX, |limit| limit / 4);
+        let mut this = Self { total_bytes: Some(0), ..Self::default() };
+        for input in inputs {
+            let (handle, metadata) = open(input)?;
+            let size = metadata.as_ref().filter(|m| m.is_file()).map(Metadata::len);
+            let size = size.filter(|_| *input != Input::Stdin);
+            this.total_bytes = this.total_bytes.zip(size).map(|(sum, size)| sum + size);
+            if let Some(metadata) = metadata {
+                let (device, inode) = (metadata.dev(), metadata.ino());
+                this.identities.push(Identity { name: input.to_string(), device, inode });
+            }
+            let is_spare = handles == 0 && matches!(handle, Some(Handle::File(_)));
+            handles = handles.saturating_sub(1);
+            let handle = handle.filter(|_| !is_spare);
+            this.open.push_back(Open { input: input.clone(), handle });
+        }
+        Ok(this)
+    }
+}
+
+/// Opens an input, unless opening it is an act of its own: then it is only looked at.
+fn open(input: &Input) -> Result<(Option<Handle>, Option<Metadata>), Error> {
+    let failed = |error| input.error(&error);
+    let path = match input {
+        Input::Stdin => {
+            let stdin = Stdin::open()?;
+            let copy = io::stdin().as_fd().try_clone_to_owned().map(File::from);
+            let metadata = copy.and_then(|file| file.metadata()).ok();
+            return Ok((Some(Handle::Stdin(stdin)), metadata));
+        }
+        Input::File(path) => path,
+    };
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    if metadata.is_dir() {
+        return Err(Error::failure(format!("{input} is a directory")));
+    }
+    if !metadata.is_file() {
+        // Opening and closing a pipe would end it.
+        let identity = metadata.file_type().is_fifo().then_some(metadata);
+        return Ok((None, identity));
+    }
+    let file = File::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    Ok((Some(Handle::File(file)), Some(metadata)))
+}
+
+impl Open {
+    fn reader(self) -> Result<(Input, Box<dyn Read + Send>), Error> {
+        let reader: Box<dyn Read + Send> = match (self.handle, &self.input) {
+            (Some(Handle::Stdin(stdin)), _) => Box::new(stdin),
+            (Some(Handle::File(file)), _) => Box::new(file),
+            (None, Input::Stdin) => Box::new(Stdin::open()?),
+            (None, Input::File(path)) => {
+                Box::new(File::open(path).map_err(|e| self.input.error(&e))?)
+            }
+        };
+        Ok((self.input, reader))
+    }
+}
+
 /// All inputs, one after the other, as batches of lines.
 pub(crate) struct Source {
-    waiting: VecDeque<Input>,
+    waiting: VecDeque<Open>,
     current: Option<Lines>,
     limits: Limits,
     /// Bytes of the inputs that are finished.
@@ -82,9 +157,9 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    pub(crate) fn new(inputs: impl IntoIterator<Item = Input>, limits: Limits) -> Self {
+    pub(crate) fn new(inputs: Inputs, limits: Limits) -> Self {
         Self {
-            waiting: inputs.into_iter().collect(),
+            waiting: inputs.open,
             current: None,
             limits,
             finished: 0,
@@ -135,8 +210,9 @@ struct Lines {
 }
 
 impl Lines {
-    fn open(input: Input) -> Result<Self, Error> {
-        let reader = BufReader::with_capacity(BUFFER, input.open()?);
+    fn open(open: Open) -> Result<Self, Error> {
+        let (input, reader) = open.reader()?;
+        let reader = BufReader::with_capacity(BUFFER, reader);
         Ok(Self { input, reader, offset: 0, number: 0 })
     }
 

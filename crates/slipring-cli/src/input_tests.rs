@@ -13,7 +13,7 @@ fn lines_of(bytes: &'static [u8], max_line: usize) -> Result<Vec<String>, Error>
 
 fn source_of(bytes: &'static [u8], texts: usize, max_line: usize) -> Source {
     let limits = Limits { texts, request_bytes: 200, max_line };
-    let mut source = Source::new([], limits);
+    let mut source = Source::new(Inputs::default(), limits);
     source.current = Some(Lines {
         input: Input::Stdin,
         reader: BufReader::with_capacity(5, Box::new(bytes)),
@@ -98,8 +98,9 @@ fn batches_are_cut_by_count_and_by_bytes_and_lose_nothing() {
 
 #[test]
 fn a_missing_file_and_a_directory_are_found_before_any_work() {
-    let missing = Input::File("no/such/file".into()).check().unwrap_err();
+    let open = |name: &str| Inputs::open(&[Input::File(name.into())]).map(drop).unwrap_err();
+    let missing = open("no/such/file");
     assert!(missing.to_string().starts_with("cannot read no/such/file: No such file"));
-    let directory = Input::File("/".into()).check().unwrap_err();
+    let directory = open("/");
     assert_eq!(directory.to_string(), "/ is a directory");
 }

@@ -4,7 +4,8 @@
 //! hands it to a [`worker`], a process that runs this same program, where the
 //! [`embedder`] turns it into vectors; the pipeline puts the answers back in
 //! order; [`output`] writes them. [`embed`] puts these parts together.
-//! [`bench`] measures instead; [`soak`] looks for faults.
+//! [`bench`] measures instead; [`soak`] looks for faults. What was inherited is looked at
+//! once, at the start: the standard streams by [`stdio`], signals by [`signals`].
 
 mod args;
 mod batch;
@@ -21,14 +22,15 @@ mod queue;
 mod signals;
 mod soak;
 mod stats;
+mod stdio;
+mod sys;
 mod worker;
 
-use std::fmt::Display;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use args::{Command, Parsed};
 use error::Error;
+use stdio::Stdout;
 
 fn main() -> ExitCode {
     if let Some(exit) = bench::serve_if_worker() {
@@ -51,18 +53,19 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Error> {
     let command = match args::parse(std::env::args_os().skip(1))? {
-        Parsed::Text(text) => return print(text),
+        Parsed::Text(text) => return print(&text),
         Parsed::Command(command) => command,
     };
+    signals::settle().map_err(|e| Error::failure(format!("cannot handle signals: {e}")))?;
     match command {
         Command::Embed(options) => embed::run(&options),
         Command::Bench(request) => bench::run(&request.into()),
         Command::Soak(options) => soak::run(&options),
-        Command::Completions { shell } => print(manual::completions(shell)),
-        Command::Man { command } => print(manual::page(command.as_deref())?),
+        Command::Completions { shell } => print(&manual::completions(shell)),
+        Command::Man { command } => print(&manual::page(command.as_deref())?),
     }
 }
 
-fn print(text: impl Display) -> Result<(), Error> {
-    write!(io::stdout(), "{text}").map_err(|e| Error::write("standard output", &e))
+fn print(text: &str) -> Result<(), Error> {
+    Stdout::open()?.print(text)
 }

@@ -1,10 +1,11 @@
 //! How far the work is, on standard error: a bar on a terminal, a plain line
 //! every few seconds otherwise.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use crate::stats::{Thousands, rate};
+use crate::stdio;
 
 const WIDTH: u64 = 24;
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
@@ -64,7 +65,7 @@ impl Progress {
         let text = render(self.style, self.total, texts, consumed, elapsed);
         self.drawn = matches!(self.style, Style::Bar { .. });
         // Progress that cannot be shown is no reason to stop.
-        let _ = io::stderr().write_all(text.as_bytes());
+        stdio::warn(&text);
     }
 }
 
@@ -72,7 +73,7 @@ impl Drop for Progress {
     /// Removes the bar, so that the next message has the line to itself.
     fn drop(&mut self) {
         if self.drawn {
-            let _ = io::stderr().write_all(b"\r\x1b[K");
+            stdio::warn("\r\x1b[K");
         }
     }
 }

@@ -1,5 +1,9 @@
-//! SIGINT, SIGTERM and SIGHUP end the program in good order; SIGCHLD tells of a
-//! worker's end, even while nobody waits for it.
+//! Signals: those that end the program end it in good order, and SIGCHLD tells of a worker's
+//! end even while nothing waits for it.
+//!
+//! What was inherited is put right first. A signal that is handled here is unblocked: a
+//! starter that blocks SIGTERM for itself does not mean its children. One that is ignored
+//! stays ignored, as it is by `nohup` and for jobs in the background, which is meant.
 
 use std::io;
 use std::sync::Arc;
@@ -8,69 +12,104 @@ use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{
+    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2,
+    SIGVTALRM, SIGXCPU, SIGXFSZ,
+};
 use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 
 use crate::output::temporary;
 use crate::pipeline::Event;
+use crate::sys;
 
 /// How long the main thread has for its clean-up. It may itself be blocked,
 /// for instance in a write to a pipe that nobody reads.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// Signals that end a program which does not handle them, and that tell of no fault of the
+/// program itself. SIGPIPE is not among them: the runtime ignores it, and a write fails.
+const ENDING: [i32; 13] = [
+    SIGHUP,
+    SIGINT,
+    SIGQUIT,
+    SIGUSR1,
+    SIGUSR2,
+    SIGALRM,
+    SIGTERM,
+    libc::SIGSTKFLT,
+    SIGXCPU,
+    SIGVTALRM,
+    SIGPROF,
+    SIGIO,
+    libc::SIGPWR,
+];
+
+fn ending() -> impl Iterator<Item = i32> {
+    ENDING.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
+}
+
+/// Makes signals mean what they usually do, whatever was inherited. Called by the main
+/// thread before it starts others.
+pub(crate) fn settle() -> io::Result<()> {
+    // With a handler, a file beyond the size limit is an error of `write`, which
+    // is reported like any other, and not the end of the process.
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+    if sys::is_ignored(SIGCHLD) {
+        // With a handler, it is not: while it is ignored, the kernel keeps no exit status.
+        signal_hook::flag::register(SIGCHLD, Arc::new(AtomicBool::new(false)))?;
+    }
+    unblock();
+    Ok(())
+}
+
 /// Makes signals events for the main thread. If it does not end the program
 /// soon when it should, the temporary file is removed and the program ends from
 /// here; worker processes end when their parent is gone.
 pub(crate) fn watch(events: Sender<Event>) -> io::Result<()> {
-    let mut wanted = vec![SIGINT, SIGTERM, SIGCHLD];
-    // `nohup` starts programs with SIGHUP ignored, and means it.
-    if !ignored_at_start(SIGHUP) {
-        wanted.push(SIGHUP);
-    }
-    // With a handler, a file beyond the size limit is an error of `write`, which
-    // is reported like any other, and not the end of the process.
-    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+    on_signal([SIGCHLD], move |signal| {
+        // The main thread may be past its last look at the events.
+        if signal == SIGCHLD {
+            let _ = events.send(Event::ChildChanged);
+            return;
+        }
+        let _ = events.send(Event::Signal(signal));
+        thread::sleep(GRACE);
+        temporary::remove_current();
+        std::process::exit(128 + signal);
+    })
+}
+
+/// Removes the temporary file before a signal ends the program as it would have anyway.
+pub(crate) fn clean_up() -> io::Result<()> {
+    on_signal([], |signal| {
+        temporary::remove_current();
+        let _ = emulate_default_handler(signal);
+    })
+}
+
+/// Starts a thread that acts on these signals, and on those that end the program.
+fn on_signal(
+    more: impl IntoIterator<Item = i32>,
+    mut act: impl FnMut(i32) + Send + 'static,
+) -> io::Result<()> {
+    let wanted = ending().filter(|signal| !sys::is_ignored(*signal)).chain(more);
     let mut signals = Signals::new(wanted)?;
     let run = move || {
         for signal in signals.forever() {
-            // The main thread may be past its last look at the events.
-            if signal == SIGCHLD {
-                let _ = events.send(Event::ChildChanged);
-                continue;
+            if signal == SIGQUIT {
+                // Meant to look into a program that hangs: with the core file that it asks for.
+                temporary::remove_current();
+                let _ = emulate_default_handler(signal);
             }
-            let _ = events.send(Event::Signal(signal));
-            thread::sleep(GRACE);
-            temporary::remove_current();
-            std::process::exit(128 + signal);
+            act(signal);
         }
     };
+    unblock();
     thread::Builder::new().name("signals".into()).spawn(run).map(drop)
 }
 
-fn ignored_at_start(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    ignores(&status, signal)
-}
-
-/// Reads the mask of ignored signals in the text of `/proc/PID/status`.
-fn ignores(status: &str, signal: i32) -> bool {
-    let mask = status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_ignored_signal_is_found_in_the_mask() {
-        let status = "Name:\tx\nSigIgn:\t0000000000001001\n";
-        assert!(ignores(status, SIGHUP));
-        assert!(ignores(status, 13));
-        assert!(!ignores(status, SIGINT));
-        assert!(!ignores("", SIGHUP));
-    }
+fn unblock() {
+    let signals: Vec<i32> = ending().chain([SIGCHLD, SIGXFSZ]).collect();
+    sys::unblock(&signals);
 }

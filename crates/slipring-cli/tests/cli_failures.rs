@@ -190,8 +190,7 @@ fn a_reader_of_standard_output_that_leaves_early_ends_the_program_quietly() {
 /// Starts the program with an open standard input and waits until it works.
 fn running(directory: &Directory, args: &[&str]) -> Child {
     let child = directory.command(args).spawn().unwrap();
-    let has_temporary = || directory.names().iter().any(|name| name.ends_with(".tmp"));
-    until("a temporary file", has_temporary);
+    directory.until_output_is_open(child.id());
     child
 }
 

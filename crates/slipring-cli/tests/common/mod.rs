@@ -68,6 +68,17 @@ impl Directory {
         until("the end of all processes", || self.processes().is_empty());
     }
 
+    /// Waits until a program has a file of this directory open, one without a name too.
+    #[track_caller]
+    pub(crate) fn until_output_is_open(&self, pid: u32) {
+        let here = fs::canonicalize(&self.0).unwrap();
+        until("an output that is open", || {
+            let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+            let mut targets = fds.filter_map(|fd| fs::read_link(fd.path()).ok());
+            targets.any(|target| target.starts_with(&here) && target != here)
+        });
+    }
+
     /// `slipring embed` with these arguments, not started yet.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_slipring"));

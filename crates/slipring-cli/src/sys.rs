@@ -1,0 +1,76 @@
+//! What neither std nor a crate offers as safe code: a look at the standard streams before
+//! the runtime's own, the signal mask, and closing with an answer.
+#![allow(unsafe_code, reason = "system calls, and code that runs before main")]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, IntoRawFd};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// One bit for each of the descriptors 0 to 2 that was closed when the program started.
+static CLOSED: AtomicU8 = AtomicU8::new(0);
+
+/// Notes which standard streams are closed.
+///
+/// Rust's runtime opens `/dev/null` in their place before `main`, so that `>&-` would seem
+/// to be `>/dev/null`, and all output would be lost without an error. Nothing that can be
+/// asked later tells the two apart. The access mode does not: the runtime opens it for both
+/// reading and writing, and so do Python's `DEVNULL` and `daemon(3)`, whose users mean it.
+/// So the question is asked before the runtime starts.
+extern "C" fn note_closed() {
+    for fd in 0..3 {
+        // SAFETY: integers only; a descriptor that is not open is what is asked about.
+        if unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
+            CLOSED.fetch_or(1 << fd, Ordering::Relaxed);
+        }
+    }
+}
+
+// SAFETY: the C library calls each pointer of this section once, before `main`, with the C
+// calling convention. The function ignores the arguments, and needs nothing of the runtime.
+#[unsafe(link_section = ".init_array")]
+#[used]
+static NOTE_CLOSED: extern "C" fn() = note_closed;
+
+/// Whether a standard stream, 0 to 2, was closed when the program started.
+pub(crate) fn was_closed(fd: i32) -> bool {
+    (0..3).contains(&fd) && CLOSED.load(Ordering::Relaxed) >> fd & 1 == 1
+}
+
+/// Lets these signals reach the calling thread, and the threads that it starts later.
+pub(crate) fn unblock(signals: &[i32]) {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: `set` has room for the set that the call writes.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    for signal in signals {
+        // SAFETY: the set is initialised; an impossible number is refused, not written.
+        unsafe { libc::sigaddset(set.as_mut_ptr(), *signal) };
+    }
+    // SAFETY: the set is initialised and only read. With a valid first argument the call
+    // cannot fail.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) };
+}
+
+/// Whether a signal is ignored.
+pub(crate) fn is_ignored(signal: i32) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action the call only writes the present one, for which there is
+    // room; an impossible number is refused.
+    unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: integers and a null pointer, which zeros are, or what the call has written.
+    unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
+/// Closes a copy of the descriptor, to be told what only closing tells: file systems over a
+/// network may write no earlier.
+pub(crate) fn flush_by_closing(fd: impl AsFd) -> io::Result<()> {
+    let copy = fd.as_fd().try_clone_to_owned()?;
+    // SAFETY: the descriptor is open and owned here, and is closed once, whatever is returned.
+    match unsafe { libc::close(copy.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            interrupted if interrupted.kind() == io::ErrorKind::Interrupted => Ok(()),
+            error => Err(error),
+        },
+    }
+}
