@@ -156,7 +156,10 @@ pub(crate) struct Options {
     /// dies
     #[arg(long, value_name = "DIR")]
     pub(crate) log_dir: Option<PathBuf>,
-    /// No progress and no summary
+    /// Write a result without rows if there is no text at all, which is an error otherwise
+    #[arg(long)]
+    pub(crate) allow_empty: bool,
+    /// No progress, no hints and no summary
     #[arg(short, long)]
     pub(crate) quiet: bool,
 }

@@ -17,12 +17,15 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     signals::watch(events.sender.clone())
         .map_err(|e| Error::failure(format!("cannot watch signals: {e}")))?;
     let inputs = Inputs::open(&options.inputs)?;
-    let total = inputs.total_bytes;
+    let (total, is_typed) = (inputs.total_bytes, inputs.is_typed());
     let config = worker::config(options)?;
     let output = Output::create(options.output.clone(), options.dim, &inputs.identities)?;
     let limits = worker::limits(options, &config);
     let workers = worker::start(options, &config).map_err(|error| events.prefer_signal(error))?;
 
+    if is_typed && !options.quiet {
+        say("reading standard input, a text a line; Ctrl-D ends it");
+    }
     let mut source = Source::new(inputs, limits);
     let mut sink =
         Shown { output, progress: Progress::new(Style::detect(options.quiet), total), consumed: 0 };
@@ -32,14 +35,27 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     drop(progress);
     let done = done.and_then(|summary| {
         events.check_signal()?;
-        output.finish().map(|()| summary)
+        if summary.texts == 0 && !options.allow_empty {
+            return Err(empty(options));
+        }
+        output.finish().map(|written| (written, summary))
     });
     worker::close(workers);
-    let summary = done?;
+    let (written, summary) = done?;
     if !options.quiet {
-        say(summary);
+        say(format_args!("{written}: {summary}"));
     }
     Ok(())
+}
+
+/// There was no text. More often than not something before this program has failed, and an
+/// earlier result must not be replaced by nothing for that.
+fn empty(options: &Options) -> Error {
+    let what = match options.inputs.as_slice() {
+        [input] => format!("{input} is empty"),
+        inputs => format!("all {} inputs are empty", inputs.len()),
+    };
+    Error::failure(format!("{what} (--allow-empty writes a result without rows)"))
 }
 
 /// The output, with the progress shown beside it.

@@ -3,10 +3,12 @@
 //! A line is never held in memory beyond the cap, and never more than one at a
 //! time.
 
+mod format;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::{File, Metadata};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -101,6 +103,11 @@ impl Inputs {
             this.open.push_back(Open { input: input.clone(), handle });
         }
         Ok(this)
+    }
+
+    /// Whether somebody is to type an input.
+    pub(crate) fn is_typed(&self) -> bool {
+        self.open.iter().any(|open| open.input == Input::Stdin) && io::stdin().is_terminal()
     }
 }
 
@@ -230,6 +237,11 @@ impl Lines {
         }
         self.offset += u64::try_from(read).unwrap_or(u64::MAX);
         self.number += 1;
+        if self.number == 1
+            && let Some(format) = format::of(line)
+        {
+            return Err(format.refuse(&self.input));
+        }
 
         let complete = strip_ending(line);
         let mut before = 0;
@@ -239,6 +251,9 @@ impl Lines {
         }
         if line.len() > max_line {
             return Err(self.too_long(line, complete, max_line));
+        }
+        if !complete && self.has_only_carriage_returns(line) {
+            return Err(format::Foreign::CARRIAGE_RETURNS.refuse(&self.input));
         }
         if let Err(error) = std::str::from_utf8(line) {
             let at = error.valid_up_to() + before;
@@ -258,7 +273,10 @@ impl Lines {
         let mut more_than = "";
         if !complete {
             match self.skip_line(read.ends_with(b"\r")) {
-                Ok(Some(skipped)) => length = length.saturating_add_signed(skipped),
+                Ok(Some(Skipped { at_end: true, .. })) if self.has_only_carriage_returns(read) => {
+                    return format::Foreign::CARRIAGE_RETURNS.refuse(&self.input);
+                }
+                Ok(Some(skipped)) => length = length.saturating_add_signed(skipped.bytes),
                 Ok(None) => {
                     length = COUNT_UP_TO;
                     more_than = "more than ";
@@ -273,10 +291,16 @@ impl Lines {
         ))
     }
 
+    /// Whether the line is the input's first, and has what looks like the ends of others.
+    fn has_only_carriage_returns(&self, line: &[u8]) -> bool {
+        let inside = line.split_last().map_or(&[][..], |(_, rest)| rest);
+        self.number == 1 && inside.contains(&b'\r')
+    }
+
     /// Counts what is left of the line without keeping it; `None` if that is
     /// more than `COUNT_UP_TO`. The `\r` of an ending may have been read
     /// already: then the count is -1.
-    fn skip_line(&mut self, mut after_cr: bool) -> io::Result<Option<i64>> {
+    fn skip_line(&mut self, mut after_cr: bool) -> io::Result<Option<Skipped>> {
         let mut skipped = 0;
         while skipped <= COUNT_UP_TO {
             let chunk = match self.reader.fill_buf() {
@@ -293,11 +317,19 @@ impl Lines {
             self.reader.consume(here);
             if newline.is_some() || at_end {
                 let crlf = newline.is_some() && after_cr;
-                return Ok(i64::try_from(skipped).ok().map(|n| n - i64::from(crlf)));
+                let bytes = i64::try_from(skipped).ok().map(|n| n - i64::from(crlf));
+                return Ok(bytes.map(|bytes| Skipped { bytes, at_end }));
             }
         }
         Ok(None)
     }
+}
+
+/// What was left of a line.
+struct Skipped {
+    bytes: i64,
+    /// Whether the input ended with it, without a line feed.
+    at_end: bool,
 }
 
 /// Removes `\n` or `\r\n`; `false` if there is none.

@@ -58,12 +58,19 @@ impl Output {
     }
 
     /// Completes the output; a file takes its place now. Without this call
-    /// there is no file.
-    pub(crate) fn finish(mut self) -> Result<(), Error> {
-        if self.target.format() == Format::Npy {
-            self.sink.write_first(&npy::header(self.rows, self.dim))?;
+    /// there is no file. Says what was written.
+    pub(crate) fn finish(mut self) -> Result<String, Error> {
+        let Self { target, rows, dim, .. } = &self;
+        let elements = match target.format() {
+            Format::Npy => "float32",
+            Format::Jsonl => "numbers, JSON lines",
+        };
+        let what = format!("{target} has {rows} x {dim} {elements}");
+        if target.format() == Format::Npy {
+            self.sink.write_first(&npy::header(*rows, *dim))?;
         }
-        self.sink.finish()
+        self.sink.finish()?;
+        Ok(what)
     }
 
     fn flush(&mut self) -> Result<(), Error> {
