@@ -1,8 +1,8 @@
 //! Measures slipring between two processes, against what the machine itself can do.
 //!
 //! [`cases`] says what is compared; [`measure`] runs the contenders in turns, with
-//! [`machine`]'s probe between them; [`report`] writes down what came out, and
-//! [`mod@reference`] says whether it counts. [`work`] has the loops of both sides, over an
+//! [`machine`]'s probe between them; [`report`] writes down what came out,
+//! [`mod@reference`] says whether it counts, and `words` what it means. [`work`] has the loops of both sides, over an
 //! [`end::End`]: those of [`limits`], of [`links`] and of [`own`]. Every byte is checked.
 //!
 //! A program that measures is its own worker: it calls [`worker_main`] when its first
@@ -25,6 +25,7 @@ pub mod pattern;
 pub mod reference;
 pub mod report;
 pub mod scaling;
+mod words;
 pub mod work;
 
 use std::io;
@@ -85,17 +86,19 @@ pub fn run(
         .or_else(|| machine::two_cpus(&all))
         .ok_or_else(|| io::Error::other("two processors are needed to measure on"))?;
     let cpus = Cpus { parent, worker, all };
+    // Before the measuring, which is itself a load.
+    let load = machine::load();
     let mut probe = Probe::new(worker)?;
     let mut rows = Vec::new();
     for case in cases.iter().filter(|case| options.wants(case.workload)) {
-        progress(&format!("{} {}", case.workload, case.what));
+        progress(&case.title());
         rows.extend(measure::run(case, options.effort(), &cpus, &mut probe)?);
     }
     let machine = Machine::read();
     let verdict = Verdict::of(&machine, &rows);
     let args = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
     let command = format!("slipring {args}");
-    Ok(Report { machine, probes: probe.history.clone(), rows, verdict, command })
+    Ok(Report { machine, probes: probe.history.clone(), load, rows, verdict, command })
 }
 
 /// What a worker process does: `args` are those after [`links::WORKER`].

@@ -59,6 +59,13 @@ pub(crate) fn available_memory() -> usize {
     kib.unwrap_or(0).saturating_mul(1024)
 }
 
+/// Processes that wanted a processor during the last minute, on average; zero if the kernel
+/// does not say.
+pub(crate) fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
+}
+
 /// Day and minute of a time in seconds since 1970.
 fn date(seconds: u64) -> String {
     // Days are counted from 1 March of year 0, so that a leap day ends its year.
@@ -87,12 +94,17 @@ pub enum Placement {
 }
 
 impl Placement {
+    /// A shorter round trip of a cache line is near, in nanoseconds.
+    pub(crate) const NEAR_NS: f64 = 220.0;
+    /// A shorter one is far.
+    pub(crate) const FAR_NS: f64 = 900.0;
+
     /// By the time of a cache line's round trip.
     #[must_use]
     pub fn of(line_ns: f64) -> Self {
         match line_ns {
-            ns if ns < 220.0 => Self::Near,
-            ns if ns < 900.0 => Self::Far,
+            ns if ns < Self::NEAR_NS => Self::Near,
+            ns if ns < Self::FAR_NS => Self::Far,
             _ => Self::Disturbed,
         }
     }

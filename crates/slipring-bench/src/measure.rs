@@ -90,6 +90,12 @@ pub struct Case {
 }
 
 impl Case {
+    /// What is done, and with how many bytes, in one line.
+    #[must_use]
+    pub fn title(&self) -> String {
+        format!("{} {}: {}", self.workload, self.what, self.work.sizes())
+    }
+
     /// Whether workers spin in it, and so must be stopped while it is not their turn.
     fn spins(&self, work: Work) -> bool {
         self.is_pinned && !work.sleeps()
@@ -114,6 +120,8 @@ pub struct Row {
     pub workload: &'static str,
     /// What was done.
     pub what: &'static str,
+    /// What was sent, in words: see [`Work::sizes`].
+    pub sizes: String,
     /// Whether each side stayed on its processor.
     pub is_pinned: bool,
     /// Who did it.
@@ -426,6 +434,7 @@ fn row(
     Row {
         workload: case.workload,
         what: case.what,
+        sizes: case.work.sizes(),
         is_pinned: case.is_pinned,
         transport: entrant.contender.name.clone(),
         role: entrant.contender.role,

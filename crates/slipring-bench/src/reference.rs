@@ -49,7 +49,7 @@ impl Verdict {
         if machine.cores != CORES || !machine.cpu.starts_with(CPU) {
             return Self::NoReference;
         }
-        let mut missed = Vec::new();
+        let (mut missed, mut never_near) = (Vec::new(), Vec::new());
         let mut compared = 0;
         for (workload, what, size, ns) in NEAR {
             let is_same = |row: &&Row| (row.workload, row.what, row.size) == (workload, what, size);
@@ -63,13 +63,16 @@ impl Verdict {
             let best = near.map(|row| 1e9 / row.msgs_s).min_by(f64::total_cmp);
             let size = crate::report::bytes(size);
             match best {
-                None => missed.push(format!("{workload} {what}, {size}: never near")),
+                None => never_near.push(format!("{workload} {what}, {size}")),
                 Some(best) if ns / best < SHARE => missed.push(format!(
                     "{workload} {what}, {size}: the limit reaches {:.0} % of its reference",
                     100.0 * ns / best
                 )),
                 Some(_) => {}
             }
+        }
+        if !never_near.is_empty() {
+            missed.push(format!("never near: {}", never_near.join("; ")));
         }
         match compared {
             0 => Self::NothingToCompare,
@@ -99,7 +102,7 @@ impl fmt::Display for Verdict {
                 f.write_str("Nothing here has a reference to be compared with.")
             }
             Self::Disturbed(missed) => {
-                f.write_str("The machine was disturbed; this run does not count:")?;
+                f.write_str("This run does not count: its limits stay below their references.")?;
                 missed.iter().try_for_each(|why| write!(f, "\n  {why}"))
             }
         }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::machine::{Machine, Placement};
 use crate::measure::Row;
 use crate::reference::Verdict;
+use crate::words;
 
 /// Everything that a run found.
 #[derive(Debug)]
@@ -13,6 +14,8 @@ pub struct Report {
     pub machine: Machine,
     /// The probes of the cache line, in nanoseconds.
     pub probes: Vec<f64>,
+    /// Processes that wanted a processor before the run, on average.
+    pub load: f64,
     /// The figures.
     pub rows: Vec<Row>,
     /// Whether the run counts.
@@ -39,11 +42,10 @@ impl Report {
     /// For people.
     #[must_use]
     pub fn table(&self) -> String {
-        let mut out = format!("{}\n{}\n", self.machine, self.placements());
+        let mut out = format!("{}\n{}\n{}", self.machine, self.placements(), legend());
         let mut title = String::new();
         for row in &self.rows {
-            let size = if row.size == 0 { String::new() } else { format!(", {}", bytes(row.size)) };
-            let next = format!("{} {}{size}", row.workload, row.what);
+            let next = format!("{} {}: {}", row.workload, row.what, row.sizes);
             if next != title {
                 title = next;
                 let _ = writeln!(
@@ -62,7 +64,7 @@ impl Report {
             }
             let _ = writeln!(out, "{}", line(row));
         }
-        let _ = writeln!(out, "\n{}", self.verdict);
+        out.push_str(&words::of(self));
         out
     }
 
@@ -80,10 +82,26 @@ impl Report {
         let _ = writeln!(out, "  \"placement\": {},", quote(&self.placements()));
         let _ = writeln!(out, "  \"counts\": {},", self.verdict.counts_as_json());
         let _ = writeln!(out, "  \"verdict\": {},", quote(&self.verdict.to_string()));
+        let _ = writeln!(out, "  \"in_words\": {},", quote(words::of(self).trim()));
         let rows: Vec<String> = self.rows.iter().map(json_row).collect();
         let _ = writeln!(out, "  \"rows\": [\n    {}\n  ]\n}}", rows.join(",\n    "));
         out
     }
+}
+
+/// What the words of the table mean.
+fn legend() -> String {
+    format!(
+        "\nnear       the two processors share a cache: a line goes there and back in less than {} ns\n\
+         far        they do not, and each line that changes hands takes several times as long\n\
+         disturbed  over {} ns: something else ran. Compare rows of one placement only\n\
+         p50, p99   the time of one message; of most, of all but one in a hundred\n\
+         of the limit  median [interval of 95 %] /rounds, against the least code that does the\n\
+         \x20          work at all: of times (less is better), for W3 of rates (more is better)\n\
+         cpu, wakes    processor time and wake-ups of both processes, for one slice of work\n",
+        Placement::NEAR_NS,
+        Placement::FAR_NS
+    )
 }
 
 fn line(row: &Row) -> String {
@@ -107,7 +125,7 @@ fn line(row: &Row) -> String {
     line.trim_end().to_owned()
 }
 
-fn time(ns: f64) -> String {
+pub(crate) fn time(ns: f64) -> String {
     match ns {
         ns if ns < 10.0 => format!("{ns:.1} ns"),
         ns if ns < 1e3 => format!("{ns:.0} ns"),
@@ -130,6 +148,9 @@ fn count(number: f64) -> String {
 pub fn bytes(len: usize) -> String {
     match len {
         0..1024 => format!("{len} B"),
+        1024..0x10_0000 if !len.is_multiple_of(1024) => {
+            format!("{},{:03} B", len / 1000, len % 1000)
+        }
         1024..0x10_0000 => format!("{} KiB", len >> 10),
         _ => format!("{} MiB", len >> 20),
     }
@@ -138,13 +159,14 @@ pub fn bytes(len: usize) -> String {
 fn json_row(row: &Row) -> String {
     let mut out = format!(
         "{{\"workload\": {}, \"what\": {}, \"pinned\": {}, \"transport\": {}, \"role\": {}, \
-         \"size\": {}",
+         \"size\": {}, \"sizes\": {}",
         quote(row.workload),
         quote(row.what),
         row.is_pinned,
         quote(&row.transport),
         quote(row.role.name()),
-        row.size
+        row.size,
+        quote(&row.sizes)
     );
     if let Some(failure) = &row.failure {
         let _ = write!(out, ", \"failure\": {}}}", quote(failure));
@@ -208,6 +230,7 @@ mod tests {
     fn times_and_lengths_read_as_people_write_them() {
         let times = [9.94, 100.0, 12_340.0, 340_000.0, 2e6].map(time);
         assert_eq!(times, ["9.9 ns", "100 ns", "12.3 us", "340 us", "2.0 ms"]);
-        assert_eq!([64, 4096, 32 << 20].map(bytes), ["64 B", "4 KiB", "32 MiB"]);
+        let lengths = [64, 4096, 12_800, 32 << 20].map(bytes);
+        assert_eq!(lengths, ["64 B", "4 KiB", "12,800 B", "32 MiB"]);
     }
 }

@@ -66,6 +66,27 @@ impl Work {
         }
     }
 
+    /// What is sent, with its size, as people write it.
+    #[must_use]
+    pub fn sizes(self) -> String {
+        let bytes = crate::report::bytes;
+        match self {
+            Self::RoundTrip { len } | Self::Wake { len } => {
+                format!("{} there and back", bytes(len))
+            }
+            Self::Stream { len, piece } if piece < len => {
+                format!("messages of {}, raw in pieces of {}", bytes(len), bytes(piece))
+            }
+            Self::Stream { len, .. } | Self::Generate { len } => {
+                format!("messages of {}", bytes(len))
+            }
+            Self::Embed | Self::EmbedTyped => {
+                format!("{} there, {} back", bytes(EMBED_REQUEST), bytes(EMBED_REPLY))
+            }
+            Self::Idle { millis } => format!("{millis} ms each"),
+        }
+    }
+
     /// Bytes of what is sent at a time.
     #[must_use]
     pub fn piece(self) -> usize {

@@ -1,5 +1,5 @@
 //! `slipring bench` as a user runs it: figures for this machine, whatever they are.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::process::Command;
 use std::thread::available_parallelism;
@@ -46,7 +46,39 @@ fn the_table_says_which_machine_it_is_and_whether_the_run_counts() {
     let table = bench(&["--quick", "--only", "W6"]);
     assert!(table.contains(" cores, Linux ") && table.contains("cache line there and back"));
     assert!(table.contains("W6 spawn to first answer") && table.contains("bare process"));
-    assert!(table.trim_end().contains("\n\nThe") || table.contains("\nNothing"), "{table}");
+    for reference in ["This run", "The run counts", "There is no reference", "Nothing here"] {
+        if table.contains(&format!("\n    {reference}")) {
+            return;
+        }
+    }
+    panic!("whether it counts: {table}");
+}
+
+#[test]
+fn the_table_names_sizes_and_places_and_ends_with_a_verdict_in_words() {
+    if available_parallelism().unwrap().get() < 2 {
+        return;
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_slipring"))
+        .args(["bench", "--quick", "--only", "W1,W4"])
+        .output()
+        .unwrap();
+    let (table, progress) = (String::from_utf8_lossy(&output.stdout), output.stderr);
+    for title in [
+        "W1 round trip, busy: 32 B there and back",
+        "W1 round trip, busy: 64 B there and back",
+        "W4 embedding call, busy: 12,800 B there, 96 KiB back",
+    ] {
+        assert!(table.contains(&format!("\n{title}\n")), "{title}: {table}");
+        assert!(String::from_utf8_lossy(&progress).contains(title), "{title}");
+    }
+    for word in ["\nnear ", "\nfar ", "\ndisturbed ", "share a cache", "of the limit "] {
+        assert!(table.contains(word), "{word:?}: {table}");
+    }
+    let (_, verdict) = table.split_once("\nVerdict\n").expect("a verdict at the end");
+    assert!(verdict.contains("raw ring: ") && verdict.contains("Channel::call: "), "{verdict}");
+    let is_judged = ["  Good: ", "  Off\n", "  Unclear: "].iter().any(|it| verdict.contains(it));
+    assert!(is_judged && verdict.contains("  This machine\n"), "{verdict}");
 }
 
 #[test]

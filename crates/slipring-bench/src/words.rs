@@ -1,0 +1,287 @@
+//! What a run means, in words: what is good, what is off and why, on this machine.
+
+use std::fmt::Write;
+
+use crate::machine::Placement;
+use crate::measure::{Role, Row};
+use crate::report::{Report, time};
+
+/// What a figure of slipring's is to reach.
+#[derive(Debug, Clone, Copy)]
+enum Aim {
+    /// At most so many times the limit's time.
+    Times(f64),
+    /// At least this part of the limit's rate.
+    Rate(f64),
+    /// At most so many nanoseconds.
+    Nanos(f64),
+    /// At most so many wake-ups.
+    Wakes(f64),
+}
+
+/// What is aimed at, and why it is often missed. The first row that fits is used.
+const AIMS: [(&str, &str, &str, Aim, &str); 12] = [
+    (
+        "W1",
+        "",
+        "raw ring",
+        Aim::Times(1.25),
+        "a ring moves on through its memory, and the limit uses one place again and again",
+    ),
+    (
+        "W1",
+        "",
+        "Channel::call",
+        Aim::Times(2.5),
+        "a call keeps account of its request, on top of what a raw ring takes",
+    ),
+    (
+        "W2",
+        "",
+        "",
+        Aim::Times(1.1),
+        "a sleep drives code from the caches, and the limit's is a few lines",
+    ),
+    (
+        "W3",
+        "in place",
+        "raw ring",
+        Aim::Rate(0.95),
+        "a frame's header is checked, which shows where messages are short",
+    ),
+    ("W3", "in place", "", Aim::Rate(0.8), "each chunk is handed out by itself"),
+    (
+        "W3",
+        "",
+        "raw ring",
+        Aim::Rate(0.95),
+        "a frame's header is checked, which shows where messages are short",
+    ),
+    (
+        "W3",
+        "",
+        "Channel::stream",
+        Aim::Rate(0.8),
+        "each chunk is handed out by itself, and a message beyond a frame is copied once more",
+    ),
+    (
+        "W4",
+        "",
+        "Channel::call, typed",
+        Aim::Times(1.1),
+        "the benchmark itself makes and compares 24,576 values one by one in it",
+    ),
+    ("W4", "", "", Aim::Times(1.1), "both sides sleep and wake when the other is not in time"),
+    ("W5", "", "", Aim::Wakes(10.0), "something wakes an idle channel"),
+    ("W6", "", "", Aim::Nanos(3e6), "the rings' memory is reserved and entered"),
+    ("", "", "", Aim::Times(1.25), ""),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judgement {
+    Good,
+    Off,
+    /// The interval has both.
+    Unclear,
+}
+
+struct Finding<'a> {
+    row: &'a Row,
+    judgement: Judgement,
+    text: String,
+}
+
+/// The end of the table.
+pub(crate) fn of(report: &Report) -> String {
+    let findings: Vec<Finding<'_>> = report
+        .rows
+        .iter()
+        .filter(|row| row.role == Role::Own && row.placement == placement_of(row, &report.rows))
+        .filter_map(|row| judge(row, &report.rows))
+        .collect();
+    let mut out = String::from("\nVerdict\n");
+    let count = |wanted| findings.iter().filter(|finding| finding.judgement == wanted).count();
+    let _ = writeln!(
+        out,
+        "  Of {} figures of slipring {} are good, {} are off, {} are unclear.",
+        findings.len(),
+        count(Judgement::Good),
+        count(Judgement::Off),
+        count(Judgement::Unclear)
+    );
+    for (judgement, title) in [
+        (Judgement::Good, "Good: at what this machine allows, or as near as is aimed at"),
+        (Judgement::Off, "Off"),
+        (Judgement::Unclear, "Unclear: the interval is on both sides of what is aimed at"),
+    ] {
+        let mut these = findings.iter().filter(|finding| finding.judgement == judgement).peekable();
+        if these.peek().is_none() {
+            continue;
+        }
+        let _ = writeln!(out, "  {title}");
+        let mut last = String::new();
+        for finding in these {
+            let Row { workload, what, sizes, .. } = finding.row;
+            let case = format!("{workload} {what}: {sizes}");
+            if case != last {
+                let _ = writeln!(out, "    {case}");
+                last = case;
+            }
+            let _ = writeln!(out, "      {}", finding.text);
+        }
+    }
+    for row in &report.rows {
+        if let (Some(failure), Role::Own) = (&row.failure, row.role) {
+            let Row { workload, what, sizes, transport, .. } = row;
+            let _ = writeln!(out, "  Failed\n    {workload} {what}: {sizes}");
+            let _ = writeln!(out, "      {transport}: {failure}");
+        }
+    }
+    let _ = writeln!(out, "  This machine");
+    for line in machine(report).lines() {
+        let _ = writeln!(out, "    {line}");
+    }
+    out
+}
+
+/// Where a case is judged: near, if it was measured there.
+fn placement_of(row: &Row, rows: &[Row]) -> Placement {
+    let is_case = |other: &&Row| is_same_case(row, other) && other.failure.is_none();
+    let has = |placement| rows.iter().filter(is_case).any(|other| other.placement == placement);
+    [Placement::Near, Placement::Far].into_iter().find(|p| has(*p)).unwrap_or(Placement::Disturbed)
+}
+
+fn is_same_case(row: &Row, other: &Row) -> bool {
+    (row.workload, row.what, row.size) == (other.workload, other.what, other.size)
+}
+
+fn judge<'a>(row: &'a Row, rows: &[Row]) -> Option<Finding<'a>> {
+    if row.failure.is_some() {
+        return None;
+    }
+    let (.., aim, why) = AIMS.iter().find(|(workload, what, transport, ..)| {
+        row.workload.starts_with(workload)
+            && row.what.contains(what)
+            && row.transport.starts_with(transport)
+    })?;
+    let by_bound = |is_met: bool, may_be: bool| match (is_met, may_be) {
+        (true, _) => Judgement::Good,
+        (false, true) => Judgement::Unclear,
+        (false, false) => Judgement::Off,
+    };
+    let value = if row.is_rate { format!("{:.2} GB/s", row.gb_s) } else { time(row.p50_ns) };
+    let (judgement, measured, aimed) = match (*aim, row.ratio) {
+        (Aim::Times(most), Some(ratio)) => (
+            by_bound(ratio.median <= most, ratio.low <= most),
+            format!("{value}, {:.2} times the limit", ratio.median),
+            format!("{most} is aimed at"),
+        ),
+        (Aim::Rate(least), Some(ratio)) => (
+            by_bound(ratio.median >= least, ratio.high >= least),
+            format!("{value}, {:.2} of the limit", ratio.median),
+            format!("{least} is aimed at"),
+        ),
+        (Aim::Nanos(most), _) => {
+            (by_bound(row.p50_ns <= most, false), value, format!("{} is aimed at", time(most)))
+        }
+        (Aim::Wakes(most), _) => (
+            by_bound(row.wakeups <= most, false),
+            format!("{:.0} wake-ups, {:.2} ms of processor time", row.wakeups, row.cpu_ms),
+            format!("{most} wake-ups at most are aimed at"),
+        ),
+        (Aim::Times(_) | Aim::Rate(_), None) => return None,
+    };
+    let mut text = format!("{}: {measured}", row.transport);
+    let mut reason = String::new();
+    if judgement != Judgement::Good {
+        let _ = write!(text, ", where {aimed}");
+        if let (Some(ratio), Judgement::Unclear) = (row.ratio, judgement) {
+            let _ = write!(text, "; from {:.2} to {:.2}", ratio.low, ratio.high);
+        }
+        if judgement == Judgement::Off && !why.is_empty() {
+            reason = format!("\n        known to cost here: {why}");
+        }
+    }
+    text.push_str(&beside_plain(row, rows));
+    if row.placement != Placement::Near {
+        let _ = write!(text, " ({})", row.placement.name());
+    }
+    text.push_str(&reason);
+    Some(Finding { row, judgement, text })
+}
+
+/// How it compares with the faster of a pipe and a socket.
+fn beside_plain(row: &Row, rows: &[Row]) -> String {
+    if !matches!(row.workload, "W1" | "W2" | "W3" | "W4") {
+        return String::new();
+    }
+    let plain = rows.iter().filter(|other| {
+        let is_here = is_same_case(row, other) && other.placement == row.placement;
+        is_here && other.role == Role::Plain && other.msgs_s > 0.0
+    });
+    let Some(best) = plain.max_by(|a, b| a.msgs_s.total_cmp(&b.msgs_s)) else {
+        return String::new();
+    };
+    match row.msgs_s / best.msgs_s {
+        times if times >= 1.05 => format!("; {times:.1} times as fast as a {}", best.transport),
+        times if times > 0.95 => format!("; as fast as a {}", best.transport),
+        times => format!("; a {} is {:.1} times as fast", best.transport, 1.0 / times.max(1e-9)),
+    }
+}
+
+/// What of the machine the figures owe something to.
+fn machine(report: &Report) -> String {
+    let mut out = String::new();
+    let count = |wanted| report.probes.iter().filter(|ns| Placement::of(**ns) == wanted).count();
+    let (near, far) = (count(Placement::Near), count(Placement::Far));
+    let (disturbed, all) = (count(Placement::Disturbed), report.probes.len());
+    if near * 10 >= all * 9 {
+        let _ = writeln!(out, "The two processors shared a cache: near in {near} of {all} probes.");
+    } else if near > 0 {
+        let _ = writeln!(
+            out,
+            "The two processors shared a cache for a part of the time: near in {near} of {all}\n\
+             probes, far in {far}. On a virtual machine that changes by itself; what was\n\
+             measured near is judged near, the rest far.",
+        );
+    } else if far > 0 {
+        let _ = writeln!(
+            out,
+            "The two processors shared no cache: far in {far} of {all} probes. Each line that\n\
+             changes hands costs several times as much, for the limits as well, and near figures\n\
+             cannot be told from these. On a virtual machine the next run may find it otherwise.",
+        );
+        if report.machine.cores > 2 {
+            let _ = writeln!(out, "--cpus A,B measures on two others.");
+        }
+    }
+    if disturbed * 10 > all {
+        let _ = writeln!(
+            out,
+            "Something else ran on these processors in {disturbed} of {all} probes: end it, and\n\
+             measure again."
+        );
+    }
+    if report.load > 0.5 {
+        let _ = writeln!(
+            out,
+            "Before the run {:.1} processes wanted one of {} processors, on average: figures of\n\
+             a busy machine are worse, those of waking and of spawning above all.",
+            report.load, report.machine.cores
+        );
+    }
+    let few = report.rows.iter().filter_map(|row| row.ratio).map(|ratio| ratio.pairs).max();
+    if few.is_some_and(|pairs| pairs < 6) {
+        let _ = writeln!(
+            out,
+            "With {} rounds an interval is just the extremes: without --quick there are 25.",
+            few.unwrap_or(0)
+        );
+    }
+    let _ = writeln!(out, "{}", report.verdict);
+    out
+}
+
+#[cfg(test)]
+#[path = "words_tests.rs"]
+mod tests;
