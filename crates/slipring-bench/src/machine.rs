@@ -59,8 +59,7 @@ pub(crate) fn available_memory() -> usize {
     kib.unwrap_or(0).saturating_mul(1024)
 }
 
-/// Processes that wanted a processor during the last minute, on average; zero if the kernel
-/// does not say.
+/// Returns the load average of the last minute, or zero if the kernel does not tell.
 pub(crate) fn load() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or(0.0)

@@ -90,7 +90,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// What is done, and with how many bytes, in one line.
+    /// Returns the workload and the sizes of its messages, in one line.
     #[must_use]
     pub fn title(&self) -> String {
         format!("{} {}: {}", self.workload, self.what, self.work.sizes())
@@ -120,7 +120,7 @@ pub struct Row {
     pub workload: &'static str,
     /// What was done.
     pub what: &'static str,
-    /// What was sent, in words: see [`Work::sizes`].
+    /// The messages and their sizes: see [`Work::sizes`].
     pub sizes: String,
     /// Whether each side stayed on its processor.
     pub is_pinned: bool,

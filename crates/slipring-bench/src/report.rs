@@ -14,7 +14,7 @@ pub struct Report {
     pub machine: Machine,
     /// The probes of the cache line, in nanoseconds.
     pub probes: Vec<f64>,
-    /// Processes that wanted a processor before the run, on average.
+    /// The load average before the run.
     pub load: f64,
     /// The figures.
     pub rows: Vec<Row>,
@@ -89,7 +89,7 @@ impl Report {
     }
 }
 
-/// What the words of the table mean.
+/// Explains the words of the table.
 fn legend() -> String {
     format!(
         "\nnear       the two processors share a cache: a line goes there and back in less than {} ns\n\

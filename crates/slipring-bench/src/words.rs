@@ -1,4 +1,4 @@
-//! What a run means, in words: what is good, what is off and why, on this machine.
+//! The verdict on a run in words: which figures are good, which are off, and why.
 
 use std::fmt::Write;
 
@@ -6,20 +6,21 @@ use crate::machine::Placement;
 use crate::measure::{Role, Row};
 use crate::report::{Report, time};
 
-/// What a figure of slipring's is to reach.
+/// The target of a figure.
 #[derive(Debug, Clone, Copy)]
 enum Aim {
-    /// At most so many times the limit's time.
+    /// At most this multiple of the limit's time.
     Times(f64),
     /// At least this part of the limit's rate.
     Rate(f64),
-    /// At most so many nanoseconds.
+    /// At most this many nanoseconds.
     Nanos(f64),
-    /// At most so many wake-ups.
+    /// At most this many wake-ups.
     Wakes(f64),
 }
 
-/// What is aimed at, and why it is often missed. The first row that fits is used.
+/// Workload, part of what is done, start of the contender's name, target, known cost. The
+/// first row that fits is used.
 const AIMS: [(&str, &str, &str, Aim, &str); 12] = [
     (
         "W1",
@@ -81,7 +82,7 @@ const AIMS: [(&str, &str, &str, Aim, &str); 12] = [
 enum Judgement {
     Good,
     Off,
-    /// The interval has both.
+    /// The target lies inside the interval.
     Unclear,
 }
 
@@ -91,7 +92,7 @@ struct Finding<'a> {
     text: String,
 }
 
-/// The end of the table.
+/// Returns the verdict, which stands below the table.
 pub(crate) fn of(report: &Report) -> String {
     let findings: Vec<Finding<'_>> = report
         .rows
@@ -144,7 +145,7 @@ pub(crate) fn of(report: &Report) -> String {
     out
 }
 
-/// Where a case is judged: near, if it was measured there.
+/// Returns the placement in which a case is judged: near, if it was measured there.
 fn placement_of(row: &Row, rows: &[Row]) -> Placement {
     let is_case = |other: &&Row| is_same_case(row, other) && other.failure.is_none();
     let has = |placement| rows.iter().filter(is_case).any(|other| other.placement == placement);
@@ -210,7 +211,7 @@ fn judge<'a>(row: &'a Row, rows: &[Row]) -> Option<Finding<'a>> {
     Some(Finding { row, judgement, text })
 }
 
-/// How it compares with the faster of a pipe and a socket.
+/// Compares a figure with the faster of a pipe and a socket.
 fn beside_plain(row: &Row, rows: &[Row]) -> String {
     if !matches!(row.workload, "W1" | "W2" | "W3" | "W4") {
         return String::new();
@@ -229,7 +230,7 @@ fn beside_plain(row: &Row, rows: &[Row]) -> String {
     }
 }
 
-/// What of the machine the figures owe something to.
+/// Describes the machine's influence on the figures.
 fn machine(report: &Report) -> String {
     let mut out = String::new();
     let count = |wanted| report.probes.iter().filter(|ns| Placement::of(**ns) == wanted).count();

@@ -66,7 +66,7 @@ impl Work {
         }
     }
 
-    /// What is sent, with its size, as people write it.
+    /// Describes the messages and their sizes in words.
     #[must_use]
     pub fn sizes(self) -> String {
         let bytes = crate::report::bytes;

@@ -77,7 +77,7 @@ pub(crate) struct Program {
     command: Command,
 }
 
-/// What the program is asked to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Turn lines of text into vectors
@@ -92,15 +92,15 @@ pub(crate) enum Command {
     Embed(Options),
     /// Measure slipring on this machine, against the machine's limits
     ///
-    /// Every figure stands beside that of the least code that does the same work, measured
-    /// in the same rounds. The table ends with what is good, what is off, and why.
+    /// Each figure is compared with the least code that does the same work, which is measured
+    /// in the same rounds. A verdict in words follows the table.
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchArgs),
     /// Look for faults under load: kill, stop and restart workers
     ///
-    /// Streams checked frames while it kills, stops and restarts the workers, and fails if
-    /// one is lost, duplicated, torn or delivered to another, if anything hangs, or is left
-    /// behind.
+    /// Streams checked frames while it kills, stops and restarts the workers. Fails if a frame
+    /// is lost, duplicated, torn or delivered to the wrong caller, if a call hangs, or if a
+    /// process, descriptor or mapping is left behind.
     #[command(after_help = SOAK_EXAMPLES)]
     Soak(soak::Options),
     /// Print a script that completes the command line in a shell
@@ -120,14 +120,14 @@ pub(crate) enum Command {
 /// The options of `embed`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Where the texts are, one a line; - is standard input, and so is no FILE
+    /// Files with one text a line; standard input if there is none, or for -
     #[arg(value_name = "FILE", hide_default_value = true, default_value = "-",
           value_parser = OsStringValueParser::new().map(|path| Input::named(path.into())))]
     pub(crate) inputs: Vec<Input>,
-    /// Where to write; the ending decides: .npy is float32, rows x dim, for numpy.load;
-    /// .jsonl is one JSON array of numbers a line; - is the same, to standard output. A file
-    /// appears when it is complete, and not before; a device or a pipe is written as the
-    /// rows come (.jsonl only)
+    /// Where to write. The ending chooses the format: .npy is float32, rows x dim, for
+    /// numpy.load; .jsonl is one JSON array of numbers a line; - is standard output, in the
+    /// format of .jsonl. A file appears when it is complete, and not before. A device or a
+    /// pipe is written as the rows come (.jsonl only)
     #[arg(short, long, value_name = "FILE", default_value = "vectors.npy",
           value_parser = PathBufValueParser::new().try_map(Target::parse))]
     pub(crate) output: Target,
@@ -148,18 +148,18 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value = "1048576", allow_hyphen_values = true,
           value_parser = number("--max-line", 1, 1 << 28))]
     pub(crate) max_line: usize,
-    /// Time for a batch, from its submission
+    /// Seconds that a batch may take, from its submission
     #[arg(long, value_name = "SECS", default_value = "60", allow_hyphen_values = true,
           value_parser = seconds)]
     pub(crate) timeout: Duration,
-    /// Where the workers' logs go, worker-embed*.log; the end of it is shown when a worker
-    /// dies
+    /// Directory of the workers' logs, worker-embed*.log. The end of a log is shown when its
+    /// worker dies
     #[arg(long, value_name = "DIR")]
     pub(crate) log_dir: Option<PathBuf>,
-    /// Write a result without rows if there is no text at all, which is an error otherwise
+    /// Write a result without rows if there is no text. Without this option, that is an error
     #[arg(long)]
     pub(crate) allow_empty: bool,
-    /// No progress, no hints and no summary
+    /// Show no progress, hints or summary
     #[arg(short, long)]
     pub(crate) quiet: bool,
 }
@@ -167,17 +167,17 @@ pub(crate) struct Options {
 /// The options of `bench`.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// Fewer sizes and rounds, in under a minute
+    /// Measure fewer sizes and rounds, in under a minute
     #[arg(long)]
     quick: bool,
-    /// For programs
+    /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Some of W1 (round trip), W2 (after idling), W3 (stream), W4 (embedding call), W5
+    /// Workloads: some of W1 (round trip), W2 (after idling), W3 (stream), W4 (embedding call), W5
     /// (idle), W6 (spawn)
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = workload)]
     only: Vec<String>,
-    /// The processors of the parent and of the workers, as 0,1
+    /// Processors of the parent and of the workers, such as 0,1
     #[arg(long, value_name = "A,B", value_parser = cpus)]
     cpus: Option<(usize, usize)>,
     /// Measure how cost grows with the work instead, and draw it as an SVG
@@ -193,10 +193,10 @@ impl From<BenchArgs> for Request {
     }
 }
 
-/// What came of the command line.
+/// The result of parsing.
 #[derive(Debug)]
 pub(crate) enum Parsed {
-    /// A text that was asked for: help, or the version.
+    /// The text of `--help` or `--version`.
     Text(String),
     Command(Command),
 }
@@ -216,7 +216,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, 
     }
 }
 
-/// Makes one line of what is wrong with the command line.
+/// Makes a one-line message of an error of the parser.
 fn translate(error: &clap::Error) -> Error {
     if let Some(error) = error.source().and_then(|source| source.downcast_ref::<Error>()) {
         return error.clone();
@@ -227,7 +227,7 @@ fn translate(error: &clap::Error) -> Error {
         _ => None,
     };
     let argument = of(ContextKind::InvalidArg).unwrap_or_default();
-    // It stands there as in the help: `--dim <N>`.
+    // The parser names an option as in the help: `--dim <N>`.
     let option = argument.split([' ', '=']).next().unwrap_or_default();
     let value = of(ContextKind::InvalidValue);
     let command = of(ContextKind::InvalidSubcommand);
@@ -276,7 +276,7 @@ fn cpus(text: &str) -> Result<(usize, usize), Error> {
     numbers.ok_or_else(|| usage(format!("--cpus takes two processors, as 0,1, not '{text}'")))
 }
 
-/// A parser of whole numbers in this range.
+/// Returns a parser of whole numbers in this range.
 pub(crate) fn number(
     name: &'static str,
     min: usize,
@@ -300,7 +300,7 @@ pub(crate) fn usage(message: impl std::fmt::Display) -> Error {
     Error::usage(format!("{message} (see slipring --help)"))
 }
 
-/// One text after the other.
+/// Joins two texts.
 fn joined(first: &str, second: &str) -> String {
     format!("{first}{second}")
 }

@@ -32,6 +32,22 @@ fn options_and_files_may_come_in_any_order() {
 }
 
 #[test]
+fn the_last_of_several_values_of_an_option_counts() {
+    let options = embed(&["--dim", "8", "--dim=9", "-q", "-q", "-oa.npy", "--output=-"]).unwrap();
+    assert_eq!((options.dim, options.quiet), (9, true));
+    assert_eq!(options.output.to_string(), "standard output");
+}
+
+#[test]
+fn a_name_of_a_file_need_not_be_utf8() {
+    use std::os::unix::ffi::OsStringExt;
+    let name = OsString::from_vec(b"caf\xe9.txt".to_vec());
+    let parsed = parse([OsString::from("embed"), name.clone()]).unwrap();
+    let Parsed::Command(Command::Embed(options)) = parsed else { panic!("{parsed:?}") };
+    assert_eq!(options.inputs, [Input::File(name.into())]);
+}
+
+#[test]
 fn numbers_out_of_range_are_refused_with_the_range() {
     for value in ["0", "-1", "65537", "18446744073709551616", "", "x", "1.5"] {
         let error = embed(&["--dim", value]).unwrap_err();

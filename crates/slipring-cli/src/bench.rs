@@ -34,7 +34,7 @@ pub(crate) fn run(request: &Request) -> Result<(), Error> {
     let failed = |error: std::io::Error| Error::failure(format!("cannot measure: {error}"));
     let Request { run, json, plot } = request;
     let progress = |what: &str| say(format_args!("{what} …"));
-    // What is wrong with the output is found before the measuring, which takes its time.
+    // The output is opened first: a mistake in its path must not cost a measurement.
     if let Some(place) = plot {
         let mut sink = Sink::open(place, &[])?;
         signals::clean_up().map_err(failed)?;

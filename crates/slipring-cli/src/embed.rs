@@ -48,8 +48,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// There was no text. More often than not something before this program has failed, and an
-/// earlier result must not be replaced by nothing for that.
+/// The error for an input without any text. Usually a program earlier in the pipeline has
+/// failed, and that must not replace an earlier result by an empty one.
 fn empty(options: &Options) -> Error {
     let what = match options.inputs.as_slice() {
         [input] => format!("{input} is empty"),

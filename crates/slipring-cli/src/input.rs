@@ -50,7 +50,7 @@ impl fmt::Display for Input {
     }
 }
 
-/// Which file an input is, whatever its name.
+/// The identity of an input's file, which does not depend on its path.
 #[derive(Debug)]
 pub(crate) struct Identity {
     pub(crate) name: String,
@@ -58,7 +58,7 @@ pub(crate) struct Identity {
     pub(crate) inode: u64,
 }
 
-/// All inputs, known to be readable.
+/// All inputs, after a check that they can be read.
 #[derive(Debug, Default)]
 pub(crate) struct Inputs {
     open: VecDeque<Open>,
@@ -81,11 +81,11 @@ enum Handle {
 }
 
 impl Inputs {
-    /// Finds what is wrong with the inputs before any work is done. Files stay open, so that
-    /// what is read later is what was there now; as many of them as is reasonable.
+    /// Checks the inputs before any work is done. Regular files stay open, so that a file that
+    /// is replaced later is still read as it was; if there are very many, only the first do.
     pub(crate) fn open(inputs: &[Input]) -> Result<Self, Error> {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        // The rest is for the workers, and for what comes after the last of these.
+        // The workers need the rest of the descriptors.
         let mut handles = limit.map_or(u64::MAX, |limit| limit / 4);
         let mut this = Self { total_bytes: Some(0), ..Self::default() };
         for input in inputs {
@@ -105,13 +105,13 @@ impl Inputs {
         Ok(this)
     }
 
-    /// Whether somebody is to type an input.
+    /// Returns whether an input is a terminal.
     pub(crate) fn is_typed(&self) -> bool {
         self.open.iter().any(|open| open.input == Input::Stdin) && io::stdin().is_terminal()
     }
 }
 
-/// Opens an input, unless opening it is an act of its own: then it is only looked at.
+/// Opens an input. Pipes and devices are not opened yet, because opening them has effects.
 fn open(input: &Input) -> Result<(Option<Handle>, Option<Metadata>), Error> {
     let failed = |error| input.error(&error);
     let path = match input {
@@ -291,7 +291,7 @@ impl Lines {
         ))
     }
 
-    /// Whether the line is the input's first, and has what looks like the ends of others.
+    /// Returns whether the line is the first of its input and has carriage returns inside.
     fn has_only_carriage_returns(&self, line: &[u8]) -> bool {
         let inside = line.split_last().map_or(&[][..], |(_, rest)| rest);
         self.number == 1 && inside.contains(&b'\r')
@@ -325,10 +325,10 @@ impl Lines {
     }
 }
 
-/// What was left of a line.
+/// The rest of a line that was skipped.
 struct Skipped {
     bytes: i64,
-    /// Whether the input ended with it, without a line feed.
+    /// Whether the input ended there, without a line feed.
     at_end: bool,
 }
 

@@ -1,5 +1,4 @@
-//! What is made of the definition of the command line besides its parser: completions for
-//! shells, and manual pages.
+//! Shell completions and manual pages, made of the definition of the command line.
 
 use std::io::{self, Write};
 
@@ -10,17 +9,17 @@ use clap_mangen::Man;
 use crate::args::{Program, usage};
 use crate::error::Error;
 
-/// The script that completes `slipring` in this shell.
+/// Returns the script that completes `slipring` in this shell.
 pub(crate) fn completions(shell: Shell) -> String {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Program::command(), "slipring", &mut script);
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// The manual page of a command, or of the program.
+/// Returns the manual page of a command, or of the program.
 pub(crate) fn page(command: Option<&str>) -> Result<String, Error> {
     let mut program = Program::command();
-    // Fills in what commands inherit, and their names with the program's in front.
+    // Fills in what the commands inherit, and their full names.
     program.build();
     let found = match command {
         None => Some(program),
@@ -35,7 +34,7 @@ pub(crate) fn page(command: Option<&str>) -> Result<String, Error> {
 fn render(command: &Command) -> io::Result<String> {
     let title = command.get_display_name().unwrap_or(command.get_name()).to_owned();
     let version = command.get_version().unwrap_or_default();
-    // The ends of the help have sections of their own, whose lines stay as they are.
+    // The parts at the end of the help become sections, with their lines as they are.
     let endings = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     let man = Man::new(command.clone().after_help(None::<&str>))
         .title(title)
@@ -56,7 +55,7 @@ fn render(command: &Command) -> io::Result<String> {
         let (title, lines) = section.split_once(":\n").unwrap_or(("Notes", section));
         writeln!(page, ".SH {}\n.nf", title.to_uppercase())?;
         for line in lines.lines() {
-            // A line that began with a dot would be a request.
+            // `\&` keeps a leading dot from being read as a request.
             writeln!(page, "\\&{}", line.replace('\\', "\\e").replace('-', "\\-"))?;
         }
         writeln!(page, ".fi")?;

@@ -1,9 +1,10 @@
 //! Signals: those that end the program end it in good order, and SIGCHLD tells of a worker's
 //! end even while nothing waits for it.
 //!
-//! What was inherited is put right first. A signal that is handled here is unblocked: a
-//! starter that blocks SIGTERM for itself does not mean its children. One that is ignored
-//! stays ignored, as it is by `nohup` and for jobs in the background, which is meant.
+//! The inherited mask is corrected first: signals that are handled here are unblocked, because
+//! a process that blocks SIGTERM for itself seldom means to block it for its children. A
+//! signal that is ignored at the start stays ignored: `nohup` and shells with background jobs
+//! do that on purpose.
 
 use std::io;
 use std::sync::Arc;
@@ -27,8 +28,8 @@ use crate::sys;
 /// for instance in a write to a pipe that nobody reads.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Signals that end a program which does not handle them, and that tell of no fault of the
-/// program itself. SIGPIPE is not among them: the runtime ignores it, and a write fails.
+/// Signals whose default action ends a program, without those that report a fault of the
+/// program itself. SIGPIPE is missing: the runtime ignores it, so that the write fails.
 const ENDING: [i32; 13] = [
     SIGHUP,
     SIGINT,
@@ -49,14 +50,14 @@ fn ending() -> impl Iterator<Item = i32> {
     ENDING.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
 }
 
-/// Makes signals mean what they usually do, whatever was inherited. Called by the main
-/// thread before it starts others.
+/// Restores the usual effect of signals, whatever was inherited. Must be called by the main
+/// thread before it starts other threads.
 pub(crate) fn settle() -> io::Result<()> {
     // With a handler, a file beyond the size limit is an error of `write`, which
     // is reported like any other, and not the end of the process.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     if sys::is_ignored(SIGCHLD) {
-        // With a handler, it is not: while it is ignored, the kernel keeps no exit status.
+        // The handler ends the ignoring, under which the kernel keeps no exit status.
         signal_hook::flag::register(SIGCHLD, Arc::new(AtomicBool::new(false)))?;
     }
     unblock();
@@ -80,7 +81,7 @@ pub(crate) fn watch(events: Sender<Event>) -> io::Result<()> {
     })
 }
 
-/// Removes the temporary file before a signal ends the program as it would have anyway.
+/// From now on, a signal that ends the program removes the temporary file first.
 pub(crate) fn clean_up() -> io::Result<()> {
     on_signal([], |signal| {
         temporary::remove_current();
@@ -98,7 +99,7 @@ fn on_signal(
     let run = move || {
         for signal in signals.forever() {
             if signal == SIGQUIT {
-                // Meant to look into a program that hangs: with the core file that it asks for.
+                // Ctrl-\ is for looking into a program that hangs: keep the core file.
                 temporary::remove_current();
                 let _ = emulate_default_handler(signal);
             }

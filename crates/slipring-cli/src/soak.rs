@@ -37,7 +37,7 @@ const HANG: Duration = Duration::from_secs(30);
 /// The options of `soak`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// How long
+    /// Seconds to run
     #[arg(long, value_name = "N", default_value = "10", allow_hyphen_values = true,
           value_parser = number("--seconds", 1, 10_000_000))]
     pub(crate) seconds: usize,
@@ -49,11 +49,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value = "2", allow_hyphen_values = true,
           value_parser = number("--workers", 1, 128))]
     pub(crate) workers: usize,
-    /// Small frames through raw rings before that
+    /// Small frames to send through raw rings first
     #[arg(long, value_name = "N", default_value = "0", allow_hyphen_values = true,
           value_parser = number("--frames", 0, 1 << 50))]
     pub(crate) frames: usize,
-    /// For programs
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -114,7 +114,7 @@ impl Soak {
 
 pub(crate) fn run(options: &Options) -> Result<(), Error> {
     let failed = |error: slipring::Error| Error::failure(format!("cannot start: {error}"));
-    // That the report can go nowhere is found before the work.
+    // Checked first: without standard output there would be no report.
     let stdout = Stdout::open()?;
     let spawner = spawner().map_err(failed)?;
     // The library's own threads and descriptors come with the first worker, and stay.
@@ -280,6 +280,6 @@ fn report(
         let _ = writeln!(text, "{:<18} {fds} fds, {maps} maps, {children} children", "leaks");
     }
     let printed = stdout.print(text);
-    // A reader that has left early does not make faults good.
+    // Faults count even if the reader of standard output has left early.
     if is_right { printed } else { Err(Error::failure("the soak found faults")) }
 }

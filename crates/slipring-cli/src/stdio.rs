@@ -1,8 +1,9 @@
-//! The standard streams as they were inherited: one may be closed, open the wrong way, or
-//! not block.
+//! The standard streams as the program inherited them. A stream can be closed, open for the
+//! wrong direction, or non-blocking.
 //!
-//! std's own are not used for data: they take a failed write to a stream that is not open
-//! for writing as a success, and a stream that does not block as a failure.
+//! Data does not go through std's own streams: they report success for a write to a
+//! descriptor that is not open for writing, and an error for a descriptor that is full and
+//! non-blocking.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -16,8 +17,8 @@ use rustix::io::Errno;
 use crate::error::Error;
 use crate::sys;
 
-/// The number of the standard stream that a path stands for. Opening the path itself would
-/// find what the runtime has put in the place of a stream that is closed.
+/// Returns the number of the standard stream that a path stands for. If that stream was
+/// closed at the start, opening the path would find the runtime's `/dev/null`.
 pub(crate) fn named(path: &Path) -> Option<i32> {
     let is_one_of = |names: [&str; 3]| names.iter().any(|name| path == Path::new(name));
     (0..3).find(|fd| {
@@ -71,42 +72,43 @@ impl Stdout {
         Err(Error::failure(format!("cannot write standard output: {why}")))
     }
 
-    /// Writes all bytes; waits where the stream does not.
+    /// Writes all bytes. Blocks until they are written, even if the descriptor is
+    /// non-blocking.
     pub(crate) fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
         write_all(io::stdout(), bytes)
     }
 
-    /// Learns what only the end of the output tells.
+    /// Returns an error that only closing reports.
     pub(crate) fn finish(&self) -> io::Result<()> {
         sys::flush_by_closing(io::stdout())
     }
 
-    /// Writes a text that is the whole output.
+    /// Writes a text, which is the whole output.
     pub(crate) fn print(&self, text: impl fmt::Display) -> Result<(), Error> {
         let written = self.write_all(text.to_string().as_bytes());
         written.and_then(|()| self.finish()).map_err(|e| Error::write("standard output", &e))
     }
 }
 
-/// Writes to standard error, whole, if it can be written to: there is nothing left to tell
-/// that it cannot.
+/// Writes a text to standard error. An error is ignored: there is no other place to report
+/// it.
 pub(crate) fn warn(text: &str) {
-    // Keeps lines of several threads apart.
+    // The lock keeps lines of several threads apart.
     let stderr = io::stderr().lock();
     let _ = write_all(&stderr, text.as_bytes());
 }
 
-/// How a standard stream may be used, or `None` if it was closed at the start.
+/// Returns the access mode of a standard stream, or `None` if it was closed at the start.
 fn mode(fd: i32, stream: impl AsFd) -> Option<OFlags> {
     if sys::was_closed(fd) {
         return None;
     }
-    // A stream that cannot be asked is found out about by using it.
+    // If the mode is unknown, the first read or write reports what is wrong.
     Some(fcntl_getfl(stream).map_or(OFlags::RDWR, |flags| flags & OFlags::RWMODE))
 }
 
-/// Writes all bytes to a descriptor, which may be one that does not block: its mode belongs
-/// to everyone who shares it, and is not changed here.
+/// Writes all bytes to a descriptor, blocking even if the descriptor is non-blocking. That
+/// flag is shared with other processes, so it is not changed here.
 pub(crate) fn write_all(fd: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(&fd, bytes) {
@@ -120,7 +122,7 @@ pub(crate) fn write_all(fd: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Blocks until the descriptor is ready, or the next attempt tells what is wrong with it.
+/// Blocks until the descriptor is ready or has an error, which the next call reports.
 fn wait(fd: impl AsFd, ready: PollFlags) -> io::Result<()> {
     match poll(&mut [PollFd::new(&fd, ready)], None) {
         Ok(_) | Err(Errno::INTR) => Ok(()),

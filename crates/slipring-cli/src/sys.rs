@@ -1,5 +1,5 @@
-//! What neither std nor a crate offers as safe code: a look at the standard streams before
-//! the runtime's own, the signal mask, and closing with an answer.
+//! System calls for which neither std nor a crate offers safe code: the state of the standard
+//! streams before the runtime changes it, the signal mask, and `close` with its result.
 #![allow(unsafe_code, reason = "system calls, and code that runs before main")]
 
 use std::io;
@@ -13,10 +13,10 @@ static CLOSED: AtomicU8 = AtomicU8::new(0);
 /// Notes which standard streams are closed.
 ///
 /// Rust's runtime opens `/dev/null` in their place before `main`, so that `>&-` would seem
-/// to be `>/dev/null`, and all output would be lost without an error. Nothing that can be
-/// asked later tells the two apart. The access mode does not: the runtime opens it for both
-/// reading and writing, and so do Python's `DEVNULL` and `daemon(3)`, whose users mean it.
-/// So the question is asked before the runtime starts.
+/// to be `>/dev/null`, and all output would be lost without an error. Once the runtime has
+/// started the two cannot be told apart. The access mode does not help: the runtime opens the
+/// device for reading and writing, as do Python's `DEVNULL` and `daemon(3)`, and their users
+/// want the output discarded. So this function runs before the runtime starts.
 extern "C" fn note_closed() {
     for fd in 0..3 {
         // SAFETY: integers only; a descriptor that is not open is what is asked about.
@@ -61,10 +61,13 @@ pub(crate) fn is_ignored(signal: i32) -> bool {
     unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
-/// Closes a copy of the descriptor, to be told what only closing tells: file systems over a
-/// network may write no earlier.
+/// Closes a copy of the descriptor. Some file systems report only then that a write has
+/// failed, above all those over a network.
 pub(crate) fn flush_by_closing(fd: impl AsFd) -> io::Result<()> {
-    let copy = fd.as_fd().try_clone_to_owned()?;
+    let Ok(copy) = fd.as_fd().try_clone_to_owned() else {
+        // Too many are open. That the question cannot be asked is no loss.
+        return Ok(());
+    };
     // SAFETY: the descriptor is open and owned here, and is closed once, whatever is returned.
     match unsafe { libc::close(copy.into_raw_fd()) } {
         0 => Ok(()),

@@ -7,8 +7,8 @@ mod common;
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::{Directory, Finished, Npy, children, glosses, kill, piped, until};
@@ -220,6 +220,18 @@ fn a_signal_that_was_blocked_by_the_starter_still_ends_the_program() {
         assert_eq!(directory.names(), [""; 0]);
         directory.until_no_process_is_left();
     }
+}
+
+#[test]
+fn a_soak_that_was_started_with_signals_blocked_can_be_ended() {
+    let mut command = Command::new(SLIPRING);
+    command.args(["soak", "--seconds", "100000"]);
+    block(&mut command, &[libc::SIGTERM]);
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    until("a worker", || !children(child.id()).is_empty());
+    kill("TERM", child.id());
+    until("the end", || child.try_wait().unwrap().is_some());
+    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
 }
 
 #[test]

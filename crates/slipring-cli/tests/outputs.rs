@@ -7,11 +7,12 @@ mod refusing;
 
 use std::ffi::CString;
 use std::fs::{self, File, Permissions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use common::{Directory, Finished, Npy, finish, glosses, kill};
 use refusing::{Refusal, refuse};
@@ -21,6 +22,16 @@ fn running(directory: &Directory, mut command: Command) -> Child {
     let child = command.spawn().unwrap();
     directory.until_output_is_open(child.id());
     child
+}
+
+/// The signal that ended the program, by itself or by an exit code that tells it. Standard
+/// input stays open meanwhile.
+fn signal_that_ends(mut child: Child, signal: i32) -> Option<i32> {
+    let stdin = child.stdin.take();
+    kill(&signal.to_string(), child.id());
+    let status = child.wait().unwrap();
+    drop(stdin);
+    status.code().map(|code| code - 128).or(status.signal())
 }
 
 const ALL_SIGNALS: [i32; 16] = [
@@ -49,10 +60,7 @@ fn nothing_is_left_in_the_directory_whatever_signal_ends_the_program() {
         directory.write("vectors.npy", "precious");
         let child = running(&directory, directory.command(&["-q"]));
         assert_eq!(directory.names(), ["vectors.npy"], "an unnamed file, while it grows");
-        kill(&signal.to_string(), child.id());
-        let output = child.wait_with_output().unwrap();
-        let ended_by = output.status.code().map(|code| code - 128).or(output.status.signal());
-        assert_eq!(ended_by, Some(signal), "{output:?}");
+        assert_eq!(signal_that_ends(child, signal), Some(signal));
         assert_eq!(directory.names(), ["vectors.npy"], "signal {signal}");
         assert_eq!(directory.read("vectors.npy"), b"precious");
         directory.until_no_process_is_left();
@@ -67,10 +75,7 @@ fn a_file_system_without_unnamed_files_is_cleaned_up_after_each_signal() {
         refuse(&mut command, &[Refusal::unnamed_files(libc::EOPNOTSUPP)]);
         let child = running(&directory, command);
         assert_eq!(directory.names().len(), 1, "a temporary file");
-        kill(&signal.to_string(), child.id());
-        let output = child.wait_with_output().unwrap();
-        let ended_by = output.status.code().map(|code| code - 128).or(output.status.signal());
-        assert_eq!(ended_by, Some(signal), "{output:?}");
+        assert_eq!(signal_that_ends(child, signal), Some(signal));
         assert_eq!(directory.names(), [""; 0], "signal {signal}");
         directory.until_no_process_is_left();
     }
@@ -80,8 +85,7 @@ fn a_file_system_without_unnamed_files_is_cleaned_up_after_each_signal() {
 fn what_the_file_system_refuses_costs_no_result() {
     let call = Refusal::call;
     let renames = |errno| {
-        [libc::SYS_rename, libc::SYS_renameat, libc::SYS_renameat2]
-            .map(|number| Refusal::call(number, errno))
+        [libc::SYS_renameat, libc::SYS_renameat2].map(|number| Refusal::call(number, errno))
     };
     let fchmods =
         |errno| [libc::SYS_fchmod, libc::SYS_fchmodat].map(|number| Refusal::call(number, errno));
@@ -162,7 +166,6 @@ fn a_finished_result_that_cannot_take_its_place_is_kept_and_named() {
         &mut command,
         &[
             Refusal::unnamed_files(libc::EOPNOTSUPP),
-            rename(libc::SYS_rename),
             rename(libc::SYS_renameat),
             rename(libc::SYS_renameat2),
         ],
@@ -325,6 +328,33 @@ fn a_plot_that_cannot_be_written_is_an_error_before_it_is_measured() {
         assert!(done.stderr.starts_with(&format!("slipring: cannot write {plot}: ")), "{done:?}");
         assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
     }
+}
+
+#[test]
+fn a_plot_that_is_ended_by_a_signal_leaves_no_temporary_file() {
+    let directory = Directory::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_slipring"));
+    command.args(["bench", "--plot", "cost.svg"]).current_dir(directory.path("."));
+    refuse(&mut command, &[Refusal::unnamed_files(libc::EOPNOTSUPP)]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    // The first line of progress comes after the signals are watched.
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    stderr.read_line(&mut String::new()).unwrap();
+    assert_eq!(directory.names().len(), 1, "a temporary file");
+    kill("TERM", child.id());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.signal(), Some(libc::SIGTERM), "{output:?}");
+    assert_eq!(directory.names(), [""; 0]);
+    directory.until_no_process_is_left();
+}
+
+#[test]
+fn a_pipe_that_is_both_input_and_output_is_refused() {
+    let directory = Directory::new();
+    let path = directory.path("p.jsonl");
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let done = directory.embed(&["p.jsonl", "-o", "p.jsonl"], "");
+    assert_eq!((done.code, done.stderr.as_str()), (1, "slipring: p.jsonl is also the output\n"));
 }
 
 #[test]

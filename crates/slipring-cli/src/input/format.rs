@@ -1,12 +1,12 @@
-//! Inputs that are not lines of UTF-8: what they are, by how they begin, and what to do.
+//! Recognizes inputs that are not UTF-8 text by their first bytes, and says what to do.
 //!
-//! The message about a byte that is not UTF-8 would be true of most, and help with none; some
-//! would pass as text and give vectors of no use.
+//! Without this, most would fail with a message about invalid UTF-8, which does not help, and
+//! some would pass as text.
 
 use super::Input;
 use crate::error::Error;
 
-/// A format that is not read.
+/// A format that is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Foreign {
     what: &'static str,
@@ -15,12 +15,12 @@ pub(super) struct Foreign {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Advice {
-    /// A command that reads the input as its last argument, or as standard input.
+    /// A command that takes a file as its last argument, or else reads standard input.
     Pipe {
         verb: &'static str,
         command: &'static str,
     },
-    /// The same, for a command that takes no file.
+    /// A command that reads standard input only.
     PipeFrom {
         verb: &'static str,
         command: &'static str,
@@ -36,7 +36,7 @@ const fn encoded(what: &'static str, command: &'static str) -> Foreign {
     Foreign { what, advice: Advice::Pipe { verb: "convert it", command } }
 }
 
-/// What the first bytes are, and of what. A longer one comes before its own beginning.
+/// First bytes and their formats. The first entry that fits counts.
 const MARKS: [(&[u8], Foreign); 11] = [
     (b"\xff\xfe\0\0", encoded("is UTF-32 text", "iconv -f UTF-32 -t UTF-8")),
     (b"\0\0\xfe\xff", encoded("is UTF-32 text", "iconv -f UTF-32 -t UTF-8")),
@@ -57,7 +57,7 @@ const MARKS: [(&[u8], Foreign); 11] = [
     (b"\x7fELF", Foreign { what: "is a program", advice: Advice::Say("the input is text") }),
 ];
 
-/// How far the first line is looked at.
+/// Bytes of the first line that are examined.
 const HEAD: usize = 512;
 
 impl Foreign {
@@ -82,24 +82,24 @@ impl Foreign {
     }
 }
 
-/// The format of an input that begins with this line, if it is none of text in UTF-8. The
-/// line has its ending, if it has one.
+/// Returns the format of an input whose first line, with its ending, is this, unless it may be
+/// UTF-8 text.
 pub(super) fn of(line: &[u8]) -> Option<Foreign> {
     if let Some((_, found)) = MARKS.iter().find(|(mark, _)| line.starts_with(mark)) {
         return Some(*found);
     }
-    // The digit is the size of a block, and what follows is pi.
+    // A digit (the block size) stands between the two parts.
     if line.starts_with(b"BZh") && line.get(4..10) == Some(b"1AY&SY") {
         return Some(packed("is bzip2 data", "bzip2 -dc"));
     }
     utf_16(line)
 }
 
-/// Text in UTF-16 without a mark, if it is in a language of few other letters than ASCII's:
-/// then every second byte is zero, and of the others none.
+/// Recognizes UTF-16 without a byte order mark, if most characters are ASCII: then every second
+/// byte is zero, and no other byte is.
 fn utf_16(line: &[u8]) -> Option<Foreign> {
     let head = line.get(..HEAD).unwrap_or(line);
-    // What is left of the last character's two bytes is in the next line.
+    // The line can end in the middle of a character; `chunks_exact` leaves that byte out.
     let pairs = head.chunks_exact(2);
     let count = pairs.len();
     let zeros = |at: usize| pairs.clone().filter(|pair| pair.get(at) == Some(&0)).count();

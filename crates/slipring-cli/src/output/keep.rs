@@ -1,5 +1,5 @@
-//! What a file that replaces another takes over from it: owner, permissions, attributes.
-//! Not every file system lets every user set them, and no result is lost for that.
+//! Copies owner, permissions and attributes from the file that is replaced. Not every file
+//! system supports them and not every user may set them, so failures are ignored.
 
 use std::fs::File;
 use std::io;
@@ -8,22 +8,23 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr};
 use rustix::io::Errno;
 
-/// The longest value of an attribute, and of the list of their names, that Linux has.
+/// The limit of Linux for an attribute's value, and for the list of names.
 const LONGEST: usize = 64 << 10;
-/// The permissions beyond the mode.
+/// The access control list.
 const ACL: &[u8] = b"system.posix_acl_access";
 const USER: &[u8] = b"user.";
 
-/// Gives `new` what `old` has, as far as that is possible, and never opens it to more people.
+/// Copies owner, group, mode and attributes as far as possible. Never grants access to more
+/// users than `old` did.
 pub(super) fn keep(old: &File, new: &File) -> io::Result<()> {
     let before = old.metadata()?;
-    // The group alone may be possible where the owner is not.
+    // A user who may not give files away may still choose among their own groups.
     let owned = fchown(new, Some(before.uid()), Some(before.gid()))
         .or_else(|_| fchown(new, None, Some(before.gid())));
     let after = new.metadata()?;
     let has_group = owned.is_ok() || after.gid() == before.gid();
     let mode = mode(before.mode() & 0o7777, after.uid() == before.uid(), has_group);
-    // Changing the owner clears bits of the mode, and so comes first.
+    // Changing the owner clears bits of the mode, so the mode is set afterwards.
     let _ = new.set_permissions(std::fs::Permissions::from_mode(mode));
     if has_group {
         let _ = copy_attributes(old, new);
@@ -31,16 +32,16 @@ pub(super) fn keep(old: &File, new: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// The mode for a file whose owner or group may be another than before.
+/// Returns the mode for the new file, given whether its owner and group are the old ones.
 fn mode(mode: u32, has_owner: bool, has_group: bool) -> u32 {
-    // A program that runs with another's rights is not meant to run with these.
+    // The set-id bits would grant the rights of the wrong user or group.
     let mode = if has_owner && has_group { mode } else { mode & !0o6000 };
-    // Another group gets no more than everybody has.
+    // A different group gets only what all users have.
     if has_group { mode } else { mode & (!0o070 | (mode & 0o007) << 3) }
 }
 
-/// Copies access control lists and what users have attached. All others, such as the
-/// kernel's signatures, are of the content that was there before.
+/// Copies the access control list and the users' attributes. Others, such as signatures,
+/// belong to the old content.
 fn copy_attributes(old: &File, new: &File) -> Result<(), Errno> {
     let mut names = vec![0; LONGEST];
     let len = flistxattr(old, &mut *names)?;
@@ -51,7 +52,7 @@ fn copy_attributes(old: &File, new: &File) -> Result<(), Errno> {
                 let value = value.get(..len).unwrap_or_default();
                 fsetxattr(new, name, value, XattrFlags::empty())
             });
-            // One that cannot be kept says nothing about the next.
+            // The next attribute may be possible.
             let _ = copied;
         }
     }

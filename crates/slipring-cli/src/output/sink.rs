@@ -1,4 +1,4 @@
-//! Bytes on their way out: to a file that appears whole or not at all, or to a stream.
+//! An output of bytes: a file that appears when it is complete, or a stream.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -18,19 +18,19 @@ use crate::sys;
 /// An output that is open.
 pub(crate) struct Sink {
     to: To,
-    /// How messages call it.
+    /// The name in messages.
     name: String,
 }
 
 enum To {
     Stdout(Stdout),
-    /// A device, a pipe: written as it is.
+    /// A device or a pipe, which is written directly.
     Stream(File),
-    /// A regular file, or none yet; symbolic links are followed.
+    /// A regular file, which is replaced at the end.
     Temporary(Temporary),
 }
 
-/// What a path stands for: standard output by one of its names, or a file.
+/// Standard output, under any of its names, or another path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Stdout,
@@ -43,7 +43,7 @@ impl Place {
         if is_stdout { Self::Stdout } else { Self::Path(path) }
     }
 
-    /// Whether a device or a pipe stands there.
+    /// Returns whether this is a device, a pipe or another special file.
     pub(crate) fn is_special(&self) -> bool {
         match self {
             Self::Stdout => true,
@@ -64,9 +64,8 @@ impl fmt::Display for Place {
 }
 
 impl Sink {
-    /// Opens the output, and finds all that can be found wrong with it before any work is
-    /// done; an output that is one of the inputs among them. Blocks on a FIFO until it has a
-    /// reader.
+    /// Opens the output. Reports before any work is done whatever can be known to be wrong, an
+    /// output that is also an input included. Blocks on a FIFO until it has a reader.
     pub(crate) fn open(place: &Place, inputs: &[Identity]) -> Result<Self, Error> {
         let to = match place {
             Place::Stdout => {
@@ -101,8 +100,7 @@ impl Sink {
         written.map_err(|e| Error::write(&self.name, &e))
     }
 
-    /// Completes the output; a file takes its place now. Without this call
-    /// there is no file.
+    /// Completes the output: a regular file appears now, and only by this call.
     pub(crate) fn finish(self) -> Result<(), Error> {
         let name = self.name;
         let finished = match self.to {
@@ -133,7 +131,7 @@ fn open_path(place: &Place, path: &Path, inputs: &[Identity]) -> Result<To, Erro
         return Err(Error::failure(format!("cannot write {place}: it is closed")));
     }
     match fs::metadata(path) {
-        // Its only reader would be this program, which waits here for one.
+        // Opening would wait for a reader, and this program would be the only one.
         Ok(metadata) if metadata.file_type().is_fifo() => refuse_input(&metadata, inputs)?,
         _ => {}
     }
@@ -141,7 +139,8 @@ fn open_path(place: &Place, path: &Path, inputs: &[Identity]) -> Result<To, Erro
     opened.map(To::Stream).map_err(failed)
 }
 
-/// An output that is read as well would never end, or harm what is to be read.
+/// Returns an error if the output is one of the inputs: the run would never end, or destroy
+/// the input.
 fn refuse_input(output: &fs::Metadata, inputs: &[Identity]) -> Result<(), Error> {
     if !output.is_file() && !output.file_type().is_fifo() {
         return Ok(());

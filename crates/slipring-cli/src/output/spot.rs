@@ -1,5 +1,5 @@
-//! The place of a regular file: a name in a directory that is held open. What becomes of the
-//! path that led there, or of the process's own directory, makes no difference any more.
+//! The place of a regular file: a name in a directory that is held open. The place stays the
+//! same if a directory on the path is renamed later.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -18,16 +18,16 @@ const MAX_LINKS: usize = 40;
 pub(crate) struct Spot {
     directory: Arc<OwnedFd>,
     name: OsString,
-    /// Where the path led, for messages.
+    /// The path after its links were followed, for messages.
     path: PathBuf,
-    /// The file that stands there, open for writing but as it was.
+    /// The file at this place, open for writing but not truncated.
     existing: Option<File>,
 }
 
 impl Spot {
-    /// Follows symbolic links and opens the directory. A file that stands there and is
-    /// write-protected is an error: to replace it would ask for write access to its
-    /// directory alone, but it is meant to stay.
+    /// Follows symbolic links and opens the directory. Returns an error if the file exists and
+    /// is write-protected: replacing it would need write access to the directory only, but
+    /// its owner wants it to stay.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let path = resolve(path)?;
         let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
@@ -43,36 +43,38 @@ impl Spot {
         Ok(spot)
     }
 
-    /// The file that stood there at the start.
+    /// Returns the file that was at this place at the start.
     pub(super) fn existing(&self) -> Option<&File> {
         self.existing.as_ref()
     }
 
-    /// The file that stands there now, open for writing.
+    /// Opens the file that is at this place now, for writing.
     pub(super) fn file(&self) -> io::Result<File> {
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = File::from(openat(&self.directory, &self.name, flags, Mode::empty())?);
         if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::NotSeekable.into()) }
     }
 
-    /// A new file in the directory that has no name, and is gone if it never gets one.
+    /// Creates a file without a name in the directory. It vanishes when it is closed, unless
+    /// it has got a name by then.
     pub(super) fn unnamed(&self, mode: Mode) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
         Ok(openat(&self.directory, ".", flags, mode)?.into())
     }
 
-    /// A new file in the directory under this name.
+    /// Creates a file with this name in the directory.
     pub(super) fn create(&self, name: &OsStr, mode: Mode) -> io::Result<(File, Named)> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = openat(&self.directory, name, flags, mode)?;
         Ok((file.into(), self.named(name)))
     }
 
-    /// Gives an unnamed file a name that no file has: this one, or the spot's own.
+    /// Gives an unnamed file this name, or the name of this place. Returns an error if another
+    /// file has the name.
     pub(super) fn link(&self, file: &File, name: Option<&OsStr>) -> io::Result<Named> {
         use std::os::fd::AsRawFd;
         let name = name.unwrap_or(&self.name);
-        // The other way, by the descriptor itself, asks for a privilege.
+        // Linking the descriptor itself (AT_EMPTY_PATH) needs a privilege.
         let source = format!("/proc/self/fd/{}", file.as_raw_fd());
         linkat(CWD, source, &*self.directory, name, AtFlags::SYMLINK_FOLLOW)?;
         Ok(self.named(name))
@@ -82,20 +84,20 @@ impl Spot {
         Named { directory: Arc::clone(&self.directory), name: name.to_owned() }
     }
 
-    /// Puts a file of the directory in the place of this one.
+    /// Moves a file of the directory to this place.
     pub(super) fn replace_by(&self, file: &Named) -> io::Result<()> {
         Ok(renameat(&*self.directory, &file.name, &*self.directory, &self.name)?)
     }
 
-    /// Has the directory's own changes written. Not all file systems can, and not every user
-    /// may; the files' data do not depend on it.
+    /// Makes the names in the directory durable. Errors are ignored: not every file system can
+    /// do it, and the data of the files is safe without it.
     pub(super) fn sync_directory(&self) {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened: Result<OwnedFd, Errno> = openat(&*self.directory, ".", flags, Mode::empty());
         let _ = opened.and_then(rustix::fs::fsync);
     }
 
-    /// How a message calls another file of the directory.
+    /// Returns the path of another file of the directory, for messages.
     pub(super) fn path_of(&self, file: &Named) -> PathBuf {
         self.path.with_file_name(&file.name)
     }

@@ -1,11 +1,12 @@
-//! The file that is written in the target's directory until it takes its place.
+//! The temporary file, which is written in the target's directory and then replaces the target.
 //!
-//! It has no name while it grows, where the file system has such files: then nothing is left
-//! of it however the program ends. Elsewhere it has a name that tells whose it is, and is
-//! removed by every signal that can be handled.
+//! While it grows it has no name, if the file system supports that (`O_TMPFILE`): then nothing
+//! is left of it, however the program ends. Otherwise its name begins with `.slipring-`, and
+//! every signal that can be handled removes it.
 //!
-//! Once it is complete, only real loss is an error: what cannot be made as good as usual
-//! (permissions, durability, an exchange that is seen all at once) is made as good as can be.
+//! Once the file is complete, only loss of data is an error. If permissions cannot be kept, if
+//! the file system cannot sync, or if the target cannot be replaced atomically, the next best
+//! is done.
 
 use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
@@ -22,8 +23,8 @@ use super::keep::keep;
 use super::spot::{Named, Spot};
 use crate::sys;
 
-/// The temporary file of this process if it has a name, for the case that the program ends
-/// while its main thread is blocked.
+/// The named temporary file of this process. A signal's thread removes it if the main thread
+/// is blocked.
 static CURRENT: Mutex<Option<Named>> = Mutex::new(None);
 
 const ATTEMPTS: usize = 16;
@@ -33,11 +34,12 @@ const ATTEMPTS: usize = 16;
 pub(super) struct Temporary {
     file: File,
     spot: Spot,
-    /// Its name, if it has one; that of the target in the end.
+    /// The temporary name, if the file has one.
     named: Option<Named>,
 }
 
-/// Why a complete file did not take its place, and where it is instead, if that is.
+/// The error that kept a complete file from its place, and where the file is now, if it still
+/// exists.
 #[derive(Debug)]
 pub(super) struct Misplaced {
     pub(super) error: io::Error,
@@ -55,8 +57,8 @@ impl Temporary {
         let mode = mode_for(&spot);
         match spot.unnamed(mode) {
             Ok(file) => Ok(Self { file, spot, named: None }),
-            // There are many ways to say that there are no such files. If it is something
-            // else it is found again.
+            // File systems without unnamed files return various errors. Any other reason
+            // makes the next call fail too.
             Err(_) => {
                 let (file, named) = create_named(&spot)?;
                 Ok(Self { file, spot, named: Some(named) })
@@ -75,8 +77,7 @@ impl Temporary {
         }
         sync(&self.file)?;
         if self.named.is_none() && self.spot.existing().is_none() {
-            // The usual case: a new file appears, whole. If one has appeared there
-            // meanwhile it is replaced, below.
+            // The link fails if a file has appeared there meanwhile: it is replaced below.
             if self.spot.link(&self.file, None).is_ok() {
                 self.spot.sync_directory();
                 return Ok(());
@@ -87,10 +88,10 @@ impl Temporary {
             Err(error) => return self.write_in_place().map_err(|_| error.into()),
         };
         if let Err(error) = self.spot.replace_by(&named) {
-            // A file that is mounted on its own, one in a directory where only owners may
-            // replace files, one that is on another layer of the file system.
+            // The target is a mount point, or another user's file in a sticky directory, or on
+            // another layer of the file system: all can be written to.
             if self.write_in_place().is_err() {
-                // Not removed: the work is in it.
+                // The file holds the result, so it is not removed.
                 self.named = None;
                 current().take();
                 return Err(Misplaced { error, kept: Some(self.spot.path_of(&named)) });
@@ -103,7 +104,8 @@ impl Temporary {
         Ok(())
     }
 
-    /// Gives the unnamed file a name, or its content to one that has.
+    /// Gives the unnamed file a temporary name. If that is impossible, copies it to a file
+    /// that has one.
     fn give_name(&mut self) -> io::Result<Named> {
         {
             let mut current = current();
@@ -114,7 +116,7 @@ impl Temporary {
                 return Ok(named);
             }
         }
-        // Without /proc there is no way to.
+        // Linking needs /proc.
         let (mut file, named) = create_named(&self.spot)?;
         self.named = Some(named.clone());
         copy(&mut self.file, &mut file)?;
@@ -125,7 +127,7 @@ impl Temporary {
         Ok(named)
     }
 
-    /// Writes the content into the file that stands at the target.
+    /// Overwrites the file at the target with the content.
     fn write_in_place(&mut self) -> io::Result<()> {
         let mut target = self.spot.file()?;
         copy(&mut self.file, &mut target)
@@ -136,7 +138,7 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         if let Some(named) = self.named.take() {
             let mut current = current();
-            // Not if it was removed already, and another could have its name.
+            // If a signal's thread has removed it, another file could have its name now.
             if current.take().is_some() {
                 named.remove();
             }
@@ -144,7 +146,7 @@ impl Drop for Temporary {
     }
 }
 
-/// Removes the temporary file of this process, if there is one that has a name.
+/// Removes the named temporary file of this process, if there is one.
 pub(crate) fn remove_current() {
     if let Some(named) = current().take() {
         named.remove();
@@ -155,12 +157,12 @@ fn current() -> MutexGuard<'static, Option<Named>> {
     CURRENT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Never open to more people than the target is.
+/// Returns the mode of the temporary file, which never grants more than the target's.
 fn mode_for(spot: &Spot) -> Mode {
     Mode::from_raw_mode(if spot.existing().is_some() { 0o600 } else { 0o666 })
 }
 
-/// Creates a file under a name that nobody can foresee, and never by opening one that exists.
+/// Creates a file under an unpredictable name. Never opens an existing file.
 fn create_named(spot: &Spot) -> io::Result<(File, Named)> {
     let mut attempts = 0;
     loop {
@@ -183,12 +185,12 @@ fn random_name() -> OsString {
     format!(".slipring-{random:016x}.tmp").into()
 }
 
-/// Writes all of one file over another, and makes it durable.
+/// Overwrites one file with the content of another, and makes it durable.
 fn copy(from: &mut File, to: &mut File) -> io::Result<()> {
     from.rewind()?;
     let len = from.metadata()?.len();
-    // Whether there is room is found out before anything is overwritten; not all file systems
-    // can say.
+    // Find out whether there is room before anything is overwritten. Not every file system
+    // can tell.
     let reserved = fallocate(&*to, FallocateFlags::KEEP_SIZE, 0, len);
     if let Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) = reserved {
         return Err(error.into());
@@ -198,8 +200,8 @@ fn copy(from: &mut File, to: &mut File) -> io::Result<()> {
     sync(to)
 }
 
-/// Waits until the file's content is safe. Where the file system has no such thing, what
-/// closing says has to do.
+/// Makes the file's content durable. If the file system does not support that, closing at
+/// least reports failed writes.
 fn sync(file: &File) -> io::Result<()> {
     match rustix::fs::fsync(file) {
         Ok(()) => Ok(()),
