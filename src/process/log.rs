@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 
 use super::sys::fd::set_blocking_append;
 use crate::error::{Error, ErrorKind, ExitCause, Result};
+use crate::shm::descriptor::open_above_stdio;
 
 /// How much of the end of a log is kept for an error.
 const TAIL: u64 = 4096;
@@ -62,12 +63,10 @@ impl Log {
     /// `None`: not a plain file.
     fn open_file(path: &Path) -> io::Result<Option<Self>> {
         // Non-blocking, or the open of a named pipe would wait for its reader.
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(path)?;
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o600);
+        options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        let file = open_above_stdio(&options, path)?;
         let meta = file.metadata()?;
         if !meta.is_file() {
             return Ok(None);

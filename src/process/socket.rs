@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use super::sys::fd::{self as system, Ready};
 use crate::error::{Error, ErrorKind, Result};
+use crate::shm::descriptor::above_stdio;
 
 /// What [`recv`] found.
 #[derive(Debug)]
@@ -23,14 +24,14 @@ pub(crate) enum Received {
     Eof,
 }
 
-/// Two connected ends, both close-on-exec.
+/// Two connected ends, both close-on-exec, with numbers above the standard streams'.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::Os`], when no descriptor is free.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) =
-        UnixStream::pair().map_err(|e| Error::os("cannot make the bootstrap socket", e))?;
+    let [ours, theirs] = above_stdio(|| UnixStream::pair().map(Into::into))
+        .map_err(|e| Error::os("cannot make the bootstrap socket", e))?;
     Ok((ours.into(), theirs.into()))
 }
 

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use super::sys::fd::duplicate_above_stdio;
 use super::sys::posix_spawn::{self as system, Actions, Attributes};
 use crate::error::{Error, ErrorKind, Result};
+use crate::shm::descriptor::open_above_stdio;
 
 /// Where a program without a slash is looked for when the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -129,7 +130,7 @@ pub(crate) fn spawn(
 }
 
 fn open_null() -> Result<OwnedFd> {
-    let null = fs::File::options().write(true).open("/dev/null");
+    let null = open_above_stdio(fs::File::options().write(true), "/dev/null");
     let null = null.map_err(|e| {
         Error::with_source(ErrorKind::Spawn, "cannot open /dev/null for a worker's output", e)
     })?;

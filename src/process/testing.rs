@@ -160,6 +160,23 @@ pub(crate) fn inheritable_duplicate_at(fd: BorrowedFd<'_>, number: i32) -> Owned
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
+/// Runs `body` with descriptors 0, 1 and 2 closed. For a process of the test's own.
+pub(crate) fn without_stdio<T>(body: impl FnOnce() -> T) -> T {
+    let own = [0, 1, 2].map(|number| {
+        // SAFETY: standard streams, which stay open but for the time of `body`.
+        let stream = unsafe { BorrowedFd::borrow_raw(number) };
+        let saved = stream.try_clone_to_owned().unwrap();
+        // SAFETY: takes an integer only; nothing in Rust owns this descriptor.
+        assert_eq!(unsafe { libc::close(number) }, 0);
+        (saved, number)
+    });
+    let result = body();
+    for (saved, number) in own {
+        std::mem::forget(inheritable_duplicate_at(saved.as_fd(), number));
+    }
+    result
+}
+
 pub(crate) fn ignore_signal(signal: i32) {
     // SAFETY: ignoring a signal runs no code.
     let before = unsafe { libc::signal(signal, libc::SIG_IGN) };

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use super::descriptor::above_stdio;
 use crate::error::{Error, Result};
 
 /// One side's hold on the pair.
@@ -35,7 +36,8 @@ impl Hint {
     /// first.
     pub(crate) fn pair() -> Result<(Self, [OwnedFd; 2])> {
         let failed = |e| Error::os("cannot make a socket pair", e);
-        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let [ours, theirs] = above_stdio(|| UnixStream::pair().map(Into::into)).map_err(failed)?;
+        // A copy of the standard library's is never below 3.
         let copies = [theirs.try_clone().map_err(failed)?, ours.try_clone().map_err(failed)?];
         let hint = Self { own: ours.into(), other: theirs.into() };
         Ok((hint, copies.map(OwnedFd::from)))

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use super::descriptor::above_stdio;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Seals of a region that only its creator may ever map writable.
@@ -32,13 +33,16 @@ pub(crate) fn create(name: &CStr, len: u64) -> Result<File> {
 }
 
 fn memfd_create(name: &CStr, flags: libc::c_uint) -> io::Result<File> {
-    // SAFETY: `name` is a NUL-terminated string that outlives the call.
-    let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just handed out `fd`, and nobody else knows it.
-    Ok(unsafe { File::from_raw_fd(fd) })
+    let [file] = above_stdio(|| {
+        // SAFETY: `name` is a NUL-terminated string that outlives the call.
+        let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just handed out `fd`, and nobody else knows it.
+        Ok([unsafe { File::from_raw_fd(fd) }])
+    })?;
+    Ok(file)
 }
 
 fn reserve(file: &File, len: u64) -> Result<()> {

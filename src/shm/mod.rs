@@ -7,6 +7,7 @@ pub(crate) mod bytes;
 pub(crate) mod clock;
 pub(crate) mod copy;
 pub(crate) mod cpu;
+pub(crate) mod descriptor;
 pub(crate) mod event;
 pub(crate) mod fork;
 pub(crate) mod futex;

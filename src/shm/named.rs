@@ -33,6 +33,7 @@ use raw_sync::locks::{LockImpl, LockInit, Mutex as RawMutex};
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
 use super::clock::Deadline;
+use super::descriptor::hold_free_stdio;
 use super::event::{Event, SharedEvent};
 use super::fork;
 use super::layout::{as_u64, as_usize, control};
@@ -76,6 +77,7 @@ impl Segment {
             let message = format!("segment of {len} bytes, at most {LARGEST} can be mapped");
             return Err(Error::new(ErrorKind::InvalidConfig, message));
         }
+        let _held = hold_free_stdio();
         // It unlinks the name when it is dropped, which an error below does.
         let mut shmem = ShmemConf::new()
             .os_id(format!("/{id}"))
@@ -113,6 +115,7 @@ impl Segment {
             let least = control::END;
             return Err(mismatch(&path, &format!("has {len} bytes, expected at least {least}")));
         }
+        let _held = hold_free_stdio();
         let shmem = match ShmemConf::new().os_id(format!("/{id}")).open() {
             Ok(shmem) => shmem,
             // Removed since it was looked at.

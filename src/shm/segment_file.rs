@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::descriptor::open_above_stdio;
 use super::layout::as_u64;
 use super::named::own_user;
 use crate::error::{Error, ErrorKind, Result};
@@ -48,7 +49,7 @@ pub(crate) fn file_of(path: &Path) -> Result<Option<File>> {
     // Before it is opened, which another user's file may not allow.
     check(path, &found)?;
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+    match open_above_stdio(OpenOptions::new().read(true).custom_flags(flags), path) {
         Ok(file) => {
             // Another file may have taken its place.
             check(path, &metadata(&file)?)?;

@@ -9,6 +9,7 @@ use std::ptr;
 use std::time::{Duration, Instant};
 
 use super::check;
+use crate::shm::descriptor::{above_stdio, hold_free_stdio};
 
 /// The most descriptors that one message carries.
 pub(crate) const MAX_FDS: usize = 32;
@@ -86,7 +87,8 @@ pub(crate) struct Arrived {
     pub(crate) truncated: bool,
 }
 
-/// Receives bytes and at most `max_fds` descriptors, close-on-exec, without waiting.
+/// Receives bytes and at most `max_fds` descriptors, close-on-exec and with numbers above
+/// the standard streams', without waiting.
 /// The kernel closes those beyond.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
@@ -98,6 +100,7 @@ pub(crate) fn receive(
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let mut header = message(&mut part, &mut rights, max_fds);
     let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    let _held = (max_fds > 0).then(hold_free_stdio);
     // SAFETY: the header names one live, exclusively borrowed buffer and one control
     // record, with their lengths; the kernel writes within these.
     let len = check(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) })?;
@@ -112,6 +115,10 @@ pub(crate) fn receive(
             // nobody else has seen its number.
             fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
         }
+    }
+    // One of the standard streams' numbers may have been freed after these were held.
+    for fd in fds.iter_mut().filter(|fd| fd.as_raw_fd() <= libc::STDERR_FILENO) {
+        *fd = duplicate_above_stdio(fd.as_fd())?;
     }
     let truncated = header.msg_flags & libc::MSG_CTRUNC != 0;
     Ok(Arrived { len: len.unsigned_abs(), fds, truncated })
@@ -179,10 +186,13 @@ pub(crate) struct EventCounter(File);
 impl EventCounter {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
-        // SAFETY: eventfd takes integers only.
-        let fd = check(unsafe { libc::eventfd(0, flags) })?;
-        // SAFETY: the kernel has just made this descriptor; nobody else knows its number.
-        Ok(Self(File::from(unsafe { OwnedFd::from_raw_fd(fd) })))
+        let [file] = above_stdio(|| {
+            // SAFETY: eventfd takes integers only.
+            let fd = check(unsafe { libc::eventfd(0, flags) })?;
+            // SAFETY: the kernel has just made this descriptor; nobody else knows its number.
+            Ok([unsafe { File::from_raw_fd(fd) }])
+        })?;
+        Ok(Self(file))
     }
 
     /// Makes it readable. Can fail only when it is readable already.
@@ -207,10 +217,13 @@ pub(crate) struct Epoll(OwnedFd);
 
 impl Epoll {
     pub(crate) fn new() -> io::Result<Self> {
-        // SAFETY: epoll_create1 takes an integer only.
-        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        // SAFETY: the kernel has just made this descriptor; nobody else knows its number.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let [set] = above_stdio(|| {
+            // SAFETY: epoll_create1 takes an integer only.
+            let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+            // SAFETY: the kernel has just made this descriptor; nobody else knows its number.
+            Ok([unsafe { OwnedFd::from_raw_fd(fd) }])
+        })?;
+        Ok(Self(set))
     }
 
     pub(crate) fn add(&self, fd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
@@ -251,5 +264,40 @@ impl Epoll {
         // A packed struct on x86-64: the field is copied, never borrowed.
         keys.extend(events.iter().take(count).map(|event| event.u64));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::log::Log;
+    use crate::process::socket;
+    use crate::process::sys::process::pidfd_open;
+    use crate::process::testing::{TempDir, alone, without_stdio};
+    use crate::shm::hint::Hint;
+    use crate::shm::memfd;
+
+    #[test]
+    fn no_descriptor_takes_the_place_of_a_closed_standard_stream() {
+        alone(|| {
+            let dir = TempDir::new();
+            let numbers = without_stdio(|| {
+                let (a, b) = socket::pair().unwrap();
+                let (hint, others) = Hint::pair().unwrap();
+                let files = [memfd::create(c"test", 4096).unwrap(), memfd::adopt(b).unwrap().0];
+                let (set, bell) = (Epoll::new().unwrap(), EventCounter::new().unwrap());
+                let pidfd = pidfd_open(std::process::id()).unwrap();
+                let log = Log::open(dir.path(), "r", None).unwrap();
+                send(a.as_fd(), b"x", &[a.as_fd(), bell.as_fd()]).unwrap();
+                let received = receive(files[1].as_fd(), &mut [0], 2).unwrap().fds;
+                let mut all = vec![a.as_fd(), hint.as_fd(), set.0.as_fd(), bell.as_fd()];
+                all.extend([pidfd.as_fd(), log.fd().unwrap()]);
+                all.extend(others.iter().chain(&received).map(AsFd::as_fd));
+                all.extend(files.iter().map(AsFd::as_fd));
+                all.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>()
+            });
+            assert_eq!(numbers.len(), 12);
+            assert!(numbers.iter().all(|number| *number > 2), "{numbers:?}");
+        });
     }
 }

@@ -9,14 +9,18 @@ use std::ptr;
 
 use super::check;
 use crate::error::ExitCause;
+use crate::shm::descriptor::above_stdio;
 
 /// A descriptor, close-on-exec, that stands for the process as long as it is open.
 pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: pidfd_open takes integers only.
-    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, c_long::from(pid), 0_usize) })?;
-    let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor; nobody else knows its number.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let [pidfd] = above_stdio(|| {
+        // SAFETY: pidfd_open takes integers only.
+        let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, c_long::from(pid), 0_usize) })?;
+        let fd = i32::try_from(fd).map_err(io::Error::other)?;
+        // SAFETY: the kernel has just made this descriptor; nobody else knows its number.
+        Ok([unsafe { OwnedFd::from_raw_fd(fd) }])
+    })?;
+    Ok(pidfd)
 }
 
 /// Whom a signal through a pidfd reaches.
