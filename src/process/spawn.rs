@@ -59,7 +59,10 @@ impl EnvChanges {
     fn resolve(&self) -> BTreeMap<OsString, OsString> {
         let mut all = BTreeMap::new();
         if !self.cleared {
-            all.extend(env::vars_os());
+            for (name, value) in env::vars_os() {
+                // Of a name that is there twice, this process sees the first value.
+                all.entry(name).or_insert(value);
+            }
         }
         for (name, value) in &self.changes {
             match value {
@@ -76,7 +79,8 @@ impl EnvChanges {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Spawn`], with the program's path and the cause.
+/// [`ErrorKind::Spawn`], with the program's path and the cause;
+/// [`ErrorKind::InvalidConfig`] for an empty path, and for what has a NUL byte.
 pub(crate) fn spawn(
     program: &Program,
     stdin: BorrowedFd<'_>,
@@ -142,7 +146,8 @@ fn open_null() -> Result<OwnedFd> {
 fn candidates(program: &Program, search_path: Option<&OsString>) -> Result<Vec<PathBuf>> {
     let name = program.path.as_os_str();
     if name.is_empty() {
-        return Err(Error::new(ErrorKind::Spawn, "the path of the worker's program is empty"));
+        let message = "the path of the worker's program is empty";
+        return Err(Error::new(ErrorKind::InvalidConfig, message));
     }
     c_string(name, "program path")?;
     if name.as_bytes().contains(&b'/') {
@@ -177,7 +182,7 @@ fn variable((name, value): (OsString, OsString)) -> Result<CString> {
     // An inherited name may begin with `=`; with one further on, it would be another name.
     if name.is_empty() || name.as_bytes().iter().skip(1).any(|&b| b == b'=') {
         let message = format!("{name:?} cannot be the name of an environment variable");
-        return Err(Error::new(ErrorKind::Spawn, message));
+        return Err(Error::new(ErrorKind::InvalidConfig, message));
     }
     let mut pair = name;
     pair.push("=");
@@ -188,7 +193,7 @@ fn variable((name, value): (OsString, OsString)) -> Result<CString> {
 fn c_string(text: &OsStr, what: &str) -> Result<CString> {
     CString::new(text.to_owned().into_vec()).map_err(|e| {
         let message = format!("the {what} {text:?} of a worker has a NUL byte");
-        Error::with_source(ErrorKind::Spawn, message, e.into())
+        Error::with_source(ErrorKind::InvalidConfig, message, e.into())
     })
 }
 

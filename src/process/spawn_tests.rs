@@ -31,8 +31,12 @@ fn output(program: &Program) -> String {
 }
 
 fn failure(program: &Program) -> String {
+    failure_of(ErrorKind::Spawn, program)
+}
+
+fn failure_of(kind: ErrorKind, program: &Program) -> String {
     let error = spawn(program, null().as_fd(), None).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Spawn);
+    assert_eq!(error.kind(), kind, "{error}");
     error.to_string()
 }
 
@@ -74,7 +78,7 @@ fn every_reason_why_a_program_cannot_start_is_told_with_its_path() {
         assert!(message.contains(path(program).to_str().unwrap()), "{message}");
     }
     assert!(failure(&named(dir.path())).contains("Permission denied"));
-    assert!(failure(&named("")).contains("empty"));
+    assert!(failure_of(ErrorKind::InvalidConfig, &named("")).contains("empty"));
     let mut huge = shell("true");
     huge.args.push("x".repeat(1 << 20).into());
     assert!(failure(&huge).contains("Argument list too long"));
@@ -99,6 +103,7 @@ fn a_missing_working_directory_is_not_taken_for_a_missing_program() {
 fn nul_bytes_and_impossible_names_are_errors_that_say_where() {
     let nul = || OsString::from_vec(vec![b'a', 0, b'b']);
     let ok = || shell("true");
+    let failure = |program: &Program| failure_of(ErrorKind::InvalidConfig, program);
     assert!(failure(&named(nul())).contains("program path"));
     assert!(failure(&Program { args: vec![nul()], ..ok() }).contains("argument"));
     assert!(failure(&Program { arg0: Some(nul()), ..ok() }).contains("argument"));
