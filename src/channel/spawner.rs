@@ -162,8 +162,14 @@ impl Spawner {
         self
     }
 
-    /// Where the worker's standard output and error go, to `worker-<role>.log`, which is
-    /// appended to. Without it they are discarded, and errors have no log to show.
+    /// Keeps what the worker writes to its standard output and error in this directory, in
+    /// `worker-<role>.log`, which is appended to. Without it the output is discarded, and
+    /// errors have no log to show.
+    ///
+    /// While another worker uses that file, be it one of another host, the log is
+    /// `worker-<role>.2.log`, and so on: an error never shows the lines of another worker.
+    /// The files are used again, so that there are never more of them than there were workers
+    /// at a time. [`Channel::log_path`] says which one it is.
     pub fn log_dir(mut self, directory: impl AsRef<Path>) -> Self {
         self.log_dir = Some(directory.as_ref().to_owned());
         self

@@ -1,14 +1,22 @@
 //! A worker's log: where its standard output and error go, and what is read back of it
 //! when it has died.
+//!
+//! A log file belongs to one worker at a time. The file is locked, and the lock belongs to
+//! the open file that the worker's standard output and error and this process share: the
+//! kernel gives it back once all of these are closed, and not before. So what stands behind
+//! the length that the file had when it was locked is this worker's alone. A worker that
+//! finds its log taken gets the next one of a row; as those are used again, there are never
+//! more files than there were workers at a time.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Seek, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::Mutex;
 
-use super::sys::fd::set_blocking_append;
+use super::service::lock;
+use super::sys::fd::{set_blocking_append, try_lock};
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::shm::descriptor::open_above_stdio;
 
@@ -16,106 +24,156 @@ use crate::shm::descriptor::open_above_stdio;
 const TAIL: u64 = 4096;
 
 /// How the line about a worker's end begins.
-const REASON: &[u8] = b"[supervisor] ";
+const REASON: &str = "[supervisor] ";
+
+/// How many workers can have a log of the same name at a time.
+const MOST: u32 = 10_000;
 
 /// One worker's part of a log file: all that was appended since it was opened.
 #[derive(Debug)]
 pub(crate) struct Log {
     path: PathBuf,
-    /// Length of the file when it was opened; what stands before is an earlier worker's.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    Open(Part),
+    /// The worker has ended: the tail, if it could be read.
+    Ended(Option<String>),
+}
+
+/// The file itself, whatever becomes of its name. The worker has it too.
+#[derive(Debug)]
+struct Part {
+    file: File,
+    /// Length of the file when it was locked; what stands before is an earlier worker's.
     start: u64,
-    /// Device and inode: a file that was put in its place is not this log.
-    identity: (u64, u64),
-    /// Open until the worker has it.
-    file: Option<File>,
-    /// Where the line about this worker's own end begins, once it is written.
-    own_reason: OnceLock<u64>,
+}
+
+/// What opening one file of the row came to.
+enum Opened {
+    Log(Log),
+    /// A worker is using it.
+    Taken,
+    NoFile,
 }
 
 impl Log {
     /// Opens `worker-<role>.log`, or `worker-<role>-<instance>.log`, for appending; makes
-    /// it, for the owner only, and its directories, when they are missing. A symbolic link
-    /// in the file's place is refused, and so is anything else that is not a plain file.
+    /// it, for the owner only, and its directories, when they are missing. While another
+    /// worker has it, be it one of another host, the file is `worker-<role>.2.log` and so on.
+    /// A symbolic link in the file's place is refused, and so is anything else that is not a
+    /// plain file.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Os`] with the path and the cause; [`ErrorKind::InvalidConfig`] when the
-    /// path is taken by something that is no plain file.
+    /// path is taken by something that is no plain file, or by 10,000 workers.
     pub(crate) fn open(directory: &Path, role: &str, instance: Option<u32>) -> Result<Self> {
-        let name = match instance {
-            None => format!("worker-{role}.log"),
-            Some(number) => format!("worker-{role}-{number}.log"),
-        };
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| {
             Error::os(format!("cannot make the log directory {}", directory.display()), e)
         })?;
-        let path = directory.join(name);
-        match Self::open_file(&path) {
-            Ok(Some(log)) => Ok(log),
-            Ok(None) => Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!("the log {} is no plain file", path.display()),
-            )),
-            Err(e) => Err(Error::os(format!("cannot open the log {}", path.display()), e)),
+        let name = match instance {
+            None => format!("worker-{role}"),
+            Some(number) => format!("worker-{role}-{number}"),
+        };
+        for number in 1..=MOST {
+            let path = match number {
+                1 => directory.join(format!("{name}.log")),
+                _ => directory.join(format!("{name}.{number}.log")),
+            };
+            match Self::open_file(&path) {
+                Ok(Opened::Log(log)) => return Ok(log),
+                Ok(Opened::Taken) => {}
+                Ok(Opened::NoFile) => {
+                    let message = format!("the log {} is no plain file", path.display());
+                    return Err(Error::new(ErrorKind::InvalidConfig, message));
+                }
+                Err(e) => {
+                    return Err(Error::os(format!("cannot open the log {}", path.display()), e));
+                }
+            }
         }
+        let path = directory.join(name);
+        let message = format!("{MOST} workers have the log {}", path.display());
+        Err(Error::new(ErrorKind::InvalidConfig, message))
     }
 
-    /// `None`: not a plain file.
-    fn open_file(path: &Path) -> io::Result<Option<Self>> {
-        // Non-blocking, or the open of a named pipe would wait for its reader.
+    fn open_file(path: &Path) -> io::Result<Opened> {
         let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o600);
+        // Readable, because what is read back is read through this very file.
+        options.read(true).append(true).create(true).mode(0o600);
+        // Non-blocking, or the open of a device could wait for it.
         options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
         let file = open_above_stdio(&options, path)?;
-        let meta = file.metadata()?;
-        if !meta.is_file() {
-            return Ok(None);
+        if !file.metadata()?.is_file() {
+            return Ok(Opened::NoFile);
+        }
+        match try_lock(file.as_fd()) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Opened::Taken),
+            // Some file systems know no locks. There, workers that run at the same time need
+            // instances, or their lines mix.
+            Err(_) => {}
         }
         set_blocking_append(file.as_fd())?;
-        Ok(Some(Self {
-            path: path.to_path_buf(),
-            start: meta.len(),
-            identity: (meta.dev(), meta.ino()),
-            file: Some(file),
-            own_reason: OnceLock::new(),
-        }))
+        // Once it is locked: its last worker's end may just have been written down.
+        let start = file.metadata()?.len();
+        let state = Mutex::new(State::Open(Part { file, start }));
+        Ok(Opened::Log(Self { path: path.to_path_buf(), state }))
     }
 
+    /// Where the file was when it was opened.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// For the worker's standard output and error; `None` once it was released.
-    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.file.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Closes this process's descriptor: the worker has its own.
-    pub(crate) fn release_fd(&mut self) {
-        self.file = None;
-    }
-
-    /// The last 4096 bytes that were written since the log was opened, lossily decoded;
-    /// `None` when they cannot be read. Without lines about the end of other workers: that
-    /// of an earlier one is written when the kernel has torn it down, by which time this
-    /// one may long be running.
-    pub(crate) fn tail(&self) -> Option<String> {
-        let (file, length) = self.reopen(OpenOptions::new().read(true))?;
-        let start = self.start_in(length);
-        let from = length.saturating_sub(TAIL).max(start);
-        let mut bytes = vec![0; usize::try_from(length - from).ok()?];
-        let read = read_at_most(&file, &mut bytes, from)?;
-        bytes.truncate(read);
-        let mut at = from;
-        let mut own = Vec::new();
-        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-            if !line.starts_with(REASON) || self.own_reason.get() == Some(&at) {
-                own.extend_from_slice(line);
-            }
-            at += u64::try_from(line.len()).ok()?;
+    /// For the worker's standard output and error; `None` once the worker has ended.
+    pub(crate) fn fd(&mut self) -> Option<BorrowedFd<'_>> {
+        match self.state.get_mut() {
+            Ok(State::Open(part)) => Some(part.file.as_fd()),
+            _ => None,
         }
-        let mut rest = own.as_slice();
-        if from > start {
+    }
+
+    /// The last 4096 bytes that the worker has written, lossily decoded, and the line about
+    /// its end; `None` when they cannot be read.
+    pub(crate) fn tail(&self) -> Option<String> {
+        match &mut *lock(&self.state) {
+            State::Open(part) => part.tail(),
+            State::Ended(tail) => tail.clone(),
+        }
+    }
+
+    /// Appends the line that tells how the worker ended, keeps the tail, and lets go of the
+    /// file. Best effort, as the disk may be the very thing that is full.
+    pub(crate) fn append_reason(&self, cause: &ExitCause) {
+        let mut state = lock(&self.state);
+        if let State::Open(part) = &mut *state {
+            part.append_line(&format!("{REASON}{cause}"));
+            *state = State::Ended(part.tail());
+        }
+    }
+}
+
+impl Part {
+    /// The file's length. Whatever was truncated, what stands there since is this worker's.
+    fn length(&mut self) -> io::Result<u64> {
+        let length = self.file.metadata()?.len();
+        if length < self.start {
+            self.start = 0;
+        }
+        Ok(length)
+    }
+
+    fn tail(&mut self) -> Option<String> {
+        let length = self.length().ok()?;
+        let from = length.saturating_sub(TAIL).max(self.start);
+        let mut bytes = vec![0; usize::try_from(length - from).ok()?];
+        let read = read_at_most(&self.file, &mut bytes, from)?;
+        let mut rest = bytes.get(..read)?;
+        if from > self.start {
             // A cut in the middle of a character leaves up to three bytes of it.
             let cut = rest.iter().take(3).take_while(|&&byte| byte & 0xC0 == 0x80).count();
             rest = rest.get(cut..).unwrap_or_default();
@@ -123,41 +181,15 @@ impl Log {
         Some(String::from_utf8_lossy(rest).into_owned())
     }
 
-    /// Appends the line that tells how the worker ended; best effort, as the disk may be
-    /// the very thing that is full.
-    pub(crate) fn append_reason(&self, cause: &ExitCause) {
-        let Some((mut file, length)) = self.reopen(OpenOptions::new().read(true).append(true))
-        else {
-            return;
-        };
+    fn append_line(&mut self, line: &str) {
+        let Ok(length) = self.length() else { return };
         let mut last = [b'\n'];
-        if length > self.start_in(length) {
-            let _ = file.read_at(&mut last, length - 1);
+        if length > self.start {
+            let _ = self.file.read_at(&mut last, length - 1);
         }
-        let mut text = if last == [b'\n'] { Vec::new() } else { vec![b'\n'] };
-        let line_at = text.len();
-        text.extend_from_slice(REASON);
-        text.extend_from_slice(format!("{cause}\n").as_bytes());
-        // One write, so that lines of others cannot come between.
-        let written = file.write_all(&text).and_then(|()| file.stream_position());
-        let line_length = u64::try_from(text.len() - line_at).unwrap_or(u64::MAX);
-        if let Some(at) = written.ok().and_then(|end| end.checked_sub(line_length)) {
-            // There is one end, and so one such line.
-            let _ = self.own_reason.set(at);
-        }
-    }
-
-    /// The file and its length, when it is still the one that was opened.
-    fn reopen(&self, options: &mut OpenOptions) -> Option<(File, u64)> {
-        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let file = options.custom_flags(flags).open(&self.path).ok()?;
-        let meta = file.metadata().ok()?;
-        ((meta.dev(), meta.ino()) == self.identity).then_some((file, meta.len()))
-    }
-
-    /// Where this worker's part begins: at the very start, when the file was truncated.
-    fn start_in(&self, length: u64) -> u64 {
-        if length < self.start { 0 } else { self.start }
+        let text = if last == [b'\n'] { format!("{line}\n") } else { format!("\n{line}\n") };
+        // At the end, even if the worker has changed the flags of the file.
+        let _ = self.file.write_all_at(text.as_bytes(), length);
     }
 }
 
@@ -178,13 +210,23 @@ fn read_at_most(file: &File, buffer: &mut [u8], from: u64) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::Write;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-    use crate::process::testing::{TempDir, make_fifo};
+    use crate::process::testing::{TempDir, clear_status_flags, make_fifo};
 
-    fn write(log: &Log, text: impl AsRef<[u8]>) {
-        log.file.as_ref().unwrap().write_all(text.as_ref()).unwrap();
+    fn open(dir: &TempDir) -> Log {
+        Log::open(dir.path(), "r", None).unwrap()
+    }
+
+    /// What the worker has as its standard output.
+    fn output(log: &mut Log) -> File {
+        log.fd().unwrap().try_clone_to_owned().unwrap().into()
+    }
+
+    fn write(log: &mut Log, text: impl AsRef<[u8]>) {
+        output(log).write_all(text.as_ref()).unwrap();
     }
 
     #[test]
@@ -201,52 +243,73 @@ mod tests {
     #[test]
     fn the_tail_never_shows_lines_of_an_earlier_worker() {
         let dir = TempDir::new();
-        let first = Log::open(dir.path(), "r", None).unwrap();
-        write(&first, "secret of the first\n");
-        let second = Log::open(dir.path(), "r", None).unwrap();
+        let mut first = open(&dir);
+        write(&mut first, "secret of the first\n");
+        first.append_reason(&ExitCause::Exited(0));
+        let mut second = open(&dir);
+        assert_eq!(second.path(), first.path());
         assert_eq!(second.tail().unwrap(), "");
-        write(&second, "mine\n");
+        write(&mut second, "mine\n");
         assert_eq!(second.tail().unwrap(), "mine\n");
-        assert_eq!(first.tail().unwrap(), "secret of the first\nmine\n");
+        let expected = "secret of the first\n[supervisor] exited with code 0\n";
+        assert_eq!(first.tail().unwrap(), expected);
+        assert_eq!(fs::read_to_string(first.path()).unwrap(), format!("{expected}mine\n"));
+    }
+
+    #[test]
+    fn a_log_belongs_to_one_worker_until_all_that_have_it_have_let_go() {
+        let dir = TempDir::new();
+        let mut logs: Vec<Log> = (0..3).map(|_| open(&dir)).collect();
+        let name = |log: &Log| log.path().file_name().unwrap().to_str().unwrap().to_owned();
+        let names: Vec<_> = logs.iter().map(name).collect();
+        assert_eq!(names, ["worker-r.log", "worker-r.2.log", "worker-r.3.log"]);
+        let of_the_worker = output(&mut logs[0]);
+        logs[0].append_reason(&ExitCause::Unknown);
+        assert_eq!(name(&open(&dir)), "worker-r.4.log", "something still has the first");
+        drop(of_the_worker);
+        assert_eq!(name(&open(&dir)), "worker-r.log");
+        drop(logs.remove(1));
+        assert_eq!(name(&open(&dir)), "worker-r.log");
+        let numbered = [(); 2].map(|()| Log::open(dir.path(), "r", Some(7)).unwrap());
+        assert_eq!(numbered.each_ref().map(name), ["worker-r-7.log", "worker-r-7.2.log"]);
     }
 
     #[test]
     fn the_tail_is_4096_bytes_and_begins_with_a_whole_character() {
         let dir = TempDir::new();
-        let log = Log::open(dir.path(), "r", None).unwrap();
-        write(&log, format!("{}{}", "\u{20AC}".repeat(2000), "xyz!"));
+        let mut log = open(&dir);
+        write(&mut log, format!("{}{}", "\u{20AC}".repeat(2000), "xyz!"));
         let tail = log.tail().unwrap();
         assert!(tail.len() <= 4096 && tail.len() > 4092, "{}", tail.len());
         assert!(tail.starts_with('\u{20AC}') && tail.ends_with("xyz!"));
-        write(&log, [0xFF, b'!']);
+        write(&mut log, [0xFF, b'!']);
         assert!(log.tail().unwrap().ends_with("xyz!\u{FFFD}!"));
     }
 
     #[test]
     fn the_reason_is_a_line_of_its_own() {
         let dir = TempDir::new();
-        let mut log = Log::open(dir.path(), "r", None).unwrap();
-        write(&log, "no newline");
-        log.release_fd();
-        assert!(log.fd().is_none());
+        let mut log = open(&dir);
+        write(&mut log, "no newline");
         log.append_reason(&ExitCause::Signaled(9));
+        assert!(log.fd().is_none());
         let expected = "no newline\n[supervisor] killed by signal SIGKILL (9)\n";
         assert_eq!(log.tail().unwrap(), expected);
+        assert_eq!(fs::read_to_string(log.path()).unwrap(), expected);
+        // There is one end.
+        log.append_reason(&ExitCause::Unknown);
         assert_eq!(fs::read_to_string(log.path()).unwrap(), expected);
     }
 
     #[test]
-    fn a_tail_tells_of_the_end_of_its_own_worker_alone() {
+    fn the_reason_is_the_last_line_even_if_the_worker_has_changed_the_files_flags() {
         let dir = TempDir::new();
-        let first = Log::open(dir.path(), "r", None).unwrap();
-        let second = Log::open(dir.path(), "r", None).unwrap();
-        write(&second, "started\n");
-        first.append_reason(&ExitCause::Signaled(11));
-        assert_eq!(second.tail().unwrap(), "started\n");
-        second.append_reason(&ExitCause::Exited(3));
-        let expected = "started\n[supervisor] exited with code 3\n";
-        assert_eq!(second.tail().unwrap(), expected);
-        assert_eq!(fs::read_to_string(first.path()).unwrap().lines().count(), 3);
+        let mut log = open(&dir);
+        write(&mut log, "first\n");
+        clear_status_flags(log.fd().unwrap());
+        log.append_reason(&ExitCause::Exited(3));
+        let expected = "first\n[supervisor] exited with code 3\n";
+        assert_eq!(fs::read_to_string(log.path()).unwrap(), expected);
     }
 
     #[test]
@@ -256,29 +319,31 @@ mod tests {
         symlink(dir.path().join("target"), dir.path().join("worker-link.log")).unwrap();
         fs::create_dir(dir.path().join("worker-dir.log")).unwrap();
         make_fifo(&dir.path().join("worker-pipe.log"));
-        for role in ["link", "dir", "pipe"] {
+        for (role, kind) in
+            [("link", ErrorKind::Os), ("dir", ErrorKind::Os), ("pipe", ErrorKind::InvalidConfig)]
+        {
             let error = Log::open(dir.path(), role, None).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Os, "{error}");
+            assert_eq!(error.kind(), kind, "{error}");
         }
-        let _reader =
-            File::options().read(true).write(true).open(dir.path().join("worker-pipe.log"));
-        let error = Log::open(dir.path(), "pipe", None).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
     }
 
     #[test]
-    fn a_replaced_log_is_neither_read_nor_written_and_a_truncated_one_is_read_anew() {
+    fn a_log_is_the_file_that_was_opened_whatever_becomes_of_its_name() {
         let dir = TempDir::new();
         fs::write(dir.path().join("worker-r.log"), "old old old\n").unwrap();
-        let log = Log::open(dir.path(), "r", None).unwrap();
-        write(&log, "new\n");
+        let mut log = open(&dir);
+        write(&mut log, "new\n");
         File::options().write(true).open(log.path()).unwrap().set_len(0).unwrap();
-        write(&log, "again\n");
+        write(&mut log, "again\n");
         assert_eq!(log.tail().unwrap(), "again\n");
-        fs::rename(log.path(), dir.path().join("rotated")).unwrap();
+        let rotated = dir.path().join("rotated");
+        fs::rename(log.path(), &rotated).unwrap();
         fs::write(log.path(), "another's").unwrap();
-        assert_eq!(log.tail(), None);
-        log.append_reason(&ExitCause::Unknown);
+        assert_eq!(log.tail().unwrap(), "again\n");
+        log.append_reason(&ExitCause::Exited(1));
+        let expected = "again\n[supervisor] exited with code 1\n";
+        assert_eq!(fs::read_to_string(rotated).unwrap(), expected);
+        assert_eq!(log.tail().unwrap(), expected);
         assert_eq!(fs::read_to_string(log.path()).unwrap(), "another's");
     }
 }

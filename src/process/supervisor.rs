@@ -43,8 +43,7 @@ thread_local! {
     static IS_SUPERVISOR: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Starts `program` and returns once it runs. `stdin` and this process's descriptor of
-/// the log are closed then. `on_exit` is called exactly once if this succeeds, possibly
+/// Starts `program` and returns once it runs. `stdin` is closed then. `on_exit` is called exactly once if this succeeds, possibly
 /// before it returns, and never if it fails.
 ///
 /// What belongs to a thread and not to a process, as namespaces and capabilities do, a
@@ -172,11 +171,8 @@ impl Job {
         // The place in the table for the pidfd: better no worker than one without.
         let place = stdin.try_clone().map_err(|e| Error::os("no descriptor for a worker", e))?;
         let oom = OomCount::now();
-        let pid = spawn(&program, stdin.as_fd(), log.as_ref().and_then(Log::fd))?;
+        let pid = spawn(&program, stdin.as_fd(), log.as_mut().and_then(Log::fd))?;
         drop((place, stdin));
-        if let Some(log) = &mut log {
-            log.release_fd();
-        }
         // The worker cannot be recycled before this, as nobody has reaped it: unless the
         // host does that, and then waiting tells that it is no child of ours. Any failure
         // leaves it to be polled.

@@ -213,6 +213,12 @@ pub(crate) fn forbid(calls: [libc::c_long; 2], error: i32) {
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter) }, 0);
 }
 
+/// Clears `O_APPEND` and the like, as a worker may do to its standard output.
+pub(crate) fn clear_status_flags(fd: BorrowedFd<'_>) {
+    // SAFETY: F_SETFL takes integers only.
+    assert_eq!(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, 0) }, 0);
+}
+
 pub(crate) fn make_fifo(path: &Path) {
     let path = CString::new(path.as_os_str().as_bytes()).unwrap();
     // SAFETY: a live string, which the call only reads.

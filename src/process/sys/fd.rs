@@ -179,6 +179,17 @@ pub(crate) fn set_blocking_append(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Locks the open file for whoever shares it, until the last of its descriptors is closed.
+/// `false`: it is locked already, through another open file.
+pub(crate) fn try_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: flock takes integers only.
+    match check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// A counter that makes an epoll wait end: an eventfd.
 #[derive(Debug)]
 pub(crate) struct EventCounter(File);
@@ -287,7 +298,7 @@ mod tests {
                 let files = [memfd::create(c"test", 4096).unwrap(), memfd::adopt(b).unwrap().0];
                 let (set, bell) = (Epoll::new().unwrap(), EventCounter::new().unwrap());
                 let pidfd = pidfd_open(std::process::id()).unwrap();
-                let log = Log::open(dir.path(), "r", None).unwrap();
+                let mut log = Log::open(dir.path(), "r", None).unwrap();
                 send(a.as_fd(), b"x", &[a.as_fd(), bell.as_fd()]).unwrap();
                 let received = receive(files[1].as_fd(), &mut [0], 2).unwrap().fds;
                 let mut all = vec![a.as_fd(), hint.as_fd(), set.0.as_fd(), bell.as_fd()];
