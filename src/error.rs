@@ -348,6 +348,9 @@ impl WorkerDeath {
     }
 }
 
+/// What is said of a death without a log.
+pub(crate) const NO_LOG: &str = "; it has no log: `Spawner::log_dir` keeps one of a spawned worker";
+
 impl fmt::Display for WorkerDeath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "worker {} (pid {}) died: ", self.role, self.pid)?;
@@ -363,6 +366,8 @@ impl fmt::Display for WorkerDeath {
         }
         if let Some(path) = &self.log_path {
             write!(f, "; log {}", path.display())?;
+        } else {
+            f.write_str(NO_LOG)?;
         }
         match self.log_tail.as_deref().map(str::trim_end) {
             Some(tail) if !tail.is_empty() => write!(f, ", which ends:\n{tail}"),

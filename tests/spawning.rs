@@ -69,8 +69,47 @@ fn a_role_that_could_not_be_a_file_name_is_refused() {
     for role in ["", ".hidden", "a/b", "a b", "ä", &"x".repeat(33)] {
         assert_eq!(refused(&small().role(role)).kind(), ErrorKind::InvalidConfig, "{role:?}");
     }
-    let long = small().extra("x", "y".repeat(70_000));
-    assert_eq!(refused(&long).kind(), ErrorKind::InvalidConfig);
+}
+
+#[test]
+fn what_no_worker_can_be_given_is_refused_with_the_value() {
+    let cases: [(Spawner, &str); 25] = [
+        (small().nice(-21), "-21: it must be from -20 to 19"),
+        (small().nice(20), "20: it must be from -20 to 19"),
+        (small().nice(i32::MIN), "from -20 to 19"),
+        (small().memory_limit(0), "memory limit of 0 bytes"),
+        (small().memory_limit(64 << 10), "memory of the channel alone is"),
+        (small().cpus([]), "needs a processor"),
+        (small().cpus([0, 65_536]), "no processor 65536"),
+        (small().cpus(0..), "no processor 65536"),
+        (small().cpus([u32::MAX]).cpus([0]), "no processor 4294967295"),
+        (small().handshake_timeout(Duration::ZERO), "timeout of zero"),
+        (small().mode(""), "empty mode"),
+        (small().model(""), "the model \"\""),
+        (small().current_dir(""), "the working directory \"\""),
+        (small().log_dir(""), "the log directory \"\""),
+        (Spawner::program(""), "is empty"),
+        (Spawner::program("/bin/a\0b"), "program path"),
+        (Spawner::program("a\0b"), "program path"),
+        (small().current_dir("/a\0b"), "working directory"),
+        (small().arg("a\0b"), "argument"),
+        (small().args(["a", "\0"]), "argument"),
+        (small().env("", "x"), "name of an environment variable"),
+        (small().env("a=b", "x"), "name of an environment variable"),
+        (small().env("a\0", "x"), "environment variable"),
+        (small().env("a", "\0"), "environment variable"),
+        (small().extra("x", "y".repeat(70_000)), "at most 65536"),
+    ];
+    for (spawner, reason) in cases {
+        let error = refused(&spawner);
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{reason}: {error}");
+        assert!(error.to_string().contains(reason), "{reason} is missing in: {error}");
+        let error = within_long("spawn_raw", || spawner.spawn_raw()).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{reason}: {error}");
+    }
+    for nice in [19, 7] {
+        assert_usable(&small().nice(nice).cpus([0, 0]).spawn().unwrap());
+    }
 }
 
 #[test]

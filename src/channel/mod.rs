@@ -15,6 +15,7 @@ mod pump;
 mod receive;
 mod reply;
 mod send;
+mod spawn_checks;
 mod spawner;
 mod stream_timeouts;
 mod timed;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,13 +13,14 @@ use crate::channel::engine::Engine;
 use crate::channel::handle::{WorkerHandle, instant};
 use crate::channel::health::HealthClient;
 use crate::channel::life::Life;
+use crate::channel::spawn_checks::{check_cpus, check_limits, check_role, check_timeout};
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, ExitCause, Result};
+use crate::error::{Error, ErrorKind, ExitCause, NO_LOG, Result};
 use crate::link::{Duplex, LinkFiles, ParentLink, ParentWords};
 use crate::process::exit::Child;
 use crate::process::log::Log;
 use crate::process::spawn::Program;
-use crate::process::{socket, supervisor, watch};
+use crate::process::{own_exe, socket, supervisor, watch};
 use crate::protocol::hello::{Answer, Hello, Limits, MAX_LEN, RoleConfig, WORKER_ENV};
 use crate::raw::{End, RawLink};
 use crate::ring::doorbell::Alarm;
@@ -36,6 +38,10 @@ const POST_MORTEM: Duration = Duration::from_millis(200);
 /// input that is not the host's, standard output and error in its log, and none of the
 /// host's descriptors. The host's address space is never forked. The worker dies with
 /// its parent.
+///
+/// A relative path starts at the directory that the host is in when the path is given,
+/// wherever the host, or the worker, goes later. What cannot work is refused by
+/// [`Spawner::spawn`], before anything is started.
 ///
 /// ```no_run
 /// use slipring::{Kind, Spawner};
@@ -60,14 +66,32 @@ pub struct Spawner {
     handshake_timeout: Duration,
     limits: Limits,
     is_pollable: bool,
+    /// The first thing that was given and cannot be.
+    refused: Option<Error>,
 }
 
 impl Spawner {
     /// A worker that runs the program at `path`; one without a slash is looked up in
-    /// `PATH`.
+    /// `PATH`, as the worker has it, when the worker is started.
+    ///
+    /// The program may be one that runs the worker and stays, as `timeout` or a shell does.
+    /// Then it is what [`Channel::pid`], signals and the exit status are about; the worker's
+    /// own death is noticed all the same.
     pub fn program(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        let mut spawner = Self::of(Program::default());
+        let is_name = !path.as_os_str().as_bytes().contains(&b'/');
+        if is_name {
+            // Only relative entries of `PATH` need it, so that it may be unknown.
+            spawner.program.search_from = std::env::current_dir().ok();
+        }
+        spawner.program.path = if is_name { path } else { spawner.absolute("program", path) };
+        spawner
+    }
+
+    fn of(program: Program) -> Self {
         Self {
-            program: Program { path: path.into(), ..Program::default() },
+            program,
             role: RoleConfig { role: "worker".to_owned(), ..RoleConfig::default() },
             instance: None,
             log_dir: None,
@@ -75,24 +99,35 @@ impl Spawner {
             handshake_timeout: Duration::from_secs(10),
             limits: Limits::default(),
             is_pollable: false,
+            refused: None,
         }
     }
 
+    /// Keeps an error for [`Spawner::spawn`] to return.
+    fn refuse(&mut self, error: Error) {
+        self.refused.get_or_insert(error);
+    }
+
+    fn absolute(&mut self, what: &str, path: PathBuf) -> PathBuf {
+        std::path::absolute(&path).unwrap_or_else(|e| {
+            let message = format!("cannot tell where the {what} {path:?} is");
+            self.refuse(Error::with_source(ErrorKind::InvalidConfig, message, e));
+            path
+        })
+    }
+
     /// A worker that runs the program that is running now, which must look at
-    /// [`is_worker`](crate::worker::is_worker) when it starts.
+    /// [`is_worker`](crate::worker::is_worker) when it starts. It stays the same program when
+    /// its file is replaced by an update or removed.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Spawn`] if the path of the running program is not known.
     pub fn current_exe() -> Result<Self> {
-        // Stays right when the file is replaced by an update while this process runs.
-        let path = PathBuf::from("/proc/self/exe");
-        let target = std::fs::read_link(&path).map_err(|e| {
+        let path = own_exe::name().map_err(|e| {
             Error::with_source(ErrorKind::Spawn, "the running program's path is not known", e)
         })?;
-        let mut spawner = Self::program(path);
-        spawner.program.arg0 = Some(target.into_os_string());
-        Ok(spawner)
+        Ok(Self::of(Program { path, is_own: true, ..Program::default() }))
     }
 
     /// Adds an argument.
@@ -127,7 +162,7 @@ impl Spawner {
 
     /// The worker's working directory.
     pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.program.current_dir = Some(directory.into());
+        self.program.current_dir = Some(self.absolute("working directory", directory.into()));
         self
     }
 
@@ -144,9 +179,10 @@ impl Spawner {
         self
     }
 
-    /// The model that the session loads.
+    /// The file or directory of the model that the session loads. A model that has a name
+    /// and no path is an [`extra`](Self::extra).
     pub fn model(mut self, path: impl Into<PathBuf>) -> Self {
-        self.role.model = Some(path.into());
+        self.role.model = Some(self.absolute("model", path.into()));
         self
     }
 
@@ -171,7 +207,17 @@ impl Spawner {
     /// The files are used again, so that there are never more of them than there were workers
     /// at a time. [`Channel::log_path`] says which one it is.
     pub fn log_dir(mut self, directory: impl AsRef<Path>) -> Self {
-        self.log_dir = Some(directory.as_ref().to_owned());
+        self.log_dir = Some(self.absolute("log directory", directory.as_ref().to_owned()));
+        self.program.inherits_output = false;
+        self
+    }
+
+    /// Lets the worker write to the host's own standard output and error, as they are when it
+    /// is started: to see what it says while a program is being developed. There is no log
+    /// then. Of this and [`Spawner::log_dir`], the later call holds.
+    pub fn inherit_stdio(mut self) -> Self {
+        self.program.inherits_output = true;
+        self.log_dir = None;
         self
     }
 
@@ -181,7 +227,7 @@ impl Spawner {
         self
     }
 
-    /// How long the worker may take to attach, ten seconds by default. Building its
+    /// How long the worker may take to attach, ten seconds by default; not zero. Building its
     /// session comes after that; see [`Channel::wait_ready`].
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
@@ -210,15 +256,19 @@ impl Spawner {
         self
     }
 
-    /// Most bytes of address space that the worker may use.
+    /// Most bytes of address space that the worker may use, its own program and the memory of
+    /// the channel among them.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.limits.memory = Some(bytes);
         self
     }
 
-    /// Processors that the worker may run on.
+    /// Processors that the worker may run on, at least one, from 0 to 65,535.
     pub fn cpus(mut self, cpus: impl IntoIterator<Item = u32>) -> Self {
-        self.limits.cpus = cpus.into_iter().collect();
+        match check_cpus(cpus) {
+            Ok(cpus) => self.limits.cpus = cpus,
+            Err(error) => self.refuse(error),
+        }
         self
     }
 
@@ -227,7 +277,8 @@ impl Spawner {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] for an invalid role or too long a configuration;
+    /// [`ErrorKind::InvalidConfig`] for anything that was given and cannot work, with the
+    /// value and what it may be;
     /// [`ErrorKind::Os`] if memory or descriptors run out; [`ErrorKind::Spawn`] if the
     /// program cannot be started; [`ErrorKind::Handshake`] if it ends or stays silent;
     /// [`ErrorKind::Mismatch`] if the two sides do not agree, with both values. The
@@ -255,7 +306,7 @@ impl Spawner {
     }
 
     fn start(&self) -> Result<Started> {
-        check_role(&self.role.role)?;
+        self.check()?;
         span!("spawn", role = self.role.role.as_str(), program = %self.program.path.display());
         fork::watch();
         let hello = Hello {
@@ -302,6 +353,13 @@ impl Spawner {
         let worker = WorkerHandle::new(Arc::clone(&life), health, deathbed, process);
         event!(INFO, role = self.role.role.as_str(), pid = worker.pid(), "worker attached");
         Ok(Started { data, words, worker, life, hint })
+    }
+
+    fn check(&self) -> Result<()> {
+        self.refused.clone().map_or(Ok(()), Err)?;
+        check_role(&self.role)?;
+        check_limits(&self.limits, &self.config)?;
+        check_timeout(self.handshake_timeout)
     }
 
     fn shake_hands(
@@ -351,6 +409,8 @@ impl Spawner {
         let mut message = format!("worker {role} (pid {pid}) did not attach: {why}");
         if let Some(tail) = child.log().and_then(Log::tail).filter(|tail| !tail.trim().is_empty()) {
             message.push_str(&format!("; its log ends:\n{}", tail.trim_end()));
+        } else if child.log().is_none() {
+            message.push_str(NO_LOG);
         }
         Error::new(ErrorKind::Handshake, message)
     }
@@ -390,34 +450,5 @@ impl End for RawEnd {
 fn told_of_death(is_first: bool) {
     if is_first {
         event!(WARN, "worker died");
-    }
-}
-
-fn check_role(role: &str) -> Result<()> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    if role.is_empty() || role.len() > 32 || role.starts_with('.') || !role.chars().all(is_plain) {
-        return Err(Error::new(
-            ErrorKind::InvalidConfig,
-            format!(
-                "role {role:?}: it must be 1 to 32 letters, digits, `_`, `-` or `.`, and not \
-                 start with a dot"
-            ),
-        ));
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn roles_are_names_that_are_safe_in_a_path() {
-        for good in ["embed", "re-rank_2", "v1.0"] {
-            check_role(good).unwrap();
-        }
-        for bad in ["", "..", ".hidden", "a/b", "a b", "ü", &"x".repeat(33)] {
-            assert_eq!(check_role(bad).unwrap_err().kind(), ErrorKind::InvalidConfig, "{bad}");
-        }
     }
 }

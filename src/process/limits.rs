@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) use super::sys::process::Resource;
 
 /// Processors beyond this number do not exist.
-const MAX_CPUS: usize = 64 * size_of::<system::CpuMask>() / size_of::<u64>();
+pub(crate) const MAX_CPUS: usize = 64 * size_of::<system::CpuMask>() / size_of::<u64>();
 
 /// Has the kernel kill this process when the thread that started it ends, and with it
 /// the parent. `expected_parent` is the parent's process id, as the parent told it.

@@ -11,6 +11,7 @@ pub(crate) mod log;
 #[cfg(feature = "async")]
 pub(crate) mod notifier;
 mod oom;
+pub(crate) mod own_exe;
 pub(crate) mod robust;
 pub(crate) mod service;
 pub(crate) mod socket;

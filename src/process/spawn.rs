@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use super::own_exe;
 use super::sys::fd::duplicate_above_stdio;
 use super::sys::posix_spawn::{self as system, Actions, Attributes};
 use crate::error::{Error, ErrorKind, Result};
@@ -25,13 +26,24 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 pub(crate) struct Program {
     /// Without a slash, it is looked for in `PATH` as the *program* will see it: a `PATH`
     /// that `env` sets or removes counts. A relative path, and a relative entry of `PATH`,
-    /// starts at `current_dir`.
+    /// starts at `current_dir`, or else at `search_from`.
     pub(crate) path: PathBuf,
+    /// The program is the one that is running now, which is known by `path`.
+    pub(crate) is_own: bool,
     pub(crate) args: Vec<OsString>,
-    /// The name that the program sees as its own; `path` by default.
-    pub(crate) arg0: Option<OsString>,
     pub(crate) env: EnvChanges,
     pub(crate) current_dir: Option<PathBuf>,
+    pub(crate) search_from: Option<PathBuf>,
+    /// Standard output and error are this process's, if it has any.
+    pub(crate) inherits_output: bool,
+}
+
+impl Program {
+    /// Where relative paths start.
+    fn here(&self) -> &Path {
+        let here = self.current_dir.as_deref().or(self.search_from.as_deref());
+        here.unwrap_or(Path::new(""))
+    }
 }
 
 /// How the program's environment differs from this process's.
@@ -74,8 +86,8 @@ impl EnvChanges {
     }
 }
 
-/// Starts `program` with `stdin` as its standard input and `output`, or `/dev/null`, as
-/// its standard output and error. Returns the process id. Blocks until the program runs.
+/// Starts `program` with `stdin` as its standard input and `output`, or else what `program`
+/// says, or `/dev/null`, as its standard output and error. Returns the process id. Blocks until the program runs.
 ///
 /// # Errors
 ///
@@ -87,17 +99,18 @@ pub(crate) fn spawn(
     output: Option<BorrowedFd<'_>>,
 ) -> Result<u32> {
     let failed = |e| cannot_start(&program.path, e);
-    let null: OwnedFd;
-    let output = match output {
-        Some(output) => output,
-        None => {
-            null = open_null()?;
-            null.as_fd()
-        }
-    };
     // Were a source itself 0, 1 or 2, an earlier action could overwrite it.
     let stdin = duplicate_above_stdio(stdin).map_err(failed)?;
-    let output = duplicate_above_stdio(output).map_err(failed)?;
+    let [output, errors] = match output {
+        Some(output) => {
+            let both = duplicate_above_stdio(output).and_then(|fd| Ok([fd.try_clone()?, fd]));
+            both.map_err(failed)?
+        }
+        None if program.inherits_output => {
+            [own_or_null(io::stdout().as_fd())?, own_or_null(io::stderr().as_fd())?]
+        }
+        None => [open_null()?, open_null()?],
+    };
     let directory = program.current_dir.as_deref();
     let directory = directory.map(|d| c_string(d.as_os_str(), "working directory")).transpose()?;
     let environment = program.env.resolve();
@@ -109,7 +122,7 @@ pub(crate) fn spawn(
         let mut actions = Actions::new()?;
         actions.duplicate(stdin.as_fd(), 0)?;
         actions.duplicate(output.as_fd(), 1)?;
-        actions.duplicate(output.as_fd(), 2)?;
+        actions.duplicate(errors.as_fd(), 2)?;
         if let Some(directory) = &directory {
             actions.change_directory(directory)?;
         }
@@ -133,6 +146,14 @@ pub(crate) fn spawn(
     Err(first_failure.unwrap_or_else(|| not_found(program)))
 }
 
+/// A copy of a standard stream of this process, which may have closed it.
+fn own_or_null(stream: BorrowedFd<'_>) -> Result<OwnedFd> {
+    match duplicate_above_stdio(stream) {
+        Err(e) if e.raw_os_error() == Some(libc::EBADF) => open_null(),
+        copied => copied.map_err(|e| Error::os("cannot copy a standard stream for a worker", e)),
+    }
+}
+
 fn open_null() -> Result<OwnedFd> {
     let null = open_above_stdio(fs::File::options().write(true), "/dev/null");
     let null = null.map_err(|e| {
@@ -144,6 +165,10 @@ fn open_null() -> Result<OwnedFd> {
 /// The files to try, in order. Of the entries of `PATH` only those that have such a file:
 /// each attempt would be a new process.
 fn candidates(program: &Program, search_path: Option<&OsString>) -> Result<Vec<PathBuf>> {
+    if program.is_own {
+        // Looked up now: an update may have replaced the file since it was started last.
+        return Ok(vec![own_exe::path().map_err(|e| cannot_start(&program.path, e))?]);
+    }
     let name = program.path.as_os_str();
     if name.is_empty() {
         let message = "the path of the worker's program is empty";
@@ -154,12 +179,12 @@ fn candidates(program: &Program, search_path: Option<&OsString>) -> Result<Vec<P
         return Ok(vec![program.path.clone()]);
     }
     let search_path = search_path.map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
-    let here = program.current_dir.as_deref().unwrap_or(Path::new(""));
     let entries = env::split_paths(search_path).map(|entry| {
         // An empty entry is the working directory, and needs a slash to be no name.
-        if entry.as_os_str().is_empty() { Path::new(".").join(name) } else { entry.join(name) }
+        let entry = if entry.as_os_str().is_empty() { Path::new(".").into() } else { entry };
+        program.here().join(entry).join(name)
     });
-    let is_there = |path: &PathBuf| match fs::metadata(here.join(path)) {
+    let is_there = |path: &PathBuf| match fs::metadata(path) {
         Ok(meta) => !meta.is_dir(),
         Err(e) => e.kind() == io::ErrorKind::PermissionDenied,
     };
@@ -173,8 +198,8 @@ fn is_reason_to_look_on(error: &io::Error) -> bool {
 }
 
 fn arguments(program: &Program) -> Result<Vec<CString>> {
-    let name = program.arg0.as_deref().unwrap_or(program.path.as_os_str());
-    let all = [name].into_iter().chain(program.args.iter().map(OsString::as_os_str));
+    let all =
+        [program.path.as_os_str()].into_iter().chain(program.args.iter().map(OsString::as_os_str));
     all.map(|argument| c_string(argument, "argument")).collect()
 }
 
@@ -214,8 +239,7 @@ fn explain(program: &Program, candidate: &Path, error: io::Error) -> Error {
     if let Some(cause) = explain_directory(program, candidate) {
         return cause;
     }
-    let here = program.current_dir.as_deref().unwrap_or(Path::new(""));
-    if error.kind() == io::ErrorKind::NotFound && here.join(candidate).exists() {
+    if error.kind() == io::ErrorKind::NotFound && program.here().join(candidate).exists() {
         let shown = candidate.display();
         let message = format!("cannot start {shown}: its interpreter or loader is missing");
         return Error::with_source(ErrorKind::Spawn, message, error);

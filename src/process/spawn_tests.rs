@@ -8,7 +8,7 @@ use crate::error::ExitCause;
 use crate::process::sys::process::{Waited, exit_status};
 use crate::process::testing::{
     TempDir, alone, eventually, ignore_signal, inheritable_duplicate_at, null, output_of, read_all,
-    shell,
+    shell, without_stdio,
 };
 
 fn reap(pid: u32) -> ExitCause {
@@ -50,13 +50,10 @@ fn executable(path: &Path, content: &str) {
 }
 
 #[test]
-fn arguments_and_the_programs_own_name_arrive() {
+fn arguments_arrive() {
     let mut program = shell("echo \"$0 $1\"");
     program.args.extend(["zero".into(), "o n e".into()]);
     assert_eq!(output(&program), "zero o n e\n");
-    program.args.truncate(2);
-    program.arg0 = Some("another-name".into());
-    assert_eq!(output(&program), "another-name \n");
 }
 
 #[test]
@@ -106,7 +103,6 @@ fn nul_bytes_and_impossible_names_are_errors_that_say_where() {
     let failure = |program: &Program| failure_of(ErrorKind::InvalidConfig, program);
     assert!(failure(&named(nul())).contains("program path"));
     assert!(failure(&Program { args: vec![nul()], ..ok() }).contains("argument"));
-    assert!(failure(&Program { arg0: Some(nul()), ..ok() }).contains("argument"));
     let elsewhere = Program { current_dir: Some(nul().into()), ..ok() };
     assert!(failure(&elsewhere).contains("working directory"));
     for (name, value) in [("A".into(), nul()), (nul(), "x".into()), ("a=b".into(), "x".into())] {
@@ -220,6 +216,25 @@ fn without_an_output_the_program_writes_to_nowhere() {
         None,
     );
     assert_eq!(reap(pid.unwrap()), ExitCause::Exited(0));
+}
+
+#[test]
+fn an_output_that_is_inherited_is_this_process_s_own_or_nowhere() {
+    let check = "test $(readlink /proc/$$/fd/1) = $1 && test $(readlink /proc/$$/fd/2) = $2";
+    let run = |own: &str, errors: &str| {
+        let mut program = shell(check);
+        program.args.extend(["sh".into(), own.into(), errors.into()]);
+        program.inherits_output = true;
+        reap(spawn(&program, null().as_fd(), None).unwrap())
+    };
+    alone(|| {
+        let link = |fd: i32| fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
+        let (own, errors) = (link(1), link(2));
+        let paths = (own.to_str().unwrap(), errors.to_str().unwrap());
+        assert_eq!(run(paths.0, paths.1), ExitCause::Exited(0));
+        let without = without_stdio(|| run("/dev/null", "/dev/null"));
+        assert_eq!(without, ExitCause::Exited(0));
+    });
 }
 
 #[test]

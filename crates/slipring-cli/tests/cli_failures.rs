@@ -357,7 +357,7 @@ fn a_worker_killed_at_work_ends_the_program_with_the_end_of_its_log() {
         let mut lines = done.stderr.lines();
         let first = lines.next().unwrap();
         assert!(first.contains(&format!("(pid {victim}) died: killed by signal SIGKILL")));
-        assert!(first.contains("log logs/worker-embed"), "{first}");
+        assert!(first.contains("/logs/worker-embed"), "{first}");
         let said = format!("    | slipring: worker {victim}: ready, 384 numbers a text");
         assert_eq!(lines.next(), Some(said.as_str()), "{done:?}");
         assert_untouched(&directory, &["logs"]);

@@ -107,6 +107,12 @@ pub(crate) fn exit_status(child: Waited<'_>, reap: bool) -> io::Result<Option<Ex
     }))
 }
 
+/// Where the headers of this process's program are mapped; 0 if that is not known.
+pub(crate) fn program_headers() -> u64 {
+    // SAFETY: getauxval takes an integer only, and knows no failure but 0.
+    unsafe { libc::getauxval(libc::AT_PHDR) }
+}
+
 /// The calling thread's id.
 pub(crate) fn thread_id() -> u32 {
     // SAFETY: gettid takes nothing and cannot fail.
