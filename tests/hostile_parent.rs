@@ -146,7 +146,7 @@ impl Started {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["worker_entry", "--exact", "--nocapture", "--test-threads=1"])
-            .env("SLIPRING_WORKER", "1")
+            .env("SLIPRING_WORKER", std::process::id().to_string())
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -368,7 +368,7 @@ fn a_hello_that_cannot_be_is_refused() {
     assert_answer(FAILED, "a role without end", &hello(lengths), &["ends before"]);
     let mut orphan = honest;
     orphan[8..12].copy_from_slice(&1_u32.to_le_bytes());
-    let parts = ["process 1,", &format!("now {}", std::process::id())];
+    let parts = ["process 1,", &format!("it is {}", std::process::id())];
     assert_answer(FAILED, "a parent that is another", &hello(orphan), &parts);
 }
 

@@ -17,6 +17,7 @@ use crate::channel::spawn_checks::{check_cpus, check_limits, check_role, check_t
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, ExitCause, NO_LOG, Result};
 use crate::link::{Duplex, LinkFiles, ParentLink, ParentWords};
+use crate::process::birth::birth;
 use crate::process::exit::Child;
 use crate::process::log::Log;
 use crate::process::spawn::Program;
@@ -31,6 +32,11 @@ use crate::trace::{event, span};
 
 /// How long a worker that failed the handshake may take to say how it ended.
 const POST_MORTEM: Duration = Duration::from_millis(200);
+
+/// A worker that starts itself as its host does would do so without end.
+const NEVER_ASKED: &str = "this process was itself started as a slipring worker, and has not \
+    attached; its `main`, or the test that it was started for, must begin with \
+    `if slipring::worker::is_worker() { return Worker::new(…).serve(); }`";
 
 /// Describes a worker, and starts it.
 ///
@@ -280,7 +286,8 @@ impl Spawner {
     /// [`ErrorKind::InvalidConfig`] for anything that was given and cannot work, with the
     /// value and what it may be;
     /// [`ErrorKind::Os`] if memory or descriptors run out; [`ErrorKind::Spawn`] if the
-    /// program cannot be started; [`ErrorKind::Handshake`] if it ends or stays silent;
+    /// program cannot be started, or if this process is itself a worker that has not attached;
+    /// [`ErrorKind::Handshake`] if it ends or stays silent;
     /// [`ErrorKind::Mismatch`] if the two sides do not agree, with both values. The
     /// process is gone and reaped then, and nothing is left behind.
     pub fn spawn(&self) -> Result<Channel> {
@@ -325,7 +332,7 @@ impl Spawner {
         let log = log.map(|dir| Log::open(dir, &self.role.role, self.instance)).transpose()?;
         crate::failpoint::failpoint!("before spawn");
         let mut program = self.program.clone();
-        program.env.set(WORKER_ENV, "1");
+        program.env.set(WORKER_ENV, std::process::id().to_string());
 
         let life = Arc::new(Life::default());
         let child = {
@@ -359,7 +366,11 @@ impl Spawner {
         self.refused.clone().map_or(Ok(()), Err)?;
         check_role(&self.role)?;
         check_limits(&self.limits, &self.config)?;
-        check_timeout(self.handshake_timeout)
+        check_timeout(self.handshake_timeout)?;
+        if birth().is_ok() {
+            return Err(Error::new(ErrorKind::Spawn, NEVER_ASKED));
+        }
+        Ok(())
     }
 
     fn shake_hands(

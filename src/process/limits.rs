@@ -15,24 +15,22 @@ pub(crate) use super::sys::process::Resource;
 pub(crate) const MAX_CPUS: usize = 64 * size_of::<system::CpuMask>() / size_of::<u64>();
 
 /// Has the kernel kill this process when the thread that started it ends, and with it
-/// the parent. `expected_parent` is the parent's process id, as the parent told it.
+/// `parent`. `false`: that is not, or not any more, the process that started this one, and
+/// nothing is asked of the kernel.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::PeerDied`] when the parent is gone already: the kernel's promise is only
-/// about an end that is still to come.
-pub(crate) fn die_with_parent(expected_parent: u32) -> Result<()> {
+/// [`ErrorKind::Os`].
+pub(crate) fn die_with_parent(parent: u32) -> Result<bool> {
+    // Compared with its id and not with 1: orphans can go to any subreaper, and in a
+    // container the parent itself may be 1.
+    if system::parent_id() != parent {
+        return Ok(false);
+    }
     system::set_parent_death_signal(libc::SIGKILL)
         .map_err(|e| Error::os("cannot tie this process's life to its parent's", e))?;
-    // Compared with the expected id and not with 1: orphans can go to any subreaper, and
-    // in a container the parent itself may be 1.
-    let parent = system::parent_id();
-    if parent == expected_parent {
-        return Ok(());
-    }
-    let message =
-        format!("the parent, process {expected_parent}, is gone; the parent is now {parent}");
-    Err(Error::new(ErrorKind::PeerDied, message))
+    // The kernel's promise is only about an end that is still to come.
+    Ok(system::parent_id() == parent)
 }
 
 /// Allows no core dumps: the kernel announces no death before a dump is written.
@@ -128,13 +126,11 @@ mod tests {
     use crate::process::testing::alone;
 
     #[test]
-    fn a_parent_that_is_not_the_expected_one_is_an_error_that_names_both() {
+    fn only_a_child_dies_with_its_parent() {
         alone(|| {
             let parent = system::parent_id();
-            die_with_parent(parent).unwrap();
-            let error = die_with_parent(parent + 1).unwrap_err();
-            assert!(error.is_peer_dead());
-            assert!(error.to_string().contains(&format!("now {parent}")), "{error}");
+            assert!(!die_with_parent(parent + 1).unwrap());
+            assert!(die_with_parent(parent).unwrap());
         });
     }
 

@@ -5,6 +5,7 @@
 //! [`watch`] and [`supervisor`] notice its death, and [`robust`] and [`limits`]
 //! are its own half of that bargain. Nothing here knows of rings or frames.
 
+pub(crate) mod birth;
 pub(crate) mod exit;
 pub(crate) mod limits;
 pub(crate) mod log;

@@ -4,8 +4,10 @@
 //! A message is a little-endian u32 length and that many bytes; descriptors ride on its
 //! first byte. What the bytes mean is not known here.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
@@ -110,21 +112,97 @@ pub(crate) fn recv(
     Ok(Received::Message { bytes, fds })
 }
 
-/// Blocks until the other end is closed; bytes that arrive are dropped, and descriptors
-/// with them.
+/// Whether the other end is closed. Never blocks.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Os`] when `socket` is not a socket.
-pub(crate) fn wait_eof(socket: BorrowedFd<'_>) -> Result<()> {
+/// [`ErrorKind::Os`].
+pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> Result<bool> {
+    system::wait_ready(socket, Ready::HangUp, Some(Instant::now()))
+        .map_err(|e| Error::os("cannot look at the bootstrap socket", e))
+}
+
+/// A worker's way to notice its parent's end: descriptors, and which files they must lead to.
+#[derive(Debug)]
+pub(crate) struct ParentWatch {
+    socket: (OwnedFd, FileId),
+    /// The parent itself, for a worker that is not its child: a fork of the parent can keep
+    /// the other end of the socket open.
+    process: Option<OwnedFd>,
+}
+
+type FileId = (u64, u64);
+
+impl ParentWatch {
+    /// # Errors
+    ///
+    /// [`ErrorKind::Os`].
+    pub(crate) fn new(socket: OwnedFd, is_child: bool) -> Result<Self> {
+        let unknown = |e| Error::os("cannot look at the bootstrap socket", e);
+        let id = file_id(socket.as_fd()).map_err(unknown)?;
+        // An older kernel does not have it; the socket is what counts.
+        let process = if is_child { None } else { system::pidfd_of_peer(socket.as_fd()).ok() };
+        Ok(Self { socket: (socket, id), process })
+    }
+
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.0.as_fd()
+    }
+
+    /// Blocks until the parent has ended or closed its end of the socket; bytes that arrive
+    /// are dropped, and descriptors with them.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Os`] when the socket was closed by other code of this process. What then
+    /// has its number is not touched.
+    pub(crate) fn wait(&self) -> Result<()> {
+        let (socket, id) = &self.socket;
+        loop {
+            system::wait_for_any([Some(socket.as_fd()), self.process.as_ref().map(AsFd::as_fd)])
+                .map_err(|e| Error::os("cannot watch the bootstrap socket", e))?;
+            match file_id(socket.as_fd()) {
+                Ok(found) if found == *id => {}
+                found => return Err(self.was_closed(found.err())),
+            }
+            if self.has_ended()? || drain(socket.as_fd())? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn has_ended(&self) -> Result<bool> {
+        let Some(process) = &self.process else { return Ok(false) };
+        let is_readable = system::wait_ready(process.as_fd(), Ready::Read, Some(Instant::now()));
+        is_readable.map_err(|e| Error::os("cannot watch the parent", e))
+    }
+
+    fn was_closed(&self, cause: Option<io::Error>) -> Error {
+        let number = self.socket.0.as_raw_fd();
+        let message = format!(
+            "descriptor {number}, the bootstrap socket, was closed by other code of this \
+             process, which would not notice its parent's end any more"
+        );
+        let other = || io::Error::other("something else has its number now");
+        Error::os(message, cause.unwrap_or_else(other))
+    }
+}
+
+fn file_id(fd: BorrowedFd<'_>) -> io::Result<FileId> {
+    let meta = File::from(fd.try_clone_to_owned()?).metadata()?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+/// Drops what has arrived; whether the other end is closed.
+fn drain(socket: BorrowedFd<'_>) -> Result<bool> {
     let mut scratch = [0; 256];
     loop {
         match system::receive(socket, &mut scratch, 0) {
-            Ok(arrived) if arrived.len == 0 => return Ok(()),
+            Ok(arrived) if arrived.len == 0 => return Ok(true),
             Ok(_) => {}
-            Err(e) if is_closed(&e) => return Ok(()),
+            Err(e) if is_closed(&e) => return Ok(true),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait(socket, Ready::Read, None)?,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(e) => return Err(Error::os("cannot watch the bootstrap socket", e)),
         }
     }
@@ -167,7 +245,9 @@ fn wait(socket: BorrowedFd<'_>, ready: Ready, deadline: Option<Instant>) -> Resu
         Ok(false) => Err(Error::new(
             ErrorKind::Timeout,
             match ready {
-                Ready::Read => "nothing came over the bootstrap socket before the deadline",
+                Ready::Read | Ready::HangUp => {
+                    "nothing came over the bootstrap socket before the deadline"
+                }
                 Ready::Write => "the bootstrap socket was not read before the deadline",
             },
         )),
@@ -196,9 +276,7 @@ fn truncated(max_fds: usize) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
     use std::io::{Read, Write};
-    use std::os::fd::AsFd;
     use std::time::Duration;
 
     use super::*;
@@ -305,15 +383,63 @@ mod tests {
     }
 
     #[test]
-    fn waiting_for_the_end_ignores_stray_bytes_and_refuses_what_is_no_socket() {
+    fn waiting_for_the_end_ignores_stray_bytes() {
         let (a, b) = pair().unwrap();
-        let waiter = std::thread::spawn(move || wait_eof(b.as_fd()));
+        assert!(!is_hung_up(b.as_fd()).unwrap());
+        let watch = ParentWatch::new(b, true).unwrap();
+        let waiter = std::thread::spawn(move || watch.wait());
         send(a.as_fd(), &[7; 1000], &[a.as_fd()], soon()).unwrap();
         std::thread::sleep(Duration::from_millis(20));
         assert!(!waiter.is_finished());
         drop(a);
         waiter.join().unwrap().unwrap();
-        let file = File::open("/dev/null").unwrap();
-        assert_eq!(wait_eof(file.as_fd()).unwrap_err().kind(), ErrorKind::Os);
+        let (a, b) = pair().unwrap();
+        drop(a);
+        assert!(is_hung_up(b.as_fd()).unwrap());
+    }
+
+    #[test]
+    fn a_socket_that_other_code_has_closed_or_replaced_is_an_error_and_not_the_end() {
+        testing::alone(|| {
+            let (_a, b) = pair().unwrap();
+            let (mut reader, mut writer) = io::pipe().unwrap();
+            writer.write_all(b"another's").unwrap();
+            let watch = ParentWatch::new(b, true).unwrap();
+            let number = watch.socket().as_raw_fd();
+            // Never dropped: the number is the watch's.
+            std::mem::forget(testing::inheritable_duplicate_at(reader.as_fd(), number));
+            let error = watch.wait().unwrap_err();
+            assert!(error.to_string().contains("was closed by other code"), "{error}");
+            drop(watch);
+            drop(writer);
+            let mut text = String::new();
+            reader.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "another's", "what took its place is not touched");
+        });
+    }
+
+    #[test]
+    fn the_end_of_a_parent_whose_fork_keeps_the_socket_is_noticed() {
+        testing::alone(|| {
+            let (own, of_parent) = pair().unwrap();
+            let parent = std::thread::spawn(move || {
+                testing::fork(|| {
+                    let (a, b) = pair().unwrap();
+                    send(of_parent.as_fd(), b"", &[a.as_fd(), b.as_fd()], soon()).unwrap();
+                    recv(of_parent.as_fd(), 3, 0, Some(soon())).unwrap();
+                    0
+                })
+            });
+            // This process has both ends, as a fork of the parent would.
+            let (_, mut ends) = message(recv(own.as_fd(), 0, 2, Some(soon())).unwrap());
+            let watch = ParentWatch::new(ends.remove(1), false).unwrap();
+            let is_supported = watch.process.is_some();
+            send(own.as_fd(), b"end", &[], soon()).unwrap();
+            assert_eq!(parent.join().unwrap(), 0);
+            if is_supported {
+                watch.wait().unwrap();
+            }
+            assert!(!is_hung_up(watch.socket()).unwrap());
+        });
     }
 }

@@ -1,16 +1,17 @@
 //! The worker's half of the handshake.
 
 use std::cell::Cell;
-use std::io::IsTerminal;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::WorkerLink;
+use crate::process::birth::{Birth, birth};
+use crate::process::socket::ParentWatch;
 use crate::process::{limits, socket, stdio};
-use crate::protocol::hello::{Answer, Hello, Limits, MAX_LEN, RoleConfig, WORKER_ENV};
+use crate::protocol::hello::{Answer, Hello, Limits, MAX_LEN, RoleConfig};
 use crate::shm::hint::Hint;
 use crate::shm::layout::as_usize;
 use crate::worker::stop::Stop;
@@ -19,6 +20,8 @@ use crate::worker::stop::Stop;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a handler may go on when the parent is gone.
 const GRACE: Duration = Duration::from_millis(800);
+/// The exit code of a worker that cannot watch its parent any more: `EX_SOFTWARE`.
+const CANNOT_WATCH: i32 = 70;
 
 /// A worker that has attached.
 pub(crate) struct Attached {
@@ -26,36 +29,23 @@ pub(crate) struct Attached {
     pub(crate) role: RoleConfig,
     pub(crate) stop: Arc<Stop>,
     pub(crate) hint: Option<Arc<Hint>>,
-    socket: OwnedFd,
+    parent: ParentWatch,
 }
 
 /// Whether this process was started by a slipring spawner and has not attached yet.
 /// For a program that is both parent and worker: look at this first thing in `main`.
+///
+/// What a worker starts is no worker, whatever it inherits.
 #[must_use]
 pub fn is_worker() -> bool {
-    if std::env::var_os(WORKER_ENV).is_none() {
-        return false;
-    }
-    // The variable is inherited by what a worker starts; the socket is not.
-    let stdin = std::io::stdin();
-    if stdin.is_terminal() {
-        return false;
-    }
-    let copy = stdin.as_fd().try_clone_to_owned().map(std::fs::File::from);
-    copy.and_then(|file| file.metadata()).is_ok_and(|meta| meta.file_type().is_socket())
+    birth().is_ok()
 }
 
 /// Takes the descriptors from the socket that is this process's standard input, checks
 /// and maps what they lead to, and answers the parent once [`Attached::confirm`] is
 /// called.
 pub(super) fn attach() -> Result<Attached> {
-    if !is_worker() {
-        return Err(Error::new(
-            ErrorKind::Handshake,
-            "this process was not started as a slipring worker: its standard input is not a \
-             socket, or SLIPRING_WORKER is not set",
-        ));
-    }
+    let birth = birth()?;
     let socket = stdio::take_stdin()?;
     let deadline = Instant::now() + PATIENCE;
     let (bytes, fds) = match socket::recv(socket.as_fd(), MAX_LEN, 4, Some(deadline))? {
@@ -65,29 +55,51 @@ pub(super) fn attach() -> Result<Attached> {
         }
     };
     let refuse = |error: Error| {
-        Refusal::of(&socket).send(&error);
+        Refusal::of(socket.as_fd()).send(&error);
         error
     };
-    let (link, role, hint) = take_over(&bytes, fds).map_err(refuse)?;
-    Ok(Attached { link, role, stop: Arc::default(), socket, hint })
+    let (link, role, hint, is_child) =
+        take_over(&bytes, fds, birth, socket.as_fd()).map_err(refuse)?;
+    let parent = ParentWatch::new(socket, is_child)?;
+    Ok(Attached { link, role, stop: Arc::default(), parent, hint })
 }
 
-type Taken = (WorkerLink, RoleConfig, Option<Arc<Hint>>);
+/// Whether this process is the parent's child, or something stands between, comes last.
+type Taken = (WorkerLink, RoleConfig, Option<Arc<Hint>>, bool);
 
-fn take_over(hello: &[u8], fds: Vec<OwnedFd>) -> Result<Taken> {
+fn take_over(
+    hello: &[u8],
+    fds: Vec<OwnedFd>,
+    birth: Birth,
+    socket: BorrowedFd<'_>,
+) -> Result<Taken> {
     let hello = Hello::decode(hello)?;
+    let (parent, named) = (birth.parent, hello.parent);
+    if named != parent {
+        let message = format!("the parent says that it is process {named}, but it is {parent}");
+        return Err(Error::new(ErrorKind::Handshake, message));
+    }
     let mut fds = fds.into_iter();
     let (Some(down), Some(up)) = (fds.next(), fds.next()) else {
         return Err(Error::new(ErrorKind::Handshake, "expected two or four descriptors"));
     };
     let hint = fds.next().zip(fds.next()).map(|(own, other)| Arc::new(Hint::of([own, other])));
-    limits::die_with_parent(hello.parent)?;
+    let is_child = match birth.known_as {
+        Some(parent) => limits::die_with_parent(parent)?,
+        None => false,
+    };
+    // Otherwise a program is in between that runs this one, and the socket alone tells whether
+    // the parent is there.
+    if !is_child && socket::is_hung_up(socket)? {
+        let message = format!("the parent, process {parent}, is gone");
+        return Err(Error::new(ErrorKind::PeerDied, message));
+    }
     apply(&hello.limits)?;
     limits::name_process(&hello.role.role);
     crate::failpoint::failpoint!("before attach");
     let link = WorkerLink::attach(down, up, hello.wait, hint.as_ref())?;
     crate::failpoint::failpoint!("after attach");
-    Ok((link, hello.role, hint))
+    Ok((link, hello.role, hint, is_child))
 }
 
 fn apply(wanted: &Limits) -> Result<()> {
@@ -113,8 +125,8 @@ fn apply(wanted: &Limits) -> Result<()> {
 pub(super) struct Refusal(Cell<Option<OwnedFd>>);
 
 impl Refusal {
-    pub(super) fn of(socket: &OwnedFd) -> Self {
-        Self(Cell::new(socket.try_clone().ok()))
+    pub(super) fn of(socket: BorrowedFd<'_>) -> Self {
+        Self(Cell::new(socket.try_clone_to_owned().ok()))
     }
 
     /// The parent knows that the worker is attached.
@@ -138,15 +150,18 @@ impl Refusal {
 
 impl Attached {
     /// Watches for the parent's end from now on, and tells it that this worker is there.
-    pub(super) fn confirm(socket: OwnedFd, stop: &Arc<Stop>) -> Result<()> {
-        let socket = Arc::new(socket);
-        let (watched, stop) = (Arc::clone(&socket), Arc::clone(stop));
+    pub(super) fn confirm(parent: ParentWatch, stop: &Arc<Stop>) -> Result<()> {
+        let parent = Arc::new(parent);
+        let (watched, stop) = (Arc::clone(&parent), Arc::clone(stop));
         let watch = std::thread::Builder::new().name("slipring-parent".to_owned());
         // Before the parent is told, which otherwise would not learn why there is no worker.
         let watching = watch.spawn(move || {
             let _ = limits::block_all_signals();
-            // An error means that the socket is unusable, which is as good as its end.
-            let _ = socket::wait_eof(watched.as_fd());
+            if let Err(error) = watched.wait() {
+                // The parent lives, and is to learn why this worker does not.
+                let _ = writeln!(std::io::stderr(), "slipring worker: {error}");
+                stdio::exit_at_once(CANNOT_WATCH);
+            }
             stop.set();
             std::thread::sleep(GRACE);
             stdio::exit_at_once(0);
@@ -154,13 +169,13 @@ impl Attached {
         watching.map_err(|e| Error::os("cannot start the parent's watch", e))?;
         crate::failpoint::failpoint!("before answer");
         let answer = Answer::Attached(std::process::id()).encode();
-        socket::send(socket.as_fd(), &answer, &[], Instant::now() + PATIENCE)?;
+        socket::send(parent.socket(), &answer, &[], Instant::now() + PATIENCE)?;
         crate::failpoint::failpoint!("after answer");
         Ok(())
     }
 
-    /// Splits into what serving needs and the socket that says whether the parent lives.
-    pub(super) fn into_parts(self) -> (WorkerLink, RoleConfig, Arc<Stop>, OwnedFd) {
-        (self.link, self.role, self.stop, self.socket)
+    /// Splits into what serving needs and what says whether the parent lives.
+    pub(super) fn into_parts(self) -> (WorkerLink, RoleConfig, Arc<Stop>, ParentWatch) {
+        (self.link, self.role, self.stop, self.parent)
     }
 }

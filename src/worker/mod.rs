@@ -108,11 +108,11 @@ impl<S> Worker<S> {
     /// [`ErrorKind::PeerCorrupt`] if the parent writes what cannot be. The parent is told.
     pub fn serve(self) -> Result<()> {
         self.check()?;
-        let (mut link, role, stop, socket) = attach::attach()?.into_parts();
+        let (mut link, role, stop, parent) = attach::attach()?.into_parts();
         let owner = link.owner.take();
-        let refusal = attach::Refusal::of(&socket);
+        let refusal = attach::Refusal::of(parent.socket());
         let served = serve::run(link, &role, &stop, owner, self, || {
-            attach::Attached::confirm(socket, &stop)?;
+            attach::Attached::confirm(parent, &stop)?;
             refusal.is_void();
             Ok(())
         });

@@ -59,16 +59,16 @@ impl Drop for RawEnd {
 pub fn attach_raw() -> Result<(RawLink, RoleConfig)> {
     let attached = attach()?;
     let hint = attached.hint.clone();
-    let (link, role, stop, socket) = attached.into_parts();
+    let (link, role, stop, parent) = attached.into_parts();
     let WorkerLink { data, health, words, owner, .. } = link;
     if let Some(hint) = &hint {
         stop.light(Arc::clone(hint));
     }
     let status = StatusOf(Arc::new(words));
     let shared = Arc::new(Shared::default());
-    let refusal = Refusal::of(&socket);
+    let refusal = Refusal::of(parent.socket());
     let health = HealthThread::start(health, owner, status, shared, Arc::clone(&stop))
-        .and_then(|health| Attached::confirm(socket, &stop).map(|()| health))
+        .and_then(|health| Attached::confirm(parent, &stop).map(|()| health))
         .inspect_err(|error| refusal.send(error))?;
     let end = RawEnd { stop, health: Some(health) };
     Ok((RawLink::new(data, hint, Box::new(end)), role))

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 use super::check;
 use crate::shm::descriptor::{above_stdio, hold_free_stdio};
 
+/// Linux 6.5. The number on all architectures that this library knows.
+const SO_PEERPIDFD: i32 = 77;
+
 /// The most descriptors that one message carries.
 pub(crate) const MAX_FDS: usize = 32;
 
@@ -124,11 +127,42 @@ pub(crate) fn receive(
     Ok(Arrived { len: len.unsigned_abs(), fds, truncated })
 }
 
+/// The process that has made a pair of Unix sockets, of which this is one end, as this
+/// process's pid namespace knows it; 0: it is outside of that. `None`: no such socket.
+pub(crate) fn maker_of_peer(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    let mut maker = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let place = (&raw mut maker).cast();
+    let mut length = libc::socklen_t::try_from(size_of::<libc::ucred>()).unwrap_or(0);
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
+    // SAFETY: `maker` has room for the length given, which is live as well.
+    check(unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, place, &raw mut length) })?;
+    // Sockets of other kinds have nobody.
+    Ok((maker.uid != libc::uid_t::MAX).then_some(maker.pid.unsigned_abs()))
+}
+
+/// A descriptor, close-on-exec, of the process that [`maker_of_peer`] tells of.
+pub(crate) fn pidfd_of_peer(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let [pidfd] = above_stdio(|| {
+        let mut fd: RawFd = -1;
+        let mut length = libc::socklen_t::try_from(size_of::<RawFd>()).unwrap_or(0);
+        let (level, place) = (libc::SOL_SOCKET, (&raw mut fd).cast());
+        // SAFETY: `fd` has room for the length given, which is live as well.
+        check(unsafe {
+            libc::getsockopt(socket.as_raw_fd(), level, SO_PEERPIDFD, place, &raw mut length)
+        })?;
+        // SAFETY: the kernel has just made this descriptor; nobody else knows its number.
+        Ok([unsafe { OwnedFd::from_raw_fd(fd) }])
+    })?;
+    Ok(pidfd)
+}
+
 /// Readiness to wait for.
 #[derive(Clone, Copy)]
 pub(crate) enum Ready {
     Read,
     Write,
+    /// The other end is closed.
+    HangUp,
 }
 
 /// Waits until `fd` is ready, or hung up, or in error. `false`: the deadline passed.
@@ -141,6 +175,7 @@ pub(crate) fn wait_ready(
     let events = match ready {
         Ready::Read => libc::POLLIN,
         Ready::Write => libc::POLLOUT,
+        Ready::HangUp => libc::POLLRDHUP,
     };
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
     loop {
@@ -153,6 +188,25 @@ pub(crate) fn wait_ready(
             Ok(count) => return Ok(count > 0),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Waits until one of these is readable, hung up, in error or closed. Goes on after signals.
+pub(crate) fn wait_for_any<const N: usize>(fds: [Option<BorrowedFd<'_>>; N]) -> io::Result<()> {
+    // One below zero is passed over.
+    let poll = |fd: Option<BorrowedFd<'_>>| libc::pollfd {
+        fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let mut polls = fds.map(poll);
+    let count = libc::nfds_t::try_from(N).map_err(io::Error::other)?;
+    loop {
+        // SAFETY: as many live pollfds as said.
+        match check(unsafe { libc::poll(polls.as_mut_ptr(), count, -1) }) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(drop),
         }
     }
 }
