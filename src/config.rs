@@ -349,6 +349,24 @@ mod tests {
         assert!(reason(b().stream_window(0)).contains("stream window"));
         assert!(reason(b().stream_window(3 << 20)).contains("half the reply ring"));
         assert!(reason(b().max_message(10)).contains("the longest frame"));
+        for odd in [0, 1, 1 << 62, 1 << 63, usize::MAX - 1, usize::MAX] {
+            for builder in [
+                b().request_ring(odd),
+                b().reply_ring(odd),
+                b().health_ring(odd),
+                b().max_request(odd),
+                b().max_reply(odd),
+                b().max_message(odd),
+                b().max_in_flight(odd),
+                b().stream_window(odd),
+            ] {
+                // One byte is little, but it works.
+                let is_small = builder.clone().build().is_ok_and(|_| odd == 1);
+                assert!(is_small || !reason(builder).is_empty(), "{odd}");
+            }
+        }
+        let spin = WaitStrategy::SpinThenPark(Duration::MAX);
+        assert!(reason(b().wait_strategy(spin)).contains("at most one second"));
         let spin = WaitStrategy::SpinThenPark(Duration::from_secs(5));
         assert!(reason(b().wait_strategy(spin)).contains("at most one second"));
     }

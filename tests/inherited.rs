@@ -21,7 +21,9 @@ use std::process::Command;
 const HOST: &str = "SLIPRING_TEST_HOST";
 
 /// What is odd, how the host is started, and what it does.
-const CASES: &[(&str, fn() -> Command, fn())] = &[
+type Case = (&'static str, fn() -> Command, fn());
+
+const CASES: &[Case] = &[
     ("a directory of logs that was given relative", own, hosts::relative_log_directory),
     ("a log that was renamed", own, hosts::renamed_log),
     ("a program that was given relative", own, hosts::relative_program),
@@ -75,7 +77,7 @@ fn a_host_works_whatever_it_inherits() {
 #[test]
 fn host_entry() {
     let Ok(name) = std::env::var(HOST) else { return };
-    let (.., host) = CASES.iter().find(|(case, ..)| *case == name).unwrap();
+    let (_, _, host) = CASES.iter().find(|(case, ..)| *case == name).unwrap();
     host();
 }
 

@@ -295,7 +295,8 @@ impl Channel {
         self.worker.role()
     }
 
-    /// The worker's process id.
+    /// The process id of the program that was started: the worker's, unless that program runs
+    /// the worker and stays.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.worker.pid()

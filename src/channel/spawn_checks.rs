@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::limits::MAX_CPUS;
+use crate::process::limits::{MAX_CPUS, check_nice};
 use crate::protocol::hello::{Limits, RoleConfig};
 use crate::shm::layout::RegionHeader;
 
@@ -24,11 +24,7 @@ pub(super) fn check_role(role: &RoleConfig) -> Result<()> {
 }
 
 pub(super) fn check_limits(limits: &Limits, config: &Config) -> Result<()> {
-    if let Some(nice) = limits.nice
-        && !(-20..=19).contains(&nice)
-    {
-        return Err(invalid(format!("niceness {nice}: it must be from -20 to 19")));
-    }
+    limits.nice.map_or(Ok(()), check_nice)?;
     if let Some(bytes) = limits.memory {
         let header = RegionHeader::down(config, [0; 16], 0);
         let channel = header.own.region_len.saturating_add(header.peer.region_len);

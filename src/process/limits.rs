@@ -60,9 +60,22 @@ pub(crate) fn set_rlimit(resource: Resource, value: u64) -> Result<()> {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Os`], when a value lower than the present one is not allowed.
+/// [`ErrorKind::Os`], when a value lower than the present one is not allowed;
+/// [`ErrorKind::InvalidConfig`] for one that there is not, which the kernel would change.
 pub(crate) fn nice(value: i32) -> Result<()> {
+    check_nice(value)?;
     system::set_nice(value).map_err(|e| Error::os(format!("cannot set nice value {value}"), e))
+}
+
+/// # Errors
+///
+/// [`ErrorKind::InvalidConfig`] for a nice value that there is not.
+pub(crate) fn check_nice(value: i32) -> Result<()> {
+    if (-20..=19).contains(&value) {
+        return Ok(());
+    }
+    let message = format!("niceness {value}: it must be from -20 to 19");
+    Err(Error::new(ErrorKind::InvalidConfig, message))
 }
 
 /// Binds the calling thread, and the threads that it will start, to these processors.
@@ -174,6 +187,7 @@ mod tests {
     fn a_nice_value_reaches_threads_started_later() {
         thread::spawn(|| {
             nice(3).unwrap();
+            assert_eq!(nice(20).unwrap_err().kind(), ErrorKind::InvalidConfig);
             let stat = thread::spawn(|| fs::read_to_string("/proc/thread-self/stat").unwrap());
             let stat = stat.join().unwrap();
             let fields = stat.rsplit(')').next().unwrap();

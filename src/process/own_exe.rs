@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::sys::process::program_headers;
 
@@ -24,13 +25,18 @@ const GONE: &[u8] = b" (deleted)";
 ///
 /// `/proc` is not there, and nothing is known.
 pub(crate) fn path() -> io::Result<PathBuf> {
-    let target = fs::read_link(LINK)?;
-    let maps = fs::read("/proc/self/maps")?;
-    if let Some((path, inode)) = mapped_at(&maps, program_headers())
-        && fs::metadata(path).is_ok_and(|found| found.ino() == inode)
+    // A long list in a big host. As long as the program runs, no other file has its inode.
+    static MAPPED: OnceLock<Option<(PathBuf, u64)>> = OnceLock::new();
+    let mapped = MAPPED.get_or_init(|| {
+        let maps = fs::read("/proc/self/maps").ok()?;
+        mapped_at(&maps, program_headers()).map(|(path, inode)| (path.to_owned(), inode))
+    });
+    if let Some((path, inode)) = mapped
+        && fs::metadata(path).is_ok_and(|found| found.ino() == *inode)
     {
-        return Ok(path.to_owned());
+        return Ok(path.clone());
     }
+    let target = fs::read_link(LINK)?;
     // Some file systems show one inode in the list of maps and another one elsewhere.
     match (fs::metadata(&target), fs::metadata(LINK)) {
         (Ok(by_path), Ok(own)) if (by_path.dev(), by_path.ino()) == (own.dev(), own.ino()) => {
