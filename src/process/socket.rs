@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use super::sys::fd::{self as system, Ready};
+use super::sys::process::{Reach, pidfd_signal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::descriptor::above_stdio;
 
@@ -136,12 +137,18 @@ type FileId = (u64, u64);
 impl ParentWatch {
     /// # Errors
     ///
-    /// [`ErrorKind::Os`].
+    /// [`ErrorKind::PeerDied`] when the parent is known to have ended; [`ErrorKind::Os`].
     pub(crate) fn new(socket: OwnedFd, is_child: bool) -> Result<Self> {
         let unknown = |e| Error::os("cannot look at the bootstrap socket", e);
         let id = file_id(socket.as_fd()).map_err(unknown)?;
-        // An older kernel does not have it; the socket is what counts.
-        let process = if is_child { None } else { system::pidfd_of_peer(socket.as_fd()).ok() };
+        let find = || system::pidfd_of_peer(socket.as_fd());
+        let process = match (!is_child).then(find).transpose() {
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {
+                return Err(Error::new(ErrorKind::PeerDied, "the parent is gone"));
+            }
+            // An older kernel does not have it; the socket is what counts.
+            found => found.ok().flatten(),
+        };
         Ok(Self { socket: (socket, id), process })
     }
 
@@ -154,7 +161,7 @@ impl ParentWatch {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Os`] when the socket was closed by other code of this process. What then
+    /// [`ErrorKind::Os`] when a descriptor was closed by other code of this process. What then
     /// has its number is not touched.
     pub(crate) fn wait(&self) -> Result<()> {
         let (socket, id) = &self.socket;
@@ -163,7 +170,7 @@ impl ParentWatch {
                 .map_err(|e| Error::os("cannot watch the bootstrap socket", e))?;
             match file_id(socket.as_fd()) {
                 Ok(found) if found == *id => {}
-                found => return Err(self.was_closed(found.err())),
+                found => return Err(was_closed("bootstrap socket", socket.as_fd(), found.err())),
             }
             if self.has_ended()? || drain(socket.as_fd())? {
                 return Ok(());
@@ -173,19 +180,26 @@ impl ParentWatch {
 
     fn has_ended(&self) -> Result<bool> {
         let Some(process) = &self.process else { return Ok(false) };
-        let is_readable = system::wait_ready(process.as_fd(), Ready::Read, Some(Instant::now()));
-        is_readable.map_err(|e| Error::os("cannot watch the parent", e))
+        let process = process.as_fd();
+        match pidfd_signal(process, 0, Reach::Process) {
+            Err(e) if e.raw_os_error() == Some(libc::EBADF) => {
+                Err(was_closed("parent's pidfd", process, Some(e)))
+            }
+            // A process that has ended, and is not reaped, can still be signalled.
+            _ => system::wait_ready(process, Ready::Read, Some(Instant::now()))
+                .map_err(|e| Error::os("cannot watch the parent", e)),
+        }
     }
+}
 
-    fn was_closed(&self, cause: Option<io::Error>) -> Error {
-        let number = self.socket.0.as_raw_fd();
-        let message = format!(
-            "descriptor {number}, the bootstrap socket, was closed by other code of this \
-             process, which would not notice its parent's end any more"
-        );
-        let other = || io::Error::other("something else has its number now");
-        Error::os(message, cause.unwrap_or_else(other))
-    }
+fn was_closed(what: &str, fd: BorrowedFd<'_>, cause: Option<io::Error>) -> Error {
+    let number = fd.as_raw_fd();
+    let message = format!(
+        "descriptor {number}, the {what}, was closed by other code of this process, which \
+         would not notice its parent's end any more"
+    );
+    let other = || io::Error::other("something else has its number now");
+    Error::os(message, cause.unwrap_or_else(other))
 }
 
 fn file_id(fd: BorrowedFd<'_>) -> io::Result<FileId> {
@@ -411,7 +425,12 @@ mod tests {
             let error = watch.wait().unwrap_err();
             assert!(error.to_string().contains("was closed by other code"), "{error}");
             drop(watch);
-            drop(writer);
+            let (_a, b) = pair().unwrap();
+            let mut watch = ParentWatch::new(b, true).unwrap();
+            watch.process = Some(reader.try_clone().unwrap().into());
+            let error = watch.wait().unwrap_err();
+            assert!(error.to_string().contains("was closed by other code"), "{error}");
+            drop((watch, writer));
             let mut text = String::new();
             reader.read_to_string(&mut text).unwrap();
             assert_eq!(text, "another's", "what took its place is not touched");

@@ -32,6 +32,7 @@ pub(crate) struct Program {
     pub(crate) is_own: bool,
     pub(crate) args: Vec<OsString>,
     pub(crate) env: EnvChanges,
+    /// Absolute, as is `search_from`.
     pub(crate) current_dir: Option<PathBuf>,
     pub(crate) search_from: Option<PathBuf>,
     /// Standard output and error are this process's, if it has any.
