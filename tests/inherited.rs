@@ -16,12 +16,13 @@ mod hosts;
 #[path = "inherited/workers.rs"]
 mod workers;
 
+use std::path::Path;
 use std::process::Command;
 
 const HOST: &str = "SLIPRING_TEST_HOST";
 
 /// What is odd, how the host is started, and what it does.
-type Case = (&'static str, fn() -> Command, fn());
+type Case = (&'static str, fn(&Path) -> Command, fn());
 
 const CASES: &[Case] = &[
     ("a directory of logs that was given relative", own, hosts::relative_log_directory),
@@ -46,11 +47,11 @@ const CASES: &[Case] = &[
 ];
 
 /// This program, run as the host.
-fn own() -> Command {
+fn own(_: &Path) -> Command {
     host_of(&std::env::current_exe().unwrap())
 }
 
-fn host_of(program: &std::path::Path) -> Command {
+fn host_of(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.args(["host_entry", "--exact", "--nocapture", "--test-threads=1"]);
     command
@@ -60,9 +61,11 @@ fn host_of(program: &std::path::Path) -> Command {
 fn a_host_works_whatever_it_inherits() {
     let wanted = std::env::var("SLIPRING_TEST_CASE").unwrap_or_default();
     let mut failed = Vec::new();
+    let dir = common::temp_dir("hosts");
     for (name, start, _) in CASES.iter().filter(|(name, ..)| name.contains(&wanted)) {
         let begin = std::time::Instant::now();
-        let output = common::within_long(name, || start().env(HOST, name).output().unwrap());
+        let run = || start(&dir).env(HOST, name).env("TMPDIR", &dir).output().unwrap();
+        let output = common::within_long(name, run);
         let out = String::from_utf8_lossy(&output.stdout);
         let err = String::from_utf8_lossy(&output.stderr);
         println!("{name}: {}, {:?}", output.status, begin.elapsed());
@@ -70,6 +73,7 @@ fn a_host_works_whatever_it_inherits() {
             failed.push(format!("{name}: {}\n{out}\n{err}", output.status));
         }
     }
+    std::fs::remove_dir_all(dir).unwrap();
     assert!(failed.is_empty(), "{}", failed.join("\n----\n"));
 }
 

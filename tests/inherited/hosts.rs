@@ -165,8 +165,12 @@ pub fn same_log_of_another_host() {
         return;
     }
     let dir = temp_dir("same-log-of-two");
-    let mut other =
-        crate::own().env(LOGS, &dir).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut other = crate::own(Path::new(""))
+        .env(LOGS, &dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut output = BufReader::new(other.stdout.take().unwrap()).lines();
     let mut ready = || assert!(output.by_ref().any(|line| line.unwrap() == "ready"));
     ready();
@@ -248,7 +252,7 @@ pub fn behind_timeout() {
     let wrapper = Spawner::program("timeout").arg("60").args(own_command());
     assert_works_behind(&wrapper.config(Config::small()));
     let file = temp_dir("timeout").join("worker");
-    let status = crate::own().env(LOGS, &file).stderr(Stdio::null()).status().unwrap();
+    let status = crate::own(Path::new("")).env(LOGS, &file).stderr(Stdio::null()).status().unwrap();
     assert!(!status.success());
     let worker = std::fs::read_to_string(file).unwrap().parse().unwrap();
     eventually("the worker is gone", || !is_running(worker));
@@ -280,9 +284,9 @@ pub fn in_a_namespace() {
     assert_eq!(cause(&error), ExitCause::Exited(3));
 }
 
-pub fn under_valgrind() -> Command {
+pub fn under_valgrind(dir: &Path) -> Command {
     let is_there = Command::new("valgrind").arg("--version").output().is_ok();
-    let own = crate::own();
+    let own = crate::own(dir);
     if !is_there {
         println!("valgrind is not installed: a plain host stands in");
         return own;
@@ -292,8 +296,8 @@ pub fn under_valgrind() -> Command {
     command
 }
 
-pub fn from_a_copy() -> Command {
-    let copy = temp_dir("copy").join("program");
+pub fn from_a_copy(dir: &Path) -> Command {
+    let copy = dir.join("program");
     std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
     crate::host_of(&copy)
 }
@@ -458,7 +462,7 @@ pub fn own_output() {
         assert!(tail(&crash_after(&channel, "kept")).contains("kept"));
         return;
     }
-    let output = crate::own().env(LOGS, "none").output().unwrap();
+    let output = crate::own(Path::new("")).env(LOGS, "none").output().unwrap();
     let texts = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     assert!(output.status.success(), "{texts:?}");
     assert!(texts[0].contains("out: seen\n") && texts[1].contains("err: seen\n"), "{texts:?}");
