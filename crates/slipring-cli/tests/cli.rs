@@ -2,7 +2,7 @@
 
 mod common;
 #[allow(dead_code, reason = "its unit tests are not repeated here")]
-#[path = "../src/embedder.rs"]
+#[path = "../src/embedder/mod.rs"]
 mod embedder;
 
 use std::fs;
