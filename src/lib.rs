@@ -18,6 +18,8 @@
 //! Every method says whether it can block, for how long, and what stays usable after an
 //! error. `docs/` in the repository has the architecture, the layout of memory to the
 //! byte, and the figures.
+// The documentation says which items need a feature; models are not in it.
+#![cfg_attr(docsrs, feature(doc_cfg), doc(auto_cfg(hide(loom))))]
 // A model build has what threads of two processes do to each other: the ring, and of the
 // parent's side all but the processes. Nothing is above that would use it.
 #![cfg_attr(loom, allow(dead_code, reason = "what uses it is not there"))]

@@ -247,5 +247,5 @@ pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 pub(crate) fn glosses() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/glosses.txt")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/glosses.txt")
 }
