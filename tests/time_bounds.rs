@@ -216,6 +216,32 @@ fn a_close_ends_what_waits() {
     });
 }
 
+#[test]
+fn a_program_that_stays_silent_is_given_up_at_the_handshake_timeout() {
+    let _alone = alone();
+    let timeout = Duration::from_millis(50);
+    let sleep = Spawner::program("/bin/sleep").arg("1000").config(Config::small());
+    let sleep = sleep.handshake_timeout(timeout);
+    // With the start of the program, and with its end.
+    keep("spawn of a silent program, over the handshake timeout", DEATH, || {
+        let start = Instant::now();
+        assert_eq!(sleep.spawn().map(drop).unwrap_err().kind(), ErrorKind::Handshake);
+        start.elapsed().checked_sub(timeout).expect("no timeout comes early")
+    });
+}
+
+#[test]
+fn a_program_that_ends_ends_the_handshake() {
+    let _alone = alone();
+    let spawner = Spawner::program("/bin/false").config(Config::small());
+    keep("spawn of a program that ends", DEATH, || {
+        let start = Instant::now();
+        let error = spawner.spawn().map(drop).unwrap_err();
+        assert!(error.to_string().contains("exited with code 1"), "{error}");
+        start.elapsed()
+    });
+}
+
 /// From the signal until `wait` returns; it is to wait for this channel's worker.
 fn time_to_notice(channel: &Channel, wait: impl FnOnce()) -> Duration {
     std::thread::scope(|scope| {

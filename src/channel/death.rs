@@ -55,6 +55,15 @@ impl Body {
         }
     }
 
+    /// Lets it see that this side is gone, at which a worker that has attached ends.
+    pub(crate) fn hang_up(&self) {
+        match self {
+            Self::Process(child) => child.hang_up(),
+            #[cfg(any(feature = "testing", feature = "named"))]
+            Self::Thread(thread) => thread.stop(),
+        }
+    }
+
     /// Asks it to end. A thread cannot be made to.
     pub(crate) fn terminate(&self) {
         match self {
@@ -66,13 +75,24 @@ impl Body {
         }
     }
 
-    pub(crate) fn kill(&self) {
+    /// Kills it. False if this process may not.
+    pub(crate) fn kill(&self) -> bool {
         match self {
-            Self::Process(child) => {
-                child.kill_group();
-            }
+            Self::Process(child) => child.kill(),
             #[cfg(any(feature = "testing", feature = "named"))]
-            Self::Thread(thread) => thread.stop(),
+            Self::Thread(thread) => {
+                thread.stop();
+                true
+            }
+        }
+    }
+
+    /// Blocks until the log tells how it ended, or the deadline has passed.
+    pub(crate) fn wait_for_last_line(&self, deadline: Instant) {
+        match self {
+            Self::Process(child) => child.wait_for_last_line(deadline),
+            #[cfg(any(feature = "testing", feature = "named"))]
+            Self::Thread(_) => {}
         }
     }
 

@@ -1,9 +1,8 @@
 //! A started worker process: its health rings, its end, its exit status.
 
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::channel::death::Deathbed;
@@ -18,6 +17,11 @@ use crate::trace::{event, span};
 
 /// How long a worker that was asked to terminate may take before it is killed.
 const KILL_AFTER: Duration = Duration::from_secs(2);
+/// How long the end of a worker that was killed may take.
+const DEATH_THROES: Duration = Duration::from_secs(10);
+/// How long a close waits for a slow disk, when the worker has ended, so that its log tells
+/// how.
+const LAST_LINE: Duration = Duration::from_secs(1);
 /// How long the worker of a dropped channel may take before it is asked to terminate.
 const DROP_GRACE: Duration = Duration::from_secs(1);
 
@@ -28,8 +32,6 @@ pub(crate) struct WorkerHandle {
     health: HealthClient,
     role: String,
     pid: u32,
-    /// End-of-file on its other end tells the worker that this side is gone.
-    socket: Mutex<Option<OwnedFd>>,
     _watched: Option<Watched>,
 }
 
@@ -38,13 +40,12 @@ impl WorkerHandle {
         life: Arc<Life>,
         health: HealthClient,
         deathbed: Deathbed,
-        process: Option<(OwnedFd, Watched)>,
+        watched: Option<Watched>,
     ) -> Self {
         let (role, pid) = (deathbed.role.clone(), deathbed.body.pid());
         // Once: the life was made for this worker.
         let _ = life.deathbed.set(deathbed);
-        let (socket, watched) = process.unzip();
-        Self { life, health, role, pid, socket: Mutex::new(socket), _watched: watched }
+        Self { life, health, role, pid, _watched: watched }
     }
 
     pub(crate) fn role(&self) -> &str {
@@ -89,13 +90,15 @@ impl WorkerHandle {
         let _ = self.health.shutdown(&self.life, deadline);
         let cause = self.reap(deadline);
         self.life.closed();
-        self.hang_up();
+        if let (Ok(_), Some(bed)) = (&cause, self.deathbed()) {
+            bed.body.wait_for_last_line(Instant::now() + LAST_LINE);
+        }
         event!(INFO, role = self.role.as_str(), pid = self.pid, ?cause, "worker closed");
         cause
     }
 
-    /// Begins to close without waiting: the supervisor ends the worker if it does not end
-    /// within `timeout` by itself.
+    /// Begins to close without waiting: the supervisor ends the worker, as a close does, if it
+    /// does not end within `timeout` by itself.
     #[cfg(feature = "async")]
     pub(crate) fn begin_close(&self, timeout: Duration) -> Result<()> {
         check_not_forked()?;
@@ -111,7 +114,6 @@ impl WorkerHandle {
     #[cfg(feature = "async")]
     pub(crate) fn end_close(&self) {
         self.life.closed();
-        self.hang_up();
     }
 
     #[cfg(feature = "async")]
@@ -124,6 +126,8 @@ impl WorkerHandle {
         &self.health
     }
 
+    /// Ends the worker: by what was asked of it until the deadline, and then by each means
+    /// in turn if the one before fails.
     fn reap(&self, deadline: Deadline) -> Result<ExitCause> {
         let Some(Deathbed { body, .. }) = self.deathbed() else { return Ok(ExitCause::Unknown) };
         if let Some(cause) = body.wait(instant(deadline)) {
@@ -136,20 +140,27 @@ impl WorkerHandle {
             );
             return Err(Error::new(ErrorKind::Timeout, message));
         }
+        // First, as it reaches also a worker that this process may not signal.
+        body.hang_up();
         body.terminate();
         if let Some(cause) = body.wait(Instant::now() + KILL_AFTER) {
             return Ok(cause);
         }
-        body.kill();
-        body.wait(Instant::now() + Duration::from_secs(10)).ok_or_else(|| {
-            let (role, pid) = (&self.role, self.pid);
-            let message = format!("worker {role} (pid {pid}) was killed but has not ended");
-            Error::new(ErrorKind::Timeout, message)
+        let (role, pid) = (&self.role, self.pid);
+        let (patience, state) = match body.kill() {
+            true => (DEATH_THROES, "was killed but has not ended"),
+            // It is not there any more, or out of reach: then no wait helps.
+            false => (Duration::ZERO, "has not ended, and this process may not kill it"),
+        };
+        body.wait(Instant::now() + patience).ok_or_else(|| {
+            Error::new(ErrorKind::Timeout, format!("worker {role} (pid {pid}) {state}"))
         })
     }
 
     fn hang_up(&self) {
-        drop(self.socket.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(bed) = self.deathbed() {
+            bed.body.hang_up();
+        }
     }
 }
 

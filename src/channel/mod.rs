@@ -309,7 +309,7 @@ impl Channel {
         self.engine.is_open()
     }
 
-    /// How the worker ended; `None` while it runs or while the kernel has not told.
+    /// How the worker ended; `None` while it runs, and until it is reaped.
     #[must_use]
     pub fn exit_cause(&self) -> Option<ExitCause> {
         self.worker.exit_cause()
@@ -340,16 +340,21 @@ impl Channel {
         self.engine.stats()
     }
 
-    /// Ends the worker: operations in flight end with [`ErrorKind::Closed`] at once, the
-    /// worker is asked to end and given `timeout` to do so, then terminated, and killed
-    /// two seconds later. Blocks until it is reaped. Any number of threads may call it,
-    /// any number of times; all return the same.
+    /// Ends the worker: operations in flight end with [`ErrorKind::Closed`] at once, and the
+    /// worker is asked to end and given `timeout` to do so. Then it is hung up on and gets
+    /// SIGTERM, and two seconds later SIGKILL, as does the process group that it was started
+    /// in. A worker that may not be signalled, as one that runs as another user, ends by itself
+    /// within a second of being hung up on, also while a handler is stuck. Blocks until the
+    /// worker is reaped and, for at most one second more, until its log says how it ended. Any
+    /// number of threads may call it, any number of times; all return the same.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Forked`] in a forked child; [`ErrorKind::Timeout`] if the kernel does
     /// not hand out the worker's exit status within ten seconds of the kill, as for a
-    /// process that hangs in a device.
+    /// process that hangs in a device, or if the worker may not be signalled and has not ended
+    /// two seconds after it was hung up on, as one that is stopped. It is reaped in the
+    /// background then, if it ends.
     pub fn close(&self, timeout: Duration) -> Result<ExitCause> {
         self.worker.close(timeout)
     }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ use crate::link::{Duplex, LinkFiles, ParentLink, ParentWords};
 use crate::process::birth::birth;
 use crate::process::exit::Child;
 use crate::process::log::Log;
+#[cfg(feature = "tracing")]
+use crate::process::service::run_apart;
 use crate::process::spawn::Program;
 use crate::process::{own_exe, socket, supervisor, watch};
 use crate::protocol::hello::{Answer, Hello, Limits, MAX_LEN, RoleConfig, WORKER_ENV};
@@ -30,8 +33,13 @@ use crate::shm::fork;
 use crate::shm::hint::Hint;
 use crate::trace::{event, span};
 
-/// How long a worker that failed the handshake may take to say how it ended.
+/// How long a worker that failed the handshake may take to say how it ended, if the handshake
+/// may last that long.
 const POST_MORTEM: Duration = Duration::from_millis(200);
+/// How long the end of a worker that did not attach is waited for.
+const BURIAL: Duration = Duration::from_secs(5);
+/// The same for one that this process may not kill, which was hung up on.
+const HANG_UP: Duration = Duration::from_secs(1);
 
 /// A worker that starts itself as its host does would do so without end.
 const NEVER_ASKED: &str = "this process was itself started as a slipring worker, and has not \
@@ -48,6 +56,11 @@ const NEVER_ASKED: &str = "this process was itself started as a slipring worker,
 /// A relative path starts at the directory that the host is in when the path is given,
 /// wherever the host, or the worker, goes later. What cannot work is refused by
 /// [`Spawner::spawn`], before anything is started.
+///
+/// The process that is started is the worker as far as its end is concerned. A program that
+/// only wraps the worker's must become it by `exec`, or stay until it has ended: when the
+/// wrapper ends, the channel is over, and what is left of its process group is killed. Only a
+/// process that has left that group, and has not attached, outlives it.
 ///
 /// ```no_run
 /// use slipring::{Kind, Spawner};
@@ -279,7 +292,9 @@ impl Spawner {
     }
 
     /// Starts the worker and waits until it has attached. Blocks for at most the
-    /// handshake timeout and the time that the kernel takes to start a process.
+    /// handshake timeout, the time that the kernel takes to start a process, which includes
+    /// starts that other threads have asked for before, and, if the worker does not attach, the
+    /// time that it takes to end one: five seconds at most.
     ///
     /// # Errors
     ///
@@ -289,7 +304,8 @@ impl Spawner {
     /// program cannot be started, or if this process is itself a worker that has not attached;
     /// [`ErrorKind::Handshake`] if it ends or stays silent;
     /// [`ErrorKind::Mismatch`] if the two sides do not agree, with both values. The
-    /// process is gone and reaped then, and nothing is left behind.
+    /// process is gone and reaped then, and nothing is left behind. A program that ends is
+    /// told of at once; one that ends before it has answered, with how it ended.
     pub fn spawn(&self) -> Result<Channel> {
         let Started { data, words, worker, life, hint } = self.start()?;
         let engine = Engine::new(data, words, &self.config, life, hint);
@@ -328,6 +344,7 @@ impl Spawner {
             false => (None, Vec::new()),
         };
         let (ours, theirs) = socket::pair()?;
+        let ours = Arc::new(UnixStream::from(ours));
         let log = self.log_dir.as_deref();
         let log = log.map(|dir| Log::open(dir, &self.role.role, self.instance)).transpose()?;
         crate::failpoint::failpoint!("before spawn");
@@ -338,17 +355,16 @@ impl Spawner {
         let child = {
             let life = Arc::clone(&life);
             let on_exit = move |_| told_of_death(life.has_ended());
-            supervisor::start(program, theirs, log, Box::new(on_exit))?
+            let socket = Some(Arc::clone(&ours));
+            supervisor::start(program, theirs, socket, log, Box::new(on_exit))?
         };
         // While the program is loaded: reserving memory takes as long as that.
         let linked = ParentLink::create(&self.config, hint.as_ref()).and_then(|(link, files)| {
             self.shake_hands(&child, &ours, &hello, (files, hint_fds), &link)?;
             Ok(link)
         });
-        let ParentLink { data, health, words, owner, .. } = linked.inspect_err(|_| {
-            child.kill_group();
-            child.wait(Instant::now() + Duration::from_secs(5));
-        })?;
+        drop(ours);
+        let ParentLink { data, health, words, owner, .. } = linked.inspect_err(|_| bury(&child))?;
         let watched = {
             let life = Arc::clone(&life);
             watch::watch(owner, Box::new(move || told_of_death(life.die())))
@@ -356,8 +372,7 @@ impl Spawner {
         crate::failpoint::failpoint!("after handshake");
         let deathbed = Deathbed { role: self.role.role.clone(), body: Body::Process(child) };
         let health = HealthClient::new(health);
-        let process = Some((ours, watched));
-        let worker = WorkerHandle::new(Arc::clone(&life), health, deathbed, process);
+        let worker = WorkerHandle::new(Arc::clone(&life), health, deathbed, Some(watched));
         event!(INFO, role = self.role.role.as_str(), pid = worker.pid(), "worker attached");
         Ok(Started { data, words, worker, life, hint })
     }
@@ -373,10 +388,12 @@ impl Spawner {
         Ok(())
     }
 
+    /// Ends with the worker's answer, at the timeout, or when the process that was started has
+    /// ended: then its socket is shut down, so that what it has sent is read first.
     fn shake_hands(
         &self,
         child: &Child,
-        socket: &OwnedFd,
+        socket: &UnixStream,
         hello: &[u8],
         (files, hint_fds): (LinkFiles, Vec<OwnedFd>),
         link: &ParentLink,
@@ -388,19 +405,23 @@ impl Spawner {
         let sent = socket::send(socket.as_fd(), hello, &fds, deadline);
         drop(fds);
         drop((files, hint_fds));
-        sent.map_err(|error| self.never_attached(child, &error.to_string()))?;
+        match sent {
+            // It may have said why before it ended, or closed its end.
+            Err(error) if error.kind() == ErrorKind::Handshake => {}
+            sent => sent.map_err(|e| self.never_attached(child, &e.to_string(), deadline))?,
+        }
         crate::failpoint::failpoint!("after hello");
         let answer = match socket::recv(socket.as_fd(), MAX_LEN, 0, Some(deadline)) {
             Ok(socket::Received::Message { bytes, .. }) => match Answer::decode(&bytes) {
                 Err(error) if error.kind() != ErrorKind::Mismatch => {
-                    return Err(self.never_attached(child, &error.to_string()));
+                    return Err(self.never_attached(child, &error.to_string(), deadline));
                 }
                 decoded => decoded?,
             },
             Ok(socket::Received::Eof) => {
-                return Err(self.never_attached(child, "it closed its standard input"));
+                return Err(self.never_attached(child, "it closed its standard input", deadline));
             }
-            Err(error) => return Err(self.never_attached(child, &error.to_string())),
+            Err(error) => return Err(self.never_attached(child, &error.to_string(), deadline)),
         };
         match answer {
             Answer::Attached(_) => link.answer.check_attached().map(drop),
@@ -413,8 +434,8 @@ impl Spawner {
         Error::new(kind, format!("worker {} could not attach: {why}", self.role.role))
     }
 
-    fn never_attached(&self, child: &Child, why: &str) -> Error {
-        let cause = child.wait(Instant::now() + POST_MORTEM);
+    fn never_attached(&self, child: &Child, why: &str, deadline: Instant) -> Error {
+        let cause = child.wait(deadline.min(Instant::now() + POST_MORTEM));
         let why = cause.map_or_else(|| why.to_owned(), |cause| cause.to_string());
         let (role, pid) = (&self.role.role, child.pid());
         let mut message = format!("worker {role} (pid {pid}) did not attach: {why}");
@@ -457,9 +478,26 @@ impl End for RawEnd {
     }
 }
 
-/// The first sign of a worker's end that nobody asked for.
-fn told_of_death(is_first: bool) {
-    if is_first {
-        event!(WARN, "worker died");
+/// Ends a worker that did not attach, by all means, and waits until it is reaped.
+fn bury(child: &Child) {
+    child.hang_up();
+    let patience = if child.kill() { BURIAL } else { HANG_UP };
+    let deadline = Instant::now() + patience;
+    if child.wait(deadline).is_some() {
+        // The next worker shall find the log free.
+        child.wait_for_last_line(deadline);
     }
+}
+
+/// The first sign of a worker's end that nobody asked for. Told on a thread that serves all
+/// workers, which the subscriber, code of the host's, must not hold up.
+fn told_of_death(is_first: bool) {
+    #[cfg(feature = "tracing")]
+    if is_first {
+        run_apart("slipring-news", || {
+            event!(WARN, "worker died");
+        });
+    }
+    #[cfg(not(feature = "tracing"))]
+    let _ = is_first;
 }

@@ -1,6 +1,8 @@
 //! A worker process from its start to its end: signals to it, and how it ended.
 
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -47,35 +49,44 @@ impl Child {
         if !supervisor::is_at_home() {
             return self.status();
         }
-        let mut life = lock(&self.0.life);
-        loop {
-            if let Some(cause) = self.status() {
-                return Some(cause);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return None;
-            }
-            let waited = self.0.ended.wait_timeout(life, left);
-            life = waited.unwrap_or_else(PoisonError::into_inner).0;
+        self.0.wait_until(deadline, || self.status())
+    }
+
+    /// Blocks until the line that tells how the process ended is in its log, or the
+    /// deadline has passed. Returns at once if the process has no log.
+    pub(crate) fn wait_for_last_line(&self, deadline: Instant) {
+        if supervisor::is_at_home() && self.0.log.is_some() {
+            let is_written = || self.0.is_log_complete.load(Ordering::Acquire).then_some(());
+            let _ = self.0.wait_until(deadline, is_written);
         }
     }
 
-    /// Sends `signal` to the process. `false`: it has ended already, or this is a fork of
-    /// the process that started it. Never blocks, and never hits a recycled id.
+    /// Shuts the bootstrap socket down. A worker that has attached ends by itself then, also
+    /// one that no signal of this process may reach, and though copies of this end of the
+    /// socket are open elsewhere, as in a fork of this process. Never blocks; does nothing in
+    /// a fork of the process that started the worker.
+    pub(crate) fn hang_up(&self) {
+        if supervisor::is_at_home() {
+            self.0.hang_up();
+        }
+    }
+
+    /// Sends `signal` to the process. `false`: it has ended already, it may not be
+    /// signalled, or this is a fork of the process that started it. Never blocks, and never
+    /// hits a recycled id.
     pub(crate) fn signal(&self, signal: i32) -> bool {
         supervisor::is_at_home() && self.0.signal(signal)
     }
 
-    /// Kills the process and all of its process group. `false` as for
-    /// [`signal`](Self::signal). Never blocks.
-    pub(crate) fn kill_group(&self) -> bool {
-        supervisor::is_at_home() && self.0.kill_group()
+    /// Kills the process and all of its process group, whether it is still in that or not.
+    /// `false`, for the process itself, as for [`signal`](Self::signal). Never blocks.
+    pub(crate) fn kill(&self) -> bool {
+        supervisor::is_at_home() && self.0.kill()
     }
 
-    /// Leaves the process to the supervisor: SIGTERM when it has not ended after
-    /// `term_after`, SIGKILL to its group after a further `kill_after`. Never blocks. Of
-    /// several calls the earliest times hold.
+    /// Leaves the process to the supervisor: when it has not ended after `term_after` it is
+    /// hung up on and gets SIGTERM; after a further `kill_after` it and its group get
+    /// SIGKILL. Never blocks. Of several calls the earliest times hold.
     pub(crate) fn retire(&self, term_after: Duration, kill_after: Duration) {
         // A time beyond what the clock can tell never comes.
         let term_at = Instant::now().checked_add(term_after);
@@ -90,9 +101,12 @@ pub(super) struct Process {
     key: u64,
     pid: u32,
     log: Option<Log>,
+    /// This side's end of the bootstrap socket; gone once it is shut down.
+    socket: Mutex<Option<Arc<UnixStream>>>,
     life: Mutex<Life>,
-    /// Notified, with `life`, once the status is set.
+    /// Notified, with `life`, once the status is set, and once the log is complete.
     ended: Condvar,
+    is_log_complete: AtomicBool,
     /// A SIGKILL of ours says nothing about the machine's memory.
     killed_by_us: AtomicBool,
     status: Arc<OnceLock<ExitCause>>,
@@ -115,13 +129,21 @@ pub(super) struct End {
 }
 
 impl Process {
-    pub(super) fn new(key: u64, pid: u32, pidfd: Option<OwnedFd>, log: Option<Log>) -> Self {
+    pub(super) fn new(
+        key: u64,
+        pid: u32,
+        pidfd: Option<OwnedFd>,
+        log: Option<Log>,
+        socket: Option<Arc<UnixStream>>,
+    ) -> Self {
         Self {
             key,
             pid,
             log,
+            socket: Mutex::new(socket),
             life: Mutex::new(Life { pidfd, reaped: false }),
             ended: Condvar::new(),
+            is_log_complete: AtomicBool::new(false),
             killed_by_us: AtomicBool::new(false),
             status: Arc::default(),
             oom_suspected: Arc::default(),
@@ -137,30 +159,54 @@ impl Process {
         lock(&self.life).pidfd.as_ref().map(|fd| with(fd.as_fd()))
     }
 
-    pub(super) fn signal(&self, signal: i32) -> bool {
-        let life = lock(&self.life);
-        if life.reaped {
-            return false;
+    /// Blocks until `is_there` says something, or the deadline has passed.
+    fn wait_until<T>(&self, deadline: Instant, is_there: impl Fn() -> Option<T>) -> Option<T> {
+        let mut life = lock(&self.life);
+        loop {
+            if let Some(found) = is_there() {
+                return Some(found);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            let waited = self.ended.wait_timeout(life, left);
+            life = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        if signal == libc::SIGKILL {
-            self.killed_by_us.store(true, Ordering::Relaxed);
-        }
-        let sent = match &life.pidfd {
-            Some(fd) => system::pidfd_signal(fd.as_fd(), signal, Reach::Process),
-            // Someone else in this process may have reaped it.
-            None if life.peek(self.pid).is_err() => return false,
-            None => system::kill(self.pid, signal),
-        };
-        sent.is_ok()
     }
 
-    pub(super) fn kill_group(&self) -> bool {
+    fn notify(&self) {
+        // A waiter that has not seen what is new holds the lock until it sleeps.
+        drop(lock(&self.life));
+        self.ended.notify_all();
+    }
+
+    pub(super) fn hang_up(&self) {
+        // Closing it would not be enough: a forked child of the host has a copy.
+        if let Some(socket) = lock(&self.socket).take() {
+            // Fails only if the other end is gone already.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    pub(super) fn signal(&self, signal: i32) -> bool {
+        let life = lock(&self.life);
+        !life.reaped && life.signal(self.pid, signal)
+    }
+
+    pub(super) fn kill(&self) -> bool {
         let life = lock(&self.life);
         if life.reaped {
             return false;
         }
-        self.killed_by_us.store(true, Ordering::Relaxed);
-        life.kill_group(self.pid)
+        // Both, as the process may have left the group that it was given.
+        let group = life.kill_group(self.pid);
+        let process = life.signal(self.pid, libc::SIGKILL);
+        if group || process {
+            self.killed_by_us.store(true, Ordering::Relaxed);
+        }
+        // Reached as one of its group, it can be gone by now.
+        process || (group && !matches!(life.peek(self.pid), Ok(None)))
     }
 
     /// When the process has ended: kills what is left of its group, so that nothing it
@@ -186,20 +232,33 @@ impl Process {
         Some(End { cause, pidfd: life.pidfd.take() })
     }
 
-    /// Makes the end known: to the log, to the cells, and to those who wait.
+    /// Makes the end known to the cells and to those who wait. Never blocks.
     pub(super) fn announce(&self, cause: ExitCause, memory_ran_out: impl FnOnce() -> bool) {
-        if let Some(log) = &self.log {
-            log.append_reason(&cause);
-        }
         let suspected = cause == ExitCause::Signaled(libc::SIGKILL)
             && !self.killed_by_us.load(Ordering::Relaxed)
             && memory_ran_out();
         // Nobody else sets these, so that a refusal cannot be.
         let _ = self.oom_suspected.set(suspected);
         let _ = self.status.set(cause);
-        // A waiter that has not seen the status holds the lock until it sleeps.
-        drop(lock(&self.life));
-        self.ended.notify_all();
+        self.notify();
+        // Whoever waits at this end for an answer reads what was sent, and then the end,
+        // although something that the worker has started may hold the other end.
+        self.hang_up();
+    }
+
+    pub(super) fn has_log(&self) -> bool {
+        self.log.is_some()
+    }
+
+    /// Completes the log by the line that tells how the process ended. May block, as long
+    /// as the file system does.
+    pub(super) fn complete_log(&self, cause: ExitCause) {
+        if let Some(log) = &self.log {
+            log.append_reason(&cause);
+        }
+        // Pairs with the Acquire load in `wait_for_last_line`.
+        self.is_log_complete.store(true, Ordering::Release);
+        self.notify();
     }
 }
 
@@ -222,6 +281,17 @@ impl Life {
             }
         }
         system::exit_status(Waited::Pid(pid), reap)
+    }
+
+    /// Signals the process through the pidfd, or else by its number, as long as it is a
+    /// child that nobody has reaped.
+    fn signal(&self, pid: u32, signal: i32) -> bool {
+        if let Some(fd) = &self.pidfd
+            && system::pidfd_signal(fd.as_fd(), signal, Reach::Process).is_ok()
+        {
+            return true;
+        }
+        self.peek(pid).is_ok() && system::kill(pid, signal).is_ok()
     }
 
     /// Kills the group through the pidfd, which pins the group's identity, or else by its

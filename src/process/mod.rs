@@ -17,6 +17,7 @@ pub(crate) mod robust;
 pub(crate) mod service;
 pub(crate) mod socket;
 pub(crate) mod spawn;
+mod starter;
 pub(crate) mod stdio;
 pub(crate) mod supervisor;
 pub(crate) mod sys;

@@ -2,9 +2,10 @@
 //! take no part in the host's signal handling or processor placement.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::sys::process as system;
@@ -53,6 +54,24 @@ pub(crate) fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> 
     started.map(drop)
 }
 
+/// Runs `job` on a thread of its own, so that nothing that it does holds up the caller: a
+/// callback of the host's, or a file system that does not answer. Where no thread can be had
+/// it runs here, as it must run.
+pub(crate) fn run_apart(name: &str, job: impl FnOnce() + Send + 'static) {
+    let job = Arc::new(Mutex::new(Some(job)));
+    let theirs = Arc::clone(&job);
+    if start_thread(name, move || run_once(&theirs)).is_err() {
+        run_once(&job);
+    }
+}
+
+fn run_once<F: FnOnce()>(job: &Mutex<Option<F>>) {
+    let job = lock(job).take();
+    if let Some(job) = job {
+        let _ = catch_unwind(AssertUnwindSafe(job));
+    }
+}
+
 /// All signals, so that the host's handlers run on the host's threads, except those that
 /// a thread raises against itself by a fault: blocking these would turn a report of the
 /// host's crash handler into a silent death.
@@ -79,6 +98,7 @@ fn leave_the_starters_processors() {
 mod tests {
     use super::*;
     use crate::process::limits;
+    use crate::process::testing::{alone, forbid};
 
     #[test]
     fn a_service_is_at_home_in_the_process_that_asked_first() {
@@ -96,6 +116,27 @@ mod tests {
             assert!(mask.has(signal) && !SignalSet::of_thread().has(signal), "{signal}");
         }
         assert!(!mask.has(libc::SIGSEGV));
+    }
+
+    #[test]
+    fn what_runs_apart_holds_up_nobody_and_runs_even_without_a_thread() {
+        alone(|| {
+            let (tell, told) = std::sync::mpsc::channel();
+            let (go, gone) = std::sync::mpsc::channel::<()>();
+            run_apart("slipring-test", move || {
+                gone.recv().unwrap();
+                tell.send(thread::current().id()).unwrap();
+            });
+            assert!(told.try_recv().is_err());
+            go.send(()).unwrap();
+            assert_ne!(told.recv().unwrap(), thread::current().id());
+            run_apart("slipring-test", || std::panic::resume_unwind(Box::new("on purpose")));
+
+            let (tell, told) = std::sync::mpsc::channel();
+            forbid([libc::SYS_clone3, libc::SYS_clone], libc::EAGAIN);
+            run_apart("slipring-test", move || tell.send(thread::current().id()).unwrap());
+            assert_eq!(told.recv().unwrap(), thread::current().id());
+        });
     }
 
     #[test]

@@ -1,17 +1,17 @@
-//! The supervisor: one thread that starts every worker and reaps every worker.
+//! The supervisor: one thread that ends and reaps every worker.
 //!
-//! Workers ask to be killed when the *thread* that started them ends, so that this has to
-//! be a thread which stays. It sleeps in one epoll wait over a bell for commands and the
-//! workers' pidfds, with a timeout only while a retirement is due.
+//! It sleeps in one epoll wait over a bell for commands and the workers' pidfds, with a timeout
+//! only while a retirement is due. As it is one
+//! thread for all workers, nothing that it does waits for one of them, for a file or for the
+//! host: what could runs apart, see [`run_apart`].
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,35 +19,37 @@ use std::time::{Duration, Instant};
 use super::exit::{Child, Process};
 use super::log::Log;
 use super::oom::OomCount;
-use super::service::{Home, lock, start_thread};
-use super::spawn::{Program, spawn};
+use super::service::{Home, lock, run_apart, start_thread};
+use super::spawn::Program;
+use super::starter::{Job, Starter};
 use super::sys::fd::{Epoll, EventCounter};
-use super::sys::process::pidfd_open;
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 
 /// What is called once when a worker has ended, on the supervisor's thread: it must not
-/// block. It may start another worker.
+/// block, and not run code of the host's.
 pub(crate) type OnExit = Box<dyn FnOnce(ExitCause) + Send>;
 
 /// How often a worker without a pidfd is looked at.
 const POLL: Duration = Duration::from_millis(50);
-
 /// The bell's key; workers' keys begin above.
 const BELL: u64 = 0;
 
 static HOME: Home = Home::new();
-static INBOX: Mutex<Option<Arc<Inbox>>> = Mutex::new(None);
+static SERVICE: Mutex<Option<Service>> = Mutex::new(None);
 static NEXT_KEY: AtomicU64 = AtomicU64::new(BELL + 1);
 
-thread_local! {
-    static IS_SUPERVISOR: Cell<bool> = const { Cell::new(false) };
+/// The key of the next worker.
+pub(super) fn next_key() -> u64 {
+    NEXT_KEY.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Starts `program` and returns once it runs. `stdin` is closed then. `on_exit` is called exactly once if this succeeds, possibly
-/// before it returns, and never if it fails.
+/// Starts `program` and returns once it runs. `stdin` is closed then. `socket` is the other
+/// end of `stdin`, if that is a bootstrap socket; it is shut down when the worker has ended.
+/// `on_exit` is called exactly once if this succeeds, possibly before it returns, and never
+/// if it fails.
 ///
 /// What belongs to a thread and not to a process, as namespaces and capabilities do, a
-/// worker inherits from the supervisor's thread, which got it from the thread that started
+/// worker inherits from the starter's thread, which got it from the thread that started
 /// the first worker; only processors are the main thread's.
 ///
 /// # Errors
@@ -58,10 +60,11 @@ thread_local! {
 pub(crate) fn start(
     program: Program,
     stdin: OwnedFd,
+    socket: Option<Arc<UnixStream>>,
     log: Option<Log>,
     on_exit: OnExit,
 ) -> Result<Child> {
-    start_with(program, stdin, log, on_exit, Pidfds::Use)
+    start_job(Job { program, stdin, socket, log, on_exit, pidfds: Pidfds::Use })
 }
 
 /// Whether to use pidfds; they can be absent, or forbidden by a system call filter.
@@ -72,31 +75,12 @@ pub(super) enum Pidfds {
     Avoid,
 }
 
-pub(super) fn start_with(
-    program: Program,
-    stdin: OwnedFd,
-    log: Option<Log>,
-    on_exit: OnExit,
-    pidfds: Pidfds,
-) -> Result<Child> {
+fn start_job(job: Job) -> Result<Child> {
     if !is_at_home() {
         let message = "workers cannot be started in a fork of the process that uses slipring";
         return Err(Error::new(ErrorKind::Forked, message));
     }
-    let inbox = running()?;
-    let job = Box::new(Job { program, stdin, log, on_exit, pidfds });
-    if IS_SUPERVISOR.get() {
-        // Called by an `on_exit`: waiting for this thread would be for ever.
-        let ward = job.carry_out()?;
-        let child = ward.child();
-        inbox.post(Command::Adopt(ward));
-        return Ok(child);
-    }
-    let (reply, answer) = sync_channel(1);
-    inbox.post(Command::Start(job, reply));
-    answer.recv().unwrap_or_else(|_| {
-        Err(Error::new(ErrorKind::Spawn, "the supervisor failed while it started a worker"))
-    })
+    running()?.start(job)
 }
 
 /// Whether this process is the one whose workers are supervised.
@@ -107,29 +91,39 @@ pub(super) fn is_at_home() -> bool {
 /// See [`Child::retire`].
 pub(super) fn retire(key: u64, term_at: Option<Instant>, kill_at: Option<Instant>) {
     if is_at_home()
-        && let Some(inbox) = &*lock(&INBOX)
+        && let Some(service) = &*lock(&SERVICE)
     {
-        inbox.post(Command::Retire { key, term_at, kill_at });
+        service.inbox.post(Command::Retire { key, term_at, kill_at });
     }
 }
 
-/// The inbox of the supervisor, which is started if need be.
-fn running() -> Result<Arc<Inbox>> {
-    let mut inbox = lock(&INBOX);
-    if let Some(inbox) = &*inbox {
-        return Ok(Arc::clone(inbox));
+/// The two threads behind this module, as others see them.
+struct Service {
+    inbox: Arc<Inbox>,
+    starter: Starter,
+}
+
+/// The starter; both threads are started if need be.
+fn running() -> Result<Starter> {
+    let mut service = lock(&SERVICE);
+    if let Some(service) = &*service {
+        return Ok(service.starter.clone());
     }
     let begin = || {
-        let new = Arc::new(Inbox { commands: Mutex::default(), bell: EventCounter::new()? });
+        let inbox = Arc::new(Inbox { commands: Mutex::default(), bell: EventCounter::new()? });
         let epoll = Epoll::new()?;
-        epoll.add(new.bell.as_fd(), BELL)?;
-        let supervisor = Supervisor { inbox: Arc::clone(&new), epoll, wards: HashMap::new() };
+        epoll.add(inbox.bell.as_fd(), BELL)?;
+        let adopting = Arc::clone(&inbox);
+        let starter = Starter::begin(move |ward| adopting.post(Command::Adopt(Box::new(ward))))?;
+        let supervisor = Supervisor { inbox: Arc::clone(&inbox), epoll, wards: HashMap::new() };
+        // If this fails, the starter ends with its handle.
         start_thread("slipring-super", move || supervisor.run())?;
-        Ok(new)
+        Ok(Service { inbox, starter })
     };
     let new = begin().map_err(|e| Error::os("cannot start the supervisor of the workers", e))?;
-    *inbox = Some(Arc::clone(&new));
-    Ok(new)
+    let starter = new.starter.clone();
+    *service = Some(new);
+    Ok(starter)
 }
 
 /// How others talk to the supervisor.
@@ -146,49 +140,12 @@ impl Inbox {
 }
 
 enum Command {
-    Start(Box<Job>, SyncSender<Result<Child>>),
-    /// Started by the supervisor's own thread, in an `on_exit`.
-    Adopt(Ward),
-    Retire {
-        key: u64,
-        term_at: Option<Instant>,
-        kill_at: Option<Instant>,
-    },
-}
-
-/// A worker to start.
-struct Job {
-    program: Program,
-    stdin: OwnedFd,
-    log: Option<Log>,
-    on_exit: OnExit,
-    pidfds: Pidfds,
-}
-
-impl Job {
-    fn carry_out(self: Box<Self>) -> Result<Ward> {
-        let Self { program, stdin, mut log, on_exit, pidfds } = *self;
-        // The place in the table for the pidfd: better no worker than one without.
-        let place = stdin.try_clone().map_err(|e| Error::os("no descriptor for a worker", e))?;
-        let oom = OomCount::now();
-        let pid = spawn(&program, stdin.as_fd(), log.as_mut().and_then(Log::fd))?;
-        drop((place, stdin));
-        // The worker cannot be recycled before this, as nobody has reaped it: unless the
-        // host does that, and then waiting tells that it is no child of ours. Any failure
-        // leaves it to be polled.
-        let pidfd = match pidfds {
-            Pidfds::Use => pidfd_open(pid).ok(),
-            #[cfg(test)]
-            Pidfds::Avoid => None,
-        };
-        let key = NEXT_KEY.fetch_add(1, Ordering::Relaxed);
-        let process = Arc::new(Process::new(key, pid, pidfd, log));
-        Ok(Ward { process, on_exit, oom, is_polled: true, term_at: None, kill_at: None })
-    }
+    Adopt(Box<Ward>),
+    Retire { key: u64, term_at: Option<Instant>, kill_at: Option<Instant> },
 }
 
 /// A worker in the supervisor's care.
-struct Ward {
+pub(super) struct Ward {
     process: Arc<Process>,
     on_exit: OnExit,
     oom: Option<OomCount>,
@@ -199,7 +156,11 @@ struct Ward {
 }
 
 impl Ward {
-    fn child(&self) -> Child {
+    pub(super) fn new(process: Arc<Process>, on_exit: OnExit, oom: Option<OomCount>) -> Self {
+        Self { process, on_exit, oom, is_polled: true, term_at: None, kill_at: None }
+    }
+
+    pub(super) fn child(&self) -> Child {
         Child(Arc::clone(&self.process))
     }
 
@@ -207,13 +168,15 @@ impl Ward {
         earlier(self.term_at, self.kill_at)
     }
 
-    /// Sends the signals whose time has come.
+    /// Takes the means whose time has come.
     fn press(&mut self, now: Instant) {
         if self.term_at.take_if(|at| *at <= now).is_some() {
+            // Reaches also a worker that this process may not signal.
+            self.process.hang_up();
             self.process.signal(libc::SIGTERM);
         }
         if self.kill_at.take_if(|at| *at <= now).is_some() {
-            self.process.kill_group();
+            self.process.kill();
         }
     }
 }
@@ -230,7 +193,6 @@ struct Supervisor {
 
 impl Supervisor {
     fn run(mut self) {
-        IS_SUPERVISOR.set(true);
         loop {
             // Whatever panics in here was brought by a caller, and concerns one worker.
             let _ = catch_unwind(AssertUnwindSafe(|| self.turn()));
@@ -279,20 +241,10 @@ impl Supervisor {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Start(job, reply) => match job.carry_out() {
-                Ok(ward) => {
-                    let child = ward.child();
-                    let key = self.adopt(ward);
-                    // The caller waits for the answer, so that it is there to take it.
-                    let _ = reply.send(Ok(child));
-                    // One that is no child of this process any more, because the host ignores
-                    // SIGCHLD, would not be noticed otherwise.
-                    self.look_at(key);
-                }
-                Err(error) => drop(reply.send(Err(error))),
-            },
             Command::Adopt(ward) => {
-                let key = self.adopt(ward);
+                let key = self.adopt(*ward);
+                // One that is no child of this process any more, because the host ignores
+                // SIGCHLD, would not be noticed otherwise.
                 self.look_at(key);
             }
             Command::Retire { key, term_at, kill_at } => {
@@ -323,10 +275,13 @@ impl Supervisor {
         }
         drop(end.pidfd);
         if let Some(ward) = self.wards.remove(&key) {
-            let grown = || ward.oom.as_ref().is_some_and(OomCount::has_grown);
-            ward.process.announce(end.cause, grown);
-            let on_exit = ward.on_exit;
-            let _ = catch_unwind(AssertUnwindSafe(|| on_exit(end.cause)));
+            let Ward { process, on_exit, oom, .. } = ward;
+            let cause = end.cause;
+            process.announce(cause, || oom.as_ref().is_some_and(OomCount::has_grown));
+            let _ = catch_unwind(AssertUnwindSafe(|| on_exit(cause)));
+            if process.has_log() {
+                run_apart("slipring-log", move || process.complete_log(cause));
+            }
         }
         true
     }

@@ -8,8 +8,9 @@ use super::*;
 use crate::process::limits;
 use crate::process::socket;
 use crate::process::testing::{
-    TempDir, alone, belongings, eventually, forbid, fork, ignore_signal, is_alive, null,
-    parent_and_child, reap_any, report, shell, sleeps_of_threads, soon, state, wants_figures,
+    TempDir, alone, belongings, eventually, forbid, fork, ignore_signal, is_alive,
+    join_parents_group, null, parent_and_child, reap_any, report, shell, sleeps_of_threads, soon,
+    state, wants_figures,
 };
 use crate::process::watch::watch;
 
@@ -22,7 +23,8 @@ fn begin(program: Program, log: Option<Log>, pidfds: Pidfds) -> (Child, Receiver
     let on_exit = Box::new(move |cause| {
         let _ = tell.send(cause);
     });
-    (start_with(program, null(), log, on_exit, pidfds).unwrap(), told)
+    let job = Job { program, stdin: null(), socket: None, log, on_exit, pidfds };
+    (start_job(job).unwrap(), told)
 }
 
 fn run(script: &str, pidfds: Pidfds) -> ExitCause {
@@ -55,6 +57,7 @@ fn exit_codes_and_signals_reach_the_callback_the_cells_and_the_log() {
             assert_eq!((child.status(), status.get()), (Some(expected), Some(&expected)));
             assert_eq!(child.wait(soon()), Some(expected));
             assert_eq!(oom.get(), Some(&false));
+            child.wait_for_last_line(soon());
             let tail = child.log().unwrap().tail().unwrap();
             assert!(tail.ends_with(&format!("[supervisor] {line}\n")), "{tail}");
             assert_eq!(tail.contains("hello"), script.contains("hello"));
@@ -66,7 +69,7 @@ fn exit_codes_and_signals_reach_the_callback_the_cells_and_the_log() {
 fn a_program_that_cannot_start_is_an_error_and_its_callback_is_never_called() {
     let (tell, told) = channel();
     let program = Program { path: "/no/such/program".into(), ..Program::default() };
-    let error = start(program, null(), None, Box::new(move |c| tell.send(c).unwrap()));
+    let error = start(program, null(), None, None, Box::new(move |c| tell.send(c).unwrap()));
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Spawn);
     assert!(told.recv().is_err());
 }
@@ -74,11 +77,10 @@ fn a_program_that_cannot_start_is_an_error_and_its_callback_is_never_called() {
 #[test]
 fn the_worker_gets_its_standard_input_and_no_other_copy_of_it_stays_open() {
     let (ours, theirs) = socket::pair().unwrap();
-    let child = start(sleeper(), theirs, None, Box::new(|_| {})).unwrap();
-    assert!(child.kill_group());
+    let child = start(sleeper(), theirs, None, None, Box::new(|_| {})).unwrap();
+    assert!(child.kill());
     // The end of the stream comes only once every copy of the other end is closed.
-    let end = socket::recv(ours.as_fd(), 0, 0, Some(soon())).unwrap();
-    assert!(matches!(end, socket::Received::Eof));
+    assert_at_end(&ours);
     assert_eq!(child.wait(soon()), Some(ExitCause::Signaled(libc::SIGKILL)));
 }
 
@@ -90,7 +92,7 @@ fn signals_reach_the_worker_until_its_end_and_nobody_afterwards() {
         assert!(child.signal(libc::SIGSTOP) && child.signal(libc::SIGCONT));
         assert!(child.signal(libc::SIGTERM));
         assert_eq!(child.wait(soon()), Some(ExitCause::Signaled(libc::SIGTERM)));
-        assert!(!child.signal(libc::SIGTERM) && !child.kill_group());
+        assert!(!child.signal(libc::SIGTERM) && !child.kill());
     }
 }
 
@@ -108,6 +110,50 @@ fn what_the_worker_started_ends_with_it() {
             eventually("the end of the grandchild", || !is_alive(grandchild));
         }
     }
+}
+
+#[test]
+fn a_worker_that_has_left_its_group_is_killed_too() {
+    parent_and_child(
+        |program| {
+            for pidfds in BOTH {
+                let (child, told) = begin(program.clone(), None, pidfds);
+                let group = || crate::process::sys::process::group_of(child.pid()).unwrap();
+                eventually("it has left its group", || group() != child.pid());
+                assert!(child.kill());
+                assert_eq!(told.recv().unwrap(), ExitCause::Signaled(libc::SIGKILL));
+            }
+        },
+        || {
+            join_parents_group();
+            thread::sleep(Duration::from_secs(1000));
+        },
+    );
+}
+
+fn assert_at_end(socket: &OwnedFd) {
+    let end = socket::recv(socket.as_fd(), 0, 0, Some(soon())).unwrap();
+    assert!(matches!(end, socket::Received::Eof));
+}
+
+#[test]
+fn a_worker_that_is_hung_up_on_or_has_ended_leaves_a_socket_that_is_shut_down() {
+    // Whoever holds copies of both ends, as a fork of this process and a grandchild do.
+    let (ours, theirs) = socket::pair().unwrap();
+    let copies = (ours.try_clone().unwrap(), theirs.try_clone().unwrap());
+    let socket = Some(Arc::new(UnixStream::from(ours)));
+    let child = start(sleeper(), theirs, socket, None, Box::new(|_| {})).unwrap();
+    child.hang_up();
+    assert_at_end(&copies.1);
+    assert_eq!(child.wait(Instant::now()), None);
+    child.kill();
+
+    let (ours, theirs) = socket::pair().unwrap();
+    let copies = (ours.try_clone().unwrap(), theirs.try_clone().unwrap());
+    let socket = Some(Arc::new(UnixStream::from(ours)));
+    let child = start(shell("exit 0"), theirs, socket, None, Box::new(|_| {})).unwrap();
+    assert_at_end(&copies.0);
+    assert_eq!(child.status(), Some(ExitCause::Exited(0)));
 }
 
 #[test]
@@ -150,10 +196,10 @@ fn a_callback_may_start_the_next_worker_and_may_panic() {
     let (tell, told) = channel();
     let again = Box::new(move |_| {
         let tell_end = Box::new(move |cause| tell.send(cause).unwrap());
-        start(shell("exit 9"), null(), None, tell_end).unwrap();
+        start(shell("exit 9"), null(), None, None, tell_end).unwrap();
         std::panic::resume_unwind(Box::new("on purpose"));
     });
-    start(shell("exit 8"), null(), None, again).unwrap();
+    start(shell("exit 8"), null(), None, None, again).unwrap();
     assert_eq!(told.recv().unwrap(), ExitCause::Exited(9));
     assert_eq!(run("exit 1", Pidfds::Use), ExitCause::Exited(1));
 }
@@ -164,7 +210,7 @@ fn a_worker_outlives_the_thread_that_asked_for_it() {
         |program| {
             let asked = thread::spawn(|| begin(program, None, Pidfds::Use)).join().unwrap();
             assert_eq!(asked.0.wait(Instant::now() + Duration::from_millis(300)), None);
-            asked.0.kill_group();
+            asked.0.kill();
             assert!(asked.1.recv().is_ok());
         },
         || {
@@ -183,15 +229,16 @@ fn where_the_host_ignores_sigchld_the_status_is_unknown_and_nothing_hangs() {
                 assert_eq!(run("exit 3", pidfds), ExitCause::Unknown);
             }
             let (child, told) = begin(sleeper(), None, pidfds);
-            assert!(child.kill_group());
+            assert!(child.kill());
             assert_eq!(told.recv().unwrap(), ExitCause::Unknown);
-            assert!(!child.signal(libc::SIGTERM) && !child.kill_group());
+            assert!(!child.signal(libc::SIGTERM) && !child.kill());
         }
         // With a pidfd, which takes that it was not gone at once, even the group is found.
         let dir = TempDir::new();
         let log = Log::open(dir.path(), "test", None).unwrap();
         let (child, told) = begin(shell("sleep 1000 & echo $!; sleep 0.2"), Some(log), Pidfds::Use);
         told.recv().unwrap();
+        child.wait_for_last_line(soon());
         let tail = child.log().unwrap().tail().unwrap();
         assert!(tail.ends_with("[supervisor] ended, status unknown (reaped elsewhere)\n"));
         let grandchild = tail.lines().next().unwrap().parse().unwrap();
@@ -223,15 +270,15 @@ fn a_fork_of_the_host_can_start_nothing_and_harm_nothing() {
     alone(|| {
         let (child, _told) = begin(sleeper(), None, Pidfds::Use);
         let code = fork(|| {
-            let refused = start(shell("true"), null(), None, Box::new(|_| {}));
+            let refused = start(shell("true"), null(), None, None, Box::new(|_| {}));
             let is_refused = refused.is_err_and(|e| e.kind() == ErrorKind::Forked);
             child.retire(Duration::ZERO, Duration::ZERO);
-            let is_harmless = !child.signal(libc::SIGTERM) && !child.kill_group();
+            let is_harmless = !child.signal(libc::SIGTERM) && !child.kill();
             i32::from(is_refused && is_harmless && child.wait(soon()).is_none())
         });
         assert_eq!(code, 1);
         assert_eq!(child.wait(Instant::now() + Duration::from_millis(100)), None);
-        assert!(child.kill_group());
+        assert!(child.kill());
         assert!(child.wait(soon()).is_some());
     });
 }
@@ -244,7 +291,7 @@ fn an_idle_supervisor_never_wakes_up() {
         let before = sleeps_of_threads("slipring-super");
         thread::sleep(Duration::from_millis(500));
         assert_eq!(sleeps_of_threads("slipring-super"), before);
-        child.kill_group();
+        child.kill();
         child.wait(soon());
     });
 }
@@ -262,10 +309,11 @@ fn nothing_is_left_of_ended_workers_whose_handles_are_kept() {
             kept.push(begin(shell(script), Some(log), BOTH[round % 4 / 2]));
             let absent = Program { path: "/no/such".into(), ..Program::default() };
             let log = Log::open(dir.path(), "test", None).unwrap();
-            assert!(start(absent, null(), Some(log), Box::new(|_| {})).is_err());
+            assert!(start(absent, null(), None, Some(log), Box::new(|_| {})).is_err());
         }
         for (child, _told) in &kept {
             assert!(child.wait(soon()).is_some());
+            child.wait_for_last_line(soon());
         }
         assert_eq!(belongings(), before);
     });
@@ -276,7 +324,7 @@ fn check_under_a_filter(error: i32) {
     assert!(!watch(Arc::new(AtomicU32::new(0)), Box::new(|| {})).is_active());
     assert_eq!(run("exit 3", Pidfds::Use), ExitCause::Exited(3));
     let (child, told) = begin(shell("sleep 1000 & wait"), None, Pidfds::Use);
-    assert!(child.kill_group());
+    assert!(child.kill());
     assert_eq!(told.recv().unwrap(), ExitCause::Signaled(libc::SIGKILL));
 }
 
@@ -304,7 +352,7 @@ fn a_full_descriptor_table_is_an_error_before_anything_is_started() {
         // From none free up to as many as it takes; each failure gives one back.
         let mut failures = 0;
         let child = loop {
-            match start(sleeper(), inputs.pop().unwrap(), None, Box::new(|_| {})) {
+            match start(sleeper(), inputs.pop().unwrap(), None, None, Box::new(|_| {})) {
                 Ok(child) => break child,
                 Err(e) => assert!(matches!(e.kind(), ErrorKind::Os | ErrorKind::Spawn), "{e}"),
             }
@@ -313,7 +361,7 @@ fn a_full_descriptor_table_is_an_error_before_anything_is_started() {
         };
         assert!(failures > 0);
         drop((fillers, inputs));
-        assert!(child.kill_group());
+        assert!(child.kill());
         assert!(child.wait(soon()).is_some());
         assert_eq!(belongings(), before);
     });
@@ -328,15 +376,15 @@ fn figures_of_start_and_end() {
             let (tell, told) = channel();
             let begun = Instant::now();
             let on_exit = Box::new(move |_| tell.send(Instant::now()).unwrap());
-            start(true_program(), null(), None, on_exit).unwrap();
+            start(true_program(), null(), None, None, on_exit).unwrap();
             starts.push(begun.elapsed());
             lives.push(told.recv().unwrap() - begun);
             let (tell, told) = channel();
             let on_exit = Box::new(move |_| tell.send(Instant::now()).unwrap());
-            let child = start(sleeper(), null(), None, on_exit).unwrap();
+            let child = start(sleeper(), null(), None, None, on_exit).unwrap();
             thread::sleep(Duration::from_millis(2));
             let killed = Instant::now();
-            child.kill_group();
+            child.kill();
             ends.push(told.recv().unwrap() - killed);
         }
         report("start of /bin/true until start() returns", starts);

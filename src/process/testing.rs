@@ -240,6 +240,16 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> i32 {
     libc::WEXITSTATUS(status)
 }
 
+/// Leaves the process group, for that of the parent.
+pub(crate) fn join_parents_group() {
+    // SAFETY: takes nothing.
+    let parent = unsafe { libc::getppid() };
+    // SAFETY: takes integers only.
+    let group = unsafe { libc::getpgid(parent) };
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::setpgid(0, group) }, 0);
+}
+
 /// Reaps one child of this process, as a host might that knows nothing of this library.
 pub(crate) fn reap_any() -> i32 {
     // SAFETY: without a place for the status, the call takes integers only.

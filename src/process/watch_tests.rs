@@ -252,7 +252,7 @@ impl Owner {
         let (socket, theirs) = socket::pair().unwrap();
         let (tell, exit) = channel();
         let on_exit = Box::new(move |_| tell.send(Instant::now()).unwrap());
-        let child = supervisor::start(program.clone(), theirs, None, on_exit).unwrap();
+        let child = supervisor::start(program.clone(), theirs, None, None, on_exit).unwrap();
         let memfd = SharedPage::memfd();
         let (tell, death) = channel();
         let page = SharedPage::map(memfd.as_fd(), false);
@@ -299,7 +299,7 @@ fn nothing_is_left_of_watched_processes() {
             alone(|| {
                 let round = || {
                     let owners = [(); 4].map(|()| Owner::start(&program));
-                    owners.iter().for_each(|owner| assert!(owner.child.kill_group()));
+                    owners.iter().for_each(|owner| assert!(owner.child.kill()));
                     for owner in &owners {
                         owner.death.recv().unwrap();
                         owner.exit.recv().unwrap();
@@ -330,7 +330,7 @@ fn figures_of_deaths() {
                         let owner = Owner::start(&program);
                         thread::sleep(Duration::from_millis(2));
                         let killed = Instant::now();
-                        owner.child.kill_group();
+                        owner.child.kill();
                         deaths.push(owner.death.recv().unwrap() - killed);
                         exits.push(owner.exit.recv().unwrap() - killed);
                     }

@@ -177,7 +177,8 @@ impl AsyncChannel {
         let engine = self.shared.channel.engine();
         engine.check_open()?;
         let worker = self.shared.channel.worker();
-        let asked = self.ask(Kind::PING, timeout, || engine.check_open()).await;
+        let deadline = Deadline::after(timeout);
+        let asked = self.ask(Kind::PING, deadline, || engine.check_open()).await;
         let asked = asked.map_err(|error| worker.note(error))?;
         let (header, payload) = asked.ok_or_else(|| no_answer(Kind::PING, timeout))?;
         pong(header, &payload).map_err(|error| worker.note(error))
@@ -200,8 +201,9 @@ impl AsyncChannel {
             None => Ok(()),
             Some(_) => Err(life.why_over_now(None)),
         };
-        let _ = self.ask(Kind::SHUTDOWN, timeout, is_running).await;
+        let asked_until = Deadline::after(timeout);
         let deadline = Deadline::after(timeout.saturating_add(Duration::from_secs(12)));
+        let _ = self.ask(Kind::SHUTDOWN, asked_until, is_running).await;
         let mut timer = Timer::default();
         let mut end = life.ended.seat();
         let cause = poll_fn(|context| {
@@ -221,15 +223,14 @@ impl AsyncChannel {
         Ok(cause)
     }
 
-    /// A question on the health rings and its answer; `None` after the timeout.
+    /// A question on the health rings and its answer; `None` after the deadline.
     async fn ask(
         &self,
         kind: Kind,
-        timeout: Duration,
+        deadline: Deadline,
         check: impl Fn() -> Result<()>,
     ) -> Result<Option<(crate::ring::Header, Vec<u8>)>> {
         let (engine, worker) = (self.shared.channel.engine(), self.shared.channel.worker());
-        let deadline = Deadline::after(timeout);
         let mut timer = Timer::default();
         let mut question = worker.health().question(kind);
         let (mut run, mut end) = (engine.seat_at_runs(), worker.life().ended.seat());

@@ -113,6 +113,13 @@ pub(crate) fn program_headers() -> u64 {
     unsafe { libc::getauxval(libc::AT_PHDR) }
 }
 
+/// The process group that a process is in, be it a zombie.
+#[cfg(test)]
+pub(crate) fn group_of(pid: u32) -> io::Result<u32> {
+    // SAFETY: getpgid takes integers only.
+    Ok(check(unsafe { libc::getpgid(positive(pid)?) })?.unsigned_abs())
+}
+
 /// The calling thread's id.
 pub(crate) fn thread_id() -> u32 {
     // SAFETY: gettid takes nothing and cannot fail.
