@@ -40,6 +40,12 @@ fn odd_entry() {
                 // SAFETY: as above.
                 assert_eq!(unsafe { libc::setpgid(0, group) }, 0);
             }
+            "start others" => {
+                let script = "(sleep 1000 & sleep 1000 & wait) & sleep 1000 & exit 0";
+                let mut shell = std::process::Command::new("/bin/sh");
+                shell.args(["-c", script]).stdin(std::process::Stdio::null());
+                assert!(shell.status().unwrap().success());
+            }
             "be silent" => std::thread::sleep(LONG),
             other => assert_eq!(other, "serve"),
         }
@@ -210,6 +216,38 @@ fn a_worker_that_left_its_group_and_never_attached_is_not_left_behind() {
     left.iter().for_each(|pid| kill(*pid));
     assert_eq!(error.kind(), ErrorKind::Handshake, "{error}");
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn where_orphans_come_to_the_host_those_of_its_workers_are_reaped() {
+    let name = "where_orphans_come_to_the_host_those_of_its_workers_are_reaped";
+    if !in_a_process_of_its_own(name) {
+        return;
+    }
+    // SAFETY: takes integers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }, 0);
+    // A child of the host's own, which has ended and is waited for later.
+    let mut own = std::process::Command::new("/bin/sh").args(["-c", "exit 7"]).spawn().unwrap();
+    let is_zombie = |pid| is_in_the_table(pid) && !is_running(pid);
+    eventually("it has ended", || is_zombie(own.id()));
+    for kill_it in [true, false] {
+        let channel = odd("start others, serve").spawn().unwrap();
+        channel.wait_ready(LONG).unwrap();
+        eventually("an orphan has come", || children().len() > 2);
+        let pid = channel.pid();
+        if kill_it {
+            send_signal(pid, libc::SIGKILL);
+            eventually("it is reaped", || !is_in_the_table(pid));
+        } else {
+            assert_eq!(channel.close(LONG).unwrap(), ExitCause::Exited(0));
+            assert!(!is_in_the_table(pid), "reaped when close returns");
+        }
+        eventually("the orphans are reaped", || children() == [own.id()]);
+    }
+    let error = refused(&odd("start others, be silent").handshake_timeout(LONG / 100));
+    assert_eq!(error.kind(), ErrorKind::Handshake, "{error}");
+    eventually("the orphans are reaped", || children() == [own.id()]);
+    assert_eq!(own.wait().unwrap().code(), Some(7), "the host's own child is the host's");
 }
 
 #[test]

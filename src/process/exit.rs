@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::log::Log;
+use super::orphans;
 use super::service::lock;
 use super::supervisor;
 use super::sys::process::{self as system, Reach, Waited};
@@ -119,6 +120,8 @@ pub(super) struct Process {
 struct Life {
     pidfd: Option<OwnedFd>,
     reaped: bool,
+    /// Looks that found the process ended and did not reap it.
+    looks: u32,
 }
 
 /// An ended, reaped process. The pidfd is to be taken out of every epoll set before it
@@ -126,7 +129,14 @@ struct Life {
 pub(super) struct End {
     pub(super) cause: ExitCause,
     pub(super) pidfd: Option<OwnedFd>,
+    /// Pidfds of what the process has left in its group, all of it killed; only where
+    /// orphans come to this process.
+    pub(super) orphans: Vec<OwnedFd>,
 }
+
+/// How often the supervisor looks at a worker that has ended and whose orphans cannot be
+/// pinned, before it reaps the worker without them.
+const MOST_LOOKS: u32 = 20;
 
 impl Process {
     pub(super) fn new(
@@ -141,7 +151,7 @@ impl Process {
             pid,
             log,
             socket: Mutex::new(socket),
-            life: Mutex::new(Life { pidfd, reaped: false }),
+            life: Mutex::new(Life { pidfd, reaped: false, looks: 0 }),
             ended: Condvar::new(),
             is_log_complete: AtomicBool::new(false),
             killed_by_us: AtomicBool::new(false),
@@ -216,20 +226,35 @@ impl Process {
         if life.reaped {
             return None;
         }
+        let mut orphans = Vec::new();
         let cause = match life.peek(self.pid) {
             Ok(None) => return None,
-            Ok(Some(cause)) => cause,
-            // Reaped by somebody else, or by the kernel as SIGCHLD is ignored.
-            Err(_) => ExitCause::Unknown,
+            Ok(Some(cause)) => {
+                // Before the reaping: until then the id of the group cannot be given away.
+                life.kill_group(self.pid);
+                if orphans::come_here() {
+                    let left = orphans::take(self.pid);
+                    life.looks += 1;
+                    if left.is_unpinned && life.looks < MOST_LOOKS {
+                        return None;
+                    }
+                    orphans = left.pinned;
+                }
+                cause
+            }
+            // Reaped by somebody else, or by the kernel as SIGCHLD is ignored. A pidfd still
+            // leads to the group; nobody can tell whose child an orphan is.
+            Err(_) => {
+                life.kill_group(self.pid);
+                ExitCause::Unknown
+            }
         };
-        // Before the reaping: until then the id of the group cannot be given away.
-        life.kill_group(self.pid);
         let cause = match life.reap(self.pid) {
             Ok(_) => cause,
             Err(_) => ExitCause::Unknown,
         };
         life.reaped = true;
-        Some(End { cause, pidfd: life.pidfd.take() })
+        Some(End { cause, pidfd: life.pidfd.take(), orphans })
     }
 
     /// Makes the end known to the cells and to those who wait. Never blocks.

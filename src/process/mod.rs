@@ -12,6 +12,7 @@ pub(crate) mod log;
 #[cfg(feature = "async")]
 pub(crate) mod notifier;
 mod oom;
+mod orphans;
 pub(crate) mod own_exe;
 pub(crate) mod robust;
 pub(crate) mod service;

@@ -1,7 +1,7 @@
 //! The supervisor: one thread that ends and reaps every worker.
 //!
-//! It sleeps in one epoll wait over a bell for commands and the workers' pidfds, with a timeout
-//! only while a retirement is due. As it is one
+//! It sleeps in one epoll wait over a bell for commands, the workers' pidfds and those of
+//! what workers have left behind, with a timeout only while something is due. As it is one
 //! thread for all workers, nothing that it does waits for one of them, for a file or for the
 //! host: what could runs apart, see [`run_apart`].
 
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use super::exit::{Child, Process};
 use super::log::Log;
 use super::oom::OomCount;
+use super::orphans::{self, Reaped};
 use super::service::{Home, lock, run_apart, start_thread};
 use super::spawn::Program;
 use super::starter::{Job, Starter};
@@ -31,6 +32,10 @@ pub(crate) type OnExit = Box<dyn FnOnce(ExitCause) + Send>;
 
 /// How often a worker without a pidfd is looked at.
 const POLL: Duration = Duration::from_millis(50);
+/// How long an orphan that has ended may be another process's child. That one was killed
+/// with it, and leaves the orphan to this process when it ends.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The bell's key; workers' keys begin above.
 const BELL: u64 = 0;
 
@@ -115,7 +120,12 @@ fn running() -> Result<Starter> {
         epoll.add(inbox.bell.as_fd(), BELL)?;
         let adopting = Arc::clone(&inbox);
         let starter = Starter::begin(move |ward| adopting.post(Command::Adopt(Box::new(ward))))?;
-        let supervisor = Supervisor { inbox: Arc::clone(&inbox), epoll, wards: HashMap::new() };
+        let supervisor = Supervisor {
+            inbox: Arc::clone(&inbox),
+            epoll,
+            wards: HashMap::new(),
+            orphans: HashMap::new(),
+        };
         // If this fails, the starter ends with its handle.
         start_thread("slipring-super", move || supervisor.run())?;
         Ok(Service { inbox, starter })
@@ -189,6 +199,15 @@ struct Supervisor {
     inbox: Arc<Inbox>,
     epoll: Epoll,
     wards: HashMap<u64, Ward>,
+    orphans: HashMap<u64, Orphan>,
+}
+
+/// Something that a worker has left behind and that is to be reaped.
+struct Orphan {
+    pidfd: OwnedFd,
+    /// Set for one that has ended and is no child of this process yet: it is out of the epoll
+    /// set, and looked at again and again until then.
+    until: Option<Instant>,
 }
 
 impl Supervisor {
@@ -205,7 +224,7 @@ impl Supervisor {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => {
                 // Cannot be; but then workers are still noticed, by polling them all.
                 thread::sleep(POLL);
-                ready.extend(self.wards.keys());
+                ready.extend(self.wards.keys().chain(self.orphans.keys()));
             }
             _ => {}
         }
@@ -219,6 +238,7 @@ impl Supervisor {
             if self.wards.contains_key(&key) && !self.look_at(key) {
                 self.poll_from_now_on(key);
             }
+            self.look_at_orphan(key);
         }
         let now = Instant::now();
         for ward in self.wards.values_mut() {
@@ -228,12 +248,18 @@ impl Supervisor {
         for key in polled.map(|(key, _)| *key).collect::<Vec<_>>() {
             self.look_at(key);
         }
+        let polled = self.orphans.iter().filter(|(_, orphan)| orphan.until.is_some());
+        for key in polled.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.look_at_orphan(key);
+        }
     }
 
     fn timeout(&self) -> Option<Duration> {
         let deadline = self.wards.values().filter_map(Ward::next_deadline).min();
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        if self.wards.values().any(|ward| ward.is_polled) {
+        let has_polled = self.wards.values().any(|ward| ward.is_polled)
+            || self.orphans.values().any(|orphan| orphan.until.is_some());
+        if has_polled {
             return Some(left.map_or(POLL, |left| left.min(POLL)));
         }
         left
@@ -274,6 +300,9 @@ impl Supervisor {
             let _ = self.epoll.remove(fd.as_fd());
         }
         drop(end.pidfd);
+        for pidfd in end.orphans {
+            self.take_in(pidfd);
+        }
         if let Some(ward) = self.wards.remove(&key) {
             let Ward { process, on_exit, oom, .. } = ward;
             let cause = end.cause;
@@ -284,6 +313,33 @@ impl Supervisor {
             }
         }
         true
+    }
+
+    /// Waits for the end of something that a worker has left behind.
+    fn take_in(&mut self, pidfd: OwnedFd) {
+        let key = next_key();
+        let is_in_set = self.epoll.add(pidfd.as_fd(), key).is_ok();
+        let until = (!is_in_set).then(|| Instant::now() + ORPHAN_PATIENCE);
+        self.orphans.insert(key, Orphan { pidfd, until });
+    }
+
+    /// Reaps the orphan if it has ended.
+    fn look_at_orphan(&mut self, key: u64) {
+        let Some(orphan) = self.orphans.get_mut(&key) else { return };
+        let is_done = match orphans::reap(&orphan.pidfd) {
+            Reaped::Done => true,
+            // Left to the epoll set, if it is there.
+            Reaped::NotEnded => orphan.until.is_some_and(|until| until <= Instant::now()),
+            Reaped::NotHere => {
+                let now = Instant::now();
+                // Left in the set it would end every wait at once.
+                let _ = self.epoll.remove(orphan.pidfd.as_fd());
+                *orphan.until.get_or_insert(now + ORPHAN_PATIENCE) <= now
+            }
+        };
+        if is_done && let Some(orphan) = self.orphans.remove(&key) {
+            let _ = self.epoll.remove(orphan.pidfd.as_fd());
+        }
     }
 
     /// A dead process that a debugger still holds is readable, but cannot be reaped:

@@ -8,7 +8,7 @@ use super::*;
 use crate::process::limits;
 use crate::process::socket;
 use crate::process::testing::{
-    TempDir, alone, belongings, eventually, forbid, fork, ignore_signal, is_alive,
+    TempDir, alone, ask_for_orphans, belongings, eventually, forbid, fork, ignore_signal, is_alive,
     join_parents_group, null, parent_and_child, reap_any, report, shell, sleeps_of_threads, soon,
     state, wants_figures,
 };
@@ -154,6 +154,35 @@ fn a_worker_that_is_hung_up_on_or_has_ended_leaves_a_socket_that_is_shut_down() 
     let child = start(shell("exit 0"), theirs, socket, None, Box::new(|_| {})).unwrap();
     assert_at_end(&copies.0);
     assert_eq!(child.status(), Some(ExitCause::Exited(0)));
+}
+
+/// As the first process of a container would, with a child of its own that has ended.
+fn check_orphans(both: [Pidfds; 2]) {
+    ask_for_orphans();
+    let mut own = std::process::Command::new("/bin/sh").args(["-c", "exit 7"]).spawn().unwrap();
+    eventually("the end of the host's own child", || state(own.id()) == Some('Z'));
+    for pidfds in both {
+        let script = "(sleep 1000 & sleep 1000 & wait) & sleep 1000 & kill -9 $$";
+        let (child, told) = begin(shell(script), None, pidfds);
+        assert_eq!(told.recv().unwrap(), ExitCause::Signaled(libc::SIGKILL));
+        let own = [own.id().to_string()];
+        eventually("the end of the orphans", || belongings().1.iter().eq(&own));
+        drop(child);
+    }
+    assert_eq!(own.wait().unwrap().code(), Some(7));
+}
+
+#[test]
+fn orphans_of_a_worker_are_reaped_and_children_of_the_host_are_not() {
+    alone(|| check_orphans(BOTH));
+}
+
+#[test]
+fn orphans_of_a_worker_are_reaped_where_there_are_no_pidfds() {
+    alone(|| {
+        forbid([libc::SYS_pidfd_open, libc::SYS_futex_waitv], libc::ENOSYS);
+        check_orphans(BOTH);
+    });
 }
 
 #[test]

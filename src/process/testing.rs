@@ -250,6 +250,12 @@ pub(crate) fn join_parents_group() {
     assert_eq!(unsafe { libc::setpgid(0, group) }, 0);
 }
 
+/// From now on the orphans among its descendants become children of this process.
+pub(crate) fn ask_for_orphans() {
+    // SAFETY: takes integers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }, 0);
+}
+
 /// Reaps one child of this process, as a host might that knows nothing of this library.
 pub(crate) fn reap_any() -> i32 {
     // SAFETY: without a place for the status, the call takes integers only.

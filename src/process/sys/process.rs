@@ -114,10 +114,18 @@ pub(crate) fn program_headers() -> u64 {
 }
 
 /// The process group that a process is in, be it a zombie.
-#[cfg(test)]
 pub(crate) fn group_of(pid: u32) -> io::Result<u32> {
     // SAFETY: getpgid takes integers only.
     Ok(check(unsafe { libc::getpgid(positive(pid)?) })?.unsigned_abs())
+}
+
+/// Whether this process has asked for the orphans among its descendants.
+pub(crate) fn is_subreaper() -> bool {
+    let mut is_set: libc::c_int = 0;
+    let place = &raw mut is_set;
+    // SAFETY: this operation writes one integer to a live place.
+    let result = unsafe { libc::prctl(libc::PR_GET_CHILD_SUBREAPER, place) };
+    result == 0 && is_set != 0
 }
 
 /// The calling thread's id.
