@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{ExitCause, Result};
+use crate::error::{Error, ExitCause, Result};
 use crate::link::{Duplex, not_pollable};
 use crate::ring::doorbell::Alarm;
 use crate::ring::{Batch, Claim, Consumer, Frame, Header, Producer};
@@ -36,6 +36,8 @@ pub(crate) trait End: fmt::Debug + Send {
     fn check(&self) -> Result<()>;
     /// Raised when that changes.
     fn alarm(&self) -> &Alarm;
+    /// The error of a check, with all that is known of it by the deadline.
+    fn explain(&self, error: Error, deadline: Deadline) -> Error;
     fn close(&self, timeout: Duration) -> Result<ExitCause>;
 }
 
@@ -85,7 +87,8 @@ impl RawLink {
     fn await_room(&mut self, len: usize, timeout: Duration) -> Result<bool> {
         let Self { producer, end, .. } = self;
         let deadline = Deadline::after(timeout);
-        producer.reserve_until(len, end.alarm(), deadline, || end.check())
+        let is_free = producer.reserve_until(len, end.alarm(), deadline, || end.check());
+        is_free.map_err(|error| end.explain(error, deadline))
     }
 
     /// The next frame; `None` if none came. Blocks for at most `timeout`, after it has
@@ -138,7 +141,8 @@ impl RawLink {
         consumer.end_run();
         // Nothing says whether the peer owes a frame: without a deadline this is an idle wait.
         let deadline = Deadline::idle_after(timeout);
-        consumer.wait_until(end.alarm(), deadline, has_rung, || end.check())
+        let is_there = consumer.wait_until(end.alarm(), deadline, has_rung, || end.check());
+        is_there.map_err(|error| end.explain(error, deadline))
     }
 
     /// Enters the pages of both rings in this process's page table, which otherwise costs a

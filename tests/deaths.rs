@@ -255,10 +255,16 @@ fn a_host_that_reaps_all_children_itself_is_told_that_the_status_is_lost() {
         libc::signal(libc::SIGCHLD, libc::SIG_IGN);
     }
     let channel = small().spawn().unwrap();
-    let error = channel.call(RAISE, &[libc::SIGKILL as u8], LONG).unwrap_err();
+    let error = channel.call(EXIT, &[0], LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PeerDied);
     assert_eq!(cause(&error), ExitCause::Unknown);
     assert!(error.to_string().contains("unknown"), "{error}");
+    // What was seen before it was reaped is not lost.
+    let channel = small().spawn().unwrap();
+    let error = channel.call(RAISE, &[libc::SIGKILL as u8], LONG).unwrap_err();
+    assert!(matches!(cause(&error), ExitCause::Signaled(libc::SIGKILL) | ExitCause::Unknown));
+    eventually("it is reaped", || channel.exit_cause().is_some());
+    assert_eq!(channel.exit_cause(), Some(cause(&error)));
     let channel = small().spawn().unwrap();
     assert_usable(&channel);
     assert_eq!(within_long("close", || channel.close(LONG)).unwrap(), ExitCause::Unknown);

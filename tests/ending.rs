@@ -409,3 +409,47 @@ fn a_waker_that_waits_for_the_host_holds_up_no_other_worker() {
     waiting.0.lock().unwrap().1 = true;
     waiting.1.notify_all();
 }
+
+#[test]
+fn the_error_of_a_big_workers_death_says_how_it_died() {
+    for _ in 0..5 {
+        let channel = small().spawn().unwrap();
+        channel.call(HOLD_MIB, &encode(&[300]), LONG).unwrap();
+        let pending = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
+        eventually("it runs", || channel.health().current_request == Some(pending.request()));
+        send_signal(channel.pid(), libc::SIGKILL);
+        let error = pending.wait().unwrap_err();
+        let text = error.to_string();
+        assert_eq!(error.kind(), ErrorKind::PeerDied, "{text}");
+        assert!(text.contains("SIGKILL"), "{text}");
+        let death = error.death().unwrap();
+        assert_eq!(death.cause(), Some(ExitCause::Signaled(libc::SIGKILL)));
+        assert!(!death.is_oom_suspected());
+    }
+}
+
+#[test]
+fn an_error_waits_for_the_exit_status_as_long_as_the_host_says() {
+    // A code that only the reaping tells, which takes long.
+    let exits = [HOLD_MIB, EXIT];
+    let spawner = small().exit_status_timeout(LONG);
+    let channel = spawner.spawn().unwrap();
+    channel.call(exits[0], &encode(&[300]), LONG).unwrap();
+    let text = channel.call(exits[1], &[0], LONG).unwrap_err().to_string();
+    assert!(text.contains("exited with code 0"), "{text}");
+    #[cfg(feature = "async")]
+    {
+        let channel = spawner.clone().pollable().spawn().unwrap();
+        let channel = slipring::tasks::AsyncChannel::new(channel).unwrap();
+        let call = async |kind, bytes: &[u8]| channel.call(kind, bytes, LONG).await;
+        pollster::block_on(call(exits[0], &encode(&[300]))).unwrap();
+        let text = pollster::block_on(call(exits[1], &[0])).unwrap_err().to_string();
+        assert!(text.contains("exited with code 0"), "{text}");
+        let text = pollster::block_on(call(ECHO, b"x")).unwrap_err().to_string();
+        assert!(text.contains("exited with code 0"), "{text}");
+    }
+    // The operation's own timeout is kept.
+    let channel = spawner.spawn().unwrap();
+    channel.call(exits[0], &encode(&[300]), LONG).unwrap();
+    channel.call(exits[1], &[0], 2 * SHORT).unwrap_err();
+}

@@ -1,16 +1,21 @@
 //! What is told of a worker that has ended.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use crate::channel::handle::instant;
 use crate::error::{Error, ExitCause, WorkerDeath};
 use crate::process::exit::Child;
 use crate::process::log::Log;
 #[cfg(any(feature = "testing", feature = "named"))]
 use crate::process::thread::ThreadWorker;
+use crate::shm::clock::Deadline;
 
-/// How long an error waits for the exit status to be known. The kernel tells of a
-/// death before it has torn the process down; a small one takes it a millisecond.
-const PATIENCE: Duration = Duration::from_millis(2);
+/// How long errors wait for the exit status to be known, unless the host says otherwise. Most
+/// often it is known when the death is. Where only the reaping tells, the kernel has to tear
+/// the process down first, which takes it a millisecond for a small one and a tenth of a
+/// second for one of hundreds of megabytes.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What runs the worker's side.
 #[derive(Debug)]
@@ -34,6 +39,27 @@ impl Body {
             Self::Process(child) => child.status(),
             #[cfg(any(feature = "testing", feature = "named"))]
             Self::Thread(thread) => thread.status(),
+        }
+    }
+
+    /// Whether it is known how it ended, or will have.
+    #[cfg(feature = "async")]
+    pub(crate) fn has_cause(&self) -> bool {
+        match self {
+            Self::Process(child) => child.cause_cell().get().is_some(),
+            #[cfg(any(feature = "testing", feature = "named"))]
+            Self::Thread(thread) => thread.status().is_some(),
+        }
+    }
+
+    /// Blocks until that is known or the deadline has passed.
+    fn wait_for_cause(&self, deadline: Instant) {
+        match self {
+            Self::Process(child) => child.wait_for_cause(deadline),
+            #[cfg(any(feature = "testing", feature = "named"))]
+            Self::Thread(thread) => {
+                let _ = thread.wait(deadline);
+            }
         }
     }
 
@@ -119,18 +145,32 @@ impl Body {
 pub(crate) struct Deathbed {
     pub(crate) role: String,
     pub(crate) body: Body,
+    patience: Duration,
+    /// When the patience of all errors together ends; counted from the first of them.
+    patience_ends: OnceLock<Deadline>,
 }
 
 impl Deathbed {
-    /// Blocks until the exit status is known, for at most two milliseconds.
-    pub(crate) fn wait_for_status(&self) {
-        let _ = self.body.wait(Instant::now() + PATIENCE);
+    /// Errors that tell of the end wait for the exit status for as long as `patience`.
+    pub(crate) fn new(role: String, body: Body, patience: Duration) -> Self {
+        Self { role, body, patience, patience_ends: OnceLock::new() }
+    }
+
+    /// Blocks until the exit status is known, the deadline has passed, or the patience is
+    /// over that all callers share: however many there are, one after the other, they do not
+    /// wait for longer than one.
+    pub(crate) fn wait_for_status(&self, deadline: Deadline) {
+        self.body.wait_for_cause(instant(deadline.min(self.patience_ends())));
+    }
+
+    pub(crate) fn patience_ends(&self) -> Deadline {
+        *self.patience_ends.get_or_init(|| Deadline::after(self.patience))
     }
 
     /// The error for an operation that the worker's end has ended.
     pub(crate) fn error(&self, request: Option<u64>) -> Error {
         let (status, oom_suspected) = match &self.body {
-            Body::Process(child) => (child.status_cell(), child.oom_cell()),
+            Body::Process(child) => (child.cause_cell(), child.oom_cell()),
             #[cfg(any(feature = "testing", feature = "named"))]
             Body::Thread(thread) => (thread.status_cell(), Default::default()),
         };

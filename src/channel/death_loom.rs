@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, WorkerDeath};
+use crate::shm::clock::Deadline;
 
 /// Who the worker is.
 #[derive(Debug)]
@@ -10,7 +11,7 @@ pub(crate) struct Deathbed;
 
 impl Deathbed {
     #[expect(clippy::unused_self, reason = "nothing is known")]
-    pub(crate) fn wait_for_status(&self) {}
+    pub(crate) fn wait_for_status(&self, _: Deadline) {}
 
     #[expect(clippy::unused_self, reason = "nothing is known")]
     pub(crate) fn error(&self, request: Option<u64>) -> Error {

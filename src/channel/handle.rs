@@ -69,7 +69,9 @@ impl WorkerHandle {
     }
 
     pub(crate) fn ping(&self, timeout: Duration) -> Result<Health> {
-        self.health.ping(&self.life, timeout).map_err(|error| self.note(error))
+        let deadline = Deadline::after(timeout);
+        let asked = self.health.ping(&self.life, timeout);
+        asked.map_err(|error| self.life.with_status(self.note(error), deadline))
     }
 
     /// What breaks the health rings breaks the channel.

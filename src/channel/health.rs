@@ -65,7 +65,7 @@ impl HealthClient {
     pub(crate) fn shutdown(&self, life: &Life, deadline: Deadline) -> Result<()> {
         // The channel is closing; only the worker's end stops the wait.
         let is_over = || life.deathbed.get().is_some_and(|bed| bed.body.status().is_some());
-        let stop = || if is_over() { Err(life.why_over(None)) } else { Ok(()) };
+        let stop = || if is_over() { Err(life.why_over_now(None)) } else { Ok(()) };
         let question = (Kind::SHUTDOWN, deadline, Duration::ZERO);
         self.ask(life, question, &stop, &is_over).map(drop)
     }

@@ -16,6 +16,7 @@ use crate::channel::death::Deathbed;
 use crate::channel::wakers::Wakers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ring::doorbell::Alarm;
+use crate::shm::clock::Deadline;
 use crate::shm::fork;
 use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{AtomicU32, Ordering};
@@ -124,32 +125,43 @@ impl Life {
     }
 
     /// An error unless operations can begin.
+    /// Never blocks: the error may be one for [`Life::with_status`].
     #[inline]
     pub(crate) fn check_open(&self) -> Result<()> {
         check_not_forked()?;
-        if self.is_open() { Ok(()) } else { Err(self.why_over(None)) }
+        if self.is_open() { Ok(()) } else { Err(self.why_over_now(None)) }
     }
 
-    /// Why nothing can be done any more, as told to the owner of `request`. May block for
-    /// two milliseconds, for the exit status of a worker that has just died.
+    /// Why nothing can be done any more, as told to the owner of `request`. Blocks as
+    /// [`Life::with_status`] does.
     #[cold]
-    pub(crate) fn why_over(&self, request: Option<u64>) -> Error {
-        if self.phase() == Phase::Dead
+    pub(crate) fn why_over(&self, request: Option<u64>, deadline: Deadline) -> Error {
+        self.with_status(self.why_over_now(request), deadline)
+    }
+
+    /// The error, once the exit status is known if it tells of the worker's death: blocks for
+    /// that until the deadline, or until the patience of all errors of this worker is over.
+    /// To be called without any lock that somebody else may wait for.
+    #[cold]
+    pub(crate) fn with_status(&self, error: Error, deadline: Deadline) -> Error {
+        if error.is_peer_dead()
             && let Some(deathbed) = self.deathbed.get()
         {
-            deathbed.wait_for_status();
+            deathbed.wait_for_status(deadline);
         }
-        self.why_over_now(request)
+        error
     }
 
-    /// Whether the worker is known to be dead, but not how it died.
+    /// For tasks: until when an error waits for the exit status, or `None` if there is nothing
+    /// to wait for.
     #[cfg(feature = "async")]
-    pub(crate) fn awaits_status(&self) -> bool {
-        let deathbed = self.deathbed.get();
-        self.phase() == Phase::Dead && deathbed.is_some_and(|bed| bed.body.status().is_none())
+    pub(crate) fn patience_ends(&self) -> Option<Deadline> {
+        let deathbed = self.deathbed.get()?;
+        let is_awaited = self.phase() == Phase::Dead && !deathbed.body.has_cause();
+        is_awaited.then(|| deathbed.patience_ends())
     }
 
-    /// As [`Life::why_over`], without waiting.
+    /// As [`Life::why_over`], without blocking.
     #[cold]
     pub(crate) fn why_over_now(&self, request: Option<u64>) -> Error {
         match (self.phase(), self.failure(), self.deathbed.get()) {
@@ -188,7 +200,18 @@ fn closed() -> Error {
 #[cfg(not(loom))]
 #[cfg(test)]
 mod tests {
+    #[cfg(feature = "testing")]
+    use std::sync::Arc;
+    #[cfg(feature = "testing")]
+    use std::time::{Duration, Instant};
+
     use super::*;
+    #[cfg(feature = "testing")]
+    use crate::channel::death::Body;
+    #[cfg(feature = "testing")]
+    use crate::error::ExitCause;
+    #[cfg(feature = "testing")]
+    use crate::process::thread::ThreadWorker;
 
     #[test]
     fn the_first_cause_wins() {
@@ -205,5 +228,48 @@ mod tests {
         life.closed();
         assert_eq!(life.phase(), Phase::Closed);
         assert!(life.check_open().unwrap_err().is_closed());
+    }
+
+    /// The channel of a worker that is dead, but of which it is not known how it died.
+    #[cfg(feature = "testing")]
+    fn dead(patience: Duration) -> (Life, ThreadWorker) {
+        let (life, thread) = (Life::default(), ThreadWorker::new(0, Arc::new(|| {})));
+        let body = Body::Thread(thread.clone());
+        assert!(life.deathbed.set(Deathbed::new("test".into(), body, patience)).is_ok());
+        assert!(life.die());
+        (life, thread)
+    }
+
+    #[cfg(feature = "testing")]
+    #[test]
+    fn all_errors_of_a_death_wait_for_its_cause_no_longer_than_one() {
+        let patience = Duration::from_millis(300);
+        let (life, _thread) = dead(patience);
+        let start = Instant::now();
+        for _ in 0..100 {
+            // A look does not wait.
+            let error = life.check_open().unwrap_err();
+            let error = life.with_status(error, Deadline::NEVER);
+            assert!(error.to_string().contains("not known yet"), "{error}");
+        }
+        assert!(start.elapsed() >= patience && start.elapsed() < 30 * patience);
+    }
+
+    #[cfg(feature = "testing")]
+    #[test]
+    fn an_error_waits_for_the_cause_of_a_death_until_the_callers_deadline() {
+        let long = Duration::from_secs(100);
+        let (life, thread) = dead(long);
+        let start = Instant::now();
+        let error = life.why_over(None, Deadline::after(Duration::from_millis(5)));
+        assert!(error.to_string().contains("not known yet"), "{error}");
+        std::thread::scope(|scope| {
+            let told = scope.spawn(|| life.why_over(Some(7), Deadline::NEVER));
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!told.is_finished());
+            thread.has_ended(ExitCause::Exited(3));
+            assert!(told.join().unwrap().to_string().contains("exited with code 3"));
+        });
+        assert!(start.elapsed() < long / 2);
     }
 }

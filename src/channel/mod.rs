@@ -74,6 +74,10 @@ pub use writer::MessageWriter;
 ///
 /// Dropping it does not block: the worker is told to end, and is terminated and
 /// reaped in the background if it does not.
+///
+/// An operation that the worker's death ends returns [`ErrorKind::PeerDied`]. It may wait for
+/// the worker's exit status before: for at most 50 milliseconds, or what
+/// [`Spawner::exit_status_timeout`] says, and never beyond its own timeout.
 pub struct Channel {
     engine: Arc<Engine>,
     worker: WorkerHandle,
@@ -116,7 +120,7 @@ impl Channel {
         hint: Option<Arc<Hint>>,
     ) -> Self {
         let ParentLink { data, health, words, .. } = link;
-        let deathbed = Deathbed { role, body: death::Body::Thread(thread) };
+        let deathbed = Deathbed::new(role, death::Body::Thread(thread), death::PATIENCE);
         let health = HealthClient::new(health);
         let worker = WorkerHandle::new(Arc::clone(&life), health, deathbed, None);
         Self { engine: Engine::new(data, words, config, life, hint), worker }

@@ -113,7 +113,7 @@ impl Engine {
         }
         match ran {
             Ok(_) if self.life.is_open() => Ok(()),
-            Ok(_) => Err(self.life.why_over(None)),
+            Ok(_) => Err(self.life.why_over_now(None)),
             Err(error) => Err(self.fail(error)),
         }
     }
@@ -133,7 +133,7 @@ impl Engine {
         let over = self.drive_reactor();
         match self.table.lock().take(request) {
             Some(item) => Ok(Some(item)),
-            None => over.map(|()| None).map_err(|_| self.life.why_over(Some(request))),
+            None => over.map(|()| None).map_err(|_| self.life.why_over_now(Some(request))),
         }
     }
 

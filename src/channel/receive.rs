@@ -149,7 +149,7 @@ impl Engine {
             self.hand_over();
         }
         match found {
-            Ok(Some(Found::Over)) => Err(self.why_over(wait.want)),
+            Ok(Some(Found::Over)) => Err(self.why_over(wait.want, wait.patience.deadline())),
             Ok(found) => Ok(found),
             // What the worker wrote cannot be, or says that there is no session.
             Err(error) => Err(self.fail(error)),
@@ -164,8 +164,8 @@ impl Engine {
     }
 
     #[cold]
-    fn why_over(&self, want: Want) -> Error {
-        self.life.why_over(Some(want.request()).filter(|request| *request != 0))
+    fn why_over(&self, want: Want, deadline: Deadline) -> Error {
+        self.life.why_over(Some(want.request()).filter(|request| *request != 0), deadline)
     }
 
     /// Whether what is wanted is there already.

@@ -44,6 +44,18 @@ impl Engine {
         deadline: Deadline,
         told_deadline: Deadline,
     ) -> Result<(u64, bool)> {
+        self.send_or_fail(kind, stream, payload, deadline, told_deadline)
+            .map_err(|error| self.life.with_status(error, deadline))
+    }
+
+    fn send_or_fail<P: Payload + ?Sized>(
+        &self,
+        kind: Kind,
+        stream: u16,
+        payload: &P,
+        deadline: Deadline,
+        told_deadline: Deadline,
+    ) -> Result<(u64, bool)> {
         let len = payload.encoded_len();
         self.check_len(len)?;
         let is_long = len > self.config.down.max_frame;

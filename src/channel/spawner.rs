@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::channel::Channel;
-use crate::channel::death::{Body, Deathbed};
+use crate::channel::death::{Body, Deathbed, PATIENCE};
 use crate::channel::engine::Engine;
 use crate::channel::handle::{WorkerHandle, instant};
 use crate::channel::health::HealthClient;
@@ -83,6 +83,7 @@ pub struct Spawner {
     log_dir: Option<PathBuf>,
     config: Config,
     handshake_timeout: Duration,
+    exit_status_timeout: Duration,
     limits: Limits,
     is_pollable: bool,
     /// The first thing that was given and cannot be.
@@ -116,6 +117,7 @@ impl Spawner {
             log_dir: None,
             config: Config::default(),
             handshake_timeout: Duration::from_secs(10),
+            exit_status_timeout: PATIENCE,
             limits: Limits::default(),
             is_pollable: false,
             refused: None,
@@ -253,6 +255,22 @@ impl Spawner {
         self
     }
 
+    /// How long the errors that tell of the worker's death wait until it is known how it died,
+    /// at most: 50 milliseconds by default. Most often that is known as soon as the death is.
+    /// Where the kernel does not show it before it hands out the exit status, which is when it
+    /// has torn the process down, it takes a few milliseconds for a small process and a tenth
+    /// of a second for one of some hundred megabytes. An error that does not wait so long says
+    /// that the status is not known yet; [`WorkerDeath::cause`](crate::WorkerDeath::cause)
+    /// returns it later.
+    ///
+    /// The time counts from the first such error of a worker and is shared by all, so that no
+    /// number of them adds up. A timeout of the operation's own that ends sooner is kept, and
+    /// operations that never block do not wait.
+    pub fn exit_status_timeout(mut self, timeout: Duration) -> Self {
+        self.exit_status_timeout = timeout;
+        self
+    }
+
     /// Gives both ends a descriptor that is readable when there is something to read, for
     /// reactors: see [`Channel::drive`] and [`RawLink::settle`]. Costs two descriptors on
     /// each side, and nothing else until one of them is used.
@@ -366,11 +384,17 @@ impl Spawner {
         drop(ours);
         let ParentLink { data, health, words, owner, .. } = linked.inspect_err(|_| bury(&child))?;
         let watched = {
-            let life = Arc::clone(&life);
-            watch::watch(owner, Box::new(move || told_of_death(life.die())))
+            let (life, child) = (Arc::clone(&life), child.clone());
+            let on_death = move || {
+                // First, so that the errors need not wait for it.
+                child.foretell();
+                told_of_death(life.die());
+            };
+            watch::watch(owner, Box::new(on_death))
         };
         crate::failpoint::failpoint!("after handshake");
-        let deathbed = Deathbed { role: self.role.role.clone(), body: Body::Process(child) };
+        let (role, patience) = (self.role.role.clone(), self.exit_status_timeout);
+        let deathbed = Deathbed::new(role, Body::Process(child), patience);
         let health = HealthClient::new(health);
         let worker = WorkerHandle::new(Arc::clone(&life), health, deathbed, Some(watched));
         event!(INFO, role = self.role.role.as_str(), pid = worker.pid(), "worker attached");
@@ -471,6 +495,10 @@ impl End for RawEnd {
 
     fn alarm(&self) -> &Alarm {
         &self.life.alarm
+    }
+
+    fn explain(&self, error: Error, deadline: Deadline) -> Error {
+        self.life.with_status(error, deadline)
     }
 
     fn close(&self, timeout: Duration) -> Result<ExitCause> {

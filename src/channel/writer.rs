@@ -29,8 +29,9 @@ pub struct MessageWriter<'a> {
 impl<'a> MessageWriter<'a> {
     pub(super) fn begin(engine: &'a Arc<Engine>, kind: Kind, timeout: Duration) -> Result<Self> {
         let deadline = Deadline::after(timeout);
-        let turn = engine.turn_to_write(deadline)?;
-        let pieces = Pieces::new(engine.open(kind, 0, deadline)?);
+        let told = |error| engine.life.with_status(error, deadline);
+        let turn = engine.turn_to_write(deadline).map_err(told)?;
+        let pieces = Pieces::new(engine.open(kind, 0, deadline).map_err(told)?);
         let buffer = Vec::with_capacity(engine.config.max_request());
         Ok(Self { engine, pieces, buffer, timeout, deadline, is_finished: false, _turn: turn })
     }
@@ -58,12 +59,18 @@ impl<'a> MessageWriter<'a> {
             let room = frame - self.buffer.len();
             let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
             self.buffer.extend_from_slice(now);
-            self.pieces.send(self.engine, &self.buffer, false, self.deadline)?;
+            self.send(false)?;
             self.buffer.clear();
             bytes = later;
         }
         self.buffer.extend_from_slice(bytes);
         Ok(())
+    }
+
+    fn send(&mut self, is_last: bool) -> Result<()> {
+        let Self { engine, pieces, buffer, deadline, .. } = self;
+        let sent = pieces.send(engine, buffer, is_last, *deadline);
+        sent.map_err(|error| engine.life.with_status(error, *deadline))
     }
 
     /// Sends the rest and returns the pending reply. Blocks while the ring is full.
@@ -72,7 +79,7 @@ impl<'a> MessageWriter<'a> {
     ///
     /// As [`MessageWriter::push`].
     pub fn finish(mut self) -> Result<Pending> {
-        self.pieces.send(self.engine, &self.buffer, true, self.deadline)?;
+        self.send(true)?;
         self.is_finished = true;
         let (request, has_rung) = (self.pieces.request(), self.pieces.has_rung);
         let engine = Arc::clone(self.engine);

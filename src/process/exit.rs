@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::ending;
 use super::log::Log;
+use super::oom::OomCount;
 use super::orphans;
 use super::service::lock;
 use super::supervisor;
@@ -34,12 +36,28 @@ impl Child {
         self.0.status.get().copied()
     }
 
-    /// Where [`status`](Self::status) will stand.
-    pub(crate) fn status_cell(&self) -> Arc<OnceLock<ExitCause>> {
-        Arc::clone(&self.0.status)
+    /// Where it will stand how the process ended: when it is reaped at the latest, and
+    /// sooner if [`foretell`](Self::foretell) has found it out.
+    pub(crate) fn cause_cell(&self) -> Arc<OnceLock<ExitCause>> {
+        Arc::clone(&self.0.cause)
     }
 
-    /// Whether the out-of-memory killer is suspected; set before the status is.
+    /// Looks at how a process that has begun to end will have ended. Never blocks.
+    pub(crate) fn foretell(&self) {
+        if supervisor::is_at_home() {
+            self.0.foretell();
+        }
+    }
+
+    /// Blocks until the cell of [`cause_cell`](Self::cause_cell) is set, or the deadline has
+    /// passed.
+    pub(crate) fn wait_for_cause(&self, deadline: Instant) {
+        if supervisor::is_at_home() {
+            let _ = self.0.wait_until(deadline, || self.0.cause.get().copied());
+        }
+    }
+
+    /// Whether the out-of-memory killer is suspected; set before the cause is.
     pub(crate) fn oom_cell(&self) -> Arc<OnceLock<bool>> {
         Arc::clone(&self.0.oom_suspected)
     }
@@ -110,7 +128,12 @@ pub(super) struct Process {
     is_log_complete: AtomicBool,
     /// A SIGKILL of ours says nothing about the machine's memory.
     killed_by_us: AtomicBool,
-    status: Arc<OnceLock<ExitCause>>,
+    /// The count of such kills when the process was started.
+    oom: Option<OomCount>,
+    /// What errors say; never later than `status`.
+    cause: Arc<OnceLock<ExitCause>>,
+    /// Set when the process is reaped.
+    status: OnceLock<ExitCause>,
     oom_suspected: Arc<OnceLock<bool>>,
 }
 
@@ -145,6 +168,7 @@ impl Process {
         pidfd: Option<OwnedFd>,
         log: Option<Log>,
         socket: Option<Arc<UnixStream>>,
+        oom: Option<OomCount>,
     ) -> Self {
         Self {
             key,
@@ -155,7 +179,9 @@ impl Process {
             ended: Condvar::new(),
             is_log_complete: AtomicBool::new(false),
             killed_by_us: AtomicBool::new(false),
-            status: Arc::default(),
+            oom,
+            cause: Arc::default(),
+            status: OnceLock::new(),
             oom_suspected: Arc::default(),
         }
     }
@@ -257,18 +283,40 @@ impl Process {
         Some(End { cause, pidfd: life.pidfd.take(), orphans })
     }
 
-    /// Makes the end known to the cells and to those who wait. Never blocks.
-    pub(super) fn announce(&self, cause: ExitCause, memory_ran_out: impl FnOnce() -> bool) {
+    fn foretell(&self) {
+        let life = lock(&self.life);
+        // Still there after the look, and so it was the one that was looked at.
+        let cause = ending::cause(self.pid).filter(|_| !life.reaped && life.peek(self.pid).is_ok());
+        drop(life);
+        if let Some(cause) = cause {
+            self.tell(cause);
+            self.notify();
+        }
+    }
+
+    /// Sets what errors say, unless that is known.
+    fn tell(&self, cause: ExitCause) {
         let suspected = cause == ExitCause::Signaled(libc::SIGKILL)
             && !self.killed_by_us.load(Ordering::Relaxed)
-            && memory_ran_out();
-        // Nobody else sets these, so that a refusal cannot be.
+            && self.oom.as_ref().is_some_and(OomCount::has_grown);
+        // What is set already was found in the same place.
         let _ = self.oom_suspected.set(suspected);
+        let _ = self.cause.set(cause);
+    }
+
+    /// Makes the end known to the cells and to those who wait; returns it as they know it,
+    /// which may be more than the reaping has told. Never blocks.
+    pub(super) fn announce(&self, reaped: ExitCause) -> ExitCause {
+        self.tell(reaped);
+        let told = self.cause.get().copied().filter(|_| reaped == ExitCause::Unknown);
+        let cause = told.unwrap_or(reaped);
+        // Nobody else sets it, so that a refusal cannot be.
         let _ = self.status.set(cause);
         self.notify();
         // Whoever waits at this end for an answer reads what was sent, and then the end,
         // although something that the worker has started may hold the other end.
         self.hang_up();
+        cause
     }
 
     pub(super) fn has_log(&self) -> bool {

@@ -6,6 +6,7 @@
 //! are its own half of that bargain. Nothing here knows of rings or frames.
 
 pub(crate) mod birth;
+mod ending;
 pub(crate) mod exit;
 pub(crate) mod limits;
 pub(crate) mod log;

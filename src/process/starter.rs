@@ -88,7 +88,7 @@ impl Job {
             #[cfg(test)]
             Pidfds::Avoid => None,
         };
-        let process = Process::new(next_key(), pid, pidfd, log, socket);
-        Ok(Ward::new(Arc::new(process), on_exit, oom))
+        let process = Process::new(next_key(), pid, pidfd, log, socket, oom);
+        Ok(Ward::new(Arc::new(process), on_exit))
     }
 }

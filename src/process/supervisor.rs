@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 
 use super::exit::{Child, Process};
 use super::log::Log;
-use super::oom::OomCount;
 use super::orphans::{self, Reaped};
 use super::service::{Home, lock, run_apart, start_thread};
 use super::spawn::Program;
@@ -158,7 +157,6 @@ enum Command {
 pub(super) struct Ward {
     process: Arc<Process>,
     on_exit: OnExit,
-    oom: Option<OomCount>,
     /// Not in the epoll set.
     is_polled: bool,
     term_at: Option<Instant>,
@@ -166,8 +164,8 @@ pub(super) struct Ward {
 }
 
 impl Ward {
-    pub(super) fn new(process: Arc<Process>, on_exit: OnExit, oom: Option<OomCount>) -> Self {
-        Self { process, on_exit, oom, is_polled: true, term_at: None, kill_at: None }
+    pub(super) fn new(process: Arc<Process>, on_exit: OnExit) -> Self {
+        Self { process, on_exit, is_polled: true, term_at: None, kill_at: None }
     }
 
     pub(super) fn child(&self) -> Child {
@@ -304,9 +302,8 @@ impl Supervisor {
             self.take_in(pidfd);
         }
         if let Some(ward) = self.wards.remove(&key) {
-            let Ward { process, on_exit, oom, .. } = ward;
-            let cause = end.cause;
-            process.announce(cause, || oom.as_ref().is_some_and(OomCount::has_grown));
+            let Ward { process, on_exit, .. } = ward;
+            let cause = process.announce(end.cause);
             let _ = catch_unwind(AssertUnwindSafe(|| on_exit(cause)));
             if process.has_log() {
                 run_apart("slipring-log", move || process.complete_log(cause));

@@ -52,7 +52,7 @@ fn exit_codes_and_signals_reach_the_callback_the_cells_and_the_log() {
             let dir = TempDir::new();
             let log = Log::open(dir.path(), "test", None).unwrap();
             let (child, told) = begin(shell(script), Some(log), pidfds);
-            let (status, oom) = (child.status_cell(), child.oom_cell());
+            let (status, oom) = (child.cause_cell(), child.oom_cell());
             assert_eq!(told.recv().unwrap(), expected);
             assert_eq!((child.status(), status.get()), (Some(expected), Some(&expected)));
             assert_eq!(child.wait(soon()), Some(expected));

@@ -16,7 +16,7 @@ use crate::tasks::send;
 use crate::tasks::timer::Timer;
 #[cfg(feature = "tokio")]
 use crate::tasks::tokio_driver::TokioDriver;
-use crate::tasks::wait::{AsyncPending, AsyncStream};
+use crate::tasks::wait::{AsyncPending, AsyncStream, with_status};
 
 /// A channel whose operations are awaited. Cheap to clone; the worker is told to end when
 /// the last clone is dropped.
@@ -175,11 +175,16 @@ impl AsyncChannel {
     /// As [`Channel::ping`].
     pub async fn ping(&self, timeout: Duration) -> Result<Health> {
         let engine = self.shared.channel.engine();
-        engine.check_open()?;
         let worker = self.shared.channel.worker();
         let deadline = Deadline::after(timeout);
-        let asked = self.ask(Kind::PING, deadline, || engine.check_open()).await;
-        let asked = asked.map_err(|error| worker.note(error))?;
+        let asked = match engine.check_open() {
+            Ok(()) => self.ask(Kind::PING, deadline, || engine.check_open()).await,
+            Err(error) => Err(error),
+        };
+        let asked = match asked {
+            Ok(asked) => asked,
+            Err(error) => return Err(with_status(engine, worker.note(error), deadline).await),
+        };
         let (header, payload) = asked.ok_or_else(|| no_answer(Kind::PING, timeout))?;
         pong(header, &payload).map_err(|error| worker.note(error))
     }

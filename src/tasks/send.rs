@@ -12,9 +12,24 @@ use crate::ring::Header;
 use crate::shm::clock::Deadline;
 use crate::shm::copy::copy_from_slice;
 use crate::tasks::timer::Timer;
+use crate::tasks::wait::with_status;
 
 /// Sends a request; returns its id and whether the worker had to be woken.
 pub(super) async fn send<P: Payload + ?Sized>(
+    engine: &Arc<Engine>,
+    kind: Kind,
+    flags: u16,
+    payload: &P,
+    deadline: Deadline,
+    told_deadline: Deadline,
+) -> Result<(u64, bool)> {
+    match send_or_fail(engine, kind, flags, payload, deadline, told_deadline).await {
+        Err(error) => Err(with_status(engine, error, deadline).await),
+        sent => sent,
+    }
+}
+
+async fn send_or_fail<P: Payload + ?Sized>(
     engine: &Arc<Engine>,
     kind: Kind,
     flags: u16,

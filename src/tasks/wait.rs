@@ -1,13 +1,13 @@
 //! Awaiting replies and chunks.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::channel::{Engine, Item, Pending, Phase, Place, Reply, Stream, check_not_forked};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::shm::clock::{Deadline, now_ns};
 use crate::tasks::timer::Timer;
 
@@ -115,7 +115,7 @@ impl AsyncStream {
     /// As there.
     pub async fn next_chunk(&mut self) -> Result<Option<Reply>> {
         let awaited = Awaited(self);
-        std::future::poll_fn(|context| awaited.0.poll_chunk(context)).await
+        poll_fn(|context| awaited.0.poll_chunk(context)).await
     }
 
     fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Reply>>> {
@@ -171,8 +171,24 @@ impl futures_core::Stream for AsyncStream {
     }
 }
 
-/// How long an error waits for the exit status to be known; as for threads.
-const GRACE: Duration = Duration::from_millis(2);
+/// The error, once the exit status is known if it tells of the worker's death: waits for that
+/// as a thread would, see [`Life::with_status`], without blocking one.
+pub(super) async fn with_status(engine: &Engine, error: Error, deadline: Deadline) -> Error {
+    if error.is_peer_dead() {
+        let (life, mut timer) = (&engine.life, Timer::default());
+        let mut end = life.ended.seat();
+        poll_fn(|context| {
+            // Before the look, so that what comes after it wakes the task.
+            end.wait(context.waker());
+            match life.patience_ends() {
+                Some(patience) if !timer.poll(deadline.min(patience), context) => Poll::Pending,
+                _ => Poll::Ready(()),
+            }
+        })
+        .await;
+    }
+    error
+}
 
 /// A task's wait for the next item of a request.
 #[derive(Debug)]
@@ -181,8 +197,6 @@ struct Waiting {
     request: u64,
     timer: Timer,
     spin: Duration,
-    /// Until when an exit status is waited for.
-    grace: Option<Deadline>,
     /// Among those who wait for it.
     at_end: Place,
     /// Counted among the channel's waiting tasks.
@@ -194,7 +208,7 @@ impl Waiting {
         let engine = Arc::clone(engine);
         let timer = Timer::default();
         let at_end = Place::default();
-        Self { engine, request, timer, spin, grace: None, at_end, is_counted: false }
+        Self { engine, request, timer, spin, at_end, is_counted: false }
     }
 
     /// The next item; `Ok(None)` when the deadline has passed.
@@ -245,7 +259,7 @@ impl Waiting {
             return Poll::Pending;
         }
         if phase != Phase::Open {
-            return self.why_over(context);
+            return self.why_over(context, deadline);
         }
         if self.timer.poll_and_look_again(deadline, context) {
             return Poll::Ready(Ok(None));
@@ -255,11 +269,16 @@ impl Waiting {
 
     /// The error that ends the wait; a worker that has just died gets a moment for its
     /// exit status to be known.
-    fn why_over(&mut self, context: &Context<'_>) -> Poll<Result<Option<Item>>> {
-        let grace = *self.grace.get_or_insert_with(|| Deadline::after(GRACE));
+    fn why_over(
+        &mut self,
+        context: &Context<'_>,
+        deadline: Deadline,
+    ) -> Poll<Result<Option<Item>>> {
         self.engine.wake_at_end(&mut self.at_end, context.waker());
         let life = &self.engine.life;
-        if life.awaits_status() && !self.timer.poll(grace, context) {
+        if let Some(patience) = life.patience_ends()
+            && !self.timer.poll(deadline.min(patience), context)
+        {
             return Poll::Pending;
         }
         Poll::Ready(Err(life.why_over_now(Some(self.request))))

@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{ExitCause, Result};
+use crate::error::{Error, ExitCause, Result};
 use crate::link::WorkerLink;
 use crate::protocol::hello::RoleConfig;
 use crate::raw::{End, RawLink};
 use crate::ring::doorbell::Alarm;
+use crate::shm::clock::Deadline;
 use crate::worker::attach::{Attached, Refusal, attach};
 use crate::worker::health::{HealthThread, Shared};
 use crate::worker::serve::StatusOf;
@@ -27,6 +28,10 @@ impl End for RawEnd {
 
     fn alarm(&self) -> &Alarm {
         &self.stop.alarm
+    }
+
+    fn explain(&self, error: Error, _: Deadline) -> Error {
+        error
     }
 
     fn close(&self, _: Duration) -> Result<ExitCause> {

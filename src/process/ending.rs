@@ -1,0 +1,55 @@
+//! How a process that is ending will have ended, before the kernel hands out its status.
+//!
+//! That it does when it has torn the process down, tenths of a second later for a big one.
+//! The code is shown in `/proc/<pid>/stat` from the moment in which the process as a whole
+//! begins to end, and does not change any more. A zero there means nothing: it stands for a
+//! process that goes on as well, and for one that this process may not look into.
+
+use std::fs;
+
+use crate::error::ExitCause;
+
+/// What is known so; `None` if nothing is, or the process goes on. The caller vouches that
+/// the number stands for the process that it means. Never blocks.
+pub(super) fn cause(pid: u32) -> Option<ExitCause> {
+    cause_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn cause_in(stat: &str) -> Option<ExitCause> {
+    // The name, in brackets, can have brackets and spaces itself. After it come the state and,
+    // 49 fields later, the code.
+    let mut fields = stat.rsplit(')').next()?.split_ascii_whitespace();
+    // The signal that has stopped a process stands in the same place.
+    let is_stopped = matches!(fields.next()?, "T" | "t");
+    let code: i32 = fields.nth(48)?.parse().ok()?;
+    match (code & 0x7F, (code >> 8) & 0xFF) {
+        _ if is_stopped => None,
+        (0, 0) => None,
+        (0, code) => Some(ExitCause::Exited(code)),
+        (signal, _) => Some(ExitCause::Signaled(signal)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stat(state: &str, code: i32) -> String {
+        format!("77 (a) R (b) {state} {}{code}\n", "0 ".repeat(48))
+    }
+
+    #[test]
+    fn the_code_is_that_of_a_process_that_is_ending_and_of_no_other() {
+        let own = fs::read_to_string("/proc/self/stat").unwrap();
+        assert!(own.split_whitespace().count() >= 52 && cause_in(&own).is_none(), "{own}");
+        assert_eq!(cause_in(&stat("S", 9)), Some(ExitCause::Signaled(9)));
+        assert_eq!(cause_in(&stat("D", 0x8B)), Some(ExitCause::Signaled(11)));
+        assert_eq!(cause_in(&stat("R", 3 << 8)), Some(ExitCause::Exited(3)));
+        for (state, code) in [("T", 19), ("t", 5), ("R", 0), ("Z", 0)] {
+            assert_eq!(cause_in(&stat(state, code)), None, "{state} {code}");
+        }
+        for text in ["", "77 (a", "77 (a) R 1 2 3", "77 (a) R x"] {
+            assert_eq!(cause_in(text), None, "{text}");
+        }
+    }
+}
