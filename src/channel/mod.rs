@@ -9,6 +9,7 @@ mod dispatch;
 mod engine;
 mod follow;
 mod handle;
+mod handshake;
 mod health;
 mod life;
 mod pump;

@@ -1,45 +1,36 @@
 //! Starting a worker: regions, process, handshake.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::channel::Channel;
 use crate::channel::death::{Body, Deathbed, PATIENCE};
 use crate::channel::engine::Engine;
 use crate::channel::handle::{WorkerHandle, instant};
+use crate::channel::handshake::{Handshake, bury};
 use crate::channel::health::HealthClient;
 use crate::channel::life::Life;
 use crate::channel::spawn_checks::{check_cpus, check_limits, check_role, check_timeout};
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, ExitCause, NO_LOG, Result};
-use crate::link::{Duplex, LinkFiles, ParentLink, ParentWords};
+use crate::error::{Error, ErrorKind, ExitCause, Result};
+use crate::link::{Duplex, ParentLink, ParentWords};
 use crate::process::birth::birth;
-use crate::process::exit::Child;
 use crate::process::log::Log;
 #[cfg(feature = "tracing")]
 use crate::process::service::run_apart;
 use crate::process::spawn::Program;
 use crate::process::{own_exe, socket, supervisor, watch};
-use crate::protocol::hello::{Answer, Hello, Limits, MAX_LEN, RoleConfig, WORKER_ENV};
+use crate::protocol::hello::{Hello, Limits, RoleConfig, WORKER_ENV};
 use crate::raw::{End, RawLink};
 use crate::ring::doorbell::Alarm;
 use crate::shm::clock::Deadline;
 use crate::shm::fork;
 use crate::shm::hint::Hint;
 use crate::trace::{event, span};
-
-/// How long a worker that failed the handshake may take to say how it ended, if the handshake
-/// may last that long.
-const POST_MORTEM: Duration = Duration::from_millis(200);
-/// How long the end of a worker that did not attach is waited for.
-const BURIAL: Duration = Duration::from_secs(5);
-/// The same for one that this process may not kill, which was hung up on.
-const HANG_UP: Duration = Duration::from_secs(1);
 
 /// A worker that starts itself as its host does would do so without end.
 const NEVER_ASKED: &str = "this process was itself started as a slipring worker, and has not \
@@ -378,7 +369,10 @@ impl Spawner {
         };
         // While the program is loaded: reserving memory takes as long as that.
         let linked = ParentLink::create(&self.config, hint.as_ref()).and_then(|(link, files)| {
-            self.shake_hands(&child, &ours, &hello, (files, hint_fds), &link)?;
+            let deadline = instant(Deadline::after(self.handshake_timeout));
+            let (child, socket, role) = (&child, &*ours, self.role.role.as_str());
+            let handshake = Handshake { child, socket, role, deadline };
+            handshake.run(&hello, (files, hint_fds), &link)?;
             Ok(link)
         });
         drop(ours);
@@ -410,65 +404,6 @@ impl Spawner {
             return Err(Error::new(ErrorKind::Spawn, NEVER_ASKED));
         }
         Ok(())
-    }
-
-    /// Ends with the worker's answer, at the timeout, or when the process that was started has
-    /// ended: then its socket is shut down, so that what it has sent is read first.
-    fn shake_hands(
-        &self,
-        child: &Child,
-        socket: &UnixStream,
-        hello: &[u8],
-        (files, hint_fds): (LinkFiles, Vec<OwnedFd>),
-        link: &ParentLink,
-    ) -> Result<()> {
-        let deadline = instant(Deadline::after(self.handshake_timeout));
-        let mut fds = vec![files.down.as_fd(), files.up.as_fd()];
-        fds.extend(hint_fds.iter().map(AsFd::as_fd));
-        crate::failpoint::failpoint!("before hello");
-        let sent = socket::send(socket.as_fd(), hello, &fds, deadline);
-        drop(fds);
-        drop((files, hint_fds));
-        match sent {
-            // It may have said why before it ended, or closed its end.
-            Err(error) if error.kind() == ErrorKind::Handshake => {}
-            sent => sent.map_err(|e| self.never_attached(child, &e.to_string(), deadline))?,
-        }
-        crate::failpoint::failpoint!("after hello");
-        let answer = match socket::recv(socket.as_fd(), MAX_LEN, 0, Some(deadline)) {
-            Ok(socket::Received::Message { bytes, .. }) => match Answer::decode(&bytes) {
-                Err(error) if error.kind() != ErrorKind::Mismatch => {
-                    return Err(self.never_attached(child, &error.to_string(), deadline));
-                }
-                decoded => decoded?,
-            },
-            Ok(socket::Received::Eof) => {
-                return Err(self.never_attached(child, "it closed its standard input", deadline));
-            }
-            Err(error) => return Err(self.never_attached(child, &error.to_string(), deadline)),
-        };
-        match answer {
-            Answer::Attached(_) => link.answer.check_attached().map(drop),
-            Answer::Mismatch(why) => Err(self.could_not(ErrorKind::Mismatch, &why)),
-            Answer::Failed(why) => Err(self.could_not(ErrorKind::Handshake, &why)),
-        }
-    }
-
-    fn could_not(&self, kind: ErrorKind, why: &str) -> Error {
-        Error::new(kind, format!("worker {} could not attach: {why}", self.role.role))
-    }
-
-    fn never_attached(&self, child: &Child, why: &str, deadline: Instant) -> Error {
-        let cause = child.wait(deadline.min(Instant::now() + POST_MORTEM));
-        let why = cause.map_or_else(|| why.to_owned(), |cause| cause.to_string());
-        let (role, pid) = (&self.role.role, child.pid());
-        let mut message = format!("worker {role} (pid {pid}) did not attach: {why}");
-        if let Some(tail) = child.log().and_then(Log::tail).filter(|tail| !tail.trim().is_empty()) {
-            message.push_str(&format!("; its log ends:\n{}", tail.trim_end()));
-        } else if child.log().is_none() {
-            message.push_str(NO_LOG);
-        }
-        Error::new(ErrorKind::Handshake, message)
     }
 }
 
@@ -503,17 +438,6 @@ impl End for RawEnd {
 
     fn close(&self, timeout: Duration) -> Result<ExitCause> {
         self.worker.close(timeout)
-    }
-}
-
-/// Ends a worker that did not attach, by all means, and waits until it is reaped.
-fn bury(child: &Child) {
-    child.hang_up();
-    let patience = if child.kill() { BURIAL } else { HANG_UP };
-    let deadline = Instant::now() + patience;
-    if child.wait(deadline).is_some() {
-        // The next worker shall find the log free.
-        child.wait_for_last_line(deadline);
     }
 }
 
