@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Result with this library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -67,6 +67,7 @@ struct Repr {
     message: Cow<'static, str>,
     detail: Detail,
     source: Option<io::Error>,
+    begun: Option<bool>,
 }
 
 enum Detail {
@@ -123,7 +124,15 @@ impl Error {
         detail: Detail,
         source: Option<io::Error>,
     ) -> Self {
-        Self(Arc::new(Repr { kind, message, detail, source }))
+        Self(Arc::new(Repr { kind, message, detail, source, begun: None }))
+    }
+
+    /// Says whether a handler had begun the request. Only before the error is cloned.
+    pub(crate) fn with_begun(mut self, begun: bool) -> Self {
+        if let Some(repr) = Arc::get_mut(&mut self.0) {
+            repr.begun = Some(begun);
+        }
+        self
     }
 
     /// What happened.
@@ -188,6 +197,21 @@ impl Error {
         match self.0.detail {
             Detail::TooLarge { len, cap } => Some((len, cap)),
             _ => None,
+        }
+    }
+
+    /// Whether a handler had begun to serve the request that this error ended; `None` if that
+    /// is not known.
+    ///
+    /// `Some(false)` is certain: the request was not sent, or the worker had not begun it and
+    /// never will. It can be sent again, to another worker if this one is dead, without being
+    /// served twice. After `Some(true)` the request may have had any part of its effects. For
+    /// a dead worker the answer is known as soon as [`WorkerDeath::cause`] is.
+    #[must_use]
+    pub fn was_begun(&self) -> Option<bool> {
+        match &self.0.detail {
+            Detail::Death(death) => death.was_begun(),
+            _ => self.0.begun,
         }
     }
 
@@ -321,7 +345,8 @@ pub struct WorkerDeath {
     pub role: String,
     /// Its process id.
     pub pid: u32,
-    /// The request that was pending in it, if the error ended one.
+    /// The request that the error ended, if it was sent. It was not necessarily the one that
+    /// the worker served: see [`WorkerDeath::serving`] and [`WorkerDeath::was_begun`].
     pub request: Option<u64>,
     /// Its log, when it has one.
     pub log_path: Option<PathBuf>,
@@ -329,6 +354,47 @@ pub struct WorkerDeath {
     pub log_tail: Option<String>,
     pub(crate) status: Arc<OnceLock<ExitCause>>,
     pub(crate) oom_suspected: Arc<OnceLock<bool>>,
+    pub(crate) end_of_service: Arc<EndOfService>,
+}
+
+/// What the worker's status line says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LastServed {
+    /// The request that was begun last; zero if none was.
+    pub(crate) begun: u64,
+    /// Whether its handler was running.
+    pub(crate) is_running: bool,
+}
+
+/// A worker's status line, in the memory of its channel.
+pub(crate) trait StatusLine: fmt::Debug + Send + Sync {
+    fn last_served(&self) -> LastServed;
+}
+
+/// What the worker's status line said when the worker had ended. An error outlives the
+/// channel's memory, so that the line is read once and kept.
+#[derive(Debug, Default)]
+pub(crate) struct EndOfService {
+    line: OnceLock<Weak<dyn StatusLine>>,
+    read: OnceLock<LastServed>,
+}
+
+impl EndOfService {
+    /// Where to read; once.
+    pub(crate) fn set_line(&self, line: Weak<dyn StatusLine>) {
+        // A channel has one engine, which sets this when it is made.
+        let _ = self.line.set(line);
+    }
+
+    /// What the line says. Only for a worker that has ended: no thread of it runs any more,
+    /// so that nothing is begun after this look. `None` if the channel's memory went first.
+    pub(crate) fn last_served(&self) -> Option<LastServed> {
+        if let Some(read) = self.read.get() {
+            return Some(*read);
+        }
+        let line = self.line.get()?.upgrade()?;
+        Some(*self.read.get_or_init(|| line.last_served()))
+    }
 }
 
 impl WorkerDeath {
@@ -337,6 +403,34 @@ impl WorkerDeath {
     #[must_use]
     pub fn cause(&self) -> Option<ExitCause> {
         self.status.get().copied()
+    }
+
+    /// The request whose handler was running when the worker ended. `None` if no handler
+    /// was, and until [`WorkerDeath::cause`] is known. A worker that uses raw rings serves
+    /// no requests.
+    #[must_use]
+    pub fn serving(&self) -> Option<u64> {
+        self.last_served().filter(|last| last.is_running).map(|last| last.begun)
+    }
+
+    /// Only once the exit status is known: the first sign of a death comes while threads of
+    /// the worker may still run.
+    fn last_served(&self) -> Option<LastServed> {
+        self.cause()?;
+        self.end_of_service.last_served()
+    }
+
+    /// Whether the worker had begun to serve the request that the error ended: whether its
+    /// handler was about to be called, or had been. The worker notes this in shared memory
+    /// before it calls a handler, and the note is read after the worker has ended. So
+    /// `Some(false)` means that no handler has seen the request, and that it can be sent to
+    /// another worker without being served twice. `None` until [`WorkerDeath::cause`] is known.
+    #[must_use]
+    pub fn was_begun(&self) -> Option<bool> {
+        let Some(request) = self.request else { return Some(false) };
+        // A request that was begun before the last one has had its last frame, which was
+        // delivered: it did not end with this error.
+        self.last_served().map(|last| last.begun == request)
     }
 
     /// The kernel's out-of-memory killer is the likely cause: it was killed by a
@@ -361,8 +455,20 @@ impl fmt::Display for WorkerDeath {
         if self.is_oom_suspected() {
             f.write_str(", probably by the kernel's out-of-memory killer")?;
         }
-        if let Some(request) = self.request {
-            write!(f, ", during request {request}")?;
+        match (self.was_begun(), self.serving(), self.request) {
+            (Some(true), _, Some(request)) => write!(f, ", while it served request {request}")?,
+            (_, Some(other), _) => write!(f, ", while it served request {other}")?,
+            (Some(false), None, _) if self.last_served().is_some() => {
+                f.write_str(", while it served no request")?;
+            }
+            _ => {}
+        }
+        match (self.was_begun(), self.request) {
+            (Some(false), Some(request)) => {
+                write!(f, "; request {request} had not been begun")?;
+            }
+            (None, Some(request)) => write!(f, ", before it had answered request {request}")?,
+            _ => {}
         }
         if let Some(path) = &self.log_path {
             write!(f, "; log {}", path.display())?;
@@ -439,6 +545,12 @@ mod tests {
         assert_eq!(io::Error::from(error).kind(), io::ErrorKind::InvalidInput);
     }
 
+    impl StatusLine for LastServed {
+        fn last_served(&self) -> LastServed {
+            *self
+        }
+    }
+
     #[test]
     fn a_death_names_its_signal_its_log_and_the_last_lines_once_they_are_known() {
         let death = WorkerDeath {
@@ -449,13 +561,17 @@ mod tests {
             log_tail: Some("loading\nboom\n".into()),
             status: Arc::default(),
             oom_suspected: Arc::default(),
+            end_of_service: Arc::default(),
         };
         let error = Error::peer_died(death.clone());
         assert!(error.to_string().contains("exit status not known yet"));
+        assert_eq!(error.was_begun(), None);
         death.status.set(ExitCause::Signaled(9)).unwrap();
+        let line: Arc<dyn StatusLine> = Arc::new(LastServed { begun: 3, is_running: true });
+        death.end_of_service.set_line(Arc::downgrade(&line));
         assert_eq!(
             error.to_string(),
-            "worker embed (pid 7) died: killed by signal SIGKILL (9), during request 3; \
+            "worker embed (pid 7) died: killed by signal SIGKILL (9), while it served request 3; \
              log /tmp/worker-embed.log, which ends:\nloading\nboom"
         );
         assert!(error.is_peer_dead() && error.is_fatal());

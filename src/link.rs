@@ -65,7 +65,7 @@ pub(crate) struct LinkFiles {
 pub(crate) struct ParentWords {
     pub(crate) abort: OwnU32,
     pub(crate) requests: RequestCells,
-    pub(crate) status: StatusWords,
+    pub(crate) status: Arc<StatusWords>,
     pub(crate) credit_need: PeerU64,
     pub(crate) credit_request: PeerU64,
     /// Wakes a handler that waits for a credit or a cancel.
@@ -189,7 +189,7 @@ impl ParentLink {
             requests: RequestCells(
                 own.table(as_usize(ours.requests_offset), words_of(ours.request_count))?,
             ),
-            status: StatusWords {
+            status: Arc::new(StatusWords {
                 state: peer.u32_at(control::STATE)?,
                 current: peer.u64_at(control::CURRENT)?,
                 busy_since: peer.u64_at(control::BUSY_SINCE)?,
@@ -197,7 +197,7 @@ impl ParentLink {
                 served: peer.u64_at(control::SERVED)?,
                 bytes_in: peer.u64_at(control::BYTES_IN)?,
                 bytes_out: peer.u64_at(control::BYTES_OUT)?,
-            },
+            }),
             credit_need: peer.u64_at(control::CREDIT_NEED)?,
             credit_request: peer.u64_at(control::CREDIT_REQUEST)?,
             data_bell: bell(&own, control::DATA, None)?,

@@ -90,6 +90,51 @@ fn a_signal_in_a_handler_is_named_with_request_log_and_last_lines() {
 }
 
 #[test]
+fn a_death_says_which_request_was_served_and_which_were_not_begun() {
+    let _alone = alone();
+    let channel = small().spawn().unwrap();
+    let first = channel.submit(SLOW_ECHO, &encode(&[100]), LONG).unwrap();
+    let second = channel.submit(RAISE, &[libc::SIGABRT as u8], LONG).unwrap();
+    let others = [0, 1].map(|_| channel.submit(ECHO, b"x", LONG).unwrap());
+    let long = channel.submit(SUM, &vec![1; 20_000], LONG).unwrap();
+    let served = second.request();
+    first.wait().unwrap();
+    let error = second.wait().unwrap_err();
+    cause(&error);
+    let death = error.death().unwrap();
+    assert_eq!((death.serving(), death.was_begun()), (Some(served), Some(true)));
+    assert_eq!(error.was_begun(), Some(true));
+    assert!(error.to_string().contains(&format!("while it served request {served}")), "{error}");
+    for pending in others.into_iter().chain([long]) {
+        let request = pending.request();
+        let error = pending.wait().unwrap_err();
+        cause(&error);
+        assert_eq!(error.death().unwrap().serving(), Some(served));
+        assert_eq!(error.was_begun(), Some(false));
+        let text = error.to_string();
+        let told = format!("served request {served}; request {request} had not been begun");
+        assert!(text.contains(&told), "{text}");
+    }
+    eventually("it is known to be dead", || !channel.is_alive());
+    let error = channel.call(ECHO, b"x", LONG).unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::PeerDied, Some(false)));
+}
+
+#[test]
+fn the_death_of_an_idle_worker_leaves_no_request_begun() {
+    let _alone = alone();
+    let channel = small().spawn().unwrap();
+    assert_usable(&channel);
+    send_signal(channel.pid(), libc::SIGSTOP);
+    let pending = channel.submit(ECHO, b"x", LONG).unwrap();
+    send_signal(channel.pid(), libc::SIGKILL);
+    let error = pending.wait().unwrap_err();
+    cause(&error);
+    assert_eq!((error.was_begun(), error.death().unwrap().serving()), (Some(false), None));
+    assert!(error.to_string().contains("while it served no request"), "{error}");
+}
+
+#[test]
 fn an_exit_in_a_handler_is_a_death_with_its_code_even_if_that_is_zero() {
     let _alone = alone();
     let dir = temp_dir("exits");

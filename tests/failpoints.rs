@@ -250,6 +250,8 @@ fn a_frame_is_delivered_if_and_only_if_it_was_committed_before_the_death() {
                 Ok(reply) => assert!(is_delivered && reply.to_vec() == b"the last one", "{point}"),
                 Err(error) => {
                     assert!(!is_delivered && error.kind() == ErrorKind::PeerDied, "{point}");
+                    cause(&error);
+                    assert_eq!(error.was_begun(), Some(true), "{point}");
                 }
             }
             let error = channel.call(ECHO, b"after", LONG).unwrap_err();

@@ -1,10 +1,10 @@
 //! What is told of a worker that has ended.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::channel::handle::instant;
-use crate::error::{Error, ExitCause, WorkerDeath};
+use crate::error::{EndOfService, Error, ExitCause, WorkerDeath};
 use crate::process::exit::Child;
 use crate::process::log::Log;
 #[cfg(any(feature = "testing", feature = "named"))]
@@ -168,7 +168,7 @@ impl Deathbed {
     }
 
     /// The error for an operation that the worker's end has ended.
-    pub(crate) fn error(&self, request: Option<u64>) -> Error {
+    pub(crate) fn error(&self, request: Option<u64>, end_of_service: Arc<EndOfService>) -> Error {
         let (status, oom_suspected) = match &self.body {
             Body::Process(child) => (child.cause_cell(), child.oom_cell()),
             #[cfg(any(feature = "testing", feature = "named"))]
@@ -182,6 +182,7 @@ impl Deathbed {
             log_tail: self.body.log().and_then(Log::tail),
             status,
             oom_suspected,
+            end_of_service,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, WorkerDeath};
+use crate::error::{EndOfService, Error, WorkerDeath};
 use crate::shm::clock::Deadline;
 
 /// Who the worker is.
@@ -14,7 +14,7 @@ impl Deathbed {
     pub(crate) fn wait_for_status(&self, _: Deadline) {}
 
     #[expect(clippy::unused_self, reason = "nothing is known")]
-    pub(crate) fn error(&self, request: Option<u64>) -> Error {
+    pub(crate) fn error(&self, request: Option<u64>, end_of_service: Arc<EndOfService>) -> Error {
         Error::peer_died(WorkerDeath {
             role: String::new(),
             pid: 0,
@@ -23,6 +23,7 @@ impl Deathbed {
             log_tail: None,
             status: Arc::default(),
             oom_suspected: Arc::default(),
+            end_of_service,
         })
     }
 }

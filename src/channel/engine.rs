@@ -20,7 +20,7 @@ use crate::channel::pump::Pump;
 use crate::channel::timed::TimedLock;
 use crate::channel::wake_list::WakeList;
 use crate::config::Config;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, StatusLine};
 use crate::link::{Duplex, ParentWords};
 use crate::protocol::health::{self, WorkerState};
 use crate::protocol::spare::{Spare, Whole};
@@ -200,6 +200,8 @@ impl Engine {
         };
         // The life has just been made for this engine: nobody else has set it.
         let _ = engine.life.on_over.set(Box::new(wake));
+        let status = Arc::downgrade(&engine.words.status);
+        engine.life.end_of_service.set_line(status);
         engine
     }
 
@@ -389,7 +391,14 @@ impl Engine {
     pub(crate) fn timed_out(&self, request: u64, after: Duration) -> Error {
         let busy = self.describe_worker();
         let message = format!("request {request} timed out after {after:?}; {busy}");
-        Error::new(ErrorKind::Timeout, message)
+        let error = Error::new(ErrorKind::Timeout, message);
+        // If it is not begun it can still be, until the worker finds it cancelled.
+        if self.has_begun(request) { error.with_begun(true) } else { error }
+    }
+
+    /// Whether the worker says that this is the request that it began last.
+    fn has_begun(&self, request: u64) -> bool {
+        self.words.status.last_served().begun == request
     }
 
     /// Whether requests can be sent, as far as it is known.

@@ -10,11 +10,11 @@
 //! The first cause wins and never changes.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::channel::death::Deathbed;
 use crate::channel::wakers::Wakers;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{EndOfService, Error, ErrorKind, Result};
 use crate::ring::doorbell::Alarm;
 use crate::shm::clock::Deadline;
 use crate::shm::fork;
@@ -45,6 +45,8 @@ pub(crate) struct Life {
     pub(crate) alarm: Alarm,
     /// Who the worker is and how it ended; set once it is started.
     pub(crate) deathbed: OnceLock<Deathbed>,
+    /// Which request the worker served when it ended.
+    pub(crate) end_of_service: Arc<EndOfService>,
     /// Tasks that wait for the worker's exit status.
     pub(crate) ended: Wakers,
     /// Wakes those who wait on something else than the alarm.
@@ -99,6 +101,8 @@ impl Life {
 
     /// The worker has ended and its exit status is known.
     pub(crate) fn has_ended(&self) -> bool {
+        // While the channel's memory is there; the answer is kept.
+        let _ = self.end_of_service.last_served();
         let is_first = self.die();
         self.ended.wake_all_elsewhere();
         is_first
@@ -166,7 +170,9 @@ impl Life {
     pub(crate) fn why_over_now(&self, request: Option<u64>) -> Error {
         match (self.phase(), self.failure(), self.deathbed.get()) {
             (Phase::Failed | Phase::Dead, Some(failure), _) => failure,
-            (Phase::Open | Phase::Dead, None, Some(deathbed)) => deathbed.error(request),
+            (Phase::Open | Phase::Dead, None, Some(deathbed)) => {
+                deathbed.error(request, Arc::clone(&self.end_of_service))
+            }
             _ => closed(),
         }
     }

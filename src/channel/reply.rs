@@ -162,7 +162,7 @@ impl Pending {
         match item {
             Item::Result(body) => Ok(Reply { request, body }),
             Item::Cancelled => Err(cancelled(request)),
-            Item::Expired => Err(self.timed_out()),
+            Item::Expired => Err(self.timed_out().with_begun(false)),
             Item::Failed(error) => Err(error),
             Item::Chunk(..) | Item::End => {
                 let message = format!("request {request} wants one result, the worker streams");

@@ -95,7 +95,8 @@ impl Engine {
     /// Refuses a message that is too long, before anything is touched.
     pub(crate) fn check_len(&self, len: usize) -> Result<()> {
         if len > self.config.max_message.max(self.config.down.max_frame) {
-            return Err(Error::too_large(len, self.config.max_message, "raise max_message"));
+            let error = Error::too_large(len, self.config.max_message, "raise max_message");
+            return Err(error.with_begun(false));
         }
         Ok(())
     }
@@ -163,7 +164,7 @@ impl Engine {
     #[cold]
     pub(crate) fn no_turn() -> Error {
         let message = "another long message was on its way during the whole timeout";
-        Error::new(ErrorKind::Timeout, message)
+        Error::new(ErrorKind::Timeout, message).with_begun(false)
     }
 
     fn send_frame(
@@ -221,7 +222,7 @@ impl Engine {
             "no room for {len} bytes in the request ring within the timeout, {in_flight} bytes \
              are in flight; {busy}"
         );
-        Error::new(ErrorKind::Timeout, message)
+        Error::new(ErrorKind::Timeout, message).with_begun(false)
     }
 }
 

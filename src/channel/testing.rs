@@ -70,7 +70,7 @@ pub(crate) fn rig_with_hints(requests: usize, hints: [Option<Arc<Hint>>; 2]) -> 
     let words = ParentWords {
         abort: down.u32_at(FLAG).unwrap(),
         requests: RequestCells(down.table(TABLE, 2 * requests).unwrap()),
-        status: StatusWords {
+        status: Arc::new(StatusWords {
             state: up_seen.u32_at(FLAG).unwrap(),
             current: up_seen.u64_at(STATUS).unwrap(),
             busy_since: up_seen.u64_at(STATUS + 8).unwrap(),
@@ -78,7 +78,7 @@ pub(crate) fn rig_with_hints(requests: usize, hints: [Option<Arc<Hint>>; 2]) -> 
             served: up_seen.u64_at(STATUS + 24).unwrap(),
             bytes_in: up_seen.u64_at(STATUS + 32).unwrap(),
             bytes_out: up_seen.u64_at(STATUS + 40).unwrap(),
-        },
+        }),
         credit_need: up_seen.u64_at(CREDIT_NEED).unwrap(),
         credit_request: up_seen.u64_at(CREDIT_REQUEST).unwrap(),
         data_bell: Bell::new(down.u32_at(BELL).unwrap(), None),

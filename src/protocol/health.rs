@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{LastServed, Result, StatusLine};
+use crate::link::StatusWords;
 use crate::protocol::wire::{Reader, Writer};
 use crate::shm::clock;
+use crate::sync::Ordering;
 
 /// What a worker is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,6 +36,11 @@ impl WorkerState {
             Self::Stopping => 4,
             Self::Unknown => u32::MAX,
         }
+    }
+
+    /// Whether a handler runs.
+    pub(crate) fn is_serving(self) -> bool {
+        matches!(self, Self::Busy | Self::AwaitingCredit)
     }
 
     pub(crate) fn from_code(code: u32) -> Self {
@@ -74,6 +81,7 @@ pub struct Health {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Status {
     pub(crate) state: u32,
+    /// The request that was begun last; it is served while the state says so.
     pub(crate) current: u64,
     pub(crate) busy_since: u64,
     pub(crate) progress: u64,
@@ -92,7 +100,7 @@ impl Status {
     }
 
     pub(crate) fn report(self, last_error: Option<String>) -> Health {
-        let is_busy = self.current != 0;
+        let is_busy = self.current != 0 && WorkerState::from_code(self.state).is_serving();
         let busy_for = clock::now_ns().saturating_sub(self.busy_since);
         Health {
             state: WorkerState::from_code(self.state),
@@ -104,6 +112,13 @@ impl Status {
             bytes_sent: self.bytes_out,
             last_error,
         }
+    }
+}
+
+impl StatusLine for StatusWords {
+    fn last_served(&self) -> LastServed {
+        let state = WorkerState::from_code(self.state.load(Ordering::Relaxed));
+        LastServed { begun: self.current.load(Ordering::Relaxed), is_running: state.is_serving() }
     }
 }
 

@@ -146,7 +146,7 @@ impl<T> Table<T> {
             "{slots} requests in flight, {mine} of them awaited and the others not yet given up \
              by the worker; raise max_in_flight"
         );
-        Error::new(ErrorKind::TooManyInFlight, message)
+        Error::new(ErrorKind::TooManyInFlight, message).with_begun(false)
     }
 
     /// Where the request lies, here and in the shared request table.

@@ -446,11 +446,11 @@ fn no_space() -> Error {
 }
 
 /// Brings the status line up to date just before a request's last frame is published:
-/// who has seen that frame sees a status in which the request is done.
+/// who has seen that frame sees a status in which the request is done. The id of the request
+/// stays: if the worker ends before the frame is published, it was begun all the same.
 fn report_end(words: &WorkerWords, bytes_out: u64) {
     words.bytes_out.store(bytes_out, Ordering::Relaxed);
     words.served.store(words.served.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-    words.current.store(0, Ordering::Relaxed);
     words.state.store(WorkerState::Idle.code(), Ordering::Relaxed);
 }
 

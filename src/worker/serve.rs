@@ -14,7 +14,7 @@ use crate::shm::bytes::PeerBytes;
 use crate::shm::clock::{COARSE_NS, Deadline, coarse_now_ns, now_ns};
 use crate::shm::layout::{as_u64, as_usize};
 use crate::shm::region::OwnU32;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence};
 use crate::worker::failure::{HandlerError, catch};
 use crate::worker::health::{HealthThread, Report, Shared};
 use crate::worker::reply::Outlet;
@@ -273,6 +273,9 @@ impl Serving<'_> {
         // Pairs with the Acquire load in `Engine::begun_at`, for `busy_since`.
         words.current.store(request.id, Ordering::Release);
         words.state.store(WorkerState::Busy.code(), Ordering::Relaxed);
+        // Before anything that the handler does: if this process ends, the parent must find
+        // that the request was begun. Otherwise it would send it to another worker.
+        fence(Ordering::Release);
         crate::failpoint::failpoint!("before handler");
         let handler = handlers.iter_mut().find(|(kind, _)| *kind == request.kind);
         let result = match handler {
