@@ -125,7 +125,7 @@ fn the_death_of_an_idle_worker_leaves_no_request_begun() {
     let _alone = alone();
     let channel = small().spawn().unwrap();
     assert_usable(&channel);
-    send_signal(channel.pid(), libc::SIGSTOP);
+    stop(channel.pid());
     let pending = channel.submit(ECHO, b"x", LONG).unwrap();
     send_signal(channel.pid(), libc::SIGKILL);
     let error = pending.wait().unwrap_err();
