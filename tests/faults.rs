@@ -49,6 +49,28 @@ fn a_full_ring_whose_consumer_is_stopped_ends_a_send_at_its_deadline_and_later_f
 }
 
 #[test]
+fn a_long_message_that_is_given_up_without_room_frees_its_slot() {
+    // The ready request and three frames of the longest kind leave no room for another header.
+    let config = tiny(4 << 10).max_request(1312).max_in_flight(1).build().unwrap();
+    let channel = spawn(config);
+    channel.wait_ready(LONG).unwrap();
+    stop(channel.pid());
+    let mut writer = channel.write(SUM, Duration::from_millis(30)).unwrap();
+    let error = writer.push(&[1; 40_000]).unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Timeout, Some(false)));
+    assert!(error.to_string().contains("4032 bytes are in flight"), "{error}");
+    drop(writer);
+    assert_eq!(channel.in_flight(), 0);
+    send_signal(channel.pid(), libc::SIGCONT);
+    // Without anything that is sent: the worker finds by itself that it was given up.
+    eventually("its slot is free", || match channel.submit(ECHO, b"x", LONG) {
+        Ok(pending) => pending.wait().unwrap().to_vec() == b"x",
+        Err(error) => error.kind() != ErrorKind::TooManyInFlight,
+    });
+    assert_eq!(numbers(&channel.call(SUM, &vec![1; 9_000], LONG).unwrap().to_vec()), [9_000]);
+}
+
+#[test]
 fn a_reply_that_is_forgotten_holds_its_ring_with_a_name_and_not_the_close() {
     let channel = spawn(tiny(4 << 10).build().unwrap());
     let reply = channel.call(ECHO, &[7; 900], LONG).unwrap();

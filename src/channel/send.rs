@@ -308,8 +308,7 @@ impl Pieces {
         }
         let mut header = self.header;
         header.flags |= flags::CONTINUED | flags::ABANDONED;
-        // If there is no room for this either, the next message in pieces makes the worker
-        // forget this one; its slot in the table stays taken.
+        // If there is no room for this either, the worker finds the request cancelled.
         if let Ok(Some(claim)) = engine.producer.lock().try_claim(0) {
             claim.commit(header);
         }

@@ -18,7 +18,7 @@ use crate::sync::{Ordering, fence};
 use crate::worker::failure::{HandlerError, catch};
 use crate::worker::health::{HealthThread, Report, Shared};
 use crate::worker::reply::Outlet;
-use crate::worker::request::Request;
+use crate::worker::request::{Request, cancelled};
 use crate::worker::stop::Stop;
 use crate::worker::{Handler, Worker};
 
@@ -49,6 +49,7 @@ pub(crate) fn run<S>(
         shared: &shared,
         max_message: as_usize(header.max_message),
         pieces: None,
+        given_up: None,
         spare: Spare::new(),
         is_warm: false,
     };
@@ -113,6 +114,8 @@ struct Server<'a> {
     shared: &'a Shared,
     max_message: usize,
     pieces: Option<Pieces>,
+    /// The request in pieces that was given up last; what still comes of it is dropped.
+    given_up: Option<u64>,
     spare: Arc<Spare>,
     /// The rings' pages are in the page table.
     is_warm: bool,
@@ -127,16 +130,23 @@ impl Server<'_> {
                 // While there is nothing better to do, and not when the next request has come.
                 self.consumer.publish();
             }
-            let mut frame =
-                match self
-                    .consumer
-                    .poll_until(&stop.alarm, Deadline::IDLE, has_rung, || stop.check())
-                {
-                    Ok(Some(frame)) => frame,
-                    Ok(None) => continue,
-                    Err(_) if stop.is_set() => return Ok(()),
-                    Err(error) => return Err(error),
-                };
+            if self.pieces.is_some() {
+                self.forget_cancelled()?;
+            }
+            let (words, pieces) = (self.words, &self.pieces);
+            let check = || {
+                stop.check()?;
+                check_collecting(words, pieces)
+            };
+            let consumer = &mut self.consumer;
+            let mut frame = match consumer.poll_until(&stop.alarm, Deadline::IDLE, has_rung, check)
+            {
+                Ok(Some(frame)) => frame,
+                Ok(None) => continue,
+                Err(_) if stop.is_set() => return Ok(()),
+                Err(error) if error.is_cancelled() => continue,
+                Err(error) => return Err(error),
+            };
             if stop.is_set() {
                 return Ok(());
             }
@@ -157,6 +167,9 @@ impl Server<'_> {
                 // Slots that are long free must not stay hidden while a handler runs.
                 frame.publish_earlier();
                 serving.request(header, frame.payload(), session, handlers)
+            } else if header.flags & flags::CONTINUED != 0 && Some(header.request) == self.given_up
+            {
+                continue;
             } else {
                 if header.flags & flags::CONTINUED == 0
                     && let Some(forgotten) = self.pieces.take()
@@ -180,6 +193,24 @@ impl Server<'_> {
         }
     }
 
+    /// Gives up the message that is being collected if its request is cancelled: its sender
+    /// may have had no room for the frame that takes it back, and would wait for ever for the
+    /// request's last frame.
+    #[cold]
+    fn forget_cancelled(&mut self) -> Result<()> {
+        let is_cancelled = check_collecting(self.words, &self.pieces).is_err();
+        let Some(forgotten) = self.pieces.take_if(|_| is_cancelled) else { return Ok(()) };
+        let Pieces { header, bytes } = forgotten;
+        self.given_up = Some(header.request);
+        self.spare.give(bytes);
+        self.outlet.begin(header.request);
+        match self.outlet.cancel() {
+            // The loop finds it set as well.
+            Err(_) if self.stop.is_set() => Ok(()),
+            result => result,
+        }
+    }
+
     fn set_state(&self, state: WorkerState) {
         self.words.state.store(state.code(), Ordering::Relaxed);
     }
@@ -191,6 +222,17 @@ impl Server<'_> {
         // If it cannot be told the parent still sees this process end.
         let _ = self.outlet.fail(&failure);
         Error::worker_failure(failure)
+    }
+}
+
+/// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) if the request whose pieces are being
+/// collected is cancelled. A cancel rings the worker's bell, so that a wait looks again.
+fn check_collecting(words: &WorkerWords, pieces: &Option<Pieces>) -> Result<()> {
+    match pieces {
+        Some(Pieces { header, .. }) if words.requests.is_cancelled(header.request) => {
+            Err(cancelled(header.request))
+        }
+        _ => Ok(()),
     }
 }
 
