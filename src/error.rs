@@ -4,12 +4,20 @@
 //! predicates tell what happened; the message says what, how much, the limit
 //! and the option that raises it; [`Error::death`] and [`Error::worker`] carry
 //! what is known about a dead worker and about a failure inside a handler.
+//!
+//! `{}` writes one line and leaves out what [`source`](std::error::Error::source) returns.
+//! `{:#}` adds the sources to that line, and below it the end of a dead worker's log.
+//! `{:?}` writes the kind and the same as `{:#}`.
+
+mod death;
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io;
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
+
+pub(crate) use death::{EndOfService, LastServed, NO_LOG, StatusLine};
+pub use death::{ExitCause, WorkerDeath};
 
 /// Result with this library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -34,8 +42,6 @@ pub enum ErrorKind {
     Closed,
     /// As many requests as the channel can hold are in flight.
     TooManyInFlight,
-    /// Not possible now without waiting.
-    WouldBlock,
     /// The peer process is gone; see [`Error::death`].
     PeerDied,
     /// The peer wrote something that cannot be; the channel is unusable for good.
@@ -66,9 +72,12 @@ struct Repr {
     kind: ErrorKind,
     message: Cow<'static, str>,
     detail: Detail,
-    source: Option<io::Error>,
+    source: Option<Source>,
     begun: Option<bool>,
+    log_tail: Option<String>,
 }
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
 
 enum Detail {
     None,
@@ -95,7 +104,7 @@ impl Error {
         message: impl Into<Cow<'static, str>>,
         source: io::Error,
     ) -> Self {
-        Self::build(kind, message.into(), Detail::None, Some(source))
+        Self::build(kind, message.into(), Detail::None, Some(source.into()))
     }
 
     pub(crate) fn too_large(len: usize, cap: usize, option: &str) -> Self {
@@ -105,8 +114,7 @@ impl Error {
     }
 
     pub(crate) fn worker_failure(failure: WorkerFailure) -> Self {
-        let message = failure.to_string().into();
-        Self::build(ErrorKind::Worker, message, Detail::Worker(failure), None)
+        Self::build(ErrorKind::Worker, Cow::Borrowed(""), Detail::Worker(failure), None)
     }
 
     pub(crate) fn peer_died(death: WorkerDeath) -> Self {
@@ -122,9 +130,17 @@ impl Error {
         kind: ErrorKind,
         message: Cow<'static, str>,
         detail: Detail,
-        source: Option<io::Error>,
+        source: Option<Source>,
     ) -> Self {
-        Self(Arc::new(Repr { kind, message, detail, source, begun: None }))
+        Self(Arc::new(Repr { kind, message, detail, source, begun: None, log_tail: None }))
+    }
+
+    /// Shows the end of the worker's log. Only before the error is cloned.
+    pub(crate) fn with_log_tail(mut self, tail: Option<String>) -> Self {
+        if let Some(repr) = Arc::get_mut(&mut self.0) {
+            repr.log_tail = tail;
+        }
+        self
     }
 
     /// Says whether a handler had begun the request. Only before the error is cloned.
@@ -215,6 +231,21 @@ impl Error {
         }
     }
 
+    /// The last 4096 bytes that the worker logged, lossily decoded, if it has a log: when it is
+    /// dead, or did not attach.
+    #[must_use]
+    pub fn log_tail(&self) -> Option<&str> {
+        match &self.0.detail {
+            Detail::Death(death) => death.log_tail.as_deref(),
+            _ => self.0.log_tail.as_deref(),
+        }
+    }
+
+    fn source_kind(&self) -> Option<io::ErrorKind> {
+        let source = std::error::Error::source(self)?;
+        source.downcast_ref::<io::Error>().map(io::Error::kind)
+    }
+
     /// What a handler reported, when the kind is [`ErrorKind::Worker`].
     #[must_use]
     pub fn worker(&self) -> Option<&WorkerFailure> {
@@ -237,26 +268,53 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.detail {
-            Detail::Death(death) => death.fmt(f)?,
-            _ => f.write_str(&self.0.message)?,
+            Detail::Death(death) => write!(f, "{death}")?,
+            Detail::Worker(failure) => write!(f, "{failure}")?,
+            Detail::None | Detail::TooLarge { .. } => one_line(f, &self.0.message)?,
         }
-        match &self.0.source {
-            Some(source) => write!(f, ": {source}"),
-            None => Ok(()),
+        if !f.alternate() {
+            return Ok(());
         }
+        let mut next = std::error::Error::source(self);
+        while let Some(source) = next {
+            f.write_str(": ")?;
+            one_line(f, &source.to_string())?;
+            next = source.source();
+        }
+        write_log_tail(f, self.log_tail())
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}({self})", self.0.kind)
+        write!(f, "{:?}({self:#})", self.0.kind)
     }
 }
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        let source = self.0.source.as_ref()?;
+        let source: &(dyn std::error::Error + 'static) = self.0.source.as_deref()?;
         Some(source)
+    }
+}
+
+/// Writes text that may come from another process: a line break or an escape sequence in it
+/// is shown, and does nothing.
+fn one_line(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    if !text.contains(char::is_control) {
+        return f.write_str(text);
+    }
+    text.chars().try_for_each(|c| match c {
+        '\t' => f.write_char(c),
+        c if c.is_control() => write!(f, "{}", c.escape_default()),
+        c => f.write_char(c),
+    })
+}
+
+fn write_log_tail(f: &mut fmt::Formatter<'_>, tail: Option<&str>) -> fmt::Result {
+    match tail.map(str::trim_end) {
+        Some(tail) if !tail.is_empty() => write!(f, "; the log ends:\n{tail}"),
+        _ => Ok(()),
     }
 }
 
@@ -271,12 +329,10 @@ impl From<Error> for io::Error {
             K::Timeout | K::Stalled => io::ErrorKind::TimedOut,
             K::Cancelled => io::ErrorKind::Interrupted,
             K::Closed => io::ErrorKind::NotConnected,
-            K::TooManyInFlight | K::WouldBlock => io::ErrorKind::WouldBlock,
+            K::TooManyInFlight => io::ErrorKind::WouldBlock,
             K::PeerDied => io::ErrorKind::BrokenPipe,
             K::Unsupported => io::ErrorKind::Unsupported,
-            K::Spawn | K::Os => {
-                error.0.source.as_ref().map_or(io::ErrorKind::Other, io::Error::kind)
-            }
+            K::Spawn | K::Os => error.source_kind().unwrap_or(io::ErrorKind::Other),
             K::Worker | K::Handshake | K::Forked => io::ErrorKind::Other,
         };
         Self::new(kind, error)
@@ -299,233 +355,20 @@ pub struct WorkerFailure {
 
 impl fmt::Display for WorkerFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "worker failed: {}: {}", self.type_name, self.message)?;
-        self.sources.iter().try_for_each(|source| write!(f, ": {source}"))
-    }
-}
-
-/// How a worker process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ExitCause {
-    /// It called exit, with this code.
-    Exited(i32),
-    /// This signal killed it.
-    Signaled(i32),
-    /// Somebody else reaped it, so that the status is lost.
-    Unknown,
-}
-
-impl ExitCause {
-    /// `SIGKILL` for 9, and so on; `None` when no signal is involved.
-    #[must_use]
-    pub fn signal_name(self) -> Option<&'static str> {
-        match self {
-            Self::Signaled(number) => Some(signal_name(number)),
-            Self::Exited(_) | Self::Unknown => None,
+        f.write_str("worker failed: ")?;
+        one_line(f, &self.type_name)?;
+        for text in std::iter::once(&self.message).chain(&self.sources) {
+            f.write_str(": ")?;
+            one_line(f, text)?;
         }
-    }
-}
-
-impl fmt::Display for ExitCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exited(code) => write!(f, "exited with code {code}"),
-            Self::Signaled(n) => write!(f, "killed by signal {} ({n})", signal_name(*n)),
-            Self::Unknown => f.write_str("ended, status unknown (reaped elsewhere)"),
-        }
-    }
-}
-
-/// What is known about the end of a worker.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct WorkerDeath {
-    /// The worker's role.
-    pub role: String,
-    /// Its process id.
-    pub pid: u32,
-    /// The request that the error ended, if it was sent. It was not necessarily the one that
-    /// the worker served: see [`WorkerDeath::serving`] and [`WorkerDeath::was_begun`].
-    pub request: Option<u64>,
-    /// Its log, when it has one.
-    pub log_path: Option<PathBuf>,
-    /// The last 4096 bytes that it logged, lossily decoded.
-    pub log_tail: Option<String>,
-    pub(crate) status: Arc<OnceLock<ExitCause>>,
-    pub(crate) oom_suspected: Arc<OnceLock<bool>>,
-    pub(crate) end_of_service: Arc<EndOfService>,
-}
-
-/// What the worker's status line says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LastServed {
-    /// The request that was begun last; zero if none was.
-    pub(crate) begun: u64,
-    /// Whether its handler was running.
-    pub(crate) is_running: bool,
-}
-
-/// A worker's status line, in the memory of its channel.
-pub(crate) trait StatusLine: fmt::Debug + Send + Sync {
-    fn last_served(&self) -> LastServed;
-}
-
-/// What the worker's status line said when the worker had ended. An error outlives the
-/// channel's memory, so that the line is read once and kept.
-#[derive(Debug, Default)]
-pub(crate) struct EndOfService {
-    line: OnceLock<Weak<dyn StatusLine>>,
-    read: OnceLock<LastServed>,
-}
-
-impl EndOfService {
-    /// Where to read; once.
-    pub(crate) fn set_line(&self, line: Weak<dyn StatusLine>) {
-        // A channel has one engine, which sets this when it is made.
-        let _ = self.line.set(line);
-    }
-
-    /// What the line says. Only for a worker that has ended: no thread of it runs any more,
-    /// so that nothing is begun after this look. `None` if the channel's memory went first.
-    pub(crate) fn last_served(&self) -> Option<LastServed> {
-        if let Some(read) = self.read.get() {
-            return Some(*read);
-        }
-        let line = self.line.get()?.upgrade()?;
-        Some(*self.read.get_or_init(|| line.last_served()))
-    }
-}
-
-impl WorkerDeath {
-    /// How it ended. A big process can be known to be dead half a second before
-    /// the kernel hands out its status: until then, `None`.
-    #[must_use]
-    pub fn cause(&self) -> Option<ExitCause> {
-        self.status.get().copied()
-    }
-
-    /// The request whose handler was running when the worker ended. `None` if no handler
-    /// was, and until [`WorkerDeath::cause`] is known. A worker that uses raw rings serves
-    /// no requests.
-    #[must_use]
-    pub fn serving(&self) -> Option<u64> {
-        self.last_served().filter(|last| last.is_running).map(|last| last.begun)
-    }
-
-    /// Only once the exit status is known: the first sign of a death comes while threads of
-    /// the worker may still run.
-    fn last_served(&self) -> Option<LastServed> {
-        self.cause()?;
-        self.end_of_service.last_served()
-    }
-
-    /// Whether the worker had begun to serve the request that the error ended: whether its
-    /// handler was about to be called, or had been. The worker notes this in shared memory
-    /// before it calls a handler, and the note is read after the worker has ended. So
-    /// `Some(false)` means that no handler has seen the request, and that it can be sent to
-    /// another worker without being served twice. `None` until [`WorkerDeath::cause`] is known.
-    #[must_use]
-    pub fn was_begun(&self) -> Option<bool> {
-        let Some(request) = self.request else { return Some(false) };
-        // A request that was begun before the last one has had its last frame, which was
-        // delivered: it did not end with this error.
-        self.last_served().map(|last| last.begun == request)
-    }
-
-    /// The kernel's out-of-memory killer is the likely cause: it was killed by a
-    /// SIGKILL that this library did not send, while the kernel's count of such
-    /// kills went up.
-    #[must_use]
-    pub fn is_oom_suspected(&self) -> bool {
-        self.oom_suspected.get().copied().unwrap_or(false)
-    }
-}
-
-/// What is said of a death without a log.
-pub(crate) const NO_LOG: &str = "; it has no log: `Spawner::log_dir` keeps one of a spawned worker";
-
-impl fmt::Display for WorkerDeath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "worker {} (pid {}) died: ", self.role, self.pid)?;
-        match self.cause() {
-            Some(cause) => write!(f, "{cause}")?,
-            None => f.write_str("exit status not known yet")?,
-        }
-        if self.is_oom_suspected() {
-            f.write_str(", probably by the kernel's out-of-memory killer")?;
-        }
-        match (self.was_begun(), self.serving(), self.request) {
-            (Some(true), _, Some(request)) => write!(f, ", while it served request {request}")?,
-            (_, Some(other), _) => write!(f, ", while it served request {other}")?,
-            (Some(false), None, _) if self.last_served().is_some() => {
-                f.write_str(", while it served no request")?;
-            }
-            _ => {}
-        }
-        match (self.was_begun(), self.request) {
-            (Some(false), Some(request)) => {
-                write!(f, "; request {request} had not been begun")?;
-            }
-            (None, Some(request)) => write!(f, ", before it had answered request {request}")?,
-            _ => {}
-        }
-        if let Some(path) = &self.log_path {
-            write!(f, "; log {}", path.display())?;
-        } else {
-            f.write_str(NO_LOG)?;
-        }
-        match self.log_tail.as_deref().map(str::trim_end) {
-            Some(tail) if !tail.is_empty() => write!(f, ", which ends:\n{tail}"),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The name of a signal on Linux.
-fn signal_name(number: i32) -> &'static str {
-    const NAMES: [(i32, &str); 31] = [
-        (libc::SIGHUP, "SIGHUP"),
-        (libc::SIGINT, "SIGINT"),
-        (libc::SIGQUIT, "SIGQUIT"),
-        (libc::SIGILL, "SIGILL"),
-        (libc::SIGTRAP, "SIGTRAP"),
-        (libc::SIGABRT, "SIGABRT"),
-        (libc::SIGBUS, "SIGBUS"),
-        (libc::SIGFPE, "SIGFPE"),
-        (libc::SIGKILL, "SIGKILL"),
-        (libc::SIGUSR1, "SIGUSR1"),
-        (libc::SIGSEGV, "SIGSEGV"),
-        (libc::SIGUSR2, "SIGUSR2"),
-        (libc::SIGPIPE, "SIGPIPE"),
-        (libc::SIGALRM, "SIGALRM"),
-        (libc::SIGTERM, "SIGTERM"),
-        (libc::SIGSTKFLT, "SIGSTKFLT"),
-        (libc::SIGCHLD, "SIGCHLD"),
-        (libc::SIGCONT, "SIGCONT"),
-        (libc::SIGSTOP, "SIGSTOP"),
-        (libc::SIGTSTP, "SIGTSTP"),
-        (libc::SIGTTIN, "SIGTTIN"),
-        (libc::SIGTTOU, "SIGTTOU"),
-        (libc::SIGURG, "SIGURG"),
-        (libc::SIGXCPU, "SIGXCPU"),
-        (libc::SIGXFSZ, "SIGXFSZ"),
-        (libc::SIGVTALRM, "SIGVTALRM"),
-        (libc::SIGPROF, "SIGPROF"),
-        (libc::SIGWINCH, "SIGWINCH"),
-        (libc::SIGIO, "SIGIO"),
-        (libc::SIGPWR, "SIGPWR"),
-        (libc::SIGSYS, "SIGSYS"),
-    ];
-    match NAMES.iter().find(|(n, _)| *n == number) {
-        Some((_, name)) => name,
-        None if (32..=64).contains(&number) => "real-time signal",
-        None => "unknown signal",
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -572,16 +415,35 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "worker embed (pid 7) died: killed by signal SIGKILL (9), while it served request 3; \
-             log /tmp/worker-embed.log, which ends:\nloading\nboom"
+             log /tmp/worker-embed.log"
         );
+        assert_eq!(format!("{error:#}"), format!("{error}; the log ends:\nloading\nboom"));
+        assert_eq!(format!("{:#}", error.death().unwrap()), format!("{error:#}"));
+        assert_eq!(format!("{error:?}"), format!("PeerDied({error:#})"));
+        assert_eq!(error.log_tail(), Some("loading\nboom\n"));
         assert!(error.is_peer_dead() && error.is_fatal());
     }
 
     #[test]
-    fn every_signal_has_a_name() {
-        for number in 1..=31 {
-            assert!(signal_name(number).starts_with("SIG"), "{number}");
-        }
-        assert_eq!(signal_name(99), "unknown signal");
+    fn a_message_is_one_line_without_its_source_which_comes_once_in_the_long_form() {
+        let source = io::Error::new(io::ErrorKind::NotFound, "no such\nfile");
+        let error = Error::with_source(ErrorKind::Spawn, "cannot start a\u{1b}[31mb", source);
+        assert_eq!(error.to_string(), "cannot start a\\u{1b}[31mb");
+        assert_eq!(format!("{error:#}"), "cannot start a\\u{1b}[31mb: no such\\nfile");
+        assert_eq!(format!("{error:?}"), format!("Spawn({error:#})"));
+        let source = std::error::Error::source(&error).unwrap();
+        assert_eq!(source.downcast_ref::<io::Error>().unwrap().kind(), io::ErrorKind::NotFound);
+        let failure = WorkerFailure {
+            type_name: "Bad".into(),
+            message: "two\nlines".into(),
+            sources: vec!["why".into()],
+            ..WorkerFailure::default()
+        };
+        let error = Error::worker_failure(failure);
+        assert_eq!(error.to_string(), "worker failed: Bad: two\\nlines: why");
+        let tail = Some("loading\nboom\n".to_owned());
+        let error = Error::new(ErrorKind::Handshake, "it did not attach").with_log_tail(tail);
+        assert_eq!(error.to_string(), "it did not attach");
+        assert_eq!(format!("{error:#}"), "it did not attach; the log ends:\nloading\nboom");
     }
 }

@@ -73,7 +73,9 @@ fn a_signal_in_a_handler_is_named_with_request_log_and_last_lines() {
         assert_eq!(death.log_path.as_deref(), channel.log_path());
         let tail = death.log_tail.as_deref().unwrap();
         assert!(tail.contains("err: last words"), "{tail}");
-        let text = error.to_string();
+        assert_eq!(error.to_string().lines().count(), 1, "{error}");
+        assert_eq!(error.log_tail(), Some(tail));
+        let text = format!("{error:#}");
         for part in [name, &channel.pid().to_string(), &format!("request {request}"), "last words"]
         {
             assert!(text.contains(part), "{part} is missing in: {text}");

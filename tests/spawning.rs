@@ -224,7 +224,8 @@ fn a_program_that_cannot_be_started_is_an_error_with_its_path_and_cause() {
         let error = refused(&Spawner::program(&path).config(Config::small()));
         assert_eq!(error.kind(), ErrorKind::Spawn, "{error}");
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
-        assert!(error.to_string().contains(cause), "{cause} is missing in: {error}");
+        let text = format!("{error:#}");
+        assert!(text.contains(cause), "{cause} is missing in: {text}");
         assert!(start.elapsed() < Duration::from_secs(8), "it is known at once");
     }
     let error = refused(&Spawner::program("no-such-program-anywhere"));
@@ -251,7 +252,10 @@ fn a_program_that_ends_before_it_attaches_is_told_at_once_with_its_log() {
         let error = refused(&shell(script));
         assert_eq!(error.kind(), ErrorKind::Handshake, "{script}: {error}");
         assert!(error.to_string().contains(cause), "{script}: {error}");
-        assert!(error.to_string().contains(words), "{script}: {error}");
+        assert_eq!(error.to_string().lines().count(), 1, "{error}");
+        assert!(error.to_string().contains("worker-worker.log"), "{error}");
+        assert!(error.log_tail().unwrap().contains(words), "{script}: {error:?}");
+        assert!(format!("{error:?}").contains(words), "{script}: {error:?}");
         assert!(start.elapsed() < Duration::from_secs(8), "before the handshake timeout");
         fs::remove_file(dir.join("worker-worker.log")).unwrap();
     }

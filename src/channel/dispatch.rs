@@ -174,7 +174,7 @@ fn channel_failure(frame: &Frame<'_>, kind: Kind) -> Error {
     }
     match failure::decode(&frame.payload().to_vec()) {
         Ok(failure) => Error::worker_failure(failure),
-        Err(error) => Error::corrupt(error.to_string()),
+        Err(error) => Error::corrupt(format!("{error:#}")),
     }
 }
 

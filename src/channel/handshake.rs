@@ -46,20 +46,20 @@ impl Handshake<'_> {
         match sent {
             // It may have said why before it ended, or closed its end.
             Err(error) if error.kind() == ErrorKind::Handshake => {}
-            sent => sent.map_err(|e| self.never_attached(&e.to_string()))?,
+            sent => sent.map_err(|e| self.never_attached(&format!("{e:#}")))?,
         }
         crate::failpoint::failpoint!("after hello");
         let answer = match socket::recv(socket.as_fd(), MAX_LEN, 0, Some(deadline)) {
             Ok(socket::Received::Message { bytes, .. }) => match Answer::decode(&bytes) {
                 Err(error) if error.kind() != ErrorKind::Mismatch => {
-                    return Err(self.never_attached(&error.to_string()));
+                    return Err(self.never_attached(&format!("{error:#}")));
                 }
                 decoded => decoded?,
             },
             Ok(socket::Received::Eof) => {
                 return Err(self.never_attached("it closed its standard input"));
             }
-            Err(error) => return Err(self.never_attached(&error.to_string())),
+            Err(error) => return Err(self.never_attached(&format!("{error:#}"))),
         };
         match answer {
             Answer::Attached(_) => link.answer.check_attached().map(drop),
@@ -78,12 +78,11 @@ impl Handshake<'_> {
         let why = cause.map_or_else(|| why.to_owned(), |cause| cause.to_string());
         let pid = child.pid();
         let mut message = format!("worker {role} (pid {pid}) did not attach: {why}");
-        if let Some(tail) = child.log().and_then(Log::tail).filter(|tail| !tail.trim().is_empty()) {
-            message.push_str(&format!("; its log ends:\n{}", tail.trim_end()));
-        } else if child.log().is_none() {
-            message.push_str(NO_LOG);
+        match child.log() {
+            Some(log) => message.push_str(&format!("; log {}", log.path().display())),
+            None => message.push_str(NO_LOG),
         }
-        Error::new(ErrorKind::Handshake, message)
+        Error::new(ErrorKind::Handshake, message).with_log_tail(child.log().and_then(Log::tail))
     }
 }
 

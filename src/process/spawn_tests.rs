@@ -37,7 +37,7 @@ fn failure(program: &Program) -> String {
 fn failure_of(kind: ErrorKind, program: &Program) -> String {
     let error = spawn(program, null().as_fd(), None).unwrap_err();
     assert_eq!(error.kind(), kind, "{error}");
-    error.to_string()
+    format!("{error:#}")
 }
 
 fn named(path: impl Into<PathBuf>) -> Program {

@@ -136,7 +136,7 @@ impl Refusal {
 
     pub(super) fn send(&self, error: &Error) {
         if let Some(socket) = self.0.take() {
-            let why = error.to_string();
+            let why = format!("{error:#}");
             let answer = match error.kind() {
                 ErrorKind::Mismatch => Answer::Mismatch(why),
                 _ => Answer::Failed(why),

@@ -86,7 +86,7 @@ fn own(word: Option<OwnU32>, told: &SyncSender<Result<()>>) -> Option<Option<Rob
         Ok(owner) => (Some(owner), Ok(())),
         // Some sandboxes have no robust futexes: the parent's pidfd stands in.
         Err(error) if error.kind() == ErrorKind::Unsupported => {
-            eprintln!("slipring worker: {error}; its death will be noticed later");
+            eprintln!("slipring worker: {error:#}; its death will be noticed later");
             (Some(None), Ok(()))
         }
         Err(error) => (None, Err(error)),
@@ -115,7 +115,7 @@ impl<R: Report> Server<'_, R> {
                     Err(error) => {
                         // Told to finish, or the parent wrote garbage: then end the worker too.
                         if !finish.is_set() {
-                            eprintln!("slipring worker: health ring: {error}");
+                            eprintln!("slipring worker: health ring: {error:#}");
                             self.stop.set();
                         }
                         return;

@@ -294,7 +294,7 @@ impl Entrant<'_> {
                 Some(turn)
             }
             Err(error) => {
-                self.failure = Some(error.to_string());
+                self.failure = Some(format!("{error:#}"));
                 self.wake();
                 self.session = None;
                 // It may have failed in the middle.

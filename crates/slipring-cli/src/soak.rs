@@ -113,7 +113,7 @@ impl Soak {
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Error> {
-    let failed = |error: slipring::Error| Error::failure(format!("cannot start: {error}"));
+    let failed = |error: slipring::Error| Error::failure(format!("cannot start: {error:#}"));
     // Checked first: without standard output there would be no report.
     let stdout = Stdout::open()?;
     let spawner = spawner().map_err(failed)?;

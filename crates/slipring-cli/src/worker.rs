@@ -55,7 +55,7 @@ pub(crate) fn config(options: &Options) -> Result<Config, Error> {
         .max_reply(max_reply)
         .max_message(max_request.max(max_reply))
         .build();
-    config.map_err(|e| Error::failure(e.to_string()))
+    config.map_err(|e| Error::failure(format!("{e:#}")))
 }
 
 /// The smallest ring with frames of `len` bytes, and the longest frame in it.
@@ -66,7 +66,7 @@ fn ring_for(len: usize) -> (usize, usize) {
 
 fn reply_len(rows: usize, dim: usize) -> Result<usize, Error> {
     let shape = MatrixShape::new(rows, dim, ElementType::F32);
-    shape.map(|shape| shape.encoded_len()).map_err(|e| Error::failure(e.to_string()))
+    shape.map(|shape| shape.encoded_len()).map_err(|e| Error::failure(format!("{e:#}")))
 }
 
 /// What a batch may hold to fit the rings.
@@ -212,20 +212,17 @@ fn translate(error: &slipring::Error) -> Error {
         // One that ends before it can answer is dead as well.
         ErrorKind::Handshake => died(error),
         ErrorKind::Timeout => Error::failure(format!(
-            "a worker did not answer in time: {error} (allow more with --timeout)"
+            "a worker did not answer in time: {error:#} (allow more with --timeout)"
         )),
         ErrorKind::Spawn | ErrorKind::Os => {
-            Error::failure(format!("cannot start a worker: {error}"))
+            Error::failure(format!("cannot start a worker: {error:#}"))
         }
-        _ => Error::failure(error.to_string()),
+        _ => Error::failure(format!("{error:#}")),
     }
 }
 
-/// What stands below the first line is the end of the worker's log.
 fn died(error: &slipring::Error) -> Error {
-    let text = error.to_string();
-    let (message, log_tail) = text.split_once('\n').unwrap_or((&text, ""));
-    Error::worker_died(message, log_tail)
+    Error::worker_died(error.to_string(), error.log_tail().unwrap_or_default())
 }
 
 fn count(counter: &AtomicU64, bytes: usize) {

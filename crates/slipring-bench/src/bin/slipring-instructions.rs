@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("slipring-instructions: {error}");
+            eprintln!("slipring-instructions: {error:#}");
             ExitCode::FAILURE
         }
     }

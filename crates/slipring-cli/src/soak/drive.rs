@@ -121,7 +121,7 @@ impl Driver<'_> {
                 self.await_the_next(running);
             }
             ErrorKind::Timeout | ErrorKind::Stalled => {
-                Counts::wrong(&counts.hangs, format!("driver {}: {error}", self.who));
+                Counts::wrong(&counts.hangs, format!("driver {}: {error:#}", self.who));
             }
             ErrorKind::Worker => {
                 let failure = error.worker().map(|w| w.type_name.as_str()).unwrap_or_default();

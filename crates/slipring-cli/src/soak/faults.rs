@@ -161,7 +161,7 @@ fn kill(soak: &Soak, spawner: &Spawner, place: &Place, running: &Running) {
         Err(error) => {
             let is_exhausted = error.kind() == ErrorKind::Os;
             let what = if is_exhausted { "out of resources" } else { "a worker did not start" };
-            Counts::wrong(&soak.counts.hangs, format!("{what}: {error}"));
+            Counts::wrong(&soak.counts.hangs, format!("{what}: {error:#}"));
         }
     }
 }
