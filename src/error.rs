@@ -34,7 +34,8 @@ pub enum ErrorKind {
     InvalidPayload,
     /// The deadline passed. The request is retired: a late reply is dropped.
     Timeout,
-    /// A stream delivered nothing for its chunk timeout. Supervisors treat it as a crash.
+    /// A stream delivered nothing for its chunk timeout, and is over. Other requests are not
+    /// affected, but a worker that is stuck in its handler serves none of them.
     Stalled,
     /// The request was cancelled, or the abort flag was set.
     Cancelled,
@@ -50,6 +51,9 @@ pub enum ErrorKind {
     Protocol,
     /// The handler in the worker failed or panicked; see [`Error::worker`].
     Worker,
+    /// The worker could not build its session, so that it serves nothing and ends; see
+    /// [`Error::worker`].
+    Session,
     /// The program could not be started.
     Spawn,
     /// The worker did not attach: it is not a slipring worker, exited, or took too long.
@@ -115,6 +119,10 @@ impl Error {
 
     pub(crate) fn worker_failure(failure: WorkerFailure) -> Self {
         Self::build(ErrorKind::Worker, Cow::Borrowed(""), Detail::Worker(failure), None)
+    }
+
+    pub(crate) fn session_failure(failure: WorkerFailure) -> Self {
+        Self::build(ErrorKind::Session, Cow::Borrowed(""), Detail::Worker(failure), None)
     }
 
     pub(crate) fn peer_died(death: WorkerDeath) -> Self {
@@ -199,12 +207,15 @@ impl Error {
         self.kind() == ErrorKind::Worker
     }
 
-    /// Whether the channel can never be used again after this error: its worker
-    /// is dead, wrote garbage or stalled, or the channel is closed.
+    /// Whether the channel can never be used again after this error: its worker is dead,
+    /// wrote garbage or has no session, or the channel is closed, or belongs to the process
+    /// that this one was forked from. After a stream that stalled and a call that timed out it
+    /// can be used, although its worker may be stuck. Errors of starting a worker are not
+    /// meant: there is no channel then.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
         use ErrorKind as K;
-        matches!(self.kind(), K::PeerDied | K::PeerCorrupt | K::Closed | K::Forked)
+        matches!(self.kind(), K::PeerDied | K::PeerCorrupt | K::Session | K::Closed | K::Forked)
     }
 
     /// `(length, cap)` in bytes of a payload that was [`ErrorKind::TooLarge`].
@@ -227,6 +238,8 @@ impl Error {
     pub fn was_begun(&self) -> Option<bool> {
         match &self.0.detail {
             Detail::Death(death) => death.was_begun(),
+            // A handler has answered, or there was none.
+            Detail::Worker(_) => Some(self.kind() == ErrorKind::Worker),
             _ => self.0.begun,
         }
     }
@@ -246,7 +259,8 @@ impl Error {
         source.downcast_ref::<io::Error>().map(io::Error::kind)
     }
 
-    /// What a handler reported, when the kind is [`ErrorKind::Worker`].
+    /// What a handler reported, when the kind is [`ErrorKind::Worker`], or the builder of the
+    /// session, when it is [`ErrorKind::Session`].
     #[must_use]
     pub fn worker(&self) -> Option<&WorkerFailure> {
         match &self.0.detail {
@@ -269,6 +283,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.detail {
             Detail::Death(death) => write!(f, "{death}")?,
+            Detail::Worker(failure) if self.kind() == ErrorKind::Session => {
+                f.write_str("the worker could not build its session: ")?;
+                failure.tell(f)?;
+            }
             Detail::Worker(failure) => write!(f, "{failure}")?,
             Detail::None | Detail::TooLarge { .. } => one_line(f, &self.0.message)?,
         }
@@ -333,13 +351,13 @@ impl From<Error> for io::Error {
             K::PeerDied => io::ErrorKind::BrokenPipe,
             K::Unsupported => io::ErrorKind::Unsupported,
             K::Spawn | K::Os => error.source_kind().unwrap_or(io::ErrorKind::Other),
-            K::Worker | K::Handshake | K::Forked => io::ErrorKind::Other,
+            K::Worker | K::Session | K::Handshake | K::Forked => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }
 }
 
-/// What a handler reported: the failure of one request, not of the worker.
+/// What a handler reported, which is the failure of one request, or the builder of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct WorkerFailure {
@@ -353,15 +371,21 @@ pub struct WorkerFailure {
     pub backtrace: String,
 }
 
-impl fmt::Display for WorkerFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("worker failed: ")?;
+impl WorkerFailure {
+    fn tell(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         one_line(f, &self.type_name)?;
         for text in std::iter::once(&self.message).chain(&self.sources) {
             f.write_str(": ")?;
             one_line(f, text)?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for WorkerFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("worker failed: ")?;
+        self.tell(f)
     }
 }
 

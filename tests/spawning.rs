@@ -298,7 +298,8 @@ fn a_session_that_cannot_be_built_fails_every_call() {
     ] {
         let channel = small().mode(mode).spawn().unwrap();
         let is_it = |error: Error| {
-            assert_eq!(error.kind(), ErrorKind::Worker, "{mode}: {error}");
+            assert_eq!(error.kind(), ErrorKind::Session, "{mode}: {error}");
+            assert!(error.is_fatal() && error.was_begun() == Some(false), "{mode}: {error}");
             let failure = error.worker().unwrap();
             assert_eq!(failure.type_name, type_name);
             assert!(failure.message.contains(message), "{failure}");
@@ -321,7 +322,7 @@ fn a_session_that_failed_long_before_the_first_call_is_still_told_of() {
     let channel = small().mode("fail").spawn().unwrap();
     eventually("the worker has ended", || channel.exit_cause().is_some());
     let error = channel.call(ECHO, b"x", LONG).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Worker, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Session, "{error}");
     assert_eq!(error.worker().unwrap().message, "no such model");
 }
 
@@ -334,7 +335,7 @@ fn a_session_that_fails_is_told_to_all_threads_that_wait() {
             .collect();
         for thread in threads {
             let error = thread.join().unwrap();
-            assert_eq!(error.kind(), ErrorKind::Worker, "{error}");
+            assert_eq!(error.kind(), ErrorKind::Session, "{error}");
         }
     });
 }

@@ -104,7 +104,7 @@ fn assert_all_works() {
     eventually("it is reaped", || !is_in_the_table(idle.pid()));
     drop(channel);
     let error = small().mode("fail").spawn().unwrap().call(Kind::app(1), b"", LONG).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Worker);
+    assert_eq!(error.kind(), ErrorKind::Session);
 }
 
 #[test]

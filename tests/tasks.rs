@@ -405,7 +405,7 @@ fn a_session_that_cannot_be_built_is_told_to_tasks() {
     let failing = || spawner().mode("late fail");
     on_each(failing, |channel| async move {
         let error = channel.call(ECHO, b"", LONG).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Worker);
+        assert_eq!(error.kind(), ErrorKind::Session);
         assert!(error.to_string().contains("no such model"), "{error}");
     });
 }

@@ -173,7 +173,7 @@ fn channel_failure(frame: &Frame<'_>, kind: Kind) -> Error {
         return Error::corrupt(format!("a {kind} frame for request 0"));
     }
     match failure::decode(&frame.payload().to_vec()) {
-        Ok(failure) => Error::worker_failure(failure),
+        Ok(failure) => Error::session_failure(failure),
         Err(error) => Error::corrupt(format!("{error:#}")),
     }
 }

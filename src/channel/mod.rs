@@ -172,7 +172,7 @@ impl Channel {
     /// [`ErrorKind::TooManyInFlight`]; [`ErrorKind::Timeout`] if the ring stays full; what
     /// the payload's encoding returns; [`ErrorKind::Protocol`] if `kind` is not a kind of
     /// request; [`ErrorKind::Closed`], [`ErrorKind::PeerDied`], [`ErrorKind::PeerCorrupt`],
-    /// [`ErrorKind::Forked`] if the channel is over; [`ErrorKind::Worker`] if that is because
+    /// [`ErrorKind::Forked`] if the channel is over; [`ErrorKind::Session`] if that is because
     /// the session could not be built.
     pub fn submit<P: Payload + ?Sized>(
         &self,
@@ -235,7 +235,7 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Worker`] if the session could not be built; as [`Channel::call`].
+    /// [`ErrorKind::Session`] if the session could not be built; as [`Channel::call`].
     pub fn wait_ready(&self, timeout: Duration) -> Result<()> {
         let pending = self.submit(Kind::READY, &(), timeout)?;
         self.engine.prefault();

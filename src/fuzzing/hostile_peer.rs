@@ -18,7 +18,7 @@ const HANGING: Duration = Duration::from_secs(5);
 /// What may be told of a channel that is over. A frame for request 0 says that there is no
 /// session: that is a worker's failure.
 const OVER: [ErrorKind; 4] =
-    [ErrorKind::Closed, ErrorKind::PeerDied, ErrorKind::PeerCorrupt, ErrorKind::Worker];
+    [ErrorKind::Closed, ErrorKind::PeerDied, ErrorKind::PeerCorrupt, ErrorKind::Session];
 
 /// Messages that were sent to a request by honest means.
 #[derive(Default)]

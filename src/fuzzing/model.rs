@@ -293,7 +293,7 @@ impl Model {
         }
         let is_failure = kind == Kind::ERROR && failure::decode(&payload).is_ok();
         if request == 0 {
-            return Err(if is_failure { ErrorKind::Worker } else { ErrorKind::PeerCorrupt });
+            return Err(if is_failure { ErrorKind::Session } else { ErrorKind::PeerCorrupt });
         }
         let has_more = flags & flags::MORE != 0;
         let is_last = kind != Kind::CHUNK && !has_more;

@@ -103,7 +103,7 @@ impl<S> Worker<S> {
     ///
     /// [`ErrorKind::Handshake`] if this process was not started by a slipring spawner,
     /// [`ErrorKind::Mismatch`] if the two do not agree on the layout,
-    /// [`ErrorKind::Worker`] if the session could not be built,
+    /// [`ErrorKind::Session`] if the session could not be built,
     /// [`ErrorKind::InvalidConfig`] for two handlers of one kind,
     /// [`ErrorKind::PeerCorrupt`] if the parent writes what cannot be. The parent is told.
     pub fn serve(self) -> Result<()> {

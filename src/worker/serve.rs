@@ -221,7 +221,7 @@ impl Server<'_> {
         self.outlet.begin(0);
         // If it cannot be told the parent still sees this process end.
         let _ = self.outlet.fail(&failure);
-        Error::worker_failure(failure)
+        Error::session_failure(failure)
     }
 }
 

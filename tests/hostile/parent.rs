@@ -119,7 +119,7 @@ pub enum Comes {
     Anything,
 }
 
-pub const ANY: [ErrorKind; 8] = [
+pub const ANY: [ErrorKind; 9] = [
     ErrorKind::PeerCorrupt,
     ErrorKind::PeerDied,
     ErrorKind::Protocol,
@@ -127,6 +127,7 @@ pub const ANY: [ErrorKind; 8] = [
     ErrorKind::Stalled,
     ErrorKind::Cancelled,
     ErrorKind::Worker,
+    ErrorKind::Session,
     ErrorKind::TooManyInFlight,
 ];
 
