@@ -312,9 +312,10 @@ impl Engine {
         }
     }
 
-    /// What the worker says it does, and what holds the ring, for a timeout's message.
+    /// What the worker says it does, and what holds the ring, for the message of a timeout:
+    /// that of the request `own`, or of one that found no room.
     #[cold]
-    pub(crate) fn describe_worker(&self) -> String {
+    pub(crate) fn describe_worker(&self, own: Option<u64>) -> String {
         let health = self.status(None);
         let request = health.current_request;
         let for_ms = health.busy_for.unwrap_or_default().as_millis();
@@ -331,8 +332,16 @@ impl Engine {
             (_, Some(request)) => {
                 format!("the worker has been busy with request {request} for {for_ms} ms")
             }
-            _ => "the worker is idle".to_owned(),
+            _ if own.is_some_and(|own| self.has_begun(own)) => {
+                "the worker was about to answer it".to_owned()
+            }
+            _ => "the worker serves no request and does not answer: it may be stopped, or get no \
+                  processor"
+                .to_owned(),
         };
+        if own.is_some_and(|own| !self.has_begun(own)) {
+            text.push_str("; it had not begun this one");
+        }
         let holders = self.reader.try_lock().map(|reader| reader.holders());
         if holders.is_some() {
             // Whoever found the lock taken meanwhile waits for this.
@@ -389,7 +398,7 @@ impl Engine {
     }
 
     pub(crate) fn timed_out(&self, request: u64, after: Duration) -> Error {
-        let busy = self.describe_worker();
+        let busy = self.describe_worker(Some(request));
         let message = format!("request {request} timed out after {after:?}; {busy}");
         let error = Error::new(ErrorKind::Timeout, message);
         // If it is not begun it can still be, until the worker finds it cancelled.

@@ -252,9 +252,17 @@ impl Rings {
             return Ok(None);
         };
         let has_rung = claim.commit(Header { kind: kind.code(), request, ..Header::default() });
+        let (mut deadline, mut has_had_grace) = (deadline, false);
         loop {
             let frame = self.duplex.consumer.poll_until(alarm, deadline, has_rung, stop)?;
-            let Some(frame) = frame else { return Ok(None) };
+            let Some(frame) = frame else {
+                // As for a reply: see `Engine::after_the_deadline`.
+                match deadline.grace().filter(|_| !has_had_grace) {
+                    Some(grace) => (deadline, has_had_grace) = (grace, true),
+                    None => return Ok(None),
+                }
+                continue;
+            };
             if frame.header().request == request {
                 return Ok(Some((frame.header(), frame.payload().to_vec())));
             }

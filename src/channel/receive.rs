@@ -69,11 +69,19 @@ pub(super) struct Wait<'a> {
     has_rung: bool,
     /// Of the stream whose chunk is wanted.
     ahead: Option<&'a mut Ahead>,
+    /// It was about to sleep before its deadline.
+    has_slept: bool,
+    /// It has had the time that a wait gets which was held up itself.
+    has_had_grace: bool,
 }
 
-impl Wait<'_> {
+impl<'a> Wait<'a> {
+    fn new(want: Want, patience: Patience, has_rung: bool, ahead: Option<&'a mut Ahead>) -> Self {
+        Self { want, patience, has_rung, ahead, has_slept: false, has_had_grace: false }
+    }
+
     fn until(want: Want, deadline: Deadline, has_rung: bool) -> Self {
-        Self { want, patience: Patience::Until(deadline), has_rung, ahead: None }
+        Self::new(want, Patience::Until(deadline), has_rung, None)
     }
 }
 
@@ -113,7 +121,7 @@ impl Engine {
     ) -> Result<Option<Item>> {
         check_not_forked()?;
         let (want, patience) = (Want::Chunk(request), Patience::For(timeout));
-        self.drive(&mut Wait { want, patience, has_rung: false, ahead: Some(ahead) }).map(item)
+        self.drive(&mut Wait::new(want, patience, false, Some(ahead))).map(item)
     }
 
     /// Waits until there is room for a payload of `len` bytes, and reads meanwhile: a
@@ -140,7 +148,9 @@ impl Engine {
             }
             has_followed = true;
             self.settle_credit(wait);
-            if !self.follow(wait.want, wait.patience.deadline()) {
+            let deadline = wait.patience.deadline();
+            wait.has_slept |= !deadline.has_passed();
+            if !self.follow(wait.want, deadline) {
                 break self.look(wait);
             }
         };
@@ -150,6 +160,7 @@ impl Engine {
         }
         match found {
             Ok(Some(Found::Over)) => Err(self.why_over(wait.want, wait.patience.deadline())),
+            Ok(None) => self.after_the_deadline(wait),
             Ok(found) => Ok(found),
             // What the worker wrote cannot be, or says that there is no session.
             Err(error) => Err(self.fail(error)),
@@ -161,6 +172,22 @@ impl Engine {
     fn tell_tasks(&self, found: &Result<Option<Found>>) -> bool {
         self.wake_list.wake_all();
         matches!(found, Ok(Some(Found::News)))
+    }
+
+    /// The deadline has passed. If it did so long ago then this process was stopped, or the
+    /// whole machine was, and the worker with it: an answer that was as good as there would
+    /// come just too late. Waits once more, for a moment.
+    #[cold]
+    fn after_the_deadline(&self, wait: &mut Wait<'_>) -> Result<Option<Found>> {
+        let had = std::mem::replace(&mut wait.has_had_grace, true);
+        let grace = wait.patience.deadline().grace();
+        match grace.filter(|_| wait.has_slept && !had) {
+            Some(grace) => {
+                wait.patience = Patience::Until(grace);
+                self.drive(wait)
+            }
+            None => Ok(None),
+        }
     }
 
     #[cold]
@@ -215,7 +242,7 @@ impl Engine {
         self.settle_credit(wait);
         reader.forget_descriptor();
         let mut announced = None;
-        self.sleeper.wait_until(&self.life.alarm, deadline, has_rung, |step| {
+        let found = self.sleeper.wait_until(&self.life.alarm, deadline, has_rung, |step| {
             if step == Step::Announce {
                 announced = Some(self.announce(reader, wait.want));
                 return Ok(None);
@@ -234,7 +261,9 @@ impl Engine {
                 announced = Some(now);
                 fence(Ordering::SeqCst); // A, as in `Sleeper::wait_until`
             }
-        })
+        });
+        wait.has_slept |= announced.is_some();
+        found
     }
 
     /// Says what this thread is about to sleep for, and returns it.

@@ -115,7 +115,9 @@ impl Pending {
 
     /// Waits for the reply. Blocks until it comes, the timeout that the request was
     /// given passes, the request is cancelled, the channel is closed or the worker ends;
-    /// the channel stays usable in the first three cases.
+    /// the channel stays usable in the first three cases. A wait that is woken more than
+    /// 100 ms late, because this process or the whole machine was stopped meanwhile, goes on
+    /// for up to 200 ms, so that an answer which was stopped with it still counts.
     ///
     /// # Errors
     ///
@@ -162,13 +164,23 @@ impl Pending {
         match item {
             Item::Result(body) => Ok(Reply { request, body }),
             Item::Cancelled => Err(cancelled(request)),
-            Item::Expired => Err(self.timed_out().with_begun(false)),
+            Item::Expired => Err(self.expired()),
             Item::Failed(error) => Err(error),
             Item::Chunk(..) | Item::End => {
                 let message = format!("request {request} wants one result, the worker streams");
                 Err(Error::new(ErrorKind::Protocol, message))
             }
         }
+    }
+
+    #[cold]
+    fn expired(&self) -> Error {
+        let (request, timeout) = (self.request, self.timeout);
+        let message = format!(
+            "request {request} timed out after {timeout:?}: its turn came later, and the worker \
+             has not begun it"
+        );
+        Error::new(ErrorKind::Timeout, message).with_begun(false)
     }
 
     #[cold]
@@ -405,7 +417,7 @@ impl Stream {
             "the stream of request {} delivered nothing for {:?}; {}",
             self.request,
             self.timeouts.chunk,
-            self.engine.describe_worker()
+            self.engine.describe_worker(Some(self.request))
         );
         Error::new(ErrorKind::Stalled, message)
     }
@@ -416,7 +428,7 @@ impl Stream {
             "the worker did not begin the stream of request {} within {:?}; {}",
             self.request,
             self.timeouts.queue,
-            self.engine.describe_worker()
+            self.engine.describe_worker(None)
         );
         Error::new(ErrorKind::Timeout, message)
     }

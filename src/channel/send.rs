@@ -217,7 +217,7 @@ impl Engine {
     #[cold]
     pub(crate) fn ring_full(&self, len: usize) -> Error {
         let in_flight = self.producer.lock().in_flight();
-        let busy = self.describe_worker();
+        let busy = self.describe_worker(None);
         let message = format!(
             "no room for {len} bytes in the request ring within the timeout, {in_flight} bytes \
              are in flight; {busy}"

@@ -30,6 +30,12 @@ fn read(clock: libc::clockid_t) -> u64 {
     seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
 }
 
+/// A wait that ends this long after its deadline was held up itself: its process was stopped,
+/// or the whole machine was. No scheduler is as late.
+const HELD_UP: Duration = Duration::from_millis(100);
+/// What such a wait is given once more, for an answer that was held up with it.
+const GRACE: Duration = Duration::from_millis(200);
+
 /// A point on the monotonic clock, or never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Deadline(u64);
@@ -88,6 +94,13 @@ impl Deadline {
         !self.is_endless() && now >= self.0
     }
 
+    /// For a wait that this deadline has just ended: another one, if the wait was held up so
+    /// long that who was to answer may have been as well.
+    pub(crate) fn grace(self) -> Option<Self> {
+        let late = now_ns().saturating_sub(self.0);
+        (Duration::from_nanos(late) >= HELD_UP).then(|| Self::after(GRACE))
+    }
+
     /// Time that is left; zero when it has passed.
     pub(crate) fn remaining(self) -> Duration {
         if self.is_endless() {
@@ -127,6 +140,15 @@ mod tests {
         assert_eq!(Deadline::from_wire(Deadline::IDLE.to_wire()), Deadline::NEVER);
         assert!(!Deadline::NEVER.has_passed() && !Deadline::IDLE.has_passed());
         assert!(Deadline::after(Duration::ZERO).has_passed());
+    }
+
+    #[test]
+    fn only_a_wait_that_ends_long_after_its_deadline_is_given_a_grace() {
+        assert_eq!(Deadline::NEVER.grace(), None);
+        assert_eq!(Deadline::after(Duration::from_secs(5)).grace(), None);
+        let long_ago = Deadline(now_ns() - 1_000_000_000);
+        let grace = long_ago.grace().unwrap();
+        assert!(!grace.has_passed() && grace <= Deadline::after(GRACE));
     }
 
     #[test]

@@ -255,7 +255,7 @@ impl AsyncChannel {
             match answer {
                 Ok(Some(answer)) => Poll::Ready(Ok(Some(answer))),
                 Err(error) => Poll::Ready(Err(error)),
-                Ok(None) if timer.poll_and_look_again(deadline, context) => Poll::Ready(Ok(None)),
+                Ok(None) if timer.poll_for_peer(deadline, context) => Poll::Ready(Ok(None)),
                 Ok(None) => Poll::Pending,
             }
         })

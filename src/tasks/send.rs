@@ -162,7 +162,7 @@ impl<'a> WaitingForRoom<'a> {
         self.place = Some(self.engine.want_room_for_task(self.len, context.waker()));
         match self.engine.try_send_frame(header, self.len, fill) {
             Ok(Some(has_rung)) => Poll::Ready(Ok(has_rung)),
-            Ok(None) if self.timer.poll_and_look_again(deadline, context) => {
+            Ok(None) if self.timer.poll_for_peer(deadline, context) => {
                 Poll::Ready(Err(self.engine.ring_full(self.len)))
             }
             Ok(None) => Poll::Pending,

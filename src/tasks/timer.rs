@@ -16,6 +16,10 @@ pub(crate) struct Timer {
     set: Option<(driver::TimerKey, Waker)>,
     /// When the task is woken to look again.
     look_at: Option<Deadline>,
+    /// The task was told to wait at least once, so that its runtime is to wake it in time.
+    has_waited: bool,
+    /// The end of the time that a wait gets which was held up itself.
+    late: Option<Deadline>,
 }
 
 impl Timer {
@@ -38,11 +42,7 @@ impl Timer {
 
     /// As [`Timer::poll`], for a task that has just looked at the ring: also wakes it a second
     /// later, again and again.
-    pub(crate) fn poll_and_look_again(
-        &mut self,
-        deadline: Deadline,
-        context: &Context<'_>,
-    ) -> bool {
+    fn poll_and_look_again(&mut self, deadline: Deadline, context: &Context<'_>) -> bool {
         let look_at = self.look_at.filter(|at| !at.has_passed());
         let look_at = *self.look_at.insert(look_at.unwrap_or_else(|| Deadline::after(BACKSTOP)));
         if self.poll(deadline.min(look_at), context) {
@@ -52,6 +52,25 @@ impl Timer {
             context.waker().wake_by_ref();
         }
         false
+    }
+
+    /// As [`Timer::poll_and_look_again`]; if the task is woken long after the deadline the worker
+    /// was most likely held up with it, and has a little more time.
+    pub(crate) fn poll_for_peer(&mut self, deadline: Deadline, context: &Context<'_>) -> bool {
+        if !self.poll_and_look_again(self.late.unwrap_or(deadline), context) {
+            self.has_waited = true;
+            return false;
+        }
+        if !self.has_waited || self.late.is_some() {
+            return true;
+        }
+        self.late = deadline.grace();
+        self.late.is_none_or(|late| self.poll_and_look_again(late, context))
+    }
+
+    /// For the next wait of the same task.
+    pub(crate) fn begin_anew(&mut self) {
+        (self.has_waited, self.late) = (false, None);
     }
 
     fn stop(&mut self) {

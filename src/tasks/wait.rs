@@ -261,7 +261,7 @@ impl Waiting {
         if phase != Phase::Open {
             return self.why_over(context, deadline);
         }
-        if self.timer.poll_and_look_again(deadline, context) {
+        if self.timer.poll_for_peer(deadline, context) {
             return Poll::Ready(Ok(None));
         }
         Poll::Pending
@@ -309,6 +309,7 @@ impl Waiting {
             self.engine.stop_waiting(self.request);
         }
         self.engine.leave_end(&mut self.at_end);
+        self.timer.begin_anew();
     }
 }
 
