@@ -111,6 +111,28 @@ impl Error {
         Self::build(kind, message.into(), Detail::None, Some(source.into()))
     }
 
+    pub(crate) fn caused_by(
+        kind: ErrorKind,
+        message: impl Into<Cow<'static, str>>,
+        source: impl Into<Source>,
+    ) -> Self {
+        Self::build(kind, message.into(), Detail::None, Some(source.into()))
+    }
+
+    /// An [`ErrorKind::InvalidPayload`], for implementations of
+    /// [`Payload`](crate::payload::Payload) and [`Source`](crate::payload::Source): a value that
+    /// cannot be encoded, or bytes that do not decode. The message should name what is wrong
+    /// and the value that would be right.
+    ///
+    /// ```
+    /// let error = slipring::Error::invalid_payload("an image of 0 bytes");
+    /// assert_eq!(error.kind(), slipring::ErrorKind::InvalidPayload);
+    /// ```
+    #[must_use]
+    pub fn invalid_payload(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::InvalidPayload, message)
+    }
+
     pub(crate) fn too_large(len: usize, cap: usize, option: &str) -> Self {
         let message = format!("payload of {len} bytes is over the cap of {cap} bytes; {option}");
         let detail = Detail::TooLarge { len, cap };
@@ -256,7 +278,8 @@ impl Error {
 
     fn source_kind(&self) -> Option<io::ErrorKind> {
         let source = std::error::Error::source(self)?;
-        source.downcast_ref::<io::Error>().map(io::Error::kind)
+        let kind = source.downcast_ref::<io::Error>().map(io::Error::kind);
+        kind.filter(|kind| !matches!(kind, io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock))
     }
 
     /// What a handler reported, when the kind is [`ErrorKind::Worker`], or the builder of the
@@ -345,9 +368,11 @@ impl From<Error> for io::Error {
                 io::ErrorKind::InvalidData
             }
             K::Timeout | K::Stalled => io::ErrorKind::TimedOut,
-            K::Cancelled => io::ErrorKind::Interrupted,
+            // Not `Interrupted`, nor `WouldBlock`: after those, loops of std and of reactors try
+            // again what will never succeed.
+            K::Cancelled => io::ErrorKind::ConnectionAborted,
             K::Closed => io::ErrorKind::NotConnected,
-            K::TooManyInFlight => io::ErrorKind::WouldBlock,
+            K::TooManyInFlight => io::ErrorKind::ResourceBusy,
             K::PeerDied => io::ErrorKind::BrokenPipe,
             K::Unsupported => io::ErrorKind::Unsupported,
             K::Spawn | K::Os => error.source_kind().unwrap_or(io::ErrorKind::Other),
@@ -446,6 +471,30 @@ mod tests {
         assert_eq!(format!("{error:?}"), format!("PeerDied({error:#})"));
         assert_eq!(error.log_tail(), Some("loading\nboom\n"));
         assert!(error.is_peer_dead() && error.is_fatal());
+    }
+
+    #[test]
+    fn no_kind_becomes_one_after_which_loops_of_std_try_again() {
+        use ErrorKind as K;
+        let kinds = [
+            (K::InvalidConfig, io::ErrorKind::InvalidInput),
+            (K::InvalidPayload, io::ErrorKind::InvalidData),
+            (K::Timeout, io::ErrorKind::TimedOut),
+            (K::Stalled, io::ErrorKind::TimedOut),
+            (K::Cancelled, io::ErrorKind::ConnectionAborted),
+            (K::Closed, io::ErrorKind::NotConnected),
+            (K::TooManyInFlight, io::ErrorKind::ResourceBusy),
+            (K::PeerDied, io::ErrorKind::BrokenPipe),
+            (K::Unsupported, io::ErrorKind::Unsupported),
+            (K::Session, io::ErrorKind::Other),
+        ];
+        for (kind, io_kind) in kinds {
+            assert_eq!(io::Error::from(Error::new(kind, "")).kind(), io_kind, "{kind:?}");
+        }
+        let of = |source: io::ErrorKind| io::Error::from(Error::os("", source.into())).kind();
+        assert_eq!(of(io::ErrorKind::NotFound), io::ErrorKind::NotFound);
+        assert_eq!(of(io::ErrorKind::Interrupted), io::ErrorKind::Other);
+        assert_eq!(of(io::ErrorKind::WouldBlock), io::ErrorKind::Other);
     }
 
     #[test]

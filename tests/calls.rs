@@ -349,6 +349,35 @@ fn no_late_reply_ever_reaches_another_call() {
 }
 
 #[test]
+fn the_cancel_of_another_channels_request_is_no_cancel_of_this_one() {
+    #[cfg(feature = "named")]
+    if named::included().is_some() {
+        // A worker that attached by name cannot start one of these tests' own.
+        return;
+    }
+    let channel = spawn(Config::small());
+    let error = channel.call(CANCEL_ANOTHER, b"", LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Worker, "{error}");
+    assert!(error.worker().unwrap().message.contains("was cancelled"), "{error}");
+}
+
+#[test]
+fn a_cancelled_writer_stops_at_once_and_leaves_no_last_error() {
+    let channel = spawn(Config::small());
+    let timeout = Duration::from_secs(10);
+    let pending = channel.submit(WRITE_WHEN_CANCELLED, b"", timeout).unwrap();
+    let request = pending.request();
+    eventually("it runs", || channel.health().current_request == Some(request));
+    pending.cancel();
+    let error = pending.wait().unwrap_err();
+    assert!(error.is_cancelled(), "{error}");
+    assert_usable(&channel);
+    assert_eq!(channel.ping(LONG).unwrap().last_error, None);
+    channel.call(FAIL, "truly", LONG).unwrap_err();
+    assert!(channel.ping(LONG).unwrap().last_error.unwrap().contains("truly"));
+}
+
+#[test]
 fn a_worker_does_not_begin_what_timed_out_in_the_queue() {
     let channel = spawn(Config::default());
     channel.wait_ready(LONG).unwrap();

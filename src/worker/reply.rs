@@ -139,7 +139,9 @@ impl ReplyWriter<'_> {
     ///
     /// # Errors
     ///
-    /// As [`Reply::send`].
+    /// As [`Reply::send`]; [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) as soon as a
+    /// frame is full and the request cancelled. As an [`io::Error`] that is of the kind
+    /// `ConnectionAborted`, after which `write_all` does not try again.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
         let (frame, cap) = (self.outlet.producer.max_frame(), self.outlet.max_message);
         let len = (self.sent + self.buffer.len()).saturating_add(bytes.len());
@@ -168,6 +170,9 @@ impl ReplyWriter<'_> {
     }
 
     fn send(&mut self, more: u16) -> Result<()> {
+        if more != 0 {
+            self.outlet.check_cancelled()?;
+        }
         let continued = if self.sent == 0 { 0 } else { flags::CONTINUED };
         let bytes = &self.buffer;
         self.outlet.frame(Kind::RESULT, more | continued, bytes.len(), |slot| {

@@ -1,5 +1,6 @@
 //! What a handler is asked.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -122,7 +123,22 @@ pub(super) fn is_cancelled(words: &WorkerWords, stop: &Stop, request: u64) -> bo
         || stop.is_set()
 }
 
+/// The error that a handler gets of its own request. Its source tells it from that of a
+/// request on a channel whose parent the handler is.
 #[cold]
 pub(super) fn cancelled(request: u64) -> Error {
-    Error::new(ErrorKind::Cancelled, format!("request {request} is cancelled"))
+    let message = format!("request {request} is cancelled");
+    Error::caused_by(ErrorKind::Cancelled, message, GivenUp(request))
 }
+
+/// A request of this worker's that nobody waits for any more.
+#[derive(Debug)]
+pub(super) struct GivenUp(pub(super) u64);
+
+impl fmt::Display for GivenUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("its caller gave it up, or the worker is to end")
+    }
+}
+
+impl std::error::Error for GivenUp {}

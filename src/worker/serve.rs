@@ -18,7 +18,7 @@ use crate::sync::{Ordering, fence};
 use crate::worker::failure::{HandlerError, catch};
 use crate::worker::health::{HealthThread, Report, Shared};
 use crate::worker::reply::Outlet;
-use crate::worker::request::{Request, cancelled};
+use crate::worker::request::{Request, cancelled, is_cancelled};
 use crate::worker::stop::Stop;
 use crate::worker::{Handler, Worker};
 
@@ -325,12 +325,16 @@ impl Serving<'_> {
             None => Err(unknown_kind(request.kind)),
         };
         crate::failpoint::failpoint!("after handler");
-        if let Err(error) = &result {
+        let is_cancelled = || is_cancelled(words, self.stop, request.id);
+        let is_cancel = result.as_ref().is_err_and(|e| e.is_cancel_of(request.id, is_cancelled));
+        if let Err(error) = &result
+            && !is_cancel
+        {
             *self.shared.last_error.lock() = error.summary();
         }
         match result {
             _ if outlet.is_finished() => Ok(()),
-            Err(error) if error.is_cancelled() => outlet.cancel(),
+            Err(_) if is_cancel => outlet.cancel(),
             Err(error) => outlet.fail(&error.into_failure()),
             // It returned what an earlier request's reply had given it.
             Ok(()) => outlet.fail(&no_reply()),

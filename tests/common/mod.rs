@@ -69,6 +69,11 @@ pub const TIME_LEFT: Kind = Kind::named("time left");
 /// Sends as a chunk, then fails with an error that is not the one that sending gave it.
 pub const CHUNK_THEN_OTHER_ERROR: Kind = Kind::named("chunk, then another error");
 
+/// Writes without end once it is cancelled, and returns the error of that.
+pub const WRITE_WHEN_CANCELLED: Kind = Kind::named("write when cancelled");
+/// As a parent calls a worker of its own, cancels that call, and returns the error of it.
+pub const CANCEL_ANOTHER: Kind = Kind::named("cancel another");
+
 /// Deterministic bytes, different for each seed and place.
 pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
     (0..len as u64)
@@ -299,6 +304,23 @@ pub fn worker() -> Worker<Session> {
     .on(TIME_LEFT, |_, request, reply| {
         let left = u64::try_from(request.time_left().as_millis()).unwrap_or(u64::MAX);
         Ok(reply.send(&encode(&[left]))?)
+    })
+    .on(WRITE_WHEN_CANCELLED, |_, request, reply| {
+        use std::io::Write;
+        let mut writer = reply.write();
+        while !request.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        loop {
+            writer.write_all(&[0; 4096])?;
+        }
+    })
+    .on(CANCEL_ANOTHER, |_, _, reply| {
+        let channel = spawner().config(Config::small()).spawn()?;
+        let pending = channel.submit(UNTIL_CANCELLED, b"", LONG)?;
+        pending.cancel();
+        let other = pending.wait()?;
+        Ok(reply.send(&other.to_vec())?)
     })
     .on(CHUNK_THEN_OTHER_ERROR, |_, request, reply| {
         let len = numbers(&request.to_vec())[0] as usize;
