@@ -43,6 +43,19 @@ fn an_idle_worker_counts_what_it_has_served() {
 }
 
 #[test]
+fn a_last_error_of_wide_characters_is_cut_and_not_a_wrong_answer() {
+    for config in [Config::default(), Config::small()] {
+        let channel = ready(config);
+        for wide in ["\u{1F980}", "x\u{1F980}", "\u{E9}", "x"] {
+            channel.call(FAIL_SHORTLY, &wide.repeat(3000), LONG).unwrap_err();
+            let error = channel.ping(LONG).unwrap().last_error.unwrap();
+            assert!(error.contains(&wide.repeat(90)), "{error}");
+            assert!(error.len() < 1000 && !error.contains('\u{FFFD}'), "{error}");
+        }
+    }
+}
+
+#[test]
 fn a_long_message_is_counted_once_and_whole() {
     let channel = ready(tiny(4 << 10).build().unwrap());
     channel.call(SUM, &vec![1; 50_000], LONG).unwrap();

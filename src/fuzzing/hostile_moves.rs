@@ -180,7 +180,7 @@ impl Play {
         let what = input.u8();
         let kind = if what.is_multiple_of(4) { u16::from(input.u8()) } else { Kind::PONG.code() };
         let payload = match what & 8 {
-            0 => Status::default().encode("nothing"),
+            0 => Status::default().encode("nothing", 1 << 10),
             _ => vec![input.u8(); input.len(1024)],
         };
         let claim = match health.producer.try_claim(payload.len()) {

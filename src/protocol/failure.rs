@@ -4,7 +4,7 @@
 //! of sources and each of them, outermost first.
 
 use crate::error::{Result, WorkerFailure};
-use crate::protocol::wire::{Reader, Writer};
+use crate::protocol::wire::{Reader, Writer, cut};
 
 const MAX_SOURCES: usize = 32;
 const FIELDS: usize = 4 * 4;
@@ -14,9 +14,9 @@ const FIELDS: usize = 4 * 4;
 pub(crate) fn encode(failure: &WorkerFailure, cap: usize) -> Vec<u8> {
     let mut room = cap.saturating_sub(FIELDS);
     let mut take = |text: &str, most: usize| -> String {
-        let cut = floor_char_boundary(text, most.min(room));
-        room -= cut;
-        text.get(..cut).unwrap_or_default().to_owned()
+        let text = cut(text, most.min(room));
+        room -= text.len();
+        text.to_owned()
     };
     let type_name = take(&failure.type_name, 256);
     let message = take(&failure.message, cap / 2);
@@ -55,16 +55,6 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<WorkerFailure> {
         failure.sources.push(reader.text()?);
     }
     Ok(failure)
-}
-
-fn floor_char_boundary(text: &str, mut at: usize) -> usize {
-    if at >= text.len() {
-        return text.len();
-    }
-    while !text.is_char_boundary(at) {
-        at -= 1;
-    }
-    at
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::error::{LastServed, Result, StatusLine};
 use crate::link::StatusWords;
-use crate::protocol::wire::{Reader, Writer};
+use crate::protocol::wire::{Reader, Writer, cut};
 use crate::shm::clock;
 use crate::sync::Ordering;
 
@@ -91,11 +91,13 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    pub(crate) fn encode(&self, last_error: &str) -> Vec<u8> {
+    /// A pong's payload, of at most `most` bytes, for which the error is cut.
+    pub(crate) fn encode(&self, last_error: &str, most: usize) -> Vec<u8> {
         let mut writer = Writer::default();
         writer.u32(self.state).u64(self.current).u64(self.busy_since).u64(self.progress);
         writer.u64(self.served).u64(self.bytes_in).u64(self.bytes_out);
-        writer.bytes(last_error.as_bytes());
+        let room = most.saturating_sub(writer.len() + 4);
+        writer.bytes(cut(last_error, room).as_bytes());
         writer.finish()
     }
 
@@ -145,14 +147,20 @@ mod tests {
     #[test]
     fn a_report_reads_back() {
         let status = Status { state: 2, current: 5, busy_since: 1, served: 4, ..Status::default() };
-        let health = decode(&status.encode("bad input")).unwrap();
+        let health = decode(&status.encode("bad input", 100)).unwrap();
         assert_eq!(health.state, WorkerState::Busy);
         assert_eq!(health.current_request, Some(5));
         assert!(health.busy_for.is_some());
         assert_eq!((health.requests_served, health.last_error.as_deref()), (4, Some("bad input")));
-        let idle = decode(&Status { state: 1, ..Status::default() }.encode("")).unwrap();
+        let idle = decode(&Status { state: 1, ..Status::default() }.encode("", 100)).unwrap();
         assert_eq!((idle.current_request, idle.busy_for, idle.last_error), (None, None, None));
         assert!(decode(&[1, 2, 3]).is_err());
+        for most in 60..80 {
+            let pong = status.encode("\u{E9}\u{1F980}\u{E9}\u{1F980}\u{E9}\u{1F980}", most);
+            assert!(pong.len() <= most, "{most}");
+            let error = decode(&pong).unwrap().last_error.unwrap();
+            assert!("\u{E9}\u{1F980}\u{E9}\u{1F980}\u{E9}\u{1F980}".starts_with(&error), "{error}");
+        }
         assert_eq!(WorkerState::from_code(77), WorkerState::Unknown);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::config::WaitStrategy;
 use crate::error::{Error, ErrorKind, Result};
-use crate::protocol::wire::{Reader, Writer};
+use crate::protocol::wire::{Reader, Writer, cut};
 
 /// Version of these two messages.
 const VERSION: u32 = 1;
@@ -17,6 +17,9 @@ const MAGIC: u32 = u32::from_le_bytes(*b"SLRG");
 pub(crate) const WORKER_ENV: &str = "SLIPRING_WORKER";
 /// The longest message, so that it always fits the socket's buffer.
 pub(crate) const MAX_LEN: usize = 64 << 10;
+
+/// The longest reason of an answer; what is longer is cut.
+const MAX_REASON: usize = 4 << 10;
 
 /// What a worker is told when it is started.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -147,8 +150,8 @@ impl Answer {
         writer.u32(MAGIC).u32(VERSION);
         match self {
             Self::Attached(pid) => writer.u32(0).u32(*pid),
-            Self::Mismatch(why) => writer.u32(1).bytes(why.as_bytes()),
-            Self::Failed(why) => writer.u32(2).bytes(why.as_bytes()),
+            Self::Mismatch(why) => writer.u32(1).bytes(cut(why, MAX_REASON).as_bytes()),
+            Self::Failed(why) => writer.u32(2).bytes(cut(why, MAX_REASON).as_bytes()),
         };
         writer.finish()
     }
@@ -221,6 +224,13 @@ mod tests {
         let error = Hello::decode(&other).unwrap_err();
         assert!(error.to_string().contains("version 9, this side speaks 1"), "{error}");
         assert_eq!(Answer::decode(b"GET / HTTP/1.1").unwrap_err().kind(), ErrorKind::Handshake);
+    }
+
+    #[test]
+    fn a_reason_of_any_length_fits_an_answer() {
+        let long = Answer::Failed("\u{1F980}".repeat(MAX_LEN)).encode();
+        assert!(long.len() <= MAX_LEN);
+        assert_eq!(Answer::decode(&long).unwrap(), Answer::Failed("\u{1F980}".repeat(1024)));
     }
 
     #[test]

@@ -70,6 +70,15 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// As much of the text as `most` bytes hold, in whole characters.
+pub(crate) fn cut(text: &str, most: usize) -> &str {
+    let mut end = most.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
+}
+
 #[cold]
 fn short() -> Error {
     Error::new(ErrorKind::Protocol, "message ends before its last field")
@@ -78,6 +87,14 @@ fn short() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_cut_between_characters_and_counted_in_bytes() {
+        let text = "a\u{1F980}b";
+        let cuts: Vec<&str> = (0..8).map(|most| cut(text, most)).collect();
+        let crab = "a\u{1F980}";
+        assert_eq!(cuts, ["", "a", "a", "a", "a", crab, text, text]);
+    }
 
     #[test]
     fn fields_read_back_and_none_reaches_past_the_end() {

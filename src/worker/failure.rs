@@ -8,6 +8,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 use crate::error::{Error, ErrorKind, WorkerFailure};
+use crate::protocol::wire::cut;
 use crate::worker::request::GivenUp;
 
 /// Why a handler could not do what it was asked. Made by `?` or `into` from every error, from
@@ -88,9 +89,9 @@ impl HandlerError {
         }
     }
 
-    /// One line for the health report.
+    /// One line for the health report, of at most 512 bytes.
     pub(crate) fn summary(&self) -> String {
-        self.failure.to_string().chars().take(256).collect()
+        cut(&self.failure.to_string(), 512).to_owned()
     }
 
     pub(crate) fn into_failure(self) -> WorkerFailure {

@@ -125,7 +125,8 @@ impl<R: Report> Server<'_, R> {
                 Kind::PING => {
                     crate::failpoint::failpoint!("before pong");
                     let last_error = self.shared.last_error.lock().clone();
-                    let pong = self.report.status().encode(&last_error);
+                    let pong =
+                        self.report.status().encode(&last_error, self.health.producer.max_frame());
                     self.answer(Kind::PONG, header.request, &pong)
                 }
                 Kind::SHUTDOWN => {
@@ -144,7 +145,6 @@ impl<R: Report> Server<'_, R> {
 
     fn answer(&mut self, kind: Kind, request: u64, payload: &[u8]) -> Result<()> {
         let finish = self.finish;
-        let payload = payload.get(..self.health.producer.max_frame()).unwrap_or(payload);
         let claim = self.health.producer.claim_until(
             payload.len(),
             &finish.alarm,

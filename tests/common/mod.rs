@@ -25,6 +25,8 @@ pub const COUNT: Kind = Kind::named("count");
 pub const COUNT_AND_FAIL: Kind = Kind::named("count and fail");
 /// Fails with an `io::Error` whose message is the request.
 pub const FAIL: Kind = Kind::named("fail");
+/// As `FAIL`, with the shortest name of a type.
+pub const FAIL_SHORTLY: Kind = Kind::named("fail shortly");
 /// Fails with an error that has two sources.
 pub const FAIL_DEEP: Kind = Kind::named("fail deep");
 /// Panics with the request as message.
@@ -206,6 +208,10 @@ pub fn worker() -> Worker<Session> {
     .on(FAIL, |_, request, _| {
         let text = String::from_utf8_lossy(&request.to_vec()).into_owned();
         Err(std::io::Error::other(text).into())
+    })
+    .on(FAIL_SHORTLY, |_, request, _| {
+        let text = String::from_utf8_lossy(&request.to_vec()).into_owned();
+        Err(HandlerError::new("E", text))
     })
     .on(FAIL_DEEP, |_, _, _| Err(Outer(Inner("x".parse::<u8>().unwrap_err())).into()))
     .on(PANIC, |_, request, _| panic!("{}", String::from_utf8_lossy(&request.to_vec())))
