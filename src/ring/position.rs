@@ -6,7 +6,8 @@ use crate::shm::layout::as_u64;
 /// What a sleep word holds before its first use: no slot starts there.
 pub(crate) const NEVER: u64 = u64::MAX;
 
-/// Bytes of the slot of a frame with a payload of `len` bytes.
+/// Bytes of the slot of a frame with a payload of `len` bytes, which the caller has checked
+/// against the longest frame.
 #[inline]
 pub(crate) fn span(len: usize) -> u64 {
     const LAST: usize = SLOT_ALIGN - 1;

@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::channel::{Engine, Item, Pending, Phase, Place, Reply, Stream, check_not_forked};
 use crate::error::{Error, Result};
@@ -224,7 +224,7 @@ impl Waiting {
             // From here on every thread that stops reading arms the descriptor.
             self.is_counted = true;
             self.engine.add_task();
-            self.spin(is_stream);
+            self.spin(is_stream, deadline);
         }
         let found = self.look(context, deadline, is_stream);
         if found.is_ready() {
@@ -286,7 +286,7 @@ impl Waiting {
 
     /// Looks for a while before the task gives its thread back, if it was asked to and if
     /// that can help.
-    fn spin(&self, is_stream: bool) {
+    fn spin(&self, is_stream: bool, deadline: Deadline) {
         let engine = &self.engine;
         if self.spin == Duration::ZERO || !engine.may_spin() {
             return;
@@ -294,8 +294,8 @@ impl Waiting {
         if is_stream {
             engine.consumed(self.request, 0, true);
         }
-        let until = Instant::now() + self.spin;
-        while !engine.has_item(self.request) && engine.life.is_open() && Instant::now() < until {
+        let until = deadline.at_most(self.spin);
+        while !engine.has_item(self.request) && engine.life.is_open() && !until.has_passed() {
             engine.read_for_tasks();
             std::hint::spin_loop();
         }

@@ -229,6 +229,11 @@ impl Chunks<'_> {
     pub fn send_with(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<()> {
         let outlet = &mut *self.outlet;
         outlet.check_cancelled()?;
+        let longest = outlet.producer.max_frame();
+        if len > longest {
+            // Before it waits for credit, which there never is for so much.
+            return Err(Error::too_large(len, longest, "raise max_reply, or use `send`"));
+        }
         outlet.await_credit(span(len))?;
         outlet.frame(Kind::CHUNK, 0, len, |bytes| {
             fill(bytes);

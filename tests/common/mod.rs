@@ -73,6 +73,11 @@ pub const CHUNK_THEN_OTHER_ERROR: Kind = Kind::named("chunk, then another error"
 
 /// Writes without end once it is cancelled, and returns the error of that.
 pub const WRITE_WHEN_CANCELLED: Kind = Kind::named("write when cancelled");
+/// Streams a chunk of 900 bytes, then asks for what can never be, counts that as progress, and
+/// streams the kinds of the errors.
+pub const ABSURD: Kind = Kind::named("absurd");
+/// Reserves more than there is for its reply, and returns the error of that.
+pub const ABSURD_CLAIM: Kind = Kind::named("absurd claim");
 /// As a parent calls a worker of its own, cancels that call, and returns the error of it.
 pub const CANCEL_ANOTHER: Kind = Kind::named("cancel another");
 
@@ -321,6 +326,23 @@ pub fn worker() -> Worker<Session> {
             writer.write_all(&[0; 4096])?;
         }
     })
+    .on(ABSURD, |_, request, reply| {
+        let mut chunks = reply.stream();
+        chunks.send(&pattern(0, 900))?;
+        let mut kinds = Vec::new();
+        for len in [usize::MAX, usize::MAX - 31, usize::MAX / 2, 1 << 30, 100_000] {
+            let refused = chunks.send_with(len, |_| panic!("there is no such slot"));
+            kinds.push(refused.unwrap_err().kind());
+        }
+        kinds.push(chunks.send(&Endless).unwrap_err().kind());
+        request.set_progress(kinds.len() as u64);
+        chunks.send(&format!("{kinds:?}"))?;
+        Ok(chunks.end()?)
+    })
+    .on(ABSURD_CLAIM, |_, _, reply| match reply.claim(usize::MAX) {
+        Ok(slot) => Ok(slot.send()),
+        Err(error) => Err(error.into()),
+    })
     .on(CANCEL_ANOTHER, |_, _, reply| {
         let channel = spawner().config(Config::small()).spawn()?;
         let pending = channel.submit(UNTIL_CANCELLED, b"", LONG)?;
@@ -335,6 +357,19 @@ pub fn worker() -> Worker<Session> {
             Err(_) => Err(HandlerError::new("test::Other", "instead of a chunk")),
         }
     })
+}
+
+/// A payload of all bytes that there could be.
+pub struct Endless;
+
+impl slipring::payload::Payload for Endless {
+    fn encoded_len(&self) -> usize {
+        usize::MAX
+    }
+
+    fn encode(&self, _: &mut [u8]) -> slipring::Result<()> {
+        Err(slipring::Error::invalid_payload("it has no end"))
+    }
 }
 
 #[derive(Debug)]
