@@ -225,9 +225,9 @@ impl WorkerLink {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Mismatch`], naming both values, for the first of size, seals, magic,
-    /// layout version, side, features and geometry that is not as it must be, and if
-    /// somebody is attached already.
+    /// [`ErrorKind::Mismatch`], naming both values, for the first of seals, magic, layout
+    /// version, side, features, size, geometry and size of the other region that is not as it
+    /// must be, and if somebody is attached already.
     pub(crate) fn attach(
         down: OwnedFd,
         up: OwnedFd,

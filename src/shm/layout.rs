@@ -23,7 +23,7 @@
 //!   +392   u64 checked    position up to which the owner, as producer, has rung for frames
 //!
 //!  abort line:   +0 u32 flag, not zero while the abort flag is set
-//!  status line:  +0 u32 state, +8 u64 request being served, +16 u64 busy since (ns, monotonic),
+//!  status line:  +0 u32 state, +8 u64 request begun last, +16 u64 busy since (ns, monotonic),
 //!                +24 u64 progress, +32 u64 requests served, +40 u64 payload bytes received,
 //!                +48 u64 payload bytes sent
 //!  owner word:   +0 u32 thread id of the health thread | FUTEX_WAITERS; the kernel sets
