@@ -1,0 +1,103 @@
+use std::sync::Arc;
+
+use super::*;
+
+#[test]
+fn an_error_is_one_pointer_wide_and_so_is_its_option() {
+    assert_eq!(size_of::<Error>(), size_of::<usize>());
+    assert_eq!(size_of::<Option<Error>>(), size_of::<usize>());
+}
+
+#[test]
+fn a_payload_over_the_cap_is_told_with_both_numbers_and_the_option() {
+    let error = Error::too_large(70, 64, "raise max_frame");
+    assert_eq!(error.too_large_by(), Some((70, 64)));
+    assert_eq!(
+        error.to_string(),
+        "payload of 70 bytes is over the cap of 64 bytes; raise max_frame"
+    );
+    assert_eq!(io::Error::from(error).kind(), io::ErrorKind::InvalidInput);
+}
+
+impl StatusLine for LastServed {
+    fn last_served(&self) -> LastServed {
+        *self
+    }
+}
+
+#[test]
+fn a_death_names_its_signal_its_log_and_the_last_lines_once_they_are_known() {
+    let death = WorkerDeath {
+        role: "embed".into(),
+        pid: 7,
+        request: Some(3),
+        log_path: Some("/tmp/worker-embed.log".into()),
+        log_tail: Some("loading\nboom\n".into()),
+        status: Arc::default(),
+        oom_suspected: Arc::default(),
+        end_of_service: Arc::default(),
+    };
+    let error = Error::peer_died(death.clone());
+    assert!(error.to_string().contains("exit status not known yet"));
+    assert_eq!(error.was_begun(), None);
+    death.status.set(ExitCause::Signaled(9)).unwrap();
+    let line: Arc<dyn StatusLine> = Arc::new(LastServed { begun: 3, is_running: true });
+    death.end_of_service.set_line(Arc::downgrade(&line));
+    assert_eq!(
+        error.to_string(),
+        "worker embed (pid 7) died: killed by signal SIGKILL (9), while it served request 3; \
+         log /tmp/worker-embed.log"
+    );
+    assert_eq!(format!("{error:#}"), format!("{error}; the log ends:\nloading\nboom"));
+    assert_eq!(format!("{:#}", error.death().unwrap()), format!("{error:#}"));
+    assert_eq!(format!("{error:?}"), format!("PeerDied({error:#})"));
+    assert_eq!(error.log_tail(), Some("loading\nboom\n"));
+    assert!(error.is_peer_dead() && error.is_fatal());
+}
+
+#[test]
+fn no_kind_becomes_one_after_which_loops_of_std_try_again() {
+    use ErrorKind as K;
+    let kinds = [
+        (K::InvalidConfig, io::ErrorKind::InvalidInput),
+        (K::InvalidPayload, io::ErrorKind::InvalidData),
+        (K::Timeout, io::ErrorKind::TimedOut),
+        (K::Stalled, io::ErrorKind::TimedOut),
+        (K::Cancelled, io::ErrorKind::ConnectionAborted),
+        (K::Closed, io::ErrorKind::NotConnected),
+        (K::TooManyInFlight, io::ErrorKind::ResourceBusy),
+        (K::PeerDied, io::ErrorKind::BrokenPipe),
+        (K::Unsupported, io::ErrorKind::Unsupported),
+        (K::Session, io::ErrorKind::Other),
+    ];
+    for (kind, io_kind) in kinds {
+        assert_eq!(io::Error::from(Error::new(kind, "")).kind(), io_kind, "{kind:?}");
+    }
+    let of = |source: io::ErrorKind| io::Error::from(Error::os("", source.into())).kind();
+    assert_eq!(of(io::ErrorKind::NotFound), io::ErrorKind::NotFound);
+    assert_eq!(of(io::ErrorKind::Interrupted), io::ErrorKind::Other);
+    assert_eq!(of(io::ErrorKind::WouldBlock), io::ErrorKind::Other);
+}
+
+#[test]
+fn a_message_is_one_line_without_its_source_which_comes_once_in_the_long_form() {
+    let source = io::Error::new(io::ErrorKind::NotFound, "no such\nfile");
+    let error = Error::with_source(ErrorKind::Spawn, "cannot start a\u{1b}[31mb", source);
+    assert_eq!(error.to_string(), "cannot start a\\u{1b}[31mb");
+    assert_eq!(format!("{error:#}"), "cannot start a\\u{1b}[31mb: no such\\nfile");
+    assert_eq!(format!("{error:?}"), format!("Spawn({error:#})"));
+    let source = std::error::Error::source(&error).unwrap();
+    assert_eq!(source.downcast_ref::<io::Error>().unwrap().kind(), io::ErrorKind::NotFound);
+    let failure = WorkerFailure {
+        type_name: "Bad".into(),
+        message: "two\nlines".into(),
+        sources: vec!["why".into()],
+        ..WorkerFailure::default()
+    };
+    let error = Error::worker_failure(failure);
+    assert_eq!(error.to_string(), "worker failed: Bad: two\\nlines: why");
+    let tail = Some("loading\nboom\n".to_owned());
+    let error = Error::new(ErrorKind::Handshake, "it did not attach").with_log_tail(tail);
+    assert_eq!(error.to_string(), "it did not attach");
+    assert_eq!(format!("{error:#}"), "it did not attach; the log ends:\nloading\nboom");
+}
