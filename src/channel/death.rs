@@ -52,6 +52,15 @@ impl Body {
         }
     }
 
+    /// Whether no thread of it runs any more.
+    fn has_stopped(&self) -> bool {
+        match self {
+            Self::Process(child) => child.has_stopped(),
+            #[cfg(any(feature = "testing", feature = "named"))]
+            Self::Thread(thread) => thread.status().is_some(),
+        }
+    }
+
     /// Blocks until that is known or the deadline has passed.
     fn wait_for_cause(&self, deadline: Instant) {
         match self {
@@ -151,6 +160,11 @@ pub(crate) struct Deathbed {
 }
 
 impl Deathbed {
+    /// Whether no thread of the worker runs any more.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.body.has_stopped()
+    }
+
     /// Errors that tell of the end wait for the exit status for as long as `patience`.
     pub(crate) fn new(role: String, body: Body, patience: Duration) -> Self {
         Self { role, body, patience, patience_ends: OnceLock::new() }

@@ -45,6 +45,11 @@ impl WorkerHandle {
         let (role, pid) = (deathbed.role.clone(), deathbed.body.pid());
         // Once: the life was made for this worker.
         let _ = life.deathbed.set(deathbed);
+        let weak = Arc::downgrade(&life);
+        life.end_of_service.set_has_stopped(Box::new(move || {
+            let life = weak.upgrade();
+            life.and_then(|life| life.deathbed.get().map(Deathbed::has_stopped)).unwrap_or(false)
+        }));
         Self { life, health, role, pid, _watched: watched }
     }
 

@@ -73,11 +73,15 @@ pub(crate) trait StatusLine: fmt::Debug + Send + Sync {
     fn last_served(&self) -> LastServed;
 }
 
+/// Tells whether no thread of the worker runs any more.
+type HasStopped = Box<dyn Fn() -> bool + Send + Sync>;
+
 /// What the worker's status line said when the worker had ended. An error outlives the
 /// channel's memory, so that the line is read once and kept.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct EndOfService {
     line: OnceLock<Weak<dyn StatusLine>>,
+    has_stopped: OnceLock<HasStopped>,
     read: OnceLock<LastServed>,
 }
 
@@ -88,14 +92,27 @@ impl EndOfService {
         let _ = self.line.set(line);
     }
 
-    /// What the line says. Only for a worker that has ended: no thread of it runs any more,
-    /// so that nothing is begun after this look. `None` if the channel's memory went first.
+    /// How to tell whether no thread of the worker runs any more; once.
+    pub(crate) fn set_has_stopped(&self, has_stopped: HasStopped) {
+        // A channel has one worker, which sets this when it is started.
+        let _ = self.has_stopped.set(has_stopped);
+    }
+
+    /// What the line says once no thread of the worker runs any more, so that nothing is begun
+    /// after this look. `None` before that, and if the channel's memory went first.
     pub(crate) fn last_served(&self) -> Option<LastServed> {
         if let Some(read) = self.read.get() {
             return Some(*read);
         }
         let line = self.line.get()?.upgrade()?;
-        Some(*self.read.get_or_init(|| line.last_served()))
+        let has_stopped = self.has_stopped.get()?;
+        has_stopped().then(|| *self.read.get_or_init(|| line.last_served()))
+    }
+}
+
+impl fmt::Debug for EndOfService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndOfService").field("read", &self.read.get()).finish_non_exhaustive()
     }
 }
 
@@ -115,8 +132,8 @@ impl WorkerDeath {
         self.last_served().filter(|last| last.is_running).map(|last| last.begun)
     }
 
-    /// Only once the exit status is known: the first sign of a death comes while threads of
-    /// the worker may still run.
+    /// Only once the exit status is known, and no thread of the worker runs: the first signs
+    /// of a death come while some may.
     fn last_served(&self) -> Option<LastServed> {
         self.cause()?;
         self.end_of_service.last_served()
@@ -126,7 +143,8 @@ impl WorkerDeath {
     /// handler was about to be called, or had been. The worker notes this in shared memory
     /// before it calls a handler, and the note is read after the worker has ended. So
     /// `Some(false)` means that no handler has seen the request, and that it can be sent to
-    /// another worker without being served twice. `None` until [`WorkerDeath::cause`] is known.
+    /// another worker without being served twice. `None` until [`WorkerDeath::cause`] is known
+    /// and the last thread of the worker has stopped, which is a moment later.
     #[must_use]
     pub fn was_begun(&self) -> Option<bool> {
         let Some(request) = self.request else { return Some(false) };

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 
@@ -43,6 +44,11 @@ fn a_death_names_its_signal_its_log_and_the_last_lines_once_they_are_known() {
     death.status.set(ExitCause::Signaled(9)).unwrap();
     let line: Arc<dyn StatusLine> = Arc::new(LastServed { begun: 3, is_running: true });
     death.end_of_service.set_line(Arc::downgrade(&line));
+    let has_stopped = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&has_stopped);
+    death.end_of_service.set_has_stopped(Box::new(move || asked.load(Ordering::Relaxed)));
+    assert_eq!(error.was_begun(), None, "a thread of it may still begin something");
+    has_stopped.store(true, Ordering::Relaxed);
     assert_eq!(
         error.to_string(),
         "worker embed (pid 7) died: killed by signal SIGKILL (9), while it served request 3; \

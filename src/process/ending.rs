@@ -30,12 +30,54 @@ fn cause_in(stat: &str) -> Option<ExitCause> {
     }
 }
 
+/// Set in the flags of a thread from the moment in which it begins to end (`PF_EXITING`): it
+/// does not run a program's instructions any more.
+const EXITING: u64 = 4;
+
+/// Whether no thread of the process runs the program any more. The caller vouches that the
+/// number stands for the process that it means. Never blocks.
+pub(super) fn has_stopped(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    let mut count = 0;
+    for thread in threads {
+        let Ok(thread) = thread else { return false };
+        count += 1;
+        match fs::read_to_string(thread.path().join("stat")) {
+            Ok(stat) if is_exiting(&stat) => {}
+            // One that is gone between the two looks has stopped as well.
+            Err(_) => {}
+            Ok(_) => return false,
+        }
+    }
+    count > 0
+}
+
+fn is_exiting(stat: &str) -> bool {
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let flags = fields.split_ascii_whitespace().nth(6).and_then(|flags| flags.parse().ok());
+    flags.is_some_and(|flags: u64| flags & EXITING != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn stat(state: &str, code: i32) -> String {
         format!("77 (a) R (b) {state} {}{code}\n", "0 ".repeat(48))
+    }
+
+    #[test]
+    fn a_thread_that_runs_has_not_stopped_and_one_that_ends_has() {
+        assert!(!has_stopped(std::process::id()));
+        assert!(is_exiting("77 (a) R (b) R 1 2 3 4 5 4194308 0"));
+        assert!(!is_exiting("77 (a) R (b) R 1 2 3 4 5 4194304 0"));
+        assert!(!is_exiting("77 (a"));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        while !has_stopped(child.id()) {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(!has_stopped(child.id()), "there is none");
     }
 
     #[test]

@@ -42,6 +42,12 @@ impl Child {
         Arc::clone(&self.0.cause)
     }
 
+    /// Whether no thread of it runs the program any more: sooner than it is reaped, if it is
+    /// big. Never blocks.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.status().is_some() || (supervisor::is_at_home() && self.0.has_stopped())
+    }
+
     /// Looks at how a process that has begun to end will have ended. Never blocks.
     pub(crate) fn foretell(&self) {
         if supervisor::is_at_home() {
@@ -281,6 +287,12 @@ impl Process {
         };
         life.reaped = true;
         Some(End { cause, pidfd: life.pidfd.take(), orphans })
+    }
+
+    fn has_stopped(&self) -> bool {
+        // Not reaped meanwhile, so that the number is this process's.
+        let life = lock(&self.life);
+        life.reaped || (ending::has_stopped(self.pid) && life.peek(self.pid).is_ok())
     }
 
     fn foretell(&self) {
