@@ -137,7 +137,9 @@ impl Engine {
                 let found = self.read(&mut reader, wait);
                 drop(reader);
                 self.hand_over();
-                if self.wake_list.has_tasks() && self.tell_tasks(&found) {
+                self.wake_list.wake_all();
+                // Also if another thread has woken those tasks meanwhile.
+                if let Ok(Some(Found::News)) = found {
                     continue;
                 }
                 break found;
@@ -165,13 +167,6 @@ impl Engine {
             // What the worker wrote cannot be, or says that there is no session.
             Err(error) => Err(self.fail(error)),
         }
-    }
-
-    /// Wakes the tasks that this thread has news for. Returns whether that is all it found.
-    #[cold]
-    fn tell_tasks(&self, found: &Result<Option<Found>>) -> bool {
-        self.wake_list.wake_all();
-        matches!(found, Ok(Some(Found::News)))
     }
 
     /// The deadline has passed. If it did so long ago then this process was stopped, or the
