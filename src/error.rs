@@ -60,7 +60,8 @@ pub enum ErrorKind {
     Handshake,
     /// The two sides do not agree on layout, geometry, features or seals.
     Mismatch,
-    /// Used in a forked child of the process that owns the channel.
+    /// Used in a forked child, which has not called exec, of a process that has used this
+    /// library. What the child inherited belongs to its parent, and it cannot start workers.
     Forked,
     /// The kernel lacks something that is needed.
     Unsupported,

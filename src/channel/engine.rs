@@ -255,20 +255,27 @@ impl Engine {
 
     /// The owner is done with the request; if the worker is not, it is told.
     pub(crate) fn let_go(&self, request: u64) {
+        if fork::is_forked_child() {
+            // The request is the parent's, and a thread that is not here may hold the lock.
+            return;
+        }
         let mut table = self.table.lock();
         let slot = table.slot_of(request);
         // What the owner left unread is dropped after the lock.
         let is_running = table.let_go(request);
-        if is_running && !fork::is_forked_child() && !chosen(Mutant::LetGoUntold) {
+        if is_running && !chosen(Mutant::LetGoUntold) {
             self.tell_cancelled(table, slot, request, Mutant::LetGoLate);
         }
     }
 
     /// Asks the worker to give the request up; what comes of it is still delivered.
     pub(crate) fn cancel(&self, request: u64) {
+        if fork::is_forked_child() {
+            return;
+        }
         let mut table = self.table.lock();
         let slot = table.slot_of(request);
-        if !table.is_running(request) || fork::is_forked_child() {
+        if !table.is_running(request) {
             return;
         }
         self.tell_cancelled(table, slot, request, Mutant::CancelLate);
@@ -306,6 +313,9 @@ impl Engine {
 
     /// Waits until nothing is in flight, the channel is over or the deadline passes.
     pub(crate) fn drain(&self, deadline: Deadline) {
+        if fork::is_forked_child() {
+            return;
+        }
         while self.table.lock().in_flight() > 0 && self.life.is_open() && !deadline.has_passed() {
             // Their owners read the ring; this thread only has to wait for them.
             std::thread::sleep(Duration::from_millis(1).min(deadline.remaining()));
@@ -416,7 +426,7 @@ impl Engine {
         !fork::is_forked_child() && self.life.is_open()
     }
 
-    /// In a forked child somebody who is not there may hold the lock, for ever.
+    /// In a forked child a thread that is not there may hold the lock, for ever.
     #[cfg(not(loom))]
     pub(crate) fn in_flight(&self) -> usize {
         if fork::is_forked_child() { 0 } else { self.table.lock().in_flight() }

@@ -14,6 +14,7 @@ use crate::channel::engine::Engine;
 use crate::channel::receive::Want;
 use crate::protocol::table::Waiter;
 use crate::shm::clock::Deadline;
+use crate::shm::fork;
 use crate::sync::mutant::{self, Mutant, chosen};
 use crate::sync::{self, Ordering};
 
@@ -71,6 +72,9 @@ impl Engine {
     }
 
     pub(crate) fn leave_room(&self, place: u64) {
+        if fork::is_forked_child() {
+            return;
+        }
         let left = self.room.lock().remove(place);
         drop(left);
         self.room_wanted.fetch_sub(1, Ordering::Relaxed);

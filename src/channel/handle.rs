@@ -53,6 +53,12 @@ impl WorkerHandle {
         Self { life, health, role, pid, _watched: watched }
     }
 
+    /// Takes all locks, for a test of what must not wait for them.
+    #[cfg(all(test, feature = "tokio"))]
+    pub(super) fn hold(&self) -> impl Sized {
+        (self.health.hold(), self.life.ended.hold())
+    }
+
     pub(crate) fn role(&self) -> &str {
         &self.role
     }

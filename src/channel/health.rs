@@ -16,6 +16,8 @@ use crate::protocol::Kind;
 use crate::protocol::health::{self, Health};
 use crate::ring::{Frame, Header};
 use crate::shm::clock::Deadline;
+#[cfg(feature = "async")]
+use crate::shm::fork;
 use crate::sync::Mutex;
 #[cfg(feature = "async")]
 use crate::sync::{Ordering, fence};
@@ -51,6 +53,12 @@ struct Asked {
 impl HealthClient {
     pub(crate) fn new(duplex: Duplex) -> Self {
         Self { rings: TimedLock::new(Rings { duplex, next: 1 }), asked: Mutex::default() }
+    }
+
+    /// Takes all locks, for a test of what must not wait for them.
+    #[cfg(all(test, feature = "tokio"))]
+    pub(super) fn hold(&self) -> impl Sized {
+        (self.rings.hold(), self.asked.lock())
     }
 
     pub(crate) fn ping(&self, life: &Life, timeout: Duration) -> Result<Health> {
@@ -194,6 +202,9 @@ impl Question<'_> {
 #[cfg(feature = "async")]
 impl Drop for Question<'_> {
     fn drop(&mut self) {
+        if fork::is_forked_child() {
+            return;
+        }
         let mut asked = self.client.asked.lock();
         let index = asked.iter().position(|asked| asked.request == self.request);
         let taken = index.map(|index| asked.swap_remove(index));

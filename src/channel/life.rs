@@ -187,15 +187,7 @@ impl fmt::Debug for Life {
 /// An error in a process that was forked from the one that the channel belongs to.
 #[inline]
 pub(crate) fn check_not_forked() -> Result<()> {
-    if fork::is_forked_child() { Err(forked()) } else { Ok(()) }
-}
-
-#[cold]
-fn forked() -> Error {
-    Error::new(
-        ErrorKind::Forked,
-        "the channel belongs to the process that was forked; start a worker of this one's own",
-    )
+    fork::check()
 }
 
 #[cold]

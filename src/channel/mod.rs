@@ -8,6 +8,8 @@ mod death;
 mod dispatch;
 mod engine;
 mod follow;
+#[cfg(all(test, feature = "tokio"))]
+mod forked_tests;
 mod handle;
 mod handshake;
 mod health;

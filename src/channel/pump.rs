@@ -99,6 +99,14 @@ impl For {
     }
 }
 
+#[cfg(all(test, feature = "tokio", not(loom)))]
+impl Pump {
+    /// Takes all locks, for a test of what must not wait for them.
+    pub(super) fn hold(&self) -> impl Sized {
+        (self.others.hold(), self.at_over.hold())
+    }
+}
+
 impl Engine {
     /// Reads all frames that are there into their requests, and leaves the descriptor so
     /// that the next one makes it readable. While another thread reads, that one does so
@@ -372,6 +380,9 @@ impl Engine {
     }
 
     pub(crate) fn stop_waiting(&self, request: u64) {
+        if fork::is_forked_child() {
+            return;
+        }
         let before = self.table.lock().take_waiter(request);
         drop(before);
     }

@@ -10,6 +10,7 @@ use crate::ring::Consumer;
 use crate::ring::doorbell::Step;
 use crate::ring::position::span;
 use crate::shm::clock::Deadline;
+use crate::shm::fork;
 use crate::shm::layout::as_usize;
 use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{Ordering, fence};
@@ -424,6 +425,9 @@ impl Engine {
 
     /// Tells the worker how much of a stream was consumed.
     pub(crate) fn consumed(&self, request: u64, bytes: usize, is_about_to_wait: bool) {
+        if fork::is_forked_child() {
+            return;
+        }
         let mut table = self.table.lock();
         let Some(credit) = table.consume(request, bytes, is_about_to_wait) else { return };
         let slot = table.slot_of(request);

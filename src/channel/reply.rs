@@ -18,7 +18,8 @@ use crate::shm::layout::as_usize;
 /// A reply, or one chunk of a stream. Its bytes may still lie in the ring: while it
 /// lives its slot, and those after it, cannot be filled anew. Replies of up to 96 bytes and
 /// chunks of up to 4 KiB are copied out of it instead; chunks share the memory that they are
-/// copied to, up to 16 KiB, which lives as long as any of them.
+/// copied to, up to 16 KiB, which lives as long as any of them. In a forked child, bytes that
+/// lie in the ring are those of the reply until the parent drops it, and then any bytes.
 #[derive(Debug)]
 pub struct Reply {
     request: u64,

@@ -191,7 +191,7 @@ impl Engine {
         len: usize,
         mut fill: impl FnMut(&mut [u8]) -> Result<()>,
     ) -> Result<Option<bool>> {
-        // Also for who began before the fork: the region is not mapped in a child.
+        // Also for a message that was begun before the fork.
         check_not_forked()?;
         let mut producer = self.producer.lock();
         if !self.life.is_open() {
@@ -245,6 +245,9 @@ impl<'a> Unsent<'a> {
 
 impl Drop for Unsent<'_> {
     fn drop(&mut self) {
+        if fork::is_forked_child() {
+            return;
+        }
         self.engine.table.lock().unsent(self.request);
     }
 }

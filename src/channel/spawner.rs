@@ -340,7 +340,7 @@ impl Spawner {
     fn start(&self) -> Result<Started> {
         self.check()?;
         span!("spawn", role = self.role.role.as_str(), program = %self.program.path.display());
-        fork::watch();
+        fork::watch()?;
         let hello = Hello {
             parent: std::process::id(),
             wait: self.config.wait,

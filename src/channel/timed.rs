@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::channel::wakers::Seat;
 use crate::channel::wakers::Wakers;
 use crate::shm::clock::Deadline;
+use crate::shm::fork;
 use crate::sync::plain::{Condvar, Mutex};
 
 /// Something that one thread uses at a time.
@@ -31,6 +32,13 @@ impl<T> TimedLock<T> {
     pub(crate) fn new(value: T) -> Self {
         let value = Mutex::new(Some(value));
         Self { value, returned: Condvar::new(), tasks: Wakers::default() }
+    }
+
+    /// Takes both locks, for a test of what must not wait for them.
+    #[cfg(all(test, feature = "tokio", not(loom)))]
+    pub(super) fn hold(&self) -> impl Sized {
+        let value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        (value, self.tasks.hold())
     }
 
     #[cfg(feature = "async")]
@@ -101,6 +109,10 @@ impl<T> Loan<'_, T> {
 
 impl<T> Drop for Loan<'_, T> {
     fn drop(&mut self) {
+        if fork::is_forked_child() {
+            // It is not lent in the parent any less, and the lock may be held for ever here.
+            return;
+        }
         *self.lock.value.lock().unwrap_or_else(PoisonError::into_inner) = self.value.take();
         self.lock.returned.notify_one();
         self.lock.tasks.wake_all();

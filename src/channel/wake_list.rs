@@ -9,6 +9,7 @@ use std::task::Waker;
 use crate::channel::engine::Engine;
 use crate::protocol::table::Waiter;
 use crate::ring::Consumer;
+use crate::shm::fork;
 use crate::sync::{Counter, Mutex, Ordering, TryGuard};
 
 /// Wakers that are to be woken.
@@ -30,6 +31,12 @@ impl WakeList {
             }
             thread @ Waiter::Thread(_) => thread.wake(),
         }
+    }
+
+    /// Takes the lock, for a test of what must not wait for it.
+    #[cfg(all(test, feature = "tokio", not(loom)))]
+    pub(super) fn hold(&self) -> impl Sized {
+        self.wakers.lock()
     }
 
     /// Whether a task is to be woken.
@@ -59,6 +66,10 @@ impl WakeList {
 
     #[cold]
     fn wake_listed(&self) {
+        if fork::is_forked_child() {
+            // The tasks are the parent's, and the lock may be held for ever here.
+            return;
+        }
         loop {
             // One at a time: the list keeps its room, and nothing is held meanwhile.
             let Some(waker) = self.wakers.lock().pop() else { return };

@@ -2,11 +2,13 @@
 //! that is dropped, or polled a thousand times, leaves nothing behind.
 //!
 //! Wakers are cloned, dropped and woken outside of the lock: what they do is the
-//! executor's business, and may lead back here.
+//! executor's business, and may lead back here. In a forked child, whose parent's tasks are
+//! not its own and in which the lock may be held for ever, nothing is done.
 
 use std::collections::BTreeMap;
 use std::task::Waker;
 
+use crate::shm::fork;
 use crate::sync::Mutex;
 
 /// Those who wait.
@@ -28,6 +30,9 @@ pub(crate) struct Place(u64);
 impl Wakers {
     /// Wakes everybody, once.
     pub(crate) fn wake_all(&self) {
+        if fork::is_forked_child() {
+            return;
+        }
         let waiting = std::mem::take(&mut self.0.lock().wakers);
         waiting.into_values().for_each(Waker::wake);
     }
@@ -45,6 +50,9 @@ impl Wakers {
     /// Has the task woken next time; look for what is waited for after this.
     #[cfg(feature = "async")]
     pub(crate) fn wait(&self, place: &mut Place, waker: &Waker) {
+        if fork::is_forked_child() {
+            return;
+        }
         let waker = waker.clone();
         let mut waiting = self.0.lock();
         if place.0 == 0 {
@@ -59,10 +67,16 @@ impl Wakers {
     #[cfg(feature = "async")]
     pub(crate) fn leave(&self, place: &mut Place) {
         let number = std::mem::take(&mut place.0);
-        if number != 0 {
+        if number != 0 && !fork::is_forked_child() {
             let left = self.0.lock().wakers.remove(&number);
             drop(left);
         }
+    }
+
+    /// Takes the lock, for a test of what must not wait for it.
+    #[cfg(all(test, feature = "tokio", not(loom)))]
+    pub(super) fn hold(&self) -> impl Sized {
+        self.0.lock()
     }
 
     #[cfg(feature = "async")]

@@ -44,7 +44,7 @@ impl<S> Worker<S> {
     pub fn serve_named(self, name: &str, timeout: Duration) -> Result<()> {
         self.check()?;
         names::check(name)?;
-        fork::watch();
+        fork::watch()?;
         let deadline = Deadline::after(timeout);
         let attached = loop {
             match attach(name)? {
@@ -137,7 +137,7 @@ fn attach(name: &str) -> Result<Found> {
     }
     down.adopt_events()?;
     up.adopt_events()?;
-    up.keep_from_forks()?;
+    up.keep_from_forks();
     let own = OwnRegion::of_segment(&up);
     let claim = Claim {
         line: OwnClaim::take(&own, this.pid, this.start_time)?,

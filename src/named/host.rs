@@ -53,7 +53,7 @@ pub struct NamedHost {
 /// [`ErrorKind::Unsupported`] if the kernel is too old. Nothing is left behind then.
 pub fn create(name: &str, config: &Config) -> Result<NamedHost> {
     names::check(name)?;
-    fork::watch();
+    fork::watch()?;
     let maker = Process::this()?;
     let header = RegionHeader::down(config, channel_id(), maker.pid);
     let (down_len, up_len) = (header.own.region_len, header.peer.region_len);
@@ -73,7 +73,7 @@ pub fn create(name: &str, config: &Config) -> Result<NamedHost> {
     // In this order: whoever finds `down` open finds `up`.
     let up = make(names::up_id(name), up_len)?;
     let down = make(names::down_id(name), down_len)?;
-    down.keep_from_forks()?;
+    down.keep_from_forks();
     let (own, peer) = (OwnRegion::of_segment(&down), PeerRegion::of_segment(&up));
     let claim = PeerClaim::of(&peer)?;
     let state = own_state(&own)?;
@@ -110,6 +110,7 @@ impl NamedHost {
             let message = "a named channel has one worker, which has attached already";
             Error::new(ErrorKind::Closed, message)
         };
+        fork::check()?;
         if self.link.is_none() {
             return Err(spent());
         }

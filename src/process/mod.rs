@@ -24,7 +24,7 @@ pub(crate) mod stdio;
 pub(crate) mod supervisor;
 pub(crate) mod sys;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(any(feature = "testing", feature = "named"))]
 pub(crate) mod thread;
 pub(crate) mod watch;

@@ -87,6 +87,12 @@ fn start_job(job: Job) -> Result<Child> {
     running()?.start(job)
 }
 
+/// Takes the lock, for a test of what must not wait for it.
+#[cfg(all(test, feature = "tokio"))]
+pub(crate) fn hold() -> impl Sized {
+    lock(&SERVICE)
+}
+
 /// Whether this process is the one whose workers are supervised.
 pub(super) fn is_at_home() -> bool {
     HOME.is_here()

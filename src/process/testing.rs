@@ -225,11 +225,14 @@ pub(crate) fn make_fifo(path: &Path) {
     assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
 }
 
-/// Runs `child` in a fork of this process and returns its exit code.
+/// Runs `child` in a fork of this process and returns its exit code, or 128 and the number of
+/// the signal that ended it: that of an alarm clock after a minute.
 pub(crate) fn fork(child: impl FnOnce() -> i32) -> i32 {
     // SAFETY: the child only runs `child` and leaves without any clean-up.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
+        // SAFETY: takes an integer only.
+        unsafe { libc::alarm(60) };
         let code = child();
         // SAFETY: ends the process.
         unsafe { libc::_exit(code) };
@@ -237,7 +240,7 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> i32 {
     let mut status = 0;
     // SAFETY: `status` has room for what the call writes.
     assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    libc::WEXITSTATUS(status)
+    if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
 }
 
 /// Leaves the process group, for that of the parent.

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::ExitCause;
+use crate::shm::fork;
 use crate::sync::plain::{Condvar, Mutex};
 
 /// The worker, as far as its end is concerned.
@@ -50,6 +51,9 @@ impl ThreadWorker {
     }
 
     pub(crate) fn wait(&self, deadline: Instant) -> Option<ExitCause> {
+        if fork::is_forked_child() {
+            return self.status();
+        }
         let mut guard = self.end.lock.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(cause) = self.status() {

@@ -48,6 +48,14 @@ where
     watch_if(is_supported(), Arc::new(word), on_death)
 }
 
+/// Takes all locks, for a test of what must not wait for them.
+#[cfg(all(test, feature = "tokio"))]
+pub(crate) fn hold() -> impl Sized {
+    let watchers = lock(&WATCHERS);
+    watchers.iter().for_each(|watcher| std::mem::forget(lock(&watcher.slots)));
+    watchers
+}
+
 /// Keeps a word watched. Dropping it never blocks; an `on_death` that is about to run, or
 /// running, still does. The word's handle is dropped by the watching thread, soon after.
 #[must_use = "dropping it ends the watch"]

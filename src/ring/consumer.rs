@@ -16,6 +16,7 @@ use crate::ring::returns::{Cursor, Lease, Shared, payload};
 pub(crate) use crate::ring::returns::{LeaseGauge, LeasedSlot};
 use crate::shm::bytes::PeerBytes;
 use crate::shm::clock::Deadline;
+use crate::shm::fork;
 use crate::shm::layout::{as_u64, as_usize};
 use crate::shm::region::{OwnU64, PeerU64};
 use crate::shm::slots::PeerSlots;
@@ -38,6 +39,8 @@ pub struct Consumer {
     peer_checked: PeerU64,
     sleeper: Sleeper,
     capacity: u64,
+    /// An eighth of the capacity: the producer is told of so many bytes at the latest.
+    batch: u64,
     max_frame: usize,
     /// Private and authoritative: the slot to look at.
     next: u64,
@@ -79,6 +82,7 @@ impl Consumer {
         parts.sleep_at.store(NEVER, Ordering::Relaxed);
         Self {
             capacity: as_u64(slots.capacity()),
+            batch: as_u64(slots.capacity()) / 8,
             slip: Slip::new(origin, as_u64(slots.capacity())),
             slots: slots.clone(),
             shared: Arc::new(Shared::new(
@@ -117,6 +121,12 @@ impl Consumer {
     #[must_use]
     pub fn leased(&self) -> usize {
         self.shared.leased()
+    }
+
+    /// Takes the locks, for a test of what must not wait for them.
+    #[cfg(all(test, feature = "tokio", not(loom)))]
+    pub(crate) fn hold(&self) -> impl Sized {
+        (self.shared.hold(), self.sleeper.hold())
     }
 
     /// Counts leases without a borrow of the consumer.
@@ -183,26 +193,28 @@ impl Consumer {
     /// Whether a frame lies at `next`, which goes past paddings first.
     #[inline]
     pub(crate) fn find(&mut self) -> Result<bool> {
-        let word = self.commit_word();
-        Ok(self.is_frame(word) || self.look_closer(word)?)
+        let next = self.next;
+        let word = self.commit_word(next);
+        Ok(self.is_frame(word, next) || self.look_closer(word)?)
     }
 
     /// As [`Consumer::find`], but does nothing more where it is not plain that one does.
     #[inline]
     pub(crate) fn has_frame(&self) -> bool {
-        self.is_frame(self.commit_word())
+        let next = self.next;
+        self.is_frame(self.commit_word(next), next)
     }
 
     #[inline]
-    fn commit_word(&self) -> u64 {
+    fn commit_word(&self, next: u64) -> u64 {
         let order = mutant::order(Mutant::PollRelaxed, Ordering::Acquire);
         // Pairs with the Release store in the producer's `publish`.
-        self.slots.line(self.next).load(0, order)
+        self.slots.line(next).load(0, order)
     }
 
     #[inline]
-    fn is_frame(&self, word: u64) -> bool {
-        word == Commit::frame(self.next) && self.poisoned.is_none()
+    fn is_frame(&self, word: u64, next: u64) -> bool {
+        word == Commit::frame(next) && self.poisoned.is_none() && !fork::is_forked_child()
     }
 
     /// Of the frame that was found there.
@@ -217,6 +229,8 @@ impl Consumer {
     /// one lies at `next` now.
     #[cold]
     fn look_closer(&mut self, mut word: u64) -> Result<bool> {
+        // Frames that are there are the parent's.
+        fork::check()?;
         if let Some(poison) = &self.poisoned
             && !mutant::chosen(Mutant::ConsumerForgives)
         {
@@ -238,7 +252,7 @@ impl Consumer {
                 }
                 _ => return Err(self.poison(word)),
             }
-            word = self.commit_word();
+            word = self.commit_word(self.next);
         }
     }
 
@@ -253,17 +267,16 @@ impl Consumer {
     /// clears the commit word after its own, can have published up to `end`.
     #[inline]
     fn is_within_capacity(&mut self, end: u64) -> bool {
-        let after = end.wrapping_add(span(0));
-        after.wrapping_sub(self.told) <= self.capacity || self.is_within_capacity_now(after)
+        end.wrapping_sub(self.told) <= self.capacity - span(0) || self.is_within_capacity_now(end)
     }
 
     #[cold]
-    fn is_within_capacity_now(&mut self, after: u64) -> bool {
+    fn is_within_capacity_now(&mut self, end: u64) -> bool {
         self.told = match &self.returns {
             Some(cursor) => cursor.published,
             None => self.shared.published(),
         };
-        after.wrapping_sub(self.told) <= self.capacity
+        end.wrapping_sub(self.told) <= self.capacity - span(0)
     }
 
     /// As [`Consumer::poll`], but waits until the deadline; `None` if it passed.
@@ -368,7 +381,7 @@ impl Consumer {
         match &mut self.returns {
             Some(cursor) => {
                 cursor.released = end;
-                if end.wrapping_sub(cursor.published) >= self.capacity / 8 {
+                if end.wrapping_sub(cursor.published) >= self.batch {
                     self.shared.publish(cursor);
                 }
             }
@@ -378,7 +391,7 @@ impl Consumer {
 
     #[cold]
     fn release_behind_leases(&mut self, end: u64, request: u64) {
-        self.returns = self.shared.release_behind_leases(end, request, self.capacity / 8);
+        self.returns = self.shared.release_behind_leases(end, request, self.batch);
     }
 
     #[cold]

@@ -54,7 +54,7 @@ use crate::shm::clock::{Deadline, now_ns};
 use crate::shm::event::SharedEvent;
 use crate::shm::hint::Hint;
 use crate::shm::region::{OwnU32, OwnU64, PeerU32};
-use crate::shm::{cpu, futex};
+use crate::shm::{cpu, fork, futex};
 use crate::sync::mutant::{self, Mutant};
 use crate::sync::{AtomicU32, Counter, Mutex, Ordering, spin_loop};
 
@@ -100,6 +100,10 @@ impl Bell {
     /// Wakes the peer. The bump pairs with the load of the bell in [`Sleeper::wait_until`].
     #[cold]
     pub(crate) fn ring(&self) {
+        if fork::is_forked_child() {
+            // It is not this process that the peer waits for.
+            return;
+        }
         let is_late = mutant::chosen(Mutant::BumpLate);
         if !is_late && !mutant::chosen(Mutant::NoBump) {
             self.word.fetch_add(1, mutant::order(Mutant::BellRelaxed, Ordering::Release));
@@ -120,7 +124,7 @@ impl Bell {
     /// `[from, to)`. Returns whether it did.
     #[inline]
     pub(crate) fn ring_if_awaited(&self, announced: u64, from: u64, to: u64) -> bool {
-        let is_awaited = within(announced & POSITION, from, to);
+        let is_awaited = within(announced & POSITION, from, to) && !fork::is_forked_child();
         if is_awaited {
             match &self.hint {
                 Some(hint) if announced & BY_FD != 0 => hint.wake_peer(),
@@ -217,7 +221,9 @@ impl Alarm {
         if !mutant::chosen(Mutant::NoAlarmWake) {
             futex::wake(&self.word, true);
         }
-        self.events.get().into_iter().flatten().for_each(|event| event.set());
+        if !fork::is_forked_child() {
+            self.events.get().into_iter().flatten().for_each(|event| event.set());
+        }
     }
 }
 
@@ -273,6 +279,12 @@ impl Sleeper {
         Self { event, ..self }
     }
 
+    /// Takes the lock of the watch, for a test of what must not wait for it.
+    #[cfg(all(test, feature = "tokio", not(loom)))]
+    pub(crate) fn hold(&self) -> impl Sized {
+        self.watch.as_ref().map(|watch| watch.0.lock())
+    }
+
     /// Stores what is waited for, which gives the peer one reason to ring.
     pub(crate) fn announce(&self, word: &OwnU64, position: u64) {
         if let Some(watch) = &self.watch
@@ -299,6 +311,8 @@ impl Sleeper {
         has_rung: bool,
         mut step: impl FnMut(Step) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
+        // Whoever would wake this thread wakes its parent's.
+        fork::check()?;
         if let Some(found) = step(Step::Look)? {
             return Ok(Some(found));
         }

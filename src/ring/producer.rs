@@ -14,7 +14,7 @@ use crate::ring::frame::{Commit, Header};
 use crate::ring::position::{NEVER, padding, span};
 use crate::shm::clock::Deadline;
 use crate::shm::fork;
-use crate::shm::layout::as_u64;
+use crate::shm::layout::{as_u32, as_u64};
 use crate::shm::placement;
 use crate::shm::region::{OwnU64, PeerU64};
 use crate::shm::slots::OwnSlots;
@@ -161,6 +161,7 @@ impl Producer {
         if len > self.max_frame {
             return Err(too_large(len, self.max_frame));
         }
+        fork::check()?;
         let (padding, needed) = self.needed(len);
         let is_free = self.fits(needed, self.head) || self.has_room_now(needed)?;
         if is_free {
@@ -196,7 +197,7 @@ impl Producer {
     #[inline]
     fn write_header(&self, start: u64, header: Header) {
         // Always fits: `reserve` checked it against the cap, which came from a u32.
-        let header = Header { len: u32::try_from(self.len).unwrap_or(u32::MAX), ..header };
+        let header = Header { len: as_u32(self.len), ..header };
         let line = self.slots.line(start);
         let [first, second, third] = header.to_words();
         line.store(1, first, Ordering::Relaxed);
@@ -215,6 +216,7 @@ impl Producer {
         if len > self.max_frame {
             return Err(too_large(len, self.max_frame));
         }
+        fork::check()?;
         let (_, needed) = self.needed(len);
         Ok(self.fits(needed, self.head) || self.has_room_now(needed)?)
     }

@@ -15,7 +15,7 @@ use crate::shm::layout::{as_u64, as_usize};
 use crate::shm::region::{OwnU64, PeerU64};
 use crate::shm::slots::PeerSlots;
 use crate::sync::mutant::{self, Mutant};
-use crate::sync::{Counter, Mutex, Ordering};
+use crate::sync::{Counter, Mutex, MutexGuard, Ordering};
 
 /// A frame that outlives the poll that found it. It may be sent to another thread;
 /// leases may be dropped in any order. Dropping it releases its slot; until then the
@@ -63,7 +63,10 @@ impl LeasedSlot {
         start: u64,
         end: u64,
     ) -> Self {
-        let mut returns = shared.returns.lock();
+        let Some(mut returns) = shared.returns() else {
+            // The slot is the parent's to give back, and this its copy of the frame.
+            return Self { shared: Arc::clone(shared), start, sequence: 0, len: header.len };
+        };
         if let Some(cursor) = cursor
             && !mutant::chosen(Mutant::CursorNotHandedOver)
         {
@@ -83,11 +86,8 @@ impl LeasedSlot {
 
 impl Drop for LeasedSlot {
     fn drop(&mut self) {
-        if fork::is_forked_child() {
-            // The region is not mapped here, and the slot is the parent's to give back.
-            return;
-        }
-        let mut returns = self.shared.returns.lock();
+        // In a forked child the slot is the parent's to give back.
+        let Some(mut returns) = self.shared.returns() else { return };
         let index = as_usize(self.sequence.wrapping_sub(returns.first));
         if let Some(held) = returns.held.get_mut(index) {
             held.is_done = true;
@@ -104,7 +104,7 @@ impl Drop for LeasedSlot {
 #[inline]
 pub(super) fn payload(slots: &PeerSlots, start: u64, len: u32) -> PeerBytes<'_> {
     // Always there: `take` checked that the frame ends before the ring does.
-    slots.payload(start, as_usize(u64::from(len))).unwrap_or_else(PeerBytes::empty)
+    slots.payload(start, as_usize(u64::from(len)))
 }
 
 /// Slots that can wait for an older one before remembering them takes an allocation: the
@@ -173,8 +173,19 @@ impl Shared {
         Self { slots, head, peer_space_at, bell, leased: Counter::new(0), returns }
     }
 
+    #[cfg(all(test, feature = "tokio", not(loom)))]
+    pub(super) fn hold(&self) -> impl Sized {
+        self.returns.lock()
+    }
+
     pub(super) fn leased(&self) -> usize {
         as_usize(self.leased.load(Ordering::Relaxed))
+    }
+
+    /// What leases and the consumer share; `None` in a forked child, where the lock may be
+    /// held by a thread that is not there.
+    fn returns(&self) -> Option<MutexGuard<'_, Returns>> {
+        if fork::is_forked_child() { None } else { Some(self.returns.lock()) }
     }
 
     /// Tells the producer how far slots are released, and wakes it if it waits for that.
@@ -197,17 +208,19 @@ impl Shared {
 
     /// As [`Shared::publish`], while leases are out.
     pub(super) fn publish_all(&self) {
-        self.publish(&mut self.returns.lock().cursor);
+        if let Some(mut returns) = self.returns() {
+            self.publish(&mut returns.cursor);
+        }
     }
 
     /// What the producer has been told, while leases are out.
     pub(super) fn published(&self) -> u64 {
-        self.returns.lock().cursor.published
+        self.returns().map_or(0, |returns| returns.cursor.published)
     }
 
     /// Requests whose leases are out, oldest first, and how far slots are released.
     pub(super) fn holders(&self) -> (Vec<u64>, u64) {
-        let returns = self.returns.lock();
+        let Some(returns) = self.returns() else { return (Vec::new(), 0) };
         let held = returns.held.iter().filter(|held| !held.is_done);
         (held.map(|held| held.request).collect(), returns.cursor.released)
     }
@@ -220,7 +233,7 @@ impl Shared {
         request: u64,
         batch: u64,
     ) -> Option<Cursor> {
-        let mut returns = self.returns.lock();
+        let mut returns = self.returns()?;
         match returns.held.back_mut() {
             _ if mutant::chosen(Mutant::FrameReleasesLease) => returns.cursor.released = end,
             Some(last) if last.is_done => last.end = end,

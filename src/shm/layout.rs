@@ -361,6 +361,12 @@ pub(crate) const fn as_u64(value: usize) -> u64 {
     value as u64
 }
 
+/// The lower half, of a length that was checked against a cap of 32 bits.
+pub(crate) const fn as_u32(value: usize) -> u32 {
+    #![expect(clippy::as_conversions, reason = "a conversion that is checked costs every frame")]
+    value as u32
+}
+
 /// Lossless: only 64-bit targets are supported.
 pub(crate) const fn as_usize(value: u64) -> usize {
     #![expect(clippy::as_conversions, reason = "usize is 64 bits wide; not const otherwise")]

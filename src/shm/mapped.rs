@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use super::event::SharedEvent;
+use super::fork::{self, Kept};
 #[cfg(feature = "named")]
 use super::named::Segment;
 use crate::error::{Error, Result};
@@ -16,8 +17,10 @@ use crate::sync::{AtomicU32, AtomicU64};
 #[derive(Debug)]
 pub(super) enum Backing {
     File {
+        /// Dropped first: what takes the place of the map in forked children must not be put
+        /// where there is none.
+        kept: Option<Kept>,
         map: MmapRaw,
-        is_writable: bool,
     },
     /// Writable on both sides: who writes to what is a convention there.
     #[cfg(feature = "named")]
@@ -26,17 +29,20 @@ pub(super) enum Backing {
 
 impl Backing {
     pub(super) fn map(file: &File, len: usize, is_writable: bool) -> Result<Self> {
+        fork::watch()?;
         let mut options = MmapOptions::new();
         options.len(len);
         let map = if is_writable { options.map_raw(file) } else { options.map_raw_read_only(file) };
         let map = map.map_err(|e| Error::os(format!("cannot map {len} bytes"), e))?;
-        if is_writable {
-            // A host that forks without exec would otherwise share the map with its
-            // child, in spite of the seal. What can only be read stays readable there:
-            // replies that the child inherited lie in it.
-            map.advise(Advice::DontFork).map_err(|e| Error::os("cannot advise a map", e))?;
-        }
-        Ok(Self::File { map, is_writable })
+        // A host that forks without exec would otherwise share the map with its child, in
+        // spite of the seal. What can only be read stays readable there: replies that the
+        // child inherited lie in it.
+        let kept = is_writable.then_some(NonNull::new(map.as_mut_ptr())).flatten().map(|start| {
+            // SAFETY: a whole map, which is dropped after what is returned. Its words are
+            // atomics, its payloads bytes, all of which may have any value.
+            unsafe { fork::keep(start, map.len()) }
+        });
+        Ok(Self::File { kept, map })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -90,8 +96,10 @@ impl Backing {
     /// and take a fault for each.
     pub(super) fn prefault(&self, offset: usize, len: usize) {
         match self {
-            Self::File { map, is_writable } => {
-                let how = if *is_writable { Advice::PopulateWrite } else { Advice::PopulateRead };
+            // There they would be private pages, which nothing uses.
+            Self::File { .. } if fork::is_forked_child() => {}
+            Self::File { kept, map } => {
+                let how = if kept.is_some() { Advice::PopulateWrite } else { Advice::PopulateRead };
                 // Nothing depends on it: the pages are reserved.
                 let _ = map.advise_range(how, offset, len);
             }

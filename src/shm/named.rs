@@ -35,7 +35,7 @@ use shared_memory::{Shmem, ShmemConf, ShmemError};
 use super::clock::Deadline;
 use super::descriptor::hold_free_stdio;
 use super::event::{Event, SharedEvent};
-use super::fork;
+use super::fork::{self, Kept};
 use super::layout::{as_u64, as_usize, control};
 use super::named_layout::{DATA_EVENT, EVENT_LEN, HEALTH_EVENT};
 use super::segment_file::{DIRECTORY, FileId, check_mapped, file_of, metadata, mismatch, path};
@@ -84,7 +84,7 @@ impl Segment {
             .size(as_usize(len))
             .create()
             .map_err(|e| not_made(id, e))?;
-        advise(shmem.as_ptr(), control::END, libc::MADV_POPULATE_WRITE)?;
+        populate(shmem.as_ptr(), control::END)?;
         let file = file_of(&path(id))?
             .ok_or_else(|| mismatch(&path(id), "was removed while it was made"))?;
         let found = check_mapped(&path(id), &file, shmem.as_ptr())?;
@@ -133,19 +133,24 @@ impl Segment {
     }
 
     fn over(shmem: Shmem) -> Self {
-        Self { map: Arc::new(Map(ManuallyDrop::new(shmem))), events: OnceLock::new() }
+        let map = Map { kept: OnceLock::new(), shmem: ManuallyDrop::new(shmem) };
+        Self { map: Arc::new(map), events: OnceLock::new() }
     }
 
     /// Reserves all its pages, so that a full machine is an error here and no SIGBUS later.
     pub(crate) fn reserve(&self) -> Result<()> {
-        advise(self.map.0.as_ptr(), self.map.0.len(), libc::MADV_POPULATE_WRITE)
+        populate(self.map.shmem.as_ptr(), self.map.shmem.len())
     }
 
     /// For the segment that this process writes: a host that forks without exec would
     /// otherwise share it with its child. The other one stays readable there: replies that
     /// the child inherited lie in it.
-    pub(crate) fn keep_from_forks(&self) -> Result<()> {
-        advise(self.map.0.as_ptr(), self.map.0.len(), libc::MADV_DONTFORK)
+    pub(crate) fn keep_from_forks(&self) {
+        // SAFETY: a whole map, which is dropped after what is returned. Its words are atomics,
+        // its payloads bytes, all of which may have any value, and its events are not used in a
+        // forked child.
+        let kept = || unsafe { fork::keep(self.base(), self.len()) };
+        self.map.kept.get_or_init(kept);
     }
 
     /// Takes over the events that its maker has made.
@@ -162,12 +167,12 @@ impl Segment {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.map.0.len()
+        self.map.shmem.len()
     }
 
     pub(super) fn base(&self) -> NonNull<u8> {
         // Never null: shared_memory returns an error instead.
-        NonNull::new(self.map.0.as_ptr()).unwrap_or(NonNull::dangling())
+        NonNull::new(self.map.shmem.as_ptr()).unwrap_or(NonNull::dangling())
     }
 
     /// The event that belongs to the bell at `offset`.
@@ -190,7 +195,11 @@ impl Segment {
 }
 
 /// A map, unmapped when the last that points into it is gone.
-struct Map(ManuallyDrop<Shmem>);
+struct Map {
+    /// If forked children have private memory in its place.
+    kept: OnceLock<Kept>,
+    shmem: ManuallyDrop<Shmem>,
+}
 
 // SAFETY: plain memory that any thread may reach, and a descriptor that nobody uses until
 // the drop; all access to the memory goes through atomics, raw copies and events.
@@ -200,16 +209,18 @@ unsafe impl Sync for Map {}
 
 impl fmt::Debug for Map {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Map({}, {} bytes)", self.0.get_os_id(), self.0.len())
+        write!(f, "Map({}, {} bytes)", self.shmem.get_os_id(), self.shmem.len())
     }
 }
 
 impl Drop for Map {
     fn drop(&mut self) {
-        // A forked child may not have the map: something else may be in its place.
+        // First: private memory must not be put where there is no map.
+        drop(self.kept.take());
+        // The file is the parent's, and so is its name.
         if !fork::is_forked_child() {
             // SAFETY: dropped here only, and not used after.
-            unsafe { ManuallyDrop::drop(&mut self.0) };
+            unsafe { ManuallyDrop::drop(&mut self.shmem) };
         }
     }
 }
@@ -233,7 +244,7 @@ unsafe impl Sync for NamedEvent {}
 impl NamedEvent {
     fn at(map: &Arc<Map>, offset: usize, is_new: bool) -> Result<Self> {
         // SAFETY: every map is longer than its control lines, in which the offset lies.
-        let memory = unsafe { map.0.as_ptr().byte_add(offset) };
+        let memory = unsafe { map.shmem.as_ptr().byte_add(offset) };
         // What making one returns counts the mutex twice.
         let len = RawEvent::size_of(Some(memory));
         if len > EVENT_LEN {
@@ -351,21 +362,17 @@ pub(crate) fn c_library() -> [u8; 16] {
     tag
 }
 
-fn advise(start: *mut u8, len: usize, advice: i32) -> Result<()> {
-    // SAFETY: the range is within a live map of this process; neither advice that is given
-    // here changes what its bytes are.
-    if unsafe { libc::madvise(start.cast(), len, advice) } == 0 {
+fn populate(start: *mut u8, len: usize) -> Result<()> {
+    // SAFETY: the range is within a live map of this process; its bytes stay what they are.
+    if unsafe { libc::madvise(start.cast(), len, libc::MADV_POPULATE_WRITE) } == 0 {
         return Ok(());
     }
     let source = io::Error::last_os_error();
-    if advice == libc::MADV_POPULATE_WRITE {
-        if source.raw_os_error() == Some(libc::EINVAL) {
-            let message = "reserving the pages of a segment needs Linux 5.14";
-            return Err(Error::with_source(ErrorKind::Unsupported, message, source));
-        }
-        return Err(Error::os(format!("cannot reserve {len} bytes of {DIRECTORY}"), source));
+    if source.raw_os_error() == Some(libc::EINVAL) {
+        let message = "reserving the pages of a segment needs Linux 5.14";
+        return Err(Error::with_source(ErrorKind::Unsupported, message, source));
     }
-    Err(Error::os("cannot advise a map", source))
+    Err(Error::os(format!("cannot reserve {len} bytes of {DIRECTORY}"), source))
 }
 
 fn not_made(id: &str, error: ShmemError) -> Error {

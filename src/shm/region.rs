@@ -386,11 +386,11 @@ mod tests {
         assert_eq!(peer.u64_at(512).unwrap().load(Ordering::Acquire), 9);
 
         let mut slots = own.slots(&header.own.data).unwrap();
-        slots.payload_mut(64, 3).unwrap().copy_from_slice(b"abc");
+        slots.payload_mut(64, 3).copy_from_slice(b"abc");
         slots.line(64).store(0, 65, Ordering::Release);
         let seen = peer.slots(&header.own.data).unwrap();
         assert_eq!(seen.line(64).load(0, Ordering::Acquire), 65);
-        assert_eq!(seen.payload(64, 3).unwrap().to_vec(), b"abc");
+        assert_eq!(seen.payload(64, 3).to_vec(), b"abc");
     }
 
     #[test]
@@ -406,8 +406,10 @@ mod tests {
         assert!(own.slots(&outside).is_err());
         let slots = peer.slots(&header.own.data).unwrap();
         let capacity = slots.capacity();
-        assert!(slots.payload(0, capacity - FRAME_HEADER).is_some());
-        assert!(slots.payload(0, capacity - FRAME_HEADER + 1).is_none());
-        assert!(slots.payload(64, usize::MAX).is_none());
+        let longest = capacity - FRAME_HEADER;
+        assert_eq!(slots.payload(0, longest).len(), longest);
+        for (position, len) in [(0, longest + 1), (64, longest - 63), (64, usize::MAX)] {
+            assert!(slots.payload(position, len).is_empty());
+        }
     }
 }

@@ -67,7 +67,8 @@ impl Slots {
     #[inline]
     fn payload(&self, position: u64, len: usize) -> Option<(usize, NonNull<u8>)> {
         let start = self.slot(position) + FRAME_HEADER;
-        if start.checked_add(len)? > self.capacity() {
+        // A slot starts a line before the ring's end at the latest, and the header is shorter.
+        if len > self.capacity() - start {
             return None;
         }
         // SAFETY: start + len is inside the ring, as just checked.
@@ -161,17 +162,18 @@ impl OwnSlots {
         let _ = position;
     }
 
-    /// The payload bytes of the slot at `position`.
+    /// The payload bytes of the slot at `position`; none if they do not fit before the ring's
+    /// end.
     #[inline]
-    pub(crate) fn payload_mut(&mut self, position: u64, len: usize) -> Option<&mut [u8]> {
-        let (start, pointer) = self.0.payload(position, len)?;
+    pub(crate) fn payload_mut(&mut self, position: u64, len: usize) -> &mut [u8] {
+        let Some((start, pointer)) = self.0.payload(position, len) else { return &mut [] };
         self.0.mapping.track_write(start, len);
         // SAFETY: the bytes are inside the mapping, which is writable in this process
         // alone: the peer maps it read-only, or, a named segment, keeps to the convention
         // that it does not write there. `&mut self` is the only handle on the ring's
         // slots, and the atomics in the header lines do not overlap payload bytes of the
         // slot being filled: its header is the 32 bytes before.
-        Some(unsafe { std::slice::from_raw_parts_mut(pointer.as_ptr(), len) })
+        unsafe { std::slice::from_raw_parts_mut(pointer.as_ptr(), len) }
     }
 }
 
@@ -195,12 +197,14 @@ impl PeerSlots {
         PeerLine(self.0.line(position))
     }
 
-    /// A view of a payload, if it fits before the ring's end.
+    /// A view of a payload; an empty one if it does not fit before the ring's end.
     #[inline]
-    pub(crate) fn payload(&self, position: u64, len: usize) -> Option<PeerBytes<'_>> {
-        let (start, pointer) = self.0.payload(position, len)?;
+    pub(crate) fn payload(&self, position: u64, len: usize) -> PeerBytes<'_> {
+        let Some((start, pointer)) = self.0.payload(position, len) else {
+            return PeerBytes::empty();
+        };
         self.0.mapping.track_read(start, len);
         // SAFETY: the bytes are inside the mapping, which outlives the borrow of `self`.
-        Some(unsafe { PeerBytes::new(pointer, len) })
+        unsafe { PeerBytes::new(pointer, len) }
     }
 }

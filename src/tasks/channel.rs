@@ -11,6 +11,7 @@ use crate::payload::Payload;
 use crate::protocol::kind::flags;
 use crate::protocol::{Health, Kind};
 use crate::shm::clock::Deadline;
+use crate::shm::fork;
 use crate::tasks::driver::{self, Registration};
 use crate::tasks::send;
 use crate::tasks::timer::Timer;
@@ -271,6 +272,7 @@ struct Arrival {
 }
 
 async fn spawn_channel(spawner: Spawner) -> Result<Channel> {
+    fork::watch()?;
     let arrival = Arc::new(Mutex::new(Arrival::default()));
     let theirs = Arc::clone(&arrival);
     let thread = std::thread::Builder::new().name("slipring-spawn".to_owned());

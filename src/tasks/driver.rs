@@ -9,10 +9,11 @@ use std::task::Waker;
 use std::time::Duration;
 
 use crate::channel::Engine;
-use crate::error::{Error, ErrorKind, Result};
-use crate::process::service::{Home, lock, start_thread};
+use crate::error::{Error, Result};
+use crate::process::service::{lock, start_thread};
 use crate::process::sys::fd::{Epoll, EventCounter};
 use crate::shm::clock::Deadline;
+use crate::shm::fork;
 use crate::shm::hint::Hint;
 
 /// Key of the counter that makes the thread look at the timers again.
@@ -44,15 +45,13 @@ struct State {
     sleeps_until: Option<Deadline>,
 }
 
-static HOME: Home = Home::new();
 static DRIVER: OnceLock<Driver> = OnceLock::new();
 
 /// The driver. What cannot be had today, a descriptor or a thread, is tried again when
 /// it is needed the next time.
 fn driver() -> Result<&'static Driver> {
-    if !HOME.is_here() {
-        return Err(Error::new(ErrorKind::Forked, "tasks of a forked child have no driver"));
-    }
+    // The thread is not in a forked child, but the locks that it may have held are.
+    fork::check()?;
     if DRIVER.get().is_none() {
         let made = Driver::new().map_err(|e| Error::os("cannot make the driver of tasks", e))?;
         // Another thread may have been faster.
@@ -67,6 +66,12 @@ fn driver() -> Result<&'static Driver> {
         *is_running = true;
     }
     Ok(driver)
+}
+
+/// Takes all locks, for a test of what must not wait for them.
+#[cfg(all(test, feature = "tokio"))]
+pub(crate) fn hold() -> impl Sized {
+    DRIVER.get().map(|driver| (lock(&driver.is_running), lock(&driver.state)))
 }
 
 impl Driver {

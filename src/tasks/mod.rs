@@ -17,7 +17,7 @@
 //! should, holds up that thread, and neither the deadlines of others nor the news of a death.
 
 mod channel;
-mod driver;
+pub(crate) mod driver;
 mod send;
 mod timer;
 mod wait;

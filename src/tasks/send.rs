@@ -11,6 +11,7 @@ use crate::protocol::Kind;
 use crate::ring::Header;
 use crate::shm::clock::Deadline;
 use crate::shm::copy::copy_from_slice;
+use crate::shm::fork;
 use crate::tasks::timer::Timer;
 use crate::tasks::wait::with_status;
 
@@ -156,6 +157,7 @@ impl<'a> WaitingForRoom<'a> {
         deadline: Deadline,
         fill: &mut impl FnMut(&mut [u8]) -> Result<()>,
     ) -> Poll<Result<bool>> {
+        fork::check()?;
         self.leave();
         self.engine.attend();
         // Reads too: a worker whose replies nobody reads never makes room.

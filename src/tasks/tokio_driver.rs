@@ -16,13 +16,15 @@ use crate::channel::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::not_pollable;
 use crate::process::service::lock;
+use crate::shm::fork;
 use crate::shm::hint::Hint;
 use crate::tasks::driver::{self, Registration};
 
 /// The task that reads; dropping it ends the task.
 #[derive(Debug)]
 pub(crate) struct TokioDriver {
-    task: JoinHandle<()>,
+    /// Always there until the drop.
+    task: Option<JoinHandle<()>>,
     successor: Arc<Mutex<Successor>>,
 }
 
@@ -37,6 +39,7 @@ enum Successor {
 
 impl TokioDriver {
     pub(crate) fn start(engine: &Arc<Engine>) -> Result<Self> {
+        fork::check()?;
         let runtime = Handle::try_current().map_err(|e| {
             Error::new(ErrorKind::Unsupported, format!("no tokio runtime here: {e}"))
         })?;
@@ -69,7 +72,7 @@ impl TokioDriver {
             task: task.abort_handle(),
         };
         engine.attend_with(move || guard.attend());
-        Ok(Self { task, successor })
+        Ok(Self { task: Some(task), successor })
     }
 }
 
@@ -147,8 +150,14 @@ impl Drop for Post {
 
 impl Drop for TokioDriver {
     fn drop(&mut self) {
+        let Some(task) = self.task.take() else { return };
+        if fork::is_forked_child() {
+            // The runtime's locks are not this library's to take in a forked child.
+            std::mem::forget(task);
+            return;
+        }
         let before = std::mem::replace(&mut *lock(&self.successor), Successor::NotNeeded);
         drop(before);
-        self.task.abort();
+        task.abort();
     }
 }

@@ -14,6 +14,7 @@ use crate::protocol::health::Status;
 use crate::protocol::kind::Kind;
 use crate::ring::Header;
 use crate::shm::clock::Deadline;
+use crate::shm::fork;
 use crate::shm::region::OwnU32;
 use crate::sync::Mutex;
 use crate::worker::stop::Stop;
@@ -72,6 +73,11 @@ impl HealthThread {
 
     /// Ends the thread after it has given the word back.
     pub(crate) fn finish(self) {
+        if fork::is_forked_child() {
+            // The thread is not here, and cannot be waited for.
+            std::mem::forget(self.thread);
+            return;
+        }
         self.finish.set();
         // It cannot panic, and there is nothing to do about it if it did.
         let _ = self.thread.join();

@@ -10,6 +10,7 @@ use crate::protocol::hello::RoleConfig;
 use crate::raw::{End, RawLink};
 use crate::ring::doorbell::Alarm;
 use crate::shm::clock::Deadline;
+use crate::shm::fork;
 use crate::worker::attach::{Attached, Refusal, attach};
 use crate::worker::health::{HealthThread, Shared};
 use crate::worker::serve::StatusOf;
@@ -35,6 +36,7 @@ impl End for RawEnd {
     }
 
     fn close(&self, _: Duration) -> Result<ExitCause> {
+        fork::check()?;
         Ok(ExitCause::Unknown)
     }
 }

@@ -12,6 +12,7 @@ use crate::ring::Consumer;
 use crate::ring::Header;
 use crate::shm::bytes::PeerBytes;
 use crate::shm::clock::{COARSE_NS, Deadline, coarse_now_ns, now_ns};
+use crate::shm::fork;
 use crate::shm::layout::{as_u64, as_usize};
 use crate::shm::region::OwnU32;
 use crate::sync::{Ordering, fence};
@@ -329,6 +330,7 @@ impl Serving<'_> {
         let is_cancel = result.as_ref().is_err_and(|e| e.is_cancel_of(request.id, is_cancelled));
         if let Err(error) = &result
             && !is_cancel
+            && !fork::is_forked_child()
         {
             *self.shared.last_error.lock() = error.summary();
         }

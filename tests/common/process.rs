@@ -34,14 +34,19 @@ pub fn is_rerun(name: &str) -> bool {
 
 const RERUN: &str = "SLIPRING_TEST_RERUN";
 
-/// Runs `child` in a fork of this process and panics unless it returns true. For a
-/// process with one thread of its own and those of the library.
+/// Runs `child` in a fork of this process and panics unless it returns true, within a minute.
 pub fn in_fork(child: impl FnOnce() -> bool) {
     // SAFETY: the child calls what a host's child might, and ends without unwinding.
     #[allow(unsafe_code, reason = "fork")]
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0);
     if pid == 0 {
+        // A child that hangs ends by this signal.
+        // SAFETY: a system call without pointers.
+        #[allow(unsafe_code, reason = "alarm")]
+        unsafe {
+            libc::alarm(60)
+        };
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
         let code = i32::from(!matches!(result, Ok(true)));
         // SAFETY: as said.

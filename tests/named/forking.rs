@@ -26,8 +26,10 @@ fn a_forked_child_is_refused_and_takes_nothing_along() {
     });
     in_fork(|| reply.as_ref().unwrap().to_vec() == b"kept");
     in_fork(|| {
+        let mut blocks: Vec<Vec<u8>> = (0..64).map(|_| vec![0; 1 << 20]).collect();
         drop(reply.take());
         drop(channel.take());
+        blocks.iter_mut().for_each(|block| block.fill(1));
         true
     });
     let channel = channel.unwrap();
@@ -39,6 +41,11 @@ fn a_forked_child_is_refused_and_takes_nothing_along() {
 
     let other = fresh_name();
     let mut host = Some(named::create(&other, &Config::small()).unwrap());
+    in_fork(|| {
+        let accepted = host.as_mut().unwrap().accept(Duration::from_secs(5)).map(drop);
+        let created = named::create("of-a-child", &Config::small()).map(drop);
+        [accepted, created].into_iter().all(|r| r.unwrap_err().kind() == ErrorKind::Forked)
+    });
     in_fork(|| {
         drop(host.take());
         true

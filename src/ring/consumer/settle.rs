@@ -9,6 +9,7 @@ use crate::ring::doorbell::BY_FD;
 #[cfg(feature = "async")]
 use crate::ring::position::NEVER;
 use crate::shm::clock::Deadline;
+use crate::shm::fork;
 use crate::shm::hint::{Drained, Hint};
 use crate::sync::Ordering;
 use crate::sync::mutant::{self, Mutant};
@@ -74,6 +75,8 @@ impl Consumer {
     /// there is other news. With `is_exact` it waits, briefly, so that it is not readable for a
     /// frame that is gone.
     pub(crate) fn settle(&mut self, hint: &Hint, is_over: bool, is_exact: bool) -> Result<Settled> {
+        // The descriptor is shared with the parent.
+        fork::check()?;
         if self.is_lit && self.has_next() {
             // The producer may have committed it and not rung yet, maybe for a while.
             if !self.is_rung_behind(self.next) && !mutant::chosen(Mutant::UnrungNotLit) {

@@ -73,7 +73,7 @@ impl Batch<'_> {
         let start = self.start_of(index);
         let Producer { slots, len, .. } = &mut *self.producer;
         // Always there: the slots lie in a row before the ring's end.
-        slots.payload_mut(start, *len).unwrap_or_default()
+        slots.payload_mut(start, *len)
     }
 
     #[inline]

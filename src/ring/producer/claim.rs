@@ -28,7 +28,7 @@ impl Claim<'_> {
     pub fn payload(&mut self) -> &mut [u8] {
         // Always there: a span was claimed that is contiguous.
         let Producer { slots, start, len, .. } = &mut *self.producer;
-        slots.payload_mut(*start, *len).unwrap_or_default()
+        slots.payload_mut(*start, *len)
     }
 
     /// Shortens the payload to its first `len` bytes; longer is not possible.
