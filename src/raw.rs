@@ -92,8 +92,8 @@ impl RawLink {
     }
 
     /// The next frame; `None` if none came. Blocks for at most `timeout`, after it has
-    /// spun as the wait strategy says. Frames that were committed before the peer's end
-    /// are still delivered.
+    /// spun as the wait strategy says. Frames that were committed before the peer's end, or
+    /// before it closed the link, come first.
     ///
     /// # Errors
     ///

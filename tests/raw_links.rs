@@ -1,5 +1,11 @@
 //! Raw links between two processes: batches of frames, both ways, over rings that are soon full.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::as_conversions, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    reason = "tests"
+)]
 
 use std::time::Duration;
 
@@ -128,4 +134,64 @@ fn a_batch_or_a_drain_of_nothing_does_nothing() {
     assert_eq!(link.drain(5, Duration::ZERO, |_, _| ()).unwrap(), 0);
     assert!(link.claim_batch(1001, 2, LONG).unwrap_err().is_too_large());
     link.close(LONG).unwrap();
+}
+
+/// A worker that sends three frames as soon as it gets one, and is killed at once.
+#[test]
+fn worker_with_last_words() {
+    if !is_worker() {
+        return;
+    }
+    let (mut link, _) = attach_raw().unwrap();
+    drop(link.recv(LONG).unwrap().unwrap());
+    for request in 1..=3 {
+        link.claim(10, LONG).unwrap().unwrap().commit_lazily(header(request));
+    }
+    std::process::abort();
+}
+
+/// A worker that counts what it gets until it is told to end, and tells by its exit code.
+#[test]
+fn worker_that_counts() {
+    if !is_worker() {
+        return;
+    }
+    let (mut link, _) = attach_raw().unwrap();
+    let mut count = 0;
+    while link.recv(LONG).is_ok_and(|frame| frame.is_some()) {
+        count += 1;
+    }
+    std::process::exit(count);
+}
+
+fn spawn_entry(entry: &str) -> RawLink {
+    let args = [entry, "--exact", "--nocapture", "--test-threads=1"];
+    Spawner::current_exe().unwrap().args(args).config(Config::small()).spawn_raw().unwrap()
+}
+
+#[test]
+fn what_a_worker_sent_before_it_died_comes_before_its_death() {
+    for round in 0..100 {
+        let mut link = spawn_entry("worker_with_last_words");
+        link.claim(0, LONG).unwrap().unwrap().commit(header(0));
+        for request in 1..=3 {
+            let frame = link.recv(LONG);
+            let frame = frame.unwrap_or_else(|error| panic!("round {round}: {error}")).unwrap();
+            assert_eq!(frame.header().request, request);
+        }
+        assert!(link.recv(LONG).unwrap_err().is_peer_dead());
+        assert!(link.drain(9, LONG, |_, _| ()).unwrap_err().is_peer_dead());
+    }
+}
+
+#[test]
+fn what_was_sent_before_a_link_was_closed_comes_before_the_end() {
+    for round in 0..100 {
+        let mut link = spawn_entry("worker_that_counts");
+        for request in 0..3 {
+            link.claim(10, LONG).unwrap().unwrap().commit(header(request));
+        }
+        let cause = link.close(LONG).unwrap();
+        assert_eq!(cause, slipring::ExitCause::Exited(3), "round {round}");
+    }
 }

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::ring::doorbell::{Alarm, Bell, Sleeper, Step};
+use crate::ring::doorbell::{Alarm, Bell, Sleeper, Step, look_before_end};
 use crate::ring::frame::{Commit, Header};
 use crate::ring::position::{NEVER, span, to_end};
 use crate::ring::returns::{Cursor, Lease, Shared, payload};
@@ -294,7 +294,8 @@ impl Consumer {
         self.poll()
     }
 
-    /// Waits until [`Consumer::poll`] has something to say, or the deadline has passed.
+    /// Waits until [`Consumer::poll`] has something to say, or the deadline has passed. `stop`
+    /// ends the wait, but not before frames that were committed before the end.
     pub(crate) fn wait_until(
         &mut self,
         alarm: &Alarm,
@@ -312,15 +313,12 @@ impl Consumer {
         if !mutant::chosen(Mutant::NoHeadBeforeSleep) {
             self.publish();
         }
-        let found = self.sleeper.wait_until(alarm, deadline, has_rung, |step| {
-            stop()?;
-            match step {
-                Step::Announce => {
-                    self.announce();
-                    Ok(None)
-                }
-                Step::Look => Ok(self.has_next().then_some(())),
+        let found = self.sleeper.wait_until(alarm, deadline, has_rung, |step| match step {
+            Step::Announce => {
+                self.announce();
+                Ok(None)
             }
+            Step::Look => look_before_end(&mut stop, || Ok(self.has_next().then_some(()))),
         })?;
         Ok(found.is_some())
     }

@@ -236,6 +236,22 @@ pub(crate) enum Step {
     Announce,
 }
 
+/// One look of a wait that `state` can end, as by the news that the peer is gone. The state is
+/// read before the look and counts after it: what was there before the end is found before it.
+pub(crate) fn look_before_end<T>(
+    state: impl FnOnce() -> Result<()>,
+    look: impl FnOnce() -> Result<Option<T>>,
+) -> Result<Option<T>> {
+    let state = state();
+    if mutant::chosen(Mutant::EndBeforeLook) {
+        state.clone()?;
+    }
+    match look()? {
+        None => state.map(|()| None),
+        found => Ok(found),
+    }
+}
+
 /// How often waits spun, slept and were woken.
 #[derive(Debug, Default)]
 pub(crate) struct WaitCounters {

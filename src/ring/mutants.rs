@@ -73,6 +73,7 @@ fn killer(mutant: Mutant) -> &'static str {
         | Mutant::NoAlarmWake
         | Mutant::AlarmReadLate
         | Mutant::AlarmNotWaitedOn => "an_alarm_ends_a_wait_for_a_frame",
+        Mutant::EndBeforeLook => "what_was_committed_before_the_end_is_found_before_it",
         Mutant::DrainLate
         | Mutant::NoFenceAfterDrain
         | Mutant::NoLookAfterDrain

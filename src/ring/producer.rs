@@ -9,7 +9,7 @@
 
 use crate::config::{FRAME_HEADER, RingConfig};
 use crate::error::{Error, Result};
-use crate::ring::doorbell::{Alarm, BY_FD, Bell, Sleeper, Step};
+use crate::ring::doorbell::{Alarm, BY_FD, Bell, Sleeper, Step, look_before_end};
 use crate::ring::frame::{Commit, Header};
 use crate::ring::position::{NEVER, padding, span};
 use crate::shm::clock::Deadline;
@@ -248,18 +248,15 @@ impl Producer {
             self.flush();
         }
         let (_, needed) = self.needed(len);
-        let looked = self.sleeper.wait_until(alarm, deadline, true, |step| {
-            stop()?;
-            match step {
-                Step::Announce => {
-                    self.announce_space(len);
-                    Ok(None)
-                }
-                Step::Look => match self.look_at_head() {
-                    Ok(head) => Ok(self.fits(needed, head).then_some(Ok(head))),
-                    Err(corrupt) => Ok(Some(Err(corrupt))),
-                },
+        let looked = self.sleeper.wait_until(alarm, deadline, true, |step| match step {
+            Step::Announce => {
+                self.announce_space(len);
+                Ok(None)
             }
+            Step::Look => look_before_end(&mut stop, || match self.look_at_head() {
+                Ok(head) => Ok(self.fits(needed, head).then_some(Ok(head))),
+                Err(corrupt) => Ok(Some(Err(corrupt))),
+            }),
         })?;
         match looked {
             // The closure found that it fits.

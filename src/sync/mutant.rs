@@ -111,6 +111,8 @@ mutants! {
         AlarmReadLate,
         /// The sleeper does not sleep on the alarm.
         AlarmNotWaitedOn,
+        /// The end of a wait is told before the look for what came before it.
+        EndBeforeLook,
 
         // Reactors.
         /// The descriptor is drained after the look.

@@ -126,6 +126,68 @@ fn a_frame_and_an_alarm_end_a_wait_whichever_comes_first() {
 }
 
 #[test]
+fn what_was_committed_before_the_end_is_found_before_it() {
+    model(|| {
+        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let (alarm, is_over) = (Arc::new(Alarm::default()), Arc::new(AtomicU32::new(0)));
+        let sender = thread::spawn({
+            let (alarm, is_over) = (Arc::clone(&alarm), Arc::clone(&is_over));
+            move || {
+                send(&mut producer, 1, 0);
+                // Lost with its sender: the bell is not rung for it.
+                send_lazily(&mut producer, 2, 0);
+                is_over.store(1, Ordering::Release);
+                alarm.raise();
+                producer
+            }
+        });
+        let has_ended = || match is_over.load(Ordering::Acquire) {
+            0 => Ok(()),
+            _ => Err(Error::new(ErrorKind::Closed, "over")),
+        };
+        for request in 1..=2 {
+            let frame = consumer.poll_until(&alarm, Deadline::NEVER, false, has_ended);
+            let Ok(Some(frame)) = frame else {
+                panic!("the end came before a frame that was published before it")
+            };
+            assert_eq!(frame.header().request, request);
+        }
+        let end = consumer.poll_until(&alarm, Deadline::NEVER, false, has_ended).unwrap_err();
+        assert_eq!(end.kind(), ErrorKind::Closed);
+        drop(sender.join().unwrap());
+    });
+}
+
+#[test]
+fn room_that_was_made_before_the_end_is_found_before_it() {
+    model(|| {
+        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        for request in 1..=3 {
+            send(&mut producer, request, 0);
+        }
+        let (alarm, is_over) = (Arc::new(Alarm::default()), Arc::new(AtomicU32::new(0)));
+        let reader = thread::spawn({
+            let (alarm, is_over) = (Arc::clone(&alarm), Arc::clone(&is_over));
+            move || {
+                drop(consumer.poll().unwrap());
+                consumer.publish();
+                is_over.store(1, Ordering::Release);
+                alarm.raise();
+                consumer
+            }
+        });
+        let claim = producer.claim_until(0, &alarm, Deadline::NEVER, || {
+            match is_over.load(Ordering::Acquire) {
+                0 => Ok(()),
+                _ => Err(Error::new(ErrorKind::Closed, "over")),
+            }
+        });
+        drop(claim.unwrap().expect("a slot that was free before the end"));
+        drop(reader.join().unwrap());
+    });
+}
+
+#[test]
 fn an_alarm_ends_a_wait_for_room() {
     model(|| {
         let Rig { mut producer, consumer, .. } = rig(CAPACITY, LONGEST, 0);
