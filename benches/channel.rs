@@ -59,6 +59,39 @@ fn calls(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Both sides bound to a processor each, or to one: what they spin for is not where they may
+/// run, but where they do. On a machine with one processor there is no row for two.
+fn bound_calls(criterion: &mut Criterion) {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let payload = data(1, 64);
+    for (place, worker) in [("apart", 1), ("together", 0)].into_iter().filter(|p| p.1 < processors)
+    {
+        let mut group = criterion.benchmark_group(format!("channel/call 64, bound {place}"));
+        for (name, wait) in
+            [("default", Config::default().wait_strategy()), ("spin", WaitStrategy::Spin)]
+        {
+            let config = Config::builder().wait_strategy(wait).build().unwrap();
+            let channel = spawner("").cpus([worker as u32]).config(config).spawn().unwrap();
+            channel.wait_ready(LONG).unwrap();
+            group.bench_function(name, |bencher| {
+                bencher.iter_custom(|iterations| {
+                    // On a thread of its own, which alone is bound.
+                    std::thread::scope(|scope| {
+                        let calling = scope.spawn(|| {
+                            support::bind_thread(0);
+                            let start = Instant::now();
+                            (0..iterations).for_each(|_| echo(&channel, &payload));
+                            start.elapsed()
+                        });
+                        calling.join().unwrap()
+                    })
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
 /// 64 texts of 200 bytes there, 64 × 384 values back.
 fn embedding(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("channel/embed 64 x 384");
@@ -112,6 +145,7 @@ fn main() {
     }
     let mut criterion = support::criterion();
     calls(&mut criterion);
+    bound_calls(&mut criterion);
     embedding(&mut criterion);
     streams(&mut criterion);
     criterion.final_summary();

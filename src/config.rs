@@ -23,10 +23,13 @@ const MAX_IN_FLIGHT: usize = 1 << 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WaitStrategy {
-    /// Never sleeps: the lowest latency, one core at 100 % for as long as it waits.
+    /// Never sleeps while the other side runs on another core: the lowest latency, one core at
+    /// 100 % for as long as it waits. After a millisecond it yields to other threads between
+    /// looks. Where both sides were last seen on one core it sleeps at once, as `Park` does.
     Spin,
-    /// Spins for at most this long, then sleeps. No spinning on a machine with
-    /// one core, or right after a sleeping peer was woken on the same core.
+    /// Spins for at most this long, then sleeps. No spinning where both sides were last seen on
+    /// one core, nor where the process has less than two cores' time: on a machine with one, or
+    /// in a control group that allows no more.
     SpinThenPark(Duration),
     /// Sleeps at once.
     Park,

@@ -159,3 +159,19 @@ pub fn check_matrix(reader: &MatrixReader<&slipring::Reply>, lens: &[usize], out
         assert_eq!(out[row * DIM + 5], value(row, 5, *len));
     }
 }
+
+/// Binds the calling thread to a processor, if that is allowed.
+#[allow(dead_code, reason = "not every bench binds")]
+pub fn bind_thread(processor: usize) {
+    // SAFETY: a set of processors is a plain set of bits.
+    #[allow(unsafe_code, reason = "cpu_set_t")]
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: a live set, and the number of a processor that it has room for.
+    #[allow(unsafe_code, reason = "CPU_SET")]
+    unsafe {
+        libc::CPU_SET(processor, &mut set)
+    };
+    // SAFETY: reads a live set.
+    #[allow(unsafe_code, reason = "sched_setaffinity")]
+    let _ = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
+}

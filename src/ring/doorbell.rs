@@ -56,13 +56,16 @@ use crate::shm::hint::Hint;
 use crate::shm::region::{OwnU32, OwnU64, PeerU32};
 use crate::shm::{cpu, fork, futex};
 use crate::sync::mutant::{self, Mutant};
-use crate::sync::{AtomicU32, Counter, Mutex, Ordering, spin_loop};
+use crate::sync::{AtomicU32, Counter, Mutex, Ordering, spin_loop, yield_now};
 
 /// A wait with something in flight looks again at least this often: a peer that publishes
 /// and does not ring costs no more than that. Not in a model: it would make good what was lost.
 const BACKSTOP: Duration = if cfg!(loom) { Duration::MAX } else { Duration::from_secs(1) };
 /// Looks between two readings of the clock while spinning.
 const LOOKS: u32 = 64;
+/// Nanoseconds of spinning after which the processor is offered to others between looks: what
+/// is known of where the peer runs is as old as its last wait.
+const YIELD_AFTER: u64 = 1_000_000;
 
 /// Added to an announced position: wake me by my descriptor. Positions are multiples of 64.
 pub(crate) const BY_FD: u64 = 1;
@@ -267,7 +270,7 @@ pub(crate) struct Sleeper {
     peer_cpu: PeerU32,
     strategy: WaitStrategy,
     /// Asked when this is made: asking reads files, which no wait should have to.
-    is_only_cpu: bool,
+    are_cpus_scarce: bool,
     watch: Option<Arc<BellWatch>>,
     event: Option<SharedEvent>,
     /// Nanoseconds to spin before the next sleep: see `learn`.
@@ -285,9 +288,19 @@ impl Sleeper {
     ) -> Self {
         let budget = Counter::new(nanos(longest_spin(strategy)));
         let counters = WaitCounters::default();
-        let is_only_cpu = cpu::is_only_one();
-        let event = None;
-        Self { peer_bell, own_cpu, peer_cpu, strategy, is_only_cpu, watch, event, budget, counters }
+        let sleeper = Self {
+            peer_bell,
+            own_cpu,
+            peer_cpu,
+            strategy,
+            are_cpus_scarce: cpu::are_scarce(),
+            watch,
+            event: None,
+            budget,
+            counters,
+        };
+        sleeper.say_cpu();
+        sleeper
     }
 
     /// Sleeps on the event, if there is one, in the place of the futex.
@@ -419,22 +432,33 @@ impl Sleeper {
                     return Ok(Some(found));
                 }
             }
-            let endless = self.strategy == WaitStrategy::Spin;
-            if (!endless && now_ns().wrapping_sub(start) >= budget) || deadline.has_passed() {
+            let spun = now_ns().wrapping_sub(start);
+            let is_endless = self.strategy == WaitStrategy::Spin;
+            // Either side may have been moved meanwhile.
+            let is_over = (!is_endless && spun >= budget) || !self.may_spin(has_rung);
+            if is_over || deadline.has_passed() {
                 return Ok(None);
+            }
+            if spun >= YIELD_AFTER {
+                yield_now();
             }
         }
     }
 
+    /// Whether spinning can help: the peer is not known to need the processor that this thread
+    /// runs on. Tells the peer which one that is.
     fn may_spin(&self, has_rung: bool) -> bool {
+        if cfg!(loom) || self.strategy == WaitStrategy::Park {
+            return false;
+        }
+        let own = self.say_cpu();
+        let peer = self.peer_cpu.load(Ordering::Relaxed);
         match self.strategy {
             WaitStrategy::Park => false,
-            WaitStrategy::Spin => cfg!(not(loom)),
-            WaitStrategy::SpinThenPark(_) => {
-                let peer = self.peer_cpu.load(Ordering::Relaxed);
-                let apart = peer != 0 && peer != cpu::current();
-                cfg!(not(loom)) && !self.is_only_cpu && (apart || (peer == 0 && !has_rung))
-            }
+            WaitStrategy::Spin => peer == 0 || peer != own,
+            WaitStrategy::SpinThenPark(_) if self.are_cpus_scarce => false,
+            WaitStrategy::SpinThenPark(_) if peer == 0 => !has_rung,
+            WaitStrategy::SpinThenPark(_) => peer != own,
         }
     }
 
@@ -443,7 +467,7 @@ impl Sleeper {
     #[cfg(feature = "async")]
     pub(crate) fn runs_elsewhere(&self) -> bool {
         let peer = self.peer_cpu.load(Ordering::Relaxed);
-        !self.is_only_cpu && peer != 0 && peer != cpu::current()
+        !self.are_cpus_scarce && peer != 0 && peer != self.say_cpu()
     }
 
     #[cold]
@@ -467,11 +491,18 @@ impl Sleeper {
         self.learn(now_ns().wrapping_sub(slept_at));
     }
 
-    /// A hint for the peer's `may_spin`.
-    fn say_cpu(&self) {
-        if cfg!(not(loom)) {
-            self.own_cpu.store(cpu::current(), Ordering::Relaxed);
+    /// Tells the peer where this thread runs, a hint for its `may_spin`: when this side is made,
+    /// before and while it spins, and around sleeps. Written only when it has changed, for the
+    /// peer looks at the line whenever it waits. Returns it.
+    fn say_cpu(&self) -> u32 {
+        if cfg!(loom) {
+            return 0;
         }
+        let own = cpu::current();
+        if self.own_cpu.load(Ordering::Relaxed) != own {
+            self.own_cpu.store(own, Ordering::Relaxed);
+        }
+        own
     }
 
     /// A short sleep would have been better spun through; long ones halve the budget,

@@ -1,6 +1,8 @@
-//! Which processor this thread runs on, for deciding whether spinning can help.
-#![allow(unsafe_code, reason = "sched_getcpu is a C function")]
+//! Which processor this thread runs on, and how many there are: for deciding whether spinning
+//! can help.
+#![allow(unsafe_code, reason = "sched_getcpu and sysconf are C functions")]
 
+use std::path::Path;
 use std::sync::OnceLock;
 
 /// The processor's number plus one; zero when it is not known.
@@ -10,8 +12,101 @@ pub(crate) fn current() -> u32 {
     u32::try_from(cpu.saturating_add(1)).unwrap_or(0)
 }
 
-/// Whether this process may run on one processor only.
-pub(crate) fn is_only_one() -> bool {
-    static ONE: OnceLock<bool> = OnceLock::new();
-    *ONE.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from) == 1)
+/// Whether this process gets less than two processors' time, on whichever of them its threads
+/// may run: the machine has one, or a control group allows no more. What a thread spins away
+/// is then taken from the peer. A thread that is bound to one processor does not count: the
+/// peer may be bound to another.
+pub(crate) fn are_scarce() -> bool {
+    static SCARCE: OnceLock<bool> = OnceLock::new();
+    *SCARCE.get_or_init(|| {
+        // The least of what the thread is bound to, what is allowed, and what there is.
+        let parallel = std::thread::available_parallelism().map_or(1, usize::from);
+        parallel == 1 && (online() == 1 || quota().is_some_and(|processors| processors < 2))
+    })
+}
+
+fn online() -> i64 {
+    // SAFETY: takes an integer and only reports.
+    unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }
+}
+
+/// Whole processors that control groups allow this process; `None` if they set no limit.
+fn quota() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    quota_of(&groups, |path| std::fs::read_to_string(path).ok())
+}
+
+/// The least that is allowed by the groups in this list, and by those that they lie in.
+fn quota_of(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
+    let limit = |group: &Path, name: &str| -> Option<Vec<u64>> {
+        let text = read(&group.join(name))?;
+        // The word for no limit, and a negative number, are no numbers.
+        text.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
+    };
+    let of_group = |group: &Path| -> Option<u64> {
+        let (quota, period) = match limit(group, "cpu.max").as_deref() {
+            Some(&[quota, period]) => (quota, period),
+            _ => {
+                let one = |name| limit(group, name)?.first().copied();
+                (one("cpu.cfs_quota_us")?, one("cpu.cfs_period_us")?)
+            }
+        };
+        quota.checked_div(period)
+    };
+    let mut least = None;
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let is_one = controllers.is_empty() || controllers.split(',').any(|name| name == "cpu");
+        let root = Path::new("/sys/fs/cgroup").join(controllers);
+        let path = Path::new(path.trim_start_matches('/'));
+        for group in path.ancestors().filter(|_| is_one) {
+            least = least.into_iter().chain(of_group(&root.join(group))).min();
+        }
+    }
+    least
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    /// The quota of a process in these groups, where these files are.
+    fn quota_with(groups: &str, files: &[(&str, &str)]) -> Option<u64> {
+        let files: Vec<_> = files.iter().map(|(path, text)| (Path::new(path), *text)).collect();
+        quota_of(groups, |path| {
+            files.iter().find(|(name, _)| *name == path).map(|(_, text)| (*text).to_owned())
+        })
+    }
+
+    #[test]
+    fn the_least_quota_of_a_group_and_those_around_it_counts() {
+        let groups = "0::/user/task\n";
+        let inner = ("/sys/fs/cgroup/user/task/cpu.max", "max 100000\n");
+        assert_eq!(quota_with(groups, &[inner]), None);
+        let outer = ("/sys/fs/cgroup/user/cpu.max", "150000 100000\n");
+        assert_eq!(quota_with(groups, &[inner, outer]), Some(1));
+        let root = ("/sys/fs/cgroup/cpu.max", "50000 100000\n");
+        assert_eq!(quota_with(groups, &[inner, outer, root]), Some(0));
+    }
+
+    #[test]
+    fn a_quota_of_the_first_version_of_control_groups_counts() {
+        let groups = "4:memory:/a\n3:cpu,cpuacct:/a\n0::/\n";
+        let at = "/sys/fs/cgroup/cpu,cpuacct/a";
+        let (quota, period) = (format!("{at}/cpu.cfs_quota_us"), format!("{at}/cpu.cfs_period_us"));
+        let with = |value| quota_with(groups, &[(&quota, value), (&period, "100000\n")]);
+        assert_eq!((with("350000\n"), with("-1\n")), (Some(3), None));
+    }
+
+    #[test]
+    fn a_thread_that_is_bound_to_one_processor_has_the_others_beside_it() {
+        let here = current();
+        assert!(here > 0 && i64::from(here) <= online());
+        if online() > 1 && quota().is_none() {
+            assert!(!are_scarce());
+        }
+    }
 }
