@@ -24,57 +24,73 @@
 // parent's side all but the processes. Nothing is above that would use it.
 #![cfg_attr(loom, allow(dead_code, reason = "what uses it is not there"))]
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("slipring runs on Linux only: it needs memfd seals, futexes and pidfds");
-#[cfg(not(all(target_pointer_width = "64", target_endian = "little")))]
-compile_error!("slipring supports 64-bit little-endian targets only");
+/// [`cfg_select`], by the name of the one macro in which rustfmt looks for modules.
+macro_rules! cfg_if {
+    ($(if #[cfg($($when:tt)*)] { $($items:tt)* } else)* { $($others:tt)* }) => {
+        cfg_select! {
+            $($($when)* => { $($items)* })*
+            _ => { $($others)* }
+        }
+    };
+}
 
-#[cfg_attr(loom, path = "channel/mod_loom.rs")]
-mod channel;
-mod config;
-mod error;
-mod failpoint;
-#[doc(hidden)]
-#[cfg(not(loom))]
-pub mod fuzzing;
-mod link;
-#[cfg(all(feature = "named", not(loom)))]
-pub mod named;
-pub mod payload;
-#[cfg(not(loom))]
-mod process;
-mod protocol;
-#[cfg(not(loom))]
-mod raw;
-pub mod ring;
-mod shm;
-mod sync;
-#[cfg(all(feature = "async", not(loom)))]
-pub mod tasks;
-#[cfg(all(feature = "testing", not(loom)))]
-pub mod testing;
-#[cfg(not(loom))]
-mod trace;
-#[cfg(not(loom))]
-pub mod worker;
+// One error where it cannot work, and none that follow from it: then nothing else is compiled.
+cfg_if! {
+    if #[cfg(not(target_os = "linux"))] {
+        compile_error!("slipring runs on Linux only: it needs memfd seals, futexes and pidfds");
+    } else if #[cfg(not(all(target_pointer_width = "64", target_endian = "little")))] {
+        compile_error!("slipring supports 64-bit little-endian targets only");
+    } else if #[cfg(target_env = "musl")] {
+        compile_error!("slipring is not built against musl: use a target of the GNU C library");
+    } else {
+        #[cfg_attr(loom, path = "channel/mod_loom.rs")]
+        mod channel;
+        mod config;
+        mod error;
+        mod failpoint;
+        #[doc(hidden)]
+        #[cfg(not(loom))]
+        pub mod fuzzing;
+        mod link;
+        #[cfg(all(feature = "named", not(loom)))]
+        pub mod named;
+        pub mod payload;
+        #[cfg(not(loom))]
+        mod process;
+        mod protocol;
+        #[cfg(not(loom))]
+        mod raw;
+        pub mod ring;
+        mod shm;
+        mod sync;
+        #[cfg(all(feature = "async", not(loom)))]
+        pub mod tasks;
+        #[cfg(all(feature = "testing", not(loom)))]
+        pub mod testing;
+        #[cfg(not(loom))]
+        mod trace;
+        #[cfg(not(loom))]
+        pub mod worker;
 
-#[cfg(not(loom))]
-pub use channel::{
-    Channel, DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, MessageWriter, Pending, Reply, Spawner,
-    Stats, Stream, StreamTimeouts,
-};
-#[cfg(loom)]
-pub use channel::{
-    DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, Pending, Reply, Stream, StreamTimeouts,
-};
-pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
-pub use error::{Error, ErrorKind, ExitCause, Result, WorkerDeath, WorkerFailure};
-pub use payload::{Payload, Source};
-pub use protocol::hello::RoleConfig;
-pub use protocol::{Health, Kind, WorkerState};
-#[cfg(not(loom))]
-pub use raw::RawLink;
-pub use shm::bytes::PeerBytes;
+        #[cfg(not(loom))]
+        pub use channel::{
+            Channel, DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, MessageWriter, Pending, Reply, Spawner,
+            Stats, Stream, StreamTimeouts,
+        };
+        #[cfg(loom)]
+        pub use channel::{
+            DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, Pending, Reply, Stream, StreamTimeouts,
+        };
+        pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
+        pub use error::{Error, ErrorKind, ExitCause, Result, WorkerDeath, WorkerFailure};
+        pub use payload::{Payload, Source};
+        pub use protocol::hello::RoleConfig;
+        pub use protocol::{Health, Kind, WorkerState};
+        #[cfg(not(loom))]
+        pub use raw::RawLink;
+        pub use shm::bytes::PeerBytes;
+    }
+}
 
 /// The README's code compiles.
 #[cfg(doctest)]
