@@ -16,7 +16,7 @@ worker_entry!();
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
@@ -144,10 +144,12 @@ struct Started {
 impl Started {
     fn new() -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
+        let theirs = OwnedFd::from(theirs);
+        let number = std::fs::File::from(theirs.try_clone().unwrap()).metadata().unwrap().ino();
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["worker_entry", "--exact", "--nocapture", "--test-threads=1"])
-            .env("SLIPRING_WORKER", std::process::id().to_string())
-            .stdin(OwnedFd::from(theirs))
+            .env("SLIPRING_WORKER", format!("{}:{number}", std::process::id()))
+            .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

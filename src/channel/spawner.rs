@@ -1,6 +1,7 @@
 //! Starting a worker: regions, process, handshake.
 
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use crate::channel::spawn_checks::{check_cpus, check_limits, check_role, check_t
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::link::{Duplex, ParentLink, ParentWords};
-use crate::process::birth::birth;
+use crate::process::birth::{birth, variable};
 use crate::process::log::Log;
 #[cfg(feature = "tracing")]
 use crate::process::service::run_apart;
@@ -358,7 +359,7 @@ impl Spawner {
         let log = log.map(|dir| Log::open(dir, &self.role.role, self.instance)).transpose()?;
         crate::failpoint::failpoint!("before spawn");
         let mut program = self.program.clone();
-        program.env.set(WORKER_ENV, std::process::id().to_string());
+        program.env.set(WORKER_ENV, variable(theirs.as_fd())?);
 
         let life = Arc::new(Life::default());
         let child = {

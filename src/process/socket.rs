@@ -207,6 +207,11 @@ fn file_id(fd: BorrowedFd<'_>) -> io::Result<FileId> {
     Ok((meta.dev(), meta.ino()))
 }
 
+/// The socket's number, which no other socket of the machine has while it is open.
+pub(crate) fn inode(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    file_id(socket).map(|(_, inode)| inode)
+}
+
 /// Drops what has arrived; whether the other end is closed.
 fn drain(socket: BorrowedFd<'_>) -> Result<bool> {
     let mut scratch = [0; 256];

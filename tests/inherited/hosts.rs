@@ -187,8 +187,14 @@ pub fn same_log_of_another_host() {
 }
 
 pub fn program_of_a_worker() {
-    let said = ask(&small().spawn().unwrap(), START);
+    let channel = small().spawn().unwrap();
+    let said = ask(&channel, START);
     assert!(said.contains("is_worker: false"), "{said}");
+    if can_unshare() {
+        let said = channel.call(START, b"unshare", LONG).unwrap().to_vec();
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains("is_worker: false"), "{said}");
+    }
 }
 
 pub fn never_asks() {
@@ -264,14 +270,20 @@ pub fn behind_a_shell() {
     assert_works_behind(&wrapper.config(Config::small()));
 }
 
+const UNSHARE: [&str; 2] = ["--pid", "--fork"];
+
+/// Whether this process may make pid namespaces.
+fn can_unshare() -> bool {
+    let tried = Command::new("unshare").args(UNSHARE).arg("true").stderr(Stdio::null()).status();
+    tried.is_ok_and(|status| status.success())
+}
+
 pub fn in_a_namespace() {
-    let unshare = ["--pid", "--fork"];
-    let can = Command::new("unshare").args(unshare).arg("true").stderr(Stdio::null()).status();
-    if !can.is_ok_and(|status| status.success()) {
+    if !can_unshare() {
         println!("a pid namespace cannot be made here");
         return;
     }
-    let wrapper = Spawner::program("unshare").args(unshare).args(own_command());
+    let wrapper = Spawner::program("unshare").args(UNSHARE).args(own_command());
     let wrapper = wrapper.config(Config::small());
     let channel = wrapper.spawn().unwrap();
     assert_usable(&channel);
