@@ -123,6 +123,21 @@ fn a_death_says_which_request_was_served_and_which_were_not_begun() {
 }
 
 #[test]
+fn the_error_of_a_killed_worker_says_at_once_what_was_begun() {
+    let _alone = alone();
+    for _ in 0..20 {
+        let channel = small().spawn().unwrap();
+        let served = channel.submit(FOR_EVER, b"", LONG).unwrap();
+        let queued = channel.submit(ECHO, b"x", LONG).unwrap();
+        eventually("it runs", || channel.health().current_request == Some(served.request()));
+        send_signal(channel.pid(), libc::SIGKILL);
+        let (served, queued) = (served.wait().unwrap_err(), queued.wait().unwrap_err());
+        assert_eq!(served.was_begun(), Some(true), "{served}");
+        assert_eq!(queued.was_begun(), Some(false), "{queued}");
+    }
+}
+
+#[test]
 fn the_death_of_an_idle_worker_leaves_no_request_begun() {
     let _alone = alone();
     let channel = small().spawn().unwrap();

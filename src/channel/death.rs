@@ -17,6 +17,9 @@ use crate::shm::clock::Deadline;
 /// second for one of hundreds of megabytes.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
 
+/// Between two looks at whether a dead worker's threads have stopped.
+const LOOK: Duration = Duration::from_micros(200);
+
 /// What runs the worker's side.
 #[derive(Debug)]
 pub(crate) enum Body {
@@ -44,7 +47,7 @@ impl Body {
 
     /// Whether it is known how it ended, or will have.
     #[cfg(feature = "async")]
-    pub(crate) fn has_cause(&self) -> bool {
+    fn has_cause(&self) -> bool {
         match self {
             Self::Process(child) => child.cause_cell().get().is_some(),
             #[cfg(any(feature = "testing", feature = "named"))]
@@ -87,6 +90,15 @@ impl Body {
             Self::Process(_) => true,
             #[cfg(any(feature = "testing", feature = "named"))]
             Self::Thread(thread) => thread.pid() == std::process::id(),
+        }
+    }
+
+    /// Whether it can be killed: a thread cannot.
+    pub(crate) fn can_be_killed(&self) -> bool {
+        match self {
+            Self::Process(_) => true,
+            #[cfg(any(feature = "testing", feature = "named"))]
+            Self::Thread(_) => false,
         }
     }
 
@@ -165,6 +177,12 @@ impl Deathbed {
         self.body.has_stopped()
     }
 
+    /// Whether all that an error says of the end is known.
+    #[cfg(feature = "async")]
+    pub(crate) fn is_known(&self) -> bool {
+        self.body.has_cause() && self.body.has_stopped()
+    }
+
     /// Errors that tell of the end wait for the exit status for as long as `patience`.
     pub(crate) fn new(role: String, body: Body, patience: Duration) -> Self {
         Self { role, body, patience, patience_ends: OnceLock::new() }
@@ -174,7 +192,13 @@ impl Deathbed {
     /// over that all callers share: however many there are, one after the other, they do not
     /// wait for longer than one.
     pub(crate) fn wait_for_status(&self, deadline: Deadline) {
-        self.body.wait_for_cause(instant(deadline.min(self.patience_ends())));
+        let until = instant(deadline.min(self.patience_ends()));
+        self.body.wait_for_cause(until);
+        // That is known while its threads are still being stopped. A moment later it is also
+        // known what it had begun.
+        while !self.body.has_stopped() && Instant::now() < until {
+            std::thread::sleep(LOOK);
+        }
     }
 
     pub(crate) fn patience_ends(&self) -> Deadline {

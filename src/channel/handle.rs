@@ -22,6 +22,8 @@ const DEATH_THROES: Duration = Duration::from_secs(10);
 /// How long a close waits for a slow disk, when the worker has ended, so that its log tells
 /// how.
 const LAST_LINE: Duration = Duration::from_secs(1);
+/// How long a thread that was asked to end may take: it cannot be killed.
+const THREAD_GRACE: Duration = Duration::from_millis(100);
 /// How long the worker of a dropped channel may take before it is asked to terminate.
 const DROP_GRACE: Duration = Duration::from_secs(1);
 
@@ -156,10 +158,15 @@ impl WorkerHandle {
         // First, as it reaches also a worker that this process may not signal.
         body.hang_up();
         body.terminate();
-        if let Some(cause) = body.wait(Instant::now() + KILL_AFTER) {
+        let (role, pid) = (&self.role, self.pid);
+        let grace = if body.can_be_killed() { KILL_AFTER } else { THREAD_GRACE };
+        if let Some(cause) = body.wait(Instant::now() + grace) {
             return Ok(cause);
         }
-        let (role, pid) = (&self.role, self.pid);
+        if !body.can_be_killed() {
+            let message = format!("worker {role} is a thread, whose handler has not returned");
+            return Err(Error::new(ErrorKind::Timeout, message));
+        }
         let (patience, state) = match body.kill() {
             true => (DEATH_THROES, "was killed but has not ended"),
             // It is not there any more, or out of reach: then no wait helps.

@@ -161,7 +161,7 @@ impl Life {
     #[cfg(feature = "async")]
     pub(crate) fn patience_ends(&self) -> Option<Deadline> {
         let deathbed = self.deathbed.get()?;
-        let is_awaited = self.phase() == Phase::Dead && !deathbed.body.has_cause();
+        let is_awaited = self.phase() == Phase::Dead && !deathbed.is_known();
         is_awaited.then(|| deathbed.patience_ends())
     }
 

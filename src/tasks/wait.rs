@@ -70,6 +70,9 @@ pub struct AsyncStream {
     wait: Option<ChunkWait>,
 }
 
+/// Between two looks at what is known of a worker that has just died.
+const LOOK: Duration = Duration::from_millis(1);
+
 /// A task's wait for a chunk.
 #[derive(Debug, Clone, Copy)]
 struct ChunkWait {
@@ -277,7 +280,7 @@ impl Waiting {
         self.engine.wake_at_end(&mut self.at_end, context.waker());
         let life = &self.engine.life;
         if let Some(patience) = life.patience_ends()
-            && !self.timer.poll(deadline.min(patience), context)
+            && !self.timer.poll(deadline.min(patience).at_most(LOOK), context)
         {
             return Poll::Pending;
         }
