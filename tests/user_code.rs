@@ -260,6 +260,31 @@ fn a_stream_that_is_not_begun_in_time_ends_as_a_timeout() {
 }
 
 #[test]
+fn a_stopped_worker_stalls_a_stream_only_after_the_chunk_timeout() {
+    let channel = spawn(Config::small());
+    channel.wait_ready(LONG).unwrap();
+    stop(channel.pid());
+    let kind = |timeouts| {
+        let mut stream = channel.stream(COUNT, &encode(&[1, 1]), timeouts).unwrap();
+        within_long("the first chunk", || stream.next_chunk()).unwrap_err().kind()
+    };
+    assert_eq!(kind(StreamTimeouts::new().chunk(LONG).queue(SHORT)), ErrorKind::Timeout);
+    assert_eq!(kind(StreamTimeouts::new().chunk(SHORT).queue(LONG)), ErrorKind::Stalled);
+    #[cfg(feature = "tokio")]
+    {
+        let channel = spawner().pollable().spawn().unwrap();
+        channel.wait_ready(LONG).unwrap();
+        stop(channel.pid());
+        let channel = slipring::tasks::AsyncChannel::new(channel).unwrap();
+        let timeouts = StreamTimeouts::new().chunk(LONG).queue(SHORT);
+        let error = pollster::block_on(async {
+            channel.stream(COUNT, &encode(&[1, 1]), timeouts).await?.next_chunk().await
+        });
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Timeout);
+    }
+}
+
+#[test]
 fn a_stream_that_is_begun_and_silent_stalls() {
     let channel = spawn(Config::small());
     let timeouts = StreamTimeouts::new().chunk(SHORT).queue(Duration::MAX);

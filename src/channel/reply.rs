@@ -256,9 +256,10 @@ impl Stream {
     /// # Errors
     ///
     /// [`ErrorKind::Stalled`] if nothing comes in that time, and [`ErrorKind::Timeout`] if
-    /// the request is not begun in time, after which the stream is over; [`ErrorKind::Worker`] if the handler fails, after the chunks that it sent
-    /// before; [`ErrorKind::Cancelled`] after [`Stream::cancel`]; [`ErrorKind::Protocol`]
-    /// if the worker sends one result; [`ErrorKind::Closed`], [`ErrorKind::PeerDied`],
+    /// the request is not begun in time, after which the stream is over;
+    /// [`ErrorKind::Worker`] if the handler fails, after the chunks that it sent before;
+    /// [`ErrorKind::Cancelled`] after [`Stream::cancel`]; [`ErrorKind::Protocol`] if the
+    /// worker sends one result; [`ErrorKind::Closed`], [`ErrorKind::PeerDied`],
     /// [`ErrorKind::PeerCorrupt`].
     #[inline]
     pub fn next_chunk(&mut self) -> Result<Option<Reply>> {
@@ -333,7 +334,8 @@ impl Stream {
         };
         let Some(begun_at) = begun_at else {
             let served = std::mem::replace(&mut self.served, self.engine.served());
-            if served == self.served && self.engine.is_idle() {
+            let is_idle = served == self.served && self.engine.is_idle();
+            if is_idle && Deadline::from(since, chunk).has_passed() {
                 // It has nothing else to do, and does not take the request: it is stopped.
                 return Err(self.stalled());
             }
