@@ -243,7 +243,9 @@ fn the_death_of_a_raw_worker_makes_the_descriptor_readable() {
     send_signal(pid as u32, libc::SIGKILL);
     assert!(is_readable(link.poll_fd().unwrap(), 20_000));
     assert!(link.settle().unwrap(), "it stays readable");
-    assert!(link.recv(LONG).unwrap_err().is_peer_dead());
+    let error = link.recv(LONG).unwrap_err();
+    assert!(error.is_peer_dead(), "{error}");
+    assert_eq!(error.was_begun(), None, "what it was asked is not known");
 }
 
 /// One thread, one reactor: `drive` and `try_wait` after every wake-up.

@@ -92,6 +92,11 @@ impl EndOfService {
         let _ = self.line.set(line);
     }
 
+    /// Whether the worker serves requests. One that uses raw rings has no line.
+    fn has_line(&self) -> bool {
+        self.line.get().is_some()
+    }
+
     /// How to tell whether no thread of the worker runs any more; once.
     pub(crate) fn set_has_stopped(&self, has_stopped: HasStopped) {
         // A channel has one worker, which sets this when it is started.
@@ -144,10 +149,13 @@ impl WorkerDeath {
     /// before it calls a handler, and the note is read after the worker has ended. So
     /// `Some(false)` means that no handler has seen the request, and that it can be sent to
     /// another worker without being served twice. `None` until [`WorkerDeath::cause`] is known
-    /// and the last thread of the worker has stopped, which is a moment later.
+    /// and the last thread of the worker has stopped, which is a moment later, and always for
+    /// a worker that uses raw rings: this library does not know what such a worker was asked.
     #[must_use]
     pub fn was_begun(&self) -> Option<bool> {
-        let Some(request) = self.request else { return Some(false) };
+        let Some(request) = self.request else {
+            return self.end_of_service.has_line().then_some(false);
+        };
         // A request that was begun before the last one has had its last frame, which was
         // delivered: it did not end with this error.
         self.last_served().map(|last| last.begun == request)
