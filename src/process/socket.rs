@@ -4,14 +4,12 @@
 //! A message is a little-endian u32 length and that many bytes; descriptors ride on its
 //! first byte. What the bytes mean is not known here.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use super::sys::fd::{self as system, Ready};
+use super::sys::fd::{self as system, FileId, Ready, file_id};
 use super::sys::process::{Reach, pidfd_signal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::descriptor::above_stdio;
@@ -132,8 +130,6 @@ pub(crate) struct ParentWatch {
     process: Option<OwnedFd>,
 }
 
-type FileId = (u64, u64);
-
 impl ParentWatch {
     /// # Errors
     ///
@@ -200,11 +196,6 @@ fn was_closed(what: &str, fd: BorrowedFd<'_>, cause: Option<io::Error>) -> Error
     );
     let other = || io::Error::other("something else has its number now");
     Error::os(message, cause.unwrap_or_else(other))
-}
-
-fn file_id(fd: BorrowedFd<'_>) -> io::Result<FileId> {
-    let meta = File::from(fd.try_clone_to_owned()?).metadata()?;
-    Ok((meta.dev(), meta.ino()))
 }
 
 /// The socket's number, which no other socket of the machine has while it is open.
@@ -295,11 +286,12 @@ fn truncated(max_fds: usize) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::{Read, Write};
     use std::time::Duration;
 
     use super::*;
-    use crate::process::testing;
+    use crate::process::{limits, testing};
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(20)
@@ -439,6 +431,23 @@ mod tests {
             let mut text = String::new();
             reader.read_to_string(&mut text).unwrap();
             assert_eq!(text, "another's", "what took its place is not touched");
+        });
+    }
+
+    #[test]
+    fn the_parents_end_is_noticed_by_a_process_without_a_free_descriptor() {
+        testing::alone(|| {
+            let (a, b) = pair().unwrap();
+            let watch = ParentWatch::new(b, true).unwrap();
+            limits::set_rlimit(libc::RLIMIT_NOFILE, 64).unwrap();
+            let mut fillers = Vec::new();
+            while let Ok(file) = File::open("/dev/null") {
+                fillers.push(file);
+            }
+            // Not closed, which would free a descriptor.
+            let end = UnixStream::from(a);
+            end.shutdown(std::net::Shutdown::Both).unwrap();
+            watch.wait().unwrap();
         });
     }
 

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::mem::size_of;
+use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::{Duration, Instant};
@@ -154,6 +154,19 @@ pub(crate) fn pidfd_of_peer(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         Ok([unsafe { OwnedFd::from_raw_fd(fd) }])
     })?;
     Ok(pidfd)
+}
+
+/// The device and the number of an open file.
+pub(crate) type FileId = (u64, u64);
+
+/// Identifies the open file that a descriptor leads to. Needs no free descriptor.
+pub(crate) fn file_id(fd: BorrowedFd<'_>) -> io::Result<FileId> {
+    let mut found = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: `found` has room for the structure that the call writes.
+    check(unsafe { libc::fstat(fd.as_raw_fd(), found.as_mut_ptr()) })?;
+    // SAFETY: the structure consists of integers, which zeros are, or what the call has written.
+    let found = unsafe { found.assume_init() };
+    Ok((found.st_dev, found.st_ino))
 }
 
 /// Readiness to wait for.
