@@ -12,9 +12,11 @@
 //! worker is told, its space comes back, and nothing of it reaches another call.
 //! Timeouts count on the channel's own clock, whatever the runtime's timers do.
 //!
-//! Wakers run on the thread that has news for their task, and without any lock: on a thread
-//! of the library's own, or on a caller's that reads. One that blocks, which no executor's
-//! should, holds up that thread, and neither the deadlines of others nor the news of a death.
+//! A waker runs without any lock, on the thread that has news for its task: one of the
+//! library's own, or a caller's thread that reads. A waker must not block. One that does never
+//! delays what threads wait for (replies, deadlines, deaths, closes), except on the thread
+//! that runs it. It does delay tasks, of other channels too: two threads of the library's wake
+//! the tasks of all channels, one for replies and deadlines and one for ends.
 
 mod channel;
 pub(crate) mod driver;
