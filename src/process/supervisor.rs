@@ -31,8 +31,8 @@ pub(crate) type OnExit = Box<dyn FnOnce(ExitCause) + Send>;
 
 /// How often a worker without a pidfd is looked at.
 const POLL: Duration = Duration::from_millis(50);
-/// How long an orphan that has ended may be another process's child. That one was killed
-/// with it, and leaves the orphan to this process when it ends.
+/// How long an orphan that has ended may be another process's child, or held by a debugger.
+/// That parent was killed with it, and leaves the orphan to this process when it ends.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The bell's key; workers' keys begin above.
@@ -209,8 +209,8 @@ struct Supervisor {
 /// Something that a worker has left behind and that is to be reaped.
 struct Orphan {
     pidfd: OwnedFd,
-    /// Set for one that has ended and is no child of this process yet: it is out of the epoll
-    /// set, and looked at again and again until then.
+    /// Set for one that has ended and cannot be reaped yet: it is out of the epoll set, and
+    /// looked at again and again until then.
     until: Option<Instant>,
 }
 
@@ -242,7 +242,7 @@ impl Supervisor {
             if self.wards.contains_key(&key) && !self.look_at(key) {
                 self.poll_from_now_on(key);
             }
-            self.look_at_orphan(key);
+            self.look_at_orphan(key, true);
         }
         let now = Instant::now();
         for ward in self.wards.values_mut() {
@@ -254,7 +254,7 @@ impl Supervisor {
         }
         let polled = self.orphans.iter().filter(|(_, orphan)| orphan.until.is_some());
         for key in polled.map(|(key, _)| *key).collect::<Vec<_>>() {
-            self.look_at_orphan(key);
+            self.look_at_orphan(key, false);
         }
     }
 
@@ -326,16 +326,17 @@ impl Supervisor {
         self.orphans.insert(key, Orphan { pidfd, until });
     }
 
-    /// Reaps the orphan if it has ended.
-    fn look_at_orphan(&mut self, key: u64) {
+    /// Reaps the orphan if it has ended. `is_ready` says that its pidfd was readable.
+    fn look_at_orphan(&mut self, key: u64, is_ready: bool) {
         let Some(orphan) = self.orphans.get_mut(&key) else { return };
+        let now = Instant::now();
         let is_done = match orphans::reap(&orphan.pidfd) {
             Reaped::Done => true,
             // Left to the epoll set, if it is there.
-            Reaped::NotEnded => orphan.until.is_some_and(|until| until <= Instant::now()),
-            Reaped::NotHere => {
-                let now = Instant::now();
-                // Left in the set it would end every wait at once.
+            Reaped::NotEnded if !is_ready => orphan.until.is_some_and(|until| until <= now),
+            // It has ended, but its parent is another process, or a debugger holds it. Left in
+            // the set it would end every wait at once.
+            Reaped::NotEnded | Reaped::NotHere => {
                 let _ = self.epoll.remove(orphan.pidfd.as_fd());
                 *orphan.until.get_or_insert(now + ORPHAN_PATIENCE) <= now
             }

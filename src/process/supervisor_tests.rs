@@ -8,9 +8,9 @@ use super::*;
 use crate::process::limits;
 use crate::process::socket;
 use crate::process::testing::{
-    TempDir, alone, ask_for_orphans, belongings, eventually, forbid, fork, ignore_signal, is_alive,
-    join_parents_group, null, parent_and_child, reap_any, report, shell, sleeps_of_threads, soon,
-    state, wants_figures,
+    TempDir, alone, ask_for_orphans, belongings, eventually, forbid, fork, hold_as_debugger,
+    ignore_signal, is_alive, join_parents_group, kill_and_reap, null, parent_and_child, reap_any,
+    report, shell, sleeps_of_threads, soon, state, ticks_of_threads, wants_figures,
 };
 use crate::process::watch::watch;
 
@@ -175,6 +175,32 @@ fn check_orphans(both: [Pidfds; 2]) {
 #[test]
 fn orphans_of_a_worker_are_reaped_and_children_of_the_host_are_not() {
     alone(|| check_orphans(BOTH));
+}
+
+#[test]
+fn an_orphan_that_a_debugger_holds_costs_no_processor_and_is_reaped_when_it_is_let_go() {
+    alone(|| {
+        ask_for_orphans();
+        let dir = TempDir::new();
+        let log = Log::open(dir.path(), "test", None).unwrap();
+        let (child, told) = begin(shell("sleep 1000 & echo $!; wait"), Some(log), Pidfds::Use);
+        let tail = || child.log().unwrap().tail().unwrap();
+        eventually("its number", || tail().ends_with('\n'));
+        let orphan = tail().trim().parse().unwrap();
+        let Some(debugger) = hold_as_debugger(orphan) else {
+            child.kill();
+            return println!("not run: no process may be debugged here");
+        };
+        child.kill();
+        assert_eq!(told.recv().unwrap(), ExitCause::Signaled(libc::SIGKILL));
+        eventually("its end", || state(orphan) == Some('Z'));
+        let before = ticks_of_threads("slipring-super");
+        thread::sleep(Duration::from_secs(1));
+        let ticks = ticks_of_threads("slipring-super") - before;
+        assert!(ticks < 30, "{ticks} hundredths of a second");
+        kill_and_reap(debugger);
+        eventually("it is reaped", || state(orphan).is_none());
+    });
 }
 
 #[test]

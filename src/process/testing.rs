@@ -243,6 +243,51 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> i32 {
     if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
 }
 
+/// Starts a process that holds another one as a debugger does, and never lets it go. Returns
+/// its number; `None` where that is forbidden. It ends with the calling thread.
+pub(crate) fn hold_as_debugger(pid: u32) -> Option<u32> {
+    const NONE: *mut libc::c_void = std::ptr::null_mut();
+    // SAFETY: the child only makes system calls, until it is killed.
+    let debugger = unsafe { libc::fork() };
+    if debugger == 0 {
+        // SAFETY: takes integers only.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+        // SAFETY: this request takes integers only.
+        while unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, NONE, NONE) } == 0 {
+            // SAFETY: takes nothing, and no signal that is handled comes.
+            unsafe { libc::pause() };
+        }
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(1) };
+    }
+    let debugger = debugger.unsigned_abs();
+    let status = || fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let is_held = || status().contains(&format!("TracerPid:\t{debugger}\n"));
+    eventually("the debugger holds it", || is_held() || !is_alive(debugger));
+    is_held().then_some(debugger)
+}
+
+/// Kills a child of this process, and reaps it.
+pub(crate) fn kill_and_reap(pid: u32) {
+    // SAFETY: takes integers only.
+    assert_eq!(unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) }, 0);
+    // SAFETY: without a place for the status, the call takes integers only.
+    assert!(unsafe { libc::waitpid(pid.cast_signed(), std::ptr::null_mut(), 0) } > 0);
+}
+
+/// Processor time of the threads of that name, in hundredths of a second.
+pub(crate) fn ticks_of_threads(name: &str) -> u64 {
+    let mut sum = 0;
+    for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap();
+        if stat.contains(&format!("({name})")) {
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+            sum += fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum::<u64>();
+        }
+    }
+    sum
+}
+
 /// Leaves the process group, for that of the parent.
 pub(crate) fn join_parents_group() {
     // SAFETY: takes nothing.
