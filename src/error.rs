@@ -16,7 +16,9 @@ use std::fmt::{self, Write as _};
 use std::io;
 use std::sync::Arc;
 
-pub(crate) use death::{EndOfService, LastServed, NO_LOG, StatusLine};
+#[cfg(not(loom))]
+pub(crate) use death::NO_LOG;
+pub(crate) use death::{EndOfService, LastServed, StatusLine};
 pub use death::{ExitCause, WorkerDeath};
 
 /// Result with this library's [`Error`].

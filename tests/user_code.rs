@@ -285,6 +285,15 @@ fn a_stopped_worker_stalls_a_stream_only_after_the_chunk_timeout() {
 }
 
 #[test]
+fn a_stream_behind_a_handler_that_goes_on_after_its_answer_does_not_stall() {
+    let channel = spawn(Config::small());
+    let answered = channel.call(ANSWER_AND_GO_ON, &encode(&[600]), LONG).unwrap();
+    assert!(answered.is_empty());
+    let stream = channel.stream(COUNT, &encode(&[2, 8]), SHORT).unwrap();
+    assert_eq!(stream.map(Result::unwrap).collect::<Vec<_>>().len(), 2);
+}
+
+#[test]
 fn a_stream_that_is_begun_and_silent_stalls() {
     let channel = spawn(Config::small());
     let timeouts = StreamTimeouts::new().chunk(SHORT).queue(Duration::MAX);
@@ -392,11 +401,16 @@ mod tasks {
         within_long("a call from another executor", || {
             let runtime = current_thread();
             let channel = runtime.block_on(AsyncChannel::spawn_on_tokio(spawner())).unwrap();
-            // Long enough that the task waits; a second later it would look by itself.
-            let start = std::time::Instant::now();
-            let reply = pollster::block_on(channel.call(SLOW_ECHO, &encode(&[50]), LONG)).unwrap();
-            assert_eq!(reply.to_vec(), encode(&[50]));
-            assert!(start.elapsed() < Duration::from_millis(700), "{:?}", start.elapsed());
+            // Long enough that the task waits; a second later it would look by itself. On a
+            // busy machine anything may take that long now and then.
+            let is_prompt = (0..5).any(|_| {
+                let start = std::time::Instant::now();
+                let request = encode(&[50]);
+                let reply = pollster::block_on(channel.call(SLOW_ECHO, &request, LONG)).unwrap();
+                assert_eq!(reply.to_vec(), request);
+                start.elapsed() < Duration::from_millis(700)
+            });
+            assert!(is_prompt);
             // Tasks of the runtime itself are served as before.
             let reply = runtime.block_on(channel.call(SLOW_ECHO, &encode(&[20]), LONG)).unwrap();
             assert_eq!(reply.to_vec(), encode(&[20]));
@@ -406,15 +420,15 @@ mod tasks {
     #[test]
     fn a_gap_counts_only_while_its_chunk_is_awaited() {
         let channel = asynchronous();
-        let gap = Duration::from_millis(200);
-        let request = encode(&[300_000, 3, 8]);
+        let gap = Duration::from_millis(1_000);
+        let request = encode(&[1_500_000, 3, 8]);
         let mut stream = pollster::block_on(channel.stream(TRICKLE, &request, gap)).unwrap();
         assert!(pollster::block_on(stream.next_chunk()).unwrap().is_some());
         let probe = Probe::new();
         let polled = poll(&probe, pin!(stream.next_chunk()));
         assert!(matches!(polled, Poll::Pending));
-        // The next chunk comes 300 ms after the first; only the rest of that is awaited.
-        std::thread::sleep(Duration::from_millis(250));
+        // The next chunk comes 1.5 s after the first; only the rest of that is awaited.
+        std::thread::sleep(Duration::from_millis(1_200));
         assert!(pollster::block_on(stream.next_chunk()).unwrap().is_some());
         // All of the next gap is.
         let error = pollster::block_on(stream.next_chunk()).unwrap_err();

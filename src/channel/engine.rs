@@ -400,11 +400,11 @@ impl Engine {
         self.words.status.served.load(Ordering::Relaxed)
     }
 
-    /// Whether the worker says that it waits for a request.
+    /// Whether the worker says that it waits for a request, and that no handler runs.
     #[cold]
     pub(crate) fn is_idle(&self) -> bool {
         let state = self.words.status.state.load(Ordering::Relaxed);
-        WorkerState::from_code(state) == WorkerState::Idle
+        state == WorkerState::Idle.code()
     }
 
     pub(crate) fn timed_out(&self, request: u64, after: Duration) -> Error {

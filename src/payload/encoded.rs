@@ -34,13 +34,9 @@ pub(crate) enum Encoded<'a> {
     Buffer(Buffer),
 }
 
-/// A buffer that goes back to the thread which drops it. Longer than what was encoded, if an
-/// earlier encoding was longer: so that it need not be filled with zeros anew.
+/// A buffer that goes back to the thread which drops it.
 #[derive(Debug)]
-pub(crate) struct Buffer {
-    bytes: Vec<u8>,
-    len: usize,
-}
+pub(crate) struct Buffer(Vec<u8>);
 
 impl<'a> Encoded<'a> {
     /// Encodes a payload that has announced `len` bytes.
@@ -55,27 +51,27 @@ impl<'a> Encoded<'a> {
             };
         }
         // While a thread ends its buffer is gone already.
-        let mut buffer = Buffer { bytes: SCRATCH.try_with(Cell::take).unwrap_or_default(), len };
-        if buffer.bytes.len() < len {
-            buffer.bytes.clear();
-            buffer.bytes.resize(len, 0);
-        }
-        payload.encode(buffer.bytes.get_mut(..len).unwrap_or_default())?;
+        let mut buffer = Buffer(SCRATCH.try_with(Cell::take).unwrap_or_default());
+        // Nothing of an earlier payload, which may have been another channel's, must reach the
+        // worker if the encoder leaves bytes out.
+        buffer.0.clear();
+        buffer.0.resize(len, 0);
+        payload.encode(&mut buffer.0)?;
         Ok(Self::Buffer(buffer))
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Self::Borrowed(bytes) => bytes,
-            Self::Buffer(buffer) => buffer.bytes.get(..buffer.len).unwrap_or_default(),
+            Self::Buffer(buffer) => &buffer.0,
         }
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.bytes.capacity() <= MOST_KEPT {
-            let bytes = std::mem::take(&mut self.bytes);
+        if self.0.capacity() <= MOST_KEPT {
+            let bytes = std::mem::take(&mut self.0);
             let _ = SCRATCH.try_with(|scratch| scratch.set(bytes));
         }
     }
@@ -112,6 +108,25 @@ mod tests {
             assert_eq!(Encoded::of(&Nested(9), 9).unwrap().bytes(), [9; 9]);
         }
         assert_eq!(Encoded::of(&Nested(2), 2).unwrap().bytes(), [2; 2], "no longer than announced");
+    }
+
+    /// Leaves its bytes as they are.
+    struct Lazy(usize);
+
+    impl Payload for Lazy {
+        fn encoded_len(&self) -> usize {
+            self.0
+        }
+
+        fn encode(&self, _: &mut [u8]) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_encoder_that_leaves_bytes_out_sends_none_of_another_payload() {
+        drop(Encoded::of(&Nested(9), 9).unwrap());
+        assert_eq!(Encoded::of(&Lazy(5), 5).unwrap().bytes(), [0; 5]);
     }
 
     #[test]

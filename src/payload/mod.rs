@@ -79,8 +79,8 @@ pub trait Payload {
 
     /// Writes the encoding to `out`, whose length is [`Payload::encoded_len`].
     ///
-    /// `out` holds what an earlier payload left there, so an implementation writes every
-    /// byte of it, and reads none. A host's own encoder runs on the caller's thread before
+    /// `out` holds zeros, or what an earlier payload of the channel left there, so an
+    /// implementation writes every byte of it, and reads none. A host's own encoder runs on the caller's thread before
     /// the channel is touched: it may take its time, and it may use the same channel. The
     /// time that it takes counts towards the timeout of the call that it is for.
     ///

@@ -26,6 +26,10 @@ pub enum WorkerState {
     Unknown,
 }
 
+/// The code between a request's last frame and the return of its handler, which hosts see as
+/// [`WorkerState::Idle`]: the request is done, but the worker takes no other one yet.
+pub(crate) const ANSWERED: u32 = 5;
+
 impl WorkerState {
     pub(crate) fn code(self) -> u32 {
         match self {
@@ -46,7 +50,7 @@ impl WorkerState {
     pub(crate) fn from_code(code: u32) -> Self {
         match code {
             0 => Self::Starting,
-            1 => Self::Idle,
+            1 | ANSWERED => Self::Idle,
             2 => Self::Busy,
             3 => Self::AwaitingCredit,
             4 => Self::Stopping,

@@ -59,8 +59,9 @@ impl AsyncChannel {
     /// The async view of a channel that was spawned with [`Spawner::pollable`], read by a
     /// task of the tokio runtime in whose context this is called: as long as it is used by
     /// tasks of that runtime only, no other thread is involved. Once a task of another
-    /// executor waits, the library's own thread reads, as for [`AsyncChannel::new`]. The
-    /// runtime must have its I/O driver enabled.
+    /// executor waits, the library's own thread reads, as for [`AsyncChannel::new`]; a task
+    /// that another executor polls inside of that runtime's context counts as the runtime's.
+    /// The runtime must have its I/O driver enabled.
     ///
     /// # Errors
     ///
@@ -216,7 +217,7 @@ impl AsyncChannel {
             end.wait(context.waker());
             match worker.exit_cause() {
                 Some(cause) => Poll::Ready(Some(cause)),
-                None if timer.poll(deadline, context) => Poll::Ready(None),
+                None if timer.poll_and_look_again(deadline, context) => Poll::Ready(None),
                 None => Poll::Pending,
             }
         });

@@ -42,7 +42,11 @@ impl Timer {
 
     /// As [`Timer::poll`], for a task that has just looked at the ring: also wakes it a second
     /// later, again and again.
-    fn poll_and_look_again(&mut self, deadline: Deadline, context: &Context<'_>) -> bool {
+    pub(crate) fn poll_and_look_again(
+        &mut self,
+        deadline: Deadline,
+        context: &Context<'_>,
+    ) -> bool {
         let look_at = self.look_at.filter(|at| !at.has_passed());
         let look_at = *self.look_at.insert(look_at.unwrap_or_else(|| Deadline::after(BACKSTOP)));
         if self.poll(deadline.min(look_at), context) {

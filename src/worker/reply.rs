@@ -10,7 +10,7 @@ use crate::error::{Error, Result, WorkerFailure};
 use crate::link::WorkerWords;
 use crate::payload::{Encoded, Payload};
 use crate::protocol::failure;
-use crate::protocol::health::WorkerState;
+use crate::protocol::health::{ANSWERED, WorkerState};
 use crate::protocol::kind::{EXPIRED, Kind, flags};
 use crate::ring::doorbell::{Sleeper, Step};
 use crate::ring::position::span;
@@ -461,7 +461,7 @@ fn no_space() -> Error {
 fn report_end(words: &WorkerWords, bytes_out: u64) {
     words.bytes_out.store(bytes_out, Ordering::Relaxed);
     words.served.store(words.served.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-    words.state.store(WorkerState::Idle.code(), Ordering::Relaxed);
+    words.state.store(ANSWERED, Ordering::Relaxed);
 }
 
 fn header(kind: Kind, request: u64, flags: u16) -> Header {

@@ -134,6 +134,8 @@ impl Server<'_> {
             if self.pieces.is_some() {
                 self.forget_cancelled()?;
             }
+            // Only now: a handler may go on after its answer.
+            self.set_state(WorkerState::Idle);
             let (words, pieces) = (self.words, &self.pieces);
             let check = || {
                 stop.check()?;

@@ -81,6 +81,9 @@ pub const ABSURD_CLAIM: Kind = Kind::named("absurd claim");
 /// As a parent calls a worker of its own, cancels that call, and returns the error of it.
 pub const CANCEL_ANOTHER: Kind = Kind::named("cancel another");
 
+/// Replies, and returns as many milliseconds later as the request's u64 says.
+pub const ANSWER_AND_GO_ON: Kind = Kind::named("answer and go on");
+
 /// Deterministic bytes, different for each seed and place.
 pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
     (0..len as u64)
@@ -311,6 +314,12 @@ pub fn worker() -> Worker<Session> {
             session.held.push(vec![1; 1 << 20]);
         }
         Ok(reply.send("held")?)
+    })
+    .on(ANSWER_AND_GO_ON, |_, request, reply| {
+        let pause = Duration::from_millis(numbers(&request.to_vec())[0]);
+        let done = reply.send("")?;
+        std::thread::sleep(pause);
+        Ok(done)
     })
     .on(TIME_LEFT, |_, request, reply| {
         let left = u64::try_from(request.time_left().as_millis()).unwrap_or(u64::MAX);

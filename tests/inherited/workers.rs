@@ -63,7 +63,7 @@ pub fn serve() {
                 b"unshare" => Command::new("unshare"),
                 _ => Command::new(&own),
             };
-            if request.len() > 0 {
+            if !request.is_empty() {
                 command.args(["--pid", "--fork"]).arg(&own);
             }
             let output = command
