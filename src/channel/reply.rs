@@ -323,8 +323,9 @@ impl Stream {
         if self.has_begun { chunk } else { chunk.min(self.begin_by.remaining()) }
     }
 
-    /// Until when to wait on, if nothing has come so far to a reader that has waited since
-    /// then, in nanoseconds of the monotonic clock.
+    /// Returns until when a reader goes on waiting to which nothing has come so far, or the
+    /// error that ends its wait. `since` is when it began to wait, in nanoseconds of the
+    /// monotonic clock.
     #[cold]
     pub(crate) fn wait_on(&mut self, since: u64) -> Result<Deadline> {
         let StreamTimeouts { chunk, .. } = self.timeouts;
@@ -342,7 +343,7 @@ impl Stream {
             if self.begin_by.has_passed() {
                 return Err(self.not_begun());
             }
-            // Begun in the next moment, it stalls no sooner than this.
+            // If the worker begins the request right now, the stream stalls no sooner than this.
             return Ok(self.begin_by.at_most(chunk.max(SHORTEST_LOOK)));
         };
         self.has_begun = true;

@@ -1,7 +1,7 @@
 //! How a process that is ending will have ended, before the kernel hands out its status.
 //!
-//! That it does when it has torn the process down, tenths of a second later for a big one.
-//! The code is shown in `/proc/<pid>/stat` from the moment in which the process as a whole
+//! The kernel hands the status out when it has torn the process down, tenths of a second after
+//! the death of a big one. The code is shown in `/proc/<pid>/stat` from the moment in which the process as a whole
 //! begins to end, and does not change any more. A zero there means nothing: it stands for a
 //! process that goes on as well, and for one that this process may not look into.
 
@@ -9,7 +9,7 @@ use std::fs;
 
 use crate::error::ExitCause;
 
-/// What is known so; `None` if nothing is, or the process goes on. The caller vouches that
+/// Returns how the process will have ended; `None` if that is not shown, or if it goes on. The caller vouches that
 /// the number stands for the process that it means. Never blocks.
 pub(super) fn cause(pid: u32) -> Option<ExitCause> {
     cause_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)

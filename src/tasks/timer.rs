@@ -18,7 +18,7 @@ pub(crate) struct Timer {
     look_at: Option<Deadline>,
     /// The task was told to wait at least once, so that its runtime is to wake it in time.
     has_waited: bool,
-    /// The end of the time that a wait gets which was held up itself.
+    /// The end of the extra time that a wait gets if the task itself was held up.
     late: Option<Deadline>,
 }
 

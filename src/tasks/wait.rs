@@ -157,7 +157,8 @@ impl ChunkWait {
     }
 }
 
-/// A stream whose next chunk is awaited; dropped, it is not any more.
+/// A stream whose next chunk is awaited. Dropping this ends the wait, and so what counts
+/// towards the chunk timeout.
 struct Awaited<'a>(&'a mut AsyncStream);
 
 impl Drop for Awaited<'_> {
