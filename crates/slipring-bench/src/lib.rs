@@ -63,6 +63,16 @@ impl Options {
         }
     }
 
+    /// Returns the processors of the parent and of the workers: those given, or chosen ones.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if the processors that are asked for cannot be measured on; another
+    /// error if this process may use one processor only.
+    pub fn processors(&self) -> io::Result<(usize, usize)> {
+        machine::processors(self.cpus, &sys::allowed_cpus())
+    }
+
     /// Whether a workload is among those asked for.
     #[must_use]
     pub fn wants(&self, workload: &str) -> bool {
@@ -74,17 +84,14 @@ impl Options {
 ///
 /// # Errors
 ///
-/// If the machine has one processor only, or the probe cannot run.
+/// As [`Options::processors`], or if the probe cannot run.
 pub fn run(
     options: &Options,
     cases: Vec<Case>,
     mut progress: impl FnMut(&str),
 ) -> io::Result<Report> {
     let all = sys::allowed_cpus();
-    let (parent, worker) = options
-        .cpus
-        .or_else(|| machine::two_cpus(&all))
-        .ok_or_else(|| io::Error::other("two processors are needed to measure on"))?;
+    let (parent, worker) = machine::processors(options.cpus, &all)?;
     let cpus = Cpus { parent, worker, all };
     // Before the measuring, which is itself a load.
     let load = machine::load();

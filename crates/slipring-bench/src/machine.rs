@@ -119,9 +119,42 @@ impl Placement {
     }
 }
 
-/// The two processors that are measured on: the first two that do not share a core.
-#[must_use]
-pub fn two_cpus(allowed: &[usize]) -> Option<(usize, usize)> {
+/// The two processors that are measured on, the parent's first: those that are asked for, or
+/// else chosen ones.
+///
+/// # Errors
+///
+/// `InvalidInput` if this process may not use a processor that is asked for, or if both are
+/// the same: the two sides wait for each other without giving the processor away.
+pub fn processors(asked: Option<(usize, usize)>, allowed: &[usize]) -> io::Result<(usize, usize)> {
+    let invalid = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    let Some((parent, worker)) = asked else {
+        return two_cpus(allowed)
+            .ok_or_else(|| io::Error::other("two processors are needed to measure on"));
+    };
+    if let Some(missing) = [parent, worker].iter().find(|cpu| !allowed.contains(cpu)) {
+        return invalid(format!(
+            "there is no processor {missing}; this process may use {}",
+            ranges(allowed)
+        ));
+    }
+    if parent == worker {
+        return invalid(format!("the two must differ, and both are processor {parent}"));
+    }
+    Ok((parent, worker))
+}
+
+/// Writes ascending numbers as `0,1` or `0-3,8`.
+fn ranges(numbers: &[usize]) -> String {
+    let runs = numbers.chunk_by(|a, b| a + 1 == *b).flat_map(|run| match run {
+        [first, .., last] if run.len() > 2 => vec![format!("{first}-{last}")],
+        _ => run.iter().map(usize::to_string).collect(),
+    });
+    runs.collect::<Vec<_>>().join(",")
+}
+
+/// Returns the first two processors that do not share a core.
+fn two_cpus(allowed: &[usize]) -> Option<(usize, usize)> {
     let first = *allowed.first()?;
     let path = format!("/sys/devices/system/cpu/cpu{first}/topology/thread_siblings_list");
     let siblings = fs::read_to_string(path).unwrap_or_default();
@@ -180,6 +213,24 @@ impl Drop for Probe {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_two_different_processors_that_may_be_used_are_measured_on() {
+        let asked = |a, b| processors(Some((a, b)), &[0, 1, 2, 3, 6, 8, 9]);
+        assert_eq!(asked(8, 0).unwrap(), (8, 0));
+        for ((a, b), why) in [
+            ((0, 99), "there is no processor 99; this process may use 0-3,6,8,9"),
+            ((7, 0), "there is no processor 7; this process may use 0-3,6,8,9"),
+            ((1, 1), "the two must differ, and both are processor 1"),
+        ] {
+            let error = asked(a, b).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.to_string().as_str()),
+                (io::ErrorKind::InvalidInput, why)
+            );
+        }
+        assert!(processors(None, &[0]).is_err());
+    }
 
     #[test]
     fn dates_are_those_of_the_calendar() {

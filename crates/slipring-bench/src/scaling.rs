@@ -41,7 +41,7 @@ pub fn plot(options: &Options, mut progress: impl FnMut(&str)) -> io::Result<Str
 /// The rate of streams of one direction, by the length of a message.
 fn messages(quick: bool, cpus: Option<(usize, usize)>) -> io::Result<Panel> {
     let all = sys::allowed_cpus();
-    let (parent, worker) = two_cpus(cpus, &all)?;
+    let (parent, worker) = machine::processors(cpus, &all)?;
     let slice = Duration::from_millis(if quick { 20 } else { 100 });
     let mut raw = own::raw(&own::busy(), own::Publishing::Lazily)?;
     raw.pin(worker)?;
@@ -85,16 +85,11 @@ fn messages(quick: bool, cpus: Option<(usize, usize)>) -> io::Result<Panel> {
     })
 }
 
-fn two_cpus(cpus: Option<(usize, usize)>, all: &[usize]) -> io::Result<(usize, usize)> {
-    cpus.or_else(|| machine::two_cpus(all))
-        .ok_or_else(|| io::Error::other("two processors are needed"))
-}
-
 /// Microseconds of a call on one channel while others are idle.
 fn channels(quick: bool, cpus: Option<(usize, usize)>) -> io::Result<Panel> {
     let length = Duration::from_millis(if quick { 20 } else { 200 });
     let all = sys::allowed_cpus();
-    let (parent, worker) = two_cpus(cpus, &all)?;
+    let (parent, worker) = machine::processors(cpus, &all)?;
     let mut open = Vec::new();
     let (mut ticks, mut times) = (Vec::new(), Vec::new());
     for count in [1, 2, 4, 8, 16, 32, 64] {

@@ -2,11 +2,13 @@
 //!
 //! The measuring is `slipring-bench`'s; here are its options and its output.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use slipring_bench::links::WORKER;
 use slipring_bench::{Options, cases};
 
+use crate::args::usage;
 use crate::error::{Error, say};
 use crate::output::{Place, Sink};
 use crate::signals;
@@ -34,6 +36,11 @@ pub(crate) fn run(request: &Request) -> Result<(), Error> {
     let failed = |error: std::io::Error| Error::failure(format!("cannot measure: {error}"));
     let Request { run, json, plot } = request;
     let progress = |what: &str| say(format_args!("{what} …"));
+    if let Err(error) = run.processors()
+        && error.kind() == ErrorKind::InvalidInput
+    {
+        return Err(usage(format_args!("--cpus: {error}")));
+    }
     // The output is opened first: a mistake in its path must not cost a measurement.
     if let Some(place) = plot {
         let mut sink = Sink::open(place, &[])?;

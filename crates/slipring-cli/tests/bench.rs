@@ -1,5 +1,5 @@
 //! `slipring bench` as a user runs it: figures for this machine, whatever they are.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 use std::process::Command;
 use std::thread::available_parallelism;
@@ -79,6 +79,30 @@ fn the_table_names_sizes_and_places_and_ends_with_a_verdict_in_words() {
     assert!(verdict.contains("raw ring: ") && verdict.contains("Channel::call: "), "{verdict}");
     let is_judged = ["  Good: ", "  Off\n", "  Unclear: "].iter().any(|it| verdict.contains(it));
     assert!(is_judged && verdict.contains("  This machine\n"), "{verdict}");
+}
+
+#[test]
+fn processors_that_cannot_be_measured_on_are_refused_at_once() {
+    let all: Vec<usize> = slipring_bench::limits::sys::allowed_cpus();
+    let first = all[0];
+    for (cpus, message) in [
+        (format!("{first},1023"), "there is no processor 1023; this process may use "),
+        (format!("99999,{first}"), "there is no processor 99999; this process may use "),
+        (format!("{first},{first}"), "the two must differ"),
+    ] {
+        for args in [&["--quick", "--only", "W6"][..], &["--plot", "/no-such/cost.svg"]] {
+            // Without the check, the first of these measures for minutes.
+            let output = Command::new("timeout")
+                .args(["20", env!("CARGO_BIN_EXE_slipring"), "bench", "--cpus", &cpus])
+                .args(args)
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{cpus}: {said}");
+            assert!(said.contains(message) && said.contains("--cpus"), "{cpus}: {said}");
+            assert_eq!(said.lines().count(), 1, "{cpus}: {said}");
+        }
+    }
 }
 
 #[test]
