@@ -243,16 +243,20 @@ impl Lines {
             return Err(format.refuse(&self.input));
         }
 
-        let complete = strip_ending(line);
+        let ending = strip_ending(line);
         let mut before = 0;
         if self.number == 1 && line.starts_with(BOM) {
             line.drain(..BOM.len());
             before = BOM.len();
         }
         if line.len() > max_line {
-            return Err(self.too_long(line, complete, max_line));
+            return Err(self.too_long(line, ending, max_line));
         }
-        if !complete && self.has_only_carriage_returns(line) {
+        if before > 0 && line.is_empty() && ending == Ending::Input {
+            // A program that had nothing to say may still have written its mark.
+            return Ok(false);
+        }
+        if self.has_only_carriage_returns(line, ending)? {
             return Err(format::Foreign::CARRIAGE_RETURNS.refuse(&self.input));
         }
         if let Err(error) = std::str::from_utf8(line) {
@@ -268,21 +272,28 @@ impl Lines {
     }
 
     #[cold]
-    fn too_long(&mut self, read: &[u8], complete: bool, max_line: usize) -> Error {
+    fn too_long(&mut self, read: &[u8], ending: Ending, max_line: usize) -> Error {
         let mut length = u64::try_from(read.len()).unwrap_or(u64::MAX);
         let mut more_than = "";
-        if !complete {
+        let mut ending = Some(ending);
+        if ending == Some(Ending::Input) {
             match self.skip_line(read.ends_with(b"\r")) {
-                Ok(Some(Skipped { at_end: true, .. })) if self.has_only_carriage_returns(read) => {
-                    return format::Foreign::CARRIAGE_RETURNS.refuse(&self.input);
+                Ok(Some(skipped)) => {
+                    length = length.saturating_add_signed(skipped.bytes);
+                    ending = Some(skipped.ending);
                 }
-                Ok(Some(skipped)) => length = length.saturating_add_signed(skipped.bytes),
                 Ok(None) => {
                     length = COUNT_UP_TO;
                     more_than = "more than ";
+                    ending = None;
                 }
                 Err(error) => return self.input.error(&error),
             }
+        }
+        match ending.map_or(Ok(false), |ending| self.has_only_carriage_returns(read, ending)) {
+            Ok(false) => {}
+            Ok(true) => return format::Foreign::CARRIAGE_RETURNS.refuse(&self.input),
+            Err(error) => return error,
         }
         Error::failure(format!(
             "{}: line {} has {more_than}{length} bytes; the limit is {max_line} bytes \
@@ -291,10 +302,29 @@ impl Lines {
         ))
     }
 
-    /// Returns whether the line is the first of its input and has carriage returns inside.
-    fn has_only_carriage_returns(&self, line: &[u8]) -> bool {
+    /// Returns whether the line is the only one of its input, has carriage returns inside and
+    /// does not end with one and a line feed. Beside other lines, or in an input whose lines
+    /// end with both, a carriage return is part of the text.
+    fn has_only_carriage_returns(&mut self, line: &[u8], ending: Ending) -> Result<bool, Error> {
         let inside = line.split_last().map_or(&[][..], |(_, rest)| rest);
-        self.number == 1 && inside.contains(&b'\r')
+        if self.number > 1 || !inside.contains(&b'\r') {
+            return Ok(false);
+        }
+        match ending {
+            Ending::Input => Ok(true),
+            Ending::CrLf => Ok(false),
+            Ending::Lf => self.is_at_end().map_err(|error| self.input.error(&error)),
+        }
+    }
+
+    /// Returns whether the input has no more bytes. Blocks while the input does.
+    fn is_at_end(&mut self) -> io::Result<bool> {
+        loop {
+            match self.reader.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                chunk => return Ok(chunk?.is_empty()),
+            }
+        }
     }
 
     /// Counts what is left of the line without keeping it; `None` if that is
@@ -314,12 +344,16 @@ impl Lines {
             }
             skipped += u64::try_from(here).unwrap_or(u64::MAX);
             let at_end = chunk.is_empty();
-            self.reader.consume(here);
-            if newline.is_some() || at_end {
-                let crlf = newline.is_some() && after_cr;
-                let bytes = i64::try_from(skipped).ok().map(|n| n - i64::from(crlf));
-                return Ok(bytes.map(|bytes| Skipped { bytes, at_end }));
-            }
+            self.reader.consume(here + usize::from(newline.is_some()));
+            let ending = match newline {
+                Some(_) if after_cr => Ending::CrLf,
+                Some(_) => Ending::Lf,
+                None if at_end => Ending::Input,
+                None => continue,
+            };
+            let carriage_return = i64::from(ending == Ending::CrLf);
+            let bytes = i64::try_from(skipped).ok().map(|n| n - carriage_return);
+            return Ok(bytes.map(|bytes| Skipped { bytes, ending }));
         }
         Ok(None)
     }
@@ -328,20 +362,27 @@ impl Lines {
 /// The rest of a line that was skipped.
 struct Skipped {
     bytes: i64,
-    /// Whether the input ended there, without a line feed.
-    at_end: bool,
+    ending: Ending,
 }
 
-/// Removes `\n` or `\r\n`; `false` if there is none.
-fn strip_ending(line: &mut Vec<u8>) -> bool {
-    let complete = line.ends_with(b"\n");
-    if complete {
-        line.pop();
-        if line.ends_with(b"\r") {
-            line.pop();
-        }
+/// What a line ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Lf,
+    CrLf,
+    /// The end of the input, or of what was read of a line that is too long.
+    Input,
+}
+
+/// Removes `\n` or `\r\n`.
+fn strip_ending(line: &mut Vec<u8>) -> Ending {
+    if line.pop_if(|last| *last == b'\n').is_none() {
+        return Ending::Input;
     }
-    complete
+    match line.pop_if(|last| *last == b'\r') {
+        Some(_) => Ending::CrLf,
+        None => Ending::Lf,
+    }
 }
 
 #[cfg(test)]

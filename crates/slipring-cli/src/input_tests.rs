@@ -33,14 +33,42 @@ fn every_line_is_a_text_with_any_ending_or_none() {
     assert_eq!(lines_of(b"a\n", 9).unwrap(), ["a"]);
     assert_eq!(lines_of(b"\n", 9).unwrap(), [""]);
     assert_eq!(lines_of(b"", 9).unwrap(), [""; 0]);
-    assert_eq!(lines_of(b"a\rb\n", 9).unwrap(), ["a\rb"]);
+}
+
+#[test]
+fn a_carriage_return_inside_a_line_is_text_if_another_sign_ends_lines() {
+    assert_eq!(lines_of(b"a\rb\nc\n", 9).unwrap(), ["a\rb", "c"]);
+    assert_eq!(lines_of(b"a\rb\n\n", 9).unwrap(), ["a\rb", ""]);
+    assert_eq!(lines_of(b"c\na\rb\rd\n", 9).unwrap(), ["c", "a\rb\rd"]);
+    assert_eq!(lines_of(b"a\rb\r\n", 9).unwrap(), ["a\rb"]);
+    assert_eq!(lines_of(b"a\rb\r\r\n", 9).unwrap(), ["a\rb\r"]);
+    assert_eq!(lines_of(b"a\r\n", 9).unwrap(), ["a"]);
+}
+
+#[test]
+fn a_final_line_feed_does_not_make_text_of_carriage_returns() {
+    // Within the limit, just beyond it, and far beyond it.
+    for max_line in [100, 19, 18, 17, 14, 10, 5] {
+        for bytes in [&b"one\rtwo\rthree\rfour\n"[..], b"\xef\xbb\xbfone\rtwo\rthree\rfour\n"] {
+            let error = error_of(bytes, max_line);
+            assert!(error.contains(r"tr '\r' '\n'"), "{max_line}: {error}");
+        }
+    }
+    // With another line the line is too long, and no more.
+    for bytes in [&b"one\rtwo\rthree\n\n"[..], b"one\rtwo\rthree\r\n"] {
+        for max_line in [9, 5] {
+            let error = error_of(bytes, max_line);
+            assert!(error.contains("line 1 has 13 bytes"), "{max_line}: {error}");
+        }
+    }
 }
 
 #[test]
 fn a_byte_order_mark_is_removed_at_the_head_only() {
     assert_eq!(lines_of(b"\xef\xbb\xbfa\n", 1).unwrap(), ["a"]);
     assert_eq!(lines_of(b"a\n\xef\xbb\xbfb", 9).unwrap(), ["a", "\u{feff}b"]);
-    assert_eq!(lines_of(b"\xef\xbb\xbf", 9).unwrap(), [""]);
+    assert_eq!(lines_of(b"\xef\xbb\xbf\n", 9).unwrap(), [""]);
+    assert_eq!(lines_of(b"\xef\xbb\xbf", 9).unwrap(), [""; 0], "a mark alone is no text");
 }
 
 #[test]

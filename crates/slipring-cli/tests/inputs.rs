@@ -24,12 +24,15 @@ fn an_empty_input_is_an_error_and_replaces_nothing() {
     ] {
         let directory = Directory::new();
         directory.write("vectors.npy", "precious");
-        directory.write("empty.txt", "");
-        let done = directory.embed(args, "");
-        assert_eq!(done.stderr, format!("slipring: {what} {hint}\n"));
-        assert_eq!((done.code, done.stdout.as_str()), (1, ""));
-        assert_eq!(directory.read("vectors.npy"), b"precious");
-        assert_eq!(directory.names(), ["empty.txt", "vectors.npy"]);
+        // A byte order mark is no text.
+        for nothing in ["", "\u{feff}"] {
+            directory.write("empty.txt", nothing);
+            let done = directory.embed(args, nothing);
+            assert_eq!(done.stderr, format!("slipring: {what} {hint}\n"));
+            assert_eq!((done.code, done.stdout.as_str()), (1, ""));
+            assert_eq!(directory.read("vectors.npy"), b"precious");
+            assert_eq!(directory.names(), ["empty.txt", "vectors.npy"]);
+        }
     }
 }
 
@@ -113,15 +116,20 @@ fn text_that_only_looks_odd_is_text() {
 #[test]
 fn lines_that_end_with_a_carriage_return_alone_are_refused() {
     let long = "0123456789\r".repeat(10);
-    for (text, args) in
-        [("one\rtwo\rthree\r", &[][..]), ("one\rtwo", &[]), (long.as_str(), &["--max-line", "50"])]
-    {
+    let ended = format!("{long}x\n");
+    for (text, args) in [
+        ("one\rtwo\rthree\r", &[][..]),
+        ("one\rtwo", &[]),
+        ("one\rtwo\rthree\n", &[]),
+        (long.as_str(), &["--max-line", "50"]),
+        (ended.as_str(), &["--max-line", "50"]),
+    ] {
         let directory = Directory::new();
         directory.write("vectors.npy", "precious");
         directory.write("mac.txt", text);
         let done = directory.embed(&[&["mac.txt"], args].concat(), "");
         assert_eq!(done.code, 1, "{done:?}");
-        let start = "slipring: mac.txt has carriage returns but no line feed";
+        let start = "slipring: mac.txt has carriage returns between its lines";
         assert!(done.stderr.starts_with(start), "{done:?}");
         assert!(done.stderr.contains(r"tr '\r' '\n' < mac.txt"), "{done:?}");
         assert_eq!(directory.read("vectors.npy"), b"precious");

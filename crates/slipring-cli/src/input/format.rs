@@ -62,7 +62,7 @@ const HEAD: usize = 512;
 
 impl Foreign {
     pub(super) const CARRIAGE_RETURNS: Self = Self {
-        what: "has carriage returns but no line feed, as files of old Macs do",
+        what: "has carriage returns between its lines, as files of old Macs do",
         advice: Advice::PipeFrom { verb: "convert it", command: r"tr '\r' '\n'" },
     };
 
