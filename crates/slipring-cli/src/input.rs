@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use crate::batch::{Batch, Limits};
 use crate::error::Error;
 use crate::stdio::{self, Stdin};
+use crate::sys;
 
 const BUFFER: usize = 64 * 1024;
 const BOM: &[u8] = b"\xef\xbb\xbf";
@@ -123,6 +124,9 @@ fn open(input: &Input) -> Result<(Option<Handle>, Option<Metadata>), Error> {
         }
         Input::File(path) => path,
     };
+    if stdio::named(path).is_some_and(sys::was_closed) {
+        return Err(Error::failure(format!("cannot read {input}: it is closed")));
+    }
     let metadata = std::fs::metadata(path).map_err(failed)?;
     if metadata.is_dir() {
         return Err(Error::failure(format!("{input} is a directory")));

@@ -1,14 +1,16 @@
-//! The standard streams as the program inherited them. A stream can be closed, open for the
-//! wrong direction, or non-blocking.
+//! The standard streams, and other descriptors that the program inherited. A stream can be
+//! closed, open for the wrong direction, or non-blocking.
 //!
 //! Data does not go through std's own streams: they report success for a write to a
 //! descriptor that is not open for writing, and an error for a descriptor that is full and
 //! non-blocking.
 
+use std::ffi::OsStr;
 use std::fmt;
+use std::fs;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl};
@@ -17,18 +19,62 @@ use rustix::io::Errno;
 use crate::error::Error;
 use crate::sys;
 
-/// Returns the number of the standard stream that a path stands for. If that stream was
-/// closed at the start, opening the path would find the runtime's `/dev/null`.
+/// As many links in a row as the kernel follows.
+const MAX_LINKS: usize = 40;
+
+/// Returns the number of the descriptor of this process that a path leads to, such as
+/// `/dev/stdout`, or a symbolic link to it. If the descriptor was closed at the start, opening
+/// the path would find what the runtime or this program has opened since.
 pub(crate) fn named(path: &Path) -> Option<i32> {
-    let is_one_of = |names: [&str; 3]| names.iter().any(|name| path == Path::new(name));
-    (0..3).find(|fd| {
-        let name = ["stdin", "stdout", "stderr"].get(usize::try_from(*fd).unwrap_or(3));
-        is_one_of([
-            &format!("/dev/{}", name.unwrap_or(&"")),
-            &format!("/dev/fd/{fd}"),
-            &format!("/proc/self/fd/{fd}"),
-        ])
-    })
+    let mut path = path.to_path_buf();
+    for _ in 0..=MAX_LINKS {
+        if let Some(fd) = by_name(&path) {
+            return Some(fd);
+        }
+        // The last part is read by hand, as the kernel would go on to the open file.
+        let name = path.file_name()?;
+        let parent = path.parent().filter(|parent| *parent != Path::new(""));
+        let directory = fs::canonicalize(parent.unwrap_or(Path::new("."))).ok()?;
+        if has_descriptors(&directory) {
+            return (0..sys::KNOWN).find(|fd| name == OsStr::new(&fd.to_string()));
+        }
+        let link = fs::read_link(directory.join(name)).ok()?;
+        path = directory.join(link);
+    }
+    None
+}
+
+/// Returns whether this directory, a path without links, lists the descriptors of this process.
+/// All its threads share them.
+fn has_descriptors(directory: &Path) -> bool {
+    let Ok(own) = fs::canonicalize("/proc/self") else { return false };
+    let Ok(below) = directory.strip_prefix(own) else { return false };
+    let parts: Vec<_> = below.iter().filter_map(OsStr::to_str).collect();
+    matches!(*parts, ["fd"] | ["task", _, "fd"])
+}
+
+/// Returns the number of the standard stream that has this name, even if there is no `/proc`.
+fn by_name(path: &Path) -> Option<i32> {
+    let names = ["/dev/stdin", "/dev/stdout", "/dev/stderr"];
+    (0..).zip(names).find_map(|(fd, name)| (path == Path::new(name)).then_some(fd))
+}
+
+/// Returns the path of the file that a descriptor stands for, if it has one.
+pub(crate) fn path_of(fd: i32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/self/fd/{fd}")).ok().filter(|path| path.is_absolute())
+}
+
+/// Opens a copy of a descriptor that was open for writing at the start.
+pub(crate) fn inherited(fd: i32) -> Result<OwnedFd, &'static str> {
+    const CLOSED: &str = "it is closed";
+    if sys::was_closed(fd) {
+        return Err(CLOSED);
+    }
+    let copy = sys::copy(fd).map_err(|_| CLOSED)?;
+    match mode(fd, &copy) {
+        Some(OFlags::RDONLY) => Err("it is open for reading only"),
+        _ => Ok(copy),
+    }
 }
 
 /// Standard input, which was open for reading at the start.
@@ -98,7 +144,7 @@ pub(crate) fn warn(text: &str) {
     let _ = write_all(&stderr, text.as_bytes());
 }
 
-/// Returns the access mode of a standard stream, or `None` if it was closed at the start.
+/// Returns the access mode of a descriptor, or `None` if it was closed at the start.
 fn mode(fd: i32, stream: impl AsFd) -> Option<OFlags> {
     if sys::was_closed(fd) {
         return None;
@@ -135,12 +181,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_that_stands_for_a_standard_stream_is_known() {
+    fn a_path_that_leads_to_a_descriptor_is_known() {
         let named = |path: &str| named(Path::new(path));
-        assert_eq!(named("/dev/stdin"), Some(0));
-        assert_eq!(named("/dev/fd/1"), Some(1));
-        assert_eq!(named("/proc/self/fd/2"), Some(2));
-        for other in ["/dev/fd/3", "/dev/null", "stdin", "/dev/", ""] {
+        let own = std::process::id();
+        for (path, fd) in [
+            ("/dev/stdin", 0),
+            ("/dev/fd/1", 1),
+            ("/proc/self/fd/2", 2),
+            ("/dev/../dev/stdout", 1),
+            ("/proc/thread-self/fd/63", 63),
+            (&format!("/proc/{own}/task/{own}/fd/7"), 7),
+        ] {
+            assert_eq!(named(path), Some(fd), "{path}");
+        }
+        let parent = format!("/proc/{}/fd/1", std::os::unix::process::parent_id());
+        for other in [
+            "/dev/null",
+            "stdin",
+            "/dev/",
+            "/",
+            "..",
+            "",
+            "/dev/fd",
+            "/dev/fd/x",
+            "/dev/fd/-1",
+            "/dev/fd/64",
+            "/proc/self/fdinfo/1",
+            &parent,
+        ] {
             assert_eq!(named(other), None, "{other}");
         }
     }

@@ -1,16 +1,21 @@
-//! System calls for which neither std nor a crate offers safe code: the state of the standard
-//! streams before the runtime changes it, the signal mask, and `close` with its result.
+//! System calls for which neither std nor a crate offers safe code: the state of the
+//! descriptors before the runtime changes it, descriptors by their numbers, the signal mask,
+//! and `close` with its result.
 #![allow(unsafe_code, reason = "system calls, and code that runs before main")]
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, IntoRawFd};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// One bit for each of the descriptors 0 to 2 that was closed when the program started.
-static CLOSED: AtomicU8 = AtomicU8::new(0);
+/// The descriptors whose state at the start is known are those below this number. Shells give
+/// the numbers from 63 downwards to the pipes of `>(…)`.
+pub(crate) const KNOWN: i32 = 64;
 
-/// Notes which standard streams are closed.
+/// One bit for each known descriptor that was closed when the program started.
+static CLOSED: AtomicU64 = AtomicU64::new(0);
+
+/// Notes which descriptors are closed. The program itself uses their numbers later.
 ///
 /// Rust's runtime opens `/dev/null` in their place before `main`, so that `>&-` would seem
 /// to be `>/dev/null`, and all output would be lost without an error. Once the runtime has
@@ -18,7 +23,7 @@ static CLOSED: AtomicU8 = AtomicU8::new(0);
 /// device for reading and writing, as do Python's `DEVNULL` and `daemon(3)`, and their users
 /// want the output discarded. So this function runs before the runtime starts.
 extern "C" fn note_closed() {
-    for fd in 0..3 {
+    for fd in 0..KNOWN {
         // SAFETY: integers only; a descriptor that is not open is what is asked about.
         if unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
             CLOSED.fetch_or(1 << fd, Ordering::Relaxed);
@@ -32,9 +37,21 @@ extern "C" fn note_closed() {
 #[used]
 static NOTE_CLOSED: extern "C" fn() = note_closed;
 
-/// Whether a standard stream, 0 to 2, was closed when the program started.
+/// Returns whether a descriptor was closed when the program started; `false` if that is not
+/// known.
 pub(crate) fn was_closed(fd: i32) -> bool {
-    (0..3).contains(&fd) && CLOSED.load(Ordering::Relaxed) >> fd & 1 == 1
+    (0..KNOWN).contains(&fd) && CLOSED.load(Ordering::Relaxed) >> fd & 1 == 1
+}
+
+/// Returns a copy of the descriptor with this number.
+pub(crate) fn copy(fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: integers only; a descriptor that is not open is an error.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was opened just now, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// Lets these signals reach the calling thread, and the threads that it starts later.

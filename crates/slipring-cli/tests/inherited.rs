@@ -67,6 +67,108 @@ fn a_standard_stream_that_is_closed_is_an_error_where_it_is_needed() {
     }
 }
 
+#[test]
+fn a_closed_stream_is_found_behind_every_path_that_leads_to_it() {
+    let directory = Directory::new();
+    directory.write("in.txt", "a\nb\n");
+    let links = [
+        ("so.jsonl", "/dev/stdout"),
+        ("so.npy", "/dev/stdout"),
+        ("twice.jsonl", "so.jsonl"),
+        ("dev", "/dev"),
+        ("fds", "/proc/thread-self/fd"),
+        ("three.jsonl", "/dev/fd/3"),
+        ("three.npy", "/dev/fd/3"),
+        ("si", "/dev/stdin"),
+    ];
+    for (link, target) in links {
+        std::os::unix::fs::symlink(target, directory.path(link)).unwrap();
+    }
+    let names = directory.names();
+    for (end, outputs) in [
+        (
+            ">&-",
+            &[
+                "so.jsonl",
+                "twice.jsonl",
+                "./so.jsonl",
+                "dev/stdout",
+                "dev/fd/1",
+                "fds/1",
+                "/proc/thread-self/fd/1",
+                "/proc/$$/fd/1",
+                "/proc/$$/task/$$/fd/1",
+                "/dev/../dev/stdout",
+                "/proc/self/root/dev/stdout",
+                "/proc/self/cwd/so.jsonl",
+            ][..],
+        ),
+        ("2>&1 1>&-", &["so.npy"]),
+        ("2>&1 1>/dev/null 0<&-", &["/dev/stdin", "si"]),
+        ("3>&-", &["/dev/fd/3", "three.jsonl", "three.npy"]),
+    ] {
+        for output in outputs {
+            let done = shell(&directory, &format!("embed in.txt -q -o {output} {end}"));
+            let said = done.stderr + &done.stdout;
+            assert!(said.starts_with("slipring: cannot write "), "{output}: {said}");
+            assert_eq!((done.code, said.lines().count()), (1, 1), "{output}: {said}");
+            assert_eq!(directory.names(), names, "{output}");
+            let is_closed = said.ends_with(": it is closed\n") || *output == "so.npy";
+            assert!(is_closed, "{output}: {said}");
+        }
+    }
+    for (input, end) in [("si", "<&-"), ("/dev/fd/1", ">&-"), ("three.jsonl", "3<&-")] {
+        let done = shell(&directory, &format!("embed {input} -q --allow-empty {end}"));
+        assert_eq!(done.code, 1, "{input}: {done:?}");
+        assert!(done.stderr.ends_with(": it is closed\n"), "{input}: {done:?}");
+    }
+    let in_dev = format!("cd /dev; exec {SLIPRING} embed {} -q -o stdout >&-", glosses().display());
+    let done: Finished = Command::new("sh").args(["-c", &in_dev]).output().unwrap().into();
+    assert_eq!(done.code, 1, "{done:?}");
+}
+
+#[test]
+fn a_link_to_standard_output_is_standard_output() {
+    let directory = Directory::new();
+    directory.write("in.txt", "a\nb\n");
+    std::os::unix::fs::symlink("/dev/stdout", directory.path("so.jsonl")).unwrap();
+    directory.write("all.jsonl", "earlier\n");
+    let done = shell(&directory, "embed in.txt -q --dim 1 -o so.jsonl >> all.jsonl");
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""));
+    let all = String::from_utf8(directory.read("all.jsonl")).unwrap();
+    assert!(all.starts_with("earlier\n["), "{all}");
+    assert_eq!(all.lines().count(), 3, "{all}");
+}
+
+#[test]
+fn a_descriptor_takes_the_format_of_the_file_that_it_stands_for() {
+    let directory = Directory::new();
+    directory.write("in.txt", "a\nb\n");
+    let rows = |name: &str| directory.read(name).iter().filter(|byte| **byte == b'\n').count();
+    for to in ["/dev/fd/3 3>", "/proc/self/fd/3 3>", "/proc/thread-self/fd/5 5>", "/dev/stderr 2>"]
+    {
+        let done = shell(&directory, &format!("embed in.txt -q --dim 1 -o {to} y.jsonl"));
+        assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{to}");
+        assert_eq!(rows("y.jsonl"), 2, "{to}");
+    }
+    // The descriptor is written, and the file that it stands for is not replaced.
+    let done = shell(&directory, "embed in.txt -q --dim 1 -o /dev/fd/3 3>> y.jsonl");
+    assert_eq!((done.code, rows("y.jsonl")), (0, 4), "{done:?}");
+    let done = shell(&directory, "embed in.txt -q --dim 1 -o /dev/fd/3 3< y.jsonl");
+    let expected = "slipring: cannot write /dev/fd/3: it is open for reading only\n";
+    assert_eq!((done.code, done.stderr.as_str()), (1, expected));
+    let done = shell(&directory, "embed y.jsonl -q --dim 1 -o /dev/fd/3 3>> y.jsonl");
+    assert_eq!(done.stderr, "slipring: y.jsonl is also the output\n");
+
+    let done = shell(&directory, "embed in.txt -q -o /dev/fd/3 3> y.npy");
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""));
+    assert_eq!(Npy::parse(&directory.read("y.npy")).rows, 2);
+
+    let done = shell(&directory, "embed in.txt -q -o /dev/fd/3 3> y.txt");
+    assert_eq!((done.code, directory.read("y.txt").len()), (2, 0));
+    assert!(done.stderr.contains("y.txt") && done.stderr.contains(".npy or .jsonl"), "{done:?}");
+}
+
 fn set_non_blocking(end: &impl AsRawFd) {
     // SAFETY: integers only; the descriptor is open.
     let set = unsafe { libc::fcntl(end.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };

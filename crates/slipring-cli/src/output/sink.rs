@@ -30,24 +30,39 @@ enum To {
     Temporary(Temporary),
 }
 
-/// Standard output, under any of its names, or another path.
+/// Standard output, under any of its names, or another descriptor or path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Stdout,
+    /// An inherited descriptor, and the path that leads to it.
+    Descriptor(i32, PathBuf),
     Path(PathBuf),
 }
 
 impl Place {
     pub(crate) fn of(path: PathBuf) -> Self {
-        let is_stdout = path == Path::new("-") || stdio::named(&path) == Some(1);
-        if is_stdout { Self::Stdout } else { Self::Path(path) }
+        match stdio::named(&path) {
+            _ if path == Path::new("-") => Self::Stdout,
+            Some(1) => Self::Stdout,
+            Some(fd) => Self::Descriptor(fd, path),
+            None => Self::Path(path),
+        }
+    }
+
+    /// Returns whether this is a descriptor that was closed at the start.
+    pub(super) fn is_closed(&self) -> bool {
+        match self {
+            Self::Stdout => sys::was_closed(1),
+            Self::Descriptor(fd, _) => sys::was_closed(*fd),
+            Self::Path(_) => false,
+        }
     }
 
     /// Returns whether this is a device, a pipe or another special file.
     pub(crate) fn is_special(&self) -> bool {
         match self {
             Self::Stdout => true,
-            Self::Path(path) => {
+            Self::Descriptor(_, path) | Self::Path(path) => {
                 fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
             }
         }
@@ -58,7 +73,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stdout => f.write_str("standard output"),
-            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Descriptor(_, path) | Self::Path(path) => write!(f, "{}", path.display()),
         }
     }
 }
@@ -75,6 +90,16 @@ impl Sink {
                     refuse_input(&metadata, inputs)?;
                 }
                 To::Stdout(stdout)
+            }
+            // The descriptor itself: it may append, and others may write to it too.
+            Place::Descriptor(fd, _) => {
+                let file = stdio::inherited(*fd)
+                    .map(File::from)
+                    .map_err(|why| Error::failure(format!("cannot write {place}: {why}")))?;
+                if let Ok(metadata) = file.metadata() {
+                    refuse_input(&metadata, inputs)?;
+                }
+                To::Stream(file)
             }
             Place::Path(path) => open_path(place, path, inputs)?,
         };
@@ -126,9 +151,6 @@ fn open_path(place: &Place, path: &Path, inputs: &[Identity]) -> Result<To, Erro
     if !place.is_special() {
         let spot = Spot::open(path).map_err(failed)?;
         return Temporary::create(spot).map(To::Temporary).map_err(failed);
-    }
-    if stdio::named(path).is_some_and(sys::was_closed) {
-        return Err(Error::failure(format!("cannot write {place}: it is closed")));
     }
     match fs::metadata(path) {
         // Opening would wait for a reader, and this program would be the only one.

@@ -2,16 +2,28 @@
 
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::sink::{Place, Sink};
 use crate::error::Error;
 use crate::input::Identity;
+use crate::stdio;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Npy,
     Jsonl,
+}
+
+impl Format {
+    /// Returns the format that the ending of a name tells.
+    fn of(path: &Path) -> Option<Self> {
+        match path.extension()?.as_bytes() {
+            b"npy" => Some(Self::Npy),
+            b"jsonl" => Some(Self::Jsonl),
+            _ => None,
+        }
+    }
 }
 
 /// The value of `-o`, with a format that is known to fit.
@@ -22,21 +34,23 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// The ending of the name as given decides; standard output, a device or a pipe without
-    /// a known ending takes JSON lines.
+    /// The ending of the name as given decides. Without a known ending, standard output, a
+    /// device or a pipe takes JSON lines, and a descriptor the format of its file's name.
     pub(crate) fn parse(path: PathBuf) -> Result<Self, Error> {
-        let ending = path.extension().map(|ending| ending.as_bytes().to_vec());
+        let given = Format::of(&path);
         let place = Place::of(path);
-        let format = match ending.as_deref() {
-            _ if place == Place::Stdout => Format::Jsonl,
-            Some(b"npy") => Format::Npy,
-            Some(b"jsonl") => Format::Jsonl,
-            _ if place.is_special() => Format::Jsonl,
-            _ => {
-                return Err(Error::usage(format!(
-                    "cannot tell the format of {place}: the ending must be .npy or .jsonl \
-                     (or give - for standard output)"
-                )));
+        let format = match given {
+            Some(format) => format,
+            // That it is closed is said when it is opened.
+            None if place.is_special() || place.is_closed() => Format::Jsonl,
+            None => {
+                let file = match &place {
+                    Place::Descriptor(fd, _) => stdio::path_of(*fd),
+                    Place::Stdout | Place::Path(_) => None,
+                };
+                file.as_deref()
+                    .and_then(Format::of)
+                    .ok_or_else(|| unknown(&place, file.as_deref()))?
             }
         };
         Ok(Self { place, format })
@@ -48,15 +62,31 @@ impl Target {
 
     /// See [`Sink::open`].
     pub(super) fn open(&self, inputs: &[Identity]) -> Result<Sink, Error> {
-        if self.format == Format::Npy && self.place.is_special() {
+        if self.format == Format::Jsonl || self.place.is_closed() {
+            return Sink::open(&self.place, inputs);
+        }
+        if self.place.is_special() {
             // The header holds the number of rows and is written last.
             return Err(Error::failure(format!(
-                "cannot write {self}: .npy needs a regular file, and this is a device or \
-                 a pipe (write .jsonl to it)"
+                "cannot write {self}: .npy needs a regular file, and this is a device, a pipe \
+                 or standard output (write .jsonl to it)"
             )));
         }
-        Sink::open(&self.place, inputs)
+        match &self.place {
+            // A descriptor may be at any position of its file, or append.
+            Place::Descriptor(_, path) => Sink::open(&Place::Path(path.clone()), inputs),
+            place => Sink::open(place, inputs),
+        }
     }
+}
+
+/// The error for a name without a known ending.
+fn unknown(place: &Place, file: Option<&Path>) -> Error {
+    let file = file.map(|file| format!(", which is {}", file.display())).unwrap_or_default();
+    Error::usage(format!(
+        "cannot tell the format of {place}{file}: the ending must be .npy or .jsonl \
+         (or give - for standard output)"
+    ))
 }
 
 impl fmt::Display for Target {
