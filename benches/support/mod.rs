@@ -22,7 +22,8 @@ pub const DATA: u16 = 1;
 pub const ASK: u16 = 2;
 
 pub fn spawner(mode: &str) -> Spawner {
-    Spawner::current_exe().unwrap().role("bench").mode(mode)
+    let spawner = Spawner::current_exe().unwrap().role("bench");
+    if mode.is_empty() { spawner } else { spawner.mode(mode) }
 }
 
 pub fn raw(mode: &str, config: Config) -> RawLink {

@@ -333,9 +333,12 @@ fn a_dead_worker_has_an_exit_code_of_its_own_even_if_nobody_needs_it() {
         // Standard input stays open and silent.
         let done = wait_open(child);
         assert_eq!(done.code, 3, "{done:?}");
-        let start = format!("slipring: worker embed (pid {}) died: ", workers.last().unwrap());
-        assert!(done.stderr.starts_with(&start), "{done:?}");
-        assert!(done.stderr.contains(&format!("SIG{signal}")), "{done:?}");
+        let told = done.stderr.strip_prefix("slipring: worker embed (pid ").unwrap();
+        let told = told.strip_prefix(&format!("{}) ", workers.last().unwrap())).unwrap();
+        // It is killed when it is about to answer, and so now and then before it has.
+        let has_attached = told.starts_with("died: ");
+        assert!(has_attached || told.starts_with("did not attach: "), "{done:?}");
+        assert!(told.contains(&format!("SIG{signal}")), "{done:?}");
         assert_untouched(&directory, &[]);
     }
 }
