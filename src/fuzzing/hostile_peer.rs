@@ -217,7 +217,12 @@ impl Play {
                 self.kept.push((reply, bytes));
             }
             Err(error) => {
-                let may = [ErrorKind::Timeout, ErrorKind::Cancelled, ErrorKind::Protocol];
+                let may = [
+                    ErrorKind::Worker,
+                    ErrorKind::Timeout,
+                    ErrorKind::Cancelled,
+                    ErrorKind::Protocol,
+                ];
                 self.failed(&error, &may, false);
             }
         }
@@ -258,6 +263,7 @@ impl Play {
             Err(error) => {
                 assert!(!was_over, "an error is told once");
                 let may = [
+                    ErrorKind::Worker,
                     ErrorKind::Stalled,
                     ErrorKind::Timeout,
                     ErrorKind::Cancelled,
