@@ -111,7 +111,7 @@ impl HealthClient {
         found.answer = Some((frame.header(), frame.payload().to_vec()));
         let waker = found.waker.take();
         drop(asked);
-        // Whoever reads holds the rings, under which no executor's code may run.
+        // The reading thread holds the rings, under which no executor's code may run.
         #[cfg(feature = "async")]
         notifier::wake(waker.into_iter().collect());
         #[cfg(not(feature = "async"))]

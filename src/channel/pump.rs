@@ -63,7 +63,7 @@ pub(crate) struct Pump {
     idle_runs: AtomicU32,
     /// Where the reader stood at the last run.
     position: AtomicU64,
-    /// Makes sure that the tasks of this thread can rely on whoever polls the descriptor.
+    /// Makes sure that the descriptor is polled for the tasks of this thread.
     #[cfg(feature = "async")]
     attend: OnceLock<Attend>,
 }
