@@ -178,7 +178,7 @@ fn orphans_of_a_worker_are_reaped_and_children_of_the_host_are_not() {
 }
 
 #[test]
-fn an_orphan_that_a_debugger_holds_costs_no_processor_and_is_reaped_when_it_is_let_go() {
+fn an_orphan_that_a_debugger_holds_costs_no_processor_time() {
     alone(|| {
         ask_for_orphans();
         let dir = TempDir::new();

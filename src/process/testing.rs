@@ -279,7 +279,8 @@ pub(crate) fn kill_and_reap(pid: u32) {
 pub(crate) fn ticks_of_threads(name: &str) -> u64 {
     let mut sum = 0;
     for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
-        let stat = fs::read_to_string(task.path().join("stat")).unwrap();
+        // A short-lived thread may have ended since the folder was read.
+        let Ok(stat) = fs::read_to_string(task.path().join("stat")) else { continue };
         if stat.contains(&format!("({name})")) {
             let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
             sum += fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum::<u64>();
