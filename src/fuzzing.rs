@@ -23,7 +23,7 @@ use zerocopy::IntoBytes;
 use crate::config::{Config, RingConfig, WaitStrategy};
 use crate::error::ErrorKind;
 use crate::link::{ParentLink, WorkerLink};
-use crate::protocol::hello::{Answer, Hello};
+use crate::protocol::handshake::{Answer, Hello};
 use crate::protocol::{failure, health};
 use crate::ring::Consumer;
 use crate::shm::layout::{RegionHeader, Side, as_u64};

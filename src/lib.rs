@@ -63,6 +63,7 @@ cfg_if! {
         pub mod ring;
         mod shm;
         mod sync;
+        mod sys;
         #[cfg(all(feature = "async", not(loom)))]
         pub mod tasks;
         #[cfg(all(feature = "testing", not(loom)))]
@@ -84,7 +85,7 @@ cfg_if! {
         pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
         pub use error::{Error, ErrorKind, ExitCause, Result, WorkerDeath, WorkerFailure};
         pub use payload::{Payload, Source};
-        pub use protocol::hello::RoleConfig;
+        pub use protocol::handshake::RoleConfig;
         pub use protocol::{Health, Kind, WorkerState};
         #[cfg(not(loom))]
         pub use raw::RawLink;

@@ -16,14 +16,14 @@ use crate::ring::consumer::ConsumerParts;
 use crate::ring::doorbell::{Bell, BellWatch, Sleeper};
 use crate::ring::producer::ProducerParts;
 use crate::ring::{Consumer, Producer};
-use crate::shm::hint::Hint;
 use crate::shm::layout::{
     Geometry, REQUEST_ENTRY, RegionHeader, RingLayout, Side, as_usize, control, request_slot,
 };
-use crate::shm::memfd::{self, SEALS_DOWN, SEALS_UP};
 use crate::shm::region::{
     OwnRegion, OwnTable, OwnU32, OwnU64, PeerRegion, PeerTable, PeerU32, PeerU64,
 };
+use crate::sys::memfd::{self, SEALS_DOWN, SEALS_UP};
+use crate::sys::wake_fd::WakeFd;
 
 /// One side of a link: a ring out and a ring in.
 #[derive(Debug)]
@@ -163,7 +163,10 @@ impl ParentLink {
     /// # Errors
     ///
     /// [`ErrorKind::Os`] if memory or descriptors run out; nothing is left behind then.
-    pub(crate) fn create(config: &Config, hint: Option<&Arc<Hint>>) -> Result<(Self, LinkFiles)> {
+    pub(crate) fn create(
+        config: &Config,
+        wake_fd: Option<&Arc<WakeFd>>,
+    ) -> Result<(Self, LinkFiles)> {
         let header = RegionHeader::down(config, channel_id(), std::process::id());
         let down = memfd::create(c"slipring-down", header.own.region_len)?;
         let up = memfd::create(c"slipring-up", header.peer.region_len)?;
@@ -172,7 +175,7 @@ impl ParentLink {
         memfd::seal(&up, SEALS_UP)?;
         let peer = PeerRegion::map(&up, header.peer.region_len)?;
         own.write_header(&header);
-        Ok((Self::over(own, peer, header, config.wait, hint)?, LinkFiles { down, up }))
+        Ok((Self::over(own, peer, header, config.wait, wake_fd)?, LinkFiles { down, up }))
     }
 
     /// A link over two regions of which `own` starts with this header.
@@ -181,7 +184,7 @@ impl ParentLink {
         peer: PeerRegion,
         header: RegionHeader,
         wait: WaitStrategy,
-        hint: Option<&Arc<Hint>>,
+        wake_fd: Option<&Arc<WakeFd>>,
     ) -> Result<Self> {
         let (ours, theirs) = (&header.own, &header.peer);
         let words = ParentWords {
@@ -203,7 +206,7 @@ impl ParentLink {
             data_bell: bell(&own, control::DATA, None)?,
         };
         let watches = (Some(watch(&peer, control::DATA)?), Some(watch(&peer, control::HEALTH)?));
-        let (data, health) = duplexes(&own, &peer, ours, theirs, wait, watches, hint)?;
+        let (data, health) = duplexes(&own, &peer, ours, theirs, wait, watches, wake_fd)?;
         let owner = peer.u32_at(control::OWNER)?;
         let answer = ExpectedAnswer { peer, header };
         Ok(Self { data, health, words, answer, owner })
@@ -232,7 +235,7 @@ impl WorkerLink {
         down: OwnedFd,
         up: OwnedFd,
         wait: WaitStrategy,
-        hint: Option<&Arc<Hint>>,
+        wake_fd: Option<&Arc<WakeFd>>,
     ) -> Result<Self> {
         let (down, down_len) = memfd::adopt(down)?;
         let (up, up_len) = memfd::adopt(up)?;
@@ -254,7 +257,7 @@ impl WorkerLink {
             ));
         }
         let own = OwnRegion::map(&up, up_len)?;
-        Self::over(&own, &peer, header, wait, hint)
+        Self::over(&own, &peer, header, wait, wake_fd)
     }
 
     /// A link over two regions of which `peer` starts with this header, which was checked.
@@ -263,7 +266,7 @@ impl WorkerLink {
         peer: &PeerRegion,
         header: RegionHeader,
         wait: WaitStrategy,
-        hint: Option<&Arc<Hint>>,
+        wake_fd: Option<&Arc<WakeFd>>,
     ) -> Result<Self> {
         let (ours, theirs) = (&header.peer, &header.own);
         let words = WorkerWords {
@@ -284,7 +287,7 @@ impl WorkerLink {
             credit_request: own.u64_at(control::CREDIT_REQUEST)?,
         };
         // The parent's bell also rings for credits and cancels: it is not counted.
-        let (data, health) = duplexes(own, peer, ours, theirs, wait, (None, None), hint)?;
+        let (data, health) = duplexes(own, peer, ours, theirs, wait, (None, None), wake_fd)?;
         let owner = Some(own.u32_at(control::OWNER)?);
         let link = Self { data, health, words, owner, header };
         own.write_header(&header.for_peer(std::process::id()));
@@ -303,13 +306,13 @@ fn duplexes(
     theirs: &Geometry,
     wait: WaitStrategy,
     watches: (Option<Arc<BellWatch>>, Option<Arc<BellWatch>>),
-    hint: Option<&Arc<Hint>>,
+    wake_fd: Option<&Arc<WakeFd>>,
 ) -> Result<(Duplex, Duplex)> {
     let waits = (control::DATA, wait, watches.0);
-    let data = duplex(own, peer, &ours.data, &theirs.data, waits, hint.cloned())?;
+    let data = duplex(own, peer, &ours.data, &theirs.data, waits, wake_fd.cloned())?;
     // Low traffic; a spinning health thread helps nobody.
     let waits = (control::HEALTH, WaitStrategy::Park, watches.1);
-    let health = duplex(own, peer, &ours.health, &theirs.health, waits, hint.cloned())?;
+    let health = duplex(own, peer, &ours.health, &theirs.health, waits, wake_fd.cloned())?;
     Ok((data, health))
 }
 
@@ -323,7 +326,7 @@ fn duplex(
     ours: &RingLayout,
     theirs: &RingLayout,
     (side, wait, watch): (usize, WaitStrategy, Option<Arc<BellWatch>>),
-    hint: Option<Arc<Hint>>,
+    wake_fd: Option<Arc<WakeFd>>,
 ) -> Result<Duplex> {
     let producer = Producer::new(ProducerParts {
         slots: own.slots(ours)?,
@@ -331,7 +334,7 @@ fn duplex(
         peer_sleep_at: peer.u64_at(side + control::SLEEP_AT)?,
         space_at: own.u64_at(side + control::SPACE_AT)?,
         checked: own.u64_at(side + control::CHECKED)?,
-        bell: bell(own, side, hint.clone())?,
+        bell: bell(own, side, wake_fd.clone())?,
         sleeper: sleeper(own, peer, side, wait, watch.clone())?,
         max_frame: as_usize(u64::from(ours.max_frame)),
         origin: ours.origin,
@@ -342,7 +345,7 @@ fn duplex(
         peer_space_at: peer.u64_at(side + control::SPACE_AT)?,
         sleep_at: own.u64_at(side + control::SLEEP_AT)?,
         peer_checked: peer.u64_at(side + control::CHECKED)?,
-        bell: bell(own, side, hint)?,
+        bell: bell(own, side, wake_fd)?,
         sleeper: sleeper(own, peer, side, wait, watch.clone())?,
         max_frame: as_usize(u64::from(theirs.max_frame)),
         origin: theirs.origin,
@@ -350,9 +353,9 @@ fn duplex(
     Ok(Duplex { producer, consumer, sleeper: sleeper(own, peer, side, wait, watch)? })
 }
 
-fn bell(own: &OwnRegion, side: usize, hint: Option<Arc<Hint>>) -> Result<Bell> {
+fn bell(own: &OwnRegion, side: usize, wake_fd: Option<Arc<WakeFd>>) -> Result<Bell> {
     let at = side + control::BELL;
-    Ok(Bell::new(own.u32_at(at)?, hint).with_event(own.event(at)))
+    Ok(Bell::new(own.u32_at(at)?, wake_fd).with_event(own.event(at)))
 }
 
 fn sleeper(

@@ -10,8 +10,8 @@ use crate::link::{Duplex, not_pollable};
 use crate::ring::doorbell::Alarm;
 use crate::ring::{Batch, Claim, Consumer, Frame, Header, Producer};
 use crate::shm::bytes::PeerBytes;
-use crate::shm::clock::Deadline;
-use crate::shm::hint::Hint;
+use crate::sys::clock::Deadline;
+use crate::sys::wake_fd::WakeFd;
 
 /// One end of a pair of raw rings: frames in order, each exactly once, and nothing else.
 /// What the frames mean, and which belong together, is the program's own business.
@@ -24,7 +24,7 @@ pub struct RawLink {
     pub producer: Producer,
     /// The ring in.
     pub consumer: Consumer,
-    hint: Option<Arc<Hint>>,
+    wake_fd: Option<Arc<WakeFd>>,
     end: Box<dyn End>,
     /// Where the ring out stood at the last wait.
     sent: u64,
@@ -42,10 +42,10 @@ pub(crate) trait End: fmt::Debug + Send {
 }
 
 impl RawLink {
-    pub(crate) fn new(data: Duplex, hint: Option<Arc<Hint>>, end: Box<dyn End>) -> Self {
+    pub(crate) fn new(data: Duplex, wake_fd: Option<Arc<WakeFd>>, end: Box<dyn End>) -> Self {
         let Duplex { producer, consumer, .. } = data;
         let sent = producer.tail();
-        Self { producer, consumer, hint, end, sent }
+        Self { producer, consumer, wake_fd, end, sent }
     }
 
     /// Reserves a slot; `None` if the ring stayed full. Blocks for at most `timeout`. That the
@@ -164,9 +164,9 @@ impl RawLink {
     /// [`Spawner::pollable`](crate::Spawner::pollable);
     /// [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt) if the peer broke it.
     pub fn settle(&mut self) -> Result<bool> {
-        let hint = self.hint.as_ref().ok_or_else(not_pollable)?;
+        let wake_fd = self.wake_fd.as_ref().ok_or_else(not_pollable)?;
         self.producer.flush();
-        let settled = self.consumer.settle(hint, self.end.check().is_err(), true)?;
+        let settled = self.consumer.settle(wake_fd, self.end.check().is_err(), true)?;
         Ok(settled.is_readable)
     }
 
@@ -186,6 +186,6 @@ impl RawLink {
     /// [`Spawner::pollable`](crate::Spawner::pollable). Do not read from it or write to it.
     #[must_use]
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.hint.as_ref().map(|hint| hint.as_fd())
+        self.wake_fd.as_ref().map(|wake_fd| wake_fd.as_fd())
     }
 }

@@ -13,8 +13,8 @@ use crate::config::Config;
 use crate::error::{Error, ExitCause, Result};
 use crate::link::{ParentLink, WorkerLink};
 use crate::process::thread::ThreadWorker;
-use crate::protocol::hello::RoleConfig;
-use crate::shm::hint::Hint;
+use crate::protocol::handshake::RoleConfig;
+use crate::sys::wake_fd::WakeFd;
 use crate::worker::{Stop, Worker};
 
 /// Starts a worker as a thread of this process and returns the channel to it. `make` is
@@ -28,9 +28,9 @@ pub fn spawn_thread<S>(
     role: RoleConfig,
     make: impl FnOnce() -> Worker<S> + Send + 'static,
 ) -> Result<Channel> {
-    let (hint, fds) = Hint::pair()?;
-    let (hint, theirs) = (Some(Arc::new(hint)), Some(Arc::new(Hint::of(fds))));
-    let (parent, files) = ParentLink::create(config, hint.as_ref())?;
+    let (wake_fd, fds) = WakeFd::pair()?;
+    let (wake_fd, theirs) = (Some(Arc::new(wake_fd)), Some(Arc::new(WakeFd::of(fds))));
+    let (parent, files) = ParentLink::create(config, wake_fd.as_ref())?;
     let (down, up) = (files.down.into(), files.up.into());
     let link = WorkerLink::attach(down, up, config.wait, theirs.as_ref())?;
     parent.answer.check_attached()?;
@@ -54,5 +54,5 @@ pub fn spawn_thread<S>(
         }
     });
     started.map_err(|e| Error::os("cannot start a worker thread", e))?;
-    Ok(Channel::over_thread(parent, config, name, thread, life, hint))
+    Ok(Channel::over_thread(parent, config, name, thread, life, wake_fd))
 }

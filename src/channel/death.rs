@@ -9,7 +9,7 @@ use crate::process::exit::Child;
 use crate::process::log::Log;
 #[cfg(any(feature = "testing", feature = "named"))]
 use crate::process::thread::ThreadWorker;
-use crate::shm::clock::Deadline;
+use crate::sys::clock::Deadline;
 
 /// How long errors wait for the exit status to be known, unless the host says otherwise. Most
 /// often it is known when the death is. Where only the reaping tells, the kernel has to tear

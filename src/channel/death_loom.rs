@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{EndOfService, Error, WorkerDeath};
-use crate::shm::clock::Deadline;
+use crate::sys::clock::Deadline;
 
 /// Who the worker is.
 #[derive(Debug)]

@@ -30,11 +30,11 @@ use crate::ring::consumer::LeasedSlot;
 use crate::ring::doorbell::Sleeper;
 use crate::ring::{Consumer, Frame, Producer};
 use crate::shm::bytes::PeerBytes;
-use crate::shm::clock::{Deadline, now_ns};
-use crate::shm::fork;
-use crate::shm::hint::Hint;
 use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{AtomicU32, AtomicU64, Counter, Mutex, MutexGuard, Ordering, TryLock};
+use crate::sys::clock::{Deadline, now_ns};
+use crate::sys::fork;
+use crate::sys::wake_fd::WakeFd;
 
 /// The payload of a reply or a chunk: in the ring, or copied out of it.
 #[derive(Debug)]
@@ -143,7 +143,7 @@ pub(crate) struct Engine {
     pub(crate) words: ParentWords,
     pub(crate) life: Arc<Life>,
     /// For reactors, if the channel was made for them.
-    pub(crate) hint: Option<Arc<Hint>>,
+    pub(crate) wake_fd: Option<Arc<WakeFd>>,
     pub(super) pump: Pump,
     pub(crate) config: Config,
     pub(super) counters: Counters,
@@ -165,7 +165,7 @@ impl Engine {
         words: ParentWords,
         config: &Config,
         life: Arc<Life>,
-        hint: Option<Arc<Hint>>,
+        wake_fd: Option<Arc<WakeFd>>,
     ) -> Arc<Self> {
         let engine = Arc::new(Self {
             producer: Mutex::new(data.producer),
@@ -180,7 +180,7 @@ impl Engine {
             followers: AtomicU32::new(0),
             words,
             life,
-            hint,
+            wake_fd,
             pump: Pump::default(),
             config: config.clone(),
             counters: Counters::default(),

@@ -13,10 +13,10 @@ use std::time::Duration;
 use crate::channel::engine::Engine;
 use crate::channel::receive::Want;
 use crate::protocol::table::Waiter;
-use crate::shm::clock::Deadline;
-use crate::shm::fork;
 use crate::sync::mutant::{self, Mutant, chosen};
 use crate::sync::{self, Ordering};
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
 
 /// A parked thread looks again at least this often. Not in a model: it would make good what
 /// was lost.

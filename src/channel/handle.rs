@@ -11,8 +11,8 @@ use crate::channel::life::{Life, check_not_forked};
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::process::watch::Watched;
 use crate::protocol::Health;
-use crate::shm::clock::Deadline;
-use crate::shm::fork;
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
 use crate::trace::{event, span};
 
 /// How long a worker that was asked to terminate may take before it is killed.

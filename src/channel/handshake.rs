@@ -9,7 +9,7 @@ use crate::link::{LinkFiles, ParentLink};
 use crate::process::exit::Child;
 use crate::process::log::Log;
 use crate::process::socket;
-use crate::protocol::hello::{Answer, MAX_LEN};
+use crate::protocol::handshake::{Answer, MAX_LEN};
 
 /// How long a worker that failed the handshake may take to say how it ended, if the handshake
 /// may last that long.

@@ -15,12 +15,12 @@ use crate::process::notifier;
 use crate::protocol::Kind;
 use crate::protocol::health::{self, Health};
 use crate::ring::{Frame, Header};
-use crate::shm::clock::Deadline;
-#[cfg(feature = "async")]
-use crate::shm::fork;
 use crate::sync::Mutex;
 #[cfg(feature = "async")]
 use crate::sync::{Ordering, fence};
+use crate::sys::clock::Deadline;
+#[cfg(feature = "async")]
+use crate::sys::fork;
 
 /// Answers that a task takes at a time: more than are ever asked for at once.
 #[cfg(feature = "async")]

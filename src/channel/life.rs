@@ -16,10 +16,10 @@ use crate::channel::death::Deathbed;
 use crate::channel::wakers::Wakers;
 use crate::error::{EndOfService, Error, ErrorKind, Result};
 use crate::ring::doorbell::Alarm;
-use crate::shm::clock::Deadline;
-use crate::shm::fork;
 use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{AtomicU32, Ordering};
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
 
 const OPEN: u32 = 0;
 const CLOSING: u32 = 1;

@@ -50,9 +50,9 @@ use crate::payload::Payload;
 #[cfg(any(feature = "testing", feature = "named"))]
 use crate::process::thread::ThreadWorker;
 use crate::protocol::{Health, Kind};
-use crate::shm::clock::Deadline;
+use crate::sys::clock::Deadline;
 #[cfg(any(feature = "testing", feature = "named"))]
-use crate::shm::hint::Hint;
+use crate::sys::wake_fd::WakeFd;
 use crate::trace::span;
 
 #[cfg(feature = "async")]
@@ -120,13 +120,13 @@ impl Channel {
         role: String,
         thread: ThreadWorker,
         life: Arc<Life>,
-        hint: Option<Arc<Hint>>,
+        wake_fd: Option<Arc<WakeFd>>,
     ) -> Self {
         let ParentLink { data, health, words, .. } = link;
         let deathbed = Deathbed::new(role, death::Body::Thread(thread), death::PATIENCE);
         let health = HealthClient::new(health);
         let worker = WorkerHandle::new(Arc::clone(&life), health, deathbed, None);
-        Self { engine: Engine::new(data, words, config, life, hint), worker }
+        Self { engine: Engine::new(data, words, config, life, wake_fd), worker }
     }
 
     #[cfg(feature = "async")]
@@ -282,7 +282,7 @@ impl Channel {
     /// Do not read from it or write to it.
     #[must_use]
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.engine.hint.as_ref().map(|hint| hint.as_fd())
+        self.engine.wake_fd.as_ref().map(|wake_fd| wake_fd.as_fd())
     }
 
     /// Sets the abort flag, which every handler of this worker sees until

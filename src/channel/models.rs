@@ -17,9 +17,9 @@ use super::testing::{LONGEST, Rig, rig, rig_with_hints, submit};
 use crate::error::{Error, ErrorKind};
 use crate::protocol::Kind;
 use crate::ring::models::model_up_to;
-use crate::shm::clock::Deadline;
-use crate::shm::hint::Hint;
 use crate::sync::Ordering;
+use crate::sys::clock::Deadline;
+use crate::sys::wake_fd::WakeFd;
 
 mod ending;
 mod reactors;

@@ -31,11 +31,11 @@ use crate::link::not_pollable;
 use crate::protocol::table::Waiter;
 use crate::ring::Consumer;
 use crate::ring::consumer::shut_down;
-use crate::shm::clock::Deadline;
-use crate::shm::fork;
-use crate::shm::hint::{Drained, Hint};
 use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
+use crate::sys::wake_fd::{Drained, WakeFd};
 
 /// Runs in a row that the descriptor asked for, and that found nothing, after which the
 /// peer counts as corrupt.
@@ -113,9 +113,9 @@ impl Engine {
     /// when it leaves.
     pub(crate) fn drive_reactor(&self) -> Result<()> {
         check_not_forked()?;
-        let hint = self.hint.as_ref().ok_or_else(not_pollable)?;
+        let wake_fd = self.wake_fd.as_ref().ok_or_else(not_pollable)?;
         self.pump.is_driven.store(1, Ordering::Relaxed);
-        let ran = self.run_pump(hint, For::Host);
+        let ran = self.run_pump(wake_fd, For::Host);
         if !chosen(Mutant::DriveWakesNoThread) {
             self.wake_a_thread(); // for the reason that `pump` has
         }
@@ -154,23 +154,23 @@ impl Engine {
         if self.is_driven()
             && !chosen(Mutant::UntoldNotLit)
             && self.pump.is_untold.swap(1, Ordering::Relaxed) == 0
-            && let Some(hint) = &self.hint
+            && let Some(wake_fd) = &self.wake_fd
         {
-            hint.light();
+            wake_fd.wake_self();
         }
     }
 
     /// Runs until nobody was turned away. Returns whether this thread looked at the ring.
-    fn run_pump(&self, hint: &Hint, whom: For) -> Result<bool> {
+    fn run_pump(&self, wake_fd: &WakeFd, whom: For) -> Result<bool> {
         for _ in 0..MOST_TURNS {
-            let Some(reader) = self.reader_or_missed(hint, whom)? else { return Ok(false) };
-            self.run_once(hint, whom, reader)?;
+            let Some(reader) = self.reader_or_missed(wake_fd, whom)? else { return Ok(false) };
+            self.run_once(wake_fd, whom, reader)?;
             fence(Ordering::SeqCst); // pairs with the fence in `reader_or_missed`
             if !self.take_missed() {
                 return Ok(true);
             }
         }
-        hint.light();
+        wake_fd.wake_self();
         Ok(true)
     }
 
@@ -179,12 +179,12 @@ impl Engine {
             && self.pump.missed.swap(0, Ordering::Relaxed) != 0
     }
 
-    fn reader_or_missed(&self, hint: &Hint, whom: For) -> Result<Option<Reading<'_>>> {
+    fn reader_or_missed(&self, wake_fd: &WakeFd, whom: For) -> Result<Option<Reading<'_>>> {
         if let Some(reading) = self.try_read() {
             return Ok(Some(reading));
         }
         if whom != For::Task {
-            let drained = hint.drain();
+            let drained = wake_fd.drain();
             if drained == Drained::Broken {
                 return Err(shut_down());
             }
@@ -196,13 +196,13 @@ impl Engine {
         Ok(self.try_read())
     }
 
-    fn run_once(&self, hint: &Hint, whom: For, mut reading: Reading<'_>) -> Result<()> {
+    fn run_once(&self, wake_fd: &WakeFd, whom: For, mut reading: Reading<'_>) -> Result<()> {
         let reader = &mut *reading.consumer;
         // Read before the last look at the ring, as for threads.
         let phase = self.life.phase();
         if matches!(phase, Phase::Closing | Phase::Closed | Phase::Failed) {
             if whom.is_exact() {
-                hint.light();
+                wake_fd.wake_self();
             }
             return Ok(());
         }
@@ -212,7 +212,7 @@ impl Engine {
             let (_, may_have_more) = self.read_all(reader)?;
             if may_have_more || turn == MOST_TURNS {
                 // Others get their turn, whatever the worker does between two looks.
-                hint.light();
+                wake_fd.wake_self();
                 break;
             }
             has_reason |= self.announce_room_by_fd();
@@ -221,7 +221,7 @@ impl Engine {
             } else {
                 // The fence in there stands between both announcements and these looks.
                 let is_over = phase != Phase::Open;
-                has_drained |= reader.settle(hint, is_over, whom.is_exact())?.has_drained;
+                has_drained |= reader.settle(wake_fd, is_over, whom.is_exact())?.has_drained;
             }
             let has_room = self.wake_who_has_room()?;
             has_reason |= has_room;
@@ -232,7 +232,7 @@ impl Engine {
         if whom == For::Host {
             self.pump.is_untold.store(0, Ordering::Relaxed);
         } else if self.pump.is_untold.load(Ordering::Relaxed) != 0 {
-            hint.light();
+            wake_fd.wake_self();
         }
         let position = reader.position();
         // Whoever read the frames: they were a reason.
@@ -274,8 +274,8 @@ impl Engine {
         if is_left_out || fork::is_forked_child() {
             return false;
         }
-        let Some(hint) = &self.hint else { return false };
-        match self.run_pump(hint, whom) {
+        let Some(wake_fd) = &self.wake_fd else { return false };
+        match self.run_pump(wake_fd, whom) {
             Ok(has_looked) => has_looked,
             Err(error) => {
                 self.fail(error);
@@ -287,8 +287,8 @@ impl Engine {
     /// The channel is over: whoever polls the descriptor, and whoever waits for something
     /// that is not in the table, must look.
     pub(crate) fn wake_reactor(&self) {
-        if let Some(hint) = &self.hint {
-            hint.light();
+        if let Some(wake_fd) = &self.wake_fd {
+            wake_fd.wake_self();
         }
         self.pump.others.wake_all_elsewhere();
         self.pump.at_over.wake_all_elsewhere();

@@ -9,11 +9,11 @@ use crate::error::{Error, Result};
 use crate::ring::Consumer;
 use crate::ring::doorbell::Step;
 use crate::ring::position::span;
-use crate::shm::clock::Deadline;
-use crate::shm::fork;
 use crate::shm::layout::as_usize;
 use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{Ordering, fence};
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
 
 /// Frames between two looks at the clock and at the channel's state: a worker may send
 /// without end what nobody waits for.

@@ -11,9 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::payload::Source;
 use crate::ring::position::span;
 use crate::shm::bytes::PeerBytes;
-use crate::shm::clock::{Deadline, now_ns};
-use crate::shm::fork;
 use crate::shm::layout::as_usize;
+use crate::sys::clock::{Deadline, now_ns};
+use crate::sys::fork;
 
 /// A reply, or one chunk of a stream. Its bytes may still lie in the ring: while it
 /// lives its slot, and those after it, cannot be filled anew. Replies of up to 96 bytes and

@@ -8,10 +8,10 @@ use crate::payload::{self, Encoded, Payload};
 use crate::protocol::Kind;
 use crate::protocol::kind::flags;
 use crate::ring::Header;
-use crate::shm::clock::Deadline;
-use crate::shm::copy::copy_from_slice;
-use crate::shm::fork;
 use crate::sync::mutant::{Mutant, chosen};
+use crate::sys::clock::Deadline;
+use crate::sys::copy::copy_from_slice;
+use crate::sys::fork;
 
 impl Engine {
     /// Sends a request for one result. Blocks while the ring is full, until the deadline,

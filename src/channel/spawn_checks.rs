@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::limits::{MAX_CPUS, check_nice};
-use crate::protocol::hello::{Limits, RoleConfig};
+use crate::protocol::handshake::{Limits, RoleConfig};
 use crate::shm::layout::RegionHeader;
 
 pub(super) fn check_role(role: &RoleConfig) -> Result<()> {

@@ -25,12 +25,12 @@ use crate::process::log::Log;
 use crate::process::service::run_apart;
 use crate::process::spawn::Program;
 use crate::process::{own_exe, socket, supervisor, watch};
-use crate::protocol::hello::{Hello, Limits, RoleConfig, WORKER_ENV};
+use crate::protocol::handshake::{Hello, Limits, RoleConfig, WORKER_ENV};
 use crate::raw::{End, RawLink};
 use crate::ring::doorbell::Alarm;
-use crate::shm::clock::Deadline;
-use crate::shm::fork;
-use crate::shm::hint::Hint;
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
+use crate::sys::wake_fd::WakeFd;
 use crate::trace::{event, span};
 
 /// A worker that starts itself as its host does would do so without end.
@@ -317,8 +317,8 @@ impl Spawner {
     /// process is gone and reaped then, and nothing is left behind. A program that ends is
     /// told of at once; one that ends before it has answered, with how it ended.
     pub fn spawn(&self) -> Result<Channel> {
-        let Started { data, words, worker, life, hint } = self.start()?;
-        let engine = Engine::new(data, words, &self.config, life, hint);
+        let Started { data, words, worker, life, wake_fd } = self.start()?;
+        let engine = Engine::new(data, words, &self.config, life, wake_fd);
         Ok(Channel { engine, worker })
     }
 
@@ -329,13 +329,13 @@ impl Spawner {
     ///
     /// As [`Spawner::spawn`].
     pub fn spawn_raw(&self) -> Result<RawLink> {
-        let Started { data, worker, life, hint, .. } = self.start()?;
-        if let Some(hint) = hint.clone() {
+        let Started { data, worker, life, wake_fd, .. } = self.start()?;
+        if let Some(wake_fd) = wake_fd.clone() {
             // The life has just been made for this link: nobody else has set it. What
             // happened before is seen by the first `settle`.
-            let _ = life.on_over.set(Box::new(move || hint.light()));
+            let _ = life.on_over.set(Box::new(move || wake_fd.wake_self()));
         }
-        Ok(RawLink::new(data, hint, Box::new(RawEnd { worker, life })))
+        Ok(RawLink::new(data, wake_fd, Box::new(RawEnd { worker, life })))
     }
 
     fn start(&self) -> Result<Started> {
@@ -349,8 +349,10 @@ impl Spawner {
             role: self.role.clone(),
         };
         let hello = hello.encode()?;
-        let (hint, hint_fds) = match self.is_pollable {
-            true => Hint::pair().map(|(hint, fds)| (Some(Arc::new(hint)), Vec::from(fds)))?,
+        let (wake_fd, hint_fds) = match self.is_pollable {
+            true => {
+                WakeFd::pair().map(|(wake_fd, fds)| (Some(Arc::new(wake_fd)), Vec::from(fds)))?
+            }
             false => (None, Vec::new()),
         };
         let (ours, theirs) = socket::pair()?;
@@ -369,13 +371,14 @@ impl Spawner {
             supervisor::start(program, theirs, socket, log, Box::new(on_exit))?
         };
         // While the program is loaded: reserving memory takes as long as that.
-        let linked = ParentLink::create(&self.config, hint.as_ref()).and_then(|(link, files)| {
-            let deadline = instant(Deadline::after(self.handshake_timeout));
-            let (child, socket, role) = (&child, &*ours, self.role.role.as_str());
-            let handshake = Handshake { child, socket, role, deadline };
-            handshake.run(&hello, (files, hint_fds), &link)?;
-            Ok(link)
-        });
+        let linked =
+            ParentLink::create(&self.config, wake_fd.as_ref()).and_then(|(link, files)| {
+                let deadline = instant(Deadline::after(self.handshake_timeout));
+                let (child, socket, role) = (&child, &*ours, self.role.role.as_str());
+                let handshake = Handshake { child, socket, role, deadline };
+                handshake.run(&hello, (files, hint_fds), &link)?;
+                Ok(link)
+            });
         drop(ours);
         let ParentLink { data, health, words, owner, .. } = linked.inspect_err(|_| bury(&child))?;
         let watched = {
@@ -393,7 +396,7 @@ impl Spawner {
         let health = HealthClient::new(health);
         let worker = WorkerHandle::new(Arc::clone(&life), health, deathbed, Some(watched));
         event!(INFO, role = self.role.role.as_str(), pid = worker.pid(), "worker attached");
-        Ok(Started { data, words, worker, life, hint })
+        Ok(Started { data, words, worker, life, wake_fd })
     }
 
     fn check(&self) -> Result<()> {
@@ -414,7 +417,7 @@ struct Started {
     words: ParentWords,
     worker: WorkerHandle,
     life: Arc<Life>,
-    hint: Option<Arc<Hint>>,
+    wake_fd: Option<Arc<WakeFd>>,
 }
 
 /// The parent's end of a raw link.

@@ -14,10 +14,10 @@ use crate::protocol::Kind;
 use crate::ring::doorbell::{Alarm, Bell, BellWatch, Sleeper};
 use crate::ring::testing::{BELL, consumer, producer, region, sleeper, watch};
 use crate::ring::{Consumer, Header, Producer};
-use crate::shm::clock::Deadline;
-use crate::shm::hint::Hint;
 use crate::shm::layout::{RingLayout, as_u64};
 use crate::shm::region::{OwnRegion, PeerRegion};
+use crate::sys::clock::Deadline;
+use crate::sys::wake_fd::WakeFd;
 
 // Beside the control words of a ring's model.
 /// The parent's abort flag, the worker's state.
@@ -53,8 +53,8 @@ pub(crate) fn rig(requests: usize) -> Rig {
 }
 
 /// As [`rig`], with the parent's and the worker's hold on a pair of descriptors.
-pub(crate) fn rig_with_hints(requests: usize, hints: [Option<Arc<Hint>>; 2]) -> Rig {
-    let [hint, worker_hint] = hints;
+pub(crate) fn rig_with_hints(requests: usize, hints: [Option<Arc<WakeFd>>; 2]) -> Rig {
+    let [wake_fd, worker_hint] = hints;
     let (down, down_seen) = region((TABLE + 16 * requests).next_multiple_of(64));
     let (up, up_seen) = region(RING + CAPACITY);
     let ring = RingConfig { capacity: CAPACITY, max_frame: LONGEST };
@@ -84,11 +84,11 @@ pub(crate) fn rig_with_hints(requests: usize, hints: [Option<Arc<Hint>>; 2]) -> 
         data_bell: Bell::new(down.u32_at(BELL).unwrap(), None),
     };
     let watch = watch(&up_seen);
-    let parent = duplex(&down, &up_seen, Some(watch), hint.as_ref());
+    let parent = duplex(&down, &up_seen, Some(watch), wake_fd.as_ref());
     let worker = duplex(&up, &down_seen, None, worker_hint.as_ref());
     let life = Arc::new(Life::default());
     let _ = life.deathbed.set(Deathbed);
-    let engine = Engine::new(parent, words, &config, life, hint);
+    let engine = Engine::new(parent, words, &config, life, wake_fd);
     let table = down_seen.table(TABLE, 2 * requests).unwrap();
     let worker = Worker {
         up: worker.producer,
@@ -103,13 +103,13 @@ fn duplex(
     own: &OwnRegion,
     peer: &PeerRegion,
     watch: Option<Arc<BellWatch>>,
-    hint: Option<&Arc<Hint>>,
+    wake_fd: Option<&Arc<WakeFd>>,
 ) -> Duplex {
     let ring = RingConfig { capacity: CAPACITY, max_frame: LONGEST };
     let layout = RingLayout::of(ring, as_u64(RING), 0);
     Duplex {
-        producer: producer(own, peer, &layout, hint.cloned(), watch.clone()),
-        consumer: consumer(own, peer, &layout, hint.cloned(), watch.clone()),
+        producer: producer(own, peer, &layout, wake_fd.cloned(), watch.clone()),
+        consumer: consumer(own, peer, &layout, wake_fd.cloned(), watch.clone()),
         sleeper: sleeper(own, peer, watch),
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 #[cfg(feature = "async")]
 use crate::channel::wakers::Seat;
 use crate::channel::wakers::Wakers;
-use crate::shm::clock::Deadline;
-use crate::shm::fork;
 use crate::sync::plain::{Condvar, Mutex};
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
 
 /// Something that one thread uses at a time.
 #[derive(Debug)]

@@ -9,8 +9,8 @@ use std::task::Waker;
 use crate::channel::engine::Engine;
 use crate::protocol::table::Waiter;
 use crate::ring::Consumer;
-use crate::shm::fork;
 use crate::sync::{Counter, Mutex, Ordering, TryGuard};
+use crate::sys::fork;
 
 /// Wakers that are to be woken.
 #[derive(Debug, Default)]

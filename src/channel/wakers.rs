@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::task::Waker;
 
-use crate::shm::fork;
 use crate::sync::Mutex;
+use crate::sys::fork;
 
 /// Those who wait.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use crate::channel::send::Pieces;
 use crate::channel::timed::Loan;
 use crate::error::{Error, Result};
 use crate::protocol::Kind;
-use crate::shm::clock::Deadline;
+use crate::sys::clock::Deadline;
 
 /// A request that is being written. Dropping it takes the request back.
 #[derive(Debug)]

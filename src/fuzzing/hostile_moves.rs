@@ -195,11 +195,11 @@ impl Play {
     }
 
     pub(super) fn touch_hint(&self, input: &mut Input<'_>) {
-        let Some(hint) = &self.rig.hint else { return };
+        let Some(wake_fd) = &self.rig.wake_fd else { return };
         match input.u8() % 3 {
-            0 => hint.wake_peer(),
-            1 => hint.light(),
-            _ => drop(hint.drain()),
+            0 => wake_fd.wake_peer(),
+            1 => wake_fd.wake_self(),
+            _ => drop(wake_fd.drain()),
         }
     }
 }

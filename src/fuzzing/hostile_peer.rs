@@ -322,8 +322,10 @@ impl Play {
             return;
         }
         match self.rig.channel.drive() {
-            Ok(()) => assert!(self.rig.hint.is_some()),
-            Err(error) => self.failed(&error, &[ErrorKind::Unsupported], self.rig.hint.is_some()),
+            Ok(()) => assert!(self.rig.wake_fd.is_some()),
+            Err(error) => {
+                self.failed(&error, &[ErrorKind::Unsupported], self.rig.wake_fd.is_some())
+            }
         }
     }
 

@@ -7,10 +7,10 @@ use crate::config::{Config, RingConfig, WaitStrategy};
 use crate::error::ExitCause;
 use crate::link::{ParentLink, WorkerLink};
 use crate::process::thread::ThreadWorker;
-use crate::shm::hint::Hint;
 use crate::shm::layout::as_usize;
 use crate::shm::region::OwnRegion;
 use crate::sync::Ordering;
+use crate::sys::wake_fd::WakeFd;
 
 /// Takes numbers from the input; what is not there any more reads as zero.
 #[derive(Debug, Clone)]
@@ -75,7 +75,7 @@ pub(super) struct Rig {
     pub(super) channel: Channel,
     /// The peer's side by honest means.
     pub(super) worker: WorkerLink,
-    pub(super) hint: Option<Arc<Hint>>,
+    pub(super) wake_fd: Option<Arc<WakeFd>>,
     /// All of the peer's region, for what is not honest.
     pub(super) region: OwnRegion,
     pub(super) region_len: usize,
@@ -86,9 +86,9 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn new(config: &Config, is_pollable: bool) -> Self {
-        let pair = is_pollable.then(|| Hint::pair().unwrap());
+        let pair = is_pollable.then(|| WakeFd::pair().unwrap());
         let (ours, theirs) = pair.unzip();
-        let (ours, theirs) = (ours.map(Arc::new), theirs.map(|fds| Arc::new(Hint::of(fds))));
+        let (ours, theirs) = (ours.map(Arc::new), theirs.map(|fds| Arc::new(WakeFd::of(fds))));
         let (parent, files) = ParentLink::create(config, ours.as_ref()).unwrap();
         let len = files.up.metadata().unwrap().len();
         let region = OwnRegion::map(&files.up, len).unwrap();
@@ -109,7 +109,7 @@ impl Rig {
         let body = thread.get_or_init(|| ThreadWorker::new(std::process::id(), stop)).clone();
         let role = "hostile".to_owned();
         let channel = Channel::over_thread(parent, config, role, body, Arc::clone(&life), ours);
-        Self { channel, worker, hint: theirs, region, region_len: as_usize(len), life, thread }
+        Self { channel, worker, wake_fd: theirs, region, region_len: as_usize(len), life, thread }
     }
 
     /// The worker ends by itself.

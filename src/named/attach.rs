@@ -8,10 +8,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::link::WorkerLink;
 use crate::named::names;
 use crate::named::peer::{self, End, Process, health_event, sleep_events};
-use crate::protocol::hello::RoleConfig;
-use crate::shm::clock::Deadline;
+use crate::protocol::handshake::RoleConfig;
 use crate::shm::event::SharedEvent;
-use crate::shm::fork;
 use crate::shm::layout::{RegionHeader, Side, as_u64};
 use crate::shm::named::{Opened, Segment, c_library};
 use crate::shm::named_layout::{
@@ -19,6 +17,8 @@ use crate::shm::named_layout::{
 };
 use crate::shm::region::{OwnRegion, PeerRegion};
 use crate::sync::Ordering;
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
 use crate::worker::{Stop, Worker};
 
 /// How often a channel that is not there yet is looked for.

@@ -14,17 +14,17 @@ use crate::named::names::{self, Names};
 use crate::named::peer::{self, End, LOOK_EVERY, Process, health_event, sleep_events};
 use crate::named::stale::maker_of;
 use crate::process::thread::ThreadWorker;
-use crate::shm::clock::Deadline;
 use crate::shm::event::SharedEvent;
-use crate::shm::fork;
 use crate::shm::layout::RegionHeader;
-use crate::shm::memfd::check_file_size;
 use crate::shm::named::{Segment, c_library, free_space};
 use crate::shm::named_layout::{
     CLOSED, DETACHED, MAGIC, MakerLine, OPEN, PeerClaim, VERSION, own_state,
 };
 use crate::shm::region::{OwnRegion, OwnU32, PeerRegion};
 use crate::shm::segment_file::{DIRECTORY, path};
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
+use crate::sys::memfd::check_file_size;
 
 /// The memory of a channel that waits for its worker. Dropping it before it has made a
 /// channel removes the names.

@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::shm::fork;
 use crate::shm::segment_file::{FileId, path};
+use crate::sys::fork;
 
 const PREFIX: &str = "slipring.";
 const DOWN: &str = ".down";

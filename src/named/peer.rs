@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::limits;
-use crate::shm::clock::Deadline;
 use crate::shm::event::SharedEvent;
 use crate::shm::layout::control;
 use crate::shm::named::Segment;
+use crate::sys::clock::Deadline;
 
 /// How often a peer's process is looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);

@@ -44,8 +44,8 @@ use std::borrow::Cow;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::bytes::PeerBytes;
-pub use crate::shm::copy::copy_from_slice;
-use crate::shm::copy::copy_through_caches;
+pub use crate::sys::copy::copy_from_slice;
+use crate::sys::copy::copy_through_caches;
 
 pub(crate) use encoded::{Encoded, is_encoded_in_place};
 pub use float16::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};

@@ -11,9 +11,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::socket::inode;
-use super::sys::fd::maker_of_peer;
 use crate::error::{Error, ErrorKind, Result};
-use crate::protocol::hello::WORKER_ENV;
+use crate::protocol::handshake::WORKER_ENV;
+use crate::sys::fd::maker_of_peer;
 
 /// Who started this process as a worker.
 #[derive(Debug, Clone, Copy)]

@@ -13,8 +13,8 @@ use super::oom::OomCount;
 use super::orphans;
 use super::service::lock;
 use super::supervisor;
-use super::sys::process::{self as system, Reach, Waited};
 use crate::error::ExitCause;
+use crate::sys::process::{self as system, Reach, Waited};
 
 /// A handle on a worker process. The process does not depend on it: the supervisor
 /// reaps it in any case, and dropping the handle does nothing to it.

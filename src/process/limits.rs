@@ -6,10 +6,10 @@ use std::fs;
 use std::process;
 
 use super::service::service_mask;
-use super::sys::process as system;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::process as system;
 
-pub(crate) use super::sys::process::Resource;
+pub(crate) use crate::sys::process::Resource;
 
 /// Processors beyond this number do not exist.
 pub(crate) const MAX_CPUS: usize = 64 * size_of::<system::CpuMask>() / size_of::<u64>();
@@ -135,8 +135,8 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::process::sys::signal::SignalSet;
     use crate::process::testing::alone;
+    use crate::sys::signal::SignalSet;
 
     #[test]
     fn only_a_child_dies_with_its_parent() {

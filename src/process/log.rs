@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::service::lock;
-use super::sys::fd::{set_blocking_append, try_lock};
 use crate::error::{Error, ErrorKind, ExitCause, Result};
-use crate::shm::descriptor::open_above_stdio;
+use crate::sys::descriptor::open_above_stdio;
+use crate::sys::fd::{set_blocking_append, try_lock};
 
 /// How much of the end of a log is kept for an error.
 const TAIL: u64 = 4096;

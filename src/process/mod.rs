@@ -22,7 +22,6 @@ pub(crate) mod spawn;
 mod starter;
 pub(crate) mod stdio;
 pub(crate) mod supervisor;
-pub(crate) mod sys;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(any(feature = "testing", feature = "named"))]

@@ -11,7 +11,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process;
 
-use super::sys::process::{self as system, Reach, Waited, pidfd_open};
+use crate::sys::process::{self as system, Reach, Waited, pidfd_open};
 
 /// Whether orphans come to this process.
 pub(super) fn come_here() -> bool {

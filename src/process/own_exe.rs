@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use super::sys::process::program_headers;
+use crate::sys::process::program_headers;
 
 const LINK: &str = "/proc/self/exe";
 /// What the kernel adds to the path of a file that is not there any more.

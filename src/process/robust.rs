@@ -15,9 +15,9 @@ use std::ops::Deref;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU32, Ordering};
 
-use super::sys::futex::{Scope, wake_one};
-use super::sys::process::thread_id;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::futex_words::{Scope, wake_one};
+use crate::sys::process::thread_id;
 
 /// Whether the value of a robust word says that its owner has died.
 pub(crate) fn owner_died(value: u32) -> bool {

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::sys::process as system;
-use super::sys::signal::SignalSet;
+use crate::sys::process as system;
+use crate::sys::signal::SignalSet;
 
 /// The process that a service lives in. A fork takes the service's memory along, with
 /// its locks in whatever state, but not its thread: there the service is not at home.

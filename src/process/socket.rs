@@ -9,10 +9,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use super::sys::fd::{self as system, FileId, Ready, file_id};
-use super::sys::process::{Reach, pidfd_signal};
 use crate::error::{Error, ErrorKind, Result};
-use crate::shm::descriptor::above_stdio;
+use crate::sys::descriptor::above_stdio;
+use crate::sys::fd::{self as system, FileId, Ready, file_id};
+use crate::sys::process::{Reach, pidfd_signal};
 
 /// What [`recv`] found.
 #[derive(Debug)]

@@ -13,10 +13,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::own_exe;
-use super::sys::fd::duplicate_above_stdio;
-use super::sys::posix_spawn::{self as system, Actions, Attributes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::shm::descriptor::open_above_stdio;
+use crate::sys::descriptor::open_above_stdio;
+use crate::sys::fd::duplicate_above_stdio;
+use crate::sys::posix_spawn::{self as system, Actions, Attributes};
 
 /// Where a program without a slash is looked for when the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";

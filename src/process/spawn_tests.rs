@@ -5,11 +5,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
 use crate::error::ExitCause;
-use crate::process::sys::process::{Waited, exit_status};
 use crate::process::testing::{
     TempDir, alone, eventually, ignore_signal, inheritable_duplicate_at, null, output_of, read_all,
     shell, without_stdio,
 };
+use crate::sys::process::{Waited, exit_status};
 
 fn reap(pid: u32) -> ExitCause {
     let mut cause = None;
@@ -242,7 +242,7 @@ fn the_program_leads_its_own_group_and_its_signals_are_untouched() {
     alone(|| {
         ignore_signal(libc::SIGPIPE);
         ignore_signal(libc::SIGUSR1);
-        let _mask = crate::process::sys::signal::SignalSet::full().set_as_mask().unwrap();
+        let _mask = crate::sys::signal::SignalSet::full().set_as_mask().unwrap();
         let run = |p: &Program, stdin: BorrowedFd<'_>, out: BorrowedFd<'_>| {
             spawn(p, stdin, Some(out)).unwrap()
         };

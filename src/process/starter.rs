@@ -18,8 +18,8 @@ use super::oom::OomCount;
 use super::service::start_thread;
 use super::spawn::{Program, spawn};
 use super::supervisor::{OnExit, Pidfds, Ward, next_key};
-use super::sys::process::pidfd_open;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::process::pidfd_open;
 
 /// A worker to start.
 pub(super) struct Job {

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use crate::error::{Error, Result};
-use crate::shm::descriptor::open_above_stdio;
+use crate::sys::descriptor::open_above_stdio;
 
 /// Takes what is standard input, and leaves `/dev/null` in its place: neither the
 /// handlers nor what they start can read from the bootstrap socket.

@@ -22,8 +22,8 @@ use super::orphans::{self, Reaped};
 use super::service::{Home, lock, run_apart, start_thread};
 use super::spawn::Program;
 use super::starter::{Job, Starter};
-use super::sys::fd::{Epoll, EventCounter};
 use crate::error::{Error, ErrorKind, ExitCause, Result};
+use crate::sys::fd::{Epoll, EventCounter};
 
 /// What is called once when a worker has ended, on the supervisor's thread: it must not
 /// block, and not run code of the host's.

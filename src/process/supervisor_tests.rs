@@ -118,7 +118,7 @@ fn a_worker_that_has_left_its_group_is_killed_too() {
         |program| {
             for pidfds in BOTH {
                 let (child, told) = begin(program.clone(), None, pidfds);
-                let group = || crate::process::sys::process::group_of(child.pid()).unwrap();
+                let group = || crate::sys::process::group_of(child.pid()).unwrap();
                 eventually("it has left its group", || group() != child.pid());
                 assert!(child.kill());
                 assert_eq!(told.recv().unwrap(), ExitCause::Signaled(libc::SIGKILL));

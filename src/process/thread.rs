@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::ExitCause;
-use crate::shm::fork;
 use crate::sync::plain::{Condvar, Mutex};
+use crate::sys::fork;
 
 /// The worker, as far as its end is concerned.
 #[derive(Clone)]

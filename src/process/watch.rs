@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use super::robust::owner_died;
 use super::service::{Home, lock, start_thread};
-use super::sys::futex::{MAX_WORDS, Scope, Word, wait_any, wake_one};
+use crate::sys::futex_words::{MAX_WORDS, Scope, Word, wait_any, wake_one};
 
 /// Words that one thread watches, beside its control word.
 const CAPACITY: usize = MAX_WORDS - 1;

@@ -1,10 +1,10 @@
 //! An error frame: what a handler's failure looks like on the wire.
 //!
-//! Fields, see [`wire`](super::wire): type name, message, backtrace, then the number
+//! Fields, see [`wire`](super::codec): type name, message, backtrace, then the number
 //! of sources and each of them, outermost first.
 
 use crate::error::{Result, WorkerFailure};
-use crate::protocol::wire::{Reader, Writer, cut};
+use crate::protocol::codec::{Reader, Writer, cut};
 
 const MAX_SOURCES: usize = 32;
 const FIELDS: usize = 4 * 4;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::error::{LastServed, Result, StatusLine};
 use crate::link::StatusWords;
-use crate::protocol::wire::{Reader, Writer, cut};
-use crate::shm::clock;
+use crate::protocol::codec::{Reader, Writer, cut};
 use crate::sync::Ordering;
+use crate::sys::clock;
 
 /// What a worker is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,13 +3,13 @@
 //!
 //! Level 4. Nothing here touches memory that is shared, or waits.
 
+pub(crate) mod codec;
 pub(crate) mod failure;
+pub(crate) mod handshake;
 pub(crate) mod health;
-pub(crate) mod hello;
 pub(crate) mod kind;
 pub(crate) mod spare;
 pub(crate) mod table;
-pub(crate) mod wire;
 
 pub use health::{Health, WorkerState};
 pub use kind::Kind;

@@ -12,23 +12,23 @@ use crate::error::{Error, Result};
 use crate::ring::doorbell::{Alarm, Bell, Sleeper, Step, look_before_end};
 use crate::ring::frame::{Commit, Header};
 use crate::ring::position::{NEVER, span, to_end};
-use crate::ring::returns::{Cursor, Lease, Shared, payload};
-pub(crate) use crate::ring::returns::{LeaseGauge, LeasedSlot};
+use crate::ring::reclaim::{Cursor, Lease, Shared, payload};
+pub(crate) use crate::ring::reclaim::{LeaseGauge, LeasedSlot};
 use crate::shm::bytes::PeerBytes;
-use crate::shm::clock::Deadline;
-use crate::shm::fork;
 use crate::shm::layout::{as_u64, as_usize};
 use crate::shm::region::{OwnU64, PeerU64};
 use crate::shm::slots::PeerSlots;
 use crate::sync::Ordering;
 use crate::sync::mutant::{self, Mutant};
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
 
 mod drain;
-mod settle;
-mod slip;
+mod pacing;
+mod rearm;
 
-pub(crate) use settle::shut_down;
-use slip::Slip;
+use pacing::Pacing;
+pub(crate) use rearm::shut_down;
 
 /// The end of a ring that takes frames out.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub struct Consumer {
     /// within one capacity of it.
     told: u64,
     /// The distance that is kept from a producer that is fast.
-    slip: Slip,
+    pacing: Pacing,
     /// Valid while no lease is out; otherwise `shared.returns` has them.
     returns: Option<Cursor>,
     /// The descriptor is, or will be, made readable by the next frame.
@@ -83,7 +83,7 @@ impl Consumer {
         Self {
             capacity: as_u64(slots.capacity()),
             batch: as_u64(slots.capacity()) / 8,
-            slip: Slip::new(origin, as_u64(slots.capacity())),
+            pacing: Pacing::new(origin, as_u64(slots.capacity())),
             slots: slots.clone(),
             shared: Arc::new(Shared::new(
                 slots,

@@ -27,7 +27,7 @@
 //! # Reactors
 //!
 //! A side that is driven by a reactor cannot sleep on a word. It adds [`BY_FD`] to what
-//! it announces, and the waker then writes to its descriptor ([`Hint`]) instead. For the
+//! it announces, and the waker then writes to its descriptor ([`WakeFd`]) instead. For the
 //! descriptor to be readable exactly while a frame waits, whoever took the last frame
 //! 1. waits until the producer has *checked* past it, so that no write for a frame that
 //!    is gone can still come; 2. drains the descriptor; 3. announces; 4. fences and looks
@@ -50,13 +50,13 @@ use std::time::Duration;
 use crate::config::WaitStrategy;
 use crate::error::{Error, Result};
 use crate::ring::position::within;
-use crate::shm::clock::{Deadline, now_ns};
 use crate::shm::event::SharedEvent;
-use crate::shm::hint::Hint;
 use crate::shm::region::{OwnU32, OwnU64, PeerU32};
-use crate::shm::{cpu, fork, futex};
 use crate::sync::mutant::{self, Mutant};
 use crate::sync::{AtomicU32, Counter, Mutex, Ordering, spin_loop, yield_now};
+use crate::sys::clock::{Deadline, now_ns};
+use crate::sys::wake_fd::WakeFd;
+use crate::sys::{cpu, fork, futex};
 
 /// A wait with something in flight looks again at least this often: a peer that publishes
 /// and does not ring costs no more than that. Not in a model: it would make good what was lost.
@@ -75,13 +75,13 @@ const POSITION: u64 = !63;
 #[derive(Debug)]
 pub(crate) struct Bell {
     word: OwnU32,
-    hint: Option<Arc<Hint>>,
+    wake_fd: Option<Arc<WakeFd>>,
     event: Option<SharedEvent>,
 }
 
 impl Bell {
-    pub(crate) fn new(word: OwnU32, hint: Option<Arc<Hint>>) -> Self {
-        Self { word, hint, event: None }
+    pub(crate) fn new(word: OwnU32, wake_fd: Option<Arc<WakeFd>>) -> Self {
+        Self { word, wake_fd, event: None }
     }
 
     /// Rings the event, if there is one, in the place of the futex.
@@ -129,8 +129,8 @@ impl Bell {
     pub(crate) fn ring_if_awaited(&self, announced: u64, from: u64, to: u64) -> bool {
         let is_awaited = within(announced & POSITION, from, to) && !fork::is_forked_child();
         if is_awaited {
-            match &self.hint {
-                Some(hint) if announced & BY_FD != 0 => hint.wake_peer(),
+            match &self.wake_fd {
+                Some(wake_fd) if announced & BY_FD != 0 => wake_fd.wake_peer(),
                 _ => self.ring(),
             }
         }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::testing::{Rig, alarm, pattern, receive, rig, rig_with_bells, send};
 use super::{Header, Lease};
 use crate::error::{Error, ErrorKind};
-use crate::shm::clock::Deadline;
 use crate::shm::layout::as_u64;
 use crate::sync::Ordering::Relaxed;
+use crate::sys::clock::Deadline;
 
 const CAPACITY: usize = 4096;
 const MAX_FRAME: usize = 1000;

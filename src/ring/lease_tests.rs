@@ -3,8 +3,8 @@
 
 use super::testing::{Rig, alarm, pattern, receive, rig, send};
 use super::{Consumer, Header, Lease};
-use crate::shm::clock::Deadline;
 use crate::shm::layout::as_u64;
+use crate::sys::clock::Deadline;
 
 const CAPACITY: usize = 4096;
 

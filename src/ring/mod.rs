@@ -11,7 +11,7 @@ pub(crate) mod doorbell;
 pub(crate) mod frame;
 pub(crate) mod position;
 pub(crate) mod producer;
-pub(crate) mod returns;
+pub(crate) mod reclaim;
 
 #[cfg(all(test, not(loom)))]
 mod hostile_tests;
@@ -33,4 +33,4 @@ mod tests;
 pub use consumer::{Consumer, Frame};
 pub use frame::Header;
 pub use producer::{Batch, Claim, Producer};
-pub use returns::Lease;
+pub use reclaim::Lease;

@@ -16,10 +16,10 @@ use super::doorbell::Alarm;
 use super::testing::{Rig, rig, rig_with_hints};
 use super::{Consumer, Header, Lease, Producer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::shm::clock::Deadline;
-use crate::shm::hint::Hint;
 use crate::shm::layout::as_u64;
 use crate::sync::Ordering;
+use crate::sys::clock::Deadline;
+use crate::sys::wake_fd::WakeFd;
 
 mod hostile;
 mod leases;

@@ -10,9 +10,9 @@ use super::testing::{alarm, pattern};
 use super::{Consumer, Header, Producer};
 use crate::config::{Config, RingConfig, WaitStrategy};
 use crate::link::{Duplex, ParentLink, WorkerLink};
-use crate::shm::clock::Deadline;
 use crate::shm::layout::as_usize;
 use crate::sync::Ordering;
+use crate::sys::clock::Deadline;
 
 const FRAMES: u64 = 30_000;
 const MAX_FRAME: usize = 2016;

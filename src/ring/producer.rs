@@ -12,14 +12,14 @@ use crate::error::{Error, Result};
 use crate::ring::doorbell::{Alarm, BY_FD, Bell, Sleeper, Step, look_before_end};
 use crate::ring::frame::{Commit, Header};
 use crate::ring::position::{NEVER, padding, span};
-use crate::shm::clock::Deadline;
-use crate::shm::fork;
 use crate::shm::layout::{as_u32, as_u64};
-use crate::shm::placement;
 use crate::shm::region::{OwnU64, PeerU64};
 use crate::shm::slots::OwnSlots;
 use crate::sync::Ordering;
 use crate::sync::mutant::{self, Mutant};
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
+use crate::sys::placement;
 
 mod batch;
 mod claim;

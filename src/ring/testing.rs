@@ -9,10 +9,10 @@ use crate::ring::consumer::ConsumerParts;
 use crate::ring::doorbell::{Alarm, Bell, BellWatch, Sleeper};
 use crate::ring::producer::ProducerParts;
 use crate::ring::{Consumer, Header, Producer};
-use crate::shm::hint::Hint;
 use crate::shm::layout::{RingLayout, as_u64, as_usize};
 use crate::shm::region::{OwnRegion, OwnU32, OwnU64, PeerRegion};
 use crate::shm::slots::OwnSlots;
+use crate::sys::wake_fd::WakeFd;
 
 /// Control words of either region, closer together than in a real one, so that a model is
 /// small. A channel's has more of them from 48 on.
@@ -60,7 +60,7 @@ pub(crate) fn rig_with_hints(
     max_frame: usize,
     origin: u64,
     rung: u32,
-    [producer_hint, consumer_hint]: [Option<Arc<Hint>>; 2],
+    [producer_hint, consumer_hint]: [Option<Arc<WakeFd>>; 2],
 ) -> Rig {
     let (down, down_seen) = region(RING + capacity);
     let (up, up_seen) = region(RING);
@@ -101,7 +101,7 @@ pub(crate) fn producer(
     own: &OwnRegion,
     peer: &PeerRegion,
     layout: &RingLayout,
-    hint: Option<Arc<Hint>>,
+    wake_fd: Option<Arc<WakeFd>>,
     watch: Option<Arc<BellWatch>>,
 ) -> Producer {
     Producer::new(ProducerParts {
@@ -110,7 +110,7 @@ pub(crate) fn producer(
         peer_sleep_at: peer.u64_at(SLEEP_AT).unwrap(),
         space_at: own.u64_at(SPACE_AT).unwrap(),
         checked: own.u64_at(CHECKED).unwrap(),
-        bell: Bell::new(own.u32_at(BELL).unwrap(), hint),
+        bell: Bell::new(own.u32_at(BELL).unwrap(), wake_fd),
         sleeper: sleeper(own, peer, watch),
         max_frame: as_usize(u64::from(layout.max_frame)),
         origin: layout.origin,
@@ -122,7 +122,7 @@ pub(crate) fn consumer(
     own: &OwnRegion,
     peer: &PeerRegion,
     layout: &RingLayout,
-    hint: Option<Arc<Hint>>,
+    wake_fd: Option<Arc<WakeFd>>,
     watch: Option<Arc<BellWatch>>,
 ) -> Consumer {
     Consumer::new(ConsumerParts {
@@ -131,7 +131,7 @@ pub(crate) fn consumer(
         peer_space_at: peer.u64_at(SPACE_AT).unwrap(),
         sleep_at: own.u64_at(SLEEP_AT).unwrap(),
         peer_checked: peer.u64_at(CHECKED).unwrap(),
-        bell: Bell::new(own.u32_at(BELL).unwrap(), hint),
+        bell: Bell::new(own.u32_at(BELL).unwrap(), wake_fd),
         sleeper: sleeper(own, peer, watch),
         max_frame: as_usize(u64::from(layout.max_frame)),
         origin: layout.origin,
@@ -140,7 +140,7 @@ pub(crate) fn consumer(
 
 #[cfg(not(loom))]
 fn region(len: usize) -> (OwnRegion, PeerRegion) {
-    let file = crate::shm::memfd::create(c"test", as_u64(len)).unwrap();
+    let file = crate::sys::memfd::create(c"test", as_u64(len)).unwrap();
     let own = OwnRegion::map(&file, as_u64(len)).unwrap();
     (own, PeerRegion::map(&file, as_u64(len)).unwrap())
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::testing::{Rig, alarm, pattern, receive, rig, rig_with_bells, send};
 use super::{Consumer, Header, Producer};
 use crate::error::ErrorKind;
-use crate::shm::clock::Deadline;
 use crate::shm::layout::{as_u64, as_usize};
 use crate::sync::Ordering;
+use crate::sys::clock::Deadline;
 
 const CAPACITY: usize = 4096;
 const MAX_FRAME: usize = CAPACITY / 2 - 32;

@@ -4,8 +4,8 @@
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-use super::copy::copy;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::copy::copy;
 
 /// Bytes in memory that the peer can write: they may change while they are read.
 ///

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use super::clock::Deadline;
+use crate::sys::clock::Deadline;
 
 /// What a bell rings, and a sleeper sleeps on, in the futex's place. The bell's word is
 /// bumped all the same, before: so a ring is seen by all that sleep, whoever was woken.

@@ -7,11 +7,11 @@ use std::ptr::NonNull;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use super::event::SharedEvent;
-use super::fork::{self, Kept};
 #[cfg(feature = "named")]
 use super::named::Segment;
 use crate::error::{Error, Result};
 use crate::sync::{AtomicU32, AtomicU64};
+use crate::sys::fork::{self, Kept};
 
 /// The pages of a region in this process.
 #[derive(Debug)]

@@ -4,26 +4,16 @@
 //! asked for it; it knows nothing of rings, frames or processes.
 
 pub(crate) mod bytes;
-pub(crate) mod clock;
-pub(crate) mod copy;
-pub(crate) mod cpu;
-pub(crate) mod descriptor;
 pub(crate) mod event;
-pub(crate) mod fork;
-pub(crate) mod futex;
-#[cfg_attr(loom, path = "hint_loom.rs")]
-pub(crate) mod hint;
 pub(crate) mod layout;
 #[cfg(not(loom))]
 mod mapped;
 #[cfg(slipring_tsan)]
 mod mapped_once;
-pub(crate) mod memfd;
 #[cfg(all(feature = "named", not(loom)))]
 pub(crate) mod named;
 #[cfg(all(feature = "named", not(loom)))]
 pub(crate) mod named_layout;
-pub(crate) mod placement;
 pub(crate) mod region;
 #[cfg(loom)]
 pub(crate) mod region_loom;

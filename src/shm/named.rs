@@ -32,15 +32,15 @@ use raw_sync::events::{Event as RawEvent, EventImpl, EventInit, EventState};
 use raw_sync::locks::{LockImpl, LockInit, Mutex as RawMutex};
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
-use super::clock::Deadline;
-use super::descriptor::hold_free_stdio;
 use super::event::{Event, SharedEvent};
-use super::fork::{self, Kept};
 use super::layout::{as_u64, as_usize, control};
 use super::named_layout::{DATA_EVENT, EVENT_LEN, HEALTH_EVENT};
 use super::segment_file::{DIRECTORY, FileId, check_mapped, file_of, metadata, mismatch, path};
 use super::slices::{Turns, within_second};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::clock::Deadline;
+use crate::sys::descriptor::hold_free_stdio;
+use crate::sys::fork::{self, Kept};
 
 /// Two rings of the largest size and what stands beside them.
 const LARGEST: u64 = 3 << 30;

@@ -362,7 +362,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, FRAME_HEADER};
-    use crate::shm::memfd;
+    use crate::sys::memfd;
 
     fn regions() -> (OwnRegion, PeerRegion, RegionHeader) {
         let header = RegionHeader::down(&Config::small(), [1; 16], 2);

@@ -9,10 +9,10 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::descriptor::open_above_stdio;
 use super::layout::as_u64;
 use super::named::own_user;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::descriptor::open_above_stdio;
 
 /// Where the kernel shows the segments.
 pub(crate) const DIRECTORY: &str = "/dev/shm";

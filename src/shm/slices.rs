@@ -13,7 +13,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::clock::Deadline;
+use crate::sys::clock::Deadline;
 
 /// How long a wait lasts at most for a thread that has a deadline.
 const SLICE: Duration = Duration::from_millis(100);

@@ -11,10 +11,10 @@ use std::time::Duration;
 use crate::channel::Engine;
 use crate::error::{Error, Result};
 use crate::process::service::{lock, start_thread};
-use crate::process::sys::fd::{Epoll, EventCounter};
-use crate::shm::clock::Deadline;
-use crate::shm::fork;
-use crate::shm::hint::Hint;
+use crate::sys::clock::Deadline;
+use crate::sys::fd::{Epoll, EventCounter};
+use crate::sys::fork;
+use crate::sys::wake_fd::WakeFd;
 
 /// Key of the counter that makes the thread look at the timers again.
 const WAKE: u64 = 0;
@@ -39,7 +39,7 @@ struct Driver {
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    channels: HashMap<u64, (Weak<Engine>, Arc<Hint>)>,
+    channels: HashMap<u64, (Weak<Engine>, Arc<WakeFd>)>,
     timers: BTreeMap<TimerKey, Waker>,
     /// What the thread sleeps until; never while it is awake.
     sleeps_until: Option<Deadline>,
@@ -83,10 +83,10 @@ impl Driver {
 
     fn forget(&self, key: u64) {
         let forgotten = lock(&self.state).channels.remove(&key);
-        if let Some((_, hint)) = forgotten {
+        if let Some((_, wake_fd)) = forgotten {
             // Explicitly: the worker has the descriptor too, and keeps its entry alive. It
             // may not have been added: then there is nothing to remove.
-            let _ = self.epoll.remove(hint.as_fd());
+            let _ = self.epoll.remove(wake_fd.as_fd());
         }
     }
 }
@@ -100,14 +100,14 @@ pub(crate) struct Registration {
 /// Has the driver read for this channel's tasks, until the channel is over.
 pub(crate) fn register(engine: &Arc<Engine>) -> Result<Registration> {
     let driver = driver()?;
-    let hint = engine.hint.as_ref().ok_or_else(crate::link::not_pollable)?;
+    let wake_fd = engine.wake_fd.as_ref().ok_or_else(crate::link::not_pollable)?;
     let mut state = lock(&driver.state);
     state.next += 1;
     let key = state.next;
-    state.channels.insert(key, (Arc::downgrade(engine), Arc::clone(hint)));
+    state.channels.insert(key, (Arc::downgrade(engine), Arc::clone(wake_fd)));
     drop(state);
     let registration = Registration { key };
-    driver.epoll.add(hint.as_fd(), key).map_err(|e| Error::os("cannot watch a channel", e))?;
+    driver.epoll.add(wake_fd.as_fd(), key).map_err(|e| Error::os("cannot watch a channel", e))?;
     Ok(registration)
 }
 

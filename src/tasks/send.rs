@@ -9,9 +9,9 @@ use crate::error::Result;
 use crate::payload::{self, Encoded, Payload};
 use crate::protocol::Kind;
 use crate::ring::Header;
-use crate::shm::clock::Deadline;
-use crate::shm::copy::copy_from_slice;
-use crate::shm::fork;
+use crate::sys::clock::Deadline;
+use crate::sys::copy::copy_from_slice;
+use crate::sys::fork;
 use crate::tasks::timer::Timer;
 use crate::tasks::wait::with_status;
 

@@ -3,7 +3,7 @@
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use crate::shm::clock::Deadline;
+use crate::sys::clock::Deadline;
 use crate::tasks::driver;
 
 /// A task that waits for something in flight looks again at least this often, as a thread

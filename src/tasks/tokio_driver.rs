@@ -16,8 +16,8 @@ use crate::channel::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::not_pollable;
 use crate::process::service::lock;
-use crate::shm::fork;
-use crate::shm::hint::Hint;
+use crate::sys::fork;
+use crate::sys::wake_fd::WakeFd;
 use crate::tasks::driver::{self, Registration};
 
 /// The task that reads; dropping it ends the task.
@@ -43,13 +43,13 @@ impl TokioDriver {
         let runtime = Handle::try_current().map_err(|e| {
             Error::new(ErrorKind::Unsupported, format!("no tokio runtime here: {e}"))
         })?;
-        let hint = engine.hint.as_ref().ok_or_else(not_pollable)?;
+        let wake_fd = engine.wake_fd.as_ref().ok_or_else(not_pollable)?;
         let failed = |e| Error::os("cannot watch a channel", e);
-        let fd = Kept(Arc::clone(hint));
+        let fd = Kept(Arc::clone(wake_fd));
         #[allow(
             deprecated,
             reason = "its replacement is unsafe and not in older versions; what it asks for, a \
-                      descriptor that stays the same while it is owned, holds for what keeps the hint"
+                      descriptor that stays the same while it is owned, holds for what keeps the wake_fd"
         )]
         let fd = AsyncFd::with_interest(fd, Interest::READABLE).map_err(failed)?;
         let successor = Arc::new(Mutex::new(Successor::None));
@@ -112,7 +112,7 @@ fn take_over(engine: &Arc<Engine>, successor: &Mutex<Successor>) -> bool {
 }
 
 /// The descriptor, kept open until the reactor has let go of it.
-struct Kept(Arc<Hint>);
+struct Kept(Arc<WakeFd>);
 
 impl AsRawFd for Kept {
     fn as_raw_fd(&self) -> RawFd {

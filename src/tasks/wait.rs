@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::channel::{Engine, Item, Pending, Phase, Place, Reply, Stream, check_not_forked};
 use crate::error::{Error, Result};
-use crate::shm::clock::{Deadline, now_ns};
+use crate::sys::clock::{Deadline, now_ns};
 use crate::tasks::timer::Timer;
 
 /// A request whose reply can be awaited. Dropping it, before or while it is awaited,

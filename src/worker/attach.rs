@@ -11,9 +11,9 @@ use crate::link::WorkerLink;
 use crate::process::birth::{Birth, birth};
 use crate::process::socket::ParentWatch;
 use crate::process::{limits, socket, stdio};
-use crate::protocol::hello::{Answer, Hello, Limits, MAX_LEN, RoleConfig};
-use crate::shm::hint::Hint;
+use crate::protocol::handshake::{Answer, Hello, Limits, MAX_LEN, RoleConfig};
 use crate::shm::layout::as_usize;
+use crate::sys::wake_fd::WakeFd;
 use crate::worker::stop::Stop;
 
 /// How long the parent may take to send its first message.
@@ -28,7 +28,7 @@ pub(crate) struct Attached {
     pub(crate) link: WorkerLink,
     pub(crate) role: RoleConfig,
     pub(crate) stop: Arc<Stop>,
-    pub(crate) hint: Option<Arc<Hint>>,
+    pub(crate) wake_fd: Option<Arc<WakeFd>>,
     parent: ParentWatch,
 }
 
@@ -58,14 +58,14 @@ pub(super) fn attach() -> Result<Attached> {
         Refusal::of(socket.as_fd()).send(&error);
         error
     };
-    let (link, role, hint, is_child) =
+    let (link, role, wake_fd, is_child) =
         take_over(&bytes, fds, birth, socket.as_fd()).map_err(refuse)?;
     let parent = ParentWatch::new(socket, is_child)?;
-    Ok(Attached { link, role, stop: Arc::default(), parent, hint })
+    Ok(Attached { link, role, stop: Arc::default(), parent, wake_fd })
 }
 
 /// Whether this process is the parent's child, or something stands between, comes last.
-type Taken = (WorkerLink, RoleConfig, Option<Arc<Hint>>, bool);
+type Taken = (WorkerLink, RoleConfig, Option<Arc<WakeFd>>, bool);
 
 fn take_over(
     hello: &[u8],
@@ -83,7 +83,7 @@ fn take_over(
     let (Some(down), Some(up)) = (fds.next(), fds.next()) else {
         return Err(Error::new(ErrorKind::Handshake, "expected two or four descriptors"));
     };
-    let hint = fds.next().zip(fds.next()).map(|(own, other)| Arc::new(Hint::of([own, other])));
+    let wake_fd = fds.next().zip(fds.next()).map(|(own, other)| Arc::new(WakeFd::of([own, other])));
     let is_child = match birth.known_as {
         Some(parent) => limits::die_with_parent(parent)?,
         None => false,
@@ -97,9 +97,9 @@ fn take_over(
     apply(&hello.limits)?;
     limits::name_process(&hello.role.role);
     crate::failpoint::failpoint!("before attach");
-    let link = WorkerLink::attach(down, up, hello.wait, hint.as_ref())?;
+    let link = WorkerLink::attach(down, up, hello.wait, wake_fd.as_ref())?;
     crate::failpoint::failpoint!("after attach");
-    Ok((link, hello.role, hint, is_child))
+    Ok((link, hello.role, wake_fd, is_child))
 }
 
 fn apply(wanted: &Limits) -> Result<()> {

@@ -8,7 +8,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 use crate::error::{Error, ErrorKind, WorkerFailure};
-use crate::protocol::wire::cut;
+use crate::protocol::codec::cut;
 use crate::worker::request::GivenUp;
 
 /// Why a handler could not do what it was asked. Made by `?` or `into` from every error, from

@@ -13,10 +13,10 @@ use crate::process::robust::RobustOwner;
 use crate::protocol::health::Status;
 use crate::protocol::kind::Kind;
 use crate::ring::Header;
-use crate::shm::clock::Deadline;
-use crate::shm::fork;
 use crate::shm::region::OwnU32;
 use crate::sync::Mutex;
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
 use crate::worker::stop::Stop;
 
 /// What the thread reports of the serving thread.

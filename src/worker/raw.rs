@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use crate::error::{Error, ExitCause, Result};
 use crate::link::WorkerLink;
-use crate::protocol::hello::RoleConfig;
+use crate::protocol::handshake::RoleConfig;
 use crate::raw::{End, RawLink};
 use crate::ring::doorbell::Alarm;
-use crate::shm::clock::Deadline;
-use crate::shm::fork;
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
 use crate::worker::attach::{Attached, Refusal, attach};
 use crate::worker::health::{HealthThread, Shared};
 use crate::worker::serve::StatusOf;
@@ -65,11 +65,11 @@ impl Drop for RawEnd {
 /// As [`Worker::serve`](crate::worker::Worker::serve).
 pub fn attach_raw() -> Result<(RawLink, RoleConfig)> {
     let attached = attach()?;
-    let hint = attached.hint.clone();
+    let wake_fd = attached.wake_fd.clone();
     let (link, role, stop, parent) = attached.into_parts();
     let WorkerLink { data, health, words, owner, .. } = link;
-    if let Some(hint) = &hint {
-        stop.light(Arc::clone(hint));
+    if let Some(wake_fd) = &wake_fd {
+        stop.wake_self(Arc::clone(wake_fd));
     }
     let status = StatusOf(Arc::new(words));
     let shared = Arc::new(Shared::default());
@@ -78,5 +78,5 @@ pub fn attach_raw() -> Result<(RawLink, RoleConfig)> {
         .and_then(|health| Attached::confirm(parent, &stop).map(|()| health))
         .inspect_err(|error| refusal.send(error))?;
     let end = RawEnd { stop, health: Some(health) };
-    Ok((RawLink::new(data, hint, Box::new(end)), role))
+    Ok((RawLink::new(data, wake_fd, Box::new(end)), role))
 }

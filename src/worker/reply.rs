@@ -15,10 +15,10 @@ use crate::protocol::kind::{EXPIRED, Kind, flags};
 use crate::ring::doorbell::{Sleeper, Step};
 use crate::ring::position::span;
 use crate::ring::{Claim, Header, Producer};
-use crate::shm::clock::Deadline;
-use crate::shm::copy::copy_from_slice;
 use crate::shm::layout::{RegionHeader, as_u64, as_usize};
 use crate::sync::Ordering;
+use crate::sys::clock::Deadline;
+use crate::sys::copy::copy_from_slice;
 use crate::worker::request::{cancelled, is_cancelled};
 use crate::worker::stop::Stop;
 

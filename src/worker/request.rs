@@ -8,8 +8,8 @@ use crate::link::WorkerWords;
 use crate::payload::Source;
 use crate::protocol::Kind;
 use crate::shm::bytes::PeerBytes;
-use crate::shm::clock::Deadline;
 use crate::sync::Ordering;
+use crate::sys::clock::Deadline;
 use crate::worker::stop::Stop;
 
 /// One request. Its bytes lie in the ring until the handler returns, or in memory of

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ring::doorbell::Alarm;
-use crate::shm::hint::Hint;
+use crate::sys::wake_fd::WakeFd;
 
 /// Set once, by a shutdown or by the parent's end.
 #[derive(Debug, Default)]
@@ -13,7 +13,7 @@ pub(crate) struct Stop {
     is_set: AtomicBool,
     pub(crate) alarm: Alarm,
     /// For a reactor of the worker's own.
-    hint: OnceLock<Arc<Hint>>,
+    wake_fd: OnceLock<Arc<WakeFd>>,
 }
 
 impl Stop {
@@ -27,15 +27,15 @@ impl Stop {
         // Pairs with the Acquire load in `is_set`.
         self.is_set.store(true, Ordering::Release);
         self.alarm.raise();
-        if let Some(hint) = self.hint.get() {
-            hint.light();
+        if let Some(wake_fd) = self.wake_fd.get() {
+            wake_fd.wake_self();
         }
     }
 
     /// Makes this descriptor readable when the sign is set; look at it after this.
-    pub(crate) fn light(&self, hint: Arc<Hint>) {
+    pub(crate) fn wake_self(&self, wake_fd: Arc<WakeFd>) {
         // Once: a worker attaches once.
-        let _ = self.hint.set(hint);
+        let _ = self.wake_fd.set(wake_fd);
     }
 
     #[inline]

@@ -3,8 +3,8 @@
 use super::*;
 
 /// A ring whose consumer is driven by a reactor.
-fn rig_of_reactor() -> (Rig, Arc<Hint>) {
-    let [producer_hint, consumer_hint] = Hint::pair().map(Arc::new);
+fn rig_of_reactor() -> (Rig, Arc<WakeFd>) {
+    let [producer_hint, consumer_hint] = WakeFd::pair().map(Arc::new);
     let hints = [Some(producer_hint), Some(Arc::clone(&consumer_hint))];
     (rig_with_hints(CAPACITY, LONGEST, 0, 0, hints), consumer_hint)
 }
@@ -12,31 +12,31 @@ fn rig_of_reactor() -> (Rig, Arc<Hint>) {
 #[test]
 fn a_reactor_hears_of_every_frame_and_never_for_nothing() {
     model(|| {
-        let (Rig { mut producer, mut consumer, .. }, hint) = rig_of_reactor();
+        let (Rig { mut producer, mut consumer, .. }, wake_fd) = rig_of_reactor();
         let sender = thread::spawn(move || {
             send(&mut producer, 1, 0);
             send(&mut producer, 2, 0);
             producer
         });
         for request in 1..=2 {
-            let settled = consumer.settle(&hint, false, true).unwrap();
-            assert!(!settled.is_readable || hint.is_readable(), "a frame, but not readable");
-            hint.wait_until_readable();
+            let settled = consumer.settle(&wake_fd, false, true).unwrap();
+            assert!(!settled.is_readable || wake_fd.is_readable(), "a frame, but not readable");
+            wake_fd.wait_until_readable();
             assert!(consumer.has_next(), "readable, but nothing");
             let frame = consumer.poll().unwrap().unwrap();
             check(frame.header(), frame.payload().to_vec(), request, 0);
         }
         drop(sender.join().unwrap());
-        assert!(!consumer.settle(&hint, false, true).unwrap().is_readable);
-        assert!(!hint.is_readable(), "settled, but readable");
+        assert!(!consumer.settle(&wake_fd, false, true).unwrap().is_readable);
+        assert!(!wake_fd.is_readable(), "settled, but readable");
     });
 }
 
 #[test]
 fn a_frame_that_is_taken_without_a_look_at_the_descriptor_leaves_it_true() {
     model(|| {
-        let (Rig { mut producer, mut consumer, .. }, hint) = rig_of_reactor();
-        assert!(!consumer.settle(&hint, false, true).unwrap().is_readable);
+        let (Rig { mut producer, mut consumer, .. }, wake_fd) = rig_of_reactor();
+        assert!(!consumer.settle(&wake_fd, false, true).unwrap().is_readable);
         let sender = thread::spawn(move || {
             send(&mut producer, 1, 0);
             producer
@@ -45,28 +45,28 @@ fn a_frame_that_is_taken_without_a_look_at_the_descriptor_leaves_it_true() {
         while !consumer.has_next() {
             thread::yield_now();
         }
-        let settled = consumer.settle(&hint, false, true).unwrap();
-        assert!(settled.is_readable && hint.is_readable(), "a frame, but not readable");
+        let settled = consumer.settle(&wake_fd, false, true).unwrap();
+        assert!(settled.is_readable && wake_fd.is_readable(), "a frame, but not readable");
         poll(&mut consumer, 1, 0);
-        assert!(!consumer.settle(&hint, false, true).unwrap().is_readable);
+        assert!(!consumer.settle(&wake_fd, false, true).unwrap().is_readable);
         drop(sender.join().unwrap());
-        assert!(!hint.is_readable(), "readable, but nothing");
+        assert!(!wake_fd.is_readable(), "readable, but nothing");
     });
 }
 
 #[test]
 fn a_reactor_and_a_blocking_wait_can_take_turns() {
     model(|| {
-        let (Rig { mut producer, mut consumer, .. }, hint) = rig_of_reactor();
-        assert!(!consumer.settle(&hint, false, true).unwrap().is_readable);
+        let (Rig { mut producer, mut consumer, .. }, wake_fd) = rig_of_reactor();
+        assert!(!consumer.settle(&wake_fd, false, true).unwrap().is_readable);
         let sender = thread::spawn(move || {
             send(&mut producer, 1, 0);
             send(&mut producer, 2, 0);
             producer
         });
         receive(&mut consumer, 1, 0);
-        consumer.settle(&hint, false, true).unwrap();
-        hint.wait_until_readable();
+        consumer.settle(&wake_fd, false, true).unwrap();
+        wake_fd.wait_until_readable();
         let frame = consumer.poll().unwrap().expect("readable, but nothing");
         check(frame.header(), frame.payload().to_vec(), 2, 0);
         drop(frame);

@@ -9,7 +9,7 @@ use std::ptr;
 
 use super::check;
 use crate::error::ExitCause;
-use crate::shm::descriptor::above_stdio;
+use crate::sys::descriptor::above_stdio;
 
 /// A descriptor, close-on-exec, that stands for the process as long as it is open.
 pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {

@@ -9,7 +9,7 @@
 //! stream that does not come fast is never held up.
 
 use super::Consumer;
-use crate::shm::clock::now_ns;
+use crate::sys::clock::now_ns;
 
 /// Longer frames, in bytes of slots, have few lines that are near the producer while they are
 /// read.
@@ -24,7 +24,7 @@ const CAPACITY_A_NS: u64 = 256;
 
 /// A consumer's distance from its producer.
 #[derive(Debug)]
-pub(super) struct Slip {
+pub(super) struct Pacing {
     /// Where the run began: frames of which none had to be waited for.
     from: u64,
     /// When it began; zero if nobody asked the clock.
@@ -34,7 +34,7 @@ pub(super) struct Slip {
     longest: u64,
 }
 
-impl Slip {
+impl Pacing {
     pub(super) fn new(origin: u64, capacity: u64) -> Self {
         let longest = LONGEST.min(capacity / CAPACITY_A_NS);
         Self { from: origin, since: 0, lag: FIRST.min(longest), longest }
@@ -75,9 +75,9 @@ impl Consumer {
     #[inline]
     pub(crate) fn fall_behind(&mut self, is_answer: bool, has_rung: bool) {
         if is_answer {
-            self.slip.begin(self.next, 0);
+            self.pacing.begin(self.next, 0);
         } else if self.next.wrapping_sub(self.start) <= SHORT && !self.has_next() {
-            let lag = self.slip.caught_up(self.next, now_ns);
+            let lag = self.pacing.caught_up(self.next, now_ns);
             if lag != 0 {
                 self.sleeper.lag(lag, has_rung);
             }
@@ -87,7 +87,7 @@ impl Consumer {
     /// The next frame has to be waited for.
     #[inline]
     pub(crate) fn end_run(&mut self) {
-        self.slip.begin(self.next, 0);
+        self.pacing.begin(self.next, 0);
     }
 }
 
@@ -99,7 +99,7 @@ mod tests {
 
     /// Nanoseconds that the producer gets at each of `looks` times that the consumer has
     /// caught up, `run` bytes and `took` nanoseconds after the last one.
-    fn lags(slip: &mut Slip, run: u64, took: u64, looks: usize) -> Vec<u64> {
+    fn lags(slip: &mut Pacing, run: u64, took: u64, looks: usize) -> Vec<u64> {
         let mut at = slip.from;
         let mut now = slip.since.max(1);
         let mut look = || {
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_fast_stream_gets_further_ahead_each_time_that_it_is_caught_up_with() {
-        let mut slip = Slip::new(u64::MAX - 63, CAPACITY);
+        let mut slip = Pacing::new(u64::MAX - 63, CAPACITY);
         let found = lags(&mut slip, 20_000, 5_000, 8);
         assert_eq!(found, [0, 1000, 2000, 4000, 8000, 16_000, 16_000, 16_000]);
         slip.begin(0, 1);
@@ -121,21 +121,21 @@ mod tests {
 
     #[test]
     fn it_gets_no_further_ahead_than_it_has_come_since() {
-        let mut slip = Slip::new(0, CAPACITY);
+        let mut slip = Pacing::new(0, CAPACITY);
         let found = lags(&mut slip, 1500, 500, 9);
         assert_eq!(found, [0, 1000, 0, 2000, 0, 0, 4000, 0, 0]);
     }
 
     #[test]
     fn a_stream_that_is_not_fast_is_not_held_up() {
-        let mut slip = Slip::new(0, CAPACITY);
+        let mut slip = Pacing::new(0, CAPACITY);
         assert_eq!(lags(&mut slip, 4096, 5000, 20), [0; 20]);
         assert_eq!(lags(&mut slip, 128, 200, 20), [0; 20]);
     }
 
     #[test]
     fn a_producer_does_not_fill_its_ring_meanwhile() {
-        let mut slip = Slip::new(0, 64 << 10);
+        let mut slip = Pacing::new(0, 64 << 10);
         assert_eq!(lags(&mut slip, 2048, 200, 4), [0, 256, 256, 256]);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::config::WaitStrategy;
 use crate::error::{Error, ErrorKind, Result};
-use crate::protocol::wire::{Reader, Writer, cut};
+use crate::protocol::codec::{Reader, Writer, cut};
 
 /// Version of these two messages.
 const VERSION: u32 = 1;

@@ -14,7 +14,7 @@ struct Pair {
 
 /// One side's hold on the pair.
 #[derive(Debug)]
-pub(crate) struct Hint {
+pub(crate) struct WakeFd {
     pair: Arc<Pair>,
     own: usize,
 }
@@ -27,7 +27,7 @@ pub(crate) enum Drained {
     Broken,
 }
 
-impl Hint {
+impl WakeFd {
     pub(crate) fn pair() -> [Self; 2] {
         let bytes = Mutex::new([0; 2]);
         let pair = Arc::new(Pair { bytes, readable: Condvar::new() });
@@ -38,7 +38,7 @@ impl Hint {
         self.poke(1 - self.own);
     }
 
-    pub(crate) fn light(&self) {
+    pub(crate) fn wake_self(&self) {
         self.poke(self.own);
     }
 

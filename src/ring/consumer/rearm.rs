@@ -8,11 +8,11 @@ use crate::error::{Error, Result};
 use crate::ring::doorbell::BY_FD;
 #[cfg(feature = "async")]
 use crate::ring::position::NEVER;
-use crate::shm::clock::Deadline;
-use crate::shm::fork;
-use crate::shm::hint::{Drained, Hint};
 use crate::sync::Ordering;
 use crate::sync::mutant::{self, Mutant};
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
+use crate::sys::wake_fd::{Drained, WakeFd};
 
 /// How long a settling consumer waits for a producer that has committed but not rung.
 const CHECK_PATIENCE: Duration = Duration::from_micros(200);
@@ -24,7 +24,7 @@ pub(crate) fn shut_down() -> Error {
 
 /// What settling found and left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Settled {
+pub(crate) struct Rearmed {
     pub(crate) is_readable: bool,
     /// The descriptor was readable.
     pub(crate) has_drained: bool,
@@ -74,22 +74,27 @@ impl Consumer {
     /// Makes the descriptor readable exactly if a frame is there, or `is_over` says that
     /// there is other news. With `is_exact` it waits, briefly, so that it is not readable for a
     /// frame that is gone.
-    pub(crate) fn settle(&mut self, hint: &Hint, is_over: bool, is_exact: bool) -> Result<Settled> {
+    pub(crate) fn settle(
+        &mut self,
+        wake_fd: &WakeFd,
+        is_over: bool,
+        is_exact: bool,
+    ) -> Result<Rearmed> {
         // The descriptor is shared with the parent.
         fork::check()?;
         if self.is_lit && self.has_next() {
             // The producer may have committed it and not rung yet, maybe for a while.
             if !self.is_rung_behind(self.next) && !mutant::chosen(Mutant::UnrungNotLit) {
-                hint.light();
+                wake_fd.wake_self();
             }
-            return Ok(Settled { is_readable: true, has_drained: false });
+            return Ok(Rearmed { is_readable: true, has_drained: false });
         }
         self.publish();
         if is_exact && !mutant::chosen(Mutant::DrainUnchecked) {
             self.await_check();
         }
         let is_late = mutant::chosen(Mutant::DrainLate);
-        let drained = if is_late { Drained::Nothing } else { hint.drain() };
+        let drained = if is_late { Drained::Nothing } else { wake_fd.drain() };
         if drained == Drained::Broken {
             return Err(self.poisoned.insert(shut_down()).clone());
         }
@@ -100,12 +105,12 @@ impl Consumer {
         let has_next = !mutant::chosen(Mutant::NoLookAfterDrain) && self.has_next();
         let is_readable = has_next || is_over;
         if is_late {
-            hint.drain();
+            wake_fd.drain();
         }
         if is_readable {
-            hint.light();
+            wake_fd.wake_self();
         }
-        Ok(Settled { is_readable, has_drained: drained == Drained::Something })
+        Ok(Rearmed { is_readable, has_drained: drained == Drained::Something })
     }
 
     /// Honest producers are past the check in nanoseconds, unless the kernel has taken

@@ -9,7 +9,7 @@ use std::ptr;
 use std::time::{Duration, Instant};
 
 use super::check;
-use crate::shm::descriptor::{above_stdio, hold_free_stdio};
+use crate::sys::descriptor::{above_stdio, hold_free_stdio};
 
 /// Linux 6.5. The number on all architectures that this library knows.
 const SO_PEERPIDFD: i32 = 77;
@@ -350,10 +350,10 @@ mod tests {
     use super::*;
     use crate::process::log::Log;
     use crate::process::socket;
-    use crate::process::sys::process::pidfd_open;
+    use crate::sys::process::pidfd_open;
     use crate::process::testing::{TempDir, alone, without_stdio};
-    use crate::shm::hint::Hint;
-    use crate::shm::memfd;
+    use crate::sys::wake_fd::WakeFd;
+    use crate::sys::memfd;
 
     #[test]
     fn no_descriptor_takes_the_place_of_a_closed_standard_stream() {
@@ -361,14 +361,14 @@ mod tests {
             let dir = TempDir::new();
             let numbers = without_stdio(|| {
                 let (a, b) = socket::pair().unwrap();
-                let (hint, others) = Hint::pair().unwrap();
+                let (wake_fd, others) = WakeFd::pair().unwrap();
                 let files = [memfd::create(c"test", 4096).unwrap(), memfd::adopt(b).unwrap().0];
                 let (set, bell) = (Epoll::new().unwrap(), EventCounter::new().unwrap());
                 let pidfd = pidfd_open(std::process::id()).unwrap();
                 let mut log = Log::open(dir.path(), "r", None).unwrap();
                 send(a.as_fd(), b"x", &[a.as_fd(), bell.as_fd()]).unwrap();
                 let received = receive(files[1].as_fd(), &mut [0], 2).unwrap().fds;
-                let mut all = vec![a.as_fd(), hint.as_fd(), set.0.as_fd(), bell.as_fd()];
+                let mut all = vec![a.as_fd(), wake_fd.as_fd(), set.0.as_fd(), bell.as_fd()];
                 all.extend([pidfd.as_fd(), log.fd().unwrap()]);
                 all.extend(others.iter().chain(&received).map(AsFd::as_fd));
                 all.extend(files.iter().map(AsFd::as_fd));

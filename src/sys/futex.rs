@@ -36,7 +36,7 @@ mod kernel {
 
     impl Waiter {
         fn new(word: &AtomicU32, value: u32, flags: u32) -> Self {
-            let address = super::super::layout::as_u64(word.as_ptr().addr());
+            let address = u64::try_from(word.as_ptr().addr()).unwrap_or(0);
             Self { value: u64::from(value), address, flags: SIZE_U32 | flags, reserved: 0 }
         }
     }

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use crate::ring::doorbell::Bell;
 use crate::ring::frame::Header;
 use crate::shm::bytes::PeerBytes;
-use crate::shm::fork;
 use crate::shm::layout::{as_u64, as_usize};
 use crate::shm::region::{OwnU64, PeerU64};
 use crate::shm::slots::PeerSlots;
 use crate::sync::mutant::{self, Mutant};
 use crate::sync::{Counter, Mutex, MutexGuard, Ordering};
+use crate::sys::fork;
 
 /// A frame that outlives the poll that found it. It may be sent to another thread;
 /// leases may be dropped in any order. Dropping it releases its slot; until then the

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 /// One side's hold on the pair.
 #[derive(Debug)]
-pub(crate) struct Hint {
+pub(crate) struct WakeFd {
     /// Readable when this side should look; writing to it makes the peer's end readable.
     own: OwnedFd,
     /// The peer's end: writing to it makes `own` readable.
@@ -31,7 +31,7 @@ pub(crate) enum Drained {
     Broken,
 }
 
-impl Hint {
+impl WakeFd {
     /// The parent's side, and the two descriptors that the worker needs: its own end
     /// first.
     pub(crate) fn pair() -> Result<(Self, [OwnedFd; 2])> {
@@ -39,8 +39,8 @@ impl Hint {
         let [ours, theirs] = above_stdio(|| UnixStream::pair().map(Into::into)).map_err(failed)?;
         // A copy of the standard library's is never below 3.
         let copies = [theirs.try_clone().map_err(failed)?, ours.try_clone().map_err(failed)?];
-        let hint = Self { own: ours.into(), other: theirs.into() };
-        Ok((hint, copies.map(OwnedFd::from)))
+        let wake_fd = Self { own: ours.into(), other: theirs.into() };
+        Ok((wake_fd, copies.map(OwnedFd::from)))
     }
 
     /// The worker's side.
@@ -54,7 +54,7 @@ impl Hint {
     }
 
     /// Makes this end readable. Never blocks.
-    pub(crate) fn light(&self) {
+    pub(crate) fn wake_self(&self) {
         poke(self.other.as_fd());
     }
 
@@ -85,7 +85,7 @@ impl Hint {
     }
 }
 
-impl AsFd for Hint {
+impl AsFd for WakeFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.own.as_fd()
     }
@@ -106,13 +106,13 @@ mod tests {
 
     #[test]
     fn each_side_can_wake_the_other_and_itself() {
-        let (parent, fds) = Hint::pair().unwrap();
-        let worker = Hint::of(fds);
+        let (parent, fds) = WakeFd::pair().unwrap();
+        let worker = WakeFd::of(fds);
         assert_eq!(parent.drain(), Drained::Nothing);
         worker.wake_peer();
         assert_eq!(worker.drain(), Drained::Nothing);
         assert_eq!(parent.drain(), Drained::Something);
-        parent.light();
+        parent.wake_self();
         assert_eq!(parent.drain(), Drained::Something);
         parent.wake_peer();
         assert_eq!((parent.drain(), worker.drain()), (Drained::Nothing, Drained::Something));
@@ -120,8 +120,8 @@ mod tests {
 
     #[test]
     fn a_flooded_hint_blocks_nobody_and_a_broken_one_says_so() {
-        let (parent, fds) = Hint::pair().unwrap();
-        let worker = Hint::of(fds);
+        let (parent, fds) = WakeFd::pair().unwrap();
+        let worker = WakeFd::of(fds);
         (0..100_000).for_each(|_| worker.wake_peer());
         while parent.drain() == Drained::Something {}
         // SAFETY: a system call on a descriptor that is open.

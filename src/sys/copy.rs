@@ -28,7 +28,7 @@ const PAST_FROM: usize = 4 << 10;
 /// As for [`std::ptr::copy_nonoverlapping`], but `from` may be written to meanwhile by
 /// another process: what is copied then is any mix of old and new bytes.
 #[inline]
-pub(super) unsafe fn copy(from: NonNull<u8>, to: NonNull<u8>, len: usize) {
+pub(crate) unsafe fn copy(from: NonNull<u8>, to: NonNull<u8>, len: usize) {
     #[cfg(target_arch = "x86_64")]
     if len >= VECTOR_FROM && std::arch::is_x86_feature_detected!("avx") {
         // SAFETY: the processor has AVX; the rest is the caller's promise.

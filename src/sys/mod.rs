@@ -1,0 +1,33 @@
+//! What the kernel and the processor offer, wrapped into safe functions.
+//!
+//! Nothing here knows of shared memory, rings or workers. System calls are wrapped one by
+//! one and add no policy: no retry and no fallback, unless the text of a function says
+//! otherwise. `EINTR` is reported to the caller.
+
+pub(crate) mod clock;
+pub(crate) mod copy;
+pub(crate) mod cpu;
+pub(crate) mod descriptor;
+pub(crate) mod fork;
+pub(crate) mod futex;
+pub(crate) mod memfd;
+pub(crate) mod placement;
+#[cfg_attr(loom, path = "wake_fd_loom.rs")]
+pub(crate) mod wake_fd;
+
+cfg_select! {
+    not(loom) => {
+        pub(crate) mod fd;
+        pub(crate) mod futex_words;
+        pub(crate) mod posix_spawn;
+        pub(crate) mod process;
+        pub(crate) mod signal;
+    }
+    _ => {}
+}
+
+/// Turns the `-1` of a call into the error that it left in `errno`.
+#[cfg(not(loom))]
+fn check<T: Copy + PartialOrd + From<i8>>(result: T) -> std::io::Result<T> {
+    if result < T::from(0) { Err(std::io::Error::last_os_error()) } else { Ok(result) }
+}
