@@ -51,6 +51,7 @@ cfg_if! {
         #[doc(hidden)]
         #[cfg(not(loom))]
         pub mod fuzzing;
+        mod id;
         mod link;
         #[cfg(all(feature = "named", not(loom)))]
         pub mod named;
@@ -84,6 +85,7 @@ cfg_if! {
         };
         pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
         pub use error::{Error, ErrorKind, ExitCause, Result, WorkerDeath, WorkerFailure};
+        pub use id::RequestId;
         pub use payload::{Payload, Source};
         pub use protocol::handshake::RoleConfig;
         pub use protocol::{Health, Kind, WorkerState};

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module imports only from lower levels, or from its own folder.
-const LEVELS: [(&str, u32); 19] = [
+const LEVELS: [(&str, u32); 20] = [
     ("error", 0),
     ("config", 0),
+    ("id", 0),
     ("sync", 0),
     ("trace", 0),
     ("failpoint", 0),
