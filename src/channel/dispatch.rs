@@ -2,9 +2,9 @@
 
 use crate::channel::engine::{Body, Engine, Item};
 use crate::error::{Error, ErrorKind, Result};
+use crate::protocol::buffer_pool::PooledBuffer;
 use crate::protocol::failure;
 use crate::protocol::kind::{EXPIRED, Kind, flags};
-use crate::protocol::spare::Whole;
 use crate::protocol::table::{Owner, Table};
 use crate::ring::position::span;
 use crate::ring::{Frame, Header};
@@ -94,7 +94,8 @@ impl Engine {
             }
             let withheld = if kind == Kind::CHUNK { table.take_withheld(request) } else { 0 };
             let cost = cost + withheld;
-            let body = Body::Whole(Whole::new(table.take_pieces(request), &self.spare_buffer));
+            let body =
+                Body::Whole(PooledBuffer::new(table.take_pieces(request), &self.spare_buffer));
             if ends_call {
                 table.let_go(request);
             }

@@ -22,8 +22,8 @@ use crate::channel::wake_list::WakeList;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, StatusLine};
 use crate::link::{Duplex, ParentWords};
+use crate::protocol::buffer_pool::{BufferPool, PooledBuffer};
 use crate::protocol::health::{self, WorkerState};
-use crate::protocol::spare::{Spare, Whole};
 use crate::protocol::table::{Table, Waiter};
 use crate::ring::consumer::LeaseGauge;
 use crate::ring::consumer::LeasedSlot;
@@ -44,7 +44,7 @@ pub(crate) enum Body {
     /// It was copied out into a buffer that is used again.
     Part(Part),
     /// It came in pieces.
-    Whole(Whole),
+    Whole(PooledBuffer),
 }
 
 /// The longest reply of a call that is copied out of the ring at once, in bytes: a frame of
@@ -156,7 +156,7 @@ pub(crate) struct Engine {
     /// What holds the short reply of a call, for the next one if its owner has let go of it.
     short: TryLock<Arc<Vec<u8>>>,
     /// The same for messages that come in pieces.
-    pub(super) spare_buffer: Arc<Spare>,
+    pub(super) spare_buffer: Arc<BufferPool>,
 }
 
 impl Engine {
@@ -188,7 +188,7 @@ impl Engine {
             is_warm: AtomicU32::new(0),
             spare_ahead: Mutex::new(None),
             short: TryLock::new(Arc::new(Vec::with_capacity(SHORT))),
-            spare_buffer: Spare::new(),
+            spare_buffer: BufferPool::new(),
         });
         let weak = Arc::downgrade(&engine);
         let wake = move || {

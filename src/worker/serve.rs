@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result, WorkerFailure};
 use crate::link::{WorkerLink, WorkerWords};
+use crate::protocol::buffer_pool::BufferPool;
 use crate::protocol::handshake::RoleConfig;
 use crate::protocol::health::{Status, WorkerState};
 use crate::protocol::kind::{Kind, flags};
-use crate::protocol::spare::Spare;
 use crate::ring::Consumer;
 use crate::ring::Header;
 use crate::shm::bytes::PeerBytes;
@@ -51,7 +51,7 @@ pub(crate) fn run<S>(
         max_message: as_usize(header.max_message),
         pieces: None,
         given_up: None,
-        spare: Spare::new(),
+        spare: BufferPool::new(),
         is_warm: false,
     };
     let result = match catch(|| (worker.build)(role)) {
@@ -117,7 +117,7 @@ struct Server<'a> {
     pieces: Option<Pieces>,
     /// The request in pieces that was given up last; what still comes of it is dropped.
     given_up: Option<u64>,
-    spare: Arc<Spare>,
+    spare: Arc<BufferPool>,
     /// The rings' pages are in the page table.
     is_warm: bool,
 }
@@ -242,7 +242,7 @@ fn check_collecting(words: &WorkerWords, pieces: &Option<Pieces>) -> Result<()> 
 /// Adds a piece to the request that is being collected; returns it when it is whole.
 fn collect(
     pieces: &mut Option<Pieces>,
-    spare: &Spare,
+    spare: &BufferPool,
     header: Header,
     payload: PeerBytes<'_>,
     max_message: usize,
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn pieces_of_a_message_add_up_and_a_piece_without_a_start_is_refused() {
-        let (mut pieces, spare) = (None, Spare::new());
+        let (mut pieces, spare) = (None, BufferPool::new());
         let piece = |flags, request| Header { flags, request, ..Header::default() };
         let more = flags::MORE;
         let last = flags::CONTINUED;

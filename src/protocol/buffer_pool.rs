@@ -1,4 +1,4 @@
-//! One buffer for messages that come in pieces, kept from each for the next.
+//! Buffers that are used again: today one, for messages that come in pieces.
 //!
 //! A buffer of many MiB that comes fresh from the kernel costs a page fault for every
 //! 4 KiB, which takes many times as long as to fill it.
@@ -10,29 +10,30 @@ use crate::sync::{Counter, Ordering, TryLock};
 /// Requests after which a buffer that no message needed is given back to the allocator.
 const PATIENCE: u64 = 16;
 
-/// Where the buffer is while no message is in it.
+/// Keeps the buffer while no message is in it. Never waited for: a thread that finds it in use
+/// goes on without it.
 #[derive(Debug)]
-pub(crate) struct Spare {
+pub(crate) struct BufferPool {
     kept: TryLock<Vec<u8>>,
-    /// Requests until what is kept is given back; zero if nothing is.
+    /// How many more requests the buffer is kept for; zero if none is kept.
     left: Counter,
 }
 
-impl Spare {
+impl BufferPool {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self { kept: TryLock::new(Vec::new()), left: Counter::new(0) })
     }
 
-    /// An empty buffer for a message of about `len` bytes: the one that was kept, if no other
-    /// message has it.
+    /// Returns an empty buffer for a message of about `len` bytes: the one that was kept, if
+    /// no other message has it.
     pub(crate) fn buffer(&self, len: usize) -> Vec<u8> {
         let mut buffer = self.take();
-        // A hint: what cannot be had now is asked for when it is needed.
+        // Only a hint. If there is no memory now, it is asked for again when it is needed.
         let _ = buffer.try_reserve_exact(len);
         buffer
     }
 
-    /// Keeps a buffer for the next message, unless there is a larger one.
+    /// Keeps a buffer for the next message, unless a larger one is kept already.
     pub(crate) fn give(&self, mut buffer: Vec<u8>) {
         buffer.clear();
         if let Some(mut kept) = self.kept.try_lock()
@@ -43,7 +44,7 @@ impl Spare {
         }
     }
 
-    /// Counts a request.
+    /// Counts a request. A buffer that no message has needed for a while is freed.
     #[inline]
     pub(crate) fn age(&self) {
         let left = self.left.load(Ordering::Relaxed);
@@ -56,7 +57,7 @@ impl Spare {
     fn grow_older(&self, left: u64) {
         match left {
             1 => drop(self.take()),
-            // Threads that do this at once count for one, which does not matter.
+            // Two threads can count one request together, which does not matter.
             _ => self.left.store(left - 1, Ordering::Relaxed),
         }
     }
@@ -68,23 +69,24 @@ impl Spare {
     }
 }
 
-/// A message that came in pieces; its buffer goes back when it is dropped.
+/// Bytes of a message that came in pieces. Dropping it gives its buffer back to the pool.
 #[derive(Debug)]
-pub(crate) struct Whole {
+pub(crate) struct PooledBuffer {
     bytes: Vec<u8>,
-    home: Arc<Spare>,
+    pool: Arc<BufferPool>,
 }
 
-impl Whole {
-    pub(crate) fn new(bytes: Vec<u8>, home: &Arc<Spare>) -> Self {
-        Self { bytes, home: Arc::clone(home) }
+impl PooledBuffer {
+    pub(crate) fn new(bytes: Vec<u8>, pool: &Arc<BufferPool>) -> Self {
+        Self { bytes, pool: Arc::clone(pool) }
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The message for good, without the room that a much longer one has left behind it.
+    /// Returns the bytes for good. The buffer goes with them, unless it is more than twice as
+    /// large.
     pub(crate) fn into_vec(mut self) -> Vec<u8> {
         if self.bytes.capacity() / 2 > self.bytes.len() {
             return self.bytes.clone();
@@ -93,9 +95,9 @@ impl Whole {
     }
 }
 
-impl Drop for Whole {
+impl Drop for PooledBuffer {
     fn drop(&mut self) {
-        self.home.give(std::mem::take(&mut self.bytes));
+        self.pool.give(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -103,50 +105,50 @@ impl Drop for Whole {
 mod tests {
     use super::*;
 
-    fn whole(spare: &Arc<Spare>, len: usize) -> (Whole, *const u8) {
-        let mut bytes = spare.buffer(len);
+    fn whole(pool: &Arc<BufferPool>, len: usize) -> (PooledBuffer, *const u8) {
+        let mut bytes = pool.buffer(len);
         bytes.resize(len, 7);
         let place = bytes.as_ptr();
-        (Whole::new(bytes, spare), place)
+        (PooledBuffer::new(bytes, pool), place)
     }
 
     #[test]
     fn the_next_message_is_put_where_the_last_one_was() {
-        let spare = Spare::new();
-        let (first, place) = whole(&spare, 5000);
+        let pool = BufferPool::new();
+        let (first, place) = whole(&pool, 5000);
         assert_eq!(first.bytes(), [7; 5000]);
         drop(first);
-        let (second, again) = whole(&spare, 4000);
+        let (second, again) = whole(&pool, 4000);
         assert_eq!((second.bytes().len(), again), (4000, place));
-        let (other, elsewhere) = whole(&spare, 9000);
+        let (other, elsewhere) = whole(&pool, 9000);
         assert_ne!(elsewhere, place);
         drop(second);
         drop(other);
-        assert!(spare.buffer(0).capacity() >= 9000, "the larger one is kept");
-        assert_eq!(spare.buffer(0).capacity(), 0, "once");
+        assert!(pool.buffer(0).capacity() >= 9000, "the larger one is kept");
+        assert_eq!(pool.buffer(0).capacity(), 0, "once");
     }
 
     #[test]
     fn what_no_message_needs_is_given_back() {
-        let spare = Spare::new();
-        drop(whole(&spare, 5000));
-        (1..PATIENCE).for_each(|_| spare.age());
-        let buffer = spare.buffer(0);
+        let pool = BufferPool::new();
+        drop(whole(&pool, 5000));
+        (1..PATIENCE).for_each(|_| pool.age());
+        let buffer = pool.buffer(0);
         assert!(buffer.capacity() >= 5000);
-        spare.give(buffer);
-        (0..PATIENCE).for_each(|_| spare.age());
-        assert_eq!(spare.buffer(0).capacity(), 0);
-        spare.age();
+        pool.give(buffer);
+        (0..PATIENCE).for_each(|_| pool.age());
+        assert_eq!(pool.buffer(0).capacity(), 0);
+        pool.age();
     }
 
     #[test]
     fn a_buffer_that_its_owner_keeps_is_not_kept_here() {
-        let spare = Spare::new();
-        assert_eq!(whole(&spare, 5000).0.into_vec(), [7; 5000]);
-        assert_eq!(spare.buffer(0).capacity(), 0);
-        drop(whole(&spare, 5000));
-        let short = whole(&spare, 100).0.into_vec();
+        let pool = BufferPool::new();
+        assert_eq!(whole(&pool, 5000).0.into_vec(), [7; 5000]);
+        assert_eq!(pool.buffer(0).capacity(), 0);
+        drop(whole(&pool, 5000));
+        let short = whole(&pool, 100).0.into_vec();
         assert!(short == [7; 100] && short.capacity() < 5000);
-        assert!(spare.buffer(0).capacity() >= 5000, "it is still here");
+        assert!(pool.buffer(0).capacity() >= 5000, "it is still here");
     }
 }

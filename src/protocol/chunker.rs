@@ -1,0 +1,244 @@
+//! Cuts a message that is longer than a frame into pieces.
+//!
+//! Every piece is a frame with the header of its message. All but the last piece have the flag
+//! MORE, all but the first one CONTINUED. A sender that gives up takes the message back with
+//! an empty frame that has the flags CONTINUED and ABANDONED. Both directions use this code;
+//! `assembler` has the other half.
+
+use crate::error::{Error, Result};
+use crate::protocol::kind::flags;
+use crate::ring::Header;
+
+/// One frame of a message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Piece<'m> {
+    pub(crate) header: Header,
+    pub(crate) bytes: &'m [u8],
+}
+
+/// Counts what was sent of one message, and makes the headers of its pieces.
+#[derive(Debug)]
+pub(crate) struct Chunker {
+    header: Header,
+    sent: usize,
+    has_begun: bool,
+}
+
+impl Chunker {
+    /// A message of which nothing is sent yet. All its frames get this header's kind, request
+    /// and auxiliary word, and its flags besides those of the chunker.
+    pub(crate) fn new(header: Header) -> Self {
+        Self { header, sent: 0, has_begun: false }
+    }
+
+    pub(crate) fn request(&self) -> u64 {
+        self.header.request
+    }
+
+    /// Returns how many bytes of the message were sent.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent
+    }
+
+    /// Returns the header of the next piece.
+    pub(crate) fn header(&self, is_last: bool) -> Header {
+        let mut header = self.header;
+        header.flags |= if is_last { 0 } else { flags::MORE };
+        header.flags |= if self.has_begun { flags::CONTINUED } else { 0 };
+        header
+    }
+
+    /// Returns the next piece of a message whose bytes are all there; `None` after the last
+    /// one. The same piece comes again until [`Chunker::piece_sent`] is called.
+    pub(crate) fn next_piece<'m>(&self, message: &'m [u8], longest: usize) -> Option<Piece<'m>> {
+        let rest = message.get(self.sent..).unwrap_or_default();
+        if rest.is_empty() && self.has_begun {
+            return None;
+        }
+        let (bytes, later) = rest.split_at_checked(longest).unwrap_or((rest, &[]));
+        Some(Piece { header: self.header(later.is_empty()), bytes })
+    }
+
+    /// Notes that a piece of `len` bytes is in the ring.
+    pub(crate) fn piece_sent(&mut self, len: usize) {
+        self.has_begun = true;
+        self.sent += len;
+    }
+
+    /// Returns the header of the empty frame that takes the message back; `None` if nothing
+    /// was sent of it.
+    pub(crate) fn withdrawal(&self) -> Option<Header> {
+        let mut header = self.header;
+        header.flags |= flags::CONTINUED | flags::ABANDONED;
+        self.has_begun.then_some(header)
+    }
+}
+
+/// Collects a message that is written bit by bit, and whose length is not known, into pieces
+/// that fill a frame.
+#[derive(Debug)]
+pub(crate) struct PieceBuffer {
+    chunker: Chunker,
+    /// What does not fill a frame yet.
+    bytes: Vec<u8>,
+    max_frame: usize,
+    max_message: usize,
+}
+
+impl PieceBuffer {
+    pub(crate) fn new(header: Header, max_frame: usize, max_message: usize) -> Self {
+        let bytes = Vec::with_capacity(max_frame);
+        Self { chunker: Chunker::new(header), bytes, max_frame, max_message }
+    }
+
+    pub(crate) fn chunker(&self) -> &Chunker {
+        &self.chunker
+    }
+
+    /// Adds to the message. `send` gets every piece that is full, once more bytes are to follow
+    /// it. If `send` fails, its piece is offered again by the next call.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if the message gets longer than the
+    /// longest message, of which nothing is added then; what `send` fails with.
+    pub(crate) fn push(
+        &mut self,
+        mut bytes: &[u8],
+        mut send: impl FnMut(Piece<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let len = (self.chunker.sent + self.bytes.len()).saturating_add(bytes.len());
+        if len > self.max_message {
+            return Err(Error::too_large(len, self.max_message, "raise max_message"));
+        }
+        while self.bytes.len() + bytes.len() > self.max_frame {
+            let room = self.max_frame - self.bytes.len();
+            let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
+            self.bytes.extend_from_slice(now);
+            bytes = later;
+            self.send(false, &mut send)?;
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Sends the rest as the last piece.
+    ///
+    /// # Errors
+    ///
+    /// What `send` fails with.
+    pub(crate) fn finish(&mut self, send: impl FnMut(Piece<'_>) -> Result<()>) -> Result<()> {
+        self.send(true, send)
+    }
+
+    fn send(&mut self, is_last: bool, mut send: impl FnMut(Piece<'_>) -> Result<()>) -> Result<()> {
+        send(Piece { header: self.chunker.header(is_last), bytes: &self.bytes })?;
+        self.chunker.piece_sent(self.bytes.len());
+        self.bytes.clear();
+        Ok(())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    const MORE: u16 = flags::MORE;
+    const CONTINUED: u16 = flags::CONTINUED;
+
+    fn header() -> Header {
+        Header { kind: 40, flags: flags::STREAM, request: 7, aux: 9, ..Header::default() }
+    }
+
+    /// Flags besides that of the message, and the bytes.
+    type Sent = Vec<(u16, Vec<u8>)>;
+
+    fn note(sent: &mut Sent, piece: Piece<'_>) {
+        let Header { kind, flags, request, aux, .. } = piece.header;
+        assert_eq!((kind, request, aux), (40, 7, 9));
+        assert_ne!(flags & flags::STREAM, 0, "the message's own flag");
+        sent.push((flags & !flags::STREAM, piece.bytes.to_vec()));
+    }
+
+    fn cut(message: &[u8], longest: usize) -> Sent {
+        let (mut chunker, mut sent) = (Chunker::new(header()), Vec::new());
+        while let Some(piece) = chunker.next_piece(message, longest) {
+            note(&mut sent, piece);
+            chunker.piece_sent(piece.bytes.len());
+        }
+        assert_eq!(chunker.sent(), message.len());
+        sent
+    }
+
+    #[test]
+    fn a_message_is_cut_into_pieces_that_say_where_they_belong() {
+        let of = |flags, bytes: &[u8]| (flags, bytes.to_vec());
+        assert_eq!(
+            cut(b"abcdefgh", 3),
+            [of(MORE, b"abc"), of(MORE | CONTINUED, b"def"), of(CONTINUED, b"gh")]
+        );
+        assert_eq!(cut(b"abcd", 2), [of(MORE, b"ab"), of(CONTINUED, b"cd")]);
+        assert_eq!(cut(b"abcd", 4), [of(0, b"abcd")]);
+        assert_eq!(cut(b"", 4), [of(0, b"")], "one empty frame");
+    }
+
+    #[test]
+    fn a_piece_that_was_not_sent_comes_again() {
+        let mut chunker = Chunker::new(header());
+        assert_eq!(chunker.next_piece(b"abc", 2).unwrap().bytes, b"ab");
+        assert_eq!(chunker.next_piece(b"abc", 2).unwrap().bytes, b"ab");
+        chunker.piece_sent(2);
+        assert_eq!(chunker.next_piece(b"abc", 2).unwrap().bytes, b"c");
+    }
+
+    #[test]
+    fn only_a_message_that_was_begun_is_taken_back() {
+        let mut chunker = Chunker::new(header());
+        assert_eq!(chunker.withdrawal(), None);
+        chunker.piece_sent(0);
+        let flags = flags::STREAM | CONTINUED | flags::ABANDONED;
+        assert_eq!(chunker.withdrawal(), Some(Header { flags, ..header() }));
+    }
+
+    #[test]
+    fn what_is_written_bit_by_bit_goes_out_in_full_frames() {
+        for step in 1..9 {
+            let (mut buffer, mut sent) = (PieceBuffer::new(header(), 3, 8), Vec::new());
+            for bytes in b"abcdefgh".chunks(step) {
+                buffer.push(bytes, |piece| Ok(note(&mut sent, piece))).unwrap();
+            }
+            assert_eq!(sent.len(), 2, "full pieces");
+            assert_eq!(buffer.chunker().sent(), 6);
+            buffer.finish(|piece| Ok(note(&mut sent, piece))).unwrap();
+            assert_eq!(sent, cut(b"abcdefgh", 3), "{step}");
+        }
+        let (mut buffer, mut sent) = (PieceBuffer::new(header(), 3, 8), Vec::new());
+        buffer.push(b"abc", |_| panic!("it may be the last piece")).unwrap();
+        buffer.finish(|piece| Ok(note(&mut sent, piece))).unwrap();
+        assert_eq!(sent, [(0, b"abc".to_vec())], "one frame");
+    }
+
+    #[test]
+    fn a_write_beyond_the_cap_adds_nothing() {
+        let mut buffer = PieceBuffer::new(header(), 3, 5);
+        buffer.push(b"ab", |_| Ok(())).unwrap();
+        let error = buffer.push(b"cdef", |_| panic!("nothing is sent")).unwrap_err();
+        assert_eq!((error.kind(), error.too_large_by()), (ErrorKind::TooLarge, Some((6, 5))));
+        let mut sent = Vec::new();
+        buffer.finish(|piece| Ok(note(&mut sent, piece))).unwrap();
+        assert_eq!(sent, [(0, b"ab".to_vec())]);
+    }
+
+    #[test]
+    fn a_full_piece_that_was_not_sent_is_sent_by_the_next_write() {
+        let mut buffer = PieceBuffer::new(header(), 2, 8);
+        let failing = |_: Piece<'_>| Err(Error::new(ErrorKind::Timeout, ""));
+        assert!(buffer.push(b"abc", failing).is_err());
+        let mut sent = Vec::new();
+        buffer.push(b"d", |piece| Ok(note(&mut sent, piece))).unwrap();
+        buffer.finish(|piece| Ok(note(&mut sent, piece))).unwrap();
+        // The byte that the failed write had left is not in it, as its error said.
+        assert_eq!(sent, [(MORE, b"ab".to_vec()), (CONTINUED, b"d".to_vec())]);
+    }
+}
