@@ -1,5 +1,6 @@
-//! A process that dies, stops or pauses at each step of the protocol. Serial, and only with
-//! `RUSTFLAGS="--cfg slipring_failpoints"`.
+//! A process that dies, stops or pauses at each step of the protocol. Only with
+//! `RUSTFLAGS="--cfg slipring_failpoints"`, and a binary of its own, whose tests run one at a
+//! time: they look for what is left behind in their process.
 #![cfg(slipring_failpoints)]
 #![allow(
     clippy::unwrap_used,

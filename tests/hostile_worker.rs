@@ -1,5 +1,7 @@
 //! A worker that writes what it likes into every byte that it can write: the parent stays
 //! right, in time and bounded, its error is typed, and its other channels never notice.
+//!
+//! A binary of its own, whose tests run one at a time: they measure the memory of their process.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

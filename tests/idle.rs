@@ -1,4 +1,5 @@
-//! An idle channel costs nothing. One test alone, so that nothing else runs in its process.
+//! An idle channel costs nothing. A binary of its own, as it measures the processor time of its
+//! process: no other test may run in it.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -1,5 +1,5 @@
-//! Nothing is left behind: descriptors, mappings, threads, children. One test alone, so
-//! that nothing else runs in its process.
+//! Nothing is left behind: descriptors, mappings, threads, children. A binary of its own, as
+//! it counts those of its process: no other test may run in it.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -6,31 +6,30 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::as_conversions,
-    clippy::duplicate_mod,
     reason = "tests"
 )]
 
 mod common;
 worker_entry!();
 
-#[path = "calls.rs"]
+#[path = "it/calls.rs"]
 mod calls;
-#[path = "concurrency.rs"]
+#[path = "it/concurrency.rs"]
 mod concurrency;
-#[path = "health.rs"]
+#[path = "it/health.rs"]
 mod health;
-#[path = "streams.rs"]
+#[path = "it/streams.rs"]
 mod streams;
 
-#[path = "named/attaching.rs"]
+#[path = "it/named/attaching.rs"]
 mod attaching;
-#[path = "named/ending.rs"]
+#[path = "it/named/ending.rs"]
 mod ending;
-#[path = "named/forking.rs"]
+#[path = "it/named/forking.rs"]
 mod forking;
-#[path = "named/leftovers.rs"]
+#[path = "it/named/leftovers.rs"]
 mod leftovers;
-#[path = "named/serving.rs"]
+#[path = "it/named/serving.rs"]
 mod serving;
 
 use common::*;

@@ -18,9 +18,9 @@ address() {
     export RUSTFLAGS="-Zsanitizer=address -Cunsafe-allow-abi-mismatch=sanitizer"
     export CARGO_TARGET_DIR="$targets/address"
     # One test bounds resident memory, which here has a shadow and a quarantine in it.
-    run --lib --test calls --test streams --test concurrency --test closing \
-        --test hostile_worker --test thread_worker --test fuzz_replay -- \
+    run --lib --test hostile_worker --test thread_worker --test fuzz_replay -- \
         --skip a_stream_that_ignores_its_credit
+    run --test it -- calls:: streams:: concurrency:: closing::
 }
 
 thread() {

@@ -5,7 +5,6 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::as_conversions,
-    clippy::duplicate_mod,
     reason = "tests"
 )]
 
@@ -14,11 +13,11 @@ worker_entry!();
 
 // The conformance suite once more. What is about processes is skipped, and
 // `what_is_skipped_is_said` says so.
-#[path = "calls.rs"]
+#[path = "it/calls.rs"]
 mod calls;
-#[path = "concurrency.rs"]
+#[path = "it/concurrency.rs"]
 mod concurrency;
-#[path = "streams.rs"]
+#[path = "it/streams.rs"]
 mod streams;
 
 use std::time::Duration;
@@ -65,6 +64,6 @@ fn a_worker_thread_that_panics_before_it_serves_is_a_death() {
 fn what_is_skipped_is_said() {
     for file in ["closing", "deaths", "health", "parents", "spawning"] {
         println!("skipped: {file}.rs, a thread cannot be killed, stopped or limited alone");
-        assert!(std::path::Path::new("tests").join(file).with_extension("rs").exists());
+        assert!(std::path::Path::new("tests/it").join(file).with_extension("rs").exists());
     }
 }

@@ -1,5 +1,7 @@
-//! How late things are: the promises of time, as percentiles. One test at a time. Elsewhere an
-//! upper bound of a time only tells a hang from an end.
+//! How late things are: the promises of time, as percentiles. Elsewhere an upper bound of a
+//! time only tells a hang from an end.
+//!
+//! A binary of its own, whose tests run one at a time, as other tests would add to the times.
 //!
 //! Beside other work a whole process can stand still for a while, and that is not what is
 //! measured: the median must keep the promise, and nine in ten may be late by what a busy
@@ -135,7 +137,7 @@ fn a_ping_of_a_stopped_worker_ends_at_its_deadline() {
 #[test]
 fn a_call_under_a_storm_of_signals_ends_at_its_deadline() {
     let _alone = alone();
-    let name = "a_call_under_a_storm_of_signals_ends_at_its_deadline";
+    let name = name_of(a_call_under_a_storm_of_signals_ends_at_its_deadline);
     if !is_rerun(name) {
         print!("{}", rerun(name));
         return;

@@ -1,6 +1,8 @@
 //! The host's own code (encoders, wakers) and the waits of others beside it: whatever one
 //! caller's code does, another caller's deadline, a close and a death are told in time. The
 //! code stands still until the others have been told, so that a wait on it never ends.
+//!
+//! A binary of its own: the code stands still in threads that all channels of a process share.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -98,10 +98,16 @@ pub const LONG: Duration = Duration::from_secs(60);
 
 /// A spawner of workers that serve every kind above.
 pub fn spawner() -> Spawner {
-    Spawner::current_exe()
-        .unwrap()
-        .args(["worker_entry", "--exact", "--nocapture", "--test-threads=1"])
-        .role("test")
+    spawner_at("worker_entry").role("test")
+}
+
+/// A spawner of workers that run the test `entry` of this binary.
+pub fn spawner_of(entry: impl Fn()) -> Spawner {
+    spawner_at(name_of(entry))
+}
+
+fn spawner_at(entry: &str) -> Spawner {
+    Spawner::current_exe().unwrap().args(only(entry))
 }
 
 /// A channel to a worker that serves every kind above: a process over memfds, one over
@@ -109,8 +115,8 @@ pub fn spawner() -> Spawner {
 /// `thread_worker.rs` includes.
 pub fn spawn(config: Config) -> Channel {
     #[cfg(feature = "named")]
-    if let Some(file) = named::included() {
-        return named::spawn(&config, file);
+    if named::is_backend() {
+        return named::spawn(&config);
     }
     #[cfg(feature = "testing")]
     if runs_as_threads() {
@@ -123,7 +129,7 @@ pub fn spawn(config: Config) -> Channel {
 
 /// Whether this is `thread_worker.rs`, whose workers are threads.
 #[cfg(feature = "testing")]
-fn runs_as_threads() -> bool {
+pub fn runs_as_threads() -> bool {
     let program = std::env::current_exe().unwrap();
     program.file_name().unwrap().to_string_lossy().starts_with("thread_worker-")
 }
@@ -423,7 +429,8 @@ fn describe_self() -> String {
         let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
         lines.push(format!("thread={}", name.trim()));
     }
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    // Of this thread: the main thread may still have signals blocked since it began this one.
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
     lines.extend(status.lines().map(|line| format!("status={line}")));
     lines.push(format!("cwd={}", std::env::current_dir().unwrap().display()));
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
@@ -456,6 +463,15 @@ pub fn within_long<T: Send>(name: &str, what: impl FnOnce() -> T + Send) -> T {
         drop(done);
         result
     })
+}
+
+/// Sets a flag when it is dropped, in a panic too, so that the threads of a scope end.
+pub struct SetOnDrop<'a>(pub &'a std::sync::atomic::AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
 }
 
 /// Looks every few milliseconds whether something came true; panics after [`LONG`].

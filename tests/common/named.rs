@@ -13,25 +13,20 @@ use super::{LONG, worker};
 /// Has the name of the channel that a process of these tests attaches to.
 const NAME: &str = "SLIPRING_TEST_NAMED";
 
-/// The file of tests that this copy of `common` belongs to, if `named.rs` includes it.
-pub fn included() -> Option<&'static str> {
-    match module_path!().split("::").collect::<Vec<_>>()[..] {
-        ["named", file, "common", "named"] => Some(file),
-        _ => None,
-    }
+/// Whether this is `named.rs`, whose channels are over named segments.
+pub fn is_backend() -> bool {
+    module_path!().starts_with("named::")
 }
 
 /// A name that no other test uses.
 pub fn fresh_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    // Every file of tests has its own copy of this counter.
-    let file = included().unwrap_or("own");
-    format!("{}-{file}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+    format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// A channel over named segments, whose worker runs until the channel is gone.
-pub fn spawn(config: &Config, file: &str) -> Channel {
-    let (mut host, child) = start(config, &format!("{file}::worker_entry"));
+pub fn spawn(config: &Config) -> Channel {
+    let (mut host, child) = start(config, "worker_entry");
     let channel = host.accept(LONG).unwrap();
     reap(child);
     channel
@@ -58,7 +53,7 @@ pub fn start(config: &Config, entry: &str) -> (NamedHost, Child) {
 /// standard input; the process ends soon after that has, as none may outlive the tests.
 pub fn attach(name: &str, entry: &str) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([entry, "--exact", "--nocapture", "--test-threads=1"]).env(NAME, name);
+    command.args(super::only(entry)).env(NAME, name);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
 }
 

@@ -3,13 +3,25 @@
 
 use super::eventually;
 
-/// Runs the test `name` of this file in a process of its own, in which
+/// The path of a test in this binary, by which the harness knows it.
+pub fn name_of<F: Fn()>(_: F) -> &'static str {
+    let name = std::any::type_name::<F>();
+    name.split_once("::").expect("a test is a function of a crate").1
+}
+
+/// The arguments that make this program run one test alone.
+pub fn only(test: &str) -> [&str; 4] {
+    [test, "--exact", "--nocapture", "--test-threads=1"]
+}
+
+/// Runs the test `name` of this binary in a process of its own, in which
 /// [`is_rerun`] says so, and returns what it printed. Panics unless it succeeds.
 pub fn rerun(name: &str) -> String {
     let output = rerun_command(name).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name}: {}\n{text}\n{errors}", output.status);
+    assert!(text.contains("1 passed"), "{name} is not the name of a test");
     text
 }
 
@@ -24,7 +36,7 @@ pub fn in_a_process_of_its_own(name: &str) -> bool {
 
 pub fn rerun_command(name: &str) -> std::process::Command {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(RERUN, name);
+    command.args(only(name)).env(RERUN, name);
     command
 }
 
@@ -32,7 +44,7 @@ pub fn is_rerun(name: &str) -> bool {
     std::env::var_os(RERUN).is_some_and(|value| value == name)
 }
 
-const RERUN: &str = "SLIPRING_TEST_RERUN";
+pub const RERUN: &str = "SLIPRING_TEST_RERUN";
 
 /// Runs `child` in a fork of this process and panics unless it returns true, within a minute.
 pub fn in_fork(child: impl FnOnce() -> bool) {
@@ -61,6 +73,19 @@ pub fn in_fork(child: impl FnOnce() -> bool) {
     let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
     assert_eq!(waited, pid);
     assert_eq!(status, 0, "the child's wait status");
+}
+
+/// Repeats a system call while a signal interrupts it. The end of any child can: it is a signal
+/// to this process, and some calls do not go on after one even if it is ignored.
+pub fn uninterrupted<T: Copy + PartialEq + From<i8>>(mut call: impl FnMut() -> T) -> T {
+    loop {
+        let result = call();
+        let is_error = result == T::from(-1);
+        let error = std::io::Error::last_os_error();
+        if !is_error || error.kind() != std::io::ErrorKind::Interrupted {
+            return result;
+        }
+    }
 }
 
 /// Sends a signal to a process that this test started.

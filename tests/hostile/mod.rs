@@ -13,6 +13,8 @@ pub mod worker;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+use crate::common;
+
 pub const HEADER: usize = 384;
 /// First control line of the data side and of the health side.
 pub const DATA: usize = 512;
@@ -409,7 +411,8 @@ pub fn receive(socket: RawFd, buffer: &mut [u8], flags: i32) -> (isize, Vec<Owne
     };
     let mut header = message(&mut part, &mut rights, size_of::<Rights>());
     // SAFETY: one live buffer and one live control record, with their lengths.
-    let len = unsafe { libc::recvmsg(socket, &raw mut header, flags) };
+    let receive = || unsafe { libc::recvmsg(socket, &raw mut header, flags) };
+    let len = common::uninterrupted(receive);
     let mut fds = Vec::new();
     if len >= 0 && header.msg_controllen >= 16 && rights.header.cmsg_type == libc::SCM_RIGHTS {
         for fd in rights.fds.iter().take((rights.header.cmsg_len - 16) / 4) {

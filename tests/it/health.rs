@@ -1,0 +1,179 @@
+//! What a worker says of itself, whatever its handlers and its data rings do.
+
+use std::time::{Duration, Instant};
+
+use crate::common::*;
+use slipring::{Channel, Config, ErrorKind, WorkerState};
+
+fn ready(config: Config) -> Channel {
+    let channel = spawn(config);
+    channel.wait_ready(LONG).unwrap();
+    channel
+}
+
+const SHORT: Duration = Duration::from_millis(60);
+
+#[test]
+fn an_idle_worker_counts_what_it_has_served() {
+    let channel = ready(Config::small());
+    for i in 0..10 {
+        channel.call(ECHO, &vec![1; 100 + i], LONG).unwrap();
+    }
+    channel.call(FAIL, "the last one", LONG).unwrap_err();
+    let sent: u64 = (100..110).sum();
+    eventually("all is counted", || channel.ping(LONG).unwrap().requests_served == 12);
+    let health = channel.ping(LONG).unwrap();
+    assert_eq!(health.state, WorkerState::Idle);
+    assert_eq!((health.current_request, health.busy_for), (None, None));
+    assert_eq!(health.bytes_received, sent + 12);
+    assert!(health.bytes_sent >= sent, "{health:?}");
+    assert!(health.last_error.unwrap().contains("the last one"));
+    let status = channel.health();
+    assert_eq!((status.requests_served, status.bytes_received), (12, sent + 12));
+}
+
+#[test]
+fn a_last_error_of_wide_characters_is_cut_and_not_a_wrong_answer() {
+    for config in [Config::default(), Config::small()] {
+        let channel = ready(config);
+        for wide in ["\u{1F980}", "x\u{1F980}", "\u{E9}", "x"] {
+            channel.call(FAIL_SHORTLY, &wide.repeat(3000), LONG).unwrap_err();
+            let error = channel.ping(LONG).unwrap().last_error.unwrap();
+            assert!(error.contains(&wide.repeat(90)), "{error}");
+            assert!(error.len() < 1000 && !error.contains('\u{FFFD}'), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_long_message_is_counted_once_and_whole() {
+    let channel = ready(tiny(4 << 10).build().unwrap());
+    channel.call(SUM, &vec![1; 50_000], LONG).unwrap();
+    channel.call(BIG, &encode(&[40_000]), LONG).unwrap();
+    eventually("all is counted", || channel.ping(LONG).unwrap().requests_served == 3);
+    let health = channel.ping(LONG).unwrap();
+    assert_eq!(health.bytes_received, 50_008);
+    assert_eq!(health.bytes_sent, 40_008);
+}
+
+#[test]
+fn a_busy_worker_says_with_what_since_when_and_how_far() {
+    let channel = ready(Config::small());
+    let pending = channel.submit(UNTIL_CANCELLED, b"", LONG).unwrap();
+    eventually("it runs", || channel.health().current_request == Some(pending.request()));
+    let first = channel.ping(LONG).unwrap();
+    assert_eq!((first.state, first.current_request), (WorkerState::Busy, Some(pending.request())));
+    std::thread::sleep(SHORT);
+    let later = channel.ping(LONG).unwrap();
+    assert!(later.busy_for.unwrap() >= first.busy_for.unwrap() + SHORT / 2);
+    assert!(later.progress > first.progress);
+    pending.cancel();
+    pending.wait().unwrap_err();
+    eventually("it is idle", || channel.ping(LONG).unwrap().state == WorkerState::Idle);
+}
+
+#[test]
+fn pings_are_answered_while_a_handler_never_returns_and_the_rings_are_full() {
+    let channel = ready(tiny(4 << 10).build().unwrap());
+    let stuck = channel.submit(FOR_EVER, b"", LONG).unwrap();
+    eventually("it runs", || channel.health().current_request == Some(stuck.request()));
+    let mut queued = Vec::new();
+    while let Ok(pending) = channel.submit(ECHO, &[0; 900], Duration::ZERO) {
+        queued.push(pending);
+    }
+    let mut times: Vec<Duration> = (0..200)
+        .map(|_| {
+            let start = Instant::now();
+            let health = channel.ping(LONG).unwrap();
+            assert_eq!(health.current_request, Some(stuck.request()));
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    println!("ping p50 {:?} p99 {:?}", percentile(&times, 50), percentile(&times, 99));
+    assert!(queued.len() >= 2, "the ring was full");
+}
+
+#[test]
+fn pings_are_answered_while_a_stream_waits_for_its_reader() {
+    let channel = ready(Config::small());
+    let stream = channel.stream(COUNT, &encode(&[1 << 40, 1000]), LONG).unwrap();
+    eventually("it waits", || channel.ping(LONG).unwrap().state == WorkerState::AwaitingCredit);
+    let health = channel.ping(LONG).unwrap();
+    assert_eq!(health.current_request, Some(stream.request()));
+    drop(stream);
+    eventually("it is idle", || channel.ping(LONG).unwrap().state == WorkerState::Idle);
+}
+
+#[test]
+fn many_threads_can_ping_while_others_call() {
+    let channel = ready(Config::small());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    channel.ping(LONG).unwrap();
+                    assert_usable(&channel);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_stopped_worker_is_unresponsive_but_not_killed_and_goes_on_rightly() {
+    let channel = ready(Config::small());
+    stop(channel.pid());
+    for _ in 0..3 {
+        let error = channel.ping(SHORT).unwrap_err();
+        assert!(error.is_timeout() && error.to_string().contains("unresponsive"), "{error}");
+        let error = channel.call(ECHO, b"late", SHORT).unwrap_err();
+        assert!(error.is_timeout() && !error.is_fatal(), "{error}");
+    }
+    // Long enough that it is still awaited when the worker goes on.
+    let waiting = channel.submit(ECHO, b"patient", LONG).unwrap();
+    assert!(channel.is_alive() && channel.exit_cause().is_none());
+    send_signal(channel.pid(), libc::SIGCONT);
+    assert_eq!(waiting.wait().unwrap().to_vec(), b"patient");
+    for i in 0..20_u64 {
+        assert_eq!(numbers(&channel.call(ECHO, &encode(&[i]), LONG).unwrap().to_vec()), [i]);
+        channel.ping(LONG).unwrap();
+    }
+    let stats = channel.stats();
+    assert_eq!((stats.unknown_frames, stats.cancels), (0, 3));
+}
+
+#[test]
+fn a_worker_that_is_stopped_in_a_handler_replies_late_to_nobody() {
+    let channel = ready(Config::small());
+    let pending = channel.submit(SLOW_ECHO, &encode(&[50]), Duration::from_millis(150)).unwrap();
+    eventually("it runs", || channel.health().current_request == Some(pending.request()));
+    stop(channel.pid());
+    assert!(pending.wait().unwrap_err().is_timeout());
+    send_signal(channel.pid(), libc::SIGCONT);
+    assert_eq!(channel.call(ECHO, b"next", LONG).unwrap().to_vec(), b"next");
+    assert_eq!(channel.stats().late_frames, 1);
+}
+
+#[test]
+fn a_ping_that_times_out_does_not_spoil_the_next_ones() {
+    let channel = ready(Config::small());
+    for _ in 0..200 {
+        match channel.ping(Duration::from_micros(20)) {
+            Ok(_) => {}
+            Err(error) => assert!(error.is_timeout(), "{error}"),
+        }
+    }
+    channel.call(ECHO, b"x", LONG).unwrap();
+    eventually("it is counted", || channel.ping(LONG).unwrap().requests_served == 2);
+}
+
+#[test]
+fn the_last_status_stays_readable_after_the_end() {
+    let channel = ready(Config::small());
+    channel.call(ECHO, b"x", LONG).unwrap();
+    within_long("close", || channel.close(LONG)).unwrap();
+    assert_eq!(channel.ping(LONG).unwrap_err().kind(), ErrorKind::Closed);
+    let health = channel.health();
+    assert_eq!((health.state, health.requests_served), (WorkerState::Stopping, 2));
+}

@@ -1,0 +1,52 @@
+//! The tests that need no binary of their own. One that changes or measures its own process
+//! (descriptors, limits, signals, forks) runs itself again in a process of its own: see
+//! `in_a_process_of_its_own`. A binary of its own has only what cannot be done so.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    reason = "tests"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[cfg(feature = "tokio")]
+#[path = "../executors/mod.rs"]
+mod executors;
+#[path = "../hostile/mod.rs"]
+mod hostile;
+
+mod absurd;
+mod calls;
+mod closing;
+mod concurrency;
+mod deaths;
+mod ending;
+mod examples;
+mod faults;
+mod forked;
+mod full_filesystems;
+mod health;
+mod hostile_parent;
+mod inherited;
+mod limits;
+mod parents;
+mod platforms;
+mod processors;
+mod raw_links;
+#[cfg(feature = "tokio")]
+mod reactors;
+mod spawning;
+mod streams;
+mod system_calls;
+#[cfg(feature = "tokio")]
+mod tasks;
+#[cfg(feature = "tokio")]
+mod tasks_dropped;
+#[cfg(feature = "tokio")]
+mod tasks_scale;
+#[cfg(all(feature = "tracing", feature = "testing"))]
+mod tracing_spans;
+
+common::worker_entry!();

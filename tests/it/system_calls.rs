@@ -1,0 +1,214 @@
+//! System calls that a kernel or a sandbox does not have, and clocks that none may wait for.
+//! Each in a process of its own, under a filter.
+#![allow(unsafe_code, reason = "filters of system calls")]
+
+use std::time::Duration;
+
+use crate::common::*;
+use slipring::{ErrorKind, Kind, Spawner};
+
+fn small() -> Spawner {
+    spawner().config(tiny(4 << 10).max_in_flight(64).build().unwrap())
+}
+
+/// What must hold for an argument of a system call, of which the low 32 bits are looked at.
+#[derive(Clone, Copy)]
+enum Argument {
+    HasBits(u32, u32),
+    IsOver(u32, u32),
+    Equals(u32, u32),
+}
+
+/// From now on these system calls, with these arguments, have this result, for this process
+/// and all that it starts.
+fn filter(rules: &[(i64, &[Argument])], result: u32) {
+    let statement =
+        |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
+    let load = |at: u32| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at, 0, 0);
+    let test = |code: u32, k: u32, miss: usize| {
+        statement(libc::BPF_JMP | code | libc::BPF_K, k, 0, miss as u8)
+    };
+    let mut program = Vec::new();
+    for (call, arguments) in rules {
+        // What is left of the rule when a condition does not hold.
+        let mut rest = 2 * arguments.len() + 1;
+        program.extend([load(0), test(libc::BPF_JEQ, *call as u32, rest)]);
+        for argument in *arguments {
+            rest -= 2;
+            let (which, code, value) = match *argument {
+                Argument::HasBits(which, bits) => (which, libc::BPF_JSET, bits),
+                Argument::IsOver(which, value) => (which, libc::BPF_JGT, value),
+                Argument::Equals(which, value) => (which, libc::BPF_JEQ, value),
+            };
+            program.extend([load(16 + 8 * which), test(code, value, rest)]);
+        }
+        program.push(statement(libc::BPF_RET | libc::BPF_K, result, 0, 0));
+    }
+    program.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0));
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: takes integers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    // All threads: the harness has one more.
+    let all = libc::SECCOMP_FILTER_FLAG_TSYNC;
+    // SAFETY: a live program, which the kernel copies.
+    let set = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, all, &raw const filter)
+    };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Makes these system calls fail as if the kernel did not know them.
+fn without(calls: &[i64]) {
+    let rules: Vec<_> = calls.iter().map(|call| (*call, &[][..])).collect();
+    filter(&rules, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32);
+}
+
+fn assert_all_works() {
+    let channel = small().spawn().unwrap();
+    channel.wait_ready(LONG).unwrap();
+    for i in 0..200 {
+        let bytes = pattern(i, 900);
+        assert!(channel.call(ECHO, &bytes, LONG).unwrap().to_vec() == bytes);
+    }
+    let chunks = channel.stream(COUNT, &encode(&[300, 100]), LONG).unwrap();
+    assert_eq!(chunks.map(Result::unwrap).count(), 300);
+    channel.ping(LONG).unwrap();
+    let timeout = Duration::from_millis(30);
+    assert!(channel.call(SLOW_ECHO, &encode(&[100]), timeout).unwrap_err().is_timeout());
+    assert_usable(&channel);
+    // A close wakes who waits.
+    std::thread::scope(|scope| {
+        let waiting = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
+        let waiter = scope.spawn(|| waiting.wait().unwrap_err().kind());
+        std::thread::sleep(Duration::from_millis(20));
+        within_long("close", || channel.close(Duration::from_millis(100))).unwrap();
+        assert_eq!(waiter.join().unwrap(), ErrorKind::Closed);
+    });
+    let channel = small().spawn().unwrap();
+    let error = channel.call(RAISE, &[libc::SIGKILL as u8], LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PeerDied);
+    let idle = small().spawn().unwrap();
+    idle.wait_ready(LONG).unwrap();
+    send_signal(idle.pid(), libc::SIGKILL);
+    eventually("it is noticed", || !idle.is_alive());
+    eventually("it is reaped", || !is_in_the_table(idle.pid()));
+    drop(channel);
+    let error = small().mode("fail").spawn().unwrap().call(Kind::app(1), b"", LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Session);
+}
+
+#[test]
+fn without_futex_waitv_all_works() {
+    if in_a_process_of_its_own(name_of(without_futex_waitv_all_works)) {
+        without(&[libc::SYS_futex_waitv]);
+        assert_all_works();
+    }
+}
+
+#[test]
+fn without_pidfds_all_works() {
+    if in_a_process_of_its_own(name_of(without_pidfds_all_works)) {
+        without(&[libc::SYS_pidfd_open, libc::SYS_pidfd_send_signal]);
+        assert_all_works();
+    }
+}
+
+#[test]
+fn without_robust_lists_all_works() {
+    if in_a_process_of_its_own(name_of(without_robust_lists_all_works)) {
+        without(&[libc::SYS_get_robust_list, libc::SYS_set_robust_list]);
+        assert_all_works();
+    }
+}
+
+#[test]
+fn without_all_that_is_new_all_works() {
+    if in_a_process_of_its_own(name_of(without_all_that_is_new_all_works)) {
+        let calls = [libc::SYS_futex_waitv, libc::SYS_pidfd_open, libc::SYS_pidfd_send_signal];
+        without(&[&calls[..], &[libc::SYS_membarrier, libc::SYS_close_range]].concat());
+        assert_all_works();
+    }
+}
+
+/// A process that waits until a time of the wall clock is killed.
+fn kill_who_waits_for_the_wall_clock() {
+    let realtime = libc::CLOCK_REALTIME as u32;
+    let flag = libc::FUTEX_CLOCK_REALTIME as u32;
+    filter(
+        &[
+            // With a timeout: waits without one name a clock as well.
+            (libc::SYS_futex, &[Argument::HasBits(1, flag), Argument::IsOver(3, 0)]),
+            (libc::SYS_futex_waitv, &[Argument::IsOver(3, 0), Argument::Equals(4, realtime)]),
+            // For a while, which this clock's steps do not change, is no matter.
+            (
+                libc::SYS_clock_nanosleep,
+                &[Argument::Equals(0, realtime), Argument::HasBits(1, libc::TIMER_ABSTIME as u32)],
+            ),
+            (libc::SYS_timerfd_create, &[Argument::Equals(0, realtime)]),
+        ],
+        libc::SECCOMP_RET_KILL_PROCESS,
+    );
+}
+
+#[test]
+fn nothing_waits_for_the_wall_clock() {
+    if in_a_process_of_its_own(name_of(nothing_waits_for_the_wall_clock)) {
+        kill_who_waits_for_the_wall_clock();
+        assert_all_works();
+    }
+}
+
+#[test]
+fn nothing_waits_for_the_wall_clock_without_futex_waitv_either() {
+    if in_a_process_of_its_own(name_of(nothing_waits_for_the_wall_clock_without_futex_waitv_either))
+    {
+        without(&[libc::SYS_futex_waitv, libc::SYS_pidfd_open]);
+        kill_who_waits_for_the_wall_clock();
+        assert_all_works();
+    }
+}
+
+#[test]
+fn who_waits_for_the_wall_clock_is_killed() {
+    let name = name_of(who_waits_for_the_wall_clock_is_killed);
+    if !is_rerun(name) {
+        use std::os::unix::process::ExitStatusExt;
+        let status = rerun_command(name).output().unwrap().status;
+        assert_eq!(status.signal(), Some(libc::SIGSYS), "{status}");
+        return;
+    }
+    kill_who_waits_for_the_wall_clock();
+    let until = libc::timespec { tv_sec: 1, tv_nsec: 0 };
+    let (word, operation) = (0_u32, libc::FUTEX_WAIT_BITSET | libc::FUTEX_CLOCK_REALTIME);
+    // SAFETY: a live word and a live time; it has long passed.
+    unsafe {
+        libc::syscall(libc::SYS_futex, &raw const word, operation, 0, &raw const until, 0, !0_u32)
+    };
+}
+
+#[test]
+fn no_deadline_is_read_from_the_wall_clock() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut directories = vec![root];
+    let mut files = 0;
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap().flatten() {
+            if entry.path().is_dir() {
+                directories.push(entry.path());
+                continue;
+            }
+            files += 1;
+            // Named channels sleep in events that only know the wall clock, in slices that
+            // are bounded by a monotonic deadline; and they date what is left over.
+            if ["shm/slices.rs", "named/stale.rs"].iter().any(|named| entry.path().ends_with(named))
+            {
+                continue;
+            }
+            let text = std::fs::read_to_string(entry.path()).unwrap();
+            for word in ["SystemTime", "CLOCK_REALTIME", "FUTEX_CLOCK_REALTIME", "gettimeofday"] {
+                assert!(!text.contains(word), "{}: {word}", entry.path().display());
+            }
+        }
+    }
+    assert!(files > 30);
+}
