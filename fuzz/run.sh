@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Fuzzes: `fuzz/run.sh [TARGET]... [-- LIBFUZZER OPTION...]`. Without a target, all of them,
-# one after the other; without an option, ten seconds each. Starts from the seeds and the
-# regressions in the repository, and keeps what it finds in fuzz/corpus, which is not in it.
+# Fuzzes: `fuzz/run.sh [TARGET]... [-- LIBFUZZER OPTION...]`. Without a target it runs all of
+# them, one after the other; without an option, for ten seconds each. It starts from the seeds
+# and the regressions in the repository, and keeps new inputs in fuzz/corpus, which git ignores.
 #
 #   fuzz/run.sh                                      as CI does
 #   SANITIZER=none fuzz/run.sh matrix -- -runs=100000000   a decoder, for a release
@@ -9,7 +9,8 @@
 #
 # The sanitizer is AddressSanitizer, unless SANITIZER names another. The decoders have no
 # unsafe code, and without one they run three to ten times as fast.
-# Needs a nightly toolchain, and installs cargo-fuzz if it is missing.
+# It needs a nightly toolchain, and installs cargo-fuzz if that is missing. Without either,
+# `cd fuzz && cargo test --no-default-features` replays the seeds and the regressions.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,9 +24,11 @@ while (($#)); do
   targets+=("$1")
   shift
 done
-((${#targets[@]})) || mapfile -t targets < <(sed -n 's/^name = "\(.*\)"/\1/p' fuzz/Cargo.toml | grep -v slipring-fuzz)
+((${#targets[@]})) || mapfile -t targets < <(ls fuzz/seeds)
 ((${#options[@]})) || options=(-max_total_time=10)
 
+# cargo-fuzz adds its own flags to these, and does not read fuzz/.cargo/config.toml.
+export RUSTFLAGS="--cfg slipring_fuzzing ${RUSTFLAGS:-}"
 command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 for target in "${targets[@]}"; do
   printf '\n== %s\n' "$target"

@@ -48,8 +48,9 @@ cfg_if! {
         mod config;
         mod error;
         mod failpoint;
+        #[cfg(slipring_fuzzing)]
         #[doc(hidden)]
-        #[cfg(not(loom))]
+        #[path = "../fuzz/inside/mod.rs"]
         pub mod fuzzing;
         mod id;
         mod link;

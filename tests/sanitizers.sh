@@ -18,9 +18,13 @@ address() {
     export RUSTFLAGS="-Zsanitizer=address -Cunsafe-allow-abi-mismatch=sanitizer"
     export CARGO_TARGET_DIR="$targets/address"
     # One test bounds resident memory, which here has a shadow and a quarantine in it.
-    run --lib --test hostile_worker --test thread_worker --test fuzz_replay -- \
+    run --lib --test hostile_worker --test thread_worker -- \
         --skip a_stream_that_ignores_its_credit
     run --test it -- calls:: streams:: concurrency:: closing::
+    # The library with the checks of the fuzz targets in it.
+    RUSTFLAGS="$RUSTFLAGS --cfg slipring_fuzzing" CARGO_TARGET_DIR="$targets/address-fuzz" \
+        cargo +nightly test --manifest-path fuzz/Cargo.toml --no-default-features \
+        --target x86_64-unknown-linux-gnu
 }
 
 thread() {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module imports only from lower levels, or from its own folder.
-const LEVELS: [(&str, u32); 20] = [
+const LEVELS: [(&str, u32); 19] = [
     ("error", 0),
     ("config", 0),
     ("id", 0),
@@ -25,7 +25,6 @@ const LEVELS: [(&str, u32); 20] = [
     ("tasks", 8),
     ("named", 8),
     ("testing", 8),
-    ("fuzzing", 9),
 ];
 
 /// The only files that may contain `unsafe`, each with a reason at its head.

@@ -337,11 +337,6 @@ impl Consumer {
         self.has_next() || self.sleeper.glance(has_rung, || self.has_next())
     }
 
-    /// Publishes any head, as a hostile peer could: for fuzzing.
-    pub(crate) fn forge_head(&self, head: u64) {
-        self.shared.head.store(head, Ordering::Release);
-    }
-
     /// Says that this end is about to sleep for the next frame; a SeqCst fence and
     /// another look must follow. Returns the position: a look that goes past it makes the
     /// announcement void.

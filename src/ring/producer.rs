@@ -354,16 +354,6 @@ impl Producer {
         }
     }
 
-    /// Writes anything into the ring from a position on, as a hostile peer could: for fuzzing.
-    pub(crate) fn forge(&self, from: u64, bytes: &[u8]) {
-        let words = bytes.as_chunks::<8>().0.iter().take(self.slots.capacity() / 8);
-        for (index, word) in words.enumerate() {
-            let position = from.wrapping_add(as_u64(index / 8 * 64));
-            let line = self.slots.line(position);
-            line.store(index % 8, u64::from_le_bytes(*word), Ordering::Relaxed);
-        }
-    }
-
     /// Where the next slot starts.
     pub(crate) fn tail(&self) -> u64 {
         self.tail

@@ -1,12 +1,4 @@
-//! What must hold for any input, by name of the fuzz target.
-//!
-//! The targets in `fuzz_targets/` run these checks on what the fuzzer thinks up,
-//! `tests/fuzz_replay.rs` on the committed files without a fuzzer. The payloads are
-//! checked through the public interface; `slipring::fuzzing` reaches the inside.
-//!
-//! To add a target: a function here and its row in [`TARGETS`], a file of five
-//! lines in `fuzz_targets/`, a `[[bin]]` in `Cargo.toml`, and a file or more in
-//! `seeds/<target>/`. An input that failed goes to `regressions/<target>/`.
+//! Checks of payloads: whatever a decoder accepts, it encodes to the same bytes again.
 
 use std::cell::Cell;
 
@@ -16,31 +8,9 @@ use slipring::payload::{
 };
 use slipring::{Error, ErrorKind, Result};
 
-/// A check: it panics when something does not hold.
-pub(crate) type Check = fn(&[u8]);
-
-/// Every target and its check.
-pub(crate) const TARGETS: &[(&str, Check)] = &[
-    ("text_batch", text_batch),
-    ("matrix", matrix),
-    ("attach_header", slipring::fuzzing::attach_header),
-    ("ring", slipring::fuzzing::ring),
-    ("messages", slipring::fuzzing::messages),
-    // A worker that is no process.
-    #[cfg(feature = "testing")]
-    ("hostile_peer", slipring::fuzzing::hostile_peer),
-    #[cfg(feature = "testing")]
-    ("streams", slipring::fuzzing::streams),
-];
-
-/// Runs the check of `target` on `data`.
-pub(crate) fn run(target: &str, data: &[u8]) {
-    let found = TARGETS.iter().find(|(name, _)| *name == target);
-    let (_, check) = found.unwrap_or_else(|| unreachable!("no fuzz target {target}"));
-    check(data);
-}
-
-fn text_batch(data: &[u8]) {
+/// Decodes the input as a batch of texts, encodes its lines as batches, and decodes it while it
+/// changes.
+pub fn text_batch(data: &[u8]) {
     text_batch_as_encoding(data);
     text_batch_of_lines(data);
 
@@ -52,7 +22,7 @@ fn text_batch(data: &[u8]) {
 }
 
 fn text_batch_as_encoding(data: &[u8]) {
-    // On top of another batch, of which nothing may remain.
+    // Decoded into a value that holds another batch, of which nothing may remain.
     let mut texts = Texts::decode(&encode(&batch(&["left", "over"]))).expect("a good batch");
     match texts.decode_from(data) {
         Ok(()) => {
@@ -69,7 +39,7 @@ fn text_batch_as_encoding(data: &[u8]) {
     }
 }
 
-/// Any bytes are texts, one a line, to cut into batches of a limited size.
+/// Takes the input as lines of text and cuts them into batches of a limited size.
 fn text_batch_of_lines(data: &[u8]) {
     let all = String::from_utf8_lossy(data);
     let lines: Vec<&str> = all.split('\n').collect();
@@ -102,12 +72,14 @@ fn check_texts(texts: &Texts, encoded_len: usize) {
     assert_eq!(texts.iter().map(str::len).sum::<usize>(), texts.text_bytes());
     assert!(texts.iter().enumerate().all(|(index, text)| texts.get(index) == Some(text)));
     assert_eq!(texts.get(texts.len()), None);
-    // Valid by themselves: the very bytes pass for UTF-8 again.
+    // Each text is valid UTF-8 by itself, not only all texts together.
     assert!(texts.iter().all(|text| std::str::from_utf8(text.as_bytes()) == Ok(text)));
     assert_eq!(Texts::decode(&encode(texts)).expect("what was decoded"), *texts);
 }
 
-fn matrix(data: &[u8]) {
+/// Decodes the input as a matrix, encodes it as the elements of one, and decodes it while it
+/// changes.
+pub fn matrix(data: &[u8]) {
     match MatrixReader::new(data) {
         Ok(reader) => {
             check_matrix(&reader, data);
@@ -135,7 +107,8 @@ fn matrix(data: &[u8]) {
     }
 }
 
-/// Any bytes are the elements of a matrix whose shape the first three of them choose.
+/// Takes the input as the elements of a matrix, whose element type and shape its first three
+/// bytes choose.
 fn matrix_of_elements(data: &[u8]) {
     let Some(([code, rows, columns], elements)) = data.split_first_chunk() else { return };
     let Some(element) = ElementType::from_code(code % 6) else { return };
@@ -188,18 +161,18 @@ fn check_matrix(reader: &MatrixReader<&[u8]>, encoding: &[u8]) {
     check_rows(reader, &values, encoding);
 }
 
-/// Rows copied one by one, and written one by one, make the same matrix.
+/// Copies rows one by one and writes them one by one: the matrix must be the same.
 fn check_rows(reader: &MatrixReader<&[u8]>, values: &[f32], encoding: &[u8]) {
     let shape = reader.shape();
     let mut slot = vec![0xa5; shape.encoded_len()];
     let mut writer = MatrixWriter::new(&mut slot, shape).expect("a slot of the length");
-    // Without data nothing bounds the length of a row, or the number of rows.
+    // A matrix without elements may have rows of any length, or any number of rows.
     let mut row = vec![1.0; shape.cols().min(shape.elements())];
     if shape.elements() > 0 {
         for (index, expected) in values.chunks(shape.cols()).enumerate() {
             reader.copy_row(index, &mut row).expect("a row");
             assert!(same_bits(&row, expected));
-            // Narrowing undoes widening, for every NaN too.
+            // Narrowing a widened value gives the same bits, also for NaN.
             writer.write_row_f32(index, &row).expect("a row");
         }
     }
@@ -216,7 +189,7 @@ fn batch<'a>(texts: &'a [&'a str]) -> TextBatch<'a, &'a str> {
     TextBatch::new(texts).expect("no more than 32 bits allow")
 }
 
-/// The encoding in a slot that held something else before.
+/// Encodes into a buffer that held something else before.
 fn encode(payload: &impl Payload) -> Vec<u8> {
     let mut slot = vec![0xa5; payload.encoded_len()];
     payload.encode(&mut slot).expect("a slot of the announced length");
@@ -232,14 +205,14 @@ fn check_refusal(error: &Error) {
     assert!(!error.to_string().is_empty());
 }
 
-/// A source that a peer rewrites between reads: they see two versions in turn.
+/// A source that a peer rewrites between reads: every read sees the other of two versions.
 struct Unsteady<'a> {
     versions: [&'a [u8]; 2],
     reads: Cell<usize>,
 }
 
 impl<'a> Unsteady<'a> {
-    /// The halves of `data` are the versions; either can come first.
+    /// Makes the halves of `data` the versions, once in each order.
     fn both_ways(data: &'a [u8]) -> [Self; 2] {
         let (left, rest) = data.split_at(data.len() / 2);
         let right = rest.get(..left.len()).expect("the second half is not the shorter one");

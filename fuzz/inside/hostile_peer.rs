@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use super::peer::{Input, Rig, origin, poke, tiny};
+use super::peer::{Input, Rig, origin, tiny};
 use crate::channel::{Channel, Pending, Reply, Stream, StreamTimeouts};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
@@ -106,7 +106,7 @@ impl Play {
             12 => self.forge_head(input),
             13 => self.ring_bell(input),
             14 => self.serve_health(input),
-            15 => self.touch_hint(input),
+            15 => self.touch_wake_fd(input),
             16 | 17 => self.submit(input),
             18 => self.open_stream(input),
             19 | 20 => self.wait(input),
@@ -338,13 +338,12 @@ impl Play {
     /// The worker writes while the parent waits.
     fn storm(&mut self, input: &mut Input<'_>) {
         (self.has_forged_up, self.has_forged_down) = (true, true);
-        let region = self.rig.region.clone();
+        let forge = self.rig.forge.clone();
         let (first, words) = (input.u16(), input.u8() % 16);
         let ring = as_usize(self.rig.worker.header.peer.data.offset);
         let tail = self.rig.worker.data.producer.tail();
         // Where the parent looks, or on the control lines.
         let at = if first & 1 == 0 { ring + as_usize(tail % 4096) } else { control::DATA };
-        let len = self.rig.region_len;
         let values: Vec<u64> = (0..words)
             .map(|_| match input.u8() {
                 0 => tail | 1,
@@ -356,8 +355,7 @@ impl Play {
         std::thread::scope(|scope| {
             let storm = scope.spawn(move || {
                 for (index, value) in values.iter().cycle().take(values.len() * 8).enumerate() {
-                    let offset = at + 8 * (index % values.len());
-                    poke(&region, offset % len, *value);
+                    forge.set_word(at + 8 * (index % values.len()), *value);
                 }
             });
             let mut which = Input(&[7]);

@@ -1,17 +1,16 @@
-//! Replays the committed inputs of the fuzz targets, without a fuzzer.
-
-#[path = "../fuzz/src/checks.rs"]
-mod checks;
+//! Replays the inputs in `seeds/` and `regressions/`, without a fuzzer.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The committed inputs of each target, in a folder of `fuzz/`.
+use slipring_fuzz::{TARGETS, check};
+
+/// Lists the inputs in a folder of this package, by target.
 fn inputs(folder: &str) -> BTreeMap<String, Vec<PathBuf>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(folder);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let list = |folder: &Path| -> Vec<PathBuf> {
-        let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+        let entries = fs::read_dir(folder).expect("a readable folder");
         entries.map(|entry| entry.expect("a readable folder").path()).collect()
     };
     let targets = list(&folder).into_iter().filter(|path| path.is_dir());
@@ -27,27 +26,24 @@ fn inputs(folder: &str) -> BTreeMap<String, Vec<PathBuf>> {
 
 fn replay(folder: &str) {
     for (target, files) in inputs(folder) {
-        if cfg!(not(feature = "testing")) && ["hostile_peer", "streams"].contains(&&*target) {
-            println!("{target}: left out, it needs the feature `testing`");
-            continue;
-        }
         for file in files {
             let data = fs::read(&file).expect("a readable input");
-            // Captured, and shown when the check fails.
+            // Captured, and shown if the check fails.
             println!("{target}: {}", file.display());
-            checks::run(&target, &data);
+            check(&target, &data);
         }
     }
 }
 
 #[test]
-fn every_target_has_seeds_and_a_binary_of_the_fuzz_package() {
+fn every_target_has_seeds_and_a_program() {
     let seeds = inputs("seeds");
-    let targets = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
-    let manifest = fs::read_to_string(targets.with_file_name("Cargo.toml")).expect("a manifest");
-    for (target, _) in checks::TARGETS {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("a manifest");
+    for (target, _) in TARGETS {
         assert!(seeds.get(*target).is_some_and(|files| !files.is_empty()), "seeds of {target}");
-        assert!(targets.join(target).with_extension("rs").is_file(), "binary of {target}");
+        let program = root.join("fuzz_targets").join(target).with_extension("rs");
+        assert!(program.is_file(), "program of {target}");
         assert!(manifest.contains(&format!("name = \"{target}\"")), "manifest entry of {target}");
     }
 }
@@ -59,5 +55,6 @@ fn every_seed_passes() {
 
 #[test]
 fn every_regression_stays_fixed() {
+    assert!(inputs("regressions").len() >= 3, "the regressions were not found");
     replay("regressions");
 }

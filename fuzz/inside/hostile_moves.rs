@@ -5,9 +5,8 @@ use super::peer::Input;
 use crate::protocol::health::Status;
 use crate::protocol::kind::flags;
 use crate::protocol::{Kind, failure};
-use crate::ring::{Header, Producer};
+use crate::ring::Header;
 use crate::shm::layout::{as_usize, control};
-use crate::sync::Ordering;
 
 impl Play {
     pub(super) fn request(&self, choice: u8) -> u64 {
@@ -114,7 +113,7 @@ impl Play {
         let value = if place & 1 == 0 { input.u64() } else { u64::from(input.u8()) };
         // Half of them on the control lines.
         let offset = as_usize(u64::from(place / 4)) * 8;
-        self.rig.poke(if place & 2 == 0 { offset } else { offset % control::END }, value);
+        self.rig.forge.set_word(if place & 2 == 0 { offset } else { offset % control::END }, value);
     }
 
     /// A frame where the parent looks for one, with lies in it.
@@ -136,38 +135,41 @@ impl Play {
         let request = self.request(input.u8());
         let words = [commit, len | kind << 32 | flags << 48, request, u64::from(lie & 64)];
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        producer.forge(position, &bytes);
+        self.rig.forge.write_ring(&self.rig.worker.header.peer.data, position, &bytes);
     }
 
     pub(super) fn forge_bytes(&mut self, input: &mut Input<'_>) {
         self.has_forged_up = true;
         let is_health = input.u8().is_multiple_of(4);
         let worker = &self.rig.worker;
-        let producer: &Producer =
-            if is_health { &worker.health.producer } else { &worker.data.producer };
+        let geometry = &worker.header.peer;
+        let (producer, ring) = match is_health {
+            true => (&worker.health.producer, &geometry.health),
+            false => (&worker.data.producer, &geometry.data),
+        };
         let from = producer.tail().wrapping_add(u64::from(input.u8() % 64) * 64);
         let bytes: Vec<u8> = (0..input.u8() % 64).map(|_| input.u8()).collect();
-        producer.forge(from, &bytes);
+        self.rig.forge.write_ring(ring, from, &bytes);
     }
 
     pub(super) fn forge_head(&mut self, input: &mut Input<'_>) {
         self.has_forged_down = true;
         let choice = input.u8();
         let worker = &self.rig.worker;
-        let consumer =
-            if choice & 1 == 0 { &worker.data.consumer } else { &worker.health.consumer };
+        let (consumer, side) = match choice & 1 {
+            0 => (&worker.data.consumer, control::DATA),
+            _ => (&worker.health.consumer, control::HEALTH),
+        };
         let head = match choice & 2 {
             0 => consumer.position().wrapping_add(u64::from(input.u8() % 72) * 64),
             _ => input.u64(),
         };
-        consumer.forge_head(head);
+        self.rig.forge.set_head(side, head);
     }
 
     pub(super) fn ring_bell(&mut self, input: &mut Input<'_>) {
         let side = if input.u8().is_multiple_of(2) { control::DATA } else { control::HEALTH };
-        let word = self.rig.region.u32_at(side + control::BELL).unwrap();
-        let add = u32::from(input.u16());
-        word.store(word.load(Ordering::Relaxed).wrapping_add(add), Ordering::Release);
+        self.rig.forge.ring_bell(side, u32::from(input.u16()));
     }
 
     pub(super) fn serve_health(&mut self, input: &mut Input<'_>) {
@@ -194,7 +196,7 @@ impl Play {
         claim.commit(Header { kind, request, ..Header::default() });
     }
 
-    pub(super) fn touch_hint(&self, input: &mut Input<'_>) {
+    pub(super) fn touch_wake_fd(&self, input: &mut Input<'_>) {
         let Some(wake_fd) = &self.rig.wake_fd else { return };
         match input.u8() % 3 {
             0 => wake_fd.wake_peer(),

@@ -1,37 +1,32 @@
-//! Checks for the fuzz targets that need the inside of the library. Not an interface:
-//! `fuzz/src/checks.rs` calls these, and `tests/fuzz_replay.rs` replays what was found.
-#![allow(missing_docs, reason = "not an interface")]
-#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a check panics")]
+//! Checks of fuzz targets that need the inside of the library. Compiled into the library as its
+//! module `fuzzing`, only with `--cfg slipring_fuzzing`; `fuzz/src/lib.rs` calls them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a check panics")]
 
-#[cfg(feature = "testing")]
+mod forge;
 mod hostile_moves;
-#[cfg(feature = "testing")]
 mod hostile_peer;
-#[cfg(feature = "testing")]
 mod model;
-#[cfg(feature = "testing")]
 mod peer;
-#[cfg(feature = "testing")]
 mod streams;
 
-#[cfg(feature = "testing")]
 pub use hostile_peer::hostile_peer;
-#[cfg(feature = "testing")]
 pub use streams::streams;
 use zerocopy::IntoBytes;
 
+use self::forge::Forge;
 use crate::config::{Config, RingConfig, WaitStrategy};
 use crate::error::ErrorKind;
 use crate::link::{ParentLink, WorkerLink};
 use crate::protocol::handshake::{Answer, Hello};
 use crate::protocol::{failure, health};
 use crate::ring::Consumer;
-use crate::shm::layout::{RegionHeader, Side, as_u64};
+use crate::shm::layout::{RegionHeader, Side, as_u64, control};
 
-/// A region's header: what is accepted holds together, and reads back to the byte.
+/// Parses the input as the header of a region. The parts of an accepted header fit together,
+/// and it has the same bytes when it is written again.
 pub fn attach_header(data: &[u8]) {
     for side in [Side::Down, Side::Up] {
-        // The region is as long as the header says, so that the check of that passes.
+        // The length that the header states, so that the check of the length can pass.
         let said = data.get(40..48).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
         for len in [said, as_u64(data.len()), said.wrapping_add(1)] {
             match RegionHeader::parse(data, side, len) {
@@ -57,8 +52,9 @@ fn check_header(header: &RegionHeader, data: &[u8], len: u64) {
     assert!(header.build_name().len() <= 3 * 64);
 }
 
-/// A ring whose bytes, and a head, are whatever the peer likes: the consumer hands out
-/// frames inside their caps or is poisoned for good, the producer likewise.
+/// Fills a ring with the input, and stores its first eight bytes as the head of the other ring.
+/// The consumer delivers frames within the limits until it is poisoned for good; so is the
+/// producer if the head is impossible.
 pub fn ring(data: &[u8]) {
     let (head, data) = data.split_at_checked(8).unwrap_or((&[0; 8], data));
     let head = head.try_into().map_or(0, u64::from_le_bytes);
@@ -66,11 +62,12 @@ pub fn ring(data: &[u8]) {
     let wait = WaitStrategy::Park;
     let config = Config { down: ring, up: ring, wait, ..Config::small() };
     let (mut parent, files) = ParentLink::create(&config, None).unwrap();
+    let forge = Forge::new(&files.up);
     let worker = WorkerLink::attach(files.down.into(), files.up.into(), wait, None).unwrap();
-    worker.data.producer.forge(0, data);
+    forge.write_ring(&worker.header.peer.data, 0, data);
     drain(&mut parent.data.consumer);
 
-    worker.data.consumer.forge_head(head);
+    forge.set_head(control::DATA, head);
     let mut sent = 0;
     loop {
         match parent.data.producer.try_claim(sent % 1001) {
@@ -110,7 +107,8 @@ fn drain(consumer: &mut Consumer) {
     }
 }
 
-/// Messages of the protocol: what decodes encodes to something that decodes to the same.
+/// Decodes the input as each message of the protocol. A message that decodes is encoded and
+/// decoded again, to the same value.
 pub fn messages(data: &[u8]) {
     if let Ok(failure) = failure::decode(data) {
         let again = failure::decode(&failure::encode(&failure, 1 << 20)).unwrap();

@@ -1,18 +1,16 @@
-//! A channel of this process whose worker is played by the input of a fuzz target.
+//! A channel within this process whose worker does what the input of a fuzz target says.
 
 use std::sync::{Arc, OnceLock};
 
+use super::forge::Forge;
 use crate::channel::{Channel, Life};
 use crate::config::{Config, RingConfig, WaitStrategy};
 use crate::error::ExitCause;
 use crate::link::{ParentLink, WorkerLink};
 use crate::process::thread::ThreadWorker;
-use crate::shm::layout::as_usize;
-use crate::shm::region::OwnRegion;
-use crate::sync::Ordering;
 use crate::sys::wake_fd::WakeFd;
 
-/// Takes numbers from the input; what is not there any more reads as zero.
+/// Takes numbers from the input. Beyond its end they are zero.
 #[derive(Debug, Clone)]
 pub(super) struct Input<'a>(pub(super) &'a [u8]);
 
@@ -40,13 +38,13 @@ impl Input<'_> {
         usize::from(self.u16()) % (most + 1)
     }
 
-    /// One of so many things; `None` if there are none.
+    /// Chooses an index below `len`; `None` if `len` is zero.
     pub(super) fn index(&mut self, len: usize) -> Option<usize> {
         usize::from(self.u8()).checked_rem(len)
     }
 }
 
-/// The smallest rings, so that little input fills them and goes around.
+/// Makes the smallest rings, so that little input fills them and goes around.
 pub(super) fn tiny(origin: u64, max_in_flight: usize) -> Config {
     let ring = RingConfig { capacity: 4096, max_frame: 1000 };
     Config {
@@ -61,7 +59,7 @@ pub(super) fn tiny(origin: u64, max_in_flight: usize) -> Config {
     }
 }
 
-/// Where positions start: nowhere special, or next to a wrap.
+/// Chooses where positions start: at zero, or shortly before 32 or 64 bits overflow.
 pub(super) fn origin(choice: u8) -> u64 {
     match choice % 4 {
         0 | 1 => 0,
@@ -70,17 +68,16 @@ pub(super) fn origin(choice: u8) -> u64 {
     }
 }
 
-/// Both sides.
+/// A channel and both of its ends.
 pub(super) struct Rig {
     pub(super) channel: Channel,
-    /// The peer's side by honest means.
+    /// The worker's end, as an honest worker has it.
     pub(super) worker: WorkerLink,
     pub(super) wake_fd: Option<Arc<WakeFd>>,
-    /// All of the peer's region, for what is not honest.
-    pub(super) region: OwnRegion,
-    pub(super) region_len: usize,
+    /// The same memory, for what is not honest.
+    pub(super) forge: Forge,
     life: Arc<Life>,
-    /// What ends when it is told to; the thread itself must not keep it.
+    /// Stands for the worker's thread. Its own callback has only a weak reference to it.
     thread: Arc<OnceLock<ThreadWorker>>,
 }
 
@@ -90,8 +87,7 @@ impl Rig {
         let (ours, theirs) = pair.unzip();
         let (ours, theirs) = (ours.map(Arc::new), theirs.map(|fds| Arc::new(WakeFd::of(fds))));
         let (parent, files) = ParentLink::create(config, ours.as_ref()).unwrap();
-        let len = files.up.metadata().unwrap().len();
-        let region = OwnRegion::map(&files.up, len).unwrap();
+        let forge = Forge::new(&files.up);
         let (down, up) = (files.down.into(), files.up.into());
         let worker = WorkerLink::attach(down, up, config.wait, theirs.as_ref()).unwrap();
         parent.answer.check_attached().unwrap();
@@ -109,23 +105,13 @@ impl Rig {
         let body = thread.get_or_init(|| ThreadWorker::new(std::process::id(), stop)).clone();
         let role = "hostile".to_owned();
         let channel = Channel::over_thread(parent, config, role, body, Arc::clone(&life), ours);
-        Self { channel, worker, wake_fd: theirs, region, region_len: as_usize(len), life, thread }
+        Self { channel, worker, wake_fd: theirs, forge, life, thread }
     }
 
-    /// The worker ends by itself.
+    /// Ends the worker, as if by itself.
     pub(super) fn die(&self) {
         end(&self.thread, &self.life);
     }
-
-    /// Writes one word of the peer's region; the offset is taken modulo its length.
-    pub(super) fn poke(&self, offset: usize, value: u64) {
-        poke(&self.region, offset % self.region_len, value);
-    }
-}
-
-/// Writes the word that lies at this offset.
-pub(super) fn poke(region: &OwnRegion, offset: usize, value: u64) {
-    region.u64_at(offset & !7).unwrap().store(value, Ordering::Release);
 }
 
 fn end(thread: &OnceLock<ThreadWorker>, life: &Life) {
