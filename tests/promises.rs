@@ -15,12 +15,13 @@ fn read(path: &str) -> String {
 
 #[test]
 fn every_test_that_is_named_for_a_crash_exists() {
+    let text = read("docs/CRASHES.md");
+    // The text before the first section explains the form.
+    let entries = text.split("\n## ").skip(1).flat_map(|section| section.split("\n* ").skip(1));
     let mut count = 0;
-    for line in read("docs/CRASHES.md").lines().filter(|line| line.starts_with("| ")) {
-        let Some(name) = line.split('`').find(|part| part.contains("::")) else {
-            assert!(line.contains("| test |"), "a row without a test: {line}");
-            continue;
-        };
+    for entry in entries {
+        let name = entry.split('`').find(|part| part.contains("::"));
+        let name = name.unwrap_or_else(|| panic!("an entry without a test: {entry}"));
         let (file, test) = name.split_once("::").unwrap();
         let own = format!("tests/{file}.rs");
         let is_binary = root().join(&own).exists();
@@ -28,7 +29,41 @@ fn every_test_that_is_named_for_a_crash_exists() {
         assert!(text.contains(&format!("#[test]\nfn {test}()")), "{name} does not exist");
         count += 1;
     }
-    assert!(count > 20, "{count}");
+    assert!(count > 40, "{count}");
+}
+
+/// The documents that are read on a screen or a page, not only searched.
+fn documents() -> Vec<(String, String)> {
+    let listed = fs::read_dir(root().join("docs")).unwrap();
+    let mut names: Vec<String> =
+        listed.map(|entry| format!("docs/{}", entry.unwrap().file_name().display())).collect();
+    names.retain(|name| name.ends_with(".md"));
+    names.push("README.md".to_owned());
+    assert!(names.len() > 6, "{names:?}");
+    names.into_iter().map(|name| (name.clone(), read(&name))).collect()
+}
+
+#[test]
+fn no_line_of_the_documents_is_too_long_to_read() {
+    let mut long = Vec::new();
+    for (name, text) in documents() {
+        let lines = text.lines().enumerate().filter(|(_, line)| line.chars().count() > 110);
+        long.extend(lines.map(|(number, line)| format!("{name}:{}: {line}", number + 1)));
+    }
+    assert!(long.is_empty(), "more than 110 columns: {long:#?}");
+}
+
+#[test]
+fn every_link_between_documents_leads_to_a_file() {
+    for (name, text) in documents() {
+        let folder = root().join(&name).parent().unwrap().to_owned();
+        for rest in text.split("](").skip(1) {
+            let target = rest.split([')', '#']).next().unwrap();
+            if !target.is_empty() && !target.starts_with("http") {
+                assert!(folder.join(target).exists(), "{name}: {target}");
+            }
+        }
+    }
 }
 
 /// Files of the library with `unsafe`, how often, and the reason at their head.

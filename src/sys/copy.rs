@@ -9,7 +9,7 @@ use super::placement;
 
 /// From here on the C library copies with `rep movsb` on processors that call it fast. On
 /// some of them it is not, by a factor of up to 30, when the two addresses differ by little
-/// in their lowest twelve bits; see "The copy" in `docs/BENCHMARKS.md`.
+/// in their lowest twelve bits; see "The copy" in `docs/DECISIONS.md`.
 #[cfg(target_arch = "x86_64")]
 const VECTOR_FROM: usize = 2 << 10;
 

@@ -4,7 +4,7 @@
 //! times as slowly as bytes that went past them; where it does, it is the other way round.
 //! Virtual processors move, so that this is learned for as long as a thread lives, from what
 //! the thread loads anyhow: a word that the peer has stored to since comes from the peer's
-//! cache. "The copy" in `docs/BENCHMARKS.md` has the figures.
+//! cache. "The copy" in `docs/DECISIONS.md` has the figures.
 
 use std::cell::Cell;
 
