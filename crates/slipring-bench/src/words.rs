@@ -8,7 +8,7 @@ use crate::report::{Report, time};
 
 /// The target of a figure.
 #[derive(Debug, Clone, Copy)]
-enum Aim {
+enum Target {
     /// At most this multiple of the limit's time.
     Times(f64),
     /// At least this part of the limit's rate.
@@ -19,63 +19,66 @@ enum Aim {
     Wakes(f64),
 }
 
-/// Workload, part of what is done, start of the contender's name, target, known cost. The
-/// first row that fits is used.
-const AIMS: [(&str, &str, &str, Aim, &str); 12] = [
-    (
-        "W1",
-        "",
-        "raw ring",
-        Aim::Times(1.25),
+/// What is expected of the rows of a workload.
+struct Expectation {
+    workload: &'static str,
+    /// A part of what is done, and the start of the contender's name.
+    what: &'static str,
+    transport: &'static str,
+    target: Target,
+    /// What is known to cost time where the target is missed.
+    known_cost: &'static str,
+}
+
+const fn expect(
+    [workload, what, transport]: [&'static str; 3],
+    target: Target,
+    known_cost: &'static str,
+) -> Expectation {
+    Expectation { workload, what, transport, target, known_cost }
+}
+
+/// The first one that fits a row is used; an empty text fits all rows.
+const EXPECTATIONS: [Expectation; 11] = [
+    expect(
+        ["W1", "", "raw ring"],
+        Target::Times(1.25),
         "a ring moves on through its memory, and the limit uses one place again and again",
     ),
-    (
-        "W1",
-        "",
-        "Channel::call",
-        Aim::Times(2.5),
+    expect(
+        ["W1", "", "Channel::call"],
+        Target::Times(2.5),
         "a call keeps account of its request, on top of what a raw ring takes",
     ),
-    (
-        "W2",
-        "",
-        "",
-        Aim::Times(1.1),
+    expect(
+        ["W2", "", ""],
+        Target::Times(1.1),
         "a sleep drives code from the caches, and the limit's is a few lines",
     ),
-    (
-        "W3",
-        "in place",
-        "raw ring",
-        Aim::Rate(0.95),
+    expect(
+        ["W3", "", "raw ring"],
+        Target::Rate(0.95),
         "a frame's header is checked, which shows where messages are short",
     ),
-    ("W3", "in place", "", Aim::Rate(0.8), "each chunk is handed out by itself"),
-    (
-        "W3",
-        "",
-        "raw ring",
-        Aim::Rate(0.95),
-        "a frame's header is checked, which shows where messages are short",
-    ),
-    (
-        "W3",
-        "",
-        "Channel::stream",
-        Aim::Rate(0.8),
+    expect(["W3", "in place", ""], Target::Rate(0.8), "each chunk is handed out by itself"),
+    expect(
+        ["W3", "", "Channel::stream"],
+        Target::Rate(0.8),
         "each chunk is handed out by itself, and a message beyond a frame is copied once more",
     ),
-    (
-        "W4",
-        "",
-        "Channel::call, typed",
-        Aim::Times(1.1),
+    expect(
+        ["W4", "", "Channel::call, typed"],
+        Target::Times(1.1),
         "the benchmark itself makes and compares 24,576 values one by one in it",
     ),
-    ("W4", "", "", Aim::Times(1.1), "both sides sleep and wake when the other is not in time"),
-    ("W5", "", "", Aim::Wakes(10.0), "something wakes an idle channel"),
-    ("W6", "", "", Aim::Nanos(3e6), "the rings' memory is reserved and entered"),
-    ("", "", "", Aim::Times(1.25), ""),
+    expect(
+        ["W4", "", ""],
+        Target::Times(1.1),
+        "both sides sleep and wake when the other is not in time",
+    ),
+    expect(["W5", "", ""], Target::Wakes(10.0), "something wakes an idle channel"),
+    expect(["W6", "", ""], Target::Nanos(3e6), "the rings' memory is reserved and entered"),
+    expect(["", "", ""], Target::Times(1.25), ""),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +87,22 @@ enum Judgement {
     Off,
     /// The target lies inside the interval.
     Unclear,
+}
+
+impl Judgement {
+    const ALL: [(Self, &str); 3] = [
+        (Self::Good, "Good: at what this machine allows, or as near as is aimed at"),
+        (Self::Off, "Off"),
+        (Self::Unclear, "Unclear: the interval is on both sides of what is aimed at"),
+    ];
+
+    fn new(is_met: bool, may_be_met: bool) -> Self {
+        match (is_met, may_be_met) {
+            (true, _) => Self::Good,
+            (false, true) => Self::Unclear,
+            (false, false) => Self::Off,
+        }
+    }
 }
 
 struct Finding<'a> {
@@ -110,11 +129,7 @@ pub(crate) fn of(report: &Report) -> String {
         count(Judgement::Off),
         count(Judgement::Unclear)
     );
-    for (judgement, title) in [
-        (Judgement::Good, "Good: at what this machine allows, or as near as is aimed at"),
-        (Judgement::Off, "Off"),
-        (Judgement::Unclear, "Unclear: the interval is on both sides of what is aimed at"),
-    ] {
+    for (judgement, title) in Judgement::ALL {
         let mut these = findings.iter().filter(|finding| finding.judgement == judgement).peekable();
         if these.peek().is_none() {
             continue;
@@ -160,38 +175,12 @@ fn judge<'a>(row: &'a Row, rows: &[Row]) -> Option<Finding<'a>> {
     if row.failure.is_some() {
         return None;
     }
-    let (.., aim, why) = AIMS.iter().find(|(workload, what, transport, ..)| {
-        row.workload.starts_with(workload)
-            && row.what.contains(what)
-            && row.transport.starts_with(transport)
+    let expectation = EXPECTATIONS.iter().find(|expectation| {
+        row.workload.starts_with(expectation.workload)
+            && row.what.contains(expectation.what)
+            && row.transport.starts_with(expectation.transport)
     })?;
-    let by_bound = |is_met: bool, may_be: bool| match (is_met, may_be) {
-        (true, _) => Judgement::Good,
-        (false, true) => Judgement::Unclear,
-        (false, false) => Judgement::Off,
-    };
-    let value = if row.is_rate { format!("{:.2} GB/s", row.gb_s) } else { time(row.p50_ns) };
-    let (judgement, measured, aimed) = match (*aim, row.ratio) {
-        (Aim::Times(most), Some(ratio)) => (
-            by_bound(ratio.median <= most, ratio.low <= most),
-            format!("{value}, {:.2} times the limit", ratio.median),
-            format!("{most} is aimed at"),
-        ),
-        (Aim::Rate(least), Some(ratio)) => (
-            by_bound(ratio.median >= least, ratio.high >= least),
-            format!("{value}, {:.2} of the limit", ratio.median),
-            format!("{least} is aimed at"),
-        ),
-        (Aim::Nanos(most), _) => {
-            (by_bound(row.p50_ns <= most, false), value, format!("{} is aimed at", time(most)))
-        }
-        (Aim::Wakes(most), _) => (
-            by_bound(row.wakeups <= most, false),
-            format!("{:.0} wake-ups, {:.2} ms of processor time", row.wakeups, row.cpu_ms),
-            format!("{most} wake-ups at most are aimed at"),
-        ),
-        (Aim::Times(_) | Aim::Rate(_), None) => return None,
-    };
+    let (judgement, measured, aimed) = compare(row, expectation.target)?;
     let mut text = format!("{}: {measured}", row.transport);
     let mut reason = String::new();
     if judgement != Judgement::Good {
@@ -199,8 +188,8 @@ fn judge<'a>(row: &'a Row, rows: &[Row]) -> Option<Finding<'a>> {
         if let (Some(ratio), Judgement::Unclear) = (row.ratio, judgement) {
             let _ = write!(text, "; from {:.2} to {:.2}", ratio.low, ratio.high);
         }
-        if judgement == Judgement::Off && !why.is_empty() {
-            reason = format!("\n        known to cost here: {why}");
+        if judgement == Judgement::Off && !expectation.known_cost.is_empty() {
+            reason = format!("\n        known to cost here: {}", expectation.known_cost);
         }
     }
     text.push_str(&beside_plain(row, rows));
@@ -209,6 +198,35 @@ fn judge<'a>(row: &'a Row, rows: &[Row]) -> Option<Finding<'a>> {
     }
     text.push_str(&reason);
     Some(Finding { row, judgement, text })
+}
+
+/// Compares a row with a target: the judgement, what was measured, and what is aimed at. `None`
+/// if the row lacks what the target is about.
+fn compare(row: &Row, target: Target) -> Option<(Judgement, String, String)> {
+    let value = if row.is_rate { format!("{:.2} GB/s", row.gb_s) } else { time(row.p50_ns) };
+    Some(match target {
+        Target::Times(bound) | Target::Rate(bound) => {
+            let (ratio, is_rate) = (row.ratio?, matches!(target, Target::Rate(_)));
+            let is_met = |found: f64| if is_rate { found >= bound } else { found <= bound };
+            let best = if is_rate { ratio.high } else { ratio.low };
+            let of = if is_rate { "of" } else { "times" };
+            (
+                Judgement::new(is_met(ratio.median), is_met(best)),
+                format!("{value}, {:.2} {of} the limit", ratio.median),
+                format!("{bound} is aimed at"),
+            )
+        }
+        Target::Nanos(most) => (
+            Judgement::new(row.p50_ns <= most, false),
+            value,
+            format!("{} is aimed at", time(most)),
+        ),
+        Target::Wakes(most) => (
+            Judgement::new(row.wakeups <= most, false),
+            format!("{:.0} wake-ups, {:.2} ms of processor time", row.wakeups, row.cpu_ms),
+            format!("{most} wake-ups at most are aimed at"),
+        ),
+    })
 }
 
 /// Compares a figure with the faster of a pipe and a socket.
