@@ -1,4 +1,4 @@
-//! One binary that is both parent and worker, as small as it gets.
+//! One program that is both parent and worker, as short as possible.
 //!
 //!     cargo run --example self_spawn
 

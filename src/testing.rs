@@ -1,9 +1,31 @@
 //! A worker thread in place of the worker process, for a host's own tests.
 //!
-//! The rings, the doorbells, the protocol and the handlers are the same, over memfds of
-//! their own that are mapped once for each side. What a process gives is missing: it
-//! cannot crash alone, be killed, be stopped by a signal, or be limited; it has no log,
-//! no pid of its own, and a handler that never returns cannot be ended.
+//! Rings, doorbells, protocol and handlers are those of a worker process. A thread cannot do what
+//! needs a process: it cannot crash alone, be killed, be stopped by a signal, or have limits. It
+//! has no log and no process id of its own. A handler that never returns cannot be ended.
+//!
+//! ```
+//! use std::time::Duration;
+//! use slipring::worker::Worker;
+//! use slipring::{Config, Kind, RoleConfig, testing};
+//!
+//! const SHOUT: Kind = Kind::named("shout");
+//!
+//! fn worker() -> Worker<()> {
+//!     Worker::new(|_config| Ok(())).on(SHOUT, |(), request, reply| {
+//!         let text = String::from_utf8(request.to_vec())?;
+//!         Ok(reply.send(&text.to_uppercase())?)
+//!     })
+//! }
+//!
+//! let channel = testing::spawn_thread(&Config::small(), RoleConfig::default(), worker)?;
+//! let reply = channel.call(SHOUT, "hello", Duration::from_secs(10))?;
+//! assert_eq!(reply.to_vec(), b"HELLO");
+//! # Ok::<(), slipring::Error>(())
+//! ```
+//!
+//! A test that needs a process starts its own program as the worker: see `examples/testing_host.rs`
+//! in the repository.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,8 +39,12 @@ use crate::protocol::handshake::RoleConfig;
 use crate::sys::wake_fd::WakeFd;
 use crate::worker::{Stop, Worker};
 
-/// Starts a worker as a thread of this process and returns the channel to it. `make` is
-/// called on that thread.
+/// Starts a worker as a thread of this process and returns the channel to it. The thread calls
+/// `make` and serves the worker that it returns. Returns as soon as the thread is started; requests
+/// wait until the worker's session is built.
+///
+/// A panic of `make` ends the worker, as it would end a process: the channel's operations then fail
+/// with [`ErrorKind::PeerDied`](crate::ErrorKind::PeerDied).
 ///
 /// # Errors
 ///
@@ -43,7 +69,6 @@ pub fn spawn_thread<S>(
     let started = std::thread::Builder::new().name(format!("worker {name}")).spawn({
         let (life, thread) = (Arc::clone(&life), thread.clone());
         move || {
-            // A panic of `make` is the end of a worker, as it would be of its process.
             let serve = AssertUnwindSafe(|| make().serve_link(link, &role, &stop));
             let code = match catch_unwind(serve) {
                 Ok(served) => i32::from(served.is_err()),

@@ -1,4 +1,4 @@
-//! What a hostile worker does, by honest means and others.
+//! The moves of a hostile worker, honest and other ones.
 
 use super::hostile_peer::Play;
 use super::peer::Input;
@@ -12,7 +12,7 @@ impl Play {
     pub(super) fn request(&self, choice: u8) -> u64 {
         match choice {
             0..=15 => u64::from(choice),
-            // The next one is nobody's yet.
+            // Up to the next one, which no request has yet.
             _ => (self.newest + 1).saturating_sub(u64::from(choice % 8)),
         }
     }
@@ -52,7 +52,7 @@ impl Play {
         let claim = match self.rig.worker.data.producer.try_claim(payload.len()) {
             Ok(Some(claim)) => claim,
             Ok(None) => return,
-            // It finds the head beyond its tail once frames were taken that it did not send.
+            // The head is beyond the tail once the parent has read forged frames.
             Err(error) => return assert!(self.has_forged_up, "{error}"),
         };
         let mut claim = claim;
@@ -62,7 +62,7 @@ impl Play {
         } else {
             let _ = claim.commit(header);
         }
-        // What nobody has asked for can still be taken for something.
+        // A frame for a request that does not exist yet can be delivered when it does.
         if header.request > self.newest {
             self.has_forged_up = true;
         }
@@ -76,7 +76,7 @@ impl Play {
         }
     }
 
-    /// As an honest worker would.
+    /// Answers a request as an honest worker does.
     pub(super) fn answer(&mut self, input: &mut Input<'_>) {
         let Some(request) = self.taken.pop_front() else { return };
         let payload = vec![input.u8(); input.len(1000)];
@@ -106,17 +106,17 @@ impl Play {
         }
     }
 
-    /// Any word of the region: header, control lines, status, owner, rings.
+    /// Writes any word of the region: header, control lines, status, owner, rings.
     pub(super) fn poke(&mut self, input: &mut Input<'_>) {
         (self.has_forged_up, self.has_forged_down) = (true, true);
         let place = input.u16();
         let value = if place & 1 == 0 { input.u64() } else { u64::from(input.u8()) };
-        // Half of them on the control lines.
+        // Half of the writes go to the control lines.
         let offset = as_usize(u64::from(place / 4)) * 8;
         self.rig.forge.set_word(if place & 2 == 0 { offset } else { offset % control::END }, value);
     }
 
-    /// A frame where the parent looks for one, with lies in it.
+    /// Writes a forged frame at the position where the parent looks for the next one.
     pub(super) fn forge_frame(&mut self, input: &mut Input<'_>) {
         self.has_forged_up = true;
         let producer = &self.rig.worker.data.producer;

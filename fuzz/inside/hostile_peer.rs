@@ -1,4 +1,4 @@
-//! A whole worker that does what the input says, against a channel that is in use.
+//! A hostile worker that does what the input says, against a channel that is in use.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::LazyLock;
@@ -13,14 +13,14 @@ use crate::shm::layout::{as_usize, control};
 use crate::worker::Worker;
 
 const MOST_STEPS: usize = 256;
-/// No step waits for a thousandth of this.
+/// No step takes a thousandth of this if nothing hangs.
 const HANGING: Duration = Duration::from_secs(5);
-/// What may be told of a channel that is over. A frame for request 0 says that there is no
-/// session: that is a worker's failure.
+/// The errors of a channel that is over. A frame for request 0 says that the worker has no
+/// session.
 const OVER: [ErrorKind; 4] =
     [ErrorKind::Closed, ErrorKind::PeerDied, ErrorKind::PeerCorrupt, ErrorKind::Session];
 
-/// Messages that were sent to a request by honest means.
+/// Messages that were sent to a request through the honest producer.
 #[derive(Default)]
 pub(super) struct Sent {
     pub(super) whole: VecDeque<Vec<u8>>,
@@ -30,23 +30,23 @@ pub(super) struct Sent {
 pub(super) struct Play {
     pub(super) rig: Rig,
     calls: Vec<Pending>,
-    /// With whether it is over.
+    /// Each with whether it is over.
     streams: Vec<(Stream, bool)>,
-    /// Replies that are kept, and what they held.
+    /// Replies that are kept, and their content.
     kept: Vec<(Reply, Vec<u8>)>,
     /// Requests that the worker took and has not answered.
     pub(super) taken: VecDeque<u64>,
     pub(super) newest: u64,
-    /// By request; only those that were open when it was sent.
+    /// By request; only those that were open when the message was sent.
     pub(super) sent: BTreeMap<u64, Sent>,
-    /// The worker wrote what it should not: into the ring up, about the ring down.
+    /// Whether the worker has tampered with the ring up, and with the head of the ring down.
     pub(super) has_forged_up: bool,
     pub(super) has_forged_down: bool,
     is_corrupt: bool,
 }
 
-/// Whatever the worker writes, and however the parent is used meanwhile: each operation has
-/// one outcome, soon, of a kind that the documents name.
+/// Runs a hostile worker while the parent uses its channel. Each operation must end soon, in one
+/// outcome of a documented kind.
 pub fn hostile_peer(data: &[u8]) {
     let mut input = Input(data);
     let how = input.u8();
@@ -76,7 +76,7 @@ pub fn hostile_peer(data: &[u8]) {
     check_the_other_channel();
 }
 
-/// An honest worker of the same process has noticed nothing.
+/// Checks that another channel of this process is not affected.
 fn check_the_other_channel() {
     static HONEST: LazyLock<Channel> = LazyLock::new(|| {
         let worker = || {
@@ -122,7 +122,7 @@ impl Play {
         }
     }
 
-    /// The owner's view holds together.
+    /// Checks that the counts and states of the channel are consistent.
     fn check(&mut self) {
         let open = self.streams.iter().filter(|(_, is_over)| !is_over).count();
         assert_eq!(self.rig.channel.in_flight(), self.calls.len() + open);
@@ -148,8 +148,8 @@ impl Play {
         assert!(!self.rig.channel.is_alive());
     }
 
-    /// An operation has failed in a way that may be; `begins` if it began with it, so that
-    /// nothing that came before can be its outcome.
+    /// Checks the error of an operation. `begins` says that the operation had just begun, so that
+    /// no earlier event can be its outcome.
     fn failed(&mut self, error: &Error, allowed: &[ErrorKind], begins: bool) {
         let kind = error.kind();
         assert!(allowed.contains(&kind) || OVER.contains(&kind), "{kind:?}: {error}");
@@ -161,7 +161,7 @@ impl Play {
         assert!(reply.request() == request && reply.len() <= 3000);
         let bytes = reply.to_vec();
         if !self.has_forged_up {
-            // In order; what was sent before may have met an error, or nobody.
+            // In order. Messages before it may have ended in an error, or come without a request.
             let whole = &mut self.sent.get_mut(&request).expect("it was sent").whole;
             let at = whole.iter().position(|sent| *sent == bytes).expect("as it was sent");
             whole.drain(..=at);
@@ -171,7 +171,7 @@ impl Play {
 
     fn submit(&mut self, input: &mut Input<'_>) {
         let what = input.u8();
-        // One in eight is longer than a frame.
+        // One payload in eight is longer than a frame.
         let payload = vec![what; input.len(if what.is_multiple_of(8) { 3100 } else { 1000 })];
         let kind = if what == 255 { Kind::RESULT } else { Kind::EMBED };
         let sent = self.rig.channel.submit(kind, &payload, timeout(what / 8));
@@ -281,7 +281,7 @@ impl Play {
         match choice % 4 {
             0 => drop(which.index(self.calls.len()).map(|i| self.calls.swap_remove(i))),
             1 => drop(which.index(self.streams.len()).map(|i| self.streams.swap_remove(i))),
-            // Leases go back in any order.
+            // Leases are returned in any order.
             _ => drop(which.index(self.kept.len()).map(|i| self.kept.swap_remove(i))),
         }
     }
@@ -303,7 +303,7 @@ impl Play {
             for _ in 0..what % 4 {
                 writer.push(&vec![what; input.len(1500)])?;
             }
-            // One in four is taken back.
+            // One message in four is taken back.
             if what & 48 == 0 { Ok(None) } else { writer.finish().map(Some) }
         });
         match finished {
@@ -335,14 +335,14 @@ impl Play {
         }
     }
 
-    /// The worker writes while the parent waits.
+    /// Writes to the region while the parent waits.
     fn storm(&mut self, input: &mut Input<'_>) {
         (self.has_forged_up, self.has_forged_down) = (true, true);
         let forge = self.rig.forge.clone();
         let (first, words) = (input.u16(), input.u8() % 16);
         let ring = as_usize(self.rig.worker.header.peer.data.offset);
         let tail = self.rig.worker.data.producer.tail();
-        // Where the parent looks, or on the control lines.
+        // To the position where the parent looks, or to the control lines.
         let at = if first & 1 == 0 { ring + as_usize(tail % 4096) } else { control::DATA };
         let values: Vec<u64> = (0..words)
             .map(|_| match input.u8() {
@@ -364,14 +364,14 @@ impl Play {
                 1 => self.next_chunk(&mut which),
                 _ => self.ping(&mut which),
             }
-            // The scope's own end waits for the closure, not for the thread: whoever counts
-            // leaks between two runs would find what it has not freed yet.
+            // The end of the scope waits for the closure, not for the thread. A count of leaks
+            // between two runs would find what the thread has not freed yet.
             storm.join().unwrap();
         });
     }
 
     fn end_it(&mut self, input: &mut Input<'_>) {
-        // Rarely, or most runs would end early.
+        // Rarely, so that most runs do not end early.
         match input.u8() {
             0 => drop(self.rig.channel.close(Duration::ZERO).unwrap()),
             1 => drop(self.rig.channel.close_draining(timeout(7)).unwrap()),

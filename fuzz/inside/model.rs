@@ -1,4 +1,5 @@
-//! What becomes of requests, as the documents say it, in as little code as that takes.
+//! A model of requests and streams, as the documentation describes them, in as little code as
+//! possible.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -6,13 +7,13 @@ use crate::error::ErrorKind;
 use crate::protocol::failure;
 use crate::protocol::kind::{Kind, flags};
 
-/// The longest chunk that a stream takes ahead, in bytes.
+/// The longest chunk that a stream reads ahead, in bytes.
 const COPIED: usize = 4096;
-/// How much it takes at a time: chunks, and bytes of them.
+/// The most chunks, and bytes of chunks, that it reads ahead at a time.
 const MOST_CHUNKS: usize = 32;
 const MOST_BYTES: usize = 16_384;
 
-/// A frame of the worker's that nobody has read.
+/// A frame of the worker that has not been read.
 #[derive(Debug, Clone)]
 pub(super) struct Sent {
     pub(super) kind: Kind,
@@ -22,23 +23,23 @@ pub(super) struct Sent {
     pub(super) payload: Vec<u8>,
 }
 
-/// What a message means for the owner of its request.
+/// The meaning of a message for the owner of its request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Out {
     Result(Vec<u8>),
-    /// With its cost in credit.
+    /// With the credit that it uses.
     Chunk(Vec<u8>, usize),
     End,
     Error(ErrorKind),
 }
 
-/// What an operation returns.
+/// The result of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Told {
     Bytes(Vec<u8>),
     /// The stream has ended.
     Over,
-    /// There is nothing yet.
+    /// Nothing has come yet.
     Nothing,
     Error(ErrorKind),
 }
@@ -48,15 +49,15 @@ pub(super) struct State {
     is_stream: bool,
     is_owned: bool,
     is_finished: bool,
-    /// A chunk was handed out.
+    /// Whether a chunk was delivered.
     has_begun: bool,
     pub(super) is_cancelled: bool,
-    /// What others have read for its owner, and what its owner has read ahead.
+    /// Items that another reader has read for the owner, and those that the owner has read ahead.
     mail: VecDeque<Out>,
     ready: VecDeque<Out>,
     pieces: Vec<u8>,
-    /// Bytes of chunks: that came; of pieces that others have read; that the reader took and
-    /// has not counted; that are counted; that the worker was told of.
+    /// Bytes of chunks that were received; of pieces that another reader has read; that the reader
+    /// took and has not counted; that are counted; that the worker was told of.
     received: u64,
     withheld: u64,
     taken: u64,
@@ -69,7 +70,7 @@ pub(super) struct Model {
     slots: u64,
     window: u64,
     max_message: usize,
-    /// The id that is tried next.
+    /// The next id.
     pub(super) next: u64,
     pub(super) requests: BTreeMap<u64, State>,
     pub(super) ring: VecDeque<Sent>,
@@ -116,7 +117,7 @@ impl Model {
         if let Some(request) = self.try_open(is_stream) {
             return Ok(request);
         }
-        // The last frames of what was given up may lie in the ring.
+        // The ring may hold the last frames of requests that were given up.
         while let Some(sent) = self.ring.pop_front() {
             if let Err(kind) = self.read(sent, 0) {
                 self.failed = Some(kind);
@@ -143,7 +144,7 @@ impl Model {
         self.requests.values().filter(|state| state.is_owned).count()
     }
 
-    /// The owner is done with it.
+    /// The owner drops the request.
     pub(super) fn let_go(&mut self, request: u64) {
         let Some(state) = self.requests.get_mut(&request).filter(|s| s.is_owned) else { return };
         state.is_owned = false;
@@ -175,7 +176,7 @@ impl Model {
 
     pub(super) fn next_chunk(&mut self, request: u64) -> Told {
         let quarter = self.window / 4;
-        // A stream that is over has let go of its request, and others may have its slot.
+        // A stream that is over has dropped its request, and another may have the slot.
         let Some(state) = self.requests.get_mut(&request).filter(|s| s.is_owned) else {
             return Told::Over;
         };
@@ -204,7 +205,7 @@ impl Model {
             Ok(Some(Out::End)) => Told::Over,
             Ok(Some(Out::Result(_))) => Told::Error(ErrorKind::Protocol),
             Ok(Some(Out::Error(kind))) | Err(kind) => Told::Error(kind),
-            // The rig's worker does not say what it serves: only a chunk tells that it has begun.
+            // The worker here does not publish what it serves: only a chunk tells that it has begun.
             Ok(None) if self.requests.get(&request).is_some_and(|state| state.has_begun) => {
                 Told::Error(ErrorKind::Stalled)
             }
@@ -214,7 +215,7 @@ impl Model {
         told
     }
 
-    /// The owner looks for what has come, and reads for all while there is nothing.
+    /// The owner looks for an item of its own, and reads the ring for all until it has one.
     fn await_item(&mut self, request: u64) -> Result<Option<Out>, ErrorKind> {
         if let Some(item) = self.requests.get_mut(&request).and_then(|s| s.mail.pop_front()) {
             return Ok(Some(item));
@@ -243,7 +244,7 @@ impl Model {
         Ok(None)
     }
 
-    /// Takes the short chunks of a stream that come next; returns the first.
+    /// Reads the short chunks of a stream that come next, and returns the first.
     fn take_run(&mut self, request: u64) -> Result<Option<Out>, ErrorKind> {
         if self.requests.get(&request).is_none_or(|state| !state.is_stream) {
             return Ok(None);
@@ -280,7 +281,7 @@ impl Model {
         Ok(first)
     }
 
-    /// Reads a frame, for whoever it is; returns what is for `own`.
+    /// Reads a frame for its request. Returns the item if that is `own`.
     fn read(&mut self, sent: Sent, own: u64) -> Result<Option<Out>, ErrorKind> {
         let Sent { kind, flags, request, aux, payload } = sent;
         let allowed = match kind {
@@ -311,7 +312,7 @@ impl Model {
         }
         let mut cost = cost_of(payload.len());
         if kind == Kind::CHUNK {
-            // A window, or one chunk that is longer if nothing else is on its way.
+            // One window of chunks, or one longer chunk if no other is on its way.
             let before = state.received;
             state.received += u64::try_from(cost).unwrap();
             let is_alone = before <= state.credited;
@@ -361,7 +362,7 @@ impl Model {
         Ok(None)
     }
 
-    /// What piles up for one that does not read is bounded: one window, and one message.
+    /// Checks that a stream without a reader keeps a bounded amount: one window and one message.
     pub(super) fn check_caps(&self) {
         for state in self.requests.values() {
             let len = |out: &Out| if let Out::Chunk(bytes, _) = out { bytes.len() } else { 0 };

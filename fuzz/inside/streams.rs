@@ -1,5 +1,5 @@
-//! Requests and streams: what becomes of each is what a small model says, whatever the
-//! worker answers and whenever the parent looks. The rings are honest.
+//! Requests and streams, compared with a small model: whatever the worker answers and whenever the
+//! parent looks, each ends as in the model. The rings are not tampered with.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::ring::Header;
 /// Long after any run.
 const LONG: Duration = Duration::from_secs(3600);
 const MOST_STEPS: usize = 512;
-/// For streams: what is not there is not waited for.
+/// Timeouts of streams that never wait.
 const NO_WAIT: StreamTimeouts = StreamTimeouts::new().chunk(Duration::ZERO).queue(Duration::ZERO);
 
 struct Play {
@@ -24,7 +24,7 @@ struct Play {
     streams: Vec<Stream>,
 }
 
-/// Any sequence of events, from both sides.
+/// Runs any sequence of events on both sides.
 pub fn streams(data: &[u8]) {
     let mut input = Input(data);
     let how = input.u8();
@@ -74,8 +74,8 @@ impl Play {
 
     fn stream(&mut self, input: &mut Input<'_>) {
         let payload = vec![input.u8(); input.len(40)];
-        // No chunk ever comes while the reader waits: there is nothing to wait for. Only
-        // a request that finds the ring full would wait, and the worker empties it.
+        // No chunk comes while the reader waits, so it must not wait. A request waits only if the
+        // ring is full, and the worker here empties it.
         let sent = self.rig.channel.stream(Kind::CHAT, &payload, NO_WAIT);
         match self.model.open(true) {
             Ok(request) => {
@@ -87,7 +87,7 @@ impl Play {
         }
     }
 
-    /// The worker finds the request as it was sent, and no other.
+    /// Checks that the worker receives the request as it was sent, and no other.
     fn check_request(&mut self, request: u64, flags: u16, payload: &[u8]) {
         let consumer = &mut self.rig.worker.data.consumer;
         let frame = consumer.poll().unwrap().unwrap();
@@ -116,7 +116,7 @@ impl Play {
         self.model.let_go(request);
     }
 
-    /// Waits, if the model says that it will not be for long.
+    /// Waits for a reply if the model says that the wait ends at once.
     fn wait_for_call(&mut self, input: &mut Input<'_>) {
         let Some(index) = input.index(self.calls.len()) else { return };
         let request = self.calls.get(index).unwrap().request();
@@ -158,7 +158,7 @@ impl Play {
         }
     }
 
-    /// The worker sends a frame, for a request that may be open, over, unknown or none.
+    /// The worker sends a frame for a request that is open, over or unknown, or for none.
     fn frame(&mut self, input: &mut Input<'_>) {
         let what = input.u8();
         let kind = match what % 16 {
@@ -169,7 +169,7 @@ impl Play {
             13 | 14 => Kind::ERROR,
             _ => Kind::from_code(input.u16()),
         };
-        // Most have no flags, or those that they may have.
+        // Most frames have no flags, or valid ones.
         let flags = match what / 16 {
             0..=8 => 0,
             9..=11 => flags::MORE,
@@ -178,7 +178,7 @@ impl Play {
             _ => input.u16(),
         };
         let back = u64::from(input.u8() % 12);
-        // Zero is the channel itself; the next id is one that nobody has made yet.
+        // Zero is the channel itself; the next id belongs to no request yet.
         let request = (self.model.next + 1).saturating_sub(back);
         let aux = u64::from(input.u8() % 3);
         let payload = match kind {
@@ -189,7 +189,7 @@ impl Play {
         let Ok(claim) = self.rig.worker.data.producer.try_claim(sent.payload.len()) else {
             unreachable!("the parent publishes only heads that can be")
         };
-        // What finds no room is not sent.
+        // Without room the frame is not sent.
         let Some(mut claim) = claim else { return };
         claim.payload().copy_from_slice(&sent.payload);
         let kind = sent.kind.code();
@@ -197,7 +197,7 @@ impl Play {
         self.model.ring.push_back(sent);
     }
 
-    /// What can be seen from outside is what the model says.
+    /// Compares all that is visible from outside with the model.
     fn compare(&mut self) {
         let stats = self.rig.channel.stats();
         let counted = (stats.late_frames, stats.unknown_frames, stats.cancels);

@@ -1,4 +1,4 @@
-//! The comparisons: which work, and who takes part.
+//! The comparisons: the work of each, and its contenders.
 
 use slipring::Config;
 
@@ -10,7 +10,7 @@ use crate::work::Work;
 use crate::{links, own};
 
 const MIB: usize = 1 << 20;
-/// What long messages are cut into.
+/// Bytes of the pieces into which long messages are cut.
 const PIECE: usize = 256 << 10;
 
 fn mailbox(name: &str, has_one_line: bool, wait: Wait) -> Contender {
@@ -41,7 +41,7 @@ fn socket() -> Contender {
     Contender::new("unix socket", Role::Plain, links::socket)
 }
 
-/// All cases, those for a quick look only if `is_quick`.
+/// Returns all cases, or only those for a quick look if `is_quick`.
 #[must_use]
 pub fn all(is_quick: bool) -> Vec<Case> {
     let mut cases = vec![round_trip(32), round_trip(64)];
@@ -88,8 +88,8 @@ fn round_trip(len: usize) -> Case {
 }
 
 fn wake(is_pinned: bool) -> Case {
-    // A wait that something else than its peer can end, a close or a death, needs more words
-    // than one. Where a processor has to be woken that hardly shows.
+    // A wait that a close or a death can end needs more than one word. If a processor has to be
+    // woken for it, that hardly shows.
     let waitv = "bare waitv, 3 words";
     let yardstick = (!is_pinned).then_some(waitv);
     let list = vec![

@@ -1,15 +1,15 @@
-//! A few lines on a few panels, as an SVG.
+//! Draws panels with a few lines each, as an SVG.
 
 use std::fmt::Write;
 
 /// One set of axes.
 #[derive(Debug, Clone)]
 pub struct Panel {
-    /// What is shown.
+    /// The title.
     pub title: String,
-    /// Of the vertical axis, which starts at zero.
+    /// The unit of the vertical axis, which starts at zero.
     pub unit: &'static str,
-    /// What stands at each point of the horizontal axis.
+    /// The labels of the horizontal axis.
     pub ticks: Vec<String>,
     /// The lines.
     pub series: Vec<Series>,
@@ -18,7 +18,7 @@ pub struct Panel {
 /// One line.
 #[derive(Debug, Clone)]
 pub struct Series {
-    /// What it is.
+    /// The name, for the legend.
     pub name: &'static str,
     /// One value for each tick.
     pub values: Vec<f64>,
@@ -72,7 +72,7 @@ fn draw(out: &mut String, panel: &Panel) {
             y(value),
             left - 6.0,
             y(value) + 4.0,
-            // Quarters of tenths are no binary fractions.
+            // Quarters of tenths are not exact in binary.
             (value * 1e6).round() / 1e6
         );
     }
@@ -108,7 +108,7 @@ fn draw(out: &mut String, panel: &Panel) {
                 panel.unit
             );
         }
-        // Two names have room above the lines; more stand among them.
+        // There is room for two names above the lines; more are placed beside them.
         let number = number as f64;
         let (name_x, name_y) = match panel.series.len() {
             ..=2 => (left + 270.0 * number, 33.0),
@@ -122,7 +122,7 @@ fn draw(out: &mut String, panel: &Panel) {
     }
 }
 
-/// The next 1, 2, 4 or 8 times a power of ten.
+/// Returns the next 1, 2, 4 or 8 times a power of ten.
 fn round_up(value: f64) -> f64 {
     if value <= 0.0 {
         return 1.0;

@@ -1,29 +1,29 @@
-//! What is measured: one end of something that moves messages between two processes.
+//! The interface of all that is measured: one end of a link between two processes.
 
 use std::io;
 
 /// One end of a two-way link. Both processes hold one.
 pub trait End {
-    /// Sends one message of `len` bytes, which `fill` writes where they go out from.
+    /// Sends one message of `len` bytes, which `fill` writes in place.
     ///
     /// # Errors
     ///
-    /// What the link says.
+    /// Fails if the link fails.
     fn send(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> io::Result<()>;
 
-    /// Waits for the next message and shows it to `read`, where it lies.
+    /// Waits for the next message and passes it to `read`, in place.
     ///
     /// # Errors
     ///
-    /// What the link says.
+    /// Fails if the link fails.
     fn recv<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> io::Result<R>;
 
-    /// Sends a copy of `source` with its first word replaced, in the best way that the
-    /// link has for bytes that lie elsewhere.
+    /// Sends a copy of `source` with its first word replaced, in the best way that the link has
+    /// for bytes that are not in its memory.
     ///
     /// # Errors
     ///
-    /// What the link says.
+    /// Fails if the link fails.
     #[inline]
     fn send_copy(&mut self, source: &[u8], stamp: u64) -> io::Result<()> {
         self.send(source.len(), |slot| {
@@ -36,7 +36,7 @@ pub trait End {
     ///
     /// # Errors
     ///
-    /// What the link says.
+    /// Fails if the link fails.
     fn send_all<'m>(
         &mut self,
         _len: usize,
@@ -49,11 +49,11 @@ pub trait End {
         Ok(())
     }
 
-    /// Waits for `count` messages and shows each to `read`, where it lies.
+    /// Waits for `count` messages and passes each to `read`, in place.
     ///
     /// # Errors
     ///
-    /// What the link says.
+    /// Fails if the link fails.
     fn recv_all(&mut self, count: u64, mut read: impl FnMut(&[u8])) -> io::Result<()> {
         for _ in 0..count {
             self.recv(&mut read)?;
@@ -61,12 +61,12 @@ pub trait End {
         Ok(())
     }
 
-    /// Says whether the messages that follow are a stream: then an end may put off
-    /// waking the other until this is said to be over.
+    /// Announces that the messages that follow are a stream, or that the stream is over. During a
+    /// stream an end may postpone waking the other.
     ///
     /// # Errors
     ///
-    /// What the link says.
+    /// Fails if the link fails.
     fn set_streaming(&mut self, _is_streaming: bool) -> io::Result<()> {
         Ok(())
     }
@@ -80,7 +80,7 @@ pub fn put_stamp(message: &mut [u8], stamp: u64) {
     }
 }
 
-/// The first word of a message; zero if it has none.
+/// Returns the first word of a message, or zero if it has none.
 #[inline]
 #[must_use]
 pub fn stamp(message: &[u8]) -> u64 {

@@ -1,6 +1,6 @@
-//! Medians, and how far a median of ratios can be trusted.
+//! Medians, and confidence intervals of medians of ratios.
 
-/// The value below which this share of the others lies; zero of nothing.
+/// Returns the value below which this share of the others lies, or zero without values.
 #[must_use]
 pub fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -9,7 +9,7 @@ pub fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.get(index.min(last)).copied().unwrap_or(0.0)
 }
 
-/// The median; zero of nothing.
+/// Returns the median, or zero without values.
 #[must_use]
 pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -18,8 +18,7 @@ pub fn median(values: &mut [f64]) -> f64 {
     f64::midpoint(lower, upper)
 }
 
-/// A median, and the interval that holds the true one with 95 % (all values, if there
-/// are too few of them to tell).
+/// A median, and its 95 % confidence interval. With too few values, the interval holds them all.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ratio {
     /// The median.
@@ -28,18 +27,18 @@ pub struct Ratio {
     pub low: f64,
     /// The interval's upper end.
     pub high: f64,
-    /// How many pairs it comes from.
+    /// The number of pairs.
     pub pairs: usize,
 }
 
 impl Ratio {
-    /// Of ratios of pairs; `None` without any.
+    /// Takes the median of ratios of pairs; `None` without pairs.
     #[must_use]
     pub fn of(mut ratios: Vec<f64>) -> Option<Self> {
         let median = median(&mut ratios);
         let pairs = ratios.len();
         let n = pairs as f64;
-        // Ranks of the sign test; ratios are sorted by now.
+        // The ranks of the sign test. The ratios are sorted.
         let rank = ((n - 1.96 * n.sqrt()) / 2.0).floor().max(0.0) as usize;
         let low = ratios.get(rank).copied()?;
         let high = ratios.get(pairs - 1 - rank).copied()?;

@@ -1,8 +1,8 @@
 //! Measures slipring between two processes, against what the machine itself can do.
 //!
-//! [`cases`] says what is compared; [`measure`] runs the contenders in turns, with
-//! [`machine`]'s probe between them; [`report`] writes down what came out,
-//! [`mod@reference`] says whether it counts, and `words` what it means. [`work`] has the loops of both sides, over an
+//! [`cases`] lists the comparisons. [`measure`] runs the contenders in turns, with the probe of
+//! [`machine`] between them. [`report`] prints the results, [`mod@reference`] tells whether a run
+//! counts, and `words` has the verdict. [`work`] has the loops of both sides, over an
 //! [`end::End`]: those of [`limits`], of [`links`] and of [`own`]. Every byte is checked.
 //!
 //! A program that measures is its own worker: it calls [`worker_main`] when its first
@@ -38,14 +38,14 @@ use measure::{Case, Cpus, Effort};
 use reference::Verdict;
 use report::Report;
 
-/// What to run.
+/// Which cases run, and where.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Few rounds and few sizes, in under a minute.
+    /// Whether only few rounds and sizes run, in under a minute.
     pub is_quick: bool,
     /// Workloads to run; all if empty.
     pub only: Vec<String>,
-    /// Processors of the parent and of the workers; chosen if not given.
+    /// The processors of the parent and of the workers; chosen if `None`.
     pub cpus: Option<(usize, usize)>,
 }
 
@@ -67,24 +67,24 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if the processors that are asked for cannot be measured on; another
-    /// error if this process may use one processor only.
+    /// `InvalidInput` if the given processors cannot be measured on; another error if this process
+    /// may use one processor only.
     pub fn processors(&self) -> io::Result<(usize, usize)> {
         machine::processors(self.cpus, &sys::allowed_cpus())
     }
 
-    /// Whether a workload is among those asked for.
+    /// Whether a workload was selected.
     #[must_use]
     pub fn wants(&self, workload: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|name| name == workload)
     }
 }
 
-/// Runs cases. `progress` is told of each before it begins.
+/// Runs cases. Calls `progress` before each of them.
 ///
 /// # Errors
 ///
-/// As [`Options::processors`], or if the probe cannot run.
+/// Fails as [`Options::processors`] does, or if the probe cannot run.
 pub fn run(
     options: &Options,
     cases: Vec<Case>,
@@ -93,7 +93,7 @@ pub fn run(
     let all = sys::allowed_cpus();
     let (parent, worker) = machine::processors(options.cpus, &all)?;
     let cpus = Cpus { parent, worker, all };
-    // Before the measuring, which is itself a load.
+    // Before the run, which is itself a load.
     let load = machine::load();
     let mut probe = Probe::new(worker)?;
     let mut rows = Vec::new();
@@ -108,12 +108,12 @@ pub fn run(
     Ok(Report { machine, probes: probe.history.clone(), load, rows, verdict, command })
 }
 
-/// What a worker process does: `args` are those after [`links::WORKER`].
+/// Runs a worker process. `args` are the arguments after [`links::WORKER`].
 #[must_use]
 pub fn worker_main(args: &[String]) -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match links::serve(&args).or_else(|| own::serve(&args)) {
-        // A limit's worker ends when its parent kills it or is gone.
+        // The worker of a limit ends when its parent kills it or is gone.
         Some(Ok(()) | Err(_)) => ExitCode::SUCCESS,
         None => {
             eprintln!("{} is for the program's own use", links::WORKER);

@@ -1,4 +1,4 @@
-//! Links that are not slipring's: the limits, and what everybody has, pipe and socket.
+//! Links other than slipring: the limits, pipes and sockets.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,16 +16,16 @@ use crate::work::{self, Session, Slice, Work};
 /// The first argument of a worker process.
 pub const WORKER: &str = "bench-worker";
 
-/// A worker process that was started without slipring; killed when dropped.
+/// A worker process that was started without slipring. Dropping it kills the process.
 #[derive(Debug)]
 pub struct WorkerProcess(Child);
 
 impl WorkerProcess {
-    /// Runs this very program as a worker with these arguments.
+    /// Runs this program as a worker with these arguments.
     ///
     /// # Errors
     ///
-    /// What starting a process gives.
+    /// Fails if the process cannot be started.
     pub fn start(args: &[&str], stdin: Stdio, stdout: Stdio) -> io::Result<Self> {
         let mut command = Command::new("/proc/self/exe");
         command.arg(WORKER).args(args).stdin(stdin).stdout(stdout);
@@ -41,14 +41,14 @@ impl WorkerProcess {
 
 impl Drop for WorkerProcess {
     fn drop(&mut self) {
-        // It may be gone already.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
 impl WorkerProcess {
-    /// Waits for its end, for a while.
+    /// Waits for its end, but not for ever.
     fn wait_for_end(&mut self) {
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(1) && matches!(self.0.try_wait(), Ok(None)) {
@@ -70,7 +70,7 @@ impl<E: End + 'static> EndSession<E> {
     ///
     /// # Errors
     ///
-    /// What the link says.
+    /// Fails if the link fails.
     pub fn begin(mut end: E, worker: WorkerProcess) -> io::Result<Box<dyn Session>> {
         work::ready(&mut end)?;
         Ok(Box::new(Self { end, worker, has_failed: false }))
@@ -79,8 +79,8 @@ impl<E: End + 'static> EndSession<E> {
 
 impl<E: End> Drop for EndSession<E> {
     fn drop(&mut self) {
-        // Some links leave files behind unless both ends are dropped. After an error the
-        // worker cannot be talked to, and is killed.
+        // Some links leave files behind unless both ends are dropped. After an error no command
+        // reaches the worker, and it is killed.
         if !self.has_failed && work::quit(&mut self.end).is_ok() {
             self.worker.wait_for_end();
         }
@@ -103,11 +103,11 @@ impl<E: End> Session for EndSession<E> {
     }
 }
 
-/// A limit: one message at a time.
+/// Starts a limit: one message at a time.
 ///
 /// # Errors
 ///
-/// What the kernel says.
+/// Fails if the system call fails.
 pub fn mailbox(has_one_line: bool, wait: Wait) -> io::Result<Box<dyn Session>> {
     let (memory, file) = Memory::create(Mailbox::memory_len(128 << 10))?;
     let lines = if has_one_line { "one" } else { "two" };
@@ -121,11 +121,11 @@ pub fn mailbox(has_one_line: bool, wait: Wait) -> io::Result<Box<dyn Session>> {
     EndSession::begin(Mailbox::new(memory, true, has_one_line, wait), worker)
 }
 
-/// A limit: rings of `capacity` bytes.
+/// Starts a limit: rings of `capacity` bytes.
 ///
 /// # Errors
 ///
-/// What the kernel says.
+/// Fails if the system call fails.
 pub fn ring(capacity: usize, style: Style) -> io::Result<Box<dyn Session>> {
     let (memory, file) = Memory::create(Ring::memory_len(capacity))?;
     let name = match style {
@@ -140,11 +140,11 @@ pub fn ring(capacity: usize, style: Style) -> io::Result<Box<dyn Session>> {
     EndSession::begin(Ring::new(memory, true, style), worker)
 }
 
-/// Two pipes, each as large as the kernel lets a user have them.
+/// Starts two pipes, each of the largest capacity that the kernel grants a user.
 ///
 /// # Errors
 ///
-/// What the kernel says.
+/// Fails if the system call fails.
 pub fn pipe() -> io::Result<Box<dyn Session>> {
     let (down, to_worker) = io::pipe()?;
     let (from_worker, up) = io::pipe()?;
@@ -155,18 +155,18 @@ pub fn pipe() -> io::Result<Box<dyn Session>> {
     EndSession::begin(Bytes::new(from_worker, to_worker), worker)
 }
 
-/// A Unix stream socket.
+/// Starts a Unix stream socket.
 ///
 /// # Errors
 ///
-/// What the kernel says.
+/// Fails if the system call fails.
 pub fn socket() -> io::Result<Box<dyn Session>> {
     let (ours, theirs) = UnixStream::pair()?;
     let worker = WorkerProcess::start(&["socket"], OwnedFd::from(theirs).into(), Stdio::inherit())?;
     EndSession::begin(Bytes::new(ours.try_clone()?, ours), worker)
 }
 
-/// A stream of bytes each way, cut into messages by their lengths.
+/// A byte stream in each direction, cut into messages by their lengths.
 #[derive(Debug)]
 struct Bytes<R, W> {
     read: R,
@@ -207,7 +207,7 @@ impl<R: Read, W: Write> End for Bytes<R, W> {
     }
 
     fn send_copy(&mut self, source: &[u8], stamp: u64) -> io::Result<()> {
-        // The stamp goes with the length, so that nothing is copied for it.
+        // The stamp is sent with the length, so that the message need not be copied.
         let mut head = [0; 16];
         let (len, first) = head.split_at_mut(8);
         put_stamp(len, source.len() as u64);
@@ -219,7 +219,7 @@ impl<R: Read, W: Write> End for Bytes<R, W> {
         let mut len = [0; 8];
         self.read.read_exact(&mut len)?;
         let len = u64::from_le_bytes(len) as usize;
-        // Longer ones would be zeroed each time; the buffer only grows.
+        // The buffer only grows, so that it is not zeroed for each message.
         if self.incoming.len() < len {
             self.incoming.resize(len, 0);
         }
@@ -229,7 +229,7 @@ impl<R: Read, W: Write> End for Bytes<R, W> {
     }
 }
 
-/// The worker's side of the links here; `None` if `args` name none of them.
+/// Runs the worker's side of the links of this module; `None` if `args` name none of them.
 pub(crate) fn serve(args: &[&str]) -> Option<io::Result<()>> {
     let file = || io::stdin().as_fd().try_clone_to_owned();
     let served = match *args {
@@ -276,7 +276,7 @@ pub(crate) fn serve(args: &[&str]) -> Option<io::Result<()>> {
 ///
 /// # Errors
 ///
-/// What the link says.
+/// Fails if the link fails.
 pub fn serve_over<E: End>(end: io::Result<E>) -> io::Result<()> {
     sys::die_with_parent();
     work::serve(&mut end?)

@@ -1,4 +1,4 @@
-//! The machine: what it is, where its processors stand, and whether it is quiet.
+//! The machine: what it is, how far apart its processors are, and whether it is quiet.
 
 use std::fmt;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::limits::sys;
 use crate::links;
 use crate::work::{Session, Work};
 
-/// What a figure is worth nothing without.
+/// The description of the machine that every figure needs.
 #[derive(Debug, Clone)]
 pub struct Machine {
     /// The processor's name.
@@ -24,7 +24,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This one, now.
+    /// Describes this machine, now.
     #[must_use]
     pub fn read() -> Self {
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -51,7 +51,7 @@ impl fmt::Display for Machine {
     }
 }
 
-/// Bytes that could be had now without swapping; zero if the kernel does not say.
+/// Returns the bytes of memory that are available without swapping, or zero if that is unknown.
 pub(crate) fn available_memory() -> usize {
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
@@ -65,7 +65,7 @@ pub(crate) fn load() -> f64 {
     text.split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
 }
 
-/// Day and minute of a time in seconds since 1970.
+/// Returns the day and minute of a time in seconds since 1970.
 fn date(seconds: u64) -> String {
     // Days are counted from 1 March of year 0, so that a leap day ends its year.
     let days = seconds / 86_400 + 719_468;
@@ -86,19 +86,19 @@ fn date(seconds: u64) -> String {
 pub enum Placement {
     /// They share a cache.
     Near,
-    /// They do not.
+    /// They share no cache.
     Far,
-    /// A cache line takes longer than any hardware does: something else runs.
+    /// A cache line takes longer than on any hardware: another program is running.
     Disturbed,
 }
 
 impl Placement {
-    /// A shorter round trip of a cache line is near, in nanoseconds.
+    /// Below this round trip of a cache line the processors are near, in nanoseconds.
     pub(crate) const NEAR_NS: f64 = 220.0;
-    /// A shorter one is far.
+    /// Below this one they are far.
     pub(crate) const FAR_NS: f64 = 900.0;
 
-    /// By the time of a cache line's round trip.
+    /// Classifies the time of a cache line's round trip.
     #[must_use]
     pub fn of(line_ns: f64) -> Self {
         match line_ns {
@@ -108,7 +108,7 @@ impl Placement {
         }
     }
 
-    /// One word.
+    /// Returns the name of the placement, one word.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -119,13 +119,13 @@ impl Placement {
     }
 }
 
-/// The two processors that are measured on, the parent's first: those that are asked for, or
-/// else chosen ones.
+/// Returns the two processors to measure on, the parent's first: the requested ones, or else
+/// chosen ones.
 ///
 /// # Errors
 ///
-/// `InvalidInput` if this process may not use a processor that is asked for, or if both are
-/// the same: the two sides wait for each other without giving the processor away.
+/// `InvalidInput` if this process may not use a requested processor, or if both are the same: the
+/// two sides wait for each other without yielding the processor.
 pub fn processors(asked: Option<(usize, usize)>, allowed: &[usize]) -> io::Result<(usize, usize)> {
     let invalid = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     let Some((parent, worker)) = asked else {
@@ -172,14 +172,14 @@ fn two_cpus(allowed: &[usize]) -> Option<(usize, usize)> {
 /// Measures a cache line's round trip between the two processors.
 pub struct Probe {
     session: Box<dyn Session>,
-    /// All figures so far, in nanoseconds.
+    /// All results so far, in nanoseconds.
     pub history: Vec<f64>,
 }
 
 impl Probe {
     /// # Errors
     ///
-    /// What the kernel says.
+    /// Fails if the system call fails.
     pub fn new(worker_cpu: usize) -> io::Result<Self> {
         let mut session = links::mailbox(true, Wait::Spin)?;
         session.pin(worker_cpu)?;
@@ -187,11 +187,11 @@ impl Probe {
         Ok(Self { session, history: Vec::new() })
     }
 
-    /// The round trip now, from the calling thread, in nanoseconds.
+    /// Measures the round trip from the calling thread, in nanoseconds.
     ///
     /// # Errors
     ///
-    /// What the kernel says.
+    /// Fails if the system call fails.
     pub fn take(&mut self) -> io::Result<f64> {
         sys::set_stopped(self.session.pid(), false);
         let slice = self.session.run(Work::RoundTrip { len: 48 }, 1024);

@@ -1,8 +1,8 @@
-//! Runs the contenders of a case in turns, and makes rows of what they took.
+//! Runs the contenders of a case in turns, and makes rows of their times.
 //!
-//! All contenders of a case live at the same time, each with its worker; those whose
-//! turn it is not are stopped, so that none spins on a processor that is measured. In a
-//! round each has one slice of work, with a probe of the cache line before and after.
+//! All contenders of a case exist at the same time, each with its worker. A worker is stopped
+//! while it is not its turn, so that it does not spin on a processor that is measured. In a round
+//! each contender has one slice of work, with a probe of the cache line before and after it.
 //! A ratio is taken within one round, and only between slices of one placement.
 
 use std::fs;
@@ -14,21 +14,21 @@ use crate::limits::sys;
 use crate::machine::{Placement, Probe};
 use crate::work::{Session, Slice, Work};
 
-/// What a contender is compared as.
+/// The role of a contender in a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// What the machine can do.
+    /// The least code that does the work.
     Limit,
     /// slipring.
     Own,
-    /// What everybody has: pipe, socket.
+    /// A pipe or a socket, which every system has.
     Plain,
     /// Another library.
     Peer,
 }
 
 impl Role {
-    /// One word.
+    /// Returns the name of the role, one word.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -42,19 +42,19 @@ impl Role {
 
 type Start = Box<dyn Fn() -> io::Result<Box<dyn Session>>>;
 
-/// Something that does a case's work.
+/// A contender: something that does the work of a case.
 pub struct Contender {
-    /// What rows call it.
+    /// Its name in rows.
     pub name: String,
-    /// What it is compared as.
+    /// Its role.
     pub role: Role,
-    /// Its work, if it is not the case's own.
+    /// Its work, if that differs from the work of the case.
     pub work: Option<Work>,
     start: Start,
 }
 
 impl Contender {
-    /// One that `start` starts anew for each case.
+    /// Makes a contender that `start` starts anew for each case.
     pub fn new(
         name: impl Into<String>,
         role: Role,
@@ -63,7 +63,7 @@ impl Contender {
         Self { name: name.into(), role, work: None, start: Box::new(start) }
     }
 
-    /// The same, but for this work.
+    /// Gives the contender work of its own.
     #[must_use]
     pub fn doing(mut self, work: Work) -> Self {
         self.work = Some(work);
@@ -75,17 +75,17 @@ impl Contender {
 pub struct Case {
     /// `W1` to `W6`.
     pub workload: &'static str,
-    /// What is done, in a few words.
+    /// The work, in a few words.
     pub what: &'static str,
-    /// What is done.
+    /// The work.
     pub work: Work,
     /// Whether each side stays on its processor.
     pub is_pinned: bool,
     /// Whether starting the worker is what is measured.
     pub is_spawn: bool,
-    /// The limit that all are compared with, if that is not the best of limits and peers.
+    /// The limit to compare with, if that is not the best of limits and peers.
     pub yardstick: Option<&'static str>,
-    /// Who takes part.
+    /// The contenders.
     pub contenders: Vec<Contender>,
 }
 
@@ -96,59 +96,59 @@ impl Case {
         format!("{} {}: {}", self.workload, self.what, self.work.sizes())
     }
 
-    /// Whether workers spin in it, and so must be stopped while it is not their turn.
+    /// Whether workers spin, so that they must be stopped while it is not their turn.
     fn spins(&self, work: Work) -> bool {
         self.is_pinned && !work.sleeps()
     }
 }
 
-/// How long and how often.
+/// The number of rounds, and how long they take.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
     /// Rounds: pairs for each ratio.
     pub rounds: usize,
-    /// How long a slice should take.
+    /// The intended duration of a slice.
     pub slice: Duration,
-    /// The most that a case may take.
+    /// The longest duration of a case.
     pub case: Duration,
 }
 
-/// What came out for one contender in one placement.
+/// The result of one contender in one placement.
 #[derive(Debug, Clone)]
 pub struct Row {
     /// `W1` to `W6`.
     pub workload: &'static str,
-    /// What was done.
+    /// The work, in a few words.
     pub what: &'static str,
     /// The messages and their sizes: see [`Work::sizes`].
     pub sizes: String,
     /// Whether each side stayed on its processor.
     pub is_pinned: bool,
-    /// Who did it.
+    /// The name of the contender.
     pub transport: String,
-    /// As what.
+    /// Its role.
     pub role: Role,
     /// Bytes of a message.
     pub size: usize,
-    /// Where the processors stood.
+    /// How far apart the processors were.
     pub placement: Placement,
     /// Nanoseconds for one message.
     pub p50_ns: f64,
-    /// The same, of the slowest in a hundred.
+    /// The 99th percentile of the same.
     pub p99_ns: f64,
-    /// Messages in a second.
+    /// Messages a second.
     pub msgs_s: f64,
-    /// Billions of bytes in a second.
+    /// Billions of bytes a second.
     pub gb_s: f64,
-    /// Against the best limit: of rates for streams, of times for all else.
+    /// The ratio to the best limit: of rates for streams, of times for all other work.
     pub ratio: Option<Ratio>,
     /// Whether the ratio is one of rates.
     pub is_rate: bool,
     /// Processor time of both processes in one slice.
     pub cpu_ms: f64,
-    /// How often a thread of both processes was woken in one slice.
+    /// Wake-ups of all threads of both processes in one slice.
     pub wakeups: f64,
-    /// Why there are no figures.
+    /// The reason if there are no figures.
     pub failure: Option<String>,
 }
 
@@ -168,14 +168,14 @@ struct Turn {
     wakeups: u64,
 }
 
-/// The two processors, and all that the process may use.
+/// The two measured processors, and all that the process may use.
 #[derive(Debug, Clone)]
 pub struct Cpus {
-    /// Where this process is measured.
+    /// The parent's processor.
     pub parent: usize,
-    /// Where its workers are.
+    /// The workers' processor.
     pub worker: usize,
-    /// All.
+    /// All processors that the process may use.
     pub all: Vec<usize>,
 }
 
@@ -190,7 +190,7 @@ pub fn run(case: &Case, effort: Effort, cpus: &Cpus, probe: &mut Probe) -> io::R
     let begun = Instant::now();
     let mut before = placement(probe, cpus)?;
     for round in 0..effort.rounds {
-        // Whoever comes first in one round comes last in the next.
+        // The first contender of one round is the last of the next.
         let shift = round % entrants.len().max(1);
         let (late, early) = entrants.split_at_mut(shift);
         for entrant in early.iter_mut().chain(late) {
@@ -228,7 +228,7 @@ fn start<'a>(contender: &'a Contender, case: &Case, effort: Effort, cpus: &Cpus)
     let mut entrant =
         Entrant { contender, session: None, count: 1, turns: Vec::new(), failure: None };
     let started = (|| {
-        // Workers inherit where they may run.
+        // Workers inherit the processors of this thread.
         sys::run_on(&cpus.all)?;
         let mut session = (contender.start)()?;
         if case.is_spawn {
@@ -252,7 +252,7 @@ fn start<'a>(contender: &'a Contender, case: &Case, effort: Effort, cpus: &Cpus)
     entrant
 }
 
-/// How many messages make a slice of the right length. Warms up on the way.
+/// Returns the number of messages for a slice of the intended duration. Warms up meanwhile.
 fn calibrate(session: &mut dyn Session, work: Work, length: Duration) -> io::Result<u64> {
     if matches!(work, Work::Idle { .. }) {
         return Ok(1);
@@ -268,7 +268,7 @@ fn calibrate(session: &mut dyn Session, work: Work, length: Duration) -> io::Res
         }
         let share = length.as_secs_f64() / took.as_secs_f64().max(1e-9);
         let next = ((count as f64 * share) as u64).max(2);
-        // The first messages enter pages and wake processors: what follows may be much faster.
+        // The first messages cause page faults and wake processors: later ones may be much faster.
         if next <= 2 * count {
             return Ok(next);
         }
@@ -297,7 +297,7 @@ impl Entrant<'_> {
                 self.failure = Some(format!("{error:#}"));
                 self.wake();
                 self.session = None;
-                // It may have failed in the middle.
+                // The worker may be in the middle of a slice.
                 let _ = sys::run_on(&cpus.all);
                 None
             }
@@ -310,7 +310,7 @@ impl Entrant<'_> {
         let pid = session.pid();
         if case.spins(work) {
             sys::set_stopped(pid, false);
-            // Back in the caches, and past the signal.
+            // Until the worker is back in the caches, and has handled the signal.
             session.run(work, (self.count / 16).max(1))?;
         }
         let before = Usage::of(pid);
@@ -343,7 +343,7 @@ impl Entrant<'_> {
     }
 }
 
-/// Processor time and wake-ups of this process and another.
+/// The processor time and the wake-ups of this process and another.
 struct Usage {
     cpu: Duration,
     wakeups: u64,
@@ -360,7 +360,7 @@ impl Usage {
     }
 }
 
-/// How often the threads of a process have gone to sleep.
+/// Returns how often the threads of a process have gone to sleep.
 fn voluntary_switches(pid: u32) -> u64 {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
     let of_task = |path: std::path::PathBuf| -> Option<u64> {

@@ -1,4 +1,4 @@
-//! slipring itself: its rings as they are, and its channel.
+//! slipring itself: its raw rings, and its channel.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::work::{
     time_after_idling, time_all, time_batches, unsupported, wrong,
 };
 
-/// As for the limits.
+/// The same as for the limits.
 const LONG: Duration = Duration::from_secs(120);
 const CLOSE: Duration = Duration::from_secs(2);
 
@@ -33,7 +33,7 @@ const WORK: Kind = Kind::named("work");
 const ROWS: usize = 64;
 const DIM: usize = 384;
 
-/// Both sides look without end: the lowest latency there is.
+/// Both sides spin without end, for the lowest latency.
 #[must_use]
 pub fn busy() -> Config {
     let config = Config::builder().wait_strategy(WaitStrategy::Spin).build();
@@ -44,18 +44,18 @@ fn spawner(link: &str, config: &Config) -> slipring::Result<Spawner> {
     Ok(Spawner::current_exe()?.args([WORKER, link]).role("bench").config(config.clone()))
 }
 
-/// How the frames of a stream go out over a raw link.
+/// How the frames of a stream are sent over a raw link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Publishing {
-    /// Each by itself; the bell is looked at now and then.
+    /// One at a time; the bell is checked now and then.
     Lazily,
-    /// Each by itself, with a look at the bell.
+    /// One at a time, with a check of the bell for each.
     Eagerly,
-    /// Many at a time, and they are taken so too.
+    /// In batches, on both sides.
     InBatches,
 }
 
-/// Frames that are published, or taken, at a time.
+/// Frames of a batch.
 const FRAMES: u64 = 32;
 
 /// One end of a raw link.
@@ -145,7 +145,7 @@ impl End for Raw {
     }
 }
 
-/// Reads where the bytes lie, as a host may whose workers are its own.
+/// Reads the bytes in place, as a host may that trusts its workers.
 #[inline]
 fn in_place<'a>(payload: &PeerBytes<'a>) -> &'a [u8] {
     #[allow(unsafe_code, reason = "reading in place is what is measured")]
@@ -162,11 +162,11 @@ struct RawSession {
     pid: u32,
 }
 
-/// The rings as they are.
+/// Starts a worker with raw rings.
 ///
 /// # Errors
 ///
-/// What spawning gives.
+/// Fails as `Spawner::spawn` does.
 pub fn raw(config: &Config, publishing: Publishing) -> io::Result<Box<dyn Session>> {
     let worker = if publishing == Publishing::InBatches { "raw-batches" } else { "raw" };
     let link = spawner(worker, config)?.spawn_raw()?;
@@ -176,11 +176,11 @@ pub fn raw(config: &Config, publishing: Publishing) -> io::Result<Box<dyn Sessio
     Ok(Box::new(RawSession { end, pid }))
 }
 
-/// The same as soon as the worker has attached, for how long it takes to start one.
+/// Starts it, and returns as soon as the worker has attached, to measure how long that takes.
 ///
 /// # Errors
 ///
-/// What spawning gives.
+/// Fails as `Spawner::spawn` does.
 pub fn raw_cold(config: &Config) -> io::Result<Box<dyn Session>> {
     let link = spawner("raw-cold", config)?.spawn_raw()?;
     let mut end = Raw { link, is_streaming: false, publishing: Publishing::Lazily };
@@ -217,48 +217,48 @@ pub struct ChannelSession {
     matrix: Vec<f32>,
 }
 
-/// The public channel: `Channel::call`, `Channel::stream`.
+/// Starts a worker with a channel: `Channel::call`, `Channel::stream`.
 ///
 /// # Errors
 ///
-/// What spawning gives.
+/// Fails as `Spawner::spawn` does.
 pub fn channel(config: &Config) -> io::Result<Box<dyn Session>> {
     let session = channel_cold(config)?;
     session.channel.wait_ready(LONG)?;
     Ok(session)
 }
 
-/// The same as soon as the worker has attached, for how long it takes to start one.
+/// Starts it, and returns as soon as the worker has attached, to measure how long that takes.
 ///
 /// # Errors
 ///
-/// What spawning gives.
+/// Fails as `Spawner::spawn` does.
 pub fn channel_cold(config: &Config) -> io::Result<Box<ChannelSession>> {
     let channel = spawner("channel", config)?.spawn()?;
     let texts = (0..ROWS).map(|row| text(row, EMBED_REQUEST / ROWS)).collect();
     Ok(Box::new(ChannelSession { channel, texts, matrix: vec![0.0; ROWS * DIM] }))
 }
 
-/// A channel to a worker that knows the kinds of this module.
+/// Starts a worker that serves the kinds of this module.
 pub(crate) fn spawn_channel(config: &Config) -> slipring::Result<Channel> {
     let channel = spawner("channel", config)?.spawn()?;
     channel.wait_ready(LONG)?;
     Ok(channel)
 }
 
-/// Has a channel's worker run on one processor.
+/// Binds a channel's worker to one processor.
 pub(crate) fn pin(channel: &Channel, cpu: usize) -> io::Result<()> {
     channel.call(PIN, &(cpu as u64).to_le_bytes(), LONG)?;
     Ok(())
 }
 
-/// One checked round trip.
+/// Makes one checked round trip.
 pub(crate) fn echo(channel: &Channel, message: &[u8]) -> io::Result<()> {
     let reply = channel.call(ECHO, message, LONG)?;
     if in_place(&reply.payload()) == message { Ok(()) } else { Err(wrong("an answer")) }
 }
 
-/// One call whose handler computes for a while.
+/// Makes one call whose handler computes for a while.
 pub(crate) fn work(channel: &Channel, busy: Duration) -> io::Result<()> {
     let nanos = busy.as_nanos() as u64;
     let reply = channel.call(WORK, &nanos.to_le_bytes(), LONG)?;
@@ -269,7 +269,7 @@ fn text(row: usize, len: usize) -> String {
     (0..len).map(|i| char::from(b'a' + ((row * 7 + i) % 26) as u8)).collect()
 }
 
-/// The value at a place of the matrix of a typed call.
+/// Returns the value at a place of the matrix of a typed call.
 fn value(row: usize, col: usize, text: &str) -> f32 {
     let first = f32::from(text.as_bytes().first().copied().unwrap_or(0));
     first + (row * DIM + col) as f32
@@ -280,11 +280,11 @@ fn words(values: [u64; 4]) -> Vec<u8> {
 }
 
 impl ChannelSession {
-    /// A stream of messages to the parent.
+    /// Measures a stream of messages to the parent.
     fn stream(&self, len: usize, is_generated: bool, count: u64) -> io::Result<Slice> {
         let pattern = Pattern::shared(len.max(16 << 10), len);
         let request = words([len as u64, count, u64::from(is_generated), 0]);
-        // The worker's pattern is made when it is asked for the first time.
+        // The worker makes its pattern at the first request.
         self.channel.call(CHUNKS, &request, LONG)?;
         time_all(count, || {
             let mut right = 0;
@@ -383,7 +383,7 @@ impl Drop for ChannelSession {
     }
 }
 
-/// The worker's side of the links here; `None` if `args` name none of them.
+/// Runs the worker's side of the links of this module; `None` if `args` name none of them.
 pub(crate) fn serve(args: &[&str]) -> Option<io::Result<()>> {
     match args {
         ["raw"] => Some(serve_raw(true, Publishing::Lazily)),
@@ -399,7 +399,7 @@ fn serve_raw(is_warm: bool, publishing: Publishing) -> io::Result<()> {
     if is_warm {
         link.prefault();
     }
-    // Ends when the parent closes the link.
+    // Until the parent closes the link.
     let _ = work::serve(&mut Raw { link, is_streaming: false, publishing });
     Ok(())
 }
@@ -466,8 +466,8 @@ fn serve_channel() -> slipring::Result<()> {
                         put_stamp(slot, seq);
                     })?;
                 } else {
-                    // Made once, as a worker would have its result: a fresh copy takes a page
-                    // fault for every 4 KiB.
+                    // Made once: a new copy each time would take a page fault for every 4 KiB,
+                    // which a worker with a result at hand does not have.
                     if long.len() != len {
                         *long = bytes.to_vec();
                     }

@@ -1,4 +1,4 @@
-//! Bytes that both processes know, so that each can check what it gets.
+//! Bytes that both processes know, so that each can check the messages of the other.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,7 +14,7 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// `len` bytes in pieces of `piece`.
+    /// Makes `len` bytes in pieces of `piece` bytes.
     #[must_use]
     pub fn new(len: usize, piece: usize) -> Self {
         let piece = piece.max(8);
@@ -32,7 +32,7 @@ impl Pattern {
         Self { bytes, piece, sums }
     }
 
-    /// As [`Pattern::new`], but kept, as making one takes a while.
+    /// Returns the pattern that [`Pattern::new`] makes, and keeps it, because making one takes long.
     #[must_use]
     pub fn shared(len: usize, piece: usize) -> Arc<Self> {
         static KEPT: Mutex<Vec<(usize, usize, Arc<Pattern>)>> = Mutex::new(Vec::new());
@@ -45,12 +45,12 @@ impl Pattern {
         made
     }
 
-    /// Pieces in turn, each with the sum of all but its first word, without end.
+    /// Yields the pieces in turn, without end, each with the sum of all but its first word.
     pub fn pieces(&self) -> impl Iterator<Item = (&[u8], u64)> {
         self.bytes.chunks_exact(self.piece).zip(self.sums.iter().copied()).cycle()
     }
 
-    /// Whether a message is this piece, all of it, under this stamp.
+    /// Whether a message is exactly this piece with this stamp.
     #[inline]
     #[must_use]
     pub fn is_piece(&self, message: &[u8], sum: u64, stamp: u64) -> bool {

@@ -1,7 +1,7 @@
 //! Whether a run counts: its limits must come near those of the reference machine.
 //!
-//! On a machine of another kind there is nothing to compare with; the reader judges
-//! by the intervals and the placements.
+//! For a machine of another kind there is nothing to compare with: the intervals and the
+//! placements have to tell.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::measure::{Role, Row};
 const CPU: &str = "AMD EPYC";
 const CORES: usize = 2;
 
-/// Workload, what, size: nanoseconds of the best limit when the processors are near.
+/// Workload, work, size, and nanoseconds of the best limit when the processors are near.
 const NEAR: [(&str, &str, usize, f64); 11] = [
     ("W1", "round trip, busy", 32, 100.0),
     ("W2", "after 1 ms idle, pinned", 64, 86_000.0),
@@ -29,21 +29,21 @@ const NEAR: [(&str, &str, usize, f64); 11] = [
 /// The share of the reference that a run must reach.
 const SHARE: f64 = 0.8;
 
-/// What a run is worth.
+/// Whether a run counts.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
     /// Its limits reach the reference.
     Counts,
-    /// They do not, or the processors were never near: what was missed.
+    /// Its limits do not, or the processors were never near. Names what was missed.
     Disturbed(Vec<String>),
-    /// The machine is not the reference's.
+    /// The machine is not the reference machine.
     NoReference,
-    /// Nothing was run that the reference has a figure for.
+    /// The reference has no figure for anything that was run.
     NothingToCompare,
 }
 
 impl Verdict {
-    /// Of a run.
+    /// Judges a run.
     #[must_use]
     pub fn of(machine: &Machine, rows: &[Row]) -> Self {
         if machine.cores != CORES || !machine.cpu.starts_with(CPU) {
@@ -99,7 +99,7 @@ impl fmt::Display for Verdict {
                  within one placement.",
             ),
             Self::NothingToCompare => {
-                f.write_str("Nothing here has a reference to be compared with.")
+                f.write_str("The reference has no figures for these workloads.")
             }
             Self::Disturbed(missed) => {
                 f.write_str("This run does not count: its limits stay below their references.")?;

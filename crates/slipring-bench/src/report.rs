@@ -1,4 +1,4 @@
-//! A run as a table for people and as JSON for programs.
+//! Prints a run as a table for people and as JSON for programs.
 
 use std::fmt::Write;
 
@@ -7,10 +7,10 @@ use crate::measure::Row;
 use crate::reference::Verdict;
 use crate::words;
 
-/// Everything that a run found.
+/// The results of a run.
 #[derive(Debug)]
 pub struct Report {
-    /// Where.
+    /// The machine.
     pub machine: Machine,
     /// The probes of the cache line, in nanoseconds.
     pub probes: Vec<f64>,
@@ -39,7 +39,7 @@ impl Report {
         )
     }
 
-    /// For people.
+    /// Makes the table for people.
     #[must_use]
     pub fn table(&self) -> String {
         let mut out = format!("{}\n{}\n{}", self.machine, self.placements(), legend());
@@ -68,7 +68,7 @@ impl Report {
         out
     }
 
-    /// For programs.
+    /// Makes the JSON for programs.
     #[must_use]
     pub fn json(&self) -> String {
         let Machine { cpu, cores, kernel, date } = &self.machine;
@@ -92,12 +92,12 @@ impl Report {
 /// Explains the words of the table.
 fn legend() -> String {
     format!(
-        "\nnear       the two processors share a cache: a line goes there and back in less than {} ns\n\
-         far        they do not, and each line that changes hands takes several times as long\n\
-         disturbed  over {} ns: something else ran. Compare rows of one placement only\n\
-         p50, p99   the time of one message; of most, of all but one in a hundred\n\
-         of the limit  median [interval of 95 %] /rounds, against the least code that does the\n\
-         \x20          work at all: of times (less is better), for W3 of rates (more is better)\n\
+        "\nnear       the two processors share a cache: a line's round trip takes less than {} ns\n\
+         far        they do not: each line that changes hands takes several times as long\n\
+         disturbed  over {} ns: another program ran. Compare rows of one placement only\n\
+         p50, p99   the time of one message: the median, and the 99th percentile\n\
+         of the limit  median [95 % interval] /rounds, compared with the least code that does\n\
+         \x20          the work at all: of times (lower is better), for W3 of rates (higher is better)\n\
          cpu, wakes    processor time and wake-ups of both processes, for one slice of work\n",
         Placement::NEAR_NS,
         Placement::FAR_NS
@@ -143,7 +143,7 @@ fn count(number: f64) -> String {
     }
 }
 
-/// A length as people write it.
+/// Returns a length as people write it.
 #[must_use]
 pub fn bytes(len: usize) -> String {
     match len {

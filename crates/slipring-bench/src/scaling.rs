@@ -17,7 +17,7 @@ use crate::{Options, own};
 
 const MIB: usize = 1 << 20;
 
-/// Measures them all, and draws them.
+/// Measures all panels and draws them.
 ///
 /// # Errors
 ///
@@ -38,14 +38,14 @@ pub fn plot(options: &Options, mut progress: impl FnMut(&str)) -> io::Result<Str
     Ok(drawing::svg(&format!("slipring: cost as work grows. {}", Machine::read()), &panels))
 }
 
-/// The rate of streams of one direction, by the length of a message.
+/// Measures the rate of streams in one direction, by the length of a message.
 fn messages(quick: bool, cpus: Option<(usize, usize)>) -> io::Result<Panel> {
     let all = sys::allowed_cpus();
     let (parent, worker) = machine::processors(cpus, &all)?;
     let slice = Duration::from_millis(if quick { 20 } else { 100 });
     let mut raw = own::raw(&own::busy(), own::Publishing::Lazily)?;
     raw.pin(worker)?;
-    // Its worker spins: only one of the two may run at a time.
+    // The worker spins: only one of the two workers may run at a time.
     sys::set_stopped(raw.pid(), true);
     let mut channel = own::channel(&own::busy())?;
     channel.pin(worker)?;
@@ -71,7 +71,7 @@ fn messages(quick: bool, cpus: Option<(usize, usize)>) -> io::Result<Panel> {
         }
     }
     sys::run_on(&all)?;
-    // They are told to end when they are dropped.
+    // Dropping the channels ends their workers.
     sys::set_stopped(raw.pid(), false);
     sys::set_stopped(channel.pid(), false);
     Ok(Panel {
@@ -85,7 +85,7 @@ fn messages(quick: bool, cpus: Option<(usize, usize)>) -> io::Result<Panel> {
     })
 }
 
-/// Microseconds of a call on one channel while others are idle.
+/// Measures the microseconds of a call on one channel while others are idle.
 fn channels(quick: bool, cpus: Option<(usize, usize)>) -> io::Result<Panel> {
     let length = Duration::from_millis(if quick { 20 } else { 200 });
     let all = sys::allowed_cpus();
@@ -94,7 +94,7 @@ fn channels(quick: bool, cpus: Option<(usize, usize)>) -> io::Result<Panel> {
     let (mut ticks, mut times) = (Vec::new(), Vec::new());
     for count in [1, 2, 4, 8, 16, 32, 64] {
         while open.len() < count {
-            // Workers inherit where they may run.
+            // Workers inherit the processors of this thread.
             sys::run_on(&all)?;
             open.push(own::spawn_channel(&Config::small())?);
         }
@@ -124,7 +124,7 @@ fn channels(quick: bool, cpus: Option<(usize, usize)>) -> io::Result<Panel> {
     })
 }
 
-/// Thousands of calls in a second by threads that share one channel.
+/// Measures the calls, in thousands a second, of threads that share one channel.
 fn threads(quick: bool) -> io::Result<Panel> {
     let length = Duration::from_millis(if quick { 100 } else { 1000 });
     let channel = own::spawn_channel(&Config::default())?;
@@ -158,16 +158,16 @@ fn threads(quick: bool) -> io::Result<Panel> {
     })
 }
 
-/// Milliseconds from spawning to the first answer, by the parent's resident memory.
+/// Measures the milliseconds from spawning to the first answer, by the parent's resident memory.
 fn parents(quick: bool) -> io::Result<Panel> {
     let rounds = if quick { 5 } else { 25 };
     let mut held: Vec<Vec<u8>> = Vec::new();
     let (mut ticks, mut times) = (Vec::new(), Vec::new());
-    // Half of what there is: a page that is swapped out would be no measurement.
+    // At most half of the free memory: with swapping, the figures would be of something else.
     let most = crate::machine::available_memory() / 2;
     for mib in [0, 256, 1024, 4096].into_iter().filter(|mib| mib * MIB <= most) {
         while held.len() * 256 < mib {
-            // Filled, so that every page is there.
+            // Filled, so that every page is resident.
             held.push(vec![1; 256 * MIB]);
         }
         let mut samples = Vec::new();
@@ -189,8 +189,8 @@ fn parents(quick: bool) -> io::Result<Panel> {
     })
 }
 
-/// What a call costs beside its handler's own time, by that time and by how its two sides
-/// wait: microseconds until the reply, and of the parent's processor.
+/// Measures what a call costs beside its handler's own time, by that time and by the wait
+/// strategy of both sides: microseconds until the reply, and of the parent's processor.
 fn handlers(quick: bool) -> io::Result<[Panel; 2]> {
     let micros = |count| WaitStrategy::SpinThenPark(Duration::from_micros(count));
     let strategies = [

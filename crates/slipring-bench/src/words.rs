@@ -91,9 +91,9 @@ enum Judgement {
 
 impl Judgement {
     const ALL: [(Self, &str); 3] = [
-        (Self::Good, "Good: at what this machine allows, or as near as is aimed at"),
+        (Self::Good, "Good: the target is met"),
         (Self::Off, "Off"),
-        (Self::Unclear, "Unclear: the interval is on both sides of what is aimed at"),
+        (Self::Unclear, "Unclear: the target lies inside the interval"),
     ];
 
     fn new(is_met: bool, may_be_met: bool) -> Self {
@@ -111,7 +111,7 @@ struct Finding<'a> {
     text: String,
 }
 
-/// Returns the verdict, which stands below the table.
+/// Returns the verdict, which is printed below the table.
 pub(crate) fn of(report: &Report) -> String {
     let findings: Vec<Finding<'_>> = report
         .rows
@@ -184,12 +184,12 @@ fn judge<'a>(row: &'a Row, rows: &[Row]) -> Option<Finding<'a>> {
     let mut text = format!("{}: {measured}", row.transport);
     let mut reason = String::new();
     if judgement != Judgement::Good {
-        let _ = write!(text, ", where {aimed}");
+        let _ = write!(text, " (target: {aimed})");
         if let (Some(ratio), Judgement::Unclear) = (row.ratio, judgement) {
             let _ = write!(text, "; from {:.2} to {:.2}", ratio.low, ratio.high);
         }
         if judgement == Judgement::Off && !expectation.known_cost.is_empty() {
-            reason = format!("\n        known to cost here: {}", expectation.known_cost);
+            reason = format!("\n        known cost: {}", expectation.known_cost);
         }
     }
     text.push_str(&beside_plain(row, rows));
@@ -200,7 +200,7 @@ fn judge<'a>(row: &'a Row, rows: &[Row]) -> Option<Finding<'a>> {
     Some(Finding { row, judgement, text })
 }
 
-/// Compares a row with a target: the judgement, what was measured, and what is aimed at. `None`
+/// Compares a row with a target: the judgement, what was measured, and the target. `None`
 /// if the row lacks what the target is about.
 fn compare(row: &Row, target: Target) -> Option<(Judgement, String, String)> {
     let value = if row.is_rate { format!("{:.2} GB/s", row.gb_s) } else { time(row.p50_ns) };
@@ -213,18 +213,14 @@ fn compare(row: &Row, target: Target) -> Option<(Judgement, String, String)> {
             (
                 Judgement::new(is_met(ratio.median), is_met(best)),
                 format!("{value}, {:.2} {of} the limit", ratio.median),
-                format!("{bound} is aimed at"),
+                bound.to_string(),
             )
         }
-        Target::Nanos(most) => (
-            Judgement::new(row.p50_ns <= most, false),
-            value,
-            format!("{} is aimed at", time(most)),
-        ),
+        Target::Nanos(most) => (Judgement::new(row.p50_ns <= most, false), value, time(most)),
         Target::Wakes(most) => (
             Judgement::new(row.wakeups <= most, false),
             format!("{:.0} wake-ups, {:.2} ms of processor time", row.wakeups, row.cpu_ms),
-            format!("{most} wake-ups at most are aimed at"),
+            format!("{most} wake-ups"),
         ),
     })
 }
@@ -284,8 +280,8 @@ fn machine(report: &Report) -> String {
     if report.load > 0.5 {
         let _ = writeln!(
             out,
-            "Before the run {:.1} processes wanted one of {} processors, on average: figures of\n\
-             a busy machine are worse, those of waking and of spawning above all.",
+            "Before the run, {:.1} processes on average wanted to run on {} processors: figures of\n\
+             a busy machine are worse, above all those of waking and of spawning.",
             report.load, report.machine.cores
         );
     }
@@ -293,7 +289,7 @@ fn machine(report: &Report) -> String {
     if few.is_some_and(|pairs| pairs < 6) {
         let _ = writeln!(
             out,
-            "With {} rounds an interval is just the extremes: without --quick there are 25.",
+            "With {} rounds, an interval is just the extremes. Without --quick there are 25 rounds.",
             few.unwrap_or(0)
         );
     }

@@ -59,15 +59,15 @@ fn a_figure_is_good_off_or_unclear_by_its_interval() {
 }
 
 #[test]
-fn what_is_off_is_said_with_the_aim_the_reason_and_the_plain_rival() {
+fn a_figure_that_is_off_has_target_reason_and_plain_rival() {
     let raw = row("W1", "round trip, busy", "raw ring", Role::Own);
     let raw = with_ratio(raw, 1.82, 1.7, 1.9);
     let socket = row("W1", "round trip, busy", "unix socket", Role::Plain);
     let socket = Row { msgs_s: 25_000.0, ..socket };
     let text = of(&report(vec![raw, socket], vec![100.0; 10], 0.0));
     let expected = "  Off\n    W1 round trip, busy: 64 B there and back\n      raw ring: 188 ns, \
-                    1.82 times the limit, where 1.25 is aimed at; 200.0 times as fast as a unix \
-                    socket\n        known to cost here: a ring moves on through its memory, and the \
+                    1.82 times the limit (target: 1.25); 200.0 times as fast as a unix \
+                    socket\n        known cost: a ring moves on through its memory, and the \
                     limit uses one place again and again\n";
     assert!(text.contains(expected), "{text}");
     assert!(text.contains("Of 1 figures of slipring 0 are good, 1 are off, 0 are unclear."));
@@ -91,7 +91,7 @@ fn near_is_judged_where_it_was_measured_and_far_otherwise() {
 fn the_machine_s_part_is_said() {
     let text = of(&report(Vec::new(), vec![1000.0, 100.0], 3.25));
     assert!(text.contains("Something else ran on these processors in 1 of 2 probes"), "{text}");
-    assert!(text.contains("3.2 processes wanted one of 2"), "{text}");
+    assert!(text.contains("3.2 processes on average wanted to run on 2"), "{text}");
     assert!(text.contains("There is no reference for this machine"), "{text}");
 }
 

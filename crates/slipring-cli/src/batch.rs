@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use slipring::payload::TextBatch;
 
-/// What a batch may hold.
+/// The limits of a batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Texts in a batch, such that the reply fits as well.
@@ -17,9 +17,9 @@ pub(crate) struct Limits {
     pub(crate) max_line: usize,
 }
 
-/// Bytes of a request with so many texts of so many bytes together.
+/// Returns the bytes of a request with this many texts, of this many bytes in all.
 pub(crate) fn request_len(texts: usize, bytes: usize) -> usize {
-    // What cannot be encoded is too long for any ring.
+    // A request that cannot be encoded is too long for any ring.
     TextBatch::encoded_len_for(texts, bytes).unwrap_or(usize::MAX)
 }
 
@@ -59,7 +59,7 @@ impl Batch {
         true
     }
 
-    /// The number of texts.
+    /// Returns the number of texts.
     pub(crate) fn rows(&self) -> usize {
         self.ends.len()
     }

@@ -1,6 +1,6 @@
-//! `slipring bench`: how fast slipring is on this machine, and how near to its limits.
+//! `slipring bench`: measures slipring on this machine, beside the machine's limits.
 //!
-//! The measuring is `slipring-bench`'s; here are its options and its output.
+//! `slipring-bench` measures; this file has the options and the output.
 
 use std::io::ErrorKind;
 use std::process::ExitCode;

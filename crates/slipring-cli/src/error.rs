@@ -1,12 +1,12 @@
-//! What goes wrong, as one line for standard error and one exit code.
+//! Errors of the program: one line on standard error and an exit code.
 
 use std::fmt;
 use std::io;
 
 use crate::stdio;
 
-/// Why the program ends without success. The exit codes are part of the
-/// program's interface and stand in `--help`.
+/// Why the program fails. The exit codes are part of the program's interface
+/// and are listed in `--help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Input, output, or a worker that answers but fails.
@@ -17,7 +17,7 @@ pub(crate) enum Exit {
     WorkerDied,
     /// A signal asked the program to end.
     Signal(i32),
-    /// Nobody reads standard output any more, which is no fault.
+    /// Standard output has no reader any more, which is no fault.
     BrokenPipe,
 }
 
@@ -70,8 +70,8 @@ impl Error {
         Self::new(Exit::Signal(signal), format!("ended by {name}"))
     }
 
-    /// A failed write; a pipe that nobody reads any more ends the program
-    /// quietly.
+    /// Makes the error of a failed write. A pipe without a reader ends the
+    /// program quietly.
     pub(crate) fn write(what: impl fmt::Display, error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::new(Exit::BrokenPipe, ""),

@@ -20,11 +20,11 @@ use crate::sys;
 
 const BUFFER: usize = 64 * 1024;
 const BOM: &[u8] = b"\xef\xbb\xbf";
-/// A line that is too long is counted to its end for the message; a stream
-/// without an end is given up here.
+/// A line that is too long is counted to its end for the message, but not
+/// beyond this length.
 const COUNT_UP_TO: u64 = 1 << 30;
 
-/// Where lines come from.
+/// A source of lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Input {
     Stdin,
@@ -363,13 +363,13 @@ impl Lines {
     }
 }
 
-/// The rest of a line that was skipped.
+/// The end of a line that is too long, which was skipped.
 struct Skipped {
     bytes: i64,
     ending: Ending,
 }
 
-/// What a line ended with.
+/// How a line ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     Lf,

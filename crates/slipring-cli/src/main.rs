@@ -56,7 +56,7 @@ fn run() -> Result<(), Error> {
         Parsed::Text(text) => return print(&text),
         Parsed::Command(command) => command,
     };
-    signals::settle().map_err(|e| Error::failure(format!("cannot handle signals: {e}")))?;
+    signals::reset().map_err(|e| Error::failure(format!("cannot handle signals: {e}")))?;
     match command {
         Command::Embed(options) => embed::run(&options),
         Command::Bench(request) => bench::run(&request.into()),

@@ -10,12 +10,12 @@
 //! A fixed number of batches goes round. The reader can only fill one that is
 //! free, so nothing here grows with the input, and the output that waits for
 //! its turn is bounded too. The batch with the lowest index is always with
-//! somebody who makes progress on it.
+//! a thread that makes progress on it.
 //!
 //! A worker has a thread that submits and a thread that waits, so that replies
 //! are taken out while a submission blocks, and the next batch goes in while a
 //! reply is awaited. The main thread does nothing that blocks except writing
-//! the output: it hears of everything, signals included, by one channel.
+//! the output: all events, signals included, reach it by one channel.
 //!
 //! This module does not know what a worker is, nor what an output is.
 
@@ -68,7 +68,7 @@ const SIGNAL_GRACE: Duration = Duration::from_millis(100);
 const END_GRACE: Duration = Duration::from_millis(100);
 const END_LOOK: Duration = Duration::from_millis(1);
 
-/// What the main thread hears of.
+/// An event for the main thread.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A batch has its vectors.
@@ -196,7 +196,7 @@ fn submit_all<W: EmbedWorker>(
         batch.submitted = Some(Instant::now());
         let pending = worker.submit(&batch)?;
         if submitted.send((batch, pending)).is_err() {
-            // The waiter has failed and said so.
+            // The waiter has failed and reported it.
             break;
         }
     }
@@ -219,8 +219,8 @@ fn wait_for_all<W: EmbedWorker>(
     Ok(())
 }
 
-/// Starts the thread that reads. It may block in a read for ever, so nobody
-/// joins it.
+/// Starts the thread that reads. It may block in a read for ever, so it is
+/// not joined.
 fn spawn_reader(
     mut fill: Fill,
     free: &Arc<Queue<Batch>>,
@@ -300,8 +300,7 @@ fn collect<W: EmbedWorker>(
     Ok(())
 }
 
-/// Fails if a worker is dead: one that has nothing to do is missed by nobody
-/// else.
+/// Fails if a worker is dead. The death of an idle worker is noticed only here.
 fn find_dead<W: EmbedWorker>(workers: &[W]) -> Result<(), Error> {
     let deadline = Instant::now() + END_GRACE;
     loop {

@@ -1,5 +1,5 @@
-//! How far the work is, on standard error: a bar on a terminal, a plain line
-//! every few seconds otherwise.
+//! Shows progress on standard error: a bar on a terminal, otherwise a plain
+//! line every few seconds.
 
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ pub(crate) enum Style {
 }
 
 impl Style {
-    /// The style that fits standard error and the environment.
+    /// Returns the style that fits standard error and the environment.
     pub(crate) fn detect(quiet: bool) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());

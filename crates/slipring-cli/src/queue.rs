@@ -49,7 +49,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Takes no more items; those inside can still be taken.
+    /// Accepts no more items. The items inside can still be taken.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();

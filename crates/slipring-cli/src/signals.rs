@@ -25,7 +25,7 @@ use crate::pipeline::Event;
 use crate::sys;
 
 /// How long the main thread has for its clean-up. It may itself be blocked,
-/// for instance in a write to a pipe that nobody reads.
+/// for instance in a write to a pipe without a reader.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Signals whose default action ends a program, without those that report a fault of the
@@ -52,7 +52,7 @@ fn ending() -> impl Iterator<Item = i32> {
 
 /// Restores the usual effect of signals, whatever was inherited. Must be called by the main
 /// thread before it starts other threads.
-pub(crate) fn settle() -> io::Result<()> {
+pub(crate) fn reset() -> io::Result<()> {
     // With a handler, a file beyond the size limit is an error of `write`, which
     // is reported like any other, and not the end of the process.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;

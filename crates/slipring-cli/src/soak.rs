@@ -1,9 +1,9 @@
-//! `slipring soak`: checked frames through real workers that are killed, stopped and
-//! started again all the while.
+//! `slipring soak`: sends checked frames through real workers, which are killed, stopped and
+//! started again meanwhile.
 //!
-//! [`checked`] makes and checks the frames, on both sides; [`drive`] sends them;
-//! [`faults`] kills; [`raw`] sends very many, without faults, before that. What counts is that nothing is lost, duplicated, torn or delivered
-//! to somebody else, that nothing hangs, and that nothing is left behind.
+//! [`checked`] makes and checks the frames, on both sides. [`drive`] sends them. [`faults`] kills
+//! and stops workers. Before that, [`raw`] sends very many frames without faults. No frame may be
+//! lost, duplicated, torn or delivered to another caller; nothing may hang or be left behind.
 
 mod checked;
 mod drive;
@@ -28,10 +28,10 @@ use footprint::Footprint;
 
 pub(crate) use checked::serve_if_worker;
 
-/// Callers and readers of streams on each worker.
+/// The threads that call and read streams, for each worker.
 const CALLERS: usize = 2;
 const STREAMERS: usize = 1;
-/// An operation that takes longer hangs.
+/// An operation that takes longer counts as hanging.
 const HANG: Duration = Duration::from_secs(30);
 
 /// The options of `soak`.
@@ -58,7 +58,7 @@ pub(crate) struct Options {
     pub(crate) json: bool,
 }
 
-/// What is counted.
+/// Counts of operations, of faults that were made, and of errors that were found.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     frames: AtomicU64,
@@ -81,7 +81,7 @@ impl Counts {
         counter.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Counts a fault, and says what it is.
+    /// Counts an error and describes it.
     fn wrong(counter: &AtomicU64, what: impl std::fmt::Display) {
         counter.fetch_add(1, Ordering::Relaxed);
         say(what);
@@ -92,7 +92,7 @@ impl Counts {
     }
 }
 
-/// What all threads share.
+/// The state that all threads share.
 pub(crate) struct Soak {
     counts: Counts,
     is_over: AtomicBool,
@@ -117,7 +117,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     // Checked first: without standard output there would be no report.
     let stdout = Stdout::open()?;
     let spawner = spawner().map_err(failed)?;
-    // The library's own threads and descriptors come with the first worker, and stay.
+    // The first worker starts threads and opens descriptors of the library, which stay.
     spawner.spawn().and_then(|first| first.close(HANG)).map_err(failed)?;
     let baseline = Footprint::now();
     let counts = Counts::default();
@@ -157,7 +157,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
             places.into_iter().for_each(Place::close);
             report(&counts, seconds, left_behind(&baseline), options.json, &stdout)
         }
-        // What hangs holds the rest.
+        // A thread that hangs keeps the rest.
         Ok(soak) => report(&soak.counts, seconds, [0; 3], options.json, &stdout),
         Err(soak) => report(&soak.counts, seconds, [0; 3], options.json, &stdout),
     }
@@ -175,7 +175,7 @@ fn spawner() -> slipring::Result<Spawner> {
     Ok(Spawner::current_exe()?.arg(checked::WORKER).role("soak").config(config))
 }
 
-/// Looks at the drivers until the time is over, or one hangs.
+/// Watches the drivers until the time is over, or one hangs.
 fn watch(soak: &Soak, length: Duration) {
     while soak.start.elapsed() < length && !find_hangs(soak) {
         thread::sleep(Duration::from_millis(20).min(length));
@@ -213,8 +213,8 @@ fn end(soak: &Soak, threads: Vec<thread::JoinHandle<()>>) -> bool {
     true
 }
 
-/// Descriptors, mappings and children more than there were; the last worker is reaped a
-/// moment after its channel is closed.
+/// Counts the descriptors, mappings and children that were added since the start. Waits a moment,
+/// because the last worker is reaped after its channel is closed.
 fn left_behind(baseline: &Footprint) -> [usize; 3] {
     let patience = Instant::now() + Duration::from_secs(10);
     loop {

@@ -1,4 +1,4 @@
-//! What the summary at the end says.
+//! The figures of the summary at the end.
 
 use std::fmt;
 use std::fs;
@@ -31,8 +31,8 @@ impl Histogram {
         }
     }
 
-    /// The duration that `percent` of all durations do not exceed, rounded up
-    /// to the end of its bucket.
+    /// Returns the duration that `percent` of all durations do not exceed,
+    /// rounded up to the end of its bucket.
     pub(crate) fn percentile(&self, percent: u64) -> Duration {
         let rank = (self.total * percent).div_ceil(100).max(1);
         let mut seen = 0;
@@ -83,7 +83,7 @@ impl std::ops::AddAssign for Traffic {
     }
 }
 
-/// What a run did.
+/// The figures of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Summary {
     pub(crate) texts: u64,
@@ -92,7 +92,7 @@ pub(crate) struct Summary {
     pub(crate) traffic: Traffic,
     /// From the submission of a batch to its reply.
     pub(crate) latency: Histogram,
-    /// Processor time of the worker processes, if the kernel tells.
+    /// Processor time of the worker processes, if the kernel tells it.
     pub(crate) worker_cpu: Option<Duration>,
     /// How long the thread that writes had nothing to do.
     pub(crate) waited: Duration,
@@ -138,13 +138,13 @@ pub(crate) fn cpu_ns(task: &Path) -> Option<u64> {
     schedstat.split_whitespace().next()?.parse().ok()
 }
 
-/// Texts a second.
+/// Returns texts a second.
 pub(crate) fn rate(texts: u64, elapsed: Duration) -> u64 {
     let nanos = elapsed.as_nanos().max(1);
     u64::try_from(u128::from(texts) * 1_000_000_000 / nanos).unwrap_or(u64::MAX)
 }
 
-/// A number with a comma at every third digit.
+/// Writes a number with a comma at every third digit.
 pub(crate) struct Thousands(pub(crate) u64);
 
 impl fmt::Display for Thousands {

@@ -1,6 +1,6 @@
 //! The workers of `embed`: processes that run this same program, one channel
-//! each. Here is the parent's side, and the sizes of the rings; [`process`] is
-//! what runs in a worker.
+//! each. This file has the parent's side and the sizes of the rings;
+//! [`process`] runs in a worker.
 
 mod process;
 
@@ -24,13 +24,13 @@ const ROLE: &str = "embed";
 /// The extra that tells a worker how many numbers a vector has.
 const DIM: &str = "dim";
 
-/// No ring is smaller; a long line or a large `dim` makes it larger.
+/// The smallest size of a ring. A long line or a large `dim` makes it larger.
 const MIN_RING: usize = 1 << 20;
 /// A frame is at most half its ring, less its header.
 const FRAME_HEADER: usize = 32;
-/// Replies of more rows are not worth a larger ring: batches are cut instead.
+/// The longest replies for which a ring is made larger. Longer batches are cut instead.
 const LARGE_REPLY: usize = (1 << 20) - FRAME_HEADER;
-/// Several texts in a request are at most so many bytes; a longer line has a
+/// The most bytes of a request with several texts. A longer line has a
 /// request of its own.
 const LARGE_REQUEST: usize = 1 << 18;
 
@@ -38,11 +38,11 @@ const LARGE_REQUEST: usize = 1 << 18;
 /// given up.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 const ABORT_GRACE: Duration = Duration::from_millis(300);
-/// How long the exit status of a dead worker is waited for.
+/// The longest wait for the exit status of a dead worker.
 const STATUS_GRACE: Duration = Duration::from_secs(1);
 
-/// The rings, such that the longest line fits one request, and the rows of a
-/// batch, or at least one row, one reply.
+/// Returns rings in which the longest line fits one request, and the rows of
+/// a batch, or at least one row, fit one reply.
 pub(crate) fn config(options: &Options) -> Result<Config, Error> {
     let one_row = reply_len(1, options.dim)?;
     let reply = reply_len(options.batch, options.dim)?.min(LARGE_REPLY).max(one_row);
@@ -58,7 +58,7 @@ pub(crate) fn config(options: &Options) -> Result<Config, Error> {
     config.map_err(|e| Error::failure(format!("{e:#}")))
 }
 
-/// The smallest ring with frames of `len` bytes, and the longest frame in it.
+/// Returns the smallest ring with frames of `len` bytes, and its longest frame.
 fn ring_for(len: usize) -> (usize, usize) {
     let ring = (2 * (len + FRAME_HEADER)).next_power_of_two().max(MIN_RING);
     (ring, ring / 2 - FRAME_HEADER)
@@ -69,7 +69,7 @@ fn reply_len(rows: usize, dim: usize) -> Result<usize, Error> {
     shape.map(|shape| shape.encoded_len()).map_err(|e| Error::failure(format!("{e:#}")))
 }
 
-/// What a batch may hold to fit the rings.
+/// Returns the limits of a batch that fits the rings.
 pub(crate) fn limits(options: &Options, config: &Config) -> Limits {
     let row = options.dim * size_of::<f32>();
     Limits {

@@ -123,7 +123,7 @@ fn an_output_that_cannot_be_written_is_found_before_the_input_is_read() {
         ("vectors.npy/v.npy", "Not a directory (os error 20)"),
     ] {
         let mut child = directory.command(&["-o", output]).spawn().unwrap();
-        // Standard input stays open, and nobody writes to it.
+        // Standard input stays open without input.
         let stdin = child.stdin.take();
         let done: Finished = child.wait_with_output().unwrap().into();
         drop(stdin);
@@ -296,7 +296,7 @@ fn a_long_input_needs_no_more_memory_than_a_short_one() {
     assert_eq!(Npy::parse(&directory.read("vectors.npy")).rows, 768);
 }
 
-/// Starts the program with an open standard input and so many workers, and
+/// Starts the program with an open standard input and this many workers, and
 /// waits until they wait for requests.
 fn with_idle_workers(directory: &Directory, args: &[&str], count: usize) -> (Child, Vec<u32>) {
     let child = running(directory, args);

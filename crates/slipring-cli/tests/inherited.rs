@@ -1,4 +1,4 @@
-//! What the program inherits: standard streams, signals. Each odd thing has a row.
+//! Standard streams and signals that the program inherits. Each unusual state has a row.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 #![allow(unsafe_code, reason = "what a child inherits is set between fork and exec")]
 
@@ -39,7 +39,7 @@ fn a_standard_stream_that_is_closed_is_an_error_where_it_is_needed() {
         ("--help >&-", 1, NO_OUTPUT),
         ("--version >&-", 1, NO_OUTPUT),
         ("--version 1</dev/null", 1, READ_ONLY),
-        // Said before the work, which for these two takes long.
+        // Reported before the work, which takes long for these two.
         ("soak --seconds 100000 >&-", 1, NO_OUTPUT),
         ("bench >&-", 1, NO_OUTPUT),
         ("embed -q <&-", 1, NO_INPUT),
@@ -47,7 +47,7 @@ fn a_standard_stream_that_is_closed_is_an_error_where_it_is_needed() {
         ("embed -q /dev/stdin <&-", 1, NO_INPUT),
         ("embed -q 0>/dev/null", 1, WRITE_ONLY),
         ("embed no.txt 2>&-", 1, ""),
-        // What is not needed may be missing.
+        // A stream that is not needed may be missing.
         ("embed in.txt -q -o - >/dev/null", 0, ""),
         ("embed in.txt -q -o - 1<>/dev/null", 0, ""),
         ("embed in.txt -q >&-", 0, ""),
@@ -247,7 +247,7 @@ fn a_message_into_a_pipe_that_does_not_block_is_waited_for() {
     assert_eq!(stderr.trim_start_matches('.'), message);
 }
 
-/// Blocks these signals in the program to be started.
+/// Blocks these signals in the program that will be started.
 fn block(command: &mut Command, signals: &'static [i32]) {
     let block = move || {
         let mut set = std::mem::MaybeUninit::uninit();
@@ -265,7 +265,7 @@ fn block(command: &mut Command, signals: &'static [i32]) {
     unsafe { command.pre_exec(block) };
 }
 
-/// Has the program to be started ignore these signals.
+/// Makes the program that will be started ignore these signals.
 fn ignore(command: &mut Command, signals: &'static [i32]) {
     let ignore = move || {
         for signal in signals {

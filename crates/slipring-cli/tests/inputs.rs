@@ -1,4 +1,4 @@
-//! Inputs that are not what they seem: each is said clearly, and destroys nothing.
+//! Inputs that are not what they seem: each is reported clearly, and destroys nothing.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 #![allow(unsafe_code, reason = "a terminal of the test's own")]
 
@@ -136,12 +136,12 @@ fn lines_that_end_with_a_carriage_return_alone_are_refused() {
     }
 }
 
-/// Both ends of a terminal: who types and reads the screen, and the program's end.
+/// Both ends of a terminal: the user's end, and the program's.
 fn terminal() -> (File, File) {
     // SAFETY: integers only.
     let fd = unsafe { libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) };
     assert!(fd >= 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: the descriptor was opened just now, for nobody else.
+    // SAFETY: the descriptor was opened just now, and nothing else owns it.
     let master = unsafe { File::from_raw_fd(fd) };
     let mut name = [0; 64];
     let fd = master.as_raw_fd();

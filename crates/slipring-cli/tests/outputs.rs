@@ -1,4 +1,4 @@
-//! What becomes of a result: only real loss is an error, and real loss always is one.
+//! Results: only real loss is an error, and real loss always is one.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 #![allow(unsafe_code, reason = "system calls are refused from between fork and exec on")]
 

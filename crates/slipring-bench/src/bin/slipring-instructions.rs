@@ -1,12 +1,13 @@
-//! Counts the instructions of the parent's hot paths, which no other load changes.
+//! Counts the instructions of the parent's hot paths. The counts do not depend on the load of the
+//! machine.
 //!
 //!     slipring-instructions            compare with the baseline
 //!     slipring-instructions --update   write a new baseline
 //!
 //! Each path runs in a process of its own under callgrind, which counts only inside the
-//! functions named `hot_…`. The other side is made to stand still meanwhile: the ring is
-//! large enough for all frames, so that nobody waits or is woken. Without valgrind it
-//! says so and succeeds. The counts hold for one compiler, with optimisation.
+//! functions named `hot_…`. The other side does nothing meanwhile: the ring has room for all
+//! frames, so that neither side waits or is woken. Without valgrind the program prints
+//! `SKIPPED` and succeeds. The counts hold for one compiler, with optimisation.
 #![allow(clippy::as_conversions, reason = "counts become floats")]
 
 use std::fmt::Write;
@@ -20,7 +21,7 @@ use slipring::ring::Header;
 use slipring::worker::{self, Worker};
 use slipring::{Channel, Kind, Pending, RawLink, Spawner, Stream};
 
-/// Paths, and how many frames or requests each is measured with.
+/// The paths, and the number of frames or requests of each.
 const PATHS: [(&str, u64); 8] = [
     ("raw-commit", 8000),
     ("raw-commit-lazily", 8000),
@@ -32,20 +33,20 @@ const PATHS: [(&str, u64); 8] = [
     ("channel-chunk", 800),
 ];
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.txt");
-/// How far a count may be above its baseline.
+/// How much more than its baseline a count may be.
 const TOLERANCE: f64 = 0.05;
 
 const LEN: usize = 64;
 /// Frames of a batch.
 const BATCH: usize = 32;
-/// Longer than what is copied out of the ring at once.
+/// Longer than a chunk that is copied out of the ring together with others.
 const CHUNK: usize = 1024;
 const WARM: u64 = 100;
 const LONG: Duration = Duration::from_secs(60);
 const ECHO: Kind = Kind::named("echo");
 const NAP: Kind = Kind::named("nap");
 const CHUNKS: Kind = Kind::named("chunks");
-/// Long enough for a parent under callgrind to do all that it does meanwhile.
+/// Long enough for all that a parent under callgrind does meanwhile.
 const NAP_TIME: Duration = Duration::from_millis(1500);
 
 fn main() -> ExitCode {
@@ -112,7 +113,7 @@ fn compare(is_update: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs a path under callgrind; the instructions inside its hot function.
+/// Runs a path under callgrind and returns the instructions inside its hot function.
 fn count_instructions(path: &str) -> io::Result<f64> {
     let exe = std::env::current_exe()?;
     let out = Path::new("/tmp").join(format!("slipring-callgrind-{}", std::process::id()));
@@ -123,7 +124,7 @@ fn count_instructions(path: &str) -> io::Result<f64> {
         .arg(exe)
         .args(["path", path])
         .output()?;
-    // Nothing but the total is of interest.
+    // Only the total is needed.
     let _ = fs::remove_file(out);
     let text = String::from_utf8_lossy(&run.stderr);
     let total = text.lines().find_map(|line| line.split_once("Collected :"));
@@ -139,17 +140,17 @@ fn frames(path: &str) -> u64 {
 }
 
 fn spawner(side: &str) -> io::Result<Spawner> {
-    // Not by way of `/proc/self/exe`: under valgrind that is valgrind.
+    // Not by `/proc/self/exe`, which is valgrind in a process that valgrind runs.
     Ok(Spawner::program(std::env::current_exe()?).arg(side).role("instructions"))
 }
 
-/// The side that is counted.
+/// Runs the side that is counted.
 fn measured(path: &str) -> io::Result<()> {
     let count = frames(path);
     match path {
         "raw-commit" | "raw-commit-lazily" | "raw-commit-batch" => {
             let mut link = spawner("idle")?.spawn_raw()?;
-            // It naps by now, or soon: whatever comes before that rings its bell once.
+            // The worker sleeps by now, or soon: a frame before that rings its bell once.
             std::thread::sleep(NAP_TIME / 10);
             match path {
                 "raw-commit" => {
@@ -183,7 +184,7 @@ fn measured(path: &str) -> io::Result<()> {
             let channel = spawner("channel")?.spawn()?;
             channel.wait_ready(LONG)?;
             let mut pending = Vec::with_capacity(2000);
-            // The worker naps in its handler, and sees nothing of what follows.
+            // The worker sleeps in its handler, and sees nothing of what follows.
             let nap = channel.submit(NAP, &[], LONG)?;
             warm_submit(&channel, WARM, &mut pending)?;
             hot_channel_submit(&channel, count, &mut pending)?;
@@ -200,7 +201,7 @@ fn measured(path: &str) -> io::Result<()> {
             let channel = spawner("channel")?.spawn()?;
             channel.wait_ready(LONG)?;
             let mut chunks = channel.stream(CHUNKS, &[], LONG)?;
-            // All of them are in the ring by then.
+            // By then all replies are in the ring.
             while channel.health().bytes_sent < (WARM + count) * CHUNK as u64 {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -214,7 +215,7 @@ fn measured(path: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// A function that is counted and one that is not, with the same body.
+/// Makes a function that is counted, and one with the same body that is not.
 macro_rules! hot_and_warm {
     ($hot:ident, $warm:ident, ($($name:ident: $kind:ty),*), $body:expr) => {
         #[inline(never)]
@@ -321,7 +322,7 @@ hot_and_warm!(hot_channel_chunk, warm_chunk, (chunks: &mut Stream, count: u64), 
     Ok(())
 });
 
-/// The side that is not.
+/// Runs the side that is not counted.
 fn serve(args: &[&str]) -> io::Result<()> {
     if args.first() == Some(&"channel") {
         let worker = Worker::new(|_| Ok(()))
@@ -352,7 +353,7 @@ fn serve(args: &[&str]) -> io::Result<()> {
         }
         link.producer.flush();
     }
-    // Until the parent is done with what it does; then its closing the link ends this.
+    // Until the parent closes the link, when it is done.
     std::thread::sleep(2 * NAP_TIME);
     while link.recv(LONG).is_ok() {}
     Ok(())

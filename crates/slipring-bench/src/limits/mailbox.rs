@@ -15,7 +15,7 @@ use crate::end::{End, put_stamp};
 /// How an end waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// Looks without end.
+    /// Polls until the flag changes.
     Spin,
     /// Sleeps on the flag.
     Futex,
@@ -42,18 +42,18 @@ const LEN_BITS: u32 = 20;
 const SHORT: usize = 56;
 
 impl Mailbox {
-    /// Bytes of memory for messages of up to `max` bytes.
+    /// Returns the bytes of memory for messages of up to `max` bytes.
     #[must_use]
     pub fn memory_len(max: usize) -> usize {
         2 * Self::stride(max)
     }
 
     fn stride(max: usize) -> usize {
-        // Apart, for the processor fetches lines in pairs.
+        // Apart, because the processor fetches lines in pairs.
         (LINE + max).next_multiple_of(4096) + 2 * LINE
     }
 
-    /// One of the two ends; the memory must be as long as [`Mailbox::memory_len`] says.
+    /// Makes one of the two ends. The memory must be [`Mailbox::memory_len`] bytes long.
     #[must_use]
     pub fn new(memory: Memory, is_parent: bool, has_one_line: bool, wait: Wait) -> Self {
         let half = memory.len() / 2;

@@ -1,11 +1,12 @@
-//! Memory that two processes share and trust each other with.
+//! Memory that two processes share. They trust each other.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-/// A mapped file in memory. It stays mapped while the process lives: ends keep pointers.
+/// A mapped file in memory. It stays mapped while the process lives, because the ends keep
+/// pointers into it.
 #[derive(Debug, Clone, Copy)]
 pub struct Memory {
     base: NonNull<u8>,
@@ -17,11 +18,11 @@ pub struct Memory {
 unsafe impl Send for Memory {}
 
 impl Memory {
-    /// New memory, and the file to hand to the other process.
+    /// Makes memory, and the file to hand to the other process.
     ///
     /// # Errors
     ///
-    /// What the kernel says.
+    /// Fails if the system call fails.
     pub fn create(len: usize) -> io::Result<(Self, OwnedFd)> {
         let file = super::sys::memfd(len)?;
         Ok((Self::map(&file)?, file))
@@ -31,7 +32,7 @@ impl Memory {
     ///
     /// # Errors
     ///
-    /// What the kernel says.
+    /// Fails if the system call fails.
     pub fn map(file: &impl AsFd) -> io::Result<Self> {
         let fd = file.as_fd();
         let len = std::fs::File::from(fd.try_clone_to_owned()?).metadata()?.len() as usize;
@@ -59,7 +60,7 @@ impl Memory {
         self.len
     }
 
-    /// Whether there is none.
+    /// Whether its length is zero.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -73,25 +74,26 @@ impl Memory {
         unsafe { self.base.as_ptr().add(offset) }
     }
 
-    /// The word at a multiple of eight.
+    /// Returns the word at a multiple of eight.
     #[inline]
     pub(super) fn word(&self, offset: usize) -> &'static AtomicU64 {
         // SAFETY: mapped for ever, aligned, and only ever used as an atomic.
         unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }
     }
 
-    /// The lower half of the word at a multiple of eight: something to sleep on.
+    /// Returns the lower half of the word at a multiple of eight, for a futex.
     #[inline]
     pub(super) fn half(&self, offset: usize) -> &'static AtomicU32 {
-        // SAFETY: mapped for ever, aligned; the kernel compares it, nobody stores to it.
+        // SAFETY: mapped for ever, aligned; the kernel only compares it, and no code
+        // stores to it.
         unsafe { AtomicU32::from_ptr(self.at(offset, 4).cast()) }
     }
 
-    /// Bytes that the protocol gives to this end until it publishes them.
+    /// Returns bytes that belong to this end until it publishes them.
     #[inline]
     #[allow(clippy::mut_from_ref, reason = "the protocol hands out each range once")]
     pub(super) fn bytes(&self, offset: usize, len: usize) -> &mut [u8] {
-        // SAFETY: mapped for ever; the other end keeps off until it is told.
+        // SAFETY: mapped for ever; the other end does not touch them before they are published.
         unsafe { std::slice::from_raw_parts_mut(self.at(offset, len), len) }
     }
 }

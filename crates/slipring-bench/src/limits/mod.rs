@@ -28,15 +28,15 @@ pub mod sys;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// How long an end waits for the other before it takes it for dead: longer than all the others
-/// take their turns of the idle workload.
+/// How long an end waits before it takes the other end for dead. Longer than the turns of all
+/// other contenders in the idle workload.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Spins until `look` finds something.
 ///
 /// # Errors
 ///
-/// `TimedOut` if it does not for a long time: the other process is gone.
+/// `TimedOut` after a long time: the other process is gone.
 #[inline]
 pub(crate) fn spin<T>(mut look: impl FnMut() -> Option<T>) -> io::Result<T> {
     for _ in 0..1 << 16 {

@@ -22,21 +22,21 @@ const PAGE: usize = 4096;
 const LINE: u64 = 64;
 const SHORT: usize = 48;
 
-/// How it publishes and copies.
+/// How a ring publishes and copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     /// A full fence after each frame, as a doorbell would need it.
     Fenced,
-    /// No fence: a doorbell would be looked at once in many frames.
+    /// No fence, as for a doorbell that is checked once in many frames.
     Plain,
-    /// Plain, and a consumer that has caught up lets the producer get ahead.
+    /// As `Plain`, with a consumer that lets the producer get ahead once it has caught up.
     Lagging,
-    /// Plain, and never clears a commit word: what else lies there is taken for nothing. Such
-    /// a ring does not notice garbage, and errs once in 2^64 words that it has no say in.
+    /// As `Plain`, but no commit word is cleared: any word but the awaited one means "empty". Such
+    /// a ring does not notice garbage, and mistakes one foreign word in 2^64 for a frame.
     Uncleared,
-    /// Plain, and copies past the caches.
+    /// As `Plain`, with copies past the caches.
     AroundCaches,
-    /// Plain, but publishes by a tail that both sides share, and not in the slot.
+    /// As `Plain`, but frames are published by a shared tail, not in their slots.
     Index,
 }
 
@@ -46,25 +46,25 @@ pub struct Ring {
     memory: Memory,
     style: Style,
     capacity: u64,
-    /// Of the ring out: its slots, its consumer's head, the next position, the head seen.
+    /// The ring out: its slots, its consumer's head, the next position, the head as last seen.
     out: usize,
     out_head: usize,
     tail: u64,
     seen: u64,
-    /// Of the ring in.
+    /// The ring in.
     incoming: usize,
     in_head: usize,
     next: u64,
     released: u64,
-    /// The tail seen, with a shared index.
+    /// The tail as last seen, with a shared index.
     known: u64,
-    /// Where it ran out of frames.
+    /// The position at which the consumer last found no frame.
     empty_at: u64,
 }
 
-/// Of a shared tail behind the head of the same ring, in bytes.
+/// The distance from the head to the shared tail of the same ring, in bytes.
 const TAIL: usize = 128;
-/// In place of a length: the rest of the ring is empty.
+/// Stands in place of a length if the rest of the ring is empty.
 const PADDING: u64 = u64::MAX;
 
 #[inline]
@@ -78,13 +78,13 @@ fn span(len: usize) -> u64 {
 }
 
 impl Ring {
-    /// Bytes of memory for rings of `capacity` bytes, a power of two.
+    /// Returns the bytes of memory for rings of `capacity` bytes, a power of two.
     #[must_use]
     pub fn memory_len(capacity: usize) -> usize {
         PAGE + 2 * capacity
     }
 
-    /// One of the two ends; the memory must be as long as [`Ring::memory_len`] says.
+    /// Makes one of the two ends. The memory must be [`Ring::memory_len`] bytes long.
     #[must_use]
     pub fn new(memory: Memory, is_parent: bool, style: Style) -> Self {
         let capacity = (memory.len() - PAGE) / 2;
@@ -141,7 +141,7 @@ impl Ring {
         Ok(result)
     }
 
-    /// Looks at nothing for a microsecond after a run of frames.
+    /// Pauses for a microsecond after a run of frames.
     #[cold]
     fn lag(&mut self) {
         let run = self.next - self.empty_at;

@@ -9,11 +9,11 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// An anonymous file of `len` bytes in memory.
+/// Makes an anonymous file of `len` bytes in memory.
 ///
 /// # Errors
 ///
-/// What the kernel says.
+/// Fails if the system call fails.
 pub fn memfd(len: usize) -> io::Result<OwnedFd> {
     // SAFETY: the name is a C string.
     let fd = check(unsafe { libc::memfd_create(c"slipring-bench".as_ptr(), libc::MFD_CLOEXEC) })?;
@@ -23,7 +23,7 @@ pub fn memfd(len: usize) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Sleeps while `word` holds `value`; wakes for no reason at times.
+/// Sleeps while `word` holds `value`. Can also wake without a reason.
 pub fn futex_wait(word: &AtomicU32, value: u32) {
     let timeout = timespec(Duration::from_secs(1));
     // SAFETY: `word` is valid for the call, and so is the timeout.
@@ -55,11 +55,11 @@ struct Waiter {
     reserved: u32,
 }
 
-/// `FUTEX2_SIZE_U32`; shared between processes, as private is a flag of its own.
+/// `FUTEX2_SIZE_U32`. Shared between processes, because there is a flag for private ones.
 const SIZE_U32: u32 = 2;
 const SYS_FUTEX_WAITV: libc::c_long = 449;
 
-/// As [`futex_wait`], on several words at a time. Returns `false` if the kernel cannot.
+/// Sleeps as [`futex_wait`] does, on several words. Returns `false` if the kernel has no such call.
 pub fn futex_waitv<const N: usize>(words: [(&AtomicU32, u32); N]) -> bool {
     let waiters = words.map(|(word, value)| Waiter {
         value: u64::from(value),
@@ -102,7 +102,7 @@ fn monotonic() -> Duration {
     read_clock(libc::CLOCK_MONOTONIC).unwrap_or_default()
 }
 
-/// Processor time of all threads of a process; zero if it is gone.
+/// Returns the processor time of all threads of a process, or zero if it is gone.
 #[must_use]
 pub fn cpu_time(pid: u32) -> Duration {
     let mut clock = 0;
@@ -114,7 +114,7 @@ pub fn cpu_time(pid: u32) -> Duration {
     read_clock(clock).unwrap_or_default()
 }
 
-/// The processors that the calling thread may run on.
+/// Returns the processors that the calling thread may run on.
 #[must_use]
 pub fn allowed_cpus() -> Vec<usize> {
     let mut set = empty_set();
@@ -131,7 +131,7 @@ pub fn allowed_cpus() -> Vec<usize> {
 ///
 /// # Errors
 ///
-/// What the kernel says.
+/// Fails if the system call fails.
 pub fn run_on(cpus: &[usize]) -> io::Result<()> {
     let mut set = empty_set();
     for cpu in cpus.iter().filter(|cpu| **cpu < 1024) {
@@ -148,20 +148,20 @@ fn empty_set() -> libc::cpu_set_t {
     unsafe { std::mem::zeroed() }
 }
 
-/// This process ends when the thread that started it does.
+/// Ends this process when the thread that started it ends.
 pub fn die_with_parent() {
     // SAFETY: takes numbers only.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
-/// Stops a process, or lets it go on.
+/// Stops a process, or continues it.
 pub fn set_stopped(pid: u32, is_stopped: bool) {
     let signal = if is_stopped { libc::SIGSTOP } else { libc::SIGCONT };
     // SAFETY: takes numbers only.
     unsafe { libc::kill(pid as libc::pid_t, signal) };
 }
 
-/// Sets how much a pipe holds; it stays as it is if the kernel refuses.
+/// Sets the capacity of a pipe, unless the kernel refuses.
 pub fn set_pipe_size(pipe: &impl AsRawFd, bytes: usize) {
     let fd: RawFd = pipe.as_raw_fd();
     // SAFETY: takes numbers only.

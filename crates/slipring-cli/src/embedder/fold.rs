@@ -60,8 +60,8 @@ fn respell(text: &str, mut push: impl FnMut(char)) {
     seen.nfkd().default_case_fold().nfc().for_each(&mut push);
 }
 
-/// What is known of each character of the basic plane, 256 to a page. To find it out takes
-/// longer than to hash the character, so a page is filled when a text needs it.
+/// The properties of each character of the basic plane, 256 to a page. Finding them takes longer
+/// than hashing the character, so a page is filled when a text needs it.
 static KNOWN: [OnceLock<Vec<Known>>; 256] = [const { OnceLock::new() }; 256];
 
 struct Known {
@@ -125,7 +125,7 @@ fn is_blank(c: char) -> bool {
     c.is_whitespace() || c.is_control() || matches!(c, '\u{200b}' | '\u{2800}')
 }
 
-/// Characters that leave no ink and divide nothing: those of Unicode's property
+/// Characters that leave no ink and do not divide words: those of Unicode's property
 /// `Default_Ignorable_Code_Point`, and the other format characters that do not show.
 fn is_ignorable(c: char) -> bool {
     match c {

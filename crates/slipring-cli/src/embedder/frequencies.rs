@@ -12,8 +12,8 @@ use super::{ln, word_hash};
 
 const TABLE: &str = include_str!("frequencies.txt");
 
-/// Words of fewer texts are not in the table: they would make most of it, and say all
-/// about as much.
+/// Words of fewer texts are not in the table. They would be most of it, and all have about the
+/// same weight.
 const RARE: usize = 3;
 
 static WEIGHTS: LazyLock<Weights> = LazyLock::new(|| Weights::parse(TABLE));

@@ -37,7 +37,7 @@ use frequencies::Weights;
 /// Lengths, in characters, of the n-grams taken from `" word "`.
 const NGRAMS: std::ops::RangeInclusive<usize> = 3..=5;
 
-/// What a feature was made from. It seeds the hash.
+/// The kind of a feature. It seeds the hash.
 #[derive(Clone, Copy)]
 enum Feature {
     Word,
@@ -85,7 +85,7 @@ struct Pair {
 }
 
 impl Embedder {
-    /// An embedder whose vectors have `dim` numbers.
+    /// Makes an embedder whose vectors have `dim` numbers.
     pub(crate) fn new(dim: usize) -> Self {
         let weights = Weights::shipped();
         Self { dim, weights, folded: String::new(), words: Vec::new(), pairs: Vec::new() }
@@ -123,7 +123,7 @@ impl Embedder {
         }
     }
 
-    /// Adds each word of the text once, with its parts, by how often it is there.
+    /// Adds each word of the text once, with its parts, weighted by its number of occurrences.
     fn add_words(&mut self, out: &mut [f32]) {
         self.words.sort_unstable_by_key(|word| (word.hash, word.start));
         for run in self.words.chunk_by(|a, b| a.hash == b.hash) {

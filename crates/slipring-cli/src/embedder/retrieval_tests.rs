@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::tests::embed;
 use super::{Feature, add, finish, fnv1a, fold, for_each_ngram, normalise, seed};
 
-/// Feature hashing without frequencies: a word weighs the same whatever it is, and
-/// what is there several times counts as 1 + ln of that.
+/// Feature hashing without frequencies: all words have the same weight, and a word that occurs
+/// several times counts as 1 + ln of that.
 fn embed_plainly(text: &str) -> Vec<f32> {
     let mut folded = String::new();
     fold::fold(text, &mut folded);

@@ -1,4 +1,4 @@
-//! What `-o` means: a format by the ending, and a place.
+//! The meaning of `-o`: a format, chosen by the ending, and a place.
 
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -16,7 +16,7 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// Returns the format that the ending of a name tells.
+    /// Returns the format for the ending of a name.
     fn of(path: &Path) -> Option<Self> {
         match path.extension()?.as_bytes() {
             b"npy" => Some(Self::Npy),
@@ -41,7 +41,7 @@ impl Target {
         let place = Place::of(path);
         let format = match given {
             Some(format) => format,
-            // That it is closed is said when it is opened.
+            // Opening it reports that it is closed.
             None if place.is_special() || place.is_closed() => Format::Jsonl,
             None => {
                 let file = match &place {

@@ -1,10 +1,10 @@
 //! Frames that can be checked, and the worker that checks and answers them.
 //!
 //! ```text
-//!   0  u64  who sent it: the driver
-//!   8  u64  its number: of the driver's requests, or of the stream's chunks
+//!   0  u64  sender: the driver
+//!   8  u64  number: of the driver's request, or of the stream's chunk
 //!  16  u64  checksum of everything else
-//!  24  …    bytes that follow from who and number
+//!  24  …    bytes that follow from sender and number
 //! ```
 
 use std::collections::HashMap;
@@ -26,20 +26,20 @@ const HEADER: usize = 24;
 /// Distinguishes the content of replies and chunks from that of requests.
 pub(super) const REPLY: u64 = 1 << 63;
 
-/// What is wrong with a frame.
+/// An error of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
     Torn,
-    /// Another sender's.
+    /// The frame of another sender.
     Foreign,
-    /// The sender's own, with this number.
+    /// Another frame of the same sender, with this number.
     Number(u64),
 }
 
-/// A frame of `len` bytes, at least a header's.
-pub(super) fn frame(who: u64, number: u64, len: usize) -> Vec<u8> {
-    let mut bytes = [who, number, 0].map(u64::to_le_bytes).concat();
-    let mut state = mix(who ^ number.rotate_left(32));
+/// Makes a frame of `len` bytes, at least the length of a header.
+pub(super) fn frame(sender: u64, number: u64, len: usize) -> Vec<u8> {
+    let mut bytes = [sender, number, 0].map(u64::to_le_bytes).concat();
+    let mut state = mix(sender ^ number.rotate_left(32));
     while bytes.len() < len {
         state = mix(state);
         bytes.extend_from_slice(&state.to_le_bytes());
@@ -52,14 +52,14 @@ pub(super) fn frame(who: u64, number: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Checks a frame against what it should be.
-pub(super) fn check(bytes: &[u8], who: u64, number: u64) -> Result<(), Fault> {
-    let Some((found_who, found_number, sum)) = header(bytes) else { return Err(Fault::Torn) };
-    if checksum(bytes) != sum || bytes != frame(found_who, found_number, bytes.len()) {
+/// Checks that a frame has this sender, this number and intact content.
+pub(super) fn check(bytes: &[u8], sender: u64, number: u64) -> Result<(), Fault> {
+    let Some((found_sender, found_number, sum)) = header(bytes) else { return Err(Fault::Torn) };
+    if checksum(bytes) != sum || bytes != frame(found_sender, found_number, bytes.len()) {
         return Err(Fault::Torn);
     }
     match () {
-        () if found_who != who => Err(Fault::Foreign),
+        () if found_sender != sender => Err(Fault::Foreign),
         () if found_number != number => Err(Fault::Number(found_number)),
         () => Ok(()),
     }
@@ -75,7 +75,7 @@ pub(super) fn mix(x: u64) -> u64 {
     x ^ (x >> 27)
 }
 
-/// Of all bytes but those that hold it.
+/// Returns the checksum of all bytes but those of the checksum itself.
 fn checksum(bytes: &[u8]) -> u64 {
     let (head, rest) = bytes.split_at_checked(16).unwrap_or((bytes, &[]));
     let rest = rest.get(8..).unwrap_or_default();
@@ -100,15 +100,15 @@ pub(crate) fn serve_if_worker() -> Option<ExitCode> {
     let worker = Worker::new(|_| Ok(HashMap::<u64, u64>::new()))
         .on(CALL, |seen, request, reply| {
             let bytes = request.to_vec();
-            let (who, number) = accept(seen, &bytes)?;
-            Ok(reply.send(&frame(who | REPLY, number, bytes.len()))?)
+            let (sender, number) = accept(seen, &bytes)?;
+            Ok(reply.send(&frame(sender | REPLY, number, bytes.len()))?)
         })
         .on(STREAM, |seen, request, reply| {
             let bytes = request.to_vec();
-            let (who, number) = accept(seen, &bytes)?;
+            let (sender, number) = accept(seen, &bytes)?;
             let mut chunks = reply.stream();
             for i in 0..length_of(number) {
-                chunks.send(&frame(who | REPLY, number << 20 | i, chunk_len(number, i)))?;
+                chunks.send(&frame(sender | REPLY, number << 20 | i, chunk_len(number, i)))?;
             }
             Ok(chunks.end()?)
         });
@@ -121,30 +121,30 @@ pub(crate) fn serve_if_worker() -> Option<ExitCode> {
     })
 }
 
-/// Chunks of the stream with this number.
+/// Returns the number of chunks of the stream with this number.
 pub(super) fn length_of(number: u64) -> u64 {
     1 + mix(number) % 400
 }
 
-/// Bytes of one of its chunks; now and then more than a frame holds.
+/// Returns the bytes of one of its chunks. Now and then a chunk is longer than a frame.
 pub(super) fn chunk_len(number: u64, chunk: u64) -> usize {
     let random = mix(number << 20 | chunk);
     let most = if random.is_multiple_of(97) { 40_000 } else { 1_000 };
     HEADER + usize::try_from(random % most).unwrap_or(0)
 }
 
-/// Checks a request, and that none came twice or behind a later one.
+/// Checks a request, and that none came twice or after a later one.
 fn accept(seen: &mut HashMap<u64, u64>, bytes: &[u8]) -> Result<(u64, u64), HandlerError> {
-    let (who, number, _) = header(bytes).ok_or_else(|| fault("torn", "without a header"))?;
-    if let Err(error) = check(bytes, who, number) {
+    let (sender, number, _) = header(bytes).ok_or_else(|| fault("torn", "without a header"))?;
+    if let Err(error) = check(bytes, sender, number) {
         return Err(fault("torn", format!("{error:?}, {} bytes", bytes.len())));
     }
-    let last = seen.entry(who).or_default();
+    let last = seen.entry(sender).or_default();
     if number <= *last {
-        return Err(fault("duplicated", format!("{number} of {who} after {last}")));
+        return Err(fault("duplicated", format!("{number} of {sender} after {last}")));
     }
     *last = number;
-    Ok((who, number))
+    Ok((sender, number))
 }
 
 fn fault(name: &str, message: impl Into<String>) -> HandlerError {

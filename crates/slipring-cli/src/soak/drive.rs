@@ -1,4 +1,4 @@
-//! The drivers: threads that call and read streams, and check what they get.
+//! The drivers: threads that call and read streams, and check the replies.
 
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -13,8 +13,8 @@ use super::{CALLERS, Counts, HANG, STREAMERS, Soak};
 /// One driver's state.
 struct Driver<'a> {
     soak: &'a Soak,
-    /// Its name in frames.
-    who: u64,
+    /// Its number in frames.
+    sender: u64,
     number: u64,
     random: Random,
 }
@@ -26,8 +26,8 @@ pub(super) fn run(soak: &Soak, driver: usize) {
     else {
         return;
     };
-    let who = u64::try_from(driver).unwrap_or(0) + 1;
-    let mut this = Driver { soak, who, number: 0, random: Random::new() };
+    let sender = u64::try_from(driver).unwrap_or(0) + 1;
+    let mut this = Driver { soak, sender, number: 0, random: Random::new() };
     let is_caller = driver % (CALLERS + STREAMERS) < CALLERS;
     while !soak.is_over() {
         let running = place.now();
@@ -45,7 +45,7 @@ impl Driver<'_> {
         self.number += 1;
         let longest = if self.random.below(50) == 0 { 60_000 } else { 2_000 };
         let len = usize::try_from(self.random.below(longest)).unwrap_or(0);
-        let request = checked::frame(self.who, self.number, len);
+        let request = checked::frame(self.sender, self.number, len);
         // Now and then a call that gives up before its reply comes.
         let is_hasty = self.random.below(20) == 0;
         let timeout = if is_hasty { Duration::from_micros(self.random.below(300)) } else { HANG };
@@ -64,9 +64,9 @@ impl Driver<'_> {
 
     fn stream(&mut self, running: &Running) -> Result<(), Error> {
         self.number += 1;
-        let request = checked::frame(self.who, self.number, 24);
+        let request = checked::frame(self.sender, self.number, 24);
         let count = checked::length_of(self.number);
-        // Now and then a reader that has had enough.
+        // Now and then a reader that drops its stream early.
         let wanted = if self.random.below(10) == 0 { self.random.below(count) } else { count };
         let mut stream = running.channel.stream(checked::STREAM, &request, HANG)?;
         self.count(1, request.len());
@@ -93,7 +93,7 @@ impl Driver<'_> {
 
     fn check(&self, bytes: &[u8], number: u64, len: usize) {
         let counts = &self.soak.counts;
-        let counter = match checked::check(bytes, self.who | REPLY, number) {
+        let counter = match checked::check(bytes, self.sender | REPLY, number) {
             Ok(()) if bytes.len() == len.max(24) => return,
             Ok(()) | Err(Fault::Torn) => &counts.torn,
             Err(Fault::Foreign) => &counts.misdelivered,
@@ -102,7 +102,7 @@ impl Driver<'_> {
             Err(Fault::Number(_)) => &counts.lost,
         };
         let found = checked::header(bytes);
-        let message = format!("driver {}: frame {number} is {found:?}", self.who);
+        let message = format!("driver {}: frame {number} is {found:?}", self.sender);
         Counts::wrong(counter, message);
     }
 
@@ -121,7 +121,7 @@ impl Driver<'_> {
                 self.await_the_next(running);
             }
             ErrorKind::Timeout | ErrorKind::Stalled => {
-                Counts::wrong(&counts.hangs, format!("driver {}: {error:#}", self.who));
+                Counts::wrong(&counts.hangs, format!("driver {}: {error:#}", self.sender));
             }
             ErrorKind::Worker => {
                 let failure = error.worker().map(|w| w.type_name.as_str()).unwrap_or_default();
@@ -135,7 +135,7 @@ impl Driver<'_> {
     }
 
     fn index(&self) -> usize {
-        usize::try_from(self.who).unwrap_or(1) - 1
+        usize::try_from(self.sender).unwrap_or(1) - 1
     }
 
     fn await_the_next(&self, dead: &Running) {

@@ -12,15 +12,15 @@ use slipring::{Channel, ErrorKind, Spawner};
 
 use super::{Counts, HANG, Soak};
 
-/// A worker, and the descriptor by which exactly it is signalled, whoever gets its number.
+/// A worker, and a pidfd to signal it by: its process id can pass to another process.
 pub(super) struct Running {
     pub(super) channel: Channel,
     pidfd: OwnedFd,
-    /// When it was killed, in nanoseconds since the start plus one; 0 while it was not.
+    /// When it was killed, in nanoseconds since the start plus one; 0 if it was not.
     pub(super) killed_at: AtomicU64,
 }
 
-/// Where one worker after another runs.
+/// A place at which one worker after another runs.
 pub(super) struct Place(Mutex<Arc<Running>>);
 
 impl Place {
@@ -36,7 +36,7 @@ impl Place {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(running);
     }
 
-    /// Ends the worker, and lets go of all that it took.
+    /// Ends the worker and releases all its resources.
     pub(super) fn close(self) {
         let running = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         let _ = running.channel.close(Duration::from_secs(2));
@@ -47,7 +47,7 @@ impl Running {
     fn start(spawner: &Spawner) -> slipring::Result<Self> {
         let channel = spawner.spawn()?;
         let pidfd = pidfd_open(channel.pid()).map_err(|error| {
-            // Only if descriptors ran out; told as what it is.
+            // Fails only if descriptors ran out, and is reported as that.
             let _ = channel.close(Duration::ZERO);
             super::super::error::say(error);
             slipring::Config::builder().max_in_flight(0).build().expect_err("not valid")
@@ -80,7 +80,7 @@ fn pidfd_open(pid: u32) -> std::io::Result<OwnedFd> {
     }
 }
 
-/// Random numbers, good enough to choose moments.
+/// A generator of random numbers, good enough to choose moments.
 pub(super) struct Random(u64);
 
 impl Random {

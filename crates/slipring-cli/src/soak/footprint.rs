@@ -1,8 +1,8 @@
-//! What this process holds: descriptors, mappings of regions, children.
+//! The resources of this process: descriptors, mappings of regions, children.
 
 use std::fs;
 
-/// Counts of each.
+/// How many of each there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Footprint {
     fds: usize,
@@ -25,7 +25,7 @@ impl Footprint {
         }
     }
 
-    /// How much more this is.
+    /// Returns by how much this exceeds the other.
     pub(super) fn beyond(self, baseline: &Self) -> [usize; 3] {
         [
             self.fds.saturating_sub(baseline.fds),

@@ -1,7 +1,7 @@
-//! Small frames through raw rings, as fast as they go, each of them checked.
+//! Sends small frames through raw rings as fast as possible, and checks each.
 //!
-//! No faults are made here: this is about order and content over very many frames, where
-//! the other threads of a soak are about what survives.
+//! No worker is killed here: this tests order and content over very many frames; the other
+//! threads of a soak test what happens at faults.
 
 use std::process::ExitCode;
 
@@ -16,10 +16,10 @@ use crate::error::say;
 /// The first argument of its worker.
 pub(super) const WORKER: &str = "soak-raw-worker";
 
-/// The most words of a frame; its payload is from one to so many.
+/// The most words of the payload of a frame, which has at least one.
 const MOST: usize = 12;
 
-/// What frame `number` holds: the number, and words that follow from it.
+/// Returns the payload of frame `number`: the number, and words that follow from it.
 #[inline]
 fn fill(number: u64, bytes: &mut [u8; 8 * MOST]) -> &[u8] {
     let random = mix(number);
@@ -31,7 +31,7 @@ fn fill(number: u64, bytes: &mut [u8; 8 * MOST]) -> &[u8] {
     bytes.get(..8 * count).unwrap_or_default()
 }
 
-/// Has a worker send `frames` frames, and checks that each comes once, whole and in order.
+/// Lets a worker send `frames` frames, and checks that each comes once, whole and in order.
 pub(super) fn run(frames: u64, counts: &Counts) -> slipring::Result<()> {
     let mut link = Spawner::current_exe()?.arg(WORKER).role("soak").spawn_raw()?;
     if let Some(mut claim) = link.claim(8, HANG)? {
@@ -66,7 +66,7 @@ pub(super) fn run(frames: u64, counts: &Counts) -> slipring::Result<()> {
     link.close(HANG).map(drop)
 }
 
-/// The worker: sends as many frames as it is told to.
+/// Runs the worker: sends the number of frames that it is asked for.
 pub(super) fn serve() -> ExitCode {
     match send() {
         Ok(()) => ExitCode::SUCCESS,

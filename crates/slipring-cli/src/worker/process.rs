@@ -1,4 +1,4 @@
-//! What runs in a worker process: the embedder, behind one handler.
+//! The worker process: the embedder, behind one handler.
 //!
 //! Texts are copied out of the request's frame, because the parent could change
 //! them; vectors are computed right in the reply's slot of the ring.
@@ -13,7 +13,7 @@ use super::DIM;
 use crate::embedder::Embedder;
 use crate::error::say;
 
-/// Serves the parent until it says to end or is gone.
+/// Serves the parent until the parent ends the worker or is gone.
 pub(crate) fn serve() -> ExitCode {
     let worker = slipring::worker::Worker::new(Session::new).on(Kind::EMBED, Session::embed);
     match worker.serve() {

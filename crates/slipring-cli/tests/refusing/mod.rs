@@ -1,5 +1,5 @@
-//! A program whose system calls fail as those of an odd file system do: a seccomp filter
-//! that it inherits.
+//! Makes system calls of a program fail as on an unusual file system, by a seccomp filter that
+//! it inherits.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -9,7 +9,7 @@ use std::process::Command;
 #[derive(Clone, Copy)]
 pub(crate) struct Refusal {
     number: i64,
-    /// Only if all these bits of this argument are set.
+    /// If given: fails only if all these bits of this argument are set.
     argument: Option<(u32, u32)>,
     errno: i32,
 }
@@ -31,7 +31,7 @@ const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
 const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
 const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 
-/// Has these system calls fail in the program to be started, and in all that it starts.
+/// Makes these system calls fail in the program that will be started, and in its children.
 pub(crate) fn refuse(command: &mut Command, refusals: &[Refusal]) {
     let mut filter = Vec::new();
     let mut push = |code: u32, jt: u8, jf: u8, k: u32| {
