@@ -1,6 +1,9 @@
 //! What the documents promise is there: tests that they name, numbers that they give.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "promises/architecture.rs"]
+mod architecture;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,12 +1,8 @@
 //! Every file and function that `docs/ARCHITECTURE.md` names exists.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
-}
+use super::root;
 
 /// The names in a document that are code: what stands between backticks, outside of blocks.
 fn names_of_code(text: &str) -> Vec<String> {
