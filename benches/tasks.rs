@@ -169,7 +169,7 @@ fn streams(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The rival: a socket whose other end is echoed by a process of its own, which blocks.
+/// The rival: a socket whose other end is echoed by a second process, which blocks.
 struct EchoSocket {
     stream: Option<UnixStream>,
     child: Child,

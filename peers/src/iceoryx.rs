@@ -68,7 +68,7 @@ impl Ports {
             false => None,
         };
         retry(|| match down.dynamic_config().number_of_subscribers() {
-            0 => Err("nobody has subscribed"),
+            0 => Err("there is no subscriber"),
             _ => Ok(()),
         })?;
         Ok(Self { publisher, subscriber, events, _node: node })

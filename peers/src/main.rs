@@ -88,7 +88,7 @@ fn number(text: &str) -> usize {
     text.parse().unwrap_or(0)
 }
 
-/// Who else can do this case's work.
+/// Returns the other contenders that can do the work of this case.
 fn peers(case: &Case) -> Vec<Contender> {
     let peer = |name: &str, start: Box<dyn Fn() -> io::Result<Box<dyn Session>>>| {
         Contender::new(name, Role::Peer, start)

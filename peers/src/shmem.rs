@@ -63,7 +63,7 @@ impl End for Ring {
         if *is_blocking {
             sender.send_raw(write).map(drop).map_err(failed)
         } else {
-            // Without the eventfd, which nobody waits for.
+            // Without the eventfd, for which neither end waits.
             sender.sender_mut().send(write).map(drop).map_err(failed)
         }
     }
