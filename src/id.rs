@@ -10,7 +10,6 @@ use std::fmt;
 pub struct RequestId(u64);
 
 impl RequestId {
-    #[expect(dead_code, reason = "the public methods return numbers still")]
     pub(crate) const fn new(number: u64) -> Self {
         Self(number)
     }

@@ -44,6 +44,7 @@ cfg_if! {
         compile_error!("slipring is not built against musl: use a target of the GNU C library");
     } else {
         #[cfg_attr(loom, path = "channel/mod_loom.rs")]
+        #[cfg_attr(not(feature = "async"), allow(dead_code, unused_imports, reason = "the async view uses it"))]
         mod channel;
         mod config;
         mod error;
@@ -76,13 +77,10 @@ cfg_if! {
         pub mod worker;
 
         #[cfg(not(loom))]
+        pub use channel::{Channel, Spawner};
         pub use channel::{
-            Channel, DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, MessageWriter, Pending, Reply, Spawner,
-            Stats, Stream, StreamTimeouts,
-        };
-        #[cfg(loom)]
-        pub use channel::{
-            DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, Pending, Reply, Stream, StreamTimeouts,
+            DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, MessageWriter, Pending, Reply, Stats, Stream,
+            StreamTimeouts,
         };
         pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
         pub use error::{Error, ErrorKind, ExitCause, Result, WorkerDeath, WorkerFailure};

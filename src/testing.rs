@@ -30,7 +30,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::channel::{Channel, Life};
+use crate::channel::{Channel, State};
 use crate::config::Config;
 use crate::error::{Error, ExitCause, Result};
 use crate::link::{ParentLink, WorkerLink};
@@ -60,14 +60,14 @@ pub fn spawn_thread<S>(
     let (down, up) = (files.down.into(), files.up.into());
     let link = WorkerLink::attach(down, up, config.wait, theirs.as_ref())?;
     parent.answer.check_attached()?;
-    let (life, stop) = (Arc::<Life>::default(), Arc::<Stop>::default());
+    let (state, stop) = (Arc::<State>::default(), Arc::<Stop>::default());
     let thread = ThreadWorker::new(std::process::id(), {
         let stop = Arc::clone(&stop);
         Arc::new(move || stop.set())
     });
     let name = role.role.clone();
     let started = std::thread::Builder::new().name(format!("worker {name}")).spawn({
-        let (life, thread) = (Arc::clone(&life), thread.clone());
+        let (state, thread) = (Arc::clone(&state), thread.clone());
         move || {
             let serve = AssertUnwindSafe(|| make().serve_link(link, &role, &stop));
             let code = match catch_unwind(serve) {
@@ -75,9 +75,9 @@ pub fn spawn_thread<S>(
                 Err(_) => 101,
             };
             thread.has_ended(ExitCause::Exited(code));
-            life.has_ended();
+            state.has_ended();
         }
     });
     started.map_err(|e| Error::os("cannot start a worker thread", e))?;
-    Ok(Channel::over_thread(parent, config, name, thread, life, wake_fd))
+    Ok(Channel::over_thread(parent, config, name, thread, state, wake_fd))
 }

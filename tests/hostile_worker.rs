@@ -103,7 +103,6 @@ fn unknown_kinds_and_flags_poison_the_channel() {
     for bit in 0..16 {
         let comes = match 1 << bit {
             hostile::MORE => Comes::Fails(ErrorKind::Timeout),
-            hostile::CONTINUED => Comes::Harmless,
             _ => Comes::Corrupt,
         };
         cases.push((format!("flags: {}", 1 << bit), comes));
@@ -394,10 +393,10 @@ fn a_descriptor_for_reactors_that_the_worker_misuses_is_a_hint_and_nothing_more(
         "hint: drained without end",
     ] {
         let channel = hostile_spawner().pollable().spawn().unwrap();
-        channel.drive().unwrap();
+        channel.read_ready().unwrap();
         channel.call(CASE, case, LONG).unwrap();
         for _ in 0..200 {
-            if let Err(error) = over.in_time(case, || channel.drive()) {
+            if let Err(error) = over.in_time(case, || channel.read_ready()) {
                 assert!(is_one_of(&error, &ANY), "{case}: {error}");
             }
         }
@@ -405,11 +404,11 @@ fn a_descriptor_for_reactors_that_the_worker_misuses_is_a_hint_and_nothing_more(
         close(&channel, case);
     }
     let channel = hostile_spawner().pollable().spawn().unwrap();
-    channel.drive().unwrap();
+    channel.read_ready().unwrap();
     let _pending = channel.submit(CASE, "strangers without end", LONG).unwrap();
     std::thread::sleep(Duration::from_millis(20));
     for _ in 0..50 {
-        over.in_time("drive", || channel.drive()).unwrap();
+        over.in_time("read_ready", || channel.read_ready()).unwrap();
     }
     close(&channel, "flood");
     assert_others_are_untouched();

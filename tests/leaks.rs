@@ -48,7 +48,7 @@ fn assert_back_to(baseline: &Footprint, what: &str) {
 fn stuck() -> Channel {
     let channel = small().spawn().unwrap();
     let pending = channel.submit(FOR_EVER, b"", LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.request()));
+    eventually("it runs", || channel.health().current_request == Some(pending.id()));
     channel
 }
 

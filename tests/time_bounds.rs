@@ -80,7 +80,7 @@ fn fill(channel: &Channel) -> Vec<Pending> {
 fn stuck() -> (Channel, Pending) {
     let channel = small().spawn().unwrap();
     let pending = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.request()));
+    eventually("it runs", || channel.health().current_request == Some(pending.id()));
     (channel, pending)
 }
 
@@ -304,7 +304,7 @@ fn the_death_of_a_big_worker_is_noticed_as_fast() {
     let channel = spawner().config(Config::small()).spawn().unwrap();
     channel.call(HOLD_MIB, &encode(&[mib]), LONG).unwrap();
     let pending = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.request()));
+    eventually("it runs", || channel.health().current_request == Some(pending.id()));
     let time = time_to_notice(&channel, || wait_for_death(pending));
     println!("kill, {mib} MiB resident, until the call's error: {time:.2?}");
     // Tearing down a gigabyte takes the kernel a tenth of a second and more.

@@ -108,7 +108,7 @@ fn deaths_and_spawns_of_others_are_told_while_an_encoder_runs() {
     let (one, other) = (spawn(tiny(4 << 10).build().unwrap()), spawn(Config::small()));
     let pending = other.submit(FOR_EVER, b"", Duration::MAX).unwrap();
     let stuck = one.submit(FOR_EVER, b"", LONG).unwrap();
-    eventually("it runs", || one.health().current_request == Some(stuck.request()));
+    eventually("it runs", || one.health().current_request == Some(stuck.id()));
     let _sent: Vec<_> =
         std::iter::from_fn(|| one.submit(ECHO, &[7; 900], Duration::ZERO).ok()).collect();
     std::thread::scope(|scope| {
@@ -252,7 +252,7 @@ fn streams_that_wait_behind_others_do_not_stall() {
 fn a_stream_that_is_not_begun_in_time_ends_as_a_timeout() {
     let channel = spawn(Config::small());
     let busy = channel.submit(FOR_EVER, b"", LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(busy.request()));
+    eventually("it runs", || channel.health().current_request == Some(busy.id()));
     let timeouts = StreamTimeouts::new().chunk(LONG).queue(SHORT);
     let mut stream = channel.stream(COUNT, &encode(&[1, 1]), timeouts).unwrap();
     let error = stream.next_chunk().unwrap_err();

@@ -158,7 +158,7 @@ impl Play {
     }
 
     fn delivered(&mut self, request: u64, reply: &Reply) -> Vec<u8> {
-        assert!(reply.request() == request && reply.len() <= 3000);
+        assert!(reply.request().get() == request && reply.len() <= 3000);
         let bytes = reply.to_vec();
         if !self.has_forged_up {
             // In order. Messages before it may have ended in an error, or come without a request.
@@ -238,11 +238,11 @@ impl Play {
 
     fn try_wait(&mut self, input: &mut Input<'_>) {
         let Some(index) = input.index(self.calls.len()) else { return };
-        let pending = self.calls.swap_remove(index);
+        let mut pending = self.calls.swap_remove(index);
         let request = pending.request();
         match pending.try_wait() {
-            Ok(Ok(reply)) => self.replied(request, Ok(reply)),
-            Ok(Err(pending)) => self.calls.push(pending),
+            Ok(Some(reply)) => self.replied(request, Ok(reply)),
+            Ok(None) => self.calls.push(pending),
             Err(error) => self.replied(request, Err(error)),
         }
     }
@@ -289,7 +289,7 @@ impl Play {
     fn cancel_one(&mut self, input: &mut Input<'_>) {
         let choice = input.u8();
         match choice % 4 {
-            0 => self.rig.channel.cancel(),
+            0 => self.rig.channel.abort(),
             1 => self.rig.channel.clear_abort(),
             2 => self.calls.iter().for_each(Pending::cancel),
             _ => self.streams.iter().for_each(|(stream, _)| stream.cancel()),
@@ -321,8 +321,8 @@ impl Play {
         if input.u8().is_multiple_of(2) {
             return;
         }
-        match self.rig.channel.drive() {
-            Ok(()) => assert!(self.rig.wake_fd.is_some()),
+        match self.rig.channel.read_ready() {
+            Ok(_) => assert!(self.rig.wake_fd.is_some()),
             Err(error) => {
                 self.failed(&error, &[ErrorKind::Unsupported], self.rig.wake_fd.is_some())
             }

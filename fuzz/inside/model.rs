@@ -55,7 +55,7 @@ pub(super) struct State {
     /// Items that another reader has read for the owner, and those that the owner has read ahead.
     mail: VecDeque<Out>,
     ready: VecDeque<Out>,
-    pieces: Vec<u8>,
+    pieces: Option<(Kind, Vec<u8>)>,
     /// Bytes of chunks that were received; of pieces that another reader has read; that the reader
     /// took and has not counted; that are counted; that the worker was told of.
     received: u64,
@@ -322,12 +322,14 @@ impl Model {
         }
         let is_continued = flags & flags::CONTINUED != 0;
         if !is_continued {
-            state.pieces.clear();
+            state.pieces = has_more.then(|| (kind, Vec::new()));
         }
         let bytes = match has_more || is_continued {
             true => {
-                state.pieces.extend_from_slice(&payload);
-                if state.pieces.len() > self.max_message {
+                let begun = state.pieces.as_mut().filter(|(first, _)| *first == kind);
+                let (_, pieces) = begun.ok_or(ErrorKind::PeerCorrupt)?;
+                pieces.extend_from_slice(&payload);
+                if pieces.len() > self.max_message {
                     return Err(ErrorKind::PeerCorrupt);
                 }
                 if has_more {
@@ -342,7 +344,7 @@ impl Model {
                 if kind == Kind::CHUNK {
                     cost += usize::try_from(std::mem::take(&mut state.withheld)).unwrap();
                 }
-                std::mem::take(&mut state.pieces)
+                state.pieces.take().map_or_else(Vec::new, |(_, bytes)| bytes)
             }
             false => payload,
         };
@@ -368,7 +370,8 @@ impl Model {
             let len = |out: &Out| if let Out::Chunk(bytes, _) = out { bytes.len() } else { 0 };
             let mail: usize = state.mail.iter().map(len).sum();
             let window = usize::try_from(self.window).unwrap();
-            assert!(mail + state.pieces.len() <= window + 2 * self.max_message);
+            let pieces = state.pieces.as_ref().map_or(0, |(_, bytes)| bytes.len());
+            assert!(mail + pieces <= window + 2 * self.max_message);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::forge::Forge;
-use crate::channel::{Channel, Life};
+use crate::channel::{Channel, State};
 use crate::config::{Config, RingConfig, WaitStrategy};
 use crate::error::ExitCause;
 use crate::link::{ParentLink, WorkerLink};
@@ -76,7 +76,7 @@ pub(super) struct Rig {
     pub(super) wake_fd: Option<Arc<WakeFd>>,
     /// The same memory, for what is not honest.
     pub(super) forge: Forge,
-    life: Arc<Life>,
+    state: Arc<State>,
     /// Stands for the worker's thread. Its own callback has only a weak reference to it.
     thread: Arc<OnceLock<ThreadWorker>>,
 }
@@ -93,30 +93,30 @@ impl Rig {
         parent.answer.check_attached().unwrap();
 
         let thread = Arc::<OnceLock<ThreadWorker>>::default();
-        let life = Arc::<Life>::default();
+        let state = Arc::<State>::default();
         let stop = {
-            let (thread, life) = (Arc::downgrade(&thread), Arc::downgrade(&life));
+            let (thread, state) = (Arc::downgrade(&thread), Arc::downgrade(&state));
             Arc::new(move || {
-                if let (Some(thread), Some(life)) = (thread.upgrade(), life.upgrade()) {
-                    end(&thread, &life);
+                if let (Some(thread), Some(state)) = (thread.upgrade(), state.upgrade()) {
+                    end(&thread, &state);
                 }
             })
         };
         let body = thread.get_or_init(|| ThreadWorker::new(std::process::id(), stop)).clone();
         let role = "hostile".to_owned();
-        let channel = Channel::over_thread(parent, config, role, body, Arc::clone(&life), ours);
-        Self { channel, worker, wake_fd: theirs, forge, life, thread }
+        let channel = Channel::over_thread(parent, config, role, body, Arc::clone(&state), ours);
+        Self { channel, worker, wake_fd: theirs, forge, state, thread }
     }
 
     /// Ends the worker, as if by itself.
     pub(super) fn die(&self) {
-        end(&self.thread, &self.life);
+        end(&self.thread, &self.state);
     }
 }
 
-fn end(thread: &OnceLock<ThreadWorker>, life: &Life) {
+fn end(thread: &OnceLock<ThreadWorker>, state: &State) {
     if let Some(thread) = thread.get() {
         thread.has_ended(ExitCause::Exited(1));
     }
-    life.has_ended();
+    state.has_ended();
 }

@@ -101,12 +101,12 @@ impl Play {
 
     fn look_at_call(&mut self, input: &mut Input<'_>) {
         let Some(index) = input.index(self.calls.len()) else { return };
-        let pending = self.calls.swap_remove(index);
+        let mut pending = self.calls.swap_remove(index);
         let request = pending.request();
         let told = self.model.reply(request);
         match pending.try_wait() {
-            Ok(Ok(reply)) => assert_eq!(told, Told::Bytes(reply.into_vec())),
-            Ok(Err(pending)) => {
+            Ok(Some(reply)) => assert_eq!(told, Told::Bytes(reply.into_vec())),
+            Ok(None) => {
                 assert_eq!(told, Told::Nothing);
                 self.calls.push(pending);
                 return;

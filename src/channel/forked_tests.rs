@@ -151,17 +151,9 @@ fn held(runtime: &Runtime) -> Held {
 
 /// Takes the locks of a channel, for good.
 fn take_locks(channel: &Channel) {
-    let Channel { engine, worker } = channel;
-    let reader = loop {
-        match engine.reader.try_lock() {
-            Some(reader) => break reader,
-            None => std::thread::yield_now(),
-        }
-    };
-    std::mem::forget(reader.hold());
-    std::mem::forget((reader, engine.producer.lock(), engine.writing.hold()));
-    std::mem::forget((engine.table.lock(), engine.room.lock(), engine.pump.hold()));
-    std::mem::forget((engine.spare_ahead.lock(), engine.wake_list.hold(), worker.hold()));
+    let Channel { core, worker } = channel;
+    std::mem::forget((core.receiver.hold(), core.sender.hold(), core.pending.hold()));
+    std::mem::forget((core.reactor.hold(), core.buffers.hold(), worker.hold()));
 }
 
 fn is_forked<T>(result: Result<T>) -> bool {
@@ -198,10 +190,11 @@ const CHANNEL: &[Operation] = &[
     ("write", |held| is_forked(held.threads().write(ECHO, LONG))),
     ("wait_ready", |held| is_forked(held.threads().wait_ready(LONG))),
     ("ping", |held| is_forked(held.threads().ping(LONG))),
-    ("drive", |held| is_forked(held.threads().drive())),
+    ("read_ready", |held| is_forked(held.threads().read_ready())),
     ("close", |held| is_forked(held.threads().close(LONG))),
     ("close_draining", |held| is_forked(held.threads().close_draining(LONG))),
-    ("cancel", |held| nothing(held.threads().cancel())),
+    ("wait_exit", |held| is_forked(held.threads().wait_exit(LONG))),
+    ("abort", |held| nothing(held.threads().abort())),
     ("clear_abort", |held| nothing(held.threads().clear_abort())),
     ("is_alive", |held| !held.threads().is_alive()),
     ("in_flight", |held| held.threads().in_flight() == 0),
@@ -218,11 +211,13 @@ const CHANNEL: &[Operation] = &[
 
 const REQUESTS: &[Operation] = &[
     ("Pending::wait", |held| is_forked(held.pending.take().unwrap().wait())),
-    ("Pending::try_wait", |held| is_forked(held.pending.take().unwrap().try_wait())),
+    ("Pending::try_wait", |held| is_forked(held.pending.as_mut().unwrap().try_wait())),
+    ("wait_timeout", |held| is_forked(held.pending.as_mut().unwrap().wait_timeout(LONG))),
     ("Pending::cancel", |held| nothing(held.pending.as_ref().unwrap().cancel())),
     ("Pending's Debug", |held| nothing(format!("{:?}", held.pending))),
     ("Pending's drop", |held| nothing(held.pending.take())),
     ("Stream::next_chunk", |held| is_forked(held.stream.as_mut().unwrap().next_chunk())),
+    ("try_next_chunk", |held| is_forked(held.stream.as_mut().unwrap().try_next_chunk())),
     ("Stream's end", |held| held.stream.take().unwrap().count() == 1),
     ("Stream::cancel", |held| nothing(held.stream.as_ref().unwrap().cancel())),
     ("Stream's Debug", |held| nothing(format!("{:?}", held.stream))),
@@ -261,6 +256,10 @@ const TASKS: &[Operation] = &[
     ("stream", |held| is_refused_at_once(held.shared.stream(TEN, "", LONG))),
     ("ping", |held| is_refused_at_once(held.shared.ping(LONG))),
     ("close", |held| is_refused_at_once(held.shared.close(LONG))),
+    ("wait_ready", |held| is_refused_at_once(held.shared.wait_ready(LONG))),
+    ("write", |held| is_refused_at_once(held.shared.write(ECHO, LONG))),
+    ("close_draining", |held| is_refused_at_once(held.shared.close_draining(LONG))),
+    ("closed", |held| is_refused_at_once(held.shared.closed())),
     ("spawn", |_| is_refused_at_once(AsyncChannel::spawn(spawner()))),
     ("spawn_on_tokio", |_| is_refused_at_once(AsyncChannel::spawn_on_tokio(spawner()))),
     ("new", |held| is_forked(AsyncChannel::new(held.channel.take().unwrap()))),

@@ -4,33 +4,28 @@
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::channel::life::Life;
-use crate::channel::timed::TimedLock;
-#[cfg(feature = "async")]
-use crate::channel::wakers::Seat;
+use crate::channel::state::State;
+use crate::channel::timed_mutex::TimedMutex;
+use crate::channel::wait_list::Registration;
+use crate::channel::waiter::wake_elsewhere;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::Duplex;
-#[cfg(feature = "async")]
-use crate::process::notifier;
 use crate::protocol::Kind;
 use crate::protocol::health::{self, Health};
 use crate::ring::{Frame, Header};
 use crate::sync::Mutex;
-#[cfg(feature = "async")]
 use crate::sync::{Ordering, fence};
 use crate::sys::clock::Deadline;
-#[cfg(feature = "async")]
 use crate::sys::fork;
 
 /// Answers that a task takes at a time: more than are ever asked for at once.
-#[cfg(feature = "async")]
 const AT_ONCE: usize = 256;
 
 /// The health rings, used by one thread or task at a time, and the questions of tasks,
 /// which do not keep the rings while they wait.
 #[derive(Debug)]
 pub(crate) struct HealthClient {
-    rings: TimedLock<Rings>,
+    rings: TimedMutex<Rings>,
     asked: Mutex<Vec<Asked>>,
 }
 
@@ -52,30 +47,30 @@ struct Asked {
 
 impl HealthClient {
     pub(crate) fn new(duplex: Duplex) -> Self {
-        Self { rings: TimedLock::new(Rings { duplex, next: 1 }), asked: Mutex::default() }
+        Self { rings: TimedMutex::new(Rings { duplex, next: 1 }), asked: Mutex::default() }
     }
 
     /// Takes all locks, for a test of what must not wait for them.
-    #[cfg(all(test, feature = "tokio"))]
+    #[cfg(test)]
     pub(super) fn hold(&self) -> impl Sized {
         (self.rings.hold(), self.asked.lock())
     }
 
-    pub(crate) fn ping(&self, life: &Life, timeout: Duration) -> Result<Health> {
+    pub(crate) fn ping(&self, state: &State, timeout: Duration) -> Result<Health> {
         let deadline = Deadline::after(timeout);
-        let (stop, is_over) = (|| life.check_open(), || !life.is_open());
+        let (stop, is_over) = (|| state.check_open(), || !state.is_open());
         let question = (Kind::PING, deadline, timeout);
-        let (header, payload) = self.ask(life, question, &stop, &is_over)?;
+        let (header, payload) = self.ask(state, question, &stop, &is_over)?;
         pong(header, &payload)
     }
 
     /// Asks the worker to end; returns once it has said that it will.
-    pub(crate) fn shutdown(&self, life: &Life, deadline: Deadline) -> Result<()> {
+    pub(crate) fn shutdown(&self, state: &State, deadline: Deadline) -> Result<()> {
         // The channel is closing; only the worker's end stops the wait.
-        let is_over = || life.deathbed.get().is_some_and(|bed| bed.body.status().is_some());
-        let stop = || if is_over() { Err(life.why_over_now(None)) } else { Ok(()) };
+        let is_over = || state.exit().is_some_and(|bed| bed.body.status().is_some());
+        let stop = || if is_over() { Err(state.why_over_now(None)) } else { Ok(()) };
         let question = (Kind::SHUTDOWN, deadline, Duration::ZERO);
-        self.ask(life, question, &stop, &is_over).map(drop)
+        self.ask(state, question, &stop, &is_over).map(drop)
     }
 
     /// The channel is closing: has threads that wait for their turn to ask look.
@@ -85,7 +80,7 @@ impl HealthClient {
 
     fn ask(
         &self,
-        life: &Life,
+        state: &State,
         (kind, deadline, timeout): (Kind, Deadline, Duration),
         stop: &dyn Fn() -> Result<()>,
         is_over: &dyn Fn() -> bool,
@@ -96,7 +91,7 @@ impl HealthClient {
             return Err(no_answer(kind, timeout));
         };
         let of_tasks = |frame: &Frame<'_>| self.keep(frame);
-        let answer = rings.with(|rings| rings.ask(life, kind, deadline, stop, &of_tasks));
+        let answer = rings.with(|rings| rings.ask(state, kind, deadline, stop, &of_tasks));
         drop(rings);
         // This thread was to be woken by the bell: tasks must ask for their descriptor.
         self.wake_askers();
@@ -111,11 +106,7 @@ impl HealthClient {
         found.answer = Some((frame.header(), frame.payload().to_vec()));
         let waker = found.waker.take();
         drop(asked);
-        // The reading thread holds the rings, under which no executor's code may run.
-        #[cfg(feature = "async")]
-        notifier::wake(waker.into_iter().collect());
-        #[cfg(not(feature = "async"))]
-        drop(waker);
+        wake_elsewhere(waker.into_iter().collect());
     }
 
     fn wake_askers(&self) {
@@ -126,24 +117,21 @@ impl HealthClient {
 }
 
 /// A task's question. Dropping it forgets the answer.
-#[cfg(feature = "async")]
 #[derive(Debug)]
 pub(crate) struct Question<'a> {
     client: &'a HealthClient,
-    seat: Seat<'a>,
+    registration: Registration<'a>,
     kind: Kind,
     /// Zero until it is sent.
     request: u64,
 }
 
-#[cfg(feature = "async")]
 impl HealthClient {
     pub(crate) fn question(&self, kind: Kind) -> Question<'_> {
-        Question { client: self, seat: self.rings.seat(), kind, request: 0 }
+        Question { client: self, registration: self.rings.register(), kind, request: 0 }
     }
 }
 
-#[cfg(feature = "async")]
 impl Question<'_> {
     /// Whether it has been sent.
     pub(crate) fn is_sent(&self) -> bool {
@@ -156,7 +144,7 @@ impl Question<'_> {
     pub(crate) fn poll(&mut self, waker: &Waker) -> Result<Option<Answer>> {
         let client = self.client;
         let next = waker.clone();
-        if let Some(mut rings) = client.rings.poll_lock(&mut self.seat, waker) {
+        if let Some(mut rings) = client.rings.poll_lock(&mut self.registration, waker) {
             let mut old = None;
             let advanced = rings.with(|rings| self.advance(rings, next, &mut old));
             // Before the executor's code runs: a waker's drop is that, too.
@@ -199,7 +187,6 @@ impl Question<'_> {
     }
 }
 
-#[cfg(feature = "async")]
 impl Drop for Question<'_> {
     fn drop(&mut self) {
         if fork::is_forked_child() {
@@ -213,7 +200,6 @@ impl Drop for Question<'_> {
     }
 }
 
-#[cfg(feature = "async")]
 impl Rings {
     /// Sends a question if there is room; returns its number. Otherwise room makes the
     /// descriptor readable.
@@ -250,13 +236,13 @@ impl Rings {
 impl Rings {
     fn ask(
         &mut self,
-        life: &Life,
+        state: &State,
         kind: Kind,
         deadline: Deadline,
         stop: &dyn Fn() -> Result<()>,
         of_tasks: &dyn Fn(&Frame<'_>),
     ) -> Result<Option<Answer>> {
-        let alarm = &life.alarm;
+        let alarm = &state.alarm;
         let request = self.next;
         self.next += 1;
         let Some(claim) = self.duplex.producer.claim_until(0, alarm, deadline, stop)? else {
@@ -267,7 +253,7 @@ impl Rings {
         loop {
             let frame = self.duplex.consumer.poll_until(alarm, deadline, has_rung, stop)?;
             let Some(frame) = frame else {
-                // As for a reply: see `Engine::after_the_deadline`.
+                // As for a reply: see `Wait::grace`.
                 match deadline.grace().filter(|_| !has_had_grace) {
                     Some(grace) => (deadline, has_had_grace) = (grace, true),
                     None => return Ok(None),

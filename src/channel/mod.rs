@@ -1,30 +1,42 @@
 //! The parent's side: a handle on one worker.
 //!
-//! Level 6. On a byte's trip this is where it begins, in [`Channel::call`], and where
-//! it ends, in a [`Reply`].
+//! `docs/ARCHITECTURE.md` draws the files of this folder, says which of them owns which lock,
+//! and in which order locks are taken.
 
-mod ahead;
-mod death;
-mod dispatch;
-mod engine;
-mod follow;
+mod core;
+mod deliver;
+mod explain;
 #[cfg(all(test, feature = "tokio"))]
 mod forked_tests;
-mod handle;
 mod handshake;
 mod health;
-mod life;
-mod pump;
-mod receive;
+mod message_writer;
+mod outgoing;
+mod pending;
+mod pending_reply;
+mod reactor;
+mod reactor_turn;
+mod read_ahead;
+mod reader;
+mod receiver;
 mod reply;
-mod send;
+mod requests;
+mod sender;
 mod spawn_checks;
 mod spawner;
+mod state;
+mod stats;
+mod status;
+mod stream;
 mod stream_timeouts;
-mod timed;
-mod wake_list;
-mod wakers;
-mod writer;
+mod task_wait;
+mod timed_mutex;
+mod turn;
+mod wait;
+mod wait_list;
+mod waiter;
+mod worker_exit;
+mod worker_process;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -32,18 +44,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(any(feature = "testing", feature = "named"))]
-use crate::channel::death::Deathbed;
-#[cfg(not(feature = "async"))]
-use crate::channel::engine::Engine;
-use crate::channel::handle::WorkerHandle;
-#[cfg(any(feature = "testing", feature = "named"))]
 use crate::channel::health::HealthClient;
-#[cfg(any(feature = "testing", feature = "named"))]
-pub(crate) use crate::channel::life::Life;
+use crate::channel::outgoing::send;
+use crate::channel::worker_process::WorkerProcess;
 use crate::config::Config;
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::{ExitCause, Result};
+use crate::id::RequestId;
 #[cfg(any(feature = "testing", feature = "named"))]
 use crate::link::ParentLink;
 use crate::payload::Payload;
@@ -55,22 +63,23 @@ use crate::sys::clock::Deadline;
 use crate::sys::wake_fd::WakeFd;
 use crate::trace::span;
 
-#[cfg(feature = "async")]
-pub(crate) use engine::{Engine, Item};
-#[cfg(feature = "async")]
+pub(crate) use self::core::{Core, Sent};
+pub(crate) use deliver::Item;
+pub(crate) use explain::{no_turn, ring_full};
 pub(crate) use health::{no_answer, pong};
-#[cfg(feature = "async")]
-pub(crate) use life::{Phase, check_not_forked};
-pub use reply::{Pending, Reply, Stream};
-#[cfg(feature = "async")]
-pub(crate) use send::{Pieces, Unsent};
+pub use message_writer::MessageWriter;
+pub(crate) use message_writer::PartialMessage;
+pub(crate) use outgoing::{Ask, Needs, Outgoing};
+pub use pending_reply::Pending;
+pub use reply::Reply;
 pub use spawner::Spawner;
+pub(crate) use state::State;
+pub use stats::Stats;
+pub use stream::Stream;
 pub use stream_timeouts::{DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, StreamTimeouts};
-#[cfg(feature = "async")]
-pub(crate) use timed::Loan;
-#[cfg(feature = "async")]
-pub(crate) use wakers::Place;
-pub use writer::MessageWriter;
+pub(crate) use task_wait::{Looked, RoomWait, TaskWait, descriptor_is_readable, read_once};
+pub(crate) use timed_mutex::TimedGuard;
+pub(crate) use turn::check_open;
 
 /// The parent's handle on one worker. Any number of threads may use it at a time;
 /// requests are served in the order in which they were sent.
@@ -82,33 +91,8 @@ pub use writer::MessageWriter;
 /// the worker's exit status before: for at most 50 milliseconds, or what
 /// [`Spawner::exit_status_timeout`] says, and never beyond its own timeout.
 pub struct Channel {
-    engine: Arc<Engine>,
-    worker: WorkerHandle,
-}
-
-/// Counters of a channel since its start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Frames that came for a request after it was given up; dropped.
-    pub late_frames: u64,
-    /// Frames for a request that was never made, or was long finished; dropped.
-    pub unknown_frames: u64,
-    /// Requests that the worker was told to give up.
-    pub cancels: u64,
-    /// Frames that were copied out of the ring because another thread than their
-    /// owner's read them.
-    pub copied_frames: u64,
-    /// Waits that began by spinning.
-    pub spins: u64,
-    /// Waits that went to sleep.
-    pub parks: u64,
-    /// Times that a sleeping worker was woken for a request.
-    pub wakes: u64,
-    /// The most bytes that were in the request ring when it seemed full.
-    pub request_ring_high_water: u64,
-    /// Replies and chunks that still hold a slot. Short ones never do: see [`Reply`].
-    pub leases_held: usize,
+    core: Arc<Core>,
+    worker: WorkerProcess,
 }
 
 impl Channel {
@@ -119,23 +103,25 @@ impl Channel {
         config: &Config,
         role: String,
         thread: ThreadWorker,
-        life: Arc<Life>,
+        state: Arc<State>,
         wake_fd: Option<Arc<WakeFd>>,
     ) -> Self {
         let ParentLink { data, health, words, .. } = link;
-        let deathbed = Deathbed::new(role, death::Body::Thread(thread), death::PATIENCE);
+        let exit = worker_exit::WorkerExit::new(
+            role,
+            worker_exit::Body::Thread(thread),
+            worker_exit::PATIENCE,
+        );
         let health = HealthClient::new(health);
-        let worker = WorkerHandle::new(Arc::clone(&life), health, deathbed, None);
-        Self { engine: Engine::new(data, words, config, life, wake_fd), worker }
+        let worker = WorkerProcess::new(Arc::clone(&state), health, exit, None);
+        Self { core: Core::new(data, words, config, state, wake_fd), worker }
     }
 
-    #[cfg(feature = "async")]
-    pub(crate) fn engine(&self) -> &Arc<Engine> {
-        &self.engine
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
     }
 
-    #[cfg(feature = "async")]
-    pub(crate) fn worker(&self) -> &WorkerHandle {
+    pub(crate) fn worker(&self) -> &WorkerProcess {
         &self.worker
     }
 
@@ -184,8 +170,8 @@ impl Channel {
     ) -> Result<Pending> {
         span!("submit", %kind, bytes = payload.encoded_len());
         let deadline = Deadline::after(timeout);
-        let (request, has_rung) = self.engine.send_call(kind, payload, deadline)?;
-        Ok(Pending::new(Arc::clone(&self.engine), request, timeout, deadline, has_rung))
+        let sent = send(&self.core, Ask::call(kind, deadline), payload, deadline)?;
+        Ok(Pending::new(Arc::clone(&self.core), sent, timeout, deadline))
     }
 
     /// Begins a request whose payload is written bit by bit, and whose length need not be
@@ -200,7 +186,7 @@ impl Channel {
     ///
     /// As [`Channel::submit`].
     pub fn write(&self, kind: Kind, timeout: Duration) -> Result<MessageWriter<'_>> {
-        MessageWriter::begin(&self.engine, kind, timeout)
+        MessageWriter::begin(&self.core, kind, timeout)
     }
 
     /// Sends a request and returns the stream of its chunks.
@@ -227,8 +213,8 @@ impl Channel {
         span!("stream", %kind, bytes = payload.encoded_len());
         let timeouts = timeouts.into();
         let begin_by = Deadline::after(timeouts.queue);
-        let request = self.engine.send_stream(kind, payload, begin_by)?;
-        Ok(Stream::new(Arc::clone(&self.engine), request, timeouts, begin_by))
+        let sent = send(&self.core, Ask::stream(kind), payload, begin_by)?;
+        Ok(Stream::new(Arc::clone(&self.core), sent.request, timeouts, begin_by))
     }
 
     /// Waits until the worker has built its session. Blocks for at most `timeout`. The first
@@ -240,8 +226,13 @@ impl Channel {
     /// [`ErrorKind::Session`] if the session could not be built; as [`Channel::call`].
     pub fn wait_ready(&self, timeout: Duration) -> Result<()> {
         let pending = self.submit(Kind::READY, &(), timeout)?;
-        self.engine.prefault();
+        self.prefault();
         pending.wait().map(drop)
+    }
+
+    /// Enters the rings' pages in this process's page table, once.
+    pub(crate) fn prefault(&self) {
+        turn::prefault(&self.core);
     }
 
     /// Asks the worker's health thread how it is, over rings of their own: works while
@@ -260,40 +251,45 @@ impl Channel {
     /// was when the worker is gone.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.engine.status(None)
+        self.core.status.health()
     }
 
-    /// Reads all replies and chunks that are there into their requests, without waiting,
-    /// for a reactor that has found the channel's descriptor readable; then look with
-    /// [`Pending::try_wait`], which reads nothing more by itself from then on. Once this
-    /// has been called the descriptor is readable exactly while there is something to
-    /// read. Threads may use the same channel: when they find something that no thread
-    /// waits for, they make the descriptor readable.
+    /// Reads all replies and chunks that are there, without waiting, and returns the requests
+    /// that have got something since the last call, each once. For a reactor of the host's that
+    /// has found [`Channel::poll_fd`] readable, and once before it polls the descriptor for the
+    /// first time. Never blocks.
+    ///
+    /// Look at each request with [`Pending::try_wait`] or [`Stream::try_next_chunk`], which read
+    /// nothing more by themselves once this was called. From then on the descriptor is readable
+    /// exactly while there is something to read. Threads may use the same channel: when they
+    /// read something that no thread waits for, they make the descriptor readable.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Unsupported`] without [`Spawner::pollable`]; as a call if the channel
-    /// is over.
-    pub fn drive(&self) -> Result<()> {
-        self.engine.drive_reactor()
+    /// is over. Requests that have got something still have it.
+    pub fn read_ready(&self) -> Result<Vec<RequestId>> {
+        reactor_turn::drive(&self.core)?;
+        let ready = self.core.pending.take_ready();
+        Ok(ready.into_iter().map(RequestId::new).collect())
     }
 
     /// The descriptor for reactors, if the channel was spawned with [`Spawner::pollable`].
     /// Do not read from it or write to it.
     #[must_use]
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.engine.wake_fd.as_ref().map(|wake_fd| wake_fd.as_fd())
+        self.core.reactor.wake_fd().map(|wake_fd| wake_fd.as_fd())
     }
 
     /// Sets the abort flag, which every handler of this worker sees until
     /// [`Channel::clear_abort`]. Lock-free, never blocks, from any thread.
-    pub fn cancel(&self) {
-        self.engine.set_abort(true);
+    pub fn abort(&self) {
+        self.core.pending.set_abort(true);
     }
 
     /// Resets the abort flag. Lock-free, never blocks, from any thread.
     pub fn clear_abort(&self) {
-        self.engine.set_abort(false);
+        self.core.pending.set_abort(false);
     }
 
     /// The worker's role.
@@ -313,13 +309,23 @@ impl Channel {
     /// Never blocks.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.engine.is_open()
+        self.core.is_open()
     }
 
     /// How the worker ended; `None` while it runs, and until it is reaped.
     #[must_use]
     pub fn exit_cause(&self) -> Option<ExitCause> {
         self.worker.exit_cause()
+    }
+
+    /// Waits until the worker has ended, in any way, and returns how. Blocks for at most
+    /// `timeout`. Does not end the worker, and uses no processor time while it waits.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`] if it still runs; [`ErrorKind::Forked`] in a forked child.
+    pub fn wait_exit(&self, timeout: Duration) -> Result<ExitCause> {
+        self.worker.wait_exit(timeout)
     }
 
     /// The worker's log, if it has one.
@@ -331,20 +337,20 @@ impl Channel {
     /// Calls and open streams whose owner has not let go of them; none in a forked child.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.engine.in_flight()
+        self.core.in_flight()
     }
 
     /// The channel's configuration.
     #[must_use]
     pub fn config(&self) -> &Config {
-        &self.engine.config
+        &self.core.config
     }
 
     /// Counters; all zero in a forked child. Never blocks for long: takes the lock that a
     /// sender holds while it copies one frame into the ring.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.engine.stats()
+        self.core.stats()
     }
 
     /// Ends the worker: operations in flight end with [`ErrorKind::Closed`] at once, and the
@@ -374,7 +380,7 @@ impl Channel {
     /// As [`Channel::close`].
     pub fn close_draining(&self, timeout: Duration) -> Result<ExitCause> {
         let deadline = Deadline::after(timeout);
-        self.engine.drain(deadline);
+        self.core.drain(deadline);
         self.worker.close(deadline.remaining())
     }
 }

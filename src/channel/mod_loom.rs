@@ -1,26 +1,43 @@
 //! The parent's side under the model checker: all but the processes.
 
-mod ahead;
-#[path = "death_loom.rs"]
-mod death;
-mod dispatch;
-mod engine;
-mod follow;
-mod life;
+mod core;
+mod deliver;
+mod explain;
+mod message_writer;
 #[cfg(test)]
 mod models;
 #[cfg(test)]
 mod mutants;
-mod pump;
-mod receive;
+mod outgoing;
+mod pending;
+mod pending_reply;
+mod reactor;
+mod reactor_turn;
+mod read_ahead;
+mod reader;
+mod receiver;
 mod reply;
-mod send;
+mod requests;
+mod sender;
+mod state;
+mod stats;
+mod status;
+mod stream;
 mod stream_timeouts;
+mod task_wait;
 #[cfg(test)]
 mod testing;
-mod timed;
-mod wake_list;
-mod wakers;
+mod timed_mutex;
+mod turn;
+mod wait;
+mod wait_list;
+mod waiter;
+#[path = "worker_exit_loom.rs"]
+mod worker_exit;
 
-pub use reply::{Pending, Reply, Stream};
+pub use message_writer::MessageWriter;
+pub use pending_reply::Pending;
+pub use reply::Reply;
+pub use stats::Stats;
+pub use stream::Stream;
 pub use stream_timeouts::{DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, StreamTimeouts};

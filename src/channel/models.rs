@@ -1,6 +1,6 @@
 //! Models of a channel: the pending table, who reads for whom, and how all of it ends.
 //!
-//! The engine is the one that ships; the worker is a few lines that use the other ends of
+//! The core is the one that ships; the worker is a few lines that use the other ends of
 //! its rings. As in the models of the ring nobody wakes for no reason and no backstop wakes
 //! who was forgotten, so that is a deadlock. A wait with a deadline ends by it. Run with
 //! `RUSTFLAGS="--cfg loom" cargo test -p slipring --release --lib channel::models`.
@@ -11,10 +11,17 @@ use std::time::Duration;
 
 use loom::thread;
 
-use super::engine::{Engine, Item};
-use super::reply::{Pending, Stream};
-use super::testing::{LONGEST, Rig, rig, rig_with_hints, submit};
-use crate::error::{Error, ErrorKind};
+use super::core::{Core, Sent};
+use super::deliver::Item;
+use super::outgoing::{Ask, send};
+use super::pending_reply::Pending;
+use super::reactor_turn::drive;
+use super::reader::{ForOthers, take_frames};
+use super::stream::Stream;
+use super::testing::{LONGEST, Rig, rig, rig_with_wake_fds, submit};
+use super::turn::hand_over;
+use super::wait::await_reply;
+use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::Kind;
 use crate::ring::models::model_up_to;
 use crate::sync::Ordering;
@@ -35,12 +42,25 @@ const FEWER: usize = 2;
 /// A deadline that passes when its thread sleeps.
 const SOON: Duration = Duration::from_millis(1);
 
+/// Sends a request whose reply may come at any time.
+fn send_call(core: &Core, payload: &[u8]) -> Result<Sent> {
+    send(core, Ask::call(Kind::EMBED, Deadline::NEVER), payload, Deadline::NEVER)
+}
+
+/// Sends a request for a stream. Returns its number.
+fn send_stream(core: &Core) -> u64 {
+    send(core, Ask::stream(Kind::EMBED), &(), Deadline::NEVER).unwrap().request
+}
+
+/// The pending reply of a request that was sent.
+fn pending(core: &Arc<Core>, sent: Sent) -> Pending {
+    Pending::new(Arc::clone(core), sent, Duration::MAX, Deadline::NEVER)
+}
+
 /// Sends a request of the longest kind; two of them do not fit the ring.
-fn submit_longest(engine: &Arc<Engine>) -> Pending {
+fn submit_longest(core: &Arc<Core>) -> Pending {
     let payload = [0; LONGEST];
-    let sent = engine.send_call(Kind::EMBED, &payload[..], Deadline::NEVER);
-    let (request, has_rung) = sent.unwrap();
-    Pending::new(Arc::clone(engine), request, Duration::MAX, Deadline::NEVER, has_rung)
+    pending(core, send_call(core, &payload).unwrap())
 }
 
 /// Waits for a reply that must come.
@@ -51,23 +71,23 @@ fn wait(pending: Pending) {
 }
 
 /// Reads what is there for those who do not wait.
-fn read(engine: &Engine) {
-    if let Some(mut reader) = engine.reader.try_lock() {
-        engine.read_all(&mut reader).unwrap();
+fn read(core: &Core) {
+    if let Some(mut reader) = core.receiver.try_turn() {
+        take_frames(core, &mut reader, &mut ForOthers).unwrap();
         drop(reader);
-        engine.hand_over();
+        hand_over(core);
     }
 }
 
 /// Every request has ended: the table has room for as many as it had before, and no frame
 /// came for one that was not known.
-fn check_over(engine: &Engine, requests: usize, late: u64) {
-    let mut table = engine.table.lock();
+fn check_over(core: &Core, requests: usize, late: u64) {
+    let mut table = core.pending.requests();
     assert_eq!(table.in_flight(), 0);
     let free = std::iter::from_fn(|| table.open(false).ok()).count();
     drop(table);
     assert_eq!(free, requests, "slots that are free again");
     let counted = |counter: &crate::sync::Counter| counter.load(Ordering::Relaxed);
-    assert_eq!(counted(&engine.counters.unknown_frames), 0, "frames of nobody");
-    assert_eq!(counted(&engine.counters.late_frames), late, "frames that came late");
+    assert_eq!(counted(&core.pending.counters.unknown_frames), 0, "frames of nobody");
+    assert_eq!(counted(&core.pending.counters.late_frames), late, "frames that came late");
 }

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::channel::Channel;
-use crate::channel::death::{Body, Deathbed, PATIENCE};
-use crate::channel::engine::Engine;
-use crate::channel::handle::{WorkerHandle, instant};
+use crate::channel::core::Core;
 use crate::channel::handshake::{Handshake, bury};
 use crate::channel::health::HealthClient;
-use crate::channel::life::Life;
 use crate::channel::spawn_checks::{check_cpus, check_limits, check_role, check_timeout};
+use crate::channel::state::State;
+use crate::channel::worker_exit::{Body, PATIENCE, WorkerExit};
+use crate::channel::worker_process::WorkerProcess;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::link::{Duplex, ParentLink, ParentWords};
@@ -317,9 +317,9 @@ impl Spawner {
     /// process is gone and reaped then, and nothing is left behind. A program that ends is
     /// told of at once; one that ends before it has answered, with how it ended.
     pub fn spawn(&self) -> Result<Channel> {
-        let Started { data, words, worker, life, wake_fd } = self.start()?;
-        let engine = Engine::new(data, words, &self.config, life, wake_fd);
-        Ok(Channel { engine, worker })
+        let Started { data, words, worker, state, wake_fd } = self.start()?;
+        let core = Core::new(data, words, &self.config, state, wake_fd);
+        Ok(Channel { core, worker })
     }
 
     /// Starts a worker that uses the data rings as they are, without requests and
@@ -329,13 +329,13 @@ impl Spawner {
     ///
     /// As [`Spawner::spawn`].
     pub fn spawn_raw(&self) -> Result<RawLink> {
-        let Started { data, worker, life, wake_fd, .. } = self.start()?;
+        let Started { data, worker, state, wake_fd, .. } = self.start()?;
         if let Some(wake_fd) = wake_fd.clone() {
-            // The life has just been made for this link: nobody else has set it. What
+            // The state has just been made for this link: nobody else has set it. What
             // happened before is seen by the first `settle`.
-            let _ = life.on_over.set(Box::new(move || wake_fd.wake_self()));
+            state.on_end(move || wake_fd.wake_self());
         }
-        Ok(RawLink::new(data, wake_fd, Box::new(RawEnd { worker, life })))
+        Ok(RawLink::new(data, wake_fd, Box::new(RawEnd { worker, state })))
     }
 
     fn start(&self) -> Result<Started> {
@@ -363,17 +363,17 @@ impl Spawner {
         let mut program = self.program.clone();
         program.env.set(WORKER_ENV, variable(theirs.as_fd())?);
 
-        let life = Arc::new(Life::default());
+        let state = Arc::new(State::default());
         let child = {
-            let life = Arc::clone(&life);
-            let on_exit = move |_| told_of_death(life.has_ended());
+            let state = Arc::clone(&state);
+            let on_exit = move |_| told_of_death(state.has_ended());
             let socket = Some(Arc::clone(&ours));
             supervisor::start(program, theirs, socket, log, Box::new(on_exit))?
         };
         // While the program is loaded: reserving memory takes as long as that.
         let linked =
             ParentLink::create(&self.config, wake_fd.as_ref()).and_then(|(link, files)| {
-                let deadline = instant(Deadline::after(self.handshake_timeout));
+                let deadline = Deadline::after(self.handshake_timeout).instant();
                 let (child, socket, role) = (&child, &*ours, self.role.role.as_str());
                 let handshake = Handshake { child, socket, role, deadline };
                 handshake.run(&hello, (files, hint_fds), &link)?;
@@ -382,21 +382,21 @@ impl Spawner {
         drop(ours);
         let ParentLink { data, health, words, owner, .. } = linked.inspect_err(|_| bury(&child))?;
         let watched = {
-            let (life, child) = (Arc::clone(&life), child.clone());
+            let (state, child) = (Arc::clone(&state), child.clone());
             let on_death = move || {
                 // First, so that the errors need not wait for it.
                 child.foretell();
-                told_of_death(life.die());
+                told_of_death(state.die());
             };
             watch::watch(owner, Box::new(on_death))
         };
         crate::failpoint::failpoint!("after handshake");
         let (role, patience) = (self.role.role.clone(), self.exit_status_timeout);
-        let deathbed = Deathbed::new(role, Body::Process(child), patience);
+        let exit = WorkerExit::new(role, Body::Process(child), patience);
         let health = HealthClient::new(health);
-        let worker = WorkerHandle::new(Arc::clone(&life), health, deathbed, Some(watched));
+        let worker = WorkerProcess::new(Arc::clone(&state), health, exit, Some(watched));
         event!(INFO, role = self.role.role.as_str(), pid = worker.pid(), "worker attached");
-        Ok(Started { data, words, worker, life, wake_fd })
+        Ok(Started { data, words, worker, state, wake_fd })
     }
 
     fn check(&self) -> Result<()> {
@@ -415,29 +415,29 @@ impl Spawner {
 struct Started {
     data: Duplex,
     words: ParentWords,
-    worker: WorkerHandle,
-    life: Arc<Life>,
+    worker: WorkerProcess,
+    state: Arc<State>,
     wake_fd: Option<Arc<WakeFd>>,
 }
 
 /// The parent's end of a raw link.
 #[derive(Debug)]
 struct RawEnd {
-    worker: WorkerHandle,
-    life: Arc<Life>,
+    worker: WorkerProcess,
+    state: Arc<State>,
 }
 
 impl End for RawEnd {
     fn check(&self) -> Result<()> {
-        self.life.check_open()
+        self.state.check_open()
     }
 
     fn alarm(&self) -> &Alarm {
-        &self.life.alarm
+        &self.state.alarm
     }
 
     fn explain(&self, error: Error, deadline: Deadline) -> Error {
-        self.life.with_status(error, deadline)
+        self.state.with_status(error, deadline)
     }
 
     fn close(&self, timeout: Duration) -> Result<ExitCause> {

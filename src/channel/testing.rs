@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::death::Deathbed;
-use super::engine::Engine;
-use super::life::Life;
-use super::reply::Pending;
+use super::core::Core;
+use super::outgoing::{Ask, send};
+use super::pending_reply::Pending;
+use super::state::State;
+use super::worker_exit::WorkerExit;
 use crate::config::{Config, RingConfig, WaitStrategy};
 use crate::link::{Duplex, ParentWords, PeerCells, RequestCells, StatusWords};
 use crate::protocol::Kind;
@@ -35,7 +36,7 @@ const TABLE: usize = RING + CAPACITY;
 
 /// A channel and what stands for its worker.
 pub(crate) struct Rig {
-    pub(crate) engine: Arc<Engine>,
+    pub(crate) core: Arc<Core>,
     pub(crate) worker: Worker,
 }
 
@@ -49,12 +50,12 @@ pub(crate) struct Worker {
 
 /// A channel with room for so many requests.
 pub(crate) fn rig(requests: usize) -> Rig {
-    rig_with_hints(requests, [None, None])
+    rig_with_wake_fds(requests, [None, None])
 }
 
 /// As [`rig`], with the parent's and the worker's hold on a pair of descriptors.
-pub(crate) fn rig_with_hints(requests: usize, hints: [Option<Arc<WakeFd>>; 2]) -> Rig {
-    let [wake_fd, worker_hint] = hints;
+pub(crate) fn rig_with_wake_fds(requests: usize, hints: [Option<Arc<WakeFd>>; 2]) -> Rig {
+    let [wake_fd, worker_fd] = hints;
     let (down, down_seen) = region((TABLE + 16 * requests).next_multiple_of(64));
     let (up, up_seen) = region(RING + CAPACITY);
     let ring = RingConfig { capacity: CAPACITY, max_frame: LONGEST };
@@ -85,10 +86,10 @@ pub(crate) fn rig_with_hints(requests: usize, hints: [Option<Arc<WakeFd>>; 2]) -
     };
     let watch = watch(&up_seen);
     let parent = duplex(&down, &up_seen, Some(watch), wake_fd.as_ref());
-    let worker = duplex(&up, &down_seen, None, worker_hint.as_ref());
-    let life = Arc::new(Life::default());
-    let _ = life.deathbed.set(Deathbed);
-    let engine = Engine::new(parent, words, &config, life, wake_fd);
+    let worker = duplex(&up, &down_seen, None, worker_fd.as_ref());
+    let state = Arc::new(State::default());
+    state.set_exit(WorkerExit);
+    let core = Core::new(parent, words, &config, state, wake_fd);
     let table = down_seen.table(TABLE, 2 * requests).unwrap();
     let worker = Worker {
         up: worker.producer,
@@ -96,7 +97,7 @@ pub(crate) fn rig_with_hints(requests: usize, hints: [Option<Arc<WakeFd>>; 2]) -
         sleeper: worker.sleeper,
         cells: PeerCells { table, count: as_u64(requests) },
     };
-    Rig { engine, worker }
+    Rig { core, worker }
 }
 
 fn duplex(
@@ -117,17 +118,17 @@ fn duplex(
 impl Rig {
     /// Sends a request, which the worker has taken.
     pub(crate) fn submit(&mut self) -> Pending {
-        let pending = submit(&self.engine, Duration::MAX);
+        let pending = submit(&self.core, Duration::MAX);
         assert_eq!(self.worker.take(), pending.request());
         pending
     }
 }
 
 /// Sends a request.
-pub(crate) fn submit(engine: &Arc<Engine>, timeout: Duration) -> Pending {
+pub(crate) fn submit(core: &Arc<Core>, timeout: Duration) -> Pending {
     let deadline = Deadline::after(timeout);
-    let (request, has_rung) = engine.send_call(Kind::EMBED, &(), deadline).unwrap();
-    Pending::new(Arc::clone(engine), request, timeout, deadline, has_rung)
+    let sent = send(core, Ask::call(Kind::EMBED, deadline), &(), deadline).unwrap();
+    Pending::new(Arc::clone(core), sent, timeout, deadline)
 }
 
 impl Worker {

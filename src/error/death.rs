@@ -88,7 +88,7 @@ pub(crate) struct EndOfService {
 impl EndOfService {
     /// Where to read; once.
     pub(crate) fn set_line(&self, line: Weak<dyn StatusLine>) {
-        // A channel has one engine, which sets this when it is made.
+        // A channel has one core, which sets this when it is made.
         let _ = self.line.set(line);
     }
 

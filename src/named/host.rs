@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::channel::{Channel, Life};
+use crate::channel::{Channel, State};
 use crate::config::{Config, WaitStrategy};
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::link::{ParentLink, channel_id};
@@ -118,15 +118,15 @@ impl NamedHost {
         let link = self.link.take().ok_or_else(spent)?;
         link.answer.check_attached()?;
 
-        let life = Arc::<Life>::default();
-        life.alarm.also_set(sleep_events(&self.up));
+        let state = Arc::<State>::default();
+        state.alarm.also_set(sleep_events(&self.up));
         let thread = ThreadWorker::new(worker.pid, {
             let closing = Arc::clone(&self.closing);
             Arc::new(move || closing.close())
         });
-        let (ended, its_life) = (thread.clone(), Arc::clone(&life));
+        let (ended, its_life) = (thread.clone(), Arc::clone(&state));
         let name = self.name.clone();
-        let channel = Channel::over_thread(link, &self.config, name, thread, life, None);
+        let channel = Channel::over_thread(link, &self.config, name, thread, state, None);
         let (down, up) = (Arc::clone(&self.down), Arc::clone(&self.up));
         let (claim, closing) = (self.claim.clone(), Arc::clone(&self.closing));
         peer::watch(

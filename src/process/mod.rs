@@ -10,7 +10,6 @@ mod ending;
 pub(crate) mod exit;
 pub(crate) mod limits;
 pub(crate) mod log;
-#[cfg(feature = "async")]
 pub(crate) mod notifier;
 mod oom;
 mod orphans;

@@ -1,27 +1,62 @@
-//! Buffers that are used again: today one, for messages that come in pieces.
+//! Buffers of one side of a channel that are used again: a long message's, a short reply's, a
+//! stream's run of chunks.
 //!
 //! A buffer of many MiB that comes fresh from the kernel costs a page fault for every
-//! 4 KiB, which takes many times as long as to fill it.
+//! 4 KiB, which takes many times as long as to fill it. Small ones cost an allocation and a
+//! free for every reply. Nothing here is waited for: a thread that finds a buffer in use
+//! allocates another.
 
 use std::sync::Arc;
 
+use crate::shm::bytes::PeerBytes;
 use crate::sync::{Counter, Ordering, TryLock};
 
 /// Requests after which a buffer that no message needed is given back to the allocator.
 const PATIENCE: u64 = 16;
 
-/// Keeps the buffer while no message is in it. Never waited for: a thread that finds it in use
-/// goes on without it.
+/// The buffers that are kept.
 #[derive(Debug)]
 pub(crate) struct BufferPool {
+    /// Of the last message that came in pieces, while no message is in it.
     kept: TryLock<Vec<u8>>,
-    /// How many more requests the buffer is kept for; zero if none is kept.
+    /// How many more requests that buffer is kept for; zero if none is kept.
     left: Counter,
+    /// Of the last short reply, which may still be in use.
+    short: TryLock<Arc<Vec<u8>>>,
+    /// Of the last stream that ended.
+    run: TryLock<Option<RunBuffer>>,
 }
 
 impl BufferPool {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { kept: TryLock::new(Vec::new()), left: Counter::new(0) })
+        Arc::new(Self {
+            kept: TryLock::new(Vec::new()),
+            left: Counter::new(0),
+            short: TryLock::new(Arc::default()),
+            run: TryLock::new(None),
+        })
+    }
+
+    /// Returns a copy of a short payload, or `None` if another thread is making one.
+    #[inline]
+    pub(crate) fn copy_short(&self, payload: PeerBytes<'_>) -> Option<BufferSlice> {
+        let mut short = self.short.try_lock()?;
+        payload.append_to(reused(&mut short));
+        Some(BufferSlice { buffer: Arc::clone(&short), start: 0, end: payload.len() })
+    }
+
+    /// Returns a buffer for the chunks of a stream.
+    pub(crate) fn run_buffer(&self) -> RunBuffer {
+        self.run.try_lock().and_then(|mut run| run.take()).unwrap_or_default()
+    }
+
+    /// Keeps the buffer of a stream that has ended.
+    pub(crate) fn give_run_buffer(&self, buffer: RunBuffer) {
+        if let Some(mut run) = self.run.try_lock() {
+            let replaced = run.replace(buffer);
+            drop(run);
+            drop(replaced);
+        }
     }
 
     /// Returns an empty buffer for a message of about `len` bytes: the one that was kept, if
@@ -62,6 +97,12 @@ impl BufferPool {
         }
     }
 
+    /// Holds all locks, for a test of what must not wait for them.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> impl Sized {
+        (self.kept.try_lock(), self.short.try_lock(), self.run.try_lock())
+    }
+
     fn take(&self) -> Vec<u8> {
         let Some(mut kept) = self.kept.try_lock() else { return Vec::new() };
         self.left.store(0, Ordering::Relaxed);
@@ -99,6 +140,99 @@ impl Drop for PooledBuffer {
     fn drop(&mut self) {
         self.pool.give(std::mem::take(&mut self.bytes));
     }
+}
+
+/// A part of a buffer. The buffer lives as long as any part of it.
+#[derive(Debug)]
+pub(crate) struct BufferSlice {
+    buffer: Arc<Vec<u8>>,
+    start: usize,
+    end: usize,
+}
+
+impl BufferSlice {
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.start..self.end).unwrap_or_default()
+    }
+}
+
+/// Chunks that were copied one behind the other, and how many of them were handed out.
+/// Allocates nothing before the first chunk.
+#[derive(Debug, Default)]
+pub(crate) struct RunBuffer {
+    bytes: Option<Arc<Vec<u8>>>,
+    /// Where each chunk ends.
+    ends: Vec<usize>,
+    given: usize,
+    /// Where the next chunk starts.
+    start: usize,
+}
+
+impl RunBuffer {
+    /// Whether all chunks were handed out.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.given == self.ends.len()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.ends.clear();
+        self.given = 0;
+        self.start = 0;
+    }
+
+    /// Returns the next chunk.
+    #[inline]
+    pub(crate) fn next_chunk(&mut self) -> Option<BufferSlice> {
+        let end = *self.ends.get(self.given)?;
+        let buffer = Arc::clone(self.bytes.as_ref()?);
+        let chunk = BufferSlice { buffer, start: self.start, end };
+        self.given += 1;
+        self.start = end;
+        Some(chunk)
+    }
+
+    /// Begins a new run, for at most so many chunks and bytes, in the buffer of the last one
+    /// unless parts of that are still in use. Returns the bytes and the ends of the chunks.
+    pub(crate) fn begin(&mut self, chunks: usize, bytes: usize) -> (&mut Vec<u8>, &mut Vec<usize>) {
+        self.clear();
+        // Large enough from the start: how long a run gets is a matter of timing.
+        self.ends.reserve(chunks);
+        let buffer = self.bytes.get_or_insert_with(|| Arc::new(Vec::with_capacity(bytes)));
+        (reused(buffer), &mut self.ends)
+    }
+
+    /// Keeps the first chunks, for as long as `is_kept` says so of their lengths. Returns
+    /// whether all were kept.
+    pub(crate) fn keep_while(&mut self, mut is_kept: impl FnMut(usize) -> bool) -> bool {
+        let mut start = 0;
+        let kept = self.ends.iter().take_while(|end| {
+            let len = **end - start;
+            start = **end;
+            is_kept(len)
+        });
+        let (kept, all) = (kept.count(), self.ends.len());
+        self.ends.truncate(kept);
+        kept == all
+    }
+}
+
+/// Returns the buffer, emptied; a new one if parts of the old one are still in use.
+#[inline]
+fn reused(buffer: &mut Arc<Vec<u8>>) -> &mut Vec<u8> {
+    if Arc::get_mut(buffer).is_none() {
+        // No larger than that needed to be: if its parts are kept, this one's may be as well.
+        *buffer = Arc::new(Vec::with_capacity(buffer.len()));
+    }
+    let bytes = Arc::make_mut(buffer);
+    bytes.clear();
+    bytes
 }
 
 #[cfg(all(test, not(loom)))]

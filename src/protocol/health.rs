@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{LastServed, Result, StatusLine};
+use crate::id::RequestId;
 use crate::link::StatusWords;
 use crate::protocol::codec::{Reader, Writer, cut};
 use crate::sync::Ordering;
@@ -66,7 +67,7 @@ pub struct Health {
     /// What it is doing.
     pub state: WorkerState,
     /// The request that its handler works on.
-    pub current_request: Option<u64>,
+    pub current_request: Option<RequestId>,
     /// For how long it has been at it.
     pub busy_for: Option<Duration>,
     /// Whatever the handlers count with `Request::set_progress`.
@@ -110,7 +111,7 @@ impl Status {
         let busy_for = clock::now_ns().saturating_sub(self.busy_since);
         Health {
             state: WorkerState::from_code(self.state),
-            current_request: is_busy.then_some(self.current),
+            current_request: is_busy.then(|| RequestId::new(self.current)),
             busy_for: is_busy.then(|| Duration::from_nanos(busy_for)),
             progress: self.progress,
             requests_served: self.served,
@@ -153,7 +154,7 @@ mod tests {
         let status = Status { state: 2, current: 5, busy_since: 1, served: 4, ..Status::default() };
         let health = decode(&status.encode("bad input", 100)).unwrap();
         assert_eq!(health.state, WorkerState::Busy);
-        assert_eq!(health.current_request, Some(5));
+        assert_eq!(health.current_request, Some(RequestId::new(5)));
         assert!(health.busy_for.is_some());
         assert_eq!((health.requests_served, health.last_error.as_deref()), (4, Some("bad input")));
         let idle = decode(&Status { state: 1, ..Status::default() }.encode("", 100)).unwrap();

@@ -13,7 +13,6 @@ pub(crate) mod failure;
 pub(crate) mod handshake;
 pub(crate) mod health;
 pub(crate) mod kind;
-pub(crate) mod table;
 
 pub use health::{Health, WorkerState};
 pub use kind::Kind;

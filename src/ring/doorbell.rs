@@ -464,7 +464,6 @@ impl Sleeper {
 
     /// Whether the peer was last seen on another processor than this thread's: only then
     /// does looking for it not take from it what it needs.
-    #[cfg(feature = "async")]
     pub(crate) fn runs_elsewhere(&self) -> bool {
         let peer = self.peer_cpu.load(Ordering::Relaxed);
         !self.are_cpus_scarce && peer != 0 && peer != self.say_cpu()

@@ -1,7 +1,7 @@
 //! Absolute deadlines on the monotonic clock, comparable between processes.
 #![allow(unsafe_code, reason = "clock_gettime: `Instant` cannot be sent to another process")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`: the same clock for every process of one boot.
 pub(crate) fn now_ns() -> u64 {
@@ -99,6 +99,12 @@ impl Deadline {
     pub(crate) fn grace(self) -> Option<Self> {
         let late = now_ns().saturating_sub(self.0);
         (Duration::from_nanos(late) >= HELD_UP).then(|| Self::after(GRACE))
+    }
+
+    /// This deadline for calls of the standard library, which cannot wait without end.
+    pub(crate) fn instant(self) -> Instant {
+        let far = Duration::from_secs(100 * 365 * 24 * 3600);
+        Instant::now() + self.remaining().min(far)
     }
 
     /// Time that is left; zero when it has passed.

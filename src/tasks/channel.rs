@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use crate::channel::{Channel, Pending, Reply, Spawner, Stream, StreamTimeouts, no_answer, pong};
+use crate::channel::{
+    Ask, Channel, Pending, Reply, Spawner, Stream, StreamTimeouts, check_open, no_answer, pong,
+};
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::payload::Payload;
-use crate::protocol::kind::flags;
 use crate::protocol::{Health, Kind};
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
@@ -18,6 +19,10 @@ use crate::tasks::timer::Timer;
 #[cfg(feature = "tokio")]
 use crate::tasks::tokio_driver::TokioDriver;
 use crate::tasks::wait::{AsyncPending, AsyncStream, with_status};
+use crate::tasks::writer::AsyncMessageWriter;
+
+/// Between two looks of a close that drains.
+const DRAIN_LOOK: Duration = Duration::from_millis(5);
 
 /// A channel whose operations are awaited. Cheap to clone; the worker is told to end when
 /// the last clone is dropped.
@@ -52,7 +57,7 @@ impl AsyncChannel {
     /// [`ErrorKind::Unsupported`] if the channel has no descriptor; [`ErrorKind::Os`] if the
     /// thread cannot be started.
     pub fn new(channel: Channel) -> Result<Self> {
-        let reader = Reader::Thread(driver::register(channel.engine())?);
+        let reader = Reader::Thread(driver::register(channel.core())?);
         Ok(Self { shared: Arc::new(Shared { _reader: reader, channel }), spin: Duration::ZERO })
     }
 
@@ -68,7 +73,7 @@ impl AsyncChannel {
     /// As [`AsyncChannel::new`], and [`ErrorKind::Unsupported`] outside of a runtime.
     #[cfg(feature = "tokio")]
     pub fn on_tokio(channel: Channel) -> Result<Self> {
-        let reader = Reader::Tokio(TokioDriver::start(channel.engine())?);
+        let reader = Reader::Tokio(TokioDriver::start(channel.core())?);
         Ok(Self { shared: Arc::new(Shared { _reader: reader, channel }), spin: Duration::ZERO })
     }
 
@@ -139,10 +144,10 @@ impl AsyncChannel {
         payload: &P,
         timeout: Duration,
     ) -> Result<AsyncPending> {
-        let engine = self.shared.channel.engine();
+        let core = self.shared.channel.core();
         let deadline = Deadline::after(timeout);
-        let (request, has_rung) = send::send(engine, kind, 0, payload, deadline, deadline).await?;
-        let pending = Pending::new(Arc::clone(engine), request, timeout, deadline, has_rung);
+        let sent = send::send(core, Ask::call(kind, deadline), payload, deadline).await?;
+        let pending = Pending::new(Arc::clone(core), sent, timeout, deadline);
         Ok(AsyncPending::new(pending, self.spin))
     }
 
@@ -159,13 +164,37 @@ impl AsyncChannel {
         payload: &P,
         timeouts: impl Into<StreamTimeouts>,
     ) -> Result<AsyncStream> {
-        let engine = self.shared.channel.engine();
+        let core = self.shared.channel.core();
         let timeouts = timeouts.into();
-        let (begin_by, never) = (Deadline::after(timeouts.queue), Deadline::NEVER);
-        let (request, _) =
-            send::send(engine, kind, flags::STREAM, payload, begin_by, never).await?;
-        let stream = Stream::new(Arc::clone(engine), request, timeouts, begin_by);
+        let begin_by = Deadline::after(timeouts.queue);
+        let sent = send::send(core, Ask::stream(kind), payload, begin_by).await?;
+        let stream = Stream::new(Arc::clone(core), sent.request, timeouts, begin_by);
         Ok(AsyncStream::new(stream, self.spin))
+    }
+
+    /// Begins a request whose payload is written bit by bit: as [`Channel::write`]. Waits while
+    /// another long message is on its way.
+    ///
+    /// Cancel-safe: dropped before it is ready, nothing was sent.
+    ///
+    /// # Errors
+    ///
+    /// As [`Channel::write`].
+    pub async fn write(&self, kind: Kind, timeout: Duration) -> Result<AsyncMessageWriter<'_>> {
+        AsyncMessageWriter::begin(self.shared.channel.core(), kind, timeout, self.spin).await
+    }
+
+    /// Waits until the worker has built its session: as [`Channel::wait_ready`].
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`Channel::wait_ready`].
+    pub async fn wait_ready(&self, timeout: Duration) -> Result<()> {
+        let pending = self.submit(Kind::READY, &(), timeout).await?;
+        self.shared.channel.prefault();
+        pending.await.map(drop)
     }
 
     /// Asks the worker's health thread how it is: as [`Channel::ping`].
@@ -176,16 +205,16 @@ impl AsyncChannel {
     ///
     /// As [`Channel::ping`].
     pub async fn ping(&self, timeout: Duration) -> Result<Health> {
-        let engine = self.shared.channel.engine();
+        let core = self.shared.channel.core();
         let worker = self.shared.channel.worker();
         let deadline = Deadline::after(timeout);
-        let asked = match engine.check_open() {
-            Ok(()) => self.ask(Kind::PING, deadline, || engine.check_open()).await,
+        let asked = match check_open(core) {
+            Ok(()) => self.ask(Kind::PING, deadline, || check_open(core)).await,
             Err(error) => Err(error),
         };
         let asked = match asked {
             Ok(asked) => asked,
-            Err(error) => return Err(with_status(engine, worker.note(error), deadline).await),
+            Err(error) => return Err(with_status(core, worker.note(error), deadline).await),
         };
         let (header, payload) = asked.ok_or_else(|| no_answer(Kind::PING, timeout))?;
         pong(header, &payload).map_err(|error| worker.note(error))
@@ -202,17 +231,17 @@ impl AsyncChannel {
     pub async fn close(&self, timeout: Duration) -> Result<ExitCause> {
         let worker = self.shared.channel.worker();
         worker.begin_close(timeout)?;
-        let life = worker.life();
+        let state = worker.state();
         // Whether it answers or not, what counts is that it ends.
         let is_running = || match worker.exit_cause() {
             None => Ok(()),
-            Some(_) => Err(life.why_over_now(None)),
+            Some(_) => Err(state.why_over_now(None)),
         };
         let asked_until = Deadline::after(timeout);
         let deadline = Deadline::after(timeout.saturating_add(Duration::from_secs(12)));
         let _ = self.ask(Kind::SHUTDOWN, asked_until, is_running).await;
         let mut timer = Timer::default();
-        let mut end = life.ended.seat();
+        let mut end = state.exited.register();
         let cause = poll_fn(|context| {
             end.wait(context.waker());
             match worker.exit_cause() {
@@ -230,6 +259,53 @@ impl AsyncChannel {
         Ok(cause)
     }
 
+    /// As [`AsyncChannel::close`], but first waits, within `timeout`, until no call or stream is
+    /// in flight.
+    ///
+    /// Cancel-safe: dropped while requests are in flight, nothing was closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`AsyncChannel::close`].
+    pub async fn close_draining(&self, timeout: Duration) -> Result<ExitCause> {
+        let deadline = Deadline::after(timeout);
+        let channel = &self.shared.channel;
+        let mut timer = Timer::default();
+        poll_fn(|context| {
+            let is_drained = channel.in_flight() == 0 || !channel.is_alive();
+            // Looks again soon: that a request is let go of wakes no other task.
+            if is_drained || timer.poll(deadline, context) {
+                return Poll::Ready(());
+            }
+            timer.poll_again(deadline, DRAIN_LOOK, context);
+            Poll::Pending
+        })
+        .await;
+        self.close(deadline.remaining()).await
+    }
+
+    /// Waits until the worker has ended, in any way, and returns how. Nothing is polled: an
+    /// idle worker's end is the only thing that wakes the task.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Forked`] in a forked child.
+    pub async fn closed(&self) -> Result<ExitCause> {
+        fork::check()?;
+        let worker = self.shared.channel.worker();
+        let mut exit = worker.state().exited.register();
+        poll_fn(|context| {
+            exit.wait(context.waker());
+            match worker.exit_cause() {
+                Some(cause) => Poll::Ready(Ok(cause)),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
     /// A question on the health rings and its answer; `None` after the deadline.
     async fn ask(
         &self,
@@ -237,12 +313,13 @@ impl AsyncChannel {
         deadline: Deadline,
         check: impl Fn() -> Result<()>,
     ) -> Result<Option<(crate::ring::Header, Vec<u8>)>> {
-        let (engine, worker) = (self.shared.channel.engine(), self.shared.channel.worker());
+        let (core, worker) = (self.shared.channel.core(), self.shared.channel.worker());
         let mut timer = Timer::default();
         let mut question = worker.health().question(kind);
-        let (mut run, mut end) = (engine.seat_at_runs(), worker.life().ended.seat());
+        let (mut run, mut end) =
+            (core.reactor().readable.register(), worker.state().exited.register());
         poll_fn(|context| {
-            engine.attend();
+            core.reactor().attend();
             // Before the looks, so that what comes after them wakes the task.
             run.wait(context.waker());
             end.wait(context.waker());
@@ -252,7 +329,7 @@ impl AsyncChannel {
             let was_sent = question.is_sent();
             let answer = question.poll(context.waker());
             if question.is_sent() != was_sent {
-                engine.expect_a_run();
+                core.reactor().expect_a_turn();
             }
             match answer {
                 Ok(Some(answer)) => Poll::Ready(Ok(Some(answer))),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::channel::Engine;
+use crate::channel::{Core, descriptor_is_readable};
 use crate::error::{Error, Result};
 use crate::process::service::{lock, start_thread};
 use crate::sys::clock::Deadline;
@@ -39,7 +39,7 @@ struct Driver {
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    channels: HashMap<u64, (Weak<Engine>, Arc<WakeFd>)>,
+    channels: HashMap<u64, (Weak<Core>, Arc<WakeFd>)>,
     timers: BTreeMap<TimerKey, Waker>,
     /// What the thread sleeps until; never while it is awake.
     sleeps_until: Option<Deadline>,
@@ -69,7 +69,7 @@ fn driver() -> Result<&'static Driver> {
 }
 
 /// Takes all locks, for a test of what must not wait for them.
-#[cfg(all(test, feature = "tokio"))]
+#[cfg(test)]
 pub(crate) fn hold() -> impl Sized {
     DRIVER.get().map(|driver| (lock(&driver.is_running), lock(&driver.state)))
 }
@@ -98,13 +98,13 @@ pub(crate) struct Registration {
 }
 
 /// Has the driver read for this channel's tasks, until the channel is over.
-pub(crate) fn register(engine: &Arc<Engine>) -> Result<Registration> {
+pub(crate) fn register(core: &Arc<Core>) -> Result<Registration> {
     let driver = driver()?;
-    let wake_fd = engine.wake_fd.as_ref().ok_or_else(crate::link::not_pollable)?;
+    let wake_fd = core.reactor().wake_fd().ok_or_else(crate::link::not_pollable)?;
     let mut state = lock(&driver.state);
     state.next += 1;
     let key = state.next;
-    state.channels.insert(key, (Arc::downgrade(engine), Arc::clone(wake_fd)));
+    state.channels.insert(key, (Arc::downgrade(core), Arc::clone(wake_fd)));
     drop(state);
     let registration = Registration { key };
     driver.epoll.add(wake_fd.as_fd(), key).map_err(|e| Error::os("cannot watch a channel", e))?;
@@ -170,11 +170,9 @@ fn turn(driver: &Driver, keys: &mut Vec<u64>) {
             driver.wake.clear();
             continue;
         }
-        let engine = lock(&driver.state).channels.get(&key).and_then(|(e, _)| e.upgrade());
-        let Some(engine) = engine else { continue };
-        engine.pump_readable();
-        if !engine.life.is_open() {
-            // Everybody has been told; it would stay readable for ever.
+        let core = lock(&driver.state).channels.get(&key).and_then(|(core, _)| core.upgrade());
+        let Some(core) = core else { continue };
+        if !descriptor_is_readable(&core) {
             driver.forget(key);
         }
     }

@@ -23,9 +23,11 @@ pub(crate) mod driver;
 mod send;
 mod timer;
 mod wait;
+mod writer;
 
 #[cfg(feature = "tokio")]
 mod tokio_driver;
 
 pub use channel::AsyncChannel;
 pub use wait::{AsyncPending, AsyncStream};
+pub use writer::AsyncMessageWriter;

@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Handle, Id};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::channel::Engine;
+use crate::channel::{Core, descriptor_is_readable, read_once};
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::not_pollable;
 use crate::process::service::lock;
@@ -38,12 +38,12 @@ enum Successor {
 }
 
 impl TokioDriver {
-    pub(crate) fn start(engine: &Arc<Engine>) -> Result<Self> {
+    pub(crate) fn start(core: &Arc<Core>) -> Result<Self> {
         fork::check()?;
         let runtime = Handle::try_current().map_err(|e| {
             Error::new(ErrorKind::Unsupported, format!("no tokio runtime here: {e}"))
         })?;
-        let wake_fd = engine.wake_fd.as_ref().ok_or_else(not_pollable)?;
+        let wake_fd = core.reactor().wake_fd().ok_or_else(not_pollable)?;
         let failed = |e| Error::os("cannot watch a channel", e);
         let fd = Kept(Arc::clone(wake_fd));
         #[allow(
@@ -53,13 +53,11 @@ impl TokioDriver {
         )]
         let fd = AsyncFd::with_interest(fd, Interest::READABLE).map_err(failed)?;
         let successor = Arc::new(Mutex::new(Successor::None));
-        let post = Post { engine: Arc::downgrade(engine), successor: Arc::clone(&successor) };
+        let post = Post { core: Arc::downgrade(core), successor: Arc::clone(&successor) };
         let task = runtime.spawn(async move {
             while ready(&fd).await {
-                let Some(engine) = post.engine.upgrade() else { return };
-                engine.pump_readable();
-                if !engine.life.is_open() {
-                    // Everybody has been told; it would stay readable for ever.
+                let Some(core) = post.core.upgrade() else { return };
+                if !descriptor_is_readable(&core) {
                     *lock(&post.successor) = Successor::NotNeeded;
                     return;
                 }
@@ -67,11 +65,11 @@ impl TokioDriver {
         });
         let guard = Guard {
             runtime: runtime.id(),
-            engine: Arc::downgrade(engine),
+            core: Arc::downgrade(core),
             successor: Arc::clone(&successor),
             task: task.abort_handle(),
         };
-        engine.attend_with(move || guard.attend());
+        core.reactor().attend_with(move || guard.attend());
         Ok(Self { task: Some(task), successor })
     }
 }
@@ -79,7 +77,7 @@ impl TokioDriver {
 /// What hands the channel over to the library's thread when it is needed.
 struct Guard {
     runtime: Id,
-    engine: Weak<Engine>,
+    core: Weak<Core>,
     successor: Arc<Mutex<Successor>>,
     task: AbortHandle,
 }
@@ -91,8 +89,8 @@ impl Guard {
         if Handle::try_current().is_ok_and(|current| current.id() == self.runtime) {
             return;
         }
-        let Some(engine) = self.engine.upgrade() else { return };
-        if take_over(&engine, &self.successor) {
+        let Some(core) = self.core.upgrade() else { return };
+        if take_over(&core, &self.successor) {
             // It ends when the runtime is polled the next time; until then both may read.
             self.task.abort();
         }
@@ -100,10 +98,10 @@ impl Guard {
 }
 
 /// Has the library's thread read from now on. Returns whether it did not before.
-fn take_over(engine: &Arc<Engine>, successor: &Mutex<Successor>) -> bool {
+fn take_over(core: &Arc<Core>, successor: &Mutex<Successor>) -> bool {
     let mut successor = lock(successor);
     if let Successor::None = *successor
-        && let Ok(registration) = driver::register(engine)
+        && let Ok(registration) = driver::register(core)
     {
         *successor = Successor::Thread(registration);
         return true;
@@ -134,16 +132,16 @@ async fn ready(fd: &AsyncFd<Kept>) -> bool {
 
 /// The task's post; when it is left, by the end of the runtime, another takes it.
 struct Post {
-    engine: Weak<Engine>,
+    core: Weak<Core>,
     successor: Arc<Mutex<Successor>>,
 }
 
 impl Drop for Post {
     fn drop(&mut self) {
-        let Some(engine) = self.engine.upgrade() else { return };
-        if take_over(&engine, &self.successor) {
+        let Some(core) = self.core.upgrade() else { return };
+        if take_over(&core, &self.successor) {
             // What came between the last look and the registration.
-            engine.pump();
+            read_once(&core);
         }
     }
 }

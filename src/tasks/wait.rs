@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::channel::{Engine, Item, Pending, Phase, Place, Reply, Stream, check_not_forked};
+use crate::channel::{Core, Item, Looked, Pending, Reply, Stream, TaskWait};
 use crate::error::{Error, Result};
+use crate::id::RequestId;
 use crate::sys::clock::{Deadline, now_ns};
 use crate::tasks::timer::Timer;
 
@@ -23,14 +24,14 @@ pub struct AsyncPending {
 
 impl AsyncPending {
     pub(super) fn new(pending: Pending, spin: Duration) -> Self {
-        let waiting = Waiting::new(pending.engine(), pending.request(), spin);
+        let waiting = Waiting::new(pending.core(), pending.request(), false, spin);
         Self { waiting, pending }
     }
 
-    /// The request's id.
+    /// Returns the request's id.
     #[must_use]
-    pub fn request(&self) -> u64 {
-        self.pending.request()
+    pub fn id(&self) -> RequestId {
+        self.pending.id()
     }
 
     /// Asks the worker to give up; see [`Pending::cancel`].
@@ -49,7 +50,7 @@ impl Future for AsyncPending {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        match this.waiting.poll(context, this.pending.deadline(), false) {
+        match this.waiting.poll(context, this.pending.deadline()) {
             Poll::Ready(Ok(Some(item))) => Poll::Ready(this.pending.reply_of(item)),
             Poll::Ready(Ok(None)) => Poll::Ready(Err(this.pending.timed_out())),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -92,14 +93,14 @@ const MOST_RESTARTS: u32 = 3;
 
 impl AsyncStream {
     pub(super) fn new(stream: Stream, spin: Duration) -> Self {
-        let waiting = Waiting::new(stream.engine(), stream.request(), spin);
+        let waiting = Waiting::new(stream.core(), stream.request(), true, spin);
         Self { waiting, stream, wait: None }
     }
 
-    /// The request's id.
+    /// Returns the request's id.
     #[must_use]
-    pub fn request(&self) -> u64 {
-        self.stream.request()
+    pub fn id(&self) -> RequestId {
+        self.stream.id()
     }
 
     /// Asks the worker to end the stream; see [`Stream::cancel`].
@@ -127,7 +128,7 @@ impl AsyncStream {
         }
         let found = loop {
             let wait = *self.wait.get_or_insert_with(|| ChunkWait::begin(&self.stream, 0));
-            match self.waiting.poll(context, wait.until, true) {
+            match self.waiting.poll(context, wait.until) {
                 Poll::Ready(Ok(Some(item))) => break Ok(item),
                 Poll::Ready(Err(error)) => break Err(error),
                 Poll::Pending => return Poll::Pending,
@@ -176,15 +177,15 @@ impl futures_core::Stream for AsyncStream {
 }
 
 /// The error, once the exit status is known if it tells of the worker's death: waits for that
-/// as a thread would, see [`Life::with_status`], without blocking one.
-pub(super) async fn with_status(engine: &Engine, error: Error, deadline: Deadline) -> Error {
+/// as a thread would, see `State::with_status`, without blocking one.
+pub(super) async fn with_status(core: &Core, error: Error, deadline: Deadline) -> Error {
     if error.is_peer_dead() {
-        let (life, mut timer) = (&engine.life, Timer::default());
-        let mut end = life.ended.seat();
+        let (state, mut timer) = (&core.state, Timer::default());
+        let mut end = state.exited.register();
         poll_fn(|context| {
             // Before the look, so that what comes after it wakes the task.
             end.wait(context.waker());
-            match life.patience_ends() {
+            match state.patience_ends() {
                 Some(patience) if !timer.poll(deadline.min(patience), context) => Poll::Pending,
                 _ => Poll::Ready(()),
             }
@@ -194,131 +195,57 @@ pub(super) async fn with_status(engine: &Engine, error: Error, deadline: Deadlin
     error
 }
 
-/// A task's wait for the next item of a request.
+/// A task's wait for the next item of a request, until a deadline.
 #[derive(Debug)]
 struct Waiting {
-    engine: Arc<Engine>,
-    request: u64,
+    wait: TaskWait,
     timer: Timer,
     spin: Duration,
-    /// Among those who wait for it.
-    at_end: Place,
-    /// Counted among the channel's waiting tasks.
-    is_counted: bool,
 }
 
 impl Waiting {
-    fn new(engine: &Arc<Engine>, request: u64, spin: Duration) -> Self {
-        let engine = Arc::clone(engine);
-        let timer = Timer::default();
-        let at_end = Place::default();
-        Self { engine, request, timer, spin, at_end, is_counted: false }
+    fn new(core: &Arc<Core>, request: u64, is_stream: bool, spin: Duration) -> Self {
+        Self { wait: TaskWait::new(core, request, is_stream), timer: Timer::default(), spin }
     }
 
     /// The next item; `Ok(None)` when the deadline has passed.
-    fn poll(
-        &mut self,
-        context: &Context<'_>,
-        deadline: Deadline,
-        is_stream: bool,
-    ) -> Poll<Result<Option<Item>>> {
-        // A forked child has neither the rings nor the threads.
-        check_not_forked()?;
-        if !self.is_counted {
-            // From here on every thread that stops reading arms the descriptor.
-            self.is_counted = true;
-            self.engine.add_task();
-            self.spin(is_stream, deadline);
-        }
-        let found = self.look(context, deadline, is_stream);
+    fn poll(&mut self, context: &Context<'_>, deadline: Deadline) -> Poll<Result<Option<Item>>> {
+        self.wait.begin(self.spin, deadline)?;
+        let found = self.look(context, deadline);
         if found.is_ready() {
-            self.stop();
+            self.wait.end();
+            self.timer.begin_anew();
         }
         found
     }
 
-    fn look(
-        &mut self,
-        context: &Context<'_>,
-        deadline: Deadline,
-        is_stream: bool,
-    ) -> Poll<Result<Option<Item>>> {
-        let engine = &self.engine;
-        if let Some(item) = engine.take_or_wake(self.request, context.waker()) {
-            return Poll::Ready(Ok(Some(item)));
+    fn look(&mut self, context: &Context<'_>, deadline: Deadline) -> Poll<Result<Option<Item>>> {
+        match self.wait.look(context.waker()) {
+            Looked::Item(item) => Poll::Ready(Ok(Some(item))),
+            Looked::Over => self.why_over(context, deadline),
+            Looked::LastLook => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Looked::Nothing if self.timer.poll_for_peer(deadline, context) => Poll::Ready(Ok(None)),
+            Looked::Nothing => Poll::Pending,
         }
-        if is_stream {
-            engine.consumed(self.request, 0, true);
-        }
-        engine.attend();
-        // Read before the last look at the ring, as for threads.
-        let phase = engine.life.phase();
-        let has_looked = engine.pump();
-        if let Some(item) = engine.take(self.request) {
-            return Poll::Ready(Ok(Some(item)));
-        }
-        if phase == Phase::Dead && !has_looked {
-            // Somebody else is having the last look, and is done in a moment.
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        if phase != Phase::Open {
-            return self.why_over(context, deadline);
-        }
-        if self.timer.poll_for_peer(deadline, context) {
-            return Poll::Ready(Ok(None));
-        }
-        Poll::Pending
     }
 
-    /// The error that ends the wait; a worker that has just died gets a moment for its
-    /// exit status to be known.
+    /// The error that ends the wait. A worker that has just died gets a moment for its exit
+    /// status to be known.
     fn why_over(
         &mut self,
         context: &Context<'_>,
         deadline: Deadline,
     ) -> Poll<Result<Option<Item>>> {
-        self.engine.wake_at_end(&mut self.at_end, context.waker());
-        let life = &self.engine.life;
-        if let Some(patience) = life.patience_ends()
+        self.wait.wait_for_exit(context.waker());
+        let state = &self.wait.core().state;
+        if let Some(patience) = state.patience_ends()
             && !self.timer.poll(deadline.min(patience).at_most(LOOK), context)
         {
             return Poll::Pending;
         }
-        Poll::Ready(Err(life.why_over_now(Some(self.request))))
-    }
-
-    /// Looks for a while before the task gives its thread back, if it was asked to and if
-    /// that can help.
-    fn spin(&self, is_stream: bool, deadline: Deadline) {
-        let engine = &self.engine;
-        if self.spin == Duration::ZERO || !engine.may_spin() {
-            return;
-        }
-        if is_stream {
-            engine.consumed(self.request, 0, true);
-        }
-        let until = deadline.at_most(self.spin);
-        while !engine.has_item(self.request) && engine.life.is_open() && !until.has_passed() {
-            engine.read_for_tasks();
-            std::hint::spin_loop();
-        }
-        // Whoever found the lock taken meanwhile, and whoever waits now.
-        engine.end_spin();
-    }
-
-    fn stop(&mut self) {
-        if std::mem::take(&mut self.is_counted) {
-            self.engine.remove_task();
-            self.engine.stop_waiting(self.request);
-        }
-        self.engine.leave_end(&mut self.at_end);
-        self.timer.begin_anew();
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.stop();
+        Poll::Ready(Err(state.why_over_now(Some(self.wait.request()))))
     }
 }

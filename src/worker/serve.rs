@@ -315,7 +315,7 @@ impl Serving<'_> {
         handlers: &mut [(Kind, Handler<S>)],
     ) -> Result<()> {
         let Self { outlet, words, .. } = self;
-        // Pairs with the Acquire load in `Engine::begun_at`, for `busy_since`.
+        // Pairs with the Acquire load in `WorkerStatus::begun_at`, for `busy_since`.
         words.current.store(request.id, Ordering::Release);
         words.state.store(WorkerState::Busy.code(), Ordering::Relaxed);
         // Before anything that the handler does: if this process ends, the parent must find

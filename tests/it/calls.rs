@@ -190,7 +190,7 @@ fn a_stream_in_answer_to_a_call_and_a_result_in_answer_to_a_stream_are_protocol_
     let channel = spawn(Config::small());
     for _ in 0..3 {
         let pending = channel.submit(STREAM_ANYHOW, b"", LONG).unwrap();
-        let request = pending.request();
+        let request = pending.id();
         let error = pending.wait().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Protocol);
         assert!(error.to_string().contains(&request.to_string()), "{error}");
@@ -277,8 +277,8 @@ fn request_ids_are_never_used_twice_and_replies_name_theirs() {
     let mut seen = HashSet::new();
     for i in 0..1000_u64 {
         let pending = channel.submit(ECHO, &encode(&[i]), LONG).unwrap();
-        let request = pending.request();
-        assert!(request != 0 && seen.insert(request));
+        let request = pending.id();
+        assert!(request.get() != 0 && seen.insert(request));
         let reply = pending.wait().unwrap();
         assert_eq!((reply.request(), numbers(&reply.to_vec())), (request, vec![i]));
     }
@@ -356,7 +356,7 @@ fn a_cancelled_writer_stops_at_once_and_leaves_no_last_error() {
     let channel = spawn(Config::small());
     let timeout = Duration::from_secs(10);
     let pending = channel.submit(WRITE_WHEN_CANCELLED, b"", timeout).unwrap();
-    let request = pending.request();
+    let request = pending.id();
     eventually("it runs", || channel.health().current_request == Some(request));
     pending.cancel();
     let error = pending.wait().unwrap_err();
@@ -378,7 +378,7 @@ fn a_worker_does_not_begin_what_timed_out_in_the_queue() {
     for pending in queued {
         let error = pending.wait().unwrap_err();
         assert!(error.is_timeout());
-        assert!(error.to_string().contains(&busy.request().to_string()), "what is busy: {error}");
+        assert!(error.to_string().contains(&busy.id().to_string()), "what is busy: {error}");
     }
     assert_eq!(numbers(&busy.wait().unwrap().to_vec()), [300]);
     assert_eq!(numbers(&channel.call(NAPS, b"", LONG).unwrap().to_vec()), [0, 0]);

@@ -22,7 +22,7 @@ fn close(channel: &Channel, timeout: Duration) -> ExitCause {
 fn stuck() -> Channel {
     let channel = ready();
     let pending = channel.submit(FOR_EVER, b"", LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.request()));
+    eventually("it runs", || channel.health().current_request == Some(pending.id()));
     channel
 }
 
@@ -37,7 +37,7 @@ fn assert_closed(channel: &Channel) {
     ];
     assert_eq!(kinds, [ErrorKind::Closed; 5]);
     assert_eq!(channel.in_flight(), 0);
-    channel.cancel();
+    channel.abort();
     channel.clear_abort();
     let _ = (channel.health(), channel.stats());
 }
@@ -160,7 +160,7 @@ fn a_handler_that_looks_ends_a_close_at_once() {
     for kind in [UNTIL_CANCELLED, UNTIL_ABORTED] {
         let channel = ready();
         let pending = channel.submit(kind, b"", LONG).unwrap();
-        eventually("it runs", || channel.health().current_request == Some(pending.request()));
+        eventually("it runs", || channel.health().current_request == Some(pending.id()));
         assert_eq!(close(&channel, LONG), ExitCause::Exited(0));
         assert_eq!(pending.wait().unwrap_err().kind(), ErrorKind::Closed);
     }

@@ -17,7 +17,7 @@ fn submit(channel: &Channel, i: u64) -> Pending {
 }
 
 fn assert_answer(pending: Pending, i: u64) {
-    let request = pending.request();
+    let request = pending.id();
     let reply = pending.wait().unwrap();
     assert_eq!((reply.request(), numbers(&reply.to_vec())), (request, vec![i, i * i]));
 }
@@ -48,28 +48,31 @@ fn pending_replies_can_be_awaited_in_any_order() {
 #[test]
 fn pending_replies_can_be_polled_for_without_waiting() {
     let channel = ready(Config::small());
-    let slow = channel.submit(SLOW_ECHO, &encode(&[100]), LONG).unwrap();
-    let Err(slow) = slow.try_wait().unwrap() else { panic!("it takes 100 ms") };
+    let mut slow = channel.submit(SLOW_ECHO, &encode(&[100]), LONG).unwrap();
+    assert!(slow.try_wait().unwrap().is_none(), "it takes 100 ms");
+    assert!(slow.wait_timeout(Duration::from_millis(1)).unwrap().is_none(), "and so long");
     let mut pending: Vec<(u64, Pending)> = (0..20).map(|i| (i, submit(&channel, i))).collect();
     let start = Instant::now();
     while !pending.is_empty() {
         assert!(start.elapsed() < LONG);
-        let polled = pending.into_iter().filter_map(|(i, one)| match one.try_wait().unwrap() {
-            Ok(reply) => {
-                assert_eq!(numbers(&reply.to_vec()), [i, i * i]);
-                None
+        pending.retain_mut(|(i, one)| match one.try_wait().unwrap() {
+            Some(reply) => {
+                assert_eq!(numbers(&reply.to_vec()), [*i, *i * *i]);
+                let again = one.try_wait().unwrap_err();
+                assert_eq!(again.kind(), ErrorKind::Protocol, "{again}");
+                false
             }
-            Err(one) => Some((i, one)),
+            None => true,
         });
-        pending = polled.collect();
         std::thread::sleep(Duration::from_millis(1));
     }
     let reply = slow.try_wait().unwrap().expect("it came before the others");
     assert_eq!(numbers(&reply.to_vec()), [100]);
     drop(reply);
-    let slow = channel.submit(SLOW_ECHO, &encode(&[60]), Duration::from_millis(5)).unwrap();
+    let mut slow = channel.submit(SLOW_ECHO, &encode(&[60]), Duration::from_millis(5)).unwrap();
     std::thread::sleep(Duration::from_millis(10));
     assert!(slow.try_wait().unwrap_err().is_timeout());
+    assert_eq!(channel.in_flight(), 0, "it is given up, whether it is dropped or not");
     assert_eq!(channel.in_flight(), 0);
     assert_usable(&channel);
 }
@@ -97,7 +100,7 @@ fn a_cancel_before_during_and_after_is_idempotent_and_has_one_outcome() {
     let channel = ready(Config::small());
     // During.
     let pending = channel.submit(UNTIL_CANCELLED, b"", LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.request()));
+    eventually("it runs", || channel.health().current_request == Some(pending.id()));
     // Before.
     let queued = submit(&channel, 1);
     queued.cancel();
@@ -109,7 +112,7 @@ fn a_cancel_before_during_and_after_is_idempotent_and_has_one_outcome() {
     assert!(queued.wait().unwrap_err().is_cancelled());
     // A handler may finish in spite of it.
     let pending = channel.submit(UNTIL_ABORTED, b"", LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.request()));
+    eventually("it runs", || channel.health().current_request == Some(pending.id()));
     pending.cancel();
     pending.wait().unwrap();
     // After.
@@ -121,7 +124,7 @@ fn a_cancel_before_during_and_after_is_idempotent_and_has_one_outcome() {
     assert_answer(pending, 2);
     // A drop is a cancel.
     let pending = channel.submit(UNTIL_CANCELLED, b"", LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.request()));
+    eventually("it runs", || channel.health().current_request == Some(pending.id()));
     drop(pending);
     assert_usable(&channel);
     assert_eq!(channel.in_flight(), 0);

@@ -52,7 +52,7 @@ fn a_signal_in_a_handler_is_named_with_request_log_and_last_lines() {
         let channel = small().role(name).log_dir(&dir).spawn().unwrap();
         channel.call(PRINT, "last words", LONG).unwrap();
         let pending = channel.submit(RAISE, &[signal as u8], LONG).unwrap();
-        let request = pending.request();
+        let request = pending.id().get();
         let error = pending.wait().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PeerDied);
         assert!(error.is_peer_dead() && error.is_fatal());
@@ -89,7 +89,7 @@ fn a_death_says_which_request_was_served_and_which_were_not_begun() {
     let second = channel.submit(RAISE, &[libc::SIGABRT as u8], LONG).unwrap();
     let others = [0, 1].map(|_| channel.submit(ECHO, b"x", LONG).unwrap());
     let long = channel.submit(SUM, &vec![1; 20_000], LONG).unwrap();
-    let served = second.request();
+    let served = second.id().get();
     first.wait().unwrap();
     let error = second.wait().unwrap_err();
     cause(&error);
@@ -98,7 +98,7 @@ fn a_death_says_which_request_was_served_and_which_were_not_begun() {
     assert_eq!(error.was_begun(), Some(true));
     assert!(error.to_string().contains(&format!("while it served request {served}")), "{error}");
     for pending in others.into_iter().chain([long]) {
-        let request = pending.request();
+        let request = pending.id().get();
         let error = pending.wait().unwrap_err();
         cause(&error);
         assert_eq!(error.death().unwrap().serving(), Some(served));
@@ -119,7 +119,7 @@ fn the_error_of_a_killed_worker_says_at_once_what_was_begun() {
         let channel = small().spawn().unwrap();
         let served = channel.submit(FOR_EVER, b"", LONG).unwrap();
         let queued = channel.submit(ECHO, b"x", LONG).unwrap();
-        eventually("it runs", || channel.health().current_request == Some(served.request()));
+        eventually("it runs", || channel.health().current_request == Some(served.id()));
         send_signal(channel.pid(), libc::SIGKILL);
         let (served, queued) = (served.wait().unwrap_err(), queued.wait().unwrap_err());
         assert_eq!(served.was_begun(), Some(true), "{served}");

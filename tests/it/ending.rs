@@ -64,7 +64,7 @@ fn refused(spawner: &Spawner) -> Error {
 fn stuck(spawner: &Spawner) -> Channel {
     let channel = spawner.spawn().unwrap();
     let pending = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.request()));
+    eventually("it runs", || channel.health().current_request == Some(pending.id()));
     channel
 }
 
@@ -401,7 +401,7 @@ fn the_error_of_a_big_workers_death_says_how_it_died() {
         let channel = small().spawn().unwrap();
         channel.call(HOLD_MIB, &encode(&[300]), LONG).unwrap();
         let pending = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
-        eventually("it runs", || channel.health().current_request == Some(pending.request()));
+        eventually("it runs", || channel.health().current_request == Some(pending.id()));
         send_signal(channel.pid(), libc::SIGKILL);
         let error = pending.wait().unwrap_err();
         let text = error.to_string();

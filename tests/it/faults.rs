@@ -75,7 +75,7 @@ fn a_timeout_says_whether_the_worker_had_begun_the_request() {
     }
     send_signal(channel.pid(), libc::SIGCONT);
     let busy = channel.submit(SLOW_ECHO, &encode(&[100]), LONG).unwrap();
-    let request = busy.request();
+    let request = busy.id();
     eventually("it runs", || channel.health().current_request == Some(request));
     let error = channel.call(ECHO, b"x", timeout).unwrap_err();
     let text = error.to_string();

@@ -60,9 +60,9 @@ fn a_long_message_is_counted_once_and_whole() {
 fn a_busy_worker_says_with_what_since_when_and_how_far() {
     let channel = ready(Config::small());
     let pending = channel.submit(UNTIL_CANCELLED, b"", LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.request()));
+    eventually("it runs", || channel.health().current_request == Some(pending.id()));
     let first = channel.ping(LONG).unwrap();
-    assert_eq!((first.state, first.current_request), (WorkerState::Busy, Some(pending.request())));
+    assert_eq!((first.state, first.current_request), (WorkerState::Busy, Some(pending.id())));
     std::thread::sleep(SHORT);
     let later = channel.ping(LONG).unwrap();
     assert!(later.busy_for.unwrap() >= first.busy_for.unwrap() + SHORT / 2);
@@ -76,7 +76,7 @@ fn a_busy_worker_says_with_what_since_when_and_how_far() {
 fn pings_are_answered_while_a_handler_never_returns_and_the_rings_are_full() {
     let channel = ready(tiny(4 << 10).build().unwrap());
     let stuck = channel.submit(FOR_EVER, b"", LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(stuck.request()));
+    eventually("it runs", || channel.health().current_request == Some(stuck.id()));
     let mut queued = Vec::new();
     while let Ok(pending) = channel.submit(ECHO, &[0; 900], Duration::ZERO) {
         queued.push(pending);
@@ -85,7 +85,7 @@ fn pings_are_answered_while_a_handler_never_returns_and_the_rings_are_full() {
         .map(|_| {
             let start = Instant::now();
             let health = channel.ping(LONG).unwrap();
-            assert_eq!(health.current_request, Some(stuck.request()));
+            assert_eq!(health.current_request, Some(stuck.id()));
             start.elapsed()
         })
         .collect();
@@ -100,7 +100,7 @@ fn pings_are_answered_while_a_stream_waits_for_its_reader() {
     let stream = channel.stream(COUNT, &encode(&[1 << 40, 1000]), LONG).unwrap();
     eventually("it waits", || channel.ping(LONG).unwrap().state == WorkerState::AwaitingCredit);
     let health = channel.ping(LONG).unwrap();
-    assert_eq!(health.current_request, Some(stream.request()));
+    assert_eq!(health.current_request, Some(stream.id()));
     drop(stream);
     eventually("it is idle", || channel.ping(LONG).unwrap().state == WorkerState::Idle);
 }
@@ -147,7 +147,7 @@ fn a_stopped_worker_is_unresponsive_but_not_killed_and_goes_on_rightly() {
 fn a_worker_that_is_stopped_in_a_handler_replies_late_to_nobody() {
     let channel = ready(Config::small());
     let pending = channel.submit(SLOW_ECHO, &encode(&[50]), Duration::from_millis(150)).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.request()));
+    eventually("it runs", || channel.health().current_request == Some(pending.id()));
     stop(channel.pid());
     assert!(pending.wait().unwrap_err().is_timeout());
     send_signal(channel.pid(), libc::SIGCONT);

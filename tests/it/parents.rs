@@ -48,7 +48,7 @@ fn a_worker_with_a_stuck_handler_ends_when_its_parent_is_killed() {
     if is_rerun(name) {
         let channel = spawn(Config::small());
         let pending = channel.submit(FOR_EVER, b"", LONG).unwrap();
-        eventually("it runs", || channel.health().current_request == Some(pending.request()));
+        eventually("it runs", || channel.health().current_request == Some(pending.id()));
         println!("\nworker {}", channel.pid());
         std::thread::sleep(LONG);
         unreachable!("the test has killed this process");
@@ -121,7 +121,7 @@ fn a_forked_child_is_refused_and_its_parent_is_not_affected() {
     let sum = writer.unwrap().finish().unwrap().wait().unwrap().to_vec();
     assert_eq!(numbers(&sum), [40_000]);
     in_fork(|| {
-        channel.cancel();
+        channel.abort();
         channel.clear_abort();
         let _ = (channel.in_flight(), channel.exit_cause(), channel.stats(), channel.pid());
         true

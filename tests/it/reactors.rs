@@ -238,12 +238,12 @@ fn the_death_of_a_raw_worker_makes_the_descriptor_readable() {
     assert_eq!(error.was_begun(), None, "what it was asked is not known");
 }
 
-/// One thread, one reactor: `drive` and `try_wait` after every wake-up.
+/// One thread, one reactor: `read_ready` and `try_wait` after every wake-up.
 fn call_by_polling(channel: &Channel, count: u64, wait: impl Fn() -> bool) -> Met {
     let (mut met, mut dice) = (Met::default(), Dice(0xfeed));
     let mut pending = VecDeque::new();
     let mut sent = 0;
-    channel.drive().unwrap();
+    channel.read_ready().unwrap();
     while met.frames < count {
         for _ in 0..=dice.below(16) {
             if sent < count && pending.len() < 64 {
@@ -255,13 +255,13 @@ fn call_by_polling(channel: &Channel, count: u64, wait: impl Fn() -> bool) -> Me
             met.missed += 1;
             return met;
         }
-        channel.drive().unwrap();
+        channel.read_ready().unwrap();
         let mut taken = 0;
-        while let Some((i, waiting)) = pending.pop_front() {
+        while let Some((i, mut waiting)) = pending.pop_front() {
             // Replies come in order: the first that is not there is the last to look at.
-            match channel_has(waiting) {
-                Ok(reply) => assert_eq!(numbers(&reply), [i]),
-                Err(waiting) => {
+            match waiting.try_wait().unwrap() {
+                Some(reply) => assert_eq!(numbers(&reply.into_vec()), [i]),
+                None => {
                     pending.push_front((i, waiting));
                     break;
                 }
@@ -274,11 +274,6 @@ fn call_by_polling(channel: &Channel, count: u64, wait: impl Fn() -> bool) -> Me
     met
 }
 
-/// The reply if `drive` has found it.
-fn channel_has(waiting: slipring::Pending) -> Result<Vec<u8>, slipring::Pending> {
-    waiting.try_wait().unwrap().map(slipring::Reply::into_vec)
-}
-
 #[test]
 fn a_reactor_that_drives_a_channel_meets_every_reply_and_is_never_called_for_nothing() {
     let channel = spawner().pollable().spawn().unwrap();
@@ -289,11 +284,11 @@ fn a_reactor_that_drives_a_channel_meets_every_reply_and_is_never_called_for_not
     let met = call_by_polling(&channel, FRAMES / 2, || edge.wait(20_000));
     assert_eq!(met, Met { frames: FRAMES / 2, ..Met::default() });
     // However often it looks at an idle channel, nothing is wrong with that.
-    (0..30_000).for_each(|_| channel.drive().unwrap());
+    (0..30_000).for_each(|_| drop(channel.read_ready().unwrap()));
     assert!(!is_readable(fd, 20));
     send_signal(channel.pid(), libc::SIGKILL);
     assert!(is_readable(fd, 20_000), "the death is news");
-    let error = channel.drive().unwrap_err();
+    let error = channel.read_ready().unwrap_err();
     assert!(error.is_peer_dead(), "{error}");
     assert!(is_readable(fd, 0), "and stays so");
 }
@@ -327,7 +322,7 @@ fn threads_that_call_on_a_driven_channel_take_no_reply_from_its_reactor() {
 fn a_channel_without_a_descriptor_says_how_to_get_one() {
     let channel = spawn(Config::small());
     assert!(channel.poll_fd().is_none());
-    let error = channel.drive().unwrap_err();
+    let error = channel.read_ready().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("Spawner::pollable"), "{error}");
     assert_eq!(AsyncChannel::new(channel).unwrap_err().kind(), ErrorKind::Unsupported);

@@ -9,7 +9,7 @@ fn assert_chunks(stream: &mut Stream, range: std::ops::Range<u64>, len: usize) {
     for i in range {
         let chunk = stream.next_chunk().unwrap_or_else(|e| panic!("chunk {i}: {e}"));
         let chunk = chunk.unwrap_or_else(|| panic!("chunk {i} is missing"));
-        assert_eq!(chunk.request(), stream.request());
+        assert_eq!(chunk.request(), stream.id());
         assert!(chunk.to_vec() == pattern(i, len), "chunk {i} of {len} bytes is another");
     }
 }
@@ -114,7 +114,7 @@ fn a_stream_that_goes_silent_stalls_and_the_channel_stays_usable() {
     assert_chunks(&mut stream, 0..1, 8);
     let error = stream.next_chunk().unwrap_err();
     assert!(error.is_stalled(), "{error}");
-    assert!(error.to_string().contains(&stream.request().to_string()), "{error}");
+    assert!(error.to_string().contains(&stream.id().to_string()), "{error}");
     assert!(stream.next_chunk().unwrap().is_none(), "a stalled stream is over");
     drop(stream);
     assert_usable(&channel);
@@ -186,12 +186,12 @@ fn a_reader_that_does_not_read_costs_one_window_and_its_worker_waits() {
     std::thread::sleep(Duration::from_millis(50));
     let health = channel.ping(LONG).unwrap();
     assert_eq!((health.bytes_sent, health.state), (sent, WorkerState::AwaitingCredit));
-    assert_eq!(health.current_request, Some(stream.request()));
+    assert_eq!(health.current_request, Some(stream.id()));
 
     // Others wait behind it, and are told for what.
     let error = channel.call(ECHO, b"x", Duration::from_millis(50)).unwrap_err();
     assert!(error.is_timeout());
-    let hint = format!("stream of request {}", stream.request());
+    let hint = format!("stream of request {}", stream.id());
     assert!(error.to_string().contains(&hint), "{error}");
 
     assert_chunks(&mut stream, 0..10_000, 1000);
@@ -295,9 +295,9 @@ fn the_abort_flag_reaches_every_handler_until_it_is_cleared() {
     let channel = spawn(Config::small());
     let pending = channel.submit(UNTIL_ABORTED, b"", LONG).unwrap();
     let mut stream = channel.stream(COUNT, &encode(&[1 << 40, 10]), LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.request()));
-    channel.cancel();
-    channel.cancel();
+    eventually("it runs", || channel.health().current_request == Some(pending.id()));
+    channel.abort();
+    channel.abort();
     assert!(numbers(&pending.wait().unwrap().to_vec())[0] < u64::MAX);
     let error = stream.find_map(Result::err).expect("an endless stream is cut off");
     assert!(error.is_cancelled(), "{error}");
@@ -316,7 +316,7 @@ fn the_abort_flag_ends_a_wait_for_credit() {
     let channel = spawn(Config::small());
     let mut stream = channel.stream(COUNT, &encode(&[1 << 40, 1000]), LONG).unwrap();
     eventually("the worker waits", || channel.health().state == WorkerState::AwaitingCredit);
-    channel.cancel();
+    channel.abort();
     eventually("the worker gave up", || channel.health().current_request.is_none());
     channel.clear_abort();
     let error = stream.find_map(Result::err).expect("an endless stream is cut off");

@@ -234,7 +234,7 @@ fn ten_thousand_late_replies_reach_nobody() {
 fn pings_are_answered_while_a_handler_runs_and_threads_ping_too() {
     on_each(plain, |channel| async move {
         let busy = channel.submit(UNTIL_CANCELLED, b"", LONG).await.unwrap();
-        let request = busy.request();
+        let request = busy.id();
         let mut health = channel.ping(LONG).await.unwrap();
         while health.current_request.is_none() {
             health = channel.ping(LONG).await.unwrap();
@@ -348,7 +348,7 @@ fn a_hundred_tasks_that_wait_are_each_told_once_of_a_death_and_how() {
             pending.push(channel.submit(ECHO, b"never", LONG).await.unwrap());
         }
         let pid = channel.blocking().pid();
-        let ids: Vec<u64> = pending.iter().map(slipring::tasks::AsyncPending::request).collect();
+        let ids: Vec<u64> = pending.iter().map(|one| one.id().get()).collect();
         let killer = async {
             nap(SHORT).await;
             send_signal(pid, libc::SIGKILL);

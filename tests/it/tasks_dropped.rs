@@ -309,7 +309,7 @@ fn a_forked_child_is_told_so_and_its_parent_is_not_affected() {
             is_forked(pollster::block_on(channel.call(ECHO, b"", LONG)).unwrap_err().kind());
         ok &= is_forked(pollster::block_on(channel.ping(LONG)).unwrap_err().kind());
         ok &= is_forked(pollster::block_on(channel.close(LONG)).unwrap_err().kind());
-        ok &= is_forked(channel.blocking().drive().unwrap_err().kind());
+        ok &= is_forked(channel.blocking().read_ready().unwrap_err().kind());
         ok &= is_forked(pollster::block_on(pending).unwrap_err().kind());
         // SAFETY: ends the child without running what the parent has registered.
         #[allow(unsafe_code, reason = "the end of the child")]

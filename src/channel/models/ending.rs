@@ -7,11 +7,11 @@ fn close_ends_the_wait_of_a_caller() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();
-        let life = Arc::clone(&rig.engine.life);
-        let closing = thread::spawn(move || assert!(life.close()));
+        let state = Arc::clone(&rig.core.state);
+        let closing = thread::spawn(move || assert!(state.close()));
         assert_eq!(pending.wait().unwrap_err().kind(), ErrorKind::Closed);
         closing.join().unwrap();
-        assert_eq!(rig.engine.table.lock().in_flight(), 0);
+        assert_eq!(rig.core.pending.requests().in_flight(), 0);
     });
 }
 
@@ -20,35 +20,35 @@ fn close_ends_the_wait_of_a_reader_and_of_who_waits_behind_it() {
     model_up_to(FEWER, || {
         let mut rig = rig(2);
         let (first, second) = (rig.submit(), rig.submit());
-        let life = Arc::clone(&rig.engine.life);
-        let closing = thread::spawn(move || assert!(life.close()));
+        let state = Arc::clone(&rig.core.state);
+        let closing = thread::spawn(move || assert!(state.close()));
         let waiting = thread::spawn(move || second.wait().unwrap_err().kind());
         assert_eq!(first.wait().unwrap_err().kind(), ErrorKind::Closed);
         assert_eq!(waiting.join().unwrap(), ErrorKind::Closed);
         closing.join().unwrap();
-        assert_eq!(rig.engine.table.lock().in_flight(), 0);
+        assert_eq!(rig.core.pending.requests().in_flight(), 0);
     });
 }
 
 #[test]
 fn close_ends_the_wait_for_room() {
     model_up_to(FEWER, || {
-        let Rig { engine, worker } = rig(2);
-        let first = submit_longest(&engine);
-        let life = Arc::clone(&engine.life);
-        let closing = thread::spawn(move || assert!(life.close()));
+        let Rig { core, worker } = rig(2);
+        let first = submit_longest(&core);
+        let state = Arc::clone(&core.state);
+        let closing = thread::spawn(move || assert!(state.close()));
         let sending = thread::spawn({
-            let engine = Arc::clone(&engine);
+            let core = Arc::clone(&core);
             move || {
                 let payload = [0; LONGEST];
-                let sent = engine.send_call(Kind::EMBED, &payload[..], Deadline::NEVER);
+                let sent = send_call(&core, &payload);
                 assert_eq!(sent.unwrap_err().kind(), ErrorKind::Closed);
             }
         });
         assert_eq!(first.wait().unwrap_err().kind(), ErrorKind::Closed);
         sending.join().unwrap();
         closing.join().unwrap();
-        assert_eq!(engine.table.lock().in_flight(), 0);
+        assert_eq!(core.pending.requests().in_flight(), 0);
         drop(worker);
     });
 }
@@ -58,16 +58,16 @@ fn a_reply_that_was_sent_before_the_end_is_delivered() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();
-        let Rig { engine, mut worker } = rig;
-        let life = Arc::clone(&engine.life);
+        let Rig { core, mut worker } = rig;
+        let state = Arc::clone(&core.state);
         let dying = thread::spawn(move || {
             worker.reply(1);
-            assert!(life.die());
+            assert!(state.die());
             worker
         });
         wait(pending);
         drop(dying.join().unwrap());
-        check_over(&engine, 1, 0);
+        check_over(&core, 1, 0);
     });
 }
 
@@ -76,18 +76,18 @@ fn of_two_callers_the_one_that_was_answered_before_the_end_is_not_told_of_it() {
     model_up_to(FEWER, || {
         let mut rig = rig(2);
         let (first, second) = (rig.submit(), rig.submit());
-        let Rig { engine, mut worker } = rig;
+        let Rig { core, mut worker } = rig;
         worker.reply(2);
-        let life = Arc::clone(&engine.life);
+        let state = Arc::clone(&core.state);
         let dying = thread::spawn(move || {
-            assert!(life.die());
+            assert!(state.die());
             worker
         });
         let waiting = thread::spawn(move || wait(second));
         assert_eq!(first.wait().unwrap_err().kind(), ErrorKind::PeerDied);
         waiting.join().unwrap();
         drop(dying.join().unwrap());
-        assert_eq!(engine.table.lock().in_flight(), 0);
+        assert_eq!(core.pending.requests().in_flight(), 0);
     });
 }
 
@@ -96,19 +96,19 @@ fn the_first_cause_is_what_everybody_is_told() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();
-        let life = Arc::clone(&rig.engine.life);
+        let state = Arc::clone(&rig.core.state);
         let closing = thread::spawn({
-            let life = Arc::clone(&life);
-            move || life.close()
+            let state = Arc::clone(&state);
+            move || state.close()
         });
         let failing = thread::spawn({
-            let life = Arc::clone(&life);
-            move || life.fail(Error::corrupt("garbage"))
+            let state = Arc::clone(&state);
+            move || state.fail(Error::corrupt("garbage"))
         });
         let told = pending.wait().unwrap_err().kind();
         let (has_closed, has_failed) = (closing.join().unwrap(), failing.join().unwrap());
         assert!(has_closed != has_failed, "one cause");
         let cause = if has_failed { ErrorKind::PeerCorrupt } else { ErrorKind::Closed };
-        assert_eq!((told, life.why_over_now(None).kind()), (cause, cause));
+        assert_eq!((told, state.why_over_now(None).kind()), (cause, cause));
     });
 }

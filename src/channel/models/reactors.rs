@@ -3,23 +3,20 @@
 use super::*;
 
 /// What a host's reactor does until a reply is there.
-fn react(engine: &Engine, wake_fd: &WakeFd, request: u64) {
+fn react(core: &Core, wake_fd: &WakeFd, pending: &mut Pending) {
     loop {
-        engine.drive_reactor().unwrap();
-        match engine.try_reply(request).unwrap() {
-            Some(Item::Result(body)) => {
-                assert_eq!(body.bytes().to_vec(), [request.to_le_bytes()[0]]);
-                return;
-            }
-            Some(other) => panic!("{other:?}"),
-            None => wake_fd.wait_until_readable(),
+        drive(core).unwrap();
+        if let Some(reply) = pending.try_wait().unwrap() {
+            assert_eq!(reply.to_vec(), [pending.request().to_le_bytes()[0]]);
+            return;
         }
+        wake_fd.wait_until_readable();
     }
 }
 
 fn rig_of_reactor() -> (Rig, Arc<WakeFd>) {
-    let [wake_fd, worker_hint] = WakeFd::pair().map(Arc::new);
-    let rig = rig_with_hints(2, [Some(Arc::clone(&wake_fd)), Some(worker_hint)]);
+    let [wake_fd, worker_fd] = WakeFd::pair().map(Arc::new);
+    let rig = rig_with_wake_fds(2, [Some(Arc::clone(&wake_fd)), Some(worker_fd)]);
     (rig, wake_fd)
 }
 
@@ -27,11 +24,11 @@ fn rig_of_reactor() -> (Rig, Arc<WakeFd>) {
 fn a_reactor_is_told_of_what_a_thread_reads_for_it() {
     model_up_to(FEWER, || {
         let (mut rig, wake_fd) = rig_of_reactor();
-        let (first, second) = (rig.submit(), rig.submit());
-        let Rig { engine, mut worker } = rig;
+        let (first, mut second) = (rig.submit(), rig.submit());
+        let Rig { core, mut worker } = rig;
         worker.reply(2);
         let waiting = thread::spawn(move || wait(first));
-        react(&engine, &wake_fd, 2);
+        react(&core, &wake_fd, &mut second);
         // The thread may read until then.
         worker.reply(1);
         waiting.join().unwrap();
@@ -43,8 +40,8 @@ fn a_reactor_is_told_of_what_a_thread_reads_for_it() {
 fn a_reactor_that_found_the_ring_taken_is_woken_when_it_is_not() {
     model_up_to(FEWER, || {
         let (mut rig, wake_fd) = rig_of_reactor();
-        let (first, second) = (rig.submit(), rig.submit());
-        let Rig { engine, mut worker } = rig;
+        let (first, mut second) = (rig.submit(), rig.submit());
+        let Rig { core, mut worker } = rig;
         let waiting = thread::spawn(move || {
             worker.reply(1);
             wait(first);
@@ -52,7 +49,7 @@ fn a_reactor_that_found_the_ring_taken_is_woken_when_it_is_not() {
             worker.reply(2);
             worker
         });
-        react(&engine, &wake_fd, 2);
+        react(&core, &wake_fd, &mut second);
         drop((second, waiting.join().unwrap()));
     });
 }

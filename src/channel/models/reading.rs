@@ -5,8 +5,8 @@ use super::*;
 #[test]
 fn a_caller_is_woken_for_its_reply() {
     model_up_to(PREEMPTIONS, || {
-        let Rig { engine, mut worker } = rig(1);
-        let pending = submit(&engine, Duration::MAX);
+        let Rig { core, mut worker } = rig(1);
+        let pending = submit(&core, Duration::MAX);
         let serving = thread::spawn(move || {
             let request = worker.take();
             worker.reply(request);
@@ -14,7 +14,7 @@ fn a_caller_is_woken_for_its_reply() {
         });
         wait(pending);
         drop(serving.join().unwrap());
-        check_over(&engine, 1, 0);
+        check_over(&core, 1, 0);
     });
 }
 
@@ -23,15 +23,15 @@ fn who_finds_the_ring_taken_is_woken_when_it_is_not() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();
-        let Rig { engine, mut worker } = rig;
+        let Rig { core, mut worker } = rig;
         worker.reply(pending.request());
         // As a thread does that reads for others and stops.
-        let reader = engine.reader.try_lock();
+        let reader = core.receiver.try_turn();
         let waiting = thread::spawn(move || wait(pending));
         drop(reader);
-        engine.hand_over();
+        hand_over(&core);
         waiting.join().unwrap();
-        check_over(&engine, 1, 0);
+        check_over(&core, 1, 0);
     });
 }
 
@@ -40,7 +40,7 @@ fn a_thread_that_reads_on_gives_others_what_is_theirs() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(2);
         let (first, second) = (rig.submit(), rig.submit());
-        let Rig { engine, mut worker } = rig;
+        let Rig { core, mut worker } = rig;
         worker.reply(second.request());
         let waiting = thread::spawn(move || {
             wait(second);
@@ -50,7 +50,7 @@ fn a_thread_that_reads_on_gives_others_what_is_theirs() {
         });
         wait(first);
         drop(waiting.join().unwrap());
-        check_over(&engine, 2, 0);
+        check_over(&core, 2, 0);
     });
 }
 
@@ -59,7 +59,7 @@ fn two_callers_get_their_replies_whoever_reads() {
     model_up_to(FEWER, || {
         let mut rig = rig(2);
         let (first, second) = (rig.submit(), rig.submit());
-        let Rig { engine, mut worker } = rig;
+        let Rig { core, mut worker } = rig;
         let serving = thread::spawn(move || {
             worker.reply(1);
             worker.reply(2);
@@ -69,15 +69,15 @@ fn two_callers_get_their_replies_whoever_reads() {
         wait(first);
         waiting.join().unwrap();
         drop(serving.join().unwrap());
-        check_over(&engine, 2, 0);
+        check_over(&core, 2, 0);
     });
 }
 
 #[test]
 fn a_reply_that_is_read_for_a_caller_whose_time_is_up_ends_it_once() {
     model_up_to(PREEMPTIONS, || {
-        let Rig { engine, mut worker } = rig(2);
-        let (first, second) = (submit(&engine, Duration::MAX), submit(&engine, SOON));
+        let Rig { core, mut worker } = rig(2);
+        let (first, second) = (submit(&core, Duration::MAX), submit(&core, SOON));
         let requests = [worker.take(), worker.take()];
         worker.reply(requests[1]);
         let waiting = thread::spawn(move || {
@@ -91,8 +91,8 @@ fn a_reply_that_is_read_for_a_caller_whose_time_is_up_ends_it_once() {
             Ok(reply) => assert_eq!(reply, [2]),
             Err(kind) => assert_eq!(kind, ErrorKind::Timeout),
         }
-        let late = engine.counters.cancels.load(Ordering::Relaxed);
-        check_over(&engine, 2, late);
+        let late = core.pending.counters.cancels.load(Ordering::Relaxed);
+        check_over(&core, 2, late);
         drop(worker);
     });
 }
@@ -102,19 +102,19 @@ fn a_thread_that_was_woken_to_read_but_leaves_wakes_another() {
     model_up_to(FEWER, || {
         let mut rig = rig(2);
         let (first, second) = (rig.submit(), rig.submit());
-        let Rig { engine, mut worker } = rig;
+        let Rig { core, mut worker } = rig;
         worker.reply(second.request());
-        let reader = engine.reader.try_lock();
+        let reader = core.receiver.try_turn();
         let leaving = thread::spawn({
-            let (engine, request) = (Arc::clone(&engine), first.request());
+            let (core, request) = (Arc::clone(&core), first.request());
             move || {
-                let found = engine.reply(request, Deadline::after(SOON), false).unwrap();
+                let found = await_reply(&core, request, Deadline::after(SOON), false).unwrap();
                 assert!(found.is_none(), "a reply that was not sent");
             }
         });
         let waiting = thread::spawn(move || wait(second));
         drop(reader);
-        engine.hand_over();
+        hand_over(&core);
         leaving.join().unwrap();
         waiting.join().unwrap();
         drop((first, worker));
@@ -124,8 +124,8 @@ fn a_thread_that_was_woken_to_read_but_leaves_wakes_another() {
 #[test]
 fn who_waits_for_room_is_woken_by_who_reads() {
     model_up_to(FEWER, || {
-        let Rig { engine, mut worker } = rig(2);
-        let first = submit_longest(&engine);
+        let Rig { core, mut worker } = rig(2);
+        let first = submit_longest(&core);
         let serving = thread::spawn(move || {
             let first = worker.take();
             // The reader waits until the other thread's frame has found room.
@@ -134,8 +134,8 @@ fn who_waits_for_room_is_woken_by_who_reads() {
             worker
         });
         let sending = thread::spawn({
-            let engine = Arc::clone(&engine);
-            move || drop(submit_longest(&engine))
+            let core = Arc::clone(&core);
+            move || drop(submit_longest(&core))
         });
         wait(first);
         sending.join().unwrap();

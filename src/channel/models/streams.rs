@@ -13,22 +13,22 @@ fn next(stream: &mut Stream) -> Option<Vec<u8>> {
 #[test]
 fn chunks_come_once_and_in_order_whoever_reads_them() {
     model_up_to(FEWER, || {
-        let Rig { engine, mut worker } = rig(2);
-        let request = engine.send_stream(Kind::EMBED, &(), Deadline::NEVER).unwrap();
-        let call = submit(&engine, ENOUGH);
+        let Rig { core, mut worker } = rig(2);
+        let request = send_stream(&core);
+        let call = submit(&core, ENOUGH);
         assert_eq!([worker.take(), worker.take()], [request, call.request()]);
         // One is there already: whoever reads first takes it, and maybe what follows.
         worker.send_byte(Kind::CHUNK, 0, request, 10);
         let reading = thread::spawn({
-            let engine = Arc::clone(&engine);
-            move || read(&engine)
+            let core = Arc::clone(&core);
+            move || read(&core)
         });
         let serving = thread::spawn(move || {
             worker.send_byte(Kind::CHUNK, 0, request, 11);
             worker.send(Kind::END, 0, request);
             worker
         });
-        let mut stream = Stream::new(Arc::clone(&engine), request, ENOUGH.into(), Deadline::NEVER);
+        let mut stream = Stream::new(Arc::clone(&core), request, ENOUGH.into(), Deadline::NEVER);
         assert_eq!(next(&mut stream), Some(vec![10]));
         assert_eq!(next(&mut stream), Some(vec![11]));
         assert_eq!(next(&mut stream), None);
@@ -37,33 +37,33 @@ fn chunks_come_once_and_in_order_whoever_reads_them() {
         let mut worker = serving.join().unwrap();
         worker.reply(call.request());
         wait(call);
-        check_over(&engine, 2, 0);
+        check_over(&core, 2, 0);
     });
 }
 
 #[test]
 fn a_stream_that_is_dropped_while_another_thread_reads_for_it_ends_once() {
     model_up_to(FEWER, || {
-        let Rig { engine, mut worker } = rig(1);
-        let request = engine.send_stream(Kind::EMBED, &(), Deadline::NEVER).unwrap();
+        let Rig { core, mut worker } = rig(1);
+        let request = send_stream(&core);
         assert_eq!(worker.take(), request);
         worker.send_byte(Kind::CHUNK, 0, request, 10);
         worker.send(Kind::END, 0, request);
         let reading = thread::spawn({
-            let engine = Arc::clone(&engine);
-            move || read(&engine)
+            let core = Arc::clone(&core);
+            move || read(&core)
         });
-        drop(Stream::new(Arc::clone(&engine), request, ENOUGH.into(), Deadline::NEVER));
+        drop(Stream::new(Arc::clone(&core), request, ENOUGH.into(), Deadline::NEVER));
         reading.join().unwrap();
-        read(&engine);
-        let late = engine.counters.late_frames.load(Ordering::Relaxed);
+        read(&core);
+        let late = core.pending.counters.late_frames.load(Ordering::Relaxed);
         assert!(late <= 2, "{late}");
         // The slot's next request has nothing of it.
-        let next = submit(&engine, ENOUGH);
+        let next = submit(&core, ENOUGH);
         assert_eq!(worker.take(), next.request());
         worker.reply(next.request());
         wait(next);
-        check_over(&engine, 1, late);
+        check_over(&core, 1, late);
     });
 }
 
@@ -71,31 +71,31 @@ fn a_stream_that_is_dropped_while_another_thread_reads_for_it_ends_once() {
 fn a_message_in_pieces_is_whole_or_reaches_nobody() {
     model_up_to(FEWER, || {
         let mut rig = rig(1);
-        let pending = rig.submit();
+        let mut pending = rig.submit();
         let request = pending.request();
-        let Rig { engine, mut worker } = rig;
+        let Rig { core, mut worker } = rig;
         worker.send_byte(Kind::RESULT, flags::MORE, request, 10);
         worker.send_byte(Kind::RESULT, flags::CONTINUED, request, 11);
         let reading = thread::spawn({
-            let engine = Arc::clone(&engine);
-            move || read(&engine)
+            let core = Arc::clone(&core);
+            move || read(&core)
         });
         // Its time may be up between two pieces, or while one is added to the other, for which
         // the table is not locked.
-        let has_come = pending.try_wait().is_ok_and(|found| found.is_ok());
+        let has_come = pending.try_wait().is_ok_and(|found| found.is_some());
+        drop(pending);
         // Not before the slot is free.
-        let early = engine.send_call(Kind::EMBED, &(), Deadline::NEVER);
+        let early = send_call(&core, &[]);
         reading.join().unwrap();
-        read(&engine);
-        let late = engine.counters.late_frames.load(Ordering::Relaxed);
+        read(&core);
+        let late = core.pending.counters.late_frames.load(Ordering::Relaxed);
         assert!(late <= 2 && !(has_come && late > 0), "{late}");
-        let (next, has_rung) =
-            early.or_else(|_| engine.send_call(Kind::EMBED, &(), Deadline::NEVER)).unwrap();
-        let next = Pending::new(Arc::clone(&engine), next, ENOUGH, Deadline::NEVER, has_rung);
+        let sent = early.or_else(|_| send_call(&core, &[])).unwrap();
+        let next = super::pending(&core, sent);
         assert_eq!(worker.take(), next.request());
         worker.send_byte(Kind::RESULT, flags::MORE, next.request(), 20);
         worker.send_byte(Kind::RESULT, flags::CONTINUED, next.request(), 21);
         assert_eq!(next.wait().unwrap().to_vec(), [20, 21], "nothing of the one before");
-        check_over(&engine, 1, late);
+        check_over(&core, 1, late);
     });
 }

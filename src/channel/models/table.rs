@@ -6,8 +6,8 @@ use crate::protocol::kind::flags;
 #[test]
 fn a_reply_and_a_timeout_end_a_request_once() {
     model_up_to(PREEMPTIONS, || {
-        let Rig { engine, mut worker } = rig(1);
-        let pending = submit(&engine, SOON);
+        let Rig { core, mut worker } = rig(1);
+        let pending = submit(&core, SOON);
         let request = worker.take();
         let serving = thread::spawn(move || {
             worker.reply(request);
@@ -26,17 +26,17 @@ fn a_reply_and_a_timeout_end_a_request_once() {
         let mut worker = serving.join().unwrap();
         if late == 1 {
             assert!(worker.is_cancelled(request), "the worker is told");
-            let error = engine.table.lock().open(false).expect_err("the slot is taken");
+            let error = core.pending.requests().open(false).expect_err("the slot is taken");
             assert_eq!(error.kind(), ErrorKind::TooManyInFlight);
-            read(&engine);
+            read(&core);
         }
         // The slot's next request.
-        let next = submit(&engine, Duration::MAX);
+        let next = submit(&core, Duration::MAX);
         let request = worker.take();
         assert!(!worker.is_cancelled(request), "the cancel was for another");
         worker.reply(request);
         wait(next);
-        check_over(&engine, 1, late);
+        check_over(&core, 1, late);
     });
 }
 
@@ -45,23 +45,23 @@ fn a_reply_that_another_thread_reads_while_its_owner_gives_up_reaches_nobody() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();
-        let Rig { engine, mut worker } = rig;
+        let Rig { core, mut worker } = rig;
         worker.reply(pending.request());
         let reading = thread::spawn({
-            let engine = Arc::clone(&engine);
-            move || read(&engine)
+            let core = Arc::clone(&core);
+            move || read(&core)
         });
         drop(pending);
         reading.join().unwrap();
-        read(&engine);
-        let next = submit(&engine, Duration::MAX);
+        read(&core);
+        let next = submit(&core, Duration::MAX);
         let request = worker.take();
         worker.reply(request);
         wait(next);
-        let late = engine.counters.late_frames.load(Ordering::Relaxed);
-        let cancels = engine.counters.cancels.load(Ordering::Relaxed);
+        let late = core.pending.counters.late_frames.load(Ordering::Relaxed);
+        let cancels = core.pending.counters.cancels.load(Ordering::Relaxed);
         assert_eq!(late, cancels, "late is what came for who was given up");
-        check_over(&engine, 1, late);
+        check_over(&core, 1, late);
     });
 }
 
@@ -70,16 +70,15 @@ fn who_finds_the_table_full_reads_that_requests_have_ended() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         drop(rig.submit());
-        let Rig { engine, mut worker } = rig;
+        let Rig { core, mut worker } = rig;
         worker.reply(1);
-        let sent = engine.send_call(Kind::EMBED, &(), Deadline::NEVER);
-        let (next, has_rung) = sent.expect("the slot is taken by a request that has ended");
-        let next =
-            Pending::new(Arc::clone(&engine), next, Duration::MAX, Deadline::NEVER, has_rung);
+        let sent = send_call(&core, &[]);
+        let sent = sent.expect("the slot is taken by a request that has ended");
+        let next = pending(&core, sent);
         assert_eq!(worker.take(), next.request());
         worker.reply(next.request());
         wait(next);
-        check_over(&engine, 1, 1);
+        check_over(&core, 1, 1);
     });
 }
 
@@ -88,10 +87,10 @@ fn a_cancel_and_the_end_come_in_either_order() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();
-        let Rig { engine, mut worker } = rig;
+        let Rig { core, mut worker } = rig;
         let cancelling = thread::spawn({
-            let engine = Arc::clone(&engine);
-            move || engine.cancel(1)
+            let core = Arc::clone(&core);
+            move || core.pending.cancel(1)
         });
         let serving = thread::spawn(move || {
             let kind = if worker.is_cancelled(1) { Kind::CANCEL } else { Kind::RESULT };
@@ -104,7 +103,7 @@ fn a_cancel_and_the_end_come_in_either_order() {
         }
         cancelling.join().unwrap();
         drop(serving.join().unwrap());
-        check_over(&engine, 1, 0);
+        check_over(&core, 1, 0);
     });
 }
 
@@ -113,7 +112,7 @@ fn a_cancel_wakes_a_worker_that_waits() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();
-        let Rig { engine, mut worker } = rig;
+        let Rig { core, mut worker } = rig;
         let serving = thread::spawn(move || {
             worker.await_cancel(1);
             worker.send(Kind::CANCEL, 0, 1);
@@ -122,7 +121,7 @@ fn a_cancel_wakes_a_worker_that_waits() {
         pending.cancel();
         assert_eq!(pending.wait().unwrap_err().kind(), ErrorKind::Cancelled);
         drop(serving.join().unwrap());
-        check_over(&engine, 1, 0);
+        check_over(&core, 1, 0);
     });
 }
 
@@ -131,14 +130,14 @@ fn a_cancel_that_is_late_does_not_replace_that_of_the_slots_next_request() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();
-        let Rig { engine, mut worker } = rig;
+        let Rig { core, mut worker } = rig;
         worker.reply(1);
         let cancelling = thread::spawn({
-            let engine = Arc::clone(&engine);
-            move || engine.cancel(1)
+            let core = Arc::clone(&core);
+            move || core.pending.cancel(1)
         });
         wait(pending);
-        let next = submit(&engine, Duration::MAX);
+        let next = submit(&core, Duration::MAX);
         next.cancel();
         cancelling.join().unwrap();
         assert!(worker.is_cancelled(next.request()), "a cancel that was given");
@@ -151,13 +150,13 @@ fn letting_go_does_not_replace_the_cancel_of_the_slots_next_request() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();
-        let Rig { engine, mut worker } = rig;
+        let Rig { core, mut worker } = rig;
         worker.reply(1);
         let leaving = thread::spawn(move || drop(pending));
-        read(&engine);
+        read(&core);
         // Free only if the owner had let go before.
-        if let Ok((next, _)) = engine.send_call(Kind::EMBED, &(), Deadline::NEVER) {
-            engine.cancel(next);
+        if let Ok(Sent { request: next, .. }) = send_call(&core, &[]) {
+            core.pending.cancel(next);
             leaving.join().unwrap();
             assert!(worker.is_cancelled(next), "a cancel that was given");
         } else {
@@ -169,15 +168,15 @@ fn letting_go_does_not_replace_the_cancel_of_the_slots_next_request() {
 #[test]
 fn a_credit_never_takes_another_back() {
     model_up_to(PREEMPTIONS, || {
-        let Rig { engine, mut worker } = rig(1);
-        let stream = engine.send_stream(Kind::EMBED, &(), Deadline::NEVER).unwrap();
+        let Rig { core, mut worker } = rig(1);
+        let stream = send_stream(&core);
         // A piece counts when it is read, for which its owner need not be the reader.
         worker.send(Kind::CHUNK, flags::MORE, stream);
         let reading = thread::spawn({
-            let engine = Arc::clone(&engine);
-            move || read(&engine)
+            let core = Arc::clone(&core);
+            move || read(&core)
         });
-        engine.consumed(stream, 128, true);
+        core.pending.consumed(stream, 128, true);
         reading.join().unwrap();
         assert_eq!(worker.credit(stream), 128 + 64, "all that was consumed");
     });

@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::Consumer;
 use crate::error::{Error, Result};
 use crate::ring::doorbell::BY_FD;
-#[cfg(feature = "async")]
 use crate::ring::position::NEVER;
 use crate::sync::Ordering;
 use crate::sync::mutant::{self, Mutant};
@@ -37,14 +36,12 @@ impl Consumer {
     }
 
     /// Whether the next frame will make the descriptor readable, and has not come yet.
-    #[cfg(feature = "async")]
     pub(crate) fn is_armed(&self) -> bool {
         let announced = self.sleep_at.load(Ordering::Relaxed);
         self.is_lit && announced == self.next | BY_FD && !self.has_next()
     }
 
     /// Takes back that the next frame is to make the descriptor readable.
-    #[cfg(feature = "async")]
     pub(crate) fn disarm(&mut self) {
         if std::mem::take(&mut self.is_lit) {
             self.sleep_at.store(NEVER, Ordering::Relaxed);

@@ -1,56 +1,44 @@
-//! The requests of a channel and what becomes of each.
+//! What becomes of each request of a channel.
 //!
-//! A request lives in the slot `id % slots`, here and in the shared request table,
-//! from [`Table::open`] until *both* its owner has let go of it *and* the worker has
-//! sent its last frame. Ids are never used twice, so that a frame can only ever
-//! reach the request that it was meant for:
+//! A request lives in slot `id % slots`, here and in the shared request table, from
+//! [`Requests::open`] until its owner has let go of it *and* the worker has sent its last
+//! frame. Ids are never used twice, so that a frame can only reach the request that it was
+//! sent for:
 //!
 //! ```text
-//!              open                 last frame                 let go
+//!              open                 last frame                release
 //!   free  ------------->  open  ---------------->  finished  ---------->  free
 //!                           |                                               ^
-//!                           | let go (timeout, drop, cancel)                |
+//!                           | release (timeout, drop, cancel)               |
 //!                           v                         last frame            |
 //!                        retired  ------------------------------------------'
 //! ```
 //!
-//! Frames for a retired request are counted as late, frames for an id that is in no
-//! slot as unknown; both are dropped.
+//! A frame for a retired request is late, a frame for an id that is in no slot is unknown. Both
+//! are counted and dropped.
 
 use std::collections::VecDeque;
-use std::task::Waker;
 
+use crate::channel::waiter::Waiter;
 use crate::error::{Error, ErrorKind, Result};
+use crate::protocol::assembler::Assembler;
 use crate::shm::layout::{as_u64, as_usize, request_slot};
-use crate::sync::Thread;
 use crate::sync::mutant::{Mutant, chosen};
 
-/// Who is to be told that something happened.
+/// The requests; `T` is what frames become on their way to the owner.
 #[derive(Debug)]
-pub(crate) enum Waiter {
-    Thread(Thread),
-    #[allow(dead_code, reason = "the async view registers these")]
-    Task(Waker),
-}
-
-impl Waiter {
-    pub(crate) fn wake(self) {
-        match self {
-            Self::Thread(thread) => thread.unpark(),
-            Self::Task(waker) => waker.wake(),
-        }
-    }
-}
-
-/// The pending table; `T` is what frames become on their way to the owner.
-#[derive(Debug)]
-pub(crate) struct Table<T> {
+pub(crate) struct Requests<T> {
     slots: Vec<Slot<T>>,
     next: u64,
     /// Requests whose owner has not let go.
     in_flight: usize,
-    /// Requests that a thread waits for, for handing the reader's role on; may hold stale ids.
+    /// Requests that threads wait for, in the order in which they can be asked to read; may
+    /// hold ids whose thread has left.
     parked: VecDeque<u64>,
+    /// Requests that have got an item and no waiter, for a reactor; may hold ids of requests
+    /// that are over. `None` while no reactor asks for them.
+    ready: Option<Vec<u64>>,
+    /// The longest stretch of slots that a stream may have sent and its reader not consumed.
     window: u64,
 }
 
@@ -62,12 +50,13 @@ struct Slot<T> {
     is_owned: bool,
     is_finished: bool,
     is_parked: bool,
+    /// It is in the list of those that are ready.
+    is_ready: bool,
     queue: VecDeque<T>,
-    /// The message that frames with the MORE flag are adding up to.
-    partial: Vec<u8>,
+    assembler: Assembler,
     waiter: Option<Waiter>,
-    /// Bytes of slots of chunks that came, that were consumed, and that the worker was
-    /// told of as consumed.
+    /// Bytes of slots of a stream's chunks: that came, that were consumed, and that the worker
+    /// was told of as consumed.
     received: u64,
     consumed: u64,
     credited: u64,
@@ -87,7 +76,7 @@ pub(crate) enum Owner {
     Unknown,
 }
 
-impl<T> Table<T> {
+impl<T> Requests<T> {
     pub(crate) fn new(slots: usize, window: usize) -> Self {
         let slot = || Slot {
             request: 0,
@@ -95,8 +84,9 @@ impl<T> Table<T> {
             is_owned: false,
             is_finished: false,
             is_parked: false,
+            is_ready: false,
             queue: VecDeque::new(),
-            partial: Vec::new(),
+            assembler: Assembler::default(),
             waiter: None,
             received: 0,
             consumed: 0,
@@ -108,6 +98,7 @@ impl<T> Table<T> {
             next: 1,
             in_flight: 0,
             parked: VecDeque::new(),
+            ready: None,
             window: as_u64(window),
         }
     }
@@ -128,6 +119,7 @@ impl<T> Table<T> {
                 slot.is_owned = true;
                 slot.is_finished = false;
                 slot.is_parked = false;
+                slot.is_ready = false;
                 slot.received = 0;
                 slot.consumed = 0;
                 slot.credited = 0;
@@ -185,7 +177,7 @@ impl<T> Table<T> {
         let Some(slot) = self.slot(request).filter(|slot| slot.is_open() && !slot.is_stream) else {
             return false;
         };
-        let is_bare = slot.queue.is_empty() && slot.partial.is_empty() && slot.waiter.is_none();
+        let is_bare = slot.queue.is_empty() && slot.assembler.is_empty() && slot.waiter.is_none();
         if is_bare {
             slot.request = 0;
             self.in_flight -= 1;
@@ -193,11 +185,50 @@ impl<T> Table<T> {
         is_bare
     }
 
-    /// Puts an item where its owner finds it, and returns who waits for it.
-    pub(crate) fn push(&mut self, request: u64, item: T) -> Option<Waiter> {
-        let slot = self.slot(request)?;
+    /// Puts an item where its owner finds it, and returns the waiter. Gives the item back if the
+    /// owner has let go of the request.
+    pub(crate) fn push(&mut self, request: u64, item: T) -> std::result::Result<Option<Waiter>, T> {
+        let Some(slot) = self.slot(request).filter(|slot| slot.is_owned) else { return Err(item) };
         slot.queue.push_back(item);
-        slot.waiter.take()
+        let waiter = slot.waiter.take();
+        if waiter.is_none() {
+            self.note_ready(request);
+        }
+        Ok(waiter)
+    }
+
+    fn note_ready(&mut self, request: u64) {
+        let most = 2 * self.slots.len();
+        let Some(mut ready) = self.ready.take() else { return };
+        if let Some(slot) = self.slot(request).filter(|slot| !slot.is_ready) {
+            slot.is_ready = true;
+            if ready.len() >= most {
+                ready.retain(|request| self.is_ready(*request));
+            }
+            ready.push(request);
+        }
+        self.ready = Some(ready);
+    }
+
+    fn is_ready(&self, request: u64) -> bool {
+        let slot = self.slots.get(self.slot_of(request));
+        slot.is_some_and(|slot| slot.request == request && slot.is_ready && slot.is_owned)
+    }
+
+    /// Returns the requests that have got an item without a waiter since the last call, each
+    /// once, in the order of their first items. The first call returns all that have one.
+    pub(crate) fn take_ready(&mut self) -> Vec<u64> {
+        let Some(ready) = self.ready.replace(Vec::new()) else {
+            let has_item = |slot: &&Slot<T>| slot.is_owned && !slot.queue.is_empty();
+            return self.slots.iter().filter(has_item).map(|slot| slot.request).collect();
+        };
+        let ready: Vec<u64> = ready.into_iter().filter(|each| self.is_ready(*each)).collect();
+        for request in &ready {
+            if let Some(slot) = self.slot(*request) {
+                slot.is_ready = false;
+            }
+        }
+        ready
     }
 
     /// What has come for this request.
@@ -212,35 +243,29 @@ impl<T> Table<T> {
         }
     }
 
-    #[cfg(feature = "async")]
     pub(crate) fn has_item(&mut self, request: u64) -> bool {
         self.slot(request).is_none_or(|slot| !slot.queue.is_empty())
     }
 
-    /// Keeps what has come of a message in pieces until there is more. False if nobody waits
-    /// for it any more.
-    pub(crate) fn put_pieces(&mut self, request: u64, message: Vec<u8>) -> bool {
+    /// Takes what has come of a message in pieces.
+    pub(crate) fn take_assembler(&mut self, request: u64) -> Assembler {
+        self.slot(request).map(|slot| std::mem::take(&mut slot.assembler)).unwrap_or_default()
+    }
+
+    /// Keeps what has come of a message until there is more. Returns false if its owner has
+    /// let go of the request.
+    pub(crate) fn put_assembler(&mut self, request: u64, assembler: Assembler) -> bool {
         let slot = self.slot(request).filter(|slot| slot.is_owned);
-        slot.map(|slot| slot.partial = message).is_some()
+        slot.map(|slot| slot.assembler = assembler).is_some()
     }
 
-    /// Length of the message that is coming in pieces; zero if there is none.
-    pub(crate) fn pieces_len(&mut self, request: u64) -> usize {
-        self.slot(request).map_or(0, |slot| slot.partial.len())
-    }
-
-    /// The message that came in pieces.
-    pub(crate) fn take_pieces(&mut self, request: u64) -> Vec<u8> {
-        self.slot(request).map(|slot| std::mem::take(&mut slot.partial)).unwrap_or_default()
-    }
-
-    /// Registers who waits, unless something is there already.
+    /// Registers a waiter, unless an item is there already. Returns whether it was registered.
     pub(crate) fn wait(&mut self, request: u64, waiter: Waiter) -> bool {
         let Some(slot) = self.slot(request) else { return false };
         if !slot.queue.is_empty() && !chosen(Mutant::ParksOverItem) {
             return false;
         }
-        let could_read = matches!(waiter, Waiter::Thread(_));
+        let could_read = waiter.is_thread();
         slot.waiter = Some(waiter);
         if could_read && !slot.is_parked {
             slot.is_parked = true;
@@ -252,7 +277,7 @@ impl<T> Table<T> {
         true
     }
 
-    /// Whoever left without being picked is still in the list.
+    /// Removes threads from the list that left without being asked to read.
     #[cold]
     fn forget_stale(&mut self) {
         let Self { slots, parked, .. } = self;
@@ -263,24 +288,17 @@ impl<T> Table<T> {
         });
     }
 
-    pub(crate) fn stop_waiting(&mut self, request: u64) {
-        if let Some(slot) = self.slot(request) {
-            slot.waiter = None;
-        }
-    }
-
-    /// Who was registered, for who drops wakers outside of locks.
-    #[cfg(feature = "async")]
+    /// Removes the waiter of a request.
     pub(crate) fn take_waiter(&mut self, request: u64) -> Option<Waiter> {
         self.slot(request)?.waiter.take()
     }
 
-    /// A thread that waits and could read the ring instead.
-    pub(crate) fn pick_thread(&mut self) -> Option<Waiter> {
+    /// Removes a thread that waits, to read the ring instead.
+    pub(crate) fn take_thread(&mut self) -> Option<Waiter> {
         while let Some(request) = self.parked.pop_front() {
             if let Some(slot) = self.slot(request) {
                 slot.is_parked = false;
-                if let Some(Waiter::Thread(_)) = slot.waiter {
+                if slot.waiter.as_ref().is_some_and(Waiter::is_thread) {
                     return slot.waiter.take();
                 }
             }
@@ -288,7 +306,7 @@ impl<T> Table<T> {
         None
     }
 
-    /// Everybody who waits.
+    /// Removes all waiters.
     pub(crate) fn take_waiters(&mut self) -> Vec<Waiter> {
         self.parked.clear();
         let waiting = self.slots.iter_mut().filter_map(|slot| {
@@ -298,16 +316,16 @@ impl<T> Table<T> {
         waiting.collect()
     }
 
-    /// The owner is done with the request. Returns whether the worker is not, and
-    /// should be told.
-    pub(crate) fn let_go(&mut self, request: u64) -> bool {
+    /// Lets go of a request for its owner. Returns whether the worker is not done with it, and
+    /// must be told.
+    pub(crate) fn release(&mut self, request: u64) -> bool {
         let Some(slot) = self.slot(request).filter(|slot| slot.is_owned) else { return false };
         slot.is_owned = false;
         slot.waiter = None;
         if !chosen(Mutant::LeftoversKept) {
             slot.queue.clear();
         }
-        slot.partial = Vec::new();
+        slot.assembler = Assembler::default();
         let is_finished = slot.is_finished;
         if is_finished || chosen(Mutant::SlotFreedEarly) {
             slot.free();
@@ -317,9 +335,9 @@ impl<T> Table<T> {
     }
 
     /// The request never reached the ring.
-    pub(crate) fn unsent(&mut self, request: u64) {
+    pub(crate) fn discard(&mut self, request: u64) {
         self.finish(request);
-        self.let_go(request);
+        self.release(request);
     }
 
     /// Counts bytes of a stream as consumed; returns the sum when the worker should be
@@ -383,8 +401,8 @@ impl<T> Table<T> {
         self.in_flight
     }
 
-    /// Streams with unread chunks, for saying what holds others up.
-    pub(crate) fn unread_stream(&self, request: u64) -> bool {
+    /// Whether a request is a stream whose owner has not let go of it.
+    pub(crate) fn is_open_stream(&self, request: u64) -> bool {
         let slot = self.slots.get(self.slot_of(request));
         slot.is_some_and(|slot| slot.request == request && slot.is_stream && slot.is_owned)
     }
@@ -401,11 +419,11 @@ impl<T> Slot<T> {
         if !chosen(Mutant::LeftoversKept) {
             self.queue.clear();
         }
-        self.partial = Vec::new();
+        self.assembler = Assembler::default();
         self.waiter = None;
     }
 }
 
 #[cfg(test)]
-#[path = "table_tests.rs"]
+#[path = "requests_tests.rs"]
 mod tests;

@@ -3,7 +3,6 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::channel::handle::instant;
 use crate::error::{EndOfService, Error, ExitCause, WorkerDeath};
 use crate::process::exit::Child;
 use crate::process::log::Log;
@@ -46,7 +45,6 @@ impl Body {
     }
 
     /// Whether it is known how it ended, or will have.
-    #[cfg(feature = "async")]
     fn has_cause(&self) -> bool {
         match self {
             Self::Process(child) => child.cause_cell().get().is_some(),
@@ -163,7 +161,7 @@ impl Body {
 
 /// Who the worker is and where its end is written down.
 #[derive(Debug)]
-pub(crate) struct Deathbed {
+pub(crate) struct WorkerExit {
     pub(crate) role: String,
     pub(crate) body: Body,
     patience: Duration,
@@ -171,14 +169,13 @@ pub(crate) struct Deathbed {
     patience_ends: OnceLock<Deadline>,
 }
 
-impl Deathbed {
+impl WorkerExit {
     /// Whether no thread of the worker runs any more.
     pub(crate) fn has_stopped(&self) -> bool {
         self.body.has_stopped()
     }
 
     /// Whether all that an error says of the end is known.
-    #[cfg(feature = "async")]
     pub(crate) fn is_known(&self) -> bool {
         self.body.has_cause() && self.body.has_stopped()
     }
@@ -192,7 +189,7 @@ impl Deathbed {
     /// over that all callers share: however many there are, one after the other, they do not
     /// wait for longer than one.
     pub(crate) fn wait_for_status(&self, deadline: Deadline) {
-        let until = instant(deadline.min(self.patience_ends()));
+        let until = deadline.min(self.patience_ends()).instant();
         self.body.wait_for_cause(until);
         // That is known while its threads are still being stopped. A moment later it is also
         // known what it had begun.

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::channel::death::Deathbed;
 use crate::channel::health::HealthClient;
-use crate::channel::life::{Life, check_not_forked};
+use crate::channel::state::State;
+use crate::channel::worker_exit::WorkerExit;
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::process::watch::Watched;
 use crate::protocol::Health;
@@ -29,36 +29,35 @@ const DROP_GRACE: Duration = Duration::from_secs(1);
 
 /// The process behind a channel. Dropping it does not block: the supervisor ends and
 /// reaps the process.
-pub(crate) struct WorkerHandle {
-    life: Arc<Life>,
+pub(crate) struct WorkerProcess {
+    state: Arc<State>,
     health: HealthClient,
     role: String,
     pid: u32,
     _watched: Option<Watched>,
 }
 
-impl WorkerHandle {
+impl WorkerProcess {
     pub(crate) fn new(
-        life: Arc<Life>,
+        state: Arc<State>,
         health: HealthClient,
-        deathbed: Deathbed,
+        exit: WorkerExit,
         watched: Option<Watched>,
     ) -> Self {
-        let (role, pid) = (deathbed.role.clone(), deathbed.body.pid());
-        // Once: the life was made for this worker.
-        let _ = life.deathbed.set(deathbed);
-        let weak = Arc::downgrade(&life);
-        life.end_of_service.set_has_stopped(Box::new(move || {
-            let life = weak.upgrade();
-            life.and_then(|life| life.deathbed.get().map(Deathbed::has_stopped)).unwrap_or(false)
+        let (role, pid) = (exit.role.clone(), exit.body.pid());
+        state.set_exit(exit);
+        let weak = Arc::downgrade(&state);
+        state.end_of_service.set_has_stopped(Box::new(move || {
+            let state = weak.upgrade();
+            state.and_then(|state| state.exit().map(WorkerExit::has_stopped)).unwrap_or(false)
         }));
-        Self { life, health, role, pid, _watched: watched }
+        Self { state, health, role, pid, _watched: watched }
     }
 
     /// Takes all locks, for a test of what must not wait for them.
-    #[cfg(all(test, feature = "tokio"))]
+    #[cfg(test)]
     pub(super) fn hold(&self) -> impl Sized {
-        (self.health.hold(), self.life.ended.hold())
+        (self.health.hold(), self.state.exited.hold())
     }
 
     pub(crate) fn role(&self) -> &str {
@@ -69,43 +68,55 @@ impl WorkerHandle {
         self.pid
     }
 
-    fn deathbed(&self) -> Option<&Deathbed> {
-        self.life.deathbed.get()
+    fn exit(&self) -> Option<&WorkerExit> {
+        self.state.exit()
     }
 
     pub(crate) fn exit_cause(&self) -> Option<ExitCause> {
-        self.deathbed()?.body.status()
+        self.exit()?.body.status()
+    }
+
+    /// Blocks until the worker has ended or the timeout has passed.
+    pub(crate) fn wait_exit(&self, timeout: Duration) -> Result<ExitCause> {
+        fork::check()?;
+        let deadline = Deadline::after(timeout).instant();
+        let cause = self.exit().and_then(|exit| exit.body.wait(deadline));
+        cause.ok_or_else(|| {
+            let (role, pid) = (&self.role, self.pid);
+            let message = format!("worker {role} (pid {pid}) still runs after {timeout:?}");
+            Error::new(ErrorKind::Timeout, message)
+        })
     }
 
     pub(crate) fn log_path(&self) -> Option<&Path> {
-        self.deathbed()?.body.log().map(|log| log.path())
+        self.exit()?.body.log().map(|log| log.path())
     }
 
     pub(crate) fn ping(&self, timeout: Duration) -> Result<Health> {
         let deadline = Deadline::after(timeout);
-        let asked = self.health.ping(&self.life, timeout);
-        asked.map_err(|error| self.life.with_status(self.note(error), deadline))
+        let asked = self.health.ping(&self.state, timeout);
+        asked.map_err(|error| self.state.with_status(self.note(error), deadline))
     }
 
     /// What breaks the health rings breaks the channel.
     pub(crate) fn note(&self, error: Error) -> Error {
         if error.kind() == ErrorKind::PeerCorrupt {
-            self.life.fail(error.clone());
+            self.state.fail(error.clone());
         }
         error
     }
 
     pub(crate) fn close(&self, timeout: Duration) -> Result<ExitCause> {
-        check_not_forked()?;
+        fork::check()?;
         span!("close", role = self.role.as_str(), pid = self.pid);
-        self.life.close();
+        self.state.close();
         self.health.look_again();
         let deadline = Deadline::after(timeout);
         // Whether it answers or not, what counts is that it ends.
-        let _ = self.health.shutdown(&self.life, deadline);
+        let _ = self.health.shutdown(&self.state, deadline);
         let cause = self.reap(deadline);
-        self.life.closed();
-        if let (Ok(_), Some(bed)) = (&cause, self.deathbed()) {
+        self.state.closed();
+        if let (Ok(_), Some(bed)) = (&cause, self.exit()) {
             bed.body.wait_for_last_line(Instant::now() + LAST_LINE);
         }
         event!(INFO, role = self.role.as_str(), pid = self.pid, ?cause, "worker closed");
@@ -114,29 +125,25 @@ impl WorkerHandle {
 
     /// Begins to close without waiting: the supervisor ends the worker, as a close does, if it
     /// does not end within `timeout` by itself.
-    #[cfg(feature = "async")]
     pub(crate) fn begin_close(&self, timeout: Duration) -> Result<()> {
-        check_not_forked()?;
-        self.life.close();
+        fork::check()?;
+        self.state.close();
         self.health.look_again();
-        if let Some(bed) = self.deathbed() {
+        if let Some(bed) = self.exit() {
             bed.body.retire(timeout, KILL_AFTER);
         }
         Ok(())
     }
 
     /// The worker has ended.
-    #[cfg(feature = "async")]
     pub(crate) fn end_close(&self) {
-        self.life.closed();
+        self.state.closed();
     }
 
-    #[cfg(feature = "async")]
-    pub(crate) fn life(&self) -> &Life {
-        &self.life
+    pub(crate) fn state(&self) -> &State {
+        &self.state
     }
 
-    #[cfg(feature = "async")]
     pub(crate) fn health(&self) -> &HealthClient {
         &self.health
     }
@@ -144,8 +151,8 @@ impl WorkerHandle {
     /// Ends the worker: by what was asked of it until the deadline, and then by each means
     /// in turn if the one before fails.
     fn reap(&self, deadline: Deadline) -> Result<ExitCause> {
-        let Some(Deathbed { body, .. }) = self.deathbed() else { return Ok(ExitCause::Unknown) };
-        if let Some(cause) = body.wait(instant(deadline)) {
+        let Some(WorkerExit { body, .. }) = self.exit() else { return Ok(ExitCause::Unknown) };
+        if let Some(cause) = body.wait(deadline.instant()) {
             return Ok(cause);
         }
         if !body.can_be_ended() {
@@ -178,33 +185,27 @@ impl WorkerHandle {
     }
 
     fn hang_up(&self) {
-        if let Some(bed) = self.deathbed() {
+        if let Some(bed) = self.exit() {
             bed.body.hang_up();
         }
     }
 }
 
-/// A deadline for calls of the standard library, which cannot have one without end.
-pub(super) fn instant(deadline: Deadline) -> Instant {
-    let far = Duration::from_secs(100 * 365 * 24 * 3600);
-    Instant::now() + deadline.remaining().min(far)
-}
-
-impl fmt::Debug for WorkerHandle {
+impl fmt::Debug for WorkerProcess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Worker");
-        debug.field("role", &self.role).field("pid", &self.pid).field("life", &self.life).finish()
+        debug.field("role", &self.role).field("pid", &self.pid).field("state", &self.state).finish()
     }
 }
 
-impl Drop for WorkerHandle {
+impl Drop for WorkerProcess {
     fn drop(&mut self) {
         if fork::is_forked_child() {
             return;
         }
-        self.life.close();
+        self.state.close();
         self.hang_up();
-        if let Some(bed) = self.deathbed() {
+        if let Some(bed) = self.exit() {
             bed.body.retire(DROP_GRACE, KILL_AFTER);
         }
     }

@@ -7,13 +7,14 @@
 //!     +-----> failed                   it wrote garbage, or has no session
 //! ```
 //!
-//! The first cause wins and never changes.
+//! The first cause wins and never changes. The end of the open phase ends every wait: threads
+//! that sleep on the bell are woken by the alarm, all others by what [`State::on_end`] got.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use crate::channel::death::Deathbed;
-use crate::channel::wakers::Wakers;
+use crate::channel::wait_list::WaitList;
+use crate::channel::worker_exit::WorkerExit;
 use crate::error::{EndOfService, Error, ErrorKind, Result};
 use crate::ring::doorbell::Alarm;
 use crate::sync::mutant::{Mutant, chosen};
@@ -37,26 +38,42 @@ pub(crate) enum Phase {
     Failed,
 }
 
-/// The state that every operation looks at before and while it waits.
+/// What every operation looks at before and while it waits.
 #[derive(Default)]
-pub(crate) struct Life {
+pub(crate) struct State {
     phase: AtomicU32,
     failure: OnceLock<Error>,
+    /// Ends waits on the bell.
     pub(crate) alarm: Alarm,
-    /// Who the worker is and how it ended; set once it is started.
-    pub(crate) deathbed: OnceLock<Deathbed>,
+    /// How the worker ends; set once it is started.
+    exit: OnceLock<WorkerExit>,
     /// Which request the worker served when it ended.
     pub(crate) end_of_service: Arc<EndOfService>,
     /// Tasks that wait for the worker's exit status.
-    pub(crate) ended: Wakers,
-    /// Wakes those who wait on something else than the alarm.
-    pub(crate) on_over: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    pub(crate) exited: WaitList,
+    on_end: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
-impl Life {
+impl State {
+    /// Sets how the worker ends. Once: a state is made for one worker.
+    pub(crate) fn set_exit(&self, exit: WorkerExit) {
+        let _ = self.exit.set(exit);
+    }
+
+    /// How the worker ends, once it is started.
+    pub(crate) fn exit(&self) -> Option<&WorkerExit> {
+        self.exit.get()
+    }
+
+    /// Sets what wakes the waits that do not sleep on the alarm. Once: a state is made for one
+    /// channel or link.
+    pub(crate) fn on_end(&self, wake: impl Fn() + Send + Sync + 'static) {
+        let _ = self.on_end.set(Box::new(wake));
+    }
+
     #[inline]
     pub(crate) fn phase(&self) -> Phase {
-        // Pairs with the Release in `leave`: the failure is there for who sees the phase.
+        // Pairs with the Release in `leave`: a thread that sees the phase sees the failure.
         match self.phase.load(Ordering::Acquire) {
             OPEN => Phase::Open,
             CLOSING => Phase::Closing,
@@ -71,7 +88,7 @@ impl Life {
         self.phase() == Phase::Open
     }
 
-    /// Leaves the open phase; false if that has happened before. Wakes all waits.
+    /// Leaves the open phase and ends all waits. Returns false if the channel was not open.
     fn leave(&self, to: u32) -> bool {
         if chosen(Mutant::AlarmBeforeEnd) {
             self.alarm.raise();
@@ -84,7 +101,7 @@ impl Life {
         if !chosen(Mutant::AlarmBeforeEnd) && !chosen(Mutant::NoAlarmAtEnd) {
             self.alarm.raise();
         }
-        if let Some(wake) = self.on_over.get() {
+        if let Some(wake) = self.on_end.get() {
             wake();
         }
         left
@@ -99,12 +116,12 @@ impl Life {
         self.alarm.raise();
     }
 
-    /// The worker has ended and its exit status is known.
+    /// Notes that the worker has ended and that its exit status is known.
     pub(crate) fn has_ended(&self) -> bool {
-        // While the channel's memory is there; the answer is kept.
+        // Read now, while the channel's memory is there, and kept.
         let _ = self.end_of_service.last_served();
         let is_first = self.die();
-        self.ended.wake_all_elsewhere();
+        self.exited.wake_all_elsewhere();
         is_first
     }
 
@@ -112,14 +129,14 @@ impl Life {
         self.leave(DEAD)
     }
 
-    /// The channel cannot be used any more because of `error`.
+    /// Notes that the channel cannot be used any more because of `error`.
     pub(crate) fn fail(&self, error: Error) -> bool {
         if chosen(Mutant::FailureLate) {
             let left = self.leave(FAILED);
             let _ = self.failure.set(error);
             return left;
         }
-        // Whoever sets it first; a later cause must not replace what others were told.
+        // The first error counts: a later one must not replace what others were told.
         let _ = self.failure.set(error);
         self.leave(FAILED)
     }
@@ -128,16 +145,16 @@ impl Life {
         self.failure.get().cloned()
     }
 
-    /// An error unless operations can begin.
-    /// Never blocks: the error may be one for [`Life::with_status`].
+    /// Returns an error unless operations can begin. Never blocks: the error may be one for
+    /// [`State::with_status`].
     #[inline]
     pub(crate) fn check_open(&self) -> Result<()> {
-        check_not_forked()?;
+        fork::check()?;
         if self.is_open() { Ok(()) } else { Err(self.why_over_now(None)) }
     }
 
     /// Why nothing can be done any more, as told to the owner of `request`. Blocks as
-    /// [`Life::with_status`] does.
+    /// [`State::with_status`] does.
     #[cold]
     pub(crate) fn why_over(&self, request: Option<u64>, deadline: Deadline) -> Error {
         self.with_status(self.why_over_now(request), deadline)
@@ -145,49 +162,42 @@ impl Life {
 
     /// The error, once the exit status is known if it tells of the worker's death: blocks for
     /// that until the deadline, or until the patience of all errors of this worker is over.
-    /// To be called without any lock that somebody else may wait for.
+    /// The caller holds no lock that another thread may wait for.
     #[cold]
     pub(crate) fn with_status(&self, error: Error, deadline: Deadline) -> Error {
         if error.is_peer_dead()
-            && let Some(deathbed) = self.deathbed.get()
+            && let Some(exit) = self.exit.get()
         {
-            deathbed.wait_for_status(deadline);
+            exit.wait_for_status(deadline);
         }
         error
     }
 
     /// For tasks: until when an error waits for the exit status, or `None` if there is nothing
     /// to wait for.
-    #[cfg(feature = "async")]
     pub(crate) fn patience_ends(&self) -> Option<Deadline> {
-        let deathbed = self.deathbed.get()?;
-        let is_awaited = self.phase() == Phase::Dead && !deathbed.is_known();
-        is_awaited.then(|| deathbed.patience_ends())
+        let exit = self.exit.get()?;
+        let is_awaited = self.phase() == Phase::Dead && !exit.is_known();
+        is_awaited.then(|| exit.patience_ends())
     }
 
-    /// As [`Life::why_over`], without blocking.
+    /// As [`State::why_over`], without blocking.
     #[cold]
     pub(crate) fn why_over_now(&self, request: Option<u64>) -> Error {
-        match (self.phase(), self.failure(), self.deathbed.get()) {
+        match (self.phase(), self.failure(), self.exit.get()) {
             (Phase::Failed | Phase::Dead, Some(failure), _) => failure,
-            (Phase::Open | Phase::Dead, None, Some(deathbed)) => {
-                deathbed.error(request, Arc::clone(&self.end_of_service))
+            (Phase::Open | Phase::Dead, None, Some(exit)) => {
+                exit.error(request, Arc::clone(&self.end_of_service))
             }
             _ => closed(),
         }
     }
 }
 
-impl fmt::Debug for Life {
+impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Life").field("phase", &self.phase()).finish_non_exhaustive()
+        f.debug_struct("State").field("phase", &self.phase()).finish_non_exhaustive()
     }
-}
-
-/// An error in a process that was forked from the one that the channel belongs to.
-#[inline]
-pub(crate) fn check_not_forked() -> Result<()> {
-    fork::check()
 }
 
 #[cold]
@@ -205,7 +215,7 @@ mod tests {
 
     use super::*;
     #[cfg(feature = "testing")]
-    use crate::channel::death::Body;
+    use crate::channel::worker_exit::Body;
     #[cfg(feature = "testing")]
     use crate::error::ExitCause;
     #[cfg(feature = "testing")]
@@ -213,41 +223,41 @@ mod tests {
 
     #[test]
     fn the_first_cause_wins() {
-        let life = Life::default();
-        assert!(life.check_open().is_ok());
-        assert!(life.fail(Error::corrupt("garbage")));
-        assert!(!life.die() && !life.close());
-        assert_eq!(life.phase(), Phase::Failed);
-        assert_eq!(life.check_open().unwrap_err().kind(), ErrorKind::PeerCorrupt);
+        let state = State::default();
+        assert!(state.check_open().is_ok());
+        assert!(state.fail(Error::corrupt("garbage")));
+        assert!(!state.die() && !state.close());
+        assert_eq!(state.phase(), Phase::Failed);
+        assert_eq!(state.check_open().unwrap_err().kind(), ErrorKind::PeerCorrupt);
 
-        let life = Life::default();
-        assert!(life.close());
-        assert!(!life.die() && !life.close());
-        life.closed();
-        assert_eq!(life.phase(), Phase::Closed);
-        assert!(life.check_open().unwrap_err().is_closed());
+        let state = State::default();
+        assert!(state.close());
+        assert!(!state.die() && !state.close());
+        state.closed();
+        assert_eq!(state.phase(), Phase::Closed);
+        assert!(state.check_open().unwrap_err().is_closed());
     }
 
     /// The channel of a worker that is dead, but of which it is not known how it died.
     #[cfg(feature = "testing")]
-    fn dead(patience: Duration) -> (Life, ThreadWorker) {
-        let (life, thread) = (Life::default(), ThreadWorker::new(0, Arc::new(|| {})));
+    fn dead(patience: Duration) -> (State, ThreadWorker) {
+        let (state, thread) = (State::default(), ThreadWorker::new(0, Arc::new(|| {})));
         let body = Body::Thread(thread.clone());
-        assert!(life.deathbed.set(Deathbed::new("test".into(), body, patience)).is_ok());
-        assert!(life.die());
-        (life, thread)
+        state.set_exit(WorkerExit::new("test".into(), body, patience));
+        assert!(state.die());
+        (state, thread)
     }
 
     #[cfg(feature = "testing")]
     #[test]
     fn all_errors_of_a_death_wait_for_its_cause_no_longer_than_one() {
         let patience = Duration::from_millis(300);
-        let (life, _thread) = dead(patience);
+        let (state, _thread) = dead(patience);
         let start = Instant::now();
         for _ in 0..100 {
             // A look does not wait.
-            let error = life.check_open().unwrap_err();
-            let error = life.with_status(error, Deadline::NEVER);
+            let error = state.check_open().unwrap_err();
+            let error = state.with_status(error, Deadline::NEVER);
             assert!(error.to_string().contains("not known yet"), "{error}");
         }
         assert!(start.elapsed() >= patience && start.elapsed() < 30 * patience);
@@ -257,12 +267,12 @@ mod tests {
     #[test]
     fn an_error_waits_for_the_cause_of_a_death_until_the_callers_deadline() {
         let long = Duration::from_secs(100);
-        let (life, thread) = dead(long);
+        let (state, thread) = dead(long);
         let start = Instant::now();
-        let error = life.why_over(None, Deadline::after(Duration::from_millis(5)));
+        let error = state.why_over(None, Deadline::after(Duration::from_millis(5)));
         assert!(error.to_string().contains("not known yet"), "{error}");
         std::thread::scope(|scope| {
-            let told = scope.spawn(|| life.why_over(Some(7), Deadline::NEVER));
+            let told = scope.spawn(|| state.why_over(Some(7), Deadline::NEVER));
             std::thread::sleep(Duration::from_millis(20));
             assert!(!told.is_finished());
             thread.has_ended(ExitCause::Exited(3));

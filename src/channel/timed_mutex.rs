@@ -3,84 +3,79 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-#[cfg(feature = "async")]
-use crate::channel::wakers::Seat;
-use crate::channel::wakers::Wakers;
+use crate::channel::wait_list::{Registration, WaitList};
 use crate::sync::plain::{Condvar, Mutex};
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
 
 /// Something that one thread uses at a time.
 #[derive(Debug)]
-pub(crate) struct TimedLock<T> {
+pub(crate) struct TimedMutex<T> {
     /// `None` while it is lent.
     value: Mutex<Option<T>>,
     returned: Condvar,
     /// Tasks that wait for it.
-    tasks: Wakers,
+    tasks: WaitList,
 }
 
-/// The loan; dropping it gives the value to the next.
+/// The guard; dropping it gives the value to the next.
 #[derive(Debug)]
-pub(crate) struct Loan<'a, T> {
-    lock: &'a TimedLock<T>,
+pub(crate) struct TimedGuard<'a, T> {
+    lock: &'a TimedMutex<T>,
     /// Always there until the drop.
     value: Option<T>,
 }
 
-impl<T> TimedLock<T> {
+impl<T> TimedMutex<T> {
     pub(crate) fn new(value: T) -> Self {
         let value = Mutex::new(Some(value));
-        Self { value, returned: Condvar::new(), tasks: Wakers::default() }
+        Self { value, returned: Condvar::new(), tasks: WaitList::default() }
     }
 
     /// Takes both locks, for a test of what must not wait for them.
-    #[cfg(all(test, feature = "tokio", not(loom)))]
+    #[cfg(test)]
     pub(super) fn hold(&self) -> impl Sized {
         let value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
         (value, self.tasks.hold())
     }
 
-    #[cfg(feature = "async")]
-    fn try_lock(&self) -> Option<Loan<'_, T>> {
+    fn try_lock(&self) -> Option<TimedGuard<'_, T>> {
         let value = self.value.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        Some(Loan { lock: self, value: Some(value) })
+        Some(TimedGuard { lock: self, value: Some(value) })
     }
 
-    /// For tasks: the loan, or a wake-up when it is worth trying again.
-    #[cfg(feature = "async")]
+    /// For tasks: the guard, or a wake-up when it is worth trying again.
     pub(crate) fn poll_lock(
         &self,
-        seat: &mut Seat<'_>,
+        registration: &mut Registration<'_>,
         waker: &std::task::Waker,
-    ) -> Option<Loan<'_, T>> {
-        let loan = self.try_lock().or_else(|| {
-            seat.wait(waker);
+    ) -> Option<TimedGuard<'_, T>> {
+        let guard = self.try_lock().or_else(|| {
+            registration.wait(waker);
             // It may have been returned before the waker was there.
             self.try_lock()
         })?;
-        seat.leave();
-        Some(loan)
+        registration.leave();
+        Some(guard)
     }
 
-    /// A seat for [`TimedLock::poll_lock`].
-    #[cfg(feature = "async")]
-    pub(crate) fn seat(&self) -> Seat<'_> {
-        self.tasks.seat()
+    /// A registration for [`TimedMutex::poll_lock`].
+    pub(crate) fn register(&self) -> Registration<'_> {
+        self.tasks.register()
     }
 
     /// Waits until no other thread uses it; `None` if the deadline passed first, or if
     /// `is_over` said so. That is asked before each sleep, under a lock:
-    /// [`TimedLock::look_again`] must follow when its answer changes.
+    /// [`TimedMutex::look_again`] must follow when its answer changes.
     pub(crate) fn lock_until(
         &self,
         deadline: Deadline,
         is_over: impl Fn() -> bool,
-    ) -> Option<Loan<'_, T>> {
+    ) -> Option<TimedGuard<'_, T>> {
         let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(value) = value.take() {
-                return Some(Loan { lock: self, value: Some(value) });
+                return Some(TimedGuard { lock: self, value: Some(value) });
             }
             // With the lock, which `look_again` takes: no change is missed.
             if is_over() || deadline.has_passed() {
@@ -100,14 +95,14 @@ impl<T> TimedLock<T> {
     }
 }
 
-impl<T> Loan<'_, T> {
+impl<T> TimedGuard<'_, T> {
     /// Runs `with` on the value.
     pub(crate) fn with<R>(&mut self, with: impl FnOnce(&mut T) -> R) -> Option<R> {
         self.value.as_mut().map(with)
     }
 }
 
-impl<T> Drop for Loan<'_, T> {
+impl<T> Drop for TimedGuard<'_, T> {
     fn drop(&mut self) {
         if fork::is_forked_child() {
             // It is not lent in the parent any less, and the lock may be held for ever here.
@@ -128,7 +123,7 @@ mod tests {
 
     #[test]
     fn it_is_lent_to_one_at_a_time_and_waited_for_until_the_deadline() {
-        let lock = TimedLock::new(1);
+        let lock = TimedMutex::new(1);
         let never = || false;
         let mut first = lock.lock_until(Deadline::NEVER, never).unwrap();
         let soon = Deadline::after(Duration::from_millis(5));
@@ -144,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_wait_without_a_deadline_ends_when_it_is_over() {
-        let (lock, is_over) = (TimedLock::new(()), AtomicBool::new(false));
+        let (lock, is_over) = (TimedMutex::new(()), AtomicBool::new(false));
         let asked = AtomicUsize::new(0);
         let lent = lock.lock_until(Deadline::NEVER, || false).unwrap();
         std::thread::scope(|scope| {

@@ -7,9 +7,9 @@ use crate::sys::clock::Deadline;
 
 /// Who the worker is.
 #[derive(Debug)]
-pub(crate) struct Deathbed;
+pub(crate) struct WorkerExit;
 
-impl Deathbed {
+impl WorkerExit {
     #[expect(clippy::unused_self, reason = "nothing is known")]
     pub(crate) fn wait_for_status(&self, _: Deadline) {}
 
@@ -25,5 +25,15 @@ impl Deathbed {
             oom_suspected: Arc::default(),
             end_of_service,
         })
+    }
+
+    #[expect(clippy::unused_self, reason = "nothing is known")]
+    pub(crate) fn is_known(&self) -> bool {
+        true
+    }
+
+    #[expect(clippy::unused_self, reason = "nothing is known")]
+    pub(crate) fn patience_ends(&self) -> Deadline {
+        Deadline::NEVER
     }
 }

@@ -1,0 +1,207 @@
+//! The parts of a channel that its handles share.
+//!
+//! [`Channel`](super::Channel), pending replies, streams and writers hold the core. Each part
+//! owns its locks and words; see there. What takes several of them is in the files above: how
+//! the ring is read in `reader`, by a descriptor in `reactor_turn`, by a thread in `wait`; how
+//! requests go out in `outgoing`.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crate::channel::deliver::Item;
+use crate::channel::pending::{PendingTable, RequestWords, too_long};
+use crate::channel::reactor::Reactor;
+use crate::channel::receiver::Receiver;
+use crate::channel::sender::Sender;
+use crate::channel::state::{Phase, State};
+use crate::channel::stats::Stats;
+use crate::channel::status::WorkerStatus;
+use crate::channel::timed_mutex::TimedMutex;
+use crate::config::Config;
+use crate::error::{Error, Result, StatusLine};
+use crate::link::{Duplex, ParentWords, StatusWords};
+use crate::protocol::buffer_pool::BufferPool;
+use crate::ring::Frame;
+use crate::ring::doorbell::Sleeper;
+use crate::sync::mutant::{Mutant, chosen};
+use crate::sync::{AtomicU32, Counter, Ordering};
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
+use crate::sys::wake_fd::WakeFd;
+
+/// The shared parts of a channel.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(super) sender: Sender,
+    pub(super) receiver: Receiver,
+    pub(super) pending: PendingTable,
+    pub(super) reactor: Reactor,
+    pub(crate) state: Arc<State>,
+    pub(super) status: WorkerStatus,
+    pub(super) buffers: Arc<BufferPool>,
+    /// How a thread waits for the worker.
+    pub(super) sleeper: Sleeper,
+    pub(crate) config: Config,
+    /// Set once the rings' pages are in the page table.
+    pub(super) is_warm: AtomicU32,
+}
+
+/// A request that was sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sent {
+    pub(crate) request: u64,
+    /// The worker slept and was woken for the last frame.
+    pub(crate) has_rung: bool,
+}
+
+impl Core {
+    pub(crate) fn new(
+        data: Duplex,
+        words: ParentWords,
+        config: &Config,
+        state: Arc<State>,
+        wake_fd: Option<Arc<WakeFd>>,
+    ) -> Arc<Self> {
+        let ParentWords { abort, requests, status, credit_need, credit_request, data_bell } = words;
+        let words =
+            RequestWords { abort, cells: requests, credit_need, credit_request, bell: data_bell };
+        let line: Weak<dyn StatusLine> = Arc::<StatusWords>::downgrade(&status);
+        state.end_of_service.set_line(line);
+        let core = Arc::new(Self {
+            sender: Sender::new(data.producer),
+            receiver: Receiver::new(data.consumer),
+            pending: PendingTable::new(words, config),
+            reactor: Reactor::new(wake_fd),
+            state,
+            status: WorkerStatus::new(status),
+            buffers: BufferPool::new(),
+            sleeper: data.sleeper,
+            config: config.clone(),
+            is_warm: AtomicU32::new(0),
+        });
+        let weak = Arc::downgrade(&core);
+        core.state.on_end(move || {
+            if let Some(core) = weak.upgrade() {
+                core.wake_all();
+            }
+        });
+        core
+    }
+
+    /// The words by which tasks and reactors are woken.
+    pub(crate) fn reactor(&self) -> &Reactor {
+        &self.reactor
+    }
+
+    /// The turn to send a message that is longer than a frame.
+    pub(crate) fn long_messages(&self) -> &TimedMutex<()> {
+        self.sender.long_messages()
+    }
+
+    /// Ends the waits of all threads and tasks. Called on a thread that serves all workers.
+    fn wake_all(&self) {
+        let waiters = self.pending.take_waiters().into_iter().chain(self.sender.take_waiters());
+        waiters.for_each(|waiter| self.receiver.wake_list.add(waiter));
+        self.receiver.wake_list.wake_all_elsewhere();
+        self.sender.long_messages().look_again();
+        self.reactor.wake_at_end();
+    }
+
+    /// Ends the channel because of `error`. Returns what all others are told, too.
+    pub(super) fn fail(&self, error: Error) -> Error {
+        self.state.fail(error.clone());
+        self.state.failure().unwrap_or(error)
+    }
+
+    /// Whether what was read can still be handed out: in this process, and until the channel
+    /// is closed.
+    #[inline]
+    pub(super) fn is_readable(&self) -> bool {
+        let is_closed = matches!(self.state.phase(), Phase::Closing | Phase::Closed);
+        !is_closed && !fork::is_forked_child()
+    }
+
+    /// Refuses a message that is too long, before anything is touched.
+    pub(super) fn check_len(&self, len: usize) -> Result<()> {
+        if len > self.config.max_message.max(self.config.down.max_frame) {
+            return Err(too_long(len, self.config.max_message));
+        }
+        Ok(())
+    }
+
+    /// Delivers a frame. Returns it if it is for the request `own`, or a part of it.
+    #[inline]
+    pub(super) fn deliver(&self, frame: Frame<'_>, own: u64) -> Result<Option<Item>> {
+        self.pending.deliver(frame, own, &self.buffers, |waiter| match waiter {
+            Some(waiter) => self.receiver.wake_list.add(waiter),
+            None => self.reactor.note_untold(),
+        })
+    }
+
+    /// Wakes a thread that waits, to read the ring in this one's place.
+    #[inline]
+    pub(super) fn wake_a_thread(&self) {
+        if self.receiver.has_followers() && !chosen(Mutant::NoHandOver) {
+            self.wake_follower();
+        }
+    }
+
+    #[cold]
+    fn wake_follower(&self) {
+        if let Some(waiter) = self.pending.take_thread().or_else(|| self.sender.take_thread()) {
+            waiter.wake();
+        }
+    }
+
+    /// Wakes the waiters for which the request ring has room. Returns whether there were any.
+    #[cold]
+    pub(super) fn wake_those_with_room(&self) -> Result<bool> {
+        let woken = self.sender.take_those_with_room()?;
+        let has_woken = !woken.is_empty();
+        woken.into_iter().for_each(|waiter| self.receiver.wake_list.add(waiter));
+        Ok(has_woken)
+    }
+
+    /// Waits until no request is in flight, the channel is over or the deadline passes.
+    pub(super) fn drain(&self, deadline: Deadline) {
+        if fork::is_forked_child() {
+            return;
+        }
+        while self.pending.in_flight() > 0 && self.state.is_open() && !deadline.has_passed() {
+            // The owners of the requests read the ring. This thread only waits for them.
+            std::thread::sleep(Duration::from_millis(1).min(deadline.remaining()));
+        }
+    }
+
+    /// Whether requests can be sent, as far as it is known.
+    pub(super) fn is_open(&self) -> bool {
+        !fork::is_forked_child() && self.state.is_open()
+    }
+
+    /// Requests whose owner has not let go of them; none in a forked child, which may wait for
+    /// the lock for ever.
+    pub(super) fn in_flight(&self) -> usize {
+        if fork::is_forked_child() { 0 } else { self.pending.in_flight() }
+    }
+
+    /// The counters of all parts; all zero in a forked child.
+    pub(super) fn stats(&self) -> Stats {
+        if fork::is_forked_child() {
+            return Stats::default();
+        }
+        let sender = self.sender.stats();
+        let relaxed = |counter: &Counter| counter.load(Ordering::Relaxed);
+        let counters = &self.pending.counters;
+        Stats {
+            late_frames: relaxed(&counters.late_frames),
+            unknown_frames: relaxed(&counters.unknown_frames),
+            cancels: relaxed(&counters.cancels),
+            copied_frames: relaxed(&counters.copied_frames),
+            spins: relaxed(&self.sleeper.counters.spins),
+            parks: relaxed(&self.sleeper.counters.parks),
+            wakes: sender.wakes,
+            request_ring_high_water: sender.high_water,
+            leases_held: self.receiver.leases_held(),
+        }
+    }
+}

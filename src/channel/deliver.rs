@@ -1,0 +1,193 @@
+//! What a frame from the worker means for the owner of its request.
+//!
+//! Everything here was written by another process: nothing is believed before it is checked.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::protocol::assembler::Assembler;
+use crate::protocol::buffer_pool::{BufferPool, BufferSlice, PooledBuffer};
+use crate::protocol::failure;
+use crate::protocol::kind::{EXPIRED, Kind, flags};
+use crate::ring::consumer::LeasedSlot;
+use crate::ring::position::span;
+use crate::ring::{Frame, Header};
+use crate::shm::bytes::PeerBytes;
+use crate::shm::layout::as_usize;
+
+/// The longest reply that is copied out of the ring at once, in bytes: a frame of two cache
+/// lines. A copy of it costs less than keeping account of a lease.
+const SHORT: usize = 96;
+
+/// The payload of a reply or a chunk: in the ring, or copied out of it.
+#[derive(Debug)]
+pub(crate) enum Body {
+    Lease(LeasedSlot),
+    Owned(Vec<u8>),
+    /// A part of a buffer that is used again.
+    Slice(BufferSlice),
+    /// A message that came in pieces.
+    Message(PooledBuffer),
+}
+
+impl Body {
+    /// Keeps a frame's payload: a copy if it is short, and else a lease of its slot.
+    #[inline]
+    pub(super) fn keep(frame: Frame<'_>, buffers: &BufferPool) -> Self {
+        let payload = frame.payload();
+        if payload.len() > SHORT {
+            return Self::Lease(frame.into_slot());
+        }
+        match buffers.copy_short(payload) {
+            Some(slice) => Self::Slice(slice),
+            None => Self::Owned(payload.to_vec()),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self) -> PeerBytes<'_> {
+        match self {
+            Self::Lease(lease) => lease.payload(),
+            Self::Owned(bytes) => PeerBytes::of(bytes),
+            Self::Slice(slice) => PeerBytes::of(slice.bytes()),
+            Self::Message(message) => PeerBytes::of(message.bytes()),
+        }
+    }
+
+    pub(crate) fn into_vec(self) -> Vec<u8> {
+        match self {
+            Self::Owned(bytes) => bytes,
+            Self::Message(message) => message.into_vec(),
+            Self::Lease(_) | Self::Slice(_) => self.bytes().to_vec(),
+        }
+    }
+}
+
+/// What a frame, or a message in pieces, means for the owner of its request.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Result(Body),
+    /// A chunk, and the bytes of slots that it costs in credit.
+    Chunk(Body, usize),
+    End,
+    Cancelled,
+    /// The worker found that the request's deadline had passed.
+    Expired,
+    Failed(Error),
+}
+
+/// The header of a frame that may answer a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrival {
+    pub(super) header: Header,
+    pub(super) kind: Kind,
+}
+
+impl Arrival {
+    /// Checks a frame's header.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::PeerCorrupt`] if it is none that answers a request, and what the worker
+    /// says of the whole channel.
+    #[inline]
+    pub(super) fn of(frame: &Frame<'_>) -> Result<Self> {
+        let header = frame.header();
+        let kind = Kind::from_code(header.kind);
+        check_answer(header, kind)?;
+        if header.request == 0 {
+            return Err(channel_failure(frame, kind));
+        }
+        Ok(Self { header, kind })
+    }
+
+    /// Bytes of the ring that the frame takes.
+    pub(super) fn cost(&self) -> usize {
+        as_usize(span(as_usize(u64::from(self.header.len))))
+    }
+
+    /// Whether this is the one result of a call, in one frame.
+    #[inline]
+    pub(super) fn is_whole_result(&self) -> bool {
+        self.kind == Kind::RESULT && self.header.flags == 0
+    }
+
+    pub(super) fn is_chunk(&self) -> bool {
+        self.kind == Kind::CHUNK
+    }
+
+    /// Whether nothing more comes for the request.
+    pub(super) fn is_last(&self) -> bool {
+        self.header.flags & flags::MORE == 0 && !self.is_chunk()
+    }
+
+    /// Whether this is a part of a message that is longer than a frame.
+    pub(super) fn is_piece(&self) -> bool {
+        Assembler::is_piece(self.header)
+    }
+
+    /// What the frame, or the message that it completes, means. `is_stream` says what the
+    /// request asked for.
+    pub(super) fn item(&self, body: Body, cost: usize, is_stream: bool) -> Item {
+        match self.kind {
+            Kind::RESULT if !is_stream => Item::Result(body),
+            Kind::CHUNK if is_stream => Item::Chunk(body, cost),
+            Kind::END if is_stream => Item::End,
+            Kind::CANCEL if self.header.aux == EXPIRED => Item::Expired,
+            Kind::CANCEL => Item::Cancelled,
+            Kind::ERROR => match failure::decode(&body.bytes().to_vec()) {
+                Ok(failure) => Item::Failed(Error::worker_failure(failure)),
+                Err(error) => Item::Failed(error),
+            },
+            other => Item::Failed(self.unwanted(other, is_stream)),
+        }
+    }
+
+    /// As [`Arrival::item`], of a frame whose owner reads it: its payload may stay in the ring.
+    #[inline]
+    pub(super) fn own_item(&self, frame: Frame<'_>, is_stream: bool, buffers: &BufferPool) -> Item {
+        match self.kind {
+            Kind::RESULT if !is_stream => Item::Result(Body::keep(frame, buffers)),
+            Kind::CHUNK if is_stream => Item::Chunk(Body::keep(frame, buffers), self.cost()),
+            _ => self.item(Body::Owned(frame.payload().to_vec()), self.cost(), is_stream),
+        }
+    }
+
+    #[cold]
+    fn unwanted(&self, kind: Kind, is_stream: bool) -> Error {
+        let wanted = if is_stream { "a stream" } else { "one result" };
+        let request = self.header.request;
+        let message = format!("request {request} wants {wanted}, the worker sent a {kind}");
+        Error::new(ErrorKind::Protocol, message)
+    }
+}
+
+fn check_answer(header: Header, kind: Kind) -> Result<()> {
+    let allowed = match kind {
+        Kind::RESULT | Kind::CHUNK => flags::REPLY,
+        Kind::ERROR | Kind::END | Kind::CANCEL => 0,
+        _ => return Err(Error::corrupt(format!("a reply that is a {kind} frame"))),
+    };
+    if header.flags & !allowed != 0 {
+        let flags = header.flags;
+        return Err(Error::corrupt(format!("a {kind} frame with flags {flags:#x}")));
+    }
+    Ok(())
+}
+
+/// An error frame for request 0 speaks of the whole channel.
+#[cold]
+fn channel_failure(frame: &Frame<'_>, kind: Kind) -> Error {
+    if kind != Kind::ERROR {
+        return Error::corrupt(format!("a {kind} frame for request 0"));
+    }
+    match failure::decode(&frame.payload().to_vec()) {
+        Ok(failure) => Error::session_failure(failure),
+        Err(error) => Error::corrupt(format!("{error:#}")),
+    }
+}
+
+/// The error of a stream that sent more than its window. The window is all that can pile up
+/// in this process while the stream is not read.
+#[cold]
+pub(super) fn ran_ahead(request: u64) -> Error {
+    Error::corrupt(format!("the stream of request {request} ran ahead of its credit"))
+}

@@ -1,0 +1,90 @@
+//! The messages of timeouts: what the worker does, and what holds the rings.
+
+use std::time::Duration;
+
+use crate::channel::core::Core;
+use crate::channel::turn::end_turn;
+use crate::error::{Error, ErrorKind};
+
+/// What the worker does and what holds the reply ring: for a timeout of the request `own`, or
+/// of one that found no room.
+#[cold]
+pub(crate) fn describe_worker(core: &Core, own: Option<u64>) -> String {
+    let mut text = core.status.describe(own, |request| core.pending.is_open_stream(request));
+    let Some(turn) = core.receiver.try_turn() else { return text };
+    let (holders, bytes) = turn.holders();
+    end_turn(core, turn);
+    if !holders.is_empty() {
+        let shown: Vec<String> = holders.iter().take(4).map(u64::to_string).collect();
+        let count = holders.len();
+        text.push_str(&format!(
+            "; {count} leases that are still held, of requests {}, hold {bytes} bytes of the \
+             reply ring",
+            shown.join(", ")
+        ));
+    }
+    text
+}
+
+/// No reply has come within the timeout.
+#[cold]
+pub(crate) fn timed_out(core: &Core, request: u64, after: Duration) -> Error {
+    let busy = describe_worker(core, Some(request));
+    let message = format!("request {request} timed out after {after:?}; {busy}");
+    let error = Error::new(ErrorKind::Timeout, message);
+    // If it is not begun it can still be, until the worker finds it cancelled.
+    if core.status.has_begun(request) { error.with_begun(true) } else { error }
+}
+
+/// The worker found the deadline of the request passed when its turn came.
+#[cold]
+pub(crate) fn expired(request: u64, after: Duration) -> Error {
+    let message = format!(
+        "request {request} timed out after {after:?}: its turn came later, and the worker has \
+         not begun it"
+    );
+    Error::new(ErrorKind::Timeout, message).with_begun(false)
+}
+
+/// The request ring had no room within the timeout.
+#[cold]
+pub(crate) fn ring_full(core: &Core, len: usize) -> Error {
+    let in_flight = core.sender.in_flight();
+    let busy = describe_worker(core, None);
+    let message = format!(
+        "no room for {len} bytes in the request ring within the timeout, {in_flight} bytes are in \
+         flight; {busy}"
+    );
+    Error::new(ErrorKind::Timeout, message).with_begun(false)
+}
+
+/// The turn to send a long message did not come within the timeout.
+#[cold]
+pub(crate) fn no_turn() -> Error {
+    let message = "another long message was on its way during the whole timeout";
+    Error::new(ErrorKind::Timeout, message).with_begun(false)
+}
+
+/// A stream got no chunk within its chunk timeout.
+#[cold]
+pub(crate) fn stalled(core: &Core, request: u64, after: Duration) -> Error {
+    let busy = describe_worker(core, Some(request));
+    let message =
+        format!("the stream of request {request} delivered nothing for {after:?}; {busy}");
+    Error::new(ErrorKind::Stalled, message)
+}
+
+/// The worker did not begin a stream within its queue timeout.
+#[cold]
+pub(crate) fn not_begun(core: &Core, request: u64, after: Duration) -> Error {
+    let busy = describe_worker(core, None);
+    let message = format!(
+        "the worker did not begin the stream of request {request} within {after:?}; {busy}"
+    );
+    Error::new(ErrorKind::Timeout, message)
+}
+
+#[cold]
+pub(crate) fn cancelled(request: u64) -> Error {
+    Error::new(ErrorKind::Cancelled, format!("request {request} was cancelled"))
+}

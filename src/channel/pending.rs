@@ -1,0 +1,431 @@
+//! The pending table: the requests of a channel, their waiters, and the words by which the
+//! worker is told of cancels and credit.
+//!
+//! One lock, owned here: the last of a channel's locks. Words of the shared request table are
+//! stored under it, so that a store for one request never replaces that for the next request
+//! of the same slot.
+
+use crate::channel::deliver::{Arrival, Body, Item, ran_ahead};
+use crate::channel::read_ahead::{ReadAhead, copy_run};
+use crate::channel::requests::{Owner, Requests};
+use crate::channel::waiter::Waiter;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::link::RequestCells;
+use crate::protocol::buffer_pool::{BufferPool, PooledBuffer};
+use crate::ring::doorbell::Bell;
+use crate::ring::position::span;
+use crate::ring::{Consumer, Frame};
+use crate::shm::layout::as_usize;
+use crate::shm::region::{OwnU32, PeerU64};
+use crate::sync::mutant::{Mutant, chosen};
+use crate::sync::{AtomicU64, Counter, Mutex, MutexGuard, Ordering, fence};
+use crate::sys::fork;
+use std::sync::Arc;
+
+/// Owner of the channel's requests.
+#[derive(Debug)]
+pub(crate) struct PendingTable {
+    requests: Mutex<Requests<Item>>,
+    words: RequestWords,
+    /// Items that were ever put into the table; changes under the receiver's turn.
+    pushes: AtomicU64,
+    max_message: usize,
+    pub(super) counters: Counters,
+}
+
+/// The words by which the worker is told what became of its requests, and what it waits for.
+#[derive(Debug)]
+pub(crate) struct RequestWords {
+    pub(crate) abort: OwnU32,
+    /// One cancel and one credit for each request.
+    pub(crate) cells: RequestCells,
+    /// The credit that a handler waits for, and the request of its stream.
+    pub(crate) credit_need: PeerU64,
+    pub(crate) credit_request: PeerU64,
+    /// Wakes a handler that waits for credit or a cancel.
+    pub(crate) bell: Bell,
+}
+
+/// Numbers that only grow; read at any time.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) late_frames: Counter,
+    pub(crate) unknown_frames: Counter,
+    pub(crate) cancels: Counter,
+    pub(crate) copied_frames: Counter,
+}
+
+impl PendingTable {
+    pub(super) fn new(words: RequestWords, config: &Config) -> Self {
+        Self {
+            requests: Mutex::new(Requests::new(config.max_in_flight, config.stream_window)),
+            words,
+            pushes: AtomicU64::new(0),
+            max_message: config.max_message,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Opens a request. Returns its number.
+    pub(super) fn open(&self, is_stream: bool) -> Result<u64> {
+        let mut requests = self.requests.lock();
+        let request = requests.open(is_stream)?;
+        self.words.cells.reset_credit(requests.slot_of(request));
+        Ok(request)
+    }
+
+    /// Closes a request of which no frame was sent.
+    pub(super) fn discard(&self, request: u64) {
+        if !fork::is_forked_child() {
+            self.requests.lock().discard(request);
+        }
+    }
+
+    /// Lets go of a request for its owner. A worker that is not done with it is told.
+    pub(super) fn release(&self, request: u64) {
+        if fork::is_forked_child() {
+            // The request is the parent's, and the child may wait for the lock for ever.
+            return;
+        }
+        let mut requests = self.requests.lock();
+        let slot = requests.slot_of(request);
+        let is_running = requests.release(request);
+        if is_running && !chosen(Mutant::LetGoUntold) {
+            self.tell_cancelled(requests, slot, request, Mutant::LetGoLate);
+        }
+    }
+
+    /// Asks the worker to give a request up. What still comes of it is delivered.
+    pub(super) fn cancel(&self, request: u64) {
+        if fork::is_forked_child() {
+            return;
+        }
+        let mut requests = self.requests.lock();
+        let slot = requests.slot_of(request);
+        if requests.is_running(request) {
+            self.tell_cancelled(requests, slot, request, Mutant::CancelLate);
+        }
+    }
+
+    fn tell_cancelled(
+        &self,
+        requests: MutexGuard<'_, Requests<Item>>,
+        slot: usize,
+        request: u64,
+        late: Mutant,
+    ) {
+        self.counters.cancels.fetch_add(1, Ordering::Relaxed);
+        let requests = Some(requests).filter(|_| !chosen(late));
+        self.words.cells.cancel(slot, request);
+        drop(requests);
+        if !chosen(Mutant::CancelNotRung) {
+            self.words.bell.ring();
+        }
+    }
+
+    /// Sets or clears the flag that every handler of the worker sees.
+    pub(super) fn set_abort(&self, is_set: bool) {
+        if fork::is_forked_child() {
+            return;
+        }
+        // Pairs with the Acquire load in the worker's `is_cancelled`.
+        self.words.abort.store(u32::from(is_set), Ordering::Release);
+        if is_set {
+            self.words.bell.ring();
+        }
+    }
+
+    /// Delivers a frame to its request. An item for `own`, the reader's request, is returned. An
+    /// item for another request is put into the table; `given` gets its waiter, if one is
+    /// registered.
+    ///
+    /// # Errors
+    ///
+    /// What the worker wrote that cannot be, after which the channel is over.
+    #[inline]
+    pub(super) fn deliver(
+        &self,
+        frame: Frame<'_>,
+        own: u64,
+        buffers: &Arc<BufferPool>,
+        given: impl FnOnce(Option<Waiter>),
+    ) -> Result<Option<Item>> {
+        let arrival = Arrival::of(&frame)?;
+        let request = arrival.header.request;
+        // What happens to most frames, in one look at the table.
+        let is_plain = arrival.is_whole_result() && request == own;
+        if is_plain && self.requests.lock().complete(request) {
+            return Ok(Some(Item::Result(Body::keep(frame, buffers))));
+        }
+        self.deliver_any(frame, arrival, own, buffers, given)
+    }
+
+    #[inline(never)]
+    fn deliver_any(
+        &self,
+        frame: Frame<'_>,
+        arrival: Arrival,
+        own: u64,
+        buffers: &Arc<BufferPool>,
+        given: impl FnOnce(Option<Waiter>),
+    ) -> Result<Option<Item>> {
+        let request = arrival.header.request;
+        let mut requests = self.requests.lock();
+        let Some(is_stream) = self.admit(&mut requests, arrival)? else { return Ok(None) };
+        if arrival.is_piece() {
+            let item = self.add_piece(requests, frame, (arrival, is_stream), own, buffers)?;
+            return Ok(match item {
+                Some(item) if request != own => {
+                    self.give(arrival, item, given);
+                    None
+                }
+                item => item,
+            });
+        }
+        // An error can cut a message off. What came of that message is of no use.
+        let cut_off = requests.take_assembler(request);
+        if request != own {
+            drop(requests);
+            drop(cut_off);
+            // Copied, so that a request whose owner reads late holds up no other.
+            self.counters.copied_frames.fetch_add(1, Ordering::Relaxed);
+            let body = Body::Owned(frame.payload().to_vec());
+            self.give(arrival, arrival.item(body, arrival.cost(), is_stream), given);
+            return Ok(None);
+        }
+        if ends_call(arrival, is_stream) {
+            requests.release(request);
+        }
+        drop(requests);
+        drop(cut_off);
+        Ok(Some(arrival.own_item(frame, is_stream, buffers)))
+    }
+
+    /// Whether a frame is for a request that is open, and if so, whether that is a stream.
+    /// Counts the credit that a chunk costs, and that nothing comes after a last frame.
+    fn admit(&self, requests: &mut Requests<Item>, arrival: Arrival) -> Result<Option<bool>> {
+        let request = arrival.header.request;
+        let owner = requests.owner(request);
+        if arrival.is_last() {
+            requests.finish(request);
+        }
+        let dropped = match owner {
+            Owner::Open { is_stream } => {
+                if arrival.is_chunk() && !requests.spend_credit(request, arrival.cost()) {
+                    return Err(ran_ahead(request));
+                }
+                return Ok(Some(is_stream));
+            }
+            Owner::Retired => &self.counters.late_frames,
+            Owner::Unknown => &self.counters.unknown_frames,
+        };
+        dropped.fetch_add(1, Ordering::Relaxed);
+        Ok(None)
+    }
+
+    /// Adds a piece to its message. Returns the message if that was its last piece.
+    fn add_piece(
+        &self,
+        mut requests: MutexGuard<'_, Requests<Item>>,
+        frame: Frame<'_>,
+        (arrival, is_stream): (Arrival, bool),
+        own: u64,
+        buffers: &Arc<BufferPool>,
+    ) -> Result<Option<Item>> {
+        let (header, request) = (arrival.header, arrival.header.request);
+        let mut assembler = requests.take_assembler(request);
+        // Copied without the lock: a long piece would keep others from sending.
+        drop(requests);
+        let expected = as_usize(header.aux).min(self.max_message);
+        let buffer = || buffers.buffer(expected);
+        let message = assembler.add(header, frame.payload(), self.max_message, buffer)?;
+        let mut requests = self.requests.lock();
+        let Some(message) = message else {
+            let is_owned = requests.put_assembler(request, assembler);
+            // Only chunks take credit, so that nothing else gives any.
+            let is_credited = arrival.is_chunk() && !requests.withhold(request, arrival.cost());
+            drop(requests);
+            if !is_owned {
+                self.counters.late_frames.fetch_add(1, Ordering::Relaxed);
+            } else if is_credited {
+                // It has left the ring, and the cap on messages bounds what it adds to: the
+                // worker may send the next piece.
+                self.consumed(request, arrival.cost(), true);
+            }
+            return Ok(None);
+        };
+        let withheld = if arrival.is_chunk() { requests.take_withheld(request) } else { 0 };
+        if request == own && ends_call(arrival, is_stream) {
+            requests.release(request);
+        }
+        drop(requests);
+        let body = Body::Message(PooledBuffer::new(message.bytes, buffers));
+        Ok(Some(arrival.item(body, arrival.cost() + withheld, is_stream)))
+    }
+
+    /// Puts an item into the table for the owner of its request.
+    fn give(&self, arrival: Arrival, item: Item, given: impl FnOnce(Option<Waiter>)) {
+        let pushed = self.requests.lock().push(arrival.header.request, item);
+        self.pushes.fetch_add(1, Ordering::Relaxed);
+        match pushed {
+            Ok(waiter) => given(waiter.filter(|_| !chosen(Mutant::GivenWithoutWake))),
+            // Its owner has let go meanwhile: after the end of the request, or before.
+            Err(_) if arrival.is_last() => {}
+            Err(_) => {
+                self.counters.late_frames.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Copies the short chunks of a stream that come next in the ring. Returns whether there
+    /// were any, or the error that ended the run.
+    #[inline]
+    pub(super) fn read_ahead(
+        &self,
+        consumer: &mut Consumer,
+        request: u64,
+        ahead: &mut ReadAhead,
+    ) -> Result<Option<Result<()>>> {
+        let Some(end) = copy_run(consumer, request, &mut ahead.run)? else { return Ok(None) };
+        let mut requests = self.requests.lock();
+        let cut_off = requests.take_assembler(request);
+        let is_covered = |len| requests.spend_credit(request, as_usize(span(len)));
+        let are_covered = ahead.run.keep_while(is_covered);
+        drop(requests);
+        drop(cut_off);
+        Ok(Some(if are_covered { end } else { Err(ran_ahead(request)) }))
+    }
+
+    /// Whether anything was ever put into the table.
+    #[inline]
+    pub(super) fn has_pushed(&self) -> bool {
+        self.pushes.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes the next item of a request.
+    pub(super) fn take(&self, request: u64) -> Option<Item> {
+        self.requests.lock().take(request)
+    }
+
+    /// Takes the next item of a call. If nothing comes after it, lets go of the request, too.
+    pub(super) fn take_last(&self, request: u64) -> Option<Item> {
+        let mut requests = self.requests.lock();
+        let item = requests.take(request);
+        if item.is_some() && !requests.is_running(request) {
+            requests.release(request);
+        }
+        item
+    }
+
+    /// Takes all items of a stream. Returns whether there were any.
+    pub(super) fn take_all(&self, request: u64, ahead: &mut ReadAhead) -> bool {
+        self.requests.lock().take_all(request, &mut ahead.items);
+        !ahead.items.is_empty()
+    }
+
+    pub(super) fn has_item(&self, request: u64) -> bool {
+        self.requests.lock().has_item(request)
+    }
+
+    /// Registers a waiter, unless an item is there already. Returns whether it was registered.
+    pub(super) fn wait(&self, request: u64, waiter: Waiter) -> bool {
+        self.requests.lock().wait(request, waiter)
+    }
+
+    /// Takes the next item of a request; if there is none, registers a task for it.
+    pub(super) fn take_or_wait(&self, request: u64, waiter: Waiter) -> Option<Item> {
+        let mut requests = self.requests.lock();
+        let replaced = requests.take_waiter(request);
+        let item = requests.take(request);
+        let unused = match item {
+            None => {
+                requests.wait(request, waiter);
+                None
+            }
+            Some(_) => Some(waiter),
+        };
+        drop(requests);
+        // A waker's drop is the executor's code: not under the lock.
+        drop((replaced, unused));
+        item
+    }
+
+    /// Forgets the waiter of a request.
+    pub(super) fn stop_waiting(&self, request: u64) {
+        if !fork::is_forked_child() {
+            let waiter = self.requests.lock().take_waiter(request);
+            drop(waiter);
+        }
+    }
+
+    /// Removes a thread that waits, to read the ring instead.
+    pub(super) fn take_thread(&self) -> Option<Waiter> {
+        self.requests.lock().take_thread()
+    }
+
+    /// Removes all waiters.
+    pub(super) fn take_waiters(&self) -> Vec<Waiter> {
+        self.requests.lock().take_waiters()
+    }
+
+    /// Counts bytes of slots that the reader of a stream has consumed, and tells the worker if
+    /// that is due.
+    pub(super) fn consumed(&self, request: u64, bytes: usize, is_about_to_wait: bool) {
+        if fork::is_forked_child() {
+            return;
+        }
+        let mut requests = self.requests.lock();
+        let Some(credit) = requests.consume(request, bytes, is_about_to_wait) else { return };
+        let slot = requests.slot_of(request);
+        // Under the lock: two threads may count for one stream, its owner and the reader of a
+        // message in pieces, and a smaller sum must not replace a larger one.
+        let requests = Some(requests).filter(|_| !chosen(Mutant::CreditLate));
+        self.words.cells.set_credit(slot, credit);
+        drop(requests);
+        fence(Ordering::SeqCst); // B, pairs with A in the worker's wait for credit
+        let is_awaited = self.words.credit_request.load(Ordering::Relaxed) == request;
+        if is_awaited && self.words.credit_need.load(Ordering::Relaxed) <= credit {
+            self.words.bell.ring();
+        }
+    }
+
+    /// See [`Requests::take_ready`].
+    pub(super) fn take_ready(&self) -> Vec<u64> {
+        self.requests.lock().take_ready()
+    }
+
+    /// Requests whose owner has not let go of them.
+    pub(super) fn in_flight(&self) -> usize {
+        self.requests.lock().in_flight()
+    }
+
+    /// Whether a request is a stream whose owner has not let go of it.
+    pub(super) fn is_open_stream(&self, request: u64) -> bool {
+        self.requests.lock().is_open_stream(request)
+    }
+
+    /// Holds the lock, for a test of what must not wait for it.
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> impl Sized {
+        self.requests.lock()
+    }
+
+    /// The requests, for models that look at their slots.
+    #[cfg(all(test, loom))]
+    pub(super) fn requests(&self) -> MutexGuard<'_, Requests<Item>> {
+        self.requests.lock()
+    }
+}
+
+/// Whether a frame that its owner reads ends its request. A stream's owner may have yet to
+/// read what was copied ahead, and a close that drains waits for that.
+fn ends_call(arrival: Arrival, is_stream: bool) -> bool {
+    arrival.is_last() && !is_stream
+}
+
+/// The error of a message that is longer than the cap, before anything is sent.
+#[cold]
+pub(super) fn too_long(len: usize, cap: usize) -> Error {
+    Error::too_large(len, cap, "raise max_message").with_begun(false)
+}

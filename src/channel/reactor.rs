@@ -1,0 +1,177 @@
+//! The words of a channel that is read by its descriptor: for tasks, or by a reactor of the
+//! host's.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::channel::wait_list::WaitList;
+use crate::error::{Error, Result};
+use crate::sync::mutant::{Mutant, chosen};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sys::wake_fd::WakeFd;
+
+/// Turns in a row that the descriptor asked for and that found nothing, after which the worker
+/// counts as corrupt.
+const MOST_IDLE_TURNS: u32 = 10_000;
+
+/// What is kept between two turns.
+#[derive(Debug)]
+pub(crate) struct Reactor {
+    /// The descriptor, if the channel was made for reactors.
+    wake_fd: Option<Arc<WakeFd>>,
+    /// Tasks that wait for something of this channel's.
+    tasks: AtomicUsize,
+    /// Tasks to be woken whenever the descriptor was readable: it may have been for them.
+    pub(crate) readable: WaitList,
+    /// Tasks to be woken at the end of the channel, which wait for something else.
+    pub(crate) ended: WaitList,
+    /// Set for good once a reactor of the host's reads this channel.
+    is_driven: AtomicU32,
+    /// Set while an item lies in the pending table that this reactor was not told of.
+    is_untold: AtomicU32,
+    /// How often in a row the descriptor was readable for nothing.
+    idle_turns: AtomicU32,
+    /// The position of the reply ring at the last turn.
+    position: AtomicU64,
+    /// Makes sure that the descriptor is polled for the tasks of the calling thread.
+    attend: OnceLock<Attend>,
+}
+
+/// See [`Reactor::attend_with`].
+struct Attend(Box<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Attend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Attend")
+    }
+}
+
+impl Reactor {
+    pub(super) fn new(wake_fd: Option<Arc<WakeFd>>) -> Self {
+        Self {
+            wake_fd,
+            tasks: AtomicUsize::new(0),
+            readable: WaitList::default(),
+            ended: WaitList::default(),
+            is_driven: AtomicU32::new(0),
+            is_untold: AtomicU32::new(0),
+            idle_turns: AtomicU32::new(0),
+            position: AtomicU64::new(0),
+            attend: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn wake_fd(&self) -> Option<&Arc<WakeFd>> {
+        self.wake_fd.as_ref()
+    }
+
+    /// Makes the descriptor readable, if there is one.
+    pub(super) fn wake_self(&self) {
+        if let Some(wake_fd) = &self.wake_fd {
+            wake_fd.wake_self();
+        }
+    }
+
+    /// Counts one more task that waits: a reader that leaves must arm the descriptor.
+    pub(crate) fn add_task(&self) {
+        self.tasks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove_task(&self) {
+        self.tasks.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_tasks(&self) -> bool {
+        self.tasks.load(Ordering::Relaxed) != 0
+    }
+
+    pub(super) fn has_one_task(&self) -> bool {
+        self.tasks.load(Ordering::Relaxed) == 1
+    }
+
+    /// Notes that a reactor of the host's reads this channel from now on.
+    pub(super) fn set_driven(&self) {
+        self.is_driven.store(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_driven(&self) -> bool {
+        self.is_driven.load(Ordering::Relaxed) != 0
+    }
+
+    /// Notes, under the receiver's turn, that an item without a waiter was put into the
+    /// pending table. A reactor of the host's is told by its descriptor.
+    pub(super) fn note_untold(&self) {
+        if self.is_driven()
+            && !chosen(Mutant::UntoldNotLit)
+            && self.is_untold.swap(1, Ordering::Relaxed) == 0
+        {
+            self.wake_self();
+        }
+    }
+
+    pub(super) fn clear_untold(&self) {
+        self.is_untold.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_untold(&self) -> bool {
+        self.is_untold.load(Ordering::Relaxed) != 0
+    }
+
+    /// Notes where the reply ring was read to. Returns whether that is further than before,
+    /// whichever reader read it.
+    pub(super) fn moved_to(&self, position: u64) -> bool {
+        self.position.swap(position, Ordering::Relaxed) != position
+    }
+
+    /// Counts a turn. Tells a worker that makes the descriptor readable without end from one
+    /// that is busy, and wakes the tasks that the descriptor may have been readable for.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt) after 10,000 turns in a row
+    /// that had no reason.
+    pub(super) fn count_turn(&self, has_drained: bool, has_reason: bool) -> Result<()> {
+        if has_drained {
+            self.readable.wake_all();
+        }
+        if has_reason {
+            self.idle_turns.store(0, Ordering::Relaxed);
+        } else if has_drained && self.idle_turns.fetch_add(1, Ordering::Relaxed) >= MOST_IDLE_TURNS
+        {
+            let message = "the peer made the descriptor for reactors readable without end";
+            return Err(Error::corrupt(message));
+        }
+        Ok(())
+    }
+
+    /// Notes that the worker has been given a reason to make the descriptor readable.
+    pub(crate) fn expect_a_turn(&self) {
+        self.idle_turns.store(0, Ordering::Relaxed);
+    }
+
+    /// Tells all that poll the descriptor, and all tasks, that the channel is over.
+    pub(super) fn wake_at_end(&self) {
+        self.wake_self();
+        self.readable.wake_all_elsewhere();
+        self.ended.wake_all_elsewhere();
+    }
+
+    /// Sets what is called before each look of a task that may then wait: a reactor that polls
+    /// the descriptor for its own tasks need not run while another executor's wait. Once: a
+    /// channel gets one async view.
+    pub(crate) fn attend_with(&self, attend: impl Fn() + Send + Sync + 'static) {
+        let _ = self.attend.set(Attend(Box::new(attend)));
+    }
+
+    /// Must be called before a task waits for the descriptor to be polled.
+    pub(crate) fn attend(&self) {
+        if let Some(Attend(attend)) = self.attend.get() {
+            attend();
+        }
+    }
+
+    /// Holds all locks, for a test of what must not wait for them.
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> impl Sized {
+        (self.readable.hold(), self.ended.hold())
+    }
+}

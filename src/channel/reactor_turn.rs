@@ -1,0 +1,259 @@
+//! Reading by the descriptor: for tasks, and for a reactor of the host's.
+//!
+//! # Ordering
+//!
+//! A descriptor that was found readable is drained *before* `missed` is set (see `receiver`).
+//! The frame that made it readable was published before, and is seen by the turn that
+//! `missed` asks for. So the descriptor is not readable for long while a thread reads, which
+//! would keep a reactor running.
+
+use crate::channel::core::Core;
+use crate::channel::deliver::Item;
+use crate::channel::reader::{Announced, BURST, ForOthers, Found, Reader, Rest, read, take_frames};
+use crate::error::Result;
+use crate::link::not_pollable;
+use crate::ring::Consumer;
+use crate::ring::consumer::shut_down;
+use crate::ring::position::span;
+use crate::shm::layout::{as_u64, as_usize};
+use crate::sync::mutant::{Mutant, chosen};
+use crate::sync::{Ordering, TryGuard, fence};
+use crate::sys::fork;
+use crate::sys::wake_fd::{Drained, WakeFd};
+
+/// Turns in a row for readers that found the turn taken, before the descriptor is made
+/// readable instead.
+const MOST_TURNS: u32 = 8;
+
+/// What reads by the descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// A task that looks for itself. What is armed already stays as it is.
+    Task,
+    /// A driver of the library's, whose descriptor was readable.
+    Driver,
+    /// A reactor of the host's. The descriptor has to be exact, and the reactor looks itself.
+    Host,
+    /// A thread that has given the turn back, in place of the host's reactor.
+    ThreadForHost,
+}
+
+impl By {
+    fn is_exact(self) -> bool {
+        matches!(self, Self::Host | Self::ThreadForHost)
+    }
+}
+
+/// One turn by the descriptor.
+#[derive(Debug)]
+struct DescriptorReader<'a> {
+    wake_fd: &'a WakeFd,
+    by: By,
+    /// Frames that may be read before the reactor's other descriptors get their turn.
+    left: usize,
+    has_drained: bool,
+    /// There was a reason for the descriptor to be readable.
+    has_reason: bool,
+}
+
+impl Reader for DescriptorReader<'_> {
+    fn must_stop(&mut self) -> bool {
+        // Asked after each burst of frames; a ring that was full is read to its end.
+        self.left = self.left.saturating_sub(1);
+        self.left == 0
+    }
+
+    fn room_given(&mut self) {
+        self.has_reason = true;
+    }
+
+    fn announce(&mut self, core: &Core, consumer: &mut Consumer) -> Result<Announced> {
+        let room = core.sender.announce_room_by_fd();
+        self.has_reason |= room.is_some();
+        let is_armed = self.by == By::Task && consumer.is_armed();
+        if !is_armed {
+            let rearmed = consumer.settle(self.wake_fd, false, self.by.is_exact())?;
+            self.has_drained |= rearmed.has_drained;
+        }
+        Ok((consumer.position(), room.map(as_u64)))
+    }
+
+    fn rest(&mut self) -> Rest {
+        Rest::Leave
+    }
+}
+
+/// The descriptor of a reactor of the host's was readable, or the reactor starts. Reads all
+/// frames that are there into their requests and leaves the descriptor so that the next frame
+/// makes it readable. While a thread reads, that thread does so when it leaves.
+///
+/// # Errors
+///
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) without a descriptor; why the
+/// channel is over.
+pub(super) fn drive(core: &Core) -> Result<()> {
+    fork::check()?;
+    let wake_fd = core.reactor.wake_fd().ok_or_else(not_pollable)?;
+    core.reactor.set_driven();
+    let ran = run(core, wake_fd, By::Host);
+    if !chosen(Mutant::DriveWakesNoThread) {
+        core.wake_a_thread(); // as in `read_for_task`
+    }
+    match ran {
+        Ok(_) if core.state.is_open() => Ok(()),
+        Ok(_) => Err(core.state.why_over_now(None)),
+        Err(error) => Err(core.fail(error)),
+    }
+}
+
+/// Takes the next item of a request of a channel that a reactor of the host's reads: what this
+/// thread read here, the reactor's descriptor would be readable for.
+///
+/// # Errors
+///
+/// Why the channel is over, once nothing more can come.
+pub(super) fn take_driven(core: &Core, request: u64, is_stream: bool) -> Result<Option<Item>> {
+    fork::check()?;
+    let take = || match is_stream {
+        true => core.pending.take(request),
+        false => core.pending.take_last(request),
+    };
+    let is_over = !core.state.is_open();
+    let item = take();
+    if item.is_some() || !is_over {
+        return Ok(item);
+    }
+    let over = drive(core);
+    match take() {
+        Some(item) => Ok(Some(item)),
+        None => over.map(|()| None).map_err(|_| core.state.why_over_now(Some(request))),
+    }
+}
+
+/// Reads for a task and arms the descriptor. Returns false if another reader has the turn,
+/// which then does so when it leaves.
+pub(super) fn read_for_task(core: &Core) -> bool {
+    let has_looked = run_or_fail(core, By::Task);
+    // A thread that parked while this one read would be woken by nothing else.
+    core.wake_a_thread();
+    has_looked
+}
+
+/// The descriptor was found readable by a driver of the library's.
+pub(super) fn read_for_driver(core: &Core) {
+    run_or_fail(core, By::Driver);
+    core.wake_a_thread();
+}
+
+/// A thread has given the turn back, and has fenced. If tasks or a reactor wait, their
+/// descriptor must be armed again, and frames that came meanwhile be read.
+#[inline]
+pub(super) fn rearm_after_thread(core: &Core) {
+    let has_missed = core.receiver.take_missed();
+    if core.reactor.is_driven() {
+        if !chosen(Mutant::NoPumpAtHandOver) {
+            run_or_fail(core, By::ThreadForHost);
+        }
+    } else if has_missed || core.reactor.has_tasks() {
+        run_or_fail(core, By::Task);
+    }
+}
+
+/// Returns whether this thread looked at the ring.
+fn run_or_fail(core: &Core, by: By) -> bool {
+    if fork::is_forked_child() {
+        return false;
+    }
+    let Some(wake_fd) = core.reactor.wake_fd() else { return false };
+    match run(core, wake_fd, by) {
+        Ok(has_looked) => has_looked,
+        Err(error) => {
+            core.fail(error);
+            true
+        }
+    }
+}
+
+/// Takes turns until no reader was turned away. Returns whether this thread looked at the ring.
+fn run(core: &Core, wake_fd: &WakeFd, by: By) -> Result<bool> {
+    for _ in 0..MOST_TURNS {
+        let Some(turn) = turn_or_missed(core, wake_fd, by)? else { return Ok(false) };
+        take_turn(core, wake_fd, by, turn)?;
+        fence(Ordering::SeqCst); // pairs with the fence in `turn_or_missed`
+        if !core.receiver.take_missed() {
+            return Ok(true);
+        }
+    }
+    wake_fd.wake_self();
+    Ok(true)
+}
+
+/// The turn to read, or a note for the reader that has it.
+fn turn_or_missed<'a>(
+    core: &'a Core,
+    wake_fd: &WakeFd,
+    by: By,
+) -> Result<Option<TryGuard<'a, Consumer>>> {
+    if let Some(turn) = core.receiver.try_turn() {
+        return Ok(Some(turn));
+    }
+    if by != By::Task {
+        let drained = wake_fd.drain();
+        if drained == Drained::Broken {
+            return Err(shut_down());
+        }
+        core.reactor.count_turn(drained == Drained::Something, false)?;
+    }
+    core.receiver.set_missed();
+    fence(Ordering::SeqCst); // pairs with the fences after the turn is given back
+    Ok(core.receiver.try_turn())
+}
+
+fn take_turn(
+    core: &Core,
+    wake_fd: &WakeFd,
+    by: By,
+    mut turn: TryGuard<'_, Consumer>,
+) -> Result<()> {
+    let left = 1 + core.config.up.capacity / as_usize(span(0)) / BURST;
+    let mut reader = DescriptorReader { wake_fd, by, left, has_drained: false, has_reason: false };
+    let found = read(core, &mut turn, &mut reader);
+    if let Ok(Some(Found::Over | Found::Stopped)) = found {
+        // There is more to read, or to be told of.
+        wake_fd.wake_self();
+    }
+    if by == By::Host {
+        core.reactor.clear_untold();
+    } else if core.reactor.has_untold() {
+        wake_fd.wake_self();
+    }
+    // Frames were a reason, whichever reader read them.
+    let has_moved = core.reactor.moved_to(turn.position());
+    drop(turn);
+    core.receiver.wake_list.wake_all();
+    found?;
+    core.reactor.count_turn(reader.has_drained, reader.has_reason || has_moved)
+}
+
+/// Reads for a task that looks for a while before it waits. Arms nothing: [`end_spin`] must
+/// follow.
+pub(super) fn spin_once(core: &Core) {
+    let Some(mut turn) = core.receiver.try_turn() else { return };
+    // A worker that is looked for need not ring.
+    turn.disarm();
+    let read = take_frames(core, &mut turn, &mut ForOthers);
+    drop(turn);
+    core.receiver.wake_list.wake_all();
+    if let Err(error) = read {
+        core.fail(error);
+    }
+}
+
+/// Arms the descriptor after a spin for readers that found the turn taken meanwhile.
+pub(super) fn end_spin(core: &Core) {
+    fence(Ordering::SeqCst); // pairs with the fences in `Wait::follow` and `turn_or_missed`
+    if core.receiver.take_missed() || !core.reactor.has_one_task() {
+        run_or_fail(core, By::Task);
+    }
+    core.wake_a_thread();
+}

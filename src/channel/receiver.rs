@@ -1,0 +1,95 @@
+//! The receiving side of a channel: the consumer, and the turn to read it.
+//!
+//! There is no thread of the library's own on this path. A thread that waits for a reply
+//! takes the turn, hands the frames of others to their requests, and leaves with its own. A
+//! lone caller always reads for itself and pays no hop between threads.
+//!
+//! # Ordering
+//!
+//! The turn is never waited for. Two kinds of readers can find it taken:
+//!
+//! * A thread registers as a follower and in the pending table, fences, tries once more, and
+//!   parks. A reader that leaves gives the turn back, fences, and looks for followers. So one
+//!   of the two sees the other, and no thread parks while nothing reads.
+//! * A task or a reactor sets `missed`, fences, tries once more, and leaves. A reader that
+//!   leaves gives the turn back, fences, and looks at `missed`. If it is set, it reads again.
+//!   So no frame that a reactor was called for is left unread.
+
+use crate::channel::waiter::WakeList;
+use crate::ring::Consumer;
+use crate::ring::consumer::LeaseGauge;
+use crate::sync::{AtomicU32, Ordering, TryGuard, TryLock};
+
+/// Owner of the reply ring's consumer.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    consumer: TryLock<Consumer>,
+    /// Threads that wait behind the one that reads.
+    followers: AtomicU32,
+    /// Set by a task or reactor that found the turn taken.
+    missed: AtomicU32,
+    /// Tasks that the reader wakes when it has given the turn back.
+    pub(super) wake_list: WakeList,
+    leases: LeaseGauge,
+}
+
+impl Receiver {
+    pub(super) fn new(consumer: Consumer) -> Self {
+        Self {
+            leases: consumer.lease_gauge(),
+            consumer: TryLock::new(consumer),
+            followers: AtomicU32::new(0),
+            missed: AtomicU32::new(0),
+            wake_list: WakeList::default(),
+        }
+    }
+
+    /// The turn to read, if no other reader has it. Dropping it gives it back; then
+    /// [`Core::hand_over`](super::core::Core::hand_over) must follow.
+    #[inline]
+    pub(super) fn try_turn(&self) -> Option<TryGuard<'_, Consumer>> {
+        self.consumer.try_lock()
+    }
+
+    pub(super) fn add_follower(&self) {
+        self.followers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn remove_follower(&self) {
+        self.followers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn has_followers(&self) -> bool {
+        self.followers.load(Ordering::Relaxed) != 0
+    }
+
+    /// Leaves a note for the reader that a task or reactor found the turn taken.
+    pub(super) fn set_missed(&self) {
+        self.missed.store(1, Ordering::Relaxed);
+    }
+
+    /// Whether a task or reactor found the turn taken since the last call.
+    #[inline]
+    pub(super) fn take_missed(&self) -> bool {
+        self.missed.load(Ordering::Relaxed) != 0 && self.missed.swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// Replies and chunks that still hold a slot.
+    pub(super) fn leases_held(&self) -> usize {
+        self.leases.held()
+    }
+
+    /// Holds all locks, for a test of what must not wait for them.
+    #[cfg(all(test, feature = "tokio", not(loom)))]
+    pub(super) fn hold(&self) -> impl Sized {
+        let consumer = loop {
+            match self.try_turn() {
+                Some(consumer) => break consumer,
+                None => std::thread::yield_now(),
+            }
+        };
+        std::mem::forget(consumer.hold());
+        (consumer, self.wake_list.hold())
+    }
+}

@@ -1,0 +1,181 @@
+//! Tests of [`super`].
+
+use super::*;
+use crate::protocol::kind::flags;
+use crate::ring::Header;
+use crate::shm::bytes::PeerBytes;
+
+fn open(requests: &mut Requests<u32>) -> u64 {
+    requests.open(false).unwrap()
+}
+
+/// A message of which the first piece has come.
+fn begun() -> Assembler {
+    let mut assembler = Assembler::default();
+    let header = Header { flags: flags::MORE, ..Header::default() };
+    assert!(assembler.add(header, PeerBytes::of(b"x"), 10, Vec::new).unwrap().is_none());
+    assembler
+}
+
+#[test]
+fn a_request_takes_its_items_in_order_and_its_slot_is_free_after_both_ends_are_done() {
+    let mut requests = Requests::new(2, 100);
+    let request = open(&mut requests);
+    assert_eq!(requests.owner(request), Owner::Open { is_stream: false });
+    requests.push(request, 1).unwrap();
+    requests.push(request, 2).unwrap();
+    requests.finish(request);
+    assert_eq!(requests.take(request), Some(1));
+    assert_eq!(requests.take(request), Some(2));
+    assert_eq!(requests.take(request), None);
+    assert!(!requests.is_running(request));
+    assert_eq!(requests.in_flight(), 1);
+    assert!(!requests.release(request), "the worker is done with it");
+    assert_eq!((requests.in_flight(), requests.owner(request)), (0, Owner::Unknown));
+}
+
+#[test]
+fn a_call_that_has_its_result_is_ended_in_one_look_unless_there_is_more_to_it() {
+    let mut requests = Requests::new(8, 100);
+    let plain = open(&mut requests);
+    assert!(requests.complete(plain));
+    assert_eq!((requests.in_flight(), requests.owner(plain)), (0, Owner::Unknown));
+    assert!(!requests.complete(plain), "once");
+
+    let stream = requests.open(true).unwrap();
+    let unread = open(&mut requests);
+    requests.push(unread, 1).unwrap();
+    let in_pieces = open(&mut requests);
+    assert!(requests.put_assembler(in_pieces, begun()));
+    let awaited = open(&mut requests);
+    assert!(requests.wait(awaited, Waiter::Thread(crate::sync::current())));
+    let given_up = open(&mut requests);
+    assert!(requests.release(given_up), "the worker has to be told");
+    let finished = open(&mut requests);
+    requests.finish(finished);
+    for other in [stream, unread, in_pieces, awaited, given_up, finished, 0, 1000] {
+        let before = (requests.in_flight(), requests.owner(other));
+        assert!(!requests.complete(other), "{other}");
+        assert_eq!((requests.in_flight(), requests.owner(other)), before);
+    }
+}
+
+#[test]
+fn who_left_without_being_picked_is_forgotten_in_time() {
+    let mut requests = Requests::new(2, 100);
+    for _ in 0..1000 {
+        let request = open(&mut requests);
+        assert!(requests.wait(request, Waiter::Thread(crate::sync::current())));
+        drop(requests.take_waiter(request));
+        requests.finish(request);
+        requests.release(request);
+        assert!(requests.parked.len() <= 4, "{}", requests.parked.len());
+    }
+    let request = open(&mut requests);
+    assert!(requests.wait(request, Waiter::Thread(crate::sync::current())));
+    assert!(requests.take_thread().is_some(), "who still waits is not");
+}
+
+#[test]
+fn frames_of_a_request_that_was_given_up_reach_nobody() {
+    let mut requests = Requests::new(2, 100);
+    let late = open(&mut requests);
+    assert!(requests.release(late), "the worker has to be told");
+    assert!(!requests.release(late), "once");
+    let others: Vec<u64> = std::iter::from_fn(|| requests.open(false).ok()).collect();
+    assert_eq!(others.len(), 1, "the slot is taken until the worker is done with it");
+    assert_eq!(requests.owner(late), Owner::Retired);
+    requests.finish(late);
+    assert_eq!(requests.owner(late), Owner::Unknown);
+    let next = open(&mut requests);
+    assert!(next != late && next % 2 == late % 2);
+    assert_eq!(requests.take(next), None);
+}
+
+#[test]
+fn a_full_table_says_so() {
+    let mut requests = Requests::<u32>::new(3, 100);
+    (0..3).for_each(|_| {
+        open(&mut requests);
+    });
+    assert_eq!(requests.open(false).unwrap_err().kind(), ErrorKind::TooManyInFlight);
+    assert_eq!(requests.in_flight(), 3);
+    requests.discard(2);
+    assert_eq!(requests.in_flight(), 2);
+    assert_eq!(requests.open(false).unwrap() % 3, 2);
+}
+
+#[test]
+fn id_zero_belongs_to_nobody() {
+    let mut requests = Requests::<u32>::new(4, 100);
+    assert_eq!(requests.owner(0), Owner::Unknown);
+    assert!(requests.push(0, 1).is_err());
+    requests.finish(0);
+    assert!(!requests.release(0));
+}
+
+#[test]
+fn credit_is_told_at_every_quarter_of_the_window_and_before_a_wait() {
+    let mut requests = Requests::<u32>::new(1, 100);
+    let stream = requests.open(true).unwrap();
+    assert_eq!(requests.consume(stream, 20, false), None);
+    assert_eq!(requests.consume(stream, 5, false), Some(25));
+    assert_eq!(requests.consume(stream, 24, false), None);
+    assert_eq!(requests.consume(stream, 0, true), Some(49));
+    assert_eq!(requests.consume(stream, 0, true), None);
+}
+
+#[test]
+fn a_stream_has_credit_for_one_window_or_for_one_chunk_that_is_longer() {
+    let mut requests = Requests::<u32>::new(1, 100);
+    let stream = requests.open(true).unwrap();
+    assert!(requests.spend_credit(stream, 64) && requests.spend_credit(stream, 36));
+    assert_eq!(requests.consume(stream, 64, true), Some(64));
+    assert!(requests.spend_credit(stream, 64));
+    assert_eq!(requests.consume(stream, 100, true), Some(164));
+    assert!(requests.spend_credit(stream, 128), "nothing is outstanding");
+    assert!(!requests.spend_credit(stream, 64), "a window and more is");
+    assert!(!requests.spend_credit(stream + 1, 0), "a request that is unknown");
+}
+
+#[test]
+fn waiters_are_handed_out_once_and_not_registered_when_something_is_there() {
+    let mut requests = Requests::new(2, 100);
+    let me = || Waiter::Thread(crate::sync::current());
+    let (one, two) = (open(&mut requests), open(&mut requests));
+    assert!(requests.wait(one, me()) && requests.wait(two, me()) && requests.wait(two, me()));
+    assert!(requests.take_thread().is_some() && requests.take_thread().is_some());
+    assert!(requests.take_thread().is_none());
+    requests.push(one, 1).unwrap();
+    assert!(!requests.wait(one, me()));
+    assert!(requests.wait(two, me()));
+    assert!(requests.push(two, 1).unwrap().is_some());
+    assert!(requests.take_waiters().is_empty());
+}
+
+#[test]
+fn a_reactor_is_told_once_of_each_request_that_has_got_something() {
+    let mut requests = Requests::new(4, 100);
+    let [early, twice, awaited, given_up] = [(); 4].map(|()| open(&mut requests));
+    requests.push(early, 1).unwrap();
+    assert_eq!(requests.take_ready(), [early]);
+    assert_eq!(requests.take_ready(), [0_u64; 0]);
+    assert!(requests.wait(awaited, Waiter::Thread(crate::sync::current())));
+    for request in [given_up, twice, twice, awaited] {
+        requests.push(request, 1).unwrap();
+    }
+    requests.release(given_up);
+    assert_eq!(requests.take_ready(), [twice]);
+    requests.push(twice, 1).unwrap();
+    assert_eq!(requests.take_ready(), [twice]);
+    // A reactor that never asks costs no more than that.
+    for _ in 0..100 {
+        requests.finish(twice);
+        requests.release(twice);
+        let next = open(&mut requests);
+        requests.push(next, 1).unwrap();
+        requests.finish(next);
+        requests.release(next);
+    }
+    assert!(requests.ready.as_ref().is_some_and(|ready| ready.len() <= 8));
+}

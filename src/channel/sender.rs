@@ -1,0 +1,198 @@
+//! The sending side of a channel: the producer, the waiters for room, and the turn of long
+//! messages.
+//!
+//! Two locks, both owned here. `long_messages` is the outermost lock of a channel and is held
+//! while its owner waits: a message longer than a frame goes out in pieces, and the worker
+//! collects one such message at a time. `sending` is held while one frame is copied into the
+//! ring. No code of the host's runs under it: payloads are encoded before.
+
+use std::collections::VecDeque;
+
+use crate::channel::timed_mutex::TimedMutex;
+use crate::channel::waiter::Waiter;
+use crate::error::{Error, Result};
+use crate::ring::{Header, Producer};
+use crate::sync::{AtomicU32, Mutex, Ordering};
+
+/// Owner of the request ring's producer.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    sending: Mutex<Sending>,
+    /// Waiters for room, counted so that a reader finds out without the lock.
+    waiting: AtomicU32,
+    long_messages: TimedMutex<()>,
+}
+
+#[derive(Debug)]
+struct Sending {
+    producer: Producer,
+    /// Waiters for room, first come first served.
+    queue: VecDeque<WaiterForRoom>,
+    /// The last key that was given out.
+    last_key: u64,
+}
+
+#[derive(Debug)]
+struct WaiterForRoom {
+    key: u64,
+    /// Length of the payload that needs room, in bytes.
+    len: usize,
+    waiter: Waiter,
+}
+
+/// Counters of the request ring.
+#[derive(Debug, Default)]
+pub(crate) struct SenderStats {
+    pub(crate) wakes: u64,
+    pub(crate) high_water: u64,
+}
+
+impl Sender {
+    pub(super) fn new(producer: Producer) -> Self {
+        let sending = Sending { producer, queue: VecDeque::new(), last_key: 0 };
+        Self {
+            sending: Mutex::new(sending),
+            waiting: AtomicU32::new(0),
+            long_messages: TimedMutex::new(()),
+        }
+    }
+
+    /// Sends one frame if there is room for it. Returns whether the worker was asleep and had
+    /// to be woken, or `None` if the ring is full.
+    ///
+    /// `fill` runs under the lock. `corrupt` runs after it, if what the worker wrote into the
+    /// ring cannot be; the length of the frame was checked before.
+    #[inline]
+    pub(super) fn try_send(
+        &self,
+        header: Header,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<()>,
+        corrupt: impl FnOnce(Error) -> Error,
+    ) -> Result<Option<bool>> {
+        let mut sending = self.sending.lock();
+        match sending.producer.try_claim(len) {
+            Ok(Some(mut claim)) => {
+                fill(claim.payload())?;
+                crate::failpoint::failpoint!("after copy");
+                Ok(Some(claim.commit(header)))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => {
+                drop(sending);
+                Err(corrupt(error))
+            }
+        }
+    }
+
+    pub(super) fn has_room_for(&self, len: usize) -> Result<bool> {
+        self.sending.lock().producer.has_room_for(len)
+    }
+
+    /// Bytes of the ring that the worker has not released.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.sending.lock().producer.in_flight()
+    }
+
+    pub(super) fn prefault(&self) {
+        self.sending.lock().producer.prefault();
+    }
+
+    pub(super) fn stats(&self) -> SenderStats {
+        let producer = &self.sending.lock().producer;
+        SenderStats { wakes: producer.wakes(), high_water: producer.high_water() }
+    }
+
+    /// The turn to send a message that is longer than a frame.
+    pub(crate) fn long_messages(&self) -> &TimedMutex<()> {
+        &self.long_messages
+    }
+
+    /// Adds a waiter for room. A reader must be told: it announces to the worker how much room
+    /// is wanted when it sleeps the next time.
+    pub(super) fn wait_for_room(&self, len: usize, waiter: Waiter) -> u64 {
+        let mut sending = self.sending.lock();
+        sending.last_key += 1;
+        let key = sending.last_key;
+        sending.queue.push_back(WaiterForRoom { key, len, waiter });
+        drop(sending);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        key
+    }
+
+    /// Ends a wait for room, whether the waiter was woken or not.
+    pub(super) fn stop_waiting(&self, key: u64) {
+        let mut sending = self.sending.lock();
+        let index = sending.queue.iter().position(|waiting| waiting.key == key);
+        let removed = index.and_then(|index| sending.queue.remove(index));
+        drop(sending);
+        // A waker's drop is the executor's code: not under the lock.
+        drop(removed);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether room is waited for.
+    #[inline]
+    pub(super) fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) != 0
+    }
+
+    /// Announces to the worker that its next release must wake this process's reader, once
+    /// there is room for `own`, or else for the first waiter. Returns the position that was
+    /// announced.
+    pub(super) fn announce_room(&self, own: Option<usize>) -> Option<u64> {
+        let sending = self.sending.lock();
+        let wanted = own.or_else(|| sending.first_len());
+        wanted.map(|len| sending.producer.announce_space(len))
+    }
+
+    /// As [`Sender::announce_room`] for the first waiter, to be woken by the descriptor.
+    /// Returns how much room is wanted.
+    pub(super) fn announce_room_by_fd(&self) -> Option<usize> {
+        let sending = self.sending.lock();
+        let wanted = sending.first_len();
+        if let Some(len) = wanted {
+            sending.producer.announce_space_by_fd(len);
+        }
+        wanted
+    }
+
+    /// Removes the waiters for which there is room now, in their order.
+    #[cold]
+    pub(super) fn take_those_with_room(&self) -> Result<Vec<Waiter>> {
+        let mut sending = self.sending.lock();
+        let mut taken = Vec::new();
+        while let Some(len) = sending.first_len() {
+            if !sending.producer.has_room_for(len)? {
+                break;
+            }
+            taken.extend(sending.queue.pop_front().map(|first| first.waiter));
+        }
+        Ok(taken)
+    }
+
+    /// Removes the first thread that waits for room, to read the ring instead.
+    pub(super) fn take_thread(&self) -> Option<Waiter> {
+        let mut sending = self.sending.lock();
+        let index = sending.queue.iter().position(|waiting| waiting.waiter.is_thread())?;
+        sending.queue.remove(index).map(|waiting| waiting.waiter)
+    }
+
+    /// Removes all waiters for room.
+    pub(super) fn take_waiters(&self) -> Vec<Waiter> {
+        let queue = std::mem::take(&mut self.sending.lock().queue);
+        queue.into_iter().map(|waiting| waiting.waiter).collect()
+    }
+
+    /// Holds both locks, for a test of what must not wait for them.
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> impl Sized {
+        (self.sending.lock(), self.long_messages.hold())
+    }
+}
+
+impl Sending {
+    fn first_len(&self) -> Option<usize> {
+        self.queue.front().map(|first| first.len)
+    }
+}

@@ -1,0 +1,310 @@
+//! A stream of chunks, read by a thread.
+
+use std::iter::FusedIterator;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::channel::core::Core;
+use crate::channel::deliver::{Body, Item};
+use crate::channel::explain::{cancelled, not_begun, stalled};
+use crate::channel::reactor_turn::take_driven;
+use crate::channel::read_ahead::ReadAhead;
+use crate::channel::reply::Reply;
+use crate::channel::stream_timeouts::StreamTimeouts;
+use crate::channel::wait::await_chunk;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::RequestId;
+use crate::ring::position::span;
+use crate::shm::layout::as_usize;
+use crate::sys::clock::{Deadline, now_ns};
+use crate::sys::fork;
+
+/// The chunks of a stream, in order, each exactly once. Dropping it cancels the stream;
+/// the next request is not affected.
+///
+/// An iterator: it ends after the last chunk, or after the first error.
+#[derive(Debug)]
+#[must_use = "a stream that is dropped is cancelled"]
+pub struct Stream {
+    core: Arc<Core>,
+    request: u64,
+    timeouts: StreamTimeouts,
+    /// When the queue timeout passes.
+    begin_by: Deadline,
+    has_begun: bool,
+    /// Requests that the worker had served at the last look at what it does.
+    served: u64,
+    is_over: bool,
+    ahead: ReadAhead,
+}
+
+/// The shortest time after which a reader looks whether its request has been begun.
+const SHORTEST_LOOK: Duration = Duration::from_millis(1);
+
+impl Stream {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        request: u64,
+        timeouts: StreamTimeouts,
+        begin_by: Deadline,
+    ) -> Self {
+        let ahead = ReadAhead::new(core.buffers.run_buffer());
+        let (has_begun, is_over, served) = (false, false, core.status.served());
+        Self { core, request, timeouts, begin_by, has_begun, served, is_over, ahead }
+    }
+
+    /// Returns the request's id.
+    #[must_use]
+    pub fn id(&self) -> RequestId {
+        RequestId::new(self.request)
+    }
+
+    /// Waits for the next chunk; `None` at the end. Blocks for at most the chunk
+    /// timeout, counted from this call or from when the worker begins the request, whichever
+    /// is later; for a request that it does not begin, until the queue timeout has passed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Stalled`] if nothing comes in that time, and [`ErrorKind::Timeout`] if
+    /// the request is not begun in time, after which the stream is over;
+    /// [`ErrorKind::Worker`] if the handler fails, after the chunks that it sent before;
+    /// [`ErrorKind::Cancelled`] after [`Stream::cancel`]; [`ErrorKind::Protocol`] if the
+    /// worker sends one result; [`ErrorKind::Closed`], [`ErrorKind::PeerDied`],
+    /// [`ErrorKind::PeerCorrupt`].
+    #[inline]
+    pub fn next_chunk(&mut self) -> Result<Option<Reply>> {
+        match self.next_ahead() {
+            Some(chunk) => Ok(Some(chunk)),
+            None => self.await_chunk(),
+        }
+    }
+
+    /// Returns the next chunk if it is there, without waiting: `Poll::Ready(None)` at the end,
+    /// `Poll::Pending` if nothing is there yet. For a reactor that has called
+    /// [`Channel::read_ready`](crate::Channel::read_ready). The timeouts of the stream do not
+    /// count.
+    ///
+    /// # Errors
+    ///
+    /// As [`Stream::next_chunk`], but for the timeouts.
+    pub fn try_next_chunk(&mut self) -> Result<Poll<Option<Reply>>> {
+        self.next_chunk_timeout(Duration::ZERO)
+    }
+
+    /// Waits for the next chunk for at most `longest`: `Poll::Ready(None)` at the end,
+    /// `Poll::Pending` if nothing has come then; the stream goes on. The timeouts of the stream
+    /// do not count. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Stream::next_chunk`], but for the timeouts.
+    pub fn next_chunk_timeout(&mut self, longest: Duration) -> Result<Poll<Option<Reply>>> {
+        if let Some(chunk) = self.next_ahead() {
+            return Ok(Poll::Ready(Some(chunk)));
+        }
+        if self.is_over {
+            return Ok(Poll::Ready(None));
+        }
+        if self.ahead.items.is_empty() || !self.core.is_readable() {
+            self.ahead.clear();
+            match self.look_for_item(longest) {
+                Ok(Some(item)) => return self.chunk_of(Ok(item)).map(Poll::Ready),
+                Ok(None) if self.ahead.is_empty() => return Ok(Poll::Pending),
+                Ok(None) => {} // something is ahead
+                Err(error) => return self.chunk_of(Err(error)).map(Poll::Ready),
+            }
+        }
+        match self.ahead.items.pop_front() {
+            Some(item) => self.chunk_of(Ok(item)).map(Poll::Ready),
+            None => Ok(Poll::Ready(self.next_ahead())),
+        }
+    }
+
+    /// The next item within this time, if nothing was read ahead meanwhile. A reactor that
+    /// drives the channel reads the ring itself.
+    fn look_for_item(&mut self, longest: Duration) -> Result<Option<Item>> {
+        let core = &*self.core;
+        if longest != Duration::ZERO || !core.reactor.is_driven() {
+            return await_chunk(core, self.request, longest, &mut self.ahead);
+        }
+        self.core.pending.consumed(self.request, std::mem::take(&mut self.ahead.uncounted), true);
+        take_driven(core, self.request, true)
+    }
+
+    /// The next chunk of those that were copied out together. Small enough to become part of
+    /// the reader's loop: to move a reply from hand to hand costs more than its copy.
+    #[inline]
+    fn next_ahead(&mut self) -> Option<Reply> {
+        if !self.ahead.items.is_empty() || !self.core.is_readable() {
+            return None;
+        }
+        let chunk = self.ahead.run.next_chunk()?;
+        self.consume(as_usize(span(chunk.len())));
+        Some(Reply::new(self.request, Body::Slice(chunk)))
+    }
+
+    #[inline(never)]
+    fn await_chunk(&mut self) -> Result<Option<Reply>> {
+        if self.is_over {
+            return Ok(None);
+        }
+        if self.ahead.items.is_empty() || !self.core.is_readable() {
+            self.ahead.clear();
+            match self.await_item() {
+                Ok(Some(item)) => return self.chunk_of(Ok(item)),
+                Ok(None) => {} // something is ahead
+                Err(error) => return self.chunk_of(Err(error)),
+            }
+        }
+        match self.ahead.items.pop_front() {
+            Some(item) => self.chunk_of(Ok(item)),
+            None => Ok(self.next_ahead()),
+        }
+    }
+
+    /// Waits for the next item, or until something is ahead, for as long as is to be waited.
+    fn await_item(&mut self) -> Result<Option<Item>> {
+        let mut wait = self.first_wait();
+        let mut since = None;
+        loop {
+            let found = await_chunk(&self.core, self.request, wait, &mut self.ahead)?;
+            if found.is_some() || !self.ahead.is_empty() {
+                self.has_begun = true;
+                return Ok(found);
+            }
+            // What is there already takes no look at the clock.
+            let began = now_ns().saturating_sub(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX));
+            wait = self.wait_on(*since.get_or_insert(began))?.remaining();
+        }
+    }
+
+    /// How long to wait before a look at whether the request has been begun.
+    #[inline]
+    pub(crate) fn first_wait(&self) -> Duration {
+        let StreamTimeouts { chunk, .. } = self.timeouts;
+        if self.has_begun { chunk } else { chunk.min(self.begin_by.remaining()) }
+    }
+
+    /// Returns until when a reader goes on waiting to which nothing has come so far, or the
+    /// error that ends its wait. `since` is when it began to wait, in nanoseconds of the
+    /// monotonic clock.
+    #[cold]
+    pub(crate) fn wait_on(&mut self, since: u64) -> Result<Deadline> {
+        let StreamTimeouts { chunk, .. } = self.timeouts;
+        let begun_at = match self.has_begun {
+            true => Some(0),
+            false => self.core.status.begun_at(self.request),
+        };
+        let Some(begun_at) = begun_at else {
+            let served = std::mem::replace(&mut self.served, self.core.status.served());
+            let is_idle = served == self.served && self.core.status.is_idle();
+            if is_idle && Deadline::from(since, chunk).has_passed() {
+                // It has nothing else to do, and does not take the request: it is stopped.
+                return Err(stalled(&self.core, self.request, chunk));
+            }
+            if self.begin_by.has_passed() {
+                return Err(not_begun(&self.core, self.request, self.timeouts.queue));
+            }
+            // If the worker begins the request right now, the stream stalls no sooner than this.
+            return Ok(self.begin_by.at_most(chunk.max(SHORTEST_LOOK)));
+        };
+        self.has_begun = true;
+        let stalls_at = Deadline::from(since.max(begun_at), chunk);
+        if stalls_at.has_passed() {
+            return Err(stalled(&self.core, self.request, chunk));
+        }
+        Ok(stalls_at)
+    }
+
+    /// Counts what was consumed at every eighth of the window. The rest is counted before the
+    /// reader waits for more.
+    #[inline]
+    fn consume(&mut self, cost: usize) {
+        self.ahead.uncounted += cost;
+        if self.ahead.uncounted >= self.core.config.stream_window / 8 {
+            self.count_consumed();
+        }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    pub(crate) fn request(&self) -> u64 {
+        self.request
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// What an item, or what ended the wait for it, means for the reader.
+    pub(crate) fn chunk_of(&mut self, found: Result<Item>) -> Result<Option<Reply>> {
+        let item = match found {
+            Ok(item) => item,
+            Err(error) => return self.over(Err(error)),
+        };
+        self.has_begun = true;
+        match item {
+            Item::Chunk(body, cost) => {
+                self.consume(cost);
+                Ok(Some(Reply::new(self.request, body)))
+            }
+            Item::End => self.over(Ok(None)),
+            Item::Cancelled | Item::Expired => self.over(Err(cancelled(self.request))),
+            Item::Failed(error) => self.over(Err(error)),
+            Item::Result(_) => {
+                let message =
+                    format!("request {} wants a stream, the worker sent a result", self.request);
+                self.over(Err(Error::new(ErrorKind::Protocol, message)))
+            }
+        }
+    }
+
+    #[inline(never)]
+    pub(crate) fn count_consumed(&mut self) {
+        let consumed = std::mem::take(&mut self.ahead.uncounted);
+        self.core.pending.consumed(self.request, consumed, false);
+    }
+
+    /// Asks the worker to end the stream, without waiting. Chunks that are on their way
+    /// still come, then [`ErrorKind::Cancelled`], or the end if that came first.
+    pub fn cancel(&self) {
+        if !self.is_over {
+            self.core.pending.cancel(self.request);
+        }
+    }
+
+    fn over<T>(&mut self, result: Result<Option<T>>) -> Result<Option<T>> {
+        self.is_over = true;
+        self.ahead.clear();
+        self.core.pending.release(self.request);
+        result
+    }
+}
+
+impl Iterator for Stream {
+    type Item = Result<Reply>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.next_ahead() {
+            Some(chunk) => Some(Ok(chunk)),
+            None => self.await_chunk().transpose(),
+        }
+    }
+}
+
+impl FusedIterator for Stream {}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.core.pending.release(self.request);
+        }
+        if !fork::is_forked_child() {
+            self.core.buffers.give_run_buffer(self.ahead.take_buffer());
+        }
+    }
+}

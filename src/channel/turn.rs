@@ -1,0 +1,64 @@
+//! A thread's turn to read the reply ring: how it ends, and what is read for others in one.
+
+use crate::channel::core::Core;
+use crate::channel::reactor_turn::rearm_after_thread;
+use crate::channel::reader::{ForOthers, take_frames};
+use crate::error::{Error, Result};
+use crate::ring::Consumer;
+use crate::sync::mutant::{self, Mutant};
+use crate::sync::{Ordering, TryGuard};
+
+/// Gives a thread's turn back, and wakes the tasks that there is news for.
+#[inline]
+pub(super) fn end_turn(core: &Core, turn: TryGuard<'_, Consumer>) {
+    drop(turn);
+    hand_over(core);
+    core.receiver.wake_list.wake_all();
+}
+
+/// Must follow when a thread has given the turn back: other readers may have found it taken.
+#[inline]
+pub(super) fn hand_over(core: &Core) {
+    // Pairs with the fences in `Wait::follow` and `reactor_turn::turn_or_missed`.
+    mutant::full_fence(Mutant::NoFenceAtHandOver);
+    rearm_after_thread(core);
+    core.wake_a_thread();
+}
+
+/// Reads what is there into the requests of others, unless another reader has the turn.
+#[cold]
+pub(super) fn read_for_others(core: &Core) -> Result<()> {
+    let Some(mut turn) = core.receiver.try_turn() else { return Ok(()) };
+    let read = take_frames(core, &mut turn, &mut ForOthers);
+    end_turn(core, turn);
+    read.map(drop).map_err(|error| core.fail(error))
+}
+
+/// Returns an error unless requests can be sent. A worker that has just died may have left a
+/// frame that says why.
+#[inline]
+pub(crate) fn check_open(core: &Core) -> Result<()> {
+    core.state.check_open().map_err(|error| last_words(core, error))
+}
+
+#[cold]
+fn last_words(core: &Core, error: Error) -> Error {
+    if error.is_peer_dead()
+        && let Err(reason) = read_for_others(core)
+    {
+        return reason;
+    }
+    error
+}
+
+/// Enters the rings' pages in the page table, once, while there is nothing better to do.
+pub(super) fn prefault(core: &Core) {
+    if core.is_warm.swap(1, Ordering::Relaxed) != 0 {
+        return;
+    }
+    core.sender.prefault();
+    if let Some(turn) = core.receiver.try_turn() {
+        turn.prefault();
+        end_turn(core, turn);
+    }
+}
