@@ -34,7 +34,7 @@ use crate::channel::{Channel, State};
 use crate::config::Config;
 use crate::error::{Error, ExitCause, Result};
 use crate::link::{ParentLink, WorkerLink};
-use crate::process::thread::ThreadWorker;
+use crate::process::external::ExternalWorker;
 use crate::protocol::handshake::RoleConfig;
 use crate::sys::wake_fd::WakeFd;
 use crate::worker::{Stop, Worker};
@@ -61,7 +61,7 @@ pub fn spawn_thread<S>(
     let link = WorkerLink::attach(down, up, config.wait, theirs.as_ref())?;
     parent.answer.check_attached()?;
     let (state, stop) = (Arc::<State>::default(), Arc::<Stop>::default());
-    let thread = ThreadWorker::new(std::process::id(), {
+    let thread = ExternalWorker::new(std::process::id(), {
         let stop = Arc::clone(&stop);
         Arc::new(move || stop.set())
     });
@@ -74,7 +74,7 @@ pub fn spawn_thread<S>(
                 Ok(served) => i32::from(served.is_err()),
                 Err(_) => 101,
             };
-            thread.has_ended(ExitCause::Exited(code));
+            thread.record_exit(ExitCause::Exited(code));
             state.has_ended();
         }
     });

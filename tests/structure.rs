@@ -30,7 +30,7 @@ const LEVELS: [(&str, u32); 19] = [
 /// The only files that may contain `unsafe`, each with a reason at its head.
 const UNSAFE: [&str; 22] = [
     "failpoint.rs",
-    "process/robust.rs",
+    "process/robust_futex.rs",
     "process/stdio.rs",
     "process/testing.rs",
     "shm/bytes.rs",

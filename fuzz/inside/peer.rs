@@ -7,7 +7,7 @@ use crate::channel::{Channel, State};
 use crate::config::{Config, RingConfig, WaitStrategy};
 use crate::error::ExitCause;
 use crate::link::{ParentLink, WorkerLink};
-use crate::process::thread::ThreadWorker;
+use crate::process::external::ExternalWorker;
 use crate::sys::wake_fd::WakeFd;
 
 /// Takes numbers from the input. Beyond its end they are zero.
@@ -78,7 +78,7 @@ pub(super) struct Rig {
     pub(super) forge: Forge,
     state: Arc<State>,
     /// Stands for the worker's thread. Its own callback has only a weak reference to it.
-    thread: Arc<OnceLock<ThreadWorker>>,
+    thread: Arc<OnceLock<ExternalWorker>>,
 }
 
 impl Rig {
@@ -92,7 +92,7 @@ impl Rig {
         let worker = WorkerLink::attach(down, up, config.wait, theirs.as_ref()).unwrap();
         parent.answer.check_attached().unwrap();
 
-        let thread = Arc::<OnceLock<ThreadWorker>>::default();
+        let thread = Arc::<OnceLock<ExternalWorker>>::default();
         let state = Arc::<State>::default();
         let stop = {
             let (thread, state) = (Arc::downgrade(&thread), Arc::downgrade(&state));
@@ -102,7 +102,7 @@ impl Rig {
                 }
             })
         };
-        let body = thread.get_or_init(|| ThreadWorker::new(std::process::id(), stop)).clone();
+        let body = thread.get_or_init(|| ExternalWorker::new(std::process::id(), stop)).clone();
         let role = "hostile".to_owned();
         let channel = Channel::over_thread(parent, config, role, body, Arc::clone(&state), ours);
         Self { channel, worker, wake_fd: theirs, forge, state, thread }
@@ -114,9 +114,9 @@ impl Rig {
     }
 }
 
-fn end(thread: &OnceLock<ThreadWorker>, state: &State) {
+fn end(thread: &OnceLock<ExternalWorker>, state: &State) {
     if let Some(thread) = thread.get() {
-        thread.has_ended(ExitCause::Exited(1));
+        thread.record_exit(ExitCause::Exited(1));
     }
     state.has_ended();
 }

@@ -16,7 +16,7 @@ use super::{Channel, MessageWriter, Pending, Reply, Spawner, Stats, Stream};
 use crate::config::Config;
 use crate::error::{ErrorKind, Result};
 use crate::process::testing::{alone, fork};
-use crate::process::{supervisor, watch};
+use crate::process::{starter, watch};
 use crate::protocol::{Health, Kind};
 use crate::raw::RawLink;
 use crate::ring::{Header, Lease};
@@ -307,7 +307,7 @@ fn a_child_waits_for_no_lock_that_its_parents_threads_hold() {
         take_locks(held.channel.as_ref().unwrap());
         take_locks(held.on_tokio.as_ref().unwrap().blocking());
         std::mem::forget(held.raw().consumer.hold());
-        std::mem::forget((supervisor::hold(), watch::hold(), driver::hold()));
+        std::mem::forget((starter::hold(), watch::hold(), driver::hold()));
         let mut wrong = Vec::new();
         for (group, operations) in GROUPS {
             for (name, operation) in operations {

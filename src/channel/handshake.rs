@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, NO_LOG, Result};
 use crate::link::{LinkFiles, ParentLink};
-use crate::process::exit::Child;
+use crate::process::child::Child;
 use crate::process::log::Log;
 use crate::process::socket;
+use crate::process::worker_process::WorkerProcess;
 use crate::protocol::handshake::{Answer, MAX_LEN};
 
 /// How long a worker that failed the handshake may take to say how it ended, if the handshake
@@ -87,12 +88,12 @@ impl Handshake<'_> {
 }
 
 /// Ends a worker that did not attach, by all means, and waits until it is reaped.
-pub(super) fn bury(child: &Child) {
+pub(super) fn end_and_reap(child: &Child) {
     child.hang_up();
     let patience = if child.kill() { BURIAL } else { HANG_UP };
     let deadline = Instant::now() + patience;
     if child.wait(deadline).is_some() {
         // The next worker shall find the log free.
-        child.wait_for_last_line(deadline);
+        child.wait_for_log(deadline);
     }
 }

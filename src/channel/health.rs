@@ -67,7 +67,7 @@ impl HealthClient {
     /// Asks the worker to end; returns once it has said that it will.
     pub(crate) fn shutdown(&self, state: &State, deadline: Deadline) -> Result<()> {
         // The channel is closing; only the worker's end stops the wait.
-        let is_over = || state.exit().is_some_and(|bed| bed.body.status().is_some());
+        let is_over = || state.exit().is_some_and(|exit| exit.process.status().is_some());
         let stop = || if is_over() { Err(state.why_over_now(None)) } else { Ok(()) };
         let question = (Kind::SHUTDOWN, deadline, Duration::ZERO);
         self.ask(state, question, &stop, &is_over).map(drop)

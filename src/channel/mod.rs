@@ -36,7 +36,7 @@ mod wait;
 mod wait_list;
 mod waiter;
 mod worker_exit;
-mod worker_process;
+mod worker_handle;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -46,7 +46,7 @@ use std::time::Duration;
 #[cfg(any(feature = "testing", feature = "named"))]
 use crate::channel::health::HealthClient;
 use crate::channel::outgoing::send;
-use crate::channel::worker_process::WorkerProcess;
+use crate::channel::worker_handle::WorkerHandle;
 use crate::config::Config;
 #[cfg(doc)]
 use crate::error::ErrorKind;
@@ -56,7 +56,7 @@ use crate::id::RequestId;
 use crate::link::ParentLink;
 use crate::payload::Payload;
 #[cfg(any(feature = "testing", feature = "named"))]
-use crate::process::thread::ThreadWorker;
+use crate::process::external::ExternalWorker;
 use crate::protocol::{Health, Kind};
 use crate::sys::clock::Deadline;
 #[cfg(any(feature = "testing", feature = "named"))]
@@ -92,7 +92,7 @@ pub(crate) use turn::check_open;
 /// [`Spawner::exit_status_timeout`] says, and never beyond its own timeout.
 pub struct Channel {
     core: Arc<Core>,
-    worker: WorkerProcess,
+    worker: WorkerHandle,
 }
 
 impl Channel {
@@ -102,18 +102,18 @@ impl Channel {
         link: ParentLink,
         config: &Config,
         role: String,
-        thread: ThreadWorker,
+        thread: ExternalWorker,
         state: Arc<State>,
         wake_fd: Option<Arc<WakeFd>>,
     ) -> Self {
         let ParentLink { data, health, words, .. } = link;
         let exit = worker_exit::WorkerExit::new(
             role,
-            worker_exit::Body::Thread(thread),
+            Box::new(thread),
             worker_exit::PATIENCE,
         );
         let health = HealthClient::new(health);
-        let worker = WorkerProcess::new(Arc::clone(&state), health, exit, None);
+        let worker = WorkerHandle::new(Arc::clone(&state), health, exit, None);
         Self { core: Core::new(data, words, config, state, wake_fd), worker }
     }
 
@@ -121,7 +121,7 @@ impl Channel {
         &self.core
     }
 
-    pub(crate) fn worker(&self) -> &WorkerProcess {
+    pub(crate) fn worker(&self) -> &WorkerHandle {
         &self.worker
     }
 

@@ -10,22 +10,21 @@ use std::time::Duration;
 
 use crate::channel::Channel;
 use crate::channel::core::Core;
-use crate::channel::handshake::{Handshake, bury};
+use crate::channel::handshake::{Handshake, end_and_reap};
 use crate::channel::health::HealthClient;
 use crate::channel::spawn_checks::{check_cpus, check_limits, check_role, check_timeout};
 use crate::channel::state::State;
-use crate::channel::worker_exit::{Body, PATIENCE, WorkerExit};
-use crate::channel::worker_process::WorkerProcess;
+use crate::channel::worker_exit::{PATIENCE, WorkerExit};
+use crate::channel::worker_handle::WorkerHandle;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::link::{Duplex, ParentLink, ParentWords};
-use crate::process::birth::{birth, variable};
 use crate::process::log::Log;
-#[cfg(feature = "tracing")]
-use crate::process::service::run_apart;
+use crate::process::service::run_detached;
 use crate::process::spawn::Program;
-use crate::process::{own_exe, socket, supervisor, watch};
-use crate::protocol::handshake::{Hello, Limits, RoleConfig, WORKER_ENV};
+use crate::process::worker_env::{self, WORKER_ENV};
+use crate::process::{own_exe, socket, starter, watch};
+use crate::protocol::handshake::{Hello, Limits, RoleConfig};
 use crate::raw::{End, RawLink};
 use crate::ring::doorbell::Alarm;
 use crate::sys::clock::Deadline;
@@ -361,14 +360,14 @@ impl Spawner {
         let log = log.map(|dir| Log::open(dir, &self.role.role, self.instance)).transpose()?;
         crate::failpoint::failpoint!("before spawn");
         let mut program = self.program.clone();
-        program.env.set(WORKER_ENV, variable(theirs.as_fd())?);
+        program.env.set(WORKER_ENV, worker_env::value_for(theirs.as_fd())?);
 
         let state = Arc::new(State::default());
         let child = {
             let state = Arc::clone(&state);
             let on_exit = move |_| told_of_death(state.has_ended());
             let socket = Some(Arc::clone(&ours));
-            supervisor::start(program, theirs, socket, log, Box::new(on_exit))?
+            starter::start(program, theirs, socket, log, Box::new(on_exit))?
         };
         // While the program is loaded: reserving memory takes as long as that.
         let linked =
@@ -380,21 +379,22 @@ impl Spawner {
                 Ok(link)
             });
         drop(ours);
-        let ParentLink { data, health, words, owner, .. } = linked.inspect_err(|_| bury(&child))?;
+        let ParentLink { data, health, words, owner, .. } =
+            linked.inspect_err(|_| end_and_reap(&child))?;
         let watched = {
             let (state, child) = (Arc::clone(&state), child.clone());
             let on_death = move || {
                 // First, so that the errors need not wait for it.
-                child.foretell();
+                child.look_up_cause();
                 told_of_death(state.die());
             };
             watch::watch(owner, Box::new(on_death))
         };
         crate::failpoint::failpoint!("after handshake");
         let (role, patience) = (self.role.role.clone(), self.exit_status_timeout);
-        let exit = WorkerExit::new(role, Body::Process(child), patience);
+        let exit = WorkerExit::new(role, Box::new(child), patience);
         let health = HealthClient::new(health);
-        let worker = WorkerProcess::new(Arc::clone(&state), health, exit, Some(watched));
+        let worker = WorkerHandle::new(Arc::clone(&state), health, exit, Some(watched));
         event!(INFO, role = self.role.role.as_str(), pid = worker.pid(), "worker attached");
         Ok(Started { data, words, worker, state, wake_fd })
     }
@@ -404,7 +404,7 @@ impl Spawner {
         check_role(&self.role)?;
         check_limits(&self.limits, &self.config)?;
         check_timeout(self.handshake_timeout)?;
-        if birth().is_ok() {
+        if worker_env::parent().is_ok() {
             return Err(Error::new(ErrorKind::Spawn, NEVER_ASKED));
         }
         Ok(())
@@ -415,7 +415,7 @@ impl Spawner {
 struct Started {
     data: Duplex,
     words: ParentWords,
-    worker: WorkerProcess,
+    worker: WorkerHandle,
     state: Arc<State>,
     wake_fd: Option<Arc<WakeFd>>,
 }
@@ -423,7 +423,7 @@ struct Started {
 /// The parent's end of a raw link.
 #[derive(Debug)]
 struct RawEnd {
-    worker: WorkerProcess,
+    worker: WorkerHandle,
     state: Arc<State>,
 }
 
@@ -448,12 +448,9 @@ impl End for RawEnd {
 /// The first sign of a worker's end that nobody asked for. Told on a thread that serves all
 /// workers, which the subscriber, code of the host's, must not hold up.
 fn told_of_death(is_first: bool) {
-    #[cfg(feature = "tracing")]
-    if is_first {
-        run_apart("slipring-news", || {
+    if cfg!(feature = "tracing") && is_first {
+        run_detached("slipring-news", || {
             event!(WARN, "worker died");
         });
     }
-    #[cfg(not(feature = "tracing"))]
-    let _ = is_first;
 }

@@ -215,11 +215,9 @@ mod tests {
 
     use super::*;
     #[cfg(feature = "testing")]
-    use crate::channel::worker_exit::Body;
-    #[cfg(feature = "testing")]
     use crate::error::ExitCause;
     #[cfg(feature = "testing")]
-    use crate::process::thread::ThreadWorker;
+    use crate::process::external::ExternalWorker;
 
     #[test]
     fn the_first_cause_wins() {
@@ -240,10 +238,10 @@ mod tests {
 
     /// The channel of a worker that is dead, but of which it is not known how it died.
     #[cfg(feature = "testing")]
-    fn dead(patience: Duration) -> (State, ThreadWorker) {
-        let (state, thread) = (State::default(), ThreadWorker::new(0, Arc::new(|| {})));
-        let body = Body::Thread(thread.clone());
-        state.set_exit(WorkerExit::new("test".into(), body, patience));
+    fn dead(patience: Duration) -> (State, ExternalWorker) {
+        let (state, thread) = (State::default(), ExternalWorker::new(0, Arc::new(|| {})));
+        let process = Box::new(thread.clone());
+        state.set_exit(WorkerExit::new("test".into(), process, patience));
         assert!(state.die());
         (state, thread)
     }
@@ -275,7 +273,7 @@ mod tests {
             let told = scope.spawn(|| state.why_over(Some(7), Deadline::NEVER));
             std::thread::sleep(Duration::from_millis(20));
             assert!(!told.is_finished());
-            thread.has_ended(ExitCause::Exited(3));
+            thread.record_exit(ExitCause::Exited(3));
             assert!(told.join().unwrap().to_string().contains("exited with code 3"));
         });
         assert!(start.elapsed() < long / 2);

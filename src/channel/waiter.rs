@@ -10,7 +10,7 @@ use crate::sync::{Counter, Mutex, Ordering, Thread};
 use crate::sys::fork;
 
 #[cfg(not(loom))]
-pub(super) use crate::process::notifier::wake as wake_elsewhere;
+pub(super) use crate::process::service::wake_tasks as wake_elsewhere;
 
 /// As the function of the same name that ships, which starts a thread.
 #[cfg(loom)]

@@ -13,7 +13,7 @@ use crate::link::{ParentLink, channel_id};
 use crate::named::names::{self, Names};
 use crate::named::peer::{self, End, LOOK_EVERY, Process, health_event, sleep_events};
 use crate::named::stale::maker_of;
-use crate::process::thread::ThreadWorker;
+use crate::process::external::ExternalWorker;
 use crate::shm::event::SharedEvent;
 use crate::shm::layout::RegionHeader;
 use crate::shm::named::{Segment, c_library, free_space};
@@ -120,7 +120,7 @@ impl NamedHost {
 
         let state = Arc::<State>::default();
         state.alarm.also_set(sleep_events(&self.up));
-        let thread = ThreadWorker::new(worker.pid, {
+        let thread = ExternalWorker::new(worker.pid, {
             let closing = Arc::clone(&self.closing);
             Arc::new(move || closing.close())
         });
@@ -139,7 +139,7 @@ impl NamedHost {
                     down.rescue();
                     up.rescue();
                 }
-                ended.has_ended(ExitCause::Unknown);
+                ended.record_exit(ExitCause::Unknown);
                 its_life.has_ended();
             },
         )?;

@@ -1,28 +1,38 @@
-//! Processes: how a worker is started, watched, ended and explained.
+//! Processes: how a worker is started, watched, ended and reaped, and how its exit is told.
 //!
-//! On a byte's trip this is the ground under both ends: [`spawn`] starts the
-//! worker's program, [`socket`] carries the descriptors of its regions to it,
-//! [`watch`] and [`supervisor`] notice its death, and [`robust`] and [`limits`]
-//! are its own half of that bargain. Nothing here knows of rings or frames.
+//! | job | files |
+//! |---|---|
+//! | start | [`starter`] (a thread), [`spawn`], [`own_exe`], [`worker_env`], [`socket`] |
+//! | watch | [`watch`] and [`robust_futex`]; [`parent_watch`] for the other direction |
+//! | end | [`child`], on [`pid_handle`]; [`external`]; what both have: [`worker_process`] |
+//! | reap | [`supervisor`] (a thread), [`reap`] |
+//! | exit cause | [`exit_record`], [`proc_stat`], [`oom`] |
+//! | log | [`log`] |
+//! | in the worker | [`limits`], [`stdio`] |
+//!
+//! Nothing here knows of rings or frames.
 
-pub(crate) mod birth;
-mod ending;
-pub(crate) mod exit;
+pub(crate) mod child;
+mod exit_record;
+#[allow(dead_code, reason = "only the features `testing` and `named` have such workers")]
+pub(crate) mod external;
 pub(crate) mod limits;
 pub(crate) mod log;
-pub(crate) mod notifier;
 mod oom;
-mod orphans;
 pub(crate) mod own_exe;
-pub(crate) mod robust;
+pub(crate) mod parent_watch;
+mod pid_handle;
+mod proc_stat;
+mod reap;
+pub(crate) mod robust_futex;
 pub(crate) mod service;
 pub(crate) mod socket;
 pub(crate) mod spawn;
-mod starter;
+pub(crate) mod starter;
 pub(crate) mod stdio;
-pub(crate) mod supervisor;
+mod supervisor;
 #[cfg(test)]
 pub(crate) mod testing;
-#[cfg(any(feature = "testing", feature = "named"))]
-pub(crate) mod thread;
 pub(crate) mod watch;
+pub(crate) mod worker_env;
+pub(crate) mod worker_process;

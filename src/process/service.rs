@@ -1,68 +1,61 @@
-//! What the library's own threads have in common: they belong to one process, and they
-//! take no part in the host's signal handling or processor placement.
+//! The library's own threads: how they are started. They take no part in the host's signal
+//! handling or processor placement.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::thread;
 
+use crate::sys::fork;
 use crate::sys::process as system;
 use crate::sys::signal::SignalSet;
 
-/// The process that a service lives in. A fork takes the service's memory along, with
-/// its locks in whatever state, but not its thread: there the service is not at home.
-#[derive(Debug)]
-pub(crate) struct Home(AtomicU32);
-
-impl Home {
-    pub(crate) const fn new() -> Self {
-        Self(AtomicU32::new(0))
-    }
-
-    /// Whether the service belongs to this process; the first process that asks owns it.
-    /// Ask before taking any lock of the service.
-    pub(crate) fn is_here(&self) -> bool {
-        let here = process::id();
-        // Relaxed: the word carries nothing but itself, and within one process it is
-        // written once.
-        match self.0.compare_exchange(0, here, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => true,
-            Err(owner) => owner == here,
-        }
-    }
-}
-
-/// Locks in spite of a panic elsewhere: no state behind these locks is ever left half
-/// changed by a callback, which all run unlocked.
+/// Locks a mutex, also after a thread has panicked with it. That is sound for the locks of this
+/// module: all callbacks run unlocked, so a panic leaves no state half changed.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a thread that lasts as long as the process.
+/// Starts a service thread. It inherits neither the signal mask nor the processors of the
+/// calling thread.
 pub(crate) fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let builder = thread::Builder::new().name(name.to_owned());
-    // Blocked by the starter, so that there is no moment in which the new thread could be
-    // picked for a signal.
+    // Blocked before the thread starts: otherwise the kernel could deliver a signal to the new
+    // thread before it has blocked them itself.
     let before = service_mask().set_as_mask()?;
     let started = builder.spawn(move || {
-        leave_the_starters_processors();
+        use_the_affinity_of_the_process();
         body();
     });
     before.set_as_mask()?;
     started.map(drop)
 }
 
-/// Runs `job` on a thread of its own, so that nothing that it does holds up the caller: a
-/// callback of the host's, or a file system that does not answer. Where no thread can be had
-/// it runs here, as it must run.
-pub(crate) fn run_apart(name: &str, job: impl FnOnce() + Send + 'static) {
+/// Runs `job` on a short-lived thread of its own, so that a callback of the host's, or a file
+/// system that does not answer, does not block the caller. If no thread can be started, `job`
+/// runs on the calling thread: it must run in any case.
+pub(crate) fn run_detached(name: &str, job: impl FnOnce() + Send + 'static) {
     let job = Arc::new(Mutex::new(Some(job)));
     let theirs = Arc::clone(&job);
     if start_thread(name, move || run_once(&theirs)).is_err() {
         run_once(&job);
     }
+}
+
+/// Wakes tasks, in order, on a short-lived thread of their own, for a thread that serves all
+/// workers. A waker is the executor's code: one that blocks then delays these tasks alone, and
+/// not the news of other workers' ends. Does nothing in a forked child, whose tasks are not its
+/// own.
+#[allow(dead_code, reason = "only the feature `async` has tasks")]
+pub(crate) fn wake_tasks(wakers: Vec<Waker>) {
+    if wakers.is_empty() || fork::is_forked_child() {
+        return;
+    }
+    // A waker that panics must not keep the others asleep.
+    let wake = |waker: Waker| catch_unwind(AssertUnwindSafe(|| waker.wake()));
+    run_detached("slipring-wake", move || wakers.into_iter().map(wake).for_each(drop));
 }
 
 fn run_once<F: FnOnce()>(job: &Mutex<Option<F>>) {
@@ -72,9 +65,9 @@ fn run_once<F: FnOnce()>(job: &Mutex<Option<F>>) {
     }
 }
 
-/// All signals, so that the host's handlers run on the host's threads, except those that
-/// a thread raises against itself by a fault: blocking these would turn a report of the
-/// host's crash handler into a silent death.
+/// The signals that a service thread blocks: all but those that a thread raises by a fault of
+/// its own. So the host's handlers run on the host's threads, and the host's crash handler
+/// still reports a fault of a service thread.
 pub(crate) fn service_mask() -> SignalSet {
     let mut mask = SignalSet::full();
     for fault in
@@ -85,11 +78,12 @@ pub(crate) fn service_mask() -> SignalSet {
     mask
 }
 
-/// A thread inherits the processors of whoever happened to start it, and so would every
-/// worker started from it. The main thread's are the process's own.
-fn leave_the_starters_processors() {
+/// Gives the calling thread the affinity of the main thread, which is the process's own. A
+/// thread otherwise inherits that of the thread that started it, and hands it on to every worker
+/// that it starts.
+fn use_the_affinity_of_the_process() {
     if let Ok(mask) = system::affinity(process::id()) {
-        // Best effort: a forbidden change leaves the thread where it is.
+        // Best effort: if the change is not allowed, the thread keeps the affinity that it has.
         let _ = system::set_affinity(&mask);
     }
 }
@@ -97,15 +91,7 @@ fn leave_the_starters_processors() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::limits;
     use crate::process::testing::{alone, forbid};
-
-    #[test]
-    fn a_service_is_at_home_in_the_process_that_asked_first() {
-        let home = Home::new();
-        assert!(home.is_here() && home.is_here());
-        assert!(!Home(AtomicU32::new(1)).is_here());
-    }
 
     #[test]
     fn a_service_thread_blocks_all_signals_but_faults_and_leaves_the_starters_mask_alone() {
@@ -119,22 +105,22 @@ mod tests {
     }
 
     #[test]
-    fn what_runs_apart_holds_up_nobody_and_runs_even_without_a_thread() {
+    fn a_detached_job_does_not_block_its_caller_and_runs_without_a_thread() {
         alone(|| {
             let (tell, told) = std::sync::mpsc::channel();
             let (go, gone) = std::sync::mpsc::channel::<()>();
-            run_apart("slipring-test", move || {
+            run_detached("slipring-test", move || {
                 gone.recv().unwrap();
                 tell.send(thread::current().id()).unwrap();
             });
             assert!(told.try_recv().is_err());
             go.send(()).unwrap();
             assert_ne!(told.recv().unwrap(), thread::current().id());
-            run_apart("slipring-test", || std::panic::resume_unwind(Box::new("on purpose")));
+            run_detached("slipring-test", || std::panic::resume_unwind(Box::new("on purpose")));
 
             let (tell, told) = std::sync::mpsc::channel();
             forbid([libc::SYS_clone3, libc::SYS_clone], libc::EAGAIN);
-            run_apart("slipring-test", move || tell.send(thread::current().id()).unwrap());
+            run_detached("slipring-test", move || tell.send(thread::current().id()).unwrap());
             assert_eq!(told.recv().unwrap(), thread::current().id());
         });
     }
@@ -143,7 +129,9 @@ mod tests {
     fn a_service_thread_is_not_bound_to_the_processor_of_its_starter() {
         let whole = system::affinity(process::id()).unwrap();
         let bound = thread::spawn(|| {
-            limits::affinity(&[0]).unwrap();
+            let mut first = system::NO_CPUS;
+            first[0] = 1;
+            system::set_affinity(&first).unwrap();
             let (tell, told) = std::sync::mpsc::channel();
             start_thread("slipring-test", move || tell.send(system::affinity(0)).unwrap()).unwrap();
             told.recv().unwrap().unwrap()

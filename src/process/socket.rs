@@ -5,14 +5,13 @@
 //! first byte. What the bytes mean is not known here.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::descriptor::above_stdio;
-use crate::sys::fd::{self as system, FileId, Ready, file_id};
-use crate::sys::process::{Reach, pidfd_signal};
+use crate::sys::fd::{self as system, Ready, file_id};
 
 /// What [`recv`] found.
 #[derive(Debug)]
@@ -121,101 +120,9 @@ pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> Result<bool> {
         .map_err(|e| Error::os("cannot look at the bootstrap socket", e))
 }
 
-/// A worker's way to notice its parent's end: descriptors, and which files they must lead to.
-#[derive(Debug)]
-pub(crate) struct ParentWatch {
-    socket: (OwnedFd, FileId),
-    /// The parent itself, for a worker that is not its child: a fork of the parent can keep
-    /// the other end of the socket open.
-    process: Option<OwnedFd>,
-}
-
-impl ParentWatch {
-    /// # Errors
-    ///
-    /// [`ErrorKind::PeerDied`] when the parent is known to have ended; [`ErrorKind::Os`].
-    pub(crate) fn new(socket: OwnedFd, is_child: bool) -> Result<Self> {
-        let unknown = |e| Error::os("cannot look at the bootstrap socket", e);
-        let id = file_id(socket.as_fd()).map_err(unknown)?;
-        let find = || system::pidfd_of_peer(socket.as_fd());
-        let process = match (!is_child).then(find).transpose() {
-            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {
-                return Err(Error::new(ErrorKind::PeerDied, "the parent is gone"));
-            }
-            // An older kernel does not have it; the socket is what counts.
-            found => found.ok().flatten(),
-        };
-        Ok(Self { socket: (socket, id), process })
-    }
-
-    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.0.as_fd()
-    }
-
-    /// Blocks until the parent has ended or closed its end of the socket; bytes that arrive
-    /// are dropped, and descriptors with them.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Os`] when a descriptor was closed by other code of this process. What then
-    /// has its number is not touched.
-    pub(crate) fn wait(&self) -> Result<()> {
-        let (socket, id) = &self.socket;
-        loop {
-            system::wait_for_any([Some(socket.as_fd()), self.process.as_ref().map(AsFd::as_fd)])
-                .map_err(|e| Error::os("cannot watch the bootstrap socket", e))?;
-            match file_id(socket.as_fd()) {
-                Ok(found) if found == *id => {}
-                found => return Err(was_closed("bootstrap socket", socket.as_fd(), found.err())),
-            }
-            if self.has_ended()? || drain(socket.as_fd())? {
-                return Ok(());
-            }
-        }
-    }
-
-    fn has_ended(&self) -> Result<bool> {
-        let Some(process) = &self.process else { return Ok(false) };
-        let process = process.as_fd();
-        match pidfd_signal(process, 0, Reach::Process) {
-            Err(e) if e.raw_os_error() == Some(libc::EBADF) => {
-                Err(was_closed("parent's pidfd", process, Some(e)))
-            }
-            // A process that has ended, and is not reaped, can still be signalled.
-            _ => system::wait_ready(process, Ready::Read, Some(Instant::now()))
-                .map_err(|e| Error::os("cannot watch the parent", e)),
-        }
-    }
-}
-
-fn was_closed(what: &str, fd: BorrowedFd<'_>, cause: Option<io::Error>) -> Error {
-    let number = fd.as_raw_fd();
-    let message = format!(
-        "descriptor {number}, the {what}, was closed by other code of this process, which \
-         would not notice its parent's end any more"
-    );
-    let other = || io::Error::other("something else has its number now");
-    Error::os(message, cause.unwrap_or_else(other))
-}
-
 /// The socket's number, which no other socket of the machine has while it is open.
 pub(crate) fn inode(socket: BorrowedFd<'_>) -> io::Result<u64> {
     file_id(socket).map(|(_, inode)| inode)
-}
-
-/// Drops what has arrived; whether the other end is closed.
-fn drain(socket: BorrowedFd<'_>) -> Result<bool> {
-    let mut scratch = [0; 256];
-    loop {
-        match system::receive(socket, &mut scratch, 0) {
-            Ok(arrived) if arrived.len == 0 => return Ok(true),
-            Ok(_) => {}
-            Err(e) if is_closed(&e) => return Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(e) => return Err(Error::os("cannot watch the bootstrap socket", e)),
-        }
-    }
 }
 
 /// Fills `buffer`, or as much of it as comes before the end, and returns how much.
@@ -266,7 +173,7 @@ fn wait(socket: BorrowedFd<'_>, ready: Ready, deadline: Option<Instant>) -> Resu
 }
 
 /// A peer that ends with unread bytes in its end resets the connection instead of closing it.
-fn is_closed(error: &io::Error) -> bool {
+pub(super) fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
@@ -288,10 +195,11 @@ fn truncated(max_fds: usize) -> Error {
 mod tests {
     use std::fs::File;
     use std::io::{Read, Write};
+    use std::os::fd::AsFd;
     use std::time::Duration;
 
     use super::*;
-    use crate::process::{limits, testing};
+    use crate::process::testing;
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(20)
@@ -391,88 +299,5 @@ mod tests {
         let error = send(a.as_fd(), &vec![0; 8 << 20], &[], at).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout);
         assert!(Instant::now() >= at);
-    }
-
-    #[test]
-    fn waiting_for_the_end_ignores_stray_bytes() {
-        let (a, b) = pair().unwrap();
-        assert!(!is_hung_up(b.as_fd()).unwrap());
-        let watch = ParentWatch::new(b, true).unwrap();
-        let waiter = std::thread::spawn(move || watch.wait());
-        send(a.as_fd(), &[7; 1000], &[a.as_fd()], soon()).unwrap();
-        std::thread::sleep(Duration::from_millis(20));
-        assert!(!waiter.is_finished());
-        drop(a);
-        waiter.join().unwrap().unwrap();
-        let (a, b) = pair().unwrap();
-        drop(a);
-        assert!(is_hung_up(b.as_fd()).unwrap());
-    }
-
-    #[test]
-    fn a_socket_that_other_code_has_closed_or_replaced_is_an_error_and_not_the_end() {
-        testing::alone(|| {
-            let (_a, b) = pair().unwrap();
-            let (mut reader, mut writer) = io::pipe().unwrap();
-            writer.write_all(b"another's").unwrap();
-            let watch = ParentWatch::new(b, true).unwrap();
-            let number = watch.socket().as_raw_fd();
-            // Never dropped: the number is the watch's.
-            std::mem::forget(testing::inheritable_duplicate_at(reader.as_fd(), number));
-            let error = watch.wait().unwrap_err();
-            assert!(error.to_string().contains("was closed by other code"), "{error}");
-            drop(watch);
-            let (_a, b) = pair().unwrap();
-            let mut watch = ParentWatch::new(b, true).unwrap();
-            watch.process = Some(reader.try_clone().unwrap().into());
-            let error = watch.wait().unwrap_err();
-            assert!(error.to_string().contains("was closed by other code"), "{error}");
-            drop((watch, writer));
-            let mut text = String::new();
-            reader.read_to_string(&mut text).unwrap();
-            assert_eq!(text, "another's", "what took its place is not touched");
-        });
-    }
-
-    #[test]
-    fn the_parents_end_is_noticed_by_a_process_without_a_free_descriptor() {
-        testing::alone(|| {
-            let (a, b) = pair().unwrap();
-            let watch = ParentWatch::new(b, true).unwrap();
-            limits::set_rlimit(libc::RLIMIT_NOFILE, 64).unwrap();
-            let mut fillers = Vec::new();
-            while let Ok(file) = File::open("/dev/null") {
-                fillers.push(file);
-            }
-            // Not closed, which would free a descriptor.
-            let end = UnixStream::from(a);
-            end.shutdown(std::net::Shutdown::Both).unwrap();
-            watch.wait().unwrap();
-        });
-    }
-
-    #[test]
-    fn the_end_of_a_parent_whose_fork_keeps_the_socket_is_noticed() {
-        testing::alone(|| {
-            let (own, of_parent) = pair().unwrap();
-            let parent = std::thread::spawn(move || {
-                testing::fork(|| {
-                    let (a, b) = pair().unwrap();
-                    send(of_parent.as_fd(), b"", &[a.as_fd(), b.as_fd()], soon()).unwrap();
-                    recv(of_parent.as_fd(), 3, 0, Some(soon())).unwrap();
-                    0
-                })
-            });
-            // This process has both ends, as a fork of the parent would.
-            let (_, mut ends) = message(recv(own.as_fd(), 0, 2, Some(soon())).unwrap());
-            let watch = ParentWatch::new(ends.remove(1), false).unwrap();
-            let is_supported = watch.process.is_some();
-            send(own.as_fd(), b"end", &[], soon()).unwrap();
-            assert_eq!(parent.join().unwrap(), 0);
-            if is_supported {
-                watch.wait().unwrap();
-            }
-            assert!(!is_hung_up(watch.socket()).unwrap());
-        });
     }
 }

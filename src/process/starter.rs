@@ -1,94 +1,137 @@
 //! The starter: one thread that starts every worker.
 //!
-//! Workers ask to be killed when the *thread* that started them ends, so that this has to
-//! be a thread which stays. It is not the supervisor's: the kernel returns from a start when
-//! it has loaded the program, which takes as long as the program's file system does, and the
-//! ends of other workers are not to be noticed later for that.
+//! A worker asks the kernel to kill it when the *thread* that started it ends, so workers are
+//! started by a thread that lasts as long as the process. It is not the supervisor's thread:
+//! the kernel returns from a start when it has loaded the program, which takes as long as the
+//! program's file system does, and must not delay the news of other workers' ends.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex};
 
-use super::exit::{Child, Process};
+use super::child::{Belongings, Child};
 use super::log::Log;
 use super::oom::OomCount;
-use super::service::start_thread;
+use super::pid_handle::PidHandle;
+use super::service::{lock, start_thread};
 use super::spawn::{Program, spawn};
-use super::supervisor::{OnExit, Pidfds, Ward, next_key};
+use super::supervisor::{OnExit, Supervisor};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::fork;
 use crate::sys::process::pidfd_open;
 
+/// The means to use the starter's thread, which ends when this is dropped. `None` until the
+/// first worker is started.
+static STARTER: Mutex<Option<Sender<Order>>> = Mutex::new(None);
+
+/// Starts `program`, and returns once it runs. `stdin` is closed then. `socket` is the other
+/// end of `stdin`, if that is a bootstrap socket; it is shut down when the worker has ended.
+/// `on_exit` is called exactly once if this succeeds, possibly before it returns, and never
+/// if it fails.
+///
+/// A worker inherits what the kernel keeps for each thread, such as namespaces and
+/// capabilities, from the starter's thread, which has it from the thread that started the first
+/// worker. Only the affinity is that of the main thread.
+///
+/// # Errors
+///
+/// [`ErrorKind::Spawn`] when the program cannot be started, [`ErrorKind::Forked`] in a
+/// fork of the process that started the first worker, [`ErrorKind::Os`] when the library's
+/// threads cannot be started or no descriptor is free.
+pub(crate) fn start(
+    program: Program,
+    stdin: OwnedFd,
+    socket: Option<Arc<UnixStream>>,
+    log: Option<Log>,
+    on_exit: OnExit,
+) -> Result<Child> {
+    Job { program, stdin, socket, log, on_exit, uses_pidfd: true }.run()
+}
+
 /// A worker to start.
-pub(super) struct Job {
-    pub(super) program: Program,
-    pub(super) stdin: OwnedFd,
-    pub(super) socket: Option<Arc<UnixStream>>,
-    pub(super) log: Option<Log>,
-    pub(super) on_exit: OnExit,
-    pub(super) pidfds: Pidfds,
+struct Job {
+    program: Program,
+    stdin: OwnedFd,
+    socket: Option<Arc<UnixStream>>,
+    log: Option<Log>,
+    on_exit: OnExit,
+    /// False in tests only, as on a kernel without pidfds.
+    uses_pidfd: bool,
 }
 
 type Order = (Box<Job>, SyncSender<Result<Child>>);
 
-/// The means to order a start. The thread ends when this is dropped.
-#[derive(Clone)]
-pub(super) struct Starter(Sender<Order>);
-
-impl Starter {
-    /// Starts the thread, which gives every worker that it has started to `adopt`.
-    pub(super) fn begin(adopt: impl Fn(Ward) + Send + 'static) -> io::Result<Self> {
-        let (order, orders) = channel();
-        start_thread("slipring-start", move || run(&orders, adopt))?;
-        Ok(Self(order))
-    }
-
-    /// Starts a worker. Blocks while others are started, and until the program is loaded.
-    pub(super) fn start(&self, job: Job) -> Result<Child> {
-        let (reply, answer) = sync_channel(1);
-        // Without the thread there is no answer.
-        let _ = self.0.send((Box::new(job), reply));
-        answer.recv().unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Spawn, "the library failed while it started a worker"))
-        })
-    }
+/// Takes the lock, for a test of what must not wait for it.
+#[cfg(test)]
+#[allow(dead_code, reason = "used by tests of some features")]
+pub(crate) fn hold() -> impl Sized {
+    lock(&STARTER)
 }
 
-fn run(orders: &Receiver<Order>, adopt: impl Fn(Ward)) {
+/// Returns the means to use the starter's thread. Starts that thread and the supervisor's if
+/// they do not run yet.
+fn starter() -> Result<Sender<Order>> {
+    let mut starter = lock(&STARTER);
+    if let Some(running) = &*starter {
+        return Ok(running.clone());
+    }
+    let begin = || -> io::Result<Sender<Order>> {
+        let (supervisor, supervise) = Supervisor::new()?;
+        let (order, orders) = channel();
+        start_thread("slipring-start", move || run(&orders, &supervisor))?;
+        // If this fails, `order` is dropped, and the starter's thread ends.
+        start_thread("slipring-super", supervise)?;
+        Ok(order)
+    };
+    let new = begin().map_err(|e| Error::os("cannot start the supervisor of the workers", e))?;
+    Ok(starter.insert(new).clone())
+}
+
+fn run(orders: &Receiver<Order>, supervisor: &Supervisor) {
     while let Ok((job, reply)) = orders.recv() {
-        // Whatever panics in here was brought by a caller, who then gets no answer.
+        // A panic in here comes from a caller's code. That caller then gets no reply.
         let _ = catch_unwind(AssertUnwindSafe(|| {
-            let started = job.carry_out().map(|ward| {
-                let child = ward.child();
-                // Before the answer: the supervisor knows of every worker that is known of.
-                adopt(ward);
-                child
-            });
-            // The caller waits for the answer, so that it is there to take it.
-            let _ = reply.send(started);
+            // The caller waits for the reply, so this cannot fail.
+            let _ = reply.send(job.carry_out(supervisor));
         }));
     }
 }
 
 impl Job {
-    fn carry_out(self: Box<Self>) -> Result<Ward> {
-        let Self { program, stdin, socket, mut log, on_exit, pidfds } = *self;
-        // The place in the table for the pidfd: better no worker than one without.
+    /// Has the starter's thread start the worker. Blocks while it starts others, and until the
+    /// program is loaded.
+    fn run(self) -> Result<Child> {
+        fork::check()?;
+        let (reply, answer) = sync_channel(1);
+        // Without the thread there is no answer.
+        let _ = starter()?.send((Box::new(self), reply));
+        answer.recv().unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Spawn, "the library failed while it started a worker"))
+        })
+    }
+
+    fn carry_out(self: Box<Self>, supervisor: &Supervisor) -> Result<Child> {
+        let Self { program, stdin, socket, mut log, on_exit, uses_pidfd } = *self;
+        // Keeps a descriptor free for the pidfd.
         let place = stdin.try_clone().map_err(|e| Error::os("no descriptor for a worker", e))?;
         let oom = OomCount::now();
         let pid = spawn(&program, stdin.as_fd(), log.as_mut().and_then(Log::fd))?;
         drop((place, stdin));
-        // The worker cannot be recycled before this, as nobody has reaped it: unless the
-        // host does that, and then waiting tells that it is no child of ours. Any failure
-        // leaves it to be polled.
-        let pidfd = match pidfds {
-            Pidfds::Use => pidfd_open(pid).ok(),
-            #[cfg(test)]
-            Pidfds::Avoid => None,
-        };
-        let process = Process::new(next_key(), pid, pidfd, log, socket, oom);
-        Ok(Ward::new(Arc::new(process), on_exit))
+        // The process id cannot have been recycled yet, as the library has not reaped the
+        // worker. If the host reaps children that are not its own, waiting for the worker
+        // fails, which is taken for its end. Without a pidfd the worker is polled.
+        let pidfd = uses_pidfd.then(|| pidfd_open(pid).ok()).flatten();
+        let handle = PidHandle::new(pid, pidfd);
+        let event = Arc::clone(supervisor.event());
+        let child = Child::new(handle, Belongings { log, socket, oom }, event);
+        supervisor.adopt(child.clone(), on_exit);
+        Ok(child)
     }
 }
+
+#[cfg(test)]
+#[path = "starter_tests.rs"]
+mod tests;

@@ -1,223 +1,106 @@
 //! The supervisor: one thread that ends and reaps every worker.
 //!
-//! It sleeps in one epoll wait over a bell for commands, the workers' pidfds and those of
-//! what workers have left behind, with a timeout only while something is due. As it is one
-//! thread for all workers, nothing that it does waits for one of them, for a file or for the
-//! host: what could runs apart, see [`run_apart`].
+//! It sleeps in one epoll wait for its event counter, the workers' pidfds and those of what
+//! workers leave behind, and has a timeout only while something is due. As it serves all
+//! workers, it never waits for one of them, for a file or for the host: whatever could block
+//! runs on a thread of its own, see [`run_detached`].
 
 use std::collections::HashMap;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::exit::{Child, Process};
-use super::log::Log;
-use super::orphans::{self, Reaped};
-use super::service::{Home, lock, run_apart, start_thread};
-use super::spawn::Program;
-use super::starter::{Job, Starter};
-use crate::error::{Error, ErrorKind, ExitCause, Result};
+use super::child::Child;
+use super::reap::{Attempt, Reaped, reap_member};
+use super::service::{lock, run_detached};
+use super::worker_process::WorkerProcess;
+use crate::error::ExitCause;
 use crate::sys::fd::{Epoll, EventCounter};
 
-/// What is called once when a worker has ended, on the supervisor's thread: it must not
-/// block, and not run code of the host's.
+/// Called once when a worker has been reaped, on the supervisor's thread: it must not block,
+/// and not run code of the host's.
 pub(crate) type OnExit = Box<dyn FnOnce(ExitCause) + Send>;
 
 /// How often a worker without a pidfd is looked at.
 const POLL: Duration = Duration::from_millis(50);
-/// How long an orphan that has ended may be another process's child, or held by a debugger.
-/// That parent was killed with it, and leaves the orphan to this process when it ends.
-const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a descendant of a worker that has ended may be another process's child, or held by
+/// a debugger. Its parent was killed too, and leaves it to this process when it ends.
+const MAX_ZOMBIE_TIME: Duration = Duration::from_secs(5);
 
-/// The bell's key; workers' keys begin above.
-const BELL: u64 = 0;
+/// The event counter's key; other keys are higher.
+const EVENT_KEY: u64 = 0;
 
-static HOME: Home = Home::new();
-static SERVICE: Mutex<Option<Service>> = Mutex::new(None);
-static NEXT_KEY: AtomicU64 = AtomicU64::new(BELL + 1);
+/// The means to give a worker to the supervisor.
+#[derive(Clone)]
+pub(super) struct Supervisor(Arc<Inbox>);
 
-/// The key of the next worker.
-pub(super) fn next_key() -> u64 {
-    NEXT_KEY.fetch_add(1, Ordering::Relaxed)
-}
-
-/// Starts `program` and returns once it runs. `stdin` is closed then. `socket` is the other
-/// end of `stdin`, if that is a bootstrap socket; it is shut down when the worker has ended.
-/// `on_exit` is called exactly once if this succeeds, possibly before it returns, and never
-/// if it fails.
-///
-/// What belongs to a thread and not to a process, as namespaces and capabilities do, a
-/// worker inherits from the starter's thread, which got it from the thread that started
-/// the first worker; only processors are the main thread's.
-///
-/// # Errors
-///
-/// [`ErrorKind::Spawn`] when the program cannot be started, [`ErrorKind::Forked`] in a
-/// fork of the process that started the first worker, [`ErrorKind::Os`] when the
-/// supervisor itself cannot be started or no descriptor is free.
-pub(crate) fn start(
-    program: Program,
-    stdin: OwnedFd,
-    socket: Option<Arc<UnixStream>>,
-    log: Option<Log>,
-    on_exit: OnExit,
-) -> Result<Child> {
-    start_job(Job { program, stdin, socket, log, on_exit, pidfds: Pidfds::Use })
-}
-
-/// Whether to use pidfds; they can be absent, or forbidden by a system call filter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pidfds {
-    Use,
-    #[cfg(test)]
-    Avoid,
-}
-
-fn start_job(job: Job) -> Result<Child> {
-    if !is_at_home() {
-        let message = "workers cannot be started in a fork of the process that uses slipring";
-        return Err(Error::new(ErrorKind::Forked, message));
-    }
-    running()?.start(job)
-}
-
-/// Takes the lock, for a test of what must not wait for it.
-#[cfg(all(test, feature = "tokio"))]
-pub(crate) fn hold() -> impl Sized {
-    lock(&SERVICE)
-}
-
-/// Whether this process is the one whose workers are supervised.
-pub(super) fn is_at_home() -> bool {
-    HOME.is_here()
-}
-
-/// See [`Child::retire`].
-pub(super) fn retire(key: u64, term_at: Option<Instant>, kill_at: Option<Instant>) {
-    if is_at_home()
-        && let Some(service) = &*lock(&SERVICE)
-    {
-        service.inbox.post(Command::Retire { key, term_at, kill_at });
-    }
-}
-
-/// The two threads behind this module, as others see them.
-struct Service {
-    inbox: Arc<Inbox>,
-    starter: Starter,
-}
-
-/// The starter; both threads are started if need be.
-fn running() -> Result<Starter> {
-    let mut service = lock(&SERVICE);
-    if let Some(service) = &*service {
-        return Ok(service.starter.clone());
-    }
-    let begin = || {
-        let inbox = Arc::new(Inbox { commands: Mutex::default(), bell: EventCounter::new()? });
-        let epoll = Epoll::new()?;
-        epoll.add(inbox.bell.as_fd(), BELL)?;
-        let adopting = Arc::clone(&inbox);
-        let starter = Starter::begin(move |ward| adopting.post(Command::Adopt(Box::new(ward))))?;
-        let supervisor = Supervisor {
-            inbox: Arc::clone(&inbox),
-            epoll,
-            wards: HashMap::new(),
-            orphans: HashMap::new(),
-        };
-        // If this fails, the starter ends with its handle.
-        start_thread("slipring-super", move || supervisor.run())?;
-        Ok(Service { inbox, starter })
-    };
-    let new = begin().map_err(|e| Error::os("cannot start the supervisor of the workers", e))?;
-    let starter = new.starter.clone();
-    *service = Some(new);
-    Ok(starter)
-}
-
-/// How others talk to the supervisor.
 struct Inbox {
-    commands: Mutex<Vec<Command>>,
-    bell: EventCounter,
-}
-
-impl Inbox {
-    fn post(&self, command: Command) {
-        lock(&self.commands).push(command);
-        self.bell.raise();
-    }
-}
-
-enum Command {
-    Adopt(Box<Ward>),
-    Retire { key: u64, term_at: Option<Instant>, kill_at: Option<Instant> },
-}
-
-/// A worker in the supervisor's care.
-pub(super) struct Ward {
-    process: Arc<Process>,
-    on_exit: OnExit,
-    /// Not in the epoll set.
-    is_polled: bool,
-    term_at: Option<Instant>,
-    kill_at: Option<Instant>,
-}
-
-impl Ward {
-    pub(super) fn new(process: Arc<Process>, on_exit: OnExit) -> Self {
-        Self { process, on_exit, is_polled: true, term_at: None, kill_at: None }
-    }
-
-    pub(super) fn child(&self) -> Child {
-        Child(Arc::clone(&self.process))
-    }
-
-    fn next_deadline(&self) -> Option<Instant> {
-        earlier(self.term_at, self.kill_at)
-    }
-
-    /// Takes the means whose time has come.
-    fn press(&mut self, now: Instant) {
-        if self.term_at.take_if(|at| *at <= now).is_some() {
-            // Reaches also a worker that this process may not signal.
-            self.process.hang_up();
-            self.process.signal(libc::SIGTERM);
-        }
-        if self.kill_at.take_if(|at| *at <= now).is_some() {
-            self.process.kill();
-        }
-    }
-}
-
-fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
-    [a, b].into_iter().flatten().min()
-}
-
-struct Supervisor {
-    inbox: Arc<Inbox>,
-    epoll: Epoll,
-    wards: HashMap<u64, Ward>,
-    orphans: HashMap<u64, Orphan>,
-}
-
-/// Something that a worker has left behind and that is to be reaped.
-struct Orphan {
-    pidfd: OwnedFd,
-    /// Set for one that has ended and cannot be reaped yet: it is out of the epoll set, and
-    /// looked at again and again until then.
-    until: Option<Instant>,
+    new_workers: Mutex<Vec<Worker>>,
+    /// Raised when there is a new worker, or an earlier deadline of one.
+    event: Arc<EventCounter>,
 }
 
 impl Supervisor {
+    /// Returns a supervisor, and what its thread has to run.
+    pub(super) fn new() -> io::Result<(Self, impl FnOnce() + Send)> {
+        let event = Arc::new(EventCounter::new()?);
+        let epoll = Epoll::new()?;
+        epoll.add(event.as_fd(), EVENT_KEY)?;
+        let inbox = Arc::new(Inbox { new_workers: Mutex::default(), event });
+        let supervision = Supervision {
+            inbox: Arc::clone(&inbox),
+            epoll,
+            last_key: EVENT_KEY,
+            workers: HashMap::new(),
+            descendants: HashMap::new(),
+        };
+        Ok((Self(inbox), move || supervision.run()))
+    }
+
+    /// Raised, it makes the supervisor look at the deadlines of all workers.
+    pub(super) fn event(&self) -> &Arc<EventCounter> {
+        &self.0.event
+    }
+
+    pub(super) fn adopt(&self, child: Child, on_exit: OnExit) {
+        lock(&self.0.new_workers).push(Worker { child, on_exit, is_polled: true });
+        self.0.event.raise();
+    }
+}
+
+/// A worker that is supervised.
+struct Worker {
+    child: Child,
+    on_exit: OnExit,
+    /// It is not in the epoll set.
+    is_polled: bool,
+}
+
+/// A process that a worker has left behind, and that this process must reap.
+struct Descendant {
+    pidfd: OwnedFd,
+    /// Set while it is out of the epoll set, because it has ended and cannot be reaped yet:
+    /// then it is polled until this time.
+    polled_until: Option<Instant>,
+}
+
+/// What the thread has.
+struct Supervision {
+    inbox: Arc<Inbox>,
+    epoll: Epoll,
+    last_key: u64,
+    workers: HashMap<u64, Worker>,
+    descendants: HashMap<u64, Descendant>,
+}
+
+impl Supervision {
     fn run(mut self) {
         loop {
-            // Whatever panics in here was brought by a caller, and concerns one worker.
+            // A panic in here comes from a caller's code, and concerns one worker.
             let _ = catch_unwind(AssertUnwindSafe(|| self.turn()));
         }
     }
@@ -226,136 +109,120 @@ impl Supervisor {
         let mut ready = Vec::new();
         match self.epoll.wait(self.timeout(), &mut ready) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => {
-                // Cannot be; but then workers are still noticed, by polling them all.
+                // Not expected; if it happens, all workers are polled.
                 thread::sleep(POLL);
-                ready.extend(self.wards.keys().chain(self.orphans.keys()));
+                ready.extend(self.workers.keys().chain(self.descendants.keys()));
             }
             _ => {}
         }
-        // The bell before the commands: one that is posted after the look rings again.
-        self.inbox.bell.clear();
-        let commands = mem::take(&mut *lock(&self.inbox.commands));
-        for command in commands {
-            self.obey(command);
+        // Cleared before the inbox is read: a worker that comes after that raises it again.
+        self.inbox.event.clear();
+        let new_workers = mem::take(&mut *lock(&self.inbox.new_workers));
+        for worker in new_workers {
+            let key = self.adopt(worker);
+            // Looked at once, as a worker that is no child of this process any more, because
+            // the host ignores SIGCHLD, does not become readable.
+            self.reap_if_ended(key);
         }
         for key in ready {
-            if self.wards.contains_key(&key) && !self.look_at(key) {
+            if self.workers.contains_key(&key) && !self.reap_if_ended(key) {
                 self.poll_from_now_on(key);
             }
-            self.look_at_orphan(key, true);
+            self.reap_descendant_if_ended(key, true);
         }
         let now = Instant::now();
-        for ward in self.wards.values_mut() {
-            ward.press(now);
+        for worker in self.workers.values() {
+            worker.child.end_if_due(now);
         }
-        let polled = self.wards.iter().filter(|(_, ward)| ward.is_polled);
+        let polled = self.workers.iter().filter(|(_, worker)| worker.is_polled);
         for key in polled.map(|(key, _)| *key).collect::<Vec<_>>() {
-            self.look_at(key);
+            self.reap_if_ended(key);
         }
-        let polled = self.orphans.iter().filter(|(_, orphan)| orphan.until.is_some());
+        let polled = self.descendants.iter().filter(|(_, process)| process.polled_until.is_some());
         for key in polled.map(|(key, _)| *key).collect::<Vec<_>>() {
-            self.look_at_orphan(key, false);
+            self.reap_descendant_if_ended(key, false);
         }
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let deadline = self.wards.values().filter_map(Ward::next_deadline).min();
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let has_polled = self.wards.values().any(|ward| ward.is_polled)
-            || self.orphans.values().any(|orphan| orphan.until.is_some());
+        let deadlines = self.workers.values().filter_map(|worker| worker.child.next_deadline());
+        let left = deadlines.min().map(|at| at.saturating_duration_since(Instant::now()));
+        let has_polled = self.workers.values().any(|worker| worker.is_polled)
+            || self.descendants.values().any(|process| process.polled_until.is_some());
         if has_polled {
             return Some(left.map_or(POLL, |left| left.min(POLL)));
         }
         left
     }
 
-    fn obey(&mut self, command: Command) {
-        match command {
-            Command::Adopt(ward) => {
-                let key = self.adopt(*ward);
-                // One that is no child of this process any more, because the host ignores
-                // SIGCHLD, would not be noticed otherwise.
-                self.look_at(key);
-            }
-            Command::Retire { key, term_at, kill_at } => {
-                if let Some(ward) = self.wards.get_mut(&key) {
-                    ward.term_at = earlier(ward.term_at, term_at);
-                    ward.kill_at = earlier(ward.kill_at, kill_at);
-                }
-            }
-        }
+    fn next_key(&mut self) -> u64 {
+        self.last_key += 1;
+        self.last_key
     }
 
-    fn adopt(&mut self, mut ward: Ward) -> u64 {
-        let key = ward.process.key();
-        let added = ward.process.with_pidfd(|fd| self.epoll.add(fd, key));
-        ward.is_polled = !matches!(added, Some(Ok(())));
-        self.wards.insert(key, ward);
+    fn adopt(&mut self, mut worker: Worker) -> u64 {
+        let key = self.next_key();
+        let added = worker.child.with_pidfd(|fd| self.epoll.add(fd, key));
+        worker.is_polled = !matches!(added, Some(Ok(())));
+        self.workers.insert(key, worker);
         key
     }
 
-    /// Finishes the worker if it has ended; whether it has.
-    fn look_at(&mut self, key: u64) -> bool {
-        let Some(end) = self.wards.get(&key).and_then(|ward| ward.process.reap_if_ended()) else {
-            return false;
-        };
-        if let Some(fd) = &end.pidfd {
-            // Best effort, as a polled one is not in the set.
+    /// Reaps the worker if it has ended, and tells of its end. Returns whether it has.
+    fn reap_if_ended(&mut self, key: u64) -> bool {
+        let reaped = self.workers.get(&key).and_then(|worker| worker.child.reap_if_ended());
+        let Some(Reaped { cause, pidfd, members }) = reaped else { return false };
+        if let Some(fd) = &pidfd {
+            // Fails if it is polled, and so not in the set.
             let _ = self.epoll.remove(fd.as_fd());
         }
-        drop(end.pidfd);
-        for pidfd in end.orphans {
-            self.take_in(pidfd);
+        drop(pidfd);
+        for pidfd in members {
+            self.adopt_descendant(pidfd);
         }
-        if let Some(ward) = self.wards.remove(&key) {
-            let Ward { process, on_exit, .. } = ward;
-            let cause = process.announce(end.cause);
-            let _ = catch_unwind(AssertUnwindSafe(|| on_exit(cause)));
-            if process.has_log() {
-                run_apart("slipring-log", move || process.complete_log(cause));
+        if let Some(Worker { child, on_exit, .. }) = self.workers.remove(&key) {
+            let status = child.record_exit(cause);
+            let _ = catch_unwind(AssertUnwindSafe(|| on_exit(status)));
+            if child.log().is_some() {
+                run_detached("slipring-log", move || child.complete_log(status));
             }
         }
         true
     }
 
-    /// Waits for the end of something that a worker has left behind.
-    fn take_in(&mut self, pidfd: OwnedFd) {
-        let key = next_key();
+    fn adopt_descendant(&mut self, pidfd: OwnedFd) {
+        let key = self.next_key();
         let is_in_set = self.epoll.add(pidfd.as_fd(), key).is_ok();
-        let until = (!is_in_set).then(|| Instant::now() + ORPHAN_PATIENCE);
-        self.orphans.insert(key, Orphan { pidfd, until });
+        let polled_until = (!is_in_set).then(|| Instant::now() + MAX_ZOMBIE_TIME);
+        self.descendants.insert(key, Descendant { pidfd, polled_until });
     }
 
-    /// Reaps the orphan if it has ended. `is_ready` says that its pidfd was readable.
-    fn look_at_orphan(&mut self, key: u64, is_ready: bool) {
-        let Some(orphan) = self.orphans.get_mut(&key) else { return };
+    /// Reaps a descendant of a worker if it has ended. `is_ready` means that its pidfd was
+    /// readable.
+    fn reap_descendant_if_ended(&mut self, key: u64, is_ready: bool) {
+        let Some(process) = self.descendants.get_mut(&key) else { return };
         let now = Instant::now();
-        let is_done = match orphans::reap(&orphan.pidfd) {
-            Reaped::Done => true,
-            // Left to the epoll set, if it is there.
-            Reaped::NotEnded if !is_ready => orphan.until.is_some_and(|until| until <= now),
-            // It has ended, but its parent is another process, or a debugger holds it. Left in
-            // the set it would end every wait at once.
-            Reaped::NotEnded | Reaped::NotHere => {
-                let _ = self.epoll.remove(orphan.pidfd.as_fd());
-                *orphan.until.get_or_insert(now + ORPHAN_PATIENCE) <= now
+        let is_done = match reap_member(&process.pidfd) {
+            Attempt::Gone => true,
+            Attempt::Running if !is_ready => process.polled_until.is_some_and(|at| at <= now),
+            // It has ended, but its parent is another process, or a debugger holds it. In the
+            // epoll set it would end every wait at once.
+            Attempt::Running | Attempt::NotOurs => {
+                let _ = self.epoll.remove(process.pidfd.as_fd());
+                *process.polled_until.get_or_insert(now + MAX_ZOMBIE_TIME) <= now
             }
         };
-        if is_done && let Some(orphan) = self.orphans.remove(&key) {
-            let _ = self.epoll.remove(orphan.pidfd.as_fd());
+        if is_done && let Some(process) = self.descendants.remove(&key) {
+            let _ = self.epoll.remove(process.pidfd.as_fd());
         }
     }
 
-    /// A dead process that a debugger still holds is readable, but cannot be reaped:
-    /// left in the set, it would end every wait at once.
+    /// Takes a worker out of the epoll set. Needed for one that has ended and cannot be reaped,
+    /// because a debugger holds it: in the set it would end every wait at once.
     fn poll_from_now_on(&mut self, key: u64) {
-        if let Some(ward) = self.wards.get_mut(&key) {
-            let _ = ward.process.with_pidfd(|fd| self.epoll.remove(fd));
-            ward.is_polled = true;
+        if let Some(worker) = self.workers.get_mut(&key) {
+            let _ = worker.child.with_pidfd(|fd| self.epoll.remove(fd));
+            worker.is_polled = true;
         }
     }
 }
-
-#[cfg(test)]
-#[path = "supervisor_tests.rs"]
-mod tests;

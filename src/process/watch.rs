@@ -15,8 +15,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::robust::owner_died;
-use super::service::{Home, lock, start_thread};
+use super::robust_futex::owner_died;
+use super::service::{lock, start_thread};
+use crate::sys::fork::is_forked_child;
 use crate::sys::futex_words::{MAX_WORDS, Scope, Word, wait_any, wake_one};
 
 /// Words that one thread watches, beside its control word.
@@ -29,7 +30,6 @@ const MAX_EVENTS: u32 = 1_000;
 type OnDeath = Box<dyn FnOnce() + Send>;
 type SharedWord = Arc<dyn Deref<Target = AtomicU32> + Send + Sync>;
 
-static HOME: Home = Home::new();
 static WATCHERS: Mutex<Vec<Arc<Watcher>>> = Mutex::new(Vec::new());
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 /// Set when the kernel refused a wait that it was expected to grant.
@@ -49,7 +49,8 @@ where
 }
 
 /// Takes all locks, for a test of what must not wait for them.
-#[cfg(all(test, feature = "tokio"))]
+#[cfg(test)]
+#[allow(dead_code, reason = "used by tests of some features")]
 pub(crate) fn hold() -> impl Sized {
     let watchers = lock(&WATCHERS);
     watchers.iter().for_each(|watcher| std::mem::forget(lock(&watcher.slots)));
@@ -72,7 +73,7 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         // In a fork, the lock may be held by a thread that does not exist there.
-        if let Some((watcher, id)) = self.0.take().filter(|_| HOME.is_here()) {
+        if let Some((watcher, id)) = self.0.take().filter(|_| !is_forked_child()) {
             watcher.forget(id);
         }
     }
@@ -91,7 +92,7 @@ fn is_supported() -> bool {
 }
 
 fn watch_if(is_supported: bool, word: SharedWord, on_death: OnDeath) -> Watched {
-    if !is_supported || !HOME.is_here() {
+    if !is_supported || is_forked_child() {
         return Watched(None);
     }
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);

@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::error::ExitCause;
-use crate::process::exit::Child;
-use crate::process::robust::RobustOwner;
+use crate::process::child::Child;
+use crate::process::robust_futex::RobustOwner;
 use crate::process::socket::{self, Received};
 use crate::process::spawn::Program;
-use crate::process::supervisor;
+use crate::process::starter;
 use crate::process::testing::{
     SharedPage, alone, belongings, eventually, fork, parent_and_child, report, sleeps_of_threads,
     soon, threads_named, wants_figures,
 };
+use crate::process::worker_process::WorkerProcess;
 
 const DEAD: u32 = libc::FUTEX_OWNER_DIED;
 
@@ -252,7 +253,7 @@ impl Owner {
         let (socket, theirs) = socket::pair().unwrap();
         let (tell, exit) = channel();
         let on_exit = Box::new(move |_| tell.send(Instant::now()).unwrap());
-        let child = supervisor::start(program.clone(), theirs, None, None, on_exit).unwrap();
+        let child = starter::start(program.clone(), theirs, None, None, on_exit).unwrap();
         let memfd = SharedPage::memfd();
         let (tell, death) = channel();
         let page = SharedPage::map(memfd.as_fd(), false);

@@ -13,8 +13,6 @@ use crate::protocol::codec::{Reader, Writer, cut};
 /// Version of these two messages.
 const VERSION: u32 = 1;
 const MAGIC: u32 = u32::from_le_bytes(*b"SLRG");
-/// The variable that tells a program that it was started as a worker: the parent's process id.
-pub(crate) const WORKER_ENV: &str = "SLIPRING_WORKER";
 /// The longest message, so that it always fits the socket's buffer.
 pub(crate) const MAX_LEN: usize = 64 << 10;
 

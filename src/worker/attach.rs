@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::WorkerLink;
-use crate::process::birth::{Birth, birth};
-use crate::process::socket::ParentWatch;
+use crate::process::parent_watch::ParentWatch;
+use crate::process::worker_env::{self, ParentId};
 use crate::process::{limits, socket, stdio};
 use crate::protocol::handshake::{Answer, Hello, Limits, MAX_LEN, RoleConfig};
 use crate::shm::layout::as_usize;
@@ -38,14 +38,14 @@ pub(crate) struct Attached {
 /// What a worker starts is no worker, whatever it inherits.
 #[must_use]
 pub fn is_worker() -> bool {
-    birth().is_ok()
+    worker_env::parent().is_ok()
 }
 
 /// Takes the descriptors from the socket that is this process's standard input, checks
 /// and maps what they lead to, and answers the parent once [`Attached::confirm`] is
 /// called.
 pub(super) fn attach() -> Result<Attached> {
-    let birth = birth()?;
+    let parent = worker_env::parent()?;
     let socket = stdio::take_stdin()?;
     let deadline = Instant::now() + PATIENCE;
     let (bytes, fds) = match socket::recv(socket.as_fd(), MAX_LEN, 4, Some(deadline))? {
@@ -59,7 +59,7 @@ pub(super) fn attach() -> Result<Attached> {
         error
     };
     let (link, role, wake_fd, is_child) =
-        take_over(&bytes, fds, birth, socket.as_fd()).map_err(refuse)?;
+        take_over(&bytes, fds, parent, socket.as_fd()).map_err(refuse)?;
     let parent = ParentWatch::new(socket, is_child)?;
     Ok(Attached { link, role, stop: Arc::default(), parent, wake_fd })
 }
@@ -70,13 +70,13 @@ type Taken = (WorkerLink, RoleConfig, Option<Arc<WakeFd>>, bool);
 fn take_over(
     hello: &[u8],
     fds: Vec<OwnedFd>,
-    birth: Birth,
+    parent: ParentId,
     socket: BorrowedFd<'_>,
 ) -> Result<Taken> {
     let hello = Hello::decode(hello)?;
-    let (parent, named) = (birth.parent, hello.parent);
-    if named != parent {
-        let message = format!("the parent says that it is process {named}, but it is {parent}");
+    let (pid, named) = (parent.pid, hello.parent);
+    if named != pid {
+        let message = format!("the parent says that it is process {named}, but it is {pid}");
         return Err(Error::new(ErrorKind::Handshake, message));
     }
     let mut fds = fds.into_iter();
@@ -84,14 +84,14 @@ fn take_over(
         return Err(Error::new(ErrorKind::Handshake, "expected two or four descriptors"));
     };
     let wake_fd = fds.next().zip(fds.next()).map(|(own, other)| Arc::new(WakeFd::of([own, other])));
-    let is_child = match birth.known_as {
-        Some(parent) => limits::die_with_parent(parent)?,
+    let is_child = match parent.pid_here {
+        Some(pid) => limits::die_with_parent(pid)?,
         None => false,
     };
     // Otherwise a program is in between that runs this one, and the socket alone tells whether
     // the parent is there.
     if !is_child && socket::is_hung_up(socket)? {
-        let message = format!("the parent, process {parent}, is gone");
+        let message = format!("the parent, process {pid}, is gone");
         return Err(Error::new(ErrorKind::PeerDied, message));
     }
     apply(&hello.limits)?;

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::Duplex;
 use crate::process::limits;
-use crate::process::robust::RobustOwner;
+use crate::process::robust_futex::RobustOwner;
 use crate::protocol::health::Status;
 use crate::protocol::kind::Kind;
 use crate::ring::Header;

@@ -29,7 +29,7 @@ const DROP_GRACE: Duration = Duration::from_secs(1);
 
 /// The process behind a channel. Dropping it does not block: the supervisor ends and
 /// reaps the process.
-pub(crate) struct WorkerProcess {
+pub(crate) struct WorkerHandle {
     state: Arc<State>,
     health: HealthClient,
     role: String,
@@ -37,14 +37,14 @@ pub(crate) struct WorkerProcess {
     _watched: Option<Watched>,
 }
 
-impl WorkerProcess {
+impl WorkerHandle {
     pub(crate) fn new(
         state: Arc<State>,
         health: HealthClient,
         exit: WorkerExit,
         watched: Option<Watched>,
     ) -> Self {
-        let (role, pid) = (exit.role.clone(), exit.body.pid());
+        let (role, pid) = (exit.role.clone(), exit.process.pid());
         state.set_exit(exit);
         let weak = Arc::downgrade(&state);
         state.end_of_service.set_has_stopped(Box::new(move || {
@@ -73,14 +73,14 @@ impl WorkerProcess {
     }
 
     pub(crate) fn exit_cause(&self) -> Option<ExitCause> {
-        self.exit()?.body.status()
+        self.exit()?.process.status()
     }
 
     /// Blocks until the worker has ended or the timeout has passed.
     pub(crate) fn wait_exit(&self, timeout: Duration) -> Result<ExitCause> {
         fork::check()?;
         let deadline = Deadline::after(timeout).instant();
-        let cause = self.exit().and_then(|exit| exit.body.wait(deadline));
+        let cause = self.exit().and_then(|exit| exit.process.wait(deadline));
         cause.ok_or_else(|| {
             let (role, pid) = (&self.role, self.pid);
             let message = format!("worker {role} (pid {pid}) still runs after {timeout:?}");
@@ -89,7 +89,7 @@ impl WorkerProcess {
     }
 
     pub(crate) fn log_path(&self) -> Option<&Path> {
-        self.exit()?.body.log().map(|log| log.path())
+        self.exit()?.process.log().map(|log| log.path())
     }
 
     pub(crate) fn ping(&self, timeout: Duration) -> Result<Health> {
@@ -116,8 +116,8 @@ impl WorkerProcess {
         let _ = self.health.shutdown(&self.state, deadline);
         let cause = self.reap(deadline);
         self.state.closed();
-        if let (Ok(_), Some(bed)) = (&cause, self.exit()) {
-            bed.body.wait_for_last_line(Instant::now() + LAST_LINE);
+        if let (Ok(_), Some(exit)) = (&cause, self.exit()) {
+            exit.process.wait_for_log(Instant::now() + LAST_LINE);
         }
         event!(INFO, role = self.role.as_str(), pid = self.pid, ?cause, "worker closed");
         cause
@@ -129,8 +129,8 @@ impl WorkerProcess {
         fork::check()?;
         self.state.close();
         self.health.look_again();
-        if let Some(bed) = self.exit() {
-            bed.body.retire(timeout, KILL_AFTER);
+        if let Some(exit) = self.exit() {
+            exit.process.end_later(timeout, KILL_AFTER);
         }
         Ok(())
     }
@@ -151,11 +151,11 @@ impl WorkerProcess {
     /// Ends the worker: by what was asked of it until the deadline, and then by each means
     /// in turn if the one before fails.
     fn reap(&self, deadline: Deadline) -> Result<ExitCause> {
-        let Some(WorkerExit { body, .. }) = self.exit() else { return Ok(ExitCause::Unknown) };
-        if let Some(cause) = body.wait(deadline.instant()) {
+        let Some(WorkerExit { process, .. }) = self.exit() else { return Ok(ExitCause::Unknown) };
+        if let Some(cause) = process.wait(deadline.instant()) {
             return Ok(cause);
         }
-        if !body.can_be_ended() {
+        if !process.can_be_ended() {
             let (role, pid) = (&self.role, self.pid);
             let message = format!(
                 "worker {role} (pid {pid}) has not detached; it is not this process's to kill"
@@ -163,50 +163,50 @@ impl WorkerProcess {
             return Err(Error::new(ErrorKind::Timeout, message));
         }
         // First, as it reaches also a worker that this process may not signal.
-        body.hang_up();
-        body.terminate();
+        process.hang_up();
+        process.terminate();
         let (role, pid) = (&self.role, self.pid);
-        let grace = if body.can_be_killed() { KILL_AFTER } else { THREAD_GRACE };
-        if let Some(cause) = body.wait(Instant::now() + grace) {
+        let grace = if process.can_be_killed() { KILL_AFTER } else { THREAD_GRACE };
+        if let Some(cause) = process.wait(Instant::now() + grace) {
             return Ok(cause);
         }
-        if !body.can_be_killed() {
+        if !process.can_be_killed() {
             let message = format!("worker {role} is a thread, whose handler has not returned");
             return Err(Error::new(ErrorKind::Timeout, message));
         }
-        let (patience, state) = match body.kill() {
+        let (patience, state) = match process.kill() {
             true => (DEATH_THROES, "was killed but has not ended"),
             // It is not there any more, or out of reach: then no wait helps.
             false => (Duration::ZERO, "has not ended, and this process may not kill it"),
         };
-        body.wait(Instant::now() + patience).ok_or_else(|| {
+        process.wait(Instant::now() + patience).ok_or_else(|| {
             Error::new(ErrorKind::Timeout, format!("worker {role} (pid {pid}) {state}"))
         })
     }
 
     fn hang_up(&self) {
-        if let Some(bed) = self.exit() {
-            bed.body.hang_up();
+        if let Some(exit) = self.exit() {
+            exit.process.hang_up();
         }
     }
 }
 
-impl fmt::Debug for WorkerProcess {
+impl fmt::Debug for WorkerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Worker");
         debug.field("role", &self.role).field("pid", &self.pid).field("state", &self.state).finish()
     }
 }
 
-impl Drop for WorkerProcess {
+impl Drop for WorkerHandle {
     fn drop(&mut self) {
         if fork::is_forked_child() {
             return;
         }
         self.state.close();
         self.hang_up();
-        if let Some(bed) = self.exit() {
-            bed.body.retire(DROP_GRACE, KILL_AFTER);
+        if let Some(exit) = self.exit() {
+            exit.process.end_later(DROP_GRACE, KILL_AFTER);
         }
     }
 }

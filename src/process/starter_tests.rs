@@ -1,10 +1,13 @@
-//! Tests of [`super`] and of [`Child`], with real programs.
+//! Tests of [`super`], of the supervisor and of [`Child`], with real programs.
 
 use std::fs;
 use std::sync::atomic::AtomicU32;
 use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::*;
+use crate::error::ExitCause;
 use crate::process::limits;
 use crate::process::socket;
 use crate::process::testing::{
@@ -13,22 +16,24 @@ use crate::process::testing::{
     report, shell, sleeps_of_threads, soon, state, ticks_of_threads, wants_figures,
 };
 use crate::process::watch::watch;
+use crate::process::worker_process::WorkerProcess;
 
-const BOTH: [Pidfds; 2] = [Pidfds::Use, Pidfds::Avoid];
+/// With a pidfd, and without.
+const BOTH: [bool; 2] = [true, false];
 
 /// Starts a program whose end is told to the receiver.
-fn begin(program: Program, log: Option<Log>, pidfds: Pidfds) -> (Child, Receiver<ExitCause>) {
+fn begin(program: Program, log: Option<Log>, uses_pidfd: bool) -> (Child, Receiver<ExitCause>) {
     let (tell, told) = channel();
     // Not every test listens until the end.
     let on_exit = Box::new(move |cause| {
         let _ = tell.send(cause);
     });
-    let job = Job { program, stdin: null(), socket: None, log, on_exit, pidfds };
-    (start_job(job).unwrap(), told)
+    let job = Job { program, stdin: null(), socket: None, log, on_exit, uses_pidfd };
+    (job.run().unwrap(), told)
 }
 
-fn run(script: &str, pidfds: Pidfds) -> ExitCause {
-    let (child, told) = begin(shell(script), None, pidfds);
+fn run(script: &str, uses_pidfd: bool) -> ExitCause {
+    let (child, told) = begin(shell(script), None, uses_pidfd);
     let cause = child.wait(soon()).unwrap();
     assert_eq!(told.recv().unwrap(), cause);
     assert!(!is_alive(child.pid()));
@@ -42,7 +47,7 @@ fn sleeper() -> Program {
 
 #[test]
 fn exit_codes_and_signals_reach_the_callback_the_cells_and_the_log() {
-    for pidfds in BOTH {
+    for uses_pidfd in BOTH {
         for (script, expected, line) in [
             ("exit 0", ExitCause::Exited(0), "exited with code 0"),
             ("echo hello; exit 7", ExitCause::Exited(7), "exited with code 7"),
@@ -51,13 +56,13 @@ fn exit_codes_and_signals_reach_the_callback_the_cells_and_the_log() {
         ] {
             let dir = TempDir::new();
             let log = Log::open(dir.path(), "test", None).unwrap();
-            let (child, told) = begin(shell(script), Some(log), pidfds);
-            let (status, oom) = (child.cause_cell(), child.oom_cell());
+            let (child, told) = begin(shell(script), Some(log), uses_pidfd);
+            let (status, oom) = (child.cause(), child.oom_suspected());
             assert_eq!(told.recv().unwrap(), expected);
             assert_eq!((child.status(), status.get()), (Some(expected), Some(&expected)));
             assert_eq!(child.wait(soon()), Some(expected));
             assert_eq!(oom.get(), Some(&false));
-            child.wait_for_last_line(soon());
+            child.wait_for_log(soon());
             let tail = child.log().unwrap().tail().unwrap();
             assert!(tail.ends_with(&format!("[supervisor] {line}\n")), "{tail}");
             assert_eq!(tail.contains("hello"), script.contains("hello"));
@@ -86,8 +91,8 @@ fn the_worker_gets_its_standard_input_and_no_other_copy_of_it_stays_open() {
 
 #[test]
 fn signals_reach_the_worker_until_its_end_and_nobody_afterwards() {
-    for pidfds in BOTH {
-        let (child, _told) = begin(sleeper(), None, pidfds);
+    for uses_pidfd in BOTH {
+        let (child, _told) = begin(sleeper(), None, uses_pidfd);
         assert_eq!(child.wait(Instant::now()), None);
         assert!(child.signal(libc::SIGSTOP) && child.signal(libc::SIGCONT));
         assert!(child.signal(libc::SIGTERM));
@@ -98,12 +103,12 @@ fn signals_reach_the_worker_until_its_end_and_nobody_afterwards() {
 
 #[test]
 fn what_the_worker_started_ends_with_it() {
-    for pidfds in BOTH {
+    for uses_pidfd in BOTH {
         for end in ["exit 3", "kill -9 $$"] {
             let dir = TempDir::new();
             let log = Log::open(dir.path(), "test", None).unwrap();
             let (child, told) =
-                begin(shell(&format!("sleep 1000 & echo $!; {end}")), Some(log), pidfds);
+                begin(shell(&format!("sleep 1000 & echo $!; {end}")), Some(log), uses_pidfd);
             told.recv().unwrap();
             let tail = child.log().unwrap().tail().unwrap();
             let grandchild = tail.lines().next().unwrap().parse().unwrap();
@@ -116,8 +121,8 @@ fn what_the_worker_started_ends_with_it() {
 fn a_worker_that_has_left_its_group_is_killed_too() {
     parent_and_child(
         |program| {
-            for pidfds in BOTH {
-                let (child, told) = begin(program.clone(), None, pidfds);
+            for uses_pidfd in BOTH {
+                let (child, told) = begin(program.clone(), None, uses_pidfd);
                 let group = || crate::sys::process::group_of(child.pid()).unwrap();
                 eventually("it has left its group", || group() != child.pid());
                 assert!(child.kill());
@@ -157,13 +162,13 @@ fn a_worker_that_is_hung_up_on_or_has_ended_leaves_a_socket_that_is_shut_down() 
 }
 
 /// As the first process of a container would, with a child of its own that has ended.
-fn check_orphans(both: [Pidfds; 2]) {
+fn check_orphans(both: [bool; 2]) {
     ask_for_orphans();
     let mut own = std::process::Command::new("/bin/sh").args(["-c", "exit 7"]).spawn().unwrap();
     eventually("the end of the host's own child", || state(own.id()) == Some('Z'));
-    for pidfds in both {
+    for uses_pidfd in both {
         let script = "(sleep 1000 & sleep 1000 & wait) & sleep 1000 & kill -9 $$";
-        let (child, told) = begin(shell(script), None, pidfds);
+        let (child, told) = begin(shell(script), None, uses_pidfd);
         assert_eq!(told.recv().unwrap(), ExitCause::Signaled(libc::SIGKILL));
         let own = [own.id().to_string()];
         eventually("the end of the orphans", || belongings().1.iter().eq(&own));
@@ -183,7 +188,7 @@ fn an_orphan_that_a_debugger_holds_costs_no_processor_time() {
         ask_for_orphans();
         let dir = TempDir::new();
         let log = Log::open(dir.path(), "test", None).unwrap();
-        let (child, told) = begin(shell("sleep 1000 & echo $!; wait"), Some(log), Pidfds::Use);
+        let (child, told) = begin(shell("sleep 1000 & echo $!; wait"), Some(log), true);
         let tail = || child.log().unwrap().tail().unwrap();
         eventually("its number", || tail().ends_with('\n'));
         let orphan = tail().trim().parse().unwrap();
@@ -213,36 +218,36 @@ fn orphans_of_a_worker_are_reaped_where_there_are_no_pidfds() {
 
 #[test]
 fn a_retired_worker_is_asked_first_and_killed_if_it_does_not_listen() {
-    for pidfds in BOTH {
+    for uses_pidfd in BOTH {
         let begin_trap = |trap: &str| {
             let dir = TempDir::new();
             let log = Log::open(dir.path(), "test", None).unwrap();
             let script = format!("trap {trap} TERM; echo set; while :; do sleep 0.01; done");
-            let child = begin(shell(&script), Some(log), pidfds).0;
+            let child = begin(shell(&script), Some(log), uses_pidfd).0;
             eventually("the trap", || child.log().unwrap().tail().unwrap().contains("set"));
             child
         };
         let child = begin_trap("'exit 5'");
-        child.retire(Duration::ZERO, Duration::from_secs(1000));
+        child.end_later(Duration::ZERO, Duration::from_secs(1000));
         assert_eq!(child.wait(soon()), Some(ExitCause::Exited(5)));
 
         let child = begin_trap("''");
-        child.retire(Duration::ZERO, Duration::from_millis(100));
+        child.end_later(Duration::ZERO, Duration::from_millis(100));
         assert_eq!(child.wait(soon()), Some(ExitCause::Signaled(libc::SIGKILL)));
-        assert_eq!(child.oom_cell().get(), Some(&false));
+        assert_eq!(child.oom_suspected().get(), Some(&false));
 
-        let (child, _told) = begin(shell("kill -STOP $$"), None, pidfds);
+        let (child, _told) = begin(shell("kill -STOP $$"), None, uses_pidfd);
         eventually("the stop", || state(child.pid()) == Some('T'));
-        child.retire(Duration::ZERO, Duration::ZERO);
+        child.end_later(Duration::ZERO, Duration::ZERO);
         assert_eq!(child.wait(soon()), Some(ExitCause::Signaled(libc::SIGKILL)));
     }
 }
 
 #[test]
 fn a_worker_that_ends_by_itself_is_not_pressed_and_never_is_a_long_time() {
-    let (child, _told) = begin(shell("sleep 0.05; exit 4"), None, Pidfds::Use);
-    child.retire(Duration::MAX, Duration::MAX);
-    child.retire(Duration::from_secs(1000), Duration::MAX);
+    let (child, _told) = begin(shell("sleep 0.05; exit 4"), None, true);
+    child.end_later(Duration::MAX, Duration::MAX);
+    child.end_later(Duration::from_secs(1000), Duration::MAX);
     assert_eq!(child.wait(soon()), Some(ExitCause::Exited(4)));
 }
 
@@ -256,14 +261,14 @@ fn a_callback_may_start_the_next_worker_and_may_panic() {
     });
     start(shell("exit 8"), null(), None, None, again).unwrap();
     assert_eq!(told.recv().unwrap(), ExitCause::Exited(9));
-    assert_eq!(run("exit 1", Pidfds::Use), ExitCause::Exited(1));
+    assert_eq!(run("exit 1", true), ExitCause::Exited(1));
 }
 
 #[test]
 fn a_worker_outlives_the_thread_that_asked_for_it() {
     parent_and_child(
         |program| {
-            let asked = thread::spawn(|| begin(program, None, Pidfds::Use)).join().unwrap();
+            let asked = thread::spawn(|| begin(program, None, true)).join().unwrap();
             assert_eq!(asked.0.wait(Instant::now() + Duration::from_millis(300)), None);
             asked.0.kill();
             assert!(asked.1.recv().is_ok());
@@ -279,11 +284,11 @@ fn a_worker_outlives_the_thread_that_asked_for_it() {
 fn where_the_host_ignores_sigchld_the_status_is_unknown_and_nothing_hangs() {
     alone(|| {
         ignore_signal(libc::SIGCHLD);
-        for pidfds in BOTH {
+        for uses_pidfd in BOTH {
             for _ in 0..20 {
-                assert_eq!(run("exit 3", pidfds), ExitCause::Unknown);
+                assert_eq!(run("exit 3", uses_pidfd), ExitCause::Unknown);
             }
-            let (child, told) = begin(sleeper(), None, pidfds);
+            let (child, told) = begin(sleeper(), None, uses_pidfd);
             assert!(child.kill());
             assert_eq!(told.recv().unwrap(), ExitCause::Unknown);
             assert!(!child.signal(libc::SIGTERM) && !child.kill());
@@ -291,9 +296,9 @@ fn where_the_host_ignores_sigchld_the_status_is_unknown_and_nothing_hangs() {
         // With a pidfd, which takes that it was not gone at once, even the group is found.
         let dir = TempDir::new();
         let log = Log::open(dir.path(), "test", None).unwrap();
-        let (child, told) = begin(shell("sleep 1000 & echo $!; sleep 0.2"), Some(log), Pidfds::Use);
+        let (child, told) = begin(shell("sleep 1000 & echo $!; sleep 0.2"), Some(log), true);
         told.recv().unwrap();
-        child.wait_for_last_line(soon());
+        child.wait_for_log(soon());
         let tail = child.log().unwrap().tail().unwrap();
         assert!(tail.ends_with("[supervisor] ended, status unknown (reaped elsewhere)\n"));
         let grandchild = tail.lines().next().unwrap().parse().unwrap();
@@ -311,9 +316,9 @@ fn a_host_that_reaps_all_children_itself_makes_nothing_hang() {
                 }
             }
         });
-        for pidfds in BOTH {
+        for uses_pidfd in BOTH {
             for _ in 0..50 {
-                let cause = run("exit 3", pidfds);
+                let cause = run("exit 3", uses_pidfd);
                 assert!(matches!(cause, ExitCause::Unknown | ExitCause::Exited(3)), "{cause}");
             }
         }
@@ -323,11 +328,11 @@ fn a_host_that_reaps_all_children_itself_makes_nothing_hang() {
 #[test]
 fn a_fork_of_the_host_can_start_nothing_and_harm_nothing() {
     alone(|| {
-        let (child, _told) = begin(sleeper(), None, Pidfds::Use);
+        let (child, _told) = begin(sleeper(), None, true);
         let code = fork(|| {
             let refused = start(shell("true"), null(), None, None, Box::new(|_| {}));
             let is_refused = refused.is_err_and(|e| e.kind() == ErrorKind::Forked);
-            child.retire(Duration::ZERO, Duration::ZERO);
+            child.end_later(Duration::ZERO, Duration::ZERO);
             let is_harmless = !child.signal(libc::SIGTERM) && !child.kill();
             i32::from(is_refused && is_harmless && child.wait(soon()).is_none())
         });
@@ -341,7 +346,7 @@ fn a_fork_of_the_host_can_start_nothing_and_harm_nothing() {
 #[test]
 fn an_idle_supervisor_never_wakes_up() {
     alone(|| {
-        let (child, _told) = begin(sleeper(), None, Pidfds::Use);
+        let (child, _told) = begin(sleeper(), None, true);
         thread::sleep(Duration::from_millis(50));
         let before = sleeps_of_threads("slipring-super");
         thread::sleep(Duration::from_millis(500));
@@ -354,7 +359,7 @@ fn an_idle_supervisor_never_wakes_up() {
 #[test]
 fn nothing_is_left_of_ended_workers_whose_handles_are_kept() {
     alone(|| {
-        run("exit 0", Pidfds::Use);
+        run("exit 0", true);
         let dir = TempDir::new();
         let before = belongings();
         let mut kept = Vec::new();
@@ -368,7 +373,7 @@ fn nothing_is_left_of_ended_workers_whose_handles_are_kept() {
         }
         for (child, _told) in &kept {
             assert!(child.wait(soon()).is_some());
-            child.wait_for_last_line(soon());
+            child.wait_for_log(soon());
         }
         assert_eq!(belongings(), before);
     });
@@ -377,8 +382,8 @@ fn nothing_is_left_of_ended_workers_whose_handles_are_kept() {
 fn check_under_a_filter(error: i32) {
     forbid([libc::SYS_pidfd_open, libc::SYS_futex_waitv], error);
     assert!(!watch(Arc::new(AtomicU32::new(0)), Box::new(|| {})).is_active());
-    assert_eq!(run("exit 3", Pidfds::Use), ExitCause::Exited(3));
-    let (child, told) = begin(shell("sleep 1000 & wait"), None, Pidfds::Use);
+    assert_eq!(run("exit 3", true), ExitCause::Exited(3));
+    let (child, told) = begin(shell("sleep 1000 & wait"), None, true);
     assert!(child.kill());
     assert_eq!(told.recv().unwrap(), ExitCause::Signaled(libc::SIGKILL));
 }
@@ -396,7 +401,7 @@ fn where_a_filter_forbids_pidfds_and_futex_waitv_workers_are_polled() {
 #[test]
 fn a_full_descriptor_table_is_an_error_before_anything_is_started() {
     alone(|| {
-        run("exit 0", Pidfds::Use);
+        run("exit 0", true);
         let before = belongings();
         let mut inputs: Vec<_> = (0..20).map(|_| null()).collect();
         limits::set_rlimit(libc::RLIMIT_NOFILE, 64).unwrap();

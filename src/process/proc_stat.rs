@@ -1,25 +1,26 @@
-//! How a process that is ending will have ended, before the kernel hands out its status.
+//! What `/proc/<pid>/stat` shows of a process that is ending, before the kernel hands out its
+//! exit status.
 //!
-//! The kernel hands the status out when it has torn the process down, tenths of a second after
-//! the death of a big one. The code is shown in `/proc/<pid>/stat` from the moment in which the process as a whole
-//! begins to end, and does not change any more. A zero there means nothing: it stands for a
-//! process that goes on as well, and for one that this process may not look into.
+//! The kernel hands the exit status out when it has torn the process down, which takes tenths
+//! of a second for a big one. The exit code is shown here from the moment in which the process
+//! as a whole begins to end, and does not change after that. A code of zero proves nothing: it
+//! is also shown for a process that runs on, and for one that this process may not inspect.
 
 use std::fs;
 
 use crate::error::ExitCause;
 
-/// Returns how the process will have ended; `None` if that is not shown, or if it goes on. The caller vouches that
-/// the number stands for the process that it means. Never blocks.
-pub(super) fn cause(pid: u32) -> Option<ExitCause> {
-    cause_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+/// Returns how the process will have ended; `None` if that is not shown, or if the process runs
+/// on. The caller must know that `pid` has not been recycled. Never blocks.
+pub(super) fn exit_cause(pid: u32) -> Option<ExitCause> {
+    parse_cause(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-fn cause_in(stat: &str) -> Option<ExitCause> {
-    // The name, in brackets, can have brackets and spaces itself. After it come the state and,
-    // 49 fields later, the code.
+fn parse_cause(stat: &str) -> Option<ExitCause> {
+    // The name is in brackets, and can itself contain brackets and spaces. The state follows
+    // it, and the code comes 49 fields after the state.
     let mut fields = stat.rsplit(')').next()?.split_ascii_whitespace();
-    // The signal that has stopped a process stands in the same place.
+    // For a stopped process, this field is the signal that has stopped it.
     let is_stopped = matches!(fields.next()?, "T" | "t");
     let code: i32 = fields.nth(48)?.parse().ok()?;
     match (code & 0x7F, (code >> 8) & 0xFF) {
@@ -30,12 +31,12 @@ fn cause_in(stat: &str) -> Option<ExitCause> {
     }
 }
 
-/// Set in the flags of a thread from the moment in which it begins to end (`PF_EXITING`): it
-/// does not run a program's instructions any more.
+/// The flag of a thread that has begun to end (`PF_EXITING`): it executes no more instructions
+/// of the program.
 const EXITING: u64 = 4;
 
-/// Whether no thread of the process runs the program any more. The caller vouches that the
-/// number stands for the process that it means. Never blocks.
+/// Returns whether no thread of the process executes the program any more. The caller must know
+/// that `pid` has not been recycled. Never blocks.
 pub(super) fn has_stopped(pid: u32) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
     let mut count = 0;
@@ -44,7 +45,7 @@ pub(super) fn has_stopped(pid: u32) -> bool {
         count += 1;
         match fs::read_to_string(thread.path().join("stat")) {
             Ok(stat) if is_exiting(&stat) => {}
-            // One that is gone between the two looks has stopped as well.
+            // The thread has gone since the directory was read.
             Err(_) => {}
             Ok(_) => return false,
         }
@@ -83,15 +84,15 @@ mod tests {
     #[test]
     fn the_code_is_that_of_a_process_that_is_ending_and_of_no_other() {
         let own = fs::read_to_string("/proc/self/stat").unwrap();
-        assert!(own.split_whitespace().count() >= 52 && cause_in(&own).is_none(), "{own}");
-        assert_eq!(cause_in(&stat("S", 9)), Some(ExitCause::Signaled(9)));
-        assert_eq!(cause_in(&stat("D", 0x8B)), Some(ExitCause::Signaled(11)));
-        assert_eq!(cause_in(&stat("R", 3 << 8)), Some(ExitCause::Exited(3)));
+        assert!(own.split_whitespace().count() >= 52 && parse_cause(&own).is_none(), "{own}");
+        assert_eq!(parse_cause(&stat("S", 9)), Some(ExitCause::Signaled(9)));
+        assert_eq!(parse_cause(&stat("D", 0x8B)), Some(ExitCause::Signaled(11)));
+        assert_eq!(parse_cause(&stat("R", 3 << 8)), Some(ExitCause::Exited(3)));
         for (state, code) in [("T", 19), ("t", 5), ("R", 0), ("Z", 0)] {
-            assert_eq!(cause_in(&stat(state, code)), None, "{state} {code}");
+            assert_eq!(parse_cause(&stat(state, code)), None, "{state} {code}");
         }
         for text in ["", "77 (a", "77 (a) R 1 2 3", "77 (a) R x"] {
-            assert_eq!(cause_in(text), None, "{text}");
+            assert_eq!(parse_cause(text), None, "{text}");
         }
     }
 }

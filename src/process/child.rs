@@ -1,0 +1,258 @@
+//! A worker process that this process has started.
+
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::exit_record::ExitRecord;
+use super::log::Log;
+use super::oom::OomCount;
+use super::pid_handle::PidHandle;
+use super::proc_stat;
+use super::reap::{self, Reaped};
+use super::service::lock;
+use super::worker_process::WorkerProcess;
+use crate::error::ExitCause;
+use crate::sys::fd::EventCounter;
+use crate::sys::fork::is_forked_child;
+
+/// A handle on a worker process. Dropping it has no effect on the process, which the supervisor
+/// reaps in any case.
+#[derive(Debug, Clone)]
+pub(crate) struct Child(Arc<Shared>);
+
+/// What all handles of a worker share.
+#[derive(Debug)]
+struct Shared {
+    pid: u32,
+    process: Mutex<Process>,
+    exit: ExitRecord,
+    log: Option<Log>,
+    /// This side's end of the bootstrap socket; `None` once it is shut down.
+    socket: Mutex<Option<Arc<UnixStream>>>,
+    deadlines: Mutex<Deadlines>,
+    /// Makes the supervisor look at `deadlines`.
+    supervisor: Arc<EventCounter>,
+}
+
+#[derive(Debug)]
+struct Process {
+    handle: PidHandle,
+    reap_attempts: u32,
+}
+
+/// When the supervisor takes the next means to end the process.
+#[derive(Debug, Default)]
+struct Deadlines {
+    term_at: Option<Instant>,
+    kill_at: Option<Instant>,
+}
+
+/// What a worker process has from its start to its end, beside its [`PidHandle`].
+pub(super) struct Belongings {
+    pub(super) log: Option<Log>,
+    pub(super) socket: Option<Arc<UnixStream>>,
+    /// The number of out-of-memory kills before the start.
+    pub(super) oom: Option<OomCount>,
+}
+
+impl Child {
+    /// `supervisor` is raised when the supervisor has a reason to look at this child.
+    pub(super) fn new(
+        handle: PidHandle,
+        belongings: Belongings,
+        supervisor: Arc<EventCounter>,
+    ) -> Self {
+        let Belongings { log, socket, oom } = belongings;
+        Self(Arc::new(Shared {
+            pid: handle.pid,
+            process: Mutex::new(Process { handle, reap_attempts: 0 }),
+            exit: ExitRecord::new(oom),
+            log,
+            socket: Mutex::new(socket),
+            deadlines: Mutex::default(),
+            supervisor,
+        }))
+    }
+
+    /// Looks up the cause of the end of a process that has begun to end. Never blocks.
+    pub(crate) fn look_up_cause(&self) {
+        if is_forked_child() {
+            return;
+        }
+        let process = lock(&self.0.process);
+        let cause = proc_stat::exit_cause(self.0.pid);
+        // The child is still in the process table, so what was read is about the child.
+        let cause = cause.filter(|_| process.handle.is_in_process_table());
+        drop(process);
+        if let Some(cause) = cause {
+            self.0.exit.set_cause(cause);
+        }
+    }
+
+    /// Sends a signal to the process. Returns `false` if the process has ended, or this process
+    /// may not signal it. Never blocks, and never reaches a process with a recycled id.
+    pub(crate) fn signal(&self, signal: i32) -> bool {
+        if is_forked_child() {
+            return false;
+        }
+        let process = lock(&self.0.process);
+        !process.handle.is_reaped && process.handle.signal(signal)
+    }
+
+    /// Runs `with` on the pidfd, if there is one and the process is not reaped.
+    pub(super) fn with_pidfd<T>(&self, with: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
+        lock(&self.0.process).handle.pidfd.as_ref().map(|fd| with(fd.as_fd()))
+    }
+
+    /// Reaps the process if it has ended, and kills the rest of its group before that.
+    pub(super) fn reap_if_ended(&self) -> Option<Reaped> {
+        let Process { handle, reap_attempts } = &mut *lock(&self.0.process);
+        reap::reap_if_ended(handle, reap_attempts)
+    }
+
+    /// Records the exit status, and returns it as it was recorded: the cause that was known
+    /// before can tell more than the reaping has. Never blocks.
+    pub(super) fn record_exit(&self, reaped: ExitCause) -> ExitCause {
+        let status = self.0.exit.set_status(reaped);
+        // A read of this end of the socket then returns what the worker has sent, and after
+        // that the end of the stream, even if a descendant of the worker holds the other end.
+        self.hang_up();
+        status
+    }
+
+    /// Writes the line about the worker's end to its log. Blocks for as long as the file system
+    /// does.
+    pub(super) fn complete_log(&self, status: ExitCause) {
+        if let Some(log) = &self.0.log {
+            log.append_reason(&status);
+        }
+        self.0.exit.set_log_complete();
+    }
+
+    /// When [`end_if_due`](Self::end_if_due) has something to do.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = lock(&self.0.deadlines);
+        earlier(deadlines.term_at, deadlines.kill_at)
+    }
+
+    /// Takes the means to end the process whose time has come.
+    pub(super) fn end_if_due(&self, now: Instant) {
+        let mut deadlines = lock(&self.0.deadlines);
+        let terminates = deadlines.term_at.take_if(|at| *at <= now).is_some();
+        let kills = deadlines.kill_at.take_if(|at| *at <= now).is_some();
+        drop(deadlines);
+        if terminates {
+            // First, as it also reaches a worker that this process may not signal.
+            self.hang_up();
+            self.terminate();
+        }
+        if kills {
+            self.kill();
+        }
+    }
+}
+
+impl WorkerProcess for Child {
+    fn pid(&self) -> u32 {
+        self.0.pid
+    }
+
+    fn status(&self) -> Option<ExitCause> {
+        self.0.exit.status()
+    }
+
+    fn cause(&self) -> Arc<OnceLock<ExitCause>> {
+        Arc::clone(self.0.exit.cause())
+    }
+
+    fn oom_suspected(&self) -> Arc<OnceLock<bool>> {
+        Arc::clone(self.0.exit.oom_suspected())
+    }
+
+    fn has_stopped(&self) -> bool {
+        if self.status().is_some() || is_forked_child() {
+            return self.status().is_some();
+        }
+        let process = lock(&self.0.process);
+        process.handle.is_reaped
+            || (proc_stat::has_stopped(self.0.pid) && process.handle.is_in_process_table())
+    }
+
+    fn wait_for_cause(&self, deadline: Instant) {
+        if !is_forked_child() {
+            let _ = self.0.exit.wait_until(deadline, || self.0.exit.cause().get().copied());
+        }
+    }
+
+    fn wait(&self, deadline: Instant) -> Option<ExitCause> {
+        if is_forked_child() {
+            return self.status();
+        }
+        self.0.exit.wait_until(deadline, || self.status())
+    }
+
+    fn hang_up(&self) {
+        if is_forked_child() {
+            return;
+        }
+        // Closing it is not enough: a forked child of the host has a copy.
+        if let Some(socket) = lock(&self.0.socket).take() {
+            // Fails only if the other end is closed already.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn terminate(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    fn kill(&self) -> bool {
+        if is_forked_child() {
+            return false;
+        }
+        let process = lock(&self.0.process);
+        if process.handle.is_reaped {
+            return false;
+        }
+        // Both, as the process may have left the group that it was started in.
+        let is_group_killed = process.handle.kill_group();
+        let is_killed = process.handle.signal(libc::SIGKILL);
+        if is_group_killed || is_killed {
+            self.0.exit.note_own_kill();
+        }
+        // Killed with its group, the process can be gone by now.
+        is_killed || (is_group_killed && !matches!(process.handle.exit_status(), Ok(None)))
+    }
+
+    fn end_later(&self, term_after: Duration, kill_after: Duration) {
+        if is_forked_child() {
+            return;
+        }
+        // A time that is too far away for the clock never comes.
+        let term_at = Instant::now().checked_add(term_after);
+        let kill_at = term_at.and_then(|at| at.checked_add(kill_after));
+        let mut deadlines = lock(&self.0.deadlines);
+        deadlines.term_at = earlier(deadlines.term_at, term_at);
+        deadlines.kill_at = earlier(deadlines.kill_at, kill_at);
+        drop(deadlines);
+        self.0.supervisor.raise();
+    }
+
+    fn log(&self) -> Option<&Log> {
+        self.0.log.as_ref()
+    }
+
+    fn wait_for_log(&self, deadline: Instant) {
+        if self.0.log.is_some() && !is_forked_child() {
+            let is_complete = || self.0.exit.is_log_complete().then_some(());
+            let _ = self.0.exit.wait_until(deadline, is_complete);
+        }
+    }
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    [a, b].into_iter().flatten().min()
+}
