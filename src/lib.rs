@@ -86,8 +86,7 @@ cfg_if! {
         pub use error::{Error, ErrorKind, ExitCause, Result, WorkerDeath, WorkerFailure};
         pub use id::RequestId;
         pub use payload::{Payload, Source};
-        pub use protocol::handshake::RoleConfig;
-        pub use protocol::{Health, Kind, WorkerState};
+        pub use protocol::{Health, Kind, RoleConfig, WorkerState};
         #[cfg(not(loom))]
         pub use raw::RawLink;
         pub use shm::bytes::PeerBytes;

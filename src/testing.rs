@@ -35,7 +35,7 @@ use crate::config::Config;
 use crate::error::{Error, ExitCause, Result};
 use crate::link::{ParentLink, WorkerLink};
 use crate::process::external::ExternalWorker;
-use crate::protocol::handshake::RoleConfig;
+use crate::protocol::RoleConfig;
 use crate::sys::wake_fd::WakeFd;
 use crate::worker::{Stop, Worker};
 

@@ -50,8 +50,8 @@ const ATTACHING: [&str; 3] = ["before attach", "after attach", "before answer"];
 /// Steps of a parent.
 const PARENT: [&str; 16] = [
     "before spawn",
-    "before hello",
-    "after hello",
+    "before setup",
+    "after setup",
     "after handshake",
     "claim",
     "after copy",

@@ -468,7 +468,7 @@ fn an_answer_that_cannot_be_is_a_failed_handshake_in_time() {
         ("garbage", &[ErrorKind::Handshake][..], "0x5a5a5a5a"),
         ("empty", &[ErrorKind::Handshake], "hostile"),
         ("short", &[ErrorKind::Handshake], "hostile"),
-        ("other version", &[ErrorKind::Mismatch], "version 2, this side speaks 1"),
+        ("other version", &[ErrorKind::Mismatch], "version 3, this side speaks 2"),
         ("too long", &[ErrorKind::Handshake], "4294967295"),
         ("64 KiB and one", &[ErrorKind::Handshake], "65537"),
         ("half", &[ErrorKind::Handshake], "exited with code 3"),

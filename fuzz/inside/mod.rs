@@ -17,7 +17,7 @@ use self::forge::Forge;
 use crate::config::{Config, RingConfig, WaitStrategy};
 use crate::error::ErrorKind;
 use crate::link::{ParentLink, WorkerLink};
-use crate::protocol::handshake::{Answer, Hello};
+use crate::protocol::handshake::{AttachReply, WorkerSetup};
 use crate::protocol::{failure, health};
 use crate::ring::Consumer;
 use crate::shm::layout::{RegionHeader, Side, as_u64, control};
@@ -118,12 +118,12 @@ pub fn messages(data: &[u8]) {
     if let Ok(health) = health::decode(data) {
         assert_eq!(health.current_request.is_some(), health.busy_for.is_some());
     }
-    if let Ok(hello) = Hello::decode(data)
-        && let Ok(bytes) = hello.encode()
+    if let Ok(setup) = WorkerSetup::decode(data)
+        && let Ok(bytes) = setup.encode()
     {
-        assert_eq!(Hello::decode(&bytes).unwrap(), hello);
+        assert_eq!(WorkerSetup::decode(&bytes).unwrap(), setup);
     }
-    if let Ok(answer) = Answer::decode(data) {
-        assert_eq!(Answer::decode(&answer.encode()).unwrap(), answer);
+    if let Ok(reply) = AttachReply::decode(data) {
+        assert_eq!(AttachReply::decode(&reply.encode()).unwrap(), reply);
     }
 }

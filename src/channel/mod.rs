@@ -107,11 +107,7 @@ impl Channel {
         wake_fd: Option<Arc<WakeFd>>,
     ) -> Self {
         let ParentLink { data, health, words, .. } = link;
-        let exit = worker_exit::WorkerExit::new(
-            role,
-            Box::new(thread),
-            worker_exit::PATIENCE,
-        );
+        let exit = worker_exit::WorkerExit::new(role, Box::new(thread), worker_exit::PATIENCE);
         let health = HealthClient::new(health);
         let worker = WorkerHandle::new(Arc::clone(&state), health, exit, None);
         Self { core: Core::new(data, words, config, state, wake_fd), worker }

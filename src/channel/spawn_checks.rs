@@ -1,17 +1,18 @@
-//! What a [`Spawner`](super::Spawner) can be asked for: checked before anything is started.
+//! Checks of what a [`Spawner`](super::Spawner) was given, before anything is started.
 
 use std::time::Duration;
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::limits::{MAX_CPUS, check_nice};
-use crate::protocol::handshake::{Limits, RoleConfig};
-use crate::shm::layout::RegionHeader;
+use crate::protocol::RoleConfig;
+use crate::protocol::handshake::Limits;
+use crate::protocol::role::{MAX_BLOB, is_name};
+use crate::shm::layout::{RegionHeader, as_u64};
 
 pub(super) fn check_role(role: &RoleConfig) -> Result<()> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     let name = role.role.as_str();
-    if name.is_empty() || name.len() > 32 || name.starts_with('.') || !name.chars().all(is_plain) {
+    if !is_name(name) {
         return Err(invalid(format!(
             "role {name:?}: it must be 1 to 32 letters, digits, `_`, `-` or `.`, and not \
              start with a dot"
@@ -23,21 +24,33 @@ pub(super) fn check_role(role: &RoleConfig) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn check_limits(limits: &Limits, config: &Config) -> Result<()> {
+/// `blob` is the length of the blob that the worker gets.
+pub(super) fn check_limits(limits: &Limits, config: &Config, blob: usize) -> Result<()> {
     limits.nice.map_or(Ok(()), check_nice)?;
     if let Some(bytes) = limits.memory {
         let header = RegionHeader::down(config, [0; 16], 0);
         let channel = header.own.region_len.saturating_add(header.peer.region_len);
-        if bytes <= channel {
+        let needed = channel.saturating_add(as_u64(blob));
+        if bytes <= needed {
+            let blob = if blob == 0 { String::new() } else { " and of the blob".to_owned() };
             return Err(invalid(format!(
-                "a memory limit of {bytes} bytes: the memory of the channel alone is {channel} bytes"
+                "a memory limit of {bytes} bytes: the memory of the channel{blob} alone is {needed} \
+                 bytes"
             )));
         }
     }
     Ok(())
 }
 
-/// Processors without an order; at most as many are taken as there can be.
+pub(super) fn check_blob(len: usize) -> Result<()> {
+    if len > MAX_BLOB {
+        return Err(invalid(format!("a blob of {len} bytes: at most {MAX_BLOB} can be given")));
+    }
+    Ok(())
+}
+
+/// Returns the processors in order and each once. Takes no more of the iterator than there can
+/// be processors.
 pub(super) fn check_cpus(cpus: impl IntoIterator<Item = u32>) -> Result<Vec<u32>> {
     let mut checked: Vec<u32> = cpus.into_iter().take(MAX_CPUS + 1).collect();
     checked.sort_unstable();

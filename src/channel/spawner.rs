@@ -1,7 +1,7 @@
 //! Starting a worker: regions, process, handshake.
 
 use std::ffi::OsString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use crate::channel::Channel;
 use crate::channel::core::Core;
-use crate::channel::handshake::{Handshake, end_and_reap};
+use crate::channel::handshake::{Handshake, Shipment, end_and_reap};
 use crate::channel::health::HealthClient;
-use crate::channel::spawn_checks::{check_cpus, check_limits, check_role, check_timeout};
+use crate::channel::spawn_checks::{
+    check_blob, check_cpus, check_limits, check_role, check_timeout,
+};
 use crate::channel::state::State;
 use crate::channel::worker_exit::{PATIENCE, WorkerExit};
 use crate::channel::worker_handle::WorkerHandle;
@@ -24,9 +26,12 @@ use crate::process::service::run_detached;
 use crate::process::spawn::Program;
 use crate::process::worker_env::{self, WORKER_ENV};
 use crate::process::{own_exe, socket, starter, watch};
-use crate::protocol::handshake::{Hello, Limits, RoleConfig};
+use crate::protocol::handshake::{Limits, WorkerSetup};
+use crate::protocol::role::check_fd_name;
+use crate::protocol::{RoleConfig, blob};
 use crate::raw::{End, RawLink};
 use crate::ring::doorbell::Alarm;
+use crate::shm::layout::as_u64;
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
 use crate::sys::wake_fd::WakeFd;
@@ -77,7 +82,9 @@ pub struct Spawner {
     exit_status_timeout: Duration,
     limits: Limits,
     is_pollable: bool,
-    /// The first thing that was given and cannot be.
+    /// Passed to every worker. Open until the last clone of the spawner is dropped.
+    fds: Vec<(String, Arc<OwnedFd>)>,
+    /// The first error of a setter.
     refused: Option<Error>,
 }
 
@@ -111,6 +118,7 @@ impl Spawner {
             exit_status_timeout: PATIENCE,
             limits: Limits::default(),
             is_pollable: false,
+            fds: Vec::new(),
             refused: None,
         }
     }
@@ -207,6 +215,47 @@ impl Spawner {
     /// Anything else that the session's builder wants to know.
     pub fn extra(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.role.extras.push((name.into(), value.into()));
+        self
+    }
+
+    /// Gives the worker bytes of any format, at most 64 MiB of them: it finds them in
+    /// [`RoleConfig::blob`]. Empty by default. Each worker gets a copy, in memory of its own.
+    ///
+    /// ```
+    /// # use slipring::Spawner;
+    /// let settings = r#"{"layers": 12}"#;
+    /// let spawner = Spawner::program("/usr/lib/app/embedder").blob(settings);
+    /// ```
+    pub fn blob(mut self, blob: impl Into<Vec<u8>>) -> Self {
+        self.role.blob = blob.into().into();
+        self
+    }
+
+    /// Passes the worker a descriptor, which it takes by name with [`RoleConfig::take_fd`]: a
+    /// pipe, a socket, a file that only the host may open. None by default, at most 16. A name
+    /// is 1 to 32 letters, digits, `_`, `-` or `.`, does not start with a dot, and is given once.
+    ///
+    /// The spawner keeps the descriptor open, and passes it to every worker that it starts,
+    /// until the last clone of the spawner is dropped. So the end of a pipe that the host passes
+    /// is only closed when the spawner is dropped as well. Whether the descriptor is
+    /// close-on-exec does not matter; the worker's is.
+    ///
+    /// ```no_run
+    /// use slipring::Spawner;
+    ///
+    /// let (reader, writer) = std::io::pipe()?;
+    /// let spawner = Spawner::program("/usr/lib/app/embedder").pass_fd("samples", reader);
+    /// let channel = spawner.spawn()?;
+    /// drop(spawner);
+    /// // What is written to `writer` now, the worker reads.
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pass_fd(mut self, name: impl Into<String>, fd: impl Into<OwnedFd>) -> Self {
+        let name = name.into();
+        match check_fd_name(&name, self.fds.iter().map(|(name, _)| name.as_str())) {
+            Ok(()) => self.fds.push((name, Arc::new(fd.into()))),
+            Err(error) => self.refuse(error),
+        }
         self
     }
 
@@ -341,14 +390,17 @@ impl Spawner {
         self.check()?;
         span!("spawn", role = self.role.role.as_str(), program = %self.program.path.display());
         fork::watch()?;
-        let hello = Hello {
+        let setup = WorkerSetup {
             parent: std::process::id(),
             wait: self.config.wait,
             limits: self.limits.clone(),
             role: self.role.clone(),
+            is_pollable: self.is_pollable,
+            blob_len: as_u64(self.role.blob.len()),
+            fd_names: self.fds.iter().map(|(name, _)| name.clone()).collect(),
         };
-        let hello = hello.encode()?;
-        let (wake_fd, hint_fds) = match self.is_pollable {
+        let setup = setup.encode()?;
+        let (wake_fd, wake_fds) = match self.is_pollable {
             true => {
                 WakeFd::pair().map(|(wake_fd, fds)| (Some(Arc::new(wake_fd)), Vec::from(fds)))?
             }
@@ -374,8 +426,13 @@ impl Spawner {
             ParentLink::create(&self.config, wake_fd.as_ref()).and_then(|(link, files)| {
                 let deadline = Deadline::after(self.handshake_timeout).instant();
                 let (child, socket, role) = (&child, &*ours, self.role.role.as_str());
-                let handshake = Handshake { child, socket, role, deadline };
-                handshake.run(&hello, (files, hint_fds), &link)?;
+                let mut own = vec![files.down.into(), files.up.into()];
+                own.extend(wake_fds);
+                if !self.role.blob.is_empty() {
+                    own.push(blob::write(&self.role.blob)?.into());
+                }
+                let shipment = Shipment { setup, own, passed: &self.fds };
+                Handshake { child, socket, role, deadline }.run(shipment, &link)?;
                 Ok(link)
             });
         drop(ours);
@@ -402,7 +459,8 @@ impl Spawner {
     fn check(&self) -> Result<()> {
         self.refused.clone().map_or(Ok(()), Err)?;
         check_role(&self.role)?;
-        check_limits(&self.limits, &self.config)?;
+        check_limits(&self.limits, &self.config, self.role.blob.len())?;
+        check_blob(self.role.blob.len())?;
         check_timeout(self.handshake_timeout)?;
         if worker_env::parent().is_ok() {
             return Err(Error::new(ErrorKind::Spawn, NEVER_ASKED));

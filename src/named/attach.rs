@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::link::WorkerLink;
 use crate::named::names;
 use crate::named::peer::{self, End, Process, health_event, sleep_events};
-use crate::protocol::handshake::RoleConfig;
+use crate::protocol::RoleConfig;
 use crate::shm::event::SharedEvent;
 use crate::shm::layout::{RegionHeader, Side, as_u64};
 use crate::shm::named::{Opened, Segment, c_library};

@@ -1,5 +1,5 @@
-//! The two messages of the handshake, which travel over the bootstrap socket: what
-//! the worker is to be, and whether it could attach.
+//! The two messages of the handshake, which travel over the bootstrap socket: the parent's
+//! [`WorkerSetup`], with descriptors, and the worker's [`AttachReply`].
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -9,39 +9,22 @@ use std::time::Duration;
 use crate::config::WaitStrategy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::codec::{Reader, Writer, cut};
+use crate::protocol::role::{MAX_BLOB, MAX_FDS, RoleConfig, check_fd_name};
+use crate::shm::layout::as_u64;
 
 /// Version of these two messages.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const MAGIC: u32 = u32::from_le_bytes(*b"SLRG");
-/// The longest message, so that it always fits the socket's buffer.
+/// The most bytes of a message: few enough that it always fits the socket's buffer.
 pub(crate) const MAX_LEN: usize = 64 << 10;
+/// The most descriptors of a message: two regions, two wake descriptors, the blob, and those
+/// that the host passes.
+pub(crate) const MAX_MESSAGE_FDS: usize = 5 + MAX_FDS;
 
-/// The longest reason of an answer; what is longer is cut.
+/// The most bytes of an [`AttachReply`]'s reason. A longer one is cut.
 const MAX_REASON: usize = 4 << 10;
 
-/// What a worker is told when it is started.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct RoleConfig {
-    /// What the worker is for: `embed`, `chat`; letters, digits, `_`, `-` and `.`.
-    pub role: String,
-    /// The model to load.
-    pub model: Option<PathBuf>,
-    /// How to run it.
-    pub mode: Option<String>,
-    /// Anything else, in the order given.
-    pub extras: Vec<(String, String)>,
-}
-
-impl RoleConfig {
-    /// The value of an extra.
-    #[must_use]
-    pub fn extra(&self, name: &str) -> Option<&str> {
-        self.extras.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-}
-
-/// What the worker does to itself before it starts.
+/// The limits that the worker applies to itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Limits {
     pub(crate) allow_core_dumps: bool,
@@ -50,16 +33,27 @@ pub(crate) struct Limits {
     pub(crate) cpus: Vec<u32>,
 }
 
-/// The parent's message.
+/// The parent's message. It comes with these descriptors, in this order: the regions down and
+/// up; the worker's wake descriptors, its own first, if `is_pollable`; the blob, if its length
+/// is not zero; one for each of `fd_names`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Hello {
+pub(crate) struct WorkerSetup {
     pub(crate) parent: u32,
     pub(crate) wait: WaitStrategy,
     pub(crate) limits: Limits,
+    /// Without its blob and its descriptors, which are not part of the message.
     pub(crate) role: RoleConfig,
+    pub(crate) is_pollable: bool,
+    pub(crate) blob_len: u64,
+    pub(crate) fd_names: Vec<String>,
 }
 
-impl Hello {
+impl WorkerSetup {
+    /// Returns the number of descriptors that come with the message.
+    pub(crate) fn fd_count(&self) -> usize {
+        2 + 2 * usize::from(self.is_pollable) + usize::from(self.blob_len > 0) + self.fd_names.len()
+    }
+
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         let mut writer = Writer::default();
         writer.u32(MAGIC).u32(VERSION).u32(self.parent);
@@ -86,10 +80,18 @@ impl Hello {
         for (key, value) in &role.extras {
             writer.bytes(key.as_bytes()).bytes(value.as_bytes());
         }
+        writer.u32(u32::from(self.is_pollable)).u64(self.blob_len);
+        writer.u32(u32::try_from(self.fd_names.len()).unwrap_or(u32::MAX));
+        for name in &self.fd_names {
+            writer.bytes(name.as_bytes());
+        }
         if writer.len() > MAX_LEN {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,
-                format!("role configuration of {} bytes, at most {MAX_LEN}", writer.len()),
+                format!(
+                    "role configuration of {} bytes, at most {MAX_LEN}; a blob can be longer",
+                    writer.len()
+                ),
             ));
         }
         Ok(writer.finish())
@@ -125,24 +127,36 @@ impl Hello {
         for _ in 0..reader.u32()? {
             extras.push((reader.text()?, reader.text()?));
         }
+        let (is_pollable, blob_len) = (reader.u32()? != 0, reader.u64()?);
+        if blob_len > as_u64(MAX_BLOB) {
+            return Err(garbage(format!("blob of {blob_len} bytes, at most {MAX_BLOB}")));
+        }
+        let mut fd_names: Vec<String> = Vec::new();
+        for _ in 0..reader.u32()? {
+            let name = reader.text()?;
+            check_fd_name(&name, fd_names.iter().map(String::as_str))
+                .map_err(|e| garbage(e.to_string()))?;
+            fd_names.push(name);
+        }
         let model = (!model.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(model)));
         let mode = (!mode.is_empty()).then_some(mode);
-        Ok(Self { parent, wait, limits, role: RoleConfig { role, model, mode, extras } })
+        let role = RoleConfig { role, model, mode, extras, ..RoleConfig::default() };
+        Ok(Self { parent, wait, limits, role, is_pollable, blob_len, fd_names })
     }
 }
 
-/// The worker's answer.
+/// The worker's message: whether it has attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// It attached; its pid as it sees it.
+pub(crate) enum AttachReply {
+    /// It has attached; its process id in its own pid namespace.
     Attached(u32),
-    /// It could not, and why: the two sides do not agree.
+    /// It could not attach, because the two sides do not agree; the reason.
     Mismatch(String),
-    /// It could not, and why: anything else.
+    /// It could not attach for another reason.
     Failed(String),
 }
 
-impl Answer {
+impl AttachReply {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::default();
         writer.u32(MAGIC).u32(VERSION);
@@ -165,6 +179,10 @@ impl Answer {
     }
 }
 
+fn garbage(message: String) -> Error {
+    Error::new(ErrorKind::Protocol, message)
+}
+
 fn check_version(reader: &mut Reader<'_>) -> Result<()> {
     let (magic, version) = (reader.u32()?, reader.u32()?);
     if magic != MAGIC {
@@ -182,8 +200,8 @@ fn check_version(reader: &mut Reader<'_>) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn hello() -> Hello {
-        Hello {
+    fn setup() -> WorkerSetup {
+        WorkerSetup {
             parent: 5,
             wait: WaitStrategy::SpinThenPark(Duration::from_micros(7)),
             limits: Limits {
@@ -197,43 +215,64 @@ mod tests {
                 model: Some("/models/a".into()),
                 mode: None,
                 extras: vec![("dim".into(), "384".into())],
+                ..RoleConfig::default()
             },
+            is_pollable: true,
+            blob_len: 1 << 20,
+            fd_names: vec!["in".into(), "out".into()],
         }
     }
 
     #[test]
     fn both_messages_read_back() {
-        assert_eq!(Hello::decode(&hello().encode().unwrap()).unwrap(), hello());
-        let (mismatch, failed) = (Answer::Mismatch("no".into()), Answer::Failed("no".into()));
-        for answer in [Answer::Attached(7), mismatch, failed] {
-            assert_eq!(Answer::decode(&answer.encode()).unwrap(), answer);
+        assert_eq!(WorkerSetup::decode(&setup().encode().unwrap()).unwrap(), setup());
+        let (mismatch, failed) =
+            (AttachReply::Mismatch("no".into()), AttachReply::Failed("no".into()));
+        for reply in [AttachReply::Attached(7), mismatch, failed] {
+            assert_eq!(AttachReply::decode(&reply.encode()).unwrap(), reply);
         }
-        assert_eq!(hello().role.extra("dim"), Some("384"));
+        assert_eq!(setup().role.extra("dim"), Some("384"));
     }
 
     #[test]
     fn cut_and_foreign_messages_are_refused() {
-        let bytes = hello().encode().unwrap();
+        let bytes = setup().encode().unwrap();
         for cut in 0..bytes.len() {
-            assert!(Hello::decode(&bytes[..cut]).is_err(), "{cut}");
+            assert!(WorkerSetup::decode(&bytes[..cut]).is_err(), "{cut}");
         }
         let mut other = bytes.clone();
         other[4] = 9;
-        let error = Hello::decode(&other).unwrap_err();
-        assert!(error.to_string().contains("version 9, this side speaks 1"), "{error}");
-        assert_eq!(Answer::decode(b"GET / HTTP/1.1").unwrap_err().kind(), ErrorKind::Handshake);
+        let error = WorkerSetup::decode(&other).unwrap_err();
+        assert!(error.to_string().contains("version 9, this side speaks 2"), "{error}");
+        assert_eq!(
+            AttachReply::decode(b"GET / HTTP/1.1").unwrap_err().kind(),
+            ErrorKind::Handshake
+        );
+    }
+
+    #[test]
+    fn descriptors_and_blobs_that_no_parent_sends_are_refused() {
+        assert_eq!(setup().fd_count(), 7);
+        for (blob_len, names) in [(1 << 40, &["a"][..]), (0, &["a", "a"]), (0, &[""])] {
+            let fd_names = names.iter().map(ToString::to_string).collect();
+            let bytes = WorkerSetup { blob_len, fd_names, ..setup() }.encode().unwrap();
+            assert_eq!(WorkerSetup::decode(&bytes).unwrap_err().kind(), ErrorKind::Protocol);
+        }
     }
 
     #[test]
     fn a_reason_of_any_length_fits_an_answer() {
-        let long = Answer::Failed("\u{1F980}".repeat(MAX_LEN)).encode();
+        let long = AttachReply::Failed("\u{1F980}".repeat(MAX_LEN)).encode();
         assert!(long.len() <= MAX_LEN);
-        assert_eq!(Answer::decode(&long).unwrap(), Answer::Failed("\u{1F980}".repeat(1024)));
+        assert_eq!(
+            AttachReply::decode(&long).unwrap(),
+            AttachReply::Failed("\u{1F980}".repeat(1024))
+        );
     }
 
     #[test]
     fn a_configuration_that_does_not_fit_is_refused() {
-        let mut big = hello();
+        let mut big = setup();
         big.role.extras.push(("x".into(), "y".repeat(MAX_LEN)));
         assert_eq!(big.encode().unwrap_err().kind(), ErrorKind::InvalidConfig);
     }

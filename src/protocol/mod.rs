@@ -5,6 +5,7 @@
 
 #[allow(dead_code, reason = "its users come with the next commits")]
 pub(crate) mod assembler;
+pub(crate) mod blob;
 pub(crate) mod buffer_pool;
 #[allow(dead_code, reason = "its users come with the next commits")]
 pub(crate) mod chunker;
@@ -13,6 +14,8 @@ pub(crate) mod failure;
 pub(crate) mod handshake;
 pub(crate) mod health;
 pub(crate) mod kind;
+pub(crate) mod role;
 
 pub use health::{Health, WorkerState};
 pub use kind::Kind;
+pub use role::RoleConfig;

@@ -11,7 +11,8 @@ use crate::link::WorkerLink;
 use crate::process::parent_watch::ParentWatch;
 use crate::process::worker_env::{self, ParentId};
 use crate::process::{limits, socket, stdio};
-use crate::protocol::handshake::{Answer, Hello, Limits, MAX_LEN, RoleConfig};
+use crate::protocol::handshake::{AttachReply, Limits, MAX_LEN, MAX_MESSAGE_FDS, WorkerSetup};
+use crate::protocol::{RoleConfig, blob};
 use crate::shm::layout::as_usize;
 use crate::sys::wake_fd::WakeFd;
 use crate::worker::stop::Stop;
@@ -48,7 +49,8 @@ pub(super) fn attach() -> Result<Attached> {
     let parent = worker_env::parent()?;
     let socket = stdio::take_stdin()?;
     let deadline = Instant::now() + PATIENCE;
-    let (bytes, fds) = match socket::recv(socket.as_fd(), MAX_LEN, 4, Some(deadline))? {
+    let (bytes, fds) = match socket::recv(socket.as_fd(), MAX_LEN, MAX_MESSAGE_FDS, Some(deadline))?
+    {
         socket::Received::Message { bytes, fds } => (bytes, fds),
         socket::Received::Eof => {
             return Err(Error::new(ErrorKind::Handshake, "the parent is gone"));
@@ -68,22 +70,30 @@ pub(super) fn attach() -> Result<Attached> {
 type Taken = (WorkerLink, RoleConfig, Option<Arc<WakeFd>>, bool);
 
 fn take_over(
-    hello: &[u8],
+    setup: &[u8],
     fds: Vec<OwnedFd>,
     parent: ParentId,
     socket: BorrowedFd<'_>,
 ) -> Result<Taken> {
-    let hello = Hello::decode(hello)?;
-    let (pid, named) = (parent.pid, hello.parent);
+    let setup = WorkerSetup::decode(setup)?;
+    let (pid, named) = (parent.pid, setup.parent);
     if named != pid {
         let message = format!("the parent says that it is process {named}, but it is {pid}");
         return Err(Error::new(ErrorKind::Handshake, message));
     }
+    let (found, expected) = (fds.len(), setup.fd_count());
     let mut fds = fds.into_iter();
-    let (Some(down), Some(up)) = (fds.next(), fds.next()) else {
-        return Err(Error::new(ErrorKind::Handshake, "expected two or four descriptors"));
+    let (Some(down), Some(up), true) = (fds.next(), fds.next(), found == expected) else {
+        let message = format!("{found} descriptors came with the setup, which names {expected}");
+        return Err(Error::new(ErrorKind::Handshake, message));
     };
-    let wake_fd = fds.next().zip(fds.next()).map(|(own, other)| Arc::new(WakeFd::of([own, other])));
+    let wake_fds = setup.is_pollable.then(|| fds.next().zip(fds.next())).flatten();
+    let wake_fd = wake_fds.map(|(own, other)| Arc::new(WakeFd::of([own, other])));
+    let mut role = setup.role;
+    let blob = (setup.blob_len > 0).then(|| fds.next()).flatten();
+    for (name, fd) in setup.fd_names.into_iter().zip(fds) {
+        role.pass_fd(name, fd)?;
+    }
     let is_child = match parent.pid_here {
         Some(pid) => limits::die_with_parent(pid)?,
         None => false,
@@ -94,12 +104,15 @@ fn take_over(
         let message = format!("the parent, process {pid}, is gone");
         return Err(Error::new(ErrorKind::PeerDied, message));
     }
-    apply(&hello.limits)?;
-    limits::name_process(&hello.role.role);
+    apply(&setup.limits)?;
+    limits::name_process(&role.role);
     crate::failpoint::failpoint!("before attach");
-    let link = WorkerLink::attach(down, up, hello.wait, wake_fd.as_ref())?;
+    let link = WorkerLink::attach(down, up, setup.wait, wake_fd.as_ref())?;
     crate::failpoint::failpoint!("after attach");
-    Ok((link, hello.role, wake_fd, is_child))
+    if let Some(blob) = blob {
+        role.blob = blob::read(blob, setup.blob_len)?;
+    }
+    Ok((link, role, wake_fd, is_child))
 }
 
 fn apply(wanted: &Limits) -> Result<()> {
@@ -137,13 +150,13 @@ impl Refusal {
     pub(super) fn send(&self, error: &Error) {
         if let Some(socket) = self.0.take() {
             let why = format!("{error:#}");
-            let answer = match error.kind() {
-                ErrorKind::Mismatch => Answer::Mismatch(why),
-                _ => Answer::Failed(why),
+            let reply = match error.kind() {
+                ErrorKind::Mismatch => AttachReply::Mismatch(why),
+                _ => AttachReply::Failed(why),
             };
-            let answer = answer.encode();
+            let reply = reply.encode();
             // The parent may be gone: then nobody wants to know.
-            let _ = socket::send(socket.as_fd(), &answer, &[], Instant::now() + PATIENCE);
+            let _ = socket::send(socket.as_fd(), &reply, &[], Instant::now() + PATIENCE);
         }
     }
 }
@@ -168,8 +181,8 @@ impl Attached {
         });
         watching.map_err(|e| Error::os("cannot start the parent's watch", e))?;
         crate::failpoint::failpoint!("before answer");
-        let answer = Answer::Attached(std::process::id()).encode();
-        socket::send(parent.socket(), &answer, &[], Instant::now() + PATIENCE)?;
+        let reply = AttachReply::Attached(std::process::id()).encode();
+        socket::send(parent.socket(), &reply, &[], Instant::now() + PATIENCE)?;
         crate::failpoint::failpoint!("after answer");
         Ok(())
     }

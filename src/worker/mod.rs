@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 #[cfg(any(feature = "testing", feature = "named"))]
 use crate::link::WorkerLink;
 use crate::protocol::Kind;
-use crate::protocol::handshake::RoleConfig;
+use crate::protocol::RoleConfig;
 
 pub use attach::is_worker;
 pub use failure::HandlerError;

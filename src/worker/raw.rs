@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::{Error, ExitCause, Result};
 use crate::link::WorkerLink;
-use crate::protocol::handshake::RoleConfig;
+use crate::protocol::RoleConfig;
 use crate::raw::{End, RawLink};
 use crate::ring::doorbell::Alarm;
 use crate::sys::clock::Deadline;

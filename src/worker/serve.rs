@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result, WorkerFailure};
 use crate::link::{WorkerLink, WorkerWords};
+use crate::protocol::RoleConfig;
 use crate::protocol::buffer_pool::BufferPool;
-use crate::protocol::handshake::RoleConfig;
 use crate::protocol::health::{Status, WorkerState};
 use crate::protocol::kind::{Kind, flags};
 use crate::ring::Consumer;
@@ -54,7 +54,9 @@ pub(crate) fn run<S>(
         spare: BufferPool::new(),
         is_warm: false,
     };
-    let result = match catch(|| (worker.build)(role)) {
+    let built = catch(|| (worker.build)(role));
+    role.close_fds();
+    let result = match built {
         Ok(session) => serve_session(&mut server, session, worker.handlers, worker.on_close),
         Err(error) => Err(server.session_failed(error)),
     };

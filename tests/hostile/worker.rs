@@ -42,7 +42,7 @@ pub fn run() -> ! {
     let socket = 0;
     let Some((hello, fds)) = receive_message(socket) else { std::process::exit(7) };
     assert_eq!(&hello[..4], b"SLRG");
-    assert_eq!(number(&hello, 4, 4), 1, "version of the handshake");
+    assert_eq!(number(&hello, 4, 4), 2, "version of the handshake");
     let mode = mode_of(&hello);
     if handshake::answer_hello(&mode, socket, &fds) {
         serve(Peer::attach(socket, fds));
@@ -68,7 +68,7 @@ fn mode_of(hello: &[u8]) -> String {
 }
 
 pub fn answer(code: u32, rest: &[u8]) -> Vec<u8> {
-    framed(&[&b"SLRG"[..], &1_u32.to_le_bytes(), &code.to_le_bytes(), rest].concat())
+    framed(&[&b"SLRG"[..], &2_u32.to_le_bytes(), &code.to_le_bytes(), rest].concat())
 }
 
 impl Peer {

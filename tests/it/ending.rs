@@ -116,7 +116,7 @@ fn a_handshake_ends_with_its_worker_whoever_else_holds_the_socket() {
 fn an_answer_that_was_sent_before_the_end_is_read_first() {
     let dir = temp_dir("answer");
     // `Failed`, as a message of the bootstrap socket: its length, magic, version, code, text.
-    let answer = r"\25\0\0\0SLRG\1\0\0\0\2\0\0\0\5\0\0\0alas!";
+    let answer = r"\25\0\0\0SLRG\2\0\0\0\2\0\0\0\5\0\0\0alas!";
     for round in 0..20 {
         let path = dir.join(format!("pid-{round}"));
         let script = format!("{}; printf '{answer}' >&0; exit 3", hold_socket(&path));

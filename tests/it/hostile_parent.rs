@@ -63,13 +63,14 @@ fn honest_header() -> Vec<u8> {
 fn honest_hello() -> Vec<u8> {
     let mut hello = b"SLRG".to_vec();
     let pid = std::process::id();
-    hello.extend([1, pid, 2, 0, 0, 0, 0, 0].map(u32::to_le_bytes).concat());
+    hello.extend([2, pid, 2, 0, 0, 0, 0, 0].map(u32::to_le_bytes).concat());
     hello.extend(u64::MAX.to_le_bytes());
     hello.extend(0_u32.to_le_bytes());
     for field in [&b"by-hand"[..], b"", b""] {
         hello.extend(framed(field));
     }
-    hello.extend(0_u32.to_le_bytes());
+    // No extras, not pollable, no blob, no descriptors of the host's.
+    hello.extend([0; 4 + 4 + 8 + 4]);
     hello
 }
 
@@ -152,7 +153,7 @@ impl Started {
     /// The answer's code and its reason.
     fn answer(&self) -> Option<(u64, String)> {
         let (answer, _) = receive_message(self.socket.as_raw_fd())?;
-        assert_eq!((&answer[..4], number(&answer, 4, 4)), (&b"SLRG"[..], 1));
+        assert_eq!((&answer[..4], number(&answer, 4, 4)), (&b"SLRG"[..], 2));
         let code = number(&answer, 8, 4);
         let reason = if code == 0 { String::new() } else { reason(&answer) };
         Some((code, reason))
@@ -346,7 +347,7 @@ fn a_hello_that_cannot_be_is_refused() {
     let hello = |hello: Vec<u8>| Parent { hello, ..Parent::honest() };
     let mut other_version = honest_hello();
     other_version[4] = 7;
-    assert_refused("version", &hello(other_version), &["version 7", "speaks 1"]);
+    assert_refused("version", &hello(other_version), &["version 7", "speaks 2"]);
     assert_answer(FAILED, "garbage", &hello(vec![0x5a; 200]), &["0x5a5a5a5a", "expected 0x"]);
     assert_answer(FAILED, "empty", &hello(Vec::new()), &["ends before"]);
     let honest = honest_hello();
@@ -363,6 +364,40 @@ fn a_hello_that_cannot_be_is_refused() {
     orphan[8..12].copy_from_slice(&1_u32.to_le_bytes());
     let parts = ["process 1,", &format!("it is {}", std::process::id())];
     assert_answer(FAILED, "a parent that is another", &hello(orphan), &parts);
+}
+
+/// An honest setup but for the length of the blob and the names of passed descriptors.
+fn setup_with(blob_len: u64, names: &[&[u8]]) -> Vec<u8> {
+    let mut setup = honest_hello();
+    setup.truncate(setup.len() - 12);
+    setup.extend(blob_len.to_le_bytes());
+    setup.extend((names.len() as u32).to_le_bytes());
+    names.iter().for_each(|name| setup.extend(framed(name)));
+    setup
+}
+
+#[test]
+fn a_blob_or_passed_descriptors_that_cannot_be_are_refused() {
+    let (pipe, _end) = std::io::pipe().unwrap();
+    let pipe = pipe.as_raw_fd();
+    let long = [b'x'; 33];
+    type Case<'a> = (&'a str, u64, &'a [&'a [u8]], &'a [RawFd], u64, &'a str);
+    let cases: [Case<'_>; 8] = [
+        ("a pipe for a blob", 5, &[], &[pipe], MISMATCH, "not a memfd"),
+        ("no blob", 5, &[], &[], FAILED, "2 descriptors came"),
+        ("a blob that is not named", 0, &[], &[pipe], FAILED, "3 descriptors came"),
+        ("a blob without end", u64::MAX, &[], &[pipe], FAILED, "at most 67108864"),
+        ("a name without a descriptor", 0, &[b"a", b"b"], &[pipe], FAILED, "3 descriptors came"),
+        ("a name twice", 0, &[b"a", b"a"], &[pipe; 2], FAILED, "passed twice"),
+        ("an empty name", 0, &[b""], &[pipe], FAILED, "its name must be"),
+        ("a long name", 0, &[&long], &[pipe], FAILED, "its name must be"),
+    ];
+    for (what, blob_len, names, fds, code, part) in cases {
+        let mut parent = Parent { hello: setup_with(blob_len, names), ..Parent::honest() };
+        let regions = [parent.down.as_raw_fd(), parent.up.as_raw_fd()];
+        parent.fds = Some([&regions[..], fds].concat());
+        assert_answer(code, what, &parent, &[part]);
+    }
 }
 
 #[test]

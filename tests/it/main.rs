@@ -32,6 +32,7 @@ mod hostile_parent;
 mod inherited;
 mod limits;
 mod parents;
+mod passing;
 mod platforms;
 mod processors;
 mod raw_links;
