@@ -24,6 +24,7 @@ mod requests;
 mod sender;
 mod spawn_checks;
 mod spawner;
+mod start;
 mod state;
 mod stats;
 mod status;

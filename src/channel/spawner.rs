@@ -1,126 +1,131 @@
-//! Starting a worker: regions, process, handshake.
+//! The description of a worker that is to be started.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::channel::Channel;
 use crate::channel::core::Core;
-use crate::channel::handshake::{Handshake, Shipment, end_and_reap};
-use crate::channel::health::HealthClient;
-use crate::channel::spawn_checks::{
-    check_blob, check_cpus, check_limits, check_role, check_timeout,
-};
-use crate::channel::state::State;
-use crate::channel::worker_exit::{PATIENCE, WorkerExit};
-use crate::channel::worker_handle::WorkerHandle;
+use crate::channel::spawn_checks::check_cpus;
+use crate::channel::start::{Options, Started};
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, ExitCause, Result};
-use crate::link::{Duplex, ParentLink, ParentWords};
-use crate::process::log::Log;
-use crate::process::service::run_detached;
+use crate::error::{Error, ErrorKind, Result};
+use crate::process::own_exe;
 use crate::process::spawn::Program;
-use crate::process::worker_env::{self, WORKER_ENV};
-use crate::process::{own_exe, socket, starter, watch};
-use crate::protocol::handshake::{Limits, WorkerSetup};
+#[cfg(doc)]
+use crate::protocol::RoleConfig;
 use crate::protocol::role::check_fd_name;
-use crate::protocol::{RoleConfig, blob};
-use crate::raw::{End, RawLink};
-use crate::ring::doorbell::Alarm;
-use crate::shm::layout::as_u64;
-use crate::sys::clock::Deadline;
-use crate::sys::fork;
-use crate::sys::wake_fd::WakeFd;
-use crate::trace::{event, span};
+use crate::raw::RawLink;
 
-/// A worker that starts itself as its host does would do so without end.
-const NEVER_ASKED: &str = "this process was itself started as a slipring worker, and has not \
-    attached; its `main`, or the test that it was started for, must begin with \
-    `if slipring::worker::is_worker() { return Worker::new(…).serve(); }`";
-
-/// Describes a worker, and starts it.
+/// Describes a worker, and starts it. One spawner can start any number of workers.
 ///
-/// The worker runs in a process group of its own with an empty signal mask, standard
-/// input that is not the host's, standard output and error in its log, and none of the
-/// host's descriptors. The host's address space is never forked. The worker dies with
-/// its parent.
+/// A program can be its own worker:
 ///
-/// A relative path starts at the directory that the host is in when the path is given,
-/// wherever the host, or the worker, goes later. What cannot work is refused by
-/// [`Spawner::spawn`], before anything is started.
-///
-/// The process that is started is the worker as far as its end is concerned. A program that
-/// only wraps the worker's must become it by `exec`, or stay until it has ended: when the
-/// wrapper ends, the channel is over, and what is left of its process group is killed. Only a
-/// process that has left that group, and has not attached, outlives it.
-///
-/// ```no_run
-/// use slipring::{Kind, Spawner};
+/// ```standalone_crate
+/// use slipring::{Kind, Spawner, worker};
 /// use std::time::Duration;
 ///
-/// let channel = Spawner::program("/usr/lib/app/embedder")
-///     .role("embed")
-///     .model("/models/minilm")
-///     .log_dir("/var/log/app")
-///     .spawn()?;
-/// let reply = channel.call(Kind::EMBED, b"bytes", Duration::from_secs(5))?;
-/// # Ok::<(), slipring::Error>(())
+/// const SHOUT: Kind = Kind::named("shout");
+///
+/// fn main() -> slipring::Result<()> {
+///     if worker::is_worker() {
+///         return worker::Worker::new(|_| Ok(()))
+///             .on(SHOUT, |(), request, reply| {
+///                 let text = String::from_utf8_lossy(&request.to_vec()).to_uppercase();
+///                 Ok(reply.send(text.as_str())?)
+///             })
+///             .serve();
+///     }
+///     let channel = Spawner::current_exe()?.role("shout").spawn()?;
+///     let reply = channel.call(SHOUT, "hello", Duration::from_secs(10))?;
+///     assert_eq!(reply.to_vec(), b"HELLO");
+///     channel.close(Duration::from_secs(10))?;
+///     Ok(())
+/// }
+/// ```
+///
+/// # The worker's process
+///
+/// * It is started without a copy of the host's address space, and ends when its parent ends.
+/// * It is in a process group of its own, has an empty signal mask, and handles no signal.
+/// * It has none of the host's descriptors but those of [`pass_fd`](Self::pass_fd). Its standard
+///   input is `/dev/null` once it has attached; its standard output and error go to its log, to
+///   the host's, or to `/dev/null`: see [`log_dir`](Self::log_dir) and
+///   [`inherit_stdio`](Self::inherit_stdio).
+///
+/// The program can be one that runs the worker and stays, as `timeout` or a shell does. Then
+/// [`Channel::pid`], signals and the exit status are about that program. The death of the worker
+/// itself is noticed all the same. When the program ends, the channel is over, and the rest of
+/// its process group is killed. Only an attached worker that has left the group can run on, to
+/// end by itself, and a process that has never attached.
+///
+/// # Relative paths
+///
+/// A relative path is resolved when it is given, against the host's working directory. Later
+/// changes of that directory have no effect.
+///
+/// # Errors
+///
+/// Setters return no errors: [`spawn`](Self::spawn) refuses what cannot work, before it starts
+/// anything.
+///
+/// ```
+/// use slipring::{ErrorKind, Spawner};
+///
+/// let error = Spawner::program("/bin/true").nice(30).spawn().unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+/// assert_eq!(error.to_string(), "niceness 30: it must be from -20 to 19");
 /// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Spawner {
-    program: Program,
-    role: RoleConfig,
-    instance: Option<u32>,
-    log_dir: Option<PathBuf>,
-    config: Config,
-    handshake_timeout: Duration,
-    exit_status_timeout: Duration,
-    limits: Limits,
-    is_pollable: bool,
-    /// Passed to every worker. Open until the last clone of the spawner is dropped.
-    fds: Vec<(String, Arc<OwnedFd>)>,
+    options: Options,
     /// The first error of a setter.
     refused: Option<Error>,
 }
 
 impl Spawner {
-    /// A worker that runs the program at `path`; one without a slash is looked up in
-    /// `PATH`, as the worker has it, when the worker is started.
+    /// A worker that runs the program at `path`. A path without a slash is looked up in the
+    /// `PATH` of the worker's environment when the worker is started.
     ///
-    /// The program may be one that runs the worker and stays, as `timeout` or a shell does.
-    /// Then it is what [`Channel::pid`], signals and the exit status are about; the worker's
-    /// own death is noticed all the same.
+    /// ```
+    /// use slipring::{ErrorKind, Spawner};
+    ///
+    /// let error = Spawner::program("/no/such/program").spawn().unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Spawn);
+    /// ```
     pub fn program(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let mut spawner = Self::of(Program::default());
         let is_name = !path.as_os_str().as_bytes().contains(&b'/');
         if is_name {
-            // Only relative entries of `PATH` need it, so that it may be unknown.
-            spawner.program.search_from = std::env::current_dir().ok();
+            // Only needed for relative entries of `PATH`, so an error is ignored.
+            spawner.options.program.search_from = std::env::current_dir().ok();
         }
-        spawner.program.path = if is_name { path } else { spawner.absolute("program", path) };
+        let path = if is_name { path } else { spawner.absolute("program", path) };
+        spawner.options.program.path = path;
         spawner
     }
 
+    /// A worker that runs the program of this process, which must call
+    /// [`is_worker`](crate::worker::is_worker) first in its `main`. The worker runs this very
+    /// program also after its file was replaced or removed. See the [example](Self).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Spawn`] if the path of the running program is not known.
+    pub fn current_exe() -> Result<Self> {
+        let path = own_exe::name().map_err(|e| {
+            Error::with_source(ErrorKind::Spawn, "the running program's path is not known", e)
+        })?;
+        Ok(Self::of(Program { path, is_own: true, ..Program::default() }))
+    }
+
     fn of(program: Program) -> Self {
-        Self {
-            program,
-            role: RoleConfig { role: "worker".to_owned(), ..RoleConfig::default() },
-            instance: None,
-            log_dir: None,
-            config: Config::default(),
-            handshake_timeout: Duration::from_secs(10),
-            exit_status_timeout: PATIENCE,
-            limits: Limits::default(),
-            is_pollable: false,
-            fds: Vec::new(),
-            refused: None,
-        }
+        Self { options: Options::new(program), refused: None }
     }
 
     /// Keeps an error for [`Spawner::spawn`] to return.
@@ -136,90 +141,105 @@ impl Spawner {
         })
     }
 
-    /// A worker that runs the program that is running now, which must look at
-    /// [`is_worker`](crate::worker::is_worker) when it starts. It stays the same program when
-    /// its file is replaced by an update or removed.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Spawn`] if the path of the running program is not known.
-    pub fn current_exe() -> Result<Self> {
-        let path = own_exe::name().map_err(|e| {
-            Error::with_source(ErrorKind::Spawn, "the running program's path is not known", e)
-        })?;
-        Ok(Self::of(Program { path, is_own: true, ..Program::default() }))
-    }
-
-    /// Adds an argument.
+    /// Adds an argument of the program. There are none by default.
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
-        self.program.args.push(arg.into());
+        self.options.program.args.push(arg.into());
         self
     }
 
-    /// Adds arguments.
+    /// Adds arguments of the program. There are none by default.
+    ///
+    /// ```
+    /// # use slipring::Spawner;
+    /// let spawner = Spawner::program("python3").args(["-m", "embedder"]);
+    /// ```
     pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
-        self.program.args.extend(args.into_iter().map(Into::into));
+        self.options.program.args.extend(args.into_iter().map(Into::into));
         self
     }
 
-    /// Sets a variable of the worker's environment, which is otherwise inherited.
+    /// Sets a variable of the worker's environment. By default the worker inherits the
+    /// environment that the host has when the worker is started.
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.program.env.set(name, value);
+        self.options.program.env.set(name, value);
         self
     }
 
-    /// Removes a variable from the worker's environment.
+    /// Removes a variable from the worker's environment. By default none is removed.
     pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
-        self.program.env.remove(name);
+        self.options.program.env.remove(name);
         self
     }
 
-    /// Inherits no variable.
+    /// Lets the worker inherit no variable, and drops what [`env`](Self::env) has set so far. By
+    /// default all variables are inherited.
+    ///
+    /// ```
+    /// # use slipring::Spawner;
+    /// let spawner = Spawner::program("/usr/lib/app/embedder").env_clear().env("LANG", "C");
+    /// ```
     pub fn env_clear(mut self) -> Self {
-        self.program.env.clear();
+        self.options.program.env.clear();
         self
     }
 
-    /// The worker's working directory.
+    /// Sets the worker's working directory. By default it is the one that the host has when the
+    /// worker is started.
     pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.program.current_dir = Some(self.absolute("working directory", directory.into()));
+        let directory = self.absolute("working directory", directory.into());
+        self.options.program.current_dir = Some(directory);
         self
     }
 
-    /// The worker's role: the name in logs, errors and process lists. Letters, digits,
-    /// `_`, `-` and `.`, at most 32 of them, not starting with a dot; `worker` by default.
+    /// Sets the worker's role: its name in logs, errors and process lists, and
+    /// [`RoleConfig::role`]. It is `worker` by default. A role is 1 to 32 letters, digits, `_`,
+    /// `-` or `.`, and does not start with a dot.
     pub fn role(mut self, role: impl Into<String>) -> Self {
-        self.role.role = role.into();
+        self.options.role.role = role.into();
         self
     }
 
-    /// Tells workers of the same role apart: the log is then `worker-<role>-<n>.log`.
+    /// Adds a number to the name of the worker's log, which is then
+    /// `worker-<role>-<number>.log`. By default the name has none.
     pub fn instance(mut self, number: u32) -> Self {
-        self.instance = Some(number);
+        self.options.instance = Some(number);
         self
     }
 
-    /// The file or directory of the model that the session loads. A model that has a name
-    /// and no path is an [`extra`](Self::extra).
+    /// Sets the file or directory of the model that the worker loads, [`RoleConfig::model`]. By
+    /// default there is none. The name of a model that is no path is better an
+    /// [`extra`](Self::extra).
     pub fn model(mut self, path: impl Into<PathBuf>) -> Self {
-        self.role.model = Some(self.absolute("model", path.into()));
+        self.options.role.model = Some(self.absolute("model", path.into()));
         self
     }
 
-    /// How the session runs it.
+    /// Sets how the worker runs its model, [`RoleConfig::mode`]: not an empty text. By default
+    /// there is none.
     pub fn mode(mut self, mode: impl Into<String>) -> Self {
-        self.role.mode = Some(mode.into());
+        self.options.role.mode = Some(mode.into());
         self
     }
 
-    /// Anything else that the session's builder wants to know.
+    /// Adds a name and a value for the worker: see [`RoleConfig::extra`]. There are none by
+    /// default. Role, model, mode and extras together have at most 64 KiB; see
+    /// [`blob`](Self::blob) for more.
+    ///
+    /// ```
+    /// # use slipring::Spawner;
+    /// let spawner = Spawner::program("/usr/lib/app/embedder")
+    ///     .role("embed")
+    ///     .model("/models/minilm")
+    ///     .mode("int8")
+    ///     .extra("dim", "384");
+    /// ```
     pub fn extra(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.role.extras.push((name.into(), value.into()));
+        self.options.role.extras.push((name.into(), value.into()));
         self
     }
 
-    /// Gives the worker bytes of any format, at most 64 MiB of them: it finds them in
-    /// [`RoleConfig::blob`]. Empty by default. Each worker gets a copy, in memory of its own.
+    /// Gives the worker bytes of any format, [`RoleConfig::blob`]: at most 64 MiB. Empty by
+    /// default. Each worker gets a copy in memory of its own.
     ///
     /// ```
     /// # use slipring::Spawner;
@@ -227,288 +247,213 @@ impl Spawner {
     /// let spawner = Spawner::program("/usr/lib/app/embedder").blob(settings);
     /// ```
     pub fn blob(mut self, blob: impl Into<Vec<u8>>) -> Self {
-        self.role.blob = blob.into().into();
+        self.options.role.blob = blob.into().into();
         self
     }
 
-    /// Passes the worker a descriptor, which it takes by name with [`RoleConfig::take_fd`]: a
-    /// pipe, a socket, a file that only the host may open. None by default, at most 16. A name
-    /// is 1 to 32 letters, digits, `_`, `-` or `.`, does not start with a dot, and is given once.
+    /// Passes a descriptor to the worker, which takes it by its name with
+    /// [`RoleConfig::take_fd`]. None is passed by default, and at most 16 can be. A name is 1 to
+    /// 32 letters, digits, `_`, `-` or `.`, does not start with a dot, and is given once.
     ///
-    /// The spawner keeps the descriptor open, and passes it to every worker that it starts,
-    /// until the last clone of the spawner is dropped. So the end of a pipe that the host passes
-    /// is only closed when the spawner is dropped as well. Whether the descriptor is
-    /// close-on-exec does not matter; the worker's is.
+    /// The spawner owns the descriptor and passes it to every worker that it starts, until the
+    /// last clone of the spawner is dropped. So if a worker is to see the end of a pipe, drop
+    /// the spawner that has the other end. A spawn that fails leaves the descriptor as it was.
     ///
-    /// ```no_run
-    /// use slipring::Spawner;
+    /// The descriptor may be close-on-exec or not. In the worker it is close-on-exec, and has a
+    /// number of its own.
     ///
-    /// let (reader, writer) = std::io::pipe()?;
-    /// let spawner = Spawner::program("/usr/lib/app/embedder").pass_fd("samples", reader);
-    /// let channel = spawner.spawn()?;
-    /// drop(spawner);
-    /// // What is written to `writer` now, the worker reads.
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```standalone_crate
+    /// use slipring::{Kind, Spawner, worker};
+    /// use std::fs::File;
+    /// use std::io::{Read, Write};
+    /// use std::time::Duration;
+    ///
+    /// const READ: Kind = Kind::named("read");
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     if worker::is_worker() {
+    ///         let worker = worker::Worker::new(|config| Ok(File::from(config.take_fd("text")?)));
+    ///         return Ok(worker
+    ///             .on(READ, |file, _, reply| {
+    ///                 let mut text = String::new();
+    ///                 file.read_to_string(&mut text)?;
+    ///                 Ok(reply.send(text.as_str())?)
+    ///             })
+    ///             .serve()?);
+    ///     }
+    ///     let (reader, mut writer) = std::io::pipe()?;
+    ///     let channel = Spawner::current_exe()?.pass_fd("text", reader).spawn()?;
+    ///     writer.write_all(b"through a pipe")?;
+    ///     drop(writer);
+    ///     let reply = channel.call(READ, b"", Duration::from_secs(10))?;
+    ///     assert_eq!(reply.to_vec(), b"through a pipe");
+    ///     Ok(())
+    /// }
     /// ```
     pub fn pass_fd(mut self, name: impl Into<String>, fd: impl Into<OwnedFd>) -> Self {
         let name = name.into();
-        match check_fd_name(&name, self.fds.iter().map(|(name, _)| name.as_str())) {
-            Ok(()) => self.fds.push((name, Arc::new(fd.into()))),
+        match check_fd_name(&name, self.options.fds.iter().map(|(name, _)| name.as_str())) {
+            Ok(()) => self.options.fds.push((name, Arc::new(fd.into()))),
             Err(error) => self.refuse(error),
         }
         self
     }
 
-    /// Keeps what the worker writes to its standard output and error in this directory, in
-    /// `worker-<role>.log`, which is appended to. Without it the output is discarded, and
-    /// errors have no log to show.
+    /// Appends what the worker writes to its standard output and error to a log in this
+    /// directory, `worker-<role>.log`. The directory is made if it is missing. By default there
+    /// is no log: the output is discarded, and errors have no log to show.
     ///
-    /// While another worker uses that file, be it one of another host, the log is
-    /// `worker-<role>.2.log`, and so on: an error never shows the lines of another worker.
-    /// The files are used again, so that there are never more of them than there were workers
-    /// at a time. [`Channel::log_path`] says which one it is.
+    /// While another worker uses that file, the log is `worker-<role>.2.log`, and so on, also if
+    /// that is a worker of another host. So an error never shows lines of another worker, and
+    /// there are never more files than there were workers at a time. [`Channel::log_path`]
+    /// returns the path.
+    ///
+    /// ```
+    /// # use slipring::Spawner;
+    /// # let dir = std::env::temp_dir().join(format!("slipring-doc-{}", std::process::id()));
+    /// let spawner = Spawner::program("/bin/sh").args(["-c", "echo no model; exit 3"]);
+    /// let error = spawner.log_dir(&dir).spawn().unwrap_err();
+    /// assert!(error.log_tail().unwrap().starts_with("no model\n"));
+    /// # std::fs::remove_dir_all(dir)?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn log_dir(mut self, directory: impl AsRef<Path>) -> Self {
-        self.log_dir = Some(self.absolute("log directory", directory.as_ref().to_owned()));
-        self.program.inherits_output = false;
+        self.options.log_dir = Some(self.absolute("log directory", directory.as_ref().to_owned()));
+        self.options.program.inherits_output = false;
         self
     }
 
-    /// Lets the worker write to the host's own standard output and error, as they are when it
-    /// is started: to see what it says while a program is being developed. There is no log
-    /// then. Of this and [`Spawner::log_dir`], the later call holds.
+    /// Lets the worker write to the standard output and error that the host has when the worker
+    /// is started. There is no log then. Off by default. The later call of this and
+    /// [`log_dir`](Self::log_dir) counts.
     pub fn inherit_stdio(mut self) -> Self {
-        self.program.inherits_output = true;
-        self.log_dir = None;
+        self.options.program.inherits_output = true;
+        self.options.log_dir = None;
         self
     }
 
-    /// Geometry and behaviour of the channel.
+    /// Sets the sizes and the behaviour of the channel. [`Config::default`] by default.
     pub fn config(mut self, config: Config) -> Self {
-        self.config = config;
+        self.options.config = config;
         self
     }
 
-    /// How long the worker may take to attach, ten seconds by default; not zero. Building its
-    /// session comes after that; see [`Channel::wait_ready`].
+    /// Sets how long the worker may take to attach: 10 seconds by default, not zero. See
+    /// [Timeouts](crate#timeouts) for [`Duration::MAX`]. The worker builds its session after it
+    /// has attached; see [`Channel::wait_ready`].
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
-        self.handshake_timeout = timeout;
+        self.options.handshake_timeout = timeout;
         self
     }
 
-    /// How long the errors that tell of the worker's death wait until it is known how it died,
-    /// at most: 50 milliseconds by default. Most often that is known as soon as the death is.
-    /// Where the kernel does not show it before it hands out the exit status, which is when it
-    /// has torn the process down, it takes a few milliseconds for a small process and a tenth
-    /// of a second for one of some hundred megabytes. An error that does not wait so long says
-    /// that the status is not known yet; [`WorkerDeath::cause`](crate::WorkerDeath::cause)
-    /// returns it later.
+    /// Sets how long errors that tell of the worker's death wait until its exit status is known:
+    /// 50 milliseconds by default.
     ///
-    /// The time counts from the first such error of a worker and is shared by all, so that no
-    /// number of them adds up. A timeout of the operation's own that ends sooner is kept, and
-    /// operations that never block do not wait.
+    /// Mostly the exit status is known as soon as the death is. If it is not, an error waits
+    /// until the kernel has torn the process down: some milliseconds for a small process, a
+    /// tenth of a second for one with some hundred megabytes of memory. An error that waits in
+    /// vain says that the status is not known yet;
+    /// [`WorkerDeath::cause`](crate::WorkerDeath::cause) returns it later.
+    ///
+    /// The time counts from the first such error of a worker, and all errors of that worker
+    /// share it. An operation never waits beyond its own timeout, and one that never blocks does
+    /// not wait.
     pub fn exit_status_timeout(mut self, timeout: Duration) -> Self {
-        self.exit_status_timeout = timeout;
+        self.options.exit_status_timeout = timeout;
         self
     }
 
     /// Gives both ends a descriptor that is readable when there is something to read, for
-    /// reactors: see [`Channel::drive`] and [`RawLink::settle`]. Costs two descriptors on
-    /// each side, and nothing else until one of them is used.
+    /// reactors: see [`Channel::drive`] and [`RawLink::settle`]. Off by default. Costs two
+    /// descriptors on each side, and nothing else until one of them is used.
     pub fn pollable(mut self) -> Self {
-        self.is_pollable = true;
+        self.options.is_pollable = true;
         self
     }
 
-    /// Lets the worker dump core. The kernel then tells of its death only when the dump
-    /// is written: seconds for a big process.
+    /// Lets the worker dump core. Off by default: the kernel tells of the worker's death only
+    /// when the dump is written, which takes seconds for a big process.
     pub fn allow_core_dumps(mut self) -> Self {
-        self.limits.allow_core_dumps = true;
+        self.options.limits.allow_core_dumps = true;
         self
     }
 
-    /// Niceness of the worker's serving thread and of the threads that it starts later,
-    /// from -20 to 19; below this process's needs privileges.
+    /// Sets the nice value of the worker's serving thread and of the threads that it starts
+    /// later: from -20 to 19. By default it is that of the host. A value below the host's needs
+    /// privileges.
     pub fn nice(mut self, nice: i32) -> Self {
-        self.limits.nice = Some(nice);
+        self.options.limits.nice = Some(nice);
         self
     }
 
-    /// Most bytes of address space that the worker may use, its own program and the memory of
-    /// the channel among them.
+    /// Limits the worker's address space to as many bytes, which include its program, the memory
+    /// of the channel and the blob. By default the limit is the host's.
+    ///
+    /// ```
+    /// # use slipring::Spawner;
+    /// let spawner = Spawner::program("/usr/lib/app/embedder").memory_limit(4 << 30).nice(10);
+    /// ```
     pub fn memory_limit(mut self, bytes: u64) -> Self {
-        self.limits.memory = Some(bytes);
+        self.options.limits.memory = Some(bytes);
         self
     }
 
-    /// Processors that the worker may run on, at least one, from 0 to 65,535.
+    /// Sets the processors that the worker may run on: at least one, numbered from 0 to 65,535.
+    /// By default they are those of the host's main thread.
+    ///
+    /// ```
+    /// # use slipring::Spawner;
+    /// let spawner = Spawner::program("/usr/lib/app/embedder").cpus(0..4);
+    /// ```
     pub fn cpus(mut self, cpus: impl IntoIterator<Item = u32>) -> Self {
         match check_cpus(cpus) {
-            Ok(cpus) => self.limits.cpus = cpus,
+            Ok(cpus) => self.options.limits.cpus = cpus,
             Err(error) => self.refuse(error),
         }
         self
     }
 
-    /// Starts the worker and waits until it has attached. Blocks for at most the
-    /// handshake timeout, the time that the kernel takes to start a process, which includes
-    /// starts that other threads have asked for before, and, if the worker does not attach, the
-    /// time that it takes to end one: five seconds at most.
+    /// Starts a worker and waits until it has attached.
+    ///
+    /// Blocks for the time that the kernel takes to start the process, and for at most the
+    /// handshake timeout after that. Starts are made one after the other, so this also waits for
+    /// those that other threads have begun before. If the worker does not attach, this also
+    /// blocks until the worker is ended and reaped, for at most 5 seconds.
+    ///
+    /// The spawner stays usable in any case. If this fails nothing is left behind.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] for anything that was given and cannot work, with the
-    /// value and what it may be;
-    /// [`ErrorKind::Os`] if memory or descriptors run out; [`ErrorKind::Spawn`] if the
-    /// program cannot be started, or if this process is itself a worker that has not attached;
-    /// [`ErrorKind::Handshake`] if it ends or stays silent;
-    /// [`ErrorKind::Mismatch`] if the two sides do not agree, with both values. The
-    /// process is gone and reaped then, and nothing is left behind. A program that ends is
-    /// told of at once; one that ends before it has answered, with how it ended.
+    /// * [`ErrorKind::InvalidConfig`]: something that was given cannot work. The message has the
+    ///   value and what it may be.
+    /// * [`ErrorKind::Spawn`]: the program cannot be started, or this process is itself a worker
+    ///   that has not attached.
+    /// * [`ErrorKind::Handshake`]: the process ended, which is noticed at once, or did not
+    ///   attach in time. The message tells how it ended, if it has;
+    ///   [`Error::log_tail`](crate::Error::log_tail) is the end of its log.
+    /// * [`ErrorKind::Mismatch`]: the two sides do not agree. The message has both values.
+    /// * [`ErrorKind::Os`]: memory, descriptors or threads ran out.
+    /// * [`ErrorKind::Forked`]: this process is a fork of one that has used the library.
     pub fn spawn(&self) -> Result<Channel> {
         let Started { data, words, worker, state, wake_fd } = self.start()?;
-        let core = Core::new(data, words, &self.config, state, wake_fd);
+        let core = Core::new(data, words, &self.options.config, state, wake_fd);
         Ok(Channel { core, worker })
     }
 
-    /// Starts a worker that uses the data rings as they are, without requests and
-    /// replies: it must call [`worker::attach_raw`](crate::worker::attach_raw).
+    /// Starts a worker whose rings carry frames of any meaning, without requests and replies.
+    /// The worker must call [`worker::attach_raw`](crate::worker::attach_raw). Blocks as
+    /// [`spawn`](Self::spawn) does.
     ///
     /// # Errors
     ///
-    /// As [`Spawner::spawn`].
+    /// As [`spawn`](Self::spawn).
     pub fn spawn_raw(&self) -> Result<RawLink> {
-        let Started { data, worker, state, wake_fd, .. } = self.start()?;
-        if let Some(wake_fd) = wake_fd.clone() {
-            // The state has just been made for this link: nobody else has set it. What
-            // happened before is seen by the first `settle`.
-            state.on_end(move || wake_fd.wake_self());
-        }
-        Ok(RawLink::new(data, wake_fd, Box::new(RawEnd { worker, state })))
+        self.start().map(Started::into_raw)
     }
 
     fn start(&self) -> Result<Started> {
-        self.check()?;
-        span!("spawn", role = self.role.role.as_str(), program = %self.program.path.display());
-        fork::watch()?;
-        let setup = WorkerSetup {
-            parent: std::process::id(),
-            wait: self.config.wait,
-            limits: self.limits.clone(),
-            role: self.role.clone(),
-            is_pollable: self.is_pollable,
-            blob_len: as_u64(self.role.blob.len()),
-            fd_names: self.fds.iter().map(|(name, _)| name.clone()).collect(),
-        };
-        let setup = setup.encode()?;
-        let (wake_fd, wake_fds) = match self.is_pollable {
-            true => {
-                WakeFd::pair().map(|(wake_fd, fds)| (Some(Arc::new(wake_fd)), Vec::from(fds)))?
-            }
-            false => (None, Vec::new()),
-        };
-        let (ours, theirs) = socket::pair()?;
-        let ours = Arc::new(UnixStream::from(ours));
-        let log = self.log_dir.as_deref();
-        let log = log.map(|dir| Log::open(dir, &self.role.role, self.instance)).transpose()?;
-        crate::failpoint::failpoint!("before spawn");
-        let mut program = self.program.clone();
-        program.env.set(WORKER_ENV, worker_env::value_for(theirs.as_fd())?);
-
-        let state = Arc::new(State::default());
-        let child = {
-            let state = Arc::clone(&state);
-            let on_exit = move |_| told_of_death(state.has_ended());
-            let socket = Some(Arc::clone(&ours));
-            starter::start(program, theirs, socket, log, Box::new(on_exit))?
-        };
-        // While the program is loaded: reserving memory takes as long as that.
-        let linked =
-            ParentLink::create(&self.config, wake_fd.as_ref()).and_then(|(link, files)| {
-                let deadline = Deadline::after(self.handshake_timeout).instant();
-                let (child, socket, role) = (&child, &*ours, self.role.role.as_str());
-                let mut own = vec![files.down.into(), files.up.into()];
-                own.extend(wake_fds);
-                if !self.role.blob.is_empty() {
-                    own.push(blob::write(&self.role.blob)?.into());
-                }
-                let shipment = Shipment { setup, own, passed: &self.fds };
-                Handshake { child, socket, role, deadline }.run(shipment, &link)?;
-                Ok(link)
-            });
-        drop(ours);
-        let ParentLink { data, health, words, owner, .. } =
-            linked.inspect_err(|_| end_and_reap(&child))?;
-        let watched = {
-            let (state, child) = (Arc::clone(&state), child.clone());
-            let on_death = move || {
-                // First, so that the errors need not wait for it.
-                child.look_up_cause();
-                told_of_death(state.die());
-            };
-            watch::watch(owner, Box::new(on_death))
-        };
-        crate::failpoint::failpoint!("after handshake");
-        let (role, patience) = (self.role.role.clone(), self.exit_status_timeout);
-        let exit = WorkerExit::new(role, Box::new(child), patience);
-        let health = HealthClient::new(health);
-        let worker = WorkerHandle::new(Arc::clone(&state), health, exit, Some(watched));
-        event!(INFO, role = self.role.role.as_str(), pid = worker.pid(), "worker attached");
-        Ok(Started { data, words, worker, state, wake_fd })
-    }
-
-    fn check(&self) -> Result<()> {
         self.refused.clone().map_or(Ok(()), Err)?;
-        check_role(&self.role)?;
-        check_limits(&self.limits, &self.config, self.role.blob.len())?;
-        check_blob(self.role.blob.len())?;
-        check_timeout(self.handshake_timeout)?;
-        if worker_env::parent().is_ok() {
-            return Err(Error::new(ErrorKind::Spawn, NEVER_ASKED));
-        }
-        Ok(())
-    }
-}
-
-/// A worker that has attached.
-struct Started {
-    data: Duplex,
-    words: ParentWords,
-    worker: WorkerHandle,
-    state: Arc<State>,
-    wake_fd: Option<Arc<WakeFd>>,
-}
-
-/// The parent's end of a raw link.
-#[derive(Debug)]
-struct RawEnd {
-    worker: WorkerHandle,
-    state: Arc<State>,
-}
-
-impl End for RawEnd {
-    fn check(&self) -> Result<()> {
-        self.state.check_open()
-    }
-
-    fn alarm(&self) -> &Alarm {
-        &self.state.alarm
-    }
-
-    fn explain(&self, error: Error, deadline: Deadline) -> Error {
-        self.state.with_status(error, deadline)
-    }
-
-    fn close(&self, timeout: Duration) -> Result<ExitCause> {
-        self.worker.close(timeout)
-    }
-}
-
-/// The first sign of a worker's end that nobody asked for. Told on a thread that serves all
-/// workers, which the subscriber, code of the host's, must not hold up.
-fn told_of_death(is_first: bool) {
-    if cfg!(feature = "tracing") && is_first {
-        run_detached("slipring-news", || {
-            event!(WARN, "worker died");
-        });
+        self.options.check()?;
+        self.options.start()
     }
 }

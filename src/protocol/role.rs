@@ -140,12 +140,15 @@ impl fmt::Debug for RoleConfig {
     }
 }
 
-/// Descriptors by name; `None` once taken.
+/// A name and a descriptor; `None` once it is taken or closed.
+type NamedFd = (String, Option<OwnedFd>);
+
+/// Descriptors by name.
 #[derive(Clone, Default)]
-pub(crate) struct PassedFds(Arc<Mutex<Vec<(String, Option<OwnedFd>)>>>);
+pub(crate) struct PassedFds(Arc<Mutex<Vec<NamedFd>>>);
 
 impl PassedFds {
-    fn lock(&self) -> impl DerefMut<Target = Vec<(String, Option<OwnedFd>)>> {
+    fn lock(&self) -> impl DerefMut<Target = Vec<NamedFd>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,0 +1,209 @@
+//! Starting a worker: its memory, its process, the handshake.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::channel::handshake::{Handshake, Shipment, end_and_reap};
+use crate::channel::health::HealthClient;
+use crate::channel::spawn_checks::{check_blob, check_limits, check_role, check_timeout};
+use crate::channel::state::State;
+use crate::channel::worker_exit::{PATIENCE, WorkerExit};
+use crate::channel::worker_handle::WorkerHandle;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, ExitCause, Result};
+use crate::link::{Duplex, ParentLink, ParentWords};
+use crate::process::log::Log;
+use crate::process::service::run_detached;
+use crate::process::spawn::Program;
+use crate::process::worker_env::{self, WORKER_ENV};
+use crate::process::{socket, starter, watch};
+use crate::protocol::handshake::{Limits, WorkerSetup};
+use crate::protocol::{RoleConfig, blob};
+use crate::raw::{End, RawLink};
+use crate::ring::doorbell::Alarm;
+use crate::shm::layout::as_u64;
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
+use crate::sys::wake_fd::WakeFd;
+use crate::trace::{event, span};
+
+/// A worker that starts its own program again, which does not know that it is a worker, would
+/// never stop starting processes.
+const NEVER_ASKED: &str = "this process was itself started as a slipring worker, and has not \
+    attached; its `main`, or the test that it was started for, must begin with \
+    `if slipring::worker::is_worker() { return Worker::new(…).serve(); }`";
+
+/// What a [`Spawner`](super::Spawner) was given.
+#[derive(Debug, Clone)]
+pub(super) struct Options {
+    pub(super) program: Program,
+    pub(super) role: RoleConfig,
+    pub(super) instance: Option<u32>,
+    pub(super) log_dir: Option<PathBuf>,
+    pub(super) config: Config,
+    pub(super) handshake_timeout: Duration,
+    pub(super) exit_status_timeout: Duration,
+    pub(super) limits: Limits,
+    pub(super) is_pollable: bool,
+    /// Passed to every worker, and open until the last clone is dropped.
+    pub(super) fds: Vec<(String, Arc<OwnedFd>)>,
+}
+
+impl Options {
+    pub(super) fn new(program: Program) -> Self {
+        Self {
+            program,
+            role: RoleConfig { role: "worker".to_owned(), ..RoleConfig::default() },
+            instance: None,
+            log_dir: None,
+            config: Config::default(),
+            handshake_timeout: Duration::from_secs(10),
+            exit_status_timeout: PATIENCE,
+            limits: Limits::default(),
+            is_pollable: false,
+            fds: Vec::new(),
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        check_role(&self.role)?;
+        check_blob(self.role.blob.len())?;
+        check_limits(&self.limits, &self.config, self.role.blob.len())?;
+        check_timeout(self.handshake_timeout)?;
+        if worker_env::parent().is_ok() {
+            return Err(Error::new(ErrorKind::Spawn, NEVER_ASKED));
+        }
+        Ok(())
+    }
+
+    pub(super) fn start(&self) -> Result<Started> {
+        span!("spawn", role = self.role.role.as_str(), program = %self.program.path.display());
+        fork::watch()?;
+        let setup = self.setup().encode()?;
+        let (wake_fd, wake_fds) = match self.is_pollable {
+            true => {
+                WakeFd::pair().map(|(wake_fd, fds)| (Some(Arc::new(wake_fd)), Vec::from(fds)))?
+            }
+            false => (None, Vec::new()),
+        };
+        let (ours, theirs) = socket::pair()?;
+        let ours = Arc::new(UnixStream::from(ours));
+        let log = self.log_dir.as_deref();
+        let log = log.map(|dir| Log::open(dir, &self.role.role, self.instance)).transpose()?;
+        crate::failpoint::failpoint!("before spawn");
+        let mut program = self.program.clone();
+        program.env.set(WORKER_ENV, worker_env::value_for(theirs.as_fd())?);
+
+        let state = Arc::new(State::default());
+        let child = {
+            let state = Arc::clone(&state);
+            let on_exit = move |_| report_death(state.has_ended());
+            let socket = Some(Arc::clone(&ours));
+            starter::start(program, theirs, socket, log, Box::new(on_exit))?
+        };
+        // While the worker loads its program: reserving memory takes as long as that.
+        let linked =
+            ParentLink::create(&self.config, wake_fd.as_ref()).and_then(|(link, files)| {
+                let mut own = vec![files.down.into(), files.up.into()];
+                own.extend(wake_fds);
+                if !self.role.blob.is_empty() {
+                    own.push(blob::write(&self.role.blob)?.into());
+                }
+                let shipment = Shipment { setup, own, passed: &self.fds };
+                let deadline = Deadline::after(self.handshake_timeout).instant();
+                let (child, socket, role) = (&child, &*ours, self.role.role.as_str());
+                Handshake { child, socket, role, deadline }.run(shipment, &link)?;
+                Ok(link)
+            });
+        drop(ours);
+        let ParentLink { data, health, words, owner, .. } =
+            linked.inspect_err(|_| end_and_reap(&child))?;
+        let watched = {
+            let (state, child) = (Arc::clone(&state), child.clone());
+            let on_death = move || {
+                // First: errors then need not wait for the cause.
+                child.look_up_cause();
+                report_death(state.die());
+            };
+            watch::watch(owner, Box::new(on_death))
+        };
+        crate::failpoint::failpoint!("after handshake");
+        let (role, patience) = (self.role.role.clone(), self.exit_status_timeout);
+        let exit = WorkerExit::new(role, Box::new(child), patience);
+        let health = HealthClient::new(health);
+        let worker = WorkerHandle::new(Arc::clone(&state), health, exit, Some(watched));
+        event!(INFO, role = self.role.role.as_str(), pid = worker.pid(), "worker attached");
+        Ok(Started { data, words, worker, state, wake_fd })
+    }
+
+    fn setup(&self) -> WorkerSetup {
+        WorkerSetup {
+            parent: std::process::id(),
+            wait: self.config.wait,
+            limits: self.limits.clone(),
+            role: self.role.clone(),
+            is_pollable: self.is_pollable,
+            blob_len: as_u64(self.role.blob.len()),
+            fd_names: self.fds.iter().map(|(name, _)| name.clone()).collect(),
+        }
+    }
+}
+
+/// Reports the first sign of a worker's end that was not asked for. The calling thread serves
+/// all workers, so it must not wait for the subscriber, which is the host's code.
+fn report_death(is_first: bool) {
+    if cfg!(feature = "tracing") && is_first {
+        run_detached("slipring-news", || {
+            event!(WARN, "worker died");
+        });
+    }
+}
+
+/// A worker that has attached.
+pub(super) struct Started {
+    pub(super) data: Duplex,
+    pub(super) words: ParentWords,
+    pub(super) worker: WorkerHandle,
+    pub(super) state: Arc<State>,
+    pub(super) wake_fd: Option<Arc<WakeFd>>,
+}
+
+impl Started {
+    pub(super) fn into_raw(self) -> RawLink {
+        let Self { data, worker, state, wake_fd, .. } = self;
+        if let Some(wake_fd) = wake_fd.clone() {
+            // Set once, as `state` was made for this link. The first `settle` notices an end that
+            // came before this.
+            state.on_end(move || wake_fd.wake_self());
+        }
+        RawLink::new(data, wake_fd, Box::new(RawEnd { worker, state }))
+    }
+}
+
+/// The parent's end of a raw link.
+#[derive(Debug)]
+struct RawEnd {
+    worker: WorkerHandle,
+    state: Arc<State>,
+}
+
+impl End for RawEnd {
+    fn check(&self) -> Result<()> {
+        self.state.check_open()
+    }
+
+    fn alarm(&self) -> &Alarm {
+        &self.state.alarm
+    }
+
+    fn explain(&self, error: Error, deadline: Deadline) -> Error {
+        self.state.with_status(error, deadline)
+    }
+
+    fn close(&self, timeout: Duration) -> Result<ExitCause> {
+        self.worker.close(timeout)
+    }
+}
