@@ -1,5 +1,6 @@
-//! What a worker applies to itself when it attaches. The parent cannot do it for it
-//! without copying its own address space for a moment.
+//! The limits and properties that a worker applies to its own process when it attaches.
+//!
+//! The parent could only do this between fork and exec, and a fork would copy its address space.
 
 use std::ffi::CString;
 use std::fs;
@@ -11,40 +12,39 @@ use crate::sys::process as system;
 
 pub(crate) use crate::sys::process::Resource;
 
-/// Processors beyond this number do not exist.
+/// Processors have numbers below this one.
 pub(crate) const MAX_CPUS: usize = 64 * size_of::<system::CpuMask>() / size_of::<u64>();
 
-/// Has the kernel kill this process when the thread that started it ends, and with it
-/// `parent`. `false`: that is not, or not any more, the process that started this one, and
-/// nothing is asked of the kernel.
+/// Makes the kernel kill this process when the thread that started it ends, which is a thread of
+/// `parent`. Returns `false` if `parent` is not this process's parent, or not any more.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::Os`].
 pub(crate) fn die_with_parent(parent: u32) -> Result<bool> {
-    // Compared with its id and not with 1: orphans can go to any subreaper, and in a
-    // container the parent itself may be 1.
+    // Comparing with 1 would not do: an orphan's new parent can be any subreaper, and in a
+    // container the process 1 can be the true parent.
     if system::parent_id() != parent {
         return Ok(false);
     }
     system::set_parent_death_signal(libc::SIGKILL)
         .map_err(|e| Error::os("cannot tie this process's life to its parent's", e))?;
-    // The kernel's promise is only about an end that is still to come.
+    // The kernel says nothing of a parent that ended before the call.
     Ok(system::parent_id() == parent)
 }
 
-/// Allows no core dumps: the kernel announces no death before a dump is written.
+/// Switches core dumps off: the kernel tells of a death only when the dump is written.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::Os`].
 pub(crate) fn no_core_dumps() -> Result<()> {
-    // One byte and not zero: too small for any file, and the one value with which the
-    // kernel skips a dump handler as well, to which a limit of zero means nothing.
+    // One byte is too small for any file. It is also the one value at which the kernel does not
+    // run a dump handler; it does so at a limit of zero.
     set_rlimit(libc::RLIMIT_CORE, 1)
 }
 
-/// Lowers a limit to `value`, the soft and the hard one; never raises the hard one.
+/// Sets the soft and the hard limit to `value`, or to the present hard limit if that is lower.
 ///
 /// # Errors
 ///
@@ -60,16 +60,18 @@ pub(crate) fn set_rlimit(resource: Resource, value: u64) -> Result<()> {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Os`], when a value lower than the present one is not allowed;
-/// [`ErrorKind::InvalidConfig`] for one that there is not, which the kernel would change.
+/// [`ErrorKind::Os`] if this process may not lower its nice value;
+/// [`ErrorKind::InvalidConfig`] for a value out of range, which the kernel would clamp.
 pub(crate) fn nice(value: i32) -> Result<()> {
     check_nice(value)?;
     system::set_nice(value).map_err(|e| Error::os(format!("cannot set nice value {value}"), e))
 }
 
+/// Checks that a nice value is in range.
+///
 /// # Errors
 ///
-/// [`ErrorKind::InvalidConfig`] for a nice value that there is not.
+/// [`ErrorKind::InvalidConfig`].
 pub(crate) fn check_nice(value: i32) -> Result<()> {
     if (-20..=19).contains(&value) {
         return Ok(());
@@ -82,8 +84,8 @@ pub(crate) fn check_nice(value: i32) -> Result<()> {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::InvalidConfig`] for no processor or an impossible one, [`ErrorKind::Os`]
-/// when this process may use none of them.
+/// [`ErrorKind::InvalidConfig`] for an empty list or a number that is too high,
+/// [`ErrorKind::Os`] if this process may use none of them.
 pub(crate) fn affinity(cpus: &[usize]) -> Result<()> {
     if cpus.is_empty() {
         return Err(Error::new(ErrorKind::InvalidConfig, "a worker needs at least one processor"));
@@ -100,7 +102,7 @@ pub(crate) fn affinity(cpus: &[usize]) -> Result<()> {
         .map_err(|e| Error::os(format!("cannot bind the worker to processors {cpus:?}"), e))
 }
 
-/// Makes process lists show `role`, or the first 15 bytes of it. Best effort.
+/// Makes process lists show `role`, cut to 15 bytes, for this process. Best effort.
 pub(crate) fn name_process(role: &str) {
     let mut end = role.len().min(15);
     while !role.is_char_boundary(end) {
@@ -117,8 +119,8 @@ pub(crate) fn name_process(role: &str) {
     }
 }
 
-/// Blocks signals in the calling thread, which serves the library and not the program,
-/// except those by which the thread's own faults are reported.
+/// Blocks all signals in the calling thread, a thread of the library's own, except those by
+/// which a fault of the thread itself is reported.
 ///
 /// # Errors
 ///
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_process_is_named_from_any_thread_and_never_in_the_middle_of_a_character() {
+    fn a_process_is_named_from_any_thread_and_in_whole_characters() {
         alone(|| {
             let name = || fs::read_to_string("/proc/self/comm").unwrap();
             name_process("embedder");

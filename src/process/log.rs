@@ -1,12 +1,12 @@
-//! A worker's log: where its standard output and error go, and what is read back of it
-//! when it has died.
+//! A worker's log: the file for its standard output and error, whose end errors show when the
+//! worker has died.
 //!
-//! A log file belongs to one worker at a time. The file is locked, and the lock belongs to
-//! the open file that the worker's standard output and error and this process share: the
-//! kernel gives it back once all of these are closed, and not before. So what stands behind
-//! the length that the file had when it was locked is this worker's alone. A worker that
-//! finds its log taken gets the next one of a row; as those are used again, there are never
-//! more files than there were workers at a time.
+//! A log file belongs to one worker at a time. It is locked, and the lock belongs to the open
+//! file description that the worker's standard output and error and this process share. The
+//! kernel releases it when all of their descriptors are closed. So everything that was appended
+//! after the lock was taken is this worker's. If the file is locked already, the worker gets the
+//! next one of a numbered series. Released files are used again, so there are never more files
+//! than there were workers at a time.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -20,16 +20,16 @@ use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::sys::descriptor::open_above_stdio;
 use crate::sys::fd::{set_blocking_append, try_lock};
 
-/// How much of the end of a log is kept for an error.
+/// The most bytes of a log's end that an error shows.
 const TAIL: u64 = 4096;
 
-/// How the line about a worker's end begins.
+/// The start of the line about a worker's end.
 const REASON: &str = "[supervisor] ";
 
-/// How many workers can have a log of the same name at a time.
+/// The most workers that can have a log of the same name at a time.
 const MOST: u32 = 10_000;
 
-/// One worker's part of a log file: all that was appended since it was opened.
+/// One worker's part of a log file: everything that was appended since it was locked.
 #[derive(Debug)]
 pub(crate) struct Log {
     path: PathBuf,
@@ -39,37 +39,36 @@ pub(crate) struct Log {
 #[derive(Debug)]
 enum State {
     Open(Part),
-    /// The worker has ended: the tail, if it could be read.
+    /// The worker has ended. The tail, if it could be read.
     Ended(Option<String>),
 }
 
-/// The file itself, whatever becomes of its name. The worker has it too.
+/// The open file, which stays the same when its name is changed or removed.
 #[derive(Debug)]
 struct Part {
     file: File,
-    /// Length of the file when it was locked; what stands before is an earlier worker's.
+    /// The file's length when it was locked. Bytes before that are an earlier worker's.
     start: u64,
 }
 
-/// What opening one file of the row came to.
+/// The result of an attempt to open one file of the series.
 enum Opened {
     Log(Log),
-    /// A worker is using it.
-    Taken,
-    NoFile,
+    /// A worker has it.
+    Locked,
+    NotPlain,
 }
 
 impl Log {
-    /// Opens `worker-<role>.log`, or `worker-<role>-<instance>.log`, for appending; makes
-    /// it, for the owner only, and its directories, when they are missing. While another
-    /// worker has it, be it one of another host, the file is `worker-<role>.2.log` and so on.
-    /// A symbolic link in the file's place is refused, and so is anything else that is not a
-    /// plain file.
+    /// Opens `worker-<role>.log`, or `worker-<role>-<instance>.log`, for appending. Makes the
+    /// file, with access for its owner only, and its directories if they are missing. While
+    /// another worker has it, also one of another host, the file is `worker-<role>.2.log`, and
+    /// so on. Refuses symbolic links and everything else that is not a plain file.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Os`] with the path and the cause; [`ErrorKind::InvalidConfig`] when the
-    /// path is taken by something that is no plain file, or by 10,000 workers.
+    /// [`ErrorKind::Os`] with the path and the cause; [`ErrorKind::InvalidConfig`] if there is
+    /// something at the path that is no plain file, or 10,000 workers have logs of this name.
     pub(crate) fn open(directory: &Path, role: &str, instance: Option<u32>) -> Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| {
             Error::os(format!("cannot make the log directory {}", directory.display()), e)
@@ -85,8 +84,8 @@ impl Log {
             };
             match Self::open_file(&path) {
                 Ok(Opened::Log(log)) => return Ok(log),
-                Ok(Opened::Taken) => {}
-                Ok(Opened::NoFile) => {
+                Ok(Opened::Locked) => {}
+                Ok(Opened::NotPlain) => {
                     let message = format!("the log {} is no plain file", path.display());
                     return Err(Error::new(ErrorKind::InvalidConfig, message));
                 }
@@ -102,34 +101,34 @@ impl Log {
 
     fn open_file(path: &Path) -> io::Result<Opened> {
         let mut options = OpenOptions::new();
-        // Readable, because what is read back is read through this very file.
+        // Readable, as the tail is read through this very file.
         options.read(true).append(true).create(true).mode(0o600);
-        // Non-blocking, or the open of a device could wait for it.
+        // Non-blocking, as opening a device or a FIFO can block otherwise.
         options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
         let file = open_above_stdio(&options, path)?;
         if !file.metadata()?.is_file() {
-            return Ok(Opened::NoFile);
+            return Ok(Opened::NotPlain);
         }
         match try_lock(file.as_fd()) {
             Ok(true) => {}
-            Ok(false) => return Ok(Opened::Taken),
-            // Some file systems know no locks. There, workers that run at the same time need
-            // instances, or their lines mix.
+            Ok(false) => return Ok(Opened::Locked),
+            // The file system has no locks. The lines of workers that run at the same time
+            // mix there, unless the workers have instance numbers.
             Err(_) => {}
         }
         set_blocking_append(file.as_fd())?;
-        // Once it is locked: its last worker's end may just have been written down.
+        // Read when it is locked: the line about its last worker's end may have come just now.
         let start = file.metadata()?.len();
         let state = Mutex::new(State::Open(Part { file, start }));
         Ok(Opened::Log(Self { path: path.to_path_buf(), state }))
     }
 
-    /// Where the file was when it was opened.
+    /// The file's path when it was opened.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// For the worker's standard output and error; `None` once the worker has ended.
+    /// The file for the worker's standard output and error; `None` once the worker has ended.
     pub(crate) fn fd(&mut self) -> Option<BorrowedFd<'_>> {
         match self.state.get_mut() {
             Ok(State::Open(part)) => Some(part.file.as_fd()),
@@ -137,8 +136,8 @@ impl Log {
         }
     }
 
-    /// The last 4096 bytes that the worker has written, lossily decoded, and the line about
-    /// its end; `None` when they cannot be read.
+    /// Returns the last 4096 bytes of the worker's part, which include the line about its end,
+    /// lossily decoded; `None` if they cannot be read.
     pub(crate) fn tail(&self) -> Option<String> {
         match &mut *lock(&self.state) {
             State::Open(part) => part.tail(),
@@ -146,8 +145,8 @@ impl Log {
         }
     }
 
-    /// Appends the line that tells how the worker ended, keeps the tail, and lets go of the
-    /// file. Best effort, as the disk may be the very thing that is full.
+    /// Appends the line that tells how the worker ended, reads the tail, and closes the file.
+    /// Best effort: a full disk may be what has ended the worker.
     pub(crate) fn append_reason(&self, cause: &ExitCause) {
         let mut state = lock(&self.state);
         if let State::Open(part) = &mut *state {
@@ -158,7 +157,8 @@ impl Log {
 }
 
 impl Part {
-    /// The file's length. Whatever was truncated, what stands there since is this worker's.
+    /// Returns the file's length. If the file was truncated, all that it has now is this
+    /// worker's.
     fn length(&mut self) -> io::Result<u64> {
         let length = self.file.metadata()?.len();
         if length < self.start {
@@ -174,7 +174,7 @@ impl Part {
         let read = read_at_most(&self.file, &mut bytes, from)?;
         let mut rest = bytes.get(..read)?;
         if from > self.start {
-            // A cut in the middle of a character leaves up to three bytes of it.
+            // Up to three bytes of a character that was cut are skipped.
             let cut = rest.iter().take(3).take_while(|&&byte| byte & 0xC0 == 0x80).count();
             rest = rest.get(cut..).unwrap_or_default();
         }
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_is_the_last_line_even_if_the_worker_has_changed_the_files_flags() {
+    fn the_reason_is_the_last_line_whatever_flags_the_worker_has_set() {
         let dir = TempDir::new();
         let mut log = open(&dir);
         write(&mut log, "first\n");

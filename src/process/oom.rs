@@ -1,10 +1,10 @@
-//! Whether the kernel's out-of-memory killer struck while a worker ran: a hint, from
-//! counters that say how often, but not whom.
+//! Whether the kernel's out-of-memory killer has killed a process while a worker ran. That is a
+//! hint only: the kernel counts such kills, and does not say which process was killed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A count of such kills at one moment, in the narrowest scope that can be read.
+/// The number of such kills at one moment, in the narrowest scope that can be read.
 #[derive(Debug)]
 pub(super) struct OomCount {
     source: PathBuf,
@@ -12,8 +12,8 @@ pub(super) struct OomCount {
 }
 
 impl OomCount {
-    /// The count now: that of this thread's cgroup, which is where a worker starts, or of
-    /// the whole machine. `None`: the kernel shows neither.
+    /// Reads the present count of this thread's cgroup, in which a worker starts, or else of the
+    /// whole machine. `None` if the kernel shows neither.
     pub(super) fn now() -> Option<Self> {
         let own = fs::read_to_string("/proc/thread-self/cgroup").ok();
         let own = own.as_deref().and_then(events_file);
@@ -23,14 +23,14 @@ impl OomCount {
         })
     }
 
-    /// Whether there were more since.
+    /// Returns whether there were more kills since.
     pub(super) fn has_grown(&self) -> bool {
         let now = fs::read_to_string(&self.source).ok();
         now.as_deref().and_then(kills_in).is_some_and(|kills| kills > self.kills)
     }
 }
 
-/// The events file of the cgroup, version 2, that a `/proc/.../cgroup` names.
+/// Returns the events file of the cgroup (version 2) that the text of `/proc/…/cgroup` names.
 fn events_file(cgroups: &str) -> Option<PathBuf> {
     let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     Some(Path::new("/sys/fs/cgroup").join(path).join("memory.events"))

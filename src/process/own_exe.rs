@@ -1,9 +1,8 @@
-//! How the program of this process is started once more.
+//! The path by which the program of this process can be executed again.
 //!
-//! What runs is the file that the program's code is mapped from. `/proc/self/exe` leads to
-//! another one where a loader or an emulator was executed and has mapped the program, as
-//! valgrind does. It is right, and all that is left, when the file has been removed or
-//! replaced.
+//! The program is the file that its code is mapped from. `/proc/self/exe` is another file if a
+//! loader or an emulator, such as valgrind, was executed and has mapped the program. If the
+//! program's file has been removed or replaced, `/proc/self/exe` is the only way to it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,16 +15,17 @@ use std::sync::OnceLock;
 use crate::sys::process::program_headers;
 
 const LINK: &str = "/proc/self/exe";
-/// What the kernel adds to the path of a file that is not there any more.
+/// The suffix that the kernel adds to the path of a removed file.
 const GONE: &[u8] = b" (deleted)";
 
-/// What to execute, as things are now.
+/// Returns the path to execute. It is valid until the file is moved, removed or replaced.
 ///
 /// # Errors
 ///
-/// `/proc` is not there, and nothing is known.
+/// Those of reading `/proc`, which may not be mounted.
 pub(crate) fn path() -> io::Result<PathBuf> {
-    // A long list in a big host. As long as the program runs, no other file has its inode.
+    // Kept, as the list of maps is long in a big host. As long as the program runs, no other
+    // file gets its inode number.
     static MAPPED: OnceLock<Option<(PathBuf, u64)>> = OnceLock::new();
     let mapped = MAPPED.get_or_init(|| {
         let maps = fs::read("/proc/self/maps").ok()?;
@@ -37,7 +37,7 @@ pub(crate) fn path() -> io::Result<PathBuf> {
         return Ok(path.clone());
     }
     let target = fs::read_link(LINK)?;
-    // Some file systems show one inode in the list of maps and another one elsewhere.
+    // Some file systems show another inode number in the list of maps than elsewhere.
     match (fs::metadata(&target), fs::metadata(LINK)) {
         (Ok(by_path), Ok(own)) if (by_path.dev(), by_path.ino()) == (own.dev(), own.ino()) => {
             Ok(target)
@@ -46,7 +46,7 @@ pub(crate) fn path() -> io::Result<PathBuf> {
     }
 }
 
-/// The path by which the program is known, or was before its file was removed.
+/// Returns the path of the program's file, or the path that it had before it was removed.
 ///
 /// # Errors
 ///
@@ -63,10 +63,11 @@ pub(crate) fn name() -> io::Result<PathBuf> {
     Ok(std::ffi::OsString::from_vec(target).into())
 }
 
-/// The file, and its inode, that `/proc/self/maps` names for an address.
+/// Returns the file, and its inode number, that the text of `/proc/self/maps` names for an
+/// address.
 fn mapped_at(maps: &[u8], address: u64) -> Option<(&Path, u64)> {
     maps.split(|byte| *byte == b'\n').find_map(|line| {
-        // Range, rights, offset, device and inode; then, behind blanks, the path.
+        // The fields are range, rights, offset, device and inode; the path follows after blanks.
         let mut rest = line;
         let mut fields = [""; 5];
         for field in &mut fields {

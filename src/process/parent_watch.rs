@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_other_code_has_closed_or_replaced_is_an_error_and_not_the_end() {
+    fn a_socket_that_other_code_has_closed_or_replaced_is_an_error() {
         testing::alone(|| {
             let (_a, b) = pair().unwrap();
             let (mut reader, mut writer) = io::pipe().unwrap();

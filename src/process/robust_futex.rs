@@ -1,11 +1,11 @@
-//! The worker's side of the notice of its death: a word in shared memory that the kernel
-//! marks, and wakes waiters on, when the thread that owns it ends in any way.
+//! A robust futex: a word in shared memory that the kernel marks, and wakes a waiter of, when
+//! the thread that owns it ends in any way. It tells the parent of a worker's death.
 //!
-//! The kernel keeps, for each thread, the address of a list of such words. It walks the
-//! list first thing when the thread ends, long before the process's memory is given back,
-//! which is what makes this notice independent of the process's size. Head and node of
-//! the list are private memory; only the word, at a fixed distance from the node, is
-//! shared, so that no address ever is.
+//! The kernel keeps the address of a list of such words for each thread. It walks the list
+//! first when the thread ends, long before it frees the memory of the process. So the notice
+//! comes at once, however big the process is. The head and the node of the list are private
+//! memory. Only the word is shared; the list has its distance from the node, and no address is
+//! ever shared.
 #![allow(unsafe_code, reason = "registers memory with the kernel")]
 
 use std::cell::Cell;
@@ -19,19 +19,19 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sys::futex_words::{Scope, wake_one};
 use crate::sys::process::thread_id;
 
-/// Whether the value of a robust word says that its owner has died.
+/// Returns whether the value of a robust futex says that its owner has died.
 pub(crate) fn owner_died(value: u32) -> bool {
     value & libc::FUTEX_OWNER_DIED != 0
 }
 
-/// `struct robust_list` of the kernel.
+/// The kernel's `struct robust_list`.
 #[repr(C)]
 struct Node {
     next: AtomicPtr<Node>,
 }
 
-/// `struct robust_list_head` of the kernel. Atomics, for the kernel reads this whenever
-/// the thread happens to end.
+/// The kernel's `struct robust_list_head`. Its fields are atomics, as the kernel reads them at
+/// any time at which the thread ends.
 #[repr(C)]
 struct Head {
     list: Node,
@@ -45,7 +45,7 @@ struct Registration {
     head: Head,
     node: Node,
     word: Box<dyn Deref<Target = AtomicU32>>,
-    /// The C library's list of this thread, to be put back.
+    /// The C library's list of this thread, which is registered again after a release.
     previous: (*mut Head, usize),
 }
 
@@ -53,26 +53,26 @@ thread_local! {
     static IS_OWNER: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Ownership of a robust word by the calling thread, which it cannot leave.
+/// The calling thread's ownership of a robust futex. It cannot leave its thread.
 ///
-/// Dropped without [`release`](Self::release), it remains registered, and so the end of
-/// the thread counts as a death: that is right after a panic. The memory is then leaked,
-/// as the kernel may look at it until the thread is gone.
+/// If it is dropped without [`release`](Self::release), as after a panic, the word stays
+/// registered: the end of the thread then counts as a death. The memory is leaked, as the kernel
+/// may read it until the thread has ended.
 #[must_use = "its thread owns the word until it is released"]
-pub(crate) struct RobustOwner {
+pub(crate) struct RobustFutex {
     registration: NonNull<Registration>,
     _of_one_thread: PhantomData<*mut ()>,
 }
 
-impl RobustOwner {
+impl RobustFutex {
     /// Makes the calling thread the owner of `word`, a handle that keeps the word mapped.
-    /// The thread should do nothing else of note: robust mutexes of the C library do not
-    /// work in it from now on. It must never exec; an exec counts as its death.
+    /// Robust mutexes of the C library do not work in this thread until the word is released.
+    /// An exec of the thread counts as its death.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] when the thread owns a word already, or the kernel or a
-    /// system call filter does not allow it.
+    /// [`ErrorKind::Unsupported`] if the thread owns a word already, or the kernel or a system
+    /// call filter does not allow it.
     pub(crate) fn claim<W>(word: W) -> Result<Self>
     where
         W: Deref<Target = AtomicU32> + 'static,
@@ -95,7 +95,7 @@ impl RobustOwner {
             previous,
         });
         let registration = NonNull::from(Box::leak(registration));
-        // SAFETY: just leaked, so that it is live; nobody else knows of it.
+        // SAFETY: just leaked, so that it is live; nothing else has its address.
         let this = unsafe { registration.as_ref() };
         let word: &AtomicU32 = &this.word;
         let word_at = ptr::from_ref(word).expose_provenance();
@@ -114,30 +114,30 @@ impl RobustOwner {
             return Err(unsupported(error));
         }
         IS_OWNER.set(true);
-        // After the registration: a thread that ends in between leaves the word unowned,
-        // where the other order would leave it owned for ever. FUTEX_WAITERS for the kernel
-        // to wake anybody; those who wait map the word read-only and cannot set it.
-        // Release pairs with the watcher's Acquire load.
+        // After the registration: if the thread ends in between, the word stays unowned. In the
+        // other order it would stay owned for ever. The kernel wakes waiters only if
+        // FUTEX_WAITERS is set, and the waiters map the word read-only, so it is always set.
+        // Release pairs with the Acquire load in `watch::Slot::look`.
         word.store(thread_id() | libc::FUTEX_WAITERS, Ordering::Release);
         Ok(Self { registration, _of_one_thread: PhantomData })
     }
 
-    /// Gives the word up before a clean end: it becomes 0, and no death is noticed.
+    /// Releases the word before a clean end: it becomes 0, and no death is noticed.
     pub(crate) fn release(self) {
         // SAFETY: leaked in `claim`, and freed below only.
         let this = unsafe { self.registration.as_ref() };
         let word: &AtomicU32 = &this.word;
-        // The word first: a thread that ends with the node still linked is only taken for
-        // dead if the word names it. `list_op_pending` is for locks that another thread may
-        // take between these steps; this word has one owner for life. Release pairs with
-        // the watcher's Acquire load.
+        // The word first: the kernel marks a word that is still listed only if it holds the id
+        // of the ending thread. `list_op_pending` is not needed, as no other thread takes this
+        // word between the two steps. Release pairs with the Acquire load in
+        // `watch::Slot::look`.
         word.store(0, Ordering::Release);
         wake_one(word, Scope::Shared);
         let list = ptr::from_ref(&this.head.list).cast_mut();
         this.head.list.next.store(list, Ordering::Release);
         let (head, length) = this.previous;
-        // SAFETY: this is what was registered for this thread before, by the C library,
-        // which keeps it as long as the thread lives.
+        // SAFETY: this list was registered for this thread before, by the C library, which keeps
+        // it as long as the thread lives.
         if unsafe { set_robust_list(head, length) }.is_ok() {
             // SAFETY: leaked in `claim`, by this thread, and unknown to the kernel now.
             drop(unsafe { Box::from_raw(self.registration.as_ptr()) });
@@ -146,7 +146,7 @@ impl RobustOwner {
     }
 }
 
-/// The calling thread's present list.
+/// Returns the calling thread's present list.
 fn robust_list() -> io::Result<(*mut Head, usize)> {
     let mut head: *mut Head = ptr::null_mut();
     let mut length = 0_usize;
@@ -160,8 +160,8 @@ fn robust_list() -> io::Result<(*mut Head, usize)> {
 
 /// # Safety
 ///
-/// `head` is null, or a list that stays valid until it is replaced or the calling thread
-/// has ended.
+/// `head` is null, or a list that stays valid until it is replaced or the calling thread has
+/// ended.
 unsafe fn set_robust_list(head: *mut Head, length: usize) -> io::Result<()> {
     // SAFETY: the kernel only keeps the address; that it stays valid is the caller's promise.
     let result = unsafe { libc::syscall(libc::SYS_set_robust_list, head, length) };
@@ -189,7 +189,7 @@ mod tests {
         let theirs = Arc::clone(&word);
         thread::spawn(move || {
             {
-                let _owner = RobustOwner::claim(Arc::clone(&theirs)).unwrap();
+                let _owner = RobustFutex::claim(Arc::clone(&theirs)).unwrap();
                 assert_eq!(value(&theirs), thread_id() | libc::FUTEX_WAITERS);
             }
             assert!(!owner_died(value(&theirs)));
@@ -206,7 +206,7 @@ mod tests {
         let word = word();
         let theirs = Arc::clone(&word);
         let owner = thread::spawn(move || {
-            let _owner = RobustOwner::claim(theirs).unwrap();
+            let _owner = RobustFutex::claim(theirs).unwrap();
             std::panic::resume_unwind(Box::new("on purpose"));
         });
         assert!(owner.join().is_err());
@@ -218,8 +218,8 @@ mod tests {
         let (first, second) = (word(), word());
         let theirs = (Arc::clone(&first), Arc::clone(&second));
         thread::spawn(move || {
-            RobustOwner::claim(theirs.0).unwrap().release();
-            RobustOwner::claim(theirs.1).unwrap().release();
+            RobustFutex::claim(theirs.0).unwrap().release();
+            RobustFutex::claim(theirs.1).unwrap().release();
         })
         .join()
         .unwrap();
@@ -230,8 +230,8 @@ mod tests {
     #[test]
     fn one_thread_owns_one_word() {
         thread::spawn(|| {
-            let owner = RobustOwner::claim(word()).unwrap();
-            let error = RobustOwner::claim(word()).err().unwrap();
+            let owner = RobustFutex::claim(word()).unwrap();
+            let error = RobustFutex::claim(word()).err().unwrap();
             assert_eq!(error.kind(), ErrorKind::Unsupported);
             owner.release();
         })
@@ -243,7 +243,7 @@ mod tests {
     fn robust_mutexes_of_the_c_library_work_again_after_a_release() {
         thread::spawn(|| {
             let before = robust_list().unwrap();
-            RobustOwner::claim(word()).unwrap().release();
+            RobustFutex::claim(word()).unwrap().release();
             assert!(before == robust_list().unwrap());
         })
         .join()

@@ -94,7 +94,7 @@ mod tests {
     use crate::process::testing::{alone, forbid};
 
     #[test]
-    fn a_service_thread_blocks_all_signals_but_faults_and_leaves_the_starters_mask_alone() {
+    fn a_service_thread_blocks_all_signals_but_faults_and_its_starter_none() {
         let (tell, told) = std::sync::mpsc::channel();
         start_thread("slipring-test", move || tell.send(SignalSet::of_thread()).unwrap()).unwrap();
         let mask = told.recv().unwrap();

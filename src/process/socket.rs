@@ -1,8 +1,8 @@
-//! The bootstrap socket: the worker's standard input, over which it gets the descriptors
-//! of its regions, and whose end-of-file later tells it that the parent is gone.
+//! The bootstrap socket: the worker's standard input, over which it gets its setup and
+//! descriptors, and whose end-of-file later tells it that the parent is gone.
 //!
-//! A message is a little-endian u32 length and that many bytes; descriptors ride on its
-//! first byte. What the bytes mean is not known here.
+//! A message is a little-endian u32 length and that many bytes. Its descriptors are attached to
+//! the first byte.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -13,36 +13,36 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sys::descriptor::above_stdio;
 use crate::sys::fd::{self as system, Ready, file_id};
 
-/// What [`recv`] found.
+/// The result of [`recv`].
 #[derive(Debug)]
 pub(crate) enum Received {
     Message {
         bytes: Vec<u8>,
         fds: Vec<OwnedFd>,
     },
-    /// The other end was closed, and no message is left.
+    /// The other end is closed, and no message is left.
     Eof,
 }
 
-/// Two connected ends, both close-on-exec, with numbers above the standard streams'.
+/// Returns two connected ends. Both are close-on-exec, and their numbers are 3 or higher.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Os`], when no descriptor is free.
+/// [`ErrorKind::Os`] if no descriptor is free.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
     let [ours, theirs] = above_stdio(|| UnixStream::pair().map(Into::into))
         .map_err(|e| Error::os("cannot make the bootstrap socket", e))?;
     Ok((ours.into(), theirs.into()))
 }
 
-/// Sends one message with at most [`system::MAX_FDS`] descriptors. Blocks until `deadline` at
-/// most, while the other end does not read.
+/// Sends one message with at most [`system::MAX_FDS`] descriptors. Blocks while the socket's
+/// buffer is full, until `deadline` at most.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Handshake`] when the other end is closed, [`ErrorKind::Timeout`] after the
-/// deadline, [`ErrorKind::Os`] for anything else. Part of the message may have gone: the
-/// socket is of no more use.
+/// [`ErrorKind::Handshake`] if the other end is closed, [`ErrorKind::Timeout`] after the
+/// deadline, [`ErrorKind::Os`] for anything else. A part of the message may have been sent, so
+/// the socket must not be used any more.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
@@ -75,13 +75,13 @@ pub(crate) fn send(
     Ok(())
 }
 
-/// Receives one message; blocks until `deadline`, or for ever without one. The descriptors
-/// are close-on-exec, and none leaks, whatever the outcome.
+/// Receives one message. Blocks until `deadline` at most; without one, for ever. The descriptors
+/// are close-on-exec, and their numbers are 3 or higher. None is left open after an error.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Handshake`] when a message is longer than `max_len`, carries more than
-/// `max_fds` descriptors or carries them in the wrong place, or breaks off;
+/// [`ErrorKind::Handshake`] if a message is longer than `max_len`, has more than `max_fds`
+/// descriptors, has descriptors on another byte than the first, or ends early;
 /// [`ErrorKind::Timeout`] after the deadline; [`ErrorKind::Os`] for anything else.
 pub(crate) fn recv(
     socket: BorrowedFd<'_>,
@@ -110,7 +110,7 @@ pub(crate) fn recv(
     Ok(Received::Message { bytes, fds })
 }
 
-/// Whether the other end is closed. Never blocks.
+/// Returns whether the other end is closed. Never blocks.
 ///
 /// # Errors
 ///
@@ -120,13 +120,13 @@ pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> Result<bool> {
         .map_err(|e| Error::os("cannot look at the bootstrap socket", e))
 }
 
-/// The socket's number, which no other socket of the machine has while it is open.
+/// Returns the socket's inode number, which no other socket of the machine has while it is open.
 pub(crate) fn inode(socket: BorrowedFd<'_>) -> io::Result<u64> {
     file_id(socket).map(|(_, inode)| inode)
 }
 
-/// Fills `buffer`, or as much of it as comes before the end, and returns how much.
-/// Descriptors are taken with the first byte only; `None`: not even there.
+/// Reads until `buffer` is full or the stream ends, and returns how many bytes were read. If
+/// `fds` is given, descriptors are taken with the first byte; elsewhere they are refused.
 fn fill(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
@@ -172,7 +172,8 @@ fn wait(socket: BorrowedFd<'_>, ready: Ready, deadline: Option<Instant>) -> Resu
     }
 }
 
-/// A peer that ends with unread bytes in its end resets the connection instead of closing it.
+/// Returns whether an error means that the other end is closed. It is a reset if there were
+/// unread bytes in that end.
 pub(super) fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }

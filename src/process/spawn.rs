@@ -1,7 +1,7 @@
 //! Starting a worker's program without a copy of the host's address space.
 //!
-//! The new process has three descriptors and no more, whatever the host left open; it
-//! leads a process group of its own, and its signals are as a shell would leave them.
+//! The new process has three descriptors, whatever descriptors the host has. It leads a process
+//! group of its own, blocks no signal, and has the default action for every signal.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -18,36 +18,36 @@ use crate::sys::descriptor::open_above_stdio;
 use crate::sys::fd::duplicate_above_stdio;
 use crate::sys::posix_spawn::{self as system, Actions, Attributes};
 
-/// Where a program without a slash is looked for when the environment has no `PATH`.
+/// The search path if the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// What to start, and with what.
+/// A program to start, with its arguments and surroundings.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Program {
-    /// Without a slash, it is looked for in `PATH` as the *program* will see it: a `PATH`
-    /// that `env` sets or removes counts. A relative path, and a relative entry of `PATH`,
-    /// starts at `current_dir`, or else at `search_from`.
+    /// A path without a slash is looked up in the `PATH` of the program's environment. A
+    /// relative path, and a relative entry of `PATH`, is resolved against `current_dir`, or else
+    /// against `search_from`.
     pub(crate) path: PathBuf,
-    /// The program is the one that is running now, which is known by `path`.
+    /// The program is that of this process, and `path` is what it is called.
     pub(crate) is_own: bool,
     pub(crate) args: Vec<OsString>,
     pub(crate) env: EnvChanges,
-    /// Absolute, as is `search_from`.
+    /// An absolute path, as is `search_from`.
     pub(crate) current_dir: Option<PathBuf>,
     pub(crate) search_from: Option<PathBuf>,
-    /// Standard output and error are this process's, if it has any.
+    /// Standard output and error are this process's, or `/dev/null` where those are closed.
     pub(crate) inherits_output: bool,
 }
 
 impl Program {
-    /// Where relative paths start.
+    /// The directory against which relative paths are resolved.
     fn here(&self) -> &Path {
         let here = self.current_dir.as_deref().or(self.search_from.as_deref());
         here.unwrap_or(Path::new(""))
     }
 }
 
-/// How the program's environment differs from this process's.
+/// The differences between the program's environment and this process's.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct EnvChanges {
     cleared: bool,
@@ -63,7 +63,7 @@ impl EnvChanges {
         self.changes.insert(name.into(), None);
     }
 
-    /// Inherits nothing, and forgets the changes so far.
+    /// Makes the program inherit no variable, and drops the changes so far.
     pub(crate) fn clear(&mut self) {
         self.cleared = true;
         self.changes.clear();
@@ -73,7 +73,7 @@ impl EnvChanges {
         let mut all = BTreeMap::new();
         if !self.cleared {
             for (name, value) in env::vars_os() {
-                // Of a name that is there twice, this process sees the first value.
+                // If a name occurs twice, this process sees the first value.
                 all.entry(name).or_insert(value);
             }
         }
@@ -87,20 +87,21 @@ impl EnvChanges {
     }
 }
 
-/// Starts `program` with `stdin` as its standard input and `output`, or else what `program`
-/// says, or `/dev/null`, as its standard output and error. Returns the process id. Blocks until the program runs.
+/// Starts `program` and returns its process id. Its standard input is `stdin`. Its standard
+/// output and error are `output` if that is given, else this process's if the program inherits
+/// them, else `/dev/null`. Blocks until the program runs.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::Spawn`], with the program's path and the cause;
-/// [`ErrorKind::InvalidConfig`] for an empty path, and for what has a NUL byte.
+/// [`ErrorKind::InvalidConfig`] for an empty path, and for a text with a NUL byte.
 pub(crate) fn spawn(
     program: &Program,
     stdin: BorrowedFd<'_>,
     output: Option<BorrowedFd<'_>>,
 ) -> Result<u32> {
     let failed = |e| cannot_start(&program.path, e);
-    // Were a source itself 0, 1 or 2, an earlier action could overwrite it.
+    // If a source had the number 0, 1 or 2, an earlier action could overwrite it.
     let stdin = duplicate_above_stdio(stdin).map_err(failed)?;
     let [output, errors] = match output {
         Some(output) => {
@@ -138,7 +139,7 @@ pub(crate) fn spawn(
         let path = c_string(candidate.as_os_str(), "program path")?;
         match system::spawn(&path, &arguments, &environment, &actions, &attributes) {
             Ok(pid) => return Ok(pid),
-            Err(e) if is_reason_to_look_on(&e) => {
+            Err(e) if tries_next_entry(&e) => {
                 first_failure.get_or_insert_with(|| explain(program, &candidate, e));
             }
             Err(e) => return Err(explain(program, &candidate, e)),
@@ -147,7 +148,7 @@ pub(crate) fn spawn(
     Err(first_failure.unwrap_or_else(|| not_found(program)))
 }
 
-/// A copy of a standard stream of this process, which may have closed it.
+/// Returns a copy of a standard stream of this process, or `/dev/null` if it is closed.
 fn own_or_null(stream: BorrowedFd<'_>) -> Result<OwnedFd> {
     match duplicate_above_stdio(stream) {
         Err(e) if e.raw_os_error() == Some(libc::EBADF) => open_null(),
@@ -163,11 +164,11 @@ fn open_null() -> Result<OwnedFd> {
     Ok(null.into())
 }
 
-/// The files to try, in order. Of the entries of `PATH` only those that have such a file:
-/// each attempt would be a new process.
+/// Returns the files to try, in order. Files that do not exist are left out, as each attempt
+/// starts a process.
 fn candidates(program: &Program, search_path: Option<&OsString>) -> Result<Vec<PathBuf>> {
     if program.is_own {
-        // Looked up now: an update may have replaced the file since it was started last.
+        // Looked up at each start, as the file can be replaced in between.
         return Ok(vec![own_exe::path().map_err(|e| cannot_start(&program.path, e))?]);
     }
     let name = program.path.as_os_str();
@@ -181,7 +182,8 @@ fn candidates(program: &Program, search_path: Option<&OsString>) -> Result<Vec<P
     }
     let search_path = search_path.map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
     let entries = env::split_paths(search_path).map(|entry| {
-        // An empty entry is the working directory, and needs a slash to be no name.
+        // An empty entry stands for the working directory. Without the dot, the result would be
+        // a name without a slash.
         let entry = if entry.as_os_str().is_empty() { Path::new(".").into() } else { entry };
         program.here().join(entry).join(name)
     });
@@ -192,8 +194,8 @@ fn candidates(program: &Program, search_path: Option<&OsString>) -> Result<Vec<P
     Ok(entries.filter(is_there).collect())
 }
 
-/// Whether a shell would try the next entry of `PATH`.
-fn is_reason_to_look_on(error: &io::Error) -> bool {
+/// Returns whether the next entry of `PATH` is tried after this error, as shells do.
+fn tries_next_entry(error: &io::Error) -> bool {
     use io::ErrorKind as K;
     matches!(error.kind(), K::NotFound | K::PermissionDenied | K::NotADirectory)
 }
@@ -205,7 +207,7 @@ fn arguments(program: &Program) -> Result<Vec<CString>> {
 }
 
 fn variable((name, value): (OsString, OsString)) -> Result<CString> {
-    // An inherited name may begin with `=`; with one further on, it would be another name.
+    // An inherited name may begin with `=`. A later `=` would end the name.
     if name.is_empty() || name.as_bytes().iter().skip(1).any(|&b| b == b'=') {
         let message = format!("{name:?} cannot be the name of an environment variable");
         return Err(Error::new(ErrorKind::InvalidConfig, message));
@@ -234,8 +236,8 @@ fn not_found(program: &Program) -> Error {
         .unwrap_or_else(|| Error::with_source(ErrorKind::Spawn, message, error))
 }
 
-/// One error number stands for a missing program, a missing directory and a missing
-/// interpreter; a look afterwards tells them apart.
+/// Tells a missing program, a missing directory and a missing interpreter apart, for which the
+/// kernel has the same error number.
 fn explain(program: &Program, candidate: &Path, error: io::Error) -> Error {
     if let Some(cause) = explain_directory(program, candidate) {
         return cause;
@@ -250,7 +252,7 @@ fn explain(program: &Program, candidate: &Path, error: io::Error) -> Error {
 
 fn explain_directory(program: &Program, candidate: &Path) -> Option<Error> {
     let directory = program.current_dir.as_deref()?;
-    // The trailing dot asks for the right to enter it.
+    // The trailing dot makes this fail if the directory may not be entered.
     let cause = fs::metadata(directory.join(".")).err()?;
     let message = format!(
         "cannot start {} in the working directory {}",

@@ -152,7 +152,7 @@ fn the_path_that_counts_is_the_programs_own() {
 }
 
 #[test]
-fn relative_programs_and_relative_path_entries_start_at_the_working_directory() {
+fn relative_programs_and_path_entries_start_at_the_working_directory() {
     let dir = TempDir::new();
     fs::create_dir(dir.path().join("bin")).unwrap();
     executable(&dir.path().join("bin/tool"), "#!/bin/sh\npwd\n");
@@ -183,7 +183,7 @@ fn no_descriptor_of_the_host_reaches_the_program() {
 }
 
 #[test]
-fn standard_streams_are_right_even_when_their_sources_stand_in_each_others_place() {
+fn standard_streams_are_right_when_their_sources_have_each_others_numbers() {
     alone(|| {
         let (one, two, three) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         let own = [one.as_fd(), two.as_fd(), three.as_fd()];

@@ -21,7 +21,7 @@ use crate::process::worker_process::WorkerProcess;
 /// With a pidfd, and without.
 const BOTH: [bool; 2] = [true, false];
 
-/// Starts a program whose end is told to the receiver.
+/// Starts a program. The receiver gets its exit cause.
 fn begin(program: Program, log: Option<Log>, uses_pidfd: bool) -> (Child, Receiver<ExitCause>) {
     let (tell, told) = channel();
     // Not every test listens until the end.
@@ -71,7 +71,7 @@ fn exit_codes_and_signals_reach_the_callback_the_cells_and_the_log() {
 }
 
 #[test]
-fn a_program_that_cannot_start_is_an_error_and_its_callback_is_never_called() {
+fn a_program_that_cannot_start_is_an_error_without_a_callback() {
     let (tell, told) = channel();
     let program = Program { path: "/no/such/program".into(), ..Program::default() };
     let error = start(program, null(), None, None, Box::new(move |c| tell.send(c).unwrap()));
@@ -90,7 +90,7 @@ fn the_worker_gets_its_standard_input_and_no_other_copy_of_it_stays_open() {
 }
 
 #[test]
-fn signals_reach_the_worker_until_its_end_and_nobody_afterwards() {
+fn signals_reach_the_worker_until_its_end_and_no_process_afterwards() {
     for uses_pidfd in BOTH {
         let (child, _told) = begin(sleeper(), None, uses_pidfd);
         assert_eq!(child.wait(Instant::now()), None);
@@ -142,7 +142,7 @@ fn assert_at_end(socket: &OwnedFd) {
 }
 
 #[test]
-fn a_worker_that_is_hung_up_on_or_has_ended_leaves_a_socket_that_is_shut_down() {
+fn the_socket_of_a_worker_that_is_hung_up_on_or_has_ended_is_shut_down() {
     // Whoever holds copies of both ends, as a fork of this process and a grandchild do.
     let (ours, theirs) = socket::pair().unwrap();
     let copies = (ours.try_clone().unwrap(), theirs.try_clone().unwrap());

@@ -133,7 +133,7 @@ pub(crate) fn threads_named(name: &str) -> usize {
     tasks.filter(|t| fs::read_to_string(t.path().join("comm")).unwrap().trim() == name).count()
 }
 
-/// Prints the median and the 99th percentile, for whoever runs with `--nocapture`.
+/// Prints the median and the 99th percentile, which `--nocapture` shows.
 pub(crate) fn report(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
     let at = |percent: usize| times[(times.len() - 1) * percent / 100];

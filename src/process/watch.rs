@@ -1,14 +1,13 @@
-//! The parent's side of the notice of a worker's death: threads that wait for the
-//! kernel's mark in the workers' robust words.
+//! Threads of the parent that wait until the kernel marks the robust futex of a worker, which it
+//! does when the worker dies: see [`robust_futex`](super::robust_futex).
 //!
-//! The kernel wakes one waiter of a word, and only so many words fit into one wait; so a
-//! thread of the library's own owns these waits, and another one when it is full. Each
-//! sleeps without a timeout on its private control word and on its workers' words. What
-//! happens on a death is not known here.
+//! The kernel wakes only one waiter of a futex, and one wait takes at most 128 of them. So the
+//! waits belong to threads of the library's own, one for each 127 workers. Each sleeps without
+//! a timeout on its private control word and on its workers' words.
 //!
-//! Ordering: the owner's stores are Release and the kernel's mark is a full barrier; the
-//! Acquire loads here pair with them, so that what a worker wrote before it died is seen
-//! by whoever was told.
+//! Ordering: the owner stores to its word with Release, and the kernel's mark is a full barrier.
+//! The Acquire loads here pair with both. So a callback of a death sees all that the worker
+//! wrote before it died.
 
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,11 +19,11 @@ use super::service::{lock, start_thread};
 use crate::sys::fork::is_forked_child;
 use crate::sys::futex_words::{MAX_WORDS, Scope, Word, wait_any, wake_one};
 
-/// Words that one thread watches, beside its control word.
+/// The words that one thread watches, beside its control word.
 const CAPACITY: usize = MAX_WORDS - 1;
 
-/// How often a word may change, or be woken, without any meaning. A worker that goes on
-/// costs the parent processor time; its pidfd still tells of its death.
+/// How often a word may change or be woken without a meaning before it is no longer watched. A
+/// worker could otherwise waste the parent's processor time. Its pidfd still tells of its death.
 const MAX_EVENTS: u32 = 1_000;
 
 type OnDeath = Box<dyn FnOnce() + Send>;
@@ -32,15 +31,15 @@ type SharedWord = Arc<dyn Deref<Target = AtomicU32> + Send + Sync>;
 
 static WATCHERS: Mutex<Vec<Arc<Watcher>>> = Mutex::new(Vec::new());
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-/// Set when the kernel refused a wait that it was expected to grant.
+/// Set when the kernel has refused a wait although it supports waits for many words.
 static IS_BROKEN: AtomicBool = AtomicBool::new(false);
 
-/// Calls `on_death` once, on a thread of the library's own, when the kernel marks `word`:
-/// it must not block. The word may be claimed by its owner later. It is no longer watched
-/// once it was seen claimed and then released, or when it changes too often for no reason.
+/// Calls `on_death` once, on a thread of the library's own, when the kernel marks `word`.
+/// `on_death` must not block. The owner may claim the word later. The word is no longer watched
+/// when its owner has released it, or when it has changed too often without a meaning.
 ///
-/// Where waiting for many words is not possible, and in a fork of the process that first
-/// called this, nothing is watched: this is a hint, and the worker's pidfd stands in.
+/// Nothing is watched if the kernel cannot wait for many words, or in a forked child. Then the
+/// worker's pidfd alone tells of its death.
 pub(crate) fn watch<W>(word: W, on_death: OnDeath) -> Watched
 where
     W: Deref<Target = AtomicU32> + Send + Sync + 'static,
@@ -57,13 +56,13 @@ pub(crate) fn hold() -> impl Sized {
     watchers
 }
 
-/// Keeps a word watched. Dropping it never blocks; an `on_death` that is about to run, or
-/// running, still does. The word's handle is dropped by the watching thread, soon after.
+/// Keeps a word watched until it is dropped, which never blocks. An `on_death` that is about to
+/// run then still runs. The watching thread drops the word's handle soon after.
 #[must_use = "dropping it ends the watch"]
 pub(crate) struct Watched(Option<(Arc<Watcher>, u64)>);
 
 impl Watched {
-    /// Whether anything is watched at all.
+    /// Returns whether the word is watched.
     #[cfg(test)]
     pub(crate) fn is_active(&self) -> bool {
         self.0.is_some()
@@ -72,18 +71,18 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        // In a fork, the lock may be held by a thread that does not exist there.
+        // After a fork, a thread that does not exist in the child can hold the lock.
         if let Some((watcher, id)) = self.0.take().filter(|_| !is_forked_child()) {
             watcher.forget(id);
         }
     }
 }
 
-/// Whether the kernel lets this process wait for many words.
+/// Returns whether the kernel lets this process wait for many words.
 fn is_supported() -> bool {
     static SUPPORTED: OnceLock<bool> = OnceLock::new();
     let probe = || {
-        // A word that differs is told at once where the call exists.
+        // Where the call exists, it reports at once that the word has another value.
         let word = AtomicU32::new(0);
         let refused = wait_any(&[Word::new(&word, 1, Scope::Private)]);
         refused.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)
@@ -118,9 +117,9 @@ struct Slot {
     id: u64,
     word: SharedWord,
     on_death: OnDeath,
-    /// The value at the last look; 0 until it was seen claimed.
+    /// The value at the last look; 0 until the word was seen claimed.
     seen: u32,
-    /// Changes and wakes so far.
+    /// The number of changes and wakes so far.
     events: u32,
 }
 
@@ -131,7 +130,7 @@ enum Verdict {
 }
 
 impl Slot {
-    /// Looks at the word once.
+    /// Loads the word once.
     fn look(&mut self, was_woken: bool) -> Verdict {
         let value = self.word.load(Ordering::Acquire);
         if owner_died(value) {
@@ -146,23 +145,23 @@ impl Slot {
     }
 }
 
-/// What a word's slot was when the wait began.
+/// The state of a slot when the wait began.
 struct Wait {
     id: u64,
     word: SharedWord,
     expected: u32,
 }
 
-/// One thread's share.
+/// One thread and the words that it watches.
 #[derive(Default)]
 struct Watcher {
-    /// Private; changes with `slots`, so that a wait that began before does not last.
+    /// Changes whenever `slots` does, which ends a wait that began before.
     control: AtomicU32,
     slots: Mutex<Vec<Slot>>,
 }
 
 impl Watcher {
-    /// Takes the slot, if there is room.
+    /// Takes the slot if there is room, and returns whether there was.
     fn add(&self, slot: &mut Option<Slot>) -> bool {
         let mut slots = lock(&self.slots);
         if slots.len() >= CAPACITY {
@@ -180,7 +179,7 @@ impl Watcher {
         let slot = place.map(|place| slots.swap_remove(place));
         drop(slots);
         if let Some(slot) = slot {
-            // The thread holds the word as well while it waits, and shall let go.
+            // Makes the thread, which has the word too while it waits, drop it.
             self.notify();
             drop(slot);
         }
@@ -195,13 +194,13 @@ impl Watcher {
     fn run(&self) {
         let mut woken = None;
         loop {
-            // Read before the slots: a change after this look ends the wait at once.
+            // Loaded before the slots: a change after this load ends the wait at once.
             let control = self.control.load(Ordering::Acquire);
             let waits = self.look_at_all(woken.take());
             let mut words = vec![Word::new(&self.control, control, Scope::Private)];
             words.extend(waits.iter().map(|w| Word::new(&w.word, w.expected, Scope::Shared)));
             match wait_any(&words) {
-                // Only to charge the wake to somebody: which words are dead is looked up.
+                // The wake counts as an event of this word. All words are looked at in any case.
                 Ok(index) => {
                     woken = index.checked_sub(1).and_then(|i| waits.get(i)).map(|wait| wait.id);
                 }
@@ -211,7 +210,8 @@ impl Watcher {
         }
     }
 
-    /// Tells of the dead, drops what is not to be watched, and returns what is.
+    /// Looks at all words: calls the callbacks of marked ones, drops those that are no longer
+    /// watched, and returns the others.
     fn look_at_all(&self, woken: Option<u64>) -> Vec<Wait> {
         let mut waits = Vec::new();
         let mut dead = Vec::new();
@@ -228,7 +228,7 @@ impl Watcher {
                 }
             }
         }
-        // Callbacks, and what they own, may come back here.
+        // Unlocked, as callbacks and the drops of their captures may call into this module.
         drop(slots);
         for slot in dead {
             let _ = catch_unwind(AssertUnwindSafe(slot.on_death));
@@ -237,7 +237,7 @@ impl Watcher {
         waits
     }
 
-    /// Leaves all to the pidfds.
+    /// Ends this thread's watches. The pidfds alone tell of deaths then.
     fn give_up(&self) {
         IS_BROKEN.store(true, Ordering::Relaxed);
         lock(&WATCHERS).retain(|other| !std::ptr::eq(&**other, self));

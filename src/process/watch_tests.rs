@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::error::ExitCause;
 use crate::process::child::Child;
-use crate::process::robust_futex::RobustOwner;
+use crate::process::robust_futex::RobustFutex;
 use crate::process::socket::{self, Received};
 use crate::process::spawn::Program;
 use crate::process::starter;
@@ -25,7 +25,7 @@ fn word() -> Arc<AtomicU32> {
     Arc::new(AtomicU32::new(0))
 }
 
-/// Watches `word`; the receiver hears of its death, or that nobody will tell of it.
+/// Watches `word`. The receiver gets its death, or an error if the watch has ended.
 fn listen(word: &Arc<AtomicU32>) -> (Watched, Receiver<()>) {
     let (tell, told) = channel();
     let watched = watch(Arc::clone(word), Box::new(move || tell.send(()).unwrap()));
@@ -44,7 +44,7 @@ fn owner(word: &Arc<AtomicU32>) -> (Sender<bool>, thread::JoinHandle<()>) {
     let (claimed, is_claimed) = channel();
     let word = Arc::clone(word);
     let thread = thread::spawn(move || {
-        let owner = RobustOwner::claim(word).unwrap();
+        let owner = RobustFutex::claim(word).unwrap();
         claimed.send(()).unwrap();
         if told.recv().unwrap() {
             owner.release();
@@ -60,7 +60,7 @@ fn is_let_go(word: &Arc<AtomicU32>) -> bool {
 }
 
 #[test]
-fn a_death_is_told_once_whether_the_word_was_claimed_before_or_after_the_watch() {
+fn a_death_is_told_once_if_the_word_was_claimed_before_or_after_the_watch() {
     for is_claimed_first in [true, false] {
         let word = word();
         let before = is_claimed_first.then(|| owner(&word));
@@ -87,7 +87,7 @@ fn a_death_before_the_watch_is_told_too() {
 }
 
 #[test]
-fn a_released_word_is_let_go_and_nobody_is_told() {
+fn a_released_word_is_let_go_and_no_death_is_told() {
     let word = word();
     let (end, thread) = owner(&word);
     let (_watched, told) = listen(&word);
@@ -220,7 +220,7 @@ fn own_a_word() {
     let megabytes = std::env::var("SLIPRING_TEST_MEGABYTES").map_or(0, |n| n.parse().unwrap());
     let ballast = vec![1_u8; megabytes << 20];
     let owner = thread::spawn(move || {
-        let owner = RobustOwner::claim(page).unwrap();
+        let owner = RobustFutex::claim(page).unwrap();
         socket::send(std::io::stdin().as_fd(), b"ready", &[], soon()).unwrap();
         match order().0.as_slice() {
             b"release" => owner.release(),

@@ -17,11 +17,11 @@ use crate::shm::layout::as_usize;
 use crate::sys::wake_fd::WakeFd;
 use crate::worker::stop::Stop;
 
-/// How long the parent may take to send its first message.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a handler may go on when the parent is gone.
-const GRACE: Duration = Duration::from_millis(800);
-/// The exit code of a worker that cannot watch its parent any more: `EX_SOFTWARE`.
+/// How long the parent may take to send its setup, and to read the reply.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a handler may run on when the parent is gone.
+const HANDLER_GRACE: Duration = Duration::from_millis(800);
+/// The exit code of a worker that cannot watch its parent any more, `EX_SOFTWARE`.
 const CANNOT_WATCH: i32 = 70;
 
 /// A worker that has attached.
@@ -33,22 +33,41 @@ pub(crate) struct Attached {
     parent: ParentWatch,
 }
 
-/// Whether this process was started by a slipring spawner and has not attached yet.
-/// For a program that is both parent and worker: look at this first thing in `main`.
+/// Returns whether this process was started by a [`Spawner`](crate::Spawner) as a worker and has
+/// not attached yet. Never blocks.
 ///
-/// What a worker starts is no worker, whatever it inherits.
+/// A program that starts itself as its worker, see
+/// [`Spawner::current_exe`](crate::Spawner::current_exe), must call this first in its `main`, and
+/// serve if it is true.
+///
+/// This is false once the worker has attached, and in programs that a worker starts, whatever
+/// these inherit from it.
+///
+/// ```standalone_crate
+/// use slipring::{Spawner, worker};
+/// use std::time::Duration;
+///
+/// fn main() -> slipring::Result<()> {
+///     if worker::is_worker() {
+///         return worker::Worker::new(|_| Ok(())).serve();
+///     }
+///     let channel = Spawner::current_exe()?.spawn()?;
+///     assert!(channel.is_alive());
+///     channel.close(Duration::from_secs(10))?;
+///     Ok(())
+/// }
+/// ```
 #[must_use]
 pub fn is_worker() -> bool {
     worker_env::parent().is_ok()
 }
 
-/// Takes the descriptors from the socket that is this process's standard input, checks
-/// and maps what they lead to, and answers the parent once [`Attached::confirm`] is
-/// called.
+/// Receives the setup over the socket that is this process's standard input, and attaches to the
+/// regions. The parent is told of that by [`Attached::confirm`], and of an error at once.
 pub(super) fn attach() -> Result<Attached> {
     let parent = worker_env::parent()?;
     let socket = stdio::take_stdin()?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let (bytes, fds) = match socket::recv(socket.as_fd(), MAX_LEN, MAX_MESSAGE_FDS, Some(deadline))?
     {
         socket::Received::Message { bytes, fds } => (bytes, fds),
@@ -66,7 +85,8 @@ pub(super) fn attach() -> Result<Attached> {
     Ok(Attached { link, role, stop: Arc::default(), parent, wake_fd })
 }
 
-/// Whether this process is the parent's child, or something stands between, comes last.
+/// The last field is whether this process is a child of the parent. It is not if a program in
+/// between runs it.
 type Taken = (WorkerLink, RoleConfig, Option<Arc<WakeFd>>, bool);
 
 fn take_over(
@@ -98,8 +118,7 @@ fn take_over(
         Some(pid) => limits::die_with_parent(pid)?,
         None => false,
     };
-    // Otherwise a program is in between that runs this one, and the socket alone tells whether
-    // the parent is there.
+    // For a child of another process, only the socket tells whether the parent is there.
     if !is_child && socket::is_hung_up(socket)? {
         let message = format!("the parent, process {pid}, is gone");
         return Err(Error::new(ErrorKind::PeerDied, message));
@@ -117,7 +136,7 @@ fn take_over(
 
 fn apply(wanted: &Limits) -> Result<()> {
     if !wanted.allow_core_dumps {
-        // Writing one delays every sign of this process's death.
+        // The parent notices the death of a process only when its dump is written.
         limits::no_core_dumps()?;
     }
     if let Some(bytes) = wanted.memory {
@@ -133,8 +152,8 @@ fn apply(wanted: &Limits) -> Result<()> {
     Ok(())
 }
 
-/// The means to tell the parent why there will be no worker, until it was told that there
-/// is one.
+/// The means to tell the parent why this process does not attach. Used at most once, and not
+/// after the parent was told that it has attached.
 pub(super) struct Refusal(Cell<Option<OwnedFd>>);
 
 impl Refusal {
@@ -142,8 +161,8 @@ impl Refusal {
         Self(Cell::new(socket.try_clone_to_owned().ok()))
     }
 
-    /// The parent knows that the worker is attached.
-    pub(super) fn is_void(&self) {
+    /// Makes [`send`](Self::send) do nothing: the parent was told that the worker has attached.
+    pub(super) fn disarm(&self) {
         self.0.set(None);
     }
 
@@ -155,39 +174,39 @@ impl Refusal {
                 _ => AttachReply::Failed(why),
             };
             let reply = reply.encode();
-            // The parent may be gone: then nobody wants to know.
-            let _ = socket::send(socket.as_fd(), &reply, &[], Instant::now() + PATIENCE);
+            // Fails if the parent is gone.
+            let _ = socket::send(socket.as_fd(), &reply, &[], Instant::now() + HANDSHAKE_TIMEOUT);
         }
     }
 }
 
 impl Attached {
-    /// Watches for the parent's end from now on, and tells it that this worker is there.
+    /// Starts to watch for the parent's end, and tells the parent that this worker has attached.
     pub(super) fn confirm(parent: ParentWatch, stop: &Arc<Stop>) -> Result<()> {
         let parent = Arc::new(parent);
         let (watched, stop) = (Arc::clone(&parent), Arc::clone(stop));
         let watch = std::thread::Builder::new().name("slipring-parent".to_owned());
-        // Before the parent is told, which otherwise would not learn why there is no worker.
+        // Before the parent is told: an error of this can still be sent to it then.
         let watching = watch.spawn(move || {
             let _ = limits::block_all_signals();
             if let Err(error) = watched.wait() {
-                // The parent lives, and is to learn why this worker does not.
+                // The parent finds the reason in the worker's log.
                 let _ = writeln!(std::io::stderr(), "slipring worker: {error}");
                 stdio::exit_at_once(CANNOT_WATCH);
             }
             stop.set();
-            std::thread::sleep(GRACE);
+            std::thread::sleep(HANDLER_GRACE);
             stdio::exit_at_once(0);
         });
         watching.map_err(|e| Error::os("cannot start the parent's watch", e))?;
         crate::failpoint::failpoint!("before answer");
         let reply = AttachReply::Attached(std::process::id()).encode();
-        socket::send(parent.socket(), &reply, &[], Instant::now() + PATIENCE)?;
+        socket::send(parent.socket(), &reply, &[], Instant::now() + HANDSHAKE_TIMEOUT)?;
         crate::failpoint::failpoint!("after answer");
         Ok(())
     }
 
-    /// Splits into what serving needs and what says whether the parent lives.
+    /// Returns the parts that serving needs, and the watch on the parent.
     pub(super) fn into_parts(self) -> (WorkerLink, RoleConfig, Arc<Stop>, ParentWatch) {
         (self.link, self.role, self.stop, self.parent)
     }

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::Duplex;
 use crate::process::limits;
-use crate::process::robust_futex::RobustOwner;
+use crate::process::robust_futex::RobustFutex;
 use crate::protocol::health::Status;
 use crate::protocol::kind::Kind;
 use crate::ring::Header;
@@ -86,8 +86,8 @@ impl HealthThread {
 
 /// Claims the word on this thread and says how it went.
 #[expect(clippy::option_option, reason = "no owner is asked for in a worker thread of a test")]
-fn own(word: Option<OwnU32>, told: &SyncSender<Result<()>>) -> Option<Option<RobustOwner>> {
-    let owner = word.map(RobustOwner::claim).transpose();
+fn own(word: Option<OwnU32>, told: &SyncSender<Result<()>>) -> Option<Option<RobustFutex>> {
+    let owner = word.map(RobustFutex::claim).transpose();
     let (owner, result) = match owner {
         Ok(owner) => (Some(owner), Ok(())),
         // Some sandboxes have no robust futexes: the parent's pidfd stands in.

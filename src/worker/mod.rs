@@ -113,7 +113,7 @@ impl<S> Worker<S> {
         let refusal = attach::Refusal::of(parent.socket());
         let served = serve::run(link, &role, &stop, owner, self, || {
             attach::Attached::confirm(parent, &stop)?;
-            refusal.is_void();
+            refusal.disarm();
             Ok(())
         });
         served.inspect_err(|error| refusal.send(error))

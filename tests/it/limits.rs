@@ -41,9 +41,8 @@ fn assert_back_to(baseline: &Footprint, what: &str) {
 }
 
 #[test]
-fn a_descriptor_that_is_missing_at_any_step_is_an_error_and_nothing_is_left_behind() {
-    let name =
-        name_of(a_descriptor_that_is_missing_at_any_step_is_an_error_and_nothing_is_left_behind);
+fn a_missing_descriptor_at_any_step_is_an_error_and_nothing_is_left() {
+    let name = name_of(a_missing_descriptor_at_any_step_is_an_error_and_nothing_is_left);
     if !in_a_process_of_its_own(name) {
         return;
     }
@@ -110,15 +109,14 @@ fn an_address_space_that_is_full_is_an_error_and_nothing_is_left_behind() {
 }
 
 #[test]
-fn a_thread_or_process_that_cannot_start_is_an_error_and_nothing_is_left_behind() {
-    let name =
-        name_of(a_thread_or_process_that_cannot_start_is_an_error_and_nothing_is_left_behind);
+fn a_thread_or_process_that_cannot_start_is_an_error_and_nothing_is_left() {
+    let name = name_of(a_thread_or_process_that_cannot_start_is_an_error_and_nothing_is_left);
     if !in_a_process_of_its_own(name) {
         return;
     }
     // SAFETY: a system call without pointers.
     if unsafe { libc::geteuid() } == 0 {
-        // The limit does not bind root. Nobody else uses this id.
+        // The limit does not bind root. No other process uses this id.
         // SAFETY: a system call without pointers; this process has no other thread that
         // depends on its identity.
         assert_eq!(unsafe { libc::setgid(64_999) }, 0);
@@ -214,8 +212,8 @@ fn a_flood_of_text_never_blocks_a_worker_and_its_end_is_kept() {
 }
 
 #[test]
-fn a_signal_every_100_microseconds_changes_no_result_and_ends_no_wait_early() {
-    let name = name_of(a_signal_every_100_microseconds_changes_no_result_and_ends_no_wait_early);
+fn a_storm_of_signals_changes_no_result_and_ends_no_wait_early() {
+    let name = name_of(a_storm_of_signals_changes_no_result_and_ends_no_wait_early);
     if !in_a_process_of_its_own(name) {
         return;
     }

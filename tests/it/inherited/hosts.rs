@@ -441,7 +441,7 @@ pub fn worker_closes_all() {
     let channel = small().log_dir(&dir).spawn().unwrap();
     channel.wait_ready(LONG).unwrap();
     channel.call(CLOSE_ALL, b"", LONG).unwrap();
-    // Whoever sleeps on a descriptor looks for it again after this.
+    // A thread that sleeps on a descriptor looks at it again after this time.
     stop(channel.pid());
     send_signal(channel.pid(), libc::SIGCONT);
     eventually("the worker has ended", || channel.exit_cause().is_some());

@@ -59,7 +59,7 @@ pub fn serve() {
         .on(START, |_, request, reply| {
             let (_own, theirs) = UnixStream::pair()?;
             let own = std::env::current_exe()?;
-            // In a pid namespace of its own it does not know who has made its socket.
+            // In a pid namespace of its own it does not learn which process has made its socket.
             let mut command = match &*request.to_vec() {
                 b"unshare" => Command::new("unshare"),
                 _ => Command::new(&own),
