@@ -21,7 +21,7 @@ fn limit(resource: libc::__rlimit_resource_t, value: u64) {
 }
 
 /// What is there when nothing changes: threads that complete a log, or begin in vain, end soon.
-fn settled_footprint() -> Footprint {
+pub(crate) fn settled_footprint() -> Footprint {
     let (mut before, mut now) = (None, footprint());
     while before.as_ref() != Some(&now) {
         std::thread::sleep(Duration::from_millis(20));

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::common::*;
+use crate::limits::settled_footprint;
 use slipring::worker::{HandlerError, Worker};
 use slipring::{Channel, Config, Error, ErrorKind, Kind, RoleConfig, Spawner, worker};
 
@@ -245,7 +246,7 @@ fn what_a_worker_does_not_take_is_closed_when_its_session_is_built() {
         return;
     }
     small().spawn().unwrap().close(LONG).unwrap();
-    let before = footprint();
+    let before = settled_footprint();
     let (mut reader, writer) = std::io::pipe().unwrap();
     let spawner = small().mode("none").pass_fd("out", writer).pass_fd("other", null());
     let channel = spawner.spawn().unwrap();
@@ -267,7 +268,7 @@ fn a_spawn_that_fails_leaves_descriptors_and_blob_for_the_next() {
         return;
     }
     small().spawn().unwrap().close(LONG).unwrap();
-    let before = footprint();
+    let before = settled_footprint();
     let (mut reader, writer) = std::io::pipe().unwrap();
     let mut copy = writer.try_clone().unwrap();
     let passing = |spawner: Spawner, writer| spawner.pass_fd("pipe", writer).blob(vec![1; 1 << 20]);
