@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use slipring::{Channel, Kind, Pending, Spawner, worker};
+use slipring::{Channel, Kind, Pending, RequestId, Spawner, worker};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -56,7 +56,7 @@ fn main() -> Result<()> {
         let ready = epoll.wait(TIMEOUT)?;
         if ready.is_empty() {
             // Nothing came for so long that a request can be past its deadline.
-            clients.iter_mut().for_each(read);
+            clients.iter_mut().for_each(|client| take(client.name, &mut client.pending, |_| true));
         }
         for index in ready {
             let Some(client) = clients.get_mut(index) else { continue };
@@ -77,21 +77,37 @@ fn main() -> Result<()> {
 
 /// Reads what has come, and hands out the replies that are complete. Never blocks.
 fn read(client: &mut Client) {
-    if let Err(error) = client.channel.drive() {
-        // Every pending request says the same, with more detail.
-        println!("{}: the channel is over: {:?}", client.name, error.kind());
-    }
-    for pending in std::mem::take(&mut client.pending) {
-        let request = pending.request();
-        match pending.try_wait() {
-            Ok(Ok(reply)) => {
-                let text = String::from_utf8_lossy(&reply.to_vec()).into_owned();
-                println!("{}: request {request}: {text} letters", client.name);
-            }
-            Ok(Err(pending)) => client.pending.push(pending),
-            Err(error) => println!("{}: request {request}: {error}", client.name),
+    let Client { name, channel, pending } = client;
+    match channel.read_ready() {
+        Ok(ready) => take(name, pending, |id| ready.contains(&id)),
+        Err(error) => {
+            println!("{name}: the channel is over: {:?}", error.kind());
+            // Every pending request says the same, with more detail.
+            take(name, pending, |_| true);
         }
     }
+}
+
+/// Looks at the requests that are ready.
+fn take(name: &str, pending: &mut Vec<Pending>, is_ready: impl Fn(RequestId) -> bool) {
+    pending.retain_mut(|pending| {
+        let id = pending.id();
+        if !is_ready(id) {
+            return true;
+        }
+        match pending.try_wait() {
+            Ok(Some(reply)) => {
+                let text = String::from_utf8_lossy(&reply.to_vec()).into_owned();
+                println!("{name}: request {id}: {text} letters");
+                false
+            }
+            Ok(None) => true,
+            Err(error) => {
+                println!("{name}: request {id}: {error}");
+                false
+            }
+        }
+    });
 }
 
 fn serve() -> slipring::Result<()> {

@@ -143,7 +143,7 @@ fn assert_at_end(socket: &OwnedFd) {
 
 #[test]
 fn the_socket_of_a_worker_that_is_hung_up_on_or_has_ended_is_shut_down() {
-    // Whoever holds copies of both ends, as a fork of this process and a grandchild do.
+    // Copies of both ends, as a fork of this process and a grandchild can have.
     let (ours, theirs) = socket::pair().unwrap();
     let copies = (ours.try_clone().unwrap(), theirs.try_clone().unwrap());
     let socket = Some(Arc::new(UnixStream::from(ours)));
@@ -217,7 +217,7 @@ fn orphans_of_a_worker_are_reaped_where_there_are_no_pidfds() {
 }
 
 #[test]
-fn a_retired_worker_is_asked_first_and_killed_if_it_does_not_listen() {
+fn a_worker_that_is_ended_later_is_asked_first_and_then_killed() {
     for uses_pidfd in BOTH {
         let begin_trap = |trap: &str| {
             let dir = TempDir::new();
@@ -244,7 +244,7 @@ fn a_retired_worker_is_asked_first_and_killed_if_it_does_not_listen() {
 }
 
 #[test]
-fn a_worker_that_ends_by_itself_is_not_pressed_and_never_is_a_long_time() {
+fn a_worker_that_ends_by_itself_is_not_killed_and_never_is_a_long_time() {
     let (child, _told) = begin(shell("sleep 0.05; exit 4"), None, true);
     child.end_later(Duration::MAX, Duration::MAX);
     child.end_later(Duration::from_secs(1000), Duration::MAX);

@@ -46,8 +46,8 @@ pub(crate) fn parent() -> Result<ParentId> {
         )));
     }
     match maker {
-        // The maker is outside of this process's pid namespace. So it is none of the processes
-        // inside, which have a number here.
+        // Zero stands for every process outside of this pid namespace. The maker is one of these,
+        // and none of the processes inside.
         Some(0) => Ok(ParentId { pid: parent, pid_here: None }),
         Some(maker) if maker == parent => Ok(ParentId { pid: parent, pid_here: Some(maker) }),
         Some(maker) => Err(no_worker(&format!(

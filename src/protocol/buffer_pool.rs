@@ -98,7 +98,7 @@ impl BufferPool {
     }
 
     /// Holds all locks, for a test of what must not wait for them.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "tokio", not(loom)))]
     pub(crate) fn hold(&self) -> impl Sized {
         (self.kept.try_lock(), self.short.try_lock(), self.run.try_lock())
     }
