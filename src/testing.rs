@@ -37,7 +37,7 @@ use crate::link::{ParentLink, WorkerLink};
 use crate::process::external::ExternalWorker;
 use crate::protocol::RoleConfig;
 use crate::sys::wake_fd::WakeFd;
-use crate::worker::{Stop, Worker};
+use crate::worker::{StopToken, Worker};
 
 /// Starts a worker as a thread of this process and returns the channel to it. The thread calls
 /// `make` and serves the worker that it returns. Returns as soon as the thread is started; requests
@@ -60,7 +60,7 @@ pub fn spawn_thread<S>(
     let (down, up) = (files.down.into(), files.up.into());
     let link = WorkerLink::attach(down, up, config.wait, theirs.as_ref())?;
     parent.answer.check_attached()?;
-    let (state, stop) = (Arc::<State>::default(), Arc::<Stop>::default());
+    let (state, stop) = (Arc::<State>::default(), Arc::<StopToken>::default());
     let thread = ExternalWorker::new(std::process::id(), {
         let stop = Arc::clone(&stop);
         Arc::new(move || stop.set())

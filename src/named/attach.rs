@@ -19,7 +19,7 @@ use crate::shm::region::{OwnRegion, PeerRegion};
 use crate::sync::Ordering;
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
-use crate::worker::{Stop, Worker};
+use crate::worker::{StopToken, Worker};
 
 /// How often a channel that is not there yet is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -171,7 +171,7 @@ fn check_maker(line: &MakerLine, this: &Process) -> Result<()> {
 impl Attached {
     fn serve<S>(self, name: &str, worker: Worker<S>) -> Result<()> {
         let Self { link, down, up, parent, claim } = self;
-        let stop = Arc::<Stop>::default();
+        let stop = Arc::<StopToken>::default();
         stop.alarm.also_set(sleep_events(&down));
         let state = maker_state(&PeerRegion::of_segment(&down))?;
         let wakes_watch = health_event(&down)?;

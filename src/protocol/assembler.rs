@@ -135,7 +135,7 @@ mod tests {
             }
             let whole = whole.unwrap();
             assert_eq!((whole.bytes, whole.header.aux), (message, 9));
-            assert!(assembler.is_empty());
+            assert!(assembler.request().is_none());
         }
     }
 
@@ -165,7 +165,7 @@ mod tests {
         let mut assembler = Assembler::default();
         add(&mut assembler, MORE, 3, b"abc").unwrap();
         let back = add(&mut assembler, CONTINUED | flags::ABANDONED, 3, b"").unwrap().unwrap();
-        assert!(back.bytes.is_empty() && assembler.is_empty());
+        assert!(back.bytes.is_empty() && assembler.request().is_none());
         assert_eq!(back.header.flags, MORE | flags::ABANDONED);
     }
 

@@ -3,11 +3,10 @@
 //!
 //! Level 5. Nothing here touches memory that is shared, or waits.
 
-#[allow(dead_code, reason = "its users come with the next commits")]
 pub(crate) mod assembler;
 pub(crate) mod blob;
 pub(crate) mod buffer_pool;
-#[allow(dead_code, reason = "its users come with the next commits")]
+#[allow(dead_code, reason = "the channel is to use all of it")]
 pub(crate) mod chunker;
 pub(crate) mod codec;
 pub(crate) mod failure;

@@ -15,7 +15,7 @@ use crate::protocol::handshake::{AttachReply, Limits, MAX_LEN, MAX_MESSAGE_FDS, 
 use crate::protocol::{RoleConfig, blob};
 use crate::shm::layout::as_usize;
 use crate::sys::wake_fd::WakeFd;
-use crate::worker::stop::Stop;
+use crate::worker::stop_token::StopToken;
 
 /// How long the parent may take to send its setup, and to read the reply.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -28,7 +28,7 @@ const CANNOT_WATCH: i32 = 70;
 pub(crate) struct Attached {
     pub(crate) link: WorkerLink,
     pub(crate) role: RoleConfig,
-    pub(crate) stop: Arc<Stop>,
+    pub(crate) stop: Arc<StopToken>,
     pub(crate) wake_fd: Option<Arc<WakeFd>>,
     parent: ParentWatch,
 }
@@ -182,7 +182,7 @@ impl Refusal {
 
 impl Attached {
     /// Starts to watch for the parent's end, and tells the parent that this worker has attached.
-    pub(super) fn confirm(parent: ParentWatch, stop: &Arc<Stop>) -> Result<()> {
+    pub(super) fn confirm(parent: ParentWatch, stop: &Arc<StopToken>) -> Result<()> {
         let parent = Arc::new(parent);
         let (watched, stop) = (Arc::clone(&parent), Arc::clone(stop));
         let watch = std::thread::Builder::new().name("slipring-parent".to_owned());
@@ -207,7 +207,7 @@ impl Attached {
     }
 
     /// Returns the parts that serving needs, and the watch on the parent.
-    pub(super) fn into_parts(self) -> (WorkerLink, RoleConfig, Arc<Stop>, ParentWatch) {
+    pub(super) fn into_parts(self) -> (WorkerLink, RoleConfig, Arc<StopToken>, ParentWatch) {
         (self.link, self.role, self.stop, self.parent)
     }
 }

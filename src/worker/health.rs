@@ -17,7 +17,7 @@ use crate::shm::region::OwnU32;
 use crate::sync::Mutex;
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
-use crate::worker::stop::Stop;
+use crate::worker::stop_token::StopToken;
 
 /// What the thread reports of the serving thread.
 pub(crate) trait Report: Send + 'static {
@@ -29,13 +29,22 @@ pub(crate) trait Report: Send + 'static {
 pub(crate) struct HealthThread {
     thread: JoinHandle<()>,
     /// Ends the thread itself, at the very end.
-    finish: Arc<Stop>,
+    finish: Arc<StopToken>,
 }
 
-/// What the serving thread and the health thread share.
+/// The message of the last error that a handler ended with. The serving thread writes it and
+/// the health thread reads it.
 #[derive(Debug, Default)]
-pub(crate) struct Shared {
-    pub(crate) last_error: Mutex<String>,
+pub(crate) struct LastError(Mutex<String>);
+
+impl LastError {
+    pub(super) fn set(&self, message: String) {
+        *self.0.lock() = message;
+    }
+
+    fn get(&self) -> String {
+        self.0.lock().clone()
+    }
 }
 
 impl HealthThread {
@@ -44,10 +53,10 @@ impl HealthThread {
         health: Duplex,
         owner: Option<OwnU32>,
         report: impl Report,
-        shared: Arc<Shared>,
-        stop: Arc<Stop>,
+        last_error: Arc<LastError>,
+        stop: Arc<StopToken>,
     ) -> Result<Self> {
-        let finish = Arc::new(Stop::beside(&stop));
+        let finish = Arc::new(StopToken::beside(&stop));
         let (owned, is_owned) = sync_channel(1);
         let thread = {
             let finish = Arc::clone(&finish);
@@ -56,7 +65,8 @@ impl HealthThread {
                 // they run here as well, which is no reason not to serve.
                 let _ = limits::block_all_signals();
                 let Some(owner) = own(owner, &owned) else { return };
-                let server = Server { health, report, shared, stop: &stop, finish: &finish };
+                let (stop, finish) = (&*stop, &*finish);
+                let server = HealthServer { health, report, last_error, stop, finish };
                 server.run();
                 if let Some(owner) = owner {
                     owner.release();
@@ -101,15 +111,15 @@ fn own(word: Option<OwnU32>, told: &SyncSender<Result<()>>) -> Option<Option<Rob
     owner
 }
 
-struct Server<'a, R> {
+struct HealthServer<'a, R> {
     health: Duplex,
     report: R,
-    shared: Arc<Shared>,
-    stop: &'a Stop,
-    finish: &'a Stop,
+    last_error: Arc<LastError>,
+    stop: &'a StopToken,
+    finish: &'a StopToken,
 }
 
-impl<R: Report> Server<'_, R> {
+impl<R: Report> HealthServer<'_, R> {
     fn run(mut self) {
         loop {
             let finish = self.finish;
@@ -130,7 +140,7 @@ impl<R: Report> Server<'_, R> {
             let answered = match Kind::from_code(header.kind) {
                 Kind::PING => {
                     crate::failpoint::failpoint!("before pong");
-                    let last_error = self.shared.last_error.lock().clone();
+                    let last_error = self.last_error.get();
                     let pong =
                         self.report.status().encode(&last_error, self.health.producer.max_frame());
                     self.answer(Kind::PONG, header.request, &pong)

@@ -1,52 +1,116 @@
-//! The worker's side: attach, build a session, serve requests until told to end.
+//! The worker's side of a channel: a program that serves requests.
 //!
-//! Level 6. On a byte's trip this is where a request becomes a call of the host's
-//! own code, and where the mirror path back begins.
+//! A [`Worker`] has a *session*, which is built once (a loaded model, a connection), and a
+//! handler for each [`Kind`] of request. A handler gets the session, a [`Request`] and a
+//! [`Responder`]:
+//!
+//! ```
+//! # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+//! use std::time::Duration;
+//! use slipring::worker::Worker;
+//! use slipring::{Config, Kind, RoleConfig, testing};
+//!
+//! const ADD: Kind = Kind::named("add");
+//! let make = || {
+//!     Worker::new(|_role| Ok(0_u64)).on(ADD, |sum, request, responder| {
+//!         *sum += request.text()?.parse::<u64>()?;
+//!         Ok(responder.send(&sum.to_string())?)
+//!     })
+//! };
+//! // A thread in the place of a process, so that this example runs.
+//! let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+//! let timeout = Duration::from_secs(10);
+//! assert_eq!(channel.call(ADD, "40", timeout)?.to_vec(), b"40");
+//! assert_eq!(channel.call(ADD, "2", timeout)?.to_vec(), b"42");
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "testing"))] fn main() {}
+//! ```
+//!
+//! # One request at a time
+//!
+//! **A worker serves one request at a time**, in the order in which the requests were sent, and
+//! runs all handlers on the thread that called [`Worker::serve`]. So a handler needs no lock for
+//! its session. While a handler runs all other requests of the channel wait, also while it waits
+//! for the reader of its stream. To serve more requests at once, start more workers.
+//!
+//! The parent can ask a busy worker for its health: a thread of the worker's own answers.
+//!
+//! # When a request is cancelled
+//!
+//! A caller that cancels its request, drops it or does not wait any longer sets a flag. It ends
+//! no handler. A handler that takes long looks at [`Request::is_cancelled`] now and then, or
+//! calls [`Request::check_cancelled`], and returns the error that this gives. Waits of a
+//! [`Responder`] end by themselves with the same error. A request that is cancelled before it is
+//! begun is not given to a handler.
+//!
+//! # When a handler fails
+//!
+//! An error that a handler returns becomes the error of that request: the caller gets its type
+//! name, message, sources and backtrace, in a [`WorkerFailure`](crate::WorkerFailure). A panic
+//! becomes an error with the type name `panic`. The worker goes on with the next request, and
+//! with the session as the handler left it. [`HandlerError`] tells more.
+//!
+//! # The end of a worker
+//!
+//! [`Worker::serve`] returns when the parent closes the channel, or is gone. The handler that
+//! runs then should return soon: [`Request::is_cancelled`] says so. If the parent is gone, the
+//! process ends 800 ms later in any case.
 
 mod attach;
-mod failure;
+mod cancel;
+mod handler_error;
+mod handlers;
 mod health;
+mod inbox;
+mod panics;
 mod raw;
-mod reply;
+mod reply_sink;
 mod request;
+mod responder;
+mod serial;
 mod serve;
-mod stop;
+mod status;
+mod stop_token;
 
 use std::fmt;
 #[cfg(any(feature = "testing", feature = "named"))]
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 #[cfg(any(feature = "testing", feature = "named"))]
 use crate::link::WorkerLink;
 use crate::protocol::Kind;
 use crate::protocol::RoleConfig;
 
 pub use attach::is_worker;
-pub use failure::HandlerError;
+pub use cancel::{AbortFlag, CancelToken};
+pub use handler_error::HandlerError;
+use handlers::Handlers;
 pub use raw::attach_raw;
-pub use reply::{Chunks, Done, Reply, ReplyWriter, Slot};
-pub use request::Request;
+pub use request::{Request, RequestReader};
+pub use responder::{Done, ReplySlot, ReplyStream, ReplyWriter, Responder};
 #[cfg(any(feature = "testing", feature = "named"))]
-pub(crate) use stop::Stop;
-
-/// A request's handler: gets the session, the request and the means to reply, and
-/// returns what replying gave it.
-type Handler<S> =
-    Box<dyn FnMut(&mut S, &Request<'_>, Reply<'_>) -> std::result::Result<Done, HandlerError>>;
+pub(crate) use stop_token::StopToken;
 
 type Build<S> = Box<dyn FnOnce(&RoleConfig) -> std::result::Result<S, HandlerError>>;
 
 /// A worker: a session that is built once, and a handler for each kind of request.
+///
+/// **It serves one request at a time**, in the order in which the requests were sent: see the
+/// [module](crate::worker) for that, and for what becomes of errors, panics and cancels.
+///
+/// A program is a worker if a [`Spawner`](crate::Spawner) has started it. One program can be
+/// both, parent and worker:
 ///
 /// ```no_run
 /// use slipring::{Kind, worker};
 ///
 /// fn main() -> slipring::Result<()> {
 ///     if worker::is_worker() {
-///         return worker::Worker::new(|config| Ok(config.role.len()))
-///             .on(Kind::app(0), |session, request, reply| {
-///                 Ok(reply.send(&format!("{session} {}", request.len()))?)
+///         return worker::Worker::new(|role| Ok(role.role.len()))
+///             .on(Kind::app(0), |session, request, responder| {
+///                 Ok(responder.send(&format!("{session} {}", request.len()))?)
 ///             })
 ///             .serve();
 ///     }
@@ -54,58 +118,182 @@ type Build<S> = Box<dyn FnOnce(&RoleConfig) -> std::result::Result<S, HandlerErr
 ///     Ok(())
 /// }
 /// ```
-///
-/// An error or a panic in a handler becomes the error reply of that request, and the
-/// worker lives on; after a panic the session is whatever the handler left of it.
 pub struct Worker<S> {
     build: Build<S>,
-    handlers: Vec<(Kind, Handler<S>)>,
+    handlers: Handlers<S>,
     on_close: Option<Box<dyn FnOnce(S)>>,
+    abort_flags: Vec<AbortFlag>,
 }
 
 impl<S> Worker<S> {
-    /// A worker whose session is made by `build`, on the thread that calls
-    /// [`Worker::serve`], after the worker has attached: loading a model may take as
-    /// long as it likes. Requests wait in the ring meanwhile, pings are answered.
-    /// If it fails the channel fails with what it returned.
+    /// Makes a worker whose session `build` makes, on the thread that calls [`Worker::serve`],
+    /// after the worker has attached. `build` may take as long as it needs: requests wait
+    /// meanwhile, and questions for the worker's health are answered. If it fails or panics, the
+    /// channel fails with [`ErrorKind::Session`](crate::ErrorKind::Session) and its error.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// use std::time::Duration;
+    /// use slipring::worker::Worker;
+    /// use slipring::{Config, ErrorKind, Kind, RoleConfig, testing};
+    ///
+    /// let make = || {
+    ///     Worker::new(|role| match role.extra("greeting") {
+    ///         Some(greeting) => Ok(greeting.to_owned()),
+    ///         None => Err("no greeting is configured".into()),
+    ///     })
+    ///     .on(Kind::app(0), |greeting, _, responder| Ok(responder.send(greeting.as_str())?))
+    /// };
+    /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// let error = channel.call(Kind::app(0), "", Duration::from_secs(10)).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Session);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
     #[must_use]
     pub fn new(
         build: impl FnOnce(&RoleConfig) -> std::result::Result<S, HandlerError> + 'static,
     ) -> Self {
-        Self { build: Box::new(build), handlers: Vec::new(), on_close: None }
+        let (handlers, abort_flags) = (Handlers::new(), Vec::new());
+        Self { build: Box::new(build), handlers, on_close: None, abort_flags }
     }
 
-    /// Serves requests of this kind. A second handler for a kind, or for a name with the
-    /// same code, is refused by [`Worker::serve`].
+    /// Serves requests of this kind with `handler`. [`Worker::serve`] refuses a second handler
+    /// for a kind, and one for a name with the same code.
+    ///
+    /// The handler is called for one request at a time, and no other handler of this worker runs
+    /// meanwhile. It answers by the [`Responder`], or returns an error.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// use std::time::Duration;
+    /// use slipring::worker::Worker;
+    /// use slipring::{Config, Kind, RoleConfig, testing};
+    ///
+    /// const PUSH: Kind = Kind::named("push");
+    /// const POP: Kind = Kind::named("pop");
+    /// let make = || {
+    ///     Worker::new(|_| Ok(Vec::new()))
+    ///         .on(PUSH, |stack, request, responder| {
+    ///             stack.push(request.to_vec());
+    ///             Ok(responder.send("")?)
+    ///         })
+    ///         .on(POP, |stack, _, responder| {
+    ///             let top = stack.pop().ok_or("the stack is empty")?;
+    ///             Ok(responder.send(&top)?)
+    ///         })
+    /// };
+    /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// let timeout = Duration::from_secs(10);
+    /// channel.call(PUSH, "a", timeout)?;
+    /// assert_eq!(channel.call(POP, "", timeout)?.to_vec(), b"a");
+    /// assert!(channel.call(POP, "", timeout).unwrap_err().is_worker_error());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
     #[must_use]
     pub fn on(
         mut self,
         kind: Kind,
-        handler: impl FnMut(&mut S, &Request<'_>, Reply<'_>) -> std::result::Result<Done, HandlerError>
+        handler: impl FnMut(
+            &mut S,
+            &Request<'_>,
+            Responder<'_>,
+        ) -> std::result::Result<Done, HandlerError>
         + 'static,
     ) -> Self {
-        self.handlers.push((kind, Box::new(handler)));
+        self.handlers.add(kind, Box::new(handler));
         self
     }
 
-    /// Gets the session when the worker ends in an orderly way; otherwise it is dropped.
+    /// Serves requests of every kind that has no handler of its own with `handler`, which finds
+    /// the kind in [`Request::kind`]. Without this, such requests fail with an error of the type
+    /// `slipring::UnknownKind`. The last call of this method counts.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// use std::time::Duration;
+    /// use slipring::worker::Worker;
+    /// use slipring::{Config, Kind, RoleConfig, testing};
+    ///
+    /// let make = || {
+    ///     Worker::new(|_| Ok(()))
+    ///         .on(Kind::app(0), |_, _, responder| Ok(responder.send("its own")?))
+    ///         .fallback(|_, request, responder| Ok(responder.send(&request.kind().to_string())?))
+    /// };
+    /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// let timeout = Duration::from_secs(10);
+    /// assert_eq!(channel.call(Kind::app(0), "", timeout)?.to_vec(), b"its own");
+    /// assert_eq!(channel.call(Kind::app(7), "", timeout)?.to_vec(), b"application kind 7");
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
+    #[must_use]
+    pub fn fallback(
+        mut self,
+        handler: impl FnMut(
+            &mut S,
+            &Request<'_>,
+            Responder<'_>,
+        ) -> std::result::Result<Done, HandlerError>
+        + 'static,
+    ) -> Self {
+        self.handlers.set_fallback(Box::new(handler));
+        self
+    }
+
+    /// Connects `flag` to the channel's abort flag when the worker attaches, before its session is
+    /// built.
+    #[must_use]
+    pub fn abort_flag(mut self, flag: &AbortFlag) -> Self {
+        self.abort_flags.push(flag.clone());
+        self
+    }
+
+    /// Gives the session to `close` when the worker ends, also if it ends by an error. Without
+    /// this, the session is dropped.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// use std::sync::mpsc;
+    /// use std::time::Duration;
+    /// use slipring::worker::Worker;
+    /// use slipring::{Config, RoleConfig, testing};
+    ///
+    /// let (told, hears) = mpsc::channel();
+    /// let make = move || {
+    ///     Worker::new(|_| Ok(vec!["unsaved"]))
+    ///         .on_close(move |session| told.send(session).unwrap_or_default())
+    /// };
+    /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// channel.close(Duration::from_secs(10))?;
+    /// assert_eq!(hears.recv().unwrap(), ["unsaved"]);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
     #[must_use]
     pub fn on_close(mut self, close: impl FnOnce(S) + 'static) -> Self {
         self.on_close = Some(Box::new(close));
         self
     }
 
-    /// Attaches to the parent that started this process and serves it until it says to
-    /// end or is gone. Blocks the calling thread for as long; the process should end
-    /// when this returns.
+    /// Attaches to the parent that started this process, and serves requests until the parent
+    /// says to end or is gone, one request at a time. Blocks the calling thread for as long. The
+    /// process should end when this returns.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Handshake`] if this process was not started by a slipring spawner,
-    /// [`ErrorKind::Mismatch`] if the two do not agree on the layout,
-    /// [`ErrorKind::Session`] if the session could not be built,
-    /// [`ErrorKind::InvalidConfig`] for two handlers of one kind,
-    /// [`ErrorKind::PeerCorrupt`] if the parent writes what cannot be. The parent is told.
+    /// [`ErrorKind::Handshake`](crate::ErrorKind::Handshake) if no slipring spawner has started
+    /// this process,
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) if the two do not agree on the layout,
+    /// [`ErrorKind::Session`](crate::ErrorKind::Session) if the session could not be built,
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for two handlers of one kind,
+    /// [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt) if the parent writes what cannot
+    /// be. The parent is told.
     pub fn serve(self) -> Result<()> {
         self.check()?;
         let (mut link, role, stop, parent) = attach::attach()?.into_parts();
@@ -119,40 +307,28 @@ impl<S> Worker<S> {
         served.inspect_err(|error| refusal.send(error))
     }
 
-    /// As [`Worker::serve`], over a link to a parent that did not start this process.
+    /// Does the same as [`Worker::serve`], over a link to a parent that did not start this
+    /// process.
     #[cfg(any(feature = "testing", feature = "named"))]
     pub(crate) fn serve_link(
         self,
         link: WorkerLink,
         role: &RoleConfig,
-        stop: &Arc<Stop>,
+        stop: &Arc<StopToken>,
     ) -> Result<()> {
         self.check()?;
         serve::run(link, role, stop, None, self, || Ok(()))
     }
 
+    /// Checks what [`Worker::serve`] refuses before it attaches.
     pub(crate) fn check(&self) -> Result<()> {
-        for (index, (kind, _)) in self.handlers.iter().enumerate() {
-            if self.handlers.iter().take(index).any(|(other, _)| other == kind) {
-                return Err(Error::new(
-                    ErrorKind::InvalidConfig,
-                    format!("two handlers for {kind}; if these are two names, rename one"),
-                ));
-            }
-        }
-        match self.handlers.iter().find(|(kind, _)| !kind.is_request() || *kind == Kind::READY) {
-            Some((kind, _)) => Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!("a handler for {kind}, which is not a kind of request"),
-            )),
-            None => Ok(()),
-        }
+        self.handlers.check()
     }
 }
 
 impl<S> fmt::Debug for Worker<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds: Vec<Kind> = self.handlers.iter().map(|(kind, _)| *kind).collect();
+        let kinds: Vec<Kind> = self.handlers.kinds().collect();
         f.debug_struct("Worker").field("kinds", &kinds).finish_non_exhaustive()
     }
 }

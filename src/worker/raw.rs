@@ -12,13 +12,13 @@ use crate::ring::doorbell::Alarm;
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
 use crate::worker::attach::{Attached, Refusal, attach};
-use crate::worker::health::{HealthThread, Shared};
-use crate::worker::serve::StatusOf;
-use crate::worker::stop::Stop;
+use crate::worker::health::{HealthThread, LastError};
+use crate::worker::status::StatusWriter;
+use crate::worker::stop_token::StopToken;
 
 /// What keeps a raw worker attached.
 struct RawEnd {
-    stop: Arc<Stop>,
+    stop: Arc<StopToken>,
     health: Option<HealthThread>,
 }
 
@@ -71,10 +71,10 @@ pub fn attach_raw() -> Result<(RawLink, RoleConfig)> {
     if let Some(wake_fd) = &wake_fd {
         stop.wake_self(Arc::clone(wake_fd));
     }
-    let status = StatusOf(Arc::new(words));
-    let shared = Arc::new(Shared::default());
+    let status = StatusWriter::new(Arc::new(words));
+    let last_error = Arc::<LastError>::default();
     let refusal = Refusal::of(parent.socket());
-    let health = HealthThread::start(health, owner, status, shared, Arc::clone(&stop))
+    let health = HealthThread::start(health, owner, status, last_error, Arc::clone(&stop))
         .and_then(|health| Attached::confirm(parent, &stop).map(|()| health))
         .inspect_err(|error| refusal.send(error))?;
     let end = RawEnd { stop, health: Some(health) };

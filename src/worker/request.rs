@@ -1,19 +1,46 @@
 //! What a handler is asked.
 
-use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::link::WorkerWords;
+use crate::id::RequestId;
 use crate::payload::Source;
 use crate::protocol::Kind;
 use crate::shm::bytes::PeerBytes;
-use crate::sync::Ordering;
 use crate::sys::clock::Deadline;
-use crate::worker::stop::Stop;
+use crate::worker::cancel::{CancelToken, Signals};
+use crate::worker::status::StatusWriter;
 
-/// One request. Its bytes lie in the ring until the handler returns, or in memory of
-/// this process if they came as a chain of frames.
+/// One request.
+///
+/// The payload stays where it came until the handler returns. It lies in memory that the parent
+/// can write, so that it is read by copying: with [`Request::text`], [`Request::to_vec`],
+/// [`Request::reader`], or with a decoder of [`payload`](crate::payload), for which a request is
+/// a [`Source`].
+///
+/// ```
+/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// use std::time::Duration;
+/// use slipring::payload::Texts;
+/// use slipring::worker::Worker;
+/// use slipring::{Config, Kind, RoleConfig, testing};
+///
+/// const COUNT: Kind = Kind::named("count");
+/// let make = || {
+///     Worker::new(|_| Ok(Texts::new())).on(COUNT, |texts, request, responder| {
+///         texts.decode_from(request)?;
+///         Ok(responder.send(&format!("{} texts", texts.len()))?)
+///     })
+/// };
+/// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+/// let batch = slipring::payload::TextBatch::new(&["one", "two"])?;
+/// let reply = channel.call(COUNT, &batch, Duration::from_secs(10))?;
+/// assert_eq!(reply.to_vec(), b"2 texts");
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "testing"))] fn main() {}
+/// ```
 #[derive(Debug)]
 pub struct Request<'a> {
     pub(super) kind: Kind,
@@ -21,88 +48,221 @@ pub struct Request<'a> {
     pub(super) is_stream: bool,
     pub(super) deadline: Deadline,
     pub(super) payload: PeerBytes<'a>,
-    pub(super) words: &'a WorkerWords,
-    pub(super) stop: &'a Stop,
+    pub(super) signals: &'a Signals,
+    pub(super) status: &'a StatusWriter,
 }
 
 impl<'a> Request<'a> {
-    /// What is asked for.
+    /// Returns what is asked for.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The request's id, never used twice on a channel.
+    /// Returns the number of the request. The parent knows the request by the same number.
     #[must_use]
-    pub fn id(&self) -> u64 {
-        self.id
+    pub fn id(&self) -> RequestId {
+        RequestId::new(self.id)
     }
 
-    /// Whether the parent reads a stream of chunks, and not one result.
+    /// Returns whether the parent reads a stream of chunks, and not one result.
     #[must_use]
     pub fn is_stream(&self) -> bool {
         self.is_stream
     }
 
-    /// Payload length in bytes.
+    /// Returns the length of the payload in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.payload.len()
     }
 
-    /// Whether the payload is empty.
+    /// Returns whether the payload is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.payload.is_empty()
     }
 
-    /// The payload.
+    /// Returns the payload, to be copied from.
     #[must_use]
     pub fn payload(&self) -> PeerBytes<'a> {
         self.payload
     }
 
-    /// A copy of the payload.
+    /// Returns a copy of the payload.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
         self.payload.to_vec()
     }
 
-    /// How long the parent still waits; [`Duration::MAX`] if for ever.
+    /// Returns a copy of the payload as text.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidPayload`] if the payload is not UTF-8. The message says where.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// use std::time::Duration;
+    /// use slipring::worker::Worker;
+    /// use slipring::{Config, Kind, RoleConfig, testing};
+    ///
+    /// const SHOUT: Kind = Kind::named("shout");
+    /// let make = || {
+    ///     Worker::new(|_| Ok(())).on(SHOUT, |_, request, responder| {
+    ///         Ok(responder.send(&request.text()?.to_uppercase())?)
+    ///     })
+    /// };
+    /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// let timeout = Duration::from_secs(10);
+    /// assert_eq!(channel.call(SHOUT, "grüße", timeout)?.to_vec(), "GRÜSSE".as_bytes());
+    /// let error = channel.call(SHOUT, &[b'a', 0xff][..], timeout).unwrap_err();
+    /// assert!(error.to_string().contains("at byte 1"), "{error}");
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
+    pub fn text(&self) -> Result<String> {
+        String::from_utf8(self.to_vec()).map_err(|error| {
+            let place = error.utf8_error().valid_up_to();
+            let message =
+                format!("the payload of {} bytes is not UTF-8 at byte {place}", self.len());
+            Error::caused_by(ErrorKind::InvalidPayload, message, error.utf8_error())
+        })
+    }
+
+    /// Returns a reader over the payload, from its first byte on. Reading never blocks: the
+    /// whole payload is there.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// use std::io::{BufRead, BufReader};
+    /// use std::time::Duration;
+    /// use slipring::worker::Worker;
+    /// use slipring::{Config, Kind, RoleConfig, testing};
+    ///
+    /// const LINES: Kind = Kind::named("lines");
+    /// let make = || {
+    ///     Worker::new(|_| Ok(())).on(LINES, |_, request, responder| {
+    ///         let lines = BufReader::new(request.reader()).lines().count();
+    ///         Ok(responder.send(&lines.to_string())?)
+    ///     })
+    /// };
+    /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// let reply = channel.call(LINES, "a\nb\nc", Duration::from_secs(10))?;
+    /// assert_eq!(reply.to_vec(), b"3");
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
+    #[must_use]
+    pub fn reader(&self) -> RequestReader<'a> {
+        RequestReader { payload: self.payload, position: 0 }
+    }
+
+    /// Returns how long the parent still waits; [`Duration::MAX`] if it waits without a limit.
     #[must_use]
     pub fn time_left(&self) -> Duration {
         self.deadline.remaining()
     }
 
-    /// Whether the handler should give up: this request was cancelled, timed out or
-    /// dropped, the channel's abort flag is set, or the worker is told to end. Costs a
-    /// few nanoseconds and never blocks.
+    /// Returns whether the handler should give up: this request was cancelled, timed out or
+    /// dropped, the channel's abort flag is set, or the worker is told to end. Costs a few
+    /// nanoseconds and never blocks.
+    ///
+    /// Nothing ends a handler that does not look. Until it returns, all other requests wait.
     #[must_use]
     #[inline]
     pub fn is_cancelled(&self) -> bool {
-        is_cancelled(self.words, self.stop, self.id)
+        self.signals.is_cancelled(self.id)
     }
 
-    /// [`ErrorKind::Cancelled`] if [`Request::is_cancelled`], for use with `?`.
+    /// Returns an error if [`Request::is_cancelled`], for use with `?`.
     ///
     /// # Errors
     ///
-    /// As said.
+    /// [`ErrorKind::Cancelled`]. A handler that returns this error ends its request as cancelled.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// use std::time::Duration;
+    /// use slipring::worker::Worker;
+    /// use slipring::{Config, Kind, RoleConfig, testing};
+    ///
+    /// const SEARCH: Kind = Kind::named("search");
+    /// let make = || {
+    ///     Worker::new(|_| Ok(())).on(SEARCH, |_, request, responder| {
+    ///         for step in 0..1_000_000 {
+    ///             request.check_cancelled()?;
+    ///             request.set_progress(step);
+    ///             std::thread::sleep(Duration::from_millis(1));
+    ///         }
+    ///         Ok(responder.send("found")?)
+    ///     })
+    /// };
+    /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// let late = channel.call(SEARCH, "", Duration::from_millis(20)).unwrap_err();
+    /// assert!(late.is_timeout());
+    /// // The handler has noticed it, and returned.
+    /// channel.close(Duration::from_secs(10))?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
     #[inline]
     pub fn check_cancelled(&self) -> Result<()> {
-        if self.is_cancelled() { Err(cancelled(self.id)) } else { Ok(()) }
+        self.signals.check(self.id)
     }
 
-    /// Whether the channel's abort flag is set.
+    /// Returns a token that tells the same as [`Request::is_cancelled`] and does not borrow the
+    /// request, for another thread or an object of another language.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// use std::time::Duration;
+    /// use slipring::worker::Worker;
+    /// use slipring::{Config, Kind, RoleConfig, testing};
+    ///
+    /// const SUM: Kind = Kind::named("sum");
+    /// let make = || {
+    ///     Worker::new(|_| Ok(())).on(SUM, |_, request, responder| {
+    ///         let (token, bytes) = (request.cancel_token(), request.to_vec());
+    ///         let sum = std::thread::spawn(move || {
+    ///             let mut sum = 0_u64;
+    ///             for byte in bytes {
+    ///                 token.check()?;
+    ///                 sum += u64::from(byte);
+    ///             }
+    ///             Ok::<u64, slipring::Error>(sum)
+    ///         });
+    ///         let sum = sum.join().map_err(|_| "the thread panicked")??;
+    ///         Ok(responder.send(&sum.to_string())?)
+    ///     })
+    /// };
+    /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// let reply = channel.call(SUM, &[1, 2, 3][..], Duration::from_secs(10))?;
+    /// assert_eq!(reply.to_vec(), b"6");
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
+    #[must_use]
+    pub fn cancel_token(&self) -> CancelToken {
+        CancelToken::new(self.signals, self.id)
+    }
+
+    /// Returns whether the channel's abort flag is set. [`AbortFlag`](crate::worker::AbortFlag)
+    /// tells it without a request.
     #[must_use]
     #[inline]
     pub fn is_aborted(&self) -> bool {
-        self.words.abort.load(Ordering::Acquire) != 0
+        self.signals.is_aborted()
     }
 
-    /// Publishes a number that the parent sees in the worker's health.
+    /// Publishes a number that the parent sees as [`Health::progress`](crate::Health::progress).
+    /// What it counts is up to the handlers. Never blocks.
     pub fn set_progress(&self, progress: u64) {
-        self.words.progress.store(progress, Ordering::Relaxed);
+        self.status.set_progress(progress);
     }
 }
 
@@ -116,29 +276,45 @@ impl Source for Request<'_> {
     }
 }
 
-#[inline]
-pub(super) fn is_cancelled(words: &WorkerWords, stop: &Stop, request: u64) -> bool {
-    words.requests.is_cancelled(request)
-        || words.abort.load(Ordering::Acquire) != 0
-        || stop.is_set()
+/// Reads the payload of a request from front to end; see [`Request::reader`].
+#[derive(Debug, Clone)]
+pub struct RequestReader<'a> {
+    payload: PeerBytes<'a>,
+    position: usize,
 }
 
-/// The error that a handler gets of its own request. Its source tells it from that of a
-/// request on a channel whose parent the handler is.
-#[cold]
-pub(super) fn cancelled(request: u64) -> Error {
-    let message = format!("request {request} is cancelled");
-    Error::caused_by(ErrorKind::Cancelled, message, GivenUp(request))
-}
-
-/// A request of this worker's that nobody waits for any more.
-#[derive(Debug)]
-pub(super) struct GivenUp(pub(super) u64);
-
-impl fmt::Display for GivenUp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("its caller gave it up, or the worker is to end")
+impl io::Read for RequestReader<'_> {
+    /// Copies as many bytes as there are and `out` has room for. Never blocks.
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = (self.payload.len() - self.position).min(out.len());
+        if let Some(out) = out.get_mut(..count) {
+            self.payload.read_at(self.position, out)?;
+            self.position += count;
+        }
+        Ok(count)
     }
 }
 
-impl std::error::Error for GivenUp {}
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_reader_gives_every_byte_once_whatever_it_is_asked_for() {
+        let bytes: Vec<u8> = (0..200).collect();
+        for step in [1, 3, 64, 199, 200, 1000] {
+            let mut reader = RequestReader { payload: PeerBytes::of(&bytes), position: 0 };
+            let (mut read, mut buffer) = (Vec::new(), vec![0; step]);
+            loop {
+                match reader.read(&mut buffer).unwrap() {
+                    0 => break,
+                    count => read.extend_from_slice(&buffer[..count]),
+                }
+            }
+            assert_eq!(read, bytes, "{step}");
+            assert_eq!(reader.read(&mut []).unwrap() + reader.read(&mut buffer).unwrap(), 0);
+        }
+    }
+}

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use slipring::payload::{ElementType, MatrixShape, MatrixWriter, Texts};
-use slipring::worker::{Done, HandlerError, Reply, Request};
+use slipring::worker::{Done, HandlerError, Request, Responder};
 use slipring::{Kind, RoleConfig};
 
 use super::DIM;
@@ -41,7 +41,7 @@ impl Session {
         Ok(Self { dim, embedder: Embedder::new(dim), texts: Texts::new() })
     }
 
-    fn embed(&mut self, request: &Request<'_>, reply: Reply<'_>) -> Result<Done, HandlerError> {
+    fn embed(&mut self, request: &Request<'_>, reply: Responder<'_>) -> Result<Done, HandlerError> {
         self.texts.decode_from(request)?;
         let shape = MatrixShape::new(self.texts.len(), self.dim, ElementType::F32)?;
         let mut slot = reply.claim(shape.encoded_len())?;

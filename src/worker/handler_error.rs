@@ -1,19 +1,18 @@
-//! What becomes of an error or a panic in a handler.
+//! The error of a handler, and which errors mean that the request was cancelled.
 
-use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::cell::RefCell;
 use std::fmt;
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
 
 use crate::error::{Error, ErrorKind, WorkerFailure};
 use crate::protocol::codec::cut;
-use crate::worker::request::GivenUp;
+use crate::worker::cancel::GivenUp;
 
-/// Why a handler could not do what it was asked. Made by `?` or `into` from every error, from
-/// `Box<dyn Error + Send + Sync>`, `anyhow::Error` and the like, and from text; keeps the
-/// error's type name, message and sources, and a backtrace when `RUST_BACKTRACE` is set.
+/// Why a handler could not do what it was asked.
+///
+/// `?` and `into` make it from every error, from `Box<dyn Error + Send + Sync>`,
+/// `anyhow::Error` and the like, and from text. It keeps the error's type name, its message and
+/// those of its sources, and a backtrace if the environment variable `RUST_BACKTRACE` asks for
+/// one. The caller finds them in a [`WorkerFailure`].
 ///
 /// A handler that returns the [`ErrorKind::Cancelled`] of its own request ends that request as
 /// cancelled; every other error is told to the caller as [`ErrorKind::Worker`].
@@ -46,16 +45,67 @@ enum Cancel {
 }
 
 impl HandlerError {
-    /// An error of the host's own naming.
+    /// Makes an error with the type name and the message of the host's own choice, such as those
+    /// of an exception in another language.
+    ///
+    /// The caller gets all of it unchanged as long as it fits one frame of the reply ring and
+    /// the type name has at most 256 bytes. What does not fit is cut: first the backtrace.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// use std::time::Duration;
+    /// use slipring::worker::{HandlerError, Worker};
+    /// use slipring::{Config, Kind, RoleConfig, testing};
+    ///
+    /// const EVAL: Kind = Kind::named("eval");
+    /// let make = || {
+    ///     Worker::new(|_| Ok(())).on(EVAL, |_, _, _| {
+    ///         Err(HandlerError::new("ValueError", "no such model")
+    ///             .with_source("FileNotFoundError: model.bin")
+    ///             .with_backtrace("File \"model.py\", line 7, in load"))
+    ///     })
+    /// };
+    /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// let error = channel.call(EVAL, "", Duration::from_secs(10)).unwrap_err();
+    /// let failure = error.worker().unwrap();
+    /// assert_eq!(failure.type_name, "ValueError");
+    /// assert_eq!(failure.sources, ["FileNotFoundError: model.bin"]);
+    /// assert_eq!(failure.backtrace, "File \"model.py\", line 7, in load");
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
     #[must_use]
-    pub fn new(type_name: &str, message: impl Into<String>) -> Self {
-        Self::with(type_name.to_owned(), message.into(), Vec::new())
+    pub fn new(type_name: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::with(type_name.into(), message.into(), Vec::new())
     }
 
-    /// From an error that cannot be sent to other threads, for which `?` does not work.
+    /// Makes an error from one that cannot be sent to other threads, for which `?` does not work.
     #[must_use]
     pub fn from_local<E: std::error::Error>(error: &E) -> Self {
         Self::of(std::any::type_name::<E>(), error, Cancel::No)
+    }
+
+    /// Adds the message of what caused the error, below those that were added before. At most
+    /// 32 of them reach the caller.
+    #[must_use]
+    pub fn with_source(mut self, message: impl Into<String>) -> Self {
+        self.failure.sources.push(message.into());
+        self
+    }
+
+    /// Puts this text in the place of the backtrace. It can have several lines.
+    #[must_use]
+    pub fn with_backtrace(mut self, backtrace: impl Into<String>) -> Self {
+        self.failure.backtrace = backtrace.into();
+        self
+    }
+
+    /// Makes the error of a panic.
+    pub(super) fn panic(message: String, backtrace: String) -> Self {
+        let type_name = "panic".to_owned();
+        let failure = WorkerFailure { type_name, message, sources: Vec::new(), backtrace };
+        Self { failure, cancel: Cancel::No }
     }
 
     fn of(type_name: &str, error: &dyn std::error::Error, cancel: Cancel) -> Self {
@@ -78,10 +128,10 @@ impl HandlerError {
         Self { failure, cancel: Cancel::No }
     }
 
-    /// Whether it says that this request of the worker's own is cancelled. That of another
-    /// request says so if `is_cancelled` does: a handler can pass a cancel on, and return what
-    /// that gives it.
-    pub(crate) fn is_cancel_of(&self, request: u64, is_cancelled: impl FnOnce() -> bool) -> bool {
+    /// Whether the error says that this request of the worker's own is cancelled. A cancel of
+    /// another request says so if `is_cancelled` does: a handler can pass a cancel on, and
+    /// return the error which that gives it.
+    pub(super) fn is_cancel_of(&self, request: u64, is_cancelled: impl FnOnce() -> bool) -> bool {
         match self.cancel {
             Cancel::No => false,
             Cancel::Own(own) if own == request => true,
@@ -89,12 +139,12 @@ impl HandlerError {
         }
     }
 
-    /// One line for the health report, of at most 512 bytes.
-    pub(crate) fn summary(&self) -> String {
+    /// Returns one line for the health report, of at most 512 bytes.
+    pub(super) fn summary(&self) -> String {
         cut(&self.failure.to_string(), 512).to_owned()
     }
 
-    pub(crate) fn into_failure(self) -> WorkerFailure {
+    pub(super) fn into_failure(self) -> WorkerFailure {
         self.failure
     }
 }
@@ -105,7 +155,7 @@ impl fmt::Debug for HandlerError {
     }
 }
 
-/// More sources than any error has that is no loop.
+/// An error with more sources than this is taken for one that is its own source.
 const MOST_SOURCES: usize = 64;
 
 type Boxed = Box<dyn std::error::Error + Send + Sync>;
@@ -114,7 +164,7 @@ impl<E: Into<Boxed>> From<E> for HandlerError {
     fn from(error: E) -> Self {
         let boxed = error.into();
         let name = match std::any::type_name::<E>() {
-            // Text, which has no type worth a name, or a type that is not known any more.
+            // The type of a text says nothing, and that of a boxed error is not known.
             "&str" | "alloc::string::String" => "error",
             name if name.starts_with("alloc::borrow::Cow<") => "error",
             name if name.starts_with("alloc::boxed::Box<dyn") => "Box<dyn Error>",
@@ -145,52 +195,10 @@ fn cancel_in(error: &(dyn std::error::Error + 'static)) -> Cancel {
     found
 }
 
-thread_local! {
-    /// Where the last panic of this thread happened; the hook knows, the catcher does not.
-    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
-}
-
-/// Runs a handler; a panic becomes an error of the type `panic`.
-pub(crate) fn catch<T>(run: impl FnOnce() -> Result<T, HandlerError>) -> Result<T, HandlerError> {
-    remember_panics();
-    match panic::catch_unwind(AssertUnwindSafe(run)) {
-        Ok(result) => result,
-        Err(payload) => {
-            let backtrace = LAST_PANIC.with_borrow_mut(Option::take).unwrap_or_default();
-            let message = message_of(payload.as_ref());
-            // A payload whose own drop panics must not end the worker.
-            std::mem::forget(panic::catch_unwind(AssertUnwindSafe(move || drop(payload))));
-            let type_name = "panic".to_owned();
-            let failure = WorkerFailure { type_name, message, sources: Vec::new(), backtrace };
-            Err(HandlerError { failure, cancel: Cancel::No })
-        }
-    }
-}
-
-fn message_of(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(ToString::to_string);
-    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "a panic with a payload that is no text".to_owned())
-}
-
-/// Adds to the panic hook, once; what was there goes on writing to the log.
-fn remember_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let before = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            let place = info.location().map(|l| format!("at {l}\n")).unwrap_or_default();
-            let text = format!("{place}{}", Backtrace::force_capture());
-            LAST_PANIC.with_borrow_mut(|last| *last = Some(text));
-            before(info);
-        }));
-    });
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::request::cancelled;
+    use crate::worker::cancel::cancelled;
 
     #[derive(Debug)]
     struct Outer(std::num::ParseIntError);
@@ -213,15 +221,6 @@ mod tests {
         assert!(failure.type_name.ends_with("Outer"), "{}", failure.type_name);
         assert_eq!(failure.message, "outer");
         assert_eq!(failure.sources, ["invalid digit found in string"]);
-    }
-
-    #[test]
-    fn a_panic_becomes_an_error_with_its_place() {
-        let error = catch::<()>(|| panic!("boom {}", 7)).unwrap_err().into_failure();
-        assert_eq!((error.type_name.as_str(), error.message.as_str()), ("panic", "boom 7"));
-        assert!(error.backtrace.starts_with("at src/worker/failure.rs"), "{}", error.backtrace);
-        let odd = catch::<()>(|| panic::panic_any(5)).unwrap_err().into_failure();
-        assert!(odd.message.contains("no text"));
     }
 
     #[test]
@@ -266,5 +265,17 @@ mod tests {
         let (name, message, sources) = told(HandlerError::from_local(&outer()));
         assert!(name.ends_with("Outer"), "{name}");
         assert_eq!((message.as_str(), sources), ("outer", because));
+    }
+
+    #[test]
+    fn what_a_host_of_another_language_says_is_kept() {
+        let failure = HandlerError::new("ValueError".to_owned(), "bad")
+            .with_source("first")
+            .with_source("second")
+            .with_backtrace("line 7\nline 9")
+            .into_failure();
+        assert_eq!((failure.type_name.as_str(), failure.message.as_str()), ("ValueError", "bad"));
+        assert_eq!(failure.sources, ["first", "second"]);
+        assert_eq!(failure.backtrace, "line 7\nline 9");
     }
 }

@@ -9,20 +9,20 @@ use crate::sys::wake_fd::WakeFd;
 
 /// Set once, by a shutdown or by the parent's end.
 #[derive(Debug, Default)]
-pub(crate) struct Stop {
+pub(crate) struct StopToken {
     is_set: AtomicBool,
     pub(crate) alarm: Alarm,
     /// For a reactor of the worker's own.
     wake_fd: OnceLock<Arc<WakeFd>>,
 }
 
-impl Stop {
-    /// Another sign, for what sleeps on the same events.
+impl StopToken {
+    /// Returns another token for waits on the same events.
     pub(crate) fn beside(other: &Self) -> Self {
         Self { alarm: Alarm::beside(&other.alarm), ..Self::default() }
     }
 
-    /// Sets the sign and wakes whoever waits.
+    /// Sets the token and ends all waits that look at it.
     pub(crate) fn set(&self) {
         // Pairs with the Acquire load in `is_set`.
         self.is_set.store(true, Ordering::Release);
@@ -32,17 +32,20 @@ impl Stop {
         }
     }
 
-    /// Makes this descriptor readable when the sign is set; look at it after this.
+    /// Makes this descriptor readable when the token is set. The caller must look at the
+    /// token once more after this.
     pub(crate) fn wake_self(&self, wake_fd: Arc<WakeFd>) {
-        // Once: a worker attaches once.
+        // A worker attaches once, so that there is no other descriptor.
         let _ = self.wake_fd.set(wake_fd);
     }
 
     #[inline]
     pub(crate) fn is_set(&self) -> bool {
+        // Pairs with the Release store in `set`.
         self.is_set.load(Ordering::Acquire)
     }
 
+    /// Returns [`ErrorKind::Closed`] if the token is set.
     pub(crate) fn check(&self) -> Result<()> {
         if self.is_set() {
             return Err(Error::new(ErrorKind::Closed, "the worker was told to end"));

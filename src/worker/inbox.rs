@@ -1,0 +1,211 @@
+//! The requests that come in: the consumer of the request ring, and the message in pieces that
+//! is being collected.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::protocol::Kind;
+use crate::protocol::assembler::{Assembler, Message};
+use crate::protocol::buffer_pool::BufferPool;
+use crate::protocol::kind::flags;
+use crate::ring::{Consumer, Frame, Header};
+use crate::shm::bytes::PeerBytes;
+use crate::sys::clock::Deadline;
+use crate::worker::cancel::{Signals, cancelled};
+
+/// What the inbox hands out.
+#[derive(Debug)]
+pub(super) enum Incoming<'a> {
+    /// A whole request. Its header is that of its first frame.
+    Request(Header, PeerBytes<'a>),
+    /// The number of a request whose message will never be whole. The worker owes it a last
+    /// frame.
+    CutOff(u64),
+}
+
+/// The worker's end of the request ring.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    consumer: Consumer,
+    collector: Collector,
+    /// The pages of the ring are in the page table.
+    is_warm: bool,
+}
+
+/// Collects a message in pieces, of which one is on its way at a time. Requests of one frame
+/// can come between its pieces.
+#[derive(Debug)]
+struct Collector {
+    assembler: Assembler,
+    pool: Arc<BufferPool>,
+    max_message: usize,
+    /// The request in pieces that was given up last. What still comes of it is dropped.
+    given_up: Option<u64>,
+}
+
+impl Inbox {
+    pub(super) fn new(consumer: Consumer, max_message: usize) -> Self {
+        let collector = Collector {
+            assembler: Assembler::default(),
+            pool: BufferPool::new(),
+            max_message,
+            given_up: None,
+        };
+        Self { consumer, collector, is_warm: false }
+    }
+
+    /// Waits for the next frame and calls `serve` with each request that it makes whole or
+    /// ends. The request's bytes are lent until `serve` returns. `has_rung` says that the
+    /// parent slept when the last reply was sent.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) if the worker is to end;
+    /// [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt) for what cannot be; what `serve`
+    /// fails with.
+    pub(super) fn receive(
+        &mut self,
+        signals: &Signals,
+        has_rung: bool,
+        mut serve: impl FnMut(Incoming<'_>) -> Result<()>,
+    ) -> Result<()> {
+        if !self.consumer.has_next() {
+            // While there is nothing better to do, and not when the next request has come.
+            self.consumer.publish();
+        }
+        if let Some(request) = self.collector.give_up_if_cancelled(signals) {
+            return serve(Incoming::CutOff(request));
+        }
+        let Self { consumer, collector, is_warm } = self;
+        let Some(mut frame) = wait(consumer, collector, signals, has_rung)? else { return Ok(()) };
+        signals.check_stop()?;
+        let header = frame.header();
+        check_flags(header)?;
+        if header.kind == Kind::READY.code() && !std::mem::replace(is_warm, true) {
+            // The parent waits for the answer to this alone, and does the same on its side.
+            frame.prefault();
+        }
+        if !Assembler::is_piece(header) {
+            collector.pool.age();
+            // Slots that are long free must not stay hidden while a handler runs.
+            frame.publish_earlier();
+            return serve(Incoming::Request(header, frame.payload()));
+        }
+        if let Some(cut_off) = collector.cut_off_by(header) {
+            serve(Incoming::CutOff(cut_off))?;
+        }
+        let message = collector.add(header, frame.payload())?;
+        drop(frame);
+        let Some(Message { header, bytes }) = message else { return Ok(()) };
+        consumer.publish();
+        let served = serve(Incoming::Request(header, PeerBytes::of(&bytes)));
+        collector.pool.give(bytes);
+        served
+    }
+}
+
+/// Waits for a frame. Returns `None` if the caller should look at the collector again.
+fn wait<'c>(
+    consumer: &'c mut Consumer,
+    collector: &Collector,
+    signals: &Signals,
+    has_rung: bool,
+) -> Result<Option<Frame<'c>>> {
+    let check = || {
+        signals.check_stop()?;
+        // A cancel rings the worker's bell, so that a wait looks again.
+        collector.check(signals)
+    };
+    match consumer.poll_until(signals.alarm(), Deadline::IDLE, has_rung, check) {
+        Err(error) if error.is_cancelled() => Ok(None),
+        result => result,
+    }
+}
+
+fn check_flags(header: Header) -> Result<()> {
+    let flags = header.flags;
+    if flags & !flags::REQUEST != 0 {
+        return Err(Error::corrupt(format!("a request with flags {flags:#x}")));
+    }
+    Ok(())
+}
+
+impl Collector {
+    /// Returns [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) if the request whose message
+    /// is being collected is cancelled.
+    fn check(&self, signals: &Signals) -> Result<()> {
+        match self.assembler.request() {
+            Some(request) if signals.is_given_up(request) => Err(cancelled(request)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives up the message that is being collected if its request is cancelled, and returns
+    /// its number. The sender may have had no room for the frame that takes the message back,
+    /// and would wait without end for the last frame of the request.
+    fn give_up_if_cancelled(&mut self, signals: &Signals) -> Option<u64> {
+        self.assembler.request().filter(|request| signals.is_given_up(*request))?;
+        self.give_up()
+    }
+
+    /// Gives up the message that is being collected if this piece begins another one.
+    fn cut_off_by(&mut self, header: Header) -> Option<u64> {
+        if Assembler::is_continued(header) { None } else { self.give_up() }
+    }
+
+    #[cold]
+    fn give_up(&mut self) -> Option<u64> {
+        let Message { header, bytes } = self.assembler.take()?;
+        self.pool.give(bytes);
+        self.given_up = Some(header.request);
+        self.given_up
+    }
+
+    /// Adds a piece; returns the message when it is whole.
+    fn add(&mut self, header: Header, payload: PeerBytes<'_>) -> Result<Option<Message>> {
+        if Assembler::is_continued(header) && Some(header.request) == self.given_up {
+            return Ok(None);
+        }
+        self.assembler.add(header, payload, self.max_message, || self.pool.buffer(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn collector() -> Collector {
+        let (assembler, pool) = (Assembler::default(), BufferPool::new());
+        Collector { assembler, pool, max_message: 5, given_up: None }
+    }
+
+    fn piece(flags: u16, request: u64) -> Header {
+        Header { flags, request, ..Header::default() }
+    }
+
+    #[test]
+    fn what_comes_of_a_message_that_was_given_up_is_dropped() {
+        let mut collector = collector();
+        let add = |collector: &mut Collector, flags, request, bytes| {
+            collector.add(piece(flags, request), PeerBytes::of(bytes))
+        };
+        add(&mut collector, flags::MORE, 1, b"ab").unwrap();
+        assert_eq!(collector.cut_off_by(piece(flags::MORE | flags::CONTINUED, 1)), None);
+        assert_eq!(collector.cut_off_by(piece(flags::MORE, 2)), Some(1));
+        add(&mut collector, flags::MORE, 2, b"cd").unwrap();
+        for flags in [flags::MORE | flags::CONTINUED, flags::CONTINUED] {
+            assert!(add(&mut collector, flags, 1, b"late").unwrap().is_none());
+        }
+        let whole = add(&mut collector, flags::CONTINUED, 2, b"e").unwrap().unwrap();
+        assert_eq!(whole.bytes, b"cde");
+        let no_start = add(&mut collector, flags::CONTINUED, 2, b"f").unwrap_err();
+        assert_eq!(no_start.kind(), ErrorKind::PeerCorrupt);
+    }
+
+    #[test]
+    fn flags_that_no_request_has_are_refused() {
+        check_flags(piece(flags::REQUEST, 1)).unwrap();
+        assert_eq!(check_flags(piece(16, 1)).unwrap_err().kind(), ErrorKind::PeerCorrupt);
+    }
+}

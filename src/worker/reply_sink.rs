@@ -1,0 +1,305 @@
+//! Where all replies go out: the producer of the reply ring, and what its frames need.
+
+use crate::error::{Error, Result, WorkerFailure};
+use crate::payload::{Encoded, Payload};
+use crate::protocol::chunker::{Chunker, Piece, PieceBuffer};
+use crate::protocol::failure;
+use crate::protocol::health::WorkerState;
+use crate::protocol::kind::{EXPIRED, Kind, flags};
+use crate::ring::doorbell::{Sleeper, Step};
+use crate::ring::position::span;
+use crate::ring::{Claim, Header, Producer};
+use crate::shm::layout::{RegionHeader, as_u64, as_usize};
+use crate::sys::clock::Deadline;
+use crate::sys::copy::copy_from_slice;
+use crate::worker::cancel::Signals;
+use crate::worker::status::StatusWriter;
+
+/// The worker's end of the reply ring, which all requests share.
+#[derive(Debug)]
+pub(super) struct ReplySink {
+    producer: Producer,
+    sleeper: Sleeper,
+    signals: Signals,
+    status: StatusWriter,
+    /// How many bytes of slots a stream may be ahead of its reader.
+    window: u64,
+    max_message: usize,
+    /// The parent slept when the last frame was sent.
+    has_rung: bool,
+    /// The pages of the ring are in the page table.
+    is_warm: bool,
+}
+
+/// What was sent for one request.
+#[derive(Debug)]
+pub(super) struct ReplyState {
+    request: u64,
+    is_finished: bool,
+    /// Bytes of slots that were sent as chunks.
+    streamed: u64,
+}
+
+impl ReplyState {
+    /// Whether the last frame of the request was sent.
+    pub(super) fn is_finished(&self) -> bool {
+        self.is_finished
+    }
+
+    fn header(&self, kind: Kind) -> Header {
+        Header { kind: kind.code(), request: self.request, ..Header::default() }
+    }
+}
+
+impl ReplySink {
+    pub(super) fn new(
+        producer: Producer,
+        sleeper: Sleeper,
+        signals: Signals,
+        status: StatusWriter,
+        header: &RegionHeader,
+    ) -> Self {
+        Self {
+            producer,
+            sleeper,
+            signals,
+            status,
+            window: header.stream_window,
+            max_message: as_usize(header.max_message),
+            has_rung: false,
+            is_warm: false,
+        }
+    }
+
+    /// Whether the parent slept when the last frame was sent.
+    pub(super) fn has_rung(&self) -> bool {
+        self.has_rung
+    }
+
+    /// Turns to another request.
+    pub(super) fn begin(&mut self, request: u64) -> ReplyState {
+        self.has_rung = false;
+        ReplyState { request, is_finished: false, streamed: 0 }
+    }
+
+    pub(super) fn max_frame(&self) -> usize {
+        self.producer.max_frame()
+    }
+
+    /// Wakes the parent if it sleeps for frames that were sent.
+    pub(super) fn flush(&mut self) {
+        self.producer.flush();
+    }
+
+    pub(super) fn check_cancelled(&self, state: &ReplyState) -> Result<()> {
+        self.signals.check(state.request)
+    }
+
+    /// Returns a buffer for a result that is written bit by bit.
+    pub(super) fn piece_buffer(&self, state: &ReplyState) -> PieceBuffer {
+        PieceBuffer::new(state.header(Kind::RESULT), self.max_frame(), self.max_message)
+    }
+
+    /// Sends a result or a chunk in one frame, or in as many as it needs.
+    pub(super) fn message<P: Payload + ?Sized>(
+        &mut self,
+        state: &mut ReplyState,
+        kind: Kind,
+        payload: &P,
+    ) -> Result<()> {
+        let len = payload.encoded_len();
+        if len <= self.max_frame() {
+            return self.frame(state, state.header(kind), len, |slot| payload.encode(slot));
+        }
+        if len > self.max_message {
+            return Err(Error::too_large(len, self.max_message, "raise max_message"));
+        }
+        let encoded = Encoded::of(payload, len)?;
+        // The reader gets memory for the whole message at its first piece.
+        let header = Header { aux: as_u64(len), ..state.header(kind) };
+        let (mut chunker, longest) = (Chunker::new(header), self.producer.piece_len());
+        while let Some(piece) = chunker.next_piece(encoded.bytes(), longest) {
+            self.piece(state, piece)?;
+            chunker.piece_sent(piece.bytes.len());
+        }
+        Ok(())
+    }
+
+    /// Sends one frame of a message.
+    pub(super) fn piece(&mut self, state: &mut ReplyState, piece: Piece<'_>) -> Result<()> {
+        self.frame(state, piece.header, piece.bytes.len(), |slot| {
+            copy_from_slice(slot, piece.bytes);
+            Ok(())
+        })
+    }
+
+    /// Sends a chunk of one frame that `fill` writes in place.
+    pub(super) fn chunk_in_place(
+        &mut self,
+        state: &mut ReplyState,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<()> {
+        let longest = self.max_frame();
+        if len > longest {
+            // Before the wait for credit: there is never credit for so much.
+            return Err(Error::too_large(len, longest, "raise max_reply, or use `send`"));
+        }
+        self.frame(state, state.header(Kind::CHUNK), len, |slot| {
+            fill(slot);
+            Ok(())
+        })
+    }
+
+    /// Ends a stream.
+    pub(super) fn end_stream(&mut self, state: &mut ReplyState) -> Result<()> {
+        self.frame(state, state.header(Kind::END), 0, |_| Ok(()))
+    }
+
+    /// Sends a frame. Waits for room, and with a chunk for credit, until the request is
+    /// cancelled.
+    fn frame(
+        &mut self,
+        state: &mut ReplyState,
+        header: Header,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        let is_chunk = header.kind == Kind::CHUNK.code();
+        if is_chunk {
+            self.await_credit(state, span(len))?;
+        }
+        let mut claim = claim(&mut self.producer, &self.signals, state.request, len)?;
+        fill(claim.payload())?;
+        self.status.sent(len);
+        if is_chunk {
+            claim.commit(header);
+            state.streamed = state.streamed.wrapping_add(span(len));
+            return Ok(());
+        }
+        if header.flags & flags::MORE == 0 {
+            state.is_finished = true;
+            self.status.answered();
+        }
+        self.has_rung = claim.commit(header);
+        Ok(())
+    }
+
+    /// Reserves a slot for a result of one frame.
+    pub(super) fn claim<'a>(
+        &'a mut self,
+        state: &'a mut ReplyState,
+        len: usize,
+    ) -> Result<ClaimedResult<'a>> {
+        let Self { producer, signals, status, has_rung, .. } = self;
+        let claim = claim(producer, signals, state.request, len)?;
+        Ok(ClaimedResult { claim, len, state, status, has_rung })
+    }
+
+    /// Waits until the reader's credit allows `bytes` more of slots. One chunk is always
+    /// allowed when nothing is outstanding.
+    fn await_credit(&mut self, state: &ReplyState, bytes: u64) -> Result<()> {
+        let (request, streamed) = (state.request, state.streamed);
+        let after = streamed.wrapping_add(bytes);
+        let needed = if bytes > self.window { streamed } else { after.saturating_sub(self.window) };
+        if self.signals.credit(request) >= needed {
+            return Ok(());
+        }
+        self.producer.flush();
+        let Self { sleeper, signals, status, .. } = self;
+        let look = |step| {
+            signals.check(request)?;
+            match step {
+                Step::Announce => {
+                    signals.announce_credit(request, needed);
+                    Ok(None)
+                }
+                Step::Look => Ok((signals.credit(request) >= needed).then_some(())),
+            }
+        };
+        status.during(WorkerState::AwaitingCredit, || {
+            sleeper.wait_until(signals.alarm(), Deadline::NEVER, true, look).map(drop)
+        })
+    }
+
+    /// Ends the request with an error frame.
+    pub(super) fn fail(&mut self, state: &mut ReplyState, failure: &WorkerFailure) -> Result<()> {
+        let bytes = failure::encode(failure, self.max_frame());
+        self.last(state, state.header(Kind::ERROR), &bytes)
+    }
+
+    /// Ends the request with a cancel frame.
+    pub(super) fn cancel(&mut self, state: &mut ReplyState) -> Result<()> {
+        self.last(state, state.header(Kind::CANCEL), &[])
+    }
+
+    /// Ends the request, whose deadline passed before it was begun.
+    pub(super) fn expire(&mut self, state: &mut ReplyState) -> Result<()> {
+        self.last(state, Header { aux: EXPIRED, ..state.header(Kind::CANCEL) }, &[])
+    }
+
+    /// Ends a request for [`Kind::READY`] with an empty result.
+    pub(super) fn acknowledge(&mut self, state: &mut ReplyState) -> Result<()> {
+        if !std::mem::replace(&mut self.is_warm, true) {
+            // The parent waits for this answer alone, and does the same on its side.
+            self.producer.prefault();
+        }
+        self.last(state, state.header(Kind::RESULT), &[])
+    }
+
+    /// Sends a frame that must go out even if the request is cancelled: the parent waits for
+    /// it before it uses the request's slot again.
+    fn last(&mut self, state: &mut ReplyState, header: Header, bytes: &[u8]) -> Result<()> {
+        let signals = &self.signals;
+        let claim =
+            self.producer.claim_until(bytes.len(), signals.alarm(), Deadline::NEVER, || {
+                signals.check_stop()
+            })?;
+        let mut claim = claim.ok_or_else(no_space)?;
+        copy_from_slice(claim.payload(), bytes);
+        state.is_finished = true;
+        self.status.answered();
+        self.has_rung = claim.commit(header);
+        Ok(())
+    }
+}
+
+/// A slot that was reserved for a result.
+#[derive(Debug)]
+pub(super) struct ClaimedResult<'a> {
+    claim: Claim<'a>,
+    len: usize,
+    state: &'a mut ReplyState,
+    status: &'a StatusWriter,
+    has_rung: &'a mut bool,
+}
+
+impl ClaimedResult<'_> {
+    pub(super) fn payload(&mut self) -> &mut [u8] {
+        self.claim.payload()
+    }
+
+    pub(super) fn send(self) {
+        self.status.sent(self.len);
+        self.state.is_finished = true;
+        self.status.answered();
+        *self.has_rung = self.claim.commit(self.state.header(Kind::RESULT));
+    }
+}
+
+/// Reserves a slot. Waits for room until the request is cancelled.
+fn claim<'p>(
+    producer: &'p mut Producer,
+    signals: &Signals,
+    request: u64,
+    len: usize,
+) -> Result<Claim<'p>> {
+    let check = || signals.check(request);
+    let claim = producer.claim_until(len, signals.alarm(), Deadline::NEVER, check)?;
+    claim.ok_or_else(no_space)
+}
+
+#[cold]
+fn no_space() -> Error {
+    Error::corrupt("the parent's head promised space that is not there")
+}

@@ -1,0 +1,136 @@
+//! Serves requests one at a time, in the order in which they were sent.
+
+use crate::error::{Result, WorkerFailure};
+use crate::protocol::Kind;
+use crate::protocol::health::WorkerState;
+use crate::protocol::kind::flags;
+use crate::ring::Header;
+use crate::shm::bytes::PeerBytes;
+use crate::sys::clock::{COARSE_NS, Deadline, coarse_now_ns, now_ns};
+use crate::sys::fork;
+use crate::worker::cancel::Signals;
+use crate::worker::handler_error::HandlerError;
+use crate::worker::handlers::Handlers;
+use crate::worker::health::LastError;
+use crate::worker::inbox::{Inbox, Incoming};
+use crate::worker::panics::catch;
+use crate::worker::reply_sink::{ReplySink, ReplyState};
+use crate::worker::request::Request;
+use crate::worker::responder::{Done, Responder};
+use crate::worker::status::StatusWriter;
+
+/// What requests are served with.
+pub(super) struct SerialServer<'a, S> {
+    pub(super) sink: &'a mut ReplySink,
+    pub(super) signals: &'a Signals,
+    pub(super) status: &'a StatusWriter,
+    pub(super) last_error: &'a LastError,
+    pub(super) session: S,
+    pub(super) handlers: Handlers<S>,
+}
+
+impl<S> SerialServer<'_, S> {
+    /// Serves requests until the worker is to end.
+    pub(super) fn run(&mut self, inbox: &mut Inbox) -> Result<()> {
+        while !self.signals.is_stopping() {
+            // Only now: a handler may go on after its answer.
+            self.status.set_state(WorkerState::Idle);
+            let (signals, has_rung) = (self.signals, self.sink.has_rung());
+            match inbox.receive(signals, has_rung, |incoming| self.serve(incoming)) {
+                // The stop has ended a wait.
+                Err(_) if self.signals.is_stopping() => {}
+                served => served?,
+            }
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, incoming: Incoming<'_>) -> Result<()> {
+        match incoming {
+            Incoming::Request(header, payload) => self.request(header, payload),
+            Incoming::CutOff(request) => {
+                let mut state = self.sink.begin(request);
+                self.sink.cancel(&mut state)
+            }
+        }
+    }
+
+    /// Serves one request to its last frame.
+    fn request(&mut self, header: Header, payload: PeerBytes<'_>) -> Result<()> {
+        let Self { sink, signals, status, .. } = self;
+        let (kind, id) = (Kind::from_code(header.kind), header.request);
+        let deadline = Deadline::from_wire(header.aux);
+        status.received(payload.len());
+        let state = &mut sink.begin(id);
+        let now = now_for(deadline);
+        let is_taken_back = header.flags & flags::ABANDONED != 0;
+        if is_taken_back || signals.is_given_up(id) {
+            return sink.cancel(state);
+        }
+        if deadline.is_before(now) {
+            return sink.expire(state);
+        }
+        if kind == Kind::READY {
+            return sink.acknowledge(state);
+        }
+        let is_stream = header.flags & flags::STREAM != 0;
+        let request = Request { kind, id, is_stream, deadline, payload, signals, status };
+        status.begin(id, now);
+        crate::failpoint::failpoint!("before handler");
+        let handled = self.call_handler(&request, state);
+        crate::failpoint::failpoint!("after handler");
+        self.end(&request, state, handled)
+    }
+
+    fn call_handler(
+        &mut self,
+        request: &Request<'_>,
+        state: &mut ReplyState,
+    ) -> std::result::Result<Done, HandlerError> {
+        let Self { sink, session, handlers, .. } = self;
+        let handler = handlers.find(request.kind).ok_or_else(|| unknown_kind(request.kind))?;
+        catch(|| handler(session, request, Responder::new(sink, state)))
+    }
+
+    /// Sends the request's last frame, unless the handler did.
+    fn end(
+        &mut self,
+        request: &Request<'_>,
+        state: &mut ReplyState,
+        handled: std::result::Result<Done, HandlerError>,
+    ) -> Result<()> {
+        let Err(error) = handled else {
+            return match state.is_finished() {
+                true => Ok(()),
+                // It returned what an earlier request's reply had given it.
+                false => self.sink.fail(state, &no_reply()),
+            };
+        };
+        let is_cancel = error.is_cancel_of(request.id, || request.is_cancelled());
+        if !is_cancel && !fork::is_forked_child() {
+            self.last_error.set(error.summary());
+        }
+        if state.is_finished() {
+            Ok(())
+        } else if is_cancel {
+            self.sink.cancel(state)
+        } else {
+            self.sink.fail(state, &error.into_failure())
+        }
+    }
+}
+
+/// The time, as exactly as is needed to tell whether the deadline has passed: a look at a
+/// cheap clock is enough for nearly all deadlines.
+fn now_for(deadline: Deadline) -> u64 {
+    let now = coarse_now_ns();
+    if deadline.is_before(now + COARSE_NS) { now_ns() } else { now }
+}
+
+fn no_reply() -> WorkerFailure {
+    HandlerError::new("slipring::NoReply", "the handler returned without a reply").into_failure()
+}
+
+fn unknown_kind(kind: Kind) -> HandlerError {
+    HandlerError::new("slipring::UnknownKind", format!("this worker has no handler for {kind}"))
+}

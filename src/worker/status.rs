@@ -1,0 +1,83 @@
+//! The worker's status line: words of its region by which the parent sees what it does.
+
+use std::sync::Arc;
+
+use crate::link::WorkerWords;
+use crate::protocol::health::{ANSWERED, Status, WorkerState};
+use crate::shm::layout::as_u64;
+use crate::sync::{Ordering, fence};
+use crate::worker::health::Report;
+
+/// Writes the status line. Only the serving thread writes it; the health thread reads it.
+#[derive(Debug, Clone)]
+pub(super) struct StatusWriter(Arc<WorkerWords>);
+
+impl StatusWriter {
+    pub(super) fn new(words: Arc<WorkerWords>) -> Self {
+        Self(words)
+    }
+
+    pub(super) fn set_state(&self, state: WorkerState) {
+        self.0.state.store(state.code(), Ordering::Relaxed);
+    }
+
+    /// Sets the state for as long as `wait` takes.
+    pub(super) fn during<T>(&self, state: WorkerState, wait: impl FnOnce() -> T) -> T {
+        let before = self.0.state.load(Ordering::Relaxed);
+        self.set_state(state);
+        let waited = wait();
+        self.0.state.store(before, Ordering::Relaxed);
+        waited
+    }
+
+    /// Notes that a handler is about to be called. The number of the request stays until the
+    /// next request begins.
+    pub(super) fn begin(&self, request: u64, now: u64) {
+        let words = &self.0;
+        words.busy_since.store(now, Ordering::Relaxed);
+        // Pairs with the Acquire load in `Engine::begun_at`, for `busy_since`.
+        words.current.store(request, Ordering::Release);
+        words.state.store(WorkerState::Busy.code(), Ordering::Relaxed);
+        // Before anything that the handler does: if this process ends, the parent must find
+        // that the request was begun. Otherwise it would send it to another worker.
+        fence(Ordering::Release);
+    }
+
+    pub(super) fn received(&self, bytes: usize) {
+        let sum = self.0.bytes_in.load(Ordering::Relaxed).wrapping_add(as_u64(bytes));
+        self.0.bytes_in.store(sum, Ordering::Relaxed);
+    }
+
+    pub(super) fn sent(&self, bytes: usize) {
+        let sum = self.0.bytes_out.load(Ordering::Relaxed).wrapping_add(as_u64(bytes));
+        self.0.bytes_out.store(sum, Ordering::Relaxed);
+    }
+
+    /// Notes that a request is done, just before its last frame is published: a parent that has
+    /// seen that frame sees a status in which the request is done. If the worker ends before
+    /// the frame is published, the number of the request still tells that it was begun.
+    pub(super) fn answered(&self) {
+        let words = &self.0;
+        words.served.store(words.served.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        words.state.store(ANSWERED, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_progress(&self, progress: u64) {
+        self.0.progress.store(progress, Ordering::Relaxed);
+    }
+}
+
+impl Report for StatusWriter {
+    fn status(&self) -> Status {
+        let words = &self.0;
+        Status {
+            state: words.state.load(Ordering::Relaxed),
+            current: words.current.load(Ordering::Relaxed),
+            busy_since: words.busy_since.load(Ordering::Relaxed),
+            progress: words.progress.load(Ordering::Relaxed),
+            served: words.served.load(Ordering::Relaxed),
+            bytes_in: words.bytes_in.load(Ordering::Relaxed),
+            bytes_out: words.bytes_out.load(Ordering::Relaxed),
+        }
+    }
+}
