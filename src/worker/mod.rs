@@ -90,10 +90,9 @@ use handlers::Handlers;
 pub use raw::attach_raw;
 pub use request::{Request, RequestReader};
 pub use responder::{Done, ReplySlot, ReplyStream, ReplyWriter, Responder};
+use serve::Definition;
 #[cfg(any(feature = "testing", feature = "named"))]
 pub(crate) use stop_token::StopToken;
-
-type Build<S> = Box<dyn FnOnce(&RoleConfig) -> std::result::Result<S, HandlerError>>;
 
 /// A worker: a session that is built once, and a handler for each kind of request.
 ///
@@ -118,12 +117,7 @@ type Build<S> = Box<dyn FnOnce(&RoleConfig) -> std::result::Result<S, HandlerErr
 ///     Ok(())
 /// }
 /// ```
-pub struct Worker<S> {
-    build: Build<S>,
-    handlers: Handlers<S>,
-    on_close: Option<Box<dyn FnOnce(S)>>,
-    abort_flags: Vec<AbortFlag>,
-}
+pub struct Worker<S>(Definition<S>);
 
 impl<S> Worker<S> {
     /// Makes a worker whose session `build` makes, on the thread that calls [`Worker::serve`],
@@ -155,8 +149,8 @@ impl<S> Worker<S> {
     pub fn new(
         build: impl FnOnce(&RoleConfig) -> std::result::Result<S, HandlerError> + 'static,
     ) -> Self {
-        let (handlers, abort_flags) = (Handlers::new(), Vec::new());
-        Self { build: Box::new(build), handlers, on_close: None, abort_flags }
+        let (build, handlers) = (Box::new(build), Handlers::new());
+        Self(Definition { build, handlers, on_close: None, abort_flags: Vec::new() })
     }
 
     /// Serves requests of this kind with `handler`. [`Worker::serve`] refuses a second handler
@@ -204,7 +198,7 @@ impl<S> Worker<S> {
         ) -> std::result::Result<Done, HandlerError>
         + 'static,
     ) -> Self {
-        self.handlers.add(kind, Box::new(handler));
+        self.0.handlers.add(kind, Box::new(handler));
         self
     }
 
@@ -241,7 +235,7 @@ impl<S> Worker<S> {
         ) -> std::result::Result<Done, HandlerError>
         + 'static,
     ) -> Self {
-        self.handlers.set_fallback(Box::new(handler));
+        self.0.handlers.set_fallback(Box::new(handler));
         self
     }
 
@@ -249,7 +243,7 @@ impl<S> Worker<S> {
     /// built.
     #[must_use]
     pub fn abort_flag(mut self, flag: &AbortFlag) -> Self {
-        self.abort_flags.push(flag.clone());
+        self.0.abort_flags.push(flag.clone());
         self
     }
 
@@ -277,7 +271,7 @@ impl<S> Worker<S> {
     /// ```
     #[must_use]
     pub fn on_close(mut self, close: impl FnOnce(S) + 'static) -> Self {
-        self.on_close = Some(Box::new(close));
+        self.0.on_close = Some(Box::new(close));
         self
     }
 
@@ -299,7 +293,7 @@ impl<S> Worker<S> {
         let (mut link, role, stop, parent) = attach::attach()?.into_parts();
         let owner = link.owner.take();
         let refusal = attach::Refusal::of(parent.socket());
-        let served = serve::run(link, &role, &stop, owner, self, || {
+        let served = serve::run(link, &role, &stop, owner, self.0, || {
             attach::Attached::confirm(parent, &stop)?;
             refusal.disarm();
             Ok(())
@@ -317,18 +311,18 @@ impl<S> Worker<S> {
         stop: &Arc<StopToken>,
     ) -> Result<()> {
         self.check()?;
-        serve::run(link, role, stop, None, self, || Ok(()))
+        serve::run(link, role, stop, None, self.0, || Ok(()))
     }
 
     /// Checks what [`Worker::serve`] refuses before it attaches.
     pub(crate) fn check(&self) -> Result<()> {
-        self.handlers.check()
+        self.0.handlers.check()
     }
 }
 
 impl<S> fmt::Debug for Worker<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds: Vec<Kind> = self.handlers.kinds().collect();
+        let kinds: Vec<Kind> = self.0.handlers.kinds().collect();
         f.debug_struct("Worker").field("kinds", &kinds).finish_non_exhaustive()
     }
 }

@@ -8,7 +8,9 @@ use crate::protocol::RoleConfig;
 use crate::protocol::health::WorkerState;
 use crate::shm::layout::as_usize;
 use crate::shm::region::OwnU32;
-use crate::worker::cancel::Signals;
+use crate::worker::cancel::{AbortFlag, Signals};
+use crate::worker::handler_error::HandlerError;
+use crate::worker::handlers::Handlers;
 use crate::worker::health::{HealthThread, LastError};
 use crate::worker::inbox::Inbox;
 use crate::worker::panics::catch;
@@ -16,7 +18,16 @@ use crate::worker::reply_sink::ReplySink;
 use crate::worker::serial::SerialServer;
 use crate::worker::status::StatusWriter;
 use crate::worker::stop_token::StopToken;
-use crate::worker::{Build, Worker};
+
+type Build<S> = Box<dyn FnOnce(&RoleConfig) -> std::result::Result<S, HandlerError>>;
+
+/// What the host has said of its worker.
+pub(super) struct Definition<S> {
+    pub(super) build: Build<S>,
+    pub(super) handlers: Handlers<S>,
+    pub(super) on_close: Option<Box<dyn FnOnce(S)>>,
+    pub(super) abort_flags: Vec<AbortFlag>,
+}
 
 /// Serves an attached channel to its end. `confirm` tells the parent that the worker is
 /// attached, once its health thread owns the owner word.
@@ -25,7 +36,7 @@ pub(super) fn run<S>(
     role: &RoleConfig,
     stop: &Arc<StopToken>,
     owner: Option<OwnU32>,
-    worker: Worker<S>,
+    definition: Definition<S>,
     confirm: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let WorkerLink { data, health, words, header, .. } = link;
@@ -37,7 +48,7 @@ pub(super) fn run<S>(
     let health = HealthThread::start(health, owner, report, told, Arc::clone(stop))?;
     confirm()?;
 
-    let Worker { build, handlers, on_close, abort_flags } = worker;
+    let Definition { build, handlers, on_close, abort_flags } = definition;
     abort_flags.iter().for_each(|flag| flag.connect(&signals));
     let mut inbox = Inbox::new(data.consumer, as_usize(header.max_message));
     let mut sink =
