@@ -1,9 +1,9 @@
-//! Little-endian fields one after another: the form of every message that is not a
-//! payload of the application's.
+//! The form of every message that is not a payload of the application's: little-endian fields,
+//! one after another.
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Appends fields.
+/// Writes fields.
 #[derive(Debug, Default)]
 pub(crate) struct Writer(Vec<u8>);
 
@@ -18,7 +18,7 @@ impl Writer {
         self
     }
 
-    /// A length and so many bytes.
+    /// Writes a length and the bytes.
     pub(crate) fn bytes(&mut self, value: &[u8]) -> &mut Self {
         self.u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
         self.0.extend_from_slice(value);
@@ -34,7 +34,7 @@ impl Writer {
     }
 }
 
-/// Takes fields out; every length is checked against what is there.
+/// Reads fields. Every length is checked against the bytes that are left.
 #[derive(Debug)]
 pub(crate) struct Reader<'a>(&'a [u8]);
 
@@ -64,13 +64,13 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
-    /// Text that another process wrote: whatever is no UTF-8 is replaced.
+    /// Reads text that another process wrote. What is not UTF-8 is replaced.
     pub(crate) fn text(&mut self) -> Result<String> {
         self.bytes().map(|bytes| String::from_utf8_lossy(bytes).into_owned())
     }
 }
 
-/// As much of the text as `most` bytes hold, in whole characters.
+/// Returns the front of the text that fits `most` bytes, in whole characters.
 pub(crate) fn cut(text: &str, most: usize) -> &str {
     let mut end = most.min(text.len());
     while !text.is_char_boundary(end) {
@@ -81,7 +81,7 @@ pub(crate) fn cut(text: &str, most: usize) -> &str {
 
 #[cold]
 fn short() -> Error {
-    Error::new(ErrorKind::Protocol, "message ends before its last field")
+    Error::new(ErrorKind::Protocol, "a message ends before its last field")
 }
 
 #[cfg(test)]

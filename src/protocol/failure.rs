@@ -1,16 +1,18 @@
-//! An error frame: what a handler's failure looks like on the wire.
+//! The payload of an error frame: the failure of a handler or of the session's builder.
 //!
-//! Fields, see [`wire`](super::codec): type name, message, backtrace, then the number
-//! of sources and each of them, outermost first.
+//! Its fields, in the form of [`codec`](super::codec), are the type name, the message, the
+//! backtrace, the number of sources, and each source, outermost first.
 
 use crate::error::{Result, WorkerFailure};
 use crate::protocol::codec::{Reader, Writer, cut};
 
+/// The most sources that are sent.
 const MAX_SOURCES: usize = 32;
+/// Bytes of the lengths and the number of sources.
 const FIELDS: usize = 4 * 4;
 
-/// Encodes `failure` in at most `cap` bytes. What does not fit is cut: first the
-/// backtrace, then the sources, then the message.
+/// Encodes `failure` in at most `cap` bytes. What does not fit is cut: first the backtrace, then
+/// the sources, then the message.
 pub(crate) fn encode(failure: &WorkerFailure, cap: usize) -> Vec<u8> {
     let mut room = cap.saturating_sub(FIELDS);
     let mut take = |text: &str, most: usize| -> String {
@@ -23,7 +25,7 @@ pub(crate) fn encode(failure: &WorkerFailure, cap: usize) -> Vec<u8> {
     let mut sources = Vec::new();
     for source in failure.sources.iter().take(MAX_SOURCES) {
         let text = take(source, cap / 8);
-        // Its length field; a source that no longer fits ends the list.
+        // Room for the length field. A source that does not fit any more ends the list.
         if take("....", 4).len() < 4 {
             break;
         }
@@ -41,7 +43,7 @@ pub(crate) fn encode(failure: &WorkerFailure, cap: usize) -> Vec<u8> {
     writer.finish()
 }
 
-/// Decodes a private copy of an error frame's payload.
+/// Decodes a copy of an error frame's payload, which the peer cannot change.
 pub(crate) fn decode(bytes: &[u8]) -> Result<WorkerFailure> {
     let mut reader = Reader::new(bytes);
     let mut failure = WorkerFailure {

@@ -1,4 +1,4 @@
-//! What a worker says of itself: in a pong, and in the status line of its region.
+//! A worker's report of itself, in a pong and in the status line of its region.
 
 use std::time::Duration;
 
@@ -9,26 +9,27 @@ use crate::protocol::codec::{Reader, Writer, cut};
 use crate::sync::Ordering;
 use crate::sys::clock;
 
-/// What a worker is doing.
+/// What a worker does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WorkerState {
-    /// It builds its session.
+    /// The worker builds its session.
     Starting,
-    /// It waits for a request.
+    /// The worker waits for a request.
     Idle,
     /// A handler runs.
     Busy,
-    /// A handler waits until the reader of its stream has taken more.
+    /// A handler runs, and waits until the reader of its stream has taken more.
     AwaitingCredit,
-    /// It ends.
+    /// The worker ends.
     Stopping,
-    /// It wrote a number that is none of these.
+    /// The worker wrote a state that this version does not know.
     Unknown,
 }
 
-/// The code between a request's last frame and the return of its handler, which hosts see as
-/// [`WorkerState::Idle`]: the request is done, but the worker takes no other one yet.
+/// The code of the state between a request's last frame and the return of its handler: the
+/// request is done, but the worker takes no other one yet. Hosts see it as
+/// [`WorkerState::Idle`].
 pub(crate) const ANSWERED: u32 = 5;
 
 impl WorkerState {
@@ -60,25 +61,30 @@ impl WorkerState {
     }
 }
 
-/// A worker's health, as it reports it: the truth of it is the worker's.
+/// A worker's health, as the worker itself reports it. Nothing else checks these numbers.
+///
+/// [`Channel::ping`](crate::Channel::ping) asks the worker for it, and so also tells whether the
+/// worker answers. [`Channel::health`](crate::Channel::health) reads what the worker wrote last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
-    /// What it is doing.
+    /// What the worker does.
     pub state: WorkerState,
-    /// The request that its handler works on.
+    /// The request that a handler works on; `None` if no handler runs.
     pub current_request: Option<RequestId>,
-    /// For how long it has been at it.
+    /// How long the handler has been at it; `None` if no handler runs.
     pub busy_for: Option<Duration>,
-    /// Whatever the handlers count with `Request::set_progress`.
+    /// The number that a handler gave last to
+    /// [`Request::set_progress`](crate::worker::Request::set_progress); 0 before.
     pub progress: u64,
-    /// Requests finished since the start, failed ones included.
+    /// How many requests were finished since the start, failed ones included.
     pub requests_served: u64,
-    /// Payload bytes of all requests.
+    /// Payload bytes of all requests so far.
     pub bytes_received: u64,
-    /// Payload bytes of all replies and chunks.
+    /// Payload bytes of all replies and chunks so far.
     pub bytes_sent: u64,
-    /// The message of the last error that a handler ended with.
+    /// The message of the last error that a handler ended with, cut to fit; `None` before the
+    /// first, and from [`Channel::health`](crate::Channel::health).
     pub last_error: Option<String>,
 }
 
@@ -86,7 +92,7 @@ pub struct Health {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Status {
     pub(crate) state: u32,
-    /// The request that was begun last; it is served while the state says so.
+    /// The request that was begun last. It is being served only while the state says so.
     pub(crate) current: u64,
     pub(crate) busy_since: u64,
     pub(crate) progress: u64,
@@ -96,7 +102,7 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    /// A pong's payload, of at most `most` bytes, for which the error is cut.
+    /// Encodes a pong's payload in at most `most` bytes, for which the error is cut.
     pub(crate) fn encode(&self, last_error: &str, most: usize) -> Vec<u8> {
         let mut writer = Writer::default();
         writer.u32(self.state).u64(self.current).u64(self.busy_since).u64(self.progress);
@@ -129,7 +135,7 @@ impl StatusLine for StatusWords {
     }
 }
 
-/// Decodes a private copy of a pong's payload.
+/// Decodes a copy of a pong's payload, which the peer cannot change.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Health> {
     let mut reader = Reader::new(bytes);
     let status = Status {

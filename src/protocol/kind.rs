@@ -2,8 +2,11 @@
 
 use std::fmt;
 
-/// What a frame is. Codes below 32 belong to the protocol; from 32 on they name
-/// requests.
+/// What a frame is: for the application, what a request asks for.
+///
+/// Both sides agree on the kinds of their requests, by number ([`Kind::app`]) or by name
+/// ([`Kind::named`]). A kind is a code of 16 bits: codes below 32 belong to the protocol, the
+/// others are kinds of requests.
 ///
 /// ```
 /// use slipring::Kind;
@@ -22,15 +25,17 @@ const APP: u16 = 0x0100;
 const NAMED: u16 = 0x8000;
 
 impl Kind {
-    /// Are you there? Health ring only.
+    /// Asks for the worker's health. Of the protocol: [`Channel::ping`](crate::Channel::ping)
+    /// sends it.
     pub const PING: Self = Self(1);
-    /// The answer to a ping, with a [`Health`](crate::Health) report.
+    /// Answers a ping, with a [`Health`](crate::Health) report.
     pub const PONG: Self = Self(2);
-    /// End, please. Health ring only.
+    /// Tells the worker to end. Of the protocol: [`Channel::close`](crate::Channel::close)
+    /// sends it.
     pub const SHUTDOWN: Self = Self(3);
-    /// The answer to a shutdown.
+    /// Answers a shutdown.
     pub const ACK: Self = Self(4);
-    /// The one reply of a call.
+    /// The one reply to a call.
     pub const RESULT: Self = Self(5);
     /// The request failed in its handler.
     pub const ERROR: Self = Self(6);
@@ -38,9 +43,10 @@ impl Kind {
     pub const CHUNK: Self = Self(7);
     /// The end of a stream.
     pub const END: Self = Self(8);
-    /// The request was cancelled; nothing more comes of it.
+    /// The request was cancelled. Nothing more comes of it.
     pub const CANCEL: Self = Self(9);
-    /// Answered, with an empty result, as soon as the session is built.
+    /// Asks whether the session is built. The library answers, with an empty result, once it
+    /// is.
     pub const READY: Self = Self(10);
 
     /// A batch of texts, answered with a matrix.
@@ -52,7 +58,7 @@ impl Kind {
     /// A document, answered with one chunk a page.
     pub const VISION: Self = Self(35);
 
-    /// The application's kind number `n`, of which there are 32,512.
+    /// Returns the application's kind number `n`. There are 32,512 of them.
     ///
     /// # Panics
     ///
@@ -63,9 +69,9 @@ impl Kind {
         Self(APP + n)
     }
 
-    /// The application's kind with this name: a code made from the FNV-1a hash of the
-    /// name, so that both sides need only agree on the name. Two names of one program
-    /// can collide (1 in 32,768); the worker refuses to register the second.
+    /// Returns the application's kind with this name. Its code is made from the FNV-1a hash of
+    /// the name, so that both sides need to agree on the name alone. Two names can have the same
+    /// code (1 in 32,768); a worker refuses to serve two such names.
     #[must_use]
     pub const fn named(name: &str) -> Self {
         let mut hash: u32 = 0x811c_9dc5;
@@ -81,7 +87,7 @@ impl Kind {
         Self(NAMED | folded)
     }
 
-    /// The code on the wire.
+    /// Returns the code of the kind, as it lies in shared memory.
     #[must_use]
     pub const fn code(self) -> u16 {
         self.0
@@ -91,7 +97,7 @@ impl Kind {
         Self(code)
     }
 
-    /// Whether a request may be of this kind.
+    /// Returns whether a request may be of this kind.
     #[must_use]
     pub fn is_request(self) -> bool {
         self.0 >= 32 || self == Self::READY
@@ -129,16 +135,17 @@ impl fmt::Debug for Kind {
     }
 }
 
-/// In the aux word of a cancel frame: the deadline had passed before the request was begun.
+/// The auxiliary word of a cancel frame whose request's deadline had passed before the request
+/// was begun.
 pub(crate) const EXPIRED: u64 = 1;
 
 /// Flags in a frame's header.
 pub(crate) mod flags {
-    /// The request wants a stream of chunks.
+    /// The caller of the request reads a stream of chunks.
     pub(crate) const STREAM: u16 = 1;
     /// More frames of the same message follow.
     pub(crate) const MORE: u16 = 2;
-    /// The frame goes on with a message that an earlier frame began.
+    /// The frame is a further piece of a message that an earlier frame began.
     pub(crate) const CONTINUED: u16 = 4;
     /// The request is taken back while its message is being sent.
     pub(crate) const ABANDONED: u16 = 8;

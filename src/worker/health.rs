@@ -1,5 +1,5 @@
-//! The worker's health thread: answers pings and shutdowns whatever the handlers do,
-//! and owns the word by which the parent learns of this process's end.
+//! The worker's health thread. It answers pings and shutdowns whatever the handlers do, and
+//! owns the word by which the parent learns of this process's end.
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::sys::clock::Deadline;
 use crate::sys::fork;
 use crate::worker::stop_token::StopToken;
 
-/// What the thread reports of the serving thread.
+/// Where the thread gets the numbers of a report from.
 pub(crate) trait Report: Send + 'static {
     fn status(&self) -> Status;
 }
@@ -28,7 +28,7 @@ pub(crate) trait Report: Send + 'static {
 #[derive(Debug)]
 pub(crate) struct HealthThread {
     thread: JoinHandle<()>,
-    /// Ends the thread itself, at the very end.
+    /// Ends the thread itself, when the worker is done.
     finish: Arc<StopToken>,
 }
 
@@ -48,7 +48,7 @@ impl LastError {
 }
 
 impl HealthThread {
-    /// Starts the thread and returns when it owns the word, if it is given one.
+    /// Starts the thread, and waits until it owns the word, if it is given one.
     pub(crate) fn start(
         health: Duplex,
         owner: Option<OwnU32>,
@@ -61,8 +61,8 @@ impl HealthThread {
         let thread = {
             let finish = Arc::clone(&finish);
             std::thread::Builder::new().name("slipring-health".to_owned()).spawn(move || {
-                // A host's signal handlers are for its own threads; if this cannot be had,
-                // they run here as well, which is no reason not to serve.
+                // A host's signal handlers are for its own threads. If the signals cannot be
+                // blocked the handlers run here as well, which is no reason not to serve.
                 let _ = limits::block_all_signals();
                 let Some(owner) = own(owner, &owned) else { return };
                 let (stop, finish) = (&*stop, &*finish);
@@ -81,26 +81,26 @@ impl HealthThread {
         }
     }
 
-    /// Ends the thread after it has given the word back.
+    /// Ends the thread, which gives the word back, and waits for its end.
     pub(crate) fn finish(self) {
         if fork::is_forked_child() {
-            // The thread is not here, and cannot be waited for.
+            // The child has no such thread to wait for.
             std::mem::forget(self.thread);
             return;
         }
         self.finish.set();
-        // It cannot panic, and there is nothing to do about it if it did.
+        // The thread does not panic, and if it did nothing could be done about it here.
         let _ = self.thread.join();
     }
 }
 
-/// Claims the word on this thread and says how it went.
+/// Claims the word on this thread, and sends how that went to `told`.
 #[expect(clippy::option_option, reason = "no owner is asked for in a worker thread of a test")]
 fn own(word: Option<OwnU32>, told: &SyncSender<Result<()>>) -> Option<Option<RobustFutex>> {
     let owner = word.map(RobustFutex::claim).transpose();
     let (owner, result) = match owner {
         Ok(owner) => (Some(owner), Ok(())),
-        // Some sandboxes have no robust futexes: the parent's pidfd stands in.
+        // Some sandboxes have no robust futexes. The parent has a pidfd besides.
         Err(error) if error.kind() == ErrorKind::Unsupported => {
             eprintln!("slipring worker: {error:#}; its death will be noticed later");
             (Some(None), Ok(()))
@@ -129,7 +129,8 @@ impl<R: Report> HealthServer<'_, R> {
                     Ok(Some(frame)) => frame.header(),
                     Ok(None) => continue,
                     Err(error) => {
-                        // Told to finish, or the parent wrote garbage: then end the worker too.
+                        // If the thread was not told to finish, the parent wrote what cannot
+                        // be. Then the worker ends too.
                         if !finish.is_set() {
                             eprintln!("slipring worker: health ring: {error:#}");
                             self.stop.set();
@@ -150,7 +151,7 @@ impl<R: Report> HealthServer<'_, R> {
                     self.stop.set();
                     answered
                 }
-                // A newer parent may know more kinds; it sees that no answer comes.
+                // A newer parent may know more kinds. It sees that no answer comes.
                 _ => Ok(()),
             };
             if answered.is_err() {
