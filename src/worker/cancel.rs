@@ -50,16 +50,19 @@ impl Signals {
         self.stop.is_set()
     }
 
+    #[inline]
     pub(super) fn check_stop(&self) -> Result<()> {
         self.stop.check()
     }
 
     /// Returns the alarm that is raised when the worker is to end. A cancel rings the bell.
+    #[inline]
     pub(super) fn alarm(&self) -> &Alarm {
         &self.stop.alarm
     }
 
     /// Returns how many bytes of a stream its reader has consumed.
+    #[inline]
     pub(super) fn credit(&self, request: u64) -> u64 {
         self.words.requests.credit(request)
     }

@@ -28,7 +28,10 @@ use crate::worker::cancel::GivenUp;
 /// }
 /// assert!(parse("").is_err() && parse("x").is_err() && parse("7").is_ok());
 /// ```
-pub struct HandlerError {
+pub struct HandlerError(Box<Repr>);
+
+/// Behind a pointer, so that the result of a handler that succeeds is moved at no cost.
+struct Repr {
     failure: WorkerFailure,
     cancel: Cancel,
 }
@@ -90,14 +93,14 @@ impl HandlerError {
     /// 32 of them reach the caller.
     #[must_use]
     pub fn with_source(mut self, message: impl Into<String>) -> Self {
-        self.failure.sources.push(message.into());
+        self.0.failure.sources.push(message.into());
         self
     }
 
     /// Puts this text in the place of the backtrace. It can have several lines.
     #[must_use]
     pub fn with_backtrace(mut self, backtrace: impl Into<String>) -> Self {
-        self.failure.backtrace = backtrace.into();
+        self.0.failure.backtrace = backtrace.into();
         self
     }
 
@@ -105,7 +108,7 @@ impl HandlerError {
     pub(super) fn panic(message: String, backtrace: String) -> Self {
         let type_name = "panic".to_owned();
         let failure = WorkerFailure { type_name, message, sources: Vec::new(), backtrace };
-        Self { failure, cancel: Cancel::No }
+        Self(Box::new(Repr { failure, cancel: Cancel::No }))
     }
 
     fn of(type_name: &str, error: &dyn std::error::Error, cancel: Cancel) -> Self {
@@ -115,7 +118,9 @@ impl HandlerError {
             sources.push(source.to_string());
             next = source.source();
         }
-        Self { cancel, ..Self::with(type_name.to_owned(), error.to_string(), sources) }
+        let mut made = Self::with(type_name.to_owned(), error.to_string(), sources);
+        made.0.cancel = cancel;
+        made
     }
 
     fn with(type_name: String, message: String, sources: Vec<String>) -> Self {
@@ -125,14 +130,14 @@ impl HandlerError {
             _ => String::new(),
         };
         let failure = WorkerFailure { type_name, message, sources, backtrace };
-        Self { failure, cancel: Cancel::No }
+        Self(Box::new(Repr { failure, cancel: Cancel::No }))
     }
 
     /// Whether the error says that this request of the worker's own is cancelled. A cancel of
     /// another request says so if `is_cancelled` does: a handler can pass a cancel on, and
     /// return the error which that gives it.
     pub(super) fn is_cancel_of(&self, request: u64, is_cancelled: impl FnOnce() -> bool) -> bool {
-        match self.cancel {
+        match self.0.cancel {
             Cancel::No => false,
             Cancel::Own(own) if own == request => true,
             Cancel::Own(_) | Cancel::Other => is_cancelled(),
@@ -141,17 +146,17 @@ impl HandlerError {
 
     /// Returns one line for the health report, of at most 512 bytes.
     pub(super) fn summary(&self) -> String {
-        cut(&self.failure.to_string(), 512).to_owned()
+        cut(&self.0.failure.to_string(), 512).to_owned()
     }
 
     pub(super) fn into_failure(self) -> WorkerFailure {
-        self.failure
+        self.0.failure
     }
 }
 
 impl fmt::Debug for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.failure.fmt(f)
+        self.0.failure.fmt(f)
     }
 }
 

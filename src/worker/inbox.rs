@@ -13,16 +13,6 @@ use crate::shm::bytes::PeerBytes;
 use crate::sys::clock::Deadline;
 use crate::worker::cancel::{Signals, cancelled};
 
-/// What the inbox hands out.
-#[derive(Debug)]
-pub(super) enum Incoming<'a> {
-    /// A whole request. Its header is that of its first frame.
-    Request(Header, PeerBytes<'a>),
-    /// The number of a request whose message will never be whole. The worker owes it a last
-    /// frame.
-    CutOff(u64),
-}
-
 /// The worker's end of the request ring.
 #[derive(Debug)]
 pub(super) struct Inbox {
@@ -54,9 +44,10 @@ impl Inbox {
         Self { consumer, collector, is_warm: false }
     }
 
-    /// Waits for the next frame and calls `serve` with each request that it makes whole or
-    /// ends. The request's bytes are lent until `serve` returns. `has_rung` says that the
-    /// parent slept when the last reply was sent.
+    /// Waits for the next frame, and calls `serve` with each request that it makes whole: the
+    /// header of the first frame, and the payload, which is lent until `serve` returns. A request
+    /// that will never be whole comes without a payload and with the flag ABANDONED: the worker
+    /// owes it a last frame. `has_rung` says that the parent slept when the last reply was sent.
     ///
     /// # Errors
     ///
@@ -67,14 +58,14 @@ impl Inbox {
         &mut self,
         signals: &Signals,
         has_rung: bool,
-        mut serve: impl FnMut(Incoming<'_>) -> Result<()>,
+        mut serve: impl FnMut(Header, PeerBytes<'_>) -> Result<()>,
     ) -> Result<()> {
         if !self.consumer.has_next() {
             // While there is nothing better to do, and not when the next request has come.
             self.consumer.publish();
         }
-        if let Some(request) = self.collector.give_up_if_cancelled(signals) {
-            return serve(Incoming::CutOff(request));
+        if let Some(given_up) = self.collector.give_up_if_cancelled(signals) {
+            return serve(given_up, PeerBytes::empty());
         }
         let Self { consumer, collector, is_warm } = self;
         let Some(mut frame) = wait(consumer, collector, signals, has_rung)? else { return Ok(()) };
@@ -89,22 +80,23 @@ impl Inbox {
             collector.pool.age();
             // Slots that are long free must not stay hidden while a handler runs.
             frame.publish_earlier();
-            return serve(Incoming::Request(header, frame.payload()));
+            return serve(header, frame.payload());
         }
         if let Some(cut_off) = collector.cut_off_by(header) {
-            serve(Incoming::CutOff(cut_off))?;
+            serve(cut_off, PeerBytes::empty())?;
         }
         let message = collector.add(header, frame.payload())?;
         drop(frame);
         let Some(Message { header, bytes }) = message else { return Ok(()) };
         consumer.publish();
-        let served = serve(Incoming::Request(header, PeerBytes::of(&bytes)));
+        let served = serve(header, PeerBytes::of(&bytes));
         collector.pool.give(bytes);
         served
     }
 }
 
 /// Waits for a frame. Returns `None` if the caller should look at the collector again.
+#[inline]
 fn wait<'c>(
     consumer: &'c mut Consumer,
     collector: &Collector,
@@ -122,12 +114,14 @@ fn wait<'c>(
     }
 }
 
+#[inline]
 fn check_flags(header: Header) -> Result<()> {
-    let flags = header.flags;
-    if flags & !flags::REQUEST != 0 {
-        return Err(Error::corrupt(format!("a request with flags {flags:#x}")));
-    }
-    Ok(())
+    if header.flags & !flags::REQUEST == 0 { Ok(()) } else { Err(unknown_flags(header)) }
+}
+
+#[cold]
+fn unknown_flags(header: Header) -> Error {
+    Error::corrupt(format!("a request with flags {:#x}", header.flags))
 }
 
 impl Collector {
@@ -140,25 +134,29 @@ impl Collector {
         }
     }
 
-    /// Gives up the message that is being collected if its request is cancelled, and returns
-    /// its number. The sender may have had no room for the frame that takes the message back,
-    /// and would wait without end for the last frame of the request.
-    fn give_up_if_cancelled(&mut self, signals: &Signals) -> Option<u64> {
-        self.assembler.request().filter(|request| signals.is_given_up(*request))?;
-        self.give_up()
+    /// Gives up the message that is being collected if its request is cancelled. The sender may
+    /// have had no room for the frame that takes the message back, and would wait without end
+    /// for the last frame of the request.
+    #[inline]
+    fn give_up_if_cancelled(&mut self, signals: &Signals) -> Option<Header> {
+        match self.assembler.request() {
+            Some(request) if signals.is_given_up(request) => self.give_up(),
+            _ => None,
+        }
     }
 
     /// Gives up the message that is being collected if this piece begins another one.
-    fn cut_off_by(&mut self, header: Header) -> Option<u64> {
+    fn cut_off_by(&mut self, header: Header) -> Option<Header> {
         if Assembler::is_continued(header) { None } else { self.give_up() }
     }
 
     #[cold]
-    fn give_up(&mut self) -> Option<u64> {
-        let Message { header, bytes } = self.assembler.take()?;
+    fn give_up(&mut self) -> Option<Header> {
+        let Message { mut header, bytes } = self.assembler.take()?;
         self.pool.give(bytes);
         self.given_up = Some(header.request);
-        self.given_up
+        header.flags |= flags::ABANDONED;
+        Some(header)
     }
 
     /// Adds a piece; returns the message when it is whole.
@@ -192,7 +190,8 @@ mod tests {
         };
         add(&mut collector, flags::MORE, 1, b"ab").unwrap();
         assert_eq!(collector.cut_off_by(piece(flags::MORE | flags::CONTINUED, 1)), None);
-        assert_eq!(collector.cut_off_by(piece(flags::MORE, 2)), Some(1));
+        let back = piece(flags::MORE | flags::ABANDONED, 1);
+        assert_eq!(collector.cut_off_by(piece(flags::MORE, 2)), Some(back));
         add(&mut collector, flags::MORE, 2, b"cd").unwrap();
         for flags in [flags::MORE | flags::CONTINUED, flags::CONTINUED] {
             assert!(add(&mut collector, flags, 1, b"late").unwrap().is_none());

@@ -12,7 +12,7 @@ use crate::worker::cancel::Signals;
 use crate::worker::handler_error::HandlerError;
 use crate::worker::handlers::Handlers;
 use crate::worker::health::LastError;
-use crate::worker::inbox::{Inbox, Incoming};
+use crate::worker::inbox::Inbox;
 use crate::worker::panics::catch;
 use crate::worker::reply_sink::{ReplySink, ReplyState};
 use crate::worker::request::Request;
@@ -36,23 +36,14 @@ impl<S> SerialServer<'_, S> {
             // Only now: a handler may go on after its answer.
             self.status.set_state(WorkerState::Idle);
             let (signals, has_rung) = (self.signals, self.sink.has_rung());
-            match inbox.receive(signals, has_rung, |incoming| self.serve(incoming)) {
+            match inbox.receive(signals, has_rung, |header, payload| self.request(header, payload))
+            {
                 // The stop has ended a wait.
                 Err(_) if self.signals.is_stopping() => {}
                 served => served?,
             }
         }
         Ok(())
-    }
-
-    fn serve(&mut self, incoming: Incoming<'_>) -> Result<()> {
-        match incoming {
-            Incoming::Request(header, payload) => self.request(header, payload),
-            Incoming::CutOff(request) => {
-                let mut state = self.sink.begin(request);
-                self.sink.cancel(&mut state)
-            }
-        }
     }
 
     /// Serves one request to its last frame.
@@ -122,6 +113,7 @@ impl<S> SerialServer<'_, S> {
 
 /// The time, as exactly as is needed to tell whether the deadline has passed: a look at a
 /// cheap clock is enough for nearly all deadlines.
+#[inline]
 fn now_for(deadline: Deadline) -> u64 {
     let now = coarse_now_ns();
     if deadline.is_before(now + COARSE_NS) { now_ns() } else { now }

@@ -17,6 +17,7 @@ impl StatusWriter {
         Self(words)
     }
 
+    #[inline]
     pub(super) fn set_state(&self, state: WorkerState) {
         self.0.state.store(state.code(), Ordering::Relaxed);
     }
@@ -32,6 +33,7 @@ impl StatusWriter {
 
     /// Notes that a handler is about to be called. The number of the request stays until the
     /// next request begins.
+    #[inline]
     pub(super) fn begin(&self, request: u64, now: u64) {
         let words = &self.0;
         words.busy_since.store(now, Ordering::Relaxed);
@@ -43,11 +45,13 @@ impl StatusWriter {
         fence(Ordering::Release);
     }
 
+    #[inline]
     pub(super) fn received(&self, bytes: usize) {
         let sum = self.0.bytes_in.load(Ordering::Relaxed).wrapping_add(as_u64(bytes));
         self.0.bytes_in.store(sum, Ordering::Relaxed);
     }
 
+    #[inline]
     pub(super) fn sent(&self, bytes: usize) {
         let sum = self.0.bytes_out.load(Ordering::Relaxed).wrapping_add(as_u64(bytes));
         self.0.bytes_out.store(sum, Ordering::Relaxed);
@@ -56,6 +60,7 @@ impl StatusWriter {
     /// Notes that a request is done, just before its last frame is published: a parent that has
     /// seen that frame sees a status in which the request is done. If the worker ends before
     /// the frame is published, the number of the request still tells that it was begun.
+    #[inline]
     pub(super) fn answered(&self) {
         let words = &self.0;
         words.served.store(words.served.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);

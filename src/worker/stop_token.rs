@@ -46,10 +46,13 @@ impl StopToken {
     }
 
     /// Returns [`ErrorKind::Closed`] if the token is set.
+    #[inline]
     pub(crate) fn check(&self) -> Result<()> {
-        if self.is_set() {
-            return Err(Error::new(ErrorKind::Closed, "the worker was told to end"));
-        }
-        Ok(())
+        if self.is_set() { Err(told_to_end()) } else { Ok(()) }
     }
+}
+
+#[cold]
+fn told_to_end() -> Error {
+    Error::new(ErrorKind::Closed, "the worker was told to end")
 }
