@@ -117,7 +117,7 @@ mod tests {
     }
 
     fn assert_corrupt(added: Result<Option<Message>>) {
-        assert_eq!(added.unwrap_err().kind(), ErrorKind::PeerCorrupt);
+        assert_eq!(added.err().map(|error| error.kind()), Some(ErrorKind::PeerCorrupt));
     }
 
     #[test]

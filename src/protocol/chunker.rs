@@ -175,17 +175,18 @@ mod tests {
     /// Flags besides that of the message, and the bytes.
     type Sent = Vec<(u16, Vec<u8>)>;
 
-    fn note(sent: &mut Sent, piece: Piece<'_>) {
+    fn note(sent: &mut Sent, piece: Piece<'_>) -> Result<()> {
         let Header { kind, flags, request, aux, .. } = piece.header;
         assert_eq!((kind, request, aux), (40, 7, 9));
         assert_ne!(flags & flags::STREAM, 0, "the message's own flag");
         sent.push((flags & !flags::STREAM, piece.bytes.to_vec()));
+        Ok(())
     }
 
     fn cut(message: &[u8], longest: usize) -> Sent {
         let (mut chunker, mut sent) = (Chunker::new(header()), Vec::new());
         while let Some(piece) = chunker.next_piece(message, longest) {
-            note(&mut sent, piece);
+            let _ = note(&mut sent, piece);
             chunker.piece_sent(piece.bytes.len());
         }
         assert_eq!(chunker.sent(), message.len());
@@ -227,16 +228,16 @@ mod tests {
         for step in 1..9 {
             let (mut buffer, mut sent) = (PieceBuffer::new(header(), 3, 8), Vec::new());
             for bytes in b"abcdefgh".chunks(step) {
-                buffer.push(bytes, |piece| Ok(note(&mut sent, piece))).unwrap();
+                buffer.push(bytes, |piece| note(&mut sent, piece)).unwrap();
             }
             assert_eq!(sent.len(), 2, "full pieces");
             assert_eq!(buffer.chunker().sent(), 6);
-            buffer.finish(|piece| Ok(note(&mut sent, piece))).unwrap();
+            buffer.finish(|piece| note(&mut sent, piece)).unwrap();
             assert_eq!(sent, cut(b"abcdefgh", 3), "{step}");
         }
         let (mut buffer, mut sent) = (PieceBuffer::new(header(), 3, 8), Vec::new());
         buffer.push(b"abc", |_| panic!("it may be the last piece")).unwrap();
-        buffer.finish(|piece| Ok(note(&mut sent, piece))).unwrap();
+        buffer.finish(|piece| note(&mut sent, piece)).unwrap();
         assert_eq!(sent, [(0, b"abc".to_vec())], "one frame");
     }
 
@@ -247,7 +248,7 @@ mod tests {
         let error = buffer.push(b"cdef", |_| panic!("nothing is sent")).unwrap_err();
         assert_eq!((error.kind(), error.too_large_by()), (ErrorKind::TooLarge, Some((6, 5))));
         let mut sent = Vec::new();
-        buffer.finish(|piece| Ok(note(&mut sent, piece))).unwrap();
+        buffer.finish(|piece| note(&mut sent, piece)).unwrap();
         assert_eq!(sent, [(0, b"ab".to_vec())]);
     }
 
@@ -257,8 +258,8 @@ mod tests {
         let failing = |_: Piece<'_>| Err(Error::new(ErrorKind::Timeout, ""));
         assert!(buffer.push(b"abc", failing).is_err());
         let mut sent = Vec::new();
-        buffer.push(b"d", |piece| Ok(note(&mut sent, piece))).unwrap();
-        buffer.finish(|piece| Ok(note(&mut sent, piece))).unwrap();
+        buffer.push(b"d", |piece| note(&mut sent, piece)).unwrap();
+        buffer.finish(|piece| note(&mut sent, piece)).unwrap();
         // The byte that the failed write had left is not in it, as its error said.
         assert_eq!(sent, [(MORE, b"ab".to_vec()), (CONTINUED, b"d".to_vec())]);
     }

@@ -49,5 +49,7 @@ mod tasks_dropped;
 mod tasks_scale;
 #[cfg(all(feature = "tracing", feature = "testing"))]
 mod tracing_spans;
+#[cfg(feature = "testing")]
+mod worker_api;
 
 common::worker_entry!();

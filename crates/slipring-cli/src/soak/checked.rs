@@ -148,7 +148,7 @@ fn accept(seen: &mut HashMap<u64, u64>, bytes: &[u8]) -> Result<(u64, u64), Hand
 }
 
 fn fault(name: &str, message: impl Into<String>) -> HandlerError {
-    HandlerError::new(&format!("soak::{name}"), message)
+    HandlerError::new(format!("soak::{name}"), message)
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! What handlers and hosts of other languages are given: a fallback, errors of their own, text,
 //! readers, tokens and flags that need no request.
-#![cfg(feature = "testing")]
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::io::{Read, Write};
 use std::sync::mpsc;
