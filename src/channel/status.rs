@@ -37,7 +37,7 @@ impl WorkerStatus {
     /// it is serving it.
     #[cold]
     pub(super) fn begun_at(&self, request: u64) -> Option<u64> {
-        // Pairs with the Release store in the worker's `Serving::handle`: the time is that of
+        // Pairs with the Release store in the worker's `StatusWriter::begin`: the time is that of
         // this request, or of a later one, and then this one's last frame is in the ring.
         let is_begun = self.0.current.load(Ordering::Acquire) == request;
         is_begun.then(|| self.0.busy_since.load(Ordering::Relaxed).min(now_ns()))

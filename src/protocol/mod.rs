@@ -6,7 +6,6 @@
 pub(crate) mod assembler;
 pub(crate) mod blob;
 pub(crate) mod buffer_pool;
-#[allow(dead_code, reason = "the channel is to use all of it")]
 pub(crate) mod chunker;
 pub(crate) mod codec;
 pub(crate) mod failure;

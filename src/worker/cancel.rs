@@ -154,7 +154,7 @@ impl fmt::Debug for CancelToken {
 /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
 /// channel.call(Kind::app(0), "", Duration::from_secs(10))?;
 /// assert!(!flag.is_set());
-/// channel.cancel();
+/// channel.abort();
 /// assert!(flag.is_set());
 /// # Ok(())
 /// # }

@@ -37,7 +37,7 @@ impl StatusWriter {
     pub(super) fn begin(&self, request: u64, now: u64) {
         let words = &self.0;
         words.busy_since.store(now, Ordering::Relaxed);
-        // Pairs with the Acquire load in `Engine::begun_at`, for `busy_since`.
+        // Pairs with the Acquire load in `WorkerStatus::begun_at`, for `busy_since`.
         words.current.store(request, Ordering::Release);
         words.state.store(WorkerState::Busy.code(), Ordering::Relaxed);
         // Before anything that the handler does: if this process ends, the parent must find

@@ -137,7 +137,7 @@ fn a_cancel_token_tells_of_the_abort_flag_and_of_the_workers_end() {
     let channel = spawn(move || token_worker(give));
     let pending = channel.submit(ONE, "", LONG).unwrap();
     let token = tokens.recv().unwrap();
-    channel.cancel();
+    channel.abort();
     assert_eq!(pending.wait().unwrap_err().kind(), ErrorKind::Cancelled);
     channel.clear_abort();
     assert!(!token.is_cancelled(), "only the flag was set");
@@ -168,7 +168,7 @@ fn the_abort_flag_is_told_to_the_sessions_builder_and_other_threads() {
             Ok(responder.send(&format!("{session}, {}", request.is_aborted()))?)
         })
     });
-    channel.cancel();
+    channel.abort();
     assert_eq!(call(&channel, ONE, b""), b"was aborted, true");
     assert!(flag.is_set() && second.is_set());
     channel.clear_abort();
