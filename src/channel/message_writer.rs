@@ -84,6 +84,36 @@ impl Drop for PartialMessage<'_> {
 
 /// A request that is being written, from [`Channel::write`](crate::Channel::write). Dropping it
 /// takes the request back.
+///
+/// ```
+/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+/// # use std::time::Duration;
+/// # const ECHO: Kind = Kind::named("echo");
+/// # const COUNT: Kind = Kind::named("count");
+/// # const WAIT: Kind = Kind::named("wait");
+/// # let make = || Worker::new(|_| Ok(()))
+/// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+/// #     .on(COUNT, |(), _, responder| {
+/// #         let mut chunks = responder.stream();
+/// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
+/// #         Ok(chunks.end()?)
+/// #     })
+/// #     .on(WAIT, |(), request, _| loop {
+/// #         request.check_cancelled()?;
+/// #         std::thread::sleep(Duration::from_millis(1));
+/// #     });
+/// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+/// # let timeout = Duration::from_secs(10);
+/// let mut writer = channel.write(ECHO, timeout)?;
+/// writer.push(b"in ")?;
+/// writer.push(b"parts")?;
+/// let reply = writer.finish()?.wait()?;
+/// assert_eq!(reply.to_vec(), b"in parts");
+/// # channel.close(timeout)?;
+/// # Ok(()) }
+/// # #[cfg(not(feature = "testing"))] fn main() {}
+/// ```
 #[derive(Debug)]
 #[must_use = "a message that is not finished is taken back"]
 pub struct MessageWriter<'a> {

@@ -82,15 +82,64 @@ pub(crate) use task_wait::{Looked, RoomWait, TaskWait, descriptor_is_readable, r
 pub(crate) use timed_mutex::TimedGuard;
 pub(crate) use turn::check_open;
 
-/// The parent's handle on one worker. Any number of threads may use it at a time;
-/// requests are served in the order in which they were sent.
+/// The parent's handle on one worker.
 ///
-/// Dropping it does not block: the worker is told to end, and is terminated and
-/// reaped in the background if it does not.
+/// Any number of threads may use a channel at the same time. The worker serves **one request at
+/// a time**, in the order in which the requests were sent; the others wait. To serve more at
+/// once, start more workers.
 ///
-/// An operation that the worker's death ends returns [`ErrorKind::PeerDied`]. It may wait for
-/// the worker's exit status before: for at most 50 milliseconds, or what
+/// A [`Spawner`] starts a worker and returns its channel. Dropping the channel does not block:
+/// the worker is told to end, and is terminated and reaped in the background if it does not.
+/// [`Channel::close`] waits for that and tells how the worker ended.
+///
+/// | method | for |
+/// |---|---|
+/// | [`call`](Self::call) | one request, one reply |
+/// | [`submit`](Self::submit) | many requests in flight from one thread |
+/// | [`stream`](Self::stream) | a reply in many chunks, read as they come |
+/// | [`write`](Self::write) | a request whose length is not known before |
+/// | [`ping`](Self::ping), [`health`](Self::health) | what the worker does, also while it is busy |
+/// | [`abort`](Self::abort) | asks all handlers of the worker to stop |
+/// | [`wait_exit`](Self::wait_exit), [`close`](Self::close) | the worker's end |
+/// | [`read_ready`](Self::read_ready), [`poll_fd`](Self::poll_fd) | a host with a reactor of its own |
+///
+/// # Errors of a worker that has died
+///
+/// An operation that the worker's death ends returns [`ErrorKind::PeerDied`]. Before, it waits
+/// for the worker's exit status: for at most 50 milliseconds, or as long as
 /// [`Spawner::exit_status_timeout`] says, and never beyond its own timeout.
+///
+/// ```
+/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+/// # use std::time::Duration;
+/// # const ECHO: Kind = Kind::named("echo");
+/// # const COUNT: Kind = Kind::named("count");
+/// # const WAIT: Kind = Kind::named("wait");
+/// # let make = || Worker::new(|_| Ok(()))
+/// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+/// #     .on(COUNT, |(), _, responder| {
+/// #         let mut chunks = responder.stream();
+/// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
+/// #         Ok(chunks.end()?)
+/// #     })
+/// #     .on(WAIT, |(), request, _| loop {
+/// #         request.check_cancelled()?;
+/// #         std::thread::sleep(Duration::from_millis(1));
+/// #     });
+/// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+/// # let timeout = Duration::from_secs(10);
+/// use slipring::Channel;
+///
+/// fn shout(channel: &Channel, text: &str) -> slipring::Result<String> {
+///     channel.call(ECHO, text, Duration::from_secs(1))?.text()
+/// }
+/// assert_eq!(shout(&channel, "hello")?, "hello");
+/// assert!(channel.is_alive());
+/// # channel.close(timeout)?;
+/// # Ok(()) }
+/// # #[cfg(not(feature = "testing"))] fn main() {}
+/// ```
 pub struct Channel {
     core: Arc<Core>,
     worker: WorkerHandle,
@@ -124,16 +173,43 @@ impl Channel {
 
     /// Sends a request and waits for its reply.
     ///
-    /// Blocks until the reply comes or `timeout` passes; [`Duration::MAX`] waits for
-    /// ever. The deadline travels with the request: a worker does not begin what nobody
-    /// waits for. After a timeout the request is given up, the worker is told, and a
-    /// late reply is dropped; the channel stays usable. It also stays usable after
-    /// [`ErrorKind::Worker`], [`ErrorKind::TooLarge`], [`ErrorKind::Cancelled`],
-    /// [`ErrorKind::Protocol`] and [`ErrorKind::TooManyInFlight`].
+    /// Blocks until the reply comes or `timeout` passes; see [Timeouts](crate#timeouts). The
+    /// deadline travels with the request: a worker does not begin a request whose deadline has
+    /// passed. After a timeout the request is given up, the worker is told, and a late reply is
+    /// dropped.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+    /// # use std::time::Duration;
+    /// # const ECHO: Kind = Kind::named("echo");
+    /// # const COUNT: Kind = Kind::named("count");
+    /// # const WAIT: Kind = Kind::named("wait");
+    /// # let make = || Worker::new(|_| Ok(()))
+    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+    /// #     .on(COUNT, |(), _, responder| {
+    /// #         let mut chunks = responder.stream();
+    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
+    /// #         Ok(chunks.end()?)
+    /// #     })
+    /// #     .on(WAIT, |(), request, _| loop {
+    /// #         request.check_cancelled()?;
+    /// #         std::thread::sleep(Duration::from_millis(1));
+    /// #     });
+    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// # let timeout = Duration::from_secs(10);
+    /// let reply = channel.call(ECHO, "hello", Duration::from_secs(1))?;
+    /// assert_eq!(reply.to_vec(), b"hello");
+    /// # channel.close(timeout)?;
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
     ///
     /// # Errors
     ///
-    /// What [`Channel::submit`] and [`Pending::wait`] say.
+    /// As [`Channel::submit`] and [`Pending::wait`]. The channel stays usable after
+    /// [`ErrorKind::Timeout`], [`ErrorKind::Worker`], [`ErrorKind::TooLarge`],
+    /// [`ErrorKind::Cancelled`], [`ErrorKind::Protocol`] and [`ErrorKind::TooManyInFlight`].
     pub fn call<P: Payload + ?Sized>(
         &self,
         kind: Kind,
@@ -147,9 +223,40 @@ impl Channel {
     /// Sends a request whose reply is awaited later. Many may be in flight, from any
     /// number of threads.
     ///
-    /// The payload is encoded straight into the ring; one that is longer than a frame
-    /// goes as a chain of frames. Blocks only while the request ring is full, for at
-    /// most `timeout`, which also bounds the wait for the reply.
+    /// Blocks only while the request ring is full, for at most `timeout`, which also bounds the
+    /// wait for the reply. A payload that is longer than a frame is sent in pieces, one such
+    /// payload at a time.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+    /// # use std::time::Duration;
+    /// # const ECHO: Kind = Kind::named("echo");
+    /// # const COUNT: Kind = Kind::named("count");
+    /// # const WAIT: Kind = Kind::named("wait");
+    /// # let make = || Worker::new(|_| Ok(()))
+    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+    /// #     .on(COUNT, |(), _, responder| {
+    /// #         let mut chunks = responder.stream();
+    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
+    /// #         Ok(chunks.end()?)
+    /// #     })
+    /// #     .on(WAIT, |(), request, _| loop {
+    /// #         request.check_cancelled()?;
+    /// #         std::thread::sleep(Duration::from_millis(1));
+    /// #     });
+    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// # let timeout = Duration::from_secs(10);
+    /// let pending: Vec<_> = (0..10_u8)
+    ///     .map(|number| channel.submit(ECHO, &[number][..], timeout))
+    ///     .collect::<Result<_, _>>()?;
+    /// for (number, pending) in (0..10_u8).zip(pending) {
+    ///     assert_eq!(pending.wait()?.to_vec(), [number]);
+    /// }
+    /// # channel.close(timeout)?;
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
     ///
     /// # Errors
     ///
@@ -171,13 +278,44 @@ impl Channel {
         Ok(Pending::new(Arc::clone(&self.core), sent, timeout, deadline))
     }
 
-    /// Begins a request whose payload is written bit by bit, and whose length need not be
-    /// known: it goes out in frames as it is written, in constant memory on this side,
-    /// and the worker's handler gets it whole. [`MessageWriter::finish`] gives the pending
-    /// reply. `timeout` bounds everything from here to the reply.
+    /// Begins a request whose payload is written bit by bit, and whose length need not be known.
     ///
-    /// One such message, or payload longer than a frame, is on its way at a time; short
-    /// requests of other threads pass it. Blocks while another one is.
+    /// The payload goes out as it is written, with one frame of memory on this side. The
+    /// worker's handler gets it whole. [`MessageWriter::finish`] returns the pending reply.
+    /// `timeout` bounds everything from here to the reply.
+    ///
+    /// One such request, or payload longer than a frame, is on its way at a time; short requests
+    /// of other threads pass it. Blocks while another one is on its way.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+    /// # use std::time::Duration;
+    /// # const ECHO: Kind = Kind::named("echo");
+    /// # const COUNT: Kind = Kind::named("count");
+    /// # const WAIT: Kind = Kind::named("wait");
+    /// # let make = || Worker::new(|_| Ok(()))
+    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+    /// #     .on(COUNT, |(), _, responder| {
+    /// #         let mut chunks = responder.stream();
+    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
+    /// #         Ok(chunks.end()?)
+    /// #     })
+    /// #     .on(WAIT, |(), request, _| loop {
+    /// #         request.check_cancelled()?;
+    /// #         std::thread::sleep(Duration::from_millis(1));
+    /// #     });
+    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// # let timeout = Duration::from_secs(10);
+    /// let mut writer = channel.write(ECHO, timeout)?;
+    /// for word in ["no ", "length ", "is ", "known"] {
+    ///     writer.push(word.as_bytes())?;
+    /// }
+    /// assert_eq!(writer.finish()?.wait()?.to_vec(), b"no length is known");
+    /// # channel.close(timeout)?;
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
     ///
     /// # Errors
     ///
@@ -188,15 +326,41 @@ impl Channel {
 
     /// Sends a request and returns the stream of its chunks.
     ///
-    /// `timeouts` is the longest gap between two chunks, a [`Duration`], or
-    /// [`StreamTimeouts`]. A longer gap, while the reader waits and after the worker has
-    /// begun the request, ends the stream as [`ErrorKind::Stalled`], and so does a worker that
-    /// has no other request and does not begin this one in that time;
-    /// [`DEFAULT_CHUNK_TIMEOUT`] is a good value. A request that the worker has not begun
-    /// within the queue timeout ends as [`ErrorKind::Timeout`]. A reader that does not read
-    /// costs at most the configured stream window of memory, and its worker waits; other
-    /// requests wait behind it and time out with an error that says so. Blocks as
+    /// `timeouts` is the longest gap between two chunks, a [`Duration`], or [`StreamTimeouts`],
+    /// which has the queue timeout, too. [`DEFAULT_CHUNK_TIMEOUT`] is a good value. The gap counts
+    /// while the reader waits, and from when the worker has begun the request. Blocks as
     /// [`Channel::submit`] does, for at most the queue timeout.
+    ///
+    /// A stream that is not read costs at most [`Config::stream_window`] bytes. Then its worker
+    /// waits, and the requests behind it, too: they time out with an error that says so.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+    /// # use std::time::Duration;
+    /// # const ECHO: Kind = Kind::named("echo");
+    /// # const COUNT: Kind = Kind::named("count");
+    /// # const WAIT: Kind = Kind::named("wait");
+    /// # let make = || Worker::new(|_| Ok(()))
+    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+    /// #     .on(COUNT, |(), _, responder| {
+    /// #         let mut chunks = responder.stream();
+    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
+    /// #         Ok(chunks.end()?)
+    /// #     })
+    /// #     .on(WAIT, |(), request, _| loop {
+    /// #         request.check_cancelled()?;
+    /// #         std::thread::sleep(Duration::from_millis(1));
+    /// #     });
+    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// # let timeout = Duration::from_secs(10);
+    /// let stream = channel.stream(COUNT, "", Duration::from_secs(5))?;
+    /// let chunks = stream.map(|chunk| chunk?.text()).collect::<Result<Vec<_>, _>>()?;
+    /// assert_eq!(chunks, ["one", "two", "three"]);
+    /// # channel.close(timeout)?;
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
     ///
     /// # Errors
     ///
@@ -215,8 +379,8 @@ impl Channel {
     }
 
     /// Waits until the worker has built its session. Blocks for at most `timeout`. The first
-    /// time, both sides meanwhile enter the rings' pages in their page tables, which otherwise
-    /// costs a fault at the first use of each page.
+    /// time, both sides meanwhile touch the memory of the rings, which otherwise costs a page
+    /// fault at the first use of each page.
     ///
     /// # Errors
     ///
@@ -232,20 +396,53 @@ impl Channel {
         turn::prefault(&self.core);
     }
 
-    /// Asks the worker's health thread how it is, over rings of their own: works while
-    /// a handler runs or the data rings are full. Blocks for at most `timeout`.
+    /// Asks a thread of the worker's for a report. The thread answers while a handler runs and
+    /// while the rings of requests are full. Blocks for at most `timeout`.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+    /// # use std::time::Duration;
+    /// # const ECHO: Kind = Kind::named("echo");
+    /// # const COUNT: Kind = Kind::named("count");
+    /// # const WAIT: Kind = Kind::named("wait");
+    /// # let make = || Worker::new(|_| Ok(()))
+    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+    /// #     .on(COUNT, |(), _, responder| {
+    /// #         let mut chunks = responder.stream();
+    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
+    /// #         Ok(chunks.end()?)
+    /// #     })
+    /// #     .on(WAIT, |(), request, _| loop {
+    /// #         request.check_cancelled()?;
+    /// #         std::thread::sleep(Duration::from_millis(1));
+    /// #     });
+    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// # let timeout = Duration::from_secs(10);
+    /// use slipring::WorkerState;
+    ///
+    /// let busy = channel.submit(WAIT, "", timeout)?;
+    /// let report = loop {
+    ///     let report = channel.ping(timeout)?;
+    ///     if report.state == WorkerState::Busy { break report; }
+    /// };
+    /// assert_eq!(report.current_request, Some(busy.id()));
+    /// # channel.close(timeout)?;
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Timeout`] if the process does not answer: it is stopped, or starved;
-    /// nothing is killed. [`ErrorKind::Protocol`] for a wrong answer. As for a call if
-    /// the channel is over.
+    /// [`ErrorKind::Timeout`] if the process does not answer: it is stopped, or gets no
+    /// processor; nothing is killed. [`ErrorKind::Protocol`] for a wrong answer. As a call if the
+    /// channel is over.
     pub fn ping(&self, timeout: Duration) -> Result<Health> {
         self.worker.ping(timeout)
     }
 
-    /// The worker's status line, read without asking it. Never blocks. It stays as it
-    /// was when the worker is gone.
+    /// Returns the worker's report as it stands in shared memory, without asking the worker.
+    /// Never blocks. Stays as it was when the worker is gone.
     #[must_use]
     pub fn health(&self) -> Health {
         self.core.status.health()
@@ -271,45 +468,75 @@ impl Channel {
         Ok(ready.into_iter().map(RequestId::new).collect())
     }
 
-    /// The descriptor for reactors, if the channel was spawned with [`Spawner::pollable`].
-    /// Do not read from it or write to it.
+    /// Returns the descriptor for reactors, if the channel was spawned with
+    /// [`Spawner::pollable`]. Do not read from it or write to it.
     #[must_use]
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         self.core.reactor.wake_fd().map(|wake_fd| wake_fd.as_fd())
     }
 
-    /// Sets the abort flag, which every handler of this worker sees until
-    /// [`Channel::clear_abort`]. Lock-free, never blocks, from any thread.
+    /// Sets the worker's abort flag: every handler sees itself cancelled until
+    /// [`Channel::clear_abort`]. To give up one request use [`Pending::cancel`]. Never blocks.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+    /// # use std::time::Duration;
+    /// # const ECHO: Kind = Kind::named("echo");
+    /// # const COUNT: Kind = Kind::named("count");
+    /// # const WAIT: Kind = Kind::named("wait");
+    /// # let make = || Worker::new(|_| Ok(()))
+    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+    /// #     .on(COUNT, |(), _, responder| {
+    /// #         let mut chunks = responder.stream();
+    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
+    /// #         Ok(chunks.end()?)
+    /// #     })
+    /// #     .on(WAIT, |(), request, _| loop {
+    /// #         request.check_cancelled()?;
+    /// #         std::thread::sleep(Duration::from_millis(1));
+    /// #     });
+    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// # let timeout = Duration::from_secs(10);
+    /// let pending = channel.submit(WAIT, "", timeout)?;
+    /// channel.abort();
+    /// assert!(pending.wait().is_err());
+    /// channel.clear_abort();
+    /// assert!(channel.call(ECHO, "", timeout).is_ok());
+    /// # channel.close(timeout)?;
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
     pub fn abort(&self) {
         self.core.pending.set_abort(true);
     }
 
-    /// Resets the abort flag. Lock-free, never blocks, from any thread.
+    /// Resets the abort flag. Never blocks.
     pub fn clear_abort(&self) {
         self.core.pending.set_abort(false);
     }
 
-    /// The worker's role.
+    /// Returns the worker's role.
     #[must_use]
     pub fn role(&self) -> &str {
         self.worker.role()
     }
 
-    /// The process id of the program that was started: the worker's, unless that program runs
-    /// the worker and stays.
+    /// Returns the process id of the program that was started: the worker's, unless that program
+    /// runs the worker and stays.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.worker.pid()
     }
 
-    /// Whether requests can be sent: the worker lives and the channel is not closed.
+    /// Returns whether requests can be sent: the worker lives and the channel is not closed.
     /// Never blocks.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.core.is_open()
     }
 
-    /// How the worker ended; `None` while it runs, and until it is reaped.
+    /// Returns how the worker ended; `None` while it runs, and until it is reaped. Never blocks.
     #[must_use]
     pub fn exit_cause(&self) -> Option<ExitCause> {
         self.worker.exit_cause()
@@ -318,6 +545,33 @@ impl Channel {
     /// Waits until the worker has ended, in any way, and returns how. Blocks for at most
     /// `timeout`. Does not end the worker, and uses no processor time while it waits.
     ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+    /// # use std::time::Duration;
+    /// # const ECHO: Kind = Kind::named("echo");
+    /// # const COUNT: Kind = Kind::named("count");
+    /// # const WAIT: Kind = Kind::named("wait");
+    /// # let make = || Worker::new(|_| Ok(()))
+    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+    /// #     .on(COUNT, |(), _, responder| {
+    /// #         let mut chunks = responder.stream();
+    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
+    /// #         Ok(chunks.end()?)
+    /// #     })
+    /// #     .on(WAIT, |(), request, _| loop {
+    /// #         request.check_cancelled()?;
+    /// #         std::thread::sleep(Duration::from_millis(1));
+    /// #     });
+    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// # let timeout = Duration::from_secs(10);
+    /// let runs_on = channel.wait_exit(Duration::from_millis(1)).unwrap_err();
+    /// assert!(runs_on.is_timeout());
+    /// # channel.close(timeout)?;
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::Timeout`] if it still runs; [`ErrorKind::Forked`] in a forked child.
@@ -325,46 +579,77 @@ impl Channel {
         self.worker.wait_exit(timeout)
     }
 
-    /// The worker's log, if it has one.
+    /// Returns the path of the worker's log, if it has one.
     #[must_use]
     pub fn log_path(&self) -> Option<&Path> {
         self.worker.log_path()
     }
 
-    /// Calls and open streams whose owner has not let go of them; none in a forked child.
+    /// Returns how many calls and streams are in flight: sent, and neither ended nor dropped.
+    /// None in a forked child.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.core.in_flight()
     }
 
-    /// The channel's configuration.
+    /// Returns the channel's configuration.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.core.config
     }
 
-    /// Counters; all zero in a forked child. Never blocks for long: takes the lock that a
-    /// sender holds while it copies one frame into the ring.
+    /// Returns the channel's counters; all zero in a forked child. Blocks no longer than another
+    /// thread takes to copy one frame into the ring.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.core.stats()
     }
 
-    /// Ends the worker: operations in flight end with [`ErrorKind::Closed`] at once, and the
-    /// worker is asked to end and given `timeout` to do so. Then it is hung up on and gets
-    /// SIGTERM, and two seconds later SIGKILL, as does the process group that it was started
-    /// in. A worker that may not be signalled, as one that runs as another user, ends by itself
-    /// within a second of being hung up on, also while a handler is stuck. Blocks until the
-    /// worker is reaped and, for at most one second more, until its log says how it ended. Any
-    /// number of threads may call it, any number of times; all return the same.
+    /// Ends the worker, and returns how it ended. Operations in flight end with
+    /// [`ErrorKind::Closed`] at once.
+    ///
+    /// The worker is asked to end and given `timeout` to do so. Then its connection is shut down
+    /// and it gets SIGTERM, and two seconds later SIGKILL, as does the process group that it was
+    /// started in. A worker that may not be signalled, because it runs as another user, ends
+    /// within a second of the shutdown, also while a handler is stuck.
+    ///
+    /// Blocks until the worker is reaped and, for at most one second more, until its log says how
+    /// it ended. Any number of threads may call it, any number of times; all return the same.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+    /// # use std::time::Duration;
+    /// # const ECHO: Kind = Kind::named("echo");
+    /// # const COUNT: Kind = Kind::named("count");
+    /// # const WAIT: Kind = Kind::named("wait");
+    /// # let make = || Worker::new(|_| Ok(()))
+    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+    /// #     .on(COUNT, |(), _, responder| {
+    /// #         let mut chunks = responder.stream();
+    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
+    /// #         Ok(chunks.end()?)
+    /// #     })
+    /// #     .on(WAIT, |(), request, _| loop {
+    /// #         request.check_cancelled()?;
+    /// #         std::thread::sleep(Duration::from_millis(1));
+    /// #     });
+    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// # let timeout = Duration::from_secs(10);
+    /// let cause = channel.close(Duration::from_secs(1))?;
+    /// assert_eq!(cause, slipring::ExitCause::Exited(0));
+    /// assert!(channel.call(ECHO, "", timeout).unwrap_err().is_closed());
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Forked`] in a forked child; [`ErrorKind::Timeout`] if the kernel does
-    /// not hand out the worker's exit status within ten seconds of the kill, as for a
-    /// process that hangs in a device, or if the worker may not be signalled and has not ended
-    /// two seconds after it was hung up on, as one that is stopped. It is reaped in the
-    /// background then, if it ends.
+    /// not hand out the worker's exit status within ten seconds of the kill, as for a process
+    /// that hangs in a device, or if the worker may not be signalled and has not ended two
+    /// seconds after the shutdown, because it is stopped. It is reaped in the background then, if
+    /// it ends.
     pub fn close(&self, timeout: Duration) -> Result<ExitCause> {
         self.worker.close(timeout)
     }

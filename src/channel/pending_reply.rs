@@ -17,6 +17,35 @@ use crate::sys::clock::Deadline;
 ///
 /// Dropping it gives the request up: the worker is told, and a reply that still comes is
 /// dropped.
+///
+/// ```
+/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+/// # use std::time::Duration;
+/// # const ECHO: Kind = Kind::named("echo");
+/// # const COUNT: Kind = Kind::named("count");
+/// # const WAIT: Kind = Kind::named("wait");
+/// # let make = || Worker::new(|_| Ok(()))
+/// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+/// #     .on(COUNT, |(), _, responder| {
+/// #         let mut chunks = responder.stream();
+/// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
+/// #         Ok(chunks.end()?)
+/// #     })
+/// #     .on(WAIT, |(), request, _| loop {
+/// #         request.check_cancelled()?;
+/// #         std::thread::sleep(Duration::from_millis(1));
+/// #     });
+/// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+/// # let timeout = Duration::from_secs(10);
+/// let (first, second) = (channel.submit(ECHO, "1", timeout)?, channel.submit(ECHO, "2", timeout)?);
+/// // In any order.
+/// assert_eq!(second.wait()?.to_vec(), b"2");
+/// assert_eq!(first.wait()?.to_vec(), b"1");
+/// # channel.close(timeout)?;
+/// # Ok(()) }
+/// # #[cfg(not(feature = "testing"))] fn main() {}
+/// ```
 #[derive(Debug)]
 #[must_use = "a pending reply that is dropped cancels its request"]
 pub struct Pending {
@@ -66,6 +95,39 @@ impl Pending {
     /// Returns the reply if it is there, without waiting; `None` if it is not there yet. After
     /// a reply or an error the request has ended.
     ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+    /// # use std::time::Duration;
+    /// # const ECHO: Kind = Kind::named("echo");
+    /// # const COUNT: Kind = Kind::named("count");
+    /// # const WAIT: Kind = Kind::named("wait");
+    /// # let make = || Worker::new(|_| Ok(()))
+    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+    /// #     .on(COUNT, |(), _, responder| {
+    /// #         let mut chunks = responder.stream();
+    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
+    /// #         Ok(chunks.end()?)
+    /// #     })
+    /// #     .on(WAIT, |(), request, _| loop {
+    /// #         request.check_cancelled()?;
+    /// #         std::thread::sleep(Duration::from_millis(1));
+    /// #     });
+    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// # let timeout = Duration::from_secs(10);
+    /// let mut pending = channel.submit(ECHO, "hello", timeout)?;
+    /// let reply = loop {
+    ///     match pending.try_wait()? {
+    ///         Some(reply) => break reply,
+    ///         None => std::thread::yield_now(), // or do something else
+    ///     }
+    /// };
+    /// assert_eq!(reply.to_vec(), b"hello");
+    /// # channel.close(timeout)?;
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`Pending::wait`]; [`ErrorKind::Protocol`] if the request has ended.
@@ -76,6 +138,36 @@ impl Pending {
 
     /// Waits for the reply for at most `longest`, and no longer than the request's own timeout.
     /// Returns `None` if it is not there then; the request goes on. Blocks.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+    /// # use std::time::Duration;
+    /// # const ECHO: Kind = Kind::named("echo");
+    /// # const COUNT: Kind = Kind::named("count");
+    /// # const WAIT: Kind = Kind::named("wait");
+    /// # let make = || Worker::new(|_| Ok(()))
+    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+    /// #     .on(COUNT, |(), _, responder| {
+    /// #         let mut chunks = responder.stream();
+    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
+    /// #         Ok(chunks.end()?)
+    /// #     })
+    /// #     .on(WAIT, |(), request, _| loop {
+    /// #         request.check_cancelled()?;
+    /// #         std::thread::sleep(Duration::from_millis(1));
+    /// #     });
+    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// # let timeout = Duration::from_secs(10);
+    /// let mut pending = channel.submit(WAIT, "", timeout)?;
+    /// // Not yet; the request goes on.
+    /// assert!(pending.wait_timeout(Duration::from_millis(1))?.is_none());
+    /// pending.cancel();
+    /// assert!(pending.wait().unwrap_err().is_cancelled());
+    /// # channel.close(timeout)?;
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
     ///
     /// # Errors
     ///

@@ -24,6 +24,35 @@ use crate::sys::fork;
 /// the next request is not affected.
 ///
 /// An iterator: it ends after the last chunk, or after the first error.
+///
+/// ```
+/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+/// # use std::time::Duration;
+/// # const ECHO: Kind = Kind::named("echo");
+/// # const COUNT: Kind = Kind::named("count");
+/// # const WAIT: Kind = Kind::named("wait");
+/// # let make = || Worker::new(|_| Ok(()))
+/// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+/// #     .on(COUNT, |(), _, responder| {
+/// #         let mut chunks = responder.stream();
+/// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
+/// #         Ok(chunks.end()?)
+/// #     })
+/// #     .on(WAIT, |(), request, _| loop {
+/// #         request.check_cancelled()?;
+/// #         std::thread::sleep(Duration::from_millis(1));
+/// #     });
+/// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+/// # let timeout = Duration::from_secs(10);
+/// let mut stream = channel.stream(COUNT, "", timeout)?;
+/// while let Some(chunk) = stream.next_chunk()? {
+///     println!("{} bytes", chunk.len());
+/// }
+/// # channel.close(timeout)?;
+/// # Ok(()) }
+/// # #[cfg(not(feature = "testing"))] fn main() {}
+/// ```
 #[derive(Debug)]
 #[must_use = "a stream that is dropped is cancelled"]
 pub struct Stream {
@@ -95,6 +124,37 @@ impl Stream {
     /// Waits for the next chunk for at most `longest`: `Poll::Ready(None)` at the end,
     /// `Poll::Pending` if nothing has come then; the stream goes on. The timeouts of the stream
     /// do not count. Blocks.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+    /// # use std::time::Duration;
+    /// # const ECHO: Kind = Kind::named("echo");
+    /// # const COUNT: Kind = Kind::named("count");
+    /// # const WAIT: Kind = Kind::named("wait");
+    /// # let make = || Worker::new(|_| Ok(()))
+    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+    /// #     .on(COUNT, |(), _, responder| {
+    /// #         let mut chunks = responder.stream();
+    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
+    /// #         Ok(chunks.end()?)
+    /// #     })
+    /// #     .on(WAIT, |(), request, _| loop {
+    /// #         request.check_cancelled()?;
+    /// #         std::thread::sleep(Duration::from_millis(1));
+    /// #     });
+    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// # let timeout = Duration::from_secs(10);
+    /// use std::task::Poll;
+    ///
+    /// let mut stream = channel.stream(WAIT, "", timeout)?;
+    /// assert!(stream.next_chunk_timeout(Duration::from_millis(1))?.is_pending());
+    /// stream.cancel();
+    /// assert!(stream.next_chunk().unwrap_err().is_cancelled());
+    /// # channel.close(timeout)?;
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
     ///
     /// # Errors
     ///
