@@ -1,23 +1,95 @@
-//! Shared-memory ring-buffer IPC between a parent process and the workers it starts.
+//! Worker processes for native code that is slow to load, hogs a core and sometimes crashes: a
+//! parent starts them and exchanges frames with them through rings in shared memory.
 //!
-//! A parent starts worker processes with a [`Spawner`] and exchanges frames with each
-//! through a [`Channel`]: lock-free single-producer/single-consumer rings in sealed,
-//! mmapped memory, a futex doorbell that costs no system call while the other side is
-//! awake, and a separate pair of small rings for health. A worker runs
-//! [`worker::Worker`]: a session that is built once, and a handler for each [`Kind`] of
-//! request. If it crashes, every pending operation ends in one error that says why.
+//! A worker that crashes never takes its parent with it, and every operation in flight says why
+//! it died. A call costs well under a microsecond while both sides are awake, and an idle channel
+//! costs no processor time.
 //!
-//! * [`Channel::call`], [`Channel::submit`], [`Channel::stream`], [`Channel::write`]: one
-//!   reply, one reply later, many chunks, a message of unknown length.
-//! * [`payload`]: batches of texts and matrices, written straight into the ring.
-//! * [`RawLink`]: the rings as they are, for programs with a protocol of their own.
-#![cfg_attr(feature = "async", doc = "* [`tasks`]: the same channel for async hosts.")]
-#![cfg_attr(feature = "named", doc = "* [`named`]: channels for processes that were not spawned.")]
-#![cfg_attr(feature = "testing", doc = "* [`testing`]: a worker thread in place of the process.")]
+//! One program can be both sides; it starts itself again:
 //!
-//! Every method says whether it can block, for how long, and what stays usable after an
-//! error. `docs/` in the repository has the architecture, the layout of memory to the
-//! byte, and the figures.
+//! ```standalone_crate
+//! use std::time::Duration;
+//! use slipring::{Kind, Spawner, worker};
+//!
+//! const SHOUT: Kind = Kind::named("shout");
+//!
+//! fn main() -> slipring::Result<()> {
+//!     if worker::is_worker() {
+//!         return worker::Worker::new(|_config| Ok(0_u64)) // the session: your loaded model
+//!             .on(SHOUT, |calls, request, responder| {
+//!                 *calls += 1;
+//!                 let text = request.text()?; // an error reply if it is no text
+//!                 Ok(responder.send(&text.to_uppercase())?)
+//!             })
+//!             .serve();
+//!     }
+//!     let channel = Spawner::current_exe()?.role("shout").spawn()?;
+//!     let reply = channel.call(SHOUT, "hello", Duration::from_secs(10))?;
+//!     assert_eq!(reply.to_vec(), b"HELLO");
+//!     channel.close(Duration::from_secs(10))?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Which type do I want?
+//!
+//! | to | use |
+//! |---|---|
+//! | start a worker | [`Spawner`] |
+//! | send it requests from threads | [`Channel`] |
+//! | have many requests in flight | [`Channel::submit`], which returns a [`Pending`] |
+//! | get a long answer as it is made | [`Channel::stream`], which returns a [`Stream`] |
+//! | serve requests in the worker | [`worker::Worker`] |
+//! | send texts, matrices, or types of your own | [`payload`], [`Payload`] |
+//! | exchange frames with a protocol of your own | [`RawLink`], [`ring`] |
+#![cfg_attr(feature = "async", doc = "| send requests from tasks | [`tasks::AsyncChannel`] |")]
+#![cfg_attr(
+    feature = "testing",
+    doc = "| test a host without processes | [`testing::spawn_thread`] |"
+)]
+#![cfg_attr(feature = "named", doc = "| reach a process that was not spawned | [`named`] |")]
+//!
+//! A worker serves **one request at a time**. To serve more at once, start more workers.
+//!
+//! # Errors
+//!
+//! Every fallible operation returns [`Error`], one pointer wide, whose [`ErrorKind`] says what
+//! happened. What stays usable:
+//!
+//! | after | the request | the channel |
+//! |---|---|---|
+//! | [`Timeout`](ErrorKind::Timeout), [`Stalled`](ErrorKind::Stalled), [`Cancelled`](ErrorKind::Cancelled) | is given up; the worker is told | is usable |
+//! | [`Worker`](ErrorKind::Worker) | failed in its handler | is usable |
+//! | [`TooLarge`](ErrorKind::TooLarge), [`TooManyInFlight`](ErrorKind::TooManyInFlight) | was not sent | is usable |
+//! | [`PeerDied`](ErrorKind::PeerDied) | [`Error::was_begun`] says whether it can be sent again | is over: spawn another |
+//! | [`PeerCorrupt`](ErrorKind::PeerCorrupt), [`Session`](ErrorKind::Session), [`Closed`](ErrorKind::Closed) | is over | is over |
+//!
+//! # Timeouts
+//!
+//! Timeouts are [`Duration`](std::time::Duration)s that count from the call, on the monotonic
+//! clock. `Duration::MAX` waits for ever, or until the worker dies or the channel is closed.
+//! `Duration::ZERO` does not wait. A timeout that passes is an error, of the kind `Timeout` or
+//! `Stalled`, and ends the operation. Only the methods that look without ending the operation
+//! (`try_wait`, `wait_timeout`, `try_next_chunk` and the like) return "not yet" as a value.
+//!
+//! # Features
+//!
+//! None is on by default; the dependencies then are `libc`, `memmap2` and `zerocopy`.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `async` | `tasks::AsyncChannel`, for any executor |
+//! | `tokio` | the same, read by tokio's own reactor |
+//! | `testing` | a worker thread in place of the worker process |
+//! | `tracing` | spans for operations, events for a worker's start, death and end |
+//! | `named` | channels by name, for processes that the parent did not start |
+//! | `bytes`, `half`, `ndarray` | payloads from and to types of these crates |
+//! | `serde` | serialization of configurations and reports |
+//!
+//! # Platform
+//!
+//! Linux on 64-bit little-endian machines, with the GNU C library 2.34 or newer. Other targets are
+//! refused when they are compiled. The worker runs with the parent's rights: this is no sandbox.
 // The documentation says which items need a feature; models are not in it.
 #![cfg_attr(docsrs, feature(doc_cfg), doc(auto_cfg(hide(loom))))]
 // A model build has what threads of two processes do to each other: the ring, and of the
