@@ -104,12 +104,6 @@ impl Arrival {
         as_usize(span(as_usize(u64::from(self.header.len))))
     }
 
-    /// Whether this is the one result of a call, in one frame.
-    #[inline]
-    pub(super) fn is_whole_result(&self) -> bool {
-        self.kind == Kind::RESULT && self.header.flags == 0
-    }
-
     pub(super) fn is_chunk(&self) -> bool {
         self.kind == Kind::CHUNK
     }

@@ -12,6 +12,7 @@ use crate::channel::waiter::Waiter;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::link::RequestCells;
+use crate::protocol::Kind;
 use crate::protocol::buffer_pool::{BufferPool, PooledBuffer};
 use crate::ring::doorbell::Bell;
 use crate::ring::position::span;
@@ -151,25 +152,25 @@ impl PendingTable {
         buffers: &Arc<BufferPool>,
         given: impl FnOnce(Option<Waiter>),
     ) -> Result<Option<Item>> {
-        let arrival = Arrival::of(&frame)?;
-        let request = arrival.header.request;
-        // What happens to most frames, in one look at the table.
-        let is_plain = arrival.is_whole_result() && request == own;
-        if is_plain && self.requests.lock().complete(request) {
+        // What happens to most frames, in one look at the table: the whole result of the reader's
+        // own call. No request has the number zero, so that a frame without a request is none.
+        let header = frame.header();
+        let is_whole = header.kind == Kind::RESULT.code() && header.flags == 0;
+        if is_whole && header.request == own && self.requests.lock().complete(own) {
             return Ok(Some(Item::Result(Body::keep(frame, buffers))));
         }
-        self.deliver_any(frame, arrival, own, buffers, given)
+        self.deliver_any(frame, own, buffers, given)
     }
 
     #[inline(never)]
     fn deliver_any(
         &self,
         frame: Frame<'_>,
-        arrival: Arrival,
         own: u64,
         buffers: &Arc<BufferPool>,
         given: impl FnOnce(Option<Waiter>),
     ) -> Result<Option<Item>> {
+        let arrival = Arrival::of(&frame)?;
         let request = arrival.header.request;
         let mut requests = self.requests.lock();
         let Some(is_stream) = self.admit(&mut requests, arrival)? else { return Ok(None) };

@@ -276,6 +276,8 @@ fn has_ended() -> Error {
 impl Drop for Pending {
     #[inline]
     fn drop(&mut self) {
-        self.end();
+        if !self.has_ended {
+            self.core.pending.release(self.request);
+        }
     }
 }
