@@ -61,15 +61,17 @@ pub(super) fn send<P: Payload + ?Sized>(
     deadline: Deadline,
 ) -> Result<Sent> {
     let len = payload.encoded_len();
-    let sent = if is_short(core, len) && payload::is_encoded_in_place(payload) {
-        send_in_place(core, ask, len, deadline, |slot| payload.encode(slot))
-    } else {
-        send_encoded(core, ask, payload, deadline)
+    let sent = match payload::one_part(payload, len).filter(|_| is_short(core, len)) {
+        Some(bytes) => send_in_place(core, ask, len, deadline, |slot| {
+            copy_from_slice(slot, bytes);
+            Ok(())
+        }),
+        None => send_encoded(core, ask, payload, deadline),
     };
     sent.map_err(|error| core.state.with_status(error, deadline))
 }
 
-/// Sends what most requests are: a payload that fits a frame and is encoded into it.
+/// Sends what most requests are: one slice that fits a frame.
 #[inline]
 fn send_in_place(
     core: &Core,
@@ -91,7 +93,7 @@ fn send_in_place(
     Ok(Sent { request, has_rung })
 }
 
-/// Takes a request back of which nothing was sent, also when its encoder panics.
+/// Takes a request back of which nothing was sent.
 struct Unsent<'a> {
     core: &'a Core,
     request: u64,
@@ -143,7 +145,7 @@ pub(super) fn long_message_turn(core: &Core, deadline: Deadline) -> Result<Timed
 }
 
 /// A request that was opened. Dropping it before its last piece was sent takes it back, also
-/// when an encoder panics or a future is dropped.
+/// when a future is dropped.
 #[derive(Debug)]
 pub(crate) struct OpenRequest<'a> {
     core: &'a Core,
@@ -206,37 +208,28 @@ pub(super) fn take_back(core: &Core, chunker: &Chunker) {
 
 /// A request on its way, and its payload.
 #[derive(Debug)]
-pub(crate) struct Outgoing<'a, P: ?Sized> {
+pub(crate) struct Outgoing<'a> {
     core: &'a Core,
     ask: Ask,
-    bytes: Bytes<'a, P>,
+    /// Made before any lock is taken: a host's encoder may take long, or use this channel.
+    encoded: Encoded<'a>,
     len: usize,
     /// Dropped before the turn is given back.
     request: Option<OpenRequest<'a>>,
     turn: Option<TimedGuard<'a, ()>>,
 }
 
-/// Where the payload's encoding comes from.
-#[derive(Debug)]
-enum Bytes<'a, P: ?Sized> {
-    /// The library's own encoder, which writes into the slot.
-    InPlace(&'a P),
-    /// Made before any lock is taken: a host's encoder may take long, or use this channel.
-    Encoded(Encoded<'a>),
-}
-
-impl<'a, P: Payload + ?Sized> Outgoing<'a, P> {
-    /// Encodes the payload, unless that is done in the ring. Nothing of the channel is touched.
+impl<'a> Outgoing<'a> {
+    /// Encodes the payload, unless it lies in memory already. Nothing of the channel is touched.
     #[inline]
-    pub(crate) fn new(core: &'a Core, ask: Ask, payload: &'a P) -> Result<Self> {
+    pub(crate) fn new<P>(core: &'a Core, ask: Ask, payload: &'a P) -> Result<Self>
+    where
+        P: Payload + ?Sized,
+    {
         let len = payload.encoded_len();
         core.check_len(len)?;
-        let bytes = if is_short(core, len) && payload::is_encoded_in_place(payload) {
-            Bytes::InPlace(payload)
-        } else {
-            Bytes::Encoded(Encoded::of(payload, len)?)
-        };
-        Ok(Self { core, ask, bytes, len, request: None, turn: None })
+        let encoded = Encoded::of(payload, len)?;
+        Ok(Self { core, ask, encoded, len, request: None, turn: None })
     }
 
     /// Sends what there is room for.
@@ -250,21 +243,20 @@ impl<'a, P: Payload + ?Sized> Outgoing<'a, P> {
             Some(request) => request,
             empty => empty.insert(OpenRequest::new(self.core, self.ask)?),
         };
-        match &self.bytes {
-            Bytes::InPlace(payload) => {
-                if !request.try_send(self.len, true, |slot| payload.encode(slot))? {
-                    return Ok(Needs::Room(self.len));
-                }
-            }
-            Bytes::Encoded(encoded) => {
-                let piece_len = self.core.config.down.piece_len();
-                let longest = if self.len > frame { piece_len } else { frame };
-                if let Some(len) = send_pieces(request, encoded.bytes(), longest)? {
-                    return Ok(Needs::Room(len));
-                }
-            }
-        }
-        Ok(Needs::Nothing(request.sent()))
+        let encoded = &mut self.encoded;
+        let no_room = if self.len > frame {
+            send_pieces(request, encoded.bytes(), self.core.config.down.piece_len())?
+        } else {
+            let is_sent = request.try_send(self.len, true, |slot| {
+                encoded.write_to(slot);
+                Ok(())
+            })?;
+            (!is_sent).then_some(self.len)
+        };
+        Ok(match no_room {
+            Some(len) => Needs::Room(len),
+            None => Needs::Nothing(request.sent()),
+        })
     }
 
     /// The turn to send a long message has come. It is given back when the request is sent, or

@@ -1,22 +1,13 @@
-//! A payload's encoding, made before any lock is taken: a host's own encoder may take long,
-//! panic, or call the channel that it encodes for.
+//! A payload's encoding, made before any lock is taken.
+//!
+//! An encoder of the host's may take long, panic, or call the channel that it encodes for.
+//! So it writes to a buffer of its thread, and the copy of that buffer or of the parts of
+//! [`Payload::as_parts`] is all that runs under a lock.
 
 use std::cell::Cell;
 
-use super::{Payload, invalid};
-use crate::error::Result;
-
-/// Says that [`Payload::encode`] runs no code but this library's, and may so run in a slot
-/// of the ring while no other thread can send. Hosts cannot name this type, and so cannot
-/// say that of their own encoders.
-#[derive(Debug)]
-pub struct InPlace(());
-
-/// Whether the payload may be encoded while the sender's lock is held.
-#[inline]
-pub(crate) fn is_encoded_in_place<P: Payload + ?Sized>(payload: &P) -> bool {
-    payload.is_encoded_in_place(InPlace(()))
-}
+use super::{Payload, copy_from_slice, invalid};
+use crate::error::{Error, Result};
 
 /// The longest buffer that a thread keeps for the next payload, in bytes: more than a frame
 /// of the default configuration.
@@ -30,7 +21,8 @@ thread_local! {
 /// The whole encoding of a payload: where the caller has it, or in a buffer of this thread's.
 #[derive(Debug)]
 pub(crate) enum Encoded<'a> {
-    Borrowed(&'a [u8]),
+    Whole(&'a [u8]),
+    Parts([&'a [u8]; 3]),
     Buffer(Buffer),
 }
 
@@ -40,31 +32,83 @@ pub(crate) struct Buffer(Vec<u8>);
 
 impl<'a> Encoded<'a> {
     /// Encodes a payload that has announced `len` bytes.
+    #[inline]
     pub(crate) fn of<P: Payload + ?Sized>(payload: &'a P, len: usize) -> Result<Self> {
-        if let Some(bytes) = payload.as_encoded() {
-            let actual = bytes.len();
-            return match actual == len {
-                true => Ok(Self::Borrowed(bytes)),
-                false => {
-                    Err(invalid(format!("an encoding of {actual} bytes, {len} were announced")))
-                }
-            };
+        if let Some(bytes) = one_part(payload, len) {
+            return Ok(Self::Whole(bytes));
         }
-        // While a thread ends its buffer is gone already.
-        let mut buffer = Buffer(SCRATCH.try_with(Cell::take).unwrap_or_default());
-        // Nothing of an earlier payload, which may have been another channel's, must reach the
-        // worker if the encoder leaves bytes out.
-        buffer.0.clear();
-        buffer.0.resize(len, 0);
-        payload.encode(&mut buffer.0)?;
-        Ok(Self::Buffer(buffer))
+        let Some(parts) = payload.as_parts() else {
+            let mut buffer = Buffer::zeroed(len);
+            payload.encode(&mut buffer.0)?;
+            return Ok(Self::Buffer(buffer));
+        };
+        let actual = parts.iter().fold(0, add_len);
+        if actual == len { Ok(Self::Parts(parts)) } else { Err(wrong_parts(actual, len)) }
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Borrowed(bytes) => bytes,
-            Self::Buffer(buffer) => &buffer.0,
+    /// Returns the encoding in one piece. Copies it if it is in several.
+    pub(crate) fn bytes(&mut self) -> &[u8] {
+        if let Self::Parts(parts) = self {
+            let mut buffer = Buffer::zeroed(parts.iter().fold(0, add_len));
+            write_parts(parts, &mut buffer.0);
+            *self = Self::Buffer(buffer);
         }
+        match self {
+            Self::Whole(whole) => whole,
+            Self::Buffer(buffer) => &buffer.0,
+            Self::Parts(_) => &[],
+        }
+    }
+
+    /// Writes the encoding to a slot of the length that was announced.
+    #[inline]
+    pub(crate) fn write_to(&self, slot: &mut [u8]) {
+        match self {
+            Self::Whole(whole) => copy_from_slice(slot, whole),
+            Self::Parts(parts) => write_parts(parts, slot),
+            Self::Buffer(buffer) => copy_from_slice(slot, &buffer.0),
+        }
+    }
+}
+
+/// Returns the encoding of a payload if it lies in memory as one slice of the `len` bytes that
+/// were announced: the usual case, which costs no more than a copy.
+#[inline]
+pub(crate) fn one_part<P: Payload + ?Sized>(payload: &P, len: usize) -> Option<&[u8]> {
+    match payload.as_parts() {
+        Some([bytes, [], []]) if bytes.len() == len => Some(bytes),
+        _ => None,
+    }
+}
+
+/// Parts of a host's could be one slice three times: a sum that overflows is no length.
+fn add_len(sum: usize, part: &&[u8]) -> usize {
+    sum.saturating_add(part.len())
+}
+
+/// Writes parts to a slot that is as long as all of them.
+fn write_parts(parts: &[&[u8]; 3], mut slot: &mut [u8]) {
+    for part in parts {
+        let Some((place, rest)) = slot.split_at_mut_checked(part.len()) else { return };
+        copy_from_slice(place, part);
+        slot = rest;
+    }
+}
+
+#[cold]
+fn wrong_parts(actual: usize, len: usize) -> Error {
+    invalid(format!("an encoding of {actual} bytes, {len} were announced"))
+}
+
+impl Buffer {
+    /// Zeros: nothing of an earlier payload, which may have been another channel's, must reach
+    /// the worker if the encoder leaves bytes out.
+    fn zeroed(len: usize) -> Self {
+        // The buffer is gone already while its thread ends.
+        let mut bytes = SCRATCH.try_with(Cell::take).unwrap_or_default();
+        bytes.clear();
+        bytes.resize(len, 0);
+        Self(bytes)
     }
 }
 
@@ -79,7 +123,19 @@ impl Drop for Buffer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Matrix, TextBatch, Texts};
     use super::*;
+
+    fn bytes_of<P: Payload + ?Sized>(payload: &P) -> Vec<u8> {
+        let len = payload.encoded_len();
+        let mut encoded = Encoded::of(payload, len).unwrap();
+        let mut slot = vec![0xa5; len];
+        encoded.write_to(&mut slot);
+        assert_eq!(encoded.bytes(), slot, "in one piece, and in a slot");
+        encoded.write_to(&mut slot);
+        assert_eq!(encoded.bytes(), slot, "in a slot after it was joined");
+        slot
+    }
 
     /// Encodes another one of its kind while it is encoded.
     struct Nested(u8);
@@ -91,11 +147,7 @@ mod tests {
 
         fn encode(&self, out: &mut [u8]) -> Result<()> {
             if let Some(less) = self.0.checked_sub(1) {
-                let inner = Nested(less);
-                assert_eq!(
-                    Encoded::of(&inner, inner.encoded_len())?.bytes(),
-                    vec![less; less.into()]
-                );
+                assert_eq!(bytes_of(&Nested(less)), vec![less; less.into()]);
             }
             out.fill(self.0);
             Ok(())
@@ -105,9 +157,9 @@ mod tests {
     #[test]
     fn an_encoder_may_encode_another_payload_while_it_runs() {
         for _ in 0..2 {
-            assert_eq!(Encoded::of(&Nested(9), 9).unwrap().bytes(), [9; 9]);
+            assert_eq!(bytes_of(&Nested(9)), [9; 9]);
         }
-        assert_eq!(Encoded::of(&Nested(2), 2).unwrap().bytes(), [2; 2], "no longer than announced");
+        assert_eq!(bytes_of(&Nested(2)), [2; 2], "no longer than announced");
     }
 
     /// Leaves its bytes as they are.
@@ -126,17 +178,62 @@ mod tests {
     #[test]
     fn an_encoder_that_leaves_bytes_out_sends_none_of_another_payload() {
         drop(Encoded::of(&Nested(9), 9).unwrap());
-        assert_eq!(Encoded::of(&Lazy(5), 5).unwrap().bytes(), [0; 5]);
+        assert_eq!(bytes_of(&Lazy(5)), [0; 5]);
+    }
+
+    fn is_in_place<P: Payload + ?Sized>(payload: &P) -> bool {
+        let encoded = Encoded::of(payload, payload.encoded_len()).unwrap();
+        !matches!(encoded, Encoded::Buffer(_))
     }
 
     #[test]
-    fn only_the_librarys_own_encoders_run_in_place() {
+    fn the_librarys_own_payloads_are_sent_from_where_they_lie() {
         let texts = ["a", "b"];
-        let batch = super::super::TextBatch::new(&texts).unwrap();
-        assert!(is_encoded_in_place("text") && is_encoded_in_place(&b"bytes".to_vec()));
-        assert!(!is_encoded_in_place(&Nested(1)) && !is_encoded_in_place(&&Nested(1)));
-        assert!(!is_encoded_in_place(&batch), "`as_ref` is the host's own");
-        assert!(!is_encoded_in_place::<dyn Payload>(&Nested(1)));
-        assert!(is_encoded_in_place::<dyn Payload>(&"text"));
+        let batch = TextBatch::new(&texts).unwrap();
+        assert!(is_in_place("text") && is_in_place(&b"bytes".to_vec()) && is_in_place(&()));
+        assert!(is_in_place(&Matrix::u8(1, 2, &[1, 2]).unwrap()) && is_in_place(&Texts::new()));
+        assert!(!is_in_place(&Nested(1)) && !is_in_place(&&Nested(1)));
+        assert!(!is_in_place(&batch), "`as_ref` is the host's own");
+        assert!(!is_in_place::<dyn Payload>(&Nested(1)));
+        assert!(is_in_place::<dyn Payload>(&"text"));
+    }
+
+    /// Three parts, of which any may be empty.
+    struct Parted<'a>([&'a [u8]; 3], usize);
+
+    impl Payload for Parted<'_> {
+        fn encoded_len(&self) -> usize {
+            self.1
+        }
+
+        fn encode(&self, _: &mut [u8]) -> Result<()> {
+            panic!("its parts are there")
+        }
+
+        fn as_parts(&self) -> Option<[&[u8]; 3]> {
+            Some(self.0)
+        }
+    }
+
+    #[test]
+    fn parts_are_sent_one_after_another_whichever_of_them_are_empty() {
+        for parts in [
+            [&b"ab"[..], b"cde", b"f"],
+            [b"", b"abc", b"def"],
+            [b"abc", b"", b"def"],
+            [b"abcdef", b"", b""],
+            [b"", b"", b"abcdef"],
+        ] {
+            assert_eq!(bytes_of(&Parted(parts, 6)), b"abcdef");
+        }
+        assert_eq!(bytes_of(&Parted([b""; 3], 0)), b"");
+    }
+
+    #[test]
+    fn parts_that_are_not_as_long_as_announced_are_refused() {
+        for len in [0, 5, 7] {
+            let error = Encoded::of(&Parted([b"ab", b"cde", b"f"], 6), len).unwrap_err();
+            assert!(error.to_string().contains("6 bytes"), "{error}");
+        }
     }
 }

@@ -4,15 +4,16 @@ use std::fmt;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::matrix_shape::{ElementType, MatrixShape};
+use super::element::{Element, ElementType};
+use super::matrix_shape::MatrixShape;
 use super::{Payload, copy_from_slice, invalid};
 use crate::error::Result;
 
-/// A matrix in private memory, borrowed: rows one behind another, without gaps.
+/// A borrowed matrix in private memory: rows one after another, without gaps.
 ///
-/// As a [`Payload`] it is written to its slot in one copy. To compute rows right
-/// in the slot there is [`MatrixWriter`](super::MatrixWriter); to read from
-/// memory that a peer can change, [`MatrixReader`](super::MatrixReader).
+/// As a [`Payload`] it is written to its slot in one copy. [`MatrixWriter`](super::MatrixWriter)
+/// writes rows right into a slot; [`MatrixReader`](super::MatrixReader) reads from memory that
+/// a peer can change.
 ///
 /// ```
 /// use slipring::payload::{Matrix, MatrixReader, Payload};
@@ -30,27 +31,44 @@ use crate::error::Result;
 ///
 /// # Errors
 ///
-/// The constructors fail with
-/// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) when the data
-/// has not `rows` × `cols` elements, or as [`MatrixShape::new`] does.
+/// The constructors fail with [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload)
+/// if the data has not `rows` × `cols` elements, or as [`MatrixShape::new`] does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Matrix<'a> {
     shape: MatrixShape,
+    /// That of the shape, to be sent from here.
+    header: [u8; MatrixShape::HEADER_LEN],
     data: &'a [u8],
 }
 
-// The wire form is little-endian, and so is every target of this library.
 impl<'a> Matrix<'a> {
-    /// `rows` × `cols` of `f32`.
+    /// Makes a matrix of `rows` × `cols` elements, of any type that has an [`Element`].
+    ///
+    /// ```
+    /// use slipring::payload::{ElementType, Matrix};
+    ///
+    /// let matrix = Matrix::new(1, 2, &[-1_i8, 7])?;
+    /// assert_eq!(matrix.shape().element(), ElementType::I8);
+    /// # Ok::<(), slipring::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// See [`Matrix`].
+    pub fn new<E: Element>(rows: usize, cols: usize, data: &'a [E]) -> Result<Self> {
+        Self::from_bytes(rows, cols, E::TYPE, data.as_bytes())
+    }
+
+    /// Makes a matrix of `rows` × `cols` elements of `f32`.
     ///
     /// # Errors
     ///
     /// See [`Matrix`].
     pub fn f32(rows: usize, cols: usize, data: &'a [f32]) -> Result<Self> {
-        Self::from_bytes(rows, cols, ElementType::F32, data.as_bytes())
+        Self::new(rows, cols, data)
     }
 
-    /// `rows` × `cols` of `f16`, given by their bits.
+    /// Makes a matrix of `rows` × `cols` elements of `f16`, given by their bits.
     ///
     /// # Errors
     ///
@@ -59,7 +77,7 @@ impl<'a> Matrix<'a> {
         Self::from_bytes(rows, cols, ElementType::F16, data.as_bytes())
     }
 
-    /// `rows` × `cols` of `bf16`, given by their bits.
+    /// Makes a matrix of `rows` × `cols` elements of `bf16`, given by their bits.
     ///
     /// # Errors
     ///
@@ -68,25 +86,26 @@ impl<'a> Matrix<'a> {
         Self::from_bytes(rows, cols, ElementType::BF16, data.as_bytes())
     }
 
-    /// `rows` × `cols` of `i8`.
+    /// Makes a matrix of `rows` × `cols` elements of `i8`.
     ///
     /// # Errors
     ///
     /// See [`Matrix`].
     pub fn i8(rows: usize, cols: usize, data: &'a [i8]) -> Result<Self> {
-        Self::from_bytes(rows, cols, ElementType::I8, data.as_bytes())
+        Self::new(rows, cols, data)
     }
 
-    /// `rows` × `cols` of `u8`.
+    /// Makes a matrix of `rows` × `cols` elements of `u8`.
     ///
     /// # Errors
     ///
     /// See [`Matrix`].
     pub fn u8(rows: usize, cols: usize, data: &'a [u8]) -> Result<Self> {
-        Self::from_bytes(rows, cols, ElementType::U8, data)
+        Self::new(rows, cols, data)
     }
 
-    /// `rows` × `cols` of `element`, given by their little-endian bytes.
+    /// Makes a matrix of `rows` × `cols` elements of `element`, given by their little-endian
+    /// bytes.
     ///
     /// # Errors
     ///
@@ -104,40 +123,46 @@ impl<'a> Matrix<'a> {
                 "a {shape} matrix needs {needed} bytes of data, but is given {given}"
             )));
         }
-        Ok(Self { shape, data })
+        Ok(Self { shape, header: shape.to_header(), data })
     }
 
-    /// Decodes a matrix in place, from private memory.
+    /// Decodes a matrix in private memory, without a copy.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) when the
-    /// bytes are not exactly one matrix: the message has the reason.
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if the bytes are not
+    /// exactly one matrix: the message has the reason.
     pub fn decode(bytes: &'a [u8]) -> Result<Self> {
-        let shape = MatrixShape::read_from(bytes)?;
-        let data = bytes.get(MatrixShape::HEADER_LEN..).unwrap_or_default();
-        Ok(Self { shape, data })
+        let shape = MatrixShape::decode(bytes)?;
+        let data = bytes.get(shape.data_range()).unwrap_or_default();
+        Ok(Self { shape, header: shape.to_header(), data })
     }
 
-    /// Rows, columns and element type.
+    /// Returns rows, columns and element type.
     #[must_use]
     pub const fn shape(&self) -> MatrixShape {
         self.shape
     }
 
-    /// All elements as little-endian bytes, row by row.
+    /// Returns all elements as little-endian bytes, row by row.
     #[must_use]
     pub const fn data(&self) -> &'a [u8] {
         self.data
     }
 
-    /// All elements, when they are `f32` and aligned as such, row by row.
+    /// Returns all elements row by row, if they are of the type `E` and aligned for it.
+    #[must_use]
+    pub fn as_slice<E: Element>(&self) -> Option<&'a [E]> {
+        if self.shape.element() != E::TYPE {
+            return None;
+        }
+        <[E]>::ref_from_bytes(self.data).ok()
+    }
+
+    /// Returns all elements row by row, if they are `f32` and aligned to 4 bytes.
     #[must_use]
     pub fn as_f32(&self) -> Option<&'a [f32]> {
-        match self.shape.element() {
-            ElementType::F32 => <[f32]>::ref_from_bytes(self.data).ok(),
-            _ => None,
-        }
+        self.as_slice()
     }
 }
 
@@ -151,8 +176,8 @@ impl Payload for Matrix<'_> {
         Ok(())
     }
 
-    fn is_encoded_in_place(&self, _: super::encoded::InPlace) -> bool {
-        true
+    fn as_parts(&self) -> Option<[&[u8]; 3]> {
+        Some([&self.header, self.data, &[]])
     }
 }
 

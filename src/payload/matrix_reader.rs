@@ -4,15 +4,30 @@ use std::fmt;
 
 use zerocopy::IntoBytes;
 
+use super::element::{Element, ElementType};
 use super::float16::{bf16_to_f32, f16_to_f32};
-use super::matrix_shape::{ElementType, MatrixShape};
+use super::matrix_shape::MatrixShape;
 use super::{Source, invalid};
 use crate::error::Result;
 
-/// A matrix in a [`Source`], whose header was copied out and validated.
+/// A matrix in a [`Source`], whose header was copied and checked.
 ///
-/// The shape cannot change any more; elements are whatever the source holds when
-/// they are copied out.
+/// The shape cannot change. Elements are what the source holds when they are copied.
+///
+/// ```
+/// use slipring::PeerBytes;
+/// use slipring::payload::{Matrix, MatrixReader, Payload};
+///
+/// let mut slot = [0; 48];
+/// Matrix::f32(2, 2, &[1.0, 2.0, 3.0, 4.0])?.encode(&mut slot)?;
+///
+/// // In a host: `MatrixReader::new(&reply)?`.
+/// let reader = MatrixReader::new(PeerBytes::of(&slot))?;
+/// let mut values = Vec::new();
+/// reader.copy_to_vec(&mut values)?;
+/// assert_eq!((reader.rows(), values), (2, vec![1.0, 2.0, 3.0, 4.0]));
+/// # Ok::<(), slipring::Error>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct MatrixReader<S> {
     shape: MatrixShape,
@@ -20,52 +35,50 @@ pub struct MatrixReader<S> {
 }
 
 impl<S: Source> MatrixReader<S> {
-    /// Reads the header. A `&T` of any source is a source.
+    /// Reads the header. A reference to a source is a source, too.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) when it is
-    /// not one, or does not account for the length of the source: the message has
-    /// the reason.
+    /// As [`MatrixShape::decode`].
     pub fn new(source: S) -> Result<Self> {
-        Ok(Self { shape: MatrixShape::read_from(&source)?, source })
+        Ok(Self { shape: MatrixShape::decode(&source)?, source })
     }
 
-    /// Rows, columns and element type.
+    /// Returns rows, columns and element type.
     pub const fn shape(&self) -> MatrixShape {
         self.shape
     }
 
-    /// The number of rows. Bounded by the payload only if there are columns.
+    /// Returns the number of rows. The payload bounds it only if there are columns.
     pub const fn rows(&self) -> usize {
         self.shape.rows()
     }
 
-    /// The number of columns. Bounded by the payload only if there are rows.
+    /// Returns the number of columns. The payload bounds it only if there are rows.
     pub const fn cols(&self) -> usize {
         self.shape.cols()
     }
 
-    /// The type of the elements.
+    /// Returns the type of the elements.
     pub const fn element(&self) -> ElementType {
         self.shape.element()
     }
 
-    /// Copies row `index` to `out`, which has [`cols`](Self::cols) elements.
-    /// `f16` and `bf16` are widened.
+    /// Copies row `index` to `out`, which has [`cols`](Self::cols) elements. Elements of `f16`
+    /// and `bf16` are widened.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) when there
-    /// is no such row, `out` has another length, or the elements are integers:
-    /// these need a scale, so use [`copy_row_bytes`](Self::copy_row_bytes).
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if there is no such row,
+    /// if `out` has another length, or if the elements are integers. These need a scale: use
+    /// [`copy_row_exact`](Self::copy_row_exact).
     pub fn copy_row(&self, index: usize, out: &mut [f32]) -> Result<()> {
         self.shape.check_elements("a row", self.cols(), out.len())?;
         self.widen_to(self.shape.row_range(index)?.start, out)
     }
 
-    /// Copies all rows to `out`, which has rows × columns elements. `f16` and
-    /// `bf16` are widened.
+    /// Copies all rows to `out`, which has rows × columns elements. Elements of `f16` and `bf16`
+    /// are widened.
     ///
     /// # Errors
     ///
@@ -75,43 +88,78 @@ impl<S: Source> MatrixReader<S> {
         self.widen_to(0, out)
     }
 
-    /// Copies all rows to `out` in place of what it holds. Does not allocate if
-    /// it has the capacity; else twice the length of the source at most.
+    /// Replaces the content of `out` by all rows. Elements of `f16` and `bf16` are widened.
+    /// Allocates twice the length of the source at most, and nothing if `out` has the capacity.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload), with `out`
-    /// empty, when the elements are integers.
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if the elements are
+    /// integers. `out` is empty then.
     pub fn copy_to_vec(&self, out: &mut Vec<f32>) -> Result<()> {
         // Not cleared before: what is left over is overwritten, not zeroed first.
         out.resize(if is_float(self.element()) { self.shape.elements() } else { 0 }, 0.0);
         self.widen_to(0, out).inspect_err(|_| out.clear())
     }
 
-    /// Copies row `index` to `out`, in little-endian bytes. `out` has
+    /// Copies row `index` to `out`, which has [`cols`](Self::cols) elements, without conversion.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if there is no such row,
+    /// if `out` has another length, or if the elements are of another type than `E`.
+    pub fn copy_row_exact<E: Element>(&self, index: usize, out: &mut [E]) -> Result<()> {
+        self.shape.check_type::<E>()?;
+        self.shape.check_elements("a row", self.cols(), out.len())?;
+        self.copy_row_bytes(index, out.as_mut_bytes())
+    }
+
+    /// Copies all rows to `out`, which has rows × columns elements, without conversion.
+    ///
+    /// ```
+    /// use slipring::payload::{Matrix, MatrixReader, Payload};
+    ///
+    /// let matrix = Matrix::i8(2, 2, &[1, -2, 3, -4])?;
+    /// let mut slot = vec![0; matrix.encoded_len()];
+    /// matrix.encode(&mut slot)?;
+    /// let mut quantized = [0_i8; 4];
+    /// MatrixReader::new(&slot)?.copy_to_exact(&mut quantized)?;
+    /// assert_eq!(quantized, [1, -2, 3, -4]);
+    /// # Ok::<(), slipring::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`copy_row_exact`](Self::copy_row_exact), for all elements.
+    pub fn copy_to_exact<E: Element>(&self, out: &mut [E]) -> Result<()> {
+        self.shape.check_type::<E>()?;
+        self.shape.check_elements("all rows", self.shape.elements(), out.len())?;
+        self.copy_bytes_to(out.as_mut_bytes())
+    }
+
+    /// Copies row `index` to `out` as little-endian bytes. `out` has
     /// [`MatrixShape::row_len`] bytes.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) when there
-    /// is no such row, or `out` has another length.
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if there is no such row,
+    /// or if `out` has another length.
     pub fn copy_row_bytes(&self, index: usize, out: &mut [u8]) -> Result<()> {
         let start = self.shape.row_range(index)?.start;
         self.copy_bytes(self.shape.row_len(), start, out)
     }
 
-    /// Copies all rows to `out`, in little-endian bytes. `out` has
+    /// Copies all rows to `out` as little-endian bytes. `out` has
     /// [`MatrixShape::data_len`] bytes.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) when `out`
-    /// has another length.
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if `out` has another
+    /// length.
     pub fn copy_bytes_to(&self, out: &mut [u8]) -> Result<()> {
         self.copy_bytes(self.shape.data_len(), 0, out)
     }
 
-    /// Gives the source back.
+    /// Returns the source.
     pub fn into_source(self) -> S {
         self.source
     }
@@ -219,6 +267,21 @@ mod tests {
             assert_invalid(reader.copy_to_vec(&mut values), "without a scale");
             assert!(values.is_empty());
         }
+    }
+
+    #[test]
+    fn elements_are_copied_without_conversion_if_they_are_of_the_type() {
+        let bytes = encoded(&Matrix::i8(2, 2, &[1, -2, 3, -4]).unwrap());
+        let reader = MatrixReader::new(&bytes).unwrap();
+        let (mut row, mut all) = ([0_i8; 2], [0_i8; 4]);
+        reader.copy_row_exact(1, &mut row).unwrap();
+        reader.copy_to_exact(&mut all).unwrap();
+        assert_eq!((row, all), ([3, -4], [1, -2, 3, -4]));
+        assert_invalid(reader.copy_row_exact(2, &mut row), "row 2 of a matrix of 2 rows");
+        assert_invalid(reader.copy_row_exact(0, &mut all), "2 values, not 4");
+        assert_invalid(reader.copy_to_exact(&mut row), "4 values, not 2");
+        assert_invalid(reader.copy_to_exact(&mut [0_u8; 4]), "i8 elements, not u8");
+        assert_invalid(reader.copy_row_exact(0, &mut [0.0_f32; 2]), "i8 elements, not f32");
     }
 
     #[test]

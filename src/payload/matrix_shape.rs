@@ -1,4 +1,4 @@
-//! What a matrix is: element type, shape, and the layout on the wire.
+//! The shape of a matrix, and its header.
 
 use std::fmt;
 use std::ops::Range;
@@ -6,88 +6,37 @@ use std::ops::Range;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::element::{Element, ElementType};
 use super::{Source, check_slot, invalid, widen};
 use crate::error::Result;
 
-/// The type of the elements of a matrix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ElementType {
-    /// IEEE 754 binary32, 4 bytes.
-    F32,
-    /// IEEE 754 binary16, 2 bytes; see [`f16_to_f32`](super::f16_to_f32).
-    F16,
-    /// The upper half of an `f32`, 2 bytes; see [`bf16_to_f32`](super::bf16_to_f32).
-    BF16,
-    /// Signed integer, 1 byte.
-    I8,
-    /// Unsigned integer, 1 byte.
-    U8,
-}
-
-impl ElementType {
-    const ALL: [Self; 5] = [Self::F32, Self::F16, Self::BF16, Self::I8, Self::U8];
-
-    /// The size of one element, in bytes.
-    #[must_use]
-    pub const fn size(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::BF16 => 2,
-            Self::I8 | Self::U8 => 1,
-        }
-    }
-
-    /// The number that stands for this type on the wire. Never 0.
-    #[must_use]
-    pub const fn code(self) -> u8 {
-        match self {
-            Self::F32 => 1,
-            Self::F16 => 2,
-            Self::BF16 => 3,
-            Self::I8 => 4,
-            Self::U8 => 5,
-        }
-    }
-
-    /// The type with this [`code`](Self::code), if there is one.
-    #[must_use]
-    pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|element| element.code() == code)
-    }
-
-    /// Its name: `f32`, `f16`, `bf16`, `i8` or `u8`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::BF16 => "bf16",
-            Self::I8 => "i8",
-            Self::U8 => "u8",
-        }
-    }
-}
-
-impl fmt::Display for ElementType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Rows, columns and element type of a matrix, known to be encodable.
+/// Rows, columns and element type of a matrix that can be encoded.
 ///
-/// Both dimensions may be 0, and then there is no data. Mind that nothing but the
-/// data bounds the dimensions: a peer can announce four billion empty rows, or no
-/// rows of four billion columns, in a payload of 32 bytes. Before allocating by
-/// [`rows`](Self::rows) or [`cols`](Self::cols) alone, look whether there are any
-/// [`elements`](Self::elements).
+/// A program in another language, or one that handles the data itself, reads and writes the
+/// header alone:
+///
+/// ```
+/// use slipring::payload::{ElementType, MatrixShape};
+///
+/// let header = MatrixShape::new(2, 3, ElementType::F32)?.to_header();
+/// assert_eq!(header[..9], [2, 0, 0, 0, 3, 0, 0, 0, 1]);
+///
+/// let shape = MatrixShape::from_header(&header)?;
+/// assert_eq!((shape.rows(), shape.cols(), shape.element()), (2, 3, ElementType::F32));
+/// assert_eq!(shape.data_range(), 32..56);
+/// # Ok::<(), slipring::Error>(())
+/// ```
+///
+/// Both dimensions may be 0, and then there is no data. Only the data bounds the dimensions: a
+/// payload of 32 bytes can announce four billion rows without columns, or four billion columns
+/// without rows. Check [`elements`](Self::elements) before memory is allocated by
+/// [`rows`](Self::rows) or [`cols`](Self::cols) alone.
 ///
 /// # Layout
 ///
-/// Little-endian. The header takes 32 bytes because the payload of a frame starts
-/// 32 bytes into a slot that is aligned to 64: so the elements start on a cache
-/// line, aligned for any element type and vector instruction.
+/// Little-endian. The header takes 32 bytes because a payload starts 32 bytes into a slot that
+/// is aligned to 64 bytes: the elements start at a cache line, aligned for any element type and
+/// vector instruction.
 ///
 /// ```text
 ///   0          4          8        9          16                   24           32
@@ -107,26 +56,25 @@ impl fmt::Display for ElementType {
 /// | 32 | data length | the elements, row by row, without gaps |
 ///
 /// A payload ends where its data does. 32 zero bytes are not a matrix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MatrixShape {
     rows: u32,
     cols: u32,
     element: ElementType,
-    // Checked by the constructor: rows × cols × element size, and that the
-    // encoding fits `isize`.
+    /// rows × cols × element size. The constructor has checked that the encoding fits `isize`.
     data_len: usize,
 }
 
 impl MatrixShape {
-    /// The bytes in front of the data.
+    /// The length of the header in bytes, and so the offset of the data.
     pub const HEADER_LEN: usize = size_of::<Header>();
 
-    /// A shape of `rows` × `cols` elements.
+    /// Makes a shape of `rows` × `cols` elements.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) when a
-    /// dimension is over 4,294,967,295, or the encoding is over [`isize::MAX`] bytes.
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if a dimension is over
+    /// 4,294,967,295, or the encoding over [`isize::MAX`] bytes.
     pub fn new(rows: usize, cols: usize, element: ElementType) -> Result<Self> {
         match (u32::try_from(rows), u32::try_from(cols)) {
             (Ok(rows), Ok(cols)) => Self::with_narrow(rows, cols, element),
@@ -135,6 +83,46 @@ impl MatrixShape {
                 u32::MAX
             ))),
         }
+    }
+
+    /// Encodes the header: the first bytes of a matrix of this shape, in front of its data.
+    #[must_use]
+    pub fn to_header(&self) -> [u8; Self::HEADER_LEN] {
+        zerocopy::transmute!(Header::from(*self))
+    }
+
+    /// Decodes a header, without the data that follows it. Check yourself that as many bytes
+    /// follow as [`data_len`](Self::data_len) says.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if the bytes are not the
+    /// header of a matrix: the message has the reason.
+    pub fn from_header(header: &[u8; Self::HEADER_LEN]) -> Result<Self> {
+        let header: Header = zerocopy::transmute!(*header);
+        header.shape()
+    }
+
+    /// Reads the header of the matrix that `source` holds, and checks that the source is as long
+    /// as the header says.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if the source is not
+    /// exactly one matrix: the message has the reason.
+    pub fn decode<S: Source + ?Sized>(source: &S) -> Result<Self> {
+        let len = source.len();
+        if len < Self::HEADER_LEN {
+            return Err(invalid(format!("{len} bytes are too few for the header of a matrix")));
+        }
+        let mut header = [0; Self::HEADER_LEN];
+        source.read_at(0, &mut header)?;
+        let shape = Self::from_header(&header)?;
+        if len != shape.encoded_len() {
+            let takes = shape.encoded_len();
+            return Err(invalid(format!("a {shape} matrix takes {takes} bytes, but has {len}")));
+        }
+        Ok(shape)
     }
 
     fn with_narrow(rows: u32, cols: u32, element: ElementType) -> Result<Self> {
@@ -152,46 +140,60 @@ impl MatrixShape {
         }
     }
 
-    /// The number of rows.
+    /// Returns the number of rows.
     #[must_use]
     pub const fn rows(&self) -> usize {
         widen(self.rows)
     }
 
-    /// The number of columns.
+    /// Returns the number of columns.
     #[must_use]
     pub const fn cols(&self) -> usize {
         widen(self.cols)
     }
 
-    /// The type of the elements.
+    /// Returns the type of the elements.
     #[must_use]
     pub const fn element(&self) -> ElementType {
         self.element
     }
 
-    /// The number of elements.
+    /// Returns the number of elements.
     #[must_use]
     pub const fn elements(&self) -> usize {
         widen(self.rows) * widen(self.cols)
     }
 
-    /// The length of one row, in bytes.
+    /// Returns the length of one row, in bytes.
     #[must_use]
     pub const fn row_len(&self) -> usize {
         widen(self.cols) * self.element.size()
     }
 
-    /// The length of all rows, in bytes.
+    /// Returns the length of all rows, in bytes.
     #[must_use]
     pub const fn data_len(&self) -> usize {
         self.data_len
     }
 
-    /// The length of the encoding, in bytes: what a slot for it must have.
+    /// Returns the length of the encoding, in bytes: what a slot for the matrix must have.
     #[must_use]
     pub const fn encoded_len(&self) -> usize {
         Self::HEADER_LEN + self.data_len
+    }
+
+    /// Returns where in the encoding the data lies.
+    #[must_use]
+    pub const fn data_range(&self) -> Range<usize> {
+        Self::HEADER_LEN..self.encoded_len()
+    }
+
+    /// Checks that elements are of the type `E`.
+    pub(super) fn check_type<E: Element>(&self) -> Result<()> {
+        if self.element == E::TYPE {
+            return Ok(());
+        }
+        Err(invalid(format!("a {self} matrix has {} elements, not {}", self.element, E::TYPE)))
     }
 
     /// Where row `index` lies in the data.
@@ -215,24 +217,8 @@ impl MatrixShape {
     pub(super) fn write_header<'a>(&self, slot: &'a mut [u8]) -> Result<&'a mut [u8]> {
         check_slot(slot, self.encoded_len())?;
         let (head, data) = slot.split_at_mut(Self::HEADER_LEN);
-        head.copy_from_slice(Header::from(*self).as_bytes());
+        head.copy_from_slice(&self.to_header());
         Ok(data)
-    }
-
-    /// Reads the header from `source`, whose length it must account for.
-    pub(super) fn read_from<S: Source + ?Sized>(source: &S) -> Result<Self> {
-        let len = source.len();
-        if len < Self::HEADER_LEN {
-            return Err(invalid(format!("{len} bytes are too few for the header of a matrix")));
-        }
-        let mut header = Header::default();
-        source.read_at(0, header.as_mut_bytes())?;
-        let shape = header.shape()?;
-        if len != shape.encoded_len() {
-            let takes = shape.encoded_len();
-            return Err(invalid(format!("a {shape} matrix takes {takes} bytes, but has {len}")));
-        }
-        Ok(shape)
     }
 }
 
@@ -242,7 +228,13 @@ impl fmt::Display for MatrixShape {
     }
 }
 
-/// The header as it travels.
+impl fmt::Debug for MatrixShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MatrixShape({self})")
+    }
+}
+
+/// The header in its layout.
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct Header {
@@ -317,7 +309,11 @@ mod tests {
             [0; 8],
         ];
         assert_eq!(slot[..32], *expected.as_flattened());
-        assert_eq!(MatrixShape::read_from(&slot).unwrap(), shape);
+        assert_eq!(shape.to_header(), expected.as_flattened());
+        assert_eq!(MatrixShape::decode(&slot).unwrap(), shape);
+        assert_eq!(MatrixShape::from_header(&shape.to_header()).unwrap(), shape);
+        assert_eq!((shape.data_range().start, shape.data_range().end), (32, slot.len()));
+        assert_eq!(format!("{shape:?}"), "MatrixShape(258 × 3 bf16)");
     }
 
     #[test]
@@ -348,17 +344,17 @@ mod tests {
     #[test]
     fn a_header_cut_anywhere_is_refused() {
         let whole = header(0, 0, 1, 0);
-        assert!(MatrixShape::read_from(&whole).is_ok());
+        assert!(MatrixShape::decode(&whole).is_ok());
         for len in 0..whole.len() {
-            assert_invalid(MatrixShape::read_from(&whole[..len]), "too few for the header");
+            assert_invalid(MatrixShape::decode(&whole[..len]), "too few for the header");
         }
     }
 
     #[test]
     fn zero_bytes_and_unknown_element_types_are_refused() {
-        assert_invalid(MatrixShape::read_from(&[0; 32]), "unknown type 0");
-        assert_invalid(MatrixShape::read_from(&header(0, 0, 6, 0)), "unknown type 6");
-        assert_invalid(MatrixShape::read_from(&header(0, 0, 255, 0)), "unknown type 255");
+        assert_invalid(MatrixShape::decode(&[0; 32]), "unknown type 0");
+        assert_invalid(MatrixShape::decode(&header(0, 0, 6, 0)), "unknown type 6");
+        assert_invalid(MatrixShape::decode(&header(0, 0, 255, 0)), "unknown type 255");
     }
 
     #[test]
@@ -367,14 +363,14 @@ mod tests {
             for bit in 0..8 {
                 let mut bytes = header(0, 0, 1, 0);
                 bytes[offset] |= 1 << bit;
-                assert_invalid(MatrixShape::read_from(&bytes), "reserved");
+                assert_invalid(MatrixShape::decode(&bytes), "reserved");
             }
         }
     }
 
     #[test]
     fn a_shape_that_does_not_account_for_the_bytes_is_refused() {
-        let read = |bytes: Vec<u8>| MatrixShape::read_from(&bytes);
+        let read = |bytes: Vec<u8>| MatrixShape::decode(&bytes);
         let with_data = |len| [header(1, 2, 1, 8), vec![0; len]].concat();
         assert!(read(with_data(8)).is_ok());
         assert_invalid(read(with_data(7)), "a 1 × 2 f32 matrix takes 40 bytes, but has 39");

@@ -4,16 +4,16 @@ use std::fmt;
 
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::element::{Element, ElementType};
 use super::float16::{f32_to_bf16, f32_to_f16};
-use super::matrix_shape::{ElementType, MatrixShape};
+use super::matrix_shape::MatrixShape;
 use super::{check_slot, copy_from_slice, invalid};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// A matrix under construction in a slot: nothing is copied afterwards.
+/// A matrix that is written in a slot. Nothing is copied afterwards.
 ///
-/// The header is written at once. A row that is never written keeps the bytes
-/// that the slot held before, so write each of them, or
-/// [`fill_zero`](Self::fill_zero) first.
+/// The header is written at once. A row that is never written keeps the bytes that the slot
+/// held before: write every row, or call [`fill_zero`](Self::fill_zero) first.
 ///
 /// ```
 /// use slipring::payload::{ElementType, MatrixReader, MatrixShape, MatrixWriter};
@@ -39,19 +39,19 @@ impl<'a> MatrixWriter<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) when it
-    /// has another length; the message names both.
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if `slot` has another
+    /// length; the message names both.
     pub fn new(slot: &'a mut [u8], shape: MatrixShape) -> Result<Self> {
         Ok(Self { shape, data: shape.write_header(slot)? })
     }
 
-    /// Rows, columns and element type.
+    /// Returns rows, columns and element type.
     #[must_use]
     pub const fn shape(&self) -> MatrixShape {
         self.shape
     }
 
-    /// All rows as little-endian bytes, one behind another.
+    /// Returns all rows as little-endian bytes, one row after another.
     #[must_use]
     pub fn data_mut(&mut self) -> &mut [u8] {
         self.data
@@ -62,49 +62,63 @@ impl<'a> MatrixWriter<'a> {
         self.data.fill(0);
     }
 
-    /// Row `index` as little-endian bytes.
+    /// Returns row `index` as little-endian bytes.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) when there
-    /// is no such row.
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if there is no such row.
     pub fn row_mut(&mut self, index: usize) -> Result<&mut [u8]> {
         let range = self.shape.row_range(index)?;
         Ok(self.data.get_mut(range).unwrap_or_default())
     }
 
-    /// Row `index` of an `f32` matrix, to compute in place.
+    /// Returns row `index`, to compute in place.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) when there
-    /// is no such row, the elements are not `f32`, or the slot is not aligned
-    /// to 4 bytes. A slot of a ring always is.
-    pub fn row_f32_mut(&mut self, index: usize) -> Result<&mut [f32]> {
-        let element = self.shape.element();
-        if element != ElementType::F32 {
-            return Err(invalid(format!("a row of {element} elements is not one of f32")));
-        }
-        <[f32]>::mut_from_bytes(self.row_mut(index)?)
-            .map_err(|_| invalid("a row of f32 in a slot that is not aligned to 4 bytes"))
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if there is no such row,
+    /// if the elements are of another type than `E`, or if the slot is not aligned for it. A
+    /// slot of a channel always is.
+    pub fn row_exact_mut<E: Element>(&mut self, index: usize) -> Result<&mut [E]> {
+        self.shape.check_type::<E>()?;
+        <[E]>::mut_from_bytes(self.row_mut(index)?).map_err(|_| not_aligned::<E>())
     }
 
-    /// Writes row `index`. To `f16` and `bf16` each value is rounded to the
-    /// nearest, ties to even.
+    /// Returns all rows, one after another, to compute in place.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload), with the
-    /// row as it was, when there is no such row, it has not `row.len()` columns,
-    /// or the elements are integers: these need a scale, so quantize yourself
-    /// and use [`row_mut`](Self::row_mut).
+    /// As [`row_exact_mut`](Self::row_exact_mut), for all rows.
+    pub fn exact_mut<E: Element>(&mut self) -> Result<&mut [E]> {
+        self.shape.check_type::<E>()?;
+        <[E]>::mut_from_bytes(self.data).map_err(|_| not_aligned::<E>())
+    }
+
+    /// Returns row `index` of an `f32` matrix, to compute in place.
+    ///
+    /// # Errors
+    ///
+    /// As [`row_exact_mut`](Self::row_exact_mut).
+    pub fn row_f32_mut(&mut self, index: usize) -> Result<&mut [f32]> {
+        self.row_exact_mut(index)
+    }
+
+    /// Writes row `index`. In a matrix of `f16` or `bf16` each value is rounded to the nearest,
+    /// ties to even.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if there is no such row,
+    /// if it has not `row.len()` columns, or if the elements are integers. The row is unchanged
+    /// then. Integers need a scale: convert the values yourself and use
+    /// [`row_exact_mut`](Self::row_exact_mut).
     pub fn write_row_f32(&mut self, index: usize, row: &[f32]) -> Result<()> {
         self.shape.check_elements("a row", self.shape.cols(), row.len())?;
         let element = self.shape.element();
         narrow(element, row, self.row_mut(index)?)
     }
 
-    /// Writes all rows, as [`write_row_f32`](Self::write_row_f32) does one.
+    /// Writes all rows, as [`write_row_f32`](Self::write_row_f32) writes one.
     ///
     /// # Errors
     ///
@@ -113,6 +127,15 @@ impl<'a> MatrixWriter<'a> {
         self.shape.check_elements("all rows", self.shape.elements(), rows.len())?;
         narrow(self.shape.element(), rows, self.data)
     }
+}
+
+#[cold]
+fn not_aligned<E: Element>() -> Error {
+    invalid(format!(
+        "{} elements in a slot that is not aligned to {} bytes",
+        E::TYPE,
+        align_of::<E>()
+    ))
 }
 
 impl fmt::Debug for MatrixWriter<'_> {
@@ -246,6 +269,9 @@ mod tests {
         let mut all = [9.0; 2];
         MatrixReader::new(words.as_bytes()).unwrap().copy_to_f32(&mut all).unwrap();
         assert_eq!(all, [0.0, 2.0]);
+        let mut writer = MatrixWriter::new(words.as_mut_bytes(), shape).unwrap();
+        assert_eq!(writer.exact_mut::<f32>().unwrap(), [0.0, 2.0]);
+        assert_invalid(writer.exact_mut::<u8>(), "f32 elements, not u8");
 
         let mut words = [0_u64; 6];
         let (_, shifted) = words.as_mut_bytes().split_at_mut(1);
@@ -254,7 +280,7 @@ mod tests {
 
         let shape = MatrixShape::new(1, 4, ElementType::F16).unwrap();
         let mut writer = MatrixWriter::new(&mut shifted[..40], shape).unwrap();
-        assert_invalid(writer.row_f32_mut(0), "f16 elements is not one of f32");
+        assert_invalid(writer.row_f32_mut(0), "f16 elements, not f32");
     }
 
     proptest! {

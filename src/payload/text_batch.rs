@@ -9,7 +9,19 @@ use super::{Payload, check_slot, invalid, widen};
 use crate::error::Result;
 
 /// The fixed part in front of the offsets.
-#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
 #[repr(C)]
 pub(super) struct Header {
     pub(super) count: U32,

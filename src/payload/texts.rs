@@ -21,6 +21,8 @@ use crate::error::Result;
 /// The layout is at [`TextBatch`](super::TextBatch).
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Texts {
+    /// That of the other two.
+    header: Header,
     // Checked on every decode: ends never decrease, the last is `text.len()`,
     // and each is a char boundary of `text`.
     ends: Vec<U32>,
@@ -64,12 +66,22 @@ impl Texts {
             bytes.clear();
         }
         let (text, valid) = into_text(bytes, &ends);
-        let result = fetched.and(valid).and_then(|()| check_boundaries(&ends, &text));
+        let checked = fetched.and_then(|header| {
+            valid?;
+            check_boundaries(&ends, &text)?;
+            Ok(header)
+        });
         (self.ends, self.text) = (ends, text);
-        if result.is_err() {
-            self.clear();
+        match checked {
+            Ok(header) => {
+                self.header = header;
+                Ok(())
+            }
+            Err(error) => {
+                self.clear();
+                Err(error)
+            }
         }
-        result
     }
 
     /// The number of texts.
@@ -109,28 +121,23 @@ impl Texts {
 
     /// Forgets the texts and keeps the buffers.
     pub fn clear(&mut self) {
+        self.header = Header::default();
         self.ends.clear();
         self.text.clear();
-    }
-
-    fn header(&self) -> Header {
-        // Both came out of 32 bits.
-        let narrow = |n: usize| U32::new(u32::try_from(n).unwrap_or(u32::MAX));
-        Header { count: narrow(self.ends.len()), text_bytes: narrow(self.text.len()) }
     }
 }
 
 impl Payload for Texts {
     fn encoded_len(&self) -> usize {
-        self.header().encoded_len()
+        self.header.encoded_len()
     }
 
     fn encode(&self, out: &mut [u8]) -> Result<()> {
-        encode(self.header(), self.iter(), out)
+        encode(self.header, self.iter(), out)
     }
 
-    fn is_encoded_in_place(&self, _: super::encoded::InPlace) -> bool {
-        true
+    fn as_parts(&self) -> Option<[&[u8]; 3]> {
+        Some([self.header.as_bytes(), self.ends.as_bytes(), self.text.as_bytes()])
     }
 }
 
@@ -176,7 +183,11 @@ impl ExactSizeIterator for TextsIter<'_> {}
 impl FusedIterator for TextsIter<'_> {}
 
 /// Copies the parts out, once the lengths are known to add up, and checks the ends.
-fn fetch<S: Source + ?Sized>(source: &S, ends: &mut Vec<U32>, bytes: &mut Vec<u8>) -> Result<()> {
+fn fetch<S: Source + ?Sized>(
+    source: &S,
+    ends: &mut Vec<U32>,
+    bytes: &mut Vec<u8>,
+) -> Result<Header> {
     let len = source.len();
     if len < HEADER_LEN {
         return Err(invalid(format!("{len} bytes are too few for a batch of texts")));
@@ -195,7 +206,8 @@ fn fetch<S: Source + ?Sized>(source: &S, ends: &mut Vec<U32>, bytes: &mut Vec<u8
     source.read_at(HEADER_LEN, ends.as_mut_bytes())?;
     bytes.resize(text_bytes, 0);
     source.read_at(HEADER_LEN + OFFSET_LEN * count, bytes)?;
-    check_ends(ends, header.text_bytes.get())
+    check_ends(ends, header.text_bytes.get())?;
+    Ok(header)
 }
 
 fn check_ends(ends: &[U32], text_bytes: u32) -> Result<()> {

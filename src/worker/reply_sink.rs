@@ -114,7 +114,7 @@ impl ReplySink {
         if len > self.max_message {
             return Err(Error::too_large(len, self.max_message, "raise max_message"));
         }
-        let encoded = Encoded::of(payload, len)?;
+        let mut encoded = Encoded::of(payload, len)?;
         // The reader gets memory for the whole message at its first piece.
         let header = Header { aux: as_u64(len), ..state.header(kind) };
         let (mut chunker, longest) = (Chunker::new(header), self.producer.piece_len());

@@ -231,8 +231,8 @@ impl slipring::payload::Payload for Liar {
         Ok(())
     }
 
-    fn as_encoded(&self) -> Option<&[u8]> {
-        Some(&[1; 5000])
+    fn as_parts(&self) -> Option<[&[u8]; 3]> {
+        Some([&[1; 5000], &[], &[]])
     }
 }
 
