@@ -76,7 +76,8 @@ impl fmt::Display for ElementType {
     }
 }
 
-/// A Rust type that elements of a matrix have in memory: `f32`, `i8` and `u8`.
+/// A Rust type that elements of a matrix have in memory: `f32`, `i8` and `u8`, and with the
+/// feature `half` also `half::f16` and `half::bf16`.
 ///
 /// No other type can implement this trait.
 ///
@@ -111,3 +112,6 @@ macro_rules! elements {
 }
 
 elements! { f32: F32, i8: I8, u8: U8 }
+
+#[cfg(feature = "half")]
+pub(super) use elements;

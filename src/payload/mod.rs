@@ -14,6 +14,14 @@
 //! A `Box`, `Rc`, `Arc`, `Cow` or reference of a payload is a payload, and one of a source is
 //! a source.
 //!
+//! # Optional features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `bytes` | `Bytes` and `BytesMut` as payloads and sources; `Bytes` from a reply or from [`PeerBytes`](crate::PeerBytes), by copy |
+//! | `half` | `half::f16` and `half::bf16` as an [`Element`] |
+//! | `ndarray` | two-dimensional arrays as payloads; arrays and views of matrices |
+//!
 //! # Bytes that change while they are read
 //!
 //! A decoder copies each byte of its source at most once per operation, checks the copy, and
@@ -47,6 +55,12 @@ mod matrix_writer;
 mod reader;
 mod text_batch;
 mod texts;
+#[cfg(feature = "bytes")]
+mod with_bytes;
+#[cfg(feature = "half")]
+mod with_half;
+#[cfg(feature = "ndarray")]
+mod with_ndarray;
 
 #[cfg(test)]
 mod tests;
