@@ -1,77 +1,63 @@
 //! The one error type of the library.
-//!
-//! An [`Error`] is opaque and one pointer wide. [`Error::kind`] and the `is_*`
-//! predicates tell what happened; the message says what, how much, the limit
-//! and the option that raises it; [`Error::death`] and [`Error::worker`] carry
-//! what is known about a dead worker and about a failure inside a handler.
-//!
-//! `{}` writes one line and leaves out what [`source`](std::error::Error::source) returns.
-//! `{:#}` adds the sources to that line, and below it the end of a dead worker's log.
-//! `{:?}` writes the kind and the same as `{:#}`.
 
 mod death;
+mod exit;
+mod failure;
+mod kind;
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io;
+use std::str::Utf8Error;
 use std::sync::Arc;
 
 #[cfg(not(loom))]
 pub(crate) use death::NO_LOG;
+pub use death::WorkerDeath;
 pub(crate) use death::{EndOfService, LastServed, StatusLine};
-pub use death::{ExitCause, WorkerDeath};
+pub use exit::ExitCause;
+pub use failure::WorkerFailure;
+pub use kind::ErrorKind;
 
 /// Result with this library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What happened, for code that must decide.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// A configuration value that cannot work; the message has the reason.
-    InvalidConfig,
-    /// A payload longer than the cap; nothing was sent and the channel is usable.
-    TooLarge,
-    /// A typed payload that cannot be encoded, or bytes that do not decode as one.
-    InvalidPayload,
-    /// The deadline passed. The request is retired: a late reply is dropped.
-    Timeout,
-    /// A stream delivered nothing for its chunk timeout, and is over. Other requests are not
-    /// affected, but a worker that is stuck in its handler serves none of them.
-    Stalled,
-    /// The request was cancelled, or the abort flag was set.
-    Cancelled,
-    /// The channel is closed, or was closed while the operation waited.
-    Closed,
-    /// As many requests as the channel can hold are in flight.
-    TooManyInFlight,
-    /// The peer process is gone; see [`Error::death`].
-    PeerDied,
-    /// The peer wrote something that cannot be; the channel is unusable for good.
-    PeerCorrupt,
-    /// The peer answered with something that the protocol does not allow here.
-    Protocol,
-    /// The handler in the worker failed or panicked; see [`Error::worker`].
-    Worker,
-    /// The worker could not build its session, so that it serves nothing and ends; see
-    /// [`Error::worker`].
-    Session,
-    /// The program could not be started.
-    Spawn,
-    /// The worker did not attach: it is not a slipring worker, exited, or took too long.
-    Handshake,
-    /// The two sides do not agree on layout, geometry, features or seals.
-    Mismatch,
-    /// Used in a forked child, which has not called exec, of a process that has used this
-    /// library. What the child inherited belongs to its parent, and it cannot start workers.
-    Forked,
-    /// The kernel lacks something that is needed.
-    Unsupported,
-    /// A system call failed; see [`std::error::Error::source`].
-    Os,
-}
-
-/// An error of this library. Cheap to move and to clone.
+/// An error of this library: opaque, one pointer wide, cheap to move and to clone.
+///
+/// [`kind`](Self::kind) and the `is_*` methods tell what happened. The message says what
+/// happened, how much was asked for, the limit, and the option that raises it.
+/// [`death`](Self::death) and [`worker`](Self::worker) carry what is known about a dead worker
+/// and about a failure inside a handler.
+///
+/// `{}` writes one line, without what [`source`](std::error::Error::source) returns. `{:#}` adds
+/// the sources to that line, and below it the end of a dead worker's log. `{:?}` writes the kind
+/// and the same as `{:#}`.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use slipring::{Channel, Kind, Reply, Result};
+///
+/// /// Sends the text again, but never has it served twice.
+/// fn embed(channel: &Channel, spare: &Channel, text: &str) -> Result<Reply> {
+///     match channel.call(Kind::EMBED, text, Duration::from_secs(2)) {
+///         Err(error) if error.is_fatal() && error.was_begun() == Some(false) => {
+///             spare.call(Kind::EMBED, text, Duration::from_secs(2))
+///         }
+///         result => result,
+///     }
+/// }
+/// ```
+///
+/// It converts to [`io::Error`], of which it is then the inner error:
+///
+/// ```
+/// let error = slipring::Error::invalid_payload("an image of 0 bytes");
+/// let error = std::io::Error::from(error);
+/// assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+/// let ours = error.get_ref().and_then(|inner| inner.downcast_ref::<slipring::Error>());
+/// assert!(ours.is_some());
+/// ```
 #[derive(Clone)]
 pub struct Error(Arc<Repr>);
 
@@ -122,10 +108,10 @@ impl Error {
         Self::build(kind, message.into(), Detail::None, Some(source.into()))
     }
 
-    /// An [`ErrorKind::InvalidPayload`], for implementations of
-    /// [`Payload`](crate::payload::Payload) and [`Source`](crate::payload::Source): a value that
-    /// cannot be encoded, or bytes that do not decode. The message should name what is wrong
-    /// and the value that would be right.
+    /// Makes an [`ErrorKind::InvalidPayload`], for implementations of
+    /// [`Payload`](crate::payload::Payload) and [`Source`](crate::payload::Source): a value
+    /// cannot be encoded, or bytes do not decode. The message should name what is wrong and what
+    /// would be right.
     ///
     /// ```
     /// let error = slipring::Error::invalid_payload("an image of 0 bytes");
@@ -134,6 +120,14 @@ impl Error {
     #[must_use]
     pub fn invalid_payload(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::InvalidPayload, message)
+    }
+
+    /// Makes the error of a payload of `len` bytes that is not text.
+    #[cold]
+    pub(crate) fn not_utf8(len: usize, error: Utf8Error) -> Self {
+        let at = error.valid_up_to();
+        let message = format!("a payload of {len} bytes is not UTF-8 from byte {at} on");
+        Self::caused_by(ErrorKind::InvalidPayload, message, error)
     }
 
     pub(crate) fn too_large(len: usize, cap: usize, option: &str) -> Self {
@@ -168,7 +162,7 @@ impl Error {
         Self(Arc::new(Repr { kind, message, detail, source, begun: None, log_tail: None }))
     }
 
-    /// Shows the end of the worker's log. Only before the error is cloned.
+    /// Adds the end of the worker's log. Only before the error is cloned.
     pub(crate) fn with_log_tail(mut self, tail: Option<String>) -> Self {
         if let Some(repr) = Arc::get_mut(&mut self.0) {
             repr.log_tail = tail;
@@ -176,7 +170,7 @@ impl Error {
         self
     }
 
-    /// Says whether a handler had begun the request. Only before the error is cloned.
+    /// Adds whether a handler had begun the request. Only before the error is cloned.
     pub(crate) fn with_begun(mut self, begun: bool) -> Self {
         if let Some(repr) = Arc::get_mut(&mut self.0) {
             repr.begun = Some(begun);
@@ -184,76 +178,91 @@ impl Error {
         self
     }
 
-    /// What happened.
+    /// Returns what happened.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The deadline of the operation passed.
+    /// Returns whether the deadline of the operation passed.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.kind() == ErrorKind::Timeout
     }
 
-    /// A stream delivered nothing for its chunk timeout.
+    /// Returns whether a stream delivered nothing for its chunk timeout.
     #[must_use]
     pub fn is_stalled(&self) -> bool {
         self.kind() == ErrorKind::Stalled
     }
 
-    /// The peer process is gone.
+    /// Returns whether the worker process is gone.
     #[must_use]
     pub fn is_peer_dead(&self) -> bool {
         self.kind() == ErrorKind::PeerDied
     }
 
-    /// The channel is closed.
+    /// Returns whether the channel is closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.kind() == ErrorKind::Closed
     }
 
-    /// The request was cancelled.
+    /// Returns whether the request was cancelled.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.kind() == ErrorKind::Cancelled
     }
 
-    /// The payload was longer than the cap.
+    /// Returns whether the payload was longer than allowed.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
         self.kind() == ErrorKind::TooLarge
     }
 
-    /// The handler in the worker failed.
+    /// Returns whether the handler in the worker failed.
     #[must_use]
     pub fn is_worker_error(&self) -> bool {
         self.kind() == ErrorKind::Worker
     }
 
-    /// Whether the channel can never be used again after this error: its worker is dead,
-    /// wrote garbage or has no session, or the channel is closed, or belongs to the process
-    /// that this one was forked from. After a stream that stalled and a call that timed out it
-    /// can be used, although its worker may be stuck. Errors of starting a worker are not
-    /// meant: there is no channel then.
+    /// Returns whether the channel can never be used again after this error: its worker is dead,
+    /// wrote garbage or has no session, the channel is closed, or it belongs to the process that
+    /// this one was forked from.
+    ///
+    /// A channel is usable after a call that timed out and a stream that stalled, although its
+    /// worker may be stuck. The method says nothing about errors of starting a worker: there is
+    /// no channel then.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
         use ErrorKind as K;
         matches!(self.kind(), K::PeerDied | K::PeerCorrupt | K::Session | K::Closed | K::Forked)
     }
 
-    /// `(length, cap)` in bytes of a payload that was [`ErrorKind::TooLarge`].
+    /// Returns the length of the payload and the longest that is allowed, both in bytes, for an
+    /// [`ErrorKind::TooLarge`].
+    ///
+    /// ```no_run
+    /// # fn example(channel: &slipring::Channel) {
+    /// use std::time::Duration;
+    ///
+    /// use slipring::Kind;
+    ///
+    /// let error = channel.call(Kind::EMBED, &vec![0; 1 << 30], Duration::from_secs(1)).unwrap_err();
+    /// let limit = channel.config().max_message();
+    /// assert_eq!(error.length_and_limit(), Some((1 << 30, limit)));
+    /// # }
+    /// ```
     #[must_use]
-    pub fn too_large_by(&self) -> Option<(usize, usize)> {
+    pub fn length_and_limit(&self) -> Option<(usize, usize)> {
         match self.0.detail {
             Detail::TooLarge { len, cap } => Some((len, cap)),
             _ => None,
         }
     }
 
-    /// Whether a handler had begun to serve the request that this error ended; `None` if that
-    /// is not known.
+    /// Returns whether a handler had begun to serve the request that this error ended; `None` if
+    /// that is not known.
     ///
     /// `Some(false)` is certain: the request was not sent, or the worker had not begun it and
     /// never will. It can be sent again, to another worker if this one is dead, without being
@@ -269,24 +278,18 @@ impl Error {
         }
     }
 
-    /// The last 4096 bytes that the worker logged, lossily decoded, if it has a log: when it is
-    /// dead, or did not attach.
+    /// Returns the last 4096 bytes that the worker logged, lossily decoded, if the worker is
+    /// dead or did not attach, and has a log.
     #[must_use]
     pub fn log_tail(&self) -> Option<&str> {
         match &self.0.detail {
-            Detail::Death(death) => death.log_tail.as_deref(),
+            Detail::Death(death) => death.log_tail(),
             _ => self.0.log_tail.as_deref(),
         }
     }
 
-    fn source_kind(&self) -> Option<io::ErrorKind> {
-        let source = std::error::Error::source(self)?;
-        let kind = source.downcast_ref::<io::Error>().map(io::Error::kind);
-        kind.filter(|kind| !matches!(kind, io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock))
-    }
-
-    /// What a handler reported, when the kind is [`ErrorKind::Worker`], or the builder of the
-    /// session, when it is [`ErrorKind::Session`].
+    /// Returns what a handler reported, if the kind is [`ErrorKind::Worker`], or the builder of
+    /// the session, if it is [`ErrorKind::Session`].
     #[must_use]
     pub fn worker(&self) -> Option<&WorkerFailure> {
         match &self.0.detail {
@@ -295,13 +298,19 @@ impl Error {
         }
     }
 
-    /// What is known of the worker's end, when the kind is [`ErrorKind::PeerDied`].
+    /// Returns what is known about the worker's end, if the kind is [`ErrorKind::PeerDied`].
     #[must_use]
     pub fn death(&self) -> Option<&WorkerDeath> {
         match &self.0.detail {
             Detail::Death(death) => Some(death),
             _ => None,
         }
+    }
+
+    fn source_kind(&self) -> Option<io::ErrorKind> {
+        let source = std::error::Error::source(self)?;
+        let kind = source.downcast_ref::<io::Error>().map(io::Error::kind);
+        kind.filter(|kind| !matches!(kind, io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock))
     }
 }
 
@@ -364,56 +373,8 @@ fn write_log_tail(f: &mut fmt::Formatter<'_>, tail: Option<&str>) -> fmt::Result
 
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
-        use ErrorKind as K;
-        let kind = match error.kind() {
-            K::InvalidConfig | K::TooLarge => io::ErrorKind::InvalidInput,
-            K::InvalidPayload | K::PeerCorrupt | K::Protocol | K::Mismatch => {
-                io::ErrorKind::InvalidData
-            }
-            K::Timeout | K::Stalled => io::ErrorKind::TimedOut,
-            // Not `Interrupted`, nor `WouldBlock`: after those, loops of std and of reactors try
-            // again what will never succeed.
-            K::Cancelled => io::ErrorKind::ConnectionAborted,
-            K::Closed => io::ErrorKind::NotConnected,
-            K::TooManyInFlight => io::ErrorKind::ResourceBusy,
-            K::PeerDied => io::ErrorKind::BrokenPipe,
-            K::Unsupported => io::ErrorKind::Unsupported,
-            K::Spawn | K::Os => error.source_kind().unwrap_or(io::ErrorKind::Other),
-            K::Worker | K::Session | K::Handshake | K::Forked => io::ErrorKind::Other,
-        };
-        Self::new(kind, error)
-    }
-}
-
-/// What a handler reported, which is the failure of one request, or the builder of a session.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct WorkerFailure {
-    /// Name of the error's type, `panic` for a panic.
-    pub type_name: String,
-    /// The error's own message.
-    pub message: String,
-    /// The messages of its sources, outermost first.
-    pub sources: Vec<String>,
-    /// Where it happened; empty when the worker captured none.
-    pub backtrace: String,
-}
-
-impl WorkerFailure {
-    fn tell(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        one_line(f, &self.type_name)?;
-        for text in std::iter::once(&self.message).chain(&self.sources) {
-            f.write_str(": ")?;
-            one_line(f, text)?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for WorkerFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("worker failed: ")?;
-        self.tell(f)
+        let kind = error.kind().io_kind().or_else(|| error.source_kind());
+        Self::new(kind.unwrap_or(io::ErrorKind::Other), error)
     }
 }
 

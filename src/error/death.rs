@@ -1,156 +1,103 @@
-//! How a worker ended, and what is known about it.
+//! What is known about the end of a worker.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 
-use super::write_log_tail;
-
-/// How a worker process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ExitCause {
-    /// It called exit, with this code.
-    Exited(i32),
-    /// This signal killed it.
-    Signaled(i32),
-    /// Somebody else reaped it, so that the status is lost.
-    Unknown,
-}
-
-impl ExitCause {
-    /// `SIGKILL` for 9, and so on; `None` when no signal is involved.
-    #[must_use]
-    pub fn signal_name(self) -> Option<&'static str> {
-        match self {
-            Self::Signaled(number) => Some(signal_name(number)),
-            Self::Exited(_) | Self::Unknown => None,
-        }
-    }
-}
-
-impl fmt::Display for ExitCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exited(code) => write!(f, "exited with code {code}"),
-            Self::Signaled(n) => write!(f, "killed by signal {} ({n})", signal_name(*n)),
-            Self::Unknown => f.write_str("ended, status unknown (reaped elsewhere)"),
-        }
-    }
-}
+use super::{ExitCause, write_log_tail};
+use crate::id::RequestId;
 
 /// What is known about the end of a worker.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
+///
+/// The first signs of a death come before the kernel hands out the exit status: half a second
+/// before, if the process is big. Until then [`cause`](Self::cause) and what depends on it
+/// return `None`. They can be asked again later: no operation of the channel is needed.
+///
+/// `{}` writes one line. `{:#}` adds the end of the log below it.
+///
+/// ```no_run
+/// # fn example(error: &slipring::Error) {
+/// if let Some(death) = error.death() {
+///     match death.cause() {
+///         Some(cause) => eprintln!("worker {} {cause}", death.pid()),
+///         None => eprintln!("worker {} is gone", death.pid()),
+///     }
+///     if let Some(request) = death.serving() {
+///         eprintln!("it was serving request {request}");
+///     }
+/// }
+/// # }
+/// ```
+#[derive(Clone)]
 pub struct WorkerDeath {
-    /// The worker's role.
-    pub role: String,
-    /// Its process id.
-    pub pid: u32,
-    /// The request that the error ended, if it was sent. It was not necessarily the one that
-    /// the worker served: see [`WorkerDeath::serving`] and [`WorkerDeath::was_begun`].
-    pub request: Option<u64>,
-    /// Its log, when it has one.
-    pub log_path: Option<PathBuf>,
-    /// The last 4096 bytes that it logged, lossily decoded.
-    pub log_tail: Option<String>,
+    pub(crate) role: String,
+    pub(crate) pid: u32,
+    pub(crate) request: Option<u64>,
+    pub(crate) log_path: Option<PathBuf>,
+    pub(crate) log_tail: Option<String>,
     pub(crate) status: Arc<OnceLock<ExitCause>>,
     pub(crate) oom_suspected: Arc<OnceLock<bool>>,
     pub(crate) end_of_service: Arc<EndOfService>,
 }
 
-/// What the worker's status line says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LastServed {
-    /// The request that was begun last; zero if none was.
-    pub(crate) begun: u64,
-    /// Whether its handler was running.
-    pub(crate) is_running: bool,
-}
-
-/// A worker's status line, in the memory of its channel.
-pub(crate) trait StatusLine: fmt::Debug + Send + Sync {
-    fn last_served(&self) -> LastServed;
-}
-
-/// Tells whether no thread of the worker runs any more.
-type HasStopped = Box<dyn Fn() -> bool + Send + Sync>;
-
-/// What the worker's status line said when the worker had ended. An error outlives the
-/// channel's memory, so that the line is read once and kept.
-#[derive(Default)]
-pub(crate) struct EndOfService {
-    line: OnceLock<Weak<dyn StatusLine>>,
-    has_stopped: OnceLock<HasStopped>,
-    read: OnceLock<LastServed>,
-}
-
-impl EndOfService {
-    /// Where to read; once.
-    pub(crate) fn set_line(&self, line: Weak<dyn StatusLine>) {
-        // A channel has one core, which sets this when it is made.
-        let _ = self.line.set(line);
-    }
-
-    /// Whether the worker serves requests. One that uses raw rings has no line.
-    fn has_line(&self) -> bool {
-        self.line.get().is_some()
-    }
-
-    /// How to tell whether no thread of the worker runs any more; once.
-    pub(crate) fn set_has_stopped(&self, has_stopped: HasStopped) {
-        // A channel has one worker, which sets this when it is started.
-        let _ = self.has_stopped.set(has_stopped);
-    }
-
-    /// What the line says once no thread of the worker runs any more, so that nothing is begun
-    /// after this look. `None` before that, and if the channel's memory went first.
-    pub(crate) fn last_served(&self) -> Option<LastServed> {
-        if let Some(read) = self.read.get() {
-            return Some(*read);
-        }
-        let line = self.line.get()?.upgrade()?;
-        let has_stopped = self.has_stopped.get()?;
-        has_stopped().then(|| *self.read.get_or_init(|| line.last_served()))
-    }
-}
-
-impl fmt::Debug for EndOfService {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EndOfService").field("read", &self.read.get()).finish_non_exhaustive()
-    }
-}
-
 impl WorkerDeath {
-    /// How it ended. A big process can be known to be dead half a second before
-    /// the kernel hands out its status: until then, `None`.
+    /// Returns the worker's role.
+    #[must_use]
+    pub fn role(&self) -> &str {
+        &self.role
+    }
+
+    /// Returns the worker's process id, which the kernel may have given to another process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Returns the request that the error ended; `None` if the error ended no request, or one
+    /// that was not sent.
+    ///
+    /// The worker did not necessarily serve this request: see [`serving`](Self::serving) and
+    /// [`was_begun`](Self::was_begun).
+    #[must_use]
+    pub fn request(&self) -> Option<RequestId> {
+        self.request.map(RequestId::new)
+    }
+
+    /// Returns the path of the worker's log, if it has one.
+    #[must_use]
+    pub fn log_path(&self) -> Option<&Path> {
+        self.log_path.as_deref()
+    }
+
+    /// Returns the last 4096 bytes that the worker logged, lossily decoded, if it has a log.
+    #[must_use]
+    pub fn log_tail(&self) -> Option<&str> {
+        self.log_tail.as_deref()
+    }
+
+    /// Returns how the worker ended; `None` until that is known.
     #[must_use]
     pub fn cause(&self) -> Option<ExitCause> {
         self.status.get().copied()
     }
 
-    /// The request whose handler was running when the worker ended. `None` if no handler
-    /// was, and until [`WorkerDeath::cause`] is known. A worker that uses raw rings serves
-    /// no requests.
+    /// Returns the request whose handler was running when the worker ended; `None` if no handler
+    /// was running, until [`cause`](Self::cause) is known, and for a worker that uses raw rings.
     #[must_use]
-    pub fn serving(&self) -> Option<u64> {
-        self.last_served().filter(|last| last.is_running).map(|last| last.begun)
+    pub fn serving(&self) -> Option<RequestId> {
+        let last = self.last_served().filter(|last| last.is_running);
+        last.map(|last| RequestId::new(last.begun))
     }
 
-    /// Only once the exit status is known, and no thread of the worker runs: the first signs
-    /// of a death come while some may.
-    fn last_served(&self) -> Option<LastServed> {
-        self.cause()?;
-        self.end_of_service.last_served()
-    }
-
-    /// Whether the worker had begun to serve the request that the error ended: whether its
-    /// handler was about to be called, or had been. The worker notes this in shared memory
-    /// before it calls a handler, and the note is read after the worker has ended. So
-    /// `Some(false)` means that no handler has seen the request, and that it can be sent to
-    /// another worker without being served twice. `None` until [`WorkerDeath::cause`] is known
-    /// and the last thread of the worker has stopped, which is a moment later, and always for
-    /// a worker that uses raw rings: this library does not know what such a worker was asked.
+    /// Returns whether the worker had begun to serve the request that the error ended: whether
+    /// its handler had been called, or was about to be.
+    ///
+    /// `Some(false)` is certain: no handler has seen the request. It can be sent to another
+    /// worker without being served twice.
+    ///
+    /// `None`: it is not known yet. The answer comes with [`cause`](Self::cause), or a moment
+    /// later, when the last thread of the worker has stopped. For a worker that uses raw rings
+    /// it never comes: this library does not know what such a worker was asked.
     #[must_use]
     pub fn was_begun(&self) -> Option<bool> {
         let Some(request) = self.request else {
@@ -161,19 +108,25 @@ impl WorkerDeath {
         self.last_served().map(|last| last.begun == request)
     }
 
-    /// The kernel's out-of-memory killer is the likely cause: it was killed by a
-    /// SIGKILL that this library did not send, while the kernel's count of such
-    /// kills went up.
+    /// Returns whether the kernel's out-of-memory killer is the likely cause: the worker was
+    /// killed by a SIGKILL that this library did not send, and the kernel's count of such kills
+    /// went up meanwhile. `false` until [`cause`](Self::cause) is known.
     #[must_use]
     pub fn is_oom_suspected(&self) -> bool {
         self.oom_suspected.get().copied().unwrap_or(false)
     }
+
+    /// Returns what the worker served last, only once the exit status is known: the first signs
+    /// of a death come while threads of the worker may still run.
+    fn last_served(&self) -> Option<LastServed> {
+        self.cause()?;
+        self.end_of_service.last_served()
+    }
 }
 
-/// What is said of a death without a log.
+/// How the line of a death without a log ends.
 pub(crate) const NO_LOG: &str = "; it has no log: `Spawner::log_dir` keeps one of a spawned worker";
 
-/// One line; `{:#}` adds the end of the log below it.
 impl fmt::Display for WorkerDeath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "worker {} (pid {}) died: ", self.role, self.pid)?;
@@ -203,61 +156,84 @@ impl fmt::Display for WorkerDeath {
             Some(path) => write!(f, "; log {}", path.display())?,
             None => f.write_str(NO_LOG)?,
         }
-        if f.alternate() { write_log_tail(f, self.log_tail.as_deref()) } else { Ok(()) }
+        if f.alternate() { write_log_tail(f, self.log_tail()) } else { Ok(()) }
     }
 }
 
-/// The name of a signal on Linux.
-fn signal_name(number: i32) -> &'static str {
-    const NAMES: [(i32, &str); 31] = [
-        (libc::SIGHUP, "SIGHUP"),
-        (libc::SIGINT, "SIGINT"),
-        (libc::SIGQUIT, "SIGQUIT"),
-        (libc::SIGILL, "SIGILL"),
-        (libc::SIGTRAP, "SIGTRAP"),
-        (libc::SIGABRT, "SIGABRT"),
-        (libc::SIGBUS, "SIGBUS"),
-        (libc::SIGFPE, "SIGFPE"),
-        (libc::SIGKILL, "SIGKILL"),
-        (libc::SIGUSR1, "SIGUSR1"),
-        (libc::SIGSEGV, "SIGSEGV"),
-        (libc::SIGUSR2, "SIGUSR2"),
-        (libc::SIGPIPE, "SIGPIPE"),
-        (libc::SIGALRM, "SIGALRM"),
-        (libc::SIGTERM, "SIGTERM"),
-        (libc::SIGSTKFLT, "SIGSTKFLT"),
-        (libc::SIGCHLD, "SIGCHLD"),
-        (libc::SIGCONT, "SIGCONT"),
-        (libc::SIGSTOP, "SIGSTOP"),
-        (libc::SIGTSTP, "SIGTSTP"),
-        (libc::SIGTTIN, "SIGTTIN"),
-        (libc::SIGTTOU, "SIGTTOU"),
-        (libc::SIGURG, "SIGURG"),
-        (libc::SIGXCPU, "SIGXCPU"),
-        (libc::SIGXFSZ, "SIGXFSZ"),
-        (libc::SIGVTALRM, "SIGVTALRM"),
-        (libc::SIGPROF, "SIGPROF"),
-        (libc::SIGWINCH, "SIGWINCH"),
-        (libc::SIGIO, "SIGIO"),
-        (libc::SIGPWR, "SIGPWR"),
-        (libc::SIGSYS, "SIGSYS"),
-    ];
-    match NAMES.iter().find(|(n, _)| *n == number) {
-        Some((_, name)) => name,
-        None if (32..=64).contains(&number) => "real-time signal",
-        None => "unknown signal",
+impl fmt::Debug for WorkerDeath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerDeath")
+            .field("role", &self.role)
+            .field("pid", &self.pid)
+            .field("cause", &self.cause())
+            .field("request", &self.request())
+            .field("was_begun", &self.was_begun())
+            .field("serving", &self.serving())
+            .field("is_oom_suspected", &self.is_oom_suspected())
+            .field("log_path", &self.log_path)
+            .field("log_tail", &self.log_tail)
+            .finish()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What the worker's status line says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LastServed {
+    /// The request that was begun last; zero if none was.
+    pub(crate) begun: u64,
+    /// Whether its handler was running.
+    pub(crate) is_running: bool,
+}
 
-    #[test]
-    fn every_signal_has_a_name() {
-        for number in 1..=31 {
-            assert!(signal_name(number).starts_with("SIG"), "{number}");
+/// A worker's status line, in the memory of its channel.
+pub(crate) trait StatusLine: fmt::Debug + Send + Sync {
+    fn last_served(&self) -> LastServed;
+}
+
+/// Tells whether no thread of the worker runs any more.
+type HasStopped = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// What the worker's status line said when the worker had ended. The line is read once and kept,
+/// because an error outlives the channel's memory.
+#[derive(Default)]
+pub(crate) struct EndOfService {
+    line: OnceLock<Weak<dyn StatusLine>>,
+    has_stopped: OnceLock<HasStopped>,
+    read: OnceLock<LastServed>,
+}
+
+impl EndOfService {
+    /// Sets where to read, once.
+    pub(crate) fn set_line(&self, line: Weak<dyn StatusLine>) {
+        // A channel sets this when it is made.
+        let _ = self.line.set(line);
+    }
+
+    /// Returns whether the worker serves requests. One that uses raw rings has no line.
+    fn has_line(&self) -> bool {
+        self.line.get().is_some()
+    }
+
+    /// Sets how to tell whether no thread of the worker runs any more, once.
+    pub(crate) fn set_has_stopped(&self, has_stopped: HasStopped) {
+        // A channel has one worker, which sets this when it is started.
+        let _ = self.has_stopped.set(has_stopped);
+    }
+
+    /// Returns what the line says once no thread of the worker runs any more, so that nothing is
+    /// begun after this look. `None` before that, and if the channel's memory is gone.
+    pub(crate) fn last_served(&self) -> Option<LastServed> {
+        if let Some(read) = self.read.get() {
+            return Some(*read);
         }
-        assert_eq!(signal_name(99), "unknown signal");
+        let line = self.line.get()?.upgrade()?;
+        let has_stopped = self.has_stopped.get()?;
+        has_stopped().then(|| *self.read.get_or_init(|| line.last_served()))
+    }
+}
+
+impl fmt::Debug for EndOfService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndOfService").field("read", &self.read.get()).finish_non_exhaustive()
     }
 }

@@ -1,7 +1,9 @@
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::id::RequestId;
 
 #[test]
 fn an_error_is_one_pointer_wide_and_so_is_its_option() {
@@ -12,7 +14,7 @@ fn an_error_is_one_pointer_wide_and_so_is_its_option() {
 #[test]
 fn a_payload_over_the_cap_is_told_with_both_numbers_and_the_option() {
     let error = Error::too_large(70, 64, "raise max_frame");
-    assert_eq!(error.too_large_by(), Some((70, 64)));
+    assert_eq!(error.length_and_limit(), Some((70, 64)));
     assert_eq!(
         error.to_string(),
         "payload of 70 bytes is over the cap of 64 bytes; raise max_frame"
@@ -59,6 +61,22 @@ fn a_death_names_its_signal_its_log_and_the_last_lines_once_they_are_known() {
     assert_eq!(format!("{error:?}"), format!("PeerDied({error:#})"));
     assert_eq!(error.log_tail(), Some("loading\nboom\n"));
     assert!(error.is_peer_dead() && error.is_fatal());
+    let death = error.death().unwrap();
+    assert_eq!((death.role(), death.pid()), ("embed", 7));
+    assert_eq!((death.request(), death.serving()), (Some(RequestId::new(3)), death.request()));
+    assert_eq!(death.log_path(), Some(Path::new("/tmp/worker-embed.log")));
+    let shown = format!("{death:?}");
+    assert!(shown.contains("cause: Some(Signaled(9))") && !shown.contains("status"), "{shown}");
+}
+
+#[test]
+fn a_payload_that_is_no_text_is_told_with_the_offset_of_the_first_bad_byte() {
+    let utf8 = String::from_utf8(b"gr\xfc\xdfe".to_vec()).unwrap_err().utf8_error();
+    let error = Error::not_utf8(5, utf8);
+    assert_eq!(error.kind(), ErrorKind::InvalidPayload);
+    assert_eq!(error.to_string(), "a payload of 5 bytes is not UTF-8 from byte 2 on");
+    let source = std::error::Error::source(&error).unwrap();
+    assert_eq!(source.downcast_ref::<Utf8Error>().unwrap().valid_up_to(), 2);
 }
 
 #[test]

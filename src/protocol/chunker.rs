@@ -246,7 +246,7 @@ mod tests {
         let mut buffer = PieceBuffer::new(header(), 3, 5);
         buffer.push(b"ab", |_| Ok(())).unwrap();
         let error = buffer.push(b"cdef", |_| panic!("nothing is sent")).unwrap_err();
-        assert_eq!((error.kind(), error.too_large_by()), (ErrorKind::TooLarge, Some((6, 5))));
+        assert_eq!((error.kind(), error.length_and_limit()), (ErrorKind::TooLarge, Some((6, 5))));
         let mut sent = Vec::new();
         buffer.finish(|piece| note(&mut sent, piece)).unwrap();
         assert_eq!(sent, [(0, b"ab".to_vec())]);

@@ -1,4 +1,4 @@
-//! Payload bytes that the peer can write, and how they are read all the same.
+//! Payload bytes that the other process can write, and how they are read all the same.
 #![allow(unsafe_code, reason = "copies out of memory that somebody else may be writing to")]
 
 use std::marker::PhantomData;
@@ -7,10 +7,23 @@ use std::ptr::NonNull;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::copy::copy;
 
-/// Bytes in memory that the peer can write: they may change while they are read.
+/// Bytes in memory that the other process can write: they may change while they are read.
 ///
-/// Reading copies them out. Whatever is decided about them must be decided about
-/// a copy, once.
+/// Reading copies them. A program that checks a value must check the copy and go on with that
+/// copy: a second read can give another value.
+///
+/// ```
+/// use slipring::PeerBytes;
+///
+/// // In a host: `reply.payload()`. In a worker: `request.payload()`.
+/// let bytes = PeerBytes::of(b"a reply");
+/// let mut first = [0; 1];
+/// bytes.read_at(0, &mut first)?;
+/// assert_eq!((first, bytes.len()), ([b'a'], 7));
+/// assert_eq!(bytes.to_vec(), b"a reply");
+/// assert_eq!(bytes.text()?, "a reply");
+/// # Ok::<(), slipring::Error>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct PeerBytes<'a> {
     pointer: NonNull<u8>,
@@ -24,7 +37,7 @@ unsafe impl Send for PeerBytes<'_> {}
 unsafe impl Sync for PeerBytes<'_> {}
 
 impl<'a> PeerBytes<'a> {
-    /// `len` bytes at `pointer`.
+    /// Makes a view of `len` bytes at `pointer`.
     ///
     /// # Safety
     ///
@@ -34,36 +47,36 @@ impl<'a> PeerBytes<'a> {
         Self { pointer, len, _slots: PhantomData }
     }
 
-    /// No bytes.
+    /// Makes a view of no bytes.
     #[must_use]
     pub fn empty() -> Self {
         Self { pointer: NonNull::dangling(), len: 0, _slots: PhantomData }
     }
 
-    /// Bytes of this process's own.
+    /// Makes a view of bytes of this process's own, for a program's tests.
     #[must_use]
     #[inline]
     pub fn of(bytes: &'a [u8]) -> Self {
         Self { pointer: NonNull::from(bytes).cast(), len: bytes.len(), _slots: PhantomData }
     }
 
-    /// How many bytes there are.
+    /// Returns the number of bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Copies `out.len()` bytes from `offset` on.
+    /// Copies `out.len()` bytes, from `offset` on, to `out`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidPayload`] if there are not so many.
+    /// [`ErrorKind::InvalidPayload`] if there are not so many bytes. `out` is unchanged then.
     #[inline]
     pub fn read_at(&self, offset: usize, out: &mut [u8]) -> Result<()> {
         if offset.checked_add(out.len()).is_none_or(|end| end > self.len) {
@@ -79,11 +92,11 @@ impl<'a> PeerBytes<'a> {
         Ok(())
     }
 
-    /// Copies all bytes to the front of `out`.
+    /// Copies all bytes to `out`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidPayload`] if `out` has another length.
+    /// [`ErrorKind::InvalidPayload`] if `out` has another length. It is unchanged then.
     #[inline]
     pub fn copy_to(&self, out: &mut [u8]) -> Result<()> {
         if out.len() != self.len {
@@ -103,7 +116,7 @@ impl<'a> PeerBytes<'a> {
         unsafe { out.set_len(out.len() + self.len) };
     }
 
-    /// A copy of all bytes.
+    /// Returns a copy of all bytes.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
         let mut copy = Vec::new();
@@ -111,13 +124,50 @@ impl<'a> PeerBytes<'a> {
         copy
     }
 
-    /// The bytes where they lie, without a copy.
+    /// Returns a copy of all bytes as text.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidPayload`] if the bytes are not UTF-8. The message names the offset of
+    /// the first byte that is not, and so does the error's source:
+    ///
+    /// ```
+    /// use std::error::Error;
+    /// use std::str::Utf8Error;
+    ///
+    /// let error = slipring::PeerBytes::of(b"gr\xfc\xdfe").text().unwrap_err();
+    /// let source = error.source().and_then(|source| source.downcast_ref::<Utf8Error>());
+    /// assert_eq!(source.map(Utf8Error::valid_up_to), Some(2));
+    /// ```
+    pub fn text(&self) -> Result<String> {
+        String::from_utf8(self.to_vec())
+            .map_err(|error| Error::not_utf8(self.len, error.utf8_error()))
+    }
+
+    /// Returns the address of the first byte, for code that reads the bytes itself, such as
+    /// bindings for another language. It is not null, and is aligned to 32 bytes if the bytes
+    /// lie in a ring.
+    ///
+    /// The next [`len`](Self::len) bytes are readable for `'a`: as long as the reply, request or
+    /// frame lives from which this view was made. They are not writable.
+    ///
+    /// The other process may write to them at any time, also while they are read. An honest one
+    /// does not, before the slot is given back. The code that dereferences the pointer must
+    /// justify its reads against that: a volatile or atomic read gives some value, which the next
+    /// read need not give again; an ordinary read, a reference or a slice is sound only if the
+    /// other process is known not to write, as for [`as_slice`](Self::as_slice).
+    #[must_use]
+    pub const fn as_ptr(&self) -> *const u8 {
+        self.pointer.as_ptr()
+    }
+
+    /// Returns the bytes where they lie, without a copy.
     ///
     /// # Safety
     ///
-    /// The peer must not write to them while the slice lives. An honest peer does not:
-    /// they lie in a slot that it has published and that is not yet released. Call this
-    /// only if the peer's program is your own and trusted as much as this process.
+    /// The other process must not write to them while the slice lives. An honest one does not:
+    /// they lie in a slot that it has published and that is not yet released. Call this only if
+    /// its program is your own and trusted as much as this process.
     #[must_use]
     pub unsafe fn as_slice(&self) -> &'a [u8] {
         // SAFETY: pointer and length are a valid range that stays mapped for 'a, and the
@@ -153,5 +203,22 @@ mod tests {
         assert_eq!(bytes.read_at(3, &mut out).unwrap_err().kind(), ErrorKind::InvalidPayload);
         assert!(bytes.read_at(usize::MAX, &mut out).is_err());
         assert!(bytes.copy_to(&mut out).is_err());
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_an_error_that_names_the_first_of_them() {
+        assert_eq!(PeerBytes::of("grüße".as_bytes()).text().unwrap(), "grüße");
+        assert_eq!(PeerBytes::empty().text().unwrap(), "");
+        let error = PeerBytes::of(b"gr\xfc\xdfe").text().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidPayload);
+        assert!(error.to_string().contains("from byte 2 on"), "{error}");
+    }
+
+    #[test]
+    fn the_address_is_that_of_the_first_byte() {
+        let own = *b"hello";
+        let bytes = PeerBytes::of(&own);
+        assert_eq!((bytes.as_ptr(), bytes.len()), (own.as_ptr(), 5));
+        assert!(!PeerBytes::empty().as_ptr().is_null());
     }
 }

@@ -17,7 +17,7 @@ fn a_payload_without_end_is_too_large_before_anything_waits() {
     ];
     for error in kinds {
         assert_eq!((error.kind(), error.was_begun()), (ErrorKind::TooLarge, Some(false)));
-        assert_eq!(error.too_large_by(), Some((usize::MAX, channel.config().max_message())));
+        assert_eq!(error.length_and_limit(), Some((usize::MAX, channel.config().max_message())));
     }
     let error = channel.call(ABSURD_CLAIM, b"", LONG).unwrap_err();
     assert!(error.to_string().contains("payload of 18446744073709551615 bytes"), "{error}");

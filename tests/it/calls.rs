@@ -89,10 +89,10 @@ fn a_message_over_the_cap_is_refused_with_both_numbers_and_nothing_is_sent() {
     for len in [cap + 1, cap * 2] {
         let error = channel.call(SUM, &vec![0; len], LONG).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TooLarge);
-        assert_eq!(error.too_large_by(), Some((len, cap)));
+        assert_eq!(error.length_and_limit(), Some((len, cap)));
         assert!(error.to_string().contains("max_message"), "{error}");
         let error = channel.stream(COUNT, &vec![0; len], LONG).unwrap_err();
-        assert_eq!(error.too_large_by(), Some((len, cap)));
+        assert_eq!(error.length_and_limit(), Some((len, cap)));
     }
     let after = channel.ping(LONG).unwrap();
     assert_eq!(after.requests_served, before.requests_served);

@@ -5,7 +5,7 @@ use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::common::*;
-use slipring::{Channel, Config, Error, ErrorKind, ExitCause, Spawner};
+use slipring::{Channel, Config, Error, ErrorKind, ExitCause, RequestId, Spawner};
 
 /// Held by every test of this file.
 fn alone() -> MutexGuard<'static, ()> {
@@ -58,10 +58,10 @@ fn a_signal_in_a_handler_is_named_with_request_log_and_last_lines() {
         assert!(error.is_peer_dead() && error.is_fatal());
         assert_eq!(cause(&error), ExitCause::Signaled(signal));
         let death = error.death().unwrap();
-        assert_eq!((death.role.as_str(), death.pid), (name, channel.pid()));
-        assert_eq!(death.request, Some(request));
-        assert_eq!(death.log_path.as_deref(), channel.log_path());
-        let tail = death.log_tail.as_deref().unwrap();
+        assert_eq!((death.role(), death.pid()), (name, channel.pid()));
+        assert_eq!(death.request().map(RequestId::get), Some(request));
+        assert_eq!(death.log_path(), channel.log_path());
+        let tail = death.log_tail().unwrap();
         assert!(tail.contains("err: last words"), "{tail}");
         assert_eq!(error.to_string().lines().count(), 1, "{error}");
         assert_eq!(error.log_tail(), Some(tail));
@@ -94,14 +94,17 @@ fn a_death_says_which_request_was_served_and_which_were_not_begun() {
     let error = second.wait().unwrap_err();
     cause(&error);
     let death = error.death().unwrap();
-    assert_eq!((death.serving(), death.was_begun()), (Some(served), Some(true)));
+    assert_eq!(
+        (death.serving().map(RequestId::get), death.was_begun()),
+        (Some(served), Some(true))
+    );
     assert_eq!(error.was_begun(), Some(true));
     assert!(error.to_string().contains(&format!("while it served request {served}")), "{error}");
     for pending in others.into_iter().chain([long]) {
         let request = pending.id().get();
         let error = pending.wait().unwrap_err();
         cause(&error);
-        assert_eq!(error.death().unwrap().serving(), Some(served));
+        assert_eq!(error.death().unwrap().serving().map(RequestId::get), Some(served));
         assert_eq!(error.was_begun(), Some(false));
         let text = error.to_string();
         let told = format!("served request {served}; request {request} had not been begun");
@@ -165,7 +168,7 @@ fn a_death_without_a_log_has_neither_path_nor_lines() {
     let channel = small().spawn().unwrap();
     let error = channel.call(RAISE, &[libc::SIGSEGV as u8], LONG).unwrap_err();
     let death = error.death().unwrap();
-    assert_eq!((&death.log_path, &death.log_tail), (&None, &None));
+    assert_eq!((death.log_path(), death.log_tail()), (None, None));
     assert_eq!(channel.log_path(), None);
     assert_dead_for_good(&channel);
 }

@@ -73,7 +73,7 @@ fn a_log_that_finds_no_room_costs_what_is_written_and_nothing_else() {
     assert_eq!(written.len(), 64 << 10, "all that there is room for");
     assert_usable(&channel);
     let error = channel.call(RAISE, &[libc::SIGKILL as u8], LONG).unwrap_err();
-    let tail = error.death().unwrap().log_tail.as_deref().unwrap();
+    let tail = error.death().unwrap().log_tail().unwrap();
     assert!(tail.ends_with("xxxx"), "{tail}");
     eventually("its cause is known", || channel.exit_cause().is_some());
 }

@@ -206,7 +206,7 @@ fn a_flood_of_text_never_blocks_a_worker_and_its_end_is_kept() {
     let written = std::fs::metadata(channel.log_path().unwrap()).unwrap().len();
     assert!(written >= (mib as u64) << 20, "{written} bytes");
     let error = channel.call(RAISE, &[libc::SIGKILL as u8], LONG).unwrap_err();
-    let tail = error.death().unwrap().log_tail.as_deref().unwrap();
+    let tail = error.death().unwrap().log_tail().unwrap();
     assert!(tail.len() <= 4096 + 200 && tail.contains("err: the very last line"), "{tail}");
     std::fs::remove_dir_all(dir).unwrap();
 }

@@ -170,7 +170,7 @@ fn a_log_is_appended_to_and_its_tail_is_this_workers_alone() {
         assert_eq!(path, dir.join("worker-r-4.log"));
         channel.call(PRINT, words, LONG).unwrap();
         let error = channel.call(EXIT, &[1], LONG).unwrap_err();
-        let tail = error.death().unwrap().log_tail.clone().unwrap();
+        let tail = error.death().unwrap().log_tail().unwrap().to_owned();
         assert!(tail.contains(&format!("out: {words}")) && tail.contains(&format!("err: {words}")));
         assert_eq!(tail.contains("first"), words.contains("first"), "{tail}");
         assert_eq!(
@@ -188,7 +188,7 @@ fn a_log_is_appended_to_and_its_tail_is_this_workers_alone() {
     let words = format!("{}END", "x".repeat(9000));
     channel.call(PRINT, &words, LONG).unwrap();
     let error = channel.call(EXIT, &[1], LONG).unwrap_err();
-    let tail = error.death().unwrap().log_tail.clone().unwrap();
+    let tail = error.death().unwrap().log_tail().unwrap().to_owned();
     assert!(tail.len() <= 4096 && tail.contains("xEND"), "{} bytes", tail.len());
     fs::remove_dir_all(dir.parent().unwrap().parent().unwrap()).unwrap();
 }

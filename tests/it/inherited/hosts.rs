@@ -35,7 +35,7 @@ fn cause(error: &Error) -> ExitCause {
 }
 
 fn tail(error: &Error) -> String {
-    error.death().unwrap().log_tail.clone().unwrap_or_default()
+    error.death().unwrap().log_tail().unwrap_or_default().to_owned()
 }
 
 /// Lets a worker say something and crash; returns the error.
@@ -62,7 +62,7 @@ pub fn relative_log_directory() {
     assert!(tail(&error).contains("last words"), "{error}");
     let path = channel.log_path().unwrap();
     assert_eq!(path, here.join("logs/worker-test.log"));
-    assert_eq!(error.death().unwrap().log_path.as_deref(), Some(path));
+    assert_eq!(error.death().unwrap().log_path(), Some(path));
     channel.close(LONG).unwrap();
     let text = std::fs::read_to_string(path).unwrap();
     assert!(text.ends_with("[supervisor] exited with code 3\n"), "{text}");
@@ -470,7 +470,7 @@ pub fn own_output() {
         let channel = small().log_dir(&dir).inherit_stdio().spawn().unwrap();
         assert_eq!(channel.log_path(), None);
         let error = crash_after(&channel, "seen");
-        assert_eq!(error.death().unwrap().log_tail, None);
+        assert_eq!(error.death().unwrap().log_tail(), None);
         let channel = small().inherit_stdio().log_dir(&dir).spawn().unwrap();
         assert!(tail(&crash_after(&channel, "kept")).contains("kept"));
         return;

@@ -125,7 +125,7 @@ fn a_killed_worker_ends_calls_and_streams_and_everything_after() {
         assert!(elapsed < SOON, "{elapsed:?}");
         for error in errors {
             assert!(error.is_peer_dead(), "{error}");
-            assert_eq!(error.death().unwrap().pid, child.id());
+            assert_eq!(error.death().unwrap().pid(), child.id());
             assert_eq!(error.death().unwrap().cause(), Some(ExitCause::Unknown));
         }
         assert!(channel.call(ECHO, b"x", LONG).unwrap_err().is_peer_dead());

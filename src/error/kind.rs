@@ -1,0 +1,90 @@
+//! What happened.
+
+use std::io;
+
+/// What happened, for code that must decide.
+///
+/// More kinds may be added, so a `match` needs a last arm for all others.
+///
+/// ```
+/// use slipring::{Config, ErrorKind};
+///
+/// let error = Config::builder().request_ring(3).build().unwrap_err();
+/// match error.kind() {
+///     ErrorKind::InvalidConfig => assert!(error.to_string().contains("power of two")),
+///     kind => panic!("{kind:?} is not what a configuration fails with"),
+/// }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A configuration value that cannot work. The message has the reason.
+    InvalidConfig,
+    /// A payload is longer than allowed. Nothing was sent, and the channel is usable; see
+    /// [`Error::length_and_limit`](crate::Error::length_and_limit).
+    TooLarge,
+    /// A typed payload cannot be encoded, or bytes do not decode as one.
+    InvalidPayload,
+    /// The deadline passed. The request is given up: a late reply is dropped. The channel is
+    /// usable.
+    Timeout,
+    /// A stream delivered nothing for its chunk timeout, and is over. Other requests are not
+    /// affected, but a worker that is stuck in its handler serves none of them.
+    Stalled,
+    /// The request was cancelled, or the abort flag was set. The channel is usable.
+    Cancelled,
+    /// The channel is closed, or was closed during the operation.
+    Closed,
+    /// As many requests as the channel can hold are in flight; see
+    /// [`ConfigBuilder::max_in_flight`](crate::ConfigBuilder::max_in_flight).
+    TooManyInFlight,
+    /// The worker process is gone; see [`Error::death`](crate::Error::death).
+    PeerDied,
+    /// The other process wrote something that no correct program writes. The channel is unusable
+    /// for good.
+    PeerCorrupt,
+    /// The other side answered with something that is not allowed here, such as one result to a
+    /// request for a stream. The channel is usable.
+    Protocol,
+    /// The handler in the worker failed or panicked; see [`Error::worker`](crate::Error::worker).
+    /// The channel is usable.
+    Worker,
+    /// The worker could not build its session, so that it serves nothing and ends; see
+    /// [`Error::worker`](crate::Error::worker).
+    Session,
+    /// The program could not be started.
+    Spawn,
+    /// The worker did not attach: it is not a slipring worker, it exited, or it took too long.
+    Handshake,
+    /// The two sides do not agree on layout, geometry, features or seals.
+    Mismatch,
+    /// Something that the parent process owns was used in a forked child that has not called
+    /// exec. Such a child cannot start workers, either.
+    Forked,
+    /// The kernel lacks something that is needed.
+    Unsupported,
+    /// A system call failed; see [`source`](std::error::Error::source).
+    Os,
+}
+
+impl ErrorKind {
+    /// Returns the kind as which an `io::Error` passes this on. `None`: that of the source.
+    pub(super) fn io_kind(self) -> Option<io::ErrorKind> {
+        Some(match self {
+            Self::InvalidConfig | Self::TooLarge => io::ErrorKind::InvalidInput,
+            Self::InvalidPayload | Self::PeerCorrupt | Self::Protocol | Self::Mismatch => {
+                io::ErrorKind::InvalidData
+            }
+            Self::Timeout | Self::Stalled => io::ErrorKind::TimedOut,
+            // Not `Interrupted`, nor `WouldBlock`: after those, loops of std and of reactors try
+            // again what will never succeed.
+            Self::Cancelled => io::ErrorKind::ConnectionAborted,
+            Self::Closed => io::ErrorKind::NotConnected,
+            Self::TooManyInFlight => io::ErrorKind::ResourceBusy,
+            Self::PeerDied => io::ErrorKind::BrokenPipe,
+            Self::Unsupported => io::ErrorKind::Unsupported,
+            Self::Worker | Self::Session | Self::Handshake | Self::Forked => io::ErrorKind::Other,
+            Self::Spawn | Self::Os => return None,
+        })
+    }
+}
