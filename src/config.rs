@@ -3,6 +3,10 @@
 //! Nothing below this module checks a limit of its own: a `Config` that exists
 //! is one that works.
 
+#[cfg(feature = "serde")]
+mod with_serde;
+
+use std::fmt;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -15,27 +19,48 @@ pub(crate) const SLOT_ALIGN: usize = 64;
 const MIN_RING: usize = 4 << 10;
 const MAX_RING: usize = 1 << 30;
 const MIN_HEALTH_FRAME: usize = 1 << 10;
-/// The shortest longest reply, in bytes: an error's type and message, cut if they must be.
+/// The smallest limit of a reply, in bytes: an error's type and message, cut if they must be.
 const MIN_REPLY: usize = 64;
 const MAX_IN_FLIGHT: usize = 1 << 16;
+const MAX_SPIN: Duration = Duration::from_secs(1);
 
 /// How a side waits for the other.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use slipring::{Config, WaitStrategy};
+///
+/// // For a host that shares few cores with much other work:
+/// let config = Config::builder().wait_strategy(WaitStrategy::Park).build()?;
+/// assert_eq!(config.wait_strategy(), WaitStrategy::Park);
+/// let default = WaitStrategy::SpinThenPark(Duration::from_micros(20));
+/// assert_eq!(Config::default().wait_strategy(), default);
+/// # Ok::<(), slipring::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 #[non_exhaustive]
 pub enum WaitStrategy {
-    /// Never sleeps while the other side runs on another core: the lowest latency, one core at
-    /// 100 % for as long as it waits. After a millisecond it yields to other threads between
-    /// looks. Where both sides were last seen on one core it sleeps at once, as `Park` does.
+    /// Spins and never sleeps while the other side runs on another core: the lowest latency, for
+    /// one core at 100 % as long as the wait lasts. After a millisecond the thread yields between
+    /// looks. It sleeps at once, as with `Park`, where both sides were last seen on one core.
     Spin,
-    /// Spins for at most this long, then sleeps. No spinning where both sides were last seen on
-    /// one core, nor where the process has less than two cores' time: on a machine with one, or
-    /// in a control group that allows no more.
+    /// Spins for at most this long, then sleeps. At most one second.
+    ///
+    /// It does not spin where both sides were last seen on one core, nor where the process has
+    /// the time of less than two cores: on a machine with one, or in a control group that allows
+    /// no more.
     SpinThenPark(Duration),
     /// Sleeps at once.
     Park,
 }
 
-/// Size of one ring.
+/// The size of one ring and of its frames; see [`Config::request_ring`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RingConfig {
     pub(crate) capacity: usize,
@@ -43,13 +68,13 @@ pub struct RingConfig {
 }
 
 impl RingConfig {
-    /// The ring's size in bytes.
+    /// Returns the size of the ring, in bytes.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// The longest payload of one frame, in bytes.
+    /// Returns the length of the longest payload of one frame, in bytes.
     #[must_use]
     pub fn max_frame(&self) -> usize {
         self.max_frame
@@ -80,7 +105,10 @@ impl RingConfig {
     }
 }
 
-/// Geometry and behaviour of a channel.
+/// Geometry and behaviour of a channel. A value of this type is valid.
+///
+/// [`Config::default`] suits messages of up to a few MiB, [`Config::small`] hosts with many
+/// channels; [`Config::builder`] and [`Config::to_builder`] make others.
 ///
 /// ```
 /// use slipring::Config;
@@ -91,7 +119,7 @@ impl RingConfig {
 /// assert!(refused.unwrap_err().to_string().contains("half the ring"));
 /// # Ok::<(), slipring::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Config {
     pub(crate) down: RingConfig,
     pub(crate) up: RingConfig,
@@ -105,7 +133,8 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// Rings of 4 MiB with frames of at most 1 MiB; a channel maps 8.1 MiB.
+    /// Rings of 4 MiB with frames of at most 1 MiB, and 1,024 requests in flight; a channel maps
+    /// 8.1 MiB.
     fn default() -> Self {
         Self {
             down: RingConfig { capacity: 4 << 20, max_frame: 1 << 20 },
@@ -121,13 +150,28 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The default configuration, to be changed.
+    /// Starts from the default configuration.
     pub fn builder() -> ConfigBuilder {
-        ConfigBuilder { config: Self::default(), window: None }
+        Self::default().to_builder()
     }
 
-    /// Rings of 64 KiB with frames of at most 16 KiB, 64 requests in flight; a
-    /// channel maps under 256 KiB. For hosts with many channels.
+    /// Starts from this configuration.
+    ///
+    /// ```
+    /// use slipring::Config;
+    ///
+    /// let config = Config::small().to_builder().max_in_flight(8).build()?;
+    /// assert_eq!((config.max_in_flight(), config.max_request()), (8, 16 << 10));
+    /// # Ok::<(), slipring::Error>(())
+    /// ```
+    pub fn to_builder(&self) -> ConfigBuilder {
+        let window = Some(self.stream_window).filter(|window| *window != self.up.capacity / 2);
+        ConfigBuilder { config: self.clone(), window }
+    }
+
+    /// Returns a configuration for hosts with many channels: rings of 64 KiB with frames of at
+    /// most 16 KiB, messages of at most 1 MiB, and 64 requests in flight. A channel maps less
+    /// than 256 KiB.
     #[must_use]
     pub fn small() -> Self {
         Self {
@@ -141,117 +185,179 @@ impl Config {
         }
     }
 
-    /// The longest request that fits one frame, in bytes.
+    /// Returns the length of the longest request that fits one frame, in bytes.
     #[must_use]
     pub fn max_request(&self) -> usize {
         self.down.max_frame
     }
 
-    /// The longest reply or stream chunk that fits one frame, in bytes.
+    /// Returns the length of the longest reply or chunk that fits one frame, in bytes.
     #[must_use]
     pub fn max_reply(&self) -> usize {
         self.up.max_frame
     }
 
-    /// The longest message, in bytes, that may travel as a chain of frames.
+    /// Returns the length of the longest message, in bytes: a request, reply or chunk that may
+    /// travel in several frames.
     #[must_use]
     pub fn max_message(&self) -> usize {
         self.max_message
     }
 
-    /// How many requests one channel holds at a time.
+    /// Returns how many requests a channel holds at a time.
     #[must_use]
     pub fn max_in_flight(&self) -> usize {
         self.max_in_flight
     }
 
-    /// How many bytes of unread chunks a stream may have in flight.
+    /// Returns how many bytes of unread chunks a stream may have in flight.
     #[must_use]
     pub fn stream_window(&self) -> usize {
         self.stream_window
     }
 
-    /// The ring that carries requests.
+    /// Returns the ring that carries requests.
     #[must_use]
     pub fn request_ring(&self) -> RingConfig {
         self.down
     }
 
-    /// The ring that carries replies.
+    /// Returns the ring that carries replies.
     #[must_use]
     pub fn reply_ring(&self) -> RingConfig {
         self.up
     }
 
-    /// How the parent and the worker wait.
+    /// Returns either of the two rings that carry pings, shutdowns and their answers.
+    #[must_use]
+    pub fn health_ring(&self) -> RingConfig {
+        self.health
+    }
+
+    /// Returns how the parent and the worker wait.
     #[must_use]
     pub fn wait_strategy(&self) -> WaitStrategy {
         self.wait
     }
 }
 
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("request_ring", &self.down)
+            .field("reply_ring", &self.up)
+            .field("health_ring", &self.health)
+            .field("max_in_flight", &self.max_in_flight)
+            .field("stream_window", &self.stream_window)
+            .field("max_message", &self.max_message)
+            .field("wait_strategy", &self.wait)
+            .finish()
+    }
+}
+
 /// Changes a [`Config`] and checks the result.
-#[derive(Debug, Clone)]
+///
+/// No setter fails: [`build`](Self::build) checks all values together.
+///
+/// ```
+/// use slipring::Config;
+///
+/// // Large matrices in one frame each, and replies of little more than a score.
+/// let config = Config::builder()
+///     .request_ring(64 << 20)
+///     .max_request(16 << 20)
+///     .reply_ring(64 << 10)
+///     .max_reply(4 << 10)
+///     .build()?;
+/// assert_eq!(config.request_ring().capacity(), 64 << 20);
+/// # Ok::<(), slipring::Error>(())
+/// ```
+#[derive(Clone)]
 #[must_use]
 pub struct ConfigBuilder {
     config: Config,
+    /// `None`: half the reply ring.
     window: Option<usize>,
 }
 
 impl ConfigBuilder {
-    /// Bytes of the ring that carries requests: a power of two from 4 KiB to 1 GiB.
+    /// Sets the size of the ring that carries requests, in bytes: a power of two from 4 KiB to
+    /// 1 GiB. The default is 4 MiB.
+    ///
+    /// A caller blocks while the ring is full. Set [`max_request`](Self::max_request) as well if
+    /// the ring is to be smaller than 4 MiB.
     pub fn request_ring(mut self, bytes: usize) -> Self {
         self.config.down.capacity = bytes;
         self
     }
 
-    /// Bytes of the ring that carries replies: a power of two from 4 KiB to 1 GiB.
+    /// Sets the size of the ring that carries replies and chunks, in bytes: a power of two from
+    /// 4 KiB to 1 GiB. The default is 4 MiB.
+    ///
+    /// The worker blocks while the ring is full. Set [`max_reply`](Self::max_reply) as well if
+    /// the ring is to be smaller than 4 MiB.
     pub fn reply_ring(mut self, bytes: usize) -> Self {
         self.config.up.capacity = bytes;
         self
     }
 
-    /// The longest request in one frame, in bytes: at most half its ring less 32.
+    /// Sets the length of the longest request in one frame, in bytes: from 1 to half the
+    /// [`request_ring`](Self::request_ring) less 32. The default is 1 MiB.
+    ///
+    /// A longer request is sent in several frames, up to [`max_message`](Self::max_message).
     pub fn max_request(mut self, bytes: usize) -> Self {
         self.config.down.max_frame = bytes;
         self
     }
 
-    /// The longest reply or chunk in one frame, in bytes: at most half its ring less 32.
+    /// Sets the length of the longest reply or chunk in one frame, in bytes: from 64 to half the
+    /// [`reply_ring`](Self::reply_ring) less 32. The default is 1 MiB.
+    ///
+    /// A longer reply is sent in several frames, up to [`max_message`](Self::max_message).
     pub fn max_reply(mut self, bytes: usize) -> Self {
         self.config.up.max_frame = bytes;
         self
     }
 
-    /// The longest message that may travel as a chain of frames, in bytes. Each side keeps
-    /// the buffer of one such message until sixteen requests have not needed it.
+    /// Sets the length of the longest message, in bytes: from the longer of
+    /// [`max_request`](Self::max_request) and [`max_reply`](Self::max_reply) to 4 GiB less one
+    /// byte. The default is 64 MiB. A longer message fails with [`ErrorKind::TooLarge`].
+    ///
+    /// A message that does not fit a frame is copied once more at its receiver, who keeps the
+    /// buffer of one such message until sixteen requests have not needed it.
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.config.max_message = bytes;
         self
     }
 
-    /// Bytes of each health ring: a power of two from 4 KiB to 1 GiB.
+    /// Sets the size of each of the two rings that carry pings, shutdowns and their answers, in
+    /// bytes: a power of two from 4 KiB to 1 GiB. The default is 16 KiB. The message of the last
+    /// error in a [`Health`](crate::Health) report is cut to what fits a quarter of the ring.
     pub fn health_ring(mut self, bytes: usize) -> Self {
         self.config.health.capacity = bytes;
         self.config.health.max_frame = (bytes / 4).max(MIN_HEALTH_FRAME);
         self
     }
 
-    /// How many requests may be in flight, finished ones that the worker has not
-    /// yet let go of included: from 1 to 65,536.
+    /// Sets how many requests may be in flight: from 1 to 65,536. The default is 1,024. One more
+    /// fails with [`ErrorKind::TooManyInFlight`].
+    ///
+    /// A request that was given up counts until the worker has sent its last frame, too.
     pub fn max_in_flight(mut self, requests: usize) -> Self {
         self.config.max_in_flight = requests;
         self
     }
 
-    /// Bytes of unread chunks that a stream may have in flight; by default half
-    /// the reply ring. One chunk is always allowed.
+    /// Sets how many bytes of unread chunks a stream may have in flight, counted as the room that
+    /// they take in the ring: from 1 to half the [`reply_ring`](Self::reply_ring), which is the
+    /// default. The worker blocks when so much is unread. One chunk is always allowed.
     pub fn stream_window(mut self, bytes: usize) -> Self {
         self.window = Some(bytes);
         self
     }
 
-    /// How both sides wait.
+    /// Sets how both sides wait. The default is [`WaitStrategy::SpinThenPark`] with 20
+    /// microseconds; the longest is one second.
     pub fn wait_strategy(mut self, wait: WaitStrategy) -> Self {
         self.config.wait = wait;
         self
@@ -265,11 +371,18 @@ impl ConfigBuilder {
         self
     }
 
-    /// Checks everything.
+    /// Checks all values and returns the configuration.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] with the value, the limit and the reason.
+    /// [`ErrorKind::InvalidConfig`]. The message names the value, the limit and the reason:
+    ///
+    /// ```
+    /// use slipring::Config;
+    ///
+    /// let error = Config::builder().max_in_flight(100_000).build().unwrap_err();
+    /// assert_eq!(error.to_string(), "100000 requests in flight: it must be from 1 to 65536");
+    /// ```
     pub fn build(self) -> Result<Config> {
         let mut config = self.config;
         config.down.check("request", "max_request")?;
@@ -306,11 +419,19 @@ impl ConfigBuilder {
             )));
         }
         if let WaitStrategy::SpinThenPark(spin) = config.wait
-            && spin > Duration::from_secs(1)
+            && spin > MAX_SPIN
         {
             return Err(invalid(format!("spinning for {spin:?}: at most one second")));
         }
         Ok(config)
+    }
+}
+
+impl fmt::Debug for ConfigBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let window = self.window.unwrap_or(self.config.up.capacity / 2);
+        let config = Config { stream_window: window, ..self.config.clone() };
+        f.debug_tuple("ConfigBuilder").field(&config).finish()
     }
 }
 
@@ -331,7 +452,19 @@ mod tests {
     #[test]
     fn the_presets_are_valid() {
         Config::builder().build().unwrap();
-        ConfigBuilder { config: Config::small(), window: None }.build().unwrap();
+        assert_eq!(Config::small().to_builder().build().unwrap(), Config::small());
+    }
+
+    #[test]
+    fn a_builder_of_a_configuration_keeps_the_window_that_was_chosen() {
+        let half = Config::default().to_builder().reply_ring(8 << 20).build().unwrap();
+        assert_eq!(half.stream_window(), 4 << 20, "the default grows with the ring");
+        let chosen = Config::builder().stream_window(1 << 20).build().unwrap();
+        let larger = chosen.to_builder().reply_ring(8 << 20).build().unwrap();
+        assert_eq!((larger.stream_window(), larger.reply_ring().capacity()), (1 << 20, 8 << 20));
+        let text = format!("{larger:?}");
+        assert!(text.contains("reply_ring: RingConfig") && !text.contains("origin"), "{text}");
+        assert_eq!(format!("{:?}", larger.to_builder()), format!("ConfigBuilder({text})"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::fmt;
 /// A channel never uses a number twice, and never zero. Both sides use the same number, and
 /// errors and health reports name requests by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RequestId(u64);
 
 impl RequestId {

@@ -2,6 +2,7 @@
 
 /// Counters of a channel since its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Stats {
     /// Frames that came for a request after its owner had let go of it; dropped.

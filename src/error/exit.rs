@@ -12,6 +12,11 @@ use std::fmt;
 /// assert_eq!(ExitCause::Signaled(11).signal_name(), Some("SIGSEGV"));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 #[non_exhaustive]
 pub enum ExitCause {
     /// The process called exit, with this code.

@@ -21,6 +21,7 @@ use super::one_line;
 /// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct WorkerFailure {
     /// The name of the error's type, or `panic` for a panic.

@@ -12,6 +12,11 @@ use std::fmt;
 /// assert_eq!(ElementType::I8.to_string(), "i8");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "lowercase")
+)]
 #[non_exhaustive]
 pub enum ElementType {
     /// IEEE 754 binary32, 4 bytes.

@@ -11,6 +11,11 @@ use crate::sys::clock;
 
 /// What a worker does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 #[non_exhaustive]
 pub enum WorkerState {
     /// The worker builds its session.
@@ -66,6 +71,7 @@ impl WorkerState {
 /// [`Channel::ping`](crate::Channel::ping) asks the worker for it, and so also tells whether the
 /// worker answers. [`Channel::health`](crate::Channel::health) reads what the worker wrote last.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Health {
     /// What the worker does.

@@ -1,0 +1,49 @@
+//! Reports and kinds of errors as a host logs or stores them.
+#![cfg(feature = "serde")]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fmt::Debug;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use slipring::payload::ElementType;
+use slipring::{
+    ErrorKind, ExitCause, Health, RequestId, Stats, WaitStrategy, WorkerFailure, WorkerState,
+};
+
+/// Reads a value from its text, and expects the same text of the value.
+#[track_caller]
+fn read<T: Serialize + DeserializeOwned + PartialEq + Debug>(text: &str) -> T {
+    let value: T = serde_json::from_str(text).unwrap();
+    assert_eq!(serde_json::to_string(&value).unwrap(), text);
+    value
+}
+
+#[test]
+fn a_health_report_is_written_with_the_names_of_its_fields() {
+    let health: Health = read(
+        r#"{"state":"awaiting_credit","current_request":7,"busy_for":{"secs":1,"nanos":5},"progress":3,"requests_served":9,"bytes_received":10,"bytes_sent":11,"last_error":"no model"}"#,
+    );
+    assert_eq!((health.state, health.progress), (WorkerState::AwaitingCredit, 3));
+    assert_eq!(health.last_error.as_deref(), Some("no model"));
+}
+
+#[test]
+fn causes_kinds_and_numbers_are_written_by_name_and_value() {
+    assert_eq!(read::<ExitCause>(r#"{"exited":3}"#), ExitCause::Exited(3));
+    assert_eq!(read::<ExitCause>(r#"{"signaled":9}"#), ExitCause::Signaled(9));
+    assert_eq!(read::<ErrorKind>(r#""too_many_in_flight""#), ErrorKind::TooManyInFlight);
+    assert_eq!(read::<RequestId>("12").get(), 12);
+    assert_eq!(read::<ElementType>(r#""bf16""#), ElementType::BF16);
+    assert_eq!(read::<WaitStrategy>(r#""park""#), WaitStrategy::Park);
+    let failure: WorkerFailure =
+        read(r#"{"type_name":"Bad","message":"no","sources":["why"],"backtrace":""}"#);
+    assert_eq!(failure.to_string(), "worker failed: Bad: no: why");
+}
+
+#[test]
+fn counters_of_a_channel_come_out_as_they_went_in() {
+    let text = serde_json::to_string(&Stats::default()).unwrap();
+    assert!(text.contains(r#""late_frames":0"#), "{text}");
+    assert_eq!(read::<Stats>(&text), Stats::default());
+}
