@@ -108,3 +108,57 @@ fn the_inventory_of_unsafe_is_the_sources() {
     }
     assert_eq!(told, inventory(), "docs/SAFETY.md is not up to date");
 }
+
+/// A change of what a public type promises is a breaking one, and does not compile.
+#[test]
+fn public_types_can_be_sent_and_shared_as_promised() {
+    use slipring::payload::*;
+    use slipring::ring::*;
+    use slipring::worker::*;
+    use slipring::*;
+
+    fn all<T: Send + Sync + Unpin>() {}
+    fn owned<T: Send + Sync + Unpin + 'static>() {}
+    fn send<T: Send + Unpin>() {}
+    fn unpin<T: Unpin>() {}
+
+    owned::<Channel>();
+    owned::<Spawner>();
+    owned::<Stats>();
+    // A reply may be kept, moved to other threads and shared among them: it owns its bytes.
+    owned::<Reply>();
+    owned::<Pending>();
+    owned::<Stream>();
+    owned::<StreamTimeouts>();
+    all::<MessageWriter<'_>>();
+    owned::<(Config, ConfigBuilder, RingConfig, WaitStrategy, RoleConfig)>();
+    owned::<(Error, ErrorKind, ExitCause, WorkerDeath, WorkerFailure)>();
+    owned::<(Health, Kind, RequestId, WorkerState)>();
+
+    all::<PeerBytes<'_>>();
+    all::<(Matrix<'_>, MatrixWriter<'_>, MatrixReader<&[u8]>, MatrixShape, ElementType)>();
+    all::<(Texts, TextsIter<'_>, TextBatch<'_, &str>, TextBatchSize)>();
+    all::<PayloadReader<&Reply>>();
+    owned::<PayloadReader<Reply>>();
+
+    send::<RawLink>();
+    send::<(Producer, Consumer)>();
+    owned::<(Lease, Header)>();
+    all::<(Claim<'_>, Batch<'_>, Frame<'_>)>();
+
+    all::<(Request<'_>, RequestReader<'_>, CancelToken, AbortFlag)>();
+    all::<(Responder<'_>, ReplySlot<'_>, ReplyStream<'_>, ReplyWriter<'_>, Done)>();
+    owned::<HandlerError>();
+    // A worker is built on the thread that serves it, of closures that may own anything.
+    unpin::<Worker<u8>>();
+
+    #[cfg(feature = "async")]
+    {
+        owned::<slipring::tasks::AsyncChannel>();
+        owned::<slipring::tasks::AsyncStream>();
+        all::<slipring::tasks::AsyncMessageWriter<'_>>();
+        send::<slipring::tasks::AsyncPending>();
+    }
+    #[cfg(feature = "named")]
+    owned::<(slipring::named::NamedHost, slipring::named::Stale)>();
+}
