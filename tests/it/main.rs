@@ -33,11 +33,14 @@ mod inherited;
 mod limits;
 mod parents;
 mod passing;
+mod payloads;
 mod platforms;
 mod processors;
 mod raw_links;
 #[cfg(feature = "tokio")]
 mod reactors;
+#[cfg(feature = "serde")]
+mod serialized;
 mod spawning;
 mod streams;
 mod system_calls;

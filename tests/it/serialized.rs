@@ -1,6 +1,4 @@
 //! Reports and kinds of errors as a host logs or stores them.
-#![cfg(feature = "serde")]
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fmt::Debug;
 

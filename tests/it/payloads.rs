@@ -1,26 +1,16 @@
 //! Payloads through a channel, in both directions, and what replies are read as.
-#![cfg(feature = "testing")]
-#![allow(clippy::unwrap_used, clippy::panic, clippy::as_conversions, reason = "tests")]
 
 use std::borrow::Cow;
 use std::io::{BufRead, Read, Seek, SeekFrom};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
+use crate::common::*;
 use slipring::payload::{Matrix, MatrixReader, Payload, PayloadReader, TextBatch, Texts};
-use slipring::worker::Worker;
-use slipring::{Channel, Config, ErrorKind, Kind, Reply, RoleConfig};
+use slipring::{Channel, Config, ErrorKind, Reply};
 
-const ECHO: Kind = Kind::named("echo");
-const LONG: Duration = Duration::from_secs(60);
-
-/// Answers with the request's bytes: claimed in the ring, or a message in pieces.
 fn echo() -> Channel {
-    let make = || {
-        Worker::new(|_| Ok(())).on(ECHO, |(), request, reply| Ok(reply.send(&request.to_vec())?))
-    };
-    slipring::testing::spawn_thread(&Config::small(), RoleConfig::default(), make).unwrap()
+    spawn(Config::small())
 }
 
 fn sent(channel: &Channel, payload: &(impl Payload + ?Sized)) -> Reply {
