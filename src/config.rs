@@ -323,8 +323,8 @@ impl ConfigBuilder {
     /// [`max_request`](Self::max_request) and [`max_reply`](Self::max_reply) to 4 GiB less one
     /// byte. The default is 64 MiB. A longer message fails with [`ErrorKind::TooLarge`].
     ///
-    /// A message that does not fit a frame is copied once more at its receiver, who keeps the
-    /// buffer of one such message until sixteen requests have not needed it.
+    /// A message that does not fit a frame is copied once more by its receiver, which keeps
+    /// the buffer of one such message until sixteen requests have not needed it.
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.config.max_message = bytes;
         self

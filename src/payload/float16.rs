@@ -1,12 +1,12 @@
-//! The two 16-bit floating-point formats, carried as their bits in a `u16`.
+//! The two 16-bit floating-point formats, as bits in a `u16`.
 //!
-//! `f16` is IEEE 754 binary16 (1 sign, 5 exponent, 10 fraction bits); `bf16` is
-//! the upper half of an `f32` (1, 8, 7). To widen is exact. To narrow rounds to
-//! the nearest value, ties to the even one, and what is too large becomes
-//! infinity. A NaN stays a NaN and keeps its sign and the upper bits of its
-//! fraction, so that each of the 65,536 patterns survives the way to `f32` and back.
+//! `f16` is IEEE 754 binary16 (1 sign, 5 exponent, 10 fraction bits); `bf16` is the upper half
+//! of an `f32` (1, 8, 7). Widening is exact. Narrowing rounds to the nearest value, ties to
+//! even; a value that is too large becomes infinity. A NaN stays a NaN and keeps its sign and
+//! the upper bits of its fraction, so that each of the 65,536 patterns survives the way to `f32`
+//! and back.
 //!
-//! The functions have no table and no early return, for loops over them to vectorize.
+//! The functions have no table and no early return, so that loops over them vectorize.
 
 /// Bits of an `f32` without its sign.
 const MAGNITUDE: u32 = 0x7fff_ffff;
@@ -19,7 +19,7 @@ const SMALLEST_NORMAL: u32 = (127 - 14) << 23;
 /// 2^16, where every `f16` has become infinity, as `f32` bits.
 const OVERFLOW: u32 = (127 + 16) << 23;
 
-/// The value of an `f16` given by its bits. Exact.
+/// Returns the value of the `f16` with these bits. Exact.
 #[must_use]
 #[inline]
 pub fn f16_to_f32(bits: u16) -> f32 {
@@ -27,8 +27,8 @@ pub fn f16_to_f32(bits: u16) -> f32 {
     let sign = u32::from(bits & 0x8000) << 16;
     let magnitude = u32::from(bits & 0x7fff) << 13;
     let exponent = magnitude & EXPONENT;
-    // A subnormal has no implied one: give it one, and subtract it as a float,
-    // which also normalizes.
+    // A subnormal has no implied one. One is added, and subtracted as a float, which also
+    // normalizes.
     let subnormal = f32::from_bits(magnitude + SMALLEST_NORMAL) - f32::from_bits(SMALLEST_NORMAL);
     let wide = if exponent == 0 {
         subnormal.to_bits()
@@ -40,7 +40,8 @@ pub fn f16_to_f32(bits: u16) -> f32 {
     f32::from_bits(sign | wide)
 }
 
-/// The bits of the `f16` nearest to `value`, ties to even.
+/// Returns the bits of the `f16` nearest to `value`, ties to even. A value of 65,520 or more
+/// becomes infinity; a NaN stays one.
 ///
 /// ```
 /// use slipring::payload::{f16_to_f32, f32_to_f16};
@@ -56,11 +57,11 @@ pub fn f32_to_f16(value: f32) -> u16 {
     let magnitude = bits & MAGNITUDE;
     let sign = (bits >> 16) & 0x8000;
     let narrow = if magnitude < SMALLEST_NORMAL {
-        // The last bit of a float in [0.5, 1) is 2^-24, that of a subnormal f16:
-        // the addition rounds as we need it.
+        // The last bit of a float in [0.5, 1) is 2^-24, and so is that of a subnormal f16: the
+        // addition rounds to it.
         (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5_f32.to_bits())
     } else if magnitude < OVERFLOW {
-        // A carry out of the fraction goes up into the exponent, as far as infinity.
+        // A carry out of the fraction goes into the exponent, as far as infinity.
         (magnitude - REBIAS + 0x0fff + ((magnitude >> 13) & 1)) >> 13
     } else if magnitude <= F32_INFINITY {
         F16_INFINITY
@@ -70,14 +71,21 @@ pub fn f32_to_f16(value: f32) -> u16 {
     low_half(sign | narrow)
 }
 
-/// The value of a `bf16` given by its bits. Exact.
+/// Returns the value of the `bf16` with these bits. Exact.
 #[must_use]
 #[inline]
 pub fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// The bits of the `bf16` nearest to `value`, ties to even.
+/// Returns the bits of the `bf16` nearest to `value`, ties to even. A NaN stays one.
+///
+/// ```
+/// use slipring::payload::{bf16_to_f32, f32_to_bf16};
+///
+/// assert_eq!(f32_to_bf16(1.0), 0x3f80);
+/// assert_eq!(bf16_to_f32(f32_to_bf16(3.141)), 3.140625);
+/// ```
 #[must_use]
 #[inline]
 pub fn f32_to_bf16(value: f32) -> u16 {
@@ -92,7 +100,7 @@ pub fn f32_to_bf16(value: f32) -> u16 {
     low_half(sign | narrow)
 }
 
-/// A NaN with this fraction, or the quiet one where only lost bits made it a NaN.
+/// Returns a NaN with this fraction, or the quiet one if only bits that are lost made it a NaN.
 #[inline]
 fn nan(infinity: u32, fraction: u32, quiet: u32) -> u32 {
     infinity | if fraction == 0 { quiet } else { fraction }

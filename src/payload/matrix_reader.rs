@@ -96,7 +96,7 @@ impl<S: Source> MatrixReader<S> {
     /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if the elements are
     /// integers. `out` is empty then.
     pub fn copy_to_vec(&self, out: &mut Vec<f32>) -> Result<()> {
-        // Not cleared before: what is left over is overwritten, not zeroed first.
+        // Not cleared before: the old elements are overwritten, not zeroed first.
         out.resize(if is_float(self.element()) { self.shape.elements() } else { 0 }, 0.0);
         self.widen_to(0, out).inspect_err(|_| out.clear())
     }
@@ -174,7 +174,7 @@ impl<S: Source> MatrixReader<S> {
         self.source.read_at(MatrixShape::HEADER_LEN + start, out)
     }
 
-    /// Copies elements from `start` on, in bytes from the first one.
+    /// Copies elements, from byte `start` of the data on.
     fn widen_to(&self, start: usize, out: &mut [f32]) -> Result<()> {
         let offset = MatrixShape::HEADER_LEN + start;
         match self.element() {
@@ -198,7 +198,8 @@ const fn is_float(element: ElementType) -> bool {
     matches!(element, ElementType::F32 | ElementType::F16 | ElementType::BF16)
 }
 
-/// Through a private copy of 1 KiB at a time: it stays in the first-level cache.
+/// Widens elements through a private copy of 1 KiB at a time, which stays in the first-level
+/// cache.
 fn widen_each<S: Source>(
     source: &S,
     mut offset: usize,

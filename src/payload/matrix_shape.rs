@@ -196,7 +196,7 @@ impl MatrixShape {
         Err(invalid(format!("a {self} matrix has {} elements, not {}", self.element, E::TYPE)))
     }
 
-    /// Where row `index` lies in the data.
+    /// Returns where row `index` lies in the data.
     pub(super) fn row_range(&self, index: usize) -> Result<Range<usize>> {
         if index < self.rows() {
             let start = index * self.row_len();
@@ -205,7 +205,7 @@ impl MatrixShape {
         Err(invalid(format!("row {index} of a matrix of {} rows", self.rows)))
     }
 
-    /// Checks that a buffer of `len` elements holds exactly what was asked for.
+    /// Checks that a buffer has the expected number of elements.
     pub(super) fn check_elements(&self, what: &str, expected: usize, len: usize) -> Result<()> {
         if len == expected {
             return Ok(());
@@ -213,7 +213,7 @@ impl MatrixShape {
         Err(invalid(format!("{what} of a {self} matrix: {expected} values, not {len}")))
     }
 
-    /// Splits a slot for a matrix of this shape, once its header is written.
+    /// Writes the header to a slot for a matrix of this shape, and returns the place of the data.
     pub(super) fn write_header<'a>(&self, slot: &'a mut [u8]) -> Result<&'a mut [u8]> {
         check_slot(slot, self.encoded_len())?;
         let (head, data) = slot.split_at_mut(Self::HEADER_LEN);
@@ -255,7 +255,7 @@ const _: () = {
 };
 
 impl Header {
-    /// Checks a private copy by itself.
+    /// Checks a private copy of a header.
     fn shape(&self) -> Result<MatrixShape> {
         if self.reserved != [0; 7] || self.reserved_tail != [0; 8] {
             return Err(invalid("reserved bytes in the header of a matrix are not zero"));

@@ -21,6 +21,7 @@
 //! | `bytes` | `Bytes` and `BytesMut` as payloads and sources; `Bytes` from a reply or from [`PeerBytes`](crate::PeerBytes), by copy |
 //! | `half` | `half::f16` and `half::bf16` as an [`Element`] |
 //! | `ndarray` | two-dimensional arrays as payloads; arrays and views of matrices |
+//! | `serde` | an [`ElementType`] can be serialized |
 //!
 //! # Bytes that change while they are read
 //!
@@ -162,7 +163,7 @@ pub trait Payload {
 /// ```
 /// use slipring::payload::Source;
 ///
-/// let source: &dyn Source = &*b"four words of text".as_slice();
+/// let source: &dyn Source = b"four words of text";
 /// let mut word = [0; 5];
 /// source.read_at(5, &mut word)?;
 /// assert_eq!(&word, b"words");

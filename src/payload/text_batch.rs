@@ -1,4 +1,4 @@
-//! The encoding side of a batch of texts, and its layout on the wire.
+//! A batch of texts to be sent, and its layout.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::{Payload, check_slot, invalid, widen};
 use crate::error::Result;
 
-/// The fixed part in front of the offsets.
+/// The part in front of the offsets.
 #[derive(
     Debug,
     Clone,
@@ -33,16 +33,14 @@ pub(super) const OFFSET_LEN: usize = size_of::<U32>();
 const _: () = assert!(HEADER_LEN == 8 && OFFSET_LEN == 4);
 
 impl Header {
-    /// Bytes of the whole encoding. It cannot overflow: 4 × 2^32 + 2^32 + 8.
+    /// Returns the length of the whole encoding in bytes, which cannot overflow: 4 × 2^32 + 2^32 + 8.
     pub(super) fn encoded_len(self) -> usize {
         HEADER_LEN + OFFSET_LEN * widen(self.count.get()) + widen(self.text_bytes.get())
     }
 }
 
-/// A batch of texts on its way out, borrowed from the caller's slice.
-///
-/// Its [`Payload`] writes the texts one behind another straight into the slot;
-/// [`Texts`](super::Texts) is what comes out at the other end.
+/// A batch of texts to be sent, borrowed from the caller's slice. The other side decodes it as
+/// [`Texts`](super::Texts).
 ///
 /// ```
 /// use slipring::payload::{Payload, TextBatch, Texts};
@@ -74,23 +72,23 @@ impl Header {
 /// | 0 | 4 | number of texts, `n` |
 /// | 4 | 4 | length of the text area in bytes |
 /// | 8 + 4i | 4 | end of text `i` in bytes from the start of the text area |
-/// | 8 + 4n | bytes | the texts, one behind another, each valid UTF-8 by itself |
+/// | 8 + 4n | bytes | the texts, one after another, each valid UTF-8 by itself |
 ///
-/// Text `i` starts where text `i - 1` ends, text 0 at 0. Ends never decrease,
-/// the last one is the length of the text area, and a batch of no texts has an
-/// empty one. A payload ends where its text area does.
+/// Text 0 starts at 0, and text `i` where text `i - 1` ends. Ends never decrease, and the last
+/// one is the length of the text area. A batch of no texts has an empty text area. A payload
+/// ends where its text area ends.
 pub struct TextBatch<'a, S> {
     texts: &'a [S],
     header: Header,
 }
 
 impl<'a, S: AsRef<str>> TextBatch<'a, S> {
-    /// A batch of these texts. Looks at each text's length once and copies nothing.
+    /// Makes a batch of these texts. Copies nothing.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) when there
-    /// are more than 4,294,967,295 texts, or bytes of text.
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if there are more than
+    /// 4,294,967,295 texts, or more bytes of text.
     pub fn new(texts: &'a [S]) -> Result<Self> {
         // A sum of lengths overflows only when one text is counted many times.
         let bytes =
@@ -98,13 +96,13 @@ impl<'a, S: AsRef<str>> TextBatch<'a, S> {
         Ok(Self { texts, header: header_for(texts.len(), bytes.unwrap_or(usize::MAX))? })
     }
 
-    /// The number of texts.
+    /// Returns the number of texts.
     #[must_use]
     pub fn len(&self) -> usize {
         self.texts.len()
     }
 
-    /// Whether there is no text.
+    /// Returns whether there is no text.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.texts.is_empty()
@@ -113,7 +111,7 @@ impl<'a, S: AsRef<str>> TextBatch<'a, S> {
 
 // Not generic, so that `TextBatch::encoded_len_for` needs no type arguments.
 impl TextBatch<'_, &str> {
-    /// The encoded length, in bytes, of `count` texts of `text_bytes` bytes in sum.
+    /// Returns the encoded length, in bytes, of `count` texts of `text_bytes` bytes in sum.
     ///
     /// # Errors
     ///
@@ -162,24 +160,25 @@ impl<S> fmt::Debug for TextBatch<'_, S> {
 /// assert_eq!(size.encoded_len(), TextBatch::new(&texts[..fitting])?.encoded_len());
 /// # Ok::<(), slipring::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct TextBatchSize {
     limit: usize,
     header: Header,
 }
 
 impl TextBatchSize {
-    /// An empty batch that is to encode to `limit` bytes at most.
+    /// Starts with an empty batch, whose encoding may be up to `limit` bytes long. A limit is
+    /// [`Config::max_request`](crate::Config::max_request), for batches of one frame each.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self { limit, header: Header::default() }
     }
 
-    /// Adds a text, unless the batch would then be over the limit or not be
-    /// encodable at all. Tells whether it was added.
+    /// Counts a text, unless the batch would then be over the limit, or could not be encoded.
+    /// Returns whether the text was counted.
     ///
-    /// A text that does not even fit an empty batch never will: whoever cuts a
-    /// list must take `false` on an empty batch as an error.
+    /// A text that does not fit an empty batch fits none: a loop that cuts a list must take
+    /// `false` for an empty batch as an error.
     #[must_use]
     pub fn try_push(&mut self, text: &str) -> bool {
         let added = self
@@ -191,33 +190,43 @@ impl TextBatchSize {
         added.is_some()
     }
 
-    /// The number of texts added.
+    /// Returns the number of texts that were counted.
     #[must_use]
     pub fn len(&self) -> usize {
         widen(self.header.count.get())
     }
 
-    /// Whether no text was added.
+    /// Returns whether no text was counted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The sum of the lengths of the texts added, in bytes.
+    /// Returns the sum of the lengths of the texts that were counted, in bytes.
     #[must_use]
     pub fn text_bytes(&self) -> usize {
         widen(self.header.text_bytes.get())
     }
 
-    /// The encoded length of a batch of the texts added, in bytes.
+    /// Returns the encoded length of a batch of the texts that were counted, in bytes.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
         self.header.encoded_len()
     }
 
-    /// Starts over with an empty batch and the same limit.
+    /// Starts again with an empty batch and the same limit.
     pub fn clear(&mut self) {
         self.header = Header::default();
+    }
+}
+
+impl fmt::Debug for TextBatchSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TextBatchSize")
+            .field("texts", &self.len())
+            .field("encoded_len", &self.encoded_len())
+            .field("limit", &self.limit)
+            .finish()
     }
 }
 
@@ -232,13 +241,13 @@ fn header_for(count: usize, text_bytes: usize) -> Result<Header> {
     }
 }
 
-/// Writes the encoding of `texts`, which `header` was made for.
+/// Writes the encoding of the texts that `header` was made for.
 pub(super) fn encode<'t>(
     header: Header,
     texts: impl Iterator<Item = &'t str>,
     out: &mut [u8],
 ) -> Result<()> {
-    // An `AsRef` may give another text each time, so nothing relies on the lengths.
+    // An `AsRef` may return another text each time, so nothing relies on the lengths.
     let changed = || invalid("a text of the batch changed its length while it was encoded");
     check_slot(out, header.encoded_len())?;
     let ends_len = OFFSET_LEN * widen(header.count.get());
@@ -329,6 +338,7 @@ mod tests {
         assert_eq!(size.encoded_len(), 19);
         size.clear();
         assert!(size.is_empty());
+        assert_eq!(format!("{size:?}"), "TextBatchSize { texts: 0, encoded_len: 8, limit: 19 }");
         assert!(!TextBatchSize::new(11).try_push(""));
         assert!(TextBatchSize::new(12).try_push(""));
     }

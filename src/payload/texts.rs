@@ -1,4 +1,4 @@
-//! The decoding side of a batch of texts.
+//! A batch of texts that was received.
 
 use std::fmt;
 use std::iter::FusedIterator;
@@ -12,16 +12,31 @@ use super::text_batch::{HEADER_LEN, Header, OFFSET_LEN, encode};
 use super::{Payload, Source, invalid, widen};
 use crate::error::Result;
 
-/// A batch of texts that was decoded, in memory of its own.
+/// A decoded batch of texts, in memory of its own.
 ///
-/// It keeps its buffers: [`Texts::decode_from`] on a value that has already held
-/// a batch of the size does not allocate. It is a [`Payload`] too, and encodes
-/// to the bytes that it was decoded from.
+/// A value can be used again: [`Texts::decode_from`] allocates nothing if the value has held a
+/// batch of the size before. It is a [`Payload`], too, and encodes to the bytes that it was
+/// decoded from. The layout is at [`TextBatch`](super::TextBatch).
 ///
-/// The layout is at [`TextBatch`](super::TextBatch).
+/// ```
+/// use slipring::payload::{Payload, TextBatch, Texts};
+///
+/// let batch = TextBatch::new(&["one", "two"])?;
+/// let mut slot = vec![0; batch.encoded_len()];
+/// batch.encode(&mut slot)?;
+///
+/// // In a handler: `texts.decode_from(request)?`, with `texts` in the session.
+/// let mut texts = Texts::new();
+/// texts.decode_from(&slot)?;
+/// assert_eq!(texts.iter().map(str::len).sum::<usize>(), 6);
+/// for text in &texts {
+///     assert!(["one", "two"].contains(&text));
+/// }
+/// # Ok::<(), slipring::Error>(())
+/// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Texts {
-    /// That of the other two.
+    /// Of the other two, to be sent from here.
     header: Header,
     // Checked on every decode: ends never decrease, the last is `text.len()`,
     // and each is a char boundary of `text`.
@@ -30,7 +45,7 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// An empty batch, without buffers.
+    /// Makes an empty batch, without buffers.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -47,17 +62,15 @@ impl Texts {
         Ok(texts)
     }
 
-    /// Decodes a batch in place of this one, in the same buffers.
-    ///
-    /// No more is allocated than the source is long, whatever the payload says.
+    /// Decodes a batch in place of this one, in the same buffers. Allocates no more than the
+    /// length of the source, whatever the payload says.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) when the
-    /// source is not exactly one batch: the message has the reason. This value
-    /// is then empty.
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if the source is not
+    /// exactly one batch: the message has the reason. This value is empty then.
     pub fn decode_from<S: Source + ?Sized>(&mut self, source: &S) -> Result<()> {
-        // They leave `self` until they are consistent again.
+        // The buffers leave `self` until they are consistent again.
         let mut ends = mem::take(&mut self.ends);
         let mut bytes = mem::take(&mut self.text).into_bytes();
         let fetched = fetch(source, &mut ends, &mut bytes);
@@ -84,25 +97,25 @@ impl Texts {
         }
     }
 
-    /// The number of texts.
+    /// Returns the number of texts.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there is no text.
+    /// Returns whether there is no text.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// The sum of the lengths of all texts, in bytes.
+    /// Returns the sum of the lengths of all texts, in bytes.
     #[must_use]
     pub fn text_bytes(&self) -> usize {
         self.text.len()
     }
 
-    /// Text `index`, if there are more than that.
+    /// Returns text `index`, counted from 0, if there is one.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<&str> {
         let end = widen(self.ends.get(index)?.get());
@@ -113,7 +126,7 @@ impl Texts {
         self.text.get(start..end)
     }
 
-    /// The texts in order.
+    /// Returns the texts in order.
     #[must_use]
     pub fn iter(&self) -> TextsIter<'_> {
         TextsIter { ends: self.ends.iter(), text: &self.text, start: 0 }
@@ -157,11 +170,17 @@ impl<'a> IntoIterator for &'a Texts {
 }
 
 /// The texts of a [`Texts`] in order.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TextsIter<'a> {
     ends: slice::Iter<'a, U32>,
     text: &'a str,
     start: usize,
+}
+
+impl fmt::Debug for TextsIter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.clone()).finish()
+    }
 }
 
 impl<'a> Iterator for TextsIter<'a> {
@@ -182,7 +201,7 @@ impl<'a> Iterator for TextsIter<'a> {
 impl ExactSizeIterator for TextsIter<'_> {}
 impl FusedIterator for TextsIter<'_> {}
 
-/// Copies the parts out, once the lengths are known to add up, and checks the ends.
+/// Copies the parts out, after it has checked that their lengths add up; then checks the ends.
 fn fetch<S: Source + ?Sized>(
     source: &S,
     ends: &mut Vec<U32>,
@@ -201,7 +220,7 @@ fn fetch<S: Source + ?Sized>(
             header.encoded_len()
         )));
     }
-    // Not cleared before: what is left over is overwritten, not zeroed first.
+    // Not cleared before: the old elements are overwritten, not zeroed first.
     ends.resize(count, U32::ZERO);
     source.read_at(HEADER_LEN, ends.as_mut_bytes())?;
     bytes.resize(text_bytes, 0);
@@ -224,7 +243,7 @@ fn check_ends(ends: &[U32], text_bytes: u32) -> Result<()> {
     Ok(())
 }
 
-/// The bytes as text in the same buffer, which is empty when they are not UTF-8.
+/// Returns the bytes as text in the same buffer, which is empty if they are not UTF-8.
 fn into_text(bytes: Vec<u8>, ends: &[U32]) -> (String, Result<()>) {
     match String::from_utf8(bytes) {
         Ok(text) => (text, Ok(())),
@@ -239,7 +258,7 @@ fn into_text(bytes: Vec<u8>, ends: &[U32]) -> (String, Result<()>) {
     }
 }
 
-/// Text that is valid as a whole is valid in parts if it is cut between its chars.
+/// Text that is valid as a whole is valid in parts if it is cut between its characters.
 fn check_boundaries(ends: &[U32], text: &str) -> Result<()> {
     match ends.iter().position(|end| !text.is_char_boundary(widen(end.get()))) {
         Some(index) => Err(invalid(format!("text {index} ends inside a character"))),
@@ -281,6 +300,9 @@ mod tests {
         assert_eq!((texts.len(), texts.get(3), texts.get(5)), (6, Some("grüße"), Some("")));
         assert_eq!((texts.get(6), texts.get(usize::MAX)), (None, None));
         assert_eq!(format!("{texts:?}"), r#"["", "a", "", "grüße", "🦀", ""]"#);
+        let mut rest = texts.iter();
+        assert_eq!((rest.nth(3), rest.len()), (Some("grüße"), 2));
+        assert_eq!(format!("{rest:?}"), r#"["🦀", ""]"#);
         assert_consistent(&texts);
     }
 

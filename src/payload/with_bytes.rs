@@ -12,7 +12,14 @@ use crate::shm::bytes::PeerBytes;
 forward_payload! { [] Bytes: deref, [] BytesMut: deref }
 forward_source! { [] Bytes: deref, [] BytesMut: deref }
 
-/// Copies the bytes, for the peer can go on writing to them.
+/// Copies the bytes, because the other process can still write to them.
+///
+/// ```
+/// use bytes::Bytes;
+/// use slipring::PeerBytes;
+///
+/// assert_eq!(Bytes::from(PeerBytes::of(b"a reply")), "a reply");
+/// ```
 impl From<PeerBytes<'_>> for Bytes {
     fn from(bytes: PeerBytes<'_>) -> Self {
         bytes.to_vec().into()

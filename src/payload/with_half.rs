@@ -1,4 +1,4 @@
-//! Elements of the `half` crate.
+//! Elements of the `half` crate: `Matrix::new(rows, cols, &halves)` and the like.
 
 use super::element::elements;
 

@@ -68,6 +68,19 @@ impl<'a, E: Element> TryFrom<Matrix<'a>> for ArrayView2<'a, E> {
 
 /// Copies the matrix out of its source, which may change meanwhile. Fails as
 /// [`MatrixReader::copy_to_exact`] does.
+///
+/// ```
+/// use ndarray::{Array2, array};
+/// use slipring::payload::{MatrixReader, Payload};
+///
+/// let sent = array![[1.0_f32, 2.0], [3.0, 4.0]];
+/// let mut slot = vec![0; sent.encoded_len()];
+/// sent.encode(&mut slot)?;
+///
+/// let received = Array2::<f32>::try_from(&MatrixReader::new(&slot)?)?;
+/// assert_eq!(received, sent);
+/// # Ok::<(), slipring::Error>(())
+/// ```
 impl<E: Element, S: Source> TryFrom<&MatrixReader<S>> for Array2<E> {
     type Error = Error;
 
@@ -81,7 +94,7 @@ impl<E: Element, S: Source> TryFrom<&MatrixReader<S>> for Array2<E> {
     }
 }
 
-/// Borrows the slot, to compute in place. Fails as [`MatrixWriter::row_exact_mut`] does.
+/// Borrows the slot, to compute in place. Fails as [`MatrixWriter::exact_mut`] does.
 impl<'a, E: Element> TryFrom<&'a mut MatrixWriter<'_>> for ArrayViewMut2<'a, E> {
     type Error = Error;
 

@@ -1,5 +1,5 @@
 //! Payload bytes that the other process can write, and how they are read all the same.
-#![allow(unsafe_code, reason = "copies out of memory that somebody else may be writing to")]
+#![allow(unsafe_code, reason = "copies out of memory that another process may write to")]
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -171,7 +171,7 @@ impl<'a> PeerBytes<'a> {
     #[must_use]
     pub unsafe fn as_slice(&self) -> &'a [u8] {
         // SAFETY: pointer and length are a valid range that stays mapped for 'a, and the
-        // caller vouches that nobody writes to it.
+        // caller vouches that no process writes to it.
         unsafe { std::slice::from_raw_parts(self.pointer.as_ptr(), self.len) }
     }
 }
