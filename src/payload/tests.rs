@@ -103,7 +103,8 @@ fn a_pointer_to_a_payload_is_that_payload_and_sent_from_where_it_lies() {
     check(&Cow::<[u8]>::Owned(bytes.to_vec()));
     check(&&mut text);
     check::<dyn Payload>(&text);
-    check(&(Box::new("text") as Box<dyn Payload>));
+    let boxed: Box<dyn Payload> = Box::new("text");
+    check(&boxed);
 }
 
 #[test]
@@ -118,8 +119,11 @@ fn a_pointer_to_a_source_is_that_source() {
     check(Rc::new(b"text".to_vec()));
     check(Arc::new(*b"text"));
     check(Cow::Borrowed(b"text".as_slice()));
-    check(&mut b"text".to_vec());
-    check(Box::new(*b"text") as Box<dyn Source>);
+    let mut own = b"text".to_vec();
+    let exclusive: &mut dyn Source = &mut own;
+    check(exclusive);
+    let boxed: Box<dyn Source> = Box::new(*b"text");
+    check(boxed);
 }
 
 #[test]
