@@ -18,7 +18,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `bytes` | `Bytes` and `BytesMut` as payloads and sources; `Bytes` from a reply or from [`PeerBytes`](crate::PeerBytes), by copy |
+//! | `bytes` | `Bytes` and `BytesMut` as payloads and sources; `Bytes` from a reply or from [`PeerBytes`], by copy |
 //! | `half` | `half::f16` and `half::bf16` as an [`Element`] |
 //! | `ndarray` | two-dimensional arrays as payloads; arrays and views of matrices |
 //! | `serde` | an [`ElementType`] can be serialized |
