@@ -53,7 +53,7 @@ mod matrix;
 mod matrix_reader;
 mod matrix_shape;
 mod matrix_writer;
-mod reader;
+mod payload_reader;
 mod text_batch;
 mod texts;
 #[cfg(feature = "bytes")]
@@ -82,7 +82,7 @@ pub use matrix::Matrix;
 pub use matrix_reader::MatrixReader;
 pub use matrix_shape::MatrixShape;
 pub use matrix_writer::MatrixWriter;
-pub use reader::PayloadReader;
+pub use payload_reader::PayloadReader;
 pub use text_batch::{TextBatch, TextBatchSize};
 pub use texts::{Texts, TextsIter};
 
