@@ -18,9 +18,8 @@ address() {
     export RUSTFLAGS="-Zsanitizer=address -Cunsafe-allow-abi-mismatch=sanitizer"
     export CARGO_TARGET_DIR="$targets/address"
     # One test bounds resident memory, which here has a shadow and a quarantine in it.
-    run --lib --test hostile_worker --test thread_worker -- \
-        --skip a_stream_that_ignores_its_credit
-    run --test it -- calls:: streams:: concurrency:: closing::
+    run --lib --test hostile_worker -- --skip a_stream_that_ignores_its_credit
+    run --test it -- memfd:: thread:: thread_worker:: closing::
     # The library with the checks of the fuzz targets in it.
     RUSTFLAGS="$RUSTFLAGS --cfg slipring_fuzzing" CARGO_TARGET_DIR="$targets/address-fuzz" \
         cargo +nightly test --manifest-path fuzz/Cargo.toml --no-default-features \
@@ -35,14 +34,14 @@ thread() {
     # What tests print would be kept behind a lock that cannot be seen.
     run --lib -- --test-threads=1 --nocapture ring:: channel:: worker:: --skip process_tests
     # In one test nothing but std's OnceLock orders the start of the worker and its end.
-    run --test thread_worker -- --test-threads=1 --nocapture \
+    run --test it -- --test-threads=1 --nocapture thread:: thread_worker:: \
         --skip a_worker_thread_that_panics_before_it_serves
     for mutant in CommitRelaxed PollRelaxed HeadRelaxed HeadSeenRelaxed; do
         must_notice $mutant two_threads_that_sleep_at_random_lose_nothing --lib
     done
     # Credits and replies order here what a head would.
     for mutant in CommitRelaxed PollRelaxed; do
-        must_notice $mutant frames_of_random_lengths --test thread_worker
+        must_notice $mutant calls::thread::frames_of_random_lengths --test it
     done
 }
 

@@ -4,12 +4,17 @@
 #![allow(dead_code, reason = "every file of tests uses a part of this")]
 #![allow(unreachable_pub, missing_docs, reason = "a module of tests")]
 
+mod backend;
 #[cfg(feature = "named")]
 pub mod named;
 mod process;
 
 use std::time::Duration;
 
+#[allow(unused_imports, reason = "every file of tests uses a part of this")]
+pub(crate) use backend::conformance;
+#[allow(unused_imports, reason = "every file of tests uses a part of this")]
+pub use backend::*;
 #[allow(unused_imports, reason = "every file of tests uses a part of this")]
 pub use process::*;
 use slipring::worker::{HandlerError, Worker};
@@ -110,28 +115,9 @@ fn spawner_at(entry: &str) -> Spawner {
     Spawner::current_exe().unwrap().args(only(entry))
 }
 
-/// A channel to a worker that serves every kind above: a process over memfds, one over
-/// named segments in a file of tests that `named.rs` includes, a thread in one that
-/// `thread_worker.rs` includes.
+/// A channel to a worker process that serves every kind above.
 pub fn spawn(config: Config) -> Channel {
-    #[cfg(feature = "named")]
-    if named::is_backend() {
-        return named::spawn(&config);
-    }
-    #[cfg(feature = "testing")]
-    if runs_as_threads() {
-        let mut role = RoleConfig::default();
-        role.role = "test".to_owned();
-        return slipring::testing::spawn_thread(&config, role, worker).unwrap();
-    }
-    spawner().config(config).spawn().unwrap()
-}
-
-/// Whether this is `thread_worker.rs`, whose workers are threads.
-#[cfg(feature = "testing")]
-pub fn runs_as_threads() -> bool {
-    let program = std::env::current_exe().unwrap();
-    program.file_name().unwrap().to_string_lossy().starts_with("thread_worker-")
+    Backend::Memfd.spawn(config)
 }
 
 pub fn numbers(bytes: &[u8]) -> Vec<u64> {
@@ -359,7 +345,11 @@ pub fn worker() -> Worker<Session> {
         Err(error) => Err(error.into()),
     })
     .on(CANCEL_ANOTHER, |_, _, reply| {
-        let channel = spawner().config(Config::small()).spawn()?;
+        let spawner = spawner().config(Config::small());
+        // If this worker has attached by name, the other one has not.
+        #[cfg(feature = "named")]
+        let spawner = spawner.env_remove(named::NAME);
+        let channel = spawner.spawn()?;
         let pending = channel.submit(UNTIL_CANCELLED, b"", LONG)?;
         pending.cancel();
         let other = pending.wait()?;
@@ -513,6 +503,5 @@ macro_rules! worker_entry {
         }
     };
 }
-// Not exported: `named.rs` has this module several times.
 #[allow(unused_imports, reason = "every file of tests uses a part of this")]
 pub(crate) use worker_entry;

@@ -11,12 +11,7 @@ use slipring::{Channel, Config};
 use super::{LONG, worker};
 
 /// Has the name of the channel that a process of these tests attaches to.
-const NAME: &str = "SLIPRING_TEST_NAMED";
-
-/// Whether this is `named.rs`, whose channels are over named segments.
-pub fn is_backend() -> bool {
-    module_path!().starts_with("named::")
-}
+pub const NAME: &str = "SLIPRING_TEST_NAMED";
 
 /// A name that no other test uses.
 pub fn fresh_name() -> String {

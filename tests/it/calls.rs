@@ -7,6 +7,35 @@ use std::time::Duration;
 use crate::common::*;
 use slipring::{Channel, Config, ErrorKind, Kind, Payload};
 
+conformance! {
+    everywhere: [
+        every_length_is_echoed_whatever_the_rings_size,
+        frames_of_random_lengths_survive_a_long_run_through_the_smallest_ring,
+        a_message_longer_than_a_frame_travels_both_ways_in_constant_ring_memory,
+        a_message_over_the_cap_is_refused_with_both_numbers_and_nothing_is_sent,
+        a_reply_over_the_cap_is_an_error_of_that_call_alone,
+        a_kind_without_a_handler_is_answered_with_its_name,
+        a_kind_of_the_protocols_own_cannot_be_sent,
+        a_failing_handler_fails_its_own_call_with_type_and_message,
+        a_failure_of_any_length_fits_a_frame,
+        a_panicking_handler_fails_its_own_call_with_message_and_place,
+        a_stream_in_answer_to_a_call_and_a_result_in_answer_to_a_stream_are_protocol_errors,
+        a_handler_that_replies_and_fails_has_replied_and_one_that_reuses_the_proof_has_not,
+        a_payload_that_lies_about_its_length_is_refused_and_nothing_is_sent,
+        requests_that_are_given_up_make_room_though_nobody_reads,
+        request_ids_are_never_used_twice_and_replies_name_theirs,
+        positions_go_on_over_the_wraps_of_u32_and_u64,
+        no_late_reply_ever_reaches_another_call,
+        the_cancel_of_another_channels_request_is_no_cancel_of_this_one,
+        a_cancelled_writer_stops_at_once_and_leaves_no_last_error,
+        a_worker_does_not_begin_what_timed_out_in_the_queue,
+        a_deadline_travels_with_its_request,
+        a_payload_that_cannot_be_encoded_is_not_sent_and_leaves_nothing_behind,
+        a_request_is_over_when_its_reply_was_handed_out_however_long_it_is,
+    ],
+    processes: [],
+}
+
 fn assert_echoes(channel: &Channel, len: usize) {
     let bytes = pattern(len as u64, len);
     let reply = channel.call(ECHO, &bytes, LONG).unwrap_or_else(|e| panic!("{len} bytes: {e}"));
@@ -28,12 +57,11 @@ fn interesting_lengths(max_frame: usize) -> Vec<usize> {
     lengths
 }
 
-#[test]
-fn every_length_is_echoed_whatever_the_rings_size() {
+fn every_length_is_echoed_whatever_the_rings_size(backend: Backend) {
     let configs = [tiny(4 << 10).build().unwrap(), tiny(8 << 10).build().unwrap(), Config::small()];
     for config in configs {
         let (max, ring) = (config.max_request(), config.request_ring().capacity());
-        let channel = spawn(config);
+        let channel = backend.spawn(config);
         let mut sent = 0;
         for round in 0..3 {
             for len in interesting_lengths(max) {
@@ -47,9 +75,8 @@ fn every_length_is_echoed_whatever_the_rings_size() {
     }
 }
 
-#[test]
-fn frames_of_random_lengths_survive_a_long_run_through_the_smallest_ring() {
-    let channel = spawn(tiny(4 << 10).build().unwrap());
+fn frames_of_random_lengths_survive_a_long_run_through_the_smallest_ring(backend: Backend) {
+    let channel = backend.spawn(tiny(4 << 10).build().unwrap());
     let mut seed = 1_u64;
     for _ in 0..10_000 {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -57,10 +84,9 @@ fn frames_of_random_lengths_survive_a_long_run_through_the_smallest_ring() {
     }
 }
 
-#[test]
-fn a_message_longer_than_a_frame_travels_both_ways_in_constant_ring_memory() {
+fn a_message_longer_than_a_frame_travels_both_ways_in_constant_ring_memory(backend: Backend) {
     for config in [tiny(4 << 10).build().unwrap(), Config::small()] {
-        let channel = spawn(config);
+        let channel = backend.spawn(config);
         let max = channel.config().max_request();
         let longest = channel.config().max_message();
         let ring = channel.config().request_ring().capacity();
@@ -79,9 +105,8 @@ fn a_message_longer_than_a_frame_travels_both_ways_in_constant_ring_memory() {
     }
 }
 
-#[test]
-fn a_message_over_the_cap_is_refused_with_both_numbers_and_nothing_is_sent() {
-    let channel = spawn(Config::small());
+fn a_message_over_the_cap_is_refused_with_both_numbers_and_nothing_is_sent(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let cap = channel.config().max_message();
     channel.wait_ready(LONG).unwrap();
     eventually("it is counted", || channel.ping(LONG).unwrap().requests_served == 1);
@@ -101,9 +126,8 @@ fn a_message_over_the_cap_is_refused_with_both_numbers_and_nothing_is_sent() {
     assert_usable(&channel);
 }
 
-#[test]
-fn a_reply_over_the_cap_is_an_error_of_that_call_alone() {
-    let channel = spawn(Config::small());
+fn a_reply_over_the_cap_is_an_error_of_that_call_alone(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let cap = channel.config().max_message();
     let error = channel.call(BIG, &encode(&[cap as u64 + 1]), LONG).unwrap_err();
     let failure = error.worker().expect("the worker reports it");
@@ -112,9 +136,8 @@ fn a_reply_over_the_cap_is_an_error_of_that_call_alone() {
     assert_usable(&channel);
 }
 
-#[test]
-fn a_kind_without_a_handler_is_answered_with_its_name() {
-    let channel = spawn(Config::small());
+fn a_kind_without_a_handler_is_answered_with_its_name(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     for kind in [Kind::app(77), Kind::EMBED, Kind::named("no such kind")] {
         let error = channel.call(kind, b"x", LONG).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Worker);
@@ -126,9 +149,8 @@ fn a_kind_without_a_handler_is_answered_with_its_name() {
     }
 }
 
-#[test]
-fn a_kind_of_the_protocols_own_cannot_be_sent() {
-    let channel = spawn(Config::small());
+fn a_kind_of_the_protocols_own_cannot_be_sent(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     for kind in [Kind::PING, Kind::SHUTDOWN, Kind::RESULT, Kind::CANCEL, Kind::CHUNK, Kind::END] {
         assert!(!kind.is_request());
         assert_eq!(channel.call(kind, b"", LONG).unwrap_err().kind(), ErrorKind::Protocol);
@@ -138,9 +160,8 @@ fn a_kind_of_the_protocols_own_cannot_be_sent() {
     assert_usable(&channel);
 }
 
-#[test]
-fn a_failing_handler_fails_its_own_call_with_type_and_message() {
-    let channel = spawn(Config::small());
+fn a_failing_handler_fails_its_own_call_with_type_and_message(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     for message in ["no such token", "", "süß"] {
         let error = channel.call(FAIL, message, LONG).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Worker);
@@ -162,9 +183,8 @@ fn a_failing_handler_fails_its_own_call_with_type_and_message() {
     assert_usable(&channel);
 }
 
-#[test]
-fn a_failure_of_any_length_fits_a_frame() {
-    let channel = spawn(tiny(4 << 10).build().unwrap());
+fn a_failure_of_any_length_fits_a_frame(backend: Backend) {
+    let channel = backend.spawn(tiny(4 << 10).build().unwrap());
     for len in [1000, 2000, 100_000] {
         let error = channel.call(FAIL, &"x".repeat(len), LONG).unwrap_err();
         let message = &error.worker().unwrap().message;
@@ -173,9 +193,8 @@ fn a_failure_of_any_length_fits_a_frame() {
     }
 }
 
-#[test]
-fn a_panicking_handler_fails_its_own_call_with_message_and_place() {
-    let channel = spawn(Config::default());
+fn a_panicking_handler_fails_its_own_call_with_message_and_place(backend: Backend) {
+    let channel = backend.spawn(Config::default());
     for message in ["index out of range", ""] {
         let error = channel.call(PANIC, message, LONG).unwrap_err();
         let failure = error.worker().unwrap();
@@ -185,9 +204,10 @@ fn a_panicking_handler_fails_its_own_call_with_message_and_place() {
     }
 }
 
-#[test]
-fn a_stream_in_answer_to_a_call_and_a_result_in_answer_to_a_stream_are_protocol_errors() {
-    let channel = spawn(Config::small());
+fn a_stream_in_answer_to_a_call_and_a_result_in_answer_to_a_stream_are_protocol_errors(
+    backend: Backend,
+) {
+    let channel = backend.spawn(Config::small());
     for _ in 0..3 {
         let pending = channel.submit(STREAM_ANYHOW, b"", LONG).unwrap();
         let request = pending.id();
@@ -208,9 +228,10 @@ fn a_stream_in_answer_to_a_call_and_a_result_in_answer_to_a_stream_are_protocol_
     assert_eq!(channel.in_flight(), 0);
 }
 
-#[test]
-fn a_handler_that_replies_and_fails_has_replied_and_one_that_reuses_the_proof_has_not() {
-    let channel = spawn(Config::small());
+fn a_handler_that_replies_and_fails_has_replied_and_one_that_reuses_the_proof_has_not(
+    backend: Backend,
+) {
+    let channel = backend.spawn(Config::small());
     assert_eq!(channel.call(KEEP_PROOF, b"", LONG).unwrap().to_vec(), b"kept");
     assert_usable(&channel);
     let error = channel.call(USE_PROOF, b"", Duration::from_secs(2)).unwrap_err();
@@ -236,9 +257,8 @@ impl slipring::payload::Payload for Liar {
     }
 }
 
-#[test]
-fn a_payload_that_lies_about_its_length_is_refused_and_nothing_is_sent() {
-    let channel = spawn(tiny(4 << 10).max_message(8192).build().unwrap());
+fn a_payload_that_lies_about_its_length_is_refused_and_nothing_is_sent(backend: Backend) {
+    let channel = backend.spawn(tiny(4 << 10).max_message(8192).build().unwrap());
     for len in [4000, 8000] {
         let error = channel.call(SUM, &Liar(len), LONG).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidPayload, "{error}");
@@ -248,9 +268,8 @@ fn a_payload_that_lies_about_its_length_is_refused_and_nothing_is_sent() {
     assert_eq!(channel.in_flight(), 0);
 }
 
-#[test]
-fn requests_that_are_given_up_make_room_though_nobody_reads() {
-    let channel = spawn(tiny(4 << 10).max_in_flight(2).build().unwrap());
+fn requests_that_are_given_up_make_room_though_nobody_reads(backend: Backend) {
+    let channel = backend.spawn(tiny(4 << 10).max_in_flight(2).build().unwrap());
     channel.wait_ready(LONG).unwrap();
     for round in 0..50_u64 {
         let bytes = encode(&[round]);
@@ -271,9 +290,8 @@ fn requests_that_are_given_up_make_room_though_nobody_reads() {
     }
 }
 
-#[test]
-fn request_ids_are_never_used_twice_and_replies_name_theirs() {
-    let channel = spawn(Config::small());
+fn request_ids_are_never_used_twice_and_replies_name_theirs(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let mut seen = HashSet::new();
     for i in 0..1000_u64 {
         let pending = channel.submit(ECHO, &encode(&[i]), LONG).unwrap();
@@ -284,8 +302,7 @@ fn request_ids_are_never_used_twice_and_replies_name_theirs() {
     }
 }
 
-#[test]
-fn positions_go_on_over_the_wraps_of_u32_and_u64() {
+fn positions_go_on_over_the_wraps_of_u32_and_u64(backend: Backend) {
     let origins = [
         u64::MAX - 1000,
         u64::MAX - (5 << 20),
@@ -294,7 +311,7 @@ fn positions_go_on_over_the_wraps_of_u32_and_u64() {
         1 << 63,
     ];
     for origin in origins {
-        let channel = spawn(tiny(4 << 10).origin(origin).build().unwrap());
+        let channel = backend.spawn(tiny(4 << 10).origin(origin).build().unwrap());
         for i in 0..3000_usize {
             assert_echoes(&channel, i * 7 % channel.config().max_request());
         }
@@ -311,9 +328,8 @@ fn positions_go_on_over_the_wraps_of_u32_and_u64() {
     }
 }
 
-#[test]
-fn no_late_reply_ever_reaches_another_call() {
-    let channel = spawn(Config::default());
+fn no_late_reply_ever_reaches_another_call(backend: Backend) {
+    let channel = backend.spawn(Config::default());
     channel.wait_ready(LONG).unwrap();
     let mut timeouts = 0;
     let calls = repetitions("SLIPRING_TEST_LATE", 10_000);
@@ -338,22 +354,15 @@ fn no_late_reply_ever_reaches_another_call() {
     assert_eq!(channel.in_flight(), 0);
 }
 
-#[test]
-fn the_cancel_of_another_channels_request_is_no_cancel_of_this_one() {
-    #[cfg(feature = "named")]
-    if crate::common::named::is_backend() {
-        // A worker that attached by name cannot start one of these tests' own.
-        return;
-    }
-    let channel = spawn(Config::small());
+fn the_cancel_of_another_channels_request_is_no_cancel_of_this_one(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let error = channel.call(CANCEL_ANOTHER, b"", LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Worker, "{error}");
     assert!(error.worker().unwrap().message.contains("was cancelled"), "{error}");
 }
 
-#[test]
-fn a_cancelled_writer_stops_at_once_and_leaves_no_last_error() {
-    let channel = spawn(Config::small());
+fn a_cancelled_writer_stops_at_once_and_leaves_no_last_error(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let timeout = Duration::from_secs(10);
     let pending = channel.submit(WRITE_WHEN_CANCELLED, b"", timeout).unwrap();
     let request = pending.id();
@@ -367,9 +376,8 @@ fn a_cancelled_writer_stops_at_once_and_leaves_no_last_error() {
     assert!(channel.ping(LONG).unwrap().last_error.unwrap().contains("truly"));
 }
 
-#[test]
-fn a_worker_does_not_begin_what_timed_out_in_the_queue() {
-    let channel = spawn(Config::default());
+fn a_worker_does_not_begin_what_timed_out_in_the_queue(backend: Backend) {
+    let channel = backend.spawn(Config::default());
     channel.wait_ready(LONG).unwrap();
     let busy = channel.submit(SLOW_ECHO, &encode(&[300]), LONG).unwrap();
     let queued: Vec<_> = (0..10)
@@ -384,9 +392,8 @@ fn a_worker_does_not_begin_what_timed_out_in_the_queue() {
     assert_eq!(numbers(&channel.call(NAPS, b"", LONG).unwrap().to_vec()), [0, 0]);
 }
 
-#[test]
-fn a_deadline_travels_with_its_request() {
-    let channel = spawn(Config::small());
+fn a_deadline_travels_with_its_request(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     channel.wait_ready(LONG).unwrap();
     let left = numbers(&channel.call(TIME_LEFT, b"", LONG).unwrap().to_vec())[0];
     assert!(left <= 60_000 && left > 1_000, "{left}");
@@ -416,9 +423,8 @@ impl Payload for Broken {
     }
 }
 
-#[test]
-fn a_payload_that_cannot_be_encoded_is_not_sent_and_leaves_nothing_behind() {
-    let channel = spawn(Config::small());
+fn a_payload_that_cannot_be_encoded_is_not_sent_and_leaves_nothing_behind(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     channel.wait_ready(LONG).unwrap();
     eventually("it is counted", || channel.ping(LONG).unwrap().requests_served == 1);
     for len in [10, channel.config().max_request() + 1] {
@@ -434,9 +440,8 @@ fn a_payload_that_cannot_be_encoded_is_not_sent_and_leaves_nothing_behind() {
     assert_usable(&channel);
 }
 
-#[test]
-fn a_request_is_over_when_its_reply_was_handed_out_however_long_it_is() {
-    let channel = spawn(Config::small());
+fn a_request_is_over_when_its_reply_was_handed_out_however_long_it_is(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let most = channel.config().max_message() as u64;
     for len in [0, 96, 97, 20 << 10, 300 << 10, most] {
         let reply = channel.call(BIG, &encode(&[len]), LONG).unwrap();

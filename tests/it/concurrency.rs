@@ -6,10 +6,25 @@ use std::time::{Duration, Instant};
 use crate::common::*;
 use slipring::{Channel, Config, ErrorKind, Pending, Reply};
 
-fn ready(config: Config) -> Channel {
-    let channel = spawn(config);
-    channel.wait_ready(LONG).unwrap();
-    channel
+conformance! {
+    everywhere: [
+        pending_replies_can_be_awaited_in_any_order,
+        pending_replies_can_be_polled_for_without_waiting,
+        dropped_pending_replies_are_given_up_and_the_others_come,
+        a_cancel_before_during_and_after_is_idempotent_and_has_one_outcome,
+        a_cancel_never_hits_the_next_request_of_the_same_slot,
+        more_requests_than_configured_are_refused_until_one_is_done,
+        threads_that_call_at_the_same_time_each_get_their_own_replies,
+        long_messages_of_several_threads_do_not_get_mixed_up,
+        calls_streams_timeouts_and_cancels_on_many_threads_do_not_disturb_each_other,
+        a_pending_reply_that_nobody_awaits_holds_up_nobody,
+        a_reply_that_is_never_given_back_is_named_when_it_holds_up_others,
+        replies_can_be_kept_moved_to_other_threads_and_dropped_in_any_order,
+        requests_that_do_not_fit_the_ring_wait_for_room_or_time_out,
+        long_messages_that_time_out_half_sent_do_not_use_up_the_places_of_requests,
+        a_waiter_whose_time_is_up_does_not_take_the_readers_role_with_it,
+    ],
+    processes: [],
 }
 
 fn submit(channel: &Channel, i: u64) -> Pending {
@@ -29,9 +44,8 @@ fn shuffled(count: u64) -> Vec<u64> {
     all
 }
 
-#[test]
-fn pending_replies_can_be_awaited_in_any_order() {
-    let channel = ready(Config::default());
+fn pending_replies_can_be_awaited_in_any_order(backend: Backend) {
+    let channel = backend.ready(Config::default());
     let orders = [(0..300).collect(), (0..300).rev().collect(), shuffled(300)];
     for order in orders {
         let order: Vec<u64> = order;
@@ -45,9 +59,8 @@ fn pending_replies_can_be_awaited_in_any_order() {
     }
 }
 
-#[test]
-fn pending_replies_can_be_polled_for_without_waiting() {
-    let channel = ready(Config::small());
+fn pending_replies_can_be_polled_for_without_waiting(backend: Backend) {
+    let channel = backend.ready(Config::small());
     let mut slow = channel.submit(SLOW_ECHO, &encode(&[100]), LONG).unwrap();
     assert!(slow.try_wait().unwrap().is_none(), "it takes 100 ms");
     assert!(slow.wait_timeout(Duration::from_millis(1)).unwrap().is_none(), "and so long");
@@ -77,9 +90,8 @@ fn pending_replies_can_be_polled_for_without_waiting() {
     assert_usable(&channel);
 }
 
-#[test]
-fn dropped_pending_replies_are_given_up_and_the_others_come() {
-    let channel = ready(Config::default());
+fn dropped_pending_replies_are_given_up_and_the_others_come(backend: Backend) {
+    let channel = backend.ready(Config::default());
     let busy = channel.submit(SLOW_ECHO, &encode(&[50]), LONG).unwrap();
     let pending: Vec<Pending> = (0..100).map(|i| submit(&channel, i)).collect();
     for (i, pending) in pending.into_iter().enumerate() {
@@ -95,9 +107,8 @@ fn dropped_pending_replies_are_given_up_and_the_others_come() {
     assert!(stats.late_frames <= stats.cancels, "{stats:?}");
 }
 
-#[test]
-fn a_cancel_before_during_and_after_is_idempotent_and_has_one_outcome() {
-    let channel = ready(Config::small());
+fn a_cancel_before_during_and_after_is_idempotent_and_has_one_outcome(backend: Backend) {
+    let channel = backend.ready(Config::small());
     // During.
     let pending = channel.submit(UNTIL_CANCELLED, b"", LONG).unwrap();
     eventually("it runs", || channel.health().current_request == Some(pending.id()));
@@ -130,10 +141,9 @@ fn a_cancel_before_during_and_after_is_idempotent_and_has_one_outcome() {
     assert_eq!(channel.in_flight(), 0);
 }
 
-#[test]
-fn a_cancel_never_hits_the_next_request_of_the_same_slot() {
+fn a_cancel_never_hits_the_next_request_of_the_same_slot(backend: Backend) {
     let config = Config::builder().max_in_flight(2).build().unwrap();
-    let channel = ready(config);
+    let channel = backend.ready(config);
     for i in 0..2000 {
         let pending = submit(&channel, i);
         if i % 2 == 0 {
@@ -148,9 +158,8 @@ fn a_cancel_never_hits_the_next_request_of_the_same_slot() {
     }
 }
 
-#[test]
-fn more_requests_than_configured_are_refused_until_one_is_done() {
-    let channel = ready(Config::builder().max_in_flight(3).build().unwrap());
+fn more_requests_than_configured_are_refused_until_one_is_done(backend: Backend) {
+    let channel = backend.ready(Config::builder().max_in_flight(3).build().unwrap());
     let mut pending: Vec<Pending> =
         (0..3).map(|i| channel.submit(SLOW_ECHO, &encode(&[30 + i]), LONG).unwrap()).collect();
     for _ in 0..2 {
@@ -169,10 +178,9 @@ fn more_requests_than_configured_are_refused_until_one_is_done() {
     assert_eq!(channel.in_flight(), 0);
 }
 
-#[test]
-fn threads_that_call_at_the_same_time_each_get_their_own_replies() {
+fn threads_that_call_at_the_same_time_each_get_their_own_replies(backend: Backend) {
     for config in [Config::default(), tiny(8 << 10).build().unwrap()] {
-        let channel = ready(config);
+        let channel = backend.ready(config);
         let max = channel.config().max_request() as u64;
         std::thread::scope(|scope| {
             for thread in 0..8_u64 {
@@ -192,9 +200,8 @@ fn threads_that_call_at_the_same_time_each_get_their_own_replies() {
     }
 }
 
-#[test]
-fn long_messages_of_several_threads_do_not_get_mixed_up() {
-    let channel = ready(tiny(4 << 10).build().unwrap());
+fn long_messages_of_several_threads_do_not_get_mixed_up(backend: Backend) {
+    let channel = backend.ready(tiny(4 << 10).build().unwrap());
     std::thread::scope(|scope| {
         for thread in 0..6_u64 {
             let channel = &channel;
@@ -211,9 +218,8 @@ fn long_messages_of_several_threads_do_not_get_mixed_up() {
     assert_usable(&channel);
 }
 
-#[test]
-fn calls_streams_timeouts_and_cancels_on_many_threads_do_not_disturb_each_other() {
-    let channel = ready(Config::default());
+fn calls_streams_timeouts_and_cancels_on_many_threads_do_not_disturb_each_other(backend: Backend) {
+    let channel = backend.ready(Config::default());
     std::thread::scope(|scope| {
         for thread in 0..2_u64 {
             let channel = &channel;
@@ -258,9 +264,8 @@ fn calls_streams_timeouts_and_cancels_on_many_threads_do_not_disturb_each_other(
     assert_eq!((channel.in_flight(), channel.stats().unknown_frames), (0, 0));
 }
 
-#[test]
-fn a_pending_reply_that_nobody_awaits_holds_up_nobody() {
-    let channel = ready(tiny(8 << 10).build().unwrap());
+fn a_pending_reply_that_nobody_awaits_holds_up_nobody(backend: Backend) {
+    let channel = backend.ready(tiny(8 << 10).build().unwrap());
     let unread: Vec<Pending> =
         (0..10).map(|_| channel.submit(BIG, &encode(&[2000]), LONG).unwrap()).collect();
     for _ in 0..50 {
@@ -271,9 +276,8 @@ fn a_pending_reply_that_nobody_awaits_holds_up_nobody() {
     }
 }
 
-#[test]
-fn a_reply_that_is_never_given_back_is_named_when_it_holds_up_others() {
-    let channel = ready(tiny(4 << 10).build().unwrap());
+fn a_reply_that_is_never_given_back_is_named_when_it_holds_up_others(backend: Backend) {
+    let channel = backend.ready(tiny(4 << 10).build().unwrap());
     let held = channel.call(BIG, &encode(&[1500]), LONG).unwrap();
     let request = held.request();
     std::mem::forget(held);
@@ -289,9 +293,8 @@ fn a_reply_that_is_never_given_back_is_named_when_it_holds_up_others() {
     within_long("close", || channel.close(LONG)).unwrap();
 }
 
-#[test]
-fn replies_can_be_kept_moved_to_other_threads_and_dropped_in_any_order() {
-    let channel = ready(Config::small());
+fn replies_can_be_kept_moved_to_other_threads_and_dropped_in_any_order(backend: Backend) {
+    let channel = backend.ready(Config::small());
     for order in [shuffled(40), (0..40).collect(), (0..40).rev().collect()] {
         // Long enough to stay in the ring.
         let long = |i: u64| encode(&[&[i, i * i][..], &[0; 20]].concat());
@@ -316,9 +319,8 @@ fn replies_can_be_kept_moved_to_other_threads_and_dropped_in_any_order() {
     }
 }
 
-#[test]
-fn requests_that_do_not_fit_the_ring_wait_for_room_or_time_out() {
-    let channel = ready(tiny(4 << 10).build().unwrap());
+fn requests_that_do_not_fit_the_ring_wait_for_room_or_time_out(backend: Backend) {
+    let channel = backend.ready(tiny(4 << 10).build().unwrap());
     let busy = channel.submit(SLOW_ECHO, &encode(&[300]), LONG).unwrap();
     let timeout = Duration::from_millis(50);
     let mut queued = Vec::new();
@@ -344,10 +346,9 @@ fn requests_that_do_not_fit_the_ring_wait_for_room_or_time_out() {
     assert_usable(&channel);
 }
 
-#[test]
-fn long_messages_that_time_out_half_sent_do_not_use_up_the_places_of_requests() {
+fn long_messages_that_time_out_half_sent_do_not_use_up_the_places_of_requests(backend: Backend) {
     let config = tiny(4 << 10).max_in_flight(8).build().unwrap();
-    let channel = ready(config);
+    let channel = backend.ready(config);
     for round in 0..30 {
         let busy = channel.submit(SLOW_ECHO, &encode(&[20]), LONG).unwrap();
         let error = channel.call(ECHO, &[8; 50_000], Duration::from_millis(5)).unwrap_err();
@@ -358,11 +359,10 @@ fn long_messages_that_time_out_half_sent_do_not_use_up_the_places_of_requests() 
     assert_eq!(channel.in_flight(), 0);
 }
 
-#[test]
-fn a_waiter_whose_time_is_up_does_not_take_the_readers_role_with_it() {
+fn a_waiter_whose_time_is_up_does_not_take_the_readers_role_with_it(backend: Backend) {
     // Two threads wait at the same time, one of them only ever briefly; who reads the
     // ring changes all the time. The other must not be forgotten for long.
-    let channel = ready(Config::default());
+    let channel = backend.ready(Config::default());
     let stop = AtomicBool::new(false);
     let mut times: Vec<Duration> = std::thread::scope(|scope| {
         let (stop, channel) = (&stop, &channel);

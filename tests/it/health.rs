@@ -3,19 +3,30 @@
 use std::time::{Duration, Instant};
 
 use crate::common::*;
-use slipring::{Channel, Config, ErrorKind, WorkerState};
+use slipring::{Config, ErrorKind, WorkerState};
 
-fn ready(config: Config) -> Channel {
-    let channel = spawn(config);
-    channel.wait_ready(LONG).unwrap();
-    channel
+conformance! {
+    everywhere: [
+        an_idle_worker_counts_what_it_has_served,
+        a_last_error_of_wide_characters_is_cut_and_not_a_wrong_answer,
+        a_long_message_is_counted_once_and_whole,
+        a_busy_worker_says_with_what_since_when_and_how_far,
+        pings_are_answered_while_a_stream_waits_for_its_reader,
+        many_threads_can_ping_while_others_call,
+        a_ping_that_times_out_does_not_spoil_the_next_ones,
+        the_last_status_stays_readable_after_the_end,
+    ],
+    processes: [
+        a_stopped_worker_is_unresponsive_but_not_killed_and_goes_on_rightly,
+        a_worker_that_is_stopped_in_a_handler_replies_late_to_nobody,
+        pings_are_answered_while_a_handler_never_returns_and_the_rings_are_full,
+    ],
 }
 
 const SHORT: Duration = Duration::from_millis(60);
 
-#[test]
-fn an_idle_worker_counts_what_it_has_served() {
-    let channel = ready(Config::small());
+fn an_idle_worker_counts_what_it_has_served(backend: Backend) {
+    let channel = backend.ready(Config::small());
     for i in 0..10 {
         channel.call(ECHO, &vec![1; 100 + i], LONG).unwrap();
     }
@@ -32,10 +43,9 @@ fn an_idle_worker_counts_what_it_has_served() {
     assert_eq!((status.requests_served, status.bytes_received), (12, sent + 12));
 }
 
-#[test]
-fn a_last_error_of_wide_characters_is_cut_and_not_a_wrong_answer() {
+fn a_last_error_of_wide_characters_is_cut_and_not_a_wrong_answer(backend: Backend) {
     for config in [Config::default(), Config::small()] {
-        let channel = ready(config);
+        let channel = backend.ready(config);
         for wide in ["\u{1F980}", "x\u{1F980}", "\u{E9}", "x"] {
             channel.call(FAIL_SHORTLY, &wide.repeat(3000), LONG).unwrap_err();
             let error = channel.ping(LONG).unwrap().last_error.unwrap();
@@ -45,9 +55,8 @@ fn a_last_error_of_wide_characters_is_cut_and_not_a_wrong_answer() {
     }
 }
 
-#[test]
-fn a_long_message_is_counted_once_and_whole() {
-    let channel = ready(tiny(4 << 10).build().unwrap());
+fn a_long_message_is_counted_once_and_whole(backend: Backend) {
+    let channel = backend.ready(tiny(4 << 10).build().unwrap());
     channel.call(SUM, &vec![1; 50_000], LONG).unwrap();
     channel.call(BIG, &encode(&[40_000]), LONG).unwrap();
     eventually("all is counted", || channel.ping(LONG).unwrap().requests_served == 3);
@@ -56,9 +65,8 @@ fn a_long_message_is_counted_once_and_whole() {
     assert_eq!(health.bytes_sent, 40_008);
 }
 
-#[test]
-fn a_busy_worker_says_with_what_since_when_and_how_far() {
-    let channel = ready(Config::small());
+fn a_busy_worker_says_with_what_since_when_and_how_far(backend: Backend) {
+    let channel = backend.ready(Config::small());
     let pending = channel.submit(UNTIL_CANCELLED, b"", LONG).unwrap();
     eventually("it runs", || channel.health().current_request == Some(pending.id()));
     let first = channel.ping(LONG).unwrap();
@@ -72,9 +80,8 @@ fn a_busy_worker_says_with_what_since_when_and_how_far() {
     eventually("it is idle", || channel.ping(LONG).unwrap().state == WorkerState::Idle);
 }
 
-#[test]
-fn pings_are_answered_while_a_handler_never_returns_and_the_rings_are_full() {
-    let channel = ready(tiny(4 << 10).build().unwrap());
+fn pings_are_answered_while_a_handler_never_returns_and_the_rings_are_full(backend: Backend) {
+    let channel = backend.ready(tiny(4 << 10).build().unwrap());
     let stuck = channel.submit(FOR_EVER, b"", LONG).unwrap();
     eventually("it runs", || channel.health().current_request == Some(stuck.id()));
     let mut queued = Vec::new();
@@ -94,9 +101,8 @@ fn pings_are_answered_while_a_handler_never_returns_and_the_rings_are_full() {
     assert!(queued.len() >= 2, "the ring was full");
 }
 
-#[test]
-fn pings_are_answered_while_a_stream_waits_for_its_reader() {
-    let channel = ready(Config::small());
+fn pings_are_answered_while_a_stream_waits_for_its_reader(backend: Backend) {
+    let channel = backend.ready(Config::small());
     let stream = channel.stream(COUNT, &encode(&[1 << 40, 1000]), LONG).unwrap();
     eventually("it waits", || channel.ping(LONG).unwrap().state == WorkerState::AwaitingCredit);
     let health = channel.ping(LONG).unwrap();
@@ -105,9 +111,8 @@ fn pings_are_answered_while_a_stream_waits_for_its_reader() {
     eventually("it is idle", || channel.ping(LONG).unwrap().state == WorkerState::Idle);
 }
 
-#[test]
-fn many_threads_can_ping_while_others_call() {
-    let channel = ready(Config::small());
+fn many_threads_can_ping_while_others_call(backend: Backend) {
+    let channel = backend.ready(Config::small());
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -120,9 +125,8 @@ fn many_threads_can_ping_while_others_call() {
     });
 }
 
-#[test]
-fn a_stopped_worker_is_unresponsive_but_not_killed_and_goes_on_rightly() {
-    let channel = ready(Config::small());
+fn a_stopped_worker_is_unresponsive_but_not_killed_and_goes_on_rightly(backend: Backend) {
+    let channel = backend.ready(Config::small());
     stop(channel.pid());
     for _ in 0..3 {
         let error = channel.ping(SHORT).unwrap_err();
@@ -143,9 +147,8 @@ fn a_stopped_worker_is_unresponsive_but_not_killed_and_goes_on_rightly() {
     assert_eq!((stats.unknown_frames, stats.cancels), (0, 3));
 }
 
-#[test]
-fn a_worker_that_is_stopped_in_a_handler_replies_late_to_nobody() {
-    let channel = ready(Config::small());
+fn a_worker_that_is_stopped_in_a_handler_replies_late_to_nobody(backend: Backend) {
+    let channel = backend.ready(Config::small());
     let pending = channel.submit(SLOW_ECHO, &encode(&[50]), Duration::from_millis(150)).unwrap();
     eventually("it runs", || channel.health().current_request == Some(pending.id()));
     stop(channel.pid());
@@ -155,9 +158,8 @@ fn a_worker_that_is_stopped_in_a_handler_replies_late_to_nobody() {
     assert_eq!(channel.stats().late_frames, 1);
 }
 
-#[test]
-fn a_ping_that_times_out_does_not_spoil_the_next_ones() {
-    let channel = ready(Config::small());
+fn a_ping_that_times_out_does_not_spoil_the_next_ones(backend: Backend) {
+    let channel = backend.ready(Config::small());
     for _ in 0..200 {
         match channel.ping(Duration::from_micros(20)) {
             Ok(_) => {}
@@ -168,9 +170,8 @@ fn a_ping_that_times_out_does_not_spoil_the_next_ones() {
     eventually("it is counted", || channel.ping(LONG).unwrap().requests_served == 2);
 }
 
-#[test]
-fn the_last_status_stays_readable_after_the_end() {
-    let channel = ready(Config::small());
+fn the_last_status_stays_readable_after_the_end(backend: Backend) {
+    let channel = backend.ready(Config::small());
     channel.call(ECHO, b"x", LONG).unwrap();
     within_long("close", || channel.close(LONG)).unwrap();
     assert_eq!(channel.ping(LONG).unwrap_err().kind(), ErrorKind::Closed);

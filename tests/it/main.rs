@@ -31,6 +31,8 @@ mod health;
 mod hostile_parent;
 mod inherited;
 mod limits;
+#[cfg(feature = "named")]
+mod named;
 mod parents;
 mod passing;
 mod payloads;
@@ -50,6 +52,8 @@ mod tasks;
 mod tasks_dropped;
 #[cfg(feature = "tokio")]
 mod tasks_scale;
+#[cfg(feature = "testing")]
+mod thread_worker;
 #[cfg(all(feature = "tracing", feature = "testing"))]
 mod tracing_spans;
 #[cfg(feature = "testing")]

@@ -5,6 +5,33 @@ use std::time::Duration;
 use crate::common::*;
 use slipring::{Channel, Config, ErrorKind, Stream, WorkerState};
 
+conformance! {
+    everywhere: [
+        every_chunk_comes_exactly_once_and_in_order_whatever_its_length,
+        chunks_longer_than_a_frame_come_whole,
+        a_long_stream_of_chained_chunks_never_runs_out_of_credit,
+        a_window_smaller_than_a_chunk_still_lets_every_chunk_through,
+        an_iterator_over_a_stream_ends_after_the_last_chunk_or_the_first_error,
+        a_stream_that_is_dropped_early_frees_the_worker_and_its_space_at_once,
+        chunks_before_an_error_are_delivered_and_then_the_error,
+        a_stream_that_goes_silent_stalls_and_the_channel_stays_usable,
+        a_pause_of_the_reader_is_no_stall,
+        a_cancelled_stream_delivers_what_was_on_its_way_and_then_says_so,
+        a_stream_can_be_cancelled_before_it_begins,
+        a_reader_that_does_not_read_costs_one_window_and_its_worker_waits,
+        two_streams_are_read_in_turns_without_mixing,
+        chunks_that_are_kept_stay_what_they_were,
+        a_reader_that_keeps_every_chunk_is_told_what_holds_the_ring,
+        a_reader_that_keeps_every_short_chunk_holds_no_slot,
+        a_reader_that_pauses_keeps_no_slot_but_those_of_chunks_it_was_given,
+        the_abort_flag_reaches_every_handler_until_it_is_cleared,
+        the_abort_flag_ends_a_wait_for_credit,
+        an_error_in_the_middle_of_a_chained_chunk_is_the_handlers_error,
+        chunks_that_another_thread_has_read_come_before_those_in_the_ring,
+    ],
+    processes: [],
+}
+
 fn assert_chunks(stream: &mut Stream, range: std::ops::Range<u64>, len: usize) {
     for i in range {
         let chunk = stream.next_chunk().unwrap_or_else(|e| panic!("chunk {i}: {e}"));
@@ -22,10 +49,9 @@ fn assert_whole_stream(channel: &Channel, count: u64, len: usize) {
     assert_eq!(channel.in_flight(), 0);
 }
 
-#[test]
-fn every_chunk_comes_exactly_once_and_in_order_whatever_its_length() {
+fn every_chunk_comes_exactly_once_and_in_order_whatever_its_length(backend: Backend) {
     for config in [Config::small(), Config::default()] {
-        let channel = spawn(config);
+        let channel = backend.spawn(config);
         for (count, len) in [(0, 48), (1, 0), (5000, 0), (5000, 1), (5000, 48), (2000, 4096)] {
             assert_whole_stream(&channel, count, len);
         }
@@ -33,10 +59,9 @@ fn every_chunk_comes_exactly_once_and_in_order_whatever_its_length() {
     }
 }
 
-#[test]
-fn chunks_longer_than_a_frame_come_whole() {
+fn chunks_longer_than_a_frame_come_whole(backend: Backend) {
     for config in [tiny(4 << 10).build().unwrap(), Config::small(), Config::default()] {
-        let channel = spawn(config);
+        let channel = backend.spawn(config);
         let max = channel.config().max_reply();
         let window = channel.config().stream_window();
         assert_whole_stream(&channel, 10, max + 1);
@@ -47,25 +72,22 @@ fn chunks_longer_than_a_frame_come_whole() {
     }
 }
 
-#[test]
-fn a_long_stream_of_chained_chunks_never_runs_out_of_credit() {
+fn a_long_stream_of_chained_chunks_never_runs_out_of_credit(backend: Backend) {
     // Each frame of a chain costs more of the ring than its payload's length.
-    let channel = spawn(tiny(4 << 10).stream_window(2048).max_reply(100).build().unwrap());
+    let channel = backend.spawn(tiny(4 << 10).stream_window(2048).max_reply(100).build().unwrap());
     assert_whole_stream(&channel, 2000, 101);
     assert_whole_stream(&channel, 500, 1000);
 }
 
-#[test]
-fn a_window_smaller_than_a_chunk_still_lets_every_chunk_through() {
-    let channel = spawn(tiny(8 << 10).stream_window(1).build().unwrap());
+fn a_window_smaller_than_a_chunk_still_lets_every_chunk_through(backend: Backend) {
+    let channel = backend.spawn(tiny(8 << 10).stream_window(1).build().unwrap());
     for len in [0, 1, 48, 3000, 10_000] {
         assert_whole_stream(&channel, 100, len);
     }
 }
 
-#[test]
-fn an_iterator_over_a_stream_ends_after_the_last_chunk_or_the_first_error() {
-    let channel = spawn(Config::small());
+fn an_iterator_over_a_stream_ends_after_the_last_chunk_or_the_first_error(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let stream = channel.stream(COUNT, &encode(&[10, 100]), LONG).unwrap();
     let lens: Vec<usize> = stream.map(|chunk| chunk.unwrap().len()).collect();
     assert_eq!(lens, [100; 10]);
@@ -74,9 +96,8 @@ fn an_iterator_over_a_stream_ends_after_the_last_chunk_or_the_first_error() {
     assert_eq!(is_ok, [true, true, true, false]);
 }
 
-#[test]
-fn a_stream_that_is_dropped_early_frees_the_worker_and_its_space_at_once() {
-    let channel = spawn(Config::small());
+fn a_stream_that_is_dropped_early_frees_the_worker_and_its_space_at_once(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     for taken in [0, 1, 2, 17, 100] {
         // Endless for all that this test cares.
         let mut stream = channel.stream(COUNT, &encode(&[1 << 40, 1000]), LONG).unwrap();
@@ -90,9 +111,8 @@ fn a_stream_that_is_dropped_early_frees_the_worker_and_its_space_at_once() {
     assert!(channel.is_alive());
 }
 
-#[test]
-fn chunks_before_an_error_are_delivered_and_then_the_error() {
-    let channel = spawn(Config::small());
+fn chunks_before_an_error_are_delivered_and_then_the_error(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     for (count, len) in [(0, 0), (1, 10), (100, 1000), (7, 40_000)] {
         let request = encode(&[count, len as u64]);
         let mut stream = channel.stream(COUNT_AND_FAIL, &request, LONG).unwrap();
@@ -106,9 +126,8 @@ fn chunks_before_an_error_are_delivered_and_then_the_error() {
     }
 }
 
-#[test]
-fn a_stream_that_goes_silent_stalls_and_the_channel_stays_usable() {
-    let channel = spawn(Config::small());
+fn a_stream_that_goes_silent_stalls_and_the_channel_stays_usable(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let request = encode(&[200_000, 1000, 8]);
     let mut stream = channel.stream(TRICKLE, &request, Duration::from_millis(60)).unwrap();
     assert_chunks(&mut stream, 0..1, 8);
@@ -121,9 +140,8 @@ fn a_stream_that_goes_silent_stalls_and_the_channel_stays_usable() {
     assert_eq!(channel.in_flight(), 0);
 }
 
-#[test]
-fn a_pause_of_the_reader_is_no_stall() {
-    let channel = spawn(Config::small());
+fn a_pause_of_the_reader_is_no_stall(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let timeout = Duration::from_millis(500);
     let mut stream = channel.stream(COUNT, &encode(&[1000, 1000]), timeout).unwrap();
     assert_chunks(&mut stream, 0..1, 1000);
@@ -132,9 +150,8 @@ fn a_pause_of_the_reader_is_no_stall() {
     assert!(stream.next_chunk().unwrap().is_none());
 }
 
-#[test]
-fn a_cancelled_stream_delivers_what_was_on_its_way_and_then_says_so() {
-    let channel = spawn(Config::small());
+fn a_cancelled_stream_delivers_what_was_on_its_way_and_then_says_so(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let mut stream = channel.stream(COUNT, &encode(&[1 << 40, 1000]), LONG).unwrap();
     assert_chunks(&mut stream, 0..3, 1000);
     stream.cancel();
@@ -162,9 +179,8 @@ fn a_cancelled_stream_delivers_what_was_on_its_way_and_then_says_so() {
     assert_usable(&channel);
 }
 
-#[test]
-fn a_stream_can_be_cancelled_before_it_begins() {
-    let channel = spawn(Config::small());
+fn a_stream_can_be_cancelled_before_it_begins(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let busy = channel.submit(SLOW_ECHO, &encode(&[100]), LONG).unwrap();
     let mut stream = channel.stream(COUNT, &encode(&[10, 10]), LONG).unwrap();
     stream.cancel();
@@ -173,9 +189,8 @@ fn a_stream_can_be_cancelled_before_it_begins() {
     assert_usable(&channel);
 }
 
-#[test]
-fn a_reader_that_does_not_read_costs_one_window_and_its_worker_waits() {
-    let channel = spawn(Config::small());
+fn a_reader_that_does_not_read_costs_one_window_and_its_worker_waits(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let window = channel.config().stream_window() as u64;
     let mut stream = channel.stream(COUNT, &encode(&[10_000, 1000]), LONG).unwrap();
     eventually("the worker waits for credit", || {
@@ -199,9 +214,8 @@ fn a_reader_that_does_not_read_costs_one_window_and_its_worker_waits() {
     assert_usable(&channel);
 }
 
-#[test]
-fn two_streams_are_read_in_turns_without_mixing() {
-    let channel = spawn(Config::default());
+fn two_streams_are_read_in_turns_without_mixing(backend: Backend) {
+    let channel = backend.spawn(Config::default());
     let mut one = channel.stream(COUNT, &encode(&[500, 48]), LONG).unwrap();
     let mut two = channel.stream(COUNT, &encode(&[500, 96]), LONG).unwrap();
     for i in 0..500 {
@@ -220,9 +234,8 @@ fn two_streams_are_read_in_turns_without_mixing() {
     assert!(one.next_chunk().unwrap().is_none());
 }
 
-#[test]
-fn chunks_that_are_kept_stay_what_they_were() {
-    let channel = spawn(Config::small());
+fn chunks_that_are_kept_stay_what_they_were(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     // Short ones are copied out of the ring, long ones hold it.
     for (len, held) in [(100, 0), (5000, 3)] {
         let mut stream = channel.stream(COUNT, &encode(&[300, len]), LONG).unwrap();
@@ -240,9 +253,8 @@ fn chunks_that_are_kept_stay_what_they_were() {
     }
 }
 
-#[test]
-fn a_reader_that_keeps_every_chunk_is_told_what_holds_the_ring() {
-    let channel = spawn(Config::small());
+fn a_reader_that_keeps_every_chunk_is_told_what_holds_the_ring(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let timeout = Duration::from_millis(300);
     let mut stream = channel.stream(COUNT, &encode(&[10_000, 5000]), timeout).unwrap();
     let mut kept = Vec::new();
@@ -260,9 +272,8 @@ fn a_reader_that_keeps_every_chunk_is_told_what_holds_the_ring() {
     assert_usable(&channel);
 }
 
-#[test]
-fn a_reader_that_keeps_every_short_chunk_holds_no_slot() {
-    let channel = spawn(Config::small());
+fn a_reader_that_keeps_every_short_chunk_holds_no_slot(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let mut stream = channel.stream(COUNT, &encode(&[10_000, 1000]), LONG).unwrap();
     let mut kept = Vec::new();
     while let Some(chunk) = stream.next_chunk().unwrap() {
@@ -275,9 +286,8 @@ fn a_reader_that_keeps_every_short_chunk_holds_no_slot() {
     }
 }
 
-#[test]
-fn a_reader_that_pauses_keeps_no_slot_but_those_of_chunks_it_was_given() {
-    let channel = spawn(tiny(16 << 10).build().unwrap());
+fn a_reader_that_pauses_keeps_no_slot_but_those_of_chunks_it_was_given(backend: Backend) {
+    let channel = backend.spawn(tiny(16 << 10).build().unwrap());
     let mut stream = channel.stream(COUNT, &encode(&[6, 700]), LONG).unwrap();
     assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), pattern(0, 700));
     // More than the ring holds, and nobody reads the stream meanwhile.
@@ -290,9 +300,8 @@ fn a_reader_that_pauses_keeps_no_slot_but_those_of_chunks_it_was_given() {
     assert!(stream.next_chunk().unwrap().is_none());
 }
 
-#[test]
-fn the_abort_flag_reaches_every_handler_until_it_is_cleared() {
-    let channel = spawn(Config::small());
+fn the_abort_flag_reaches_every_handler_until_it_is_cleared(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let pending = channel.submit(UNTIL_ABORTED, b"", LONG).unwrap();
     let mut stream = channel.stream(COUNT, &encode(&[1 << 40, 10]), LONG).unwrap();
     eventually("it runs", || channel.health().current_request == Some(pending.id()));
@@ -311,9 +320,8 @@ fn the_abort_flag_reaches_every_handler_until_it_is_cleared() {
     assert_whole_stream(&channel, 10, 10);
 }
 
-#[test]
-fn the_abort_flag_ends_a_wait_for_credit() {
-    let channel = spawn(Config::small());
+fn the_abort_flag_ends_a_wait_for_credit(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let mut stream = channel.stream(COUNT, &encode(&[1 << 40, 1000]), LONG).unwrap();
     eventually("the worker waits", || channel.health().state == WorkerState::AwaitingCredit);
     channel.abort();
@@ -324,9 +332,8 @@ fn the_abort_flag_ends_a_wait_for_credit() {
     assert_usable(&channel);
 }
 
-#[test]
-fn an_error_in_the_middle_of_a_chained_chunk_is_the_handlers_error() {
-    let channel = spawn(Config::small());
+fn an_error_in_the_middle_of_a_chained_chunk_is_the_handlers_error(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let len = channel.config().max_message() as u64;
     let mut stream = channel.stream(CHUNK_THEN_OTHER_ERROR, &encode(&[len]), LONG).unwrap();
     eventually("the worker sends", || channel.health().current_request.is_some());
@@ -337,9 +344,8 @@ fn an_error_in_the_middle_of_a_chained_chunk_is_the_handlers_error() {
     assert_usable(&channel);
 }
 
-#[test]
-fn chunks_that_another_thread_has_read_come_before_those_in_the_ring() {
-    let channel = spawn(Config::small());
+fn chunks_that_another_thread_has_read_come_before_those_in_the_ring(backend: Backend) {
+    let channel = backend.spawn(Config::small());
     let timeout = Duration::from_millis(5);
     for len in [8, 500] {
         let mut stream = channel.stream(COUNT, &encode(&[400, len]), LONG).unwrap();

@@ -1,28 +1,9 @@
-//! The worker thread that replaces the worker process in a host's own tests.
-#![cfg(feature = "testing")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::as_conversions,
-    reason = "tests"
-)]
-
-mod common;
-worker_entry!();
-
-// The conformance suite once more. What is about processes is skipped, and
-// `what_is_skipped_is_said` says so.
-#[path = "it/calls.rs"]
-mod calls;
-#[path = "it/concurrency.rs"]
-mod concurrency;
-#[path = "it/streams.rs"]
-mod streams;
+//! The worker thread that replaces the worker process in a host's own tests. The tests of `calls`,
+//! `concurrency`, `health` and `streams` run over it too, but for those that stop the worker.
 
 use std::time::Duration;
 
-use common::*;
+use crate::common::*;
 
 use slipring::worker::Worker;
 use slipring::{Config, ErrorKind, Kind, RoleConfig};
@@ -58,12 +39,4 @@ fn a_worker_thread_that_panics_before_it_serves_is_a_death() {
     assert_eq!(error.kind(), ErrorKind::PeerDied, "{error}");
     assert!(!channel.is_alive());
     assert_eq!(channel.close(LONG).unwrap(), slipring::ExitCause::Exited(101));
-}
-
-#[test]
-fn what_is_skipped_is_said() {
-    for file in ["closing", "deaths", "health", "parents", "spawning"] {
-        println!("skipped: {file}.rs, a thread cannot be killed, stopped or limited alone");
-        assert!(std::path::Path::new("tests/it").join(file).with_extension("rs").exists());
-    }
 }

@@ -1,0 +1,66 @@
+//! What the channels of the conformance tests are made of.
+
+use slipring::{Channel, Config};
+
+use super::{LONG, spawner};
+
+/// How a channel reaches its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// A process that the library starts, over memfds.
+    Memfd,
+    /// A thread of this process.
+    #[cfg(feature = "testing")]
+    Thread,
+    /// A process that attaches by name, over named segments.
+    #[cfg(feature = "named")]
+    Named,
+}
+
+impl Backend {
+    /// A channel to a worker that serves every kind of [`super::worker`].
+    pub fn spawn(self, config: Config) -> Channel {
+        match self {
+            Self::Memfd => spawner().config(config).spawn().unwrap(),
+            #[cfg(feature = "testing")]
+            Self::Thread => {
+                let mut role = slipring::RoleConfig::default();
+                role.role = "test".to_owned();
+                slipring::testing::spawn_thread(&config, role, super::worker).unwrap()
+            }
+            #[cfg(feature = "named")]
+            Self::Named => super::named::spawn(&config),
+        }
+    }
+
+    /// A channel whose worker has built its session.
+    pub fn ready(self, config: Config) -> Channel {
+        let channel = self.spawn(config);
+        channel.wait_ready(LONG).unwrap();
+        channel
+    }
+}
+
+/// Makes `memfd::name`, `thread::name` and `named::name` of each function that takes a
+/// [`Backend`]; of those under `processes`, which stop a worker or leave it in a handler that
+/// never returns, no `thread::name`.
+#[allow(unused_macros, reason = "a part of the binaries uses it")]
+macro_rules! conformance {
+    (everywhere: [$($everywhere:ident,)*], processes: [$($process:ident,)*],) => {
+        mod memfd {
+            $(#[test] fn $everywhere() { super::$everywhere(super::Backend::Memfd) })*
+            $(#[test] fn $process() { super::$process(super::Backend::Memfd) })*
+        }
+        #[cfg(feature = "testing")]
+        mod thread {
+            $(#[test] fn $everywhere() { super::$everywhere(super::Backend::Thread) })*
+        }
+        #[cfg(feature = "named")]
+        mod named {
+            $(#[test] fn $everywhere() { super::$everywhere(super::Backend::Named) })*
+            $(#[test] fn $process() { super::$process(super::Backend::Named) })*
+        }
+    };
+}
+#[allow(unused_imports, reason = "a part of the binaries uses it")]
+pub(crate) use conformance;
