@@ -1,7 +1,6 @@
 //! The public channel between two processes: calls, embedding calls, streams of chunks.
 //!
 //!     cargo bench --bench channel
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::as_conversions, reason = "benches")]
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
 mod support;

@@ -1,7 +1,6 @@
 //! The raw ring between two processes: round trips, and streams by frame size.
 //!
 //!     cargo bench --bench ring
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::as_conversions, reason = "benches")]
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
 mod support;

@@ -3,7 +3,6 @@
 //! the blocking call, and tokio over a Unix socket to an echo in another process.
 //!
 //!     cargo bench --features tokio --bench tasks
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::as_conversions, reason = "benches")]
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
 mod support;

@@ -92,6 +92,11 @@
 //! refused when they are compiled. The worker runs with the parent's rights: this is no sandbox.
 // The documentation says which items need a feature; models are not in it.
 #![cfg_attr(docsrs, feature(doc_cfg), doc(auto_cfg(hide(loom))))]
+// Tests and benchmarks may panic; code that ships may not.
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::as_conversions)
+)]
 // A model build has what threads of two processes do to each other: the ring, and of the
 // parent's side all but the processes. Nothing is above that would use it.
 #![cfg_attr(loom, allow(dead_code, reason = "what uses it is not there"))]

@@ -1,7 +1,6 @@
 //! Once it is warm, the parent's side of the hot paths does not allocate. A binary of its own,
 //! as it has an allocator of its own.
 #![allow(unsafe_code, reason = "a global allocator that counts")]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

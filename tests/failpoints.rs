@@ -2,13 +2,6 @@
 //! `RUSTFLAGS="--cfg slipring_failpoints"`, and a binary of its own, whose tests run one at a
 //! time: they look for what is left behind in their process.
 #![cfg(slipring_failpoints)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::as_conversions,
-    reason = "tests"
-)]
 
 mod common;
 worker_entry!();

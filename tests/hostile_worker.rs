@@ -2,13 +2,6 @@
 //! right, in time and bounded, its error is typed, and its other channels never notice.
 //!
 //! A binary of its own, whose tests run one at a time: they measure the memory of their process.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::as_conversions,
-    reason = "tests"
-)]
 
 mod common;
 mod hostile;

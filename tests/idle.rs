@@ -1,12 +1,5 @@
 //! An idle channel costs nothing. A binary of its own, as it measures the processor time of its
 //! process: no other test may run in it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::as_conversions,
-    reason = "tests"
-)]
 
 mod common;
 worker_entry!();

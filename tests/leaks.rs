@@ -1,12 +1,5 @@
 //! Nothing is left behind: descriptors, mappings, threads, children. A binary of its own, as
 //! it counts those of its process: no other test may run in it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::as_conversions,
-    reason = "tests"
-)]
 
 mod common;
 worker_entry!();

@@ -1,5 +1,4 @@
 //! What the documents promise is there: tests that they name, numbers that they give.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 #[path = "promises/architecture.rs"]
 mod architecture;

@@ -1,5 +1,4 @@
 //! The structure of the code, enforced: levels, and where `unsafe` may stand.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

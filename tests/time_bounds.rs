@@ -6,13 +6,6 @@
 //! Beside other work a whole process can stand still for a while, and that is not what is
 //! measured: the median must keep the promise, and nine in ten may be late by what a busy
 //! machine costs. `SLIPRING_TEST_ROUNDS=1000` for figures that are worth writing down.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::as_conversions,
-    reason = "tests"
-)]
 
 mod common;
 worker_entry!();

@@ -3,13 +3,6 @@
 //! code stands still until the others have been told, so that a wait on it never ends.
 //!
 //! A binary of its own: the code stands still in threads that all channels of a process share.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::as_conversions,
-    reason = "tests"
-)]
 
 mod common;
 #[cfg(feature = "tokio")]

@@ -1,13 +1,6 @@
 //! The tests that need no binary of their own. One that changes or measures its own process
 //! (descriptors, limits, signals, forks) runs itself again in a process of its own: see
 //! `in_a_process_of_its_own`. A binary of its own has only what cannot be done so.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::as_conversions,
-    reason = "tests"
-)]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -7,10 +7,8 @@
 //!
 //! A program that measures is its own worker: it calls [`worker_main`] when its first
 //! argument is [`links::WORKER`].
-#![allow(
-    clippy::as_conversions,
-    reason = "figures: counts and times become floats; lengths are 64 bits on every side"
-)]
+// Figures: counts and times become floats, so `as` is allowed; lengths are 64 bits on every side.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
 pub mod cases;
 pub mod drawing;

@@ -6,6 +6,11 @@
 //! order; [`output`] writes them. [`embed`] puts these parts together.
 //! [`bench`] measures instead; [`soak`] looks for faults. What was inherited is looked at
 //! once, at the start: the standard streams by [`stdio`], signals by [`signals`].
+// Tests may panic; code that ships may not.
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::as_conversions)
+)]
 
 mod args;
 mod batch;

@@ -1,5 +1,4 @@
 //! `slipring bench` as a user runs it: figures for this machine, whatever they are.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 use std::process::Command;
 use std::thread::available_parallelism;

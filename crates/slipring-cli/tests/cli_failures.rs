@@ -1,7 +1,5 @@
 //! The program's failures: exit code, message, and what is left behind.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
-
 mod common;
 
 use std::fs::{self, File};

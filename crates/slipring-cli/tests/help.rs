@@ -1,5 +1,4 @@
 //! Help, completions and the manual, which come from one definition.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -1,5 +1,4 @@
 //! Standard streams and signals that the program inherits. Each unusual state has a row.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 #![allow(unsafe_code, reason = "what a child inherits is set between fork and exec")]
 
 mod common;

@@ -1,5 +1,4 @@
 //! Inputs that are not what they seem: each is reported clearly, and destroys nothing.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 #![allow(unsafe_code, reason = "a terminal of the test's own")]
 
 mod common;

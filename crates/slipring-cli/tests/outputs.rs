@@ -1,5 +1,4 @@
 //! Results: only real loss is an error, and real loss always is one.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 #![allow(unsafe_code, reason = "system calls are refused from between fork and exec on")]
 
 mod common;

@@ -1,5 +1,4 @@
 //! `slipring soak`: it counts, and finds no errors.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::process::{Command, Output};
 

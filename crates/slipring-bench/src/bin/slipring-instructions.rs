@@ -8,7 +8,8 @@
 //! functions named `hot_…`. The other side does nothing meanwhile: the ring has room for all
 //! frames, so that neither side waits or is woken. Without valgrind the program prints
 //! `SKIPPED` and succeeds. The counts hold for one compiler, with optimisation.
-#![allow(clippy::as_conversions, reason = "counts become floats")]
+// Counts become floats, so `as` is allowed.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
 use std::fmt::Write;
 use std::fs;

@@ -1,12 +1,6 @@
 //! Helpers of the tests of the program.
 
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "each test file uses a part, and all of it is test code"
-)]
+#![allow(dead_code, reason = "each file of tests uses a part")]
 
 use std::fs;
 use std::io::Write;
