@@ -157,3 +157,16 @@ fn paraphrases_are_nearer_to_their_gloss_than_other_sentences() {
     eprintln!("AUC {auc:.4} over {} pairs", pairs.len());
     assert!(auc >= 0.9, "AUC is {auc:.4}");
 }
+
+#[test]
+fn the_vectors_of_the_glosses_have_the_bits_that_the_program_is_held_to() {
+    let mut embedder = Embedder::new(384);
+    let mut row = vec![0.0; 384];
+    let mut digest = 0xcbf2_9ce4_8422_2325;
+    for text in include_str!("../../tests/data/glosses.txt").lines() {
+        embedder.embed_into(text, &mut row);
+        digest = row.iter().fold(digest, |digest, x| fnv1a(digest, &x.to_le_bytes()));
+    }
+    let told = include_str!("../../tests/data/glosses.fnv1a").trim_end();
+    assert_eq!(format!("{digest:016x}"), told);
+}

@@ -1,10 +1,8 @@
 //! Help, completions and the manual, which come from one definition.
 
-mod common;
-
 use std::process::Command;
 
-use common::Finished;
+use crate::common::Finished;
 
 fn slipring(args: &[&str]) -> Finished {
     let mut command = Command::new(env!("CARGO_BIN_EXE_slipring"));

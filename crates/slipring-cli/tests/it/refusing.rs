@@ -1,6 +1,8 @@
 //! Makes system calls of a program fail as on an unusual file system, by a seccomp filter that
 //! it inherits.
 
+#![allow(unsafe_code, reason = "the filter is set between fork and exec")]
+
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;

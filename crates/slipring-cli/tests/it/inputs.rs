@@ -1,15 +1,13 @@
 //! Inputs that are not what they seem: each is reported clearly, and destroys nothing.
 #![allow(unsafe_code, reason = "a terminal of the test's own")]
 
-mod common;
-
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::process::Stdio;
 
-use common::{Directory, Finished, Npy, parse_jsonl, until};
+use crate::common::{Directory, Finished, Npy, parse_jsonl, until};
 
 #[test]
 fn an_empty_input_is_an_error_and_replaces_nothing() {

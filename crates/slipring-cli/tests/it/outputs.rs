@@ -1,9 +1,6 @@
 //! Results: only real loss is an error, and real loss always is one.
 #![allow(unsafe_code, reason = "system calls are refused from between fork and exec on")]
 
-mod common;
-mod refusing;
-
 use std::ffi::CString;
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader};
@@ -13,8 +10,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::{Directory, Finished, Npy, finish, glosses, kill};
-use refusing::{Refusal, refuse};
+use crate::common::{Directory, Finished, Npy, finish, glosses, kill};
+use crate::refusing::{Refusal, refuse};
 
 /// Starts the program on an open standard input, and waits until it has its output open.
 fn running(directory: &Directory, mut command: Command) -> Child {

@@ -1,8 +1,6 @@
 //! Standard streams and signals that the program inherits. Each unusual state has a row.
 #![allow(unsafe_code, reason = "what a child inherits is set between fork and exec")]
 
-mod common;
-
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
@@ -10,7 +8,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Directory, Finished, Npy, children, glosses, kill, piped, until};
+use crate::common::{Directory, Finished, Npy, children, glosses, kill, piped, until};
 
 const SLIPRING: &str = env!("CARGO_BIN_EXE_slipring");
 
@@ -304,14 +302,6 @@ fn a_signal_that_was_blocked_by_the_starter_still_ends_the_program() {
     for (signal, code) in [("TERM", 143), ("INT", 130), ("HUP", 129), ("USR1", 138)] {
         let directory = Directory::new();
         let mut command = directory.command(&[]);
-        // The tests themselves may have been started with SIGHUP ignored.
-        let default = || {
-            // SAFETY: no handler is installed.
-            unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
-            Ok(())
-        };
-        // SAFETY: the closure makes system calls only.
-        unsafe { command.pre_exec(default) };
         block(&mut command, ALL);
         let child = with_worker(command);
         kill(signal, child.id());

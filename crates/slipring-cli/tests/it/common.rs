@@ -1,9 +1,9 @@
 //! Helpers of the tests of the program.
-
-#![allow(dead_code, reason = "each file of tests uses a part")]
+#![allow(unsafe_code, reason = "signals are set between fork and exec")]
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -78,6 +78,7 @@ impl Directory {
         let mut command = Command::new(env!("CARGO_BIN_EXE_slipring"));
         command.arg("embed").args(args).current_dir(&self.0).env_remove("NO_COLOR");
         piped(&mut command);
+        with_default_signals(&mut command);
         command
     }
 
@@ -99,6 +100,20 @@ impl Drop for Directory {
 
 pub(crate) fn piped(command: &mut Command) {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+}
+
+/// Signals end the program to be started, whatever these tests were started to ignore: `nohup`
+/// ignores SIGHUP, and a shell ignores SIGINT and SIGQUIT in its background jobs.
+fn with_default_signals(command: &mut Command) {
+    let reset = || {
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+            // SAFETY: no handler is installed.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only.
+    unsafe { command.pre_exec(reset) };
 }
 
 /// How the program ended.
@@ -242,4 +257,11 @@ pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
 
 pub(crate) fn glosses() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/glosses.txt")
+}
+
+/// The FNV-1a digest of the bytes of numbers, little-endian.
+pub(crate) fn digest(values: &[f32]) -> String {
+    let bytes = values.iter().flat_map(|x| x.to_le_bytes());
+    let mix = |state: u64, byte: u8| (state ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    format!("{:016x}", bytes.fold(0xcbf2_9ce4_8422_2325, mix))
 }

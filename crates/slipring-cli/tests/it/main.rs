@@ -1,0 +1,12 @@
+//! The program, run as a user runs it.
+
+mod bench;
+mod cli;
+mod common;
+mod failures;
+mod help;
+mod inherited;
+mod inputs;
+mod outputs;
+mod refusing;
+mod soak;
