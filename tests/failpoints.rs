@@ -9,7 +9,6 @@ worker_entry!();
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::*;
@@ -60,11 +59,6 @@ const PARENT: [&str; 16] = [
     "before release",
 ];
 
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Every thread of a process: what it is called, and where it waits.
 fn stacks(pid: u32) -> String {
     let mut text = String::new();
@@ -104,21 +98,9 @@ fn watched<T: Send>(what: &str, pids: &[u32], run: impl FnOnce() -> T + Send) ->
     })
 }
 
-fn assert_back_to(baseline: &Footprint, what: &str) {
-    let start = Instant::now();
-    while footprint() != *baseline && start.elapsed() < Duration::from_secs(10) {
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    assert_eq!(footprint(), *baseline, "{what}");
-}
-
-fn small() -> Spawner {
-    spawner().config(tiny(4 << 10).build().unwrap()).handshake_timeout(LONG)
-}
-
 fn at(point: &str, action: &str, nth: u32, logs: &Path) -> Spawner {
     let failpoint = format!("{point}:{action}:{nth}");
-    small().env(VARIABLE, failpoint).log_dir(logs).role("failpoint")
+    in_4_kib().handshake_timeout(LONG).env(VARIABLE, failpoint).log_dir(logs).role("failpoint")
 }
 
 fn has_fired(logs: &Path) -> bool {
@@ -145,11 +127,6 @@ fn work(channel: &Channel, timeout: Duration) -> Result<(), Error> {
     Ok(())
 }
 
-fn cause(error: &Error) -> ExitCause {
-    eventually("the cause is known", || error.death().unwrap().cause().is_some());
-    error.death().unwrap().cause().unwrap()
-}
-
 struct Cases {
     baseline: Footprint,
     fired: usize,
@@ -158,7 +135,7 @@ struct Cases {
 
 impl Cases {
     fn new() -> Self {
-        small().spawn().unwrap().close(LONG).unwrap();
+        in_4_kib().handshake_timeout(LONG).spawn().unwrap().close(LONG).unwrap();
         Self { baseline: footprint(), fired: 0, times: Vec::new() }
     }
 
@@ -173,13 +150,13 @@ impl Cases {
             println!("{what}: was not passed");
         }
         std::fs::remove_dir_all(logs).unwrap();
-        assert_back_to(&self.baseline, what);
+        self.baseline.assert_restored(what);
     }
 }
 
 #[test]
 fn a_worker_that_dies_at_any_step_of_serving_is_a_death_after_an_exact_prefix() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let mut cases = Cases::new();
     for point in SERVING {
         for (action, expected) in [
@@ -203,7 +180,7 @@ fn a_worker_that_dies_at_any_step_of_serving_is_a_death_after_an_exact_prefix() 
                     match worked {
                         Err(error) => {
                             assert_eq!(error.kind(), ErrorKind::PeerDied, "{point}: {error}");
-                            assert_eq!(cause(&error), expected, "{point}: {error}");
+                            assert_eq!(cause_of(&error), expected, "{point}: {error}");
                         }
                         Ok(()) => {
                             // The last thing that it did, or not passed as often.
@@ -227,7 +204,7 @@ fn eventually_dead(channel: &Channel) -> bool {
 
 #[test]
 fn a_frame_is_delivered_if_and_only_if_it_was_committed_before_the_death() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let mut cases = Cases::new();
     // The worker's frames: ready, then the reply.
     for (point, nth, is_delivered) in [
@@ -244,7 +221,7 @@ fn a_frame_is_delivered_if_and_only_if_it_was_committed_before_the_death() {
                 Ok(reply) => assert!(is_delivered && reply.to_vec() == b"the last one", "{point}"),
                 Err(error) => {
                     assert!(!is_delivered && error.kind() == ErrorKind::PeerDied, "{point}");
-                    cause(&error);
+                    cause_of(&error);
                     assert_eq!(error.was_begun(), Some(true), "{point}");
                 }
             }
@@ -258,7 +235,7 @@ fn a_frame_is_delivered_if_and_only_if_it_was_committed_before_the_death() {
 
 #[test]
 fn a_worker_that_stops_at_any_step_times_out_and_goes_on_without_a_lost_wake() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let mut cases = Cases::new();
     for point in SERVING.into_iter().filter(|point| *point != "after answer") {
         for nth in [2, 9] {
@@ -288,7 +265,7 @@ fn a_worker_that_stops_at_any_step_times_out_and_goes_on_without_a_lost_wake() {
 
 #[test]
 fn a_worker_that_pauses_at_any_step_loses_nothing() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let mut cases = Cases::new();
     for point in SERVING.into_iter().chain(ATTACHING) {
         for nth in [1, 5] {
@@ -305,7 +282,7 @@ fn a_worker_that_pauses_at_any_step_loses_nothing() {
 
 #[test]
 fn a_worker_that_dies_or_stops_in_the_handshake_is_a_failed_handshake_and_reaped() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let mut cases = Cases::new();
     for point in ATTACHING {
         for action in ["kill", "abort", "exit", "stop"] {
@@ -332,7 +309,7 @@ fn a_worker_that_dies_or_stops_in_the_handshake_is_a_failed_handshake_and_reaped
 const PARENT_TEST: &str = "a_parent_that_ends_or_pauses_at_any_step_leaves_no_worker_behind";
 
 fn be_the_parent() {
-    let channel = small().env_remove(VARIABLE).spawn().unwrap();
+    let channel = in_4_kib().handshake_timeout(LONG).env_remove(VARIABLE).spawn().unwrap();
     println!("\nworker {}", channel.pid());
     work(&channel, LONG).unwrap();
     channel.close(LONG).unwrap();
@@ -355,7 +332,7 @@ fn a_parent_that_ends_or_pauses_at_any_step_leaves_no_worker_behind() {
         be_the_parent();
         return;
     }
-    let _alone = alone();
+    let _alone = one_at_a_time();
     for point in PARENT {
         for action in ["kill", "abort", "exit", "stop", "sleep"] {
             for nth in [1, 4] {

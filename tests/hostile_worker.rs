@@ -45,7 +45,7 @@ fn a_commit_word_that_cannot_be_poisons_the_channel() {
 
 #[test]
 fn a_reply_that_is_not_rung_for_is_found_without_a_timeout() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let call = "commit and do not ring";
     within_long(call, || {
         let channel = hostile_spawner().pollable().spawn().unwrap();
@@ -133,7 +133,7 @@ fn replies_to_nobody_are_dropped_and_those_that_do_not_fit_are_typed() {
         ("owner died", Comes::Ends(ErrorKind::PeerDied)),
         ("owner flaps", Comes::Harmless),
     ]);
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let channel = hostile();
     channel.call(HOSTILE_ECHO, b"first", SHORT).unwrap();
     over.in_time("strangers", || channel.call(CASE, "request that is finished", SHORT)).unwrap();
@@ -171,7 +171,7 @@ fn what_has_no_end_ends_at_the_deadline_in_bounded_memory() {
 
 #[test]
 fn a_stream_reads_on_by_a_bounded_number_of_frames() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let channel = hostile();
     let mut stream = channel.stream(CASE, "a chunk and fifty strangers", LONG).unwrap();
     // So that all of them are there: with fewer this shows less.
@@ -181,7 +181,7 @@ fn a_stream_reads_on_by_a_bounded_number_of_frames() {
     assert!(read < 50, "{read} frames of nobody's were read before the chunk was handed out");
     drop(stream);
     channel.ping(LONG).unwrap();
-    close(&channel, "fifty strangers");
+    end(&channel, "fifty strangers");
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn a_lie_about_any_byte_of_a_frames_header_is_found_or_an_error_or_the_workers_o
 
 #[test]
 fn memory_can_neither_be_truncated_nor_grown_nor_made_writable_by_the_worker() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let channel = hostile();
     let worked = channel.call(CASE, "memory", LONG).unwrap().to_vec();
     // What it may do: its own region is its own to write.
@@ -328,7 +328,7 @@ fn memory_can_neither_be_truncated_nor_grown_nor_made_writable_by_the_worker() {
 
 #[test]
 fn holes_that_the_worker_punches_into_its_region_are_never_a_fault_in_the_parent() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let mut over = Overtime::default();
     for _ in 0..10 {
         let channel = hostile();
@@ -336,14 +336,14 @@ fn holes_that_the_worker_punches_into_its_region_are_never_a_fault_in_the_parent
         channel.call(CASE, "holes", LONG).unwrap();
         exercise(&channel, "holes", &mut over);
         assert_eq!(kept.to_vec().len(), 900);
-        close(&channel, "holes");
+        end(&channel, "holes");
     }
     assert_others_are_untouched();
 }
 
 #[test]
 fn a_stream_that_ignores_its_credit_costs_bounded_memory_while_nobody_reads_it() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let cases =
         ["chunks without end", "chunks in pieces without end", "chunks for the credit of results"];
     for (case, is_stream) in cases.iter().flat_map(|case| [(*case, true), (*case, false)]) {
@@ -370,14 +370,14 @@ fn a_stream_that_ignores_its_credit_costs_bounded_memory_while_nobody_reads_it()
         assert!(grown < 24 << 10, "{case}: {grown} KiB for a window of 2 MiB");
         assert!(is_found, "{case}");
         drop((stream, pending));
-        close(&channel, "flood");
+        end(&channel, "flood");
     }
     assert_others_are_untouched();
 }
 
 #[test]
 fn a_descriptor_for_reactors_that_the_worker_misuses_is_a_hint_and_nothing_more() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let mut over = Overtime::default();
     for case in [
         "hint: shut down",
@@ -394,7 +394,7 @@ fn a_descriptor_for_reactors_that_the_worker_misuses_is_a_hint_and_nothing_more(
             }
         }
         exercise(&channel, case, &mut over);
-        close(&channel, case);
+        end(&channel, case);
     }
     let channel = hostile_spawner().pollable().spawn().unwrap();
     channel.read_ready().unwrap();
@@ -403,11 +403,11 @@ fn a_descriptor_for_reactors_that_the_worker_misuses_is_a_hint_and_nothing_more(
     for _ in 0..50 {
         over.in_time("read_ready", || channel.read_ready()).unwrap();
     }
-    close(&channel, "flood");
+    end(&channel, "flood");
     assert_others_are_untouched();
 }
 
-fn refused(case: &str) -> Error {
+fn refused_handshake(case: &str) -> Error {
     let spawner = with_case(&format!("handshake: {case}")).handshake_timeout(HANDSHAKE);
     let mut over = Overtime::default();
     over.in_time(case, || spawner.spawn().map(drop)).expect_err(case)
@@ -429,7 +429,7 @@ fn a_header_that_is_not_the_one_that_was_given_is_refused_with_both_values() {
         ("reserved", &["reserved"]),
         ("nothing", &["magic 0x0000000000000000"]),
     ] {
-        let error = refused(case);
+        let error = refused_handshake(case);
         assert_eq!(error.kind(), ErrorKind::Mismatch, "{case}: {error}");
         for part in parts {
             assert!(error.to_string().contains(part), "{case}: {part} is missing in: {error}");
@@ -472,14 +472,14 @@ fn an_answer_that_cannot_be_is_a_failed_handshake_in_time() {
         ("descriptors", &[ErrorKind::Handshake], "descriptors"),
         ("end", &[ErrorKind::Handshake], "exited with code 0"),
     ] {
-        let error = refused(case);
+        let error = refused_handshake(case);
         assert!(is_one_of(&error, kinds), "{case}: {error:?}");
         assert!(error.to_string().contains(part), "{case}: {part} is missing in: {error}");
     }
     // A second answer is not read.
     let channel = with_case("handshake: twice").spawn().unwrap();
-    close(&channel, "twice");
+    end(&channel, "twice");
     let channel = with_case("handshake: build").spawn().unwrap();
-    close(&channel, "build");
+    end(&channel, "build");
     assert_others_are_untouched();
 }

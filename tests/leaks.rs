@@ -7,42 +7,12 @@ worker_entry!();
 use std::time::Duration;
 
 use common::*;
-use slipring::{Channel, Spawner};
-
-fn small() -> Spawner {
-    spawner().config(tiny(4 << 10).max_in_flight(64).build().unwrap())
-}
+use slipring::Spawner;
 
 fn spawn_call_close() {
-    let channel = small().spawn().unwrap();
+    let channel = in_4_kib().spawn().unwrap();
     assert_eq!(channel.call(ECHO, b"x", LONG).unwrap().to_vec(), b"x");
     channel.close(LONG).unwrap();
-}
-
-fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-fn assert_back_to(baseline: &Footprint, what: &str) {
-    let mut now = footprint();
-    // The supervisor reaps, and the watch lets go of a mapping, a moment later.
-    for _ in 0..2000 {
-        if now == *baseline {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-        now = footprint();
-    }
-    assert_eq!(now, *baseline, "left behind by: {what}");
-}
-
-fn stuck() -> Channel {
-    let channel = small().spawn().unwrap();
-    let pending = channel.submit(FOR_EVER, b"", LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.id()));
-    channel
 }
 
 #[test]
@@ -56,33 +26,33 @@ fn nothing_is_left_behind_by_any_way_in_which_a_channel_ends_or_never_begins() {
     assert_eq!((baseline.maps, baseline.children.len()), (0, 0), "{baseline:?}");
     let before = resident_kib();
     (0..repetitions("SLIPRING_TEST_LEAKS", 1000)).for_each(|_| spawn_call_close());
-    assert_back_to(&baseline, "1,000 times spawn, call, close");
+    baseline.assert_restored("1,000 times spawn, call, close");
     let grown = resident_kib().saturating_sub(before);
     println!("resident memory grew by {grown} KiB over 1,000 workers");
     assert!(grown < 4096, "{grown} KiB");
 
     let dir = temp_dir("leaks");
     let cases: [(&str, &dyn Fn()); 16] = [
-        ("a drop", &|| drop(small().spawn().unwrap())),
-        ("a drop with a log", &|| drop(small().log_dir(&dir).spawn().unwrap())),
-        ("a drop of a stuck worker", &|| drop(stuck())),
+        ("a drop", &|| drop(in_4_kib().spawn().unwrap())),
+        ("a drop with a log", &|| drop(in_4_kib().log_dir(&dir).spawn().unwrap())),
+        ("a drop of a stuck worker", &|| drop(stuck(&in_4_kib()))),
         ("a kill", &|| {
-            let channel = small().spawn().unwrap();
+            let channel = in_4_kib().spawn().unwrap();
             send_signal(channel.pid(), libc::SIGKILL);
             eventually("it is noticed", || !channel.is_alive());
         }),
         ("a death in a call", &|| {
-            let channel = small().log_dir(&dir).spawn().unwrap();
+            let channel = in_4_kib().log_dir(&dir).spawn().unwrap();
             channel.call(EXIT, &[3], LONG).unwrap_err();
         }),
         ("a death in a stream", &|| {
-            let channel = small().spawn().unwrap();
+            let channel = in_4_kib().spawn().unwrap();
             let stream = channel.stream(COUNT, &encode(&[1 << 40, 10]), LONG).unwrap();
             send_signal(channel.pid(), libc::SIGKILL);
             assert!(stream.last().unwrap().is_err());
         }),
         ("a session that fails", &|| {
-            let channel = small().mode("fail").spawn().unwrap();
+            let channel = in_4_kib().mode("fail").spawn().unwrap();
             channel.wait_ready(LONG).unwrap_err();
         }),
         ("a missing program", &|| drop(Spawner::program("/no/such").spawn().unwrap_err())),
@@ -92,22 +62,22 @@ fn nothing_is_left_behind_by_any_way_in_which_a_channel_ends_or_never_begins() {
             let sleep = Spawner::program("/bin/sleep").arg("1000");
             sleep.handshake_timeout(Duration::from_millis(30)).spawn().unwrap_err();
         }),
-        ("a bad role", &|| drop(small().role("a/b").spawn().unwrap_err())),
-        ("a bad log directory", &|| drop(small().log_dir("/dev/null/x").spawn().unwrap_err())),
+        ("a bad role", &|| drop(in_4_kib().role("a/b").spawn().unwrap_err())),
+        ("a bad log directory", &|| drop(in_4_kib().log_dir("/dev/null/x").spawn().unwrap_err())),
         ("a pending reply that outlives its channel", &|| {
-            let channel = small().spawn().unwrap();
+            let channel = in_4_kib().spawn().unwrap();
             let pending = channel.submit(ECHO, b"x", LONG).unwrap();
             drop(channel);
             assert!(pending.wait().is_err());
         }),
         ("a reply that outlives its channel", &|| {
-            let channel = small().spawn().unwrap();
+            let channel = in_4_kib().spawn().unwrap();
             let reply = channel.call(ECHO, b"x", LONG).unwrap();
             drop(channel);
             assert_eq!(reply.to_vec(), b"x");
         }),
         ("timeouts and cancels", &|| {
-            let channel = small().spawn().unwrap();
+            let channel = in_4_kib().spawn().unwrap();
             for i in 0..5 {
                 let _ = channel.call(NAP, &encode(&[300, i]), Duration::from_micros(100));
                 channel.submit(NAP, &encode(&[10, i]), LONG).unwrap().cancel();
@@ -118,7 +88,7 @@ fn nothing_is_left_behind_by_any_way_in_which_a_channel_ends_or_never_begins() {
     ];
     for (what, case) in cases {
         (0..3).for_each(|_| case());
-        assert_back_to(&baseline, what);
+        baseline.assert_restored(what);
     }
     std::fs::remove_dir_all(dir).unwrap();
 }

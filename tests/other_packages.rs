@@ -1,7 +1,6 @@
 //! Runs the tests of the packages outside the workspace. Each is built by itself: the checks of
 //! `fuzz` need the inside of the library, which other builds do not show, and
 //! `examples/web_service` needs a web server, which no other build shall wait for.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
 use std::process::Command;

@@ -10,7 +10,6 @@
 mod common;
 worker_entry!();
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::*;
@@ -25,12 +24,6 @@ const DEATH: Duration = Duration::from_millis(50);
 const BUSY: Duration = Duration::from_millis(100);
 /// The deadline of what is made to miss it.
 const TIMEOUT: Duration = Duration::from_millis(5);
-
-/// Held by every test of this file.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Measures as often as the environment says, prints the percentiles, and compares.
 fn keep(what: &str, promise: Duration, mut measure: impl FnMut() -> Duration) {
@@ -52,10 +45,6 @@ fn over_deadline(operation: impl FnOnce()) -> Duration {
     over.expect("no timeout comes early")
 }
 
-fn small() -> Spawner {
-    spawner().config(tiny(4 << 10).build().unwrap())
-}
-
 /// A channel whose worker stands still, with room for a thousand requests unless it is small.
 fn stopped(spawner: &Spawner) -> Channel {
     let channel = spawner.spawn().unwrap();
@@ -69,17 +58,9 @@ fn fill(channel: &Channel) -> Vec<Pending> {
     std::iter::from_fn(|| channel.submit(ECHO, &[7; 900], TIMEOUT).ok()).collect()
 }
 
-/// A channel whose worker's handler runs, and never returns.
-fn stuck() -> (Channel, Pending) {
-    let channel = small().spawn().unwrap();
-    let pending = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.id()));
-    (channel, pending)
-}
-
 #[test]
 fn a_call_to_a_stopped_worker_ends_at_its_deadline() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let channel = stopped(&spawner());
     keep("call, worker stopped", OVER_DEADLINE, || {
         over_deadline(|| {
@@ -91,7 +72,7 @@ fn a_call_to_a_stopped_worker_ends_at_its_deadline() {
 
 #[test]
 fn a_chunk_that_does_not_come_ends_its_stream_at_the_deadline() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let channel = stopped(&spawner());
     keep("chunk, worker stopped", OVER_DEADLINE, || {
         let mut stream = channel.stream(COUNT, &encode(&[1, 1]), TIMEOUT).unwrap();
@@ -104,8 +85,8 @@ fn a_chunk_that_does_not_come_ends_its_stream_at_the_deadline() {
 
 #[test]
 fn a_request_that_finds_no_room_ends_at_its_deadline() {
-    let _alone = alone();
-    let channel = stopped(&small());
+    let _alone = one_at_a_time();
+    let channel = stopped(&in_4_kib());
     let _sent = fill(&channel);
     keep("send, request ring full", OVER_DEADLINE, || {
         over_deadline(|| {
@@ -117,7 +98,7 @@ fn a_request_that_finds_no_room_ends_at_its_deadline() {
 
 #[test]
 fn a_ping_of_a_stopped_worker_ends_at_its_deadline() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let channel = stopped(&spawner());
     keep("ping, worker stopped", OVER_DEADLINE, || {
         over_deadline(|| {
@@ -129,7 +110,7 @@ fn a_ping_of_a_stopped_worker_ends_at_its_deadline() {
 
 #[test]
 fn a_call_under_a_storm_of_signals_ends_at_its_deadline() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let name = name_of(a_call_under_a_storm_of_signals_ends_at_its_deadline);
     if !is_rerun(name) {
         print!("{}", rerun(name));
@@ -165,7 +146,7 @@ fn raw_and_silent() -> RawLink {
 
 #[test]
 fn a_raw_link_whose_peer_is_silent_keeps_its_deadlines() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let mut link = raw_and_silent();
     keep("receive, raw, peer silent", OVER_DEADLINE, || {
         over_deadline(|| assert!(link.recv(TIMEOUT).unwrap().is_none()))
@@ -180,8 +161,8 @@ fn a_raw_link_whose_peer_is_silent_keeps_its_deadlines() {
 
 #[test]
 fn a_ping_is_answered_beside_full_rings_and_a_stuck_handler() {
-    let _alone = alone();
-    let (channel, pending) = stuck();
+    let _alone = one_at_a_time();
+    let (channel, pending) = stuck(&in_4_kib());
     let sent = fill(&channel);
     keep("ping, ring full, handler stuck", OVER_DEADLINE, || {
         let start = Instant::now();
@@ -194,9 +175,9 @@ fn a_ping_is_answered_beside_full_rings_and_a_stuck_handler() {
 
 #[test]
 fn a_close_ends_what_waits() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     keep("close, until a waiting call has its error", OVER_DEADLINE, || {
-        let (channel, pending) = stuck();
+        let (channel, pending) = stuck(&in_4_kib());
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| {
                 let error = pending.wait().unwrap_err();
@@ -213,7 +194,7 @@ fn a_close_ends_what_waits() {
 
 #[test]
 fn a_program_that_stays_silent_is_given_up_at_the_handshake_timeout() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let timeout = Duration::from_millis(50);
     let sleep = Spawner::program("/bin/sleep").arg("1000").config(Config::small());
     let sleep = sleep.handshake_timeout(timeout);
@@ -227,7 +208,7 @@ fn a_program_that_stays_silent_is_given_up_at_the_handshake_timeout() {
 
 #[test]
 fn a_program_that_ends_ends_the_handshake() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let spawner = Spawner::program("/bin/false").config(Config::small());
     keep("spawn of a program that ends", DEATH, || {
         let start = Instant::now();
@@ -260,18 +241,18 @@ fn wait_for_death(pending: Pending) {
 
 #[test]
 fn a_kill_is_noticed_within_milliseconds() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     keep("kill, until the call's error", DEATH, || {
-        let (channel, pending) = stuck();
+        let (channel, pending) = stuck(&in_4_kib());
         time_to_notice(&channel, || wait_for_death(pending))
     });
 }
 
 #[test]
 fn a_kill_of_a_stopped_worker_is_noticed_within_milliseconds() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     keep("kill, worker stopped, until the call's error", DEATH, || {
-        let (channel, pending) = stuck();
+        let (channel, pending) = stuck(&in_4_kib());
         stop(channel.pid());
         time_to_notice(&channel, || wait_for_death(pending))
     });
@@ -279,9 +260,9 @@ fn a_kill_of_a_stopped_worker_is_noticed_within_milliseconds() {
 
 #[test]
 fn a_sender_that_waits_for_room_notices_a_kill_within_milliseconds() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     keep("kill, until the error of a sender without room", DEATH, || {
-        let (channel, _pending) = stuck();
+        let (channel, _pending) = stuck(&in_4_kib());
         let _sent = fill(&channel);
         time_to_notice(&channel, || {
             let error = channel.submit(ECHO, &[7; 900], Duration::MAX).map(drop).unwrap_err();
@@ -292,12 +273,12 @@ fn a_sender_that_waits_for_room_notices_a_kill_within_milliseconds() {
 
 #[test]
 fn the_death_of_a_big_worker_is_noticed_as_fast() {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let mib = repetitions("SLIPRING_TEST_HELD_MIB", 1024);
     let channel = spawner().config(Config::small()).spawn().unwrap();
     channel.call(HOLD_MIB, &encode(&[mib]), LONG).unwrap();
     let pending = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.id()));
+    until_served(&channel, &pending);
     let time = time_to_notice(&channel, || wait_for_death(pending));
     println!("kill, {mib} MiB resident, until the call's error: {time:.2?}");
     // Tearing down a gigabyte takes the kernel a tenth of a second and more.

@@ -245,7 +245,7 @@ fn streams_that_wait_behind_others_do_not_stall() {
 fn a_stream_that_is_not_begun_in_time_ends_as_a_timeout() {
     let channel = spawn(Config::small());
     let busy = channel.submit(FOR_EVER, b"", LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(busy.id()));
+    until_served(&channel, &busy);
     let timeouts = StreamTimeouts::new().chunk(LONG).queue(SHORT);
     let mut stream = channel.stream(COUNT, &encode(&[1, 1]), timeouts).unwrap();
     let error = stream.next_chunk().unwrap_err();

@@ -44,7 +44,6 @@ impl Backend {
 /// Makes `memfd::name`, `thread::name` and `named::name` of each function that takes a
 /// [`Backend`]; of those under `processes`, which stop a worker or leave it in a handler that
 /// never returns, no `thread::name`.
-#[allow(unused_macros, reason = "a part of the binaries uses it")]
 macro_rules! conformance {
     (everywhere: [$($everywhere:ident,)*], processes: [$($process:ident,)*],) => {
         mod memfd {
@@ -62,5 +61,4 @@ macro_rules! conformance {
         }
     };
 }
-#[allow(unused_imports, reason = "a part of the binaries uses it")]
 pub(crate) use conformance;

@@ -1,5 +1,7 @@
 //! Looking at this process and at those that a test has started.
-#![allow(dead_code, reason = "every file of tests uses a part of this")]
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::eventually;
 
@@ -143,6 +145,42 @@ pub struct Footprint {
     pub maps: usize,
     pub threads: usize,
     pub children: Vec<String>,
+}
+
+impl Footprint {
+    /// Waits some seconds for this process to have nothing more and nothing less than this: a
+    /// worker is reaped, and a mapping let go of, a moment after a channel is gone.
+    #[track_caller]
+    pub fn assert_restored(&self, what: &str) {
+        let start = Instant::now();
+        while footprint() != *self && start.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!(footprint(), *self, "left behind by: {what}");
+    }
+}
+
+/// Held by each test of a binary that cannot run beside the others.
+pub fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Memory of this process that is in use now.
+pub fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Processor time of all threads of this process so far.
+pub fn processor_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: there is room for what the call writes.
+    #[allow(unsafe_code, reason = "clock_gettime")]
+    let read = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    assert_eq!(read, 0);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 pub fn footprint() -> Footprint {

@@ -2,7 +2,7 @@
 //! what must hold whatever it does.
 #![allow(unreachable_pub, missing_docs, reason = "a module of tests")]
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use slipring::{Channel, Config, Error, ErrorKind, Kind, Pending, Spawner, StreamTimeouts};
@@ -38,12 +38,6 @@ pub fn hostile() -> Channel {
     hostile_spawner().spawn().unwrap()
 }
 
-/// One case at a time: what an attack costs is measured.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// A channel of the same process with an honest worker, which must never notice.
 pub fn assert_others_are_untouched() {
     static HONEST: OnceLock<Channel> = OnceLock::new();
@@ -55,12 +49,6 @@ pub fn assert_others_are_untouched() {
     honest.ping(LONG).unwrap();
     let stats = honest.stats();
     assert_eq!((stats.unknown_frames, stats.late_frames, stats.leases_held), (0, 0, 0));
-}
-
-pub fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// The longest that anything took beyond what it was given.
@@ -99,7 +87,7 @@ pub fn assert_poisoned_for_good(channel: &Channel, what: &str, over: &mut Overti
     assert_eq!(channel.in_flight(), 0, "{what}");
 }
 
-pub fn close(channel: &Channel, what: &str) {
+pub fn end(channel: &Channel, what: &str) {
     let pid = channel.pid();
     within_long(what, || channel.close(Duration::from_millis(50))).unwrap();
     eventually("it is reaped", || !is_in_the_table(pid));
@@ -239,14 +227,14 @@ pub fn run(case: &str, comes: Comes, over: &mut Overtime) {
             exercise(&channel, case, over);
         }
     }
-    close(&channel, case);
+    end(&channel, case);
     let grown = resident_kib().saturating_sub(before);
     assert!(grown < 32 << 10, "{case}: {grown} KiB more");
     assert_others_are_untouched();
 }
 
 pub fn run_all<'a>(cases: impl IntoIterator<Item = (&'a str, Comes)>) {
-    let _alone = alone();
+    let _alone = one_at_a_time();
     let mut over = Overtime::default();
     for (case, comes) in cases {
         let start = Instant::now();

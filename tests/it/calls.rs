@@ -199,7 +199,7 @@ fn a_panicking_handler_fails_its_own_call_with_message_and_place(backend: Backen
         let error = channel.call(PANIC, message, LONG).unwrap_err();
         let failure = error.worker().unwrap();
         assert_eq!((failure.type_name.as_str(), failure.message.as_str()), ("panic", message));
-        assert!(failure.backtrace.contains("common/mod.rs"), "{}", failure.backtrace);
+        assert!(failure.backtrace.contains("common/worker.rs"), "{}", failure.backtrace);
         assert_usable(&channel);
     }
 }

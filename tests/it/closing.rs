@@ -8,24 +8,6 @@ use slipring::{Channel, Config, ErrorKind, ExitCause};
 
 const SHORT: Duration = Duration::from_millis(100);
 
-fn ready() -> Channel {
-    let channel = spawn(Config::small());
-    channel.wait_ready(LONG).unwrap();
-    channel
-}
-
-fn close(channel: &Channel, timeout: Duration) -> ExitCause {
-    within_long("close", || channel.close(timeout)).unwrap()
-}
-
-/// A worker whose handler never returns.
-fn stuck() -> Channel {
-    let channel = ready();
-    let pending = channel.submit(FOR_EVER, b"", LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.id()));
-    channel
-}
-
 fn assert_closed(channel: &Channel) {
     assert!(!channel.is_alive());
     let kinds = [
@@ -69,7 +51,7 @@ fn a_channel_can_be_closed_before_its_worker_has_a_session() {
 
 #[test]
 fn a_close_ends_every_operation_in_flight_on_other_threads() {
-    let channel = stuck();
+    let (channel, _) = stuck(&small());
     let barrier = Barrier::new(6);
     let (errors, cause) = std::thread::scope(|scope| {
         let calls: Vec<_> = (0..3)
@@ -115,7 +97,7 @@ fn a_close_ends_every_operation_in_flight_on_other_threads() {
 
 #[test]
 fn a_ping_in_flight_is_ended_by_a_close() {
-    let channel = ready();
+    let channel = ready(&small());
     stop(channel.pid());
     std::thread::scope(|scope| {
         let ping = scope.spawn(|| channel.ping(Duration::MAX).map(drop).unwrap_err());
@@ -129,14 +111,14 @@ fn a_ping_in_flight_is_ended_by_a_close() {
 
 #[test]
 fn a_stuck_worker_is_terminated_after_the_grace_and_a_stopped_one_killed() {
-    let channel = stuck();
+    let (channel, _) = stuck(&small());
     assert_eq!(close(&channel, SHORT), ExitCause::Signaled(libc::SIGTERM));
     assert!(!is_in_the_table(channel.pid()));
 
-    let channel = stuck();
+    let (channel, _) = stuck(&small());
     assert_eq!(close(&channel, Duration::ZERO), ExitCause::Signaled(libc::SIGTERM));
 
-    let channel = ready();
+    let channel = ready(&small());
     stop(channel.pid());
     assert_eq!(close(&channel, SHORT), ExitCause::Signaled(libc::SIGKILL));
     assert!(!is_in_the_table(channel.pid()));
@@ -144,7 +126,7 @@ fn a_stuck_worker_is_terminated_after_the_grace_and_a_stopped_one_killed() {
 
 #[test]
 fn many_threads_that_close_at_the_same_time_learn_the_same() {
-    let channel = ready();
+    let channel = ready(&small());
     let pending = channel.submit(SLOW_ECHO, &encode(&[50]), LONG).unwrap();
     let causes: Vec<ExitCause> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| close(&channel, LONG))).collect();
@@ -158,9 +140,9 @@ fn many_threads_that_close_at_the_same_time_learn_the_same() {
 #[test]
 fn a_handler_that_looks_ends_a_close_at_once() {
     for kind in [UNTIL_CANCELLED, UNTIL_ABORTED] {
-        let channel = ready();
+        let channel = ready(&small());
         let pending = channel.submit(kind, b"", LONG).unwrap();
-        eventually("it runs", || channel.health().current_request == Some(pending.id()));
+        until_served(&channel, &pending);
         assert_eq!(close(&channel, LONG), ExitCause::Exited(0));
         assert_eq!(pending.wait().unwrap_err().kind(), ErrorKind::Closed);
     }
@@ -168,7 +150,7 @@ fn a_handler_that_looks_ends_a_close_at_once() {
 
 #[test]
 fn a_close_while_a_stream_waits_for_credit_or_the_ring_is_full_is_orderly() {
-    let channel = ready();
+    let channel = ready(&small());
     let stream = channel.stream(COUNT, &encode(&[1 << 40, 1000]), LONG).unwrap();
     std::thread::sleep(SHORT);
     assert_eq!(close(&channel, LONG), ExitCause::Exited(0));
@@ -177,7 +159,7 @@ fn a_close_while_a_stream_waits_for_credit_or_the_ring_is_full_is_orderly() {
     assert_eq!(outcomes[0].as_ref().unwrap_err().kind(), ErrorKind::Closed);
 
     // A lease that is never given back: the worker cannot even say that it failed.
-    let channel = ready();
+    let channel = ready(&small());
     std::mem::forget(channel.call(ECHO, &[1; 900], LONG).unwrap());
     let error = channel.call(BIG, &encode(&[500_000]), SHORT).unwrap_err();
     assert!(error.is_timeout(), "{error}");
@@ -186,7 +168,7 @@ fn a_close_while_a_stream_waits_for_credit_or_the_ring_is_full_is_orderly() {
 
 #[test]
 fn what_outlives_its_channel_is_closed_and_what_was_received_stays_readable() {
-    let channel = ready();
+    let channel = ready(&small());
     let reply = channel.call(ECHO, b"kept", LONG).unwrap();
     let pending = channel.submit(SLOW_ECHO, &encode(&[20]), LONG).unwrap();
     let mut stream = channel.stream(COUNT, &encode(&[10, 10]), LONG).unwrap();
@@ -203,13 +185,12 @@ fn what_outlives_its_channel_is_closed_and_what_was_received_stays_readable() {
 
 #[test]
 fn a_drop_does_not_wait_and_the_worker_is_gone_soon_whatever_it_does() {
-    for make in [ready, stuck] {
-        let channel = make();
+    for channel in [ready(&small()), stuck(&small()).0] {
         let pid = channel.pid();
         drop(channel);
         eventually("the worker is reaped", || !is_in_the_table(pid));
     }
-    let channel = ready();
+    let channel = ready(&small());
     let pid = channel.pid();
     stop(pid);
     drop(channel);
@@ -218,10 +199,10 @@ fn a_drop_does_not_wait_and_the_worker_is_gone_soon_whatever_it_does() {
 
 #[test]
 fn a_drop_after_a_close_and_a_drop_in_a_panic_do_no_harm() {
-    let channel = ready();
+    let channel = ready(&small());
     close(&channel, LONG);
     drop(channel);
-    let channel = stuck();
+    let (channel, _) = stuck(&small());
     let pid = channel.pid();
     let panicked = std::thread::spawn(move || {
         let _channel = channel;
@@ -233,7 +214,7 @@ fn a_drop_after_a_close_and_a_drop_in_a_panic_do_no_harm() {
 
 #[test]
 fn a_thread_that_panics_while_it_calls_leaves_the_channel_to_the_others() {
-    let channel = ready();
+    let channel = ready(&small());
     std::thread::scope(|scope| {
         let panicked = scope.spawn(|| {
             let _pending = channel.submit(SLOW_ECHO, &encode(&[50]), LONG).unwrap();
@@ -248,7 +229,7 @@ fn a_thread_that_panics_while_it_calls_leaves_the_channel_to_the_others() {
 
 #[test]
 fn a_draining_close_finishes_what_is_in_flight() {
-    let channel = ready();
+    let channel = ready(&small());
     let cause = std::thread::scope(|scope| {
         let calls: Vec<_> = (0..4_u64)
             .map(|i| {
@@ -269,7 +250,7 @@ fn a_draining_close_finishes_what_is_in_flight() {
 
 #[test]
 fn a_draining_close_waits_for_chunks_that_a_stream_has_read_ahead() {
-    let channel = ready();
+    let channel = ready(&small());
     let mut stream = channel.stream(COUNT, &encode(&[20, 8]), LONG).unwrap();
     // All of it lies in the ring, and is taken with the first chunk.
     // The first request was to be ready.
@@ -286,7 +267,7 @@ fn a_draining_close_waits_for_chunks_that_a_stream_has_read_ahead() {
 
 #[test]
 fn a_draining_close_gives_up_at_its_timeout() {
-    let channel = stuck();
+    let (channel, _) = stuck(&small());
     let pending = channel.submit(ECHO, b"", LONG).unwrap();
     let cause = within_long("close", || channel.close_draining(SHORT)).unwrap();
     assert_eq!(cause, ExitCause::Signaled(libc::SIGTERM));
@@ -296,7 +277,7 @@ fn a_draining_close_gives_up_at_its_timeout() {
 
 #[test]
 fn a_close_after_a_death_tells_how_the_worker_died() {
-    let channel = ready();
+    let channel = ready(&small());
     channel.call(EXIT, &[7], LONG).unwrap_err();
     assert_eq!(close(&channel, LONG), ExitCause::Exited(7));
     assert_eq!(close(&channel, LONG), ExitCause::Exited(7));

@@ -111,7 +111,7 @@ fn a_cancel_before_during_and_after_is_idempotent_and_has_one_outcome(backend: B
     let channel = backend.ready(Config::small());
     // During.
     let pending = channel.submit(UNTIL_CANCELLED, b"", LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.id()));
+    until_served(&channel, &pending);
     // Before.
     let queued = submit(&channel, 1);
     queued.cancel();
@@ -123,7 +123,7 @@ fn a_cancel_before_during_and_after_is_idempotent_and_has_one_outcome(backend: B
     assert!(queued.wait().unwrap_err().is_cancelled());
     // A handler may finish in spite of it.
     let pending = channel.submit(UNTIL_ABORTED, b"", LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.id()));
+    until_served(&channel, &pending);
     pending.cancel();
     pending.wait().unwrap();
     // After.
@@ -135,7 +135,7 @@ fn a_cancel_before_during_and_after_is_idempotent_and_has_one_outcome(backend: B
     assert_answer(pending, 2);
     // A drop is a cancel.
     let pending = channel.submit(UNTIL_CANCELLED, b"", LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.id()));
+    until_served(&channel, &pending);
     drop(pending);
     assert_usable(&channel);
     assert_eq!(channel.in_flight(), 0);

@@ -1,27 +1,11 @@
-//! How a worker can die, and what the parent is told. One test at a time; how soon it is
-//! told is in `time_bounds.rs`.
+//! How a worker can die, and what the parent is told. How soon it is told is in
+//! `time_bounds.rs`.
 
-use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
+use std::sync::Barrier;
 use std::time::Duration;
 
 use crate::common::*;
-use slipring::{Channel, Config, Error, ErrorKind, ExitCause, RequestId, Spawner};
-
-/// Held by every test of this file.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn small() -> Spawner {
-    spawner().config(Config::small())
-}
-
-/// Waits until the error can say how the worker ended.
-fn cause(error: &Error) -> ExitCause {
-    eventually("the cause is known", || error.death().unwrap().cause().is_some());
-    error.death().unwrap().cause().unwrap()
-}
+use slipring::{Channel, Error, ErrorKind, ExitCause};
 
 fn assert_dead_for_good(channel: &Channel) {
     eventually("it is known to be dead", || !channel.is_alive());
@@ -37,7 +21,6 @@ fn assert_dead_for_good(channel: &Channel) {
 
 #[test]
 fn a_signal_in_a_handler_is_named_with_request_log_and_last_lines() {
-    let _alone = alone();
     let dir = temp_dir("signals");
     let signals = [
         (libc::SIGSEGV, "SIGSEGV"),
@@ -56,10 +39,10 @@ fn a_signal_in_a_handler_is_named_with_request_log_and_last_lines() {
         let error = pending.wait().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PeerDied);
         assert!(error.is_peer_dead() && error.is_fatal());
-        assert_eq!(cause(&error), ExitCause::Signaled(signal));
+        assert_eq!(cause_of(&error), ExitCause::Signaled(signal));
         let death = error.death().unwrap();
         assert_eq!((death.role(), death.pid()), (name, channel.pid()));
-        assert_eq!(death.request().map(RequestId::get), Some(request));
+        assert_eq!(death.request().map(|id| id.get()), Some(request));
         assert_eq!(death.log_path(), channel.log_path());
         let tail = death.log_tail().unwrap();
         assert!(tail.contains("err: last words"), "{tail}");
@@ -83,7 +66,6 @@ fn a_signal_in_a_handler_is_named_with_request_log_and_last_lines() {
 
 #[test]
 fn a_death_says_which_request_was_served_and_which_were_not_begun() {
-    let _alone = alone();
     let channel = small().spawn().unwrap();
     let first = channel.submit(SLOW_ECHO, &encode(&[100]), LONG).unwrap();
     let second = channel.submit(RAISE, &[libc::SIGABRT as u8], LONG).unwrap();
@@ -92,10 +74,10 @@ fn a_death_says_which_request_was_served_and_which_were_not_begun() {
     let served = second.id().get();
     first.wait().unwrap();
     let error = second.wait().unwrap_err();
-    cause(&error);
+    cause_of(&error);
     let death = error.death().unwrap();
     assert_eq!(
-        (death.serving().map(RequestId::get), death.was_begun()),
+        (death.serving().map(|id| id.get()), death.was_begun()),
         (Some(served), Some(true))
     );
     assert_eq!(error.was_begun(), Some(true));
@@ -103,8 +85,8 @@ fn a_death_says_which_request_was_served_and_which_were_not_begun() {
     for pending in others.into_iter().chain([long]) {
         let request = pending.id().get();
         let error = pending.wait().unwrap_err();
-        cause(&error);
-        assert_eq!(error.death().unwrap().serving().map(RequestId::get), Some(served));
+        cause_of(&error);
+        assert_eq!(error.death().unwrap().serving().map(|id| id.get()), Some(served));
         assert_eq!(error.was_begun(), Some(false));
         let text = error.to_string();
         let told = format!("served request {served}; request {request} had not been begun");
@@ -117,12 +99,12 @@ fn a_death_says_which_request_was_served_and_which_were_not_begun() {
 
 #[test]
 fn the_error_of_a_killed_worker_says_at_once_what_was_begun() {
-    let _alone = alone();
     for _ in 0..20 {
-        let channel = small().spawn().unwrap();
+        // However long a busy machine takes to reap the worker.
+        let channel = small().exit_status_timeout(LONG).spawn().unwrap();
         let served = channel.submit(FOR_EVER, b"", LONG).unwrap();
         let queued = channel.submit(ECHO, b"x", LONG).unwrap();
-        eventually("it runs", || channel.health().current_request == Some(served.id()));
+        until_served(&channel, &served);
         send_signal(channel.pid(), libc::SIGKILL);
         let (served, queued) = (served.wait().unwrap_err(), queued.wait().unwrap_err());
         assert_eq!(served.was_begun(), Some(true), "{served}");
@@ -132,26 +114,24 @@ fn the_error_of_a_killed_worker_says_at_once_what_was_begun() {
 
 #[test]
 fn the_death_of_an_idle_worker_leaves_no_request_begun() {
-    let _alone = alone();
     let channel = small().spawn().unwrap();
     assert_usable(&channel);
     stop(channel.pid());
     let pending = channel.submit(ECHO, b"x", LONG).unwrap();
     send_signal(channel.pid(), libc::SIGKILL);
     let error = pending.wait().unwrap_err();
-    cause(&error);
+    cause_of(&error);
     assert_eq!((error.was_begun(), error.death().unwrap().serving()), (Some(false), None));
     assert!(error.to_string().contains("while it served no request"), "{error}");
 }
 
 #[test]
 fn an_exit_in_a_handler_is_a_death_with_its_code_even_if_that_is_zero() {
-    let _alone = alone();
     let dir = temp_dir("exits");
     for code in [0, 3, 101] {
         let channel = small().instance(u32::from(code)).log_dir(&dir).spawn().unwrap();
         let error = channel.call(EXIT, &[code], LONG).unwrap_err();
-        assert_eq!(cause(&error), ExitCause::Exited(i32::from(code)));
+        assert_eq!(cause_of(&error), ExitCause::Exited(i32::from(code)));
         assert!(error.to_string().contains(&format!("exited with code {code}")), "{error}");
         let log = channel.log_path().unwrap().to_owned();
         assert_eq!(log, dir.join(format!("worker-test-{code}.log")));
@@ -164,7 +144,6 @@ fn an_exit_in_a_handler_is_a_death_with_its_code_even_if_that_is_zero() {
 
 #[test]
 fn a_death_without_a_log_has_neither_path_nor_lines() {
-    let _alone = alone();
     let channel = small().spawn().unwrap();
     let error = channel.call(RAISE, &[libc::SIGSEGV as u8], LONG).unwrap_err();
     let death = error.death().unwrap();
@@ -175,7 +154,6 @@ fn a_death_without_a_log_has_neither_path_nor_lines() {
 
 #[test]
 fn a_core_dump_is_not_written_unless_it_is_asked_for() {
-    let _alone = alone();
     let limits = |channel: &Channel| {
         let text = channel.call(SELF, b"", LONG).unwrap().to_vec();
         let text = String::from_utf8(text).unwrap();
@@ -198,7 +176,6 @@ fn a_core_dump_is_not_written_unless_it_is_asked_for() {
 
 #[test]
 fn an_idle_worker_that_is_killed_is_noticed_without_a_call() {
-    let _alone = alone();
     let channel = small().spawn().unwrap();
     channel.wait_ready(LONG).unwrap();
     assert!(channel.is_alive());
@@ -210,7 +187,6 @@ fn an_idle_worker_that_is_killed_is_noticed_without_a_call() {
 
 #[test]
 fn chunks_that_came_before_a_death_are_an_exact_prefix() {
-    let _alone = alone();
     for round in 0..40_u64 {
         let channel = small().spawn().unwrap();
         channel.wait_ready(LONG).unwrap();
@@ -234,13 +210,12 @@ fn chunks_that_came_before_a_death_are_an_exact_prefix() {
         killer.join().unwrap();
         assert_eq!(errors.len(), 1);
         assert_eq!(errors[0].kind(), ErrorKind::PeerDied);
-        assert_eq!(cause(&errors[0]), ExitCause::Signaled(libc::SIGKILL));
+        assert_eq!(cause_of(&errors[0]), ExitCause::Signaled(libc::SIGKILL));
     }
 }
 
 #[test]
 fn each_of_many_waiting_threads_is_told_once_of_a_death() {
-    let _alone = alone();
     let channel = small().spawn().unwrap();
     channel.wait_ready(LONG).unwrap();
     let barrier = Barrier::new(9);
@@ -265,14 +240,13 @@ fn each_of_many_waiting_threads_is_told_once_of_a_death() {
     assert!(errors.len() >= 4, "{errors:?}");
     for error in &errors {
         assert_eq!(error.kind(), ErrorKind::PeerDied, "{error}");
-        assert_eq!(cause(error), ExitCause::Signaled(libc::SIGKILL));
+        assert_eq!(cause_of(error), ExitCause::Signaled(libc::SIGKILL));
     }
     assert_dead_for_good(&channel);
 }
 
 #[test]
 fn a_sender_that_waits_for_room_is_told_of_a_death() {
-    let _alone = alone();
     let config = tiny(4 << 10).build().unwrap();
     let channel = spawner().config(config).spawn().unwrap();
     channel.wait_ready(LONG).unwrap();
@@ -300,7 +274,6 @@ fn a_sender_that_waits_for_room_is_told_of_a_death() {
 fn a_host_that_reaps_all_children_itself_is_told_that_the_status_is_lost() {
     let name = name_of(a_host_that_reaps_all_children_itself_is_told_that_the_status_is_lost);
     if !is_rerun(name) {
-        let _alone = alone();
         rerun(name);
         return;
     }
@@ -312,14 +285,14 @@ fn a_host_that_reaps_all_children_itself_is_told_that_the_status_is_lost() {
     let channel = small().spawn().unwrap();
     let error = channel.call(EXIT, &[0], LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PeerDied);
-    assert_eq!(cause(&error), ExitCause::Unknown);
+    assert_eq!(cause_of(&error), ExitCause::Unknown);
     assert!(error.to_string().contains("unknown"), "{error}");
     // What was seen before it was reaped is not lost.
     let channel = small().spawn().unwrap();
     let error = channel.call(RAISE, &[libc::SIGKILL as u8], LONG).unwrap_err();
-    assert!(matches!(cause(&error), ExitCause::Signaled(libc::SIGKILL) | ExitCause::Unknown));
+    assert!(matches!(cause_of(&error), ExitCause::Signaled(libc::SIGKILL) | ExitCause::Unknown));
     eventually("it is reaped", || channel.exit_cause().is_some());
-    assert_eq!(channel.exit_cause(), Some(cause(&error)));
+    assert_eq!(channel.exit_cause(), Some(cause_of(&error)));
     let channel = small().spawn().unwrap();
     assert_usable(&channel);
     assert_eq!(within_long("close", || channel.close(LONG)).unwrap(), ExitCause::Unknown);

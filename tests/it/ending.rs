@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::common::*;
-use slipring::{Channel, Config, Error, ErrorKind, ExitCause, Spawner};
+use slipring::{Channel, Config, ErrorKind, ExitCause, Spawner};
 
 const SHORT: Duration = Duration::from_millis(100);
 /// What a busy machine may take for what is to happen at once, and what takes seconds never does.
@@ -48,24 +48,8 @@ fn odd(how: &str) -> Spawner {
     spawner_of(odd_entry).env(ODD, how).role("odd").config(Config::small())
 }
 
-fn small() -> Spawner {
-    spawner().config(Config::small())
-}
-
 fn shell(script: &str) -> Spawner {
     Spawner::program("/bin/sh").args(["-c", script]).config(Config::small())
-}
-
-fn refused(spawner: &Spawner) -> Error {
-    within_long("spawn", || spawner.spawn()).map(drop).unwrap_err()
-}
-
-/// A worker whose handler never returns.
-fn stuck(spawner: &Spawner) -> Channel {
-    let channel = spawner.spawn().unwrap();
-    let pending = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.id()));
-    channel
 }
 
 /// Children of this process, zombies included.
@@ -139,9 +123,9 @@ fn a_worker_that_may_not_be_signalled_ends_when_it_is_hung_up_on() {
     if !in_a_process_of_its_own(name) {
         return;
     }
-    let (closed, dropped) = (stuck(&small()), stuck(&small()));
+    let (closed, dropped) = (stuck(&small()).0, stuck(&small()).0);
     #[cfg(feature = "async")]
-    let task = stuck(&small().pollable());
+    let task = stuck(&small().pollable()).0;
     let idle = small().spawn().unwrap();
     idle.wait_ready(LONG).unwrap();
     stop(idle.pid());

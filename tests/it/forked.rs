@@ -37,14 +37,6 @@ fn spawn_raw() -> RawLink {
     spawner_of(raw_worker).pollable().config(Config::small()).spawn_raw().unwrap()
 }
 
-fn is_forked<T>(result: slipring::Result<T>) -> bool {
-    let kind = result.err().map(|error| error.kind());
-    if kind != Some(ErrorKind::Forked) {
-        eprintln!("got {kind:?}");
-    }
-    kind == Some(ErrorKind::Forked)
-}
-
 /// Blocks that the allocator takes straight from the kernel, which puts them where there is
 /// room, all of them zeros.
 fn blocks() -> Vec<Vec<u8>> {

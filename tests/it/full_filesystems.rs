@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::*;
-use slipring::{ErrorKind, Spawner};
+use slipring::ErrorKind;
 
 /// Runs the rest of the test as root of a user namespace with mounts of its own; false in
 /// the process that only waits.
@@ -46,10 +46,6 @@ fn mount(directory: &Path, options: &str) {
     assert_eq!(mounted, 0, "{}", std::io::Error::last_os_error());
 }
 
-fn small() -> Spawner {
-    spawner().config(tiny(4 << 10).max_in_flight(64).build().unwrap())
-}
-
 #[test]
 fn a_log_that_finds_no_room_costs_what_is_written_and_nothing_else() {
     if !with_own_mounts(name_of(a_log_that_finds_no_room_costs_what_is_written_and_nothing_else)) {
@@ -57,7 +53,7 @@ fn a_log_that_finds_no_room_costs_what_is_written_and_nothing_else() {
     }
     let dir = temp_dir("full-log");
     mount(&dir, "size=64k");
-    let channel = small().log_dir(&dir).spawn().unwrap();
+    let channel = in_4_kib().log_dir(&dir).spawn().unwrap();
     channel.call(PRINT, "the first line", LONG).unwrap();
     let mut refused = 0;
     for _ in 0..20 {
@@ -83,16 +79,16 @@ fn a_log_that_cannot_be_made_is_an_error_and_nothing_is_left_behind() {
     if !with_own_mounts(name_of(a_log_that_cannot_be_made_is_an_error_and_nothing_is_left_behind)) {
         return;
     }
-    small().spawn().unwrap().close(LONG).unwrap();
+    in_4_kib().spawn().unwrap().close(LONG).unwrap();
     let dir = temp_dir("no-inode");
     // One file: the directory itself.
     mount(&dir, "nr_inodes=1");
     let baseline = footprint();
-    let error = small().log_dir(&dir).spawn().map(drop).unwrap_err();
+    let error = in_4_kib().log_dir(&dir).spawn().map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Os, "{error}");
     assert!(error.to_string().contains(dir.to_str().unwrap()), "{error}");
     eventually("nothing is left", || footprint() == baseline);
-    assert_usable(&small().spawn().unwrap());
+    assert_usable(&in_4_kib().spawn().unwrap());
 }
 
 #[cfg(feature = "named")]

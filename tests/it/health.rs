@@ -68,7 +68,7 @@ fn a_long_message_is_counted_once_and_whole(backend: Backend) {
 fn a_busy_worker_says_with_what_since_when_and_how_far(backend: Backend) {
     let channel = backend.ready(Config::small());
     let pending = channel.submit(UNTIL_CANCELLED, b"", LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.id()));
+    until_served(&channel, &pending);
     let first = channel.ping(LONG).unwrap();
     assert_eq!((first.state, first.current_request), (WorkerState::Busy, Some(pending.id())));
     std::thread::sleep(SHORT);
@@ -83,7 +83,7 @@ fn a_busy_worker_says_with_what_since_when_and_how_far(backend: Backend) {
 fn pings_are_answered_while_a_handler_never_returns_and_the_rings_are_full(backend: Backend) {
     let channel = backend.ready(tiny(4 << 10).build().unwrap());
     let stuck = channel.submit(FOR_EVER, b"", LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(stuck.id()));
+    until_served(&channel, &stuck);
     let mut queued = Vec::new();
     while let Ok(pending) = channel.submit(ECHO, &[0; 900], Duration::ZERO) {
         queued.push(pending);
@@ -150,7 +150,7 @@ fn a_stopped_worker_is_unresponsive_but_not_killed_and_goes_on_rightly(backend: 
 fn a_worker_that_is_stopped_in_a_handler_replies_late_to_nobody(backend: Backend) {
     let channel = backend.ready(Config::small());
     let pending = channel.submit(SLOW_ECHO, &encode(&[50]), Duration::from_millis(150)).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.id()));
+    until_served(&channel, &pending);
     stop(channel.pid());
     assert!(pending.wait().unwrap_err().is_timeout());
     send_signal(channel.pid(), libc::SIGCONT);

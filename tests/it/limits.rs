@@ -5,11 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::common::*;
-use slipring::{Config, ErrorKind, Spawner};
-
-fn small() -> Spawner {
-    spawner().config(tiny(4 << 10).max_in_flight(64).build().unwrap())
-}
+use slipring::{Config, ErrorKind};
 
 fn limit(resource: libc::__rlimit_resource_t, value: u64) {
     let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -30,16 +26,6 @@ pub(crate) fn settled_footprint() -> Footprint {
     now
 }
 
-fn assert_back_to(baseline: &Footprint, what: &str) {
-    for _ in 0..1000 {
-        if footprint() == *baseline {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    assert_eq!(footprint(), *baseline, "{what}");
-}
-
 #[test]
 fn a_missing_descriptor_at_any_step_is_an_error_and_nothing_is_left() {
     let name = name_of(a_missing_descriptor_at_any_step_is_an_error_and_nothing_is_left);
@@ -47,7 +33,7 @@ fn a_missing_descriptor_at_any_step_is_an_error_and_nothing_is_left() {
         return;
     }
     let dir = temp_dir("descriptors");
-    let spawner = small().log_dir(&dir).pollable();
+    let spawner = in_4_kib().log_dir(&dir).pollable();
     spawner.spawn().unwrap().close(LONG).unwrap();
     let mut refused = 0;
     let mut spawned = false;
@@ -75,7 +61,7 @@ fn a_missing_descriptor_at_any_step_is_an_error_and_nothing_is_left() {
                 refused += 1;
             }
         }
-        assert_back_to(&baseline, &format!("{free} free descriptors"));
+        baseline.assert_restored(&format!("{free} free descriptors"));
     }
     println!("{refused} steps without a descriptor");
     assert!(refused >= 5 && spawned, "{refused}");
@@ -88,7 +74,7 @@ fn an_address_space_that_is_full_is_an_error_and_nothing_is_left_behind() {
     if !in_a_process_of_its_own(name) {
         return;
     }
-    let spawner = small();
+    let spawner = in_4_kib();
     spawner.spawn().unwrap().close(LONG).unwrap();
     let baseline = settled_footprint();
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -102,9 +88,9 @@ fn an_address_space_that_is_full_is_an_error_and_nothing_is_left_behind() {
         let error = result.unwrap_err();
         let kinds = [ErrorKind::Os, ErrorKind::Spawn, ErrorKind::Handshake];
         assert!(kinds.contains(&error.kind()), "{extra}: {error:?}");
-        assert_back_to(&baseline, "a full address space");
+        baseline.assert_restored("a full address space");
     }
-    let channel = small().spawn().unwrap();
+    let channel = in_4_kib().spawn().unwrap();
     assert_usable(&channel);
 }
 
@@ -128,7 +114,7 @@ fn a_thread_or_process_that_cannot_start_is_an_error_and_nothing_is_left() {
             return;
         }
     }
-    let spawner = small();
+    let spawner = in_4_kib();
     let mut before = footprint();
     let mut refusals = std::collections::BTreeSet::new();
     // Neither this library's threads, of which there are three, nor the worker and its own
@@ -157,7 +143,7 @@ fn a_thread_or_process_that_cannot_start_is_an_error_and_nothing_is_left() {
                     before.fds.extend(["anon_inode".to_owned(), "anon_inode".to_owned()]);
                     before.fds.sort();
                 }
-                assert_back_to(&before, &format!("a limit of {most}: {text}"));
+                before.assert_restored(&format!("a limit of {most}: {text}"));
                 false
             }
         }
@@ -174,7 +160,7 @@ fn a_limit_on_the_size_of_files_is_an_error_and_not_the_end_of_the_host() {
     if !in_a_process_of_its_own(name) {
         return;
     }
-    let spawner = small();
+    let spawner = in_4_kib();
     spawner.spawn().unwrap().close(LONG).unwrap();
     let baseline = settled_footprint();
     limit(libc::RLIMIT_FSIZE, 1 << 20);
@@ -182,14 +168,14 @@ fn a_limit_on_the_size_of_files_is_an_error_and_not_the_end_of_the_host() {
     let error = big.spawn().map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Os, "{error}");
     assert!(error.to_string().contains("may have 1048576"), "{error}");
-    assert_back_to(&baseline, "a limit on the size of files");
+    baseline.assert_restored("a limit on the size of files");
     assert_usable(&spawner.spawn().unwrap());
 }
 
 #[test]
 fn a_flood_of_text_never_blocks_a_worker_and_its_end_is_kept() {
     let dir = temp_dir("flood");
-    let channel = small().log_dir(&dir).spawn().unwrap();
+    let channel = in_4_kib().log_dir(&dir).spawn().unwrap();
     // Twice the text for each call, on standard output and on standard error.
     let mib = match std::env::var("SLIPRING_FLOOD_MIB") {
         Ok(mib) => mib.parse::<usize>().unwrap(),
@@ -217,7 +203,7 @@ fn a_storm_of_signals_changes_no_result_and_ends_no_wait_early() {
     if !in_a_process_of_its_own(name) {
         return;
     }
-    let channel = small().spawn().unwrap();
+    let channel = in_4_kib().spawn().unwrap();
     signal_every_100_microseconds();
     for i in 0..300_u64 {
         let bytes = pattern(i, 900);
@@ -233,10 +219,10 @@ fn a_storm_of_signals_changes_no_result_and_ends_no_wait_early() {
     }
     // Spawning, death and close in the storm as well.
     for _ in 0..10 {
-        let channel = small().spawn().unwrap();
+        let channel = in_4_kib().spawn().unwrap();
         assert_usable(&channel);
         let error = channel.call(RAISE, &[libc::SIGKILL as u8], LONG).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PeerDied);
-        small().spawn().unwrap().close(LONG).unwrap();
+        in_4_kib().spawn().unwrap().close(LONG).unwrap();
     }
 }

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
 use crate::common::*;
-use slipring::{Channel, Config, ErrorKind};
+use slipring::{Channel, Config};
 
 /// Starts the rerun of a test that prints `worker <pid>` and does not end by itself.
 fn start_parent(name: &str) -> (Child, BufReader<ChildStdout>, u32) {
@@ -48,7 +48,7 @@ fn a_worker_with_a_stuck_handler_ends_when_its_parent_is_killed() {
     if is_rerun(name) {
         let channel = spawn(Config::small());
         let pending = channel.submit(FOR_EVER, b"", LONG).unwrap();
-        eventually("it runs", || channel.health().current_request == Some(pending.id()));
+        until_served(&channel, &pending);
         println!("\nworker {}", channel.pid());
         std::thread::sleep(LONG);
         unreachable!("the test has killed this process");
@@ -80,14 +80,6 @@ fn a_worker_outlives_the_thread_that_spawned_it() {
     assert_usable(&channel);
     assert_usable(&other);
     assert!(channel.exit_cause().is_none());
-}
-
-fn is_forked<T>(result: slipring::Result<T>) -> bool {
-    let kind = result.err().map(|error| error.kind());
-    if kind != Some(ErrorKind::Forked) {
-        eprintln!("got {kind:?}");
-    }
-    kind == Some(ErrorKind::Forked)
 }
 
 #[test]

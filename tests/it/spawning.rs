@@ -7,19 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::common::*;
-use slipring::{Channel, Config, Error, ErrorKind, Spawner, WorkerState};
-
-fn small() -> Spawner {
-    spawner().config(Config::small())
-}
-
-fn describe(channel: &Channel) -> String {
-    String::from_utf8(channel.call(SELF, b"", LONG).unwrap().to_vec()).unwrap()
-}
-
-fn values<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
-    text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect()
-}
+use slipring::{Config, Error, ErrorKind, Spawner, WorkerState};
 
 /// Children of this process by name, zombies included.
 fn children_named(name: &str) -> usize {
@@ -28,10 +16,6 @@ fn children_named(name: &str) -> usize {
         fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
     };
     children.iter().filter(is_it).count()
-}
-
-fn refused(spawner: &Spawner) -> Error {
-    within_long("spawn", || spawner.spawn()).map(drop).unwrap_err()
 }
 
 #[test]
@@ -114,7 +98,7 @@ fn a_worker_has_its_own_environment_directory_group_and_limits() {
         .memory_limit(4 << 30)
         .spawn()
         .unwrap();
-    let text = describe(&channel);
+    let text = ask(&channel, SELF);
     assert_eq!(values(&text, "cwd"), [dir.canonicalize().unwrap().to_str().unwrap()]);
     assert_eq!(values(&text, "pid"), [channel.pid().to_string()]);
     assert_eq!(values(&text, "pgrp"), [channel.pid().to_string()], "a group of its own");
@@ -144,7 +128,7 @@ fn a_worker_inherits_none_of_the_parents_descriptors() {
     assert_eq!(changed, 0);
     let other = spawn(Config::small());
     let channel = spawn(Config::small());
-    let text = describe(&channel);
+    let text = ask(&channel, SELF);
     let fds = values(&text, "fd");
     assert!(!text.contains("/dev/zero"), "{fds:?}");
     for fd in &fds {

@@ -304,7 +304,7 @@ fn the_abort_flag_reaches_every_handler_until_it_is_cleared(backend: Backend) {
     let channel = backend.spawn(Config::small());
     let pending = channel.submit(UNTIL_ABORTED, b"", LONG).unwrap();
     let mut stream = channel.stream(COUNT, &encode(&[1 << 40, 10]), LONG).unwrap();
-    eventually("it runs", || channel.health().current_request == Some(pending.id()));
+    until_served(&channel, &pending);
     channel.abort();
     channel.abort();
     assert!(numbers(&pending.wait().unwrap().to_vec())[0] < u64::MAX);

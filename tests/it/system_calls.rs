@@ -5,11 +5,7 @@
 use std::time::Duration;
 
 use crate::common::*;
-use slipring::{ErrorKind, Kind, Spawner};
-
-fn small() -> Spawner {
-    spawner().config(tiny(4 << 10).max_in_flight(64).build().unwrap())
-}
+use slipring::{ErrorKind, Kind};
 
 /// What must hold for an argument of a system call, of which the low 32 bits are looked at.
 #[derive(Clone, Copy)]
@@ -64,7 +60,7 @@ fn without(calls: &[i64]) {
 }
 
 fn assert_all_works() {
-    let channel = small().spawn().unwrap();
+    let channel = in_4_kib().spawn().unwrap();
     channel.wait_ready(LONG).unwrap();
     for i in 0..200 {
         let bytes = pattern(i, 900);
@@ -84,16 +80,16 @@ fn assert_all_works() {
         within_long("close", || channel.close(Duration::from_millis(100))).unwrap();
         assert_eq!(waiter.join().unwrap(), ErrorKind::Closed);
     });
-    let channel = small().spawn().unwrap();
+    let channel = in_4_kib().spawn().unwrap();
     let error = channel.call(RAISE, &[libc::SIGKILL as u8], LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PeerDied);
-    let idle = small().spawn().unwrap();
+    let idle = in_4_kib().spawn().unwrap();
     idle.wait_ready(LONG).unwrap();
     send_signal(idle.pid(), libc::SIGKILL);
     eventually("it is noticed", || !idle.is_alive());
     eventually("it is reaped", || !is_in_the_table(idle.pid()));
     drop(channel);
-    let error = small().mode("fail").spawn().unwrap().call(Kind::app(1), b"", LONG).unwrap_err();
+    let error = in_4_kib().mode("fail").spawn().unwrap().call(Kind::app(1), b"", LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Session);
 }
 

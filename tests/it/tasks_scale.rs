@@ -48,14 +48,6 @@ fn a_thousand_tasks_of_a_runtime_call_at_the_same_time() {
     }
 }
 
-/// Processor time of this process so far.
-fn processor_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let ticks = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    Duration::from_millis(ticks * 10)
-}
-
 const CHANNELS: usize = 200;
 
 /// Starts them, leaves them idle with a task waiting on each, kills all workers.
@@ -82,10 +74,10 @@ async fn many_channels(on_tokio: bool) {
     let measure = async |what: &str| {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let before = processor_time();
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         let used = processor_time() - before;
-        println!("{what}: {used:?} of processor time in 2 s");
-        assert!(used <= Duration::from_millis(20), "{what}: {used:?}");
+        println!("{what}: {used:?} of processor time in half a second");
+        assert!(used <= Duration::from_millis(5), "{what}: {used:?}");
     };
     measure("200 channels, a task waits on each").await;
     channels.iter().for_each(|channel| send_signal(channel.blocking().pid(), libc::SIGKILL));

@@ -12,26 +12,11 @@ use std::time::Duration;
 
 use slipring::{Channel, Config, Error, ErrorKind, ExitCause, Spawner};
 
-use super::workers::{CLOSE_ALL, CLOSED, DEPTH, START, close, print_a_byte};
+use super::workers::{CLOSE_ALL, CLOSED, DEPTH, START, close_fd, print_a_byte};
 use crate::common::*;
 
-fn small() -> Spawner {
+fn host_spawner() -> Spawner {
     spawner_of(super::worker_entry).role("test").config(Config::small())
-}
-
-fn ask(channel: &Channel, kind: slipring::Kind) -> String {
-    String::from_utf8(channel.call(kind, b"", LONG).unwrap().to_vec()).unwrap()
-}
-
-/// What `describe_self` lists under a key.
-fn values(text: &str, key: &str) -> Vec<String> {
-    let line = |line: &str| Some(line.strip_prefix(key)?.strip_prefix('=')?.to_owned());
-    text.lines().filter_map(line).collect()
-}
-
-fn cause(error: &Error) -> ExitCause {
-    eventually("the cause is known", || error.death().unwrap().cause().is_some());
-    error.death().unwrap().cause().unwrap()
 }
 
 fn tail(error: &Error) -> String {
@@ -49,13 +34,13 @@ fn enter(directory: &Path) {
 }
 
 pub fn plain() {
-    assert_usable(&small().spawn().unwrap());
+    assert_usable(&host_spawner().spawn().unwrap());
 }
 
 pub fn relative_log_directory() {
     let (here, there) = (temp_dir("here"), temp_dir("there"));
     enter(&here);
-    let spawner = small().log_dir("logs");
+    let spawner = host_spawner().log_dir("logs");
     let channel = spawner.spawn().unwrap();
     enter(&there);
     let error = crash_after(&channel, "last words");
@@ -75,7 +60,7 @@ pub fn relative_log_directory() {
 
 pub fn renamed_log() {
     let dir = temp_dir("renamed");
-    let channel = small().log_dir(&dir).spawn().unwrap();
+    let channel = host_spawner().log_dir(&dir).spawn().unwrap();
     let path = channel.log_path().unwrap();
     let rotated = dir.join("rotated");
     std::fs::rename(path, &rotated).unwrap();
@@ -117,7 +102,7 @@ pub fn relative_paths() {
     let (here, there) = (temp_dir("here"), temp_dir("there"));
     std::fs::create_dir(here.join("work")).unwrap();
     enter(&here);
-    let spawner = small().current_dir("work").model("models/mini");
+    let spawner = host_spawner().current_dir("work").model("models/mini");
     enter(&there);
     let channel = spawner.spawn().unwrap();
     let work = here.canonicalize().unwrap().join("work");
@@ -129,7 +114,7 @@ pub fn relative_paths() {
 
 pub fn same_log() {
     let dir = temp_dir("same-log");
-    let spawner = small().log_dir(&dir);
+    let spawner = host_spawner().log_dir(&dir);
     let first = spawner.spawn().unwrap();
     let second = spawner.spawn().unwrap();
     assert_ne!(first.log_path(), second.log_path());
@@ -157,7 +142,7 @@ const LOGS: &str = "SLIPRING_TEST_LOGS";
 
 pub fn same_log_of_another_host() {
     if let Some(dir) = std::env::var_os(LOGS) {
-        let channel = small().log_dir(PathBuf::from(dir)).spawn().unwrap();
+        let channel = host_spawner().log_dir(PathBuf::from(dir)).spawn().unwrap();
         channel.call(PRINT, "the other's", LONG).unwrap();
         println!("\nready");
         for line in std::io::stdin().lines() {
@@ -176,7 +161,7 @@ pub fn same_log_of_another_host() {
     let mut output = BufReader::new(other.stdout.take().unwrap()).lines();
     let mut ready = || assert!(output.by_ref().any(|line| line.unwrap() == "ready"));
     ready();
-    let channel = small().log_dir(&dir).spawn().unwrap();
+    let channel = host_spawner().log_dir(&dir).spawn().unwrap();
     channel.call(PRINT, "my own", LONG).unwrap();
     let mut input = other.stdin.take().unwrap();
     std::io::Write::write_all(&mut input, b"the other's again\n").unwrap();
@@ -189,7 +174,7 @@ pub fn same_log_of_another_host() {
 }
 
 pub fn program_of_a_worker() {
-    let channel = small().spawn().unwrap();
+    let channel = host_spawner().spawn().unwrap();
     let said = ask(&channel, START);
     assert!(said.contains("is_worker: false"), "{said}");
     if can_unshare() {
@@ -252,8 +237,7 @@ pub fn behind_timeout() {
     if let Some(line) = std::env::var_os(LOGS) {
         // This host ends without a word to its worker.
         let channel = Spawner::program("timeout").arg("60").args(own_command()).spawn().unwrap();
-        let worker = values(&ask(&channel, SELF), "pid").remove(0);
-        std::fs::write(line, worker).unwrap();
+        std::fs::write(line, values(&ask(&channel, SELF), "pid")[0]).unwrap();
         std::process::abort();
     }
     let wrapper = Spawner::program("timeout").arg("60").args(own_command());
@@ -294,7 +278,7 @@ pub fn in_a_namespace() {
     channel.close(LONG).unwrap();
     let channel = wrapper.spawn().unwrap();
     let error = channel.call(EXIT, &[3], LONG).unwrap_err();
-    assert_eq!(cause(&error), ExitCause::Exited(3));
+    assert_eq!(cause_of(&error), ExitCause::Exited(3));
 }
 
 pub fn under_valgrind(dir: &Path) -> Command {
@@ -316,7 +300,7 @@ pub fn from_a_copy(dir: &Path) -> Command {
 }
 
 pub fn replaced_later() {
-    let spawner = small();
+    let spawner = host_spawner();
     let own = std::env::current_exe().unwrap();
     let program = |channel: &Channel| std::fs::read_link(format!("/proc/{}/exe", channel.pid()));
     let channel = spawner.spawn().unwrap();
@@ -328,7 +312,7 @@ pub fn replaced_later() {
     std::fs::copy("/bin/true", &new).unwrap();
     std::fs::rename(&new, &own).unwrap();
     assert_usable(&spawner.spawn().unwrap());
-    assert_usable(&small().spawn().unwrap());
+    assert_usable(&host_spawner().spawn().unwrap());
     std::fs::remove_file(&own).unwrap();
     assert_usable(&spawner.spawn().unwrap());
 }
@@ -341,9 +325,9 @@ fn open_streams() -> BTreeSet<i32> {
 
 pub fn closed_streams() {
     let dir = temp_dir("closed");
-    let (plain, all) = (small(), small().pollable().log_dir(&dir));
+    let (plain, all) = (host_spawner(), host_spawner().pollable().log_dir(&dir));
     let saved = [0, 1, 2].map(|fd| duplicate(fd, 100));
-    (0..3).for_each(close);
+    (0..3).for_each(close_fd);
     let is_over = AtomicBool::new(false);
     let (spawned, found) = std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -392,11 +376,12 @@ fn duplicate(fd: i32, least: i32) -> i32 {
 }
 
 pub fn closed_streams_of_the_worker() {
-    let spawner = small().pollable().env(CLOSED, "1");
+    let spawner = host_spawner().pollable().env(CLOSED, "1");
     (0..20).for_each(|_| assert_usable(&spawner.spawn().unwrap()));
     let channel = spawner.spawn().unwrap();
-    let fds = values(&ask(&channel, SELF), "fd");
-    let is_low = |fd: &&String| fd.starts_with("1 ") || fd.starts_with("2 ");
+    let text = ask(&channel, SELF);
+    let fds = values(&text, "fd");
+    let is_low = |fd: &&&str| fd.starts_with("1 ") || fd.starts_with("2 ");
     // The listing itself takes the first free number.
     let low: Vec<_> = fds.iter().filter(is_low).filter(|fd| !fd.contains("/proc/")).collect();
     assert!(low.is_empty(), "{low:?} of {fds:?}");
@@ -426,7 +411,7 @@ pub fn variable_twice() {
         };
         panic!("{}", std::io::Error::last_os_error());
     };
-    let channel = small().spawn().unwrap();
+    let channel = host_spawner().spawn().unwrap();
     let environment = std::fs::read(format!("/proc/{}/environ", channel.pid())).unwrap();
     let environment = String::from_utf8(environment).unwrap();
     let of_worker: Vec<_> = environment
@@ -438,7 +423,7 @@ pub fn variable_twice() {
 
 pub fn worker_closes_all() {
     let dir = temp_dir("closes-all");
-    let channel = small().log_dir(&dir).spawn().unwrap();
+    let channel = host_spawner().log_dir(&dir).spawn().unwrap();
     channel.wait_ready(LONG).unwrap();
     channel.call(CLOSE_ALL, b"", LONG).unwrap();
     // A thread that sleeps on a descriptor looks at it again after this time.
@@ -446,15 +431,15 @@ pub fn worker_closes_all() {
     send_signal(channel.pid(), libc::SIGCONT);
     eventually("the worker has ended", || channel.exit_cause().is_some());
     let error = channel.call(ECHO, b"x", LONG).unwrap_err();
-    assert_ne!(cause(&error), ExitCause::Exited(0), "{error}");
+    assert_ne!(cause_of(&error), ExitCause::Exited(0), "{error}");
     assert!(tail(&error).contains("slipring worker: "), "{error}");
     assert!(tail(&error).contains("closed"), "{error}");
 }
 
 pub fn no_log() {
-    let channel = small().spawn().unwrap();
+    let channel = host_spawner().spawn().unwrap();
     let error = channel.call(EXIT, &[3], LONG).unwrap_err();
-    assert_eq!(cause(&error), ExitCause::Exited(3));
+    assert_eq!(cause_of(&error), ExitCause::Exited(3));
     assert!(error.to_string().contains("Spawner::log_dir"), "{error}");
     let error = Spawner::program("/bin/false").spawn().map(drop).unwrap_err();
     assert!(error.to_string().contains("Spawner::log_dir"), "{error}");
@@ -467,11 +452,11 @@ pub fn no_log() {
 pub fn own_output() {
     if std::env::var_os(LOGS).is_some() {
         let dir = temp_dir("no-logs");
-        let channel = small().log_dir(&dir).inherit_stdio().spawn().unwrap();
+        let channel = host_spawner().log_dir(&dir).inherit_stdio().spawn().unwrap();
         assert_eq!(channel.log_path(), None);
         let error = crash_after(&channel, "seen");
         assert_eq!(error.death().unwrap().log_tail(), None);
-        let channel = small().inherit_stdio().log_dir(&dir).spawn().unwrap();
+        let channel = host_spawner().inherit_stdio().log_dir(&dir).spawn().unwrap();
         assert!(tail(&crash_after(&channel, "kept")).contains("kept"));
         return;
     }

@@ -22,7 +22,7 @@ pub const CLOSED: &str = "SLIPRING_TEST_CLOSED";
 /// How many programs that never ask have started one another.
 pub const DEPTH: &str = "SLIPRING_TEST_DEPTH";
 
-pub fn close(fd: i32) {
+pub fn close_fd(fd: i32) {
     // SAFETY: a number; nothing in Rust owns it.
     #[allow(unsafe_code, reason = "close")]
     unsafe {
@@ -42,8 +42,8 @@ pub fn print_a_byte(fd: i32) {
 /// A worker, unless it was not started as one.
 pub fn serve() {
     if std::env::var_os(CLOSED).is_some() {
-        close(1);
-        close(2);
+        close_fd(1);
+        close_fd(2);
         // It prints all the same.
         std::thread::spawn(|| {
             loop {

@@ -1,0 +1,367 @@
+//! The worker of most tests: what it does with each kind of request.
+
+use std::time::Duration;
+
+use slipring::worker::{HandlerError, Worker};
+use slipring::{Config, Kind, RoleConfig};
+
+use super::{LONG, encode, numbers, pattern, spawner};
+
+/// Replies with the request's bytes.
+pub const ECHO: Kind = Kind::named("echo");
+/// Replies with the request's bytes after as many milliseconds as its first 8 bytes say.
+pub const SLOW_ECHO: Kind = Kind::named("slow echo");
+/// Streams: u64 count, u64 length; chunk i is `length` bytes of [`pattern`] i.
+pub const COUNT: Kind = Kind::named("count");
+/// As `COUNT`, then fails.
+pub const COUNT_AND_FAIL: Kind = Kind::named("count and fail");
+/// Fails with an `io::Error` whose message is the request.
+pub const FAIL: Kind = Kind::named("fail");
+/// As `FAIL`, with the shortest name of a type.
+pub const FAIL_SHORTLY: Kind = Kind::named("fail shortly");
+/// Fails with an error that has two sources.
+pub const FAIL_DEEP: Kind = Kind::named("fail deep");
+/// Panics with the request as message.
+pub const PANIC: Kind = Kind::named("panic");
+/// Sends itself the signal in the first byte.
+pub const RAISE: Kind = Kind::named("raise");
+/// Exits with the code in the first byte.
+pub const EXIT: Kind = Kind::named("exit");
+/// Loops until cancelled, then replies with the number of looks; ignores nothing.
+pub const UNTIL_CANCELLED: Kind = Kind::named("until cancelled");
+/// As above, but replies with a result instead of an error.
+pub const UNTIL_ABORTED: Kind = Kind::named("until aborted");
+/// Loops for ever, whatever it is told.
+pub const FOR_EVER: Kind = Kind::named("for ever");
+/// Replies with a chunk and an end, although one result may be wanted.
+pub const STREAM_ANYHOW: Kind = Kind::named("stream anyhow");
+/// Sums the request's bytes, replies with the u64.
+pub const SUM: Kind = Kind::named("sum");
+/// Writes the request to standard output and standard error.
+pub const PRINT: Kind = Kind::named("print");
+/// Replies with the role configuration, as debug text.
+pub const ROLE: Kind = Kind::named("role");
+/// Replies with as many bytes of [`pattern`] 7 as the request's u64 says.
+pub const BIG: Kind = Kind::named("big");
+/// Replies with a listing of the worker's descriptors, groups, threads, environment.
+pub const SELF: Kind = Kind::named("self");
+
+/// Sleeps for as many microseconds as the request's first u64 says, then echoes it.
+pub const NAP: Kind = Kind::named("nap");
+/// Replies with how many `NAP`s were begun, how many replied, and the sum of their second u64.
+pub const NAPS: Kind = Kind::named("naps");
+/// Replies, keeps the proof of it, and fails.
+pub const KEEP_PROOF: Kind = Kind::named("keep proof");
+/// Does not reply, but returns the proof that `KEEP_PROOF` kept.
+pub const USE_PROOF: Kind = Kind::named("use proof");
+/// Streams: u64 pause in microseconds, then as `COUNT`.
+pub const TRICKLE: Kind = Kind::named("trickle");
+/// Touches as many MiB of memory as the request's u64 says and keeps them.
+pub const HOLD_MIB: Kind = Kind::named("hold MiB");
+/// Replies with the milliseconds that the caller still waits.
+pub const TIME_LEFT: Kind = Kind::named("time left");
+/// Sends as a chunk, then fails with an error that is not the one that sending gave it.
+pub const CHUNK_THEN_OTHER_ERROR: Kind = Kind::named("chunk, then another error");
+
+/// Writes without end once it is cancelled, and returns the error of that.
+pub const WRITE_WHEN_CANCELLED: Kind = Kind::named("write when cancelled");
+/// Streams a chunk of 900 bytes, then asks for what can never be, counts that as progress, and
+/// streams the kinds of the errors.
+pub const ABSURD: Kind = Kind::named("absurd");
+/// Reserves more than there is for its reply, and returns the error of that.
+pub const ABSURD_CLAIM: Kind = Kind::named("absurd claim");
+/// As a parent calls a worker of its own, cancels that call, and returns the error of it.
+pub const CANCEL_ANOTHER: Kind = Kind::named("cancel another");
+
+/// Replies, and returns as many milliseconds later as the request's u64 says.
+pub const ANSWER_AND_GO_ON: Kind = Kind::named("answer and go on");
+
+pub struct Session {
+    role: RoleConfig,
+    naps_begun: u64,
+    naps_done: u64,
+    proof: Option<slipring::worker::Done>,
+    held: Vec<Vec<u8>>,
+}
+
+/// The worker that serves every kind above.
+pub fn worker() -> Worker<Session> {
+    Worker::new(|role: &RoleConfig| {
+        match role.mode.as_deref() {
+            Some("fail") => return Err(HandlerError::new("test::NoModel", "no such model")),
+            Some("panic") => panic!("the model exploded"),
+            Some("slow") => std::thread::sleep(Duration::from_millis(300)),
+            Some("late fail") => {
+                std::thread::sleep(Duration::from_millis(300));
+                return Err(HandlerError::new("test::NoModel", "no such model, after a while"));
+            }
+            _ => {}
+        }
+        Ok(Session {
+            role: role.clone(),
+            naps_begun: 0,
+            naps_done: 0,
+            proof: None,
+            held: Vec::new(),
+        })
+    })
+    .on(ECHO, |_, request, reply| {
+        // In place where every configuration of these tests allows it.
+        let mut slot = match request.len() {
+            len if len <= 1000 => reply.claim(len)?,
+            _ => return Ok(reply.send(&request.to_vec())?),
+        };
+        request.payload().copy_to(slot.payload())?;
+        Ok(slot.send())
+    })
+    .on(SLOW_ECHO, |_, request, reply| {
+        let bytes = request.to_vec();
+        std::thread::sleep(Duration::from_millis(numbers(&bytes)[0]));
+        Ok(reply.send(&bytes)?)
+    })
+    .on(COUNT, |_, request, reply| {
+        let [count, len] = numbers(&request.to_vec())[..] else { panic!("two numbers") };
+        let mut chunks = reply.stream();
+        for i in 0..count {
+            chunks.send(&pattern(i, len as usize))?;
+        }
+        Ok(chunks.end()?)
+    })
+    .on(COUNT_AND_FAIL, |_, request, reply| {
+        let [count, len] = numbers(&request.to_vec())[..] else { panic!("two numbers") };
+        let mut chunks = reply.stream();
+        for i in 0..count {
+            chunks.send(&pattern(i, len as usize))?;
+        }
+        Err(HandlerError::new("test::Tired", "after all chunks"))
+    })
+    .on(FAIL, |_, request, _| {
+        let text = String::from_utf8_lossy(&request.to_vec()).into_owned();
+        Err(std::io::Error::other(text).into())
+    })
+    .on(FAIL_SHORTLY, |_, request, _| {
+        let text = String::from_utf8_lossy(&request.to_vec()).into_owned();
+        Err(HandlerError::new("E", text))
+    })
+    .on(FAIL_DEEP, |_, _, _| Err(Outer(Inner("x".parse::<u8>().unwrap_err())).into()))
+    .on(PANIC, |_, request, _| panic!("{}", String::from_utf8_lossy(&request.to_vec())))
+    .on(RAISE, |_, request, _| {
+        let signal = i32::from(request.to_vec()[0]);
+        // SAFETY: no handler is installed.
+        #[allow(unsafe_code, reason = "the runtime catches some of them")]
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        // SAFETY: ends this process, which is what the test wants.
+        #[allow(unsafe_code, reason = "raising a signal")]
+        unsafe {
+            libc::raise(signal);
+        }
+        std::thread::sleep(LONG);
+        unreachable!("the signal ended the process")
+    })
+    .on(EXIT, |_, request, _| std::process::exit(i32::from(request.to_vec()[0])))
+    .on(UNTIL_CANCELLED, |_, request, reply| {
+        let mut looks = 0_u64;
+        while !request.is_cancelled() {
+            looks += 1;
+            request.set_progress(looks);
+            std::hint::spin_loop();
+        }
+        request.check_cancelled()?;
+        Ok(reply.send(&encode(&[looks]))?)
+    })
+    .on(UNTIL_ABORTED, |_, request, reply| {
+        let mut looks = 0_u64;
+        while !request.is_cancelled() {
+            looks += 1;
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        Ok(reply.send(&encode(&[looks]))?)
+    })
+    .on(FOR_EVER, |_, _, _| {
+        loop {
+            std::thread::sleep(LONG);
+        }
+    })
+    .on(STREAM_ANYHOW, |_, _, reply| {
+        let mut chunks = reply.stream();
+        chunks.send(b"unasked")?;
+        Ok(chunks.end()?)
+    })
+    .on(SUM, |_, request, reply| {
+        let sum: u64 = request.to_vec().iter().map(|b| u64::from(*b)).sum();
+        Ok(reply.send(&encode(&[sum]))?)
+    })
+    .on(PRINT, |_, request, reply| {
+        let text = String::from_utf8_lossy(&request.to_vec()).into_owned();
+        println!("out: {text}");
+        eprintln!("err: {text}");
+        Ok(reply.send(b"")?)
+    })
+    .on(ROLE, |session, _, reply| Ok(reply.send(&format!("{:?}", session.role))?))
+    .on(BIG, |_, request, reply| {
+        let len = numbers(&request.to_vec())[0] as usize;
+        Ok(reply.send(&pattern(7, len))?)
+    })
+    .on(SELF, |_, _, reply| Ok(reply.send(&describe_self())?))
+    .on(NAP, |session, request, reply| {
+        session.naps_begun += 1;
+        let bytes = request.to_vec();
+        std::thread::sleep(Duration::from_micros(numbers(&bytes)[0]));
+        let done = reply.send(&bytes)?;
+        session.naps_done += 1;
+        Ok(done)
+    })
+    .on(
+        NAPS,
+        |session, _, reply| Ok(reply.send(&encode(&[session.naps_begun, session.naps_done]))?),
+    )
+    .on(KEEP_PROOF, |session, _, reply| {
+        session.proof = Some(reply.send("kept")?);
+        Err(HandlerError::new("test::Kept", "after the reply"))
+    })
+    .on(USE_PROOF, |session, _, _| Ok(session.proof.take().expect("a proof was kept")))
+    .on(TRICKLE, |_, request, reply| {
+        let [pause, count, len] = numbers(&request.to_vec())[..] else { panic!("three numbers") };
+        let mut chunks = reply.stream();
+        for i in 0..count {
+            chunks.send(&pattern(i, len as usize))?;
+            std::thread::sleep(Duration::from_micros(pause));
+        }
+        Ok(chunks.end()?)
+    })
+    .on(HOLD_MIB, |session, request, reply| {
+        for _ in 0..numbers(&request.to_vec())[0] {
+            session.held.push(vec![1; 1 << 20]);
+        }
+        Ok(reply.send("held")?)
+    })
+    .on(ANSWER_AND_GO_ON, |_, request, reply| {
+        let pause = Duration::from_millis(numbers(&request.to_vec())[0]);
+        let done = reply.send("")?;
+        std::thread::sleep(pause);
+        Ok(done)
+    })
+    .on(TIME_LEFT, |_, request, reply| {
+        let left = u64::try_from(request.time_left().as_millis()).unwrap_or(u64::MAX);
+        Ok(reply.send(&encode(&[left]))?)
+    })
+    .on(WRITE_WHEN_CANCELLED, |_, request, reply| {
+        use std::io::Write;
+        let mut writer = reply.write();
+        while !request.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        loop {
+            writer.write_all(&[0; 4096])?;
+        }
+    })
+    .on(ABSURD, |_, request, reply| {
+        let mut chunks = reply.stream();
+        chunks.send(&pattern(0, 900))?;
+        let mut kinds = Vec::new();
+        for len in [usize::MAX, usize::MAX - 31, usize::MAX / 2, 1 << 30, 100_000] {
+            let refused = chunks.send_with(len, |_| panic!("there is no such slot"));
+            kinds.push(refused.unwrap_err().kind());
+        }
+        kinds.push(chunks.send(&Endless).unwrap_err().kind());
+        request.set_progress(kinds.len() as u64);
+        chunks.send(&format!("{kinds:?}"))?;
+        Ok(chunks.end()?)
+    })
+    .on(ABSURD_CLAIM, |_, _, reply| match reply.claim(usize::MAX) {
+        Ok(slot) => Ok(slot.send()),
+        Err(error) => Err(error.into()),
+    })
+    .on(CANCEL_ANOTHER, |_, _, reply| {
+        let spawner = spawner().config(Config::small());
+        // If this worker has attached by name, the other one has not.
+        #[cfg(feature = "named")]
+        let spawner = spawner.env_remove(super::named::NAME);
+        let channel = spawner.spawn()?;
+        let pending = channel.submit(UNTIL_CANCELLED, b"", LONG)?;
+        pending.cancel();
+        let other = pending.wait()?;
+        Ok(reply.send(&other.to_vec())?)
+    })
+    .on(CHUNK_THEN_OTHER_ERROR, |_, request, reply| {
+        let len = numbers(&request.to_vec())[0] as usize;
+        match reply.stream().send(&pattern(0, len)) {
+            Ok(()) => Err(HandlerError::new("test::Other", "after a chunk")),
+            Err(_) => Err(HandlerError::new("test::Other", "instead of a chunk")),
+        }
+    })
+}
+
+/// A payload of all bytes that there could be.
+pub struct Endless;
+
+impl slipring::payload::Payload for Endless {
+    fn encoded_len(&self) -> usize {
+        usize::MAX
+    }
+
+    fn encode(&self, _: &mut [u8]) -> slipring::Result<()> {
+        Err(slipring::Error::invalid_payload("it has no end"))
+    }
+}
+
+#[derive(Debug)]
+struct Inner(std::num::ParseIntError);
+
+#[derive(Debug)]
+struct Outer(Inner);
+
+impl std::fmt::Display for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the file is short")
+    }
+}
+
+impl std::fmt::Display for Outer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("cannot load")
+    }
+}
+
+impl std::error::Error for Inner {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+impl std::error::Error for Outer {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// `key=value` lines about the worker process, for tests of how it was started.
+fn describe_self() -> String {
+    let mut lines = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
+        let name = entry.file_name();
+        lines.push(format!("fd={} {}", name.to_string_lossy(), target.display()));
+    }
+    for entry in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        lines.push(format!("thread={}", name.trim()));
+    }
+    // Of this thread: the main thread may still have signals blocked since it began this one.
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    lines.extend(status.lines().map(|line| format!("status={line}")));
+    lines.push(format!("cwd={}", std::env::current_dir().unwrap().display()));
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    lines.extend(limits.lines().map(|line| format!("limit={line}")));
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    lines.push(format!("pgrp={}", fields[2]));
+    // The niceness is a thread's own on Linux, and the harness serves on a thread.
+    let own = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let own: Vec<&str> = own.rsplit(')').next().unwrap().split_whitespace().collect();
+    lines.push(format!("nice={}", own[16]));
+    lines.push(format!("pid={}", std::process::id()));
+    lines.join("\n")
+}
