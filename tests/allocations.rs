@@ -1,5 +1,5 @@
-//! Once it is warm, the parent's side of the hot paths does not allocate. A binary of its own,
-//! as it has an allocator of its own.
+//! Once it is warm, the parent's side of the hot paths does not allocate. These tests have a binary
+//! of their own because they replace the allocator.
 #![allow(unsafe_code, reason = "a global allocator that counts")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -20,14 +20,14 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The system's allocator, and how often this thread has called it.
+/// The system's allocator, which counts the calls of each thread.
 struct Counting;
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
 fn count() {
-    // A thread that is ending has no counter any more, and is not one that is measured.
+    // A thread that is ending has no counter any more, and is not measured.
     let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
 }
 
@@ -58,7 +58,7 @@ fn allocations(mut work: impl FnMut()) -> u64 {
     ALLOCATIONS.get() - before
 }
 
-/// This binary is also the worker: it runs this one test, which does nothing otherwise.
+/// Not a test of its own: what a worker process runs.
 #[test]
 fn worker_entry() {
     if !is_worker() {
@@ -68,7 +68,7 @@ fn worker_entry() {
         let (mut link, _) = attach_raw().unwrap();
         let mut buffer = [0; 64];
         loop {
-            // The parent closing the link ends the loop.
+            // The loop ends when the parent closes the link.
             let Ok(frame) = link.recv(LONG) else { return };
             frame.unwrap().payload().copy_to(&mut buffer).unwrap();
             let mut claim = link.claim(64, LONG).unwrap().unwrap();
@@ -142,7 +142,7 @@ fn a_round_trip_over_the_raw_rings_does_not_allocate() {
 fn a_call_with_a_small_reply_does_not_allocate() {
     let channel = channel();
     let message = [5; 64];
-    // Every slot of the pending table has been used once by then.
+    // By then every slot of the pending table has been used once.
     for _ in 0..2 * channel.config().max_in_flight() {
         call(&channel, &message);
     }
@@ -162,7 +162,7 @@ fn an_embedding_call_into_warm_buffers_does_not_allocate() {
         MatrixReader::new(&reply).unwrap().copy_to_f32(&mut matrix).unwrap();
         assert_eq!(matrix[64 * 384 - 1], 2.5);
     };
-    // Every slot of the pending table has been used once by then.
+    // By then every slot of the pending table has been used once.
     (0..1100).for_each(|_| embed());
     assert_eq!(allocations(|| (0..100).for_each(|_| embed())), 0, "in 100 calls");
     channel.close(LONG).unwrap();
@@ -181,7 +181,7 @@ fn a_stream_of_chunks_does_not_allocate() {
         }
         assert_eq!((chunks, answer[4095]), (ROUNDS, 7));
     };
-    // Every slot of the pending table has been used once by then.
+    // By then every slot of the pending table has been used once.
     for _ in 0..channel.config().max_in_flight() {
         call(&channel, &[1; 64]);
     }

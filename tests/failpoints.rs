@@ -1,6 +1,8 @@
-//! A process that dies, stops or pauses at each step of the protocol. Only with
-//! `RUSTFLAGS="--cfg slipring_failpoints"`, and a binary of its own, whose tests run one at a
-//! time: they look for what is left behind in their process.
+//! A process that dies, stops or pauses at each step of the protocol. Compiled only with
+//! `RUSTFLAGS="--cfg slipring_failpoints"`.
+//!
+//! These tests have a binary of their own and run one at a time, as they count what is left behind
+//! in their process.
 #![cfg(slipring_failpoints)]
 
 mod common;
@@ -59,7 +61,7 @@ const PARENT: [&str; 16] = [
     "before release",
 ];
 
-/// Every thread of a process: what it is called, and where it waits.
+/// Lists every thread of a process with its name and its place in the kernel.
 fn stacks(pid: u32) -> String {
     let mut text = String::new();
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
@@ -78,7 +80,7 @@ fn stacks(pid: u32) -> String {
     text
 }
 
-/// Runs a case; if it does not end, says where every thread of these processes is.
+/// Runs a case. If it hangs, prints the stacks of all threads of these processes.
 fn watched<T: Send>(what: &str, pids: &[u32], run: impl FnOnce() -> T + Send) -> T {
     let (done, is_done) = std::sync::mpsc::channel::<()>();
     std::thread::scope(|scope| {
@@ -108,13 +110,13 @@ fn has_fired(logs: &Path) -> bool {
     log.contains("failpoint ")
 }
 
-/// Calls, a stream and pings; the first error, if there is one. All that comes is right,
-/// and chunks are an exact prefix.
+/// Makes calls, a stream and pings, and returns the first error. All replies must be right, and
+/// chunks an exact prefix.
 fn work(channel: &Channel, timeout: Duration) -> Result<(), Error> {
     for round in 0..4_u64 {
         let bytes = pattern(round, 900);
         assert_eq!(channel.call(ECHO, &bytes, timeout)?.to_vec(), bytes);
-        // The worker sleeps by then, and is woken.
+        // The worker sleeps by then, and must be woken.
         std::thread::sleep(Duration::from_millis(3));
         channel.ping(timeout)?;
         let mut count = 0;
@@ -139,7 +141,7 @@ impl Cases {
         Self { baseline: footprint(), fired: 0, times: Vec::new() }
     }
 
-    /// Runs one case in a directory of its own; it returns whether the point was passed.
+    /// Runs one case in a new directory. The case returns whether it passed the failpoint.
     fn run(&mut self, what: &str, case: impl FnOnce(&Path) -> bool + Send) {
         let logs = temp_dir("failpoints");
         let start = Instant::now();
@@ -183,7 +185,8 @@ fn a_worker_that_dies_at_any_step_of_serving_is_a_death_after_an_exact_prefix() 
                             assert_eq!(cause_of(&error), expected, "{point}: {error}");
                         }
                         Ok(()) => {
-                            // The last thing that it did, or not passed as often.
+                            // This was the last step of the worker, or it did not come past as
+                            // often.
                             assert!(!fired || eventually_dead(&channel), "{point}");
                         }
                     }
@@ -249,7 +252,7 @@ fn a_worker_that_stops_at_any_step_times_out_and_goes_on_without_a_lost_wake() {
                     assert!(channel.is_alive() && !error.is_fatal(), "{point}: {error}");
                 }
                 if !fired {
-                    // It may still stop, as late as in its end.
+                    // The worker may still stop as it ends.
                     channel.close(SHORT).unwrap();
                     return false;
                 }
@@ -305,7 +308,7 @@ fn a_worker_that_dies_or_stops_in_the_handshake_is_a_failed_handshake_and_reaped
     assert_eq!(cases.fired, cases.times.len());
 }
 
-/// The parent of the cases below, in a process of its own: it works, and says so.
+/// The parent of the cases below, which runs in a new process and prints its progress.
 const PARENT_TEST: &str = "a_parent_that_ends_or_pauses_at_any_step_leaves_no_worker_behind";
 
 fn be_the_parent() {
@@ -351,7 +354,7 @@ fn a_parent_that_ends_or_pauses_at_any_step_leaves_no_worker_behind() {
                     let mut text = String::new();
                     let mut line = String::new();
                     if action == "stop" {
-                        // Stopped, or through without having come past.
+                        // The parent has stopped, or has ended without passing the failpoint.
                         let start = Instant::now();
                         while !is_stopped(pid) && is_running(pid) && start.elapsed() < LONG {
                             std::thread::sleep(Duration::from_millis(2));

@@ -1,7 +1,8 @@
-//! A worker that writes what it likes into every byte that it can write: the parent stays
-//! right, in time and bounded, its error is typed, and its other channels never notice.
+//! A worker that writes anything into every byte that it can write. The parent stays right, in time
+//! and bounded, its errors are typed, and its other channels do not notice.
 //!
-//! A binary of its own, whose tests run one at a time: they measure the memory of their process.
+//! These tests have a binary of their own and run one at a time, as they measure the memory of
+//! their process.
 
 mod common;
 mod hostile;
@@ -29,7 +30,7 @@ fn hostile_entry() {
 #[test]
 fn a_commit_word_that_cannot_be_poisons_the_channel() {
     run_all([
-        // As if it had not been committed yet.
+        // The frame looks uncommitted.
         ("commit: last lap", Comes::Ends(ErrorKind::Timeout)),
         ("commit: stale", Comes::Corrupt),
         ("commit: torn", Comes::Corrupt),
@@ -174,7 +175,7 @@ fn a_stream_reads_on_by_a_bounded_number_of_frames() {
     let _alone = one_at_a_time();
     let channel = hostile();
     let mut stream = channel.stream(CASE, "a chunk and fifty strangers", LONG).unwrap();
-    // So that all of them are there: with fewer this shows less.
+    // All frames are in the ring by then. With fewer frames the test shows less.
     std::thread::sleep(SHORT);
     assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), [7; 8]);
     let read = channel.stats().unknown_frames;
@@ -208,8 +209,7 @@ fn a_bell_that_is_rung_without_end_costs_a_bounded_time() {
     run_all([("bell: data", Comes::Corrupt), ("bell: health", Comes::Corrupt)]);
 }
 
-/// The words of its region that a worker writes and that are no ring's: where, and how many
-/// bytes.
+/// The words that a worker writes in its region outside of the rings: their offsets and lengths.
 fn control_words() -> Vec<(usize, usize)> {
     let mut words = vec![(STATUS, 4), (hostile::OWNER, 4), (CREDIT, 8), (CREDIT + 8, 8)];
     words.extend((1..7).map(|i| (STATUS + 8 * i, 8)));
@@ -228,13 +228,13 @@ fn operations(seed: usize) -> Vec<Op> {
     all
 }
 
-/// What became of lies about single bytes.
+/// Outcomes of lies about single bytes.
 #[derive(Debug, Default)]
 struct Outcomes {
     harmless: u32,
-    /// The channel is over, by kind.
+    /// The channel ended with errors of these kinds.
     over: BTreeMap<String, u32>,
-    /// It had errors and went on.
+    /// The channel had errors and continued.
     errors: BTreeMap<String, u32>,
 }
 
@@ -242,7 +242,7 @@ fn lie(places: &[Place]) -> Outcomes {
     let mut over = Overtime::default();
     let mut outcomes = Outcomes::default();
     for (seed, place) in places.iter().enumerate() {
-        // A request that is never answered keeps its place; there are not many.
+        // A request that is never answered keeps its slot, and there are few slots.
         let mut channel = hostile();
         for op in operations(seed) {
             let what = format!("{place:?} {op:?}");
@@ -250,7 +250,7 @@ fn lie(places: &[Place]) -> Outcomes {
             errors.extend(channel.call(FORGE, &forgery(*place, op), LONG).err());
             let tells_the_truth = matches!(place, Place::Control(_));
             errors.extend(exercise_with(&channel, &what, &mut over, tells_the_truth));
-            // A worker that has lost its own place is of no more use.
+            // A worker that lies about its own position cannot continue.
             let is_restored = errors.is_empty() && channel.call(RESTORE, b"", LONG).is_ok();
             match errors.iter().find(|error| error.is_fatal()) {
                 Some(fatal) if fatal.kind() == ErrorKind::PeerCorrupt => {
@@ -317,7 +317,7 @@ fn memory_can_neither_be_truncated_nor_grown_nor_made_writable_by_the_worker() {
     let _alone = one_at_a_time();
     let channel = hostile();
     let worked = channel.call(CASE, "memory", LONG).unwrap().to_vec();
-    // What it may do: its own region is its own to write.
+    // The worker may write its own region.
     assert_eq!(
         String::from_utf8(worked).unwrap(),
         "up writable map, up write, up reopened writable map, up reopened write, up mprotect"
@@ -351,7 +351,7 @@ fn a_stream_that_ignores_its_credit_costs_bounded_memory_while_nobody_reads_it()
         let channel = hostile_spawner().config(config).spawn().unwrap();
         channel.call(HOSTILE_ECHO, b"x", LONG).unwrap();
         let before = resident_kib();
-        // Nobody awaits these; the call below reads the ring for them.
+        // No thread waits for these. The call below reads the ring for them.
         let (stream, pending) = match is_stream {
             true => (Some(channel.stream(CASE, case, LONG).unwrap()), None),
             false => (None, Some(channel.submit(CASE, case, LONG).unwrap())),
@@ -364,7 +364,7 @@ fn a_stream_that_ignores_its_credit_costs_bounded_memory_while_nobody_reads_it()
             assert!(is_one_of(&error, &kinds), "{case}: {error}");
             error
         };
-        // A slow machine may need several to read so far that it shows.
+        // On a slow machine it can take several calls until the parent has read so far.
         let is_found = (0..100).any(|_| call().kind() == ErrorKind::PeerCorrupt);
         let grown = resident_kib().saturating_sub(before);
         assert!(grown < 24 << 10, "{case}: {grown} KiB for a window of 2 MiB");
@@ -443,7 +443,7 @@ fn a_lie_about_any_byte_of_the_header_is_refused_or_means_nothing() {
     for at in 0..384 {
         let spawner = with_case(&format!("handshake: byte {at}")).handshake_timeout(LONG);
         let spawned = spawner.spawn().map(drop);
-        // Limits are the parent's own; process id and name are shown only.
+        // The parent uses its own limits. Process id and name are only shown.
         let means_nothing = (216..236).contains(&at) || (240..304).contains(&at);
         match spawned {
             Ok(()) => assert!(means_nothing, "byte {at} was not looked at"),

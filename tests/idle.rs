@@ -1,5 +1,5 @@
-//! An idle channel costs nothing. A binary of its own, as it measures the processor time of its
-//! process: no other test may run in it.
+//! An idle channel uses no processor time. These tests have a binary of their own because they
+//! measure their process, in which no other test may run.
 
 mod common;
 worker_entry!();
@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::*;
 use slipring::Config;
 
-/// Ticks of processor time of the process, and switches of all its threads.
+/// Ticks of processor time that a process has used, and context switches of all its threads.
 fn usage(pid: u32) -> (u64, u64) {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -40,7 +40,7 @@ fn an_idle_channel_and_one_with_a_call_in_flight_use_no_processor_time() {
     let mut stream = idle.stream(COUNT, &encode(&[1 << 40, 1000]), LONG).unwrap();
     stream.next_chunk().unwrap().unwrap();
     std::thread::scope(|scope| {
-        // Somebody waits all the time, with a deadline.
+        // One thread waits all the time, with a deadline.
         scope.spawn(|| pending.wait().map(drop).unwrap_err());
         std::thread::sleep(Duration::from_millis(300));
         let pids = [std::process::id(), idle.pid(), busy.pid()];
@@ -50,7 +50,8 @@ fn an_idle_channel_and_one_with_a_call_in_flight_use_no_processor_time() {
         for (before, after) in before.iter().zip(&after) {
             println!("{} ticks, {} switches", after.0 - before.0, after.1 - before.1);
             assert!(after.0 - before.0 <= 2, "ticks of ten milliseconds");
-            // This thread's own sleep, and one look a second of the one that waits.
+            // Switches of the sleep of this thread, and of the waiting thread, which looks once a
+            // second.
             assert!(after.1 - before.1 <= 12, "{} switches", after.1 - before.1);
         }
         busy.close(Duration::ZERO).unwrap();

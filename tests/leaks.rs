@@ -1,5 +1,5 @@
-//! Nothing is left behind: descriptors, mappings, threads, children. A binary of its own, as
-//! it counts those of its process: no other test may run in it.
+//! Channels leave no descriptors, mappings, threads or children behind. These tests have a binary
+//! of their own because they count those of their process, in which no other test may run.
 
 mod common;
 worker_entry!();
@@ -20,7 +20,7 @@ fn nothing_is_left_behind_by_any_way_in_which_a_channel_ends_or_never_begins() {
     if slipring::worker::is_worker() {
         return;
     }
-    // The library's own threads stay, and the allocator has seen what comes.
+    // The first workers start the library's own threads, which stay, and warm the allocator up.
     (0..20).for_each(|_| spawn_call_close());
     let baseline = footprint();
     assert_eq!((baseline.maps, baseline.children.len()), (0, 0), "{baseline:?}");

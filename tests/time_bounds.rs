@@ -1,11 +1,12 @@
-//! How late things are: the promises of time, as percentiles. Elsewhere an upper bound of a
-//! time only tells a hang from an end.
+//! The promises about time, as percentiles. Elsewhere an upper bound of a time only tells a hang
+//! from an end.
 //!
-//! A binary of its own, whose tests run one at a time, as other tests would add to the times.
+//! These tests have a binary of their own and run one at a time, as other tests would add to the
+//! times.
 //!
-//! Beside other work a whole process can stand still for a while, and that is not what is
-//! measured: the median must keep the promise, and nine in ten may be late by what a busy
-//! machine costs. `SLIPRING_TEST_ROUNDS=1000` for figures that are worth writing down.
+//! Other work on the machine can hold up a whole process for a while, and that is not measured
+//! here: the median must keep the promise, and nine in ten times may exceed it by `BUSY`. Set
+//! `SLIPRING_TEST_ROUNDS=1000` for figures that are worth writing down.
 
 mod common;
 worker_entry!();
@@ -18,14 +19,15 @@ use slipring::{Channel, Config, ErrorKind, Pending, RawLink, Spawner};
 
 /// How far over its deadline an operation may end.
 const OVER_DEADLINE: Duration = Duration::from_millis(10);
-/// From a death until whoever waits has its error, on a machine under load; idle it is 5 ms.
+/// From a death until a waiting call has its error, on a machine under load. On an idle machine it
+/// is 5 ms.
 const DEATH: Duration = Duration::from_millis(50);
-/// What other work on the machine may add.
+/// Other work on the machine may add this.
 const BUSY: Duration = Duration::from_millis(100);
-/// The deadline of what is made to miss it.
+/// The timeout of operations that are made to time out.
 const TIMEOUT: Duration = Duration::from_millis(5);
 
-/// Measures as often as the environment says, prints the percentiles, and compares.
+/// Measures as often as the environment says, prints percentiles, and compares them with a promise.
 fn keep(what: &str, promise: Duration, mut measure: impl FnMut() -> Duration) {
     let rounds = repetitions("SLIPRING_TEST_ROUNDS", 40);
     let mut late: Vec<Duration> = (0..rounds).map(|_| measure()).collect();
@@ -45,7 +47,7 @@ fn over_deadline(operation: impl FnOnce()) -> Duration {
     over.expect("no timeout comes early")
 }
 
-/// A channel whose worker stands still, with room for a thousand requests unless it is small.
+/// A channel whose worker is stopped.
 fn stopped(spawner: &Spawner) -> Channel {
     let channel = spawner.spawn().unwrap();
     channel.wait_ready(LONG).unwrap();
@@ -126,7 +128,7 @@ fn a_call_under_a_storm_of_signals_ends_at_its_deadline() {
     });
 }
 
-/// This binary as the worker of a raw link, which reads nothing and ends with its parent.
+/// Not a test of its own: the worker of a raw link, which reads nothing and ends with its parent.
 #[test]
 fn silent_raw_worker() {
     if !is_worker() {
@@ -198,7 +200,7 @@ fn a_program_that_stays_silent_is_given_up_at_the_handshake_timeout() {
     let timeout = Duration::from_millis(50);
     let sleep = Spawner::program("/bin/sleep").arg("1000").config(Config::small());
     let sleep = sleep.handshake_timeout(timeout);
-    // With the start of the program, and with its end.
+    // The time includes the start and the end of the program.
     keep("spawn of a silent program, over the handshake timeout", DEATH, || {
         let start = Instant::now();
         assert_eq!(sleep.spawn().map(drop).unwrap_err().kind(), ErrorKind::Handshake);
@@ -218,7 +220,7 @@ fn a_program_that_ends_ends_the_handshake() {
     });
 }
 
-/// From the signal until `wait` returns; it is to wait for this channel's worker.
+/// Kills the worker of a channel, and returns the time from the signal until `wait` returns.
 fn time_to_notice(channel: &Channel, wait: impl FnOnce()) -> Duration {
     std::thread::scope(|scope| {
         let pid = channel.pid();

@@ -1,8 +1,9 @@
-//! The host's own code (encoders, wakers) and the waits of others beside it: whatever one
-//! caller's code does, another caller's deadline, a close and a death are told in time. The
-//! code stands still until the others have been told, so that a wait on it never ends.
+//! Encoders and wakers of the host that block: another caller's deadline, a close and a death are
+//! still reported in time. The code blocks until the others have been told, so that a wait on it
+//! would never end.
 //!
-//! A binary of its own: the code stands still in threads that all channels of a process share.
+//! These tests have a binary of their own because the code blocks threads that all channels of a
+//! process share.
 
 mod common;
 #[cfg(feature = "tokio")]
@@ -17,17 +18,18 @@ use common::*;
 use slipring::payload::Payload;
 use slipring::{Channel, Config, ErrorKind, StreamTimeouts};
 
-/// Long enough that it passes only if nothing ends it.
+/// A timeout that passes only if nothing ends the wait.
 const SHORT: Duration = Duration::from_millis(100);
 
-/// A payload whose encoding begins, tells so, and goes on when it is told to.
+/// A payload whose encoding tells that it has begun, and waits until it may go on.
 struct Slow {
     begun: Mutex<Sender<()>>,
     go_on: Mutex<Receiver<()>>,
 }
 
 impl Slow {
-    /// The payload, what tells that its encoding runs, and what lets it go on.
+    /// Returns the payload, the receiver that tells that its encoding runs, and the sender that
+    /// lets it go on.
     fn new() -> (Self, Receiver<()>, Sender<()>) {
         let (begun, has_begun) = pipe();
         let (let_go_on, go_on) = pipe();
@@ -42,7 +44,7 @@ impl Payload for Slow {
 
     fn encode(&self, out: &mut [u8]) -> slipring::Result<()> {
         self.begun.lock().unwrap().send(()).unwrap();
-        // An error means that the test has failed already.
+        // An error means that the test has already failed.
         let _ = self.go_on.lock().unwrap().recv();
         out.fill(7);
         Ok(())
@@ -87,7 +89,7 @@ fn a_close_ends_waits_while_an_encoder_runs() {
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| pending.wait().unwrap_err());
             let sender = scope.spawn(|| channel.call(ECHO, b"", Duration::MAX).unwrap_err());
-            // Most likely both wait now; if not, they are told the same when they begin to.
+            // Most likely both wait now. If not, they get the same error when they begin to.
             std::thread::sleep(Duration::from_millis(20));
             channel.close(SHORT).unwrap();
             assert_eq!(waiter.join().unwrap().kind(), ErrorKind::Closed);
@@ -105,13 +107,13 @@ fn deaths_and_spawns_of_others_are_told_while_an_encoder_runs() {
     let _sent: Vec<_> =
         std::iter::from_fn(|| one.submit(ECHO, &[7; 900], Duration::ZERO).ok()).collect();
     std::thread::scope(|scope| {
-        // One thread reads, and another waits for room: what the reader does for it.
+        // One thread reads the ring, and another waits for room, of which the reader tells it.
         let reader = scope.spawn(|| stuck.wait().unwrap_err());
         std::thread::sleep(Duration::from_millis(20));
         let sender = scope.spawn(|| one.call(ECHO, &[7; 900], LONG).unwrap_err());
         std::thread::sleep(Duration::from_millis(20));
         while_encoding(&one, || {
-            // A reader looks again every second.
+            // A reader looks at the ring again every second.
             std::thread::sleep(Duration::from_millis(1200));
             send_signal(one.pid(), libc::SIGKILL);
             eventually("the encoder's own channel is over", || !one.is_alive());
@@ -124,7 +126,7 @@ fn deaths_and_spawns_of_others_are_told_while_an_encoder_runs() {
     });
 }
 
-/// A payload that uses the channel which it is encoded for.
+/// A payload whose encoding uses the channel that it is encoded for.
 struct Nested<'a>(&'a Channel);
 
 impl Payload for Nested<'_> {
@@ -149,7 +151,7 @@ fn an_encoder_may_use_the_channel_that_it_encodes_for() {
     });
 }
 
-/// A text that is handed out once it is let go.
+/// A text that is returned only when the test lets it go on.
 struct SlowText<'a>(&'a Slow);
 
 impl AsRef<str> for SlowText<'_> {
@@ -182,8 +184,8 @@ fn a_text_that_takes_long_to_be_had_holds_up_only_its_own_call() {
     });
 }
 
-/// Runs `end` while one thread holds the turn of long messages and another waits for it with
-/// a timeout that never passes; returns what the other is told.
+/// Runs `end` while one thread holds the turn of long messages and another waits for it without a
+/// timeout. Returns the error of the waiting thread.
 fn while_waiting_for_the_turn(channel: &Channel, end: impl FnOnce() + Send) -> ErrorKind {
     within_long("waiting for the turn of long messages", || {
         let writer = channel.write(SUM, LONG).unwrap();
@@ -195,7 +197,7 @@ fn while_waiting_for_the_turn(channel: &Channel, end: impl FnOnce() + Send) -> E
                 channel.call(SUM, &long[..], Duration::MAX).map(drop).unwrap_err()
             });
             asked.recv().unwrap();
-            // Most likely it waits now; if not, it is told the same when it begins to.
+            // Most likely it waits now. If not, it gets the same error when it begins to.
             std::thread::sleep(Duration::from_millis(20));
             end();
             let kind = waiter.join().unwrap().kind();
@@ -228,7 +230,8 @@ fn streams_that_wait_behind_others_do_not_stall() {
     let channel = spawn(Config::small());
     within_long("streams behind each other", || {
         std::thread::scope(|scope| {
-            // Each takes a chunk timeout, and delivers every sixth of one.
+            // Each stream lasts as long as the chunk timeout, and delivers a chunk in every sixth
+            // of it.
             let gap = Duration::from_millis(300);
             let request = encode(&[50_000, 6, 8]);
             let streams: Vec<_> = (0..6)
@@ -313,7 +316,7 @@ mod tasks {
         AsyncChannel::new(spawner().pollable().spawn().unwrap()).unwrap()
     }
 
-    /// A waker that stands still, when it is woken, until it is let go.
+    /// A waker that blocks when it is woken, until the test lets it go on.
     struct Stuck {
         woken: Mutex<Sender<()>>,
         go_on: Mutex<Receiver<()>>,
@@ -346,7 +349,7 @@ mod tasks {
             let mut call = pin!(channel.call(SLOW_ECHO, &request, LONG));
             begin(call.as_mut(), &waker);
             std::thread::scope(|scope| {
-                // It reads the task's reply, and may be the one that runs its waker.
+                // This thread reads the task's reply, and may run its waker.
                 let reader = scope.spawn(|| channel.blocking().call(NAP, &encode(&[40_000]), LONG));
                 is_woken.recv().unwrap();
                 for _ in 0..50 {
@@ -367,7 +370,7 @@ mod tasks {
             let other = spawn(Config::small());
             let pending = other.submit(FOR_EVER, b"", Duration::MAX).unwrap();
             let mut held = Vec::new();
-            // The news of a death has two ways: one waker for each.
+            // A death is reported on two ways: one waker for each.
             for _ in 0..2 {
                 let one = asynchronous();
                 let (waker, is_woken, go_on) = stuck();

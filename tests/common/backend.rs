@@ -1,4 +1,4 @@
-//! What the channels of the conformance tests are made of.
+//! The kinds of channels that the conformance tests run over.
 
 use slipring::{Channel, Config};
 
@@ -41,9 +41,9 @@ impl Backend {
     }
 }
 
-/// Makes `memfd::name`, `thread::name` and `named::name` of each function that takes a
-/// [`Backend`]; of those under `processes`, which stop a worker or leave it in a handler that
-/// never returns, no `thread::name`.
+/// Makes the tests `memfd::name`, `thread::name` and `named::name` of each function that takes a
+/// [`Backend`]. Functions under `processes` get no `thread::name`: they stop a worker, or leave it
+/// in a handler that never returns.
 macro_rules! conformance {
     (everywhere: [$($everywhere:ident,)*], processes: [$($process:ident,)*],) => {
         mod memfd {

@@ -1,4 +1,4 @@
-//! Spawners and channels in the states that tests start from, and what tests ask of them.
+//! Spawners, channels in the states that tests start from, and questions to a channel.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub fn ready(spawner: &Spawner) -> Channel {
     channel
 }
 
-/// A channel whose worker is in a handler that never returns, and the request of that.
+/// A channel whose worker runs a handler that never returns, and that handler's request.
 pub fn stuck(spawner: &Spawner) -> (Channel, Pending) {
     let channel = spawner.spawn().unwrap();
     let pending = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();

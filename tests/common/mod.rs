@@ -1,5 +1,5 @@
-//! What the tests share. A worker process of a test is the test's own program, which runs one
-//! test alone: the one that [`worker_entry!`] declares, or another that serves.
+//! Helpers of the tests. A worker process of a test is the test's own program, which runs one test
+//! alone: the one that [`worker_entry!`] declares, or another that serves.
 #![allow(dead_code, unused_imports, unused_macros, reason = "each binary uses a part of this")]
 #![allow(unreachable_pub, missing_docs, reason = "a module of tests")]
 

@@ -10,16 +10,16 @@ use slipring::{Channel, Config};
 
 use super::{LONG, worker};
 
-/// Has the name of the channel that a process of these tests attaches to.
+/// The variable with the name of the channel that a process attaches to.
 pub const NAME: &str = "SLIPRING_TEST_NAMED";
 
-/// A name that no other test uses.
+/// Returns a name that no other test uses.
 pub fn fresh_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A channel over named segments, whose worker runs until the channel is gone.
+/// Returns a channel over named segments. Its worker runs until the channel is dropped.
 pub fn spawn(config: &Config) -> Channel {
     let (mut host, child) = start(config, "worker_entry");
     let channel = host.accept(LONG).unwrap();
@@ -36,7 +36,7 @@ pub fn reap(mut child: Child) {
     });
 }
 
-/// A host, and a process that attaches to it in the test `entry`.
+/// Returns a host, and a process that attaches to it in the test `entry`.
 pub fn start(config: &Config, entry: &str) -> (NamedHost, Child) {
     let name = fresh_name();
     let host = slipring::named::create(&name, config).unwrap();
@@ -44,15 +44,15 @@ pub fn start(config: &Config, entry: &str) -> (NamedHost, Child) {
     (host, child)
 }
 
-/// Starts a process that attaches to the channel `name`. The library knows nothing of its
-/// standard input; the process ends soon after that has, as none may outlive the tests.
+/// Starts a process that attaches to the channel `name`. The process ends soon after its standard
+/// input does, so that it cannot outlive the tests.
 pub fn attach(name: &str, entry: &str) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(super::only(entry)).env(NAME, name);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
 }
 
-/// Serves if this process is to attach by name, and ends it then.
+/// If this process is to attach by name, serves, and ends the process.
 pub fn serve_if_worker() {
     let Some(name) = std::env::var_os(NAME) else { return };
     std::thread::spawn(|| {

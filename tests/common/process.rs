@@ -1,11 +1,11 @@
-//! Looking at this process and at those that a test has started.
+//! Looks at this process, and at processes that a test has started.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::eventually;
 
-/// The path of a test in this binary, by which the harness knows it.
+/// The path of a test in this binary, which is its name for the harness.
 pub fn name_of<F: Fn()>(_: F) -> &'static str {
     let name = std::any::type_name::<F>();
     name.split_once("::").expect("a test is a function of a crate").1
@@ -16,8 +16,8 @@ pub fn only(test: &str) -> [&str; 4] {
     [test, "--exact", "--nocapture", "--test-threads=1"]
 }
 
-/// Runs the test `name` of this binary in a process of its own, in which
-/// [`is_rerun`] says so, and returns what it printed. Panics unless it succeeds.
+/// Runs the test `name` of this binary in a new process, in which [`is_rerun`] returns true, and
+/// returns its standard output. Panics unless the test succeeds.
 pub fn rerun(name: &str) -> String {
     let output = rerun_command(name).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -27,7 +27,8 @@ pub fn rerun(name: &str) -> String {
     text
 }
 
-/// Runs the rest of the test in a process of its own; false in the process that only waits.
+/// Runs the test once more in a new process. Returns true in the new process, which is to run the
+/// body of the test, and false in the process that waited for it.
 pub fn in_a_process_of_its_own(name: &str) -> bool {
     if is_rerun(name) {
         return true;
@@ -55,7 +56,7 @@ pub fn in_fork(child: impl FnOnce() -> bool) {
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0);
     if pid == 0 {
-        // A child that hangs ends by this signal.
+        // This signal ends a child that hangs.
         // SAFETY: a system call without pointers.
         #[allow(unsafe_code, reason = "alarm")]
         unsafe {
@@ -63,7 +64,7 @@ pub fn in_fork(child: impl FnOnce() -> bool) {
         };
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
         let code = i32::from(!matches!(result, Ok(true)));
-        // SAFETY: as said.
+        // SAFETY: ends the child, without unwinding into the code of the test.
         #[allow(unsafe_code, reason = "_exit")]
         unsafe {
             libc::_exit(code)
@@ -77,8 +78,8 @@ pub fn in_fork(child: impl FnOnce() -> bool) {
     assert_eq!(status, 0, "the child's wait status");
 }
 
-/// Repeats a system call while a signal interrupts it. The end of any child can: it is a signal
-/// to this process, and some calls do not go on after one even if it is ignored.
+/// Repeats a system call while a signal interrupts it. The end of any child process interrupts some
+/// calls: its signal is ignored, but they do not continue after it.
 pub fn uninterrupted<T: Copy + PartialEq + From<i8>>(mut call: impl FnMut() -> T) -> T {
     loop {
         let result = call();
@@ -98,7 +99,7 @@ pub fn send_signal(pid: u32, signal: i32) {
     assert_eq!(result, 0, "signal {signal} to {pid}");
 }
 
-/// From now on this process is interrupted, by a signal whose handler does nothing.
+/// Interrupts this process from now on, by a signal whose handler does nothing.
 pub fn signal_every_100_microseconds() {
     extern "C" fn nothing(_: i32) {}
     // SAFETY: a handler that does nothing.
@@ -114,7 +115,7 @@ pub fn signal_every_100_microseconds() {
     assert_eq!(set, 0);
 }
 
-/// Stops a process and returns when all its threads stand still.
+/// Stops a process, and returns when all its threads have stopped.
 pub fn stop(pid: u32) {
     send_signal(pid, libc::SIGSTOP);
     let is_stopped = |task: std::fs::DirEntry| {
@@ -127,13 +128,13 @@ pub fn stop(pid: u32) {
     });
 }
 
-/// Whether the process is there and no zombie.
+/// Whether the process exists and is not a zombie.
 pub fn is_running(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or(" Z").starts_with(" Z"))
 }
 
-/// Whether the process is there, be it as a zombie.
+/// Whether the process exists. A zombie does.
 pub fn is_in_the_table(pid: u32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
@@ -148,8 +149,8 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Waits some seconds for this process to have nothing more and nothing less than this: a
-    /// worker is reaped, and a mapping let go of, a moment after a channel is gone.
+    /// Waits some seconds until this process has exactly this footprint again. A worker is reaped,
+    /// and a mapping removed, a moment after its channel is dropped.
     #[track_caller]
     pub fn assert_restored(&self, what: &str) {
         let start = Instant::now();
@@ -160,20 +161,20 @@ impl Footprint {
     }
 }
 
-/// Held by each test of a binary that cannot run beside the others.
+/// A guard for each test of a binary whose tests cannot run beside each other.
 pub fn one_at_a_time() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Memory of this process that is in use now.
+/// Resident memory of this process.
 pub fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Processor time of all threads of this process so far.
+/// Processor time that all threads of this process have used.
 pub fn processor_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: there is room for what the call writes.
@@ -190,7 +191,8 @@ pub fn footprint() -> Footprint {
         .filter_map(|entry| std::fs::read_link(entry.path()).ok())
         .map(|target| {
             let target = target.display().to_string();
-            // Inode numbers differ from run to run; what matters is what and how many.
+            // Inode numbers differ from run to run. Only the kinds of files and their numbers
+            // count.
             target.split(':').next().unwrap_or_default().to_owned()
         })
         .filter(|target| !target.contains("/proc/"))

@@ -27,13 +27,13 @@ pub const PANIC: Kind = Kind::named("panic");
 pub const RAISE: Kind = Kind::named("raise");
 /// Exits with the code in the first byte.
 pub const EXIT: Kind = Kind::named("exit");
-/// Loops until cancelled, then replies with the number of looks; ignores nothing.
+/// Loops until it is cancelled, then fails as cancelled; counts its rounds as progress.
 pub const UNTIL_CANCELLED: Kind = Kind::named("until cancelled");
-/// As above, but replies with a result instead of an error.
+/// As `UNTIL_CANCELLED`, but replies with the number of rounds.
 pub const UNTIL_ABORTED: Kind = Kind::named("until aborted");
-/// Loops for ever, whatever it is told.
+/// Never returns, even if it is cancelled.
 pub const FOR_EVER: Kind = Kind::named("for ever");
-/// Replies with a chunk and an end, although one result may be wanted.
+/// Replies with a chunk and an end, even to a call.
 pub const STREAM_ANYHOW: Kind = Kind::named("stream anyhow");
 /// Sums the request's bytes, replies with the u64.
 pub const SUM: Kind = Kind::named("sum");
@@ -60,20 +60,20 @@ pub const TRICKLE: Kind = Kind::named("trickle");
 pub const HOLD_MIB: Kind = Kind::named("hold MiB");
 /// Replies with the milliseconds that the caller still waits.
 pub const TIME_LEFT: Kind = Kind::named("time left");
-/// Sends as a chunk, then fails with an error that is not the one that sending gave it.
+/// Sends a chunk, then fails with an error of its own, even if the chunk could not be sent.
 pub const CHUNK_THEN_OTHER_ERROR: Kind = Kind::named("chunk, then another error");
 
-/// Writes without end once it is cancelled, and returns the error of that.
+/// Writes without end once it is cancelled, and fails with the error of the writer.
 pub const WRITE_WHEN_CANCELLED: Kind = Kind::named("write when cancelled");
-/// Streams a chunk of 900 bytes, then asks for what can never be, counts that as progress, and
-/// streams the kinds of the errors.
+/// Streams a chunk of 900 bytes, then asks for impossible slots, counts the refusals as progress,
+/// and streams the kinds of the errors.
 pub const ABSURD: Kind = Kind::named("absurd");
-/// Reserves more than there is for its reply, and returns the error of that.
+/// Reserves more than the address space for its reply, and fails with the error of that.
 pub const ABSURD_CLAIM: Kind = Kind::named("absurd claim");
-/// As a parent calls a worker of its own, cancels that call, and returns the error of it.
+/// Starts a worker of its own, cancels a call to it, and fails with the error of that call.
 pub const CANCEL_ANOTHER: Kind = Kind::named("cancel another");
 
-/// Replies, and returns as many milliseconds later as the request's u64 says.
+/// Replies, and returns from the handler as many milliseconds later as the request's u64 says.
 pub const ANSWER_AND_GO_ON: Kind = Kind::named("answer and go on");
 
 pub struct Session {
@@ -106,7 +106,7 @@ pub fn worker() -> Worker<Session> {
         })
     })
     .on(ECHO, |_, request, reply| {
-        // In place where every configuration of these tests allows it.
+        // Written in place if every configuration of these tests has room for it.
         let mut slot = match request.len() {
             len if len <= 1000 => reply.claim(len)?,
             _ => return Ok(reply.send(&request.to_vec())?),
@@ -276,7 +276,7 @@ pub fn worker() -> Worker<Session> {
     })
     .on(CANCEL_ANOTHER, |_, _, reply| {
         let spawner = spawner().config(Config::small());
-        // If this worker has attached by name, the other one has not.
+        // This worker may have attached by name; the other worker must not.
         #[cfg(feature = "named")]
         let spawner = spawner.env_remove(super::named::NAME);
         let channel = spawner.spawn()?;
@@ -294,7 +294,7 @@ pub fn worker() -> Worker<Session> {
     })
 }
 
-/// A payload of all bytes that there could be.
+/// A payload whose length is the largest number.
 pub struct Endless;
 
 impl slipring::payload::Payload for Endless {
@@ -349,7 +349,8 @@ fn describe_self() -> String {
         let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
         lines.push(format!("thread={}", name.trim()));
     }
-    // Of this thread: the main thread may still have signals blocked since it began this one.
+    // The status is this thread's: the main thread may still block signals, as it does while it
+    // starts a thread.
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
     lines.extend(status.lines().map(|line| format!("status={line}")));
     lines.push(format!("cwd={}", std::env::current_dir().unwrap().display()));
@@ -358,7 +359,7 @@ fn describe_self() -> String {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     lines.push(format!("pgrp={}", fields[2]));
-    // The niceness is a thread's own on Linux, and the harness serves on a thread.
+    // On Linux each thread has its own niceness, and the harness serves on a thread.
     let own = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
     let own: Vec<&str> = own.rsplit(')').next().unwrap().split_whitespace().collect();
     lines.push(format!("nice={}", own[16]));

@@ -1,4 +1,4 @@
-//! How the hostile worker answers its parent's hello.
+//! The hostile worker's answers to its parent's handshake.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::worker::{answer, text};
 use super::*;
 
-/// Answers the parent's hello as the mode says. Whether to serve honestly then.
+/// Answers the handshake as the mode says. Returns whether the worker is to serve honestly then.
 pub fn answer_hello(mode: &str, socket: RawFd, fds: &[OwnedFd]) -> bool {
     let Some(case) = mode.strip_prefix("handshake: ") else { return true };
     let file = |fd: &OwnedFd| std::fs::File::from(fd.try_clone().unwrap());

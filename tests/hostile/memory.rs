@@ -1,4 +1,4 @@
-//! What a process can try on memory, and on a peer, by its descriptors.
+//! Attacks on memory, and on a peer, through descriptors.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -17,7 +17,8 @@ pub fn punch(fd: RawFd, len: usize) -> bool {
     unsafe { libc::fallocate(fd, mode, 0, len as i64) == 0 }
 }
 
-/// Tries all that a process can do to memory by its descriptors, and says what worked.
+/// Tries everything that a process can do to memory through its descriptors, and returns what
+/// worked.
 pub fn attack_memory(peer: &Peer) -> String {
     let mut worked = Vec::new();
     let mut tried = |what: &str, has_worked: bool| {

@@ -1,6 +1,5 @@
-//! A peer that knows the shared memory from `docs/MEMORY.md` alone: it uses nothing of the
-//! library, takes the descriptors from the bootstrap socket by itself, maps them by itself,
-//! and writes what it likes.
+//! A peer that knows the shared memory from `docs/MEMORY.md` alone. It uses nothing of the library:
+//! it takes the descriptors from the bootstrap socket, maps them, and writes anything.
 #![allow(dead_code, reason = "every file of tests uses a part of this")]
 #![allow(unreachable_pub, missing_docs, reason = "a module of tests")]
 #![allow(unsafe_code, reason = "system calls, and memory that is shared with another process")]
@@ -134,7 +133,7 @@ impl Map {
     }
 }
 
-/// Where a ring lies: the 32 bytes in a region's header.
+/// The place of a ring: 32 bytes in a region's header.
 #[derive(Debug, Clone, Copy)]
 pub struct Ring {
     pub offset: usize,
@@ -177,7 +176,7 @@ impl Geometry {
     }
 }
 
-/// The header that belongs into the worker's region, from the parent's.
+/// The header of the worker's region, made from the parent's.
 pub fn answering_header(down: &[u8]) -> Vec<u8> {
     let mut up = down.to_vec();
     up[12..16].copy_from_slice(&2_u32.to_le_bytes());
@@ -189,7 +188,7 @@ pub fn answering_header(down: &[u8]) -> Vec<u8> {
     up
 }
 
-/// The slot of a frame with so long a payload.
+/// The length of the slot of a frame with this payload.
 pub fn span(len: usize) -> u64 {
     (32 + len as u64).next_multiple_of(64)
 }
@@ -222,7 +221,7 @@ impl Own {
         }
     }
 
-    /// Tells the lie from now on, also where nothing is stored any more.
+    /// Lies from now on, even about a word that is not stored again.
     pub fn tell(&mut self, offset: usize, op: Op) {
         self.lies.push((offset, op));
         let byte = self.map.read(offset, 1)[0];
@@ -274,7 +273,7 @@ impl Out {
             <= self.ring.capacity
     }
 
-    /// Publishes a frame, whether there is room for it or not.
+    /// Publishes a frame, even without room for it.
     pub fn publish(&mut self, own: &Own, head: [u64; 3], payload: &[u8]) {
         let mut start = self.tail;
         let is_padded = span(payload.len()) > self.rest();
@@ -324,7 +323,7 @@ pub fn head(kind: u16, flags: u16, request: u64, aux: u64, len: usize) -> [u64; 
     [len as u64 | u64::from(kind) << 32 | u64::from(flags) << 48, request, aux]
 }
 
-/// A frame that came.
+/// A frame that was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Came {
     pub kind: u16,
@@ -381,7 +380,7 @@ impl In {
         own.put64(self.side + HEAD, self.next);
         fence(Ordering::SeqCst);
         let awaited = peer.u64(self.side + SPACE_AT) & !63;
-        // Every wait for space that is over by now.
+        // Wakes every wait for space that has room by now.
         if awaited != NEVER & !63 && self.next.wrapping_sub(awaited) < 1 << 40 {
             own.put32(self.side + BELL, own.map.u32(self.side + BELL).wrapping_add(1));
             wake(own.map.half(self.side + BELL));
@@ -402,7 +401,7 @@ struct Rights {
     fds: [RawFd; RIGHTS],
 }
 
-/// Receives into `buffer`, with descriptors.
+/// Receives bytes into `buffer`, and descriptors.
 pub fn receive(socket: RawFd, buffer: &mut [u8], flags: i32) -> (isize, Vec<OwnedFd>) {
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let mut rights = Rights {
@@ -423,7 +422,7 @@ pub fn receive(socket: RawFd, buffer: &mut [u8], flags: i32) -> (isize, Vec<Owne
     (len, fds)
 }
 
-/// Sends all of `bytes`, the descriptors with the first of them.
+/// Sends all of `bytes`, with the descriptors beside the first of them.
 pub fn send(socket: RawFd, bytes: &[u8], fds: &[RawFd]) -> std::io::Result<()> {
     let mut rights = Rights {
         header: libc::cmsghdr {
@@ -470,7 +469,7 @@ pub fn framed(bytes: &[u8]) -> Vec<u8> {
     [&len.to_le_bytes(), bytes].concat()
 }
 
-/// Receives one message of the handshake, or nothing at the end of the stream.
+/// Receives one message of the handshake; `None` at the end of the stream.
 pub fn receive_message(socket: RawFd) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
     let mut all = Vec::new();
     let mut fds = Vec::new();

@@ -1,5 +1,5 @@
-//! The parent's side of a hostile worker: how it is started and what is asked of it, and
-//! what must hold whatever it does.
+//! The parent's side of a hostile worker: how it is started, what it is asked, and what must hold
+//! whatever it does.
 #![allow(unreachable_pub, missing_docs, reason = "a module of tests")]
 
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -17,9 +17,9 @@ pub const HOLD: Kind = Kind::app(script::HOLD - 0x100);
 pub const HOSTILE_ECHO: Kind = Kind::app(script::ECHO - 0x100);
 pub const HOSTILE_COUNT: Kind = Kind::app(script::COUNT - 0x100);
 
-/// What a handshake is given that comes to nothing.
+/// The timeout of a handshake that fails.
 pub const HANDSHAKE: Duration = Duration::from_millis(500);
-/// What an operation on a hostile channel is given.
+/// The timeout of an operation on a hostile channel.
 pub const SHORT: Duration = Duration::from_millis(40);
 
 pub fn hostile_spawner() -> Spawner {
@@ -38,10 +38,10 @@ pub fn hostile() -> Channel {
     hostile_spawner().spawn().unwrap()
 }
 
-/// A channel of the same process with an honest worker, which must never notice.
+/// Checks that a channel of this process with an honest worker has not noticed anything.
 pub fn assert_others_are_untouched() {
     static HONEST: OnceLock<Channel> = OnceLock::new();
-    // One at a time: another test's reply that is being read would count as held.
+    // One at a time: a reply that another test is reading would count as held.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let honest = HONEST.get_or_init(|| spawn(Config::small()));
@@ -51,12 +51,12 @@ pub fn assert_others_are_untouched() {
     assert_eq!((stats.unknown_frames, stats.late_frames, stats.leases_held), (0, 0, 0));
 }
 
-/// The longest that anything took beyond what it was given.
+/// The longest time that an operation took beyond its timeout.
 #[derive(Default)]
 pub struct Overtime(pub Duration);
 
 impl Overtime {
-    /// Runs what has a timeout of [`SHORT`]; more than a few seconds beyond is a hang.
+    /// Runs an operation with a timeout of [`SHORT`]. It hangs if it takes some seconds more.
     pub fn in_time<T: Send>(&mut self, what: &str, run: impl FnOnce() -> T + Send) -> T {
         let start = Instant::now();
         let result = within_long(what, run);
@@ -71,7 +71,7 @@ pub fn is_one_of(error: &Error, kinds: &[ErrorKind]) -> bool {
     kinds.contains(&error.kind())
 }
 
-/// Once poisoned, for good, and closed in time.
+/// Checks that a poisoned channel stays poisoned, and that operations fail in time.
 pub fn assert_poisoned_for_good(channel: &Channel, what: &str, over: &mut Overtime) {
     for _ in 0..3 {
         let kinds = [ErrorKind::PeerCorrupt];
@@ -93,17 +93,17 @@ pub fn end(channel: &Channel, what: &str) {
     eventually("it is reaped", || !is_in_the_table(pid));
 }
 
-/// What a case must come to.
+/// The outcome that a case must have.
 pub enum Comes {
-    /// The call that starts it is answered, and the channel stays usable.
+    /// The call that starts the attack is answered, and the channel stays usable.
     Harmless,
-    /// The call that starts it fails so, and the channel stays usable.
+    /// The call that starts the attack fails so, and the channel stays usable.
     Fails(ErrorKind),
-    /// The call that starts it fails so, and what follows is typed and in time.
+    /// The call that starts the attack fails so. Later operations are typed and in time.
     Ends(ErrorKind),
-    /// The call, or one that follows it, fails as corrupt, for good.
+    /// That call, or a later one, fails as corrupt, for good.
     Corrupt,
-    /// Anything that is typed and in time.
+    /// Any outcome that is typed and in time.
     Anything,
 }
 
@@ -119,8 +119,8 @@ pub const ANY: [ErrorKind; 9] = [
     ErrorKind::TooManyInFlight,
 ];
 
-/// Calls, streams and pings, each of which must come back right, or fail as something that
-/// is known and in time.
+/// Makes calls, streams and pings. Each must come back right, or fail with a known error and in
+/// time.
 pub fn exercise(channel: &Channel, what: &str, over: &mut Overtime) -> Vec<Error> {
     exercise_with(channel, what, over, true)
 }
@@ -132,7 +132,7 @@ pub fn exercise_with(
     tells_the_truth: bool,
 ) -> Vec<Error> {
     let mut errors = Vec::new();
-    // Enough that the ring seems full, and the worker's head is looked at.
+    // Enough calls to fill the ring, so that the parent looks at the worker's head.
     for i in 0..6_u64 {
         let bytes = pattern(i, 900);
         let called = over.in_time(what, || channel.call(HOSTILE_ECHO, &bytes, SHORT));
@@ -152,7 +152,7 @@ pub fn exercise_with(
         return errors;
     }
     let counted = over.in_time(what, || {
-        // A hostile worker may say that it is busy with something else, without end.
+        // A hostile worker may claim to be busy with another request, without end.
         let timeouts = StreamTimeouts::from(SHORT).queue(SHORT);
         let stream = channel.stream(HOSTILE_COUNT, &encode(&[3, 100]), timeouts)?;
         stream.map(|chunk| chunk.map(|chunk| chunk.to_vec())).collect::<Result<Vec<_>, _>>()

@@ -1,4 +1,4 @@
-//! What the hostile worker does, by name.
+//! The attacks of the hostile worker, by name.
 
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ const APP: u16 = 0x0100;
 pub const FORGE: u16 = APP + 1;
 /// Tells the truth again.
 pub const RESTORE: u16 = APP + 2;
-/// Does what the payload names.
+/// Runs the attack that the payload names.
 pub const CASE: u16 = APP + 3;
 /// Is never answered.
 pub const HOLD: u16 = APP + 4;
@@ -20,19 +20,19 @@ pub const ECHO: u16 = APP + 5;
 /// Streams: u64 count, u64 length.
 pub const COUNT: u16 = APP + 6;
 
-/// How long an attack that has no end of its own goes on.
+/// The duration of an attack that has no end of its own.
 const ATTACK: Duration = Duration::from_millis(600);
-/// Until the parent ends this process.
+/// Longer than the parent lets this process run.
 const ENDLESS: Duration = Duration::from_secs(600);
 
-/// Which byte a lie is about.
+/// The byte that a lie is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// Of the region, from its start.
+    /// A byte of the region, counted from its start.
     Control(usize),
-    /// Of the header of the next frame in the data ring.
+    /// A byte of the header of the next frame in the data ring.
     DataFrame(usize),
-    /// Of the header of the next frame in the health ring.
+    /// A byte of the header of the next frame in the health ring.
     HealthFrame(usize),
 }
 
@@ -180,7 +180,7 @@ fn case(peer: &mut Peer, name: &str, request: u64) {
             let side = DATA + HEAD;
             peer.reply(request, b"");
             let honest = peer.own.map.u64(side).to_le_bytes();
-            // As bytes, so that it stays when the head is published again.
+            // Written as bytes, so that the lie stays when the head is published again.
             for (i, byte) in forged.to_le_bytes().into_iter().enumerate() {
                 if byte != honest[i] {
                     peer.own.tell(side + i, Op::Set(byte));

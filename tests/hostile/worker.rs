@@ -37,7 +37,7 @@ pub struct Peer {
     pieces: Vec<u8>,
 }
 
-/// Takes part in the handshake as `how` says, and serves; never returns.
+/// Answers the handshake as `how` says, and serves. Never returns.
 pub fn run() -> ! {
     let socket = 0;
     let Some((hello, fds)) = receive_message(socket) else { std::process::exit(7) };
@@ -47,7 +47,7 @@ pub fn run() -> ! {
     if handshake::answer_hello(&mode, socket, &fds) {
         serve(Peer::attach(socket, fds));
     }
-    // What a hostile answer leaves behind: it waits for the parent to be done with it.
+    // After a hostile answer the worker waits until the parent ends it.
     let mut byte = [0];
     while receive(socket, &mut byte, 0).0 > 0 {}
     std::process::exit(0)
@@ -104,7 +104,7 @@ impl Peer {
         peer
     }
 
-    /// Waits until there is room, and sends.
+    /// Waits for room, and sends.
     pub fn send(&mut self, kind: u16, flags: u16, request: u64, aux: u64, payload: &[u8]) {
         while !self.out.has_room(&self.down, payload.len()) {
             self.stay(Duration::from_micros(20));
@@ -118,7 +118,7 @@ impl Peer {
         self.send(RESULT, 0, request, 0, payload);
     }
 
-    /// Sends a frame whose header says what `head` says.
+    /// Sends a frame with the header `head`.
     pub fn send_head(&mut self, head: [u64; 3], payload: &[u8]) {
         self.out.publish(&self.own, head, payload);
         self.out.ring_if_awaited(&self.own, &self.down);
@@ -133,7 +133,7 @@ impl Peer {
         self.health_out.ring_if_awaited(&self.own, &self.down);
     }
 
-    /// Sleeps, and ends when the parent is gone.
+    /// Sleeps. Ends this process if the parent is gone.
     pub fn stay(&self, time: Duration) {
         std::thread::sleep(time);
         let mut byte = [0];
@@ -142,7 +142,7 @@ impl Peer {
         }
     }
 
-    /// Does `what` again and again until so much time has passed.
+    /// Repeats `what` until so much time has passed.
     pub fn go_on(&mut self, time: Duration, mut what: impl FnMut(&mut Self)) {
         let end = Instant::now() + time;
         let mut turns = 0_u32;

@@ -1,5 +1,5 @@
-//! Arguments that can never be right, on both sides, are typed errors at once; a time without
-//! end is one.
+//! Arguments that can never be right are typed errors at once, on both sides. A timeout without end
+//! is allowed.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ fn a_chunk_that_fits_no_frame_is_refused_without_a_wait_for_credit() {
     let config = tiny(4 << 10).stream_window(1024).build().unwrap();
     let channel = spawn(config);
     let mut stream = channel.stream(ABSURD, b"", LONG).unwrap();
-    // Nothing is read until the worker has been refused all.
+    // The test reads nothing until the worker has had all refusals.
     eventually("it is refused", || channel.health().progress == 6);
     assert_eq!(stream.next_chunk().unwrap().unwrap().len(), 900);
     let kinds = stream.next_chunk().unwrap().unwrap().to_vec();

@@ -43,8 +43,8 @@ fn assert_echoes(channel: &Channel, len: usize) {
     assert!(reply.to_vec() == bytes, "{len} bytes came back changed");
 }
 
-/// Every short length, and all around multiples of a slot and the longest frame, often
-/// enough to pass the ring's end many times.
+/// Every short length, and lengths around multiples of a slot and the longest frame, often enough
+/// to pass the end of the ring many times.
 fn interesting_lengths(max_frame: usize) -> Vec<usize> {
     let mut lengths: Vec<usize> = (0..=300).collect();
     let mut at = 512;
@@ -239,7 +239,7 @@ fn a_handler_that_replies_and_fails_has_replied_and_one_that_reuses_the_proof_ha
     assert_usable(&channel);
 }
 
-/// Says that it is longer, or shorter, than it is.
+/// A payload whose length is not the one that it declares.
 struct Liar(usize);
 
 impl slipring::payload::Payload for Liar {
@@ -283,7 +283,7 @@ fn requests_that_are_given_up_make_room_though_nobody_reads(backend: Backend) {
             let known = [None, Some(ErrorKind::Timeout), Some(ErrorKind::TooManyInFlight)];
             assert!(known.contains(&kind), "{kind:?}");
         }
-        // The worker has yet to see that they were given up.
+        // The worker does not know yet that they were given up.
         eventually("there is room", || {
             channel.call(ECHO, &bytes, LONG).is_ok_and(|reply| reply.to_vec() == bytes)
         });

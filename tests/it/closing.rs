@@ -1,4 +1,4 @@
-//! Closing and dropping, in every state that a channel can be in.
+//! Closes and drops of a channel in every state that it can have.
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -158,7 +158,7 @@ fn a_close_while_a_stream_waits_for_credit_or_the_ring_is_full_is_orderly() {
     assert_eq!(outcomes.len(), 1);
     assert_eq!(outcomes[0].as_ref().unwrap_err().kind(), ErrorKind::Closed);
 
-    // A lease that is never given back: the worker cannot even say that it failed.
+    // As a lease is never given back, the worker cannot even send its error.
     let channel = ready(&small());
     std::mem::forget(channel.call(ECHO, &[1; 900], LONG).unwrap());
     let error = channel.call(BIG, &encode(&[500_000]), SHORT).unwrap_err();
@@ -252,8 +252,8 @@ fn a_draining_close_finishes_what_is_in_flight() {
 fn a_draining_close_waits_for_chunks_that_a_stream_has_read_ahead() {
     let channel = ready(&small());
     let mut stream = channel.stream(COUNT, &encode(&[20, 8]), LONG).unwrap();
-    // All of it lies in the ring, and is taken with the first chunk.
-    // The first request was to be ready.
+    // The whole stream lies in the ring, and is taken with the first chunk. The worker counts one
+    // more request, the one that tells that it is ready.
     eventually("it is sent", || channel.health().requests_served == 2);
     stream.next_chunk().unwrap().unwrap();
     std::thread::scope(|scope| {

@@ -37,7 +37,7 @@ fn assert_answer(pending: Pending, i: u64) {
     assert_eq!((reply.request(), numbers(&reply.to_vec())), (request, vec![i, i * i]));
 }
 
-/// A permutation of `0..count` that is neither order.
+/// A permutation of `0..count` that is neither ascending nor descending.
 fn shuffled(count: u64) -> Vec<u64> {
     let mut all: Vec<u64> = (0..count).collect();
     all.sort_by_key(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -333,7 +333,7 @@ fn requests_that_do_not_fit_the_ring_wait_for_room_or_time_out(backend: Backend)
     };
     assert!(error.is_timeout(), "{error}");
     assert!(error.to_string().contains("request ring"), "{error}");
-    // Long messages that get stuck half-way are taken back.
+    // Messages that get stuck half-sent are taken back.
     for _ in 0..3 {
         let error = channel.call(ECHO, &[8; 50_000], timeout).unwrap_err();
         assert!(error.is_timeout(), "{error}");
@@ -360,8 +360,8 @@ fn long_messages_that_time_out_half_sent_do_not_use_up_the_places_of_requests(ba
 }
 
 fn a_waiter_whose_time_is_up_does_not_take_the_readers_role_with_it(backend: Backend) {
-    // Two threads wait at the same time, one of them only ever briefly; who reads the
-    // ring changes all the time. The other must not be forgotten for long.
+    // Two threads wait at the same time, one of them only briefly, so that the reader of the ring
+    // changes all the time. The other thread must not be left waiting for long.
     let channel = backend.ready(Config::default());
     let stop = AtomicBool::new(false);
     let mut times: Vec<Duration> = std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! How a worker can die, and what the parent is told. How soon it is told is in
+//! The ways in which a worker can die, and the error of each. How soon the error comes is in
 //! `time_bounds.rs`.
 
 use std::sync::Barrier;
@@ -100,7 +100,7 @@ fn a_death_says_which_request_was_served_and_which_were_not_begun() {
 #[test]
 fn the_error_of_a_killed_worker_says_at_once_what_was_begun() {
     for _ in 0..20 {
-        // However long a busy machine takes to reap the worker.
+        // A busy machine can take longer than the default to reap the worker.
         let channel = small().exit_status_timeout(LONG).spawn().unwrap();
         let served = channel.submit(FOR_EVER, b"", LONG).unwrap();
         let queued = channel.submit(ECHO, b"x", LONG).unwrap();
@@ -163,7 +163,8 @@ fn a_core_dump_is_not_written_unless_it_is_asked_for() {
         limits(channel).split_whitespace().skip(4).take(2).map(str::to_owned).collect()
     };
     let channel = small().spawn().unwrap();
-    // One byte: with zero the kernel still feeds a dump to a program that collects them.
+    // The limit may be one byte: with zero the kernel still sends dumps to a program that collects
+    // them.
     for limit in limit(&channel) {
         assert!(limit == "0" || limit == "1", "{limit}");
     }
@@ -227,7 +228,7 @@ fn each_of_many_waiting_threads_is_told_once_of_a_death() {
                     let kind = if i % 2 == 0 { FOR_EVER } else { ECHO };
                     let pending = channel.submit(kind, b"x", Duration::MAX).unwrap();
                     barrier.wait();
-                    // Half of them behind the stuck handler; those before it may be served.
+                    // Half of them are behind the stuck handler. Those before it may be served.
                     pending.wait().map(drop).err()
                 })
             })
@@ -287,7 +288,7 @@ fn a_host_that_reaps_all_children_itself_is_told_that_the_status_is_lost() {
     assert_eq!(error.kind(), ErrorKind::PeerDied);
     assert_eq!(cause_of(&error), ExitCause::Unknown);
     assert!(error.to_string().contains("unknown"), "{error}");
-    // What was seen before it was reaped is not lost.
+    // A status that was seen before the reaping is not lost.
     let channel = small().spawn().unwrap();
     let error = channel.call(RAISE, &[libc::SIGKILL as u8], LONG).unwrap_err();
     assert!(matches!(cause_of(&error), ExitCause::Signaled(libc::SIGKILL) | ExitCause::Unknown));

@@ -1,4 +1,5 @@
-//! Workers whose end is hard to bring about or hard to see, and what may not wait for it.
+//! Workers that are hard to end, or whose end is hard to see, and operations that must not wait for
+//! it.
 #![allow(unsafe_code, reason = "groups, users, forks and leases of processes of these tests' own")]
 
 use std::fs;
@@ -10,11 +11,12 @@ use crate::common::*;
 use slipring::{Channel, Config, ErrorKind, ExitCause, Spawner};
 
 const SHORT: Duration = Duration::from_millis(100);
-/// What a busy machine may take for what is to happen at once, and what takes seconds never does.
+/// Longer than a busy machine takes for an immediate event, and shorter than an event that takes
+/// seconds.
 const AT_ONCE: Duration = Duration::from_secs(5);
 const ODD: &str = "SLIPRING_TEST_ODD";
 
-/// Not a test of its own: a worker that does something odd first.
+/// Not a test of its own: a worker that does something unusual first.
 #[test]
 fn odd_entry() {
     let Ok(how) = std::env::var(ODD) else { return };
@@ -62,15 +64,15 @@ fn kill(pid: u32) {
     unsafe { libc::kill(pid as i32, libc::SIGKILL) };
 }
 
-/// The number in a file that a script writes it to.
+/// Waits for a script to write a number to a file, and returns the number.
 fn number_in(path: &Path) -> u32 {
     let read = || fs::read_to_string(path).ok()?.trim().parse().ok();
     eventually("the script has written the number", || read().is_some());
     read().unwrap()
 }
 
-/// A script whose standard input is held open by another process, of which the number is
-/// written to `path`, out of reach of what is done to the script's group.
+/// A script whose standard input another process holds open. The id of that process is written to
+/// `path`. Signals to the script's group do not reach it.
 fn hold_socket(path: &Path) -> String {
     let path = path.display();
     format!(
@@ -153,7 +155,7 @@ fn a_worker_that_may_not_be_signalled_ends_when_it_is_hung_up_on() {
         assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
     }
 
-    // One that nothing reaches, as it stands still.
+    // A stopped worker, which no message reaches.
     let start = Instant::now();
     let error = within_long("close", || idle.close(SHORT)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
@@ -195,7 +197,7 @@ fn where_orphans_come_to_the_host_those_of_its_workers_are_reaped() {
     }
     // SAFETY: takes integers only.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }, 0);
-    // A child of the host's own, which has ended and is waited for later.
+    // A child of the host itself, which has ended and is waited for later.
     let mut own = std::process::Command::new("/bin/sh").args(["-c", "exit 7"]).spawn().unwrap();
     let is_zombie = |pid| is_in_the_table(pid) && !is_running(pid);
     eventually("it has ended", || is_zombie(own.id()));
@@ -246,7 +248,7 @@ fn a_dropped_channel_is_hung_up_while_a_forked_child_of_the_host_lives() {
     fs::remove_dir_all(dir).unwrap();
 }
 
-/// Keeps every opening of `path` waiting until it is dropped; `None` where that cannot be had.
+/// Blocks every opening of `path` until it is dropped. `None` if leases are not available.
 struct Lease(#[allow(dead_code, reason = "closing it ends the lease")] fs::File);
 
 fn lease(path: &Path) -> Option<Lease> {
@@ -262,7 +264,7 @@ fn lease(path: &Path) -> Option<Lease> {
     (result == 0).then_some(Lease(file))
 }
 
-/// Another worker's death is noticed, and it can be closed, while something waits.
+/// Checks that the death of one worker is noticed, and another closed, while something blocks.
 fn assert_others_are_not_held_up(killed: &Channel, closed: &Channel) {
     let start = Instant::now();
     send_signal(killed.pid(), libc::SIGKILL);
@@ -301,7 +303,7 @@ fn a_program_that_takes_long_to_load_holds_up_no_other_worker() {
 fn a_subscriber_that_waits_for_the_host_holds_up_no_other_worker() {
     use std::sync::{Condvar, Mutex};
 
-    /// Comes back from a worker's death only when the host lets it.
+    /// A subscriber that returns from the event of a death only when the test lets it.
     struct Waiting;
     static LETS: Mutex<bool> = Mutex::new(false);
     static CHANGED: Condvar = Condvar::new();
@@ -345,7 +347,7 @@ fn a_waker_that_waits_for_the_host_holds_up_no_other_worker() {
     use std::sync::{Arc, Condvar, Mutex};
     use std::task::{Context, Wake, Waker};
 
-    /// Comes back from a wake only when the host lets it, as with an executor's lock held.
+    /// A waker that returns only when the test lets it, as if an executor's lock were held.
     #[derive(Default)]
     struct Waiting(Mutex<(bool, bool)>, Condvar);
     impl Wake for Waiting {
@@ -367,7 +369,7 @@ fn a_waker_that_waits_for_the_host_holds_up_no_other_worker() {
     let waiting = Arc::new(Waiting::default());
     let waker = Waker::from(Arc::clone(&waiting));
     let mut context = Context::from_waker(&waker);
-    // One that waits for the very end, which only the supervisor knows of.
+    // A wait for the end of the process, which only the supervisor knows.
     stop(first.blocking().pid());
     let mut close = Box::pin(first.close(LONG));
     assert!(close.as_mut().poll(&mut context).is_pending());
@@ -399,7 +401,7 @@ fn the_error_of_a_big_workers_death_says_how_it_died() {
 
 #[test]
 fn an_error_waits_for_the_exit_status_as_long_as_the_host_says() {
-    // A code that only the reaping tells, which takes long.
+    // An exit code that only the reaping tells, which takes long.
     let exits = [HOLD_MIB, EXIT];
     let spawner = small().exit_status_timeout(LONG);
     let channel = spawner.spawn().unwrap();

@@ -95,7 +95,7 @@ fn epoll_host_reads_all_replies_and_is_told_of_a_crash() {
     ));
 }
 
-/// Its own tests are run by `cargo test`, as those of any target.
+/// `cargo test` runs the tests of this example, as of any target.
 #[cfg(feature = "testing")]
 #[test]
 fn testing_host_translates_two_words() {

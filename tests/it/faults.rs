@@ -1,5 +1,5 @@
-//! Faults of hosts and of readers: a full ring and a consumer that stands still, leases that
-//! are never given back, a host that reaps every child itself.
+//! Hosts and readers with faults: a full ring whose consumer is stopped, leases that are never
+//! given back, a host that reaps every child itself.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -30,7 +30,7 @@ fn a_full_ring_whose_consumer_is_stopped_ends_a_send_at_its_deadline_and_later_f
     assert!(error.to_string().contains("no room for 900 bytes"), "{error}");
     assert!(sent.len() >= 2 && channel.is_alive());
     drop(sent);
-    // One that waits for room is woken when the consumer goes on.
+    // A sender that waits for room is woken when the consumer goes on.
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| channel.call(ECHO, &[8; 900], LONG).unwrap().to_vec());
         std::thread::sleep(Duration::from_millis(20));
@@ -53,7 +53,7 @@ fn a_long_message_that_is_given_up_without_room_frees_its_slot() {
     drop(writer);
     assert_eq!(channel.in_flight(), 0);
     send_signal(channel.pid(), libc::SIGCONT);
-    // Without anything that is sent: the worker finds by itself that it was given up.
+    // Nothing is sent: the worker finds by itself that the message was given up.
     eventually("its slot is free", || match channel.submit(ECHO, b"x", LONG) {
         Ok(pending) => pending.wait().unwrap().to_vec() == b"x",
         Err(error) => error.kind() != ErrorKind::TooManyInFlight,
@@ -104,7 +104,7 @@ fn an_answer_that_was_held_up_with_its_caller_is_not_too_late() {
         println!("waits {}", channel.pid());
         assert_eq!(numbers(&pending.wait().unwrap().to_vec()), [200]);
         drop(channel);
-        // A ping, of which the worker is told when it goes on.
+        // A ping that the worker gets when it goes on.
         let channel = spawn(tiny(4 << 10).build().unwrap());
         channel.wait_ready(LONG).unwrap();
         stop(channel.pid());
@@ -132,7 +132,7 @@ fn an_answer_that_was_held_up_with_its_caller_is_not_too_late() {
         stop(worker);
         std::thread::sleep(Duration::from_millis(500));
         send_signal(caller.id(), libc::SIGCONT);
-        // The caller finds that its deadline has passed before the worker can answer.
+        // The caller sees that its deadline has passed before the worker can answer.
         std::thread::sleep(Duration::from_millis(10));
         send_signal(worker, libc::SIGCONT);
     }
@@ -193,7 +193,7 @@ fn a_host_that_waits_for_every_child_takes_the_status_and_nothing_else() {
         } else {
             within_long("close", || channel.close(LONG)).unwrap()
         };
-        // Whoever comes first has the status.
+        // The first of the two to wait gets the status.
         let honest = if round % 2 == 0 { ExitCause::Signaled(9) } else { ExitCause::Exited(0) };
         assert!(cause == honest || cause == ExitCause::Unknown, "{cause}");
     }

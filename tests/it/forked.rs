@@ -1,6 +1,5 @@
-//! What a forked child may do with what it inherited: everything that is safe. Its parent's
-//! channels are over for it, its own memory is not touched, and neither is anything of its
-//! parent's.
+//! A forked child may do everything that is safe. The channels of its parent end for it, and
+//! neither its own memory nor anything of its parent is damaged.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,10 +10,10 @@ use slipring::worker::{attach_raw, is_worker};
 use slipring::{Channel, Config, ErrorKind, RawLink};
 
 const SHORT: Duration = Duration::from_secs(5);
-/// More than any allocator keeps in reserve, and less than the rings of one channel.
+/// More than an allocator keeps in reserve, and less than the rings of one channel.
 const BLOCK: usize = 1 << 20;
 
-/// A raw worker of these tests: sends each frame back, and ends with the link.
+/// Not a test of its own: a raw worker that sends each frame back, and ends with the link.
 #[test]
 fn raw_worker() {
     if !is_worker() {
@@ -37,8 +36,7 @@ fn spawn_raw() -> RawLink {
     spawner_of(raw_worker).pollable().config(Config::small()).spawn_raw().unwrap()
 }
 
-/// Blocks that the allocator takes straight from the kernel, which puts them where there is
-/// room, all of them zeros.
+/// Blocks of zeros that the allocator takes from the kernel, which chooses their addresses.
 fn blocks() -> Vec<Vec<u8>> {
     (0..64).map(|_| vec![0; BLOCK]).collect()
 }
@@ -116,7 +114,7 @@ fn a_child_can_neither_send_nor_receive_on_a_raw_link() {
         let _ = format!("{link:?}");
         are_zeros(&blocks) && are_forked.iter().all(|is_forked| *is_forked)
     });
-    // A frame that is there when the process forks is its parent's.
+    // A frame that arrived before the fork is the parent's.
     let mut claim = link.claim(10, LONG).unwrap().unwrap();
     claim.payload().fill(1);
     claim.commit(Header::default());
@@ -140,12 +138,12 @@ fn what_is_held_of_a_raw_link_at_a_fork_can_be_used_up_in_the_child() {
     in_fork(|| {
         let blocks = blocks();
         let mut claim = claim.take().unwrap();
-        // Memory of the child's own, which nobody else sees.
+        // The child writes to memory of its own.
         claim.payload().fill(0xee);
         let has_rung = claim.commit(Header::default());
         are_zeros(&blocks) && !has_rung
     });
-    // Bytes that were borrowed before the fork, too.
+    // The same holds for bytes that were borrowed before the fork.
     let mut claim = claim.unwrap();
     let payload = claim.payload();
     payload.fill(7);
@@ -291,7 +289,7 @@ fn a_child_is_refused_workers_of_its_own_even_while_another_thread_spawns() {
     let is_over = AtomicBool::new(false);
     let mut refused = 0;
     std::thread::scope(|scope| {
-        // The first workers of the process: what starts and watches them is made meanwhile.
+        // The first workers of the process start the threads that start and watch workers.
         let spawning = scope.spawn(|| {
             let channels: Vec<Channel> = (0..4).map(|_| spawn(Config::small())).collect();
             is_over.store(true, Ordering::Relaxed);
@@ -326,7 +324,7 @@ fn a_worker_that_forks_keeps_its_channel_to_itself() {
     channel.close(LONG).unwrap();
 }
 
-/// Serves, and has a child use the means to reply of each request.
+/// Serves, and uses the means to reply of each request in a forked child too.
 fn serve_and_fork() {
     slipring::worker::Worker::new(|_| Ok(()))
         .on(ECHO, |(), request, reply| {
@@ -350,8 +348,9 @@ fn serve_and_fork() {
             Ok(slot.send())
         })
         .on(COUNT, |(), request, reply| {
-            // The child returns from `serve`, which must not wait for threads that it has not.
-            // SAFETY: the child goes on with what a child may do, and ends below.
+            // The child returns from `serve`, which must not wait for threads that the child does
+            // not have.
+            // SAFETY: the child does only what a child may, and ends below.
             #[allow(unsafe_code, reason = "fork")]
             let pid = unsafe { libc::fork() };
             if pid != 0 {

@@ -1,5 +1,5 @@
-//! File systems without room: for logs, and for named segments. Each test in a process with
-//! mounts of its own, so that nothing else on the machine sees them.
+//! File systems without room, for logs and for named segments. Each test runs in a process with
+//! mounts of its own, which no other process sees.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -9,8 +9,8 @@ use std::process::Command;
 use crate::common::*;
 use slipring::ErrorKind;
 
-/// Runs the rest of the test as root of a user namespace with mounts of its own; false in
-/// the process that only waits.
+/// Runs the test once more as root of a user namespace with mounts of its own. Returns true in that
+/// process, and false in the process that waited for it.
 fn with_own_mounts(name: &str) -> bool {
     if is_rerun(name) {
         return true;
@@ -35,7 +35,7 @@ fn with_own_mounts(name: &str) -> bool {
     false
 }
 
-/// A file system of this size, and with so many files, over a directory.
+/// Mounts a file system with these limits over a directory.
 fn mount(directory: &Path, options: &str) {
     let target = CString::new(directory.as_os_str().as_bytes()).unwrap();
     let options = CString::new(options).unwrap();
@@ -57,7 +57,7 @@ fn a_log_that_finds_no_room_costs_what_is_written_and_nothing_else() {
     channel.call(PRINT, "the first line", LONG).unwrap();
     let mut refused = 0;
     for _ in 0..20 {
-        // `println!` panics when it cannot write, and that is an error of its call.
+        // `println!` panics when it cannot write, which is an error of its call.
         if let Err(error) = channel.call(PRINT, "x".repeat(30_000).as_str(), LONG) {
             assert_eq!(error.kind(), ErrorKind::Worker, "{error}");
             assert!(error.to_string().contains("No space left on device"), "{error}");
@@ -113,7 +113,7 @@ fn named_segments_that_find_no_room_are_an_error_and_nothing_is_left_behind() {
         refused += 1;
     }
     assert_eq!(refused, 3);
-    // With room it works, up to the last byte: all of it was reserved.
+    // With room it works up to the last byte, as all of it was reserved.
     mount(shm, "size=16m");
     let host = slipring::named::create("full", &slipring::Config::default()).unwrap();
     let filler = vec![0; 64 << 20];

@@ -1,4 +1,4 @@
-//! What a worker says of itself, whatever its handlers and its data rings do.
+//! A worker reports its health whatever its handlers and its data rings do.
 
 use std::time::{Duration, Instant};
 
@@ -134,7 +134,7 @@ fn a_stopped_worker_is_unresponsive_but_not_killed_and_goes_on_rightly(backend: 
         let error = channel.call(ECHO, b"late", SHORT).unwrap_err();
         assert!(error.is_timeout() && !error.is_fatal(), "{error}");
     }
-    // Long enough that it is still awaited when the worker goes on.
+    // This wait lasts until the worker goes on.
     let waiting = channel.submit(ECHO, b"patient", LONG).unwrap();
     assert!(channel.is_alive() && channel.exit_cause().is_none());
     send_signal(channel.pid(), libc::SIGCONT);

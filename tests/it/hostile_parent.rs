@@ -1,5 +1,5 @@
-//! A parent that is not what a worker expects: every disagreement is an error of its own
-//! that names both values, on the worker's side and in its answer, and nothing is touched.
+//! A parent that is not as a worker expects. Each disagreement is an error of its own, on the
+//! worker's side and in its answer, that names both values. The worker touches nothing.
 #![allow(unsafe_code, reason = "memfds of this test's own")]
 
 use std::fs::File;
@@ -44,7 +44,7 @@ fn geometry(len: usize, data: u64, health: u64, requests: u32) -> Vec<u8> {
     [&(len as u64).to_le_bytes()[..], &rings, &4096_u64.to_le_bytes(), &count].concat()
 }
 
-/// What an honest parent writes, as the document draws it.
+/// The header of an honest parent, as the document draws it.
 fn honest_header() -> Vec<u8> {
     let mut header = b"SLIPRING".to_vec();
     header.extend([1_u32.to_le_bytes(), 1_u32.to_le_bytes()].concat());
@@ -74,7 +74,7 @@ fn honest_hello() -> Vec<u8> {
     hello
 }
 
-/// What the parent sends.
+/// The regions and messages of the parent.
 struct Parent {
     header: Vec<u8>,
     hello: Vec<u8>,
@@ -82,7 +82,7 @@ struct Parent {
     up: OwnedFd,
     down_seals: i32,
     up_seals: i32,
-    /// The descriptors, in this order; `None`: both.
+    /// The descriptors in the order in which they are sent; `None` sends both regions.
     fds: Option<Vec<RawFd>>,
 }
 
@@ -116,18 +116,18 @@ impl Parent {
         self.send()
     }
 
-    /// Starts a worker and sends it what there is.
+    /// Starts a worker, and sends it the message and the descriptors.
     fn send(&self) -> Started {
         let started = Started::new();
         let both = vec![self.down.as_raw_fd(), self.up.as_raw_fd()];
         let fds = self.fds.as_ref().unwrap_or(&both);
-        // A worker that has refused it already does not read it.
+        // A worker that has already refused does not read it.
         let _ = send(started.socket.as_raw_fd(), &framed(&self.hello), fds);
         started
     }
 }
 
-/// A worker that this test is the parent of.
+/// A worker whose parent is this test.
 struct Started {
     child: Child,
     socket: UnixStream,
@@ -159,7 +159,8 @@ impl Started {
         Some((code, reason))
     }
 
-    /// What it wrote to standard error before it ended, which it must with code 9.
+    /// Returns the text that the worker wrote to standard error before it ended, which it must with
+    /// code 9.
     fn last_words(mut self) -> String {
         let mut text = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
@@ -179,7 +180,7 @@ const MISMATCH: u64 = 1;
 /// The answer of a worker that could not attach for another reason.
 const FAILED: u64 = 2;
 
-/// Refused for a value that differs, with both values.
+/// Checks that the worker refuses the parent for a value that differs, and names both values.
 fn assert_refused(what: &str, parent: &Parent, parts: &[&str]) {
     assert_answer(MISMATCH, what, parent, parts);
 }
@@ -207,7 +208,7 @@ fn a_region_made_by_hand_as_the_document_says_is_attached_to_and_answered() {
     assert_eq!(header, expected);
     assert_eq!(number(&header, 232, 4), u64::from(started.child.id()));
     assert!(header[240..].starts_with(b"slipring "));
-    // The parent's end is what tells it to end.
+    // The end of the parent tells the worker to end.
     let Started { mut child, socket } = started;
     drop(socket);
     within_long("the worker ends", || child.wait()).unwrap();
@@ -284,7 +285,7 @@ fn descriptors_that_are_no_region_are_refused() {
         ("swapped", vec![up, down], MISMATCH, "seals"),
         ("down twice", vec![down, down], MISMATCH, "region of 16384 bytes, expected 12288"),
     ];
-    // Sealed once.
+    // The regions are sealed by the first start.
     let first = honest.start();
     assert_eq!(first.answer(), Some((0, String::new())));
     first.hang_up();

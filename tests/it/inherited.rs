@@ -1,7 +1,7 @@
-//! What a process inherits, or finds again by name: a small host is started with one thing
-//! odd, and must work as any other, or say what is wrong.
+//! Hosts that inherit something unusual, or find it again by name. Each must work as any other, or
+//! say what is wrong.
 //!
-//! The host is this program itself. Each row of [`CASES`] has a process of its own.
+//! The host is this program. Each row of [`CASES`] has a process of its own.
 
 mod hosts;
 mod workers;
@@ -13,7 +13,7 @@ use crate::common::{name_of, only, temp_dir, within_long};
 
 const HOST: &str = "SLIPRING_TEST_HOST";
 
-/// What is odd, how the host is started, and what it does.
+/// What is unusual, how the host is started, and what it does.
 type Case = (&'static str, fn(&Path) -> Command, fn());
 
 const CASES: &[Case] = &[
@@ -38,7 +38,7 @@ const CASES: &[Case] = &[
     ("a worker that has the host's output", own, hosts::own_output),
 ];
 
-/// This program, run as the host.
+/// This program, as the host of a case.
 fn own(_: &Path) -> Command {
     host_of(&std::env::current_exe().unwrap())
 }

@@ -1,5 +1,5 @@
-//! Limits of a process: no descriptor, no memory, no thread, a flood of text, a storm of
-//! signals. Each in a process of its own.
+//! Limits of a process: no descriptor, no memory, no thread, a flood of text, a storm of signals.
+//! Each test runs in a process of its own.
 #![allow(unsafe_code, reason = "limits, filters and timers of processes of these tests' own")]
 
 use std::time::{Duration, Instant};
@@ -16,7 +16,8 @@ fn limit(resource: libc::__rlimit_resource_t, value: u64) {
     assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
 }
 
-/// What is there when nothing changes: threads that complete a log, or begin in vain, end soon.
+/// Returns the footprint once it no longer changes: threads that complete a log, or that could not
+/// start, end soon.
 pub(crate) fn settled_footprint() -> Footprint {
     let (mut before, mut now) = (None, footprint());
     while before.as_ref() != Some(&now) {
@@ -108,7 +109,7 @@ fn a_thread_or_process_that_cannot_start_is_an_error_and_nothing_is_left() {
         assert_eq!(unsafe { libc::setgid(64_999) }, 0);
         // SAFETY: as above.
         assert_eq!(unsafe { libc::setuid(64_999) }, 0);
-        // Its executable may not be reachable for that user; then there is nothing to test.
+        // That user may be unable to read the executable. Then there is nothing to test.
         if std::fs::File::open(std::env::current_exe().unwrap()).is_err() {
             println!("skipped: an unprivileged user cannot run this program");
             return;
@@ -117,8 +118,8 @@ fn a_thread_or_process_that_cannot_start_is_an_error_and_nothing_is_left() {
     let spawner = in_4_kib();
     let mut before = footprint();
     let mut refusals = std::collections::BTreeSet::new();
-    // Neither this library's threads, of which there are three, nor the worker and its own
-    // threads run yet: each of them is the first that cannot start, at some limit.
+    // None of the library's three threads runs yet, nor the worker with its threads. Each is the
+    // first that cannot start, at some limit.
     let limits = (1_u64..40).map(|most| {
         limit(libc::RLIMIT_NPROC, most);
         let result = spawner.spawn().and_then(|channel| {
@@ -137,7 +138,7 @@ fn a_thread_or_process_that_cannot_start_is_an_error_and_nothing_is_left() {
                 assert!(kinds.contains(&error.kind()), "{most}: {error:?}");
                 let text = error.to_string();
                 refusals.insert(text.split(':').next().unwrap_or_default().to_owned());
-                // The supervisor and the starter stay once they run, with a poll and an event.
+                // Once the supervisor and the starter run they stay, with a poll set and an event.
                 if settled_footprint().threads > before.threads {
                     before.threads += 2;
                     before.fds.extend(["anon_inode".to_owned(), "anon_inode".to_owned()]);
@@ -176,7 +177,7 @@ fn a_limit_on_the_size_of_files_is_an_error_and_not_the_end_of_the_host() {
 fn a_flood_of_text_never_blocks_a_worker_and_its_end_is_kept() {
     let dir = temp_dir("flood");
     let channel = in_4_kib().log_dir(&dir).spawn().unwrap();
-    // Twice the text for each call, on standard output and on standard error.
+    // Each call writes the text twice, on standard output and on standard error.
     let mib = match std::env::var("SLIPRING_FLOOD_MIB") {
         Ok(mib) => mib.parse::<usize>().unwrap(),
         Err(_) => {
@@ -217,7 +218,7 @@ fn a_storm_of_signals_changes_no_result_and_ends_no_wait_early() {
             assert!(start.elapsed() >= timeout, "a signal is no deadline");
         }
     }
-    // Spawning, death and close in the storm as well.
+    // The same holds for spawns, deaths and closes.
     for _ in 0..10 {
         let channel = in_4_kib().spawn().unwrap();
         assert_usable(&channel);

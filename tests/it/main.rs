@@ -1,6 +1,6 @@
-//! The tests that need no binary of their own. One that changes or measures its own process
-//! (descriptors, limits, signals, forks) runs itself again in a process of its own: see
-//! `in_a_process_of_its_own`. A binary of its own has only what cannot be done so.
+//! Tests that need no binary of their own. A test that changes or measures its own process
+//! (descriptors, limits, signals, forks) runs itself again in a new process: see
+//! `in_a_process_of_its_own`. Only what a new process cannot do has a binary of its own.
 
 #[path = "../common/mod.rs"]
 mod common;

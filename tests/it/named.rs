@@ -1,5 +1,5 @@
-//! Channels over named segments, between processes that did not start each other: what the
-//! tests of `calls`, `concurrency`, `health` and `streams`, which run over them too, do not cover.
+//! Channels over named segments, between processes that did not start each other. The tests of
+//! `calls`, `concurrency`, `health` and `streams` run over them too.
 
 mod attaching;
 mod ending;

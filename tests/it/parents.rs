@@ -1,5 +1,4 @@
-//! What becomes of workers when something happens to their parent: it dies, its threads
-//! end, it forks.
+//! Workers whose parent dies, forks, or ends the thread that spawned them.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Stdio};
@@ -8,7 +7,7 @@ use std::time::Duration;
 use crate::common::*;
 use slipring::{Channel, Config};
 
-/// Starts the rerun of a test that prints `worker <pid>` and does not end by itself.
+/// Starts a test once more, in a process that prints `worker <pid>` and does not end by itself.
 fn start_parent(name: &str) -> (Child, BufReader<ChildStdout>, u32) {
     let mut parent = rerun_command(name).stdout(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(parent.stdout.take().unwrap());
@@ -100,7 +99,7 @@ fn a_forked_child_is_refused_and_its_parent_is_not_affected() {
     in_fork(|| is_forked(channel.wait_ready(short)));
     in_fork(|| is_forked(spawner().spawn()));
     in_fork(|| !channel.is_alive() && channel.in_flight() == 0 && channel.stats().cancels == 0);
-    // A message that was begun before the fork, longer than a frame.
+    // A message longer than a frame, begun before the fork.
     let mut writer = channel.write(SUM, LONG).unwrap();
     writer.push(&[1; 40_000]).unwrap();
     in_fork(|| is_forked(writer.push(&[1; 40_000])));

@@ -1,4 +1,4 @@
-//! What is said of compilers and targets.
+//! Supported compilers and targets.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,15 +8,15 @@ fn read(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
-/// The compiler that builds these tests, or else the one in the path.
+/// The compiler that builds these tests, or the one in the path.
 fn rustc() -> PathBuf {
     let cargo = std::env::var_os("CARGO").map(PathBuf::from);
     let beside = cargo.map(|cargo| cargo.with_file_name("rustc"));
     beside.filter(|rustc| rustc.exists()).unwrap_or_else(|| "rustc".into())
 }
 
-/// The lines in which the compiler begins an error when it builds the crate's root, changed so
-/// that this machine is not as the crate wants it.
+/// Compiles the crate's root, changed so that it does not support this machine, and returns the
+/// first lines of the compiler's errors.
 fn errors(wanted: &str, other: &str) -> Vec<String> {
     let root = read("src/lib.rs");
     assert_eq!(root.matches(wanted).count(), 1, "{wanted}");
@@ -59,7 +59,7 @@ fn the_oldest_compiler_that_is_named_is_the_one_that_ci_compiles_with() {
     let version = version.unwrap().trim_matches('"');
     let minor = version.strip_suffix(".0").unwrap();
     assert!(read("README.md").contains(&format!("Rust {minor} or newer")), "{minor}");
-    // A package has no script for CI.
+    // A package does not contain the script of CI.
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/run");
     let Ok(ci) = fs::read_to_string(script) else { return };
     let commands: Vec<&str> = ci.lines().filter(|line| !line.starts_with('#')).collect();

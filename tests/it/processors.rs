@@ -1,9 +1,9 @@
-//! Where the two sides run decides whether they spin for each other, not where they may run.
+//! The processors of the two sides decide whether they spin for each other.
 
 use crate::common::*;
 use slipring::{Channel, Config, WaitStrategy};
 
-/// Calls that are counted, after some in which both sides find out where the other runs.
+/// The number of counted calls. Some calls before them tell both sides where the other runs.
 const CALLS: u64 = 200;
 
 /// The processors that this process may use.
@@ -17,7 +17,7 @@ fn processors() -> Vec<usize> {
     ranges.flatten().collect()
 }
 
-/// Binds this process, of which it is the only test, to one processor.
+/// Binds this process, which runs no other test, to one processor.
 fn bind(processor: usize) {
     // SAFETY: a set of processors is a plain set of bits.
     #[allow(unsafe_code, reason = "cpu_set_t")]
@@ -27,7 +27,7 @@ fn bind(processor: usize) {
     unsafe {
         libc::CPU_SET(processor, &mut set)
     };
-    // The main thread's are those of what starts the workers.
+    // The thread that starts workers inherits the processors of the main thread.
     for thread in [0, std::process::id() as i32] {
         // SAFETY: reads a live set.
         #[allow(unsafe_code, reason = "sched_setaffinity")]
@@ -36,8 +36,8 @@ fn bind(processor: usize) {
     }
 }
 
-/// How often the parent spun and slept in calls that take longer than a glance, with the two
-/// sides bound to processors; `None` on a machine that has too few of them.
+/// How often the parent spun and slept in calls that it has to wait for, with the two sides bound
+/// to processors. `None` on a machine with too few processors.
 fn spins_and_parks(wait: WaitStrategy, are_apart: bool) -> Option<(u64, u64)> {
     let processors = processors();
     let (parent, worker) =

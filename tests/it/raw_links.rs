@@ -1,4 +1,5 @@
-//! Raw links between two processes: batches of frames, both ways, over rings that are soon full.
+//! Raw links between two processes: batches of frames in both directions, over rings that are soon
+//! full.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::common::{LONG, spawner_of};
 
 const FRAMES: u64 = 60_000;
 
-/// Frames in a row that have the same length, which those of a batch must.
+/// The number of frames in a row that have the same length, as those of a batch must.
 const ROW: u64 = 20;
 
 fn len_of(request: u64) -> usize {
@@ -30,7 +31,7 @@ fn header(request: u64) -> Header {
     Header { request, aux: !request, ..Header::default() }
 }
 
-/// Not a test of its own: a worker that answers each frame with the sum of its bytes, with as
+/// Not a test of its own: a worker that answers each frame with the sum of its bytes. It sends as
 /// many answers at a time as it has taken frames.
 #[test]
 fn worker_that_sums() {
@@ -44,7 +45,7 @@ fn worker_that_sums() {
             assert_eq!(header.aux, !header.request);
             taken.push((header.request, sum(&payload.to_vec())));
         });
-        // The parent closing the link ends the loop.
+        // The loop ends when the parent closes the link.
         let Ok(drained) = drained else { return };
         assert_eq!(drained, taken.len());
         let mut answers = taken.as_slice();
@@ -55,7 +56,7 @@ fn worker_that_sums() {
             for (index, (_, sum)) in now.iter().enumerate() {
                 batch.payload(index).copy_from_slice(&sum.to_le_bytes());
             }
-            // The bell is looked at in time: before the next wait at the latest.
+            // The bell is rung before the next wait at the latest.
             batch.commit_lazily(|index| header(now[index].0));
             answers = later;
         }
@@ -75,7 +76,7 @@ fn spawn() -> RawLink {
     spawner_of(worker_that_sums).config(config).spawn_raw().unwrap()
 }
 
-/// Takes what answers are there, or waits for some, and checks them.
+/// Takes the answers in the ring, or waits for some, and checks them.
 fn take_answers(link: &mut RawLink, answered: &mut u64) {
     let before = *answered;
     let taken = link.drain(40, LONG, |header, payload| {
@@ -128,7 +129,7 @@ fn a_batch_or_a_drain_of_nothing_does_nothing() {
     link.close(LONG).unwrap();
 }
 
-/// A worker that sends three frames as soon as it gets one, and is killed at once.
+/// Not a test of its own: a worker that sends three frames as soon as it gets one, and aborts.
 #[test]
 fn worker_with_last_words() {
     if !is_worker() {
@@ -142,7 +143,8 @@ fn worker_with_last_words() {
     std::process::abort();
 }
 
-/// A worker that counts what it gets until it is told to end, and tells by its exit code.
+/// Not a test of its own: a worker that counts its frames until the link ends, and exits with the
+/// count.
 #[test]
 fn worker_that_counts() {
     if !is_worker() {

@@ -1,5 +1,5 @@
-//! The descriptor for reactors: readable exactly while there is something to read, and
-//! never more than a hint.
+//! The descriptor for reactors is readable exactly while there is something to read. It is never
+//! more than a hint.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -11,9 +11,9 @@ use slipring::tasks::AsyncChannel;
 use slipring::worker::{Worker, attach_raw, is_worker};
 use slipring::{Channel, Config, ErrorKind, Kind, RawLink, Spawner};
 
-/// Makes every socket of the worker's, and so the parent's descriptor, readable this often.
+/// Makes all sockets of the worker, and so the parent's descriptor, readable this often.
 const FLOOD: Kind = Kind::named("flood");
-/// Takes everything that was meant to wake the parent, until it is cancelled.
+/// Takes every byte that was to wake the parent, until it is cancelled.
 const STEAL: Kind = Kind::named("steal");
 
 const MODE: &str = "SLIPRING_TEST_REACTOR";
@@ -97,7 +97,7 @@ impl Dice {
     }
 }
 
-/// What a consumer that polls the descriptor met.
+/// What a consumer that polls the descriptor has seen.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Met {
     frames: u64,
@@ -105,8 +105,8 @@ struct Met {
     missed: u64,
 }
 
-/// Takes `count` frames: polls the descriptor, takes one or a few of what is there, polls
-/// again, never looks without having polled.
+/// Takes `count` frames: polls the descriptor, takes one or a few frames, and polls again. Never
+/// looks at the ring without a poll.
 fn receive_by_polling(link: &mut RawLink, count: u64, seed: u64) -> slipring::Result<Met> {
     let (mut met, mut dice) = (Met::default(), Dice(seed));
     while met.frames < count {
@@ -162,7 +162,7 @@ fn source() {
     if request[0] == 0 {
         send(&mut link, &encode(&[u64::from(std::process::id())]));
     }
-    // The parent may be done with this worker before it is.
+    // The parent may close the link before all is sent.
     let _ = send_in_bursts(&mut link, request[0], request[1]);
     while link.recv(LONG).is_ok() {}
 }
@@ -176,7 +176,7 @@ fn sink() {
     };
     let met = receive_by_polling(&mut link, request[0], request[1]).unwrap();
     send(&mut link, &encode(&[met.frames, met.spurious, met.missed]));
-    // From here on only the descriptor says that the parent wants it to end.
+    // From here on only the descriptor tells that the parent wants this worker to end.
     while link.settle().is_ok() && is_readable(link.poll_fd().unwrap(), -1) {
         match link.consumer.poll() {
             Ok(Some(_)) => {}
@@ -215,7 +215,7 @@ fn a_worker_that_polls_meets_every_frame_and_sees_the_end_by_its_descriptor_alon
         }
     };
     assert_eq!(met, [FRAMES, 0, 0], "frames, spurious, missed");
-    // Its loop ends with the code that says that there was news and no frame.
+    // The worker ends with the code for a readable descriptor without a frame.
     assert_eq!(link.close(LONG).unwrap(), slipring::ExitCause::Exited(7));
 }
 
@@ -258,7 +258,7 @@ fn call_by_polling(channel: &Channel, count: u64, wait: impl Fn() -> bool) -> Me
         channel.read_ready().unwrap();
         let mut taken = 0;
         while let Some((i, mut waiting)) = pending.pop_front() {
-            // Replies come in order: the first that is not there is the last to look at.
+            // Replies come in order, so that the first missing one ends the round.
             match waiting.try_wait().unwrap() {
                 Some(reply) => assert_eq!(numbers(&reply.into_vec()), [i]),
                 None => {
@@ -283,7 +283,7 @@ fn a_reactor_that_drives_a_channel_meets_every_reply_and_is_never_called_for_not
     let edge = Edge::of(fd);
     let met = call_by_polling(&channel, FRAMES / 2, || edge.wait(20_000));
     assert_eq!(met, Met { frames: FRAMES / 2, ..Met::default() });
-    // However often it looks at an idle channel, nothing is wrong with that.
+    // Reading an idle channel is no error, however often.
     (0..30_000).for_each(|_| drop(channel.read_ready().unwrap()));
     assert!(!is_readable(fd, 20));
     send_signal(channel.pid(), libc::SIGKILL);
@@ -313,7 +313,7 @@ fn threads_that_call_on_a_driven_channel_take_no_reply_from_its_reactor() {
         }
         let _end = SetOnDrop(&is_over);
         let met = call_by_polling(&channel, 20_000, || edge.wait(20_000));
-        // What a thread has found for it may be there when it looks for another reason.
+        // A thread can have read a reply before the descriptor was polled for it.
         assert_eq!((met.frames, met.missed), (20_000, 0));
     });
 }
@@ -390,11 +390,11 @@ fn a_peer_that_floods_the_descriptor_breaks_its_own_channel_or_nothing() {
     crate::executors::on_each(
         || as_mode("hostile"),
         |channel| async move {
-            // A few for nothing are let pass.
+            // A few false alarms are tolerated.
             let reply = channel.call(FLOOD, &encode(&[3000]), LONG).await.unwrap();
             assert_eq!(reply.to_vec(), b"flooded");
             assert_eq!(channel.call(ECHO, b"x", LONG).await.unwrap().to_vec(), b"x");
-            // Without end they are a fault of that channel.
+            // False alarms without end are corruption of that channel.
             let flooded = channel.call(FLOOD, &encode(&[u64::MAX]), LONG).await;
             assert_eq!(flooded.unwrap_err().kind(), ErrorKind::PeerCorrupt);
             assert_eq!(

@@ -1,4 +1,4 @@
-//! What a worker gets from its spawner, and how a start can go wrong.
+//! What a worker gets from its spawner, and how a start can fail.
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -135,7 +135,7 @@ fn a_worker_inherits_none_of_the_parents_descriptors() {
         let (number, target) = fd.split_once(' ').unwrap();
         let is_fine = match number {
             "0" | "1" | "2" => target == "/dev/null",
-            // The bootstrap socket, and the listing itself.
+            // The bootstrap socket, and the directory that is being listed.
             _ => target.starts_with("socket:") || target.contains("/proc/") || target.is_empty(),
         };
         assert!(is_fine, "{fd}");
@@ -211,7 +211,7 @@ fn a_program_that_cannot_be_started_is_an_error_with_its_path_and_cause() {
 
 #[test]
 fn a_program_that_ends_before_it_attaches_is_told_at_once_with_its_log() {
-    // It counts the children of its process.
+    // The test counts the children of its process.
     if !in_a_process_of_its_own(name_of(
         a_program_that_ends_before_it_attaches_is_told_at_once_with_its_log,
     )) {
@@ -245,7 +245,7 @@ fn a_program_that_ends_before_it_attaches_is_told_at_once_with_its_log() {
 
 #[test]
 fn a_program_that_never_attaches_is_killed_at_the_handshake_timeout() {
-    // It counts the children of its process.
+    // The test counts the children of its process.
     if !in_a_process_of_its_own(name_of(
         a_program_that_never_attaches_is_killed_at_the_handshake_timeout,
     )) {
@@ -259,7 +259,7 @@ fn a_program_that_never_attaches_is_killed_at_the_handshake_timeout() {
     assert!(start.elapsed() >= timeout);
     assert_eq!(children_named("sleep"), 0, "reaped when spawn returns");
 
-    // One that writes nonsense to where the answer belongs.
+    // A program that writes nonsense in place of the answer.
     let script = "echo this is no answer >&0; sleep 1000";
     let talker = Spawner::program("/bin/sh").args(["-c", script]).config(Config::small());
     let error = refused(&talker.handshake_timeout(timeout));

@@ -1,4 +1,4 @@
-//! Streams: every chunk once and in order, and what happens when one ends early.
+//! Streams deliver every chunk once and in order, and can end early.
 
 use std::time::Duration;
 
@@ -99,7 +99,7 @@ fn an_iterator_over_a_stream_ends_after_the_last_chunk_or_the_first_error(backen
 fn a_stream_that_is_dropped_early_frees_the_worker_and_its_space_at_once(backend: Backend) {
     let channel = backend.spawn(Config::small());
     for taken in [0, 1, 2, 17, 100] {
-        // Endless for all that this test cares.
+        // This is endless for the purpose of the test.
         let mut stream = channel.stream(COUNT, &encode(&[1 << 40, 1000]), LONG).unwrap();
         assert_chunks(&mut stream, 0..taken, 1000);
         drop(stream);
@@ -203,7 +203,7 @@ fn a_reader_that_does_not_read_costs_one_window_and_its_worker_waits(backend: Ba
     assert_eq!((health.bytes_sent, health.state), (sent, WorkerState::AwaitingCredit));
     assert_eq!(health.current_request, Some(stream.id()));
 
-    // Others wait behind it, and are told for what.
+    // Another call waits behind the stream, and its error says so.
     let error = channel.call(ECHO, b"x", Duration::from_millis(50)).unwrap_err();
     assert!(error.is_timeout());
     let hint = format!("stream of request {}", stream.id());
@@ -225,7 +225,7 @@ fn two_streams_are_read_in_turns_without_mixing(backend: Backend) {
     assert!(one.next_chunk().unwrap().is_none());
     assert!(two.next_chunk().unwrap().is_none());
 
-    // The later one read first: the earlier one's chunks wait in memory.
+    // The later stream is read first. The chunks of the earlier one wait in memory.
     let mut one = channel.stream(COUNT, &encode(&[500, 48]), LONG).unwrap();
     let mut two = channel.stream(COUNT, &encode(&[500, 96]), LONG).unwrap();
     assert_chunks(&mut two, 0..500, 96);
@@ -236,12 +236,12 @@ fn two_streams_are_read_in_turns_without_mixing(backend: Backend) {
 
 fn chunks_that_are_kept_stay_what_they_were(backend: Backend) {
     let channel = backend.spawn(Config::small());
-    // Short ones are copied out of the ring, long ones hold it.
+    // Short chunks are copied out of the ring, long ones hold it.
     for (len, held) in [(100, 0), (5000, 3)] {
         let mut stream = channel.stream(COUNT, &encode(&[300, len]), LONG).unwrap();
         let kept: Vec<_> = (0..3).map(|_| stream.next_chunk().unwrap().unwrap()).collect();
         assert_eq!(channel.stats().leases_held, held);
-        // As many as fit before those that are kept are in the way.
+        // As many chunks as fit before the kept ones are in the way.
         assert_chunks(&mut stream, 3..6, len as usize);
         for (i, chunk) in kept.iter().enumerate() {
             assert!(chunk.to_vec() == pattern(i as u64, len as usize), "{i} was overwritten");
@@ -290,7 +290,7 @@ fn a_reader_that_pauses_keeps_no_slot_but_those_of_chunks_it_was_given(backend: 
     let channel = backend.spawn(tiny(16 << 10).build().unwrap());
     let mut stream = channel.stream(COUNT, &encode(&[6, 700]), LONG).unwrap();
     assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), pattern(0, 700));
-    // More than the ring holds, and nobody reads the stream meanwhile.
+    // More than the ring holds, while no thread reads the stream.
     for i in 0..100 {
         let bytes = pattern(i, 900);
         assert!(channel.call(ECHO, &bytes, LONG).unwrap().to_vec() == bytes);
@@ -350,7 +350,7 @@ fn chunks_that_another_thread_has_read_come_before_those_in_the_ring(backend: Ba
     for len in [8, 500] {
         let mut stream = channel.stream(COUNT, &encode(&[400, len]), LONG).unwrap();
         for from in (0..400).step_by(20) {
-            // Waits behind the stream, and reads its chunks meanwhile.
+            // This call waits behind the stream, and reads its chunks meanwhile.
             let waits = channel.submit(ECHO, b"x", timeout);
             let _ = waits.and_then(slipring::Pending::wait);
             assert_chunks(&mut stream, from..from + 20, len as usize);

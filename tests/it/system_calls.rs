@@ -1,5 +1,5 @@
-//! System calls that a kernel or a sandbox does not have, and clocks that none may wait for.
-//! Each in a process of its own, under a filter.
+//! Kernels and sandboxes that lack some system calls, and clocks that no wait may use. Each test
+//! runs in a process of its own, under a filter.
 #![allow(unsafe_code, reason = "filters of system calls")]
 
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::common::*;
 use slipring::{ErrorKind, Kind};
 
-/// What must hold for an argument of a system call, of which the low 32 bits are looked at.
+/// A condition on the low 32 bits of an argument of a system call.
 #[derive(Clone, Copy)]
 enum Argument {
     HasBits(u32, u32),
@@ -15,8 +15,8 @@ enum Argument {
     Equals(u32, u32),
 }
 
-/// From now on these system calls, with these arguments, have this result, for this process
-/// and all that it starts.
+/// Makes system calls with these arguments have this result from now on, in this process and in all
+/// that it starts.
 fn filter(rules: &[(i64, &[Argument])], result: u32) {
     let statement =
         |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
@@ -26,7 +26,7 @@ fn filter(rules: &[(i64, &[Argument])], result: u32) {
     };
     let mut program = Vec::new();
     for (call, arguments) in rules {
-        // What is left of the rule when a condition does not hold.
+        // The number of instructions to skip if a condition does not hold.
         let mut rest = 2 * arguments.len() + 1;
         program.extend([load(0), test(libc::BPF_JEQ, *call as u32, rest)]);
         for argument in *arguments {
@@ -44,7 +44,7 @@ fn filter(rules: &[(i64, &[Argument])], result: u32) {
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: takes integers only.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
-    // All threads: the harness has one more.
+    // The filter holds for all threads, as the harness has one more.
     let all = libc::SECCOMP_FILTER_FLAG_TSYNC;
     // SAFETY: a live program, which the kernel copies.
     let set = unsafe {
@@ -72,7 +72,7 @@ fn assert_all_works() {
     let timeout = Duration::from_millis(30);
     assert!(channel.call(SLOW_ECHO, &encode(&[100]), timeout).unwrap_err().is_timeout());
     assert_usable(&channel);
-    // A close wakes who waits.
+    // A close wakes a waiting call.
     std::thread::scope(|scope| {
         let waiting = channel.submit(FOR_EVER, b"", Duration::MAX).unwrap();
         let waiter = scope.spawn(|| waiting.wait().unwrap_err().kind());
@@ -126,16 +126,16 @@ fn without_all_that_is_new_all_works() {
     }
 }
 
-/// A process that waits until a time of the wall clock is killed.
+/// Kills this process if it waits until a time of the wall clock.
 fn kill_who_waits_for_the_wall_clock() {
     let realtime = libc::CLOCK_REALTIME as u32;
     let flag = libc::FUTEX_CLOCK_REALTIME as u32;
     filter(
         &[
-            // With a timeout: waits without one name a clock as well.
+            // Waits without a timeout name a clock as well.
             (libc::SYS_futex, &[Argument::HasBits(1, flag), Argument::IsOver(3, 0)]),
             (libc::SYS_futex_waitv, &[Argument::IsOver(3, 0), Argument::Equals(4, realtime)]),
-            // For a while, which this clock's steps do not change, is no matter.
+            // Relative sleeps are allowed, as steps of the clock do not change them.
             (
                 libc::SYS_clock_nanosleep,
                 &[Argument::Equals(0, realtime), Argument::HasBits(1, libc::TIMER_ABSTIME as u32)],
@@ -194,8 +194,8 @@ fn no_deadline_is_read_from_the_wall_clock() {
                 continue;
             }
             files += 1;
-            // Named channels sleep in events that only know the wall clock, in slices that
-            // are bounded by a monotonic deadline; and they date what is left over.
+            // The events of named channels only know the wall clock. They sleep in slices that a
+            // monotonic deadline bounds. The names of left-overs have a date.
             if ["shm/slices.rs", "named/stale.rs"].iter().any(|named| entry.path().ends_with(named))
             {
                 continue;

@@ -1,4 +1,4 @@
-//! What the blocking channel promises, promised to tasks, on several executors.
+//! The promises of the blocking channel, kept for tasks on several executors.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn in_tiny_rings() -> Spawner {
     spawner().config(tiny(4096).build().unwrap())
 }
 
-/// An ordinary call still works, and nothing is left in flight.
+/// Makes an ordinary call, and checks that nothing is left in flight.
 async fn assert_usable_by_tasks(channel: &AsyncChannel) {
     let bytes = pattern(channel.blocking().stats().cancels, 777);
     assert_eq!(channel.call(ECHO, &bytes, LONG).await.unwrap().to_vec(), bytes);
@@ -162,7 +162,7 @@ fn a_chunk_that_is_not_awaited_to_its_end_is_not_lost() {
         let mut stream = channel.stream(TRICKLE, &request, LONG).await.unwrap();
         for i in 0..60 {
             let chunk = loop {
-                // Given up after one poll, then asked for again.
+                // The future is dropped after one poll, and made again.
                 match poll_times(1, Duration::ZERO, stream.next_chunk()) {
                     Some(chunk) => break chunk,
                     None => nap(Duration::from_micros(100)).await,
@@ -205,7 +205,7 @@ fn a_ring_that_stays_full_times_the_sender_out_before_anything_is_sent() {
         assert!(full.to_string().contains("no room for 500 bytes"), "{full}");
         busy.await.unwrap();
         for pending in sent {
-            // What waited behind it is past its own deadline.
+            // Requests that waited behind it are past their own deadline.
             let _ = pending.await;
         }
         assert_usable_by_tasks(&channel).await;
@@ -265,7 +265,7 @@ fn a_stopped_worker_is_unresponsive_and_goes_on_rightly() {
     on_each(plain, |channel| async move {
         assert_usable_by_tasks(&channel).await;
         stop(channel.blocking().pid());
-        // More than the health ring has room for: those that find none time out too.
+        // More than the health ring has room for. Those without room time out too.
         let pings = (0..200).map(|_| channel.ping(SHORT));
         for error in all(pings.collect()).await {
             assert!(error.unwrap_err().is_timeout());
@@ -357,7 +357,7 @@ fn a_hundred_tasks_that_wait_are_each_told_once_of_a_death_and_how() {
         for (outcome, id) in errors.into_iter().zip(ids) {
             let error: Error = outcome.unwrap_err();
             assert!(error.is_peer_dead(), "{error}");
-            // The kernel can take longer to hand out the status than the error waits for it.
+            // The kernel can take longer to report the status than the error waits for it.
             eventually("the cause is known", || error.death().unwrap().cause().is_some());
             let text = error.to_string();
             assert!(text.contains("SIGKILL") && text.contains(&pid.to_string()), "{text}");

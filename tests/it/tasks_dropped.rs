@@ -17,7 +17,7 @@ fn start(config: Config) -> AsyncChannel {
     AsyncChannel::new(spawner().config(config).pollable().spawn().unwrap()).unwrap()
 }
 
-/// The next call gets its own answer, and everything else is given back.
+/// Checks that the next call gets its own answer, and that everything is given back.
 fn assert_clean(channel: &AsyncChannel, seed: u64) {
     let bytes = pattern(seed, 900);
     let reply = pollster::block_on(channel.call(ECHO, &bytes, LONG)).unwrap();
@@ -27,8 +27,8 @@ fn assert_clean(channel: &AsyncChannel, seed: u64) {
     assert_eq!((stats.leases_held, stats.unknown_frames), (0, 0));
 }
 
-/// Drops what `make` makes after every number of polls up to the one that makes it
-/// ready, `rounds` times.
+/// Makes a future with `make` and drops it after each number of polls up to the one that completes
+/// it, `rounds` times.
 fn drop_after_each_poll<T, F: Future<Output = T>>(
     channel: &AsyncChannel,
     rounds: u64,
@@ -59,7 +59,7 @@ fn a_long_message_that_is_dropped_after_any_number_of_polls_leaves_nothing_behin
     let bytes = pattern(5, 40_000);
     drop_after_each_poll(&channel, 4, || channel.call(SUM, &bytes, LONG));
     drop_after_each_poll(&channel, 4, || channel.call(ECHO, &bytes, LONG));
-    // Two at once: the second waits for its turn.
+    // Two messages at once: the second waits for its turn.
     drop_after_each_poll(&channel, 4, || async {
         let both = vec![channel.call(SUM, &bytes, LONG), channel.call(SUM, &bytes, LONG)];
         crate::executors::all(both).await.into_iter().for_each(|reply| drop(reply.unwrap()));
@@ -137,7 +137,7 @@ fn timeouts_and_selects_of_tokio_drop_futures_without_harm() {
                 }
             }
             assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
-            // A task that is aborted is dropped somewhere, some time.
+            // The runtime drops an aborted task on any thread, at any time.
             let tasks: Vec<_> = (0..100)
                 .map(|_| {
                     let channel = channel.clone();
@@ -222,7 +222,7 @@ fn wakers_do_not_pile_up() {
         until_ready(pin!(async { drop(channel.ping(LONG).await.unwrap()) }), context);
         until_ready(pin!(async { drop(channel.call(ECHO, b"x", LONG).await.unwrap()) }), context);
     }
-    // This one and the waker here; the driver's thread may be about to wake one more.
+    // The test holds two wakers. The driver's thread may be about to wake one more.
     eventually("all others are dropped", || Arc::strong_count(&probe) == 2);
 }
 
@@ -277,7 +277,7 @@ fn channels_come_and_go_while_others_are_used() {
                     let reply = pollster::block_on(steady.call(ECHO, &bytes, LONG)).unwrap();
                     assert_eq!(reply.into_vec(), bytes);
                     drop(channel);
-                    // Its channel is closed; it is told so, or was faster.
+                    // Its channel is closed: it fails, or it was faster than the close.
                     if let Err(error) = pollster::block_on(pending) {
                         assert_eq!(error.kind(), ErrorKind::Closed);
                     }

@@ -1,5 +1,5 @@
 //! The worker thread that replaces the worker process in a host's own tests. The tests of `calls`,
-//! `concurrency`, `health` and `streams` run over it too, but for those that stop the worker.
+//! `concurrency`, `health` and `streams` run over it too, except those that stop the worker.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a subscriber sees of a call.
+//! The spans that a subscriber sees of a call.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -32,7 +32,7 @@ impl Subscriber for Names {
 
 #[test]
 fn a_call_and_a_close_are_spans() {
-    // Which callsites are of interest is decided for a process as a whole.
+    // `tracing` decides for the whole process which callsites are of interest.
     if !in_a_process_of_its_own(name_of(a_call_and_a_close_are_spans)) {
         return;
     }

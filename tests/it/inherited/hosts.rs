@@ -1,4 +1,4 @@
-//! The hosts.
+//! The hosts of the cases.
 #![allow(unreachable_pub, missing_docs, reason = "a module of tests")]
 
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ fn tail(error: &Error) -> String {
     error.death().unwrap().log_tail().unwrap_or_default().to_owned()
 }
 
-/// Lets a worker say something and crash; returns the error.
+/// Lets a worker print something and crash, and returns the error.
 fn crash_after(channel: &Channel, words: &str) -> Error {
     channel.call(PRINT, words, LONG).unwrap();
     channel.call(EXIT, &[3], LONG).unwrap_err()
@@ -51,7 +51,7 @@ pub fn relative_log_directory() {
     channel.close(LONG).unwrap();
     let text = std::fs::read_to_string(path).unwrap();
     assert!(text.ends_with("[supervisor] exited with code 3\n"), "{text}");
-    // The very directory is gone; it is made again where it was.
+    // The directory is removed, and made again where it was.
     std::fs::remove_dir_all(&here).unwrap();
     let channel = spawner.spawn().unwrap();
     assert!(tail(&crash_after(&channel, "again")).contains("again"));
@@ -73,7 +73,7 @@ pub fn renamed_log() {
     assert_eq!(std::fs::read_to_string(path).unwrap(), "another's");
 }
 
-/// A spawner of the same worker by another path.
+/// A spawner of the same worker at another path.
 fn worker_at(path: impl Into<PathBuf>) -> Spawner {
     Spawner::program(path)
         .args(only(name_of(super::worker_entry)))
@@ -125,7 +125,7 @@ pub fn same_log() {
     first.close(LONG).unwrap();
     let path = first.log_path().unwrap().to_owned();
     drop((first, error));
-    // Once it is gone its file is used again.
+    // The file is used again once the first channel is dropped.
     let third = spawner.spawn().unwrap();
     assert_eq!(third.log_path(), Some(path.as_path()));
     second.call(PRINT, "the other's", LONG).unwrap();
@@ -137,7 +137,7 @@ pub fn same_log() {
     assert_eq!(std::fs::read_dir(dir).unwrap().count(), 2, "as many as were used at a time");
 }
 
-/// Where the other host of [`same_log_of_another_host`] has its logs.
+/// The variable with the directory of logs of the other host of [`same_log_of_another_host`].
 const LOGS: &str = "SLIPRING_TEST_LOGS";
 
 pub fn same_log_of_another_host() {
@@ -195,7 +195,7 @@ pub fn never_asks() {
     assert!(!log.contains("without end"), "{log}");
 }
 
-/// The arguments that make `program` run the worker.
+/// The command that makes this program run the worker.
 fn own_command() -> [String; 5] {
     let own = std::env::current_exe().unwrap().display().to_string();
     let rest = only(name_of(super::worker_entry)).map(str::to_owned);
@@ -213,19 +213,19 @@ fn assert_works_behind(wrapper: &Spawner) {
     channel.close(LONG).unwrap();
     assert!(!is_running(worker));
 
-    // A worker that dies is known to be dead, whatever the wrapper does then.
+    // The death of a worker is known, whatever the wrapper does then.
     let channel = wrapper.spawn().unwrap();
     let error = channel.call(RAISE, &[libc::SIGKILL as u8], LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PeerDied, "{error}");
 
-    // And so is one whose wrapper dies.
+    // So is the death of a wrapper.
     let channel = wrapper.spawn().unwrap();
     let worker = of_worker(&channel);
     send_signal(channel.pid(), libc::SIGKILL);
     eventually("its end is noticed", || !channel.is_alive());
     eventually("the worker is gone", || !is_running(worker));
 
-    // A channel that is dropped ends it as well, be its handler stuck or not.
+    // A dropped channel ends the wrapper as well, even if the handler is stuck.
     let channel = wrapper.spawn().unwrap();
     let worker = of_worker(&channel);
     drop(channel.submit(FOR_EVER, b"", LONG).unwrap());
@@ -235,7 +235,7 @@ fn assert_works_behind(wrapper: &Spawner) {
 
 pub fn behind_timeout() {
     if let Some(line) = std::env::var_os(LOGS) {
-        // This host ends without a word to its worker.
+        // This host ends without telling its worker.
         let channel = Spawner::program("timeout").arg("60").args(own_command()).spawn().unwrap();
         std::fs::write(line, values(&ask(&channel, SELF), "pid")[0]).unwrap();
         std::process::abort();
@@ -307,7 +307,7 @@ pub fn replaced_later() {
     assert_eq!(program(&channel).unwrap(), own);
     let line = std::fs::read(format!("/proc/{}/cmdline", channel.pid())).unwrap();
     assert!(line.starts_with(own.as_os_str().as_bytes()), "it is known by its path");
-    // As an update does it.
+    // An update replaces a program so.
     let new = own.with_extension("new");
     std::fs::copy("/bin/true", &new).unwrap();
     std::fs::rename(&new, &own).unwrap();
@@ -317,7 +317,7 @@ pub fn replaced_later() {
     assert_usable(&spawner.spawn().unwrap());
 }
 
-/// Which of the three streams are open, without opening anything to find out.
+/// The standard streams that are open. The check itself opens nothing.
 fn open_streams() -> BTreeSet<i32> {
     let is_open = |fd: &i32| std::fs::read_link(format!("/proc/self/fd/{fd}")).is_ok();
     (0..3).filter(is_open).collect()
@@ -382,7 +382,7 @@ pub fn closed_streams_of_the_worker() {
     let text = ask(&channel, SELF);
     let fds = values(&text, "fd");
     let is_low = |fd: &&&str| fd.starts_with("1 ") || fd.starts_with("2 ");
-    // The listing itself takes the first free number.
+    // The directory that is being listed has the first free number.
     let low: Vec<_> = fds.iter().filter(is_low).filter(|fd| !fd.contains("/proc/")).collect();
     assert!(low.is_empty(), "{low:?} of {fds:?}");
 }

@@ -1,4 +1,4 @@
-//! The programs that the hosts start: this one, run with a test that calls one of these.
+//! The programs that the hosts start: this program, with a test that calls one of these functions.
 #![allow(unreachable_pub, missing_docs, reason = "a module of tests")]
 
 use std::io::Write;
@@ -17,9 +17,9 @@ pub const START: Kind = Kind::named("start");
 /// Closes all descriptors from 3 up.
 pub const CLOSE_ALL: Kind = Kind::named("close all");
 
-/// Has the worker close its standard output and error before it attaches, and print.
+/// Makes the worker close its standard output and error before it attaches, and print.
 pub const CLOSED: &str = "SLIPRING_TEST_CLOSED";
-/// How many programs that never ask have started one another.
+/// The number of programs that have started one another without asking whether they are workers.
 pub const DEPTH: &str = "SLIPRING_TEST_DEPTH";
 
 pub fn close_fd(fd: i32) {
@@ -30,7 +30,7 @@ pub fn close_fd(fd: i32) {
     };
 }
 
-/// Writes to a descriptor that is closed, if all is well.
+/// Writes to a descriptor, which is closed unless something is wrong.
 pub fn print_a_byte(fd: i32) {
     // SAFETY: one live byte.
     #[allow(unsafe_code, reason = "write")]
@@ -39,12 +39,12 @@ pub fn print_a_byte(fd: i32) {
     };
 }
 
-/// A worker, unless it was not started as one.
+/// Serves if this process was started as a worker.
 pub fn serve() {
     if std::env::var_os(CLOSED).is_some() {
         close_fd(1);
         close_fd(2);
-        // It prints all the same.
+        // The worker prints nevertheless.
         std::thread::spawn(|| {
             loop {
                 print_a_byte(1);
@@ -84,12 +84,12 @@ pub fn serve() {
     }
 }
 
-/// Says whether it takes itself for a worker.
+/// Prints whether this process takes itself for a worker.
 pub fn ask() {
     println!("is_worker: {}", worker::is_worker());
 }
 
-/// Starts itself, as a program that never asks does.
+/// Starts this program again, as a program does that never asks whether it is a worker.
 pub fn never_ask() {
     let Ok(depth) = std::env::var(DEPTH) else { return };
     let depth: u32 = depth.parse().unwrap();

@@ -1,4 +1,4 @@
-//! What is not as it must be is refused, with both values.
+//! A worker refuses segments that are not as they must be, and names both values.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -26,7 +26,7 @@ fn file(name: &str, side: &str) -> File {
     OpenOptions::new().read(true).write(true).open(path(name, side)).unwrap()
 }
 
-/// Why a worker refuses the channel `name`.
+/// Returns why a worker refuses the channel `name`.
 fn refusal(name: &str) -> String {
     let error = worker().serve_named(name, AT_ONCE).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
@@ -40,7 +40,7 @@ fn assert_refused(name: &str, parts: &[&str]) {
     }
 }
 
-/// Refused while these bytes stand there.
+/// Writes these bytes, checks that a worker refuses the channel, and restores the bytes.
 fn assert_refused_with(name: &str, at: u64, bytes: &[u8], parts: &[&str]) {
     let file = file(name, "down");
     let mut before = vec![0; bytes.len()];
@@ -121,7 +121,7 @@ fn other_sizes_are_refused() {
     for side in ["down", "up"] {
         let file = file(&name, side);
         let len = file.metadata().unwrap().len();
-        // Longer only: this process has the pages mapped.
+        // Only a longer file is tried, as this process has mapped its pages.
         file.set_len(len + 4096).unwrap();
         assert_refused(&name, &[&len.to_string(), &(len + 4096).to_string()]);
         file.set_len(len).unwrap();
@@ -157,7 +157,7 @@ fn other_versions_and_garbage_are_refused_and_do_no_harm() {
         refusal(&name);
     }
     down.write_all_at(&before, 0).unwrap();
-    // And it is as good as ever then.
+    // The channel works once the bytes are restored.
     let mut child = attach(&name, "worker_entry");
     let channel = host.accept(LONG).unwrap();
     assert_usable(&channel);

@@ -1,4 +1,4 @@
-//! How channels over named segments end: in order, by a kill of either side, or not.
+//! The ends of channels over named segments: by a close, by a kill of either side, or never.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -89,7 +89,7 @@ fn a_host_waits_for_a_worker_and_takes_its_names_along_if_none_comes() {
     let mut host = named::create(&name, &Config::small()).unwrap();
     let error = host.accept(Duration::from_millis(20)).unwrap_err();
     assert!(error.is_timeout(), "{error}");
-    // It is still good for a worker that comes later.
+    // The host still accepts a worker that comes later.
     let child = attach(&name, "worker_entry");
     let channel = host.accept(LONG).unwrap();
     drop(host);
@@ -143,7 +143,7 @@ fn a_worker_that_is_killed_between_two_rings_leaves_nobody_waiting() {
         let channel = host.accept(LONG).unwrap();
         assert_usable(&channel);
         let error = std::thread::scope(|scope| {
-            // Each call is a ring and a wait on both sides.
+            // Each call has a wake-up and a wait on both sides.
             let caller = scope.spawn(|| {
                 (0..u64::MAX)
                     .find_map(|i| channel.call(ECHO, &encode(&[i]), LONG).err())
@@ -191,8 +191,8 @@ fn a_worker_without_a_session_says_why_and_detaches() {
     assert_eq!(channel.call(ECHO, b"", LONG).unwrap_err().kind(), ErrorKind::Session);
 }
 
-/// Not a test of its own: a process that makes a channel and says its name, and when a
-/// handler runs.
+/// Not a test of its own: a process that makes a channel, and prints its name and when a handler
+/// runs.
 #[test]
 fn parent_that_will_be_killed() {
     if !is_rerun(name_of(parent_that_will_be_killed)) {

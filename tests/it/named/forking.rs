@@ -1,4 +1,4 @@
-//! A host that forks: the child has no part in what the parent made.
+//! A host that forks: the child cannot use the channels of its parent.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::common::*;
 
 #[test]
 fn a_forked_child_is_refused_and_takes_nothing_along() {
-    // In a process of its own, with no threads but the library's.
+    // The new process has no threads but the library's.
     let name = name_of(a_forked_child_is_refused_and_takes_nothing_along);
     if !is_rerun(name) {
         rerun(name);

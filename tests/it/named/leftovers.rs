@@ -1,4 +1,4 @@
-//! What is a left-over and what is not.
+//! Left-over segments, and segments that are none.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -21,7 +21,7 @@ fn is_there(name: &str, side: &str) -> bool {
     fs::exists(path(name, side)).unwrap()
 }
 
-/// Makes the segments say that an earlier process with this one's id has made them.
+/// Changes the segments as if an earlier process with this process id had made them.
 fn forge_start_time(name: &str) {
     for side in ["down", "up"] {
         let file = OpenOptions::new().read(true).write(true).open(path(name, side)).unwrap();
@@ -45,11 +45,11 @@ fn a_process_that_got_the_makers_id_later_does_not_keep_its_segments() {
     found.remove().unwrap();
     assert!(stale(&name).is_none());
 
-    // The host must not take its successor's names along.
+    // The host must not remove the names of its successor.
     let successor = named::create(&name, &Config::small()).unwrap();
     drop(host);
     assert!(is_there(&name, "down") && is_there(&name, "up"));
-    // Nor must one who looked before.
+    // Nor must a list that was made before.
     found.remove().unwrap();
     assert!(is_there(&name, "down") && is_there(&name, "up"));
     drop(successor);
@@ -74,7 +74,7 @@ fn what_this_library_has_not_made_is_not_listed() {
     for bytes in [pattern(3, 10), pattern(4, 10_000), vec![]] {
         fs::write(&down, &bytes).unwrap();
         fs::set_permissions(&down, Permissions::from_mode(0o600)).unwrap();
-        // Empty, it may be in the making.
+        // An empty segment may be in the making.
         assert!(stale(&name).is_none(), "{} bytes", bytes.len());
         let taken = named::create(&name, &Config::small());
         assert!(taken.unwrap_err().to_string().contains("has not made"));

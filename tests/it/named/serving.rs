@@ -1,4 +1,4 @@
-//! What the included files do not cover: other processes, their names, their doorbell.
+//! Named channels between processes: their names, and their doorbell.
 
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -50,7 +50,7 @@ fn a_sleeping_side_is_woken_by_the_event_and_not_by_the_end_of_its_slice() {
     let channel = channel(Config::builder().wait_strategy(WaitStrategy::Park).build().unwrap());
     let mut times: Vec<Duration> = (0..400_u64)
         .map(|i| {
-            // Across every part of a second: the waits are cut at its end.
+            // The naps cross every part of a second, as waits are cut at its end.
             std::thread::sleep(Duration::from_micros(i * 37 % 5000));
             let start = Instant::now();
             channel.call(ECHO, &encode(&[i]), LONG).unwrap();
@@ -59,7 +59,7 @@ fn a_sleeping_side_is_woken_by_the_event_and_not_by_the_end_of_its_slice() {
         .collect();
     times.sort();
     println!("p50 {:?}, p99 {:?}, max {:?}", times[200], times[396], times[399]);
-    // A lost ring costs 100 ms or more; a busy machine can delay a few.
+    // A lost wake-up costs 100 ms or more. A busy machine can delay a few calls.
     assert!(percentile(&times, 90) < Duration::from_millis(100), "{:?}", percentile(&times, 90));
 }
 
@@ -127,7 +127,7 @@ fn the_segments_have_the_channels_name_and_are_nobody_elses_to_open() {
         let path = format!("/dev/shm/slipring.{name}.{side}");
         let found = std::fs::symlink_metadata(&path).unwrap();
         assert_eq!(found.mode() & 0o7777, 0o600);
-        // All of it is there: nothing is left to be found missing later.
+        // All blocks are allocated, so that none can be missing later.
         assert!(found.blocks() * 512 >= found.len(), "{} of {}", found.blocks(), found.len());
     }
     let taken = slipring::named::create(&name, &Config::small()).unwrap_err();
