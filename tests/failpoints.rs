@@ -157,7 +157,7 @@ impl Cases {
 }
 
 #[test]
-fn a_worker_that_dies_at_any_step_of_serving_is_a_death_after_an_exact_prefix() {
+fn a_worker_that_dies_at_any_step_of_serving_leaves_an_exact_prefix() {
     let _alone = one_at_a_time();
     let mut cases = Cases::new();
     for point in SERVING {
@@ -237,7 +237,7 @@ fn a_frame_is_delivered_if_and_only_if_it_was_committed_before_the_death() {
 }
 
 #[test]
-fn a_worker_that_stops_at_any_step_times_out_and_goes_on_without_a_lost_wake() {
+fn a_worker_that_stops_at_any_step_times_out_and_loses_no_wake() {
     let _alone = one_at_a_time();
     let mut cases = Cases::new();
     for point in SERVING.into_iter().filter(|point| *point != "after answer") {
@@ -284,7 +284,7 @@ fn a_worker_that_pauses_at_any_step_loses_nothing() {
 }
 
 #[test]
-fn a_worker_that_dies_or_stops_in_the_handshake_is_a_failed_handshake_and_reaped() {
+fn a_worker_that_dies_or_stops_in_the_handshake_fails_it_and_is_reaped() {
     let _alone = one_at_a_time();
     let mut cases = Cases::new();
     for point in ATTACHING {

@@ -62,7 +62,7 @@ fn a_reply_that_is_not_rung_for_is_found_without_a_timeout() {
 }
 
 #[test]
-fn a_length_that_cannot_be_poisons_the_channel_and_one_that_changes_is_read_once() {
+fn an_impossible_length_poisons_and_one_that_changes_is_read_once() {
     run_all([
         ("length of a slot and one", Comes::Corrupt),
         ("length: 4096", Comes::Corrupt),
@@ -290,7 +290,7 @@ fn a_lie_about_any_byte_of_a_control_word_is_found_or_harmless() {
 }
 
 #[test]
-fn a_lie_about_any_byte_of_the_header_and_of_what_is_reserved_is_harmless_once_attached() {
+fn a_lie_about_any_byte_of_the_header_is_harmless_once_attached() {
     let words = control_words();
     let is_word = |at: usize| words.iter().any(|(from, len)| (*from..from + len).contains(&at));
     let places: Vec<usize> = (0..4096).filter(|at| !is_word(*at)).collect();
@@ -305,7 +305,7 @@ fn a_lie_about_any_byte_of_the_header_and_of_what_is_reserved_is_harmless_once_a
 }
 
 #[test]
-fn a_lie_about_any_byte_of_a_frames_header_is_found_or_an_error_or_the_workers_own_loss() {
+fn a_lie_about_any_byte_of_a_frames_header_harms_only_the_worker() {
     for make in [Place::DataFrame, Place::HealthFrame] {
         let outcomes = lie(&(0..32).map(make).collect::<Vec<_>>());
         assert!(outcomes.over["PeerCorrupt"] > 20, "{outcomes:?}");
@@ -313,7 +313,7 @@ fn a_lie_about_any_byte_of_a_frames_header_is_found_or_an_error_or_the_workers_o
 }
 
 #[test]
-fn memory_can_neither_be_truncated_nor_grown_nor_made_writable_by_the_worker() {
+fn the_worker_can_neither_resize_memory_nor_make_it_writable() {
     let _alone = one_at_a_time();
     let channel = hostile();
     let worked = channel.call(CASE, "memory", LONG).unwrap().to_vec();
@@ -327,7 +327,7 @@ fn memory_can_neither_be_truncated_nor_grown_nor_made_writable_by_the_worker() {
 }
 
 #[test]
-fn holes_that_the_worker_punches_into_its_region_are_never_a_fault_in_the_parent() {
+fn holes_in_the_workers_region_are_never_a_fault_in_the_parent() {
     let _alone = one_at_a_time();
     let mut over = Overtime::default();
     for _ in 0..10 {
@@ -342,7 +342,7 @@ fn holes_that_the_worker_punches_into_its_region_are_never_a_fault_in_the_parent
 }
 
 #[test]
-fn a_stream_that_ignores_its_credit_costs_bounded_memory_while_nobody_reads_it() {
+fn a_stream_that_ignores_its_credit_costs_bounded_memory() {
     let _alone = one_at_a_time();
     let cases =
         ["chunks without end", "chunks in pieces without end", "chunks for the credit of results"];
@@ -376,7 +376,7 @@ fn a_stream_that_ignores_its_credit_costs_bounded_memory_while_nobody_reads_it()
 }
 
 #[test]
-fn a_descriptor_for_reactors_that_the_worker_misuses_is_a_hint_and_nothing_more() {
+fn a_wake_descriptor_that_the_worker_misuses_harms_only_its_channel() {
     let _alone = one_at_a_time();
     let mut over = Overtime::default();
     for case in [
@@ -414,7 +414,7 @@ fn refused_handshake(case: &str) -> Error {
 }
 
 #[test]
-fn a_header_that_is_not_the_one_that_was_given_is_refused_with_both_values() {
+fn a_header_that_is_not_the_given_one_is_refused_with_both_values() {
     for (case, parts) in [
         ("magic", &["magic 0x", "expected 0x474e495250494c53"][..]),
         ("version", &["version 9", "speaks 1", "hostile"]),

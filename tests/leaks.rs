@@ -16,7 +16,7 @@ fn spawn_call_close() {
 }
 
 #[test]
-fn nothing_is_left_behind_by_any_way_in_which_a_channel_ends_or_never_begins() {
+fn no_way_in_which_a_channel_ends_or_never_begins_leaves_anything() {
     if slipring::worker::is_worker() {
         return;
     }

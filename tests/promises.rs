@@ -68,31 +68,40 @@ fn every_link_between_documents_leads_to_a_file() {
     }
 }
 
+/// All Rust files below a folder; none where a package does not have it.
+fn sources(folder: &str) -> Vec<PathBuf> {
+    let mut directories = vec![root().join(folder)];
+    let mut found = Vec::new();
+    while let Some(directory) = directories.pop() {
+        let Ok(entries) = fs::read_dir(directory) else { continue };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            match path.extension() {
+                Some(end) if end == "rs" => found.push(path),
+                _ if path.is_dir() => directories.push(path),
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
 /// Files of the library with `unsafe`, how often, and the reason at their head.
 fn inventory() -> BTreeMap<String, (usize, String)> {
-    let source = root().join("src");
-    let mut directories = vec![source.clone()];
     let mut found = BTreeMap::new();
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                directories.push(path);
-                continue;
-            }
-            let text = fs::read_to_string(&path).unwrap();
-            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-            let uses =
-                |line: &str| line.matches("unsafe {").count() + line.matches("unsafe impl").count();
-            let count: usize = code.map(uses).sum();
-            if count == 0 {
-                continue;
-            }
-            let (_, rest) = text.split_once("allow(unsafe_code,").unwrap();
-            let reason = rest.split('"').nth(1).unwrap().to_owned();
-            let name = path.strip_prefix(&source).unwrap().display().to_string();
-            found.insert(name, (count, reason));
+    for path in sources("src") {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let uses =
+            |line: &str| line.matches("unsafe {").count() + line.matches("unsafe impl").count();
+        let count: usize = code.map(uses).sum();
+        if count == 0 {
+            continue;
         }
+        let (_, rest) = text.split_once("allow(unsafe_code,").unwrap();
+        let reason = rest.split('"').nth(1).unwrap().to_owned();
+        let name = path.strip_prefix(root().join("src")).unwrap().display().to_string();
+        found.insert(name, (count, reason));
     }
     found
 }
@@ -160,4 +169,48 @@ fn public_types_can_be_sent_and_shared_as_promised() {
     }
     #[cfg(feature = "named")]
     owned::<(slipring::named::NamedHost, slipring::named::Stale)>();
+
+/// The names of the tests in a file: of functions after `#[test]`, and of those that
+/// `conformance!` lists.
+fn tests_in(text: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for (at, _) in text.match_indices("#[test]") {
+        let function = text[at..].split_once("fn ").map_or("", |(_, rest)| rest);
+        names.extend(function.split('(').next().map(str::to_owned));
+    }
+    for (at, start) in text.match_indices("\nconformance! {\n") {
+        let list = text[at + start.len()..].split("\n}\n").next().unwrap_or_default();
+        let lines = list.lines().filter_map(|line| line.trim().strip_suffix(','));
+        names.extend(lines.filter(|line| !line.contains([':', ']'])).map(str::to_owned));
+    }
+    names
+}
+
+#[test]
+fn every_test_has_a_name_of_at_most_seventy_characters() {
+    let mut long = Vec::new();
+    let mut count = 0;
+    for path in ["src", "tests", "crates"].into_iter().flat_map(sources) {
+        let names = tests_in(&fs::read_to_string(&path).unwrap());
+        count += names.len();
+        let longer = names.into_iter().filter(|name| name.len() > 70);
+        long.extend(longer.map(|name| format!("{}: {name}", path.display())));
+    }
+    assert!(count > 500, "only {count} tests were found");
+    assert!(long.is_empty(), "{long:#?}");
+}
+
+#[test]
+fn examples_handle_their_errors() {
+    for path in sources("examples") {
+        let path = path.strip_prefix(root()).unwrap();
+        if path.components().any(|part| part.as_os_str() == "tests") {
+            continue;
+        }
+        let text = read(path.to_str().unwrap());
+        let text = text.split("#[cfg(test)]").next().unwrap();
+        for word in [".unwrap()", ".expect(", "panic!"] {
+            assert!(!text.contains(word), "{}: {word}", path.display());
+        }
+    }
 }

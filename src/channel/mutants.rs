@@ -10,9 +10,7 @@ fn killer(mutant: Mutant) -> &'static str {
         Mutant::SlotFreedEarly | Mutant::LetGoUntold | Mutant::RetiredStillOpen => {
             "a_reply_and_a_timeout_end_a_request_once"
         }
-        Mutant::LeftoversKept => {
-            "a_reply_that_another_thread_reads_while_its_owner_gives_up_reaches_nobody"
-        }
+        Mutant::LeftoversKept => "a_reply_that_is_read_while_its_owner_gives_up_is_dropped",
         Mutant::CancelLate => {
             "a_cancel_that_is_late_does_not_replace_that_of_the_slots_next_request"
         }

@@ -18,7 +18,7 @@ fn begun() -> Assembler {
 }
 
 #[test]
-fn a_request_takes_its_items_in_order_and_its_slot_is_free_after_both_ends_are_done() {
+fn a_request_takes_its_items_in_order_and_frees_its_slot_after_both_ends() {
     let mut requests = Requests::new(2, 100);
     let request = open(&mut requests);
     assert_eq!(requests.owner(request), Owner::Open { is_stream: false });
@@ -35,7 +35,7 @@ fn a_request_takes_its_items_in_order_and_its_slot_is_free_after_both_ends_are_d
 }
 
 #[test]
-fn a_call_that_has_its_result_is_ended_in_one_look_unless_there_is_more_to_it() {
+fn a_call_with_its_result_is_ended_in_one_look_unless_more_is_queued() {
     let mut requests = Requests::new(8, 100);
     let plain = open(&mut requests);
     assert!(requests.complete(plain));

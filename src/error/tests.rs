@@ -29,7 +29,7 @@ impl StatusLine for LastServed {
 }
 
 #[test]
-fn a_death_names_its_signal_its_log_and_the_last_lines_once_they_are_known() {
+fn a_death_names_signal_log_and_last_lines_once_they_are_known() {
     let death = WorkerDeath {
         role: "embed".into(),
         pid: 7,
@@ -104,7 +104,7 @@ fn no_kind_becomes_one_after_which_loops_of_std_try_again() {
 }
 
 #[test]
-fn a_message_is_one_line_without_its_source_which_comes_once_in_the_long_form() {
+fn a_message_is_one_line_and_only_the_long_form_has_the_source() {
     let source = io::Error::new(io::ErrorKind::NotFound, "no such\nfile");
     let error = Error::with_source(ErrorKind::Spawn, "cannot start a\u{1b}[31mb", source);
     assert_eq!(error.to_string(), "cannot start a\\u{1b}[31mb");

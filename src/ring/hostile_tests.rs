@@ -75,7 +75,7 @@ fn any_commit_word_but_the_expected_one_is_corrupt_for_good() {
 }
 
 #[test]
-fn a_length_that_cannot_be_is_corrupt_for_good_and_one_that_can_is_a_bounded_view() {
+fn an_impossible_length_is_corrupt_and_a_possible_one_a_bounded_view() {
     for (origin, room) in [(0, CAPACITY), (u64::MAX - 63, 64), (4096 - 256, 256)] {
         for word in forgeries(8) {
             let mut ring = rig(CAPACITY, MAX_FRAME, origin);

@@ -50,7 +50,7 @@ fn frames_of_every_length_pass_through_a_small_ring() {
 }
 
 #[test]
-fn a_batch_is_as_long_as_the_room_in_a_row_and_a_dropped_one_publishes_nothing() {
+fn a_batch_fits_the_room_in_a_row_and_publishes_nothing_if_dropped() {
     for Rig { mut producer, mut consumer, .. } in rings() {
         let claimed = |batch: Option<super::Batch<'_>>| batch.map(|batch| batch.len());
         assert_eq!(claimed(producer.try_claim_batch(100, 0).unwrap()), None);
@@ -282,7 +282,7 @@ fn a_frame_that_is_forgotten_is_released_with_the_next() {
 }
 
 #[test]
-fn lazily_committed_frames_are_seen_without_a_flush_and_the_bell_follows_with_it() {
+fn lazily_committed_frames_are_seen_at_once_and_rung_for_by_a_flush() {
     let mut ring = rig(CAPACITY, MAX_FRAME, 0);
     ring.consumer.announce();
     for round in 0..8 {
@@ -323,7 +323,7 @@ fn only_a_frame_that_is_slept_for_rings_and_only_once() {
 }
 
 #[test]
-fn a_producer_that_waits_for_space_is_rung_when_its_head_is_passed_and_only_once() {
+fn a_producer_that_waits_for_space_is_rung_once_when_it_is_there() {
     for mut ring in rings() {
         let rung = |ring: &Rig| ring.forge.consumer_bell.load(Ordering::Relaxed);
         fill(&mut ring.producer, 0);

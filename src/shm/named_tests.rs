@@ -146,7 +146,7 @@ fn no_ring_is_lost_whoever_takes_it() {
 }
 
 #[test]
-fn a_mutex_that_a_dead_peer_holds_delays_a_ring_and_is_freed_by_the_rescue() {
+fn a_mutex_of_a_dead_peer_delays_a_ring_until_the_rescue() {
     let made = made("rescue");
     let event = made.event();
     // Locked by nobody who will ever unlock it.
@@ -166,7 +166,7 @@ fn a_mutex_that_a_dead_peer_holds_delays_a_ring_and_is_freed_by_the_rescue() {
 }
 
 #[test]
-fn a_waiter_that_wakes_to_a_mutex_that_a_dead_peer_holds_goes_on_after_the_rescue() {
+fn a_waiter_that_wakes_to_a_mutex_of_a_dead_peer_goes_on() {
     let made = made("stuck");
     let event = made.event();
     thread::scope(|scope| {

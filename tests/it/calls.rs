@@ -11,16 +11,16 @@ conformance! {
     everywhere: [
         every_length_is_echoed_whatever_the_rings_size,
         frames_of_random_lengths_survive_a_long_run_through_the_smallest_ring,
-        a_message_longer_than_a_frame_travels_both_ways_in_constant_ring_memory,
-        a_message_over_the_cap_is_refused_with_both_numbers_and_nothing_is_sent,
+        a_message_longer_than_a_frame_travels_both_ways_in_small_rings,
+        a_message_over_the_cap_is_refused_with_both_numbers_and_not_sent,
         a_reply_over_the_cap_is_an_error_of_that_call_alone,
         a_kind_without_a_handler_is_answered_with_its_name,
         a_kind_of_the_protocols_own_cannot_be_sent,
         a_failing_handler_fails_its_own_call_with_type_and_message,
         a_failure_of_any_length_fits_a_frame,
         a_panicking_handler_fails_its_own_call_with_message_and_place,
-        a_stream_in_answer_to_a_call_and_a_result_in_answer_to_a_stream_are_protocol_errors,
-        a_handler_that_replies_and_fails_has_replied_and_one_that_reuses_the_proof_has_not,
+        a_stream_for_a_call_and_a_result_for_a_stream_are_protocol_errors,
+        a_handler_that_replies_and_fails_has_replied_and_a_reused_proof_not,
         a_payload_that_lies_about_its_length_is_refused_and_nothing_is_sent,
         requests_that_are_given_up_make_room_though_nobody_reads,
         request_ids_are_never_used_twice_and_replies_name_theirs,
@@ -84,7 +84,7 @@ fn frames_of_random_lengths_survive_a_long_run_through_the_smallest_ring(backend
     }
 }
 
-fn a_message_longer_than_a_frame_travels_both_ways_in_constant_ring_memory(backend: Backend) {
+fn a_message_longer_than_a_frame_travels_both_ways_in_small_rings(backend: Backend) {
     for config in [tiny(4 << 10).build().unwrap(), Config::small()] {
         let channel = backend.spawn(config);
         let max = channel.config().max_request();
@@ -105,7 +105,7 @@ fn a_message_longer_than_a_frame_travels_both_ways_in_constant_ring_memory(backe
     }
 }
 
-fn a_message_over_the_cap_is_refused_with_both_numbers_and_nothing_is_sent(backend: Backend) {
+fn a_message_over_the_cap_is_refused_with_both_numbers_and_not_sent(backend: Backend) {
     let channel = backend.spawn(Config::small());
     let cap = channel.config().max_message();
     channel.wait_ready(LONG).unwrap();
@@ -204,9 +204,7 @@ fn a_panicking_handler_fails_its_own_call_with_message_and_place(backend: Backen
     }
 }
 
-fn a_stream_in_answer_to_a_call_and_a_result_in_answer_to_a_stream_are_protocol_errors(
-    backend: Backend,
-) {
+fn a_stream_for_a_call_and_a_result_for_a_stream_are_protocol_errors(backend: Backend) {
     let channel = backend.spawn(Config::small());
     for _ in 0..3 {
         let pending = channel.submit(STREAM_ANYHOW, b"", LONG).unwrap();
@@ -228,9 +226,7 @@ fn a_stream_in_answer_to_a_call_and_a_result_in_answer_to_a_stream_are_protocol_
     assert_eq!(channel.in_flight(), 0);
 }
 
-fn a_handler_that_replies_and_fails_has_replied_and_one_that_reuses_the_proof_has_not(
-    backend: Backend,
-) {
+fn a_handler_that_replies_and_fails_has_replied_and_a_reused_proof_not(backend: Backend) {
     let channel = backend.spawn(Config::small());
     assert_eq!(channel.call(KEEP_PROOF, b"", LONG).unwrap().to_vec(), b"kept");
     assert_usable(&channel);

@@ -25,7 +25,7 @@ fn assert_closed(channel: &Channel) {
 }
 
 #[test]
-fn closing_an_idle_channel_ends_the_worker_in_an_orderly_way_and_tells_how() {
+fn closing_an_idle_channel_ends_the_worker_in_order_and_tells_how() {
     let dir = temp_dir("close");
     let channel = spawner().config(Config::small()).log_dir(&dir).spawn().unwrap();
     assert_usable(&channel);
@@ -167,7 +167,7 @@ fn a_close_while_a_stream_waits_for_credit_or_the_ring_is_full_is_orderly() {
 }
 
 #[test]
-fn what_outlives_its_channel_is_closed_and_what_was_received_stays_readable() {
+fn what_outlives_its_channel_is_closed_and_replies_stay_readable() {
     let channel = ready(&small());
     let reply = channel.call(ECHO, b"kept", LONG).unwrap();
     let pending = channel.submit(SLOW_ECHO, &encode(&[20]), LONG).unwrap();

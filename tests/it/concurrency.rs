@@ -16,12 +16,12 @@ conformance! {
         more_requests_than_configured_are_refused_until_one_is_done,
         threads_that_call_at_the_same_time_each_get_their_own_replies,
         long_messages_of_several_threads_do_not_get_mixed_up,
-        calls_streams_timeouts_and_cancels_on_many_threads_do_not_disturb_each_other,
+        calls_streams_timeouts_and_cancels_of_threads_do_not_mix,
         a_pending_reply_that_nobody_awaits_holds_up_nobody,
         a_reply_that_is_never_given_back_is_named_when_it_holds_up_others,
         replies_can_be_kept_moved_to_other_threads_and_dropped_in_any_order,
         requests_that_do_not_fit_the_ring_wait_for_room_or_time_out,
-        long_messages_that_time_out_half_sent_do_not_use_up_the_places_of_requests,
+        long_messages_that_time_out_half_sent_use_up_no_places,
         a_waiter_whose_time_is_up_does_not_take_the_readers_role_with_it,
     ],
     processes: [],
@@ -218,7 +218,7 @@ fn long_messages_of_several_threads_do_not_get_mixed_up(backend: Backend) {
     assert_usable(&channel);
 }
 
-fn calls_streams_timeouts_and_cancels_on_many_threads_do_not_disturb_each_other(backend: Backend) {
+fn calls_streams_timeouts_and_cancels_of_threads_do_not_mix(backend: Backend) {
     let channel = backend.ready(Config::default());
     std::thread::scope(|scope| {
         for thread in 0..2_u64 {
@@ -346,7 +346,7 @@ fn requests_that_do_not_fit_the_ring_wait_for_room_or_time_out(backend: Backend)
     assert_usable(&channel);
 }
 
-fn long_messages_that_time_out_half_sent_do_not_use_up_the_places_of_requests(backend: Backend) {
+fn long_messages_that_time_out_half_sent_use_up_no_places(backend: Backend) {
     let config = tiny(4 << 10).max_in_flight(8).build().unwrap();
     let channel = backend.ready(config);
     for round in 0..30 {

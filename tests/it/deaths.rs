@@ -76,10 +76,7 @@ fn a_death_says_which_request_was_served_and_which_were_not_begun() {
     let error = second.wait().unwrap_err();
     cause_of(&error);
     let death = error.death().unwrap();
-    assert_eq!(
-        (death.serving().map(|id| id.get()), death.was_begun()),
-        (Some(served), Some(true))
-    );
+    assert_eq!((death.serving().map(|id| id.get()), death.was_begun()), (Some(served), Some(true)));
     assert_eq!(error.was_begun(), Some(true));
     assert!(error.to_string().contains(&format!("while it served request {served}")), "{error}");
     for pending in others.into_iter().chain([long]) {

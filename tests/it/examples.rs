@@ -104,7 +104,7 @@ fn testing_host_translates_two_words() {
 
 #[cfg(feature = "tokio")]
 #[test]
-fn async_host_calls_and_streams_at_once_and_is_unharmed_by_a_timeout_and_a_drop() {
+fn async_host_calls_and_streams_at_once_and_survives_a_timeout() {
     let printed = run("async_host");
     assert!(printed.contains("ten calls: 55 letters"), "{printed}");
     assert!(printed.contains("the whole stream: 40 tokens"), "{printed}");

@@ -9,7 +9,7 @@ use crate::common::*;
 use slipring::{ErrorKind, ExitCause};
 
 #[test]
-fn a_full_ring_whose_consumer_is_stopped_ends_a_send_at_its_deadline_and_later_frees_it() {
+fn a_full_ring_of_a_stopped_worker_ends_a_send_at_its_deadline() {
     let channel = spawn(tiny(4 << 10).build().unwrap());
     channel.wait_ready(LONG).unwrap();
     stop(channel.pid());

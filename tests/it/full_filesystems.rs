@@ -93,10 +93,8 @@ fn a_log_that_cannot_be_made_is_an_error_and_nothing_is_left_behind() {
 
 #[cfg(feature = "named")]
 #[test]
-fn named_segments_that_find_no_room_are_an_error_and_nothing_is_left_behind() {
-    if !with_own_mounts(name_of(
-        named_segments_that_find_no_room_are_an_error_and_nothing_is_left_behind,
-    )) {
+fn named_segments_that_find_no_room_are_an_error_and_leave_nothing() {
+    if !with_own_mounts(name_of(named_segments_that_find_no_room_are_an_error_and_leave_nothing)) {
         return;
     }
     let shm = Path::new("/dev/shm");

@@ -19,7 +19,7 @@ conformance! {
     processes: [
         a_stopped_worker_is_unresponsive_but_not_killed_and_goes_on_rightly,
         a_worker_that_is_stopped_in_a_handler_replies_late_to_nobody,
-        pings_are_answered_while_a_handler_never_returns_and_the_rings_are_full,
+        pings_are_answered_beside_a_stuck_handler_and_full_rings,
     ],
 }
 
@@ -80,7 +80,7 @@ fn a_busy_worker_says_with_what_since_when_and_how_far(backend: Backend) {
     eventually("it is idle", || channel.ping(LONG).unwrap().state == WorkerState::Idle);
 }
 
-fn pings_are_answered_while_a_handler_never_returns_and_the_rings_are_full(backend: Backend) {
+fn pings_are_answered_beside_a_stuck_handler_and_full_rings(backend: Backend) {
     let channel = backend.ready(tiny(4 << 10).build().unwrap());
     let stuck = channel.submit(FOR_EVER, b"", LONG).unwrap();
     until_served(&channel, &stuck);

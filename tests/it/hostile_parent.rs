@@ -326,7 +326,7 @@ impl Started {
 }
 
 #[test]
-fn a_second_worker_on_the_same_regions_is_refused_and_the_first_is_unaffected() {
+fn a_second_worker_on_the_same_regions_is_refused() {
     let parent = Parent::honest();
     let first = parent.start();
     assert_eq!(first.answer(), Some((0, String::new())));

@@ -194,7 +194,7 @@ fn send(link: &mut RawLink, bytes: &[u8]) {
 const FRAMES: u64 = 200_000;
 
 #[test]
-fn a_poller_of_a_raw_link_meets_every_frame_and_is_never_called_for_nothing() {
+fn a_poller_of_a_raw_link_meets_every_frame_and_no_false_alarm() {
     let mut link = as_mode("source").spawn_raw().unwrap();
     send(&mut link, &encode(&[FRAMES, 0x5eed]));
     let met = receive_by_polling(&mut link, FRAMES, 0xd1ce).unwrap();
@@ -205,7 +205,7 @@ fn a_poller_of_a_raw_link_meets_every_frame_and_is_never_called_for_nothing() {
 }
 
 #[test]
-fn a_worker_that_polls_meets_every_frame_and_sees_the_end_by_its_descriptor_alone() {
+fn a_worker_that_polls_meets_every_frame_and_the_end() {
     let mut link = as_mode("sink").spawn_raw().unwrap();
     send(&mut link, &encode(&[FRAMES, 0xd1ce]));
     send_in_bursts(&mut link, FRAMES, 0x5eed).unwrap();
@@ -275,7 +275,7 @@ fn call_by_polling(channel: &Channel, count: u64, wait: impl Fn() -> bool) -> Me
 }
 
 #[test]
-fn a_reactor_that_drives_a_channel_meets_every_reply_and_is_never_called_for_nothing() {
+fn a_reactor_meets_every_reply_and_no_false_alarm() {
     let channel = spawner().pollable().spawn().unwrap();
     let fd = channel.poll_fd().unwrap();
     let met = call_by_polling(&channel, FRAMES / 2, || is_readable(fd, 20_000));
@@ -414,7 +414,7 @@ fn a_thread_that_waits_is_no_reason_to_let_a_flood_pass() {
 }
 
 #[test]
-fn a_peer_that_drains_the_descriptor_costs_its_own_tasks_their_timeout_at_most() {
+fn a_peer_that_drains_the_descriptor_costs_its_tasks_a_timeout() {
     crate::executors::on_each(
         || as_mode("hostile"),
         |channel| async move {

@@ -69,7 +69,7 @@ fn long_messages_of_several_tasks_do_not_get_mixed_up_and_short_ones_pass() {
 }
 
 #[test]
-fn every_way_in_which_a_request_can_end_is_told_and_leaves_the_channel_usable() {
+fn every_way_in_which_a_request_can_end_leaves_the_channel_usable() {
     on_each(plain, |channel| async move {
         let failed = channel.call(FAIL, b"because", LONG).await.unwrap_err();
         assert_eq!(failed.kind(), ErrorKind::Worker);

@@ -54,7 +54,7 @@ fn a_call_that_is_dropped_after_any_number_of_polls_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_long_message_that_is_dropped_after_any_number_of_polls_leaves_nothing_behind() {
+fn a_long_message_can_be_dropped_after_any_number_of_polls() {
     let channel = start(tiny(4096).build().unwrap());
     let bytes = pattern(5, 40_000);
     drop_after_each_poll(&channel, 4, || channel.call(SUM, &bytes, LONG));
@@ -188,7 +188,7 @@ fn a_ping_that_nobody_polls_holds_up_neither_pings_nor_a_close() {
 }
 
 #[test]
-fn a_long_message_that_nobody_polls_holds_up_nobody_beyond_the_end_of_the_channel() {
+fn a_long_message_that_is_not_polled_ends_with_the_channel() {
     let channel = start(tiny(4096).build().unwrap());
     let bytes = pattern(5, 40_000);
     let probe = Probe::new();

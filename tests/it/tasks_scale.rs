@@ -95,10 +95,8 @@ async fn many_channels(on_tokio: bool) {
 }
 
 #[test]
-fn two_hundred_channels_of_a_tokio_runtime_cost_nothing_idle_and_all_deaths_are_noticed() {
-    let name = name_of(
-        two_hundred_channels_of_a_tokio_runtime_cost_nothing_idle_and_all_deaths_are_noticed,
-    );
+fn two_hundred_idle_channels_of_a_tokio_runtime_cost_nothing() {
+    let name = name_of(two_hundred_idle_channels_of_a_tokio_runtime_cost_nothing);
     match is_rerun(name) {
         true => current_thread().block_on(many_channels(true)),
         false => print!("{}", rerun(name)),
@@ -106,10 +104,8 @@ fn two_hundred_channels_of_a_tokio_runtime_cost_nothing_idle_and_all_deaths_are_
 }
 
 #[test]
-fn two_hundred_channels_of_the_librarys_thread_cost_nothing_idle_and_all_deaths_are_noticed() {
-    let name = name_of(
-        two_hundred_channels_of_the_librarys_thread_cost_nothing_idle_and_all_deaths_are_noticed,
-    );
+fn two_hundred_idle_channels_of_the_librarys_thread_cost_nothing() {
+    let name = name_of(two_hundred_idle_channels_of_the_librarys_thread_cost_nothing);
     match is_rerun(name) {
         true => multi_thread().block_on(many_channels(false)),
         false => print!("{}", rerun(name)),

@@ -72,7 +72,7 @@ fn a_reply_that_was_sent_before_the_end_is_delivered() {
 }
 
 #[test]
-fn of_two_callers_the_one_that_was_answered_before_the_end_is_not_told_of_it() {
+fn a_caller_that_was_answered_before_the_end_is_not_told_of_it() {
     model_up_to(FEWER, || {
         let mut rig = rig(2);
         let (first, second) = (rig.submit(), rig.submit());

@@ -41,7 +41,7 @@ fn a_reply_and_a_timeout_end_a_request_once() {
 }
 
 #[test]
-fn a_reply_that_another_thread_reads_while_its_owner_gives_up_reaches_nobody() {
+fn a_reply_that_is_read_while_its_owner_gives_up_is_dropped() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn leases_that_two_threads_drop_free_their_slots_in_order_for_a_producer_that_waits() {
+fn leases_that_two_threads_drop_free_their_slots_in_order() {
     model(|| {
         let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
         for request in 1..=3 {

@@ -209,7 +209,7 @@ fn parent_that_will_be_killed() {
 }
 
 #[test]
-fn a_killed_parent_ends_its_worker_and_leaves_what_can_be_found_and_removed() {
+fn a_killed_parent_ends_its_worker_and_leaves_what_can_be_removed() {
     let mut command = rerun_command(name_of(parent_that_will_be_killed));
     let mut parent = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(parent.stdout.take().unwrap()).lines().map(Result::unwrap);

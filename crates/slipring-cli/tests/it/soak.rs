@@ -14,7 +14,7 @@ fn number(json: &str, name: &str) -> f64 {
 }
 
 #[test]
-fn five_seconds_of_kills_lose_duplicate_tear_misdeliver_hang_and_leak_nothing() {
+fn five_seconds_of_kills_lose_duplicate_tear_and_leak_nothing() {
     let args = "--seconds 5 --kill-every 25 --workers 2 --frames 10000000 --json";
     let output = soak(&args.split(' ').collect::<Vec<_>>());
     let text = String::from_utf8(output.stdout).unwrap();
