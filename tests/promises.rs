@@ -169,6 +169,7 @@ fn public_types_can_be_sent_and_shared_as_promised() {
     }
     #[cfg(feature = "named")]
     owned::<(slipring::named::NamedHost, slipring::named::Stale)>();
+}
 
 /// The names of the tests in a file: of functions after `#[test]`, and of those that
 /// `conformance!` lists.

@@ -70,7 +70,7 @@ fn a_death_names_signal_log_and_last_lines_once_they_are_known() {
 }
 
 #[test]
-fn a_payload_that_is_no_text_is_told_with_the_offset_of_the_first_bad_byte() {
+fn no_text_is_told_with_the_offset_of_its_first_bad_byte() {
     let utf8 = String::from_utf8(b"gr\xfc\xdfe".to_vec()).unwrap_err().utf8_error();
     let error = Error::not_utf8(5, utf8);
     assert_eq!(error.kind(), ErrorKind::InvalidPayload);
