@@ -18,10 +18,10 @@ fn busy() -> Config {
 }
 
 fn round_trip(link: &mut RawLink, payload: &[u8]) {
-    let mut claim = link.claim(payload.len(), LONG).unwrap().unwrap();
+    let mut claim = link.claim(payload.len(), LONG).unwrap();
     claim.payload().copy_from_slice(payload);
     claim.commit(header(DATA));
-    let frame = link.recv(LONG).unwrap().unwrap();
+    let frame = link.recv(LONG).unwrap();
     let mut answer = [0; 4096];
     let answer = &mut answer[..payload.len()];
     frame.payload().copy_to(answer).unwrap();
@@ -60,12 +60,12 @@ fn stream(link: &mut RawLink, payload: &[u8], count: u64) -> Duration {
     let expected = sum(payload).wrapping_mul(count);
     let start = Instant::now();
     for _ in 0..count {
-        let mut claim = link.claim(payload.len(), LONG).unwrap().unwrap();
+        let mut claim = link.claim(payload.len(), LONG).unwrap();
         claim.payload().copy_from_slice(payload);
         claim.commit_lazily(header(DATA));
     }
-    link.claim(0, LONG).unwrap().unwrap().commit(header(ASK));
-    let frame = link.recv(LONG).unwrap().unwrap();
+    link.claim(0, LONG).unwrap().commit(header(ASK));
+    let frame = link.recv(LONG).unwrap();
     let took = start.elapsed();
     let mut answer = [0; 16];
     frame.payload().copy_to(&mut answer).unwrap();

@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // One claim, one publication and at most one wake-up for all frames of a batch. Near
         // the end of the ring a batch has fewer frames than were asked for.
         let most = BATCH.min(usize::try_from(SAMPLES - sent)?);
-        let mut batch = link.claim_batch(8, most, TIMEOUT)?.ok_or("the ring stayed full")?;
+        let mut batch = link.claim_batch(8, most, TIMEOUT)?;
         for index in 0..batch.len() {
             batch.payload(index).copy_from_slice(&sent.to_le_bytes());
             sent += 1;
@@ -39,10 +39,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         batch.commit_lazily(|_| Header { kind: SAMPLE, ..Header::default() });
         batches += 1;
     }
-    let end = link.claim(0, TIMEOUT)?.ok_or("the ring stayed full")?;
+    let end = link.claim(0, TIMEOUT)?;
     end.commit(Header { kind: END, ..Header::default() });
 
-    let answer = link.recv(TIMEOUT)?.ok_or("no answer came")?;
+    let answer = link.recv(TIMEOUT)?;
     let header = answer.header();
     drop(answer); // gives its slot back to the worker
     println!("{sent} samples in {batches} batches, {:.1?}", start.elapsed());
@@ -78,7 +78,7 @@ fn add_up() -> Result<(), Box<dyn std::error::Error>> {
 
 fn answer(link: &mut RawLink, sum: u64) -> Result<(), Box<dyn std::error::Error>> {
     // A header has 64 bits of the program's own: this frame needs no payload.
-    let claim = link.claim(0, TIMEOUT)?.ok_or("the ring stayed full")?;
+    let claim = link.claim(0, TIMEOUT)?;
     claim.commit(Header { kind: SUM, aux: sum, ..Header::default() });
     Ok(())
 }

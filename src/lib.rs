@@ -165,7 +165,7 @@ cfg_if! {
         pub use payload::{Payload, Source};
         pub use protocol::{Health, Kind, RoleConfig, WorkerState};
         #[cfg(not(loom))]
-        pub use raw::RawLink;
+        pub use raw::{RawLink, RawReceiver, RawSender};
         pub use shm::bytes::PeerBytes;
     }
 }

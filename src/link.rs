@@ -32,6 +32,9 @@ pub(crate) struct Duplex {
     pub(crate) consumer: Consumer,
     /// A way to wait for either ring, for who drives both.
     pub(crate) sleeper: Sleeper,
+    /// The producer's own count of what it has published, as of its last look at the peer's
+    /// sleep word: for another thread to see whether anything was sent.
+    pub(crate) sent: OwnU64,
 }
 
 /// What the parent holds.
@@ -350,7 +353,8 @@ fn duplex(
         max_frame: as_usize(u64::from(theirs.max_frame)),
         origin: theirs.origin,
     });
-    Ok(Duplex { producer, consumer, sleeper: sleeper(own, peer, side, wait, watch)? })
+    let sleeper = sleeper(own, peer, side, wait, watch)?;
+    Ok(Duplex { producer, consumer, sleeper, sent: own.u64_at(side + control::CHECKED)? })
 }
 
 fn bell(own: &OwnRegion, side: usize, wake_fd: Option<Arc<WakeFd>>) -> Result<Bell> {

@@ -30,14 +30,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::channel::{Channel, State};
+use crate::channel::{Channel, State, raw_over_thread};
 use crate::config::Config;
 use crate::error::{Error, ExitCause, Result};
 use crate::link::{ParentLink, WorkerLink};
 use crate::process::external::ExternalWorker;
 use crate::protocol::RoleConfig;
+use crate::raw::RawLink;
 use crate::sys::wake_fd::WakeFd;
-use crate::worker::{StopToken, Worker};
+use crate::worker::{StopToken, Worker, raw_link_of};
 
 /// Starts a worker as a thread of this process and returns the channel to it. The thread calls
 /// `make` and serves the worker that it returns. Returns as soon as the thread is started; requests
@@ -54,30 +55,105 @@ pub fn spawn_thread<S>(
     role: RoleConfig,
     make: impl FnOnce() -> Worker<S> + Send + 'static,
 ) -> Result<Channel> {
-    let (wake_fd, fds) = WakeFd::pair()?;
-    let (wake_fd, theirs) = (Some(Arc::new(wake_fd)), Some(Arc::new(WakeFd::of(fds))));
-    let (parent, files) = ParentLink::create(config, wake_fd.as_ref())?;
-    let (down, up) = (files.down.into(), files.up.into());
-    let link = WorkerLink::attach(down, up, config.wait, theirs.as_ref())?;
-    parent.answer.check_attached()?;
-    let (state, stop) = (Arc::<State>::default(), Arc::<StopToken>::default());
-    let thread = ExternalWorker::new(std::process::id(), {
-        let stop = Arc::clone(&stop);
-        Arc::new(move || stop.set())
-    });
-    let name = role.role.clone();
-    let started = std::thread::Builder::new().name(format!("worker {name}")).spawn({
-        let (state, thread) = (Arc::clone(&state), thread.clone());
-        move || {
-            let serve = AssertUnwindSafe(|| make().serve_link(link, &role, &stop));
-            let code = match catch_unwind(serve) {
-                Ok(served) => i32::from(served.is_err()),
-                Err(_) => 101,
-            };
-            thread.record_exit(ExitCause::Exited(code));
-            state.has_ended();
-        }
-    });
-    started.map_err(|e| Error::os("cannot start a worker thread", e))?;
-    Ok(Channel::over_thread(parent, config, name, thread, state, wake_fd))
+    let (name, ends) = (role.role.clone(), Ends::new(config)?);
+    let (worker, stop) = (ends.worker, Arc::clone(&ends.stop));
+    ends.worker_thread.start(&name, move || make().serve_link(worker, &role, &stop))?;
+    let WorkerThread { state, thread } = ends.worker_thread;
+    Ok(Channel::over_thread(ends.parent, config, name, thread, state, Some(ends.wake_fd)))
+}
+
+/// Starts a worker that uses the rings without requests and replies, as a thread of this
+/// process, and returns the parent's end of its link. `run` is called on that thread with the
+/// worker's end, and the worker ends when it returns. Both ends can be polled.
+///
+/// # Errors
+///
+/// [`ErrorKind::Os`](crate::ErrorKind::Os) if memory, descriptors or threads run out.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use slipring::ring::Header;
+/// use slipring::testing::spawn_raw_thread;
+/// use slipring::{Config, RoleConfig};
+///
+/// let mut link = spawn_raw_thread(&Config::small(), RoleConfig::default(), |link, _role| {
+///     // The worker sends each frame back until the link ends.
+///     let (mut sender, mut receiver) = link.split();
+///     while let Ok(frame) = receiver.recv(Duration::MAX) {
+///         let mut claim = sender.claim(frame.payload().len(), Duration::MAX)?;
+///         frame.payload().copy_to(claim.payload())?;
+///         claim.commit(frame.header());
+///     }
+///     Ok(())
+/// })?;
+/// let mut claim = link.claim(5, Duration::from_secs(1))?;
+/// claim.payload().copy_from_slice(b"hello");
+/// claim.commit(Header { request: 7, ..Header::default() });
+/// let frame = link.recv(Duration::from_secs(1))?;
+/// assert_eq!(frame.header().request, 7);
+/// assert_eq!(frame.payload().to_vec(), b"hello");
+/// # Ok::<(), slipring::Error>(())
+/// ```
+pub fn spawn_raw_thread(
+    config: &Config,
+    role: RoleConfig,
+    run: impl FnOnce(RawLink, RoleConfig) -> Result<()> + Send + 'static,
+) -> Result<RawLink> {
+    let (name, ends) = (role.role.clone(), Ends::new(config)?);
+    let link = raw_link_of(ends.worker, Some(ends.theirs), &ends.stop, std::process::id())?;
+    ends.worker_thread.start(&name, move || run(link, role))?;
+    let WorkerThread { state, thread } = ends.worker_thread;
+    Ok(raw_over_thread(ends.parent, name, thread, state, Some(ends.wake_fd)))
+}
+
+/// Both ends of a channel's memory, and the thread that will be the worker.
+struct Ends {
+    parent: ParentLink,
+    worker: WorkerLink,
+    wake_fd: Arc<WakeFd>,
+    theirs: Arc<WakeFd>,
+    stop: Arc<StopToken>,
+    worker_thread: WorkerThread,
+}
+
+struct WorkerThread {
+    state: Arc<State>,
+    thread: ExternalWorker,
+}
+
+impl Ends {
+    fn new(config: &Config) -> Result<Self> {
+        let (wake_fd, fds) = WakeFd::pair()?;
+        let (wake_fd, theirs) = (Arc::new(wake_fd), Arc::new(WakeFd::of(fds)));
+        let (parent, files) = ParentLink::create(config, Some(&wake_fd))?;
+        let (down, up) = (files.down.into(), files.up.into());
+        let worker = WorkerLink::attach(down, up, config.wait, Some(&theirs))?;
+        parent.answer.check_attached()?;
+        let stop = Arc::<StopToken>::default();
+        let thread = ExternalWorker::new(std::process::id(), {
+            let stop = Arc::clone(&stop);
+            Arc::new(move || stop.set())
+        });
+        let worker_thread = WorkerThread { state: Arc::default(), thread };
+        Ok(Self { parent, worker, wake_fd, theirs, stop, worker_thread })
+    }
+}
+
+impl WorkerThread {
+    fn start(&self, name: &str, run: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+        let started = std::thread::Builder::new().name(format!("worker {name}")).spawn({
+            let (state, thread) = (Arc::clone(&self.state), self.thread.clone());
+            move || {
+                // A panic is the end of a worker, as it would be of its process.
+                let code = match catch_unwind(AssertUnwindSafe(run)) {
+                    Ok(ended) => i32::from(ended.is_err()),
+                    Err(_) => 101,
+                };
+                thread.record_exit(ExitCause::Exited(code));
+                state.has_ended();
+            }
+        });
+        started.map(drop).map_err(|e| Error::os("cannot start a worker thread", e))
+    }
 }

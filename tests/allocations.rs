@@ -70,8 +70,9 @@ fn worker_entry() {
         loop {
             // The loop ends when the parent closes the link.
             let Ok(frame) = link.recv(LONG) else { return };
-            frame.unwrap().payload().copy_to(&mut buffer).unwrap();
-            let mut claim = link.claim(64, LONG).unwrap().unwrap();
+            frame.payload().copy_to(&mut buffer).unwrap();
+            drop(frame);
+            let mut claim = link.claim(64, LONG).unwrap();
             claim.payload().copy_from_slice(&buffer);
             claim.commit(Header::default());
         }
@@ -124,10 +125,10 @@ fn call(channel: &Channel, message: &[u8]) {
 fn a_round_trip_over_the_raw_rings_does_not_allocate() {
     let mut link = spawner().env("ALLOCATIONS_RAW", "1").spawn_raw().unwrap();
     let mut round_trip = || {
-        let mut claim = link.claim(64, LONG).unwrap().unwrap();
+        let mut claim = link.claim(64, LONG).unwrap();
         claim.payload().fill(9);
         claim.commit(Header::default());
-        let frame = link.recv(LONG).unwrap().unwrap();
+        let frame = link.recv(LONG).unwrap();
         let mut answer = [0; 64];
         frame.payload().copy_to(&mut answer).unwrap();
         assert_eq!(answer, [9; 64]);

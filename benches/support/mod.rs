@@ -83,12 +83,12 @@ pub fn serve_if_worker() -> bool {
 fn echo(link: &mut RawLink) -> slipring::Result<()> {
     let mut buffer = Vec::new();
     loop {
-        let Some(frame) = link.recv(LONG)? else { continue };
+        let frame = link.recv(Duration::MAX)?;
         let len = frame.payload().len();
         buffer.resize(len, 0);
         frame.payload().copy_to(&mut buffer)?;
         drop(frame);
-        let mut claim = link.claim(len, LONG)?.unwrap();
+        let mut claim = link.claim(len, LONG)?;
         claim.payload().copy_from_slice(&buffer);
         claim.commit(header(DATA));
     }
@@ -97,14 +97,14 @@ fn echo(link: &mut RawLink) -> slipring::Result<()> {
 fn sink(link: &mut RawLink) -> slipring::Result<()> {
     let (mut frames, mut total) = (0_u64, 0_u64);
     loop {
-        let Some(frame) = link.recv(LONG)? else { continue };
+        let frame = link.recv(Duration::MAX)?;
         if frame.header().kind == DATA {
             frames += 1;
             total = total.wrapping_add(sum_in_place(frame.payload()));
             continue;
         }
         drop(frame);
-        let mut claim = link.claim(16, LONG)?.unwrap();
+        let mut claim = link.claim(16, LONG)?;
         claim.payload()[..8].copy_from_slice(&frames.to_le_bytes());
         claim.payload()[8..].copy_from_slice(&total.to_le_bytes());
         claim.commit(header(ASK));

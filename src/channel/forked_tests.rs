@@ -37,7 +37,7 @@ fn worker() {
     }
     if std::env::var_os("RAW").is_some() {
         let (mut link, _) = attach_raw().unwrap();
-        link.claim(500, LONG).unwrap().unwrap().commit(Header::default());
+        link.claim(500, LONG).unwrap().commit(Header::default());
         while link.recv(LONG).is_ok() {}
         return;
     }
@@ -129,7 +129,7 @@ fn held(runtime: &Runtime) -> Held {
 
     let on_tokio = async { AsyncChannel::on_tokio(spawner().spawn().unwrap()).unwrap() };
     let mut raw = spawner().env("RAW", "1").spawn_raw().unwrap();
-    let lease = raw.recv(LONG).unwrap().unwrap().into_lease();
+    let lease = raw.recv(LONG).unwrap().into_lease();
     Held {
         shared,
         stream: Some(stream),
@@ -235,14 +235,19 @@ const REQUESTS: &[Operation] = &[
 const RAW: &[Operation] = &[
     ("claim", |held| is_forked(held.raw().claim(10, LONG))),
     ("claim_batch", |held| is_forked(held.raw().claim_batch(10, 2, LONG))),
+    ("try_claim", |held| is_forked(held.raw().try_claim(10))),
     ("recv", |held| is_forked(held.raw().recv(LONG))),
+    ("try_recv", |held| is_forked(held.raw().try_recv())),
     ("drain", |held| is_forked(held.raw().drain(2, LONG, |_, _| ()))),
-    ("settle", |held| is_forked(held.raw().settle())),
+    ("rearm", |held| is_forked(held.raw().rearm())),
     ("close", |held| is_forked(held.raw().close(LONG))),
+    ("is_alive", |held| !held.raw().is_alive()),
+    ("pid, exit_cause", |held| nothing((held.raw().pid(), held.raw().exit_cause()))),
+    ("split", |held| nothing(held.raw.take().unwrap().split())),
     ("prefault", |held| nothing(held.raw().prefault())),
-    ("flush", |held| nothing(held.raw().producer.flush())),
-    ("publish", |held| nothing(held.raw().consumer.publish())),
-    ("leased", |held| held.raw().consumer.leased() == 1),
+    ("flush", |held| nothing(held.raw().flush())),
+    ("publish", |held| nothing(held.raw().halves().1.publish())),
+    ("leased", |held| held.raw().receiver().leased() == 1),
     ("Debug", |held| nothing(format!("{:?}", held.raw))),
     ("drop", |held| nothing(held.raw.take())),
     ("Lease::payload", |held| held.lease.as_ref().unwrap().payload().len() == 500),
@@ -306,7 +311,7 @@ fn a_child_waits_for_no_lock_that_its_parents_threads_hold() {
         take_locks(held.threads());
         take_locks(held.channel.as_ref().unwrap());
         take_locks(held.on_tokio.as_ref().unwrap().blocking());
-        std::mem::forget(held.raw().consumer.hold());
+        std::mem::forget(held.raw().receiver().hold());
         std::mem::forget((starter::hold(), watch::hold(), driver::hold()));
         let mut wrong = Vec::new();
         for (group, operations) in GROUPS {

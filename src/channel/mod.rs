@@ -14,6 +14,7 @@ mod message_writer;
 mod outgoing;
 mod pending;
 mod pending_reply;
+mod raw_end;
 mod reactor;
 mod reactor_turn;
 mod read_ahead;
@@ -158,9 +159,7 @@ impl Channel {
         wake_fd: Option<Arc<WakeFd>>,
     ) -> Self {
         let ParentLink { data, health, words, .. } = link;
-        let exit = worker_exit::WorkerExit::new(role, Box::new(thread), worker_exit::PATIENCE);
-        let health = HealthClient::new(health);
-        let worker = WorkerHandle::new(Arc::clone(&state), health, exit, None);
+        let worker = external_worker(&state, HealthClient::new(health), role, thread);
         Self { core: Core::new(data, words, config, state, wake_fd), worker }
     }
 
@@ -672,4 +671,30 @@ impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.worker.fmt(f)
     }
+}
+
+/// The handle on a worker that this process did not start.
+#[cfg(any(feature = "testing", feature = "named"))]
+fn external_worker(
+    state: &Arc<State>,
+    health: HealthClient,
+    role: String,
+    thread: ExternalWorker,
+) -> WorkerHandle {
+    let exit = worker_exit::WorkerExit::new(role, Box::new(thread), worker_exit::PATIENCE);
+    WorkerHandle::new(Arc::clone(state), health, exit, None)
+}
+
+/// A raw link over the memory that it has in common with a worker that this process did not
+/// start.
+#[cfg(feature = "testing")]
+pub(crate) fn raw_over_thread(
+    link: ParentLink,
+    role: String,
+    thread: ExternalWorker,
+    state: Arc<State>,
+    wake_fd: Option<Arc<WakeFd>>,
+) -> crate::raw::RawLink {
+    let worker = external_worker(&state, HealthClient::new(link.health), role, thread);
+    raw_end::link_to(worker, state, link.data, wake_fd)
 }

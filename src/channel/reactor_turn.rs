@@ -72,7 +72,7 @@ impl Reader for DescriptorReader<'_> {
         self.has_reason |= room.is_some();
         let is_armed = self.by == By::Task && consumer.is_armed();
         if !is_armed {
-            let rearmed = consumer.settle(self.wake_fd, false, self.by.is_exact())?;
+            let rearmed = consumer.rearm(self.wake_fd, false, self.by.is_exact())?;
             self.has_drained |= rearmed.has_drained;
         }
         Ok((consumer.position(), room.map(as_u64)))

@@ -364,7 +364,7 @@ impl Spawner {
     }
 
     /// Gives both ends a descriptor that is readable when there is something to read, for
-    /// reactors: see [`Channel::read_ready`] and [`RawLink::settle`]. Off by default. Costs two
+    /// reactors: see [`Channel::read_ready`] and [`RawLink::rearm`]. Off by default. Costs two
     /// descriptors on each side, and nothing else until one of them is used.
     pub fn pollable(mut self) -> Self {
         self.options.is_pollable = true;

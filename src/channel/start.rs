@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use crate::channel::handshake::{Handshake, Shipment, end_and_reap};
 use crate::channel::health::HealthClient;
+use crate::channel::raw_end;
 use crate::channel::spawn_checks::{check_blob, check_limits, check_role, check_timeout};
 use crate::channel::state::State;
 use crate::channel::worker_exit::{PATIENCE, WorkerExit};
 use crate::channel::worker_handle::WorkerHandle;
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, ExitCause, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::link::{Duplex, ParentLink, ParentWords};
 use crate::process::log::Log;
 use crate::process::service::run_detached;
@@ -22,8 +23,7 @@ use crate::process::worker_env::{self, WORKER_ENV};
 use crate::process::{socket, starter, watch};
 use crate::protocol::handshake::{Limits, WorkerSetup};
 use crate::protocol::{RoleConfig, blob};
-use crate::raw::{End, RawLink};
-use crate::ring::doorbell::Alarm;
+use crate::raw::RawLink;
 use crate::shm::layout::as_u64;
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
@@ -174,36 +174,6 @@ pub(super) struct Started {
 impl Started {
     pub(super) fn into_raw(self) -> RawLink {
         let Self { data, worker, state, wake_fd, .. } = self;
-        if let Some(wake_fd) = wake_fd.clone() {
-            // Set once, as `state` was made for this link. The first `settle` notices an end that
-            // came before this.
-            state.on_end(move || wake_fd.wake_self());
-        }
-        RawLink::new(data, wake_fd, Box::new(RawEnd { worker, state }))
-    }
-}
-
-/// The parent's end of a raw link.
-#[derive(Debug)]
-struct RawEnd {
-    worker: WorkerHandle,
-    state: Arc<State>,
-}
-
-impl End for RawEnd {
-    fn check(&self) -> Result<()> {
-        self.state.check_open()
-    }
-
-    fn alarm(&self) -> &Alarm {
-        &self.state.alarm
-    }
-
-    fn explain(&self, error: Error, deadline: Deadline) -> Error {
-        self.state.with_status(error, deadline)
-    }
-
-    fn close(&self, timeout: Duration) -> Result<ExitCause> {
-        self.worker.close(timeout)
+        raw_end::link_to(worker, state, data, wake_fd)
     }
 }

@@ -13,7 +13,7 @@ use crate::config::{Config, RingConfig, WaitStrategy};
 use crate::link::{Duplex, ParentWords, PeerCells, RequestCells, StatusWords};
 use crate::protocol::Kind;
 use crate::ring::doorbell::{Alarm, Bell, BellWatch, Sleeper};
-use crate::ring::testing::{BELL, consumer, producer, region, sleeper, watch};
+use crate::ring::testing::{BELL, CHECKED, consumer, producer, region, sleeper, watch};
 use crate::ring::{Consumer, Header, Producer};
 use crate::shm::layout::{RingLayout, as_u64};
 use crate::shm::region::{OwnRegion, PeerRegion};
@@ -112,6 +112,7 @@ fn duplex(
         producer: producer(own, peer, &layout, wake_fd.cloned(), watch.clone()),
         consumer: consumer(own, peer, &layout, wake_fd.cloned(), watch.clone()),
         sleeper: sleeper(own, peer, watch),
+        sent: own.u64_at(CHECKED).unwrap(),
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) use rearm::shut_down;
 
 /// The end of a ring that takes frames out.
 #[derive(Debug)]
-pub struct Consumer {
+pub(crate) struct Consumer {
     slots: PeerSlots,
     shared: Arc<Shared>,
     sleep_at: OwnU64,
@@ -108,7 +108,7 @@ impl Consumer {
 
     /// The longest payload of one frame, in bytes.
     #[must_use]
-    pub fn max_frame(&self) -> usize {
+    pub(crate) fn max_frame(&self) -> usize {
         self.max_frame
     }
 
@@ -119,7 +119,7 @@ impl Consumer {
 
     /// How many leases are out.
     #[must_use]
-    pub fn leased(&self) -> usize {
+    pub(crate) fn leased(&self) -> usize {
         self.shared.leased()
     }
 
@@ -142,7 +142,7 @@ impl Consumer {
     /// [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt), from then on for ever,
     /// if what lies in the ring cannot be a frame.
     #[inline]
-    pub fn poll(&mut self) -> Result<Option<Frame<'_>>> {
+    pub(crate) fn poll(&mut self) -> Result<Option<Frame<'_>>> {
         if self.find()? { self.take().map(Some) } else { Ok(None) }
     }
 
@@ -353,7 +353,7 @@ impl Consumer {
     /// Tells the producer of every slot that is free. Done at every eighth of the
     /// ring, when the ring is found empty and before this end sleeps; needed by hand
     /// only before the caller turns to something long.
-    pub fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         match &mut self.returns {
             Some(cursor) => self.shared.publish(cursor),
             None => self.shared.publish_all(),

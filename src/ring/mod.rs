@@ -30,7 +30,9 @@ pub(crate) mod testing;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-pub use consumer::{Consumer, Frame};
+pub(crate) use consumer::Consumer;
+pub use consumer::Frame;
 pub use frame::Header;
-pub use producer::{Batch, Claim, Producer};
+pub(crate) use producer::Producer;
+pub use producer::{Batch, Claim};
 pub use reclaim::Lease;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use loom::thread;
 
 use super::doorbell::Alarm;
-use super::testing::{Rig, rig, rig_with_hints};
+use super::testing::{Rig, claim_batch, rig, rig_with_hints};
 use super::{Consumer, Header, Lease, Producer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::layout::as_u64;
@@ -133,7 +133,7 @@ fn a_batch_is_seen_whole_or_not_at_all() {
     model(|| {
         let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
         let sender = thread::spawn(move || {
-            let mut batch = producer.try_claim_batch(20, 3).unwrap().unwrap();
+            let mut batch = claim_batch(&mut producer, 20, 3).unwrap().unwrap();
             assert_eq!(batch.len(), 3);
             for (index, request) in (1..=3).enumerate() {
                 fill(batch.payload(index), request);

@@ -32,7 +32,7 @@ const LAZY: u64 = 2 << 10;
 
 /// The end of a ring that claims slots, fills them and publishes them.
 #[derive(Debug)]
-pub struct Producer {
+pub(crate) struct Producer {
     slots: OwnSlots,
     peer_head: PeerU64,
     peer_sleep_at: PeerU64,
@@ -108,7 +108,7 @@ impl Producer {
 
     /// The longest payload of one frame, in bytes.
     #[must_use]
-    pub fn max_frame(&self) -> usize {
+    pub(crate) fn max_frame(&self) -> usize {
         self.max_frame
     }
 
@@ -120,7 +120,7 @@ impl Producer {
     /// The most bytes of slots that were found published and not yet released, by looks
     /// at the consumer's head when the ring seemed full.
     #[must_use]
-    pub fn high_water(&self) -> u64 {
+    pub(crate) fn high_water(&self) -> u64 {
         self.high_water
     }
 
@@ -131,7 +131,7 @@ impl Producer {
 
     /// How often a sleeping consumer had to be woken.
     #[must_use]
-    pub fn wakes(&self) -> u64 {
+    pub(crate) fn wakes(&self) -> u64 {
         self.wakes
     }
 
@@ -150,7 +150,7 @@ impl Producer {
     /// [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt), from then on for ever,
     /// if the consumer's head is impossible.
     #[inline]
-    pub fn try_claim(&mut self, len: usize) -> Result<Option<Claim<'_>>> {
+    pub(crate) fn try_claim(&mut self, len: usize) -> Result<Option<Claim<'_>>> {
         if self.reserve(len)? { Ok(Some(self.claim_reserved())) } else { Ok(None) }
     }
 
@@ -212,7 +212,7 @@ impl Producer {
     ///
     /// As [`Producer::try_claim`].
     #[inline]
-    pub fn has_room_for(&mut self, len: usize) -> Result<bool> {
+    pub(crate) fn has_room_for(&mut self, len: usize) -> Result<bool> {
         if len > self.max_frame {
             return Err(too_large(len, self.max_frame));
         }
@@ -355,6 +355,7 @@ impl Producer {
     }
 
     /// Where the next slot starts.
+    #[allow(dead_code, reason = "some features use it")]
     pub(crate) fn tail(&self) -> u64 {
         self.tail
     }
@@ -362,7 +363,7 @@ impl Producer {
     /// Wakes the consumer if it sleeps for something that was committed since the last
     /// check. Frames committed with [`Claim::commit_lazily`] need it before a wait.
     #[inline]
-    pub fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         if self.announced != self.tail {
             self.ring_if_awaited();
         }

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::ring::consumer::ConsumerParts;
 use crate::ring::doorbell::{Alarm, Bell, BellWatch, Sleeper};
 use crate::ring::producer::ProducerParts;
-use crate::ring::{Consumer, Header, Producer};
+use crate::ring::{Batch, Consumer, Header, Producer};
 use crate::shm::layout::{RingLayout, as_u64, as_usize};
 use crate::shm::region::{OwnRegion, OwnU32, OwnU64, PeerRegion};
 use crate::shm::slots::OwnSlots;
@@ -21,7 +21,7 @@ const CPU: usize = 12;
 const HEAD: usize = 16;
 const SPACE_AT: usize = 24;
 pub(crate) const BELL: usize = 32;
-const CHECKED: usize = 40;
+pub(crate) const CHECKED: usize = 40;
 const RING: usize = 64;
 
 /// A ring, and everything that either side could write if it were hostile.
@@ -157,6 +157,16 @@ pub(crate) fn send(producer: &mut Producer, request: u64, payload: &[u8]) -> Res
     claim.payload().copy_from_slice(payload);
     claim.commit(Header { request, ..Header::default() });
     Ok(true)
+}
+
+/// Claims up to `count` slots, if there is one.
+pub(crate) fn claim_batch(
+    producer: &mut Producer,
+    len: usize,
+    count: usize,
+) -> Result<Option<Batch<'_>>> {
+    let is_free = producer.reserve(len)? || count == 0;
+    Ok(is_free.then(|| producer.claim_batch_reserved(count)))
 }
 
 /// Takes one frame: its request and a copy of its payload.

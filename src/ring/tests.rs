@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
-use super::testing::{Rig, alarm, pattern, receive, rig, rig_with_bells, send};
+use super::testing::{Rig, alarm, claim_batch, pattern, receive, rig, rig_with_bells, send};
 use super::{Consumer, Header, Producer};
 use crate::error::ErrorKind;
 use crate::shm::layout::{as_u64, as_usize};
@@ -53,15 +53,15 @@ fn frames_of_every_length_pass_through_a_small_ring() {
 fn a_batch_fits_the_room_in_a_row_and_publishes_nothing_if_dropped() {
     for Rig { mut producer, mut consumer, .. } in rings() {
         let claimed = |batch: Option<super::Batch<'_>>| batch.map(|batch| batch.len());
-        assert_eq!(claimed(producer.try_claim_batch(100, 0).unwrap()), None);
-        assert!(producer.try_claim_batch(MAX_FRAME + 1, 2).unwrap_err().is_too_large());
-        let mut dropped = producer.try_claim_batch(100, 2).unwrap().unwrap();
+        assert_eq!(claimed(claim_batch(&mut producer, 100, 0).unwrap()), Some(0));
+        assert!(claim_batch(&mut producer, MAX_FRAME + 1, 2).unwrap_err().is_too_large());
+        let mut dropped = claim_batch(&mut producer, 100, 2).unwrap().unwrap();
         dropped.payload(1).fill(9);
         drop(dropped);
         assert_eq!(receive(&mut consumer).unwrap(), None);
 
         let mut sent = 0;
-        while let Some(mut batch) = producer.try_claim_batch(100, 5).unwrap() {
+        while let Some(mut batch) = claim_batch(&mut producer, 100, 5).unwrap() {
             for index in 0..batch.len() {
                 let payload = pattern(sent + as_u64(index), 100);
                 batch.payload(index).copy_from_slice(&payload);
@@ -90,7 +90,7 @@ fn a_batch_fits_the_room_in_a_row_and_publishes_nothing_if_dropped() {
 fn a_batch_that_is_cut_off_while_it_is_published_shows_nothing() {
     for Rig { mut producer, mut consumer, .. } in rings() {
         for round in 0..100 {
-            let batch = producer.try_claim_batch(20, 3).unwrap().unwrap();
+            let batch = claim_batch(&mut producer, 20, 3).unwrap().unwrap();
             // The header of the first is made last: all others are committed by then.
             let cut_off = catch_unwind(AssertUnwindSafe(|| {
                 batch.commit(|index| match index {

@@ -88,6 +88,8 @@ pub use cancel::{AbortFlag, CancelToken};
 pub use handler_error::HandlerError;
 use handlers::Handlers;
 pub use raw::attach_raw;
+#[cfg(feature = "testing")]
+pub(crate) use raw::link_of as raw_link_of;
 pub use request::{Request, RequestReader};
 pub use responder::{Done, ReplySlot, ReplyStream, ReplyWriter, Responder};
 use serve::Definition;

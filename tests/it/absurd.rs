@@ -108,7 +108,7 @@ fn a_raw_link_refuses_what_fits_no_frame() {
     if slipring::worker::is_worker() {
         let (mut link, _) = slipring::worker::attach_raw().unwrap();
         refuses(&mut link);
-        let mut slot = link.claim(1, Duration::MAX).unwrap().unwrap();
+        let mut slot = link.claim(1, Duration::MAX).unwrap();
         slot.payload()[0] = 7;
         slot.commit(slipring::ring::Header::default());
         let _ = link.recv(Duration::MAX);
@@ -126,10 +126,10 @@ fn refuses(link: &mut RawLink) {
     for len in [usize::MAX, usize::MAX - 95, 1 << 40] {
         assert!(link.claim(len, Duration::MAX).unwrap_err().is_too_large());
         assert!(link.claim_batch(len, usize::MAX, Duration::MAX).unwrap_err().is_too_large());
-        assert!(link.producer.try_claim(len).unwrap_err().is_too_large());
-        assert!(link.producer.has_room_for(len).unwrap_err().is_too_large());
+        assert!(link.try_claim(len).unwrap_err().is_too_large());
+        assert!(link.halves().0.has_room_for(len).unwrap_err().is_too_large());
     }
-    let batch = link.claim_batch(1, usize::MAX, Duration::MAX).unwrap().unwrap();
+    let batch = link.claim_batch(1, usize::MAX, Duration::MAX).unwrap();
     assert!(batch.len() < 2000);
     drop(batch);
 }

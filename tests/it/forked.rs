@@ -22,11 +22,10 @@ fn raw_worker() {
     let (mut link, _) = attach_raw().unwrap();
     loop {
         let (header, bytes) = match link.recv(LONG) {
-            Ok(Some(frame)) => (frame.header(), frame.payload().to_vec()),
-            Ok(None) => continue,
+            Ok(frame) => (frame.header(), frame.payload().to_vec()),
             Err(_) => return,
         };
-        let Ok(Some(mut claim)) = link.claim(bytes.len(), LONG) else { return };
+        let Ok(mut claim) = link.claim(bytes.len(), LONG) else { return };
         claim.payload().copy_from_slice(&bytes);
         claim.commit(header);
     }
@@ -66,10 +65,10 @@ fn memory_that_a_child_allocates_outlives_the_channels_that_it_drops() {
 }
 
 fn assert_echo(link: &mut RawLink) {
-    let mut claim = link.claim(100, LONG).unwrap().unwrap();
+    let mut claim = link.claim(100, LONG).unwrap();
     claim.payload().fill(0xab);
     claim.commit(Header { request: 9, ..Header::default() });
-    let frame = link.recv(LONG).unwrap().expect("an answer in a minute");
+    let frame = link.recv(LONG).unwrap();
     assert_eq!((frame.header().request, frame.payload().to_vec()), (9, vec![0xab; 100]));
 }
 
@@ -82,11 +81,11 @@ fn a_child_can_neither_send_nor_receive_on_a_raw_link() {
     assert_echo(&mut link);
     in_fork(|| {
         let blocks = blocks();
-        let len = link.producer.max_frame();
+        let len = link.sender().max_frame();
         let mut are_forked = Vec::new();
         for _ in 0..100 {
             match link.claim(len, SHORT) {
-                Ok(Some(mut claim)) => {
+                Ok(mut claim) => {
                     claim.payload().fill(0xee);
                     claim.commit(Header::default());
                     are_forked.push(false);
@@ -96,31 +95,31 @@ fn a_child_can_neither_send_nor_receive_on_a_raw_link() {
         }
         are_forked.extend([
             is_forked(link.claim_batch(10, 2, SHORT)),
-            is_forked(link.producer.try_claim(10)),
-            is_forked(link.producer.try_claim_batch(10, 2)),
-            is_forked(link.producer.has_room_for(10)),
+            is_forked(link.try_claim(10)),
+            is_forked(link.try_claim_batch(10, 2)),
+            is_forked(link.halves().0.has_room_for(10)),
             is_forked(link.recv(SHORT)),
             is_forked(link.recv(Duration::ZERO)),
             is_forked(link.drain(1, SHORT, |_, _| ())),
-            is_forked(link.consumer.poll()),
-            is_forked(link.consumer.drain(1, |_, _| ())),
-            is_forked(link.settle()),
+            is_forked(link.try_recv()),
+            is_forked(link.try_drain(1, |_, _| ())),
+            is_forked(link.rearm()),
             is_forked(link.close(SHORT)),
         ]);
-        link.producer.flush();
-        link.consumer.publish();
+        link.flush();
+        link.halves().1.publish();
         link.prefault();
-        let _ = (link.producer.wakes(), link.consumer.leased(), link.poll_fd().is_some());
+        let _ = (link.sender().wakes(), link.receiver().leased(), link.poll_fd().is_some());
         let _ = format!("{link:?}");
         are_zeros(&blocks) && are_forked.iter().all(|is_forked| *is_forked)
     });
-    // A frame that arrived before the fork is the parent's.
-    let mut claim = link.claim(10, LONG).unwrap().unwrap();
+    // A frame that is there when the process forks is its parent's.
+    let mut claim = link.claim(10, LONG).unwrap();
     claim.payload().fill(1);
     claim.commit(Header::default());
-    eventually("it is answered", || link.settle().unwrap());
+    eventually("it is answered", || link.rearm().unwrap());
     in_fork(|| is_forked(link.recv(SHORT)) && is_forked(link.drain(1, SHORT, |_, _| ())));
-    assert_eq!(link.recv(LONG).unwrap().unwrap().payload().len(), 10);
+    assert_eq!(link.recv(LONG).unwrap().payload().len(), 10);
     assert_echo(&mut link);
     link.close(LONG).unwrap();
 }
@@ -133,8 +132,8 @@ fn what_is_held_of_a_raw_link_at_a_fork_can_be_used_up_in_the_child() {
         return;
     }
     let mut link = spawn_raw();
-    let max = link.producer.max_frame();
-    let mut claim = Some(link.claim(max, LONG).unwrap().unwrap());
+    let max = link.sender().max_frame();
+    let mut claim = Some(link.claim(max, LONG).unwrap());
     in_fork(|| {
         let blocks = blocks();
         let mut claim = claim.take().unwrap();
@@ -155,7 +154,7 @@ fn what_is_held_of_a_raw_link_at_a_fork_can_be_used_up_in_the_child() {
     assert!(payload.iter().all(|byte| *byte == 7), "the parent's slot");
     claim.commit(Header { request: 1, ..Header::default() });
 
-    let mut batch = Some(link.claim_batch(8, 3, LONG).unwrap().unwrap());
+    let mut batch = Some(link.claim_batch(8, 3, LONG).unwrap());
     in_fork(|| {
         let blocks = blocks();
         let mut batch = batch.take().unwrap();
@@ -167,7 +166,7 @@ fn what_is_held_of_a_raw_link_at_a_fork_can_be_used_up_in_the_child() {
     (0..3).for_each(|index| batch.payload(index).fill(5));
     batch.commit(|_| Header { request: 2, ..Header::default() });
 
-    let mut frame = link.recv(LONG).unwrap();
+    let mut frame = Some(link.recv(LONG).unwrap());
     in_fork(|| {
         let mut frame = frame.take().unwrap();
         frame.publish_earlier();
@@ -178,7 +177,7 @@ fn what_is_held_of_a_raw_link_at_a_fork_can_be_used_up_in_the_child() {
     let frame = frame.unwrap();
     assert_eq!(frame.payload().to_vec(), vec![7; max]);
     drop(frame);
-    let mut frame = link.recv(LONG).unwrap();
+    let mut frame = Some(link.recv(LONG).unwrap());
     in_fork(|| {
         let lease = frame.take().unwrap().into_lease();
         lease.payload().to_vec() == [5; 8]
@@ -190,10 +189,10 @@ fn what_is_held_of_a_raw_link_at_a_fork_can_be_used_up_in_the_child() {
     });
     assert_eq!(lease.unwrap().payload().to_vec(), [5; 8]);
     for _ in 1..3 {
-        assert_eq!(link.recv(LONG).unwrap().unwrap().payload().to_vec(), [5; 8]);
+        assert_eq!(link.recv(LONG).unwrap().payload().to_vec(), [5; 8]);
     }
     assert_echo(&mut link);
-    assert_eq!(link.consumer.leased(), 0);
+    assert_eq!(link.receiver().leased(), 0);
     link.close(LONG).unwrap();
 }
 

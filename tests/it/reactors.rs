@@ -110,7 +110,7 @@ struct Met {
 fn receive_by_polling(link: &mut RawLink, count: u64, seed: u64) -> slipring::Result<Met> {
     let (mut met, mut dice) = (Met::default(), Dice(seed));
     while met.frames < count {
-        let says = link.settle()?;
+        let says = link.rearm()?;
         let fd = link.poll_fd().unwrap();
         if says && !is_readable(fd, 0) {
             met.missed += 1;
@@ -121,7 +121,7 @@ fn receive_by_polling(link: &mut RawLink, count: u64, seed: u64) -> slipring::Re
         }
         let mut taken = 0;
         for _ in 0..=dice.below(4) * dice.below(2) {
-            let Some(frame) = link.consumer.poll()? else { break };
+            let Some(frame) = link.try_recv()? else { break };
             assert_eq!(numbers(&frame.payload().to_vec())[0], met.frames, "in order");
             met.frames += 1;
             taken += 1;
@@ -135,7 +135,7 @@ fn receive_by_polling(link: &mut RawLink, count: u64, seed: u64) -> slipring::Re
 fn send_in_bursts(link: &mut RawLink, count: u64, seed: u64) -> slipring::Result<()> {
     let mut dice = Dice(seed);
     for i in 0..count {
-        let mut claim = link.claim(8 + dice.below(200) as usize, LONG)?.unwrap();
+        let mut claim = link.claim(8 + dice.below(200) as usize, LONG)?;
         claim.payload()[..8].copy_from_slice(&i.to_le_bytes());
         match dice.below(3) {
             0 => claim.commit_lazily(Header::default()),
@@ -148,17 +148,13 @@ fn send_in_bursts(link: &mut RawLink, count: u64, seed: u64) -> slipring::Result
             _ => {}
         }
     }
-    link.producer.flush();
+    link.flush();
     Ok(())
 }
 
 fn source() {
     let (mut link, _) = attach_raw().unwrap();
-    let request = loop {
-        if let Some(frame) = link.recv(LONG).unwrap() {
-            break numbers(&frame.payload().to_vec());
-        }
-    };
+    let request = numbers(&link.recv(LONG).unwrap().payload().to_vec());
     if request[0] == 0 {
         send(&mut link, &encode(&[u64::from(std::process::id())]));
     }
@@ -169,16 +165,12 @@ fn source() {
 
 fn sink() {
     let (mut link, _) = attach_raw().unwrap();
-    let request = loop {
-        if let Some(frame) = link.recv(LONG).unwrap() {
-            break numbers(&frame.payload().to_vec());
-        }
-    };
+    let request = numbers(&link.recv(LONG).unwrap().payload().to_vec());
     let met = receive_by_polling(&mut link, request[0], request[1]).unwrap();
     send(&mut link, &encode(&[met.frames, met.spurious, met.missed]));
-    // From here on only the descriptor tells that the parent wants this worker to end.
-    while link.settle().is_ok() && is_readable(link.poll_fd().unwrap(), -1) {
-        match link.consumer.poll() {
+    // From here on only the descriptor says that the parent wants it to end.
+    while link.rearm().is_ok() && is_readable(link.poll_fd().unwrap(), -1) {
+        match link.try_recv() {
             Ok(Some(_)) => {}
             _ => std::process::exit(7),
         }
@@ -186,7 +178,7 @@ fn sink() {
 }
 
 fn send(link: &mut RawLink, bytes: &[u8]) {
-    let mut claim = link.claim(bytes.len(), LONG).unwrap().unwrap();
+    let mut claim = link.claim(bytes.len(), LONG).unwrap();
     claim.payload().copy_from_slice(bytes);
     claim.commit(Header::default());
 }
@@ -199,7 +191,7 @@ fn a_poller_of_a_raw_link_meets_every_frame_and_no_false_alarm() {
     send(&mut link, &encode(&[FRAMES, 0x5eed]));
     let met = receive_by_polling(&mut link, FRAMES, 0xd1ce).unwrap();
     assert_eq!(met, Met { frames: FRAMES, ..Met::default() });
-    assert!(!link.settle().unwrap());
+    assert!(!link.rearm().unwrap());
     assert!(!is_readable(link.poll_fd().unwrap(), 50), "nothing is left");
     link.close(LONG).unwrap();
 }
@@ -209,11 +201,7 @@ fn a_worker_that_polls_meets_every_frame_and_the_end() {
     let mut link = as_mode("sink").spawn_raw().unwrap();
     send(&mut link, &encode(&[FRAMES, 0xd1ce]));
     send_in_bursts(&mut link, FRAMES, 0x5eed).unwrap();
-    let met = loop {
-        if let Some(frame) = link.recv(LONG).unwrap() {
-            break numbers(&frame.payload().to_vec());
-        }
-    };
+    let met = numbers(&link.recv(LONG).unwrap().payload().to_vec());
     assert_eq!(met, [FRAMES, 0, 0], "frames, spurious, missed");
     // The worker ends with the code for a readable descriptor without a frame.
     assert_eq!(link.close(LONG).unwrap(), slipring::ExitCause::Exited(7));
@@ -223,16 +211,12 @@ fn a_worker_that_polls_meets_every_frame_and_the_end() {
 fn the_death_of_a_raw_worker_makes_the_descriptor_readable() {
     let mut link = as_mode("source").spawn_raw().unwrap();
     send(&mut link, &encode(&[0, 1]));
-    let pid = loop {
-        if let Some(frame) = link.recv(LONG).unwrap() {
-            break numbers(&frame.payload().to_vec())[0];
-        }
-    };
-    assert!(!link.settle().unwrap());
+    let pid = numbers(&link.recv(LONG).unwrap().payload().to_vec())[0];
+    assert!(!link.rearm().unwrap());
     assert!(!is_readable(link.poll_fd().unwrap(), 20));
     send_signal(pid as u32, libc::SIGKILL);
     assert!(is_readable(link.poll_fd().unwrap(), 20_000));
-    assert!(link.settle().unwrap(), "it stays readable");
+    assert!(link.rearm().unwrap(), "it stays readable");
     let error = link.recv(LONG).unwrap_err();
     assert!(error.is_peer_dead(), "{error}");
     assert_eq!(error.was_begun(), None, "what it was asked is not known");

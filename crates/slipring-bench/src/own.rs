@@ -69,7 +69,7 @@ struct Raw {
 impl End for Raw {
     #[inline]
     fn send(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> io::Result<()> {
-        let mut claim = self.link.claim(len, LONG)?.ok_or(io::ErrorKind::TimedOut)?;
+        let mut claim = self.link.claim(len, LONG)?;
         fill(claim.payload());
         if self.is_streaming {
             claim.commit_lazily(Header::default());
@@ -89,7 +89,7 @@ impl End for Raw {
 
     #[inline]
     fn recv<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> io::Result<R> {
-        let frame = self.link.recv(LONG)?.ok_or(io::ErrorKind::TimedOut)?;
+        let frame = self.link.recv(LONG)?;
         Ok(read(in_place(&frame.payload())))
     }
 
@@ -108,8 +108,7 @@ impl End for Raw {
         let mut left = count;
         while left > 0 {
             let most = left.min(FRAMES) as usize;
-            let batch = self.link.claim_batch(len, most, LONG)?;
-            let mut batch = batch.ok_or(io::ErrorKind::TimedOut)?;
+            let mut batch = self.link.claim_batch(len, most, LONG)?;
             for (index, (stamp, message)) in (0..batch.len()).zip(&mut messages) {
                 let slot = batch.payload(index);
                 copy_from_slice(slot, message);
@@ -130,17 +129,14 @@ impl End for Raw {
                 continue;
             }
             let most = left.min(FRAMES) as usize;
-            match self.link.drain(most, LONG, |_, payload| read(in_place(&payload)))? {
-                0 => return Err(io::ErrorKind::TimedOut.into()),
-                drained => left -= drained as u64,
-            }
+            left -= self.link.drain(most, LONG, |_, payload| read(in_place(&payload)))? as u64;
         }
         Ok(())
     }
 
     fn set_streaming(&mut self, is_streaming: bool) -> io::Result<()> {
         self.is_streaming = is_streaming && self.publishing != Publishing::Eagerly;
-        self.link.producer.flush();
+        self.link.flush();
         Ok(())
     }
 }

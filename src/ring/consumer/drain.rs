@@ -15,7 +15,7 @@ impl Consumer {
     /// As [`Consumer::poll`], if there was no frame before what cannot be one; otherwise the
     /// next call says so.
     #[inline]
-    pub fn drain(
+    pub(crate) fn drain(
         &mut self,
         most: usize,
         mut take: impl FnMut(Header, PeerBytes<'_>),

@@ -71,7 +71,7 @@ impl Consumer {
     /// Makes the descriptor readable exactly if a frame is there, or `is_over` says that
     /// there is other news. With `is_exact` it waits, briefly, so that it is not readable for a
     /// frame that is gone.
-    pub(crate) fn settle(
+    pub(crate) fn rearm(
         &mut self,
         wake_fd: &WakeFd,
         is_over: bool,

@@ -19,7 +19,7 @@ fn a_reactor_hears_of_every_frame_and_never_for_nothing() {
             producer
         });
         for request in 1..=2 {
-            let settled = consumer.settle(&wake_fd, false, true).unwrap();
+            let settled = consumer.rearm(&wake_fd, false, true).unwrap();
             assert!(!settled.is_readable || wake_fd.is_readable(), "a frame, but not readable");
             wake_fd.wait_until_readable();
             assert!(consumer.has_next(), "readable, but nothing");
@@ -27,7 +27,7 @@ fn a_reactor_hears_of_every_frame_and_never_for_nothing() {
             check(frame.header(), frame.payload().to_vec(), request, 0);
         }
         drop(sender.join().unwrap());
-        assert!(!consumer.settle(&wake_fd, false, true).unwrap().is_readable);
+        assert!(!consumer.rearm(&wake_fd, false, true).unwrap().is_readable);
         assert!(!wake_fd.is_readable(), "settled, but readable");
     });
 }
@@ -36,7 +36,7 @@ fn a_reactor_hears_of_every_frame_and_never_for_nothing() {
 fn a_frame_that_is_taken_without_a_look_at_the_descriptor_leaves_it_true() {
     model(|| {
         let (Rig { mut producer, mut consumer, .. }, wake_fd) = rig_of_reactor();
-        assert!(!consumer.settle(&wake_fd, false, true).unwrap().is_readable);
+        assert!(!consumer.rearm(&wake_fd, false, true).unwrap().is_readable);
         let sender = thread::spawn(move || {
             send(&mut producer, 1, 0);
             producer
@@ -45,10 +45,10 @@ fn a_frame_that_is_taken_without_a_look_at_the_descriptor_leaves_it_true() {
         while !consumer.has_next() {
             thread::yield_now();
         }
-        let settled = consumer.settle(&wake_fd, false, true).unwrap();
+        let settled = consumer.rearm(&wake_fd, false, true).unwrap();
         assert!(settled.is_readable && wake_fd.is_readable(), "a frame, but not readable");
         poll(&mut consumer, 1, 0);
-        assert!(!consumer.settle(&wake_fd, false, true).unwrap().is_readable);
+        assert!(!consumer.rearm(&wake_fd, false, true).unwrap().is_readable);
         drop(sender.join().unwrap());
         assert!(!wake_fd.is_readable(), "readable, but nothing");
     });
@@ -58,14 +58,14 @@ fn a_frame_that_is_taken_without_a_look_at_the_descriptor_leaves_it_true() {
 fn a_reactor_and_a_blocking_wait_can_take_turns() {
     model(|| {
         let (Rig { mut producer, mut consumer, .. }, wake_fd) = rig_of_reactor();
-        assert!(!consumer.settle(&wake_fd, false, true).unwrap().is_readable);
+        assert!(!consumer.rearm(&wake_fd, false, true).unwrap().is_readable);
         let sender = thread::spawn(move || {
             send(&mut producer, 1, 0);
             send(&mut producer, 2, 0);
             producer
         });
         receive(&mut consumer, 1, 0);
-        consumer.settle(&wake_fd, false, true).unwrap();
+        consumer.rearm(&wake_fd, false, true).unwrap();
         wake_fd.wait_until_readable();
         let frame = consumer.poll().unwrap().expect("readable, but nothing");
         check(frame.header(), frame.payload().to_vec(), 2, 0);

@@ -5,7 +5,6 @@
 //! cleared, and one look at the sleeping consumer taken, for the whole batch.
 
 use super::{Claim, Producer};
-use crate::error::Result;
 use crate::ring::frame::{Commit, Header};
 use crate::ring::position::{span, to_end};
 use crate::shm::layout::{as_u64, as_usize};
@@ -22,24 +21,12 @@ pub struct Batch<'a> {
 }
 
 impl Producer {
-    /// Reserves slots for up to `count` payloads of `len` bytes each, without waiting: as
-    /// many as lie in a row and are free, which are fewer before the ring's end; `None` while
-    /// there is not even one, or if `count` is zero. Only the consumer can change that.
-    ///
-    /// # Errors
-    ///
-    /// As [`Producer::try_claim`].
-    #[inline]
-    pub fn try_claim_batch(&mut self, len: usize, count: usize) -> Result<Option<Batch<'_>>> {
-        if count == 0 || !self.reserve(len)? {
-            return Ok(None);
-        }
-        Ok(Some(self.claim_batch_reserved(count)))
-    }
-
     /// Claims the slot that was reserved, and up to `count` with it.
     #[inline]
     pub(crate) fn claim_batch_reserved(&mut self, count: usize) -> Batch<'_> {
+        if count == 0 {
+            return Batch { producer: self, count };
+        }
         let (one, span) = (span(0), span(self.len));
         // The slot behind the last one must be free too, for its commit word.
         let taken = self.start.wrapping_sub(self.head) + one;
@@ -55,12 +42,18 @@ impl Producer {
 }
 
 impl Batch<'_> {
-    /// How many slots there are; at least one.
+    /// How many slots there are: at least one, unless none was asked for.
     #[must_use]
     #[inline]
-    #[allow(clippy::len_without_is_empty, reason = "it never is")]
     pub fn len(&self) -> usize {
         self.count
+    }
+
+    /// Whether there is no slot.
+    #[must_use]
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
     /// The payload's bytes of the slot with this index, to be filled; none if there is no such
@@ -105,6 +98,9 @@ impl Batch<'_> {
     where
         Self: 'p,
     {
+        if self.count == 0 {
+            return self.producer;
+        }
         let end = self.start_of(self.count);
         let is_first_early = mutant::chosen(Mutant::BatchFirstEarly);
         for index in 1..self.count {

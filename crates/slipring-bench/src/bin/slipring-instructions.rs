@@ -233,7 +233,7 @@ macro_rules! hot_and_warm {
 
 hot_and_warm!(hot_raw_commit, warm_raw_commit, (link: &mut RawLink, count: u64), {
     for _ in 0..count {
-        let mut claim = link.claim(LEN, LONG)?.ok_or(io::ErrorKind::TimedOut)?;
+        let mut claim = link.claim(LEN, LONG)?;
         claim.payload().copy_from_slice(&[7; LEN]);
         claim.commit(Header::default());
     }
@@ -242,7 +242,7 @@ hot_and_warm!(hot_raw_commit, warm_raw_commit, (link: &mut RawLink, count: u64),
 
 hot_and_warm!(hot_raw_commit_lazily, warm_raw_lazily, (link: &mut RawLink, count: u64), {
     for _ in 0..count {
-        let mut claim = link.claim(LEN, LONG)?.ok_or(io::ErrorKind::TimedOut)?;
+        let mut claim = link.claim(LEN, LONG)?;
         claim.payload().copy_from_slice(&[7; LEN]);
         claim.commit_lazily(Header::default());
     }
@@ -252,8 +252,7 @@ hot_and_warm!(hot_raw_commit_lazily, warm_raw_lazily, (link: &mut RawLink, count
 hot_and_warm!(hot_raw_commit_batch, warm_raw_batch, (link: &mut RawLink, count: u64), {
     let mut left = count as usize;
     while left > 0 {
-        let batch = link.claim_batch(LEN, left.min(BATCH), LONG)?;
-        let mut batch = batch.ok_or(io::ErrorKind::TimedOut)?;
+        let mut batch = link.claim_batch(LEN, left.min(BATCH), LONG)?;
         for index in 0..batch.len() {
             batch.payload(index).copy_from_slice(&[7; LEN]);
         }
@@ -281,7 +280,7 @@ hot_and_warm!(hot_raw_drain, warm_drain, (link: &mut RawLink, count: u64), {
 
 hot_and_warm!(hot_raw_recv, warm_raw_recv, (link: &mut RawLink, count: u64), {
     for _ in 0..count {
-        let frame = link.recv(LONG)?.ok_or(io::ErrorKind::TimedOut)?;
+        let frame = link.recv(LONG)?;
         let mut message = [0; LEN];
         frame.payload().copy_to(&mut message)?;
         std::hint::black_box(&message);
@@ -349,10 +348,10 @@ fn serve(args: &[&str]) -> io::Result<()> {
     let (mut link, _) = worker::attach_raw()?;
     if args.first() == Some(&"fill") {
         for _ in 0..WARM + frames("raw-recv").max(frames("raw-drain")) {
-            let claim = link.claim(LEN, LONG)?.ok_or(io::ErrorKind::TimedOut)?;
+            let claim = link.claim(LEN, LONG)?;
             claim.commit_lazily(Header::default());
         }
-        link.producer.flush();
+        link.flush();
     }
     // Until the parent closes the link, when it is done.
     std::thread::sleep(2 * NAP_TIME);

@@ -4,6 +4,7 @@
 //! threads of a soak test what happens at faults.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use slipring::ring::Header;
 use slipring::worker;
@@ -34,16 +35,19 @@ fn fill(number: u64, bytes: &mut [u8; 8 * MOST]) -> &[u8] {
 /// Lets a worker send `frames` frames, and checks that each comes once, whole and in order.
 pub(super) fn run(frames: u64, counts: &Counts) -> slipring::Result<()> {
     let mut link = Spawner::current_exe()?.arg(WORKER).role("soak").spawn_raw()?;
-    if let Some(mut claim) = link.claim(8, HANG)? {
-        claim.payload().copy_from_slice(&frames.to_le_bytes());
-        claim.commit(Header::default());
-    }
+    let mut claim = link.claim(8, HANG)?;
+    claim.payload().copy_from_slice(&frames.to_le_bytes());
+    claim.commit(Header::default());
     let (mut wanted, mut found) = ([0; 8 * MOST], [0; 8 * MOST]);
     let (mut next, mut bytes) = (0, 0);
     while next < frames {
-        let Some(frame) = link.recv(HANG)? else {
-            Counts::wrong(&counts.hangs, format!("no frame came after {next}"));
-            break;
+        let frame = match link.recv(HANG) {
+            Ok(frame) => frame,
+            Err(error) if error.is_timeout() => {
+                Counts::wrong(&counts.hangs, format!("no frame came after {next}"));
+                break;
+            }
+            Err(error) => return Err(error),
         };
         let payload = frame.payload();
         let found = found.get_mut(..payload.len()).unwrap_or_default();
@@ -81,20 +85,19 @@ pub(super) fn serve() -> ExitCode {
 fn send() -> slipring::Result<()> {
     let (mut link, _) = worker::attach_raw()?;
     let mut frames = [0; 8];
-    if let Some(frame) = link.recv(HANG)? {
-        frame.payload().copy_to(&mut frames)?;
-    }
+    link.recv(HANG)?.payload().copy_to(&mut frames)?;
     let mut bytes = [0; 8 * MOST];
     for number in 0..u64::from_le_bytes(frames) {
         let bytes = fill(number, &mut bytes);
-        let Some(mut claim) = link.claim(bytes.len(), HANG)? else { break };
+        let mut claim = link.claim(bytes.len(), HANG)?;
         claim.payload().copy_from_slice(bytes);
         claim.commit_lazily(Header::default());
     }
-    link.producer.flush();
+    link.flush();
     // Until the parent closes the link.
-    while link.recv(HANG)?.is_some() {}
-    Ok(())
+    loop {
+        link.recv(Duration::MAX)?;
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,62 @@
+//! The parent's end of a raw link.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::channel::state::State;
+use crate::channel::worker_handle::WorkerHandle;
+use crate::error::{Error, ExitCause, Result};
+use crate::link::Duplex;
+use crate::raw::RawLink;
+use crate::raw::peer::RawPeer;
+use crate::ring::doorbell::Alarm;
+use crate::sys::clock::Deadline;
+use crate::sys::wake_fd::WakeFd;
+
+/// The worker of a raw link. Dropping it ends the worker, without blocking.
+#[derive(Debug)]
+struct ParentEnd {
+    worker: WorkerHandle,
+    state: Arc<State>,
+}
+
+/// The parent's end of a link to a worker.
+pub(crate) fn link_to(
+    worker: WorkerHandle,
+    state: Arc<State>,
+    data: Duplex,
+    wake_fd: Option<Arc<WakeFd>>,
+) -> RawLink {
+    if let Some(wake_fd) = wake_fd.clone() {
+        // Set once, as `state` was made for this link. The first `rearm` notices an end that
+        // came before this.
+        state.on_end(move || wake_fd.wake_self());
+    }
+    RawLink::new(data, wake_fd, Arc::new(ParentEnd { worker, state }))
+}
+
+impl RawPeer for ParentEnd {
+    fn check(&self) -> Result<()> {
+        self.state.check_open()
+    }
+
+    fn alarm(&self) -> &Alarm {
+        &self.state.alarm
+    }
+
+    fn explain(&self, error: Error, deadline: Deadline) -> Error {
+        self.state.with_status(error, deadline)
+    }
+
+    fn pid(&self) -> u32 {
+        self.worker.pid()
+    }
+
+    fn exit_cause(&self) -> Option<ExitCause> {
+        self.worker.exit_cause()
+    }
+
+    fn close(&self, timeout: Duration) -> Result<ExitCause> {
+        self.worker.close(timeout)
+    }
+}
