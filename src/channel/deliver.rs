@@ -7,9 +7,8 @@ use crate::protocol::assembler::Assembler;
 use crate::protocol::buffer_pool::{BufferPool, BufferSlice, PooledBuffer};
 use crate::protocol::failure;
 use crate::protocol::kind::{EXPIRED, Kind, flags};
-use crate::ring::consumer::LeasedSlot;
 use crate::ring::position::span;
-use crate::ring::{Frame, Header};
+use crate::ring::{Frame, Header, LeasedSlot};
 use crate::shm::bytes::PeerBytes;
 use crate::shm::layout::as_usize;
 

@@ -16,8 +16,7 @@
 //!   So no frame that a reactor was called for is left unread.
 
 use crate::channel::waiter::WakeList;
-use crate::ring::Consumer;
-use crate::ring::consumer::LeaseGauge;
+use crate::ring::{Consumer, LeaseGauge};
 use crate::sync::{AtomicU32, Ordering, TryGuard, TryLock};
 
 /// Owner of the reply ring's consumer.

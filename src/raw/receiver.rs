@@ -243,7 +243,7 @@ impl RawReceiver {
     }
 
     /// Takes the locks, for a test of what must not wait for them.
-    #[cfg(all(test, feature = "tokio"))]
+    #[allow(dead_code, reason = "a test of forked children takes every lock")]
     pub(crate) fn hold(&self) -> impl Sized {
         self.consumer.hold()
     }

@@ -1,63 +1,39 @@
-//! The end of a ring that takes frames.
-//!
-//! A consumer has two cursors: `next`, the slot it looks at, and the head, up to
-//! which slots are released. Both are private; shared memory only gets a copy of
-//! the head. A frame is released when its [`Frame`] is dropped, or lives on as a
-//! [`Lease`] that any thread may drop in any order: slots are then reclaimed in
-//! ring order, so that a lease that is kept becomes backpressure.
+//! The end of a ring that takes frames out, and that waits for them.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::ring::doorbell::{Alarm, Bell, Sleeper, Step, look_before_end};
-use crate::ring::frame::{Commit, Header};
-use crate::ring::position::{NEVER, span, to_end};
-use crate::ring::reclaim::{Cursor, Lease, Shared, payload};
-pub(crate) use crate::ring::reclaim::{LeaseGauge, LeasedSlot};
+use crate::ring::doorbell::{Alarm, BY_FD, Bell, Sleeper, Step, look_before_end};
+use crate::ring::frame::Frame;
+use crate::ring::header::Header;
+use crate::ring::lease::LeaseGauge;
+use crate::ring::pacing::{Pacing, SHORT};
+use crate::ring::position::NEVER;
+use crate::ring::slot_reader::SlotReader;
 use crate::shm::bytes::PeerBytes;
-use crate::shm::layout::{as_u64, as_usize};
+use crate::shm::layout::as_u64;
 use crate::shm::region::{OwnU64, PeerU64};
 use crate::shm::slots::PeerSlots;
 use crate::sync::Ordering;
 use crate::sync::mutant::{self, Mutant};
-use crate::sys::clock::Deadline;
+use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
+use crate::sys::wake_fd::{Drained, WakeFd};
 
-mod drain;
-mod pacing;
-mod rearm;
-
-use pacing::Pacing;
-pub(crate) use rearm::shut_down;
+/// How long a consumer that rearms waits for a producer that has committed but not notified.
+const CHECK_PATIENCE: Duration = Duration::from_micros(200);
 
 /// The end of a ring that takes frames out.
 #[derive(Debug)]
 pub(crate) struct Consumer {
-    slots: PeerSlots,
-    shared: Arc<Shared>,
+    reader: SlotReader,
     sleep_at: OwnU64,
     peer_checked: PeerU64,
     sleeper: Sleeper,
-    capacity: u64,
-    /// An eighth of the capacity: the producer is told of so many bytes at the latest.
-    batch: u64,
-    max_frame: usize,
-    /// Private and authoritative: the slot to look at.
-    next: u64,
-    /// The frame that was taken last, up to `next`: where it starts, and the one copy of its
-    /// header. Here and not in [`Frame`], which fits a register so.
-    start: u64,
-    header: [u64; 3],
-    /// A head that the producer has been told of, maybe not the last: honest frames end
-    /// within one capacity of it.
-    told: u64,
     /// The distance that is kept from a producer that is fast.
     pacing: Pacing,
-    /// Valid while no lease is out; otherwise `shared.returns` has them.
-    returns: Option<Cursor>,
-    /// The descriptor is, or will be, made readable by the next frame.
-    is_lit: bool,
-    poisoned: Option<Error>,
+    /// The next frame has made the descriptor readable, or will.
+    is_armed: bool,
 }
 
 /// What a consumer is made of.
@@ -74,65 +50,72 @@ pub(crate) struct ConsumerParts {
     pub(crate) origin: u64,
 }
 
+/// What [`Consumer::rearm`] found and left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rearmed {
+    pub(crate) is_readable: bool,
+    /// The descriptor was readable before.
+    pub(crate) has_drained: bool,
+}
+
 impl Consumer {
     pub(crate) fn new(parts: ConsumerParts) -> Self {
-        let ConsumerParts { slots, max_frame, origin, .. } = parts;
-        let cursor = Cursor { released: origin, published: origin };
-        parts.head.store(origin, Ordering::Relaxed);
+        let ConsumerParts { slots, head, peer_space_at, bell, max_frame, origin, .. } = parts;
         parts.sleep_at.store(NEVER, Ordering::Relaxed);
         Self {
-            capacity: as_u64(slots.capacity()),
-            batch: as_u64(slots.capacity()) / 8,
             pacing: Pacing::new(origin, as_u64(slots.capacity())),
-            slots: slots.clone(),
-            shared: Arc::new(Shared::new(
-                slots,
-                parts.head,
-                parts.peer_space_at,
-                parts.bell,
-                cursor,
-            )),
+            reader: SlotReader::new(slots, head, peer_space_at, bell, max_frame, origin),
             sleep_at: parts.sleep_at,
             peer_checked: parts.peer_checked,
             sleeper: parts.sleeper,
-            max_frame,
-            next: origin,
-            start: origin,
-            header: [0; 3],
-            told: origin,
-            returns: Some(cursor),
-            is_lit: false,
-            poisoned: None,
+            is_armed: false,
         }
     }
 
     /// The longest payload of one frame, in bytes.
-    #[must_use]
     pub(crate) fn max_frame(&self) -> usize {
-        self.max_frame
+        self.reader.max_frame()
     }
 
     /// See [`PeerSlots::prefault`].
     pub(crate) fn prefault(&self) {
-        self.slots.prefault();
+        self.reader.prefault();
     }
 
     /// How many leases are out.
-    #[must_use]
     pub(crate) fn leased(&self) -> usize {
-        self.shared.leased()
+        self.reader.leased()
     }
 
     /// Takes the locks, for a test of what must not wait for them.
-    #[cfg(all(test, feature = "tokio", not(loom)))]
+    #[allow(dead_code, reason = "a test of forked children takes every lock")]
     pub(crate) fn hold(&self) -> impl Sized {
-        (self.shared.hold(), self.sleeper.hold())
+        (self.reader.hold(), self.sleeper.hold())
     }
 
     /// Counts leases without a borrow of the consumer.
     pub(crate) fn lease_gauge(&self) -> LeaseGauge {
-        LeaseGauge::new(&self.shared)
+        self.reader.lease_gauge()
     }
+
+    /// The requests whose leases hold the ring, oldest first, and the bytes they hold back.
+    pub(crate) fn holders(&self) -> (Vec<u64>, u64) {
+        self.reader.holders()
+    }
+
+    /// Where the next frame is looked for.
+    pub(crate) fn position(&self) -> u64 {
+        self.reader.next()
+    }
+
+    /// Tells the producer of every slot that is free. Done at every eighth of the
+    /// ring, when the ring is found empty and before this end sleeps; needed by hand
+    /// only before the caller turns to something long.
+    pub(crate) fn publish(&mut self) {
+        self.reader.publish();
+    }
+
+    // Frames, without waiting.
 
     /// The next frame, without waiting; `None` if there is none. The first time that
     /// there is none, the producer is told of all slots that are free.
@@ -146,11 +129,30 @@ impl Consumer {
         if self.find()? { self.take().map(Some) } else { Ok(None) }
     }
 
-    /// Takes the frame that was found at `next`.
+    /// Whether a frame can be taken. Goes past padding.
+    #[inline]
+    pub(crate) fn find(&mut self) -> Result<bool> {
+        self.reader.find()
+    }
+
+    /// As [`Consumer::find`], but says no if more than one look would be needed.
+    #[inline]
+    pub(crate) fn has_frame(&self) -> bool {
+        self.reader.has_frame()
+    }
+
+    /// Whether something lies at the next slot; [`Consumer::poll`] says what.
+    #[inline]
+    pub(crate) fn has_next(&self) -> bool {
+        self.reader.has_next()
+    }
+
+    /// Takes the frame that was found.
     #[inline]
     pub(crate) fn take(&mut self) -> Result<Frame<'_>> {
-        let header = self.header();
-        self.take_with(header)
+        let header = self.reader.read_header();
+        self.reader.take(header)?;
+        Ok(Frame::of(&mut self.reader))
     }
 
     /// The next frame, if it has a header that is wanted. Does not wait.
@@ -162,122 +164,44 @@ impl Consumer {
         if !self.find()? {
             return Ok(None);
         }
-        // The one copy, for the decision and for what follows from it.
-        let header = self.header();
-        if is_wanted(Header::from_words(header)) {
-            self.take_with(header).map(Some)
-        } else {
-            Ok(None)
+        // The only copy, for the decision and for what follows from it.
+        let header = self.reader.read_header();
+        if !is_wanted(Header::from_words(header)) {
+            return Ok(None);
         }
+        self.reader.take(header)?;
+        Ok(Some(Frame::of(&mut self.reader)))
     }
 
+    /// Shows `take` the frames that are there, in order but no more than `most`, without
+    /// waiting, and returns how many. Each is released as soon as `take` returns. The payload
+    /// lies in memory that the peer can write to.
+    ///
+    /// # Errors
+    ///
+    /// As [`Consumer::poll`], if there was no frame before what cannot be one; otherwise the
+    /// next call says so.
     #[inline]
-    fn take_with(&mut self, header: [u64; 3]) -> Result<Frame<'_>> {
-        let len = len_of(header);
-        let is_over_cap = len > self.max_frame && !mutant::chosen(Mutant::LenOverCap);
-        let is_past_end = span(len) > to_end(self.next, self.capacity);
-        if is_over_cap || (is_past_end && !mutant::chosen(Mutant::LenPastEnd)) {
-            return Err(self.poison_len(len));
-        }
-        let end = self.next.wrapping_add(span(len));
-        if !self.is_within_capacity(end) && !mutant::chosen(Mutant::Overrun) {
-            return Err(self.poison_overrun(end));
-        }
-        self.start = self.next;
-        self.next = end;
-        self.header = header;
-        crate::failpoint::failpoint!("after poll");
-        Ok(Frame { consumer: self })
-    }
-
-    /// Whether a frame lies at `next`, which goes past paddings first.
-    #[inline]
-    pub(crate) fn find(&mut self) -> Result<bool> {
-        let next = self.next;
-        let word = self.commit_word(next);
-        Ok(self.is_frame(word, next) || self.look_closer(word)?)
-    }
-
-    /// As [`Consumer::find`], but does nothing more where it is not plain that one does.
-    #[inline]
-    pub(crate) fn has_frame(&self) -> bool {
-        let next = self.next;
-        self.is_frame(self.commit_word(next), next)
-    }
-
-    #[inline]
-    fn commit_word(&self, next: u64) -> u64 {
-        let order = mutant::order(Mutant::PollRelaxed, Ordering::Acquire);
-        // Pairs with the Release store in the producer's `publish`.
-        self.slots.line(next).load(0, order)
-    }
-
-    #[inline]
-    fn is_frame(&self, word: u64, next: u64) -> bool {
-        word == Commit::frame(next) && self.poisoned.is_none() && !fork::is_forked_child()
-    }
-
-    /// Of the frame that was found there.
-    #[inline]
-    fn header(&self) -> [u64; 3] {
-        let line = self.slots.line(self.next);
-        let load = |index| line.load(index, Ordering::Relaxed);
-        [load(1), load(2), load(3)]
-    }
-
-    /// What is to be done with a commit word that is not simply that of a frame. Whether
-    /// one lies at `next` now.
-    #[cold]
-    fn look_closer(&mut self, mut word: u64) -> Result<bool> {
-        // Frames that are there are the parent's.
-        fork::check()?;
-        if let Some(poison) = &self.poisoned
-            && !mutant::chosen(Mutant::ConsumerForgives)
-        {
-            return Err(poison.clone());
-        }
-        let mut is_padded = false;
-        loop {
-            match Commit::read(word, self.next, self.capacity) {
-                Commit::Frame => return Ok(true),
-                // The frame behind a padding is published before it.
-                Commit::Nothing if !is_padded || mutant::chosen(Mutant::PaddingBeforeNothing) => {
-                    self.publish();
-                    return Ok(false);
-                }
-                Commit::Padding if self.can_be_padding() => {
-                    is_padded = true;
-                    self.next = self.next.wrapping_add(to_end(self.next, self.capacity));
-                    self.release(self.next, 0);
-                }
-                _ => return Err(self.poison(word)),
+    pub(crate) fn drain(
+        &mut self,
+        most: usize,
+        mut take: impl FnMut(Header, PeerBytes<'_>),
+    ) -> Result<usize> {
+        let mut count = 0;
+        while count < most {
+            match self.poll() {
+                Ok(Some(frame)) => take(frame.header(), frame.payload()),
+                Ok(None) => break,
+                // It stays corrupt for good.
+                Err(_) if count > 0 => break,
+                Err(error) => return Err(error),
             }
-            word = self.commit_word(self.next);
+            count += 1;
         }
+        Ok(count)
     }
 
-    /// Whether a producer that has room there for no slot would pad up to the ring's end.
-    fn can_be_padding(&mut self) -> bool {
-        let rest = to_end(self.next, self.capacity);
-        (rest < span(self.max_frame) || mutant::chosen(Mutant::PaddingAnywhere))
-            && self.is_within_capacity(self.next.wrapping_add(rest))
-    }
-
-    /// Whether an honest producer, which keeps clear of slots that are not released and
-    /// clears the commit word after its own, can have published up to `end`.
-    #[inline]
-    fn is_within_capacity(&mut self, end: u64) -> bool {
-        end.wrapping_sub(self.told) <= self.capacity - span(0) || self.is_within_capacity_now(end)
-    }
-
-    #[cold]
-    fn is_within_capacity_now(&mut self, end: u64) -> bool {
-        self.told = match &self.returns {
-            Some(cursor) => cursor.published,
-            None => self.shared.published(),
-        };
-        end.wrapping_sub(self.told) <= self.capacity - span(0)
-    }
+    // Waits.
 
     /// As [`Consumer::poll`], but waits until the deadline; `None` if it passed.
     /// Blocks the thread, spinning first as the wait strategy says.
@@ -309,7 +233,7 @@ impl Consumer {
         if !mutant::chosen(Mutant::DescriptorNotForgotten) {
             self.forget_descriptor();
         }
-        // Whoever fills this ring must not wait for slots that are free.
+        // The producer must not wait for slots that are free while this end sleeps.
         if !mutant::chosen(Mutant::NoHeadBeforeSleep) {
             self.publish();
         }
@@ -323,13 +247,6 @@ impl Consumer {
         Ok(found.is_some())
     }
 
-    /// Whether something lies at the next slot; [`Consumer::poll`] says what.
-    #[inline]
-    pub(crate) fn has_next(&self) -> bool {
-        let word = self.slots.line(self.next).load(0, Ordering::Relaxed);
-        !Commit::is_nothing(word, self.next, self.capacity) || self.poisoned.is_some()
-    }
-
     /// As [`Consumer::has_next`], but looks for about a microsecond where that can help.
     /// A busy peer answers within that: then no clock is read and no head is published.
     #[inline]
@@ -338,137 +255,136 @@ impl Consumer {
     }
 
     /// Says that this end is about to sleep for the next frame; a SeqCst fence and
-    /// another look must follow. Returns the position: a look that goes past it makes the
-    /// announcement void.
+    /// another look must follow. Returns the position: the announcement is void once a look
+    /// goes past it.
     pub(crate) fn announce(&self) -> u64 {
-        self.sleeper.announce(&self.sleep_at, self.next);
-        self.next
+        let next = self.reader.next();
+        self.sleeper.announce(&self.sleep_at, next);
+        next
     }
 
-    /// Where the next frame is looked for.
-    pub(crate) fn position(&self) -> u64 {
-        self.next
-    }
-
-    /// Tells the producer of every slot that is free. Done at every eighth of the
-    /// ring, when the ring is found empty and before this end sleeps; needed by hand
-    /// only before the caller turns to something long.
-    pub(crate) fn publish(&mut self) {
-        match &mut self.returns {
-            Some(cursor) => self.shared.publish(cursor),
-            None => self.shared.publish_all(),
-        }
-    }
-
-    /// Requests whose leases hold the ring, oldest first, and the bytes they hold back.
-    pub(crate) fn holders(&self) -> (Vec<u64>, u64) {
-        if self.returns.is_some() {
-            return (Vec::new(), 0);
-        }
-        let (held, released) = self.shared.holders();
-        (held, self.next.wrapping_sub(released))
-    }
-
+    /// Called before a wait for the next frame: keeps this end's distance from a producer
+    /// that sends short frames fast. `is_answer` says that the producer may have waited for this
+    /// side.
     #[inline]
-    fn release(&mut self, end: u64, request: u64) {
-        match &mut self.returns {
-            Some(cursor) => {
-                cursor.released = end;
-                if end.wrapping_sub(cursor.published) >= self.batch {
-                    self.shared.publish(cursor);
-                }
+    pub(crate) fn fall_behind(&mut self, is_answer: bool, has_rung: bool) {
+        let next = self.reader.next();
+        if is_answer {
+            self.pacing.begin(next, 0);
+        } else if self.reader.last_span() <= SHORT && !self.has_next() {
+            let lag = self.pacing.caught_up(next, now_ns);
+            if lag != 0 {
+                self.sleeper.lag(lag, has_rung);
             }
-            None => self.release_behind_leases(end, request),
         }
     }
 
-    #[cold]
-    fn release_behind_leases(&mut self, end: u64, request: u64) {
-        self.returns = self.shared.release_behind_leases(end, request, self.batch);
-    }
-
-    #[cold]
-    fn poison(&mut self, word: u64) -> Error {
-        let message = format!("commit word {word:#x} at position {}", self.next);
-        self.poisoned.insert(Error::corrupt(message)).clone()
-    }
-
-    #[cold]
-    fn poison_overrun(&mut self, end: u64) -> Error {
-        let message = format!(
-            "frame at position {} up to {end}, but slots are released up to {} only and the \
-             ring has {} bytes",
-            self.next, self.told, self.capacity
-        );
-        self.poisoned.insert(Error::corrupt(message)).clone()
-    }
-
-    #[cold]
-    fn poison_len(&mut self, len: usize) -> Error {
-        let message = format!(
-            "frame of {len} bytes at position {}, the cap is {} and it must fit before the \
-             ring's end",
-            self.next, self.max_frame
-        );
-        self.poisoned.insert(Error::corrupt(message)).clone()
-    }
-}
-
-#[inline]
-fn len_of(header: [u64; 3]) -> usize {
-    as_usize(u64::from(Header::from_words(header).len))
-}
-
-/// A frame that was taken. Dropping it releases its slot.
-#[derive(Debug)]
-pub struct Frame<'a> {
-    consumer: &'a mut Consumer,
-}
-
-impl Frame<'_> {
-    /// The validated private copy of the header.
-    #[must_use]
+    /// The next frame has to be waited for.
     #[inline]
-    pub fn header(&self) -> Header {
-        Header::from_words(self.consumer.header)
+    pub(crate) fn end_run(&mut self) {
+        self.pacing.begin(self.reader.next(), 0);
     }
 
-    /// The payload, in memory that the peer can write.
-    #[must_use]
-    #[inline]
-    pub fn payload(&self) -> PeerBytes<'_> {
-        payload(&self.consumer.slots, self.consumer.start, self.header().len)
+    // The descriptor in the bell's place: see "Reactors" in `doorbell.rs`.
+
+    /// Makes the descriptor readable exactly if a frame is there, or `is_over` says that
+    /// there is other news. With `is_exact` it waits, briefly, so that it is not readable for a
+    /// frame that is gone.
+    pub(crate) fn rearm(
+        &mut self,
+        wake_fd: &WakeFd,
+        is_over: bool,
+        is_exact: bool,
+    ) -> Result<Rearmed> {
+        // The descriptor is shared with the parent.
+        fork::check()?;
+        if self.is_armed && self.has_next() {
+            // The producer may have committed it and not notified yet, maybe for a while.
+            if !self.is_rung_behind(self.reader.next()) && !mutant::chosen(Mutant::UnrungNotLit) {
+                wake_fd.wake_self();
+            }
+            return Ok(Rearmed { is_readable: true, has_drained: false });
+        }
+        self.publish();
+        if is_exact && !mutant::chosen(Mutant::DrainUnchecked) {
+            self.await_check();
+        }
+        let is_late = mutant::chosen(Mutant::DrainLate);
+        let drained = if is_late { Drained::Nothing } else { wake_fd.drain() };
+        if drained == Drained::Broken {
+            return Err(self.reader.poison(shut_down()));
+        }
+        self.announce_by_fd();
+        mutant::full_fence(Mutant::NoFenceAfterDrain); // A, pairs with B in `SlotWriter::notify`
+        // From here on the producer makes it readable, or this end does so now.
+        self.is_armed = true;
+        let has_next = !mutant::chosen(Mutant::NoLookAfterDrain) && self.has_next();
+        let is_readable = has_next || is_over;
+        if is_late {
+            wake_fd.drain();
+        }
+        if is_readable {
+            wake_fd.wake_self();
+        }
+        Ok(Rearmed { is_readable, has_drained: drained == Drained::Something })
     }
 
-    pub(crate) fn prefault(&self) {
-        self.consumer.prefault();
+    /// As [`Consumer::announce`], to be woken by the descriptor.
+    pub(crate) fn announce_by_fd(&self) {
+        self.sleeper.announce(&self.sleep_at, self.reader.next() | BY_FD);
     }
 
-    /// Tells the producer of every slot before this one that is free: before something
-    /// long is done with the frame.
-    pub fn publish_earlier(&mut self) {
-        self.consumer.publish();
+    /// This end will be woken by its bell: the descriptor may miss what comes.
+    pub(crate) fn forget_descriptor(&mut self) {
+        self.is_armed = false;
     }
 
-    /// Keeps the frame beyond the next poll.
-    #[must_use]
-    pub fn into_lease(self) -> Lease {
-        Lease::new(self.header(), self.into_slot())
+    /// Whether the next frame will make the descriptor readable, and has not come yet.
+    pub(crate) fn is_armed(&self) -> bool {
+        let announced = self.sleep_at.load(Ordering::Relaxed);
+        self.is_armed && announced == self.reader.next() | BY_FD && !self.has_next()
     }
 
-    /// As [`Frame::into_lease`], without the header.
-    pub(crate) fn into_slot(self) -> LeasedSlot {
-        let mut this = std::mem::ManuallyDrop::new(self);
-        let Consumer { shared, returns, header, start, next, .. } = &mut *this.consumer;
-        LeasedSlot::new(shared, returns.take(), Header::from_words(*header), *start, *next)
+    /// Takes back that the next frame is to make the descriptor readable.
+    pub(crate) fn disarm(&mut self) {
+        if std::mem::take(&mut self.is_armed) {
+            self.sleep_at.store(NEVER, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the producer has checked the sleep word for all frames that were taken: then
+    /// no more writes to the descriptor come for them.
+    pub(crate) fn is_rung_for(&self) -> bool {
+        // Acquire: pairs with the Release store in `SlotWriter::notify`.
+        let checked = self.peer_checked.load(Ordering::Acquire);
+        checked.wrapping_sub(self.reader.next()).cast_signed() >= 0
+    }
+
+    /// Whether the producer has checked the sleep word for the frame at this position.
+    fn is_rung_behind(&self, position: u64) -> bool {
+        // Acquire: pairs with the Release store in `SlotWriter::notify`.
+        let checked = self.peer_checked.load(Ordering::Acquire);
+        checked.wrapping_sub(position).cast_signed() > 0
+    }
+
+    /// Waits until the producer has checked for all frames that were taken. An honest one has
+    /// after some nanoseconds, unless the kernel has taken its processor away; it may need this
+    /// one. After that, one wake-up may turn out to be for nothing.
+    fn await_check(&self) {
+        let patience = Deadline::after(CHECK_PATIENCE);
+        let mut looks = 0_u32;
+        while !self.is_rung_for() && !patience.has_passed() {
+            looks += 1;
+            match looks.is_multiple_of(64) {
+                true => crate::sync::yield_now(),
+                false => crate::sync::spin_loop(),
+            }
+        }
     }
 }
 
-impl Drop for Frame<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        crate::failpoint::failpoint!("before release");
-        let (end, request) = (self.consumer.next, self.header().request);
-        self.consumer.release(end, request);
-    }
+/// The error of a peer that has shut down the sockets by which the two processes wake each
+/// other's reactors.
+pub(crate) fn shut_down() -> Error {
+    Error::corrupt("the peer shut the descriptor for reactors down")
 }

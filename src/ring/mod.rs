@@ -1,38 +1,72 @@
-//! One direction of a channel: a lock-free single-producer/single-consumer ring
-//! of frames, and the doorbell that wakes its ends.
+//! One direction of a channel: a lock-free ring of frames with a single producer and a single
+//! consumer, and the doorbell that wakes them. For a program that uses the rings themselves:
+//! what it claims, fills, receives and keeps.
 //!
-//! Level 2. [`Producer::try_claim`] reserves a slot, the caller fills it in place,
-//! [`Claim::commit`] publishes it; [`Consumer::poll`] finds it, validates a private
-//! copy of its header and hands out a [`Frame`], whose release gives the slot
-//! back. This folder knows nothing of requests, processes or kinds of frames.
+//! The two ends are the halves of a [`RawLink`](crate::RawLink). The sender claims a slot
+//! ([`Claim`], [`Batch`]), fills it in place and commits it. The receiver reads the frame where
+//! it lies ([`Frame`]); dropping the frame gives its slot back, and a [`Lease`] keeps it for
+//! longer.
+//!
+//! ```
+//! # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+//! use std::time::Duration;
+//!
+//! use slipring::ring::Header;
+//! use slipring::testing::spawn_raw_thread;
+//! use slipring::{Config, RoleConfig};
+//!
+//! // The other end runs in a thread here, and in a worker process otherwise.
+//! let mut link = spawn_raw_thread(&Config::small(), RoleConfig::default(), |mut link, _| {
+//!     let mut claim = link.claim(13, Duration::from_secs(1))?;
+//!     claim.payload().copy_from_slice(b"hello, parent");
+//!     claim.commit(Header { kind: 1, ..Header::default() });
+//!     Ok(())
+//! })?;
+//! let frame = link.recv(Duration::from_secs(1))?;
+//! assert_eq!(frame.header().kind, 1);
+//! assert_eq!(frame.payload().to_vec(), b"hello, parent");
+//! # Ok(()) }
+//! # #[cfg(not(feature = "testing"))] fn main() {}
+//! ```
 
+// Files import each other downwards only:
+//
+//     consumer        waits, rearms                 producer        room, waits
+//       frame   pacing                                claim   batch
+//       slot_reader   finds, checks, releases         slot_writer   fills, publishes, wakes
+//       lease
+//       reclaim       moves the head
+//                          doorbell
+//                 header   commit   position
+mod batch;
+mod claim;
+mod commit;
 pub(crate) mod consumer;
 pub(crate) mod doorbell;
-pub(crate) mod frame;
+mod frame;
+mod header;
+mod lease;
+mod pacing;
 pub(crate) mod position;
 pub(crate) mod producer;
-pub(crate) mod reclaim;
+mod reclaim;
+mod slot_reader;
+mod slot_writer;
 
-#[cfg(all(test, not(loom)))]
-mod hostile_tests;
-#[cfg(all(test, not(loom)))]
-mod lease_tests;
-#[cfg(all(test, not(loom)))]
-mod model_tests;
 #[cfg(all(test, loom))]
 pub(crate) mod models;
 #[cfg(all(test, loom))]
 pub(crate) mod mutants;
-#[cfg(all(test, not(loom)))]
-mod process_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+pub use batch::Batch;
+pub use claim::Claim;
 pub(crate) use consumer::Consumer;
-pub use consumer::Frame;
-pub use frame::Header;
+pub use frame::Frame;
+pub use header::Header;
+pub use lease::Lease;
+pub(crate) use lease::{LeaseGauge, LeasedSlot};
 pub(crate) use producer::Producer;
-pub use producer::{Batch, Claim};
-pub use reclaim::Lease;

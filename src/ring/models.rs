@@ -13,7 +13,7 @@ use std::time::Duration;
 use loom::thread;
 
 use super::doorbell::Alarm;
-use super::testing::{Rig, claim_batch, rig, rig_with_hints};
+use super::testing::{Rig, claim_batch, rig, rig_with_wake_fds};
 use super::{Consumer, Header, Lease, Producer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::layout::as_u64;
@@ -258,7 +258,7 @@ fn a_long_frame_waits_for_all_the_room_that_it_and_its_padding_need() {
 }
 
 #[test]
-fn a_few_slots_are_given_back_before_the_consumer_sleeps() {
+fn slots_below_an_eighth_of_the_ring_are_given_back_before_a_sleep() {
     model(|| {
         // An eighth of this ring is two slots. The frame that one is given back for needs
         // padding of seven slots, eight slots, and the next header: all of the ring.

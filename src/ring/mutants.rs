@@ -42,9 +42,11 @@ fn killer(mutant: Mutant) -> &'static str {
         Mutant::NoRoomForPadding => {
             "a_long_frame_waits_for_all_the_room_that_it_and_its_padding_need"
         }
-        Mutant::NoHeadBeforeSleep => "a_few_slots_are_given_back_before_the_consumer_sleeps",
+        Mutant::NoHeadBeforeSleep => {
+            "slots_below_an_eighth_of_the_ring_are_given_back_before_a_sleep"
+        }
         Mutant::LeaseOutOfOrder | Mutant::LeaseNotPublished => {
-            "leases_that_two_threads_drop_free_their_slots_in_order"
+            "leases_dropped_by_two_threads_free_slots_in_order_for_a_producer"
         }
         Mutant::FrameReleasesLease | Mutant::CursorTakenEarly => {
             "a_lease_comes_back_while_the_consumer_releases_frames_behind_it"

@@ -1,18 +1,27 @@
 //! The end of a ring that publishes frames.
 //!
-//! Publishing is in band, as in Aeron's one-to-one ring buffer: the consumer polls
-//! the commit word of the slot it waits for, so one cache line moves for a small
-//! frame and no shared tail exists. Before a slot is published the *next* slot's
-//! commit word must say that nothing is there, which is why one header more than the
-//! frame must be free. It is cleared unless it does so already: frames of one length leave
-//! commit words where the next lap's will be, and those of the last lap count as nothing.
+//! The producer keeps a head of its own: the consumer's head as it was last seen. Slots before
+//! that head are free. The real head is loaded only when the ring seems full:
+//!
+//! ```text
+//!   producer                                   consumer (`reclaim.rs`)
+//!                                              1  read the payload of slot A
+//!   3  load head          (Acquire)       <--  2  head = end of A      (Release)
+//!   4  fill slot A again
+//! ```
+//!
+//! If load 3 sees store 2, then read 1 happened before 4: no slot is filled while it is read.
+//! What the peer stores as its head is checked: it must be a slot's boundary between the head
+//! that was last seen and the tail.
 
 use crate::config::{FRAME_HEADER, RingConfig};
 use crate::error::{Error, Result};
+use crate::ring::batch::Batch;
+use crate::ring::claim::Claim;
 use crate::ring::doorbell::{Alarm, BY_FD, Bell, Sleeper, Step, look_before_end};
-use crate::ring::frame::{Commit, Header};
-use crate::ring::position::{NEVER, padding, span};
-use crate::shm::layout::{as_u32, as_u64};
+use crate::ring::position::{NEVER, padding, span, to_end};
+use crate::ring::slot_writer::SlotWriter;
+use crate::shm::layout::as_usize;
 use crate::shm::region::{OwnU64, PeerU64};
 use crate::shm::slots::OwnSlots;
 use crate::sync::Ordering;
@@ -21,45 +30,22 @@ use crate::sys::clock::Deadline;
 use crate::sys::fork;
 use crate::sys::placement;
 
-mod batch;
-mod claim;
-
-pub use batch::Batch;
-pub use claim::Claim;
-
-/// Small frames whose bell may be put off, in bytes of slots.
-const LAZY: u64 = 2 << 10;
-
 /// The end of a ring that claims slots, fills them and publishes them.
 #[derive(Debug)]
 pub(crate) struct Producer {
-    slots: OwnSlots,
+    writer: SlotWriter,
     peer_head: PeerU64,
-    peer_sleep_at: PeerU64,
     space_at: OwnU64,
-    checked: OwnU64,
-    bell: Bell,
     sleeper: Sleeper,
-    capacity: u64,
     max_frame: usize,
-    /// Private and authoritative: where the next slot starts.
-    tail: u64,
-    /// The slot that was claimed last: where it starts, the padding before it and the length of
-    /// its payload. Here and not in [`Claim`], which fits a register so.
-    start: u64,
-    padding: u64,
-    len: usize,
-    /// Where the tail stood when the consumer's head was last looked at with a watch in hand.
+    /// Where the tail stood when the peer's head was last looked at with a watch in hand.
     observed: u64,
     /// The consumer's head as last seen; it can only have grown since. Once the peer is
     /// known to be corrupt it stands where nothing fits, so that every claim looks again.
     head: u64,
     poisoned: Option<Error>,
-    /// Up to where the consumer's sleep word has been checked.
-    announced: u64,
     /// The most bytes that were ever in flight.
     high_water: u64,
-    wakes: u64,
     wakes_seen: u64,
 }
 
@@ -79,60 +65,53 @@ pub(crate) struct ProducerParts {
 
 impl Producer {
     pub(crate) fn new(parts: ProducerParts) -> Self {
-        let ProducerParts { slots, max_frame, origin, .. } = parts;
+        let ProducerParts { slots, peer_sleep_at, checked, bell, max_frame, origin, .. } = parts;
         parts.space_at.store(NEVER, Ordering::Relaxed);
-        parts.checked.store(origin, Ordering::Relaxed);
         Self {
-            capacity: as_u64(slots.capacity()),
-            slots,
+            writer: SlotWriter::new(slots, peer_sleep_at, checked, bell, origin),
             peer_head: parts.peer_head,
-            peer_sleep_at: parts.peer_sleep_at,
             space_at: parts.space_at,
-            checked: parts.checked,
-            bell: parts.bell,
             sleeper: parts.sleeper,
             max_frame,
-            tail: origin,
-            start: origin,
-            padding: 0,
-            len: 0,
             observed: origin,
             head: origin,
             poisoned: None,
-            announced: origin,
             high_water: 0,
-            wakes: 0,
             wakes_seen: 0,
         }
     }
 
     /// The longest payload of one frame, in bytes.
-    #[must_use]
     pub(crate) fn max_frame(&self) -> usize {
         self.max_frame
     }
 
     /// See [`RingConfig::piece_len`].
     pub(crate) fn piece_len(&self) -> usize {
-        RingConfig { capacity: self.slots.capacity(), max_frame: self.max_frame }.piece_len()
+        let capacity = as_usize(self.writer.capacity());
+        RingConfig { capacity, max_frame: self.max_frame }.piece_len()
     }
 
     /// The most bytes of slots that were found published and not yet released, by looks
     /// at the consumer's head when the ring seemed full.
-    #[must_use]
     pub(crate) fn high_water(&self) -> u64 {
         self.high_water
     }
 
     /// See [`OwnSlots::prefault`].
     pub(crate) fn prefault(&self) {
-        self.slots.prefault();
+        self.writer.prefault();
     }
 
     /// How often a sleeping consumer had to be woken.
-    #[must_use]
     pub(crate) fn wakes(&self) -> u64 {
-        self.wakes
+        self.writer.wakes()
+    }
+
+    /// Whether the consumer was woken since the last time this was asked.
+    pub(crate) fn take_has_rung(&mut self) -> bool {
+        let wakes = self.writer.wakes();
+        std::mem::replace(&mut self.wakes_seen, wakes) != wakes
     }
 
     #[cfg(all(test, loom))]
@@ -140,7 +119,7 @@ impl Producer {
         &self.sleeper
     }
 
-    /// Reserves a slot for a payload of `len` bytes, without waiting; `None` while the
+    /// Claims a slot for a payload of `len` bytes, without waiting; `None` while the
     /// ring is full. Only the consumer can change that.
     ///
     /// # Errors
@@ -154,8 +133,8 @@ impl Producer {
         if self.reserve(len)? { Ok(Some(self.claim_reserved())) } else { Ok(None) }
     }
 
-    /// Reserves room for a payload of `len` bytes, if there is some now: where its slot starts is
-    /// known then.
+    /// Reserves a slot for a payload of `len` bytes, if there is room for one. The next claim
+    /// takes it.
     #[inline]
     pub(crate) fn reserve(&mut self, len: usize) -> Result<bool> {
         if len > self.max_frame {
@@ -165,9 +144,7 @@ impl Producer {
         let (padding, needed) = self.needed(len);
         let is_free = self.fits(needed, self.head) || self.has_room_now(needed)?;
         if is_free {
-            self.padding = padding;
-            self.start = self.tail.wrapping_add(padding);
-            self.len = len;
+            self.writer.reserve(padding, len);
         }
         Ok(is_free)
     }
@@ -175,35 +152,22 @@ impl Producer {
     /// Claims the slot that was reserved.
     #[inline]
     pub(crate) fn claim_reserved(&mut self) -> Claim<'_> {
-        crate::failpoint::failpoint!("claim");
-        self.clear(self.start.wrapping_add(span(self.len)));
-        Claim::of(self)
+        Claim::of(&mut self.writer)
     }
 
-    /// Clears the commit word of the slot behind what is claimed, if it has to be, and before
-    /// the payload is filled: stores become visible in order, and its line may have to be
-    /// fetched.
+    /// Claims the slot that was reserved and up to `count` in all: as many as lie in a row
+    /// before the ring's end and are free. None if `count` is zero.
     #[inline]
-    fn clear(&self, next: u64) {
-        let line = self.slots.line(next);
-        let is_left =
-            mutant::chosen(Mutant::NextNotCleared) || mutant::chosen(Mutant::NextClearedLate);
-        if !Commit::is_nothing(line.load(0), next, self.capacity) && !is_left {
-            line.store(0, 0, Ordering::Relaxed);
-        }
-    }
-
-    /// Everything of a frame's header but its commit word; the length is the payload's.
-    #[inline]
-    fn write_header(&self, start: u64, header: Header) {
-        // Always fits: `reserve` checked it against the cap, which came from a u32.
-        let header = Header { len: as_u32(self.len), ..header };
-        let line = self.slots.line(start);
-        let [first, second, third] = header.to_words();
-        line.store(1, first, Ordering::Relaxed);
-        crate::failpoint::failpoint!("half the header");
-        line.store(2, second, Ordering::Relaxed);
-        line.store(3, third, Ordering::Relaxed);
+    pub(crate) fn claim_batch_reserved(&mut self, count: usize) -> Batch<'_> {
+        let (start, capacity) = (self.writer.start(), self.writer.capacity());
+        let (one, span) = (span(0), span(self.writer.len()));
+        // The slot behind the last one must be free too, for its commit word.
+        let taken = start.wrapping_sub(self.head).wrapping_add(one);
+        let free = capacity.saturating_sub(taken) / span;
+        let in_a_row = to_end(start, capacity) / span;
+        // Room for one was found when it was reserved.
+        let most = as_usize(free.min(in_a_row)).max(1);
+        Batch::of(&mut self.writer, count.min(most))
     }
 
     /// Whether a payload of `len` bytes can be claimed now.
@@ -222,7 +186,7 @@ impl Producer {
     }
 
     /// As [`Producer::try_claim`], but waits for room until the deadline; `None` if it
-    /// passed. The alarm ends the wait early, whenever `stop` then has an error.
+    /// passed. The alarm ends the wait early if `stop` then has an error.
     #[inline]
     pub(crate) fn claim_until(
         &mut self,
@@ -270,7 +234,7 @@ impl Producer {
     #[inline]
     fn needed(&self, len: usize) -> (u64, u64) {
         let span = span(len);
-        let padding = padding(self.tail, span, self.capacity);
+        let padding = padding(self.writer.tail(), span, self.writer.capacity());
         let room = if mutant::chosen(Mutant::NoRoomForPadding) { 0 } else { padding };
         (padding, room + span)
     }
@@ -279,12 +243,13 @@ impl Producer {
     #[inline]
     fn fits(&self, needed: u64, head: u64) -> bool {
         let next = if mutant::chosen(Mutant::NoRoomForNext) { 0 } else { span(0) };
-        self.tail.wrapping_add(needed + next).wrapping_sub(head) <= self.capacity
+        let end = self.writer.tail().wrapping_add(needed + next);
+        end.wrapping_sub(head) <= self.writer.capacity()
     }
 
     /// Announces the head at which a payload of `len` bytes will fit, for a wait that its
-    /// claim was refused; a SeqCst fence and another look must follow. Returns it: a claim
-    /// of somebody else's makes the announcement void.
+    /// claim was refused; a SeqCst fence and another look must follow. Returns that head: the
+    /// announcement is void once another thread has claimed.
     pub(crate) fn announce_space(&self, len: usize) -> u64 {
         let head = self.space_for(len);
         self.sleeper.announce(&self.space_at, head);
@@ -298,15 +263,18 @@ impl Producer {
 
     /// The head at which a payload of `len` bytes will fit.
     fn space_for(&self, len: usize) -> u64 {
-        self.tail.wrapping_add(self.needed(len).1 + span(0)).wrapping_sub(self.capacity)
+        let end = self.writer.tail().wrapping_add(self.needed(len).1 + span(0));
+        end.wrapping_sub(self.writer.capacity())
     }
 
     /// Whether `needed` bytes fit behind the consumer's head as it is now.
     #[cold]
     fn has_room_now(&mut self, needed: u64) -> Result<bool> {
-        // Now and then: whoever asks without end for room must not read the clock each time.
-        let looked = if self.tail.wrapping_sub(self.observed) >= self.capacity / 8 {
-            self.observed = self.tail;
+        let tail = self.writer.tail();
+        // Only now and then: a caller that asks for room in a loop must not read the clock each
+        // time.
+        let looked = if tail.wrapping_sub(self.observed) >= self.writer.capacity() / 8 {
+            self.observed = tail;
             let is_news = |looked: &Result<u64>| looked.as_ref().is_ok_and(|h| *h != self.head);
             placement::observe(|| self.look_at_head(), is_news)
         } else {
@@ -323,18 +291,18 @@ impl Producer {
         {
             return Err(poison.clone());
         }
-        // Pairs with the Release store in the consumer's `publish`: slots before this
-        // head are not read any more.
+        // Acquire: pairs with the Release store in `Reclaim::publish`.
         let head = self.peer_head.load(mutant::order(Mutant::HeadSeenRelaxed, Ordering::Acquire));
+        let tail = self.writer.tail();
         let released = head.wrapping_sub(self.head);
-        let is_ahead = released > self.tail.wrapping_sub(self.head);
+        let is_ahead = released > tail.wrapping_sub(self.head);
         let is_inside = !head.is_multiple_of(span(0));
         if is_ahead && !mutant::chosen(Mutant::AnyHead)
             || is_inside && !mutant::chosen(Mutant::HeadInsideSlot)
         {
             return Err(Error::corrupt(format!(
-                "the peer released up to position {head}, but only {} to {} can be in flight",
-                self.head, self.tail
+                "the peer released up to position {head}, but only {} to {tail} can be in flight",
+                self.head
             )));
         }
         Ok(head)
@@ -348,68 +316,28 @@ impl Producer {
                 Ok(())
             }
             Err(corrupt) => {
-                self.head = self.tail.wrapping_sub(self.capacity);
+                self.head = self.writer.tail().wrapping_sub(self.writer.capacity());
                 Err(self.poisoned.insert(corrupt).clone())
             }
         }
     }
 
     /// Where the next slot starts.
-    #[allow(dead_code, reason = "some features use it")]
+    #[allow(dead_code, reason = "for the fuzzing of a worker thread only")]
     pub(crate) fn tail(&self) -> u64 {
-        self.tail
+        self.writer.tail()
     }
 
     /// Wakes the consumer if it sleeps for something that was committed since the last
     /// check. Frames committed with [`Claim::commit_lazily`] need it before a wait.
     #[inline]
     pub(crate) fn flush(&mut self) {
-        if self.announced != self.tail {
-            self.ring_if_awaited();
-        }
-    }
-
-    /// Looks for a sleeping consumer once in 2 KiB.
-    #[inline]
-    fn ring_now_and_then(&mut self) {
-        if self.tail.wrapping_sub(self.announced) >= LAZY {
-            self.ring_late();
-        }
-    }
-
-    /// Not a part of its caller, which is to become one of a loop.
-    #[inline(never)]
-    fn ring_late(&mut self) {
-        self.ring_if_awaited();
-    }
-
-    #[inline]
-    fn ring_if_awaited(&mut self) {
-        if mutant::chosen(Mutant::CheckedBeforeRing) {
-            self.checked.store(self.tail, Ordering::Release);
-        }
-        mutant::full_fence(Mutant::NoFenceAfterCommit); // B, pairs with A in the consumer's wait
-        let awaited = self.peer_sleep_at.load(Ordering::Relaxed);
-        let last = if mutant::chosen(Mutant::TailNotRungFor) { span(0) } else { 0 };
-        if self.bell.ring_if_awaited(awaited, self.announced, self.tail.wrapping_sub(last)) {
-            self.wakes += 1;
-        }
-        self.announced = self.tail;
-        if mutant::chosen(Mutant::CheckedTooFar) {
-            self.announced = self.tail.wrapping_add(span(0));
-        }
-        // Pairs with the Acquire load in `Consumer::is_rung_for`.
-        self.checked.store(self.tail, Ordering::Release);
-    }
-
-    /// Whether the consumer was woken since the last time this was asked.
-    pub(crate) fn take_has_rung(&mut self) -> bool {
-        std::mem::replace(&mut self.wakes_seen, self.wakes) != self.wakes
+        self.writer.flush();
     }
 
     /// Bytes that are published and, as far as is known, not released.
     pub(crate) fn in_flight(&self) -> u64 {
-        self.tail.wrapping_sub(self.head)
+        self.writer.tail().wrapping_sub(self.head)
     }
 }
 

@@ -1,14 +1,46 @@
-//! Slots on their way back to the producer, and frames that are kept meanwhile.
+//! Slots on their way back to the producer.
 //!
-//! As long as no lease is out the consumer has the cursor to itself and takes no lock.
-//! The first lease hands it over to [`Returns`], behind a lock that the consumer and
-//! whoever drops a lease share; it goes back when nothing is held any more.
+//! # How slots are released
+//!
+//! The head says up to where slots are released. The consumer stores it, the producer loads it:
+//!
+//! ```text
+//!   consumer                                    producer
+//!   1  read the payload of slot A
+//!   2  head = end of A          (Release) -->   load head           (Acquire)
+//!   3  fence B                  (SeqCst)        fill slot A again
+//!   4  load the producer's space_at; wake it if it waits for this head
+//! ```
+//!
+//! Slots are released in ring order. A frame that is kept as a lease holds back its own slot and
+//! all that follow it, so that leases that are kept become backpressure.
+//!
+//! # Who moves the head
+//!
+//! While no lease is out, the consumer has the [`Cursor`] to itself and takes no lock. The first
+//! lease moves it into the [`Queue`], behind a lock that the consumer shares with the threads
+//! that drop leases. It moves back when nothing is held any more:
+//!
+//! ```text
+//!                     first lease
+//!   consumer's own  ---------------->  in the queue, which the lock protects
+//!                   <----------------
+//!                     the consumer releases a frame and finds the queue empty
+//! ```
+//!
+//! The queue has an entry for each lease, and one for all frames between two leases. Entries
+//! leave at the front once they are done:
+//!
+//! ```text
+//!   front                                back
+//!   | lease 1 | lease 2, done | frames, done |       head = start of lease 1
+//!
+//!   lease 1 is dropped: all three leave; head = end of the frames
+//! ```
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use crate::ring::doorbell::Bell;
-use crate::ring::frame::Header;
 use crate::shm::bytes::PeerBytes;
 use crate::shm::layout::{as_u64, as_usize};
 use crate::shm::region::{OwnU64, PeerU64};
@@ -17,124 +49,20 @@ use crate::sync::mutant::{self, Mutant};
 use crate::sync::{Counter, Mutex, MutexGuard, Ordering};
 use crate::sys::fork;
 
-/// A frame that outlives the poll that found it. It may be sent to another thread;
-/// leases may be dropped in any order. Dropping it releases its slot; until then the
-/// slot, and all that follow it, cannot be filled anew.
-#[derive(Debug)]
-pub struct Lease {
-    header: Header,
-    slot: LeasedSlot,
-}
-
-impl Lease {
-    pub(super) fn new(header: Header, slot: LeasedSlot) -> Self {
-        Self { header, slot }
-    }
-
-    /// The validated private copy of the header.
-    #[must_use]
-    pub fn header(&self) -> Header {
-        self.header
-    }
-
-    /// The payload, in memory that the peer can write.
-    #[must_use]
-    #[inline]
-    pub fn payload(&self) -> PeerBytes<'_> {
-        self.slot.payload()
-    }
-}
-
-/// A lease without its frame's header.
-#[derive(Debug)]
-pub(crate) struct LeasedSlot {
-    shared: Arc<Shared>,
-    start: u64,
-    sequence: u64,
-    len: u32,
-}
-
-impl LeasedSlot {
-    /// Keeps the frame from `start` to `end`. Takes the consumer's cursor, if it has it.
-    pub(super) fn new(
-        shared: &Arc<Shared>,
-        cursor: Option<Cursor>,
-        header: Header,
-        start: u64,
-        end: u64,
-    ) -> Self {
-        let Some(mut returns) = shared.returns() else {
-            // The slot is the parent's to give back, and this its copy of the frame.
-            return Self { shared: Arc::clone(shared), start, sequence: 0, len: header.len };
-        };
-        if let Some(cursor) = cursor
-            && !mutant::chosen(Mutant::CursorNotHandedOver)
-        {
-            returns.cursor = cursor;
-        }
-        let sequence = returns.first + as_u64(returns.held.len());
-        returns.held.push_back(Held { end, request: header.request, is_done: false });
-        shared.leased.fetch_add(1, Ordering::Relaxed);
-        Self { shared: Arc::clone(shared), start, sequence, len: header.len }
-    }
-
-    #[inline]
-    pub(crate) fn payload(&self) -> PeerBytes<'_> {
-        payload(&self.shared.slots, self.start, self.len)
-    }
-}
-
-impl Drop for LeasedSlot {
-    fn drop(&mut self) {
-        // In a forked child the slot is the parent's to give back.
-        let Some(mut returns) = self.shared.returns() else { return };
-        let index = as_usize(self.sequence.wrapping_sub(returns.first));
-        if let Some(held) = returns.held.get_mut(index) {
-            held.is_done = true;
-        }
-        returns.settle();
-        // At once: whoever waits for frames may sleep already and not come back to do it.
-        if !mutant::chosen(Mutant::LeaseNotPublished) {
-            self.shared.publish(&mut returns.cursor);
-        }
-        self.shared.leased.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[inline]
-pub(super) fn payload(slots: &PeerSlots, start: u64, len: u32) -> PeerBytes<'_> {
-    // Always there: `take` checked that the frame ends before the ring does.
-    slots.payload(start, as_usize(u64::from(len)))
-}
-
-/// Slots that can wait for an older one before remembering them takes an allocation: the
-/// leases that a reader has out by itself, and the paddings between them.
+/// Entries that fit into the queue before it allocates: the leases that a reader keeps by
+/// itself, and the paddings between them.
 const FEW: usize = 64;
 
-/// How many leases of a ring are out.
+/// Releases slots: shared by the consumer and its leases.
 #[derive(Debug)]
-pub(crate) struct LeaseGauge(Arc<Shared>);
-
-impl LeaseGauge {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        Self(Arc::clone(shared))
-    }
-
-    pub(crate) fn held(&self) -> usize {
-        self.0.leased()
-    }
-}
-
-/// What leases and the consumer share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) slots: PeerSlots,
-    pub(super) head: OwnU64,
+pub(super) struct Reclaim {
+    slots: PeerSlots,
+    head: OwnU64,
     peer_space_at: PeerU64,
     bell: Bell,
     /// Leases that are out.
     leased: Counter,
-    returns: Mutex<Returns>,
+    queue: Mutex<Queue>,
 }
 
 /// How far slots are released, and how much of that the producer has been told.
@@ -144,10 +72,10 @@ pub(super) struct Cursor {
     pub(super) published: u64,
 }
 
-/// Slots that could not be released in ring order yet. The front, if there is one, is
-/// never done.
+/// Slots that could not be released in ring order yet. The entry at the front, if there is one,
+/// is never done.
 #[derive(Debug)]
-struct Returns {
+struct Queue {
     cursor: Cursor,
     /// Sequence number of the front of `held`.
     first: u64,
@@ -161,31 +89,40 @@ struct Held {
     is_done: bool,
 }
 
-impl Shared {
+impl Reclaim {
+    /// All slots before `origin` are released.
     pub(super) fn new(
         slots: PeerSlots,
         head: OwnU64,
         peer_space_at: PeerU64,
         bell: Bell,
-        cursor: Cursor,
+        origin: u64,
     ) -> Self {
-        let returns = Mutex::new(Returns { cursor, first: 0, held: VecDeque::with_capacity(FEW) });
-        Self { slots, head, peer_space_at, bell, leased: Counter::new(0), returns }
+        head.store(origin, Ordering::Relaxed);
+        let cursor = Cursor { released: origin, published: origin };
+        let queue = Mutex::new(Queue { cursor, first: 0, held: VecDeque::with_capacity(FEW) });
+        Self { slots, head, peer_space_at, bell, leased: Counter::new(0), queue }
     }
 
-    #[cfg(all(test, feature = "tokio", not(loom)))]
+    #[allow(dead_code, reason = "a test of forked children takes every lock")]
     pub(super) fn hold(&self) -> impl Sized {
-        self.returns.lock()
+        self.queue.lock()
+    }
+
+    /// The payload of a frame that was checked to end before the ring does.
+    #[inline]
+    pub(super) fn payload(&self, start: u64, len: u32) -> PeerBytes<'_> {
+        self.slots.payload(start, as_usize(u64::from(len)))
     }
 
     pub(super) fn leased(&self) -> usize {
         as_usize(self.leased.load(Ordering::Relaxed))
     }
 
-    /// What leases and the consumer share; `None` in a forked child, where the lock may be
-    /// held by a thread that is not there.
-    fn returns(&self) -> Option<MutexGuard<'_, Returns>> {
-        if fork::is_forked_child() { None } else { Some(self.returns.lock()) }
+    /// Locks the queue; `None` in a forked child, where a thread that does not exist may hold
+    /// the lock.
+    fn queue(&self) -> Option<MutexGuard<'_, Queue>> {
+        if fork::is_forked_child() { None } else { Some(self.queue.lock()) }
     }
 
     /// Tells the producer how far slots are released, and wakes it if it waits for that.
@@ -194,9 +131,8 @@ impl Shared {
         if released == published {
             return;
         }
-        // Pairs with the Acquire load in `Producer::look_at_head`: reads of the released
-        // slots happen before they are filled anew.
         crate::failpoint::failpoint!("before head");
+        // Release: pairs with the Acquire load in `Producer::look_at_head`.
         self.head.store(released, mutant::order(Mutant::HeadRelaxed, Ordering::Release));
         crate::failpoint::failpoint!("after head");
         mutant::full_fence(Mutant::NoFenceAfterHead); // B, pairs with A in the producer's wait
@@ -206,23 +142,55 @@ impl Shared {
         cursor.published = released;
     }
 
-    /// As [`Shared::publish`], while leases are out.
+    /// Does what [`Reclaim::publish`] does, while leases are out.
     pub(super) fn publish_all(&self) {
-        if let Some(mut returns) = self.returns() {
-            self.publish(&mut returns.cursor);
+        if let Some(mut queue) = self.queue() {
+            self.publish(&mut queue.cursor);
         }
     }
 
     /// What the producer has been told, while leases are out.
     pub(super) fn published(&self) -> u64 {
-        self.returns().map_or(0, |returns| returns.cursor.published)
+        self.queue().map_or(0, |queue| queue.cursor.published)
     }
 
-    /// Requests whose leases are out, oldest first, and how far slots are released.
+    /// The requests whose leases are out, oldest first, and how far slots are released.
     pub(super) fn holders(&self) -> (Vec<u64>, u64) {
-        let Some(returns) = self.returns() else { return (Vec::new(), 0) };
-        let held = returns.held.iter().filter(|held| !held.is_done);
-        (held.map(|held| held.request).collect(), returns.cursor.released)
+        let Some(queue) = self.queue() else { return (Vec::new(), 0) };
+        let held = queue.held.iter().filter(|held| !held.is_done);
+        (held.map(|held| held.request).collect(), queue.cursor.released)
+    }
+
+    /// Keeps a frame that ends at `end`, with the consumer's cursor if the consumer has it.
+    /// Returns the number by which the frame is given back.
+    pub(super) fn keep(&self, cursor: Option<Cursor>, end: u64, request: u64) -> u64 {
+        // In a forked child the slot is the parent's to give back.
+        let Some(mut queue) = self.queue() else { return 0 };
+        if let Some(cursor) = cursor
+            && !mutant::chosen(Mutant::CursorNotHandedOver)
+        {
+            queue.cursor = cursor;
+        }
+        let sequence = queue.first + as_u64(queue.held.len());
+        queue.held.push_back(Held { end, request, is_done: false });
+        self.leased.fetch_add(1, Ordering::Relaxed);
+        sequence
+    }
+
+    /// Gives a frame back that was kept.
+    pub(super) fn give_back(&self, sequence: u64) {
+        let Some(mut queue) = self.queue() else { return };
+        let index = as_usize(sequence.wrapping_sub(queue.first));
+        if let Some(held) = queue.held.get_mut(index) {
+            held.is_done = true;
+        }
+        queue.advance();
+        // At once, and not at the next eighth of the ring: the consumer may sleep for frames
+        // that the producer has no room for.
+        if !mutant::chosen(Mutant::LeaseNotPublished) {
+            self.publish(&mut queue.cursor);
+        }
+        self.leased.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Releases a frame that ends at `end`, behind leases that may be out; publishes what
@@ -233,25 +201,26 @@ impl Shared {
         request: u64,
         batch: u64,
     ) -> Option<Cursor> {
-        let mut returns = self.returns()?;
-        match returns.held.back_mut() {
-            _ if mutant::chosen(Mutant::FrameReleasesLease) => returns.cursor.released = end,
+        let mut queue = self.queue()?;
+        match queue.held.back_mut() {
+            _ if mutant::chosen(Mutant::FrameReleasesLease) => queue.cursor.released = end,
             Some(last) if last.is_done => last.end = end,
-            _ => returns.held.push_back(Held { end, request, is_done: true }),
+            _ => queue.held.push_back(Held { end, request, is_done: true }),
         }
         // The leases before it may all be gone by now.
-        returns.settle();
-        let Cursor { released, published } = returns.cursor;
+        queue.advance();
+        let Cursor { released, published } = queue.cursor;
         if released.wrapping_sub(published) >= batch {
-            self.publish(&mut returns.cursor);
+            self.publish(&mut queue.cursor);
         }
-        let is_free = returns.held.is_empty() || mutant::chosen(Mutant::CursorTakenEarly);
-        is_free.then_some(returns.cursor)
+        let is_free = queue.held.is_empty() || mutant::chosen(Mutant::CursorTakenEarly);
+        is_free.then_some(queue.cursor)
     }
 }
 
-impl Returns {
-    fn settle(&mut self) {
+impl Queue {
+    /// Releases the entries at the front that are done.
+    fn advance(&mut self) {
         while let Some(front) = self.held.front()
             && (front.is_done || mutant::chosen(Mutant::LeaseOutOfOrder))
         {

@@ -50,17 +50,17 @@ pub(crate) fn rig(capacity: usize, max_frame: usize, origin: u64) -> Rig {
 
 /// As [`rig`], with bells that have rung so many times before.
 pub(crate) fn rig_with_bells(capacity: usize, max_frame: usize, origin: u64, rung: u32) -> Rig {
-    rig_with_hints(capacity, max_frame, origin, rung, [None, None])
+    rig_with_wake_fds(capacity, max_frame, origin, rung, [None, None])
 }
 
 /// As [`rig_with_bells`], with the producer's and the consumer's hold on a pair of
 /// descriptors.
-pub(crate) fn rig_with_hints(
+pub(crate) fn rig_with_wake_fds(
     capacity: usize,
     max_frame: usize,
     origin: u64,
     rung: u32,
-    [producer_hint, consumer_hint]: [Option<Arc<WakeFd>>; 2],
+    [producer_fd, consumer_fd]: [Option<Arc<WakeFd>>; 2],
 ) -> Rig {
     let (down, down_seen) = region(RING + capacity);
     let (up, up_seen) = region(RING);
@@ -69,8 +69,8 @@ pub(crate) fn rig_with_hints(
     bell(&down).store(rung, crate::sync::Ordering::Relaxed);
     bell(&up).store(rung, crate::sync::Ordering::Relaxed);
     let watch = |peer: &PeerRegion| Some(watch(peer));
-    let producer = producer(&down, &up_seen, &layout, producer_hint, watch(&up_seen));
-    let consumer = consumer(&up, &down_seen, &layout, consumer_hint, watch(&down_seen));
+    let producer = producer(&down, &up_seen, &layout, producer_fd, watch(&up_seen));
+    let consumer = consumer(&up, &down_seen, &layout, consumer_fd, watch(&down_seen));
     let forge = Forge {
         slots: down.slots(&layout).unwrap(),
         space_at: down.u64_at(SPACE_AT).unwrap(),

@@ -11,6 +11,11 @@ use crate::shm::layout::{as_u64, as_usize};
 use crate::sync::Ordering;
 use crate::sys::clock::Deadline;
 
+mod hostile_tests;
+mod lease_tests;
+mod model_tests;
+mod process_tests;
+
 const CAPACITY: usize = 4096;
 const MAX_FRAME: usize = CAPACITY / 2 - 32;
 
@@ -50,7 +55,7 @@ fn frames_of_every_length_pass_through_a_small_ring() {
 }
 
 #[test]
-fn a_batch_fits_the_room_in_a_row_and_publishes_nothing_if_dropped() {
+fn a_batch_is_as_long_as_the_room_in_a_row_and_dropped_publishes_nothing() {
     for Rig { mut producer, mut consumer, .. } in rings() {
         let claimed = |batch: Option<super::Batch<'_>>| batch.map(|batch| batch.len());
         assert_eq!(claimed(claim_batch(&mut producer, 100, 0).unwrap()), Some(0));
@@ -282,7 +287,7 @@ fn a_frame_that_is_forgotten_is_released_with_the_next() {
 }
 
 #[test]
-fn lazily_committed_frames_are_seen_at_once_and_rung_for_by_a_flush() {
+fn frames_committed_lazily_are_seen_without_a_flush_which_rings_the_bell() {
     let mut ring = rig(CAPACITY, MAX_FRAME, 0);
     ring.consumer.announce();
     for round in 0..8 {
@@ -323,7 +328,7 @@ fn only_a_frame_that_is_slept_for_rings_and_only_once() {
 }
 
 #[test]
-fn a_producer_that_waits_for_space_is_rung_once_when_it_is_there() {
+fn a_producer_is_rung_for_room_when_its_head_is_passed_and_only_once() {
     for mut ring in rings() {
         let rung = |ring: &Rig| ring.forge.consumer_bell.load(Ordering::Relaxed);
         fill(&mut ring.producer, 0);

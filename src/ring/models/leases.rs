@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn leases_that_two_threads_drop_free_their_slots_in_order() {
+fn leases_dropped_by_two_threads_free_slots_in_order_for_a_producer() {
     model(|| {
         let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
         for request in 1..=3 {

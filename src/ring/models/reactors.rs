@@ -4,9 +4,9 @@ use super::*;
 
 /// A ring whose consumer is driven by a reactor.
 fn rig_of_reactor() -> (Rig, Arc<WakeFd>) {
-    let [producer_hint, consumer_hint] = WakeFd::pair().map(Arc::new);
-    let hints = [Some(producer_hint), Some(Arc::clone(&consumer_hint))];
-    (rig_with_hints(CAPACITY, LONGEST, 0, 0, hints), consumer_hint)
+    let [producer_fd, consumer_fd] = WakeFd::pair().map(Arc::new);
+    let fds = [Some(producer_fd), Some(Arc::clone(&consumer_fd))];
+    (rig_with_wake_fds(CAPACITY, LONGEST, 0, 0, fds), consumer_fd)
 }
 
 #[test]
@@ -19,8 +19,8 @@ fn a_reactor_hears_of_every_frame_and_never_for_nothing() {
             producer
         });
         for request in 1..=2 {
-            let settled = consumer.rearm(&wake_fd, false, true).unwrap();
-            assert!(!settled.is_readable || wake_fd.is_readable(), "a frame, but not readable");
+            let rearmed = consumer.rearm(&wake_fd, false, true).unwrap();
+            assert!(!rearmed.is_readable || wake_fd.is_readable(), "a frame, but not readable");
             wake_fd.wait_until_readable();
             assert!(consumer.has_next(), "readable, but nothing");
             let frame = consumer.poll().unwrap().unwrap();
@@ -28,7 +28,7 @@ fn a_reactor_hears_of_every_frame_and_never_for_nothing() {
         }
         drop(sender.join().unwrap());
         assert!(!consumer.rearm(&wake_fd, false, true).unwrap().is_readable);
-        assert!(!wake_fd.is_readable(), "settled, but readable");
+        assert!(!wake_fd.is_readable(), "rearmed, but readable");
     });
 }
 
@@ -41,12 +41,12 @@ fn a_frame_that_is_taken_without_a_look_at_the_descriptor_leaves_it_true() {
             send(&mut producer, 1, 0);
             producer
         });
-        // Seen before it is rung for, maybe: then this end lights the descriptor itself.
+        // Seen before it is rung for, maybe: then this end makes the descriptor readable itself.
         while !consumer.has_next() {
             thread::yield_now();
         }
-        let settled = consumer.rearm(&wake_fd, false, true).unwrap();
-        assert!(settled.is_readable && wake_fd.is_readable(), "a frame, but not readable");
+        let rearmed = consumer.rearm(&wake_fd, false, true).unwrap();
+        assert!(rearmed.is_readable && wake_fd.is_readable(), "a frame, but not readable");
         poll(&mut consumer, 1, 0);
         assert!(!consumer.rearm(&wake_fd, false, true).unwrap().is_readable);
         drop(sender.join().unwrap());

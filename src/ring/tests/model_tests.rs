@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
-use super::testing::{Rig, claim_batch, pattern, rig};
-use super::{Header, Lease};
 use crate::config::{FRAME_HEADER, SLOT_ALIGN};
+use crate::ring::testing::{Rig, claim_batch, pattern, rig};
+use crate::ring::{Header, Lease};
 use crate::shm::layout::as_u64;
 
 const CAPACITY: usize = 4096;

@@ -6,10 +6,10 @@ use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::testing::{alarm, pattern};
-use super::{Consumer, Header, Producer};
 use crate::config::{Config, RingConfig, WaitStrategy};
 use crate::link::{Duplex, ParentLink, WorkerLink};
+use crate::ring::testing::{alarm, pattern};
+use crate::ring::{Consumer, Header, Producer};
 use crate::shm::layout::as_usize;
 use crate::sync::Ordering;
 use crate::sys::clock::Deadline;
@@ -33,7 +33,7 @@ fn start(name: &str, down: &File, up: &File) -> Child {
     let pid = std::process::id();
     let paths = [down, up].map(|file| format!("/proc/{pid}/fd/{}", file.as_raw_fd()));
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--nocapture", &format!("ring::process_tests::{name}")])
+        .args(["--exact", "--nocapture", &format!("ring::tests::process_tests::{name}")])
         .env(VARIABLE, paths.join(" "))
         .stdout(Stdio::null())
         .spawn()

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use super::testing::{Rig, alarm, pattern, receive, rig, rig_with_bells, send};
-use super::{Header, Lease};
 use crate::error::{Error, ErrorKind};
+use crate::ring::doorbell::Bell;
+use crate::ring::testing::{Rig, alarm, pattern, receive, rig, rig_with_bells, send};
+use crate::ring::{Header, Lease};
 use crate::shm::layout::as_u64;
 use crate::sync::Ordering::Relaxed;
 use crate::sys::clock::Deadline;
@@ -75,7 +76,7 @@ fn any_commit_word_but_the_expected_one_is_corrupt_for_good() {
 }
 
 #[test]
-fn an_impossible_length_is_corrupt_and_a_possible_one_a_bounded_view() {
+fn a_length_that_cannot_be_is_corrupt_and_one_that_can_is_a_bounded_view() {
     for (origin, room) in [(0, CAPACITY), (u64::MAX - 63, 64), (4096 - 256, 256)] {
         for word in forgeries(8) {
             let mut ring = rig(CAPACITY, MAX_FRAME, origin);
@@ -204,7 +205,7 @@ fn a_head_that_goes_bad_while_the_producer_waits_ends_the_wait() {
         });
         std::thread::sleep(Duration::from_millis(1));
         forge.head.store(head, Relaxed);
-        super::doorbell::Bell::new(forge.consumer_bell, None).ring();
+        Bell::new(forge.consumer_bell, None).ring();
         assert_eq!(wait.join().unwrap(), (ErrorKind::PeerCorrupt, ErrorKind::PeerCorrupt));
     }
 }
@@ -264,8 +265,8 @@ fn a_bell_that_rings_without_end_is_corrupt_for_good_on_either_side() {
             }
         });
         scope.spawn(|| {
-            let bells = [forge.producer_bell, forge.consumer_bell]
-                .map(|word| super::doorbell::Bell::new(word, None));
+            let bells =
+                [forge.producer_bell, forge.consumer_bell].map(|word| Bell::new(word, None));
             while !is_over.load(Relaxed) {
                 for bell in &bells {
                     bell.ring();

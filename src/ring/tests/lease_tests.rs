@@ -1,8 +1,8 @@
 //! Frames that are kept: in any order, on other threads, for ever.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use super::testing::{Rig, alarm, pattern, receive, rig, send};
-use super::{Consumer, Header, Lease};
+use crate::ring::testing::{Rig, alarm, pattern, receive, rig, send};
+use crate::ring::{Consumer, Header, Lease};
 use crate::shm::layout::as_u64;
 use crate::sys::clock::Deadline;
 

@@ -8,12 +8,9 @@
 //! catches up again, each time only after as many bytes as it looks away nanoseconds. A
 //! stream that does not come fast is never held up.
 
-use super::Consumer;
-use crate::sys::clock::now_ns;
-
 /// Longer frames, in bytes of slots, have few lines that are near the producer while they are
-/// read.
-const SHORT: u64 = 64 << 10;
+/// read: no distance is kept for them.
+pub(super) const SHORT: u64 = 64 << 10;
 /// The shortest run that says anything, in bytes of slots.
 const RUN: u64 = 1 << 10;
 /// How long the producer gets at first and at the most, in nanoseconds.
@@ -42,7 +39,7 @@ impl Pacing {
 
     /// A run begins at a position.
     #[inline]
-    fn begin(&mut self, at: u64, since: u64) {
+    pub(super) fn begin(&mut self, at: u64, since: u64) {
         self.from = at;
         self.since = since;
         self.lag = FIRST.min(self.longest);
@@ -50,7 +47,7 @@ impl Pacing {
 
     /// The consumer has caught up. How many nanoseconds it should look at nothing.
     #[inline]
-    fn caught_up(&mut self, at: u64, clock: impl FnOnce() -> u64) -> u64 {
+    pub(super) fn caught_up(&mut self, at: u64, clock: impl FnOnce() -> u64) -> u64 {
         let run = at.wrapping_sub(self.from);
         if run < RUN.max(self.lag) {
             return 0;
@@ -69,28 +66,6 @@ impl Pacing {
     }
 }
 
-impl Consumer {
-    /// To be asked before a wait for the next frame: keeps this end's distance from a
-    /// producer that sends short frames fast. `is_answer` says that it may wait for this end.
-    #[inline]
-    pub(crate) fn fall_behind(&mut self, is_answer: bool, has_rung: bool) {
-        if is_answer {
-            self.pacing.begin(self.next, 0);
-        } else if self.next.wrapping_sub(self.start) <= SHORT && !self.has_next() {
-            let lag = self.pacing.caught_up(self.next, now_ns);
-            if lag != 0 {
-                self.sleeper.lag(lag, has_rung);
-            }
-        }
-    }
-
-    /// The next frame has to be waited for.
-    #[inline]
-    pub(crate) fn end_run(&mut self) {
-        self.pacing.begin(self.next, 0);
-    }
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -99,43 +74,43 @@ mod tests {
 
     /// Nanoseconds that the producer gets at each of `looks` times that the consumer has
     /// caught up, `run` bytes and `took` nanoseconds after the last one.
-    fn lags(slip: &mut Pacing, run: u64, took: u64, looks: usize) -> Vec<u64> {
-        let mut at = slip.from;
-        let mut now = slip.since.max(1);
+    fn lags(pacing: &mut Pacing, run: u64, took: u64, looks: usize) -> Vec<u64> {
+        let mut at = pacing.from;
+        let mut now = pacing.since.max(1);
         let mut look = || {
             at = at.wrapping_add(run);
             now += took;
-            slip.caught_up(at, || now)
+            pacing.caught_up(at, || now)
         };
         (0..looks).map(|_| look()).collect()
     }
 
     #[test]
     fn a_fast_stream_gets_further_ahead_each_time_that_it_is_caught_up_with() {
-        let mut slip = Pacing::new(u64::MAX - 63, CAPACITY);
-        let found = lags(&mut slip, 20_000, 5_000, 8);
+        let mut pacing = Pacing::new(u64::MAX - 63, CAPACITY);
+        let found = lags(&mut pacing, 20_000, 5_000, 8);
         assert_eq!(found, [0, 1000, 2000, 4000, 8000, 16_000, 16_000, 16_000]);
-        slip.begin(0, 1);
-        assert_eq!(lags(&mut slip, 20_000, 5_000, 2), [1000, 2000]);
+        pacing.begin(0, 1);
+        assert_eq!(lags(&mut pacing, 20_000, 5_000, 2), [1000, 2000]);
     }
 
     #[test]
     fn it_gets_no_further_ahead_than_it_has_come_since() {
-        let mut slip = Pacing::new(0, CAPACITY);
-        let found = lags(&mut slip, 1500, 500, 9);
+        let mut pacing = Pacing::new(0, CAPACITY);
+        let found = lags(&mut pacing, 1500, 500, 9);
         assert_eq!(found, [0, 1000, 0, 2000, 0, 0, 4000, 0, 0]);
     }
 
     #[test]
     fn a_stream_that_is_not_fast_is_not_held_up() {
-        let mut slip = Pacing::new(0, CAPACITY);
-        assert_eq!(lags(&mut slip, 4096, 5000, 20), [0; 20]);
-        assert_eq!(lags(&mut slip, 128, 200, 20), [0; 20]);
+        let mut pacing = Pacing::new(0, CAPACITY);
+        assert_eq!(lags(&mut pacing, 4096, 5000, 20), [0; 20]);
+        assert_eq!(lags(&mut pacing, 128, 200, 20), [0; 20]);
     }
 
     #[test]
     fn a_producer_does_not_fill_its_ring_meanwhile() {
-        let mut slip = Pacing::new(0, 64 << 10);
-        assert_eq!(lags(&mut slip, 2048, 200, 4), [0, 256, 256, 256]);
+        let mut pacing = Pacing::new(0, 64 << 10);
+        assert_eq!(lags(&mut pacing, 2048, 200, 4), [0, 256, 256, 256]);
     }
 }

@@ -1,0 +1,57 @@
+//! The way to end waits of this process for reasons that are not the peer's.
+
+use std::sync::OnceLock;
+
+use crate::shm::event::SharedEvent;
+use crate::sync::mutant::{self, Mutant};
+use crate::sync::{AtomicU32, Ordering};
+use crate::sys::{fork, futex};
+
+/// A word of this process on which every wait sleeps beside the peer's bell. What must get
+/// through without the peer raises it: a close, a cancel, a death.
+#[derive(Debug, Default)]
+pub(crate) struct Alarm {
+    word: AtomicU32,
+    /// What sleepers of this process sleep on where they do not use the futex.
+    events: OnceLock<Vec<SharedEvent>>,
+}
+
+impl Alarm {
+    /// Another alarm, for waits on the same events.
+    pub(crate) fn beside(other: &Self) -> Self {
+        Self { events: other.events.clone(), ..Self::default() }
+    }
+
+    /// Sets these events too when it is raised: a wait for an event cannot wait for the word as
+    /// well.
+    #[allow(dead_code, reason = "for named channels")]
+    pub(crate) fn also_set(&self, events: Vec<SharedEvent>) {
+        // Cannot be set already: the alarm was made for the one channel whose events these are.
+        let _ = self.events.set(events);
+    }
+
+    /// Ends every wait that began before. The state that the waits check must be changed
+    /// first: the Release store pairs with the Acquire load in `Sleeper::wait_until`.
+    pub(crate) fn raise(&self) {
+        if !mutant::chosen(Mutant::NoAlarmBump) {
+            self.word.fetch_add(1, mutant::order(Mutant::AlarmRelaxed, Ordering::Release));
+        }
+        if !mutant::chosen(Mutant::NoAlarmWake) {
+            futex::wake(&self.word, true);
+        }
+        if !fork::is_forked_child() {
+            self.events.get().into_iter().flatten().for_each(|event| event.set());
+        }
+    }
+
+    /// The value that [`Alarm::raise`] changes.
+    #[inline]
+    pub(super) fn value(&self) -> u32 {
+        self.word.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub(super) fn word(&self) -> &AtomicU32 {
+        &self.word
+    }
+}

@@ -1,0 +1,120 @@
+//! Frames that outlive the poll that found them.
+
+use std::sync::Arc;
+
+use crate::ring::header::Header;
+use crate::ring::reclaim::{Cursor, Reclaim};
+use crate::shm::bytes::PeerBytes;
+
+/// A frame that is kept while other frames are received: see
+/// [`Frame::into_lease`](crate::ring::Frame::into_lease). Leases can be sent to other threads
+/// and dropped in any order.
+///
+/// Dropping a lease releases its slot. Until then the peer can use neither that slot nor any
+/// behind it, so that leases that are kept for long hold it up.
+///
+/// ```
+/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # use std::time::Duration;
+/// # use slipring::ring::Header;
+/// # use slipring::{Config, RoleConfig};
+/// # let numbers = |mut link: slipring::RawLink, _| {
+/// #     for number in 0_u64..10 {
+/// #         let mut claim = link.claim(8, Duration::MAX)?;
+/// #         claim.payload().copy_from_slice(&number.to_le_bytes());
+/// #         claim.commit(Header { aux: number, ..Header::default() });
+/// #     }
+/// #     while link.recv(Duration::MAX).is_ok() {}
+/// #     Ok(())
+/// # };
+/// # let mut link =
+/// #     slipring::testing::spawn_raw_thread(&Config::small(), RoleConfig::default(), numbers)?;
+/// let mut leases = Vec::new();
+/// for _ in 0..10 {
+///     leases.push(link.recv(Duration::from_secs(1))?.into_lease());
+/// }
+/// assert_eq!(link.receiver().leased(), 10);
+/// let workers = leases.into_iter().map(|lease| {
+///     std::thread::spawn(move || {
+///         assert_eq!(lease.payload().to_vec(), lease.header().aux.to_le_bytes());
+///     })
+/// });
+/// for worker in workers.collect::<Vec<_>>() {
+///     worker.join().unwrap();
+/// }
+/// assert_eq!(link.receiver().leased(), 0);
+/// # Ok(()) }
+/// # #[cfg(not(feature = "testing"))] fn main() {}
+/// ```
+#[derive(Debug)]
+pub struct Lease {
+    header: Header,
+    slot: LeasedSlot,
+}
+
+impl Lease {
+    pub(super) fn new(header: Header, slot: LeasedSlot) -> Self {
+        Self { header, slot }
+    }
+
+    /// The frame's header: a copy that was checked and that the peer cannot change.
+    #[must_use]
+    pub fn header(&self) -> Header {
+        self.header
+    }
+
+    /// The frame's payload, in memory that the peer can still write to.
+    #[must_use]
+    #[inline]
+    pub fn payload(&self) -> PeerBytes<'_> {
+        self.slot.payload()
+    }
+}
+
+/// A lease without its frame's header.
+#[derive(Debug)]
+pub(crate) struct LeasedSlot {
+    reclaim: Arc<Reclaim>,
+    start: u64,
+    sequence: u64,
+    len: u32,
+}
+
+impl LeasedSlot {
+    /// Keeps the frame from `start` to `end`. Takes the consumer's cursor, if it has it.
+    pub(super) fn new(
+        reclaim: &Arc<Reclaim>,
+        cursor: Option<Cursor>,
+        header: Header,
+        start: u64,
+        end: u64,
+    ) -> Self {
+        let sequence = reclaim.keep(cursor, end, header.request);
+        Self { reclaim: Arc::clone(reclaim), start, sequence, len: header.len }
+    }
+
+    #[inline]
+    pub(crate) fn payload(&self) -> PeerBytes<'_> {
+        self.reclaim.payload(self.start, self.len)
+    }
+}
+
+impl Drop for LeasedSlot {
+    fn drop(&mut self) {
+        self.reclaim.give_back(self.sequence);
+    }
+}
+
+/// Counts the leases of a ring without a borrow of its consumer.
+#[derive(Debug)]
+pub(crate) struct LeaseGauge(Arc<Reclaim>);
+
+impl LeaseGauge {
+    pub(super) fn new(reclaim: &Arc<Reclaim>) -> Self {
+        Self(Arc::clone(reclaim))
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.0.leased()
+    }
+}

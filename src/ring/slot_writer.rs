@@ -1,0 +1,307 @@
+//! The slots of a ring as the producer writes them.
+//!
+//! # How a frame is published
+//!
+//! There is no shared tail. The reader polls the commit word of the slot that it waits for,
+//! so that one cache line carries a small frame. For a frame in slot A, with slot B behind it:
+//!
+//! ```text
+//!   writer                                      reader
+//!   1  B.commit = nothing        (Relaxed)
+//!   2  A.header, A.payload       (Relaxed)
+//!   3  A.commit = A | 1          (Release) -->  4  load A.commit         (Acquire)
+//!                                               5  load A.header, A.payload
+//!                                               6  load B.commit         (Acquire)
+//! ```
+//!
+//! If load 4 sees store 3, then 1 and 2 happened before 5 and 6. So 5 sees all of the frame,
+//! and 6 cannot see what an earlier lap left in B. Store 1 is why a frame needs room for one
+//! header more than its own slot. It is left out if the word says "nothing" already: a frame of
+//! the last lap that began at this position left such a word (`commit.rs`).
+//!
+//! # Padding
+//!
+//! Slots are contiguous. If a frame does not fit before the ring's end, padding fills the rest
+//! and the frame's slot starts at the ring's first byte:
+//!
+//! ```text
+//!                     P                 end
+//!   | frame C | B |...| padding ........ |
+//!     ^ second                 ^ first in ring order
+//!
+//!   1  B.commit = nothing        (Relaxed)
+//!   2  C.header, C.payload       (Relaxed)
+//!   3  C.commit = C | 1          (Release)
+//!   4  P.commit = P | 2          (Release)
+//! ```
+//!
+//! The reader waits at P and cannot get to C before store 4, which publishes all of C. So a
+//! reader that finds padding with nothing behind it knows that the peer is corrupt.
+//!
+//! # Batches
+//!
+//! The reader stops at the first slot of a batch. So the commit words of the others are stored
+//! before, Relaxed, and the Release store of the first one publishes them all:
+//!
+//! ```text
+//!   1  commit word behind the last slot = nothing
+//!   2  headers and commit words of slots 2 to n     (Relaxed)
+//!   3  commit word of slot 1                        (Release)
+//! ```
+
+use crate::ring::commit::Commit;
+use crate::ring::doorbell::Bell;
+use crate::ring::header::Header;
+use crate::ring::position::span;
+use crate::shm::layout::{as_u32, as_u64};
+use crate::shm::region::{OwnU64, PeerU64};
+use crate::shm::slots::OwnSlots;
+use crate::sync::Ordering;
+use crate::sync::mutant::{self, Mutant};
+
+/// Bytes of slots after which a lazy commit looks for a sleeping consumer.
+const LAZY: u64 = 2 << 10;
+
+/// Writes slots, publishes them and wakes the consumer. Knows nothing of the room that there
+/// is.
+#[derive(Debug)]
+pub(super) struct SlotWriter {
+    slots: OwnSlots,
+    peer_sleep_at: PeerU64,
+    checked: OwnU64,
+    bell: Bell,
+    capacity: u64,
+    /// Where the next slot starts. Never read back from shared memory.
+    tail: u64,
+    /// The claimed slot: where it starts, the padding before it and the length of its payload.
+    /// Stored here so that a `Claim` is one pointer wide.
+    start: u64,
+    padding: u64,
+    len: usize,
+    /// The sleep word has been checked for all frames before this position.
+    announced: u64,
+    wakes: u64,
+}
+
+impl SlotWriter {
+    pub(super) fn new(
+        slots: OwnSlots,
+        peer_sleep_at: PeerU64,
+        checked: OwnU64,
+        bell: Bell,
+        origin: u64,
+    ) -> Self {
+        checked.store(origin, Ordering::Relaxed);
+        Self {
+            capacity: as_u64(slots.capacity()),
+            slots,
+            peer_sleep_at,
+            checked,
+            bell,
+            tail: origin,
+            start: origin,
+            padding: 0,
+            len: 0,
+            announced: origin,
+            wakes: 0,
+        }
+    }
+
+    #[inline]
+    pub(super) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    #[inline]
+    pub(super) fn tail(&self) -> u64 {
+        self.tail
+    }
+
+    /// Where the reserved slot starts.
+    #[inline]
+    pub(super) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// The length of the reserved slot's payload.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn wakes(&self) -> u64 {
+        self.wakes
+    }
+
+    pub(super) fn prefault(&self) {
+        self.slots.prefault();
+    }
+
+    /// Reserves the slot behind the tail, after that much padding.
+    #[inline]
+    pub(super) fn reserve(&mut self, padding: u64, len: usize) {
+        self.padding = padding;
+        self.start = self.tail.wrapping_add(padding);
+        self.len = len;
+    }
+
+    /// Prepares `count` slots of the reserved length for being filled.
+    #[inline]
+    pub(super) fn claim(&self, count: usize) {
+        crate::failpoint::failpoint!("claim");
+        self.clear(self.start_of(count));
+    }
+
+    /// Clears a commit word, if it does not say "nothing" already. Done before the payload is
+    /// filled: stores become visible in order, and this line may have to be fetched.
+    #[inline]
+    fn clear(&self, next: u64) {
+        let line = self.slots.line(next);
+        let is_left =
+            mutant::chosen(Mutant::NextNotCleared) || mutant::chosen(Mutant::NextClearedLate);
+        if !Commit::is_nothing(line.load(0), next, self.capacity) && !is_left {
+            line.store(0, 0, Ordering::Relaxed);
+        }
+    }
+
+    /// Where the slot with this index starts, of slots of the reserved length in a row.
+    #[inline]
+    fn start_of(&self, index: usize) -> u64 {
+        self.start.wrapping_add(as_u64(index).wrapping_mul(span(self.len)))
+    }
+
+    /// The payload of the slot with this index. Empty if it does not fit before the ring's end,
+    /// which a claimed slot does.
+    #[inline]
+    pub(super) fn payload_mut(&mut self, index: usize) -> &mut [u8] {
+        let start = self.start_of(index);
+        self.slots.payload_mut(start, self.len)
+    }
+
+    /// Shortens the payload of the one claimed slot.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.len = len;
+        // The padding stays, even if the shorter frame would fit before the ring's end: the
+        // payload has been filled where it is.
+        self.clear(self.start_of(1));
+    }
+
+    /// Everything of a frame's header but its commit word.
+    #[inline]
+    fn write_header(&self, start: u64, header: Header) {
+        // Always fits: `len` was checked against the cap, which came from a u32.
+        let header = Header { len: as_u32(self.len), ..header };
+        let line = self.slots.line(start);
+        let [first, second, third] = header.to_words();
+        line.store(1, first, Ordering::Relaxed);
+        crate::failpoint::failpoint!("half the header");
+        line.store(2, second, Ordering::Relaxed);
+        line.store(3, third, Ordering::Relaxed);
+    }
+
+    /// Publishes the claimed slot.
+    #[inline]
+    pub(super) fn publish(&mut self, header: Header) {
+        self.publish_up_to(header, self.start_of(1));
+    }
+
+    /// Publishes the claimed slots, with the header that `header` makes for each index.
+    #[inline]
+    pub(super) fn publish_batch(&mut self, count: usize, mut header: impl FnMut(usize) -> Header) {
+        let end = self.start_of(count);
+        let is_first_early = mutant::chosen(Mutant::BatchFirstEarly);
+        for index in 1..count {
+            if is_first_early && index == 1 {
+                self.commit_one(0, header(0), Ordering::Release);
+            }
+            // Relaxed: the reader looks at this word only after the first slot's, which is
+            // stored later with Release.
+            self.commit_one(index, header(index), Ordering::Relaxed);
+        }
+        self.publish_up_to(header(0), end);
+    }
+
+    #[inline]
+    fn commit_one(&self, index: usize, header: Header, order: Ordering) {
+        let start = self.start_of(index);
+        self.write_header(start, header);
+        self.slots.line(start).store(0, Commit::frame(start), order);
+    }
+
+    /// Publishes the reserved slot, and those up to `next` that are committed already.
+    #[inline]
+    fn publish_up_to(&mut self, header: Header, next: u64) {
+        let Self { start, padding, .. } = *self;
+        self.write_header(start, header);
+        let slots = &self.slots;
+        crate::failpoint::failpoint!("before commit");
+        let pad = || {
+            let order = mutant::order(Mutant::PaddingRelaxed, Ordering::Release);
+            slots.line(self.tail).store(0, Commit::padding(self.tail), order);
+        };
+        if padding != 0 && mutant::chosen(Mutant::PaddingFirst) {
+            pad();
+        }
+        // Release: pairs with the Acquire load in `SlotReader::commit_word`.
+        let order = mutant::order(Mutant::CommitRelaxed, Ordering::Release);
+        slots.line(start).store(0, Commit::frame(start), order);
+        crate::failpoint::failpoint!("after commit");
+        if padding != 0 && !mutant::chosen(Mutant::PaddingFirst) {
+            // Release: pairs with the same load.
+            pad();
+        }
+        if mutant::chosen(Mutant::NextClearedLate) {
+            slots.line(next).store(0, 0, Ordering::Relaxed);
+        }
+        // What the next small frame will write: its second line and the header behind it.
+        slots.prefetch(next.wrapping_add(64));
+        slots.prefetch(next.wrapping_add(128));
+        self.tail = next;
+    }
+
+    /// Wakes the consumer if it sleeps for a frame that was published since the last call.
+    /// Returns whether it did.
+    #[inline]
+    pub(super) fn notify(&mut self) -> bool {
+        if mutant::chosen(Mutant::CheckedBeforeRing) {
+            self.checked.store(self.tail, Ordering::Release);
+        }
+        mutant::full_fence(Mutant::NoFenceAfterCommit); // B, pairs with A in the consumer's wait
+        let awaited = self.peer_sleep_at.load(Ordering::Relaxed);
+        let last = if mutant::chosen(Mutant::TailNotRungFor) { span(0) } else { 0 };
+        let is_awaited =
+            self.bell.ring_if_awaited(awaited, self.announced, self.tail.wrapping_sub(last));
+        if is_awaited {
+            self.wakes += 1;
+        }
+        self.announced = self.tail;
+        if mutant::chosen(Mutant::CheckedTooFar) {
+            self.announced = self.tail.wrapping_add(span(0));
+        }
+        // Release: pairs with the Acquire load in `Consumer::is_rung_for`.
+        self.checked.store(self.tail, Ordering::Release);
+        is_awaited
+    }
+
+    /// Notifies if there is a frame for which that has not been done.
+    #[inline]
+    pub(super) fn flush(&mut self) {
+        if self.announced != self.tail {
+            self.notify();
+        }
+    }
+
+    /// Notifies once in [`LAZY`] bytes.
+    #[inline]
+    pub(super) fn notify_now_and_then(&mut self) {
+        if self.tail.wrapping_sub(self.announced) >= LAZY {
+            self.notify_late();
+        }
+    }
+
+    /// Not inlined, so that a caller's loop over lazy commits stays small.
+    #[inline(never)]
+    fn notify_late(&mut self) {
+        self.notify();
+    }
+}
