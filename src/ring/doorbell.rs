@@ -35,7 +35,7 @@
 //!   1  sleeper   S2: announcement, in its store buffer
 //!   2  waker     W1: frame, in its store buffer
 //!   3  sleeper   S4: sees no frame
-//!   4  waker     W3: sees no announcement, and rings nobody
+//!   4  waker     W3: sees no announcement, and does not ring
 //!   5  sleeper   S5: sleeps for ever
 //! ```
 //!
@@ -45,7 +45,7 @@
 //! ```text
 //!   1  sleeper   S1: b = 7
 //!   2  sleeper   S2, S3, S4: nothing yet
-//!   3  waker     W1 to W4: publishes, bell = 8, wakes nobody: there is no sleeper yet
+//!   3  waker     W1 to W4: publishes, bell = 8; there is no sleeper to wake yet
 //!   4  sleeper   S5: the kernel finds 8, not 7, and returns at once
 //! ```
 //!

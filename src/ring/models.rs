@@ -1,9 +1,10 @@
 //! Models of the ring and its doorbell: every order in which the steps of two or three
 //! threads can happen, and every value that their loads may see, up to [`PREEMPTIONS`].
 //!
-//! One model asks one question. Nobody wakes for no reason and no time passes, so a lost
-//! wake-up is a deadlock, which the checker reports; payloads are tracked by the line, so
-//! a slot that is filled while it is read, or read before it is filled, is a race. Run with
+//! One model asks one question. In a model no sleeper wakes for no reason and no time passes, so
+//! that a lost wake-up is a deadlock, which the checker reports. Payloads are tracked by the
+//! line, so that a slot that is filled while it is read, or read before it is filled, is a race.
+//! Run with
 //! `RUSTFLAGS="--cfg loom" cargo test -p slipring --release --lib ring::models`.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -26,7 +27,7 @@ mod leases;
 mod reactors;
 mod waking;
 
-/// Threads are switched where they need not be at most so often in one run.
+/// How often one run may switch threads where it need not.
 const PREEMPTIONS: usize = 3;
 
 /// The smallest ring has four slots; its longest frame takes two.
@@ -39,11 +40,11 @@ fn model(question: impl Fn() + Sync + Send + 'static) {
     model_up_to(PREEMPTIONS, question);
 }
 
-/// Asks a question with so many preemptions.
+/// Asks a question with so many preemptions at most.
 pub(crate) fn model_up_to(preemptions: usize, question: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    // A sequence of thousands of steps is one that nobody interrupts.
+    // Such a long run is one of a thread that is not interrupted.
     builder.max_branches = 20_000;
     builder.check(move || {
         // What stands for the kernel and for the order of all fences is made here: the

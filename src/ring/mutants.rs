@@ -1,23 +1,23 @@
 //! Every mutant of the ring and its doorbell must be noticed by a model.
 //!
-//! The models run once more for each, in a process of their own, with the mutant chosen
-//! by the environment. A mutant is killed if its model fails for a reason of the model's:
-//! a race, a deadlock, or an assertion. Left out, because no model can tell them from the
-//! code that ships:
+//! For each mutant, one model runs in a process of its own, with the mutant chosen by a variable
+//! of the environment. The mutant is killed if the model fails for a reason of the model's: a
+//! race, a deadlock, or an assertion. Some mutants are left out, as no model can tell them from
+//! the code that ships:
 //!
-//! * the bell, or the alarm, loaded Relaxed: fence A stands between that load and the look,
-//!   and orders as much as Acquire would.
-//! * what is checked stored, or loaded, Relaxed: the checker's descriptor is a mutex, and
-//!   it never shows a store before a lock that precedes it.
-//! * header words and cleared commit words are stored and loaded Relaxed already: the
-//!   commit word orders them.
+//! * The bell, or the alarm, is loaded Relaxed. Fence A comes between that load and the look,
+//!   and orders as much as Acquire does.
+//! * `checked` is stored, or loaded, Relaxed. A descriptor of a model is a mutex, which never
+//!   shows a store before a lock that precedes it.
+//! * Header words and cleared commit words are stored and loaded Relaxed already. The commit
+//!   word orders them.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::process::Command;
 
 use crate::sync::mutant::Mutant;
 
-/// The model that notices.
+/// The model that notices the mutant.
 fn killer(mutant: Mutant) -> &'static str {
     match mutant {
         Mutant::CommitRelaxed | Mutant::PollRelaxed => {
@@ -30,8 +30,8 @@ fn killer(mutant: Mutant) -> &'static str {
             "a_slot_that_is_used_again_shows_nothing_of_the_last_round"
         }
         Mutant::BatchFirstEarly => "a_batch_is_seen_whole_or_not_at_all",
-        // The next header may only take the place of a padding that nobody has passed: the
-        // commit word of a frame there is left as it is.
+        // Only padding that the reader has not passed can be hit by the next header: the commit
+        // word of a frame of the last lap is left as it is.
         Mutant::NoRoomForNext => "padding_is_released_for_a_producer_that_waits",
         Mutant::NoFenceAfterHead | Mutant::HeadNotRungFor => {
             "a_full_ring_holds_the_producer_until_slots_are_released"
@@ -63,7 +63,7 @@ fn killer(mutant: Mutant) -> &'static str {
         | Mutant::WakePrivate
         | Mutant::TailNotRungFor
         | Mutant::CheckedTooFar => "a_consumer_that_goes_to_sleep_is_woken_for_every_frame",
-        // Rung without a fence, as it is for credits and cancels.
+        // The bell is rung without a fence, as it is for credits and cancels.
         Mutant::BellRelaxed => "a_bell_that_is_rung_without_a_fence_brings_the_news_with_it",
         Mutant::WakeOne => "a_bell_wakes_all_that_sleep_on_it",
         Mutant::NoFlushBeforeWait => "a_producer_that_waits_for_room_has_woken_the_consumer_first",
@@ -97,7 +97,7 @@ fn killer(mutant: Mutant) -> &'static str {
     }
 }
 
-/// What a model says that has noticed something.
+/// What a model prints when it has noticed something.
 const REASONS: [&str; 14] = [
     "deadlock",
     "Causality violation",
@@ -120,7 +120,7 @@ fn every_mutant_is_killed_by_its_model() {
     kill(Mutant::RING, killer);
 }
 
-/// Runs the model of each once more with the mutant.
+/// Runs the model of each mutant with that mutant.
 pub(crate) fn kill(mutants: &[Mutant], killer: impl Fn(Mutant) -> &'static str) {
     let mut survivors = Vec::new();
     for mutant in mutants {

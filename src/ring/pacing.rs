@@ -1,32 +1,44 @@
 //! How the consumer of a one-way stream of short frames keeps its distance.
 //!
-//! A consumer that has caught up with its producer keeps taking the lines that are about
-//! to be filled, its processor's prefetching above all, and each has to be fetched back:
-//! the producer then runs at a third of its speed. So where frames come fast the consumer
-//! lets the producer get ahead, which FastForward (Giacomoni et al., PPoPP 2008) calls
-//! temporal slipping. It begins with a microsecond and doubles that for as long as it
-//! catches up again, each time only after as many bytes as it looks away nanoseconds. A
-//! stream that does not come fast is never held up.
+//! A consumer that has caught up with its producer looks at the very cache lines that are about
+//! to be filled, and its processor prefetches more of them. The producer then has to fetch each
+//! line back, and runs at a third of its speed:
+//!
+//! ```text
+//!   caught up    producer writes line n    <-- line n travels back and forth -->   consumer
+//!   at distance  producer writes line n + 100                                      reads line n
+//! ```
+//!
+//! So the consumer of a fast stream looks away for a while and lets the producer get ahead.
+//! FastForward (Giacomoni et al., PPoPP 2008) calls this temporal slipping. The rules:
+//!
+//! * A *run* is the frames that came without a wait. It must be [`RUN`] bytes long, and have
+//!   come faster than one byte a nanosecond.
+//! * The consumer looks away for [`FIRST`] nanoseconds when it catches up the first time, and
+//!   for twice as long each time after, up to [`LONGEST`].
+//! * It never looks away for more nanoseconds than bytes have come since the last time.
+//! * A wait ends the run. So a stream that does not come fast is never held up.
 
 /// Longer frames, in bytes of slots, have few lines that are near the producer while they are
 /// read: no distance is kept for them.
 pub(super) const SHORT: u64 = 64 << 10;
 /// The shortest run that says anything, in bytes of slots.
 const RUN: u64 = 1 << 10;
-/// How long the producer gets at first and at the most, in nanoseconds.
+/// How long the consumer looks away at first and at most, in nanoseconds.
 const FIRST: u64 = 1_000;
 const LONGEST: u64 = 16_000;
-/// Bytes of a ring for each nanosecond: no producer fills an eighth of the ring in it.
+/// Bytes of the ring for each nanosecond of [`LONGEST`] in a small ring: no producer fills an
+/// eighth of the ring in that time.
 const CAPACITY_A_NS: u64 = 256;
 
 /// A consumer's distance from its producer.
 #[derive(Debug)]
 pub(super) struct Pacing {
-    /// Where the run began: frames of which none had to be waited for.
+    /// Where the run began.
     from: u64,
-    /// When it began; zero if nobody asked the clock.
+    /// When it began; zero if the clock was not read.
     since: u64,
-    /// How long the producer gets the next time, and at the most.
+    /// How long the consumer looks away the next time, and at most.
     lag: u64,
     longest: u64,
 }
@@ -37,7 +49,7 @@ impl Pacing {
         Self { from: origin, since: 0, lag: FIRST.min(longest), longest }
     }
 
-    /// A run begins at a position.
+    /// Begins a run at this position and time.
     #[inline]
     pub(super) fn begin(&mut self, at: u64, since: u64) {
         self.from = at;
@@ -45,7 +57,8 @@ impl Pacing {
         self.lag = FIRST.min(self.longest);
     }
 
-    /// The consumer has caught up. How many nanoseconds it should look at nothing.
+    /// Notes that the consumer has caught up at this position. Returns for how many nanoseconds
+    /// it should look away.
     #[inline]
     pub(super) fn caught_up(&mut self, at: u64, clock: impl FnOnce() -> u64) -> u64 {
         let run = at.wrapping_sub(self.from);
@@ -53,7 +66,7 @@ impl Pacing {
             return 0;
         }
         let now = clock();
-        // A byte a nanosecond is fast: as much as eight million of the shortest frames a second.
+        // A byte a nanosecond is fast: sixteen million of the shortest frames a second.
         if self.since == 0 || now.wrapping_sub(self.since) > run {
             self.begin(at, now);
             return 0;
@@ -72,8 +85,8 @@ mod tests {
 
     const CAPACITY: u64 = 4 << 20;
 
-    /// Nanoseconds that the producer gets at each of `looks` times that the consumer has
-    /// caught up, `run` bytes and `took` nanoseconds after the last one.
+    /// For how many nanoseconds the consumer looks away at each of `looks` times that it catches
+    /// up, each `run` bytes and `took` nanoseconds after the one before.
     fn lags(pacing: &mut Pacing, run: u64, took: u64, looks: usize) -> Vec<u64> {
         let mut at = pacing.from;
         let mut now = pacing.since.max(1);

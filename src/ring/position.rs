@@ -1,13 +1,17 @@
-//! Arithmetic on positions: monotonic u64 byte counts that may wrap.
+//! Arithmetic on positions.
+//!
+//! A position counts the bytes of a ring, over all laps, in a u64 that only grows and may wrap.
+//! The index in the ring is the position modulo the capacity, which is a power of two. Slots
+//! start at multiples of 64.
 
 use crate::config::{FRAME_HEADER, SLOT_ALIGN};
 use crate::shm::layout::as_u64;
 
-/// What a sleep word holds before its first use: no slot starts there.
+/// What a sleep word holds before its first use. No slot starts there.
 pub(crate) const NEVER: u64 = u64::MAX;
 
-/// Bytes of the slot of a frame with a payload of `len` bytes, which the caller has checked
-/// against the longest frame.
+/// Bytes of the slot of a frame with a payload of `len` bytes: header and payload, rounded up
+/// to cache lines. The caller has checked `len` against the longest frame.
 #[inline]
 pub(crate) fn span(len: usize) -> u64 {
     const LAST: usize = SLOT_ALIGN - 1;
@@ -20,7 +24,12 @@ pub(crate) fn to_end(position: u64, capacity: u64) -> u64 {
     capacity - (position & (capacity - 1))
 }
 
-/// Bytes of padding before a slot of `span` bytes at `position`: slots are contiguous.
+/// Bytes of padding before a slot of `span` bytes, as slots are contiguous:
+///
+/// ```text
+///   position v              v end
+///   |  used  |    padding   |        if span > end - position; otherwise none
+/// ```
 #[inline]
 pub(crate) fn padding(position: u64, span: u64, capacity: u64) -> u64 {
     let rest = to_end(position, capacity);

@@ -15,7 +15,7 @@
 //! Slots are released in ring order. A frame that is kept as a lease holds back its own slot and
 //! all that follow it, so that leases that are kept become backpressure.
 //!
-//! # Who moves the head
+//! # Which thread moves the head
 //!
 //! While no lease is out, the consumer has the [`Cursor`] to itself and takes no lock. The first
 //! lease moves it into the [`Queue`], behind a lock that the consumer shares with the threads

@@ -14,8 +14,8 @@ use crate::shm::region::{OwnRegion, OwnU32, OwnU64, PeerRegion};
 use crate::shm::slots::OwnSlots;
 use crate::sys::wake_fd::WakeFd;
 
-/// Control words of either region, closer together than in a real one, so that a model is
-/// small. A channel's has more of them from 48 on.
+/// Offsets of the control words in either region. They are closer together than in a real one,
+/// so that a model is small. The models of channels have more words, from 48 on.
 const SLEEP_AT: usize = 0;
 const CPU: usize = 12;
 const HEAD: usize = 16;
@@ -53,8 +53,7 @@ pub(crate) fn rig_with_bells(capacity: usize, max_frame: usize, origin: u64, run
     rig_with_wake_fds(capacity, max_frame, origin, rung, [None, None])
 }
 
-/// As [`rig_with_bells`], with the producer's and the consumer's hold on a pair of
-/// descriptors.
+/// As [`rig_with_bells`], with the producer's and the consumer's ends of a pair of descriptors.
 pub(crate) fn rig_with_wake_fds(
     capacity: usize,
     max_frame: usize,
@@ -178,7 +177,7 @@ pub(crate) fn alarm() -> Arc<Alarm> {
     Arc::default()
 }
 
-/// Bytes that tell their seed and their length.
+/// Bytes that differ for each seed and length.
 pub(crate) fn pattern(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ as_u64(len) | 1;
     std::iter::repeat_with(|| {

@@ -12,7 +12,7 @@ fn leases_dropped_by_two_threads_free_slots_in_order_for_a_producer() {
         let leases = [lease(&mut consumer, 1, 20), lease(&mut consumer, 2, 20)];
         let droppers = leases.map(|lease| {
             thread::spawn(move || {
-                // Read late: whoever fills its slot too early races with this.
+                // Read late: a producer that fills its slot too early races with this.
                 let payload = lease.payload().to_vec();
                 let request = lease.header().request;
                 check(lease.header(), payload, request, 20);

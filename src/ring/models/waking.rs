@@ -1,4 +1,4 @@
-//! Who sleeps is woken: by frames, by the flush, by the alarm.
+//! A side that sleeps is woken: by frames, by the flush, by the alarm.
 
 use super::*;
 use crate::ring::doorbell::{Bell, Step};

@@ -81,7 +81,7 @@ struct Model {
 }
 
 impl Model {
-    /// Where a frame of `len` bytes starts, if all that nobody holds is free.
+    /// Where a frame of `len` bytes starts, if all slots that are not held are free.
     fn place(&self, len: usize) -> Option<u128> {
         let rest = wide(CAPACITY) - self.tail % wide(CAPACITY);
         let padding = if wide(span(len)) > rest { rest } else { 0 };
