@@ -38,6 +38,19 @@ fn round_trips(criterion: &mut Criterion) {
             bencher.iter(|| round_trip(&mut link, &payload));
         });
     }
+    let (mut sender, mut receiver) = raw("echo", busy()).split();
+    let payload = data(1, 4096);
+    group.bench_function("4096 in halves", |bencher| {
+        bencher.iter(|| {
+            let mut claim = sender.claim(payload.len(), LONG).unwrap();
+            claim.payload().copy_from_slice(&payload);
+            claim.commit(header(DATA));
+            let frame = receiver.recv(LONG).unwrap();
+            let mut answer = [0; 4096];
+            frame.payload().copy_to(&mut answer).unwrap();
+            assert_eq!(answer, payload[..]);
+        });
+    });
     let mut link = raw("echo", Config::default());
     let payload = data(1, 64);
     group.bench_function("64 after 1 ms idle", |bencher| {
