@@ -317,8 +317,9 @@ impl RawLink {
         self.receiver.prefault();
     }
 
-    /// The process at the other end: the worker for the parent, the parent for a worker. Stays
-    /// the same when that process has ended.
+    /// The id of the process at the other end: the worker's for the parent, the parent's for a
+    /// worker. Stays the same when that process has ended. A parent in another pid namespace has
+    /// the id that it has there.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.sender.pid()
