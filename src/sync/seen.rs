@@ -5,10 +5,9 @@
 //! which says what the lock promises, and nothing more. These are never poisoned.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult, WaitTimeoutResult};
 use std::time::Duration;
-
-use super::{AtomicU32, Ordering};
 
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T> {
