@@ -16,7 +16,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU32, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::futex_words::{Scope, wake_one};
+use crate::sys::futex::{Scope, wake_one};
 use crate::sys::process::thread_id;
 
 /// Returns whether the value of a robust futex says that its owner has died.

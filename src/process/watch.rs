@@ -16,8 +16,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use super::robust_futex::owner_died;
 use super::service::{lock, start_thread};
+use crate::sys::clock::Deadline;
 use crate::sys::fork::is_forked_child;
-use crate::sys::futex_words::{MAX_WORDS, Scope, Word, wait_any, wake_one};
+use crate::sys::futex::{MAX_WORDS, Scope, Word, wait_any, wake_one};
 
 /// The words that one thread watches, beside its control word.
 const CAPACITY: usize = MAX_WORDS - 1;
@@ -84,7 +85,7 @@ fn is_supported() -> bool {
     let probe = || {
         // Where the call exists, it reports at once that the word has another value.
         let word = AtomicU32::new(0);
-        let refused = wait_any(&[Word::new(&word, 1, Scope::Private)]);
+        let refused = wait_any(&[Word::new(&word, 1, Scope::Private)], Deadline::NEVER);
         refused.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)
     };
     *SUPPORTED.get_or_init(probe) && !IS_BROKEN.load(Ordering::Relaxed)
@@ -199,7 +200,7 @@ impl Watcher {
             let waits = self.look_at_all(woken.take());
             let mut words = vec![Word::new(&self.control, control, Scope::Private)];
             words.extend(waits.iter().map(|w| Word::new(&w.word, w.expected, Scope::Shared)));
-            match wait_any(&words) {
+            match wait_any(&words, Deadline::NEVER) {
                 // The wake counts as an event of this word. All words are looked at in any case.
                 Ok(index) => {
                     woken = index.checked_sub(1).and_then(|i| waits.get(i)).map(|wait| wait.id);

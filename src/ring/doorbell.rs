@@ -101,6 +101,7 @@ use crate::shm::region::{OwnU32, OwnU64, PeerU32};
 use crate::sync::mutant::{self, Mutant};
 use crate::sync::{AtomicU32, Counter, Ordering};
 use crate::sys::clock::{Deadline, now_ns};
+use crate::sys::futex::Scope;
 use crate::sys::wake_fd::WakeFd;
 use crate::sys::{fork, futex};
 
@@ -151,8 +152,10 @@ impl Bell {
         }
         crate::failpoint::failpoint!("before wake");
         if !mutant::chosen(Mutant::NoWake) {
+            let is_private = mutant::chosen(Mutant::WakePrivate);
+            let scope = if is_private { Scope::Private } else { Scope::Shared };
             match &self.event {
-                None => futex::wake(&self.word, mutant::chosen(Mutant::WakePrivate)),
+                None => futex::wake_all(&self.word, scope),
                 Some(event) => event.set(),
             }
         }

@@ -18,12 +18,14 @@
 //! system call, which runs no handlers, still shares the map, and has the first alone.
 #![allow(unsafe_code, reason = "pthread_atfork, madvise, and memory that is put over a map")]
 
-use crate::error::{Error, ErrorKind, Result};
+use std::cell::Cell;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-#[cfg(loom)]
-pub(crate) use self::model::is_forked_child;
-#[cfg(not(loom))]
-pub(crate) use self::unix::{Kept, is_forked_child, keep, watch};
+use crate::error::{Error, ErrorKind, Result};
 
 /// An error in a process that was forked from one that has used the library.
 ///
@@ -44,198 +46,172 @@ fn forked() -> Result<()> {
     ))
 }
 
-#[cfg(not(loom))]
-mod unix {
-    use std::cell::Cell;
-    use std::io;
-    use std::mem::ManuallyDrop;
-    use std::ptr::{self, NonNull};
-    use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-    use std::sync::{Mutex, MutexGuard, PoisonError};
+/// As much as one page of memory can be.
+const PAGE_SIZE: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
 
-    use super::{Result, forked};
-    use crate::error::Error;
+/// A page of its own, or several.
+#[cfg_attr(target_arch = "x86_64", repr(C, align(4096)))]
+#[cfg_attr(not(target_arch = "x86_64"), repr(C, align(65536)))]
+struct Page {
+    /// [`HERE`] in the process that was set up, zero in its forked children.
+    place: AtomicU8,
+    _rest: [u8; PAGE_SIZE - 1],
+}
 
-    /// As much as one page of memory can be.
-    const PAGE_SIZE: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
+const _: () = assert!(size_of::<Page>() == PAGE_SIZE && align_of::<Page>() == PAGE_SIZE);
 
-    /// A page of its own, or several.
-    #[cfg_attr(target_arch = "x86_64", repr(C, align(4096)))]
-    #[cfg_attr(not(target_arch = "x86_64"), repr(C, align(65536)))]
-    struct Page {
-        /// [`HERE`] in the process that was set up, zero in its forked children.
-        place: AtomicU8,
-        _rest: [u8; PAGE_SIZE - 1],
+static PAGE: Page = Page { place: AtomicU8::new(0), _rest: [0; PAGE_SIZE - 1] };
+const HERE: u8 = 1;
+
+/// Who sets this up: nobody yet, the process with this id, or it is done. Not a lock of
+/// the standard library: a forked child would wait for ever for a thread that is not there.
+static SETUP: AtomicU32 = AtomicU32::new(NOBODY);
+const NOBODY: u32 = 0;
+/// No process has this id.
+const DONE: u32 = u32::MAX;
+
+/// Maps that forked children get private memory in the place of.
+static KEPT: Mutex<Vec<Span>> = Mutex::new(Vec::new());
+
+thread_local! {
+    /// Held by the thread that forks from before the fork until after it, on both sides,
+    /// so that the list is whole in the child.
+    static HELD: Cell<Option<ManuallyDrop<MutexGuard<'static, Vec<Span>>>>> =
+        const { Cell::new(None) };
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Span {
+    start: usize,
+    len: usize,
+}
+
+/// Whether this process was forked, without exec, from one that has used the library. To
+/// be asked about what was made after [`watch`] had returned: before that it is always true.
+#[inline]
+pub(crate) fn is_forked_child() -> bool {
+    if cfg!(test) && SETUP.load(Ordering::Relaxed) == NOBODY {
+        // Unit tests make parts without the memory that they stand on.
+        let _ = watch();
     }
+    PAGE.place.load(Ordering::Relaxed) != HERE
+}
 
-    const _: () = assert!(size_of::<Page>() == PAGE_SIZE && align_of::<Page>() == PAGE_SIZE);
-
-    static PAGE: Page = Page { place: AtomicU8::new(0), _rest: [0; PAGE_SIZE - 1] };
-    const HERE: u8 = 1;
-
-    /// Who sets this up: nobody yet, the process with this id, or it is done. Not a lock of
-    /// the standard library: a forked child would wait for ever for a thread that is not there.
-    pub(super) static SETUP: AtomicU32 = AtomicU32::new(NOBODY);
-    pub(super) const NOBODY: u32 = 0;
-    /// No process has this id.
-    const DONE: u32 = u32::MAX;
-
-    /// Maps that forked children get private memory in the place of.
-    static KEPT: Mutex<Vec<Span>> = Mutex::new(Vec::new());
-
-    thread_local! {
-        /// Held by the thread that forks from before the fork until after it, on both sides,
-        /// so that the list is whole in the child.
-        static HELD: Cell<Option<ManuallyDrop<MutexGuard<'static, Vec<Span>>>>> =
-            const { Cell::new(None) };
-    }
-
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub(super) struct Span {
-        start: usize,
-        len: usize,
-    }
-
-    /// Whether this process was forked, without exec, from one that has used the library. To
-    /// be asked about what was made after [`watch`] had returned: before that it is always true.
-    #[inline]
-    pub(crate) fn is_forked_child() -> bool {
-        if cfg!(test) && SETUP.load(Ordering::Relaxed) == NOBODY {
-            // Unit tests make parts without the memory that they stand on.
-            let _ = watch();
-        }
-        PAGE.place.load(Ordering::Relaxed) != HERE
-    }
-
-    /// Makes forked children notice that they are; to be called before anything that a child
-    /// could inherit exists. Blocks for some microseconds at most.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child;
-    /// [`ErrorKind::Os`](crate::ErrorKind::Os) if memory runs out.
-    pub(crate) fn watch() -> Result<()> {
-        let this = std::process::id();
-        loop {
-            match SETUP.compare_exchange(NOBODY, this, Ordering::Acquire, Ordering::Acquire) {
-                Ok(_) => {
-                    let done = set_up();
-                    let next = if done.is_ok() { DONE } else { NOBODY };
-                    // Pairs with the Acquire loads: who sees it sees the byte.
-                    SETUP.store(next, Ordering::Release);
-                    return done;
-                }
-                Err(DONE) => return super::check(),
-                // Another thread is at it.
-                Err(process) if process == this => std::thread::yield_now(),
-                // It was, in the process that this one is a fork of.
-                Err(_) => return forked(),
+/// Makes forked children notice that they are; to be called before anything that a child
+/// could inherit exists. Blocks for some microseconds at most.
+///
+/// # Errors
+///
+/// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child;
+/// [`ErrorKind::Os`](crate::ErrorKind::Os) if memory runs out.
+pub(crate) fn watch() -> Result<()> {
+    let this = std::process::id();
+    loop {
+        match SETUP.compare_exchange(NOBODY, this, Ordering::Acquire, Ordering::Acquire) {
+            Ok(_) => {
+                let done = set_up();
+                let next = if done.is_ok() { DONE } else { NOBODY };
+                // Pairs with the Acquire loads: who sees it sees the byte.
+                SETUP.store(next, Ordering::Release);
+                return done;
             }
-        }
-    }
-
-    fn set_up() -> Result<()> {
-        // SAFETY: functions that live as long as the code that they are part of; the C library
-        // forgets them when it unloads that.
-        let code =
-            unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
-        if code != 0 {
-            let error = io::Error::from_raw_os_error(code);
-            return Err(Error::os("cannot have forks of this process looked after", error));
-        }
-        // If it cannot be had, as under a system call filter, the handlers alone clear the byte.
-        let page = ptr::from_ref(&PAGE).cast_mut().cast();
-        // SAFETY: the range is exactly the pages of a static that nothing else lies in; what a
-        // child finds there are zeros, which are valid for it.
-        let _ = unsafe { libc::madvise(page, PAGE_SIZE, libc::MADV_WIPEONFORK) };
-        PAGE.place.store(HERE, Ordering::Relaxed);
-        Ok(())
-    }
-
-    pub(super) fn lock() -> MutexGuard<'static, Vec<Span>> {
-        KEPT.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn release() -> Option<MutexGuard<'static, Vec<Span>>> {
-        HELD.take().map(ManuallyDrop::into_inner)
-    }
-
-    extern "C" fn before_fork() {
-        HELD.set(Some(ManuallyDrop::new(lock())));
-    }
-
-    extern "C" fn in_parent() {
-        drop(release());
-    }
-
-    extern "C" fn in_child() {
-        PAGE.place.store(0, Ordering::Relaxed);
-        let Some(mut kept) = release() else { return };
-        for Span { start, len } in &*kept {
-            replace(ptr::with_exposed_provenance_mut(*start), *len);
-        }
-        // They are not the parent's any more, and a fork of this process may have them.
-        kept.clear();
-    }
-
-    /// Puts private zeros over a map. Where that is not allowed, as it may be under a limit on
-    /// memory, the map stays shared, and the checks of all operations remain.
-    fn replace(start: *mut libc::c_void, len: usize) {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let how = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: the range is a map of this process that is in the list, so that its owner
-        // has not unmapped it. Nothing depends on the bytes in it: see `keep`.
-        let _ = unsafe { libc::mmap(start, len, protection, how, -1, 0) };
-    }
-
-    /// A map in the list; dropping this takes it out.
-    #[derive(Debug)]
-    #[must_use]
-    pub(crate) struct Kept(Span);
-
-    /// Has forked children find private zeros in the place of a map that this process writes.
-    ///
-    /// # Safety
-    ///
-    /// The pages from `start` on are one or more whole maps of this process, and stay mapped
-    /// until what is returned is dropped. Whoever reads there must cope with any bytes.
-    pub(crate) unsafe fn keep(start: NonNull<u8>, len: usize) -> Kept {
-        let span = Span { start: start.as_ptr().expose_provenance(), len };
-        lock().push(span);
-        Kept(span)
-    }
-
-    impl Drop for Kept {
-        fn drop(&mut self) {
-            // In a forked child the list is empty; and by the bare system call that made it,
-            // the lock may be held by a thread that is not there.
-            if is_forked_child() {
-                return;
-            }
-            let mut kept = lock();
-            if let Some(index) = kept.iter().position(|span| *span == self.0) {
-                kept.swap_remove(index);
-            }
+            Err(DONE) => return check(),
+            // Another thread is at it.
+            Err(process) if process == this => std::thread::yield_now(),
+            // It was, in the process that this one is a fork of.
+            Err(_) => return forked(),
         }
     }
 }
 
-#[cfg(loom)]
-mod model {
-    /// Models do not fork.
-    pub(crate) fn is_forked_child() -> bool {
-        false
+fn set_up() -> Result<()> {
+    // SAFETY: functions that live as long as the code that they are part of; the C library
+    // forgets them when it unloads that.
+    let code = unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
+    if code != 0 {
+        let error = io::Error::from_raw_os_error(code);
+        return Err(Error::os("cannot have forks of this process looked after", error));
+    }
+    // If it cannot be had, as under a system call filter, the handlers alone clear the byte.
+    let page = ptr::from_ref(&PAGE).cast_mut().cast();
+    // SAFETY: the range is exactly the pages of a static that nothing else lies in; what a
+    // child finds there are zeros, which are valid for it.
+    let _ = unsafe { libc::madvise(page, PAGE_SIZE, libc::MADV_WIPEONFORK) };
+    PAGE.place.store(HERE, Ordering::Relaxed);
+    Ok(())
+}
+
+fn lock() -> MutexGuard<'static, Vec<Span>> {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn release() -> Option<MutexGuard<'static, Vec<Span>>> {
+    HELD.take().map(ManuallyDrop::into_inner)
+}
+
+extern "C" fn before_fork() {
+    HELD.set(Some(ManuallyDrop::new(lock())));
+}
+
+extern "C" fn in_parent() {
+    drop(release());
+}
+
+extern "C" fn in_child() {
+    PAGE.place.store(0, Ordering::Relaxed);
+    let Some(mut kept) = release() else { return };
+    for Span { start, len } in &*kept {
+        replace(ptr::with_exposed_provenance_mut(*start), *len);
+    }
+    // They are not the parent's any more, and a fork of this process may have them.
+    kept.clear();
+}
+
+/// Puts private zeros over a map. Where that is not allowed, as it may be under a limit on
+/// memory, the map stays shared, and the checks of all operations remain.
+fn replace(start: *mut libc::c_void, len: usize) {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let how = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: the range is a map of this process that is in the list, so that its owner
+    // has not unmapped it. Nothing depends on the bytes in it: see `keep`.
+    let _ = unsafe { libc::mmap(start, len, protection, how, -1, 0) };
+}
+
+/// A map in the list; dropping this takes it out.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Kept(Span);
+
+/// Has forked children find private zeros in the place of a map that this process writes.
+///
+/// # Safety
+///
+/// The pages from `start` on are one or more whole maps of this process, and stay mapped
+/// until what is returned is dropped. Whoever reads there must cope with any bytes.
+pub(crate) unsafe fn keep(start: NonNull<u8>, len: usize) -> Kept {
+    let span = Span { start: start.as_ptr().expose_provenance(), len };
+    lock().push(span);
+    Kept(span)
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // In a forked child the list is empty; and by the bare system call that made it,
+        // the lock may be held by a thread that is not there.
+        if is_forked_child() {
+            return;
+        }
+        let mut kept = lock();
+        if let Some(index) = kept.iter().position(|span| *span == self.0) {
+            kept.swap_remove(index);
+        }
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use std::ptr::NonNull;
-    use std::sync::atomic::{AtomicU8, Ordering};
-
-    use super::unix::{NOBODY, SETUP, lock};
     use super::*;
     use crate::process::testing::{alone, fork};
 

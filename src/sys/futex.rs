@@ -1,215 +1,171 @@
-//! Sleeping on words of shared memory and waking who sleeps there.
+//! Sleeping on words of memory until another thread or process wakes the sleeper.
 //!
-//! Shared words are never waited on with the PRIVATE flag: the kernel would then
-//! look for the waiter in this process only, and the wake-up would be lost.
+//! A wait and its wake must agree on the [`Scope`] of the word. If a word in shared memory is
+//! waited for as a private one, the kernel looks for the sleeper in the waking process only,
+//! and the wake-up is lost.
 #![allow(unsafe_code, reason = "futex system calls")]
 
+use std::io;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::check;
 use super::clock::Deadline;
-use crate::sync::AtomicU32;
 
-#[cfg(not(loom))]
-pub(crate) use kernel::{wait_either, wake};
-#[cfg(loom)]
-pub(crate) use model::{wait_either, wake};
+/// The most words that one wait takes.
+pub(crate) const MAX_WORDS: usize = 128;
 
-#[cfg(not(loom))]
-mod kernel {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
+/// How often a wait that cannot sleep on two words looks at the private one.
+const SLICE: Duration = Duration::from_millis(100);
 
-    use super::{AtomicU32, Deadline};
+/// Which threads sleep on a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Threads of this process only.
+    Private,
+    /// Threads of any process that maps the memory.
+    Shared,
+}
 
-    const SIZE_U32: u32 = 2;
-    const PRIVATE: u32 = 128;
-    /// How often a wait without `FUTEX_WAITV` looks at its private word.
-    const SLICE: Duration = Duration::from_millis(100);
-
-    static NO_WAITV: AtomicBool = AtomicBool::new(false);
-
-    #[repr(C)]
-    struct Waiter {
-        value: u64,
-        address: u64,
-        flags: u32,
-        reserved: u32,
-    }
-
-    impl Waiter {
-        fn new(word: &AtomicU32, value: u32, flags: u32) -> Self {
-            let address = u64::try_from(word.as_ptr().addr()).unwrap_or(0);
-            Self { value: u64::from(value), address, flags: SIZE_U32 | flags, reserved: 0 }
+impl Scope {
+    /// The operation as `SYS_futex` takes it.
+    fn of(self, operation: i32) -> i32 {
+        match self {
+            Self::Private => operation | libc::FUTEX_PRIVATE_FLAG,
+            Self::Shared => operation,
         }
-    }
-
-    /// Sleeps until `shared` is not `value`, somebody wakes it, the deadline passes, or
-    /// for no reason: callers look again.
-    pub(super) fn wait(shared: &AtomicU32, value: u32, deadline: Deadline) {
-        let timeout = deadline.timespec();
-        let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        // FUTEX_WAIT_BITSET takes an absolute deadline on the monotonic clock.
-        // SAFETY: `shared` is a live aligned word, `timeout` is null or a valid timespec;
-        // the kernel only reads both.
-        let _ = unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                shared.as_ptr(),
-                libc::FUTEX_WAIT_BITSET,
-                value,
-                timeout,
-                std::ptr::null::<u32>(),
-                libc::FUTEX_BITSET_MATCH_ANY,
-            )
-        };
-    }
-
-    /// Sleeps until `shared` is not `shared_value`, `private` is not `private_value`, a
-    /// wake of either, the deadline, or for no reason.
-    pub(crate) fn wait_either(
-        shared: &AtomicU32,
-        shared_value: u32,
-        private: &AtomicU32,
-        private_value: u32,
-        deadline: Deadline,
-    ) {
-        if !NO_WAITV.load(Ordering::Relaxed) {
-            let waiters = [
-                Waiter::new(shared, shared_value, 0),
-                Waiter::new(private, private_value, PRIVATE),
-            ];
-            if waitv(&waiters, deadline) {
-                return;
-            }
-            NO_WAITV.store(true, Ordering::Relaxed);
-        }
-        if private.load(Ordering::Acquire) == private_value {
-            wait(shared, shared_value, deadline.at_most(SLICE));
-        }
-    }
-
-    /// Whether the kernel knows the call.
-    fn waitv(waiters: &[Waiter; 2], deadline: Deadline) -> bool {
-        let timeout = deadline.timespec();
-        let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: two valid waiters whose words are live, and null or a valid timespec; the
-        // kernel only reads them.
-        let woken = unsafe {
-            libc::syscall(
-                libc::SYS_futex_waitv,
-                waiters.as_ptr(),
-                waiters.len(),
-                0,
-                timeout,
-                libc::CLOCK_MONOTONIC,
-            )
-        };
-        if woken >= 0 {
-            return true;
-        }
-        let error = std::io::Error::last_os_error().raw_os_error();
-        !matches!(error, Some(libc::ENOSYS | libc::EPERM | libc::EINVAL))
-    }
-
-    /// Wakes all that sleep on `word`, in any process; `private` must be what they
-    /// waited with.
-    pub(crate) fn wake(word: &AtomicU32, private: bool) {
-        let flag = if private { libc::FUTEX_PRIVATE_FLAG } else { 0 };
-        // SAFETY: `word` is a live aligned word; the kernel uses its address only.
-        let _ = unsafe {
-            libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | flag, i32::MAX)
-        };
     }
 }
 
-#[cfg(loom)]
-mod model {
-    //! The kernel's promises, for the model checker: comparing the words and going to
-    //! sleep is one step with respect to a wake; a wake reaches those who sleep on that
-    //! very word with that very flag, and nobody else. It is stricter than the kernel, in
-    //! that nobody wakes for no reason: then no lost wake-up is made good by luck. A wait
-    //! with a deadline ends by it.
-    #![allow(clippy::unwrap_used, reason = "model checking only")]
+/// A word, and the value that it must still have for a wait to begin.
+#[repr(C)]
+pub(crate) struct Word<'a> {
+    expected: u64,
+    // A reference where the kernel has a 64-bit address: the same bits on the 64-bit
+    // targets that are supported.
+    word: &'a AtomicU32,
+    flags: u32,
+    reserved: u32,
+}
 
-    use loom::sync::{Condvar, Mutex};
+const _: () = assert!(size_of::<Word<'_>>() == 24);
 
-    use super::{AtomicU32, Deadline};
-    use crate::sync::Ordering;
-    use crate::sync::mutant::{Mutant, chosen};
-
-    /// A word's address, and whether its waiters are of this process only.
-    type Key = (usize, bool);
-
-    #[derive(Default)]
-    struct Queue {
-        /// Who sleeps, by ticket, and on what.
-        sleepers: Vec<(u64, [Key; 2])>,
-        next_ticket: u64,
+impl<'a> Word<'a> {
+    pub(crate) fn new(word: &'a AtomicU32, expected: u32, scope: Scope) -> Self {
+        let scope = match scope {
+            Scope::Private => libc::FUTEX2_PRIVATE,
+            Scope::Shared => 0,
+        };
+        let flags = (libc::FUTEX2_SIZE_U32 | scope).unsigned_abs();
+        Self { expected: u64::from(expected), word, flags, reserved: 0 }
     }
+}
 
-    loom::lazy_static! {
-        static ref QUEUE: (Mutex<Queue>, Condvar) = (Mutex::default(), Condvar::new());
-    }
+/// Sleeps until one of the words is woken or the deadline has passed. Returns the index of the
+/// word, which need not be the only one that was woken.
+///
+/// # Errors
+///
+/// `WouldBlock` if a word does not have its expected value, `TimedOut` at the deadline,
+/// `Interrupted` after a signal; `ENOSYS` or `EPERM` where the kernel or a filter does not allow
+/// the call.
+pub(crate) fn wait_any(words: &[Word<'_>], deadline: Deadline) -> io::Result<usize> {
+    let timeout = deadline.timespec();
+    let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: `words` is an array of live entries in the kernel's layout; each address comes
+    // from a reference, so that it is mapped for the whole call; the timeout is null or a valid
+    // timespec. The kernel only reads all of them.
+    let index = check(unsafe {
+        libc::syscall(
+            libc::SYS_futex_waitv,
+            words.as_ptr(),
+            words.len(),
+            0_usize,
+            timeout,
+            libc::CLOCK_MONOTONIC,
+        )
+    })?;
+    Ok(usize::try_from(index).unwrap_or(0))
+}
 
-    fn key(word: &AtomicU32, private: bool) -> Key {
-        (std::ptr::from_ref(word).addr(), private)
-    }
-
-    pub(crate) fn wait_either(
-        shared: &AtomicU32,
-        shared_value: u32,
-        private: &AtomicU32,
-        private_value: u32,
-        deadline: Deadline,
-    ) {
-        let mut queue = QUEUE.0.lock().unwrap();
-        let is_alarm_ignored = chosen(Mutant::AlarmNotWaitedOn);
-        let same = shared.load(Ordering::Relaxed) == shared_value
-            && (is_alarm_ignored || private.load(Ordering::Relaxed) == private_value);
-        if !same {
+/// Sleeps until a word of shared memory or one of this process is woken or has another value,
+/// until the deadline has passed, or for no reason: the caller looks again.
+pub(crate) fn wait_either(
+    shared: &AtomicU32,
+    shared_value: u32,
+    private: &AtomicU32,
+    private_value: u32,
+    deadline: Deadline,
+) {
+    static HAS_NO_WAITV: AtomicBool = AtomicBool::new(false);
+    if !HAS_NO_WAITV.load(Ordering::Relaxed) {
+        let words = [
+            Word::new(shared, shared_value, Scope::Shared),
+            Word::new(private, private_value, Scope::Private),
+        ];
+        let error = wait_any(&words, deadline).err().and_then(|error| error.raw_os_error());
+        if !matches!(error, Some(libc::ENOSYS | libc::EPERM | libc::EINVAL)) {
             return;
         }
-        if !deadline.is_endless() {
-            return crate::sync::pass(deadline.remaining());
-        }
-        let ticket = queue.next_ticket;
-        queue.next_ticket += 1;
-        let own = key(shared, false);
-        let other = if is_alarm_ignored { own } else { key(private, true) };
-        queue.sleepers.push((ticket, [own, other]));
-        while queue.sleepers.iter().any(|(sleeper, _)| *sleeper == ticket) {
-            queue = QUEUE.1.wait(queue).unwrap();
-        }
+        HAS_NO_WAITV.store(true, Ordering::Relaxed);
     }
-
-    pub(crate) fn wake(word: &AtomicU32, private: bool) {
-        let mut queue = QUEUE.0.lock().unwrap();
-        let word = key(word, private);
-        let mut woken = 0;
-        queue.sleepers.retain(|(_, keys)| {
-            let is_woken = keys.contains(&word) && !(woken == 1 && chosen(Mutant::WakeOne));
-            woken += u32::from(is_woken);
-            !is_woken
-        });
-        drop(queue);
-        QUEUE.1.notify_all();
+    if private.load(Ordering::Acquire) == private_value {
+        wait_shared(shared, shared_value, deadline.at_most(SLICE));
     }
 }
 
-#[cfg(all(test, not(loom)))]
+/// Sleeps until `word` is woken or has another value than `expected`, until the deadline has
+/// passed, or for no reason.
+fn wait_shared(word: &AtomicU32, expected: u32, deadline: Deadline) {
+    let timeout = deadline.timespec();
+    let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // FUTEX_WAIT_BITSET takes an absolute deadline on the monotonic clock.
+    let operation = Scope::Shared.of(libc::FUTEX_WAIT_BITSET);
+    // SAFETY: the address comes from a reference, and the timeout is null or a valid timespec;
+    // the kernel only reads both.
+    let _ = unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            operation,
+            expected,
+            timeout,
+            ptr::null::<u32>(),
+            libc::FUTEX_BITSET_MATCH_ANY,
+        )
+    };
+}
+
+/// Wakes all threads that sleep on `word`.
+pub(crate) fn wake_all(word: &AtomicU32, scope: Scope) {
+    wake(word, scope, i32::MAX);
+}
+
+/// Wakes one thread that sleeps on `word`.
+pub(crate) fn wake_one(word: &AtomicU32, scope: Scope) {
+    wake(word, scope, 1);
+}
+
+fn wake(word: &AtomicU32, scope: Scope, most: i32) {
+    let operation = scope.of(libc::FUTEX_WAKE);
+    // SAFETY: the address comes from a reference; a wake does not touch the memory.
+    let _ = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, most) };
+}
+
+#[cfg(test)]
 mod tests {
-    use super::kernel::wait;
     use super::*;
-    use crate::sync::Ordering;
     use std::sync::Arc;
-    use std::time::Duration;
 
     #[test]
     fn a_changed_word_or_a_passed_deadline_ends_a_wait_at_once() {
         let (shared, private) = (AtomicU32::new(1), AtomicU32::new(1));
-        wait(&shared, 0, Deadline::NEVER);
+        wait_shared(&shared, 0, Deadline::NEVER);
         wait_either(&shared, 0, &private, 1, Deadline::NEVER);
         wait_either(&shared, 1, &private, 0, Deadline::NEVER);
         wait_either(&shared, 1, &private, 1, Deadline::after(Duration::ZERO));
-        wait(&shared, 1, Deadline::after(Duration::from_millis(1)));
+        wait_shared(&shared, 1, Deadline::after(Duration::from_millis(1)));
     }
 
     #[test]
@@ -227,7 +183,7 @@ mod tests {
             .collect();
         std::thread::sleep(Duration::from_millis(5));
         words.0.store(1, Ordering::Release);
-        wake(&words.0, false);
+        wake_all(&words.0, Scope::Shared);
         for waiter in waiters {
             waiter.join().unwrap();
         }
@@ -235,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_wake_of_either_word_ends_a_wait() {
-        for private_one in [false, true] {
+        for scope in [Scope::Shared, Scope::Private] {
             let words = Arc::new((AtomicU32::new(0), AtomicU32::new(0)));
             let theirs = Arc::clone(&words);
             let waiter = std::thread::spawn(move || {
@@ -244,9 +200,9 @@ mod tests {
                 }
             });
             std::thread::sleep(Duration::from_millis(5));
-            let word = if private_one { &words.1 } else { &words.0 };
+            let word = if scope == Scope::Private { &words.1 } else { &words.0 };
             word.store(1, Ordering::Release);
-            wake(word, private_one);
+            wake_all(word, scope);
             waiter.join().unwrap();
         }
     }

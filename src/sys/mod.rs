@@ -8,7 +8,9 @@ pub(crate) mod clock;
 pub(crate) mod copy;
 pub(crate) mod cpu;
 pub(crate) mod descriptor;
+#[cfg_attr(loom, path = "fork_loom.rs")]
 pub(crate) mod fork;
+#[cfg_attr(loom, path = "futex_loom.rs")]
 pub(crate) mod futex;
 pub(crate) mod memfd;
 pub(crate) mod placement;
@@ -18,7 +20,6 @@ pub(crate) mod wake_fd;
 cfg_select! {
     not(loom) => {
         pub(crate) mod fd;
-        pub(crate) mod futex_words;
         pub(crate) mod posix_spawn;
         pub(crate) mod process;
         pub(crate) mod signal;
@@ -27,7 +28,6 @@ cfg_select! {
 }
 
 /// Turns the `-1` of a call into the error that it left in `errno`.
-#[cfg(not(loom))]
 fn check<T: Copy + PartialOrd + From<i8>>(result: T) -> std::io::Result<T> {
     if result < T::from(0) { Err(std::io::Error::last_os_error()) } else { Ok(result) }
 }

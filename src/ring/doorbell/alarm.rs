@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 use crate::shm::event::SharedEvent;
 use crate::sync::mutant::{self, Mutant};
 use crate::sync::{AtomicU32, Ordering};
-use crate::sys::{fork, futex};
+use crate::sys::fork;
+use crate::sys::futex::{self, Scope};
 
 /// A word of this process on which every wait sleeps beside the peer's bell. What must get
 /// through without the peer raises it: a close, a cancel, a death.
@@ -37,7 +38,7 @@ impl Alarm {
             self.word.fetch_add(1, mutant::order(Mutant::AlarmRelaxed, Ordering::Release));
         }
         if !mutant::chosen(Mutant::NoAlarmWake) {
-            futex::wake(&self.word, true);
+            futex::wake_all(&self.word, Scope::Private);
         }
         if !fork::is_forked_child() {
             self.events.get().into_iter().flatten().for_each(|event| event.set());

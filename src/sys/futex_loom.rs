@@ -1,0 +1,77 @@
+//! The kernel's promises of [`futex`](super::futex), for the model checker.
+//!
+//! Comparing the words and going to sleep is one step with respect to a wake. A wake reaches
+//! those threads that sleep on that very word with that very scope, and no others. The model is
+//! stricter than the kernel, in that no thread wakes for no reason: then no lost wake-up is made
+//! good by luck. A wait with a deadline ends by the deadline.
+#![allow(clippy::unwrap_used, reason = "model checking only")]
+
+use loom::sync::{Condvar, Mutex};
+
+use super::clock::Deadline;
+use crate::sync::mutant::{Mutant, chosen};
+use crate::sync::{AtomicU32, Ordering};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    Private,
+    Shared,
+}
+
+/// A word's address, and which threads sleep on it.
+type Key = (usize, Scope);
+
+#[derive(Default)]
+struct Queue {
+    /// The threads that sleep, by ticket, and on what.
+    sleepers: Vec<(u64, [Key; 2])>,
+    next_ticket: u64,
+}
+
+loom::lazy_static! {
+    static ref QUEUE: (Mutex<Queue>, Condvar) = (Mutex::default(), Condvar::new());
+}
+
+fn key(word: &AtomicU32, scope: Scope) -> Key {
+    (std::ptr::from_ref(word).addr(), scope)
+}
+
+pub(crate) fn wait_either(
+    shared: &AtomicU32,
+    shared_value: u32,
+    private: &AtomicU32,
+    private_value: u32,
+    deadline: Deadline,
+) {
+    let mut queue = QUEUE.0.lock().unwrap();
+    let is_alarm_ignored = chosen(Mutant::AlarmNotWaitedOn);
+    let same = shared.load(Ordering::Relaxed) == shared_value
+        && (is_alarm_ignored || private.load(Ordering::Relaxed) == private_value);
+    if !same {
+        return;
+    }
+    if !deadline.is_endless() {
+        return crate::sync::pass(deadline.remaining());
+    }
+    let ticket = queue.next_ticket;
+    queue.next_ticket += 1;
+    let own = key(shared, Scope::Shared);
+    let other = if is_alarm_ignored { own } else { key(private, Scope::Private) };
+    queue.sleepers.push((ticket, [own, other]));
+    while queue.sleepers.iter().any(|(sleeper, _)| *sleeper == ticket) {
+        queue = QUEUE.1.wait(queue).unwrap();
+    }
+}
+
+pub(crate) fn wake_all(word: &AtomicU32, scope: Scope) {
+    let mut queue = QUEUE.0.lock().unwrap();
+    let word = key(word, scope);
+    let mut woken = 0;
+    queue.sleepers.retain(|(_, keys)| {
+        let is_woken = keys.contains(&word) && !(woken == 1 && chosen(Mutant::WakeOne));
+        woken += u32::from(is_woken);
+        !is_woken
+    });
+    drop(queue);
+    QUEUE.1.notify_all();
+}
