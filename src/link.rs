@@ -5,12 +5,9 @@
 //! that the worker writes, each with a data ring and a health ring. It knows nothing
 //! of requests, and nothing of how the descriptors travel.
 
-use std::fs::File;
-use std::hash::{BuildHasher, Hasher};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::config::{Config, WaitStrategy};
+use crate::config::WaitStrategy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ring::consumer::ConsumerParts;
 use crate::ring::doorbell::{Bell, BellWatch, Sleeper};
@@ -19,10 +16,9 @@ use crate::ring::{Consumer, Producer};
 use crate::shm::layout::{
     Geometry, REQUEST_ENTRY, RegionHeader, RingLayout, Side, as_usize, control, request_slot,
 };
-use crate::shm::region::{
-    OwnRegion, OwnTable, OwnU32, OwnU64, PeerRegion, PeerTable, PeerU32, PeerU64,
-};
-use crate::sys::memfd::{self, SEALS_DOWN, SEALS_UP};
+use crate::shm::region::{OwnRegion, PeerRegion, Regions};
+use crate::shm::status::{OwnStatus, PeerStatus};
+use crate::shm::words::{OwnTable, OwnU32, OwnU64, PeerTable, PeerU32, PeerU64};
 use crate::sys::wake_fd::WakeFd;
 
 /// One side of a link: a ring out and a ring in.
@@ -56,35 +52,16 @@ pub(crate) struct ExpectedAnswer {
     header: RegionHeader,
 }
 
-/// The descriptors that the worker needs.
-#[derive(Debug)]
-pub(crate) struct LinkFiles {
-    pub(crate) down: File,
-    pub(crate) up: File,
-}
-
 /// The parent's words beside the rings.
 #[derive(Debug)]
 pub(crate) struct ParentWords {
     pub(crate) abort: OwnU32,
     pub(crate) requests: RequestCells,
-    pub(crate) status: Arc<StatusWords>,
+    pub(crate) status: Arc<PeerStatus>,
     pub(crate) credit_need: PeerU64,
     pub(crate) credit_request: PeerU64,
     /// Wakes a handler that waits for a credit or a cancel.
     pub(crate) data_bell: Bell,
-}
-
-/// What the worker says of itself without being asked.
-#[derive(Debug)]
-pub(crate) struct StatusWords {
-    pub(crate) state: PeerU32,
-    pub(crate) current: PeerU64,
-    pub(crate) busy_since: PeerU64,
-    pub(crate) progress: PeerU64,
-    pub(crate) served: PeerU64,
-    pub(crate) bytes_in: PeerU64,
-    pub(crate) bytes_out: PeerU64,
 }
 
 /// The parent's end of the request table: one cancel and one credit a request.
@@ -127,13 +104,7 @@ pub(crate) struct WorkerLink {
 pub(crate) struct WorkerWords {
     pub(crate) abort: PeerU32,
     pub(crate) requests: PeerCells,
-    pub(crate) state: OwnU32,
-    pub(crate) current: OwnU64,
-    pub(crate) busy_since: OwnU64,
-    pub(crate) progress: OwnU64,
-    pub(crate) served: OwnU64,
-    pub(crate) bytes_in: OwnU64,
-    pub(crate) bytes_out: OwnU64,
+    pub(crate) status: OwnStatus,
     pub(crate) credit_need: OwnU64,
     pub(crate) credit_request: OwnU64,
 }
@@ -161,31 +132,9 @@ impl PeerCells {
 }
 
 impl ParentLink {
-    /// Makes, reserves, maps and seals both regions.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Os`] if memory or descriptors run out; nothing is left behind then.
-    pub(crate) fn create(
-        config: &Config,
-        wake_fd: Option<&Arc<WakeFd>>,
-    ) -> Result<(Self, LinkFiles)> {
-        let header = RegionHeader::down(config, channel_id(), std::process::id());
-        let down = memfd::create(c"slipring-down", header.own.region_len)?;
-        let up = memfd::create(c"slipring-up", header.peer.region_len)?;
-        let own = OwnRegion::map(&down, header.own.region_len)?;
-        memfd::seal(&down, SEALS_DOWN)?;
-        memfd::seal(&up, SEALS_UP)?;
-        let peer = PeerRegion::map(&up, header.peer.region_len)?;
-        own.write_header(&header);
-        Ok((Self::over(own, peer, header, config.wait, wake_fd)?, LinkFiles { down, up }))
-    }
-
-    /// A link over two regions of which `own` starts with this header.
+    /// The link over these regions.
     pub(crate) fn over(
-        own: OwnRegion,
-        peer: PeerRegion,
-        header: RegionHeader,
+        Regions { own, peer, header }: Regions,
         wait: WaitStrategy,
         wake_fd: Option<&Arc<WakeFd>>,
     ) -> Result<Self> {
@@ -195,15 +144,7 @@ impl ParentLink {
             requests: RequestCells(
                 own.table(as_usize(ours.requests_offset), words_of(ours.request_count))?,
             ),
-            status: Arc::new(StatusWords {
-                state: peer.u32_at(control::STATE)?,
-                current: peer.u64_at(control::CURRENT)?,
-                busy_since: peer.u64_at(control::BUSY_SINCE)?,
-                progress: peer.u64_at(control::PROGRESS)?,
-                served: peer.u64_at(control::SERVED)?,
-                bytes_in: peer.u64_at(control::BYTES_IN)?,
-                bytes_out: peer.u64_at(control::BYTES_OUT)?,
-            }),
+            status: Arc::new(PeerStatus::at(&peer, control::STATUS)?),
             credit_need: peer.u64_at(control::CREDIT_NEED)?,
             credit_request: peer.u64_at(control::CREDIT_REQUEST)?,
             data_bell: bell(&own, control::DATA, None)?,
@@ -227,47 +168,9 @@ impl ExpectedAnswer {
 }
 
 impl WorkerLink {
-    /// Checks and maps the two descriptors that the parent sent.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Mismatch`], naming both values, for the first of seals, magic, layout
-    /// version, side, features, size, geometry and size of the other region that is not as it
-    /// must be, and if somebody is attached already.
-    pub(crate) fn attach(
-        down: OwnedFd,
-        up: OwnedFd,
-        wait: WaitStrategy,
-        wake_fd: Option<&Arc<WakeFd>>,
-    ) -> Result<Self> {
-        let (down, down_len) = memfd::adopt(down)?;
-        let (up, up_len) = memfd::adopt(up)?;
-        memfd::check_file_seals(&down, SEALS_DOWN)?;
-        memfd::check_file_seals(&up, SEALS_UP)?;
-        let peer = PeerRegion::map(&down, down_len)?;
-        let header = RegionHeader::parse(&peer.header_bytes(), Side::Down, down_len)?;
-        if up_len != header.peer.region_len {
-            return Err(Error::new(
-                ErrorKind::Mismatch,
-                format!("up region of {up_len} bytes, expected {}", header.peer.region_len),
-            ));
-        }
-        let before = PeerRegion::map(&up, up_len)?.header_bytes();
-        if before.iter().any(|byte| *byte != 0) {
-            return Err(Error::new(
-                ErrorKind::Mismatch,
-                "another process is attached to this channel already, expected none",
-            ));
-        }
-        let own = OwnRegion::map(&up, up_len)?;
-        Self::over(&own, &peer, header, wait, wake_fd)
-    }
-
-    /// A link over two regions of which `peer` starts with this header, which was checked.
+    /// The link over these regions; writes the header of the worker's.
     pub(crate) fn over(
-        own: &OwnRegion,
-        peer: &PeerRegion,
-        header: RegionHeader,
+        Regions { own, peer, header }: Regions,
         wait: WaitStrategy,
         wake_fd: Option<&Arc<WakeFd>>,
     ) -> Result<Self> {
@@ -279,18 +182,12 @@ impl WorkerLink {
                     .table(as_usize(theirs.requests_offset), words_of(theirs.request_count))?,
                 count: u64::from(theirs.request_count),
             },
-            state: own.u32_at(control::STATE)?,
-            current: own.u64_at(control::CURRENT)?,
-            busy_since: own.u64_at(control::BUSY_SINCE)?,
-            progress: own.u64_at(control::PROGRESS)?,
-            served: own.u64_at(control::SERVED)?,
-            bytes_in: own.u64_at(control::BYTES_IN)?,
-            bytes_out: own.u64_at(control::BYTES_OUT)?,
+            status: OwnStatus::at(&own, control::STATUS)?,
             credit_need: own.u64_at(control::CREDIT_NEED)?,
             credit_request: own.u64_at(control::CREDIT_REQUEST)?,
         };
         // The parent's bell also rings for credits and cancels: it is not counted.
-        let (data, health) = duplexes(own, peer, ours, theirs, wait, (None, None), wake_fd)?;
+        let (data, health) = duplexes(&own, &peer, ours, theirs, wait, (None, None), wake_fd)?;
         let owner = Some(own.u32_at(control::OWNER)?);
         let link = Self { data, health, words, owner, header };
         own.write_header(&header.for_peer(std::process::id()));
@@ -379,20 +276,4 @@ fn sleeper(
 pub(crate) fn not_pollable() -> Error {
     let message = "the channel has no descriptor to poll; spawn it with `Spawner::pollable`";
     Error::new(ErrorKind::Unsupported, message)
-}
-
-/// Random enough that two channels of one machine never share it.
-pub(crate) fn channel_id() -> [u8; 16] {
-    let state = std::collections::hash_map::RandomState::new();
-    let half = |salt: u8| {
-        let mut hasher = state.build_hasher();
-        hasher.write_u8(salt);
-        hasher.finish().to_le_bytes()
-    };
-    let (first, second) = (half(0), half(1));
-    let mut id = [0; 16];
-    for (to, from) in id.iter_mut().zip(first.iter().chain(&second)) {
-        *to = *from;
-    }
-    id
 }

@@ -37,6 +37,7 @@ use crate::link::{ParentLink, WorkerLink};
 use crate::process::external::ExternalWorker;
 use crate::protocol::RoleConfig;
 use crate::raw::RawLink;
+use crate::shm::memfd;
 use crate::sys::wake_fd::WakeFd;
 use crate::worker::{StopToken, Worker, raw_link_of};
 
@@ -126,9 +127,10 @@ impl Ends {
     fn new(config: &Config) -> Result<Self> {
         let (wake_fd, fds) = WakeFd::pair()?;
         let (wake_fd, theirs) = (Arc::new(wake_fd), Arc::new(WakeFd::of(fds)));
-        let (parent, files) = ParentLink::create(config, Some(&wake_fd))?;
+        let (regions, files) = memfd::create(config)?;
+        let parent = ParentLink::over(regions, config.wait, Some(&wake_fd))?;
         let (down, up) = (files.down.into(), files.up.into());
-        let worker = WorkerLink::attach(down, up, config.wait, Some(&theirs))?;
+        let worker = WorkerLink::over(memfd::attach(down, up)?, config.wait, Some(&theirs))?;
         parent.answer.check_attached()?;
         let stop = Arc::<StopToken>::default();
         let thread = ExternalWorker::new(std::process::id(), {

@@ -33,17 +33,19 @@ const LEVELS: [(&str, u32); 19] = [
 ];
 
 /// The only files that may contain `unsafe`, each with a reason at its head.
-const UNSAFE: [&str; 21] = [
+const UNSAFE: [&str; 23] = [
     "failpoint.rs",
+    "named/segment.rs",
     "process/robust_futex.rs",
     "process/stdio.rs",
     "process/testing.rs",
     "shm/bytes.rs",
-    "shm/mapped.rs",
-    "shm/named.rs",
+    "shm/file_map.rs",
+    "shm/model.rs",
     "shm/region.rs",
-    "shm/region_loom.rs",
     "shm/slots.rs",
+    "shm/transport.rs",
+    "shm/words.rs",
     "sys/clock.rs",
     "sys/copy.rs",
     "sys/cpu.rs",
@@ -59,19 +61,8 @@ const UNSAFE: [&str; 21] = [
 
 /// Files that still import each other in circles; `mod` is the file that the folder is a module by.
 /// An entry goes when its file is in no circle any more.
-const IN_CIRCLES: &[&str] = &[
-    "payload/encoded",
-    "payload/mod",
-    "ring/consumer/mod",
-    "ring/consumer/pacing",
-    "shm/mapped",
-    "shm/mapped_once",
-    "shm/named",
-    "shm/named_layout",
-    "shm/region",
-    "shm/segment_file",
-    "shm/slots",
-];
+const IN_CIRCLES: &[&str] =
+    &["payload/encoded", "payload/mod", "ring/consumer/mod", "ring/consumer/pacing"];
 
 fn sources() -> Vec<Source> {
     fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
@@ -206,7 +197,7 @@ fn unsafe_stands_only_where_the_list_says() {
     for Source { name, text, .. } in sources() {
         let code: String =
             text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
-        let uses = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]
+        let uses = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe trait"]
             .iter()
             .any(|word| code.contains(word));
         let opens = text.contains("allow(unsafe_code");

@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use crate::shm::layout::{RingLayout, as_usize, control};
+use crate::shm::memfd;
 use crate::shm::region::OwnRegion;
 use crate::sync::Ordering;
 
@@ -17,7 +18,7 @@ impl Forge {
     /// Maps the region once more, beside the map of the honest code.
     pub(super) fn new(up: &File) -> Self {
         let len = up.metadata().unwrap().len();
-        Self { region: OwnRegion::map(up, len).unwrap(), len: as_usize(len) }
+        Self { region: memfd::map_own(up, len).unwrap(), len: as_usize(len) }
     }
 
     /// Stores a word at `offset`, taken modulo the region's length and rounded down to a word.

@@ -21,6 +21,7 @@ use crate::protocol::handshake::{AttachReply, WorkerSetup};
 use crate::protocol::{failure, health};
 use crate::ring::Consumer;
 use crate::shm::layout::{RegionHeader, Side, as_u64, control};
+use crate::shm::memfd;
 
 /// Parses the input as the header of a region. The parts of an accepted header fit together,
 /// and it has the same bytes when it is written again.
@@ -61,9 +62,11 @@ pub fn ring(data: &[u8]) {
     let ring = RingConfig { capacity: 4096, max_frame: 1000 };
     let wait = WaitStrategy::Park;
     let config = Config { down: ring, up: ring, wait, ..Config::small() };
-    let (mut parent, files) = ParentLink::create(&config, None).unwrap();
+    let (regions, files) = memfd::create(&config).unwrap();
+    let mut parent = ParentLink::over(regions, wait, None).unwrap();
     let forge = Forge::new(&files.up);
-    let worker = WorkerLink::attach(files.down.into(), files.up.into(), wait, None).unwrap();
+    let regions = memfd::attach(files.down.into(), files.up.into()).unwrap();
+    let worker = WorkerLink::over(regions, wait, None).unwrap();
     forge.write_ring(&worker.header.peer.data, 0, data);
     drain(&mut parent.data.consumer);
 

@@ -8,6 +8,7 @@ use crate::config::{Config, RingConfig, WaitStrategy};
 use crate::error::ExitCause;
 use crate::link::{ParentLink, WorkerLink};
 use crate::process::external::ExternalWorker;
+use crate::shm::memfd;
 use crate::sys::wake_fd::WakeFd;
 
 /// Takes numbers from the input. Beyond its end they are zero.
@@ -86,10 +87,12 @@ impl Rig {
         let pair = is_pollable.then(|| WakeFd::pair().unwrap());
         let (ours, theirs) = pair.unzip();
         let (ours, theirs) = (ours.map(Arc::new), theirs.map(|fds| Arc::new(WakeFd::of(fds))));
-        let (parent, files) = ParentLink::create(config, ours.as_ref()).unwrap();
+        let (regions, files) = memfd::create(config).unwrap();
+        let parent = ParentLink::over(regions, config.wait, ours.as_ref()).unwrap();
         let forge = Forge::new(&files.up);
         let (down, up) = (files.down.into(), files.up.into());
-        let worker = WorkerLink::attach(down, up, config.wait, theirs.as_ref()).unwrap();
+        let regions = memfd::attach(down, up).unwrap();
+        let worker = WorkerLink::over(regions, config.wait, theirs.as_ref()).unwrap();
         parent.answer.check_attached().unwrap();
 
         let thread = Arc::<OnceLock<ExternalWorker>>::default();

@@ -19,10 +19,11 @@ use crate::channel::status::WorkerStatus;
 use crate::channel::timed_mutex::TimedMutex;
 use crate::config::Config;
 use crate::error::{Error, Result, StatusLine};
-use crate::link::{Duplex, ParentWords, StatusWords};
+use crate::link::{Duplex, ParentWords};
 use crate::protocol::buffer_pool::BufferPool;
 use crate::ring::Frame;
 use crate::ring::doorbell::Sleeper;
+use crate::shm::status::PeerStatus;
 use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{AtomicU32, Counter, Ordering};
 use crate::sys::clock::Deadline;
@@ -65,7 +66,7 @@ impl Core {
         let ParentWords { abort, requests, status, credit_need, credit_request, data_bell } = words;
         let words =
             RequestWords { abort, cells: requests, credit_need, credit_request, bell: data_bell };
-        let line: Weak<dyn StatusLine> = Arc::<StatusWords>::downgrade(&status);
+        let line: Weak<dyn StatusLine> = Arc::<PeerStatus>::downgrade(&status);
         state.end_of_service.set_line(line);
         let core = Arc::new(Self {
             sender: Sender::new(data.producer),

@@ -18,7 +18,7 @@ use crate::ring::doorbell::Bell;
 use crate::ring::position::span;
 use crate::ring::{Consumer, Frame};
 use crate::shm::layout::as_usize;
-use crate::shm::region::{OwnU32, PeerU64};
+use crate::shm::words::{OwnU32, PeerU64};
 use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{AtomicU64, Counter, Mutex, MutexGuard, Ordering, fence};
 use crate::sys::fork;

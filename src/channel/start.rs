@@ -25,6 +25,7 @@ use crate::protocol::handshake::{Limits, WorkerSetup};
 use crate::protocol::{RoleConfig, blob};
 use crate::raw::RawLink;
 use crate::shm::layout::as_u64;
+use crate::shm::memfd;
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
 use crate::sys::wake_fd::WakeFd;
@@ -105,19 +106,19 @@ impl Options {
             starter::start(program, theirs, socket, log, Box::new(on_exit))?
         };
         // While the worker loads its program: reserving memory takes as long as that.
-        let linked =
-            ParentLink::create(&self.config, wake_fd.as_ref()).and_then(|(link, files)| {
-                let mut own = vec![files.down.into(), files.up.into()];
-                own.extend(wake_fds);
-                if !self.role.blob.is_empty() {
-                    own.push(blob::write(&self.role.blob)?.into());
-                }
-                let shipment = Shipment { setup, own, passed: &self.fds };
-                let deadline = Deadline::after(self.handshake_timeout).instant();
-                let (child, socket, role) = (&child, &*ours, self.role.role.as_str());
-                Handshake { child, socket, role, deadline }.run(shipment, &link)?;
-                Ok(link)
-            });
+        let linked = memfd::create(&self.config).and_then(|(regions, files)| {
+            let link = ParentLink::over(regions, self.config.wait, wake_fd.as_ref())?;
+            let mut own = vec![files.down.into(), files.up.into()];
+            own.extend(wake_fds);
+            if !self.role.blob.is_empty() {
+                own.push(blob::write(&self.role.blob)?.into());
+            }
+            let shipment = Shipment { setup, own, passed: &self.fds };
+            let deadline = Deadline::after(self.handshake_timeout).instant();
+            let (child, socket, role) = (&child, &*ours, self.role.role.as_str());
+            Handshake { child, socket, role, deadline }.run(shipment, &link)?;
+            Ok(link)
+        });
         drop(ours);
         let ParentLink { data, health, words, owner, .. } =
             linked.inspect_err(|_| end_and_reap(&child))?;

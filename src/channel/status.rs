@@ -4,33 +4,23 @@
 use std::sync::Arc;
 
 use crate::error::StatusLine;
-use crate::link::StatusWords;
-use crate::protocol::health::{self, Health, WorkerState};
+use crate::protocol::health::{Health, WorkerState};
+use crate::shm::status::PeerStatus;
 use crate::sync::Ordering;
 use crate::sys::clock::now_ns;
 
 /// The parent's view of the worker's status line.
 #[derive(Debug)]
-pub(super) struct WorkerStatus(Arc<StatusWords>);
+pub(super) struct WorkerStatus(Arc<PeerStatus>);
 
 impl WorkerStatus {
-    pub(super) fn new(words: Arc<StatusWords>) -> Self {
+    pub(super) fn new(words: Arc<PeerStatus>) -> Self {
         Self(words)
     }
 
     /// The status line as a report.
     pub(super) fn health(&self) -> Health {
-        let words = &self.0;
-        let status = health::Status {
-            state: words.state.load(Ordering::Relaxed),
-            current: words.current.load(Ordering::Relaxed),
-            busy_since: words.busy_since.load(Ordering::Relaxed),
-            progress: words.progress.load(Ordering::Relaxed),
-            served: words.served.load(Ordering::Relaxed),
-            bytes_in: words.bytes_in.load(Ordering::Relaxed),
-            bytes_out: words.bytes_out.load(Ordering::Relaxed),
-        };
-        status.report(None)
+        Health::of(self.0.snapshot(), None)
     }
 
     /// When the worker began the request, in nanoseconds of the monotonic clock; `None` unless

@@ -10,23 +10,23 @@ use super::pending_reply::Pending;
 use super::state::State;
 use super::worker_exit::WorkerExit;
 use crate::config::{Config, RingConfig, WaitStrategy};
-use crate::link::{Duplex, ParentWords, PeerCells, RequestCells, StatusWords};
+use crate::link::{Duplex, ParentWords, PeerCells, RequestCells};
 use crate::protocol::Kind;
 use crate::ring::doorbell::{Alarm, Bell, BellWatch, Sleeper};
 use crate::ring::testing::{BELL, CHECKED, consumer, producer, region, sleeper, watch};
 use crate::ring::{Consumer, Header, Producer};
 use crate::shm::layout::{RingLayout, as_u64};
 use crate::shm::region::{OwnRegion, PeerRegion};
+use crate::shm::status::PeerStatus;
 use crate::sys::clock::Deadline;
 use crate::sys::wake_fd::WakeFd;
 
 // Beside the control words of a ring's model.
-/// The parent's abort flag, the worker's state.
+/// The parent's abort flag, and the worker's status line.
 const FLAG: usize = 48;
-/// Of the worker: what it does, and the credit that it waits for.
-const STATUS: usize = 56;
-const CREDIT_NEED: usize = STATUS + 48;
-const CREDIT_REQUEST: usize = STATUS + 56;
+/// The credit that the worker waits for.
+const CREDIT_NEED: usize = FLAG + 56;
+const CREDIT_REQUEST: usize = FLAG + 64;
 const RING: usize = 128;
 
 /// The smallest ring has four slots, of which three can be filled.
@@ -71,15 +71,7 @@ pub(crate) fn rig_with_wake_fds(requests: usize, hints: [Option<Arc<WakeFd>>; 2]
     let words = ParentWords {
         abort: down.u32_at(FLAG).unwrap(),
         requests: RequestCells(down.table(TABLE, 2 * requests).unwrap()),
-        status: Arc::new(StatusWords {
-            state: up_seen.u32_at(FLAG).unwrap(),
-            current: up_seen.u64_at(STATUS).unwrap(),
-            busy_since: up_seen.u64_at(STATUS + 8).unwrap(),
-            progress: up_seen.u64_at(STATUS + 16).unwrap(),
-            served: up_seen.u64_at(STATUS + 24).unwrap(),
-            bytes_in: up_seen.u64_at(STATUS + 32).unwrap(),
-            bytes_out: up_seen.u64_at(STATUS + 40).unwrap(),
-        }),
+        status: Arc::new(PeerStatus::at(&up_seen, FLAG).unwrap()),
         credit_need: up_seen.u64_at(CREDIT_NEED).unwrap(),
         credit_request: up_seen.u64_at(CREDIT_REQUEST).unwrap(),
         data_bell: Bell::new(down.u32_at(BELL).unwrap(), None),

@@ -6,16 +6,15 @@ use std::time::Duration;
 use crate::config::WaitStrategy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::WorkerLink;
+use crate::named::layout::{ATTACHED, CLOSED, DETACHED, MakerLine, OPEN, OwnClaim, maker_state};
 use crate::named::names;
 use crate::named::peer::{self, End, Process, health_event, sleep_events};
+use crate::named::segment::{Opened, Segment, c_library};
 use crate::protocol::RoleConfig;
-use crate::shm::event::SharedEvent;
 use crate::shm::layout::{RegionHeader, Side, as_u64};
-use crate::shm::named::{Opened, Segment, c_library};
-use crate::shm::named_layout::{
-    ATTACHED, CLOSED, DETACHED, MakerLine, OPEN, OwnClaim, maker_state,
-};
-use crate::shm::region::{OwnRegion, PeerRegion};
+use crate::shm::region::Regions;
+use crate::shm::transport::Backing;
+use crate::shm::transport::SharedEvent;
 use crate::sync::Ordering;
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
@@ -105,7 +104,7 @@ fn attach(name: &str) -> Result<Found> {
         return not_yet("nobody has made it");
     };
     let down = Arc::new(down);
-    let peer = PeerRegion::of_segment(&down);
+    let peer = down.peer();
     let Some(line) = MakerLine::read(&peer)? else { return not_yet("it is being made") };
     let MakerLine { pid, start_time, namespace, .. } = line;
     let parent = Process { pid, start_time, namespace };
@@ -127,7 +126,7 @@ fn attach(name: &str) -> Result<Found> {
         return not_yet("its other segment is gone");
     };
     let up = Arc::new(up);
-    let other = MakerLine::read(&PeerRegion::of_segment(&up))?;
+    let other = MakerLine::read(&up.peer())?;
     if other != Some(line) || header.channel != line.channel {
         return not_yet("its two segments are of different channels");
     }
@@ -138,7 +137,7 @@ fn attach(name: &str) -> Result<Found> {
     down.adopt_events()?;
     up.adopt_events()?;
     up.keep_from_forks();
-    let own = OwnRegion::of_segment(&up);
+    let own = up.own()?;
     let claim = Claim {
         line: OwnClaim::take(&own, this.pid, this.start_time)?,
         wakes_parent: health_event(&up)?,
@@ -148,7 +147,7 @@ fn attach(name: &str) -> Result<Found> {
         1 => WaitStrategy::SpinThenPark(Duration::from_nanos(line.spin)),
         _ => WaitStrategy::Park,
     };
-    let mut link = WorkerLink::over(&own, &peer, header, wait, None)?;
+    let mut link = WorkerLink::over(Regions { own, peer, header }, wait, None)?;
     // Nobody watches the robust word here.
     link.owner = None;
     claim.tell(ATTACHED);
@@ -173,7 +172,7 @@ impl Attached {
         let Self { link, down, up, parent, claim } = self;
         let stop = Arc::<StopToken>::default();
         stop.alarm.also_set(sleep_events(&down));
-        let state = maker_state(&PeerRegion::of_segment(&down))?;
+        let state = maker_state(&down.peer())?;
         let wakes_watch = health_event(&down)?;
         let is_over = {
             let stop = Arc::clone(&stop);

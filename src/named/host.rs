@@ -9,19 +9,20 @@ use std::time::Duration;
 use crate::channel::{Channel, State};
 use crate::config::{Config, WaitStrategy};
 use crate::error::{Error, ErrorKind, ExitCause, Result};
-use crate::link::{ParentLink, channel_id};
-use crate::named::names::{self, Names};
-use crate::named::peer::{self, End, LOOK_EVERY, Process, health_event, sleep_events};
-use crate::named::stale::maker_of;
-use crate::process::external::ExternalWorker;
-use crate::shm::event::SharedEvent;
-use crate::shm::layout::RegionHeader;
-use crate::shm::named::{Segment, c_library, free_space};
-use crate::shm::named_layout::{
+use crate::link::ParentLink;
+use crate::named::layout::{
     CLOSED, DETACHED, MAGIC, MakerLine, OPEN, PeerClaim, VERSION, own_state,
 };
-use crate::shm::region::{OwnRegion, OwnU32, PeerRegion};
-use crate::shm::segment_file::{DIRECTORY, path};
+use crate::named::names::{self, Names};
+use crate::named::peer::{self, End, LOOK_EVERY, Process, health_event, sleep_events};
+use crate::named::segment::{Segment, c_library, free_space};
+use crate::named::segment_file::{DIRECTORY, path};
+use crate::named::stale::maker_of;
+use crate::process::external::ExternalWorker;
+use crate::shm::layout::{RegionHeader, channel_id};
+use crate::shm::region::Regions;
+use crate::shm::transport::SharedEvent;
+use crate::shm::words::OwnU32;
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
 use crate::sys::memfd::check_file_size;
@@ -66,7 +67,7 @@ pub fn create(name: &str, config: &Config) -> Result<NamedHost> {
         names.add(&id, file);
         let segment = Arc::new(segment);
         // First: if this process is killed from here on, it is known who made the file.
-        line.write(&OwnRegion::of_segment(&segment))?;
+        line.write(&segment.own()?)?;
         segment.reserve()?;
         Ok(segment)
     };
@@ -74,11 +75,11 @@ pub fn create(name: &str, config: &Config) -> Result<NamedHost> {
     let up = make(names::up_id(name), up_len)?;
     let down = make(names::down_id(name), down_len)?;
     down.keep_from_forks();
-    let (own, peer) = (OwnRegion::of_segment(&down), PeerRegion::of_segment(&up));
+    let (own, peer) = (down.own()?, up.peer());
     let claim = PeerClaim::of(&peer)?;
     let state = own_state(&own)?;
     own.write_header(&header);
-    let link = ParentLink::over(own, peer, header, config.wait, None)?;
+    let link = ParentLink::over(Regions { own, peer, header }, config.wait, None)?;
     // Pairs with the worker's Acquire load: all of the above is there for who sees it.
     state.store(OPEN, Ordering::Release);
 

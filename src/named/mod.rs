@@ -68,8 +68,12 @@
 
 mod attach;
 mod host;
+mod layout;
 mod names;
 mod peer;
+mod segment;
+mod segment_file;
+mod slices;
 mod stale;
 
 pub use host::{NamedHost, create};

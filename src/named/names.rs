@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::shm::segment_file::{FileId, path};
+use crate::named::segment_file::{FileId, path};
 use crate::sys::fork;
 
 const PREFIX: &str = "slipring.";

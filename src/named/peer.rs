@@ -5,10 +5,10 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::named::segment::Segment;
 use crate::process::limits;
-use crate::shm::event::SharedEvent;
 use crate::shm::layout::control;
-use crate::shm::named::Segment;
+use crate::shm::transport::{Backing, SharedEvent};
 use crate::sys::clock::Deadline;
 
 /// How often a peer's process is looked at.

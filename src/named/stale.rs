@@ -8,11 +8,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::{Error, Result};
+use crate::named::layout::{MAGIC, MAKER, MakerLine, VERSION};
 use crate::named::names::{channel_of, remove_if};
 use crate::named::peer::Process;
+use crate::named::segment_file::{DIRECTORY, FileId, file_of};
 use crate::shm::layout::as_u64;
-use crate::shm::named_layout::{MAGIC, MAKER, MakerLine, VERSION};
-use crate::shm::segment_file::{DIRECTORY, FileId, file_of};
 
 /// A segment that names no maker is in the making, which takes microseconds, or was left
 /// behind by a process that was killed just then.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::error::{LastServed, Result, StatusLine};
 use crate::id::RequestId;
-use crate::link::StatusWords;
 use crate::protocol::codec::{Reader, Writer, cut};
+use crate::shm::status::{PeerStatus, Status};
 use crate::sync::Ordering;
 use crate::sys::clock;
 
@@ -94,47 +94,38 @@ pub struct Health {
     pub last_error: Option<String>,
 }
 
-/// The numbers of a report, as they stand in the status line.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Status {
-    pub(crate) state: u32,
-    /// The request that was begun last. It is being served only while the state says so.
-    pub(crate) current: u64,
-    pub(crate) busy_since: u64,
-    pub(crate) progress: u64,
-    pub(crate) served: u64,
-    pub(crate) bytes_in: u64,
-    pub(crate) bytes_out: u64,
-}
-
-impl Status {
-    /// Encodes a pong's payload in at most `most` bytes, for which the error is cut.
-    pub(crate) fn encode(&self, last_error: &str, most: usize) -> Vec<u8> {
-        let mut writer = Writer::default();
-        writer.u32(self.state).u64(self.current).u64(self.busy_since).u64(self.progress);
-        writer.u64(self.served).u64(self.bytes_in).u64(self.bytes_out);
-        let room = most.saturating_sub(writer.len() + 4);
-        writer.bytes(cut(last_error, room).as_bytes());
-        writer.finish()
-    }
-
-    pub(crate) fn report(self, last_error: Option<String>) -> Health {
-        let is_busy = self.current != 0 && WorkerState::from_code(self.state).is_serving();
-        let busy_for = clock::now_ns().saturating_sub(self.busy_since);
-        Health {
-            state: WorkerState::from_code(self.state),
-            current_request: is_busy.then(|| RequestId::new(self.current)),
+impl Health {
+    /// What this status means now.
+    pub(crate) fn of(status: Status, last_error: Option<String>) -> Self {
+        let state = WorkerState::from_code(status.state);
+        let is_busy = status.current != 0 && state.is_serving();
+        let busy_for = clock::now_ns().saturating_sub(status.busy_since);
+        Self {
+            state,
+            current_request: is_busy.then(|| RequestId::new(status.current)),
             busy_for: is_busy.then(|| Duration::from_nanos(busy_for)),
-            progress: self.progress,
-            requests_served: self.served,
-            bytes_received: self.bytes_in,
-            bytes_sent: self.bytes_out,
+            progress: status.progress,
+            requests_served: status.served,
+            bytes_received: status.bytes_in,
+            bytes_sent: status.bytes_out,
             last_error,
         }
     }
 }
 
-impl StatusLine for StatusWords {
+/// A pong's payload, of at most `most` bytes, for which the error is cut.
+pub(crate) fn encode(status: &Status, last_error: &str, most: usize) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.u32(status.state);
+    for number in status.numbers() {
+        writer.u64(*number);
+    }
+    let room = most.saturating_sub(writer.len() + 4);
+    writer.bytes(cut(last_error, room).as_bytes());
+    writer.finish()
+}
+
+impl StatusLine for PeerStatus {
     fn last_served(&self) -> LastServed {
         let state = WorkerState::from_code(self.state.load(Ordering::Relaxed));
         LastServed { begun: self.current.load(Ordering::Relaxed), is_running: state.is_serving() }
@@ -144,17 +135,9 @@ impl StatusLine for StatusWords {
 /// Decodes a copy of a pong's payload, which the peer cannot change.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Health> {
     let mut reader = Reader::new(bytes);
-    let status = Status {
-        state: reader.u32()?,
-        current: reader.u64()?,
-        busy_since: reader.u64()?,
-        progress: reader.u64()?,
-        served: reader.u64()?,
-        bytes_in: reader.u64()?,
-        bytes_out: reader.u64()?,
-    };
+    let status = Status::new(reader.u32()?, |_| reader.u64())?;
     let last_error = reader.text()?;
-    Ok(status.report((!last_error.is_empty()).then_some(last_error)))
+    Ok(Health::of(status, (!last_error.is_empty()).then_some(last_error)))
 }
 
 #[cfg(test)]
@@ -164,16 +147,16 @@ mod tests {
     #[test]
     fn a_report_reads_back() {
         let status = Status { state: 2, current: 5, busy_since: 1, served: 4, ..Status::default() };
-        let health = decode(&status.encode("bad input", 100)).unwrap();
+        let health = decode(&encode(&status, "bad input", 100)).unwrap();
         assert_eq!(health.state, WorkerState::Busy);
         assert_eq!(health.current_request, Some(RequestId::new(5)));
         assert!(health.busy_for.is_some());
         assert_eq!((health.requests_served, health.last_error.as_deref()), (4, Some("bad input")));
-        let idle = decode(&Status { state: 1, ..Status::default() }.encode("", 100)).unwrap();
+        let idle = decode(&encode(&Status { state: 1, ..Status::default() }, "", 100)).unwrap();
         assert_eq!((idle.current_request, idle.busy_for, idle.last_error), (None, None, None));
         assert!(decode(&[1, 2, 3]).is_err());
         for most in 60..80 {
-            let pong = status.encode("\u{E9}\u{1F980}\u{E9}\u{1F980}\u{E9}\u{1F980}", most);
+            let pong = encode(&status, "\u{E9}\u{1F980}\u{E9}\u{1F980}\u{E9}\u{1F980}", most);
             assert!(pong.len() <= most, "{most}");
             let error = decode(&pong).unwrap().last_error.unwrap();
             assert!("\u{E9}\u{1F980}\u{E9}\u{1F980}\u{E9}\u{1F980}".starts_with(&error), "{error}");

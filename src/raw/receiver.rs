@@ -10,7 +10,7 @@ use crate::raw::peer::RawPeer;
 use crate::ring::doorbell::look_before_end;
 use crate::ring::{Consumer, Frame, Header};
 use crate::shm::bytes::PeerBytes;
-use crate::shm::region::OwnU64;
+use crate::shm::words::OwnU64;
 use crate::sync::Ordering;
 use crate::sys::clock::Deadline;
 use crate::sys::wake_fd::WakeFd;

@@ -62,7 +62,7 @@
 //! answer; a [`BellWatch`] counts rings for nothing. What must get through without the peer
 //! raises the [`Alarm`], a word of this process on which the same system call sleeps.
 //!
-//! Memory that comes with doorbells of its own has an [`Event`](crate::shm::event::Event)
+//! Memory that comes with doorbells of its own has an [`Event`](crate::shm::transport::Event)
 //! in the place of the futex. The bell is bumped, then the event is set; a sleeper compares bell
 //! and alarm once it is sure to notice a later set. An alarm sets the event too.
 //!
@@ -96,8 +96,8 @@ use std::time::Duration;
 use crate::config::WaitStrategy;
 use crate::error::Result;
 use crate::ring::position::within;
-use crate::shm::event::SharedEvent;
-use crate::shm::region::{OwnU32, OwnU64, PeerU32};
+use crate::shm::transport::SharedEvent;
+use crate::shm::words::{OwnU32, OwnU64, PeerU32};
 use crate::sync::mutant::{self, Mutant};
 use crate::sync::{AtomicU32, Counter, Ordering};
 use crate::sys::clock::{Deadline, now_ns};

@@ -54,8 +54,8 @@ use crate::ring::doorbell::Bell;
 use crate::ring::header::Header;
 use crate::ring::position::span;
 use crate::shm::layout::{as_u32, as_u64};
-use crate::shm::region::{OwnU64, PeerU64};
 use crate::shm::slots::OwnSlots;
+use crate::shm::words::{OwnU64, PeerU64};
 use crate::sync::Ordering;
 use crate::sync::mutant::{self, Mutant};
 

@@ -10,8 +10,9 @@ use crate::ring::doorbell::{Alarm, Bell, BellWatch, Sleeper};
 use crate::ring::producer::ProducerParts;
 use crate::ring::{Batch, Consumer, Header, Producer};
 use crate::shm::layout::{RingLayout, as_u64, as_usize};
-use crate::shm::region::{OwnRegion, OwnU32, OwnU64, PeerRegion};
+use crate::shm::region::{OwnRegion, PeerRegion};
 use crate::shm::slots::OwnSlots;
+use crate::shm::words::{OwnU32, OwnU64};
 use crate::sys::wake_fd::WakeFd;
 
 /// Offsets of the control words in either region. They are closer together than in a real one,
@@ -140,15 +141,12 @@ pub(crate) fn consumer(
 #[cfg(not(loom))]
 fn region(len: usize) -> (OwnRegion, PeerRegion) {
     let file = crate::sys::memfd::create(c"test", as_u64(len)).unwrap();
-    let own = OwnRegion::map(&file, as_u64(len)).unwrap();
-    (own, PeerRegion::map(&file, as_u64(len)).unwrap())
+    let own = crate::shm::memfd::map_own(&file, as_u64(len)).unwrap();
+    (own, crate::shm::memfd::map_peer(&file, as_u64(len)).unwrap())
 }
 
 #[cfg(loom)]
-pub(crate) fn region(len: usize) -> (OwnRegion, PeerRegion) {
-    let backing = Arc::new(crate::shm::region_loom::Backing::new(len));
-    (OwnRegion::for_model(Arc::clone(&backing)), PeerRegion::for_model(backing))
-}
+pub(crate) use crate::shm::model::region;
 
 /// Publishes one frame, or says that the ring is full.
 pub(crate) fn send(producer: &mut Producer, request: u64, payload: &[u8]) -> Result<bool> {

@@ -35,6 +35,8 @@
 //!
 //! Integers are little-endian. A region of zeros is invalid.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::config::{Config, RingConfig, SLOT_ALIGN};
@@ -69,6 +71,9 @@ impl Side {
 
 /// Offsets of control words from the start of a region.
 pub(crate) mod control {
+    /// Bytes of a line: two of the processor's, which fetches them in pairs.
+    pub(crate) const LINE: usize = 128;
+
     /// First control line of the data side.
     pub(crate) const DATA: usize = 512;
     /// First control line of the health side.
@@ -84,13 +89,8 @@ pub(crate) mod control {
 
     pub(crate) const ABORT: usize = 1536;
 
-    pub(crate) const STATE: usize = 1664;
-    pub(crate) const CURRENT: usize = STATE + 8;
-    pub(crate) const BUSY_SINCE: usize = STATE + 16;
-    pub(crate) const PROGRESS: usize = STATE + 24;
-    pub(crate) const SERVED: usize = STATE + 32;
-    pub(crate) const BYTES_IN: usize = STATE + 40;
-    pub(crate) const BYTES_OUT: usize = STATE + 48;
+    /// Its words are those of [`StatusWords`](super::super::status::StatusWords).
+    pub(crate) const STATUS: usize = 1664;
 
     pub(crate) const OWNER: usize = 1792;
 
@@ -100,9 +100,9 @@ pub(crate) mod control {
     /// First byte after the control lines.
     pub(crate) const END: usize = 4096;
 
-    const _: () = assert!(HEALTH - DATA == 4 * 128 && ABORT - HEALTH == 4 * 128);
-    const _: () = assert!(STATE == ABORT + 128 && OWNER == STATE + 128);
-    const _: () = assert!(CREDIT_NEED == OWNER + 128 && CREDIT_REQUEST + 8 <= END);
+    const _: () = assert!(HEALTH - DATA == 4 * LINE && ABORT - HEALTH == 4 * LINE);
+    const _: () = assert!(STATUS == ABORT + LINE && OWNER == STATUS + LINE);
+    const _: () = assert!(CREDIT_NEED == OWNER + LINE && CREDIT_REQUEST + 8 <= END);
 }
 
 /// Where one ring lies and how it starts.
@@ -336,6 +336,22 @@ impl RegionHeader {
         let name = self.build.get(..end).unwrap_or_default();
         String::from_utf8_lossy(name).chars().filter(|c| !c.is_control()).collect()
     }
+}
+
+/// Random enough that two channels of one machine never share it.
+pub(crate) fn channel_id() -> [u8; 16] {
+    let state = RandomState::new();
+    let half = |salt: u8| {
+        let mut hasher = state.build_hasher();
+        hasher.write_u8(salt);
+        hasher.finish().to_le_bytes()
+    };
+    let (first, second) = (half(0), half(1));
+    let mut id = [0; 16];
+    for (to, from) in id.iter_mut().zip(first.iter().chain(&second)) {
+        *to = *from;
+    }
+    id
 }
 
 fn build_identity() -> [u8; 64] {

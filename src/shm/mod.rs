@@ -1,24 +1,29 @@
-//! Shared memory: what it looks like, how it is mapped, how to sleep on it.
+//! Shared memory: what it looks like, and typed access to it, whatever backs it.
 //!
-//! Level 1. This folder is where memory is dereferenced and where the kernel is
-//! asked for it; it knows nothing of rings, frames or processes.
+//! This folder is where memory is dereferenced. It knows nothing of rings, frames or processes.
+//! From the bottom up:
+//!
+//! * [`layout`] says which byte means what;
+//! * [`transport`] is the seam to that which backs the memory, and [`memfd`] the transport that
+//!   channels use unless they are named;
+//! * [`region`] makes of the memory [`words`], a [`status`] line, [`slots`] and [`bytes`].
 
 pub(crate) mod bytes;
-pub(crate) mod event;
 pub(crate) mod layout;
-#[cfg(not(loom))]
-mod mapped;
-#[cfg(slipring_tsan)]
-mod mapped_once;
-#[cfg(all(feature = "named", not(loom)))]
-pub(crate) mod named;
-#[cfg(all(feature = "named", not(loom)))]
-pub(crate) mod named_layout;
+mod mapping;
 pub(crate) mod region;
-#[cfg(loom)]
-pub(crate) mod region_loom;
-#[cfg(all(feature = "named", not(loom)))]
-pub(crate) mod segment_file;
-#[cfg(all(feature = "named", not(loom)))]
-mod slices;
 pub(crate) mod slots;
+pub(crate) mod status;
+pub(crate) mod transport;
+pub(crate) mod words;
+
+cfg_select! {
+    loom => {
+        pub(crate) mod model;
+    }
+    _ => {
+        #[cfg_attr(slipring_tsan, path = "file_map_tsan.rs")]
+        mod file_map;
+        pub(crate) mod memfd;
+    }
+}

@@ -5,14 +5,16 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use super::bytes::PeerBytes;
-use super::layout::as_usize;
-use super::region::{Mapping, after_load, of_load};
+use super::layout::{RingLayout, as_usize};
+use super::mapping::Mapping;
+use super::words::load_of_peer;
 use crate::config::{FRAME_HEADER, SLOT_ALIGN};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{AtomicU64, Ordering};
 
 /// The bytes of one ring, and the same bytes as words.
 #[derive(Debug, Clone)]
-pub(super) struct Slots {
+struct Slots {
     words: NonNull<AtomicU64>,
     bytes: NonNull<u8>,
     mapping: Mapping,
@@ -28,15 +30,22 @@ unsafe impl Send for Slots {}
 unsafe impl Sync for Slots {}
 
 impl Slots {
-    /// `capacity` bytes at `offset` of the mapping, which are inside of it; a power of two.
-    pub(super) fn new(
-        mapping: Mapping,
-        words: NonNull<AtomicU64>,
-        bytes: NonNull<u8>,
-        offset: usize,
-        capacity: usize,
-    ) -> Self {
-        Self { words, bytes, mapping, offset, mask: (capacity - 1) & !(SLOT_ALIGN - 1) }
+    /// The slots of a ring, which is an error unless it lies inside, at a line's start.
+    fn at(mapping: &Mapping, ring: &RingLayout) -> Result<Self> {
+        let (offset, capacity) = (as_usize(ring.offset), as_usize(ring.capacity));
+        mapping.check_span(offset, capacity, "ring")?;
+        let is_sane = capacity.is_power_of_two() && capacity >= 2 * SLOT_ALIGN;
+        if !is_sane || !offset.is_multiple_of(SLOT_ALIGN) {
+            let message = format!("ring of {capacity} bytes at {offset}, expected whole slots");
+            return Err(Error::new(ErrorKind::Mismatch, message));
+        }
+        Ok(Self {
+            words: mapping.u64_at(offset)?,
+            bytes: mapping.byte_at(offset),
+            mapping: mapping.clone(),
+            offset,
+            mask: (capacity - 1) & !(SLOT_ALIGN - 1),
+        })
     }
 
     fn prefault(&self) {
@@ -56,7 +65,7 @@ impl Slots {
 
     #[inline]
     fn line(&self, position: u64) -> Line<'_> {
-        // SAFETY: `slot` is the start of a line inside the ring, which `Mapping::slots`
+        // SAFETY: `slot` is the start of a line inside the ring, which `at` has
         // checked to lie inside the region.
         let first = unsafe { self.words.byte_add(self.slot(position)) };
         Line { first, _slots: PhantomData }
@@ -118,17 +127,20 @@ impl PeerLine<'_> {
     /// Loads the word with this index.
     #[inline]
     pub(crate) fn load(&self, index: usize, order: Ordering) -> u64 {
-        let value = self.0.word(index).load(of_load(order));
-        after_load(order);
-        value
+        load_of_peer(order, |order| self.0.word(index).load(order))
     }
 }
 
 /// The slots of a ring that this process produces into.
 #[derive(Debug)]
-pub(crate) struct OwnSlots(pub(super) Slots);
+pub(crate) struct OwnSlots(Slots);
 
 impl OwnSlots {
+    /// The slots of a ring, which is an error unless it lies inside, at a line's start.
+    pub(super) fn at(mapping: &Mapping, ring: &RingLayout) -> Result<Self> {
+        Slots::at(mapping, ring).map(Self)
+    }
+
     /// Has the kernel enter all pages in this process's page table, where otherwise the
     /// first use of each costs a fault: more than a small frame does.
     pub(crate) fn prefault(&self) {
@@ -179,9 +191,14 @@ impl OwnSlots {
 
 /// The slots of a ring that this process consumes from.
 #[derive(Debug, Clone)]
-pub(crate) struct PeerSlots(pub(super) Slots);
+pub(crate) struct PeerSlots(Slots);
 
 impl PeerSlots {
+    /// The slots of a ring, which is an error unless it lies inside, at a line's start.
+    pub(super) fn at(mapping: &Mapping, ring: &RingLayout) -> Result<Self> {
+        Slots::at(mapping, ring).map(Self)
+    }
+
     /// As [`OwnSlots::prefault`].
     pub(crate) fn prefault(&self) {
         self.0.prefault();

@@ -14,6 +14,7 @@ use crate::process::{limits, socket, stdio};
 use crate::protocol::handshake::{AttachReply, Limits, MAX_LEN, MAX_MESSAGE_FDS, WorkerSetup};
 use crate::protocol::{RoleConfig, blob};
 use crate::shm::layout::as_usize;
+use crate::shm::memfd;
 use crate::sys::wake_fd::WakeFd;
 use crate::worker::stop_token::StopToken;
 
@@ -126,7 +127,7 @@ fn take_over(
     apply(&setup.limits)?;
     limits::name_process(&role.role);
     crate::failpoint::failpoint!("before attach");
-    let link = WorkerLink::attach(down, up, setup.wait, wake_fd.as_ref())?;
+    let link = WorkerLink::over(memfd::attach(down, up)?, setup.wait, wake_fd.as_ref())?;
     crate::failpoint::failpoint!("after attach");
     if let Some(blob) = blob {
         role.blob = blob::read(blob, setup.blob_len)?;

@@ -10,10 +10,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::link::Duplex;
 use crate::process::limits;
 use crate::process::robust_futex::RobustFutex;
-use crate::protocol::health::Status;
+use crate::protocol::health::encode;
 use crate::protocol::kind::Kind;
 use crate::ring::Header;
-use crate::shm::region::OwnU32;
+use crate::shm::status::Status;
+use crate::shm::words::OwnU32;
 use crate::sync::Mutex;
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
@@ -142,8 +143,11 @@ impl<R: Report> HealthServer<'_, R> {
                 Kind::PING => {
                     crate::failpoint::failpoint!("before pong");
                     let last_error = self.last_error.get();
-                    let pong =
-                        self.report.status().encode(&last_error, self.health.producer.max_frame());
+                    let pong = encode(
+                        &self.report.status(),
+                        &last_error,
+                        self.health.producer.max_frame(),
+                    );
                     self.answer(Kind::PONG, header.request, &pong)
                 }
                 Kind::SHUTDOWN => {

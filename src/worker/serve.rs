@@ -7,7 +7,7 @@ use crate::link::WorkerLink;
 use crate::protocol::RoleConfig;
 use crate::protocol::health::WorkerState;
 use crate::shm::layout::as_usize;
-use crate::shm::region::OwnU32;
+use crate::shm::words::OwnU32;
 use crate::worker::cancel::{AbortFlag, Signals};
 use crate::worker::handler_error::HandlerError;
 use crate::worker::handlers::Handlers;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::link::WorkerWords;
-use crate::protocol::health::{ANSWERED, Status, WorkerState};
+use crate::protocol::health::{ANSWERED, WorkerState};
 use crate::shm::layout::as_u64;
+use crate::shm::status::Status;
 use crate::sync::{Ordering, fence};
 use crate::worker::health::Report;
 
@@ -19,15 +20,15 @@ impl StatusWriter {
 
     #[inline]
     pub(super) fn set_state(&self, state: WorkerState) {
-        self.0.state.store(state.code(), Ordering::Relaxed);
+        self.0.status.state.store(state.code(), Ordering::Relaxed);
     }
 
     /// Sets the state for as long as `wait` takes.
     pub(super) fn during<T>(&self, state: WorkerState, wait: impl FnOnce() -> T) -> T {
-        let before = self.0.state.load(Ordering::Relaxed);
+        let before = self.0.status.state.load(Ordering::Relaxed);
         self.set_state(state);
         let waited = wait();
-        self.0.state.store(before, Ordering::Relaxed);
+        self.0.status.state.store(before, Ordering::Relaxed);
         waited
     }
 
@@ -35,7 +36,7 @@ impl StatusWriter {
     /// next request begins.
     #[inline]
     pub(super) fn begin(&self, request: u64, now: u64) {
-        let words = &self.0;
+        let words = &self.0.status;
         words.busy_since.store(now, Ordering::Relaxed);
         // Pairs with the Acquire load in `WorkerStatus::begun_at`, for `busy_since`.
         words.current.store(request, Ordering::Release);
@@ -47,14 +48,14 @@ impl StatusWriter {
 
     #[inline]
     pub(super) fn received(&self, bytes: usize) {
-        let sum = self.0.bytes_in.load(Ordering::Relaxed).wrapping_add(as_u64(bytes));
-        self.0.bytes_in.store(sum, Ordering::Relaxed);
+        let sum = self.0.status.bytes_in.load(Ordering::Relaxed).wrapping_add(as_u64(bytes));
+        self.0.status.bytes_in.store(sum, Ordering::Relaxed);
     }
 
     #[inline]
     pub(super) fn sent(&self, bytes: usize) {
-        let sum = self.0.bytes_out.load(Ordering::Relaxed).wrapping_add(as_u64(bytes));
-        self.0.bytes_out.store(sum, Ordering::Relaxed);
+        let sum = self.0.status.bytes_out.load(Ordering::Relaxed).wrapping_add(as_u64(bytes));
+        self.0.status.bytes_out.store(sum, Ordering::Relaxed);
     }
 
     /// Notes that a request is done, just before its last frame is published: a parent that has
@@ -62,27 +63,18 @@ impl StatusWriter {
     /// the frame is published, the number of the request still tells that it was begun.
     #[inline]
     pub(super) fn answered(&self) {
-        let words = &self.0;
+        let words = &self.0.status;
         words.served.store(words.served.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         words.state.store(ANSWERED, Ordering::Relaxed);
     }
 
     pub(super) fn set_progress(&self, progress: u64) {
-        self.0.progress.store(progress, Ordering::Relaxed);
+        self.0.status.progress.store(progress, Ordering::Relaxed);
     }
 }
 
 impl Report for StatusWriter {
     fn status(&self) -> Status {
-        let words = &self.0;
-        Status {
-            state: words.state.load(Ordering::Relaxed),
-            current: words.current.load(Ordering::Relaxed),
-            busy_since: words.busy_since.load(Ordering::Relaxed),
-            progress: words.progress.load(Ordering::Relaxed),
-            served: words.served.load(Ordering::Relaxed),
-            bytes_in: words.bytes_in.load(Ordering::Relaxed),
-            bytes_out: words.bytes_out.load(Ordering::Relaxed),
-        }
+        self.0.status.snapshot()
     }
 }

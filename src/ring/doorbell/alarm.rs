@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use crate::shm::event::SharedEvent;
+use crate::shm::transport::SharedEvent;
 use crate::sync::mutant::{self, Mutant};
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::fork;

@@ -1,7 +1,7 @@
 //! How a peer is noticed that rings its bell without end.
 
 use crate::error::{Error, Result};
-use crate::shm::region::PeerU32;
+use crate::shm::words::PeerU32;
 use crate::sync::mutant::{self, Mutant};
 use crate::sync::{Mutex, Ordering};
 

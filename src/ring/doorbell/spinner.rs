@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crate::config::WaitStrategy;
 use crate::error::Result;
-use crate::shm::region::{OwnU32, PeerU32};
+use crate::shm::words::{OwnU32, PeerU32};
 use crate::sync::{Counter, Ordering, spin_loop, yield_now};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::cpu;

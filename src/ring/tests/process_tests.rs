@@ -11,6 +11,7 @@ use crate::link::{Duplex, ParentLink, WorkerLink};
 use crate::ring::testing::{alarm, pattern};
 use crate::ring::{Consumer, Header, Producer};
 use crate::shm::layout::as_usize;
+use crate::shm::memfd;
 use crate::sync::Ordering;
 use crate::sys::clock::Deadline;
 
@@ -46,7 +47,8 @@ fn attached() -> Option<WorkerLink> {
     let (down, up) = paths.split_once(' ').unwrap();
     let down = File::open(down).unwrap();
     let up = File::options().read(true).write(true).open(up).unwrap();
-    Some(WorkerLink::attach(down.into(), up.into(), WaitStrategy::Park, None).unwrap())
+    let regions = memfd::attach(down.into(), up.into()).unwrap();
+    Some(WorkerLink::over(regions, WaitStrategy::Park, None).unwrap())
 }
 
 /// Mostly short, sometimes the longest, for either direction.
@@ -126,7 +128,8 @@ fn every_frame_that_is_sent_to_another_process_comes_back() {
     let below_u32 = (1 << 32) - (1 << 20);
     let park = WaitStrategy::Park;
     for (wait, origin) in [(park, below_u64), (park, below_u32), (spin, below_u64), (spin, 0)] {
-        let (link, files) = ParentLink::create(&config(wait, origin), None).unwrap();
+        let (regions, files) = memfd::create(&config(wait, origin)).unwrap();
+        let link = ParentLink::over(regions, wait, None).unwrap();
         link.words.data_bell.start_at(u32::MAX - 50);
         let mut child = start("an_echo_of_every_frame", &files.down, &files.up);
         let Duplex { mut producer, mut consumer, .. } = link.data;
@@ -163,7 +166,8 @@ fn every_frame_that_is_sent_to_another_process_comes_back() {
 
 #[test]
 fn two_processes_stream_to_each_other_with_random_sleeps() {
-    let (link, files) = ParentLink::create(&config(WaitStrategy::Park, 0), None).unwrap();
+    let (regions, files) = memfd::create(&config(WaitStrategy::Park, 0)).unwrap();
+    let link = ParentLink::over(regions, WaitStrategy::Park, None).unwrap();
     let mut child = start("both_directions_at_once", &files.down, &files.up);
     let Duplex { mut producer, mut consumer, .. } = link.data;
     stream_both_ways(&mut producer, &mut consumer, 6);

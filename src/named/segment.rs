@@ -32,12 +32,13 @@ use raw_sync::events::{Event as RawEvent, EventImpl, EventInit, EventState};
 use raw_sync::locks::{LockImpl, LockInit, Mutex as RawMutex};
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
-use super::event::{Event, SharedEvent};
-use super::layout::{as_u64, as_usize, control};
-use super::named_layout::{DATA_EVENT, EVENT_LEN, HEALTH_EVENT};
+use super::layout::{DATA_EVENT, EVENT_LEN, HEALTH_EVENT};
 use super::segment_file::{DIRECTORY, FileId, check_mapped, file_of, metadata, mismatch, path};
 use super::slices::{Turns, within_second};
 use crate::error::{Error, ErrorKind, Result};
+use crate::shm::layout::{as_u64, as_usize, control};
+use crate::shm::region::{OwnRegion, PeerRegion};
+use crate::shm::transport::{Backing, Event, SharedEvent};
 use crate::sys::clock::Deadline;
 use crate::sys::descriptor::hold_free_stdio;
 use crate::sys::fork::{self, Kept};
@@ -149,7 +150,7 @@ impl Segment {
         // SAFETY: a whole map, which is dropped after what is returned. Its words are atomics,
         // its payloads bytes, all of which may have any value, and its events are not used in a
         // forked child.
-        let kept = || unsafe { fork::keep(self.base(), self.len()) };
+        let kept = || unsafe { fork::keep(self.start(), self.len()) };
         self.map.kept.get_or_init(kept);
     }
 
@@ -166,31 +167,52 @@ impl Segment {
         Ok(())
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.map.shmem.len()
+    /// The region in it, for the process that writes it, by convention.
+    pub(crate) fn own(self: &Arc<Self>) -> Result<OwnRegion> {
+        let segment = Arc::clone(self);
+        OwnRegion::over(segment)
     }
 
-    pub(super) fn base(&self) -> NonNull<u8> {
-        // Never null: shared_memory returns an error instead.
-        NonNull::new(self.map.shmem.as_ptr()).unwrap_or(NonNull::dangling())
-    }
-
-    /// The event that belongs to the bell at `offset`.
-    pub(crate) fn event(&self, offset: usize) -> Option<SharedEvent> {
-        const DATA: usize = control::DATA + control::BELL;
-        const HEALTH: usize = control::HEALTH + control::BELL;
-        let [data, health] = self.events.get()?;
-        let event: SharedEvent = match offset {
-            DATA => Arc::<NamedEvent>::clone(data),
-            HEALTH => Arc::<NamedEvent>::clone(health),
-            _ => return None,
-        };
-        Some(event)
+    /// The region in it, for the process that does not write it, by convention.
+    pub(crate) fn peer(self: &Arc<Self>) -> PeerRegion {
+        let segment = Arc::clone(self);
+        PeerRegion::over(segment)
     }
 
     /// Frees what a peer that is dead may have locked, and ends all waits.
     pub(crate) fn rescue(&self) {
         self.events.get().into_iter().flatten().for_each(|event| event.rescue());
+    }
+}
+
+// SAFETY: `map` is a map of that many bytes, at a page's start, readable and writable, which is
+// unmapped when the last segment and event that has it is dropped, and never moved before. That
+// the file keeps its length is a convention: see the head of this file.
+unsafe impl Backing for Segment {
+    fn start(&self) -> NonNull<u8> {
+        // Never null: shared_memory returns an error instead.
+        NonNull::new(self.map.shmem.as_ptr()).unwrap_or(NonNull::dangling())
+    }
+
+    fn len(&self) -> usize {
+        self.map.shmem.len()
+    }
+
+    /// On both sides.
+    fn is_writable(&self) -> bool {
+        true
+    }
+
+    fn event(&self, bell: usize) -> Option<SharedEvent> {
+        const DATA: usize = control::DATA + control::BELL;
+        const HEALTH: usize = control::HEALTH + control::BELL;
+        let [data, health] = self.events.get()?;
+        let event: SharedEvent = match bell {
+            DATA => Arc::<NamedEvent>::clone(data),
+            HEALTH => Arc::<NamedEvent>::clone(health),
+            _ => return None,
+        };
+        Some(event)
     }
 }
 
@@ -339,12 +361,6 @@ pub(crate) fn free_space() -> Result<u64> {
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// The user as whom files are opened.
-pub(super) fn own_user() -> u32 {
-    // SAFETY: a system call without arguments that cannot fail.
-    unsafe { libc::geteuid() }
-}
-
 /// The C library that events are objects of; both sides must have the same.
 pub(crate) fn c_library() -> [u8; 16] {
     #[cfg(target_env = "gnu")]
@@ -394,5 +410,5 @@ fn unusable(error: &dyn std::error::Error) -> Error {
 }
 
 #[cfg(test)]
-#[path = "named_tests.rs"]
+#[path = "segment_tests.rs"]
 mod tests;

@@ -9,10 +9,10 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::layout::as_u64;
-use super::named::own_user;
 use crate::error::{Error, ErrorKind, Result};
+use crate::shm::layout::as_u64;
 use crate::sys::descriptor::open_above_stdio;
+use crate::sys::process;
 
 /// Where the kernel shows the segments.
 pub(crate) const DIRECTORY: &str = "/dev/shm";
@@ -71,7 +71,7 @@ fn check(path: &Path, found: &Metadata) -> Result<()> {
         };
         return Err(mismatch(path, &format!("is {is}, expected a plain file")));
     }
-    let own = own_user();
+    let own = process::user_id();
     if found.uid() != own {
         let owner = found.uid();
         return Err(mismatch(path, &format!("belongs to user {owner}, expected {own}")));

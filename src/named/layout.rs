@@ -23,8 +23,9 @@ use std::sync::Arc;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::region::{OwnRegion, OwnU32, PeerRegion, PeerU32};
 use crate::error::{Error, ErrorKind, Result};
+use crate::shm::region::{OwnRegion, PeerRegion};
+use crate::shm::words::{OwnU32, PeerU32};
 use crate::sync::Ordering;
 
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"SLIPNAME");
@@ -66,8 +67,8 @@ const WORDS: usize = size_of::<MakerLine>() / 8;
 const _: () = assert!(size_of::<MakerLine>() == 120 && MAKER + 120 == MAKER_STATE);
 const _: () = assert!(std::mem::offset_of!(MakerLine, c_library) == 48);
 const _: () = assert!(std::mem::offset_of!(MakerLine, spin) == 72);
-const _: () = assert!(MAKER >= super::layout::control::CREDIT_REQUEST + 8);
-const _: () = assert!(HEALTH_EVENT + EVENT_LEN <= super::layout::control::END);
+const _: () = assert!(MAKER >= crate::shm::layout::control::CREDIT_REQUEST + 8);
+const _: () = assert!(HEALTH_EVENT + EVENT_LEN <= crate::shm::layout::control::END);
 
 impl MakerLine {
     /// Writes all of it, the magic last.

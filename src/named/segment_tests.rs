@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use super::*;
-use crate::shm::segment_file::path;
+use crate::named::segment_file::path;
 
 const LEN: u64 = 8192;
 
