@@ -11,6 +11,7 @@ use super::words::load_of_peer;
 use crate::config::{FRAME_HEADER, SLOT_ALIGN};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{AtomicU64, Ordering};
+use crate::sys::arch::prefetch_to_write;
 
 /// The bytes of one ring, and the same bytes as words.
 #[derive(Debug, Clone)]
@@ -161,17 +162,7 @@ impl OwnSlots {
     /// so that one to a line that has to be fetched holds up all that follow.
     #[inline]
     pub(crate) fn prefetch(&self, position: u64) {
-        #[cfg(all(target_arch = "x86_64", not(loom)))]
-        {
-            let line = self.0.line(position).first.as_ptr();
-            // SAFETY: a hint that changes no memory and cannot fault; processors without it
-            // do nothing.
-            unsafe {
-                std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags));
-            }
-        }
-        #[cfg(not(all(target_arch = "x86_64", not(loom))))]
-        let _ = position;
+        prefetch_to_write(self.0.line(position).first);
     }
 
     /// The payload bytes of the slot at `position`; none if they do not fit before the ring's

@@ -66,7 +66,7 @@ impl Deadline {
     }
 
     /// This, put off.
-    #[cfg(feature = "async")]
+    #[allow(dead_code, reason = "only the async view puts deadlines off")]
     pub(crate) fn later_by(self, delay: Duration) -> Self {
         if self.is_endless() { self } else { Self::from(self.0, delay) }
     }

@@ -25,6 +25,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::arch::Page;
 use crate::error::{Error, ErrorKind, Result};
 
 /// An error in a process that was forked from one that has used the library.
@@ -46,21 +47,8 @@ fn forked() -> Result<()> {
     ))
 }
 
-/// As much as one page of memory can be.
-const PAGE_SIZE: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
-
-/// A page of its own, or several.
-#[cfg_attr(target_arch = "x86_64", repr(C, align(4096)))]
-#[cfg_attr(not(target_arch = "x86_64"), repr(C, align(65536)))]
-struct Page {
-    /// [`HERE`] in the process that was set up, zero in its forked children.
-    place: AtomicU8,
-    _rest: [u8; PAGE_SIZE - 1],
-}
-
-const _: () = assert!(size_of::<Page>() == PAGE_SIZE && align_of::<Page>() == PAGE_SIZE);
-
-static PAGE: Page = Page { place: AtomicU8::new(0), _rest: [0; PAGE_SIZE - 1] };
+/// [`HERE`] in the process that was set up, zero in its forked children.
+static PLACE: Page<AtomicU8> = Page(AtomicU8::new(0));
 const HERE: u8 = 1;
 
 /// Who sets this up: nobody yet, the process with this id, or it is done. Not a lock of
@@ -94,7 +82,7 @@ pub(crate) fn is_forked_child() -> bool {
         // Unit tests make parts without the memory that they stand on.
         let _ = watch();
     }
-    PAGE.place.load(Ordering::Relaxed) != HERE
+    PLACE.0.load(Ordering::Relaxed) != HERE
 }
 
 /// Makes forked children notice that they are; to be called before anything that a child
@@ -133,11 +121,11 @@ fn set_up() -> Result<()> {
         return Err(Error::os("cannot have forks of this process looked after", error));
     }
     // If it cannot be had, as under a system call filter, the handlers alone clear the byte.
-    let page = ptr::from_ref(&PAGE).cast_mut().cast();
+    let page = ptr::from_ref(&PLACE).cast_mut().cast();
     // SAFETY: the range is exactly the pages of a static that nothing else lies in; what a
     // child finds there are zeros, which are valid for it.
-    let _ = unsafe { libc::madvise(page, PAGE_SIZE, libc::MADV_WIPEONFORK) };
-    PAGE.place.store(HERE, Ordering::Relaxed);
+    let _ = unsafe { libc::madvise(page, size_of_val(&PLACE), libc::MADV_WIPEONFORK) };
+    PLACE.0.store(HERE, Ordering::Relaxed);
     Ok(())
 }
 
@@ -158,7 +146,7 @@ extern "C" fn in_parent() {
 }
 
 extern "C" fn in_child() {
-    PAGE.place.store(0, Ordering::Relaxed);
+    PLACE.0.store(0, Ordering::Relaxed);
     let Some(mut kept) = release() else { return };
     for Span { start, len } in &*kept {
         replace(ptr::with_exposed_provenance_mut(*start), *len);

@@ -4,6 +4,8 @@
 //! one and add no policy: no retry and no fallback, unless the text of a function says
 //! otherwise. `EINTR` is reported to the caller.
 
+#[cfg_attr(not(target_arch = "x86_64"), path = "arch_other.rs")]
+pub(crate) mod arch;
 pub(crate) mod clock;
 pub(crate) mod copy;
 pub(crate) mod cpu;

@@ -17,9 +17,12 @@ impl Source {
     pub(crate) fn new(name: String, text: String) -> Self {
         let mut module: Vec<_> = name.trim_end_matches(".rs").split('/').collect();
         module.pop_if(|last| ["mod", "mod_loom", "lib"].contains(last));
-        // What stands in for a module in a build for a checker counts as that module.
-        let plain =
-            |part: &str| part.trim_end_matches("_loom").trim_end_matches("_tsan").to_owned();
+        // What stands in for a module in some builds counts as that module.
+        let suffixes = ["_loom", "_tsan", "_other"];
+        let plain = |part: &str| {
+            let plain = suffixes.iter().find_map(|suffix| part.strip_suffix(suffix));
+            plain.unwrap_or(part).to_owned()
+        };
         let module = module.into_iter().map(plain).collect();
         Self { name, module, text }
     }
