@@ -11,13 +11,13 @@ use crate::channel::requests::{Owner, Requests};
 use crate::channel::waiter::Waiter;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::link::RequestCells;
 use crate::protocol::Kind;
 use crate::protocol::buffer_pool::{BufferPool, PooledBuffer};
 use crate::ring::doorbell::Bell;
 use crate::ring::position::span;
 use crate::ring::{Consumer, Frame};
 use crate::shm::layout::as_usize;
+use crate::shm::requests::OwnRequests;
 use crate::shm::words::{OwnU32, PeerU64};
 use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{AtomicU64, Counter, Mutex, MutexGuard, Ordering, fence};
@@ -40,7 +40,7 @@ pub(crate) struct PendingTable {
 pub(crate) struct RequestWords {
     pub(crate) abort: OwnU32,
     /// One cancel and one credit for each request.
-    pub(crate) cells: RequestCells,
+    pub(crate) cells: OwnRequests,
     /// The credit that a handler waits for, and the request of its stream.
     pub(crate) credit_need: PeerU64,
     pub(crate) credit_request: PeerU64,

@@ -10,13 +10,14 @@ use super::pending_reply::Pending;
 use super::state::State;
 use super::worker_exit::WorkerExit;
 use crate::config::{Config, RingConfig, WaitStrategy};
-use crate::link::{Duplex, ParentWords, PeerCells, RequestCells};
+use crate::link::{Duplex, ParentWords};
 use crate::protocol::Kind;
 use crate::ring::doorbell::{Alarm, Bell, BellWatch, Sleeper};
 use crate::ring::testing::{BELL, CHECKED, consumer, producer, region, sleeper, watch};
 use crate::ring::{Consumer, Header, Producer};
 use crate::shm::layout::{RingLayout, as_u64};
 use crate::shm::region::{OwnRegion, PeerRegion};
+use crate::shm::requests::{OwnRequests, PeerRequests};
 use crate::shm::status::PeerStatus;
 use crate::sys::clock::Deadline;
 use crate::sys::wake_fd::WakeFd;
@@ -45,7 +46,7 @@ pub(crate) struct Worker {
     up: Producer,
     down: Consumer,
     sleeper: Sleeper,
-    cells: PeerCells,
+    requests: PeerRequests,
 }
 
 /// A channel with room for so many requests.
@@ -70,7 +71,7 @@ pub(crate) fn rig_with_wake_fds(requests: usize, hints: [Option<Arc<WakeFd>>; 2]
     };
     let words = ParentWords {
         abort: down.u32_at(FLAG).unwrap(),
-        requests: RequestCells(down.table(TABLE, 2 * requests).unwrap()),
+        requests: OwnRequests::at(&down, TABLE, requests).unwrap(),
         status: Arc::new(PeerStatus::at(&up_seen, FLAG).unwrap()),
         credit_need: up_seen.u64_at(CREDIT_NEED).unwrap(),
         credit_request: up_seen.u64_at(CREDIT_REQUEST).unwrap(),
@@ -82,12 +83,11 @@ pub(crate) fn rig_with_wake_fds(requests: usize, hints: [Option<Arc<WakeFd>>; 2]
     let state = Arc::new(State::default());
     state.set_exit(WorkerExit);
     let core = Core::new(parent, words, &config, state, wake_fd);
-    let table = down_seen.table(TABLE, 2 * requests).unwrap();
     let worker = Worker {
         up: worker.producer,
         down: worker.consumer,
         sleeper: worker.sleeper,
-        cells: PeerCells { table, count: as_u64(requests) },
+        requests: PeerRequests::at(&down_seen, TABLE, requests).unwrap(),
     };
     Rig { core, worker }
 }
@@ -151,11 +151,11 @@ impl Worker {
     }
 
     pub(crate) fn is_cancelled(&self, request: u64) -> bool {
-        self.cells.is_cancelled(request)
+        self.requests.is_cancelled(request)
     }
 
     pub(crate) fn credit(&self, request: u64) -> u64 {
-        self.cells.credit(request)
+        self.requests.credit(request)
     }
 
     /// What a handler does that waits for nothing else.

@@ -12,6 +12,7 @@ pub(crate) mod bytes;
 pub(crate) mod layout;
 mod mapping;
 pub(crate) mod region;
+pub(crate) mod requests;
 pub(crate) mod slots;
 pub(crate) mod status;
 pub(crate) mod transport;
