@@ -301,7 +301,7 @@ pub(super) fn open(core: &Core, ask: Ask) -> Result<Header> {
         Ok(request) => request,
         Err(error) => open_after_reading(core, is_stream, error)?,
     };
-    Ok(Header { kind: kind.code(), flags, request, aux: begin_by.to_wire(), ..Header::default() })
+    Ok(Header { kind: kind.code(), flags, request, aux: begin_by.to_word(), ..Header::default() })
 }
 
 /// The worker may be done with requests that were given up. Their slots are free once their

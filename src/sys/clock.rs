@@ -8,13 +8,13 @@ pub(crate) fn now_ns() -> u64 {
     read(libc::CLOCK_MONOTONIC)
 }
 
-/// The same clock as it stood at the last tick, for a fifth of the price: it lags behind by
-/// less than [`COARSE_NS`], unless the machine itself stood still.
+/// Nanoseconds of the same clock at its last tick. Reading it costs a fifth of [`now_ns`]; it is
+/// behind by less than [`COARSE_NS`], unless the machine itself stood still.
 pub(crate) fn coarse_now_ns() -> u64 {
     read(libc::CLOCK_MONOTONIC_COARSE)
 }
 
-/// Two of the longest ticks that kernels have.
+/// Nanoseconds of two ticks, on the kernels with the longest ticks.
 pub(crate) const COARSE_NS: u64 = 20_000_000;
 
 fn read(clock: libc::clockid_t) -> u64 {
@@ -31,9 +31,9 @@ fn read(clock: libc::clockid_t) -> u64 {
 }
 
 /// A wait that ends this long after its deadline was held up itself: its process was stopped,
-/// or the whole machine was. No scheduler is as late.
+/// or the whole machine was. A scheduler is never that late.
 const HELD_UP: Duration = Duration::from_millis(100);
-/// What such a wait is given once more, for an answer that was held up with it.
+/// The time that such a wait gets once more, for an answer that was held up with it.
 const GRACE: Duration = Duration::from_millis(200);
 
 /// A point on the monotonic clock, or never.
@@ -41,12 +41,12 @@ const GRACE: Duration = Duration::from_millis(200);
 pub(crate) struct Deadline(u64);
 
 impl Deadline {
-    /// No end, for a wait whose answer is on its way: the waiter looks again now and then.
+    /// No deadline, for a wait whose answer is on its way: the waiter looks again now and then.
     pub(crate) const NEVER: Self = Self(u64::MAX - 1);
-    /// No end, for a wait with nothing in flight: the waiter sleeps until it is woken.
+    /// No deadline, for a wait with nothing in flight: the waiter sleeps until it is woken.
     pub(crate) const IDLE: Self = Self(u64::MAX);
 
-    /// `timeout` from now. A timeout too long to be represented is [`Self::NEVER`].
+    /// The time `timeout` from now. A timeout too long to be represented is [`Self::NEVER`].
     pub(crate) fn after(timeout: Duration) -> Self {
         Self::from(now_ns(), timeout)
     }
@@ -57,7 +57,7 @@ impl Deadline {
         if deadline.is_endless() { Self::IDLE } else { deadline }
     }
 
-    /// `timeout` from when the clock showed `nanos`.
+    /// The time `timeout` after the clock showed `nanos`.
     pub(crate) fn from(nanos: u64, timeout: Duration) -> Self {
         match u64::try_from(timeout.as_nanos()) {
             Ok(timeout) => Self(nanos.saturating_add(timeout)).min(Self::NEVER),
@@ -65,7 +65,7 @@ impl Deadline {
         }
     }
 
-    /// This, put off.
+    /// The deadline `delay` after this one.
     #[allow(dead_code, reason = "only the async view puts deadlines off")]
     pub(crate) fn later_by(self, delay: Duration) -> Self {
         if self.is_endless() { self } else { Self::from(self.0, delay) }
@@ -76,12 +76,13 @@ impl Deadline {
         self >= Self::NEVER
     }
 
-    /// From a header word; zero stands for no deadline.
-    pub(crate) fn from_wire(nanos: u64) -> Self {
+    /// The deadline in a word of a frame's header. Zero stands for no deadline.
+    pub(crate) fn from_word(nanos: u64) -> Self {
         if nanos == 0 { Self::NEVER } else { Self(nanos) }
     }
 
-    pub(crate) fn to_wire(self) -> u64 {
+    /// The word that [`Self::from_word`] reads back.
+    pub(crate) fn to_word(self) -> u64 {
         if self.is_endless() { 0 } else { self.0.max(1) }
     }
 
@@ -89,13 +90,13 @@ impl Deadline {
         !self.is_endless() && self.is_before(now_ns())
     }
 
-    /// Whether it has passed at a time that the clock showed.
+    /// Whether it had passed when the clock showed `now`.
     pub(crate) fn is_before(self, now: u64) -> bool {
         !self.is_endless() && now >= self.0
     }
 
-    /// For a wait that this deadline has just ended: another one, if the wait was held up so
-    /// long that who was to answer may have been as well.
+    /// A second deadline for a wait that has just ended at this one, if the wait was held up for
+    /// so long that the peer, which was to answer, may have been held up as well.
     pub(crate) fn grace(self) -> Option<Self> {
         let late = now_ns().saturating_sub(self.0);
         (Duration::from_nanos(late) >= HELD_UP).then(|| Self::after(GRACE))
@@ -107,7 +108,7 @@ impl Deadline {
         Instant::now() + self.remaining().min(far)
     }
 
-    /// Time that is left; zero when it has passed.
+    /// The time that is left; zero once it has passed.
     pub(crate) fn remaining(self) -> Duration {
         if self.is_endless() {
             return Duration::MAX;
@@ -115,11 +116,12 @@ impl Deadline {
         Duration::from_nanos(self.0.saturating_sub(now_ns()))
     }
 
-    /// The earlier of this and `after` from now.
+    /// This deadline, or `after` from now if that is earlier.
     pub(crate) fn at_most(self, after: Duration) -> Self {
         self.min(Self::after(after))
     }
 
+    /// For a system call with an absolute timeout; `None` waits without end.
     pub(crate) fn timespec(self) -> Option<libc::timespec> {
         if self.is_endless() {
             return None;
@@ -137,13 +139,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deadline_survives_the_wire_and_never_stays_never() {
+    fn a_deadline_reads_back_from_a_word_and_never_stays_never() {
         let soon = Deadline::after(Duration::from_secs(5));
-        assert_eq!(Deadline::from_wire(soon.to_wire()), soon);
-        assert_eq!(Deadline::from_wire(Deadline::NEVER.to_wire()), Deadline::NEVER);
+        assert_eq!(Deadline::from_word(soon.to_word()), soon);
+        assert_eq!(Deadline::from_word(Deadline::NEVER.to_word()), Deadline::NEVER);
         assert_eq!(Deadline::after(Duration::MAX), Deadline::NEVER);
         assert_eq!(Deadline::idle_after(Duration::MAX), Deadline::IDLE);
-        assert_eq!(Deadline::from_wire(Deadline::IDLE.to_wire()), Deadline::NEVER);
+        assert_eq!(Deadline::from_word(Deadline::IDLE.to_word()), Deadline::NEVER);
         assert!(!Deadline::NEVER.has_passed() && !Deadline::IDLE.has_passed());
         assert!(Deadline::after(Duration::ZERO).has_passed());
     }

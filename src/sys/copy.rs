@@ -6,19 +6,19 @@ use std::ptr::NonNull;
 
 use super::{arch, placement};
 
-/// Copied by a few moves in place: the call of the C library's copy takes longer.
+/// Lengths that are copied by a few moves: a call of the C library's copy takes longer.
 const SHORT: RangeInclusive<usize> = HALF..=2 * HALF;
 const HALF: usize = 32;
 
-/// From here on bytes go past the caches to a peer that shares none of them.
+/// From here on bytes are stored past the caches, for a peer that shares none of them.
 const PAST_FROM: usize = 4 << 10;
 
 /// Copies `len` bytes.
 ///
 /// # Safety
 ///
-/// As for [`std::ptr::copy_nonoverlapping`], but `from` may be written to meanwhile by
-/// another process: what is copied then is any mix of old and new bytes.
+/// As for [`std::ptr::copy_nonoverlapping`], except that another process may write to `from`
+/// meanwhile: then the copy is any mix of old and new bytes.
 #[inline]
 pub(crate) unsafe fn copy(from: NonNull<u8>, to: NonNull<u8>, len: usize) {
     if arch::has_vectors_for(len) {
@@ -29,10 +29,12 @@ pub(crate) unsafe fn copy(from: NonNull<u8>, to: NonNull<u8>, len: usize) {
     unsafe { from.copy_to_nonoverlapping(to, len) }
 }
 
-/// Copies `source` to the equally long `target`, as [`slice::copy_from_slice`] does, but for
-/// a target in a slot of a ring: from 2 KiB up with vector instructions, where the C
-/// library's copy is many times slower on some processors, for some pairs of addresses; and
-/// from 4 KiB up past the caches, if this thread has found that its peer shares none with it.
+/// Copies `source` to `target`, which has the same length, as [`slice::copy_from_slice`] does.
+/// It is made for a target in a slot of a ring.
+///
+/// From 2 KiB on it copies with vector instructions, as the C library's copy is many times slower
+/// on some processors for some pairs of addresses. From 4 KiB on it stores past the caches, if the
+/// calling thread has found that it shares no cache with its peer.
 ///
 /// # Panics
 ///
@@ -50,7 +52,7 @@ pub fn copy_from_slice(target: &mut [u8], source: &[u8]) {
     copy_through_caches(target, source);
 }
 
-/// Copies the first half and the last, which may overlap.
+/// Copies the first [`HALF`] bytes and the last, which may overlap.
 #[inline]
 fn copy_short(target: &mut [u8], source: &[u8]) {
     if let (Some(from), Some(to)) = (source.first_chunk::<HALF>(), target.first_chunk_mut()) {

@@ -1,25 +1,25 @@
-//! Which processor this thread runs on, and how many there are: for deciding whether spinning
+//! Which processor this thread runs on, and how many there are. Both decide whether spinning
 //! can help.
 #![allow(unsafe_code, reason = "sched_getcpu and sysconf are C functions")]
 
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// The processor's number plus one; zero when it is not known.
+/// The number of this thread's processor plus one; zero if it is not known.
 pub(crate) fn current() -> u32 {
     // SAFETY: takes no arguments and only reports.
     let cpu = unsafe { libc::sched_getcpu() };
     u32::try_from(cpu.saturating_add(1)).unwrap_or(0)
 }
 
-/// Whether this process gets less than two processors' time, on whichever of them its threads
-/// may run: the machine has one, or a control group allows no more. What a thread spins away
-/// is then taken from the peer. A thread that is bound to one processor does not count: the
-/// peer may be bound to another.
+/// Whether this process gets the time of less than two processors: the machine has one, or a
+/// control group allows no more. Time that a thread spins away is then taken from the peer.
+///
+/// That a thread is bound to one processor does not count, as the peer may be bound to another.
 pub(crate) fn are_scarce() -> bool {
     static SCARCE: OnceLock<bool> = OnceLock::new();
     *SCARCE.get_or_init(|| {
-        // The least of what the thread is bound to, what is allowed, and what there is.
+        // The smallest of what the thread is bound to, what is allowed, and what there is.
         let parallel = std::thread::available_parallelism().map_or(1, usize::from);
         parallel == 1 && (online() == 1 || quota().is_some_and(|processors| processors < 2))
     })
@@ -30,17 +30,18 @@ fn online() -> i64 {
     unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }
 }
 
-/// Whole processors that control groups allow this process; `None` if they set no limit.
+/// The number of whole processors that control groups allow this process; `None` if they set no
+/// limit.
 fn quota() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     quota_of(&groups, |path| std::fs::read_to_string(path).ok())
 }
 
-/// The least that is allowed by the groups in this list, and by those that they lie in.
+/// The smallest limit of the groups in this list and of the groups around them.
 fn quota_of(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
     let limit = |group: &Path, name: &str| -> Option<Vec<u64>> {
         let text = read(&group.join(name))?;
-        // The word for no limit, and a negative number, are no numbers.
+        // "max" and -1 stand for no limit, and do not parse.
         text.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
     };
     let of_group = |group: &Path| -> Option<u64> {

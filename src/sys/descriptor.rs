@@ -1,9 +1,9 @@
-//! Descriptors that stand above the standard streams.
+//! Descriptors with higher numbers than the standard streams.
 //!
-//! The kernel gives out the lowest number that is free. In a process whose standard input,
-//! output or error is closed, that is 0, 1 or 2: what the process prints would then go into
-//! the library's sockets and regions. So the free ones of these numbers are held while a
-//! descriptor is made.
+//! The kernel gives a new descriptor the lowest number that is free. In a process whose standard
+//! input, output or error is closed, that is 0, 1 or 2, and what the process prints would then go
+//! into the library's sockets and regions. So the library holds these numbers, if they are free,
+//! while it makes a descriptor.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,14 +11,14 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-/// How often a descriptor is made anew because a number was freed in the same moment.
+/// How often a descriptor is made again because a number was freed in the same moment.
 const ATTEMPTS: usize = 100;
 
-/// Makes descriptors whose numbers are 3 or higher; `make` may be called several times.
+/// Makes descriptors whose numbers are 3 or higher. `make` may be called several times.
 ///
 /// # Errors
 ///
-/// Those of `make`; another one if standard streams are closed by other threads all the time.
+/// The errors of `make`; another one if other threads close standard streams all the time.
 pub(crate) fn above_stdio<F: AsFd, const N: usize>(
     mut make: impl FnMut() -> io::Result<[F; N]>,
 ) -> io::Result<[F; N]> {
@@ -41,11 +41,11 @@ pub(crate) fn open_above_stdio(
     Ok(file)
 }
 
-/// Takes those of the numbers 0, 1 and 2 that are free, until it is dropped. Best effort: a
-/// number that another thread frees meanwhile stays free.
+/// Occupies the numbers 0, 1 and 2, if they are free, until the result is dropped. A number that
+/// another thread frees meanwhile stays free.
 pub(crate) fn hold_free_stdio() -> HeldStdio {
     let mut held = Vec::new();
-    // Reading and writing through such a descriptor fails exactly as through a closed one.
+    // Reading and writing through an O_PATH descriptor fails exactly as through a closed one.
     let place = || File::options().read(true).custom_flags(libc::O_PATH).open("/");
     while let Ok(place) = place()
         && place.as_raw_fd() <= libc::STDERR_FILENO
@@ -55,7 +55,7 @@ pub(crate) fn hold_free_stdio() -> HeldStdio {
     HeldStdio(held)
 }
 
-/// See [`hold_free_stdio`].
+/// The numbers that [`hold_free_stdio`] occupies.
 #[derive(Debug)]
 #[must_use = "dropping it frees the numbers"]
 pub(crate) struct HeldStdio(Vec<File>);
@@ -63,7 +63,7 @@ pub(crate) struct HeldStdio(Vec<File>);
 impl Drop for HeldStdio {
     fn drop(&mut self) {
         for place in self.0.drain(..) {
-            // The host may have put a stream of its own in this place: that is not closed.
+            // If the host has put a stream of its own in this place, that must stay open.
             if !place.metadata().is_ok_and(|found| found.is_dir()) {
                 mem::forget(place);
             }

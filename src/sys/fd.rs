@@ -1,4 +1,4 @@
-//! Descriptors: messages that carry them, readiness, event counters.
+//! Descriptors: messages that carry them, waiting for them, locks, event counters.
 #![allow(unsafe_code, reason = "system calls")]
 
 use std::fs::File;
@@ -57,8 +57,8 @@ fn message(part: &mut libc::iovec, rights: &mut Rights, count: usize) -> libc::m
     }
 }
 
-/// Sends a part of `bytes`, with `fds` on its first byte, without waiting and without
-/// `SIGPIPE`. Returns how many bytes went.
+/// Sends `bytes`, or a part of them, with `fds` on the first byte. Never waits, and causes no
+/// `SIGPIPE`. Returns how many bytes were sent.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
@@ -80,19 +80,18 @@ pub(crate) fn send(
     Ok(sent.unsigned_abs())
 }
 
-/// What one [`receive`] brought.
+/// What one [`receive`] has received.
 pub(crate) struct Arrived {
-    /// Bytes put into the buffer; 0 at the end of the stream.
+    /// The number of bytes in the buffer; zero at the end of the stream.
     pub(crate) len: usize,
     pub(crate) fds: Vec<OwnedFd>,
-    /// The kernel dropped control data: more descriptors than asked for, or no room in
-    /// this process's table.
+    /// Whether the kernel has dropped descriptors: there were more than asked for, or this
+    /// process may not have more.
     pub(crate) truncated: bool,
 }
 
-/// Receives bytes and at most `max_fds` descriptors, close-on-exec and with numbers above
-/// the standard streams', without waiting.
-/// The kernel closes those beyond.
+/// Receives bytes and at most `max_fds` descriptors without waiting. The kernel closes any more
+/// that were sent. The descriptors are close-on-exec, and their numbers are 3 or higher.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
@@ -115,7 +114,7 @@ pub(crate) fn receive(
         let count = rights.header.cmsg_len.saturating_sub(HEADER) / size_of::<RawFd>();
         for &fd in rights.fds.iter().take(count.min(max_fds)) {
             // SAFETY: the kernel has just installed this descriptor for this process, and
-            // nobody else has seen its number.
+            // no other code has seen its number.
             fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
         }
     }
@@ -127,8 +126,8 @@ pub(crate) fn receive(
     Ok(Arrived { len: len.unsigned_abs(), fds, truncated })
 }
 
-/// The process that has made a pair of Unix sockets, of which this is one end, as this
-/// process's pid namespace knows it; 0: it is outside of that. `None`: no such socket.
+/// The process that has made the pair of Unix sockets of which this is one end; zero if that
+/// process is outside of this one's pid namespace. `None` if this is no such socket.
 pub(crate) fn maker_of_peer(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
     let mut maker = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let place = (&raw mut maker).cast();
@@ -136,11 +135,11 @@ pub(crate) fn maker_of_peer(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
     let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
     // SAFETY: `maker` has room for the length given, which is live as well.
     check(unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, place, &raw mut length) })?;
-    // Sockets of other kinds have nobody.
+    // Sockets of other kinds have no maker.
     Ok((maker.uid != libc::uid_t::MAX).then_some(maker.pid.unsigned_abs()))
 }
 
-/// A descriptor, close-on-exec, of the process that [`maker_of_peer`] tells of.
+/// A close-on-exec pidfd of the process that [`maker_of_peer`] returns.
 pub(crate) fn pidfd_of_peer(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let [pidfd] = above_stdio(|| {
         let mut fd: RawFd = -1;
@@ -150,7 +149,7 @@ pub(crate) fn pidfd_of_peer(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         check(unsafe {
             libc::getsockopt(socket.as_raw_fd(), level, SO_PEERPIDFD, place, &raw mut length)
         })?;
-        // SAFETY: the kernel has just made this descriptor; nobody else knows its number.
+        // SAFETY: the kernel has just made this descriptor; no other code knows its number.
         Ok([unsafe { OwnedFd::from_raw_fd(fd) }])
     })?;
     Ok(pidfd)
@@ -178,7 +177,7 @@ pub(crate) enum Ready {
     HangUp,
 }
 
-/// Waits until `fd` is ready, or hung up, or in error. `false`: the deadline passed.
+/// Waits until `fd` is ready, hung up or in error. Returns `false` if the deadline has passed.
 /// Goes on after signals.
 pub(crate) fn wait_ready(
     fd: BorrowedFd<'_>,
@@ -207,7 +206,7 @@ pub(crate) fn wait_ready(
 
 /// Waits until one of these is readable, hung up, in error or closed. Goes on after signals.
 pub(crate) fn wait_for_any<const N: usize>(fds: [Option<BorrowedFd<'_>>; N]) -> io::Result<()> {
-    // One below zero is passed over.
+    // The kernel ignores negative descriptors.
     let poll = |fd: Option<BorrowedFd<'_>>| libc::pollfd {
         fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
         events: libc::POLLIN,
@@ -235,7 +234,7 @@ fn timespec(duration: Duration) -> libc::timespec {
 pub(crate) fn duplicate_above_stdio(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // SAFETY: F_DUPFD_CLOEXEC takes integers only.
     let copy = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) })?;
-    // SAFETY: the kernel has just made this descriptor; nobody else knows its number.
+    // SAFETY: the kernel has just made this descriptor; no other code knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
@@ -246,8 +245,8 @@ pub(crate) fn set_blocking_append(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Locks the open file for whoever shares it, until the last of its descriptors is closed.
-/// `false`: it is locked already, through another open file.
+/// Locks the open file until the last descriptor of it is closed. Returns `false` if it is locked
+/// already, through another open file.
 pub(crate) fn try_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: flock takes integers only.
     match check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
@@ -257,7 +256,7 @@ pub(crate) fn try_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// A counter that makes an epoll wait end: an eventfd.
+/// An eventfd, which ends an epoll wait.
 #[derive(Debug)]
 pub(crate) struct EventCounter(File);
 
@@ -267,17 +266,19 @@ impl EventCounter {
         let [file] = above_stdio(|| {
             // SAFETY: eventfd takes integers only.
             let fd = check(unsafe { libc::eventfd(0, flags) })?;
-            // SAFETY: the kernel has just made this descriptor; nobody else knows its number.
+            // SAFETY: the kernel has just made this descriptor; no other code knows its number.
             Ok([unsafe { File::from_raw_fd(fd) }])
         })?;
         Ok(Self(file))
     }
 
-    /// Makes it readable. Can fail only when it is readable already.
+    /// Makes it readable.
     pub(crate) fn raise(&self) {
+        // This can fail only if the counter is full, and then it is readable.
         let _ = (&self.0).write(&1_u64.to_ne_bytes());
     }
 
+    /// Makes it no longer readable.
     pub(crate) fn clear(&self) {
         let _ = (&self.0).read(&mut [0; 8]);
     }
@@ -298,7 +299,7 @@ impl Epoll {
         let [set] = above_stdio(|| {
             // SAFETY: epoll_create1 takes an integer only.
             let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-            // SAFETY: the kernel has just made this descriptor; nobody else knows its number.
+            // SAFETY: the kernel has just made this descriptor; no other code knows its number.
             Ok([unsafe { OwnedFd::from_raw_fd(fd) }])
         })?;
         Ok(Self(set))
@@ -309,8 +310,8 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_ADD, fd, &raw mut event)
     }
 
-    /// Needed before a close: a fork of this process keeps the descriptor's description
-    /// alive, and with it the entry in this set.
+    /// Removes a descriptor, which is needed before it is closed: a fork of this process keeps
+    /// the open file alive, and with it the entry in this set.
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_DEL, fd, ptr::null_mut())
     }
@@ -327,9 +328,10 @@ impl Epoll {
         Ok(())
     }
 
-    /// Waits until something is readable or `timeout` has passed, and appends the keys.
+    /// Waits until a descriptor is readable or `timeout` has passed. Appends the keys of those
+    /// that are readable.
     pub(crate) fn wait(&self, timeout: Option<Duration>, keys: &mut Vec<u64>) -> io::Result<()> {
-        // Rounded up: waking before a deadline would only mean another, shorter wait.
+        // Rounded up: a wait that ends before a deadline would only be followed by another one.
         let timeout = timeout.map_or(-1, |left| {
             i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
         });

@@ -1,21 +1,21 @@
-//! Noticing that this process is a fork of the one that mapped the regions, and keeping it
-//! from them.
+//! Forks of a process that has mapped regions: how they are noticed, and kept from the regions.
 //!
-//! A forked child inherits every handle that its parent had: pointers into the regions,
-//! slices of slots that are being filled, locks that threads of the parent hold. Two things
-//! make that harmless.
+//! A forked child inherits every handle that its parent had: pointers into the regions, slices
+//! of slots that are being filled, locks that threads of the parent hold. Two things make that
+//! harmless.
 //!
-//! * One byte says which process this is. The kernel wipes its page in every kind of forked
-//!   child, so that looking costs one comparison; asking for the process id would be a system
-//!   call for every request. Operations look at it before they take a lock or touch a ring.
-//! * What this process writes is replaced in the child, before the child runs any code of
-//!   its own, by private memory at the same addresses. So nothing that the child still
-//!   writes by an inherited pointer can reach the peer, and nothing that it allocates can
-//!   come to lie there. What the peer writes is mapped read-only, and stays: replies that
-//!   the child inherited lie in it.
+//! * One byte says whether this is the process that was set up. The kernel wipes its page in
+//!   every kind of forked child, so that a check costs one comparison; asking for the process id
+//!   would be a system call for every request. Each operation checks it before it takes a lock or
+//!   touches a ring.
+//! * In the child, the maps that the parent writes are replaced by private memory at the same
+//!   addresses, before the child runs any code of its own. So nothing that the child writes by an
+//!   inherited pointer can reach the peer, and nothing that it allocates can come to lie there.
+//!   The maps that the peer writes are read-only, and stay: replies that the child inherited lie
+//!   in them.
 //!
-//! The second is the work of a `pthread_atfork` handler. A child that was made by the bare
-//! system call, which runs no handlers, still shares the map, and has the first alone.
+//! A `pthread_atfork` handler does the second. A child that is made by the bare system call,
+//! which runs no handlers, has only the first and still shares the maps.
 #![allow(unsafe_code, reason = "pthread_atfork, madvise, and memory that is put over a map")]
 
 use std::cell::Cell;
@@ -28,7 +28,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::arch::Page;
 use crate::error::{Error, ErrorKind, Result};
 
-/// An error in a process that was forked from one that has used the library.
+/// Returns an error in a process that was forked from one that has used the library.
 ///
 /// # Errors
 ///
@@ -51,19 +51,21 @@ fn forked() -> Result<()> {
 static PLACE: Page<AtomicU8> = Page(AtomicU8::new(0));
 const HERE: u8 = 1;
 
-/// Who sets this up: nobody yet, the process with this id, or it is done. Not a lock of
-/// the standard library: a forked child would wait for ever for a thread that is not there.
-static SETUP: AtomicU32 = AtomicU32::new(NOBODY);
-const NOBODY: u32 = 0;
+/// The state of the set-up: not begun, done, or the id of the process that is at it. A lock of
+/// the standard library would not do: a forked child would wait for ever for a thread that it does
+/// not have.
+static SETUP: AtomicU32 = AtomicU32::new(NOT_BEGUN);
+/// No process has this id.
+const NOT_BEGUN: u32 = 0;
 /// No process has this id.
 const DONE: u32 = u32::MAX;
 
-/// Maps that forked children get private memory in the place of.
+/// The maps in whose place forked children get private memory.
 static KEPT: Mutex<Vec<Span>> = Mutex::new(Vec::new());
 
 thread_local! {
-    /// Held by the thread that forks from before the fork until after it, on both sides,
-    /// so that the list is whole in the child.
+    /// The lock of the list, which a thread that forks holds from before the fork until after
+    /// it, on both sides, so that the list is whole in the child.
     static HELD: Cell<Option<ManuallyDrop<MutexGuard<'static, Vec<Span>>>>> =
         const { Cell::new(None) };
 }
@@ -74,19 +76,19 @@ struct Span {
     len: usize,
 }
 
-/// Whether this process was forked, without exec, from one that has used the library. To
-/// be asked about what was made after [`watch`] had returned: before that it is always true.
+/// Whether this process was forked, without exec, from one that has used the library. The answer
+/// is about things that were made after [`watch`] had returned; before that it is always true.
 #[inline]
 pub(crate) fn is_forked_child() -> bool {
-    if cfg!(test) && SETUP.load(Ordering::Relaxed) == NOBODY {
-        // Unit tests make parts without the memory that they stand on.
+    if cfg!(test) && SETUP.load(Ordering::Relaxed) == NOT_BEGUN {
+        // Unit tests make parts of a channel without the regions, for which this is set up.
         let _ = watch();
     }
     PLACE.0.load(Ordering::Relaxed) != HERE
 }
 
-/// Makes forked children notice that they are; to be called before anything that a child
-/// could inherit exists. Blocks for some microseconds at most.
+/// Sets this process up, so that its forked children notice what they are. To be called before
+/// anything exists that a child could inherit. Blocks for some microseconds at most.
 ///
 /// # Errors
 ///
@@ -95,18 +97,18 @@ pub(crate) fn is_forked_child() -> bool {
 pub(crate) fn watch() -> Result<()> {
     let this = std::process::id();
     loop {
-        match SETUP.compare_exchange(NOBODY, this, Ordering::Acquire, Ordering::Acquire) {
+        match SETUP.compare_exchange(NOT_BEGUN, this, Ordering::Acquire, Ordering::Acquire) {
             Ok(_) => {
                 let done = set_up();
-                let next = if done.is_ok() { DONE } else { NOBODY };
-                // Pairs with the Acquire loads: who sees it sees the byte.
+                let next = if done.is_ok() { DONE } else { NOT_BEGUN };
+                // Pairs with the Acquire loads above: a thread that sees DONE sees the byte.
                 SETUP.store(next, Ordering::Release);
                 return done;
             }
             Err(DONE) => return check(),
-            // Another thread is at it.
+            // Another thread of this process is setting up.
             Err(process) if process == this => std::thread::yield_now(),
-            // It was, in the process that this one is a fork of.
+            // A thread was setting up in the process of which this one is a fork.
             Err(_) => return forked(),
         }
     }
@@ -120,7 +122,7 @@ fn set_up() -> Result<()> {
         let error = io::Error::from_raw_os_error(code);
         return Err(Error::os("cannot have forks of this process looked after", error));
     }
-    // If it cannot be had, as under a system call filter, the handlers alone clear the byte.
+    // If the kernel refuses, as under a system call filter, the handlers alone clear the byte.
     let page = ptr::from_ref(&PLACE).cast_mut().cast();
     // SAFETY: the range is exactly the pages of a static that nothing else lies in; what a
     // child finds there are zeros, which are valid for it.
@@ -151,12 +153,12 @@ extern "C" fn in_child() {
     for Span { start, len } in &*kept {
         replace(ptr::with_exposed_provenance_mut(*start), *len);
     }
-    // They are not the parent's any more, and a fork of this process may have them.
+    // They are this process's own now: its forks may share them.
     kept.clear();
 }
 
-/// Puts private zeros over a map. Where that is not allowed, as it may be under a limit on
-/// memory, the map stays shared, and the checks of all operations remain.
+/// Puts private zeros over a map. If that fails, as it may under a limit on memory, the map stays
+/// shared, and the checks of all operations remain.
 fn replace(start: *mut libc::c_void, len: usize) {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let how = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -165,17 +167,17 @@ fn replace(start: *mut libc::c_void, len: usize) {
     let _ = unsafe { libc::mmap(start, len, protection, how, -1, 0) };
 }
 
-/// A map in the list; dropping this takes it out.
+/// An entry in the list of maps. Dropping it removes the entry.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Kept(Span);
 
-/// Has forked children find private zeros in the place of a map that this process writes.
+/// Gives forked children private zeros in the place of a map that this process writes.
 ///
 /// # Safety
 ///
 /// The pages from `start` on are one or more whole maps of this process, and stay mapped
-/// until what is returned is dropped. Whoever reads there must cope with any bytes.
+/// until the result is dropped. Code that reads there must cope with any bytes.
 pub(crate) unsafe fn keep(start: NonNull<u8>, len: usize) -> Kept {
     let span = Span { start: start.as_ptr().expose_provenance(), len };
     lock().push(span);
@@ -184,8 +186,8 @@ pub(crate) unsafe fn keep(start: NonNull<u8>, len: usize) -> Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        // In a forked child the list is empty; and by the bare system call that made it,
-        // the lock may be held by a thread that is not there.
+        // In a forked child the list is empty. In one that the bare system call has made, the
+        // lock can be held by a thread that does not exist.
         if is_forked_child() {
             return;
         }
@@ -244,7 +246,7 @@ mod tests {
                 i32::from(error.kind() == crate::ErrorKind::Forked)
             });
             assert_eq!(code, 1);
-            SETUP.store(NOBODY, Ordering::Relaxed);
+            SETUP.store(NOT_BEGUN, Ordering::Relaxed);
             watch().unwrap();
         });
     }

@@ -1,4 +1,4 @@
-//! Anonymous, sealed shared memory: create, reserve, seal, check.
+//! Anonymous files in memory: creating, reserving, sealing and checking them.
 #![allow(unsafe_code, reason = "system calls")]
 
 use std::ffi::CStr;
@@ -9,17 +9,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use super::descriptor::above_stdio;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Seals of a region that only its creator may ever map writable.
+/// The seals of a region that only its creator may ever map writable.
 pub(crate) const SEALS_DOWN: i32 =
     libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-/// Seals of a region that is handed over to be written by the peer.
+/// The seals of a region that the peer maps writable.
 pub(crate) const SEALS_UP: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
 
-/// Two rings of the largest size and what stands beside them.
+/// Enough for two rings of the largest size and the lines beside them.
 const LARGEST: u64 = 3 << 30;
 
-/// Makes an anonymous file of `len` bytes, all of them reserved: memory that runs
-/// out is an error here and never a SIGBUS later.
+/// Makes an anonymous file of `len` bytes, all of them reserved, so that a lack of memory is an
+/// error here and never a SIGBUS later.
 pub(crate) fn create(name: &CStr, len: u64) -> Result<File> {
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     let file = match memfd_create(name, flags | libc::MFD_NOEXEC_SEAL) {
@@ -39,15 +39,15 @@ fn memfd_create(name: &CStr, flags: libc::c_uint) -> io::Result<File> {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just handed out `fd`, and nobody else knows it.
+        // SAFETY: the kernel has just made this descriptor; no other code knows its number.
         Ok([unsafe { File::from_raw_fd(fd) }])
     })?;
     Ok(file)
 }
 
 fn reserve(file: &File, len: u64) -> Result<()> {
-    // No limit of the kernel's stands before the machine's memory: an absurd size would
-    // not fail, it would call the out-of-memory killer.
+    // The kernel has no limit below the machine's memory: an absurd size would not fail, but
+    // call the out-of-memory killer.
     let size = match i64::try_from(len) {
         Ok(size) if len <= LARGEST => size,
         _ => {
@@ -68,8 +68,8 @@ fn reserve(file: &File, len: u64) -> Result<()> {
     }
 }
 
-/// Shared memory is a file to the kernel, which sends a signal that ends the process when one
-/// gets longer than the process may make it.
+/// Checks that this process may make files of `len` bytes. Shared memory is a file to the kernel,
+/// which ends a process that makes a longer one with a signal.
 ///
 /// # Errors
 ///
@@ -90,7 +90,7 @@ pub(crate) fn check_file_size(len: u64) -> Result<()> {
     Ok(())
 }
 
-/// Adds seals for good.
+/// Adds seals, which can never be removed.
 pub(crate) fn seal(file: &File, seals: i32) -> Result<()> {
     // SAFETY: a system call on a descriptor that `file` keeps open.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
@@ -118,14 +118,14 @@ pub(crate) fn check_seals(fd: BorrowedFd<'_>, wanted: i32) -> Result<()> {
     Ok(())
 }
 
-/// The file behind a descriptor that a peer sent, and its size in bytes.
+/// The file of a descriptor that a peer has sent, and its size in bytes.
 pub(crate) fn adopt(fd: OwnedFd) -> Result<(File, u64)> {
     let file = File::from(fd);
     let len = file.metadata().map_err(|e| Error::os("cannot stat a region", e))?.len();
     Ok((file, len))
 }
 
-/// Checks seals of a file.
+/// As [`check_seals`], for a file.
 pub(crate) fn check_file_seals(file: &File, wanted: i32) -> Result<()> {
     check_seals(file.as_fd(), wanted)
 }

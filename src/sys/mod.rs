@@ -1,8 +1,11 @@
-//! What the kernel and the processor offer, wrapped into safe functions.
+//! What the kernel and the processor offer, in safe functions.
 //!
-//! Nothing here knows of shared memory, rings or workers. System calls are wrapped one by
-//! one and add no policy: no retry and no fallback, unless the text of a function says
-//! otherwise. `EINTR` is reported to the caller.
+//! Nothing here knows of rings or workers. Each system call is wrapped by itself, without a
+//! policy: there is no retry and no fallback, and `EINTR` is an error, unless the text of a
+//! function says otherwise.
+//!
+//! A file whose name ends with `_loom` stands in for the one without in builds for the model
+//! checker.
 
 #[cfg_attr(not(target_arch = "x86_64"), path = "arch_other.rs")]
 pub(crate) mod arch;
@@ -29,7 +32,7 @@ cfg_select! {
     _ => {}
 }
 
-/// Turns the `-1` of a call into the error that it left in `errno`.
+/// Turns the `-1` of a call into the error in `errno`.
 fn check<T: Copy + PartialOrd + From<i8>>(result: T) -> std::io::Result<T> {
     if result < T::from(0) { Err(std::io::Error::last_os_error()) } else { Ok(result) }
 }

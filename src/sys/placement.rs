@@ -1,37 +1,36 @@
-//! Whether this thread's processor shares a cache with that of the peer it works with.
+//! Whether this thread's processor shares a cache with the processor of its peer.
 //!
-//! Where it does not, bytes that were stored through the caches reach the peer two to three
-//! times as slowly as bytes that went past them; where it does, it is the other way round.
-//! Virtual processors move, so that this is learned for as long as a thread lives, from what
-//! the thread loads anyhow: a word that the peer has stored to since comes from the peer's
-//! cache. "The copy" in `docs/DECISIONS.md` has the figures.
+//! If they share none, bytes that are stored through the caches reach the peer two to three times
+//! as slowly as bytes that are stored past them. If they share one, it is the other way round.
+//! As virtual processors move, a thread learns this for as long as it lives, from loads that it
+//! does anyhow: a word that the peer has stored since the last load comes from the peer's cache.
+//! "The copy" in `docs/DECISIONS.md` has the figures.
 
 use std::cell::Cell;
 
 use super::clock::now_ns;
 
-/// A line that comes from a cache which both share is here within about 30 ns, and one that
-/// does not after more than 100.
+/// A line from a cache that both share arrives within about 30 ns, and another one after more than
+/// 100 ns.
 const FAR_NS: u64 = 70;
-/// Where the count of slow loads ends: above half of it the peer is far, which takes five
-/// slow loads at least, and a few fast ones to take back.
+/// The highest count of slow loads. Above half of it the peer counts as far: that takes at least
+/// five slow loads, and a few fast ones undo it.
 const SURE: u8 = 8;
 
 thread_local! {
-    /// Goes up with each slow load and down with each fast one, between 0 and `SURE`.
+    /// The count of slow loads less that of fast ones, kept between 0 and [`SURE`].
     static SLOW: Cell<u8> = const { Cell::new(0) };
 }
 
-/// Whether the peer that this thread last worked with shares no cache with it, as far as is
-/// known.
+/// Whether, as far as this thread has learned, its last peer shares no cache with it.
 pub(super) fn is_far() -> bool {
     SLOW.get() > SURE / 2
 }
 
-/// Runs a load, and learns from the time that it takes if its value `is_news`: then the peer
-/// has stored it since this thread loaded it last. Reads the clock three times.
+/// Runs `load`. If its value `is_news`, the peer has stored it since the last load, and this
+/// thread learns from the time that the load took. Reads the clock three times.
 pub(crate) fn observe<T>(load: impl FnOnce() -> T, is_news: impl FnOnce(&T) -> bool) -> T {
-    // ThreadSanitizer does not see the stores that go past the caches.
+    // ThreadSanitizer does not see stores past the caches: with it the peer is never far.
     if cfg!(any(loom, slipring_tsan)) {
         return load();
     }

@@ -1,4 +1,4 @@
-//! `posix_spawn`: a new process without a copy of this one's address space.
+//! `posix_spawn`, which starts a process without a copy of this one's address space.
 #![allow(unsafe_code, reason = "system calls")]
 
 use std::ffi::{CStr, CString, c_char};
@@ -9,13 +9,13 @@ use std::ptr;
 
 use super::signal::SignalSet;
 
-/// These calls return their error instead of leaving it in `errno`.
+/// Turns the error that these calls return, and do not leave in `errno`, into a result.
 fn checked(error: i32) -> io::Result<()> {
     if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
 }
 
-/// What the new process does with its descriptors and directory before it runs the
-/// program, in this order.
+/// What the new process does with its descriptors and its directory before it runs the program,
+/// in the order in which it was added.
 pub(crate) struct Actions(libc::posix_spawn_file_actions_t);
 
 impl Actions {
@@ -53,7 +53,8 @@ impl Drop for Actions {
     }
 }
 
-/// A process group of its own, no blocked signals, default actions for all signals.
+/// Attributes of a process that has a group of its own, no blocked signals, and the default
+/// action for each signal.
 pub(crate) struct Attributes(libc::posix_spawnattr_t);
 
 impl Attributes {
@@ -88,8 +89,8 @@ impl Drop for Attributes {
     }
 }
 
-/// Starts `path` and returns its process id. An error of any action or of the exec
-/// itself is returned here, and then there is no process.
+/// Starts the program at `path` and returns the process id. If any action or the exec itself
+/// fails, its error is returned and there is no process.
 pub(crate) fn spawn(
     path: &CStr,
     arguments: &[CString],

@@ -1,4 +1,4 @@
-//! Processes and threads: pidfds, waiting, signals to others, limits on oneself.
+//! Processes and threads: pidfds, waiting for children, signals, limits.
 #![allow(unsafe_code, reason = "system calls")]
 
 use std::ffi::{CStr, c_long};
@@ -11,19 +11,19 @@ use super::check;
 use crate::error::ExitCause;
 use crate::sys::descriptor::above_stdio;
 
-/// A descriptor, close-on-exec, that stands for the process as long as it is open.
+/// A close-on-exec descriptor that stands for the process as long as it is open.
 pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     let [pidfd] = above_stdio(|| {
         // SAFETY: pidfd_open takes integers only.
         let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, c_long::from(pid), 0_usize) })?;
         let fd = i32::try_from(fd).map_err(io::Error::other)?;
-        // SAFETY: the kernel has just made this descriptor; nobody else knows its number.
+        // SAFETY: the kernel has just made this descriptor; no other code knows its number.
         Ok([unsafe { OwnedFd::from_raw_fd(fd) }])
     })?;
     Ok(pidfd)
 }
 
-/// Whom a signal through a pidfd reaches.
+/// Which processes a signal through a pidfd reaches.
 #[derive(Clone, Copy)]
 pub(crate) enum Reach {
     Process,
@@ -64,7 +64,8 @@ pub(crate) fn kill_group(group: u32, signal: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// Zero and one mean "my own group" and "everybody" when negated: never asked for here.
+/// The id, if it is that of one process. Negated, 0 and 1 stand for this process's own group and
+/// for all processes.
 fn positive(pid: u32) -> io::Result<libc::pid_t> {
     match libc::pid_t::try_from(pid) {
         Ok(pid) if pid > 1 => Ok(pid),
@@ -79,8 +80,12 @@ pub(crate) enum Waited<'a> {
     Pidfd(BorrowedFd<'a>),
 }
 
-/// How a child ended, or `None` while it runs; never blocks. With `reap`, an ended child
-/// is also taken out of the process table. `ECHILD`: it is no child, or reaped already.
+/// How a child has ended, or `None` while it runs. Never blocks. With `reap`, a child that has
+/// ended is also removed from the process table.
+///
+/// # Errors
+///
+/// `ECHILD` if it is no child, or was reaped already.
 pub(crate) fn exit_status(child: Waited<'_>, reap: bool) -> io::Result<Option<ExitCause>> {
     let (kind, id) = match child {
         Waited::Pid(pid) => (libc::P_PID, pid),
@@ -107,19 +112,19 @@ pub(crate) fn exit_status(child: Waited<'_>, reap: bool) -> io::Result<Option<Ex
     }))
 }
 
-/// Where the headers of this process's program are mapped; 0 if that is not known.
+/// The address of the headers of this process's program; 0 if it is not known.
 pub(crate) fn program_headers() -> u64 {
     // SAFETY: getauxval takes an integer only, and knows no failure but 0.
     unsafe { libc::getauxval(libc::AT_PHDR) }
 }
 
-/// The process group that a process is in, be it a zombie.
+/// The process group of a process, which may be a zombie.
 pub(crate) fn group_of(pid: u32) -> io::Result<u32> {
     // SAFETY: getpgid takes integers only.
     Ok(check(unsafe { libc::getpgid(positive(pid)?) })?.unsigned_abs())
 }
 
-/// Whether this process has asked for the orphans among its descendants.
+/// Whether orphans among the descendants of this process become its children.
 pub(crate) fn is_subreaper() -> bool {
     let mut is_set: libc::c_int = 0;
     let place = &raw mut is_set;
@@ -128,7 +133,7 @@ pub(crate) fn is_subreaper() -> bool {
     result == 0 && is_set != 0
 }
 
-/// The user as whom this process opens files.
+/// The user id with which this process opens files.
 #[allow(dead_code, reason = "for transports whose memory has a name")]
 pub(crate) fn user_id() -> u32 {
     // SAFETY: geteuid takes nothing and cannot fail.
@@ -147,7 +152,7 @@ pub(crate) fn parent_id() -> u32 {
     unsafe { libc::getppid() }.unsigned_abs()
 }
 
-/// Asks for `signal` when the thread that started this process ends.
+/// Has the kernel send `signal` to this process when the thread that started it ends.
 pub(crate) fn set_parent_death_signal(signal: i32) -> io::Result<()> {
     // SAFETY: this operation takes integers only.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, c_long::from(signal)) })?;
@@ -186,7 +191,7 @@ pub(crate) fn set_nice(nice: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// A set of processors, one bit each; wide enough for any kernel.
+/// A set of processors, one bit for each; wide enough for any kernel.
 pub(crate) type CpuMask = [u64; 1024];
 
 pub(crate) const NO_CPUS: CpuMask = [0; 1024];
@@ -202,7 +207,7 @@ pub(crate) fn affinity(thread: u32) -> io::Result<CpuMask> {
     Ok(mask)
 }
 
-/// Binds the calling thread, and threads that it starts, to the processors of `mask`.
+/// Binds the calling thread, and threads that it starts, to the processors in `mask`.
 pub(crate) fn set_affinity(mask: &CpuMask) -> io::Result<()> {
     // SAFETY: the kernel reads at most the given number of bytes, which `mask` has.
     check(unsafe { libc::sched_setaffinity(0, size_of::<CpuMask>(), mask.as_ptr().cast()) })?;

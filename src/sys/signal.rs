@@ -16,7 +16,7 @@ impl SignalSet {
         Self(unsafe { set.assume_init() })
     }
 
-    /// All signals but those that the C library keeps for itself.
+    /// All signals except those that the C library keeps for itself.
     pub(crate) fn full() -> Self {
         let mut set = MaybeUninit::uninit();
         // SAFETY: `set` has room for the set that the call writes.

@@ -1,9 +1,11 @@
-//! A descriptor that is readable when there is something to look at: for reactors.
+//! A descriptor that becomes readable to wake a reactor.
 //!
-//! Both sides hold both ends of one socket pair. What one end writes makes the other
-//! readable, so each side can wake its peer, and itself. It is a hint and nothing more:
-//! the peer can fill it, drain it, and change the flags of both ends, so nothing here
-//! trusts it to be non-blocking or its bytes to mean anything.
+//! Both sides hold both ends of one socket pair. A byte that is written to one end makes the
+//! other end readable, so that each side can wake its peer, and itself.
+//!
+//! A readable descriptor only says that it is time to look. The peer can fill the pair, drain it,
+//! and change the flags of both ends, so nothing here relies on the bytes, or on the ends being
+//! non-blocking.
 #![allow(unsafe_code, reason = "send and recv with flags that std does not offer")]
 
 use std::io;
@@ -16,13 +18,13 @@ use crate::error::{Error, Result};
 /// One side's hold on the pair.
 #[derive(Debug)]
 pub(crate) struct WakeFd {
-    /// Readable when this side should look; writing to it makes the peer's end readable.
+    /// Readable when this side should look. A byte written to it makes the peer's end readable.
     own: OwnedFd,
-    /// The peer's end: writing to it makes `own` readable.
+    /// The peer's end. A byte written to it makes `own` readable.
     other: OwnedFd,
 }
 
-/// What draining found.
+/// What [`WakeFd::drain`] has found.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Drained {
     Nothing,
@@ -50,16 +52,16 @@ impl WakeFd {
 
     /// Makes the peer's end readable. Never blocks.
     pub(crate) fn wake_peer(&self) {
-        poke(self.own.as_fd());
+        write_byte(self.own.as_fd());
     }
 
     /// Makes this end readable. Never blocks.
     pub(crate) fn wake_self(&self) {
-        poke(self.other.as_fd());
+        write_byte(self.other.as_fd());
     }
 
-    /// Takes what made this end readable. Never blocks; what a flooding peer adds
-    /// meanwhile is left for the next time.
+    /// Reads the bytes that made this end readable. Never blocks. Bytes that a flooding peer adds
+    /// meanwhile are left for the next time.
     pub(crate) fn drain(&self) -> Drained {
         let mut bytes = [0_u8; 4096];
         let mut found = Drained::Nothing;
@@ -91,9 +93,9 @@ impl AsFd for WakeFd {
     }
 }
 
-/// Writes one byte. A full socket is readable already, and one that is shut down tells
-/// its reader so: no error matters.
-fn poke(fd: BorrowedFd<'_>) {
+/// Writes one byte. No error matters: the other end of a full socket is readable already, and a
+/// socket that is shut down tells its reader so.
+fn write_byte(fd: BorrowedFd<'_>) {
     let byte = 1_u8;
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: one readable byte that outlives the call.
@@ -119,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flooded_hint_blocks_nobody_and_a_broken_one_says_so() {
+    fn a_flooded_pair_blocks_no_side_and_a_broken_one_says_so() {
         let (parent, fds) = WakeFd::pair().unwrap();
         let worker = WakeFd::of(fds);
         (0..100_000).for_each(|_| worker.wake_peer());

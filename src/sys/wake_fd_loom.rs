@@ -1,11 +1,11 @@
-//! The pair of descriptors under the model checker: a byte count for each end.
+//! The pair of descriptors for the model checker: a count of bytes for each end.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "model checking only")]
 
 use std::sync::Arc;
 
 use loom::sync::{Condvar, Mutex};
 
-/// What each end holds to be read.
+/// How many bytes each end has to read.
 #[derive(Debug)]
 struct Pair {
     bytes: Mutex<[u32; 2]>,
@@ -19,7 +19,7 @@ pub(crate) struct WakeFd {
     own: usize,
 }
 
-/// What draining found.
+/// What [`WakeFd::drain`] has found.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Drained {
     Nothing,
@@ -35,11 +35,11 @@ impl WakeFd {
     }
 
     pub(crate) fn wake_peer(&self) {
-        self.poke(1 - self.own);
+        self.write_byte(1 - self.own);
     }
 
     pub(crate) fn wake_self(&self) {
-        self.poke(self.own);
+        self.write_byte(self.own);
     }
 
     pub(crate) fn drain(&self) -> Drained {
@@ -50,7 +50,7 @@ impl WakeFd {
         }
     }
 
-    /// What a reactor does.
+    /// Does what a reactor does.
     pub(crate) fn wait_until_readable(&self) {
         let mut bytes = self.pair.bytes.lock().unwrap();
         while bytes[self.own] == 0 {
@@ -62,7 +62,7 @@ impl WakeFd {
         self.pair.bytes.lock().unwrap()[self.own] != 0
     }
 
-    fn poke(&self, end: usize) {
+    fn write_byte(&self, end: usize) {
         self.pair.bytes.lock().unwrap()[end] += 1;
         self.pair.readable.notify_all();
     }

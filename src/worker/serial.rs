@@ -50,7 +50,7 @@ impl<S> SerialServer<'_, S> {
     fn request(&mut self, header: Header, payload: PeerBytes<'_>) -> Result<()> {
         let Self { sink, signals, status, .. } = self;
         let (kind, id) = (Kind::from_code(header.kind), header.request);
-        let deadline = Deadline::from_wire(header.aux);
+        let deadline = Deadline::from_word(header.aux);
         status.received(payload.len());
         let state = &mut sink.begin(id);
         let now = now_for(deadline);
