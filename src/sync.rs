@@ -1,10 +1,10 @@
 //! Atomics, locks and threads that switch between std and loom.
 //!
-//! Everything above uses these names, so that a build with `--cfg loom` model
-//! checks the very code that ships; with `--cfg slipring_tsan`, for `tests/sanitizers.sh`,
-//! locks are such as ThreadSanitizer sees. Locks here ignore poisoning: a panic of one
-//! thread of the host must not take the channel from the others, and no state
-//! behind these locks is left half-changed by the code that holds them.
+//! All code uses these names, so that a build with `--cfg loom` model checks the very code that
+//! ships. With `--cfg slipring_tsan`, for `tests/sanitizers.sh`, ThreadSanitizer sees the locks.
+//!
+//! Locks here ignore poisoning: a panic of one thread of the host must not take the channel from
+//! the others, and no code that holds these locks leaves the state behind them half-changed.
 
 pub(crate) mod mutant;
 #[cfg(slipring_tsan)]
@@ -17,8 +17,8 @@ pub(crate) use model::{Thread, TryGuard, TryLock, current, fence, now_ns, park_t
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, fence};
 
-/// Counts things for statistics. No protocol depends on it, so a model need not look at
-/// every order in which it can change.
+/// A counter for statistics. No protocol depends on it, so that a model need not look at every order
+/// in which it can change.
 pub(crate) use std::sync::atomic::AtomicU64 as Counter;
 
 pub(crate) use std::sync::atomic::Ordering;
@@ -40,7 +40,7 @@ use std::sync as imp;
 
 pub(crate) use imp::MutexGuard;
 
-/// Std's locks, of which no model is made.
+/// Std's locks, for code that is in no model.
 pub(crate) mod plain {
     #[cfg(slipring_tsan)]
     pub(crate) use super::seen::{Condvar, Mutex};
@@ -86,7 +86,7 @@ mod model {
 
     loom::lazy_static! {
         static ref FULL_FENCES: AtomicU32 = AtomicU32::new(0);
-        /// Nanoseconds. A loom atomic would be one more step of everybody who asks.
+        /// Nanoseconds. A loom atomic would be one more step of each thread that asks.
         static ref CLOCK: Counter = Counter::new(0);
     }
 
@@ -94,19 +94,19 @@ mod model {
         static SEAT: Thread = Thread::default();
     }
 
-    /// What the clock shows: time passes only when somebody sleeps until it has.
+    /// What the clock shows. Time passes only when a thread sleeps with a deadline.
     pub(crate) fn now_ns() -> u64 {
         CLOCK.load(Ordering::Relaxed)
     }
 
-    /// A sleep with a deadline ends by it, and by nothing else.
+    /// Ends a sleep with a deadline, which nothing but its deadline ends in a model.
     pub(crate) fn pass(time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         CLOCK.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    /// As std's. The checker's own puts a thread that is about to try to sleep when another
-    /// one takes the lock. Failing is a Relaxed load, which need not see the last unlock.
+    /// A lock as std's. The checker's own makes a thread that is about to try the lock sleep when
+    /// another one takes it. A failed try is a Relaxed load, which need not see the last unlock.
     #[derive(Debug)]
     pub(crate) struct TryLock<T> {
         is_taken: AtomicU32,
@@ -116,7 +116,7 @@ mod model {
     #[derive(Debug)]
     pub(crate) struct TryGuard<'a, T> {
         is_taken: &'a AtomicU32,
-        /// Always there until the drop.
+        /// `Some` until the drop.
         value: Option<std::sync::MutexGuard<'a, T>>,
     }
 
@@ -137,13 +137,13 @@ mod model {
         type Target = T;
 
         fn deref(&self) -> &T {
-            self.value.as_ref().expect("who has taken the flag has the lock")
+            self.value.as_ref().expect("the flag is taken, so the lock is held")
         }
     }
 
     impl<T> std::ops::DerefMut for TryGuard<'_, T> {
         fn deref_mut(&mut self) -> &mut T {
-            self.value.as_mut().expect("who has taken the flag has the lock")
+            self.value.as_mut().expect("the flag is taken, so the lock is held")
         }
     }
 
@@ -154,7 +154,7 @@ mod model {
         }
     }
 
-    /// A thread that can be unparked. The checker's own would also wake it from a lock.
+    /// A thread that can be unparked. The checker's own unpark would also wake it from a lock.
     #[derive(Debug, Clone, Default)]
     pub(crate) struct Thread(Arc<(Mutex<bool>, Condvar)>);
 
@@ -169,7 +169,8 @@ mod model {
         SEAT.with(Thread::clone)
     }
 
-    /// Without a reason nobody wakes; with a timeout that is not endless, by it.
+    /// Sleeps until this thread is unparked, and never wakes for no reason. A timeout that is not
+    /// endless passes at once.
     pub(crate) fn park_timeout(timeout: Duration) {
         let Thread(seat) = current();
         let mut is_unparked = seat.0.lock();
@@ -184,9 +185,9 @@ mod model {
         *is_unparked = false;
     }
 
-    /// The checker never switches threads between an access and the fence after it, and
-    /// takes runs for equal that differ in the order of their fences only. So every full
-    /// fence is an access too, to one word that all of them share.
+    /// The checker never switches threads between an access and the fence after it, and takes runs
+    /// for equal that differ in the order of their fences only. So every full fence is an access
+    /// as well, to one word that all of them share.
     pub(crate) fn fence(order: Ordering) {
         if order == Ordering::SeqCst {
             FULL_FENCES.fetch_add(1, Ordering::Relaxed);

@@ -59,10 +59,10 @@ impl<S> Worker<S> {
     }
 }
 
-/// What looking for a channel found.
+/// The result of a look for a channel.
 enum Found {
     Channel(Box<Attached>),
-    /// Why there is none that can be attached to; there may be one later.
+    /// The reason why no channel can be attached to now. There may be one later.
     NotYet(String),
 }
 
@@ -75,7 +75,7 @@ struct Attached {
     claim: Claim,
 }
 
-/// Tells the parent when it is dropped.
+/// The worker's claim on its channel. Dropping it tells the parent.
 struct Claim {
     line: OwnClaim,
     wakes_parent: SharedEvent,
@@ -101,7 +101,7 @@ fn attach(name: &str) -> Result<Found> {
     let not_yet = |why: &str| Ok(Found::NotYet(why.to_owned()));
     let this = Process::this()?;
     let Opened::Segment(down) = Segment::open(&names::down_id(name))? else {
-        return not_yet("nobody has made it");
+        return not_yet("no process has made it");
     };
     let down = Arc::new(down);
     let peer = down.peer();
@@ -109,7 +109,7 @@ fn attach(name: &str) -> Result<Found> {
     let MakerLine { pid, start_time, namespace, .. } = line;
     let parent = Process { pid, start_time, namespace };
     check_maker(&line, &this)?;
-    // Pairs with the Release stores of the maker: all of its header is there.
+    // Pairs with the Release stores of the maker: if it is open, all of the header is there.
     let state = maker_state(&peer)?.load(Ordering::Acquire);
     if !parent.is_alive() {
         return Ok(Found::NotYet(format!("process {pid}, which made it, is gone")));
@@ -148,7 +148,7 @@ fn attach(name: &str) -> Result<Found> {
         _ => WaitStrategy::Park,
     };
     let mut link = WorkerLink::over(Regions { own, peer, header }, wait, None)?;
-    // Nobody watches the robust word here.
+    // The parent of a named channel does not watch the robust word.
     link.owner = None;
     claim.tell(ATTACHED);
     Ok(Found::Channel(Box::new(Attached { link, down, up, parent, claim })))
@@ -191,7 +191,7 @@ impl Attached {
         peer::watch("slipring-parent", parent, wakes_watch, is_over, at_end)?;
         let role = RoleConfig { role: name.to_owned(), ..RoleConfig::default() };
         let served = worker.serve_link(link, &role, &stop);
-        // Ends the watch.
+        // This ends the watch.
         stop.set();
         drop(claim);
         served

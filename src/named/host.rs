@@ -37,7 +37,7 @@ pub struct NamedHost {
     claim: PeerClaim,
     closing: Arc<Closing>,
     maker: Process,
-    /// Gone when a channel was made of it.
+    /// `None` once a channel was made of it.
     link: Option<ParentLink>,
 }
 
@@ -66,12 +66,12 @@ pub fn create(name: &str, config: &Config) -> Result<NamedHost> {
         let (segment, file) = Segment::create(&id, len).map_err(|e| explain(e, &id))?;
         names.add(&id, file);
         let segment = Arc::new(segment);
-        // First: if this process is killed from here on, it is known who made the file.
+        // First, so that the file tells its maker if this process is killed from here on.
         line.write(&segment.own()?)?;
         segment.reserve()?;
         Ok(segment)
     };
-    // In this order: whoever finds `down` open finds `up`.
+    // In this order, so that a worker that finds `down` open finds `up`.
     let up = make(names::up_id(name), up_len)?;
     let down = make(names::down_id(name), down_len)?;
     down.keep_from_forks();
@@ -80,7 +80,7 @@ pub fn create(name: &str, config: &Config) -> Result<NamedHost> {
     let state = own_state(&own)?;
     own.write_header(&header);
     let link = ParentLink::over(Regions { own, peer, header }, config.wait, None)?;
-    // Pairs with the worker's Acquire load: all of the above is there for who sees it.
+    // Pairs with the worker's Acquire load: a worker that sees it sees all of the above.
     state.store(OPEN, Ordering::Release);
 
     let (wakes_worker, wakes_watch) = (sleep_events(&down), health_event(&up)?);
@@ -177,7 +177,7 @@ impl fmt::Debug for NamedHost {
     }
 }
 
-/// What ends the parent's side.
+/// Ends the parent's side.
 struct Closing {
     names: Names,
     state: OwnU32,
@@ -189,7 +189,7 @@ struct Closing {
 impl Closing {
     /// Removes the names, tells the worker to end, and ends the watch on it.
     fn close(&self) {
-        // A forked child has neither the memory nor the right.
+        // A forked child has neither the memory nor the right to end its parent's channel.
         if fork::is_forked_child() || self.is_over.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -228,8 +228,8 @@ fn maker_line(maker: &Process, header: &RegionHeader, wait: WaitStrategy) -> Mak
     }
 }
 
-/// Before anything is made: writing to pages that are not there would be the end of this
-/// process, or of another one that the kernel chooses.
+/// Checks that there is enough memory before anything is made. Writing to pages that do not exist
+/// would end this process, or another one that the kernel chooses.
 fn check_space(wanted: u64) -> Result<()> {
     check_file_size(wanted)?;
     let free = free_space()?;
@@ -242,21 +242,21 @@ fn check_space(wanted: u64) -> Result<()> {
     Ok(())
 }
 
-/// Says who has the name.
+/// Adds to the error that a name is taken by which process it is.
 fn explain(error: Error, id: &str) -> Error {
     let source = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<io::Error>());
     if source.is_none_or(|e| e.kind() != io::ErrorKind::AlreadyExists) {
         return error;
     }
-    let who = match maker_of(&path(id)) {
+    let by = match maker_of(&path(id)) {
         Some(maker) if maker.is_alive() => format!("by process {}", maker.pid),
         Some(maker) => format!(
-            "by what process {} left behind when it ended; named::stale finds it, for removal",
+            "by a file that process {} left behind when it ended; named::stale finds it",
             maker.pid
         ),
         None => "by a file that this library has not made, or not yet".to_owned(),
     };
-    let message = format!("segment {id} is taken {who}");
+    let message = format!("segment {id} is taken {by}");
     Error::os(message, io::ErrorKind::AlreadyExists.into())
 }
 

@@ -1,5 +1,6 @@
-//! What a named segment has beside what every region has: who made it, who attached to
-//! it, and its events, in the part of the first page that other regions leave empty.
+//! The lines that a named segment has beside those of every region: which process made it, which
+//! one is attached, and its events. They lie in the part of the first page that other regions
+//! leave empty.
 //!
 //! ```text
 //!  offset  size  what
@@ -71,7 +72,7 @@ const _: () = assert!(MAKER >= crate::shm::layout::control::CREDIT_REQUEST + 8);
 const _: () = assert!(HEALTH_EVENT + EVENT_LEN <= crate::shm::layout::control::END);
 
 impl MakerLine {
-    /// Writes all of it, the magic last.
+    /// Writes the line, its magic last.
     pub(crate) fn write(&self, region: &OwnRegion) -> Result<()> {
         let words: [u64; WORDS] = zerocopy::transmute!(*self);
         for (i, word) in words.into_iter().enumerate().rev() {
@@ -81,7 +82,7 @@ impl MakerLine {
         Ok(())
     }
 
-    /// A private copy; `None` while there is no magic.
+    /// Returns a private copy of the line; `None` while it has no magic.
     pub(crate) fn read(region: &PeerRegion) -> Result<Option<Self>> {
         // Pairs with the Release store in `write`.
         if region.u64_at(MAKER)?.load(Ordering::Acquire) == 0 {
@@ -95,7 +96,7 @@ impl MakerLine {
         line.check().map(Some)
     }
 
-    /// Checks what must be right before anything else in it means anything.
+    /// Checks the fields without which the others mean nothing.
     fn check(self) -> Result<Self> {
         if self.magic != MAGIC {
             let found = self.magic;
@@ -124,7 +125,7 @@ pub(crate) fn maker_state(region: &PeerRegion) -> Result<PeerU32> {
     region.u32_at(MAKER_STATE)
 }
 
-/// The claim line in the hands of the worker.
+/// The claim line, as the worker has it.
 #[derive(Debug)]
 pub(crate) struct OwnClaim {
     state: OwnU32,
@@ -135,7 +136,7 @@ impl OwnClaim {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Mismatch`] if another one has done so, whether it still lives or not.
+    /// [`ErrorKind::Mismatch`] if another process has claimed it, whether that still lives or not.
     pub(crate) fn take(region: &OwnRegion, pid: u32, start_time: u64) -> Result<Self> {
         let word = region.u32_at(CLAIM)?;
         let taken = word.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire);
@@ -149,7 +150,7 @@ impl OwnClaim {
     }
 
     pub(crate) fn set_state(&self, state: u32) {
-        // Pairs with the Acquire load of the parent's: all that came before is there.
+        // Pairs with the Acquire load in `PeerClaim::state`: the parent sees all that came before.
         self.state.store(state, Ordering::Release);
     }
 }
@@ -171,8 +172,8 @@ impl PeerClaim {
         self.state.load(Ordering::Acquire)
     }
 
-    /// Process id and start time of who has claimed the segment; the latter is zero until
-    /// it is told.
+    /// Process id and start time of the process that has claimed the segment, or zeros. The start
+    /// time is stored after the id.
     pub(crate) fn claimant(&self) -> Result<(u32, u64)> {
         let pid = self.region.u32_at(CLAIM)?.load(Ordering::Acquire);
         Ok((pid, self.region.u64_at(CLAIM + 8)?.load(Ordering::Relaxed)))

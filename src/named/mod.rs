@@ -1,4 +1,4 @@
-//! Channels for processes that this one did not start, over named shared memory.
+//! Channels to processes that this one did not start, over named shared memory.
 //!
 //! The parent makes a channel under a name with [`create`] and waits for its worker with
 //! [`NamedHost::accept`]; a process of the same user attaches to it with
@@ -35,9 +35,9 @@
 //!
 //! * **One writer for each region, seals.** Here both processes map both segments for
 //!   reading and writing, and any process of the same user can write to the files or
-//!   truncate them, which ends who looks at the lost pages with SIGBUS. What a peer writes
-//!   is checked as everywhere, but a peer that does not keep to its own lines is undefined
-//!   behaviour: attach to nothing that you would not link into your program.
+//!   truncate them. A process that then reads a lost page is ended by SIGBUS. What a peer
+//!   writes is checked as everywhere, but a peer that writes outside of its own lines is
+//!   undefined behaviour: attach to nothing that you would not link into your program.
 //! * **Death within milliseconds.** A thread of each side looks four times a second
 //!   whether the other's process is still the one that attached. A killed peer is
 //!   [`PeerDied`](crate::ErrorKind::PeerDied) within about half a second; there is no exit
@@ -51,10 +51,10 @@
 //! * **No CPU when idle.** Slices end: an idle channel wakes the parent ten times a second
 //!   and the worker a few times more.
 //! * **Nothing is started, so nothing is ended.** [`Channel::close`](crate::Channel::close)
-//!   asks the worker to end and waits until it has detached, and gives up with a timeout
-//!   if it does not: the process is not this one's to kill. A dropped channel tells the
-//!   worker to end. Limits and core dumps are the worker's own affair.
-//! * **A descriptor for reactors.** None can be handed over, so there is no
+//!   asks the worker to end, waits until it has detached, and returns a timeout if it does
+//!   not: this process does not kill a process that it has not started. A dropped channel
+//!   tells the worker to end. Limits and core dumps are the worker's own affair.
+//! * **A descriptor for reactors.** No descriptor can be handed over, so there is no
 //!   [`poll_fd`](crate::Channel::poll_fd) and no async view.
 //!
 //! Both processes must be in one pid namespace and use the same C library. Reserving the
@@ -63,8 +63,8 @@
 //! # Names
 //!
 //! The segments of channel `x` are `slipring.x.down` and `slipring.x.up`, of mode 0600.
-//! They are removed when the channel, or a host that never got one, is dropped. Those of
-//! a process that was killed stay: [`stale`] finds them and [`Stale::remove`] removes them.
+//! They are removed when the channel is dropped, or the host if it never got one. Those of a
+//! process that was killed stay: [`stale`] finds them and [`Stale::remove`] removes them.
 
 mod attach;
 mod host;

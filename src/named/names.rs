@@ -19,16 +19,18 @@ pub(super) fn up_id(name: &str) -> String {
     format!("{PREFIX}{name}{UP}")
 }
 
-/// The channel that a file of `/dev/shm` would belong to.
+/// The channel to which a file of this name in `/dev/shm` belongs.
 pub(super) fn channel_of(file: &str) -> Option<&str> {
     let rest = file.strip_prefix(PREFIX)?;
     let name = rest.strip_suffix(DOWN).or_else(|| rest.strip_suffix(UP))?;
     check(name).is_ok().then_some(name)
 }
 
+/// Checks that a channel's name is safe in a path.
+///
 /// # Errors
 ///
-/// [`ErrorKind::InvalidConfig`] unless `name` is safe in a path.
+/// [`ErrorKind::InvalidConfig`] if it is not.
 pub(super) fn check(name: &str) -> Result<()> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if name.is_empty() || name.len() > 32 || name.starts_with('.') || !name.chars().all(is_plain) {
@@ -43,8 +45,8 @@ pub(super) fn check(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes names when it is dropped, or before; only those that still lead to the files
-/// that they were made for.
+/// The names of a channel's segments, which are removed when the value is dropped, unless they lead
+/// to other files by then.
 #[derive(Debug, Default)]
 pub(super) struct Names(Vec<(PathBuf, FileId)>);
 
@@ -53,13 +55,13 @@ impl Names {
         self.0.push((path(id), file));
     }
 
-    /// Does so now; again does nothing.
+    /// Removes the names now. A second call does nothing.
     pub(super) fn remove(&self) {
         if fork::is_forked_child() {
             return;
         }
         for (path, file) in &self.0 {
-            // A failure leaves a left-over, which can be removed as such.
+            // If this fails, `stale` finds the file later.
             let _ = remove_if(path, *file);
         }
     }
@@ -71,9 +73,8 @@ impl Drop for Names {
     }
 }
 
-/// Removes a name if it leads to `file`; false if it does not. Between the look and the
-/// removal another file could take its place: only a process that removes this one's
-/// names can bring that about.
+/// Removes a name if it leads to `file`, and returns whether it did. Another file can take its place
+/// between the look and the removal only if another process removes this one's names.
 pub(super) fn remove_if(path: &Path, file: FileId) -> io::Result<bool> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if FileId::of(&found) == file => std::fs::remove_file(path).map(|()| true),

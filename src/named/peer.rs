@@ -1,4 +1,4 @@
-//! Processes that are nobody's children here: who they are, and whether they live.
+//! Processes that are not children of this one: telling them apart, and seeing whether they live.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -11,10 +11,10 @@ use crate::shm::layout::control;
 use crate::shm::transport::{Backing, SharedEvent};
 use crate::sys::clock::Deadline;
 
-/// How often a peer's process is looked at.
+/// How often a thread looks whether the peer's process lives.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// A process, told from all others that ever had or will have its id.
+/// A process, distinguished from all others that ever had or will have its id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Process {
     pub(super) pid: u32,
@@ -39,8 +39,8 @@ impl Process {
         }
     }
 
-    /// Whether it lives; one that only its parent has not reaped does not. If that cannot
-    /// be seen it counts as alive.
+    /// Whether the process lives. A zombie does not. If that cannot be seen, the process counts as
+    /// alive.
     pub(super) fn is_alive(&self) -> bool {
         match look(&self.pid.to_string()) {
             Ok(Some((state, start_time))) => {
@@ -52,7 +52,7 @@ impl Process {
     }
 }
 
-/// State and start time of a process; `None` if there is none of this id.
+/// The state and the start time of a process; `None` if no process has this id.
 fn look(pid: &str) -> io::Result<Option<(char, u64)>> {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => match parse(&stat) {
@@ -66,7 +66,7 @@ fn look(pid: &str) -> io::Result<Option<(char, u64)>> {
     }
 }
 
-/// The third and the 22nd field; the second can contain anything, in parentheses.
+/// The third and the 22nd field. The second is in parentheses and can contain anything.
 fn parse(stat: &str) -> Option<(char, u64)> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();
@@ -77,7 +77,7 @@ fn parse(stat: &str) -> Option<(char, u64)> {
 /// How a watch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// The peer left in an orderly way, or this side did.
+    /// The peer has left in an orderly way, or this side has.
     Orderly,
     /// The peer's process is gone.
     Death,
@@ -93,8 +93,8 @@ pub(super) fn watch(
     at_end: impl FnOnce(End) + Send + 'static,
 ) -> Result<()> {
     let watch = move || {
-        // A host's signal handlers are for its own threads; if this cannot be had, they
-        // run here as well.
+        // A host's signal handlers are for its own threads. If signals cannot be blocked, the
+        // handlers run here as well.
         let _ = limits::block_all_signals();
         let mut next_look = Deadline::after(LOOK_EVERY);
         let end = loop {
@@ -124,7 +124,7 @@ pub(super) fn sleep_events(segment: &Segment) -> Vec<SharedEvent> {
         .collect()
 }
 
-/// The one of them that also wakes the watch.
+/// The event of the health side, which also wakes the watch.
 pub(super) fn health_event(segment: &Segment) -> Result<SharedEvent> {
     let event = segment.event(control::HEALTH + control::BELL);
     event.ok_or_else(|| Error::new(ErrorKind::Mismatch, "a segment without its events"))

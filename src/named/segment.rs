@@ -1,23 +1,23 @@
 //! Named segments, made and opened through `shared_memory`, and the `raw_sync` events in
 //! them that are their doorbells.
 //!
-//! Both sides map a segment for reading and writing: that only one of them writes to a
-//! line is a convention. Nothing is sealed, so whoever runs as the same user can also
-//! truncate the file under the map. What can be checked is checked: the file's type,
-//! owner and mode, and that it is this very file that was mapped.
+//! Both sides map a segment for reading and writing: that only one of them writes to a line is a
+//! convention. Nothing is sealed, so any process of the same user can also truncate the file
+//! under the map. All that can be checked is checked: the file's type, owner and mode, and that
+//! it is this very file that was mapped.
 //!
 //! # What the events lack, and what is done about it
 //!
-//! * A timed wait reads the wall clock and adds the timeout's nanoseconds without a
-//!   carry: waits that would cross a second return at once. So none does (`slices.rs`).
-//!   A wall clock that is set back makes the wait that is going on longer; it still ends
-//!   when it is set, and so in all cases but a plain timeout.
+//! * A timed wait reads the wall clock and adds the timeout's nanoseconds without a carry: a wait
+//!   that would cross a second returns at once. So no wait does (`slices.rs`). If the wall clock
+//!   is set back, the wait that is going on gets longer; it still ends when the event is set, so
+//!   that only a plain timeout comes late.
 //! * An event wakes one waiter: see `slices.rs`.
-//! * Its mutex is not robust. A ring first tries the mutex for a while, and is given up
-//!   if somebody sits on it: the sleeper looks again by itself. When the peer is known to
-//!   be dead the mutex is freed in its place, [`Segment::rescue`]. What remains is a peer
-//!   that is killed in the few instructions in which it holds a lock inside the C
-//!   library's condition variable: that can leave a thread of this process waiting.
+//! * Its mutex is not robust. A ring first tries the mutex for a while, and is given up if
+//!   another process holds it for longer: the sleeper looks again by itself. When the peer is
+//!   known to be dead, this side frees the mutex in its place ([`Segment::rescue`]). One case
+//!   remains: a peer that is killed in the few instructions in which it holds a lock inside the C
+//!   library's condition variable can leave a thread of this process waiting.
 #![allow(unsafe_code, reason = "raw_sync events, and a few system calls")]
 
 use std::fmt;
@@ -43,17 +43,18 @@ use crate::sys::clock::Deadline;
 use crate::sys::descriptor::hold_free_stdio;
 use crate::sys::fork::{self, Kept};
 
-/// Two rings of the largest size and what stands beside them.
+/// Enough for two rings of the largest size and the lines beside them.
 const LARGEST: u64 = 3 << 30;
-/// How long a ring waits for whoever holds an event's mutex: an honest peer does for less
-/// than a microsecond, unless it is stopped there.
+/// How long a ring waits for an event's mutex. An honest peer holds it for less than a microsecond,
+/// unless it is stopped there.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 /// A mapped segment.
 #[derive(Debug)]
 pub(crate) struct Segment {
     map: Arc<Map>,
-    /// Of the data side and of the health side; set once its memory is known to be right.
+    /// The events of the data side and of the health side; set once the segment's memory is known
+    /// to be right.
     events: OnceLock<[Arc<NamedEvent>; 2]>,
 }
 
@@ -61,13 +62,13 @@ pub(crate) struct Segment {
 #[derive(Debug)]
 pub(crate) enum Opened {
     Segment(Segment),
-    /// Not there, or not yet of its full size.
+    /// There is none, or it has not its full size yet.
     NotYet,
 }
 
 impl Segment {
-    /// Makes the segment `id` of `len` bytes of zeros, in which only the first page is
-    /// reserved and the events are ready. The name stays when this is dropped.
+    /// Makes the segment `id` of `len` bytes of zeros, in which only the first page is reserved and
+    /// the events are ready. The name stays when the value is dropped.
     ///
     /// # Errors
     ///
@@ -79,7 +80,7 @@ impl Segment {
             return Err(Error::new(ErrorKind::InvalidConfig, message));
         }
         let _held = hold_free_stdio();
-        // It unlinks the name when it is dropped, which an error below does.
+        // Dropping it unlinks the name, as long as it is the owner: any error below does that.
         let mut shmem = ShmemConf::new()
             .os_id(format!("/{id}"))
             .size(as_usize(len))
@@ -92,7 +93,7 @@ impl Segment {
         shmem.set_owner(false);
         let segment = Self::over(shmem);
         if let Err(error) = segment.set_events(true) {
-            // There may be nothing to remove, and the first error is the one to tell.
+            // There may be nothing to remove, and the first error is the one to return.
             let _ = std::fs::remove_file(path(id));
             return Err(error);
         }
@@ -138,18 +139,19 @@ impl Segment {
         Self { map: Arc::new(map), events: OnceLock::new() }
     }
 
-    /// Reserves all its pages, so that a full machine is an error here and no SIGBUS later.
+    /// Reserves all pages, so that a lack of memory is an error here and no SIGBUS later.
     pub(crate) fn reserve(&self) -> Result<()> {
         populate(self.map.shmem.as_ptr(), self.map.shmem.len())
     }
 
-    /// For the segment that this process writes: a host that forks without exec would
-    /// otherwise share it with its child. The other one stays readable there: replies that
-    /// the child inherited lie in it.
+    /// Gives forked children of this process private memory in the place of the segment. This is
+    /// for the segment that this process writes, which a host that forks without exec would
+    /// otherwise share with its child. The other one stays readable there: replies that the child
+    /// inherited lie in it.
     pub(crate) fn keep_from_forks(&self) {
-        // SAFETY: a whole map, which is dropped after what is returned. Its words are atomics,
-        // its payloads bytes, all of which may have any value, and its events are not used in a
-        // forked child.
+        // SAFETY: a whole map, which is dropped after the result. Its words are atomics, its
+        // payloads bytes, all of which may have any value, and its events are not used in a forked
+        // child.
         let kept = || unsafe { fork::keep(self.start(), self.len()) };
         self.map.kept.get_or_init(kept);
     }
@@ -179,7 +181,7 @@ impl Segment {
         PeerRegion::over(segment)
     }
 
-    /// Frees what a peer that is dead may have locked, and ends all waits.
+    /// Frees the mutexes that a dead peer may have locked, and ends all waits.
     pub(crate) fn rescue(&self) {
         self.events.get().into_iter().flatten().for_each(|event| event.rescue());
     }
@@ -216,15 +218,15 @@ unsafe impl Backing for Segment {
     }
 }
 
-/// A map, unmapped when the last that points into it is gone.
+/// A map, which is unmapped when the last pointer into it is gone.
 struct Map {
-    /// If forked children have private memory in its place.
+    /// Set if forked children get private memory in its place.
     kept: OnceLock<Kept>,
     shmem: ManuallyDrop<Shmem>,
 }
 
-// SAFETY: plain memory that any thread may reach, and a descriptor that nobody uses until
-// the drop; all access to the memory goes through atomics, raw copies and events.
+// SAFETY: plain memory that any thread may reach, and a descriptor that is not used before the
+// drop; all access to the memory goes through atomics, raw copies and events.
 unsafe impl Send for Map {}
 // SAFETY: as above.
 unsafe impl Sync for Map {}
@@ -241,19 +243,19 @@ impl Drop for Map {
         drop(self.kept.take());
         // The file is the parent's, and so is its name.
         if !fork::is_forked_child() {
-            // SAFETY: dropped here only, and not used after.
+            // SAFETY: this is the only place that drops it, and it is not used after.
             unsafe { ManuallyDrop::drop(&mut self.shmem) };
         }
     }
 }
 
-/// An event in a segment. Only one process waits on it.
+/// An event in a segment. Only one of the two processes waits on it.
 struct NamedEvent {
     event: Box<dyn EventImpl>,
-    /// The one inside the event.
+    /// The mutex inside the event.
     mutex: Box<dyn LockImpl>,
     turns: Turns,
-    /// Keeps the memory of both.
+    /// Keeps the memory of both mapped.
     _map: Arc<Map>,
 }
 
@@ -267,15 +269,15 @@ impl NamedEvent {
     fn at(map: &Arc<Map>, offset: usize, is_new: bool) -> Result<Self> {
         // SAFETY: every map is longer than its control lines, in which the offset lies.
         let memory = unsafe { map.shmem.as_ptr().byte_add(offset) };
-        // What making one returns counts the mutex twice.
+        // The size that `new` returns counts the mutex twice.
         let len = RawEvent::size_of(Some(memory));
         if len > EVENT_LEN {
             let message = format!("an event takes {len} bytes, there is room for {EVENT_LEN}");
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
         let made = if is_new {
-            // SAFETY: the line is 128 bytes of mapped, writable memory, aligned to 128 and
-            // used by nobody yet. Auto-reset: `Turns` has one thread wait at a time.
+            // SAFETY: the line is 128 bytes of mapped, writable memory, aligned to 128 and not
+            // used yet. Auto-reset: `Turns` has one thread wait at a time.
             unsafe { RawEvent::new(memory, true) }
         } else {
             // SAFETY: the same, made by the peer; nothing in it is read but two flags.
@@ -288,7 +290,7 @@ impl NamedEvent {
         Ok(Self { event, mutex, turns: Turns::default(), _map: Arc::clone(map) })
     }
 
-    /// Whether the mutex can be had within about `patience`.
+    /// Whether the mutex gets free within about `patience`.
     fn is_free(&self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         loop {
@@ -308,10 +310,10 @@ impl NamedEvent {
     }
 
     fn rescue(&self) {
-        // A thread of this process holds it for less than a microsecond, if it is let run.
+        // A thread of this process that runs holds it for less than a microsecond.
         if !self.is_free(10 * PATIENCE) {
-            // By another than its owner: POSIX does not say what that does to a plain
-            // mutex; in the GNU C library it is free then, and a thread that hangs on it
+            // This is not its owner. POSIX does not say what an unlock by another thread does to
+            // a plain mutex; in the GNU C library it is free then, and a thread that hangs on it
             // goes on.
             let _ = self.mutex.release();
         }
@@ -333,8 +335,8 @@ impl Event for NamedEvent {
                 let start = Instant::now();
                 let result = self.event.wait(Timeout::Val(slice));
                 if result.is_err() && start.elapsed() < slice / 2 {
-                    // The clock was set, or the thread was kept from running, in between:
-                    // whatever it was, it must not become a loop without a pause.
+                    // The clock was set, or this thread was kept from running in between. That
+                    // must not become a loop without a pause.
                     std::thread::sleep(longest.min(Duration::from_millis(1)));
                 }
             }
@@ -349,7 +351,7 @@ impl fmt::Debug for NamedEvent {
     }
 }
 
-/// Bytes that can still be reserved for segments.
+/// How many bytes can still be reserved for segments.
 pub(crate) fn free_space() -> Result<u64> {
     let mut found = MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: a NUL-terminated path, and room for the answer.
@@ -361,18 +363,13 @@ pub(crate) fn free_space() -> Result<u64> {
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// The C library that events are objects of; both sides must have the same.
+/// The C library. Both sides must have the same one, as events are objects of it.
 pub(crate) fn c_library() -> [u8; 16] {
-    #[cfg(target_env = "gnu")]
-    let name = {
-        // SAFETY: a call without arguments that returns a static string.
-        let version = unsafe { libc::gnu_get_libc_version() };
-        // SAFETY: not null, and NUL-terminated.
-        let version = unsafe { std::ffi::CStr::from_ptr(version) };
-        format!("glibc {}", version.to_string_lossy())
-    };
-    #[cfg(not(target_env = "gnu"))]
-    let name = "not glibc".to_owned();
+    // SAFETY: a call without arguments that returns a static string.
+    let version = unsafe { libc::gnu_get_libc_version() };
+    // SAFETY: not null, and NUL-terminated.
+    let version = unsafe { std::ffi::CStr::from_ptr(version) };
+    let name = format!("glibc {}", version.to_string_lossy());
     let mut tag = [0; 16];
     tag.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
     tag

@@ -1,8 +1,9 @@
-//! The files that named segments are: what a name leads to, and whether that is right.
+//! The files of named segments: which file a name leads to, and whether it may be used.
 //!
-//! `shared_memory` opens by name and shows no descriptor. So the file is opened here as
-//! well, checked, and compared with what was mapped: a file that is put in its place in
-//! between is noticed. What the same user does to the file later cannot be.
+//! `shared_memory` opens a segment by its name and shows no descriptor. So the file is opened here
+//! as well, checked, and compared with the file that was mapped: if another one was put in its
+//! place in between, that is noticed. What processes of the same user do to the file later cannot
+//! be noticed.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -14,10 +15,10 @@ use crate::shm::layout::as_u64;
 use crate::sys::descriptor::open_above_stdio;
 use crate::sys::process;
 
-/// Where the kernel shows the segments.
+/// The directory in which segments are files.
 pub(crate) const DIRECTORY: &str = "/dev/shm";
 
-/// Which file a name led to.
+/// Tells a file from all others of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileId {
     device: u64,
@@ -35,18 +36,19 @@ pub(crate) fn path(id: &str) -> PathBuf {
     Path::new(DIRECTORY).join(id)
 }
 
-/// Opens a segment's file for reading, without following a link; `None` if there is none.
+/// Opens the file of a segment for reading, without following a link. Returns `None` if there is
+/// no file.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Mismatch`], with both values, unless it is a plain file that belongs to
-/// this user and that no other user can open.
+/// [`ErrorKind::Mismatch`], with both values, unless it is a plain file that belongs to this user
+/// and that no other user can open.
 pub(crate) fn file_of(path: &Path) -> Result<Option<File>> {
     let found = match std::fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| Error::os(format!("cannot look at {}", path.display()), e))?,
     };
-    // Before it is opened, which another user's file may not allow.
+    // Checked before it is opened, as another user's file may not allow that.
     check(path, &found)?;
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     match open_above_stdio(OpenOptions::new().read(true).custom_flags(flags), path) {
@@ -84,7 +86,7 @@ fn check(path: &Path, found: &Metadata) -> Result<()> {
     Ok(())
 }
 
-/// Checks that what is mapped at `start` is `file`: it was opened by name a second time.
+/// Checks that `file` is what is mapped at `start`, as both were opened by name.
 pub(super) fn check_mapped(path: &Path, file: &File, start: *const u8) -> Result<FileId> {
     let expected = FileId::of(&metadata(file)?);
     let maps = std::fs::read_to_string("/proc/self/maps")

@@ -1,29 +1,29 @@
-//! How the threads of one process share an event that wakes a single waiter, and how
-//! long each of its waits may be.
+//! How the threads of one process share an event that wakes a single waiter, and how long each
+//! wait on it may be.
 //!
 //! # Ordering
 //!
-//! One thread at a time waits on the event; the others wait for that thread. Whoever
-//! comes asks `is_still` while it holds the lock of the turns. A ring bumps the bell's
-//! word before it sets the event, so a thread that still sees the old word either waits
-//! on the event itself, which stays set until a wait takes it, or has begun to wait for
-//! the thread that does before that one can say, under the same lock, that it returned.
-//! When it returns it wakes all: a ring is never taken by a thread it was not meant for.
+//! One thread at a time waits on the event; the others wait for that thread. Each asks `is_still`
+//! while it holds the lock of the turns. A ring bumps the bell's word before it sets the event. So
+//! a thread that still sees the old word does one of two things. It waits on the event itself,
+//! which stays set until a wait takes it. Or it waits for the thread that does, and has begun to
+//! before that thread can say, under the same lock, that it has returned. That thread wakes all
+//! others when it returns, so that no ring is lost to a thread for which it was not meant.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::sys::clock::Deadline;
 
-/// How long a wait lasts at most for a thread that has a deadline.
+/// The longest wait of a thread that has a deadline.
 const SLICE: Duration = Duration::from_millis(100);
-/// As above, for a thread that has none: nothing depends on it, for all that ends a wait
-/// sets the event, except after a ring that was given up.
+/// The longest wait of a thread that has none. Everything that ends a wait sets the event, so that
+/// this matters only after a ring that was given up.
 const IDLE_SLICE: Duration = Duration::from_millis(500);
-/// What is left free before the wall clock's next second.
+/// The time before the wall clock's next second in which no wait ends.
 const MARGIN: Duration = Duration::from_millis(1);
 
-/// Whose turn it is to wait on the event.
+/// The turn to wait on the event.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
     state: Mutex<State>,
@@ -33,13 +33,13 @@ pub(crate) struct Turns {
 #[derive(Debug, Default)]
 struct State {
     is_taken: bool,
-    /// How often a thread has come back from the event.
+    /// How often a thread has returned from the event.
     returns: u64,
 }
 
 impl Turns {
-    /// Sleeps in `sleep`, or until the thread that does so has come back, unless `is_still`
-    /// says that there is something to look at.
+    /// Sleeps in `sleep`, or until the thread that is in `sleep` has returned. Returns at once if
+    /// `is_still` says that there is something to look at.
     pub(crate) fn wait(
         &self,
         is_still: &dyn Fn() -> bool,
@@ -70,7 +70,7 @@ impl Turns {
     }
 }
 
-/// Gives the turn back, in a panic too.
+/// Gives the turn back when it is dropped, in a panic too.
 struct Turn<'a>(&'a Turns);
 
 impl Drop for Turn<'_> {
@@ -83,14 +83,14 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// At most `longest`, and so short that a wait that begins now ends within this second of
-/// the wall clock.
+/// The longest time, up to `longest`, so that a wait that begins now ends within this second of the
+/// wall clock.
 ///
 /// # Errors
 ///
-/// The time until the next second has begun, when this one is as good as over.
+/// The time until the next second begins, if this one is as good as over.
 pub(crate) fn within_second(longest: Duration) -> Result<Duration, Duration> {
-    // Before 1970 the clock is wrong anyway, and a slice that fails is looked after.
+    // A clock before 1970 is wrong anyway, and a wait that then returns at once is dealt with.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     slice_at(Duration::from_nanos(u64::from(now.subsec_nanos())), longest)
 }

@@ -1,4 +1,4 @@
-//! What killed processes left behind.
+//! Segments that killed processes have left behind.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -14,11 +14,12 @@ use crate::named::peer::Process;
 use crate::named::segment_file::{DIRECTORY, FileId, file_of};
 use crate::shm::layout::as_u64;
 
-/// A segment that names no maker is in the making, which takes microseconds, or was left
-/// behind by a process that was killed just then.
+/// The age from which a segment that names no maker counts as left behind. Making one takes
+/// microseconds, so that its maker was killed just then.
 const IN_THE_MAKING: Duration = Duration::from_secs(60);
 
-/// The segments of a channel whose maker is gone.
+/// The segments of a channel that a process has left behind: it was killed, or ended without
+/// dropping the channel.
 #[derive(Debug, Clone)]
 pub struct Stale {
     name: String,
@@ -27,9 +28,9 @@ pub struct Stale {
     files: Vec<(PathBuf, FileId)>,
 }
 
-/// Finds what processes of this user left in `/dev/shm` when they were killed. A process
-/// is told from a later one with the same id by its start time. Channels whose maker
-/// lives, and those of other pid namespaces, are not listed. Never blocks for long.
+/// Finds the segments that processes of this user have left in `/dev/shm` when they were killed.
+/// Channels whose maker lives, and those of other pid namespaces, are not listed. A process is
+/// told from a later one with the same id by its start time. Never blocks for long.
 ///
 /// # Errors
 ///
@@ -64,24 +65,24 @@ impl Stale {
         &self.name
     }
 
-    /// The process that made the segments; `None` if it ended before it could say.
+    /// The process that made the segments; `None` if it was killed before it had stored its id.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.pid
     }
 
-    /// Bytes of memory that they hold.
+    /// How many bytes of memory the segments hold.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Removes them; files that are gone, or in whose place others are by now, are let be.
-    /// A worker that is still attached ends by itself.
+    /// Removes the segments. Files that are gone already, or that were replaced by others, are no
+    /// error and stay as they are. A worker that is still attached ends by itself.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Os`](crate::ErrorKind::Os) if one cannot be removed.
+    /// [`ErrorKind::Os`](crate::ErrorKind::Os) if a file cannot be removed.
     pub fn remove(&self) -> Result<()> {
         for (path, file) in &self.files {
             remove_if(path, *file)
@@ -97,8 +98,8 @@ struct Left {
     file: FileId,
 }
 
-/// Whether a file is one that a process which is gone has left. What cannot be read, is
-/// somebody else's, or says something that this version does not know, is not.
+/// Returns what a file tells if a process that is gone has left it; `None` too if the file cannot
+/// be read, belongs to another user, or has a maker line that this version does not know.
 fn judge(path: &Path, this: &Process) -> Option<Left> {
     let opened = file_of(path).ok()??;
     let metadata = opened.metadata().ok()?;
@@ -115,7 +116,7 @@ fn judge(path: &Path, this: &Process) -> Option<Left> {
     is_left.then_some(Left { pid: Some(maker.pid), bytes, file })
 }
 
-/// Who made the segment in this file, if it says so.
+/// The process that made the segment in this file, if the file tells.
 pub(super) fn maker_of(path: &Path) -> Option<Process> {
     process_of(&line_of(&file_of(path).ok()??))
 }
@@ -126,8 +127,8 @@ fn process_of(line: &MakerLine) -> Option<Process> {
     is_known.then_some(Process { pid, start_time, namespace })
 }
 
-/// The maker line; zeros if the file is too short. Read, not mapped: what is truncated
-/// meanwhile does no harm.
+/// The maker line; zeros if the file is too short. It is read, not mapped, so that a file that is
+/// truncated meanwhile does no harm.
 fn line_of(file: &File) -> MakerLine {
     let mut line = MakerLine::new_zeroed();
     match file.read_exact_at(line.as_mut_bytes(), as_u64(MAKER)) {

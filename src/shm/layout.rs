@@ -51,7 +51,7 @@ pub(crate) const KNOWN_FEATURES: u64 = 0;
 
 const PAGE: u64 = 4096;
 
-/// Who writes the region.
+/// The side that writes the region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     /// The parent: requests, credits, cancels.
@@ -105,7 +105,7 @@ pub(crate) mod control {
     const _: () = assert!(CREDIT_NEED == OWNER + LINE && CREDIT_REQUEST + 8 <= END);
 }
 
-/// Where one ring lies and how it starts.
+/// Where one ring lies, and at which position it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(crate) struct RingLayout {
@@ -116,7 +116,7 @@ pub(crate) struct RingLayout {
     reserved: u32,
 }
 
-/// Everything about a region's inside that is not the same for all regions.
+/// Everything about the inside of a region that differs between regions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(crate) struct Geometry {
@@ -160,10 +160,10 @@ const _: () = assert!(std::mem::offset_of!(RegionHeader, pid) == 232);
 const _: () = assert!(std::mem::offset_of!(RegionHeader, build) == 240);
 const _: () = assert!(size_of::<RegionHeader>() <= control::DATA);
 
-/// Where a request lies in a table of so many entries; in the first if there are none.
+/// The entry of a request in a table of so many entries; the first one if there are none.
 #[inline]
 pub(crate) fn request_slot(request: u64, entries: u64) -> usize {
-    // A division takes longer than all else that is done to find a request.
+    // A division takes longer than everything else that is done to find a request.
     as_usize(match entries.is_power_of_two() {
         true => request & (entries - 1),
         false => request.checked_rem(entries).unwrap_or(0),
@@ -189,7 +189,7 @@ impl Geometry {
         }
     }
 
-    /// Checks that every offset lies inside and overlaps nothing.
+    /// Checks that every part lies inside and that none overlaps another.
     fn check(&self, what: &str) -> Result<()> {
         let rings = [("data", &self.data), ("health", &self.health)];
         for (name, ring) in rings {
@@ -241,7 +241,7 @@ impl RingLayout {
 }
 
 impl RegionHeader {
-    /// The header of the parent's region for a channel configured so.
+    /// The header of the parent's region, for a channel of this configuration.
     pub(crate) fn down(config: &Config, channel: [u8; 16], pid: u32) -> Self {
         Self {
             magic: MAGIC,
@@ -260,7 +260,7 @@ impl RegionHeader {
         }
     }
 
-    /// The header that belongs into the other region of the same channel.
+    /// The header of the other region of the same channel.
     pub(crate) fn for_peer(&self, pid: u32) -> Self {
         Self {
             side: Side::Up.code(),
@@ -315,7 +315,7 @@ impl RegionHeader {
         Ok(header)
     }
 
-    /// Checks that the worker answered with the geometry that it was given.
+    /// Checks that the worker's header has the channel and the geometry that it was given.
     pub(crate) fn check_answers(&self, down: &Self) -> Result<()> {
         let expected = down.for_peer(self.pid);
         if self.channel != expected.channel {
@@ -330,7 +330,7 @@ impl RegionHeader {
         Ok(())
     }
 
-    /// Who wrote the header, for messages.
+    /// The library that wrote the header, for messages.
     pub(crate) fn build_name(&self) -> String {
         let end = self.build.iter().position(|b| *b == 0).unwrap_or(self.build.len());
         let name = self.build.get(..end).unwrap_or_default();
@@ -338,7 +338,7 @@ impl RegionHeader {
     }
 }
 
-/// Random enough that two channels of one machine never share it.
+/// An id for a channel, random enough that no two channels of a machine share it.
 pub(crate) fn channel_id() -> [u8; 16] {
     let state = RandomState::new();
     let half = |salt: u8| {
@@ -371,19 +371,19 @@ fn page_up(bytes: u64) -> u64 {
     bytes.next_multiple_of(PAGE)
 }
 
-/// Lossless: only 64-bit targets are supported.
+/// The same number; only 64-bit targets are supported.
 pub(crate) const fn as_u64(value: usize) -> u64 {
     #![expect(clippy::as_conversions, reason = "usize is 64 bits wide; not const otherwise")]
     value as u64
 }
 
-/// The lower half, of a length that was checked against a cap of 32 bits.
+/// The lower 32 bits, for a length that was checked to have no others.
 pub(crate) const fn as_u32(value: usize) -> u32 {
     #![expect(clippy::as_conversions, reason = "a conversion that is checked costs every frame")]
     value as u32
 }
 
-/// Lossless: only 64-bit targets are supported.
+/// The same number; only 64-bit targets are supported.
 pub(crate) const fn as_usize(value: u64) -> usize {
     #![expect(clippy::as_conversions, reason = "usize is 64 bits wide; not const otherwise")]
     value as usize

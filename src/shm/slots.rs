@@ -1,4 +1,4 @@
-//! The slots of a ring inside a region: words to publish with, payloads to fill and read.
+//! The slots of a ring inside a region: words to publish with, payloads to fill and to read.
 #![allow(unsafe_code, reason = "positions are masked into the ring at each use")]
 
 use std::marker::PhantomData;
@@ -13,14 +13,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys::arch::prefetch_to_write;
 
-/// The bytes of one ring, and the same bytes as words.
+/// The bytes of one ring, which are words as well.
 #[derive(Debug, Clone)]
 struct Slots {
     words: NonNull<AtomicU64>,
     bytes: NonNull<u8>,
     mapping: Mapping,
     offset: usize,
-    /// Makes of a position the offset of its line.
+    /// Turns a position into the offset of its line.
     mask: usize,
 }
 
@@ -72,8 +72,8 @@ impl Slots {
         Line { first, _slots: PhantomData }
     }
 
-    /// A payload of `len` bytes in the slot at `position`, if it fits before the ring's
-    /// end: where it starts, as an offset from the ring's start and as a pointer.
+    /// Where a payload of `len` bytes in the slot at `position` starts, as an offset in the region
+    /// and as a pointer; `None` if it does not fit before the ring's end.
     #[inline]
     fn payload(&self, position: u64, len: usize) -> Option<(usize, NonNull<u8>)> {
         let start = self.slot(position) + FRAME_HEADER;
@@ -142,8 +142,8 @@ impl OwnSlots {
         Slots::at(mapping, ring).map(Self)
     }
 
-    /// Has the kernel enter all pages in this process's page table, where otherwise the
-    /// first use of each costs a fault: more than a small frame does.
+    /// Enters all pages in this process's page table. Otherwise the first use of each page costs a
+    /// fault, which takes longer than a small frame does.
     pub(crate) fn prefault(&self) {
         self.0.prefault();
     }
@@ -158,8 +158,8 @@ impl OwnSlots {
         OwnLine(self.0.line(position))
     }
 
-    /// Asks for the line at `position`, to write to it soon: stores become visible in order,
-    /// so that one to a line that has to be fetched holds up all that follow.
+    /// Asks for the line at `position`, to write to it soon. Stores become visible in order, so that
+    /// a store to a line that has to be fetched holds up all stores after it.
     #[inline]
     pub(crate) fn prefetch(&self, position: u64) {
         prefetch_to_write(self.0.line(position).first);

@@ -1,8 +1,8 @@
 //! Locks that ThreadSanitizer sees.
 //!
-//! The contended half of std's is compiled into std, which is not instrumented: whatever
-//! lies behind such a lock would be reported. Here each holder leaves a word for the next,
-//! which says what the lock promises, and nothing more. These are never poisoned.
+//! The contended half of std's locks is compiled into std, which is not instrumented: all that
+//! lies behind such a lock would be reported. Here each holder stores a word that the next one
+//! loads, which promises exactly what a lock does. These locks are never poisoned.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T> {
-    /// Touched only by who has the lock.
+    /// Touched only while the lock is held.
     handed_on: AtomicU32,
     inner: std::sync::Mutex<T>,
 }

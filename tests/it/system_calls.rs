@@ -196,7 +196,9 @@ fn no_deadline_is_read_from_the_wall_clock() {
             files += 1;
             // The events of named channels only know the wall clock. They sleep in slices that a
             // monotonic deadline bounds. The names of left-overs have a date.
-            if ["shm/slices.rs", "named/stale.rs"].iter().any(|named| entry.path().ends_with(named))
+            if ["named/slices.rs", "named/stale.rs"]
+                .iter()
+                .any(|named| entry.path().ends_with(named))
             {
                 continue;
             }

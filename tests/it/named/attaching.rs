@@ -55,7 +55,7 @@ fn a_channel_that_does_not_come_is_waited_for_and_then_named() {
     let start = Instant::now();
     let error = worker().serve_named(&fresh_name(), Duration::from_millis(100)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Handshake);
-    assert!(error.to_string().contains("nobody has made it"), "{error}");
+    assert!(error.to_string().contains("no process has made it"), "{error}");
     assert!(start.elapsed() >= Duration::from_millis(100));
 }
 
