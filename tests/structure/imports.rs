@@ -60,8 +60,8 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
     while let Some(first) = rest.chars().next() {
         let len = if rest.starts_with("//") {
             rest.find('\n').unwrap_or(rest.len())
-        } else if rest.starts_with("r#\"") {
-            3 + rest[3..].find("\"#").unwrap() + 2
+        } else if let Some(raw) = rest.strip_prefix("r#\"") {
+            "r#\"\"#".len() + raw.find("\"#").unwrap()
         } else if first == '"' || rest.starts_with("b\"") || rest.starts_with("c\"") {
             quoted(rest, '"')
         } else if rest.starts_with("b'") {
