@@ -105,7 +105,7 @@ fn waits_without_a_set_last_their_slice_wherever_in_a_second_they_begin() {
 
 /// A counter that is bumped and rung for by one side, and waited for by many threads.
 #[test]
-fn no_ring_is_lost_whoever_takes_it() {
+fn no_ring_is_lost_whichever_thread_takes_it() {
     let made = made("rings");
     let other = opened(&made.id);
     other.adopt_events().unwrap();
@@ -149,7 +149,7 @@ fn no_ring_is_lost_whoever_takes_it() {
 fn a_mutex_of_a_dead_peer_delays_a_ring_until_the_rescue() {
     let made = made("rescue");
     let event = made.event();
-    // Locked by nobody who will ever unlock it.
+    // No thread will ever unlock it.
     std::mem::forget(event.mutex.lock().unwrap());
     let start = Instant::now();
     event.set();

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_sleeps_when_there_is_something_new_or_the_deadline_has_passed() {
+    fn no_thread_sleeps_when_there_is_news_or_the_deadline_has_passed() {
         let turns = Turns::default();
         turns.wait(&|| false, Deadline::NEVER, |_| panic!("it slept"));
         turns.wait(&|| true, Deadline::after(Duration::ZERO), |slice| {

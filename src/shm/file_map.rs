@@ -42,7 +42,7 @@ pub(super) fn map(file: &File, len: usize, is_writable: bool) -> Result<Arc<dyn 
 }
 
 // SAFETY: `map` is a map of `map.len()` bytes, at a page's start, which is unmapped when the
-// value is dropped and never moved before. It is writable exactly if `kept` is there. Its file
+// value is dropped and never moved before that. It is writable exactly if `kept` is there. Its file
 // keeps its length: the files of regions are sealed, and `map` asks its callers for it.
 unsafe impl Backing for FileMap {
     fn start(&self) -> NonNull<u8> {

@@ -37,8 +37,8 @@ pub(crate) fn region(len: usize) -> (OwnRegion, PeerRegion) {
     (OwnRegion::over(memory.clone()).unwrap(), PeerRegion::over(memory))
 }
 
-// SAFETY: the box and the vectors are never replaced or resized while the value lives. No model
-// has a region that is a multiple of a page, or looks at where it starts.
+// SAFETY: the box and the vectors are never replaced or resized while the value lives, and the
+// words are elements of the vectors.
 unsafe impl Backing for ModelMemory {
     fn start(&self) -> NonNull<u8> {
         // SAFETY: the box lives as long as the value and is never replaced.

@@ -172,8 +172,8 @@ impl OwnSlots {
         let Some((start, pointer)) = self.0.payload(position, len) else { return &mut [] };
         self.0.mapping.track_write(start, len);
         // SAFETY: the bytes are inside the mapping, which is writable in this process
-        // alone: the peer maps it read-only, or, a named segment, keeps to the convention
-        // that it does not write there. `&mut self` is the only handle on the ring's
+        // alone: the peer maps it read-only, or keeps to the convention that it does not write
+        // there, where a transport cannot do better. `&mut self` is the only handle on the ring's
         // slots, and the atomics in the header lines do not overlap payload bytes of the
         // slot being filled: its header is the 32 bytes before.
         unsafe { std::slice::from_raw_parts_mut(pointer.as_ptr(), len) }

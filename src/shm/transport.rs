@@ -27,11 +27,11 @@ use crate::sys::clock::Deadline;
 /// # Safety
 ///
 /// While the value lives, the `len()` bytes from `start()` on stay mapped there and can be read,
-/// and written too if `is_writable()` says so. `start()` is a multiple of a page's size. All
-/// methods return the same at each call.
+/// and written too if `is_writable()` says so. All methods return the same at each call.
 ///
-/// [`Self::byte_at`], [`Self::u64_at`] and [`Self::u32_at`] return pointers to live memory of
-/// that size for every offset at which it lies inside, aligned if the offset is.
+/// For each offset at which a word lies inside, [`Self::u64_at`] and [`Self::u32_at`] return a
+/// pointer to a live word, which is aligned if the offset is. An implementation that does not
+/// replace them has a `start()` that is a multiple of eight.
 pub(crate) unsafe trait Backing: Debug + Send + Sync {
     fn start(&self) -> NonNull<u8>;
 
