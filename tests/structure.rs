@@ -61,10 +61,6 @@ const UNSAFE: [&str; 25] = [
     "sys/wake_fd.rs",
 ];
 
-/// Files that still import each other in circles; `mod` is the file that the folder is a module by.
-/// An entry goes when its file is in no circle any more.
-const IN_CIRCLES: &[&str] = &["ring/consumer/mod", "ring/consumer/pacing"];
-
 fn sources() -> Vec<Source> {
     fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(directory).unwrap() {
@@ -174,23 +170,10 @@ fn files_of_a_folder_import_each_other_without_circles() {
     let mut wrong = Vec::new();
     for (folder, graph) in &graphs {
         for (file, others) in circles(graph) {
-            if !IN_CIRCLES.contains(&format!("{folder}/{file}").as_str()) {
-                wrong.push(format!("{folder}/{file} imports {others:?}, which lead back to it"));
-            }
+            wrong.push(format!("{folder}/{file} imports {others:?}, which lead back to it"));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-}
-
-#[test]
-fn every_circle_that_is_excused_is_still_there() {
-    let graphs = graphs();
-    let is_there = |name: &str| {
-        let (folder, file) = name.rsplit_once('/').unwrap();
-        graphs.get(folder).is_some_and(|graph| circles(graph).contains_key(file))
-    };
-    let gone: Vec<_> = IN_CIRCLES.iter().filter(|name| !is_there(name)).collect();
-    assert!(gone.is_empty(), "in no circle any more, to be struck out: {gone:#?}");
 }
 
 #[test]

@@ -55,8 +55,8 @@ pub(crate) fn rig(requests: usize) -> Rig {
 }
 
 /// As [`rig`], with the parent's and the worker's hold on a pair of descriptors.
-pub(crate) fn rig_with_wake_fds(requests: usize, hints: [Option<Arc<WakeFd>>; 2]) -> Rig {
-    let [wake_fd, worker_fd] = hints;
+pub(crate) fn rig_with_wake_fds(requests: usize, wake_fds: [Option<Arc<WakeFd>>; 2]) -> Rig {
+    let [wake_fd, worker_fd] = wake_fds;
     let (down, down_seen) = region((TABLE + 16 * requests).next_multiple_of(64));
     let (up, up_seen) = region(RING + CAPACITY);
     let ring = RingConfig { capacity: CAPACITY, max_frame: LONGEST };
