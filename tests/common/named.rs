@@ -27,6 +27,11 @@ pub fn spawn(config: &Config) -> Channel {
     channel
 }
 
+/// The file of one side of the channel `name`.
+pub fn segment(name: &str, side: &str) -> String {
+    format!("/dev/shm/slipring.{name}.{side}")
+}
+
 /// Waits for a process in the background.
 pub fn reap(mut child: Child) {
     let stdin = child.stdin.take();

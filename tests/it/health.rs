@@ -123,6 +123,8 @@ fn many_threads_can_ping_while_others_call(backend: Backend) {
             });
         }
     });
+    channel.ping(LONG).unwrap();
+    assert_usable(&channel);
 }
 
 fn a_stopped_worker_is_unresponsive_but_not_killed_and_goes_on_rightly(backend: Backend) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::common::*;
 use crate::limits::settled_footprint;
 use slipring::worker::{HandlerError, Worker};
-use slipring::{Channel, Config, Error, ErrorKind, Kind, RoleConfig, Spawner, worker};
+use slipring::{Channel, Config, ErrorKind, Kind, RoleConfig, Spawner, worker};
 
 /// Reads the descriptor of the request's name to its end, and replies with the bytes.
 const READ_ALL: Kind = Kind::named("read all");
@@ -102,16 +102,12 @@ fn passing_entry() {
     drop((file, config, link));
 }
 
-fn small() -> Spawner {
+fn passing_spawner() -> Spawner {
     spawner_of(passing_entry).role("test").config(Config::small())
 }
 
 fn text(channel: &Channel, kind: Kind, request: &str) -> String {
     String::from_utf8(channel.call(kind, request, LONG).unwrap().to_vec()).unwrap()
-}
-
-fn refused(spawner: &Spawner) -> Error {
-    within_long("spawn", || spawner.spawn()).map(drop).unwrap_err()
 }
 
 fn null() -> File {
@@ -122,7 +118,8 @@ fn null() -> File {
 fn a_worker_uses_a_pipe_and_a_socket_that_it_is_passed() {
     let (reader, mut writer) = std::io::pipe().unwrap();
     let (mut ours, theirs) = UnixStream::pair().unwrap();
-    let channel = small().pass_fd("pipe", reader).pass_fd("socket", theirs).spawn().unwrap();
+    let channel =
+        passing_spawner().pass_fd("pipe", reader).pass_fd("socket", theirs).spawn().unwrap();
     writer.write_all(&pattern(1, 5000)).unwrap();
     drop(writer);
     let read = channel.call(READ_ALL, "pipe", LONG).unwrap();
@@ -139,7 +136,7 @@ fn every_worker_of_a_spawner_gets_its_descriptors() {
     let dir = temp_dir("passed");
     let path = dir.join("file");
     let file = File::options().create_new(true).append(true).open(&path).unwrap();
-    let spawner = small().pass_fd("file", file);
+    let spawner = passing_spawner().pass_fd("file", file);
     for _ in 0..3 {
         let channel = spawner.clone().spawn().unwrap();
         text(&channel, WRITE, "file");
@@ -153,7 +150,7 @@ fn every_worker_of_a_spawner_gets_its_descriptors() {
 fn sixteen_descriptors_and_a_blob_come_in_order_beside_the_librarys() {
     let pipes: Vec<_> = (0..16).map(|_| std::io::pipe().unwrap()).collect();
     let (readers, writers): (Vec<_>, Vec<_>) = pipes.into_iter().unzip();
-    let mut spawner = small().pollable().blob(pattern(2, 100));
+    let mut spawner = passing_spawner().pollable().blob(pattern(2, 100));
     for (number, writer) in writers.into_iter().enumerate() {
         spawner = spawner.pass_fd(format!("fd{number}"), writer);
     }
@@ -182,39 +179,39 @@ fn assert_blob(channel: &Channel, blob: &[u8]) {
 fn a_blob_of_any_length_up_to_the_limit_arrives_whole() {
     for len in [0, 1, 1 << 20] {
         let blob = pattern(3, len);
-        let spawner = small().blob(blob.clone());
+        let spawner = passing_spawner().blob(blob.clone());
         assert_blob(&spawner.spawn().unwrap(), &blob);
         assert_blob(&spawner.spawn().unwrap(), &blob);
     }
     let largest = vec![9; 64 << 20];
-    let channel = small().blob(largest.as_slice()).spawn().unwrap();
+    let channel = passing_spawner().blob(largest.as_slice()).spawn().unwrap();
     assert_eq!(numbers(&channel.call(BLOB, b"", LONG).unwrap().to_vec())[0], 64 << 20);
-    let error = refused(&small().blob(vec![0; (64 << 20) + 1]));
+    let error = refused(&passing_spawner().blob(vec![0; (64 << 20) + 1]));
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     assert!(error.to_string().contains("67108865 bytes: at most 67108864"), "{error}");
 }
 
 #[test]
 fn a_blob_counts_against_the_memory_limit_of_its_worker() {
-    let spawner = small().blob(vec![1; 8 << 20]).memory_limit(8 << 20);
+    let spawner = passing_spawner().blob(vec![1; 8 << 20]).memory_limit(8 << 20);
     let error = refused(&spawner);
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     assert!(error.to_string().contains("of the channel and of the blob"), "{error}");
     // More than that, and too little for the worker to read it.
-    let spawner = small().blob(vec![1; 64 << 20]).memory_limit(68 << 20);
+    let spawner = passing_spawner().blob(vec![1; 64 << 20]).memory_limit(68 << 20);
     let kinds = [ErrorKind::Handshake, ErrorKind::Spawn];
     assert!(kinds.contains(&refused(&spawner).kind()));
 }
 
 #[test]
 fn a_wrong_name_and_one_that_was_taken_are_errors_that_say_so() {
-    let channel = small().pass_fd("a", null()).pass_fd("b", null()).spawn().unwrap();
+    let channel = passing_spawner().pass_fd("a", null()).pass_fd("b", null()).spawn().unwrap();
     let errors = text(&channel, ERRORS, "");
     let lines: Vec<&str> = errors.lines().collect();
     assert_eq!(lines[0], "descriptor \"a\" was taken or closed before");
     assert_eq!(lines[1], "no descriptor \"wrong\" was passed, but a, b");
     assert!(lines[2].contains("no descriptor \"\""));
-    let channel = small().spawn().unwrap();
+    let channel = passing_spawner().spawn().unwrap();
     let errors = text(&channel, ERRORS, "");
     assert!(errors.starts_with("no descriptor \"a\" was passed, but none at all"), "{errors}");
 }
@@ -222,14 +219,16 @@ fn a_wrong_name_and_one_that_was_taken_are_errors_that_say_so() {
 #[test]
 fn names_that_cannot_be_are_refused_before_anything_is_started() {
     let many = |count: usize| {
-        (0..count).fold(small(), |spawner, number| spawner.pass_fd(format!("n{number}"), null()))
+        (0..count).fold(passing_spawner(), |spawner, number| {
+            spawner.pass_fd(format!("n{number}"), null())
+        })
     };
     let cases = [
-        (small().pass_fd("", null()), "its name must be"),
-        (small().pass_fd(".x", null()), "its name must be"),
-        (small().pass_fd("a/b", null()), "its name must be"),
-        (small().pass_fd("x".repeat(33), null()), "its name must be"),
-        (small().pass_fd("a", null()).pass_fd("a", null()), "\"a\" is passed twice"),
+        (passing_spawner().pass_fd("", null()), "its name must be"),
+        (passing_spawner().pass_fd(".x", null()), "its name must be"),
+        (passing_spawner().pass_fd("a/b", null()), "its name must be"),
+        (passing_spawner().pass_fd("x".repeat(33), null()), "its name must be"),
+        (passing_spawner().pass_fd("a", null()).pass_fd("a", null()), "\"a\" is passed twice"),
         (many(17), "at most 16"),
     ];
     for (spawner, reason) in cases {
@@ -245,10 +244,10 @@ fn what_a_worker_does_not_take_is_closed_when_its_session_is_built() {
     if !in_a_process_of_its_own(name) {
         return;
     }
-    small().spawn().unwrap().close(LONG).unwrap();
+    passing_spawner().spawn().unwrap().close(LONG).unwrap();
     let before = settled_footprint();
     let (mut reader, writer) = std::io::pipe().unwrap();
-    let spawner = small().mode("none").pass_fd("out", writer).pass_fd("other", null());
+    let spawner = passing_spawner().mode("none").pass_fd("out", writer).pass_fd("other", null());
     let channel = spawner.spawn().unwrap();
     drop(spawner);
     // The end comes although the worker runs and keeps a clone of its configuration.
@@ -267,7 +266,7 @@ fn a_spawn_that_fails_leaves_descriptors_and_blob_for_the_next() {
     if !in_a_process_of_its_own(name) {
         return;
     }
-    small().spawn().unwrap().close(LONG).unwrap();
+    passing_spawner().spawn().unwrap().close(LONG).unwrap();
     let before = settled_footprint();
     let (mut reader, writer) = std::io::pipe().unwrap();
     let mut copy = writer.try_clone().unwrap();
@@ -283,7 +282,7 @@ fn a_spawn_that_fails_leaves_descriptors_and_blob_for_the_next() {
         copy.write_all(b"x").unwrap();
         reader.read_exact(&mut [0]).unwrap();
     }
-    let spawner = passing(small(), writer);
+    let spawner = passing(passing_spawner(), writer);
     let broken = spawner.clone().current_dir("/no/such/directory");
     assert_eq!(refused(&broken).kind(), ErrorKind::Spawn);
     drop((broken, copy));
@@ -302,7 +301,7 @@ fn a_spawn_that_fails_leaves_descriptors_and_blob_for_the_next() {
 #[test]
 fn a_raw_worker_gets_descriptors_and_a_blob() {
     let (mut reader, writer) = std::io::pipe().unwrap();
-    let spawner = small().env("RAW", "1").pass_fd("out", writer).blob(vec![0; 300 << 10]);
+    let spawner = passing_spawner().env("RAW", "1").pass_fd("out", writer).blob(vec![0; 300 << 10]);
     let link = spawner.spawn_raw().unwrap();
     drop(spawner);
     let mut got = String::new();

@@ -64,7 +64,7 @@ fn worker_that_sums() {
     }
 }
 
-fn spawn() -> RawLink {
+fn spawn_in_8_kib() -> RawLink {
     spawn_in_small_rings(worker_that_sums)
 }
 
@@ -97,7 +97,7 @@ fn take_answers(link: &mut RawLink, answered: &mut u64) {
 
 #[test]
 fn batches_of_frames_arrive_whole_in_order_and_once() {
-    let mut link = spawn();
+    let mut link = spawn_in_8_kib();
     let (mut sent, mut answered) = (0, 0);
     while sent < FRAMES {
         let most = ROW - sent % ROW;
@@ -124,7 +124,7 @@ fn batches_of_frames_arrive_whole_in_order_and_once() {
 
 #[test]
 fn a_batch_or_a_drain_of_nothing_does_nothing() {
-    let mut link = spawn();
+    let mut link = spawn_in_8_kib();
     assert_eq!(link.drain(0, Duration::ZERO, |_, _| ()).unwrap(), 0);
     assert!(link.drain(5, Duration::ZERO, |_, _| ()).unwrap_err().is_timeout());
     assert!(link.claim_batch(1001, 2, LONG).unwrap_err().is_too_large());
@@ -228,7 +228,7 @@ fn worker_in_two_halves() {
 
 #[test]
 fn the_halves_of_a_link_send_and_receive_in_two_threads_at_once() {
-    for link in [spawn(), spawn_in_small_rings(worker_in_two_halves)] {
+    for link in [spawn_in_8_kib(), spawn_in_small_rings(worker_in_two_halves)] {
         let (mut sender, mut receiver) = link.split();
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -317,7 +317,7 @@ fn a_half_that_is_closed_ends_the_other_while_it_waits() {
 
 #[test]
 fn a_half_that_is_dropped_leaves_the_other_usable_and_both_end_the_worker() {
-    let (mut sender, mut receiver) = spawn().split();
+    let (mut sender, mut receiver) = spawn_in_8_kib().split();
     let pid = sender.pid();
     assert_eq!(receiver.pid(), pid);
     sender.claim(len_of(0), LONG).unwrap().commit_lazily(header(0));
@@ -362,7 +362,6 @@ fn worker_that_closes() {
 #[test]
 fn a_worker_that_closes_its_end_ends_its_own_waits() {
     let mut link = spawn_entry(worker_that_closes);
-    assert!(link.is_alive() && link.exit_cause().is_none());
     assert_eq!(link.recv(LONG).unwrap().payload().to_vec(), std::process::id().to_le_bytes());
     assert!(link.recv(LONG).unwrap_err().is_peer_dead());
     eventually("it is reaped", || link.exit_cause().is_some());
@@ -372,6 +371,7 @@ fn a_worker_that_closes_its_end_ends_its_own_waits() {
 #[test]
 fn looks_that_do_not_wait_find_nothing_and_then_the_end() {
     let mut link = spawn_in_small_rings(silent_worker);
+    assert!(link.is_alive() && link.exit_cause().is_none());
     assert!(link.try_recv().unwrap().is_none());
     assert_eq!(link.try_drain(9, |_, _| ()).unwrap(), 0);
     while link.try_claim(500).unwrap().map(|claim| claim.commit(header(1))).is_some() {}
@@ -392,7 +392,7 @@ fn looks_that_do_not_wait_find_nothing_and_then_the_end() {
 
 #[test]
 fn a_frame_can_be_held_while_a_slot_is_filled() {
-    let mut link = spawn();
+    let mut link = spawn_in_8_kib();
     link.claim(0, LONG).unwrap().commit(header(0));
     let (sender, receiver) = link.halves();
     let frame = receiver.recv(LONG).unwrap();

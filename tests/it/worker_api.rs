@@ -8,11 +8,12 @@ use std::time::Duration;
 use slipring::worker::{AbortFlag, CancelToken, HandlerError, Worker};
 use slipring::{Channel, Config, ErrorKind, Kind, RoleConfig, StreamTimeouts, testing};
 
-const LONG: Duration = Duration::from_secs(60);
+use crate::common::LONG;
+
 const ONE: Kind = Kind::app(0);
 const OTHER: Kind = Kind::named("other");
 
-fn spawn<S>(make: impl FnOnce() -> Worker<S> + Send + 'static) -> Channel {
+fn spawn_thread<S>(make: impl FnOnce() -> Worker<S> + Send + 'static) -> Channel {
     testing::spawn_thread(&Config::small(), RoleConfig::default(), make).unwrap()
 }
 
@@ -22,7 +23,7 @@ fn call(channel: &Channel, kind: Kind, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_fallback_serves_every_kind_that_has_no_handler_of_its_own() {
-    let channel = spawn(|| {
+    let channel = spawn_thread(|| {
         Worker::new(|_| Ok(0))
             .fallback(|_, _, _| Err("the second one counts".into()))
             .fallback(|count, request, responder| {
@@ -44,7 +45,7 @@ fn a_fallback_serves_every_kind_that_has_no_handler_of_its_own() {
 fn an_error_of_another_language_reaches_the_caller_unchanged() {
     let lines = "Traceback:\n  File \"a.py\", line 7\n\tgrüße\n".repeat(20);
     let sent = lines.clone();
-    let channel = spawn(move || {
+    let channel = spawn_thread(move || {
         Worker::new(|_| Ok(())).on(ONE, move |_, request, _| {
             Err(HandlerError::new("pkg.ValueError", request.text()?)
                 .with_source("first")
@@ -62,7 +63,7 @@ fn an_error_of_another_language_reaches_the_caller_unchanged() {
 
 #[test]
 fn a_payload_is_read_as_text_and_by_a_reader_in_frames_and_in_pieces() {
-    let channel = spawn(|| {
+    let channel = spawn_thread(|| {
         Worker::new(|_| Ok(()))
             .on(ONE, |_, request, responder| Ok(responder.send(&request.text()?)?))
             .on(OTHER, |_, request, responder| {
@@ -85,7 +86,7 @@ fn a_payload_is_read_as_text_and_by_a_reader_in_frames_and_in_pieces() {
 #[test]
 fn a_payload_that_is_no_text_is_a_typed_error_that_says_where() {
     let (told, kinds) = mpsc::channel();
-    let channel = spawn(move || {
+    let channel = spawn_thread(move || {
         Worker::new(|_| Ok(())).on(ONE, move |_, request, _| {
             let error = request.text().unwrap_err();
             told.send(error.kind())?;
@@ -116,7 +117,7 @@ fn token_worker(give: mpsc::Sender<CancelToken>) -> Worker<()> {
 #[test]
 fn a_cancel_token_tells_of_its_own_request_and_outlives_it_and_the_worker() {
     let (give, tokens) = mpsc::channel();
-    let channel = spawn(move || token_worker(give));
+    let channel = spawn_thread(move || token_worker(give));
     let pending = channel.submit(ONE, "", LONG).unwrap();
     let token = tokens.recv().unwrap();
     assert!(!token.is_cancelled());
@@ -134,7 +135,7 @@ fn a_cancel_token_tells_of_its_own_request_and_outlives_it_and_the_worker() {
 #[test]
 fn a_cancel_token_tells_of_the_abort_flag_and_of_the_workers_end() {
     let (give, tokens) = mpsc::channel();
-    let channel = spawn(move || token_worker(give));
+    let channel = spawn_thread(move || token_worker(give));
     let pending = channel.submit(ONE, "", LONG).unwrap();
     let token = tokens.recv().unwrap();
     channel.abort();
@@ -154,7 +155,7 @@ fn the_abort_flag_is_told_to_the_sessions_builder_and_other_threads() {
     assert!(!flag.is_set());
     let (seen, second) = (flag.clone(), AbortFlag::new());
     let also = second.clone();
-    let channel = spawn(move || {
+    let channel = spawn_thread(move || {
         let build = seen.clone();
         Worker::new(move |_| {
             while !build.is_set() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use slipring::named::{self, NamedHost};
 use slipring::{Config, ErrorKind};
 
-use crate::common::named::{attach, fresh_name, start};
+use crate::common::named::{attach, fresh_name, segment, start};
 use crate::common::*;
 
 const AT_ONCE: Duration = Duration::from_millis(50);
@@ -18,12 +18,8 @@ fn host() -> (NamedHost, String) {
     (host, name)
 }
 
-fn path(name: &str, side: &str) -> String {
-    format!("/dev/shm/slipring.{name}.{side}")
-}
-
 fn file(name: &str, side: &str) -> File {
-    OpenOptions::new().read(true).write(true).open(path(name, side)).unwrap()
+    OpenOptions::new().read(true).write(true).open(segment(name, side)).unwrap()
 }
 
 /// Returns why a worker refuses the channel `name`.
@@ -86,7 +82,7 @@ fn a_second_worker_is_refused_and_the_first_does_not_notice() {
 fn files_that_others_can_open_are_refused() {
     let (_host, name) = host();
     for side in ["down", "up"] {
-        let set = |mode| fs::set_permissions(path(&name, side), Permissions::from_mode(mode));
+        let set = |mode| fs::set_permissions(segment(&name, side), Permissions::from_mode(mode));
         set(0o640).unwrap();
         assert_refused(&name, &["mode 0640", "0700", side]);
         set(0o602).unwrap();
@@ -99,7 +95,7 @@ fn files_that_others_can_open_are_refused() {
 fn files_of_another_user_are_refused() {
     let (_host, name) = host();
     // Only root can give a file away.
-    if std::os::unix::fs::chown(path(&name, "down"), Some(12_345), None).is_ok() {
+    if std::os::unix::fs::chown(segment(&name, "down"), Some(12_345), None).is_ok() {
         assert_refused(&name, &["user 12345", "expected 0"]);
     }
 }
@@ -107,12 +103,12 @@ fn files_of_another_user_are_refused() {
 #[test]
 fn what_is_no_plain_file_is_refused() {
     let name = fresh_name();
-    std::os::unix::fs::symlink("/dev/zero", path(&name, "down")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", segment(&name, "down")).unwrap();
     assert_refused(&name, &["symbolic link", "plain file"]);
-    fs::remove_file(path(&name, "down")).unwrap();
-    fs::create_dir(path(&name, "down")).unwrap();
+    fs::remove_file(segment(&name, "down")).unwrap();
+    fs::create_dir(segment(&name, "down")).unwrap();
     assert_refused(&name, &["directory", "plain file"]);
-    fs::remove_dir(path(&name, "down")).unwrap();
+    fs::remove_dir(segment(&name, "down")).unwrap();
 }
 
 #[test]
@@ -127,10 +123,10 @@ fn other_sizes_are_refused() {
         file.set_len(len).unwrap();
     }
     let name = fresh_name();
-    fs::write(path(&name, "down"), "short").unwrap();
-    fs::set_permissions(path(&name, "down"), Permissions::from_mode(0o600)).unwrap();
+    fs::write(segment(&name, "down"), "short").unwrap();
+    fs::set_permissions(segment(&name, "down"), Permissions::from_mode(0o600)).unwrap();
     assert_refused(&name, &["5 bytes", "4096"]);
-    fs::remove_file(path(&name, "down")).unwrap();
+    fs::remove_file(segment(&name, "down")).unwrap();
 }
 
 #[test]
@@ -169,12 +165,12 @@ fn other_versions_and_garbage_are_refused_and_do_no_harm() {
 fn segments_of_two_channels_are_not_taken_together() {
     let (_one, name) = host();
     let (_two, other) = host();
-    fs::rename(path(&name, "up"), path(&name, "up.kept")).unwrap();
-    fs::rename(path(&other, "up"), path(&name, "up")).unwrap();
+    fs::rename(segment(&name, "up"), segment(&name, "up.kept")).unwrap();
+    fs::rename(segment(&other, "up"), segment(&name, "up")).unwrap();
     let error = worker().serve_named(&name, AT_ONCE).unwrap_err();
     assert!(error.to_string().contains("different channels"), "{error}");
-    fs::remove_file(path(&name, "up")).unwrap();
-    fs::rename(path(&name, "up.kept"), path(&name, "up")).unwrap();
+    fs::remove_file(segment(&name, "up")).unwrap();
+    fs::rename(segment(&name, "up.kept"), segment(&name, "up")).unwrap();
 }
 
 #[test]

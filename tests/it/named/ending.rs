@@ -13,7 +13,7 @@ use crate::common::*;
 
 const SOON: Duration = Duration::from_secs(5);
 
-fn ready() -> (Channel, Child) {
+fn attached() -> (Channel, Child) {
     let (mut host, child) = start(&Config::small(), "worker_entry");
     let channel = host.accept(LONG).unwrap();
     assert_usable(&channel);
@@ -42,7 +42,7 @@ fn assert_ends(mut child: Child) -> ExitStatus {
 
 #[test]
 fn a_close_waits_until_the_worker_has_detached() {
-    let (channel, child) = ready();
+    let (channel, child) = attached();
     let start = Instant::now();
     assert_eq!(channel.close(LONG).unwrap(), ExitCause::Unknown);
     println!("closed in {:?}", start.elapsed());
@@ -57,7 +57,7 @@ fn a_close_waits_until_the_worker_has_detached() {
 
 #[test]
 fn a_close_of_a_stuck_worker_gives_up_and_kills_nobody() {
-    let (channel, mut child) = ready();
+    let (channel, mut child) = attached();
     let pending = channel.submit(FOR_EVER, b"", LONG).unwrap();
     eventually("it runs", || channel.health().current_request.is_some());
     let start = Instant::now();
@@ -73,7 +73,7 @@ fn a_close_of_a_stuck_worker_gives_up_and_kills_nobody() {
 
 #[test]
 fn a_dropped_channel_takes_its_names_along_and_tells_the_worker_to_end() {
-    let (channel, child) = ready();
+    let (channel, child) = attached();
     let kept = channel.call(ECHO, b"kept", LONG).unwrap();
     let name = channel.role().to_owned();
     assert!(has_name(&name));
@@ -107,7 +107,7 @@ fn a_host_waits_for_a_worker_and_takes_its_names_along_if_none_comes() {
 #[test]
 fn a_killed_worker_ends_calls_and_streams_and_everything_after() {
     for round in 0..10 {
-        let (channel, mut child) = ready();
+        let (channel, mut child) = attached();
         let stream = channel.stream(COUNT, &encode(&[1 << 40, 100]), LONG).unwrap();
         let waiting = channel.submit(ECHO, b"behind the stream", LONG).unwrap();
         let (errors, elapsed) = std::thread::scope(|scope| {
@@ -160,7 +160,7 @@ fn a_worker_that_is_killed_between_two_rings_leaves_nobody_waiting() {
 
 #[test]
 fn a_worker_that_is_killed_while_nothing_is_in_flight_is_noticed() {
-    let (channel, mut child) = ready();
+    let (channel, mut child) = attached();
     child.kill().unwrap();
     let start = Instant::now();
     eventually("it is noticed", || !channel.is_alive());
@@ -170,7 +170,7 @@ fn a_worker_that_is_killed_while_nothing_is_in_flight_is_noticed() {
 
 #[test]
 fn a_worker_that_exits_in_a_handler_is_dead() {
-    let (channel, mut child) = ready();
+    let (channel, mut child) = attached();
     let error = channel.call(EXIT, b"\x07", LONG).unwrap_err();
     assert!(error.is_peer_dead(), "{error}");
     assert_eq!(child.wait().unwrap().code(), Some(7));
@@ -244,7 +244,7 @@ fn a_killed_parent_ends_its_worker_and_leaves_what_can_be_removed() {
 
 #[test]
 fn long_waits_end_on_time_whatever_part_of_a_second_they_cross() {
-    let (channel, mut child) = ready();
+    let (channel, mut child) = attached();
     let _blocking = channel.submit(FOR_EVER, b"", LONG).unwrap();
     for millis in [1, 30, 600, 600, 950, 1100] {
         let timeout = Duration::from_millis(millis);

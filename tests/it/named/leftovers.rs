@@ -6,25 +6,21 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use slipring::Config;
 use slipring::named::{self, Stale};
 
-use crate::common::named::{fresh_name, start};
+use crate::common::named::{fresh_name, segment, start};
 use crate::common::*;
 
 fn stale(name: &str) -> Option<Stale> {
     named::stale().unwrap().into_iter().find(|stale| stale.name() == name)
 }
 
-fn path(name: &str, side: &str) -> String {
-    format!("/dev/shm/slipring.{name}.{side}")
-}
-
 fn is_there(name: &str, side: &str) -> bool {
-    fs::exists(path(name, side)).unwrap()
+    fs::exists(segment(name, side)).unwrap()
 }
 
 /// Changes the segments as if an earlier process with this process id had made them.
 fn forge_start_time(name: &str) {
     for side in ["down", "up"] {
-        let file = OpenOptions::new().read(true).write(true).open(path(name, side)).unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(segment(name, side)).unwrap();
         let mut start = [0; 8];
         file.read_exact_at(&mut start, 2064).unwrap();
         let earlier = u64::from_le_bytes(start) - 1;
@@ -40,7 +36,7 @@ fn a_process_that_got_the_makers_id_later_does_not_keep_its_segments() {
     forge_start_time(&name);
     let found = stale(&name).unwrap();
     assert_eq!(found.pid(), Some(std::process::id()));
-    let len = |side| fs::metadata(path(&name, side)).unwrap().len();
+    let len = |side| fs::metadata(segment(&name, side)).unwrap().len();
     assert_eq!(found.bytes(), len("down") + len("up"));
     found.remove().unwrap();
     assert!(stale(&name).is_none());
@@ -70,7 +66,7 @@ fn channels_whose_maker_lives_are_never_listed() {
 #[test]
 fn what_this_library_has_not_made_is_not_listed() {
     let name = fresh_name();
-    let down = path(&name, "down");
+    let down = segment(&name, "down");
     for bytes in [pattern(3, 10), pattern(4, 10_000), vec![]] {
         fs::write(&down, &bytes).unwrap();
         fs::set_permissions(&down, Permissions::from_mode(0o600)).unwrap();
