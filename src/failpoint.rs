@@ -1,6 +1,6 @@
 //! Points at which a test ends, stops or delays this process.
 //!
-//! Level 0. They exist with `--cfg slipring_failpoints` only; otherwise
+//! They exist with `--cfg slipring_failpoints` only; otherwise
 //! [`failpoint!`](failpoint) is nothing at all. `SLIPRING_FAILPOINT=point:action[:n]` does
 //! `kill`, `stop`, `abort`, `exit` or `sleep` at the n-th time that the point is passed,
 //! the first if it is not said.

@@ -2,8 +2,8 @@
 //! parent starts them and exchanges frames with them through rings in shared memory.
 //!
 //! A worker that crashes never takes its parent with it, and every operation in flight says why
-//! it died. A call costs well under a microsecond while both sides are awake, and an idle channel
-//! costs no processor time.
+//! the worker died. A call costs well under a microsecond while both sides are awake, and an idle
+//! channel costs no processor time.
 //!
 //! One program can be both sides; it starts itself again:
 //!
@@ -60,9 +60,11 @@
 //! |---|---|---|
 //! | [`Timeout`](ErrorKind::Timeout), [`Stalled`](ErrorKind::Stalled), [`Cancelled`](ErrorKind::Cancelled) | is given up; the worker is told | is usable |
 //! | [`Worker`](ErrorKind::Worker) | failed in its handler | is usable |
-//! | [`TooLarge`](ErrorKind::TooLarge), [`TooManyInFlight`](ErrorKind::TooManyInFlight) | was not sent | is usable |
+//! | [`TooLarge`](ErrorKind::TooLarge), [`TooManyInFlight`](ErrorKind::TooManyInFlight), [`InvalidPayload`](ErrorKind::InvalidPayload) | was not sent | is usable |
+//! | [`Protocol`](ErrorKind::Protocol) | ended with an answer of the wrong form | is usable |
 //! | [`PeerDied`](ErrorKind::PeerDied) | [`Error::was_begun`] says whether it can be sent again | is over: spawn another |
 //! | [`PeerCorrupt`](ErrorKind::PeerCorrupt), [`Session`](ErrorKind::Session), [`Closed`](ErrorKind::Closed) | is over | is over |
+//! | [`Forked`](ErrorKind::Forked) | belongs to the parent of this process | belongs to the parent |
 //!
 //! # Timeouts
 //!

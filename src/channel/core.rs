@@ -130,7 +130,7 @@ impl Core {
         Ok(())
     }
 
-    /// Delivers a frame. Returns it if it is for the request `own`, or a part of it.
+    /// Delivers a frame, and tells the waiter of its request. Returns an item of the request `own`.
     #[inline]
     pub(super) fn deliver(&self, frame: Frame<'_>, own: u64) -> Result<Option<Item>> {
         self.pending.deliver(frame, own, &self.buffers, |waiter| match waiter {
@@ -157,10 +157,11 @@ impl Core {
     /// Wakes the waiters for which the request ring has room. Returns whether there were any.
     #[cold]
     pub(super) fn wake_those_with_room(&self) -> Result<bool> {
-        let woken = self.sender.take_those_with_room()?;
+        let mut woken = Vec::new();
+        let looked = self.sender.take_those_with_room(&mut woken);
         let has_woken = !woken.is_empty();
         woken.into_iter().for_each(|waiter| self.receiver.wake_list.add(waiter));
-        Ok(has_woken)
+        looked.map(|()| has_woken)
     }
 
     /// Waits until no request is in flight, the channel is over or the deadline passes.

@@ -80,7 +80,7 @@ pub(crate) use state::State;
 pub use stats::Stats;
 pub use stream::Stream;
 pub use stream_timeouts::{DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, StreamTimeouts};
-pub(crate) use task_wait::{Looked, RoomWait, TaskWait, descriptor_is_readable, read_once};
+pub(crate) use task_wait::{Looked, RoomWait, TaskWait, read_once, read_readable};
 pub(crate) use timed_mutex::TimedGuard;
 pub(crate) use turn::check_open;
 
@@ -463,7 +463,7 @@ impl Channel {
     /// [`ErrorKind::Unsupported`] without [`Spawner::pollable`]; as a call if the channel
     /// is over. Requests that have got something still have it.
     pub fn read_ready(&self) -> Result<Vec<RequestId>> {
-        reactor_turn::drive(&self.core)?;
+        reactor_turn::read_for_host(&self.core)?;
         let ready = self.core.pending.take_ready();
         Ok(ready.into_iter().map(RequestId::new).collect())
     }

@@ -15,7 +15,7 @@ use super::core::{Core, Sent};
 use super::deliver::Item;
 use super::outgoing::{Ask, send};
 use super::pending_reply::Pending;
-use super::reactor_turn::drive;
+use super::reactor_turn::read_for_host;
 use super::reader::{ForOthers, take_frames};
 use super::stream::Stream;
 use super::testing::{LONGEST, Rig, rig, rig_with_wake_fds, submit};

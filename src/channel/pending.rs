@@ -153,7 +153,7 @@ impl PendingTable {
         given: impl FnOnce(Option<Waiter>),
     ) -> Result<Option<Item>> {
         // What happens to most frames, in one look at the table: the whole result of the reader's
-        // own call. No request has the number zero, so that a frame without a request is none.
+        // own call. No request has the number zero, so that a frame of request 0 never is `own`.
         let header = frame.header();
         let is_whole = header.kind == Kind::RESULT.code() && header.flags == 0;
         if is_whole && header.request == own && self.requests.lock().complete(own) {
@@ -330,18 +330,18 @@ impl PendingTable {
     }
 
     /// Registers a waiter, unless an item is there already. Returns whether it was registered.
-    pub(super) fn wait(&self, request: u64, waiter: Waiter) -> bool {
-        self.requests.lock().wait(request, waiter)
+    pub(super) fn register(&self, request: u64, waiter: Waiter) -> bool {
+        self.requests.lock().register(request, waiter)
     }
 
     /// Takes the next item of a request; if there is none, registers a task for it.
-    pub(super) fn take_or_wait(&self, request: u64, waiter: Waiter) -> Option<Item> {
+    pub(super) fn take_or_register(&self, request: u64, waiter: Waiter) -> Option<Item> {
         let mut requests = self.requests.lock();
         let replaced = requests.take_waiter(request);
         let item = requests.take(request);
         let unused = match item {
             None => {
-                requests.wait(request, waiter);
+                requests.register(request, waiter);
                 None
             }
             Some(_) => Some(waiter),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::channel::core::{Core, Sent};
 use crate::channel::deliver::Item;
 use crate::channel::explain::{cancelled, expired, timed_out};
-use crate::channel::reactor_turn::take_driven;
+use crate::channel::reactor_turn::take_for_host;
 use crate::channel::reply::Reply;
 use crate::channel::wait::await_reply;
 use crate::error::{Error, ErrorKind, Result};
@@ -73,7 +73,7 @@ impl Pending {
 
     /// Waits for the reply. Blocks until it comes, the timeout that the request was given
     /// passes, the request is cancelled, the channel is closed or the worker ends. The channel
-    /// stays usable in the first three cases.
+    /// stays usable after a reply, a timeout and a cancel.
     ///
     /// A wait that is woken more than 100 ms late, because this process or the whole machine
     /// was stopped meanwhile, goes on for up to 200 ms, so that an answer which was stopped
@@ -219,14 +219,14 @@ impl Pending {
         if self.has_ended { Err(has_ended()) } else { Ok(self.request) }
     }
 
-    /// What has come, without waiting. A reactor that drives the channel reads the ring itself,
+    /// What has come, without waiting. A reactor of the host's reads the ring itself,
     /// and must not find its descriptor readable for what this took.
     fn try_item(&self) -> Result<Option<Item>> {
         let (core, request) = (&*self.core, self.live()?);
-        if !core.reactor.is_driven() {
+        if !core.reactor.has_host_reactor() {
             return await_reply(core, request, Deadline::after(Duration::ZERO), true);
         }
-        take_driven(core, request, false)
+        take_for_host(core, request, false)
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {

@@ -25,7 +25,7 @@ pub(crate) struct Reactor {
     /// Tasks to be woken at the end of the channel, which wait for something else.
     pub(crate) ended: WaitList,
     /// Set for good once a reactor of the host's reads this channel.
-    is_driven: AtomicU32,
+    has_host_reactor: AtomicU32,
     /// Set while an item lies in the pending table that this reactor was not told of.
     is_untold: AtomicU32,
     /// How often in a row the descriptor was readable for nothing.
@@ -52,7 +52,7 @@ impl Reactor {
             tasks: AtomicUsize::new(0),
             readable: WaitList::default(),
             ended: WaitList::default(),
-            is_driven: AtomicU32::new(0),
+            has_host_reactor: AtomicU32::new(0),
             is_untold: AtomicU32::new(0),
             idle_turns: AtomicU32::new(0),
             position: AtomicU64::new(0),
@@ -89,18 +89,18 @@ impl Reactor {
     }
 
     /// Notes that a reactor of the host's reads this channel from now on.
-    pub(super) fn set_driven(&self) {
-        self.is_driven.store(1, Ordering::Relaxed);
+    pub(super) fn set_host_reactor(&self) {
+        self.has_host_reactor.store(1, Ordering::Relaxed);
     }
 
-    pub(super) fn is_driven(&self) -> bool {
-        self.is_driven.load(Ordering::Relaxed) != 0
+    pub(super) fn has_host_reactor(&self) -> bool {
+        self.has_host_reactor.load(Ordering::Relaxed) != 0
     }
 
     /// Notes, under the receiver's turn, that an item without a waiter was put into the
     /// pending table. A reactor of the host's is told by its descriptor.
     pub(super) fn note_untold(&self) {
-        if self.is_driven()
+        if self.has_host_reactor()
             && !chosen(Mutant::UntoldNotLit)
             && self.is_untold.swap(1, Ordering::Relaxed) == 0
         {

@@ -49,8 +49,8 @@ impl By {
 struct DescriptorReader<'a> {
     wake_fd: &'a WakeFd,
     by: By,
-    /// Frames that may be read before the reactor's other descriptors get their turn.
-    left: usize,
+    /// Bursts of frames that may be read before the reactor's other descriptors get their turn.
+    bursts_left: usize,
     has_drained: bool,
     /// There was a reason for the descriptor to be readable.
     has_reason: bool,
@@ -59,8 +59,8 @@ struct DescriptorReader<'a> {
 impl Reader for DescriptorReader<'_> {
     fn must_stop(&mut self) -> bool {
         // Asked after each burst of frames; a ring that was full is read to its end.
-        self.left = self.left.saturating_sub(1);
-        self.left == 0
+        self.bursts_left = self.bursts_left.saturating_sub(1);
+        self.bursts_left == 0
     }
 
     fn room_given(&mut self) {
@@ -91,10 +91,10 @@ impl Reader for DescriptorReader<'_> {
 ///
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) without a descriptor; why the
 /// channel is over.
-pub(super) fn drive(core: &Core) -> Result<()> {
+pub(super) fn read_for_host(core: &Core) -> Result<()> {
     fork::check()?;
     let wake_fd = core.reactor.wake_fd().ok_or_else(not_pollable)?;
-    core.reactor.set_driven();
+    core.reactor.set_host_reactor();
     let ran = run(core, wake_fd, By::Host);
     if !chosen(Mutant::DriveWakesNoThread) {
         core.wake_a_thread(); // as in `read_for_task`
@@ -112,7 +112,7 @@ pub(super) fn drive(core: &Core) -> Result<()> {
 /// # Errors
 ///
 /// Why the channel is over, once nothing more can come.
-pub(super) fn take_driven(core: &Core, request: u64, is_stream: bool) -> Result<Option<Item>> {
+pub(super) fn take_for_host(core: &Core, request: u64, is_stream: bool) -> Result<Option<Item>> {
     fork::check()?;
     let take = || match is_stream {
         true => core.pending.take(request),
@@ -123,7 +123,7 @@ pub(super) fn take_driven(core: &Core, request: u64, is_stream: bool) -> Result<
     if item.is_some() || !is_over {
         return Ok(item);
     }
-    let over = drive(core);
+    let over = read_for_host(core);
     match take() {
         Some(item) => Ok(Some(item)),
         None => over.map(|()| None).map_err(|_| core.state.why_over_now(Some(request))),
@@ -150,7 +150,7 @@ pub(super) fn read_for_driver(core: &Core) {
 #[inline]
 pub(super) fn rearm_after_thread(core: &Core) {
     let has_missed = core.receiver.take_missed();
-    if core.reactor.is_driven() {
+    if core.reactor.has_host_reactor() {
         if !chosen(Mutant::NoPumpAtHandOver) {
             run_or_fail(core, By::ThreadForHost);
         }
@@ -215,8 +215,9 @@ fn take_turn(
     by: By,
     mut turn: TryGuard<'_, Consumer>,
 ) -> Result<()> {
-    let left = 1 + core.config.up.capacity / as_usize(span(0)) / BURST;
-    let mut reader = DescriptorReader { wake_fd, by, left, has_drained: false, has_reason: false };
+    let bursts_left = 1 + core.config.up.capacity / as_usize(span(0)) / BURST;
+    let mut reader =
+        DescriptorReader { wake_fd, by, bursts_left, has_drained: false, has_reason: false };
     let found = read(core, &mut turn, &mut reader);
     if let Ok(Some(Found::Over | Found::Stopped)) = found {
         // There is more to read, or to be told of.

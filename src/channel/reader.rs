@@ -83,7 +83,7 @@ pub(super) trait Reader {
         None
     }
 
-    /// Whether the reader must stop, although there may be more frames.
+    /// Whether the reader must stop, although there may be more frames. Asked after each burst.
     fn must_stop(&mut self) -> bool;
 
     /// Notes that other waiters have got room.

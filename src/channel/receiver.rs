@@ -1,4 +1,4 @@
-//! The receiving side of a channel: the consumer, and the turn to read it.
+//! The receiving side of a channel: the consumer, and the turn to read it (lock 1).
 //!
 //! There is no thread of the library's own on this path. A thread that waits for a reply
 //! takes the turn, hands the frames of others to their requests, and leaves with its own. A
@@ -43,8 +43,8 @@ impl Receiver {
         }
     }
 
-    /// The turn to read, if no other reader has it. Dropping it gives it back; then
-    /// [`Core::hand_over`](super::core::Core::hand_over) must follow.
+    /// The turn to read, if no other reader has it. A thread gives it back with
+    /// `turn::end_turn`, which lets others have it that found it taken.
     #[inline]
     pub(super) fn try_turn(&self) -> Option<TryGuard<'_, Consumer>> {
         self.consumer.try_lock()

@@ -171,7 +171,8 @@ impl<T> Requests<T> {
     }
 
     /// Ends a call whose result its owner has got: all that happens to most requests, in one
-    /// look. False, and nothing is done, if anything else is there or was meant to be.
+    /// look. Returns false, and does
+    /// nothing, for a stream, and if an item, a part of a message or a waiter is there.
     #[inline]
     pub(crate) fn complete(&mut self, request: u64) -> bool {
         let Some(slot) = self.slot(request).filter(|slot| slot.is_open() && !slot.is_stream) else {
@@ -260,7 +261,7 @@ impl<T> Requests<T> {
     }
 
     /// Registers a waiter, unless an item is there already. Returns whether it was registered.
-    pub(crate) fn wait(&mut self, request: u64, waiter: Waiter) -> bool {
+    pub(crate) fn register(&mut self, request: u64, waiter: Waiter) -> bool {
         let Some(slot) = self.slot(request) else { return false };
         if !slot.queue.is_empty() && !chosen(Mutant::ParksOverItem) {
             return false;

@@ -48,7 +48,7 @@ fn a_call_with_its_result_is_ended_in_one_look_unless_more_is_queued() {
     let in_pieces = open(&mut requests);
     assert!(requests.put_assembler(in_pieces, begun()));
     let awaited = open(&mut requests);
-    assert!(requests.wait(awaited, Waiter::Thread(crate::sync::current())));
+    assert!(requests.register(awaited, Waiter::Thread(crate::sync::current())));
     let given_up = open(&mut requests);
     assert!(requests.release(given_up), "the worker has to be told");
     let finished = open(&mut requests);
@@ -65,14 +65,14 @@ fn who_left_without_being_picked_is_forgotten_in_time() {
     let mut requests = Requests::new(2, 100);
     for _ in 0..1000 {
         let request = open(&mut requests);
-        assert!(requests.wait(request, Waiter::Thread(crate::sync::current())));
+        assert!(requests.register(request, Waiter::Thread(crate::sync::current())));
         drop(requests.take_waiter(request));
         requests.finish(request);
         requests.release(request);
         assert!(requests.parked.len() <= 4, "{}", requests.parked.len());
     }
     let request = open(&mut requests);
-    assert!(requests.wait(request, Waiter::Thread(crate::sync::current())));
+    assert!(requests.register(request, Waiter::Thread(crate::sync::current())));
     assert!(requests.take_thread().is_some(), "who still waits is not");
 }
 
@@ -143,12 +143,16 @@ fn waiters_are_handed_out_once_and_not_registered_when_something_is_there() {
     let mut requests = Requests::new(2, 100);
     let me = || Waiter::Thread(crate::sync::current());
     let (one, two) = (open(&mut requests), open(&mut requests));
-    assert!(requests.wait(one, me()) && requests.wait(two, me()) && requests.wait(two, me()));
+    assert!(
+        requests.register(one, me())
+            && requests.register(two, me())
+            && requests.register(two, me())
+    );
     assert!(requests.take_thread().is_some() && requests.take_thread().is_some());
     assert!(requests.take_thread().is_none());
     requests.push(one, 1).unwrap();
-    assert!(!requests.wait(one, me()));
-    assert!(requests.wait(two, me()));
+    assert!(!requests.register(one, me()));
+    assert!(requests.register(two, me()));
     assert!(requests.push(two, 1).unwrap().is_some());
     assert!(requests.take_waiters().is_empty());
 }
@@ -160,7 +164,7 @@ fn a_reactor_is_told_once_of_each_request_that_has_got_something() {
     requests.push(early, 1).unwrap();
     assert_eq!(requests.take_ready(), [early]);
     assert_eq!(requests.take_ready(), [0_u64; 0]);
-    assert!(requests.wait(awaited, Waiter::Thread(crate::sync::current())));
+    assert!(requests.register(awaited, Waiter::Thread(crate::sync::current())));
     for request in [given_up, twice, twice, awaited] {
         requests.push(request, 1).unwrap();
     }

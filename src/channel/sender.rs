@@ -110,7 +110,7 @@ impl Sender {
 
     /// Adds a waiter for room. A reader must be told: it announces to the worker how much room
     /// is wanted when it sleeps the next time.
-    pub(super) fn wait_for_room(&self, len: usize, waiter: Waiter) -> u64 {
+    pub(super) fn register_for_room(&self, len: usize, waiter: Waiter) -> u64 {
         let mut sending = self.sending.lock();
         sending.last_key += 1;
         let key = sending.last_key;
@@ -157,18 +157,18 @@ impl Sender {
         wanted
     }
 
-    /// Removes the waiters for which there is room now, in their order.
+    /// Moves the waiters for which there is room now to `taken`, in their order. Those that were
+    /// moved before an error must be woken all the same.
     #[cold]
-    pub(super) fn take_those_with_room(&self) -> Result<Vec<Waiter>> {
+    pub(super) fn take_those_with_room(&self, taken: &mut Vec<Waiter>) -> Result<()> {
         let mut sending = self.sending.lock();
-        let mut taken = Vec::new();
         while let Some(len) = sending.first_len() {
             if !sending.producer.has_room_for(len)? {
                 break;
             }
             taken.extend(sending.queue.pop_front().map(|first| first.waiter));
         }
-        Ok(taken)
+        Ok(())
     }
 
     /// Removes the first thread that waits for room, to read the ring instead.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::channel::core::Core;
 use crate::channel::deliver::{Body, Item};
 use crate::channel::explain::{cancelled, not_begun, stalled};
-use crate::channel::reactor_turn::take_driven;
+use crate::channel::reactor_turn::take_for_host;
 use crate::channel::read_ahead::ReadAhead;
 use crate::channel::reply::Reply;
 use crate::channel::stream_timeouts::StreamTimeouts;
@@ -181,15 +181,15 @@ impl Stream {
         }
     }
 
-    /// The next item within this time, if nothing was read ahead meanwhile. A reactor that
-    /// drives the channel reads the ring itself.
+    /// The next item within this time, if nothing was read ahead meanwhile. A reactor of
+    /// the host's reads the ring itself.
     fn look_for_item(&mut self, longest: Duration) -> Result<Option<Item>> {
         let core = &*self.core;
-        if longest != Duration::ZERO || !core.reactor.is_driven() {
+        if longest != Duration::ZERO || !core.reactor.has_host_reactor() {
             return await_chunk(core, self.request, longest, &mut self.ahead);
         }
         self.core.pending.consumed(self.request, std::mem::take(&mut self.ahead.uncounted), true);
-        take_driven(core, self.request, true)
+        take_for_host(core, self.request, true)
     }
 
     /// The next chunk of those that were copied out together. Small enough to become part of

@@ -76,7 +76,7 @@ impl TaskWait {
     pub(crate) fn look(&self, waker: &Waker) -> Looked {
         let core = &self.core;
         let waiter = Waiter::Task(waker.clone());
-        if let Some(item) = core.pending.take_or_wait(self.request, waiter) {
+        if let Some(item) = core.pending.take_or_register(self.request, waiter) {
             return Looked::Item(item);
         }
         self.count_consumed();
@@ -152,10 +152,10 @@ impl<'a> RoomWait<'a> {
 
     /// Has the task woken when there may be room for a payload of `len` bytes. Look for room
     /// after this. Reads the ring, too: a worker whose replies are not read never makes room.
-    pub(crate) fn wait(&mut self, len: usize, waker: &Waker) {
+    pub(crate) fn register(&mut self, len: usize, waker: &Waker) {
         self.leave();
         self.core.reactor.attend();
-        self.key = Some(self.core.sender.wait_for_room(len, Waiter::Task(waker.clone())));
+        self.key = Some(self.core.sender.register_for_room(len, Waiter::Task(waker.clone())));
         if !read_for_task(self.core) {
             // The thread that reads announces the room that is wanted.
             self.core.state.alarm.raise();
@@ -178,10 +178,10 @@ impl Drop for RoomWait<'_> {
     }
 }
 
-/// The channel's descriptor was found readable by a driver of the library's. Returns whether
-/// the channel can still be used: if not, the driver lets go of it, for its descriptor stays
+/// Reads for a driver of the library's that found the channel's descriptor readable. Returns
+/// whether the channel is still open: if not, the driver lets go of it, for its descriptor stays
 /// readable.
-pub(crate) fn descriptor_is_readable(core: &Core) -> bool {
+pub(crate) fn read_readable(core: &Core) -> bool {
     read_for_driver(core);
     core.state.is_open()
 }

@@ -180,7 +180,7 @@ impl<'a> Wait<'a> {
             if let Some(mut turn) = core.receiver.try_turn() {
                 let found = self.read(&mut turn);
                 end_turn(core, turn);
-                // Also if another thread has woken those tasks meanwhile.
+                // Read on, even if another thread has woken those tasks meanwhile.
                 if let Ok(Some(Found::TasksToWake)) = found {
                     continue;
                 }
@@ -221,6 +221,7 @@ impl<'a> Wait<'a> {
         }
         consumer.glance(self.has_rung);
         let core = self.core;
+        // A first look, before anything asks for the time.
         match take_frames(core, consumer, self) {
             Ok(None) => {}
             found => return found,
@@ -274,10 +275,10 @@ impl<'a> Wait<'a> {
         let me = Waiter::Thread(sync::current());
         match self.want {
             Want::Reply(request) | Want::Chunk(request) => {
-                self.core.pending.wait(request, me).then_some(0)
+                self.core.pending.register(request, me).then_some(0)
             }
             Want::Room(len) => {
-                let key = self.core.sender.wait_for_room(len, me);
+                let key = self.core.sender.register_for_room(len, me);
                 // The reader announces the room that is wanted when it sleeps the next time.
                 if !chosen(Mutant::RoomNotAsked) {
                     self.core.state.alarm.raise();

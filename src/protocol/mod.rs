@@ -1,7 +1,7 @@
 //! What the two sides say to each other: kinds of frames, requests and what becomes of each,
 //! the messages that are not plain bytes, and how long messages are cut and put together.
 //!
-//! Level 5. Nothing here waits, or writes shared memory.
+//! Nothing here waits, or writes shared memory.
 
 pub(crate) mod assembler;
 pub(crate) mod blob;

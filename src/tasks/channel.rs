@@ -197,7 +197,7 @@ impl AsyncChannel {
         pending.await.map(drop)
     }
 
-    /// Asks the worker's health thread how it is: as [`Channel::ping`].
+    /// Asks the worker for a report: as [`Channel::ping`].
     ///
     /// Cancel-safe: an answer that comes later is dropped.
     ///

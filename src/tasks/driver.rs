@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::channel::{Core, descriptor_is_readable};
+use crate::channel::{Core, read_readable};
 use crate::error::{Error, Result};
 use crate::process::service::{lock, start_thread};
 use crate::sys::clock::Deadline;
@@ -172,7 +172,7 @@ fn turn(driver: &Driver, keys: &mut Vec<u64>) {
         }
         let core = lock(&driver.state).channels.get(&key).and_then(|(core, _)| core.upgrade());
         let Some(core) = core else { continue };
-        if !descriptor_is_readable(&core) {
+        if !read_readable(&core) {
             driver.forget(key);
         }
     }

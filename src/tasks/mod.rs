@@ -1,16 +1,43 @@
-//! The async view of a channel: the same requests, awaited by tasks.
+//! Channels for async programs: the same requests, awaited by tasks of any executor.
 //!
-//! Level 7. The protocol is the blocking channel's own: a task waits in the pending
-//! table where a thread would, and a frame wakes it. What is added is who reads the ring
-//! when no thread does: whoever finds the channel's descriptor readable. That is a small
-//! thread that serves all channels of the process ([`AsyncChannel::new`]), so that any
-//! executor works, or the reactor of tokio ([`AsyncChannel::on_tokio`], feature `tokio`).
+//! ```
+//! # #[cfg(feature = "testing")] fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//! use slipring::tasks::AsyncChannel;
+//! use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
 //!
-//! Threads and tasks may use one channel at the same time: [`AsyncChannel::blocking`].
+//! const ECHO: Kind = Kind::named("echo");
+//! let make = || {
+//!     Worker::new(|_| Ok(()))
+//!         .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+//! };
+//! // A thread in the place of a process; a program uses `AsyncChannel::spawn`.
+//! let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+//! # #[cfg(feature = "tokio")]
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! let channel = AsyncChannel::new(channel)?;
+//! let timeout = Duration::from_secs(10);
+//! // Many requests may be in flight; each is a future.
+//! let (first, second) =
+//!     (channel.submit(ECHO, "1", timeout).await?, channel.submit(ECHO, "2", timeout).await?);
+//! assert_eq!(second.await?.to_vec(), b"2");
+//! assert_eq!(first.await?.to_vec(), b"1");
+//! channel.close(timeout).await?;
+//! # Ok::<(), slipring::Error>(())
+//! # })?;
+//! # Ok(()) }
+//! # #[cfg(not(feature = "testing"))] fn main() {}
+//! ```
 //!
-//! Every future here may be dropped at any await: its request is then given up, the
-//! worker is told, its space comes back, and nothing of it reaches another call.
+//! A small thread of the library's reads for the tasks of all channels of the process
+//! ([`AsyncChannel::new`]), or the reactor of tokio does ([`AsyncChannel::on_tokio`], feature
+//! `tokio`). Threads and tasks may use one channel at the same time: [`AsyncChannel::blocking`].
+//!
+//! Unless its method says otherwise, a future here may be dropped at any await: its request is
+//! then given up, the worker is told, its space comes back, and nothing of it reaches another call.
 //! Timeouts count on the channel's own clock, whatever the runtime's timers do.
+//!
+//! # Wakers
 //!
 //! A waker runs without any lock, on the thread that has news for its task: one of the
 //! library's own, or a caller's thread that reads. A waker must not block. One that does never

@@ -64,7 +64,7 @@ async fn with_room<T>(
     let (mut room, mut timer) = (RoomWait::new(core), Timer::default());
     poll_fn(|context: &mut Context<'_>| {
         fork::check()?;
-        room.wait(len, context.waker());
+        room.register(len, context.waker());
         match advance()? {
             Some(found) => Poll::Ready(Ok(found)),
             None if timer.poll_for_peer(deadline, context) => {

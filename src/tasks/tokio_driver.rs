@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Handle, Id};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::channel::{Core, descriptor_is_readable, read_once};
+use crate::channel::{Core, read_once, read_readable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::not_pollable;
 use crate::process::service::lock;
@@ -57,7 +57,7 @@ impl TokioDriver {
         let task = runtime.spawn(async move {
             while ready(&fd).await {
                 let Some(core) = post.core.upgrade() else { return };
-                if !descriptor_is_readable(&core) {
+                if !read_readable(&core) {
                     *lock(&post.successor) = Successor::NotNeeded;
                     return;
                 }

@@ -85,8 +85,7 @@ impl<'a> Responder<'a> {
     ///
     /// # Errors
     ///
-    /// As [`Responder::send`], but `len` must fit one frame: `max_reply`, by default 2 MiB − 32
-    /// bytes.
+    /// As [`Responder::send`], but `len` must fit one frame: `max_reply`, by default 1 MiB.
     ///
     /// ```
     /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {

@@ -5,7 +5,7 @@ use super::*;
 /// What a host's reactor does until a reply is there.
 fn react(core: &Core, wake_fd: &WakeFd, pending: &mut Pending) {
     loop {
-        drive(core).unwrap();
+        read_for_host(core).unwrap();
         if let Some(reply) = pending.try_wait().unwrap() {
             assert_eq!(reply.to_vec(), [pending.request().to_le_bytes()[0]]);
             return;

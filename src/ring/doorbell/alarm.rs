@@ -8,8 +8,9 @@ use crate::sync::{AtomicU32, Ordering};
 use crate::sys::fork;
 use crate::sys::futex::{self, Scope};
 
-/// A word of this process on which every wait sleeps beside the peer's bell. What must get
-/// through without the peer raises it: a close, a cancel, a death.
+/// A word of this process on which every wait sleeps beside the peer's bell. Raised for reasons
+/// that are not the peer's: a close, a death, a stop, or a waiter for room that the reader must
+/// announce.
 #[derive(Debug, Default)]
 pub(crate) struct Alarm {
     word: AtomicU32,
