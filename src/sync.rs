@@ -6,7 +6,6 @@
 //! Locks here ignore poisoning: a panic of one thread of the host must not take the channel from
 //! the others, and no code that holds these locks leaves the state behind them half-changed.
 
-pub(crate) mod mutant;
 #[cfg(slipring_tsan)]
 mod seen;
 

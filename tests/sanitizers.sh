@@ -4,7 +4,8 @@
 # takes about ten minutes. What they cannot see is in docs/SAFETY.md.
 set -eu
 cd "$(dirname "$0")/.."
-targets=${CARGO_TARGET_DIR:-target}
+mkdir -p "${CARGO_TARGET_DIR:-target}"
+targets=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
 
 # The target is named so that build scripts are not instrumented.
 run() {
@@ -36,6 +37,7 @@ thread() {
     # In one test nothing but std's OnceLock orders the start of the worker and its end.
     run --test it -- --test-threads=1 --nocapture thread:: thread_worker:: \
         --skip a_worker_thread_that_panics_before_it_serves
+    tree=$(CARGO_TARGET_DIR=$targets tests/mutants.sh tree)
     for mutant in CommitRelaxed PollRelaxed HeadRelaxed HeadSeenRelaxed; do
         must_notice $mutant two_threads_that_sleep_at_random_lose_nothing --lib
     done
@@ -45,12 +47,12 @@ thread() {
     done
 }
 
-# Fails unless a race is reported where one ordering is too weak.
+# Fails unless a race is reported in the copy of the sources where one ordering is too weak.
 must_notice() {
     mutant=$1
     test=$2
     shift 2
-    said=$(SLIPRING_MUTANT=$mutant TSAN_OPTIONS="$TSAN_OPTIONS halt_on_error=1" \
+    said=$(cd "$tree" && SLIPRING_MUTANT=$mutant TSAN_OPTIONS="$TSAN_OPTIONS halt_on_error=1" \
         run "$@" -- "$test" 2>&1) || true
     case $said in
         *"WARNING: ThreadSanitizer: data race"*) echo "$mutant: noticed by $test" ;;

@@ -24,7 +24,6 @@ use crate::protocol::buffer_pool::BufferPool;
 use crate::ring::Frame;
 use crate::ring::doorbell::Sleeper;
 use crate::shm::status::PeerStatus;
-use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{AtomicU32, Counter, Ordering};
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
@@ -142,7 +141,7 @@ impl Core {
     /// Wakes a thread that waits, to read the ring in this one's place.
     #[inline]
     pub(super) fn wake_a_thread(&self) {
-        if self.receiver.has_followers() && !chosen(Mutant::NoHandOver) {
+        if self.receiver.has_followers() {
             self.wake_follower();
         }
     }

@@ -6,8 +6,6 @@ mod explain;
 mod message_writer;
 #[cfg(test)]
 mod models;
-#[cfg(test)]
-mod mutants;
 mod outgoing;
 mod pending;
 mod pending_reply;

@@ -14,7 +14,6 @@ use crate::protocol::Kind;
 use crate::protocol::chunker::Chunker;
 use crate::protocol::kind::flags;
 use crate::ring::Header;
-use crate::sync::mutant::{Mutant, chosen};
 use crate::sys::clock::Deadline;
 use crate::sys::copy::copy_from_slice;
 use crate::sys::fork;
@@ -299,7 +298,7 @@ pub(super) fn open(core: &Core, ask: Ask) -> Result<Header> {
     let is_stream = flags & flags::STREAM != 0;
     let request = match core.pending.open(is_stream) {
         Ok(request) => request,
-        Err(error) => open_after_reading(core, is_stream, error)?,
+        Err(_) => open_after_reading(core, is_stream)?,
     };
     Ok(Header { kind: kind.code(), flags, request, aux: begin_by.to_word(), ..Header::default() })
 }
@@ -307,10 +306,7 @@ pub(super) fn open(core: &Core, ask: Ask) -> Result<Header> {
 /// The worker may be done with requests that were given up. Their slots are free once their
 /// last frames are read.
 #[cold]
-fn open_after_reading(core: &Core, is_stream: bool, error: Error) -> Result<u64> {
-    if chosen(Mutant::NotReadWhenFull) {
-        return Err(error);
-    }
+fn open_after_reading(core: &Core, is_stream: bool) -> Result<u64> {
     read_for_others(core)?;
     core.pending.open(is_stream)
 }

@@ -19,7 +19,6 @@ use crate::ring::{Consumer, Frame};
 use crate::shm::layout::as_usize;
 use crate::shm::requests::OwnRequests;
 use crate::shm::words::{OwnU32, PeerU64};
-use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{AtomicU64, Counter, Mutex, MutexGuard, Ordering, fence};
 use crate::sys::fork;
 use std::sync::Arc;
@@ -92,8 +91,8 @@ impl PendingTable {
         let mut requests = self.requests.lock();
         let slot = requests.slot_of(request);
         let is_running = requests.release(request);
-        if is_running && !chosen(Mutant::LetGoUntold) {
-            self.tell_cancelled(requests, slot, request, Mutant::LetGoLate);
+        if is_running {
+            self.tell_cancelled(requests, slot, request);
         }
     }
 
@@ -105,24 +104,15 @@ impl PendingTable {
         let mut requests = self.requests.lock();
         let slot = requests.slot_of(request);
         if requests.is_running(request) {
-            self.tell_cancelled(requests, slot, request, Mutant::CancelLate);
+            self.tell_cancelled(requests, slot, request);
         }
     }
 
-    fn tell_cancelled(
-        &self,
-        requests: MutexGuard<'_, Requests<Item>>,
-        slot: usize,
-        request: u64,
-        late: Mutant,
-    ) {
+    fn tell_cancelled(&self, requests: MutexGuard<'_, Requests<Item>>, slot: usize, request: u64) {
         self.counters.cancels.fetch_add(1, Ordering::Relaxed);
-        let requests = Some(requests).filter(|_| !chosen(late));
         self.words.cells.cancel(slot, request);
         drop(requests);
-        if !chosen(Mutant::CancelNotRung) {
-            self.words.bell.ring();
-        }
+        self.words.bell.ring();
     }
 
     /// Sets or clears the flag that every handler of the worker sees.
@@ -270,7 +260,7 @@ impl PendingTable {
         let pushed = self.requests.lock().push(arrival.header.request, item);
         self.pushes.fetch_add(1, Ordering::Relaxed);
         match pushed {
-            Ok(waiter) => given(waiter.filter(|_| !chosen(Mutant::GivenWithoutWake))),
+            Ok(waiter) => given(waiter),
             // Its owner has let go meanwhile: after the end of the request, or before.
             Err(_) if arrival.is_last() => {}
             Err(_) => {
@@ -381,7 +371,6 @@ impl PendingTable {
         let slot = requests.slot_of(request);
         // Under the lock: two threads may count for one stream, its owner and the reader of a
         // message in pieces, and a smaller sum must not replace a larger one.
-        let requests = Some(requests).filter(|_| !chosen(Mutant::CreditLate));
         self.words.cells.set_credit(slot, credit);
         drop(requests);
         fence(Ordering::SeqCst); // B, pairs with A in the worker's wait for credit

@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 
 use crate::channel::wait_list::WaitList;
 use crate::error::{Error, Result};
-use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sys::wake_fd::WakeFd;
 
@@ -100,10 +99,7 @@ impl Reactor {
     /// Notes, under the receiver's turn, that an item without a waiter was put into the
     /// pending table. A reactor of the host's is told by its descriptor.
     pub(super) fn note_untold(&self) {
-        if self.has_host_reactor()
-            && !chosen(Mutant::UntoldNotLit)
-            && self.is_untold.swap(1, Ordering::Relaxed) == 0
-        {
+        if self.has_host_reactor() && self.is_untold.swap(1, Ordering::Relaxed) == 0 {
             self.wake_self();
         }
     }

@@ -16,7 +16,6 @@ use crate::ring::Consumer;
 use crate::ring::consumer::shut_down;
 use crate::ring::position::span;
 use crate::shm::layout::{as_u64, as_usize};
-use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{Ordering, TryGuard, fence};
 use crate::sys::fork;
 use crate::sys::wake_fd::{Drained, WakeFd};
@@ -96,9 +95,7 @@ pub(super) fn read_for_host(core: &Core) -> Result<()> {
     let wake_fd = core.reactor.wake_fd().ok_or_else(not_pollable)?;
     core.reactor.set_host_reactor();
     let ran = run(core, wake_fd, By::Host);
-    if !chosen(Mutant::DriveWakesNoThread) {
-        core.wake_a_thread(); // as in `read_for_task`
-    }
+    core.wake_a_thread(); // as in `read_for_task`
     match ran {
         Ok(_) if core.state.is_open() => Ok(()),
         Ok(_) => Err(core.state.why_over_now(None)),
@@ -151,9 +148,7 @@ pub(super) fn read_for_driver(core: &Core) {
 pub(super) fn rearm_after_thread(core: &Core) {
     let has_missed = core.receiver.take_missed();
     if core.reactor.has_host_reactor() {
-        if !chosen(Mutant::NoPumpAtHandOver) {
-            run_or_fail(core, By::ThreadForHost);
-        }
+        run_or_fail(core, By::ThreadForHost);
     } else if has_missed || core.reactor.has_tasks() {
         run_or_fail(core, By::Task);
     }

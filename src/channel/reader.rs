@@ -25,7 +25,6 @@ use crate::ring::Consumer;
 use crate::ring::doorbell::Step;
 use crate::ring::position::span;
 use crate::shm::layout::as_usize;
-use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{Ordering, fence};
 use crate::sys::clock::Deadline;
 
@@ -157,10 +156,7 @@ pub(super) fn take_frames(
     // The frames that a ring can hold. More than these come only from a living worker.
     let mut after_death = core.config.up.capacity / as_usize(span(0));
     let phase = loop {
-        let mut phase = core.state.phase();
-        if phase == Phase::Dead && chosen(Mutant::DeadBeforeLook) {
-            return Ok(Some(Found::Over));
-        }
+        let phase = core.state.phase();
         if matches!(phase, Phase::Closing | Phase::Closed | Phase::Failed) {
             return Ok(Some(Found::Over));
         }
@@ -182,9 +178,6 @@ pub(super) fn take_frames(
                 found => return found.map(|item| item.map(Found::Item)),
             }
         }
-        if chosen(Mutant::PhaseReadLate) {
-            phase = core.state.phase();
-        }
         if left > 0 {
             break phase;
         }
@@ -203,7 +196,7 @@ pub(super) fn take_frames(
     {
         return Ok(Some(Found::Room));
     }
-    if core.sender.is_awaited() && !chosen(Mutant::RoomNotGiven) && core.wake_those_with_room()? {
+    if core.sender.is_awaited() && core.wake_those_with_room()? {
         reader.room_given();
     }
     if phase == Phase::Dead {

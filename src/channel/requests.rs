@@ -23,7 +23,6 @@ use crate::channel::waiter::Waiter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::assembler::Assembler;
 use crate::shm::layout::{as_u64, as_usize, request_slot};
-use crate::sync::mutant::{Mutant, chosen};
 
 /// The requests; `T` is what frames become on their way to the owner.
 #[derive(Debug)]
@@ -263,7 +262,7 @@ impl<T> Requests<T> {
     /// Registers a waiter, unless an item is there already. Returns whether it was registered.
     pub(crate) fn register(&mut self, request: u64, waiter: Waiter) -> bool {
         let Some(slot) = self.slot(request) else { return false };
-        if !slot.queue.is_empty() && !chosen(Mutant::ParksOverItem) {
+        if !slot.queue.is_empty() {
             return false;
         }
         let could_read = waiter.is_thread();
@@ -323,12 +322,10 @@ impl<T> Requests<T> {
         let Some(slot) = self.slot(request).filter(|slot| slot.is_owned) else { return false };
         slot.is_owned = false;
         slot.waiter = None;
-        if !chosen(Mutant::LeftoversKept) {
-            slot.queue.clear();
-        }
+        slot.queue.clear();
         slot.assembler = Assembler::default();
         let is_finished = slot.is_finished;
-        if is_finished || chosen(Mutant::SlotFreedEarly) {
+        if is_finished {
             slot.free();
         }
         self.in_flight -= 1;
@@ -412,14 +409,12 @@ impl<T> Requests<T> {
 impl<T> Slot<T> {
     /// Whether its owner waits for more.
     fn is_open(&self) -> bool {
-        (self.is_owned || chosen(Mutant::RetiredStillOpen)) && !self.is_finished
+        self.is_owned && !self.is_finished
     }
 
     fn free(&mut self) {
         self.request = 0;
-        if !chosen(Mutant::LeftoversKept) {
-            self.queue.clear();
-        }
+        self.queue.clear();
         self.assembler = Assembler::default();
         self.waiter = None;
     }

@@ -17,7 +17,6 @@ use crate::channel::wait_list::WaitList;
 use crate::channel::worker_exit::WorkerExit;
 use crate::error::{EndOfService, Error, ErrorKind, Result};
 use crate::ring::doorbell::Alarm;
-use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
@@ -90,17 +89,9 @@ impl State {
 
     /// Leaves the open phase and ends all waits. Returns false if the channel was not open.
     fn leave(&self, to: u32) -> bool {
-        if chosen(Mutant::AlarmBeforeEnd) {
-            self.alarm.raise();
-        }
         let left =
             self.phase.compare_exchange(OPEN, to, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if chosen(Mutant::LastCauseWins) {
-            self.phase.store(to, Ordering::Release);
-        }
-        if !chosen(Mutant::AlarmBeforeEnd) && !chosen(Mutant::NoAlarmAtEnd) {
-            self.alarm.raise();
-        }
+        self.alarm.raise();
         if let Some(wake) = self.on_end.get() {
             wake();
         }
@@ -131,11 +122,6 @@ impl State {
 
     /// Notes that the channel cannot be used any more because of `error`.
     pub(crate) fn fail(&self, error: Error) -> bool {
-        if chosen(Mutant::FailureLate) {
-            let left = self.leave(FAILED);
-            let _ = self.failure.set(error);
-            return left;
-        }
         // The first error counts: a later one must not replace what others were told.
         let _ = self.failure.set(error);
         self.leave(FAILED)

@@ -5,8 +5,7 @@ use crate::channel::reactor_turn::rearm_after_thread;
 use crate::channel::reader::{ForOthers, take_frames};
 use crate::error::{Error, Result};
 use crate::ring::Consumer;
-use crate::sync::mutant::{self, Mutant};
-use crate::sync::{Ordering, TryGuard};
+use crate::sync::{Ordering, TryGuard, fence};
 
 /// Gives a thread's turn back, and wakes the tasks that there is news for.
 #[inline]
@@ -20,7 +19,7 @@ pub(super) fn end_turn(core: &Core, turn: TryGuard<'_, Consumer>) {
 #[inline]
 pub(super) fn hand_over(core: &Core) {
     // Pairs with the fences in `Wait::follow` and `reactor_turn::turn_or_missed`.
-    mutant::full_fence(Mutant::NoFenceAtHandOver);
+    fence(Ordering::SeqCst);
     rearm_after_thread(core);
     core.wake_a_thread();
 }

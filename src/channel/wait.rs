@@ -13,8 +13,7 @@ use crate::channel::turn::{end_turn, hand_over};
 use crate::channel::waiter::Waiter;
 use crate::error::{Error, Result};
 use crate::ring::Consumer;
-use crate::sync;
-use crate::sync::mutant::{self, Mutant, chosen};
+use crate::sync::{self, Ordering, fence};
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
 
@@ -138,10 +137,7 @@ impl Reader for Wait<'_> {
         self.has_slept = true;
         consumer.publish();
         let position = consumer.announce();
-        let own = self.wanted_room();
-        let is_left_out = own.is_none() && chosen(Mutant::RoomNotAnnounced);
-        let room = if is_left_out { None } else { core.sender.announce_room(own) };
-        Ok((position, room))
+        Ok((position, core.sender.announce_room(self.wanted_room())))
     }
 
     fn rest(&mut self) -> Rest {
@@ -199,7 +195,7 @@ impl<'a> Wait<'a> {
                 break self.look();
             }
         };
-        if has_followed && !chosen(Mutant::NoHandOn) && core.receiver.try_turn().is_some() {
+        if has_followed && core.receiver.try_turn().is_some() {
             // This thread may be the one that was woken to read, and does not: another must.
             hand_over(core);
         }
@@ -211,7 +207,6 @@ impl<'a> Wait<'a> {
         // An item may have come between the last look and the turn. A thread that has the
         // channel to itself finds all its items in the ring.
         if self.core.pending.has_pushed()
-            && !chosen(Mutant::NoLookAsReader)
             && let Some(found) = self.look()?
         {
             return Ok(Some(found));
@@ -250,16 +245,14 @@ impl<'a> Wait<'a> {
         let core = self.core;
         core.receiver.add_follower();
         if let Some(key) = self.register() {
-            mutant::full_fence(Mutant::NoFenceBeforePark); // pairs with the fence in `hand_over`
-            let is_read = chosen(Mutant::NoSecondTry) || core.receiver.try_turn().is_none();
+            fence(Ordering::SeqCst); // pairs with the fence in `hand_over`
+            let is_read = core.receiver.try_turn().is_none();
             if is_read && core.state.is_open() {
                 sync::park_timeout(deadline.remaining().min(BACKSTOP));
             } else if is_read {
                 // The reader knows that the channel is over, and may need this processor to
                 // leave.
-                if !chosen(Mutant::SpinsBehindReader) {
-                    sync::yield_now();
-                }
+                sync::yield_now();
             } else {
                 // The turn was free and is free again: another reader may have missed it.
                 hand_over(core);
@@ -280,9 +273,7 @@ impl<'a> Wait<'a> {
             Want::Room(len) => {
                 let key = self.core.sender.register_for_room(len, me);
                 // The reader announces the room that is wanted when it sleeps the next time.
-                if !chosen(Mutant::RoomNotAsked) {
-                    self.core.state.alarm.raise();
-                }
+                self.core.state.alarm.raise();
                 Some(key)
             }
         }

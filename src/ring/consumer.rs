@@ -14,8 +14,7 @@ use crate::shm::bytes::PeerBytes;
 use crate::shm::layout::as_u64;
 use crate::shm::slots::PeerSlots;
 use crate::shm::words::{OwnU64, PeerU64};
-use crate::sync::Ordering;
-use crate::sync::mutant::{self, Mutant};
+use crate::sync::{Ordering, fence};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
 use crate::sys::wake_fd::{Drained, WakeFd};
@@ -230,13 +229,9 @@ impl Consumer {
         if self.has_next() {
             return Ok(true);
         }
-        if !mutant::chosen(Mutant::DescriptorNotForgotten) {
-            self.forget_descriptor();
-        }
+        self.forget_descriptor();
         // The producer must not wait for slots that are free while this end sleeps.
-        if !mutant::chosen(Mutant::NoHeadBeforeSleep) {
-            self.publish();
-        }
+        self.publish();
         let found = self.sleeper.wait_until(alarm, deadline, has_rung, |step| match step {
             Step::Announce => {
                 self.announce();
@@ -300,29 +295,24 @@ impl Consumer {
         fork::check()?;
         if self.is_armed && self.has_next() {
             // The producer may have committed it and not notified yet, maybe for a while.
-            if !self.is_rung_behind(self.reader.next()) && !mutant::chosen(Mutant::UnrungNotLit) {
+            if !self.is_rung_behind(self.reader.next()) {
                 wake_fd.wake_self();
             }
             return Ok(Rearmed { is_readable: true, has_drained: false });
         }
         self.publish();
-        if is_exact && !mutant::chosen(Mutant::DrainUnchecked) {
+        if is_exact {
             self.await_check();
         }
-        let is_late = mutant::chosen(Mutant::DrainLate);
-        let drained = if is_late { Drained::Nothing } else { wake_fd.drain() };
+        let drained = wake_fd.drain();
         if drained == Drained::Broken {
             return Err(self.reader.poison(shut_down()));
         }
         self.announce_by_fd();
-        mutant::full_fence(Mutant::NoFenceAfterDrain); // A, pairs with B in `SlotWriter::notify`
+        fence(Ordering::SeqCst); // A, pairs with B in `SlotWriter::notify`
         // From here on the producer makes it readable, or this end does so now.
         self.is_armed = true;
-        let has_next = !mutant::chosen(Mutant::NoLookAfterDrain) && self.has_next();
-        let is_readable = has_next || is_over;
-        if is_late {
-            wake_fd.drain();
-        }
+        let is_readable = self.has_next() || is_over;
         if is_readable {
             wake_fd.wake_self();
         }

@@ -98,8 +98,7 @@ use crate::error::Result;
 use crate::ring::position::within;
 use crate::shm::transport::SharedEvent;
 use crate::shm::words::{OwnU32, OwnU64, PeerU32};
-use crate::sync::mutant::{self, Mutant};
-use crate::sync::{AtomicU32, Counter, Ordering};
+use crate::sync::{AtomicU32, Counter, Ordering, fence};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::futex::Scope;
 use crate::sys::wake_fd::WakeFd;
@@ -146,21 +145,11 @@ impl Bell {
             // The peer does not wait for this process, but for its parent.
             return;
         }
-        let is_late = mutant::chosen(Mutant::BumpLate);
-        if !is_late && !mutant::chosen(Mutant::NoBump) {
-            self.word.fetch_add(1, mutant::order(Mutant::BellRelaxed, Ordering::Release));
-        }
+        self.word.fetch_add(1, Ordering::Release);
         crate::failpoint::failpoint!("before wake");
-        if !mutant::chosen(Mutant::NoWake) {
-            let is_private = mutant::chosen(Mutant::WakePrivate);
-            let scope = if is_private { Scope::Private } else { Scope::Shared };
-            match &self.event {
-                None => futex::wake_all(&self.word, scope),
-                Some(event) => event.set(),
-            }
-        }
-        if is_late {
-            self.word.fetch_add(1, Ordering::Release);
+        match &self.event {
+            None => futex::wake_all(&self.word, Scope::Shared),
+            Some(event) => event.set(),
         }
     }
 
@@ -207,9 +196,6 @@ pub(crate) fn look_before_end<T>(
     look: impl FnOnce() -> Result<Option<T>>,
 ) -> Result<Option<T>> {
     let state = state();
-    if mutant::chosen(Mutant::EndBeforeLook) {
-        state.clone()?;
-    }
     match look()? {
         None => state.map(|()| None),
         found => Ok(found),
@@ -302,23 +288,14 @@ impl Sleeper {
             if let Some(watch) = &self.watch {
                 watch.spend(bell, &self.peer_bell)?;
             }
-            let is_late = mutant::chosen(Mutant::AnnounceLate);
-            if !is_late {
-                step(Step::Announce)?; // S2
-            }
-            mutant::full_fence(Mutant::NoFenceBeforeLook); // S3: A, pairs with B in the peer's wakers
-            if !mutant::chosen(Mutant::NoSecondLook)
-                && let Some(found) = step(Step::Look)?
-            {
+            step(Step::Announce)?; // S2
+            fence(Ordering::SeqCst); // S3: A, pairs with B in the peer's wakers
+            if let Some(found) = step(Step::Look)? {
                 return Ok(Some(found)); // S4
-            }
-            if is_late {
-                step(Step::Announce)?;
             }
             if deadline.has_passed() {
                 return Ok(None);
             }
-            let (bell, alarm_value) = self.mutated(bell, alarm, alarm_value);
             crate::failpoint::failpoint!("before wait");
             self.sleep(bell, alarm.word(), alarm_value, deadline); // S5
             crate::failpoint::failpoint!("after wait");
@@ -326,15 +303,6 @@ impl Sleeper {
                 return Ok(Some(found));
             }
         }
-    }
-
-    /// The values to sleep on: those that were read before the look.
-    fn mutated(&self, bell: u32, alarm: &Alarm, alarm_value: u32) -> (u32, u32) {
-        let is_late = mutant::chosen(Mutant::BellReadLate);
-        let bell = if is_late { self.peer_bell.load(Ordering::Acquire) } else { bell };
-        let is_late = mutant::chosen(Mutant::AlarmReadLate);
-        let alarm_value = if is_late { alarm.value() } else { alarm_value };
-        (bell, alarm_value)
     }
 
     /// Looks a few times without a reading of the clock, where spinning can help.

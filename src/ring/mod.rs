@@ -55,8 +55,6 @@ mod slot_writer;
 
 #[cfg(all(test, loom))]
 pub(crate) mod models;
-#[cfg(all(test, loom))]
-pub(crate) mod mutants;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(all(test, not(loom)))]

@@ -25,7 +25,6 @@ use crate::shm::layout::as_usize;
 use crate::shm::slots::OwnSlots;
 use crate::shm::words::{OwnU64, PeerU64};
 use crate::sync::Ordering;
-use crate::sync::mutant::{self, Mutant};
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
 use crate::sys::placement;
@@ -208,9 +207,7 @@ impl Producer {
         deadline: Deadline,
         mut stop: impl FnMut() -> Result<()>,
     ) -> Result<bool> {
-        if !mutant::chosen(Mutant::NoFlushBeforeWait) {
-            self.flush();
-        }
+        self.flush();
         let (_, needed) = self.needed(len);
         let looked = self.sleeper.wait_until(alarm, deadline, true, |step| match step {
             Step::Announce => {
@@ -235,15 +232,13 @@ impl Producer {
     fn needed(&self, len: usize) -> (u64, u64) {
         let span = span(len);
         let padding = padding(self.writer.tail(), span, self.writer.capacity());
-        let room = if mutant::chosen(Mutant::NoRoomForPadding) { 0 } else { padding };
-        (padding, room + span)
+        (padding, padding + span)
     }
 
     /// Whether `needed` bytes, and one header after them, fit behind this head.
     #[inline]
     fn fits(&self, needed: u64, head: u64) -> bool {
-        let next = if mutant::chosen(Mutant::NoRoomForNext) { 0 } else { span(0) };
-        let end = self.writer.tail().wrapping_add(needed + next);
+        let end = self.writer.tail().wrapping_add(needed + span(0));
         end.wrapping_sub(head) <= self.writer.capacity()
     }
 
@@ -286,20 +281,16 @@ impl Producer {
 
     /// The consumer's head, if it is one that can be.
     fn look_at_head(&self) -> Result<u64> {
-        if let Some(poison) = &self.poisoned
-            && !mutant::chosen(Mutant::ProducerForgives)
-        {
+        if let Some(poison) = &self.poisoned {
             return Err(poison.clone());
         }
         // Acquire: pairs with the Release store in `Reclaim::publish`.
-        let head = self.peer_head.load(mutant::order(Mutant::HeadSeenRelaxed, Ordering::Acquire));
+        let head = self.peer_head.load(Ordering::Acquire);
         let tail = self.writer.tail();
         let released = head.wrapping_sub(self.head);
         let is_ahead = released > tail.wrapping_sub(self.head);
         let is_inside = !head.is_multiple_of(span(0));
-        if is_ahead && !mutant::chosen(Mutant::AnyHead)
-            || is_inside && !mutant::chosen(Mutant::HeadInsideSlot)
-        {
+        if is_ahead || is_inside {
             return Err(Error::corrupt(format!(
                 "the peer released up to position {head}, but only {} to {tail} can be in flight",
                 self.head
@@ -343,7 +334,7 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        if !mutant::chosen(Mutant::NoFlushOnDrop) && !fork::is_forked_child() {
+        if !fork::is_forked_child() {
             self.flush();
         }
     }

@@ -45,8 +45,7 @@ use crate::shm::bytes::PeerBytes;
 use crate::shm::layout::{as_u64, as_usize};
 use crate::shm::slots::PeerSlots;
 use crate::shm::words::{OwnU64, PeerU64};
-use crate::sync::mutant::{self, Mutant};
-use crate::sync::{Counter, Mutex, MutexGuard, Ordering};
+use crate::sync::{Counter, Mutex, MutexGuard, Ordering, fence};
 use crate::sys::fork;
 
 /// Entries that fit into the queue before it allocates: the leases that a reader keeps by
@@ -133,12 +132,11 @@ impl Reclaim {
         }
         crate::failpoint::failpoint!("before head");
         // Release: pairs with the Acquire load in `Producer::look_at_head`.
-        self.head.store(released, mutant::order(Mutant::HeadRelaxed, Ordering::Release));
+        self.head.store(released, Ordering::Release);
         crate::failpoint::failpoint!("after head");
-        mutant::full_fence(Mutant::NoFenceAfterHead); // B, pairs with A in the producer's wait
+        fence(Ordering::SeqCst); // B, pairs with A in the producer's wait
         let awaited = self.peer_space_at.load(Ordering::Relaxed);
-        let past = if mutant::chosen(Mutant::HeadNotRungFor) { 0 } else { 1 };
-        self.bell.ring_if_awaited(awaited, published.wrapping_add(1), released.wrapping_add(past));
+        self.bell.ring_if_awaited(awaited, published.wrapping_add(1), released.wrapping_add(1));
         cursor.published = released;
     }
 
@@ -166,9 +164,7 @@ impl Reclaim {
     pub(super) fn keep(&self, cursor: Option<Cursor>, end: u64, request: u64) -> u64 {
         // In a forked child the slot is the parent's to give back.
         let Some(mut queue) = self.queue() else { return 0 };
-        if let Some(cursor) = cursor
-            && !mutant::chosen(Mutant::CursorNotHandedOver)
-        {
+        if let Some(cursor) = cursor {
             queue.cursor = cursor;
         }
         let sequence = queue.first + as_u64(queue.held.len());
@@ -187,9 +183,7 @@ impl Reclaim {
         queue.advance();
         // At once, and not at the next eighth of the ring: the consumer may sleep for frames
         // that the producer has no room for.
-        if !mutant::chosen(Mutant::LeaseNotPublished) {
-            self.publish(&mut queue.cursor);
-        }
+        self.publish(&mut queue.cursor);
         self.leased.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -203,7 +197,6 @@ impl Reclaim {
     ) -> Option<Cursor> {
         let mut queue = self.queue()?;
         match queue.held.back_mut() {
-            _ if mutant::chosen(Mutant::FrameReleasesLease) => queue.cursor.released = end,
             Some(last) if last.is_done => last.end = end,
             _ => queue.held.push_back(Held { end, request, is_done: true }),
         }
@@ -213,8 +206,7 @@ impl Reclaim {
         if released.wrapping_sub(published) >= batch {
             self.publish(&mut queue.cursor);
         }
-        let is_free = queue.held.is_empty() || mutant::chosen(Mutant::CursorTakenEarly);
-        is_free.then_some(queue.cursor)
+        queue.held.is_empty().then_some(queue.cursor)
     }
 }
 
@@ -222,7 +214,7 @@ impl Queue {
     /// Releases the entries at the front that are done.
     fn advance(&mut self) {
         while let Some(front) = self.held.front()
-            && (front.is_done || mutant::chosen(Mutant::LeaseOutOfOrder))
+            && front.is_done
         {
             self.cursor.released = front.end;
             self.held.pop_front();

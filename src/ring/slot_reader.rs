@@ -34,7 +34,6 @@ use crate::shm::layout::{as_u64, as_usize};
 use crate::shm::slots::PeerSlots;
 use crate::shm::words::{OwnU64, PeerU64};
 use crate::sync::Ordering;
-use crate::sync::mutant::{self, Mutant};
 use crate::sys::fork;
 
 /// Finds frames, checks them and releases their slots. Never waits.
@@ -143,9 +142,8 @@ impl SlotReader {
 
     #[inline]
     fn commit_word(&self, next: u64) -> u64 {
-        let order = mutant::order(Mutant::PollRelaxed, Ordering::Acquire);
         // Acquire: pairs with the Release stores in `SlotWriter::publish_up_to`.
-        self.slots.line(next).load(0, order)
+        self.slots.line(next).load(0, Ordering::Acquire)
     }
 
     #[inline]
@@ -158,9 +156,7 @@ impl SlotReader {
     fn look_closer(&mut self, mut word: u64) -> Result<bool> {
         // In a forked child, the frames that are there are the parent's.
         fork::check()?;
-        if let Some(poison) = &self.poisoned
-            && !mutant::chosen(Mutant::ConsumerForgives)
-        {
+        if let Some(poison) = &self.poisoned {
             return Err(poison.clone());
         }
         let mut is_padded = false;
@@ -168,7 +164,7 @@ impl SlotReader {
             match Commit::read(word, self.next, self.capacity) {
                 Commit::Frame => return Ok(true),
                 // An honest writer publishes the frame behind a padding before the padding.
-                Commit::Nothing if !is_padded || mutant::chosen(Mutant::PaddingBeforeNothing) => {
+                Commit::Nothing if !is_padded => {
                     self.publish();
                     return Ok(false);
                 }
@@ -189,8 +185,7 @@ impl SlotReader {
     /// Whether an honest writer may find that its frame does not fit before the ring's end.
     fn can_be_padding(&mut self) -> bool {
         let rest = to_end(self.next, self.capacity);
-        (rest < span(self.max_frame) || mutant::chosen(Mutant::PaddingAnywhere))
-            && self.is_within_capacity(self.next.wrapping_add(rest))
+        rest < span(self.max_frame) && self.is_within_capacity(self.next.wrapping_add(rest))
     }
 
     /// Copies the header of the frame that was found.
@@ -205,13 +200,11 @@ impl SlotReader {
     #[inline]
     pub(super) fn take(&mut self, header: [u64; 3]) -> Result<()> {
         let len = as_usize(u64::from(Header::from_words(header).len));
-        let is_over_cap = len > self.max_frame && !mutant::chosen(Mutant::LenOverCap);
-        let is_past_end = span(len) > to_end(self.next, self.capacity);
-        if is_over_cap || (is_past_end && !mutant::chosen(Mutant::LenPastEnd)) {
+        if len > self.max_frame || span(len) > to_end(self.next, self.capacity) {
             return Err(self.poison_len(len));
         }
         let end = self.next.wrapping_add(span(len));
-        if !self.is_within_capacity(end) && !mutant::chosen(Mutant::Overrun) {
+        if !self.is_within_capacity(end) {
             return Err(self.poison_overrun(end));
         }
         self.start = self.next;

@@ -56,8 +56,7 @@ use crate::ring::position::span;
 use crate::shm::layout::{as_u32, as_u64};
 use crate::shm::slots::OwnSlots;
 use crate::shm::words::{OwnU64, PeerU64};
-use crate::sync::Ordering;
-use crate::sync::mutant::{self, Mutant};
+use crate::sync::{Ordering, fence};
 
 /// Bytes of slots after which a lazy commit looks for a sleeping consumer.
 const LAZY: u64 = 2 << 10;
@@ -157,9 +156,7 @@ impl SlotWriter {
     #[inline]
     fn clear(&self, next: u64) {
         let line = self.slots.line(next);
-        let is_left =
-            mutant::chosen(Mutant::NextNotCleared) || mutant::chosen(Mutant::NextClearedLate);
-        if !Commit::is_nothing(line.load(0), next, self.capacity) && !is_left {
+        if !Commit::is_nothing(line.load(0), next, self.capacity) {
             line.store(0, 0, Ordering::Relaxed);
         }
     }
@@ -209,11 +206,7 @@ impl SlotWriter {
     #[inline]
     pub(super) fn publish_batch(&mut self, count: usize, mut header: impl FnMut(usize) -> Header) {
         let end = self.start_of(count);
-        let is_first_early = mutant::chosen(Mutant::BatchFirstEarly);
         for index in 1..count {
-            if is_first_early && index == 1 {
-                self.commit_one(0, header(0), Ordering::Release);
-            }
             // Relaxed: the reader looks at this word only after the first slot's, which is
             // stored later with Release.
             self.commit_one(index, header(index), Ordering::Relaxed);
@@ -235,23 +228,12 @@ impl SlotWriter {
         self.write_header(start, header);
         let slots = &self.slots;
         crate::failpoint::failpoint!("before commit");
-        let pad = || {
-            let order = mutant::order(Mutant::PaddingRelaxed, Ordering::Release);
-            slots.line(self.tail).store(0, Commit::padding(self.tail), order);
-        };
-        if padding != 0 && mutant::chosen(Mutant::PaddingFirst) {
-            pad();
-        }
         // Release: pairs with the Acquire load in `SlotReader::commit_word`.
-        let order = mutant::order(Mutant::CommitRelaxed, Ordering::Release);
-        slots.line(start).store(0, Commit::frame(start), order);
+        slots.line(start).store(0, Commit::frame(start), Ordering::Release);
         crate::failpoint::failpoint!("after commit");
-        if padding != 0 && !mutant::chosen(Mutant::PaddingFirst) {
+        if padding != 0 {
             // Release: pairs with the same load.
-            pad();
-        }
-        if mutant::chosen(Mutant::NextClearedLate) {
-            slots.line(next).store(0, 0, Ordering::Relaxed);
+            slots.line(self.tail).store(0, Commit::padding(self.tail), Ordering::Release);
         }
         // What the next small frame will write: its second line and the header behind it.
         slots.prefetch(next.wrapping_add(64));
@@ -263,21 +245,13 @@ impl SlotWriter {
     /// Returns whether it did.
     #[inline]
     pub(super) fn notify(&mut self) -> bool {
-        if mutant::chosen(Mutant::CheckedBeforeRing) {
-            self.checked.store(self.tail, Ordering::Release);
-        }
-        mutant::full_fence(Mutant::NoFenceAfterCommit); // B, pairs with A in the consumer's wait
+        fence(Ordering::SeqCst); // B, pairs with A in the consumer's wait
         let awaited = self.peer_sleep_at.load(Ordering::Relaxed);
-        let last = if mutant::chosen(Mutant::TailNotRungFor) { span(0) } else { 0 };
-        let is_awaited =
-            self.bell.ring_if_awaited(awaited, self.announced, self.tail.wrapping_sub(last));
+        let is_awaited = self.bell.ring_if_awaited(awaited, self.announced, self.tail);
         if is_awaited {
             self.wakes += 1;
         }
         self.announced = self.tail;
-        if mutant::chosen(Mutant::CheckedTooFar) {
-            self.announced = self.tail.wrapping_add(span(0));
-        }
         // Release: pairs with the Acquire load in `Consumer::is_rung_for`.
         self.checked.store(self.tail, Ordering::Release);
         is_awaited

@@ -9,7 +9,6 @@
 use loom::sync::{Condvar, Mutex};
 
 use super::clock::Deadline;
-use crate::sync::mutant::{Mutant, chosen};
 use crate::sync::{AtomicU32, Ordering};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +43,8 @@ pub(crate) fn wait_either(
     deadline: Deadline,
 ) {
     let mut queue = QUEUE.0.lock().unwrap();
-    let is_alarm_ignored = chosen(Mutant::AlarmNotWaitedOn);
     let same = shared.load(Ordering::Relaxed) == shared_value
-        && (is_alarm_ignored || private.load(Ordering::Relaxed) == private_value);
+        && private.load(Ordering::Relaxed) == private_value;
     if !same {
         return;
     }
@@ -55,9 +53,8 @@ pub(crate) fn wait_either(
     }
     let ticket = queue.next_ticket;
     queue.next_ticket += 1;
-    let own = key(shared, Scope::Shared);
-    let other = if is_alarm_ignored { own } else { key(private, Scope::Private) };
-    queue.sleepers.push((ticket, [own, other]));
+    let keys = [key(shared, Scope::Shared), key(private, Scope::Private)];
+    queue.sleepers.push((ticket, keys));
     while queue.sleepers.iter().any(|(sleeper, _)| *sleeper == ticket) {
         queue = QUEUE.1.wait(queue).unwrap();
     }
@@ -66,12 +63,7 @@ pub(crate) fn wait_either(
 pub(crate) fn wake_all(word: &AtomicU32, scope: Scope) {
     let mut queue = QUEUE.0.lock().unwrap();
     let word = key(word, scope);
-    let mut woken = 0;
-    queue.sleepers.retain(|(_, keys)| {
-        let is_woken = keys.contains(&word) && !(woken == 1 && chosen(Mutant::WakeOne));
-        woken += u32::from(is_woken);
-        !is_woken
-    });
+    queue.sleepers.retain(|(_, keys)| !keys.contains(&word));
     drop(queue);
     QUEUE.1.notify_all();
 }

@@ -3,7 +3,6 @@
 use std::sync::OnceLock;
 
 use crate::shm::transport::SharedEvent;
-use crate::sync::mutant::{self, Mutant};
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::fork;
 use crate::sys::futex::{self, Scope};
@@ -35,12 +34,8 @@ impl Alarm {
     /// Ends every wait that began before. The state that the waits check must be changed
     /// first: the Release store pairs with the Acquire load in `Sleeper::wait_until`.
     pub(crate) fn raise(&self) {
-        if !mutant::chosen(Mutant::NoAlarmBump) {
-            self.word.fetch_add(1, mutant::order(Mutant::AlarmRelaxed, Ordering::Release));
-        }
-        if !mutant::chosen(Mutant::NoAlarmWake) {
-            futex::wake_all(&self.word, Scope::Private);
-        }
+        self.word.fetch_add(1, Ordering::Release);
+        futex::wake_all(&self.word, Scope::Private);
         if !fork::is_forked_child() {
             self.events.get().into_iter().flatten().for_each(|event| event.set());
         }

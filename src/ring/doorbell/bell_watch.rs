@@ -2,7 +2,6 @@
 
 use crate::error::{Error, Result};
 use crate::shm::words::PeerU32;
-use crate::sync::mutant::{self, Mutant};
 use crate::sync::{Mutex, Ordering};
 
 /// Tells a bell that the peer rings for nothing from one that it rings for a reason.
@@ -62,7 +61,7 @@ impl BellWatch {
         let rung = bell.wrapping_sub(account.seen);
         account.seen = bell;
         account.credit -= i64::from(rung);
-        if account.credit < -Self::MOST_DEBT && !mutant::chosen(Mutant::RingsUncounted) {
+        if account.credit < -Self::MOST_DEBT {
             let count = -account.credit;
             let poison =
                 Error::corrupt(format!("the peer rang its bell {count} times for nothing"));

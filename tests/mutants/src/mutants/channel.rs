@@ -1,8 +1,8 @@
 //! Every mutant of the channel must be noticed by a model, as those of the ring are.
 #![allow(clippy::panic, reason = "tests")]
 
-use crate::ring::mutants::kill;
-use crate::sync::mutant::Mutant;
+use super::Mutant;
+use super::ring::kill;
 
 /// The model that notices.
 fn killer(mutant: Mutant) -> &'static str {

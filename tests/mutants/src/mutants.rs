@@ -1,23 +1,26 @@
 //! Faults that the models must notice.
 //!
-//! Each mutant weakens one ordering, or leaves out one fence, look, bump or bound of the
-//! code that ships. In a model build, and in one for ThreadSanitizer, the environment
-//! variable `SLIPRING_MUTANT` chooses one at run time; `ring/mutants.rs` and
-//! `channel/mutants.rs` name the model that must fail for it. In any other build [`chosen`]
-//! is a constant and nothing is left of this.
+//! Each mutant weakens one ordering, or leaves out one fence, look, bump or bound of the code
+//! that ships. The patches beside this file add the mutants to the sources; `tests/mutants.sh`
+//! applies the patches to a copy. In a model build of the copy, and in one for ThreadSanitizer,
+//! the environment variable `SLIPRING_MUTANT` chooses one mutant at run time. `mutants/ring.rs`
+//! and `mutants/channel.rs` name the model that must fail for it.
 
-use super::{Ordering, fence};
+#[cfg(all(test, loom))]
+mod channel;
+#[cfg(all(test, loom))]
+mod ring;
 
 macro_rules! mutants {
     ($($list:ident { $($(#[doc = $what:literal])+ $name:ident,)+ })+) => {
         /// What is wrong.
-        #[cfg_attr(not(loom), expect(dead_code, reason = "some are of the model's kernel"))]
+        #[cfg_attr(not(loom), expect(dead_code, reason = "some are in the model's kernel"))]
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum Mutant {
             $($($(#[doc = $what])+ $name,)+)+
         }
 
-        #[cfg(loom)]
+        #[cfg(all(test, loom))]
         impl Mutant {
             $(pub(crate) const $list: &[Self] = &[$(Self::$name),+];)+
         }
@@ -221,33 +224,30 @@ mutants! {
     }
 }
 
-/// Whether the code must misbehave so.
-#[cfg(not(any(loom, slipring_tsan)))]
-#[inline(always)]
-pub(crate) const fn chosen(_: Mutant) -> bool {
-    false
+/// Whether the mutant with this name is chosen.
+macro_rules! chosen {
+    ($mutant:ident) => {
+        $crate::mutants::is_chosen($crate::mutants::Mutant::$mutant)
+    };
 }
 
-/// Whether the code must misbehave so.
-#[cfg(any(loom, slipring_tsan))]
-pub(crate) fn chosen(mutant: Mutant) -> bool {
+/// The ordering with this name, or Relaxed if the mutant is chosen.
+macro_rules! order {
+    ($mutant:ident, $order:ident) => {
+        if chosen!($mutant) {
+            $crate::sync::Ordering::Relaxed
+        } else {
+            $crate::sync::Ordering::$order
+        }
+    };
+}
+
+/// Returns whether the environment chooses this mutant.
+pub(crate) fn is_chosen(mutant: Mutant) -> bool {
     thread_local! {
-        // ThreadSanitizer does not see who makes a static that all threads share.
+        // ThreadSanitizer cannot see how the initialization of a static that all threads share is
+        // ordered before its uses.
         static NAME: Option<String> = std::env::var("SLIPRING_MUTANT").ok();
     }
     NAME.with(|name| name.as_ref().is_some_and(|name| *name == format!("{mutant:?}")))
-}
-
-/// `order`, or Relaxed in the mutant.
-#[inline(always)]
-pub(crate) fn order(mutant: Mutant, order: Ordering) -> Ordering {
-    if chosen(mutant) { Ordering::Relaxed } else { order }
-}
-
-/// A full barrier, but in the mutant.
-#[inline(always)]
-pub(crate) fn full_fence(mutant: Mutant) {
-    if !chosen(mutant) {
-        fence(Ordering::SeqCst);
-    }
 }

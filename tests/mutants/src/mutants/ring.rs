@@ -15,7 +15,7 @@
 
 use std::process::Command;
 
-use crate::sync::mutant::Mutant;
+use super::Mutant;
 
 /// The model that notices the mutant.
 fn killer(mutant: Mutant) -> &'static str {
@@ -121,7 +121,7 @@ fn every_mutant_is_killed_by_its_model() {
 }
 
 /// Runs the model of each mutant with that mutant.
-pub(crate) fn kill(mutants: &[Mutant], killer: impl Fn(Mutant) -> &'static str) {
+pub(super) fn kill(mutants: &[Mutant], killer: impl Fn(Mutant) -> &'static str) {
     let mut survivors = Vec::new();
     for mutant in mutants {
         let model = killer(*mutant);
@@ -140,5 +140,6 @@ pub(crate) fn kill(mutants: &[Mutant], killer: impl Fn(Mutant) -> &'static str) 
             (true, _) => survivors.push(format!("{mutant:?}: not noticed by {model}")),
         }
     }
+    println!("{} of {} mutants are killed", mutants.len() - survivors.len(), mutants.len());
     assert!(survivors.is_empty(), "{} survive:\n{}", survivors.len(), survivors.join("\n"));
 }
