@@ -207,7 +207,8 @@ impl Pending {
         }
     }
 
-    fn end(&mut self) {
+    /// Lets go of the request, whose reply or error was returned.
+    pub(crate) fn end(&mut self) {
         if !std::mem::replace(&mut self.has_ended, true) {
             self.core.pending.release(self.request);
         }

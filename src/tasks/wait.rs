@@ -50,12 +50,15 @@ impl Future for AsyncPending {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        match this.waiting.poll(context, this.pending.deadline()) {
-            Poll::Ready(Ok(Some(item))) => Poll::Ready(this.pending.reply_of(item)),
-            Poll::Ready(Ok(None)) => Poll::Ready(Err(this.pending.timed_out())),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => Poll::Pending,
-        }
+        let polled = match this.waiting.poll(context, this.pending.deadline()) {
+            Poll::Ready(Ok(Some(item))) => this.pending.reply_of(item),
+            Poll::Ready(Ok(None)) => Err(this.pending.timed_out()),
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Pending => return Poll::Pending,
+        };
+        // An executor may keep a future for long after it was ready.
+        this.pending.end();
+        Poll::Ready(polled)
     }
 }
 

@@ -417,3 +417,50 @@ fn a_peer_that_drains_the_descriptor_costs_its_tasks_a_timeout() {
         },
     );
 }
+
+#[test]
+fn a_reactor_is_told_of_each_request_that_has_got_something() {
+    use std::task::Poll;
+
+    let channel = spawner().pollable().spawn().unwrap();
+    let fd = channel.poll_fd().unwrap();
+    assert_eq!(channel.read_ready().unwrap(), []);
+    let mut calls: Vec<_> =
+        (0..20_u64).map(|i| (i, channel.submit(ECHO, &encode(&[i]), LONG).unwrap())).collect();
+    let mut stream = channel.stream(COUNT, &encode(&[50, 100]), LONG).unwrap();
+    let mut chunks = 0;
+    let mut is_over = false;
+    while !(calls.is_empty() && is_over) {
+        assert!(is_readable(fd, 20_000));
+        let ready = channel.read_ready().unwrap();
+        let mut seen = std::collections::HashSet::new();
+        assert!(ready.iter().all(|id| seen.insert(*id)), "each once: {ready:?}");
+        calls.retain_mut(|(i, call)| {
+            let reply = call.try_wait().unwrap();
+            assert_eq!(reply.is_some(), seen.contains(&call.id()), "request {}", call.id());
+            if let Some(reply) = &reply {
+                assert_eq!(numbers(&reply.to_vec()), [*i]);
+            }
+            reply.is_none()
+        });
+        if !seen.contains(&stream.id()) {
+            assert!(is_over || stream.try_next_chunk().unwrap().is_pending());
+            continue;
+        }
+        loop {
+            match stream.try_next_chunk().unwrap() {
+                Poll::Ready(Some(chunk)) => {
+                    assert_eq!(chunk.to_vec(), pattern(chunks, 100));
+                    chunks += 1;
+                }
+                Poll::Ready(None) => is_over = true,
+                Poll::Pending => break,
+            }
+            if is_over {
+                break;
+            }
+        }
+    }
+    assert_eq!(chunks, 50);
+    assert!(matches!(stream.try_next_chunk(), Ok(Poll::Ready(None))), "it stays at its end");
+}

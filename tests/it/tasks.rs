@@ -454,3 +454,54 @@ fn a_task_that_spins_gets_the_same_and_gives_up_when_it_must() {
         assert!(error.is_peer_dead(), "{error}");
     });
 }
+
+#[test]
+fn a_message_that_a_task_writes_arrives_whole_or_not_at_all() {
+    on_each(in_tiny_rings, |channel| async move {
+        let bytes = pattern(5, 50_000);
+        let mut writer = channel.write(ECHO, LONG).await.unwrap();
+        for part in bytes.chunks(777) {
+            writer.push(part).await.unwrap();
+        }
+        let id = writer.id();
+        let pending = writer.finish().await.unwrap();
+        assert_eq!(pending.id(), id);
+        assert_eq!(pending.await.unwrap().to_vec(), bytes);
+
+        let cap = channel.blocking().config().max_message();
+        let mut writer = channel.write(ECHO, LONG).await.unwrap();
+        assert_eq!(kind(writer.push(&vec![0; cap + 1]).await), ErrorKind::TooLarge);
+        writer.push(&bytes).await.unwrap();
+        // Given up with pieces in the ring.
+        drop(writer);
+        assert_usable_by_tasks(&channel).await;
+    });
+}
+
+#[test]
+fn a_task_waits_until_the_session_is_built_and_until_nothing_is_in_flight() {
+    on_each(plain, |channel| async move {
+        channel.wait_ready(LONG).await.unwrap();
+        let slow = channel.submit(SLOW_ECHO, &encode(&[60]), LONG).await.unwrap();
+        let closing = channel.clone();
+        let (reply, closed) = both(slow, closing.close_draining(LONG)).await;
+        assert_eq!(numbers(&reply.unwrap().to_vec()), [60]);
+        assert_eq!(closed.unwrap(), ExitCause::Exited(0));
+    });
+}
+
+#[test]
+fn the_end_of_a_worker_wakes_the_task_that_waits_for_it_alone() {
+    on_each(plain, |channel| async move {
+        let pid = channel.blocking().pid();
+        let killer = async {
+            nap(SHORT).await;
+            send_signal(pid, libc::SIGKILL);
+        };
+        let (cause, ()) = both(channel.closed(), killer).await;
+        assert_eq!(cause.unwrap(), ExitCause::Signaled(libc::SIGKILL));
+        // Known already.
+        assert_eq!(channel.closed().await.unwrap(), ExitCause::Signaled(libc::SIGKILL));
+        assert_eq!(channel.blocking().wait_exit(LONG).unwrap(), ExitCause::Signaled(libc::SIGKILL));
+    });
+}
