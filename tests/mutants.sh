@@ -115,7 +115,7 @@ $left"
         mkdir -p "$(dirname "$patches/$name")"
         if [ -e "$base" ]; then
             # A difference, which is what there is here, is 1.
-            diff -U2 -F '^ *\(pub.* \)\?fn ' --label "a/src/$name" --label "b/src/$name" \
+            diff -U1 -F '^ *\(pub.* \)\?fn ' --label "a/src/$name" --label "b/src/$name" \
                 "$base" "$edit/src/$name" >"$patches/$name.patch" || [ $? = 1 ]
         else
             cp "$edit/src/$name" "$patches/$name"
