@@ -1,7 +1,7 @@
 //! A request on its way into the ring: in one frame, or in pieces.
 //!
-//! Nothing here waits. A request that cannot go on says what it needs, and the caller waits for
-//! it: a thread in [`send`], a task in the async view.
+//! [`Outgoing`] never waits: a request that cannot go on says what it needs. A thread waits for
+//! that in [`send`], and a task in the async view.
 
 use crate::channel::core::{Core, Sent};
 use crate::channel::explain::{no_turn, ring_full};
