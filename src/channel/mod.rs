@@ -46,7 +46,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(any(feature = "testing", feature = "named"))]
 use crate::channel::health::HealthClient;
 use crate::channel::outgoing::send;
 use crate::channel::worker_handle::WorkerHandle;
@@ -55,14 +54,11 @@ use crate::config::Config;
 use crate::error::ErrorKind;
 use crate::error::{ExitCause, Result};
 use crate::id::RequestId;
-#[cfg(any(feature = "testing", feature = "named"))]
 use crate::link::ParentLink;
 use crate::payload::Payload;
-#[cfg(any(feature = "testing", feature = "named"))]
 use crate::process::external::ExternalWorker;
 use crate::protocol::{Health, Kind};
 use crate::sys::clock::Deadline;
-#[cfg(any(feature = "testing", feature = "named"))]
 use crate::sys::wake_fd::WakeFd;
 use crate::trace::span;
 
@@ -149,7 +145,7 @@ pub struct Channel {
 
 impl Channel {
     /// A channel whose worker was not started by the supervisor.
-    #[cfg(any(feature = "testing", feature = "named"))]
+    #[allow(dead_code, reason = "for the features `testing` and `named`")]
     pub(crate) fn over_thread(
         link: ParentLink,
         config: &Config,
@@ -674,7 +670,7 @@ impl std::fmt::Debug for Channel {
 }
 
 /// The handle on a worker that this process did not start.
-#[cfg(any(feature = "testing", feature = "named"))]
+#[allow(dead_code, reason = "for the features `testing` and `named`")]
 fn external_worker(
     state: &Arc<State>,
     health: HealthClient,

@@ -194,15 +194,11 @@ fn closed() -> Error {
 #[cfg(not(loom))]
 #[cfg(test)]
 mod tests {
-    #[cfg(feature = "testing")]
     use std::sync::Arc;
-    #[cfg(feature = "testing")]
     use std::time::{Duration, Instant};
 
     use super::*;
-    #[cfg(feature = "testing")]
     use crate::error::ExitCause;
-    #[cfg(feature = "testing")]
     use crate::process::external::ExternalWorker;
 
     #[test]
@@ -223,7 +219,6 @@ mod tests {
     }
 
     /// The channel of a worker that is dead, but of which it is not known how it died.
-    #[cfg(feature = "testing")]
     fn dead(patience: Duration) -> (State, ExternalWorker) {
         let (state, thread) = (State::default(), ExternalWorker::new(0, Arc::new(|| {})));
         let process = Box::new(thread.clone());
@@ -232,7 +227,6 @@ mod tests {
         (state, thread)
     }
 
-    #[cfg(feature = "testing")]
     #[test]
     fn all_errors_of_a_death_wait_for_its_cause_no_longer_than_one() {
         let patience = Duration::from_millis(300);
@@ -247,7 +241,6 @@ mod tests {
         assert!(start.elapsed() >= patience && start.elapsed() < 30 * patience);
     }
 
-    #[cfg(feature = "testing")]
     #[test]
     fn an_error_waits_for_the_cause_of_a_death_until_the_callers_deadline() {
         let long = Duration::from_secs(100);

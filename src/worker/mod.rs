@@ -74,11 +74,9 @@ mod status;
 mod stop_token;
 
 use std::fmt;
-#[cfg(any(feature = "testing", feature = "named"))]
 use std::sync::Arc;
 
 use crate::error::Result;
-#[cfg(any(feature = "testing", feature = "named"))]
 use crate::link::WorkerLink;
 use crate::protocol::Kind;
 use crate::protocol::RoleConfig;
@@ -93,7 +91,6 @@ pub(crate) use raw::link_of as raw_link_of;
 pub use request::{Request, RequestReader};
 pub use responder::{Done, ReplySlot, ReplyStream, ReplyWriter, Responder};
 use serve::Definition;
-#[cfg(any(feature = "testing", feature = "named"))]
 pub(crate) use stop_token::StopToken;
 
 /// A worker: a session that is built once, and a handler for each kind of request.
@@ -305,7 +302,7 @@ impl<S> Worker<S> {
 
     /// Does the same as [`Worker::serve`], over a link to a parent that did not start this
     /// process.
-    #[cfg(any(feature = "testing", feature = "named"))]
+    #[allow(dead_code, reason = "for the features `testing` and `named`")]
     pub(crate) fn serve_link(
         self,
         link: WorkerLink,
