@@ -50,14 +50,13 @@ use crate::channel::health::HealthClient;
 use crate::channel::outgoing::send;
 use crate::channel::worker_handle::WorkerHandle;
 use crate::config::Config;
-#[cfg(doc)]
-use crate::error::ErrorKind;
-use crate::error::{ExitCause, Result};
+use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::id::RequestId;
 use crate::link::ParentLink;
 use crate::payload::Payload;
 use crate::process::external::ExternalWorker;
 use crate::protocol::{Health, Kind};
+use crate::ring::doorbell::alarm::OnInterrupt;
 use crate::sys::clock::Deadline;
 use crate::sys::wake_fd::WakeFd;
 use crate::trace::span;
@@ -469,6 +468,33 @@ impl Channel {
     #[must_use]
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         self.core.reactor.wake_fd().map(|wake_fd| wake_fd.as_fd())
+    }
+
+    /// Calls `hook` when a signal has interrupted a wait of a thread on this channel: for a reply,
+    /// a chunk, room or a ping. Without a hook, such a wait goes on. Only the first hook counts.
+    ///
+    /// If the hook returns an error, the wait ends with [`ErrorKind::Interrupted`], whose source is
+    /// that error; the channel is not hurt. A request that is dropped then is given up, as always;
+    /// one that is waited for with [`Pending::wait_timeout`] goes on and can be waited for again.
+    ///
+    /// The hook runs on the waiting thread, not in the signal handler, and must not use this
+    /// channel. Not interrupted are a thread that waits behind another one that reads, waits of
+    /// [`Channel::close`], and waits of channels by name. Signal handlers that were installed with
+    /// `SA_RESTART` interrupt no wait, and neither does a signal that arrives while the thread does
+    /// not sleep.
+    pub fn on_interrupt(
+        &self,
+        hook: impl Fn() -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>
+        + Send
+        + Sync
+        + 'static,
+    ) {
+        self.core.state.alarm.on_interrupt(OnInterrupt(Box::new(move || {
+            hook().map_err(|why| {
+                let message = "a signal has interrupted the wait, and the host ended it";
+                Error::caused_by(ErrorKind::Interrupted, message, why)
+            })
+        })));
     }
 
     /// Sets the worker's abort flag: every handler sees itself cancelled until

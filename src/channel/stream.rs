@@ -303,6 +303,8 @@ impl Stream {
     pub(crate) fn chunk_of(&mut self, found: Result<Item>) -> Result<Option<Reply>> {
         let item = match found {
             Ok(item) => item,
+            // The host's own hook ended the wait. The stream goes on.
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
             Err(error) => return self.over(Err(error)),
         };
         self.has_begun = true;

@@ -11,7 +11,7 @@ use crate::channel::read_ahead::ReadAhead;
 use crate::channel::reader::{Announced, Found, Reader, Rest, read, take_frames};
 use crate::channel::turn::{end_turn, hand_over};
 use crate::channel::waiter::Waiter;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ring::Consumer;
 use crate::sync::{self, Ordering, fence};
 use crate::sys::clock::Deadline;
@@ -162,6 +162,8 @@ impl<'a> Wait<'a> {
                     None => return Ok(None),
                 },
                 Ok(_) => return found,
+                // The host's own hook ended the wait. The channel is not hurt by that.
+                Err(error) if error.kind() == ErrorKind::Interrupted => return found,
                 // The worker wrote what cannot be, or says that it has no session.
                 Err(error) => return Err(self.core.fail(error.clone())),
             }

@@ -38,6 +38,9 @@ pub enum ErrorKind {
     Stalled,
     /// The request was cancelled, or the abort flag was set. The channel is usable.
     Cancelled,
+    /// A signal has interrupted a wait, and the host's hook has ended it;
+    /// [`source`](std::error::Error::source) is what the hook returned. The channel is usable.
+    Interrupted,
     /// The channel is closed, or was closed during the operation.
     Closed,
     /// As many requests as the channel can hold are in flight; see
@@ -88,7 +91,10 @@ impl ErrorKind {
             Self::TooManyInFlight => io::ErrorKind::ResourceBusy,
             Self::PeerDied => io::ErrorKind::BrokenPipe,
             Self::Unsupported => io::ErrorKind::Unsupported,
-            Self::Worker | Self::Session | Self::Handshake | Self::Forked => io::ErrorKind::Other,
+            // As `Cancelled`.
+            Self::Worker | Self::Session | Self::Handshake | Self::Forked | Self::Interrupted => {
+                io::ErrorKind::Other
+            }
             Self::Spawn | Self::Os => return None,
         })
     }

@@ -100,11 +100,11 @@ use crate::shm::transport::SharedEvent;
 use crate::shm::words::{OwnU32, OwnU64, PeerU32};
 use crate::sync::{AtomicU32, Counter, Ordering, fence};
 use crate::sys::clock::{Deadline, now_ns};
-use crate::sys::futex::Scope;
+use crate::sys::futex::{Scope, Slept};
 use crate::sys::wake_fd::WakeFd;
 use crate::sys::{fork, futex};
 
-mod alarm;
+pub(crate) mod alarm;
 mod bell_watch;
 mod spinner;
 
@@ -297,8 +297,11 @@ impl Sleeper {
                 return Ok(None);
             }
             crate::failpoint::failpoint!("before wait");
-            self.sleep(bell, alarm.word(), alarm_value, deadline); // S5
+            let slept = self.sleep(bell, alarm.word(), alarm_value, deadline); // S5
             crate::failpoint::failpoint!("after wait");
+            if slept == Slept::Interrupted {
+                alarm.interrupted()?;
+            }
             if let Some(found) = step(Step::Look)? {
                 return Ok(Some(found));
             }
@@ -323,13 +326,13 @@ impl Sleeper {
     }
 
     #[cold]
-    fn sleep(&self, bell: u32, alarm: &AtomicU32, alarm_value: u32, deadline: Deadline) {
+    fn sleep(&self, bell: u32, alarm: &AtomicU32, alarm_value: u32, deadline: Deadline) -> Slept {
         self.spinner.say_cpu();
         self.counters.parks.fetch_add(1, Ordering::Relaxed);
         let slept_at = now_ns();
         // An idle wait has no backstop and costs nothing.
         let until = if deadline == Deadline::IDLE { deadline } else { deadline.at_most(BACKSTOP) };
-        match &self.event {
+        let slept = match &self.event {
             None => futex::wait_either(self.peer_bell.as_futex(), bell, alarm, alarm_value, until),
             Some(event) => {
                 let is_still = || {
@@ -337,9 +340,11 @@ impl Sleeper {
                         && alarm.load(Ordering::Acquire) == alarm_value
                 };
                 event.wait(&is_still, until);
+                Slept::Ended
             }
-        }
+        };
         self.spinner.say_cpu();
         self.spinner.learn(now_ns().wrapping_sub(slept_at));
+        slept
     }
 }

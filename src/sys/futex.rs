@@ -38,6 +38,22 @@ impl Scope {
     }
 }
 
+/// How a sleep ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slept {
+    /// A signal handler of this thread has run.
+    Interrupted,
+    /// By a wake, another value of a word, the deadline, or for no reason.
+    Ended,
+}
+
+impl Slept {
+    /// What the error of a system call that sleeps says.
+    fn of(error: Option<i32>) -> Self {
+        if error == Some(libc::EINTR) { Self::Interrupted } else { Self::Ended }
+    }
+}
+
 /// A word, and the value that it must still have for a wait to begin.
 #[repr(C)]
 pub(crate) struct Word<'a> {
@@ -97,7 +113,7 @@ pub(crate) fn wait_either(
     private: &AtomicU32,
     private_value: u32,
     deadline: Deadline,
-) {
+) -> Slept {
     static HAS_NO_WAITV: AtomicBool = AtomicBool::new(false);
     if !HAS_NO_WAITV.load(Ordering::Relaxed) {
         let words = [
@@ -106,25 +122,26 @@ pub(crate) fn wait_either(
         ];
         let error = wait_any(&words, deadline).err().and_then(|error| error.raw_os_error());
         if !matches!(error, Some(libc::ENOSYS | libc::EPERM | libc::EINVAL)) {
-            return;
+            return Slept::of(error);
         }
         HAS_NO_WAITV.store(true, Ordering::Relaxed);
     }
     if private.load(Ordering::Acquire) == private_value {
-        wait_shared(shared, shared_value, deadline.at_most(SLICE));
+        return wait_shared(shared, shared_value, deadline.at_most(SLICE));
     }
+    Slept::Ended
 }
 
 /// Sleeps until `word` is woken or has another value than `expected`, until the deadline has
 /// passed, or for no reason.
-fn wait_shared(word: &AtomicU32, expected: u32, deadline: Deadline) {
+fn wait_shared(word: &AtomicU32, expected: u32, deadline: Deadline) -> Slept {
     let timeout = deadline.timespec();
     let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
     // FUTEX_WAIT_BITSET takes an absolute deadline on the monotonic clock.
     let operation = Scope::Shared.of(libc::FUTEX_WAIT_BITSET);
     // SAFETY: the address comes from a reference, and the timeout is null or a valid timespec;
     // the kernel only reads both.
-    let _ = unsafe {
+    let woken = check(unsafe {
         libc::syscall(
             libc::SYS_futex,
             word.as_ptr(),
@@ -134,7 +151,8 @@ fn wait_shared(word: &AtomicU32, expected: u32, deadline: Deadline) {
             ptr::null::<u32>(),
             libc::FUTEX_BITSET_MATCH_ANY,
         )
-    };
+    });
+    Slept::of(woken.err().and_then(|error| error.raw_os_error()))
 }
 
 /// Wakes all threads that sleep on `word`.

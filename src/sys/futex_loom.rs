@@ -17,6 +17,12 @@ pub(crate) enum Scope {
     Shared,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slept {
+    Interrupted,
+    Ended,
+}
+
 /// A word's address, and which threads sleep on it.
 type Key = (usize, Scope);
 
@@ -41,15 +47,16 @@ pub(crate) fn wait_either(
     private: &AtomicU32,
     private_value: u32,
     deadline: Deadline,
-) {
+) -> Slept {
     let mut queue = QUEUE.0.lock().unwrap();
     let same = shared.load(Ordering::Relaxed) == shared_value
         && private.load(Ordering::Relaxed) == private_value;
     if !same {
-        return;
+        return Slept::Ended;
     }
     if !deadline.is_endless() {
-        return crate::sync::pass(deadline.remaining());
+        crate::sync::pass(deadline.remaining());
+        return Slept::Ended;
     }
     let ticket = queue.next_ticket;
     queue.next_ticket += 1;
@@ -58,6 +65,7 @@ pub(crate) fn wait_either(
     while queue.sleepers.iter().any(|(sleeper, _)| *sleeper == ticket) {
         queue = QUEUE.1.wait(queue).unwrap();
     }
+    Slept::Ended
 }
 
 pub(crate) fn wake_all(word: &AtomicU32, scope: Scope) {

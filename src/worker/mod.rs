@@ -149,7 +149,8 @@ impl<S> Worker<S> {
         build: impl FnOnce(&RoleConfig) -> std::result::Result<S, HandlerError> + 'static,
     ) -> Self {
         let (build, handlers) = (Box::new(build), Handlers::new());
-        Self(Definition { build, handlers, on_close: None, abort_flags: Vec::new() })
+        let (on_close, abort_flags, on_interrupt) = (None, Vec::new(), None);
+        Self(Definition { build, handlers, on_close, abort_flags, on_interrupt })
     }
 
     /// Serves requests of this kind with `handler`. [`Worker::serve`] refuses a second handler
@@ -271,6 +272,32 @@ impl<S> Worker<S> {
     #[must_use]
     pub fn on_close(mut self, close: impl FnOnce(S) + 'static) -> Self {
         self.0.on_close = Some(Box::new(close));
+        self
+    }
+
+    /// Calls `hook` when a signal has interrupted a wait of the worker: for the next request, for
+    /// room in shared memory, or for the reader of a stream. An interpreter looks there whether
+    /// its own signal handlers have to run. Without a hook, such a wait goes on.
+    ///
+    /// If the hook returns an error, the wait ends with
+    /// [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted), whose
+    /// [`source`](std::error::Error::source) is that error: a method of the [`Responder`] returns
+    /// it to the handler, and [`Worker::serve`] returns it if no handler runs. The channel is
+    /// not hurt by it; but the parent sees the worker end when [`Worker::serve`] returns.
+    ///
+    /// The hook runs on the thread that called [`Worker::serve`], not in the signal handler.
+    /// Signal handlers that were installed with `SA_RESTART` interrupt no wait, and a signal
+    /// that arrives while this thread does not sleep interrupts none either. Waits of channels
+    /// by name are not interrupted.
+    #[must_use]
+    pub fn on_interrupt(
+        mut self,
+        hook: impl Fn() -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        self.0.on_interrupt = Some(Box::new(hook));
         self
     }
 

@@ -17,7 +17,7 @@ use crate::worker::panics::catch;
 use crate::worker::reply_sink::ReplySink;
 use crate::worker::serial::SerialServer;
 use crate::worker::status::StatusWriter;
-use crate::worker::stop_token::StopToken;
+use crate::worker::stop_token::{InterruptHook, StopToken};
 
 type Build<S> = Box<dyn FnOnce(&RoleConfig) -> std::result::Result<S, HandlerError>>;
 
@@ -27,6 +27,7 @@ pub(super) struct Definition<S> {
     pub(super) handlers: Handlers<S>,
     pub(super) on_close: Option<Box<dyn FnOnce(S)>>,
     pub(super) abort_flags: Vec<AbortFlag>,
+    pub(super) on_interrupt: Option<InterruptHook>,
 }
 
 /// Serves an attached channel to its end. `confirm` tells the parent that the worker is
@@ -48,8 +49,11 @@ pub(super) fn run<S>(
     let health = HealthThread::start(health, owner, report, told, Arc::clone(stop))?;
     confirm()?;
 
-    let Definition { build, handlers, on_close, abort_flags } = definition;
+    let Definition { build, handlers, on_close, abort_flags, on_interrupt } = definition;
     abort_flags.iter().for_each(|flag| flag.connect(&signals));
+    if let Some(hook) = on_interrupt {
+        stop.on_interrupt(hook);
+    }
     let mut inbox = Inbox::new(data.consumer, as_usize(header.max_message));
     let mut sink =
         ReplySink::new(data.producer, data.sleeper, signals.clone(), status.clone(), &header);

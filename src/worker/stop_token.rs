@@ -5,7 +5,13 @@ use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ring::doorbell::Alarm;
+use crate::ring::doorbell::alarm::OnInterrupt;
 use crate::sys::wake_fd::WakeFd;
+
+/// The host's own code for a wait that a signal has interrupted.
+pub(super) type InterruptHook = Box<
+    dyn Fn() -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync,
+>;
 
 /// Set once, by a shutdown or by the parent's end.
 #[derive(Debug, Default)]
@@ -37,6 +43,17 @@ impl StopToken {
     pub(crate) fn wake_self(&self, wake_fd: Arc<WakeFd>) {
         // A worker attaches once, so that there is no other descriptor.
         let _ = self.wake_fd.set(wake_fd);
+    }
+
+    /// Has waits that look at the token call `hook` when a signal has interrupted them. What it
+    /// fails with ends the wait.
+    pub(super) fn on_interrupt(&self, hook: InterruptHook) {
+        self.alarm.on_interrupt(OnInterrupt(Box::new(move || {
+            hook().map_err(|why| {
+                let message = "a signal has interrupted the wait, and the host ended it";
+                Error::caused_by(ErrorKind::Interrupted, message, why)
+            })
+        })));
     }
 
     #[inline]

@@ -2,11 +2,14 @@
 //! readers, tokens and flags that need no request.
 
 use std::io::{Read, Write};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use slipring::worker::{AbortFlag, CancelToken, HandlerError, Worker};
-use slipring::{Channel, Config, ErrorKind, Kind, RoleConfig, StreamTimeouts, testing};
+use slipring::{
+    Channel, Config, ErrorKind, Kind, RoleConfig, StreamTimeouts, WorkerState, testing,
+};
 
 use crate::common::LONG;
 
@@ -174,4 +177,157 @@ fn the_abort_flag_is_told_to_the_sessions_builder_and_other_threads() {
     assert!(flag.is_set() && second.is_set());
     channel.clear_abort();
     assert!(!flag.is_set() && !second.is_set());
+}
+
+extern "C" fn do_nothing(_: libc::c_int) {}
+
+/// Has the signal interrupt system calls of the thread that it is sent to.
+#[allow(unsafe_code, reason = "std has no signals")]
+fn install(signal: libc::c_int) {
+    // SAFETY: all zeros is a valid value of this struct.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    let handler: extern "C" fn(libc::c_int) = do_nothing;
+    action.sa_sigaction = handler as libc::sighandler_t;
+    // SAFETY: the handler does nothing; there is no SA_RESTART.
+    assert_eq!(unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) }, 0);
+}
+
+#[allow(unsafe_code, reason = "std has no signals")]
+fn this_thread() -> libc::pid_t {
+    // SAFETY: it only asks.
+    unsafe { libc::gettid() }
+}
+
+/// Interrupts the thread, if it is there, until `has_ended`.
+#[allow(unsafe_code, reason = "std has no signals")]
+fn interrupt(thread: libc::pid_t, has_ended: impl Fn() -> bool) {
+    let process = std::process::id();
+    while !has_ended() {
+        // SAFETY: the handler of this signal does nothing.
+        unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGUSR1) };
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[derive(Debug)]
+struct KeyboardInterrupt;
+
+impl std::fmt::Display for KeyboardInterrupt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("it was Ctrl-C")
+    }
+}
+
+impl std::error::Error for KeyboardInterrupt {}
+
+/// Tells the thread of the worker, and streams without end.
+fn interruptible(
+    told: mpsc::Sender<libc::pid_t>,
+    count: Arc<AtomicUsize>,
+    ends: Arc<AtomicBool>,
+) -> Worker<()> {
+    Worker::new(move |_| Ok(told.send(this_thread())?))
+        .on(ONE, |(), _, responder| {
+            let mut stream = responder.stream();
+            loop {
+                if let Err(error) = stream.send(&[0; 1000][..]) {
+                    let is_interrupt = error.kind() == ErrorKind::Interrupted;
+                    let source = std::error::Error::source(&error);
+                    assert!(is_interrupt == source.is_some_and(|s| s.is::<KeyboardInterrupt>()));
+                    return Err(error.into());
+                }
+            }
+        })
+        .on(OTHER, |(), _, responder| Ok(responder.send("done")?))
+        .on_interrupt(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            if ends.swap(false, Ordering::Relaxed) { Err(KeyboardInterrupt.into()) } else { Ok(()) }
+        })
+}
+
+#[test]
+fn a_signal_interrupts_waits_of_a_worker_and_its_hook_may_end_them() {
+    install(libc::SIGUSR1);
+    let (told, thread) = mpsc::channel();
+    let (count, ends) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let channel = spawn_thread({
+        let (count, ends) = (Arc::clone(&count), Arc::clone(&ends));
+        move || interruptible(told, count, ends)
+    });
+    let thread = thread.recv().unwrap();
+    // The wait for the next request goes on.
+    interrupt(thread, || count.load(Ordering::Relaxed) >= 3);
+    assert_eq!(call(&channel, OTHER, b""), b"done");
+    // So does the wait for credit.
+    let mut stream = channel.stream(ONE, "", StreamTimeouts::default()).unwrap();
+    let awaits_credit = || channel.health().state == WorkerState::AwaitingCredit;
+    while !awaits_credit() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let before = count.load(Ordering::Relaxed);
+    interrupt(thread, || count.load(Ordering::Relaxed) >= before + 3);
+    assert!(awaits_credit());
+    // Until the hook ends it: an error of that request alone.
+    ends.store(true, Ordering::Relaxed);
+    interrupt(thread, || !ends.load(Ordering::Relaxed));
+    let error = stream.find_map(Result::err).unwrap();
+    assert!(error.to_string().contains("it was Ctrl-C"), "{error}");
+    assert_eq!(call(&channel, OTHER, b""), b"done");
+    // Without a request it ends the worker.
+    ends.store(true, Ordering::Relaxed);
+    interrupt(thread, || !channel.is_alive());
+    let error = channel.call(OTHER, "", LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PeerDied, "{error}");
+}
+
+#[test]
+fn a_signal_interrupts_waits_of_a_parent_and_its_hook_may_end_them() {
+    install(libc::SIGUSR1);
+    let channel = crate::common::spawner().spawn().unwrap();
+    let (count, ends) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    channel.on_interrupt({
+        let (count, ends) = (Arc::clone(&count), Arc::clone(&ends));
+        move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            if ends.swap(false, Ordering::Relaxed) { Err(KeyboardInterrupt.into()) } else { Ok(()) }
+        }
+    });
+    let me = this_thread();
+    let is_interrupt = |error: &slipring::Error| {
+        let source = std::error::Error::source(error);
+        error.kind() == ErrorKind::Interrupted
+            && source.is_some_and(|s| s.is::<KeyboardInterrupt>())
+    };
+    // A hook that returns no error lets the wait go on.
+    let slow = channel.submit(crate::common::SLOW_ECHO, &500_u64.to_le_bytes(), LONG).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| interrupt(me, || count.load(Ordering::Relaxed) >= 3));
+        assert_eq!(slow.wait().unwrap().to_vec(), 500_u64.to_le_bytes());
+    });
+    // One that does ends the wait, and neither the request nor the channel.
+    let mut slow = channel.submit(crate::common::SLOW_ECHO, &500_u64.to_le_bytes(), LONG).unwrap();
+    ends.store(true, Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        scope.spawn(|| interrupt(me, || !ends.load(Ordering::Relaxed)));
+        let error = slow.wait_timeout(LONG).unwrap_err();
+        assert!(is_interrupt(&error), "{error:?}");
+    });
+    assert_eq!(slow.wait().unwrap().to_vec(), 500_u64.to_le_bytes());
+    // A stream goes on, too: 100 ms between two chunks.
+    let request: Vec<u8> = [100_000_u64, 3, 10].into_iter().flat_map(u64::to_le_bytes).collect();
+    let mut stream = channel.stream(crate::common::TRICKLE, &request, LONG).unwrap();
+    ends.store(true, Ordering::Relaxed);
+    let mut chunks = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| interrupt(me, || !ends.load(Ordering::Relaxed)));
+        let error = loop {
+            match stream.next_chunk() {
+                Ok(_) => chunks += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(is_interrupt(&error), "{error:?}");
+    });
+    assert_eq!(chunks + stream.map(Result::unwrap).count(), 3);
+    assert!(channel.call(crate::common::ECHO, "", LONG).is_ok());
 }

@@ -1,7 +1,9 @@
 //! The way to end waits of this process for reasons that are not the peer's.
 
+use std::fmt;
 use std::sync::OnceLock;
 
+use crate::error::Result;
 use crate::shm::transport::SharedEvent;
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::fork;
@@ -13,11 +15,34 @@ use crate::sys::futex::{self, Scope};
 #[derive(Debug, Default)]
 pub(crate) struct Alarm {
     word: AtomicU32,
+    /// Called when a signal has interrupted a wait.
+    on_interrupt: OnceLock<OnInterrupt>,
     /// What sleepers of this process sleep on where they do not use the futex.
     events: OnceLock<Vec<SharedEvent>>,
 }
 
+/// Runs on the thread whose wait a signal has interrupted. An error ends the wait.
+pub(crate) struct OnInterrupt(pub(crate) Box<dyn Fn() -> Result<()> + Send + Sync>);
+
+impl fmt::Debug for OnInterrupt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnInterrupt")
+    }
+}
+
 impl Alarm {
+    /// Sets what waits with this alarm call when a signal has interrupted them. Only the first
+    /// hook counts.
+    pub(crate) fn on_interrupt(&self, hook: OnInterrupt) {
+        let _ = self.on_interrupt.set(hook);
+    }
+
+    /// Calls the hook for a wait that a signal has interrupted.
+    #[cold]
+    pub(super) fn interrupted(&self) -> Result<()> {
+        self.on_interrupt.get().map_or(Ok(()), |hook| (hook.0)())
+    }
+
     /// Another alarm, for waits on the same events.
     pub(crate) fn beside(other: &Self) -> Self {
         Self { events: other.events.clone(), ..Self::default() }
