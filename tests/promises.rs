@@ -153,7 +153,7 @@ fn public_types_can_be_sent_and_shared_as_promised() {
     owned::<(Lease, Header)>();
     all::<(Claim<'_>, Batch<'_>, Frame<'_>)>();
 
-    all::<(Request<'_>, RequestReader<'_>, CancelToken, AbortFlag)>();
+    all::<(Request<'_>, CancelToken, AbortFlag)>();
     all::<(Responder<'_>, ReplySlot<'_>, ReplyStream<'_>, ReplyWriter<'_>, Done)>();
     owned::<HandlerError>();
     // A worker is built on the thread that serves it, of closures that may own anything.

@@ -88,7 +88,7 @@ use handlers::Handlers;
 pub use raw::attach_raw;
 #[cfg(feature = "testing")]
 pub(crate) use raw::link_of as raw_link_of;
-pub use request::{Request, RequestReader};
+pub use request::Request;
 pub use responder::{Done, ReplySlot, ReplyStream, ReplyWriter, Responder};
 use serve::Definition;
 pub(crate) use stop_token::StopToken;

@@ -1,11 +1,10 @@
 //! What a handler is asked.
 
-use std::io;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::RequestId;
-use crate::payload::Source;
+use crate::payload::{PayloadReader, Source};
 use crate::protocol::Kind;
 use crate::shm::bytes::PeerBytes;
 use crate::sys::clock::Deadline;
@@ -136,7 +135,7 @@ impl<'a> Request<'a> {
     ///
     /// ```
     /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
-    /// use std::io::{BufRead, BufReader};
+    /// use std::io::BufRead;
     /// use std::time::Duration;
     /// use slipring::worker::Worker;
     /// use slipring::{Config, Kind, RoleConfig, testing};
@@ -144,7 +143,7 @@ impl<'a> Request<'a> {
     /// const LINES: Kind = Kind::named("lines");
     /// let make = || {
     ///     Worker::new(|_| Ok(())).on(LINES, |_, request, responder| {
-    ///         let lines = BufReader::new(request.reader()).lines().count();
+    ///         let lines = request.reader().lines().count();
     ///         Ok(responder.send(&lines.to_string())?)
     ///     })
     /// };
@@ -156,8 +155,8 @@ impl<'a> Request<'a> {
     /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     #[must_use]
-    pub fn reader(&self) -> RequestReader<'a> {
-        RequestReader { payload: self.payload, position: 0 }
+    pub fn reader(&self) -> PayloadReader<PeerBytes<'a>> {
+        PayloadReader::new(self.payload)
     }
 
     /// Returns how long the parent still waits; [`Duration::MAX`] if it waits without a limit.
@@ -273,48 +272,5 @@ impl Source for Request<'_> {
 
     fn read_at(&self, offset: usize, out: &mut [u8]) -> Result<()> {
         self.payload.read_at(offset, out)
-    }
-}
-
-/// Reads the payload of a request from front to end; see [`Request::reader`].
-#[derive(Debug, Clone)]
-pub struct RequestReader<'a> {
-    payload: PeerBytes<'a>,
-    position: usize,
-}
-
-impl io::Read for RequestReader<'_> {
-    /// Copies as many bytes as there are and `out` has room for. Never blocks.
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let count = (self.payload.len() - self.position).min(out.len());
-        if let Some(out) = out.get_mut(..count) {
-            self.payload.read_at(self.position, out)?;
-            self.position += count;
-        }
-        Ok(count)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Read;
-
-    use super::*;
-
-    #[test]
-    fn a_reader_gives_every_byte_once_whatever_it_is_asked_for() {
-        let bytes: Vec<u8> = (0..200).collect();
-        for step in [1, 3, 64, 199, 200, 1000] {
-            let mut reader = RequestReader { payload: PeerBytes::of(&bytes), position: 0 };
-            let (mut read, mut buffer) = (Vec::new(), vec![0; step]);
-            loop {
-                match reader.read(&mut buffer).unwrap() {
-                    0 => break,
-                    count => read.extend_from_slice(&buffer[..count]),
-                }
-            }
-            assert_eq!(read, bytes, "{step}");
-            assert_eq!(reader.read(&mut []).unwrap() + reader.read(&mut buffer).unwrap(), 0);
-        }
     }
 }
