@@ -114,19 +114,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::process::socket::{Received, is_hung_up, pair, recv, send};
+    use crate::process::socket::{is_hung_up, pair, recv, send};
+    use crate::process::testing::{message, soon};
     use crate::process::{limits, testing};
-
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(20)
-    }
-
-    fn message(received: Received) -> (Vec<u8>, Vec<OwnedFd>) {
-        match received {
-            Received::Message { bytes, fds } => (bytes, fds),
-            Received::Eof => panic!("no message"),
-        }
-    }
 
     #[test]
     fn waiting_for_the_end_ignores_stray_bytes() {

@@ -200,18 +200,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::process::testing;
-
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(20)
-    }
-
-    fn message(received: Received) -> (Vec<u8>, Vec<OwnedFd>) {
-        match received {
-            Received::Message { bytes, fds } => (bytes, fds),
-            Received::Eof => panic!("no message"),
-        }
-    }
+    use crate::process::testing::{self, message, soon};
 
     fn kind(result: Result<Received>) -> ErrorKind {
         result.unwrap_err().kind()

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::socket::Received;
 use super::spawn::Program;
 
 const ALONE: &str = "SLIPRING_TEST_ALONE";
@@ -398,4 +399,12 @@ pub(crate) fn output_of(
     let pid = spawn(program, null().as_fd(), writer.as_fd());
     drop(writer);
     (read_all(OwnedFd::from(reader)), pid)
+}
+
+/// The bytes and descriptors of a message that must have come.
+pub(crate) fn message(received: Received) -> (Vec<u8>, Vec<OwnedFd>) {
+    match received {
+        Received::Message { bytes, fds } => (bytes, fds),
+        Received::Eof => panic!("no message"),
+    }
 }
