@@ -21,7 +21,6 @@ mod read_ahead;
 mod reader;
 mod receiver;
 mod reply;
-mod reply_reader;
 mod requests;
 mod sender;
 mod spawn_checks;
