@@ -1,7 +1,7 @@
 //! Everything that a forked child can do with what it inherited, while threads of its parent
 //! hold every lock that there is: each operation is refused or does nothing, at once.
 //!
-//! The thread that forks holds the locks itself. For its child that is the same: nobody there
+//! The thread that forks holds the locks itself. For its child that is the same: no thread there
 //! gives them back.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::unit_arg, reason = "tests")]
 

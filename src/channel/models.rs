@@ -1,8 +1,8 @@
-//! Models of a channel: the pending table, who reads for whom, and how all of it ends.
+//! Models of a channel: the pending table, which thread reads for which, and how all of it ends.
 //!
 //! The core is the one that ships; the worker is a few lines that use the other ends of
-//! its rings. As in the models of the ring nobody wakes for no reason and no backstop wakes
-//! who was forgotten, so that is a deadlock. A wait with a deadline ends by it. Run with
+//! its rings. As in the models of the ring no thread wakes without a reason and no backstop wakes
+//! a thread that was forgotten, so that is a deadlock. A wait with a deadline ends by it. Run with
 //! `RUSTFLAGS="--cfg loom" cargo test -p slipring --release --lib channel::models`.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -70,7 +70,7 @@ fn wait(pending: Pending) {
     assert_eq!(reply.to_vec(), [request.to_le_bytes()[0]]);
 }
 
-/// Reads what is there for those who do not wait.
+/// Reads what is there for requests that no thread waits for.
 fn read(core: &Core) {
     if let Some(mut reader) = core.receiver.try_turn() {
         take_frames(core, &mut reader, &mut ForOthers).unwrap();

@@ -67,9 +67,9 @@ struct Slot<T> {
 /// Whose frame it is.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// A request that somebody waits for; whether it asked for a stream.
+    /// A request whose owner waits for more; whether it asked for a stream.
     Open { is_stream: bool },
-    /// One that nobody waits for any more.
+    /// A request whose owner has let go of it.
     Retired,
     /// None that is known.
     Unknown,

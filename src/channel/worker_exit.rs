@@ -17,7 +17,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
 /// Between two looks at whether a dead worker's threads have stopped.
 const LOOK: Duration = Duration::from_micros(200);
 
-/// Who the worker is and where its end is written down.
+/// The worker's role and process, and how long errors wait for its exit status.
 #[derive(Debug)]
 pub(crate) struct WorkerExit {
     pub(crate) role: String,

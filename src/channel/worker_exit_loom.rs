@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::{EndOfService, Error, WorkerDeath};
 use crate::sys::clock::Deadline;
 
-/// Who the worker is.
+/// A worker that has ended.
 #[derive(Debug)]
 pub(crate) struct WorkerExit;
 

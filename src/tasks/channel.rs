@@ -40,7 +40,7 @@ struct Shared {
     channel: Channel,
 }
 
-/// Who reads the ring when its descriptor is readable.
+/// The driver that reads the ring when its descriptor is readable.
 #[derive(Debug)]
 enum Reader {
     Thread(#[expect(dead_code, reason = "ends the registration when it is dropped")] Registration),

@@ -28,7 +28,7 @@ pub(crate) struct TokioDriver {
     successor: Arc<Mutex<Successor>>,
 }
 
-/// Who reads when the task is gone.
+/// What reads when the task is gone.
 #[derive(Debug)]
 enum Successor {
     None,

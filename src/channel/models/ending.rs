@@ -1,4 +1,4 @@
-//! Close, death and corruption against those who wait.
+//! Close, death and corruption while threads wait.
 
 use super::*;
 

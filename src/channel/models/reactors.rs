@@ -45,7 +45,7 @@ fn a_reactor_that_found_the_ring_taken_is_woken_when_it_is_not() {
         let waiting = thread::spawn(move || {
             worker.reply(1);
             wait(first);
-            // Nobody reads now but the reactor, which has to be woken.
+            // Only the reactor reads now, and has to be woken.
             worker.reply(2);
             worker
         });

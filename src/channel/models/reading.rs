@@ -1,4 +1,4 @@
-//! Who waits, reads; nobody waits while nobody reads.
+//! A thread that waits reads, and no thread waits while none reads.
 
 use super::*;
 
@@ -44,7 +44,7 @@ fn a_thread_that_reads_on_gives_others_what_is_theirs() {
         worker.reply(second.request());
         let waiting = thread::spawn(move || {
             wait(second);
-            // The other thread waits until then, whoever reads.
+            // The other thread waits until then, whichever of them reads.
             worker.reply(1);
             worker
         });

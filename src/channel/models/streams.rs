@@ -1,4 +1,4 @@
-//! Streams and messages in pieces, whoever reads them.
+//! Streams and messages in pieces, whichever thread reads them.
 
 use super::*;
 use crate::protocol::kind::flags;
@@ -17,7 +17,7 @@ fn chunks_come_once_and_in_order_whoever_reads_them() {
         let request = send_stream(&core);
         let call = submit(&core, ENOUGH);
         assert_eq!([worker.take(), worker.take()], [request, call.request()]);
-        // One is there already: whoever reads first takes it, and maybe what follows.
+        // One is there already: the first reader takes it, and maybe what follows.
         worker.send_byte(Kind::CHUNK, 0, request, 10);
         let reading = thread::spawn({
             let core = Arc::clone(&core);

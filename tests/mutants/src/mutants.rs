@@ -88,9 +88,9 @@ mutants! {
         BumpLate,
         /// The kernel is not asked to wake anybody.
         NoWake,
-        /// Who sleeps on a shared word is looked for in this process only.
+        /// Threads that sleep on a shared word are looked for in this process only.
         WakePrivate,
-        /// Only one of those who sleep on a bell is woken.
+        /// Only one of the threads that sleep on a bell is woken.
         WakeOne,
         /// The last frame before the tail is not rung for.
         TailNotRungFor,
@@ -108,7 +108,7 @@ mutants! {
         AlarmRelaxed,
         /// The alarm is not bumped.
         NoAlarmBump,
-        /// The alarm wakes nobody.
+        /// The alarm wakes no thread.
         NoAlarmWake,
         /// The alarm's value is taken after the stop condition was looked at.
         AlarmReadLate,
@@ -174,8 +174,8 @@ mutants! {
         /// The worker is not told of a request that was given up.
         LetGoUntold,
 
-        // Who waits, reads.
-        /// A reader that leaves wakes nobody.
+        // Reading for others.
+        /// A reader that leaves wakes no thread.
         NoHandOver,
         /// No fence between the unlock and the look for followers.
         NoFenceAtHandOver,
@@ -187,11 +187,11 @@ mutants! {
         NoHandOn,
         /// A thread that finds the channel over spins until the reader has left.
         SpinsBehindReader,
-        /// Who is given an item is not woken.
+        /// The waiter that is given an item is not woken.
         GivenWithoutWake,
         /// A new reader does not look at what others have read for it.
         NoLookAsReader,
-        /// Who finds the pending table full does not read what is there.
+        /// A sender that finds the pending table full does not read what is there.
         NotReadWhenFull,
         /// A thread parks though its item is there.
         ParksOverItem,
@@ -201,11 +201,11 @@ mutants! {
         DriveWakesNoThread,
         /// A thread that stops reading does not arm a reactor's descriptor.
         NoPumpAtHandOver,
-        /// Nobody tells the reader that room is wanted.
+        /// The reader is not told that room is wanted.
         RoomNotAsked,
         /// The reader does not announce the room that others want.
         RoomNotAnnounced,
-        /// The reader does not wake those who have room.
+        /// The reader does not wake the waiters that have room.
         RoomNotGiven,
 
         // The end.
