@@ -86,7 +86,7 @@ impl Drop for PartialMessage<'_> {
 /// takes the request back.
 ///
 /// ```
-/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # fn main() -> slipring::Result<()> {
 /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
 /// # use std::time::Duration;
 /// # const ECHO: Kind = Kind::named("echo");
@@ -112,7 +112,6 @@ impl Drop for PartialMessage<'_> {
 /// assert_eq!(reply.to_vec(), b"in parts");
 /// # channel.close(timeout)?;
 /// # Ok(()) }
-/// # #[cfg(not(feature = "testing"))] fn main() {}
 /// ```
 #[derive(Debug)]
 #[must_use = "a message that is not finished is taken back"]

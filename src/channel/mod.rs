@@ -106,7 +106,7 @@ pub(crate) use turn::check_open;
 /// [`Spawner::exit_status_timeout`] says, and never beyond its own timeout.
 ///
 /// ```
-/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # fn main() -> slipring::Result<()> {
 /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
 /// # use std::time::Duration;
 /// # const ECHO: Kind = Kind::named("echo");
@@ -134,7 +134,6 @@ pub(crate) use turn::check_open;
 /// assert!(channel.is_alive());
 /// # channel.close(timeout)?;
 /// # Ok(()) }
-/// # #[cfg(not(feature = "testing"))] fn main() {}
 /// ```
 pub struct Channel {
     core: Arc<Core>,
@@ -173,7 +172,7 @@ impl Channel {
     /// dropped.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
     /// # use std::time::Duration;
     /// # const ECHO: Kind = Kind::named("echo");
@@ -196,7 +195,6 @@ impl Channel {
     /// assert_eq!(reply.to_vec(), b"hello");
     /// # channel.close(timeout)?;
     /// # Ok(()) }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     ///
     /// # Errors
@@ -222,7 +220,7 @@ impl Channel {
     /// payload at a time.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
     /// # use std::time::Duration;
     /// # const ECHO: Kind = Kind::named("echo");
@@ -249,7 +247,6 @@ impl Channel {
     /// }
     /// # channel.close(timeout)?;
     /// # Ok(()) }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     ///
     /// # Errors
@@ -282,7 +279,7 @@ impl Channel {
     /// of other threads pass it. Blocks while another one is on its way.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
     /// # use std::time::Duration;
     /// # const ECHO: Kind = Kind::named("echo");
@@ -308,7 +305,6 @@ impl Channel {
     /// assert_eq!(writer.finish()?.wait()?.to_vec(), b"no length is known");
     /// # channel.close(timeout)?;
     /// # Ok(()) }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     ///
     /// # Errors
@@ -329,7 +325,7 @@ impl Channel {
     /// waits, and the requests behind it, too: they time out with an error that says so.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
     /// # use std::time::Duration;
     /// # const ECHO: Kind = Kind::named("echo");
@@ -353,7 +349,6 @@ impl Channel {
     /// assert_eq!(chunks, ["one", "two", "three"]);
     /// # channel.close(timeout)?;
     /// # Ok(()) }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     ///
     /// # Errors
@@ -394,7 +389,7 @@ impl Channel {
     /// while the rings of requests are full. Blocks for at most `timeout`.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
     /// # use std::time::Duration;
     /// # const ECHO: Kind = Kind::named("echo");
@@ -423,7 +418,6 @@ impl Channel {
     /// assert_eq!(report.current_request, Some(busy.id()));
     /// # channel.close(timeout)?;
     /// # Ok(()) }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     ///
     /// # Errors
@@ -500,7 +494,7 @@ impl Channel {
     /// [`Channel::clear_abort`]. To give up one request use [`Pending::cancel`]. Never blocks.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
     /// # use std::time::Duration;
     /// # const ECHO: Kind = Kind::named("echo");
@@ -526,7 +520,6 @@ impl Channel {
     /// assert!(channel.call(ECHO, "", timeout).is_ok());
     /// # channel.close(timeout)?;
     /// # Ok(()) }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     pub fn abort(&self) {
         self.core.pending.set_abort(true);
@@ -567,7 +560,7 @@ impl Channel {
     /// `timeout`. Does not end the worker, and uses no processor time while it waits.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
     /// # use std::time::Duration;
     /// # const ECHO: Kind = Kind::named("echo");
@@ -590,7 +583,6 @@ impl Channel {
     /// assert!(runs_on.is_timeout());
     /// # channel.close(timeout)?;
     /// # Ok(()) }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     ///
     /// # Errors
@@ -638,7 +630,7 @@ impl Channel {
     /// it ended. Any number of threads may call it, any number of times; all return the same.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
     /// # use std::time::Duration;
     /// # const ECHO: Kind = Kind::named("echo");
@@ -661,7 +653,6 @@ impl Channel {
     /// assert_eq!(cause, slipring::ExitCause::Exited(0));
     /// assert!(channel.call(ECHO, "", timeout).unwrap_err().is_closed());
     /// # Ok(()) }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     ///
     /// # Errors

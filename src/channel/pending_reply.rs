@@ -19,7 +19,7 @@ use crate::sys::clock::Deadline;
 /// dropped.
 ///
 /// ```
-/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # fn main() -> slipring::Result<()> {
 /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
 /// # use std::time::Duration;
 /// # const ECHO: Kind = Kind::named("echo");
@@ -44,7 +44,6 @@ use crate::sys::clock::Deadline;
 /// assert_eq!(first.wait()?.to_vec(), b"1");
 /// # channel.close(timeout)?;
 /// # Ok(()) }
-/// # #[cfg(not(feature = "testing"))] fn main() {}
 /// ```
 #[derive(Debug)]
 #[must_use = "a pending reply that is dropped cancels its request"]
@@ -96,7 +95,7 @@ impl Pending {
     /// a reply or an error the request has ended.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
     /// # use std::time::Duration;
     /// # const ECHO: Kind = Kind::named("echo");
@@ -125,7 +124,6 @@ impl Pending {
     /// assert_eq!(reply.to_vec(), b"hello");
     /// # channel.close(timeout)?;
     /// # Ok(()) }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     ///
     /// # Errors
@@ -140,7 +138,7 @@ impl Pending {
     /// Returns `None` if it is not there then; the request goes on. Blocks.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
     /// # use std::time::Duration;
     /// # const ECHO: Kind = Kind::named("echo");
@@ -166,7 +164,6 @@ impl Pending {
     /// assert!(pending.wait().unwrap_err().is_cancelled());
     /// # channel.close(timeout)?;
     /// # Ok(()) }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use crate::shm::bytes::PeerBytes;
 /// it, and then any bytes.
 ///
 /// ```
-/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # fn main() -> slipring::Result<()> {
 /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
 /// # use std::time::Duration;
 /// # const ECHO: Kind = Kind::named("echo");
@@ -43,7 +43,6 @@ use crate::shm::bytes::PeerBytes;
 /// assert_eq!(kept.into_vec(), [7; 1000]);
 /// # channel.close(timeout)?;
 /// # Ok(()) }
-/// # #[cfg(not(feature = "testing"))] fn main() {}
 /// ```
 #[derive(Debug)]
 pub struct Reply {

@@ -26,7 +26,7 @@ use crate::sys::fork;
 /// An iterator: it ends after the last chunk, or after the first error.
 ///
 /// ```
-/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # fn main() -> slipring::Result<()> {
 /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
 /// # use std::time::Duration;
 /// # const ECHO: Kind = Kind::named("echo");
@@ -51,7 +51,6 @@ use crate::sys::fork;
 /// }
 /// # channel.close(timeout)?;
 /// # Ok(()) }
-/// # #[cfg(not(feature = "testing"))] fn main() {}
 /// ```
 #[derive(Debug)]
 #[must_use = "a stream that is dropped is cancelled"]
@@ -126,7 +125,7 @@ impl Stream {
     /// do not count. Blocks.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
     /// # use std::time::Duration;
     /// # const ECHO: Kind = Kind::named("echo");
@@ -153,7 +152,6 @@ impl Stream {
     /// assert!(stream.next_chunk().unwrap_err().is_cancelled());
     /// # channel.close(timeout)?;
     /// # Ok(()) }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     ///
     /// # Errors

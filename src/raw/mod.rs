@@ -82,7 +82,7 @@ impl RawLink {
     /// either half waits for then ends with an error.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// use std::time::Duration;
     ///
     /// use slipring::ring::Header;
@@ -108,7 +108,6 @@ impl RawLink {
     /// }
     /// assert_eq!(reader.join().unwrap(), 10_000);
     /// # Ok(()) }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     #[must_use]
     pub fn split(self) -> (RawSender, RawReceiver) {
@@ -120,7 +119,7 @@ impl RawLink {
     /// Unlike [`RawLink::recv`], a wait of the receiving half does not flush the sending one.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// # use std::time::Duration;
     /// # use slipring::ring::Header;
     /// # use slipring::testing::spawn_raw_thread;
@@ -141,7 +140,6 @@ impl RawLink {
     /// claim.commit(Header::default());
     /// assert_eq!(link.recv(Duration::from_secs(1))?.payload().to_vec(), b"HELLO");
     /// # Ok(()) }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     pub fn halves(&mut self) -> (&mut RawSender, &mut RawReceiver) {
         (&mut self.sender, &mut self.receiver)
@@ -351,7 +349,7 @@ impl RawLink {
     /// Those of [`Channel::close`](crate::Channel::close).
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// # use std::time::Duration;
     /// # use slipring::testing::spawn_raw_thread;
     /// # use slipring::{Config, ErrorKind, ExitCause, RoleConfig};
@@ -364,7 +362,6 @@ impl RawLink {
     /// assert_eq!(link.close(Duration::from_secs(5))?, ExitCause::Exited(0));
     /// assert_eq!(link.recv(Duration::MAX).unwrap_err().kind(), ErrorKind::Closed);
     /// # Ok(()) }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     pub fn close(&self, timeout: Duration) -> Result<ExitCause> {
         self.sender.close(timeout)

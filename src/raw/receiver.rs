@@ -22,7 +22,7 @@ use crate::sys::wake_fd::WakeFd;
 /// until its ring is full. The link ends when both halves are dropped.
 ///
 /// ```
-/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # fn main() -> slipring::Result<()> {
 /// use std::time::Duration;
 ///
 /// use slipring::ring::Header;
@@ -43,7 +43,6 @@ use crate::sys::wake_fd::WakeFd;
 /// // What the worker had sent came first; now its end is told.
 /// assert!(receiver.recv(Duration::from_secs(5)).unwrap_err().is_peer_dead());
 /// # Ok(()) }
-/// # #[cfg(not(feature = "testing"))] fn main() {}
 /// ```
 #[derive(Debug)]
 pub struct RawReceiver {

@@ -16,7 +16,7 @@ use crate::sys::clock::Deadline;
 /// both halves are dropped.
 ///
 /// ```
-/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # fn main() -> slipring::Result<()> {
 /// use std::time::Duration;
 ///
 /// use slipring::ring::Header;
@@ -47,7 +47,6 @@ use crate::sys::clock::Deadline;
 /// }
 /// assert_eq!(last, 1000 * 1001 / 2);
 /// # Ok(()) }
-/// # #[cfg(not(feature = "testing"))] fn main() {}
 /// ```
 #[derive(Debug)]
 pub struct RawSender {
@@ -94,7 +93,7 @@ impl RawSender {
     /// Those of [`RawSender::claim`], except for [`ErrorKind::Timeout`].
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// # use slipring::ring::Header;
     /// # use slipring::{Config, RoleConfig};
     /// # let mut link = slipring::testing::spawn_raw_thread(
@@ -115,7 +114,6 @@ impl RawSender {
     /// }
     /// assert!(sent > 0);
     /// # Ok(()) }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     #[inline]
     pub fn try_claim(&mut self, len: usize) -> Result<Option<Claim<'_>>> {

@@ -7,7 +7,7 @@ use crate::ring::slot_writer::SlotWriter;
 /// sees all of the frames or none. Dropping it publishes nothing and gives the slots back.
 ///
 /// ```
-/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # fn main() -> slipring::Result<()> {
 /// # use std::time::Duration;
 /// # use slipring::ring::Header;
 /// # use slipring::{Config, RoleConfig};
@@ -45,7 +45,6 @@ use crate::ring::slot_writer::SlotWriter;
 /// }
 /// assert_eq!(sum, 31);
 /// # Ok(()) }
-/// # #[cfg(not(feature = "testing"))] fn main() {}
 /// ```
 #[derive(Debug)]
 #[must_use = "a batch that is dropped publishes nothing"]

@@ -7,7 +7,7 @@ use crate::ring::slot_writer::SlotWriter;
 /// the slot back.
 ///
 /// ```
-/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # fn main() -> slipring::Result<()> {
 /// # use std::time::Duration;
 /// # use slipring::ring::Header;
 /// # use slipring::{Config, RoleConfig};
@@ -35,7 +35,6 @@ use crate::ring::slot_writer::SlotWriter;
 /// assert_eq!((frame.header().kind, frame.header().len), (1, 5));
 /// assert_eq!(frame.payload().to_vec(), b"hello");
 /// # Ok(()) }
-/// # #[cfg(not(feature = "testing"))] fn main() {}
 /// ```
 #[derive(Debug)]
 #[must_use = "a claim that is dropped publishes nothing"]

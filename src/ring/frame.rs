@@ -10,7 +10,7 @@ use crate::shm::bytes::PeerBytes;
 /// [`Frame::into_lease`] keeps it beside others.
 ///
 /// ```
-/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # fn main() -> slipring::Result<()> {
 /// # use std::time::Duration;
 /// # use slipring::ring::Header;
 /// # use slipring::{Config, RoleConfig};
@@ -31,7 +31,6 @@ use crate::shm::bytes::PeerBytes;
 /// frame.payload().copy_to(&mut bytes)?;
 /// assert_eq!(&bytes, b"hello");
 /// # Ok(()) }
-/// # #[cfg(not(feature = "testing"))] fn main() {}
 /// ```
 #[derive(Debug)]
 pub struct Frame<'a> {

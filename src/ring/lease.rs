@@ -14,7 +14,7 @@ use crate::shm::bytes::PeerBytes;
 /// behind it, so that leases that are kept for long hold it up.
 ///
 /// ```
-/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # fn main() -> slipring::Result<()> {
 /// # use std::time::Duration;
 /// # use slipring::ring::Header;
 /// # use slipring::{Config, RoleConfig};
@@ -44,7 +44,6 @@ use crate::shm::bytes::PeerBytes;
 /// }
 /// assert_eq!(link.receiver().leased(), 0);
 /// # Ok(()) }
-/// # #[cfg(not(feature = "testing"))] fn main() {}
 /// ```
 #[derive(Debug)]
 pub struct Lease {

@@ -8,7 +8,7 @@
 //! longer.
 //!
 //! ```
-//! # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+//! # fn main() -> slipring::Result<()> {
 //! use std::time::Duration;
 //!
 //! use slipring::ring::Header;
@@ -26,7 +26,6 @@
 //! assert_eq!(frame.header().kind, 1);
 //! assert_eq!(frame.payload().to_vec(), b"hello, parent");
 //! # Ok(()) }
-//! # #[cfg(not(feature = "testing"))] fn main() {}
 //! ```
 
 // Files import each other downwards only:

@@ -1,7 +1,7 @@
 //! Channels for async programs: the same requests, awaited by tasks of any executor.
 //!
 //! ```
-//! # #[cfg(feature = "testing")] fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::Duration;
 //! use slipring::tasks::AsyncChannel;
 //! use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
@@ -26,7 +26,6 @@
 //! # Ok::<(), slipring::Error>(())
 //! # })?;
 //! # Ok(()) }
-//! # #[cfg(not(feature = "testing"))] fn main() {}
 //! ```
 //!
 //! A small thread of the library's reads for the tasks of all channels of the process

@@ -141,7 +141,7 @@ impl fmt::Debug for CancelToken {
 /// the worker has attached, the flag is not set. Clones are the same flag.
 ///
 /// ```
-/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # fn main() -> slipring::Result<()> {
 /// use std::time::Duration;
 /// use slipring::worker::{AbortFlag, Worker};
 /// use slipring::{Config, Kind, RoleConfig, testing};
@@ -158,7 +158,6 @@ impl fmt::Debug for CancelToken {
 /// assert!(flag.is_set());
 /// # Ok(())
 /// # }
-/// # #[cfg(not(feature = "testing"))] fn main() {}
 /// ```
 #[derive(Clone, Default)]
 pub struct AbortFlag(Arc<OnceLock<Arc<WorkerWords>>>);

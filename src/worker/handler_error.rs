@@ -55,7 +55,7 @@ impl HandlerError {
     /// the type name has at most 256 bytes. What does not fit is cut: first the backtrace.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// use std::time::Duration;
     /// use slipring::worker::{HandlerError, Worker};
     /// use slipring::{Config, Kind, RoleConfig, testing};
@@ -76,7 +76,6 @@ impl HandlerError {
     /// assert_eq!(failure.backtrace, "File \"model.py\", line 7, in load");
     /// # Ok(())
     /// # }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     #[must_use]
     pub fn new(type_name: impl Into<String>, message: impl Into<String>) -> Self {

@@ -5,7 +5,7 @@
 //! [`Responder`]:
 //!
 //! ```
-//! # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+//! # fn main() -> slipring::Result<()> {
 //! use std::time::Duration;
 //! use slipring::worker::Worker;
 //! use slipring::{Config, Kind, RoleConfig, testing};
@@ -24,7 +24,6 @@
 //! assert_eq!(channel.call(ADD, "2", timeout)?.to_vec(), b"42");
 //! # Ok(())
 //! # }
-//! # #[cfg(not(feature = "testing"))] fn main() {}
 //! ```
 //!
 //! # One request at a time
@@ -125,7 +124,7 @@ impl<S> Worker<S> {
     /// channel fails with [`ErrorKind::Session`](crate::ErrorKind::Session) and its error.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// use std::time::Duration;
     /// use slipring::worker::Worker;
     /// use slipring::{Config, ErrorKind, Kind, RoleConfig, testing};
@@ -142,7 +141,6 @@ impl<S> Worker<S> {
     /// assert_eq!(error.kind(), ErrorKind::Session);
     /// # Ok(())
     /// # }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     #[must_use]
     pub fn new(
@@ -160,7 +158,7 @@ impl<S> Worker<S> {
     /// meanwhile. It answers by the [`Responder`], or returns an error.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// use std::time::Duration;
     /// use slipring::worker::Worker;
     /// use slipring::{Config, Kind, RoleConfig, testing};
@@ -185,7 +183,6 @@ impl<S> Worker<S> {
     /// assert!(channel.call(POP, "", timeout).unwrap_err().is_worker_error());
     /// # Ok(())
     /// # }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     #[must_use]
     pub fn on(
@@ -207,7 +204,7 @@ impl<S> Worker<S> {
     /// `slipring::UnknownKind`. The last call of this method counts.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// use std::time::Duration;
     /// use slipring::worker::Worker;
     /// use slipring::{Config, Kind, RoleConfig, testing};
@@ -223,7 +220,6 @@ impl<S> Worker<S> {
     /// assert_eq!(channel.call(Kind::app(7), "", timeout)?.to_vec(), b"application kind 7");
     /// # Ok(())
     /// # }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     #[must_use]
     pub fn fallback(
@@ -251,7 +247,7 @@ impl<S> Worker<S> {
     /// this, the session is dropped.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// use std::sync::mpsc;
     /// use std::time::Duration;
     /// use slipring::worker::Worker;
@@ -267,7 +263,6 @@ impl<S> Worker<S> {
     /// assert_eq!(hears.recv().unwrap(), ["unsaved"]);
     /// # Ok(())
     /// # }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     #[must_use]
     pub fn on_close(mut self, close: impl FnOnce(S) + 'static) -> Self {

@@ -19,7 +19,7 @@ use crate::worker::status::StatusWriter;
 /// a [`Source`].
 ///
 /// ```
-/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # fn main() -> slipring::Result<()> {
 /// use std::time::Duration;
 /// use slipring::payload::Texts;
 /// use slipring::worker::Worker;
@@ -38,7 +38,6 @@ use crate::worker::status::StatusWriter;
 /// assert_eq!(reply.to_vec(), b"2 texts");
 /// # Ok(())
 /// # }
-/// # #[cfg(not(feature = "testing"))] fn main() {}
 /// ```
 #[derive(Debug)]
 pub struct Request<'a> {
@@ -101,7 +100,7 @@ impl<'a> Request<'a> {
     /// [`ErrorKind::InvalidPayload`] if the payload is not UTF-8. The message says where.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// use std::time::Duration;
     /// use slipring::worker::Worker;
     /// use slipring::{Config, Kind, RoleConfig, testing};
@@ -119,7 +118,6 @@ impl<'a> Request<'a> {
     /// assert!(error.to_string().contains("at byte 1"), "{error}");
     /// # Ok(())
     /// # }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     pub fn text(&self) -> Result<String> {
         String::from_utf8(self.to_vec()).map_err(|error| {
@@ -134,7 +132,7 @@ impl<'a> Request<'a> {
     /// whole payload is there.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// use std::io::BufRead;
     /// use std::time::Duration;
     /// use slipring::worker::Worker;
@@ -152,7 +150,6 @@ impl<'a> Request<'a> {
     /// assert_eq!(reply.to_vec(), b"3");
     /// # Ok(())
     /// # }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     #[must_use]
     pub fn reader(&self) -> PayloadReader<PeerBytes<'a>> {
@@ -183,7 +180,7 @@ impl<'a> Request<'a> {
     /// [`ErrorKind::Cancelled`]. A handler that returns this error ends its request as cancelled.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// use std::time::Duration;
     /// use slipring::worker::Worker;
     /// use slipring::{Config, Kind, RoleConfig, testing};
@@ -206,7 +203,6 @@ impl<'a> Request<'a> {
     /// channel.close(Duration::from_secs(10))?;
     /// # Ok(())
     /// # }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     #[inline]
     pub fn check_cancelled(&self) -> Result<()> {
@@ -217,7 +213,7 @@ impl<'a> Request<'a> {
     /// request, for another thread or an object of another language.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// use std::time::Duration;
     /// use slipring::worker::Worker;
     /// use slipring::{Config, Kind, RoleConfig, testing};
@@ -243,7 +239,6 @@ impl<'a> Request<'a> {
     /// assert_eq!(reply.to_vec(), b"6");
     /// # Ok(())
     /// # }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     #[must_use]
     pub fn cancel_token(&self) -> CancelToken {

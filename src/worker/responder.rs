@@ -29,7 +29,7 @@ pub struct Done(());
 /// error instead ends the request with that error, also after some chunks of a stream.
 ///
 /// ```
-/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # fn main() -> slipring::Result<()> {
 /// use std::time::Duration;
 /// use slipring::worker::Worker;
 /// use slipring::{Config, Kind, RoleConfig, testing};
@@ -51,7 +51,6 @@ pub struct Done(());
 /// assert_eq!(error.worker().unwrap().message, "the number is odd");
 /// # Ok(())
 /// # }
-/// # #[cfg(not(feature = "testing"))] fn main() {}
 /// ```
 #[derive(Debug)]
 #[must_use = "a request whose responder is dropped ends with an error"]
@@ -88,7 +87,7 @@ impl<'a> Responder<'a> {
     /// As [`Responder::send`], but `len` must fit one frame: `max_reply`, by default 1 MiB.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// use std::time::Duration;
     /// use slipring::worker::Worker;
     /// use slipring::{Config, Kind, RoleConfig, testing};
@@ -107,7 +106,6 @@ impl<'a> Responder<'a> {
     /// assert_eq!(reply.to_vec(), b"cba");
     /// # Ok(())
     /// # }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     pub fn claim(self, len: usize) -> Result<ReplySlot<'a>> {
         self.sink.claim(self.state, len).map(ReplySlot)
@@ -117,7 +115,7 @@ impl<'a> Responder<'a> {
     /// goes out in frames as it is written; the caller gets it whole. Never blocks.
     ///
     /// ```
-    /// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+    /// # fn main() -> slipring::Result<()> {
     /// use std::io::Write;
     /// use std::time::Duration;
     /// use slipring::worker::Worker;
@@ -139,7 +137,6 @@ impl<'a> Responder<'a> {
     /// assert_eq!(reply.to_vec(), b"1\n4\n9\n");
     /// # Ok(())
     /// # }
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
     /// ```
     pub fn write(self) -> ReplyWriter<'a> {
         let buffer = self.sink.piece_buffer(self.state);
@@ -228,7 +225,7 @@ impl io::Write for ReplyWriter<'_> {
 /// blocks until the reader has taken more.
 ///
 /// ```
-/// # #[cfg(feature = "testing")] fn main() -> slipring::Result<()> {
+/// # fn main() -> slipring::Result<()> {
 /// use std::time::Duration;
 /// use slipring::worker::Worker;
 /// use slipring::{Config, Kind, RoleConfig, StreamTimeouts, testing};
@@ -251,7 +248,6 @@ impl io::Write for ReplyWriter<'_> {
 /// assert_eq!(words, [&b"one"[..], b"two", b"three"]);
 /// # Ok(())
 /// # }
-/// # #[cfg(not(feature = "testing"))] fn main() {}
 /// ```
 #[derive(Debug)]
 #[must_use = "a stream that is not ended is an error for its reader"]
