@@ -16,12 +16,13 @@ use super::child::{Belongings, Child};
 use super::log::Log;
 use super::oom::OomCount;
 use super::pid_handle::PidHandle;
-use super::service::{lock, start_thread};
+use super::service::{lock, service_mask, start_thread};
 use super::spawn::{Program, spawn};
 use super::supervisor::{OnExit, Supervisor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::fork;
 use crate::sys::process::pidfd_open;
+use crate::sys::signal::has_default_action;
 
 /// The means to use the starter's thread, which ends when this is dropped. `None` until the
 /// first worker is started.
@@ -92,12 +93,28 @@ fn starter() -> Result<Sender<Order>> {
 
 fn run(orders: &Receiver<Order>, supervisor: &Supervisor) {
     while let Ok((job, reply)) = orders.recv() {
+        let_the_kernel_ignore_ends();
         // A panic in here comes from a caller's code. That caller then gets no reply.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             // The caller waits for the reply, so this cannot fail.
             let _ = reply.send(job.carry_out(supervisor));
         }));
     }
+}
+
+/// Keeps the ends of workers from interrupting the host. The kernel drops the signal of a
+/// child's end if nothing handles it, but not if the thread that has started the child blocks
+/// it: then it interrupts a system call of some other thread. So this thread, which starts all
+/// workers, blocks the signal only if the host handles it, as the handler is for the host's threads.
+/// Looked at for each start, since the host may set a handler at any time. What is left is a
+/// worker that ends while this thread is still in the C library's call that starts it.
+fn let_the_kernel_ignore_ends() {
+    let mut mask = service_mask();
+    if has_default_action(libc::SIGCHLD) {
+        mask.remove(libc::SIGCHLD);
+    }
+    // Fails for no valid set.
+    let _ = mask.set_as_mask();
 }
 
 impl Job {

@@ -12,7 +12,8 @@ use crate::process::limits;
 use crate::process::socket;
 use crate::process::testing::{
     TempDir, alone, ask_for_orphans, belongings, eventually, forbid, fork, hold_as_debugger,
-    ignore_signal, is_alive, join_parents_group, kill_and_reap, null, parent_and_child, reap_any,
+    ignore_signal, is_alive, is_interrupted_within, join_parents_group, kill_and_reap,
+    names_of_threads_that_handled, note_threads_that_handle, null, parent_and_child, reap_any,
     report, shell, sleeps_of_threads, soon, state, ticks_of_threads, wants_figures,
 };
 use crate::process::watch::watch;
@@ -278,6 +279,42 @@ fn a_worker_outlives_the_thread_that_asked_for_it() {
             thread::sleep(Duration::from_secs(1000));
         },
     );
+}
+
+#[test]
+fn the_end_of_a_worker_interrupts_no_system_call_of_the_host() {
+    alone(|| {
+        // In a process whose main thread waits in that call: the kernel prefers it.
+        let code = fork(|| {
+            let ends = thread::spawn(|| {
+                for uses_pidfd in BOTH.repeat(20) {
+                    let (child, told) = begin(sleeper(), None, uses_pidfd);
+                    child.kill();
+                    told.recv().unwrap();
+                }
+            });
+            let mut is_interrupted = false;
+            while !ends.is_finished() {
+                is_interrupted |= is_interrupted_within(20);
+            }
+            ends.join().map_or(2, |()| i32::from(is_interrupted))
+        });
+        assert_eq!(code, 0);
+    });
+}
+
+#[test]
+fn a_hosts_handler_of_the_signal_of_an_end_runs_on_a_thread_of_the_hosts() {
+    alone(|| {
+        note_threads_that_handle(libc::SIGCHLD);
+        for uses_pidfd in BOTH {
+            run("exit 3", uses_pidfd);
+        }
+        eventually("the handler runs", || !names_of_threads_that_handled().is_empty());
+        for name in names_of_threads_that_handled() {
+            assert_ne!(name, "slipring-start\n");
+        }
+    });
 }
 
 #[test]

@@ -367,6 +367,45 @@ impl Drop for SharedPage {
     }
 }
 
+/// Waits for so many milliseconds in a system call that does not go on after a signal. Returns
+/// whether a signal has interrupted it.
+pub(crate) fn is_interrupted_within(milliseconds: i32) -> bool {
+    // SAFETY: a system call without pointers.
+    let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+    // SAFETY: a new descriptor, which nothing else has.
+    let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
+    let mut event = libc::epoll_event { events: 0, u64: 0 };
+    // SAFETY: there is room for the one event.
+    let count = unsafe { libc::epoll_wait(epoll.as_raw_fd(), &raw mut event, 1, milliseconds) };
+    count == -1
+}
+
+/// Threads that ran the handler of [`note_threads_that_handle`], by their ids; zeros are free.
+static HANDLED_BY: [AtomicU32; 16] = [const { AtomicU32::new(0) }; 16];
+
+/// Handles this signal from now on, and notes on which threads the handler runs.
+pub(crate) fn note_threads_that_handle(signal: i32) {
+    extern "C" fn note(_: i32) {
+        // SAFETY: a system call without pointers.
+        let thread = unsafe { libc::gettid() };
+        let thread = u32::try_from(thread).unwrap_or(u32::MAX);
+        for place in &HANDLED_BY {
+            if place.compare_exchange(0, thread, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                return;
+            }
+        }
+    }
+    // SAFETY: the handler only makes a system call and stores to atomics.
+    unsafe { libc::signal(signal, note as *const () as libc::sighandler_t) };
+}
+
+/// The names of these threads.
+pub(crate) fn names_of_threads_that_handled() -> Vec<String> {
+    let threads = HANDLED_BY.iter().map(|place| place.load(Ordering::Relaxed));
+    let name = |thread| fs::read_to_string(format!("/proc/self/task/{thread}/comm"));
+    threads.filter(|thread| *thread != 0).filter_map(|thread| name(thread).ok()).collect()
+}
+
 /// A directory that is removed with all that is in it.
 pub(crate) struct TempDir(PathBuf);
 

@@ -4,6 +4,15 @@
 use std::io;
 use std::mem::MaybeUninit;
 
+/// Whether this process has left a signal to its default action.
+pub(crate) fn has_default_action(signal: i32) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: `action` has room for what the call writes, and nothing is set.
+    unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: written by the call, and else zeros, which are a valid value.
+    unsafe { action.assume_init() }.sa_sigaction == libc::SIG_DFL
+}
+
 /// A set of signals.
 pub(crate) struct SignalSet(libc::sigset_t);
 
