@@ -50,12 +50,6 @@ impl HealthClient {
         Self { rings: TimedMutex::new(Rings { duplex, next: 1 }), asked: Mutex::default() }
     }
 
-    /// Takes all locks, for a test of what must not wait for them.
-    #[cfg(test)]
-    pub(super) fn hold(&self) -> impl Sized {
-        (self.rings.hold(), self.asked.lock())
-    }
-
     pub(crate) fn ping(&self, state: &State, timeout: Duration) -> Result<Health> {
         let deadline = Deadline::after(timeout);
         let (stop, is_over) = (|| state.check_open(), || !state.is_open());

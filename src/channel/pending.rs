@@ -395,12 +395,6 @@ impl PendingTable {
         self.requests.lock().is_open_stream(request)
     }
 
-    /// Holds the lock, for a test of what must not wait for it.
-    #[cfg(test)]
-    pub(super) fn hold(&self) -> impl Sized {
-        self.requests.lock()
-    }
-
     /// The requests, for models that look at their slots.
     #[cfg(all(test, loom))]
     pub(super) fn requests(&self) -> MutexGuard<'_, Requests<Item>> {

@@ -164,10 +164,4 @@ impl Reactor {
             attend();
         }
     }
-
-    /// Holds all locks, for a test of what must not wait for them.
-    #[cfg(test)]
-    pub(super) fn hold(&self) -> impl Sized {
-        (self.readable.hold(), self.ended.hold())
-    }
 }

@@ -78,17 +78,4 @@ impl Receiver {
     pub(super) fn leases_held(&self) -> usize {
         self.leases.held()
     }
-
-    /// Holds all locks, for a test of what must not wait for them.
-    #[cfg(all(test, feature = "tokio", not(loom)))]
-    pub(super) fn hold(&self) -> impl Sized {
-        let consumer = loop {
-            match self.try_turn() {
-                Some(consumer) => break consumer,
-                None => std::thread::yield_now(),
-            }
-        };
-        std::mem::forget(consumer.hold());
-        (consumer, self.wake_list.hold())
-    }
 }

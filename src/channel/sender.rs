@@ -183,12 +183,6 @@ impl Sender {
         let queue = std::mem::take(&mut self.sending.lock().queue);
         queue.into_iter().map(|waiting| waiting.waiter).collect()
     }
-
-    /// Holds both locks, for a test of what must not wait for them.
-    #[cfg(test)]
-    pub(super) fn hold(&self) -> impl Sized {
-        (self.sending.lock(), self.long_messages.hold())
-    }
 }
 
 impl Sending {

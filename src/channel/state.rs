@@ -191,8 +191,7 @@ fn closed() -> Error {
     Error::new(ErrorKind::Closed, "the channel is closed")
 }
 
-#[cfg(not(loom))]
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::sync::Arc;
     use std::time::{Duration, Instant};

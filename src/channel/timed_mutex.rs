@@ -1,6 +1,5 @@
 //! A lock that can be waited for until a deadline, which std's cannot.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::channel::wait_list::{Registration, WaitList};
@@ -29,18 +28,11 @@ pub(crate) struct TimedGuard<'a, T> {
 impl<T> TimedMutex<T> {
     pub(crate) fn new(value: T) -> Self {
         let value = Mutex::new(Some(value));
-        Self { value, returned: Condvar::new(), tasks: WaitList::default() }
-    }
-
-    /// Takes both locks, for a test of what must not wait for them.
-    #[cfg(test)]
-    pub(super) fn hold(&self) -> impl Sized {
-        let value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
-        (value, self.tasks.hold())
+        Self { value, returned: Condvar::default(), tasks: WaitList::default() }
     }
 
     fn try_lock(&self) -> Option<TimedGuard<'_, T>> {
-        let value = self.value.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let value = self.value.lock().take()?;
         Some(TimedGuard { lock: self, value: Some(value) })
     }
 
@@ -72,7 +64,7 @@ impl<T> TimedMutex<T> {
         deadline: Deadline,
         is_over: impl Fn() -> bool,
     ) -> Option<TimedGuard<'_, T>> {
-        let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut value = self.value.lock();
         loop {
             if let Some(value) = value.take() {
                 return Some(TimedGuard { lock: self, value: Some(value) });
@@ -82,15 +74,14 @@ impl<T> TimedMutex<T> {
                 return None;
             }
             let wait = deadline.remaining().min(Duration::from_secs(1));
-            let waited = self.returned.wait_timeout(value, wait);
-            value = waited.unwrap_or_else(PoisonError::into_inner).0;
+            value = self.returned.wait_timeout(value, wait);
         }
     }
 
     /// Has all waiting threads ask again whether it is over.
     pub(crate) fn look_again(&self) {
         // A thread that has asked, and does not wait yet, holds the lock.
-        drop(self.value.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(self.value.lock());
         self.returned.notify_all();
     }
 }
@@ -108,13 +99,12 @@ impl<T> Drop for TimedGuard<'_, T> {
             // It is not lent in the parent any less, and the lock may be held for ever here.
             return;
         }
-        *self.lock.value.lock().unwrap_or_else(PoisonError::into_inner) = self.value.take();
+        *self.lock.value.lock() = self.value.take();
         self.lock.returned.notify_one();
         self.lock.tasks.wake_all();
     }
 }
 
-#[cfg(not(loom))]
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -13,13 +13,9 @@ use crate::channel::turn::{end_turn, hand_over};
 use crate::channel::waiter::Waiter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ring::Consumer;
-use crate::sync::{self, Ordering, fence};
+use crate::sync::{self, BACKSTOP, Ordering, fence};
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
-
-/// A parked thread looks again at least this often. Not in a model, where that would hide a
-/// wake-up that was lost.
-const BACKSTOP: Duration = if cfg!(loom) { Duration::MAX } else { Duration::from_secs(1) };
 
 /// What a thread waits for.
 #[derive(Debug, Clone, Copy)]

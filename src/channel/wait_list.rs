@@ -76,12 +76,6 @@ impl WaitList {
     pub(crate) fn register(&self) -> Registration<'_> {
         Registration { list: self, key: Key::default() }
     }
-
-    /// Holds the lock, for a test of what must not wait for it.
-    #[cfg(test)]
-    pub(super) fn hold(&self) -> impl Sized {
-        self.0.lock()
-    }
 }
 
 /// A task's place in a list. Dropping it forgets the task.

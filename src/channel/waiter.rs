@@ -94,10 +94,4 @@ impl WakeList {
             waker.wake();
         }
     }
-
-    /// Holds the lock, for a test of what must not wait for it.
-    #[cfg(test)]
-    pub(super) fn hold(&self) -> impl Sized {
-        self.wakers.lock()
-    }
 }

@@ -54,12 +54,6 @@ impl WorkerHandle {
         Self { state, health, role, pid, _watched: watched }
     }
 
-    /// Takes all locks, for a test of what must not wait for them.
-    #[cfg(test)]
-    pub(super) fn hold(&self) -> impl Sized {
-        (self.health.hold(), self.state.exited.hold())
-    }
-
     pub(crate) fn role(&self) -> &str {
         &self.role
     }

@@ -2,7 +2,7 @@
 //! process that has attached by name.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::worker_process::WorkerProcess;
@@ -34,7 +34,7 @@ impl ExternalWorker {
     /// Records the worker's end. Called once: by the worker's thread as its last action, or by
     /// the thread that has noticed the end.
     pub(crate) fn record_exit(&self, cause: ExitCause) {
-        let _guard = self.exit.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.exit.lock.lock();
         let _ = self.exit.status.set(cause);
         self.exit.ended.notify_all();
     }
@@ -61,7 +61,7 @@ impl WorkerProcess for ExternalWorker {
         if fork::is_forked_child() {
             return self.status();
         }
-        let mut guard = self.exit.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.exit.lock.lock();
         loop {
             if let Some(cause) = self.status() {
                 return Some(cause);
@@ -70,8 +70,7 @@ impl WorkerProcess for ExternalWorker {
             if left == Duration::ZERO {
                 return None;
             }
-            let waited = self.exit.ended.wait_timeout(guard, left);
-            guard = waited.unwrap_or_else(PoisonError::into_inner).0;
+            guard = self.exit.ended.wait_timeout(guard, left);
         }
     }
 

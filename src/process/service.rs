@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::thread;
 
+use crate::sync::plain::before_lock;
 use crate::sys::fork;
 use crate::sys::process as system;
 use crate::sys::signal::SignalSet;
@@ -15,6 +16,7 @@ use crate::sys::signal::SignalSet;
 /// Locks a mutex, also after a thread has panicked with it. That is sound for the locks of this
 /// module: all callbacks run unlocked, so a panic leaves no state half changed.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    before_lock();
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -65,13 +65,6 @@ struct Job {
 
 type Order = (Box<Job>, SyncSender<Result<Child>>);
 
-/// Takes the lock, for a test of what must not wait for it.
-#[cfg(test)]
-#[allow(dead_code, reason = "used by tests of some features")]
-pub(crate) fn hold() -> impl Sized {
-    lock(&STARTER)
-}
-
 /// Returns the means to use the starter's thread. Starts that thread and the supervisor's if
 /// they do not run yet.
 fn starter() -> Result<Sender<Order>> {

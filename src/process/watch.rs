@@ -48,15 +48,6 @@ where
     watch_if(is_supported(), Arc::new(word), on_death)
 }
 
-/// Takes all locks, for a test of what must not wait for them.
-#[cfg(test)]
-#[allow(dead_code, reason = "used by tests of some features")]
-pub(crate) fn hold() -> impl Sized {
-    let watchers = lock(&WATCHERS);
-    watchers.iter().for_each(|watcher| std::mem::forget(lock(&watcher.slots)));
-    watchers
-}
-
 /// Keeps a word watched until it is dropped, which never blocks. An `on_death` that is about to
 /// run then still runs. The watching thread drops the word's handle soon after.
 #[must_use = "dropping it ends the watch"]

@@ -97,12 +97,6 @@ impl BufferPool {
         }
     }
 
-    /// Holds all locks, for a test of what must not wait for them.
-    #[cfg(all(test, feature = "tokio", not(loom)))]
-    pub(crate) fn hold(&self) -> impl Sized {
-        (self.kept.try_lock(), self.short.try_lock(), self.run.try_lock())
-    }
-
     fn take(&self) -> Vec<u8> {
         let Some(mut kept) = self.kept.try_lock() else { return Vec::new() };
         self.left.store(0, Ordering::Relaxed);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::DerefMut;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::plain::Mutex;
@@ -149,7 +149,7 @@ pub(crate) struct PassedFds(Arc<Mutex<Vec<NamedFd>>>);
 
 impl PassedFds {
     fn lock(&self) -> impl DerefMut<Target = Vec<NamedFd>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn names(&self) -> Vec<String> {

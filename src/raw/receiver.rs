@@ -241,12 +241,6 @@ impl RawReceiver {
         self.consumer.leased()
     }
 
-    /// Takes the locks, for a test of what must not wait for them.
-    #[allow(dead_code, reason = "a test of forked children takes every lock")]
-    pub(crate) fn hold(&self) -> impl Sized {
-        self.consumer.hold()
-    }
-
     /// The process at the other end: see [`RawLink::pid`](crate::RawLink::pid).
     #[must_use]
     pub fn pid(&self) -> u32 {

@@ -86,12 +86,6 @@ impl Consumer {
         self.reader.leased()
     }
 
-    /// Takes the locks, for a test of what must not wait for them.
-    #[allow(dead_code, reason = "a test of forked children takes every lock")]
-    pub(crate) fn hold(&self) -> impl Sized {
-        (self.reader.hold(), self.sleeper.hold())
-    }
-
     /// Counts leases without a borrow of the consumer.
     pub(crate) fn lease_gauge(&self) -> LeaseGauge {
         self.reader.lease_gauge()

@@ -91,14 +91,13 @@
 //! written to for the first of them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::config::WaitStrategy;
 use crate::error::Result;
 use crate::ring::position::within;
 use crate::shm::transport::SharedEvent;
 use crate::shm::words::{OwnU32, OwnU64, PeerU32};
-use crate::sync::{AtomicU32, Counter, Ordering, fence};
+use crate::sync::{AtomicU32, BACKSTOP, Counter, Ordering, fence};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::futex::{Scope, Slept};
 use crate::sys::wake_fd::WakeFd;
@@ -111,10 +110,6 @@ mod spinner;
 pub(crate) use alarm::Alarm;
 pub(crate) use bell_watch::BellWatch;
 use spinner::Spinner;
-
-/// A wait with something in flight looks again at least this often: a peer that publishes
-/// and does not ring costs no more than that. Not in a model: it would make good what was lost.
-const BACKSTOP: Duration = if cfg!(loom) { Duration::MAX } else { Duration::from_secs(1) };
 
 /// Added to an announced position: wake me by my descriptor. Positions are multiples of 64.
 pub(crate) const BY_FD: u64 = 1;
@@ -234,12 +229,6 @@ impl Sleeper {
     /// Sleeps on the event, if there is one, in the place of the futex.
     pub(crate) fn with_event(self, event: Option<SharedEvent>) -> Self {
         Self { event, ..self }
-    }
-
-    /// Takes the lock of the watch, for a test of what must not wait for it.
-    #[allow(dead_code, reason = "a test of forked children takes every lock")]
-    pub(crate) fn hold(&self) -> impl Sized {
-        self.watch.as_ref().map(|watch| watch.hold())
     }
 
     /// Stores what is waited for, which gives the peer one reason to ring. S2 in the essay

@@ -103,11 +103,6 @@ impl Reclaim {
         Self { slots, head, peer_space_at, bell, leased: Counter::new(0), queue }
     }
 
-    #[allow(dead_code, reason = "a test of forked children takes every lock")]
-    pub(super) fn hold(&self) -> impl Sized {
-        self.queue.lock()
-    }
-
     /// The payload of a frame that was checked to end before the ring does.
     #[inline]
     pub(super) fn payload(&self, start: u64, len: u32) -> PeerBytes<'_> {

@@ -112,11 +112,6 @@ impl SlotReader {
         LeaseGauge::new(&self.reclaim)
     }
 
-    #[allow(dead_code, reason = "a test of forked children takes every lock")]
-    pub(super) fn hold(&self) -> impl Sized {
-        self.reclaim.hold()
-    }
-
     /// Whether something lies at the next slot; [`SlotReader::find`] says what.
     #[inline]
     pub(super) fn has_next(&self) -> bool {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::transport::{Backing, SharedEvent};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64, in_model};
 
 /// Keeps the pages of a region mapped while it, or a clone of it, lives.
 #[derive(Debug, Clone)]
@@ -75,15 +75,11 @@ impl Mapping {
 
     #[inline]
     pub(super) fn track_write(&self, offset: usize, len: usize) {
-        if cfg!(loom) {
-            self.0.track_write(offset, len);
-        }
+        in_model(|| self.0.track_write(offset, len));
     }
 
     #[inline]
     pub(super) fn track_read(&self, offset: usize, len: usize) {
-        if cfg!(loom) {
-            self.0.track_read(offset, len);
-        }
+        in_model(|| self.0.track_read(offset, len));
     }
 }

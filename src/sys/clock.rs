@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::sync::model_now_ns;
+
 /// Nanoseconds of `CLOCK_MONOTONIC`: the same clock for every process of one boot.
 pub(crate) fn now_ns() -> u64 {
     read(libc::CLOCK_MONOTONIC)
@@ -18,9 +20,8 @@ pub(crate) fn coarse_now_ns() -> u64 {
 pub(crate) const COARSE_NS: u64 = 20_000_000;
 
 fn read(clock: libc::clockid_t) -> u64 {
-    #[cfg(loom)]
-    if clock == libc::CLOCK_MONOTONIC || clock == libc::CLOCK_MONOTONIC_COARSE {
-        return crate::sync::now_ns();
+    if let Some(now) = model_now_ns() {
+        return now;
     }
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid timespec that the call may write to.

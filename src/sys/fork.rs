@@ -27,6 +27,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::arch::Page;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::plain::before_lock;
 
 /// Returns an error in a process that was forked from one that has used the library.
 ///
@@ -132,6 +133,7 @@ fn set_up() -> Result<()> {
 }
 
 fn lock() -> MutexGuard<'static, Vec<Span>> {
+    before_lock();
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

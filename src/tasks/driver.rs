@@ -68,12 +68,6 @@ fn driver() -> Result<&'static Driver> {
     Ok(driver)
 }
 
-/// Takes all locks, for a test of what must not wait for them.
-#[cfg(test)]
-pub(crate) fn hold() -> impl Sized {
-    DRIVER.get().map(|driver| (lock(&driver.is_running), lock(&driver.state)))
-}
-
 impl Driver {
     fn new() -> std::io::Result<Self> {
         let (epoll, wake) = (Epoll::new()?, EventCounter::new()?);

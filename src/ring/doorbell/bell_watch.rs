@@ -31,11 +31,6 @@ impl BellWatch {
         Self(Mutex::new(Account { seen, credit: 0, poisoned: None }))
     }
 
-    #[allow(dead_code, reason = "a test of forked children takes every lock")]
-    pub(super) fn hold(&self) -> impl Sized {
-        self.0.lock()
-    }
-
     /// Notes that the peer has one more reason to ring.
     pub(crate) fn earn(&self) {
         let mut account = self.0.lock();

@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::config::WaitStrategy;
 use crate::error::Result;
 use crate::shm::words::{OwnU32, PeerU32};
-use crate::sync::{Counter, Ordering, spin_loop, yield_now};
+use crate::sync::{Counter, MAY_SPIN, Ordering, spin_loop, yield_now};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::cpu;
 
@@ -108,7 +108,7 @@ impl Spinner {
     /// runs on. `has_rung` says that the peer slept and has just been woken. Tells the peer
     /// which processor this is.
     pub(super) fn may_spin(&self, has_rung: bool) -> bool {
-        if cfg!(loom) || self.strategy == WaitStrategy::Park {
+        if !MAY_SPIN || self.strategy == WaitStrategy::Park {
             return false;
         }
         let own = self.say_cpu();
@@ -132,7 +132,7 @@ impl Spinner {
     /// while it spins, and around sleeps. Stores it only when it has changed, as the peer loads
     /// the line whenever it waits.
     pub(super) fn say_cpu(&self) -> u32 {
-        if cfg!(loom) {
+        if !MAY_SPIN {
             return 0;
         }
         let own = cpu::current();

@@ -1,0 +1,75 @@
+//! The locks of the standard library without poisoning: a panic of one thread of the host must
+//! not take the channel from the others, and no code that holds these locks leaves the state
+//! behind them half-changed.
+
+use std::process::abort;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, TryLockError};
+use std::time::Duration;
+
+use super::raw;
+pub(crate) use super::raw::MutexGuard;
+
+/// Whether every lock counts as held by a thread that never releases it. After a fork, any lock
+/// can be held by a thread that does not exist in the child. A test sets this in a child.
+pub(crate) static ARE_ALL_HELD: AtomicBool = AtomicBool::new(false);
+
+fn is_held_for_ever() -> bool {
+    cfg!(test) && ARE_ALL_HELD.load(Ordering::Relaxed)
+}
+
+/// Called before each wait for a lock. In a test, ends a process that would wait for ever.
+#[inline]
+pub(crate) fn before_lock() {
+    if is_held_for_ever() {
+        abort();
+    }
+}
+
+/// A mutex without poisoning.
+#[derive(Debug, Default)]
+pub(crate) struct Mutex<T>(raw::Mutex<T>);
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(raw::Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        before_lock();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        if is_held_for_ever() {
+            return None;
+        }
+        match self.0.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+/// A condition variable for these mutexes.
+#[derive(Debug, Default)]
+pub(crate) struct Condvar(raw::Condvar);
+
+impl Condvar {
+    pub(crate) fn wait_timeout<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        timeout: Duration,
+    ) -> MutexGuard<'a, T> {
+        self.0.wait_timeout(guard, timeout).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    pub(crate) fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
+    pub(crate) fn notify_all(&self) {
+        self.0.notify_all();
+    }
+}

@@ -1,0 +1,3 @@
+//! The locks of the standard library, as they are.
+
+pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
