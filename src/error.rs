@@ -11,7 +11,6 @@ use std::io;
 use std::str::Utf8Error;
 use std::sync::Arc;
 
-#[cfg(not(loom))]
 pub(crate) use death::NO_LOG;
 pub use death::WorkerDeath;
 pub(crate) use death::{EndOfService, LastServed, StatusLine};

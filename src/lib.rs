@@ -42,12 +42,9 @@
 //! | serve requests in the worker | [`worker::Worker`] |
 //! | send texts, matrices, or types of your own | [`payload`], [`Payload`] |
 //! | exchange frames with a protocol of your own | [`RawLink`], [`ring`] |
-#![cfg_attr(feature = "async", doc = "| send requests from tasks | [`tasks::AsyncChannel`] |")]
-#![cfg_attr(
-    feature = "testing",
-    doc = "| test a host without processes | [`testing::spawn_thread`] |"
-)]
-#![cfg_attr(feature = "named", doc = "| reach a process that was not spawned | [`named`] |")]
+//! | send requests from tasks | `tasks::AsyncChannel` (feature `async`) |
+//! | test a host without processes | `testing::spawn_thread` (feature `testing`) |
+//! | reach a process that was not spawned | `named` (feature `named`) |
 //!
 //! A worker serves **one request at a time**. To serve more at once, start more workers.
 //!
@@ -92,16 +89,14 @@
 //!
 //! Linux on 64-bit little-endian machines, with the GNU C library 2.34 or newer. Other targets are
 //! refused when they are compiled. The worker runs with the parent's rights: this is no sandbox.
-// The documentation says which items need a feature; models are not in it.
-#![cfg_attr(docsrs, feature(doc_cfg), doc(auto_cfg(hide(loom))))]
+// The documentation says which items need a feature.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // Tests and benchmarks may panic; code that ships may not.
 #![cfg_attr(
     not(test),
     warn(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::as_conversions)
 )]
-// A model build has what threads of two processes do to each other: the ring, and of the
-// parent's side all but the processes. Nothing is above that would use it.
-#![cfg_attr(loom, allow(dead_code, reason = "what uses it is not there"))]
+#![cfg_attr(loom, allow(dead_code, unused_imports, reason = "what uses it is not in a model"))]
 
 /// [`cfg_select`], by the name of the one macro in which rustfmt looks for modules.
 macro_rules! cfg_if {
@@ -121,8 +116,34 @@ cfg_if! {
         compile_error!("slipring supports 64-bit little-endian targets only");
     } else if #[cfg(target_env = "musl")] {
         compile_error!("slipring is not built against musl: use a target of the GNU C library");
+    } else if #[cfg(loom)] {
+        // For the models: what threads of two processes do to each other. That is the ring, and of
+        // the parent's side all but the processes.
+        #[path = "channel/mod_loom.rs"]
+        mod channel;
+        mod config;
+        mod error;
+        mod failpoint;
+        mod id;
+        mod link;
+        pub mod payload;
+        mod protocol;
+        pub mod ring;
+        mod shm;
+        mod sync;
+        mod sys;
+
+        pub use channel::{
+            DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, MessageWriter, Pending, Reply, Stats, Stream,
+            StreamTimeouts,
+        };
+        pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
+        pub use error::{Error, ErrorKind, ExitCause, Result, WorkerDeath, WorkerFailure};
+        pub use id::RequestId;
+        pub use payload::{Payload, Source};
+        pub use protocol::{Health, Kind, RoleConfig, WorkerState};
+        pub use shm::bytes::PeerBytes;
     } else {
-        #[cfg_attr(loom, path = "channel/mod_loom.rs")]
         #[cfg_attr(not(feature = "async"), allow(dead_code, unused_imports, reason = "the async view uses it"))]
         mod channel;
         mod config;
@@ -134,39 +155,32 @@ cfg_if! {
         pub mod fuzzing;
         mod id;
         mod link;
-        #[cfg(all(feature = "named", not(loom)))]
+        #[cfg(feature = "named")]
         pub mod named;
         pub mod payload;
-        #[cfg(not(loom))]
         mod process;
         mod protocol;
-        #[cfg(not(loom))]
         mod raw;
         pub mod ring;
         mod shm;
         mod sync;
         mod sys;
-        #[cfg(all(feature = "async", not(loom)))]
+        #[cfg(feature = "async")]
         pub mod tasks;
-        #[cfg(all(feature = "testing", not(loom)))]
+        #[cfg(feature = "testing")]
         pub mod testing;
-        #[cfg(not(loom))]
         mod trace;
-        #[cfg(not(loom))]
         pub mod worker;
 
-        #[cfg(not(loom))]
-        pub use channel::{Channel, Spawner};
         pub use channel::{
-            DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, MessageWriter, Pending, Reply, Stats, Stream,
-            StreamTimeouts,
+            Channel, DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, MessageWriter, Pending, Reply,
+            Spawner, Stats, Stream, StreamTimeouts,
         };
         pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
         pub use error::{Error, ErrorKind, ExitCause, Result, WorkerDeath, WorkerFailure};
         pub use id::RequestId;
         pub use payload::{Payload, Source};
         pub use protocol::{Health, Kind, RoleConfig, WorkerState};
-        #[cfg(not(loom))]
         pub use raw::{RawLink, RawReceiver, RawSender};
         pub use shm::bytes::PeerBytes;
     }
