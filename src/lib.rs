@@ -127,6 +127,8 @@ cfg_if! {
         mod id;
         mod link;
         pub mod payload;
+        #[path = "process/mod_loom.rs"]
+        mod process;
         mod protocol;
         pub mod ring;
         mod shm;
@@ -148,6 +150,7 @@ cfg_if! {
         mod channel;
         mod config;
         mod error;
+        #[cfg_attr(slipring_failpoints, path = "failpoint_armed.rs")]
         mod failpoint;
         #[cfg(slipring_fuzzing)]
         #[doc(hidden)]

@@ -4,7 +4,7 @@
 //! ships. With `--cfg slipring_tsan`, for `tests/sanitizers.sh`, ThreadSanitizer sees the locks.
 
 pub(crate) mod plain;
-#[cfg_attr(loom, path = "sync/primitives_loom.rs")]
+#[cfg_attr(loom, path = "sync/model.rs")]
 mod primitives;
 #[cfg_attr(slipring_tsan, path = "sync/raw_tsan.rs")]
 mod raw;

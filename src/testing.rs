@@ -39,7 +39,7 @@ use crate::protocol::RoleConfig;
 use crate::raw::RawLink;
 use crate::shm::memfd;
 use crate::sys::wake_fd::WakeFd;
-use crate::worker::{StopToken, Worker, raw_link_of};
+use crate::worker::{StopToken, Worker, raw};
 
 /// Starts a worker as a thread of this process and returns the channel to it. The thread calls
 /// `make` and serves the worker that it returns. Returns as soon as the thread is started; requests
@@ -102,7 +102,7 @@ pub fn spawn_raw_thread(
     run: impl FnOnce(RawLink, RoleConfig) -> Result<()> + Send + 'static,
 ) -> Result<RawLink> {
     let (name, ends) = (role.role.clone(), Ends::new(config)?);
-    let link = raw_link_of(ends.worker, Some(ends.theirs), &ends.stop, std::process::id())?;
+    let link = raw::link_of(ends.worker, Some(ends.theirs), &ends.stop, std::process::id())?;
     ends.worker_thread.start(&name, move || run(link, role))?;
     let WorkerThread { state, thread } = ends.worker_thread;
     Ok(raw_over_thread(ends.parent, name, thread, state, Some(ends.wake_fd)))

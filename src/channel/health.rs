@@ -7,9 +7,9 @@ use std::time::Duration;
 use crate::channel::state::State;
 use crate::channel::timed_mutex::TimedMutex;
 use crate::channel::wait_list::Registration;
-use crate::channel::waiter::wake_elsewhere;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::Duplex;
+use crate::process::service::wake_tasks;
 use crate::protocol::Kind;
 use crate::protocol::health::{self, Health};
 use crate::ring::{Frame, Header};
@@ -100,7 +100,7 @@ impl HealthClient {
         found.answer = Some((frame.header(), frame.payload().to_vec()));
         let waker = found.waker.take();
         drop(asked);
-        wake_elsewhere(waker.into_iter().collect());
+        wake_tasks(waker.into_iter().collect());
     }
 
     fn wake_askers(&self) {

@@ -82,7 +82,7 @@ fn read(core: &Core) {
 /// Every request has ended: the table has room for as many as it had before, and no frame
 /// came for one that was not known.
 fn check_over(core: &Core, requests: usize, late: u64) {
-    let mut table = core.pending.requests();
+    let mut table = core.pending.requests.lock();
     assert_eq!(table.in_flight(), 0);
     let free = std::iter::from_fn(|| table.open(false).ok()).count();
     drop(table);

@@ -26,7 +26,8 @@ use std::sync::Arc;
 /// Owner of the channel's requests.
 #[derive(Debug)]
 pub(crate) struct PendingTable {
-    requests: Mutex<Requests<Item>>,
+    /// Only models lock it from elsewhere.
+    pub(super) requests: Mutex<Requests<Item>>,
     words: RequestWords,
     /// Items that were ever put into the table; changes under the receiver's turn.
     pushes: AtomicU64,
@@ -393,12 +394,6 @@ impl PendingTable {
     /// Whether a request is a stream whose owner has not let go of it.
     pub(super) fn is_open_stream(&self, request: u64) -> bool {
         self.requests.lock().is_open_stream(request)
-    }
-
-    /// The requests, for models that look at their slots.
-    #[cfg(all(test, loom))]
-    pub(super) fn requests(&self) -> MutexGuard<'_, Requests<Item>> {
-        self.requests.lock()
     }
 }
 

@@ -15,8 +15,6 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::own_exe;
 use crate::process::spawn::Program;
-#[cfg(doc)]
-use crate::protocol::RoleConfig;
 use crate::protocol::role::check_fd_name;
 use crate::raw::RawLink;
 
@@ -192,8 +190,8 @@ impl Spawner {
     }
 
     /// Sets the worker's role: its name in logs, errors and process lists, and
-    /// [`RoleConfig::role`]. It is `worker` by default. A role is 1 to 32 letters, digits, `_`,
-    /// `-` or `.`, and does not start with a dot.
+    /// [`RoleConfig::role`](crate::RoleConfig::role). It is `worker` by default. A role is 1 to
+    /// 32 letters, digits, `_`, `-` or `.`, and does not start with a dot.
     pub fn role(mut self, role: impl Into<String>) -> Self {
         self.options.role.role = role.into();
         self
@@ -206,24 +204,24 @@ impl Spawner {
         self
     }
 
-    /// Sets the file or directory of the model that the worker loads, [`RoleConfig::model`]. By
-    /// default there is none. The name of a model that is no path is better an
-    /// [`extra`](Self::extra).
+    /// Sets the file or directory of the model that the worker loads,
+    /// [`RoleConfig::model`](crate::RoleConfig::model). By default there is none. The name of a
+    /// model that is no path is better an [`extra`](Self::extra).
     pub fn model(mut self, path: impl Into<PathBuf>) -> Self {
         self.options.role.model = Some(self.absolute("model", path.into()));
         self
     }
 
-    /// Sets how the worker runs its model, [`RoleConfig::mode`]: not an empty text. By default
-    /// there is none.
+    /// Sets how the worker runs its model, [`RoleConfig::mode`](crate::RoleConfig::mode): not an
+    /// empty text. By default there is none.
     pub fn mode(mut self, mode: impl Into<String>) -> Self {
         self.options.role.mode = Some(mode.into());
         self
     }
 
-    /// Adds a name and a value for the worker: see [`RoleConfig::extra`]. There are none by
-    /// default. Role, model, mode and extras together have at most 64 KiB; see
-    /// [`blob`](Self::blob) for more.
+    /// Adds a name and a value for the worker: see
+    /// [`RoleConfig::extra`](crate::RoleConfig::extra). There are none by default. Role, model,
+    /// mode and extras together have at most 64 KiB; see [`blob`](Self::blob) for more.
     ///
     /// ```
     /// # use slipring::Spawner;
@@ -238,8 +236,8 @@ impl Spawner {
         self
     }
 
-    /// Gives the worker bytes of any format, [`RoleConfig::blob`]: at most 64 MiB. Empty by
-    /// default. Each worker gets a copy in memory of its own.
+    /// Gives the worker bytes of any format, [`RoleConfig::blob`](crate::RoleConfig::blob): at
+    /// most 64 MiB. Empty by default. Each worker gets a copy in memory of its own.
     ///
     /// ```
     /// # use slipring::Spawner;
@@ -252,8 +250,9 @@ impl Spawner {
     }
 
     /// Passes a descriptor to the worker, which takes it by its name with
-    /// [`RoleConfig::take_fd`]. None is passed by default, and at most 16 can be. A name is 1 to
-    /// 32 letters, digits, `_`, `-` or `.`, does not start with a dot, and is given once.
+    /// [`RoleConfig::take_fd`](crate::RoleConfig::take_fd). None is passed by default, and at
+    /// most 16 can be. A name is 1 to 32 letters, digits, `_`, `-` or `.`, does not start with a
+    /// dot, and is given once.
     ///
     /// The spawner owns the descriptor and passes it to every worker that it starts, until the
     /// last clone of the spawner is dropped. So if a worker is to see the end of a pipe, drop

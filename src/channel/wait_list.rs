@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::task::Waker;
 
-use crate::channel::waiter::wake_elsewhere;
+use crate::process::service::wake_tasks;
 use crate::sync::Mutex;
 use crate::sys::fork;
 
@@ -37,7 +37,7 @@ impl WaitList {
     /// Wakes all tasks, once, on a thread of their own. For threads that serve all workers and
     /// must not be held up by a task's executor.
     pub(crate) fn wake_all_elsewhere(&self) {
-        wake_elsewhere(self.take_all());
+        wake_tasks(self.take_all());
     }
 
     fn take_all(&self) -> Vec<Waker> {

@@ -6,17 +6,9 @@
 
 use std::task::Waker;
 
+use crate::process::service::wake_tasks;
 use crate::sync::{Counter, Mutex, Ordering, Thread};
 use crate::sys::fork;
-
-#[cfg(not(loom))]
-pub(super) use crate::process::service::wake_tasks as wake_elsewhere;
-
-/// As the function of the same name that ships, which starts a thread.
-#[cfg(loom)]
-pub(super) fn wake_elsewhere(tasks: Vec<Waker>) {
-    tasks.into_iter().for_each(Waker::wake);
-}
 
 /// A thread or a task that waits for a request or for room.
 #[derive(Debug)]
@@ -78,7 +70,7 @@ impl WakeList {
     pub(super) fn wake_all_elsewhere(&self) {
         let wakers = std::mem::take(&mut *self.wakers.lock());
         self.count.fetch_sub(wakers.len().try_into().unwrap_or(0), Ordering::Relaxed);
-        wake_elsewhere(wakers);
+        wake_tasks(wakers);
     }
 
     #[cold]

@@ -117,6 +117,3 @@ macro_rules! elements {
 }
 
 elements! { f32: F32, i8: I8, u8: U8 }
-
-#[cfg(feature = "half")]
-pub(super) use elements;

@@ -113,8 +113,7 @@ fn low_half(bits: u32) -> u16 {
     half
 }
 
-#[cfg(not(loom))]
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -47,9 +47,6 @@ macro_rules! forward_source {
     )+};
 }
 
-#[cfg(feature = "bytes")]
-pub(super) use {forward_payload, forward_source};
-
 forward_payload! {
     [] str: as_bytes,
     [] String: as_bytes,

@@ -219,8 +219,7 @@ fn widen_each<S: Source>(
     Ok(())
 }
 
-#[cfg(not(loom))]
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use proptest::prelude::*;
 

@@ -165,8 +165,7 @@ fn narrow_each(values: &[f32], out: &mut [u8], convert: impl Fn(f32) -> u16) {
     }
 }
 
-#[cfg(not(loom))]
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use proptest::prelude::*;
 

@@ -45,9 +45,11 @@
 //! # Ok::<(), slipring::Error>(())
 //! ```
 
+#[macro_use]
 mod element;
 mod encoded;
 mod float16;
+#[macro_use]
 mod forward;
 mod matrix;
 mod matrix_reader;
@@ -85,10 +87,6 @@ pub use matrix_writer::MatrixWriter;
 pub use payload_reader::PayloadReader;
 pub use text_batch::{TextBatch, TextBatchSize};
 pub use texts::{Texts, TextsIter};
-
-// Numbers travel as they lie in memory, which is little-endian on these targets only.
-const _: () = assert!(cfg!(target_endian = "little"));
-const _: () = assert!(size_of::<usize>() == 8);
 
 /// A value that knows its exact encoded length and writes itself into a slot.
 ///

@@ -133,8 +133,7 @@ impl<S: Source> fmt::Debug for PayloadReader<S> {
     }
 }
 
-#[cfg(not(loom))]
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use proptest::prelude::*;
 

@@ -266,8 +266,7 @@ fn check_boundaries(ends: &[U32], text: &str) -> Result<()> {
     }
 }
 
-#[cfg(not(loom))]
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use proptest::prelude::*;
 

@@ -4,7 +4,6 @@ use std::ops::Deref;
 
 use bytes::{Bytes, BytesMut};
 
-use super::forward::{forward_payload, forward_source};
 use super::{Payload, Source};
 use crate::error::Result;
 use crate::shm::bytes::PeerBytes;

@@ -1,7 +1,5 @@
 //! Elements of the `half` crate: `Matrix::new(rows, cols, &halves)` and the like.
 
-use super::element::elements;
-
 elements! { half::f16: F16, half::bf16: BF16 }
 
 #[cfg(test)]

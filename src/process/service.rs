@@ -93,17 +93,17 @@ fn use_the_affinity_of_the_process() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::testing::{alone, forbid};
+    use crate::process::testing::{alone, blocked_signals, forbid};
 
     #[test]
     fn a_service_thread_blocks_all_signals_but_faults_and_its_starter_none() {
         let (tell, told) = std::sync::mpsc::channel();
-        start_thread("slipring-test", move || tell.send(SignalSet::of_thread()).unwrap()).unwrap();
-        let mask = told.recv().unwrap();
+        start_thread("slipring-test", move || tell.send(blocked_signals()).unwrap()).unwrap();
+        let blocked = told.recv().unwrap();
         for signal in [libc::SIGTERM, libc::SIGCHLD, libc::SIGALRM, libc::SIGUSR1] {
-            assert!(mask.has(signal) && !SignalSet::of_thread().has(signal), "{signal}");
+            assert!(blocked.contains(&signal) && !blocked_signals().contains(&signal), "{signal}");
         }
-        assert!(!mask.has(libc::SIGSEGV));
+        assert!(!blocked.contains(&libc::SIGSEGV));
     }
 
     #[test]

@@ -418,7 +418,9 @@ fn nothing_is_left_of_ended_workers_whose_handles_are_kept() {
 
 fn check_under_a_filter(error: i32) {
     forbid([libc::SYS_pidfd_open, libc::SYS_futex_waitv], error);
-    assert!(!watch(Arc::new(AtomicU32::new(0)), Box::new(|| {})).is_active());
+    let word = Arc::new(AtomicU32::new(0));
+    let _watched = watch(Arc::clone(&word), Box::new(|| {}));
+    assert_eq!(Arc::strong_count(&word), 1, "the word is not watched");
     assert_eq!(run("exit 3", true), ExitCause::Exited(3));
     let (child, told) = begin(shell("sleep 1000 & wait"), None, true);
     assert!(child.kill());

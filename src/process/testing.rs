@@ -244,6 +244,14 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> i32 {
     if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
 }
 
+/// The signals that the calling thread blocks.
+pub(crate) fn blocked_signals() -> Vec<i32> {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+    let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
+    (1..=64).filter(|signal| mask >> (signal - 1) & 1 == 1).collect()
+}
+
 /// Starts a process that holds another one as a debugger does, and never lets it go. Returns
 /// its number; `None` where that is forbidden. It ends with the calling thread.
 pub(crate) fn hold_as_debugger(pid: u32) -> Option<u32> {

@@ -53,14 +53,6 @@ where
 #[must_use = "dropping it ends the watch"]
 pub(crate) struct Watched(Option<(Arc<Watcher>, u64)>);
 
-impl Watched {
-    /// Returns whether the word is watched.
-    #[cfg(test)]
-    pub(crate) fn is_active(&self) -> bool {
-        self.0.is_some()
-    }
-}
-
 impl Drop for Watched {
     fn drop(&mut self) {
         // After a fork, a thread that does not exist in the child can hold the lock.

@@ -29,7 +29,7 @@ fn word() -> Arc<AtomicU32> {
 fn listen(word: &Arc<AtomicU32>) -> (Watched, Receiver<()>) {
     let (tell, told) = channel();
     let watched = watch(Arc::clone(word), Box::new(move || tell.send(()).unwrap()));
-    assert!(watched.is_active());
+    assert!(watched.0.is_some());
     (watched, told)
 }
 
@@ -145,7 +145,7 @@ fn a_callback_may_watch_another_word_end_its_own_watch_and_panic() {
     );
     *lock(&own) = Some(watched);
     set(&first, DEAD);
-    assert!(told.recv().unwrap().is_active());
+    assert!(told.recv().unwrap().0.is_some());
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn an_idle_watch_never_wakes_up() {
 fn without_support_nothing_is_watched_and_nothing_is_kept() {
     let word = word();
     let watched = watch_if(false, Arc::new(Arc::clone(&word)), Box::new(|| {}));
-    assert!(!watched.is_active() && is_let_go(&word));
+    assert!(!watched.0.is_some() && is_let_go(&word));
     drop(watched);
 }
 
@@ -204,7 +204,7 @@ fn a_fork_of_the_host_watches_nothing_and_leaves_the_hosts_watches_alone() {
         let code = fork(|| {
             // The fork's copy of the guard; the other one stays.
             drop(watched.take());
-            i32::from(!watch(Arc::clone(&second), Box::new(|| {})).is_active())
+            i32::from(!watch(Arc::clone(&second), Box::new(|| {})).0.is_some())
         });
         assert_eq!(code, 1);
         set(&first, DEAD);
@@ -274,7 +274,7 @@ fn a_process_that_is_killed_or_exits_is_dead_and_one_that_released_is_not() {
     parent_and_child(
         |program| {
             let killed = Owner::start(&program);
-            assert!(killed.watched.is_active());
+            assert!(killed.watched.0.is_some());
             assert!(killed.child.signal(libc::SIGKILL));
             killed.death.recv().unwrap();
 

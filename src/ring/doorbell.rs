@@ -118,7 +118,8 @@ const POSITION: u64 = !63;
 /// The waker's side: the way to wake the peer of this process.
 #[derive(Debug)]
 pub(crate) struct Bell {
-    word: OwnU32,
+    /// Only tests use it from elsewhere.
+    pub(super) word: OwnU32,
     wake_fd: Option<Arc<WakeFd>>,
     event: Option<SharedEvent>,
 }
@@ -160,18 +161,6 @@ impl Bell {
             }
         }
         is_awaited
-    }
-}
-
-#[cfg(test)]
-impl Bell {
-    /// As if it had been rung so often; before the peer has seen it.
-    pub(crate) fn start_at(&self, count: u32) {
-        self.word.store(count, Ordering::Release);
-    }
-
-    pub(crate) fn count(&self) -> u32 {
-        self.word.load(Ordering::Relaxed)
     }
 }
 

@@ -35,7 +35,8 @@ pub(crate) struct Producer {
     writer: SlotWriter,
     peer_head: PeerU64,
     space_at: OwnU64,
-    sleeper: Sleeper,
+    /// Only models use it from elsewhere.
+    pub(super) sleeper: Sleeper,
     max_frame: usize,
     /// Where the tail stood when the peer's head was last looked at with a watch in hand.
     observed: u64,
@@ -111,11 +112,6 @@ impl Producer {
     pub(crate) fn take_has_rung(&mut self) -> bool {
         let wakes = self.writer.wakes();
         std::mem::replace(&mut self.wakes_seen, wakes) != wakes
-    }
-
-    #[cfg(all(test, loom))]
-    pub(crate) fn sleeper(&self) -> &Sleeper {
-        &self.sleeper
     }
 
     /// Claims a slot for a payload of `len` bytes, without waiting; `None` while the

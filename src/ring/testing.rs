@@ -138,15 +138,17 @@ pub(crate) fn consumer(
     })
 }
 
-#[cfg(not(loom))]
-fn region(len: usize) -> (OwnRegion, PeerRegion) {
-    let file = crate::sys::memfd::create(c"test", as_u64(len)).unwrap();
-    let own = crate::shm::memfd::map_own(&file, as_u64(len)).unwrap();
-    (own, crate::shm::memfd::map_peer(&file, as_u64(len)).unwrap())
+cfg_if! {
+    if #[cfg(loom)] {
+        pub(crate) use crate::shm::model::region;
+    } else {
+        fn region(len: usize) -> (OwnRegion, PeerRegion) {
+            let file = crate::sys::memfd::create(c"test", as_u64(len)).unwrap();
+            let own = crate::shm::memfd::map_own(&file, as_u64(len)).unwrap();
+            (own, crate::shm::memfd::map_peer(&file, as_u64(len)).unwrap())
+        }
+    }
 }
-
-#[cfg(loom)]
-pub(crate) use crate::shm::model::region;
 
 /// Publishes one frame, or says that the ring is full.
 pub(crate) fn send(producer: &mut Producer, request: u64, payload: &[u8]) -> Result<bool> {

@@ -18,11 +18,10 @@ pub(crate) mod status;
 pub(crate) mod transport;
 pub(crate) mod words;
 
-cfg_select! {
-    loom => {
+cfg_if! {
+    if #[cfg(loom)] {
         pub(crate) mod model;
-    }
-    _ => {
+    } else {
         #[cfg_attr(slipring_tsan, path = "file_map_tsan.rs")]
         mod file_map;
         pub(crate) mod memfd;

@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn every_byte_is_copied_past_the_caches_too() {
         let source: Vec<u8> = (0..160).flat_map(|i| (0..=250_u8).map(move |j| j ^ i)).collect();
-        placement::pretend(true);
+        placement::tests::pretend(true);
         for len in [PAST_FROM, PAST_FROM + 1, PAST_FROM + 95, 39_900] {
             for (from, to) in [(0, 0), (1, 32), (33, 7), (3, 63)] {
                 let mut target = vec![0xee; len + 128];
@@ -89,7 +89,7 @@ mod tests {
                 assert!(target[..to].iter().chain(&target[to + len..]).all(|b| *b == 0xee));
             }
         }
-        placement::pretend(false);
+        placement::tests::pretend(false);
     }
 
     #[test]

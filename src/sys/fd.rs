@@ -352,10 +352,10 @@ mod tests {
     use super::*;
     use crate::process::log::Log;
     use crate::process::socket;
-    use crate::sys::process::pidfd_open;
     use crate::process::testing::{TempDir, alone, without_stdio};
-    use crate::sys::wake_fd::WakeFd;
     use crate::sys::memfd;
+    use crate::sys::process::pidfd_open;
+    use crate::sys::wake_fd::WakeFd;
 
     #[test]
     fn no_descriptor_takes_the_place_of_a_closed_standard_stream() {

@@ -13,23 +13,26 @@ pub(crate) mod clock;
 pub(crate) mod copy;
 pub(crate) mod cpu;
 pub(crate) mod descriptor;
-#[cfg_attr(loom, path = "fork_loom.rs")]
-pub(crate) mod fork;
-#[cfg_attr(loom, path = "futex_loom.rs")]
-pub(crate) mod futex;
 pub(crate) mod memfd;
 pub(crate) mod placement;
-#[cfg_attr(loom, path = "wake_fd_loom.rs")]
-pub(crate) mod wake_fd;
 
-cfg_select! {
-    not(loom) => {
+cfg_if! {
+    if #[cfg(loom)] {
+        #[path = "fork_loom.rs"]
+        pub(crate) mod fork;
+        #[path = "futex_loom.rs"]
+        pub(crate) mod futex;
+        #[path = "wake_fd_loom.rs"]
+        pub(crate) mod wake_fd;
+    } else {
         pub(crate) mod fd;
+        pub(crate) mod fork;
+        pub(crate) mod futex;
         pub(crate) mod posix_spawn;
         pub(crate) mod process;
         pub(crate) mod signal;
+        pub(crate) mod wake_fd;
     }
-    _ => {}
 }
 
 /// Turns the `-1` of a call into the error in `errno`.

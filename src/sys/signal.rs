@@ -51,18 +51,4 @@ impl SignalSet {
         let error = unsafe { libc::pthread_sigmask(how, set, &raw mut before.0) };
         if error == 0 { Ok(before) } else { Err(io::Error::from_raw_os_error(error)) }
     }
-
-    #[cfg(test)]
-    pub(crate) fn of_thread() -> Self {
-        let mut now = Self::empty();
-        // SAFETY: without a new set the call only writes the present one.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, std::ptr::null(), &raw mut now.0) };
-        now
-    }
-
-    #[cfg(test)]
-    pub(crate) fn has(&self, signal: i32) -> bool {
-        // SAFETY: the set is initialised and only read.
-        unsafe { libc::sigismember(self.as_ptr(), signal) == 1 }
-    }
 }

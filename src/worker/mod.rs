@@ -63,7 +63,7 @@ mod handlers;
 mod health;
 mod inbox;
 mod panics;
-mod raw;
+pub(crate) mod raw;
 mod reply_sink;
 mod request;
 mod responder;
@@ -85,8 +85,6 @@ pub use cancel::{AbortFlag, CancelToken};
 pub use handler_error::HandlerError;
 use handlers::Handlers;
 pub use raw::attach_raw;
-#[cfg(feature = "testing")]
-pub(crate) use raw::link_of as raw_link_of;
 pub use request::Request;
 pub use responder::{Done, ReplySlot, ReplyStream, ReplyWriter, Responder};
 use serve::Definition;

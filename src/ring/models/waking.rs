@@ -219,7 +219,7 @@ fn a_bell_wakes_all_that_sleep_on_it() {
         let waiters = [0, 1].map(|which: usize| {
             let (producer, news) = (Arc::clone(&producer), Arc::clone(&news));
             thread::spawn(move || {
-                let found = producer.sleeper().wait_until(
+                let found = producer.sleeper.wait_until(
                     &Alarm::default(),
                     Deadline::NEVER,
                     false,
@@ -256,7 +256,7 @@ fn a_bell_that_is_rung_without_a_fence_brings_the_news_with_it() {
                 Bell::new(forge.consumer_bell, None).ring();
             }
         });
-        let sleeper = producer.sleeper();
+        let sleeper = &producer.sleeper;
         let found = sleeper.wait_until(&Alarm::default(), Deadline::NEVER, false, |step| {
             let is_news = news.load(Ordering::Relaxed) != 0;
             Ok((step == Step::Look && is_news).then_some(()))
