@@ -30,7 +30,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::channel::{Channel, State, raw_over_thread};
+use crate::channel::raw_end::link_to_thread;
+use crate::channel::{Channel, State};
 use crate::config::Config;
 use crate::error::{Error, ExitCause, Result};
 use crate::link::{ParentLink, WorkerLink};
@@ -105,7 +106,7 @@ pub fn spawn_raw_thread(
     let link = raw::link_of(ends.worker, Some(ends.theirs), &ends.stop, std::process::id())?;
     ends.worker_thread.start(&name, move || run(link, role))?;
     let WorkerThread { state, thread } = ends.worker_thread;
-    Ok(raw_over_thread(ends.parent, name, thread, state, Some(ends.wake_fd)))
+    Ok(link_to_thread(ends.parent, name, thread, state, Some(ends.wake_fd)))
 }
 
 /// Both ends of a channel's memory, and the thread that will be the worker.

@@ -14,7 +14,7 @@ mod message_writer;
 mod outgoing;
 mod pending;
 mod pending_reply;
-mod raw_end;
+pub(crate) mod raw_end;
 mod reactor;
 mod reactor_turn;
 mod read_ahead;
@@ -45,7 +45,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::channel::health::HealthClient;
 use crate::channel::outgoing::send;
 use crate::channel::worker_handle::WorkerHandle;
 use crate::config::Config;
@@ -76,7 +75,7 @@ pub use stream::Stream;
 pub use stream_timeouts::{DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, StreamTimeouts};
 pub(crate) use task_wait::{Looked, RoomWait, TaskWait, read_once, read_readable};
 pub(crate) use timed_mutex::TimedGuard;
-pub(crate) use turn::check_open;
+pub(crate) use turn::{check_open, prefault};
 
 /// The parent's handle on one worker.
 ///
@@ -106,34 +105,12 @@ pub(crate) use turn::check_open;
 /// [`Spawner::exit_status_timeout`] says, and never beyond its own timeout.
 ///
 /// ```
-/// # fn main() -> slipring::Result<()> {
-/// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
-/// # use std::time::Duration;
-/// # const ECHO: Kind = Kind::named("echo");
-/// # const COUNT: Kind = Kind::named("count");
-/// # const WAIT: Kind = Kind::named("wait");
-/// # let make = || Worker::new(|_| Ok(()))
-/// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
-/// #     .on(COUNT, |(), _, responder| {
-/// #         let mut chunks = responder.stream();
-/// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
-/// #         Ok(chunks.end()?)
-/// #     })
-/// #     .on(WAIT, |(), request, _| loop {
-/// #         request.check_cancelled()?;
-/// #         std::thread::sleep(Duration::from_millis(1));
-/// #     });
-/// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
-/// # let timeout = Duration::from_secs(10);
-/// use slipring::Channel;
-///
-/// fn shout(channel: &Channel, text: &str) -> slipring::Result<String> {
-///     channel.call(ECHO, text, Duration::from_secs(1))?.text()
-/// }
-/// assert_eq!(shout(&channel, "hello")?, "hello");
+#[doc = include_str!("example.md")]
+/// let pending = channel.submit(ECHO, "the first", timeout)?;
+/// assert_eq!(channel.call(ECHO, "the second", timeout)?.text()?, "the second");
+/// assert_eq!(pending.wait()?.text()?, "the first");
 /// assert!(channel.is_alive());
-/// # channel.close(timeout)?;
-/// # Ok(()) }
+/// # channel.close(timeout).map(drop) }
 /// ```
 pub struct Channel {
     core: Arc<Core>,
@@ -152,7 +129,7 @@ impl Channel {
         wake_fd: Option<Arc<WakeFd>>,
     ) -> Self {
         let ParentLink { data, health, words, .. } = link;
-        let worker = external_worker(&state, HealthClient::new(health), role, thread);
+        let worker = WorkerHandle::external(&state, health, role, thread);
         Self { core: Core::new(data, words, config, state, wake_fd), worker }
     }
 
@@ -172,29 +149,12 @@ impl Channel {
     /// dropped.
     ///
     /// ```
-    /// # fn main() -> slipring::Result<()> {
-    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
-    /// # use std::time::Duration;
-    /// # const ECHO: Kind = Kind::named("echo");
-    /// # const COUNT: Kind = Kind::named("count");
-    /// # const WAIT: Kind = Kind::named("wait");
-    /// # let make = || Worker::new(|_| Ok(()))
-    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
-    /// #     .on(COUNT, |(), _, responder| {
-    /// #         let mut chunks = responder.stream();
-    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
-    /// #         Ok(chunks.end()?)
-    /// #     })
-    /// #     .on(WAIT, |(), request, _| loop {
-    /// #         request.check_cancelled()?;
-    /// #         std::thread::sleep(Duration::from_millis(1));
-    /// #     });
-    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
-    /// # let timeout = Duration::from_secs(10);
+    #[doc = include_str!("example.md")]
     /// let reply = channel.call(ECHO, "hello", Duration::from_secs(1))?;
     /// assert_eq!(reply.to_vec(), b"hello");
-    /// # channel.close(timeout)?;
-    /// # Ok(()) }
+    /// let late = channel.call(WAIT, "", Duration::from_millis(5)).unwrap_err();
+    /// assert!(late.is_timeout());
+    /// # channel.close(timeout).map(drop) }
     /// ```
     ///
     /// # Errors
@@ -220,33 +180,14 @@ impl Channel {
     /// payload at a time.
     ///
     /// ```
-    /// # fn main() -> slipring::Result<()> {
-    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
-    /// # use std::time::Duration;
-    /// # const ECHO: Kind = Kind::named("echo");
-    /// # const COUNT: Kind = Kind::named("count");
-    /// # const WAIT: Kind = Kind::named("wait");
-    /// # let make = || Worker::new(|_| Ok(()))
-    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
-    /// #     .on(COUNT, |(), _, responder| {
-    /// #         let mut chunks = responder.stream();
-    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
-    /// #         Ok(chunks.end()?)
-    /// #     })
-    /// #     .on(WAIT, |(), request, _| loop {
-    /// #         request.check_cancelled()?;
-    /// #         std::thread::sleep(Duration::from_millis(1));
-    /// #     });
-    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
-    /// # let timeout = Duration::from_secs(10);
+    #[doc = include_str!("example.md")]
     /// let pending: Vec<_> = (0..10_u8)
     ///     .map(|number| channel.submit(ECHO, &[number][..], timeout))
     ///     .collect::<Result<_, _>>()?;
     /// for (number, pending) in (0..10_u8).zip(pending) {
     ///     assert_eq!(pending.wait()?.to_vec(), [number]);
     /// }
-    /// # channel.close(timeout)?;
-    /// # Ok(()) }
+    /// # channel.close(timeout).map(drop) }
     /// ```
     ///
     /// # Errors
@@ -279,32 +220,13 @@ impl Channel {
     /// of other threads pass it. Blocks while another one is on its way.
     ///
     /// ```
-    /// # fn main() -> slipring::Result<()> {
-    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
-    /// # use std::time::Duration;
-    /// # const ECHO: Kind = Kind::named("echo");
-    /// # const COUNT: Kind = Kind::named("count");
-    /// # const WAIT: Kind = Kind::named("wait");
-    /// # let make = || Worker::new(|_| Ok(()))
-    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
-    /// #     .on(COUNT, |(), _, responder| {
-    /// #         let mut chunks = responder.stream();
-    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
-    /// #         Ok(chunks.end()?)
-    /// #     })
-    /// #     .on(WAIT, |(), request, _| loop {
-    /// #         request.check_cancelled()?;
-    /// #         std::thread::sleep(Duration::from_millis(1));
-    /// #     });
-    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
-    /// # let timeout = Duration::from_secs(10);
+    #[doc = include_str!("example.md")]
     /// let mut writer = channel.write(ECHO, timeout)?;
     /// for word in ["no ", "length ", "is ", "known"] {
     ///     writer.push(word.as_bytes())?;
     /// }
     /// assert_eq!(writer.finish()?.wait()?.to_vec(), b"no length is known");
-    /// # channel.close(timeout)?;
-    /// # Ok(()) }
+    /// # channel.close(timeout).map(drop) }
     /// ```
     ///
     /// # Errors
@@ -325,30 +247,11 @@ impl Channel {
     /// waits, and the requests behind it, too: they time out with an error that says so.
     ///
     /// ```
-    /// # fn main() -> slipring::Result<()> {
-    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
-    /// # use std::time::Duration;
-    /// # const ECHO: Kind = Kind::named("echo");
-    /// # const COUNT: Kind = Kind::named("count");
-    /// # const WAIT: Kind = Kind::named("wait");
-    /// # let make = || Worker::new(|_| Ok(()))
-    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
-    /// #     .on(COUNT, |(), _, responder| {
-    /// #         let mut chunks = responder.stream();
-    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
-    /// #         Ok(chunks.end()?)
-    /// #     })
-    /// #     .on(WAIT, |(), request, _| loop {
-    /// #         request.check_cancelled()?;
-    /// #         std::thread::sleep(Duration::from_millis(1));
-    /// #     });
-    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
-    /// # let timeout = Duration::from_secs(10);
+    #[doc = include_str!("example.md")]
     /// let stream = channel.stream(COUNT, "", Duration::from_secs(5))?;
     /// let chunks = stream.map(|chunk| chunk?.text()).collect::<Result<Vec<_>, _>>()?;
     /// assert_eq!(chunks, ["one", "two", "three"]);
-    /// # channel.close(timeout)?;
-    /// # Ok(()) }
+    /// # channel.close(timeout).map(drop) }
     /// ```
     ///
     /// # Errors
@@ -376,38 +279,15 @@ impl Channel {
     /// [`ErrorKind::Session`] if the session could not be built; as [`Channel::call`].
     pub fn wait_ready(&self, timeout: Duration) -> Result<()> {
         let pending = self.submit(Kind::READY, &(), timeout)?;
-        self.prefault();
+        prefault(&self.core);
         pending.wait().map(drop)
-    }
-
-    /// Enters the rings' pages in this process's page table, once.
-    pub(crate) fn prefault(&self) {
-        turn::prefault(&self.core);
     }
 
     /// Asks a thread of the worker's for a report. The thread answers while a handler runs and
     /// while the rings of requests are full. Blocks for at most `timeout`.
     ///
     /// ```
-    /// # fn main() -> slipring::Result<()> {
-    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
-    /// # use std::time::Duration;
-    /// # const ECHO: Kind = Kind::named("echo");
-    /// # const COUNT: Kind = Kind::named("count");
-    /// # const WAIT: Kind = Kind::named("wait");
-    /// # let make = || Worker::new(|_| Ok(()))
-    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
-    /// #     .on(COUNT, |(), _, responder| {
-    /// #         let mut chunks = responder.stream();
-    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
-    /// #         Ok(chunks.end()?)
-    /// #     })
-    /// #     .on(WAIT, |(), request, _| loop {
-    /// #         request.check_cancelled()?;
-    /// #         std::thread::sleep(Duration::from_millis(1));
-    /// #     });
-    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
-    /// # let timeout = Duration::from_secs(10);
+    #[doc = include_str!("example.md")]
     /// use slipring::WorkerState;
     ///
     /// let busy = channel.submit(WAIT, "", timeout)?;
@@ -416,8 +296,7 @@ impl Channel {
     ///     if report.state == WorkerState::Busy { break report; }
     /// };
     /// assert_eq!(report.current_request, Some(busy.id()));
-    /// # channel.close(timeout)?;
-    /// # Ok(()) }
+    /// # channel.close(timeout).map(drop) }
     /// ```
     ///
     /// # Errors
@@ -467,14 +346,13 @@ impl Channel {
     /// a chunk, room or a ping. Without a hook, such a wait goes on. Only the first hook counts.
     ///
     /// If the hook returns an error, the wait ends with [`ErrorKind::Interrupted`], whose source is
-    /// that error; the channel is not hurt. A request that is dropped then is given up, as always;
-    /// one that is waited for with [`Pending::wait_timeout`] goes on and can be waited for again.
+    /// that error; the channel is not hurt. A request that is dropped then is given up; one that
+    /// is waited for with [`Pending::wait_timeout`] can be waited for again.
     ///
     /// The hook runs on the waiting thread, not in the signal handler, and must not use this
-    /// channel. Not interrupted are a thread that waits behind another one that reads, waits of
-    /// [`Channel::close`], and waits of channels by name. Signal handlers that were installed with
-    /// `SA_RESTART` interrupt no wait, and neither does a signal that arrives while the thread does
-    /// not sleep.
+    /// channel. It is not called for a thread that waits behind another one that reads, in a wait of
+    /// [`Channel::close`] or of a channel by name, after a signal handler that was installed with
+    /// `SA_RESTART`, or if the signal arrives while the thread does not sleep.
     pub fn on_interrupt(
         &self,
         hook: impl Fn() -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>
@@ -494,32 +372,13 @@ impl Channel {
     /// [`Channel::clear_abort`]. To give up one request use [`Pending::cancel`]. Never blocks.
     ///
     /// ```
-    /// # fn main() -> slipring::Result<()> {
-    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
-    /// # use std::time::Duration;
-    /// # const ECHO: Kind = Kind::named("echo");
-    /// # const COUNT: Kind = Kind::named("count");
-    /// # const WAIT: Kind = Kind::named("wait");
-    /// # let make = || Worker::new(|_| Ok(()))
-    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
-    /// #     .on(COUNT, |(), _, responder| {
-    /// #         let mut chunks = responder.stream();
-    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
-    /// #         Ok(chunks.end()?)
-    /// #     })
-    /// #     .on(WAIT, |(), request, _| loop {
-    /// #         request.check_cancelled()?;
-    /// #         std::thread::sleep(Duration::from_millis(1));
-    /// #     });
-    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
-    /// # let timeout = Duration::from_secs(10);
+    #[doc = include_str!("example.md")]
     /// let pending = channel.submit(WAIT, "", timeout)?;
     /// channel.abort();
     /// assert!(pending.wait().is_err());
     /// channel.clear_abort();
     /// assert!(channel.call(ECHO, "", timeout).is_ok());
-    /// # channel.close(timeout)?;
-    /// # Ok(()) }
+    /// # channel.close(timeout).map(drop) }
     /// ```
     pub fn abort(&self) {
         self.core.pending.set_abort(true);
@@ -558,32 +417,6 @@ impl Channel {
 
     /// Waits until the worker has ended, in any way, and returns how. Blocks for at most
     /// `timeout`. Does not end the worker, and uses no processor time while it waits.
-    ///
-    /// ```
-    /// # fn main() -> slipring::Result<()> {
-    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
-    /// # use std::time::Duration;
-    /// # const ECHO: Kind = Kind::named("echo");
-    /// # const COUNT: Kind = Kind::named("count");
-    /// # const WAIT: Kind = Kind::named("wait");
-    /// # let make = || Worker::new(|_| Ok(()))
-    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
-    /// #     .on(COUNT, |(), _, responder| {
-    /// #         let mut chunks = responder.stream();
-    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
-    /// #         Ok(chunks.end()?)
-    /// #     })
-    /// #     .on(WAIT, |(), request, _| loop {
-    /// #         request.check_cancelled()?;
-    /// #         std::thread::sleep(Duration::from_millis(1));
-    /// #     });
-    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
-    /// # let timeout = Duration::from_secs(10);
-    /// let runs_on = channel.wait_exit(Duration::from_millis(1)).unwrap_err();
-    /// assert!(runs_on.is_timeout());
-    /// # channel.close(timeout)?;
-    /// # Ok(()) }
-    /// ```
     ///
     /// # Errors
     ///
@@ -630,25 +463,7 @@ impl Channel {
     /// it ended. Any number of threads may call it, any number of times; all return the same.
     ///
     /// ```
-    /// # fn main() -> slipring::Result<()> {
-    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
-    /// # use std::time::Duration;
-    /// # const ECHO: Kind = Kind::named("echo");
-    /// # const COUNT: Kind = Kind::named("count");
-    /// # const WAIT: Kind = Kind::named("wait");
-    /// # let make = || Worker::new(|_| Ok(()))
-    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
-    /// #     .on(COUNT, |(), _, responder| {
-    /// #         let mut chunks = responder.stream();
-    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
-    /// #         Ok(chunks.end()?)
-    /// #     })
-    /// #     .on(WAIT, |(), request, _| loop {
-    /// #         request.check_cancelled()?;
-    /// #         std::thread::sleep(Duration::from_millis(1));
-    /// #     });
-    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
-    /// # let timeout = Duration::from_secs(10);
+    #[doc = include_str!("example.md")]
     /// let cause = channel.close(Duration::from_secs(1))?;
     /// assert_eq!(cause, slipring::ExitCause::Exited(0));
     /// assert!(channel.call(ECHO, "", timeout).unwrap_err().is_closed());
@@ -657,17 +472,15 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Forked`] in a forked child; [`ErrorKind::Timeout`] if the kernel does
-    /// not hand out the worker's exit status within ten seconds of the kill, as for a process
-    /// that hangs in a device, or if the worker may not be signalled and has not ended two
-    /// seconds after the shutdown, because it is stopped. It is reaped in the background then, if
-    /// it ends.
+    /// [`ErrorKind::Forked`] in a forked child. [`ErrorKind::Timeout`] if the worker's exit status
+    /// is not known ten seconds after the kill, as for a process that hangs in a device; or two
+    /// seconds after the shutdown, for a stopped worker that may not be signalled. Such a worker
+    /// is reaped in the background when it ends.
     pub fn close(&self, timeout: Duration) -> Result<ExitCause> {
         self.worker.close(timeout)
     }
 
-    /// As [`Channel::close`], but first waits, within `timeout`, until no call or stream
-    /// is in flight.
+    /// As [`Channel::close`], but first waits, within `timeout`, until nothing is in flight.
     ///
     /// # Errors
     ///
@@ -683,30 +496,4 @@ impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.worker.fmt(f)
     }
-}
-
-/// The handle on a worker that this process did not start.
-#[allow(dead_code, reason = "for the features `testing` and `named`")]
-fn external_worker(
-    state: &Arc<State>,
-    health: HealthClient,
-    role: String,
-    thread: ExternalWorker,
-) -> WorkerHandle {
-    let exit = worker_exit::WorkerExit::new(role, Box::new(thread), worker_exit::PATIENCE);
-    WorkerHandle::new(Arc::clone(state), health, exit, None)
-}
-
-/// A raw link over the memory that it has in common with a worker that this process did not
-/// start.
-#[cfg(feature = "testing")]
-pub(crate) fn raw_over_thread(
-    link: ParentLink,
-    role: String,
-    thread: ExternalWorker,
-    state: Arc<State>,
-    wake_fd: Option<Arc<WakeFd>>,
-) -> crate::raw::RawLink {
-    let worker = external_worker(&state, HealthClient::new(link.health), role, thread);
-    raw_end::link_to(worker, state, link.data, wake_fd)
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::channel::state::State;
 use crate::channel::worker_handle::WorkerHandle;
 use crate::error::{Error, ExitCause, Result};
-use crate::link::Duplex;
+use crate::link::{Duplex, ParentLink};
+use crate::process::external::ExternalWorker;
 use crate::raw::RawLink;
 use crate::raw::peer::RawPeer;
 use crate::ring::doorbell::Alarm;
@@ -33,6 +34,20 @@ pub(crate) fn link_to(
         state.on_end(move || wake_fd.wake_self());
     }
     RawLink::new(data, wake_fd, Arc::new(ParentEnd { worker, state }))
+}
+
+/// A raw link over the memory that it has in common with a worker that this process did not
+/// start.
+#[allow(dead_code, reason = "for the feature `testing`")]
+pub(crate) fn link_to_thread(
+    link: ParentLink,
+    role: String,
+    thread: ExternalWorker,
+    state: Arc<State>,
+    wake_fd: Option<Arc<WakeFd>>,
+) -> RawLink {
+    let worker = WorkerHandle::external(&state, link.health, role, thread);
+    link_to(worker, state, link.data, wake_fd)
 }
 
 impl RawPeer for ParentEnd {

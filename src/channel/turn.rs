@@ -51,7 +51,7 @@ fn last_words(core: &Core, error: Error) -> Error {
 }
 
 /// Enters the rings' pages in the page table, once, while there is nothing better to do.
-pub(super) fn prefault(core: &Core) {
+pub(crate) fn prefault(core: &Core) {
     if core.is_warm.swap(1, Ordering::Relaxed) != 0 {
         return;
     }

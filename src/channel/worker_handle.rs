@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::channel::health::HealthClient;
 use crate::channel::state::State;
-use crate::channel::worker_exit::WorkerExit;
+use crate::channel::worker_exit::{PATIENCE, WorkerExit};
 use crate::error::{Error, ErrorKind, ExitCause, Result};
+use crate::link::Duplex;
+use crate::process::external::ExternalWorker;
 use crate::process::watch::Watched;
 use crate::protocol::Health;
 use crate::sys::clock::Deadline;
@@ -52,6 +54,18 @@ impl WorkerHandle {
             state.and_then(|state| state.exit().map(WorkerExit::has_stopped)).unwrap_or(false)
         }));
         Self { state, health, role, pid, _watched: watched }
+    }
+
+    /// The handle on a worker that this process did not start.
+    #[allow(dead_code, reason = "for the features `testing` and `named`")]
+    pub(crate) fn external(
+        state: &Arc<State>,
+        health: Duplex,
+        role: String,
+        thread: ExternalWorker,
+    ) -> Self {
+        let exit = WorkerExit::new(role, Box::new(thread), PATIENCE);
+        Self::new(Arc::clone(state), HealthClient::new(health), exit, None)
     }
 
     pub(crate) fn role(&self) -> &str {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::channel::{
     Ask, Channel, Pending, Reply, Spawner, Stream, StreamTimeouts, check_open, no_answer, pong,
+    prefault,
 };
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::payload::Payload;
@@ -193,7 +194,7 @@ impl AsyncChannel {
     /// As [`Channel::wait_ready`].
     pub async fn wait_ready(&self, timeout: Duration) -> Result<()> {
         let pending = self.submit(Kind::READY, &(), timeout).await?;
-        self.shared.channel.prefault();
+        prefault(self.shared.channel.core());
         pending.await.map(drop)
     }
 
