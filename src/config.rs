@@ -113,8 +113,10 @@ impl RingConfig {
 /// ```
 /// use slipring::Config;
 ///
-/// let config = Config::builder().request_ring(1 << 20).max_request(256 << 10).build()?;
-/// assert_eq!(config.max_request(), 256 << 10);
+/// // Large matrices in one frame each, and replies of little more than a score:
+/// let builder = Config::builder().request_ring(64 << 20).max_request(16 << 20);
+/// let config = builder.reply_ring(64 << 10).max_reply(4 << 10).build()?;
+/// assert_eq!(config.request_ring().capacity(), 64 << 20);
 /// let refused = Config::builder().request_ring(1 << 20).max_request(1 << 20).build();
 /// assert!(refused.unwrap_err().to_string().contains("half the ring"));
 /// # Ok::<(), slipring::Error>(())
@@ -257,21 +259,7 @@ impl fmt::Debug for Config {
 
 /// Changes a [`Config`] and checks the result.
 ///
-/// No setter fails: [`build`](Self::build) checks all values together.
-///
-/// ```
-/// use slipring::Config;
-///
-/// // Large matrices in one frame each, and replies of little more than a score.
-/// let config = Config::builder()
-///     .request_ring(64 << 20)
-///     .max_request(16 << 20)
-///     .reply_ring(64 << 10)
-///     .max_reply(4 << 10)
-///     .build()?;
-/// assert_eq!(config.request_ring().capacity(), 64 << 20);
-/// # Ok::<(), slipring::Error>(())
-/// ```
+/// No setter fails: [`build`](Self::build) checks all values together. [`Config`] has an example.
 #[derive(Clone)]
 #[must_use]
 pub struct ConfigBuilder {

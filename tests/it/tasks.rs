@@ -300,7 +300,7 @@ fn a_close_ends_everything_in_flight_with_closed() {
             nap(SHORT).await;
             channel.close(LONG).await
         };
-        let (outcomes, cause) = both(all(calls), ends).await;
+        let (outcomes, cause) = tokio::join!(all(calls), ends);
         for outcome in outcomes {
             assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Closed);
         }
@@ -318,27 +318,6 @@ fn a_close_ends_everything_in_flight_with_closed() {
     });
 }
 
-async fn both<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> (A, B) {
-    let (mut a, mut b) = (std::pin::pin!(a), std::pin::pin!(b));
-    let (mut of_a, mut of_b) = (None, None);
-    std::future::poll_fn(|context| {
-        use std::task::Poll;
-        if of_a.is_none()
-            && let Poll::Ready(value) = a.as_mut().poll(context)
-        {
-            of_a = Some(value);
-        }
-        if of_b.is_none()
-            && let Poll::Ready(value) = b.as_mut().poll(context)
-        {
-            of_b = Some(value);
-        }
-        if of_a.is_some() && of_b.is_some() { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-    (of_a.unwrap(), of_b.unwrap())
-}
-
 #[test]
 fn a_hundred_tasks_that_wait_are_each_told_once_of_a_death_and_how() {
     on_each(plain, |channel| async move {
@@ -353,7 +332,7 @@ fn a_hundred_tasks_that_wait_are_each_told_once_of_a_death_and_how() {
             nap(SHORT).await;
             send_signal(pid, libc::SIGKILL);
         };
-        let (errors, ()) = both(all(pending), killer).await;
+        let (errors, ()) = tokio::join!(all(pending), killer);
         for (outcome, id) in errors.into_iter().zip(ids) {
             let error: Error = outcome.unwrap_err();
             assert!(error.is_peer_dead(), "{error}");
@@ -484,7 +463,7 @@ fn a_task_waits_until_the_session_is_built_and_until_nothing_is_in_flight() {
         channel.wait_ready(LONG).await.unwrap();
         let slow = channel.submit(SLOW_ECHO, &encode(&[60]), LONG).await.unwrap();
         let closing = channel.clone();
-        let (reply, closed) = both(slow, closing.close_draining(LONG)).await;
+        let (reply, closed) = tokio::join!(slow, closing.close_draining(LONG));
         assert_eq!(numbers(&reply.unwrap().to_vec()), [60]);
         assert_eq!(closed.unwrap(), ExitCause::Exited(0));
     });
@@ -498,7 +477,7 @@ fn the_end_of_a_worker_wakes_the_task_that_waits_for_it_alone() {
             nap(SHORT).await;
             send_signal(pid, libc::SIGKILL);
         };
-        let (cause, ()) = both(channel.closed(), killer).await;
+        let (cause, ()) = tokio::join!(channel.closed(), killer);
         assert_eq!(cause.unwrap(), ExitCause::Signaled(libc::SIGKILL));
         // Known already.
         assert_eq!(channel.closed().await.unwrap(), ExitCause::Signaled(libc::SIGKILL));
