@@ -19,25 +19,7 @@ use crate::sys::clock::Deadline;
 /// dropped.
 ///
 /// ```
-/// # fn main() -> slipring::Result<()> {
-/// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
-/// # use std::time::Duration;
-/// # const ECHO: Kind = Kind::named("echo");
-/// # const COUNT: Kind = Kind::named("count");
-/// # const WAIT: Kind = Kind::named("wait");
-/// # let make = || Worker::new(|_| Ok(()))
-/// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
-/// #     .on(COUNT, |(), _, responder| {
-/// #         let mut chunks = responder.stream();
-/// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
-/// #         Ok(chunks.end()?)
-/// #     })
-/// #     .on(WAIT, |(), request, _| loop {
-/// #         request.check_cancelled()?;
-/// #         std::thread::sleep(Duration::from_millis(1));
-/// #     });
-/// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
-/// # let timeout = Duration::from_secs(10);
+#[doc = include_str!("example.md")]
 /// let (first, second) = (channel.submit(ECHO, "1", timeout)?, channel.submit(ECHO, "2", timeout)?);
 /// // In any order.
 /// assert_eq!(second.wait()?.to_vec(), b"2");
@@ -95,25 +77,7 @@ impl Pending {
     /// a reply or an error the request has ended.
     ///
     /// ```
-    /// # fn main() -> slipring::Result<()> {
-    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
-    /// # use std::time::Duration;
-    /// # const ECHO: Kind = Kind::named("echo");
-    /// # const COUNT: Kind = Kind::named("count");
-    /// # const WAIT: Kind = Kind::named("wait");
-    /// # let make = || Worker::new(|_| Ok(()))
-    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
-    /// #     .on(COUNT, |(), _, responder| {
-    /// #         let mut chunks = responder.stream();
-    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
-    /// #         Ok(chunks.end()?)
-    /// #     })
-    /// #     .on(WAIT, |(), request, _| loop {
-    /// #         request.check_cancelled()?;
-    /// #         std::thread::sleep(Duration::from_millis(1));
-    /// #     });
-    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
-    /// # let timeout = Duration::from_secs(10);
+    #[doc = include_str!("example.md")]
     /// let mut pending = channel.submit(ECHO, "hello", timeout)?;
     /// let reply = loop {
     ///     match pending.try_wait()? {
@@ -138,25 +102,7 @@ impl Pending {
     /// Returns `None` if it is not there then; the request goes on. Blocks.
     ///
     /// ```
-    /// # fn main() -> slipring::Result<()> {
-    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
-    /// # use std::time::Duration;
-    /// # const ECHO: Kind = Kind::named("echo");
-    /// # const COUNT: Kind = Kind::named("count");
-    /// # const WAIT: Kind = Kind::named("wait");
-    /// # let make = || Worker::new(|_| Ok(()))
-    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
-    /// #     .on(COUNT, |(), _, responder| {
-    /// #         let mut chunks = responder.stream();
-    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
-    /// #         Ok(chunks.end()?)
-    /// #     })
-    /// #     .on(WAIT, |(), request, _| loop {
-    /// #         request.check_cancelled()?;
-    /// #         std::thread::sleep(Duration::from_millis(1));
-    /// #     });
-    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
-    /// # let timeout = Duration::from_secs(10);
+    #[doc = include_str!("example.md")]
     /// let mut pending = channel.submit(WAIT, "", timeout)?;
     /// // Not yet; the request goes on.
     /// assert!(pending.wait_timeout(Duration::from_millis(1))?.is_none());

@@ -26,25 +26,7 @@ use crate::sys::fork;
 /// An iterator: it ends after the last chunk, or after the first error.
 ///
 /// ```
-/// # fn main() -> slipring::Result<()> {
-/// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
-/// # use std::time::Duration;
-/// # const ECHO: Kind = Kind::named("echo");
-/// # const COUNT: Kind = Kind::named("count");
-/// # const WAIT: Kind = Kind::named("wait");
-/// # let make = || Worker::new(|_| Ok(()))
-/// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
-/// #     .on(COUNT, |(), _, responder| {
-/// #         let mut chunks = responder.stream();
-/// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
-/// #         Ok(chunks.end()?)
-/// #     })
-/// #     .on(WAIT, |(), request, _| loop {
-/// #         request.check_cancelled()?;
-/// #         std::thread::sleep(Duration::from_millis(1));
-/// #     });
-/// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
-/// # let timeout = Duration::from_secs(10);
+#[doc = include_str!("example.md")]
 /// let mut stream = channel.stream(COUNT, "", timeout)?;
 /// while let Some(chunk) = stream.next_chunk()? {
 ///     println!("{} bytes", chunk.len());
@@ -125,25 +107,7 @@ impl Stream {
     /// do not count. Blocks.
     ///
     /// ```
-    /// # fn main() -> slipring::Result<()> {
-    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
-    /// # use std::time::Duration;
-    /// # const ECHO: Kind = Kind::named("echo");
-    /// # const COUNT: Kind = Kind::named("count");
-    /// # const WAIT: Kind = Kind::named("wait");
-    /// # let make = || Worker::new(|_| Ok(()))
-    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
-    /// #     .on(COUNT, |(), _, responder| {
-    /// #         let mut chunks = responder.stream();
-    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
-    /// #         Ok(chunks.end()?)
-    /// #     })
-    /// #     .on(WAIT, |(), request, _| loop {
-    /// #         request.check_cancelled()?;
-    /// #         std::thread::sleep(Duration::from_millis(1));
-    /// #     });
-    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
-    /// # let timeout = Duration::from_secs(10);
+    #[doc = include_str!("example.md")]
     /// use std::task::Poll;
     ///
     /// let mut stream = channel.stream(WAIT, "", timeout)?;
