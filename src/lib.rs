@@ -146,7 +146,7 @@ cfg_if! {
         pub use protocol::{Health, Kind, RoleConfig, WorkerState};
         pub use shm::bytes::PeerBytes;
     } else {
-        #[cfg_attr(not(feature = "async"), allow(dead_code, unused_imports, reason = "the async view uses it"))]
+        #[cfg_attr(not(feature = "tokio"), allow(dead_code, unused_imports, reason = "the async views use it"))]
         mod channel;
         mod config;
         mod error;

@@ -82,10 +82,8 @@ fn read(core: &Core) {
 /// Every request has ended: the table has room for as many as it had before, and no frame
 /// came for one that was not known.
 fn check_over(core: &Core, requests: usize, late: u64) {
-    let mut table = core.pending.requests.lock();
-    assert_eq!(table.in_flight(), 0);
-    let free = std::iter::from_fn(|| table.open(false).ok()).count();
-    drop(table);
+    assert_eq!(core.pending.in_flight(), 0);
+    let free = std::iter::from_fn(|| core.pending.open(false).ok()).count();
     assert_eq!(free, requests, "slots that are free again");
     let counted = |counter: &crate::sync::Counter| counter.load(Ordering::Relaxed);
     assert_eq!(counted(&core.pending.counters.unknown_frames), 0, "frames of nobody");

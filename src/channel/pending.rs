@@ -26,8 +26,7 @@ use std::sync::Arc;
 /// Owner of the channel's requests.
 #[derive(Debug)]
 pub(crate) struct PendingTable {
-    /// Only models lock it from elsewhere.
-    pub(super) requests: Mutex<Requests<Item>>,
+    requests: Mutex<Requests<Item>>,
     words: RequestWords,
     /// Items that were ever put into the table; changes under the receiver's turn.
     pushes: AtomicU64,

@@ -191,7 +191,7 @@ fn an_idle_watch_never_wakes_up() {
 fn without_support_nothing_is_watched_and_nothing_is_kept() {
     let word = word();
     let watched = watch_if(false, Arc::new(Arc::clone(&word)), Box::new(|| {}));
-    assert!(!watched.0.is_some() && is_let_go(&word));
+    assert!(watched.0.is_none() && is_let_go(&word));
     drop(watched);
 }
 
@@ -204,7 +204,7 @@ fn a_fork_of_the_host_watches_nothing_and_leaves_the_hosts_watches_alone() {
         let code = fork(|| {
             // The fork's copy of the guard; the other one stays.
             drop(watched.take());
-            i32::from(!watch(Arc::clone(&second), Box::new(|| {})).0.is_some())
+            i32::from(watch(Arc::clone(&second), Box::new(|| {})).0.is_none())
         });
         assert_eq!(code, 1);
         set(&first, DEAD);

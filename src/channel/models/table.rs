@@ -26,7 +26,7 @@ fn a_reply_and_a_timeout_end_a_request_once() {
         let mut worker = serving.join().unwrap();
         if late == 1 {
             assert!(worker.is_cancelled(request), "the worker is told");
-            let error = core.pending.requests.lock().open(false).expect_err("the slot is taken");
+            let error = core.pending.open(false).expect_err("the slot is taken");
             assert_eq!(error.kind(), ErrorKind::TooManyInFlight);
             read(&core);
         }
