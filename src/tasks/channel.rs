@@ -1,25 +1,26 @@
 //! The async handle on one worker.
 
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, Waker};
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::channel::{
-    Ask, Channel, Pending, Reply, Spawner, Stream, StreamTimeouts, check_open, no_answer, pong,
-    prefault,
+    Ask, Channel, Pending, Reply, Spawner, Stream, StreamTimeouts, prefault,
 };
-use crate::error::{Error, ErrorKind, ExitCause, Result};
+use crate::error::{ExitCause, Result};
 use crate::payload::Payload;
 use crate::protocol::{Health, Kind};
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
 use crate::tasks::driver::{self, Registration};
+use crate::tasks::health;
 use crate::tasks::send;
+use crate::tasks::spawn::spawn_channel;
 use crate::tasks::timer::Timer;
 #[cfg(feature = "tokio")]
 use crate::tasks::tokio_driver::TokioDriver;
-use crate::tasks::wait::{AsyncPending, AsyncStream, with_status};
+use crate::tasks::wait::{AsyncPending, AsyncStream};
 use crate::tasks::writer::AsyncMessageWriter;
 
 /// Between two looks of a close that drains.
@@ -55,8 +56,9 @@ impl AsyncChannel {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] if the channel has no descriptor; [`ErrorKind::Os`] if the
-    /// thread cannot be started.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the channel has no descriptor;
+    /// [`ErrorKind::Os`](crate::ErrorKind::Os) if the thread cannot be started;
+    /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child.
     pub fn new(channel: Channel) -> Result<Self> {
         let reader = Reader::Thread(driver::register(channel.core())?);
         Ok(Self { shared: Arc::new(Shared { _reader: reader, channel }), spin: Duration::ZERO })
@@ -71,7 +73,8 @@ impl AsyncChannel {
     ///
     /// # Errors
     ///
-    /// As [`AsyncChannel::new`], and [`ErrorKind::Unsupported`] outside of a runtime.
+    /// As [`AsyncChannel::new`], and [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported)
+    /// outside of a runtime.
     #[cfg(feature = "tokio")]
     pub fn on_tokio(channel: Channel) -> Result<Self> {
         let reader = Reader::Tokio(TokioDriver::start(channel.core())?);
@@ -206,19 +209,7 @@ impl AsyncChannel {
     ///
     /// As [`Channel::ping`].
     pub async fn ping(&self, timeout: Duration) -> Result<Health> {
-        let core = self.shared.channel.core();
-        let worker = self.shared.channel.worker();
-        let deadline = Deadline::after(timeout);
-        let asked = match check_open(core) {
-            Ok(()) => self.ask(Kind::PING, deadline, || check_open(core)).await,
-            Err(error) => Err(error),
-        };
-        let asked = match asked {
-            Ok(asked) => asked,
-            Err(error) => return Err(with_status(core, worker.note(error), deadline).await),
-        };
-        let (header, payload) = asked.ok_or_else(|| no_answer(Kind::PING, timeout))?;
-        pong(header, &payload).map_err(|error| worker.note(error))
+        health::ping(&self.shared.channel, timeout).await
     }
 
     /// Ends the worker: as [`Channel::close`], without blocking.
@@ -230,34 +221,7 @@ impl AsyncChannel {
     ///
     /// As [`Channel::close`].
     pub async fn close(&self, timeout: Duration) -> Result<ExitCause> {
-        let worker = self.shared.channel.worker();
-        worker.begin_close(timeout)?;
-        let state = worker.state();
-        // Whether it answers or not, what counts is that it ends.
-        let is_running = || match worker.exit_cause() {
-            None => Ok(()),
-            Some(_) => Err(state.why_over_now(None)),
-        };
-        let asked_until = Deadline::after(timeout);
-        let deadline = Deadline::after(timeout.saturating_add(Duration::from_secs(12)));
-        let _ = self.ask(Kind::SHUTDOWN, asked_until, is_running).await;
-        let mut timer = Timer::default();
-        let mut end = state.exited.register();
-        let cause = poll_fn(|context| {
-            end.wait(context.waker());
-            match worker.exit_cause() {
-                Some(cause) => Poll::Ready(Some(cause)),
-                None if timer.poll_and_look_again(deadline, context) => Poll::Ready(None),
-                None => Poll::Pending,
-            }
-        });
-        let cause = cause.await.ok_or_else(|| {
-            let (role, pid) = (worker.role(), worker.pid());
-            let message = format!("worker {role} (pid {pid}) was killed but has not ended");
-            Error::new(ErrorKind::Timeout, message)
-        })?;
-        worker.end_close();
-        Ok(cause)
+        health::close(&self.shared.channel, timeout).await
     }
 
     /// As [`AsyncChannel::close`], but first waits, within `timeout`, until no call or stream is
@@ -292,91 +256,9 @@ impl AsyncChannel {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Forked`] in a forked child.
+    /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child.
     pub async fn closed(&self) -> Result<ExitCause> {
         fork::check()?;
-        let worker = self.shared.channel.worker();
-        let mut exit = worker.state().exited.register();
-        poll_fn(|context| {
-            exit.wait(context.waker());
-            match worker.exit_cause() {
-                Some(cause) => Poll::Ready(Ok(cause)),
-                None => Poll::Pending,
-            }
-        })
-        .await
+        health::wait_exit(&self.shared.channel, Deadline::NEVER).await
     }
-
-    /// A question on the health rings and its answer; `None` after the deadline.
-    async fn ask(
-        &self,
-        kind: Kind,
-        deadline: Deadline,
-        check: impl Fn() -> Result<()>,
-    ) -> Result<Option<(crate::ring::Header, Vec<u8>)>> {
-        let (core, worker) = (self.shared.channel.core(), self.shared.channel.worker());
-        let mut timer = Timer::default();
-        let mut question = worker.health().question(kind);
-        let (mut run, mut end) =
-            (core.reactor().readable.register(), worker.state().exited.register());
-        poll_fn(|context| {
-            core.reactor().attend();
-            // Before the looks, so that what comes after them wakes the task.
-            run.wait(context.waker());
-            end.wait(context.waker());
-            if let Err(error) = check() {
-                return Poll::Ready(Err(error));
-            }
-            let was_sent = question.is_sent();
-            let answer = question.poll(context.waker());
-            if question.is_sent() != was_sent {
-                core.reactor().expect_a_turn();
-            }
-            match answer {
-                Ok(Some(answer)) => Poll::Ready(Ok(Some(answer))),
-                Err(error) => Poll::Ready(Err(error)),
-                Ok(None) if timer.poll_for_peer(deadline, context) => Poll::Ready(Ok(None)),
-                Ok(None) => Poll::Pending,
-            }
-        })
-        .await
-    }
-}
-
-/// A channel on its way from the thread that starts it.
-#[derive(Default)]
-struct Arrival {
-    result: Option<Result<Channel>>,
-    waker: Option<Waker>,
-}
-
-async fn spawn_channel(spawner: Spawner) -> Result<Channel> {
-    fork::watch()?;
-    let arrival = Arc::new(Mutex::new(Arrival::default()));
-    let theirs = Arc::clone(&arrival);
-    let thread = std::thread::Builder::new().name("slipring-spawn".to_owned());
-    let started = thread.spawn(move || {
-        let result = spawner.pollable().spawn();
-        let mut arrival = theirs.lock().unwrap_or_else(PoisonError::into_inner);
-        arrival.result = Some(result);
-        let waker = arrival.waker.take();
-        drop(arrival);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    });
-    started.map_err(|e| Error::os("cannot start a thread to start a worker", e))?;
-    poll_fn(|context| {
-        // Cloned before the lock and dropped after it: wakers are the executor's code.
-        let waker = context.waker().clone();
-        let mut arrival = arrival.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(result) = arrival.result.take() {
-            return Poll::Ready(result);
-        }
-        let before = arrival.waker.replace(waker);
-        drop(arrival);
-        drop(before);
-        Poll::Pending
-    })
-    .await
 }

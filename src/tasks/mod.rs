@@ -46,7 +46,9 @@
 
 mod channel;
 pub(crate) mod driver;
+mod health;
 mod send;
+mod spawn;
 mod timer;
 mod wait;
 mod writer;
