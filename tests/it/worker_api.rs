@@ -331,3 +331,31 @@ fn a_signal_interrupts_waits_of_a_parent_and_its_hook_may_end_them() {
     assert_eq!(chunks + stream.map(Result::unwrap).count(), 3);
     assert!(channel.call(crate::common::ECHO, "", LONG).is_ok());
 }
+
+#[test]
+fn a_signal_interrupts_a_ping_and_the_next_ping_is_answered() {
+    install(libc::SIGUSR1);
+    let channel = crate::common::spawner().spawn().unwrap();
+    channel.wait_ready(LONG).unwrap();
+    let (ends, me) = (Arc::new(AtomicBool::new(true)), this_thread());
+    channel.on_interrupt({
+        let ends = Arc::clone(&ends);
+        move || match ends.swap(false, Ordering::Relaxed) {
+            true => Err(KeyboardInterrupt.into()),
+            false => Ok(()),
+        }
+    });
+    // A stopped worker answers nothing, so that only the hook can end the ping.
+    crate::common::stop(channel.pid());
+    std::thread::scope(|scope| {
+        scope.spawn(|| interrupt(me, || !ends.load(Ordering::Relaxed)));
+        let error = channel.ping(LONG).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
+        let source = std::error::Error::source(&error);
+        assert!(source.is_some_and(|s| s.is::<KeyboardInterrupt>()), "{error:?}");
+    });
+    crate::common::send_signal(channel.pid(), libc::SIGCONT);
+    // The late answer to the first ping is not taken for the answer to this one.
+    assert_eq!(channel.ping(LONG).unwrap().state, WorkerState::Idle);
+    assert!(channel.call(crate::common::ECHO, "", LONG).is_ok());
+}
