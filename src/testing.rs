@@ -51,7 +51,8 @@ use crate::worker::{StopToken, Worker, raw};
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Os`](crate::ErrorKind::Os) if memory, descriptors or threads run out.
+/// [`ErrorKind::Os`](crate::ErrorKind::Os) if memory, descriptors or threads run out;
+/// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child.
 pub fn spawn_thread<S>(
     config: &Config,
     role: RoleConfig,
@@ -70,7 +71,8 @@ pub fn spawn_thread<S>(
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Os`](crate::ErrorKind::Os) if memory, descriptors or threads run out.
+/// [`ErrorKind::Os`](crate::ErrorKind::Os) if memory, descriptors or threads run out;
+/// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child.
 ///
 /// ```
 /// use std::time::Duration;

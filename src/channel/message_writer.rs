@@ -123,9 +123,25 @@ impl<'a> MessageWriter<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if the message gets longer than
-    /// `max_message`: then nothing of `bytes` is added. `Timeout`, `Closed`, `PeerDied`,
-    /// `PeerCorrupt`.
+    /// [`ErrorKind::TooLarge`] if the message gets longer than
+    /// [`max_message`](crate::Config::max_message): then nothing of `bytes` is added.
+    /// [`ErrorKind::Timeout`] if the ring stays full; [`ErrorKind::Interrupted`] if a hook ends the
+    /// wait for room, see [`Channel::on_interrupt`](crate::Channel::on_interrupt);
+    /// [`ErrorKind::Closed`], [`ErrorKind::PeerDied`], [`ErrorKind::PeerCorrupt`],
+    /// [`ErrorKind::Forked`] if the channel is over; [`ErrorKind::Session`] if that is because the
+    /// session could not be built.
+    ///
+    /// After an error other than [`ErrorKind::TooLarge`] it is not known how much of `bytes` was
+    /// added: drop the writer then.
+    ///
+    /// [`ErrorKind::TooLarge`]: crate::ErrorKind::TooLarge
+    /// [`ErrorKind::Timeout`]: crate::ErrorKind::Timeout
+    /// [`ErrorKind::Interrupted`]: crate::ErrorKind::Interrupted
+    /// [`ErrorKind::Closed`]: crate::ErrorKind::Closed
+    /// [`ErrorKind::PeerDied`]: crate::ErrorKind::PeerDied
+    /// [`ErrorKind::PeerCorrupt`]: crate::ErrorKind::PeerCorrupt
+    /// [`ErrorKind::Forked`]: crate::ErrorKind::Forked
+    /// [`ErrorKind::Session`]: crate::ErrorKind::Session
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
         self.message.check(bytes.len())?;
         while self.message.fill(&mut bytes) {
@@ -155,7 +171,7 @@ impl<'a> MessageWriter<'a> {
     ///
     /// # Errors
     ///
-    /// As [`MessageWriter::push`].
+    /// As [`MessageWriter::push`], except for `TooLarge`. The request is taken back.
     pub fn finish(mut self) -> Result<Pending> {
         self.send(true)?;
         let core = Arc::clone(self.message.core);

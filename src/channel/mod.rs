@@ -161,7 +161,8 @@ impl Channel {
     ///
     /// As [`Channel::submit`] and [`Pending::wait`]. The channel stays usable after
     /// [`ErrorKind::Timeout`], [`ErrorKind::Worker`], [`ErrorKind::TooLarge`],
-    /// [`ErrorKind::Cancelled`], [`ErrorKind::Protocol`] and [`ErrorKind::TooManyInFlight`].
+    /// [`ErrorKind::Cancelled`], [`ErrorKind::Protocol`], [`ErrorKind::TooManyInFlight`] and
+    /// [`ErrorKind::Interrupted`].
     pub fn call<P: Payload + ?Sized>(
         &self,
         kind: Kind,
@@ -195,9 +196,10 @@ impl Channel {
     /// [`ErrorKind::TooLarge`], with length and cap, before anything is sent;
     /// [`ErrorKind::TooManyInFlight`]; [`ErrorKind::Timeout`] if the ring stays full; what
     /// the payload's encoding returns; [`ErrorKind::Protocol`] if `kind` is not a kind of
-    /// request; [`ErrorKind::Closed`], [`ErrorKind::PeerDied`], [`ErrorKind::PeerCorrupt`],
-    /// [`ErrorKind::Forked`] if the channel is over; [`ErrorKind::Session`] if that is because
-    /// the session could not be built.
+    /// request; [`ErrorKind::Interrupted`] if a hook ends the wait for room, see
+    /// [`Channel::on_interrupt`]; [`ErrorKind::Closed`], [`ErrorKind::PeerDied`],
+    /// [`ErrorKind::PeerCorrupt`], [`ErrorKind::Forked`] if the channel is over;
+    /// [`ErrorKind::Session`] if that is because the session could not be built.
     pub fn submit<P: Payload + ?Sized>(
         &self,
         kind: Kind,
@@ -231,7 +233,8 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// As [`Channel::submit`].
+    /// As [`Channel::submit`], without those of a payload. [`ErrorKind::Timeout`] if another long
+    /// message stays on its way.
     pub fn write(&self, kind: Kind, timeout: Duration) -> Result<MessageWriter<'_>> {
         MessageWriter::begin(&self.core, kind, timeout)
     }
@@ -256,7 +259,7 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// As [`Channel::submit`].
+    /// As [`Channel::submit`]. [`ErrorKind::Timeout`] after the queue timeout.
     pub fn stream<P: Payload + ?Sized>(
         &self,
         kind: Kind,
@@ -302,8 +305,10 @@ impl Channel {
     /// # Errors
     ///
     /// [`ErrorKind::Timeout`] if the process does not answer: it is stopped, or gets no
-    /// processor; nothing is killed. [`ErrorKind::Protocol`] for a wrong answer. As a call if the
-    /// channel is over.
+    /// processor; nothing is killed. [`ErrorKind::Protocol`] for a wrong answer.
+    /// [`ErrorKind::Interrupted`] if a hook ends the wait, see [`Channel::on_interrupt`]: a late
+    /// answer is dropped, and the worker can be asked again. As [`Channel::call`] if the channel
+    /// is over.
     pub fn ping(&self, timeout: Duration) -> Result<Health> {
         self.worker.ping(timeout)
     }
@@ -325,10 +330,68 @@ impl Channel {
     /// exactly while there is something to read. Threads may use the same channel: when they
     /// read something that no thread waits for, they make the descriptor readable.
     ///
+    /// A timeout makes nothing readable. When the time of a request is up, a reactor calls
+    /// [`Pending::try_wait`], which then returns [`ErrorKind::Timeout`].
+    ///
+    /// ```
+    /// # fn main() -> slipring::Result<()> {
+    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+    /// # use std::time::Duration;
+    /// # const ECHO: Kind = Kind::named("echo");
+    /// # const COUNT: Kind = Kind::named("count");
+    /// # const WAIT: Kind = Kind::named("wait");
+    /// # let make = || Worker::new(|_| Ok(()))
+    /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+    /// #     .on(COUNT, |(), _, responder| {
+    /// #         let mut chunks = responder.stream();
+    /// #         for chunk in ["one", "two", "three"] { chunks.send(chunk)?; }
+    /// #         Ok(chunks.end()?)
+    /// #     })
+    /// #     .on(WAIT, |(), request, _| loop {
+    /// #         request.check_cancelled()?;
+    /// #         std::thread::sleep(Duration::from_millis(1));
+    /// #     });
+    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// # let timeout = Duration::from_secs(10);
+    /// use std::collections::HashMap;
+    /// use std::os::fd::{AsRawFd, BorrowedFd};
+    ///
+    /// /// The host's reactor, which has this one descriptor.
+    /// fn wait_until_readable(fd: BorrowedFd<'_>) {
+    ///     let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    ///     // SAFETY: a live array of one entry.
+    ///     unsafe { libc::poll(&mut entry, 1, -1) };
+    /// }
+    ///
+    /// let mut pending = HashMap::new();
+    /// for number in 0..10_u8 {
+    ///     let request = channel.submit(ECHO, &[number][..], timeout)?;
+    ///     pending.insert(request.id(), request);
+    /// }
+    /// let mut replies = Vec::new();
+    /// loop {
+    ///     // Before the first wait, and after each wait.
+    ///     for id in channel.read_ready()? {
+    ///         let Some(request) = pending.get_mut(&id) else { continue };
+    ///         if let Some(reply) = request.try_wait()? {
+    ///             replies.push(reply.to_vec());
+    ///             pending.remove(&id);
+    ///         }
+    ///     }
+    ///     if pending.is_empty() {
+    ///         break;
+    ///     }
+    ///     wait_until_readable(channel.poll_fd().expect("the channel is pollable"));
+    /// }
+    /// assert_eq!(replies.len(), 10);
+    /// # channel.close(timeout)?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] without [`Spawner::pollable`]; as a call if the channel
-    /// is over. Requests that have got something still have it.
+    /// [`ErrorKind::Unsupported`] without [`Spawner::pollable`]; as [`Channel::call`] if the
+    /// channel is over. Requests that have got something still have it.
     pub fn read_ready(&self) -> Result<Vec<RequestId>> {
         reactor_turn::read_for_host(&self.core)?;
         let ready = self.core.pending.take_ready();
@@ -336,7 +399,8 @@ impl Channel {
     }
 
     /// Returns the descriptor for reactors, if the channel was spawned with
-    /// [`Spawner::pollable`]. Do not read from it or write to it.
+    /// [`Spawner::pollable`]. Do not read from it or write to it: [`Channel::read_ready`] says
+    /// when it is readable, and has an example.
     #[must_use]
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         self.core.reactor.wake_fd().map(|wake_fd| wake_fd.as_fd())
@@ -346,8 +410,9 @@ impl Channel {
     /// a chunk, room or a ping. Without a hook, such a wait goes on. Only the first hook counts.
     ///
     /// If the hook returns an error, the wait ends with [`ErrorKind::Interrupted`], whose source is
-    /// that error; the channel is not hurt. A request that is dropped then is given up; one that
-    /// is waited for with [`Pending::wait_timeout`] can be waited for again.
+    /// that error; the channel is not hurt. A request that is dropped then is given up; one
+    /// that is waited for with [`Pending::wait_timeout`] goes on and can be waited for again.
+    /// So does a stream. A ping is over, and can be asked again.
     ///
     /// The hook runs on the waiting thread, not in the signal handler, and must not use this
     /// channel. It is not called for a thread that waits behind another one that reads, in a wait of

@@ -62,9 +62,12 @@ impl Pending {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Timeout`], [`ErrorKind::Cancelled`], [`ErrorKind::Closed`],
-    /// [`ErrorKind::PeerDied`], [`ErrorKind::PeerCorrupt`]; [`ErrorKind::Worker`] with what
-    /// the handler reported; [`ErrorKind::Protocol`] if the worker sent a stream.
+    /// [`ErrorKind::Timeout`], [`ErrorKind::Cancelled`]; [`ErrorKind::Worker`] with what the
+    /// handler reported; [`ErrorKind::Protocol`] if the worker sent a stream;
+    /// [`ErrorKind::Interrupted`] if a hook ends the wait, see
+    /// [`Channel::on_interrupt`](crate::Channel::on_interrupt); [`ErrorKind::Closed`],
+    /// [`ErrorKind::PeerDied`], [`ErrorKind::PeerCorrupt`], [`ErrorKind::Forked`] if the channel is
+    /// over; [`ErrorKind::Session`] if that is because the session could not be built.
     #[inline]
     pub fn wait(mut self) -> Result<Reply> {
         match await_reply(&self.core, self.live()?, self.deadline, self.has_rung)? {
@@ -92,7 +95,8 @@ impl Pending {
     ///
     /// # Errors
     ///
-    /// As [`Pending::wait`]; [`ErrorKind::Protocol`] if the request has ended.
+    /// As [`Pending::wait`], except for [`ErrorKind::Interrupted`]; [`ErrorKind::Protocol`] if the
+    /// request has ended.
     pub fn try_wait(&mut self) -> Result<Option<Reply>> {
         let item = self.try_item()?;
         self.found(item)
@@ -114,7 +118,8 @@ impl Pending {
     ///
     /// # Errors
     ///
-    /// As [`Pending::wait`]; [`ErrorKind::Protocol`] if the request has ended.
+    /// As [`Pending::wait`]; [`ErrorKind::Protocol`] if the request has ended. After
+    /// [`ErrorKind::Interrupted`] the request goes on.
     pub fn wait_timeout(&mut self, longest: Duration) -> Result<Option<Reply>> {
         let deadline = self.deadline.min(Deadline::after(longest));
         let item = await_reply(&self.core, self.live()?, deadline, self.has_rung)?;

@@ -77,11 +77,15 @@ impl Stream {
     /// # Errors
     ///
     /// [`ErrorKind::Stalled`] if nothing comes in that time, and [`ErrorKind::Timeout`] if
-    /// the request is not begun in time, after which the stream is over;
-    /// [`ErrorKind::Worker`] if the handler fails, after the chunks that it sent before;
-    /// [`ErrorKind::Cancelled`] after [`Stream::cancel`]; [`ErrorKind::Protocol`] if the
-    /// worker sends one result; [`ErrorKind::Closed`], [`ErrorKind::PeerDied`],
-    /// [`ErrorKind::PeerCorrupt`].
+    /// the request is not begun in time; [`ErrorKind::Worker`] if the handler fails, after the
+    /// chunks that it sent before; [`ErrorKind::Cancelled`] after [`Stream::cancel`];
+    /// [`ErrorKind::Protocol`] if the worker sends one result; [`ErrorKind::Closed`],
+    /// [`ErrorKind::PeerDied`], [`ErrorKind::PeerCorrupt`], [`ErrorKind::Forked`] if the channel is
+    /// over; [`ErrorKind::Session`] if that is because the session could not be built. After each
+    /// of these the stream is over.
+    ///
+    /// [`ErrorKind::Interrupted`] if a hook ends the wait, see
+    /// [`Channel::on_interrupt`](crate::Channel::on_interrupt). The stream goes on after that.
     #[inline]
     pub fn next_chunk(&mut self) -> Result<Option<Reply>> {
         match self.next_ahead() {
@@ -97,7 +101,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// As [`Stream::next_chunk`], but for the timeouts.
+    /// As [`Stream::next_chunk`], except for the timeouts and [`ErrorKind::Interrupted`].
     pub fn try_next_chunk(&mut self) -> Result<Poll<Option<Reply>>> {
         self.next_chunk_timeout(Duration::ZERO)
     }
@@ -120,7 +124,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// As [`Stream::next_chunk`], but for the timeouts.
+    /// As [`Stream::next_chunk`], except for the timeouts.
     pub fn next_chunk_timeout(&mut self, longest: Duration) -> Result<Poll<Option<Reply>>> {
         if let Some(chunk) = self.next_ahead() {
             return Ok(Poll::Ready(Some(chunk)));

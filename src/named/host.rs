@@ -51,7 +51,8 @@ pub struct NamedHost {
 /// [`ErrorKind::Os`] if the name is taken, by a channel or by what a killed process left
 /// behind, see [`stale`](crate::named::stale()), or if `/dev/shm` has no room;
 /// [`ErrorKind::Mismatch`] if the files are tampered with while they are made;
-/// [`ErrorKind::Unsupported`] if the kernel is too old. Nothing is left behind then.
+/// [`ErrorKind::Unsupported`] if the kernel is too old; [`ErrorKind::Forked`] in a forked child.
+/// Nothing is left behind then.
 pub fn create(name: &str, config: &Config) -> Result<NamedHost> {
     names::check(name)?;
     fork::watch()?;
@@ -105,7 +106,8 @@ impl NamedHost {
     /// [`ErrorKind::Timeout`] if none came: this can be called again then.
     /// [`ErrorKind::Handshake`] if one ended while it attached, and [`ErrorKind::Mismatch`]
     /// if it does not agree on the layout: make a new host then. [`ErrorKind::Closed`] if
-    /// a channel was returned before; [`ErrorKind::Os`] if no thread can be started.
+    /// a channel was returned before; [`ErrorKind::Os`] if no thread can be started;
+    /// [`ErrorKind::Forked`] in a forked child.
     pub fn accept(&mut self, timeout: Duration) -> Result<Channel> {
         let spent = || {
             let message = "a named channel has one worker, which has attached already";

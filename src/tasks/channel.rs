@@ -28,6 +28,9 @@ const DRAIN_LOOK: Duration = Duration::from_millis(5);
 
 /// A channel whose operations are awaited. Cheap to clone; the worker is told to end when
 /// the last clone is dropped.
+///
+/// No operation ends with [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted): hooks of
+/// [`Channel::on_interrupt`] run for waits of threads only.
 #[derive(Debug, Clone)]
 pub struct AsyncChannel {
     shared: Arc<Shared>,
@@ -249,8 +252,11 @@ impl AsyncChannel {
         self.close(deadline.remaining()).await
     }
 
-    /// Waits until the worker has ended, in any way, and returns how. Nothing is polled: an
-    /// idle worker's end is the only thing that wakes the task.
+    /// Waits until the worker has ended, in any way, and returns how: as
+    /// [`Channel::wait_exit`], but without a timeout. Neither ends the worker nor closes the
+    /// channel. Only the worker's end wakes the task.
+    ///
+    /// To wait for a limited time, drop the future when the time is up.
     ///
     /// Cancel-safe.
     ///

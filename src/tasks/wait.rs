@@ -14,6 +14,12 @@ use crate::tasks::timer::Timer;
 
 /// A request whose reply can be awaited. Dropping it, before or while it is awaited,
 /// gives the request up.
+///
+/// # Errors
+///
+/// It ends as [`Pending::wait`] does, except for [`ErrorKind::Interrupted`].
+///
+/// [`ErrorKind::Interrupted`]: crate::ErrorKind::Interrupted
 #[derive(Debug)]
 #[must_use = "a pending reply that is dropped cancels its request"]
 pub struct AsyncPending {
@@ -119,7 +125,8 @@ impl AsyncStream {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// As [`Stream::next_chunk`], except for
+    /// [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted).
     pub async fn next_chunk(&mut self) -> Result<Option<Reply>> {
         let awaited = Awaited(self);
         poll_fn(|context| awaited.0.poll_chunk(context)).await

@@ -300,13 +300,18 @@ impl<S> Worker<S> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Handshake`](crate::ErrorKind::Handshake) if no slipring spawner has started
-    /// this process,
-    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) if the two do not agree on the layout,
-    /// [`ErrorKind::Session`](crate::ErrorKind::Session) if the session could not be built,
-    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for two handlers of one kind,
-    /// [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt) if the parent writes what cannot
-    /// be. The parent is told.
+    /// * [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig): two handlers of one kind.
+    /// * [`ErrorKind::Handshake`](crate::ErrorKind::Handshake): no slipring spawner has started
+    ///   this process.
+    /// * [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch): the two do not agree on the layout.
+    /// * [`ErrorKind::Os`](crate::ErrorKind::Os): memory, descriptors or threads ran out.
+    /// * [`ErrorKind::Session`](crate::ErrorKind::Session): the session could not be built.
+    /// * [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt): the parent wrote what cannot
+    ///   be.
+    /// * [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted): the hook of
+    ///   [`Worker::on_interrupt`] ended the wait for the next request.
+    ///
+    /// The parent is told of all but the last two. It sees the worker end in any case.
     pub fn serve(self) -> Result<()> {
         self.check()?;
         let (mut link, role, stop, parent) = attach::attach()?.into_parts();

@@ -71,9 +71,13 @@ impl<'a> Responder<'a> {
     /// # Errors
     ///
     /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if it is longer than the longest
-    /// message; [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) if the request is cancelled
-    /// while there is no room; [`ErrorKind::Closed`](crate::ErrorKind::Closed) if the worker is
-    /// told to end meanwhile; what the payload's encoding returns.
+    /// message; [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) if the request is cancelled,
+    /// or the worker told to end, while there is no room;
+    /// [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted) if a hook ends the wait for room,
+    /// see [`Worker::on_interrupt`](crate::worker::Worker::on_interrupt);
+    /// [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt) if the parent writes what cannot
+    /// be; [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child; what the payload's
+    /// encoding returns.
     pub fn send<P: Payload + ?Sized>(self, payload: &P) -> Result<Done> {
         self.sink.message(self.state, Kind::RESULT, payload)?;
         Ok(Done(()))
@@ -84,7 +88,8 @@ impl<'a> Responder<'a> {
     ///
     /// # Errors
     ///
-    /// As [`Responder::send`], but `len` must fit one frame: `max_reply`, by default 1 MiB.
+    /// As [`Responder::send`]. [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if `len` does
+    /// not fit one frame: [`Config::max_reply`](crate::Config::max_reply), by default 1 MiB.
     ///
     /// ```
     /// # fn main() -> slipring::Result<()> {
@@ -262,10 +267,9 @@ impl ReplyStream<'_> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if it is longer than the longest
-    /// message; [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) as soon as the stream is
-    /// cancelled or dropped by its reader; [`ErrorKind::Closed`](crate::ErrorKind::Closed) if the
-    /// worker is told to end; what the payload's encoding returns.
+    /// As [`Responder::send`], but
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) as soon as the stream is cancelled or
+    /// dropped by its reader, or the worker is told to end, also if there is room.
     pub fn send<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<()> {
         self.sink.check_cancelled(self.state)?;
         self.sink.message(self.state, Kind::CHUNK, payload)
@@ -276,7 +280,8 @@ impl ReplyStream<'_> {
     ///
     /// # Errors
     ///
-    /// As [`ReplyStream::send`].
+    /// As [`ReplyStream::send`]. [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if `len` does
+    /// not fit one frame.
     pub fn send_with(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<()> {
         self.sink.check_cancelled(self.state)?;
         self.sink.chunk_in_place(self.state, len, fill)
@@ -286,7 +291,7 @@ impl ReplyStream<'_> {
     ///
     /// # Errors
     ///
-    /// As [`ReplyStream::send`].
+    /// As [`Responder::send`].
     pub fn end(self) -> Result<Done> {
         self.sink.end_stream(self.state)?;
         Ok(Done(()))
