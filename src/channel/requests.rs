@@ -338,8 +338,8 @@ impl<T> Requests<T> {
         self.release(request);
     }
 
-    /// Counts bytes of a stream as consumed; returns the sum when the worker should be
-    /// told: at every quarter of the window, and before the reader waits for more.
+    /// Counts bytes of a stream as consumed. Returns the sum if the worker should be told: see
+    /// "Credit" in `docs/ARCHITECTURE.md`.
     pub(crate) fn consume(
         &mut self,
         request: u64,

@@ -243,8 +243,7 @@ impl Stream {
         Ok(stalls_at)
     }
 
-    /// Counts what was consumed at every eighth of the window. The rest is counted before the
-    /// reader waits for more.
+    /// Counts what was consumed: see "Credit" in `docs/ARCHITECTURE.md`.
     #[inline]
     fn consume(&mut self, cost: usize) {
         self.ahead.uncounted += cost;
