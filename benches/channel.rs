@@ -58,8 +58,9 @@ fn calls(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Both sides bound to a processor each, or to one: what they spin for is not where they may
-/// run, but where they do. On a machine with one processor there is no row for two.
+/// Measures calls with each side bound to a processor of its own, and with both bound to one.
+/// Whether a side spins depends on where the two sides run, and not on where they may run. A
+/// machine with one processor has no row for two.
 fn bound_calls(criterion: &mut Criterion) {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let payload = data(1, 64);
@@ -74,7 +75,7 @@ fn bound_calls(criterion: &mut Criterion) {
             channel.wait_ready(LONG).unwrap();
             group.bench_function(name, |bencher| {
                 bencher.iter_custom(|iterations| {
-                    // On a thread of its own, which alone is bound.
+                    // Only this thread is bound, and not the thread that criterion uses.
                     std::thread::scope(|scope| {
                         let calling = scope.spawn(|| {
                             support::bind_thread(0);
@@ -91,7 +92,7 @@ fn bound_calls(criterion: &mut Criterion) {
     }
 }
 
-/// 64 texts of 200 bytes there, 64 × 384 values back.
+/// Measures calls with 64 texts of 200 bytes that are answered by a matrix of 64 × 384.
 fn embedding(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("channel/embed 64 x 384");
     let texts: Vec<String> = (0..64).map(|i| "x".repeat(190 + i % 20)).collect();

@@ -12,7 +12,7 @@ use slipring::{Config, RawLink, WaitStrategy};
 use support::{ASK, DATA, LONG, data, header, raw, serve_if_worker, sum};
 
 fn busy() -> Config {
-    // Long enough that neither side sleeps while a sample is taken.
+    // So long that neither side sleeps while a sample is taken.
     let wait = WaitStrategy::SpinThenPark(Duration::from_millis(5));
     Config::builder().wait_strategy(wait).build().unwrap()
 }
@@ -68,7 +68,7 @@ fn round_trips(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Sends `count` frames and waits until the other end has summed them all.
+/// Sends `count` frames and waits until the worker has added all of their bytes up.
 fn stream(link: &mut RawLink, payload: &[u8], count: u64) -> Duration {
     let expected = sum(payload).wrapping_mul(count);
     let start = Instant::now();

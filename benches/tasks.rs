@@ -1,6 +1,6 @@
-//! Awaited calls between two processes: on a current-thread and a multi-thread runtime,
-//! read by tokio or by the library's own thread, with and without spinning; beside them
-//! the blocking call, and tokio over a Unix socket to an echo in another process.
+//! Awaited calls between two processes, on a current-thread and on a multi-thread runtime. The
+//! ring is read by tokio or by the library's own thread, with and without spinning. For
+//! comparison: a blocking call, and tokio over a Unix socket to another process that echoes.
 //!
 //!     cargo bench --features tokio --bench tasks
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
@@ -18,7 +18,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 
-/// Set for the process that echoes what comes by the socket which is its standard input.
+/// The environment variable of the process that echoes what comes over its standard input, which
+/// is a socket.
 const ECHO_SOCKET: &str = "SLIPRING_BENCH_ECHO_SOCKET";
 const SPIN: Duration = Duration::from_micros(50);
 
@@ -82,7 +83,7 @@ fn latency(criterion: &mut Criterion) {
             for (how, channel) in [("", channel), (", spin", spinning)] {
                 group.bench_function(format!("{name}-thread{how}"), |bencher| {
                     bencher.iter_custom(|count| {
-                        // A task of the runtime, not the thread that blocks on it.
+                        // In a task of the runtime, and not on the thread that blocks on it.
                         let (channel, payload) = (channel.clone(), payload.clone());
                         let task = async move { echoes(&channel, &payload, count).await };
                         runtime.block_on(async { tokio::spawn(task).await.unwrap() })
@@ -106,7 +107,7 @@ fn latency(criterion: &mut Criterion) {
     }
 }
 
-/// Many tasks on one channel: what a call costs when others are in flight.
+/// Measures what a call costs while calls of other tasks are in flight on the same channel.
 fn pipelined(criterion: &mut Criterion) {
     let payload = data(1, 64);
     let mut group = criterion.benchmark_group("tasks/calls of 64 in flight at once");
@@ -137,7 +138,7 @@ fn pipelined(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Chunks of one row of 384 values.
+/// Measures streams of chunks of one row of 384 values.
 fn streams(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("tasks/stream of 1 x 384");
     group.throughput(Throughput::Bytes(DIM as u64 * 4));
@@ -168,7 +169,7 @@ fn streams(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The rival: a socket whose other end is echoed by a second process, which blocks.
+/// A socket to a second process, which reads and writes with blocking calls.
 struct EchoSocket {
     stream: Option<UnixStream>,
     child: Child,
@@ -187,7 +188,8 @@ impl EchoSocket {
         Self { stream: Some(UnixStream::from_std(ours).unwrap()), child }
     }
 
-    /// Length, payload; the same back. A task of the runtime, as for the channel.
+    /// Sends a length and a payload and waits for the same bytes, `count` times, in a task of the
+    /// runtime as for the channel.
     async fn echoes(&mut self, payload: &[u8], count: u64) -> Duration {
         let mut stream = self.stream.take().unwrap();
         let payload = payload.to_vec();
@@ -211,7 +213,7 @@ impl EchoSocket {
 
 impl Drop for EchoSocket {
     fn drop(&mut self) {
-        // Its end of the file is the child's end.
+        // The child ends when it reads the end of the file.
         drop(self.stream.take());
         self.child.wait().unwrap();
     }

@@ -1,7 +1,7 @@
-//! What both ends of the benches share: the worker's side, and data that can be checked.
+//! The worker's side of the benches, and data that both sides can check.
 //!
-//! A bench binary is its own worker: it runs itself again, and `serve_if_worker` takes
-//! over there.
+//! A bench binary is its own worker: it starts itself again, and `serve_if_worker` then serves
+//! instead of measuring.
 #![allow(dead_code, reason = "every bench uses a part of this")]
 #![allow(unreachable_pub, missing_docs, reason = "a module of benches")]
 
@@ -17,7 +17,7 @@ pub const ECHO: Kind = Kind::named("echo");
 pub const CHUNKS: Kind = Kind::named("chunks");
 pub const DIM: usize = 384;
 
-/// A frame of data, and a frame that asks for the sum of all data so far.
+/// The kinds of a frame of data, and of a frame that asks for the sum of all data so far.
 pub const DATA: u16 = 1;
 pub const ASK: u16 = 2;
 
@@ -30,14 +30,14 @@ pub fn raw(mode: &str, config: Config) -> RawLink {
     spawner(mode).arg("raw").config(config).spawn_raw().unwrap()
 }
 
-/// Sum of the bytes as little-endian words; what is left over counts as bytes.
+/// Returns the sum of the bytes as little-endian words. Bytes behind the last word count as bytes.
 pub fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let words = words.iter().fold(0_u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)));
     rest.iter().fold(words, |sum, byte| sum.wrapping_add(u64::from(*byte)))
 }
 
-/// Sum of a payload where it lies.
+/// Returns the sum of a payload without copying it.
 pub fn sum_in_place(payload: PeerBytes<'_>) -> u64 {
     #[allow(unsafe_code, reason = "the bench reads in place, as a cooperating host may")]
     // SAFETY: the peer is this very program; it does not write to slots that it has
@@ -54,7 +54,7 @@ pub fn header(kind: u16) -> Header {
     Header { kind, ..Header::default() }
 }
 
-/// How long each measurement takes, unless the command line says otherwise.
+/// Returns a criterion that measures for two seconds, unless the command line says otherwise.
 pub fn criterion() -> criterion::Criterion {
     criterion::Criterion::default()
         .warm_up_time(Duration::from_millis(500))
@@ -66,10 +66,10 @@ pub fn serve_if_worker() -> bool {
     if !is_worker() {
         return false;
     }
-    // Handlers for a channel and the raw loops differ in how they attach.
+    // A raw loop attaches in another way than handlers do.
     if std::env::args().any(|arg| arg == "raw") {
         let (mut link, role) = attach_raw().unwrap();
-        // The parent closing the link ends the loop.
+        // Ends when the parent closes the link.
         let _ = match role.mode.as_deref() {
             Some("echo") => echo(&mut link),
             _ => sink(&mut link),
@@ -112,7 +112,7 @@ fn sink(link: &mut RawLink) -> slipring::Result<()> {
     }
 }
 
-/// A vector that can be checked: each value depends on row, column and text length.
+/// Returns the value at a place of a matrix, by which the other side checks it.
 pub fn value(row: usize, col: usize, text: usize) -> f32 {
     (row * 7 + col * 3 + text) as f32
 }

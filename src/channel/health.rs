@@ -1,5 +1,8 @@
-//! The parent's end of the health rings: pings and the shutdown, apart from the data
-//! rings, so that neither a long handler nor full rings delay them.
+//! The parent's end of the health rings, which carry pings, the shutdown and their answers.
+//! They are apart from the data rings, so that neither a long handler nor a full ring delays them.
+//!
+//! A thread keeps the rings until its answer comes. A task keeps them for a look: its question
+//! goes into a list, and whatever reads the answer puts it there.
 
 use std::task::Waker;
 use std::time::Duration;
@@ -18,11 +21,10 @@ use crate::sync::{Ordering, fence};
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
 
-/// Answers that a task takes at a time: more than are ever asked for at once.
+/// Answers that a task takes out of the ring in one look: more than are ever asked for at once.
 const AT_ONCE: usize = 256;
 
-/// The health rings, used by one thread or task at a time, and the questions of tasks,
-/// which do not keep the rings while they wait.
+/// The health rings, which one thread or task uses at a time, and the questions of tasks.
 #[derive(Debug)]
 pub(crate) struct HealthClient {
     rings: TimedMutex<Rings>,
@@ -37,7 +39,7 @@ struct Rings {
 
 type Answer = (Header, Vec<u8>);
 
-/// A task's question that is on its way.
+/// A question of a task that was sent.
 #[derive(Debug)]
 struct Asked {
     request: u64,
@@ -50,6 +52,7 @@ impl HealthClient {
         Self { rings: TimedMutex::new(Rings { duplex, next: 1 }), asked: Mutex::default() }
     }
 
+    /// Asks the worker for a report. Blocks for at most `timeout`.
     pub(crate) fn ping(&self, state: &State, timeout: Duration) -> Result<Health> {
         let deadline = Deadline::after(timeout);
         let (stop, is_over) = (|| state.check_open(), || !state.is_open());
@@ -58,20 +61,23 @@ impl HealthClient {
         pong(header, &payload)
     }
 
-    /// Asks the worker to end; returns once it has said that it will.
+    /// Asks the worker to end. Blocks until the worker has answered that it will, until it has
+    /// ended, or until the deadline.
     pub(crate) fn shutdown(&self, state: &State, deadline: Deadline) -> Result<()> {
-        // The channel is closing; only the worker's end stops the wait.
+        // The channel is closing, so that its state does not stop the wait.
         let is_over = || state.exit().is_some_and(|exit| exit.process.status().is_some());
         let stop = || if is_over() { Err(state.why_over_now(None)) } else { Ok(()) };
         let question = (Kind::SHUTDOWN, deadline, Duration::ZERO);
         self.ask(state, question, &stop, &is_over).map(drop)
     }
 
-    /// The channel is closing: has threads that wait for their turn to ask look.
+    /// Has threads that wait for the rings look at the state of the channel, which has changed.
     pub(crate) fn look_again(&self) {
         self.rings.look_again();
     }
 
+    /// Sends a question and waits for its answer. An error of `stop` ends the wait. `is_over` says
+    /// the same for the wait for the rings.
     fn ask(
         &self,
         state: &State,
@@ -87,12 +93,13 @@ impl HealthClient {
         let of_tasks = |frame: &Frame<'_>| self.keep(frame);
         let answer = rings.with(|rings| rings.ask(state, kind, deadline, stop, &of_tasks));
         drop(rings);
-        // This thread was to be woken by the bell: tasks must ask for their descriptor.
+        // The worker was to ring the bell for this thread. Tasks must announce their descriptor
+        // again.
         self.wake_askers();
         answer.transpose()?.flatten().ok_or_else(|| no_answer(kind, timeout))
     }
 
-    /// Keeps an answer for the task whose it is, if there is one, and wakes it.
+    /// Keeps an answer for the task that has asked, and wakes the task. Drops any other answer.
     fn keep(&self, frame: &Frame<'_>) {
         let mut asked = self.asked.lock();
         let request = frame.header().request;
@@ -103,6 +110,7 @@ impl HealthClient {
         wake_tasks(waker.into_iter().collect());
     }
 
+    /// Wakes all tasks that wait for an answer.
     fn wake_askers(&self) {
         let wakers: Vec<Waker> =
             self.asked.lock().iter_mut().filter_map(|asked| asked.waker.take()).collect();
@@ -110,7 +118,7 @@ impl HealthClient {
     }
 }
 
-/// A task's question. Dropping it forgets the answer.
+/// A question of a task. If it is dropped, the answer is not kept.
 #[derive(Debug)]
 pub(crate) struct Question<'a> {
     client: &'a HealthClient,
@@ -121,27 +129,28 @@ pub(crate) struct Question<'a> {
 }
 
 impl HealthClient {
+    /// Makes a question, which [`Question::poll`] sends.
     pub(crate) fn question(&self, kind: Kind) -> Question<'_> {
         Question { client: self, registration: self.rings.register(), kind, request: 0 }
     }
 }
 
 impl Question<'_> {
-    /// Whether it has been sent.
+    /// Whether the question has been sent.
     pub(crate) fn is_sent(&self) -> bool {
         self.request != 0
     }
 
-    /// Sends it if there is room, and looks for the answer. If it is not there the task is
-    /// woken when the rings are free, or when a thread has found it; and by the channel's
-    /// descriptor, which the caller must wait for.
+    /// Sends the question if there is room, and looks for the answer. If the answer is not there,
+    /// `waker` is woken when the rings are free or when a thread has read the answer. The worker
+    /// makes the channel's descriptor readable, which the caller must wait for.
     pub(crate) fn poll(&mut self, waker: &Waker) -> Result<Option<Answer>> {
         let client = self.client;
         let next = waker.clone();
         if let Some(mut rings) = client.rings.poll_lock(&mut self.registration, waker) {
             let mut old = None;
             let advanced = rings.with(|rings| self.advance(rings, next, &mut old));
-            // Before the executor's code runs: a waker's drop is that, too.
+            // Before a waker is dropped or woken, which runs the executor's code.
             drop(rings);
             drop(old);
             if advanced.transpose()?.is_some_and(|has_read_all| !has_read_all) {
@@ -155,7 +164,8 @@ impl Question<'_> {
         Ok(taken.and_then(|asked| asked.answer))
     }
 
-    /// Whether all that is there was read; puts the waker of the last look into `old`.
+    /// Sends the question if there is room, and reads the answers that are there. Returns whether
+    /// all of them were read. Puts the waker of the last look into `old`.
     fn advance(
         &mut self,
         rings: &mut Rings,
@@ -167,13 +177,14 @@ impl Question<'_> {
             self.request = request;
             self.client.asked.lock().push(Asked { request, answer: None, waker: None });
         }
-        // Not there while this task looks by itself.
+        // The task looks by itself now, so that an answer need not wake it.
         *old = self.set_waker(None);
         let has_read_all = rings.read_by_fd(|frame| self.client.keep(frame))?;
         self.set_waker(Some(waker));
         Ok(has_read_all)
     }
 
+    /// Replaces the waker of the question. Returns the one before.
     fn set_waker(&self, waker: Option<Waker>) -> Option<Waker> {
         let mut asked = self.client.asked.lock();
         let found = asked.iter_mut().find(|asked| asked.request == self.request)?;
@@ -195,8 +206,8 @@ impl Drop for Question<'_> {
 }
 
 impl Rings {
-    /// Sends a question if there is room; returns its number. Otherwise room makes the
-    /// descriptor readable.
+    /// Sends a question and returns its number. If there is no room, returns `None`, and has the
+    /// worker make the descriptor readable once there is.
     fn try_send(&mut self, kind: Kind) -> Result<Option<u64>> {
         if !self.duplex.producer.has_room_for(0)? {
             self.duplex.producer.announce_space_by_fd(0);
@@ -209,8 +220,8 @@ impl Rings {
         Ok(Some(request))
     }
 
-    /// Takes all answers that are there; the next makes the descriptor readable. False if
-    /// there was no end of them: then the caller has to come back.
+    /// Takes all answers that are there, and has the next one make the descriptor readable.
+    /// Returns false if there may be more: then the caller has to look again.
     fn read_by_fd(&mut self, keep: impl Fn(&Frame<'_>)) -> Result<bool> {
         for _ in 0..AT_ONCE {
             if let Some(frame) = self.duplex.consumer.poll()? {
@@ -228,6 +239,8 @@ impl Rings {
 }
 
 impl Rings {
+    /// Sends a question and waits for its answer. Returns `None` after the deadline. Gives
+    /// `of_tasks` all other answers.
     fn ask(
         &mut self,
         state: &State,
@@ -247,7 +260,7 @@ impl Rings {
         loop {
             let frame = self.duplex.consumer.poll_until(alarm, deadline, has_rung, stop)?;
             let Some(frame) = frame else {
-                // As for a reply: see `Wait::grace`.
+                // A wait that was held up itself gets more time, as in `Wait::grace`.
                 match deadline.grace().filter(|_| !has_had_grace) {
                     Some(grace) => (deadline, has_had_grace) = (grace, true),
                     None => return Ok(None),
@@ -257,7 +270,8 @@ impl Rings {
             if frame.header().request == request {
                 return Ok(Some((frame.header(), frame.payload().to_vec())));
             }
-            // A task's; or to a ping that timed out: dropped. There may be no end of them.
+            // The answer to a task, or to a ping that timed out. The worker may send such answers
+            // without end, so that the deadline is checked after each.
             of_tasks(&frame);
             drop(frame);
             stop()?;
@@ -268,7 +282,7 @@ impl Rings {
     }
 }
 
-/// What the answer to a ping says.
+/// Decodes the answer to a ping.
 pub(crate) fn pong(header: Header, payload: &[u8]) -> Result<Health> {
     if header.kind != Kind::PONG.code() {
         let kind = Kind::from_code(header.kind);

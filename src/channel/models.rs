@@ -1,8 +1,9 @@
-//! Models of a channel: the pending table, which thread reads for which, and how all of it ends.
+//! Models of a channel: the pending table, which thread reads for which, and the channel's end.
 //!
-//! The core is the one that ships; the worker is a few lines that use the other ends of
-//! its rings. As in the models of the ring no thread wakes without a reason and no backstop wakes
-//! a thread that was forgotten, so that is a deadlock. A wait with a deadline ends by it. Run with
+//! The core is the one that ships. The worker is a few lines that use the other ends of the rings.
+//! As in the models of the ring, no thread wakes without a reason, and no backstop wakes a thread
+//! that was forgotten: that is a deadlock. The time of a wait with a deadline is up as soon as
+//! the thread would sleep. Run with
 //! `RUSTFLAGS="--cfg loom" cargo test -p slipring --release --lib channel::models`.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -36,10 +37,10 @@ mod table;
 
 /// As in the models of the ring.
 const PREEMPTIONS: usize = 3;
-/// For three threads: each takes many more steps than an end of a ring does.
+/// The limit for three threads, each of which takes many more steps than an end of a ring does.
 const FEWER: usize = 2;
 
-/// A deadline that passes when its thread sleeps.
+/// A timeout that passes when its thread sleeps.
 const SOON: Duration = Duration::from_millis(1);
 
 /// Sends a request whose reply may come at any time.
@@ -79,8 +80,8 @@ fn read(core: &Core) {
     }
 }
 
-/// Every request has ended: the table has room for as many as it had before, and no frame
-/// came for one that was not known.
+/// Checks that every request has ended: the table has room for as many requests as at first, and
+/// no frame came for an unknown one.
 fn check_over(core: &Core, requests: usize, late: u64) {
     assert_eq!(core.pending.in_flight(), 0);
     let free = std::iter::from_fn(|| core.pending.open(false).ok()).count();

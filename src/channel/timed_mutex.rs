@@ -1,4 +1,8 @@
-//! A lock that can be waited for until a deadline, which std's cannot.
+//! A lock that threads wait for until a deadline, which std's mutex does not allow, and that tasks
+//! can wait for, too.
+//!
+//! The value is taken out of a mutex of std's, which is held only for that. A guard has the value
+//! and puts it back when it is dropped.
 
 use std::time::Duration;
 
@@ -7,21 +11,21 @@ use crate::sync::plain::{Condvar, Mutex};
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
 
-/// Something that one thread uses at a time.
+/// A value that one thread or task uses at a time.
 #[derive(Debug)]
 pub(crate) struct TimedMutex<T> {
-    /// `None` while it is lent.
+    /// `None` while a guard has the value.
     value: Mutex<Option<T>>,
     returned: Condvar,
-    /// Tasks that wait for it.
+    /// Tasks that wait for the value.
     tasks: WaitList,
 }
 
-/// The guard; dropping it gives the value to the next.
+/// The right to use the value. Dropping it puts the value back and wakes the next waiter.
 #[derive(Debug)]
 pub(crate) struct TimedGuard<'a, T> {
     lock: &'a TimedMutex<T>,
-    /// Always there until the drop.
+    /// `Some` until the guard is dropped.
     value: Option<T>,
 }
 
@@ -31,12 +35,13 @@ impl<T> TimedMutex<T> {
         Self { value, returned: Condvar::default(), tasks: WaitList::default() }
     }
 
+    /// Returns the guard if no other thread or task has it.
     fn try_lock(&self) -> Option<TimedGuard<'_, T>> {
         let value = self.value.lock().take()?;
         Some(TimedGuard { lock: self, value: Some(value) })
     }
 
-    /// For tasks: the guard, or a wake-up when it is worth trying again.
+    /// Returns the guard to a task, or wakes `waker` when the value is put back.
     pub(crate) fn poll_lock(
         &self,
         registration: &mut Registration<'_>,
@@ -44,21 +49,21 @@ impl<T> TimedMutex<T> {
     ) -> Option<TimedGuard<'_, T>> {
         let guard = self.try_lock().or_else(|| {
             registration.wait(waker);
-            // It may have been returned before the waker was there.
+            // The value may have been put back before the waker was registered.
             self.try_lock()
         })?;
         registration.leave();
         Some(guard)
     }
 
-    /// A registration for [`TimedMutex::poll_lock`].
+    /// Makes a registration for [`TimedMutex::poll_lock`].
     pub(crate) fn register(&self) -> Registration<'_> {
         self.tasks.register()
     }
 
-    /// Waits until no other thread uses it; `None` if the deadline passed first, or if
-    /// `is_over` said so. That is asked before each sleep, under a lock:
-    /// [`TimedMutex::look_again`] must follow when its answer changes.
+    /// Waits until no other thread or task has the value. Returns `None` if the deadline passes
+    /// first, or if `is_over` returns true. `is_over` is called before each sleep and under a lock.
+    /// When its result changes, [`TimedMutex::look_again`] must be called.
     pub(crate) fn lock_until(
         &self,
         deadline: Deadline,
@@ -69,7 +74,7 @@ impl<T> TimedMutex<T> {
             if let Some(value) = value.take() {
                 return Some(TimedGuard { lock: self, value: Some(value) });
             }
-            // With the lock, which `look_again` takes: no change is missed.
+            // `look_again` takes the lock that is held here, so that no change is missed.
             if is_over() || deadline.has_passed() {
                 return None;
             }
@@ -78,16 +83,16 @@ impl<T> TimedMutex<T> {
         }
     }
 
-    /// Has all waiting threads ask again whether it is over.
+    /// Has all waiting threads call `is_over` again.
     pub(crate) fn look_again(&self) {
-        // A thread that has asked, and does not wait yet, holds the lock.
+        // A thread that has called `is_over` and does not sleep yet holds the lock.
         drop(self.value.lock());
         self.returned.notify_all();
     }
 }
 
 impl<T> TimedGuard<'_, T> {
-    /// Runs `with` on the value.
+    /// Calls `with` with the value.
     pub(crate) fn with<R>(&mut self, with: impl FnOnce(&mut T) -> R) -> Option<R> {
         self.value.as_mut().map(with)
     }
@@ -96,7 +101,8 @@ impl<T> TimedGuard<'_, T> {
 impl<T> Drop for TimedGuard<'_, T> {
     fn drop(&mut self) {
         if fork::is_forked_child() {
-            // It is not lent in the parent any less, and the lock may be held for ever here.
+            // The parent's value is not touched by this, and a thread that does not exist in the
+            // child may hold the lock.
             return;
         }
         *self.lock.value.lock() = self.value.take();

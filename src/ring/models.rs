@@ -1,10 +1,10 @@
-//! Models of the ring and its doorbell: every order in which the steps of two or three
-//! threads can happen, and every value that their loads may see, up to [`PREEMPTIONS`].
+//! Models of the ring and its doorbell. The checker runs each model in every order in which the
+//! steps of its two or three threads can happen, with every value that their loads may see, up to
+//! [`PREEMPTIONS`].
 //!
-//! One model asks one question. In a model no sleeper wakes for no reason and no time passes, so
-//! that a lost wake-up is a deadlock, which the checker reports. Payloads are tracked by the
-//! line, so that a slot that is filled while it is read, or read before it is filled, is a race.
-//! Run with
+//! One model asks one question. In a model no sleeper wakes without a reason and no time passes.
+//! So a lost wake-up is a deadlock, which the checker reports. The checker tracks payloads by the
+//! line: a slot that is filled while it is read, or read before it is filled, is a race. Run with
 //! `RUSTFLAGS="--cfg loom" cargo test -p slipring --release --lib ring::models`.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -27,28 +27,28 @@ mod leases;
 mod reactors;
 mod waking;
 
-/// How often one run may switch threads where it need not.
+/// How often one run may switch to another thread although the running one could go on.
 const PREEMPTIONS: usize = 3;
 
 /// The smallest ring has four slots; its longest frame takes two.
 const CAPACITY: usize = 256;
 const LONGEST: usize = 96;
-/// From here on three slots lie before the wrap of all positions.
+/// A position with three slots before positions wrap to zero.
 const ORIGIN: u64 = u64::MAX - 191;
 
 fn model(question: impl Fn() + Sync + Send + 'static) {
     model_up_to(PREEMPTIONS, question);
 }
 
-/// Asks a question with so many preemptions at most.
+/// Runs a model with at most so many preemptions.
 pub(crate) fn model_up_to(preemptions: usize, question: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    // Such a long run is one of a thread that is not interrupted.
+    // A run in which one thread is never preempted can take this many steps.
     builder.max_branches = 20_000;
     builder.check(move || {
-        // What stands for the kernel and for the order of all fences is made here: the
-        // thread that makes it would otherwise be taken to happen before all others.
+        // Makes the models of the kernel and of the order of fences. If a thread of the model made
+        // them, the checker would order that thread's first step before those of all others.
         crate::sync::fence(Ordering::SeqCst);
         Alarm::default().raise();
         crate::sync::pass(Duration::ZERO);
@@ -68,7 +68,7 @@ fn header(request: u64) -> Header {
     Header { request, aux: !request, ..Header::default() }
 }
 
-/// Waits for room and publishes.
+/// Waits for room and publishes a frame.
 fn send(producer: &mut Producer, request: u64, len: usize) {
     let claim = producer.claim_until(len, &Alarm::default(), Deadline::NEVER, never);
     let mut claim = claim.unwrap().unwrap();
@@ -76,7 +76,7 @@ fn send(producer: &mut Producer, request: u64, len: usize) {
     claim.commit(header(request));
 }
 
-/// Publishes, but does not look for a sleeper.
+/// Publishes a frame without looking for a sleeper.
 fn send_lazily(producer: &mut Producer, request: u64, len: usize) {
     let mut claim = producer.try_claim(len).unwrap().unwrap();
     fill(claim.payload(), request);
@@ -88,14 +88,14 @@ fn check(header: Header, payload: Vec<u8>, request: u64, len: usize) {
     assert_eq!(payload, vec![request.to_le_bytes()[0]; len]);
 }
 
-/// Waits for a frame and releases it.
+/// Waits for a frame, checks it and releases it.
 fn receive(consumer: &mut Consumer, request: u64, len: usize) {
     let frame = consumer.poll_until(&Alarm::default(), Deadline::NEVER, false, never);
     let frame = frame.unwrap().expect("a frame that was published");
     check(frame.header(), frame.payload().to_vec(), request, len);
 }
 
-/// Looks until a frame is there.
+/// Polls until a frame is there, checks it and releases it.
 fn poll(consumer: &mut Consumer, request: u64, len: usize) {
     loop {
         if let Some(frame) = consumer.poll().unwrap() {
@@ -155,9 +155,8 @@ fn a_batch_is_seen_whole_or_not_at_all() {
 fn a_slot_that_is_used_again_shows_nothing_of_the_last_round() {
     model(|| {
         let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
-        // Two rounds, so that every slot has a commit word of its own past: of the last
-        // round, which counts as nothing, but the second one of the longest frame, which has
-        // to be cleared.
+        // Two rounds leave a commit word in every slot. That of the last round counts as nothing.
+        // The second slot of the longest frame has none, and has to be cleared.
         for (request, len) in [(1, 0), (2, 0), (3, 0), (4, 0), (5, LONGEST), (6, 0), (7, 0)] {
             send(&mut producer, request, len);
             poll(&mut consumer, request, len);
@@ -227,7 +226,7 @@ fn slots_that_are_released_together_are_not_filled_while_they_are_read() {
             send(&mut producer, request, 20);
         }
         let sender = thread::spawn(move || {
-            // Without the fence of a commit between the look at the head and the second slot.
+            // A lazy commit has no fence between the load of the head and the second slot.
             for request in 16..=17 {
                 while !producer.has_room_for(20).unwrap() {
                     thread::yield_now();
@@ -245,8 +244,8 @@ fn slots_that_are_released_together_are_not_filled_while_they_are_read() {
 #[test]
 fn a_long_frame_waits_for_all_the_room_that_it_and_its_padding_need() {
     model(|| {
-        // Seven slots of padding, eight slots, and the next header: all of the ring. Without
-        // the padding it would fit at once, over the slot of the first frame.
+        // The third frame needs seven slots of padding, eight slots and the next header, which is
+        // all of the ring. Without the padding it would fit at once, over the first frame's slot.
         let Rig { mut producer, mut consumer, .. } = rig(4 * CAPACITY, 480, 448);
         send(&mut producer, 1, 20);
         send(&mut producer, 2, 20);
@@ -261,8 +260,8 @@ fn a_long_frame_waits_for_all_the_room_that_it_and_its_padding_need() {
 #[test]
 fn slots_below_an_eighth_of_the_ring_are_given_back_before_a_sleep() {
     model(|| {
-        // An eighth of this ring is two slots. The frame that one is given back for needs
-        // padding of seven slots, eight slots, and the next header: all of the ring.
+        // An eighth of this ring is two slots, and one slot is released. The second frame needs
+        // seven slots of padding, eight slots and the next header, which is all of the ring.
         let Rig { mut producer, mut consumer, .. } = rig(4 * CAPACITY, 480, 512);
         send(&mut producer, 1, 0);
         receive(&mut consumer, 1, 0);

@@ -1,5 +1,6 @@
-//! One small thread for all channels of the process: it waits until one of their
-//! descriptors is readable, reads that channel's ring for its tasks, and keeps the time.
+//! The thread `slipring-async`, one for all channels of the process. It waits until the
+//! descriptor of a channel is readable, reads that channel's ring for its tasks, and wakes tasks
+//! whose deadline has passed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsFd;
@@ -16,23 +17,24 @@ use crate::sys::fd::{Epoll, EventCounter};
 use crate::sys::fork;
 use crate::sys::wake_fd::WakeFd;
 
-/// Key of the counter that makes the thread look at the timers again.
+/// The key of the counter that makes the thread look at the timers again. Keys of channels are
+/// higher.
 const WAKE: u64 = 0;
 
-/// A timer that was set.
+/// A timer that was set. Timers are sorted by their deadlines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TimerKey {
     pub(crate) deadline: Deadline,
     number: u64,
 }
 
-/// The thread's state.
+/// The thread, and what it shares with the threads that use it.
 #[derive(Debug)]
 struct Driver {
     epoll: Epoll,
     wake: EventCounter,
     state: Mutex<State>,
-    /// Whether the thread is there.
+    /// Whether the thread has been started.
     is_running: Mutex<bool>,
 }
 
@@ -41,16 +43,16 @@ struct State {
     next: u64,
     channels: HashMap<u64, (Weak<Core>, Arc<WakeFd>)>,
     timers: BTreeMap<TimerKey, Waker>,
-    /// What the thread sleeps until; never while it is awake.
+    /// Until when the thread sleeps; `None` while it is awake.
     sleeps_until: Option<Deadline>,
 }
 
 static DRIVER: OnceLock<Driver> = OnceLock::new();
 
-/// The driver. What cannot be had today, a descriptor or a thread, is tried again when
-/// it is needed the next time.
+/// Returns the driver, and starts its thread if that has not happened. After an error, as when
+/// descriptors have run out, the next call tries again.
 fn driver() -> Result<&'static Driver> {
-    // The thread is not in a forked child, but the locks that it may have held are.
+    // A forked child has no such thread, and a lock that the thread holds stays held there.
     fork::check()?;
     if DRIVER.get().is_none() {
         let made = Driver::new().map_err(|e| Error::os("cannot make the driver of tasks", e))?;
@@ -75,17 +77,18 @@ impl Driver {
         Ok(Self { epoll, wake, state: Mutex::default(), is_running: Mutex::new(false) })
     }
 
+    /// Stops reading for a channel.
     fn forget(&self, key: u64) {
         let forgotten = lock(&self.state).channels.remove(&key);
         if let Some((_, wake_fd)) = forgotten {
-            // Explicitly: the worker has the descriptor too, and keeps its entry alive. It
-            // may not have been added: then there is nothing to remove.
+            // Closing the descriptor does not remove it, as the worker has a copy. The removal
+            // fails if the descriptor was never added, which is no harm.
             let _ = self.epoll.remove(wake_fd.as_fd());
         }
     }
 }
 
-/// A channel that the driver reads for; dropping it ends that.
+/// A channel that the driver reads for, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Registration {
     key: u64,
@@ -113,8 +116,8 @@ impl Drop for Registration {
     }
 }
 
-/// Wakes `waker` when the deadline has passed. Where there is no driver the task is
-/// woken at once, so that it looks for itself.
+/// Wakes `waker` when the deadline has passed. Without a driver the task is woken at once, and
+/// looks at the clock itself.
 pub(crate) fn set_timer(deadline: Deadline, waker: Waker) -> TimerKey {
     let Ok(driver) = driver() else {
         waker.wake();
@@ -132,10 +135,11 @@ pub(crate) fn set_timer(deadline: Deadline, waker: Waker) -> TimerKey {
     key
 }
 
+/// Forgets a timer.
 pub(crate) fn stop_timer(key: TimerKey) {
     if let Ok(driver) = driver() {
         let waker = lock(&driver.state).timers.remove(&key);
-        // A waker's drop may run anything: not under the lock.
+        // After the lock: dropping a waker runs the executor's code.
         drop(waker);
     }
 }
@@ -143,12 +147,14 @@ pub(crate) fn stop_timer(key: TimerKey) {
 fn run(driver: &'static Driver) {
     let mut keys = Vec::new();
     loop {
-        // A waker that panics is its executor's bug, and must not end everybody's driver.
+        // A waker that panics must not end the driver of all channels.
         let turn = AssertUnwindSafe(|| turn(driver, &mut keys));
         let _ = std::panic::catch_unwind(turn);
     }
 }
 
+/// Wakes the tasks whose deadline has passed, and reads for the channels whose descriptor becomes
+/// readable before the next deadline.
 fn turn(driver: &Driver, keys: &mut Vec<u64>) {
     let until = wake_expired(driver);
     let left = (!until.is_endless()).then(|| until.remaining());
@@ -156,7 +162,7 @@ fn turn(driver: &Driver, keys: &mut Vec<u64>) {
     let waited = driver.epoll.wait(left, keys);
     lock(&driver.state).sleeps_until = None;
     if waited.is_err_and(|e| e.kind() != std::io::ErrorKind::Interrupted) {
-        // Cannot happen with valid arguments; not to spin if it does.
+        // Cannot happen with valid arguments. If it does, the loop must not take a processor.
         std::thread::sleep(Duration::from_millis(100));
     }
     for key in keys.drain(..) {
@@ -172,7 +178,7 @@ fn turn(driver: &Driver, keys: &mut Vec<u64>) {
     }
 }
 
-/// Wakes the tasks whose time has come; returns when the next one's comes.
+/// Wakes the tasks whose deadline has passed. Returns the next deadline.
 fn wake_expired(driver: &Driver) -> Deadline {
     let mut expired = Vec::new();
     let mut state = lock(&driver.state);

@@ -29,7 +29,7 @@ fn a_reactor_is_told_of_what_a_thread_reads_for_it() {
         worker.reply(2);
         let waiting = thread::spawn(move || wait(first));
         react(&core, &wake_fd, &mut second);
-        // The thread may read until then.
+        // The thread waits until this reply, and may read for the reactor until then.
         worker.reply(1);
         waiting.join().unwrap();
         drop((second, worker));
@@ -45,7 +45,7 @@ fn a_reactor_that_found_the_ring_taken_is_woken_when_it_is_not() {
         let waiting = thread::spawn(move || {
             worker.reply(1);
             wait(first);
-            // Only the reactor reads now, and has to be woken.
+            // The thread reads no more, so that the reactor must be woken.
             worker.reply(2);
             worker
         });

@@ -1,4 +1,4 @@
-//! A thread that waits reads, and no thread waits while none reads.
+//! A thread that waits reads for all, and no thread sleeps while none reads.
 
 use super::*;
 
@@ -25,7 +25,7 @@ fn who_finds_the_ring_taken_is_woken_when_it_is_not() {
         let pending = rig.submit();
         let Rig { core, mut worker } = rig;
         worker.reply(pending.request());
-        // As a thread does that reads for others and stops.
+        // Stands for a thread that reads for others and stops.
         let reader = core.receiver.try_turn();
         let waiting = thread::spawn(move || wait(pending));
         drop(reader);

@@ -17,7 +17,7 @@ fn chunks_come_once_and_in_order_whoever_reads_them() {
         let request = send_stream(&core);
         let call = submit(&core, ENOUGH);
         assert_eq!([worker.take(), worker.take()], [request, call.request()]);
-        // One is there already: the first reader takes it, and maybe what follows.
+        // One chunk is there already. The first reader takes it, and may take those that follow.
         worker.send_byte(Kind::CHUNK, 0, request, 10);
         let reading = thread::spawn({
             let core = Arc::clone(&core);
@@ -58,7 +58,7 @@ fn a_stream_that_is_dropped_while_another_thread_reads_for_it_ends_once() {
         read(&core);
         let late = core.pending.counters.late_frames.load(Ordering::Relaxed);
         assert!(late <= 2, "{late}");
-        // The slot's next request has nothing of it.
+        // The next request of the slot gets nothing of the stream.
         let next = submit(&core, ENOUGH);
         assert_eq!(worker.take(), next.request());
         worker.reply(next.request());
@@ -80,11 +80,11 @@ fn a_message_in_pieces_is_whole_or_reaches_nobody() {
             let core = Arc::clone(&core);
             move || read(&core)
         });
-        // Its time may be up between two pieces, or while one is added to the other, for which
-        // the table is not locked.
+        // The request may be dropped between two pieces, or while one is added to the other, for
+        // which the table is not locked.
         let has_come = pending.try_wait().is_ok_and(|found| found.is_some());
         drop(pending);
-        // Not before the slot is free.
+        // Fails while the slot is taken.
         let early = send_call(&core, &[]);
         reading.join().unwrap();
         read(&core);

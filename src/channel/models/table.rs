@@ -1,4 +1,4 @@
-//! What becomes of requests that are given up, and of their slots.
+//! What becomes of requests that are dropped, and of their slots.
 
 use super::*;
 use crate::protocol::kind::flags;
@@ -60,7 +60,7 @@ fn a_reply_that_is_read_while_its_owner_gives_up_is_dropped() {
         wait(next);
         let late = core.pending.counters.late_frames.load(Ordering::Relaxed);
         let cancels = core.pending.counters.cancels.load(Ordering::Relaxed);
-        assert_eq!(late, cancels, "late is what came for who was given up");
+        assert_eq!(late, cancels, "only frames of dropped requests are late");
         check_over(&core, 1, late);
     });
 }
@@ -154,7 +154,7 @@ fn letting_go_does_not_replace_the_cancel_of_the_slots_next_request() {
         worker.reply(1);
         let leaving = thread::spawn(move || drop(pending));
         read(&core);
-        // Free only if the owner had let go before.
+        // The slot is free only if the owner had dropped the request before.
         if let Ok(Sent { request: next, .. }) = send_call(&core, &[]) {
             core.pending.cancel(next);
             leaving.join().unwrap();
@@ -170,7 +170,7 @@ fn a_credit_never_takes_another_back() {
     model_up_to(PREEMPTIONS, || {
         let Rig { core, mut worker } = rig(1);
         let stream = send_stream(&core);
-        // A piece counts when it is read, for which its owner need not be the reader.
+        // A piece counts as consumed when any thread has read it.
         worker.send(Kind::CHUNK, flags::MORE, stream);
         let reading = thread::spawn({
             let core = Arc::clone(&core);

@@ -1,5 +1,5 @@
-//! What a hostile peer writes is noticed; one thread, so that the mutants of the checks have
-//! a model.
+//! What a hostile peer writes is noticed. These models have one thread each. They are models so
+//! that the mutants of the checks are tested.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn what_cannot_be_a_frame_is_corrupt() {
             for _ in 0..2 {
                 let error = consumer.poll().map(|_| "a frame").expect_err("a lie is believed");
                 assert_eq!(error.kind(), ErrorKind::PeerCorrupt);
-                // The truth comes too late.
+                // The ring stays corrupt, even if the word is right again.
                 forge.slots.line(origin).store(0, 0, Ordering::Relaxed);
             }
             drop(producer);

@@ -1,4 +1,4 @@
-//! Frames that are kept, and dropped by other threads.
+//! Leases that are dropped by other threads than the consumer's.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn leases_dropped_by_two_threads_free_slots_in_order_for_a_producer() {
         let leases = [lease(&mut consumer, 1, 20), lease(&mut consumer, 2, 20)];
         let droppers = leases.map(|lease| {
             thread::spawn(move || {
-                // Read late: a producer that fills its slot too early races with this.
+                // A producer that fills the slot before the lease is dropped races with this read.
                 let payload = lease.payload().to_vec();
                 let request = lease.header().request;
                 check(lease.header(), payload, request, 20);
@@ -62,7 +62,7 @@ fn slots_released_before_a_lease_are_free_while_it_is_out() {
         for request in 1..=15 {
             send(&mut producer, request, 0);
         }
-        // One slot is less than an eighth: the producer is not told of it yet.
+        // One slot is less than an eighth of the ring, so that its release is not published yet.
         receive(&mut consumer, 1, 0);
         let second = lease(&mut consumer, 2, 0);
         let sender = thread::spawn(move || send(&mut producer, 16, 0));

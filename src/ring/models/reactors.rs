@@ -41,7 +41,8 @@ fn a_frame_that_is_taken_without_a_look_at_the_descriptor_leaves_it_true() {
             send(&mut producer, 1, 0);
             producer
         });
-        // Seen before it is rung for, maybe: then this end makes the descriptor readable itself.
+        // The frame may be seen before the producer has notified. Then the consumer makes the
+        // descriptor readable itself.
         while !consumer.has_next() {
             thread::yield_now();
         }

@@ -1,4 +1,4 @@
-//! A side that sleeps is woken: by frames, by the flush, by the alarm.
+//! A side that sleeps is woken by a frame, a flush or an alarm.
 
 use super::*;
 use crate::ring::doorbell::{Bell, Step};
@@ -71,7 +71,7 @@ fn an_alarm_ends_a_wait_for_a_frame() {
         let raiser = thread::spawn({
             let (alarm, is_over) = (Arc::clone(&alarm), Arc::clone(&is_over));
             move || {
-                // Relaxed: the alarm itself must publish it.
+                // Relaxed: raising the alarm must make it visible.
                 is_over.store(1, Ordering::Relaxed);
                 alarm.raise();
             }
@@ -134,7 +134,7 @@ fn what_was_committed_before_the_end_is_found_before_it() {
             let (alarm, is_over) = (Arc::clone(&alarm), Arc::clone(&is_over));
             move || {
                 send(&mut producer, 1, 0);
-                // Lost with its sender: the bell is not rung for it.
+                // The bell is not rung for this frame.
                 send_lazily(&mut producer, 2, 0);
                 is_over.store(1, Ordering::Release);
                 alarm.raise();
@@ -251,7 +251,7 @@ fn a_bell_that_is_rung_without_a_fence_brings_the_news_with_it() {
         let ringer = thread::spawn({
             let news = Arc::clone(&news);
             move || {
-                // Relaxed: the bell itself must publish it.
+                // Relaxed: ringing the bell must make it visible.
                 news.store(1, Ordering::Relaxed);
                 Bell::new(forge.consumer_bell, None).ring();
             }
