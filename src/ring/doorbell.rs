@@ -311,7 +311,7 @@ impl Sleeper {
         // An idle wait has no backstop and costs nothing.
         let until = if deadline == Deadline::IDLE { deadline } else { deadline.at_most(BACKSTOP) };
         let slept = match &self.event {
-            None => futex::wait_either(self.peer_bell.as_futex(), bell, alarm, alarm_value, until),
+            None => futex::wait_either(&self.peer_bell, bell, alarm, alarm_value, until),
             Some(event) => {
                 let is_still = || {
                     self.peer_bell.load(Ordering::Acquire) == bell

@@ -17,7 +17,7 @@ use super::layout::{RegionHeader, RingLayout};
 use super::mapping::Mapping;
 use super::slots::{OwnSlots, PeerSlots};
 use super::transport::{Backing, SharedEvent};
-use super::words::{OwnTable, OwnU32, OwnU64, PeerTable, PeerU32, PeerU64};
+use super::words::{OwnU32, OwnU64, Peer, PeerU32, PeerU64, Table};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Both regions of a channel, as one of its sides has them from a transport.
@@ -42,11 +42,10 @@ impl OwnRegion {
     ///
     /// [`ErrorKind::Mismatch`] if this process cannot write it either.
     pub(crate) fn over(backing: Arc<dyn Backing>) -> Result<Self> {
-        let mapping = Mapping::over(backing);
-        if !mapping.is_writable() {
+        if !backing.is_writable() {
             return Err(Error::new(ErrorKind::Mismatch, "a region that is mapped read-only"));
         }
-        Ok(Self(mapping))
+        Ok(Self(Mapping(backing)))
     }
 
     /// The event that takes the place of the futex in the bell at `offset`, if there is one.
@@ -75,8 +74,8 @@ impl OwnRegion {
         OwnSlots::at(&self.0, ring)
     }
 
-    pub(crate) fn table(&self, offset: usize, words: usize) -> Result<OwnTable> {
-        OwnTable::at(&self.0, offset, words)
+    pub(super) fn table(&self, offset: usize, words: usize) -> Result<Table> {
+        Table::at(&self.0, offset, words)
     }
 }
 
@@ -87,7 +86,7 @@ pub(crate) struct PeerRegion(Mapping);
 impl PeerRegion {
     /// The region in this memory, which this process does not write.
     pub(crate) fn over(backing: Arc<dyn Backing>) -> Self {
-        Self(Mapping::over(backing))
+        Self(Mapping(backing))
     }
 
     /// The event that takes the place of the futex in the bell at `offset`, if there is one.
@@ -110,19 +109,19 @@ impl PeerRegion {
     }
 
     pub(crate) fn u64_at(&self, offset: usize) -> Result<PeerU64> {
-        PeerU64::at(&self.0, offset)
+        OwnU64::at(&self.0, offset).map(Peer)
     }
 
     pub(crate) fn u32_at(&self, offset: usize) -> Result<PeerU32> {
-        PeerU32::at(&self.0, offset)
+        OwnU32::at(&self.0, offset).map(Peer)
     }
 
     pub(crate) fn slots(&self, ring: &RingLayout) -> Result<PeerSlots> {
         PeerSlots::at(&self.0, ring)
     }
 
-    pub(crate) fn table(&self, offset: usize, words: usize) -> Result<PeerTable> {
-        PeerTable::at(&self.0, offset, words)
+    pub(super) fn table(&self, offset: usize, words: usize) -> Result<Table> {
+        Table::at(&self.0, offset, words)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::layout::{REQUEST_ENTRY, as_u64, request_slot};
 use super::region::{OwnRegion, PeerRegion};
-use super::words::{OwnTable, PeerTable};
+use super::words::{Table, load_of_peer};
 use crate::error::Result;
 use crate::sync::Ordering;
 
@@ -14,7 +14,7 @@ const CONSUMED: usize = 1;
 
 /// The table in the hands of the parent, which knows the entry of each of its requests.
 #[derive(Debug)]
-pub(crate) struct OwnRequests(OwnTable);
+pub(crate) struct OwnRequests(Table);
 
 impl OwnRequests {
     /// A table of so many entries at `offset`.
@@ -24,27 +24,27 @@ impl OwnRequests {
 
     pub(crate) fn cancel(&self, entry: usize, request: u64) {
         // Pairs with the Acquire load in `PeerRequests::is_cancelled`.
-        self.0.store(WORDS * entry + CANCELLED, request, Ordering::Release);
+        self.0.word(WORDS * entry + CANCELLED).store(request, Ordering::Release);
     }
 
     /// Takes back what an earlier request of the same entry was credited. The worker polls the
     /// line of the entry, so that it is written only if it has to be.
     pub(crate) fn reset_credit(&self, entry: usize) {
-        if self.0.load(WORDS * entry + CONSUMED, Ordering::Relaxed) != 0 {
+        if self.0.word(WORDS * entry + CONSUMED).load(Ordering::Relaxed) != 0 {
             self.set_credit(entry, 0);
         }
     }
 
     pub(crate) fn set_credit(&self, entry: usize, consumed: u64) {
         // Pairs with the Acquire load in `PeerRequests::credit`.
-        self.0.store(WORDS * entry + CONSUMED, consumed, Ordering::Release);
+        self.0.word(WORDS * entry + CONSUMED).store(consumed, Ordering::Release);
     }
 }
 
 /// The table as the worker sees it.
 #[derive(Debug)]
 pub(crate) struct PeerRequests {
-    table: PeerTable,
+    table: Table,
     entries: u64,
 }
 
@@ -59,12 +59,17 @@ impl PeerRequests {
     pub(crate) fn is_cancelled(&self, request: u64) -> bool {
         let entry = request_slot(request, self.entries);
         // Pairs with the Release store in `OwnRequests::cancel`.
-        self.table.load(WORDS * entry + CANCELLED, Ordering::Acquire) == request
+        self.load(WORDS * entry + CANCELLED) == request
     }
 
     pub(crate) fn credit(&self, request: u64) -> u64 {
         let entry = request_slot(request, self.entries);
         // Pairs with the Release store in `OwnRequests::set_credit`.
-        self.table.load(WORDS * entry + CONSUMED, Ordering::Acquire)
+        self.load(WORDS * entry + CONSUMED)
+    }
+
+    #[inline]
+    fn load(&self, index: usize) -> u64 {
+        load_of_peer(Ordering::Acquire, |order| self.table.word(index).load(order))
     }
 }

@@ -41,7 +41,7 @@ impl Slots {
             return Err(Error::new(ErrorKind::Mismatch, message));
         }
         Ok(Self {
-            words: mapping.u64_at(offset)?,
+            words: mapping.u64_at(offset),
             bytes: mapping.byte_at(offset),
             mapping: mapping.clone(),
             offset,
