@@ -1,7 +1,7 @@
 //! A worker process that this process has started.
 
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -102,9 +102,9 @@ impl Child {
         !process.handle.is_reaped && process.handle.signal(signal)
     }
 
-    /// Runs `with` on the pidfd, if there is one and the process is not reaped.
-    pub(super) fn with_pidfd<T>(&self, with: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
-        lock(&self.0.process).handle.pidfd.as_ref().map(|fd| with(fd.as_fd()))
+    /// Returns the pidfd, if there is one and the process is not reaped.
+    pub(super) fn pidfd(&self) -> Option<Arc<OwnedFd>> {
+        lock(&self.0.process).handle.pidfd.clone()
     }
 
     /// Reaps the process if it has ended, and kills the rest of its group before that.

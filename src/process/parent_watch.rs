@@ -55,7 +55,8 @@ impl ParentWatch {
     pub(crate) fn wait(&self) -> Result<()> {
         let socket = &self.socket;
         loop {
-            system::wait_for_any([Some(socket.as_fd()), self.process.as_ref().map(AsFd::as_fd)])
+            let process = self.process.as_ref().map(AsFd::as_fd);
+            system::wait_for_any([Some(socket.as_fd()), process], None)
                 .map_err(|e| Error::os("cannot watch the bootstrap socket", e))?;
             match file_id(socket.as_fd()) {
                 Ok(found) if found == self.socket_id => {}

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use crate::error::ExitCause;
 use crate::sys::process::{self as system, Reach, Waited};
@@ -14,13 +15,13 @@ pub(super) struct PidHandle {
     pub(super) pid: u32,
     /// `None` where the kernel has no pidfds or a filter forbids them, and once the child is
     /// reaped.
-    pub(super) pidfd: Option<OwnedFd>,
+    pub(super) pidfd: Option<Arc<OwnedFd>>,
     pub(super) is_reaped: bool,
 }
 
 impl PidHandle {
     pub(super) fn new(pid: u32, pidfd: Option<OwnedFd>) -> Self {
-        Self { pid, pidfd, is_reaped: false }
+        Self { pid, pidfd: pidfd.map(Arc::new), is_reaped: false }
     }
 
     /// Returns how the child ended, without reaping it; `None` while it runs. An error means

@@ -19,11 +19,9 @@ use crate::sys::process::{self as system, Reach, Waited, pidfd_open};
 /// reaps the worker without reaping them.
 const MAX_ATTEMPTS: u32 = 20;
 
-/// An ended worker that has been reaped. The pidfd must be removed from every epoll set before
-/// it is closed.
+/// An ended worker that has been reaped.
 pub(super) struct Reaped {
     pub(super) cause: ExitCause,
-    pub(super) pidfd: Option<OwnedFd>,
     /// Pidfds of the remaining members of the worker's process group, all of them killed.
     /// Empty unless this process adopts orphans.
     pub(super) members: Vec<OwnedFd>,
@@ -60,7 +58,8 @@ pub(super) fn reap_if_ended(handle: &mut PidHandle, attempts: &mut u32) -> Optio
     };
     let cause = if handle.reap().is_ok() { cause } else { ExitCause::Unknown };
     handle.is_reaped = true;
-    Some(Reaped { cause, pidfd: handle.pidfd.take(), members })
+    handle.pidfd = None;
+    Some(Reaped { cause, members })
 }
 
 /// Returns whether orphaned descendants become children of this process.

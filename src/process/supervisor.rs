@@ -1,12 +1,12 @@
 //! The supervisor: one thread that ends and reaps every worker.
 //!
-//! It sleeps in one epoll wait for its event counter, the workers' pidfds and those of what
-//! workers leave behind, and has a timeout only while something is due. As it serves all
+//! It sleeps in one wait for its event counter, the workers' pidfds and those of what
+//! workers leave behind, and has a deadline only while something is due. As it serves all
 //! workers, it never waits for one of them, for a file or for the host: whatever could block
 //! runs on a thread of its own, see [`run_detached`].
 
-use std::collections::HashMap;
 use std::io;
+use std::iter;
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +19,7 @@ use super::reap::{Attempt, Reaped, reap_member};
 use super::service::{lock, run_detached};
 use super::worker_process::WorkerProcess;
 use crate::error::ExitCause;
-use crate::sys::fd::{Epoll, EventCounter};
+use crate::sys::fd::{EventCounter, wait_for_any};
 
 /// Called once when a worker has been reaped, on the supervisor's thread: it must not block,
 /// and not run code of the host's.
@@ -30,9 +30,6 @@ const POLL: Duration = Duration::from_millis(50);
 /// How long a descendant of a worker that has ended may be another process's child, or held by
 /// a debugger. Its parent was killed too, and leaves it to this process when it ends.
 const MAX_ZOMBIE_TIME: Duration = Duration::from_secs(5);
-
-/// The event counter's key; other keys are higher.
-const EVENT_KEY: u64 = 0;
 
 /// The means to give a worker to the supervisor.
 #[derive(Clone)]
@@ -48,16 +45,9 @@ impl Supervisor {
     /// Returns a supervisor, and what its thread has to run.
     pub(super) fn new() -> io::Result<(Self, impl FnOnce() + Send)> {
         let event = Arc::new(EventCounter::new()?);
-        let epoll = Epoll::new()?;
-        epoll.add(event.as_fd(), EVENT_KEY)?;
         let inbox = Arc::new(Inbox { new_workers: Mutex::default(), event });
-        let supervision = Supervision {
-            inbox: Arc::clone(&inbox),
-            epoll,
-            last_key: EVENT_KEY,
-            workers: HashMap::new(),
-            descendants: HashMap::new(),
-        };
+        let supervision =
+            Supervision { inbox: Arc::clone(&inbox), workers: Vec::new(), descendants: Vec::new() };
         Ok((Self(inbox), move || supervision.run()))
     }
 
@@ -67,7 +57,8 @@ impl Supervisor {
     }
 
     pub(super) fn adopt(&self, child: Child, on_exit: OnExit) {
-        lock(&self.0.new_workers).push(Worker { child, on_exit, is_polled: true });
+        let pidfd = child.pidfd();
+        lock(&self.0.new_workers).push(Worker { child, on_exit, pidfd });
         self.0.event.raise();
     }
 }
@@ -76,25 +67,23 @@ impl Supervisor {
 struct Worker {
     child: Child,
     on_exit: OnExit,
-    /// It is not in the epoll set.
-    is_polled: bool,
+    /// `None` if the worker must be polled: it has no pidfd, or has ended and cannot be reaped,
+    /// because a debugger holds it. Its pidfd would end every wait at once then.
+    pidfd: Option<Arc<OwnedFd>>,
 }
 
 /// A process that a worker has left behind, and that this process must reap.
 struct Descendant {
     pidfd: OwnedFd,
-    /// Set while it is out of the epoll set, because it has ended and cannot be reaped yet:
-    /// then it is polled until this time.
+    /// Set when it has ended and cannot be reaped yet: then it is polled until this time.
     polled_until: Option<Instant>,
 }
 
 /// What the thread has.
 struct Supervision {
     inbox: Arc<Inbox>,
-    epoll: Epoll,
-    last_key: u64,
-    workers: HashMap<u64, Worker>,
-    descendants: HashMap<u64, Descendant>,
+    workers: Vec<Worker>,
+    descendants: Vec<Descendant>,
 }
 
 impl Supervision {
@@ -106,123 +95,84 @@ impl Supervision {
     }
 
     fn turn(&mut self) {
-        let mut ready = Vec::new();
-        match self.epoll.wait(self.timeout(), &mut ready) {
-            Err(e) if e.kind() != io::ErrorKind::Interrupted => {
-                // Not expected; if it happens, all workers are polled.
-                thread::sleep(POLL);
-                ready.extend(self.workers.keys().chain(self.descendants.keys()));
-            }
-            _ => {}
-        }
+        let ready = self.wait();
+        let (workers_ready, descendants_ready) = ready.split_at(self.workers.len());
         // Cleared before the inbox is read: a worker that comes after that raises it again.
         self.inbox.event.clear();
         let new_workers = mem::take(&mut *lock(&self.inbox.new_workers));
-        for worker in new_workers {
-            let key = self.adopt(worker);
-            // Looked at once, as a worker that is no child of this process any more, because
-            // the host ignores SIGCHLD, does not become readable.
-            self.reap_if_ended(key);
-        }
-        for key in ready {
-            if self.workers.contains_key(&key) && !self.reap_if_ended(key) {
-                self.poll_from_now_on(key);
-            }
-            self.reap_descendant_if_ended(key, true);
-        }
         let now = Instant::now();
-        for worker in self.workers.values() {
+        let descendants = mem::take(&mut self.descendants).into_iter().zip(descendants_ready);
+        self.descendants =
+            descendants.filter_map(|(d, ready)| d.reap_if_ended(*ready, now)).collect();
+        // New ones are looked at, too: a worker that is no child of this process any more, because
+        // the host ignores SIGCHLD, does not become readable.
+        let workers = mem::take(&mut self.workers).into_iter().chain(new_workers);
+        let are_ready = workers_ready.iter().copied().chain(iter::repeat(false));
+        for (mut worker, is_ready) in workers.zip(are_ready) {
+            if let Some(reaped) = worker.child.reap_if_ended() {
+                self.bury(worker, reaped);
+                continue;
+            }
+            if is_ready {
+                worker.pidfd = None;
+            }
             worker.child.end_if_due(now);
-        }
-        let polled = self.workers.iter().filter(|(_, worker)| worker.is_polled);
-        for key in polled.map(|(key, _)| *key).collect::<Vec<_>>() {
-            self.reap_if_ended(key);
-        }
-        let polled = self.descendants.iter().filter(|(_, process)| process.polled_until.is_some());
-        for key in polled.map(|(key, _)| *key).collect::<Vec<_>>() {
-            self.reap_descendant_if_ended(key, false);
+            self.workers.push(worker);
         }
     }
 
-    fn timeout(&self) -> Option<Duration> {
-        let deadlines = self.workers.values().filter_map(|worker| worker.child.next_deadline());
-        let left = deadlines.min().map(|at| at.saturating_duration_since(Instant::now()));
-        let has_polled = self.workers.values().any(|worker| worker.is_polled)
-            || self.descendants.values().any(|process| process.polled_until.is_some());
-        if has_polled {
-            return Some(left.map_or(POLL, |left| left.min(POLL)));
-        }
-        left
+    /// Sleeps until something happens or is due. Returns which of the workers, and then which of
+    /// the descendants, have a readable pidfd.
+    fn wait(&self) -> Vec<bool> {
+        let workers = self.workers.iter().map(|worker| worker.pidfd.as_deref());
+        let descendants = self.descendants.iter();
+        let descendants = descendants.map(|d| d.polled_until.is_none().then_some(&d.pidfd));
+        let pidfds = workers.chain(descendants).map(|pidfd| pidfd.map(AsFd::as_fd));
+        // The event comes last, so that its place needs no thought.
+        let event = Some(self.inbox.event.as_fd());
+        wait_for_any(pidfds.chain([event]), self.next_deadline()).unwrap_or_else(|_| {
+            // Not expected; if it happens, all are polled.
+            thread::sleep(POLL);
+            vec![true; self.workers.len() + self.descendants.len()]
+        })
     }
 
-    fn next_key(&mut self) -> u64 {
-        self.last_key += 1;
-        self.last_key
+    fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = self.workers.iter().filter_map(|worker| worker.child.next_deadline());
+        let has_polled = self.workers.iter().any(|worker| worker.pidfd.is_none())
+            || self.descendants.iter().any(|process| process.polled_until.is_some());
+        deadlines.chain(has_polled.then(|| Instant::now() + POLL)).min()
     }
 
-    fn adopt(&mut self, mut worker: Worker) -> u64 {
-        let key = self.next_key();
-        let added = worker.child.with_pidfd(|fd| self.epoll.add(fd, key));
-        worker.is_polled = !matches!(added, Some(Ok(())));
-        self.workers.insert(key, worker);
-        key
-    }
-
-    /// Reaps the worker if it has ended, and tells of its end. Returns whether it has.
-    fn reap_if_ended(&mut self, key: u64) -> bool {
-        let reaped = self.workers.get(&key).and_then(|worker| worker.child.reap_if_ended());
-        let Some(Reaped { cause, pidfd, members }) = reaped else { return false };
-        if let Some(fd) = &pidfd {
-            // Fails if it is polled, and so not in the set.
-            let _ = self.epoll.remove(fd.as_fd());
-        }
+    /// Tells of the end of a worker that was reaped.
+    fn bury(&mut self, worker: Worker, reaped: Reaped) {
+        let Worker { child, on_exit, pidfd } = worker;
         drop(pidfd);
-        for pidfd in members {
-            self.adopt_descendant(pidfd);
+        let members = reaped.members.into_iter();
+        self.descendants.extend(members.map(|pidfd| Descendant { pidfd, polled_until: None }));
+        let status = child.record_exit(reaped.cause);
+        let _ = catch_unwind(AssertUnwindSafe(|| on_exit(status)));
+        if child.log().is_some() {
+            run_detached("slipring-log", move || child.complete_log(status));
         }
-        if let Some(Worker { child, on_exit, .. }) = self.workers.remove(&key) {
-            let status = child.record_exit(cause);
-            let _ = catch_unwind(AssertUnwindSafe(|| on_exit(status)));
-            if child.log().is_some() {
-                run_detached("slipring-log", move || child.complete_log(status));
-            }
+    }
+}
+
+impl Descendant {
+    /// Reaps the process if it has ended. Returns it if it must be looked at again. `is_ready`
+    /// means that its pidfd was readable.
+    fn reap_if_ended(mut self, is_ready: bool, now: Instant) -> Option<Self> {
+        if !is_ready && self.polled_until.is_none() {
+            return Some(self);
         }
-        true
-    }
-
-    fn adopt_descendant(&mut self, pidfd: OwnedFd) {
-        let key = self.next_key();
-        let is_in_set = self.epoll.add(pidfd.as_fd(), key).is_ok();
-        let polled_until = (!is_in_set).then(|| Instant::now() + MAX_ZOMBIE_TIME);
-        self.descendants.insert(key, Descendant { pidfd, polled_until });
-    }
-
-    /// Reaps a descendant of a worker if it has ended. `is_ready` means that its pidfd was
-    /// readable.
-    fn reap_descendant_if_ended(&mut self, key: u64, is_ready: bool) {
-        let Some(process) = self.descendants.get_mut(&key) else { return };
-        let now = Instant::now();
-        let is_done = match reap_member(&process.pidfd) {
-            Attempt::Gone => true,
-            Attempt::Running if !is_ready => process.polled_until.is_some_and(|at| at <= now),
-            // It has ended, but its parent is another process, or a debugger holds it. In the
-            // epoll set it would end every wait at once.
+        let until = match reap_member(&self.pidfd) {
+            Attempt::Gone => return None,
+            // It has ended, but its parent is another process, or a debugger holds it. Its pidfd
+            // would end every wait at once.
             Attempt::Running | Attempt::NotOurs => {
-                let _ = self.epoll.remove(process.pidfd.as_fd());
-                *process.polled_until.get_or_insert(now + MAX_ZOMBIE_TIME) <= now
+                *self.polled_until.get_or_insert(now + MAX_ZOMBIE_TIME)
             }
         };
-        if is_done && let Some(process) = self.descendants.remove(&key) {
-            let _ = self.epoll.remove(process.pidfd.as_fd());
-        }
-    }
-
-    /// Takes a worker out of the epoll set. Needed for one that has ended and cannot be reaped,
-    /// because a debugger holds it: in the set it would end every wait at once.
-    fn poll_from_now_on(&mut self, key: u64) {
-        if let Some(worker) = self.workers.get_mut(&key) {
-            let _ = worker.child.with_pidfd(|fd| self.epoll.remove(fd));
-            worker.is_polled = true;
-        }
+        (now < until).then_some(self)
     }
 }

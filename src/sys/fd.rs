@@ -189,34 +189,35 @@ pub(crate) fn wait_ready(
         Ready::Write => libc::POLLOUT,
         Ready::HangUp => libc::POLLRDHUP,
     };
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
-    loop {
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let left = left.map(timespec);
-        let timeout = left.as_ref().map_or(ptr::null(), ptr::from_ref);
-        // SAFETY: one live pollfd, a timeout that is null or live, and no signal mask.
-        let count = unsafe { libc::ppoll(&raw mut poll, 1, timeout, ptr::null()) };
-        match check(count) {
-            Ok(count) => return Ok(count > 0),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let mut polled = [libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }];
+    poll(&mut polled, deadline)?;
+    Ok(polled.iter().any(|fd| fd.revents != 0))
 }
 
-/// Waits until one of these is readable, hung up, in error or closed. Goes on after signals.
-pub(crate) fn wait_for_any<const N: usize>(fds: [Option<BorrowedFd<'_>>; N]) -> io::Result<()> {
+/// Waits until one of these is readable, hung up, in error or closed, or the deadline has passed.
+/// Returns for each of them whether it is. Goes on after signals.
+pub(crate) fn wait_for_any<'a>(
+    fds: impl IntoIterator<Item = Option<BorrowedFd<'a>>>,
+    deadline: Option<Instant>,
+) -> io::Result<Vec<bool>> {
     // The kernel ignores negative descriptors.
-    let poll = |fd: Option<BorrowedFd<'_>>| libc::pollfd {
+    let readable = |fd: Option<BorrowedFd<'_>>| libc::pollfd {
         fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
         events: libc::POLLIN,
         revents: 0,
     };
-    let mut polls = fds.map(poll);
-    let count = libc::nfds_t::try_from(N).map_err(io::Error::other)?;
+    let mut polled: Vec<_> = fds.into_iter().map(readable).collect();
+    poll(&mut polled, deadline)?;
+    Ok(polled.iter().map(|fd| fd.revents != 0).collect())
+}
+
+fn poll(fds: &mut [libc::pollfd], deadline: Option<Instant>) -> io::Result<()> {
+    let count = libc::nfds_t::try_from(fds.len()).map_err(io::Error::other)?;
     loop {
-        // SAFETY: as many live pollfds as said.
-        match check(unsafe { libc::poll(polls.as_mut_ptr(), count, -1) }) {
+        let left = deadline.map(|at| timespec(at.saturating_duration_since(Instant::now())));
+        let timeout = left.as_ref().map_or(ptr::null(), ptr::from_ref);
+        // SAFETY: as many live pollfds as said, a timeout that is null or live, and no signal mask.
+        match check(unsafe { libc::ppoll(fds.as_mut_ptr(), count, timeout, ptr::null()) }) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             other => return other.map(drop),
         }
@@ -256,7 +257,7 @@ pub(crate) fn try_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// An eventfd, which ends an epoll wait.
+/// An eventfd, which ends a wait for descriptors.
 #[derive(Debug)]
 pub(crate) struct EventCounter(File);
 
