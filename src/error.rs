@@ -87,19 +87,7 @@ impl Error {
         Self::with_source(ErrorKind::Os, what, source)
     }
 
-    pub(crate) fn last_os(what: impl Into<Cow<'static, str>>) -> Self {
-        Self::os(what, io::Error::last_os_error())
-    }
-
     pub(crate) fn with_source(
-        kind: ErrorKind,
-        message: impl Into<Cow<'static, str>>,
-        source: io::Error,
-    ) -> Self {
-        Self::build(kind, message.into(), Detail::None, Some(source.into()))
-    }
-
-    pub(crate) fn caused_by(
         kind: ErrorKind,
         message: impl Into<Cow<'static, str>>,
         source: impl Into<Source>,
@@ -126,7 +114,7 @@ impl Error {
     pub(crate) fn not_utf8(len: usize, error: Utf8Error) -> Self {
         let at = error.valid_up_to();
         let message = format!("a payload of {len} bytes is not UTF-8 from byte {at} on");
-        Self::caused_by(ErrorKind::InvalidPayload, message, error)
+        Self::with_source(ErrorKind::InvalidPayload, message, error)
     }
 
     pub(crate) fn too_large(len: usize, cap: usize, option: &str) -> Self {

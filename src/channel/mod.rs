@@ -428,7 +428,7 @@ impl Channel {
         self.core.state.alarm.on_interrupt(OnInterrupt(Box::new(move || {
             hook().map_err(|why| {
                 let message = "a signal has interrupted the wait, and the host ended it";
-                Error::caused_by(ErrorKind::Interrupted, message, why)
+                Error::with_source(ErrorKind::Interrupted, message, why)
             })
         })));
     }

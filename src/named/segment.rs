@@ -39,6 +39,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::shm::layout::{as_u64, as_usize, control};
 use crate::shm::region::{OwnRegion, PeerRegion};
 use crate::shm::transport::{Backing, Event, SharedEvent};
+use crate::sys as system;
 use crate::sys::clock::Deadline;
 use crate::sys::descriptor::hold_free_stdio;
 use crate::sys::fork::{self, Kept};
@@ -355,9 +356,8 @@ impl fmt::Debug for NamedEvent {
 pub(crate) fn free_space() -> Result<u64> {
     let mut found = MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: a NUL-terminated path, and room for the answer.
-    if unsafe { libc::statvfs(c"/dev/shm".as_ptr(), found.as_mut_ptr()) } != 0 {
-        return Err(Error::last_os("cannot see how much is free in /dev/shm"));
-    }
+    system::check(unsafe { libc::statvfs(c"/dev/shm".as_ptr(), found.as_mut_ptr()) })
+        .map_err(|e| Error::os("cannot see how much is free in /dev/shm", e))?;
     // SAFETY: the call that fills it has succeeded.
     let found = unsafe { found.assume_init() };
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
@@ -377,15 +377,15 @@ pub(crate) fn c_library() -> [u8; 16] {
 
 fn populate(start: *mut u8, len: usize) -> Result<()> {
     // SAFETY: the range is within a live map of this process; its bytes stay what they are.
-    if unsafe { libc::madvise(start.cast(), len, libc::MADV_POPULATE_WRITE) } == 0 {
-        return Ok(());
+    match system::check(unsafe { libc::madvise(start.cast(), len, libc::MADV_POPULATE_WRITE) }) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            let message = "reserving the pages of a segment needs Linux 5.14";
+            Err(Error::with_source(ErrorKind::Unsupported, message, e))
+        }
+        other => other
+            .map(drop)
+            .map_err(|e| Error::os(format!("cannot reserve {len} bytes of {DIRECTORY}"), e)),
     }
-    let source = io::Error::last_os_error();
-    if source.raw_os_error() == Some(libc::EINVAL) {
-        let message = "reserving the pages of a segment needs Linux 5.14";
-        return Err(Error::with_source(ErrorKind::Unsupported, message, source));
-    }
-    Err(Error::os(format!("cannot reserve {len} bytes of {DIRECTORY}"), source))
 }
 
 fn not_made(id: &str, error: ShmemError) -> Error {

@@ -3,7 +3,7 @@
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::exit_record::ExitRecord;
@@ -50,22 +50,15 @@ struct Deadlines {
     kill_at: Option<Instant>,
 }
 
-/// What a worker process has from its start to its end, beside its [`PidHandle`].
-pub(super) struct Belongings {
-    pub(super) log: Option<Log>,
-    pub(super) socket: Option<Arc<UnixStream>>,
-    /// The number of out-of-memory kills before the start.
-    pub(super) oom: Option<OomCount>,
-}
-
 impl Child {
-    /// `supervisor` is raised when the supervisor has a reason to look at this child.
+    /// `oom` is the number of out-of-memory kills before the start. `supervisor` is raised when the supervisor has a reason to look at this child.
     pub(super) fn new(
         handle: PidHandle,
-        belongings: Belongings,
+        log: Option<Log>,
+        socket: Option<Arc<UnixStream>>,
+        oom: Option<OomCount>,
         supervisor: Arc<EventCounter>,
     ) -> Self {
-        let Belongings { log, socket, oom } = belongings;
         Self(Arc::new(Shared {
             pid: handle.pid,
             process: Mutex::new(Process { handle, reap_attempts: 0 }),
@@ -77,12 +70,15 @@ impl Child {
         }))
     }
 
+    /// Locks the process. Returns `None` in a forked child, in which the lock can be held by a
+    /// thread that does not exist.
+    fn process(&self) -> Option<MutexGuard<'_, Process>> {
+        if is_forked_child() { None } else { Some(lock(&self.0.process)) }
+    }
+
     /// Looks up the cause of the end of a process that has begun to end. Never blocks.
     pub(crate) fn look_up_cause(&self) {
-        if is_forked_child() {
-            return;
-        }
-        let process = lock(&self.0.process);
+        let Some(process) = self.process() else { return };
         let cause = proc_stat::exit_cause(self.0.pid);
         // The child is still in the process table, so what was read is about the child.
         let cause = cause.filter(|_| process.handle.is_in_process_table());
@@ -95,11 +91,7 @@ impl Child {
     /// Sends a signal to the process. Returns `false` if the process has ended, or this process
     /// may not signal it. Never blocks, and never reaches a process with a recycled id.
     pub(crate) fn signal(&self, signal: i32) -> bool {
-        if is_forked_child() {
-            return false;
-        }
-        let process = lock(&self.0.process);
-        !process.handle.is_reaped && process.handle.signal(signal)
+        self.process().is_some_and(|process| process.handle.signal(signal))
     }
 
     /// Returns the pidfd, if there is one and the process is not reaped.
@@ -165,32 +157,24 @@ impl WorkerProcess for Child {
     }
 
     fn cause(&self) -> Arc<OnceLock<ExitCause>> {
-        Arc::clone(self.0.exit.cause())
+        Arc::clone(&self.0.exit.cause)
     }
 
     fn oom_suspected(&self) -> Arc<OnceLock<bool>> {
-        Arc::clone(self.0.exit.oom_suspected())
+        Arc::clone(&self.0.exit.oom_suspected)
     }
 
     fn has_stopped(&self) -> bool {
-        if self.status().is_some() || is_forked_child() {
-            return self.status().is_some();
-        }
-        let process = lock(&self.0.process);
+        let Some(process) = self.process() else { return self.status().is_some() };
         process.handle.is_reaped
             || (proc_stat::has_stopped(self.0.pid) && process.handle.is_in_process_table())
     }
 
     fn wait_for_cause(&self, deadline: Instant) {
-        if !is_forked_child() {
-            let _ = self.0.exit.wait_until(deadline, || self.0.exit.cause().get().copied());
-        }
+        let _ = self.0.exit.wait_until(deadline, || self.0.exit.cause.get().copied());
     }
 
     fn wait(&self, deadline: Instant) -> Option<ExitCause> {
-        if is_forked_child() {
-            return self.status();
-        }
         self.0.exit.wait_until(deadline, || self.status())
     }
 
@@ -210,13 +194,7 @@ impl WorkerProcess for Child {
     }
 
     fn kill(&self) -> bool {
-        if is_forked_child() {
-            return false;
-        }
-        let process = lock(&self.0.process);
-        if process.handle.is_reaped {
-            return false;
-        }
+        let Some(process) = self.process() else { return false };
         // Both, as the process may have left the group that it was started in.
         let is_group_killed = process.handle.kill_group();
         let is_killed = process.handle.signal(libc::SIGKILL);
@@ -246,7 +224,7 @@ impl WorkerProcess for Child {
     }
 
     fn wait_for_log(&self, deadline: Instant) {
-        if self.0.log.is_some() && !is_forked_child() {
+        if self.0.log.is_some() {
             let is_complete = || self.0.exit.is_log_complete().then_some(());
             let _ = self.0.exit.wait_until(deadline, is_complete);
         }

@@ -1,21 +1,22 @@
 //! What is known of a worker's exit, and the waits for it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::oom::OomCount;
-use super::service::lock;
 use crate::error::ExitCause;
+use crate::sync::plain::{Condvar, Mutex};
+use crate::sys::fork;
 
-/// How a worker process exited. Written once, in this order: the cause, the status, and that
-/// the log is complete.
-#[derive(Debug)]
+/// How a worker exited. Written once, in this order: the cause, the status, and that the log is
+/// complete.
+#[derive(Debug, Default)]
 pub(super) struct ExitRecord {
     /// What errors say. Known before the child is reaped if `/proc` has shown it.
-    cause: Arc<OnceLock<ExitCause>>,
+    pub(super) cause: Arc<OnceLock<ExitCause>>,
     /// Set before `cause` is.
-    oom_suspected: Arc<OnceLock<bool>>,
+    pub(super) oom_suspected: Arc<OnceLock<bool>>,
     /// Set when the child is reaped.
     status: OnceLock<ExitCause>,
     is_log_complete: AtomicBool,
@@ -30,28 +31,11 @@ pub(super) struct ExitRecord {
 
 impl ExitRecord {
     pub(super) fn new(oom: Option<OomCount>) -> Self {
-        Self {
-            cause: Arc::default(),
-            oom_suspected: Arc::default(),
-            status: OnceLock::new(),
-            is_log_complete: AtomicBool::new(false),
-            was_killed_by_us: AtomicBool::new(false),
-            oom,
-            waiters: Mutex::default(),
-            changed: Condvar::new(),
-        }
+        Self { oom, ..Self::default() }
     }
 
     pub(super) fn status(&self) -> Option<ExitCause> {
         self.status.get().copied()
-    }
-
-    pub(super) fn cause(&self) -> &Arc<OnceLock<ExitCause>> {
-        &self.cause
-    }
-
-    pub(super) fn oom_suspected(&self) -> &Arc<OnceLock<bool>> {
-        &self.oom_suspected
     }
 
     pub(super) fn is_log_complete(&self) -> bool {
@@ -59,20 +43,22 @@ impl ExitRecord {
         self.is_log_complete.load(Ordering::Acquire)
     }
 
-    /// Blocks until `find` returns something, or the deadline has passed.
+    /// Blocks until `find` returns something, or the deadline has passed. Does not block in a
+    /// forked child, in which the lock can be held by a thread that does not exist.
     pub(super) fn wait_until<T>(
         &self,
         deadline: Instant,
         find: impl Fn() -> Option<T>,
     ) -> Option<T> {
-        let mut waiters = lock(&self.waiters);
+        if fork::is_forked_child() {
+            return find();
+        }
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(found) = find() {
-                return Some(found);
-            }
+            let found = find();
             let left = deadline.saturating_duration_since(Instant::now());
-            if left == Duration::ZERO {
-                return None;
+            if found.is_some() || left == Duration::ZERO {
+                return found;
             }
             let waited = self.changed.wait_timeout(waiters, left);
             waiters = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -112,7 +98,7 @@ impl ExitRecord {
 
     fn notify(&self) {
         // A waiter that has not seen the change holds the lock until it sleeps.
-        drop(lock(&self.waiters));
+        drop(self.waiters.lock());
         self.changed.notify_all();
     }
 }

@@ -5,24 +5,16 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::exit_record::ExitRecord;
 use super::worker_process::WorkerProcess;
 use crate::error::ExitCause;
-use crate::sync::plain::{Condvar, Mutex};
-use crate::sys::fork;
 
 /// A worker whose end is noticed by other means than the supervisor's.
 #[derive(Clone)]
 pub(crate) struct ExternalWorker {
     pid: u32,
-    exit: Arc<Exit>,
+    exit: Arc<ExitRecord>,
     stop: Arc<dyn Fn() + Send + Sync>,
-}
-
-#[derive(Default)]
-struct Exit {
-    status: Arc<OnceLock<ExitCause>>,
-    lock: Mutex<()>,
-    ended: Condvar,
 }
 
 impl ExternalWorker {
@@ -34,9 +26,7 @@ impl ExternalWorker {
     /// Records the worker's end. Called once: by the worker's thread as its last action, or by
     /// the thread that has noticed the end.
     pub(crate) fn record_exit(&self, cause: ExitCause) {
-        let _guard = self.exit.lock.lock();
-        let _ = self.exit.status.set(cause);
-        self.exit.ended.notify_all();
+        self.exit.set_status(cause);
     }
 }
 
@@ -46,11 +36,11 @@ impl WorkerProcess for ExternalWorker {
     }
 
     fn status(&self) -> Option<ExitCause> {
-        self.exit.status.get().copied()
+        self.exit.status()
     }
 
     fn cause(&self) -> Arc<OnceLock<ExitCause>> {
-        Arc::clone(&self.exit.status)
+        Arc::clone(&self.exit.cause)
     }
 
     fn wait_for_cause(&self, deadline: Instant) {
@@ -58,20 +48,7 @@ impl WorkerProcess for ExternalWorker {
     }
 
     fn wait(&self, deadline: Instant) -> Option<ExitCause> {
-        if fork::is_forked_child() {
-            return self.status();
-        }
-        let mut guard = self.exit.lock.lock();
-        loop {
-            if let Some(cause) = self.status() {
-                return Some(cause);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left == Duration::ZERO {
-                return None;
-            }
-            guard = self.exit.ended.wait_timeout(guard, left);
-        }
+        self.exit.wait_until(deadline, || self.status())
     }
 
     /// Only a thread of this process ends when it is asked to.

@@ -4,10 +4,12 @@
 
 use std::ffi::CString;
 use std::fs;
+use std::os::unix::process::parent_id;
 use std::process;
 
 use super::service::service_mask;
 use crate::error::{Error, ErrorKind, Result};
+use crate::protocol::codec::cut;
 use crate::sys::process as system;
 
 pub(crate) use crate::sys::process::Resource;
@@ -24,13 +26,13 @@ pub(crate) const MAX_CPUS: usize = 64 * size_of::<system::CpuMask>() / size_of::
 pub(crate) fn die_with_parent(parent: u32) -> Result<bool> {
     // Comparing with 1 would not do: an orphan's new parent can be any subreaper, and in a
     // container the process 1 can be the true parent.
-    if system::parent_id() != parent {
+    if parent_id() != parent {
         return Ok(false);
     }
     system::set_parent_death_signal(libc::SIGKILL)
         .map_err(|e| Error::os("cannot tie this process's life to its parent's", e))?;
     // The kernel says nothing of a parent that ended before the call.
-    Ok(system::parent_id() == parent)
+    Ok(parent_id() == parent)
 }
 
 /// Switches core dumps off: the kernel tells of a death only when the dump is written.
@@ -104,11 +106,7 @@ pub(crate) fn affinity(cpus: &[usize]) -> Result<()> {
 
 /// Makes process lists show `role`, cut to 15 bytes, for this process. Best effort.
 pub(crate) fn name_process(role: &str) {
-    let mut end = role.len().min(15);
-    while !role.is_char_boundary(end) {
-        end -= 1;
-    }
-    let role = role.get(..end).unwrap_or_default();
+    let role = cut(role, 15);
     // The main thread's name is the process's.
     if system::thread_id() == process::id() {
         if let Ok(name) = CString::new(role) {
@@ -126,10 +124,8 @@ pub(crate) fn name_process(role: &str) {
 ///
 /// [`ErrorKind::Os`].
 pub(crate) fn block_all_signals() -> Result<()> {
-    match service_mask().set_as_mask() {
-        Ok(_) => Ok(()),
-        Err(e) => Err(Error::os("cannot block signals in a service thread", e)),
-    }
+    let blocked = service_mask().set_as_mask().map(drop);
+    blocked.map_err(|e| Error::os("cannot block signals in a service thread", e))
 }
 
 #[cfg(test)]
@@ -143,7 +139,7 @@ mod tests {
     #[test]
     fn only_a_child_dies_with_its_parent() {
         alone(|| {
-            let parent = system::parent_id();
+            let parent = parent_id();
             assert!(!die_with_parent(parent + 1).unwrap());
             assert!(die_with_parent(parent).unwrap());
         });

@@ -8,7 +8,7 @@
 //! next one of a numbered series. Released files are used again, so there are never more files
 //! than there were workers at a time.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -18,7 +18,7 @@ use std::sync::Mutex;
 use super::service::lock;
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::sys::descriptor::open_above_stdio;
-use crate::sys::fd::{set_blocking_append, try_lock};
+use crate::sys::fd::set_blocking_append;
 
 /// The most bytes of a log's end that an error shows.
 const TAIL: u64 = 4096;
@@ -51,14 +51,6 @@ struct Part {
     start: u64,
 }
 
-/// The result of an attempt to open one file of the series.
-enum Opened {
-    Log(Log),
-    /// A worker has it.
-    Locked,
-    NotPlain,
-}
-
 impl Log {
     /// Opens `worker-<role>.log`, or `worker-<role>-<instance>.log`, for appending. Makes the
     /// file, with access for its owner only, and its directories if they are missing. While
@@ -82,16 +74,8 @@ impl Log {
                 1 => directory.join(format!("{name}.log")),
                 _ => directory.join(format!("{name}.{number}.log")),
             };
-            match Self::open_file(&path) {
-                Ok(Opened::Log(log)) => return Ok(log),
-                Ok(Opened::Locked) => {}
-                Ok(Opened::NotPlain) => {
-                    let message = format!("the log {} is no plain file", path.display());
-                    return Err(Error::new(ErrorKind::InvalidConfig, message));
-                }
-                Err(e) => {
-                    return Err(Error::os(format!("cannot open the log {}", path.display()), e));
-                }
+            if let Some(log) = Self::open_file(path)? {
+                return Ok(log);
             }
         }
         let path = directory.join(name);
@@ -99,31 +83,30 @@ impl Log {
         Err(Error::new(ErrorKind::InvalidConfig, message))
     }
 
-    fn open_file(path: &Path) -> io::Result<Opened> {
+    /// Returns `None` if another worker has this file.
+    fn open_file(path: PathBuf) -> Result<Option<Self>> {
+        let failed = |e| Error::os(format!("cannot open the log {}", path.display()), e);
         let mut options = OpenOptions::new();
         // Readable, as the tail is read through this very file.
         options.read(true).append(true).create(true).mode(0o600);
         // Non-blocking, as opening a device or a FIFO can block otherwise.
         options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let file = open_above_stdio(&options, path)?;
-        if !file.metadata()?.is_file() {
-            return Ok(Opened::NotPlain);
+        let file = open_above_stdio(&options, &path).map_err(failed)?;
+        if !file.metadata().map_err(failed)?.is_file() {
+            let message = format!("the log {} is no plain file", path.display());
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
         }
-        match try_lock(file.as_fd()) {
-            Ok(true) => {}
-            Ok(false) => return Ok(Opened::Locked),
-            // The file system has no locks. The lines of workers that run at the same time
-            // mix there, unless the workers have instance numbers.
-            Err(_) => {}
+        // Other errors mean that the file system has no locks. The lines of workers that run at
+        // the same time mix there, unless the workers have instance numbers.
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Ok(None);
         }
-        set_blocking_append(file.as_fd())?;
+        set_blocking_append(file.as_fd()).map_err(failed)?;
         // Read when it is locked: the line about its last worker's end may have come just now.
-        let start = file.metadata()?.len();
-        let state = Mutex::new(State::Open(Part { file, start }));
-        Ok(Opened::Log(Self { path: path.to_path_buf(), state }))
+        let start = file.metadata().map_err(failed)?.len();
+        Ok(Some(Self { path, state: Mutex::new(State::Open(Part { file, start })) }))
     }
 
-    /// The file's path when it was opened.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -171,8 +154,8 @@ impl Part {
         let length = self.length().ok()?;
         let from = length.saturating_sub(TAIL).max(self.start);
         let mut bytes = vec![0; usize::try_from(length - from).ok()?];
-        let read = read_at_most(&self.file, &mut bytes, from)?;
-        let mut rest = bytes.get(..read)?;
+        self.file.read_exact_at(&mut bytes, from).ok()?;
+        let mut rest = bytes.as_slice();
         if from > self.start {
             // Up to three bytes of a character that was cut are skipped.
             let cut = rest.iter().take(3).take_while(|&&byte| byte & 0xC0 == 0x80).count();
@@ -191,20 +174,6 @@ impl Part {
         // At the end, even if the worker has changed the flags of the file.
         let _ = self.file.write_all_at(text.as_bytes(), length);
     }
-}
-
-/// Reads until the buffer is full or the file ends.
-fn read_at_most(file: &File, buffer: &mut [u8], from: u64) -> Option<usize> {
-    let mut read = 0;
-    while let Some(rest) = buffer.get_mut(read..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, from + u64::try_from(read).ok()?) {
-            Ok(0) => break,
-            Ok(count) => read += count,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return None,
-        }
-    }
-    Some(read)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU32, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::check;
 use crate::sys::futex::{Scope, wake_one};
 use crate::sys::process::thread_id;
 
@@ -152,10 +153,10 @@ fn robust_list() -> io::Result<(*mut Head, usize)> {
     let mut length = 0_usize;
     // SAFETY: both places are live and have the size that the kernel writes; 0 is the
     // calling thread.
-    let result = unsafe {
+    check(unsafe {
         libc::syscall(libc::SYS_get_robust_list, 0_usize, &raw mut head, &raw mut length)
-    };
-    if result == 0 { Ok((head, length)) } else { Err(io::Error::last_os_error()) }
+    })?;
+    Ok((head, length))
 }
 
 /// # Safety
@@ -164,8 +165,7 @@ fn robust_list() -> io::Result<(*mut Head, usize)> {
 /// ended.
 unsafe fn set_robust_list(head: *mut Head, length: usize) -> io::Result<()> {
     // SAFETY: the kernel only keeps the address; that it stays valid is the caller's promise.
-    let result = unsafe { libc::syscall(libc::SYS_set_robust_list, head, length) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    check(unsafe { libc::syscall(libc::SYS_set_robust_list, head, length) }).map(drop)
 }
 
 #[cfg(test)]

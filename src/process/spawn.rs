@@ -221,7 +221,7 @@ fn variable((name, value): (OsString, OsString)) -> Result<CString> {
 fn c_string(text: &OsStr, what: &str) -> Result<CString> {
     CString::new(text.to_owned().into_vec()).map_err(|e| {
         let message = format!("the {what} {text:?} of a worker has a NUL byte");
-        Error::with_source(ErrorKind::InvalidConfig, message, e.into())
+        Error::with_source(ErrorKind::InvalidConfig, message, io::Error::from(e))
     })
 }
 

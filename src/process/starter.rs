@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 
-use super::child::{Belongings, Child};
+use super::child::Child;
 use super::log::Log;
 use super::oom::OomCount;
 use super::pid_handle::PidHandle;
@@ -136,7 +136,7 @@ impl Job {
         let pidfd = uses_pidfd.then(|| pidfd_open(pid).ok()).flatten();
         let handle = PidHandle::new(pid, pidfd);
         let event = Arc::clone(supervisor.event());
-        let child = Child::new(handle, Belongings { log, socket, oom }, event);
+        let child = Child::new(handle, log, socket, oom, event);
         supervisor.adopt(child.clone(), on_exit);
         Ok(child)
     }

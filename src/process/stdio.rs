@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use crate::error::{Error, Result};
+use crate::sys::check;
 use crate::sys::descriptor::open_above_stdio;
 
 /// Returns the file that is standard input, and puts `/dev/null` in its place, so that neither
@@ -16,9 +17,8 @@ pub(crate) fn take_stdin() -> Result<OwnedFd> {
     let taken = io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
     let null = open_above_stdio(File::options().read(true), "/dev/null").map_err(failed)?;
     // SAFETY: both descriptors are open; 0 is replaced, and nothing in Rust owns it.
-    if unsafe { libc::dup2(null.as_raw_fd(), 0) } < 0 {
-        return Err(Error::last_os("cannot replace standard input"));
-    }
+    check(unsafe { libc::dup2(null.as_raw_fd(), 0) })
+        .map_err(|e| Error::os("cannot replace standard input", e))?;
     Ok(taken)
 }
 

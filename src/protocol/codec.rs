@@ -72,11 +72,7 @@ impl<'a> Reader<'a> {
 
 /// Returns the front of the text that fits `most` bytes, in whole characters.
 pub(crate) fn cut(text: &str, most: usize) -> &str {
-    let mut end = most.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.get(..end).unwrap_or_default()
+    text.get(..text.floor_char_boundary(most)).unwrap_or_default()
 }
 
 #[cold]

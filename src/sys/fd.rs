@@ -246,17 +246,6 @@ pub(crate) fn set_blocking_append(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Locks the open file until the last descriptor of it is closed. Returns `false` if it is locked
-/// already, through another open file.
-pub(crate) fn try_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
-    // SAFETY: flock takes integers only.
-    match check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 /// An eventfd, which ends a wait for descriptors.
 #[derive(Debug)]
 pub(crate) struct EventCounter(File);

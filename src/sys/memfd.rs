@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use super::check;
 use super::descriptor::above_stdio;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -35,10 +36,7 @@ pub(crate) fn create(name: &CStr, len: u64) -> Result<File> {
 fn memfd_create(name: &CStr, flags: libc::c_uint) -> io::Result<File> {
     let [file] = above_stdio(|| {
         // SAFETY: `name` is a NUL-terminated string that outlives the call.
-        let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let fd = check(unsafe { libc::memfd_create(name.as_ptr(), flags) })?;
         // SAFETY: the kernel has just made this descriptor; no other code knows its number.
         Ok([unsafe { File::from_raw_fd(fd) }])
     })?;
@@ -58,12 +56,12 @@ fn reserve(file: &File, len: u64) -> Result<()> {
     check_file_size(len)?;
     loop {
         // SAFETY: a system call on a descriptor that `file` keeps open.
-        if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, size) } == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(Error::os(format!("cannot reserve {len} bytes of shared memory"), error));
+        match check(unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, size) }) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => {
+                return Err(Error::os(format!("cannot reserve {len} bytes of shared memory"), e));
+            }
+            Ok(_) => return Ok(()),
         }
     }
 }
@@ -77,9 +75,8 @@ fn reserve(file: &File, len: u64) -> Result<()> {
 pub(crate) fn check_file_size(len: u64) -> Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` has room for what the call writes.
-    if unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) } != 0 {
-        return Err(Error::last_os("cannot see the limit on the size of files"));
-    }
+    check(unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) })
+        .map_err(|e| Error::os("cannot see the limit on the size of files", e))?;
     if len > limit.rlim_cur {
         let most = limit.rlim_cur;
         return Err(Error::os(
@@ -93,9 +90,8 @@ pub(crate) fn check_file_size(len: u64) -> Result<()> {
 /// Adds seals, which can never be removed.
 pub(crate) fn seal(file: &File, seals: i32) -> Result<()> {
     // SAFETY: a system call on a descriptor that `file` keeps open.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
-        return Err(Error::last_os("cannot seal a memfd"));
-    }
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })
+        .map_err(|e| Error::os("cannot seal a memfd", e))?;
     Ok(())
 }
 
@@ -106,11 +102,8 @@ pub(crate) fn seal(file: &File, seals: i32) -> Result<()> {
 /// [`ErrorKind::Mismatch`], with both values, if one is missing, or if `fd` is no memfd.
 pub(crate) fn check_seals(fd: BorrowedFd<'_>, wanted: i32) -> Result<()> {
     // SAFETY: a system call on a descriptor that `fd` keeps open.
-    let found = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
-    if found < 0 {
-        let source = io::Error::last_os_error();
-        return Err(Error::with_source(ErrorKind::Mismatch, "region is not a memfd", source));
-    }
+    let found = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) })
+        .map_err(|e| Error::with_source(ErrorKind::Mismatch, "region is not a memfd", e))?;
     if found & wanted != wanted {
         let message = format!("region has seals {found:#x}, expected at least {wanted:#x}");
         return Err(Error::new(ErrorKind::Mismatch, message));

@@ -36,6 +36,6 @@ cfg_if! {
 }
 
 /// Turns the `-1` of a call into the error in `errno`.
-fn check<T: Copy + PartialOrd + From<i8>>(result: T) -> std::io::Result<T> {
+pub(crate) fn check<T: Copy + PartialOrd + From<i8>>(result: T) -> std::io::Result<T> {
     if result < T::from(0) { Err(std::io::Error::last_os_error()) } else { Ok(result) }
 }

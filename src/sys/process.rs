@@ -146,12 +146,6 @@ pub(crate) fn thread_id() -> u32 {
     unsafe { libc::gettid() }.unsigned_abs()
 }
 
-/// The parent's process id; 0 when the parent is in another pid namespace.
-pub(crate) fn parent_id() -> u32 {
-    // SAFETY: getppid takes nothing and cannot fail.
-    unsafe { libc::getppid() }.unsigned_abs()
-}
-
 /// Has the kernel send `signal` to this process when the thread that started it ends.
 pub(crate) fn set_parent_death_signal(signal: i32) -> io::Result<()> {
     // SAFETY: this operation takes integers only.

@@ -192,7 +192,7 @@ impl fmt::Debug for AbortFlag {
 #[cold]
 pub(super) fn cancelled(request: u64) -> Error {
     let message = format!("request {request} is cancelled");
-    Error::caused_by(ErrorKind::Cancelled, message, GivenUp(request))
+    Error::with_source(ErrorKind::Cancelled, message, GivenUp(request))
 }
 
 /// A request of this worker's whose result is not wanted any more.

@@ -124,7 +124,7 @@ impl<'a> Request<'a> {
             let place = error.utf8_error().valid_up_to();
             let message =
                 format!("the payload of {} bytes is not UTF-8 at byte {place}", self.len());
-            Error::caused_by(ErrorKind::InvalidPayload, message, error.utf8_error())
+            Error::with_source(ErrorKind::InvalidPayload, message, error.utf8_error())
         })
     }
 
