@@ -109,6 +109,16 @@ impl Error {
         Self::new(ErrorKind::InvalidPayload, message)
     }
 
+    #[cold]
+    pub(crate) fn invalid_config(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::InvalidConfig, message)
+    }
+
+    #[cold]
+    pub(crate) fn mismatch(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Mismatch, message)
+    }
+
     /// Makes the error of a payload of `len` bytes that is not text.
     #[cold]
     pub(crate) fn not_utf8(len: usize, error: Utf8Error) -> Self {

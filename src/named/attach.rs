@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::WaitStrategy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::WorkerLink;
-use crate::named::layout::{ATTACHED, CLOSED, DETACHED, MakerLine, OPEN, OwnClaim, maker_state};
+use crate::named::layout::{ATTACHED, CLOSED, DETACHED, MAKER_STATE, MakerLine, OPEN, claim};
 use crate::named::names;
-use crate::named::peer::{self, End, Process, health_event, sleep_events};
-use crate::named::segment::{Opened, Segment, c_library};
+use crate::named::peer::{self, Process, health_event, sleep_events};
+use crate::named::segment::{Segment, c_library};
 use crate::protocol::RoleConfig;
+use crate::protocol::handshake::wait_from_numbers;
+use crate::protocol::role::check_name;
 use crate::shm::layout::{RegionHeader, Side, as_u64};
 use crate::shm::region::Regions;
-use crate::shm::transport::Backing;
-use crate::shm::transport::SharedEvent;
+use crate::shm::transport::{Backing, SharedEvent};
+use crate::shm::words::OwnU32;
 use crate::sync::Ordering;
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
@@ -42,7 +43,7 @@ impl<S> Worker<S> {
     /// as it must be, and if another worker is attached; otherwise as [`Worker::serve`].
     pub fn serve_named(self, name: &str, timeout: Duration) -> Result<()> {
         self.check()?;
-        names::check(name)?;
+        check_name("channel", name)?;
         fork::watch()?;
         let deadline = Deadline::after(timeout);
         let attached = loop {
@@ -77,13 +78,14 @@ struct Attached {
 
 /// The worker's claim on its channel. Dropping it tells the parent.
 struct Claim {
-    line: OwnClaim,
+    state: OwnU32,
     wakes_parent: SharedEvent,
 }
 
 impl Claim {
     fn tell(&self, state: u32) {
-        self.line.set_state(state);
+        // Pairs with the Acquire load in `PeerClaim::state`: the parent sees all that came before.
+        self.state.store(state, Ordering::Release);
         self.wakes_parent.set();
     }
 }
@@ -100,7 +102,7 @@ impl Drop for Claim {
 fn attach(name: &str) -> Result<Found> {
     let not_yet = |why: &str| Ok(Found::NotYet(why.to_owned()));
     let this = Process::this()?;
-    let Opened::Segment(down) = Segment::open(&names::down_id(name))? else {
+    let Some(down) = Segment::open(&names::down_id(name))? else {
         return not_yet("no process has made it");
     };
     let down = Arc::new(down);
@@ -110,7 +112,7 @@ fn attach(name: &str) -> Result<Found> {
     let parent = Process { pid, start_time, namespace };
     check_maker(&line, &this)?;
     // Pairs with the Release stores of the maker: if it is open, all of the header is there.
-    let state = maker_state(&peer)?.load(Ordering::Acquire);
+    let state = peer.u32_at(MAKER_STATE)?.load(Ordering::Acquire);
     if !parent.is_alive() {
         return Ok(Found::NotYet(format!("process {pid}, which made it, is gone")));
     }
@@ -118,11 +120,13 @@ fn attach(name: &str) -> Result<Found> {
         0 => return not_yet("it is being made"),
         OPEN => {}
         CLOSED => return not_yet("it is closed"),
-        other => return Err(mismatch(format!("state {other} of a channel, expected 0 to 2"))),
+        other => {
+            return Err(Error::mismatch(format!("state {other} of a channel, expected 0 to 2")));
+        }
     }
     let header = RegionHeader::parse(&peer.header_bytes(), Side::Down, as_u64(down.len()))?;
 
-    let Opened::Segment(up) = Segment::open(&names::up_id(name))? else {
+    let Some(up) = Segment::open(&names::up_id(name))? else {
         return not_yet("its other segment is gone");
     };
     let up = Arc::new(up);
@@ -132,21 +136,15 @@ fn attach(name: &str) -> Result<Found> {
     }
     let (up_len, wanted) = (as_u64(up.len()), header.peer.region_len);
     if up_len != wanted {
-        return Err(mismatch(format!("up segment of {up_len} bytes, expected {wanted}")));
+        return Err(Error::mismatch(format!("up segment of {up_len} bytes, expected {wanted}")));
     }
     down.adopt_events()?;
     up.adopt_events()?;
     up.keep_from_forks();
     let own = up.own()?;
-    let claim = Claim {
-        line: OwnClaim::take(&own, this.pid, this.start_time)?,
-        wakes_parent: health_event(&up)?,
-    };
-    let wait = match line.wait {
-        0 => WaitStrategy::Spin,
-        1 => WaitStrategy::SpinThenPark(Duration::from_nanos(line.spin)),
-        _ => WaitStrategy::Park,
-    };
+    let claim =
+        Claim { state: claim(&own, this.pid, this.start_time)?, wakes_parent: health_event(&up)? };
+    let wait = wait_from_numbers(line.wait, line.spin);
     let mut link = WorkerLink::over(Regions { own, peer, header }, wait, None)?;
     // The parent of a named channel does not watch the robust word.
     link.owner = None;
@@ -157,12 +155,12 @@ fn attach(name: &str) -> Result<Found> {
 fn check_maker(line: &MakerLine, this: &Process) -> Result<()> {
     if line.namespace != this.namespace {
         let (found, own) = (line.namespace, this.namespace);
-        return Err(mismatch(format!("made in pid namespace {found}, this one is {own}")));
+        return Err(Error::mismatch(format!("made in pid namespace {found}, this one is {own}")));
     }
     if line.c_library != c_library() {
         let text = |tag: &[u8]| String::from_utf8_lossy(tag).trim_end_matches('\0').to_owned();
         let (found, own) = (text(&line.c_library), text(&c_library()));
-        return Err(mismatch(format!("made with C library {found:?}, this one is {own:?}")));
+        return Err(Error::mismatch(format!("made with C library {found:?}, this one is {own:?}")));
     }
     Ok(())
 }
@@ -172,7 +170,7 @@ impl Attached {
         let Self { link, down, up, parent, claim } = self;
         let stop = Arc::<StopToken>::default();
         stop.alarm.also_set(sleep_events(&down));
-        let state = maker_state(&down.peer())?;
+        let state = down.peer().u32_at(MAKER_STATE)?;
         let wakes_watch = health_event(&down)?;
         let is_over = {
             let stop = Arc::clone(&stop);
@@ -180,15 +178,9 @@ impl Attached {
         };
         let at_end = {
             let stop = Arc::clone(&stop);
-            move |end| {
-                if end == End::Death {
-                    down.rescue();
-                    up.rescue();
-                }
-                stop.set();
-            }
+            move || stop.set()
         };
-        peer::watch("slipring-parent", parent, wakes_watch, is_over, at_end)?;
+        peer::watch("slipring-parent", parent, wakes_watch, is_over, [down, up], at_end)?;
         let role = RoleConfig { role: name.to_owned(), ..RoleConfig::default() };
         let served = worker.serve_link(link, &role, &stop);
         // This ends the watch.
@@ -196,8 +188,4 @@ impl Attached {
         drop(claim);
         served
     }
-}
-
-fn mismatch(message: String) -> Error {
-    Error::new(ErrorKind::Mismatch, message)
 }

@@ -6,19 +6,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use zerocopy::FromZeros;
+
 use crate::channel::{Channel, State};
 use crate::config::{Config, WaitStrategy};
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::link::ParentLink;
 use crate::named::layout::{
-    CLOSED, DETACHED, MAGIC, MakerLine, OPEN, PeerClaim, VERSION, own_state,
+    CLOSED, DETACHED, MAGIC, MAKER_STATE, MakerLine, OPEN, PeerClaim, VERSION,
 };
 use crate::named::names::{self, Names};
-use crate::named::peer::{self, End, LOOK_EVERY, Process, health_event, sleep_events};
+use crate::named::peer::{self, LOOK_EVERY, Process, health_event, sleep_events};
 use crate::named::segment::{Segment, c_library, free_space};
 use crate::named::segment_file::{DIRECTORY, path};
 use crate::named::stale::maker_of;
 use crate::process::external::ExternalWorker;
+use crate::protocol::handshake::wait_to_numbers;
+use crate::protocol::role::check_name;
 use crate::shm::layout::{RegionHeader, channel_id};
 use crate::shm::region::Regions;
 use crate::shm::transport::SharedEvent;
@@ -54,7 +58,7 @@ pub struct NamedHost {
 /// [`ErrorKind::Unsupported`] if the kernel is too old; [`ErrorKind::Forked`] in a forked child.
 /// Nothing is left behind then.
 pub fn create(name: &str, config: &Config) -> Result<NamedHost> {
-    names::check(name)?;
+    check_name("channel", name)?;
     fork::watch()?;
     let maker = Process::this()?;
     let header = RegionHeader::down(config, channel_id(), maker.pid);
@@ -78,7 +82,7 @@ pub fn create(name: &str, config: &Config) -> Result<NamedHost> {
     down.keep_from_forks();
     let (own, peer) = (down.own()?, up.peer());
     let claim = PeerClaim::of(&peer)?;
-    let state = own_state(&own)?;
+    let state = own.u32_at(MAKER_STATE)?;
     own.write_header(&header);
     let link = ParentLink::over(Regions { own, peer, header }, config.wait, None)?;
     // Pairs with the worker's Acquire load: a worker that sees it sees all of the above.
@@ -130,18 +134,14 @@ impl NamedHost {
         let (ended, its_life) = (thread.clone(), Arc::clone(&state));
         let name = self.name.clone();
         let channel = Channel::over_thread(link, &self.config, name, thread, state, None);
-        let (down, up) = (Arc::clone(&self.down), Arc::clone(&self.up));
         let (claim, closing) = (self.claim.clone(), Arc::clone(&self.closing));
         peer::watch(
             "slipring-named",
             worker,
             health_event(&self.up)?,
             move || claim.state() == DETACHED || closing.is_over.load(Ordering::Acquire),
-            move |end| {
-                if end == End::Death {
-                    down.rescue();
-                    up.rescue();
-                }
+            [Arc::clone(&self.down), Arc::clone(&self.up)],
+            move || {
                 ended.record_exit(ExitCause::Unknown);
                 its_life.has_ended();
             },
@@ -210,11 +210,7 @@ impl Drop for Closing {
 }
 
 fn maker_line(maker: &Process, header: &RegionHeader, wait: WaitStrategy) -> MakerLine {
-    let (wait, spin) = match wait {
-        WaitStrategy::Spin => (0, Duration::ZERO),
-        WaitStrategy::SpinThenPark(spin) => (1, spin),
-        WaitStrategy::Park => (2, Duration::ZERO),
-    };
+    let (wait, spin) = wait_to_numbers(wait);
     MakerLine {
         magic: MAGIC,
         version: VERSION,
@@ -224,9 +220,8 @@ fn maker_line(maker: &Process, header: &RegionHeader, wait: WaitStrategy) -> Mak
         channel: header.channel,
         c_library: c_library(),
         wait,
-        reserved_0: 0,
-        spin: u64::try_from(spin.as_nanos()).unwrap_or(u64::MAX),
-        reserved_1: [0; 5],
+        spin,
+        ..MakerLine::new_zeroed()
     }
 }
 

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::shm::region::{OwnRegion, PeerRegion};
 use crate::shm::words::{OwnU32, PeerU32};
 use crate::sync::Ordering;
@@ -38,7 +38,7 @@ pub(crate) const DATA_EVENT: usize = 2304;
 pub(crate) const HEALTH_EVENT: usize = 2432;
 pub(crate) const EVENT_LEN: usize = 128;
 
-const MAKER_STATE: usize = MAKER + 120;
+pub(crate) const MAKER_STATE: usize = MAKER + 120;
 
 /// States in the maker line.
 pub(crate) const OPEN: u32 = 1;
@@ -100,59 +100,39 @@ impl MakerLine {
     fn check(self) -> Result<Self> {
         if self.magic != MAGIC {
             let found = self.magic;
-            return Err(mismatch(format!(
+            return Err(Error::mismatch(format!(
                 "magic {found:#018x} of a maker, expected {MAGIC:#018x}"
             )));
         }
         if self.version != VERSION {
             let found = self.version;
-            return Err(mismatch(format!("named version {found}, this side speaks {VERSION}")));
+            return Err(Error::mismatch(format!(
+                "named version {found}, this side speaks {VERSION}"
+            )));
         }
         if self.reserved_0 != 0 || self.reserved_1 != [0; 5] {
-            return Err(mismatch("reserved bytes of the maker line, expected zero".to_owned()));
+            return Err(Error::mismatch("reserved bytes of the maker line, expected zero"));
         }
         Ok(self)
     }
 }
 
-/// The maker's own state word.
-pub(crate) fn own_state(region: &OwnRegion) -> Result<OwnU32> {
-    region.u32_at(MAKER_STATE)
-}
-
-/// The maker's state word as the worker sees it.
-pub(crate) fn maker_state(region: &PeerRegion) -> Result<PeerU32> {
-    region.u32_at(MAKER_STATE)
-}
-
-/// The claim line, as the worker has it.
-#[derive(Debug)]
-pub(crate) struct OwnClaim {
-    state: OwnU32,
-}
-
-impl OwnClaim {
-    /// Claims the segment for this process.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Mismatch`] if another process has claimed it, whether that still lives or not.
-    pub(crate) fn take(region: &OwnRegion, pid: u32, start_time: u64) -> Result<Self> {
-        let word = region.u32_at(CLAIM)?;
-        let taken = word.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire);
-        if let Err(other) = taken {
-            return Err(mismatch(format!(
-                "process {other} is attached to this channel already, expected none"
-            )));
-        }
-        region.u64_at(CLAIM + 8)?.store(start_time, Ordering::Relaxed);
-        Ok(Self { state: region.u32_at(CLAIM + 4)? })
+/// Claims the segment for this process. Returns the word for the state of the claim.
+///
+/// # Errors
+///
+/// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) if another process has claimed it, whether
+/// that still lives or not.
+pub(crate) fn claim(region: &OwnRegion, pid: u32, start_time: u64) -> Result<OwnU32> {
+    let word = region.u32_at(CLAIM)?;
+    let taken = word.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire);
+    if let Err(other) = taken {
+        return Err(Error::mismatch(format!(
+            "process {other} is attached to this channel already, expected none"
+        )));
     }
-
-    pub(crate) fn set_state(&self, state: u32) {
-        // Pairs with the Acquire load in `PeerClaim::state`: the parent sees all that came before.
-        self.state.store(state, Ordering::Release);
-    }
+    region.u64_at(CLAIM + 8)?.store(start_time, Ordering::Relaxed);
+    region.u32_at(CLAIM + 4)
 }
 
 /// The claim line as the parent sees it.
@@ -168,7 +148,7 @@ impl PeerClaim {
     }
 
     pub(crate) fn state(&self) -> u32 {
-        // Pairs with the Release store in `OwnClaim::set_state`.
+        // Pairs with the Release store in `Claim::tell`.
         self.state.load(Ordering::Acquire)
     }
 
@@ -178,8 +158,4 @@ impl PeerClaim {
         let pid = self.region.u32_at(CLAIM)?.load(Ordering::Acquire);
         Ok((pid, self.region.u64_at(CLAIM + 8)?.load(Ordering::Relaxed)))
     }
-}
-
-fn mismatch(message: String) -> Error {
-    Error::new(ErrorKind::Mismatch, message)
 }

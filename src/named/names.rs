@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, ErrorKind, Result};
 use crate::named::segment_file::{FileId, path};
+use crate::protocol::role::is_name;
 use crate::sys::fork;
 
 const PREFIX: &str = "slipring.";
@@ -23,26 +23,7 @@ pub(super) fn up_id(name: &str) -> String {
 pub(super) fn channel_of(file: &str) -> Option<&str> {
     let rest = file.strip_prefix(PREFIX)?;
     let name = rest.strip_suffix(DOWN).or_else(|| rest.strip_suffix(UP))?;
-    check(name).is_ok().then_some(name)
-}
-
-/// Checks that a channel's name is safe in a path.
-///
-/// # Errors
-///
-/// [`ErrorKind::InvalidConfig`] if it is not.
-pub(super) fn check(name: &str) -> Result<()> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    if name.is_empty() || name.len() > 32 || name.starts_with('.') || !name.chars().all(is_plain) {
-        return Err(Error::new(
-            ErrorKind::InvalidConfig,
-            format!(
-                "channel name {name:?}: it must be 1 to 32 letters, digits, `_`, `-` or `.`, and \
-                 not start with a dot"
-            ),
-        ));
-    }
-    Ok(())
+    is_name(name).then_some(name)
 }
 
 /// The names of a channel's segments, which are removed when the value is dropped, unless they lead
@@ -73,8 +54,8 @@ impl Drop for Names {
     }
 }
 
-/// Removes a name if it leads to `file`, and returns whether it did. Another file can take its place
-/// between the look and the removal only if another process removes this one's names.
+/// Removes a name if it leads to `file`, and returns whether it did. Another file can take its
+/// place between the look and the removal only if another process removes this one's names.
 pub(super) fn remove_if(path: &Path, file: FileId) -> io::Result<bool> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if FileId::of(&found) == file => std::fs::remove_file(path).map(|()| true),
@@ -91,12 +72,12 @@ mod tests {
     #[test]
     fn names_are_safe_in_a_path_and_found_again_in_it() {
         for good in ["embed", "re-rank_2", "v1.0", "a.down", "x.up"] {
-            check(good).unwrap();
+            assert!(is_name(good), "{good}");
             assert_eq!(channel_of(&down_id(good)), Some(good));
             assert_eq!(channel_of(&up_id(good)), Some(good));
         }
         for bad in ["", "..", ".hidden", "a/b", "a b", "ü", &"x".repeat(33)] {
-            assert_eq!(check(bad).unwrap_err().kind(), ErrorKind::InvalidConfig, "{bad}");
+            assert!(!is_name(bad), "{bad}");
             assert_eq!(channel_of(&down_id(bad)), None);
         }
         assert_eq!(channel_of("slipring.embed"), None);

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::named::segment::Segment;
-use crate::process::limits;
+use crate::process::service::start_thread;
 use crate::shm::layout::control;
 use crate::shm::transport::{Backing, SharedEvent};
 use crate::sys::clock::Deadline;
@@ -74,46 +75,33 @@ fn parse(stat: &str) -> Option<(char, u64)> {
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
-/// How a watch ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    /// The peer has left in an orderly way, or this side has.
-    Orderly,
-    /// The peer's process is gone.
-    Death,
-}
-
-/// Starts a thread that waits for the peer's end: until `is_over`, which is looked at
-/// whenever `event` is set, or until its process is gone. Then it calls `at_end`.
+/// Starts a thread that waits for the peer's end: until `is_over`, which is looked at whenever
+/// `event` is set, or until its process is gone. In that case it rescues the segments, which are
+/// those of the channel. Then it calls `at_end`.
 pub(super) fn watch(
     thread: &str,
     peer: Process,
     event: SharedEvent,
     is_over: impl Fn() -> bool + Send + 'static,
-    at_end: impl FnOnce(End) + Send + 'static,
+    segments: [Arc<Segment>; 2],
+    at_end: impl FnOnce() + Send + 'static,
 ) -> Result<()> {
     let watch = move || {
-        // A host's signal handlers are for its own threads. If signals cannot be blocked, the
-        // handlers run here as well.
-        let _ = limits::block_all_signals();
         let mut next_look = Deadline::after(LOOK_EVERY);
-        let end = loop {
-            if is_over() {
-                break End::Orderly;
-            }
+        while !is_over() {
             if next_look.has_passed() {
-                if !peer.is_alive() {
-                    // It may have left in an orderly way just before.
-                    break if is_over() { End::Orderly } else { End::Death };
+                // It may have left in an orderly way just before.
+                if !peer.is_alive() && !is_over() {
+                    segments.iter().for_each(|segment| segment.rescue());
+                    break;
                 }
                 next_look = Deadline::after(LOOK_EVERY);
             }
             event.wait(&|| !is_over(), next_look);
-        };
-        at_end(end);
+        }
+        at_end();
     };
-    let started = std::thread::Builder::new().name(thread.to_owned()).spawn(watch);
-    started.map(drop).map_err(|e| Error::os("cannot start the watch of a peer", e))
+    start_thread(thread, watch).map_err(|e| Error::os("cannot start the watch of a peer", e))
 }
 
 /// The events on which the side that does not write the segment sleeps.
@@ -127,7 +115,7 @@ pub(super) fn sleep_events(segment: &Segment) -> Vec<SharedEvent> {
 /// The event of the health side, which also wakes the watch.
 pub(super) fn health_event(segment: &Segment) -> Result<SharedEvent> {
     let event = segment.event(control::HEALTH + control::BELL);
-    event.ok_or_else(|| Error::new(ErrorKind::Mismatch, "a segment without its events"))
+    event.ok_or_else(|| Error::mismatch("a segment without its events"))
 }
 
 #[cfg(test)]

@@ -59,14 +59,6 @@ pub(crate) struct Segment {
     events: OnceLock<[Arc<NamedEvent>; 2]>,
 }
 
-/// What looking for a segment found.
-#[derive(Debug)]
-pub(crate) enum Opened {
-    Segment(Segment),
-    /// There is none, or it has not its full size yet.
-    NotYet,
-}
-
 impl Segment {
     /// Makes the segment `id` of `len` bytes of zeros, in which only the first page is reserved and
     /// the events are ready. The name stays when the value is dropped.
@@ -77,8 +69,9 @@ impl Segment {
     /// taken or memory runs out, and then no name is left behind.
     pub(crate) fn create(id: &str, len: u64) -> Result<(Self, FileId)> {
         if len > LARGEST {
-            let message = format!("segment of {len} bytes, at most {LARGEST} can be mapped");
-            return Err(Error::new(ErrorKind::InvalidConfig, message));
+            return Err(Error::invalid_config(format!(
+                "segment of {len} bytes, at most {LARGEST} can be mapped"
+            )));
         }
         let _held = hold_free_stdio();
         // Dropping it unlinks the name, as long as it is the owner: any error below does that.
@@ -101,18 +94,19 @@ impl Segment {
         Ok((segment, found))
     }
 
-    /// Opens the segment `id`, which another process has made.
+    /// Opens the segment `id`, which another process has made; `None` if there is none, or if it
+    /// has not its full size yet.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Mismatch`], with both values, if type, owner, mode or size are not as
     /// they must be; [`ErrorKind::Os`].
-    pub(crate) fn open(id: &str) -> Result<Opened> {
+    pub(crate) fn open(id: &str) -> Result<Option<Self>> {
         let path = path(id);
-        let Some(file) = file_of(&path)? else { return Ok(Opened::NotYet) };
+        let Some(file) = file_of(&path)? else { return Ok(None) };
         let len = metadata(&file)?.len();
         if len == 0 {
-            return Ok(Opened::NotYet);
+            return Ok(None);
         }
         if len < as_u64(control::END) {
             let least = control::END;
@@ -123,7 +117,7 @@ impl Segment {
             Ok(shmem) => shmem,
             // Removed since it was looked at.
             Err(ShmemError::MapOpenFailed(code)) if code == libc::ENOENT.cast_unsigned() => {
-                return Ok(Opened::NotYet);
+                return Ok(None);
             }
             Err(error) => return Err(Error::os(format!("cannot open {id}"), reason(error))),
         };
@@ -132,7 +126,7 @@ impl Segment {
             let found = shmem.len();
             return Err(mismatch(&path, &format!("has {found} bytes, expected {len}")));
         }
-        Ok(Opened::Segment(Self::over(shmem)))
+        Ok(Some(Self::over(shmem)))
     }
 
     fn over(shmem: Shmem) -> Self {
@@ -403,7 +397,7 @@ fn reason(error: ShmemError) -> io::Error {
 }
 
 fn unusable(error: &dyn std::error::Error) -> Error {
-    Error::new(ErrorKind::Mismatch, format!("the segment's event is unusable: {error}"))
+    Error::mismatch(format!("the segment's event is unusable: {error}"))
 }
 
 #[cfg(test)]

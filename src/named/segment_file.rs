@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::shm::layout::as_u64;
 use crate::sys::descriptor::open_above_stdio;
 use crate::sys::process;
@@ -41,8 +41,8 @@ pub(crate) fn path(id: &str) -> PathBuf {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Mismatch`], with both values, unless it is a plain file that belongs to this user
-/// and that no other user can open.
+/// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), with both values, unless it is a plain file
+/// that belongs to this user and that no other user can open.
 pub(crate) fn file_of(path: &Path) -> Result<Option<File>> {
     let found = match std::fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -117,7 +117,7 @@ pub(super) fn metadata(file: &File) -> Result<Metadata> {
 }
 
 pub(super) fn mismatch(path: &Path, what: &str) -> Error {
-    Error::new(ErrorKind::Mismatch, format!("segment {} {what}", path.display()))
+    Error::mismatch(format!("segment {} {what}", path.display()))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::os::unix::process::parent_id;
 use std::process;
 
 use super::service::service_mask;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::protocol::codec::cut;
 use crate::sys::process as system;
 
@@ -22,7 +22,7 @@ pub(crate) const MAX_CPUS: usize = 64 * size_of::<system::CpuMask>() / size_of::
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Os`].
+/// [`ErrorKind::Os`](crate::ErrorKind::Os).
 pub(crate) fn die_with_parent(parent: u32) -> Result<bool> {
     // Comparing with 1 would not do: an orphan's new parent can be any subreaper, and in a
     // container the process 1 can be the true parent.
@@ -39,7 +39,7 @@ pub(crate) fn die_with_parent(parent: u32) -> Result<bool> {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Os`].
+/// [`ErrorKind::Os`](crate::ErrorKind::Os).
 pub(crate) fn no_core_dumps() -> Result<()> {
     // One byte is too small for any file. It is also the one value at which the kernel does not
     // run a dump handler; it does so at a limit of zero.
@@ -50,7 +50,7 @@ pub(crate) fn no_core_dumps() -> Result<()> {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Os`].
+/// [`ErrorKind::Os`](crate::ErrorKind::Os).
 pub(crate) fn set_rlimit(resource: Resource, value: u64) -> Result<()> {
     let failed = |e| Error::os(format!("cannot set resource limit {resource} to {value}"), e);
     let (_, hard) = system::limit(resource).map_err(failed)?;
@@ -62,8 +62,9 @@ pub(crate) fn set_rlimit(resource: Resource, value: u64) -> Result<()> {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Os`] if this process may not lower its nice value;
-/// [`ErrorKind::InvalidConfig`] for a value out of range, which the kernel would clamp.
+/// [`ErrorKind::Os`](crate::ErrorKind::Os) if this process may not lower its nice value;
+/// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for a value out of range, which
+/// the kernel would clamp.
 pub(crate) fn nice(value: i32) -> Result<()> {
     check_nice(value)?;
     system::set_nice(value).map_err(|e| Error::os(format!("cannot set nice value {value}"), e))
@@ -73,30 +74,31 @@ pub(crate) fn nice(value: i32) -> Result<()> {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::InvalidConfig`].
+/// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig).
 pub(crate) fn check_nice(value: i32) -> Result<()> {
     if (-20..=19).contains(&value) {
         return Ok(());
     }
-    let message = format!("niceness {value}: it must be from -20 to 19");
-    Err(Error::new(ErrorKind::InvalidConfig, message))
+    Err(Error::invalid_config(format!("niceness {value}: it must be from -20 to 19")))
 }
 
 /// Binds the calling thread, and the threads that it will start, to these processors.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::InvalidConfig`] for an empty list or a number that is too high,
-/// [`ErrorKind::Os`] if this process may use none of them.
+/// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for an empty list or a number that
+/// is too high, [`ErrorKind::Os`](crate::ErrorKind::Os) if this process may use none of them.
 pub(crate) fn affinity(cpus: &[usize]) -> Result<()> {
     if cpus.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidConfig, "a worker needs at least one processor"));
+        return Err(Error::invalid_config("a worker needs at least one processor"));
     }
     let mut mask = system::NO_CPUS;
     for &cpu in cpus {
         let Some(word) = mask.get_mut(cpu / 64) else {
-            let message = format!("there is no processor {cpu}; the last one is {}", MAX_CPUS - 1);
-            return Err(Error::new(ErrorKind::InvalidConfig, message));
+            return Err(Error::invalid_config(format!(
+                "there is no processor {cpu}; the last one is {}",
+                MAX_CPUS - 1
+            )));
         };
         *word |= 1 << (cpu % 64);
     }
@@ -122,7 +124,7 @@ pub(crate) fn name_process(role: &str) {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Os`].
+/// [`ErrorKind::Os`](crate::ErrorKind::Os).
 pub(crate) fn block_all_signals() -> Result<()> {
     let blocked = service_mask().set_as_mask().map(drop);
     blocked.map_err(|e| Error::os("cannot block signals in a service thread", e))
@@ -133,6 +135,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::error::ErrorKind;
     use crate::process::testing::alone;
     use crate::process::testing::blocked_signals;
 

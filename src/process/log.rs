@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::service::lock;
-use crate::error::{Error, ErrorKind, ExitCause, Result};
+use crate::error::{Error, ExitCause, Result};
 use crate::sys::descriptor::open_above_stdio;
 use crate::sys::fd::set_blocking_append;
 
@@ -59,8 +59,9 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Os`] with the path and the cause; [`ErrorKind::InvalidConfig`] if there is
-    /// something at the path that is no plain file, or 10,000 workers have logs of this name.
+    /// [`ErrorKind::Os`](crate::ErrorKind::Os) with the path and the cause;
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) if there is something at the
+    /// path that is no plain file, or 10,000 workers have logs of this name.
     pub(crate) fn open(directory: &Path, role: &str, instance: Option<u32>) -> Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| {
             Error::os(format!("cannot make the log directory {}", directory.display()), e)
@@ -79,8 +80,7 @@ impl Log {
             }
         }
         let path = directory.join(name);
-        let message = format!("{MOST} workers have the log {}", path.display());
-        Err(Error::new(ErrorKind::InvalidConfig, message))
+        Err(Error::invalid_config(format!("{MOST} workers have the log {}", path.display())))
     }
 
     /// Returns `None` if another worker has this file.
@@ -93,8 +93,10 @@ impl Log {
         options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
         let file = open_above_stdio(&options, &path).map_err(failed)?;
         if !file.metadata().map_err(failed)?.is_file() {
-            let message = format!("the log {} is no plain file", path.display());
-            return Err(Error::new(ErrorKind::InvalidConfig, message));
+            return Err(Error::invalid_config(format!(
+                "the log {} is no plain file",
+                path.display()
+            )));
         }
         // Other errors mean that the file system has no locks. The lines of workers that run at
         // the same time mix there, unless the workers have instance numbers.
@@ -183,6 +185,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+    use crate::error::ErrorKind;
     use crate::process::testing::{TempDir, clear_status_flags, make_fifo};
 
     fn open(dir: &TempDir) -> Log {

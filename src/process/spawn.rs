@@ -173,8 +173,7 @@ fn candidates(program: &Program, search_path: Option<&OsString>) -> Result<Vec<P
     }
     let name = program.path.as_os_str();
     if name.is_empty() {
-        let message = "the path of the worker's program is empty";
-        return Err(Error::new(ErrorKind::InvalidConfig, message));
+        return Err(Error::invalid_config("the path of the worker's program is empty"));
     }
     c_string(name, "program path")?;
     if name.as_bytes().contains(&b'/') {
@@ -209,8 +208,9 @@ fn arguments(program: &Program) -> Result<Vec<CString>> {
 fn variable((name, value): (OsString, OsString)) -> Result<CString> {
     // An inherited name may begin with `=`. A later `=` would end the name.
     if name.is_empty() || name.as_bytes().iter().skip(1).any(|&b| b == b'=') {
-        let message = format!("{name:?} cannot be the name of an environment variable");
-        return Err(Error::new(ErrorKind::InvalidConfig, message));
+        return Err(Error::invalid_config(format!(
+            "{name:?} cannot be the name of an environment variable"
+        )));
     }
     let mut pair = name;
     pair.push("=");

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::shm::layout::{as_u64, as_usize};
 use crate::sys::memfd;
 
@@ -16,7 +16,7 @@ const SEALS: i32 = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW 
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Os`] if memory or descriptors run out.
+/// [`ErrorKind::Os`](crate::ErrorKind::Os) if memory or descriptors run out.
 pub(crate) fn write(bytes: &[u8]) -> Result<File> {
     let file = memfd::create(c"slipring-blob", as_u64(bytes.len()))?;
     file.write_all_at(bytes, 0).map_err(|e| Error::os("cannot write a blob", e))?;
@@ -28,14 +28,13 @@ pub(crate) fn write(bytes: &[u8]) -> Result<File> {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Mismatch`] if it is no file of [`write`], or has another length;
-/// [`ErrorKind::Os`] if memory runs out or it cannot be read.
+/// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) if it is no file of [`write`], or has
+/// another length; [`ErrorKind::Os`](crate::ErrorKind::Os) if memory runs out or it cannot be read.
 pub(crate) fn read(fd: OwnedFd, len: u64) -> Result<Arc<[u8]>> {
     let (file, found) = memfd::adopt(fd)?;
     memfd::check_file_seals(&file, SEALS)?;
     if found != len {
-        let message = format!("blob of {found} bytes, the parent says {len}");
-        return Err(Error::new(ErrorKind::Mismatch, message));
+        return Err(Error::mismatch(format!("blob of {found} bytes, the parent says {len}")));
     }
     let failed = |e| Error::os(format!("cannot read a blob of {len} bytes"), e);
     let mut bytes = Vec::new();
@@ -48,6 +47,7 @@ pub(crate) fn read(fd: OwnedFd, len: u64) -> Result<Arc<[u8]>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn a_blob_reads_back_and_cannot_change() {

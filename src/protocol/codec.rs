@@ -68,6 +68,11 @@ impl<'a> Reader<'a> {
     pub(crate) fn text(&mut self) -> Result<String> {
         self.bytes().map(|bytes| String::from_utf8_lossy(bytes).into_owned())
     }
+
+    /// Reads a count, and as many items.
+    pub(crate) fn list<T>(&mut self, item: impl Fn(&mut Self) -> Result<T>) -> Result<Vec<T>> {
+        (0..self.u32()?).map(|_| item(self)).collect()
+    }
 }
 
 /// Returns the front of the text that fits `most` bytes, in whole characters.

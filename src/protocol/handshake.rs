@@ -57,12 +57,8 @@ impl WorkerSetup {
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         let mut writer = Writer::default();
         writer.u32(MAGIC).u32(VERSION).u32(self.parent);
-        let (code, spin) = match self.wait {
-            WaitStrategy::Spin => (0, Duration::ZERO),
-            WaitStrategy::SpinThenPark(spin) => (1, spin),
-            WaitStrategy::Park => (2, Duration::ZERO),
-        };
-        writer.u32(code).u64(u64::try_from(spin.as_nanos()).unwrap_or(u64::MAX));
+        let (code, spin) = wait_to_numbers(self.wait);
+        writer.u32(code).u64(spin);
         let limits = &self.limits;
         writer.u32(u32::from(limits.allow_core_dumps));
         writer.u32(u32::from(limits.nice.is_some()));
@@ -86,13 +82,10 @@ impl WorkerSetup {
             writer.bytes(name.as_bytes());
         }
         if writer.len() > MAX_LEN {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!(
-                    "role configuration of {} bytes, at most {MAX_LEN}; a blob can be longer",
-                    writer.len()
-                ),
-            ));
+            return Err(Error::invalid_config(format!(
+                "role configuration of {} bytes, at most {MAX_LEN}; a blob can be longer",
+                writer.len()
+            )));
         }
         Ok(writer.finish())
     }
@@ -101,19 +94,11 @@ impl WorkerSetup {
         let mut reader = Reader::new(bytes);
         check_version(&mut reader)?;
         let parent = reader.u32()?;
-        let (code, spin) = (reader.u32()?, Duration::from_nanos(reader.u64()?));
-        let wait = match code {
-            0 => WaitStrategy::Spin,
-            1 => WaitStrategy::SpinThenPark(spin),
-            _ => WaitStrategy::Park,
-        };
+        let wait = wait_from_numbers(reader.u32()?, reader.u64()?);
         let allow_core_dumps = reader.u32()? != 0;
         let (has_nice, nice) = (reader.u32()? != 0, reader.u32()?.cast_signed());
         let memory = reader.u64()?;
-        let mut cpus = Vec::new();
-        for _ in 0..reader.u32()? {
-            cpus.push(reader.u32()?);
-        }
+        let cpus = reader.list(Reader::u32)?;
         let limits = Limits {
             allow_core_dumps,
             nice: has_nice.then_some(nice),
@@ -123,10 +108,7 @@ impl WorkerSetup {
         let role = reader.text()?;
         let model = reader.bytes()?;
         let mode = reader.text()?;
-        let mut extras = Vec::new();
-        for _ in 0..reader.u32()? {
-            extras.push((reader.text()?, reader.text()?));
-        }
+        let extras = reader.list(|reader| Ok((reader.text()?, reader.text()?)))?;
         let (is_pollable, blob_len) = (reader.u32()? != 0, reader.u64()?);
         if blob_len > as_u64(MAX_BLOB) {
             return Err(garbage(format!("blob of {blob_len} bytes, at most {MAX_BLOB}")));
@@ -179,6 +161,24 @@ impl AttachReply {
     }
 }
 
+/// A strategy as a code and as nanoseconds, which also a named channel's parent tells its worker.
+pub(crate) fn wait_to_numbers(wait: WaitStrategy) -> (u32, u64) {
+    match wait {
+        WaitStrategy::Spin => (0, 0),
+        WaitStrategy::SpinThenPark(spin) => (1, u64::try_from(spin.as_nanos()).unwrap_or(u64::MAX)),
+        WaitStrategy::Park => (2, 0),
+    }
+}
+
+/// The strategy of which [`wait_to_numbers`] has made these.
+pub(crate) fn wait_from_numbers(code: u32, spin: u64) -> WaitStrategy {
+    match code {
+        0 => WaitStrategy::Spin,
+        1 => WaitStrategy::SpinThenPark(Duration::from_nanos(spin)),
+        _ => WaitStrategy::Park,
+    }
+}
+
 fn garbage(message: String) -> Error {
     Error::new(ErrorKind::Protocol, message)
 }
@@ -190,8 +190,9 @@ fn check_version(reader: &mut Reader<'_>) -> Result<()> {
         return Err(Error::new(ErrorKind::Handshake, message));
     }
     if version != VERSION {
-        let message = format!("handshake version {version}, this side speaks {VERSION}");
-        return Err(Error::new(ErrorKind::Mismatch, message));
+        return Err(Error::mismatch(format!(
+            "handshake version {version}, this side speaks {VERSION}"
+        )));
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::sync::plain::Mutex;
 
 /// The most descriptors that a worker can be passed.
@@ -70,8 +70,8 @@ impl RoleConfig {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] if no descriptor of this name was passed, or if it was taken
-    /// or closed before. Nothing changes then.
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) if no descriptor of this name
+    /// was passed, or if it was taken or closed before. Nothing changes then.
     ///
     /// ```
     /// use slipring::{ErrorKind, RoleConfig};
@@ -113,8 +113,8 @@ impl RoleConfig {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] if the name is not valid or was passed before, or if there
-    /// are 16 descriptors already. The descriptor is closed then.
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) if the name is not valid or
+    /// was passed before, or if there are 16 descriptors already. The descriptor is closed then.
     pub fn pass_fd(&mut self, name: impl Into<String>, fd: impl Into<OwnedFd>) -> Result<()> {
         let (name, fd) = (name.into(), fd.into());
         let mut fds = self.fds.lock();
@@ -173,26 +173,35 @@ pub(crate) fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && !name.starts_with('.') && name.chars().all(is_plain)
 }
 
+/// Checks the name of a thing that `what` says: see [`is_name`].
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig).
+pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
+    if is_name(name) {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "{what} {name:?}: its name must be 1 to {MAX_NAME} letters, digits, `_`, `-` or `.`, and \
+         not start with a dot"
+    )))
+}
+
 /// Checks the name of a descriptor that is passed beside `others`.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::InvalidConfig`].
-pub(crate) fn check_fd_name<'a>(name: &str, others: impl Iterator<Item = &'a str>) -> Result<()> {
-    if !is_name(name) {
-        return Err(invalid(format!(
-            "descriptor {name:?}: its name must be 1 to {MAX_NAME} letters, digits, `_`, `-` or \
-             `.`, and not start with a dot"
-        )));
+/// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig).
+pub(crate) fn check_fd_name<'a>(
+    name: &str,
+    others: impl Iterator<Item = &'a str> + Clone,
+) -> Result<()> {
+    check_name("descriptor", name)?;
+    if others.clone().any(|other| other == name) {
+        return Err(invalid(format!("descriptor {name:?} is passed twice")));
     }
-    let mut count = 0;
-    for other in others {
-        count += 1;
-        if other == name {
-            return Err(invalid(format!("descriptor {name:?} is passed twice")));
-        }
-    }
-    if count >= MAX_FDS {
+    if others.count() >= MAX_FDS {
         let message = format!("descriptor {name:?} is one too many: at most {MAX_FDS} are passed");
         return Err(invalid(message));
     }
@@ -200,7 +209,7 @@ pub(crate) fn check_fd_name<'a>(name: &str, others: impl Iterator<Item = &'a str
 }
 
 fn invalid(message: String) -> Error {
-    Error::new(ErrorKind::InvalidConfig, message)
+    Error::invalid_config(message)
 }
 
 #[cfg(test)]
@@ -208,6 +217,7 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+    use crate::error::ErrorKind;
 
     fn null() -> File {
         File::open("/dev/null").unwrap()

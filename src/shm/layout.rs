@@ -40,7 +40,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::config::{Config, RingConfig, SLOT_ALIGN};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// First eight bytes of every region.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"SLIPRING");
@@ -200,7 +200,7 @@ impl Geometry {
                 && ring.origin % as_u64(SLOT_ALIGN) == 0
                 && ring.reserved == 0;
             if !sane {
-                return Err(mismatch(format!(
+                return Err(Error::mismatch(format!(
                     "{what}: {name} ring of {} bytes with frames of {} bytes at position {} \
                      cannot be",
                     ring.capacity, ring.max_frame, ring.origin
@@ -219,7 +219,7 @@ impl Geometry {
         let found = (self.requests_offset, self.data.offset, self.health.offset, self.region_len);
         let expected = (wanted.requests_offset, wanted.data.offset, health_offset, region_len);
         if found != expected || self.reserved != 0 || self.request_count > 1 << 16 {
-            return Err(mismatch(format!(
+            return Err(Error::mismatch(format!(
                 "{what}: requests, data ring, health ring and end at {found:?}, expected at \
                  {expected:?}"
             )));
@@ -276,16 +276,23 @@ impl RegionHeader {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Mismatch`] for the first thing that differs, with both values.
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for the first thing that differs, with
+    /// both values.
     pub(crate) fn parse(bytes: &[u8], side: Side, len: u64) -> Result<Self> {
         let Ok((header, _)) = Self::read_from_prefix(bytes) else {
-            return Err(mismatch(format!("region header of {} bytes, expected 384", bytes.len())));
+            return Err(Error::mismatch(format!(
+                "region header of {} bytes, expected 384",
+                bytes.len()
+            )));
         };
         if header.magic != MAGIC {
-            return Err(mismatch(format!("magic {:#018x}, expected {MAGIC:#018x}", header.magic)));
+            return Err(Error::mismatch(format!(
+                "magic {:#018x}, expected {MAGIC:#018x}",
+                header.magic
+            )));
         }
         if header.layout_version != LAYOUT_VERSION {
-            return Err(mismatch(format!(
+            return Err(Error::mismatch(format!(
                 "layout version {} written by {}, this side speaks {LAYOUT_VERSION}",
                 header.layout_version,
                 header.build_name()
@@ -293,24 +300,28 @@ impl RegionHeader {
         }
         if header.side != side.code() {
             let (found, wanted) = (header.side, side.code());
-            return Err(mismatch(format!("side {found} of a channel, expected side {wanted}")));
+            return Err(Error::mismatch(format!(
+                "side {found} of a channel, expected side {wanted}"
+            )));
         }
         let unknown = header.required_features & !KNOWN_FEATURES;
         if unknown != 0 {
-            return Err(mismatch(format!(
+            return Err(Error::mismatch(format!(
                 "features {unknown:#x} are required by {}, this side knows {KNOWN_FEATURES:#x}",
                 header.build_name()
             )));
         }
         if header.own.region_len != len {
             let said = header.own.region_len;
-            return Err(mismatch(format!("region of {len} bytes, its header says {said}")));
+            return Err(Error::mismatch(format!("region of {len} bytes, its header says {said}")));
         }
         header.own.check("this region")?;
         header.peer.check("the other region")?;
         let window = header.stream_window;
         if window == 0 || header.reserved_0 != 0 || header.reserved_1 != [0; 80] {
-            return Err(mismatch(format!("stream window {window} or reserved bytes not zero")));
+            return Err(Error::mismatch(format!(
+                "stream window {window} or reserved bytes not zero"
+            )));
         }
         Ok(header)
     }
@@ -319,10 +330,10 @@ impl RegionHeader {
     pub(crate) fn check_answers(&self, down: &Self) -> Result<()> {
         let expected = down.for_peer(self.pid);
         if self.channel != expected.channel {
-            return Err(mismatch("the worker's region belongs to another channel".to_owned()));
+            return Err(Error::mismatch("the worker's region belongs to another channel"));
         }
         if (self.own, self.peer) != (expected.own, expected.peer) {
-            return Err(mismatch(format!(
+            return Err(Error::mismatch(format!(
                 "the worker's region has geometry {:?}, expected {:?}",
                 self.own, expected.own
             )));
@@ -363,10 +374,6 @@ fn build_identity() -> [u8; 64] {
     build
 }
 
-fn mismatch(message: String) -> Error {
-    Error::new(ErrorKind::Mismatch, message)
-}
-
 fn page_up(bytes: u64) -> u64 {
     bytes.next_multiple_of(PAGE)
 }
@@ -392,6 +399,7 @@ pub(crate) const fn as_usize(value: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     fn header() -> RegionHeader {
         RegionHeader::down(&Config::default(), [7; 16], 42)

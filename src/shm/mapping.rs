@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::transport::Backing;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::sync::in_model;
 
 /// Keeps the pages of a region mapped while it, or a clone of it, lives.
@@ -24,8 +24,9 @@ impl Mapping {
     pub(super) fn check_span(&self, offset: usize, len: usize, what: &str) -> Result<()> {
         if offset.checked_add(len).is_none_or(|end| end > self.len()) {
             let all = self.len();
-            let message = format!("{what} of {len} bytes at {offset} in a region of {all} bytes");
-            return Err(Error::new(ErrorKind::Mismatch, message));
+            return Err(Error::mismatch(format!(
+                "{what} of {len} bytes at {offset} in a region of {all} bytes"
+            )));
         }
         Ok(())
     }
@@ -34,8 +35,9 @@ impl Mapping {
     pub(super) fn check_word(&self, offset: usize, size: usize) -> Result<()> {
         self.check_span(offset, size, "word")?;
         if !offset.is_multiple_of(size) {
-            let message = format!("word of {size} bytes at {offset}, expected a multiple");
-            return Err(Error::new(ErrorKind::Mismatch, message));
+            return Err(Error::mismatch(format!(
+                "word of {size} bytes at {offset}, expected a multiple"
+            )));
         }
         Ok(())
     }

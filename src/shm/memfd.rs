@@ -8,7 +8,7 @@ use super::file_map;
 use super::layout::{RegionHeader, Side, as_usize, channel_id};
 use super::region::{OwnRegion, PeerRegion, Regions};
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::sys::memfd::{self, SEALS_DOWN, SEALS_UP};
 
 /// The descriptors that the worker needs.
@@ -22,7 +22,8 @@ pub(crate) struct RegionFiles {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Os`] if memory or descriptors run out; nothing is left behind then.
+/// [`ErrorKind::Os`](crate::ErrorKind::Os) if memory or descriptors run out; nothing is left behind
+/// then.
 pub(crate) fn create(config: &Config) -> Result<(Regions, RegionFiles)> {
     let header = RegionHeader::down(config, channel_id(), std::process::id());
     let down = memfd::create(c"slipring-down", header.own.region_len)?;
@@ -39,9 +40,9 @@ pub(crate) fn create(config: &Config) -> Result<(Regions, RegionFiles)> {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Mismatch`], naming both values, for the first of seals, magic, layout version,
-/// side, features, size, geometry and size of the other region that is not as it must be, and if
-/// another process is attached already.
+/// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming both values, for the first of seals,
+/// magic, layout version, side, features, size, geometry and size of the other region that is not
+/// as it must be, and if another process is attached already.
 pub(crate) fn attach(down: OwnedFd, up: OwnedFd) -> Result<Regions> {
     let (down, down_len) = memfd::adopt(down)?;
     let (up, up_len) = memfd::adopt(up)?;
@@ -50,16 +51,12 @@ pub(crate) fn attach(down: OwnedFd, up: OwnedFd) -> Result<Regions> {
     let peer = map_peer(&down, down_len)?;
     let header = RegionHeader::parse(&peer.header_bytes(), Side::Down, down_len)?;
     if up_len != header.peer.region_len {
-        return Err(Error::new(
-            ErrorKind::Mismatch,
-            format!("up region of {up_len} bytes, expected {}", header.peer.region_len),
+        return Err(Error::mismatch(format!("up region of {up_len} bytes, expected {}", header.peer.region_len),
         ));
     }
     let before = map_peer(&up, up_len)?.header_bytes();
     if before.iter().any(|byte| *byte != 0) {
-        return Err(Error::new(
-            ErrorKind::Mismatch,
-            "another process is attached to this channel already, expected none",
+        return Err(Error::mismatch("another process is attached to this channel already, expected none",
         ));
     }
     Ok(Regions { own: map_own(&up, up_len)?, peer, header })

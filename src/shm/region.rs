@@ -18,7 +18,7 @@ use super::mapping::Mapping;
 use super::slots::{OwnSlots, PeerSlots};
 use super::transport::{Backing, SharedEvent};
 use super::words::{OwnU32, OwnU64, Peer, PeerU32, PeerU64, Table};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Both regions of a channel, as one of its sides has them from a transport.
 #[derive(Debug)]
@@ -40,10 +40,10 @@ impl OwnRegion {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Mismatch`] if this process cannot write it either.
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) if this process cannot write it either.
     pub(crate) fn over(backing: Arc<dyn Backing>) -> Result<Self> {
         if !backing.is_writable() {
-            return Err(Error::new(ErrorKind::Mismatch, "a region that is mapped read-only"));
+            return Err(Error::mismatch("a region that is mapped read-only"));
         }
         Ok(Self(Mapping(backing)))
     }
@@ -131,6 +131,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, FRAME_HEADER};
+    use crate::error::ErrorKind;
     use crate::shm::layout::{Side, as_usize};
     use crate::shm::memfd::{map_own, map_peer};
     use crate::sync::Ordering;

@@ -9,7 +9,7 @@ use super::layout::{RingLayout, as_usize};
 use super::mapping::Mapping;
 use super::words::load_of_peer;
 use crate::config::{FRAME_HEADER, SLOT_ALIGN};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys::arch::prefetch_to_write;
 
@@ -37,8 +37,9 @@ impl Slots {
         mapping.check_span(offset, capacity, "ring")?;
         let is_sane = capacity.is_power_of_two() && capacity >= 2 * SLOT_ALIGN;
         if !is_sane || !offset.is_multiple_of(SLOT_ALIGN) {
-            let message = format!("ring of {capacity} bytes at {offset}, expected whole slots");
-            return Err(Error::new(ErrorKind::Mismatch, message));
+            return Err(Error::mismatch(format!(
+                "ring of {capacity} bytes at {offset}, expected whole slots"
+            )));
         }
         Ok(Self {
             words: mapping.u64_at(offset),
@@ -158,8 +159,8 @@ impl OwnSlots {
         OwnLine(self.0.line(position))
     }
 
-    /// Asks for the line at `position`, to write to it soon. Stores become visible in order, so that
-    /// a store to a line that has to be fetched holds up all stores after it.
+    /// Asks for the line at `position`, to write to it soon. Stores become visible in order, so
+    /// that a store to a line that has to be fetched holds up all stores after it.
     #[inline]
     pub(crate) fn prefetch(&self, position: u64) {
         prefetch_to_write(self.0.line(position).first);

@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 
 use super::mapping::Mapping;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// A word of the region that this process writes. It lies inside its mapping and keeps that alive.
@@ -109,7 +109,7 @@ impl Table {
     /// `len` words from `offset` on, which is an error unless they lie inside.
     pub(super) fn at(mapping: &Mapping, offset: usize, len: usize) -> Result<Self> {
         if len == 0 {
-            return Err(Error::new(ErrorKind::Mismatch, "a table without entries"));
+            return Err(Error::mismatch("a table without entries"));
         }
         mapping.check_span(offset, len.saturating_mul(size_of::<u64>()), "table")?;
         Ok(Self { first: OwnU64::at(mapping, offset)?, len })

@@ -49,8 +49,9 @@ fn reserve(file: &File, len: u64) -> Result<()> {
     let size = match i64::try_from(len) {
         Ok(size) if len <= LARGEST => size,
         _ => {
-            let message = format!("region of {len} bytes, at most {LARGEST} can be mapped");
-            return Err(Error::new(ErrorKind::InvalidConfig, message));
+            return Err(Error::invalid_config(format!(
+                "region of {len} bytes, at most {LARGEST} can be mapped"
+            )));
         }
     };
     check_file_size(len)?;
@@ -105,8 +106,9 @@ pub(crate) fn check_seals(fd: BorrowedFd<'_>, wanted: i32) -> Result<()> {
     let found = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) })
         .map_err(|e| Error::with_source(ErrorKind::Mismatch, "region is not a memfd", e))?;
     if found & wanted != wanted {
-        let message = format!("region has seals {found:#x}, expected at least {wanted:#x}");
-        return Err(Error::new(ErrorKind::Mismatch, message));
+        return Err(Error::mismatch(format!(
+            "region has seals {found:#x}, expected at least {wanted:#x}"
+        )));
     }
     Ok(())
 }
