@@ -9,12 +9,11 @@ use std::sync::Arc;
 
 use crate::config::WaitStrategy;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ring::consumer::ConsumerParts;
 use crate::ring::doorbell::{Bell, BellWatch, Sleeper};
-use crate::ring::producer::ProducerParts;
+use crate::ring::ends::{ControlWords, Ends};
 use crate::ring::{Consumer, Producer};
 use crate::shm::layout::{Geometry, RegionHeader, RingLayout, Side, as_usize, control};
-use crate::shm::region::{OwnRegion, PeerRegion, Regions};
+use crate::shm::region::{PeerRegion, Regions};
 use crate::shm::requests::{OwnRequests, PeerRequests};
 use crate::shm::status::{OwnStatus, PeerStatus};
 use crate::shm::words::{OwnU32, OwnU64, PeerU32, PeerU64};
@@ -30,6 +29,18 @@ pub(crate) struct Duplex {
     /// The producer's own count of what it has published, as of its last look at the peer's
     /// sleep word: for another thread to see whether anything was sent.
     pub(crate) sent: OwnU64,
+}
+
+impl Duplex {
+    /// Makes this side's ends of the rings with these layouts: the one that it fills first.
+    pub(crate) fn over(ends: &Ends<'_>, out: &RingLayout, into: &RingLayout) -> Result<Self> {
+        Ok(Self {
+            producer: Producer::new(ends, out)?,
+            consumer: Consumer::new(ends, into)?,
+            sleeper: ends.sleeper()?,
+            sent: ends.own.u64_at(ends.words.checked)?,
+        })
+    }
 }
 
 /// The parent's end.
@@ -93,13 +104,12 @@ impl ParentLink {
         wake_fd: Option<&Arc<WakeFd>>,
     ) -> Result<Self> {
         let (ours, theirs) = (&header.own, &header.peer);
-        let half = |lines, wait| -> Result<Half<'_>> {
-            let peer_bell = peer.u32_at(lines + control::BELL)?;
-            let watch = Some(Arc::new(BellWatch::new(&peer_bell)));
-            Ok(Half { own: &own, peer: &peer, lines, wait, watch, wake_fd })
+        let ends = |words: ControlWords, wait| -> Result<Ends<'_>> {
+            let watch = Some(Arc::new(BellWatch::new(&peer.u32_at(words.bell)?)));
+            Ok(Ends { own: &own, peer: &peer, words, wait, watch, wake_fd })
         };
-        let data = half(control::DATA, wait)?.duplex(&ours.data, &theirs.data)?;
-        let health = half(control::HEALTH, HEALTH_WAIT)?.duplex(&ours.health, &theirs.health)?;
+        let data = Duplex::over(&ends(DATA, wait)?, &ours.data, &theirs.data)?;
+        let health = Duplex::over(&ends(HEALTH, HEALTH_WAIT)?, &ours.health, &theirs.health)?;
         let (offset, entries) = request_table(ours);
         let words = ParentWords {
             abort: own.u32_at(control::ABORT)?,
@@ -107,7 +117,7 @@ impl ParentLink {
             status: Arc::new(PeerStatus::at(&peer, control::STATUS)?),
             credit_need: peer.u64_at(control::CREDIT_NEED)?,
             credit_request: peer.u64_at(control::CREDIT_REQUEST)?,
-            data_bell: bell(&own, control::DATA, None)?,
+            data_bell: Ends { wake_fd: None, ..ends(DATA, wait)? }.bell()?,
         };
         let owner = peer.u32_at(control::OWNER)?;
         let answer = ExpectedAnswer { peer, header };
@@ -135,9 +145,9 @@ impl WorkerLink {
     ) -> Result<Self> {
         let (ours, theirs) = (&header.peer, &header.own);
         // The parent's bell also rings for credits and cancels: it is not counted.
-        let half = |lines, wait| Half { own: &own, peer: &peer, lines, wait, watch: None, wake_fd };
-        let data = half(control::DATA, wait).duplex(&ours.data, &theirs.data)?;
-        let health = half(control::HEALTH, HEALTH_WAIT).duplex(&ours.health, &theirs.health)?;
+        let ends = |words, wait| Ends { own: &own, peer: &peer, words, wait, watch: None, wake_fd };
+        let data = Duplex::over(&ends(DATA, wait), &ours.data, &theirs.data)?;
+        let health = Duplex::over(&ends(HEALTH, HEALTH_WAIT), &ours.health, &theirs.health)?;
         let (offset, entries) = request_table(theirs);
         let words = WorkerWords {
             abort: peer.u32_at(control::ABORT)?,
@@ -152,68 +162,15 @@ impl WorkerLink {
     }
 }
 
+const DATA: ControlWords = ControlWords::at(control::DATA);
+const HEALTH: ControlWords = ControlWords::at(control::HEALTH);
+
 /// The health rings carry little: a thread that spins there helps no operation.
 const HEALTH_WAIT: WaitStrategy = WaitStrategy::Park;
 
 /// The offset of the request table, and its entries.
 fn request_table(geometry: &Geometry) -> (usize, usize) {
     (as_usize(geometry.requests_offset), as_usize(u64::from(geometry.request_count)))
-}
-
-/// The data or the health rings of both regions, to be made into one side's ends.
-struct Half<'a> {
-    own: &'a OwnRegion,
-    peer: &'a PeerRegion,
-    /// Where the control lines start, in both regions.
-    lines: usize,
-    wait: WaitStrategy,
-    watch: Option<Arc<BellWatch>>,
-    wake_fd: Option<&'a Arc<WakeFd>>,
-}
-
-impl Half<'_> {
-    fn duplex(&self, ours: &RingLayout, theirs: &RingLayout) -> Result<Duplex> {
-        let Self { own, peer, lines, .. } = *self;
-        let producer = Producer::new(ProducerParts {
-            slots: own.slots(ours)?,
-            peer_head: peer.u64_at(lines + control::HEAD)?,
-            peer_sleep_at: peer.u64_at(lines + control::SLEEP_AT)?,
-            space_at: own.u64_at(lines + control::SPACE_AT)?,
-            checked: own.u64_at(lines + control::CHECKED)?,
-            bell: bell(own, lines, self.wake_fd)?,
-            sleeper: self.sleeper()?,
-            max_frame: as_usize(u64::from(ours.max_frame)),
-            origin: ours.origin,
-        });
-        let consumer = Consumer::new(ConsumerParts {
-            slots: peer.slots(theirs)?,
-            head: own.u64_at(lines + control::HEAD)?,
-            peer_space_at: peer.u64_at(lines + control::SPACE_AT)?,
-            sleep_at: own.u64_at(lines + control::SLEEP_AT)?,
-            peer_checked: peer.u64_at(lines + control::CHECKED)?,
-            bell: bell(own, lines, self.wake_fd)?,
-            sleeper: self.sleeper()?,
-            max_frame: as_usize(u64::from(theirs.max_frame)),
-            origin: theirs.origin,
-        });
-        let sent = own.u64_at(lines + control::CHECKED)?;
-        Ok(Duplex { producer, consumer, sleeper: self.sleeper()?, sent })
-    }
-
-    fn sleeper(&self) -> Result<Sleeper> {
-        let Self { own, peer, lines, wait, .. } = *self;
-        let at = lines + control::BELL;
-        let (own_cpu, peer_cpu) =
-            (own.u32_at(lines + control::CPU)?, peer.u32_at(lines + control::CPU)?);
-        let sleeper = Sleeper::new(peer.u32_at(at)?, own_cpu, peer_cpu, wait, self.watch.clone());
-        Ok(sleeper.with_event(peer.event(at)))
-    }
-}
-
-/// The bell that this side rings, in the control lines that start at `lines`.
-fn bell(own: &OwnRegion, lines: usize, wake_fd: Option<&Arc<WakeFd>>) -> Result<Bell> {
-    let at = lines + control::BELL;
-    Ok(Bell::new(own.u32_at(at)?, wake_fd.cloned()).with_event(own.event(at)))
 }
 
 #[cold]

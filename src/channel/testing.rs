@@ -13,7 +13,7 @@ use crate::config::{Config, RingConfig, WaitStrategy};
 use crate::link::{Duplex, ParentWords};
 use crate::protocol::Kind;
 use crate::ring::doorbell::{Alarm, Bell, BellWatch, Sleeper};
-use crate::ring::testing::{BELL, CHECKED, consumer, producer, region, sleeper, watch};
+use crate::ring::testing::{WORDS, ends, region, watch};
 use crate::ring::{Consumer, Header, Producer};
 use crate::shm::layout::{RingLayout, as_u64};
 use crate::shm::region::{OwnRegion, PeerRegion};
@@ -75,7 +75,7 @@ pub(crate) fn rig_with_wake_fds(requests: usize, wake_fds: [Option<Arc<WakeFd>>;
         status: Arc::new(PeerStatus::at(&up_seen, FLAG).unwrap()),
         credit_need: up_seen.u64_at(CREDIT_NEED).unwrap(),
         credit_request: up_seen.u64_at(CREDIT_REQUEST).unwrap(),
-        data_bell: Bell::new(down.u32_at(BELL).unwrap(), None),
+        data_bell: Bell::new(down.u32_at(WORDS.bell).unwrap(), None),
     };
     let watch = watch(&up_seen);
     let parent = duplex(&down, &up_seen, Some(watch), wake_fd.as_ref());
@@ -100,12 +100,7 @@ fn duplex(
 ) -> Duplex {
     let ring = RingConfig { capacity: CAPACITY, max_frame: LONGEST };
     let layout = RingLayout::of(ring, as_u64(RING), 0);
-    Duplex {
-        producer: producer(own, peer, &layout, wake_fd.cloned(), watch.clone()),
-        consumer: consumer(own, peer, &layout, wake_fd.cloned(), watch.clone()),
-        sleeper: sleeper(own, peer, watch),
-        sent: own.u64_at(CHECKED).unwrap(),
-    }
+    Duplex::over(&ends(own, peer, watch, wake_fd), &layout, &layout).unwrap()
 }
 
 impl Rig {

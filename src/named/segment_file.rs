@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::process::maps::mapped_at;
 use crate::shm::layout::as_u64;
 use crate::sys::descriptor::open_above_stdio;
 use crate::sys::process;
@@ -89,27 +90,14 @@ fn check(path: &Path, found: &Metadata) -> Result<()> {
 /// Checks that `file` is what is mapped at `start`, as both were opened by name.
 pub(super) fn check_mapped(path: &Path, file: &File, start: *const u8) -> Result<FileId> {
     let expected = FileId::of(&metadata(file)?);
-    let maps = std::fs::read_to_string("/proc/self/maps")
+    let maps = std::fs::read("/proc/self/maps")
         .map_err(|e| Error::os("cannot read this process's maps", e))?;
-    let found = maps.lines().find_map(|line| mapped_at(line, start.addr()));
+    let found = mapped_at(&maps, as_u64(start.addr()));
+    let found = found.map(|file| FileId { device: file.device, inode: file.inode });
     if found == Some(expected) {
         return Ok(expected);
     }
     Err(mismatch(path, &format!("was replaced: {found:?} is mapped, expected {expected:?}")))
-}
-
-/// The file in a line of `/proc/self/maps` that covers `address`.
-fn mapped_at(line: &str, address: usize) -> Option<FileId> {
-    let hex = |text: &str| u64::from_str_radix(text, 16).ok();
-    let mut fields = line.split_ascii_whitespace();
-    let (from, to) = fields.next()?.split_once('-')?;
-    if !(hex(from)?..hex(to)?).contains(&as_u64(address)) {
-        return None;
-    }
-    let (major, minor) = fields.nth(2)?.split_once(':')?;
-    let (major, minor) = (u32::try_from(hex(major)?).ok()?, u32::try_from(hex(minor)?).ok()?);
-    let inode = fields.next()?.parse().ok()?;
-    Some(FileId { device: libc::makedev(major, minor), inode })
 }
 
 pub(super) fn metadata(file: &File) -> Result<Metadata> {
@@ -118,20 +106,4 @@ pub(super) fn metadata(file: &File) -> Result<Metadata> {
 
 pub(super) fn mismatch(path: &Path, what: &str) -> Error {
     Error::mismatch(format!("segment {} {what}", path.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_file_that_is_mapped_is_read_off_the_list_of_maps() {
-        let line = "7f00-8000 rw-s 00000000 00:1c 1234   /dev/shm/slipring.a.down";
-        let expected = FileId { device: libc::makedev(0, 0x1c), inode: 1234 };
-        assert_eq!(mapped_at(line, 0x7f00), Some(expected));
-        assert_eq!(mapped_at(line, 0x7fff), Some(expected));
-        assert_eq!(mapped_at(line, 0x8000), None);
-        assert_eq!(mapped_at("garbage", 1), None);
-        assert_eq!(mapped_at("0-ffff rw-s 0 x y", 1), None);
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! | job | files |
 //! |---|---|
-//! | start | [`starter`] (a thread), [`spawn`], [`own_exe`], [`worker_env`], [`socket`] |
+//! | start | [`starter`] (a thread), [`spawn`], [`own_exe`] and [`maps`], [`worker_env`], [`socket`] |
 //! | watch | [`watch`] and [`robust_futex`]; [`parent_watch`] for the other direction |
 //! | end | [`child`], on [`pid_handle`]; [`external`]; what both have: [`worker_process`] |
 //! | reap | [`supervisor`] (a thread), [`reap`] |
@@ -18,6 +18,7 @@ mod exit_record;
 pub(crate) mod external;
 pub(crate) mod limits;
 pub(crate) mod log;
+pub(crate) mod maps;
 mod oom;
 pub(crate) mod own_exe;
 pub(crate) mod parent_watch;

@@ -89,9 +89,9 @@ pub(crate) fn recv(
     max_fds: usize,
     deadline: Option<Instant>,
 ) -> Result<Received> {
-    let mut fds = Vec::new();
     let mut prefix = [0; 4];
-    match fill(socket, &mut prefix, Some((max_fds, &mut fds)), deadline)? {
+    let (read, fds) = fill(socket, &mut prefix, max_fds, deadline)?;
+    match read {
         4 => {}
         0 => return Ok(Received::Eof),
         _ => return Err(broken_off()),
@@ -104,7 +104,7 @@ pub(crate) fn recv(
         ));
     }
     let mut bytes = vec![0; length];
-    if fill(socket, &mut bytes, None, deadline)? < length {
+    if fill(socket, &mut bytes, 0, deadline)?.0 < length {
         return Err(broken_off());
     }
     Ok(Received::Message { bytes, fds })
@@ -125,25 +125,23 @@ pub(crate) fn inode(socket: BorrowedFd<'_>) -> io::Result<u64> {
     file_id(socket).map(|(_, inode)| inode)
 }
 
-/// Reads until `buffer` is full or the stream ends, and returns how many bytes were read. If
-/// `fds` is given, descriptors are taken with the first byte; elsewhere they are refused.
+/// Reads until `buffer` is full or the stream ends. Returns how many bytes were read, and the
+/// descriptors that came with the first one, of which there may be `max_fds`.
 fn fill(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
-    mut fds: Option<(usize, &mut Vec<OwnedFd>)>,
+    max_fds: usize,
     deadline: Option<Instant>,
-) -> Result<usize> {
-    let mut filled = 0;
+) -> Result<(usize, Vec<OwnedFd>)> {
+    let (mut filled, mut fds) = (0, Vec::new());
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        let max_fds = fds.as_ref().map_or(0, |(max, _)| *max);
+        let max_fds = if filled == 0 { max_fds } else { 0 };
         match system::receive(socket, rest, max_fds) {
             Ok(arrived) if arrived.truncated => return Err(truncated(max_fds)),
             Ok(arrived) if arrived.len == 0 => break,
             Ok(arrived) => {
                 filled += arrived.len;
-                if let Some((_, into)) = fds.take() {
-                    *into = arrived.fds;
-                }
+                fds.extend(arrived.fds);
             }
             Err(e) if is_closed(&e) => break,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -153,21 +151,19 @@ fn fill(
             Err(e) => return Err(Error::os("cannot receive on the bootstrap socket", e)),
         }
     }
-    Ok(filled)
+    Ok((filled, fds))
 }
 
 fn wait(socket: BorrowedFd<'_>, ready: Ready, deadline: Option<Instant>) -> Result<()> {
     match system::wait_ready(socket, ready, deadline) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Error::new(
-            ErrorKind::Timeout,
-            match ready {
-                Ready::Read | Ready::HangUp => {
-                    "nothing came over the bootstrap socket before the deadline"
-                }
+        Ok(false) => {
+            let did_not = match ready {
                 Ready::Write => "the bootstrap socket was not read before the deadline",
-            },
-        )),
+                _ => "nothing came over the bootstrap socket before the deadline",
+            };
+            Err(Error::new(ErrorKind::Timeout, did_not))
+        }
         Err(e) => Err(Error::os("cannot wait for the bootstrap socket", e)),
     }
 }
@@ -183,13 +179,11 @@ fn broken_off() -> Error {
 }
 
 fn truncated(max_fds: usize) -> Error {
-    Error::new(
-        ErrorKind::Handshake,
-        format!(
-            "a bootstrap message lost descriptors: it had more than {max_fds}, \
-             or this process has no free descriptor"
-        ),
-    )
+    let message = format!(
+        "a bootstrap message lost descriptors: it had more than {max_fds}, or this process has no \
+         free descriptor"
+    );
+    Error::new(ErrorKind::Handshake, message)
 }
 
 #[cfg(test)]

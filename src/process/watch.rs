@@ -129,12 +129,8 @@ impl Slot {
     }
 }
 
-/// The state of a slot when the wait began.
-struct Wait {
-    id: u64,
-    word: SharedWord,
-    expected: u32,
-}
+/// The id and the word of a slot, and the value that it had when the wait began.
+type Wait = (u64, SharedWord, u32);
 
 /// One thread and the words that it watches.
 #[derive(Default)]
@@ -182,12 +178,11 @@ impl Watcher {
             let control = self.control.load(Ordering::Acquire);
             let waits = self.look_at_all(woken.take());
             let mut words = vec![Word::new(&self.control, control, Scope::Private)];
-            words.extend(waits.iter().map(|w| Word::new(&w.word, w.expected, Scope::Shared)));
+            words.extend(waits.iter().map(|(_, word, seen)| Word::new(word, *seen, Scope::Shared)));
             match wait_any(&words, Deadline::NEVER) {
                 // The wake counts as an event of this word. All words are looked at in any case.
-                Ok(index) => {
-                    woken = index.checked_sub(1).and_then(|i| waits.get(i)).map(|wait| wait.id);
-                }
+                Ok(0) => {}
+                Ok(index) => woken = waits.get(index - 1).map(|(id, ..)| *id),
                 Err(e) if is_harmless(&e) => {}
                 Err(_) => return self.give_up(),
             }
@@ -197,7 +192,6 @@ impl Watcher {
     /// Looks at all words: calls the callbacks of marked ones, drops those that are no longer
     /// watched, and returns the others.
     fn look_at_all(&self, woken: Option<u64>) -> Vec<Wait> {
-        let mut waits = Vec::new();
         let mut dead = Vec::new();
         let mut forgotten = Vec::new();
         let mut slots = lock(&self.slots);
@@ -205,13 +199,11 @@ impl Watcher {
             match slot.look(woken == Some(slot.id)) {
                 Verdict::Dead => dead.push(slot),
                 Verdict::Forget => forgotten.push(slot),
-                Verdict::Watch => {
-                    let word = Arc::clone(&slot.word);
-                    waits.push(Wait { id: slot.id, word, expected: slot.seen });
-                    slots.push(slot);
-                }
+                Verdict::Watch => slots.push(slot),
             }
         }
+        let wait = |slot: &Slot| (slot.id, Arc::clone(&slot.word), slot.seen);
+        let waits = slots.iter().map(wait).collect();
         // Unlocked, as callbacks and the drops of their captures may call into this module.
         drop(slots);
         for slot in dead {

@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::ring::doorbell::{Alarm, BY_FD, Bell, Sleeper, Step, look_before_end};
+use crate::ring::doorbell::{Alarm, BY_FD, Sleeper, Step, look_before_end};
+use crate::ring::ends::Ends;
 use crate::ring::frame::Frame;
 use crate::ring::header::Header;
 use crate::ring::lease::LeaseGauge;
 use crate::ring::pacing::{Pacing, SHORT};
 use crate::ring::position::NEVER;
+use crate::ring::reclaim::Reclaim;
 use crate::ring::slot_reader::SlotReader;
 use crate::shm::bytes::PeerBytes;
-use crate::shm::layout::as_u64;
-use crate::shm::slots::PeerSlots;
+use crate::shm::layout::RingLayout;
 use crate::shm::words::{OwnU64, PeerU64};
 use crate::sync::{Ordering, fence};
 use crate::sys::clock::{Deadline, now_ns};
@@ -35,20 +36,6 @@ pub(crate) struct Consumer {
     is_armed: bool,
 }
 
-/// What a consumer is made of.
-#[derive(Debug)]
-pub(crate) struct ConsumerParts {
-    pub(crate) slots: PeerSlots,
-    pub(crate) head: OwnU64,
-    pub(crate) peer_space_at: PeerU64,
-    pub(crate) sleep_at: OwnU64,
-    pub(crate) peer_checked: PeerU64,
-    pub(crate) bell: Bell,
-    pub(crate) sleeper: Sleeper,
-    pub(crate) max_frame: usize,
-    pub(crate) origin: u64,
-}
-
 /// What [`Consumer::rearm`] found and left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rearmed {
@@ -58,17 +45,26 @@ pub(crate) struct Rearmed {
 }
 
 impl Consumer {
-    pub(crate) fn new(parts: ConsumerParts) -> Self {
-        let ConsumerParts { slots, head, peer_space_at, bell, max_frame, origin, .. } = parts;
-        parts.sleep_at.store(NEVER, Ordering::Relaxed);
-        Self {
-            pacing: Pacing::new(origin, as_u64(slots.capacity())),
-            reader: SlotReader::new(slots, head, peer_space_at, bell, max_frame, origin),
-            sleep_at: parts.sleep_at,
-            peer_checked: parts.peer_checked,
-            sleeper: parts.sleeper,
+    /// Makes the end that empties the ring with this layout in the peer's region.
+    pub(crate) fn new(ends: &Ends<'_>, layout: &RingLayout) -> Result<Self> {
+        let Ends { own, peer, words, .. } = ends;
+        let sleep_at = own.u64_at(words.sleep_at)?;
+        sleep_at.store(NEVER, Ordering::Relaxed);
+        let reclaim = Reclaim::new(
+            peer.slots(layout)?,
+            own.u64_at(words.head)?,
+            peer.u64_at(words.space_at)?,
+            ends.bell()?,
+            layout.origin,
+        );
+        Ok(Self {
+            reader: SlotReader::new(peer.slots(layout)?, reclaim, layout),
+            sleep_at,
+            peer_checked: peer.u64_at(words.checked)?,
+            sleeper: ends.sleeper()?,
+            pacing: Pacing::new(layout.origin, layout.capacity),
             is_armed: false,
-        }
+        })
     }
 
     /// The longest payload of one frame, in bytes.
@@ -76,7 +72,7 @@ impl Consumer {
         self.reader.max_frame()
     }
 
-    /// See [`PeerSlots::prefault`].
+    /// See [`PeerSlots::prefault`](crate::shm::slots::PeerSlots::prefault).
     pub(crate) fn prefault(&self) {
         self.reader.prefault();
     }

@@ -210,14 +210,10 @@ impl Sleeper {
         peer_cpu: PeerU32,
         strategy: WaitStrategy,
         watch: Option<Arc<BellWatch>>,
+        event: Option<SharedEvent>,
     ) -> Self {
         let spinner = Spinner::new(own_cpu, peer_cpu, strategy);
-        Self { peer_bell, spinner, watch, event: None, counters: WaitCounters::default() }
-    }
-
-    /// Sleeps on the event, if there is one, in the place of the futex.
-    pub(crate) fn with_event(self, event: Option<SharedEvent>) -> Self {
-        Self { event, ..self }
+        Self { peer_bell, spinner, watch, event, counters: WaitCounters::default() }
     }
 
     /// Stores what is waited for, which gives the peer one reason to ring. S2 in the essay

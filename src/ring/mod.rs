@@ -35,6 +35,7 @@
 //       slot_reader   finds, checks, releases         slot_writer   fills, publishes, wakes
 //       lease
 //       reclaim       moves the head
+//                           ends
 //                          doorbell
 //                 header   commit   position
 mod batch;
@@ -42,6 +43,7 @@ mod claim;
 mod commit;
 pub(crate) mod consumer;
 pub(crate) mod doorbell;
+pub(crate) mod ends;
 mod frame;
 mod header;
 mod lease;

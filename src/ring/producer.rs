@@ -18,11 +18,11 @@ use crate::config::{FRAME_HEADER, RingConfig};
 use crate::error::{Error, Result};
 use crate::ring::batch::Batch;
 use crate::ring::claim::Claim;
-use crate::ring::doorbell::{Alarm, BY_FD, Bell, Sleeper, Step, look_before_end};
+use crate::ring::doorbell::{Alarm, BY_FD, Sleeper, Step, look_before_end};
+use crate::ring::ends::Ends;
 use crate::ring::position::{NEVER, padding, span, to_end};
 use crate::ring::slot_writer::SlotWriter;
-use crate::shm::layout::as_usize;
-use crate::shm::slots::OwnSlots;
+use crate::shm::layout::{RingLayout, as_usize};
 use crate::shm::words::{OwnU64, PeerU64};
 use crate::sync::Ordering;
 use crate::sys::clock::Deadline;
@@ -49,36 +49,31 @@ pub(crate) struct Producer {
     wakes_seen: u64,
 }
 
-/// What a producer is made of.
-#[derive(Debug)]
-pub(crate) struct ProducerParts {
-    pub(crate) slots: OwnSlots,
-    pub(crate) peer_head: PeerU64,
-    pub(crate) peer_sleep_at: PeerU64,
-    pub(crate) space_at: OwnU64,
-    pub(crate) checked: OwnU64,
-    pub(crate) bell: Bell,
-    pub(crate) sleeper: Sleeper,
-    pub(crate) max_frame: usize,
-    pub(crate) origin: u64,
-}
-
 impl Producer {
-    pub(crate) fn new(parts: ProducerParts) -> Self {
-        let ProducerParts { slots, peer_sleep_at, checked, bell, max_frame, origin, .. } = parts;
-        parts.space_at.store(NEVER, Ordering::Relaxed);
-        Self {
-            writer: SlotWriter::new(slots, peer_sleep_at, checked, bell, origin),
-            peer_head: parts.peer_head,
-            space_at: parts.space_at,
-            sleeper: parts.sleeper,
-            max_frame,
-            observed: origin,
-            head: origin,
+    /// Makes the end that fills the ring with this layout in this side's region.
+    pub(crate) fn new(ends: &Ends<'_>, layout: &RingLayout) -> Result<Self> {
+        let Ends { own, peer, words, .. } = ends;
+        let space_at = own.u64_at(words.space_at)?;
+        space_at.store(NEVER, Ordering::Relaxed);
+        let (sleep_at, checked) = (peer.u64_at(words.sleep_at)?, own.u64_at(words.checked)?);
+        Ok(Self {
+            writer: SlotWriter::new(
+                own.slots(layout)?,
+                sleep_at,
+                checked,
+                ends.bell()?,
+                layout.origin,
+            ),
+            peer_head: peer.u64_at(words.head)?,
+            space_at,
+            sleeper: ends.sleeper()?,
+            max_frame: as_usize(u64::from(layout.max_frame)),
+            observed: layout.origin,
+            head: layout.origin,
             poisoned: None,
             high_water: 0,
             wakes_seen: 0,
-        }
+        })
     }
 
     /// The longest payload of one frame, in bytes.
@@ -98,7 +93,7 @@ impl Producer {
         self.high_water
     }
 
-    /// See [`OwnSlots::prefault`].
+    /// See [`OwnSlots::prefault`](crate::shm::slots::OwnSlots::prefault).
     pub(crate) fn prefault(&self) {
         self.writer.prefault();
     }

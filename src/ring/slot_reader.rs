@@ -24,15 +24,13 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::ring::commit::Commit;
-use crate::ring::doorbell::Bell;
 use crate::ring::header::Header;
 use crate::ring::lease::{LeaseGauge, LeasedSlot};
 use crate::ring::position::{span, to_end};
 use crate::ring::reclaim::{Cursor, Reclaim};
 use crate::shm::bytes::PeerBytes;
-use crate::shm::layout::{as_u64, as_usize};
+use crate::shm::layout::{RingLayout, as_usize};
 use crate::shm::slots::PeerSlots;
-use crate::shm::words::{OwnU64, PeerU64};
 use crate::sync::Ordering;
 use crate::sys::fork;
 
@@ -60,21 +58,14 @@ pub(super) struct SlotReader {
 }
 
 impl SlotReader {
-    pub(super) fn new(
-        slots: PeerSlots,
-        head: OwnU64,
-        peer_space_at: PeerU64,
-        bell: Bell,
-        max_frame: usize,
-        origin: u64,
-    ) -> Self {
-        let reclaim = Reclaim::new(slots.clone(), head, peer_space_at, bell, origin);
+    pub(super) fn new(slots: PeerSlots, reclaim: Reclaim, layout: &RingLayout) -> Self {
+        let origin = layout.origin;
         Self {
-            capacity: as_u64(slots.capacity()),
-            batch: as_u64(slots.capacity()) / 8,
+            capacity: layout.capacity,
+            batch: layout.capacity / 8,
             slots,
             reclaim: Arc::new(reclaim),
-            max_frame,
+            max_frame: as_usize(u64::from(layout.max_frame)),
             next: origin,
             start: origin,
             header: [0; 3],

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use crate::config::{RingConfig, WaitStrategy};
 use crate::error::Result;
-use crate::ring::consumer::ConsumerParts;
-use crate::ring::doorbell::{Alarm, Bell, BellWatch, Sleeper};
-use crate::ring::producer::ProducerParts;
+use crate::ring::doorbell::{Alarm, BellWatch};
+use crate::ring::ends::{ControlWords, Ends};
 use crate::ring::{Batch, Consumer, Header, Producer};
-use crate::shm::layout::{RingLayout, as_u64, as_usize};
+use crate::shm::layout::{RingLayout, as_u64};
 use crate::shm::region::{OwnRegion, PeerRegion};
 use crate::shm::slots::OwnSlots;
 use crate::shm::words::{OwnU32, OwnU64};
@@ -17,12 +16,8 @@ use crate::sys::wake_fd::WakeFd;
 
 /// Offsets of the control words in either region. They are closer together than in a real one,
 /// so that a model is small. The models of channels have more words, from 48 on.
-const SLEEP_AT: usize = 0;
-const CPU: usize = 12;
-const HEAD: usize = 16;
-const SPACE_AT: usize = 24;
-pub(crate) const BELL: usize = 32;
-pub(crate) const CHECKED: usize = 40;
+pub(crate) const WORDS: ControlWords =
+    ControlWords { sleep_at: 0, cpu: 12, head: 16, space_at: 24, bell: 32, checked: 40 };
 const RING: usize = 64;
 
 /// A ring, and everything that either side could write if it were hostile.
@@ -65,18 +60,20 @@ pub(crate) fn rig_with_wake_fds(
     let (down, down_seen) = region(RING + capacity);
     let (up, up_seen) = region(RING);
     let layout = RingLayout::of(RingConfig { capacity, max_frame }, as_u64(RING), origin);
-    let bell = |region: &OwnRegion| region.u32_at(BELL).unwrap();
+    let bell = |region: &OwnRegion| region.u32_at(WORDS.bell).unwrap();
     bell(&down).store(rung, crate::sync::Ordering::Relaxed);
     bell(&up).store(rung, crate::sync::Ordering::Relaxed);
     let watch = |peer: &PeerRegion| Some(watch(peer));
-    let producer = producer(&down, &up_seen, &layout, producer_fd, watch(&up_seen));
-    let consumer = consumer(&up, &down_seen, &layout, consumer_fd, watch(&down_seen));
+    let out = ends(&down, &up_seen, watch(&up_seen), producer_fd.as_ref());
+    let into = ends(&up, &down_seen, watch(&down_seen), consumer_fd.as_ref());
+    let producer = Producer::new(&out, &layout).unwrap();
+    let consumer = Consumer::new(&into, &layout).unwrap();
     let forge = Forge {
         slots: down.slots(&layout).unwrap(),
-        space_at: down.u64_at(SPACE_AT).unwrap(),
+        space_at: down.u64_at(WORDS.space_at).unwrap(),
         producer_bell: bell(&down),
-        head: up.u64_at(HEAD).unwrap(),
-        sleep_at: up.u64_at(SLEEP_AT).unwrap(),
+        head: up.u64_at(WORDS.head).unwrap(),
+        sleep_at: up.u64_at(WORDS.sleep_at).unwrap(),
         consumer_bell: bell(&up),
     };
     Rig { producer, consumer, forge }
@@ -84,58 +81,17 @@ pub(crate) fn rig_with_wake_fds(
 
 /// Counts the peer's rings.
 pub(crate) fn watch(peer: &PeerRegion) -> Arc<BellWatch> {
-    Arc::new(BellWatch::new(&peer.u32_at(BELL).unwrap()))
+    Arc::new(BellWatch::new(&peer.u32_at(WORDS.bell).unwrap()))
 }
 
-pub(crate) fn sleeper(
-    own: &OwnRegion,
-    peer: &PeerRegion,
+/// The ends of a side that has these regions.
+pub(crate) fn ends<'a>(
+    own: &'a OwnRegion,
+    peer: &'a PeerRegion,
     watch: Option<Arc<BellWatch>>,
-) -> Sleeper {
-    let (own_cpu, peer_cpu) = (own.u32_at(CPU).unwrap(), peer.u32_at(CPU).unwrap());
-    Sleeper::new(peer.u32_at(BELL).unwrap(), own_cpu, peer_cpu, WaitStrategy::Park, watch)
-}
-
-/// The end that fills the ring in `own`.
-pub(crate) fn producer(
-    own: &OwnRegion,
-    peer: &PeerRegion,
-    layout: &RingLayout,
-    wake_fd: Option<Arc<WakeFd>>,
-    watch: Option<Arc<BellWatch>>,
-) -> Producer {
-    Producer::new(ProducerParts {
-        slots: own.slots(layout).unwrap(),
-        peer_head: peer.u64_at(HEAD).unwrap(),
-        peer_sleep_at: peer.u64_at(SLEEP_AT).unwrap(),
-        space_at: own.u64_at(SPACE_AT).unwrap(),
-        checked: own.u64_at(CHECKED).unwrap(),
-        bell: Bell::new(own.u32_at(BELL).unwrap(), wake_fd),
-        sleeper: sleeper(own, peer, watch),
-        max_frame: as_usize(u64::from(layout.max_frame)),
-        origin: layout.origin,
-    })
-}
-
-/// The end that empties the ring in the peer's region.
-pub(crate) fn consumer(
-    own: &OwnRegion,
-    peer: &PeerRegion,
-    layout: &RingLayout,
-    wake_fd: Option<Arc<WakeFd>>,
-    watch: Option<Arc<BellWatch>>,
-) -> Consumer {
-    Consumer::new(ConsumerParts {
-        slots: peer.slots(layout).unwrap(),
-        head: own.u64_at(HEAD).unwrap(),
-        peer_space_at: peer.u64_at(SPACE_AT).unwrap(),
-        sleep_at: own.u64_at(SLEEP_AT).unwrap(),
-        peer_checked: peer.u64_at(CHECKED).unwrap(),
-        bell: Bell::new(own.u32_at(BELL).unwrap(), wake_fd),
-        sleeper: sleeper(own, peer, watch),
-        max_frame: as_usize(u64::from(layout.max_frame)),
-        origin: layout.origin,
-    })
+    wake_fd: Option<&'a Arc<WakeFd>>,
+) -> Ends<'a> {
+    Ends { own, peer, words: WORDS, wait: WaitStrategy::Park, watch, wake_fd }
 }
 
 cfg_if! {

@@ -175,18 +175,18 @@ pub(crate) const REQUEST_ENTRY: usize = 16;
 
 impl Geometry {
     fn of(data: RingConfig, health: RingConfig, origin: u64, requests: usize) -> Self {
-        let entries = as_u64(requests) * as_u64(REQUEST_ENTRY);
-        let data_offset = page_up(as_u64(control::END) + entries);
-        let data = RingLayout::of(data, data_offset, origin);
-        let health = RingLayout::of(health, page_up(data.offset + data.capacity), origin);
-        Self {
-            region_len: page_up(health.offset + health.capacity),
-            data,
-            health,
-            requests_offset: as_u64(control::END),
-            request_count: u32::try_from(requests).unwrap_or(u32::MAX),
-            reserved: 0,
-        }
+        let requests = u32::try_from(requests).unwrap_or(u32::MAX);
+        Self::placed(RingLayout::of(data, 0, origin), RingLayout::of(health, 0, origin), requests)
+    }
+
+    /// A table of so many requests and these rings, one behind the other.
+    fn placed(data: RingLayout, health: RingLayout, request_count: u32) -> Self {
+        let requests_offset = as_u64(control::END);
+        let table_len = u64::from(request_count) * as_u64(REQUEST_ENTRY);
+        let data = RingLayout { offset: page_up(requests_offset + table_len), ..data };
+        let health = RingLayout { offset: page_up(data.offset + data.capacity), ..health };
+        let region_len = page_up(health.offset + health.capacity);
+        Self { region_len, data, health, requests_offset, request_count, reserved: 0 }
     }
 
     /// Checks that every part lies inside and that none overlaps another.
@@ -207,21 +207,15 @@ impl Geometry {
                 )));
             }
         }
-        let entries = u64::from(self.request_count) * as_u64(REQUEST_ENTRY);
-        let wanted = Self {
-            region_len: 0,
-            requests_offset: as_u64(control::END),
-            data: RingLayout { offset: page_up(as_u64(control::END) + entries), ..self.data },
-            ..*self
-        };
-        let health_offset = page_up(wanted.data.offset + self.data.capacity);
-        let region_len = page_up(health_offset + self.health.capacity);
-        let found = (self.requests_offset, self.data.offset, self.health.offset, self.region_len);
-        let expected = (wanted.requests_offset, wanted.data.offset, health_offset, region_len);
-        if found != expected || self.reserved != 0 || self.request_count > 1 << 16 {
+        let expected = Self::placed(self.data, self.health, self.request_count);
+        if *self != expected || self.request_count > 1 << 16 {
+            let parts = |all: &Self| {
+                (all.requests_offset, all.data.offset, all.health.offset, all.region_len)
+            };
             return Err(Error::mismatch(format!(
-                "{what}: requests, data ring, health ring and end at {found:?}, expected at \
-                 {expected:?}"
+                "{what}: requests, data ring, health ring and end at {:?}, expected at {:?}",
+                parts(self),
+                parts(&expected)
             )));
         }
         Ok(())
@@ -357,12 +351,7 @@ pub(crate) fn channel_id() -> [u8; 16] {
         hasher.write_u8(salt);
         hasher.finish().to_le_bytes()
     };
-    let (first, second) = (half(0), half(1));
-    let mut id = [0; 16];
-    for (to, from) in id.iter_mut().zip(first.iter().chain(&second)) {
-        *to = *from;
-    }
-    id
+    zerocopy::transmute!([half(0), half(1)])
 }
 
 fn build_identity() -> [u8; 64] {

@@ -181,7 +181,7 @@ mod tests {
         outside.offset = header.own.region_len;
         assert!(own.slots(&outside).is_err());
         let slots = peer.slots(&header.own.data).unwrap();
-        let capacity = slots.capacity();
+        let capacity = as_usize(header.own.data.capacity);
         let longest = capacity - FRAME_HEADER;
         assert_eq!(slots.payload(0, longest).len(), longest);
         for (position, len) in [(0, longest + 1), (64, longest - 63), (64, usize::MAX)] {

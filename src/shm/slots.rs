@@ -196,10 +196,6 @@ impl PeerSlots {
         self.0.prefault();
     }
 
-    pub(crate) fn capacity(&self) -> usize {
-        self.0.capacity()
-    }
-
     /// The line at `position`.
     #[inline]
     pub(crate) fn line(&self, position: u64) -> PeerLine<'_> {

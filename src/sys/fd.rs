@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::{Duration, Instant};
 
+use zerocopy::FromBytes;
+
 use super::check;
 use crate::sys::descriptor::{above_stdio, hold_free_stdio};
 
@@ -129,30 +131,30 @@ pub(crate) fn receive(
 /// The process that has made the pair of Unix sockets of which this is one end; zero if that
 /// process is outside of this one's pid namespace. `None` if this is no such socket.
 pub(crate) fn maker_of_peer(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
-    let mut maker = libc::ucred { pid: 0, uid: 0, gid: 0 };
-    let place = (&raw mut maker).cast();
-    let mut length = libc::socklen_t::try_from(size_of::<libc::ucred>()).unwrap_or(0);
-    let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
-    // SAFETY: `maker` has room for the length given, which is live as well.
-    check(unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, place, &raw mut length) })?;
+    // The words of a `libc::ucred`.
+    let [pid, uid, _] = socket_option::<[u32; 3]>(socket, libc::SO_PEERCRED)?;
     // Sockets of other kinds have no maker.
-    Ok((maker.uid != libc::uid_t::MAX).then_some(maker.pid.unsigned_abs()))
+    Ok((uid != libc::uid_t::MAX).then_some(pid))
 }
 
 /// A close-on-exec pidfd of the process that [`maker_of_peer`] returns.
 pub(crate) fn pidfd_of_peer(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let [pidfd] = above_stdio(|| {
-        let mut fd: RawFd = -1;
-        let mut length = libc::socklen_t::try_from(size_of::<RawFd>()).unwrap_or(0);
-        let (level, place) = (libc::SOL_SOCKET, (&raw mut fd).cast());
-        // SAFETY: `fd` has room for the length given, which is live as well.
-        check(unsafe {
-            libc::getsockopt(socket.as_raw_fd(), level, SO_PEERPIDFD, place, &raw mut length)
-        })?;
+        let fd: RawFd = socket_option(socket, SO_PEERPIDFD)?;
         // SAFETY: the kernel has just made this descriptor; no other code knows its number.
         Ok([unsafe { OwnedFd::from_raw_fd(fd) }])
     })?;
     Ok(pidfd)
+}
+
+fn socket_option<T: FromBytes>(socket: BorrowedFd<'_>, option: i32) -> io::Result<T> {
+    let mut value = T::new_zeroed();
+    let place = (&raw mut value).cast();
+    let mut len = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    let (socket, level) = (socket.as_raw_fd(), libc::SOL_SOCKET);
+    // SAFETY: `value` has room for the length given, which is live as well; any bytes are a `T`.
+    check(unsafe { libc::getsockopt(socket, level, option, place, &raw mut len) })?;
+    Ok(value)
 }
 
 /// The device and the number of an open file.
