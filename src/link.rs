@@ -117,7 +117,7 @@ impl ParentLink {
             status: Arc::new(PeerStatus::at(&peer, control::STATUS)?),
             credit_need: peer.u64_at(control::CREDIT_NEED)?,
             credit_request: peer.u64_at(control::CREDIT_REQUEST)?,
-            data_bell: Ends { wake_fd: None, ..ends(DATA, wait)? }.bell()?,
+            data_bell: Bell::new(own.u32_at(DATA.bell)?, None).with_event(own.event(DATA.bell)),
         };
         let owner = peer.u32_at(control::OWNER)?;
         let answer = ExpectedAnswer { peer, header };

@@ -61,8 +61,6 @@ pub struct MatrixShape {
     rows: u32,
     cols: u32,
     element: ElementType,
-    /// rows × cols × element size. The constructor has checked that the encoding fits `isize`.
-    data_len: usize,
 }
 
 impl MatrixShape {
@@ -131,7 +129,7 @@ impl MatrixShape {
             .and_then(|elements| elements.checked_mul(element.size()))
             .filter(|data_len| *data_len <= isize::MAX.cast_unsigned() - Self::HEADER_LEN);
         match data_len {
-            Some(data_len) => Ok(Self { rows, cols, element, data_len }),
+            Some(_) => Ok(Self { rows, cols, element }),
             None => Err(invalid(format!(
                 "a matrix of {rows} × {cols} {element} cannot be encoded: \
                  a payload is limited to {} bytes",
@@ -173,13 +171,13 @@ impl MatrixShape {
     /// Returns the length of all rows, in bytes.
     #[must_use]
     pub const fn data_len(&self) -> usize {
-        self.data_len
+        self.elements() * self.element.size()
     }
 
     /// Returns the length of the encoding, in bytes: what a slot for the matrix must have.
     #[must_use]
     pub const fn encoded_len(&self) -> usize {
-        Self::HEADER_LEN + self.data_len
+        Self::HEADER_LEN + self.data_len()
     }
 
     /// Returns where in the encoding the data lies.
@@ -264,7 +262,7 @@ impl Header {
             invalid(format!("a matrix with elements of unknown type {}", self.element))
         })?;
         let shape = MatrixShape::with_narrow(self.rows.get(), self.cols.get(), element)?;
-        let (announced, needed) = (self.data_len.get(), shape.data_len);
+        let (announced, needed) = (self.data_len.get(), shape.data_len());
         if usize::try_from(announced) != Ok(needed) {
             return Err(invalid(format!(
                 "a {shape} matrix needs {needed} bytes of data, but announces {announced}"
@@ -281,7 +279,7 @@ impl From<MatrixShape> for Header {
             cols: shape.cols.into(),
             element: shape.element.code(),
             // Both are 64 bits wide.
-            data_len: u64::try_from(shape.data_len).unwrap_or(u64::MAX).into(),
+            data_len: u64::try_from(shape.data_len()).unwrap_or(u64::MAX).into(),
             ..Self::default()
         }
     }

@@ -70,31 +70,44 @@ impl Texts {
     /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if the source is not
     /// exactly one batch: the message has the reason. This value is empty then.
     pub fn decode_from<S: Source + ?Sized>(&mut self, source: &S) -> Result<()> {
-        // The buffers leave `self` until they are consistent again.
-        let mut ends = mem::take(&mut self.ends);
-        let mut bytes = mem::take(&mut self.text).into_bytes();
-        let fetched = fetch(source, &mut ends, &mut bytes);
+        // The batch leaves `self` until it is consistent again.
+        let mut texts = mem::take(self);
+        let mut bytes = mem::take(&mut texts.text).into_bytes();
+        let fetched = texts.fetch(source, &mut bytes);
         if fetched.is_err() {
-            ends.clear();
             bytes.clear();
         }
-        let (text, valid) = into_text(bytes, &ends);
-        let checked = fetched.and_then(|header| {
-            valid?;
-            check_boundaries(&ends, &text)?;
-            Ok(header)
-        });
-        (self.ends, self.text) = (ends, text);
-        match checked {
-            Ok(header) => {
-                self.header = header;
-                Ok(())
-            }
-            Err(error) => {
-                self.clear();
-                Err(error)
-            }
+        let (text, valid) = into_text(bytes, &texts.ends);
+        let bounded = check_boundaries(&texts.ends, &text);
+        texts.text = text;
+        let checked = fetched.and(valid).and(bounded);
+        if checked.is_err() {
+            texts.clear();
         }
+        *self = texts;
+        checked
+    }
+
+    /// Copies the parts out, after it has checked that their lengths add up; then checks the ends.
+    fn fetch<S: Source + ?Sized>(&mut self, source: &S, bytes: &mut Vec<u8>) -> Result<()> {
+        let (len, header) = (source.len(), &mut self.header);
+        if len < HEADER_LEN {
+            return Err(invalid(format!("{len} bytes are too few for a batch of texts")));
+        }
+        source.read_at(0, header.as_mut_bytes())?;
+        let (count, text_bytes) = (widen(header.count.get()), widen(header.text_bytes.get()));
+        if header.encoded_len() != len {
+            return Err(invalid(format!(
+                "a batch of {count} texts of {text_bytes} bytes in sum takes {} bytes, but has {len}",
+                header.encoded_len()
+            )));
+        }
+        // Not cleared before: the old elements are overwritten, not zeroed first.
+        self.ends.resize(count, U32::ZERO);
+        source.read_at(HEADER_LEN, self.ends.as_mut_bytes())?;
+        bytes.resize(text_bytes, 0);
+        source.read_at(HEADER_LEN + OFFSET_LEN * count, bytes)?;
+        check_ends(&self.ends, header.text_bytes.get())
     }
 
     /// Returns the number of texts.
@@ -200,34 +213,6 @@ impl<'a> Iterator for TextsIter<'a> {
 
 impl ExactSizeIterator for TextsIter<'_> {}
 impl FusedIterator for TextsIter<'_> {}
-
-/// Copies the parts out, after it has checked that their lengths add up; then checks the ends.
-fn fetch<S: Source + ?Sized>(
-    source: &S,
-    ends: &mut Vec<U32>,
-    bytes: &mut Vec<u8>,
-) -> Result<Header> {
-    let len = source.len();
-    if len < HEADER_LEN {
-        return Err(invalid(format!("{len} bytes are too few for a batch of texts")));
-    }
-    let mut header = Header::default();
-    source.read_at(0, header.as_mut_bytes())?;
-    let (count, text_bytes) = (widen(header.count.get()), widen(header.text_bytes.get()));
-    if header.encoded_len() != len {
-        return Err(invalid(format!(
-            "a batch of {count} texts of {text_bytes} bytes in sum takes {} bytes, but has {len}",
-            header.encoded_len()
-        )));
-    }
-    // Not cleared before: the old elements are overwritten, not zeroed first.
-    ends.resize(count, U32::ZERO);
-    source.read_at(HEADER_LEN, ends.as_mut_bytes())?;
-    bytes.resize(text_bytes, 0);
-    source.read_at(HEADER_LEN + OFFSET_LEN * count, bytes)?;
-    check_ends(ends, header.text_bytes.get())?;
-    Ok(header)
-}
 
 fn check_ends(ends: &[U32], text_bytes: u32) -> Result<()> {
     let mut start = 0;

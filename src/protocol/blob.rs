@@ -32,7 +32,7 @@ pub(crate) fn write(bytes: &[u8]) -> Result<File> {
 /// another length; [`ErrorKind::Os`](crate::ErrorKind::Os) if memory runs out or it cannot be read.
 pub(crate) fn read(fd: OwnedFd, len: u64) -> Result<Arc<[u8]>> {
     let (file, found) = memfd::adopt(fd)?;
-    memfd::check_file_seals(&file, SEALS)?;
+    memfd::check_seals(&file, SEALS)?;
     if found != len {
         return Err(Error::mismatch(format!("blob of {found} bytes, the parent says {len}")));
     }

@@ -10,7 +10,6 @@ use crate::ring::header::Header;
 use crate::ring::lease::LeaseGauge;
 use crate::ring::pacing::{Pacing, SHORT};
 use crate::ring::position::NEVER;
-use crate::ring::reclaim::Reclaim;
 use crate::ring::slot_reader::SlotReader;
 use crate::shm::bytes::PeerBytes;
 use crate::shm::layout::RingLayout;
@@ -50,15 +49,8 @@ impl Consumer {
         let Ends { own, peer, words, .. } = ends;
         let sleep_at = own.u64_at(words.sleep_at)?;
         sleep_at.store(NEVER, Ordering::Relaxed);
-        let reclaim = Reclaim::new(
-            peer.slots(layout)?,
-            own.u64_at(words.head)?,
-            peer.u64_at(words.space_at)?,
-            ends.bell()?,
-            layout.origin,
-        );
         Ok(Self {
-            reader: SlotReader::new(peer.slots(layout)?, reclaim, layout),
+            reader: SlotReader::new(ends, layout)?,
             sleep_at,
             peer_checked: peer.u64_at(words.checked)?,
             sleeper: ends.sleeper()?,

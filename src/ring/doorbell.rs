@@ -186,13 +186,6 @@ pub(crate) fn look_before_end<T>(
     }
 }
 
-/// How often waits spun and slept.
-#[derive(Debug, Default)]
-pub(crate) struct WaitCounters {
-    pub(crate) spins: Counter,
-    pub(crate) parks: Counter,
-}
-
 /// The sleeper's side: one end's way to wait for the other.
 #[derive(Debug)]
 pub(crate) struct Sleeper {
@@ -200,7 +193,10 @@ pub(crate) struct Sleeper {
     spinner: Spinner,
     watch: Option<Arc<BellWatch>>,
     event: Option<SharedEvent>,
-    pub(crate) counters: WaitCounters,
+    /// How often waits spun.
+    pub(crate) spins: Counter,
+    /// How often waits slept.
+    pub(crate) parks: Counter,
 }
 
 impl Sleeper {
@@ -213,7 +209,8 @@ impl Sleeper {
         event: Option<SharedEvent>,
     ) -> Self {
         let spinner = Spinner::new(own_cpu, peer_cpu, strategy);
-        Self { peer_bell, spinner, watch, event, counters: WaitCounters::default() }
+        let (spins, parks) = (Counter::new(0), Counter::new(0));
+        Self { peer_bell, spinner, watch, event, spins, parks }
     }
 
     /// Stores what is waited for, which gives the peer one reason to ring. S2 in the essay
@@ -250,7 +247,7 @@ impl Sleeper {
             return Ok(None);
         }
         if self.spinner.may_spin(has_rung) {
-            self.counters.spins.fetch_add(1, Ordering::Relaxed);
+            self.spins.fetch_add(1, Ordering::Relaxed);
             let found = self.spinner.spin(deadline, has_rung, || step(Step::Look))?;
             if found.is_some() {
                 return Ok(found);
@@ -302,7 +299,7 @@ impl Sleeper {
     #[cold]
     fn sleep(&self, bell: u32, alarm: &AtomicU32, alarm_value: u32, deadline: Deadline) -> Slept {
         self.spinner.say_cpu();
-        self.counters.parks.fetch_add(1, Ordering::Relaxed);
+        self.parks.fetch_add(1, Ordering::Relaxed);
         let slept_at = now_ns();
         // An idle wait has no backstop and costs nothing.
         let until = if deadline == Deadline::IDLE { deadline } else { deadline.at_most(BACKSTOP) };

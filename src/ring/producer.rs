@@ -55,15 +55,8 @@ impl Producer {
         let Ends { own, peer, words, .. } = ends;
         let space_at = own.u64_at(words.space_at)?;
         space_at.store(NEVER, Ordering::Relaxed);
-        let (sleep_at, checked) = (peer.u64_at(words.sleep_at)?, own.u64_at(words.checked)?);
         Ok(Self {
-            writer: SlotWriter::new(
-                own.slots(layout)?,
-                sleep_at,
-                checked,
-                ends.bell()?,
-                layout.origin,
-            ),
+            writer: SlotWriter::new(ends, layout)?,
             peer_head: peer.u64_at(words.head)?,
             space_at,
             sleeper: ends.sleeper()?,

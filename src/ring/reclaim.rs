@@ -40,9 +40,11 @@
 
 use std::collections::VecDeque;
 
+use crate::error::Result;
 use crate::ring::doorbell::Bell;
+use crate::ring::ends::Ends;
 use crate::shm::bytes::PeerBytes;
-use crate::shm::layout::{as_u64, as_usize};
+use crate::shm::layout::{RingLayout, as_u64, as_usize};
 use crate::shm::slots::PeerSlots;
 use crate::shm::words::{OwnU64, PeerU64};
 use crate::sync::{Counter, Mutex, MutexGuard, Ordering, fence};
@@ -90,17 +92,20 @@ struct Held {
 
 impl Reclaim {
     /// All slots before `origin` are released.
-    pub(super) fn new(
-        slots: PeerSlots,
-        head: OwnU64,
-        peer_space_at: PeerU64,
-        bell: Bell,
-        origin: u64,
-    ) -> Self {
-        head.store(origin, Ordering::Relaxed);
-        let cursor = Cursor { released: origin, published: origin };
-        let queue = Mutex::new(Queue { cursor, first: 0, held: VecDeque::with_capacity(FEW) });
-        Self { slots, head, peer_space_at, bell, leased: Counter::new(0), queue }
+    pub(super) fn new(ends: &Ends<'_>, layout: &RingLayout) -> Result<Self> {
+        let Ends { own, peer, words, .. } = ends;
+        let head = own.u64_at(words.head)?;
+        head.store(layout.origin, Ordering::Relaxed);
+        let cursor = Cursor { released: layout.origin, published: layout.origin };
+        let queue = Queue { cursor, first: 0, held: VecDeque::with_capacity(FEW) };
+        Ok(Self {
+            slots: peer.slots(layout)?,
+            head,
+            peer_space_at: peer.u64_at(words.space_at)?,
+            bell: ends.bell()?,
+            leased: Counter::new(0),
+            queue: Mutex::new(queue),
+        })
     }
 
     /// The payload of a frame that was checked to end before the ring does.

@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::ring::commit::Commit;
+use crate::ring::ends::Ends;
 use crate::ring::header::Header;
 use crate::ring::lease::{LeaseGauge, LeasedSlot};
 use crate::ring::position::{span, to_end};
@@ -58,13 +59,13 @@ pub(super) struct SlotReader {
 }
 
 impl SlotReader {
-    pub(super) fn new(slots: PeerSlots, reclaim: Reclaim, layout: &RingLayout) -> Self {
+    pub(super) fn new(ends: &Ends<'_>, layout: &RingLayout) -> Result<Self> {
         let origin = layout.origin;
-        Self {
+        Ok(Self {
             capacity: layout.capacity,
             batch: layout.capacity / 8,
-            slots,
-            reclaim: Arc::new(reclaim),
+            slots: ends.peer.slots(layout)?,
+            reclaim: Arc::new(Reclaim::new(ends, layout)?),
             max_frame: as_usize(u64::from(layout.max_frame)),
             next: origin,
             start: origin,
@@ -72,7 +73,7 @@ impl SlotReader {
             told: origin,
             cursor: Some(Cursor { released: origin, published: origin }),
             poisoned: None,
-        }
+        })
     }
 
     pub(super) fn max_frame(&self) -> usize {

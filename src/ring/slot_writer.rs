@@ -49,11 +49,13 @@
 //!   3  commit word of slot 1                        (Release)
 //! ```
 
+use crate::error::Result;
 use crate::ring::commit::Commit;
 use crate::ring::doorbell::Bell;
+use crate::ring::ends::Ends;
 use crate::ring::header::Header;
 use crate::ring::position::span;
-use crate::shm::layout::{as_u32, as_u64};
+use crate::shm::layout::{RingLayout, as_u32, as_u64};
 use crate::shm::slots::OwnSlots;
 use crate::shm::words::{OwnU64, PeerU64};
 use crate::sync::{Ordering, fence};
@@ -83,27 +85,23 @@ pub(super) struct SlotWriter {
 }
 
 impl SlotWriter {
-    pub(super) fn new(
-        slots: OwnSlots,
-        peer_sleep_at: PeerU64,
-        checked: OwnU64,
-        bell: Bell,
-        origin: u64,
-    ) -> Self {
-        checked.store(origin, Ordering::Relaxed);
-        Self {
-            capacity: as_u64(slots.capacity()),
-            slots,
-            peer_sleep_at,
+    pub(super) fn new(ends: &Ends<'_>, layout: &RingLayout) -> Result<Self> {
+        let Ends { own, peer, words, .. } = ends;
+        let checked = own.u64_at(words.checked)?;
+        checked.store(layout.origin, Ordering::Relaxed);
+        Ok(Self {
+            slots: own.slots(layout)?,
+            peer_sleep_at: peer.u64_at(words.sleep_at)?,
             checked,
-            bell,
-            tail: origin,
-            start: origin,
+            bell: ends.bell()?,
+            capacity: layout.capacity,
+            tail: layout.origin,
+            start: layout.origin,
             padding: 0,
             len: 0,
-            announced: origin,
+            announced: layout.origin,
             wakes: 0,
-        }
+        })
     }
 
     #[inline]

@@ -14,7 +14,7 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::sys::arch::prefetch_to_write;
 
 /// The bytes of one ring, which are words as well.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Slots {
     words: NonNull<AtomicU64>,
     bytes: NonNull<u8>,
@@ -149,10 +149,6 @@ impl OwnSlots {
         self.0.prefault();
     }
 
-    pub(crate) fn capacity(&self) -> usize {
-        self.0.capacity()
-    }
-
     /// The line at `position`.
     #[inline]
     pub(crate) fn line(&self, position: u64) -> OwnLine<'_> {
@@ -182,7 +178,7 @@ impl OwnSlots {
 }
 
 /// The slots of a ring that this process consumes from.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct PeerSlots(Slots);
 
 impl PeerSlots {

@@ -32,13 +32,18 @@ pub(crate) fn above_stdio<F: AsFd, const N: usize>(
     Err(io::Error::other("no descriptor above the standard streams, which are being closed"))
 }
 
+/// Makes one descriptor as [`above_stdio`] does.
+pub(crate) fn one_above_stdio<F: AsFd>(mut make: impl FnMut() -> io::Result<F>) -> io::Result<F> {
+    let [made] = above_stdio(|| Ok([make()?]))?;
+    Ok(made)
+}
+
 /// Opens a file as [`above_stdio`] does.
 pub(crate) fn open_above_stdio(
     options: &OpenOptions,
     path: impl AsRef<std::path::Path>,
 ) -> io::Result<File> {
-    let [file] = above_stdio(|| Ok([options.open(path.as_ref())?]))?;
-    Ok(file)
+    one_above_stdio(|| options.open(path.as_ref()))
 }
 
 /// Occupies the numbers 0, 1 and 2, if they are free, until the result is dropped. A number that

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use zerocopy::FromBytes;
 
 use super::check;
-use crate::sys::descriptor::{above_stdio, hold_free_stdio};
+use crate::sys::descriptor::{hold_free_stdio, one_above_stdio};
 
 /// Linux 6.5. The number on all architectures that this library knows.
 const SO_PEERPIDFD: i32 = 77;
@@ -139,12 +139,11 @@ pub(crate) fn maker_of_peer(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
 
 /// A close-on-exec pidfd of the process that [`maker_of_peer`] returns.
 pub(crate) fn pidfd_of_peer(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let [pidfd] = above_stdio(|| {
+    one_above_stdio(|| {
         let fd: RawFd = socket_option(socket, SO_PEERPIDFD)?;
         // SAFETY: the kernel has just made this descriptor; no other code knows its number.
-        Ok([unsafe { OwnedFd::from_raw_fd(fd) }])
-    })?;
-    Ok(pidfd)
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    })
 }
 
 fn socket_option<T: FromBytes>(socket: BorrowedFd<'_>, option: i32) -> io::Result<T> {
@@ -255,11 +254,11 @@ pub(crate) struct EventCounter(File);
 impl EventCounter {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
-        let [file] = above_stdio(|| {
+        let file = one_above_stdio(|| {
             // SAFETY: eventfd takes integers only.
             let fd = check(unsafe { libc::eventfd(0, flags) })?;
             // SAFETY: the kernel has just made this descriptor; no other code knows its number.
-            Ok([unsafe { File::from_raw_fd(fd) }])
+            Ok(unsafe { File::from_raw_fd(fd) })
         })?;
         Ok(Self(file))
     }
@@ -284,15 +283,17 @@ impl AsFd for EventCounter {
 
 /// A set of descriptors to wait for, each known by a key.
 #[derive(Debug)]
+#[allow(dead_code, reason = "only the async view waits for descriptors by keys")]
 pub(crate) struct Epoll(OwnedFd);
 
+#[allow(dead_code, reason = "only the async view waits for descriptors by keys")]
 impl Epoll {
     pub(crate) fn new() -> io::Result<Self> {
-        let [set] = above_stdio(|| {
+        let set = one_above_stdio(|| {
             // SAFETY: epoll_create1 takes an integer only.
             let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
             // SAFETY: the kernel has just made this descriptor; no other code knows its number.
-            Ok([unsafe { OwnedFd::from_raw_fd(fd) }])
+            Ok(unsafe { OwnedFd::from_raw_fd(fd) })
         })?;
         Ok(Self(set))
     }

@@ -4,10 +4,10 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::check;
-use super::descriptor::above_stdio;
+use super::descriptor::one_above_stdio;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The seals of a region that only its creator may ever map writable.
@@ -34,13 +34,12 @@ pub(crate) fn create(name: &CStr, len: u64) -> Result<File> {
 }
 
 fn memfd_create(name: &CStr, flags: libc::c_uint) -> io::Result<File> {
-    let [file] = above_stdio(|| {
+    one_above_stdio(|| {
         // SAFETY: `name` is a NUL-terminated string that outlives the call.
         let fd = check(unsafe { libc::memfd_create(name.as_ptr(), flags) })?;
         // SAFETY: the kernel has just made this descriptor; no other code knows its number.
-        Ok([unsafe { File::from_raw_fd(fd) }])
-    })?;
-    Ok(file)
+        Ok(unsafe { File::from_raw_fd(fd) })
+    })
 }
 
 fn reserve(file: &File, len: u64) -> Result<()> {
@@ -100,10 +99,10 @@ pub(crate) fn seal(file: &File, seals: i32) -> Result<()> {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Mismatch`], with both values, if one is missing, or if `fd` is no memfd.
-pub(crate) fn check_seals(fd: BorrowedFd<'_>, wanted: i32) -> Result<()> {
-    // SAFETY: a system call on a descriptor that `fd` keeps open.
-    let found = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) })
+/// [`ErrorKind::Mismatch`], with both values, if one is missing, or if `file` is no memfd.
+pub(crate) fn check_seals(file: &File, wanted: i32) -> Result<()> {
+    // SAFETY: a system call on a descriptor that `file` keeps open.
+    let found = check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) })
         .map_err(|e| Error::with_source(ErrorKind::Mismatch, "region is not a memfd", e))?;
     if found & wanted != wanted {
         return Err(Error::mismatch(format!(
@@ -120,11 +119,6 @@ pub(crate) fn adopt(fd: OwnedFd) -> Result<(File, u64)> {
     Ok((file, len))
 }
 
-/// As [`check_seals`], for a file.
-pub(crate) fn check_file_seals(file: &File, wanted: i32) -> Result<()> {
-    check_seals(file.as_fd(), wanted)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,7 +128,7 @@ mod tests {
     fn a_sealed_region_can_neither_shrink_nor_grow_nor_be_written_anew() {
         let mut file = create(c"test", 8192).unwrap();
         seal(&file, SEALS_DOWN).unwrap();
-        check_file_seals(&file, SEALS_DOWN).unwrap();
+        check_seals(&file, SEALS_DOWN).unwrap();
         assert!(file.set_len(4096).is_err());
         assert!(file.set_len(16384).is_err());
         assert!(file.write_all(b"x").is_err());
@@ -144,10 +138,10 @@ mod tests {
     #[test]
     fn missing_seals_are_told_with_both_values() {
         let file = create(c"test", 4096).unwrap();
-        let error = check_file_seals(&file, SEALS_UP).unwrap_err().to_string();
+        let error = check_seals(&file, SEALS_UP).unwrap_err().to_string();
         assert!(error.contains("expected at least 0x7"), "{error}");
         let other = File::open("/dev/null").unwrap();
-        assert_eq!(check_file_seals(&other, SEALS_UP).unwrap_err().kind(), ErrorKind::Mismatch);
+        assert_eq!(check_seals(&other, SEALS_UP).unwrap_err().kind(), ErrorKind::Mismatch);
     }
 
     #[test]

@@ -9,18 +9,17 @@ use std::ptr;
 
 use super::check;
 use crate::error::ExitCause;
-use crate::sys::descriptor::above_stdio;
+use crate::sys::descriptor::one_above_stdio;
 
 /// A close-on-exec descriptor that stands for the process as long as it is open.
 pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
-    let [pidfd] = above_stdio(|| {
+    one_above_stdio(|| {
         // SAFETY: pidfd_open takes integers only.
         let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, c_long::from(pid), 0_usize) })?;
         let fd = i32::try_from(fd).map_err(io::Error::other)?;
         // SAFETY: the kernel has just made this descriptor; no other code knows its number.
-        Ok([unsafe { OwnedFd::from_raw_fd(fd) }])
-    })?;
-    Ok(pidfd)
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    })
 }
 
 /// Which processes a signal through a pidfd reaches.

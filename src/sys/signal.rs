@@ -27,11 +27,10 @@ impl SignalSet {
 
     /// All signals except those that the C library keeps for itself.
     pub(crate) fn full() -> Self {
-        let mut set = MaybeUninit::uninit();
-        // SAFETY: `set` has room for the set that the call writes.
-        unsafe { libc::sigfillset(set.as_mut_ptr()) };
-        // SAFETY: sigfillset has written it; with a valid pointer it cannot fail.
-        Self(unsafe { set.assume_init() })
+        let mut set = Self::empty();
+        // SAFETY: the set is initialised.
+        unsafe { libc::sigfillset(&raw mut set.0) };
+        set
     }
 
     pub(crate) fn remove(&mut self, signal: i32) {
