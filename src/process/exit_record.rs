@@ -1,7 +1,7 @@
 //! What is known of a worker's exit, and the waits for it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::oom::OomCount;
@@ -53,15 +53,14 @@ impl ExitRecord {
         if fork::is_forked_child() {
             return find();
         }
-        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiters = self.waiters.lock();
         loop {
             let found = find();
             let left = deadline.saturating_duration_since(Instant::now());
             if found.is_some() || left == Duration::ZERO {
                 return found;
             }
-            let waited = self.changed.wait_timeout(waiters, left);
-            waiters = waited.unwrap_or_else(PoisonError::into_inner).0;
+            waiters = self.changed.wait_timeout(waiters, left);
         }
     }
 
