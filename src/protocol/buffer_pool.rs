@@ -220,10 +220,12 @@ impl RunBuffer {
 /// Returns the buffer, emptied; a new one if parts of the old one are still in use.
 #[inline]
 fn reused(buffer: &mut Arc<Vec<u8>>) -> &mut Vec<u8> {
-    if Arc::get_mut(buffer).is_none() {
+    if Arc::strong_count(buffer) != 1 {
         // No larger than that needed to be: if its parts are kept, this one's may be as well.
         *buffer = Arc::new(Vec::with_capacity(buffer.len()));
     }
+    // Looks once more, with the ordering that the count has not got. It copies nothing: no other
+    // owner can come while there is one.
     let bytes = Arc::make_mut(buffer);
     bytes.clear();
     bytes

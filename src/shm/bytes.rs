@@ -106,6 +106,7 @@ impl<'a> PeerBytes<'a> {
     }
 
     /// Appends all bytes to `out`.
+    #[inline]
     pub fn append_to(&self, out: &mut Vec<u8>) {
         out.reserve(self.len);
         let spare = NonNull::from(out.spare_capacity_mut()).cast();
