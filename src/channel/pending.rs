@@ -109,8 +109,9 @@ impl PendingTable {
     }
 
     fn tell_cancelled(&self, requests: MutexGuard<'_, Requests<Item>>, slot: usize, request: u64) {
-        self.counters.cancels.fetch_add(1, Ordering::Relaxed);
-        self.words.cells.cancel(slot, request);
+        if self.words.cells.cancel(slot, request) {
+            self.counters.cancels.fetch_add(1, Ordering::Relaxed);
+        }
         drop(requests);
         self.words.bell.ring();
     }

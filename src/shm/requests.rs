@@ -22,9 +22,12 @@ impl OwnRequests {
         region.table(offset, entries.saturating_mul(WORDS)).map(Self)
     }
 
-    pub(crate) fn cancel(&self, entry: usize, request: u64) {
+    /// Tells the worker that a request is cancelled. Returns whether it was not told before.
+    pub(crate) fn cancel(&self, entry: usize, request: u64) -> bool {
+        let before = self.0.word(WORDS * entry + CANCELLED).load(Ordering::Relaxed);
         // Pairs with the Acquire load in `PeerRequests::is_cancelled`.
         self.0.word(WORDS * entry + CANCELLED).store(request, Ordering::Release);
+        before != request
     }
 
     /// Takes back what an earlier request of the same entry was credited. The worker polls the
