@@ -132,7 +132,7 @@ fn public_types_can_be_sent_and_shared_as_promised() {
 
     owned::<Channel>();
     owned::<Spawner>();
-    owned::<Stats>();
+    owned::<(Stats, ErrorCounts, LatencyHistogram)>();
     // A reply may be kept, moved to other threads and shared among them: it owns its bytes.
     owned::<Reply>();
     owned::<Pending>();

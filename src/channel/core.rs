@@ -8,6 +8,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::channel::counters::Counters;
 use crate::channel::deliver::Item;
 use crate::channel::pending::{PendingTable, RequestWords, too_long};
 use crate::channel::reactor::Reactor;
@@ -185,6 +186,18 @@ impl Core {
         if fork::is_forked_child() { 0 } else { self.pending.in_flight() }
     }
 
+    /// The counters of requests.
+    pub(super) fn counters(&self) -> &Counters {
+        &self.pending.counters
+    }
+
+    /// Counts an error that an operation of the host's returns.
+    #[cold]
+    pub(crate) fn counted(&self, error: Error) -> Error {
+        self.pending.counters.count_error(error.kind());
+        error
+    }
+
     /// The counters of all parts; all zero in a forked child.
     pub(super) fn stats(&self) -> Stats {
         if fork::is_forked_child() {
@@ -192,17 +205,14 @@ impl Core {
         }
         let sender = self.sender.stats();
         let relaxed = |counter: &Counter| counter.load(Ordering::Relaxed);
-        let counters = &self.pending.counters;
         Stats {
-            late_frames: relaxed(&counters.late_frames),
-            unknown_frames: relaxed(&counters.unknown_frames),
-            cancels: relaxed(&counters.cancels),
-            copied_frames: relaxed(&counters.copied_frames),
+            bytes_sent: sender.bytes,
             spins: relaxed(&self.sleeper.spins),
             parks: relaxed(&self.sleeper.parks),
             wakes: sender.wakes,
             request_ring_high_water: sender.high_water,
             leases_held: self.receiver.leases_held(),
+            ..self.pending.stats()
         }
     }
 }

@@ -112,6 +112,16 @@ impl Arrival {
         self.header.flags & flags::MORE == 0 && !self.is_chunk()
     }
 
+    /// Whether a chunk is whole with this.
+    pub(super) fn ends_chunk(&self) -> bool {
+        self.is_chunk() && self.header.flags & flags::MORE == 0
+    }
+
+    /// Whether this is the last frame that the owner of a call, or of a stream, hopes for.
+    pub(super) fn is_answer(&self, is_stream: bool) -> bool {
+        self.kind == if is_stream { Kind::END } else { Kind::RESULT }
+    }
+
     /// Whether this is a part of a message that is longer than a frame.
     pub(super) fn is_piece(&self) -> bool {
         Assembler::is_piece(self.header)

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::id::RequestId;
 use crate::protocol::Kind;
 use crate::protocol::chunker::PieceBuffer;
-use crate::sys::clock::Deadline;
+use crate::sys::clock::TimeLimit;
 use crate::sys::copy::copy_from_slice;
 
 /// A message of which pieces are in the ring. Dropping it before its last piece was sent takes
@@ -99,17 +99,17 @@ impl Drop for PartialMessage<'_> {
 #[must_use = "a message that is not finished is taken back"]
 pub struct MessageWriter<'a> {
     message: PartialMessage<'a>,
-    timeout: Duration,
-    deadline: Deadline,
+    limit: TimeLimit,
 }
 
 impl<'a> MessageWriter<'a> {
     pub(super) fn begin(core: &'a Arc<Core>, kind: Kind, timeout: Duration) -> Result<Self> {
-        let deadline = Deadline::after(timeout);
+        let limit = TimeLimit::begin(timeout);
+        let deadline = limit.deadline();
         let begun = long_message_turn(core, deadline)
             .and_then(|turn| PartialMessage::new(core, Ask::call(kind, deadline), turn));
-        let message = begun.map_err(|error| core.state.with_status(error, deadline))?;
-        Ok(Self { message, timeout, deadline })
+        let told = |error| core.counted(core.state.with_status(error, deadline));
+        Ok(Self { message: begun.map_err(told)?, limit })
     }
 
     /// Returns the request's id.
@@ -143,7 +143,7 @@ impl<'a> MessageWriter<'a> {
     /// [`ErrorKind::Forked`]: crate::ErrorKind::Forked
     /// [`ErrorKind::Session`]: crate::ErrorKind::Session
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
-        self.message.check(bytes.len())?;
+        self.message.check(bytes.len()).map_err(|error| self.message.core.counted(error))?;
         while self.message.fill(&mut bytes) {
             self.send(false)?;
         }
@@ -151,20 +151,20 @@ impl<'a> MessageWriter<'a> {
     }
 
     fn send(&mut self, is_last: bool) -> Result<()> {
-        let Self { message, deadline, .. } = self;
-        let core = message.core;
+        let Self { message, limit } = self;
+        let (core, deadline) = (message.core, limit.deadline());
         let sent = loop {
             match message.try_send(is_last) {
                 Ok(true) => break Ok(()),
                 Ok(false) => {
-                    if let Err(error) = wait_for_room(core, message.piece_len(), *deadline) {
+                    if let Err(error) = wait_for_room(core, message.piece_len(), deadline) {
                         break Err(error);
                     }
                 }
                 Err(error) => break Err(error),
             }
         };
-        sent.map_err(|error| core.state.with_status(error, *deadline))
+        sent.map_err(|error| core.counted(core.state.with_status(error, deadline)))
     }
 
     /// Sends the rest and returns the pending reply. Blocks as [`MessageWriter::push`] does.
@@ -175,7 +175,7 @@ impl<'a> MessageWriter<'a> {
     pub fn finish(mut self) -> Result<Pending> {
         self.send(true)?;
         let core = Arc::clone(self.message.core);
-        Ok(Pending::new(core, self.message.sent(), self.timeout, self.deadline))
+        Ok(Pending::new(core, self.message.sent(), self.limit))
     }
 }
 

@@ -4,6 +4,7 @@
 //! and in which order locks are taken.
 
 mod core;
+mod counters;
 mod deliver;
 mod explain;
 #[cfg(all(test, feature = "tokio"))]
@@ -55,7 +56,7 @@ use crate::payload::Payload;
 use crate::process::external::ExternalWorker;
 use crate::protocol::{Health, Kind};
 use crate::ring::doorbell::alarm::OnInterrupt;
-use crate::sys::clock::Deadline;
+use crate::sys::clock::{Deadline, TimeLimit};
 use crate::sys::wake_fd::WakeFd;
 use crate::trace::span;
 
@@ -70,7 +71,7 @@ pub use pending_reply::Pending;
 pub use reply::Reply;
 pub use spawner::Spawner;
 pub(crate) use state::State;
-pub use stats::Stats;
+pub use stats::{ErrorCounts, LatencyHistogram, Stats};
 pub use stream::Stream;
 pub use stream_timeouts::{DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, StreamTimeouts};
 pub(crate) use task_wait::{Looked, RoomWait, TaskWait, read_once, read_readable};
@@ -207,9 +208,10 @@ impl Channel {
         timeout: Duration,
     ) -> Result<Pending> {
         span!("submit", %kind, bytes = payload.encoded_len());
-        let deadline = Deadline::after(timeout);
+        let limit = TimeLimit::begin(timeout);
+        let deadline = limit.deadline();
         let sent = send(&self.core, Ask::call(kind, deadline), payload, deadline)?;
-        Ok(Pending::new(Arc::clone(&self.core), sent, timeout, deadline))
+        Ok(Pending::new(Arc::clone(&self.core), sent, limit))
     }
 
     /// Begins a request whose payload is written bit by bit, and whose length need not be known.
@@ -268,9 +270,9 @@ impl Channel {
     ) -> Result<Stream> {
         span!("stream", %kind, bytes = payload.encoded_len());
         let timeouts = timeouts.into();
-        let begin_by = Deadline::after(timeouts.queue);
-        let sent = send(&self.core, Ask::stream(kind), payload, begin_by)?;
-        Ok(Stream::new(Arc::clone(&self.core), sent.request, timeouts, begin_by))
+        let queue = TimeLimit::begin(timeouts.queue);
+        let sent = send(&self.core, Ask::stream(kind), payload, queue.deadline())?;
+        Ok(Stream::new(Arc::clone(&self.core), sent.request, timeouts, queue))
     }
 
     /// Waits until the worker has built its session. Blocks for at most `timeout`. The first
@@ -510,7 +512,7 @@ impl Channel {
     }
 
     /// Returns the channel's counters; all zero in a forked child. Blocks no longer than another
-    /// thread takes to copy one frame into the ring.
+    /// thread takes to copy one frame into the ring. [`Stats`] shows how to export them.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.core.stats()

@@ -1,6 +1,7 @@
 //! The parent's side under the model checker: all but the processes.
 
 mod core;
+mod counters;
 mod deliver;
 mod explain;
 mod message_writer;
@@ -36,6 +37,6 @@ mod worker_exit;
 pub use message_writer::MessageWriter;
 pub use pending_reply::Pending;
 pub use reply::Reply;
-pub use stats::Stats;
+pub use stats::{ErrorCounts, LatencyHistogram, Stats};
 pub use stream::Stream;
 pub use stream_timeouts::{DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, StreamTimeouts};

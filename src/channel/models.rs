@@ -26,7 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::Kind;
 use crate::ring::models::model_up_to;
 use crate::sync::Ordering;
-use crate::sys::clock::Deadline;
+use crate::sys::clock::{Deadline, TimeLimit};
 use crate::sys::wake_fd::WakeFd;
 
 mod ending;
@@ -55,7 +55,7 @@ fn send_stream(core: &Core) -> u64 {
 
 /// The pending reply of a request that was sent.
 fn pending(core: &Arc<Core>, sent: Sent) -> Pending {
-    Pending::new(Arc::clone(core), sent, Duration::MAX, Deadline::NEVER)
+    Pending::new(Arc::clone(core), sent, TimeLimit::begin(Duration::MAX))
 }
 
 /// Sends a request of the longest kind; two of them do not fit the ring.

@@ -67,7 +67,7 @@ pub(super) fn send<P: Payload + ?Sized>(
         }),
         None => send_encoded(core, ask, payload, deadline),
     };
-    sent.map_err(|error| core.state.with_status(error, deadline))
+    sent.map_err(|error| core.counted(core.state.with_status(error, deadline)))
 }
 
 /// Sends what most requests are: one slice that fits a frame.

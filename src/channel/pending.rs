@@ -5,9 +5,11 @@
 //! stored under it, so that a store for one request never replaces that for the next request
 //! of the same slot.
 
+use crate::channel::counters::Counters;
 use crate::channel::deliver::{Arrival, Body, Item, ran_ahead};
 use crate::channel::read_ahead::{ReadAhead, copy_run};
 use crate::channel::requests::{Owner, Requests};
+use crate::channel::stats::Stats;
 use crate::channel::waiter::Waiter;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -19,7 +21,7 @@ use crate::ring::{Consumer, Frame};
 use crate::shm::layout::as_usize;
 use crate::shm::requests::OwnRequests;
 use crate::shm::words::{OwnU32, PeerU64};
-use crate::sync::{AtomicU64, Counter, Mutex, MutexGuard, Ordering, fence};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, fence};
 use crate::sys::fork;
 use std::sync::Arc;
 
@@ -47,15 +49,6 @@ pub(crate) struct RequestWords {
     pub(crate) bell: Bell,
 }
 
-/// Numbers that only grow; read at any time.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) late_frames: Counter,
-    pub(crate) unknown_frames: Counter,
-    pub(crate) cancels: Counter,
-    pub(crate) copied_frames: Counter,
-}
-
 impl PendingTable {
     pub(super) fn new(words: RequestWords, config: &Config) -> Self {
         Self {
@@ -70,8 +63,8 @@ impl PendingTable {
     /// Opens a request. Returns its number.
     pub(super) fn open(&self, is_stream: bool) -> Result<u64> {
         let mut requests = self.requests.lock();
-        let request = requests.open(is_stream)?;
-        self.words.cells.reset_credit(requests.slot_of(request));
+        let (request, slot) = requests.open(is_stream)?;
+        self.words.cells.reset_credit(slot);
         Ok(request)
     }
 
@@ -147,7 +140,7 @@ impl PendingTable {
         // own call. No request has the number zero, so that a frame of request 0 never is `own`.
         let header = frame.header();
         let is_whole = header.kind == Kind::RESULT.code() && header.flags == 0;
-        if is_whole && header.request == own && self.requests.lock().complete(own) {
+        if is_whole && header.request == own && self.requests.lock().complete(own, header.len) {
             return Ok(Some(Item::Result(Body::keep(frame, buffers))));
         }
         self.deliver_any(frame, own, buffers, given)
@@ -200,13 +193,15 @@ impl PendingTable {
         let request = arrival.header.request;
         let owner = requests.owner(request);
         if arrival.is_last() {
-            requests.finish(request);
+            let is_stream = matches!(owner, Owner::Open { is_stream: true });
+            requests.finish(request, arrival.is_answer(is_stream));
         }
         let dropped = match owner {
             Owner::Open { is_stream } => {
                 if arrival.is_chunk() && !requests.spend_credit(request, arrival.cost()) {
                     return Err(ran_ahead(request));
                 }
+                requests.tally.received(arrival.header.len, arrival.ends_chunk());
                 return Ok(Some(is_stream));
             }
             Owner::Retired => &self.counters.late_frames,
@@ -284,6 +279,7 @@ impl PendingTable {
         let cut_off = requests.take_assembler(request);
         let is_covered = |len| requests.spend_credit(request, as_usize(span(len)));
         let are_covered = ahead.run.keep_while(is_covered);
+        requests.tally.received_run(ahead.run.len(), ahead.run.bytes());
         drop(requests);
         drop(cut_off);
         Ok(Some(if are_covered { end } else { Err(ran_ahead(request)) }))
@@ -389,6 +385,14 @@ impl PendingTable {
     /// Requests whose owner has not let go of them.
     pub(super) fn in_flight(&self) -> usize {
         self.requests.lock().in_flight()
+    }
+
+    /// What became of all requests so far, and the counters of this table.
+    pub(super) fn stats(&self) -> Stats {
+        // The latencies first: each of them is of a request that is completed by then.
+        let mut stats = self.counters.stats();
+        self.requests.lock().enter(&mut stats);
+        stats
     }
 
     /// Whether a request is a stream whose owner has not let go of it.

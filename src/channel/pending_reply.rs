@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::channel::core::{Core, Sent};
+use crate::channel::counters::{CALLS_PER_SAMPLE, is_sampled};
 use crate::channel::deliver::Item;
 use crate::channel::explain::{cancelled, expired, timed_out};
 use crate::channel::reactor_turn::take_for_host;
@@ -11,7 +12,7 @@ use crate::channel::reply::Reply;
 use crate::channel::wait::await_reply;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::RequestId;
-use crate::sys::clock::Deadline;
+use crate::sys::clock::{Deadline, TimeLimit};
 
 /// A request whose reply is awaited later.
 ///
@@ -32,18 +33,27 @@ use crate::sys::clock::Deadline;
 pub struct Pending {
     core: Arc<Core>,
     request: u64,
-    timeout: Duration,
-    deadline: Deadline,
+    limit: TimeLimit,
     has_rung: bool,
+    stage: Stage,
+}
+
+/// How far a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Sent,
+    /// As `Sent`; its time is measured even if the thread need not sleep.
+    SentAndSampled,
     /// The reply or an error was returned: there is nothing left to let go of.
-    has_ended: bool,
+    Ended,
 }
 
 impl Pending {
     #[inline]
-    pub(crate) fn new(core: Arc<Core>, sent: Sent, timeout: Duration, deadline: Deadline) -> Self {
+    pub(crate) fn new(core: Arc<Core>, sent: Sent, limit: TimeLimit) -> Self {
         let Sent { request, has_rung } = sent;
-        Self { core, request, timeout, deadline, has_rung, has_ended: false }
+        let stage = if is_sampled(request) { Stage::SentAndSampled } else { Stage::Sent };
+        Self { core, request, limit, has_rung, stage }
     }
 
     /// Returns the request's id.
@@ -70,9 +80,34 @@ impl Pending {
     /// over; [`ErrorKind::Session`] if that is because the session could not be built.
     #[inline]
     pub fn wait(mut self) -> Result<Reply> {
-        match await_reply(&self.core, self.live()?, self.deadline, self.has_rung)? {
-            Some(item) => self.finish(item),
-            None => Err(self.timed_out()),
+        if self.stage == Stage::Sent { self.wait_sent(0) } else { self.wait_sampled() }
+    }
+
+    /// As [`Pending::wait`], for a request that is in the sample or has ended.
+    #[cold]
+    fn wait_sampled(&mut self) -> Result<Reply> {
+        self.live()?;
+        self.wait_sent(CALLS_PER_SAMPLE)
+    }
+
+    /// As [`Pending::wait`]. `calls` is for how many calls the time of this one stands if the
+    /// thread does not sleep.
+    #[inline]
+    fn wait_sent(&mut self, calls: u64) -> Result<Reply> {
+        let mut has_slept = false;
+        let (core, deadline) = (&*self.core, self.deadline());
+        match await_reply(core, self.request, deadline, self.has_rung, &mut has_slept) {
+            Ok(Some(item)) => {
+                let reply = self.finish(item);
+                if has_slept {
+                    self.note_answer(&reply, 1);
+                } else if calls != 0 {
+                    self.note_answer(&reply, calls);
+                }
+                reply
+            }
+            Ok(None) => Err(self.timed_out()),
+            Err(error) => Err(self.core.counted(error)),
         }
     }
 
@@ -98,8 +133,8 @@ impl Pending {
     /// As [`Pending::wait`], except for [`ErrorKind::Interrupted`]; [`ErrorKind::Protocol`] if the
     /// request has ended.
     pub fn try_wait(&mut self) -> Result<Option<Reply>> {
-        let item = self.try_item()?;
-        self.found(item)
+        let item = self.try_item().map_err(|error| self.core.counted(error))?;
+        self.found(item, false)
     }
 
     /// Waits for the reply for at most `longest`, and no longer than the request's own timeout.
@@ -121,15 +156,24 @@ impl Pending {
     /// As [`Pending::wait`]; [`ErrorKind::Protocol`] if the request has ended. After
     /// [`ErrorKind::Interrupted`] the request goes on.
     pub fn wait_timeout(&mut self, longest: Duration) -> Result<Option<Reply>> {
-        let deadline = self.deadline.min(Deadline::after(longest));
-        let item = await_reply(&self.core, self.live()?, deadline, self.has_rung)?;
-        self.found(item)
+        let deadline = self.deadline().min(Deadline::after(longest));
+        let mut has_slept = false;
+        let item = await_reply(&self.core, self.live()?, deadline, self.has_rung, &mut has_slept);
+        let item = item.map_err(|error| self.core.counted(error))?;
+        self.found(item, has_slept)
     }
 
-    fn found(&mut self, item: Option<Item>) -> Result<Option<Reply>> {
+    fn found(&mut self, item: Option<Item>, has_slept: bool) -> Result<Option<Reply>> {
         match item {
-            Some(item) => self.finish(item).map(Some),
-            None if self.deadline.has_passed() => {
+            Some(item) => {
+                let is_sampled = self.stage == Stage::SentAndSampled;
+                let reply = self.finish(item);
+                if has_slept || is_sampled {
+                    self.note_answer(&reply, if has_slept { 1 } else { CALLS_PER_SAMPLE });
+                }
+                reply.map(Some)
+            }
+            None if self.deadline().has_passed() => {
                 let error = self.timed_out();
                 self.end();
                 Err(error)
@@ -144,7 +188,7 @@ impl Pending {
         match item {
             Item::Result(body) => {
                 // A last frame that its owner has read is let go of already.
-                self.has_ended = true;
+                self.stage = Stage::Ended;
                 Ok(Reply::new(self.request, body))
             }
             item => {
@@ -157,15 +201,23 @@ impl Pending {
 
     /// Lets go of the request, whose reply or error was returned.
     pub(crate) fn end(&mut self) {
-        if !std::mem::replace(&mut self.has_ended, true) {
+        if std::mem::replace(&mut self.stage, Stage::Ended) != Stage::Ended {
             self.core.pending.release(self.request);
+        }
+    }
+
+    /// Notes the time of a request whose owner gets this reply. It stands for so many calls.
+    #[cold]
+    pub(crate) fn note_answer(&self, reply: &Result<Reply>, calls: u64) {
+        if reply.is_ok() {
+            self.core.counters().call_answered(self.limit, calls);
         }
     }
 
     /// The request, unless it has ended.
     #[inline]
     fn live(&self) -> Result<u64> {
-        if self.has_ended { Err(has_ended()) } else { Ok(self.request) }
+        if self.stage == Stage::Ended { Err(has_ended()) } else { Ok(self.request) }
     }
 
     /// What has come, without waiting. A reactor of the host's reads the ring itself,
@@ -173,7 +225,7 @@ impl Pending {
     fn try_item(&self) -> Result<Option<Item>> {
         let (core, request) = (&*self.core, self.live()?);
         if !core.reactor.has_host_reactor() {
-            return await_reply(core, request, Deadline::after(Duration::ZERO), true);
+            return await_reply(core, request, Deadline::after(Duration::ZERO), true, &mut false);
         }
         take_for_host(core, request, false)
     }
@@ -187,27 +239,28 @@ impl Pending {
     }
 
     pub(crate) fn deadline(&self) -> Deadline {
-        self.deadline
+        self.limit.deadline()
     }
 
     /// What an item means for the owner of a call.
     pub(crate) fn reply_of(&self, item: Item) -> Result<Reply> {
         let request = self.request;
-        match item {
-            Item::Result(body) => Ok(Reply::new(request, body)),
-            Item::Cancelled => Err(cancelled(request)),
-            Item::Expired => Err(expired(request, self.timeout)),
-            Item::Failed(error) => Err(error),
+        let error = match item {
+            Item::Result(body) => return Ok(Reply::new(request, body)),
+            Item::Cancelled => cancelled(request),
+            Item::Expired => expired(request, self.limit.timeout()),
+            Item::Failed(error) => error,
             Item::Chunk(..) | Item::End => {
                 let message = format!("request {request} wants one result, the worker streams");
-                Err(Error::new(ErrorKind::Protocol, message))
+                Error::new(ErrorKind::Protocol, message)
             }
-        }
+        };
+        Err(self.core.counted(error))
     }
 
     #[cold]
     pub(crate) fn timed_out(&self) -> Error {
-        timed_out(&self.core, self.request, self.timeout)
+        self.core.counted(timed_out(&self.core, self.request, self.limit.timeout()))
     }
 
     /// Asks the worker to give up, without waiting: [`Pending::wait`] then ends with
@@ -225,7 +278,7 @@ fn has_ended() -> Error {
 impl Drop for Pending {
     #[inline]
     fn drop(&mut self) {
-        if !self.has_ended {
+        if self.stage != Stage::Ended {
             self.core.pending.release(self.request);
         }
     }

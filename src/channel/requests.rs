@@ -19,6 +19,8 @@
 
 use std::collections::VecDeque;
 
+use crate::channel::counters::Tally;
+use crate::channel::stats::Stats;
 use crate::channel::waiter::Waiter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::assembler::Assembler;
@@ -29,8 +31,7 @@ use crate::shm::layout::{as_u64, as_usize, request_slot};
 pub(crate) struct Requests<T> {
     slots: Vec<Slot<T>>,
     next: u64,
-    /// Requests whose owner has not let go.
-    in_flight: usize,
+    pub(super) tally: Tally,
     /// Requests that threads wait for, in the order in which they can be asked to read; may
     /// hold ids whose thread has left.
     parked: VecDeque<u64>,
@@ -48,6 +49,8 @@ struct Slot<T> {
     is_stream: bool,
     is_owned: bool,
     is_finished: bool,
+    /// The last frame was a result or the end of a stream.
+    is_answered: bool,
     is_parked: bool,
     /// It is in the list of those that are ready.
     is_ready: bool,
@@ -82,6 +85,7 @@ impl<T> Requests<T> {
             is_stream: false,
             is_owned: false,
             is_finished: false,
+            is_answered: false,
             is_parked: false,
             is_ready: false,
             queue: VecDeque::new(),
@@ -95,19 +99,19 @@ impl<T> Requests<T> {
         Self {
             slots: (0..slots).map(|_| slot()).collect(),
             next: 1,
-            in_flight: 0,
+            tally: Tally::default(),
             parked: VecDeque::new(),
             ready: None,
             window: as_u64(window),
         }
     }
 
-    /// A new request.
+    /// A new request, and where it lies: see [`Requests::slot_of`].
     ///
     /// # Errors
     ///
     /// [`ErrorKind::TooManyInFlight`] if no slot is free.
-    pub(crate) fn open(&mut self, is_stream: bool) -> Result<u64> {
+    pub(crate) fn open(&mut self, is_stream: bool) -> Result<(u64, usize)> {
         for _ in 0..self.slots.len() {
             let request = self.next;
             self.next = self.next.wrapping_add(1).max(1);
@@ -123,16 +127,17 @@ impl<T> Requests<T> {
                 slot.consumed = 0;
                 slot.credited = 0;
                 slot.withheld = 0;
-                self.in_flight += 1;
-                return Ok(request);
+                self.tally.streams += u64::from(is_stream);
+                return Ok((request, index));
             }
+            self.tally.skip();
         }
         Err(self.full())
     }
 
     #[cold]
     fn full(&self) -> Error {
-        let (slots, mine) = (self.slots.len(), self.in_flight);
+        let (slots, mine) = (self.slots.len(), self.in_flight());
         let message = format!(
             "{slots} requests in flight, {mine} of them awaited and the others not yet given up \
              by the worker; raise max_in_flight"
@@ -160,27 +165,29 @@ impl<T> Requests<T> {
         }
     }
 
-    /// The request's last frame has come.
-    pub(crate) fn finish(&mut self, request: u64) {
+    /// The request's last frame has come, which answers it or says that it failed.
+    pub(crate) fn finish(&mut self, request: u64, is_answer: bool) {
         let Some(slot) = self.slot(request) else { return };
         slot.is_finished = true;
+        slot.is_answered = is_answer;
         if !slot.is_owned {
             slot.free();
         }
     }
 
-    /// Ends a call whose result its owner has got: all that happens to most requests, in one
+    /// Ends a call whose result, of `len` bytes, its owner has got: all that happens to most requests, in one
     /// look. Returns false, and does
     /// nothing, for a stream, and if an item, a part of a message or a waiter is there.
     #[inline]
-    pub(crate) fn complete(&mut self, request: u64) -> bool {
+    pub(crate) fn complete(&mut self, request: u64, len: u32) -> bool {
         let Some(slot) = self.slot(request).filter(|slot| slot.is_open() && !slot.is_stream) else {
             return false;
         };
         let is_bare = slot.queue.is_empty() && slot.assembler.is_empty() && slot.waiter.is_none();
         if is_bare {
             slot.request = 0;
-            self.in_flight -= 1;
+            self.tally.ended += 1;
+            self.tally.bytes += u64::from(len);
         }
         is_bare
     }
@@ -325,16 +332,18 @@ impl<T> Requests<T> {
         slot.queue.clear();
         slot.assembler = Assembler::default();
         let is_finished = slot.is_finished;
+        let is_answered = is_finished && slot.is_answered;
         if is_finished {
             slot.free();
         }
-        self.in_flight -= 1;
+        self.tally.ended += 1;
+        self.tally.unanswered += u64::from(!is_answered);
         !is_finished
     }
 
     /// The request never reached the ring.
     pub(crate) fn discard(&mut self, request: u64) {
-        self.finish(request);
+        self.finish(request, false);
         self.release(request);
     }
 
@@ -396,7 +405,12 @@ impl<T> Requests<T> {
 
     /// Requests whose owner has not let go of them.
     pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight
+        as_usize(self.tally.in_flight(self.next))
+    }
+
+    /// Enters what became of all requests so far.
+    pub(super) fn enter(&self, stats: &mut Stats) {
+        self.tally.enter(self.next, stats);
     }
 
     /// Whether a request is a stream whose owner has not let go of it.

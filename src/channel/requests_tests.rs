@@ -6,7 +6,7 @@ use crate::ring::Header;
 use crate::shm::bytes::PeerBytes;
 
 fn open(requests: &mut Requests<u32>) -> u64 {
-    requests.open(false).unwrap()
+    requests.open(false).unwrap().0
 }
 
 /// A message of which the first piece has come.
@@ -24,7 +24,7 @@ fn a_request_takes_its_items_in_order_and_frees_its_slot_after_both_ends() {
     assert_eq!(requests.owner(request), Owner::Open { is_stream: false });
     requests.push(request, 1).unwrap();
     requests.push(request, 2).unwrap();
-    requests.finish(request);
+    requests.finish(request, true);
     assert_eq!(requests.take(request), Some(1));
     assert_eq!(requests.take(request), Some(2));
     assert_eq!(requests.take(request), None);
@@ -38,11 +38,11 @@ fn a_request_takes_its_items_in_order_and_frees_its_slot_after_both_ends() {
 fn a_call_with_its_result_is_ended_in_one_look_unless_more_is_queued() {
     let mut requests = Requests::new(8, 100);
     let plain = open(&mut requests);
-    assert!(requests.complete(plain));
+    assert!(requests.complete(plain, 9));
     assert_eq!((requests.in_flight(), requests.owner(plain)), (0, Owner::Unknown));
-    assert!(!requests.complete(plain), "once");
+    assert!(!requests.complete(plain, 9), "once");
 
-    let stream = requests.open(true).unwrap();
+    let stream = requests.open(true).unwrap().0;
     let unread = open(&mut requests);
     requests.push(unread, 1).unwrap();
     let in_pieces = open(&mut requests);
@@ -52,10 +52,10 @@ fn a_call_with_its_result_is_ended_in_one_look_unless_more_is_queued() {
     let given_up = open(&mut requests);
     assert!(requests.release(given_up), "the worker has to be told");
     let finished = open(&mut requests);
-    requests.finish(finished);
+    requests.finish(finished, true);
     for other in [stream, unread, in_pieces, awaited, given_up, finished, 0, 1000] {
         let before = (requests.in_flight(), requests.owner(other));
-        assert!(!requests.complete(other), "{other}");
+        assert!(!requests.complete(other, 9), "{other}");
         assert_eq!((requests.in_flight(), requests.owner(other)), before);
     }
 }
@@ -67,7 +67,7 @@ fn who_left_without_being_picked_is_forgotten_in_time() {
         let request = open(&mut requests);
         assert!(requests.register(request, Waiter::Thread(crate::sync::current())));
         drop(requests.take_waiter(request));
-        requests.finish(request);
+        requests.finish(request, true);
         requests.release(request);
         assert!(requests.parked.len() <= 4, "{}", requests.parked.len());
     }
@@ -82,10 +82,11 @@ fn frames_of_a_request_that_was_given_up_reach_nobody() {
     let late = open(&mut requests);
     assert!(requests.release(late), "the worker has to be told");
     assert!(!requests.release(late), "once");
-    let others: Vec<u64> = std::iter::from_fn(|| requests.open(false).ok()).collect();
+    let others: Vec<u64> =
+        std::iter::from_fn(|| requests.open(false).ok().map(|(id, _)| id)).collect();
     assert_eq!(others.len(), 1, "the slot is taken until the worker is done with it");
     assert_eq!(requests.owner(late), Owner::Retired);
-    requests.finish(late);
+    requests.finish(late, true);
     assert_eq!(requests.owner(late), Owner::Unknown);
     let next = open(&mut requests);
     assert!(next != late && next % 2 == late % 2);
@@ -102,7 +103,7 @@ fn a_full_table_says_so() {
     assert_eq!(requests.in_flight(), 3);
     requests.discard(2);
     assert_eq!(requests.in_flight(), 2);
-    assert_eq!(requests.open(false).unwrap() % 3, 2);
+    assert_eq!(requests.open(false).unwrap().0 % 3, 2);
 }
 
 #[test]
@@ -110,14 +111,14 @@ fn id_zero_belongs_to_nobody() {
     let mut requests = Requests::<u32>::new(4, 100);
     assert_eq!(requests.owner(0), Owner::Unknown);
     assert!(requests.push(0, 1).is_err());
-    requests.finish(0);
+    requests.finish(0, true);
     assert!(!requests.release(0));
 }
 
 #[test]
 fn credit_is_told_at_every_quarter_of_the_window_and_before_a_wait() {
     let mut requests = Requests::<u32>::new(1, 100);
-    let stream = requests.open(true).unwrap();
+    let stream = requests.open(true).unwrap().0;
     assert_eq!(requests.consume(stream, 20, false), None);
     assert_eq!(requests.consume(stream, 5, false), Some(25));
     assert_eq!(requests.consume(stream, 24, false), None);
@@ -128,7 +129,7 @@ fn credit_is_told_at_every_quarter_of_the_window_and_before_a_wait() {
 #[test]
 fn a_stream_has_credit_for_one_window_or_for_one_chunk_that_is_longer() {
     let mut requests = Requests::<u32>::new(1, 100);
-    let stream = requests.open(true).unwrap();
+    let stream = requests.open(true).unwrap().0;
     assert!(requests.spend_credit(stream, 64) && requests.spend_credit(stream, 36));
     assert_eq!(requests.consume(stream, 64, true), Some(64));
     assert!(requests.spend_credit(stream, 64));
@@ -174,12 +175,43 @@ fn a_reactor_is_told_once_of_each_request_that_has_got_something() {
     assert_eq!(requests.take_ready(), [twice]);
     // A reactor that never asks costs no more than that.
     for _ in 0..100 {
-        requests.finish(twice);
+        requests.finish(twice, true);
         requests.release(twice);
         let next = open(&mut requests);
         requests.push(next, 1).unwrap();
-        requests.finish(next);
+        requests.finish(next, true);
         requests.release(next);
     }
     assert!(requests.ready.as_ref().is_some_and(|ready| ready.len() <= 8));
+}
+
+#[test]
+fn only_requests_that_were_opened_are_counted_and_each_ends_once() {
+    let mut requests = Requests::<u32>::new(2, 100);
+    let counts = |requests: &Requests<u32>| {
+        let mut stats = Stats::default();
+        requests.enter(&mut stats);
+        (stats.requests, stats.completed, stats.in_flight)
+    };
+    let (answered, given_up) = (open(&mut requests), open(&mut requests));
+    assert!(requests.open(false).is_err(), "two numbers are passed over");
+    assert_eq!(counts(&requests), (2, 0, 2));
+    assert!(requests.release(given_up));
+    requests.finish(answered, true);
+    assert_eq!(counts(&requests), (2, 0, 1), "its owner has not got the answer");
+    assert!(!requests.release(answered) && !requests.release(answered));
+    assert_eq!(counts(&requests), (2, 1, 0));
+    // The late reply of the one, and errors and results of others.
+    requests.finish(given_up, true);
+    assert_eq!(counts(&requests), (2, 1, 0));
+    let failed = open(&mut requests);
+    requests.finish(failed, false);
+    assert!(!requests.release(failed));
+    assert_eq!(counts(&requests), (3, 1, 0));
+    let unsent = open(&mut requests);
+    requests.discard(unsent);
+    assert_eq!(counts(&requests), (4, 1, 0));
+    let plain = open(&mut requests);
+    assert!(requests.complete(plain, 9));
+    assert_eq!(counts(&requests), (5, 2, 0));
 }

@@ -12,6 +12,7 @@ use crate::channel::timed_mutex::TimedMutex;
 use crate::channel::waiter::Waiter;
 use crate::error::{Error, Result};
 use crate::ring::{Header, Producer};
+use crate::shm::layout::as_u64;
 use crate::sync::{AtomicU32, Mutex, Ordering};
 
 /// Owner of the request ring's producer.
@@ -30,6 +31,8 @@ struct Sending {
     queue: VecDeque<WaiterForRoom>,
     /// The last key that was given out.
     last_key: u64,
+    /// Bytes of payloads that were sent.
+    bytes: u64,
 }
 
 #[derive(Debug)]
@@ -45,11 +48,12 @@ struct WaiterForRoom {
 pub(crate) struct SenderStats {
     pub(crate) wakes: u64,
     pub(crate) high_water: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Sender {
     pub(super) fn new(producer: Producer) -> Self {
-        let sending = Sending { producer, queue: VecDeque::new(), last_key: 0 };
+        let sending = Sending { producer, queue: VecDeque::new(), last_key: 0, bytes: 0 };
         Self {
             sending: Mutex::new(sending),
             waiting: AtomicU32::new(0),
@@ -75,7 +79,9 @@ impl Sender {
             Ok(Some(mut claim)) => {
                 fill(claim.payload())?;
                 crate::failpoint::failpoint!("after copy");
-                Ok(Some(claim.commit(header)))
+                let has_rung = claim.commit(header);
+                sending.bytes += as_u64(len);
+                Ok(Some(has_rung))
             }
             Ok(None) => Ok(None),
             Err(error) => {
@@ -99,8 +105,8 @@ impl Sender {
     }
 
     pub(super) fn stats(&self) -> SenderStats {
-        let producer = &self.sending.lock().producer;
-        SenderStats { wakes: producer.wakes(), high_water: producer.high_water() }
+        let Sending { producer, bytes, .. } = &*self.sending.lock();
+        SenderStats { wakes: producer.wakes(), high_water: producer.high_water(), bytes: *bytes }
     }
 
     /// The turn to send a message that is longer than a frame.

@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::RequestId;
 use crate::ring::position::span;
 use crate::shm::layout::as_usize;
-use crate::sys::clock::{Deadline, now_ns};
+use crate::sys::clock::{Deadline, TimeLimit, now_ns};
 use crate::sys::fork;
 
 /// The chunks of a stream, in order, each exactly once. Dropping it cancels the stream;
@@ -40,9 +40,11 @@ pub struct Stream {
     core: Arc<Core>,
     request: u64,
     timeouts: StreamTimeouts,
-    /// When the queue timeout passes.
-    begin_by: Deadline,
+    /// The queue timeout.
+    queue: TimeLimit,
     has_begun: bool,
+    /// The reader has got a chunk.
+    has_chunk: bool,
     /// Requests that the worker had served at the last look at what it does.
     served: u64,
     is_over: bool,
@@ -57,11 +59,12 @@ impl Stream {
         core: Arc<Core>,
         request: u64,
         timeouts: StreamTimeouts,
-        begin_by: Deadline,
+        queue: TimeLimit,
     ) -> Self {
         let ahead = ReadAhead::new(core.buffers.run_buffer());
-        let (has_begun, is_over, served) = (false, false, core.status.served());
-        Self { core, request, timeouts, begin_by, has_begun, served, is_over, ahead }
+        let (has_begun, has_chunk, is_over) = (false, false, false);
+        let served = core.status.served();
+        Self { core, request, timeouts, queue, has_begun, has_chunk, served, is_over, ahead }
     }
 
     /// Returns the request's id.
@@ -143,7 +146,7 @@ impl Stream {
         }
         match self.ahead.items.pop_front() {
             Some(item) => self.chunk_of(Ok(item)).map(Poll::Ready),
-            None => Ok(Poll::Ready(self.next_ahead())),
+            None => Ok(Poll::Ready(self.begin_run())),
         }
     }
 
@@ -185,7 +188,23 @@ impl Stream {
         }
         match self.ahead.items.pop_front() {
             Some(item) => self.chunk_of(Ok(item)),
-            None => Ok(self.next_ahead()),
+            None => Ok(self.begin_run()),
+        }
+    }
+
+    /// The first chunk of those that were copied out together.
+    #[inline]
+    fn begin_run(&mut self) -> Option<Reply> {
+        self.note_chunk();
+        self.next_ahead()
+    }
+
+    /// Notes when the reader got its first chunk.
+    #[inline]
+    fn note_chunk(&mut self) {
+        if !self.has_chunk {
+            self.has_chunk = true;
+            self.core.counters().stream_answered(self.queue);
         }
     }
 
@@ -209,7 +228,7 @@ impl Stream {
     #[inline]
     pub(crate) fn first_wait(&self) -> Duration {
         let StreamTimeouts { chunk, .. } = self.timeouts;
-        if self.has_begun { chunk } else { chunk.min(self.begin_by.remaining()) }
+        if self.has_begun { chunk } else { chunk.min(self.queue.deadline().remaining()) }
     }
 
     /// Returns until when a reader goes on waiting to which nothing has come so far, or the
@@ -229,11 +248,11 @@ impl Stream {
                 // It has nothing else to do, and does not take the request: it is stopped.
                 return Err(stalled(&self.core, self.request, chunk));
             }
-            if self.begin_by.has_passed() {
+            if self.queue.deadline().has_passed() {
                 return Err(not_begun(&self.core, self.request, self.timeouts.queue));
             }
             // If the worker begins the request right now, the stream stalls no sooner than this.
-            return Ok(self.begin_by.at_most(chunk.max(SHORTEST_LOOK)));
+            return Ok(self.queue.deadline().at_most(chunk.max(SHORTEST_LOOK)));
         };
         self.has_begun = true;
         let stalls_at = Deadline::from(since.max(begun_at), chunk);
@@ -269,12 +288,15 @@ impl Stream {
         let item = match found {
             Ok(item) => item,
             // The host's own hook ended the wait. The stream goes on.
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                return Err(self.core.counted(error));
+            }
             Err(error) => return self.over(Err(error)),
         };
         self.has_begun = true;
         match item {
             Item::Chunk(body, cost) => {
+                self.note_chunk();
                 self.consume(cost);
                 Ok(Some(Reply::new(self.request, body)))
             }
@@ -307,7 +329,7 @@ impl Stream {
         self.is_over = true;
         self.ahead.clear();
         self.core.pending.release(self.request);
-        result
+        result.map_err(|error| self.core.counted(error))
     }
 }
 

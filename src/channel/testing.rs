@@ -19,7 +19,7 @@ use crate::shm::layout::{RingLayout, as_u64};
 use crate::shm::region::{OwnRegion, PeerRegion};
 use crate::shm::requests::{OwnRequests, PeerRequests};
 use crate::shm::status::PeerStatus;
-use crate::sys::clock::Deadline;
+use crate::sys::clock::{Deadline, TimeLimit};
 use crate::sys::wake_fd::WakeFd;
 
 // Beside the control words of a ring's model.
@@ -114,9 +114,10 @@ impl Rig {
 
 /// Sends a request.
 pub(crate) fn submit(core: &Arc<Core>, timeout: Duration) -> Pending {
-    let deadline = Deadline::after(timeout);
+    let limit = TimeLimit::begin(timeout);
+    let deadline = limit.deadline();
     let sent = send(core, Ask::call(Kind::EMBED, deadline), &(), deadline).unwrap();
-    Pending::new(Arc::clone(core), sent, timeout, deadline)
+    Pending::new(Arc::clone(core), sent, limit)
 }
 
 impl Worker {

@@ -48,17 +48,21 @@ impl Patience {
 }
 
 /// Waits for the reply of a call. Returns `None` if the deadline passed first. A last frame
-/// that is returned ends the request: there is nothing left to let go of.
+/// that is returned ends the request: there is nothing left to let go of. `has_slept` is set if the
+/// thread went to sleep.
 #[inline]
 pub(super) fn await_reply(
     core: &Core,
     request: u64,
     deadline: Deadline,
     has_rung: bool,
+    has_slept: &mut bool,
 ) -> Result<Option<Item>> {
     fork::check()?;
     let mut wait = Wait::new(core, Want::Reply(request), Patience::Until(deadline), has_rung);
-    wait.run().map(item)
+    let found = wait.run().map(item);
+    *has_slept = wait.has_slept;
+    found
 }
 
 /// Waits for the next item of a stream that has nothing read ahead. Returns `None` if the

@@ -76,6 +76,58 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All kinds.
+    pub(crate) const ALL: [Self; 20] = [
+        Self::InvalidConfig,
+        Self::TooLarge,
+        Self::InvalidPayload,
+        Self::Timeout,
+        Self::Stalled,
+        Self::Cancelled,
+        Self::Interrupted,
+        Self::Closed,
+        Self::TooManyInFlight,
+        Self::PeerDied,
+        Self::PeerCorrupt,
+        Self::Protocol,
+        Self::Worker,
+        Self::Session,
+        Self::Spawn,
+        Self::Handshake,
+        Self::Mismatch,
+        Self::Forked,
+        Self::Unsupported,
+        Self::Os,
+    ];
+
+    /// Returns the kind's name in lower case, such as `too_large`, for a label of a metric. The
+    /// feature `serde` writes the same.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidConfig => "invalid_config",
+            Self::TooLarge => "too_large",
+            Self::InvalidPayload => "invalid_payload",
+            Self::Timeout => "timeout",
+            Self::Stalled => "stalled",
+            Self::Cancelled => "cancelled",
+            Self::Interrupted => "interrupted",
+            Self::Closed => "closed",
+            Self::TooManyInFlight => "too_many_in_flight",
+            Self::PeerDied => "peer_died",
+            Self::PeerCorrupt => "peer_corrupt",
+            Self::Protocol => "protocol",
+            Self::Worker => "worker",
+            Self::Session => "session",
+            Self::Spawn => "spawn",
+            Self::Handshake => "handshake",
+            Self::Mismatch => "mismatch",
+            Self::Forked => "forked",
+            Self::Unsupported => "unsupported",
+            Self::Os => "os",
+        }
+    }
+
     /// Returns the kind as which an `io::Error` passes this on. `None`: that of the source.
     pub(super) fn io_kind(self) -> Option<io::ErrorKind> {
         Some(match self {

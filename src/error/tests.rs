@@ -125,3 +125,38 @@ fn a_message_is_one_line_and_only_the_long_form_has_the_source() {
     assert_eq!(error.to_string(), "it did not attach");
     assert_eq!(format!("{error:#}"), "it did not attach; the log ends:\nloading\nboom");
 }
+
+/// The kind after this one, in the order of their declaration.
+fn next(kind: ErrorKind) -> Option<ErrorKind> {
+    use ErrorKind as K;
+    // No arm for all others: a new kind has to be added here, and to `ErrorKind::ALL`.
+    Some(match kind {
+        K::InvalidConfig => K::TooLarge,
+        K::TooLarge => K::InvalidPayload,
+        K::InvalidPayload => K::Timeout,
+        K::Timeout => K::Stalled,
+        K::Stalled => K::Cancelled,
+        K::Cancelled => K::Interrupted,
+        K::Interrupted => K::Closed,
+        K::Closed => K::TooManyInFlight,
+        K::TooManyInFlight => K::PeerDied,
+        K::PeerDied => K::PeerCorrupt,
+        K::PeerCorrupt => K::Protocol,
+        K::Protocol => K::Worker,
+        K::Worker => K::Session,
+        K::Session => K::Spawn,
+        K::Spawn => K::Handshake,
+        K::Handshake => K::Mismatch,
+        K::Mismatch => K::Forked,
+        K::Forked => K::Unsupported,
+        K::Unsupported => K::Os,
+        K::Os => return None,
+    })
+}
+
+#[test]
+fn every_kind_of_error_is_in_the_list_of_all() {
+    let all: Vec<_> =
+        std::iter::successors(Some(ErrorKind::InvalidConfig), |kind| next(*kind)).collect();
+    assert_eq!(all, ErrorKind::ALL);
+}

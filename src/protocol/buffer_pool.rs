@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use crate::shm::bytes::PeerBytes;
+use crate::shm::layout::as_u64;
 use crate::sync::{Counter, Ordering, TryLock};
 
 /// Requests after which a buffer that no message needed is given back to the allocator.
@@ -173,6 +174,16 @@ impl RunBuffer {
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.given == self.ends.len()
+    }
+
+    /// Returns how many chunks there are, those that were handed out included.
+    pub(crate) fn len(&self) -> u64 {
+        as_u64(self.ends.len())
+    }
+
+    /// Returns how many bytes these have.
+    pub(crate) fn bytes(&self) -> u64 {
+        as_u64(self.ends.last().copied().unwrap_or(0))
     }
 
     pub(crate) fn clear(&mut self) {

@@ -135,6 +135,40 @@ impl Deadline {
     }
 }
 
+/// A timeout that has begun to run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TimeLimit {
+    /// When it began, in nanoseconds of the monotonic clock.
+    since: u64,
+    until: Deadline,
+}
+
+impl TimeLimit {
+    /// A timeout that begins now.
+    pub(crate) fn begin(timeout: Duration) -> Self {
+        let since = now_ns();
+        Self { since, until: Deadline::from(since, timeout) }
+    }
+
+    /// When it passes.
+    pub(crate) fn deadline(self) -> Deadline {
+        self.until
+    }
+
+    /// How long it is; `Duration::MAX` if it never passes.
+    pub(crate) fn timeout(self) -> Duration {
+        if self.until.is_endless() {
+            return Duration::MAX;
+        }
+        Duration::from_nanos(self.until.0.saturating_sub(self.since))
+    }
+
+    /// Nanoseconds since it began.
+    pub(crate) fn elapsed_ns(self) -> u64 {
+        now_ns().saturating_sub(self.since)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +192,17 @@ mod tests {
         let long_ago = Deadline(now_ns() - 1_000_000_000);
         let grace = long_ago.grace().unwrap();
         assert!(!grace.has_passed() && grace <= Deadline::after(GRACE));
+    }
+
+    #[test]
+    fn a_time_limit_knows_its_begin_its_length_and_its_end() {
+        let timeout = Duration::from_millis(1234);
+        let limit = TimeLimit::begin(timeout);
+        assert_eq!((limit.timeout(), limit.deadline().is_endless()), (timeout, false));
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(limit.elapsed_ns() >= 2_000_000 && limit.elapsed_ns() < 1_000_000_000_000);
+        let endless = TimeLimit::begin(Duration::MAX);
+        assert_eq!((endless.timeout(), endless.deadline()), (Duration::MAX, Deadline::NEVER));
     }
 
     #[test]

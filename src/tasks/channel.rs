@@ -11,7 +11,7 @@ use crate::channel::{
 use crate::error::{ExitCause, Result};
 use crate::payload::Payload;
 use crate::protocol::{Health, Kind};
-use crate::sys::clock::Deadline;
+use crate::sys::clock::{Deadline, TimeLimit};
 use crate::sys::fork;
 use crate::tasks::driver::{self, Registration};
 use crate::tasks::health;
@@ -152,9 +152,10 @@ impl AsyncChannel {
         timeout: Duration,
     ) -> Result<AsyncPending> {
         let core = self.shared.channel.core();
-        let deadline = Deadline::after(timeout);
+        let limit = TimeLimit::begin(timeout);
+        let deadline = limit.deadline();
         let sent = send::send(core, Ask::call(kind, deadline), payload, deadline).await?;
-        let pending = Pending::new(Arc::clone(core), sent, timeout, deadline);
+        let pending = Pending::new(Arc::clone(core), sent, limit);
         Ok(AsyncPending::new(pending, self.spin))
     }
 
@@ -173,9 +174,9 @@ impl AsyncChannel {
     ) -> Result<AsyncStream> {
         let core = self.shared.channel.core();
         let timeouts = timeouts.into();
-        let begin_by = Deadline::after(timeouts.queue);
-        let sent = send::send(core, Ask::stream(kind), payload, begin_by).await?;
-        let stream = Stream::new(Arc::clone(core), sent.request, timeouts, begin_by);
+        let queue = TimeLimit::begin(timeouts.queue);
+        let sent = send::send(core, Ask::stream(kind), payload, queue.deadline()).await?;
+        let stream = Stream::new(Arc::clone(core), sent.request, timeouts, queue);
         Ok(AsyncStream::new(stream, self.spin))
     }
 

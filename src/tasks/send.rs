@@ -24,7 +24,7 @@ pub(super) async fn send<P: Payload + ?Sized>(
     deadline: Deadline,
 ) -> Result<Sent> {
     match send_or_fail(core, ask, payload, deadline).await {
-        Err(error) => Err(with_status(core, error, deadline).await),
+        Err(error) => Err(core.counted(with_status(core, error, deadline).await)),
         sent => sent,
     }
 }

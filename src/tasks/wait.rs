@@ -57,9 +57,13 @@ impl Future for AsyncPending {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         let polled = match this.waiting.poll(context, this.pending.deadline()) {
-            Poll::Ready(Ok(Some(item))) => this.pending.reply_of(item),
+            Poll::Ready(Ok(Some(item))) => {
+                let reply = this.pending.reply_of(item);
+                this.pending.note_answer(&reply, 1);
+                reply
+            }
             Poll::Ready(Ok(None)) => Err(this.pending.timed_out()),
-            Poll::Ready(Err(error)) => Err(error),
+            Poll::Ready(Err(error)) => Err(this.pending.core().counted(error)),
             Poll::Pending => return Poll::Pending,
         };
         // An executor may keep a future for long after it was ready.

@@ -7,7 +7,7 @@ use crate::channel::{Ask, Core, PartialMessage, Pending};
 use crate::error::Result;
 use crate::id::RequestId;
 use crate::protocol::Kind;
-use crate::sys::clock::Deadline;
+use crate::sys::clock::TimeLimit;
 use crate::tasks::send::{long_message_turn, send_piece};
 use crate::tasks::wait::{AsyncPending, with_status};
 
@@ -18,8 +18,7 @@ use crate::tasks::wait::{AsyncPending, with_status};
 pub struct AsyncMessageWriter<'a> {
     core: &'a Arc<Core>,
     message: PartialMessage<'a>,
-    timeout: Duration,
-    deadline: Deadline,
+    limit: TimeLimit,
     spin: Duration,
 }
 
@@ -30,14 +29,15 @@ impl<'a> AsyncMessageWriter<'a> {
         timeout: Duration,
         spin: Duration,
     ) -> Result<Self> {
-        let deadline = Deadline::after(timeout);
+        let limit = TimeLimit::begin(timeout);
+        let deadline = limit.deadline();
         let begun = match long_message_turn(core, deadline).await {
             Ok(turn) => PartialMessage::new(core, Ask::call(kind, deadline), turn),
             Err(error) => Err(error),
         };
         match begun {
-            Ok(message) => Ok(Self { core, message, timeout, deadline, spin }),
-            Err(error) => Err(with_status(core, error, deadline).await),
+            Ok(message) => Ok(Self { core, message, limit, spin }),
+            Err(error) => Err(core.counted(with_status(core, error, deadline).await)),
         }
     }
 
@@ -57,7 +57,7 @@ impl<'a> AsyncMessageWriter<'a> {
     ///
     /// As [`MessageWriter::push`](crate::MessageWriter::push).
     pub async fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
-        self.message.check(bytes.len())?;
+        self.message.check(bytes.len()).map_err(|error| self.core.counted(error))?;
         while self.message.fill(&mut bytes) {
             self.send(false).await?;
         }
@@ -65,9 +65,10 @@ impl<'a> AsyncMessageWriter<'a> {
     }
 
     async fn send(&mut self, is_last: bool) -> Result<()> {
-        let Self { core, message, deadline, .. } = self;
-        match send_piece(core, message, is_last, *deadline).await {
-            Err(error) => Err(with_status(core, error, *deadline).await),
+        let Self { core, message, limit, .. } = self;
+        let deadline = limit.deadline();
+        match send_piece(core, message, is_last, deadline).await {
+            Err(error) => Err(core.counted(with_status(core, error, deadline).await)),
             sent => sent,
         }
     }
@@ -82,7 +83,7 @@ impl<'a> AsyncMessageWriter<'a> {
     pub async fn finish(mut self) -> Result<AsyncPending> {
         self.send(true).await?;
         let (core, sent) = (Arc::clone(self.core), self.message.sent());
-        let pending = Pending::new(core, sent, self.timeout, self.deadline);
+        let pending = Pending::new(core, sent, self.limit);
         Ok(AsyncPending::new(pending, self.spin))
     }
 }

@@ -14,6 +14,7 @@ mod absurd;
 mod calls;
 mod closing;
 mod concurrency;
+mod counters;
 mod deaths;
 mod ending;
 mod examples;

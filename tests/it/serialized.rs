@@ -6,7 +6,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use slipring::payload::ElementType;
 use slipring::{
-    ErrorKind, ExitCause, Health, RequestId, Stats, WaitStrategy, WorkerFailure, WorkerState,
+    ErrorCounts, ErrorKind, ExitCause, Health, RequestId, Stats, WaitStrategy, WorkerFailure,
+    WorkerState,
 };
 
 /// Reads a value from its text, and expects the same text of the value.
@@ -44,4 +45,17 @@ fn counters_of_a_channel_come_out_as_they_went_in() {
     let text = serde_json::to_string(&Stats::default()).unwrap();
     assert!(text.contains(r#""late_frames":0"#), "{text}");
     assert_eq!(read::<Stats>(&text), Stats::default());
+    let errors: ErrorCounts = read(r#"{"timeout":3}"#);
+    assert_eq!((errors.get(ErrorKind::Timeout), errors.total()), (3, 3));
+    // What was written before a counter was added.
+    let old: Stats = serde_json::from_str(r#"{"late_frames":4,"errors":{"os":1}}"#).unwrap();
+    assert_eq!((old.late_frames, old.errors.get(ErrorKind::Os), old.requests), (4, 1, 0));
+    assert_eq!(old.call_latency.count(), 0);
+}
+
+#[test]
+fn the_name_of_a_kind_is_what_is_written() {
+    for (kind, _) in ErrorCounts::default().iter() {
+        assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{}\"", kind.name()));
+    }
 }

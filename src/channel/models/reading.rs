@@ -108,7 +108,8 @@ fn a_thread_that_was_woken_to_read_but_leaves_wakes_another() {
         let leaving = thread::spawn({
             let (core, request) = (Arc::clone(&core), first.request());
             move || {
-                let found = await_reply(&core, request, Deadline::after(SOON), false).unwrap();
+                let found =
+                    await_reply(&core, request, Deadline::after(SOON), false, &mut false).unwrap();
                 assert!(found.is_none(), "a reply that was not sent");
             }
         });

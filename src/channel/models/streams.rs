@@ -28,7 +28,8 @@ fn chunks_come_once_and_in_order_whoever_reads_them() {
             worker.send(Kind::END, 0, request);
             worker
         });
-        let mut stream = Stream::new(Arc::clone(&core), request, ENOUGH.into(), Deadline::NEVER);
+        let mut stream =
+            Stream::new(Arc::clone(&core), request, ENOUGH.into(), TimeLimit::begin(Duration::MAX));
         assert_eq!(next(&mut stream), Some(vec![10]));
         assert_eq!(next(&mut stream), Some(vec![11]));
         assert_eq!(next(&mut stream), None);
@@ -53,7 +54,12 @@ fn a_stream_that_is_dropped_while_another_thread_reads_for_it_ends_once() {
             let core = Arc::clone(&core);
             move || read(&core)
         });
-        drop(Stream::new(Arc::clone(&core), request, ENOUGH.into(), Deadline::NEVER));
+        drop(Stream::new(
+            Arc::clone(&core),
+            request,
+            ENOUGH.into(),
+            TimeLimit::begin(Duration::MAX),
+        ));
         reading.join().unwrap();
         read(&core);
         let late = core.pending.counters.late_frames.load(Ordering::Relaxed);
