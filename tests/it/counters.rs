@@ -14,7 +14,7 @@ conformance! {
         a_call_that_slept_is_measured_and_others_are_sampled,
         a_stream_is_measured_once_at_its_first_chunk,
     ],
-    processes: [],
+    processes: [a_death_is_counted_for_each_call_that_it_ends,],
 }
 
 const SOON: Duration = Duration::from_millis(20);
@@ -251,6 +251,20 @@ fn what_is_given_up_is_counted_once_when_its_late_reply_comes(backend: Backend) 
     assert_eq!(counted(&at_once, &after), completed(0, 0), "that of `settle` alone");
 }
 
+fn a_death_is_counted_for_each_call_that_it_ends(backend: Backend) {
+    let channel = backend.ready(config());
+    let before = channel.stats();
+    let dying = channel.submit(EXIT, &[3], LONG).unwrap();
+    let mut waiting = channel.submit(ECHO, b"123", LONG).unwrap();
+    assert!(dying.wait().unwrap_err().is_peer_dead());
+    assert!(waiting.wait_timeout(LONG).unwrap_err().is_peer_dead());
+    assert!(waiting.try_wait().unwrap_err().is_peer_dead());
+    assert!(channel.write(ECHO, LONG).unwrap_err().is_peer_dead());
+    let after = channel.stats();
+    assert_eq!((after.errors.get(ErrorKind::PeerDied), after.errors.total()), (4, 4));
+    assert_eq!((after.requests - before.requests, after.completed), (2, before.completed));
+}
+
 /// The numbers that never shrink.
 fn growing(stats: &Stats) -> Vec<u64> {
     let mut all = vec![
@@ -459,6 +473,16 @@ mod tasks {
             channel.call(ECHO, b"", LONG).await.unwrap_err();
             let after = channel.blocking().stats();
             assert_eq!(counted(&before, &after), refused_with(ErrorKind::Closed));
+        });
+    }
+
+    #[test]
+    fn a_death_is_counted_for_each_call_of_a_task() {
+        on_each(spawner, |channel| async move {
+            assert!(channel.call(EXIT, &[3], LONG).await.unwrap_err().is_peer_dead());
+            assert!(channel.write(ECHO, LONG).await.unwrap_err().is_peer_dead());
+            let errors = channel.blocking().stats().errors;
+            assert_eq!((errors.get(ErrorKind::PeerDied), errors.total()), (2, 2));
         });
     }
 
