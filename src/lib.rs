@@ -176,8 +176,8 @@ cfg_if! {
         pub mod worker;
 
         pub use channel::{
-            Channel, DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, MessageWriter, Pending, Reply,
-            Spawner, Stats, Stream, StreamTimeouts,
+            Channel, DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, ErrorCounts, LatencyHistogram,
+            MessageWriter, Pending, Reply, Spawner, Stats, Stream, StreamTimeouts,
         };
         pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
         pub use error::{Error, ErrorKind, ExitCause, Result, WorkerDeath, WorkerFailure};

@@ -152,16 +152,16 @@ impl Model {
         if state.is_finished {
             self.requests.remove(&request);
         } else {
-            state.is_cancelled = true;
-            self.cancels += 1;
+            let was_told = std::mem::replace(&mut state.is_cancelled, true);
+            self.cancels += u64::from(!was_told);
         }
     }
 
     pub(super) fn cancel(&mut self, request: u64) {
         let Some(state) = self.requests.get_mut(&request) else { return };
         if state.is_owned && !state.is_finished {
-            state.is_cancelled = true;
-            self.cancels += 1;
+            let was_told = std::mem::replace(&mut state.is_cancelled, true);
+            self.cancels += u64::from(!was_told);
         }
     }
 

@@ -51,12 +51,15 @@ pub(crate) fn attach(down: OwnedFd, up: OwnedFd) -> Result<Regions> {
     let peer = map_peer(&down, down_len)?;
     let header = RegionHeader::parse(&peer.header_bytes(), Side::Down, down_len)?;
     if up_len != header.peer.region_len {
-        return Err(Error::mismatch(format!("up region of {up_len} bytes, expected {}", header.peer.region_len),
-        ));
+        return Err(Error::mismatch(format!(
+            "up region of {up_len} bytes, expected {}",
+            header.peer.region_len
+        )));
     }
     let before = map_peer(&up, up_len)?.header_bytes();
     if before.iter().any(|byte| *byte != 0) {
-        return Err(Error::mismatch("another process is attached to this channel already, expected none",
+        return Err(Error::mismatch(
+            "another process is attached to this channel already, expected none",
         ));
     }
     Ok(Regions { own: map_own(&up, up_len)?, peer, header })

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::channel::{
-    Ask, Channel, Pending, Reply, Spawner, Stream, StreamTimeouts, prefault,
-};
+use crate::channel::{Ask, Channel, Pending, Reply, Spawner, Stream, StreamTimeouts, prefault};
 use crate::error::{ExitCause, Result};
 use crate::payload::Payload;
 use crate::protocol::{Health, Kind};
