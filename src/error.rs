@@ -4,6 +4,7 @@ mod death;
 mod exit;
 mod failure;
 mod kind;
+mod stage;
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -13,10 +14,12 @@ use std::sync::Arc;
 
 pub(crate) use death::NO_LOG;
 pub use death::WorkerDeath;
-pub(crate) use death::{EndOfService, LastServed, StatusLine};
+pub(crate) use death::{EndOfService, Marks};
 pub use exit::ExitCause;
 pub use failure::WorkerFailure;
 pub use kind::ErrorKind;
+pub use stage::RequestStage;
+pub(crate) use stage::{Mark, Stage};
 
 /// Result with this library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -65,7 +68,7 @@ struct Repr {
     message: Cow<'static, str>,
     detail: Detail,
     source: Option<Source>,
-    begun: Option<bool>,
+    stage: Option<RequestStage>,
     log_tail: Option<String>,
 }
 
@@ -156,7 +159,7 @@ impl Error {
         detail: Detail,
         source: Option<Source>,
     ) -> Self {
-        Self(Arc::new(Repr { kind, message, detail, source, begun: None, log_tail: None }))
+        Self(Arc::new(Repr { kind, message, detail, source, stage: None, log_tail: None }))
     }
 
     /// Adds the end of the worker's log. Only before the error is cloned.
@@ -170,7 +173,7 @@ impl Error {
     /// Adds whether a handler had begun the request. Only before the error is cloned.
     pub(crate) fn with_begun(mut self, begun: bool) -> Self {
         if let Some(repr) = Arc::get_mut(&mut self.0) {
-            repr.begun = Some(begun);
+            repr.stage = Some(if begun { RequestStage::Begun } else { RequestStage::Queued });
         }
         self
     }
@@ -271,8 +274,29 @@ impl Error {
             Detail::Death(death) => death.was_begun(),
             // A handler has answered, or there was none.
             Detail::Worker(_) => Some(self.kind() == ErrorKind::Worker),
-            _ => self.0.begun,
+            _ => self.0.stage.map(|stage| stage == RequestStage::Begun),
         }
+    }
+
+    /// Returns how far the worker was with the request that this error ended; `None` if that is
+    /// not known. It tells more than [`was_begun`](Self::was_begun) where a worker serves many
+    /// requests at once.
+    #[must_use]
+    pub fn stage(&self) -> Option<RequestStage> {
+        match &self.0.detail {
+            Detail::Death(death) => death.stage(),
+            Detail::Worker(_) if self.kind() == ErrorKind::Worker => Some(RequestStage::Begun),
+            Detail::Worker(_) => Some(RequestStage::Queued),
+            _ => self.0.stage,
+        }
+    }
+
+    /// Returns whether the request that this error ended was the only one that the worker had
+    /// begun when it ended: see [`WorkerDeath::begun_alone`]. `None` if that is not known, and for
+    /// errors that are not of a worker's end.
+    #[must_use]
+    pub fn begun_alone(&self) -> Option<bool> {
+        self.death()?.begun_alone()
     }
 
     /// Returns the last 4096 bytes that the worker logged, lossily decoded, if the worker is

@@ -180,10 +180,10 @@ cfg_if! {
             MessageWriter, Pending, Reply, Spawner, Stats, Stream, StreamTimeouts,
         };
         pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
-        pub use error::{Error, ErrorKind, ExitCause, Result, WorkerDeath, WorkerFailure};
+        pub use error::{Error, ErrorKind, ExitCause, RequestStage, Result, WorkerDeath, WorkerFailure};
         pub use id::RequestId;
         pub use payload::{Payload, Source};
-        pub use protocol::{Health, Kind, RoleConfig, WorkerState};
+        pub use protocol::{Health, Kind, RequestHealth, RoleConfig, WorkerState};
         pub use raw::{RawLink, RawReceiver, RawSender};
         pub use shm::bytes::PeerBytes;
     }

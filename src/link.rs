@@ -8,15 +8,16 @@
 use std::sync::Arc;
 
 use crate::config::WaitStrategy;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Mark, Marks, Result};
 use crate::ring::doorbell::{Bell, BellWatch, Sleeper};
 use crate::ring::ends::{ControlWords, Ends};
 use crate::ring::{Consumer, Producer};
 use crate::shm::layout::{Geometry, RegionHeader, RingLayout, Side, as_usize, control};
+use crate::shm::marks::{OwnMarks, PeerMarks};
 use crate::shm::region::{PeerRegion, Regions};
 use crate::shm::requests::{OwnRequests, PeerRequests};
 use crate::shm::status::{OwnStatus, PeerStatus};
-use crate::shm::words::{OwnU32, OwnU64, PeerU32, PeerU64};
+use crate::shm::words::{OwnU32, OwnU64, PeerU32};
 use crate::sys::wake_fd::WakeFd;
 
 /// One side of a link: a ring out and a ring in.
@@ -60,9 +61,7 @@ pub(crate) struct ParentLink {
 pub(crate) struct ParentWords {
     pub(crate) abort: OwnU32,
     pub(crate) requests: OwnRequests,
-    pub(crate) status: Arc<PeerStatus>,
-    pub(crate) credit_need: PeerU64,
-    pub(crate) credit_request: PeerU64,
+    pub(crate) report: Arc<PeerReport>,
     /// Wakes a handler that waits for a credit or a cancel.
     pub(crate) data_bell: Bell,
 }
@@ -91,9 +90,25 @@ pub(crate) struct WorkerLink {
 pub(crate) struct WorkerWords {
     pub(crate) abort: PeerU32,
     pub(crate) requests: PeerRequests,
-    pub(crate) status: OwnStatus,
-    pub(crate) credit_need: OwnU64,
-    pub(crate) credit_request: OwnU64,
+    pub(crate) report: OwnReport,
+}
+
+/// What a worker says of itself without being asked.
+#[derive(Debug)]
+pub(crate) struct Report<S, M> {
+    pub(crate) status: S,
+    pub(crate) marks: M,
+}
+
+/// The report in the hands of the worker.
+pub(crate) type OwnReport = Report<OwnStatus, OwnMarks>;
+/// The report as the parent sees it.
+pub(crate) type PeerReport = Report<PeerStatus, PeerMarks>;
+
+impl Marks for PeerReport {
+    fn all(&self) -> Vec<Mark> {
+        self.marks.all()
+    }
 }
 
 impl ParentLink {
@@ -110,13 +125,14 @@ impl ParentLink {
         };
         let data = Duplex::over(&ends(DATA, wait)?, &ours.data, &theirs.data)?;
         let health = Duplex::over(&ends(HEALTH, HEALTH_WAIT)?, &ours.health, &theirs.health)?;
-        let (offset, entries) = request_table(ours);
+        let ((offset, entries), (marks, _)) = (table(ours), table(theirs));
         let words = ParentWords {
             abort: own.u32_at(control::ABORT)?,
             requests: OwnRequests::at(&own, offset, entries)?,
-            status: Arc::new(PeerStatus::at(&peer, control::STATUS)?),
-            credit_need: peer.u64_at(control::CREDIT_NEED)?,
-            credit_request: peer.u64_at(control::CREDIT_REQUEST)?,
+            report: Arc::new(Report {
+                status: PeerStatus::at(&peer, control::STATUS)?,
+                marks: PeerMarks::at(&peer, marks, entries)?,
+            }),
             data_bell: Bell::new(own.u32_at(DATA.bell)?, None).with_event(own.event(DATA.bell)),
         };
         let owner = peer.u32_at(control::OWNER)?;
@@ -148,13 +164,14 @@ impl WorkerLink {
         let ends = |words, wait| Ends { own: &own, peer: &peer, words, wait, watch: None, wake_fd };
         let data = Duplex::over(&ends(DATA, wait), &ours.data, &theirs.data)?;
         let health = Duplex::over(&ends(HEALTH, HEALTH_WAIT), &ours.health, &theirs.health)?;
-        let (offset, entries) = request_table(theirs);
+        let ((marks, _), (offset, entries)) = (table(ours), table(theirs));
         let words = WorkerWords {
             abort: peer.u32_at(control::ABORT)?,
             requests: PeerRequests::at(&peer, offset, entries)?,
-            status: OwnStatus::at(&own, control::STATUS)?,
-            credit_need: own.u64_at(control::CREDIT_NEED)?,
-            credit_request: own.u64_at(control::CREDIT_REQUEST)?,
+            report: Report {
+                status: OwnStatus::at(&own, control::STATUS)?,
+                marks: OwnMarks::at(&own, marks, entries)?,
+            },
         };
         let owner = Some(own.u32_at(control::OWNER)?);
         own.write_header(&header.for_peer(std::process::id()));
@@ -168,8 +185,8 @@ const HEALTH: ControlWords = ControlWords::at(control::HEALTH);
 /// The health rings carry little: a thread that spins there helps no operation.
 const HEALTH_WAIT: WaitStrategy = WaitStrategy::Park;
 
-/// The offset of the request table, and its entries.
-fn request_table(geometry: &Geometry) -> (usize, usize) {
+/// The offset of a region's table, and its entries.
+fn table(geometry: &Geometry) -> (usize, usize) {
     (as_usize(geometry.requests_offset), as_usize(u64::from(geometry.request_count)))
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::*;
 use hostile::script::{Place, forgery};
-use hostile::{CREDIT, DATA, HEALTH, Op, STATUS};
+use hostile::{DATA, HEALTH, MARKS, Op, STATUS};
 use parent::*;
 use slipring::{Config, Error, ErrorKind};
 
@@ -211,8 +211,10 @@ fn a_bell_that_is_rung_without_end_costs_a_bounded_time() {
 
 /// The words that a worker writes in its region outside of the rings: their offsets and lengths.
 fn control_words() -> Vec<(usize, usize)> {
-    let mut words = vec![(STATUS, 4), (hostile::OWNER, 4), (CREDIT, 8), (CREDIT + 8, 8)];
-    words.extend((1..7).map(|i| (STATUS + 8 * i, 8)));
+    let mut words = vec![(STATUS, 4), (hostile::OWNER, 4)];
+    words.extend((1..4).map(|i| (STATUS + 8 * i, 8)));
+    // The marks of two requests.
+    words.extend((0..8).map(|i| (MARKS + 8 * i, 8)));
     for side in [DATA, HEALTH] {
         words.extend([(side, 8), (side + 8, 8), (side + hostile::HEAD, 8)]);
         words.extend([(side + hostile::SPACE_AT, 8), (side + hostile::BELL, 4)]);
@@ -417,7 +419,7 @@ fn refused_handshake(case: &str) -> Error {
 fn a_header_that_is_not_the_given_one_is_refused_with_both_values() {
     for (case, parts) in [
         ("magic", &["magic 0x", "expected 0x474e495250494c53"][..]),
-        ("version", &["version 9", "speaks 1", "hostile"]),
+        ("version", &["version 9", "speaks 2", "hostile"]),
         ("side", &["side 1", "expected side 2"]),
         ("channel", &["another channel"]),
         ("features", &["features 0x4", "knows 0x0"]),

@@ -31,18 +31,19 @@ pub fn attach_header(data: &[u8]) {
         let said = data.get(40..48).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
         for len in [said, as_u64(data.len()), said.wrapping_add(1)] {
             match RegionHeader::parse(data, side, len) {
-                Ok(header) => check_header(&header, data, len),
+                Ok(header) => check_header(&header, side, data, len),
                 Err(error) => assert_eq!(error.kind(), ErrorKind::Mismatch),
             }
         }
     }
 }
 
-fn check_header(header: &RegionHeader, data: &[u8], len: u64) {
+fn check_header(header: &RegionHeader, side: Side, data: &[u8], len: u64) {
     assert_eq!(Some(header.as_bytes()), data.get(..size_of::<RegionHeader>()));
     let geometry = &header.own;
     assert_eq!(geometry.region_len, len);
-    let table_end = geometry.requests_offset + u64::from(geometry.request_count) * 16;
+    let entry = if side == Side::Down { 16 } else { 32 };
+    let table_end = geometry.requests_offset + u64::from(geometry.request_count) * entry;
     assert!(geometry.data.offset >= table_end);
     assert!(geometry.health.offset >= geometry.data.offset + geometry.data.capacity);
     assert!(len >= geometry.health.offset + geometry.health.capacity);

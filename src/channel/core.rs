@@ -19,12 +19,11 @@ use crate::channel::stats::Stats;
 use crate::channel::status::WorkerStatus;
 use crate::channel::timed_mutex::TimedMutex;
 use crate::config::Config;
-use crate::error::{Error, Result, StatusLine};
-use crate::link::{Duplex, ParentWords};
+use crate::error::{Error, Marks, Result};
+use crate::link::{Duplex, ParentWords, PeerReport};
 use crate::protocol::buffer_pool::BufferPool;
 use crate::ring::Frame;
 use crate::ring::doorbell::Sleeper;
-use crate::shm::status::PeerStatus;
 use crate::sync::{AtomicU32, Counter, Ordering};
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
@@ -63,18 +62,18 @@ impl Core {
         state: Arc<State>,
         wake_fd: Option<Arc<WakeFd>>,
     ) -> Arc<Self> {
-        let ParentWords { abort, requests, status, credit_need, credit_request, data_bell } = words;
+        let ParentWords { abort, requests, report, data_bell } = words;
         let words =
-            RequestWords { abort, cells: requests, credit_need, credit_request, bell: data_bell };
-        let line: Weak<dyn StatusLine> = Arc::<PeerStatus>::downgrade(&status);
-        state.end_of_service.set_line(line);
+            RequestWords { abort, cells: requests, report: Arc::clone(&report), bell: data_bell };
+        let marks: Weak<dyn Marks> = Arc::<PeerReport>::downgrade(&report);
+        state.end_of_service.set_source(marks);
         let core = Arc::new(Self {
             sender: Sender::new(data.producer),
             receiver: Receiver::new(data.consumer),
             pending: PendingTable::new(words, config),
             reactor: Reactor::new(wake_fd),
             state,
-            status: WorkerStatus::new(status),
+            status: WorkerStatus::new(report),
             buffers: BufferPool::new(),
             sleeper: data.sleeper,
             config: config.clone(),

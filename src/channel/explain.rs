@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::channel::core::Core;
 use crate::channel::turn::end_turn;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, RequestStage};
 
 /// What the worker does and what holds the reply ring: for a timeout of the request `own`, or
 /// of one that found no room.
@@ -33,7 +33,10 @@ pub(crate) fn timed_out(core: &Core, request: u64, after: Duration) -> Error {
     let message = format!("request {request} timed out after {after:?}; {busy}");
     let error = Error::new(ErrorKind::Timeout, message);
     // If it is not begun it can still be, until the worker finds it cancelled.
-    if core.status.has_begun(request) { error.with_begun(true) } else { error }
+    match core.status.stage(request) {
+        RequestStage::Begun => error.with_begun(true),
+        _ => error,
+    }
 }
 
 /// The worker found the deadline of the request passed when its turn came.

@@ -13,6 +13,7 @@ use crate::channel::stats::Stats;
 use crate::channel::waiter::Waiter;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::link::PeerReport;
 use crate::protocol::Kind;
 use crate::protocol::buffer_pool::{BufferPool, PooledBuffer};
 use crate::ring::doorbell::Bell;
@@ -20,7 +21,7 @@ use crate::ring::position::span;
 use crate::ring::{Consumer, Frame};
 use crate::shm::layout::as_usize;
 use crate::shm::requests::OwnRequests;
-use crate::shm::words::{OwnU32, PeerU64};
+use crate::shm::words::OwnU32;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, fence};
 use crate::sys::fork;
 use std::sync::Arc;
@@ -42,9 +43,8 @@ pub(crate) struct RequestWords {
     pub(crate) abort: OwnU32,
     /// One cancel and one credit for each request.
     pub(crate) cells: OwnRequests,
-    /// The credit that a handler waits for, and the request of its stream.
-    pub(crate) credit_need: PeerU64,
-    pub(crate) credit_request: PeerU64,
+    /// The credit that each stream of the worker's waits for.
+    pub(crate) report: Arc<PeerReport>,
     /// Wakes a handler that waits for credit or a cancel.
     pub(crate) bell: Bell,
 }
@@ -63,8 +63,8 @@ impl PendingTable {
     /// Opens a request. Returns its number.
     pub(super) fn open(&self, is_stream: bool) -> Result<u64> {
         let mut requests = self.requests.lock();
-        let (request, slot) = requests.open(is_stream)?;
-        self.words.cells.reset_credit(slot);
+        let (request, _) = requests.open(is_stream)?;
+        self.words.cells.reset_credit(request);
         Ok(request)
     }
 
@@ -82,10 +82,9 @@ impl PendingTable {
             return;
         }
         let mut requests = self.requests.lock();
-        let slot = requests.slot_of(request);
         let is_running = requests.release(request);
         if is_running {
-            self.tell_cancelled(requests, slot, request);
+            self.tell_cancelled(requests, request);
         }
     }
 
@@ -95,14 +94,13 @@ impl PendingTable {
             return;
         }
         let mut requests = self.requests.lock();
-        let slot = requests.slot_of(request);
         if requests.is_running(request) {
-            self.tell_cancelled(requests, slot, request);
+            self.tell_cancelled(requests, request);
         }
     }
 
-    fn tell_cancelled(&self, requests: MutexGuard<'_, Requests<Item>>, slot: usize, request: u64) {
-        if self.words.cells.cancel(slot, request) {
+    fn tell_cancelled(&self, requests: MutexGuard<'_, Requests<Item>>, request: u64) {
+        if self.words.cells.cancel(request) {
             self.counters.cancels.fetch_add(1, Ordering::Relaxed);
         }
         drop(requests);
@@ -365,14 +363,13 @@ impl PendingTable {
         }
         let mut requests = self.requests.lock();
         let Some(credit) = requests.consume(request, bytes, is_about_to_wait) else { return };
-        let slot = requests.slot_of(request);
         // Under the lock: two threads may count for one stream, its owner and the reader of a
         // message in pieces, and a smaller sum must not replace a larger one.
-        self.words.cells.set_credit(slot, credit);
+        self.words.cells.set_credit(request, credit);
         drop(requests);
         fence(Ordering::SeqCst); // B, pairs with A in the worker's wait for credit
-        let is_awaited = self.words.credit_request.load(Ordering::Relaxed) == request;
-        if is_awaited && self.words.credit_need.load(Ordering::Relaxed) <= credit {
+        let awaited = self.words.report.marks.awaited_credit(request);
+        if awaited != 0 && awaited <= credit {
             self.words.bell.ring();
         }
     }

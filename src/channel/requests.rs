@@ -145,8 +145,7 @@ impl<T> Requests<T> {
         Error::new(ErrorKind::TooManyInFlight, message).with_begun(false)
     }
 
-    /// Where the request lies, here and in the shared request table.
-    pub(crate) fn slot_of(&self, request: u64) -> usize {
+    fn slot_of(&self, request: u64) -> usize {
         request_slot(request, as_u64(self.slots.len()))
     }
 

@@ -110,7 +110,7 @@ impl State {
     /// Notes that the worker has ended and that its exit status is known.
     pub(crate) fn has_ended(&self) -> bool {
         // Read now, while the channel's memory is there, and kept.
-        let _ = self.end_of_service.last_served();
+        let _ = self.end_of_service.marks();
         let is_first = self.die();
         self.exited.wake_all_elsewhere();
         is_first

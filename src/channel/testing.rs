@@ -10,12 +10,13 @@ use super::pending_reply::Pending;
 use super::state::State;
 use super::worker_exit::WorkerExit;
 use crate::config::{Config, RingConfig, WaitStrategy};
-use crate::link::{Duplex, ParentWords};
+use crate::link::{Duplex, ParentWords, Report};
 use crate::protocol::Kind;
 use crate::ring::doorbell::{Alarm, Bell, BellWatch, Sleeper};
 use crate::ring::testing::{WORDS, ends, region, watch};
 use crate::ring::{Consumer, Header, Producer};
 use crate::shm::layout::{RingLayout, as_u64};
+use crate::shm::marks::PeerMarks;
 use crate::shm::region::{OwnRegion, PeerRegion};
 use crate::shm::requests::{OwnRequests, PeerRequests};
 use crate::shm::status::PeerStatus;
@@ -26,8 +27,6 @@ use crate::sys::wake_fd::WakeFd;
 /// The parent's abort flag, and the worker's status line.
 const FLAG: usize = 48;
 /// The credit that the worker waits for.
-const CREDIT_NEED: usize = FLAG + 56;
-const CREDIT_REQUEST: usize = FLAG + 64;
 const RING: usize = 128;
 
 /// The smallest ring has four slots, of which three can be filled.
@@ -58,7 +57,7 @@ pub(crate) fn rig(requests: usize) -> Rig {
 pub(crate) fn rig_with_wake_fds(requests: usize, wake_fds: [Option<Arc<WakeFd>>; 2]) -> Rig {
     let [wake_fd, worker_fd] = wake_fds;
     let (down, down_seen) = region((TABLE + 16 * requests).next_multiple_of(64));
-    let (up, up_seen) = region(RING + CAPACITY);
+    let (up, up_seen) = region((TABLE + 32 * requests).next_multiple_of(64));
     let ring = RingConfig { capacity: CAPACITY, max_frame: LONGEST };
     let config = Config {
         down: ring,
@@ -72,9 +71,10 @@ pub(crate) fn rig_with_wake_fds(requests: usize, wake_fds: [Option<Arc<WakeFd>>;
     let words = ParentWords {
         abort: down.u32_at(FLAG).unwrap(),
         requests: OwnRequests::at(&down, TABLE, requests).unwrap(),
-        status: Arc::new(PeerStatus::at(&up_seen, FLAG).unwrap()),
-        credit_need: up_seen.u64_at(CREDIT_NEED).unwrap(),
-        credit_request: up_seen.u64_at(CREDIT_REQUEST).unwrap(),
+        report: Arc::new(Report {
+            status: PeerStatus::at(&up_seen, FLAG).unwrap(),
+            marks: PeerMarks::at(&up_seen, TABLE, requests).unwrap(),
+        }),
         data_bell: Bell::new(down.u32_at(WORDS.bell).unwrap(), None),
     };
     let watch = watch(&up_seen);

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 
+use super::stage::{Mark, RequestStage};
 use super::{ExitCause, write_log_tail};
 use crate::id::RequestId;
 
@@ -81,12 +82,23 @@ impl WorkerDeath {
         self.status.get().copied()
     }
 
-    /// Returns the request whose handler was running when the worker ended; `None` if no handler
-    /// was running, until [`cause`](Self::cause) is known, and for a worker that uses raw rings.
+    /// Returns the request that the worker was serving when it ended; of several, the one that
+    /// was begun first. `None` if it served none, until [`cause`](Self::cause) is known, and for a
+    /// worker that uses raw rings.
     #[must_use]
     pub fn serving(&self) -> Option<RequestId> {
-        let last = self.last_served().filter(|last| last.is_running);
-        last.map(|last| RequestId::new(last.begun))
+        self.begun_requests().first().copied()
+    }
+
+    /// Returns all requests that the worker was serving when it ended, in the order in which
+    /// they were begun. Empty if it served none, and as long as [`serving`](Self::serving) is
+    /// `None`.
+    #[must_use]
+    pub fn begun_requests(&self) -> Vec<RequestId> {
+        let marks = self.marks().unwrap_or_default();
+        let mut begun: Vec<&Mark> = marks.iter().filter(|mark| mark.is_begun()).collect();
+        begun.sort_by_key(|mark| (mark.since, mark.request));
+        begun.into_iter().map(|mark| RequestId::new(mark.request)).collect()
     }
 
     /// Returns whether the worker had begun to serve the request that the error ended: whether
@@ -101,11 +113,34 @@ impl WorkerDeath {
     #[must_use]
     pub fn was_begun(&self) -> Option<bool> {
         let Some(request) = self.request else {
-            return self.end_of_service.has_line().then_some(false);
+            return self.end_of_service.has_marks().then_some(false);
         };
-        // A request that was begun before the last one has had its last frame, which was
-        // delivered: it did not end with this error.
-        self.last_served().map(|last| last.begun == request)
+        self.marks()
+            .map(|marks| marks.iter().any(|mark| mark.request == request && mark.was_begun()))
+    }
+
+    /// Returns how far the worker was with the request that the error ended; `None` as long as
+    /// [`was_begun`](Self::was_begun) is.
+    #[must_use]
+    pub fn stage(&self) -> Option<RequestStage> {
+        if self.was_begun()? {
+            return Some(RequestStage::Begun);
+        }
+        let marks = self.marks().unwrap_or_default();
+        let is_taken = marks.iter().any(|mark| Some(mark.request) == self.request);
+        Some(if is_taken { RequestStage::Taken } else { RequestStage::Queued })
+    }
+
+    /// Returns whether the request that the error ended was begun, and the worker served no other
+    /// when it ended. Then the request is what it died of, or what it died with by chance: among
+    /// several, there is no telling which of them it was. `None` as long as
+    /// [`was_begun`](Self::was_begun) is.
+    #[must_use]
+    pub fn begun_alone(&self) -> Option<bool> {
+        let was_begun = self.was_begun()?;
+        let others =
+            self.begun_requests().into_iter().filter(|other| Some(*other) != self.request());
+        Some(was_begun && others.count() == 0)
     }
 
     /// Returns whether the kernel's out-of-memory killer is the likely cause: the worker was
@@ -116,11 +151,11 @@ impl WorkerDeath {
         self.oom_suspected.get().copied().unwrap_or(false)
     }
 
-    /// Returns what the worker served last, only once the exit status is known: the first signs
+    /// Returns what the worker has marked, only once the exit status is known: the first signs
     /// of a death come while threads of the worker may still run.
-    fn last_served(&self) -> Option<LastServed> {
+    fn marks(&self) -> Option<&[Mark]> {
         self.cause()?;
-        self.end_of_service.last_served()
+        self.end_of_service.marks()
     }
 }
 
@@ -137,19 +172,29 @@ impl fmt::Display for WorkerDeath {
         if self.is_oom_suspected() {
             f.write_str(", probably by the kernel's out-of-memory killer")?;
         }
-        match (self.was_begun(), self.serving(), self.request) {
-            (Some(true), _, Some(request)) => write!(f, ", while it served request {request}")?,
-            (_, Some(other), _) => write!(f, ", while it served request {other}")?,
-            (Some(false), None, _) if self.last_served().is_some() => {
+        let begun = self.begun_requests();
+        let others = begun.iter().filter(|other| Some(**other) != self.request()).count();
+        match (self.was_begun(), self.request, begun.as_slice()) {
+            (Some(true), Some(request), _) => {
+                write!(f, ", while it served request {request}")?;
+                write_others(f, others)?;
+            }
+            (_, _, [first, ..]) => {
+                write!(f, ", while it served request {first}")?;
+                write_others(f, begun.len() - 1)?;
+            }
+            (Some(false), _, []) if self.marks().is_some() => {
                 f.write_str(", while it served no request")?;
             }
             _ => {}
         }
-        match (self.was_begun(), self.request) {
-            (Some(false), Some(request)) => {
+        match (self.stage(), self.request) {
+            (Some(RequestStage::Queued), Some(request)) => {
                 write!(f, "; request {request} had not been begun")?;
             }
-            (None, Some(request)) => write!(f, ", before it had answered request {request}")?,
+            (Some(RequestStage::Taken), Some(request)) => {
+                write!(f, "; request {request} had been taken and not begun")?;
+            }
             _ => {}
         }
         match &self.log_path {
@@ -167,8 +212,8 @@ impl fmt::Debug for WorkerDeath {
             .field("pid", &self.pid)
             .field("cause", &self.cause())
             .field("request", &self.request())
-            .field("was_begun", &self.was_begun())
-            .field("serving", &self.serving())
+            .field("stage", &self.stage())
+            .field("serving", &self.begun_requests())
             .field("is_oom_suspected", &self.is_oom_suspected())
             .field("log_path", &self.log_path)
             .field("log_tail", &self.log_tail)
@@ -176,42 +221,41 @@ impl fmt::Debug for WorkerDeath {
     }
 }
 
-/// What the worker's status line says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LastServed {
-    /// The request that was begun last; zero if none was.
-    pub(crate) begun: u64,
-    /// Whether its handler was running.
-    pub(crate) is_running: bool,
+fn write_others(f: &mut fmt::Formatter<'_>, count: usize) -> fmt::Result {
+    match count {
+        0 => Ok(()),
+        1 => f.write_str(" and another one"),
+        _ => write!(f, " and {count} others"),
+    }
 }
 
-/// A worker's status line, in the memory of its channel.
-pub(crate) trait StatusLine: fmt::Debug + Send + Sync {
-    fn last_served(&self) -> LastServed;
+/// The marks of a worker, in the memory of its channel.
+pub(crate) trait Marks: fmt::Debug + Send + Sync {
+    fn all(&self) -> Vec<Mark>;
 }
 
 /// Tells whether no thread of the worker runs any more.
 type HasStopped = Box<dyn Fn() -> bool + Send + Sync>;
 
-/// What the worker's status line said when the worker had ended. The line is read once and kept,
-/// because an error outlives the channel's memory.
+/// What the worker had marked when it had ended. The marks are read once and kept, because an
+/// error outlives the channel's memory.
 #[derive(Default)]
 pub(crate) struct EndOfService {
-    line: OnceLock<Weak<dyn StatusLine>>,
+    source: OnceLock<Weak<dyn Marks>>,
     has_stopped: OnceLock<HasStopped>,
-    read: OnceLock<LastServed>,
+    read: OnceLock<Vec<Mark>>,
 }
 
 impl EndOfService {
     /// Sets where to read, once.
-    pub(crate) fn set_line(&self, line: Weak<dyn StatusLine>) {
+    pub(crate) fn set_source(&self, marks: Weak<dyn Marks>) {
         // A channel sets this when it is made.
-        let _ = self.line.set(line);
+        let _ = self.source.set(marks);
     }
 
-    /// Returns whether the worker serves requests. One that uses raw rings has no line.
-    fn has_line(&self) -> bool {
-        self.line.get().is_some()
+    /// Returns whether the worker serves requests. One that uses raw rings marks nothing.
+    fn has_marks(&self) -> bool {
+        self.source.get().is_some()
     }
 
     /// Sets how to tell whether no thread of the worker runs any more, once.
@@ -220,15 +264,17 @@ impl EndOfService {
         let _ = self.has_stopped.set(has_stopped);
     }
 
-    /// Returns what the line says once no thread of the worker runs any more, so that nothing is
-    /// begun after this look. `None` before that, and if the channel's memory is gone.
-    pub(crate) fn last_served(&self) -> Option<LastServed> {
-        if let Some(read) = self.read.get() {
-            return Some(*read);
+    /// Returns the marks once no thread of the worker runs any more, so that nothing is begun
+    /// after this look. `None` before that, and if the channel's memory is gone.
+    pub(crate) fn marks(&self) -> Option<&[Mark]> {
+        if self.read.get().is_none() {
+            let source = self.source.get()?.upgrade()?;
+            let has_stopped = self.has_stopped.get()?;
+            if has_stopped() {
+                self.read.get_or_init(|| source.all());
+            }
         }
-        let line = self.line.get()?.upgrade()?;
-        let has_stopped = self.has_stopped.get()?;
-        has_stopped().then(|| *self.read.get_or_init(|| line.last_served()))
+        self.read.get().map(Vec::as_slice)
     }
 }
 

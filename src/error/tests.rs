@@ -22,10 +22,14 @@ fn a_payload_over_the_cap_is_told_with_both_numbers_and_the_option() {
     assert_eq!(io::Error::from(error).kind(), io::ErrorKind::InvalidInput);
 }
 
-impl StatusLine for LastServed {
-    fn last_served(&self) -> LastServed {
-        *self
+impl Marks for Vec<Mark> {
+    fn all(&self) -> Vec<Mark> {
+        self.clone()
     }
+}
+
+fn mark(request: u64, stage: Stage) -> Mark {
+    Mark { request, stage, since: request, progress: 0, awaits_credit: false }
 }
 
 #[test]
@@ -44,8 +48,8 @@ fn a_death_names_signal_log_and_last_lines_once_they_are_known() {
     assert!(error.to_string().contains("exit status not known yet"));
     assert_eq!(error.was_begun(), None);
     death.status.set(ExitCause::Signaled(9)).unwrap();
-    let line: Arc<dyn StatusLine> = Arc::new(LastServed { begun: 3, is_running: true });
-    death.end_of_service.set_line(Arc::downgrade(&line));
+    let marks: Arc<dyn Marks> = Arc::new(vec![mark(3, Stage::Begun)]);
+    death.end_of_service.set_source(Arc::downgrade(&marks));
     let has_stopped = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&has_stopped);
     death.end_of_service.set_has_stopped(Box::new(move || asked.load(Ordering::Relaxed)));
@@ -67,6 +71,53 @@ fn a_death_names_signal_log_and_last_lines_once_they_are_known() {
     assert_eq!(death.log_path(), Some(Path::new("/tmp/worker-embed.log")));
     let shown = format!("{death:?}");
     assert!(shown.contains("cause: Some(Signaled(9))") && !shown.contains("status"), "{shown}");
+}
+
+#[test]
+fn a_death_tells_how_far_each_request_was_and_with_how_many_others() {
+    use RequestStage::{Begun, Queued, Taken};
+    let death_of = |request, marks: Vec<Mark>| {
+        let death = WorkerDeath {
+            role: "chat".into(),
+            pid: 7,
+            request: Some(request),
+            log_path: None,
+            log_tail: None,
+            status: Arc::default(),
+            oom_suspected: Arc::default(),
+            end_of_service: Arc::default(),
+        };
+        death.status.set(ExitCause::Signaled(11)).unwrap();
+        let marks: Arc<dyn Marks> = Arc::new(marks);
+        death.end_of_service.set_source(Arc::downgrade(&marks));
+        death.end_of_service.set_has_stopped(Box::new(|| true));
+        let _ = death.begun_requests();
+        death
+    };
+    let many = || {
+        let begun = [2, 1, 5].map(|request| mark(request, Stage::Begun));
+        let others = [mark(3, Stage::Taken), mark(9, Stage::Done), mark(8, Stage::Answered)];
+        begun.into_iter().chain(others).collect::<Vec<_>>()
+    };
+    let cases = [
+        (1, many(), Begun, false, "while it served request 1 and 2 others; it has"),
+        (3, many(), Taken, false, "request 1 and 2 others; request 3 had been taken and not begun"),
+        (4, many(), Queued, false, "request 1 and 2 others; request 4 had not been begun"),
+        (8, many(), Begun, false, "while it served request 8 and 3 others"),
+        (1, vec![mark(1, Stage::Begun)], Begun, true, "while it served request 1; it has"),
+        (1, vec![mark(1, Stage::Answered)], Begun, true, "while it served request 1; it has"),
+        (1, vec![mark(1, Stage::Begun), mark(2, Stage::Begun)], Begun, false, "and another one"),
+        (1, vec![mark(1, Stage::Taken)], Taken, false, "no request; request 1 had been taken"),
+    ];
+    for (request, marks, stage, is_alone, text) in cases {
+        let error = Error::peer_died(death_of(request, marks));
+        assert_eq!(error.stage(), Some(stage), "{error}");
+        assert_eq!(error.was_begun(), Some(stage == Begun), "{error}");
+        assert_eq!(error.begun_alone(), Some(is_alone), "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+    }
+    let begun = death_of(1, many()).begun_requests();
+    assert_eq!(begun, [1, 2, 5].map(RequestId::new), "in the order in which they were begun");
 }
 
 #[test]

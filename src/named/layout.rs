@@ -68,7 +68,8 @@ const WORDS: usize = size_of::<MakerLine>() / 8;
 const _: () = assert!(size_of::<MakerLine>() == 120 && MAKER + 120 == MAKER_STATE);
 const _: () = assert!(std::mem::offset_of!(MakerLine, c_library) == 48);
 const _: () = assert!(std::mem::offset_of!(MakerLine, spin) == 72);
-const _: () = assert!(MAKER >= crate::shm::layout::control::CREDIT_REQUEST + 8);
+const _: () =
+    assert!(MAKER >= crate::shm::layout::control::OWNER + crate::shm::layout::control::LINE);
 const _: () = assert!(HEALTH_EVENT + EVENT_LEN <= crate::shm::layout::control::END);
 
 impl MakerLine {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::error::{LastServed, Result, StatusLine};
+use crate::error::{Mark, RequestStage, Result, Stage};
 use crate::id::RequestId;
 use crate::protocol::codec::{Reader, Writer, cut};
-use crate::shm::status::{PeerStatus, Status};
-use crate::sync::Ordering;
+use crate::shm::layout::{as_u32, as_usize};
+use crate::shm::status::Status;
 use crate::sys::clock;
 
 /// What a worker does.
@@ -22,9 +22,9 @@ pub enum WorkerState {
     Starting,
     /// The worker waits for a request.
     Idle,
-    /// A handler runs.
+    /// A handler runs, or a request waits for its batch.
     Busy,
-    /// A handler runs, and waits until the reader of its stream has taken more.
+    /// Handlers run, and all of them wait until the readers of their streams have taken more.
     AwaitingCredit,
     /// The worker ends.
     Stopping,
@@ -32,37 +32,25 @@ pub enum WorkerState {
     Unknown,
 }
 
-/// The code of the state between a request's last frame and the return of its handler: the
-/// request is done, but the worker takes no other one yet. Hosts see it as
-/// [`WorkerState::Idle`].
-pub(crate) const ANSWERED: u32 = 5;
+/// What the state word of a worker says. Whether it is idle or busy is told by its marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Starting,
+    Serving,
+    Stopping,
+}
 
-impl WorkerState {
+impl Phase {
     pub(crate) fn code(self) -> u32 {
         match self {
             Self::Starting => 0,
-            Self::Idle => 1,
-            Self::Busy => 2,
-            Self::AwaitingCredit => 3,
-            Self::Stopping => 4,
-            Self::Unknown => u32::MAX,
+            Self::Serving => 1,
+            Self::Stopping => 2,
         }
     }
 
-    /// Whether a handler runs.
-    pub(crate) fn is_serving(self) -> bool {
-        matches!(self, Self::Busy | Self::AwaitingCredit)
-    }
-
-    pub(crate) fn from_code(code: u32) -> Self {
-        match code {
-            0 => Self::Starting,
-            1 | ANSWERED => Self::Idle,
-            2 => Self::Busy,
-            3 => Self::AwaitingCredit,
-            4 => Self::Stopping,
-            _ => Self::Unknown,
-        }
+    pub(crate) fn from_code(code: u32) -> Option<Self> {
+        [Self::Starting, Self::Serving, Self::Stopping].into_iter().find(|p| p.code() == code)
     }
 }
 
@@ -76,13 +64,22 @@ impl WorkerState {
 pub struct Health {
     /// What the worker does.
     pub state: WorkerState,
-    /// The request that a handler works on; `None` if no handler runs.
+    /// The request that a handler works on; of several, the one that was begun first. `None`
+    /// if no handler runs.
     pub current_request: Option<RequestId>,
-    /// How long the handler has been at it; `None` if no handler runs.
+    /// How long that handler has been at it; `None` if no handler runs.
     pub busy_for: Option<Duration>,
-    /// The number that a handler gave last to
+    /// The number that the handler of that request gave last to
     /// [`Request::set_progress`](crate::worker::Request::set_progress); 0 before.
     pub progress: u64,
+    /// How many requests the worker has taken and not begun. Always 0 if it serves one request
+    /// at a time.
+    pub taken: usize,
+    /// How many requests the worker has begun and not answered.
+    pub begun: usize,
+    /// The requests that the worker has taken or begun, oldest first; at most
+    /// [`Health::MOST_REQUESTS`], and fewer where a pong has no room for them.
+    pub requests: Vec<RequestHealth>,
     /// How many requests were finished since the start, failed ones included.
     pub requests_served: u64,
     /// Payload bytes of all requests so far.
@@ -94,73 +91,212 @@ pub struct Health {
     pub last_error: Option<String>,
 }
 
+/// How far a worker is with one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct RequestHealth {
+    /// The request.
+    pub id: RequestId,
+    /// [`Taken`](RequestStage::Taken) or [`Begun`](RequestStage::Begun).
+    pub stage: RequestStage,
+    /// How long ago it was taken or begun.
+    pub since: Duration,
+    /// The number that its handler gave last to
+    /// [`Request::set_progress`](crate::worker::Request::set_progress); 0 before.
+    pub progress: u64,
+}
+
+/// What a worker says of itself, as it was read.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) status: Status,
+    /// How many requests are taken and not begun, and how many are begun and not answered.
+    taken: usize,
+    begun: usize,
+    /// How many of the latter wait for the readers of their streams.
+    awaiting_credit: usize,
+    /// The oldest of both, oldest first.
+    oldest: Vec<Mark>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(status: Status, mut marks: Vec<Mark>) -> Self {
+        marks.retain(|mark| mark.is_taken() || mark.is_begun());
+        let count = |is_it: fn(&Mark) -> bool| marks.iter().filter(|mark| is_it(mark)).count();
+        let (taken, begun) = (count(Mark::is_taken), count(Mark::is_begun));
+        let awaiting_credit = count(|mark| mark.is_begun() && mark.awaits_credit);
+        // Those that are begun first: a queue of taken requests must not hide them.
+        marks.sort_by_key(|mark| (mark.is_taken(), mark.since, mark.request));
+        marks.truncate(Health::MOST_REQUESTS);
+        marks.sort_by_key(|mark| (mark.since, mark.request));
+        Self { status, taken, begun, awaiting_credit, oldest: marks }
+    }
+
+    fn state(&self) -> WorkerState {
+        match Phase::from_code(self.status.state) {
+            Some(Phase::Starting) => WorkerState::Starting,
+            Some(Phase::Stopping) => WorkerState::Stopping,
+            Some(Phase::Serving) if self.begun == 0 && self.taken == 0 => WorkerState::Idle,
+            Some(Phase::Serving) if self.begun > 0 && self.begun == self.awaiting_credit => {
+                WorkerState::AwaitingCredit
+            }
+            Some(Phase::Serving) => WorkerState::Busy,
+            None => WorkerState::Unknown,
+        }
+    }
+}
+
 impl Health {
-    /// What this status means now.
-    pub(crate) fn of(status: Status, last_error: Option<String>) -> Self {
-        let state = WorkerState::from_code(status.state);
-        let is_busy = status.current != 0 && state.is_serving();
-        let busy_for = clock::now_ns().saturating_sub(status.busy_since);
+    /// The most requests that a report lists.
+    pub const MOST_REQUESTS: usize = 16;
+
+    /// What this report means now.
+    pub(crate) fn of(report: Snapshot, last_error: Option<String>) -> Self {
+        let (state, now) = (report.state(), clock::now_ns());
+        let since = |mark: &Mark| Duration::from_nanos(now.saturating_sub(mark.since));
+        let first = report.oldest.iter().find(|mark| mark.is_begun());
+        let requests = report.oldest.iter().map(|mark| RequestHealth {
+            id: RequestId::new(mark.request),
+            stage: if mark.is_begun() { RequestStage::Begun } else { RequestStage::Taken },
+            since: since(mark),
+            progress: mark.progress,
+        });
         Self {
             state,
-            current_request: is_busy.then(|| RequestId::new(status.current)),
-            busy_for: is_busy.then(|| Duration::from_nanos(busy_for)),
-            progress: status.progress,
-            requests_served: status.served,
-            bytes_received: status.bytes_in,
-            bytes_sent: status.bytes_out,
+            current_request: first.map(|mark| RequestId::new(mark.request)),
+            busy_for: first.map(since),
+            progress: first.map_or(0, |mark| mark.progress),
+            taken: report.taken,
+            begun: report.begun,
+            requests: requests.collect(),
+            requests_served: report.status.served,
+            bytes_received: report.status.bytes_in,
+            bytes_sent: report.status.bytes_out,
             last_error,
         }
     }
 }
 
-/// A pong's payload, of at most `most` bytes, for which the error is cut.
-pub(crate) fn encode(status: &Status, last_error: &str, most: usize) -> Vec<u8> {
+/// Bytes of a request in a pong.
+const REQUEST_LEN: usize = 28;
+/// Bytes that requests leave to the last error where a pong is short.
+const ERROR_ROOM: usize = 64;
+
+/// A pong's payload, of at most `most` bytes, for which the requests and the error are cut.
+pub(crate) fn encode(report: &Snapshot, last_error: &str, most: usize) -> Vec<u8> {
     let mut writer = Writer::default();
+    let Snapshot { status, taken, begun, awaiting_credit, oldest } = report;
     writer.u32(status.state);
     for number in status.numbers() {
         writer.u64(*number);
+    }
+    for count in [taken, begun, awaiting_credit] {
+        writer.u32(as_u32(*count));
+    }
+    let room = most.saturating_sub(writer.len() + 4 + ERROR_ROOM) / REQUEST_LEN;
+    let listed = oldest.get(..room.min(oldest.len())).unwrap_or_default();
+    writer.u32(as_u32(listed.len()));
+    for mark in listed {
+        writer.u32(as_u32(as_usize(mark.stage.code())));
+        for number in [mark.request, mark.since, mark.progress] {
+            writer.u64(number);
+        }
     }
     let room = most.saturating_sub(writer.len() + 4);
     writer.bytes(cut(last_error, room).as_bytes());
     writer.finish()
 }
 
-impl StatusLine for PeerStatus {
-    fn last_served(&self) -> LastServed {
-        let state = WorkerState::from_code(self.state.load(Ordering::Relaxed));
-        LastServed { begun: self.current.load(Ordering::Relaxed), is_running: state.is_serving() }
-    }
-}
-
 /// Decodes a copy of a pong's payload, which the peer cannot change.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Health> {
     let mut reader = Reader::new(bytes);
     let status = Status::new(reader.u32()?, |_| reader.u64())?;
+    let mut count = || reader.u32().map(|count| as_usize(u64::from(count)));
+    let (taken, begun, awaiting_credit, listed) = (count()?, count()?, count()?, count()?);
+    let mut oldest = Vec::new();
+    for _ in 0..listed.min(Health::MOST_REQUESTS) {
+        let stage = Stage::from_code(u64::from(reader.u32()?));
+        let (request, since, progress) = (reader.u64()?, reader.u64()?, reader.u64()?);
+        if let Some(stage) = stage {
+            oldest.push(Mark { request, stage, since, progress, awaits_credit: false });
+        }
+    }
     let last_error = reader.text()?;
-    Ok(Health::of(status, (!last_error.is_empty()).then_some(last_error)))
+    let report = Snapshot { status, taken, begun, awaiting_credit, oldest };
+    Ok(Health::of(report, (!last_error.is_empty()).then_some(last_error)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn mark(request: u64, stage: Stage, since: u64) -> Mark {
+        Mark { request, stage, since, progress: request * 10, awaits_credit: false }
+    }
+
+    fn serving(served: u64) -> Status {
+        Status { state: Phase::Serving.code(), served, ..Status::default() }
+    }
+
     #[test]
     fn a_report_reads_back() {
-        let status = Status { state: 2, current: 5, busy_since: 1, served: 4, ..Status::default() };
-        let health = decode(&encode(&status, "bad input", 100)).unwrap();
+        let marks = vec![
+            mark(9, Stage::Done, 1),
+            mark(5, Stage::Begun, 3),
+            mark(6, Stage::Taken, 2),
+            mark(7, Stage::Begun, 4),
+            mark(8, Stage::Answered, 1),
+        ];
+        let health = decode(&encode(&Snapshot::new(serving(4), marks), "bad input", 300)).unwrap();
         assert_eq!(health.state, WorkerState::Busy);
-        assert_eq!(health.current_request, Some(RequestId::new(5)));
+        assert_eq!((health.current_request, health.progress), (Some(RequestId::new(5)), 50));
         assert!(health.busy_for.is_some());
+        assert_eq!((health.taken, health.begun), (1, 2));
+        let listed: Vec<_> = health.requests.iter().map(|r| (r.id.get(), r.stage)).collect();
+        let (taken, begun) = (RequestStage::Taken, RequestStage::Begun);
+        assert_eq!(listed, [(6, taken), (5, begun), (7, begun)]);
         assert_eq!((health.requests_served, health.last_error.as_deref()), (4, Some("bad input")));
-        let idle = decode(&encode(&Status { state: 1, ..Status::default() }, "", 100)).unwrap();
+        let idle = Snapshot::new(serving(4), vec![mark(9, Stage::Done, 1)]);
+        let idle = decode(&encode(&idle, "", 100)).unwrap();
+        assert_eq!(idle.state, WorkerState::Idle);
         assert_eq!((idle.current_request, idle.busy_for, idle.last_error), (None, None, None));
         assert!(decode(&[1, 2, 3]).is_err());
-        for most in 60..80 {
-            let pong = encode(&status, "\u{E9}\u{1F980}\u{E9}\u{1F980}\u{E9}\u{1F980}", most);
+    }
+
+    #[test]
+    fn a_pong_that_is_short_is_cut_to_fit() {
+        let marks: Vec<Mark> = (1..40).map(|n| mark(n, Stage::Begun, n)).collect();
+        let report = Snapshot::new(serving(0), marks);
+        for most in 128..600 {
+            let error = "\u{E9}\u{1F980}".repeat(40);
+            let pong = encode(&report, &error, most);
             assert!(pong.len() <= most, "{most}");
-            let error = decode(&pong).unwrap().last_error.unwrap();
-            assert!("\u{E9}\u{1F980}\u{E9}\u{1F980}\u{E9}\u{1F980}".starts_with(&error), "{error}");
+            let health = decode(&pong).unwrap();
+            assert!(error.starts_with(&health.last_error.unwrap()), "{most}");
+            assert_eq!(health.begun, 39);
+            assert!(health.requests.len() <= Health::MOST_REQUESTS);
         }
-        assert_eq!(WorkerState::from_code(77), WorkerState::Unknown);
+    }
+
+    #[test]
+    fn a_queue_of_taken_requests_does_not_hide_those_that_are_begun() {
+        let mut marks: Vec<Mark> = (1..100).map(|n| mark(n, Stage::Taken, n)).collect();
+        marks.push(mark(200, Stage::Begun, 200));
+        let health = Health::of(Snapshot::new(serving(0), marks), None);
+        assert_eq!((health.taken, health.begun), (99, 1));
+        assert_eq!(health.current_request, Some(RequestId::new(200)));
+        assert_eq!(health.requests.len(), Health::MOST_REQUESTS);
+        assert_eq!(health.requests[0].id, RequestId::new(1));
+    }
+
+    #[test]
+    fn a_worker_awaits_credit_if_all_that_it_has_begun_do() {
+        let waiting = |n| Mark { awaits_credit: true, ..mark(n, Stage::Begun, n) };
+        let of = |marks| Health::of(Snapshot::new(serving(0), marks), None).state;
+        assert_eq!(of(vec![waiting(1), waiting(2)]), WorkerState::AwaitingCredit);
+        assert_eq!(of(vec![waiting(1), mark(2, Stage::Begun, 2)]), WorkerState::Busy);
+        let odd = Status { state: 77, ..Status::default() };
+        assert_eq!(Health::of(Snapshot::new(odd, vec![]), None).state, WorkerState::Unknown);
     }
 }

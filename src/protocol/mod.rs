@@ -14,6 +14,6 @@ pub(crate) mod health;
 pub(crate) mod kind;
 pub(crate) mod role;
 
-pub use health::{Health, WorkerState};
+pub use health::{Health, RequestHealth, WorkerState};
 pub use kind::Kind;
 pub use role::RoleConfig;

@@ -8,8 +8,7 @@
 //!    1536   128  abort line          (down only)
 //!    1664   128  status line         (up only)
 //!    1792   128  owner word          (up only)
-//!    1920   128  credit line         (up only)
-//!    4096  16 n  request table       (down only)
+//!    4096   E n  request table       (E = 16: down)  or marks  (E = 32: up)
 //!       .     .  data ring, page aligned, capacity bytes
 //!       .     .  health ring, page aligned, capacity bytes
 //!
@@ -23,14 +22,15 @@
 //!   +392   u64 checked    position up to which the owner, as producer, has rung for frames
 //!
 //!  abort line:   +0 u32 flag, not zero while the abort flag is set
-//!  status line:  +0 u32 state, +8 u64 request begun last, +16 u64 busy since (ns, monotonic),
-//!                +24 u64 progress, +32 u64 requests served, +40 u64 payload bytes received,
-//!                +48 u64 payload bytes sent
+//!  status line:  +0 u32 state, +8 u64 requests served, +16 u64 payload bytes received,
+//!                +24 u64 payload bytes sent
 //!  owner word:   +0 u32 thread id of the health thread | FUTEX_WAITERS; the kernel sets
 //!                FUTEX_OWNER_DIED when that thread ends
-//!  credit line:  +0 u64 credit that the handler sleeps for, +8 u64 its request
 //!  request table entry i, for the live request whose id = i modulo n:
 //!     +0 u64 id of the request that is cancelled, +8 u64 bytes of its stream consumed
+//!  mark i, for the same request:
+//!     +0 u64 id * 8 + stage: 1 taken, 2 begun, 3 answered, 4 done
+//!     +8 u64 since (ns, monotonic), +16 u64 progress, +24 u64 credit that it waits for, or 0
 //! ```
 //!
 //! Integers are little-endian. A region of zeros is invalid.
@@ -45,7 +45,7 @@ use crate::error::{Error, Result};
 /// First eight bytes of every region.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"SLIPRING");
 /// Version of everything that this module describes.
-pub(crate) const LAYOUT_VERSION: u32 = 1;
+pub(crate) const LAYOUT_VERSION: u32 = 2;
 /// Features that a peer must know to use the region; none exist yet.
 pub(crate) const KNOWN_FEATURES: u64 = 0;
 
@@ -56,7 +56,7 @@ const PAGE: u64 = 4096;
 pub(crate) enum Side {
     /// The parent: requests, credits, cancels.
     Down,
-    /// The worker: replies, status.
+    /// The worker: replies, status, marks.
     Up,
 }
 
@@ -66,6 +66,22 @@ impl Side {
             Self::Down => 1,
             Self::Up => 2,
         }
+    }
+
+    fn other(self) -> Self {
+        match self {
+            Self::Down => Self::Up,
+            Self::Up => Self::Down,
+        }
+    }
+
+    /// Bytes of a table of so many entries, one for each request.
+    fn table_len(self, entries: u64) -> u64 {
+        let words = match self {
+            Self::Down => REQUEST_WORDS,
+            Self::Up => MARK_WORDS,
+        };
+        entries * as_u64(words * size_of::<u64>())
     }
 }
 
@@ -94,15 +110,12 @@ pub(crate) mod control {
 
     pub(crate) const OWNER: usize = 1792;
 
-    pub(crate) const CREDIT_NEED: usize = 1920;
-    pub(crate) const CREDIT_REQUEST: usize = CREDIT_NEED + 8;
-
     /// First byte after the control lines.
     pub(crate) const END: usize = 4096;
 
     const _: () = assert!(HEALTH - DATA == 4 * LINE && ABORT - HEALTH == 4 * LINE);
     const _: () = assert!(STATUS == ABORT + LINE && OWNER == STATUS + LINE);
-    const _: () = assert!(CREDIT_NEED == OWNER + LINE && CREDIT_REQUEST + 8 <= END);
+    const _: () = assert!(OWNER + LINE <= END);
 }
 
 /// Where one ring lies, and at which position it starts.
@@ -170,19 +183,22 @@ pub(crate) fn request_slot(request: u64, entries: u64) -> usize {
     })
 }
 
-/// Bytes of one entry of the request table.
-pub(crate) const REQUEST_ENTRY: usize = 16;
+/// Words of an entry of the request table.
+pub(crate) const REQUEST_WORDS: usize = 2;
+/// Words of a mark.
+pub(crate) const MARK_WORDS: usize = 4;
 
 impl Geometry {
-    fn of(data: RingConfig, health: RingConfig, origin: u64, requests: usize) -> Self {
-        let requests = u32::try_from(requests).unwrap_or(u32::MAX);
-        Self::placed(RingLayout::of(data, 0, origin), RingLayout::of(health, 0, origin), requests)
+    fn of(side: Side, data: RingConfig, config: &Config) -> Self {
+        let requests = u32::try_from(config.max_in_flight).unwrap_or(u32::MAX);
+        let ring = |ring| RingLayout::of(ring, 0, config.origin);
+        Self::placed(side, ring(data), ring(config.health), requests)
     }
 
     /// A table of so many requests and these rings, one behind the other.
-    fn placed(data: RingLayout, health: RingLayout, request_count: u32) -> Self {
+    fn placed(side: Side, data: RingLayout, health: RingLayout, request_count: u32) -> Self {
         let requests_offset = as_u64(control::END);
-        let table_len = u64::from(request_count) * as_u64(REQUEST_ENTRY);
+        let table_len = side.table_len(u64::from(request_count));
         let data = RingLayout { offset: page_up(requests_offset + table_len), ..data };
         let health = RingLayout { offset: page_up(data.offset + data.capacity), ..health };
         let region_len = page_up(health.offset + health.capacity);
@@ -190,7 +206,7 @@ impl Geometry {
     }
 
     /// Checks that every part lies inside and that none overlaps another.
-    fn check(&self, what: &str) -> Result<()> {
+    fn check(&self, side: Side, what: &str) -> Result<()> {
         let rings = [("data", &self.data), ("health", &self.health)];
         for (name, ring) in rings {
             let sane = ring.capacity.is_power_of_two()
@@ -207,7 +223,7 @@ impl Geometry {
                 )));
             }
         }
-        let expected = Self::placed(self.data, self.health, self.request_count);
+        let expected = Self::placed(side, self.data, self.health, self.request_count);
         if *self != expected || self.request_count > 1 << 16 {
             let parts = |all: &Self| {
                 (all.requests_offset, all.data.offset, all.health.offset, all.region_len)
@@ -243,8 +259,8 @@ impl RegionHeader {
             side: Side::Down.code(),
             channel,
             required_features: 0,
-            own: Geometry::of(config.down, config.health, config.origin, config.max_in_flight),
-            peer: Geometry::of(config.up, config.health, config.origin, 0),
+            own: Geometry::of(Side::Down, config.down, config),
+            peer: Geometry::of(Side::Up, config.up, config),
             stream_window: as_u64(config.stream_window),
             max_message: as_u64(config.max_message),
             pid,
@@ -309,8 +325,12 @@ impl RegionHeader {
             let said = header.own.region_len;
             return Err(Error::mismatch(format!("region of {len} bytes, its header says {said}")));
         }
-        header.own.check("this region")?;
-        header.peer.check("the other region")?;
+        header.own.check(side, "this region")?;
+        header.peer.check(side.other(), "the other region")?;
+        let (ours, theirs) = (header.own.request_count, header.peer.request_count);
+        if ours != theirs {
+            return Err(Error::mismatch(format!("tables for {ours} requests and for {theirs}")));
+        }
         let window = header.stream_window;
         if window == 0 || header.reserved_0 != 0 || header.reserved_1 != [0; 80] {
             return Err(Error::mismatch(format!(
@@ -429,7 +449,7 @@ mod tests {
             refusal(&RegionHeader { magic: 0, ..ok }, len).contains("expected 0x474e495250494c53")
         );
         let old = refusal(&RegionHeader { layout_version: 9, ..ok }, len);
-        assert!(old.contains("version 9") && old.contains("speaks 1"), "{old}");
+        assert!(old.contains("version 9") && old.contains("speaks 2"), "{old}");
         assert!(refusal(&RegionHeader { side: 2, ..ok }, len).contains("side 2"));
         let features = refusal(&RegionHeader { required_features: 8, ..ok }, len);
         assert!(features.contains("0x8") && features.contains("knows 0x0"), "{features}");

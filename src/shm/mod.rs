@@ -6,11 +6,13 @@
 //! * [`layout`] says which byte means what;
 //! * [`transport`] is the seam to that which backs the memory, and [`memfd`] the transport that
 //!   channels use unless they are named;
-//! * [`region`] makes of the memory [`words`], a [`status`] line, [`slots`] and [`bytes`].
+//! * [`region`] makes of the memory [`words`], a [`status`] line, the tables [`requests`] and
+//!   [`marks`], [`slots`] and [`bytes`].
 
 pub(crate) mod bytes;
 pub(crate) mod layout;
 mod mapping;
+pub(crate) mod marks;
 pub(crate) mod region;
 pub(crate) mod requests;
 pub(crate) mod slots;

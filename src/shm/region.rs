@@ -74,8 +74,8 @@ impl OwnRegion {
         OwnSlots::at(&self.0, ring)
     }
 
-    pub(super) fn table(&self, offset: usize, words: usize) -> Result<Table> {
-        Table::at(&self.0, offset, words)
+    pub(super) fn table<const N: usize>(&self, offset: usize, entries: usize) -> Result<Table<N>> {
+        Table::at(&self.0, offset, entries)
     }
 }
 
@@ -120,8 +120,8 @@ impl PeerRegion {
         PeerSlots::at(&self.0, ring)
     }
 
-    pub(super) fn table(&self, offset: usize, words: usize) -> Result<Table> {
-        Table::at(&self.0, offset, words)
+    pub(super) fn table<const N: usize>(&self, offset: usize, entries: usize) -> Result<Table<N>> {
+        Table::at(&self.0, offset, entries)
     }
 }
 
@@ -174,9 +174,10 @@ mod tests {
         assert!(own.u64_at(usize::MAX - 3).is_err());
         assert!(peer.u32_at(len - 4).is_ok());
         for (offset, words) in [(len - 8, 2), (len - 4, 1), (0, 0), (8, usize::MAX / 8)] {
-            assert!(peer.table(offset, words).is_err(), "{words} words at {offset}");
+            assert!(peer.table::<1>(offset, words).is_err(), "{words} words at {offset}");
         }
-        assert!(peer.table(len - 16, 2).is_ok());
+        assert!(peer.table::<1>(len - 16, 2).is_ok() && peer.table::<2>(len - 16, 1).is_ok());
+        assert!(peer.table::<2>(len - 16, 2).is_err());
         let mut outside = header.own.data;
         outside.offset = header.own.region_len;
         assert!(own.slots(&outside).is_err());

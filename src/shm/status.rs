@@ -1,7 +1,7 @@
 //! The status line: what a worker says of itself without being asked.
 //!
-//! The worker's serving thread stores the words, and the handler that it runs stores the
-//! progress. The parent, and the worker's health thread, only read them.
+//! The worker stores the words, one thread at a time. The parent, and the worker's health
+//! thread, only read them.
 
 use super::layout::control;
 use super::region::{OwnRegion, PeerRegion};
@@ -13,14 +13,8 @@ use crate::sync::Ordering;
 /// state, and those that hold a number.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct StatusWords<S, N> {
-    /// A code of [`WorkerState`](crate::WorkerState).
+    /// What the worker does: see [`WorkerState`](crate::WorkerState).
     pub(crate) state: S,
-    /// The request that was begun last, or zero. It is served while the state says so.
-    pub(crate) current: N,
-    /// When that was, in nanoseconds of the monotonic clock.
-    pub(crate) busy_since: N,
-    /// What the handlers count.
-    pub(crate) progress: N,
     /// Requests that were finished.
     pub(crate) served: N,
     /// Payload bytes received.
@@ -37,41 +31,25 @@ pub(crate) type PeerStatus = StatusWords<PeerU32, PeerU64>;
 pub(crate) type Status = StatusWords<u32, u64>;
 
 /// How many words hold a number.
-const NUMBERS: usize = 6;
+const NUMBERS: usize = 3;
 
 impl<S, N> StatusWords<S, N> {
     /// A line with this state, and with the numbers that `number` returns for their indices,
     /// which are asked for in order.
     pub(crate) fn new(state: S, mut number: impl FnMut(usize) -> Result<N>) -> Result<Self> {
-        Ok(Self {
-            state,
-            current: number(0)?,
-            busy_since: number(1)?,
-            progress: number(2)?,
-            served: number(3)?,
-            bytes_in: number(4)?,
-            bytes_out: number(NUMBERS - 1)?,
-        })
+        let (served, bytes_in) = (number(0)?, number(1)?);
+        Ok(Self { state, served, bytes_in, bytes_out: number(NUMBERS - 1)? })
     }
 
     /// The numbers in order.
     pub(crate) fn numbers(&self) -> [&N; NUMBERS] {
-        [
-            &self.current,
-            &self.busy_since,
-            &self.progress,
-            &self.served,
-            &self.bytes_in,
-            &self.bytes_out,
-        ]
+        [&self.served, &self.bytes_in, &self.bytes_out]
     }
 
     /// Reads all words, one after another: what they say need not belong together.
     fn read(&self, state: impl Fn(&S) -> u32, number: impl Fn(&N) -> u64) -> Status {
-        let [current, busy_since, progress, served, bytes_in, bytes_out] =
-            self.numbers().map(number);
-        let state = state(&self.state);
-        Status { state, current, busy_since, progress, served, bytes_in, bytes_out }
+        let [served, bytes_in, bytes_out] = self.numbers().map(number);
+        Status { state: state(&self.state), served, bytes_in, bytes_out }
     }
 }
 
@@ -116,15 +94,13 @@ mod tests {
         let (own, peer) = (map_own(&file, 4096).unwrap(), map_peer(&file, 4096).unwrap());
         let status = OwnStatus::at(&own, control::STATUS).unwrap();
         own.u32_at(control::STATUS).unwrap().store(2, Ordering::Relaxed);
-        for (at, value) in [(8, 10), (16, 11), (24, 12), (32, 13), (40, 14), (48, 15)] {
+        for (at, value) in [(8, 13), (16, 14), (24, 15)] {
             own.u64_at(control::STATUS + at).unwrap().store(value, Ordering::Relaxed);
         }
         let seen = PeerStatus::at(&peer, control::STATUS).unwrap().snapshot();
         for found in [status.snapshot(), seen] {
-            let Status { state, current, busy_since, progress, served, bytes_in, bytes_out } =
-                found;
-            assert_eq!((state, current, busy_since, progress), (2, 10, 11, 12));
-            assert_eq!((served, bytes_in, bytes_out), (13, 14, 15));
+            let Status { state, served, bytes_in, bytes_out } = found;
+            assert_eq!((state, served, bytes_in, bytes_out), (2, 13, 14, 15));
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::ops::Deref;
 use std::ptr::NonNull;
 
+use super::layout::{as_u64, request_slot};
 use super::mapping::Mapping;
 use crate::error::{Error, Result};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
@@ -98,29 +99,37 @@ pub(super) fn load_of_peer<T>(order: Ordering, load: impl FnOnce(Ordering) -> T)
     value
 }
 
-/// An array of words. Indices are taken modulo its length.
+/// An array of entries of `N` words, one for each request in flight.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct Table<const N: usize> {
     first: OwnU64,
-    len: usize,
+    entries: u64,
 }
 
-impl Table {
-    /// `len` words from `offset` on, which is an error unless they lie inside.
-    pub(super) fn at(mapping: &Mapping, offset: usize, len: usize) -> Result<Self> {
-        if len == 0 {
+impl<const N: usize> Table<N> {
+    /// So many entries from `offset` on, which is an error unless they lie inside.
+    pub(super) fn at(mapping: &Mapping, offset: usize, entries: usize) -> Result<Self> {
+        if entries == 0 {
             return Err(Error::mismatch("a table without entries"));
         }
-        mapping.check_span(offset, len.saturating_mul(size_of::<u64>()), "table")?;
-        Ok(Self { first: OwnU64::at(mapping, offset)?, len })
+        let len = entries.saturating_mul(N * size_of::<u64>());
+        mapping.check_span(offset, len, "table")?;
+        Ok(Self { first: OwnU64::at(mapping, offset)?, entries: as_u64(entries) })
     }
 
+    /// The entry of a request. If the peer writes it, it is to be loaded with [`load_of_peer`].
     #[inline]
-    pub(super) fn word(&self, index: usize) -> &AtomicU64 {
-        // SAFETY: the index is below `len`, and `at` has checked that so many words lie inside
-        // the region.
-        let pointer = unsafe { self.first.pointer.add(index % self.len) };
-        // SAFETY: a live aligned word, as above; the mapping outlives the borrow of `self`.
-        unsafe { pointer.as_ref() }
+    pub(super) fn entry(&self, request: u64) -> &[AtomicU64; N] {
+        let index = request_slot(request, self.entries);
+        // SAFETY: the index is below `entries`, of which there is one at least, and `at` has
+        // checked that so many entries lie inside the region.
+        let first = unsafe { self.first.pointer.add(index * N) };
+        // SAFETY: `N` live aligned words, as above; the mapping outlives the borrow of `self`, and
+        // atomics may be aliased.
+        unsafe { first.cast().as_ref() }
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = &[AtomicU64; N]> {
+        (0..self.entries).map(|index| self.entry(index))
     }
 }

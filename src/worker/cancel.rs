@@ -67,10 +67,10 @@ impl Signals {
         self.words.requests.credit(request)
     }
 
-    /// Tells the parent at which credit the worker is to be woken.
+    /// Tells the parent at which credit of this request the worker is to be woken; zero if it
+    /// does not wait.
     pub(super) fn announce_credit(&self, request: u64, needed: u64) {
-        self.words.credit_need.store(needed, Ordering::Relaxed);
-        self.words.credit_request.store(request, Ordering::Relaxed);
+        self.words.report.marks.await_credit(request, needed);
     }
 }
 

@@ -10,10 +10,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::link::Duplex;
 use crate::process::limits;
 use crate::process::robust_futex::RobustFutex;
-use crate::protocol::health::encode;
+use crate::protocol::health::{Snapshot, encode};
 use crate::protocol::kind::Kind;
 use crate::ring::Header;
-use crate::shm::status::Status;
 use crate::shm::words::OwnU32;
 use crate::sync::Mutex;
 use crate::sys::clock::Deadline;
@@ -22,7 +21,7 @@ use crate::worker::stop_token::StopToken;
 
 /// Where the thread gets the numbers of a report from.
 pub(crate) trait Report: Send + 'static {
-    fn status(&self) -> Status;
+    fn snapshot(&self) -> Snapshot;
 }
 
 /// The running thread.
@@ -144,7 +143,7 @@ impl<R: Report> HealthServer<'_, R> {
                     crate::failpoint::failpoint!("before pong");
                     let last_error = self.last_error.get();
                     let pong = encode(
-                        &self.report.status(),
+                        &self.report.snapshot(),
                         &last_error,
                         self.health.producer.max_frame(),
                     );

@@ -4,7 +4,6 @@ use crate::error::{Error, Result, WorkerFailure};
 use crate::payload::{Encoded, Payload};
 use crate::protocol::chunker::{Chunker, Piece, PieceBuffer};
 use crate::protocol::failure;
-use crate::protocol::health::WorkerState;
 use crate::protocol::kind::{EXPIRED, Kind, flags};
 use crate::ring::doorbell::{Sleeper, Step};
 use crate::ring::position::span;
@@ -35,12 +34,19 @@ pub(super) struct ReplySink {
 #[derive(Debug)]
 pub(super) struct ReplyState {
     request: u64,
+    /// A handler has got the request.
+    is_begun: bool,
     is_finished: bool,
     /// Bytes of slots that were sent as chunks.
     streamed: u64,
 }
 
 impl ReplyState {
+    /// Notes that a handler gets the request.
+    pub(super) fn begin(&mut self) {
+        self.is_begun = true;
+    }
+
     /// Whether the last frame of the request was sent.
     pub(super) fn is_finished(&self) -> bool {
         self.is_finished
@@ -79,7 +85,7 @@ impl ReplySink {
     /// Turns to another request.
     pub(super) fn begin(&mut self, request: u64) -> ReplyState {
         self.has_rung = false;
-        ReplyState { request, is_finished: false, streamed: 0 }
+        ReplyState { request, is_begun: false, is_finished: false, streamed: 0 }
     }
 
     pub(super) fn max_frame(&self) -> usize {
@@ -179,7 +185,7 @@ impl ReplySink {
         }
         if header.flags & flags::MORE == 0 {
             state.is_finished = true;
-            self.status.answered();
+            self.status.answered(state.request, state.is_begun);
         }
         self.has_rung = claim.commit(header);
         Ok(())
@@ -206,7 +212,7 @@ impl ReplySink {
             return Ok(());
         }
         self.producer.flush();
-        let Self { sleeper, signals, status, .. } = self;
+        let Self { sleeper, signals, .. } = self;
         let look = |step| {
             signals.check(request)?;
             match step {
@@ -217,9 +223,9 @@ impl ReplySink {
                 Step::Look => Ok((signals.credit(request) >= needed).then_some(())),
             }
         };
-        status.during(WorkerState::AwaitingCredit, || {
-            sleeper.wait_until(signals.alarm(), Deadline::NEVER, true, look).map(drop)
-        })
+        let waited = sleeper.wait_until(signals.alarm(), Deadline::NEVER, true, look);
+        signals.announce_credit(request, 0);
+        waited.map(drop)
     }
 
     /// Ends the request with an error frame.
@@ -258,7 +264,7 @@ impl ReplySink {
         let mut claim = claim.ok_or_else(no_space)?;
         copy_from_slice(claim.payload(), bytes);
         state.is_finished = true;
-        self.status.answered();
+        self.status.answered(state.request, state.is_begun);
         self.has_rung = claim.commit(header);
         Ok(())
     }
@@ -282,7 +288,7 @@ impl ClaimedResult<'_> {
     pub(super) fn send(self) {
         self.status.sent(self.len);
         self.state.is_finished = true;
-        self.status.answered();
+        self.status.answered(self.state.request, self.state.is_begun);
         *self.has_rung = self.claim.commit(self.state.header(Kind::RESULT));
     }
 }

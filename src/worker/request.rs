@@ -256,7 +256,7 @@ impl<'a> Request<'a> {
     /// Publishes a number that the parent sees as [`Health::progress`](crate::Health::progress).
     /// What it counts is up to the handlers. Never blocks.
     pub fn set_progress(&self, progress: u64) {
-        self.status.set_progress(progress);
+        self.status.set_progress(self.id, progress);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use crate::error::{Result, WorkerFailure};
 use crate::protocol::Kind;
-use crate::protocol::health::WorkerState;
 use crate::protocol::kind::flags;
 use crate::ring::Header;
 use crate::shm::bytes::PeerBytes;
@@ -33,8 +32,6 @@ impl<S> SerialServer<'_, S> {
     /// Serves requests until the worker is to end.
     pub(super) fn run(&mut self, inbox: &mut Inbox) -> Result<()> {
         while !self.signals.is_stopping() {
-            // Only now: a handler may go on after its answer.
-            self.status.set_state(WorkerState::Idle);
             let (signals, has_rung) = (self.signals, self.sink.has_rung());
             match inbox.receive(signals, has_rung, |header, payload| self.request(header, payload))
             {
@@ -48,7 +45,8 @@ impl<S> SerialServer<'_, S> {
 
     /// Serves one request to its last frame.
     fn request(&mut self, header: Header, payload: PeerBytes<'_>) -> Result<()> {
-        let Self { sink, signals, status, .. } = self;
+        let (signals, status) = (self.signals, self.status);
+        let sink = &mut *self.sink;
         let (kind, id) = (Kind::from_code(header.kind), header.request);
         let deadline = Deadline::from_word(header.aux);
         status.received(payload.len());
@@ -67,10 +65,14 @@ impl<S> SerialServer<'_, S> {
         let is_stream = header.flags & flags::STREAM != 0;
         let request = Request { kind, id, is_stream, deadline, payload, signals, status };
         status.begin(id, now);
+        state.begin();
         crate::failpoint::failpoint!("before handler");
         let handled = self.call_handler(&request, state);
         crate::failpoint::failpoint!("after handler");
-        self.end(&request, state, handled)
+        let ended = self.end(&request, state, handled);
+        // Only now: a handler may go on after its answer.
+        status.finished(id);
+        ended
     }
 
     fn call_handler(

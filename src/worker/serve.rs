@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::link::WorkerLink;
 use crate::protocol::RoleConfig;
-use crate::protocol::health::WorkerState;
+use crate::protocol::health::Phase;
 use crate::shm::layout::as_usize;
 use crate::shm::words::OwnU32;
 use crate::worker::cancel::{AbortFlag, Signals};
@@ -58,6 +58,7 @@ pub(super) fn run<S>(
     let mut sink =
         ReplySink::new(data.producer, data.sleeper, signals.clone(), status.clone(), &header);
     let served = build_session(build, role, &mut sink).and_then(|session| {
+        status.set_phase(Phase::Serving);
         let sink = &mut sink;
         let (signals, status, last_error) = (&signals, &status, &*last_error);
         let mut server = SerialServer { sink, signals, status, last_error, session, handlers };
@@ -65,7 +66,7 @@ pub(super) fn run<S>(
         close_session(on_close, server.session);
         served
     });
-    status.set_state(WorkerState::Stopping);
+    status.set_phase(Phase::Stopping);
     sink.flush();
     health.finish();
     served

@@ -25,7 +25,7 @@ pub const BELL: usize = 384;
 pub const CHECKED: usize = 392;
 pub const STATUS: usize = 1664;
 pub const OWNER: usize = 1792;
-pub const CREDIT: usize = 1920;
+pub const MARKS: usize = 4096;
 pub const NEVER: u64 = u64::MAX;
 
 pub const PING: u16 = 1;

@@ -79,7 +79,7 @@ impl Peer {
         let down = Map::new(fds[0].as_raw_fd(), len(&fds[0]), read_only).unwrap();
         let up = Map::new(fds[1].as_raw_fd(), len(&fds[1]), read_only | libc::PROT_WRITE).unwrap();
         let header = down.read(0, HEADER);
-        assert_eq!((&header[..8], number(&header, 8, 4)), (&b"SLIPRING"[..], 1));
+        assert_eq!((&header[..8], number(&header, 8, 4)), (&b"SLIPRING"[..], 2));
         let (theirs, ours) = (Geometry::read(&header, 40), Geometry::read(&header, 128));
         assert_eq!((theirs.region_len, ours.region_len), (down.len(), up.len()));
         let own = Own { map: up, lies: Vec::new() };

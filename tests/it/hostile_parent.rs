@@ -15,7 +15,7 @@ use crate::hostile::*;
 const SEALS_UP: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
 const SEALS_DOWN: i32 = SEALS_UP | libc::F_SEAL_FUTURE_WRITE;
 const DOWN_LEN: usize = 16384;
-const UP_LEN: usize = 12288;
+const UP_LEN: usize = 16384;
 
 fn memfd(len: usize) -> OwnedFd {
     // SAFETY: a NUL-terminated name.
@@ -47,11 +47,11 @@ fn geometry(len: usize, data: u64, health: u64, requests: u32) -> Vec<u8> {
 /// The header of an honest parent, as the document draws it.
 fn honest_header() -> Vec<u8> {
     let mut header = b"SLIPRING".to_vec();
-    header.extend([1_u32.to_le_bytes(), 1_u32.to_le_bytes()].concat());
+    header.extend([2_u32.to_le_bytes(), 1_u32.to_le_bytes()].concat());
     header.extend([7; 16]);
     header.extend([0; 8]);
     header.extend(geometry(DOWN_LEN, 8192, 12288, 4));
-    header.extend(geometry(UP_LEN, 4096, 8192, 0));
+    header.extend(geometry(UP_LEN, 8192, 12288, 4));
     header.extend([2048_u64, 1 << 20].map(u64::to_le_bytes).concat());
     header.extend(std::process::id().to_le_bytes());
     header.extend([0; 4]);
@@ -222,7 +222,7 @@ fn a_header_that_differs_is_refused_with_both_values() {
     let expected_magic = "expected 0x474e495250494c53";
     let cases = [
         ("no magic", set(0, &[0; 8]), &["magic 0x0000000000000000", expected_magic][..]),
-        ("version 2", set(8, &[2, 0, 0, 0]), &["version 2", "by hand", "speaks 1"]),
+        ("version 1", set(8, &[1, 0, 0, 0]), &["version 1", "by hand", "speaks 2"]),
         ("side", set(12, &[2]), &["side 2", "expected side 1"]),
         ("features", set(32, &[1]), &["features 0x1", "knows 0x0"]),
         ("length", set(40, &[0, 0x80]), &["16384 bytes", "says 32768"]),
@@ -233,7 +233,8 @@ fn a_header_that_differs_is_refused_with_both_values() {
         ("frames", set(72, &[0xff; 4]), &["frames of 4294967295 bytes", "cannot be"]),
         ("no frames", set(72, &[0; 4]), &["frames of 0 bytes", "cannot be"]),
         ("table", set(120, &[0xff; 4]), &["this region", "expected at"]),
-        ("other offset", set(136, &[64]), &["the other region", "4160", "4096"]),
+        ("other offset", set(136, &[64]), &["the other region", "8256", "8192"]),
+        ("other table", set(208, &[5]), &["4 requests", "5"]),
         ("window", set(216, &[0; 8]), &["stream window 0"]),
         ("reserved", set(236, &[1]), &["reserved"]),
         ("tail", set(383, &[1]), &["reserved"]),
@@ -263,7 +264,7 @@ fn missing_seals_and_wrong_sizes_are_refused_with_both_values() {
     assert_refused("cut", &cut, &["4096 bytes", "says 16384"]);
     for len in [UP_LEN - 4096, UP_LEN + 4096, 384] {
         let parent = Parent { up: memfd(len), ..Parent::honest() };
-        assert_refused("up", &parent, &[&format!("{len} bytes"), "expected 12288"]);
+        assert_refused("up", &parent, &[&format!("{len} bytes"), &format!("expected {UP_LEN}")]);
     }
     let mut tiny = Parent { down: memfd(0), header: Vec::new(), ..Parent::honest() };
     assert_refused("empty", &tiny, &["magic 0x0000000000000000"]);
@@ -283,7 +284,7 @@ fn descriptors_that_are_no_region_are_refused() {
         ("a device", vec![null.as_raw_fd(), up], MISMATCH, "not a memfd"),
         ("a pipe", vec![down, pipe.as_raw_fd()], MISMATCH, "not a memfd"),
         ("swapped", vec![up, down], MISMATCH, "seals"),
-        ("down twice", vec![down, down], MISMATCH, "region of 16384 bytes, expected 12288"),
+        ("down twice", vec![down, down], MISMATCH, "another process is attached"),
     ];
     // The regions are sealed by the first start.
     let first = honest.start();

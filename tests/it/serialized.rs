@@ -21,10 +21,11 @@ fn read<T: Serialize + DeserializeOwned + PartialEq + Debug>(text: &str) -> T {
 #[test]
 fn a_health_report_is_written_with_the_names_of_its_fields() {
     let health: Health = read(
-        r#"{"state":"awaiting_credit","current_request":7,"busy_for":{"secs":1,"nanos":5},"progress":3,"requests_served":9,"bytes_received":10,"bytes_sent":11,"last_error":"no model"}"#,
+        r#"{"state":"awaiting_credit","current_request":7,"busy_for":{"secs":1,"nanos":5},"progress":3,"taken":1,"begun":1,"requests":[{"id":7,"stage":"begun","since":{"secs":1,"nanos":5},"progress":3}],"requests_served":9,"bytes_received":10,"bytes_sent":11,"last_error":"no model"}"#,
     );
     assert_eq!((health.state, health.progress), (WorkerState::AwaitingCredit, 3));
     assert_eq!(health.last_error.as_deref(), Some("no model"));
+    assert_eq!((health.taken, health.begun, health.requests[0].id.get()), (1, 1, 7));
 }
 
 #[test]

@@ -160,7 +160,7 @@ fn every_frame_that_is_sent_to_another_process_comes_back() {
             let rung = link.words.data_bell.word.load(Ordering::Relaxed);
             assert!(rung < u32::MAX / 2, "the bell has wrapped: {rung}");
         }
-        let status = &link.words.status;
+        let status = &link.words.report.status;
         assert_eq!(status.served.load(Ordering::Relaxed), 0, "nothing else was written");
     }
 }

@@ -133,7 +133,7 @@ fn other_sizes_are_refused() {
 fn other_versions_and_garbage_are_refused_and_do_no_harm() {
     let (mut host, name) = host();
     assert_refused_with(&name, 0, b"GARBAGE!", &["magic", "0x474e495250494c53"]);
-    assert_refused_with(&name, 8, &[9, 0, 0, 0], &["layout version 9", "speaks 1"]);
+    assert_refused_with(&name, 8, &[9, 0, 0, 0], &["layout version 9", "speaks 2"]);
     assert_refused_with(&name, 12, &[2, 0, 0, 0], &["side 2", "side 1"]);
     assert_refused_with(&name, 32, &[1], &["features 0x1", "knows 0x0"]);
     let long = u64::MAX.to_le_bytes();
