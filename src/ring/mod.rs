@@ -33,7 +33,7 @@
 //     consumer        waits, rearms                 producer        room, waits
 //       frame   pacing                                claim   batch
 //       slot_reader   finds, checks, releases         slot_writer   fills, publishes, wakes
-//       lease
+//       lease                                         open_slot     slots for any thread
 //       reclaim       moves the head
 //                           ends
 //                          doorbell
@@ -47,6 +47,7 @@ pub(crate) mod ends;
 mod frame;
 mod header;
 mod lease;
+pub(crate) mod open_slot;
 mod pacing;
 pub(crate) mod position;
 pub(crate) mod producer;

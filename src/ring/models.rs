@@ -24,6 +24,7 @@ use crate::sys::wake_fd::WakeFd;
 
 mod hostile;
 mod leases;
+mod open_slots;
 mod reactors;
 mod waking;
 

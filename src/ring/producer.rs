@@ -20,6 +20,8 @@ use crate::ring::batch::Batch;
 use crate::ring::claim::Claim;
 use crate::ring::doorbell::{Alarm, BY_FD, Sleeper, Step, look_before_end};
 use crate::ring::ends::Ends;
+use crate::ring::header::Header;
+use crate::ring::open_slot::OpenSlot;
 use crate::ring::position::{NEVER, padding, span, to_end};
 use crate::ring::slot_writer::SlotWriter;
 use crate::shm::layout::{RingLayout, as_usize};
@@ -136,6 +138,22 @@ impl Producer {
     #[inline]
     pub(crate) fn claim_reserved(&mut self) -> Claim<'_> {
         Claim::of(&mut self.writer)
+    }
+
+    /// Claims a slot for a payload of `len` bytes that is filled without the producer; `None` while
+    /// the ring is full.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::try_claim`].
+    pub(crate) fn try_open(&mut self, len: usize) -> Result<Option<OpenSlot>> {
+        Ok(self.reserve(len)?.then(|| self.writer.open()))
+    }
+
+    /// Publishes a slot that this producer has opened, and wakes the consumer if it sleeps for
+    /// it. Returns whether it did.
+    pub(crate) fn publish(&mut self, slot: OpenSlot, header: Header) -> bool {
+        self.writer.publish_open(slot, header)
     }
 
     /// Claims the slot that was reserved and up to `count` in all: as many as lie in a row
@@ -270,13 +288,13 @@ impl Producer {
         }
         // Acquire: pairs with the Release store in `Reclaim::publish`.
         let head = self.peer_head.load(Ordering::Acquire);
-        let tail = self.writer.tail();
+        let published = self.writer.published();
         let released = head.wrapping_sub(self.head);
-        let is_ahead = released > tail.wrapping_sub(self.head);
+        let is_ahead = released > published.wrapping_sub(self.head);
         let is_inside = !head.is_multiple_of(span(0));
         if is_ahead || is_inside {
             return Err(Error::corrupt(format!(
-                "the peer released up to position {head}, but only {} to {tail} can be in flight",
+                "the peer released up to position {head}, but only {} to {published} can be in flight",
                 self.head
             )));
         }

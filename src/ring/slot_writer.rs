@@ -54,6 +54,7 @@ use crate::ring::commit::Commit;
 use crate::ring::doorbell::Bell;
 use crate::ring::ends::Ends;
 use crate::ring::header::Header;
+use crate::ring::open_slot::{OpenSlot, OpenSlots};
 use crate::ring::position::span;
 use crate::shm::layout::{RingLayout, as_u32, as_u64};
 use crate::shm::slots::OwnSlots;
@@ -82,6 +83,8 @@ pub(super) struct SlotWriter {
     /// The sleep word has been checked for all frames before this position.
     announced: u64,
     wakes: u64,
+    /// Slots that are filled without the writer.
+    open: OpenSlots,
 }
 
 impl SlotWriter {
@@ -101,6 +104,7 @@ impl SlotWriter {
             len: 0,
             announced: layout.origin,
             wakes: 0,
+            open: OpenSlots::default(),
         })
     }
 
@@ -239,26 +243,53 @@ impl SlotWriter {
         self.tail = next;
     }
 
+    /// Claims the reserved slot for being filled without the writer.
+    pub(super) fn open(&mut self) -> OpenSlot {
+        self.claim(1);
+        let at = (self.tail, self.start);
+        self.tail = self.start_of(1);
+        self.open.open(&self.slots, at, self.len)
+    }
+
+    /// Publishes a slot that was opened, and notifies.
+    pub(super) fn publish_open(&mut self, slot: OpenSlot, header: Header) -> bool {
+        self.open.publish(slot, header);
+        self.notify_up_to(self.published())
+    }
+
+    /// Up to where all slots are published.
+    pub(super) fn published(&self) -> u64 {
+        self.open.first_or(self.tail)
+    }
+
     /// Wakes the consumer if it sleeps for a frame that was published since the last call.
     /// Returns whether it did.
     #[inline]
     pub(super) fn notify(&mut self) -> bool {
+        self.notify_up_to(self.tail)
+    }
+
+    /// Wakes the consumer if it sleeps for a frame for which that has not been checked. That is
+    /// checked then for all frames before `end`: behind it, a slot may be open.
+    #[inline(always)]
+    fn notify_up_to(&mut self, end: u64) -> bool {
         fence(Ordering::SeqCst); // B, pairs with A in the consumer's wait
         let awaited = self.peer_sleep_at.load(Ordering::Relaxed);
         let is_awaited = self.bell.ring_if_awaited(awaited, self.announced, self.tail);
         if is_awaited {
             self.wakes += 1;
         }
-        self.announced = self.tail;
+        self.announced = end;
         // Release: pairs with the Acquire load in `Consumer::is_rung_for`.
-        self.checked.store(self.tail, Ordering::Release);
+        self.checked.store(end, Ordering::Release);
         is_awaited
     }
 
-    /// Notifies if there is a frame for which that has not been done.
+    /// Notifies if there is a frame for which that has not been done. For slots that were opened
+    /// it is done when they are published.
     #[inline]
     pub(super) fn flush(&mut self) {
-        if self.announced != self.tail {
+        if self.announced != self.tail && self.open.is_empty() {
             self.notify();
         }
     }

@@ -177,6 +177,48 @@ impl OwnSlots {
     }
 }
 
+/// One slot of a ring that this process produces into, to be filled by any thread.
+#[derive(Debug)]
+pub(crate) struct OwnSlot {
+    slots: Slots,
+    position: u64,
+    len: usize,
+}
+
+impl OwnSlots {
+    /// A handle of its own on the slot at `position`, with a payload of `len` bytes.
+    ///
+    /// # Safety
+    ///
+    /// As long as the handle lives, no other one is made for any of these bytes, and they are not
+    /// reached through [`OwnSlots::payload_mut`].
+    pub(crate) unsafe fn detach(&self, position: u64, len: usize) -> OwnSlot {
+        OwnSlot { slots: self.0.clone(), position, len }
+    }
+}
+
+impl OwnSlot {
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The line at `position`, which may be that of another slot.
+    pub(crate) fn line(&self, position: u64) -> OwnLine<'_> {
+        OwnLine(self.slots.line(position))
+    }
+
+    /// The payload bytes; none if they do not fit before the ring's end.
+    pub(crate) fn payload_mut(&mut self) -> &mut [u8] {
+        let Some((start, pointer)) = self.slots.payload(self.position, self.len) else {
+            return &mut [];
+        };
+        self.slots.mapping.track_write(start, self.len);
+        // SAFETY: as in `OwnSlots::payload_mut`, but for the other handles: who made this one
+        // has promised that none reaches these bytes while it lives.
+        unsafe { std::slice::from_raw_parts_mut(pointer.as_ptr(), self.len) }
+    }
+}
+
 /// The slots of a ring that this process consumes from.
 #[derive(Debug)]
 pub(crate) struct PeerSlots(Slots);
