@@ -166,7 +166,7 @@ impl Arrival {
 fn check_answer(header: Header, kind: Kind) -> Result<()> {
     let allowed = match kind {
         Kind::RESULT | Kind::CHUNK => flags::REPLY,
-        Kind::ERROR | Kind::END | Kind::CANCEL => 0,
+        Kind::ERROR | Kind::END | Kind::CANCEL | Kind::VOID => 0,
         _ => return Err(Error::corrupt(format!("a reply that is a {kind} frame"))),
     };
     if header.flags & !allowed != 0 {

@@ -153,6 +153,9 @@ impl PendingTable {
         given: impl FnOnce(Option<Waiter>),
     ) -> Result<Option<Item>> {
         let arrival = Arrival::of(&frame)?;
+        if arrival.kind == Kind::VOID {
+            return Ok(None);
+        }
         let request = arrival.header.request;
         let mut requests = self.requests.lock();
         let Some(is_stream) = self.admit(&mut requests, arrival)? else { return Ok(None) };

@@ -48,6 +48,8 @@ impl Kind {
     /// Asks whether the session is built. The library answers, with an empty result, once it
     /// is.
     pub const READY: Self = Self(10);
+    /// A slot that was claimed and not used. Of the protocol: it belongs to no request.
+    pub(crate) const VOID: Self = Self(11);
 
     /// A batch of texts, answered with a matrix.
     pub const EMBED: Self = Self(32);
@@ -117,6 +119,7 @@ impl fmt::Display for Kind {
             Self::END => "stream end",
             Self::CANCEL => "cancel",
             Self::READY => "ready",
+            Self::VOID => "void",
             Self::EMBED => "embed",
             Self::CHAT => "chat",
             Self::RERANK => "rerank",

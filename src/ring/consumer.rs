@@ -116,6 +116,11 @@ impl Consumer {
         self.reader.find()
     }
 
+    /// Returns the header of the next frame, without taking it.
+    pub(crate) fn peek(&mut self) -> Result<Option<Header>> {
+        Ok(self.find()?.then(|| Header::from_words(self.reader.read_header())))
+    }
+
     /// As [`Consumer::find`], but says no if more than one look would be needed.
     #[inline]
     pub(crate) fn has_frame(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::sys::arch::prefetch_to_write;
 
 /// The bytes of one ring, which are words as well.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Slots {
     words: NonNull<AtomicU64>,
     bytes: NonNull<u8>,

@@ -29,6 +29,10 @@ impl<S> Handlers<S> {
         self.fallback = Some(handler);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_kind.is_empty() && self.fallback.is_none()
+    }
+
     pub(super) fn kinds(&self) -> impl Iterator<Item = Kind> {
         self.by_kind.iter().map(|(kind, _)| *kind)
     }

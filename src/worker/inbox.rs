@@ -1,210 +1,353 @@
-//! The requests that come in: the consumer of the request ring, and the message in pieces that
-//! is being collected.
+//! Requests to be taken out and answered in any order.
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::Kind;
-use crate::protocol::assembler::{Assembler, Message};
-use crate::protocol::buffer_pool::BufferPool;
 use crate::protocol::kind::flags;
-use crate::ring::{Consumer, Frame, Header};
-use crate::shm::bytes::PeerBytes;
-use crate::sys::clock::Deadline;
-use crate::worker::cancel::{Signals, cancelled};
+use crate::ring::doorbell::Step;
+use crate::ring::{Consumer, Header};
+use crate::sync::plain::{Condvar, Mutex};
+use crate::sys::clock::{Deadline, now_ns};
+use crate::sys::fork;
+use crate::worker::owned::{Incoming, OwnedPayload, OwnedRequest, OwnedResponder};
+use crate::worker::request_ring::{Body, RequestRing};
+use crate::worker::shared_sink::{Ending, SharedSink};
 
-/// The worker's end of the request ring.
+/// The requests of a worker's parent, to be taken out by any thread, and answered by any thread
+/// in any order.
+///
+/// [`Worker::run`](super::Worker::run) hands it out. Requests come in the order in which they
+/// were sent. Those that are cancelled, or whose deadline has passed, are answered here, and not
+/// handed out.
+///
+/// A request that was taken and not answered counts against the inbox's limit; what is over it
+/// waits in shared memory, in order.
+///
+/// Methods of one inbox can be called from several threads. One of them at a time waits for
+/// requests, the others wait for their turn.
+pub struct Inbox {
+    /// `None` while a thread has its turn.
+    taker: Mutex<Option<Taker>>,
+    /// A turn has ended.
+    freed: Condvar,
+    sink: Arc<SharedSink>,
+    limit: usize,
+}
+
+/// What takes requests out of the ring.
 #[derive(Debug)]
-pub(super) struct Inbox {
-    consumer: Consumer,
-    collector: Collector,
-    /// The pages of the ring are in the page table.
+struct Taker {
+    ring: RequestRing,
+    is_leasing: bool,
     is_warm: bool,
 }
 
-/// Collects a message in pieces, of which one is on its way at a time. Requests of one frame
-/// can come between its pieces.
-#[derive(Debug)]
-struct Collector {
-    assembler: Assembler,
-    pool: Arc<BufferPool>,
-    max_message: usize,
-    /// The request in pieces that was given up last. What still comes of it is dropped.
-    given_up: Option<u64>,
+/// The longest sleep of a wait for the turn, which the monotonic clock can add.
+const LONGEST_LOOK: Duration = Duration::from_secs(3600);
+
+/// How long [`Inbox`] waits for the next request.
+#[derive(Debug, Clone, Copy)]
+enum Patience {
+    None,
+    Until(Deadline),
 }
 
 impl Inbox {
-    pub(super) fn new(consumer: Consumer, max_message: usize) -> Self {
-        let collector = Collector {
-            assembler: Assembler::default(),
-            pool: BufferPool::new(),
-            max_message,
-            given_up: None,
-        };
-        Self { consumer, collector, is_warm: false }
+    pub(super) fn new(ring: RequestRing, sink: Arc<SharedSink>, limit: usize) -> Self {
+        let taker = Mutex::new(Some(Taker { ring, is_leasing: false, is_warm: false }));
+        Self { taker, freed: Condvar::default(), sink, limit }
     }
 
-    /// Waits for the next frame, and calls `serve` with each request that it makes whole: the
-    /// header of the first frame, and the payload, which is lent until `serve` returns. A request
-    /// that will never be whole comes without a payload and with the flag ABANDONED: the worker
-    /// owes it a last frame. `has_rung` says that the parent slept when the last reply was sent.
+    /// Sets whether payloads of one frame are leased, and not copied, when requests are taken. A
+    /// lease costs no copy; but the memory of its request, and all that was sent after it, is used
+    /// again only when it ends. So leases that are held long keep the parent from sending. `false`
+    /// at first. Blocks while another thread waits for a request.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) if the worker is to end;
-    /// [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt) for what cannot be; what `serve`
-    /// fails with.
-    pub(super) fn receive(
-        &mut self,
-        signals: &Signals,
-        has_rung: bool,
-        mut serve: impl FnMut(Header, PeerBytes<'_>) -> Result<()>,
-    ) -> Result<()> {
-        if !self.consumer.has_next() {
-            // While there is nothing better to do, and not when the next request has come.
-            self.consumer.publish();
+    /// [`ErrorKind::Forked`] in a fork of the worker.
+    pub fn lease_payloads(&self, is_leasing: bool) -> Result<()> {
+        if let Some(mut turn) = self.turn(Patience::Until(Deadline::NEVER))? {
+            turn.taker()?.is_leasing = is_leasing;
         }
-        if let Some(given_up) = self.collector.give_up_if_cancelled(signals) {
-            return serve(given_up, PeerBytes::empty());
-        }
-        let Self { consumer, collector, is_warm } = self;
-        let Some(mut frame) = wait(consumer, collector, signals, has_rung)? else { return Ok(()) };
-        signals.check_stop()?;
-        let header = frame.header();
-        check_flags(header)?;
-        if header.kind == Kind::READY.code() && !std::mem::replace(is_warm, true) {
-            // The parent waits for the answer to this alone, and does the same on its side.
-            frame.prefault();
-        }
-        if !Assembler::is_piece(header) {
-            collector.pool.age();
-            // Slots that are long free must not stay hidden while a handler runs.
-            frame.publish_earlier();
-            return serve(header, frame.payload());
-        }
-        if let Some(cut_off) = collector.cut_off_by(header) {
-            serve(cut_off, PeerBytes::empty())?;
-        }
-        let message = collector.add(header, frame.payload())?;
-        drop(frame);
-        let Some(Message { header, bytes }) = message else { return Ok(()) };
-        consumer.publish();
-        let served = serve(header, PeerBytes::of(&bytes));
-        collector.pool.give(bytes);
-        served
+        Ok(())
     }
-}
 
-/// Waits for a frame. Returns `None` if the caller should look at the collector again.
-#[inline]
-fn wait<'c>(
-    consumer: &'c mut Consumer,
-    collector: &Collector,
-    signals: &Signals,
-    has_rung: bool,
-) -> Result<Option<Frame<'c>>> {
-    let check = || {
-        signals.check_stop()?;
-        // A cancel rings the worker's bell, so that a wait looks again.
-        collector.check(signals)
-    };
-    match consumer.poll_until(signals.alarm(), Deadline::IDLE, has_rung, check) {
-        Err(error) if error.is_cancelled() => Ok(None),
-        result => result,
+    /// Returns the most requests that may be taken and not answered at a time.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit
     }
-}
 
-#[inline]
-fn check_flags(header: Header) -> Result<()> {
-    if header.flags & !flags::REQUEST == 0 { Ok(()) } else { Err(unknown_flags(header)) }
-}
-
-#[cold]
-fn unknown_flags(header: Header) -> Error {
-    Error::corrupt(format!("a request with flags {:#x}", header.flags))
-}
-
-impl Collector {
-    /// Returns [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) if the request whose message
-    /// is being collected is cancelled.
-    fn check(&self, signals: &Signals) -> Result<()> {
-        match self.assembler.request() {
-            Some(request) if signals.is_given_up(request) => Err(cancelled(request)),
-            _ => Ok(()),
+    /// Takes the next request. Blocks until there is one, and as long as the limit is reached.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Closed`] if the worker is told to end;
+    /// [`ErrorKind::PeerCorrupt`] if the parent writes what cannot be;
+    /// [`ErrorKind::Interrupted`] if the host's hook ends the wait: see
+    /// [`Worker::on_interrupt`](super::Worker::on_interrupt);
+    /// [`ErrorKind::Forked`] in a fork of the worker.
+    pub fn recv(&self) -> Result<Incoming> {
+        loop {
+            if let Some(taken) = self.take(Patience::Until(Deadline::IDLE))? {
+                return Ok(taken);
+            }
         }
     }
 
-    /// Gives up the message that is being collected if its request is cancelled. The sender may
-    /// have had no room for the frame that takes the message back, and would wait without end
-    /// for the last frame of the request.
-    #[inline]
-    fn give_up_if_cancelled(&mut self, signals: &Signals) -> Option<Header> {
-        match self.assembler.request() {
-            Some(request) if signals.is_given_up(request) => self.give_up(),
-            _ => None,
+    /// Takes the next request, for which it waits at most that long; `None` if there was none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Inbox::recv`].
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<Incoming>> {
+        self.take(Patience::Until(Deadline::after(timeout)))
+    }
+
+    /// Takes the next request if there is one, the limit is not reached, and no other thread
+    /// waits for a request. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Inbox::recv`].
+    pub fn try_recv(&self) -> Result<Option<Incoming>> {
+        self.take(Patience::None)
+    }
+
+    /// Adds all requests that are there to `taken`, up to `most`, and returns how many these
+    /// are. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Inbox::recv`]; what was taken before is in `taken`.
+    pub fn try_recv_many(&self, taken: &mut Vec<Incoming>, most: usize) -> Result<usize> {
+        let mut count = 0;
+        while count < most
+            && let Some(next) = self.try_recv()?
+        {
+            taken.push(next);
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Returns what the next request is, without taking it; `None` if none is there, or another
+    /// thread waits for a request. Never blocks. A request that is cancelled or has expired may
+    /// be shown, and not be handed out then.
+    ///
+    /// # Errors
+    ///
+    /// As [`Inbox::recv`].
+    pub fn peek(&self) -> Result<Option<Peeked>> {
+        let Some(mut turn) = self.turn(Patience::None)? else { return Ok(None) };
+        let Some((header, len)) = turn.taker()?.ring.peek()? else { return Ok(None) };
+        let deadline = Deadline::from_word(header.aux);
+        let is_stream = header.flags & flags::STREAM != 0;
+        Ok(Some(Peeked { kind: Kind::from_code(header.kind), len, is_stream, deadline }))
+    }
+
+    /// Waits for this thread's turn to take requests; `None` if it did not come in time.
+    fn turn(&self, patience: Patience) -> Result<Option<Turn<'_>>> {
+        // In a forked child, a thread that does not exist may have the turn.
+        fork::check()?;
+        let mut taker = self.taker.lock();
+        loop {
+            if let Some(taker) = taker.take() {
+                return Ok(Some(Turn { inbox: self, taker: Some(taker) }));
+            }
+            if patience.is_over() {
+                return Ok(None);
+            }
+            let Patience::Until(deadline) = patience else { return Ok(None) };
+            taker = self.freed.wait_timeout(taker, deadline.remaining().min(LONGEST_LOOK));
         }
     }
 
-    /// Gives up the message that is being collected if this piece begins another one.
-    fn cut_off_by(&mut self, header: Header) -> Option<Header> {
-        if Assembler::is_continued(header) { None } else { self.give_up() }
+    /// Takes the next request. `None` if the deadline has passed.
+    fn take(&self, patience: Patience) -> Result<Option<Incoming>> {
+        let Some(mut turn) = self.turn(patience)? else { return Ok(None) };
+        let Taker { ring, is_leasing, is_warm } = turn.taker()?;
+        loop {
+            self.sink.signals.check_stop()?;
+            if !self.sink.is_below(self.limit)? && !self.await_capacity(patience)? {
+                return Ok(None);
+            }
+            let (mut taken, mut is_over) = (None, true);
+            let wait = |consumer: &mut Consumer, check: &dyn Fn() -> Result<()>| {
+                let is_there = self.wait(consumer, patience, check);
+                is_over = !matches!(is_there, Ok(true)) && patience.is_over();
+                is_there
+            };
+            ring.receive(&self.sink.signals, wait, |header, body| {
+                taken = self.accept(header, body, *is_leasing, is_warm)?;
+                Ok(())
+            })?;
+            if taken.is_some() || is_over {
+                return Ok(taken);
+            }
+        }
     }
 
+    /// Waits until fewer requests are outstanding; false if the deadline has passed.
     #[cold]
-    fn give_up(&mut self) -> Option<Header> {
-        let Message { mut header, bytes } = self.assembler.take()?;
-        self.pool.give(bytes);
-        self.given_up = Some(header.request);
-        header.flags |= flags::ABANDONED;
-        Some(header)
+    fn await_capacity(&self, patience: Patience) -> Result<bool> {
+        let Patience::Until(deadline) = patience else { return Ok(false) };
+        let signals = &self.sink.signals;
+        let look = |step| {
+            if step == Step::Announce {
+                return Ok(None);
+            }
+            signals.check_stop()?;
+            self.look_after_owed()?;
+            Ok(self.sink.is_below(self.limit)?.then_some(()))
+        };
+        Ok(self.sink.wait_until(deadline, look)?.is_some())
     }
 
-    /// Adds a piece; returns the message when it is whole.
-    fn add(&mut self, header: Header, payload: PeerBytes<'_>) -> Result<Option<Message>> {
-        if Assembler::is_continued(header) && Some(header.request) == self.given_up {
+    /// Waits for a frame.
+    fn wait(
+        &self,
+        consumer: &mut Consumer,
+        patience: Patience,
+        check: &dyn Fn() -> Result<()>,
+    ) -> Result<bool> {
+        self.look_after_owed()?;
+        if consumer.glance(false) {
+            return Ok(true);
+        }
+        let Patience::Until(deadline) = patience else { return Ok(false) };
+        consumer.wait_until(self.sink.signals.alarm(), deadline, false, || {
+            check()?;
+            self.look_after_owed()
+        })
+    }
+
+    #[inline]
+    fn look_after_owed(&self) -> Result<()> {
+        if self.sink.has_owed() { self.sink.look_after_owed() } else { Ok(()) }
+    }
+
+    /// Makes of a frame or a message the request that is handed out, or answers it.
+    fn accept(
+        &self,
+        header: Header,
+        body: Body<'_>,
+        is_leasing: bool,
+        is_warm: &mut bool,
+    ) -> Result<Option<Incoming>> {
+        let sink = &self.sink;
+        let (kind, id) = (Kind::from_code(header.kind), header.request);
+        let deadline = Deadline::from_word(header.aux);
+        sink.status.received(body.payload().len());
+        let state = sink.take(id)?;
+        let is_taken_back = header.flags & flags::ABANDONED != 0;
+        let ending = if is_taken_back || sink.signals.is_given_up(id) {
+            Some(Ending::Cancelled)
+        } else if deadline.is_before(now_ns()) {
+            Some(Ending::Expired)
+        } else {
+            (kind == Kind::READY).then_some(Ending::Ready)
+        };
+        if let Some(ending) = ending {
+            if kind == Kind::READY && !std::mem::replace(is_warm, true) {
+                sink.prefault()?;
+            }
+            sink.end_later(state, ending);
             return Ok(None);
         }
-        self.assembler.add(header, payload, self.max_message, || self.pool.buffer(0))
+        let payload = match body {
+            Body::Frame(frame) if is_leasing => OwnedPayload::Lease(frame.into_slot()),
+            Body::Frame(frame) => OwnedPayload::Copy(frame.payload().to_vec()),
+            Body::Message(bytes) => OwnedPayload::Copy(std::mem::take(bytes)),
+            Body::None => OwnedPayload::Copy(Vec::new()),
+        };
+        let is_stream = header.flags & flags::STREAM != 0;
+        let request = OwnedRequest::new(sink, (kind, id), is_stream, deadline, payload);
+        let responder = OwnedResponder::new(sink, state, is_stream);
+        Ok(Some(Incoming { request, responder }))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::ErrorKind;
+/// A thread's turn to take requests, which it has until this is dropped.
+struct Turn<'a> {
+    inbox: &'a Inbox,
+    /// `Some` until the drop.
+    taker: Option<Taker>,
+}
 
-    fn collector() -> Collector {
-        let (assembler, pool) = (Assembler::default(), BufferPool::new());
-        Collector { assembler, pool, max_message: 5, given_up: None }
+impl Turn<'_> {
+    fn taker(&mut self) -> Result<&mut Taker> {
+        self.taker.as_mut().ok_or_else(|| Error::new(ErrorKind::Closed, "the turn is over"))
     }
+}
 
-    fn piece(flags: u16, request: u64) -> Header {
-        Header { flags, request, ..Header::default() }
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.inbox.taker.lock() = self.taker.take();
+        self.inbox.freed.notify_one();
     }
+}
 
-    #[test]
-    fn what_comes_of_a_message_that_was_given_up_is_dropped() {
-        let mut collector = collector();
-        let add = |collector: &mut Collector, flags, request, bytes| {
-            collector.add(piece(flags, request), PeerBytes::of(bytes))
-        };
-        add(&mut collector, flags::MORE, 1, b"ab").unwrap();
-        assert_eq!(collector.cut_off_by(piece(flags::MORE | flags::CONTINUED, 1)), None);
-        let back = piece(flags::MORE | flags::ABANDONED, 1);
-        assert_eq!(collector.cut_off_by(piece(flags::MORE, 2)), Some(back));
-        add(&mut collector, flags::MORE, 2, b"cd").unwrap();
-        for flags in [flags::MORE | flags::CONTINUED, flags::CONTINUED] {
-            assert!(add(&mut collector, flags, 1, b"late").unwrap().is_none());
+impl fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbox").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+impl Patience {
+    fn is_over(self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Until(deadline) => deadline.has_passed(),
         }
-        let whole = add(&mut collector, flags::CONTINUED, 2, b"e").unwrap().unwrap();
-        assert_eq!(whole.bytes, b"cde");
-        let no_start = add(&mut collector, flags::CONTINUED, 2, b"f").unwrap_err();
-        assert_eq!(no_start.kind(), ErrorKind::PeerCorrupt);
+    }
+}
+
+/// What the next request of an [`Inbox`] is; [`Inbox::peek`] returns it.
+#[derive(Debug, Clone, Copy)]
+pub struct Peeked {
+    kind: Kind,
+    len: usize,
+    is_stream: bool,
+    deadline: Deadline,
+}
+
+impl Peeked {
+    /// Returns what the request asks for.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
-    #[test]
-    fn flags_that_no_request_has_are_refused() {
-        check_flags(piece(flags::REQUEST, 1)).unwrap();
-        assert_eq!(check_flags(piece(16, 1)).unwrap_err().kind(), ErrorKind::PeerCorrupt);
+    /// Returns the length of its payload in bytes; of one that comes in pieces, that of the
+    /// first of them.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "it is no collection")]
+    pub fn len(&self) -> usize {
+        self.len
     }
+
+    /// Returns whether the parent wants a stream of chunks, and not one value.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        self.is_stream
+    }
+
+    /// Returns how long the caller still waits; [`Duration::MAX`] if it has set no limit.
+    #[must_use]
+    pub fn time_left(&self) -> Duration {
+        self.deadline.remaining()
+    }
+}
+
+/// The error of a limit that lets nothing through.
+pub(super) fn check_limit(limit: usize) -> Result<()> {
+    if limit == 0 {
+        return Err(Error::new(ErrorKind::InvalidConfig, "a worker that may take no request"));
+    }
+    Ok(())
 }

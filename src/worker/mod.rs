@@ -62,13 +62,16 @@ mod handler_error;
 mod handlers;
 mod health;
 mod inbox;
+mod owned;
 mod panics;
 pub(crate) mod raw;
 mod reply_sink;
 mod request;
+mod request_ring;
 mod responder;
 mod serial;
 mod serve;
+mod shared_sink;
 mod status;
 mod stop_token;
 
@@ -84,10 +87,12 @@ pub use attach::is_worker;
 pub use cancel::{AbortFlag, CancelToken};
 pub use handler_error::HandlerError;
 use handlers::Handlers;
+pub use inbox::{Inbox, Peeked};
+pub use owned::{Incoming, OwnedRequest, OwnedResponder, OwnedSlot};
 pub use raw::attach_raw;
 pub use request::Request;
 pub use responder::{Done, ReplySlot, ReplyStream, ReplyWriter, Responder};
-use serve::Definition;
+use serve::{DEFAULT_TAKEN, Definition};
 pub(crate) use stop_token::StopToken;
 
 /// A worker: a session that is built once, and a handler for each kind of request.
@@ -144,9 +149,15 @@ impl<S> Worker<S> {
     pub fn new(
         build: impl FnOnce(&RoleConfig) -> std::result::Result<S, HandlerError> + 'static,
     ) -> Self {
-        let (build, handlers) = (Box::new(build), Handlers::new());
-        let (on_close, abort_flags, on_interrupt) = (None, Vec::new(), None);
-        Self(Definition { build, handlers, on_close, abort_flags, on_interrupt })
+        Self(Definition {
+            build: Box::new(build),
+            handlers: Handlers::new(),
+            body: None,
+            limit: DEFAULT_TAKEN,
+            on_close: None,
+            abort_flags: Vec::new(),
+            on_interrupt: None,
+        })
     }
 
     /// Serves requests of this kind with `handler`. [`Worker::serve`] refuses a second handler
@@ -230,6 +241,59 @@ impl<S> Worker<S> {
         + 'static,
     ) -> Self {
         self.0.handlers.set_fallback(Box::new(handler));
+        self
+    }
+
+    /// Has `body` serve the requests, instead of handlers: it takes them out of the [`Inbox`], any
+    /// number at a time, and answers them in any order, from any thread. It runs on the thread
+    /// that calls [`Worker::serve`], which returns when `body` does.
+    ///
+    /// When the worker is told to end, methods of the inbox return
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed), with which `body` should return. Any other
+    /// error of `body`, or a panic, ends the channel with
+    /// [`ErrorKind::Session`](crate::ErrorKind::Session).
+    ///
+    /// ```
+    /// # fn main() -> slipring::Result<()> {
+    /// use std::time::Duration;
+    /// use slipring::worker::{Incoming, Worker};
+    /// use slipring::{Config, Kind, RoleConfig, testing};
+    ///
+    /// let make = || {
+    ///     Worker::new(|_| Ok(())).inbox(|_, inbox| {
+    ///         // Two at a time, and the second first.
+    ///         loop {
+    ///             let (first, second) = (inbox.recv()?, inbox.recv()?);
+    ///             for Incoming { request, responder } in [second, first] {
+    ///                 responder.send(&request.get().to_vec())?;
+    ///             }
+    ///         }
+    ///     })
+    /// };
+    /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// let timeout = Duration::from_secs(10);
+    /// let one = channel.submit(Kind::app(0), "one", timeout)?;
+    /// let two = channel.submit(Kind::app(0), "two", timeout)?;
+    /// assert_eq!(two.wait()?.to_vec(), b"two");
+    /// assert_eq!(one.wait()?.to_vec(), b"one");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn inbox(
+        mut self,
+        body: impl FnOnce(&mut S, &Arc<Inbox>) -> std::result::Result<(), HandlerError> + 'static,
+    ) -> Self {
+        self.0.body = Some(Box::new(body));
+        self
+    }
+
+    /// Sets how many requests may be taken and not answered at a time, where requests are served
+    /// at once; 1024 by default. What is over it waits in shared memory, in the order in which it
+    /// was sent.
+    #[must_use]
+    pub fn max_taken(mut self, requests: usize) -> Self {
+        self.0.limit = requests;
         self
     }
 
@@ -340,7 +404,7 @@ impl<S> Worker<S> {
 
     /// Checks what [`Worker::serve`] refuses before it attaches.
     pub(crate) fn check(&self) -> Result<()> {
-        self.0.handlers.check()
+        self.0.check()
     }
 }
 

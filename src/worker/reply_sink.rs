@@ -42,9 +42,33 @@ pub(super) struct ReplyState {
 }
 
 impl ReplyState {
+    pub(super) fn new(request: u64) -> Self {
+        Self { request, is_begun: false, is_finished: false, streamed: 0 }
+    }
+
+    pub(super) fn request(&self) -> u64 {
+        self.request
+    }
+
+    /// Returns the state for another owner, and marks this one as done.
+    pub(super) fn hand_over(&mut self) -> Self {
+        let Self { request, is_begun, is_finished, streamed } = *self;
+        self.is_finished = true;
+        Self { request, is_begun, is_finished, streamed }
+    }
+
     /// Notes that a handler gets the request.
     pub(super) fn begin(&mut self) {
         self.is_begun = true;
+    }
+
+    pub(super) fn is_begun(&self) -> bool {
+        self.is_begun
+    }
+
+    /// Notes that the last frame of the request is sent.
+    pub(super) fn finish(&mut self) {
+        self.is_finished = true;
     }
 
     /// Whether the last frame of the request was sent.
@@ -52,7 +76,21 @@ impl ReplyState {
         self.is_finished
     }
 
-    fn header(&self, kind: Kind) -> Header {
+    /// Counts the bytes of a slot that was sent as a chunk.
+    pub(super) fn add_streamed(&mut self, bytes: u64) {
+        self.streamed = self.streamed.wrapping_add(bytes);
+    }
+
+    /// The credit at which `bytes` more of slots can be sent, if the stream may be `window` bytes
+    /// ahead of its reader. One chunk is always allowed when nothing is outstanding.
+    pub(super) fn credit_for(&self, bytes: u64, window: u64) -> u64 {
+        if bytes > window {
+            return self.streamed;
+        }
+        self.streamed.wrapping_add(bytes).saturating_sub(window)
+    }
+
+    pub(super) fn header(&self, kind: Kind) -> Header {
         Header { kind: kind.code(), request: self.request, ..Header::default() }
     }
 }
@@ -77,6 +115,14 @@ impl ReplySink {
         }
     }
 
+    pub(super) fn signals(&self) -> Signals {
+        self.signals.clone()
+    }
+
+    pub(super) fn status(&self) -> StatusWriter {
+        self.status.clone()
+    }
+
     /// Whether the parent slept when the last frame was sent.
     pub(super) fn has_rung(&self) -> bool {
         self.has_rung
@@ -85,7 +131,7 @@ impl ReplySink {
     /// Turns to another request.
     pub(super) fn begin(&mut self, request: u64) -> ReplyState {
         self.has_rung = false;
-        ReplyState { request, is_begun: false, is_finished: false, streamed: 0 }
+        ReplyState::new(request)
     }
 
     pub(super) fn max_frame(&self) -> usize {
@@ -180,7 +226,7 @@ impl ReplySink {
         self.status.sent(len);
         if is_chunk {
             claim.commit(header);
-            state.streamed = state.streamed.wrapping_add(span(len));
+            state.add_streamed(span(len));
             return Ok(());
         }
         if header.flags & flags::MORE == 0 {
@@ -202,12 +248,9 @@ impl ReplySink {
         Ok(ClaimedResult { claim, len, state, status, has_rung })
     }
 
-    /// Waits until the reader's credit allows `bytes` more of slots. One chunk is always
-    /// allowed when nothing is outstanding.
+    /// Waits until the reader's credit allows `bytes` more of slots.
     fn await_credit(&mut self, state: &ReplyState, bytes: u64) -> Result<()> {
-        let (request, streamed) = (state.request, state.streamed);
-        let after = streamed.wrapping_add(bytes);
-        let needed = if bytes > self.window { streamed } else { after.saturating_sub(self.window) };
+        let (request, needed) = (state.request, state.credit_for(bytes, self.window));
         if self.signals.credit(request) >= needed {
             return Ok(());
         }
@@ -306,6 +349,6 @@ fn claim<'p>(
 }
 
 #[cold]
-fn no_space() -> Error {
+pub(super) fn no_space() -> Error {
     Error::corrupt("the parent's head promised space that is not there")
 }

@@ -3,18 +3,17 @@
 use crate::error::{Result, WorkerFailure};
 use crate::protocol::Kind;
 use crate::protocol::kind::flags;
-use crate::ring::Header;
-use crate::shm::bytes::PeerBytes;
+use crate::ring::{Consumer, Header};
 use crate::sys::clock::{COARSE_NS, Deadline, coarse_now_ns, now_ns};
 use crate::sys::fork;
 use crate::worker::cancel::Signals;
 use crate::worker::handler_error::HandlerError;
 use crate::worker::handlers::Handlers;
 use crate::worker::health::LastError;
-use crate::worker::inbox::Inbox;
 use crate::worker::panics::catch;
 use crate::worker::reply_sink::{ReplySink, ReplyState};
 use crate::worker::request::Request;
+use crate::worker::request_ring::{Body, RequestRing};
 use crate::worker::responder::{Done, Responder};
 use crate::worker::status::StatusWriter;
 
@@ -30,11 +29,14 @@ pub(super) struct SerialServer<'a, S> {
 
 impl<S> SerialServer<'_, S> {
     /// Serves requests until the worker is to end.
-    pub(super) fn run(&mut self, inbox: &mut Inbox) -> Result<()> {
+    pub(super) fn run(&mut self, ring: &mut RequestRing) -> Result<()> {
         while !self.signals.is_stopping() {
             let (signals, has_rung) = (self.signals, self.sink.has_rung());
-            match inbox.receive(signals, has_rung, |header, payload| self.request(header, payload))
-            {
+            let wait = |consumer: &mut Consumer, check: &dyn Fn() -> Result<()>| {
+                Ok(consumer.glance(has_rung)
+                    || consumer.wait_until(signals.alarm(), Deadline::IDLE, has_rung, check)?)
+            };
+            match ring.receive(signals, wait, |header, body| self.request(header, &body)) {
                 // The stop has ended a wait.
                 Err(_) if self.signals.is_stopping() => {}
                 served => served?,
@@ -44,7 +46,8 @@ impl<S> SerialServer<'_, S> {
     }
 
     /// Serves one request to its last frame.
-    fn request(&mut self, header: Header, payload: PeerBytes<'_>) -> Result<()> {
+    fn request(&mut self, header: Header, body: &Body<'_>) -> Result<()> {
+        let payload = body.payload();
         let (signals, status) = (self.signals, self.status);
         let sink = &mut *self.sink;
         let (kind, id) = (Kind::from_code(header.kind), header.request);

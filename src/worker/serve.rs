@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result, WorkerFailure};
 use crate::link::WorkerLink;
 use crate::protocol::RoleConfig;
 use crate::protocol::health::Phase;
@@ -12,22 +12,47 @@ use crate::worker::cancel::{AbortFlag, Signals};
 use crate::worker::handler_error::HandlerError;
 use crate::worker::handlers::Handlers;
 use crate::worker::health::{HealthThread, LastError};
-use crate::worker::inbox::Inbox;
+use crate::worker::inbox::{Inbox, check_limit};
 use crate::worker::panics::catch;
-use crate::worker::reply_sink::ReplySink;
+use crate::worker::reply_sink::{ReplySink, ReplyState};
+use crate::worker::request_ring::RequestRing;
 use crate::worker::serial::SerialServer;
+use crate::worker::shared_sink::{Ending, SharedSink};
 use crate::worker::status::StatusWriter;
 use crate::worker::stop_token::{InterruptHook, StopToken};
 
+type OnClose<S> = Box<dyn FnOnce(S)>;
 type Build<S> = Box<dyn FnOnce(&RoleConfig) -> std::result::Result<S, HandlerError>>;
+
+/// The host's own way to serve.
+type ServeInbox<S> = Box<dyn FnOnce(&mut S, &Arc<Inbox>) -> std::result::Result<(), HandlerError>>;
+
+/// How many requests are taken and not answered at a time, unless the host says otherwise.
+pub(super) const DEFAULT_TAKEN: usize = 1024;
 
 /// What the host has said of its worker.
 pub(super) struct Definition<S> {
     pub(super) build: Build<S>,
     pub(super) handlers: Handlers<S>,
-    pub(super) on_close: Option<Box<dyn FnOnce(S)>>,
+    /// Serves many requests at once, in the place of the handlers.
+    pub(super) body: Option<ServeInbox<S>>,
+    /// The most requests that are taken and not answered at a time.
+    pub(super) limit: usize,
+    pub(super) on_close: Option<OnClose<S>>,
     pub(super) abort_flags: Vec<AbortFlag>,
     pub(super) on_interrupt: Option<InterruptHook>,
+}
+
+impl<S> Definition<S> {
+    /// Checks what a worker refuses before it attaches.
+    pub(super) fn check(&self) -> Result<()> {
+        self.handlers.check()?;
+        if self.body.is_some() && !self.handlers.is_empty() {
+            let message = "handlers for a worker that takes its requests out of an inbox";
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        }
+        check_limit(self.limit)
+    }
 }
 
 /// Serves an attached channel to its end. `confirm` tells the parent that the worker is
@@ -49,45 +74,97 @@ pub(super) fn run<S>(
     let health = HealthThread::start(health, owner, report, told, Arc::clone(stop))?;
     confirm()?;
 
-    let Definition { build, handlers, on_close, abort_flags, on_interrupt } = definition;
+    let Definition { build, handlers, body, limit, on_close, abort_flags, on_interrupt } =
+        definition;
     abort_flags.iter().for_each(|flag| flag.connect(&signals));
     if let Some(hook) = on_interrupt {
         stop.on_interrupt(hook);
     }
-    let mut inbox = Inbox::new(data.consumer, as_usize(header.max_message));
-    let mut sink =
-        ReplySink::new(data.producer, data.sleeper, signals.clone(), status.clone(), &header);
-    let served = build_session(build, role, &mut sink).and_then(|session| {
-        status.set_phase(Phase::Serving);
-        let sink = &mut sink;
-        let (signals, status, last_error) = (&signals, &status, &*last_error);
-        let mut server = SerialServer { sink, signals, status, last_error, session, handlers };
-        let served = server.run(&mut inbox);
-        close_session(on_close, server.session);
-        served
-    });
+    let ring = RequestRing::new(data.consumer, as_usize(header.max_message));
+    let (producer, sleeper) = (data.producer, data.sleeper);
+    let (own_signals, own_status) = (signals.clone(), status.clone());
+    let built = build_session(build, role);
+    let served = match body {
+        None => {
+            let mut sink = ReplySink::new(producer, sleeper, own_signals, own_status, &header);
+            let served = serial(built, handlers, ring, &mut sink, &last_error, on_close);
+            sink.flush();
+            served
+        }
+        Some(body) => {
+            let sink = SharedSink::new(producer, sleeper, own_signals, own_status, &header);
+            at_once(built, body, limit, ring, sink, on_close)
+        }
+    };
     status.set_phase(Phase::Stopping);
-    sink.flush();
     health.finish();
     served
 }
 
-/// Builds the session, or tells the parent why there will never be one.
-fn build_session<S>(build: Build<S>, role: &RoleConfig, sink: &mut ReplySink) -> Result<S> {
-    let built = catch(|| build(role));
-    // A descriptor that the session has not taken has no use any more.
-    role.close_fds();
-    built.map_err(|error| {
-        let failure = error.into_failure();
+/// Serves one request at a time.
+fn serial<S>(
+    built: std::result::Result<S, WorkerFailure>,
+    handlers: Handlers<S>,
+    mut ring: RequestRing,
+    sink: &mut ReplySink,
+    last_error: &LastError,
+    on_close: Option<OnClose<S>>,
+) -> Result<()> {
+    let session = built.map_err(|failure| {
         // An error of request 0 speaks of the whole channel. If it cannot be sent, the parent
         // still sees this process end.
         let mut state = sink.begin(0);
         let _ = sink.fail(&mut state, &failure);
         Error::session_failure(failure)
-    })
+    })?;
+    let (signals, status) = (sink.signals(), sink.status());
+    status.set_phase(Phase::Serving);
+    let (signals, status) = (&signals, &status);
+    let mut server = SerialServer { sink, signals, status, last_error, session, handlers };
+    let served = server.run(&mut ring);
+    close_session(on_close, server.session);
+    served
 }
 
-fn close_session<S>(close: Option<Box<dyn FnOnce(S)>>, session: S) {
+/// Serves many requests at once.
+fn at_once<S>(
+    built: std::result::Result<S, WorkerFailure>,
+    body: ServeInbox<S>,
+    limit: usize,
+    ring: RequestRing,
+    sink: SharedSink,
+    on_close: Option<OnClose<S>>,
+) -> Result<()> {
+    let sink = Arc::new(sink);
+    let fail = |failure: WorkerFailure| {
+        // As in `serial`.
+        let _ = sink.end(&mut ReplyState::new(0), Ending::Failed(failure.clone()));
+        Error::session_failure(failure)
+    };
+    let mut session = built.map_err(fail)?;
+    sink.status.set_phase(Phase::Serving);
+    let inbox = Arc::new(Inbox::new(ring, Arc::clone(&sink), limit));
+    let served = catch(|| body(&mut session, &inbox));
+    let served = match served {
+        // Most often this is the error by which the inbox tells of the stop.
+        Err(_) if sink.signals.is_stopping() => Ok(()),
+        Err(error) => Err(fail(error.into_failure())),
+        Ok(()) => Ok(()),
+    };
+    close_session(on_close, session);
+    // What was owed goes out if there is room.
+    let _ = sink.look_after_owed();
+    served
+}
+
+fn build_session<S>(build: Build<S>, role: &RoleConfig) -> std::result::Result<S, WorkerFailure> {
+    let built = catch(|| build(role));
+    // A descriptor that the session has not taken has no use any more.
+    role.close_fds();
+    built.map_err(HandlerError::into_failure)
+}
+
+fn close_session<S>(close: Option<OnClose<S>>, session: S) {
     let Some(close) = close else { return };
     // The panic hook writes a panic to the log. The worker ends anyway.
     let _ = catch(|| {

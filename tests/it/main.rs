@@ -23,6 +23,8 @@ mod forked;
 mod full_filesystems;
 mod health;
 mod hostile_parent;
+#[cfg(feature = "testing")]
+mod inbox;
 mod inherited;
 mod limits;
 #[cfg(feature = "named")]

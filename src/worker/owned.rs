@@ -1,0 +1,372 @@
+//! Requests and responders that can be kept and moved: what an [`Inbox`](super::Inbox) hands out.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::{Result, WorkerFailure};
+use crate::id::RequestId;
+use crate::payload::Payload;
+use crate::protocol::Kind;
+use crate::ring::LeasedSlot;
+use crate::ring::open_slot::OpenSlot;
+use crate::shm::bytes::PeerBytes;
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
+use crate::worker::cancel::CancelToken;
+use crate::worker::handler_error::HandlerError;
+use crate::worker::reply_sink::ReplyState;
+use crate::worker::request::Request;
+use crate::worker::shared_sink::{Ending, Sent, SharedSink};
+
+/// A request that was taken out of the [`Inbox`](super::Inbox), and the means to answer it.
+///
+/// The two can be kept apart, on different threads, for as long as is needed.
+#[derive(Debug)]
+#[must_use = "a request whose responder is dropped ends with an error"]
+pub struct Incoming {
+    /// What is asked.
+    pub request: OwnedRequest,
+    /// The means to answer.
+    pub responder: OwnedResponder,
+}
+
+/// The payload of a request that is kept.
+#[derive(Debug)]
+pub(super) enum OwnedPayload {
+    Copy(Vec<u8>),
+    Lease(LeasedSlot),
+}
+
+impl OwnedPayload {
+    fn bytes(&self) -> PeerBytes<'_> {
+        match self {
+            Self::Copy(bytes) => PeerBytes::of(bytes),
+            Self::Lease(slot) => slot.payload(),
+        }
+    }
+}
+
+/// A request that can be kept and sent to other threads.
+///
+/// [`OwnedRequest::get`] gives it in the form in which handlers have it.
+pub struct OwnedRequest {
+    kind: Kind,
+    id: u64,
+    is_stream: bool,
+    deadline: Deadline,
+    payload: OwnedPayload,
+    sink: Arc<SharedSink>,
+}
+
+impl OwnedRequest {
+    pub(super) fn new(
+        sink: &Arc<SharedSink>,
+        (kind, id): (Kind, u64),
+        is_stream: bool,
+        deadline: Deadline,
+        payload: OwnedPayload,
+    ) -> Self {
+        Self { kind, id, is_stream, deadline, payload, sink: Arc::clone(sink) }
+    }
+
+    /// Returns the request in the form in which handlers have it: its kind, payload, deadline,
+    /// and whether it is cancelled.
+    #[must_use]
+    pub fn get(&self) -> Request<'_> {
+        Request {
+            kind: self.kind,
+            id: self.id,
+            is_stream: self.is_stream,
+            deadline: self.deadline,
+            payload: self.payload.bytes(),
+            signals: &self.sink.signals,
+            status: &self.sink.status,
+        }
+    }
+
+    /// Returns what the request asks for.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Returns the number of the request, as the parent has it.
+    #[must_use]
+    pub fn id(&self) -> RequestId {
+        RequestId::new(self.id)
+    }
+
+    /// Returns whether the payload is a lease: whether it lies in shared memory, where it keeps
+    /// the parent from sending more once the ring is full. See
+    /// [`Inbox::lease_payloads`](super::Inbox::lease_payloads).
+    #[must_use]
+    pub fn is_leased(&self) -> bool {
+        matches!(self.payload, OwnedPayload::Lease(_))
+    }
+
+    /// Copies the payload into this process's memory if it is a lease, and ends the lease. Never
+    /// blocks.
+    pub fn copy_payload(&mut self) {
+        if let OwnedPayload::Lease(slot) = &self.payload {
+            self.payload = OwnedPayload::Copy(slot.payload().to_vec());
+        }
+    }
+}
+
+impl fmt::Debug for OwnedRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnedRequest")
+            .field("id", &self.id)
+            .field("kind", &self.kind)
+            .field("is_stream", &self.is_stream)
+            .field("len", &self.payload.bytes().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The means to answer one request: now or later, from any thread, in any order with the answers
+/// of others.
+///
+/// | the answer is | methods |
+/// |---|---|
+/// | a value | [`send`](Self::send) |
+/// | bytes that are computed in place | [`claim`](Self::claim) |
+/// | a stream of chunks | [`send_chunk`](Self::send_chunk) or [`try_send_chunk`](Self::try_send_chunk), then [`end`](Self::end) |
+/// | an error | [`fail`](Self::fail) |
+///
+/// A responder that is dropped before the last of these ends its request with an error of the
+/// type `slipring::NoReply`, or as cancelled if it is. The drop does not block.
+///
+/// Methods that wait end with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) if the request is
+/// cancelled meanwhile, or the worker is told to end.
+#[must_use = "a request whose responder is dropped ends with an error"]
+pub struct OwnedResponder {
+    sink: Arc<SharedSink>,
+    state: ReplyState,
+    is_stream: bool,
+}
+
+impl OwnedResponder {
+    pub(super) fn new(sink: &Arc<SharedSink>, state: ReplyState, is_stream: bool) -> Self {
+        Self { sink: Arc::clone(sink), state, is_stream }
+    }
+
+    /// Returns the number of the request, as the parent has it.
+    #[must_use]
+    pub fn request(&self) -> RequestId {
+        RequestId::new(self.state.request())
+    }
+
+    /// Returns whether the parent wants a stream of chunks, and not one value.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        self.is_stream
+    }
+
+    /// Notes that work on the request begins. To be called before the first side effect: should
+    /// the worker die, the parent knows that the request cannot be sent again without being
+    /// served twice. Answers imply it. Costs some nanoseconds, and nothing from the second call
+    /// on.
+    pub fn begin(&mut self) {
+        self.sink.begin(&mut self.state);
+    }
+
+    /// Returns whether work on the request has begun.
+    #[must_use]
+    pub fn is_begun(&self) -> bool {
+        self.state.is_begun()
+    }
+
+    /// Returns whether the work for the request should be given up: see
+    /// [`Request::is_cancelled`](super::Request::is_cancelled).
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.sink.signals.is_cancelled(self.state.request())
+    }
+
+    /// Returns a token that tells the same, and that outlives the responder.
+    #[must_use]
+    pub fn cancel_token(&self) -> CancelToken {
+        CancelToken::new(&self.sink.signals, self.state.request())
+    }
+
+    /// Publishes how far the work is: see
+    /// [`Request::set_progress`](super::Request::set_progress).
+    pub fn set_progress(&self, progress: u64) {
+        self.sink.status.set_progress(self.state.request(), progress);
+    }
+
+    /// Answers with `payload`. One that is longer than a frame goes in pieces, between which
+    /// other answers can go out. Blocks while the parent has not made room for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Responder::send`](super::Responder::send). After an error the request has ended with
+    /// an error, too.
+    pub fn send<P: Payload + ?Sized>(mut self, payload: &P) -> Result<()> {
+        self.begin();
+        let sent = self.sink.message(&mut self.state, Kind::RESULT, payload);
+        self.fail_with(sent)
+    }
+
+    /// Answers with `payload`, which must fit one frame, if that needs no wait. Gives the responder
+    /// back if it does.
+    ///
+    /// # Errors
+    ///
+    /// As [`OwnedResponder::send`].
+    pub fn try_send<P: Payload + ?Sized>(mut self, payload: &P) -> Result<Option<Self>> {
+        self.begin();
+        let sent = self.sink.try_message(&mut self.state, Kind::RESULT, payload);
+        let sent = self.fail_with(sent)?;
+        Ok((sent != Sent::Yes).then_some(self))
+    }
+
+    /// Reserves `len` bytes of shared memory for the answer, which are filled in place, by any
+    /// thread, and sent with [`OwnedSlot::send`]. Blocks while the parent has not made room.
+    ///
+    /// Until the slot is sent or dropped, nothing that other requests send later is read by the
+    /// parent: fill it soon.
+    ///
+    /// # Errors
+    ///
+    /// As [`OwnedResponder::send`], but `len` must fit one frame.
+    pub fn claim(mut self, len: usize) -> Result<OwnedSlot> {
+        self.begin();
+        let slot = self.sink.open(&self.state, len);
+        let slot = self.fail_with(slot)?;
+        Ok(OwnedSlot { slot: Some(slot), responder: self })
+    }
+
+    /// Sends one chunk of a stream. Blocks while the reader is a whole window behind, or the
+    /// parent has not made room.
+    ///
+    /// # Errors
+    ///
+    /// As [`ReplyStream::send`](super::ReplyStream::send). The stream can be continued after an
+    /// error of the payload.
+    pub fn send_chunk<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<()> {
+        self.sink.signals.check(self.state.request())?;
+        self.begin();
+        self.sink.message(&mut self.state, Kind::CHUNK, payload)
+    }
+
+    /// Sends one chunk, which must fit one frame, if that needs no wait. Returns whether it was
+    /// sent: if not, the reader is a whole window behind, or the parent has not made room. The
+    /// caller can then wait, add the payload to the next chunk, or end the stream. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`OwnedResponder::send_chunk`].
+    pub fn try_send_chunk<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<bool> {
+        self.sink.signals.check(self.state.request())?;
+        self.begin();
+        let sent = self.sink.try_message(&mut self.state, Kind::CHUNK, payload)?;
+        Ok(sent == Sent::Yes)
+    }
+
+    /// Ends a stream. Blocks while the parent has not made room.
+    ///
+    /// # Errors
+    ///
+    /// As [`OwnedResponder::send`].
+    pub fn end(mut self) -> Result<()> {
+        self.begin();
+        let sent = self.sink.end_stream(&mut self.state);
+        self.fail_with(sent)
+    }
+
+    /// Ends the request with the error of its answer, if that is one.
+    fn fail_with<T>(&mut self, sent: Result<T>) -> Result<T> {
+        sent.inspect_err(|error| {
+            let ending = match error.is_cancelled() || self.is_cancelled() {
+                true => Ending::Cancelled,
+                false => Ending::Failed(HandlerError::from(error.clone()).into_failure()),
+            };
+            self.end_with(ending);
+        })
+    }
+
+    /// Ends the request with an error, also after some chunks of a stream. An error that says
+    /// that the request is cancelled ends it as cancelled. Never blocks: if the parent has made
+    /// no room, the error is sent later.
+    pub fn fail(mut self, error: impl Into<HandlerError>) {
+        let error = error.into();
+        let is_cancel = error.is_cancel_of(self.state.request(), || self.is_cancelled());
+        let ending =
+            if is_cancel { Ending::Cancelled } else { Ending::Failed(error.into_failure()) };
+        self.end_with(ending);
+    }
+
+    fn end_with(&mut self, ending: Ending) {
+        if !self.state.is_finished() {
+            let state = self.state.hand_over();
+            self.sink.end_later(state, ending);
+        }
+    }
+}
+
+impl Drop for OwnedResponder {
+    fn drop(&mut self) {
+        if self.state.is_finished() || fork::is_forked_child() {
+            return;
+        }
+        let ending =
+            if self.is_cancelled() { Ending::Cancelled } else { Ending::Failed(dropped()) };
+        self.end_with(ending);
+    }
+}
+
+#[cold]
+fn dropped() -> WorkerFailure {
+    let message = "the responder was dropped without a reply";
+    HandlerError::new("slipring::NoReply", message).into_failure()
+}
+
+impl fmt::Debug for OwnedResponder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnedResponder")
+            .field("request", &self.state.request())
+            .field("is_stream", &self.is_stream)
+            .field("is_begun", &self.state.is_begun())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Shared memory that is reserved for an answer; [`OwnedResponder::claim`] makes it.
+#[derive(Debug)]
+#[must_use = "a request whose slot is dropped ends with an error"]
+pub struct OwnedSlot {
+    /// `Some` until it is sent or given back.
+    slot: Option<OpenSlot>,
+    responder: OwnedResponder,
+}
+
+impl OwnedSlot {
+    /// Returns the bytes to fill. They hold what earlier replies left there, so that every one
+    /// of them must be written. They start 32 bytes into a cache line.
+    pub fn payload(&mut self) -> &mut [u8] {
+        self.slot.as_mut().map_or(&mut [], OpenSlot::payload)
+    }
+
+    /// Answers with the bytes. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a fork of the worker.
+    pub fn send(mut self) -> Result<()> {
+        let Some(slot) = self.slot.take() else { return Ok(()) };
+        let OwnedResponder { sink, state, .. } = &mut self.responder;
+        let header = state.header(Kind::RESULT);
+        sink.publish(state, slot, header)
+    }
+}
+
+impl Drop for OwnedSlot {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            let OwnedResponder { sink, state, .. } = &mut self.responder;
+            sink.give_back(state, slot);
+        }
+    }
+}

@@ -1,0 +1,495 @@
+//! Where the replies of a worker go out that serves many requests at once: by any thread, in any
+//! order.
+//!
+//! One lock, on the producer of the reply ring and on what waits for room in it. It is held for
+//! no code of the host's, no wait, and no long copy: a long payload is copied into its slot
+//! between two holds (`ring/open_slot.rs`).
+//!
+//! # Room
+//!
+//! Threads that find no room wait in turn, so that a long frame is not overtaken for ever by
+//! short ones. The first of them announces what it needs; the others look again when the alarm is
+//! raised. An ending whose responder was dropped while there was no room is *owed*: a drop must
+//! not wait. It goes out before anything else, by the next thread that looks.
+//!
+//! # Credit
+//!
+//! Each stream announces the credit that it needs in the mark of its request, and is woken by the
+//! bell. A stream whose reader does not read holds up none but itself.
+
+use std::collections::VecDeque;
+
+use crate::error::{Error, Result, WorkerFailure};
+use crate::payload::{Encoded, Payload};
+use crate::protocol::chunker::{Chunker, Piece, PieceBuffer};
+use crate::protocol::failure;
+use crate::protocol::kind::{EXPIRED, Kind, flags};
+use crate::ring::doorbell::{Sleeper, Step};
+use crate::ring::open_slot::OpenSlot;
+use crate::ring::position::span;
+use crate::ring::{Header, Producer};
+use crate::shm::layout::{RegionHeader, as_u64, as_usize};
+use crate::sync::{Counter, Mutex, MutexGuard, Ordering, fence};
+use crate::sys::clock::{Deadline, now_ns};
+use crate::sys::copy::copy_from_slice;
+use crate::sys::fork;
+use crate::worker::cancel::Signals;
+use crate::worker::reply_sink::{ReplyState, no_space};
+use crate::worker::status::StatusWriter;
+
+/// The longest payload that is copied under the lock: to take the lock twice costs more than
+/// the copy.
+const SHORT: usize = 4096;
+
+/// The worker's end of the reply ring, shared by all that answer.
+#[derive(Debug)]
+pub(super) struct SharedSink {
+    ring: Mutex<Ring>,
+    sleeper: Sleeper,
+    pub(super) signals: Signals,
+    pub(super) status: StatusWriter,
+    /// How many bytes of slots a stream may be ahead of its reader.
+    window: u64,
+    max_message: usize,
+    max_frame: usize,
+    /// Endings that are owed; changes under the lock.
+    owed: Counter,
+}
+
+#[derive(Debug)]
+struct Ring {
+    producer: Producer,
+    /// Threads that wait for room, first come first.
+    waiting: VecDeque<u64>,
+    next_ticket: u64,
+    owed: VecDeque<(ReplyState, Ending)>,
+    /// Requests that were taken and have not had their last frame.
+    outstanding: usize,
+    /// The thread that takes requests waits until there are fewer of them.
+    is_at_limit: bool,
+}
+
+/// The last frame of a request that is not a result.
+#[derive(Debug)]
+pub(super) enum Ending {
+    Failed(WorkerFailure),
+    Cancelled,
+    /// The deadline passed before the request was begun.
+    Expired,
+    /// An empty result.
+    Ready,
+}
+
+/// Whether a frame was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    Yes,
+    /// The ring is full, or others wait for room.
+    NoRoom,
+    /// The stream is a whole window ahead of its reader.
+    NoCredit,
+}
+
+impl SharedSink {
+    pub(super) fn new(
+        producer: Producer,
+        sleeper: Sleeper,
+        signals: Signals,
+        status: StatusWriter,
+        header: &RegionHeader,
+    ) -> Self {
+        let max_frame = producer.max_frame();
+        let ring = Ring {
+            producer,
+            waiting: VecDeque::new(),
+            next_ticket: 0,
+            owed: VecDeque::new(),
+            outstanding: 0,
+            is_at_limit: false,
+        };
+        Self {
+            ring: Mutex::new(ring),
+            sleeper,
+            signals,
+            status,
+            window: header.stream_window,
+            max_message: as_usize(header.max_message),
+            max_frame,
+            owed: Counter::new(0),
+        }
+    }
+
+    pub(super) fn max_frame(&self) -> usize {
+        self.max_frame
+    }
+
+    /// Locks the ring; an error in a forked child, where a thread that does not exist may hold
+    /// the lock.
+    fn lock(&self) -> Result<MutexGuard<'_, Ring>> {
+        fork::check()?;
+        Ok(self.ring.lock())
+    }
+
+    /// Whether fewer than `limit` requests are taken and not answered. If not, the alarm is
+    /// raised as soon as that changes.
+    pub(super) fn is_below(&self, limit: usize) -> Result<bool> {
+        let mut ring = self.lock()?;
+        ring.is_at_limit = ring.outstanding >= limit;
+        Ok(!ring.is_at_limit)
+    }
+
+    /// Takes a request on, of which nothing is begun.
+    pub(super) fn take(&self, request: u64) -> Result<ReplyState> {
+        self.lock()?.outstanding += 1;
+        self.status.taken(request, now_ns());
+        Ok(ReplyState::new(request))
+    }
+
+    /// Notes that a request is about to be served, unless it was noted before.
+    pub(super) fn begin(&self, state: &mut ReplyState) {
+        if !state.is_begun() {
+            self.status.begin(state.request(), now_ns());
+            state.begin();
+        }
+    }
+
+    /// Returns a buffer for a result that is written bit by bit.
+    pub(super) fn piece_buffer(&self, state: &ReplyState) -> PieceBuffer {
+        PieceBuffer::new(state.header(Kind::RESULT), self.max_frame, self.max_message)
+    }
+
+    /// Sends a result or a chunk in one frame, or in as many as it needs.
+    pub(super) fn message<P: Payload + ?Sized>(
+        &self,
+        state: &mut ReplyState,
+        kind: Kind,
+        payload: &P,
+    ) -> Result<()> {
+        let len = payload.encoded_len();
+        self.check_len(len)?;
+        // An encoder of the host's runs before anything is claimed.
+        let mut encoded = Encoded::of(payload, len)?;
+        if len <= self.max_frame {
+            return self.frame(state, state.header(kind), len, |slot| encoded.write_to(slot));
+        }
+        // The reader gets memory for the whole message at its first piece.
+        let header = Header { aux: as_u64(len), ..state.header(kind) };
+        let (mut chunker, longest) = (Chunker::new(header), self.lock()?.producer.piece_len());
+        while let Some(piece) = chunker.next_piece(encoded.bytes(), longest) {
+            self.piece(state, piece)?;
+            chunker.piece_sent(piece.bytes.len());
+        }
+        Ok(())
+    }
+
+    /// Sends a result or a chunk if that needs no wait. A payload of more than a frame is
+    /// refused.
+    pub(super) fn try_message<P: Payload + ?Sized>(
+        &self,
+        state: &mut ReplyState,
+        kind: Kind,
+        payload: &P,
+    ) -> Result<Sent> {
+        let len = payload.encoded_len();
+        if len > self.max_frame {
+            return Err(Error::too_large(len, self.max_frame, "raise max_reply, or use `send`"));
+        }
+        if kind == Kind::CHUNK && !self.has_credit(state, span(len)) {
+            return Ok(Sent::NoCredit);
+        }
+        let encoded = Encoded::of(payload, len)?;
+        let sent = self.try_frame(state, state.header(kind), len, |slot| encoded.write_to(slot))?;
+        Ok(if sent { Sent::Yes } else { Sent::NoRoom })
+    }
+
+    fn check_len(&self, len: usize) -> Result<()> {
+        if len > self.max_message {
+            return Err(Error::too_large(len, self.max_message, "raise max_message"));
+        }
+        Ok(())
+    }
+
+    /// Sends one frame of a message.
+    pub(super) fn piece(&self, state: &mut ReplyState, piece: Piece<'_>) -> Result<()> {
+        self.frame(state, piece.header, piece.bytes.len(), |slot| {
+            copy_from_slice(slot, piece.bytes);
+        })
+    }
+
+    /// Ends a stream.
+    pub(super) fn end_stream(&self, state: &mut ReplyState) -> Result<()> {
+        self.frame(state, state.header(Kind::END), 0, |_| ())
+    }
+
+    /// Sends a frame. Waits for room, and with a chunk for credit, until the request is
+    /// cancelled.
+    fn frame(
+        &self,
+        state: &mut ReplyState,
+        header: Header,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<()> {
+        if header.kind == Kind::CHUNK.code() {
+            self.await_credit(state, span(len))?;
+        }
+        let mut slot = self.open(state, len)?;
+        fill(slot.payload());
+        self.publish(state, slot, header)
+    }
+
+    /// Sends a frame if there is room.
+    fn try_frame(
+        &self,
+        state: &mut ReplyState,
+        header: Header,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<bool> {
+        let mut ring = self.lock()?;
+        if !self.is_first(&mut ring)? {
+            return Ok(false);
+        }
+        let Some(mut slot) = ring.producer.try_open(len)? else { return Ok(false) };
+        if len > SHORT {
+            drop(ring);
+            fill(slot.payload());
+            self.publish(state, slot, header)?;
+        } else {
+            fill(slot.payload());
+            self.publish_locked(&mut ring, state, slot, header);
+        }
+        Ok(true)
+    }
+
+    /// Claims a slot. Waits for room until the request is cancelled.
+    pub(super) fn open(&self, state: &ReplyState, len: usize) -> Result<OpenSlot> {
+        let request = state.request();
+        self.open_until(len, || self.signals.check(request))
+    }
+
+    fn open_until(&self, len: usize, stop: impl Fn() -> Result<()>) -> Result<OpenSlot> {
+        let mut ring = self.lock()?;
+        if self.is_first(&mut ring)?
+            && let Some(slot) = ring.producer.try_open(len)?
+        {
+            return Ok(slot);
+        }
+        let ticket = ring.next_ticket;
+        ring.next_ticket += 1;
+        ring.waiting.push_back(ticket);
+        drop(ring);
+        let opened = self.wait_for_room(ticket, len, stop);
+        let mut ring = self.lock()?;
+        ring.waiting.retain(|waiting| *waiting != ticket);
+        let is_awaited = !ring.waiting.is_empty() || !ring.owed.is_empty();
+        drop(ring);
+        if is_awaited {
+            // Another one is the first now, and has to announce what it needs.
+            self.signals.alarm().raise();
+        }
+        opened
+    }
+
+    #[cold]
+    fn wait_for_room(
+        &self,
+        ticket: u64,
+        len: usize,
+        stop: impl Fn() -> Result<()>,
+    ) -> Result<OpenSlot> {
+        let look = |step| {
+            if step == Step::Look {
+                stop()?;
+            }
+            let mut ring = self.lock()?;
+            if ring.waiting.front() != Some(&ticket) {
+                return Ok(None);
+            }
+            match step {
+                Step::Announce => {
+                    let len = self.owed_len(&ring).unwrap_or(len);
+                    ring.producer.announce_space(len);
+                    Ok(None)
+                }
+                Step::Look if self.send_owed(&mut ring)? => ring.producer.try_open(len),
+                Step::Look => Ok(None),
+            }
+        };
+        let alarm = self.signals.alarm();
+        self.sleeper.wait_until(alarm, Deadline::NEVER, true, look)?.ok_or_else(no_space)
+    }
+
+    /// Whether nothing else waits for room.
+    fn is_first(&self, ring: &mut Ring) -> Result<bool> {
+        Ok(ring.waiting.is_empty() && self.send_owed(ring)?)
+    }
+
+    /// Publishes a frame of the request.
+    pub(super) fn publish(
+        &self,
+        state: &mut ReplyState,
+        slot: OpenSlot,
+        header: Header,
+    ) -> Result<()> {
+        let mut ring = self.lock()?;
+        self.publish_locked(&mut ring, state, slot, header);
+        Ok(())
+    }
+
+    fn publish_locked(
+        &self,
+        ring: &mut Ring,
+        state: &mut ReplyState,
+        slot: OpenSlot,
+        header: Header,
+    ) {
+        let len = slot.len();
+        let is_chunk = header.kind == Kind::CHUNK.code();
+        let is_void = header.kind == Kind::VOID.code();
+        let is_last = !is_chunk && !is_void && header.flags & flags::MORE == 0;
+        self.status.sent(if is_void { 0 } else { len });
+        if is_last {
+            state.finish();
+            self.status.answered(state.request(), state.is_begun());
+        }
+        if is_chunk {
+            state.add_streamed(span(len));
+        }
+        ring.producer.publish(slot, header);
+        if !is_last {
+            return;
+        }
+        if state.is_begun() {
+            self.status.finished_elsewhere(state.request());
+        }
+        ring.outstanding = ring.outstanding.saturating_sub(1);
+        if std::mem::take(&mut ring.is_at_limit) {
+            self.signals.alarm().raise();
+        }
+    }
+
+    /// Gives a slot back that was opened: a frame that says nothing takes its place.
+    pub(super) fn give_back(&self, state: &mut ReplyState, slot: OpenSlot) {
+        let header = state.header(Kind::VOID);
+        // Fails in a forked child only, whose slot it is not.
+        let _ = self.publish(state, slot, header);
+    }
+
+    /// Whether the reader's credit allows a chunk of so many bytes of slots.
+    pub(super) fn has_credit(&self, state: &ReplyState, bytes: u64) -> bool {
+        self.signals.credit(state.request()) >= state.credit_for(bytes, self.window)
+    }
+
+    /// Waits until the reader's credit allows `bytes` more of slots.
+    fn await_credit(&self, state: &ReplyState, bytes: u64) -> Result<()> {
+        if self.has_credit(state, bytes) {
+            return Ok(());
+        }
+        let (request, signals) = (state.request(), &self.signals);
+        let needed = state.credit_for(bytes, self.window);
+        let look = |step| match step {
+            Step::Announce => {
+                signals.announce_credit(request, needed);
+                Ok(None)
+            }
+            Step::Look => {
+                signals.check(request)?;
+                Ok((signals.credit(request) >= needed).then_some(()))
+            }
+        };
+        let waited = self.sleeper.wait_until(signals.alarm(), Deadline::NEVER, true, look);
+        signals.announce_credit(request, 0);
+        waited.map(drop)
+    }
+
+    /// Ends the request, and waits for room for that. It must go out even if the request is
+    /// cancelled: the parent waits for it before it uses the request's slot again.
+    pub(super) fn end(&self, state: &mut ReplyState, ending: Ending) -> Result<()> {
+        let (header, bytes) = self.last_frame(state, &ending);
+        let mut slot = self.open_until(bytes.len(), || self.signals.check_stop())?;
+        copy_from_slice(slot.payload(), &bytes);
+        self.publish(state, slot, header)
+    }
+
+    /// Ends the request now or, if there is no room, later. Never waits.
+    pub(super) fn end_later(&self, state: ReplyState, ending: Ending) {
+        let Ok(mut ring) = self.lock() else { return };
+        ring.owed.push_back((state, ending));
+        self.owed.store(as_u64(ring.owed.len()), Ordering::Relaxed);
+        // What the parent writes that cannot be is found again by the next thread that looks.
+        let is_done = ring.waiting.is_empty() && self.send_owed(&mut ring).unwrap_or(true);
+        drop(ring);
+        if !is_done {
+            // The thread that takes requests waits for room for it.
+            self.signals.alarm().raise();
+        }
+    }
+
+    /// Whether endings are owed.
+    pub(super) fn has_owed(&self) -> bool {
+        self.owed.load(Ordering::Relaxed) != 0
+    }
+
+    /// Sends what is owed, for a thread that is about to sleep on the parent's bell. What is left
+    /// rings the bell when there is room for it.
+    #[cold]
+    pub(super) fn look_after_owed(&self) -> Result<()> {
+        let mut ring = self.lock()?;
+        if !ring.waiting.is_empty() || self.send_owed(&mut ring)? {
+            return Ok(());
+        }
+        if let Some(len) = self.owed_len(&ring) {
+            ring.producer.announce_space(len);
+            fence(Ordering::SeqCst); // A, pairs with B in the parent's consumer
+            self.send_owed(&mut ring)?;
+        }
+        Ok(())
+    }
+
+    fn owed_len(&self, ring: &Ring) -> Option<usize> {
+        let (state, ending) = ring.owed.front()?;
+        Some(self.last_frame(state, ending).1.len())
+    }
+
+    /// Sends what is owed as far as there is room. Returns whether nothing is left.
+    fn send_owed(&self, ring: &mut Ring) -> Result<bool> {
+        while let Some((state, ending)) = ring.owed.front() {
+            let (header, bytes) = self.last_frame(state, ending);
+            let Some(mut slot) = ring.producer.try_open(bytes.len())? else { return Ok(false) };
+            copy_from_slice(slot.payload(), &bytes);
+            if let Some((mut state, _)) = ring.owed.pop_front() {
+                self.publish_locked(ring, &mut state, slot, header);
+            }
+            self.owed.store(as_u64(ring.owed.len()), Ordering::Relaxed);
+        }
+        Ok(true)
+    }
+
+    fn last_frame(&self, state: &ReplyState, ending: &Ending) -> (Header, Vec<u8>) {
+        match ending {
+            Ending::Failed(failure) => {
+                (state.header(Kind::ERROR), failure::encode(failure, self.max_frame))
+            }
+            Ending::Cancelled => (state.header(Kind::CANCEL), Vec::new()),
+            Ending::Expired => (Header { aux: EXPIRED, ..state.header(Kind::CANCEL) }, Vec::new()),
+            Ending::Ready => (state.header(Kind::RESULT), Vec::new()),
+        }
+    }
+
+    /// Waits on the parent's bell and the alarm until `step` has an answer; `None` if the deadline
+    /// has passed.
+    pub(super) fn wait_until<T>(
+        &self,
+        deadline: Deadline,
+        step: impl FnMut(Step) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        self.sleeper.wait_until(self.signals.alarm(), deadline, false, step)
+    }
+
+    /// Has the pages of the reply ring put into the page table.
+    pub(super) fn prefault(&self) -> Result<()> {
+        self.lock()?.producer.prefault();
+        Ok(())
+    }
+}
