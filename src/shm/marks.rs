@@ -19,6 +19,9 @@ type Entry = [AtomicU64; MARK_WORDS];
 const STAGE_BITS: u32 = 3;
 const STAGE: u64 = (1 << STAGE_BITS) - 1;
 
+/// The mark of no request.
+const NONE: u64 = 0;
+
 fn encode(request: u64, stage: Stage) -> u64 {
     request << STAGE_BITS | stage.code()
 }
@@ -73,10 +76,14 @@ impl OwnMarks {
         mark.store(encode(request, Stage::Done), Ordering::Relaxed);
     }
 
-    /// Does the same for any thread.
-    pub(crate) fn finish_elsewhere(&self, request: u64) {
+    /// Does the same for any thread, and also for a request that was never begun.
+    pub(crate) fn finish_elsewhere(&self, request: u64, was_begun: bool) {
         let [mark, ..] = self.0.entry(request);
-        let (from, to) = (encode(request, Stage::Answered), encode(request, Stage::Done));
+        let (from, to) = match was_begun {
+            true => (Stage::Answered, encode(request, Stage::Done)),
+            false => (Stage::Taken, NONE),
+        };
+        let from = encode(request, from);
         // If this fails, a later request has the entry.
         let _ = mark.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
     }

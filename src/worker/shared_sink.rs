@@ -360,9 +360,7 @@ impl SharedSink {
         if !is_last {
             return;
         }
-        if state.is_begun() {
-            self.status.finished_elsewhere(state.request());
-        }
+        self.status.finished_elsewhere(state.request(), state.is_begun());
         ring.outstanding = ring.outstanding.saturating_sub(1);
         if std::mem::take(&mut ring.is_at_limit) {
             self.signals.alarm().raise();

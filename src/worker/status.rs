@@ -61,8 +61,8 @@ impl StatusWriter {
     }
 
     /// Does the same on a thread that takes no requests.
-    pub(super) fn finished_elsewhere(&self, request: u64) {
-        self.0.report.marks.finish_elsewhere(request);
+    pub(super) fn finished_elsewhere(&self, request: u64, was_begun: bool) {
+        self.0.report.marks.finish_elsewhere(request, was_begun);
     }
 
     pub(super) fn set_progress(&self, request: u64, progress: u64) {
