@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 
 use crate::error::{Error, Result, WorkerFailure};
 use crate::payload::{Encoded, Payload};
-use crate::protocol::chunker::{Chunker, Piece, PieceBuffer};
+use crate::protocol::chunker::{Chunker, Piece};
 use crate::protocol::failure;
 use crate::protocol::kind::{EXPIRED, Kind, flags};
 use crate::ring::doorbell::{Sleeper, Step};
@@ -119,10 +119,6 @@ impl SharedSink {
         }
     }
 
-    pub(super) fn max_frame(&self) -> usize {
-        self.max_frame
-    }
-
     /// Locks the ring; an error in a forked child, where a thread that does not exist may hold
     /// the lock.
     fn lock(&self) -> Result<MutexGuard<'_, Ring>> {
@@ -151,11 +147,6 @@ impl SharedSink {
             self.status.begin(state.request(), now_ns());
             state.begin();
         }
-    }
-
-    /// Returns a buffer for a result that is written bit by bit.
-    pub(super) fn piece_buffer(&self, state: &ReplyState) -> PieceBuffer {
-        PieceBuffer::new(state.header(Kind::RESULT), self.max_frame, self.max_message)
     }
 
     /// Sends a result or a chunk in one frame, or in as many as it needs.
