@@ -185,7 +185,7 @@ impl Play {
         let payload = vec![what; input.len(200)];
         let timeouts = StreamTimeouts::from(timeout(what)).queue(timeout(what));
         let sent = self.rig.channel.stream(Kind::CHAT, &payload, timeouts);
-        self.opened(sent.map(|stream| (stream.request(), stream)), |play, stream| {
+        self.opened(sent.map(|stream| (stream.request, stream)), |play, stream| {
             play.streams.push((stream, false));
         });
     }
@@ -250,7 +250,7 @@ impl Play {
     fn next_chunk(&mut self, input: &mut Input<'_>) {
         let Some(index) = input.index(self.streams.len()) else { return };
         let (stream, is_over) = self.streams.get_mut(index).unwrap();
-        let (request, was_over) = (stream.request(), *is_over);
+        let (request, was_over) = (stream.request, *is_over);
         let result = stream.next_chunk();
         *is_over = !matches!(result, Ok(Some(_)));
         match result {

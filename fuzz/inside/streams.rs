@@ -81,7 +81,7 @@ impl Play {
             Ok(request) => {
                 self.check_request(request, flags::STREAM, &payload);
                 self.streams.push(sent.unwrap());
-                assert_eq!(self.streams.last().unwrap().request(), request);
+                assert_eq!(self.streams.last().unwrap().request, request);
             }
             Err(kind) => assert_eq!(sent.unwrap_err().kind(), kind),
         }
@@ -131,7 +131,7 @@ impl Play {
     fn next_chunk(&mut self, input: &mut Input<'_>) {
         let Some(index) = input.index(self.streams.len()) else { return };
         let stream = self.streams.get_mut(index).unwrap();
-        let told = self.model.next_chunk(stream.request());
+        let told = self.model.next_chunk(stream.request);
         assert_eq!(told_of(stream.next_chunk().map(|chunk| chunk.map(|c| c.detach()))), told);
     }
 
@@ -140,7 +140,7 @@ impl Play {
         let mut which = Input(&[which]).index(self.calls.len() + self.streams.len());
         if let Some(index) = which.take_if(|index| *index >= self.calls.len()) {
             let stream = self.streams.swap_remove(index - self.calls.len());
-            self.model.let_go(stream.request());
+            self.model.let_go(stream.request);
         } else if let Some(index) = which {
             self.model.let_go(self.calls.swap_remove(index).request());
         }
@@ -154,7 +154,7 @@ impl Play {
         } else {
             let stream = self.streams.get(index - self.calls.len()).unwrap();
             stream.cancel();
-            self.model.cancel(stream.request());
+            self.model.cancel(stream.request);
         }
     }
 

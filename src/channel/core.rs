@@ -10,14 +10,13 @@ use std::time::Duration;
 
 use crate::channel::counters::Counters;
 use crate::channel::deliver::Item;
-use crate::channel::pending::{PendingTable, RequestWords, too_long};
+use crate::channel::pending::{PendingTable, RequestWords};
 use crate::channel::reactor::Reactor;
 use crate::channel::receiver::Receiver;
 use crate::channel::sender::Sender;
 use crate::channel::state::{Phase, State};
 use crate::channel::stats::Stats;
 use crate::channel::status::WorkerStatus;
-use crate::channel::timed_mutex::TimedMutex;
 use crate::config::Config;
 use crate::error::{Error, Marks, Result};
 use crate::link::{Duplex, ParentWords, PeerReport};
@@ -32,10 +31,10 @@ use crate::sys::wake_fd::WakeFd;
 /// The shared parts of a channel.
 #[derive(Debug)]
 pub(crate) struct Core {
-    pub(super) sender: Sender,
+    pub(crate) sender: Sender,
     pub(super) receiver: Receiver,
     pub(super) pending: PendingTable,
-    pub(super) reactor: Reactor,
+    pub(crate) reactor: Reactor,
     pub(crate) state: Arc<State>,
     pub(super) status: WorkerStatus,
     pub(super) buffers: Arc<BufferPool>,
@@ -88,22 +87,12 @@ impl Core {
         core
     }
 
-    /// The words by which tasks and reactors are woken.
-    pub(crate) fn reactor(&self) -> &Reactor {
-        &self.reactor
-    }
-
-    /// The turn to send a message that is longer than a frame.
-    pub(crate) fn long_messages(&self) -> &TimedMutex<()> {
-        self.sender.long_messages()
-    }
-
     /// Ends the waits of all threads and tasks. Called on a thread that serves all workers.
     fn wake_all(&self) {
         let waiters = self.pending.take_waiters().into_iter().chain(self.sender.take_waiters());
         waiters.for_each(|waiter| self.receiver.wake_list.add(waiter));
         self.receiver.wake_list.wake_all_elsewhere();
-        self.sender.long_messages().look_again();
+        self.sender.long_messages.look_again();
         self.reactor.wake_at_end();
     }
 
@@ -122,17 +111,31 @@ impl Core {
     }
 
     /// Refuses a message that is too long, before anything is touched.
+    #[inline]
     pub(super) fn check_len(&self, len: usize) -> Result<()> {
         if len > self.config.max_message.max(self.config.down.max_frame) {
-            return Err(too_long(len, self.config.max_message));
+            let error = Error::too_large(len, self.config.max_message, "raise max_message");
+            return Err(error.with_begun(false));
         }
         Ok(())
     }
 
-    /// Delivers a frame, and tells the waiter of its request. Returns an item of the request `own`.
+    /// Whether a payload of this length does not fit a frame.
     #[inline]
-    pub(super) fn deliver(&self, frame: Frame<'_>, own: u64) -> Result<Option<Item>> {
-        self.pending.deliver(frame, own, &self.buffers, |waiter| match waiter {
+    pub(crate) fn is_long(&self, len: usize) -> bool {
+        len > self.config.down.max_frame
+    }
+
+    /// Delivers a frame, and tells the waiter of its request. Returns whether it was an item of the
+    /// request `own`, which `keep` gets.
+    #[inline]
+    pub(super) fn deliver(
+        &self,
+        frame: Frame<'_>,
+        own: u64,
+        keep: impl FnOnce(Item),
+    ) -> Result<bool> {
+        self.pending.deliver(frame, own, &self.buffers, keep, |waiter| match waiter {
             Some(waiter) => self.receiver.wake_list.add(waiter),
             None => self.reactor.note_untold(),
         })
@@ -165,10 +168,7 @@ impl Core {
 
     /// Waits until no request is in flight, the channel is over or the deadline passes.
     pub(super) fn drain(&self, deadline: Deadline) {
-        if fork::is_forked_child() {
-            return;
-        }
-        while self.pending.in_flight() > 0 && self.state.is_open() && !deadline.has_passed() {
+        while self.in_flight() > 0 && self.state.is_open() && !deadline.has_passed() {
             // The owners of the requests read the ring. This thread only waits for them.
             std::thread::sleep(Duration::from_millis(1).min(deadline.remaining()));
         }
@@ -182,7 +182,7 @@ impl Core {
     /// Requests whose owner has not let go of them; none in a forked child, which may wait for
     /// the lock for ever.
     pub(super) fn in_flight(&self) -> usize {
-        if fork::is_forked_child() { 0 } else { self.pending.in_flight() }
+        if fork::is_forked_child() { 0 } else { self.pending.requests().in_flight() }
     }
 
     /// The counters of requests.

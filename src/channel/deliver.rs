@@ -91,7 +91,15 @@ impl Arrival {
     pub(super) fn of(frame: &Frame<'_>) -> Result<Self> {
         let header = frame.header();
         let kind = Kind::from_code(header.kind);
-        check_answer(header, kind)?;
+        let allowed = match kind {
+            Kind::RESULT | Kind::CHUNK => flags::REPLY,
+            Kind::ERROR | Kind::END | Kind::CANCEL | Kind::VOID => 0,
+            _ => return Err(Error::corrupt(format!("a reply that is a {kind} frame"))),
+        };
+        if header.flags & !allowed != 0 {
+            let flags = header.flags;
+            return Err(Error::corrupt(format!("a {kind} frame with flags {flags:#x}")));
+        }
         if header.request == 0 {
             return Err(channel_failure(frame, kind));
         }
@@ -140,7 +148,13 @@ impl Arrival {
                 Ok(failure) => Item::Failed(Error::worker_failure(failure)),
                 Err(error) => Item::Failed(error),
             },
-            other => Item::Failed(self.unwanted(other, is_stream)),
+            other => {
+                let wanted = if is_stream { "a stream" } else { "one result" };
+                let request = self.header.request;
+                let message =
+                    format!("request {request} wants {wanted}, the worker sent a {other}");
+                Item::Failed(Error::new(ErrorKind::Protocol, message))
+            }
         }
     }
 
@@ -153,27 +167,6 @@ impl Arrival {
             _ => self.item(Body::Owned(frame.payload().to_vec()), self.cost(), is_stream),
         }
     }
-
-    #[cold]
-    fn unwanted(&self, kind: Kind, is_stream: bool) -> Error {
-        let wanted = if is_stream { "a stream" } else { "one result" };
-        let request = self.header.request;
-        let message = format!("request {request} wants {wanted}, the worker sent a {kind}");
-        Error::new(ErrorKind::Protocol, message)
-    }
-}
-
-fn check_answer(header: Header, kind: Kind) -> Result<()> {
-    let allowed = match kind {
-        Kind::RESULT | Kind::CHUNK => flags::REPLY,
-        Kind::ERROR | Kind::END | Kind::CANCEL | Kind::VOID => 0,
-        _ => return Err(Error::corrupt(format!("a reply that is a {kind} frame"))),
-    };
-    if header.flags & !allowed != 0 {
-        let flags = header.flags;
-        return Err(Error::corrupt(format!("a {kind} frame with flags {flags:#x}")));
-    }
-    Ok(())
 }
 
 /// An error frame for request 0 speaks of the whole channel.

@@ -10,7 +10,8 @@ use crate::error::{Error, ErrorKind, RequestStage};
 /// of one that found no room.
 #[cold]
 pub(crate) fn describe_worker(core: &Core, own: Option<u64>) -> String {
-    let mut text = core.status.describe(own, |request| core.pending.is_open_stream(request));
+    let mut text =
+        core.status.describe(own, |request| core.pending.requests().is_open_stream(request));
     let Some(turn) = core.receiver.try_turn() else { return text };
     let (holders, bytes) = turn.holders();
     end_turn(core, turn);

@@ -4,83 +4,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::channel::core::{Core, Sent};
-use crate::channel::outgoing::{Ask, long_message_turn, open, take_back, try_send, wait_for_room};
+use crate::channel::core::Core;
+use crate::channel::outgoing::{Ask, Outgoing, failed, long_message_turn};
 use crate::channel::pending_reply::Pending;
 use crate::channel::timed_mutex::TimedGuard;
+use crate::channel::turn::check_open;
+use crate::channel::wait::wait_for_room;
 use crate::error::Result;
 use crate::id::RequestId;
-use crate::protocol::Kind;
-use crate::protocol::chunker::PieceBuffer;
+use crate::payload::Encoded;
+use crate::protocol::{Kind, chunker};
 use crate::sys::clock::TimeLimit;
-use crate::sys::copy::copy_from_slice;
-
-/// A message of which pieces are in the ring. Dropping it before its last piece was sent takes
-/// the request back.
-#[derive(Debug)]
-pub(crate) struct PartialMessage<'a> {
-    core: &'a Arc<Core>,
-    buffer: PieceBuffer,
-    has_rung: bool,
-    is_sent: bool,
-    _turn: TimedGuard<'a, ()>,
-}
-
-impl<'a> PartialMessage<'a> {
-    pub(crate) fn new(core: &'a Arc<Core>, ask: Ask, turn: TimedGuard<'a, ()>) -> Result<Self> {
-        let header = open(core, ask)?;
-        let config = &core.config;
-        let buffer = PieceBuffer::new(header, config.max_request(), config.max_message());
-        Ok(Self { core, buffer, has_rung: false, is_sent: false, _turn: turn })
-    }
-
-    pub(crate) fn request(&self) -> u64 {
-        self.buffer.chunker().request()
-    }
-
-    /// As [`PieceBuffer::check`].
-    pub(crate) fn check(&self, more: usize) -> Result<()> {
-        self.buffer.check(more)
-    }
-
-    /// As [`PieceBuffer::fill`].
-    pub(crate) fn fill(&mut self, bytes: &mut &[u8]) -> bool {
-        self.buffer.fill(bytes)
-    }
-
-    /// Length of the next piece, in bytes.
-    pub(crate) fn piece_len(&self) -> usize {
-        self.buffer.piece(false).bytes.len()
-    }
-
-    /// Sends the next piece if there is room. Returns whether it was sent.
-    pub(crate) fn try_send(&mut self, is_last: bool) -> Result<bool> {
-        let piece = self.buffer.piece(is_last);
-        let fill = |slot: &mut [u8]| {
-            copy_from_slice(slot, piece.bytes);
-            Ok(())
-        };
-        let Some(has_rung) = try_send(self.core, piece.header, piece.bytes.len(), fill)? else {
-            return Ok(false);
-        };
-        self.buffer.piece_sent();
-        self.has_rung = has_rung;
-        self.is_sent = is_last;
-        Ok(true)
-    }
-
-    pub(crate) fn sent(&self) -> Sent {
-        Sent { request: self.request(), has_rung: self.has_rung }
-    }
-}
-
-impl Drop for PartialMessage<'_> {
-    fn drop(&mut self) {
-        if !self.is_sent {
-            take_back(self.core, self.buffer.chunker());
-        }
-    }
-}
 
 /// A request that is being written, from [`Channel::write`](crate::Channel::write). Dropping it
 /// takes the request back.
@@ -98,24 +32,36 @@ impl Drop for PartialMessage<'_> {
 #[derive(Debug)]
 #[must_use = "a message that is not finished is taken back"]
 pub struct MessageWriter<'a> {
-    message: PartialMessage<'a>,
-    limit: TimeLimit,
+    pub(crate) core: &'a Arc<Core>,
+    outgoing: Outgoing<'a>,
+    /// What does not fill a frame yet.
+    bytes: Vec<u8>,
+    pub(crate) limit: TimeLimit,
 }
 
 impl<'a> MessageWriter<'a> {
     pub(super) fn begin(core: &'a Arc<Core>, kind: Kind, timeout: Duration) -> Result<Self> {
         let limit = TimeLimit::begin(timeout);
-        let deadline = limit.deadline();
-        let begun = long_message_turn(core, deadline)
-            .and_then(|turn| PartialMessage::new(core, Ask::call(kind, deadline), turn));
-        let told = |error| core.counted(core.state.with_status(error, deadline));
-        Ok(Self { message: begun.map_err(told)?, limit })
+        let begun = long_message_turn(core, limit.deadline())
+            .and_then(|turn| Self::new(core, kind, turn, limit));
+        begun.map_err(|error| failed(core, error, limit.deadline()))
+    }
+
+    pub(crate) fn new(
+        core: &'a Arc<Core>,
+        kind: Kind,
+        turn: TimedGuard<'a, ()>,
+        limit: TimeLimit,
+    ) -> Result<Self> {
+        let outgoing = Outgoing::open(core, Ask::call(kind, limit.deadline()), Some(turn))?;
+        let bytes = Vec::with_capacity(core.config.max_request());
+        Ok(Self { core, outgoing, bytes, limit })
     }
 
     /// Returns the request's id.
     #[must_use]
     pub fn id(&self) -> RequestId {
-        RequestId::new(self.message.request())
+        RequestId::new(self.outgoing.sent().request)
     }
 
     /// Adds to the payload. Blocks while the request ring is full, until the timeout of the
@@ -143,28 +89,42 @@ impl<'a> MessageWriter<'a> {
     /// [`ErrorKind::Forked`]: crate::ErrorKind::Forked
     /// [`ErrorKind::Session`]: crate::ErrorKind::Session
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
-        self.message.check(bytes.len()).map_err(|error| self.message.core.counted(error))?;
-        while self.message.fill(&mut bytes) {
-            self.send(false)?;
+        while self.fill(&mut bytes)? {
+            self.send(true)?;
         }
         Ok(())
     }
 
-    fn send(&mut self, is_last: bool) -> Result<()> {
-        let Self { message, limit } = self;
-        let (core, deadline) = (message.core, limit.deadline());
-        let sent = loop {
-            match message.try_send(is_last) {
-                Ok(true) => break Ok(()),
-                Ok(false) => {
-                    if let Err(error) = wait_for_room(core, message.piece_len(), deadline) {
-                        break Err(error);
-                    }
-                }
-                Err(error) => break Err(error),
+    /// Moves bytes to the next piece. Returns true if the piece is full and more bytes are to
+    /// follow it: then it must be sent first.
+    pub(crate) fn fill(&mut self, bytes: &mut &[u8]) -> Result<bool> {
+        let len = self.outgoing.sent_len() + self.bytes.len();
+        let checked = self.core.check_len(len.saturating_add(bytes.len()));
+        checked.map_err(|error| self.core.counted(error))?;
+        Ok(chunker::fill(&mut self.bytes, self.core.config.max_request(), bytes))
+    }
+
+    fn send(&mut self, has_more: bool) -> Result<()> {
+        let (core, deadline) = (self.core, self.limit.deadline());
+        let mut send = || {
+            while let Some(len) = self.advance(has_more)? {
+                wait_for_room(core, len, deadline)?;
             }
+            Ok(())
         };
-        sent.map_err(|error| core.counted(core.state.with_status(error, deadline)))
+        send().map_err(|error| failed(core, error, deadline))
+    }
+
+    /// Sends the next piece if there is room. Returns for how many bytes there is none.
+    pub(crate) fn advance(&mut self, has_more: bool) -> Result<Option<usize>> {
+        // It may have been begun before a fork, or before the end.
+        check_open(self.core)?;
+        let mut piece = Encoded::Whole(&self.bytes);
+        let no_room = self.outgoing.advance(&mut piece, self.bytes.len(), has_more)?;
+        if no_room.is_none() {
+            self.bytes.clear();
+        }
+        Ok(no_room)
     }
 
     /// Sends the rest and returns the pending reply. Blocks as [`MessageWriter::push`] does.
@@ -173,9 +133,14 @@ impl<'a> MessageWriter<'a> {
     ///
     /// As [`MessageWriter::push`], except for `TooLarge`. The request is taken back.
     pub fn finish(mut self) -> Result<Pending> {
-        self.send(true)?;
-        let core = Arc::clone(self.message.core);
-        Ok(Pending::new(core, self.message.sent(), self.limit))
+        self.send(false)?;
+        Ok(self.sent())
+    }
+
+    /// Returns the pending reply of a message that is sent.
+    pub(crate) fn sent(self) -> Pending {
+        let sent = self.outgoing.sent();
+        Pending::new(Arc::clone(self.core), sent, self.limit)
     }
 }
 

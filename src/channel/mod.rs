@@ -65,18 +65,19 @@ pub(crate) use deliver::Item;
 pub(crate) use explain::{no_turn, ring_full};
 pub(crate) use health::{no_answer, pong};
 pub use message_writer::MessageWriter;
-pub(crate) use message_writer::PartialMessage;
-pub(crate) use outgoing::{Ask, Needs, Outgoing};
+pub(crate) use outgoing::{Ask, Outgoing, encode};
 pub use pending_reply::Pending;
+pub(crate) use reactor_turn::{read_for_task, read_readable};
 pub use reply::Reply;
 pub use spawner::Spawner;
 pub(crate) use state::State;
 pub use stats::{ErrorCounts, LatencyHistogram, Stats};
 pub use stream::Stream;
 pub use stream_timeouts::{DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, StreamTimeouts};
-pub(crate) use task_wait::{Looked, RoomWait, TaskWait, read_once, read_readable};
+pub(crate) use task_wait::{RoomWait, TaskWait};
 pub(crate) use timed_mutex::TimedGuard;
 pub(crate) use turn::{check_open, prefault};
+pub(crate) use wait_list::WaitList;
 
 /// The parent's handle on one worker.
 ///
@@ -396,7 +397,7 @@ impl Channel {
     /// channel is over. Requests that have got something still have it.
     pub fn read_ready(&self) -> Result<Vec<RequestId>> {
         reactor_turn::read_for_host(&self.core)?;
-        let ready = self.core.pending.take_ready();
+        let ready = self.core.pending.requests().take_ready();
         Ok(ready.into_iter().map(RequestId::new).collect())
     }
 

@@ -17,11 +17,11 @@ use super::deliver::Item;
 use super::outgoing::{Ask, send};
 use super::pending_reply::Pending;
 use super::reactor_turn::read_for_host;
-use super::reader::{ForOthers, take_frames};
+use super::reader::{ForOthers, Want, take_frames};
 use super::stream::Stream;
 use super::testing::{LONGEST, Rig, rig, rig_with_wake_fds, submit};
 use super::turn::hand_over;
-use super::wait::await_reply;
+use super::wait::{Patience, wait_for_item};
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::Kind;
 use crate::ring::models::model_up_to;
@@ -83,7 +83,7 @@ fn read(core: &Core) {
 /// Checks that every request has ended: the table has room for as many requests as at first, and
 /// no frame came for an unknown one.
 fn check_over(core: &Core, requests: usize, late: u64) {
-    assert_eq!(core.pending.in_flight(), 0);
+    assert_eq!(core.in_flight(), 0);
     let free = std::iter::from_fn(|| core.pending.open(false).ok()).count();
     assert_eq!(free, requests, "slots that are free again");
     let counted = |counter: &crate::sync::Counter| counter.load(Ordering::Relaxed);

@@ -12,7 +12,7 @@ use crate::channel::requests::{Owner, Requests};
 use crate::channel::stats::Stats;
 use crate::channel::waiter::Waiter;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::link::PeerReport;
 use crate::protocol::Kind;
 use crate::protocol::buffer_pool::{BufferPool, PooledBuffer};
@@ -61,18 +61,14 @@ impl PendingTable {
     }
 
     /// Opens a request. Returns its number.
+    #[inline(always)]
     pub(super) fn open(&self, is_stream: bool) -> Result<u64> {
         let mut requests = self.requests.lock();
-        let (request, _) = requests.open(is_stream)?;
-        self.words.cells.reset_credit(request);
-        Ok(request)
-    }
-
-    /// Closes a request of which no frame was sent.
-    pub(super) fn discard(&self, request: u64) {
-        if !fork::is_forked_child() {
-            self.requests.lock().discard(request);
+        let (request, old_credit) = requests.open(is_stream)?;
+        if old_credit != 0 {
+            self.words.cells.set_credit(request, 0);
         }
+        Ok(request)
     }
 
     /// Lets go of a request for its owner. A worker that is not done with it is told.
@@ -119,9 +115,9 @@ impl PendingTable {
         }
     }
 
-    /// Delivers a frame to its request. An item for `own`, the reader's request, is returned. An
-    /// item for another request is put into the table; `given` gets its waiter, if one is
-    /// registered.
+    /// Delivers a frame to its request. `keep` gets an item for `own`, the reader's request; returns
+    /// whether there was one. An item for another request is put into the table; `given` gets its
+    /// waiter, if one is registered.
     ///
     /// # Errors
     ///
@@ -132,16 +128,18 @@ impl PendingTable {
         frame: Frame<'_>,
         own: u64,
         buffers: &Arc<BufferPool>,
+        keep: impl FnOnce(Item),
         given: impl FnOnce(Option<Waiter>),
-    ) -> Result<Option<Item>> {
+    ) -> Result<bool> {
         // What happens to most frames, in one look at the table: the whole result of the reader's
         // own call. No request has the number zero, so that a frame of request 0 never is `own`.
         let header = frame.header();
         let is_whole = header.kind == Kind::RESULT.code() && header.flags == 0;
         if is_whole && header.request == own && self.requests.lock().complete(own, header.len) {
-            return Ok(Some(Item::Result(Body::keep(frame, buffers))));
+            keep(Item::Result(Body::keep(frame, buffers)));
+            return Ok(true);
         }
-        self.deliver_any(frame, own, buffers, given)
+        Ok(self.deliver_any(frame, own, buffers, given)?.map(keep).is_some())
     }
 
     #[inline(never)]
@@ -313,15 +311,6 @@ impl PendingTable {
         !ahead.items.is_empty()
     }
 
-    pub(super) fn has_item(&self, request: u64) -> bool {
-        self.requests.lock().has_item(request)
-    }
-
-    /// Registers a waiter, unless an item is there already. Returns whether it was registered.
-    pub(super) fn register(&self, request: u64, waiter: Waiter) -> bool {
-        self.requests.lock().register(request, waiter)
-    }
-
     /// Takes the next item of a request; if there is none, registers a task for it.
     pub(super) fn take_or_register(&self, request: u64, waiter: Waiter) -> Option<Item> {
         let mut requests = self.requests.lock();
@@ -377,16 +366,6 @@ impl PendingTable {
         }
     }
 
-    /// See [`Requests::take_ready`].
-    pub(super) fn take_ready(&self) -> Vec<u64> {
-        self.requests.lock().take_ready()
-    }
-
-    /// Requests whose owner has not let go of them.
-    pub(super) fn in_flight(&self) -> usize {
-        self.requests.lock().in_flight()
-    }
-
     /// What became of all requests so far, and the counters of this table.
     pub(super) fn stats(&self) -> Stats {
         // The latencies first: each of them is of a request that is completed by then.
@@ -395,9 +374,9 @@ impl PendingTable {
         stats
     }
 
-    /// Whether a request is a stream whose owner has not let go of it.
-    pub(super) fn is_open_stream(&self, request: u64) -> bool {
-        self.requests.lock().is_open_stream(request)
+    /// The requests. Neither a waker nor an item may be dropped while this is held.
+    pub(super) fn requests(&self) -> MutexGuard<'_, Requests<Item>> {
+        self.requests.lock()
     }
 }
 
@@ -405,10 +384,4 @@ impl PendingTable {
 /// read what was copied ahead, and a close that drains waits for that.
 fn ends_call(arrival: Arrival, is_stream: bool) -> bool {
     arrival.is_last() && !is_stream
-}
-
-/// The error of a message that is longer than the cap, before anything is sent.
-#[cold]
-pub(super) fn too_long(len: usize, cap: usize) -> Error {
-    Error::too_large(len, cap, "raise max_message").with_begun(false)
 }

@@ -8,8 +8,9 @@ use crate::channel::counters::{CALLS_PER_SAMPLE, is_sampled};
 use crate::channel::deliver::Item;
 use crate::channel::explain::{cancelled, expired, timed_out};
 use crate::channel::reactor_turn::take_for_host;
+use crate::channel::reader::Want;
 use crate::channel::reply::Reply;
-use crate::channel::wait::await_reply;
+use crate::channel::wait::{Patience, wait_for_item};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::RequestId;
 use crate::sys::clock::{Deadline, TimeLimit};
@@ -31,29 +32,21 @@ use crate::sys::clock::{Deadline, TimeLimit};
 #[derive(Debug)]
 #[must_use = "a pending reply that is dropped cancels its request"]
 pub struct Pending {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     request: u64,
-    limit: TimeLimit,
+    pub(crate) limit: TimeLimit,
     has_rung: bool,
-    stage: Stage,
-}
-
-/// How far a request is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Sent,
-    /// As `Sent`; its time is measured even if the thread need not sleep.
-    SentAndSampled,
+    /// A thread has slept while it waited for the reply.
+    has_slept: bool,
     /// The reply or an error was returned: there is nothing left to let go of.
-    Ended,
+    has_ended: bool,
 }
 
 impl Pending {
     #[inline]
     pub(crate) fn new(core: Arc<Core>, sent: Sent, limit: TimeLimit) -> Self {
         let Sent { request, has_rung } = sent;
-        let stage = if is_sampled(request) { Stage::SentAndSampled } else { Stage::Sent };
-        Self { core, request, limit, has_rung, stage }
+        Self { core, request, limit, has_rung, has_slept: false, has_ended: false }
     }
 
     /// Returns the request's id.
@@ -80,32 +73,8 @@ impl Pending {
     /// over; [`ErrorKind::Session`] if that is because the session could not be built.
     #[inline]
     pub fn wait(mut self) -> Result<Reply> {
-        if self.stage == Stage::Sent { self.wait_sent(0) } else { self.wait_sampled() }
-    }
-
-    /// As [`Pending::wait`], for a request that is in the sample or has ended.
-    #[cold]
-    fn wait_sampled(&mut self) -> Result<Reply> {
-        self.live()?;
-        self.wait_sent(CALLS_PER_SAMPLE)
-    }
-
-    /// As [`Pending::wait`]. `calls` is for how many calls the time of this one stands if the
-    /// thread does not sleep.
-    #[inline]
-    fn wait_sent(&mut self, calls: u64) -> Result<Reply> {
-        let mut has_slept = false;
-        let (core, deadline) = (&*self.core, self.deadline());
-        match await_reply(core, self.request, deadline, self.has_rung, &mut has_slept) {
-            Ok(Some(item)) => {
-                let reply = self.finish(item);
-                if has_slept {
-                    self.note_answer(&reply, 1);
-                } else if calls != 0 {
-                    self.note_answer(&reply, calls);
-                }
-                reply
-            }
+        match self.await_item(self.limit.deadline(), self.has_rung) {
+            Ok(Some(item)) => self.finish(item),
             Ok(None) => Err(self.timed_out()),
             Err(error) => Err(self.core.counted(error)),
         }
@@ -133,8 +102,13 @@ impl Pending {
     /// As [`Pending::wait`], except for [`ErrorKind::Interrupted`]; [`ErrorKind::Protocol`] if the
     /// request has ended.
     pub fn try_wait(&mut self) -> Result<Option<Reply>> {
-        let item = self.try_item().map_err(|error| self.core.counted(error))?;
-        self.found(item, false)
+        // A reactor of the host's reads the ring itself, and must not find its descriptor
+        // readable for what this took.
+        let item = match self.core.reactor.has_host_reactor() {
+            true => self.live().and_then(|request| take_for_host(&self.core, request, false)),
+            false => self.await_item(Deadline::after(Duration::ZERO), true),
+        };
+        self.found(item)
     }
 
     /// Waits for the reply for at most `longest`, and no longer than the request's own timeout.
@@ -156,29 +130,21 @@ impl Pending {
     /// As [`Pending::wait`]; [`ErrorKind::Protocol`] if the request has ended. After
     /// [`ErrorKind::Interrupted`] the request goes on.
     pub fn wait_timeout(&mut self, longest: Duration) -> Result<Option<Reply>> {
-        let deadline = self.deadline().min(Deadline::after(longest));
-        let mut has_slept = false;
-        let item = await_reply(&self.core, self.live()?, deadline, self.has_rung, &mut has_slept);
-        let item = item.map_err(|error| self.core.counted(error))?;
-        self.found(item, has_slept)
+        let deadline = self.limit.deadline().min(Deadline::after(longest));
+        let item = self.await_item(deadline, self.has_rung);
+        self.found(item)
     }
 
-    fn found(&mut self, item: Option<Item>, has_slept: bool) -> Result<Option<Reply>> {
+    fn found(&mut self, item: Result<Option<Item>>) -> Result<Option<Reply>> {
         match item {
-            Some(item) => {
-                let is_sampled = self.stage == Stage::SentAndSampled;
-                let reply = self.finish(item);
-                if has_slept || is_sampled {
-                    self.note_answer(&reply, if has_slept { 1 } else { CALLS_PER_SAMPLE });
-                }
-                reply.map(Some)
-            }
-            None if self.deadline().has_passed() => {
+            Ok(Some(item)) => self.finish(item).map(Some),
+            Ok(None) if self.limit.deadline().has_passed() => {
                 let error = self.timed_out();
                 self.end();
                 Err(error)
             }
-            None => Ok(None),
+            Ok(None) => Ok(None),
+            Err(error) => Err(self.core.counted(error)),
         }
     }
 
@@ -187,8 +153,13 @@ impl Pending {
     fn finish(&mut self, item: Item) -> Result<Reply> {
         match item {
             Item::Result(body) => {
+                if self.has_slept {
+                    self.note_answer(1);
+                } else if is_sampled(self.request) {
+                    self.note_answer(CALLS_PER_SAMPLE);
+                }
                 // A last frame that its owner has read is let go of already.
-                self.stage = Stage::Ended;
+                self.has_ended = true;
                 Ok(Reply::new(self.request, body))
             }
             item => {
@@ -201,45 +172,32 @@ impl Pending {
 
     /// Lets go of the request, whose reply or error was returned.
     pub(crate) fn end(&mut self) {
-        if std::mem::replace(&mut self.stage, Stage::Ended) != Stage::Ended {
+        if !std::mem::replace(&mut self.has_ended, true) {
             self.core.pending.release(self.request);
         }
     }
 
-    /// Notes the time of a request whose owner gets this reply. It stands for so many calls.
+    /// Notes the time of a request whose owner gets its result. It stands for so many calls.
     #[cold]
-    pub(crate) fn note_answer(&self, reply: &Result<Reply>, calls: u64) {
-        if reply.is_ok() {
-            self.core.counters().call_answered(self.limit, calls);
-        }
+    pub(crate) fn note_answer(&self, calls: u64) {
+        self.core.counters().call_answered(self.limit, calls);
     }
 
     /// The request, unless it has ended.
     #[inline]
     fn live(&self) -> Result<u64> {
-        if self.stage == Stage::Ended { Err(has_ended()) } else { Ok(self.request) }
+        if self.has_ended { Err(has_ended()) } else { Ok(self.request) }
     }
 
-    /// What has come, without waiting. A reactor of the host's reads the ring itself,
-    /// and must not find its descriptor readable for what this took.
-    fn try_item(&self) -> Result<Option<Item>> {
-        let (core, request) = (&*self.core, self.live()?);
-        if !core.reactor.has_host_reactor() {
-            return await_reply(core, request, Deadline::after(Duration::ZERO), true, &mut false);
-        }
-        take_for_host(core, request, false)
-    }
-
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.core
+    #[inline]
+    fn await_item(&mut self, deadline: Deadline, has_rung: bool) -> Result<Option<Item>> {
+        let want = Want::Reply { request: self.live()?, has_rung };
+        let patience = Patience::Until(deadline);
+        wait_for_item(&self.core, want, patience, &mut self.has_slept)
     }
 
     pub(crate) fn request(&self) -> u64 {
         self.request
-    }
-
-    pub(crate) fn deadline(&self) -> Deadline {
-        self.limit.deadline()
     }
 
     /// What an item means for the owner of a call.
@@ -278,7 +236,7 @@ fn has_ended() -> Error {
 impl Drop for Pending {
     #[inline]
     fn drop(&mut self) {
-        if self.stage != Stage::Ended {
+        if !self.has_ended {
             self.core.pending.release(self.request);
         }
     }

@@ -79,12 +79,8 @@ impl Reactor {
         self.tasks.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(super) fn has_tasks(&self) -> bool {
-        self.tasks.load(Ordering::Relaxed) != 0
-    }
-
-    pub(super) fn has_one_task(&self) -> bool {
-        self.tasks.load(Ordering::Relaxed) == 1
+    pub(super) fn tasks(&self) -> usize {
+        self.tasks.load(Ordering::Relaxed)
     }
 
     /// Notes that a reactor of the host's reads this channel from now on.

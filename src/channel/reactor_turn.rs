@@ -9,7 +9,7 @@
 
 use crate::channel::core::Core;
 use crate::channel::deliver::Item;
-use crate::channel::reader::{Announced, BURST, ForOthers, Found, Reader, Rest, read, take_frames};
+use crate::channel::reader::{Announced, BURST, Found, Reader, read};
 use crate::error::Result;
 use crate::link::not_pollable;
 use crate::ring::Consumer;
@@ -26,7 +26,7 @@ const MOST_TURNS: u32 = 8;
 
 /// What reads by the descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum By {
+pub(super) enum By {
     /// A task that looks for itself. What is armed already stays as it is.
     Task,
     /// A driver of the library's, whose descriptor was readable.
@@ -76,10 +76,6 @@ impl Reader for DescriptorReader<'_> {
         }
         Ok((consumer.position(), room.map(as_u64)))
     }
-
-    fn rest(&mut self) -> Rest {
-        Rest::Leave
-    }
 }
 
 /// The descriptor of a reactor of the host's was readable, or the reactor starts. Reads all
@@ -95,7 +91,7 @@ pub(super) fn read_for_host(core: &Core) -> Result<()> {
     let wake_fd = core.reactor.wake_fd().ok_or_else(not_pollable)?;
     core.reactor.set_host_reactor();
     let ran = run(core, wake_fd, By::Host);
-    core.wake_a_thread(); // as in `read_for_task`
+    core.wake_a_thread(); // as in `read_by`
     match ran {
         Ok(_) if core.state.is_open() => Ok(()),
         Ok(_) => Err(core.state.why_over_now(None)),
@@ -127,46 +123,31 @@ pub(super) fn take_for_host(core: &Core, request: u64, is_stream: bool) -> Resul
     }
 }
 
-/// Reads for a task and arms the descriptor. Returns false if another reader has the turn,
-/// which then does so when it leaves.
-pub(super) fn read_for_task(core: &Core) -> bool {
-    let has_looked = run_or_fail(core, By::Task);
+/// Reads for tasks, or for others, and arms the descriptor. Returns whether this thread looked at
+/// the ring. If another reader has the turn, that one reads on and arms the descriptor when it
+/// leaves.
+pub(super) fn read_by(core: &Core, by: By) -> bool {
+    let wake_fd = core.reactor.wake_fd().filter(|_| !fork::is_forked_child());
+    let ran = wake_fd.map_or(Ok(false), |wake_fd| run(core, wake_fd, by));
     // A thread that parked while this one read would be woken by nothing else.
     core.wake_a_thread();
-    has_looked
+    ran.unwrap_or_else(|error| {
+        core.fail(error);
+        true
+    })
 }
 
-/// The descriptor was found readable by a driver of the library's.
-pub(super) fn read_for_driver(core: &Core) {
-    run_or_fail(core, By::Driver);
-    core.wake_a_thread();
+/// Reads for a driver of the library's that found the channel's descriptor readable. Returns
+/// whether the channel is still open: if not, the driver lets go of it, for its descriptor stays
+/// readable.
+pub(crate) fn read_readable(core: &Core) -> bool {
+    read_by(core, By::Driver);
+    core.state.is_open()
 }
 
-/// A thread has given the turn back, and has fenced. If tasks or a reactor wait, their
-/// descriptor must be armed again, and frames that came meanwhile be read.
-#[inline]
-pub(super) fn rearm_after_thread(core: &Core) {
-    let has_missed = core.receiver.take_missed();
-    if core.reactor.has_host_reactor() {
-        run_or_fail(core, By::ThreadForHost);
-    } else if has_missed || core.reactor.has_tasks() {
-        run_or_fail(core, By::Task);
-    }
-}
-
-/// Returns whether this thread looked at the ring.
-fn run_or_fail(core: &Core, by: By) -> bool {
-    if fork::is_forked_child() {
-        return false;
-    }
-    let Some(wake_fd) = core.reactor.wake_fd() else { return false };
-    match run(core, wake_fd, by) {
-        Ok(has_looked) => has_looked,
-        Err(error) => {
-            core.fail(error);
-            true
-        }
-    }
+/// Reads for a task, as [`read_by`] does.
+pub(crate) fn read_for_task(core: &Core) -> bool {
+    read_by(core, By::Task)
 }
 
 /// Takes turns until no reader was turned away. Returns whether this thread looked at the ring.
@@ -229,27 +210,4 @@ fn take_turn(
     core.receiver.wake_list.wake_all();
     found?;
     core.reactor.count_turn(reader.has_drained, reader.has_reason || has_moved)
-}
-
-/// Reads for a task that looks for a while before it waits. Arms nothing: [`end_spin`] must
-/// follow.
-pub(super) fn spin_once(core: &Core) {
-    let Some(mut turn) = core.receiver.try_turn() else { return };
-    // A worker that is looked for need not ring.
-    turn.disarm();
-    let read = take_frames(core, &mut turn, &mut ForOthers);
-    drop(turn);
-    core.receiver.wake_list.wake_all();
-    if let Err(error) = read {
-        core.fail(error);
-    }
-}
-
-/// Arms the descriptor after a spin for readers that found the turn taken meanwhile.
-pub(super) fn end_spin(core: &Core) {
-    fence(Ordering::SeqCst); // pairs with the fences in `Wait::follow` and `turn_or_missed`
-    if core.receiver.take_missed() || !core.reactor.has_one_task() {
-        run_or_fail(core, By::Task);
-    }
-    core.wake_a_thread();
 }

@@ -38,25 +38,40 @@ const MOST_LOOKS: u32 = 8;
 /// The position in the reply ring and the room in the request ring that were announced.
 pub(super) type Announced = (u64, Option<u64>);
 
-/// How a reader rests once it has announced what it waits for.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Rest {
-    /// It sleeps on the bell with the turn in its hands, until the deadline. `has_rung` says
-    /// that the worker slept and has just been woken.
-    OnBell { deadline: Deadline, has_rung: bool },
-    /// It leaves, and is called again when the descriptor is readable.
-    Leave,
+/// What a reader waits for itself.
+#[derive(Debug)]
+pub(super) enum Want<'a> {
+    /// The reply of a request. `has_rung` says that nothing comes within microseconds: the worker
+    /// was asleep and has just been woken.
+    Reply { request: u64, has_rung: bool },
+    /// The next chunk of a request, and where short chunks are read ahead to.
+    Chunk(u64, &'a mut ReadAhead),
+    /// Room for a payload of so many bytes.
+    Room(usize),
+    /// Nothing: it reads for others.
+    Nothing,
+}
+
+impl Want<'_> {
+    /// The request whose items the reader takes itself; zero if there is none.
+    #[inline]
+    pub(super) fn request(&self) -> u64 {
+        match *self {
+            Self::Reply { request, .. } | Self::Chunk(request, _) => request,
+            Self::Room(_) | Self::Nothing => 0,
+        }
+    }
+
+    pub(super) fn room(&self) -> Option<usize> {
+        if let Self::Room(len) = *self { Some(len) } else { None }
+    }
 }
 
 /// What ends a reader's turn.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
-    /// An item of the reader's own request.
-    Item(Item),
-    /// Chunks of the reader's own request were read ahead.
-    ReadAhead,
-    /// There is the room that the reader waits for.
-    Room,
+    /// What the reader wants: an item of its request, or room, or chunks that were read ahead.
+    Wanted,
     /// Tasks must be woken, for which the turn has to be given back.
     TasksToWake,
     /// The reader was asked to stop.
@@ -67,33 +82,39 @@ pub(super) enum Found {
 
 /// What different readers do differently.
 pub(super) trait Reader {
-    /// The request whose items the reader takes itself; zero if there is none.
-    fn own_request(&self) -> u64 {
-        0
+    fn want(&mut self) -> Want<'_> {
+        Want::Nothing
     }
 
-    /// Where chunks of the own request are read ahead to.
-    fn read_ahead(&mut self) -> Option<&mut ReadAhead> {
-        None
-    }
-
-    /// The payload length for which the reader itself waits for room.
-    fn wanted_room(&self) -> Option<usize> {
-        None
-    }
+    /// Keeps an item of the reader's own request.
+    fn keep(&mut self, _: Item) {}
 
     /// Whether the reader must stop, although there may be more frames. Asked after each burst.
-    fn must_stop(&mut self) -> bool;
+    fn must_stop(&mut self) -> bool {
+        true
+    }
 
     /// Notes that other waiters have got room.
     fn room_given(&mut self) {}
 
     /// Announces to the worker what the reader waits for.
-    fn announce(&mut self, core: &Core, consumer: &mut Consumer) -> Result<Announced>;
+    fn announce(&mut self, _: &Core, consumer: &mut Consumer) -> Result<Announced> {
+        Ok((consumer.position(), None))
+    }
 
-    /// How the reader rests.
-    fn rest(&mut self) -> Rest;
+    /// Until when the reader sleeps on the bell with the turn in its hands, and whether the
+    /// worker slept and has just been woken. A reader that leaves instead returns `None`, and is
+    /// called again when the descriptor is readable.
+    fn sleep(&mut self) -> Option<(Deadline, bool)> {
+        None
+    }
 }
+
+/// A reader that takes what is there for others, announces nothing and never rests.
+#[derive(Debug)]
+pub(super) struct ForOthers;
+
+impl Reader for ForOthers {}
 
 /// Reads until the reader has found something, or has left after an announcement with nothing
 /// more to read.
@@ -102,8 +123,7 @@ pub(super) fn read(
     consumer: &mut Consumer,
     reader: &mut impl Reader,
 ) -> Result<Option<Found>> {
-    let rest = reader.rest();
-    let is_to_sleep = matches!(rest, Rest::OnBell { .. });
+    let sleep = reader.sleep();
     let (mut announced, mut looks) = (None, 0_u32);
     let mut step = |step| {
         if step == Step::Announce {
@@ -113,7 +133,7 @@ pub(super) fn read(
         loop {
             match take_frames(core, consumer, reader)? {
                 // A reader that leaves wakes them then.
-                Some(Found::TasksToWake) if !is_to_sleep => {}
+                Some(Found::TasksToWake) if sleep.is_none() => {}
                 Some(found) => return Ok(Some(found)),
                 None => {}
             }
@@ -130,20 +150,16 @@ pub(super) fn read(
             fence(Ordering::SeqCst); // A, as between the two steps of a wait
         }
     };
-    match rest {
-        Rest::OnBell { deadline, has_rung } => {
-            core.sleeper.wait_until(&core.state.alarm, deadline, has_rung, step)
-        }
-        Rest::Leave => {
-            for each in [Step::Look, Step::Announce] {
-                if let Some(found) = step(each)? {
-                    return Ok(Some(found));
-                }
-            }
-            fence(Ordering::SeqCst); // A, pairs with B in the worker's commit and release
-            step(Step::Look)
+    if let Some((deadline, has_rung)) = sleep {
+        return core.sleeper.wait_until(&core.state.alarm, deadline, has_rung, step);
+    }
+    for each in [Step::Look, Step::Announce] {
+        if let Some(found) = step(each)? {
+            return Ok(Some(found));
         }
     }
+    fence(Ordering::SeqCst); // A, pairs with B in the worker's commit and release
+    step(Step::Look)
 }
 
 /// Takes all frames that are there, until one is what the reader waits for.
@@ -152,9 +168,8 @@ pub(super) fn take_frames(
     consumer: &mut Consumer,
     reader: &mut impl Reader,
 ) -> Result<Option<Found>> {
-    let own = reader.own_request();
-    // The frames that a ring can hold. More than these come only from a living worker.
-    let mut after_death = core.config.up.capacity / as_usize(span(0));
+    let own = reader.want().request();
+    let mut after_death = 0;
     let phase = loop {
         let phase = core.state.phase();
         if matches!(phase, Phase::Closing | Phase::Closed | Phase::Failed) {
@@ -162,7 +177,7 @@ pub(super) fn take_frames(
         }
         let mut left = BURST;
         while left > 0 && consumer.find()? {
-            if let Some(ahead) = reader.read_ahead()
+            if let Want::Chunk(_, ahead) = reader.want()
                 && let Some(end) = core.pending.read_ahead(consumer, own, ahead)?
             {
                 match end {
@@ -171,30 +186,31 @@ pub(super) fn take_frames(
                     Err(error) => drop(core.fail(error)),
                     Ok(()) => {}
                 }
-                return Ok(Some(Found::ReadAhead));
+                return Ok(Some(Found::Wanted));
             }
-            match core.deliver(consumer.take()?, own) {
-                Ok(None) => left -= 1,
-                found => return found.map(|item| item.map(Found::Item)),
+            if core.deliver(consumer.take()?, own, |item| reader.keep(item))? {
+                return Ok(Some(Found::Wanted));
             }
+            left -= 1;
         }
         if left > 0 {
             break phase;
         }
         if phase == Phase::Dead {
-            match after_death.checked_sub(BURST) {
-                Some(left) => after_death = left,
-                None => return Ok(Some(Found::Over)),
+            after_death += BURST;
+            // More frames than a ring can hold come only from a living worker.
+            if after_death > core.config.up.capacity / as_usize(span(0)) {
+                return Ok(Some(Found::Over));
             }
         }
         if reader.must_stop() {
             return Ok(Some(Found::Stopped));
         }
     };
-    if let Some(len) = reader.wanted_room()
+    if let Want::Room(len) = reader.want()
         && core.sender.has_room_for(len)?
     {
-        return Ok(Some(Found::Room));
+        return Ok(Some(Found::Wanted));
     }
     if core.sender.is_awaited() && core.wake_those_with_room()? {
         reader.room_given();
@@ -203,22 +219,4 @@ pub(super) fn take_frames(
         return Ok(Some(Found::Over));
     }
     Ok(core.receiver.wake_list.has_tasks().then_some(Found::TasksToWake))
-}
-
-/// A reader that takes what is there for others, announces nothing and never rests.
-#[derive(Debug)]
-pub(super) struct ForOthers;
-
-impl Reader for ForOthers {
-    fn must_stop(&mut self) -> bool {
-        true
-    }
-
-    fn announce(&mut self, _: &Core, consumer: &mut Consumer) -> Result<Announced> {
-        Ok((consumer.position(), None))
-    }
-
-    fn rest(&mut self) -> Rest {
-        Rest::Leave
-    }
 }

@@ -106,12 +106,13 @@ impl<T> Requests<T> {
         }
     }
 
-    /// A new request, and where it lies: see [`Requests::slot_of`].
+    /// A new request, and what an earlier request of its slot was credited.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::TooManyInFlight`] if no slot is free.
-    pub(crate) fn open(&mut self, is_stream: bool) -> Result<(u64, usize)> {
+    #[inline]
+    pub(crate) fn open(&mut self, is_stream: bool) -> Result<(u64, u64)> {
         for _ in 0..self.slots.len() {
             let request = self.next;
             self.next = self.next.wrapping_add(1).max(1);
@@ -125,10 +126,9 @@ impl<T> Requests<T> {
                 slot.is_ready = false;
                 slot.received = 0;
                 slot.consumed = 0;
-                slot.credited = 0;
                 slot.withheld = 0;
                 self.tally.streams += u64::from(is_stream);
-                return Ok((request, index));
+                return Ok((request, std::mem::take(&mut slot.credited)));
             }
             self.tally.skip();
         }

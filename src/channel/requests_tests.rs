@@ -82,9 +82,8 @@ fn frames_of_a_request_that_was_given_up_reach_nobody() {
     let late = open(&mut requests);
     assert!(requests.release(late), "the worker has to be told");
     assert!(!requests.release(late), "once");
-    let others: Vec<u64> =
-        std::iter::from_fn(|| requests.open(false).ok().map(|(id, _)| id)).collect();
-    assert_eq!(others.len(), 1, "the slot is taken until the worker is done with it");
+    let others = std::iter::from_fn(|| requests.open(false).ok()).count();
+    assert_eq!(others, 1, "the slot is taken until the worker is done with it");
     assert_eq!(requests.owner(late), Owner::Retired);
     requests.finish(late, true);
     assert_eq!(requests.owner(late), Owner::Unknown);
@@ -124,6 +123,8 @@ fn credit_is_told_at_every_quarter_of_the_window_and_before_a_wait() {
     assert_eq!(requests.consume(stream, 24, false), None);
     assert_eq!(requests.consume(stream, 0, true), Some(49));
     assert_eq!(requests.consume(stream, 0, true), None);
+    requests.discard(stream);
+    assert_eq!(requests.open(false).unwrap().1, 49, "taken back for the slot's next request");
 }
 
 #[test]

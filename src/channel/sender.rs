@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use crate::channel::timed_mutex::TimedMutex;
 use crate::channel::waiter::Waiter;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ring::{Header, Producer};
 use crate::shm::layout::as_u64;
 use crate::sync::{AtomicU32, Mutex, Ordering};
@@ -21,7 +21,8 @@ pub(crate) struct Sender {
     sending: Mutex<Sending>,
     /// Waiters for room, counted so that a reader finds out without the lock.
     waiting: AtomicU32,
-    long_messages: TimedMutex<()>,
+    /// The turn to send a message that is longer than a frame.
+    pub(crate) long_messages: TimedMutex<()>,
 }
 
 #[derive(Debug)]
@@ -64,31 +65,26 @@ impl Sender {
     /// Sends one frame if there is room for it. Returns whether the worker was asleep and had
     /// to be woken, or `None` if the ring is full.
     ///
-    /// `fill` runs under the lock. `corrupt` runs after it, if what the worker wrote into the
-    /// ring cannot be; the length of the frame was checked before.
-    #[inline]
+    /// `fill` runs under the lock.
+    ///
+    /// # Errors
+    ///
+    /// What the worker wrote into the ring that cannot be, after which the channel is over: the
+    /// caller has checked the length of the frame, and that this process is no forked child.
+    #[inline(always)]
     pub(super) fn try_send(
         &self,
         header: Header,
         len: usize,
-        fill: impl FnOnce(&mut [u8]) -> Result<()>,
-        corrupt: impl FnOnce(Error) -> Error,
+        fill: impl FnOnce(&mut [u8]),
     ) -> Result<Option<bool>> {
         let mut sending = self.sending.lock();
-        match sending.producer.try_claim(len) {
-            Ok(Some(mut claim)) => {
-                fill(claim.payload())?;
-                crate::failpoint::failpoint!("after copy");
-                let has_rung = claim.commit(header);
-                sending.bytes += as_u64(len);
-                Ok(Some(has_rung))
-            }
-            Ok(None) => Ok(None),
-            Err(error) => {
-                drop(sending);
-                Err(corrupt(error))
-            }
-        }
+        let Some(mut claim) = sending.producer.try_claim(len)? else { return Ok(None) };
+        fill(claim.payload());
+        crate::failpoint::failpoint!("after copy");
+        let has_rung = claim.commit(header);
+        sending.bytes += as_u64(len);
+        Ok(Some(has_rung))
     }
 
     pub(super) fn has_room_for(&self, len: usize) -> Result<bool> {
@@ -107,11 +103,6 @@ impl Sender {
     pub(super) fn stats(&self) -> SenderStats {
         let Sending { producer, bytes, .. } = &*self.sending.lock();
         SenderStats { wakes: producer.wakes(), high_water: producer.high_water(), bytes: *bytes }
-    }
-
-    /// The turn to send a message that is longer than a frame.
-    pub(crate) fn long_messages(&self) -> &TimedMutex<()> {
-        &self.long_messages
     }
 
     /// Adds a waiter for room. A reader must be told: it announces to the worker how much room

@@ -10,9 +10,10 @@ use crate::channel::deliver::{Body, Item};
 use crate::channel::explain::{cancelled, not_begun, stalled};
 use crate::channel::reactor_turn::take_for_host;
 use crate::channel::read_ahead::ReadAhead;
+use crate::channel::reader::Want;
 use crate::channel::reply::Reply;
 use crate::channel::stream_timeouts::StreamTimeouts;
-use crate::channel::wait::await_chunk;
+use crate::channel::wait::{Patience, wait_for_item};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::RequestId;
 use crate::ring::position::span;
@@ -37,8 +38,8 @@ use crate::sys::fork;
 #[derive(Debug)]
 #[must_use = "a stream that is dropped is cancelled"]
 pub struct Stream {
-    core: Arc<Core>,
-    request: u64,
+    pub(crate) core: Arc<Core>,
+    pub(crate) request: u64,
     timeouts: StreamTimeouts,
     /// The queue timeout.
     queue: TimeLimit,
@@ -47,7 +48,7 @@ pub struct Stream {
     has_chunk: bool,
     /// Requests that the worker had served at the last look at what it does.
     served: u64,
-    is_over: bool,
+    pub(crate) is_over: bool,
     ahead: ReadAhead,
 }
 
@@ -91,10 +92,7 @@ impl Stream {
     /// [`Channel::on_interrupt`](crate::Channel::on_interrupt). The stream goes on after that.
     #[inline]
     pub fn next_chunk(&mut self) -> Result<Option<Reply>> {
-        match self.next_ahead() {
-            Some(chunk) => Ok(Some(chunk)),
-            None => self.await_chunk(),
-        }
+        self.next().transpose()
     }
 
     /// Returns the next chunk if it is there, without waiting: `Poll::Ready(None)` at the end,
@@ -129,18 +127,53 @@ impl Stream {
     ///
     /// As [`Stream::next_chunk`], except for the timeouts.
     pub fn next_chunk_timeout(&mut self, longest: Duration) -> Result<Poll<Option<Reply>>> {
-        if let Some(chunk) = self.next_ahead() {
-            return Ok(Poll::Ready(Some(chunk)));
+        match self.next_ahead() {
+            Some(chunk) => Ok(Poll::Ready(Some(chunk))),
+            None => self.chunk_with(|stream| stream.look_for_item(longest)),
         }
+    }
+
+    /// The next item within this time, if nothing was read ahead meanwhile. A reactor of
+    /// the host's reads the ring itself.
+    fn look_for_item(&mut self, longest: Duration) -> Result<Option<Item>> {
+        if longest != Duration::ZERO || !self.core.reactor.has_host_reactor() {
+            return self.wait(longest);
+        }
+        self.core.pending.consumed(self.request, std::mem::take(&mut self.ahead.uncounted), true);
+        take_for_host(&self.core, self.request, true)
+    }
+
+    /// The next item within this time, if nothing was read ahead meanwhile.
+    fn wait(&mut self, longest: Duration) -> Result<Option<Item>> {
+        let want = Want::Chunk(self.request, &mut self.ahead);
+        wait_for_item(&self.core, want, Patience::For(longest), &mut false)
+    }
+
+    #[inline(never)]
+    fn await_chunk(&mut self) -> Option<Result<Reply>> {
+        match self.chunk_with(Self::await_item) {
+            Ok(Poll::Ready(chunk)) => chunk.map(Ok),
+            // Not so: the wait ends with an item, something ahead, or an error.
+            Ok(Poll::Pending) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// The next chunk when none is ahead that can be handed out at once. `find` waits for an item
+    /// and may read ahead.
+    fn chunk_with(
+        &mut self,
+        find: impl FnOnce(&mut Self) -> Result<Option<Item>>,
+    ) -> Result<Poll<Option<Reply>>> {
         if self.is_over {
             return Ok(Poll::Ready(None));
         }
         if self.ahead.items.is_empty() || !self.core.is_readable() {
             self.ahead.clear();
-            match self.look_for_item(longest) {
-                Ok(Some(item)) => return self.chunk_of(Ok(item)).map(Poll::Ready),
+            match find(self) {
                 Ok(None) if self.ahead.is_empty() => return Ok(Poll::Pending),
                 Ok(None) => {} // something is ahead
+                Ok(Some(item)) => return self.chunk_of(Ok(item)).map(Poll::Ready),
                 Err(error) => return self.chunk_of(Err(error)).map(Poll::Ready),
             }
         }
@@ -150,20 +183,9 @@ impl Stream {
         }
     }
 
-    /// The next item within this time, if nothing was read ahead meanwhile. A reactor of
-    /// the host's reads the ring itself.
-    fn look_for_item(&mut self, longest: Duration) -> Result<Option<Item>> {
-        let core = &*self.core;
-        if longest != Duration::ZERO || !core.reactor.has_host_reactor() {
-            return await_chunk(core, self.request, longest, &mut self.ahead);
-        }
-        self.core.pending.consumed(self.request, std::mem::take(&mut self.ahead.uncounted), true);
-        take_for_host(core, self.request, true)
-    }
-
     /// The next chunk of those that were copied out together. Small enough to become part of
     /// the reader's loop: to move a reply from hand to hand costs more than its copy.
-    #[inline]
+    #[inline(always)]
     fn next_ahead(&mut self) -> Option<Reply> {
         if !self.ahead.items.is_empty() || !self.core.is_readable() {
             return None;
@@ -171,25 +193,6 @@ impl Stream {
         let chunk = self.ahead.run.next_chunk()?;
         self.consume(as_usize(span(chunk.len())));
         Some(Reply::new(self.request, Body::Slice(chunk)))
-    }
-
-    #[inline(never)]
-    fn await_chunk(&mut self) -> Result<Option<Reply>> {
-        if self.is_over {
-            return Ok(None);
-        }
-        if self.ahead.items.is_empty() || !self.core.is_readable() {
-            self.ahead.clear();
-            match self.await_item() {
-                Ok(Some(item)) => return self.chunk_of(Ok(item)),
-                Ok(None) => {} // something is ahead
-                Err(error) => return self.chunk_of(Err(error)),
-            }
-        }
-        match self.ahead.items.pop_front() {
-            Some(item) => self.chunk_of(Ok(item)),
-            None => Ok(self.begin_run()),
-        }
     }
 
     /// The first chunk of those that were copied out together.
@@ -213,7 +216,7 @@ impl Stream {
         let mut wait = self.first_wait();
         let mut since = None;
         loop {
-            let found = await_chunk(&self.core, self.request, wait, &mut self.ahead)?;
+            let found = self.wait(wait)?;
             if found.is_some() || !self.ahead.is_empty() {
                 self.has_begun = true;
                 return Ok(found);
@@ -269,18 +272,6 @@ impl Stream {
         if self.ahead.uncounted >= self.core.config.stream_window / 8 {
             self.count_consumed();
         }
-    }
-
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.core
-    }
-
-    pub(crate) fn request(&self) -> u64 {
-        self.request
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.is_over
     }
 
     /// What an item, or what ended the wait for it, means for the reader.
@@ -340,7 +331,7 @@ impl Iterator for Stream {
     fn next(&mut self) -> Option<Self::Item> {
         match self.next_ahead() {
             Some(chunk) => Some(Ok(chunk)),
-            None => self.await_chunk().transpose(),
+            None => self.await_chunk(),
         }
     }
 }

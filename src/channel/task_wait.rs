@@ -5,41 +5,31 @@
 //! and wakes it. Timers are the caller's.
 
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use crate::channel::core::Core;
 use crate::channel::deliver::Item;
-use crate::channel::reactor_turn::{end_spin, read_for_driver, read_for_task, spin_once};
+use crate::channel::reactor_turn::read_for_task;
+use crate::channel::reader::{ForOthers, take_frames};
 use crate::channel::state::Phase;
+use crate::channel::turn::check_open;
 use crate::channel::wait_list::Key;
 use crate::channel::waiter::Waiter;
 use crate::error::Result;
+use crate::sync::{Ordering, fence};
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
-
-/// What a task has found.
-#[derive(Debug)]
-pub(crate) enum Looked {
-    Item(Item),
-    /// Nothing yet; the task is woken when there is something.
-    Nothing,
-    /// The worker has died and another reader is having the last look at the ring, which takes
-    /// a moment.
-    LastLook,
-    /// The channel cannot be used any more.
-    Over,
-}
 
 /// A task's wait for the items of one request. Dropping it takes its wakers out of all lists.
 #[derive(Debug)]
 pub(crate) struct TaskWait {
-    core: Arc<Core>,
-    request: u64,
+    pub(crate) core: Arc<Core>,
+    pub(crate) request: u64,
     /// Whether the request is a stream, whose consumption is counted before a wait.
     is_stream: bool,
     /// Among the tasks that wait for the worker's exit status.
-    exit_key: Key,
+    pub(crate) exit_key: Key,
     /// Counted among the channel's waiting tasks.
     is_counted: bool,
 }
@@ -50,34 +40,28 @@ impl TaskWait {
         Self { core, request, is_stream, exit_key: Key::default(), is_counted: false }
     }
 
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.core
-    }
-
-    pub(crate) fn request(&self) -> u64 {
-        self.request
-    }
-
-    /// Begins to wait, unless that has happened. From here on a thread that stops reading arms
-    /// the descriptor. Looks for an item for up to `longest` before, where that can help.
-    pub(crate) fn begin(&mut self, longest: Duration, deadline: Deadline) -> Result<()> {
+    /// Looks for the next item. If there is none, `waker` is woken when there is: `Ready(None)`
+    /// says that the channel is over. Before a task begins to wait it looks for up to `longest`,
+    /// where that can help.
+    pub(crate) fn poll(
+        &mut self,
+        waker: &Waker,
+        longest: Duration,
+        deadline: Deadline,
+    ) -> Result<Poll<Option<Item>>> {
         // A forked child has neither the rings nor the threads.
         fork::check()?;
+        let core = &*self.core;
         if !std::mem::replace(&mut self.is_counted, true) {
-            self.core.reactor.add_task();
+            // From here on a thread that stops reading arms the descriptor.
+            core.reactor.add_task();
             if longest != Duration::ZERO {
                 self.spin(longest, deadline);
             }
         }
-        Ok(())
-    }
-
-    /// Looks for the next item. If there is none, `waker` is woken when there is.
-    pub(crate) fn look(&self, waker: &Waker) -> Looked {
-        let core = &self.core;
         let waiter = Waiter::Task(waker.clone());
         if let Some(item) = core.pending.take_or_register(self.request, waiter) {
-            return Looked::Item(item);
+            return Ok(Poll::Ready(Some(item)));
         }
         self.count_consumed();
         core.reactor.attend();
@@ -85,21 +69,20 @@ impl TaskWait {
         let phase = core.state.phase();
         let has_looked = read_for_task(core);
         if let Some(item) = core.pending.take(self.request) {
-            return Looked::Item(item);
+            return Ok(Poll::Ready(Some(item)));
         }
         match phase {
-            Phase::Open => Looked::Nothing,
-            Phase::Dead if !has_looked => Looked::LastLook,
-            _ => Looked::Over,
+            Phase::Open => Ok(Poll::Pending),
+            Phase::Dead if !has_looked => {
+                // Another reader is having the last look at the ring, which takes a moment.
+                waker.wake_by_ref();
+                Ok(Poll::Pending)
+            }
+            _ => Ok(Poll::Ready(None)),
         }
     }
 
-    /// Has the task woken when the worker's exit status is known.
-    pub(crate) fn wait_for_exit(&mut self, waker: &Waker) {
-        self.core.state.exited.wait(&mut self.exit_key, waker);
-    }
-
-    /// Ends the wait. The next [`TaskWait::begin`] begins another.
+    /// Ends the wait. The next [`TaskWait::poll`] begins another.
     pub(crate) fn end(&mut self) {
         if std::mem::take(&mut self.is_counted) {
             self.core.reactor.remove_task();
@@ -112,16 +95,34 @@ impl TaskWait {
     /// wait on this channel, or if the worker may need this processor.
     fn spin(&self, longest: Duration, deadline: Deadline) {
         let core = &self.core;
-        if !core.reactor.has_one_task() || !core.sleeper.runs_elsewhere() {
+        if core.reactor.tasks() != 1 || !core.sleeper.runs_elsewhere() {
             return;
         }
         self.count_consumed();
         let until = deadline.at_most(longest);
-        while !core.pending.has_item(self.request) && core.state.is_open() && !until.has_passed() {
-            spin_once(core);
+        while !core.pending.requests().has_item(self.request)
+            && core.state.is_open()
+            && !until.has_passed()
+        {
+            if let Some(mut turn) = core.receiver.try_turn() {
+                // A worker that is looked for need not ring.
+                turn.disarm();
+                let read = take_frames(core, &mut turn, &mut ForOthers);
+                drop(turn);
+                core.receiver.wake_list.wake_all();
+                if let Err(error) = read {
+                    core.fail(error);
+                }
+            }
             std::hint::spin_loop();
         }
-        end_spin(core);
+        // For readers that found the turn taken meanwhile.
+        fence(Ordering::SeqCst); // pairs with the fences in `Wait::follow` and `turn_or_missed`
+        if core.receiver.take_missed() || core.reactor.tasks() != 1 {
+            read_for_task(core);
+        } else {
+            core.wake_a_thread();
+        }
     }
 
     fn count_consumed(&self) {
@@ -150,9 +151,10 @@ impl<'a> RoomWait<'a> {
         Self { core, key: None }
     }
 
-    /// Has the task woken when there may be room for a payload of `len` bytes. Look for room
-    /// after this. Reads the ring, too: a worker whose replies are not read never makes room.
-    pub(crate) fn register(&mut self, len: usize, waker: &Waker) {
+    /// Returns whether there is room for a payload of `len` bytes. If not, the task is woken when
+    /// there may be. Reads the ring, too: a worker whose replies are not read never makes room.
+    pub(crate) fn poll(&mut self, len: usize, waker: &Waker) -> Result<bool> {
+        fork::check()?;
         self.leave();
         self.core.reactor.attend();
         self.key = Some(self.core.sender.register_for_room(len, Waiter::Task(waker.clone())));
@@ -160,6 +162,9 @@ impl<'a> RoomWait<'a> {
             // The thread that reads announces the room that is wanted.
             self.core.state.alarm.raise();
         }
+        // After the registration, so that an end that comes later wakes the task.
+        check_open(self.core)?;
+        self.core.sender.has_room_for(len).map_err(|error| self.core.fail(error))
     }
 
     fn leave(&mut self) {
@@ -176,17 +181,4 @@ impl Drop for RoomWait<'_> {
         self.leave();
         self.core.reactor.remove_task();
     }
-}
-
-/// Reads for a driver of the library's that found the channel's descriptor readable. Returns
-/// whether the channel is still open: if not, the driver lets go of it, for its descriptor stays
-/// readable.
-pub(crate) fn read_readable(core: &Core) -> bool {
-    read_for_driver(core);
-    core.state.is_open()
-}
-
-/// Reads what came while no driver looked at the descriptor.
-pub(crate) fn read_once(core: &Core) {
-    read_for_task(core);
 }

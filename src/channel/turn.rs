@@ -1,7 +1,7 @@
 //! A thread's turn to read the reply ring: how it ends, and what is read for others in one.
 
 use crate::channel::core::Core;
-use crate::channel::reactor_turn::rearm_after_thread;
+use crate::channel::reactor_turn::{By, read_by};
 use crate::channel::reader::{ForOthers, take_frames};
 use crate::error::{Error, Result};
 use crate::ring::Consumer;
@@ -20,8 +20,15 @@ pub(super) fn end_turn(core: &Core, turn: TryGuard<'_, Consumer>) {
 pub(super) fn hand_over(core: &Core) {
     // Pairs with the fences in `Wait::follow` and `reactor_turn::turn_or_missed`.
     fence(Ordering::SeqCst);
-    rearm_after_thread(core);
-    core.wake_a_thread();
+    let has_missed = core.receiver.take_missed();
+    // Their descriptor must be armed again, and frames that came meanwhile be read.
+    if core.reactor.has_host_reactor() {
+        read_by(core, By::ThreadForHost);
+    } else if has_missed || core.reactor.tasks() != 0 {
+        read_by(core, By::Task);
+    } else {
+        core.wake_a_thread();
+    }
 }
 
 /// Reads what is there into the requests of others, unless another reader has the turn.

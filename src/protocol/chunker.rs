@@ -91,59 +91,26 @@ impl PieceBuffer {
         Self { chunker: Chunker::new(header), bytes, max_frame, max_message }
     }
 
-    pub(crate) fn chunker(&self) -> &Chunker {
-        &self.chunker
-    }
-
-    /// Refuses `more` bytes that would make the message longer than the longest one.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge).
-    pub(crate) fn check(&self, more: usize) -> Result<()> {
-        let len = (self.chunker.sent + self.bytes.len()).saturating_add(more);
-        if len > self.max_message {
-            return Err(Error::too_large(len, self.max_message, "raise max_message"));
-        }
-        Ok(())
-    }
-
-    /// Moves bytes to the next piece. Returns true if the piece is full and more bytes are to
-    /// follow it: then it must be sent first.
-    pub(crate) fn fill(&mut self, bytes: &mut &[u8]) -> bool {
-        let room = self.max_frame.saturating_sub(self.bytes.len());
-        let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
-        self.bytes.extend_from_slice(now);
-        *bytes = later;
-        !later.is_empty()
-    }
-
-    /// Returns the next piece, until [`PieceBuffer::piece_sent`] is called.
-    pub(crate) fn piece(&self, is_last: bool) -> Piece<'_> {
-        Piece { header: self.chunker.header(is_last), bytes: &self.bytes }
-    }
-
-    /// Notes that the piece is in the ring.
-    pub(crate) fn piece_sent(&mut self) {
-        self.chunker.piece_sent(self.bytes.len());
-        self.bytes.clear();
-    }
-
     /// Adds to the message. `send` gets every piece that is full, once more bytes are to follow
     /// it. If `send` fails, its piece is offered again by the next call.
     ///
     /// # Errors
     ///
-    /// As [`PieceBuffer::check`], and nothing is added then; what `send` fails with.
+    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if the message gets longer than the
+    /// longest one, and nothing is added then; what `send` fails with.
     pub(crate) fn push(
         &mut self,
         mut bytes: &[u8],
         mut send: impl FnMut(Piece<'_>) -> Result<()>,
     ) -> Result<()> {
-        self.check(bytes.len())?;
-        while self.fill(&mut bytes) {
-            send(self.piece(false))?;
-            self.piece_sent();
+        let len = (self.chunker.sent + self.bytes.len()).saturating_add(bytes.len());
+        if len > self.max_message {
+            return Err(Error::too_large(len, self.max_message, "raise max_message"));
+        }
+        while fill(&mut self.bytes, self.max_frame, &mut bytes) {
+            send(Piece { header: self.chunker.header(false), bytes: &self.bytes })?;
+            self.chunker.piece_sent(self.bytes.len());
+            self.bytes.clear();
         }
         Ok(())
     }
@@ -153,11 +120,19 @@ impl PieceBuffer {
     /// # Errors
     ///
     /// What `send` fails with.
-    pub(crate) fn finish(&mut self, mut send: impl FnMut(Piece<'_>) -> Result<()>) -> Result<()> {
-        send(self.piece(true))?;
-        self.piece_sent();
-        Ok(())
+    pub(crate) fn finish(self, send: impl FnOnce(Piece<'_>) -> Result<()>) -> Result<()> {
+        send(Piece { header: self.chunker.header(true), bytes: &self.bytes })
     }
+}
+
+/// Moves bytes to a piece. Returns true if the piece is full and more bytes are to follow it:
+/// then it must be sent first.
+pub(crate) fn fill(piece: &mut Vec<u8>, max_frame: usize, bytes: &mut &[u8]) -> bool {
+    let room = max_frame.saturating_sub(piece.len());
+    let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
+    piece.extend_from_slice(now);
+    *bytes = later;
+    !later.is_empty()
 }
 
 #[cfg(all(test, not(loom)))]
@@ -231,7 +206,7 @@ mod tests {
                 buffer.push(bytes, |piece| note(&mut sent, piece)).unwrap();
             }
             assert_eq!(sent.len(), 2, "full pieces");
-            assert_eq!(buffer.chunker().sent(), 6);
+            assert_eq!(buffer.chunker.sent(), 6);
             buffer.finish(|piece| note(&mut sent, piece)).unwrap();
             assert_eq!(sent, cut(b"abcdefgh", 3), "{step}");
         }

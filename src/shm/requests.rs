@@ -27,16 +27,6 @@ impl OwnRequests {
         before != request
     }
 
-    /// Takes back what an earlier request of the same entry was credited. The worker polls the
-    /// line of the entry, so that it is written only if it has to be.
-    #[inline]
-    pub(crate) fn reset_credit(&self, request: u64) {
-        let [_, consumed] = self.0.entry(request);
-        if consumed.load(Ordering::Relaxed) != 0 {
-            self.set_credit(request, 0);
-        }
-    }
-
     pub(crate) fn set_credit(&self, request: u64, bytes: u64) {
         let [_, consumed] = self.0.entry(request);
         // Pairs with the Acquire load in `PeerRequests::credit`.

@@ -73,6 +73,7 @@ impl Deadline {
     }
 
     /// Whether it never passes.
+    #[inline]
     pub(crate) fn is_endless(self) -> bool {
         self >= Self::NEVER
     }
@@ -83,6 +84,7 @@ impl Deadline {
     }
 
     /// The word that [`Self::from_word`] reads back.
+    #[inline]
     pub(crate) fn to_word(self) -> u64 {
         if self.is_endless() { 0 } else { self.0.max(1) }
     }

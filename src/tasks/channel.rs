@@ -1,5 +1,6 @@
 //! The async handle on one worker.
 
+use std::any::Any;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -11,7 +12,7 @@ use crate::payload::Payload;
 use crate::protocol::{Health, Kind};
 use crate::sys::clock::{Deadline, TimeLimit};
 use crate::sys::fork;
-use crate::tasks::driver::{self, Registration};
+use crate::tasks::driver;
 use crate::tasks::health;
 use crate::tasks::send;
 use crate::tasks::spawn::spawn_channel;
@@ -37,18 +38,10 @@ pub struct AsyncChannel {
 
 #[derive(Debug)]
 struct Shared {
-    /// Ends before the channel does: its descriptor must be taken out of the reactor
-    /// while it is open.
-    _reader: Reader,
+    /// The driver that reads the ring when its descriptor is readable. Ends before the channel
+    /// does: the descriptor must be taken out of the reactor while it is open.
+    _reader: Box<dyn Any + Send + Sync>,
     channel: Channel,
-}
-
-/// The driver that reads the ring when its descriptor is readable.
-#[derive(Debug)]
-enum Reader {
-    Thread(#[expect(dead_code, reason = "ends the registration when it is dropped")] Registration),
-    #[cfg(feature = "tokio")]
-    Tokio(#[expect(dead_code, reason = "ends the task when it is dropped")] TokioDriver),
 }
 
 impl AsyncChannel {
@@ -61,8 +54,8 @@ impl AsyncChannel {
     /// [`ErrorKind::Os`](crate::ErrorKind::Os) if the thread cannot be started;
     /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child.
     pub fn new(channel: Channel) -> Result<Self> {
-        let reader = Reader::Thread(driver::register(channel.core())?);
-        Ok(Self { shared: Arc::new(Shared { _reader: reader, channel }), spin: Duration::ZERO })
+        let reader = driver::register(channel.core())?;
+        Ok(Self::read_by(reader, channel))
     }
 
     /// The async view of a channel that was spawned with [`Spawner::pollable`], read by a
@@ -78,8 +71,13 @@ impl AsyncChannel {
     /// outside of a runtime.
     #[cfg(feature = "tokio")]
     pub fn on_tokio(channel: Channel) -> Result<Self> {
-        let reader = Reader::Tokio(TokioDriver::start(channel.core())?);
-        Ok(Self { shared: Arc::new(Shared { _reader: reader, channel }), spin: Duration::ZERO })
+        let reader = TokioDriver::start(channel.core())?;
+        Ok(Self::read_by(reader, channel))
+    }
+
+    fn read_by(reader: impl Any + Send + Sync, channel: Channel) -> Self {
+        let shared = Shared { _reader: Box::new(reader), channel };
+        Self { shared: Arc::new(shared), spin: Duration::ZERO }
     }
 
     /// Starts a worker, on a thread of its own, and returns its channel. Dropping the
@@ -244,7 +242,9 @@ impl AsyncChannel {
             if is_drained || timer.poll(deadline, context) {
                 return Poll::Ready(());
             }
-            timer.poll_again(deadline, DRAIN_LOOK, context);
+            if timer.poll(deadline.at_most(DRAIN_LOOK), context) {
+                context.waker().wake_by_ref();
+            }
             Poll::Pending
         })
         .await;

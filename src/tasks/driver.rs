@@ -97,7 +97,7 @@ pub(crate) struct Registration {
 /// Has the driver read for this channel's tasks, until the channel is over.
 pub(crate) fn register(core: &Arc<Core>) -> Result<Registration> {
     let driver = driver()?;
-    let wake_fd = core.reactor().wake_fd().ok_or_else(crate::link::not_pollable)?;
+    let wake_fd = core.reactor.wake_fd().ok_or_else(crate::link::not_pollable)?;
     let mut state = lock(&driver.state);
     state.next += 1;
     let key = state.next;

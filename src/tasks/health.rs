@@ -20,15 +20,13 @@ const KILL_TIME: Duration = Duration::from_secs(12);
 pub(super) async fn ping(channel: &Channel, timeout: Duration) -> Result<Health> {
     let (core, worker) = (channel.core(), channel.worker());
     let deadline = Deadline::after(timeout);
-    let asked = match check_open(core) {
-        Ok(()) => ask(channel, Kind::PING, deadline, || check_open(core)).await,
-        Err(error) => Err(error),
+    let ask = async {
+        check_open(core)?;
+        ask(channel, Kind::PING, deadline, || check_open(core)).await
     };
-    match asked {
-        Ok(Some((header, payload))) => pong(header, &payload).map_err(|error| worker.note(error)),
-        Ok(None) => Err(no_answer(Kind::PING, timeout)),
-        Err(error) => Err(with_status(core, worker.note(error), deadline).await),
-    }
+    let asked = with_status(core, deadline, ask).await.map_err(|error| worker.note(error))?;
+    let (header, payload) = asked.ok_or_else(|| no_answer(Kind::PING, timeout))?;
+    pong(header, &payload).map_err(|error| worker.note(error))
 }
 
 /// Ends the worker. If the future is dropped, the worker is ended in the background.
@@ -80,7 +78,7 @@ async fn ask(
     deadline: Deadline,
     check: impl Fn() -> Result<()>,
 ) -> Result<Option<(Header, Vec<u8>)>> {
-    let (reactor, worker) = (channel.core().reactor(), channel.worker());
+    let (reactor, worker) = (&channel.core().reactor, channel.worker());
     let (mut question, mut timer) = (worker.health().question(kind), Timer::default());
     let (mut run, mut exit) = (reactor.readable.register(), worker.state().exited.register());
     poll_fn(|context| {

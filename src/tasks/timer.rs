@@ -40,18 +40,6 @@ impl Timer {
         false
     }
 
-    /// Wakes the task after `pause`, or when the deadline has passed if that is sooner.
-    pub(crate) fn poll_again(
-        &mut self,
-        deadline: Deadline,
-        pause: Duration,
-        context: &Context<'_>,
-    ) {
-        if self.poll(deadline.at_most(pause), context) {
-            context.waker().wake_by_ref();
-        }
-    }
-
     /// As [`Timer::poll`], for a task that has just looked at the ring: also wakes it a second
     /// later, again and again.
     pub(crate) fn poll_and_look_again(

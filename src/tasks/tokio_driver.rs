@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Handle, Id};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::channel::{Core, read_once, read_readable};
+use crate::channel::{Core, read_for_task, read_readable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::not_pollable;
 use crate::process::service::lock;
@@ -43,7 +43,7 @@ impl TokioDriver {
         let runtime = Handle::try_current().map_err(|e| {
             Error::new(ErrorKind::Unsupported, format!("no tokio runtime here: {e}"))
         })?;
-        let wake_fd = core.reactor().wake_fd().ok_or_else(not_pollable)?;
+        let wake_fd = core.reactor.wake_fd().ok_or_else(not_pollable)?;
         let failed = |e| Error::os("cannot watch a channel", e);
         let fd = Kept(Arc::clone(wake_fd));
         #[allow(
@@ -69,7 +69,7 @@ impl TokioDriver {
             successor: Arc::clone(&successor),
             task: task.abort_handle(),
         };
-        core.reactor().attend_with(move || guard.attend());
+        core.reactor.attend_with(move || guard.attend());
         Ok(Self { task: Some(task), successor })
     }
 }
@@ -141,7 +141,7 @@ impl Drop for Post {
         let Some(core) = self.core.upgrade() else { return };
         if take_over(&core, &self.successor) {
             // What came between the last look and the registration.
-            read_once(&core);
+            read_for_task(&core);
         }
     }
 }

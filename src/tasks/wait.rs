@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::channel::{Core, Item, Looked, Pending, Reply, Stream, TaskWait};
+use crate::channel::{Core, Item, Pending, Reply, Stream, TaskWait};
 use crate::error::{Error, Result};
 use crate::id::RequestId;
 use crate::sys::clock::{Deadline, now_ns};
@@ -30,7 +30,7 @@ pub struct AsyncPending {
 
 impl AsyncPending {
     pub(super) fn new(pending: Pending, spin: Duration) -> Self {
-        let waiting = Waiting::new(pending.core(), pending.request(), false, spin);
+        let waiting = Waiting::new(&pending.core, pending.request(), false, spin);
         Self { waiting, pending }
     }
 
@@ -56,14 +56,16 @@ impl Future for AsyncPending {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let polled = match this.waiting.poll(context, this.pending.deadline()) {
+        let polled = match this.waiting.poll(context, this.pending.limit.deadline()) {
             Poll::Ready(Ok(Some(item))) => {
                 let reply = this.pending.reply_of(item);
-                this.pending.note_answer(&reply, 1);
+                if reply.is_ok() {
+                    this.pending.note_answer(1);
+                }
                 reply
             }
             Poll::Ready(Ok(None)) => Err(this.pending.timed_out()),
-            Poll::Ready(Err(error)) => Err(this.pending.core().counted(error)),
+            Poll::Ready(Err(error)) => Err(this.pending.core.counted(error)),
             Poll::Pending => return Poll::Pending,
         };
         // An executor may keep a future for long after it was ready.
@@ -106,7 +108,7 @@ const MOST_RESTARTS: u32 = 3;
 
 impl AsyncStream {
     pub(super) fn new(stream: Stream, spin: Duration) -> Self {
-        let waiting = Waiting::new(stream.core(), stream.request(), true, spin);
+        let waiting = Waiting::new(&stream.core, stream.request, true, spin);
         Self { waiting, stream, wait: None }
     }
 
@@ -137,7 +139,7 @@ impl AsyncStream {
     }
 
     fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Reply>>> {
-        if self.stream.is_over() {
+        if self.stream.is_over {
             return Poll::Ready(Ok(None));
         }
         let found = loop {
@@ -190,10 +192,15 @@ impl futures_core::Stream for AsyncStream {
     }
 }
 
-/// The error, once the exit status is known if it tells of the worker's death: waits for that
-/// as a thread would, see `State::with_status`, without blocking one.
-pub(super) async fn with_status(core: &Core, error: Error, deadline: Deadline) -> Error {
-    if error.is_peer_dead() {
+/// The outcome of `tried`. An error that tells of the worker's death comes once the exit status
+/// is known: waits for that as a thread would, see `State::with_status`, without blocking one.
+pub(super) async fn with_status<T>(
+    core: &Core,
+    deadline: Deadline,
+    tried: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let tried = tried.await;
+    if tried.as_ref().is_err_and(Error::is_peer_dead) {
         let (state, mut timer) = (&core.state, Timer::default());
         let mut end = state.exited.register();
         poll_fn(|context| {
@@ -206,7 +213,7 @@ pub(super) async fn with_status(core: &Core, error: Error, deadline: Deadline) -
         })
         .await;
     }
-    error
+    tried
 }
 
 /// A task's wait for the next item of a request, until a deadline.
@@ -224,42 +231,25 @@ impl Waiting {
 
     /// The next item; `Ok(None)` when the deadline has passed.
     fn poll(&mut self, context: &Context<'_>, deadline: Deadline) -> Poll<Result<Option<Item>>> {
-        self.wait.begin(self.spin, deadline)?;
-        let found = self.look(context, deadline);
-        if found.is_ready() {
-            self.wait.end();
-            self.timer.begin_anew();
-        }
-        found
-    }
-
-    fn look(&mut self, context: &Context<'_>, deadline: Deadline) -> Poll<Result<Option<Item>>> {
-        match self.wait.look(context.waker()) {
-            Looked::Item(item) => Poll::Ready(Ok(Some(item))),
-            Looked::Over => self.why_over(context, deadline),
-            Looked::LastLook => {
-                context.waker().wake_by_ref();
-                Poll::Pending
+        let found = match self.wait.poll(context.waker(), self.spin, deadline)? {
+            Poll::Ready(Some(item)) => Ok(Some(item)),
+            Poll::Ready(None) => {
+                // A worker that has just died gets a moment for its exit status to be known.
+                let TaskWait { core, request, exit_key, .. } = &mut self.wait;
+                let state = &core.state;
+                state.exited.wait(exit_key, context.waker());
+                if let Some(patience) = state.patience_ends()
+                    && !self.timer.poll(deadline.min(patience).at_most(LOOK), context)
+                {
+                    return Poll::Pending;
+                }
+                Err(state.why_over_now(Some(*request)))
             }
-            Looked::Nothing if self.timer.poll_for_peer(deadline, context) => Poll::Ready(Ok(None)),
-            Looked::Nothing => Poll::Pending,
-        }
-    }
-
-    /// The error that ends the wait. A worker that has just died gets a moment for its exit
-    /// status to be known.
-    fn why_over(
-        &mut self,
-        context: &Context<'_>,
-        deadline: Deadline,
-    ) -> Poll<Result<Option<Item>>> {
-        self.wait.wait_for_exit(context.waker());
-        let state = &self.wait.core().state;
-        if let Some(patience) = state.patience_ends()
-            && !self.timer.poll(deadline.min(patience).at_most(LOOK), context)
-        {
-            return Poll::Pending;
-        }
-        Poll::Ready(Err(state.why_over_now(Some(self.wait.request()))))
+            Poll::Pending if self.timer.poll_for_peer(deadline, context) => Ok(None),
+            Poll::Pending => return Poll::Pending,
+        };
+        self.wait.end();
+        self.timer.begin_anew();
+        Poll::Ready(found)
     }
 }

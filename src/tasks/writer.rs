@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::channel::{Ask, Core, PartialMessage, Pending};
+use crate::channel::{Core, MessageWriter};
 use crate::error::Result;
 use crate::id::RequestId;
 use crate::protocol::Kind;
 use crate::sys::clock::TimeLimit;
-use crate::tasks::send::{long_message_turn, send_piece};
+use crate::tasks::send::{long_message_turn, wait_for_room};
 use crate::tasks::wait::{AsyncPending, with_status};
 
 /// A request that is being written, from [`AsyncChannel::write`](crate::tasks::AsyncChannel::write).
@@ -16,9 +16,7 @@ use crate::tasks::wait::{AsyncPending, with_status};
 #[derive(Debug)]
 #[must_use = "a message that is not finished is taken back"]
 pub struct AsyncMessageWriter<'a> {
-    core: &'a Arc<Core>,
-    message: PartialMessage<'a>,
-    limit: TimeLimit,
+    writer: MessageWriter<'a>,
     spin: Duration,
 }
 
@@ -31,20 +29,18 @@ impl<'a> AsyncMessageWriter<'a> {
     ) -> Result<Self> {
         let limit = TimeLimit::begin(timeout);
         let deadline = limit.deadline();
-        let begun = match long_message_turn(core, deadline).await {
-            Ok(turn) => PartialMessage::new(core, Ask::call(kind, deadline), turn),
-            Err(error) => Err(error),
+        let begin = async {
+            let turn = long_message_turn(core, deadline).await?;
+            MessageWriter::new(core, kind, turn, limit)
         };
-        match begun {
-            Ok(message) => Ok(Self { core, message, limit, spin }),
-            Err(error) => Err(core.counted(with_status(core, error, deadline).await)),
-        }
+        let begun = with_status(core, deadline, begin).await;
+        Ok(Self { writer: begun.map_err(|error| core.counted(error))?, spin })
     }
 
     /// Returns the request's id.
     #[must_use]
     pub fn id(&self) -> RequestId {
-        RequestId::new(self.message.request())
+        self.writer.id()
     }
 
     /// Adds to the payload. Waits while the request ring is full, until the timeout of the
@@ -57,20 +53,21 @@ impl<'a> AsyncMessageWriter<'a> {
     ///
     /// As [`MessageWriter::push`](crate::MessageWriter::push).
     pub async fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
-        self.message.check(bytes.len()).map_err(|error| self.core.counted(error))?;
-        while self.message.fill(&mut bytes) {
-            self.send(false).await?;
+        while self.writer.fill(&mut bytes)? {
+            self.send(true).await?;
         }
         Ok(())
     }
 
-    async fn send(&mut self, is_last: bool) -> Result<()> {
-        let Self { core, message, limit, .. } = self;
-        let deadline = limit.deadline();
-        match send_piece(core, message, is_last, deadline).await {
-            Err(error) => Err(core.counted(with_status(core, error, deadline).await)),
-            sent => sent,
-        }
+    async fn send(&mut self, has_more: bool) -> Result<()> {
+        let (core, deadline) = (self.writer.core, self.writer.limit.deadline());
+        let send = async {
+            while let Some(len) = self.writer.advance(has_more)? {
+                wait_for_room(core, len, deadline).await?;
+            }
+            Ok(())
+        };
+        with_status(core, deadline, send).await.map_err(|error| core.counted(error))
     }
 
     /// Sends the rest and returns the pending reply. Waits as [`AsyncMessageWriter::push`] does.
@@ -81,9 +78,7 @@ impl<'a> AsyncMessageWriter<'a> {
     ///
     /// As [`AsyncMessageWriter::push`].
     pub async fn finish(mut self) -> Result<AsyncPending> {
-        self.send(true).await?;
-        let (core, sent) = (Arc::clone(self.core), self.message.sent());
-        let pending = Pending::new(core, sent, self.limit);
-        Ok(AsyncPending::new(pending, self.spin))
+        self.send(false).await?;
+        Ok(AsyncPending::new(self.writer.sent(), self.spin))
     }
 }

@@ -206,7 +206,7 @@ impl ReplyWriter<'_> {
     ///
     /// As [`Responder::send`].
     pub fn finish(self) -> Result<Done> {
-        let Self { sink, state, mut buffer } = self;
+        let Self { sink, state, buffer } = self;
         buffer.finish(|piece| sink.piece(state, piece))?;
         Ok(Done(()))
     }

@@ -11,7 +11,7 @@ fn close_ends_the_wait_of_a_caller() {
         let closing = thread::spawn(move || assert!(state.close()));
         assert_eq!(pending.wait().unwrap_err().kind(), ErrorKind::Closed);
         closing.join().unwrap();
-        assert_eq!(rig.core.pending.in_flight(), 0);
+        assert_eq!(rig.core.in_flight(), 0);
     });
 }
 
@@ -26,7 +26,7 @@ fn close_ends_the_wait_of_a_reader_and_of_who_waits_behind_it() {
         assert_eq!(first.wait().unwrap_err().kind(), ErrorKind::Closed);
         assert_eq!(waiting.join().unwrap(), ErrorKind::Closed);
         closing.join().unwrap();
-        assert_eq!(rig.core.pending.in_flight(), 0);
+        assert_eq!(rig.core.in_flight(), 0);
     });
 }
 
@@ -48,7 +48,7 @@ fn close_ends_the_wait_for_room() {
         assert_eq!(first.wait().unwrap_err().kind(), ErrorKind::Closed);
         sending.join().unwrap();
         closing.join().unwrap();
-        assert_eq!(core.pending.in_flight(), 0);
+        assert_eq!(core.in_flight(), 0);
         drop(worker);
     });
 }
@@ -87,7 +87,7 @@ fn a_caller_that_was_answered_before_the_end_is_not_told_of_it() {
         assert_eq!(first.wait().unwrap_err().kind(), ErrorKind::PeerDied);
         waiting.join().unwrap();
         drop(dying.join().unwrap());
-        assert_eq!(core.pending.in_flight(), 0);
+        assert_eq!(core.in_flight(), 0);
     });
 }
 

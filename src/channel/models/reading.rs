@@ -108,8 +108,9 @@ fn a_thread_that_was_woken_to_read_but_leaves_wakes_another() {
         let leaving = thread::spawn({
             let (core, request) = (Arc::clone(&core), first.request());
             move || {
-                let found =
-                    await_reply(&core, request, Deadline::after(SOON), false, &mut false).unwrap();
+                let soon = Patience::Until(Deadline::after(SOON));
+                let want = Want::Reply { request, has_rung: false };
+                let found = wait_for_item(&core, want, soon, &mut false).unwrap();
                 assert!(found.is_none(), "a reply that was not sent");
             }
         });
