@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Mark, RequestStage, Stage};
 use crate::link::PeerReport;
-use crate::protocol::health::{Health, Phase, Snapshot, WorkerState};
+use crate::protocol::health::{Health, Phase, Snapshot};
 use crate::sync::Ordering;
 use crate::sys::clock::now_ns;
 
@@ -53,48 +53,69 @@ impl WorkerStatus {
         }
     }
 
-    /// What the worker does, for the message of a timeout: that of the request `own`, or of one
-    /// that found no room. `is_open_stream` says of a request whether it is a stream whose
-    /// owner has not let go of it.
+    /// How far the worker is with the request `own`, what else it does, and with how many others:
+    /// for the message of a timeout of that request, or of one that found no room.
+    /// `is_open_stream` says of a request whether it is a stream whose owner has not let go of it.
     #[cold]
     pub(super) fn describe(
         &self,
         own: Option<u64>,
         is_open_stream: impl Fn(u64) -> bool,
     ) -> String {
-        let health = self.health();
-        let stage = own.map(|own| self.stage(own));
-        let for_ms = health.busy_for.unwrap_or_default().as_millis();
-        let oldest = health.current_request.map(|request| request.get());
-        let mut text = match (health.state, oldest) {
-            (WorkerState::Starting, _) => "the worker is still building its session".to_owned(),
-            (WorkerState::AwaitingCredit, Some(request)) => {
-                format!("the worker waits for the reader of the stream of request {request}")
+        let now = now_ns();
+        let marks = self.0.marks.all();
+        let others = marks.iter().filter(|mark| Some(mark.request) != own);
+        let taken = others.clone().filter(|mark| mark.is_taken()).count();
+        let mut begun: Vec<&Mark> = others.filter(|mark| mark.is_begun()).collect();
+        begun.sort_by_key(|mark| (mark.since, mark.request));
+        let doing = |mark: &Mark, it: String| match mark.awaits_credit {
+            true => format!("waits for the reader of {it}"),
+            false => {
+                let for_ms = now.saturating_sub(mark.since) / 1_000_000;
+                format!("has been busy with {it} for {for_ms} ms")
             }
-            (_, Some(request)) => {
-                let of = if is_open_stream(request) { "the stream of " } else { "" };
-                format!("the worker has been busy with {of}request {request} for {for_ms} ms")
-            }
-            _ if stage == Some(RequestStage::Begun) => {
-                "the worker was about to answer it".to_owned()
-            }
-            _ if health.taken > 0 => "the worker has taken requests and begun none".to_owned(),
-            _ => "the worker serves no request and does not answer: it may be stopped, or get no \
-                  processor"
-                .to_owned(),
         };
-        match health.begun {
-            0 | 1 => {}
-            2 => text.push_str(", and with another one"),
-            count => text.push_str(&format!(", and with {} others", count - 1)),
-        }
-        match stage {
-            Some(RequestStage::Queued) => text.push_str("; it had not begun this one"),
-            Some(RequestStage::Taken) => {
-                text.push_str("; it had taken this one and not begun it");
+        let of_request = |request| {
+            let of = if is_open_stream(request) { "the stream of " } else { "" };
+            format!("{of}request {request}")
+        };
+        let mut text = match own.map(|own| self.0.marks.of(own)) {
+            None => String::new(),
+            Some(None) => "it had not been taken out of the request ring; ".to_owned(),
+            Some(Some(mark)) if mark.is_taken() => {
+                "the worker had taken it and not begun it; ".to_owned()
             }
-            Some(RequestStage::Begun) | None => {}
-        }
+            Some(Some(mark)) if mark.is_begun() => {
+                let with_others = count(begun.len(), " and with no other", " and with ");
+                let more = count(taken, "", ", and has taken ");
+                return format!("the worker {}{with_others}{more}", doing(&mark, "it".to_owned()));
+            }
+            Some(Some(_)) => return "the worker was about to answer it".to_owned(),
+        };
+        // One that works comes before one that waits for its reader.
+        let first = begun.iter().find(|mark| !mark.awaits_credit).or(begun.first());
+        let phase = Phase::from_code(self.0.status.state.load(Ordering::Relaxed));
+        text.push_str(&match (phase, first) {
+            (Some(Phase::Starting), _) => "the worker is still building its session".to_owned(),
+            (_, Some(first)) => {
+                let with_others = count(begun.len() - 1, "", " and with ");
+                format!("the worker {}{with_others}", doing(first, of_request(first.request)))
+            }
+            (_, None) if taken > 0 => "the worker has begun no request".to_owned(),
+            (_, None) => "the worker serves no request and does not answer: it may be stopped, or \
+                          get no processor"
+                .to_owned(),
+        });
+        text.push_str(&count(taken, "", ", and has taken "));
         text
+    }
+}
+
+/// How many others there are, or what is said if there are none.
+fn count(others: usize, none: &str, before: &str) -> String {
+    match others {
+        0 => none.to_owned(),
+        1 => format!("{before}another one"),
+        _ => format!("{before}{others} others"),
     }
 }

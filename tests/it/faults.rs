@@ -70,7 +70,7 @@ fn a_timeout_says_whether_the_worker_had_begun_the_request() {
     let error = channel.call(ECHO, b"x", timeout).unwrap_err();
     let text = error.to_string();
     assert!(error.is_timeout() && error.was_begun().is_none(), "{error}");
-    for part in ["does not answer", "it may be stopped", "had not begun this one"] {
+    for part in ["does not answer", "it may be stopped", "not been taken out of the request ring"] {
         assert!(text.contains(part), "{part} is missing in: {text}");
     }
     send_signal(channel.pid(), libc::SIGCONT);
@@ -80,11 +80,12 @@ fn a_timeout_says_whether_the_worker_had_begun_the_request() {
     let error = channel.call(ECHO, b"x", timeout).unwrap_err();
     let text = error.to_string();
     assert!(text.contains(&format!("busy with request {request}")), "{text}");
-    assert!(text.contains("had not begun this one"), "{text}");
+    assert!(text.contains("not been taken out of the request ring"), "{text}");
     busy.wait().unwrap();
     let error = channel.call(SLOW_ECHO, &encode(&[100]), timeout).unwrap_err();
     assert_eq!(error.was_begun(), Some(true), "{error}");
-    assert!(!error.to_string().contains("had not begun"), "{error}");
+    assert!(error.to_string().contains("the worker has been busy with it for"), "{error}");
+    assert!(error.to_string().contains("and with no other"), "{error}");
 }
 
 #[test]

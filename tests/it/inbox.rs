@@ -93,17 +93,61 @@ fn health_tells_what_is_taken_and_what_is_begun() {
     assert_eq!(channel.health().requests_served, 4);
 }
 
-#[test]
-fn what_is_over_the_limit_waits_in_the_ring_in_order() {
+/// As [`handing_over`], of a worker that takes no more than `most` at a time.
+fn handing_over_at_most(most: usize) -> (Channel, mpsc::Receiver<Incoming>) {
     let (give, given) = mpsc::channel();
     let make = move || {
-        Worker::new(|_| Ok(())).max_taken(2).inbox(move |(), inbox| {
+        Worker::new(|_| Ok(())).max_taken(most).inbox(move |(), inbox| {
             loop {
                 give.send(inbox.recv()?)?;
             }
         })
     };
-    let channel = testing::spawn_thread(&Config::small(), RoleConfig::default(), make).unwrap();
+    (testing::spawn_thread(&Config::small(), RoleConfig::default(), make).unwrap(), given)
+}
+
+#[test]
+fn a_timeout_says_where_its_request_was_and_of_how_many_others() {
+    let (channel, given) = handing_over_at_most(4);
+    let timeout = Duration::from_secs(1);
+    let pending: Vec<_> = (0..6).map(|_| channel.submit(WORK, "", timeout).unwrap()).collect();
+    let first = pending[0].id();
+    let mut taken: Vec<Incoming> = (0..4).map(|_| given.recv().unwrap()).collect();
+    taken[0].responder.begin();
+    taken[1].responder.begin();
+    let busy = format!("the worker has been busy with request {first} for");
+    let served = "the worker has been busy with it for";
+    let (one, two) =
+        (" ms and with another one, and has taken another one", "and has taken 2 others");
+    let told = [
+        [served, " ms and with another one", two],
+        [served, " ms and with another one", two],
+        ["the worker had taken it and not begun it", &busy, one],
+        ["the worker had taken it and not begun it", &busy, one],
+        ["it had not been taken out of the request ring", &busy, two],
+        ["it had not been taken out of the request ring", &busy, two],
+    ];
+    for (pending, parts) in pending.into_iter().zip(told) {
+        let error = pending.wait().unwrap_err();
+        let is_begun = parts[0] == served;
+        assert_eq!(error.stage(), is_begun.then_some(RequestStage::Begun), "{error}");
+        for part in parts {
+            assert!(error.to_string().contains(part), "{part} is missing in: {error}");
+        }
+    }
+    let left = taken.split_off(2);
+    drop(taken);
+    let error = channel.call(WORK, "", Duration::from_millis(40)).unwrap_err();
+    assert!(
+        error.to_string().contains("the worker has begun no request, and has taken"),
+        "{error}"
+    );
+    drop(left);
+}
+
+#[test]
+fn what_is_over_the_limit_waits_in_the_ring_in_order() {
+    let (channel, given) = handing_over_at_most(2);
     let pending: Vec<_> = (0..6_u8).map(|n| channel.submit(WORK, &[n], LONG).unwrap()).collect();
     let mut held: Vec<Incoming> = (0..2).map(|_| given.recv().unwrap()).collect();
     assert!(given.recv_timeout(Duration::from_millis(50)).is_err(), "two is the limit");
