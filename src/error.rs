@@ -5,6 +5,7 @@ mod exit;
 mod failure;
 mod kind;
 mod stage;
+mod stream_timeout;
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -20,6 +21,7 @@ pub use failure::WorkerFailure;
 pub use kind::ErrorKind;
 pub use stage::RequestStage;
 pub(crate) use stage::{Mark, Stage};
+pub use stream_timeout::StreamTimeout;
 
 /// Result with this library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -79,6 +81,7 @@ enum Detail {
     TooLarge { len: usize, cap: usize },
     Worker(WorkerFailure),
     Death(WorkerDeath),
+    StreamTimeout(StreamTimeout),
 }
 
 impl Error {
@@ -178,6 +181,14 @@ impl Error {
         self
     }
 
+    /// Adds which timeout of a stream has passed. Only before the error is cloned.
+    pub(crate) fn with_stream_timeout(mut self, which: StreamTimeout) -> Self {
+        if let Some(repr) = Arc::get_mut(&mut self.0) {
+            repr.detail = Detail::StreamTimeout(which);
+        }
+        self
+    }
+
     /// Returns what happened.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -190,7 +201,8 @@ impl Error {
         self.kind() == ErrorKind::Timeout
     }
 
-    /// Returns whether a stream delivered nothing for its chunk timeout.
+    /// Returns whether a stream delivered nothing within the timeout of its first chunk or of a
+    /// further one.
     #[must_use]
     pub fn is_stalled(&self) -> bool {
         self.kind() == ErrorKind::Stalled
@@ -281,6 +293,11 @@ impl Error {
     /// Returns how far the worker was with the request that this error ended; `None` if that is
     /// not known. It tells more than [`was_begun`](Self::was_begun) where a worker serves many
     /// requests at once.
+    ///
+    /// After a timeout it is [`RequestStage::Begun`], if the worker had begun the request, or
+    /// `None`: a request that waited when its timeout passed can still be begun until the worker
+    /// finds it cancelled. The message says where it waited at that moment. Only if the worker
+    /// itself has found the deadline passed it is [`RequestStage::Queued`].
     #[must_use]
     pub fn stage(&self) -> Option<RequestStage> {
         match &self.0.detail {
@@ -297,6 +314,35 @@ impl Error {
     #[must_use]
     pub fn begun_alone(&self) -> Option<bool> {
         self.death()?.begun_alone()
+    }
+
+    /// Returns which timeout of a stream has passed, if that is what ended it.
+    ///
+    /// ```
+    /// # fn main() -> slipring::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// use slipring::worker::Worker;
+    /// use slipring::{Config, Kind, RoleConfig, StreamTimeout, StreamTimeouts, testing};
+    ///
+    /// let make = || Worker::new(|_| Ok(())).on(Kind::CHAT, |(), request, _| loop {
+    ///     request.check_cancelled()?;
+    /// });
+    /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// let timeouts = StreamTimeouts::new().first_chunk(Duration::from_millis(20));
+    /// let mut stream = channel.stream(Kind::CHAT, "hello", timeouts)?;
+    /// let error = stream.next_chunk().unwrap_err();
+    /// assert_eq!(error.stream_timeout(), Some(StreamTimeout::FirstChunk));
+    /// assert!(error.is_stalled());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn stream_timeout(&self) -> Option<StreamTimeout> {
+        match self.0.detail {
+            Detail::StreamTimeout(which) => Some(which),
+            _ => None,
+        }
     }
 
     /// Returns the last 4096 bytes that the worker logged, lossily decoded, if the worker is
@@ -344,7 +390,9 @@ impl fmt::Display for Error {
                 failure.tell(f)?;
             }
             Detail::Worker(failure) => write!(f, "{failure}")?,
-            Detail::None | Detail::TooLarge { .. } => one_line(f, &self.0.message)?,
+            Detail::None | Detail::TooLarge { .. } | Detail::StreamTimeout(_) => {
+                one_line(f, &self.0.message)?;
+            }
         }
         if !f.alternate() {
             return Ok(());

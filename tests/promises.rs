@@ -137,7 +137,7 @@ fn public_types_can_be_sent_and_shared_as_promised() {
     owned::<Reply>();
     owned::<Pending>();
     owned::<Stream>();
-    owned::<StreamTimeouts>();
+    owned::<(StreamTimeouts, StreamTimeout)>();
     all::<MessageWriter<'_>>();
     owned::<(Config, ConfigBuilder, RingConfig, WaitStrategy, RoleConfig)>();
     owned::<(Error, ErrorKind, ExitCause, WorkerDeath, WorkerFailure)>();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::channel::core::Core;
 use crate::channel::turn::end_turn;
-use crate::error::{Error, ErrorKind, RequestStage};
+use crate::error::{Error, ErrorKind, RequestStage, StreamTimeout};
 
 /// What the worker does and what holds the reply ring: for a timeout of the request `own`, or
 /// of one that found no room.
@@ -32,11 +32,15 @@ pub(crate) fn describe_worker(core: &Core, own: Option<u64>) -> String {
 pub(crate) fn timed_out(core: &Core, request: u64, after: Duration) -> Error {
     let busy = describe_worker(core, Some(request));
     let message = format!("request {request} timed out after {after:?}; {busy}");
-    let error = Error::new(ErrorKind::Timeout, message);
-    // If it is not begun it can still be, until the worker finds it cancelled.
+    with_stage(core, request, Error::new(ErrorKind::Timeout, message))
+}
+
+/// The error, which says that the request was begun if it was. If it was not it can still be, until
+/// the worker finds it cancelled.
+fn with_stage(core: &Core, request: u64, error: Error) -> Error {
     match core.status.stage(request) {
         RequestStage::Begun => error.with_begun(true),
-        _ => error,
+        RequestStage::Queued | RequestStage::Taken => error,
     }
 }
 
@@ -48,6 +52,12 @@ pub(crate) fn expired(request: u64, after: Duration) -> Error {
          not begun it"
     );
     Error::new(ErrorKind::Timeout, message).with_begun(false)
+}
+
+/// The same of a stream.
+#[cold]
+pub(crate) fn stream_expired(request: u64, after: Duration) -> Error {
+    expired(request, after).with_stream_timeout(StreamTimeout::Total)
 }
 
 /// The request ring had no room within the timeout.
@@ -69,23 +79,34 @@ pub(crate) fn no_turn() -> Error {
     Error::new(ErrorKind::Timeout, message).with_begun(false)
 }
 
-/// A stream got no chunk within its chunk timeout.
+/// A stream got no chunk within the timeout of its first chunk or of a further one.
 #[cold]
-pub(crate) fn stalled(core: &Core, request: u64, after: Duration) -> Error {
-    let busy = describe_worker(core, Some(request));
-    let message =
-        format!("the stream of request {request} delivered nothing for {after:?}; {busy}");
-    Error::new(ErrorKind::Stalled, message)
+pub(crate) fn stalled(core: &Core, request: u64, after: Duration, which: StreamTimeout) -> Error {
+    let what = match which {
+        StreamTimeout::FirstChunk => "sent no first chunk within",
+        _ => "delivered nothing for",
+    };
+    of_stream(core, request, which, &format!("the stream of request {request} {what} {after:?}"))
 }
 
 /// The worker did not begin a stream within its queue timeout.
 #[cold]
 pub(crate) fn not_begun(core: &Core, request: u64, after: Duration) -> Error {
-    let busy = describe_worker(core, None);
-    let message = format!(
-        "the worker did not begin the stream of request {request} within {after:?}; {busy}"
-    );
-    Error::new(ErrorKind::Timeout, message)
+    let what = format!("the worker did not begin the stream of request {request} within {after:?}");
+    of_stream(core, request, StreamTimeout::Queue, &what)
+}
+
+/// A stream was not over within its total timeout.
+#[cold]
+pub(crate) fn not_over(core: &Core, request: u64, after: Duration) -> Error {
+    let what = format!("the stream of request {request} was not over within {after:?}");
+    of_stream(core, request, StreamTimeout::Total, &what)
+}
+
+fn of_stream(core: &Core, request: u64, which: StreamTimeout, what: &str) -> Error {
+    let busy = describe_worker(core, Some(request));
+    let error = Error::new(which.kind(), format!("{what}; {busy}"));
+    with_stage(core, request, error).with_stream_timeout(which)
 }
 
 #[cold]

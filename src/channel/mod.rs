@@ -245,9 +245,10 @@ impl Channel {
     /// Sends a request and returns the stream of its chunks.
     ///
     /// `timeouts` is the longest gap between two chunks, a [`Duration`], or [`StreamTimeouts`],
-    /// which has the queue timeout, too. [`DEFAULT_CHUNK_TIMEOUT`] is a good value. The gap counts
-    /// while the reader waits, and from when the worker has begun the request. Blocks as
-    /// [`Channel::submit`] does, for at most the queue timeout.
+    /// which has the timeouts of the queue, of the first chunk and of the whole stream, too.
+    /// [`DEFAULT_CHUNK_TIMEOUT`] is a good value. The gap counts while the reader waits, and from
+    /// when the worker has begun the request. Blocks as [`Channel::submit`] does, for at most the
+    /// queue timeout or the total.
     ///
     /// A stream that is not read costs at most [`Config::stream_window`] bytes. Then its worker
     /// waits, and the requests behind it, too: they time out with an error that says so.
@@ -270,10 +271,11 @@ impl Channel {
         timeouts: impl Into<StreamTimeouts>,
     ) -> Result<Stream> {
         span!("stream", %kind, bytes = payload.encoded_len());
-        let timeouts = timeouts.into();
-        let queue = TimeLimit::begin(timeouts.queue);
-        let sent = send(&self.core, Ask::stream(kind), payload, queue.deadline())?;
-        Ok(Stream::new(Arc::clone(&self.core), sent.request, timeouts, queue))
+        let deadlines = timeouts.into().start();
+        let ask = Ask::stream(kind, deadlines.end_by);
+        let sent = send(&self.core, ask, payload, deadlines.send_by())
+            .map_err(|error| deadlines.sending_failed(error))?;
+        Ok(Stream::new(Arc::clone(&self.core), sent.request, deadlines))
     }
 
     /// Waits until the worker has built its session. Blocks for at most `timeout`. The first

@@ -50,7 +50,7 @@ fn send_call(core: &Core, payload: &[u8]) -> Result<Sent> {
 
 /// Sends a request for a stream. Returns its number.
 fn send_stream(core: &Core) -> u64 {
-    send(core, Ask::stream(Kind::EMBED), &(), Deadline::NEVER).unwrap().request
+    send(core, Ask::stream(Kind::EMBED, Deadline::NEVER), &(), Deadline::NEVER).unwrap().request
 }
 
 /// The pending reply of a request that was sent.

@@ -34,9 +34,9 @@ impl Ask {
         Self { kind, flags: 0, begin_by: deadline }
     }
 
-    /// A stream of chunks, which has no deadline.
-    pub(crate) fn stream(kind: Kind) -> Self {
-        Self { kind, flags: flags::STREAM, begin_by: Deadline::NEVER }
+    /// A stream of chunks that is to be over at the deadline.
+    pub(crate) fn stream(kind: Kind, deadline: Deadline) -> Self {
+        Self { kind, flags: flags::STREAM, begin_by: deadline }
     }
 }
 

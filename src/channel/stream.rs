@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use crate::channel::core::Core;
 use crate::channel::deliver::{Body, Item};
-use crate::channel::explain::{cancelled, not_begun, stalled};
+use crate::channel::explain::{cancelled, not_begun, not_over, stalled, stream_expired};
 use crate::channel::reactor_turn::take_for_host;
 use crate::channel::read_ahead::ReadAhead;
 use crate::channel::reader::Want;
 use crate::channel::reply::Reply;
-use crate::channel::stream_timeouts::StreamTimeouts;
+use crate::channel::stream_timeouts::StreamDeadlines;
 use crate::channel::wait::{Patience, wait_for_item};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, StreamTimeout};
 use crate::id::RequestId;
 use crate::ring::position::span;
 use crate::shm::layout::as_usize;
-use crate::sys::clock::{Deadline, TimeLimit, now_ns};
+use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
 
 /// The chunks of a stream, in order, each exactly once. Dropping it cancels the stream;
@@ -40,10 +40,8 @@ use crate::sys::fork;
 pub struct Stream {
     pub(crate) core: Arc<Core>,
     pub(crate) request: u64,
-    timeouts: StreamTimeouts,
-    /// The queue timeout.
-    queue: TimeLimit,
-    has_begun: bool,
+    deadlines: StreamDeadlines,
+    progress: Progress,
     /// The reader has got a chunk.
     has_chunk: bool,
     /// Requests that the worker had served at the last look at what it does.
@@ -52,20 +50,25 @@ pub struct Stream {
     ahead: ReadAhead,
 }
 
+/// How far a stream is, as its reader knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Waiting,
+    /// The worker has begun the request, and no chunk has come.
+    Begun,
+    /// A chunk or the end has come.
+    Reading,
+}
+
 /// The shortest time after which a reader looks whether its request has been begun.
 const SHORTEST_LOOK: Duration = Duration::from_millis(1);
 
 impl Stream {
-    pub(crate) fn new(
-        core: Arc<Core>,
-        request: u64,
-        timeouts: StreamTimeouts,
-        queue: TimeLimit,
-    ) -> Self {
+    pub(crate) fn new(core: Arc<Core>, request: u64, deadlines: StreamDeadlines) -> Self {
         let ahead = ReadAhead::new(core.buffers.run_buffer());
-        let (has_begun, has_chunk, is_over) = (false, false, false);
-        let served = core.status.served();
-        Self { core, request, timeouts, queue, has_begun, has_chunk, served, is_over, ahead }
+        let (progress, served) = (Progress::Waiting, core.status.served());
+        let (has_chunk, is_over) = (false, false);
+        Self { core, request, deadlines, progress, has_chunk, served, is_over, ahead }
     }
 
     /// Returns the request's id.
@@ -76,13 +79,15 @@ impl Stream {
 
     /// Waits for the next chunk; `None` at the end. Blocks for at most the chunk
     /// timeout, counted from this call or from when the worker begins the request, whichever
-    /// is later; for a request that it does not begin, until the queue timeout has passed.
+    /// is later; for a request that it does not begin, until the queue timeout has passed; and in
+    /// any case until the total deadline of the stream has passed.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Stalled`] if nothing comes in that time, and [`ErrorKind::Timeout`] if
-    /// the request is not begun in time; [`ErrorKind::Worker`] if the handler fails, after the
-    /// chunks that it sent before; [`ErrorKind::Cancelled`] after [`Stream::cancel`];
+    /// the request is not begun in time or the stream not over in time:
+    /// [`Error::stream_timeout`] tells which it was; [`ErrorKind::Worker`] if the handler fails,
+    /// after the chunks that it sent before; [`ErrorKind::Cancelled`] after [`Stream::cancel`];
     /// [`ErrorKind::Protocol`] if the worker sends one result; [`ErrorKind::Closed`],
     /// [`ErrorKind::PeerDied`], [`ErrorKind::PeerCorrupt`], [`ErrorKind::Forked`] if the channel is
     /// over; [`ErrorKind::Session`] if that is because the session could not be built. After each
@@ -97,19 +102,19 @@ impl Stream {
 
     /// Returns the next chunk if it is there, without waiting: `Poll::Ready(None)` at the end,
     /// `Poll::Pending` if nothing is there yet. For a reactor that has called
-    /// [`Channel::read_ready`](crate::Channel::read_ready). The timeouts of the stream do not
-    /// count.
+    /// [`Channel::read_ready`](crate::Channel::read_ready). Of the timeouts of the stream only the
+    /// total counts.
     ///
     /// # Errors
     ///
-    /// As [`Stream::next_chunk`], except for the timeouts and [`ErrorKind::Interrupted`].
+    /// As [`Stream::next_chunk`], except for the other timeouts and [`ErrorKind::Interrupted`].
     pub fn try_next_chunk(&mut self) -> Result<Poll<Option<Reply>>> {
         self.next_chunk_timeout(Duration::ZERO)
     }
 
     /// Waits for the next chunk for at most `longest`: `Poll::Ready(None)` at the end,
-    /// `Poll::Pending` if nothing has come then; the stream goes on. The timeouts of the stream
-    /// do not count. Blocks.
+    /// `Poll::Pending` if nothing has come then; the stream goes on. Of the timeouts of the stream
+    /// only the total counts. Blocks.
     ///
     /// ```
     #[doc = include_str!("example.md")]
@@ -125,7 +130,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// As [`Stream::next_chunk`], except for the timeouts.
+    /// As [`Stream::next_chunk`], except for the other timeouts.
     pub fn next_chunk_timeout(&mut self, longest: Duration) -> Result<Poll<Option<Reply>>> {
         match self.next_ahead() {
             Some(chunk) => Ok(Poll::Ready(Some(chunk))),
@@ -136,6 +141,8 @@ impl Stream {
     /// The next item within this time, if nothing was read ahead meanwhile. A reactor of
     /// the host's reads the ring itself.
     fn look_for_item(&mut self, longest: Duration) -> Result<Option<Item>> {
+        self.check_total()?;
+        let longest = longest.min(self.deadlines.end_by.remaining());
         if longest != Duration::ZERO || !self.core.reactor.has_host_reactor() {
             return self.wait(longest);
         }
@@ -172,7 +179,7 @@ impl Stream {
             self.ahead.clear();
             match find(self) {
                 Ok(None) if self.ahead.is_empty() => return Ok(Poll::Pending),
-                Ok(None) => {} // something is ahead
+                Ok(None) => self.progress = Progress::Reading, // something is ahead
                 Ok(Some(item)) => return self.chunk_of(Ok(item)).map(Poll::Ready),
                 Err(error) => return self.chunk_of(Err(error)).map(Poll::Ready),
             }
@@ -207,18 +214,19 @@ impl Stream {
     fn note_chunk(&mut self) {
         if !self.has_chunk {
             self.has_chunk = true;
-            self.core.counters().stream_answered(self.queue);
+            self.core.counters().stream_answered(self.deadlines.queue);
         }
     }
 
     /// Waits for the next item, or until something is ahead, for as long as is to be waited.
     fn await_item(&mut self) -> Result<Option<Item>> {
+        self.check_total()?;
         let mut wait = self.first_wait();
         let mut since = None;
         loop {
             let found = self.wait(wait)?;
             if found.is_some() || !self.ahead.is_empty() {
-                self.has_begun = true;
+                self.progress = Progress::Reading;
                 return Ok(found);
             }
             // What is there already takes no look at the clock.
@@ -227,11 +235,31 @@ impl Stream {
         }
     }
 
-    /// How long to wait before a look at whether the request has been begun.
+    /// Returns an error if the stream should be over.
+    #[inline]
+    pub(crate) fn check_total(&self) -> Result<()> {
+        if self.deadlines.end_by.is_endless() { Ok(()) } else { self.check_end() }
+    }
+
+    #[cold]
+    fn check_end(&self) -> Result<()> {
+        fork::check()?;
+        if !self.deadlines.end_by.has_passed() {
+            return Ok(());
+        }
+        Err(not_over(&self.core, self.request, self.deadlines.timeouts.total))
+    }
+
+    /// How long to wait before a look at what the worker does.
     #[inline]
     pub(crate) fn first_wait(&self) -> Duration {
-        let StreamTimeouts { chunk, .. } = self.timeouts;
-        if self.has_begun { chunk } else { chunk.min(self.queue.deadline().remaining()) }
+        let StreamDeadlines { timeouts, queue, end_by } = &self.deadlines;
+        let longest = match self.progress {
+            Progress::Reading => timeouts.chunk,
+            Progress::Begun => timeouts.first(),
+            Progress::Waiting => timeouts.shortest_gap().min(queue.deadline().remaining()),
+        };
+        if end_by.is_endless() { longest } else { longest.min(end_by.remaining()) }
     }
 
     /// Returns until when a reader goes on waiting to which nothing has come so far, or the
@@ -239,30 +267,40 @@ impl Stream {
     /// monotonic clock.
     #[cold]
     pub(crate) fn wait_on(&mut self, since: u64) -> Result<Deadline> {
-        let StreamTimeouts { chunk, .. } = self.timeouts;
-        let begun_at = match self.has_begun {
-            true => Some(0),
-            false => self.core.status.begun_at(self.request),
+        self.check_total()?;
+        let StreamDeadlines { timeouts, queue, end_by } = self.deadlines;
+        let begin_by = queue.deadline();
+        let (gap, which) = match self.progress {
+            Progress::Reading => (timeouts.chunk, StreamTimeout::Chunk),
+            Progress::Waiting | Progress::Begun => (timeouts.first(), StreamTimeout::FirstChunk),
+        };
+        let begun_at = match self.progress {
+            Progress::Reading | Progress::Begun => Some(0),
+            Progress::Waiting => self.core.status.begun_at(self.request),
         };
         let Some(begun_at) = begun_at else {
             let served = std::mem::replace(&mut self.served, self.core.status.served());
             let is_idle = served == self.served && self.core.status.is_idle();
-            if is_idle && Deadline::from(since, chunk).has_passed() {
+            if is_idle && Deadline::from(since, timeouts.chunk).has_passed() {
                 // It has nothing else to do, and does not take the request: it is stopped.
-                return Err(stalled(&self.core, self.request, chunk));
+                let (gap, which) = (timeouts.chunk, StreamTimeout::Chunk);
+                return Err(stalled(&self.core, self.request, gap, which));
             }
-            if self.queue.deadline().has_passed() {
-                return Err(not_begun(&self.core, self.request, self.timeouts.queue));
+            if begin_by.has_passed() {
+                return Err(not_begun(&self.core, self.request, timeouts.queue));
             }
             // If the worker begins the request right now, the stream stalls no sooner than this.
-            return Ok(self.queue.deadline().at_most(chunk.max(SHORTEST_LOOK)));
+            let longest = timeouts.shortest_gap().max(SHORTEST_LOOK);
+            return Ok(begin_by.min(end_by).at_most(longest));
         };
-        self.has_begun = true;
-        let stalls_at = Deadline::from(since.max(begun_at), chunk);
-        if stalls_at.has_passed() {
-            return Err(stalled(&self.core, self.request, chunk));
+        if self.progress == Progress::Waiting {
+            self.progress = Progress::Begun;
         }
-        Ok(stalls_at)
+        let stalls_at = Deadline::from(since.max(begun_at), gap);
+        if stalls_at.has_passed() {
+            return Err(stalled(&self.core, self.request, gap, which));
+        }
+        Ok(stalls_at.min(end_by))
     }
 
     /// Counts what was consumed: see "Credit" in `docs/ARCHITECTURE.md`.
@@ -284,7 +322,7 @@ impl Stream {
             }
             Err(error) => return self.over(Err(error)),
         };
-        self.has_begun = true;
+        self.progress = Progress::Reading;
         match item {
             Item::Chunk(body, cost) => {
                 self.note_chunk();
@@ -292,7 +330,10 @@ impl Stream {
                 Ok(Some(Reply::new(self.request, body)))
             }
             Item::End => self.over(Ok(None)),
-            Item::Cancelled | Item::Expired => self.over(Err(cancelled(self.request))),
+            Item::Cancelled => self.over(Err(cancelled(self.request))),
+            Item::Expired => {
+                self.over(Err(stream_expired(self.request, self.deadlines.timeouts.total)))
+            }
             Item::Failed(error) => self.over(Err(error)),
             Item::Result(_) => {
                 let message =

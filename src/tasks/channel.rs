@@ -169,10 +169,11 @@ impl AsyncChannel {
         timeouts: impl Into<StreamTimeouts>,
     ) -> Result<AsyncStream> {
         let core = self.shared.channel.core();
-        let timeouts = timeouts.into();
-        let queue = TimeLimit::begin(timeouts.queue);
-        let sent = send::send(core, Ask::stream(kind), payload, queue.deadline()).await?;
-        let stream = Stream::new(Arc::clone(core), sent.request, timeouts, queue);
+        let deadlines = timeouts.into().start();
+        let ask = Ask::stream(kind, deadlines.end_by);
+        let sent = send::send(core, ask, payload, deadlines.send_by()).await;
+        let sent = sent.map_err(|error| deadlines.sending_failed(error))?;
+        let stream = Stream::new(Arc::clone(core), sent.request, deadlines);
         Ok(AsyncStream::new(stream, self.spin))
     }
 

@@ -143,6 +143,9 @@ impl AsyncStream {
             return Poll::Ready(Ok(None));
         }
         let found = loop {
+            if let Err(error) = self.stream.check_total() {
+                break Err(error);
+            }
             let wait = *self.wait.get_or_insert_with(|| ChunkWait::begin(&self.stream, 0));
             match self.waiting.poll(context, wait.until) {
                 Poll::Ready(Ok(Some(item))) => break Ok(item),

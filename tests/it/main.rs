@@ -40,6 +40,8 @@ mod reactors;
 #[cfg(feature = "serde")]
 mod serialized;
 mod spawning;
+#[cfg(all(feature = "testing", feature = "async"))]
+mod stream_timeouts;
 mod streams;
 mod system_calls;
 #[cfg(feature = "tokio")]

@@ -1,9 +1,15 @@
 //! Streams and messages in pieces, whichever thread reads them.
 
 use super::*;
+use crate::channel::stream_timeouts::{StreamDeadlines, StreamTimeouts};
 use crate::protocol::kind::flags;
 
 const ENOUGH: Duration = Duration::MAX;
+
+/// Those that never pass.
+fn deadlines() -> StreamDeadlines {
+    StreamTimeouts::from(ENOUGH).queue(ENOUGH).start()
+}
 
 /// The bytes of the next chunk; `None` at the end.
 fn next(stream: &mut Stream) -> Option<Vec<u8>> {
@@ -28,8 +34,7 @@ fn chunks_come_once_and_in_order_whoever_reads_them() {
             worker.send(Kind::END, 0, request);
             worker
         });
-        let mut stream =
-            Stream::new(Arc::clone(&core), request, ENOUGH.into(), TimeLimit::begin(Duration::MAX));
+        let mut stream = Stream::new(Arc::clone(&core), request, deadlines());
         assert_eq!(next(&mut stream), Some(vec![10]));
         assert_eq!(next(&mut stream), Some(vec![11]));
         assert_eq!(next(&mut stream), None);
@@ -54,12 +59,7 @@ fn a_stream_that_is_dropped_while_another_thread_reads_for_it_ends_once() {
             let core = Arc::clone(&core);
             move || read(&core)
         });
-        drop(Stream::new(
-            Arc::clone(&core),
-            request,
-            ENOUGH.into(),
-            TimeLimit::begin(Duration::MAX),
-        ));
+        drop(Stream::new(Arc::clone(&core), request, deadlines()));
         reading.join().unwrap();
         read(&core);
         let late = core.pending.counters.late_frames.load(Ordering::Relaxed);

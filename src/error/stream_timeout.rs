@@ -1,0 +1,29 @@
+//! Which of a stream's timeouts has passed.
+
+use super::ErrorKind;
+
+/// One of the timeouts of a stream, see [`StreamTimeouts`](crate::StreamTimeouts);
+/// [`Error::stream_timeout`](crate::Error::stream_timeout) returns the one that has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StreamTimeout {
+    /// The worker did not begin the request in time: [`ErrorKind::Timeout`].
+    Queue,
+    /// The worker began the request, and no first chunk came in time: [`ErrorKind::Stalled`].
+    FirstChunk,
+    /// No further chunk came in time, or the worker had no other request and did not begin this one
+    /// in that time: [`ErrorKind::Stalled`].
+    Chunk,
+    /// The stream was not over in time: [`ErrorKind::Timeout`].
+    Total,
+}
+
+impl StreamTimeout {
+    /// The kind of the error that tells of it.
+    pub(crate) fn kind(self) -> ErrorKind {
+        match self {
+            Self::Queue | Self::Total => ErrorKind::Timeout,
+            Self::FirstChunk | Self::Chunk => ErrorKind::Stalled,
+        }
+    }
+}
