@@ -273,11 +273,11 @@ impl Error {
         }
     }
 
-    /// Returns whether a handler had begun to serve the request that this error ended; `None` if
+    /// Returns whether the worker had begun to serve the request that this error ended; `None` if
     /// that is not known.
     ///
-    /// `Some(false)` is certain: the request was not sent, or the worker had not begun it and
-    /// never will. It can be sent again, to another worker if this one is dead, without being
+    /// `Some(false)` is certain: the request was not sent, or the worker may have taken it, but had
+    /// not begun it and never will. It can be sent again, to another worker if this one is dead, without being
     /// served twice. After `Some(true)` the request may have had any part of its effects. For
     /// a dead worker the answer is known as soon as [`WorkerDeath::cause`] is.
     #[must_use]

@@ -101,11 +101,12 @@ impl WorkerDeath {
         begun.into_iter().map(|mark| RequestId::new(mark.request)).collect()
     }
 
-    /// Returns whether the worker had begun to serve the request that the error ended: whether
-    /// its handler had been called, or was about to be.
+    /// Returns whether the worker had begun the request that the error ended: whether its handler
+    /// had been called, or was about to be, or
+    /// [`OwnedResponder::begin`](crate::worker::OwnedResponder::begin) had.
     ///
-    /// `Some(false)` is certain: no handler has seen the request. It can be sent to another
-    /// worker without being served twice.
+    /// `Some(false)` is certain: no handler has seen the request, though the worker may have taken
+    /// it. It can be sent to another worker without being served twice.
     ///
     /// `None`: it is not known yet. The answer comes with [`cause`](Self::cause), or a moment
     /// later, when the last thread of the worker has stopped. For a worker that uses raw rings
@@ -119,8 +120,8 @@ impl WorkerDeath {
             .map(|marks| marks.iter().any(|mark| mark.request == request && mark.was_begun()))
     }
 
-    /// Returns how far the worker was with the request that the error ended; `None` as long as
-    /// [`was_begun`](Self::was_begun) is.
+    /// Returns how far the worker was with the request that the error ended: whether it waited in
+    /// shared memory, was taken, or was begun. `None` as long as [`was_begun`](Self::was_begun) is.
     #[must_use]
     pub fn stage(&self) -> Option<RequestStage> {
         if self.was_begun()? {
@@ -132,8 +133,8 @@ impl WorkerDeath {
     }
 
     /// Returns whether the request that the error ended was begun, and the worker served no other
-    /// when it ended. Then the request is what it died of, or what it died with by chance: among
-    /// several, there is no telling which of them it was. `None` as long as
+    /// when it ended. Then the worker died of this request, or of none; of several, there is no
+    /// telling which it was. Send those again one at a time. `None` as long as
     /// [`was_begun`](Self::was_begun) is.
     #[must_use]
     pub fn begun_alone(&self) -> Option<bool> {

@@ -20,11 +20,12 @@ use crate::sys::clock;
 pub enum WorkerState {
     /// The worker builds its session.
     Starting,
-    /// The worker waits for a request.
+    /// The worker waits for a request, and has none in its hands.
     Idle,
-    /// A handler runs, or a request waits for its batch.
+    /// The worker has begun a request, or has taken one that waits for its thread, batch or step.
     Busy,
-    /// Handlers run, and all of them wait until the readers of their streams have taken more.
+    /// The worker has begun requests, and all of them wait until the readers of their streams have
+    /// taken more.
     AwaitingCredit,
     /// The worker ends.
     Stopping,
@@ -57,28 +58,58 @@ impl Phase {
 /// A worker's health, as the worker itself reports it. Nothing else checks these numbers.
 ///
 /// [`Channel::ping`](crate::Channel::ping) asks the worker for it, and so also tells whether the
-/// worker answers. [`Channel::health`](crate::Channel::health) reads what the worker wrote last.
+/// worker answers. [`Channel::health`](crate::Channel::health) reads what the worker wrote last. In
+/// both, the numbers are read one after another while the worker goes on: they need not belong to
+/// the same moment.
+///
+/// ```
+/// # fn main() -> slipring::Result<()> {
+/// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+/// # use std::time::Duration;
+/// # let make = || Worker::new(|_| Ok(())).inbox(|(), inbox| {
+/// #     let mut first = inbox.recv()?;
+/// #     first.responder.begin();
+/// #     let second = inbox.recv()?;
+/// #     while !first.responder.is_cancelled() { std::thread::yield_now(); }
+/// #     drop(second);
+/// #     Ok(())
+/// # });
+/// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+/// # let timeout = Duration::from_secs(10);
+/// # let pending = [0, 1].map(|_| channel.submit(Kind::CHAT, "", timeout));
+/// # while channel.health().taken + channel.health().begun < 2 { std::thread::yield_now(); }
+/// let health = channel.health();
+/// println!("{:?}: {} begun, {} waiting", health.state, health.begun, health.taken);
+/// for request in &health.requests {
+///     println!("request {}: {:?} for {:?}", request.id, request.stage, request.since);
+/// }
+/// # assert_eq!((health.begun, health.taken, health.requests.len()), (1, 1, 2));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Health {
     /// What the worker does.
     pub state: WorkerState,
-    /// The request that a handler works on; of several, the one that was begun first. `None`
-    /// if no handler runs.
+    /// The request that the worker has begun and not answered; of several, the one that was begun
+    /// first. `None` if there is none.
     pub current_request: Option<RequestId>,
-    /// How long that handler has been at it; `None` if no handler runs.
+    /// How long ago that request was begun; `None` if there is none.
     pub busy_for: Option<Duration>,
-    /// The number that the handler of that request gave last to
-    /// [`Request::set_progress`](crate::worker::Request::set_progress); 0 before.
+    /// The number that was last given for that request to
+    /// [`Request::set_progress`](crate::worker::Request::set_progress) or
+    /// [`OwnedResponder::set_progress`](crate::worker::OwnedResponder::set_progress); 0 before.
     pub progress: u64,
     /// How many requests the worker has taken and not begun. Always 0 if it serves one request
-    /// at a time.
+    /// at a time. Requests that still wait in shared memory are not counted.
     pub taken: usize,
     /// How many requests the worker has begun and not answered.
     pub begun: usize,
-    /// The requests that the worker has taken or begun, oldest first; at most
-    /// [`Health::MOST_REQUESTS`], and fewer where a pong has no room for them.
+    /// The requests that the worker has taken or begun, oldest first: at most
+    /// [`Health::MOST_REQUESTS`], those that are begun before the others, and from
+    /// [`Channel::ping`](crate::Channel::ping) as many as its answer has room for.
     pub requests: Vec<RequestHealth>,
     /// How many requests were finished since the start, failed ones included.
     pub requests_served: u64,
@@ -100,7 +131,7 @@ pub struct RequestHealth {
     pub id: RequestId,
     /// [`Taken`](RequestStage::Taken) or [`Begun`](RequestStage::Begun).
     pub stage: RequestStage,
-    /// How long ago it was taken or begun.
+    /// How long ago it was taken, or if it is begun, how long ago that was.
     pub since: Duration,
     /// The number that its handler gave last to
     /// [`Request::set_progress`](crate::worker::Request::set_progress); 0 before.

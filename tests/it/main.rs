@@ -16,6 +16,7 @@ mod closing;
 mod concurrency;
 mod counters;
 mod deaths;
+mod deaths_of_many;
 mod ending;
 mod examples;
 mod faults;
