@@ -17,7 +17,7 @@ use common::*;
 use hostile::script::{Place, forgery};
 use hostile::{DATA, HEALTH, MARKS, Op, STATUS};
 use parent::*;
-use slipring::{Config, Error, ErrorKind};
+use slipring::{Config, Error, ErrorKind, Health, StreamTimeouts};
 
 /// Not a test of its own: the hostile worker.
 #[test]
@@ -91,7 +91,7 @@ fn a_head_that_cannot_be_poisons_the_channel() {
 
 #[test]
 fn unknown_kinds_and_flags_poison_the_channel() {
-    let kinds = [0, 1, 2, 3, 4, 10, 11, 31, 32, 33, 0xff, 0x100, 0x7fff, 0x8000, 0xffff];
+    let kinds = [0, 1, 2, 3, 4, 10, 12, 31, 32, 33, 0xff, 0x100, 0x7fff, 0x8000, 0xffff];
     let mut cases: Vec<(String, Comes)> =
         kinds.into_iter().map(|kind| (format!("kind: {kind}"), Comes::Corrupt)).collect();
     for bit in 0..16 {
@@ -102,6 +102,7 @@ fn unknown_kinds_and_flags_poison_the_channel() {
         cases.push((format!("flags: {}", 1 << bit), comes));
         cases.push((format!("flags of an end: {}", 1 << bit), Comes::Corrupt));
         cases.push((format!("flags of an error: {}", 1 << bit), Comes::Corrupt));
+        cases.push((format!("flags of a void frame: {}", 1 << bit), Comes::Corrupt));
     }
     run_all(
         cases
@@ -127,6 +128,9 @@ fn replies_to_nobody_are_dropped_and_those_that_do_not_fit_are_typed() {
         ("another kind of answer: 7", Comes::Fails(ErrorKind::Protocol)),
         ("another kind of answer: 8", Comes::Fails(ErrorKind::Protocol)),
         ("another kind of answer: 9", Comes::Fails(ErrorKind::Cancelled)),
+        // A void frame is no answer.
+        ("another kind of answer: 11", Comes::Fails(ErrorKind::Timeout)),
+        ("void frames around an answer", Comes::Harmless),
         ("expired", Comes::Fails(ErrorKind::Timeout)),
         ("silence", Comes::Anything),
         ("silence of everything", Comes::Anything),
@@ -165,6 +169,7 @@ fn what_has_no_end_ends_at_the_deadline_in_bounded_memory() {
         ("empty pieces without end", Comes::Ends(ErrorKind::Timeout)),
         ("chunks without end", Comes::Anything),
         ("strangers without end", Comes::Ends(ErrorKind::Timeout)),
+        ("void frames without end", Comes::Ends(ErrorKind::Timeout)),
         ("strangers without end and without room", Comes::Anything),
         ("frames without end while the head stands still", Comes::Anything),
     ]);
@@ -192,6 +197,9 @@ fn the_health_rings_are_as_safe() {
             "pong: short",
             "pong: long text",
             "pong: garbage",
+            "pong: many requests",
+            "pong: fewer than announced",
+            "pong: stages that are none",
             "pong: other kind",
             "pong: unknown kind",
             "pong: acknowledgement",
@@ -202,6 +210,64 @@ fn the_health_rings_are_as_safe() {
         ]
         .map(|case| (case, Comes::Anything)),
     );
+}
+
+/// Whatever the marks say, nothing but reports, messages and errors of timeouts depends on them.
+#[test]
+fn marks_of_every_kind_are_only_what_the_worker_says_of_itself() {
+    let _alone = one_at_a_time();
+    let mut over = Overtime::default();
+    for case in [
+        "marks: zeros",
+        "marks: all ones",
+        "marks: taken",
+        "marks: begun",
+        "marks: begun at the end of time",
+        "marks: begun at the start of time",
+        "marks: answered",
+        "marks: done",
+        "marks: unknown stages",
+        "marks: no stage",
+        "marks: no request",
+        "marks: one request in all",
+        "marks: another lap",
+        "marks: credit that cannot be",
+        "marks: credit that is there",
+        "marks: half a frame of credit",
+        "marks that change",
+    ] {
+        let channel = hostile();
+        let most = channel.config().max_in_flight();
+        channel.call(CASE, case, LONG).unwrap();
+        for health in [channel.health(), channel.ping(LONG).unwrap()] {
+            assert!(health.taken + health.begun <= most, "{case}: {health:?}");
+            assert!(health.requests.len() <= Health::MOST_REQUESTS, "{case}: {health:?}");
+        }
+        // Each kind of wait ends in time, with an error that says what the worker says.
+        let timeouts = StreamTimeouts::from(SHORT).queue(SHORT).total(SHORT * 2);
+        let waits: [&(dyn Fn() -> Result<(), Error> + Sync); 2] =
+            [&|| channel.call(HOLD, b"", SHORT).map(drop), &|| {
+                channel.stream(HOLD, b"", timeouts)?.next_chunk().map(drop)
+            }];
+        for wait in waits {
+            let error = over.in_time(case, wait).unwrap_err();
+            assert!(
+                is_one_of(&error, &[ErrorKind::Timeout, ErrorKind::Stalled]),
+                "{case}: {error}"
+            );
+            assert!(error.to_string().len() < 400, "{case}: {error}");
+            assert_ne!(error.was_begun(), Some(false), "{case}: {error}");
+        }
+        let errors = exercise(&channel, case, &mut over);
+        assert!(errors.is_empty(), "{case}: {errors:?}");
+        let error = channel.call(CASE, "exit: 0", LONG).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PeerDied, "{case}: {error}");
+        eventually("it is known what it says", || error.stage().is_some());
+        assert!(error.death().unwrap().begun_requests().len() <= most, "{case}: {error}");
+        assert!(error.to_string().len() < 400, "{case}: {error}");
+        end(&channel, case);
+    }
+    assert_others_are_untouched();
 }
 
 #[test]

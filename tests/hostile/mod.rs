@@ -38,6 +38,7 @@ pub const CHUNK: u16 = 7;
 pub const END: u16 = 8;
 pub const CANCEL: u16 = 9;
 pub const READY: u16 = 10;
+pub const VOID: u16 = 11;
 
 pub const STREAM: u16 = 1;
 pub const MORE: u16 = 2;

@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use super::memory::{attack_memory, poke, punch};
-use super::worker::{Peer, failure, pong, text};
+use super::worker::{Peer, failure, pong, pong_of, text};
 use super::*;
 
 const APP: u16 = 0x0100;
@@ -292,6 +292,37 @@ fn case(peer: &mut Peer, name: &str, request: u64) {
             peer.is_serving = false;
             peer.go_on(ENDLESS, |peer| peer.send(RESULT, 0, request + 1_000_000, 0, &[7; 64]));
         }
+        "void frames without end" => {
+            peer.go_on(ENDLESS, |peer| peer.send(VOID, 0, request, 0, &[7; 64]));
+        }
+        "void frames around an answer" => {
+            (0..20).for_each(|i| peer.send(VOID, 0, request + 7 * i, 0, &[7; 64]));
+            peer.reply(request, b"");
+            (0..20).for_each(|_| peer.send(VOID, 0, request, 0, b""));
+        }
+        "flags of a void frame" => {
+            peer.send_head([u64::from(VOID) << 32 | value << 48, request, 0], &[]);
+        }
+        // What the worker says of requests.
+        "marks" => {
+            mark_all(peer, argument, request);
+            peer.reply(request, b"");
+        }
+        "marks that change" => {
+            let (map, count) = (peer.own.map, peer.marks as usize);
+            let mut seed = request;
+            std::thread::spawn(move || {
+                let end = Instant::now() + ATTACK;
+                while Instant::now() < end {
+                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let at = MARKS + 8 * ((seed >> 20) as usize % (4 * count));
+                    // Most often a mark of a request that may be.
+                    let value = if seed & 7 == 0 { seed } else { (seed >> 40) & 0x3ff };
+                    map.word(at).store(value, Ordering::Relaxed);
+                }
+            });
+            peer.reply(request, b"");
+        }
         "bell" => {
             peer.reply(request, b"");
             let side = if argument == "health" { HEALTH } else { DATA };
@@ -319,6 +350,9 @@ fn case(peer: &mut Peer, name: &str, request: u64) {
                     bytes
                 }
                 "garbage" => vec![0xff; 200],
+                "many requests" => pong_of([u32::MAX; 4], &[2; 28 * 20], b""),
+                "fewer than announced" => pong_of([3, 3, 3, 3], &[2; 28], b""),
+                "stages that are none" => pong_of([1, 1, 1, 2], &[0xff; 28 * 2], b"fine"),
                 _ => pong(b"fine"),
             };
             let kind = match argument {
@@ -407,5 +441,37 @@ fn case(peer: &mut Peer, name: &str, request: u64) {
             }
         }
         other => panic!("no such case: {other}"),
+    }
+}
+
+/// Marks all entries in such a way, for the requests that come next.
+fn mark_all(peer: &Peer, how: &str, request: u64) {
+    let (now, count) = (1_u64 << 40, peer.marks);
+    for index in 0..count {
+        // The next request that has this entry.
+        let id = request + 1 + (index + count - (request + 1) % count) % count;
+        let stage = |stage: u64| id << 3 | stage;
+        let words = match how {
+            "all ones" => [u64::MAX; 4],
+            "zeros" => [0; 4],
+            "taken" => [stage(1), now, 0, 0],
+            "begun" => [stage(2), now, u64::MAX, 0],
+            "begun at the end of time" => [stage(2), u64::MAX, 0, 0],
+            "begun at the start of time" => [stage(2), 0, 0, 0],
+            "answered" => [stage(3), now, 0, 0],
+            "done" => [stage(4), now, 0, 0],
+            "unknown stages" => [stage(5 + index % 3), now, 0, 0],
+            "no stage" => [stage(0), now, 1, 1],
+            "no request" => [2, now, 0, 0],
+            "one request in all" => [(request + 1) << 3 | 2, now, 0, 0],
+            "another lap" => [(id + count) << 3 | 2, now, 0, 0],
+            "credit that cannot be" => [stage(2), now, 0, u64::MAX],
+            "credit that is there" => [stage(2), now, 0, 1],
+            "half a frame of credit" => [stage(1), now, 0, 63],
+            other => panic!("{other}"),
+        };
+        for (word, value) in words.into_iter().enumerate() {
+            peer.own.put64(MARKS + 8 * (4 * index as usize + word), value);
+        }
     }
 }

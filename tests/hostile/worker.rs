@@ -10,8 +10,15 @@ pub fn text(bytes: &[u8]) -> Vec<u8> {
     framed(bytes)
 }
 
+/// Of a worker that serves, and says that it has taken and begun so many requests, and how many
+/// it lists, with the bytes of these.
+pub fn pong_of(counts: [u32; 4], listed: &[u8], last_error: &[u8]) -> Vec<u8> {
+    let counts: Vec<u8> = counts.iter().flat_map(|count| count.to_le_bytes()).collect();
+    [&1_u32.to_le_bytes()[..], &[0; 24], &counts, listed, &text(last_error)].concat()
+}
+
 pub fn pong(last_error: &[u8]) -> Vec<u8> {
-    [&1_u32.to_le_bytes()[..], &[0; 48], &text(last_error)].concat()
+    pong_of([0; 4], &[], last_error)
 }
 
 pub fn failure(type_name: &[u8], message: &[u8]) -> Vec<u8> {
@@ -33,6 +40,8 @@ pub struct Peer {
     /// Whether requests are answered.
     pub is_serving: bool,
     pub window: u64,
+    /// How many marks there are.
+    pub marks: u64,
     pub max_message: usize,
     pieces: Vec<u8>,
 }
@@ -95,6 +104,7 @@ impl Peer {
             is_healthy: true,
             is_serving: true,
             window: number(&header, 216, 8),
+            marks: ours.request_count,
             max_message: number(&header, 224, 8) as usize,
             pieces: Vec::new(),
         };
