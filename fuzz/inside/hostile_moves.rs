@@ -2,12 +2,11 @@
 
 use super::hostile_peer::Play;
 use super::peer::Input;
-use crate::protocol::health::encode;
+use crate::protocol::health::{Snapshot, encode};
 use crate::protocol::kind::flags;
 use crate::protocol::{Kind, failure};
 use crate::ring::Header;
 use crate::shm::layout::{as_usize, control};
-use crate::shm::status::Status;
 
 impl Play {
     pub(super) fn request(&self, choice: u8) -> u64 {
@@ -183,7 +182,7 @@ impl Play {
         let what = input.u8();
         let kind = if what.is_multiple_of(4) { u16::from(input.u8()) } else { Kind::PONG.code() };
         let payload = match what & 8 {
-            0 => encode(&Status::default(), "nothing", 1 << 10),
+            0 => encode(&Snapshot::default(), "nothing", 1 << 10),
             _ => vec![input.u8(); input.len(1024)],
         };
         let claim = match health.producer.try_claim(payload.len()) {

@@ -183,7 +183,10 @@ impl Play {
     fn open_stream(&mut self, input: &mut Input<'_>) {
         let what = input.u8();
         let payload = vec![what; input.len(200)];
-        let timeouts = StreamTimeouts::from(timeout(what)).queue(timeout(what));
+        let mut timeouts = StreamTimeouts::from(timeout(what)).queue(timeout(what));
+        if what >= 192 {
+            timeouts = timeouts.total(timeout(what));
+        }
         let sent = self.rig.channel.stream(Kind::CHAT, &payload, timeouts);
         self.opened(sent.map(|stream| (stream.request, stream)), |play, stream| {
             play.streams.push((stream, false));
