@@ -81,9 +81,10 @@ pub(crate) use wait_list::WaitList;
 
 /// The parent's handle on one worker.
 ///
-/// Any number of threads may use a channel at the same time. The worker serves **one request at
-/// a time**, in the order in which the requests were sent; the others wait. To serve more at
-/// once, start more workers.
+/// Any number of threads may use a channel at the same time. Unless the worker takes many requests
+/// ([`Worker::inbox`](crate::worker::Worker::inbox)), it serves **one request at a time**, in the
+/// order in which the requests were sent; the others wait. To serve more at once, start more
+/// workers.
 ///
 /// A [`Spawner`] starts a worker and returns its channel. Dropping the channel does not block:
 /// the worker is told to end, and is terminated and reaped in the background if it does not.
@@ -250,8 +251,9 @@ impl Channel {
     /// when the worker has begun the request. Blocks as [`Channel::submit`] does, for at most the
     /// queue timeout or the total.
     ///
-    /// A stream that is not read costs at most [`Config::stream_window`] bytes. Then its worker
-    /// waits, and the requests behind it, too: they time out with an error that says so.
+    /// A stream that is not read costs at most [`Config::stream_window`] bytes. Then a worker that
+    /// serves one request at a time waits, and the requests behind it, too: they time out with an
+    /// error that says so.
     ///
     /// ```
     #[doc = include_str!("example.md")]
