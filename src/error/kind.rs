@@ -33,8 +33,9 @@ pub enum ErrorKind {
     /// The deadline passed. The request is given up: a late reply is dropped. The channel is
     /// usable.
     Timeout,
-    /// A stream delivered nothing for its chunk timeout, and is over. Other requests are not
-    /// affected, but a worker that is stuck in its handler serves none of them.
+    /// A stream delivered nothing within the timeout of its first chunk or of a further one, and is
+    /// over: see [`StreamTimeouts`](crate::StreamTimeouts). Other requests are not affected, but a
+    /// worker that is stuck in the handler of one request at a time serves none of them.
     Stalled,
     /// The request was cancelled, or the abort flag was set. The channel is usable.
     Cancelled,

@@ -19,7 +19,7 @@ use crate::worker::shared_sink::{Ending, SharedSink};
 /// The requests of a worker's parent, to be taken out by any thread, and answered by any thread
 /// in any order.
 ///
-/// [`Worker::run`](super::Worker::run) hands it out. Requests come in the order in which they
+/// [`Worker::inbox`](super::Worker::inbox) hands it out. Requests come in the order in which they
 /// were sent. Those that are cancelled, or whose deadline has passed, are answered here, and not
 /// handed out.
 ///
