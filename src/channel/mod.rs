@@ -38,6 +38,7 @@ mod turn;
 mod wait;
 mod wait_list;
 mod waiter;
+mod warm_up;
 mod worker_exit;
 mod worker_handle;
 
@@ -47,6 +48,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::channel::outgoing::send;
+use crate::channel::warm_up::WarmUp;
 use crate::channel::worker_handle::WorkerHandle;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, ExitCause, Result};
@@ -118,6 +120,7 @@ pub(crate) use wait_list::WaitList;
 pub struct Channel {
     core: Arc<Core>,
     worker: WorkerHandle,
+    warm_up: Option<WarmUp>,
 }
 
 impl Channel {
@@ -133,7 +136,8 @@ impl Channel {
     ) -> Self {
         let ParentLink { data, health, words, .. } = link;
         let worker = WorkerHandle::external(&state, health, role, thread);
-        Self { core: Core::new(data, words, config, state, wake_fd), worker }
+        let core = Core::new(data, words, config, state, wake_fd);
+        Self { core, worker, warm_up: None }
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -280,17 +284,33 @@ impl Channel {
         Ok(Stream::new(Arc::clone(&self.core), sent.request, deadlines))
     }
 
-    /// Waits until the worker has built its session. Blocks for at most `timeout`. The first
-    /// time, both sides meanwhile touch the memory of the rings, which otherwise costs a page
-    /// fault at the first use of each page.
+    /// Waits until the worker has built its session, and then has it serve the warm-up request
+    /// of the spawner, if there is one and it was not served before: see [`Spawner::warm_up`].
+    /// Blocks for at most `timeout`. The first time, both sides meanwhile touch the memory of the
+    /// rings, which otherwise costs a page fault at the first use of each page.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Session`] if the session could not be built; as [`Channel::call`].
+    /// [`ErrorKind::Session`] if the session could not be built; as [`Channel::call`], also for
+    /// the warm-up, which the next call of this sends again.
     pub fn wait_ready(&self, timeout: Duration) -> Result<()> {
+        let deadline = Deadline::after(timeout);
         let pending = self.submit(Kind::READY, &(), timeout)?;
         prefault(&self.core);
-        pending.wait().map(drop)
+        pending.wait()?;
+        if let Some(warm_up) = &self.warm_up
+            && let Some((kind, payload)) = warm_up.request()
+        {
+            self.call(kind, payload, deadline.remaining())?;
+            warm_up.note_served();
+        }
+        Ok(())
+    }
+
+    /// The warm-up request, if there is one.
+    #[allow(dead_code, reason = "the async view uses it")]
+    pub(crate) fn warm_up(&self) -> Option<&WarmUp> {
+        self.warm_up.as_ref()
     }
 
     /// Asks a thread of the worker's for a report. The thread answers while a handler runs and

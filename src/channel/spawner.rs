@@ -11,10 +11,13 @@ use crate::channel::Channel;
 use crate::channel::core::Core;
 use crate::channel::spawn_checks::check_cpus;
 use crate::channel::start::{Options, Started};
+use crate::channel::warm_up::WarmUp;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::payload::{Encoded, Payload};
 use crate::process::own_exe;
 use crate::process::spawn::Program;
+use crate::protocol::Kind;
 use crate::protocol::role::check_fd_name;
 use crate::raw::RawLink;
 
@@ -362,6 +365,30 @@ impl Spawner {
         self
     }
 
+    /// Names a request that each worker serves before it counts as ready:
+    /// [`Channel::wait_ready`] sends it once the session is built, and returns when it was
+    /// answered. Many models are slow the first time that they are used, and so is memory. The
+    /// payload is encoded now. None by default; [`spawn_raw`](Self::spawn_raw) sends none.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use slipring::{Kind, Spawner};
+    ///
+    /// # fn main() -> slipring::Result<()> {
+    /// let spawner = Spawner::new("./embedder").warm_up(Kind::EMBED, "any text");
+    /// let channel = spawner.spawn()?;
+    /// channel.wait_ready(Duration::from_secs(60))?;
+    /// # Ok(()) }
+    /// ```
+    pub fn warm_up<P: Payload + ?Sized>(mut self, kind: Kind, payload: &P) -> Self {
+        let encoded = Encoded::of(payload, payload.encoded_len());
+        match encoded.map(|mut encoded| encoded.bytes().to_vec()) {
+            Ok(payload) => self.options.warm_up = Some((kind, payload)),
+            Err(error) => self.refuse(error),
+        }
+        self
+    }
+
     /// Gives both ends a descriptor that is readable when there is something to read, for
     /// reactors: see [`Channel::read_ready`] and [`RawLink::rearm`]. Off by default. Costs two
     /// descriptors on each side, and nothing else until one of them is used.
@@ -436,7 +463,8 @@ impl Spawner {
     pub fn spawn(&self) -> Result<Channel> {
         let Started { data, words, worker, state, wake_fd } = self.start()?;
         let core = Core::new(data, words, &self.options.config, state, wake_fd);
-        Ok(Channel { core, worker })
+        let warm_up = self.options.warm_up.clone().map(WarmUp::new);
+        Ok(Channel { core, worker, warm_up })
     }
 
     /// Starts a worker whose rings carry frames of any meaning, without requests and replies.

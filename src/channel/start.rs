@@ -21,6 +21,7 @@ use crate::process::service::run_detached;
 use crate::process::spawn::Program;
 use crate::process::worker_env::{self, WORKER_ENV};
 use crate::process::{socket, starter, watch};
+use crate::protocol::Kind;
 use crate::protocol::handshake::{Limits, WorkerSetup};
 use crate::protocol::{RoleConfig, blob};
 use crate::raw::RawLink;
@@ -51,6 +52,8 @@ pub(super) struct Options {
     pub(super) is_pollable: bool,
     /// Passed to every worker, and open until the last clone is dropped.
     pub(super) fds: Vec<(String, Arc<OwnedFd>)>,
+    /// What a worker serves before it counts as ready.
+    pub(super) warm_up: Option<(Kind, Vec<u8>)>,
 }
 
 impl Options {
@@ -66,6 +69,7 @@ impl Options {
             limits: Limits::default(),
             is_pollable: false,
             fds: Vec::new(),
+            warm_up: None,
         }
     }
 

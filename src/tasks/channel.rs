@@ -197,9 +197,17 @@ impl AsyncChannel {
     ///
     /// As [`Channel::wait_ready`].
     pub async fn wait_ready(&self, timeout: Duration) -> Result<()> {
+        let deadline = Deadline::after(timeout);
         let pending = self.submit(Kind::READY, &(), timeout).await?;
         prefault(self.shared.channel.core());
-        pending.await.map(drop)
+        pending.await?;
+        if let Some(warm_up) = self.shared.channel.warm_up()
+            && let Some((kind, payload)) = warm_up.request()
+        {
+            self.call(kind, payload, deadline.remaining()).await?;
+            warm_up.note_served();
+        }
+        Ok(())
     }
 
     /// Asks the worker for a report: as [`Channel::ping`].

@@ -56,6 +56,7 @@ mod thread_worker;
 #[cfg(all(feature = "tracing", feature = "testing"))]
 mod tracing_spans;
 #[cfg(feature = "testing")]
+mod warm_up;
 mod worker_api;
 
 common::worker_entry!();
