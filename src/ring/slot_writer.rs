@@ -269,13 +269,14 @@ impl SlotWriter {
         self.notify_up_to(self.tail)
     }
 
-    /// Wakes the consumer if it sleeps for a frame for which that has not been checked. That is
-    /// checked then for all frames before `end`: behind it, a slot may be open.
+    /// Wakes the consumer if it sleeps for a frame before `end` for which that has not been checked.
+    /// Behind `end`, a slot may be open: a consumer that waits for that one cannot read what was
+    /// published behind it.
     #[inline(always)]
     fn notify_up_to(&mut self, end: u64) -> bool {
         fence(Ordering::SeqCst); // B, pairs with A in the consumer's wait
         let awaited = self.peer_sleep_at.load(Ordering::Relaxed);
-        let is_awaited = self.bell.ring_if_awaited(awaited, self.announced, self.tail);
+        let is_awaited = self.bell.ring_if_awaited(awaited, self.announced, end);
         if is_awaited {
             self.wakes += 1;
         }

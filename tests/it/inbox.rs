@@ -360,3 +360,29 @@ fn an_error_of_the_body_is_told_and_ends_the_channel() {
     assert_eq!(error.kind(), ErrorKind::Session, "{error}");
     assert!(error.to_string().contains("the model is gone"), "{error}");
 }
+
+#[test]
+fn what_is_published_behind_a_slot_that_is_not_rings_no_bell() {
+    let (channel, given) = handing_over(&Config::default());
+    let first = channel.submit(WORK, "", LONG).unwrap();
+    let mut stream = channel.stream(WORK, "", StreamTimeouts::default()).unwrap();
+    let mut slot = given.recv().unwrap().responder.claim(4).unwrap();
+    let mut other = given.recv().unwrap().responder;
+    let waits = thread::spawn(move || first.wait());
+    // The reader announces that it waits for the slot.
+    thread::sleep(Duration::from_millis(50));
+    // A peer that rings its bell more than a thousand times for nothing is corrupt.
+    for _ in 0..1500 {
+        assert!(other.try_send_chunk("").unwrap());
+    }
+    // It counts when it looks at the bell again.
+    thread::sleep(Duration::from_millis(50));
+    slot.payload().fill(7);
+    slot.send().unwrap();
+    assert_eq!(waits.join().unwrap().unwrap().to_vec(), [7; 4]);
+    other.end().unwrap();
+    for _ in 0..1500 {
+        assert!(stream.next_chunk().unwrap().is_some());
+    }
+    assert!(stream.next_chunk().unwrap().is_none());
+}
