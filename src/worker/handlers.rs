@@ -11,21 +11,22 @@ use crate::worker::responder::{Done, Responder};
 pub(super) type Handler<S> =
     Box<dyn FnMut(&mut S, &Request<'_>, Responder<'_>) -> std::result::Result<Done, HandlerError>>;
 
-pub(super) struct Handlers<S> {
-    by_kind: Vec<(Kind, Handler<S>)>,
-    fallback: Option<Handler<S>>,
+/// Handlers of the type `H`.
+pub(super) struct Handlers<H> {
+    by_kind: Vec<(Kind, H)>,
+    fallback: Option<H>,
 }
 
-impl<S> Handlers<S> {
+impl<H> Handlers<H> {
     pub(super) fn new() -> Self {
         Self { by_kind: Vec::new(), fallback: None }
     }
 
-    pub(super) fn add(&mut self, kind: Kind, handler: Handler<S>) {
+    pub(super) fn add(&mut self, kind: Kind, handler: H) {
         self.by_kind.push((kind, handler));
     }
 
-    pub(super) fn set_fallback(&mut self, handler: Handler<S>) {
+    pub(super) fn set_fallback(&mut self, handler: H) {
         self.fallback = Some(handler);
     }
 
@@ -38,12 +39,21 @@ impl<S> Handlers<S> {
     }
 
     /// Returns the handler for requests of this kind.
-    pub(super) fn find(&mut self, kind: Kind) -> Option<&mut Handler<S>> {
+    pub(super) fn find(&mut self, kind: Kind) -> Option<&mut H> {
         let Self { by_kind, fallback } = self;
         let own = by_kind.iter_mut().find(|(other, _)| *other == kind);
         match own {
             Some((_, handler)) => Some(handler),
             None => fallback.as_mut().filter(|_| kind.is_request()),
+        }
+    }
+
+    /// Does the same for handlers that several threads share.
+    pub(super) fn find_shared(&self, kind: Kind) -> Option<&H> {
+        let own = self.by_kind.iter().find(|(other, _)| *other == kind);
+        match own {
+            Some((_, handler)) => Some(handler),
+            None => self.fallback.as_ref().filter(|_| kind.is_request()),
         }
     }
 
@@ -63,4 +73,14 @@ impl<S> Handlers<S> {
         }
         Ok(())
     }
+}
+
+/// The error of a request whose handler has not replied.
+pub(super) fn no_reply() -> HandlerError {
+    HandlerError::new("slipring::NoReply", "the handler returned without a reply")
+}
+
+/// The error of a request for whose kind there is no handler.
+pub(super) fn unknown_kind(kind: Kind) -> HandlerError {
+    HandlerError::new("slipring::UnknownKind", format!("this worker has no handler for {kind}"))
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -9,6 +10,7 @@ use crate::protocol::Kind;
 use crate::protocol::kind::flags;
 use crate::ring::doorbell::Step;
 use crate::ring::{Consumer, Header};
+use crate::sync::Ordering;
 use crate::sync::plain::{Condvar, Mutex};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
@@ -29,21 +31,42 @@ use crate::worker::shared_sink::{Ending, SharedSink};
 /// Methods of one inbox can be called from several threads. One of them at a time waits for
 /// requests, the others wait for their turn.
 pub struct Inbox {
-    /// `None` while a thread has its turn.
-    taker: Mutex<Option<Taker>>,
-    /// A turn has ended.
-    freed: Condvar,
+    turns: Mutex<Turns>,
+    /// Wakes a thread that waits for its turn.
+    called: Condvar,
     sink: Arc<SharedSink>,
     limit: usize,
+    is_leasing: AtomicBool,
+    is_closed: AtomicBool,
+}
+
+/// Which thread takes requests, and which wait for that.
+///
+/// A thread that takes a request gives the turn back before it serves it, and comes back after
+/// that. Most often this is before the next request, so that it is dear to wake another thread for
+/// each one. But as long as no thread has the turn, no thread sees the next request. So one that
+/// gives the turn back calls a waiting thread, unless one that was called has not run yet: that one
+/// finds the turn free and takes it; or it finds that another thread has it, which will call again.
+#[derive(Debug)]
+struct Turns {
+    /// `None` while a thread has its turn.
+    taker: Option<Taker>,
+    /// How many threads wait for their turn.
+    waiting: usize,
+    /// One of these was called, and has not run since.
+    is_called: bool,
 }
 
 /// What takes requests out of the ring.
 #[derive(Debug)]
 struct Taker {
     ring: RequestRing,
-    is_leasing: bool,
     is_warm: bool,
 }
+
+/// The longest payload that is copied while other threads wait for their turn. A longer one is
+/// leased first, and copied when the turn is over.
+const SHORT: usize = 4096;
 
 /// The longest sleep of a wait for the turn, which the monotonic clock can add.
 const LONGEST_LOOK: Duration = Duration::from_secs(3600);
@@ -57,22 +80,29 @@ enum Patience {
 
 impl Inbox {
     pub(super) fn new(ring: RequestRing, sink: Arc<SharedSink>, limit: usize) -> Self {
-        let taker = Mutex::new(Some(Taker { ring, is_leasing: false, is_warm: false }));
-        Self { taker, freed: Condvar::default(), sink, limit }
+        let taker = Some(Taker { ring, is_warm: false });
+        let turns = Turns { taker, waiting: 0, is_called: false };
+        Self {
+            turns: Mutex::new(turns),
+            called: Condvar::default(),
+            sink,
+            limit,
+            is_leasing: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
+        }
     }
 
-    /// Sets whether payloads of one frame are leased, and not copied, when requests are taken. A
-    /// lease costs no copy; but the memory of its request, and all that was sent after it, is used
-    /// again only when it ends. So leases that are held long keep the parent from sending. `false`
-    /// at first. Blocks while another thread waits for a request.
+    /// Sets whether payloads of one frame are leased, and not copied, when requests are taken from
+    /// now on. A lease costs no copy; but the memory of its request, and all that was sent after it,
+    /// is used again only when it ends. So leases that are held long keep the parent from sending.
+    /// `false` at first. Never blocks.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Forked`] in a fork of the worker.
     pub fn lease_payloads(&self, is_leasing: bool) -> Result<()> {
-        if let Some(mut turn) = self.turn(Patience::Until(Deadline::NEVER))? {
-            turn.taker()?.is_leasing = is_leasing;
-        }
+        fork::check()?;
+        self.is_leasing.store(is_leasing, Ordering::Relaxed);
         Ok(())
     }
 
@@ -150,29 +180,65 @@ impl Inbox {
         Ok(Some(Peeked { kind: Kind::from_code(header.kind), len, is_stream, deadline }))
     }
 
+    /// Keeps all threads from taking requests until what this returns is dropped.
+    pub(super) fn hold(&self) -> Result<impl Sized + '_> {
+        self.turn(Patience::Until(Deadline::NEVER))
+    }
+
+    /// Ends all waits for requests, as a stop of the worker does.
+    pub(super) fn close(&self) {
+        // Pairs with the Acquire load in `check_open`.
+        self.is_closed.store(true, Ordering::Release);
+        self.sink.signals.alarm().raise();
+    }
+
+    /// Returns [`ErrorKind::Closed`] if no more requests are to be taken.
+    fn check_open(&self) -> Result<()> {
+        self.sink.signals.check_stop()?;
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed, "another thread of the worker failed"));
+        }
+        Ok(())
+    }
+
     /// Waits for this thread's turn to take requests; `None` if it did not come in time.
     fn turn(&self, patience: Patience) -> Result<Option<Turn<'_>>> {
         // In a forked child, a thread that does not exist may have the turn.
         fork::check()?;
-        let mut taker = self.taker.lock();
+        let mut turns = self.turns.lock();
         loop {
-            if let Some(taker) = taker.take() {
+            if let Some(taker) = turns.taker.take() {
                 return Ok(Some(Turn { inbox: self, taker: Some(taker) }));
             }
             if patience.is_over() {
                 return Ok(None);
             }
             let Patience::Until(deadline) = patience else { return Ok(None) };
-            taker = self.freed.wait_timeout(taker, deadline.remaining().min(LONGEST_LOOK));
+            turns.waiting += 1;
+            turns = self.called.wait_timeout(turns, deadline.remaining().min(LONGEST_LOOK));
+            turns.waiting -= 1;
+            turns.is_called = false;
         }
     }
 
     /// Takes the next request. `None` if the deadline has passed.
     fn take(&self, patience: Patience) -> Result<Option<Incoming>> {
         let Some(mut turn) = self.turn(patience)? else { return Ok(None) };
-        let Taker { ring, is_leasing, is_warm } = turn.taker()?;
+        let taken = self.take_in_turn(turn.taker()?, patience);
+        drop(turn);
+        let mut taken = taken?;
+        if let Some(Incoming { request, .. }) = &mut taken
+            && !self.is_leasing.load(Ordering::Relaxed)
+        {
+            request.copy_payload();
+        }
+        Ok(taken)
+    }
+
+    fn take_in_turn(&self, taker: &mut Taker, patience: Patience) -> Result<Option<Incoming>> {
+        let Taker { ring, is_warm } = taker;
         loop {
-            self.sink.signals.check_stop()?;
+            self.check_open()?;
             if !self.sink.is_below(self.limit)? && !self.await_capacity(patience)? {
                 return Ok(None);
             }
@@ -183,7 +249,7 @@ impl Inbox {
                 is_there
             };
             ring.receive(&self.sink.signals, wait, |header, body| {
-                taken = self.accept(header, body, *is_leasing, is_warm)?;
+                taken = self.accept(header, body, is_warm)?;
                 Ok(())
             })?;
             if taken.is_some() || is_over {
@@ -196,12 +262,11 @@ impl Inbox {
     #[cold]
     fn await_capacity(&self, patience: Patience) -> Result<bool> {
         let Patience::Until(deadline) = patience else { return Ok(false) };
-        let signals = &self.sink.signals;
         let look = |step| {
             if step == Step::Announce {
                 return Ok(None);
             }
-            signals.check_stop()?;
+            self.check_open()?;
             self.look_after_owed()?;
             Ok(self.sink.is_below(self.limit)?.then_some(()))
         };
@@ -222,6 +287,7 @@ impl Inbox {
         let Patience::Until(deadline) = patience else { return Ok(false) };
         consumer.wait_until(self.sink.signals.alarm(), deadline, false, || {
             check()?;
+            self.check_open()?;
             self.look_after_owed()
         })
     }
@@ -236,18 +302,18 @@ impl Inbox {
         &self,
         header: Header,
         body: Body<'_>,
-        is_leasing: bool,
         is_warm: &mut bool,
     ) -> Result<Option<Incoming>> {
         let sink = &self.sink;
         let (kind, id) = (Kind::from_code(header.kind), header.request);
         let deadline = Deadline::from_word(header.aux);
         sink.status.received(body.payload().len());
-        let state = sink.take(id)?;
+        let now = now_ns();
+        let state = sink.take(id, now);
         let is_taken_back = header.flags & flags::ABANDONED != 0;
         let ending = if is_taken_back || sink.signals.is_given_up(id) {
             Some(Ending::Cancelled)
-        } else if deadline.is_before(now_ns()) {
+        } else if deadline.is_before(now) {
             Some(Ending::Expired)
         } else {
             (kind == Kind::READY).then_some(Ending::Ready)
@@ -259,8 +325,11 @@ impl Inbox {
             sink.end_later(state, ending);
             return Ok(None);
         }
+        let is_leased = |len| len > SHORT || self.is_leasing.load(Ordering::Relaxed);
         let payload = match body {
-            Body::Frame(frame) if is_leasing => OwnedPayload::Lease(frame.into_slot()),
+            Body::Frame(frame) if is_leased(frame.payload().len()) => {
+                OwnedPayload::Lease(frame.into_slot())
+            }
             Body::Frame(frame) => OwnedPayload::Copy(frame.payload().to_vec()),
             Body::Message(bytes) => OwnedPayload::Copy(std::mem::take(bytes)),
             Body::None => OwnedPayload::Copy(Vec::new()),
@@ -287,8 +356,18 @@ impl Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *self.inbox.taker.lock() = self.taker.take();
-        self.inbox.freed.notify_one();
+        let Some(mut taker) = self.taker.take() else { return };
+        let mut turns = self.inbox.turns.lock();
+        if turns.waiting == 0 {
+            // All threads may be in their handlers for long, while the parent waits for room.
+            taker.ring.publish();
+        }
+        turns.taker = Some(taker);
+        let calls = turns.waiting > 0 && !std::mem::replace(&mut turns.is_called, true);
+        drop(turns);
+        if calls {
+            self.inbox.called.notify_one();
+        }
     }
 }
 

@@ -31,7 +31,8 @@
 //! **A worker serves one request at a time**, in the order in which the requests were sent, and
 //! runs all handlers on the thread that called [`Worker::serve`]. So a handler needs no lock for
 //! its session. While a handler runs all other requests of the channel wait, also while it waits
-//! for the reader of its stream. To serve more requests at once, start more workers.
+//! for the reader of its stream. To serve more requests at once, start more workers, or have one
+//! serve them on several threads: [`Worker::threads`].
 //!
 //! The parent can ask a busy worker for its health: a thread of the worker's own answers.
 //!
@@ -69,11 +70,13 @@ mod reply_sink;
 mod request;
 mod request_ring;
 mod responder;
+mod room_queue;
 mod serial;
 mod serve;
 mod shared_sink;
 mod status;
 mod stop_token;
+mod threads;
 
 use std::fmt;
 use std::sync::Arc;
@@ -94,11 +97,13 @@ pub use request::Request;
 pub use responder::{Done, ReplySlot, ReplyStream, ReplyWriter, Responder};
 use serve::{DEFAULT_TAKEN, Definition};
 pub(crate) use stop_token::StopToken;
+pub use threads::{OwnSession, SharedSession, Threads};
 
 /// A worker: a session that is built once, and a handler for each kind of request.
 ///
-/// **It serves one request at a time**, in the order in which the requests were sent: see the
-/// [module](crate::worker) for that, and for what becomes of errors, panics and cancels.
+/// **It serves one request at a time**, in the order in which the requests were sent, unless
+/// [`Worker::threads`] or [`Worker::inbox`] say otherwise. See the [module](crate::worker) for that,
+/// and for what becomes of errors, panics and cancels.
 ///
 /// A program is a worker if a [`Spawner`](crate::Spawner) has started it. One program can be
 /// both, parent and worker:
@@ -154,6 +159,8 @@ impl<S> Worker<S> {
             handlers: Handlers::new(),
             body: None,
             limit: DEFAULT_TAKEN,
+            least: 0,
+            invalid: None,
             on_close: None,
             abort_flags: Vec::new(),
             on_interrupt: None,
@@ -288,9 +295,25 @@ impl<S> Worker<S> {
         self
     }
 
+    /// Serves requests on several threads at the same time, as `threads` describes: with handlers
+    /// of their own, in the place of those of [`Worker::on`]. All of them end when the worker is told
+    /// to end, and [`Worker::serve`] returns when the last handler has.
+    ///
+    /// [`Threads`] has an example.
+    #[must_use]
+    pub fn threads<T>(mut self, threads: Threads<S, T>) -> Self
+    where
+        S: Sync + 'static,
+        T: 'static,
+    {
+        self.0.invalid = threads.check().err();
+        self.0.least = threads.count();
+        self.inbox(move |shared, inbox| threads.run(shared, inbox))
+    }
+
     /// Sets how many requests may be taken and not answered at a time, where requests are served
     /// at once; 1024 by default. What is over it waits in shared memory, in the order in which it
-    /// was sent.
+    /// was sent. Several threads take at least one request each.
     #[must_use]
     pub fn max_taken(mut self, requests: usize) -> Self {
         self.0.limit = requests;
@@ -342,7 +365,8 @@ impl<S> Worker<S> {
     /// it to the handler, and [`Worker::serve`] returns it if no handler runs. The channel is
     /// not hurt by it; but the parent sees the worker end when [`Worker::serve`] returns.
     ///
-    /// The hook runs on the thread that called [`Worker::serve`], not in the signal handler.
+    /// The hook runs on the thread whose wait was interrupted, which is the one that called
+    /// [`Worker::serve`] unless there are others, and not in the signal handler.
     /// Signal handlers that were installed with `SA_RESTART` interrupt no wait, and a signal
     /// that arrives while this thread does not sleep interrupts none either. Waits of channels
     /// by name are not interrupted.
@@ -359,8 +383,8 @@ impl<S> Worker<S> {
     }
 
     /// Attaches to the parent that started this process, and serves requests until the parent
-    /// says to end or is gone, one request at a time. Blocks the calling thread for as long. The
-    /// process should end when this returns.
+    /// says to end or is gone. Blocks the calling thread for as long. The process should end when
+    /// this returns.
     ///
     /// # Errors
     ///

@@ -10,10 +10,13 @@ use crate::protocol::Kind;
 use crate::ring::LeasedSlot;
 use crate::ring::open_slot::OpenSlot;
 use crate::shm::bytes::PeerBytes;
+use crate::sync::Mutex;
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
 use crate::worker::cancel::CancelToken;
 use crate::worker::handler_error::HandlerError;
+use crate::worker::handlers::no_reply;
+use crate::worker::panics::catch;
 use crate::worker::reply_sink::ReplyState;
 use crate::worker::request::Request;
 use crate::worker::shared_sink::{Ending, Sent, SharedSink};
@@ -144,11 +147,49 @@ pub struct OwnedResponder {
     sink: Arc<SharedSink>,
     state: ReplyState,
     is_stream: bool,
+    /// Where the request is left if the responder is dropped while its handler runs.
+    unanswered: Option<Arc<Unanswered>>,
+}
+
+/// A request whose responder was dropped while its handler ran. The handler had the responder,
+/// which is gone before the handler's error is known.
+#[derive(Debug, Default)]
+struct Unanswered(Mutex<Handled>);
+
+#[derive(Debug, Default)]
+enum Handled {
+    /// The handler runs, and has the responder.
+    #[default]
+    Runs,
+    /// The responder was dropped.
+    Dropped(ReplyState),
+    /// The handler has returned: what drops the responder now has to end the request.
+    Over,
+}
+
+impl Unanswered {
+    /// Keeps a request whose responder is dropped, if the handler still runs.
+    fn keep(&self, state: &mut ReplyState) -> bool {
+        let mut handled = self.0.lock();
+        let is_running = matches!(*handled, Handled::Runs);
+        if is_running {
+            *handled = Handled::Dropped(state.hand_over());
+        }
+        is_running
+    }
+
+    /// Returns the request if its responder was dropped.
+    fn handler_has_returned(&self) -> Option<ReplyState> {
+        match std::mem::replace(&mut *self.0.lock(), Handled::Over) {
+            Handled::Dropped(state) => Some(state),
+            Handled::Runs | Handled::Over => None,
+        }
+    }
 }
 
 impl OwnedResponder {
     pub(super) fn new(sink: &Arc<SharedSink>, state: ReplyState, is_stream: bool) -> Self {
-        Self { sink: Arc::clone(sink), state, is_stream }
+        Self { sink: Arc::clone(sink), state, is_stream, unanswered: None }
     }
 
     /// Returns the number of the request, as the parent has it.
@@ -291,11 +332,33 @@ impl OwnedResponder {
     /// that the request is cancelled ends it as cancelled. Never blocks: if the parent has made
     /// no room, the error is sent later.
     pub fn fail(mut self, error: impl Into<HandlerError>) {
-        let error = error.into();
-        let is_cancel = error.is_cancel_of(self.state.request(), || self.is_cancelled());
-        let ending =
-            if is_cancel { Ending::Cancelled } else { Ending::Failed(error.into_failure()) };
+        let ending = self.sink.ending_of(self.state.request(), error.into());
         self.end_with(ending);
+    }
+
+    /// Begins the request, and runs its handler. An error or a panic of the handler ends the
+    /// request, unless the handler has answered it or has moved the responder elsewhere.
+    pub(super) fn run(
+        mut self,
+        handle: impl FnOnce(Self) -> std::result::Result<(), HandlerError>,
+    ) {
+        self.begin();
+        crate::failpoint::failpoint!("before handler");
+        let (sink, request) = (Arc::clone(&self.sink), self.state.request());
+        let unanswered = Arc::new(Unanswered::default());
+        self.unanswered = Some(Arc::clone(&unanswered));
+        let handled = catch(|| handle(self));
+        crate::failpoint::failpoint!("after handler");
+        let left = unanswered.handler_has_returned();
+        let error = match (handled, &left) {
+            (Ok(()), None) => return,
+            (Ok(()), Some(_)) => no_reply(),
+            (Err(error), _) => error,
+        };
+        let ending = sink.ending_of(request, error);
+        if let Some(state) = left {
+            sink.end_later(state, ending);
+        }
     }
 
     fn end_with(&mut self, ending: Ending) {
@@ -309,6 +372,11 @@ impl OwnedResponder {
 impl Drop for OwnedResponder {
     fn drop(&mut self) {
         if self.state.is_finished() || fork::is_forked_child() {
+            return;
+        }
+        if let Some(unanswered) = self.unanswered.take()
+            && unanswered.keep(&mut self.state)
+        {
             return;
         }
         let ending =

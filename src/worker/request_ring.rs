@@ -108,6 +108,13 @@ impl RequestRing {
 }
 
 impl RequestRing {
+    /// Tells the parent of all slots that are free, if no frame is there.
+    pub(super) fn publish(&mut self) {
+        if !self.consumer.has_next() {
+            self.consumer.publish();
+        }
+    }
+
     /// Returns the header of the next frame, and the length of its payload, without taking it.
     pub(super) fn peek(&mut self) -> Result<Option<(Header, usize)>> {
         let header = self.consumer.peek()?;

@@ -1,6 +1,6 @@
 //! Serves requests one at a time, in the order in which they were sent.
 
-use crate::error::{Result, WorkerFailure};
+use crate::error::Result;
 use crate::protocol::Kind;
 use crate::protocol::kind::flags;
 use crate::ring::{Consumer, Header};
@@ -8,7 +8,7 @@ use crate::sys::clock::{COARSE_NS, Deadline, coarse_now_ns, now_ns};
 use crate::sys::fork;
 use crate::worker::cancel::Signals;
 use crate::worker::handler_error::HandlerError;
-use crate::worker::handlers::Handlers;
+use crate::worker::handlers::{Handler, Handlers, no_reply, unknown_kind};
 use crate::worker::health::LastError;
 use crate::worker::panics::catch;
 use crate::worker::reply_sink::{ReplySink, ReplyState};
@@ -24,7 +24,7 @@ pub(super) struct SerialServer<'a, S> {
     pub(super) status: &'a StatusWriter,
     pub(super) last_error: &'a LastError,
     pub(super) session: S,
-    pub(super) handlers: Handlers<S>,
+    pub(super) handlers: Handlers<Handler<S>>,
 }
 
 impl<S> SerialServer<'_, S> {
@@ -99,7 +99,7 @@ impl<S> SerialServer<'_, S> {
             return match state.is_finished() {
                 true => Ok(()),
                 // It returned what an earlier request's reply had given it.
-                false => self.sink.fail(state, &no_reply()),
+                false => self.sink.fail(state, &no_reply().into_failure()),
             };
         };
         let is_cancel = error.is_cancel_of(request.id, || request.is_cancelled());
@@ -122,12 +122,4 @@ impl<S> SerialServer<'_, S> {
 fn now_for(deadline: Deadline) -> u64 {
     let now = coarse_now_ns();
     if deadline.is_before(now + COARSE_NS) { now_ns() } else { now }
-}
-
-fn no_reply() -> WorkerFailure {
-    HandlerError::new("slipring::NoReply", "the handler returned without a reply").into_failure()
-}
-
-fn unknown_kind(kind: Kind) -> HandlerError {
-    HandlerError::new("slipring::UnknownKind", format!("this worker has no handler for {kind}"))
 }

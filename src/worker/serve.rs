@@ -10,7 +10,7 @@ use crate::shm::layout::as_usize;
 use crate::shm::words::OwnU32;
 use crate::worker::cancel::{AbortFlag, Signals};
 use crate::worker::handler_error::HandlerError;
-use crate::worker::handlers::Handlers;
+use crate::worker::handlers::{Handler, Handlers};
 use crate::worker::health::{HealthThread, LastError};
 use crate::worker::inbox::{Inbox, check_limit};
 use crate::worker::panics::catch;
@@ -33,11 +33,15 @@ pub(super) const DEFAULT_TAKEN: usize = 1024;
 /// What the host has said of its worker.
 pub(super) struct Definition<S> {
     pub(super) build: Build<S>,
-    pub(super) handlers: Handlers<S>,
+    pub(super) handlers: Handlers<Handler<S>>,
     /// Serves many requests at once, in the place of the handlers.
     pub(super) body: Option<ServeInbox<S>>,
     /// The most requests that are taken and not answered at a time.
     pub(super) limit: usize,
+    /// The least that this may be.
+    pub(super) least: usize,
+    /// What is wrong with the description of the body.
+    pub(super) invalid: Option<Error>,
     pub(super) on_close: Option<OnClose<S>>,
     pub(super) abort_flags: Vec<AbortFlag>,
     pub(super) on_interrupt: Option<InterruptHook>,
@@ -47,6 +51,9 @@ impl<S> Definition<S> {
     /// Checks what a worker refuses before it attaches.
     pub(super) fn check(&self) -> Result<()> {
         self.handlers.check()?;
+        if let Some(invalid) = &self.invalid {
+            return Err(invalid.clone());
+        }
         if self.body.is_some() && !self.handlers.is_empty() {
             let message = "handlers for a worker that takes its requests out of an inbox";
             return Err(Error::new(ErrorKind::InvalidConfig, message));
@@ -74,8 +81,8 @@ pub(super) fn run<S>(
     let health = HealthThread::start(health, owner, report, told, Arc::clone(stop))?;
     confirm()?;
 
-    let Definition { build, handlers, body, limit, on_close, abort_flags, on_interrupt } =
-        definition;
+    let Definition { build, handlers, body, on_close, abort_flags, on_interrupt, .. } = definition;
+    let limit = definition.limit.max(definition.least);
     abort_flags.iter().for_each(|flag| flag.connect(&signals));
     if let Some(hook) = on_interrupt {
         stop.on_interrupt(hook);
@@ -92,7 +99,13 @@ pub(super) fn run<S>(
             served
         }
         Some(body) => {
-            let sink = SharedSink::new(producer, sleeper, own_signals, own_status, &header);
+            let sink = SharedSink::new(
+                (producer, sleeper),
+                own_signals,
+                own_status,
+                Arc::clone(&last_error),
+                &header,
+            );
             at_once(built, body, limit, ring, sink, on_close)
         }
     };
@@ -104,7 +117,7 @@ pub(super) fn run<S>(
 /// Serves one request at a time.
 fn serial<S>(
     built: std::result::Result<S, WorkerFailure>,
-    handlers: Handlers<S>,
+    handlers: Handlers<Handler<S>>,
     mut ring: RequestRing,
     sink: &mut ReplySink,
     last_error: &LastError,

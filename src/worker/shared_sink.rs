@@ -8,9 +8,12 @@
 //! # Room
 //!
 //! Threads that find no room wait in turn, so that a long frame is not overtaken for ever by
-//! short ones. The first of them announces what it needs; the others look again when the alarm is
-//! raised. An ending whose responder was dropped while there was no room is *owed*: a drop must
-//! not wait. It goes out before anything else, by the next thread that looks.
+//! short ones. The first of them announces what it needs and sleeps on the parent's bell; the others
+//! are parked (`room_queue.rs`). As a cancel rings the bell, the first one wakes those whose requests
+//! are cancelled.
+//!
+//! An ending whose responder was dropped while there was no room is *owed*: a drop must not wait. It
+//! goes out before anything else, by the next thread that looks.
 //!
 //! # Credit
 //!
@@ -18,6 +21,7 @@
 //! bell. A stream whose reader does not read holds up none but itself.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::error::{Error, Result, WorkerFailure};
 use crate::payload::{Encoded, Payload};
@@ -34,7 +38,10 @@ use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::copy::copy_from_slice;
 use crate::sys::fork;
 use crate::worker::cancel::Signals;
+use crate::worker::handler_error::HandlerError;
+use crate::worker::health::LastError;
 use crate::worker::reply_sink::{ReplyState, no_space};
+use crate::worker::room_queue::{RoomQueue, Ticket, park};
 use crate::worker::status::StatusWriter;
 
 /// The longest payload that is copied under the lock: to take the lock twice costs more than
@@ -48,23 +55,23 @@ pub(super) struct SharedSink {
     sleeper: Sleeper,
     pub(super) signals: Signals,
     pub(super) status: StatusWriter,
+    last_error: Arc<LastError>,
     /// How many bytes of slots a stream may be ahead of its reader.
     window: u64,
     max_message: usize,
     max_frame: usize,
     /// Endings that are owed; changes under the lock.
     owed: Counter,
+    /// Requests that were taken and have not had their last frame. Grows in the turn to take
+    /// requests, and shrinks under the lock.
+    outstanding: Counter,
 }
 
 #[derive(Debug)]
 struct Ring {
     producer: Producer,
-    /// Threads that wait for room, first come first.
-    waiting: VecDeque<u64>,
-    next_ticket: u64,
+    waiting: RoomQueue,
     owed: VecDeque<(ReplyState, Ending)>,
-    /// Requests that were taken and have not had their last frame.
-    outstanding: usize,
     /// The thread that takes requests waits until there are fewer of them.
     is_at_limit: bool,
 }
@@ -92,19 +99,17 @@ pub(super) enum Sent {
 
 impl SharedSink {
     pub(super) fn new(
-        producer: Producer,
-        sleeper: Sleeper,
+        (producer, sleeper): (Producer, Sleeper),
         signals: Signals,
         status: StatusWriter,
+        last_error: Arc<LastError>,
         header: &RegionHeader,
     ) -> Self {
         let max_frame = producer.max_frame();
         let ring = Ring {
             producer,
-            waiting: VecDeque::new(),
-            next_ticket: 0,
+            waiting: RoomQueue::default(),
             owed: VecDeque::new(),
-            outstanding: 0,
             is_at_limit: false,
         };
         Self {
@@ -112,10 +117,12 @@ impl SharedSink {
             sleeper,
             signals,
             status,
+            last_error,
             window: header.stream_window,
             max_message: as_usize(header.max_message),
             max_frame,
             owed: Counter::new(0),
+            outstanding: Counter::new(0),
         }
     }
 
@@ -129,16 +136,20 @@ impl SharedSink {
     /// Whether fewer than `limit` requests are taken and not answered. If not, the alarm is
     /// raised as soon as that changes.
     pub(super) fn is_below(&self, limit: usize) -> Result<bool> {
+        let is_below = || self.outstanding.load(Ordering::Relaxed) < as_u64(limit);
+        if is_below() {
+            return Ok(true);
+        }
         let mut ring = self.lock()?;
-        ring.is_at_limit = ring.outstanding >= limit;
+        ring.is_at_limit = !is_below();
         Ok(!ring.is_at_limit)
     }
 
     /// Takes a request on, of which nothing is begun.
-    pub(super) fn take(&self, request: u64) -> Result<ReplyState> {
-        self.lock()?.outstanding += 1;
-        self.status.taken(request, now_ns());
-        Ok(ReplyState::new(request))
+    pub(super) fn take(&self, request: u64, now: u64) -> ReplyState {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        self.status.taken(request, now);
+        ReplyState::new(request)
     }
 
     /// Notes that a request is about to be served, unless it was noted before.
@@ -219,14 +230,17 @@ impl SharedSink {
         state: &mut ReplyState,
         header: Header,
         len: usize,
-        fill: impl FnOnce(&mut [u8]),
+        fill: impl Fn(&mut [u8]),
     ) -> Result<()> {
         if header.kind == Kind::CHUNK.code() {
             self.await_credit(state, span(len))?;
         }
-        let mut slot = self.open(state, len)?;
-        fill(slot.payload());
-        self.publish(state, slot, header)
+        if !self.try_frame(state, header, len, &fill)? {
+            let mut slot = self.open(state, len)?;
+            fill(slot.payload());
+            self.publish(state, slot, header)?;
+        }
+        Ok(())
     }
 
     /// Sends a frame if there is room.
@@ -235,7 +249,7 @@ impl SharedSink {
         state: &mut ReplyState,
         header: Header,
         len: usize,
-        fill: impl FnOnce(&mut [u8]),
+        fill: impl Fn(&mut [u8]),
     ) -> Result<bool> {
         let mut ring = self.lock()?;
         if !self.is_first(&mut ring)? {
@@ -245,38 +259,41 @@ impl SharedSink {
         if len > SHORT {
             drop(ring);
             fill(slot.payload());
-            self.publish(state, slot, header)?;
+            ring = self.lock()?;
         } else {
             fill(slot.payload());
-            self.publish_locked(&mut ring, state, slot, header);
         }
+        self.publish_locked(&mut ring, state, slot, header);
         Ok(true)
     }
 
     /// Claims a slot. Waits for room until the request is cancelled.
     pub(super) fn open(&self, state: &ReplyState, len: usize) -> Result<OpenSlot> {
         let request = state.request();
-        self.open_until(len, || self.signals.check(request))
+        self.open_until(request, len, || self.signals.check(request))
     }
 
-    fn open_until(&self, len: usize, stop: impl Fn() -> Result<()>) -> Result<OpenSlot> {
+    fn open_until(
+        &self,
+        request: u64,
+        len: usize,
+        stop: impl Fn() -> Result<()>,
+    ) -> Result<OpenSlot> {
         let mut ring = self.lock()?;
         if self.is_first(&mut ring)?
             && let Some(slot) = ring.producer.try_open(len)?
         {
             return Ok(slot);
         }
-        let ticket = ring.next_ticket;
-        ring.next_ticket += 1;
-        ring.waiting.push_back(ticket);
+        let ticket = ring.waiting.join(request);
         drop(ring);
         let opened = self.wait_for_room(ticket, len, stop);
         let mut ring = self.lock()?;
-        ring.waiting.retain(|waiting| *waiting != ticket);
-        let is_awaited = !ring.waiting.is_empty() || !ring.owed.is_empty();
+        ring.waiting.leave(ticket);
+        let is_owed = ring.waiting.is_empty() && !ring.owed.is_empty();
         drop(ring);
-        if is_awaited {
-            // Another one is the first now, and has to announce what it needs.
+        if is_owed {
+            // The thread that takes requests looks after it.
             self.signals.alarm().raise();
         }
         opened
@@ -285,27 +302,26 @@ impl SharedSink {
     #[cold]
     fn wait_for_room(
         &self,
-        ticket: u64,
+        ticket: Ticket,
         len: usize,
         stop: impl Fn() -> Result<()>,
     ) -> Result<OpenSlot> {
+        while !self.lock()?.waiting.is_first(ticket) {
+            stop()?;
+            park();
+        }
         let look = |step| {
             if step == Step::Look {
                 stop()?;
             }
             let mut ring = self.lock()?;
-            if ring.waiting.front() != Some(&ticket) {
+            if step == Step::Announce {
+                let len = self.owed_len(&ring).unwrap_or(len);
+                ring.producer.announce_space(len);
                 return Ok(None);
             }
-            match step {
-                Step::Announce => {
-                    let len = self.owed_len(&ring).unwrap_or(len);
-                    ring.producer.announce_space(len);
-                    Ok(None)
-                }
-                Step::Look if self.send_owed(&mut ring)? => ring.producer.try_open(len),
-                Step::Look => Ok(None),
-            }
+            ring.waiting.wake(|request| self.signals.is_cancelled(request));
+            if self.send_owed(&mut ring)? { ring.producer.try_open(len) } else { Ok(None) }
         };
         let alarm = self.signals.alarm();
         self.sleeper.wait_until(alarm, Deadline::NEVER, true, look)?.ok_or_else(no_space)
@@ -340,9 +356,14 @@ impl SharedSink {
         let is_void = header.kind == Kind::VOID.code();
         let is_last = !is_chunk && !is_void && header.flags & flags::MORE == 0;
         self.status.sent(if is_void { 0 } else { len });
+        let is_begun = state.is_begun();
         if is_last {
             state.finish();
-            self.status.answered(state.request(), state.is_begun());
+            self.status.answered(state.request(), is_begun);
+            if !is_begun {
+                // Before the parent sees the frame: it must not find the request taken after that.
+                self.status.finished_elsewhere(state.request(), false);
+            }
         }
         if is_chunk {
             state.add_streamed(span(len));
@@ -351,8 +372,10 @@ impl SharedSink {
         if !is_last {
             return;
         }
-        self.status.finished_elsewhere(state.request(), state.is_begun());
-        ring.outstanding = ring.outstanding.saturating_sub(1);
+        if is_begun {
+            self.status.finished_elsewhere(state.request(), true);
+        }
+        self.outstanding.fetch_sub(1, Ordering::Relaxed);
         if std::mem::take(&mut ring.is_at_limit) {
             self.signals.alarm().raise();
         }
@@ -396,7 +419,8 @@ impl SharedSink {
     /// cancelled: the parent waits for it before it uses the request's slot again.
     pub(super) fn end(&self, state: &mut ReplyState, ending: Ending) -> Result<()> {
         let (header, bytes) = self.last_frame(state, &ending);
-        let mut slot = self.open_until(bytes.len(), || self.signals.check_stop())?;
+        let mut slot =
+            self.open_until(state.request(), bytes.len(), || self.signals.check_stop())?;
         copy_from_slice(slot.payload(), &bytes);
         self.publish(state, slot, header)
     }
@@ -413,6 +437,18 @@ impl SharedSink {
             // The thread that takes requests waits for room for it.
             self.signals.alarm().raise();
         }
+    }
+
+    /// Makes of an error the ending of a request. Health shows it from now on, unless it says that
+    /// the request is cancelled.
+    pub(super) fn ending_of(&self, request: u64, error: HandlerError) -> Ending {
+        if error.is_cancel_of(request, || self.signals.is_cancelled(request)) {
+            return Ending::Cancelled;
+        }
+        if !fork::is_forked_child() {
+            self.last_error.set(error.summary());
+        }
+        Ending::Failed(error.into_failure())
     }
 
     /// Whether endings are owed.
