@@ -2,13 +2,15 @@
 
 use slipring::{Channel, Config};
 
-use super::{LONG, spawner};
+use super::{LONG, THREADS, spawner};
 
 /// How a channel reaches its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// A process that the library starts, over memfds.
     Memfd,
+    /// As `Memfd`. The process serves requests on eight threads.
+    Threads,
     /// A thread of this process.
     #[cfg(feature = "testing")]
     Thread,
@@ -22,6 +24,7 @@ impl Backend {
     pub fn spawn(self, config: Config) -> Channel {
         match self {
             Self::Memfd => spawner().config(config).spawn().unwrap(),
+            Self::Threads => spawner().env(THREADS, "yes").config(config).spawn().unwrap(),
             #[cfg(feature = "testing")]
             Self::Thread => {
                 let mut role = slipring::RoleConfig::default();
@@ -41,22 +44,34 @@ impl Backend {
     }
 }
 
-/// Makes the tests `memfd::name`, `thread::name` and `named::name` of each function that takes a
-/// [`Backend`]. Functions under `processes` get no `thread::name`: they stop a worker, or leave it
-/// in a handler that never returns.
+/// Makes the tests `memfd::name`, `threads::name`, `thread::name` and `named::name` of each function
+/// that takes a [`Backend`]. Functions under `processes` get no `thread::name`: they stop a worker,
+/// or leave it in a handler that never returns. Those under `one_at_a_time` get no `threads::name`,
+/// for the reason that is given there.
 macro_rules! conformance {
-    (everywhere: [$($everywhere:ident,)*], processes: [$($process:ident,)*],) => {
+    (
+        everywhere: [$($everywhere:ident,)*],
+        one_at_a_time: [$($serial:ident,)*],
+        processes: [$($process:ident,)*],
+    ) => {
         mod memfd {
             $(#[test] fn $everywhere() { super::$everywhere(super::Backend::Memfd) })*
+            $(#[test] fn $serial() { super::$serial(super::Backend::Memfd) })*
             $(#[test] fn $process() { super::$process(super::Backend::Memfd) })*
+        }
+        mod threads {
+            $(#[test] fn $everywhere() { super::$everywhere(super::Backend::Threads) })*
+            $(#[test] fn $process() { super::$process(super::Backend::Threads) })*
         }
         #[cfg(feature = "testing")]
         mod thread {
             $(#[test] fn $everywhere() { super::$everywhere(super::Backend::Thread) })*
+            $(#[test] fn $serial() { super::$serial(super::Backend::Thread) })*
         }
         #[cfg(feature = "named")]
         mod named {
             $(#[test] fn $everywhere() { super::$everywhere(super::Backend::Named) })*
+            $(#[test] fn $serial() { super::$serial(super::Backend::Named) })*
             $(#[test] fn $process() { super::$process(super::Backend::Named) })*
         }
     };

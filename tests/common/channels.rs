@@ -102,6 +102,9 @@ pub fn values<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
     text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect()
 }
 
+/// The variable by which a worker process serves requests on several threads.
+pub const THREADS: &str = "SLIPRING_TEST_THREADS";
+
 /// Serves if this process is a worker; otherwise returns at once.
 pub fn serve_if_worker() {
     #[cfg(feature = "named")]
@@ -109,7 +112,11 @@ pub fn serve_if_worker() {
     if !slipring::worker::is_worker() {
         return;
     }
-    if let Err(error) = worker().serve() {
+    let worker = match std::env::var_os(THREADS) {
+        Some(_) => worker_with_threads(),
+        None => worker(),
+    };
+    if let Err(error) = worker.serve() {
         eprintln!("worker: {error}");
         std::process::exit(9);
     }

@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, unused_macros, reason = "each binary uses a part of this")]
 #![allow(unreachable_pub, missing_docs, reason = "a module of tests")]
 
+mod answers;
 mod backend;
 mod channels;
 #[cfg(feature = "named")]

@@ -1,10 +1,13 @@
 //! The worker of most tests: what it does with each kind of request.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use slipring::worker::{HandlerError, Worker};
+use slipring::worker::{Done, HandlerError, Threads, Worker};
 use slipring::{Config, Kind, RoleConfig};
 
+use super::answers::{Chunks, Reply, Serves, Slot};
 use super::{LONG, encode, numbers, pattern, spawner};
 
 /// Replies with the request's bytes.
@@ -78,220 +81,235 @@ pub const ANSWER_AND_GO_ON: Kind = Kind::named("answer and go on");
 
 pub struct Session {
     role: RoleConfig,
-    naps_begun: u64,
-    naps_done: u64,
-    proof: Option<slipring::worker::Done>,
-    held: Vec<Vec<u8>>,
+    naps_begun: AtomicU64,
+    naps_done: AtomicU64,
+    proof: Option<Done>,
+    held: Mutex<Vec<Vec<u8>>>,
 }
 
-/// The worker that serves every kind above.
+/// The worker that serves every kind above, one request at a time.
 pub fn worker() -> Worker<Session> {
-    Worker::new(|role: &RoleConfig| {
-        match role.mode.as_deref() {
-            Some("fail") => return Err(HandlerError::new("test::NoModel", "no such model")),
-            Some("panic") => panic!("the model exploded"),
-            Some("slow") => std::thread::sleep(Duration::from_millis(300)),
-            Some("late fail") => {
-                std::thread::sleep(Duration::from_millis(300));
-                return Err(HandlerError::new("test::NoModel", "no such model, after a while"));
-            }
-            _ => {}
-        }
-        Ok(Session {
-            role: role.clone(),
-            naps_begun: 0,
-            naps_done: 0,
-            proof: None,
-            held: Vec::new(),
+    serve_all(Worker::new(build))
+        .on(KEEP_PROOF, |session, _, reply| {
+            session.proof = Some(reply.send("kept")?);
+            Err(HandlerError::new("test::Kept", "after the reply"))
         })
-    })
-    .on(ECHO, |_, request, reply| {
-        // Written in place if every configuration of these tests has room for it.
-        let mut slot = match request.len() {
-            len if len <= 1000 => reply.claim(len)?,
-            _ => return Ok(reply.send(&request.to_vec())?),
-        };
-        request.payload().copy_to(slot.payload())?;
-        Ok(slot.send())
-    })
-    .on(SLOW_ECHO, |_, request, reply| {
-        let bytes = request.to_vec();
-        std::thread::sleep(Duration::from_millis(numbers(&bytes)[0]));
-        Ok(reply.send(&bytes)?)
-    })
-    .on(COUNT, |_, request, reply| {
-        let [count, len] = numbers(&request.to_vec())[..] else { panic!("two numbers") };
-        let mut chunks = reply.stream();
-        for i in 0..count {
-            chunks.send(&pattern(i, len as usize))?;
+        .on(USE_PROOF, |session, _, _| Ok(session.proof.take().expect("a proof was kept")))
+        .on(WRITE_WHEN_CANCELLED, |_, request, reply| {
+            use std::io::Write;
+            let mut writer = reply.write();
+            while !request.is_cancelled() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            loop {
+                writer.write_all(&[0; 4096])?;
+            }
+        })
+        .on(ABSURD, |_, request, reply| {
+            let mut chunks = reply.stream();
+            chunks.send(&pattern(0, 900))?;
+            let mut kinds = Vec::new();
+            for len in [usize::MAX, usize::MAX - 31, usize::MAX / 2, 1 << 30, 100_000] {
+                let refused = chunks.send_with(len, |_| panic!("there is no such slot"));
+                kinds.push(refused.unwrap_err().kind());
+            }
+            kinds.push(chunks.send(&Endless).unwrap_err().kind());
+            request.set_progress(kinds.len() as u64);
+            chunks.send(&format!("{kinds:?}"))?;
+            Ok(chunks.end()?)
+        })
+}
+
+/// A worker with eight threads that serves every kind above but those that need what only a
+/// [`Responder`](slipring::worker::Responder) has.
+pub fn worker_with_threads() -> Worker<Session> {
+    Worker::new(build).threads(serve_all(Threads::new(8)))
+}
+
+fn build(role: &RoleConfig) -> Result<Session, HandlerError> {
+    match role.mode.as_deref() {
+        Some("fail") => return Err(HandlerError::new("test::NoModel", "no such model")),
+        Some("panic") => panic!("the model exploded"),
+        Some("slow") => std::thread::sleep(Duration::from_millis(300)),
+        Some("late fail") => {
+            std::thread::sleep(Duration::from_millis(300));
+            return Err(HandlerError::new("test::NoModel", "no such model, after a while"));
         }
-        Ok(chunks.end()?)
+        _ => {}
+    }
+    Ok(Session {
+        role: role.clone(),
+        naps_begun: AtomicU64::new(0),
+        naps_done: AtomicU64::new(0),
+        proof: None,
+        held: Mutex::default(),
     })
-    .on(COUNT_AND_FAIL, |_, request, reply| {
-        let [count, len] = numbers(&request.to_vec())[..] else { panic!("two numbers") };
-        let mut chunks = reply.stream();
-        for i in 0..count {
-            chunks.send(&pattern(i, len as usize))?;
-        }
-        Err(HandlerError::new("test::Tired", "after all chunks"))
-    })
-    .on(FAIL, |_, request, _| {
-        let text = String::from_utf8_lossy(&request.to_vec()).into_owned();
-        Err(std::io::Error::other(text).into())
-    })
-    .on(FAIL_SHORTLY, |_, request, _| {
-        let text = String::from_utf8_lossy(&request.to_vec()).into_owned();
-        Err(HandlerError::new("E", text))
-    })
-    .on(FAIL_DEEP, |_, _, _| Err(Outer(Inner("x".parse::<u8>().unwrap_err())).into()))
-    .on(PANIC, |_, request, _| panic!("{}", String::from_utf8_lossy(&request.to_vec())))
-    .on(RAISE, |_, request, _| {
-        let signal = i32::from(request.to_vec()[0]);
-        // SAFETY: no handler is installed.
-        #[allow(unsafe_code, reason = "the runtime catches some of them")]
-        unsafe {
-            libc::signal(signal, libc::SIG_DFL);
-        }
-        // SAFETY: ends this process, which is what the test wants.
-        #[allow(unsafe_code, reason = "raising a signal")]
-        unsafe {
-            libc::raise(signal);
-        }
-        std::thread::sleep(LONG);
-        unreachable!("the signal ended the process")
-    })
-    .on(EXIT, |_, request, _| std::process::exit(i32::from(request.to_vec()[0])))
-    .on(UNTIL_CANCELLED, |_, request, reply| {
-        let mut looks = 0_u64;
-        while !request.is_cancelled() {
-            looks += 1;
-            request.set_progress(looks);
-            std::hint::spin_loop();
-        }
-        request.check_cancelled()?;
-        Ok(reply.send(&encode(&[looks]))?)
-    })
-    .on(UNTIL_ABORTED, |_, request, reply| {
-        let mut looks = 0_u64;
-        while !request.is_cancelled() {
-            looks += 1;
-            std::thread::sleep(Duration::from_micros(50));
-        }
-        Ok(reply.send(&encode(&[looks]))?)
-    })
-    .on(FOR_EVER, |_, _, _| {
-        loop {
+}
+
+/// Adds the handlers that every kind of worker can have.
+fn serve_all<W: Serves>(worker: W) -> W {
+    worker
+        .on(ECHO, |_, request, reply| {
+            // Written in place if every configuration of these tests has room for it.
+            let mut slot = match request.len() {
+                len if len <= 1000 => reply.claim(len)?,
+                _ => return Ok(reply.send(&request.to_vec())?),
+            };
+            request.payload().copy_to(slot.payload())?;
+            Ok(slot.send()?)
+        })
+        .on(SLOW_ECHO, |_, request, reply| {
+            let bytes = request.to_vec();
+            std::thread::sleep(Duration::from_millis(numbers(&bytes)[0]));
+            Ok(reply.send(&bytes)?)
+        })
+        .on(COUNT, |_, request, reply| {
+            let [count, len] = numbers(&request.to_vec())[..] else { panic!("two numbers") };
+            let mut chunks = reply.stream();
+            for i in 0..count {
+                chunks.send(&pattern(i, len as usize))?;
+            }
+            Ok(chunks.end()?)
+        })
+        .on(COUNT_AND_FAIL, |_, request, reply| {
+            let [count, len] = numbers(&request.to_vec())[..] else { panic!("two numbers") };
+            let mut chunks = reply.stream();
+            for i in 0..count {
+                chunks.send(&pattern(i, len as usize))?;
+            }
+            Err(HandlerError::new("test::Tired", "after all chunks"))
+        })
+        .on(FAIL, |_, request, _| {
+            let text = String::from_utf8_lossy(&request.to_vec()).into_owned();
+            Err(std::io::Error::other(text).into())
+        })
+        .on(FAIL_SHORTLY, |_, request, _| {
+            let text = String::from_utf8_lossy(&request.to_vec()).into_owned();
+            Err(HandlerError::new("E", text))
+        })
+        .on(FAIL_DEEP, |_, _, _| Err(Outer(Inner("x".parse::<u8>().unwrap_err())).into()))
+        .on(PANIC, |_, request, _| panic!("{}", String::from_utf8_lossy(&request.to_vec())))
+        .on(RAISE, |_, request, _| {
+            let signal = i32::from(request.to_vec()[0]);
+            // SAFETY: no handler is installed.
+            #[allow(unsafe_code, reason = "the runtime catches some of them")]
+            unsafe {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            // SAFETY: ends this process, which is what the test wants.
+            #[allow(unsafe_code, reason = "raising a signal")]
+            unsafe {
+                libc::raise(signal);
+            }
             std::thread::sleep(LONG);
-        }
-    })
-    .on(STREAM_ANYHOW, |_, _, reply| {
-        let mut chunks = reply.stream();
-        chunks.send(b"unasked")?;
-        Ok(chunks.end()?)
-    })
-    .on(SUM, |_, request, reply| {
-        let sum: u64 = request.to_vec().iter().map(|b| u64::from(*b)).sum();
-        Ok(reply.send(&encode(&[sum]))?)
-    })
-    .on(PRINT, |_, request, reply| {
-        let text = String::from_utf8_lossy(&request.to_vec()).into_owned();
-        println!("out: {text}");
-        eprintln!("err: {text}");
-        Ok(reply.send(b"")?)
-    })
-    .on(ROLE, |session, _, reply| Ok(reply.send(&format!("{:?}", session.role))?))
-    .on(BIG, |_, request, reply| {
-        let len = numbers(&request.to_vec())[0] as usize;
-        Ok(reply.send(&pattern(7, len))?)
-    })
-    .on(SELF, |_, _, reply| Ok(reply.send(&describe_self())?))
-    .on(NAP, |session, request, reply| {
-        session.naps_begun += 1;
-        let bytes = request.to_vec();
-        std::thread::sleep(Duration::from_micros(numbers(&bytes)[0]));
-        let done = reply.send(&bytes)?;
-        session.naps_done += 1;
-        Ok(done)
-    })
-    .on(
-        NAPS,
-        |session, _, reply| Ok(reply.send(&encode(&[session.naps_begun, session.naps_done]))?),
-    )
-    .on(KEEP_PROOF, |session, _, reply| {
-        session.proof = Some(reply.send("kept")?);
-        Err(HandlerError::new("test::Kept", "after the reply"))
-    })
-    .on(USE_PROOF, |session, _, _| Ok(session.proof.take().expect("a proof was kept")))
-    .on(TRICKLE, |_, request, reply| {
-        let [pause, count, len] = numbers(&request.to_vec())[..] else { panic!("three numbers") };
-        let mut chunks = reply.stream();
-        for i in 0..count {
-            chunks.send(&pattern(i, len as usize))?;
-            std::thread::sleep(Duration::from_micros(pause));
-        }
-        Ok(chunks.end()?)
-    })
-    .on(HOLD_MIB, |session, request, reply| {
-        for _ in 0..numbers(&request.to_vec())[0] {
-            session.held.push(vec![1; 1 << 20]);
-        }
-        Ok(reply.send("held")?)
-    })
-    .on(ANSWER_AND_GO_ON, |_, request, reply| {
-        let pause = Duration::from_millis(numbers(&request.to_vec())[0]);
-        let done = reply.send("")?;
-        std::thread::sleep(pause);
-        Ok(done)
-    })
-    .on(TIME_LEFT, |_, request, reply| {
-        let left = u64::try_from(request.time_left().as_millis()).unwrap_or(u64::MAX);
-        Ok(reply.send(&encode(&[left]))?)
-    })
-    .on(WRITE_WHEN_CANCELLED, |_, request, reply| {
-        use std::io::Write;
-        let mut writer = reply.write();
-        while !request.is_cancelled() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        loop {
-            writer.write_all(&[0; 4096])?;
-        }
-    })
-    .on(ABSURD, |_, request, reply| {
-        let mut chunks = reply.stream();
-        chunks.send(&pattern(0, 900))?;
-        let mut kinds = Vec::new();
-        for len in [usize::MAX, usize::MAX - 31, usize::MAX / 2, 1 << 30, 100_000] {
-            let refused = chunks.send_with(len, |_| panic!("there is no such slot"));
-            kinds.push(refused.unwrap_err().kind());
-        }
-        kinds.push(chunks.send(&Endless).unwrap_err().kind());
-        request.set_progress(kinds.len() as u64);
-        chunks.send(&format!("{kinds:?}"))?;
-        Ok(chunks.end()?)
-    })
-    .on(ABSURD_CLAIM, |_, _, reply| match reply.claim(usize::MAX) {
-        Ok(slot) => Ok(slot.send()),
-        Err(error) => Err(error.into()),
-    })
-    .on(CANCEL_ANOTHER, |_, _, reply| {
-        let spawner = spawner().config(Config::small());
-        // This worker may have attached by name; the other worker must not.
-        #[cfg(feature = "named")]
-        let spawner = spawner.env_remove(super::named::NAME);
-        let channel = spawner.spawn()?;
-        let pending = channel.submit(UNTIL_CANCELLED, b"", LONG)?;
-        pending.cancel();
-        let other = pending.wait()?;
-        Ok(reply.send(&other.to_vec())?)
-    })
-    .on(CHUNK_THEN_OTHER_ERROR, |_, request, reply| {
-        let len = numbers(&request.to_vec())[0] as usize;
-        match reply.stream().send(&pattern(0, len)) {
-            Ok(()) => Err(HandlerError::new("test::Other", "after a chunk")),
-            Err(_) => Err(HandlerError::new("test::Other", "instead of a chunk")),
-        }
-    })
+            unreachable!("the signal ended the process")
+        })
+        .on(EXIT, |_, request, _| std::process::exit(i32::from(request.to_vec()[0])))
+        .on(UNTIL_CANCELLED, |_, request, reply| {
+            let mut looks = 0_u64;
+            while !request.is_cancelled() {
+                looks += 1;
+                request.set_progress(looks);
+                std::hint::spin_loop();
+            }
+            request.check_cancelled()?;
+            Ok(reply.send(&encode(&[looks]))?)
+        })
+        .on(UNTIL_ABORTED, |_, request, reply| {
+            let mut looks = 0_u64;
+            while !request.is_cancelled() {
+                looks += 1;
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            Ok(reply.send(&encode(&[looks]))?)
+        })
+        .on(FOR_EVER, |_, _, _| {
+            loop {
+                std::thread::sleep(LONG);
+            }
+        })
+        .on(STREAM_ANYHOW, |_, _, reply| {
+            let mut chunks = reply.stream();
+            chunks.send(b"unasked")?;
+            Ok(chunks.end()?)
+        })
+        .on(SUM, |_, request, reply| {
+            let sum: u64 = request.to_vec().iter().map(|b| u64::from(*b)).sum();
+            Ok(reply.send(&encode(&[sum]))?)
+        })
+        .on(PRINT, |_, request, reply| {
+            let text = String::from_utf8_lossy(&request.to_vec()).into_owned();
+            println!("out: {text}");
+            eprintln!("err: {text}");
+            Ok(reply.send(b"")?)
+        })
+        .on(ROLE, |session, _, reply| Ok(reply.send(&format!("{:?}", session.role))?))
+        .on(BIG, |_, request, reply| {
+            let len = numbers(&request.to_vec())[0] as usize;
+            Ok(reply.send(&pattern(7, len))?)
+        })
+        .on(SELF, |_, _, reply| Ok(reply.send(&describe_self())?))
+        .on(NAP, |session, request, reply| {
+            session.naps_begun.fetch_add(1, Ordering::Relaxed);
+            let bytes = request.to_vec();
+            std::thread::sleep(Duration::from_micros(numbers(&bytes)[0]));
+            let done = reply.send(&bytes)?;
+            session.naps_done.fetch_add(1, Ordering::Relaxed);
+            Ok(done)
+        })
+        .on(NAPS, |session, _, reply| {
+            let counts = [&session.naps_begun, &session.naps_done];
+            Ok(reply.send(&encode(&counts.map(|count| count.load(Ordering::Relaxed))))?)
+        })
+        .on(TRICKLE, |_, request, reply| {
+            let [pause, count, len] = numbers(&request.to_vec())[..] else {
+                panic!("three numbers")
+            };
+            let mut chunks = reply.stream();
+            for i in 0..count {
+                chunks.send(&pattern(i, len as usize))?;
+                std::thread::sleep(Duration::from_micros(pause));
+            }
+            Ok(chunks.end()?)
+        })
+        .on(HOLD_MIB, |session, request, reply| {
+            for _ in 0..numbers(&request.to_vec())[0] {
+                session.held.lock().unwrap().push(vec![1; 1 << 20]);
+            }
+            Ok(reply.send("held")?)
+        })
+        .on(ANSWER_AND_GO_ON, |_, request, reply| {
+            let pause = Duration::from_millis(numbers(&request.to_vec())[0]);
+            let done = reply.send("")?;
+            std::thread::sleep(pause);
+            Ok(done)
+        })
+        .on(TIME_LEFT, |_, request, reply| {
+            let left = u64::try_from(request.time_left().as_millis()).unwrap_or(u64::MAX);
+            Ok(reply.send(&encode(&[left]))?)
+        })
+        .on(ABSURD_CLAIM, |_, _, reply| match reply.claim(usize::MAX) {
+            Ok(slot) => Ok(slot.send()?),
+            Err(error) => Err(error.into()),
+        })
+        .on(CANCEL_ANOTHER, |_, _, reply| {
+            let spawner = spawner().config(Config::small());
+            // This worker may have attached by name; the other worker must not.
+            #[cfg(feature = "named")]
+            let spawner = spawner.env_remove(super::named::NAME);
+            let channel = spawner.spawn()?;
+            let pending = channel.submit(UNTIL_CANCELLED, b"", LONG)?;
+            pending.cancel();
+            let other = pending.wait()?;
+            Ok(reply.send(&other.to_vec())?)
+        })
+        .on(CHUNK_THEN_OTHER_ERROR, |_, request, reply| {
+            let len = numbers(&request.to_vec())[0] as usize;
+            match reply.stream().send(&pattern(0, len)) {
+                Ok(()) => Err(HandlerError::new("test::Other", "after a chunk")),
+                Err(_) => Err(HandlerError::new("test::Other", "instead of a chunk")),
+            }
+        })
 }
 
 /// A payload whose length is the largest number.

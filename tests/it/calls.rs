@@ -20,18 +20,23 @@ conformance! {
         a_failure_of_any_length_fits_a_frame,
         a_panicking_handler_fails_its_own_call_with_message_and_place,
         a_stream_for_a_call_and_a_result_for_a_stream_are_protocol_errors,
-        a_handler_that_replies_and_fails_has_replied_and_a_reused_proof_not,
         a_payload_that_lies_about_its_length_is_refused_and_nothing_is_sent,
         requests_that_are_given_up_make_room_though_nobody_reads,
         request_ids_are_never_used_twice_and_replies_name_theirs,
         positions_go_on_over_the_wraps_of_u32_and_u64,
         no_late_reply_ever_reaches_another_call,
         the_cancel_of_another_channels_request_is_no_cancel_of_this_one,
-        a_cancelled_writer_stops_at_once_and_leaves_no_last_error,
-        a_worker_does_not_begin_what_timed_out_in_the_queue,
         a_deadline_travels_with_its_request,
         a_payload_that_cannot_be_encoded_is_not_sent_and_leaves_nothing_behind,
         a_request_is_over_when_its_reply_was_handed_out_however_long_it_is,
+    ],
+    one_at_a_time: [
+        // Its handlers need the proof of a reply, which only serial handlers have.
+        a_handler_that_replies_and_fails_has_replied_and_a_reused_proof_not,
+        // Its handler needs a writer, which only serial handlers have.
+        a_cancelled_writer_stops_at_once_and_leaves_no_last_error,
+        // Requests wait behind one that is served.
+        a_worker_does_not_begin_what_timed_out_in_the_queue,
     ],
     processes: [],
 }

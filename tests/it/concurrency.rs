@@ -9,9 +9,7 @@ use slipring::{Channel, Config, ErrorKind, Pending, Reply};
 conformance! {
     everywhere: [
         pending_replies_can_be_awaited_in_any_order,
-        pending_replies_can_be_polled_for_without_waiting,
         dropped_pending_replies_are_given_up_and_the_others_come,
-        a_cancel_before_during_and_after_is_idempotent_and_has_one_outcome,
         a_cancel_never_hits_the_next_request_of_the_same_slot,
         more_requests_than_configured_are_refused_until_one_is_done,
         threads_that_call_at_the_same_time_each_get_their_own_replies,
@@ -20,9 +18,15 @@ conformance! {
         a_pending_reply_that_nobody_awaits_holds_up_nobody,
         a_reply_that_is_never_given_back_is_named_when_it_holds_up_others,
         replies_can_be_kept_moved_to_other_threads_and_dropped_in_any_order,
+        a_waiter_whose_time_is_up_does_not_take_the_readers_role_with_it,
+    ],
+    one_at_a_time: [
+        // Replies come in the order of the requests.
+        pending_replies_can_be_polled_for_without_waiting,
+        // Requests wait behind one that is served.
+        a_cancel_before_during_and_after_is_idempotent_and_has_one_outcome,
         requests_that_do_not_fit_the_ring_wait_for_room_or_time_out,
         long_messages_that_time_out_half_sent_use_up_no_places,
-        a_waiter_whose_time_is_up_does_not_take_the_readers_role_with_it,
     ],
     processes: [],
 }

@@ -53,6 +53,8 @@ mod tasks_dropped;
 mod tasks_scale;
 #[cfg(feature = "testing")]
 mod thread_worker;
+#[cfg(feature = "testing")]
+mod threads;
 #[cfg(all(feature = "tracing", feature = "testing"))]
 mod tracing_spans;
 #[cfg(feature = "testing")]

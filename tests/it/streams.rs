@@ -18,7 +18,6 @@ conformance! {
         a_pause_of_the_reader_is_no_stall,
         a_cancelled_stream_delivers_what_was_on_its_way_and_then_says_so,
         a_stream_can_be_cancelled_before_it_begins,
-        a_reader_that_does_not_read_costs_one_window_and_its_worker_waits,
         two_streams_are_read_in_turns_without_mixing,
         chunks_that_are_kept_stay_what_they_were,
         a_reader_that_keeps_every_chunk_is_told_what_holds_the_ring,
@@ -28,6 +27,10 @@ conformance! {
         the_abort_flag_ends_a_wait_for_credit,
         an_error_in_the_middle_of_a_chained_chunk_is_the_handlers_error,
         chunks_that_another_thread_has_read_come_before_those_in_the_ring,
+    ],
+    one_at_a_time: [
+        // A call waits behind the stream.
+        a_reader_that_does_not_read_costs_one_window_and_its_worker_waits,
     ],
     processes: [],
 }
