@@ -14,6 +14,7 @@ conformance! {
         a_call_that_slept_is_measured_and_others_are_sampled,
         a_stream_is_measured_once_at_its_first_chunk,
     ],
+    one_at_a_time: [],
     processes: [a_death_is_counted_for_each_call_that_it_ends,],
 }
 
