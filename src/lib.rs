@@ -46,7 +46,8 @@
 //! | test a host without processes | `testing::spawn_thread` (feature `testing`) |
 //! | reach a process that was not spawned | `named` (feature `named`) |
 //!
-//! A worker serves **one request at a time**. To serve more at once, start more workers.
+//! By default a worker serves **one request at a time**. To serve more at once, start more workers,
+//! or choose another [way to serve](worker).
 //!
 //! # Errors
 //!

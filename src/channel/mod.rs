@@ -83,10 +83,9 @@ pub(crate) use wait_list::WaitList;
 
 /// The parent's handle on one worker.
 ///
-/// Any number of threads may use a channel at the same time. Unless the worker takes many requests
-/// ([`Worker::inbox`](crate::worker::Worker::inbox)), it serves **one request at a time**, in the
-/// order in which the requests were sent; the others wait. To serve more at once, start more
-/// workers.
+/// Any number of threads may use a channel at the same time. By default the worker serves **one
+/// request at a time**, in the order in which the requests were sent; the others wait. To serve
+/// more at once, start more workers, or choose another [way to serve](crate::worker).
 ///
 /// A [`Spawner`] starts a worker and returns its channel. Dropping the channel does not block:
 /// the worker is told to end, and is terminated and reaped in the background if it does not.

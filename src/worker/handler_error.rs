@@ -148,6 +148,10 @@ impl HandlerError {
         cut(&self.0.failure.to_string(), 512).to_owned()
     }
 
+    pub(super) fn failure(&self) -> &WorkerFailure {
+        &self.0.failure
+    }
+
     pub(super) fn into_failure(self) -> WorkerFailure {
         self.0.failure
     }

@@ -14,6 +14,7 @@ use crate::sync::Ordering;
 use crate::sync::plain::{Condvar, Mutex};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
+use crate::worker::handler_error::HandlerError;
 use crate::worker::owned::{Incoming, OwnedPayload, OwnedRequest, OwnedResponder};
 use crate::worker::request_ring::{Body, RequestRing};
 use crate::worker::shared_sink::{Ending, SharedSink};
@@ -199,6 +200,21 @@ impl Inbox {
             return Err(Error::new(ErrorKind::Closed, "another thread of the worker failed"));
         }
         Ok(())
+    }
+
+    /// Fails if the worker is to end, and sends endings that are owed: for a thread that takes no
+    /// requests for long.
+    pub(super) fn keep_up(&self) -> Result<()> {
+        self.sink.signals.check_stop()?;
+        self.look_after_owed()
+    }
+
+    /// Has the health report tell of an error of the host's code.
+    pub(super) fn note(&self, error: &HandlerError) {
+        // One that says that a request is cancelled is none.
+        if !error.is_cancel_of(0, || true) && !fork::is_forked_child() {
+            self.sink.last_error.set(error.summary());
+        }
     }
 
     /// Waits for this thread's turn to take requests; `None` if it did not come in time.

@@ -26,13 +26,23 @@
 //! # }
 //! ```
 //!
-//! # One request at a time
+//! # Which way to serve do I want?
 //!
-//! **A worker serves one request at a time**, in the order in which the requests were sent, and
-//! runs all handlers on the thread that called [`Worker::serve`]. So a handler needs no lock for
-//! its session. While a handler runs all other requests of the channel wait, also while it waits
-//! for the reader of its stream. To serve more requests at once, start more workers, or have one
-//! serve them on several threads: [`Worker::threads`].
+//! | to | use | who calls the model |
+//! |---|---|---|
+//! | serve one request at a time, with no lock | [`Worker::on`], the default | the thread that serves |
+//! | serve requests on several threads | [`Worker::threads`] with [`Threads`] | these threads |
+//! | advance many streams by one step at a time, as engines of language models do | [`Worker::steps`] with a [`StepEngine`] | the thread that serves |
+//! | take requests and answer them in a way of your own: any order, any thread | [`Worker::inbox`] | your code |
+//!
+//! By default **a worker serves one request at a time**, in the order in which the requests were
+//! sent, and runs all handlers on the thread that called [`Worker::serve`]. So a handler needs no
+//! lock for its session. While a handler runs all other requests of the channel wait, also while
+//! it waits for the reader of its stream.
+//!
+//! The other ways take requests before the earlier ones are answered, up to
+//! [`Worker::max_taken`]. A request that was *taken* is *begun* when a handler or an engine gets
+//! it. Should the worker die, the error of each request tells which it was.
 //!
 //! The parent can ask a busy worker for its health: a thread of the worker's own answers.
 //!
@@ -59,6 +69,7 @@
 
 mod attach;
 mod cancel;
+mod chunk_merger;
 mod handler_error;
 mod handlers;
 mod health;
@@ -75,8 +86,10 @@ mod serial;
 mod serve;
 mod shared_sink;
 mod status;
+mod steps;
 mod stop_token;
 mod threads;
+mod unanswered;
 
 use std::fmt;
 use std::sync::Arc;
@@ -88,6 +101,7 @@ use crate::protocol::RoleConfig;
 
 pub use attach::is_worker;
 pub use cancel::{AbortFlag, CancelToken};
+pub use chunk_merger::ChunkMerger;
 pub use handler_error::HandlerError;
 use handlers::Handlers;
 pub use inbox::{Inbox, Peeked};
@@ -96,14 +110,15 @@ pub use raw::attach_raw;
 pub use request::Request;
 pub use responder::{Done, ReplySlot, ReplyStream, ReplyWriter, Responder};
 use serve::{DEFAULT_TAKEN, Definition};
+pub use steps::StepEngine;
 pub(crate) use stop_token::StopToken;
 pub use threads::{OwnSession, SharedSession, Threads};
 
 /// A worker: a session that is built once, and a handler for each kind of request.
 ///
-/// **It serves one request at a time**, in the order in which the requests were sent, unless
-/// [`Worker::threads`] or [`Worker::inbox`] say otherwise. See the [module](crate::worker) for that,
-/// and for what becomes of errors, panics and cancels.
+/// **By default it serves one request at a time**, in the order in which the requests were sent.
+/// The [module](crate::worker) tells of other ways, and of what becomes of errors, panics and
+/// cancels.
 ///
 /// A program is a worker if a [`Spawner`](crate::Spawner) has started it. One program can be
 /// both, parent and worker:
@@ -309,6 +324,21 @@ impl<S> Worker<S> {
         self.0.invalid = threads.check().err();
         self.0.least = threads.count();
         self.inbox(move |shared, inbox| threads.run(shared, inbox))
+    }
+
+    /// Serves by *continuous batching*: [`StepEngine::add_request`] opens requests while there is
+    /// capacity, and [`StepEngine::step`] advances all that are open, again and again. The worker
+    /// sleeps only while none is open. When it is told to end, no further step begins, and what is
+    /// open ends as cancelled.
+    ///
+    /// Requests that are cancelled, or whose deadline has passed, before they are opened do not
+    /// reach the engine. [`StepEngine`] has an example.
+    #[must_use]
+    pub fn steps(self) -> Self
+    where
+        S: StepEngine + 'static,
+    {
+        self.inbox(|engine, inbox| steps::run(engine, inbox))
     }
 
     /// Sets how many requests may be taken and not answered at a time, where requests are served

@@ -3,23 +3,21 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::{Result, WorkerFailure};
+use crate::error::Result;
 use crate::id::RequestId;
 use crate::payload::Payload;
 use crate::protocol::Kind;
 use crate::ring::LeasedSlot;
 use crate::ring::open_slot::OpenSlot;
 use crate::shm::bytes::PeerBytes;
-use crate::sync::Mutex;
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
 use crate::worker::cancel::CancelToken;
 use crate::worker::handler_error::HandlerError;
-use crate::worker::handlers::no_reply;
-use crate::worker::panics::catch;
 use crate::worker::reply_sink::ReplyState;
 use crate::worker::request::Request;
 use crate::worker::shared_sink::{Ending, Sent, SharedSink};
+use crate::worker::unanswered::{self, answered_by};
 
 /// A request that was taken out of the [`Inbox`](super::Inbox), and the means to answer it.
 ///
@@ -138,7 +136,9 @@ impl fmt::Debug for OwnedRequest {
 /// | an error | [`fail`](Self::fail) |
 ///
 /// A responder that is dropped before the last of these ends its request with an error of the
-/// type `slipring::NoReply`, or as cancelled if it is. The drop does not block.
+/// type `slipring::NoReply`, or as cancelled if it is. The drop does not block. If the host's code
+/// that the library has called drops it, and returns an error or panics, the request ends with
+/// that error.
 ///
 /// Methods that wait end with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) if the request is
 /// cancelled meanwhile, or the worker is told to end.
@@ -147,49 +147,11 @@ pub struct OwnedResponder {
     sink: Arc<SharedSink>,
     state: ReplyState,
     is_stream: bool,
-    /// Where the request is left if the responder is dropped while its handler runs.
-    unanswered: Option<Arc<Unanswered>>,
-}
-
-/// A request whose responder was dropped while its handler ran. The handler had the responder,
-/// which is gone before the handler's error is known.
-#[derive(Debug, Default)]
-struct Unanswered(Mutex<Handled>);
-
-#[derive(Debug, Default)]
-enum Handled {
-    /// The handler runs, and has the responder.
-    #[default]
-    Runs,
-    /// The responder was dropped.
-    Dropped(ReplyState),
-    /// The handler has returned: what drops the responder now has to end the request.
-    Over,
-}
-
-impl Unanswered {
-    /// Keeps a request whose responder is dropped, if the handler still runs.
-    fn keep(&self, state: &mut ReplyState) -> bool {
-        let mut handled = self.0.lock();
-        let is_running = matches!(*handled, Handled::Runs);
-        if is_running {
-            *handled = Handled::Dropped(state.hand_over());
-        }
-        is_running
-    }
-
-    /// Returns the request if its responder was dropped.
-    fn handler_has_returned(&self) -> Option<ReplyState> {
-        match std::mem::replace(&mut *self.0.lock(), Handled::Over) {
-            Handled::Dropped(state) => Some(state),
-            Handled::Runs | Handled::Over => None,
-        }
-    }
 }
 
 impl OwnedResponder {
     pub(super) fn new(sink: &Arc<SharedSink>, state: ReplyState, is_stream: bool) -> Self {
-        Self { sink: Arc::clone(sink), state, is_stream, unanswered: None }
+        Self { sink: Arc::clone(sink), state, is_stream }
     }
 
     /// Returns the number of the request, as the parent has it.
@@ -216,6 +178,11 @@ impl OwnedResponder {
     #[must_use]
     pub fn is_begun(&self) -> bool {
         self.state.is_begun()
+    }
+
+    /// The longest payload of one frame.
+    pub(super) fn max_frame(&self) -> usize {
+        self.sink.max_frame
     }
 
     /// Returns whether the work for the request should be given up: see
@@ -306,15 +273,16 @@ impl OwnedResponder {
         Ok(sent == Sent::Yes)
     }
 
-    /// Ends a stream. Blocks while the parent has not made room.
+    /// Ends a stream. Never blocks: if the parent has made no room, the end is sent later.
     ///
     /// # Errors
     ///
-    /// As [`OwnedResponder::send`].
+    /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a fork of the worker.
     pub fn end(mut self) -> Result<()> {
+        fork::check()?;
         self.begin();
-        let sent = self.sink.end_stream(&mut self.state);
-        self.fail_with(sent)
+        self.end_with(Ending::End);
+        Ok(())
     }
 
     /// Ends the request with the error of its answer, if that is one.
@@ -345,20 +313,11 @@ impl OwnedResponder {
         self.begin();
         crate::failpoint::failpoint!("before handler");
         let (sink, request) = (Arc::clone(&self.sink), self.state.request());
-        let unanswered = Arc::new(Unanswered::default());
-        self.unanswered = Some(Arc::clone(&unanswered));
-        let handled = catch(|| handle(self));
-        crate::failpoint::failpoint!("after handler");
-        let left = unanswered.handler_has_returned();
-        let error = match (handled, &left) {
-            (Ok(()), None) => return,
-            (Ok(()), Some(_)) => no_reply(),
-            (Err(error), _) => error,
-        };
-        let ending = sink.ending_of(request, error);
-        if let Some(state) = left {
-            sink.end_later(state, ending);
+        if let Err(error) = answered_by(|| handle(self)) {
+            // The request has been told of it; health is told now.
+            let _ = sink.ending_of(request, error);
         }
+        crate::failpoint::failpoint!("after handler");
     }
 
     fn end_with(&mut self, ending: Ending) {
@@ -374,21 +333,12 @@ impl Drop for OwnedResponder {
         if self.state.is_finished() || fork::is_forked_child() {
             return;
         }
-        if let Some(unanswered) = self.unanswered.take()
-            && unanswered.keep(&mut self.state)
-        {
-            return;
+        if self.is_cancelled() {
+            self.end_with(Ending::Cancelled);
+        } else {
+            unanswered::end(&self.sink, self.state.hand_over());
         }
-        let ending =
-            if self.is_cancelled() { Ending::Cancelled } else { Ending::Failed(dropped()) };
-        self.end_with(ending);
     }
-}
-
-#[cold]
-fn dropped() -> WorkerFailure {
-    let message = "the responder was dropped without a reply";
-    HandlerError::new("slipring::NoReply", message).into_failure()
 }
 
 impl fmt::Debug for OwnedResponder {

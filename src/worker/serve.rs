@@ -20,6 +20,7 @@ use crate::worker::serial::SerialServer;
 use crate::worker::shared_sink::{Ending, SharedSink};
 use crate::worker::status::StatusWriter;
 use crate::worker::stop_token::{InterruptHook, StopToken};
+use crate::worker::unanswered::answered_by;
 
 type OnClose<S> = Box<dyn FnOnce(S)>;
 type Build<S> = Box<dyn FnOnce(&RoleConfig) -> std::result::Result<S, HandlerError>>;
@@ -159,12 +160,21 @@ fn at_once<S>(
     let inbox = Arc::new(Inbox::new(ring, Arc::clone(&sink), limit));
     let served = catch(|| body(&mut session, &inbox));
     let served = match served {
-        // Most often this is the error by which the inbox tells of the stop.
-        Err(_) if sink.signals.is_stopping() => Ok(()),
-        Err(error) => Err(fail(error.into_failure())),
-        Ok(()) => Ok(()),
+        Err(error) if !sink.signals.is_stopping() => {
+            // The requests that the session holds end with the error, each by itself. That of the
+            // whole channel comes after them.
+            let close = || {
+                close_session(on_close, session);
+                Err(error)
+            };
+            answered_by::<()>(close).map_err(|error| fail(error.into_failure()))
+        }
+        // Most often an error is the one by which the inbox tells of the stop.
+        _ => {
+            close_session(on_close, session);
+            Ok(())
+        }
     };
-    close_session(on_close, session);
     // What was owed goes out if there is room.
     let _ = sink.look_after_owed();
     served

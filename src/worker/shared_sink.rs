@@ -55,11 +55,11 @@ pub(super) struct SharedSink {
     sleeper: Sleeper,
     pub(super) signals: Signals,
     pub(super) status: StatusWriter,
-    last_error: Arc<LastError>,
     /// How many bytes of slots a stream may be ahead of its reader.
     window: u64,
     max_message: usize,
-    max_frame: usize,
+    pub(super) max_frame: usize,
+    pub(super) last_error: Arc<LastError>,
     /// Endings that are owed; changes under the lock.
     owed: Counter,
     /// Requests that were taken and have not had their last frame. Grows in the turn to take
@@ -79,6 +79,8 @@ struct Ring {
 /// The last frame of a request that is not a result.
 #[derive(Debug)]
 pub(super) enum Ending {
+    /// The stream ends.
+    End,
     Failed(WorkerFailure),
     Cancelled,
     /// The deadline passed before the request was begun.
@@ -117,10 +119,10 @@ impl SharedSink {
             sleeper,
             signals,
             status,
-            last_error,
             window: header.stream_window,
             max_message: as_usize(header.max_message),
             max_frame,
+            last_error,
             owed: Counter::new(0),
             outstanding: Counter::new(0),
         }
@@ -216,11 +218,6 @@ impl SharedSink {
         self.frame(state, piece.header, piece.bytes.len(), |slot| {
             copy_from_slice(slot, piece.bytes);
         })
-    }
-
-    /// Ends a stream.
-    pub(super) fn end_stream(&self, state: &mut ReplyState) -> Result<()> {
-        self.frame(state, state.header(Kind::END), 0, |_| ())
     }
 
     /// Sends a frame. Waits for room, and with a chunk for credit, until the request is
@@ -496,6 +493,7 @@ impl SharedSink {
             Ending::Failed(failure) => {
                 (state.header(Kind::ERROR), failure::encode(failure, self.max_frame))
             }
+            Ending::End => (state.header(Kind::END), Vec::new()),
             Ending::Cancelled => (state.header(Kind::CANCEL), Vec::new()),
             Ending::Expired => (Header { aux: EXPIRED, ..state.header(Kind::CANCEL) }, Vec::new()),
             Ending::Ready => (state.header(Kind::RESULT), Vec::new()),

@@ -74,6 +74,18 @@ fn token_stream_tells_all_is_cancelled_and_goes_on() {
 }
 
 #[test]
+fn continuous_batching_advances_three_chats_at_a_time() {
+    let printed = run("continuous_batching");
+    for prompt in ["one", "one two", "one two three"] {
+        assert!(printed.contains(&format!("the chat \"{prompt}\" is whole: true\n")), "{printed}");
+    }
+    assert!(!printed.contains("false"), "{printed}");
+    assert!(printed.contains("the long chat: request 1 was cancelled\n"), "{printed}");
+    assert!(printed.contains(" steps, of at most 3 chats\n"), "{printed}");
+    assert!(printed.ends_with("5 chats have finished, 1 was cancelled\n"), "{printed}");
+}
+
+#[test]
 fn raw_link_adds_up_what_was_sent_in_batches() {
     let printed = run("raw_link");
     assert!(printed.starts_with("100000 samples in 31"), "{printed}");

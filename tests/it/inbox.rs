@@ -244,6 +244,54 @@ fn a_drop_without_room_does_not_wait_and_its_error_comes_later() {
 }
 
 #[test]
+fn the_end_of_a_stream_does_not_wait_for_room() {
+    let (channel, given) = handing_over(&Config::small());
+    let stream = channel.stream(WORK, "", StreamTimeouts::default()).unwrap();
+    let mut responder = given.recv().unwrap().responder;
+    responder.send_chunk("a chunk").unwrap();
+    // Nothing is read, so that the reply ring fills up.
+    let mut pending = Vec::new();
+    let full = loop {
+        pending.push(channel.submit(WORK, "", LONG).unwrap());
+        if let Some(responder) = given.recv().unwrap().responder.try_send(&[7; 4000]).unwrap() {
+            break responder;
+        }
+    };
+    // Nor is there room for a frame without a payload.
+    let mut others = Vec::new();
+    let still_full = loop {
+        others.push(channel.submit(WORK, "", LONG).unwrap());
+        if let Some(responder) = given.recv().unwrap().responder.try_send("").unwrap() {
+            break responder;
+        }
+    };
+    within_long("an end without room", || responder.end().unwrap());
+    let chunks: Vec<_> = stream.map(|chunk| chunk.unwrap().to_vec()).collect();
+    assert_eq!(chunks, [b"a chunk"]);
+    full.send("").unwrap();
+    still_full.send("").unwrap();
+    for pending in pending.into_iter().chain(others) {
+        pending.wait().unwrap();
+    }
+}
+
+#[test]
+fn requests_that_the_session_holds_end_with_the_error_of_the_body() {
+    let make = || {
+        Worker::new(|_| Ok(Vec::new())).inbox(|held, inbox| {
+            held.push(inbox.recv()?);
+            Err("the model is gone".into())
+        })
+    };
+    let channel = testing::spawn_thread(&Config::small(), RoleConfig::default(), make).unwrap();
+    let error = channel.call(WORK, "", LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Worker, "{error}");
+    assert_eq!(error.worker().unwrap().message, "the model is gone");
+    let error = channel.call(WORK, "", LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Session, "{error}");
+}
+
+#[test]
 fn threads_that_wait_for_room_get_it_in_turn_and_all_arrive() {
     let (channel, given) = handing_over(&Config::small());
     let pending: Vec<_> = (0..64_u8).map(|n| channel.submit(WORK, &[n], LONG).unwrap()).collect();

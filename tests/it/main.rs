@@ -41,6 +41,8 @@ mod reactors;
 #[cfg(feature = "serde")]
 mod serialized;
 mod spawning;
+#[cfg(feature = "testing")]
+mod steps;
 #[cfg(all(feature = "testing", feature = "async"))]
 mod stream_timeouts;
 mod streams;

@@ -1,0 +1,74 @@
+//! Requests whose responders the host's code drops without an answer.
+//!
+//! Code that returns an error, or panics, most often drops the responder on its way out. The
+//! request shall end with that error, which is not known yet when the responder is dropped. So
+//! what is dropped on a thread that runs [`answered_by`] is kept until the code has returned.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use crate::error::WorkerFailure;
+use crate::worker::handler_error::HandlerError;
+use crate::worker::panics::catch;
+use crate::worker::reply_sink::ReplyState;
+use crate::worker::shared_sink::{Ending, SharedSink};
+
+thread_local! {
+    /// What was dropped; `None` if nothing is to be kept.
+    static KEPT: RefCell<Option<Vec<Unanswered>>> = const { RefCell::new(None) };
+}
+
+/// A request whose responder was dropped.
+#[derive(Debug)]
+struct Unanswered {
+    sink: Arc<SharedSink>,
+    state: ReplyState,
+}
+
+/// Runs code of the host's. The requests whose responders it drops on this thread end with its
+/// error, or with one that says that they have no answer. A panic becomes an error.
+pub(super) fn answered_by<T>(
+    run: impl FnOnce() -> Result<T, HandlerError>,
+) -> Result<T, HandlerError> {
+    let before = KEPT.replace(Some(Vec::new()));
+    let result = catch(run);
+    let kept = KEPT.replace(before).unwrap_or_default();
+    kept.into_iter().for_each(|request| request.end(result.as_ref().err()));
+    result
+}
+
+/// Ends a request whose responder was dropped, and which is not cancelled: now, or when the code
+/// that has dropped it returns. Never blocks.
+pub(super) fn end(sink: &Arc<SharedSink>, state: ReplyState) {
+    let mut request = Some(Unanswered { sink: Arc::clone(sink), state });
+    // Fails while the thread ends.
+    let _ = KEPT.try_with(|kept| {
+        if let Some(kept) = &mut *kept.borrow_mut() {
+            kept.extend(request.take());
+        }
+    });
+    if let Some(request) = request {
+        request.end(None);
+    }
+}
+
+impl Unanswered {
+    fn end(self, error: Option<&HandlerError>) {
+        let Self { sink, state } = self;
+        let request = state.request();
+        let ending = match error {
+            None => Ending::Failed(no_reply()),
+            Some(error) if error.is_cancel_of(request, || sink.signals.is_cancelled(request)) => {
+                Ending::Cancelled
+            }
+            Some(error) => Ending::Failed(error.failure().clone()),
+        };
+        sink.end_later(state, ending);
+    }
+}
+
+#[cold]
+fn no_reply() -> WorkerFailure {
+    let message = "the responder was dropped without a reply";
+    HandlerError::new("slipring::NoReply", message).into_failure()
+}
