@@ -287,3 +287,35 @@ fn the_death_of_a_big_worker_is_noticed_as_fast() {
     assert!(time < Duration::from_millis(500), "{time:?}");
     eventually("it is reaped", || !is_in_the_table(channel.pid()));
 }
+
+/// A request that came while the model was busy for longer than `max_wait` is served at once.
+#[cfg(feature = "testing")]
+#[test]
+fn the_wait_for_a_batch_counts_from_the_arrival_of_its_oldest_request() {
+    use slipring::worker::{Batches, Worker};
+    use slipring::{Kind, RoleConfig, testing};
+    use std::sync::mpsc;
+
+    const PASS: Duration = Duration::from_millis(60);
+    let (began, has_begun) = mpsc::channel();
+    let make = move || {
+        let batches = Batches::new().max_wait(PASS).on(Kind::EMBED, move |(), batch| {
+            began.send(Instant::now())?;
+            std::thread::sleep(PASS + Duration::from_millis(1));
+            batch.reply_each(vec![(); batch.len()].into_iter().map(Ok));
+            Ok(())
+        });
+        Worker::new(|_| Ok(())).batches(batches)
+    };
+    let channel = testing::spawn_thread(&Config::small(), RoleConfig::default(), make).unwrap();
+    keep("the wait for a batch after a long pass", Duration::from_millis(10), || {
+        let first = channel.submit(Kind::EMBED, "", LONG).unwrap();
+        has_begun.recv().unwrap();
+        let second = channel.submit(Kind::EMBED, "", LONG).unwrap();
+        first.wait().unwrap();
+        let answered = Instant::now();
+        let second_began = has_begun.recv().unwrap();
+        second.wait().unwrap();
+        second_began.saturating_duration_since(answered)
+    });
+}

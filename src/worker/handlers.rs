@@ -34,7 +34,7 @@ impl<H> Handlers<H> {
         self.by_kind.is_empty() && self.fallback.is_none()
     }
 
-    pub(super) fn kinds(&self) -> impl Iterator<Item = Kind> {
+    pub(super) fn kinds(&self) -> impl Iterator<Item = Kind> + Clone {
         self.by_kind.iter().map(|(kind, _)| *kind)
     }
 
@@ -57,21 +57,8 @@ impl<H> Handlers<H> {
         }
     }
 
-    /// Returns [`ErrorKind::InvalidConfig`] for two handlers of one kind and for a kind that no
-    /// request has.
     pub(super) fn check(&self) -> Result<()> {
-        let invalid = |message| Err(Error::new(ErrorKind::InvalidConfig, message));
-        for (index, kind) in self.kinds().enumerate() {
-            if self.kinds().take(index).any(|other| other == kind) {
-                return invalid(format!(
-                    "two handlers for {kind}; if these are two names, rename one"
-                ));
-            }
-            if !kind.is_request() || kind == Kind::READY {
-                return invalid(format!("a handler for {kind}, which is not a kind of request"));
-            }
-        }
-        Ok(())
+        check_kinds(self.kinds())
     }
 }
 
@@ -83,4 +70,19 @@ pub(super) fn no_reply() -> HandlerError {
 /// The error of a request for whose kind there is no handler.
 pub(super) fn unknown_kind(kind: Kind) -> HandlerError {
     HandlerError::new("slipring::UnknownKind", format!("this worker has no handler for {kind}"))
+}
+
+/// Returns [`ErrorKind::InvalidConfig`] for two handlers of one kind and for a kind that no
+/// request has.
+pub(super) fn check_kinds(kinds: impl Iterator<Item = Kind> + Clone) -> Result<()> {
+    let invalid = |message| Err(Error::new(ErrorKind::InvalidConfig, message));
+    for (index, kind) in kinds.clone().enumerate() {
+        if kinds.clone().take(index).any(|other| other == kind) {
+            return invalid(format!("two handlers for {kind}; if these are two names, rename one"));
+        }
+        if !kind.is_request() || kind == Kind::READY {
+            return invalid(format!("a handler for {kind}, which is not a kind of request"));
+        }
+    }
+    Ok(())
 }

@@ -33,6 +33,7 @@
 //! | serve one request at a time, with no lock | [`Worker::on`], the default | the thread that serves |
 //! | serve requests on several threads | [`Worker::threads`] with [`Threads`] | these threads |
 //! | advance many streams by one step at a time, as engines of language models do | [`Worker::steps`] with a [`StepEngine`] | the thread that serves |
+//! | put requests that wait at the same time into one pass of a model | [`Worker::batches`] with [`Batches`] | the thread that serves |
 //! | take requests and answer them in a way of your own: any order, any thread | [`Worker::inbox`] | your code |
 //!
 //! By default **a worker serves one request at a time**, in the order in which the requests were
@@ -68,6 +69,8 @@
 //! process ends 800 ms later in any case.
 
 mod attach;
+mod batch_queues;
+mod batches;
 mod cancel;
 mod chunk_merger;
 mod handler_error;
@@ -100,6 +103,7 @@ use crate::protocol::Kind;
 use crate::protocol::RoleConfig;
 
 pub use attach::is_worker;
+pub use batches::{Batches, RequestBatch};
 pub use cancel::{AbortFlag, CancelToken};
 pub use chunk_merger::ChunkMerger;
 pub use handler_error::HandlerError;
@@ -173,9 +177,9 @@ impl<S> Worker<S> {
             build: Box::new(build),
             handlers: Handlers::new(),
             body: None,
+            refusal: None,
             limit: DEFAULT_TAKEN,
             least: 0,
-            invalid: None,
             on_close: None,
             abort_flags: Vec::new(),
             on_interrupt: None,
@@ -321,7 +325,7 @@ impl<S> Worker<S> {
         S: Sync + 'static,
         T: 'static,
     {
-        self.0.invalid = threads.check().err();
+        self.0.refusal = threads.check().err();
         self.0.least = threads.count();
         self.inbox(move |shared, inbox| threads.run(shared, inbox))
     }
@@ -339,6 +343,20 @@ impl<S> Worker<S> {
         S: StepEngine + 'static,
     {
         self.inbox(|engine, inbox| steps::run(engine, inbox))
+    }
+
+    /// Serves by *dynamic batching*: requests of one kind that wait at the same time are served by
+    /// one call of a handler. See [`Batches`], which has an example. One batch is served at a time,
+    /// on the thread that calls [`Worker::serve`].
+    ///
+    /// All requests that have come are taken, up to [`Worker::max_taken`].
+    #[must_use]
+    pub fn batches(mut self, batches: Batches<S>) -> Self
+    where
+        S: 'static,
+    {
+        self.0.refusal = batches.check().err();
+        self.inbox(move |session, inbox| batches.run(session, inbox))
     }
 
     /// Sets how many requests may be taken and not answered at a time, where requests are served

@@ -31,6 +31,21 @@ pub struct Incoming {
     pub responder: OwnedResponder,
 }
 
+impl Incoming {
+    /// Whether the request is still to be begun. One that has expired at `now` is ended here; the
+    /// drop ends one that is cancelled.
+    pub(super) fn is_wanted(&mut self, now: u64) -> bool {
+        if self.responder.is_cancelled() {
+            return false;
+        }
+        let has_expired = self.request.deadline.is_before(now);
+        if has_expired {
+            self.responder.end_with(Ending::Expired);
+        }
+        !has_expired
+    }
+}
+
 /// The payload of a request that is kept.
 #[derive(Debug)]
 pub(super) enum OwnedPayload {

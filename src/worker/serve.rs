@@ -37,12 +37,12 @@ pub(super) struct Definition<S> {
     pub(super) handlers: Handlers<Handler<S>>,
     /// Serves many requests at once, in the place of the handlers.
     pub(super) body: Option<ServeInbox<S>>,
+    /// Why the description of that cannot be served.
+    pub(super) refusal: Option<Error>,
     /// The most requests that are taken and not answered at a time.
     pub(super) limit: usize,
     /// The least that this may be.
     pub(super) least: usize,
-    /// What is wrong with the description of the body.
-    pub(super) invalid: Option<Error>,
     pub(super) on_close: Option<OnClose<S>>,
     pub(super) abort_flags: Vec<AbortFlag>,
     pub(super) on_interrupt: Option<InterruptHook>,
@@ -51,10 +51,10 @@ pub(super) struct Definition<S> {
 impl<S> Definition<S> {
     /// Checks what a worker refuses before it attaches.
     pub(super) fn check(&self) -> Result<()> {
-        self.handlers.check()?;
-        if let Some(invalid) = &self.invalid {
-            return Err(invalid.clone());
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
         }
+        self.handlers.check()?;
         if self.body.is_some() && !self.handlers.is_empty() {
             let message = "handlers for a worker that takes its requests out of an inbox";
             return Err(Error::new(ErrorKind::InvalidConfig, message));

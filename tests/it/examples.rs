@@ -85,6 +85,18 @@ fn continuous_batching_advances_three_chats_at_a_time() {
     assert!(printed.ends_with("5 chats have finished, 1 was cancelled\n"), "{printed}");
 }
 
+/// The example itself compares each answer with what it should be.
+#[test]
+fn dynamic_batching_needs_far_fewer_passes_for_as_many_texts() {
+    let printed = run("dynamic_batching");
+    assert!(printed.contains("  320 texts in 320 passes\n"), "{printed}");
+    let passes = printed.split("  3200 texts in ").nth(1).and_then(|rest| rest.split(' ').next());
+    let passes: u32 = passes.unwrap().parse().unwrap();
+    // No pass has more than 64.
+    assert!((50..1600).contains(&passes), "{printed}");
+    assert!(printed.ends_with(" times as many with batches\n"), "{printed}");
+}
+
 #[test]
 fn raw_link_adds_up_what_was_sent_in_batches() {
     let printed = run("raw_link");

@@ -11,6 +11,8 @@ mod executors;
 mod hostile;
 
 mod absurd;
+#[cfg(feature = "testing")]
+mod batches;
 mod calls;
 mod closing;
 mod concurrency;
