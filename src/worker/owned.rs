@@ -348,11 +348,7 @@ impl Drop for OwnedResponder {
         if self.state.is_finished() || fork::is_forked_child() {
             return;
         }
-        if self.is_cancelled() {
-            self.end_with(Ending::Cancelled);
-        } else {
-            unanswered::end(&self.sink, self.state.hand_over());
-        }
+        unanswered::end(&self.sink, self.state.hand_over());
     }
 }
 

@@ -7,7 +7,6 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use crate::error::WorkerFailure;
 use crate::worker::handler_error::HandlerError;
 use crate::worker::panics::catch;
 use crate::worker::reply_sink::ReplyState;
@@ -37,8 +36,8 @@ pub(super) fn answered_by<T>(
     result
 }
 
-/// Ends a request whose responder was dropped, and which is not cancelled: now, or when the code
-/// that has dropped it returns. Never blocks.
+/// Ends a request whose responder was dropped: now, or when the code that has dropped it returns.
+/// Never blocks.
 pub(super) fn end(sink: &Arc<SharedSink>, state: ReplyState) {
     let mut request = Some(Unanswered { sink: Arc::clone(sink), state });
     // Fails while the thread ends.
@@ -56,19 +55,23 @@ impl Unanswered {
     fn end(self, error: Option<&HandlerError>) {
         let Self { sink, state } = self;
         let request = state.request();
-        let ending = match error {
-            None => Ending::Failed(no_reply()),
-            Some(error) if error.is_cancel_of(request, || sink.signals.is_cancelled(request)) => {
-                Ending::Cancelled
-            }
-            Some(error) => Ending::Failed(error.failure().clone()),
+        let is_cancelled = || sink.signals.is_cancelled(request);
+        let is_cancel = match error {
+            Some(error) => error.is_cancel_of(request, is_cancelled),
+            None => is_cancelled(),
         };
-        sink.end_later(state, ending);
+        if is_cancel {
+            return sink.end_later(state, Ending::Cancelled);
+        }
+        let no_reply = error.is_none().then(no_reply);
+        let Some(error) = error.or(no_reply.as_ref()) else { return };
+        // Before the caller is told: it may ask for the worker's health then.
+        sink.last_error.set(error.summary());
+        sink.end_later(state, Ending::Failed(error.failure().clone()));
     }
 }
 
 #[cold]
-fn no_reply() -> WorkerFailure {
-    let message = "the responder was dropped without a reply";
-    HandlerError::new("slipring::NoReply", message).into_failure()
+fn no_reply() -> HandlerError {
+    HandlerError::new("slipring::NoReply", "the responder was dropped without a reply")
 }

@@ -217,7 +217,7 @@ fn a_deadline_in_the_queue_fires_although_the_model_is_busy() {
     gate.closed.recv().unwrap();
     let late = channel.call(WORK, &[1], Duration::from_millis(20)).unwrap_err();
     assert_eq!(late.kind(), ErrorKind::Timeout, "{late}");
-    assert!(late.to_string().contains("had not begun this one"), "{late}");
+    assert!(late.to_string().contains("had not been taken out of the request ring"), "{late}");
     drop(gate.open);
     busy.wait().unwrap();
     channel.call(WORK, &[2], LONG).unwrap();

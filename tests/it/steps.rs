@@ -249,7 +249,7 @@ fn a_deadline_in_the_queue_fires_although_a_step_takes_long() {
     let short = Duration::from_millis(30);
     let late = channel.call(WORK, &encode(&[2, 1]), short).unwrap_err();
     assert_eq!(late.kind(), ErrorKind::Timeout, "{late}");
-    assert!(late.to_string().contains("had not begun this one"), "{late}");
+    assert!(late.to_string().contains("had not been taken out of the request ring"), "{late}");
     // One for which nobody waits, and whose deadline the worker alone looks at.
     let unseen = channel.submit(WORK, &encode(&[3, 1]), short).unwrap();
     let cancelled = channel.submit(WORK, &encode(&[4, 1]), LONG).unwrap();

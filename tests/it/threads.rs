@@ -164,7 +164,7 @@ fn a_panic_or_an_error_ends_one_request_and_health_shows_it() {
     for (request, name, message) in [
         ("panic", "panic", "boom"),
         ("error", "test::Odd", "odd"),
-        ("silence", "slipring::NoReply", "the handler returned without a reply"),
+        ("silence", "slipring::NoReply", "the responder was dropped without a reply"),
     ] {
         let error = channel.call(WORK, request, LONG).unwrap_err();
         let failure = error.worker().unwrap();
