@@ -346,7 +346,7 @@ impl<S> BatchServer<'_, S> {
         let (inbox, none_waits) = (self.inbox, self.queues.len() == 0);
         let is_idle = &mut self.is_idle;
         *is_idle = false;
-        let served = answered_by(move || {
+        let run = move || {
             let served = handler(session, &mut batch);
             *is_idle = batch.was_last && none_waits;
             if batch.has_superfluous {
@@ -357,9 +357,8 @@ impl<S> BatchServer<'_, S> {
                 inbox.note(&error);
             }
             served
-        });
-        if let Err(error) = served {
-            inbox.note(&error);
-        }
+        };
+        // Its requests are told of an error, and health shows it.
+        let _ = answered_by(run, |error| inbox.note(error));
     }
 }

@@ -328,10 +328,13 @@ impl OwnedResponder {
         self.begin();
         crate::failpoint::failpoint!("before handler");
         let (sink, request) = (Arc::clone(&self.sink), self.state.request());
-        if let Err(error) = answered_by(|| handle(self)) {
-            // The request has been told of it; health is told now.
-            let _ = sink.ending_of(request, error);
-        }
+        // The request is told of the error, if it has no answer yet.
+        let _ = answered_by(
+            || handle(self),
+            |error| {
+                sink.note(request, error);
+            },
+        );
         crate::failpoint::failpoint!("after handler");
     }
 

@@ -167,7 +167,7 @@ fn at_once<S>(
                 close_session(on_close, session);
                 Err(error)
             };
-            answered_by::<()>(close).map_err(|error| fail(error.into_failure()))
+            answered_by::<()>(close, |_| {}).map_err(|error| fail(error.into_failure()))
         }
         // Most often an error is the one by which the inbox tells of the stop.
         _ => {

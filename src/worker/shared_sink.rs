@@ -436,16 +436,22 @@ impl SharedSink {
         }
     }
 
-    /// Makes of an error the ending of a request. Health shows it from now on, unless it says that
-    /// the request is cancelled.
-    pub(super) fn ending_of(&self, request: u64, error: HandlerError) -> Ending {
-        if error.is_cancel_of(request, || self.signals.is_cancelled(request)) {
-            return Ending::Cancelled;
-        }
-        if !fork::is_forked_child() {
+    /// Has the health report show an error of a request's, unless it says that the request is
+    /// cancelled. Returns whether it does not.
+    pub(super) fn note(&self, request: u64, error: &HandlerError) -> bool {
+        let is_cancel = error.is_cancel_of(request, || self.signals.is_cancelled(request));
+        if !is_cancel && !fork::is_forked_child() {
             self.last_error.set(error.summary());
         }
-        Ending::Failed(error.into_failure())
+        !is_cancel
+    }
+
+    /// Makes of an error the ending of a request, and notes it.
+    pub(super) fn ending_of(&self, request: u64, error: HandlerError) -> Ending {
+        match self.note(request, &error) {
+            true => Ending::Failed(error.into_failure()),
+            false => Ending::Cancelled,
+        }
     }
 
     /// Whether endings are owed.

@@ -110,12 +110,10 @@ pub(super) fn run<E: StepEngine>(engine: &mut E, inbox: &Inbox) -> Result<(), Ha
             let next = if is_idle { Some(inbox.recv()?) } else { inbox.try_recv()? };
             let Some(mut incoming) = next else { break };
             incoming.responder.begin();
-            if let Err(error) = answered_by(|| engine.add_request(incoming)) {
-                // The request has been told of it, and it concerns no other.
-                inbox.note(&error);
-            }
+            // The request is told of an error, which concerns no other.
+            let _ = answered_by(|| engine.add_request(incoming), |error| inbox.note(error));
             is_idle = engine.has_finished();
         }
-        answered_by(|| engine.step())?;
+        answered_by(|| engine.step(), |error| inbox.note(error))?;
     }
 }

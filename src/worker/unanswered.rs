@@ -25,12 +25,14 @@ struct Unanswered {
 }
 
 /// Runs code of the host's. The requests whose responders it drops on this thread end with its
-/// error, or with one that says that they have no answer. A panic becomes an error.
+/// error, or with one that says that they have no answer. A panic becomes an error. `note` gets the
+/// error before any caller is told of it.
 pub(super) fn answered_by<T>(
     run: impl FnOnce() -> Result<T, HandlerError>,
+    note: impl FnOnce(&HandlerError),
 ) -> Result<T, HandlerError> {
     let before = KEPT.replace(Some(Vec::new()));
-    let result = catch(run);
+    let result = catch(run).inspect_err(note);
     let kept = KEPT.replace(before).unwrap_or_default();
     kept.into_iter().for_each(|request| request.end(result.as_ref().err()));
     result
@@ -63,11 +65,16 @@ impl Unanswered {
         if is_cancel {
             return sink.end_later(state, Ending::Cancelled);
         }
-        let no_reply = error.is_none().then(no_reply);
-        let Some(error) = error.or(no_reply.as_ref()) else { return };
-        // Before the caller is told: it may ask for the worker's health then.
-        sink.last_error.set(error.summary());
-        sink.end_later(state, Ending::Failed(error.failure().clone()));
+        let failure = match error {
+            Some(error) => error.failure().clone(),
+            None => {
+                let error = no_reply();
+                // Before the caller is told: it may ask for the worker's health then.
+                sink.last_error.set(error.summary());
+                error.into_failure()
+            }
+        };
+        sink.end_later(state, Ending::Failed(failure));
     }
 }
 
