@@ -328,6 +328,18 @@ fn only_a_frame_that_is_slept_for_rings_and_only_once() {
 }
 
 #[test]
+fn frames_behind_an_open_slot_do_not_ring_for_a_reader_that_waits_for_it() {
+    let Rig { mut producer, consumer, .. } = rig(CAPACITY, MAX_FRAME, 0);
+    let first = producer.try_open(0).unwrap().unwrap();
+    let behind = [(); 3].map(|()| producer.try_open(0).unwrap().unwrap());
+    consumer.announce();
+    for slot in behind {
+        assert!(!producer.publish(slot, Header::default()), "the reader waits for the first");
+    }
+    assert!(producer.publish(first, Header::default()));
+}
+
+#[test]
 fn a_producer_is_rung_for_room_when_its_head_is_passed_and_only_once() {
     for mut ring in rings() {
         let rung = |ring: &Rig| ring.forge.consumer_bell.load(Ordering::Relaxed);

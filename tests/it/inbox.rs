@@ -219,6 +219,24 @@ fn a_slot_is_filled_by_another_thread_and_one_that_is_dropped_is_skipped() {
 }
 
 #[test]
+fn a_parent_that_waits_for_a_slot_bears_any_number_of_frames_behind_it() {
+    let (channel, given) = handing_over(&Config::default());
+    let stream = channel.stream(WORK, "", StreamTimeouts::default()).unwrap();
+    let mut chunks = given.recv().unwrap().responder;
+    let pending = channel.submit(WORK, "", LONG).unwrap();
+    let slot = given.recv().unwrap().responder.claim(0).unwrap();
+    let waiting = thread::spawn(move || pending.wait().map(drop));
+    eventually("the parent sleeps", || channel.stats().parks > 0);
+    // More than the parent would take for rings without a reason.
+    for _ in 0..5000 {
+        assert!(chunks.try_send_chunk("").unwrap());
+    }
+    slot.send().unwrap();
+    waiting.join().unwrap().unwrap();
+    drop((stream, chunks));
+}
+
+#[test]
 fn a_drop_without_room_does_not_wait_and_its_error_comes_later() {
     let (channel, given) = handing_over(&Config::small());
     // Nothing is read, so that the reply ring fills up.
