@@ -88,9 +88,12 @@ impl OwnMarks {
         let _ = mark.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
     }
 
+    /// Does nothing once a later request has the entry.
     pub(crate) fn set_progress(&self, request: u64, progress: u64) {
-        let [_, _, count, _] = self.0.entry(request);
-        count.store(progress, Ordering::Relaxed);
+        let [mark, _, count, _] = self.0.entry(request);
+        if mark.load(Ordering::Relaxed) >> STAGE_BITS == request {
+            count.store(progress, Ordering::Relaxed);
+        }
     }
 
     /// The credit that the request's stream waits for; zero if it does not wait.

@@ -237,6 +237,24 @@ fn a_parent_that_waits_for_a_slot_bears_any_number_of_frames_behind_it() {
 }
 
 #[test]
+fn progress_of_a_request_that_has_ended_is_not_that_of_a_later_one() {
+    let config = Config::small().to_builder().max_in_flight(1).build().unwrap();
+    let (channel, given) = handing_over(&config);
+    let first = channel.submit(WORK, "", LONG).unwrap();
+    let Incoming { request, responder } = given.recv().unwrap();
+    responder.send("").unwrap();
+    first.wait().unwrap();
+    let second = channel.submit(WORK, "", LONG).unwrap();
+    let mut responder = given.recv().unwrap().responder;
+    responder.begin();
+    responder.set_progress(7);
+    request.get().set_progress(1);
+    assert_eq!(channel.health().progress, 7);
+    responder.send("").unwrap();
+    second.wait().unwrap();
+}
+
+#[test]
 fn a_drop_without_room_does_not_wait_and_its_error_comes_later() {
     let (channel, given) = handing_over(&Config::small());
     // Nothing is read, so that the reply ring fills up.
