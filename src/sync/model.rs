@@ -4,7 +4,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 pub(crate) use loom::hint::spin_loop;
-use loom::sync::Condvar;
 pub(crate) use loom::sync::MutexGuard;
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 pub(crate) use loom::thread::yield_now;
@@ -28,6 +27,29 @@ impl<T> Mutex<T> {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A condition variable for these mutexes, whose waits never end for no reason.
+#[derive(Debug, Default)]
+pub(crate) struct Condvar(loom::sync::Condvar);
+
+impl Condvar {
+    /// A timeout of less than an hour passes at once; any other never does.
+    pub(crate) fn wait_timeout<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        timeout: Duration,
+    ) -> MutexGuard<'a, T> {
+        if timeout < Duration::from_secs(3600) {
+            pass(timeout);
+            return guard;
+        }
+        self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn notify_one(&self) {
+        self.0.notify_one();
     }
 }
 
@@ -131,7 +153,7 @@ pub(crate) fn park_timeout(timeout: Duration) {
         return;
     }
     while !*is_unparked {
-        is_unparked = seat.1.wait(is_unparked).unwrap_or_else(PoisonError::into_inner);
+        is_unparked = seat.1.wait_timeout(is_unparked, Duration::MAX);
     }
     *is_unparked = false;
 }

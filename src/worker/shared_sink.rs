@@ -33,7 +33,7 @@ use crate::ring::open_slot::OpenSlot;
 use crate::ring::position::span;
 use crate::ring::{Header, Producer};
 use crate::shm::layout::{RegionHeader, as_u64, as_usize};
-use crate::sync::{Counter, Mutex, MutexGuard, Ordering, fence};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, fence};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::copy::copy_from_slice;
 use crate::sys::fork;
@@ -60,11 +60,11 @@ pub(super) struct SharedSink {
     max_message: usize,
     pub(super) max_frame: usize,
     pub(super) last_error: Arc<LastError>,
-    /// Endings that are owed; changes under the lock.
-    owed: Counter,
+    /// How many endings are owed, for a look without the lock, under which it changes.
+    owed: AtomicU64,
     /// Requests that were taken and have not had their last frame. Grows in the turn to take
     /// requests, and shrinks under the lock.
-    outstanding: Counter,
+    outstanding: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -123,8 +123,8 @@ impl SharedSink {
             max_message: as_usize(header.max_message),
             max_frame,
             last_error,
-            owed: Counter::new(0),
-            outstanding: Counter::new(0),
+            owed: AtomicU64::new(0),
+            outstanding: AtomicU64::new(0),
         }
     }
 

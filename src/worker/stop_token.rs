@@ -1,11 +1,11 @@
 //! The sign that the worker is to end, for everything in it that waits.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ring::doorbell::Alarm;
 use crate::ring::doorbell::alarm::OnInterrupt;
+use crate::sync::{AtomicU32, Ordering};
 use crate::sys::wake_fd::WakeFd;
 
 /// The host's own code for a wait that a signal has interrupted.
@@ -16,7 +16,7 @@ pub(super) type InterruptHook = Box<
 /// Set once, by a shutdown or by the parent's end.
 #[derive(Debug, Default)]
 pub(crate) struct StopToken {
-    is_set: AtomicBool,
+    is_set: AtomicU32,
     pub(crate) alarm: Alarm,
     /// For a reactor of the worker's own.
     wake_fd: OnceLock<Arc<WakeFd>>,
@@ -31,7 +31,7 @@ impl StopToken {
     /// Sets the token and ends all waits that look at it.
     pub(crate) fn set(&self) {
         // Pairs with the Acquire load in `is_set`.
-        self.is_set.store(true, Ordering::Release);
+        self.is_set.store(1, Ordering::Release);
         self.alarm.raise();
         if let Some(wake_fd) = self.wake_fd.get() {
             wake_fd.wake_self();
@@ -59,7 +59,7 @@ impl StopToken {
     #[inline]
     pub(crate) fn is_set(&self) -> bool {
         // Pairs with the Release store in `set`.
-        self.is_set.load(Ordering::Acquire)
+        self.is_set.load(Ordering::Acquire) != 0
     }
 
     /// Returns [`ErrorKind::Closed`] if the token is set.
