@@ -5,6 +5,8 @@
 //! in their process.
 #![cfg(slipring_failpoints)]
 
+#[path = "failpoints/at_once.rs"]
+mod at_once;
 mod common;
 worker_entry!();
 

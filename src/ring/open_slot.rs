@@ -53,8 +53,11 @@ impl OpenSlot {
         let Self { slot, first, start } = self;
         let header = Header { len: as_u32(slot.len()), ..header };
         let line = slot.line(*start);
-        for (index, word) in header.to_words().into_iter().enumerate() {
-            line.store(index + 1, word, Ordering::Relaxed);
+        let [first_word, others @ ..] = header.to_words();
+        line.store(1, first_word, Ordering::Relaxed);
+        crate::failpoint::failpoint!("half the header");
+        for (index, word) in others.into_iter().enumerate() {
+            line.store(index + 2, word, Ordering::Relaxed);
         }
         crate::failpoint::failpoint!("before commit");
         // Release: pairs with the Acquire load in `SlotReader::commit_word`.

@@ -254,6 +254,7 @@ impl SlotWriter {
     /// Publishes a slot that was opened, and notifies.
     pub(super) fn publish_open(&mut self, slot: OpenSlot, header: Header) -> bool {
         self.open.publish(slot, header);
+        crate::failpoint::failpoint!("before notify");
         self.notify_up_to(self.published())
     }
 

@@ -151,6 +151,7 @@ impl SharedSink {
     pub(super) fn take(&self, request: u64, now: u64) -> ReplyState {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
         self.status.taken(request, now);
+        crate::failpoint::failpoint!("after take");
         ReplyState::new(request)
     }
 
@@ -158,6 +159,7 @@ impl SharedSink {
     pub(super) fn begin(&self, state: &mut ReplyState) {
         if !state.is_begun() {
             self.status.begin(state.request(), now_ns());
+            crate::failpoint::failpoint!("after begin");
             state.begin();
         }
     }
