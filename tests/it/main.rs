@@ -29,6 +29,8 @@ mod hostile_parent;
 #[cfg(feature = "testing")]
 mod inbox;
 mod inherited;
+#[cfg(feature = "testing")]
+mod interleaved;
 mod limits;
 #[cfg(feature = "named")]
 mod named;

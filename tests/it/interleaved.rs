@@ -1,0 +1,141 @@
+//! Long replies and streams that several threads of a worker send at the same time, against a
+//! reference.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+
+use crate::common::*;
+use slipring::worker::{HandlerError, Inbox, Worker};
+use slipring::{Channel, Kind, Pending, RoleConfig, Stream, StreamTimeouts, testing};
+
+const WORK: Kind = Kind::named("work");
+
+/// What a request asks for: the lengths of its chunks, or of its reply.
+#[derive(Debug, Clone)]
+enum Asked {
+    Call(usize),
+    Stream(Vec<usize>),
+}
+
+fn asked() -> impl Strategy<Value = Asked> {
+    // Up to some times the ring, so that messages go in several pieces.
+    let len = || prop_oneof![0..200_usize, 0..20_000_usize];
+    prop_oneof![
+        len().prop_map(Asked::Call),
+        prop::collection::vec(len(), 0..8).prop_map(Asked::Stream)
+    ]
+}
+
+/// The bytes of the message `index` of a request.
+fn message(request: usize, index: usize, len: usize) -> Vec<u8> {
+    pattern((request << 8 | index) as u64, len)
+}
+
+/// Takes requests, each of which holds its own number and what it asks for, and answers them.
+fn serve(inbox: &Inbox, asked: &[Asked]) -> Result<(), HandlerError> {
+    loop {
+        let incoming = inbox.recv()?;
+        let request = numbers(&incoming.request.get().to_vec())[0] as usize;
+        let mut responder = incoming.responder;
+        match &asked[request] {
+            Asked::Call(len) => responder.send(&message(request, 0, *len))?,
+            Asked::Stream(lens) => {
+                for (index, len) in lens.iter().enumerate() {
+                    responder.send_chunk(&message(request, index, *len))?;
+                }
+                responder.end()?;
+            }
+        }
+    }
+}
+
+/// A channel to a worker whose threads answer these requests.
+fn channel(asked: &[Asked], threads: usize) -> Channel {
+    let asked = Arc::new(asked.to_vec());
+    let make = move || {
+        Worker::new(|_| Ok(())).inbox(move |(), inbox| {
+            thread::scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(|| serve(inbox, &asked));
+                }
+            });
+            Ok(())
+        })
+    };
+    let config = tiny(4 << 10).stream_window(2 << 10).build().unwrap();
+    testing::spawn_thread(&config, RoleConfig::default(), make).unwrap()
+}
+
+enum Sent {
+    Call(Pending, usize),
+    Stream(Stream, Vec<usize>),
+}
+
+fn send(channel: &Channel, request: usize, asked: &Asked) -> Sent {
+    let number = (request as u64).to_le_bytes();
+    match asked {
+        Asked::Call(len) => Sent::Call(channel.submit(WORK, &number, LONG).unwrap(), *len),
+        Asked::Stream(lens) => {
+            let timeouts = StreamTimeouts::from(LONG);
+            Sent::Stream(channel.stream(WORK, &number, timeouts).unwrap(), lens.clone())
+        }
+    }
+}
+
+/// Reads what a request gets, and compares it with the reference.
+fn compare(request: usize, sent: Sent) -> TestCaseResult {
+    match sent {
+        Sent::Call(pending, len) => {
+            prop_assert_eq!(pending.wait().unwrap().to_vec(), message(request, 0, len));
+        }
+        Sent::Stream(stream, lens) => {
+            let chunks: Vec<_> = stream.map(|chunk| chunk.unwrap().to_vec()).collect();
+            let reference: Vec<_> =
+                lens.iter().enumerate().map(|(index, len)| message(request, index, *len)).collect();
+            prop_assert_eq!(chunks, reference);
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn messages_that_threads_interleave_come_whole_and_in_order(
+        asked in prop::collection::vec(asked(), 1..10),
+        (threads, readers) in (1..6_usize, 1..4_usize),
+    ) {
+        let channel = channel(&asked, threads);
+        let next = AtomicUsize::new(0);
+        let results: Vec<TestCaseResult> = thread::scope(|scope| {
+            let readers: Vec<_> = (0..readers)
+                .map(|_| {
+                    scope.spawn(|| -> TestCaseResult {
+                        loop {
+                            // Two at a time, so that each reads for others.
+                            let first = next.fetch_add(2, Ordering::Relaxed);
+                            let pair: Vec<_> = (first..asked.len().min(first + 2))
+                                .map(|n| (n, send(&channel, n, &asked[n])))
+                                .collect();
+                            if pair.is_empty() {
+                                return Ok(());
+                            }
+                            for (request, sent) in pair {
+                                compare(request, sent)?;
+                            }
+                        }
+                    })
+                })
+                .collect();
+            readers.into_iter().map(|reader| reader.join().unwrap()).collect()
+        });
+        results.into_iter().collect::<TestCaseResult>()?;
+        prop_assert_eq!(channel.stats().unknown_frames, 0);
+        channel.close(LONG).unwrap();
+    }
+}
