@@ -118,8 +118,8 @@ cfg_if! {
     } else if #[cfg(target_env = "musl")] {
         compile_error!("slipring is not built against musl: use a target of the GNU C library");
     } else if #[cfg(loom)] {
-        // For the models: what threads of two processes do to each other. That is the ring, and of
-        // the parent's side all but the processes.
+        // For the models: what threads of two processes do to each other. That is the ring, of the
+        // parent's side all but the processes, and of the worker's side what serves many requests.
         #[path = "channel/mod_loom.rs"]
         mod channel;
         mod config;
@@ -135,16 +135,18 @@ cfg_if! {
         mod shm;
         mod sync;
         mod sys;
+        #[path = "worker/mod_loom.rs"]
+        pub mod worker;
 
         pub use channel::{
             DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, ErrorCounts, LatencyHistogram,
             MessageWriter, Pending, Reply, Stats, Stream, StreamTimeouts,
         };
         pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
-        pub use error::{Error, ErrorKind, ExitCause, Result, WorkerDeath, WorkerFailure};
+        pub use error::{Error, ErrorKind, ExitCause, RequestStage, Result, WorkerDeath, WorkerFailure};
         pub use id::RequestId;
         pub use payload::{Payload, Source};
-        pub use protocol::{Health, Kind, RoleConfig, WorkerState};
+        pub use protocol::{Health, Kind, RequestHealth, RoleConfig, WorkerState};
         pub use shm::bytes::PeerBytes;
     } else {
         #[cfg_attr(not(feature = "tokio"), allow(dead_code, unused_imports, reason = "the async views use it"))]

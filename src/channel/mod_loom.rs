@@ -25,7 +25,7 @@ mod stream;
 mod stream_timeouts;
 mod task_wait;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod timed_mutex;
 mod turn;
 mod wait;

@@ -10,16 +10,16 @@ use super::pending_reply::Pending;
 use super::state::State;
 use super::worker_exit::WorkerExit;
 use crate::config::{Config, RingConfig, WaitStrategy};
-use crate::link::{Duplex, ParentWords, Report};
+use crate::link::{Duplex, ParentWords, Report, WorkerWords};
 use crate::protocol::Kind;
 use crate::ring::doorbell::{Alarm, Bell, BellWatch, Sleeper};
 use crate::ring::testing::{WORDS, ends, region, watch};
 use crate::ring::{Consumer, Header, Producer};
 use crate::shm::layout::{RingLayout, as_u64};
-use crate::shm::marks::PeerMarks;
+use crate::shm::marks::{OwnMarks, PeerMarks};
 use crate::shm::region::{OwnRegion, PeerRegion};
 use crate::shm::requests::{OwnRequests, PeerRequests};
-use crate::shm::status::PeerStatus;
+use crate::shm::status::{OwnStatus, PeerStatus};
 use crate::sys::clock::{Deadline, TimeLimit};
 use crate::sys::wake_fd::WakeFd;
 
@@ -56,10 +56,27 @@ pub(crate) fn rig(requests: usize) -> Rig {
 /// As [`rig`], with the parent's and the worker's hold on a pair of descriptors.
 pub(crate) fn rig_with_wake_fds(requests: usize, wake_fds: [Option<Arc<WakeFd>>; 2]) -> Rig {
     let [wake_fd, worker_fd] = wake_fds;
-    let (down, down_seen) = region((TABLE + 16 * requests).next_multiple_of(64));
-    let (up, up_seen) = region((TABLE + 32 * requests).next_multiple_of(64));
+    let config = config(requests);
+    let (parent, worker) = sides(&config, [wake_fd.as_ref(), worker_fd.as_ref()]);
+    let worker = Worker {
+        up: worker.rings.producer,
+        down: worker.rings.consumer,
+        sleeper: worker.rings.sleeper,
+        requests: worker.words.requests,
+    };
+    Rig { core: core_over(parent, &config, wake_fd), worker }
+}
+
+/// One side's rings, and its words beside them.
+pub(crate) struct Side<W> {
+    pub(crate) rings: Duplex,
+    pub(crate) words: W,
+}
+
+/// A channel with room for so many requests.
+pub(crate) fn config(requests: usize) -> Config {
     let ring = RingConfig { capacity: CAPACITY, max_frame: LONGEST };
-    let config = Config {
+    Config {
         down: ring,
         up: ring,
         max_in_flight: requests,
@@ -67,7 +84,17 @@ pub(crate) fn rig_with_wake_fds(requests: usize, wake_fds: [Option<Arc<WakeFd>>;
         max_message: CAPACITY,
         wait: WaitStrategy::Park,
         ..Config::default()
-    };
+    }
+}
+
+/// Both sides' ends of a channel's memory.
+pub(crate) fn sides(
+    config: &Config,
+    [wake_fd, worker_fd]: [Option<&Arc<WakeFd>>; 2],
+) -> (Side<ParentWords>, Side<WorkerWords>) {
+    let requests = config.max_in_flight;
+    let (down, down_seen) = region((TABLE + 16 * requests).next_multiple_of(64));
+    let (up, up_seen) = region((TABLE + 32 * requests).next_multiple_of(64));
     let words = ParentWords {
         abort: down.u32_at(FLAG).unwrap(),
         requests: OwnRequests::at(&down, TABLE, requests).unwrap(),
@@ -78,18 +105,27 @@ pub(crate) fn rig_with_wake_fds(requests: usize, wake_fds: [Option<Arc<WakeFd>>;
         data_bell: Bell::new(down.u32_at(WORDS.bell).unwrap(), None),
     };
     let watch = watch(&up_seen);
-    let parent = duplex(&down, &up_seen, Some(watch), wake_fd.as_ref());
-    let worker = duplex(&up, &down_seen, None, worker_fd.as_ref());
+    let parent = Side { rings: duplex(&down, &up_seen, Some(watch), wake_fd), words };
+    let words = WorkerWords {
+        abort: down_seen.u32_at(FLAG).unwrap(),
+        requests: PeerRequests::at(&down_seen, TABLE, requests).unwrap(),
+        report: Report {
+            status: OwnStatus::at(&up, FLAG).unwrap(),
+            marks: OwnMarks::at(&up, TABLE, requests).unwrap(),
+        },
+    };
+    (parent, Side { rings: duplex(&up, &down_seen, None, worker_fd), words })
+}
+
+/// The parent's side over its end of the memory.
+pub(crate) fn core_over(
+    parent: Side<ParentWords>,
+    config: &Config,
+    wake_fd: Option<Arc<WakeFd>>,
+) -> Arc<Core> {
     let state = Arc::new(State::default());
     state.set_exit(WorkerExit);
-    let core = Core::new(parent, words, &config, state, wake_fd);
-    let worker = Worker {
-        up: worker.producer,
-        down: worker.consumer,
-        sleeper: worker.sleeper,
-        requests: PeerRequests::at(&down_seen, TABLE, requests).unwrap(),
-    };
-    Rig { core, worker }
+    Core::new(parent.rings, parent.words, config, state, wake_fd)
 }
 
 fn duplex(
@@ -161,4 +197,14 @@ impl Worker {
         });
         assert!(found.unwrap().is_some());
     }
+}
+
+/// Opens a request for a stream, of which nothing is sent.
+pub(crate) fn open_stream(core: &Core) -> u64 {
+    core.pending.open(true).unwrap()
+}
+
+/// The reader of a stream has consumed so many bytes of slots.
+pub(crate) fn consume(core: &Core, request: u64, bytes: usize) {
+    core.pending.consumed(request, bytes, true);
 }

@@ -203,7 +203,7 @@ fn cancel_in(error: &(dyn std::error::Error + 'static)) -> Cancel {
     found
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::worker::cancel::cancelled;

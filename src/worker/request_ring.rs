@@ -198,7 +198,7 @@ impl Collector {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::error::ErrorKind;

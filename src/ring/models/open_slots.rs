@@ -87,7 +87,8 @@ fn a_peer_that_releases_an_open_slot_is_corrupt() {
         producer.publish(second, header(2));
         forge.head.store(192, Ordering::Relaxed);
         let opened = producer.try_open(40);
-        assert_eq!(opened.map(|_| "room").unwrap_err().kind(), ErrorKind::PeerCorrupt);
+        let opened = opened.map(|_| "room").map_err(|error| error.kind());
+        assert_eq!(opened, Err(ErrorKind::PeerCorrupt));
         fill(first.payload(), 1);
         drop(consumer);
     });

@@ -3,13 +3,15 @@
 //! Each mutant weakens one ordering, or leaves out one fence, look, bump or bound of the code
 //! that ships. The patches beside this file add the mutants to the sources; `tests/mutants.sh`
 //! applies the patches to a copy. In a model build of the copy, and in one for ThreadSanitizer,
-//! the environment variable `SLIPRING_MUTANT` chooses one mutant at run time. `mutants/ring.rs`
-//! and `mutants/channel.rs` name the model that must fail for it.
+//! the environment variable `SLIPRING_MUTANT` chooses one mutant at run time. `mutants/ring.rs`,
+//! `mutants/channel.rs` and `mutants/worker.rs` name the model that must fail for it.
 
 #[cfg(all(test, loom))]
 mod channel;
 #[cfg(all(test, loom))]
 mod ring;
+#[cfg(all(test, loom))]
+mod worker;
 
 macro_rules! mutants {
     ($($list:ident { $($(#[doc = $what:literal])+ $name:ident,)+ })+) => {
@@ -154,6 +156,18 @@ mutants! {
         ProducerForgives,
         /// Rings without a reason are not counted.
         RingsUncounted,
+
+        // Slots that several threads fill.
+        /// The commit word of a slot that was open is stored Relaxed.
+        OpenCommitRelaxed,
+        /// The padding before a slot that was open is stored Relaxed.
+        OpenPaddingRelaxed,
+        /// The padding before a slot that was open is published before the slot.
+        OpenPaddingFirst,
+        /// A slot that is still open counts as checked for a sleeper.
+        OpenCountsAsChecked,
+        /// A slot that is still open may be released.
+        OpenCountsAsPublished,
     }
     CHANNEL {
         // The pending table.
@@ -221,6 +235,57 @@ mutants! {
         FailureLate,
         /// A later cause replaces the first.
         LastCauseWins,
+    }
+    WORKER {
+        // Waiting for room.
+        /// The first thread that waits does not announce what it needs.
+        WaitNotAnnounced,
+        /// A thread that has got room wakes no other.
+        NextNotWoken,
+        /// A thread that is cancelled as it waits wakes no other.
+        CancelledWakesNone,
+        /// A thread that is cancelled as it waits keeps its place.
+        CancelledKeepsPlace,
+
+        // What is owed.
+        /// No thread is told that an ending is owed.
+        OwedNotTold,
+        /// An ending counts as owed only after threads were told.
+        OwedCountedLate,
+        /// The room for an ending that is owed is not announced.
+        OwedNotAnnounced,
+        /// No fence between that announcement and the look after it.
+        NoFenceForOwed,
+        /// No look after that announcement.
+        NoSecondLookForOwed,
+
+        // Credit and cancels.
+        /// The credit that a stream waits for is not announced.
+        CreditNotAnnounced,
+        /// No fence between a credit and the look at what is awaited.
+        NoFenceAfterCredit,
+        /// A wait for credit does not look for a cancel.
+        CancelNotSeen,
+
+        // Taking requests.
+        /// That the limit is reached is not noted.
+        LimitNotNoted,
+        /// The taker is not woken when the limit allows more.
+        LimitNotTold,
+        /// A thread that has had its turn to take requests wakes no other.
+        TurnNotGivenOn,
+        /// The stop is stored after the alarm.
+        StopAfterAlarm,
+
+        // Marks.
+        /// No fence between the mark that a request is begun and what its handler does.
+        NoFenceAfterBegin,
+        /// A mark is stored Relaxed.
+        MarkRelaxed,
+        /// A request is marked as answered after its last frame.
+        AnsweredLate,
+        /// A request is marked as done after the lock.
+        FinishedLate,
     }
 }
 

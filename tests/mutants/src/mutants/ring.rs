@@ -92,13 +92,20 @@ fn killer(mutant: Mutant) -> &'static str {
         Mutant::AnyHead | Mutant::HeadInsideSlot | Mutant::ProducerForgives => {
             "heads_that_cannot_be_are_corrupt"
         }
+        Mutant::OpenCommitRelaxed | Mutant::OpenCountsAsChecked => {
+            "slots_that_two_threads_fill_are_read_whole_and_in_ring_order"
+        }
+        Mutant::OpenPaddingRelaxed | Mutant::OpenPaddingFirst => {
+            "a_slot_behind_a_padding_is_published_before_the_padding"
+        }
+        Mutant::OpenCountsAsPublished => "a_peer_that_releases_an_open_slot_is_corrupt",
         Mutant::RingsUncounted => "a_bell_that_rings_for_nothing_is_corrupt_in_the_end",
         other => panic!("{other:?} is not of the ring"),
     }
 }
 
 /// What a model prints when it has noticed something.
-const REASONS: [&str; 14] = [
+const REASONS: [&str; 15] = [
     "deadlock",
     "Causality violation",
     "oncurrent",
@@ -113,6 +120,7 @@ const REASONS: [&str; 14] = [
     "a cancel that was given",
     "the worker is told",
     "the slot is taken",
+    "but marked",
 ];
 
 #[test]

@@ -1,0 +1,32 @@
+//! The worker's side under the model checker: how requests are taken and answered by several
+//! threads.
+
+mod cancel;
+mod handler_error;
+mod inbox;
+#[cfg(test)]
+mod models;
+mod owned;
+mod reply_sink;
+mod request;
+mod request_ring;
+mod shared_sink;
+mod status;
+mod stop_token;
+#[cfg(test)]
+mod testing;
+
+mod health {
+    use crate::protocol::health::Snapshot;
+
+    /// Where the health thread, which models have not, gets the numbers of a report from.
+    pub(crate) trait Report: Send + 'static {
+        fn snapshot(&self) -> Snapshot;
+    }
+}
+
+pub use cancel::{AbortFlag, CancelToken};
+pub use handler_error::HandlerError;
+pub use inbox::{Inbox, Peeked};
+pub use owned::{Incoming, OwnedRequest, OwnedResponder, OwnedSlot};
+pub use request::Request;

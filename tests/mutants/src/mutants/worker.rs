@@ -1,0 +1,42 @@
+//! Every mutant of the worker must be noticed by a model, as those of the ring are.
+#![allow(clippy::panic, reason = "tests")]
+
+use super::Mutant;
+use super::ring::kill;
+
+/// The model that notices.
+fn killer(mutant: Mutant) -> &'static str {
+    match mutant {
+        Mutant::WaitNotAnnounced | Mutant::NextNotWoken => {
+            "two_threads_that_wait_for_room_get_it_in_turn"
+        }
+        Mutant::CancelledWakesNone | Mutant::CancelledKeepsPlace => {
+            "a_thread_that_is_cancelled_as_it_waits_for_room_wakes_the_next"
+        }
+        Mutant::OwedNotTold | Mutant::OwedCountedLate => {
+            "a_taker_that_sleeps_is_told_of_an_ending_that_is_owed"
+        }
+        Mutant::OwedNotAnnounced | Mutant::NoFenceForOwed | Mutant::NoSecondLookForOwed => {
+            "an_ending_that_is_owed_as_its_thread_goes_to_sleep_goes_out"
+        }
+        Mutant::CreditNotAnnounced | Mutant::NoFenceAfterCredit => {
+            "a_credit_wakes_a_stream_that_waits_for_it"
+        }
+        Mutant::CancelNotSeen => "a_cancel_ends_a_wait_for_credit",
+        Mutant::LimitNotNoted | Mutant::LimitNotTold => {
+            "an_answer_wakes_the_taker_that_waits_at_the_limit"
+        }
+        Mutant::TurnNotGivenOn => "two_threads_that_take_requests_get_one_each",
+        Mutant::StopAfterAlarm => "a_stop_ends_the_wait_for_a_request",
+        Mutant::NoFenceAfterBegin => "a_side_effect_is_seen_only_with_the_mark_that_tells_of_it",
+        Mutant::MarkRelaxed => "a_mark_is_seen_with_the_time_of_its_own_request",
+        Mutant::AnsweredLate => "a_reply_is_seen_only_with_the_mark_that_its_request_was_answered",
+        Mutant::FinishedLate => "the_end_of_a_request_leaves_the_mark_of_the_next_one_alone",
+        other => panic!("{other:?} is not of the worker"),
+    }
+}
+
+#[test]
+fn every_mutant_is_killed_by_its_model() {
+    kill(Mutant::WORKER, killer);
+}
