@@ -2,9 +2,10 @@
 //! started again meanwhile.
 //!
 //! [`checked`] makes and checks the frames, on both sides. [`drive`] sends them. [`faults`] kills
-//! and stops workers. Before that, [`raw`] sends very many frames without faults. No frame may be
+//! and stops workers. [`at_once`] is a worker that serves many requests at once. Before that, [`raw`] sends very many frames without faults. No frame may be
 //! lost, duplicated, torn or delivered to another caller; nothing may hang or be left behind.
 
+mod at_once;
 mod checked;
 mod drive;
 mod faults;
@@ -23,6 +24,7 @@ use slipring::{Config, Spawner};
 use crate::args::number;
 use crate::error::{Error, say};
 use crate::stdio::Stdout;
+use at_once::Account;
 use faults::{Place, Random};
 use footprint::Footprint;
 
@@ -49,6 +51,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value = "2", allow_hyphen_values = true,
           value_parser = number("--workers", 1, 128))]
     pub(crate) workers: usize,
+    /// Requests in flight for each worker, which then serves them by several threads in any
+    /// order; 0 for a worker that serves one at a time
+    #[arg(long, value_name = "N", default_value = "0", allow_hyphen_values = true,
+          value_parser = number("--concurrent", 0, 200))]
+    pub(crate) concurrent: usize,
     /// Small frames to send through raw rings first
     #[arg(long, value_name = "N", default_value = "0", allow_hyphen_values = true,
           value_parser = number("--frames", 0, 1 << 50))]
@@ -64,6 +71,7 @@ pub(crate) struct Counts {
     frames: AtomicU64,
     bytes: AtomicU64,
     timeouts: AtomicU64,
+    cancelled: AtomicU64,
     late: AtomicU64,
     kills: AtomicU64,
     stops: AtomicU64,
@@ -73,6 +81,10 @@ pub(crate) struct Counts {
     torn: AtomicU64,
     misdelivered: AtomicU64,
     hangs: AtomicU64,
+    /// Requests that workers with threads have begun.
+    begun: AtomicU64,
+    /// Those of them that were said not to have been begun.
+    denied: AtomicU64,
     detections: Mutex<Vec<Duration>>,
 }
 
@@ -97,6 +109,10 @@ pub(crate) struct Soak {
     counts: Counts,
     is_over: AtomicBool,
     places: Vec<Place>,
+    /// The drivers of each worker.
+    per_place: usize,
+    /// Of workers that serve many requests at once.
+    account: Option<Account>,
     start: Instant,
     /// When each driver began what it is doing, in nanoseconds since the start plus one.
     busy_since: Vec<AtomicU64>,
@@ -116,7 +132,11 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     let failed = |error: slipring::Error| Error::failure(format!("cannot start: {error:#}"));
     // Checked first: without standard output there would be no report.
     let stdout = Stdout::open()?;
-    let spawner = spawner().map_err(failed)?;
+    let account = match options.concurrent {
+        0 => None,
+        _ => Some(Account::create().map_err(|e| Error::failure(format!("cannot start: {e}")))?),
+    };
+    let spawner = spawner(account.as_ref()).map_err(failed)?;
     // The first worker starts threads and opens descriptors of the library, which stay.
     spawner.spawn().and_then(|first| first.close(HANG)).map_err(failed)?;
     let baseline = Footprint::now();
@@ -128,11 +148,17 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     }
 
     let places = (0..options.workers).map(|_| Place::start(&spawner)).collect::<Result<_, _>>();
-    let drivers = options.workers * (CALLERS + STREAMERS);
+    let per_place = match options.concurrent {
+        0 => CALLERS + STREAMERS,
+        requests => requests,
+    };
+    let drivers = options.workers * per_place;
     let soak = Arc::new(Soak {
         counts,
         is_over: AtomicBool::new(false),
         places: places.map_err(failed)?,
+        per_place,
+        account,
         start: Instant::now(),
         busy_since: (0..drivers).map(|_| AtomicU64::new(0)).collect(),
     });
@@ -153,8 +179,11 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     threads.push(killer);
     let have_ended = end(&soak, threads);
     match Arc::try_unwrap(soak) {
-        Ok(Soak { counts, places, .. }) if have_ended => {
+        Ok(Soak { counts, places, account, .. }) if have_ended => {
             places.into_iter().for_each(Place::close);
+            if let Some(account) = account {
+                account.settle(&counts);
+            }
             report(&counts, seconds, left_behind(&baseline), options.json, &stdout)
         }
         // A thread that hangs keeps the rest.
@@ -163,7 +192,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     }
 }
 
-fn spawner() -> slipring::Result<Spawner> {
+fn spawner(account: Option<&Account>) -> slipring::Result<Spawner> {
     let config = Config::builder()
         .request_ring(64 << 10)
         .reply_ring(64 << 10)
@@ -172,7 +201,11 @@ fn spawner() -> slipring::Result<Spawner> {
         .max_message(256 << 10)
         .max_in_flight(256)
         .build()?;
-    Ok(Spawner::current_exe()?.arg(checked::WORKER).role("soak").config(config))
+    let spawner = Spawner::current_exe()?.role("soak").config(config);
+    Ok(match account {
+        None => spawner.arg(checked::WORKER),
+        Some(account) => account.tell(spawner.arg(at_once::WORKER)),
+    })
 }
 
 /// Watches the drivers until the time is over, or one hangs.
@@ -246,12 +279,14 @@ fn report(
         + of(&counts.duplicated)
         + of(&counts.torn)
         + of(&counts.misdelivered)
-        + of(&counts.hangs);
+        + of(&counts.hangs)
+        + of(&counts.denied);
     let is_right = wrong == 0 && leaks == [0; 3];
     let numbers = [
         ("frames", of(&counts.frames)),
         ("bytes", of(&counts.bytes)),
         ("timeouts", of(&counts.timeouts)),
+        ("cancelled", of(&counts.cancelled)),
         ("late_replies", of(&counts.late)),
         ("kills", of(&counts.kills)),
         ("stops", of(&counts.stops)),
@@ -263,6 +298,8 @@ fn report(
         ("torn", of(&counts.torn)),
         ("misdelivered", of(&counts.misdelivered)),
         ("hangs", of(&counts.hangs)),
+        ("begun", of(&counts.begun)),
+        ("begun_denied", of(&counts.denied)),
     ];
     let mut text = String::new();
     if json {

@@ -94,6 +94,7 @@ fn checksum(bytes: &[u8]) -> u64 {
 pub(crate) fn serve_if_worker() -> Option<ExitCode> {
     match std::env::args_os().nth(1)? {
         arg if arg == super::raw::WORKER => return Some(super::raw::serve()),
+        arg if arg == super::at_once::WORKER => return Some(super::at_once::serve()),
         arg if arg == WORKER => {}
         _ => return None,
     }
@@ -147,7 +148,7 @@ fn accept(seen: &mut HashMap<u64, u64>, bytes: &[u8]) -> Result<(u64, u64), Hand
     Ok((sender, number))
 }
 
-fn fault(name: &str, message: impl Into<String>) -> HandlerError {
+pub(super) fn fault(name: &str, message: impl Into<String>) -> HandlerError {
     HandlerError::new(format!("soak::{name}"), message)
 }
 

@@ -8,7 +8,7 @@ use slipring::{Error, ErrorKind};
 
 use super::checked::{self, Fault, REPLY};
 use super::faults::{Random, Running};
-use super::{CALLERS, Counts, HANG, STREAMERS, Soak};
+use super::{CALLERS, Counts, HANG, Soak};
 
 /// One driver's state.
 struct Driver<'a> {
@@ -22,17 +22,21 @@ struct Driver<'a> {
 /// Drives the worker at this driver's place until the soak is over.
 pub(super) fn run(soak: &Soak, driver: usize) {
     let (Some(place), Some(busy)) =
-        (soak.places.get(driver / (CALLERS + STREAMERS)), soak.busy_since.get(driver))
+        (soak.places.get(driver / soak.per_place), soak.busy_since.get(driver))
     else {
         return;
     };
     let sender = u64::try_from(driver).unwrap_or(0) + 1;
     let mut this = Driver { soak, sender, number: 0, random: Random::new() };
-    let is_caller = driver % (CALLERS + STREAMERS) < CALLERS;
+    let is_caller = driver % soak.per_place < CALLERS;
     while !soak.is_over() {
         let running = place.now();
         busy.store(soak.now(), Ordering::Relaxed);
-        let result = if is_caller { this.call(&running) } else { this.stream(&running) };
+        let result = match () {
+            () if soak.account.is_some() => this.any(&running),
+            () if is_caller => this.call(&running),
+            () => this.stream(&running),
+        };
         if let Err(error) = result {
             this.failed(&running, &error);
         }
@@ -41,6 +45,40 @@ pub(super) fn run(soak: &Soak, driver: usize) {
 }
 
 impl Driver<'_> {
+    /// A call, a stream, or a call that is given up.
+    fn any(&mut self, running: &Running) -> Result<(), Error> {
+        match self.random.below(8) {
+            0 | 1 => self.stream(running),
+            2 => self.give_up(running),
+            _ => self.call(running),
+        }
+    }
+
+    /// A call that is cancelled, or dropped, at some moment.
+    fn give_up(&mut self, running: &Running) -> Result<(), Error> {
+        self.number += 1;
+        let request = checked::frame(self.sender, self.number, 100);
+        let pending = running.channel.submit(checked::CALL, &request, HANG)?;
+        self.count(1, request.len());
+        thread::sleep(Duration::from_micros(self.random.below(300)));
+        if self.random.below(2) == 0 {
+            return Ok(());
+        }
+        pending.cancel();
+        match pending.wait() {
+            Ok(reply) => {
+                let bytes = reply.to_vec();
+                self.count(1, bytes.len());
+                self.check(&bytes, self.number, request.len());
+            }
+            Err(error) if error.is_cancelled() => {
+                self.soak.counts.cancelled.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     fn call(&mut self, running: &Running) -> Result<(), Error> {
         self.number += 1;
         let longest = if self.random.below(50) == 0 { 60_000 } else { 2_000 };
@@ -112,6 +150,9 @@ impl Driver<'_> {
         let killed_at = running.killed_at.load(Ordering::Acquire);
         match error.kind() {
             ErrorKind::PeerDied if killed_at != 0 => {
+                if let Some(account) = &soak.account {
+                    account.died((self.sender, self.number), error, counts);
+                }
                 let began =
                     soak.busy_since.get(self.index()).map_or(0, |b| b.load(Ordering::Relaxed));
                 if began < killed_at {
@@ -139,7 +180,7 @@ impl Driver<'_> {
     }
 
     fn await_the_next(&self, dead: &Running) {
-        let Some(place) = self.soak.places.get(self.index() / (CALLERS + STREAMERS)) else {
+        let Some(place) = self.soak.places.get(self.index() / self.soak.per_place) else {
             return;
         };
         while !self.soak.is_over() && std::ptr::eq(&raw const *place.now(), dead) {

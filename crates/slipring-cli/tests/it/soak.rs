@@ -34,6 +34,21 @@ fn five_seconds_of_kills_lose_duplicate_tear_and_leak_nothing() {
 }
 
 #[test]
+fn requests_at_once_end_once_each_and_as_the_worker_says() {
+    let args = "--seconds 2 --kill-every 25 --workers 2 --concurrent 16 --json";
+    let output = soak(&args.split(' ').collect::<Vec<_>>());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    println!("{text}{errors}");
+    assert!(output.status.success(), "{text}{errors}");
+    for name in ["lost", "duplicated", "torn", "misdelivered", "hangs", "begun_denied", "fds"] {
+        assert!(number(&text, name).abs() < 0.5, "{name}: {text}");
+    }
+    assert!(number(&text, "kills") > 5.0 && number(&text, "cancelled") > 5.0);
+    assert!(number(&text, "begun") > 100.0);
+}
+
+#[test]
 fn people_get_lines_and_a_wrong_option_is_named() {
     let output = soak(&["--seconds", "1", "--kill-every", "1000000"]);
     let text = String::from_utf8(output.stdout).unwrap();
