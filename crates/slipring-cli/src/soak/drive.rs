@@ -150,14 +150,14 @@ impl Driver<'_> {
         let killed_at = running.killed_at.load(Ordering::Acquire);
         match error.kind() {
             ErrorKind::PeerDied if killed_at != 0 => {
-                if let Some(account) = &soak.account {
-                    account.died((self.sender, self.number), error, counts);
-                }
                 let began =
                     soak.busy_since.get(self.index()).map_or(0, |b| b.load(Ordering::Relaxed));
                 if began < killed_at {
                     let after = Duration::from_nanos(soak.now().saturating_sub(killed_at));
                     counts.detected(after);
+                }
+                if let Some(account) = &soak.account {
+                    account.died((self.sender, self.number), error, counts);
                 }
                 self.await_the_next(running);
             }
