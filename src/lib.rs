@@ -143,7 +143,9 @@ cfg_if! {
             MessageWriter, Pending, Reply, Stats, Stream, StreamTimeouts,
         };
         pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
-        pub use error::{Error, ErrorKind, ExitCause, RequestStage, Result, WorkerDeath, WorkerFailure};
+        pub use error::{
+            Error, ErrorKind, ExitCause, RequestStage, Result, StreamTimeout, WorkerDeath, WorkerFailure,
+        };
         pub use id::RequestId;
         pub use payload::{Payload, Source};
         pub use protocol::{Health, Kind, RequestHealth, RoleConfig, WorkerState};

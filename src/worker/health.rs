@@ -14,9 +14,9 @@ use crate::protocol::health::{Snapshot, encode};
 use crate::protocol::kind::Kind;
 use crate::ring::Header;
 use crate::shm::words::OwnU32;
-use crate::sync::Mutex;
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
+use crate::worker::last_error::LastError;
 use crate::worker::stop_token::StopToken;
 
 /// Where the thread gets the numbers of a report from.
@@ -30,21 +30,6 @@ pub(crate) struct HealthThread {
     thread: JoinHandle<()>,
     /// Ends the thread itself, when the worker is done.
     finish: Arc<StopToken>,
-}
-
-/// The message of the last error that a handler ended with. The serving thread writes it and
-/// the health thread reads it.
-#[derive(Debug, Default)]
-pub(crate) struct LastError(Mutex<String>);
-
-impl LastError {
-    pub(super) fn set(&self, message: String) {
-        *self.0.lock() = message;
-    }
-
-    fn get(&self) -> String {
-        self.0.lock().clone()
-    }
 }
 
 impl HealthThread {

@@ -77,6 +77,7 @@ mod handler_error;
 mod handlers;
 mod health;
 mod inbox;
+mod last_error;
 mod owned;
 mod panics;
 pub(crate) mod raw;

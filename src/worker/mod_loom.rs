@@ -4,17 +4,21 @@
 mod cancel;
 mod handler_error;
 mod inbox;
+mod last_error;
 #[cfg(test)]
 mod models;
 mod owned;
+mod panics;
 mod reply_sink;
 mod request;
 mod request_ring;
+mod room_queue;
 mod shared_sink;
 mod status;
 mod stop_token;
 #[cfg(test)]
 mod testing;
+mod unanswered;
 
 mod health {
     use crate::protocol::health::Snapshot;

@@ -15,7 +15,8 @@ use crate::sys::clock::Deadline;
 use crate::sys::fork;
 use crate::sys::wake_fd::WakeFd;
 use crate::worker::attach::{Attached, Refusal, attach};
-use crate::worker::health::{HealthThread, LastError};
+use crate::worker::health::HealthThread;
+use crate::worker::last_error::LastError;
 use crate::worker::status::StatusWriter;
 use crate::worker::stop_token::StopToken;
 

@@ -9,7 +9,7 @@ use crate::sys::fork;
 use crate::worker::cancel::Signals;
 use crate::worker::handler_error::HandlerError;
 use crate::worker::handlers::{Handler, Handlers, no_reply, unknown_kind};
-use crate::worker::health::LastError;
+use crate::worker::last_error::LastError;
 use crate::worker::panics::catch;
 use crate::worker::reply_sink::{ReplySink, ReplyState};
 use crate::worker::request::Request;

@@ -39,7 +39,7 @@ use crate::sys::copy::copy_from_slice;
 use crate::sys::fork;
 use crate::worker::cancel::Signals;
 use crate::worker::handler_error::HandlerError;
-use crate::worker::health::LastError;
+use crate::worker::last_error::LastError;
 use crate::worker::reply_sink::{ReplyState, no_space};
 use crate::worker::room_queue::{RoomQueue, Ticket, park};
 use crate::worker::status::StatusWriter;

@@ -54,7 +54,13 @@ impl Worker {
         let status = StatusWriter::new(Arc::clone(&words));
         let signals = Signals::new(words, Arc::clone(&stop));
         let header = RegionHeader::down(config, [0; 16], 0);
-        let sink = SharedSink::new(rings.producer, rings.sleeper, signals, status, &header);
+        let sink = SharedSink::new(
+            (rings.producer, rings.sleeper),
+            signals,
+            status,
+            Arc::default(),
+            &header,
+        );
         let sink = Arc::new(sink);
         let ring = RequestRing::new(rings.consumer, as_usize(header.max_message));
         Self { inbox: Inbox::new(ring, Arc::clone(&sink), limit), sink, stop }
@@ -62,7 +68,7 @@ impl Worker {
 
     /// Takes a request that did not come through the ring.
     pub(super) fn take(&self, request: u64) -> OwnedResponder {
-        OwnedResponder::new(&self.sink, self.sink.take(request).unwrap(), false)
+        OwnedResponder::new(&self.sink, self.sink.take(request, 0), false)
     }
 
     /// Fills the reply ring with the replies of the requests 101 and 102.

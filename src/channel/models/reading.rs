@@ -144,29 +144,3 @@ fn who_waits_for_room_is_woken_by_who_reads() {
         drop(serving.join().unwrap());
     });
 }
-
-#[test]
-fn a_wait_for_the_warm_up_ends_whichever_thread_reads_its_answer() {
-    model_up_to(FEWER, || {
-        let Rig { core, mut worker } = rig(2);
-        let warm_up = send_call(&core, b"").unwrap().request;
-        core.warm_up().set_request(warm_up);
-        let call = submit(&core, Duration::MAX);
-        assert_eq!([worker.take(), worker.take()], [warm_up, call.request()]);
-        let waiting = thread::spawn({
-            let core = Arc::clone(&core);
-            move || {
-                let forever = (Duration::MAX, Deadline::NEVER);
-                let pending = Pending::of_warm_up(&core, warm_up, forever.0, forever.1);
-                pending.wait().expect("it was answered");
-            }
-        });
-        worker.reply(warm_up);
-        let calling = thread::spawn(move || wait(call));
-        worker.reply(warm_up + 1);
-        waiting.join().unwrap();
-        calling.join().unwrap();
-        assert_eq!(core.in_flight(), 0);
-        check_over(&core, 2, 0);
-    });
-}
