@@ -68,24 +68,18 @@ impl OwnMarks {
         mark.store(encode(request, Stage::Answered), Ordering::Relaxed);
     }
 
-    /// The request's last frame was published, and its handler has returned. For the thread
-    /// that takes requests: no later request has the entry before this.
+    /// Nothing is done for the request any more. Before its last frame is published, or on the
+    /// thread that takes requests: no later request has the entry before this.
     #[inline]
     pub(crate) fn finish(&self, request: u64) {
         let [mark, ..] = self.0.entry(request);
         mark.store(encode(request, Stage::Done), Ordering::Relaxed);
     }
 
-    /// Does the same for any thread, and also for a request that was never begun.
-    pub(crate) fn finish_elsewhere(&self, request: u64, was_begun: bool) {
+    /// A request that was taken and never begun is about to have its last frame.
+    pub(crate) fn clear(&self, request: u64) {
         let [mark, ..] = self.0.entry(request);
-        let (from, to) = match was_begun {
-            true => (Stage::Answered, encode(request, Stage::Done)),
-            false => (Stage::Taken, NONE),
-        };
-        let from = encode(request, from);
-        // If this fails, a later request has the entry.
-        let _ = mark.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+        mark.store(NONE, Ordering::Relaxed);
     }
 
     /// Does nothing once a later request has the entry.

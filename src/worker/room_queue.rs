@@ -4,12 +4,8 @@
 //! wakes all that sleep on it, and makes room for a frame or two.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
-use crate::sync::{Thread, current, park_timeout};
-
-/// The longest time that a thread is parked. All that it waits for wakes it sooner.
-const LONGEST_PARK: Duration = Duration::from_secs(1);
+use crate::sync::{BACKSTOP, Thread, current, park_timeout};
 
 #[derive(Debug, Default)]
 pub(super) struct RoomQueue {
@@ -60,7 +56,8 @@ impl RoomQueue {
     }
 }
 
-/// Sleeps until this thread is woken by the queue, or for no reason.
+/// Sleeps until this thread is woken by the queue, or for no reason. All that it waits for wakes
+/// it, so that the backstop passes only if something is wrong.
 pub(super) fn park() {
-    park_timeout(LONGEST_PARK);
+    park_timeout(BACKSTOP);
 }

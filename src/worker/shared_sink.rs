@@ -355,14 +355,9 @@ impl SharedSink {
         let is_void = header.kind == Kind::VOID.code();
         let is_last = !is_chunk && !is_void && header.flags & flags::MORE == 0;
         self.status.sent(if is_void { 0 } else { len });
-        let is_begun = state.is_begun();
         if is_last {
             state.finish();
-            self.status.answered(state.request(), is_begun);
-            if !is_begun {
-                // Before the parent sees the frame: it must not find the request taken after that.
-                self.status.finished_elsewhere(state.request(), false);
-            }
+            self.status.done(state.request(), state.is_begun());
         }
         if is_chunk {
             state.add_streamed(span(len));
@@ -370,9 +365,6 @@ impl SharedSink {
         ring.producer.publish(slot, header);
         if !is_last {
             return;
-        }
-        if is_begun {
-            self.status.finished_elsewhere(state.request(), true);
         }
         self.outstanding.fetch_sub(1, Ordering::Relaxed);
         if std::mem::take(&mut ring.is_at_limit) {

@@ -60,9 +60,14 @@ impl StatusWriter {
         self.0.report.marks.finish(request);
     }
 
-    /// Does the same on a thread that takes no requests.
-    pub(super) fn finished_elsewhere(&self, request: u64, was_begun: bool) {
-        self.0.report.marks.finish_elsewhere(request, was_begun);
+    /// Notes that nothing is done for a request any more, just before its last frame is published:
+    /// afterwards, the next request may have its mark.
+    pub(super) fn done(&self, request: u64, was_begun: bool) {
+        add(&self.0.report.status.served, 1);
+        match was_begun {
+            true => self.0.report.marks.finish(request),
+            false => self.0.report.marks.clear(request),
+        }
     }
 
     pub(super) fn set_progress(&self, request: u64, progress: u64) {

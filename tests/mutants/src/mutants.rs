@@ -284,8 +284,6 @@ mutants! {
         MarkRelaxed,
         /// A request is marked as answered after its last frame.
         AnsweredLate,
-        /// A request is marked as done after the lock.
-        FinishedLate,
     }
 }
 

@@ -31,7 +31,6 @@ fn killer(mutant: Mutant) -> &'static str {
         Mutant::NoFenceAfterBegin => "a_side_effect_is_seen_only_with_the_mark_that_tells_of_it",
         Mutant::MarkRelaxed => "a_mark_is_seen_with_the_time_of_its_own_request",
         Mutant::AnsweredLate => "a_reply_is_seen_only_with_the_mark_that_its_request_was_answered",
-        Mutant::FinishedLate => "the_end_of_a_request_leaves_the_mark_of_the_next_one_alone",
         other => panic!("{other:?} is not of the worker"),
     }
 }
