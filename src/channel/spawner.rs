@@ -375,7 +375,7 @@ impl Spawner {
     /// use slipring::{Kind, Spawner};
     ///
     /// # fn main() -> slipring::Result<()> {
-    /// let spawner = Spawner::new("./embedder").warm_up(Kind::EMBED, "any text");
+    /// let spawner = Spawner::program("./embedder").warm_up(Kind::EMBED, "any text");
     /// let channel = spawner.spawn()?;
     /// channel.wait_ready(Duration::from_secs(60))?;
     /// # Ok(()) }

@@ -123,6 +123,8 @@ fn case(peer: &mut Peer, name: &str, request: u64) {
             peer.reply(request, b"once");
             let at = peer.out.at(peer.out.tail);
             peer.own.map.word(at).store(tail | 1, Ordering::Release);
+            // The next reply would take its place before the parent has looked.
+            peer.stay(ATTACK);
         }
         // The length.
         "length" => peer.send_head(result(value), b""),
