@@ -42,11 +42,12 @@ pub struct Inbox {
 
 /// Which thread takes requests, and which wait for that.
 ///
-/// A thread that takes a request gives the turn back before it serves it, and comes back after
-/// that. Most often this is before the next request, so that it is dear to wake another thread for
-/// each one. But as long as no thread has the turn, no thread sees the next request. So one that
-/// gives the turn back calls a waiting thread, unless one that was called has not run yet: that one
-/// finds the turn free and takes it; or it finds that another thread has it, which will call again.
+/// A thread gives the turn back before it serves the request that it has taken, and waits for its
+/// turn again after that: most often before the next request comes. To wake another thread for each
+/// request would cost more than short handlers do. But while no thread has the turn, no thread sees
+/// the next request. So one that gives the turn back calls a waiting thread, unless one that was
+/// called has not run yet. That one either finds the turn free and takes it, or finds that another
+/// thread has it, which will call again.
 #[derive(Debug)]
 struct Turns {
     /// `None` while a thread has its turn.
