@@ -352,7 +352,7 @@ impl Model {
             Kind::CHUNK if state.is_stream => Out::Chunk(bytes, cost),
             Kind::RESULT if !state.is_stream => Out::Result(bytes),
             Kind::END if state.is_stream => Out::End,
-            Kind::CANCEL if aux == 1 && !state.is_stream => Out::Error(ErrorKind::Timeout),
+            Kind::CANCEL if aux == 1 => Out::Error(ErrorKind::Timeout),
             Kind::CANCEL => Out::Error(ErrorKind::Cancelled),
             Kind::ERROR if is_failure => Out::Error(ErrorKind::Worker),
             _ => Out::Error(ErrorKind::Protocol),
