@@ -213,8 +213,8 @@ impl OwnSlot {
             return &mut [];
         };
         self.slots.mapping.track_write(start, self.len);
-        // SAFETY: as in `OwnSlots::payload_mut`, but for the other handles: who made this one
-        // has promised that none reaches these bytes while it lives.
+        // SAFETY: as in `OwnSlots::payload_mut`, but for the other handles: the caller of `detach`
+        // has promised that none reaches these bytes while this one lives.
         unsafe { std::slice::from_raw_parts_mut(pointer.as_ptr(), self.len) }
     }
 }

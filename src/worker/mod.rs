@@ -28,7 +28,7 @@
 //!
 //! # Which way to serve do I want?
 //!
-//! | to | use | who calls the model |
+//! | to | use | the model is called by |
 //! |---|---|---|
 //! | serve one request at a time, with no lock | [`Worker::on`], the default | the thread that serves |
 //! | serve requests on several threads | [`Worker::threads`] with [`Threads`] | these threads |

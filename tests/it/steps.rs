@@ -250,7 +250,7 @@ fn a_deadline_in_the_queue_fires_although_a_step_takes_long() {
     let late = channel.call(WORK, &encode(&[2, 1]), short).unwrap_err();
     assert_eq!(late.kind(), ErrorKind::Timeout, "{late}");
     assert!(late.to_string().contains("had not been taken out of the request ring"), "{late}");
-    // One for which nobody waits, and whose deadline the worker alone looks at.
+    // One that no thread waits for, and whose deadline the worker alone looks at.
     let unseen = channel.submit(WORK, &encode(&[3, 1]), short).unwrap();
     let cancelled = channel.submit(WORK, &encode(&[4, 1]), LONG).unwrap();
     cancelled.cancel();
