@@ -69,7 +69,7 @@ async fn host() -> Result<()> {
         Err(error) if error.kind() == ErrorKind::Timeout => println!("a call: {error}"),
         other => println!("a call was faster than its timeout: {other:?}"),
     }
-    // A future that `select!` drops: its request is given up as well.
+    // A future that `select!` drops: its request is cancelled as well.
     let slow = channel.call(COUNT, "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", TIMEOUT);
     tokio::select! {
         reply = slow => println!("a call won: {reply:?}"),

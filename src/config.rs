@@ -19,8 +19,8 @@ pub(crate) const SLOT_ALIGN: usize = 64;
 const MIN_RING: usize = 4 << 10;
 const MAX_RING: usize = 1 << 30;
 const MIN_HEALTH_FRAME: usize = 1 << 10;
-/// The smallest limit of a reply, in bytes: an error's type and message, cut if they must be.
-const MIN_REPLY: usize = 64;
+/// The smallest limit of a reply frame, in bytes: an error's type and message, cut if they must be.
+const MIN_REPLY_FRAME: usize = 64;
 const MAX_IN_FLIGHT: usize = 1 << 16;
 const MAX_SPIN: Duration = Duration::from_secs(1);
 
@@ -114,10 +114,10 @@ impl RingConfig {
 /// use slipring::Config;
 ///
 /// // Large matrices in one frame each, and replies of little more than a score:
-/// let builder = Config::builder().request_ring(64 << 20).max_request(16 << 20);
-/// let config = builder.reply_ring(64 << 10).max_reply(4 << 10).build()?;
+/// let builder = Config::builder().request_ring(64 << 20).max_request_frame(16 << 20);
+/// let config = builder.reply_ring(64 << 10).max_reply_frame(4 << 10).build()?;
 /// assert_eq!(config.request_ring().capacity(), 64 << 20);
-/// let refused = Config::builder().request_ring(1 << 20).max_request(1 << 20).build();
+/// let refused = Config::builder().request_ring(1 << 20).max_request_frame(1 << 20).build();
 /// assert!(refused.unwrap_err().to_string().contains("half the ring"));
 /// # Ok::<(), slipring::Error>(())
 /// ```
@@ -163,7 +163,7 @@ impl Config {
     /// use slipring::Config;
     ///
     /// let config = Config::small().to_builder().max_in_flight(8).build()?;
-    /// assert_eq!((config.max_in_flight(), config.max_request()), (8, 16 << 10));
+    /// assert_eq!((config.max_in_flight(), config.max_request_frame()), (8, 16 << 10));
     /// # Ok::<(), slipring::Error>(())
     /// ```
     pub fn to_builder(&self) -> ConfigBuilder {
@@ -189,13 +189,13 @@ impl Config {
 
     /// Returns the length of the longest request that fits one frame, in bytes.
     #[must_use]
-    pub fn max_request(&self) -> usize {
+    pub fn max_request_frame(&self) -> usize {
         self.down.max_frame
     }
 
     /// Returns the length of the longest reply or chunk that fits one frame, in bytes.
     #[must_use]
-    pub fn max_reply(&self) -> usize {
+    pub fn max_reply_frame(&self) -> usize {
         self.up.max_frame
     }
 
@@ -272,8 +272,8 @@ impl ConfigBuilder {
     /// Sets the size of the ring that carries requests, in bytes: a power of two from 4 KiB to
     /// 1 GiB. The default is 4 MiB.
     ///
-    /// A caller blocks while the ring is full. Set [`max_request`](Self::max_request) as well if
-    /// the ring is to be smaller than 4 MiB.
+    /// A caller blocks while the ring is full. Set [`max_request_frame`](Self::max_request_frame)
+    /// as well if the ring is to be smaller than 4 MiB.
     pub fn request_ring(mut self, bytes: usize) -> Self {
         self.config.down.capacity = bytes;
         self
@@ -282,8 +282,8 @@ impl ConfigBuilder {
     /// Sets the size of the ring that carries replies and chunks, in bytes: a power of two from
     /// 4 KiB to 1 GiB. The default is 4 MiB.
     ///
-    /// The worker blocks while the ring is full. Set [`max_reply`](Self::max_reply) as well if
-    /// the ring is to be smaller than 4 MiB.
+    /// The worker blocks while the ring is full. Set [`max_reply_frame`](Self::max_reply_frame) as
+    /// well if the ring is to be smaller than 4 MiB.
     pub fn reply_ring(mut self, bytes: usize) -> Self {
         self.config.up.capacity = bytes;
         self
@@ -293,7 +293,7 @@ impl ConfigBuilder {
     /// [`request_ring`](Self::request_ring) less 32. The default is 1 MiB.
     ///
     /// A longer request is sent in several frames, up to [`max_message`](Self::max_message).
-    pub fn max_request(mut self, bytes: usize) -> Self {
+    pub fn max_request_frame(mut self, bytes: usize) -> Self {
         self.config.down.max_frame = bytes;
         self
     }
@@ -302,14 +302,15 @@ impl ConfigBuilder {
     /// [`reply_ring`](Self::reply_ring) less 32. The default is 1 MiB.
     ///
     /// A longer reply is sent in several frames, up to [`max_message`](Self::max_message).
-    pub fn max_reply(mut self, bytes: usize) -> Self {
+    pub fn max_reply_frame(mut self, bytes: usize) -> Self {
         self.config.up.max_frame = bytes;
         self
     }
 
     /// Sets the length of the longest message, in bytes: from the longer of
-    /// [`max_request`](Self::max_request) and [`max_reply`](Self::max_reply) to 4 GiB less one
-    /// byte. The default is 64 MiB. A longer message fails with [`ErrorKind::TooLarge`].
+    /// [`max_request_frame`](Self::max_request_frame) and
+    /// [`max_reply_frame`](Self::max_reply_frame) to 4 GiB less one byte. The default is 64 MiB. A
+    /// longer message fails with [`ErrorKind::TooLarge`].
     ///
     /// A message that does not fit a frame is copied once more by its receiver, which keeps
     /// the buffer of one such message until sixteen requests have not needed it.
@@ -330,7 +331,7 @@ impl ConfigBuilder {
     /// Sets how many requests may be in flight: from 1 to 65,536. The default is 1,024. One more
     /// fails with [`ErrorKind::TooManyInFlight`].
     ///
-    /// A request that was given up counts until the worker has sent its last frame, too.
+    /// A request that was cancelled counts until the worker has sent its last frame, too.
     pub fn max_in_flight(mut self, requests: usize) -> Self {
         self.config.max_in_flight = requests;
         self
@@ -373,12 +374,12 @@ impl ConfigBuilder {
     /// ```
     pub fn build(self) -> Result<Config> {
         let mut config = self.config;
-        config.down.check("request", "max_request")?;
-        config.up.check("reply", "max_reply")?;
-        if config.up.max_frame < MIN_REPLY {
+        config.down.check("request", "max_request_frame")?;
+        config.up.check("reply", "max_reply_frame")?;
+        if config.up.max_frame < MIN_REPLY_FRAME {
             return Err(invalid(format!(
-                "a max_reply of {} bytes: at least {MIN_REPLY}, or what a handler fails with does \
-                 not fit",
+                "a max_reply_frame of {} bytes: at least {MIN_REPLY_FRAME}, or what a handler \
+                 fails with does not fit",
                 config.up.max_frame
             )));
         }
@@ -458,8 +459,8 @@ mod tests {
     #[test]
     fn the_longest_frame_is_half_the_ring_less_its_header() {
         let ring = Config::builder().request_ring(8192);
-        assert!(ring.clone().max_request(4096 - 32).build().is_ok());
-        assert!(reason(ring.max_request(4096 - 31)).contains("from 1 to 4064"));
+        assert!(ring.clone().max_request_frame(4096 - 32).build().is_ok());
+        assert!(reason(ring.max_request_frame(4096 - 31)).contains("from 1 to 4064"));
     }
 
     #[test]
@@ -467,8 +468,8 @@ mod tests {
         let b = Config::builder;
         assert!(reason(b().request_ring(3 << 20)).contains("power of two"));
         assert!(reason(b().reply_ring(2048)).contains("power of two from 4096"));
-        assert!(reason(b().max_reply(0)).contains("from 1 to"));
-        assert!(reason(b().max_reply(63)).contains("at least 64"));
+        assert!(reason(b().max_reply_frame(0)).contains("from 1 to"));
+        assert!(reason(b().max_reply_frame(63)).contains("at least 64"));
         assert!(reason(b().max_in_flight(0)).contains("from 1 to 65536"));
         assert!(reason(b().stream_window(0)).contains("stream window"));
         assert!(reason(b().stream_window(3 << 20)).contains("half the reply ring"));
@@ -478,8 +479,8 @@ mod tests {
                 b().request_ring(odd),
                 b().reply_ring(odd),
                 b().health_ring(odd),
-                b().max_request(odd),
-                b().max_reply(odd),
+                b().max_request_frame(odd),
+                b().max_reply_frame(odd),
                 b().max_message(odd),
                 b().max_in_flight(odd),
                 b().stream_window(odd),

@@ -56,7 +56,7 @@
 //!
 //! | after | the request | the channel |
 //! |---|---|---|
-//! | [`Timeout`](ErrorKind::Timeout), [`Stalled`](ErrorKind::Stalled), [`Cancelled`](ErrorKind::Cancelled) | is given up; the worker is told | is usable |
+//! | [`Timeout`](ErrorKind::Timeout), [`Stalled`](ErrorKind::Stalled), [`Cancelled`](ErrorKind::Cancelled) | is cancelled | is usable |
 //! | [`Worker`](ErrorKind::Worker) | failed in its handler | is usable |
 //! | [`TooLarge`](ErrorKind::TooLarge), [`TooManyInFlight`](ErrorKind::TooManyInFlight), [`InvalidPayload`](ErrorKind::InvalidPayload) | was not sent | is usable |
 //! | [`Protocol`](ErrorKind::Protocol) | ended with an answer of the wrong form | is usable |

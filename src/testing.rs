@@ -31,7 +31,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::channel::raw_end::link_to_thread;
-use crate::channel::{Channel, State};
+use crate::channel::{Channel, ChannelState};
 use crate::config::Config;
 use crate::error::{Error, ExitCause, Result};
 use crate::link::{ParentLink, WorkerLink};
@@ -122,7 +122,7 @@ struct Ends {
 }
 
 struct WorkerThread {
-    state: Arc<State>,
+    state: Arc<ChannelState>,
     thread: ExternalWorker,
 }
 
@@ -156,7 +156,7 @@ impl WorkerThread {
                     Err(_) => 101,
                 };
                 thread.record_exit(ExitCause::Exited(code));
-                state.has_ended();
+                state.note_exit();
             }
         });
         started.map(drop).map_err(|e| Error::os("cannot start a worker thread", e))

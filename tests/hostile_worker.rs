@@ -112,7 +112,7 @@ fn unknown_kinds_and_flags_poison_the_channel() {
 }
 
 #[test]
-fn replies_to_nobody_are_dropped_and_those_that_do_not_fit_are_typed() {
+fn replies_to_no_request_are_dropped_and_those_that_do_not_fit_are_typed() {
     let over = &mut Overtime::default();
     run_all([
         ("request: 1000000", Comes::Fails(ErrorKind::Timeout)),
@@ -184,7 +184,10 @@ fn a_stream_reads_on_by_a_bounded_number_of_frames() {
     std::thread::sleep(SHORT);
     assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), [7; 8]);
     let read = channel.stats().unknown_frames;
-    assert!(read < 50, "{read} frames of nobody's were read before the chunk was handed out");
+    assert!(
+        read < 50,
+        "{read} frames of unknown requests were read before the chunk was handed out"
+    );
     drop(stream);
     channel.ping(LONG).unwrap();
     end(&channel, "fifty strangers");

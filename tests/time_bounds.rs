@@ -195,7 +195,7 @@ fn a_close_ends_what_waits() {
 }
 
 #[test]
-fn a_program_that_stays_silent_is_given_up_at_the_handshake_timeout() {
+fn a_program_that_stays_silent_is_killed_at_the_handshake_timeout() {
     let _alone = one_at_a_time();
     let timeout = Duration::from_millis(50);
     let sleep = Spawner::program("/bin/sleep").arg("1000").config(Config::small());

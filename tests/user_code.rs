@@ -189,7 +189,7 @@ fn a_text_that_takes_long_to_be_had_holds_up_only_its_own_call() {
 fn while_waiting_for_the_turn(channel: &Channel, end: impl FnOnce() + Send) -> ErrorKind {
     within_long("waiting for the turn of long messages", || {
         let writer = channel.write(SUM, LONG).unwrap();
-        let long = vec![1; channel.config().max_request() + 1];
+        let long = vec![1; channel.config().max_request_frame() + 1];
         std::thread::scope(|scope| {
             let (asks, asked) = pipe();
             let waiter = scope.spawn(move || {

@@ -102,7 +102,7 @@ impl Play {
             }
         }
         if !input.u8().is_multiple_of(4) {
-            self.rig.worker.data.consumer.publish();
+            self.rig.worker.data.consumer.publish_released();
         }
     }
 

@@ -117,7 +117,7 @@ impl Model {
         if let Some(request) = self.try_open(is_stream) {
             return Ok(request);
         }
-        // The ring may hold the last frames of requests that were given up.
+        // The ring may hold the last frames of requests that were dropped.
         while let Some(sent) = self.ring.pop_front() {
             if let Err(kind) = self.read(sent, 0) {
                 self.failed = Some(kind);

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::forge::Forge;
-use crate::channel::{Channel, State};
+use crate::channel::{Channel, ChannelState};
 use crate::config::{Config, RingConfig, WaitStrategy};
 use crate::error::ExitCause;
 use crate::link::{ParentLink, WorkerLink};
@@ -77,7 +77,7 @@ pub(super) struct Rig {
     pub(super) wake_fd: Option<Arc<WakeFd>>,
     /// The same memory, for what is not honest.
     pub(super) forge: Forge,
-    state: Arc<State>,
+    state: Arc<ChannelState>,
     /// Stands for the worker's thread. Its own callback has only a weak reference to it.
     thread: Arc<OnceLock<ExternalWorker>>,
 }
@@ -96,7 +96,7 @@ impl Rig {
         parent.answer.check_attached().unwrap();
 
         let thread = Arc::<OnceLock<ExternalWorker>>::default();
-        let state = Arc::<State>::default();
+        let state = Arc::<ChannelState>::default();
         let stop = {
             let (thread, state) = (Arc::downgrade(&thread), Arc::downgrade(&state));
             Arc::new(move || {
@@ -117,9 +117,9 @@ impl Rig {
     }
 }
 
-fn end(thread: &OnceLock<ExternalWorker>, state: &State) {
+fn end(thread: &OnceLock<ExternalWorker>, state: &ChannelState) {
     if let Some(thread) = thread.get() {
         thread.record_exit(ExitCause::Exited(1));
     }
-    state.has_ended();
+    state.note_exit();
 }

@@ -96,7 +96,7 @@ impl Play {
         assert_eq!(frame.payload().to_vec(), payload);
         drop(frame);
         assert!(consumer.poll().unwrap().is_none());
-        consumer.publish();
+        consumer.publish_released();
     }
 
     fn look_at_call(&mut self, input: &mut Input<'_>) {

@@ -9,12 +9,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::channel::counters::Counters;
-use crate::channel::deliver::Item;
+use crate::channel::item::Item;
 use crate::channel::pending::{PendingTable, RequestWords};
-use crate::channel::reactor::Reactor;
+use crate::channel::reactor_state::ReactorState;
 use crate::channel::receiver::Receiver;
 use crate::channel::sender::Sender;
-use crate::channel::state::{Phase, State};
+use crate::channel::state::{ChannelState, Phase};
 use crate::channel::stats::Stats;
 use crate::channel::status::WorkerStatus;
 use crate::config::Config;
@@ -34,20 +34,20 @@ pub(crate) struct Core {
     pub(crate) sender: Sender,
     pub(super) receiver: Receiver,
     pub(super) pending: PendingTable,
-    pub(crate) reactor: Reactor,
-    pub(crate) state: Arc<State>,
+    pub(crate) reactor_state: ReactorState,
+    pub(crate) state: Arc<ChannelState>,
     pub(super) status: WorkerStatus,
     pub(super) buffers: Arc<BufferPool>,
     /// How a thread waits for the worker.
     pub(super) sleeper: Sleeper,
     pub(crate) config: Config,
     /// Set once the rings' pages are in the page table.
-    pub(super) is_warm: AtomicU32,
+    pub(super) is_prefaulted: AtomicU32,
 }
 
 /// A request that was sent.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Sent {
+pub(crate) struct SentRequest {
     pub(crate) request: u64,
     /// The worker slept and was woken for the last frame.
     pub(crate) has_rung: bool,
@@ -58,7 +58,7 @@ impl Core {
         data: Duplex,
         words: ParentWords,
         config: &Config,
-        state: Arc<State>,
+        state: Arc<ChannelState>,
         wake_fd: Option<Arc<WakeFd>>,
     ) -> Arc<Self> {
         let ParentWords { abort, requests, report, data_bell } = words;
@@ -70,13 +70,13 @@ impl Core {
             sender: Sender::new(data.producer),
             receiver: Receiver::new(data.consumer),
             pending: PendingTable::new(words, config),
-            reactor: Reactor::new(wake_fd),
+            reactor_state: ReactorState::new(wake_fd),
             state,
             status: WorkerStatus::new(report),
             buffers: BufferPool::new(),
             sleeper: data.sleeper,
             config: config.clone(),
-            is_warm: AtomicU32::new(0),
+            is_prefaulted: AtomicU32::new(0),
         });
         let weak = Arc::downgrade(&core);
         core.state.on_end(move || {
@@ -93,7 +93,7 @@ impl Core {
         waiters.for_each(|waiter| self.receiver.wake_list.add(waiter));
         self.receiver.wake_list.wake_all_elsewhere();
         self.sender.long_messages.look_again();
-        self.reactor.wake_at_end();
+        self.reactor_state.wake_at_end();
     }
 
     /// Ends the channel because of `error`. Returns what all others are told, too.
@@ -137,7 +137,7 @@ impl Core {
     ) -> Result<bool> {
         self.pending.deliver(frame, own, &self.buffers, keep, |waiter| match waiter {
             Some(waiter) => self.receiver.wake_list.add(waiter),
-            None => self.reactor.note_untold(),
+            None => self.reactor_state.note_unreported(),
         })
     }
 
@@ -158,9 +158,9 @@ impl Core {
 
     /// Wakes the waiters for which the request ring has room. Returns whether there were any.
     #[cold]
-    pub(super) fn wake_those_with_room(&self) -> Result<bool> {
+    pub(super) fn wake_waiters_with_room(&self) -> Result<bool> {
         let mut woken = Vec::new();
-        let looked = self.sender.take_those_with_room(&mut woken);
+        let looked = self.sender.take_waiters_with_room(&mut woken);
         let has_woken = !woken.is_empty();
         woken.into_iter().for_each(|waiter| self.receiver.wake_list.add(waiter));
         looked.map(|()| has_woken)
@@ -179,7 +179,7 @@ impl Core {
         !fork::is_forked_child() && self.state.is_open()
     }
 
-    /// Requests whose owner has not let go of them; none in a forked child, which may wait for
+    /// Requests whose owner has not dropped them; none in a forked child, which may wait for
     /// the lock for ever.
     pub(super) fn in_flight(&self) -> usize {
         if fork::is_forked_child() { 0 } else { self.pending.requests().in_flight() }

@@ -19,7 +19,7 @@ pub(super) struct Tally {
     skipped: u64,
     /// Requests for a stream.
     pub(super) streams: u64,
-    /// Requests whose owner has let go of them.
+    /// Requests whose owner has dropped them.
     pub(super) ended: u64,
     /// Those of them that had got no result, or no end of the stream.
     pub(super) unanswered: u64,
@@ -50,7 +50,7 @@ impl Tally {
         self.bytes += bytes;
     }
 
-    /// Requests whose owner has not let go of them. `next` is the number of the next request.
+    /// Requests whose owner has not dropped them. `next` is the number of the next request.
     pub(super) fn in_flight(&self, next: u64) -> u64 {
         self.requests(next).wrapping_sub(self.ended)
     }

@@ -237,7 +237,7 @@ const RAW: &[Operation] = &[
     ("split", |held| nothing(held.raw.take().unwrap().split())),
     ("prefault", |held| nothing(held.raw().prefault())),
     ("flush", |held| nothing(held.raw().flush())),
-    ("publish", |held| nothing(held.raw().halves().1.publish())),
+    ("publish", |held| nothing(held.raw().halves().1.publish_released())),
     ("leased", |held| held.raw().receiver().leased() == 1),
     ("Debug", |held| nothing(format!("{:?}", held.raw))),
     ("drop", |held| nothing(held.raw.take())),

@@ -7,9 +7,9 @@
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::channel::state::State;
+use crate::channel::state::ChannelState;
 use crate::channel::timed_mutex::TimedMutex;
-use crate::channel::wait_list::Registration;
+use crate::channel::wait_list::WaitRegistration;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::Duplex;
 use crate::process::service::wake_tasks;
@@ -53,7 +53,7 @@ impl HealthClient {
     }
 
     /// Asks the worker for a report. Blocks for at most `timeout`.
-    pub(crate) fn ping(&self, state: &State, timeout: Duration) -> Result<Health> {
+    pub(crate) fn ping(&self, state: &ChannelState, timeout: Duration) -> Result<Health> {
         let deadline = Deadline::after(timeout);
         let (stop, is_over) = (|| state.check_open(), || !state.is_open());
         let question = (Kind::PING, deadline, timeout);
@@ -63,7 +63,7 @@ impl HealthClient {
 
     /// Asks the worker to end. Blocks until the worker has answered that it will, until it has
     /// ended, or until the deadline.
-    pub(crate) fn shutdown(&self, state: &State, deadline: Deadline) -> Result<()> {
+    pub(crate) fn shutdown(&self, state: &ChannelState, deadline: Deadline) -> Result<()> {
         // The channel is closing, so that its state does not stop the wait.
         let is_over = || state.exit().is_some_and(|exit| exit.process.status().is_some());
         let stop = || if is_over() { Err(state.why_over_now(None)) } else { Ok(()) };
@@ -80,7 +80,7 @@ impl HealthClient {
     /// the same for the wait for the rings.
     fn ask(
         &self,
-        state: &State,
+        state: &ChannelState,
         (kind, deadline, timeout): (Kind, Deadline, Duration),
         stop: &dyn Fn() -> Result<()>,
         is_over: &dyn Fn() -> bool,
@@ -122,7 +122,7 @@ impl HealthClient {
 #[derive(Debug)]
 pub(crate) struct Question<'a> {
     client: &'a HealthClient,
-    registration: Registration<'a>,
+    registration: WaitRegistration<'a>,
     kind: Kind,
     /// Zero until it is sent.
     request: u64,
@@ -243,7 +243,7 @@ impl Rings {
     /// `of_tasks` all other answers.
     fn ask(
         &mut self,
-        state: &State,
+        state: &ChannelState,
         kind: Kind,
         deadline: Deadline,
         stop: &dyn Fn() -> Result<()>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::channel::core::Core;
-use crate::channel::outgoing::{Ask, Outgoing, failed, long_message_turn};
+use crate::channel::outgoing::{Outgoing, RequestSpec, failed, long_message_turn};
 use crate::channel::pending_reply::Pending;
 use crate::channel::timed_mutex::TimedGuard;
 use crate::channel::turn::check_open;
@@ -13,11 +13,11 @@ use crate::channel::wait::wait_for_room;
 use crate::error::Result;
 use crate::id::RequestId;
 use crate::payload::Encoded;
-use crate::protocol::{Kind, chunker};
+use crate::protocol::{Kind, splitter};
 use crate::sys::clock::TimeLimit;
 
 /// A request that is being written, from [`Channel::write`](crate::Channel::write). Dropping it
-/// takes the request back.
+/// cancels the request.
 ///
 /// ```
 #[doc = include_str!("example.md")]
@@ -30,7 +30,7 @@ use crate::sys::clock::TimeLimit;
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
-#[must_use = "a message that is not finished is taken back"]
+#[must_use = "a message that is not finished is cancelled"]
 pub struct MessageWriter<'a> {
     pub(crate) core: &'a Arc<Core>,
     outgoing: Outgoing<'a>,
@@ -53,8 +53,8 @@ impl<'a> MessageWriter<'a> {
         turn: TimedGuard<'a, ()>,
         limit: TimeLimit,
     ) -> Result<Self> {
-        let outgoing = Outgoing::open(core, Ask::call(kind, limit.deadline()), Some(turn))?;
-        let bytes = Vec::with_capacity(core.config.max_request());
+        let outgoing = Outgoing::open(core, RequestSpec::call(kind, limit.deadline()), Some(turn))?;
+        let bytes = Vec::with_capacity(core.config.max_request_frame());
         Ok(Self { core, outgoing, bytes, limit })
     }
 
@@ -101,7 +101,7 @@ impl<'a> MessageWriter<'a> {
         let len = self.outgoing.sent_len() + self.bytes.len();
         let checked = self.core.check_len(len.saturating_add(bytes.len()));
         checked.map_err(|error| self.core.counted(error))?;
-        Ok(chunker::fill(&mut self.bytes, self.core.config.max_request(), bytes))
+        Ok(splitter::fill(&mut self.bytes, self.core.config.max_request_frame(), bytes))
     }
 
     fn send(&mut self, has_more: bool) -> Result<()> {
@@ -131,7 +131,7 @@ impl<'a> MessageWriter<'a> {
     ///
     /// # Errors
     ///
-    /// As [`MessageWriter::push`], except for `TooLarge`. The request is taken back.
+    /// As [`MessageWriter::push`], except for `TooLarge`. The request is cancelled.
     pub fn finish(mut self) -> Result<Pending> {
         self.send(false)?;
         Ok(self.sent())

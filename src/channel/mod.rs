@@ -5,20 +5,19 @@
 
 mod core;
 mod counters;
-mod deliver;
 mod explain;
 #[cfg(all(test, feature = "tokio"))]
 mod forked_tests;
 mod handshake;
 mod health;
+mod item;
 mod message_writer;
 mod outgoing;
 mod pending;
 mod pending_reply;
 pub(crate) mod raw_end;
-mod reactor;
+mod reactor_state;
 mod reactor_turn;
-mod read_ahead;
 mod reader;
 mod receiver;
 mod reply;
@@ -31,6 +30,7 @@ mod state;
 mod stats;
 mod status;
 mod stream;
+mod stream_buffer;
 mod stream_timeouts;
 mod task_wait;
 mod timed_mutex;
@@ -62,17 +62,17 @@ use crate::sys::clock::{Deadline, TimeLimit};
 use crate::sys::wake_fd::WakeFd;
 use crate::trace::span;
 
-pub(crate) use self::core::{Core, Sent};
-pub(crate) use deliver::Item;
+pub(crate) use self::core::{Core, SentRequest};
 pub(crate) use explain::{no_turn, ring_full};
 pub(crate) use health::{no_answer, pong};
+pub(crate) use item::Item;
 pub use message_writer::MessageWriter;
-pub(crate) use outgoing::{Ask, Outgoing, encode};
+pub(crate) use outgoing::{Outgoing, RequestSpec, encode};
 pub use pending_reply::Pending;
 pub(crate) use reactor_turn::{read_for_task, read_readable};
 pub use reply::Reply;
 pub use spawner::Spawner;
-pub(crate) use state::State;
+pub(crate) use state::ChannelState;
 pub use stats::{ErrorCounts, LatencyHistogram, Stats};
 pub use stream::Stream;
 pub use stream_timeouts::{DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, StreamTimeouts};
@@ -130,7 +130,7 @@ impl Channel {
         config: &Config,
         role: String,
         thread: ExternalWorker,
-        state: Arc<State>,
+        state: Arc<ChannelState>,
         wake_fd: Option<Arc<WakeFd>>,
     ) -> Self {
         let ParentLink { data, health, words, .. } = link;
@@ -151,7 +151,7 @@ impl Channel {
     ///
     /// Blocks until the reply comes or `timeout` passes; see [Timeouts](crate#timeouts). The
     /// deadline travels with the request: a worker does not begin a request whose deadline has
-    /// passed. After a timeout the request is given up, the worker is told, and a late reply is
+    /// passed. After a timeout the request is cancelled, and a late reply is
     /// dropped.
     ///
     /// ```
@@ -215,7 +215,7 @@ impl Channel {
         span!("submit", %kind, bytes = payload.encoded_len());
         let limit = TimeLimit::begin(timeout);
         let deadline = limit.deadline();
-        let sent = send(&self.core, Ask::call(kind, deadline), payload, deadline)?;
+        let sent = send(&self.core, RequestSpec::call(kind, deadline), payload, deadline)?;
         Ok(Pending::new(Arc::clone(&self.core), sent, limit))
     }
 
@@ -277,7 +277,7 @@ impl Channel {
     ) -> Result<Stream> {
         span!("stream", %kind, bytes = payload.encoded_len());
         let deadlines = timeouts.into().start();
-        let ask = Ask::stream(kind, deadlines.end_by);
+        let ask = RequestSpec::stream(kind, deadlines.end_by);
         let sent = send(&self.core, ask, payload, deadlines.send_by())
             .map_err(|error| deadlines.sending_failed(error))?;
         Ok(Stream::new(Arc::clone(&self.core), sent.request, deadlines))
@@ -429,14 +429,14 @@ impl Channel {
     /// when it is readable, and has an example.
     #[must_use]
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.core.reactor.wake_fd().map(|wake_fd| wake_fd.as_fd())
+        self.core.reactor_state.wake_fd().map(|wake_fd| wake_fd.as_fd())
     }
 
     /// Calls `hook` when a signal has interrupted a wait of a thread on this channel: for a reply,
     /// a chunk, room or a ping. Without a hook, such a wait goes on. Only the first hook counts.
     ///
     /// If the hook returns an error, the wait ends with [`ErrorKind::Interrupted`], whose source is
-    /// that error; the channel is not hurt. A request that is dropped then is given up; one
+    /// that error; the channel is not hurt. A request that is dropped then is cancelled; one
     /// that is waited for with [`Pending::wait_timeout`] goes on and can be waited for again.
     /// So does a stream. A ping is over, and can be asked again.
     ///
@@ -460,7 +460,7 @@ impl Channel {
     }
 
     /// Sets the worker's abort flag: every handler sees itself cancelled until
-    /// [`Channel::clear_abort`]. To give up one request use [`Pending::cancel`]. Never blocks.
+    /// [`Channel::clear_abort`]. To cancel one request use [`Pending::cancel`]. Never blocks.
     ///
     /// ```
     #[doc = include_str!("example.md")]

@@ -2,17 +2,16 @@
 
 mod core;
 mod counters;
-mod deliver;
 mod explain;
+mod item;
 mod message_writer;
 #[cfg(test)]
 mod models;
 mod outgoing;
 mod pending;
 mod pending_reply;
-mod reactor;
+mod reactor_state;
 mod reactor_turn;
-mod read_ahead;
 mod reader;
 mod receiver;
 mod reply;
@@ -22,6 +21,7 @@ mod state;
 mod stats;
 mod status;
 mod stream;
+mod stream_buffer;
 mod stream_timeouts;
 mod task_wait;
 #[cfg(test)]

@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use loom::thread;
 
-use super::core::{Core, Sent};
-use super::deliver::Item;
-use super::outgoing::{Ask, send};
+use super::core::{Core, SentRequest};
+use super::item::Item;
+use super::outgoing::{RequestSpec, send};
 use super::pending_reply::Pending;
 use super::reactor_turn::read_for_host;
 use super::reader::{ForOthers, Want, take_frames};
 use super::stream::Stream;
-use super::testing::{LONGEST, Rig, rig, rig_with_wake_fds, submit};
+use super::testing::{ChannelRig, LONGEST, rig, rig_with_wake_fds, submit};
 use super::turn::hand_over;
 use super::wait::{Patience, wait_for_item};
 use crate::error::{Error, ErrorKind, Result};
@@ -44,17 +44,19 @@ const FEWER: usize = 2;
 const SOON: Duration = Duration::from_millis(1);
 
 /// Sends a request whose reply may come at any time.
-fn send_call(core: &Core, payload: &[u8]) -> Result<Sent> {
-    send(core, Ask::call(Kind::EMBED, Deadline::NEVER), payload, Deadline::NEVER)
+fn send_call(core: &Core, payload: &[u8]) -> Result<SentRequest> {
+    send(core, RequestSpec::call(Kind::EMBED, Deadline::NEVER), payload, Deadline::NEVER)
 }
 
 /// Sends a request for a stream. Returns its number.
 fn send_stream(core: &Core) -> u64 {
-    send(core, Ask::stream(Kind::EMBED, Deadline::NEVER), &(), Deadline::NEVER).unwrap().request
+    send(core, RequestSpec::stream(Kind::EMBED, Deadline::NEVER), &(), Deadline::NEVER)
+        .unwrap()
+        .request
 }
 
 /// The pending reply of a request that was sent.
-fn pending(core: &Arc<Core>, sent: Sent) -> Pending {
+fn pending(core: &Arc<Core>, sent: SentRequest) -> Pending {
     Pending::new(Arc::clone(core), sent, TimeLimit::begin(Duration::MAX))
 }
 
@@ -85,8 +87,8 @@ fn read(core: &Core) {
 fn check_over(core: &Core, requests: usize, late: u64) {
     assert_eq!(core.in_flight(), 0);
     let free = std::iter::from_fn(|| core.pending.open(false).ok()).count();
-    assert_eq!(free, requests, "slots that are free again");
+    assert_eq!(free, requests, "entries that are free again");
     let counted = |counter: &crate::sync::Counter| counter.load(Ordering::Relaxed);
-    assert_eq!(counted(&core.pending.counters.unknown_frames), 0, "frames of nobody");
+    assert_eq!(counted(&core.pending.counters.unknown_frames), 0, "frames of no request");
     assert_eq!(counted(&core.pending.counters.late_frames), late, "frames that came late");
 }

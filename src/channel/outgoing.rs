@@ -3,7 +3,7 @@
 //! [`Outgoing`] never waits: a request that cannot go on says how much room it needs. A thread
 //! waits for that in [`send`], and a task in `tasks/send.rs`.
 
-use crate::channel::core::{Core, Sent};
+use crate::channel::core::{Core, SentRequest};
 use crate::channel::explain::no_turn;
 use crate::channel::timed_mutex::TimedGuard;
 use crate::channel::turn::{check_open, read_for_others};
@@ -11,8 +11,8 @@ use crate::channel::wait::wait_for_room;
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{Encoded, Payload};
 use crate::protocol::Kind;
-use crate::protocol::chunker::Chunker;
 use crate::protocol::kind::flags;
+use crate::protocol::splitter::Splitter;
 use crate::ring::Header;
 use crate::sys::clock::Deadline;
 use crate::sys::copy::copy_from_slice;
@@ -20,14 +20,14 @@ use crate::sys::fork;
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ask {
+pub(crate) struct RequestSpec {
     kind: Kind,
     flags: u16,
     /// Until when the worker may begin it.
     begin_by: Deadline,
 }
 
-impl Ask {
+impl RequestSpec {
     /// One reply. The worker does not begin the request after the deadline.
     #[inline]
     pub(crate) fn call(kind: Kind, deadline: Deadline) -> Self {
@@ -45,14 +45,14 @@ impl Ask {
 #[inline]
 pub(super) fn send<P: Payload + ?Sized>(
     core: &Core,
-    ask: Ask,
+    spec: RequestSpec,
     payload: &P,
     deadline: Deadline,
-) -> Result<Sent> {
+) -> Result<SentRequest> {
     let send = || {
         let (mut encoded, len) = encode(core, payload)?;
         let turn = core.is_long(len).then(|| long_message_turn(core, deadline)).transpose()?;
-        let mut outgoing = Outgoing::open(core, ask, turn)?;
+        let mut outgoing = Outgoing::open(core, spec, turn)?;
         while let Some(len) = outgoing.advance(&mut encoded, len, false)? {
             wait_for_room(core, len, deadline)?;
         }
@@ -65,7 +65,7 @@ pub(super) fn send<P: Payload + ?Sized>(
 /// status is known, but not beyond the deadline.
 #[cold]
 pub(super) fn failed(core: &Core, error: Error, deadline: Deadline) -> Error {
-    core.counted(core.state.with_status(error, deadline))
+    core.counted(core.state.with_exit_status(error, deadline))
 }
 
 /// Encodes a payload, unless it lies in memory already, and returns its length, too. Before any
@@ -92,15 +92,15 @@ pub(super) fn long_message_turn(core: &Core, deadline: Deadline) -> Result<Timed
     Err(no_turn())
 }
 
-/// A request on its way into the ring. Dropping it before its last piece was sent takes it back,
+/// A request on its way into the ring. Dropping it before its last piece was sent abandons it,
 /// also when a future is dropped.
 #[derive(Debug)]
 pub(crate) struct Outgoing<'a> {
     core: &'a Core,
-    chunker: Chunker,
+    splitter: Splitter,
     has_rung: bool,
     is_sent: bool,
-    /// Of a long message. Given back when the request is sent or taken back.
+    /// Of a long message. Given back when the request is sent or abandoned.
     _turn: Option<TimedGuard<'a, ()>>,
 }
 
@@ -108,9 +108,13 @@ impl<'a> Outgoing<'a> {
     /// Opens a request, of which nothing is sent yet. One that may be longer than a frame needs
     /// the turn to send a long message.
     #[inline(always)]
-    pub(crate) fn open(core: &'a Core, ask: Ask, turn: Option<TimedGuard<'a, ()>>) -> Result<Self> {
+    pub(crate) fn open(
+        core: &'a Core,
+        spec: RequestSpec,
+        turn: Option<TimedGuard<'a, ()>>,
+    ) -> Result<Self> {
         check_open(core)?;
-        let Ask { kind, flags, begin_by } = ask;
+        let RequestSpec { kind, flags, begin_by } = spec;
         if !kind.is_request() {
             let message = format!("{kind} is not a kind of request");
             return Err(Error::new(ErrorKind::Protocol, message));
@@ -122,8 +126,8 @@ impl<'a> Outgoing<'a> {
             Err(_) => open_after_reading(core, is_stream)?,
         };
         let (kind, aux) = (kind.code(), begin_by.to_word());
-        let chunker = Chunker::new(Header { kind, flags, request, aux, ..Header::default() });
-        Ok(Self { core, chunker, has_rung: false, is_sent: false, _turn: turn })
+        let splitter = Splitter::new(Header { kind, flags, request, aux, ..Header::default() });
+        Ok(Self { core, splitter, has_rung: false, is_sent: false, _turn: turn })
     }
 
     /// Sends what there is room for: of a payload of `len` bytes, or of a piece of a message that
@@ -140,7 +144,7 @@ impl<'a> Outgoing<'a> {
         if self.core.is_long(len) {
             return self.advance_in_pieces(payload.bytes());
         }
-        let header = self.chunker.header(!has_more);
+        let header = self.splitter.header(!has_more);
         let is_sent = self.try_send(header, len, |slot| payload.write_to(slot))?;
         Ok((!is_sent).then_some(len))
     }
@@ -148,7 +152,7 @@ impl<'a> Outgoing<'a> {
     #[cold]
     fn advance_in_pieces(&mut self, bytes: &[u8]) -> Result<Option<usize>> {
         let longest = self.core.config.down.piece_len();
-        while let Some(piece) = self.chunker.next_piece(bytes, longest) {
+        while let Some(piece) = self.splitter.next_piece(bytes, longest) {
             let (bytes, len) = (piece.bytes, piece.bytes.len());
             if !self.try_send(piece.header, len, |slot| copy_from_slice(slot, bytes))? {
                 return Ok(Some(len));
@@ -170,7 +174,7 @@ impl<'a> Outgoing<'a> {
         let Some(has_rung) = sent.map_err(|error| self.core.fail(error))? else {
             return Ok(false);
         };
-        self.chunker.piece_sent(len);
+        self.splitter.piece_sent(len);
         self.has_rung = has_rung;
         self.is_sent = header.flags & flags::MORE == 0;
         Ok(true)
@@ -178,12 +182,12 @@ impl<'a> Outgoing<'a> {
 
     /// Returns how many bytes of the payload are in the ring.
     pub(super) fn sent_len(&self) -> usize {
-        self.chunker.sent()
+        self.splitter.sent()
     }
 
     #[inline]
-    pub(crate) fn sent(&self) -> Sent {
-        Sent { request: self.chunker.request(), has_rung: self.has_rung }
+    pub(crate) fn sent(&self) -> SentRequest {
+        SentRequest { request: self.splitter.request(), has_rung: self.has_rung }
     }
 }
 
@@ -191,26 +195,28 @@ impl Drop for Outgoing<'_> {
     #[inline]
     fn drop(&mut self) {
         if !self.is_sent {
-            take_back(self.core, self.chunker.request(), self.chunker.withdrawal());
+            abandon(self.core, self.splitter.request(), self.splitter.abandon_header());
         }
     }
 }
 
 #[cold]
-fn take_back(core: &Core, request: u64, withdrawal: Option<Header>) {
+fn abandon(core: &Core, request: u64, abandon_header: Option<Header>) {
     if fork::is_forked_child() {
         return;
     }
-    let Some(withdrawal) = withdrawal else { return core.pending.requests().discard(request) };
+    let Some(abandon_header) = abandon_header else {
+        return core.pending.requests().discard(request);
+    };
     // So that the worker forgets the pieces. If there is no room for this either, it finds the
     // request cancelled.
-    if let Err(error) = core.sender.try_send(withdrawal, 0, |_| ()) {
+    if let Err(error) = core.sender.try_send(abandon_header, 0, |_| ()) {
         core.fail(error);
     }
-    core.pending.release(request);
+    core.pending.drop_request(request);
 }
 
-/// The worker may be done with requests that were given up. Their slots are free once their
+/// The worker may be done with requests that were dropped. Their entries are free once their
 /// last frames are read.
 #[cold]
 fn open_after_reading(core: &Core, is_stream: bool) -> Result<u64> {

@@ -3,13 +3,13 @@
 //!
 //! One lock, owned here: the last of a channel's locks. Words of the shared request table are
 //! stored under it, so that a store for one request never replaces that for the next request
-//! of the same slot.
+//! of the same entry.
 
 use crate::channel::counters::Counters;
-use crate::channel::deliver::{Arrival, Body, Item, ran_ahead};
-use crate::channel::read_ahead::{ReadAhead, copy_run};
+use crate::channel::item::{Body, Item, ReplyHeader, exceeded_credit};
 use crate::channel::requests::{Owner, Requests};
 use crate::channel::stats::Stats;
+use crate::channel::stream_buffer::{StreamBuffer, copy_run};
 use crate::channel::waiter::Waiter;
 use crate::config::Config;
 use crate::error::Result;
@@ -71,20 +71,20 @@ impl PendingTable {
         Ok(request)
     }
 
-    /// Lets go of a request for its owner. A worker that is not done with it is told.
-    pub(super) fn release(&self, request: u64) {
+    /// Drops a request for its owner. A worker that is not done with it is told.
+    pub(super) fn drop_request(&self, request: u64) {
         if fork::is_forked_child() {
             // The request is the parent's, and the child may wait for the lock for ever.
             return;
         }
         let mut requests = self.requests.lock();
-        let is_running = requests.release(request);
+        let is_running = requests.drop_request(request);
         if is_running {
             self.tell_cancelled(requests, request);
         }
     }
 
-    /// Asks the worker to give a request up. What still comes of it is delivered.
+    /// Asks the worker to cancel a request. What still comes of it is delivered.
     pub(super) fn cancel(&self, request: u64) {
         if fork::is_forked_child() {
             return;
@@ -150,18 +150,18 @@ impl PendingTable {
         buffers: &Arc<BufferPool>,
         given: impl FnOnce(Option<Waiter>),
     ) -> Result<Option<Item>> {
-        let arrival = Arrival::of(&frame)?;
-        if arrival.kind == Kind::VOID {
+        let reply = ReplyHeader::of(&frame)?;
+        if reply.kind == Kind::VOID {
             return Ok(None);
         }
-        let request = arrival.header.request;
+        let request = reply.header.request;
         let mut requests = self.requests.lock();
-        let Some(is_stream) = self.admit(&mut requests, arrival)? else { return Ok(None) };
-        if arrival.is_piece() {
-            let item = self.add_piece(requests, frame, (arrival, is_stream), own, buffers)?;
+        let Some(is_stream) = self.admit(&mut requests, reply)? else { return Ok(None) };
+        if reply.is_piece() {
+            let item = self.add_piece(requests, frame, (reply, is_stream), own, buffers)?;
             return Ok(match item {
                 Some(item) if request != own => {
-                    self.give(arrival, item, given);
+                    self.give(reply, item, given);
                     None
                 }
                 item => item,
@@ -175,35 +175,35 @@ impl PendingTable {
             // Copied, so that a request whose owner reads late holds up no other.
             self.counters.copied_frames.fetch_add(1, Ordering::Relaxed);
             let body = Body::Owned(frame.payload().to_vec());
-            self.give(arrival, arrival.item(body, arrival.cost(), is_stream), given);
+            self.give(reply, reply.item(body, reply.cost(), is_stream), given);
             return Ok(None);
         }
-        if ends_call(arrival, is_stream) {
-            requests.release(request);
+        if ends_call(reply, is_stream) {
+            requests.drop_request(request);
         }
         drop(requests);
         drop(cut_off);
-        Ok(Some(arrival.own_item(frame, is_stream, buffers)))
+        Ok(Some(reply.own_item(frame, is_stream, buffers)))
     }
 
     /// Whether a frame is for a request that is open, and if so, whether that is a stream.
     /// Counts the credit that a chunk costs, and that nothing comes after a last frame.
-    fn admit(&self, requests: &mut Requests<Item>, arrival: Arrival) -> Result<Option<bool>> {
-        let request = arrival.header.request;
+    fn admit(&self, requests: &mut Requests<Item>, reply: ReplyHeader) -> Result<Option<bool>> {
+        let request = reply.header.request;
         let owner = requests.owner(request);
-        if arrival.is_last() {
+        if reply.is_last() {
             let is_stream = matches!(owner, Owner::Open { is_stream: true });
-            requests.finish(request, arrival.is_answer(is_stream));
+            requests.finish(request, reply.is_answer(is_stream));
         }
         let dropped = match owner {
             Owner::Open { is_stream } => {
-                if arrival.is_chunk() && !requests.spend_credit(request, arrival.cost()) {
-                    return Err(ran_ahead(request));
+                if reply.is_chunk() && !requests.spend_credit(request, reply.cost()) {
+                    return Err(exceeded_credit(request));
                 }
-                requests.tally.received(arrival.header.len, arrival.ends_chunk());
+                requests.tally.received(reply.header.len, reply.ends_chunk());
                 return Ok(Some(is_stream));
             }
-            Owner::Retired => &self.counters.late_frames,
+            Owner::Dropped => &self.counters.late_frames,
             Owner::Unknown => &self.counters.unknown_frames,
         };
         dropped.fetch_add(1, Ordering::Relaxed);
@@ -215,11 +215,11 @@ impl PendingTable {
         &self,
         mut requests: MutexGuard<'_, Requests<Item>>,
         frame: Frame<'_>,
-        (arrival, is_stream): (Arrival, bool),
+        (reply, is_stream): (ReplyHeader, bool),
         own: u64,
         buffers: &Arc<BufferPool>,
     ) -> Result<Option<Item>> {
-        let (header, request) = (arrival.header, arrival.header.request);
+        let (header, request) = (reply.header, reply.header.request);
         let mut assembler = requests.take_assembler(request);
         // Copied without the lock: a long piece would keep others from sending.
         drop(requests);
@@ -230,34 +230,34 @@ impl PendingTable {
         let Some(message) = message else {
             let is_owned = requests.put_assembler(request, assembler);
             // Only chunks take credit, so that nothing else gives any.
-            let is_credited = arrival.is_chunk() && !requests.withhold(request, arrival.cost());
+            let is_credited = reply.is_chunk() && !requests.withhold(request, reply.cost());
             drop(requests);
             if !is_owned {
                 self.counters.late_frames.fetch_add(1, Ordering::Relaxed);
             } else if is_credited {
                 // It has left the ring, and the cap on messages bounds what it adds to: the
                 // worker may send the next piece.
-                self.consumed(request, arrival.cost(), true);
+                self.update_credit(request, reply.cost(), true);
             }
             return Ok(None);
         };
-        let withheld = if arrival.is_chunk() { requests.take_withheld(request) } else { 0 };
-        if request == own && ends_call(arrival, is_stream) {
-            requests.release(request);
+        let withheld = if reply.is_chunk() { requests.take_withheld(request) } else { 0 };
+        if request == own && ends_call(reply, is_stream) {
+            requests.drop_request(request);
         }
         drop(requests);
         let body = Body::Message(PooledBuffer::new(message.bytes, buffers));
-        Ok(Some(arrival.item(body, arrival.cost() + withheld, is_stream)))
+        Ok(Some(reply.item(body, reply.cost() + withheld, is_stream)))
     }
 
     /// Puts an item into the table for the owner of its request.
-    fn give(&self, arrival: Arrival, item: Item, given: impl FnOnce(Option<Waiter>)) {
-        let pushed = self.requests.lock().push(arrival.header.request, item);
+    fn give(&self, reply: ReplyHeader, item: Item, given: impl FnOnce(Option<Waiter>)) {
+        let pushed = self.requests.lock().push(reply.header.request, item);
         self.pushes.fetch_add(1, Ordering::Relaxed);
         match pushed {
             Ok(waiter) => given(waiter),
-            // Its owner has let go meanwhile: after the end of the request, or before.
-            Err(_) if arrival.is_last() => {}
+            // Its owner has dropped the request meanwhile: after the end of the request, or before.
+            Err(_) if reply.is_last() => {}
             Err(_) => {
                 self.counters.late_frames.fetch_add(1, Ordering::Relaxed);
             }
@@ -267,21 +267,21 @@ impl PendingTable {
     /// Copies the short chunks of a stream that come next in the ring. Returns whether there
     /// were any, or the error that ended the run.
     #[inline]
-    pub(super) fn read_ahead(
+    pub(super) fn copy_chunks(
         &self,
         consumer: &mut Consumer,
         request: u64,
-        ahead: &mut ReadAhead,
+        buffer: &mut StreamBuffer,
     ) -> Result<Option<Result<()>>> {
-        let Some(end) = copy_run(consumer, request, &mut ahead.run)? else { return Ok(None) };
+        let Some(end) = copy_run(consumer, request, &mut buffer.run)? else { return Ok(None) };
         let mut requests = self.requests.lock();
         let cut_off = requests.take_assembler(request);
         let is_covered = |len| requests.spend_credit(request, as_usize(span(len)));
-        let are_covered = ahead.run.keep_while(is_covered);
-        requests.tally.received_run(ahead.run.len(), ahead.run.bytes());
+        let are_covered = buffer.run.keep_while(is_covered);
+        requests.tally.received_run(buffer.run.len(), buffer.run.bytes());
         drop(requests);
         drop(cut_off);
-        Ok(Some(if are_covered { end } else { Err(ran_ahead(request)) }))
+        Ok(Some(if are_covered { end } else { Err(exceeded_credit(request)) }))
     }
 
     /// Whether anything was ever put into the table.
@@ -295,20 +295,20 @@ impl PendingTable {
         self.requests.lock().take(request)
     }
 
-    /// Takes the next item of a call. If nothing comes after it, lets go of the request, too.
+    /// Takes the next item of a call. If nothing comes after it, drops the request, too.
     pub(super) fn take_last(&self, request: u64) -> Option<Item> {
         let mut requests = self.requests.lock();
         let item = requests.take(request);
         if item.is_some() && !requests.is_running(request) {
-            requests.release(request);
+            requests.drop_request(request);
         }
         item
     }
 
     /// Takes all items of a stream. Returns whether there were any.
-    pub(super) fn take_all(&self, request: u64, ahead: &mut ReadAhead) -> bool {
-        self.requests.lock().take_all(request, &mut ahead.items);
-        !ahead.items.is_empty()
+    pub(super) fn take_all(&self, request: u64, buffer: &mut StreamBuffer) -> bool {
+        self.requests.lock().take_all(request, &mut buffer.items);
+        !buffer.items.is_empty()
     }
 
     /// Takes the next item of a request; if there is none, registers a task for it.
@@ -349,12 +349,12 @@ impl PendingTable {
 
     /// Counts bytes of slots that the reader of a stream has consumed, and tells the worker if
     /// that is due.
-    pub(super) fn consumed(&self, request: u64, bytes: usize, is_about_to_wait: bool) {
+    pub(super) fn update_credit(&self, request: u64, bytes: usize, is_about_to_wait: bool) {
         if fork::is_forked_child() {
             return;
         }
         let mut requests = self.requests.lock();
-        let Some(credit) = requests.consume(request, bytes, is_about_to_wait) else { return };
+        let Some(credit) = requests.add_consumed(request, bytes, is_about_to_wait) else { return };
         // Under the lock: two threads may count for one stream, its owner and the reader of a
         // message in pieces, and a smaller sum must not replace a larger one.
         self.words.cells.set_credit(request, credit);
@@ -381,7 +381,7 @@ impl PendingTable {
 }
 
 /// Whether a frame that its owner reads ends its request. A stream's owner may have yet to
-/// read what was copied ahead, and a close that drains waits for that.
-fn ends_call(arrival: Arrival, is_stream: bool) -> bool {
-    arrival.is_last() && !is_stream
+/// read what was buffered, and a close that drains waits for that.
+fn ends_call(reply: ReplyHeader, is_stream: bool) -> bool {
+    reply.is_last() && !is_stream
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::channel::core::{Core, Sent};
+use crate::channel::core::{Core, SentRequest};
 use crate::channel::counters::{CALLS_PER_SAMPLE, is_sampled};
-use crate::channel::deliver::Item;
 use crate::channel::explain::{cancelled, expired, timed_out};
+use crate::channel::item::Item;
 use crate::channel::reactor_turn::take_for_host;
 use crate::channel::reader::Want;
 use crate::channel::reply::Reply;
@@ -17,8 +17,7 @@ use crate::sys::clock::{Deadline, TimeLimit};
 
 /// A request whose reply is awaited later.
 ///
-/// Dropping it gives the request up: the worker is told, and a reply that still comes is
-/// dropped.
+/// Dropping it cancels the request: a reply that still comes is dropped.
 ///
 /// ```
 #[doc = include_str!("example.md")]
@@ -38,14 +37,14 @@ pub struct Pending {
     has_rung: bool,
     /// A thread has slept while it waited for the reply.
     has_slept: bool,
-    /// The reply or an error was returned: there is nothing left to let go of.
+    /// The reply or an error was returned: there is nothing left to drop.
     has_ended: bool,
 }
 
 impl Pending {
     #[inline]
-    pub(crate) fn new(core: Arc<Core>, sent: Sent, limit: TimeLimit) -> Self {
-        let Sent { request, has_rung } = sent;
+    pub(crate) fn new(core: Arc<Core>, sent: SentRequest, limit: TimeLimit) -> Self {
+        let SentRequest { request, has_rung } = sent;
         Self { core, request, limit, has_rung, has_slept: false, has_ended: false }
     }
 
@@ -104,8 +103,10 @@ impl Pending {
     pub fn try_wait(&mut self) -> Result<Option<Reply>> {
         // A reactor of the host's reads the ring itself, and must not find its descriptor
         // readable for what this took.
-        let item = match self.core.reactor.has_host_reactor() {
-            true => self.live().and_then(|request| take_for_host(&self.core, request, false)),
+        let item = match self.core.reactor_state.has_host_reactor() {
+            true => {
+                self.active_request().and_then(|request| take_for_host(&self.core, request, false))
+            }
             false => self.await_item(Deadline::after(Duration::ZERO), true),
         };
         self.found(item)
@@ -158,7 +159,7 @@ impl Pending {
                 } else if is_sampled(self.request) {
                     self.note_answer(CALLS_PER_SAMPLE);
                 }
-                // A last frame that its owner has read is let go of already.
+                // The request of a last frame that its owner has read is dropped already.
                 self.has_ended = true;
                 Ok(Reply::new(self.request, body))
             }
@@ -170,10 +171,10 @@ impl Pending {
         }
     }
 
-    /// Lets go of the request, whose reply or error was returned.
+    /// Drops the request, whose reply or error was returned.
     pub(crate) fn end(&mut self) {
         if !std::mem::replace(&mut self.has_ended, true) {
-            self.core.pending.release(self.request);
+            self.core.pending.drop_request(self.request);
         }
     }
 
@@ -185,13 +186,13 @@ impl Pending {
 
     /// The request, unless it has ended.
     #[inline]
-    fn live(&self) -> Result<u64> {
+    fn active_request(&self) -> Result<u64> {
         if self.has_ended { Err(has_ended()) } else { Ok(self.request) }
     }
 
     #[inline]
     fn await_item(&mut self, deadline: Deadline, has_rung: bool) -> Result<Option<Item>> {
-        let want = Want::Reply { request: self.live()?, has_rung };
+        let want = Want::Reply { request: self.active_request()?, has_rung };
         let patience = Patience::Until(deadline);
         wait_for_item(&self.core, want, patience, &mut self.has_slept)
     }
@@ -221,7 +222,7 @@ impl Pending {
         self.core.counted(timed_out(&self.core, self.request, self.limit.timeout()))
     }
 
-    /// Asks the worker to give up, without waiting: [`Pending::wait`] then ends with
+    /// Cancels the request, without waiting: [`Pending::wait`] then ends with
     /// [`ErrorKind::Cancelled`], or with the reply if that came first.
     pub fn cancel(&self) {
         self.core.pending.cancel(self.request);
@@ -237,7 +238,7 @@ impl Drop for Pending {
     #[inline]
     fn drop(&mut self) {
         if !self.has_ended {
-            self.core.pending.release(self.request);
+            self.core.pending.drop_request(self.request);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::channel::state::State;
+use crate::channel::state::ChannelState;
 use crate::channel::worker_handle::WorkerHandle;
 use crate::error::{Error, ExitCause, Result};
 use crate::link::{Duplex, ParentLink};
@@ -18,13 +18,13 @@ use crate::sys::wake_fd::WakeFd;
 #[derive(Debug)]
 struct ParentEnd {
     worker: WorkerHandle,
-    state: Arc<State>,
+    state: Arc<ChannelState>,
 }
 
 /// The parent's end of a link to a worker.
 pub(crate) fn link_to(
     worker: WorkerHandle,
-    state: Arc<State>,
+    state: Arc<ChannelState>,
     data: Duplex,
     wake_fd: Option<Arc<WakeFd>>,
 ) -> RawLink {
@@ -43,7 +43,7 @@ pub(crate) fn link_to_thread(
     link: ParentLink,
     role: String,
     thread: ExternalWorker,
-    state: Arc<State>,
+    state: Arc<ChannelState>,
     wake_fd: Option<Arc<WakeFd>>,
 ) -> RawLink {
     let worker = WorkerHandle::external(&state, link.health, role, thread);
@@ -60,7 +60,7 @@ impl RawPeer for ParentEnd {
     }
 
     fn explain(&self, error: Error, deadline: Deadline) -> Error {
-        self.state.with_status(error, deadline)
+        self.state.with_exit_status(error, deadline)
     }
 
     fn pid(&self) -> u32 {

@@ -8,8 +8,8 @@
 //! would keep a reactor running.
 
 use crate::channel::core::Core;
-use crate::channel::deliver::Item;
-use crate::channel::reader::{Announced, BURST, Found, Reader, read};
+use crate::channel::item::Item;
+use crate::channel::reader::{Announced, BURST, Found, RingReader, read};
 use crate::error::Result;
 use crate::link::not_pollable;
 use crate::ring::Consumer;
@@ -26,7 +26,7 @@ const MOST_TURNS: u32 = 8;
 
 /// What reads by the descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum By {
+pub(super) enum ReaderKind {
     /// A task that looks for itself. What is armed already stays as it is.
     Task,
     /// A driver of the library's, whose descriptor was readable.
@@ -37,7 +37,7 @@ pub(super) enum By {
     ThreadForHost,
 }
 
-impl By {
+impl ReaderKind {
     fn is_exact(self) -> bool {
         matches!(self, Self::Host | Self::ThreadForHost)
     }
@@ -47,7 +47,7 @@ impl By {
 #[derive(Debug)]
 struct DescriptorReader<'a> {
     wake_fd: &'a WakeFd,
-    by: By,
+    kind: ReaderKind,
     /// Bursts of frames that may be read before the reactor's other descriptors get their turn.
     bursts_left: usize,
     has_drained: bool,
@@ -55,7 +55,7 @@ struct DescriptorReader<'a> {
     has_reason: bool,
 }
 
-impl Reader for DescriptorReader<'_> {
+impl RingReader for DescriptorReader<'_> {
     fn must_stop(&mut self) -> bool {
         // Asked after each burst of frames; a ring that was full is read to its end.
         self.bursts_left = self.bursts_left.saturating_sub(1);
@@ -69,9 +69,9 @@ impl Reader for DescriptorReader<'_> {
     fn announce(&mut self, core: &Core, consumer: &mut Consumer) -> Result<Announced> {
         let room = core.sender.announce_room_by_fd();
         self.has_reason |= room.is_some();
-        let is_armed = self.by == By::Task && consumer.is_armed();
+        let is_armed = self.kind == ReaderKind::Task && consumer.is_armed();
         if !is_armed {
-            let rearmed = consumer.rearm(self.wake_fd, false, self.by.is_exact())?;
+            let rearmed = consumer.rearm(self.wake_fd, false, self.kind.is_exact())?;
             self.has_drained |= rearmed.has_drained;
         }
         Ok((consumer.position(), room.map(as_u64)))
@@ -88,9 +88,9 @@ impl Reader for DescriptorReader<'_> {
 /// channel is over.
 pub(super) fn read_for_host(core: &Core) -> Result<()> {
     fork::check()?;
-    let wake_fd = core.reactor.wake_fd().ok_or_else(not_pollable)?;
-    core.reactor.set_host_reactor();
-    let ran = run(core, wake_fd, By::Host);
+    let wake_fd = core.reactor_state.wake_fd().ok_or_else(not_pollable)?;
+    core.reactor_state.set_host_reactor();
+    let ran = run(core, wake_fd, ReaderKind::Host);
     core.wake_a_thread(); // as in `read_by`
     match ran {
         Ok(_) if core.state.is_open() => Ok(()),
@@ -126,9 +126,9 @@ pub(super) fn take_for_host(core: &Core, request: u64, is_stream: bool) -> Resul
 /// Reads for tasks, or for others, and arms the descriptor. Returns whether this thread looked at
 /// the ring. If another reader has the turn, that one reads on and arms the descriptor when it
 /// leaves.
-pub(super) fn read_by(core: &Core, by: By) -> bool {
-    let wake_fd = core.reactor.wake_fd().filter(|_| !fork::is_forked_child());
-    let ran = wake_fd.map_or(Ok(false), |wake_fd| run(core, wake_fd, by));
+pub(super) fn read_by(core: &Core, kind: ReaderKind) -> bool {
+    let wake_fd = core.reactor_state.wake_fd().filter(|_| !fork::is_forked_child());
+    let ran = wake_fd.map_or(Ok(false), |wake_fd| run(core, wake_fd, kind));
     // A thread that parked while this one read would be woken by nothing else.
     core.wake_a_thread();
     ran.unwrap_or_else(|error| {
@@ -138,23 +138,23 @@ pub(super) fn read_by(core: &Core, by: By) -> bool {
 }
 
 /// Reads for a driver of the library's that found the channel's descriptor readable. Returns
-/// whether the channel is still open: if not, the driver lets go of it, for its descriptor stays
+/// whether the channel is still open: if not, the driver forgets it, for its descriptor stays
 /// readable.
 pub(crate) fn read_readable(core: &Core) -> bool {
-    read_by(core, By::Driver);
+    read_by(core, ReaderKind::Driver);
     core.state.is_open()
 }
 
 /// Reads for a task, as [`read_by`] does.
 pub(crate) fn read_for_task(core: &Core) -> bool {
-    read_by(core, By::Task)
+    read_by(core, ReaderKind::Task)
 }
 
 /// Takes turns until no reader was turned away. Returns whether this thread looked at the ring.
-fn run(core: &Core, wake_fd: &WakeFd, by: By) -> Result<bool> {
+fn run(core: &Core, wake_fd: &WakeFd, kind: ReaderKind) -> Result<bool> {
     for _ in 0..MOST_TURNS {
-        let Some(turn) = turn_or_missed(core, wake_fd, by)? else { return Ok(false) };
-        take_turn(core, wake_fd, by, turn)?;
+        let Some(turn) = turn_or_missed(core, wake_fd, kind)? else { return Ok(false) };
+        take_turn(core, wake_fd, kind, turn)?;
         fence(Ordering::SeqCst); // pairs with the fence in `turn_or_missed`
         if !core.receiver.take_missed() {
             return Ok(true);
@@ -168,17 +168,17 @@ fn run(core: &Core, wake_fd: &WakeFd, by: By) -> Result<bool> {
 fn turn_or_missed<'a>(
     core: &'a Core,
     wake_fd: &WakeFd,
-    by: By,
+    kind: ReaderKind,
 ) -> Result<Option<TryGuard<'a, Consumer>>> {
     if let Some(turn) = core.receiver.try_turn() {
         return Ok(Some(turn));
     }
-    if by != By::Task {
+    if kind != ReaderKind::Task {
         let drained = wake_fd.drain();
         if drained == Drained::Broken {
             return Err(shut_down());
         }
-        core.reactor.count_turn(drained == Drained::Something, false)?;
+        core.reactor_state.count_turn(drained == Drained::Something, false)?;
     }
     core.receiver.set_missed();
     fence(Ordering::SeqCst); // pairs with the fences after the turn is given back
@@ -188,26 +188,26 @@ fn turn_or_missed<'a>(
 fn take_turn(
     core: &Core,
     wake_fd: &WakeFd,
-    by: By,
+    kind: ReaderKind,
     mut turn: TryGuard<'_, Consumer>,
 ) -> Result<()> {
     let bursts_left = 1 + core.config.up.capacity / as_usize(span(0)) / BURST;
     let mut reader =
-        DescriptorReader { wake_fd, by, bursts_left, has_drained: false, has_reason: false };
+        DescriptorReader { wake_fd, kind, bursts_left, has_drained: false, has_reason: false };
     let found = read(core, &mut turn, &mut reader);
     if let Ok(Some(Found::Over | Found::Stopped)) = found {
         // There is more to read, or to be told of.
         wake_fd.wake_self();
     }
-    if by == By::Host {
-        core.reactor.clear_untold();
-    } else if core.reactor.has_untold() {
+    if kind == ReaderKind::Host {
+        core.reactor_state.clear_unreported();
+    } else if core.reactor_state.has_unreported() {
         wake_fd.wake_self();
     }
     // Frames were a reason, whichever reader read them.
-    let has_moved = core.reactor.moved_to(turn.position());
+    let has_moved = core.reactor_state.note_position(turn.position());
     drop(turn);
     core.receiver.wake_list.wake_all();
     found?;
-    core.reactor.count_turn(reader.has_drained, reader.has_reason || has_moved)
+    core.reactor_state.count_turn(reader.has_drained, reader.has_reason || has_moved)
 }

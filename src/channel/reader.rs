@@ -2,7 +2,7 @@
 //!
 //! A thread that waits, a task that waits and a reactor of the host's all do the same: read
 //! the frames that are there, announce what they wait for, look again, and rest. What they do
-//! differently is the trait [`Reader`].
+//! differently is the trait [`RingReader`].
 //!
 //! # Ordering
 //!
@@ -17,9 +17,9 @@
 //! before the end is delivered.
 
 use crate::channel::core::Core;
-use crate::channel::deliver::Item;
-use crate::channel::read_ahead::ReadAhead;
+use crate::channel::item::Item;
 use crate::channel::state::Phase;
+use crate::channel::stream_buffer::StreamBuffer;
 use crate::error::Result;
 use crate::ring::Consumer;
 use crate::ring::doorbell::Step;
@@ -44,8 +44,8 @@ pub(super) enum Want<'a> {
     /// The reply of a request. `has_rung` says that nothing comes within microseconds: the worker
     /// was asleep and has just been woken.
     Reply { request: u64, has_rung: bool },
-    /// The next chunk of a request, and where short chunks are read ahead to.
-    Chunk(u64, &'a mut ReadAhead),
+    /// The next chunk of a request, and where short chunks are copied to.
+    Chunk(u64, &'a mut StreamBuffer),
     /// Room for a payload of so many bytes.
     Room(usize),
     /// Nothing: it reads for others.
@@ -70,7 +70,7 @@ impl Want<'_> {
 /// What ends a reader's turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
-    /// What the reader wants: an item of its request, or room, or chunks that were read ahead.
+    /// What the reader wants: an item of its request, or room, or chunks that were buffered.
     Wanted,
     /// Tasks must be woken, for which the turn has to be given back.
     TasksToWake,
@@ -81,7 +81,7 @@ pub(super) enum Found {
 }
 
 /// What different readers do differently.
-pub(super) trait Reader {
+pub(super) trait RingReader {
     fn want(&mut self) -> Want<'_> {
         Want::Nothing
     }
@@ -114,14 +114,14 @@ pub(super) trait Reader {
 #[derive(Debug)]
 pub(super) struct ForOthers;
 
-impl Reader for ForOthers {}
+impl RingReader for ForOthers {}
 
 /// Reads until the reader has found something, or has left after an announcement with nothing
 /// more to read.
 pub(super) fn read(
     core: &Core,
     consumer: &mut Consumer,
-    reader: &mut impl Reader,
+    reader: &mut impl RingReader,
 ) -> Result<Option<Found>> {
     let sleep = reader.sleep();
     let (mut announced, mut looks) = (None, 0_u32);
@@ -166,7 +166,7 @@ pub(super) fn read(
 pub(super) fn take_frames(
     core: &Core,
     consumer: &mut Consumer,
-    reader: &mut impl Reader,
+    reader: &mut impl RingReader,
 ) -> Result<Option<Found>> {
     let own = reader.want().request();
     let mut after_death = 0;
@@ -177,11 +177,11 @@ pub(super) fn take_frames(
         }
         let mut left = BURST;
         while left > 0 && consumer.find()? {
-            if let Want::Chunk(_, ahead) = reader.want()
-                && let Some(end) = core.pending.read_ahead(consumer, own, ahead)?
+            if let Want::Chunk(_, buffer) = reader.want()
+                && let Some(end) = core.pending.copy_chunks(consumer, own, buffer)?
             {
                 match end {
-                    Err(error) if ahead.run.is_empty() => return Err(error),
+                    Err(error) if buffer.run.is_empty() => return Err(error),
                     // The next wait says so, after the chunks that came before.
                     Err(error) => drop(core.fail(error)),
                     Ok(()) => {}
@@ -212,7 +212,7 @@ pub(super) fn take_frames(
     {
         return Ok(Some(Found::Wanted));
     }
-    if core.sender.is_awaited() && core.wake_those_with_room()? {
+    if core.sender.is_awaited() && core.wake_waiters_with_room()? {
         reader.room_given();
     }
     if phase == Phase::Dead {

@@ -1,6 +1,6 @@
 //! A reply, or one chunk of a stream.
 
-use crate::channel::deliver::Body;
+use crate::channel::item::Body;
 use crate::error::Result;
 use crate::id::RequestId;
 use crate::payload::{PayloadReader, Source};

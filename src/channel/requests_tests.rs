@@ -30,7 +30,7 @@ fn a_request_takes_its_items_in_order_and_frees_its_slot_after_both_ends() {
     assert_eq!(requests.take(request), None);
     assert!(!requests.is_running(request));
     assert_eq!(requests.in_flight(), 1);
-    assert!(!requests.release(request), "the worker is done with it");
+    assert!(!requests.drop_request(request), "the worker is done with it");
     assert_eq!((requests.in_flight(), requests.owner(request)), (0, Owner::Unknown));
 }
 
@@ -49,11 +49,11 @@ fn a_call_with_its_result_is_ended_in_one_look_unless_more_is_queued() {
     assert!(requests.put_assembler(in_pieces, begun()));
     let awaited = open(&mut requests);
     assert!(requests.register(awaited, Waiter::Thread(crate::sync::current())));
-    let given_up = open(&mut requests);
-    assert!(requests.release(given_up), "the worker has to be told");
+    let dropped = open(&mut requests);
+    assert!(requests.drop_request(dropped), "the worker has to be told");
     let finished = open(&mut requests);
     requests.finish(finished, true);
-    for other in [stream, unread, in_pieces, awaited, given_up, finished, 0, 1000] {
+    for other in [stream, unread, in_pieces, awaited, dropped, finished, 0, 1000] {
         let before = (requests.in_flight(), requests.owner(other));
         assert!(!requests.complete(other, 9), "{other}");
         assert_eq!((requests.in_flight(), requests.owner(other)), before);
@@ -61,14 +61,14 @@ fn a_call_with_its_result_is_ended_in_one_look_unless_more_is_queued() {
 }
 
 #[test]
-fn who_left_without_being_picked_is_forgotten_in_time() {
+fn a_thread_that_left_without_being_picked_is_forgotten_in_time() {
     let mut requests = Requests::new(2, 100);
     for _ in 0..1000 {
         let request = open(&mut requests);
         assert!(requests.register(request, Waiter::Thread(crate::sync::current())));
         drop(requests.take_waiter(request));
         requests.finish(request, true);
-        requests.release(request);
+        requests.drop_request(request);
         assert!(requests.parked.len() <= 4, "{}", requests.parked.len());
     }
     let request = open(&mut requests);
@@ -77,14 +77,14 @@ fn who_left_without_being_picked_is_forgotten_in_time() {
 }
 
 #[test]
-fn frames_of_a_request_that_was_given_up_reach_nobody() {
+fn frames_of_a_dropped_request_are_not_delivered() {
     let mut requests = Requests::new(2, 100);
     let late = open(&mut requests);
-    assert!(requests.release(late), "the worker has to be told");
-    assert!(!requests.release(late), "once");
+    assert!(requests.drop_request(late), "the worker has to be told");
+    assert!(!requests.drop_request(late), "once");
     let others = std::iter::from_fn(|| requests.open(false).ok()).count();
     assert_eq!(others, 1, "the slot is taken until the worker is done with it");
-    assert_eq!(requests.owner(late), Owner::Retired);
+    assert_eq!(requests.owner(late), Owner::Dropped);
     requests.finish(late, true);
     assert_eq!(requests.owner(late), Owner::Unknown);
     let next = open(&mut requests);
@@ -106,25 +106,25 @@ fn a_full_table_says_so() {
 }
 
 #[test]
-fn id_zero_belongs_to_nobody() {
+fn id_zero_belongs_to_no_request() {
     let mut requests = Requests::<u32>::new(4, 100);
     assert_eq!(requests.owner(0), Owner::Unknown);
     assert!(requests.push(0, 1).is_err());
     requests.finish(0, true);
-    assert!(!requests.release(0));
+    assert!(!requests.drop_request(0));
 }
 
 #[test]
 fn credit_is_told_at_every_quarter_of_the_window_and_before_a_wait() {
     let mut requests = Requests::<u32>::new(1, 100);
     let stream = requests.open(true).unwrap().0;
-    assert_eq!(requests.consume(stream, 20, false), None);
-    assert_eq!(requests.consume(stream, 5, false), Some(25));
-    assert_eq!(requests.consume(stream, 24, false), None);
-    assert_eq!(requests.consume(stream, 0, true), Some(49));
-    assert_eq!(requests.consume(stream, 0, true), None);
+    assert_eq!(requests.add_consumed(stream, 20, false), None);
+    assert_eq!(requests.add_consumed(stream, 5, false), Some(25));
+    assert_eq!(requests.add_consumed(stream, 24, false), None);
+    assert_eq!(requests.add_consumed(stream, 0, true), Some(49));
+    assert_eq!(requests.add_consumed(stream, 0, true), None);
     requests.discard(stream);
-    assert_eq!(requests.open(false).unwrap().1, 49, "taken back for the slot's next request");
+    assert_eq!(requests.open(false).unwrap().1, 49, "released for the entry's next request");
 }
 
 #[test]
@@ -132,9 +132,9 @@ fn a_stream_has_credit_for_one_window_or_for_one_chunk_that_is_longer() {
     let mut requests = Requests::<u32>::new(1, 100);
     let stream = requests.open(true).unwrap().0;
     assert!(requests.spend_credit(stream, 64) && requests.spend_credit(stream, 36));
-    assert_eq!(requests.consume(stream, 64, true), Some(64));
+    assert_eq!(requests.add_consumed(stream, 64, true), Some(64));
     assert!(requests.spend_credit(stream, 64));
-    assert_eq!(requests.consume(stream, 100, true), Some(164));
+    assert_eq!(requests.add_consumed(stream, 100, true), Some(164));
     assert!(requests.spend_credit(stream, 128), "nothing is outstanding");
     assert!(!requests.spend_credit(stream, 64), "a window and more is");
     assert!(!requests.spend_credit(stream + 1, 0), "a request that is unknown");
@@ -162,26 +162,26 @@ fn waiters_are_handed_out_once_and_not_registered_when_something_is_there() {
 #[test]
 fn a_reactor_is_told_once_of_each_request_that_has_got_something() {
     let mut requests = Requests::new(4, 100);
-    let [early, twice, awaited, given_up] = [(); 4].map(|()| open(&mut requests));
+    let [early, twice, awaited, dropped] = [(); 4].map(|()| open(&mut requests));
     requests.push(early, 1).unwrap();
     assert_eq!(requests.take_ready(), [early]);
     assert_eq!(requests.take_ready(), [0_u64; 0]);
     assert!(requests.register(awaited, Waiter::Thread(crate::sync::current())));
-    for request in [given_up, twice, twice, awaited] {
+    for request in [dropped, twice, twice, awaited] {
         requests.push(request, 1).unwrap();
     }
-    requests.release(given_up);
+    requests.drop_request(dropped);
     assert_eq!(requests.take_ready(), [twice]);
     requests.push(twice, 1).unwrap();
     assert_eq!(requests.take_ready(), [twice]);
     // A reactor that never asks costs no more than that.
     for _ in 0..100 {
         requests.finish(twice, true);
-        requests.release(twice);
+        requests.drop_request(twice);
         let next = open(&mut requests);
         requests.push(next, 1).unwrap();
         requests.finish(next, true);
-        requests.release(next);
+        requests.drop_request(next);
     }
     assert!(requests.ready.as_ref().is_some_and(|ready| ready.len() <= 8));
 }
@@ -194,20 +194,20 @@ fn only_requests_that_were_opened_are_counted_and_each_ends_once() {
         requests.enter(&mut stats);
         (stats.requests, stats.completed, stats.in_flight)
     };
-    let (answered, given_up) = (open(&mut requests), open(&mut requests));
+    let (answered, dropped) = (open(&mut requests), open(&mut requests));
     assert!(requests.open(false).is_err(), "two numbers are passed over");
     assert_eq!(counts(&requests), (2, 0, 2));
-    assert!(requests.release(given_up));
+    assert!(requests.drop_request(dropped));
     requests.finish(answered, true);
     assert_eq!(counts(&requests), (2, 0, 1), "its owner has not got the answer");
-    assert!(!requests.release(answered) && !requests.release(answered));
+    assert!(!requests.drop_request(answered) && !requests.drop_request(answered));
     assert_eq!(counts(&requests), (2, 1, 0));
     // The late reply of the one, and errors and results of others.
-    requests.finish(given_up, true);
+    requests.finish(dropped, true);
     assert_eq!(counts(&requests), (2, 1, 0));
     let failed = open(&mut requests);
     requests.finish(failed, false);
-    assert!(!requests.release(failed));
+    assert!(!requests.drop_request(failed));
     assert_eq!(counts(&requests), (3, 1, 0));
     let unsent = open(&mut requests);
     requests.discard(unsent);

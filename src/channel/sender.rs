@@ -157,7 +157,7 @@ impl Sender {
     /// Moves the waiters for which there is room now to `taken`, in their order. Those that were
     /// moved before an error must be woken all the same.
     #[cold]
-    pub(super) fn take_those_with_room(&self, taken: &mut Vec<Waiter>) -> Result<()> {
+    pub(super) fn take_waiters_with_room(&self, taken: &mut Vec<Waiter>) -> Result<()> {
         let mut sending = self.sending.lock();
         while let Some(len) = sending.first_len() {
             if !sending.producer.has_room_for(len)? {

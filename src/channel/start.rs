@@ -10,7 +10,7 @@ use crate::channel::handshake::{Handshake, Shipment, end_and_reap};
 use crate::channel::health::HealthClient;
 use crate::channel::raw_end;
 use crate::channel::spawn_checks::{check_blob, check_limits, check_role, check_timeout};
-use crate::channel::state::State;
+use crate::channel::state::ChannelState;
 use crate::channel::worker_exit::{PATIENCE, WorkerExit};
 use crate::channel::worker_handle::WorkerHandle;
 use crate::config::Config;
@@ -102,10 +102,10 @@ impl Options {
         let mut program = self.program.clone();
         program.env.set(WORKER_ENV, worker_env::value_for(theirs.as_fd())?);
 
-        let state = Arc::new(State::default());
+        let state = Arc::new(ChannelState::default());
         let child = {
             let state = Arc::clone(&state);
-            let on_exit = move |_| report_death(state.has_ended());
+            let on_exit = move |_| report_death(state.note_exit());
             let socket = Some(Arc::clone(&ours));
             starter::start(program, theirs, socket, log, Box::new(on_exit))?
         };
@@ -131,7 +131,7 @@ impl Options {
             let on_death = move || {
                 // First: errors then need not wait for the cause.
                 child.look_up_cause();
-                report_death(state.die());
+                report_death(state.note_death());
             };
             watch::watch(owner, Box::new(on_death))
         };
@@ -172,7 +172,7 @@ pub(super) struct Started {
     pub(super) data: Duplex,
     pub(super) words: ParentWords,
     pub(super) worker: WorkerHandle,
-    pub(super) state: Arc<State>,
+    pub(super) state: Arc<ChannelState>,
     pub(super) wake_fd: Option<Arc<WakeFd>>,
 }
 

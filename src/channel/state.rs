@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The first cause wins and never changes. The end of the open phase ends every wait: threads
-//! that sleep on the bell are woken by the alarm, all others by what [`State::on_end`] got.
+//! that sleep on the bell are woken by the alarm, all others by what [`ChannelState::on_end`] got.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -39,7 +39,7 @@ pub(crate) enum Phase {
 
 /// What every operation looks at before and while it waits.
 #[derive(Default)]
-pub(crate) struct State {
+pub(crate) struct ChannelState {
     phase: AtomicU32,
     failure: OnceLock<Error>,
     /// Ends waits on the bell.
@@ -49,11 +49,11 @@ pub(crate) struct State {
     /// Which request the worker served when it ended.
     pub(crate) end_of_service: Arc<EndOfService>,
     /// Tasks that wait for the worker's exit status.
-    pub(crate) exited: WaitList,
+    pub(crate) exit_waiters: WaitList,
     on_end: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
-impl State {
+impl ChannelState {
     /// Sets how the worker ends. Once: a state is made for one worker.
     pub(crate) fn set_exit(&self, exit: WorkerExit) {
         let _ = self.exit.set(exit);
@@ -102,21 +102,21 @@ impl State {
         self.leave(CLOSING)
     }
 
-    pub(crate) fn closed(&self) {
+    pub(crate) fn note_closed(&self) {
         let _ = self.phase.compare_exchange(CLOSING, CLOSED, Ordering::AcqRel, Ordering::Acquire);
         self.alarm.raise();
     }
 
     /// Notes that the worker has ended and that its exit status is known.
-    pub(crate) fn has_ended(&self) -> bool {
+    pub(crate) fn note_exit(&self) -> bool {
         // Read now, while the channel's memory is there, and kept.
         let _ = self.end_of_service.marks();
-        let is_first = self.die();
-        self.exited.wake_all_elsewhere();
+        let is_first = self.note_death();
+        self.exit_waiters.wake_all_elsewhere();
         is_first
     }
 
-    pub(crate) fn die(&self) -> bool {
+    pub(crate) fn note_death(&self) -> bool {
         self.leave(DEAD)
     }
 
@@ -132,7 +132,7 @@ impl State {
     }
 
     /// Returns an error unless operations can begin. Never blocks: the error may be one for
-    /// [`State::with_status`].
+    /// [`ChannelState::with_exit_status`].
     #[inline]
     pub(crate) fn check_open(&self) -> Result<()> {
         fork::check()?;
@@ -140,17 +140,17 @@ impl State {
     }
 
     /// Why nothing can be done any more, as told to the owner of `request`. Blocks as
-    /// [`State::with_status`] does.
+    /// [`ChannelState::with_exit_status`] does.
     #[cold]
     pub(crate) fn why_over(&self, request: Option<u64>, deadline: Deadline) -> Error {
-        self.with_status(self.why_over_now(request), deadline)
+        self.with_exit_status(self.why_over_now(request), deadline)
     }
 
     /// The error, once the exit status is known if it tells of the worker's death: blocks for
     /// that until the deadline, or until the patience of all errors of this worker is over.
     /// The caller holds no lock that another thread may wait for.
     #[cold]
-    pub(crate) fn with_status(&self, error: Error, deadline: Deadline) -> Error {
+    pub(crate) fn with_exit_status(&self, error: Error, deadline: Deadline) -> Error {
         if error.is_peer_dead()
             && let Some(exit) = self.exit.get()
         {
@@ -167,7 +167,7 @@ impl State {
         is_awaited.then(|| exit.patience_ends())
     }
 
-    /// As [`State::why_over`], without blocking.
+    /// As [`ChannelState::why_over`], without blocking.
     #[cold]
     pub(crate) fn why_over_now(&self, request: Option<u64>) -> Error {
         match (self.phase(), self.failure(), self.exit.get()) {
@@ -180,9 +180,9 @@ impl State {
     }
 }
 
-impl fmt::Debug for State {
+impl fmt::Debug for ChannelState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("State").field("phase", &self.phase()).finish_non_exhaustive()
+        f.debug_struct("ChannelState").field("phase", &self.phase()).finish_non_exhaustive()
     }
 }
 
@@ -202,27 +202,27 @@ mod tests {
 
     #[test]
     fn the_first_cause_wins() {
-        let state = State::default();
+        let state = ChannelState::default();
         assert!(state.check_open().is_ok());
         assert!(state.fail(Error::corrupt("garbage")));
-        assert!(!state.die() && !state.close());
+        assert!(!state.note_death() && !state.close());
         assert_eq!(state.phase(), Phase::Failed);
         assert_eq!(state.check_open().unwrap_err().kind(), ErrorKind::PeerCorrupt);
 
-        let state = State::default();
+        let state = ChannelState::default();
         assert!(state.close());
-        assert!(!state.die() && !state.close());
-        state.closed();
+        assert!(!state.note_death() && !state.close());
+        state.note_closed();
         assert_eq!(state.phase(), Phase::Closed);
         assert!(state.check_open().unwrap_err().is_closed());
     }
 
     /// The channel of a worker that is dead, but of which it is not known how it died.
-    fn dead(patience: Duration) -> (State, ExternalWorker) {
-        let (state, thread) = (State::default(), ExternalWorker::new(0, Arc::new(|| {})));
+    fn dead(patience: Duration) -> (ChannelState, ExternalWorker) {
+        let (state, thread) = (ChannelState::default(), ExternalWorker::new(0, Arc::new(|| {})));
         let process = Box::new(thread.clone());
         state.set_exit(WorkerExit::new("test".into(), process, patience));
-        assert!(state.die());
+        assert!(state.note_death());
         (state, thread)
     }
 
@@ -234,7 +234,7 @@ mod tests {
         for _ in 0..100 {
             // A look does not wait.
             let error = state.check_open().unwrap_err();
-            let error = state.with_status(error, Deadline::NEVER);
+            let error = state.with_exit_status(error, Deadline::NEVER);
             assert!(error.to_string().contains("not known yet"), "{error}");
         }
         assert!(start.elapsed() >= patience && start.elapsed() < 30 * patience);

@@ -119,11 +119,11 @@ pub struct Stats {
     pub call_latency: LatencyHistogram,
     /// How long streams took from their begin until their first chunk was returned.
     pub first_chunk_latency: LatencyHistogram,
-    /// Frames that came for a request after its owner had let go of it; dropped.
+    /// Frames that came for a request after its owner had dropped it; not delivered.
     pub late_frames: u64,
     /// Frames for a request that was never made, or was long finished; dropped.
     pub unknown_frames: u64,
-    /// Requests that the worker was told to give up.
+    /// Requests that the worker was told to cancel.
     pub cancels: u64,
     /// Frames that were copied out of the ring because another thread than the owner's read
     /// them.

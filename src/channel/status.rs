@@ -55,7 +55,7 @@ impl WorkerStatus {
 
     /// How far the worker is with the request `own`, what else it does, and with how many others:
     /// for the message of a timeout of that request, or of one that found no room.
-    /// `is_open_stream` says of a request whether it is a stream whose owner has not let go of it.
+    /// `is_open_stream` says of a request whether it is a stream whose owner has not dropped it.
     #[cold]
     pub(super) fn describe(
         &self,

@@ -6,12 +6,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::channel::core::Core;
-use crate::channel::deliver::{Body, Item};
 use crate::channel::explain::{cancelled, not_begun, not_over, stalled, stream_expired};
+use crate::channel::item::{Body, Item};
 use crate::channel::reactor_turn::take_for_host;
-use crate::channel::read_ahead::ReadAhead;
 use crate::channel::reader::Want;
 use crate::channel::reply::Reply;
+use crate::channel::stream_buffer::StreamBuffer;
 use crate::channel::stream_timeouts::StreamDeadlines;
 use crate::channel::wait::{Patience, wait_for_item};
 use crate::error::{Error, ErrorKind, Result, StreamTimeout};
@@ -47,7 +47,7 @@ pub struct Stream {
     /// Requests that the worker had served at the last look at what it does.
     served: u64,
     pub(crate) is_over: bool,
-    ahead: ReadAhead,
+    buffer: StreamBuffer,
 }
 
 /// How far a stream is, as its reader knows.
@@ -65,10 +65,10 @@ const SHORTEST_LOOK: Duration = Duration::from_millis(1);
 
 impl Stream {
     pub(crate) fn new(core: Arc<Core>, request: u64, deadlines: StreamDeadlines) -> Self {
-        let ahead = ReadAhead::new(core.buffers.run_buffer());
+        let buffer = StreamBuffer::new(core.buffers.run_buffer());
         let (progress, served) = (Progress::Waiting, core.status.served());
         let (has_chunk, is_over) = (false, false);
-        Self { core, request, deadlines, progress, has_chunk, served, is_over, ahead }
+        Self { core, request, deadlines, progress, has_chunk, served, is_over, buffer }
     }
 
     /// Returns the request's id.
@@ -132,32 +132,36 @@ impl Stream {
     ///
     /// As [`Stream::next_chunk`], except for the other timeouts.
     pub fn next_chunk_timeout(&mut self, longest: Duration) -> Result<Poll<Option<Reply>>> {
-        match self.next_ahead() {
+        match self.next_buffered() {
             Some(chunk) => Ok(Poll::Ready(Some(chunk))),
             None => self.chunk_with(|stream| stream.look_for_item(longest)),
         }
     }
 
-    /// The next item within this time, if nothing was read ahead meanwhile. A reactor of
+    /// The next item within this time, if nothing was buffered meanwhile. A reactor of
     /// the host's reads the ring itself.
     fn look_for_item(&mut self, longest: Duration) -> Result<Option<Item>> {
         self.check_total()?;
         let longest = longest.min(self.deadlines.end_by.remaining());
-        if longest != Duration::ZERO || !self.core.reactor.has_host_reactor() {
+        if longest != Duration::ZERO || !self.core.reactor_state.has_host_reactor() {
             return self.wait(longest);
         }
-        self.core.pending.consumed(self.request, std::mem::take(&mut self.ahead.uncounted), true);
+        self.core.pending.update_credit(
+            self.request,
+            std::mem::take(&mut self.buffer.unflushed),
+            true,
+        );
         take_for_host(&self.core, self.request, true)
     }
 
-    /// The next item within this time, if nothing was read ahead meanwhile.
+    /// The next item within this time, if nothing was buffered meanwhile.
     fn wait(&mut self, longest: Duration) -> Result<Option<Item>> {
-        let want = Want::Chunk(self.request, &mut self.ahead);
+        let want = Want::Chunk(self.request, &mut self.buffer);
         wait_for_item(&self.core, want, Patience::For(longest), &mut false)
     }
 
     #[inline(never)]
-    fn await_chunk(&mut self) -> Option<Result<Reply>> {
+    fn next_chunk_slow(&mut self) -> Option<Result<Reply>> {
         match self.chunk_with(Self::await_item) {
             Ok(Poll::Ready(chunk)) => chunk.map(Ok),
             // Not so: the wait ends with an item, something ahead, or an error.
@@ -167,7 +171,7 @@ impl Stream {
     }
 
     /// The next chunk when none is ahead that can be handed out at once. `find` waits for an item
-    /// and may read ahead.
+    /// and may buffer chunks.
     fn chunk_with(
         &mut self,
         find: impl FnOnce(&mut Self) -> Result<Option<Item>>,
@@ -175,16 +179,16 @@ impl Stream {
         if self.is_over {
             return Ok(Poll::Ready(None));
         }
-        if self.ahead.items.is_empty() || !self.core.is_readable() {
-            self.ahead.clear();
+        if self.buffer.items.is_empty() || !self.core.is_readable() {
+            self.buffer.clear();
             match find(self) {
-                Ok(None) if self.ahead.is_empty() => return Ok(Poll::Pending),
-                Ok(None) => self.progress = Progress::Reading, // something is ahead
+                Ok(None) if self.buffer.is_empty() => return Ok(Poll::Pending),
+                Ok(None) => self.progress = Progress::Reading, // something is buffered
                 Ok(Some(item)) => return self.chunk_of(Ok(item)).map(Poll::Ready),
                 Err(error) => return self.chunk_of(Err(error)).map(Poll::Ready),
             }
         }
-        match self.ahead.items.pop_front() {
+        match self.buffer.items.pop_front() {
             Some(item) => self.chunk_of(Ok(item)).map(Poll::Ready),
             None => Ok(Poll::Ready(self.begin_run())),
         }
@@ -193,12 +197,12 @@ impl Stream {
     /// The next chunk of those that were copied out together. Small enough to become part of
     /// the reader's loop: to move a reply from hand to hand costs more than its copy.
     #[inline(always)]
-    fn next_ahead(&mut self) -> Option<Reply> {
-        if !self.ahead.items.is_empty() || !self.core.is_readable() {
+    fn next_buffered(&mut self) -> Option<Reply> {
+        if !self.buffer.items.is_empty() || !self.core.is_readable() {
             return None;
         }
-        let chunk = self.ahead.run.next_chunk()?;
-        self.consume(as_usize(span(chunk.len())));
+        let chunk = self.buffer.run.next_chunk()?;
+        self.add_consumed(as_usize(span(chunk.len())));
         Some(Reply::new(self.request, Body::Slice(chunk)))
     }
 
@@ -206,7 +210,7 @@ impl Stream {
     #[inline]
     fn begin_run(&mut self) -> Option<Reply> {
         self.note_chunk();
-        self.next_ahead()
+        self.next_buffered()
     }
 
     /// Notes when the reader got its first chunk.
@@ -218,20 +222,20 @@ impl Stream {
         }
     }
 
-    /// Waits for the next item, or until something is ahead, for as long as is to be waited.
+    /// Waits for the next item, or until something is buffered, for as long as is to be waited.
     fn await_item(&mut self) -> Result<Option<Item>> {
         self.check_total()?;
         let mut wait = self.first_wait();
         let mut since = None;
         loop {
             let found = self.wait(wait)?;
-            if found.is_some() || !self.ahead.is_empty() {
+            if found.is_some() || !self.buffer.is_empty() {
                 self.progress = Progress::Reading;
                 return Ok(found);
             }
             // What is there already takes no look at the clock.
             let began = now_ns().saturating_sub(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX));
-            wait = self.wait_on(*since.get_or_insert(began))?.remaining();
+            wait = self.next_wait(*since.get_or_insert(began))?.remaining();
         }
     }
 
@@ -266,7 +270,7 @@ impl Stream {
     /// error that ends its wait. `since` is when it began to wait, in nanoseconds of the
     /// monotonic clock.
     #[cold]
-    pub(crate) fn wait_on(&mut self, since: u64) -> Result<Deadline> {
+    pub(crate) fn next_wait(&mut self, since: u64) -> Result<Deadline> {
         self.check_total()?;
         let StreamDeadlines { timeouts, queue, end_by } = self.deadlines;
         let begin_by = queue.deadline();
@@ -305,10 +309,10 @@ impl Stream {
 
     /// Counts what was consumed: see "Credit" in `docs/ARCHITECTURE.md`.
     #[inline]
-    fn consume(&mut self, cost: usize) {
-        self.ahead.uncounted += cost;
-        if self.ahead.uncounted >= self.core.config.stream_window / 8 {
-            self.count_consumed();
+    fn add_consumed(&mut self, cost: usize) {
+        self.buffer.unflushed += cost;
+        if self.buffer.unflushed >= self.core.config.stream_window / 8 {
+            self.flush_consumed();
         }
     }
 
@@ -320,33 +324,33 @@ impl Stream {
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 return Err(self.core.counted(error));
             }
-            Err(error) => return self.over(Err(error)),
+            Err(error) => return self.end_with(Err(error)),
         };
         self.progress = Progress::Reading;
         match item {
             Item::Chunk(body, cost) => {
                 self.note_chunk();
-                self.consume(cost);
+                self.add_consumed(cost);
                 Ok(Some(Reply::new(self.request, body)))
             }
-            Item::End => self.over(Ok(None)),
-            Item::Cancelled => self.over(Err(cancelled(self.request))),
+            Item::End => self.end_with(Ok(None)),
+            Item::Cancelled => self.end_with(Err(cancelled(self.request))),
             Item::Expired => {
-                self.over(Err(stream_expired(self.request, self.deadlines.timeouts.total)))
+                self.end_with(Err(stream_expired(self.request, self.deadlines.timeouts.total)))
             }
-            Item::Failed(error) => self.over(Err(error)),
+            Item::Failed(error) => self.end_with(Err(error)),
             Item::Result(_) => {
                 let message =
                     format!("request {} wants a stream, the worker sent a result", self.request);
-                self.over(Err(Error::new(ErrorKind::Protocol, message)))
+                self.end_with(Err(Error::new(ErrorKind::Protocol, message)))
             }
         }
     }
 
     #[inline(never)]
-    pub(crate) fn count_consumed(&mut self) {
-        let consumed = std::mem::take(&mut self.ahead.uncounted);
-        self.core.pending.consumed(self.request, consumed, false);
+    pub(crate) fn flush_consumed(&mut self) {
+        let consumed = std::mem::take(&mut self.buffer.unflushed);
+        self.core.pending.update_credit(self.request, consumed, false);
     }
 
     /// Asks the worker to end the stream, without waiting. Chunks that are on their way
@@ -357,10 +361,10 @@ impl Stream {
         }
     }
 
-    fn over<T>(&mut self, result: Result<Option<T>>) -> Result<Option<T>> {
+    fn end_with<T>(&mut self, result: Result<Option<T>>) -> Result<Option<T>> {
         self.is_over = true;
-        self.ahead.clear();
-        self.core.pending.release(self.request);
+        self.buffer.clear();
+        self.core.pending.drop_request(self.request);
         result.map_err(|error| self.core.counted(error))
     }
 }
@@ -370,9 +374,9 @@ impl Iterator for Stream {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        match self.next_ahead() {
+        match self.next_buffered() {
             Some(chunk) => Some(Ok(chunk)),
-            None => self.await_chunk(),
+            None => self.next_chunk_slow(),
         }
     }
 }
@@ -382,10 +386,10 @@ impl FusedIterator for Stream {}
 impl Drop for Stream {
     fn drop(&mut self) {
         if !self.is_over {
-            self.core.pending.release(self.request);
+            self.core.pending.drop_request(self.request);
         }
         if !fork::is_forked_child() {
-            self.core.buffers.give_run_buffer(self.ahead.take_buffer());
+            self.core.buffers.give_run_buffer(self.buffer.take_buffer());
         }
     }
 }

@@ -9,7 +9,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use crate::channel::core::Core;
-use crate::channel::deliver::Item;
+use crate::channel::item::Item;
 use crate::channel::reactor_turn::read_for_task;
 use crate::channel::reader::{ForOthers, take_frames};
 use crate::channel::state::Phase;
@@ -54,7 +54,7 @@ impl TaskWait {
         let core = &*self.core;
         if !std::mem::replace(&mut self.is_counted, true) {
             // From here on a thread that stops reading arms the descriptor.
-            core.reactor.add_task();
+            core.reactor_state.add_task();
             if longest != Duration::ZERO {
                 self.spin(longest, deadline);
             }
@@ -63,8 +63,8 @@ impl TaskWait {
         if let Some(item) = core.pending.take_or_register(self.request, waiter) {
             return Ok(Poll::Ready(Some(item)));
         }
-        self.count_consumed();
-        core.reactor.attend();
+        self.flush_consumed();
+        core.reactor_state.before_wait();
         // Loaded before the last look at the ring, as for threads.
         let phase = core.state.phase();
         let has_looked = read_for_task(core);
@@ -85,20 +85,20 @@ impl TaskWait {
     /// Ends the wait. The next [`TaskWait::poll`] begins another.
     pub(crate) fn end(&mut self) {
         if std::mem::take(&mut self.is_counted) {
-            self.core.reactor.remove_task();
+            self.core.reactor_state.remove_task();
             self.core.pending.stop_waiting(self.request);
         }
-        self.core.state.exited.leave(&mut self.exit_key);
+        self.core.state.exit_waiters.leave(&mut self.exit_key);
     }
 
     /// Polls for an item before the task gives its thread back. Does nothing if other tasks
     /// wait on this channel, or if the worker may need this processor.
     fn spin(&self, longest: Duration, deadline: Deadline) {
         let core = &self.core;
-        if core.reactor.tasks() != 1 || !core.sleeper.runs_elsewhere() {
+        if core.reactor_state.tasks() != 1 || !core.sleeper.runs_elsewhere() {
             return;
         }
-        self.count_consumed();
+        self.flush_consumed();
         let until = deadline.at_most(longest);
         while !core.pending.requests().has_item(self.request)
             && core.state.is_open()
@@ -118,16 +118,16 @@ impl TaskWait {
         }
         // For readers that found the turn taken meanwhile.
         fence(Ordering::SeqCst); // pairs with the fences in `Wait::follow` and `turn_or_missed`
-        if core.receiver.take_missed() || core.reactor.tasks() != 1 {
+        if core.receiver.take_missed() || core.reactor_state.tasks() != 1 {
             read_for_task(core);
         } else {
             core.wake_a_thread();
         }
     }
 
-    fn count_consumed(&self) {
+    fn flush_consumed(&self) {
         if self.is_stream {
-            self.core.pending.consumed(self.request, 0, true);
+            self.core.pending.update_credit(self.request, 0, true);
         }
     }
 }
@@ -147,7 +147,7 @@ pub(crate) struct RoomWait<'a> {
 
 impl<'a> RoomWait<'a> {
     pub(crate) fn new(core: &'a Core) -> Self {
-        core.reactor.add_task();
+        core.reactor_state.add_task();
         Self { core, key: None }
     }
 
@@ -156,7 +156,7 @@ impl<'a> RoomWait<'a> {
     pub(crate) fn poll(&mut self, len: usize, waker: &Waker) -> Result<bool> {
         fork::check()?;
         self.leave();
-        self.core.reactor.attend();
+        self.core.reactor_state.before_wait();
         self.key = Some(self.core.sender.register_for_room(len, Waiter::Task(waker.clone())));
         if !read_for_task(self.core) {
             // The thread that reads announces the room that is wanted.
@@ -179,6 +179,6 @@ impl<'a> RoomWait<'a> {
 impl Drop for RoomWait<'_> {
     fn drop(&mut self) {
         self.leave();
-        self.core.reactor.remove_task();
+        self.core.reactor_state.remove_task();
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Core;
-use super::outgoing::{Ask, send};
+use super::outgoing::{RequestSpec, send};
 use super::pending_reply::Pending;
-use super::state::State;
+use super::state::ChannelState;
 use super::worker_exit::WorkerExit;
 use crate::config::{Config, RingConfig, WaitStrategy};
 use crate::link::{Duplex, ParentWords, Report, WorkerWords};
@@ -35,7 +35,7 @@ pub(crate) const LONGEST: usize = 96;
 const TABLE: usize = RING + CAPACITY;
 
 /// A channel and what stands for its worker.
-pub(crate) struct Rig {
+pub(crate) struct ChannelRig {
     pub(crate) core: Arc<Core>,
     pub(crate) worker: Worker,
 }
@@ -49,12 +49,12 @@ pub(crate) struct Worker {
 }
 
 /// A channel with room for so many requests.
-pub(crate) fn rig(requests: usize) -> Rig {
+pub(crate) fn rig(requests: usize) -> ChannelRig {
     rig_with_wake_fds(requests, [None, None])
 }
 
 /// As [`rig`], with the parent's and the worker's hold on a pair of descriptors.
-pub(crate) fn rig_with_wake_fds(requests: usize, wake_fds: [Option<Arc<WakeFd>>; 2]) -> Rig {
+pub(crate) fn rig_with_wake_fds(requests: usize, wake_fds: [Option<Arc<WakeFd>>; 2]) -> ChannelRig {
     let [wake_fd, worker_fd] = wake_fds;
     let config = config(requests);
     let (parent, worker) = sides(&config, [wake_fd.as_ref(), worker_fd.as_ref()]);
@@ -64,7 +64,7 @@ pub(crate) fn rig_with_wake_fds(requests: usize, wake_fds: [Option<Arc<WakeFd>>;
         sleeper: worker.rings.sleeper,
         requests: worker.words.requests,
     };
-    Rig { core: core_over(parent, &config, wake_fd), worker }
+    ChannelRig { core: core_over(parent, &config, wake_fd), worker }
 }
 
 /// One side's rings, and its words beside them.
@@ -123,7 +123,7 @@ pub(crate) fn core_over(
     config: &Config,
     wake_fd: Option<Arc<WakeFd>>,
 ) -> Arc<Core> {
-    let state = Arc::new(State::default());
+    let state = Arc::new(ChannelState::default());
     state.set_exit(WorkerExit);
     Core::new(parent.rings, parent.words, config, state, wake_fd)
 }
@@ -139,7 +139,7 @@ fn duplex(
     Duplex::over(&ends(own, peer, watch, wake_fd), &layout, &layout).unwrap()
 }
 
-impl Rig {
+impl ChannelRig {
     /// Sends a request, which the worker has taken.
     pub(crate) fn submit(&mut self) -> Pending {
         let pending = submit(&self.core, Duration::MAX);
@@ -152,7 +152,7 @@ impl Rig {
 pub(crate) fn submit(core: &Arc<Core>, timeout: Duration) -> Pending {
     let limit = TimeLimit::begin(timeout);
     let deadline = limit.deadline();
-    let sent = send(core, Ask::call(Kind::EMBED, deadline), &(), deadline).unwrap();
+    let sent = send(core, RequestSpec::call(Kind::EMBED, deadline), &(), deadline).unwrap();
     Pending::new(Arc::clone(core), sent, limit)
 }
 
@@ -162,7 +162,7 @@ impl Worker {
         let never = || Ok(());
         let frame = self.down.poll_until(&Alarm::default(), Deadline::NEVER, false, never);
         let request = frame.unwrap().unwrap().header().request;
-        self.down.publish();
+        self.down.publish_released();
         request
     }
 
@@ -206,5 +206,5 @@ pub(crate) fn open_stream(core: &Core) -> u64 {
 
 /// The reader of a stream has consumed so many bytes of slots.
 pub(crate) fn consume(core: &Core, request: u64, bytes: usize) {
-    core.pending.consumed(request, bytes, true);
+    core.pending.update_credit(request, bytes, true);
 }

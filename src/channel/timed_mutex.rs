@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::channel::wait_list::{Registration, WaitList};
+use crate::channel::wait_list::{WaitList, WaitRegistration};
 use crate::sync::plain::{Condvar, Mutex};
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
@@ -44,7 +44,7 @@ impl<T> TimedMutex<T> {
     /// Returns the guard to a task, or wakes `waker` when the value is put back.
     pub(crate) fn poll_lock(
         &self,
-        registration: &mut Registration<'_>,
+        registration: &mut WaitRegistration<'_>,
         waker: &std::task::Waker,
     ) -> Option<TimedGuard<'_, T>> {
         let guard = self.try_lock().or_else(|| {
@@ -57,7 +57,7 @@ impl<T> TimedMutex<T> {
     }
 
     /// Makes a registration for [`TimedMutex::poll_lock`].
-    pub(crate) fn register(&self) -> Registration<'_> {
+    pub(crate) fn register(&self) -> WaitRegistration<'_> {
         self.tasks.register()
     }
 

@@ -1,7 +1,7 @@
 //! A thread's turn to read the reply ring: how it ends, and what is read for others in one.
 
 use crate::channel::core::Core;
-use crate::channel::reactor_turn::{By, read_by};
+use crate::channel::reactor_turn::{ReaderKind, read_by};
 use crate::channel::reader::{ForOthers, take_frames};
 use crate::error::{Error, Result};
 use crate::ring::Consumer;
@@ -22,10 +22,10 @@ pub(super) fn hand_over(core: &Core) {
     fence(Ordering::SeqCst);
     let has_missed = core.receiver.take_missed();
     // Their descriptor must be armed again, and frames that came meanwhile be read.
-    if core.reactor.has_host_reactor() {
-        read_by(core, By::ThreadForHost);
-    } else if has_missed || core.reactor.tasks() != 0 {
-        read_by(core, By::Task);
+    if core.reactor_state.has_host_reactor() {
+        read_by(core, ReaderKind::ThreadForHost);
+    } else if has_missed || core.reactor_state.tasks() != 0 {
+        read_by(core, ReaderKind::Task);
     } else {
         core.wake_a_thread();
     }
@@ -44,11 +44,11 @@ pub(super) fn read_for_others(core: &Core) -> Result<()> {
 /// frame that says why.
 #[inline]
 pub(crate) fn check_open(core: &Core) -> Result<()> {
-    core.state.check_open().map_err(|error| last_words(core, error))
+    core.state.check_open().map_err(|error| reason_of_death(core, error))
 }
 
 #[cold]
-fn last_words(core: &Core, error: Error) -> Error {
+fn reason_of_death(core: &Core, error: Error) -> Error {
     if error.is_peer_dead()
         && let Err(reason) = read_for_others(core)
     {
@@ -59,7 +59,7 @@ fn last_words(core: &Core, error: Error) -> Error {
 
 /// Enters the rings' pages in the page table, once, while there is nothing better to do.
 pub(crate) fn prefault(core: &Core) {
-    if core.is_warm.swap(1, Ordering::Relaxed) != 0 {
+    if core.is_prefaulted.swap(1, Ordering::Relaxed) != 0 {
         return;
     }
     core.sender.prefault();

@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use crate::channel::core::Core;
-use crate::channel::deliver::Item;
 use crate::channel::explain::ring_full;
-use crate::channel::reader::{Announced, Found, Reader, Want, read, take_frames};
+use crate::channel::item::Item;
+use crate::channel::reader::{Announced, Found, RingReader, Want, read, take_frames};
 use crate::channel::turn::{end_turn, hand_over};
 use crate::channel::waiter::Waiter;
 use crate::error::{ErrorKind, Result};
@@ -36,8 +36,8 @@ impl Patience {
     }
 }
 
-/// Waits for an item. Returns `None` if the deadline passed first, or if chunks were read ahead. A
-/// last frame of a call that is returned ends its request: there is nothing left to let go of.
+/// Waits for an item. Returns `None` if the deadline passed first, or if chunks were buffered. A
+/// last frame of a call that is returned ends its request: there is nothing left to drop.
 /// What a stream has consumed is counted before the wait. `has_slept` is set if the thread slept.
 #[inline]
 pub(super) fn wait_for_item(
@@ -77,14 +77,14 @@ struct Wait<'a> {
     has_had_grace: bool,
 }
 
-impl Reader for Wait<'_> {
+impl RingReader for Wait<'_> {
     #[inline]
     fn want(&mut self) -> Want<'_> {
         match &mut self.want {
             Want::Reply { request, has_rung } => {
                 Want::Reply { request: *request, has_rung: *has_rung }
             }
-            Want::Chunk(request, ahead) => Want::Chunk(*request, ahead),
+            Want::Chunk(request, buffer) => Want::Chunk(*request, buffer),
             Want::Room(len) => Want::Room(*len),
             Want::Nothing => Want::Nothing,
         }
@@ -101,7 +101,7 @@ impl Reader for Wait<'_> {
 
     fn announce(&mut self, core: &Core, consumer: &mut Consumer) -> Result<Announced> {
         self.has_slept = true;
-        consumer.publish();
+        consumer.publish_released();
         let position = consumer.announce();
         Ok((position, core.sender.announce_room(self.want.room())))
     }
@@ -130,7 +130,7 @@ impl<'a> Wait<'a> {
                 let mut found = self.look();
                 if matches!(found, Ok(None)) {
                     has_followed = true;
-                    self.count_consumed();
+                    self.flush_consumed();
                     let deadline = self.patience.deadline();
                     self.has_slept |= !deadline.has_passed();
                     self.follow(deadline);
@@ -183,15 +183,15 @@ impl<'a> Wait<'a> {
             return Ok(found);
         }
         if matches!(self.want, Want::Chunk(..)) {
-            consumer.fall_behind(false, has_rung);
+            consumer.pace(false, has_rung);
         }
-        consumer.glance(has_rung);
+        consumer.spin_briefly(has_rung);
         // A first look, before anything asks for the time.
         if let found @ Some(_) = take_frames(core, consumer, self)? {
             return Ok(found);
         }
         consumer.end_run();
-        self.count_consumed();
+        self.flush_consumed();
         consumer.forget_descriptor();
         read(core, consumer, self)
     }
@@ -204,7 +204,7 @@ impl<'a> Wait<'a> {
                 self.item = core.pending.take_last(*request);
                 self.item.is_some()
             }
-            Want::Chunk(request, ahead) => core.pending.take_all(*request, ahead),
+            Want::Chunk(request, buffer) => core.pending.take_all(*request, buffer),
             Want::Room(len) => core.sender.has_room_for(*len)?,
             Want::Nothing => false,
         };
@@ -247,9 +247,9 @@ impl<'a> Wait<'a> {
     }
 
     /// Before a stream waits for more, the worker must know all that was consumed.
-    fn count_consumed(&mut self) {
-        if let Want::Chunk(request, ahead) = &mut self.want {
-            self.core.pending.consumed(*request, std::mem::take(&mut ahead.uncounted), true);
+    fn flush_consumed(&mut self) {
+        if let Want::Chunk(request, buffer) = &mut self.want {
+            self.core.pending.update_credit(*request, std::mem::take(&mut buffer.unflushed), true);
         }
     }
 

@@ -73,19 +73,19 @@ impl WaitList {
     }
 
     /// Makes a registration that is given back when it is dropped.
-    pub(crate) fn register(&self) -> Registration<'_> {
-        Registration { list: self, key: Key::default() }
+    pub(crate) fn register(&self) -> WaitRegistration<'_> {
+        WaitRegistration { list: self, key: Key::default() }
     }
 }
 
 /// A task's place in a list. Dropping it forgets the task.
 #[derive(Debug)]
-pub(crate) struct Registration<'a> {
+pub(crate) struct WaitRegistration<'a> {
     list: &'a WaitList,
     key: Key,
 }
 
-impl Registration<'_> {
+impl WaitRegistration<'_> {
     /// As [`WaitList::wait`].
     pub(crate) fn wait(&mut self, waker: &Waker) {
         self.list.wait(&mut self.key, waker);
@@ -97,7 +97,7 @@ impl Registration<'_> {
     }
 }
 
-impl Drop for Registration<'_> {
+impl Drop for WaitRegistration<'_> {
     fn drop(&mut self) {
         self.leave();
     }

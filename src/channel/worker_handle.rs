@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::channel::health::HealthClient;
-use crate::channel::state::State;
+use crate::channel::state::ChannelState;
 use crate::channel::worker_exit::{PATIENCE, WorkerExit};
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::link::Duplex;
@@ -32,7 +32,7 @@ const DROP_GRACE: Duration = Duration::from_secs(1);
 /// The process behind a channel. Dropping it does not block: the supervisor ends and
 /// reaps the process.
 pub(crate) struct WorkerHandle {
-    state: Arc<State>,
+    state: Arc<ChannelState>,
     health: HealthClient,
     role: String,
     pid: u32,
@@ -41,7 +41,7 @@ pub(crate) struct WorkerHandle {
 
 impl WorkerHandle {
     pub(crate) fn new(
-        state: Arc<State>,
+        state: Arc<ChannelState>,
         health: HealthClient,
         exit: WorkerExit,
         watched: Option<Watched>,
@@ -59,7 +59,7 @@ impl WorkerHandle {
     /// The handle on a worker that this process did not start.
     #[allow(dead_code, reason = "for the features `testing` and `named`")]
     pub(crate) fn external(
-        state: &Arc<State>,
+        state: &Arc<ChannelState>,
         health: Duplex,
         role: String,
         thread: ExternalWorker,
@@ -103,7 +103,7 @@ impl WorkerHandle {
     pub(crate) fn ping(&self, timeout: Duration) -> Result<Health> {
         let deadline = Deadline::after(timeout);
         let asked = self.health.ping(&self.state, timeout);
-        asked.map_err(|error| self.state.with_status(self.note(error), deadline))
+        asked.map_err(|error| self.state.with_exit_status(self.note(error), deadline))
     }
 
     /// What breaks the health rings breaks the channel.
@@ -123,7 +123,7 @@ impl WorkerHandle {
         // Whether it answers or not, what counts is that it ends.
         let _ = self.health.shutdown(&self.state, deadline);
         let cause = self.reap(deadline);
-        self.state.closed();
+        self.state.note_closed();
         if let (Ok(_), Some(exit)) = (&cause, self.exit()) {
             exit.process.wait_for_log(Instant::now() + LAST_LINE);
         }
@@ -145,10 +145,10 @@ impl WorkerHandle {
 
     /// The worker has ended.
     pub(crate) fn end_close(&self) {
-        self.state.closed();
+        self.state.note_closed();
     }
 
-    pub(crate) fn state(&self) -> &State {
+    pub(crate) fn state(&self) -> &ChannelState {
         &self.state
     }
 

@@ -12,8 +12,8 @@ struct Fields {
     request_ring: usize,
     reply_ring: usize,
     health_ring: usize,
-    max_request: usize,
-    max_reply: usize,
+    max_request_frame: usize,
+    max_reply_frame: usize,
     max_message: usize,
     max_in_flight: usize,
     /// `None`: half the reply ring.
@@ -33,8 +33,8 @@ impl From<&Config> for Fields {
             request_ring: config.down.capacity,
             reply_ring: config.up.capacity,
             health_ring: config.health.capacity,
-            max_request: config.down.max_frame,
-            max_reply: config.up.max_frame,
+            max_request_frame: config.down.max_frame,
+            max_reply_frame: config.up.max_frame,
             max_message: config.max_message,
             max_in_flight: config.max_in_flight,
             stream_window: config.to_builder().window,
@@ -58,8 +58,8 @@ impl<'de> Deserialize<'de> for Config {
             .request_ring(fields.request_ring)
             .reply_ring(fields.reply_ring)
             .health_ring(fields.health_ring)
-            .max_request(fields.max_request)
-            .max_reply(fields.max_reply)
+            .max_request_frame(fields.max_request_frame)
+            .max_reply_frame(fields.max_reply_frame)
             .max_message(fields.max_message)
             .max_in_flight(fields.max_in_flight)
             .wait_strategy(fields.wait_strategy);
@@ -78,7 +78,7 @@ mod tests {
     fn a_configuration_comes_out_as_it_went_in() {
         let other = Config::builder()
             .request_ring(1 << 20)
-            .max_request(1000)
+            .max_request_frame(1000)
             .health_ring(8 << 10)
             .stream_window(1 << 20)
             .wait_strategy(WaitStrategy::SpinThenPark(Duration::from_micros(5)))

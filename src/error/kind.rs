@@ -30,7 +30,7 @@ pub enum ErrorKind {
     TooLarge,
     /// A typed payload cannot be encoded, or bytes do not decode as one.
     InvalidPayload,
-    /// The deadline passed. The request is given up: a late reply is dropped. The channel is
+    /// The deadline passed. The request is cancelled: a late reply is dropped. The channel is
     /// usable.
     Timeout,
     /// A stream delivered nothing within the timeout of its first chunk or of a further one, and is

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use zerocopy::FromZeros;
 
-use crate::channel::{Channel, State};
+use crate::channel::{Channel, ChannelState};
 use crate::config::{Config, WaitStrategy};
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::link::ParentLink;
@@ -125,13 +125,13 @@ impl NamedHost {
         let link = self.link.take().ok_or_else(spent)?;
         link.answer.check_attached()?;
 
-        let state = Arc::<State>::default();
+        let state = Arc::<ChannelState>::default();
         state.alarm.also_set(sleep_events(&self.up));
         let thread = ExternalWorker::new(worker.pid, {
             let closing = Arc::clone(&self.closing);
             Arc::new(move || closing.close())
         });
-        let (ended, its_life) = (thread.clone(), Arc::clone(&state));
+        let (ended, its_state) = (thread.clone(), Arc::clone(&state));
         let name = self.name.clone();
         let channel = Channel::over_thread(link, &self.config, name, thread, state, None);
         let (claim, closing) = (self.claim.clone(), Arc::clone(&self.closing));
@@ -143,7 +143,7 @@ impl NamedHost {
             [Arc::clone(&self.down), Arc::clone(&self.up)],
             move || {
                 ended.record_exit(ExitCause::Unknown);
-                its_life.has_ended();
+                its_state.note_exit();
             },
         )?;
         Ok(channel)

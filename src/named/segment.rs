@@ -13,7 +13,7 @@
 //!   is set back, the wait that is going on gets longer; it still ends when the event is set, so
 //!   that only a plain timeout comes late.
 //! * An event wakes one waiter: see `slices.rs`.
-//! * Its mutex is not robust. A ring first tries the mutex for a while, and is given up if
+//! * Its mutex is not robust. A ring first tries the mutex for a while, and is abandoned if
 //!   another process holds it for longer: the sleeper looks again by itself. When the peer is
 //!   known to be dead, this side frees the mutex in its place ([`Segment::rescue`]). One case
 //!   remains: a peer that is killed in the few instructions in which it holds a lock inside the C

@@ -18,7 +18,7 @@ use crate::sys::clock::Deadline;
 /// The longest wait of a thread that has a deadline.
 const SLICE: Duration = Duration::from_millis(100);
 /// The longest wait of a thread that has none. Everything that ends a wait sets the event, so that
-/// this matters only after a ring that was given up.
+/// this matters only after a ring that was abandoned.
 const IDLE_SLICE: Duration = Duration::from_millis(500);
 /// The time before the wall clock's next second in which no wait ends.
 const MARGIN: Duration = Duration::from_millis(1);
@@ -26,12 +26,12 @@ const MARGIN: Duration = Duration::from_millis(1);
 /// The turn to wait on the event.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
-    state: Mutex<State>,
+    state: Mutex<TurnState>,
     returned: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct TurnState {
     is_taken: bool,
     /// How often a thread has returned from the event.
     returns: u64,
@@ -54,7 +54,7 @@ impl Turns {
         }
         if state.is_taken {
             let seen = state.returns;
-            let pending = |state: &mut State| state.returns == seen;
+            let pending = |state: &mut TurnState| state.returns == seen;
             let waited = self.returned.wait_timeout_while(state, slice, pending);
             drop(waited.unwrap_or_else(PoisonError::into_inner));
             return;
@@ -65,7 +65,7 @@ impl Turns {
         sleep(slice);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, TurnState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

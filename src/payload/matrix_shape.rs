@@ -65,7 +65,7 @@ pub struct MatrixShape {
 
 impl MatrixShape {
     /// The length of the header in bytes, and so the offset of the data.
-    pub const HEADER_LEN: usize = size_of::<Header>();
+    pub const HEADER_LEN: usize = size_of::<MatrixHeader>();
 
     /// Makes a shape of `rows` × `cols` elements.
     ///
@@ -86,7 +86,7 @@ impl MatrixShape {
     /// Encodes the header: the first bytes of a matrix of this shape, in front of its data.
     #[must_use]
     pub fn to_header(&self) -> [u8; Self::HEADER_LEN] {
-        zerocopy::transmute!(Header::from(*self))
+        zerocopy::transmute!(MatrixHeader::from(*self))
     }
 
     /// Decodes a header, without the data that follows it. Check yourself that as many bytes
@@ -97,7 +97,7 @@ impl MatrixShape {
     /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if the bytes are not the
     /// header of a matrix: the message has the reason.
     pub fn from_header(header: &[u8; Self::HEADER_LEN]) -> Result<Self> {
-        let header: Header = zerocopy::transmute!(*header);
+        let header: MatrixHeader = zerocopy::transmute!(*header);
         header.shape()
     }
 
@@ -235,7 +235,7 @@ impl fmt::Debug for MatrixShape {
 /// The header in its layout.
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Header {
+struct MatrixHeader {
     rows: U32,
     cols: U32,
     element: u8,
@@ -245,14 +245,14 @@ struct Header {
 }
 
 const _: () = {
-    assert!(size_of::<Header>() == 32);
-    assert!(std::mem::offset_of!(Header, cols) == 4);
-    assert!(std::mem::offset_of!(Header, element) == 8);
-    assert!(std::mem::offset_of!(Header, data_len) == 16);
-    assert!(std::mem::offset_of!(Header, reserved_tail) == 24);
+    assert!(size_of::<MatrixHeader>() == 32);
+    assert!(std::mem::offset_of!(MatrixHeader, cols) == 4);
+    assert!(std::mem::offset_of!(MatrixHeader, element) == 8);
+    assert!(std::mem::offset_of!(MatrixHeader, data_len) == 16);
+    assert!(std::mem::offset_of!(MatrixHeader, reserved_tail) == 24);
 };
 
-impl Header {
+impl MatrixHeader {
     /// Checks a private copy of a header.
     fn shape(&self) -> Result<MatrixShape> {
         if self.reserved != [0; 7] || self.reserved_tail != [0; 8] {
@@ -272,7 +272,7 @@ impl Header {
     }
 }
 
-impl From<MatrixShape> for Header {
+impl From<MatrixShape> for MatrixHeader {
     fn from(shape: MatrixShape) -> Self {
         Self {
             rows: shape.rows.into(),

@@ -23,16 +23,16 @@ use crate::error::Result;
     Unaligned,
 )]
 #[repr(C)]
-pub(super) struct Header {
+pub(super) struct TextBatchHeader {
     pub(super) count: U32,
     pub(super) text_bytes: U32,
 }
 
-pub(super) const HEADER_LEN: usize = size_of::<Header>();
+pub(super) const HEADER_LEN: usize = size_of::<TextBatchHeader>();
 pub(super) const OFFSET_LEN: usize = size_of::<U32>();
 const _: () = assert!(HEADER_LEN == 8 && OFFSET_LEN == 4);
 
-impl Header {
+impl TextBatchHeader {
     /// Returns the length of the whole encoding in bytes, which cannot overflow: 4 × 2^32 + 2^32 + 8.
     pub(super) fn encoded_len(self) -> usize {
         HEADER_LEN + OFFSET_LEN * widen(self.count.get()) + widen(self.text_bytes.get())
@@ -79,7 +79,7 @@ impl Header {
 /// ends where its text area ends.
 pub struct TextBatch<'a, S> {
     texts: &'a [S],
-    header: Header,
+    header: TextBatchHeader,
 }
 
 impl<'a, S: AsRef<str>> TextBatch<'a, S> {
@@ -117,7 +117,7 @@ impl TextBatch<'_, &str> {
     ///
     /// As [`TextBatch::new`].
     pub fn encoded_len_for(count: usize, text_bytes: usize) -> Result<usize> {
-        header_for(count, text_bytes).map(Header::encoded_len)
+        header_for(count, text_bytes).map(TextBatchHeader::encoded_len)
     }
 }
 
@@ -163,15 +163,16 @@ impl<S> fmt::Debug for TextBatch<'_, S> {
 #[derive(Clone, Copy)]
 pub struct TextBatchSize {
     limit: usize,
-    header: Header,
+    header: TextBatchHeader,
 }
 
 impl TextBatchSize {
     /// Starts with an empty batch, whose encoding may be up to `limit` bytes long. A limit is
-    /// [`Config::max_request`](crate::Config::max_request), for batches of one frame each.
+    /// [`Config::max_request_frame`](crate::Config::max_request_frame), for batches of one frame
+    /// each.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { limit, header: Header::default() }
+        Self { limit, header: TextBatchHeader::default() }
     }
 
     /// Counts a text, unless the batch would then be over the limit, or could not be encoded.
@@ -216,7 +217,7 @@ impl TextBatchSize {
 
     /// Starts again with an empty batch and the same limit.
     pub fn clear(&mut self) {
-        self.header = Header::default();
+        self.header = TextBatchHeader::default();
     }
 }
 
@@ -230,9 +231,11 @@ impl fmt::Debug for TextBatchSize {
     }
 }
 
-fn header_for(count: usize, text_bytes: usize) -> Result<Header> {
+fn header_for(count: usize, text_bytes: usize) -> Result<TextBatchHeader> {
     match (u32::try_from(count), u32::try_from(text_bytes)) {
-        (Ok(count), Ok(bytes)) => Ok(Header { count: count.into(), text_bytes: bytes.into() }),
+        (Ok(count), Ok(bytes)) => {
+            Ok(TextBatchHeader { count: count.into(), text_bytes: bytes.into() })
+        }
         _ => Err(invalid(format!(
             "a batch of {count} texts of {text_bytes} bytes in sum cannot be encoded: \
              both numbers are limited to {}; send several batches",
@@ -243,7 +246,7 @@ fn header_for(count: usize, text_bytes: usize) -> Result<Header> {
 
 /// Writes the encoding of the texts that `header` was made for.
 pub(super) fn encode<'t>(
-    header: Header,
+    header: TextBatchHeader,
     texts: impl Iterator<Item = &'t str>,
     out: &mut [u8],
 ) -> Result<()> {

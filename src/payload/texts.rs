@@ -8,7 +8,7 @@ use std::slice;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
-use super::text_batch::{HEADER_LEN, Header, OFFSET_LEN, encode};
+use super::text_batch::{HEADER_LEN, OFFSET_LEN, TextBatchHeader, encode};
 use super::{Payload, Source, invalid, widen};
 use crate::error::Result;
 
@@ -37,7 +37,7 @@ use crate::error::Result;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Texts {
     /// Of the other two, to be sent from here.
-    header: Header,
+    header: TextBatchHeader,
     // Checked on every decode: ends never decrease, the last is `text.len()`,
     // and each is a char boundary of `text`.
     ends: Vec<U32>,
@@ -147,7 +147,7 @@ impl Texts {
 
     /// Forgets the texts and keeps the buffers.
     pub fn clear(&mut self) {
-        self.header = Header::default();
+        self.header = TextBatchHeader::default();
         self.ends.clear();
         self.text.clear();
     }

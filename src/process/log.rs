@@ -33,11 +33,11 @@ const MOST: u32 = 10_000;
 #[derive(Debug)]
 pub(crate) struct Log {
     path: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<LogState>,
 }
 
 #[derive(Debug)]
-enum State {
+enum LogState {
     Open(Part),
     /// The worker has ended. The tail, if it could be read.
     Ended(Option<String>),
@@ -106,7 +106,7 @@ impl Log {
         set_blocking_append(file.as_fd()).map_err(failed)?;
         // Read when it is locked: the line about its last worker's end may have come just now.
         let start = file.metadata().map_err(failed)?.len();
-        Ok(Some(Self { path, state: Mutex::new(State::Open(Part { file, start })) }))
+        Ok(Some(Self { path, state: Mutex::new(LogState::Open(Part { file, start })) }))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -116,7 +116,7 @@ impl Log {
     /// The file for the worker's standard output and error; `None` once the worker has ended.
     pub(crate) fn fd(&mut self) -> Option<BorrowedFd<'_>> {
         match self.state.get_mut() {
-            Ok(State::Open(part)) => Some(part.file.as_fd()),
+            Ok(LogState::Open(part)) => Some(part.file.as_fd()),
             _ => None,
         }
     }
@@ -125,8 +125,8 @@ impl Log {
     /// lossily decoded; `None` if they cannot be read.
     pub(crate) fn tail(&self) -> Option<String> {
         match &mut *lock(&self.state) {
-            State::Open(part) => part.tail(),
-            State::Ended(tail) => tail.clone(),
+            LogState::Open(part) => part.tail(),
+            LogState::Ended(tail) => tail.clone(),
         }
     }
 
@@ -134,9 +134,9 @@ impl Log {
     /// Best effort: a full disk may be what has ended the worker.
     pub(crate) fn append_reason(&self, cause: &ExitCause) {
         let mut state = lock(&self.state);
-        if let State::Open(part) = &mut *state {
+        if let LogState::Open(part) = &mut *state {
             part.append_line(&format!("{REASON}{cause}"));
-            *state = State::Ended(part.tail());
+            *state = LogState::Ended(part.tail());
         }
     }
 }

@@ -42,7 +42,7 @@ struct Head {
 
 const _: () = assert!(size_of::<Head>() == 24 && std::mem::offset_of!(Head, list) == 0);
 
-struct Registration {
+struct RobustRegistration {
     head: Head,
     node: Node,
     word: Box<dyn Deref<Target = AtomicU32>>,
@@ -61,7 +61,7 @@ thread_local! {
 /// may read it until the thread has ended.
 #[must_use = "its thread owns the word until it is released"]
 pub(crate) struct RobustFutex {
-    registration: NonNull<Registration>,
+    registration: NonNull<RobustRegistration>,
     _of_one_thread: PhantomData<*mut ()>,
 }
 
@@ -85,7 +85,7 @@ impl RobustFutex {
         let unsupported =
             |e| Error::with_source(ErrorKind::Unsupported, "cannot register a robust word", e);
         let previous = robust_list().map_err(unsupported)?;
-        let registration = Box::new(Registration {
+        let registration = Box::new(RobustRegistration {
             head: Head {
                 list: Node { next: AtomicPtr::default() },
                 futex_offset: AtomicIsize::new(0),
@@ -118,7 +118,7 @@ impl RobustFutex {
         // After the registration: if the thread ends in between, the word stays unowned. In the
         // other order it would stay owned for ever. The kernel wakes waiters only if
         // FUTEX_WAITERS is set, and the waiters map the word read-only, so it is always set.
-        // Release pairs with the Acquire load in `watch::Slot::look`.
+        // Release pairs with the Acquire load in `watch::WatchedWord::look`.
         word.store(thread_id() | libc::FUTEX_WAITERS, Ordering::Release);
         Ok(Self { registration, _of_one_thread: PhantomData })
     }
@@ -131,7 +131,7 @@ impl RobustFutex {
         // The word first: the kernel marks a word that is still listed only if it holds the id
         // of the ending thread. `list_op_pending` is not needed, as no other thread takes this
         // word between the two steps. Release pairs with the Acquire load in
-        // `watch::Slot::look`.
+        // `watch::WatchedWord::look`.
         word.store(0, Ordering::Release);
         wake_one(word, Scope::Shared);
         let list = ptr::from_ref(&this.head.list).cast_mut();

@@ -33,9 +33,9 @@ const MAX_ZOMBIE_TIME: Duration = Duration::from_secs(5);
 
 /// The means to give a worker to the supervisor.
 #[derive(Clone)]
-pub(super) struct Supervisor(Arc<Inbox>);
+pub(super) struct Supervisor(Arc<SupervisorInbox>);
 
-struct Inbox {
+struct SupervisorInbox {
     new_workers: Mutex<Vec<Worker>>,
     /// Raised when there is a new worker, or an earlier deadline of one.
     event: Arc<EventCounter>,
@@ -45,7 +45,7 @@ impl Supervisor {
     /// Returns a supervisor, and what its thread has to run.
     pub(super) fn new() -> io::Result<(Self, impl FnOnce() + Send)> {
         let event = Arc::new(EventCounter::new()?);
-        let inbox = Arc::new(Inbox { new_workers: Mutex::default(), event });
+        let inbox = Arc::new(SupervisorInbox { new_workers: Mutex::default(), event });
         let supervision =
             Supervision { inbox: Arc::clone(&inbox), workers: Vec::new(), descendants: Vec::new() };
         Ok((Self(inbox), move || supervision.run()))
@@ -81,7 +81,7 @@ struct Descendant {
 
 /// What the thread has.
 struct Supervision {
-    inbox: Arc<Inbox>,
+    inbox: Arc<SupervisorInbox>,
     workers: Vec<Worker>,
     descendants: Vec<Descendant>,
 }

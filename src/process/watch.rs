@@ -80,7 +80,7 @@ fn watch_if(is_supported: bool, word: SharedWord, on_death: OnDeath) -> Watched 
     }
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
     let seen = word.load(Ordering::Acquire);
-    let mut slot = Some(Slot { id, word, on_death, seen, events: 0 });
+    let mut slot = Some(WatchedWord { id, word, on_death, seen, events: 0 });
     let mut watchers = lock(&WATCHERS);
     for watcher in &*watchers {
         if watcher.add(&mut slot) {
@@ -97,7 +97,7 @@ fn watch_if(is_supported: bool, word: SharedWord, on_death: OnDeath) -> Watched 
 }
 
 /// One word to watch.
-struct Slot {
+struct WatchedWord {
     id: u64,
     word: SharedWord,
     on_death: OnDeath,
@@ -113,7 +113,7 @@ enum Verdict {
     Dead,
 }
 
-impl Slot {
+impl WatchedWord {
     /// Loads the word once.
     fn look(&mut self, was_woken: bool) -> Verdict {
         let value = self.word.load(Ordering::Acquire);
@@ -137,12 +137,12 @@ type Wait = (u64, SharedWord, u32);
 struct Watcher {
     /// Changes whenever `slots` does, which ends a wait that began before.
     control: AtomicU32,
-    slots: Mutex<Vec<Slot>>,
+    slots: Mutex<Vec<WatchedWord>>,
 }
 
 impl Watcher {
     /// Takes the slot if there is room, and returns whether there was.
-    fn add(&self, slot: &mut Option<Slot>) -> bool {
+    fn add(&self, slot: &mut Option<WatchedWord>) -> bool {
         let mut slots = lock(&self.slots);
         if slots.len() >= CAPACITY {
             return false;
@@ -202,7 +202,7 @@ impl Watcher {
                 Verdict::Watch => slots.push(slot),
             }
         }
-        let wait = |slot: &Slot| (slot.id, Arc::clone(&slot.word), slot.seen);
+        let wait = |slot: &WatchedWord| (slot.id, Arc::clone(&slot.word), slot.seen);
         let waits = slots.iter().map(wait).collect();
         // Unlocked, as callbacks and the drops of their captures may call into this module.
         drop(slots);

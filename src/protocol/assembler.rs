@@ -1,4 +1,4 @@
-//! Puts a message together that came in pieces: the other half of `chunker`.
+//! Puts a message together that came in pieces: the other half of `splitter`.
 
 use crate::error::{Error, Result};
 use crate::protocol::kind::flags;
@@ -101,7 +101,7 @@ fn over_the_cap(header: Header, max_message: usize) -> Error {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
-    use crate::protocol::chunker::Chunker;
+    use crate::protocol::splitter::Splitter;
 
     const MORE: u16 = flags::MORE;
     const CONTINUED: u16 = flags::CONTINUED;
@@ -125,13 +125,13 @@ mod tests {
         for (len, longest) in [(0, 1), (1, 1), (9, 1), (9, 4), (8, 4), (9, 9)] {
             let message: Vec<u8> = (0..len).collect();
             let first = Header { kind: 40, request: 7, aux: 9, ..Header::default() };
-            let (mut chunker, mut assembler) = (Chunker::new(first), Assembler::default());
+            let (mut splitter, mut assembler) = (Splitter::new(first), Assembler::default());
             let mut whole = None;
-            while let Some(piece) = chunker.next_piece(&message, longest) {
+            while let Some(piece) = splitter.next_piece(&message, longest) {
                 assert!(whole.is_none(), "there is more");
                 let bytes = PeerBytes::of(piece.bytes);
                 whole = assembler.add(piece.header, bytes, 9, Vec::new).unwrap();
-                chunker.piece_sent(piece.bytes.len());
+                splitter.piece_sent(piece.bytes.len());
             }
             let whole = whole.unwrap();
             assert_eq!((whole.bytes, whole.header.aux), (message, 9));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_taken_back_has_no_bytes_and_says_so() {
+    fn a_message_that_is_abandoned_has_no_bytes_and_says_so() {
         let mut assembler = Assembler::default();
         add(&mut assembler, MORE, 3, b"abc").unwrap();
         let back = add(&mut assembler, CONTINUED | flags::ABANDONED, 3, b"").unwrap().unwrap();

@@ -5,9 +5,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Writes fields.
 #[derive(Debug, Default)]
-pub(crate) struct Writer(Vec<u8>);
+pub(crate) struct FieldWriter(Vec<u8>);
 
-impl Writer {
+impl FieldWriter {
     pub(crate) fn u32(&mut self, value: u32) -> &mut Self {
         self.0.extend_from_slice(&value.to_le_bytes());
         self
@@ -36,9 +36,9 @@ impl Writer {
 
 /// Reads fields. Every length is checked against the bytes that are left.
 #[derive(Debug)]
-pub(crate) struct Reader<'a>(&'a [u8]);
+pub(crate) struct FieldReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> FieldReader<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
@@ -99,19 +99,19 @@ mod tests {
 
     #[test]
     fn fields_read_back_and_none_reaches_past_the_end() {
-        let mut writer = Writer::default();
+        let mut writer = FieldWriter::default();
         writer.u32(7).bytes(b"abc").u64(9);
         let bytes = writer.finish();
-        let mut reader = Reader::new(&bytes);
+        let mut reader = FieldReader::new(&bytes);
         assert_eq!(reader.u32().unwrap(), 7);
         assert_eq!(reader.text().unwrap(), "abc");
         assert_eq!(reader.u64().unwrap(), 9);
         assert_eq!(reader.u32().unwrap_err().kind(), ErrorKind::Protocol);
         for cut in 0..bytes.len() {
-            let mut reader = Reader::new(&bytes[..cut]);
+            let mut reader = FieldReader::new(&bytes[..cut]);
             let all = reader.u32().and_then(|_| reader.bytes()).and_then(|_| reader.u64());
             assert!(all.is_err(), "{cut}");
         }
-        assert!(Reader::new(&u32::MAX.to_le_bytes()).bytes().is_err());
+        assert!(FieldReader::new(&u32::MAX.to_le_bytes()).bytes().is_err());
     }
 }

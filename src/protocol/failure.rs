@@ -4,7 +4,7 @@
 //! backtrace, the number of sources, and each source, outermost first.
 
 use crate::error::{Result, WorkerFailure};
-use crate::protocol::codec::{Reader, Writer, cut};
+use crate::protocol::codec::{FieldReader, FieldWriter, cut};
 
 /// The most sources that are sent.
 const MAX_SOURCES: usize = 32;
@@ -33,7 +33,7 @@ pub(crate) fn encode(failure: &WorkerFailure, cap: usize) -> Vec<u8> {
     }
     let backtrace = take(&failure.backtrace, cap);
 
-    let mut writer = Writer::default();
+    let mut writer = FieldWriter::default();
     writer.bytes(type_name.as_bytes()).bytes(message.as_bytes()).bytes(backtrace.as_bytes());
     writer.u32(u32::try_from(sources.len()).unwrap_or(0));
     sources.iter().for_each(|source| {
@@ -45,7 +45,7 @@ pub(crate) fn encode(failure: &WorkerFailure, cap: usize) -> Vec<u8> {
 
 /// Decodes a copy of an error frame's payload, which the peer cannot change.
 pub(crate) fn decode(bytes: &[u8]) -> Result<WorkerFailure> {
-    let mut reader = Reader::new(bytes);
+    let mut reader = FieldReader::new(bytes);
     let mut failure = WorkerFailure {
         type_name: reader.text()?,
         message: reader.text()?,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::config::WaitStrategy;
 use crate::error::{Error, ErrorKind, Result};
-use crate::protocol::codec::{Reader, Writer, cut};
+use crate::protocol::codec::{FieldReader, FieldWriter, cut};
 use crate::protocol::role::{MAX_BLOB, MAX_FDS, RoleConfig, check_fd_name};
 use crate::shm::layout::as_u64;
 
@@ -55,7 +55,7 @@ impl WorkerSetup {
     }
 
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
-        let mut writer = Writer::default();
+        let mut writer = FieldWriter::default();
         writer.u32(MAGIC).u32(VERSION).u32(self.parent);
         let (code, spin) = wait_to_numbers(self.wait);
         writer.u32(code).u64(spin);
@@ -91,14 +91,14 @@ impl WorkerSetup {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = FieldReader::new(bytes);
         check_version(&mut reader)?;
         let parent = reader.u32()?;
         let wait = wait_from_numbers(reader.u32()?, reader.u64()?);
         let allow_core_dumps = reader.u32()? != 0;
         let (has_nice, nice) = (reader.u32()? != 0, reader.u32()?.cast_signed());
         let memory = reader.u64()?;
-        let cpus = reader.list(Reader::u32)?;
+        let cpus = reader.list(FieldReader::u32)?;
         let limits = Limits {
             allow_core_dumps,
             nice: has_nice.then_some(nice),
@@ -140,7 +140,7 @@ pub(crate) enum AttachReply {
 
 impl AttachReply {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
+        let mut writer = FieldWriter::default();
         writer.u32(MAGIC).u32(VERSION);
         match self {
             Self::Attached(pid) => writer.u32(0).u32(*pid),
@@ -151,7 +151,7 @@ impl AttachReply {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = FieldReader::new(bytes);
         check_version(&mut reader)?;
         match reader.u32()? {
             0 => reader.u32().map(Self::Attached),
@@ -183,7 +183,7 @@ fn garbage(message: String) -> Error {
     Error::new(ErrorKind::Protocol, message)
 }
 
-fn check_version(reader: &mut Reader<'_>) -> Result<()> {
+fn check_version(reader: &mut FieldReader<'_>) -> Result<()> {
     let (magic, version) = (reader.u32()?, reader.u32()?);
     if magic != MAGIC {
         let message = format!("handshake starts with {magic:#010x}, expected {MAGIC:#010x}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::error::{Mark, RequestStage, Result, Stage};
 use crate::id::RequestId;
-use crate::protocol::codec::{Reader, Writer, cut};
+use crate::protocol::codec::{FieldReader, FieldWriter, cut};
 use crate::shm::layout::{as_u32, as_usize};
 use crate::shm::status::Status;
 use crate::sys::clock;
@@ -216,7 +216,7 @@ const ERROR_ROOM: usize = 64;
 
 /// A pong's payload, of at most `most` bytes, for which the requests and the error are cut.
 pub(crate) fn encode(report: &Snapshot, last_error: &str, most: usize) -> Vec<u8> {
-    let mut writer = Writer::default();
+    let mut writer = FieldWriter::default();
     let Snapshot { status, taken, begun, awaiting_credit, oldest } = report;
     writer.u32(status.state);
     for number in status.numbers() {
@@ -241,7 +241,7 @@ pub(crate) fn encode(report: &Snapshot, last_error: &str, most: usize) -> Vec<u8
 
 /// Decodes a copy of a pong's payload, which the peer cannot change.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Health> {
-    let mut reader = Reader::new(bytes);
+    let mut reader = FieldReader::new(bytes);
     let status = Status::new(reader.u32()?, |_| reader.u64())?;
     let mut count = || reader.u32().map(|count| as_usize(u64::from(count)));
     let (taken, begun, awaiting_credit, listed) = (count()?, count()?, count()?, count()?);

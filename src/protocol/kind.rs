@@ -150,7 +150,7 @@ pub(crate) mod flags {
     pub(crate) const MORE: u16 = 2;
     /// The frame is a further piece of a message that an earlier frame began.
     pub(crate) const CONTINUED: u16 = 4;
-    /// The request is taken back while its message is being sent.
+    /// The request is abandoned: it was dropped while its message was being sent.
     pub(crate) const ABANDONED: u16 = 8;
 
     pub(crate) const REQUEST: u16 = STREAM | MORE | CONTINUED | ABANDONED;

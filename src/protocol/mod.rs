@@ -6,13 +6,13 @@
 pub(crate) mod assembler;
 pub(crate) mod blob;
 pub(crate) mod buffer_pool;
-pub(crate) mod chunker;
 pub(crate) mod codec;
 pub(crate) mod failure;
 pub(crate) mod handshake;
 pub(crate) mod health;
 pub(crate) mod kind;
 pub(crate) mod role;
+pub(crate) mod splitter;
 
 pub use health::{Health, RequestHealth, WorkerState};
 pub use kind::Kind;

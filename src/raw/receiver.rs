@@ -176,8 +176,8 @@ impl RawReceiver {
         let is_answer = std::mem::replace(sent_before, sent) != sent;
         // A caller that does not want to wait must not be held up by the pacing.
         let is_seen = !timeout.is_zero() && {
-            consumer.fall_behind(is_answer, has_rung);
-            consumer.glance(has_rung)
+            consumer.pace(is_answer, has_rung);
+            consumer.spin_briefly(has_rung)
         };
         if !is_seen {
             consumer.end_run();
@@ -219,8 +219,8 @@ impl RawReceiver {
     /// Tells the peer of every slot that is free. That happens by itself at every eighth of
     /// the ring, when the ring is found empty and before this half sleeps. Needed only before
     /// the caller turns to something long.
-    pub fn publish(&mut self) {
-        self.consumer.publish();
+    pub fn publish_released(&mut self) {
+        self.consumer.publish_released();
     }
 
     /// Enters the pages of the ring into this process's page table, as

@@ -20,7 +20,7 @@ use crate::sys::fork;
 use crate::sys::wake_fd::{Drained, WakeFd};
 
 /// How long a consumer that rearms waits for a producer that has committed but not notified.
-const CHECK_PATIENCE: Duration = Duration::from_micros(200);
+const NOTIFY_PATIENCE: Duration = Duration::from_micros(200);
 
 /// The end of a ring that takes frames out.
 #[derive(Debug)]
@@ -92,8 +92,8 @@ impl Consumer {
     /// Tells the producer of every slot that is free. Done at every eighth of the
     /// ring, when the ring is found empty and before this end sleeps; needed by hand
     /// only before the caller turns to something long.
-    pub(crate) fn publish(&mut self) {
-        self.reader.publish();
+    pub(crate) fn publish_released(&mut self) {
+        self.reader.publish_released();
     }
 
     // Frames, without waiting.
@@ -198,7 +198,7 @@ impl Consumer {
         has_rung: bool,
         stop: impl FnMut() -> Result<()>,
     ) -> Result<Option<Frame<'_>>> {
-        if !self.glance(has_rung) && !self.wait_until(alarm, deadline, has_rung, stop)? {
+        if !self.spin_briefly(has_rung) && !self.wait_until(alarm, deadline, has_rung, stop)? {
             return Ok(None);
         }
         self.poll()
@@ -218,7 +218,7 @@ impl Consumer {
         }
         self.forget_descriptor();
         // The producer must not wait for slots that are free while this end sleeps.
-        self.publish();
+        self.publish_released();
         let found = self.sleeper.wait_until(alarm, deadline, has_rung, |step| match step {
             Step::Announce => {
                 self.announce();
@@ -232,8 +232,8 @@ impl Consumer {
     /// As [`Consumer::has_next`], but looks for about a microsecond where that can help.
     /// A busy peer answers within that: then no clock is read and no head is published.
     #[inline]
-    pub(crate) fn glance(&self, has_rung: bool) -> bool {
-        self.has_next() || self.sleeper.glance(has_rung, || self.has_next())
+    pub(crate) fn spin_briefly(&self, has_rung: bool) -> bool {
+        self.has_next() || self.sleeper.spin_briefly(has_rung, || self.has_next())
     }
 
     /// Says that this end is about to sleep for the next frame; a SeqCst fence and
@@ -249,14 +249,14 @@ impl Consumer {
     /// that sends short frames fast. `is_answer` says that the producer may have waited for this
     /// side.
     #[inline]
-    pub(crate) fn fall_behind(&mut self, is_answer: bool, has_rung: bool) {
+    pub(crate) fn pace(&mut self, is_answer: bool, has_rung: bool) {
         let next = self.reader.next();
         if is_answer {
             self.pacing.begin(next, 0);
         } else if self.reader.last_span() <= SHORT && !self.has_next() {
             let lag = self.pacing.caught_up(next, now_ns);
             if lag != 0 {
-                self.sleeper.lag(lag, has_rung);
+                self.sleeper.look_away(lag, has_rung);
             }
         }
     }
@@ -282,14 +282,14 @@ impl Consumer {
         fork::check()?;
         if self.is_armed && self.has_next() {
             // The producer may have committed it and not notified yet, maybe for a while.
-            if !self.is_rung_behind(self.reader.next()) {
+            if !self.has_notified_at(self.reader.next()) {
                 wake_fd.wake_self();
             }
             return Ok(Rearmed { is_readable: true, has_drained: false });
         }
-        self.publish();
+        self.publish_released();
         if is_exact {
-            self.await_check();
+            self.await_notified();
         }
         let drained = wake_fd.drain();
         if drained == Drained::Broken {
@@ -331,14 +331,14 @@ impl Consumer {
 
     /// Whether the producer has checked the sleep word for all frames that were taken: then
     /// no more writes to the descriptor come for them.
-    pub(crate) fn is_rung_for(&self) -> bool {
+    pub(crate) fn has_notified_taken(&self) -> bool {
         // Acquire: pairs with the Release store in `SlotWriter::notify`.
         let checked = self.peer_checked.load(Ordering::Acquire);
         checked.wrapping_sub(self.reader.next()).cast_signed() >= 0
     }
 
     /// Whether the producer has checked the sleep word for the frame at this position.
-    fn is_rung_behind(&self, position: u64) -> bool {
+    fn has_notified_at(&self, position: u64) -> bool {
         // Acquire: pairs with the Release store in `SlotWriter::notify`.
         let checked = self.peer_checked.load(Ordering::Acquire);
         checked.wrapping_sub(position).cast_signed() > 0
@@ -347,10 +347,10 @@ impl Consumer {
     /// Waits until the producer has checked for all frames that were taken. An honest one has
     /// after some nanoseconds, unless the kernel has taken its processor away; it may need this
     /// one. After that, one wake-up may turn out to be for nothing.
-    fn await_check(&self) {
-        let patience = Deadline::after(CHECK_PATIENCE);
+    fn await_notified(&self) {
+        let patience = Deadline::after(NOTIFY_PATIENCE);
         let mut looks = 0_u32;
-        while !self.is_rung_for() && !patience.has_passed() {
+        while !self.has_notified_taken() && !patience.has_passed() {
             looks += 1;
             match looks.is_multiple_of(64) {
                 true => crate::sync::yield_now(),

@@ -281,13 +281,13 @@ impl Sleeper {
 
     /// Looks a few times without a reading of the clock, where spinning can help.
     #[inline]
-    pub(crate) fn glance(&self, has_rung: bool, look: impl FnMut() -> bool) -> bool {
-        self.spinner.glance(has_rung, look)
+    pub(crate) fn spin_briefly(&self, has_rung: bool, look: impl FnMut() -> bool) -> bool {
+        self.spinner.spin_briefly(has_rung, look)
     }
 
     /// Passes so many nanoseconds without a look, where spinning can help.
-    pub(crate) fn lag(&self, nanos: u64, has_rung: bool) {
-        self.spinner.lag(nanos, has_rung);
+    pub(crate) fn look_away(&self, nanos: u64, has_rung: bool) {
+        self.spinner.look_away(nanos, has_rung);
     }
 
     /// Whether the peer was last seen on another processor than this thread's: only then
@@ -298,7 +298,7 @@ impl Sleeper {
 
     #[cold]
     fn sleep(&self, bell: u32, alarm: &AtomicU32, alarm_value: u32, deadline: Deadline) -> Slept {
-        self.spinner.say_cpu();
+        self.spinner.report_cpu();
         self.parks.fetch_add(1, Ordering::Relaxed);
         let slept_at = now_ns();
         // An idle wait has no backstop and costs nothing.
@@ -314,7 +314,7 @@ impl Sleeper {
                 Slept::Ended
             }
         };
-        self.spinner.say_cpu();
+        self.spinner.report_cpu();
         self.spinner.learn(now_ns().wrapping_sub(slept_at));
         slept
     }

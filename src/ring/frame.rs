@@ -66,8 +66,8 @@ impl Frame<'_> {
 
     /// Tells the peer of every free slot before this frame. Useful before something long is
     /// done with the frame.
-    pub fn publish_earlier(&mut self) {
-        self.reader.publish();
+    pub fn publish_released(&mut self) {
+        self.reader.publish_released();
     }
 
     /// Keeps the frame while others are received. Takes a lock that is held for a few

@@ -14,7 +14,7 @@ use std::time::Duration;
 use loom::thread;
 
 use super::doorbell::Alarm;
-use super::testing::{Rig, claim_batch, rig, rig_with_wake_fds};
+use super::testing::{RingRig, claim_batch, rig, rig_with_wake_fds};
 use super::{Consumer, Header, Lease, Producer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::layout::as_u64;
@@ -116,7 +116,7 @@ fn lease(consumer: &mut Consumer, request: u64, len: usize) -> Lease {
 #[test]
 fn a_frame_that_is_seen_is_complete_and_the_next_is_not_there_yet() {
     model(|| {
-        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
         let sender = thread::spawn(move || {
             for request in 1..=2 {
                 assert!(producer.try_claim(0).unwrap().is_some());
@@ -133,7 +133,7 @@ fn a_frame_that_is_seen_is_complete_and_the_next_is_not_there_yet() {
 #[test]
 fn a_batch_is_seen_whole_or_not_at_all() {
     model(|| {
-        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
+        let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
         let sender = thread::spawn(move || {
             let mut batch = claim_batch(&mut producer, 20, 3).unwrap().unwrap();
             assert_eq!(batch.len(), 3);
@@ -155,7 +155,7 @@ fn a_batch_is_seen_whole_or_not_at_all() {
 #[test]
 fn a_slot_that_is_used_again_shows_nothing_of_the_last_round() {
     model(|| {
-        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
+        let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
         // Two rounds leave a commit word in every slot. That of the last round counts as nothing.
         // The second slot of the longest frame has none, and has to be cleared.
         for (request, len) in [(1, 0), (2, 0), (3, 0), (4, 0), (5, LONGEST), (6, 0), (7, 0)] {
@@ -176,7 +176,7 @@ fn a_slot_that_is_used_again_shows_nothing_of_the_last_round() {
 #[test]
 fn a_frame_behind_padding_is_complete_when_the_padding_is_seen() {
     model(|| {
-        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, u64::MAX - 63);
+        let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, u64::MAX - 63);
         let sender = thread::spawn(move || {
             send_lazily(&mut producer, 1, LONGEST);
         });
@@ -189,7 +189,7 @@ fn a_frame_behind_padding_is_complete_when_the_padding_is_seen() {
 #[test]
 fn padding_is_released_for_a_producer_that_waits() {
     model(|| {
-        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, u64::MAX - 63);
+        let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, u64::MAX - 63);
         let sender = thread::spawn(move || {
             send(&mut producer, 1, LONGEST);
             send(&mut producer, 2, 0);
@@ -203,7 +203,7 @@ fn padding_is_released_for_a_producer_that_waits() {
 #[test]
 fn a_full_ring_holds_the_producer_until_slots_are_released() {
     model(|| {
-        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
+        let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
         for request in 1..=3 {
             send(&mut producer, request, 20);
         }
@@ -222,7 +222,7 @@ fn a_full_ring_holds_the_producer_until_slots_are_released() {
 fn slots_that_are_released_together_are_not_filled_while_they_are_read() {
     model(|| {
         // An eighth of this ring is two slots: one store of the head for both.
-        let Rig { mut producer, mut consumer, .. } = rig(4 * CAPACITY, LONGEST, ORIGIN);
+        let RingRig { mut producer, mut consumer, .. } = rig(4 * CAPACITY, LONGEST, ORIGIN);
         for request in 1..=15 {
             send(&mut producer, request, 20);
         }
@@ -247,7 +247,7 @@ fn a_long_frame_waits_for_all_the_room_that_it_and_its_padding_need() {
     model(|| {
         // The third frame needs seven slots of padding, eight slots and the next header, which is
         // all of the ring. Without the padding it would fit at once, over the first frame's slot.
-        let Rig { mut producer, mut consumer, .. } = rig(4 * CAPACITY, 480, 448);
+        let RingRig { mut producer, mut consumer, .. } = rig(4 * CAPACITY, 480, 448);
         send(&mut producer, 1, 20);
         send(&mut producer, 2, 20);
         let sender = thread::spawn(move || send(&mut producer, 3, 480));
@@ -263,7 +263,7 @@ fn slots_below_an_eighth_of_the_ring_are_given_back_before_a_sleep() {
     model(|| {
         // An eighth of this ring is two slots, and one slot is released. The second frame needs
         // seven slots of padding, eight slots and the next header, which is all of the ring.
-        let Rig { mut producer, mut consumer, .. } = rig(4 * CAPACITY, 480, 512);
+        let RingRig { mut producer, mut consumer, .. } = rig(4 * CAPACITY, 480, 512);
         send(&mut producer, 1, 0);
         receive(&mut consumer, 1, 0);
         let sender = thread::spawn(move || send(&mut producer, 2, 480));

@@ -286,7 +286,7 @@ impl Producer {
         if let Some(poison) = &self.poisoned {
             return Err(poison.clone());
         }
-        // Acquire: pairs with the Release store in `Reclaim::publish`.
+        // Acquire: pairs with the Release store in `Reclaim::publish_released`.
         let head = self.peer_head.load(Ordering::Acquire);
         let published = self.writer.published();
         let released = head.wrapping_sub(self.head);
@@ -344,7 +344,7 @@ impl Drop for Producer {
 
 #[cold]
 fn too_large(len: usize, cap: usize) -> Error {
-    Error::too_large(len, cap, "raise the ring's max_frame (max_request, max_reply)")
+    Error::too_large(len, cap, "raise the ring's max_frame (max_request_frame, max_reply_frame)")
 }
 
 const _: () = assert!(FRAME_HEADER <= 64);

@@ -125,7 +125,7 @@ impl Reclaim {
     }
 
     /// Tells the producer how far slots are released, and wakes it if it waits for that.
-    pub(super) fn publish(&self, cursor: &mut Cursor) {
+    pub(super) fn publish_released(&self, cursor: &mut Cursor) {
         let Cursor { released, published } = *cursor;
         if released == published {
             return;
@@ -140,10 +140,10 @@ impl Reclaim {
         cursor.published = released;
     }
 
-    /// Does what [`Reclaim::publish`] does, while leases are out.
-    pub(super) fn publish_all(&self) {
+    /// Does what [`Reclaim::publish_released`] does, while leases are out.
+    pub(super) fn publish_from_queue(&self) {
         if let Some(mut queue) = self.queue() {
-            self.publish(&mut queue.cursor);
+            self.publish_released(&mut queue.cursor);
         }
     }
 
@@ -183,7 +183,7 @@ impl Reclaim {
         queue.advance();
         // At once, and not at the next eighth of the ring: the consumer may sleep for frames
         // that the producer has no room for.
-        self.publish(&mut queue.cursor);
+        self.publish_released(&mut queue.cursor);
         self.leased.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -204,7 +204,7 @@ impl Reclaim {
         queue.advance();
         let Cursor { released, published } = queue.cursor;
         if released.wrapping_sub(published) >= batch {
-            self.publish(&mut queue.cursor);
+            self.publish_released(&mut queue.cursor);
         }
         queue.held.is_empty().then_some(queue.cursor)
     }

@@ -152,7 +152,7 @@ impl SlotReader {
                 Commit::Frame => return Ok(true),
                 // An honest writer publishes the frame behind a padding before the padding.
                 Commit::Nothing if !is_padded => {
-                    self.publish();
+                    self.publish_released();
                     return Ok(false);
                 }
                 Commit::Padding if self.can_be_padding() => {
@@ -243,7 +243,7 @@ impl SlotReader {
             Some(cursor) => {
                 cursor.released = end;
                 if end.wrapping_sub(cursor.published) >= self.batch {
-                    self.reclaim.publish(cursor);
+                    self.reclaim.publish_released(cursor);
                 }
             }
             None => self.release_behind_leases(end, request),
@@ -262,10 +262,10 @@ impl SlotReader {
     }
 
     /// Tells the producer of every slot that is free.
-    pub(super) fn publish(&mut self) {
+    pub(super) fn publish_released(&mut self) {
         match &mut self.cursor {
-            Some(cursor) => self.reclaim.publish(cursor),
-            None => self.reclaim.publish_all(),
+            Some(cursor) => self.reclaim.publish_released(cursor),
+            None => self.reclaim.publish_from_queue(),
         }
     }
 

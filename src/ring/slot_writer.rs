@@ -81,7 +81,7 @@ pub(super) struct SlotWriter {
     padding: u64,
     len: usize,
     /// The sleep word has been checked for all frames before this position.
-    announced: u64,
+    notified: u64,
     wakes: u64,
     /// Slots that are filled without the writer.
     open: OpenSlots,
@@ -102,7 +102,7 @@ impl SlotWriter {
             start: layout.origin,
             padding: 0,
             len: 0,
-            announced: layout.origin,
+            notified: layout.origin,
             wakes: 0,
             open: OpenSlots::default(),
         })
@@ -277,12 +277,12 @@ impl SlotWriter {
     fn notify_up_to(&mut self, end: u64) -> bool {
         fence(Ordering::SeqCst); // B, pairs with A in the consumer's wait
         let awaited = self.peer_sleep_at.load(Ordering::Relaxed);
-        let is_awaited = self.bell.ring_if_awaited(awaited, self.announced, end);
+        let is_awaited = self.bell.ring_if_awaited(awaited, self.notified, end);
         if is_awaited {
             self.wakes += 1;
         }
-        self.announced = end;
-        // Release: pairs with the Acquire load in `Consumer::is_rung_for`.
+        self.notified = end;
+        // Release: pairs with the Acquire load in `Consumer::has_notified_taken`.
         self.checked.store(end, Ordering::Release);
         is_awaited
     }
@@ -291,7 +291,7 @@ impl SlotWriter {
     /// it is done when they are published.
     #[inline]
     pub(super) fn flush(&mut self) {
-        if self.announced != self.tail && self.open.is_empty() {
+        if self.notified != self.tail && self.open.is_empty() {
             self.notify();
         }
     }
@@ -299,7 +299,7 @@ impl SlotWriter {
     /// Notifies once in [`LAZY`] bytes.
     #[inline]
     pub(super) fn notify_now_and_then(&mut self) {
-        if self.tail.wrapping_sub(self.announced) >= LAZY {
+        if self.tail.wrapping_sub(self.notified) >= LAZY {
             self.notify_late();
         }
     }

@@ -22,7 +22,7 @@ const RING: usize = 64;
 
 /// A ring, and everything that either side could write if it were hostile.
 #[derive(Debug)]
-pub(crate) struct Rig {
+pub(crate) struct RingRig {
     pub(crate) producer: Producer,
     pub(crate) consumer: Consumer,
     pub(crate) forge: Forge,
@@ -40,12 +40,12 @@ pub(crate) struct Forge {
 }
 
 /// A ring over two regions of their own, each mapped twice.
-pub(crate) fn rig(capacity: usize, max_frame: usize, origin: u64) -> Rig {
+pub(crate) fn rig(capacity: usize, max_frame: usize, origin: u64) -> RingRig {
     rig_with_bells(capacity, max_frame, origin, 0)
 }
 
 /// As [`rig`], with bells that have rung so many times before.
-pub(crate) fn rig_with_bells(capacity: usize, max_frame: usize, origin: u64, rung: u32) -> Rig {
+pub(crate) fn rig_with_bells(capacity: usize, max_frame: usize, origin: u64, rung: u32) -> RingRig {
     rig_with_wake_fds(capacity, max_frame, origin, rung, [None, None])
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn rig_with_wake_fds(
     origin: u64,
     rung: u32,
     [producer_fd, consumer_fd]: [Option<Arc<WakeFd>>; 2],
-) -> Rig {
+) -> RingRig {
     let (down, down_seen) = region(RING + capacity);
     let (up, up_seen) = region(RING);
     let layout = RingLayout::of(RingConfig { capacity, max_frame }, as_u64(RING), origin);
@@ -76,7 +76,7 @@ pub(crate) fn rig_with_wake_fds(
         sleep_at: up.u64_at(WORDS.sleep_at).unwrap(),
         consumer_bell: bell(&up),
     };
-    Rig { producer, consumer, forge }
+    RingRig { producer, consumer, forge }
 }
 
 /// Counts the peer's rings.

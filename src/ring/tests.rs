@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
-use super::testing::{Rig, alarm, claim_batch, pattern, receive, rig, rig_with_bells, send};
+use super::testing::{RingRig, alarm, claim_batch, pattern, receive, rig, rig_with_bells, send};
 use super::{Consumer, Header, Producer};
 use crate::error::ErrorKind;
 use crate::shm::layout::{as_u64, as_usize};
@@ -22,7 +22,7 @@ const MAX_FRAME: usize = CAPACITY / 2 - 32;
 /// Starts from which a ring of 4 KiB soon passes a wrap, or none.
 const ORIGINS: [u64; 5] = [0, (1 << 32) - 2048, (1 << 32) - 64, u64::MAX - 2047, u64::MAX - 63];
 
-fn rings() -> impl Iterator<Item = Rig> {
+fn rings() -> impl Iterator<Item = RingRig> {
     ORIGINS.into_iter().map(|origin| rig(CAPACITY, MAX_FRAME, origin))
 }
 
@@ -56,7 +56,7 @@ fn frames_of_every_length_pass_through_a_small_ring() {
 
 #[test]
 fn a_batch_is_as_long_as_the_room_in_a_row_and_dropped_publishes_nothing() {
-    for Rig { mut producer, mut consumer, .. } in rings() {
+    for RingRig { mut producer, mut consumer, .. } in rings() {
         let claimed = |batch: Option<super::Batch<'_>>| batch.map(|batch| batch.len());
         assert_eq!(claimed(claim_batch(&mut producer, 100, 0).unwrap()), Some(0));
         assert!(claim_batch(&mut producer, MAX_FRAME + 1, 2).unwrap_err().is_too_large());
@@ -93,7 +93,7 @@ fn a_batch_is_as_long_as_the_room_in_a_row_and_dropped_publishes_nothing() {
 
 #[test]
 fn a_batch_that_is_cut_off_while_it_is_published_shows_nothing() {
-    for Rig { mut producer, mut consumer, .. } in rings() {
+    for RingRig { mut producer, mut consumer, .. } in rings() {
         for round in 0..100 {
             let batch = claim_batch(&mut producer, 20, 3).unwrap().unwrap();
             // The header of the first is made last: all others are committed by then.
@@ -178,7 +178,7 @@ fn a_truncated_frame_has_the_shorter_length_wherever_it_lies() {
             claim.commit(Header { request: round, ..Header::default() });
             let (request, got) = receive(&mut ring.consumer).unwrap().unwrap();
             assert_eq!((request, &got[..]), (round, &sent[..kept]));
-            ring.consumer.publish(); // the longest frame may need all of the ring
+            ring.consumer.publish_released(); // the longest frame may need all of the ring
         }
     }
 }
@@ -191,7 +191,7 @@ fn a_full_ring_refuses_until_slots_are_released() {
         assert!(ring.producer.try_claim(0).unwrap().is_none());
         drop(ring.consumer.poll().unwrap().unwrap());
         assert!(ring.producer.try_claim(0).unwrap().is_none(), "not yet told of it");
-        ring.consumer.publish();
+        ring.consumer.publish_released();
         assert!(send(&mut ring.producer, 0, b"").unwrap());
         assert!(ring.producer.try_claim(0).unwrap().is_none());
         assert_eq!(drain(&mut ring.consumer), count);
@@ -257,7 +257,7 @@ fn the_stop_condition_ends_a_wait_when_the_alarm_is_raised() {
         if side == 1 {
             drain(&mut ring.consumer);
         }
-        let Rig { producer, consumer, .. } = &mut ring;
+        let RingRig { producer, consumer, .. } = &mut ring;
         std::thread::scope(|scope| {
             let wait = scope.spawn(|| match side {
                 0 => producer.claim_until(200, &alarm, Deadline::NEVER, stop).err(),
@@ -329,7 +329,7 @@ fn only_a_frame_that_is_slept_for_rings_and_only_once() {
 
 #[test]
 fn frames_behind_an_open_slot_do_not_ring_for_a_reader_that_waits_for_it() {
-    let Rig { mut producer, consumer, .. } = rig(CAPACITY, MAX_FRAME, 0);
+    let RingRig { mut producer, consumer, .. } = rig(CAPACITY, MAX_FRAME, 0);
     let first = producer.try_open(0).unwrap().unwrap();
     let behind = [(); 3].map(|()| producer.try_open(0).unwrap().unwrap());
     consumer.announce();
@@ -342,13 +342,13 @@ fn frames_behind_an_open_slot_do_not_ring_for_a_reader_that_waits_for_it() {
 #[test]
 fn a_producer_is_rung_for_room_when_its_head_is_passed_and_only_once() {
     for mut ring in rings() {
-        let rung = |ring: &Rig| ring.forge.consumer_bell.load(Ordering::Relaxed);
+        let rung = |ring: &RingRig| ring.forge.consumer_bell.load(Ordering::Relaxed);
         fill(&mut ring.producer, 0);
         ring.producer.announce_space(3 * 64 - 32);
         let mut at = Vec::new();
         for released in 1..=6 {
             drop(ring.consumer.poll().unwrap());
-            ring.consumer.publish();
+            ring.consumer.publish_released();
             if as_usize(u64::from(rung(&ring))) != at.len() {
                 at.push(released);
             }
@@ -362,7 +362,7 @@ fn a_producer_is_rung_for_room_when_its_head_is_passed_and_only_once() {
 #[test]
 fn two_threads_that_sleep_at_random_lose_nothing() {
     for (origin, rung) in [(0, 0), (u64::MAX - (1 << 20) + 1, u32::MAX - 50)] {
-        let Rig { mut producer, mut consumer, forge } =
+        let RingRig { mut producer, mut consumer, forge } =
             rig_with_bells(CAPACITY, MAX_FRAME, origin, rung);
         const FRAMES: u64 = 100_000;
         let sender = std::thread::spawn(move || {

@@ -175,7 +175,7 @@ const _: () = assert!(size_of::<RegionHeader>() <= control::DATA);
 
 /// The entry of a request in a table of so many entries; the first one if there are none.
 #[inline]
-pub(crate) fn request_slot(request: u64, entries: u64) -> usize {
+pub(crate) fn request_entry(request: u64, entries: u64) -> usize {
     // A division takes longer than everything else that is done to find a request.
     as_usize(match entries.is_power_of_two() {
         true => request & (entries - 1),

@@ -6,7 +6,7 @@
 use std::ops::Deref;
 use std::ptr::NonNull;
 
-use super::layout::{as_u64, request_slot};
+use super::layout::{as_u64, request_entry};
 use super::mapping::Mapping;
 use crate::error::{Error, Result};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
@@ -120,7 +120,7 @@ impl<const N: usize> Table<N> {
     /// The entry of a request. If the peer writes it, it is to be loaded with [`load_of_peer`].
     #[inline]
     pub(super) fn entry(&self, request: u64) -> &[AtomicU64; N] {
-        let index = request_slot(request, self.entries);
+        let index = request_entry(request, self.entries);
         // SAFETY: the index is below `entries`, of which there is one at least, and `at` has
         // checked that so many entries lie inside the region.
         let first = unsafe { self.first.pointer.add(index * N) };

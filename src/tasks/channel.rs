@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::channel::{Ask, Channel, Pending, Reply, Spawner, Stream, StreamTimeouts, prefault};
+use crate::channel::{
+    Channel, Pending, Reply, RequestSpec, Spawner, Stream, StreamTimeouts, prefault,
+};
 use crate::error::{ExitCause, Result};
 use crate::payload::Payload;
 use crate::protocol::{Health, Kind};
@@ -32,12 +34,12 @@ const DRAIN_LOOK: Duration = Duration::from_millis(5);
 /// [`Channel::on_interrupt`] run for waits of threads only.
 #[derive(Debug, Clone)]
 pub struct AsyncChannel {
-    shared: Arc<Shared>,
+    shared: Arc<SharedChannel>,
     spin: Duration,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct SharedChannel {
     /// The driver that reads the ring when its descriptor is readable. Ends before the channel
     /// does: the descriptor must be taken out of the reactor while it is open.
     _reader: Box<dyn Any + Send + Sync>,
@@ -76,7 +78,7 @@ impl AsyncChannel {
     }
 
     fn read_by(reader: impl Any + Send + Sync, channel: Channel) -> Self {
-        let shared = Shared { _reader: Box::new(reader), channel };
+        let shared = SharedChannel { _reader: Box::new(reader), channel };
         Self { shared: Arc::new(shared), spin: Duration::ZERO }
     }
 
@@ -118,7 +120,7 @@ impl AsyncChannel {
 
     /// Sends a request and awaits its reply: as [`Channel::call`].
     ///
-    /// Cancel-safe: dropped at any await, the request is given up and the worker told.
+    /// Cancel-safe: dropped at any await, the request is cancelled.
     ///
     /// # Errors
     ///
@@ -136,7 +138,7 @@ impl AsyncChannel {
     /// request ring: as [`Channel::submit`].
     ///
     /// Cancel-safe: dropped before it is ready, nothing was sent, or what was sent of a
-    /// long message is taken back.
+    /// long message is cancelled.
     ///
     /// # Errors
     ///
@@ -150,7 +152,7 @@ impl AsyncChannel {
         let core = self.shared.channel.core();
         let limit = TimeLimit::begin(timeout);
         let deadline = limit.deadline();
-        let sent = send::send(core, Ask::call(kind, deadline), payload, deadline).await?;
+        let sent = send::send(core, RequestSpec::call(kind, deadline), payload, deadline).await?;
         let pending = Pending::new(Arc::clone(core), sent, limit);
         Ok(AsyncPending::new(pending, self.spin))
     }
@@ -170,7 +172,7 @@ impl AsyncChannel {
     ) -> Result<AsyncStream> {
         let core = self.shared.channel.core();
         let deadlines = timeouts.into().start();
-        let ask = Ask::stream(kind, deadlines.end_by);
+        let ask = RequestSpec::stream(kind, deadlines.end_by);
         let sent = send::send(core, ask, payload, deadlines.send_by()).await;
         let sent = sent.map_err(|error| deadlines.sending_failed(error))?;
         let stream = Stream::new(Arc::clone(core), sent.request, deadlines);
@@ -247,7 +249,7 @@ impl AsyncChannel {
         let mut timer = Timer::default();
         poll_fn(|context| {
             let is_drained = channel.in_flight() == 0 || !channel.is_alive();
-            // Looks again soon: that a request is let go of wakes no other task.
+            // Looks again soon: that a request is dropped wakes no other task.
             if is_drained || timer.poll(deadline, context) {
                 return Poll::Ready(());
             }

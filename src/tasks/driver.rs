@@ -33,13 +33,13 @@ pub(crate) struct TimerKey {
 struct Driver {
     epoll: Epoll,
     wake: EventCounter,
-    state: Mutex<State>,
+    state: Mutex<DriverState>,
     /// Whether the thread has been started.
     is_running: Mutex<bool>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct DriverState {
     next: u64,
     channels: HashMap<u64, (Weak<Core>, Arc<WakeFd>)>,
     timers: BTreeMap<TimerKey, Waker>,
@@ -90,25 +90,25 @@ impl Driver {
 
 /// A channel that the driver reads for, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Registration {
+pub(crate) struct DriverRegistration {
     key: u64,
 }
 
 /// Has the driver read for this channel's tasks, until the channel is over.
-pub(crate) fn register(core: &Arc<Core>) -> Result<Registration> {
+pub(crate) fn register(core: &Arc<Core>) -> Result<DriverRegistration> {
     let driver = driver()?;
-    let wake_fd = core.reactor.wake_fd().ok_or_else(crate::link::not_pollable)?;
+    let wake_fd = core.reactor_state.wake_fd().ok_or_else(crate::link::not_pollable)?;
     let mut state = lock(&driver.state);
     state.next += 1;
     let key = state.next;
     state.channels.insert(key, (Arc::downgrade(core), Arc::clone(wake_fd)));
     drop(state);
-    let registration = Registration { key };
+    let registration = DriverRegistration { key };
     driver.epoll.add(wake_fd.as_fd(), key).map_err(|e| Error::os("cannot watch a channel", e))?;
     Ok(registration)
 }
 
-impl Drop for Registration {
+impl Drop for DriverRegistration {
     fn drop(&mut self) {
         if let Ok(driver) = driver() {
             driver.forget(self.key);
@@ -148,14 +148,14 @@ fn run(driver: &'static Driver) {
     let mut keys = Vec::new();
     loop {
         // A waker that panics must not end the driver of all channels.
-        let turn = AssertUnwindSafe(|| turn(driver, &mut keys));
+        let turn = AssertUnwindSafe(|| poll_once(driver, &mut keys));
         let _ = std::panic::catch_unwind(turn);
     }
 }
 
 /// Wakes the tasks whose deadline has passed, and reads for the channels whose descriptor becomes
 /// readable before the next deadline.
-fn turn(driver: &Driver, keys: &mut Vec<u64>) {
+fn poll_once(driver: &Driver, keys: &mut Vec<u64>) {
     let until = wake_expired(driver);
     let left = (!until.is_endless()).then(|| until.remaining());
     keys.clear();

@@ -10,7 +10,7 @@ use crate::protocol::{Health, Kind};
 use crate::ring::Header;
 use crate::sys::clock::Deadline;
 use crate::tasks::timer::Timer;
-use crate::tasks::wait::with_status;
+use crate::tasks::wait::with_exit_status;
 
 /// How long after the timeout of a close a worker may take to end. The supervisor has killed it
 /// by then.
@@ -24,7 +24,7 @@ pub(super) async fn ping(channel: &Channel, timeout: Duration) -> Result<Health>
         check_open(core)?;
         ask(channel, Kind::PING, deadline, || check_open(core)).await
     };
-    let asked = with_status(core, deadline, ask).await.map_err(|error| worker.note(error))?;
+    let asked = with_exit_status(core, deadline, ask).await.map_err(|error| worker.note(error))?;
     let (header, payload) = asked.ok_or_else(|| no_answer(Kind::PING, timeout))?;
     pong(header, &payload).map_err(|error| worker.note(error))
 }
@@ -54,7 +54,7 @@ pub(super) async fn close(channel: &Channel, timeout: Duration) -> Result<ExitCa
 /// [`ErrorKind::Timeout`] after the deadline.
 pub(super) async fn wait_exit(channel: &Channel, deadline: Deadline) -> Result<ExitCause> {
     let worker = channel.worker();
-    let (mut exit, mut timer) = (worker.state().exited.register(), Timer::default());
+    let (mut exit, mut timer) = (worker.state().exit_waiters.register(), Timer::default());
     let cause = poll_fn(|context| {
         // Before the look, so that an end after the look wakes the task.
         exit.wait(context.waker());
@@ -78,11 +78,12 @@ async fn ask(
     deadline: Deadline,
     check: impl Fn() -> Result<()>,
 ) -> Result<Option<(Header, Vec<u8>)>> {
-    let (reactor, worker) = (&channel.core().reactor, channel.worker());
+    let (reactor, worker) = (&channel.core().reactor_state, channel.worker());
     let (mut question, mut timer) = (worker.health().question(kind), Timer::default());
-    let (mut run, mut exit) = (reactor.readable.register(), worker.state().exited.register());
+    let (mut run, mut exit) =
+        (reactor.readable_waiters.register(), worker.state().exit_waiters.register());
     poll_fn(|context| {
-        reactor.attend();
+        reactor.before_wait();
         // Before the looks, so that news after them wakes the task.
         run.wait(context.waker());
         exit.wait(context.waker());
@@ -92,7 +93,7 @@ async fn ask(
         let was_sent = question.is_sent();
         let answer = question.poll(context.waker());
         if question.is_sent() != was_sent {
-            reactor.expect_a_turn();
+            reactor.reset_idle_turns();
         }
         match answer {
             Ok(None) if !timer.poll_for_peer(deadline, context) => Poll::Pending,

@@ -33,7 +33,7 @@
 //! `tokio`). Threads and tasks may use one channel at the same time: [`AsyncChannel::blocking`].
 //!
 //! Unless its method says otherwise, a future here may be dropped at any await: its request is
-//! then given up, the worker is told, its space comes back, and nothing of it reaches another call.
+//! then cancelled, its space comes back, and nothing of it reaches another call.
 //! Timeouts count on the channel's own clock, whatever the runtime's timers do.
 //!
 //! # Wakers

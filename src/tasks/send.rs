@@ -4,35 +4,36 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use crate::channel::{
-    Ask, Core, Outgoing, RoomWait, Sent, TimedGuard, check_open, encode, no_turn, ring_full,
+    Core, Outgoing, RequestSpec, RoomWait, SentRequest, TimedGuard, check_open, encode, no_turn,
+    ring_full,
 };
 use crate::error::Result;
 use crate::payload::Payload;
 use crate::sys::clock::Deadline;
 use crate::tasks::timer::Timer;
-use crate::tasks::wait::with_status;
+use crate::tasks::wait::with_exit_status;
 
 /// Sends a request. Waits while the ring is full or another long message is on its way, until
 /// the deadline.
 pub(super) async fn send<P: Payload + ?Sized>(
     core: &Core,
-    ask: Ask,
+    spec: RequestSpec,
     payload: &P,
     deadline: Deadline,
-) -> Result<Sent> {
+) -> Result<SentRequest> {
     let send = async {
         let (mut encoded, len) = encode(core, payload)?;
         let turn = match core.is_long(len) {
             true => Some(long_message_turn(core, deadline).await?),
             false => None,
         };
-        let mut outgoing = Outgoing::open(core, ask, turn)?;
+        let mut outgoing = Outgoing::open(core, spec, turn)?;
         while let Some(len) = outgoing.advance(&mut encoded, len, false)? {
             wait_for_room(core, len, deadline).await?;
         }
         Ok(outgoing.sent())
     };
-    with_status(core, deadline, send).await.map_err(|error| core.counted(error))
+    with_exit_status(core, deadline, send).await.map_err(|error| core.counted(error))
 }
 
 /// Waits until there is room for a payload of `len` bytes.
@@ -55,7 +56,7 @@ pub(super) async fn long_message_turn(
     let mut timer = Timer::default();
     // The sender of the other message may be a task that is not polled: the end of the channel
     // must wake this one.
-    let (mut end, mut turn) = (core.reactor.ended.register(), turns.register());
+    let (mut end, mut turn) = (core.reactor_state.end_waiters.register(), turns.register());
     poll_fn(|context| {
         end.wait(context.waker());
         check_open(core)?;

@@ -11,7 +11,7 @@ use crate::sys::fork;
 
 /// A channel on its way from the thread that starts its worker to the task that awaits it.
 #[derive(Default)]
-struct Arrival {
+struct SpawnResult {
     result: Mutex<Option<Result<Channel>>>,
     arrived: WaitList,
 }
@@ -20,8 +20,8 @@ struct Arrival {
 /// as it is there, which ends the worker.
 pub(super) async fn spawn_channel(spawner: Spawner) -> Result<Channel> {
     fork::watch()?;
-    let arrival = Arc::new(Arrival::default());
-    let theirs = Arc::clone(&arrival);
+    let spawned = Arc::new(SpawnResult::default());
+    let theirs = Arc::clone(&spawned);
     let thread = std::thread::Builder::new().name("slipring-spawn".to_owned());
     let started = thread.spawn(move || {
         let result = spawner.pollable().spawn();
@@ -29,10 +29,10 @@ pub(super) async fn spawn_channel(spawner: Spawner) -> Result<Channel> {
         theirs.arrived.wake_all();
     });
     started.map_err(|e| Error::os("cannot start a thread to start a worker", e))?;
-    let mut registration = arrival.arrived.register();
+    let mut registration = spawned.arrived.register();
     poll_fn(|context| {
         registration.wait(context.waker());
-        lock(&arrival.result).take().map_or(Poll::Pending, Poll::Ready)
+        lock(&spawned.result).take().map_or(Poll::Pending, Poll::Ready)
     })
     .await
 }

@@ -18,7 +18,7 @@ use crate::link::not_pollable;
 use crate::process::service::lock;
 use crate::sys::fork;
 use crate::sys::wake_fd::WakeFd;
-use crate::tasks::driver::{self, Registration};
+use crate::tasks::driver::{self, DriverRegistration};
 
 /// The task that reads; dropping it ends the task.
 #[derive(Debug)]
@@ -32,7 +32,10 @@ pub(crate) struct TokioDriver {
 #[derive(Debug)]
 enum Successor {
     None,
-    Thread(#[expect(dead_code, reason = "ends the registration when it is dropped")] Registration),
+    Thread(
+        #[expect(dead_code, reason = "ends the registration when it is dropped")]
+        DriverRegistration,
+    ),
     /// The channel is not used any more.
     NotNeeded,
 }
@@ -43,9 +46,9 @@ impl TokioDriver {
         let runtime = Handle::try_current().map_err(|e| {
             Error::new(ErrorKind::Unsupported, format!("no tokio runtime here: {e}"))
         })?;
-        let wake_fd = core.reactor.wake_fd().ok_or_else(not_pollable)?;
+        let wake_fd = core.reactor_state.wake_fd().ok_or_else(not_pollable)?;
         let failed = |e| Error::os("cannot watch a channel", e);
-        let fd = Kept(Arc::clone(wake_fd));
+        let fd = OwnedWakeFd(Arc::clone(wake_fd));
         #[allow(
             deprecated,
             reason = "its replacement is unsafe and not in older versions; what it asks for, a \
@@ -53,12 +56,12 @@ impl TokioDriver {
         )]
         let fd = AsyncFd::with_interest(fd, Interest::READABLE).map_err(failed)?;
         let successor = Arc::new(Mutex::new(Successor::None));
-        let post = Post { core: Arc::downgrade(core), successor: Arc::clone(&successor) };
+        let reading = ReadingTask { core: Arc::downgrade(core), successor: Arc::clone(&successor) };
         let task = runtime.spawn(async move {
             while ready(&fd).await {
-                let Some(core) = post.core.upgrade() else { return };
+                let Some(core) = reading.core.upgrade() else { return };
                 if !read_readable(&core) {
-                    *lock(&post.successor) = Successor::NotNeeded;
+                    *lock(&reading.successor) = Successor::NotNeeded;
                     return;
                 }
             }
@@ -69,7 +72,7 @@ impl TokioDriver {
             successor: Arc::clone(&successor),
             task: task.abort_handle(),
         };
-        core.reactor.attend_with(move || guard.attend());
+        core.reactor_state.set_before_wait(move || guard.before_wait());
         Ok(Self { task: Some(task), successor })
     }
 }
@@ -84,7 +87,7 @@ struct Guard {
 
 impl Guard {
     /// A task is about to wait, on this thread.
-    fn attend(&self) {
+    fn before_wait(&self) {
         // The runtime polls its reactor before it sleeps, and so for each of its own tasks.
         if Handle::try_current().is_ok_and(|current| current.id() == self.runtime) {
             return;
@@ -109,17 +112,17 @@ fn take_over(core: &Arc<Core>, successor: &Mutex<Successor>) -> bool {
     false
 }
 
-/// The descriptor, kept open until the reactor has let go of it.
-struct Kept(Arc<WakeFd>);
+/// The descriptor, kept open until the reactor has dropped it.
+struct OwnedWakeFd(Arc<WakeFd>);
 
-impl AsRawFd for Kept {
+impl AsRawFd for OwnedWakeFd {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_fd().as_raw_fd()
     }
 }
 
 /// Waits until the descriptor is readable; false when the runtime shuts down.
-async fn ready(fd: &AsyncFd<Kept>) -> bool {
+async fn ready(fd: &AsyncFd<OwnedWakeFd>) -> bool {
     match fd.readable().await {
         Ok(mut guard) => {
             // Before the ring is read: what comes from here on makes it ready again.
@@ -131,12 +134,12 @@ async fn ready(fd: &AsyncFd<Kept>) -> bool {
 }
 
 /// The task's post; when it is left, by the end of the runtime, another takes it.
-struct Post {
+struct ReadingTask {
     core: Weak<Core>,
     successor: Arc<Mutex<Successor>>,
 }
 
-impl Drop for Post {
+impl Drop for ReadingTask {
     fn drop(&mut self) {
         let Some(core) = self.core.upgrade() else { return };
         if take_over(&core, &self.successor) {

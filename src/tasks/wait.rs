@@ -13,7 +13,7 @@ use crate::sys::clock::{Deadline, now_ns};
 use crate::tasks::timer::Timer;
 
 /// A request whose reply can be awaited. Dropping it, before or while it is awaited,
-/// gives the request up.
+/// cancels the request.
 ///
 /// # Errors
 ///
@@ -24,13 +24,13 @@ use crate::tasks::timer::Timer;
 #[must_use = "a pending reply that is dropped cancels its request"]
 pub struct AsyncPending {
     /// Dropped first: it takes its waker out of the table.
-    waiting: Waiting,
+    waiting: ItemWait,
     pending: Pending,
 }
 
 impl AsyncPending {
     pub(super) fn new(pending: Pending, spin: Duration) -> Self {
-        let waiting = Waiting::new(&pending.core, pending.request(), false, spin);
+        let waiting = ItemWait::new(&pending.core, pending.request(), false, spin);
         Self { waiting, pending }
     }
 
@@ -40,7 +40,7 @@ impl AsyncPending {
         self.pending.id()
     }
 
-    /// Asks the worker to give up; see [`Pending::cancel`].
+    /// Cancels the request; see [`Pending::cancel`].
     pub fn cancel(&self) {
         self.pending.cancel();
     }
@@ -80,7 +80,7 @@ impl Future for AsyncPending {
 #[must_use = "a stream that is dropped is cancelled"]
 pub struct AsyncStream {
     /// Dropped first, as for a reply.
-    waiting: Waiting,
+    waiting: ItemWait,
     stream: Stream,
     /// The wait for the next chunk, while there is one.
     wait: Option<ChunkWait>,
@@ -108,7 +108,7 @@ const MOST_RESTARTS: u32 = 3;
 
 impl AsyncStream {
     pub(super) fn new(stream: Stream, spin: Duration) -> Self {
-        let waiting = Waiting::new(&stream.core, stream.request, true, spin);
+        let waiting = ItemWait::new(&stream.core, stream.request, true, spin);
         Self { waiting, stream, wait: None }
     }
 
@@ -158,14 +158,14 @@ impl AsyncStream {
                 self.wait = Some(ChunkWait::begin(&self.stream, wait.restarts + 1));
                 continue;
             }
-            match self.stream.wait_on(wait.since) {
+            match self.stream.next_wait(wait.since) {
                 Ok(until) => self.wait = Some(ChunkWait { until, ..wait }),
                 Err(error) => break Err(error),
             }
         };
         self.wait = None;
         let chunk = self.stream.chunk_of(found);
-        self.stream.count_consumed();
+        self.stream.flush_consumed();
         Poll::Ready(chunk)
     }
 }
@@ -196,8 +196,9 @@ impl futures_core::Stream for AsyncStream {
 }
 
 /// The outcome of `tried`. An error that tells of the worker's death comes once the exit status
-/// is known: waits for that as a thread would, see `State::with_status`, without blocking one.
-pub(super) async fn with_status<T>(
+/// is known: waits for that as a thread would, see `ChannelState::with_exit_status`, without
+/// blocking one.
+pub(super) async fn with_exit_status<T>(
     core: &Core,
     deadline: Deadline,
     tried: impl Future<Output = Result<T>>,
@@ -205,7 +206,7 @@ pub(super) async fn with_status<T>(
     let tried = tried.await;
     if tried.as_ref().is_err_and(Error::is_peer_dead) {
         let (state, mut timer) = (&core.state, Timer::default());
-        let mut end = state.exited.register();
+        let mut end = state.exit_waiters.register();
         poll_fn(|context| {
             // Before the look, so that what comes after it wakes the task.
             end.wait(context.waker());
@@ -221,13 +222,13 @@ pub(super) async fn with_status<T>(
 
 /// A task's wait for the next item of a request, until a deadline.
 #[derive(Debug)]
-struct Waiting {
+struct ItemWait {
     wait: TaskWait,
     timer: Timer,
     spin: Duration,
 }
 
-impl Waiting {
+impl ItemWait {
     fn new(core: &Arc<Core>, request: u64, is_stream: bool, spin: Duration) -> Self {
         Self { wait: TaskWait::new(core, request, is_stream), timer: Timer::default(), spin }
     }
@@ -240,7 +241,7 @@ impl Waiting {
                 // A worker that has just died gets a moment for its exit status to be known.
                 let TaskWait { core, request, exit_key, .. } = &mut self.wait;
                 let state = &core.state;
-                state.exited.wait(exit_key, context.waker());
+                state.exit_waiters.wait(exit_key, context.waker());
                 if let Some(patience) = state.patience_ends()
                     && !self.timer.poll(deadline.min(patience).at_most(LOOK), context)
                 {

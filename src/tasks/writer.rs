@@ -9,12 +9,12 @@ use crate::id::RequestId;
 use crate::protocol::Kind;
 use crate::sys::clock::TimeLimit;
 use crate::tasks::send::{long_message_turn, wait_for_room};
-use crate::tasks::wait::{AsyncPending, with_status};
+use crate::tasks::wait::{AsyncPending, with_exit_status};
 
 /// A request that is being written, from [`AsyncChannel::write`](crate::tasks::AsyncChannel::write).
-/// Dropping it takes the request back.
+/// Dropping it cancels the request.
 #[derive(Debug)]
-#[must_use = "a message that is not finished is taken back"]
+#[must_use = "a message that is not finished is cancelled"]
 pub struct AsyncMessageWriter<'a> {
     writer: MessageWriter<'a>,
     spin: Duration,
@@ -33,7 +33,7 @@ impl<'a> AsyncMessageWriter<'a> {
             let turn = long_message_turn(core, deadline).await?;
             MessageWriter::new(core, kind, turn, limit)
         };
-        let begun = with_status(core, deadline, begin).await;
+        let begun = with_exit_status(core, deadline, begin).await;
         Ok(Self { writer: begun.map_err(|error| core.counted(error))?, spin })
     }
 
@@ -47,7 +47,7 @@ impl<'a> AsyncMessageWriter<'a> {
     /// request.
     ///
     /// Not cancel-safe: dropped before it is ready, an unknown part of `bytes` was added. Then
-    /// drop the writer, which takes the request back.
+    /// drop the writer, which cancels the request.
     ///
     /// # Errors
     ///
@@ -67,12 +67,12 @@ impl<'a> AsyncMessageWriter<'a> {
             }
             Ok(())
         };
-        with_status(core, deadline, send).await.map_err(|error| core.counted(error))
+        with_exit_status(core, deadline, send).await.map_err(|error| core.counted(error))
     }
 
     /// Sends the rest and returns the pending reply. Waits as [`AsyncMessageWriter::push`] does.
     ///
-    /// Cancel-safe: dropped before it is ready, the request is taken back.
+    /// Cancel-safe: dropped before it is ready, the request is cancelled.
     ///
     /// # Errors
     ///

@@ -22,9 +22,9 @@ impl Signals {
         Self { words, stop }
     }
 
-    /// Whether the caller of this request waits for it no more.
+    /// Whether the parent has cancelled or dropped this request.
     #[inline]
-    pub(super) fn is_given_up(&self, request: u64) -> bool {
+    pub(super) fn is_request_cancelled(&self, request: u64) -> bool {
         self.words.requests.is_cancelled(request)
     }
 
@@ -33,10 +33,10 @@ impl Signals {
         is_abort_set(&self.words)
     }
 
-    /// Whether a handler of this request should give up, for whatever reason.
+    /// Whether a handler of this request should return, for whatever reason.
     #[inline]
     pub(super) fn is_cancelled(&self, request: u64) -> bool {
-        self.is_given_up(request) || self.is_aborted() || self.is_stopping()
+        self.is_request_cancelled(request) || self.is_aborted() || self.is_stopping()
     }
 
     /// Returns [`ErrorKind::Cancelled`] if [`Signals::is_cancelled`].
@@ -104,7 +104,7 @@ impl CancelToken {
         RequestId::new(self.request)
     }
 
-    /// Returns whether the work for the request should be given up: see
+    /// Returns whether the work for the request should end: see
     /// [`Request::is_cancelled`](crate::worker::Request::is_cancelled). Costs a few nanoseconds
     /// and never blocks.
     #[must_use]
@@ -192,17 +192,17 @@ impl fmt::Debug for AbortFlag {
 #[cold]
 pub(super) fn cancelled(request: u64) -> Error {
     let message = format!("request {request} is cancelled");
-    Error::with_source(ErrorKind::Cancelled, message, GivenUp(request))
+    Error::with_source(ErrorKind::Cancelled, message, CancelledRequest(request))
 }
 
 /// A request of this worker's whose result is not wanted any more.
 #[derive(Debug)]
-pub(super) struct GivenUp(pub(super) u64);
+pub(super) struct CancelledRequest(pub(super) u64);
 
-impl fmt::Display for GivenUp {
+impl fmt::Display for CancelledRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("its caller gave it up, or the worker is to end")
+        f.write_str("the parent cancelled it, or the worker is to end")
     }
 }
 
-impl std::error::Error for GivenUp {}
+impl std::error::Error for CancelledRequest {}

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::error::{Error, ErrorKind, WorkerFailure};
 use crate::protocol::codec::cut;
-use crate::worker::cancel::GivenUp;
+use crate::worker::cancel::CancelledRequest;
 
 /// Why a handler could not do what it was asked.
 ///
@@ -190,8 +190,8 @@ fn cancel_in(error: &(dyn std::error::Error + 'static)) -> Cancel {
     let mut next = Some(error);
     for _ in 0..MOST_SOURCES {
         let Some(error) = next else { break };
-        if let Some(given_up) = error.downcast_ref::<GivenUp>() {
-            return Cancel::Own(given_up.0);
+        if let Some(cancelled) = error.downcast_ref::<CancelledRequest>() {
+            return Cancel::Own(cancelled.0);
         }
         let inside = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         let ours = error.downcast_ref::<Error>().or_else(|| inside?.downcast_ref::<Error>());

@@ -62,7 +62,7 @@ struct Turns {
 #[derive(Debug)]
 struct Taker {
     ring: RequestRing,
-    is_warm: bool,
+    is_prefaulted: bool,
 }
 
 /// The longest payload that is copied while other threads wait for their turn. A longer one is
@@ -81,7 +81,7 @@ enum Patience {
 
 impl Inbox {
     pub(super) fn new(ring: RequestRing, sink: Arc<SharedSink>, limit: usize) -> Self {
-        let taker = Some(Taker { ring, is_warm: false });
+        let taker = Some(Taker { ring, is_prefaulted: false });
         let turns = Turns { taker, waiting: 0, is_called: false };
         Self {
             turns: Mutex::new(turns),
@@ -252,7 +252,7 @@ impl Inbox {
     }
 
     fn take_in_turn(&self, taker: &mut Taker, patience: Patience) -> Result<Option<Incoming>> {
-        let Taker { ring, is_warm } = taker;
+        let Taker { ring, is_prefaulted } = taker;
         loop {
             self.check_open()?;
             if !self.sink.is_below(self.limit)? && !self.await_capacity(patience)? {
@@ -265,7 +265,7 @@ impl Inbox {
                 is_there
             };
             ring.receive(&self.sink.signals, wait, |header, body| {
-                taken = self.accept(header, body, is_warm)?;
+                taken = self.accept(header, body, is_prefaulted)?;
                 Ok(())
             })?;
             if taken.is_some() || is_over {
@@ -297,7 +297,7 @@ impl Inbox {
         check: &dyn Fn() -> Result<()>,
     ) -> Result<bool> {
         self.look_after_owed()?;
-        if consumer.glance(false) {
+        if consumer.spin_briefly(false) {
             return Ok(true);
         }
         let Patience::Until(deadline) = patience else { return Ok(false) };
@@ -318,7 +318,7 @@ impl Inbox {
         &self,
         header: Header,
         body: Body<'_>,
-        is_warm: &mut bool,
+        is_prefaulted: &mut bool,
     ) -> Result<Option<Incoming>> {
         let sink = &self.sink;
         let (kind, id) = (Kind::from_code(header.kind), header.request);
@@ -326,8 +326,8 @@ impl Inbox {
         sink.status.received(body.payload().len());
         let now = now_ns();
         let state = sink.take(id, now);
-        let is_taken_back = header.flags & flags::ABANDONED != 0;
-        let ending = if is_taken_back || sink.signals.is_given_up(id) {
+        let is_abandoned = header.flags & flags::ABANDONED != 0;
+        let ending = if is_abandoned || sink.signals.is_request_cancelled(id) {
             Some(Ending::Cancelled)
         } else if deadline.is_before(now) {
             Some(Ending::Expired)
@@ -335,7 +335,7 @@ impl Inbox {
             (kind == Kind::READY).then_some(Ending::Ready)
         };
         if let Some(ending) = ending {
-            if kind == Kind::READY && !std::mem::replace(is_warm, true) {
+            if kind == Kind::READY && !std::mem::replace(is_prefaulted, true) {
                 sink.prefault()?;
             }
             sink.end_later(state, ending);

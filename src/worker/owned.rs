@@ -200,7 +200,7 @@ impl OwnedResponder {
         self.sink.max_frame
     }
 
-    /// Returns whether the work for the request should be given up: see
+    /// Returns whether the work for the request should end: see
     /// [`Request::is_cancelled`](super::Request::is_cancelled).
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
@@ -228,7 +228,7 @@ impl OwnedResponder {
     /// an error, too.
     pub fn send<P: Payload + ?Sized>(mut self, payload: &P) -> Result<()> {
         self.begin();
-        let sent = self.sink.message(&mut self.state, Kind::RESULT, payload);
+        let sent = self.sink.send_message(&mut self.state, Kind::RESULT, payload);
         self.fail_with(sent)
     }
 
@@ -271,7 +271,7 @@ impl OwnedResponder {
     pub fn send_chunk<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<()> {
         self.sink.signals.check(self.state.request())?;
         self.begin();
-        self.sink.message(&mut self.state, Kind::CHUNK, payload)
+        self.sink.send_message(&mut self.state, Kind::CHUNK, payload)
     }
 
     /// Sends one chunk, which must fit one frame, if that needs no wait. Returns whether it was

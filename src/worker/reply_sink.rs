@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Result, WorkerFailure};
 use crate::payload::{Encoded, Payload};
-use crate::protocol::chunker::{Chunker, Piece, PieceBuffer};
 use crate::protocol::failure;
 use crate::protocol::kind::{EXPIRED, Kind, flags};
+use crate::protocol::splitter::{Piece, PieceBuffer, Splitter};
 use crate::ring::doorbell::{Sleeper, Step};
 use crate::ring::position::span;
 use crate::ring::{Claim, Header, Producer};
@@ -27,7 +27,7 @@ pub(super) struct ReplySink {
     /// The parent slept when the last frame was sent.
     has_rung: bool,
     /// The pages of the ring are in the page table.
-    is_warm: bool,
+    is_prefaulted: bool,
 }
 
 /// What was sent for one request.
@@ -111,7 +111,7 @@ impl ReplySink {
             window: header.stream_window,
             max_message: as_usize(header.max_message),
             has_rung: false,
-            is_warm: false,
+            is_prefaulted: false,
         }
     }
 
@@ -153,7 +153,7 @@ impl ReplySink {
     }
 
     /// Sends a result or a chunk in one frame, or in as many as it needs.
-    pub(super) fn message<P: Payload + ?Sized>(
+    pub(super) fn send_message<P: Payload + ?Sized>(
         &mut self,
         state: &mut ReplyState,
         kind: Kind,
@@ -161,7 +161,7 @@ impl ReplySink {
     ) -> Result<()> {
         let len = payload.encoded_len();
         if len <= self.max_frame() {
-            return self.frame(state, state.header(kind), len, |slot| payload.encode(slot));
+            return self.send_frame(state, state.header(kind), len, |slot| payload.encode(slot));
         }
         if len > self.max_message {
             return Err(Error::too_large(len, self.max_message, "raise max_message"));
@@ -169,24 +169,24 @@ impl ReplySink {
         let mut encoded = Encoded::of(payload, len)?;
         // The reader gets memory for the whole message at its first piece.
         let header = Header { aux: as_u64(len), ..state.header(kind) };
-        let (mut chunker, longest) = (Chunker::new(header), self.producer.piece_len());
-        while let Some(piece) = chunker.next_piece(encoded.bytes(), longest) {
-            self.piece(state, piece)?;
-            chunker.piece_sent(piece.bytes.len());
+        let (mut splitter, longest) = (Splitter::new(header), self.producer.piece_len());
+        while let Some(piece) = splitter.next_piece(encoded.bytes(), longest) {
+            self.send_piece(state, piece)?;
+            splitter.piece_sent(piece.bytes.len());
         }
         Ok(())
     }
 
     /// Sends one frame of a message.
-    pub(super) fn piece(&mut self, state: &mut ReplyState, piece: Piece<'_>) -> Result<()> {
-        self.frame(state, piece.header, piece.bytes.len(), |slot| {
+    pub(super) fn send_piece(&mut self, state: &mut ReplyState, piece: Piece<'_>) -> Result<()> {
+        self.send_frame(state, piece.header, piece.bytes.len(), |slot| {
             copy_from_slice(slot, piece.bytes);
             Ok(())
         })
     }
 
     /// Sends a chunk of one frame that `fill` writes in place.
-    pub(super) fn chunk_in_place(
+    pub(super) fn send_chunk_in_place(
         &mut self,
         state: &mut ReplyState,
         len: usize,
@@ -195,9 +195,9 @@ impl ReplySink {
         let longest = self.max_frame();
         if len > longest {
             // Before the wait for credit: there is never credit for so much.
-            return Err(Error::too_large(len, longest, "raise max_reply, or use `send`"));
+            return Err(Error::too_large(len, longest, "raise max_reply_frame, or use `send`"));
         }
-        self.frame(state, state.header(Kind::CHUNK), len, |slot| {
+        self.send_frame(state, state.header(Kind::CHUNK), len, |slot| {
             fill(slot);
             Ok(())
         })
@@ -205,12 +205,12 @@ impl ReplySink {
 
     /// Ends a stream.
     pub(super) fn end_stream(&mut self, state: &mut ReplyState) -> Result<()> {
-        self.frame(state, state.header(Kind::END), 0, |_| Ok(()))
+        self.send_frame(state, state.header(Kind::END), 0, |_| Ok(()))
     }
 
     /// Sends a frame. Waits for room, and with a chunk for credit, until the request is
     /// cancelled.
-    fn frame(
+    fn send_frame(
         &mut self,
         state: &mut ReplyState,
         header: Header,
@@ -274,31 +274,31 @@ impl ReplySink {
     /// Ends the request with an error frame.
     pub(super) fn fail(&mut self, state: &mut ReplyState, failure: &WorkerFailure) -> Result<()> {
         let bytes = failure::encode(failure, self.max_frame());
-        self.last(state, state.header(Kind::ERROR), &bytes)
+        self.send_last(state, state.header(Kind::ERROR), &bytes)
     }
 
     /// Ends the request with a cancel frame.
     pub(super) fn cancel(&mut self, state: &mut ReplyState) -> Result<()> {
-        self.last(state, state.header(Kind::CANCEL), &[])
+        self.send_last(state, state.header(Kind::CANCEL), &[])
     }
 
     /// Ends the request, whose deadline passed before it was begun.
     pub(super) fn expire(&mut self, state: &mut ReplyState) -> Result<()> {
-        self.last(state, Header { aux: EXPIRED, ..state.header(Kind::CANCEL) }, &[])
+        self.send_last(state, Header { aux: EXPIRED, ..state.header(Kind::CANCEL) }, &[])
     }
 
     /// Ends a request for [`Kind::READY`] with an empty result.
     pub(super) fn acknowledge(&mut self, state: &mut ReplyState) -> Result<()> {
-        if !std::mem::replace(&mut self.is_warm, true) {
+        if !std::mem::replace(&mut self.is_prefaulted, true) {
             // The parent waits for this answer alone, and does the same on its side.
             self.producer.prefault();
         }
-        self.last(state, state.header(Kind::RESULT), &[])
+        self.send_last(state, state.header(Kind::RESULT), &[])
     }
 
     /// Sends a frame that must go out even if the request is cancelled: the parent waits for
     /// it before it uses the request's slot again.
-    fn last(&mut self, state: &mut ReplyState, header: Header, bytes: &[u8]) -> Result<()> {
+    fn send_last(&mut self, state: &mut ReplyState, header: Header, bytes: &[u8]) -> Result<()> {
         let signals = &self.signals;
         let claim =
             self.producer.claim_until(bytes.len(), signals.alarm(), Deadline::NEVER, || {

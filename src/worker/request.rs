@@ -162,7 +162,7 @@ impl<'a> Request<'a> {
         self.deadline.remaining()
     }
 
-    /// Returns whether the handler should give up: this request was cancelled, timed out or
+    /// Returns whether the handler should return early: this request was cancelled, timed out or
     /// dropped, the channel's abort flag is set, or the worker is told to end. Costs a few
     /// nanoseconds and never blocks.
     ///

@@ -19,7 +19,7 @@ pub(super) struct RequestRing {
     consumer: Consumer,
     collector: Collector,
     /// The pages of the ring are in the page table.
-    is_warm: bool,
+    is_prefaulted: bool,
 }
 
 /// Collects a message in pieces, of which one is on its way at a time. Requests of one frame
@@ -29,8 +29,8 @@ struct Collector {
     assembler: Assembler,
     pool: Arc<BufferPool>,
     max_message: usize,
-    /// The request in pieces that was given up last. What still comes of it is dropped.
-    given_up: Option<u64>,
+    /// The request in pieces that was abandoned last. What still comes of it is dropped.
+    abandoned: Option<u64>,
 }
 
 impl RequestRing {
@@ -39,9 +39,9 @@ impl RequestRing {
             assembler: Assembler::default(),
             pool: BufferPool::new(),
             max_message,
-            given_up: None,
+            abandoned: None,
         };
-        Self { consumer, collector, is_warm: false }
+        Self { consumer, collector, is_prefaulted: false }
     }
 
     /// Waits for the next frame, and calls `serve` with each request that it makes whole: the
@@ -60,13 +60,13 @@ impl RequestRing {
         wait: impl FnOnce(&mut Consumer, &dyn Fn() -> Result<()>) -> Result<bool>,
         mut serve: impl FnMut(Header, Body<'_>) -> Result<()>,
     ) -> Result<()> {
-        let Self { consumer, collector, is_warm } = self;
+        let Self { consumer, collector, is_prefaulted } = self;
         if !consumer.has_next() {
             // While there is nothing better to do, and not when the next request has come.
-            consumer.publish();
+            consumer.publish_released();
         }
-        if let Some(given_up) = collector.give_up_if_cancelled(signals) {
-            return serve(given_up, Body::None);
+        if let Some(abandoned) = collector.abandon_if_cancelled(signals) {
+            return serve(abandoned, Body::None);
         }
         let check = || {
             signals.check_stop()?;
@@ -84,14 +84,14 @@ impl RequestRing {
         signals.check_stop()?;
         let header = frame.header();
         check_flags(header)?;
-        if header.kind == Kind::READY.code() && !std::mem::replace(is_warm, true) {
+        if header.kind == Kind::READY.code() && !std::mem::replace(is_prefaulted, true) {
             // The parent waits for the answer to this alone, and does the same on its side.
             frame.prefault();
         }
         if !Assembler::is_piece(header) {
             collector.pool.age();
             // Slots that are long free must not stay hidden while a handler runs.
-            frame.publish_earlier();
+            frame.publish_released();
             return serve(header, Body::Frame(frame));
         }
         if let Some(cut_off) = collector.cut_off_by(header) {
@@ -100,7 +100,7 @@ impl RequestRing {
         let message = collector.add(header, frame.payload())?;
         drop(frame);
         let Some(Message { header, mut bytes }) = message else { return Ok(()) };
-        consumer.publish();
+        consumer.publish_released();
         let served = serve(header, Body::Message(&mut bytes));
         collector.pool.give(bytes);
         served
@@ -111,7 +111,7 @@ impl RequestRing {
     /// Tells the parent of all slots that are free, if no frame is there.
     pub(super) fn publish(&mut self) {
         if !self.consumer.has_next() {
-            self.consumer.publish();
+            self.consumer.publish_released();
         }
     }
 
@@ -159,39 +159,39 @@ impl Collector {
     /// is being collected is cancelled.
     fn check(&self, signals: &Signals) -> Result<()> {
         match self.assembler.request() {
-            Some(request) if signals.is_given_up(request) => Err(cancelled(request)),
+            Some(request) if signals.is_request_cancelled(request) => Err(cancelled(request)),
             _ => Ok(()),
         }
     }
 
-    /// Gives up the message that is being collected if its request is cancelled. The sender may
-    /// have had no room for the frame that takes the message back, and would wait without end
+    /// Abandons the message that is being collected if its request is cancelled. The sender may
+    /// have had no room for the frame that abandons the message, and would wait without end
     /// for the last frame of the request.
     #[inline]
-    fn give_up_if_cancelled(&mut self, signals: &Signals) -> Option<Header> {
+    fn abandon_if_cancelled(&mut self, signals: &Signals) -> Option<Header> {
         match self.assembler.request() {
-            Some(request) if signals.is_given_up(request) => self.give_up(),
+            Some(request) if signals.is_request_cancelled(request) => self.abandon(),
             _ => None,
         }
     }
 
-    /// Gives up the message that is being collected if this piece begins another one.
+    /// Abandons the message that is being collected if this piece begins another one.
     fn cut_off_by(&mut self, header: Header) -> Option<Header> {
-        if Assembler::is_continued(header) { None } else { self.give_up() }
+        if Assembler::is_continued(header) { None } else { self.abandon() }
     }
 
     #[cold]
-    fn give_up(&mut self) -> Option<Header> {
+    fn abandon(&mut self) -> Option<Header> {
         let Message { mut header, bytes } = self.assembler.take()?;
         self.pool.give(bytes);
-        self.given_up = Some(header.request);
+        self.abandoned = Some(header.request);
         header.flags |= flags::ABANDONED;
         Some(header)
     }
 
     /// Adds a piece; returns the message when it is whole.
     fn add(&mut self, header: Header, payload: PeerBytes<'_>) -> Result<Option<Message>> {
-        if Assembler::is_continued(header) && Some(header.request) == self.given_up {
+        if Assembler::is_continued(header) && Some(header.request) == self.abandoned {
             return Ok(None);
         }
         self.assembler.add(header, payload, self.max_message, || self.pool.buffer(0))
@@ -205,7 +205,7 @@ mod tests {
 
     fn collector() -> Collector {
         let (assembler, pool) = (Assembler::default(), BufferPool::new());
-        Collector { assembler, pool, max_message: 5, given_up: None }
+        Collector { assembler, pool, max_message: 5, abandoned: None }
     }
 
     fn piece(flags: u16, request: u64) -> Header {
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_of_a_message_that_was_given_up_is_dropped() {
+    fn pieces_of_a_message_that_was_abandoned_are_dropped() {
         let mut collector = collector();
         let add = |collector: &mut Collector, flags, request, bytes| {
             collector.add(piece(flags, request), PeerBytes::of(bytes))

@@ -8,7 +8,7 @@ use std::io;
 use crate::error::Result;
 use crate::payload::Payload;
 use crate::protocol::Kind;
-use crate::protocol::chunker::PieceBuffer;
+use crate::protocol::splitter::PieceBuffer;
 use crate::worker::reply_sink::{ClaimedResult, ReplySink, ReplyState};
 
 /// Proves that a request was answered. Only what ends a request gives it: see [`Responder`].
@@ -79,7 +79,7 @@ impl<'a> Responder<'a> {
     /// be; [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child; what the payload's
     /// encoding returns.
     pub fn send<P: Payload + ?Sized>(self, payload: &P) -> Result<Done> {
-        self.sink.message(self.state, Kind::RESULT, payload)?;
+        self.sink.send_message(self.state, Kind::RESULT, payload)?;
         Ok(Done(()))
     }
 
@@ -89,7 +89,8 @@ impl<'a> Responder<'a> {
     /// # Errors
     ///
     /// As [`Responder::send`]. [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if `len` does
-    /// not fit one frame: [`Config::max_reply`](crate::Config::max_reply), by default 1 MiB.
+    /// not fit one frame: [`Config::max_reply_frame`](crate::Config::max_reply_frame), by default 1
+    /// MiB.
     ///
     /// ```
     /// # fn main() -> slipring::Result<()> {
@@ -196,7 +197,7 @@ impl ReplyWriter<'_> {
         let Self { sink, state, buffer } = self;
         buffer.push(bytes, |piece| {
             sink.check_cancelled(state)?;
-            sink.piece(state, piece)
+            sink.send_piece(state, piece)
         })
     }
 
@@ -207,7 +208,7 @@ impl ReplyWriter<'_> {
     /// As [`Responder::send`].
     pub fn finish(self) -> Result<Done> {
         let Self { sink, state, buffer } = self;
-        buffer.finish(|piece| sink.piece(state, piece))?;
+        buffer.finish(|piece| sink.send_piece(state, piece))?;
         Ok(Done(()))
     }
 }
@@ -272,7 +273,7 @@ impl ReplyStream<'_> {
     /// dropped by its reader, or the worker is told to end, also if there is room.
     pub fn send<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<()> {
         self.sink.check_cancelled(self.state)?;
-        self.sink.message(self.state, Kind::CHUNK, payload)
+        self.sink.send_message(self.state, Kind::CHUNK, payload)
     }
 
     /// Sends one chunk of `len` bytes that `fill` writes in place. `len` must fit one frame.
@@ -284,7 +285,7 @@ impl ReplyStream<'_> {
     /// not fit one frame.
     pub fn send_with(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<()> {
         self.sink.check_cancelled(self.state)?;
-        self.sink.chunk_in_place(self.state, len, fill)
+        self.sink.send_chunk_in_place(self.state, len, fill)
     }
 
     /// Ends the stream. Blocks while the parent has not made room.

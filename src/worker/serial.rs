@@ -33,7 +33,7 @@ impl<S> SerialServer<'_, S> {
         while !self.signals.is_stopping() {
             let (signals, has_rung) = (self.signals, self.sink.has_rung());
             let wait = |consumer: &mut Consumer, check: &dyn Fn() -> Result<()>| {
-                Ok(consumer.glance(has_rung)
+                Ok(consumer.spin_briefly(has_rung)
                     || consumer.wait_until(signals.alarm(), Deadline::IDLE, has_rung, check)?)
             };
             match ring.receive(signals, wait, |header, body| self.request(header, &body)) {
@@ -55,8 +55,8 @@ impl<S> SerialServer<'_, S> {
         status.received(payload.len());
         let state = &mut sink.begin(id);
         let now = now_for(deadline);
-        let is_taken_back = header.flags & flags::ABANDONED != 0;
-        if is_taken_back || signals.is_given_up(id) {
+        let is_abandoned = header.flags & flags::ABANDONED != 0;
+        if is_abandoned || signals.is_request_cancelled(id) {
             return sink.cancel(state);
         }
         if deadline.is_before(now) {

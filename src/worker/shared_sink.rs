@@ -25,9 +25,9 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result, WorkerFailure};
 use crate::payload::{Encoded, Payload};
-use crate::protocol::chunker::{Chunker, Piece};
 use crate::protocol::failure;
 use crate::protocol::kind::{EXPIRED, Kind, flags};
+use crate::protocol::splitter::{Piece, Splitter};
 use crate::ring::doorbell::{Sleeper, Step};
 use crate::ring::open_slot::OpenSlot;
 use crate::ring::position::span;
@@ -165,7 +165,7 @@ impl SharedSink {
     }
 
     /// Sends a result or a chunk in one frame, or in as many as it needs.
-    pub(super) fn message<P: Payload + ?Sized>(
+    pub(super) fn send_message<P: Payload + ?Sized>(
         &self,
         state: &mut ReplyState,
         kind: Kind,
@@ -176,14 +176,14 @@ impl SharedSink {
         // An encoder of the host's runs before anything is claimed.
         let mut encoded = Encoded::of(payload, len)?;
         if len <= self.max_frame {
-            return self.frame(state, state.header(kind), len, |slot| encoded.write_to(slot));
+            return self.send_frame(state, state.header(kind), len, |slot| encoded.write_to(slot));
         }
         // The reader gets memory for the whole message at its first piece.
         let header = Header { aux: as_u64(len), ..state.header(kind) };
-        let (mut chunker, longest) = (Chunker::new(header), self.lock()?.producer.piece_len());
-        while let Some(piece) = chunker.next_piece(encoded.bytes(), longest) {
-            self.piece(state, piece)?;
-            chunker.piece_sent(piece.bytes.len());
+        let (mut splitter, longest) = (Splitter::new(header), self.lock()?.producer.piece_len());
+        while let Some(piece) = splitter.next_piece(encoded.bytes(), longest) {
+            self.send_piece(state, piece)?;
+            splitter.piece_sent(piece.bytes.len());
         }
         Ok(())
     }
@@ -198,13 +198,18 @@ impl SharedSink {
     ) -> Result<Sent> {
         let len = payload.encoded_len();
         if len > self.max_frame {
-            return Err(Error::too_large(len, self.max_frame, "raise max_reply, or use `send`"));
+            return Err(Error::too_large(
+                len,
+                self.max_frame,
+                "raise max_reply_frame, or use `send`",
+            ));
         }
         if kind == Kind::CHUNK && !self.has_credit(state, span(len)) {
             return Ok(Sent::NoCredit);
         }
         let encoded = Encoded::of(payload, len)?;
-        let sent = self.try_frame(state, state.header(kind), len, |slot| encoded.write_to(slot))?;
+        let sent =
+            self.try_send_frame(state, state.header(kind), len, |slot| encoded.write_to(slot))?;
         Ok(if sent { Sent::Yes } else { Sent::NoRoom })
     }
 
@@ -216,15 +221,15 @@ impl SharedSink {
     }
 
     /// Sends one frame of a message.
-    pub(super) fn piece(&self, state: &mut ReplyState, piece: Piece<'_>) -> Result<()> {
-        self.frame(state, piece.header, piece.bytes.len(), |slot| {
+    pub(super) fn send_piece(&self, state: &mut ReplyState, piece: Piece<'_>) -> Result<()> {
+        self.send_frame(state, piece.header, piece.bytes.len(), |slot| {
             copy_from_slice(slot, piece.bytes);
         })
     }
 
     /// Sends a frame. Waits for room, and with a chunk for credit, until the request is
     /// cancelled.
-    fn frame(
+    fn send_frame(
         &self,
         state: &mut ReplyState,
         header: Header,
@@ -234,7 +239,7 @@ impl SharedSink {
         if header.kind == Kind::CHUNK.code() {
             self.await_credit(state, span(len))?;
         }
-        if !self.try_frame(state, header, len, &fill)? {
+        if !self.try_send_frame(state, header, len, &fill)? {
             let mut slot = self.open(state, len)?;
             fill(slot.payload());
             self.publish(state, slot, header)?;
@@ -243,7 +248,7 @@ impl SharedSink {
     }
 
     /// Sends a frame if there is room.
-    fn try_frame(
+    fn try_send_frame(
         &self,
         state: &mut ReplyState,
         header: Header,

@@ -98,7 +98,7 @@ impl Parent {
         let Header { kind, request, .. } = frame.header();
         let (kind, payload) = (Kind::from_code(kind), frame.payload().to_vec());
         drop(frame);
-        consumer.publish();
+        consumer.publish_released();
         if kind == Kind::RESULT || kind == Kind::CHUNK {
             let byte = request.to_le_bytes()[0];
             assert!(payload.iter().all(|found| *found == byte), "a frame of {request}");

@@ -32,7 +32,7 @@ pub fn in_4_kib() -> Spawner {
 pub fn tiny(ring: usize) -> ConfigBuilder {
     let frame = ring / 2 - 32;
     let builder = Config::builder().request_ring(ring).reply_ring(ring);
-    builder.max_request(frame).max_reply(frame).max_message(1 << 20)
+    builder.max_request_frame(frame).max_reply_frame(frame).max_message(1 << 20)
 }
 
 /// A channel to a worker process that serves every kind of [`worker`].

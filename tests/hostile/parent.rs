@@ -140,7 +140,7 @@ pub fn exercise_with(
             Ok(reply) if tells_the_truth => {
                 assert!(reply.to_vec() == bytes, "{what}: another call's reply");
             }
-            Ok(reply) => assert!(reply.to_vec().len() <= channel.config().max_reply()),
+            Ok(reply) => assert!(reply.to_vec().len() <= channel.config().max_reply_frame()),
             Err(error) => errors.push(error),
         }
         if !errors.is_empty() {

@@ -202,7 +202,7 @@ fn case(peer: &mut Peer, name: &str, request: u64) {
         "aux" => {
             peer.send(RESULT, 0, request, value, b"aux");
         }
-        "request" => peer.reply(value, b"to nobody"),
+        "request" => peer.reply(value, b"to no request"),
         "request that is finished" => {
             peer.reply(request - 1, b"again");
             peer.send(CHUNK, 0, request - 1, 0, b"again");

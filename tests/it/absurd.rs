@@ -88,8 +88,8 @@ fn sizes_without_end_are_refused_by_encoders_and_configurations() {
     let builders = [
         builder().request_ring(huge),
         builder().reply_ring(huge),
-        builder().max_request(huge),
-        builder().max_reply(huge),
+        builder().max_request_frame(huge),
+        builder().max_reply_frame(huge),
         builder().max_message(huge),
         builder().health_ring(huge),
         builder().health_ring(0),

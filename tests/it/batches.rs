@@ -528,7 +528,7 @@ fn after_a_long_overload_all_is_as_before() {
                     let patience = Duration::from_micros(300 * u64::from(round % 8));
                     match channel.call(WORK, &asked, patience) {
                         Ok(answer) => assert_eq!(answer.to_vec(), asked),
-                        // Those that gave up are in flight until the worker has seen it.
+                        // Those that timed out are in flight until the worker has seen it.
                         Err(error) => assert!(
                             error.is_timeout() || error.kind() == ErrorKind::TooManyInFlight,
                             "{error}"

@@ -21,7 +21,7 @@ conformance! {
         a_panicking_handler_fails_its_own_call_with_message_and_place,
         a_stream_for_a_call_and_a_result_for_a_stream_are_protocol_errors,
         a_payload_that_lies_about_its_length_is_refused_and_nothing_is_sent,
-        requests_that_are_given_up_make_room_though_nobody_reads,
+        dropped_requests_make_room_though_no_thread_reads,
         request_ids_are_never_used_twice_and_replies_name_theirs,
         positions_go_on_over_the_wraps_of_u32_and_u64,
         no_late_reply_ever_reaches_another_call,
@@ -65,7 +65,7 @@ fn interesting_lengths(max_frame: usize) -> Vec<usize> {
 fn every_length_is_echoed_whatever_the_rings_size(backend: Backend) {
     let configs = [tiny(4 << 10).build().unwrap(), tiny(8 << 10).build().unwrap(), Config::small()];
     for config in configs {
-        let (max, ring) = (config.max_request(), config.request_ring().capacity());
+        let (max, ring) = (config.max_request_frame(), config.request_ring().capacity());
         let channel = backend.spawn(config);
         let mut sent = 0;
         for round in 0..3 {
@@ -85,14 +85,14 @@ fn frames_of_random_lengths_survive_a_long_run_through_the_smallest_ring(backend
     let mut seed = 1_u64;
     for _ in 0..10_000 {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        assert_echoes(&channel, (seed >> 33) as usize % (channel.config().max_request() + 1));
+        assert_echoes(&channel, (seed >> 33) as usize % (channel.config().max_request_frame() + 1));
     }
 }
 
 fn a_message_longer_than_a_frame_travels_both_ways_in_small_rings(backend: Backend) {
     for config in [tiny(4 << 10).build().unwrap(), Config::small()] {
         let channel = backend.spawn(config);
-        let max = channel.config().max_request();
+        let max = channel.config().max_request_frame();
         let longest = channel.config().max_message();
         let ring = channel.config().request_ring().capacity();
         for len in [max + 1, 2 * max - 1, 2 * max, 2 * max + 1, ring, ring * 3 + 17, longest] {
@@ -269,13 +269,13 @@ fn a_payload_that_lies_about_its_length_is_refused_and_nothing_is_sent(backend: 
     assert_eq!(channel.in_flight(), 0);
 }
 
-fn requests_that_are_given_up_make_room_though_nobody_reads(backend: Backend) {
+fn dropped_requests_make_room_though_no_thread_reads(backend: Backend) {
     let channel = backend.spawn(tiny(4 << 10).max_in_flight(2).build().unwrap());
     channel.wait_ready(LONG).unwrap();
     for round in 0..50_u64 {
         let bytes = encode(&[round]);
-        for given_up in 0..2 {
-            let submitted = match given_up + round % 3 {
+        for dropped in 0..2 {
+            let submitted = match dropped + round % 3 {
                 0 => channel.call(ECHO, &bytes, Duration::ZERO).map(drop),
                 1 => channel.submit(ECHO, &bytes, LONG).map(drop),
                 _ => channel.stream(COUNT, &encode(&[3, 10]), LONG).map(drop),
@@ -284,7 +284,7 @@ fn requests_that_are_given_up_make_room_though_nobody_reads(backend: Backend) {
             let known = [None, Some(ErrorKind::Timeout), Some(ErrorKind::TooManyInFlight)];
             assert!(known.contains(&kind), "{kind:?}");
         }
-        // The worker does not know yet that they were given up.
+        // The worker does not know yet that they were dropped.
         eventually("there is room", || {
             channel.call(ECHO, &bytes, LONG).is_ok_and(|reply| reply.to_vec() == bytes)
         });
@@ -314,7 +314,7 @@ fn positions_go_on_over_the_wraps_of_u32_and_u64(backend: Backend) {
     for origin in origins {
         let channel = backend.spawn(tiny(4 << 10).origin(origin).build().unwrap());
         for i in 0..3000_usize {
-            assert_echoes(&channel, i * 7 % channel.config().max_request());
+            assert_echoes(&channel, i * 7 % channel.config().max_request_frame());
         }
         assert_echoes(&channel, 100_000);
         let chunks: Vec<Vec<u8>> = channel
@@ -350,7 +350,7 @@ fn no_late_reply_ever_reaches_another_call(backend: Backend) {
     let stats = channel.stats();
     println!("{timeouts} timeouts, {} of {} naps replied; {stats:?}", naps[1], naps[0]);
     assert!(timeouts > calls / 2, "{timeouts} timeouts of {calls} calls");
-    assert_eq!(stats.late_frames, stats.cancels, "each given up request has one late frame");
+    assert_eq!(stats.late_frames, stats.cancels, "each cancelled request has one late frame");
     assert_eq!(stats.unknown_frames, 0);
     assert_eq!(channel.in_flight(), 0);
 }
@@ -428,7 +428,7 @@ fn a_payload_that_cannot_be_encoded_is_not_sent_and_leaves_nothing_behind(backen
     let channel = backend.spawn(Config::small());
     channel.wait_ready(LONG).unwrap();
     eventually("it is counted", || channel.ping(LONG).unwrap().requests_served == 1);
-    for len in [10, channel.config().max_request() + 1] {
+    for len in [10, channel.config().max_request_frame() + 1] {
         let error = channel.call(ECHO, &Broken { len, panics: false }, LONG).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidPayload);
         assert_eq!(channel.in_flight(), 0);

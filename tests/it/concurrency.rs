@@ -9,13 +9,13 @@ use slipring::{Channel, Config, ErrorKind, Pending, Reply};
 conformance! {
     everywhere: [
         pending_replies_can_be_awaited_in_any_order,
-        dropped_pending_replies_are_given_up_and_the_others_come,
+        dropped_pending_replies_are_cancelled_and_the_others_come,
         a_cancel_never_hits_the_next_request_of_the_same_slot,
         more_requests_than_configured_are_refused_until_one_is_done,
         threads_that_call_at_the_same_time_each_get_their_own_replies,
         long_messages_of_several_threads_do_not_get_mixed_up,
         calls_streams_timeouts_and_cancels_of_threads_do_not_mix,
-        a_pending_reply_that_nobody_awaits_holds_up_nobody,
+        a_pending_reply_that_is_not_awaited_holds_up_no_other,
         a_reply_that_is_never_given_back_is_named_when_it_holds_up_others,
         replies_can_be_kept_moved_to_other_threads_and_dropped_in_any_order,
         a_waiter_whose_time_is_up_does_not_take_the_readers_role_with_it,
@@ -92,12 +92,12 @@ fn pending_replies_can_be_polled_for_without_waiting(backend: Backend) {
     let mut slow = channel.submit(SLOW_ECHO, &encode(&[60]), Duration::from_millis(5)).unwrap();
     std::thread::sleep(Duration::from_millis(10));
     assert!(slow.try_wait().unwrap_err().is_timeout());
-    assert_eq!(channel.in_flight(), 0, "it is given up, whether it is dropped or not");
+    assert_eq!(channel.in_flight(), 0, "it is cancelled, whether it is dropped or not");
     assert_eq!(channel.in_flight(), 0);
     assert_usable(&channel);
 }
 
-fn dropped_pending_replies_are_given_up_and_the_others_come(backend: Backend) {
+fn dropped_pending_replies_are_cancelled_and_the_others_come(backend: Backend) {
     let channel = backend.ready(Config::default());
     let busy = channel.submit(SLOW_ECHO, &encode(&[50]), LONG).unwrap();
     let pending: Vec<Pending> = (0..100).map(|i| submit(&channel, i)).collect();
@@ -188,7 +188,7 @@ fn more_requests_than_configured_are_refused_until_one_is_done(backend: Backend)
 fn threads_that_call_at_the_same_time_each_get_their_own_replies(backend: Backend) {
     for config in [Config::default(), tiny(8 << 10).build().unwrap()] {
         let channel = backend.ready(config);
-        let max = channel.config().max_request() as u64;
+        let max = channel.config().max_request_frame() as u64;
         std::thread::scope(|scope| {
             for thread in 0..8_u64 {
                 let channel = &channel;
@@ -271,7 +271,7 @@ fn calls_streams_timeouts_and_cancels_of_threads_do_not_mix(backend: Backend) {
     assert_eq!((channel.in_flight(), channel.stats().unknown_frames), (0, 0));
 }
 
-fn a_pending_reply_that_nobody_awaits_holds_up_nobody(backend: Backend) {
+fn a_pending_reply_that_is_not_awaited_holds_up_no_other(backend: Backend) {
     let channel = backend.ready(tiny(8 << 10).build().unwrap());
     let unread: Vec<Pending> =
         (0..10).map(|_| channel.submit(BIG, &encode(&[2000]), LONG).unwrap()).collect();
@@ -340,7 +340,7 @@ fn requests_that_do_not_fit_the_ring_wait_for_room_or_time_out(backend: Backend)
     };
     assert!(error.is_timeout(), "{error}");
     assert!(error.to_string().contains("request ring"), "{error}");
-    // Messages that get stuck half-sent are taken back.
+    // Messages that get stuck half-sent are abandoned.
     for _ in 0..3 {
         let error = channel.call(ECHO, &[8; 50_000], timeout).unwrap_err();
         assert!(error.is_timeout(), "{error}");

@@ -15,7 +15,7 @@ conformance! {
     ],
     one_at_a_time: [
         // It knows that the late reply has come when a later request is answered.
-        what_is_given_up_is_counted_once_when_its_late_reply_comes,
+        a_cancelled_request_is_counted_once_when_its_late_reply_comes,
     ],
     processes: [],
 }
@@ -83,8 +83,8 @@ fn refused_with(error: ErrorKind) -> Counted {
     Counted { error: Some(error), ..Counted::default() }
 }
 
-/// A request that was given up, after so many bytes were sent.
-fn given_up(sent: u64) -> Counted {
+/// A request that was cancelled, after so many bytes were sent.
+fn cancelled(sent: u64) -> Counted {
     Counted { requests: 1, sent, cancels: 1, ..Counted::default() }
 }
 
@@ -128,9 +128,9 @@ fn table() -> Vec<(Act, Counted)> {
         (Act::TimeOut, Counted { cancels: 1, ..failed(ErrorKind::Timeout, 5) }),
         (Act::Stall, Counted { cancels: 1, streams: 1, ..failed(ErrorKind::Stalled, 5) }),
         (Act::Cancel, Counted { cancels: 1, ..failed(ErrorKind::Cancelled, 5) }),
-        (Act::CancelAndDrop, given_up(5)),
-        (Act::Drop, given_up(5)),
-        (Act::DropStream, Counted { streams: 1, ..given_up(5) }),
+        (Act::CancelAndDrop, cancelled(5)),
+        (Act::Drop, cancelled(5)),
+        (Act::DropStream, Counted { streams: 1, ..cancelled(5) }),
         (Act::DropWriter, Counted { requests: 1, ..Counted::default() }),
         (Act::TooLong, refused_with(ErrorKind::TooLarge)),
         (Act::TooLongWriter, Counted { requests: 1, ..refused_with(ErrorKind::TooLarge) }),
@@ -218,7 +218,7 @@ fn check(row: usize, wanted: Counted, before: &Stats, after: &Stats) {
         Some(ErrorKind::Worker) if found.received > 0 => {
             Counted { received: found.received, ..wanted }
         }
-        // The worker is told to give up what it has not ended yet.
+        // The worker is told to cancel what it has not ended yet.
         Some(ErrorKind::Protocol) => Counted { cancels: found.cancels.min(1), ..wanted },
         _ => wanted,
     };
@@ -240,7 +240,7 @@ fn each_counter_counts_what_threads_do(backend: Backend) {
     assert_eq!(counted(&before, &channel.stats()), refused_with(ErrorKind::Closed));
 }
 
-fn what_is_given_up_is_counted_once_when_its_late_reply_comes(backend: Backend) {
+fn a_cancelled_request_is_counted_once_when_its_late_reply_comes(backend: Backend) {
     let channel = backend.ready(config());
     let before = channel.stats();
     let request = encode(&[100]);
@@ -329,7 +329,7 @@ fn counters_only_grow_and_agree_while_threads_use_the_channel(backend: Backend) 
     let (stats, done, failed) = (channel.stats(), done.into_inner(), failed.into_inner());
     assert_eq!((stats.requests, stats.in_flight), (1 + 600, 0));
     assert_eq!((done + failed, stats.errors.total()), (1 + 600, failed));
-    // An answer can come in the moment in which its owner gives up.
+    // An answer can come in the moment in which its owner drops it.
     assert!(stats.completed >= done && stats.completed <= stats.requests, "{stats:?}");
 }
 

@@ -82,7 +82,7 @@ fn hold_socket(path: &Path) -> String {
 }
 
 #[test]
-fn a_handshake_ends_with_its_worker_whoever_else_holds_the_socket() {
+fn a_handshake_ends_with_its_worker_also_if_another_holds_the_socket() {
     let dir = temp_dir("held");
     let path = dir.join("pid");
     let script = format!("{}; exit 3", hold_socket(&path));

@@ -41,9 +41,9 @@ fn a_full_ring_of_a_stopped_worker_ends_a_send_at_its_deadline() {
 }
 
 #[test]
-fn a_long_message_that_is_given_up_without_room_frees_its_slot() {
+fn a_long_message_that_is_abandoned_without_room_frees_its_entry() {
     // Three frames of the longest kind leave no room for another header.
-    let config = tiny(4 << 10).max_request(1312).max_in_flight(1).build().unwrap();
+    let config = tiny(4 << 10).max_request_frame(1312).max_in_flight(1).build().unwrap();
     let channel = spawn(config);
     stop(channel.pid());
     let mut writer = channel.write(SUM, Duration::from_millis(30)).unwrap();
@@ -53,7 +53,7 @@ fn a_long_message_that_is_given_up_without_room_frees_its_slot() {
     drop(writer);
     assert_eq!(channel.in_flight(), 0);
     send_signal(channel.pid(), libc::SIGCONT);
-    // Nothing is sent: the worker finds by itself that the message was given up.
+    // Nothing is sent: the worker finds by itself that the message was abandoned.
     eventually("its slot is free", || match channel.submit(ECHO, b"x", LONG) {
         Ok(pending) => pending.wait().unwrap().to_vec() == b"x",
         Err(error) => error.kind() != ErrorKind::TooManyInFlight,

@@ -107,7 +107,7 @@ fn a_child_can_neither_send_nor_receive_on_a_raw_link() {
             is_forked(link.close(SHORT)),
         ]);
         link.flush();
-        link.halves().1.publish();
+        link.halves().1.publish_released();
         link.prefault();
         let _ = (link.sender().wakes(), link.receiver().leased(), link.poll_fd().is_some());
         let _ = format!("{link:?}");
@@ -169,7 +169,7 @@ fn what_is_held_of_a_raw_link_at_a_fork_can_be_used_up_in_the_child() {
     let mut frame = Some(link.recv(LONG).unwrap());
     in_fork(|| {
         let mut frame = frame.take().unwrap();
-        frame.publish_earlier();
+        frame.publish_released();
         let is_there = frame.payload().to_vec() == vec![7; max];
         drop(frame);
         is_there

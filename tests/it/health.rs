@@ -19,7 +19,7 @@ conformance! {
     one_at_a_time: [],
     processes: [
         a_stopped_worker_is_unresponsive_but_not_killed_and_goes_on_rightly,
-        a_worker_that_is_stopped_in_a_handler_replies_late_to_nobody,
+        a_late_reply_of_a_worker_that_was_stopped_is_not_delivered,
         pings_are_answered_beside_a_stuck_handler_and_full_rings,
     ],
 }
@@ -150,7 +150,7 @@ fn a_stopped_worker_is_unresponsive_but_not_killed_and_goes_on_rightly(backend: 
     assert_eq!((stats.unknown_frames, stats.cancels), (0, 3));
 }
 
-fn a_worker_that_is_stopped_in_a_handler_replies_late_to_nobody(backend: Backend) {
+fn a_late_reply_of_a_worker_that_was_stopped_is_not_delivered(backend: Backend) {
     let channel = backend.ready(Config::small());
     let pending = channel.submit(SLOW_ECHO, &encode(&[50]), Duration::from_millis(150)).unwrap();
     until_served(&channel, &pending);

@@ -19,7 +19,7 @@ fn sent(channel: &Channel, payload: &(impl Payload + ?Sized)) -> Reply {
 
 /// Short, in one frame, and in pieces.
 fn lengths(channel: &Channel) -> [usize; 4] {
-    let frame = channel.config().max_request();
+    let frame = channel.config().max_request_frame();
     [8, 1000, frame, 5 * frame]
 }
 

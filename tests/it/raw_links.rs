@@ -72,8 +72,8 @@ fn spawn_in_small_rings(entry: impl Fn()) -> RawLink {
     let config = Config::builder()
         .request_ring(8 << 10)
         .reply_ring(8 << 10)
-        .max_request(1000)
-        .max_reply(1000)
+        .max_request_frame(1000)
+        .max_reply_frame(1000)
         .stream_window(4 << 10)
         .build()
         .unwrap();

@@ -340,7 +340,7 @@ fn after_a_long_overload_all_is_as_before() {
                     match channel.stream(WORK, &asked, patience) {
                         Ok(mut stream) if round % 3 == 0 => drop(stream.next_chunk()),
                         Ok(stream) => drop(rest(stream)),
-                        // Those that gave up are in flight until the engine has seen it.
+                        // Those that timed out are in flight until the engine has seen it.
                         Err(error) => assert!(
                             error.is_timeout() || error.kind() == ErrorKind::TooManyInFlight,
                             "{error}"

@@ -58,14 +58,14 @@ fn every_chunk_comes_exactly_once_and_in_order_whatever_its_length(backend: Back
         for (count, len) in [(0, 48), (1, 0), (5000, 0), (5000, 1), (5000, 48), (2000, 4096)] {
             assert_whole_stream(&channel, count, len);
         }
-        assert_whole_stream(&channel, 20, channel.config().max_reply());
+        assert_whole_stream(&channel, 20, channel.config().max_reply_frame());
     }
 }
 
 fn chunks_longer_than_a_frame_come_whole(backend: Backend) {
     for config in [tiny(4 << 10).build().unwrap(), Config::small(), Config::default()] {
         let channel = backend.spawn(config);
-        let max = channel.config().max_reply();
+        let max = channel.config().max_reply_frame();
         let window = channel.config().stream_window();
         assert_whole_stream(&channel, 10, max + 1);
         assert_whole_stream(&channel, 3, window - 1000);
@@ -77,7 +77,8 @@ fn chunks_longer_than_a_frame_come_whole(backend: Backend) {
 
 fn a_long_stream_of_chained_chunks_never_runs_out_of_credit(backend: Backend) {
     // Each frame of a chain costs more of the ring than its payload's length.
-    let channel = backend.spawn(tiny(4 << 10).stream_window(2048).max_reply(100).build().unwrap());
+    let channel =
+        backend.spawn(tiny(4 << 10).stream_window(2048).max_reply_frame(100).build().unwrap());
     assert_whole_stream(&channel, 2000, 101);
     assert_whole_stream(&channel, 500, 1000);
 }
@@ -328,7 +329,7 @@ fn the_abort_flag_ends_a_wait_for_credit(backend: Backend) {
     let mut stream = channel.stream(COUNT, &encode(&[1 << 40, 1000]), LONG).unwrap();
     eventually("the worker waits", || channel.health().state == WorkerState::AwaitingCredit);
     channel.abort();
-    eventually("the worker gave up", || channel.health().current_request.is_none());
+    eventually("the worker stopped serving it", || channel.health().current_request.is_none());
     channel.clear_abort();
     let error = stream.find_map(Result::err).expect("an endless stream is cut off");
     assert_eq!(error.kind(), ErrorKind::Cancelled);

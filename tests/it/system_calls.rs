@@ -127,7 +127,7 @@ fn without_all_that_is_new_all_works() {
 }
 
 /// Kills this process if it waits until a time of the wall clock.
-fn kill_who_waits_for_the_wall_clock() {
+fn kill_what_waits_for_the_wall_clock() {
     let realtime = libc::CLOCK_REALTIME as u32;
     let flag = libc::FUTEX_CLOCK_REALTIME as u32;
     filter(
@@ -149,7 +149,7 @@ fn kill_who_waits_for_the_wall_clock() {
 #[test]
 fn nothing_waits_for_the_wall_clock() {
     if in_a_process_of_its_own(name_of(nothing_waits_for_the_wall_clock)) {
-        kill_who_waits_for_the_wall_clock();
+        kill_what_waits_for_the_wall_clock();
         assert_all_works();
     }
 }
@@ -159,21 +159,21 @@ fn nothing_waits_for_the_wall_clock_without_futex_waitv_either() {
     if in_a_process_of_its_own(name_of(nothing_waits_for_the_wall_clock_without_futex_waitv_either))
     {
         without(&[libc::SYS_futex_waitv, libc::SYS_pidfd_open]);
-        kill_who_waits_for_the_wall_clock();
+        kill_what_waits_for_the_wall_clock();
         assert_all_works();
     }
 }
 
 #[test]
-fn who_waits_for_the_wall_clock_is_killed() {
-    let name = name_of(who_waits_for_the_wall_clock_is_killed);
+fn a_thread_that_waits_for_the_wall_clock_is_killed() {
+    let name = name_of(a_thread_that_waits_for_the_wall_clock_is_killed);
     if !is_rerun(name) {
         use std::os::unix::process::ExitStatusExt;
         let status = rerun_command(name).output().unwrap().status;
         assert_eq!(status.signal(), Some(libc::SIGSYS), "{status}");
         return;
     }
-    kill_who_waits_for_the_wall_clock();
+    kill_what_waits_for_the_wall_clock();
     let until = libc::timespec { tv_sec: 1, tv_nsec: 0 };
     let (word, operation) = (0_u32, libc::FUTEX_WAIT_BITSET | libc::FUTEX_CLOCK_REALTIME);
     // SAFETY: a live word and a live time; it has long passed.

@@ -213,7 +213,7 @@ fn a_ring_that_stays_full_times_the_sender_out_before_anything_is_sent() {
 }
 
 #[test]
-fn ten_thousand_late_replies_reach_nobody() {
+fn ten_thousand_late_replies_are_not_delivered() {
     on_each(plain, |channel| async move {
         for round in 0..20_u64 {
             let mut dropped = Vec::new();
@@ -451,7 +451,7 @@ fn a_message_that_a_task_writes_arrives_whole_or_not_at_all() {
         let mut writer = channel.write(ECHO, LONG).await.unwrap();
         assert_eq!(kind(writer.push(&vec![0; cap + 1]).await), ErrorKind::TooLarge);
         writer.push(&bytes).await.unwrap();
-        // Given up with pieces in the ring.
+        // Abandoned with pieces in the ring.
         drop(writer);
         assert_usable_by_tasks(&channel).await;
     });

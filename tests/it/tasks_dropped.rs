@@ -174,7 +174,7 @@ fn a_ping_is_polled_for_a_reason_and_not_in_a_circle() {
 }
 
 #[test]
-fn a_ping_that_nobody_polls_holds_up_neither_pings_nor_a_close() {
+fn a_ping_that_no_task_polls_holds_up_neither_pings_nor_a_close() {
     on_each(spawner, |channel| async move {
         let probe = Probe::new();
         channel.ping(LONG).await.unwrap();

@@ -88,7 +88,7 @@ fn eight_handlers_run_at_the_same_time_on_threads_with_names() {
 #[test]
 fn a_handler_that_is_stuck_holds_up_no_other_even_with_a_long_payload() {
     let (channel, gate) = gated();
-    let frame = channel.config().max_request();
+    let frame = channel.config().max_request_frame();
     let stuck: Vec<_> =
         (0..7_u8).map(|n| channel.submit(WORK, &vec![n; frame], LONG).unwrap()).collect();
     // Several laps of the ring.

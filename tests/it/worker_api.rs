@@ -78,7 +78,7 @@ fn a_payload_is_read_as_text_and_by_a_reader_in_frames_and_in_pieces() {
                 Ok(writer.finish()?)
             })
     });
-    let frame = Config::small().max_request();
+    let frame = Config::small().max_request_frame();
     for len in [0, 1, 3, 4, frame, frame + 1, 10 * frame] {
         let text: String = "añb".chars().cycle().take(len).collect();
         assert!(call(&channel, ONE, text.as_bytes()) == text.as_bytes(), "{len} as text");

@@ -456,7 +456,7 @@ fn serve_channel() -> slipring::Result<()> {
             for (seq, (bytes, _)) in (0..count).zip(pattern.pieces()) {
                 if is_generated {
                     chunks.send_with(len, |slot| bytes::generate(slot, seq))?;
-                } else if len <= Config::default().max_reply() {
+                } else if len <= Config::default().max_reply_frame() {
                     chunks.send_with(len, |slot| {
                         copy_from_slice(slot, bytes);
                         put_stamp(slot, seq);

@@ -196,8 +196,8 @@ fn spawner(account: Option<&Account>) -> slipring::Result<Spawner> {
     let config = Config::builder()
         .request_ring(64 << 10)
         .reply_ring(64 << 10)
-        .max_request(16 << 10)
-        .max_reply(16 << 10)
+        .max_request_frame(16 << 10)
+        .max_reply_frame(16 << 10)
         .max_message(256 << 10)
         .max_in_flight(256)
         .build()?;

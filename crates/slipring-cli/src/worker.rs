@@ -35,7 +35,7 @@ const LARGE_REPLY: usize = (1 << 20) - FRAME_HEADER;
 const LARGE_REQUEST: usize = 1 << 18;
 
 /// How long a worker may take to end when all its work is done, and when it is
-/// given up.
+/// aborted.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 const ABORT_GRACE: Duration = Duration::from_millis(300);
 /// The longest wait for the exit status of a dead worker.
@@ -46,14 +46,14 @@ const STATUS_GRACE: Duration = Duration::from_secs(1);
 pub(crate) fn config(options: &Options) -> Result<Config, Error> {
     let one_row = reply_len(1, options.dim)?;
     let reply = reply_len(options.batch, options.dim)?.min(LARGE_REPLY).max(one_row);
-    let (request_ring, max_request) = ring_for(request_len(1, options.max_line));
-    let (reply_ring, max_reply) = ring_for(reply);
+    let (request_ring, max_request_frame) = ring_for(request_len(1, options.max_line));
+    let (reply_ring, max_reply_frame) = ring_for(reply);
     let config = Config::builder()
         .request_ring(request_ring)
-        .max_request(max_request)
+        .max_request_frame(max_request_frame)
         .reply_ring(reply_ring)
-        .max_reply(max_reply)
-        .max_message(max_request.max(max_reply))
+        .max_reply_frame(max_reply_frame)
+        .max_message(max_request_frame.max(max_reply_frame))
         .build();
     config.map_err(|e| Error::failure(format!("{e:#}")))
 }
@@ -73,8 +73,8 @@ fn reply_len(rows: usize, dim: usize) -> Result<usize, Error> {
 pub(crate) fn limits(options: &Options, config: &Config) -> Limits {
     let row = options.dim * size_of::<f32>();
     Limits {
-        texts: options.batch.min((config.max_reply() - MatrixShape::HEADER_LEN) / row),
-        request_bytes: config.max_request().min(LARGE_REQUEST),
+        texts: options.batch.min((config.max_reply_frame() - MatrixShape::HEADER_LEN) / row),
+        request_bytes: config.max_request_frame().min(LARGE_REQUEST),
         max_line: options.max_line,
     }
 }
@@ -255,7 +255,7 @@ mod tests {
                 let (limits, config) = sizes_of(&["--batch", batch, "--dim", dim]);
                 assert!(limits.texts >= 1 && limits.texts <= batch.parse().unwrap());
                 let reply = reply_len(limits.texts, dim.parse().unwrap()).unwrap();
-                assert!(reply <= config.max_reply(), "{batch} {dim}");
+                assert!(reply <= config.max_reply_frame(), "{batch} {dim}");
             }
         }
     }
@@ -264,8 +264,8 @@ mod tests {
     fn the_longest_line_fits_into_a_request_of_its_own() {
         for max_line in [1, 1 << 20, (1 << 20) + 1, 1 << 28] {
             let (limits, config) = sizes_of(&["--max-line", &max_line.to_string()]);
-            assert!(request_len(1, limits.max_line) <= config.max_request());
-            assert!(limits.request_bytes <= config.max_request());
+            assert!(request_len(1, limits.max_line) <= config.max_request_frame());
+            assert!(limits.request_bytes <= config.max_request_frame());
         }
     }
 

@@ -9,7 +9,7 @@
 //! | `POST /length` | the length of the text in the body |
 //! | `POST /slow` | the same, after ten seconds |
 //! | `GET /story` | a stream of tokens without an end |
-//! | `GET /given-up` | how many requests the worker was told to give up |
+//! | `GET /cancelled` | how many requests were cancelled |
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const LENGTH: Kind = Kind::named("length");
 const SLOW_LENGTH: Kind = Kind::named("slow length");
 const STORY: Kind = Kind::named("story");
-const GIVEN_UP: Kind = Kind::named("given up");
+const CANCELLED: Kind = Kind::named("cancelled");
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     if is_worker() {
@@ -47,7 +47,7 @@ async fn serve_http(address: &str) -> Result<(), Box<dyn std::error::Error>> {
         .route("/length", post(length))
         .route("/slow", post(slow_length))
         .route("/story", get(story))
-        .route("/given-up", get(given_up))
+        .route("/cancelled", get(cancelled))
         // A channel is cheap to clone; all requests share one worker, which serves them in turn.
         .with_state(channel.clone());
     let listener = TcpListener::bind(address).await?;
@@ -70,8 +70,8 @@ async fn slow_length(State(channel): State<AsyncChannel>, text: String) -> Resul
     call(&channel, SLOW_LENGTH, &text).await
 }
 
-async fn given_up(State(channel): State<AsyncChannel>) -> Result<String, Failure> {
-    call(&channel, GIVEN_UP, "").await
+async fn cancelled(State(channel): State<AsyncChannel>) -> Result<String, Failure> {
+    call(&channel, CANCELLED, "").await
 }
 
 /// If the client leaves, the server drops this future at its await, and that is all it takes.
@@ -110,23 +110,23 @@ impl IntoResponse for Failure {
     }
 }
 
-/// The worker. Its session counts the requests that it was told to give up.
+/// The worker. Its session counts the requests that were cancelled.
 fn serve_requests() -> slipring::Result<()> {
     Worker::new(|_| Ok(0_u32))
         .on(LENGTH, |_, request, reply| Ok(reply.send(&request.len().to_string())?))
-        .on(SLOW_LENGTH, |given_up, request, reply| {
-            work(Duration::from_secs(10), request).inspect_err(|_| *given_up += 1)?;
+        .on(SLOW_LENGTH, |cancelled, request, reply| {
+            work(Duration::from_secs(10), request).inspect_err(|_| *cancelled += 1)?;
             Ok(reply.send(&request.len().to_string())?)
         })
-        .on(STORY, |given_up, request, reply| {
+        .on(STORY, |cancelled, request, reply| {
             let mut tokens = reply.stream();
             loop {
                 let sent = work(Duration::from_millis(10), request)
                     .and_then(|()| tokens.send("and then "));
-                sent.inspect_err(|_| *given_up += 1)?;
+                sent.inspect_err(|_| *cancelled += 1)?;
             }
         })
-        .on(GIVEN_UP, |given_up, _, reply| Ok(reply.send(&given_up.to_string())?))
+        .on(CANCELLED, |cancelled, _, reply| Ok(reply.send(&cancelled.to_string())?))
         .serve()
 }
 

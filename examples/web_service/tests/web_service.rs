@@ -42,15 +42,15 @@ impl Service {
         (status, body.to_owned())
     }
 
-    fn wait_until_given_up(&self, count: &str) {
+    fn wait_until_cancelled(&self, count: &str) {
         let start = Instant::now();
         loop {
-            let (_, given_up) = self.ask("GET /given-up", "");
-            if given_up == count {
+            let (_, cancelled) = self.ask("GET /cancelled", "");
+            if cancelled == count {
                 return;
             }
             // Fails only if the worker is never told: how soon it is, depends on the machine.
-            assert!(start.elapsed() < Duration::from_secs(60), "{given_up} given up, not {count}");
+            assert!(start.elapsed() < Duration::from_secs(60), "{cancelled} cancelled, not {count}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -72,7 +72,7 @@ fn a_client_that_leaves_ends_its_request_in_the_worker() {
     let slow = service.send("POST /slow", "a question whose answer is not read");
     std::thread::sleep(Duration::from_millis(200));
     drop(slow);
-    service.wait_until_given_up("1");
+    service.wait_until_cancelled("1");
 
     // A stream whose client leaves after some chunks.
     let mut story = service.send("GET /story", "");
@@ -80,7 +80,7 @@ fn a_client_that_leaves_ends_its_request_in_the_worker() {
     story.read_exact(&mut begun).expect("the beginning");
     assert!(String::from_utf8_lossy(&begun).contains("and then "));
     drop(story);
-    service.wait_until_given_up("2");
+    service.wait_until_cancelled("2");
 
     // The others are not affected.
     assert_eq!(service.ask("POST /length", "still there"), (200, "11".to_owned()));

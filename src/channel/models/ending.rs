@@ -16,7 +16,7 @@ fn close_ends_the_wait_of_a_caller() {
 }
 
 #[test]
-fn close_ends_the_wait_of_a_reader_and_of_who_waits_behind_it() {
+fn close_ends_the_waits_of_a_reader_and_its_follower() {
     model_up_to(FEWER, || {
         let mut rig = rig(2);
         let (first, second) = (rig.submit(), rig.submit());
@@ -33,7 +33,7 @@ fn close_ends_the_wait_of_a_reader_and_of_who_waits_behind_it() {
 #[test]
 fn close_ends_the_wait_for_room() {
     model_up_to(FEWER, || {
-        let Rig { core, worker } = rig(2);
+        let ChannelRig { core, worker } = rig(2);
         let first = submit_longest(&core);
         let state = Arc::clone(&core.state);
         let closing = thread::spawn(move || assert!(state.close()));
@@ -58,11 +58,11 @@ fn a_reply_that_was_sent_before_the_end_is_delivered() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();
-        let Rig { core, mut worker } = rig;
+        let ChannelRig { core, mut worker } = rig;
         let state = Arc::clone(&core.state);
         let dying = thread::spawn(move || {
             worker.reply(1);
-            assert!(state.die());
+            assert!(state.note_death());
             worker
         });
         wait(pending);
@@ -76,11 +76,11 @@ fn a_caller_that_was_answered_before_the_end_is_not_told_of_it() {
     model_up_to(FEWER, || {
         let mut rig = rig(2);
         let (first, second) = (rig.submit(), rig.submit());
-        let Rig { core, mut worker } = rig;
+        let ChannelRig { core, mut worker } = rig;
         worker.reply(2);
         let state = Arc::clone(&core.state);
         let dying = thread::spawn(move || {
-            assert!(state.die());
+            assert!(state.note_death());
             worker
         });
         let waiting = thread::spawn(move || wait(second));
@@ -92,7 +92,7 @@ fn a_caller_that_was_answered_before_the_end_is_not_told_of_it() {
 }
 
 #[test]
-fn the_first_cause_is_what_everybody_is_told() {
+fn the_first_cause_is_what_all_threads_are_told() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();

@@ -14,7 +14,7 @@ fn react(core: &Core, wake_fd: &WakeFd, pending: &mut Pending) {
     }
 }
 
-fn rig_of_reactor() -> (Rig, Arc<WakeFd>) {
+fn rig_of_reactor() -> (ChannelRig, Arc<WakeFd>) {
     let [wake_fd, worker_fd] = WakeFd::pair().map(Arc::new);
     let rig = rig_with_wake_fds(2, [Some(Arc::clone(&wake_fd)), Some(worker_fd)]);
     (rig, wake_fd)
@@ -25,7 +25,7 @@ fn a_reactor_is_told_of_what_a_thread_reads_for_it() {
     model_up_to(FEWER, || {
         let (mut rig, wake_fd) = rig_of_reactor();
         let (first, mut second) = (rig.submit(), rig.submit());
-        let Rig { core, mut worker } = rig;
+        let ChannelRig { core, mut worker } = rig;
         worker.reply(2);
         let waiting = thread::spawn(move || wait(first));
         react(&core, &wake_fd, &mut second);
@@ -41,7 +41,7 @@ fn a_reactor_that_found_the_ring_taken_is_woken_when_it_is_not() {
     model_up_to(FEWER, || {
         let (mut rig, wake_fd) = rig_of_reactor();
         let (first, mut second) = (rig.submit(), rig.submit());
-        let Rig { core, mut worker } = rig;
+        let ChannelRig { core, mut worker } = rig;
         let waiting = thread::spawn(move || {
             worker.reply(1);
             wait(first);

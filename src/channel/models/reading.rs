@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_caller_is_woken_for_its_reply() {
     model_up_to(PREEMPTIONS, || {
-        let Rig { core, mut worker } = rig(1);
+        let ChannelRig { core, mut worker } = rig(1);
         let pending = submit(&core, Duration::MAX);
         let serving = thread::spawn(move || {
             let request = worker.take();
@@ -19,11 +19,11 @@ fn a_caller_is_woken_for_its_reply() {
 }
 
 #[test]
-fn who_finds_the_ring_taken_is_woken_when_it_is_not() {
+fn a_thread_that_finds_the_turn_taken_is_woken_when_it_is_free() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();
-        let Rig { core, mut worker } = rig;
+        let ChannelRig { core, mut worker } = rig;
         worker.reply(pending.request());
         // Stands for a thread that reads for others and stops.
         let reader = core.receiver.try_turn();
@@ -40,7 +40,7 @@ fn a_thread_that_reads_on_gives_others_what_is_theirs() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(2);
         let (first, second) = (rig.submit(), rig.submit());
-        let Rig { core, mut worker } = rig;
+        let ChannelRig { core, mut worker } = rig;
         worker.reply(second.request());
         let waiting = thread::spawn(move || {
             wait(second);
@@ -55,11 +55,11 @@ fn a_thread_that_reads_on_gives_others_what_is_theirs() {
 }
 
 #[test]
-fn two_callers_get_their_replies_whoever_reads() {
+fn two_callers_get_their_replies_whichever_reads() {
     model_up_to(FEWER, || {
         let mut rig = rig(2);
         let (first, second) = (rig.submit(), rig.submit());
-        let Rig { core, mut worker } = rig;
+        let ChannelRig { core, mut worker } = rig;
         let serving = thread::spawn(move || {
             worker.reply(1);
             worker.reply(2);
@@ -76,7 +76,7 @@ fn two_callers_get_their_replies_whoever_reads() {
 #[test]
 fn a_reply_that_is_read_for_a_caller_whose_time_is_up_ends_it_once() {
     model_up_to(PREEMPTIONS, || {
-        let Rig { core, mut worker } = rig(2);
+        let ChannelRig { core, mut worker } = rig(2);
         let (first, second) = (submit(&core, Duration::MAX), submit(&core, SOON));
         let requests = [worker.take(), worker.take()];
         worker.reply(requests[1]);
@@ -102,7 +102,7 @@ fn a_thread_that_was_woken_to_read_but_leaves_wakes_another() {
     model_up_to(FEWER, || {
         let mut rig = rig(2);
         let (first, second) = (rig.submit(), rig.submit());
-        let Rig { core, mut worker } = rig;
+        let ChannelRig { core, mut worker } = rig;
         worker.reply(second.request());
         let reader = core.receiver.try_turn();
         let leaving = thread::spawn({
@@ -124,9 +124,9 @@ fn a_thread_that_was_woken_to_read_but_leaves_wakes_another() {
 }
 
 #[test]
-fn who_waits_for_room_is_woken_by_who_reads() {
+fn a_thread_that_waits_for_room_is_woken_by_the_reader() {
     model_up_to(FEWER, || {
-        let Rig { core, mut worker } = rig(2);
+        let ChannelRig { core, mut worker } = rig(2);
         let first = submit_longest(&core);
         let serving = thread::spawn(move || {
             let first = worker.take();

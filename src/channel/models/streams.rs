@@ -17,9 +17,9 @@ fn next(stream: &mut Stream) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn chunks_come_once_and_in_order_whoever_reads_them() {
+fn chunks_come_once_and_in_order_whichever_thread_reads_them() {
     model_up_to(FEWER, || {
-        let Rig { core, mut worker } = rig(2);
+        let ChannelRig { core, mut worker } = rig(2);
         let request = send_stream(&core);
         let call = submit(&core, ENOUGH);
         assert_eq!([worker.take(), worker.take()], [request, call.request()]);
@@ -50,7 +50,7 @@ fn chunks_come_once_and_in_order_whoever_reads_them() {
 #[test]
 fn a_stream_that_is_dropped_while_another_thread_reads_for_it_ends_once() {
     model_up_to(FEWER, || {
-        let Rig { core, mut worker } = rig(1);
+        let ChannelRig { core, mut worker } = rig(1);
         let request = send_stream(&core);
         assert_eq!(worker.take(), request);
         worker.send_byte(Kind::CHUNK, 0, request, 10);
@@ -64,7 +64,7 @@ fn a_stream_that_is_dropped_while_another_thread_reads_for_it_ends_once() {
         read(&core);
         let late = core.pending.counters.late_frames.load(Ordering::Relaxed);
         assert!(late <= 2, "{late}");
-        // The next request of the slot gets nothing of the stream.
+        // The next request of the entry gets nothing of the stream.
         let next = submit(&core, ENOUGH);
         assert_eq!(worker.take(), next.request());
         worker.reply(next.request());
@@ -74,12 +74,12 @@ fn a_stream_that_is_dropped_while_another_thread_reads_for_it_ends_once() {
 }
 
 #[test]
-fn a_message_in_pieces_is_whole_or_reaches_nobody() {
+fn a_message_in_pieces_is_delivered_whole_or_not_at_all() {
     model_up_to(FEWER, || {
         let mut rig = rig(1);
         let mut pending = rig.submit();
         let request = pending.request();
-        let Rig { core, mut worker } = rig;
+        let ChannelRig { core, mut worker } = rig;
         worker.send_byte(Kind::RESULT, flags::MORE, request, 10);
         worker.send_byte(Kind::RESULT, flags::CONTINUED, request, 11);
         let reading = thread::spawn({
@@ -90,7 +90,7 @@ fn a_message_in_pieces_is_whole_or_reaches_nobody() {
         // which the table is not locked.
         let has_come = pending.try_wait().is_ok_and(|found| found.is_some());
         drop(pending);
-        // Fails while the slot is taken.
+        // Fails while the entry is taken.
         let early = send_call(&core, &[]);
         reading.join().unwrap();
         read(&core);

@@ -1,4 +1,4 @@
-//! What becomes of requests that are dropped, and of their slots.
+//! What becomes of requests that are dropped, and of their entries.
 
 use super::*;
 use crate::protocol::kind::flags;
@@ -6,7 +6,7 @@ use crate::protocol::kind::flags;
 #[test]
 fn a_reply_and_a_timeout_end_a_request_once() {
     model_up_to(PREEMPTIONS, || {
-        let Rig { core, mut worker } = rig(1);
+        let ChannelRig { core, mut worker } = rig(1);
         let pending = submit(&core, SOON);
         let request = worker.take();
         let serving = thread::spawn(move || {
@@ -26,11 +26,11 @@ fn a_reply_and_a_timeout_end_a_request_once() {
         let mut worker = serving.join().unwrap();
         if late == 1 {
             assert!(worker.is_cancelled(request), "the worker is told");
-            let error = core.pending.open(false).expect_err("the slot is taken");
+            let error = core.pending.open(false).expect_err("the entry is taken");
             assert_eq!(error.kind(), ErrorKind::TooManyInFlight);
             read(&core);
         }
-        // The slot's next request.
+        // The entry's next request.
         let next = submit(&core, Duration::MAX);
         let request = worker.take();
         assert!(!worker.is_cancelled(request), "the cancel was for another");
@@ -41,11 +41,11 @@ fn a_reply_and_a_timeout_end_a_request_once() {
 }
 
 #[test]
-fn a_reply_that_is_read_while_its_owner_gives_up_is_dropped() {
+fn a_reply_that_is_read_while_its_request_is_dropped_is_late() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();
-        let Rig { core, mut worker } = rig;
+        let ChannelRig { core, mut worker } = rig;
         worker.reply(pending.request());
         let reading = thread::spawn({
             let core = Arc::clone(&core);
@@ -66,14 +66,14 @@ fn a_reply_that_is_read_while_its_owner_gives_up_is_dropped() {
 }
 
 #[test]
-fn who_finds_the_table_full_reads_that_requests_have_ended() {
+fn a_sender_that_finds_the_table_full_reads_that_requests_have_ended() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         drop(rig.submit());
-        let Rig { core, mut worker } = rig;
+        let ChannelRig { core, mut worker } = rig;
         worker.reply(1);
         let sent = send_call(&core, &[]);
-        let sent = sent.expect("the slot is taken by a request that has ended");
+        let sent = sent.expect("the entry is taken by a request that has ended");
         let next = pending(&core, sent);
         assert_eq!(worker.take(), next.request());
         worker.reply(next.request());
@@ -87,7 +87,7 @@ fn a_cancel_and_the_end_come_in_either_order() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();
-        let Rig { core, mut worker } = rig;
+        let ChannelRig { core, mut worker } = rig;
         let cancelling = thread::spawn({
             let core = Arc::clone(&core);
             move || core.pending.cancel(1)
@@ -112,7 +112,7 @@ fn a_cancel_wakes_a_worker_that_waits() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();
-        let Rig { core, mut worker } = rig;
+        let ChannelRig { core, mut worker } = rig;
         let serving = thread::spawn(move || {
             worker.await_cancel(1);
             worker.send(Kind::CANCEL, 0, 1);
@@ -126,11 +126,11 @@ fn a_cancel_wakes_a_worker_that_waits() {
 }
 
 #[test]
-fn a_cancel_that_is_late_does_not_replace_that_of_the_slots_next_request() {
+fn a_late_cancel_does_not_replace_that_of_the_entrys_next_request() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();
-        let Rig { core, mut worker } = rig;
+        let ChannelRig { core, mut worker } = rig;
         worker.reply(1);
         let cancelling = thread::spawn({
             let core = Arc::clone(&core);
@@ -146,16 +146,16 @@ fn a_cancel_that_is_late_does_not_replace_that_of_the_slots_next_request() {
 }
 
 #[test]
-fn letting_go_does_not_replace_the_cancel_of_the_slots_next_request() {
+fn a_drop_does_not_replace_the_cancel_of_the_entrys_next_request() {
     model_up_to(PREEMPTIONS, || {
         let mut rig = rig(1);
         let pending = rig.submit();
-        let Rig { core, mut worker } = rig;
+        let ChannelRig { core, mut worker } = rig;
         worker.reply(1);
         let leaving = thread::spawn(move || drop(pending));
         read(&core);
-        // The slot is free only if the owner had dropped the request before.
-        if let Ok(Sent { request: next, .. }) = send_call(&core, &[]) {
+        // The entry is free only if the owner had dropped the request before.
+        if let Ok(SentRequest { request: next, .. }) = send_call(&core, &[]) {
             core.pending.cancel(next);
             leaving.join().unwrap();
             assert!(worker.is_cancelled(next), "a cancel that was given");
@@ -168,7 +168,7 @@ fn letting_go_does_not_replace_the_cancel_of_the_slots_next_request() {
 #[test]
 fn a_credit_never_takes_another_back() {
     model_up_to(PREEMPTIONS, || {
-        let Rig { core, mut worker } = rig(1);
+        let ChannelRig { core, mut worker } = rig(1);
         let stream = send_stream(&core);
         // A piece counts as consumed when any thread has read it.
         worker.send(Kind::CHUNK, flags::MORE, stream);
@@ -176,7 +176,7 @@ fn a_credit_never_takes_another_back() {
             let core = Arc::clone(&core);
             move || read(&core)
         });
-        core.pending.consumed(stream, 128, true);
+        core.pending.update_credit(stream, 128, true);
         reading.join().unwrap();
         assert_eq!(worker.credit(stream), 128 + 64, "all that was consumed");
     });

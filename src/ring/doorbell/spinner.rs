@@ -49,13 +49,13 @@ impl Spinner {
         let budget = Counter::new(longest(strategy));
         let are_cpus_scarce = cpu::are_scarce();
         let spinner = Self { own_cpu, peer_cpu, strategy, are_cpus_scarce, budget };
-        spinner.say_cpu();
+        spinner.report_cpu();
         spinner
     }
 
     /// Looks a few times without a reading of the clock, where spinning can help.
     #[inline]
-    pub(super) fn glance(&self, has_rung: bool, mut look: impl FnMut() -> bool) -> bool {
+    pub(super) fn spin_briefly(&self, has_rung: bool, mut look: impl FnMut() -> bool) -> bool {
         self.may_spin(has_rung)
             && (0..LOOKS).any(|_| {
                 spin_loop();
@@ -65,7 +65,7 @@ impl Spinner {
 
     /// Passes so many nanoseconds without a look, where spinning can help.
     #[cold]
-    pub(super) fn lag(&self, nanos: u64, has_rung: bool) {
+    pub(super) fn look_away(&self, nanos: u64, has_rung: bool) {
         if self.may_spin(has_rung) {
             let start = now_ns();
             while now_ns().wrapping_sub(start) < nanos {
@@ -111,7 +111,7 @@ impl Spinner {
         if !MAY_SPIN || self.strategy == WaitStrategy::Park {
             return false;
         }
-        let own = self.say_cpu();
+        let own = self.report_cpu();
         let peer = self.peer_cpu.load(Ordering::Relaxed);
         match self.strategy {
             WaitStrategy::Park => false,
@@ -125,13 +125,13 @@ impl Spinner {
     /// Whether the peer was last seen on another processor than this thread's.
     pub(super) fn runs_elsewhere(&self) -> bool {
         let peer = self.peer_cpu.load(Ordering::Relaxed);
-        !self.are_cpus_scarce && peer != 0 && peer != self.say_cpu()
+        !self.are_cpus_scarce && peer != 0 && peer != self.report_cpu()
     }
 
     /// Tells the peer where this thread runs, and returns that: when this is made, before and
     /// while it spins, and around sleeps. Stores it only when it has changed, as the peer loads
     /// the line whenever it waits.
-    pub(super) fn say_cpu(&self) -> u32 {
+    pub(super) fn report_cpu(&self) -> u32 {
         if !MAY_SPIN {
             return 0;
         }

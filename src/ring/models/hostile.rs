@@ -7,7 +7,7 @@ use super::*;
 fn what_cannot_be_a_frame_is_corrupt() {
     model(|| {
         let corrupt = |origin: u64, writes: &[(u64, usize, u64)]| {
-            let Rig { producer, mut consumer, forge } = rig(CAPACITY, LONGEST - 32, origin);
+            let RingRig { producer, mut consumer, forge } = rig(CAPACITY, LONGEST - 32, origin);
             for (position, index, word) in writes {
                 forge.slots.line(*position).store(*index, *word, Ordering::Relaxed);
             }
@@ -29,7 +29,7 @@ fn what_cannot_be_a_frame_is_corrupt() {
 #[test]
 fn frames_over_slots_that_are_held_are_corrupt() {
     model(|| {
-        let Rig { producer, mut consumer, forge } = rig(CAPACITY, LONGEST, 0);
+        let RingRig { producer, mut consumer, forge } = rig(CAPACITY, LONGEST, 0);
         let mut leases = Vec::new();
         let polled = loop {
             let position = 64 * as_u64(leases.len());
@@ -49,7 +49,7 @@ fn frames_over_slots_that_are_held_are_corrupt() {
 fn heads_that_cannot_be_are_corrupt() {
     model(|| {
         for head in [256, 32, u64::MAX - 63] {
-            let Rig { mut producer, consumer, forge } = rig(CAPACITY, LONGEST, 0);
+            let RingRig { mut producer, consumer, forge } = rig(CAPACITY, LONGEST, 0);
             for request in 1..=3 {
                 send(&mut producer, request, 0);
             }
@@ -67,7 +67,7 @@ fn heads_that_cannot_be_are_corrupt() {
 #[test]
 fn a_bell_that_rings_for_nothing_is_corrupt_in_the_end() {
     model(|| {
-        let Rig { producer, mut consumer, forge } = rig(CAPACITY, LONGEST, 0);
+        let RingRig { producer, mut consumer, forge } = rig(CAPACITY, LONGEST, 0);
         let mut rung = 0;
         let ringing = || {
             rung += 1;

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn leases_dropped_by_two_threads_free_slots_in_order_for_a_producer() {
     model(|| {
-        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
+        let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
         for request in 1..=3 {
             send(&mut producer, request, 20);
         }
@@ -33,7 +33,7 @@ fn leases_dropped_by_two_threads_free_slots_in_order_for_a_producer() {
 #[test]
 fn a_lease_comes_back_while_the_consumer_releases_frames_behind_it() {
     model(|| {
-        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
         for request in 1..=3 {
             send(&mut producer, request, 20);
         }
@@ -58,7 +58,7 @@ fn a_lease_comes_back_while_the_consumer_releases_frames_behind_it() {
 #[test]
 fn slots_released_before_a_lease_are_free_while_it_is_out() {
     model(|| {
-        let Rig { mut producer, mut consumer, .. } = rig(4 * CAPACITY, LONGEST, 0);
+        let RingRig { mut producer, mut consumer, .. } = rig(4 * CAPACITY, LONGEST, 0);
         for request in 1..=15 {
             send(&mut producer, request, 0);
         }
@@ -66,7 +66,7 @@ fn slots_released_before_a_lease_are_free_while_it_is_out() {
         receive(&mut consumer, 1, 0);
         let second = lease(&mut consumer, 2, 0);
         let sender = thread::spawn(move || send(&mut producer, 16, 0));
-        consumer.publish();
+        consumer.publish_released();
         sender.join().unwrap();
         assert_eq!(consumer.holders(), (vec![2], 64));
         drop(second);

@@ -17,7 +17,7 @@ fn publish(producer: &Mutex<Producer>, mut slot: OpenSlot, request: u64) {
 #[test]
 fn slots_that_two_threads_fill_are_read_whole_and_in_ring_order() {
     model(|| {
-        let Rig { producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let RingRig { producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
         let producer = Arc::new(Mutex::new(producer));
         let (first, second) = (open(&producer, 40), open(&producer, 1));
         let other = {
@@ -39,7 +39,7 @@ fn slots_that_two_threads_fill_are_read_whole_and_in_ring_order() {
 fn a_slot_behind_a_padding_is_published_before_the_padding() {
     model(|| {
         // The slot of two lines does not fit before the end.
-        let Rig { producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 192);
+        let RingRig { producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 192);
         let producer = Arc::new(Mutex::new(producer));
         let padded = open(&producer, 40);
         let other = {
@@ -54,12 +54,12 @@ fn a_slot_behind_a_padding_is_published_before_the_padding() {
 #[test]
 fn room_behind_an_open_slot_is_used_again_only_once_it_is_read() {
     model(|| {
-        let Rig { producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let RingRig { producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
         let producer = Arc::new(Mutex::new(producer));
         let slots = [open(&producer, 40), open(&producer, 1)];
         let reader = thread::spawn(move || {
             receive(&mut consumer, 1, 40);
-            consumer.publish();
+            consumer.publish_released();
             receive(&mut consumer, 2, 1);
             receive(&mut consumer, 3, 40);
         });
@@ -81,7 +81,7 @@ fn room_behind_an_open_slot_is_used_again_only_once_it_is_read() {
 #[test]
 fn a_peer_that_releases_an_open_slot_is_corrupt() {
     model(|| {
-        let Rig { mut producer, consumer, forge } = rig(CAPACITY, LONGEST, 0);
+        let RingRig { mut producer, consumer, forge } = rig(CAPACITY, LONGEST, 0);
         let mut first = producer.try_open(40).unwrap().unwrap();
         let second = producer.try_open(1).unwrap().unwrap();
         producer.publish(second, header(2));

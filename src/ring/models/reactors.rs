@@ -3,7 +3,7 @@
 use super::*;
 
 /// A ring whose consumer is driven by a reactor.
-fn rig_of_reactor() -> (Rig, Arc<WakeFd>) {
+fn rig_of_reactor() -> (RingRig, Arc<WakeFd>) {
     let [producer_fd, consumer_fd] = WakeFd::pair().map(Arc::new);
     let fds = [Some(producer_fd), Some(Arc::clone(&consumer_fd))];
     (rig_with_wake_fds(CAPACITY, LONGEST, 0, 0, fds), consumer_fd)
@@ -12,7 +12,7 @@ fn rig_of_reactor() -> (Rig, Arc<WakeFd>) {
 #[test]
 fn a_reactor_hears_of_every_frame_and_never_for_nothing() {
     model(|| {
-        let (Rig { mut producer, mut consumer, .. }, wake_fd) = rig_of_reactor();
+        let (RingRig { mut producer, mut consumer, .. }, wake_fd) = rig_of_reactor();
         let sender = thread::spawn(move || {
             send(&mut producer, 1, 0);
             send(&mut producer, 2, 0);
@@ -35,7 +35,7 @@ fn a_reactor_hears_of_every_frame_and_never_for_nothing() {
 #[test]
 fn a_frame_that_is_taken_without_a_look_at_the_descriptor_leaves_it_true() {
     model(|| {
-        let (Rig { mut producer, mut consumer, .. }, wake_fd) = rig_of_reactor();
+        let (RingRig { mut producer, mut consumer, .. }, wake_fd) = rig_of_reactor();
         assert!(!consumer.rearm(&wake_fd, false, true).unwrap().is_readable);
         let sender = thread::spawn(move || {
             send(&mut producer, 1, 0);
@@ -58,7 +58,7 @@ fn a_frame_that_is_taken_without_a_look_at_the_descriptor_leaves_it_true() {
 #[test]
 fn a_reactor_and_a_blocking_wait_can_take_turns() {
     model(|| {
-        let (Rig { mut producer, mut consumer, .. }, wake_fd) = rig_of_reactor();
+        let (RingRig { mut producer, mut consumer, .. }, wake_fd) = rig_of_reactor();
         assert!(!consumer.rearm(&wake_fd, false, true).unwrap().is_readable);
         let sender = thread::spawn(move || {
             send(&mut producer, 1, 0);

@@ -7,7 +7,7 @@ use crate::sync::AtomicU32;
 #[test]
 fn a_consumer_that_goes_to_sleep_is_woken_for_every_frame() {
     model(|| {
-        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
+        let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
         let sender = thread::spawn(move || {
             send(&mut producer, 1, 0);
             send(&mut producer, 2, 0);
@@ -22,7 +22,7 @@ fn a_consumer_that_goes_to_sleep_is_woken_for_every_frame() {
 #[test]
 fn frames_committed_lazily_wake_with_the_flush() {
     model(|| {
-        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
         let sender = thread::spawn(move || {
             send_lazily(&mut producer, 1, 0);
             send_lazily(&mut producer, 2, 0);
@@ -36,9 +36,9 @@ fn frames_committed_lazily_wake_with_the_flush() {
 }
 
 #[test]
-fn a_producer_that_is_dropped_leaves_nobody_asleep() {
+fn a_producer_that_is_dropped_leaves_no_consumer_asleep() {
     model(|| {
-        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
         let sender = thread::spawn(move || send_lazily(&mut producer, 1, 0));
         receive(&mut consumer, 1, 0);
         sender.join().unwrap();
@@ -48,7 +48,7 @@ fn a_producer_that_is_dropped_leaves_nobody_asleep() {
 #[test]
 fn a_producer_that_waits_for_room_has_woken_the_consumer_first() {
     model(|| {
-        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
         let sender = thread::spawn(move || {
             for request in 1..=3 {
                 send_lazily(&mut producer, request, 0);
@@ -66,7 +66,7 @@ fn a_producer_that_waits_for_room_has_woken_the_consumer_first() {
 #[test]
 fn an_alarm_ends_a_wait_for_a_frame() {
     model(|| {
-        let Rig { producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let RingRig { producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
         let (alarm, is_over) = (Arc::new(Alarm::default()), Arc::new(AtomicU32::new(0)));
         let raiser = thread::spawn({
             let (alarm, is_over) = (Arc::clone(&alarm), Arc::clone(&is_over));
@@ -93,7 +93,7 @@ fn stop(is_over: &AtomicU32) -> Result<()> {
 #[test]
 fn a_frame_and_an_alarm_end_a_wait_whichever_comes_first() {
     model(|| {
-        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
         let (alarm, is_over) = (Arc::new(Alarm::default()), Arc::new(AtomicU32::new(0)));
         let sender = thread::spawn(move || {
             send(&mut producer, 1, 0);
@@ -128,7 +128,7 @@ fn a_frame_and_an_alarm_end_a_wait_whichever_comes_first() {
 #[test]
 fn what_was_committed_before_the_end_is_found_before_it() {
     model(|| {
-        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
         let (alarm, is_over) = (Arc::new(Alarm::default()), Arc::new(AtomicU32::new(0)));
         let sender = thread::spawn({
             let (alarm, is_over) = (Arc::clone(&alarm), Arc::clone(&is_over));
@@ -161,7 +161,7 @@ fn what_was_committed_before_the_end_is_found_before_it() {
 #[test]
 fn room_that_was_made_before_the_end_is_found_before_it() {
     model(|| {
-        let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
         for request in 1..=3 {
             send(&mut producer, request, 0);
         }
@@ -170,7 +170,7 @@ fn room_that_was_made_before_the_end_is_found_before_it() {
             let (alarm, is_over) = (Arc::clone(&alarm), Arc::clone(&is_over));
             move || {
                 drop(consumer.poll().unwrap());
-                consumer.publish();
+                consumer.publish_released();
                 is_over.store(1, Ordering::Release);
                 alarm.raise();
                 consumer
@@ -190,7 +190,7 @@ fn room_that_was_made_before_the_end_is_found_before_it() {
 #[test]
 fn an_alarm_ends_a_wait_for_room() {
     model(|| {
-        let Rig { mut producer, consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let RingRig { mut producer, consumer, .. } = rig(CAPACITY, LONGEST, 0);
         for request in 1..=3 {
             send(&mut producer, request, 0);
         }
@@ -213,7 +213,7 @@ fn an_alarm_ends_a_wait_for_room() {
 fn a_bell_wakes_all_that_sleep_on_it() {
     model(|| {
         // The sleepers of both threads sleep on the consumer's bell.
-        let Rig { producer, consumer, forge } = rig(CAPACITY, LONGEST, 0);
+        let RingRig { producer, consumer, forge } = rig(CAPACITY, LONGEST, 0);
         let producer = Arc::new(producer);
         let news = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
         let waiters = [0, 1].map(|which: usize| {
@@ -246,7 +246,7 @@ fn a_bell_wakes_all_that_sleep_on_it() {
 #[test]
 fn a_bell_that_is_rung_without_a_fence_brings_the_news_with_it() {
     model(|| {
-        let Rig { producer, consumer, forge } = rig(CAPACITY, LONGEST, 0);
+        let RingRig { producer, consumer, forge } = rig(CAPACITY, LONGEST, 0);
         let news = Arc::new(AtomicU32::new(0));
         let ringer = thread::spawn({
             let news = Arc::clone(&news);

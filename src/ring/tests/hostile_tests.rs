@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
 use crate::ring::doorbell::Bell;
-use crate::ring::testing::{Rig, alarm, pattern, receive, rig, rig_with_bells, send};
+use crate::ring::testing::{RingRig, alarm, pattern, receive, rig, rig_with_bells, send};
 use crate::ring::{Header, Lease};
 use crate::shm::layout::as_u64;
 use crate::sync::Ordering::Relaxed;
@@ -34,13 +34,13 @@ fn soon() -> Deadline {
     Deadline::after(Duration::from_millis(1))
 }
 
-fn assert_poisoned(ring: &mut Rig) {
+fn assert_poisoned(ring: &mut RingRig) {
     let kind = |error: Error| error.kind();
     for _ in 0..2 {
         assert_eq!(ring.consumer.poll().map(|_| ()).map_err(kind), Err(ErrorKind::PeerCorrupt));
         let waited = ring.consumer.poll_until(&alarm(), soon(), false, || Ok(()));
         assert_eq!(waited.map(|_| ()).map_err(kind), Err(ErrorKind::PeerCorrupt));
-        assert!(ring.consumer.has_next(), "whoever looks before it polls must come to poll");
+        assert!(ring.consumer.has_next(), "a reader that looks before it polls must come to poll");
     }
 }
 
@@ -196,7 +196,7 @@ fn a_head_that_cannot_be_is_corrupt_for_good_and_nothing_is_overwritten() {
 #[test]
 fn a_head_that_goes_bad_while_the_producer_waits_ends_the_wait() {
     for head in [63, u64::MAX - 63, u64::MAX, 1 << 20] {
-        let Rig { mut producer, forge, .. } = rig(CAPACITY, MAX_FRAME, 0);
+        let RingRig { mut producer, forge, .. } = rig(CAPACITY, MAX_FRAME, 0);
         while send(&mut producer, 0, &[0; 200]).unwrap() {}
         let wait = std::thread::spawn(move || {
             let waited = producer.claim_until(200, &alarm(), Deadline::NEVER, || Ok(()));
@@ -245,7 +245,7 @@ fn a_bell_that_rings_without_end_is_corrupt_for_good_on_either_side() {
     while receive(&mut ring.consumer).unwrap().is_some() {}
     // The room that was made is seen and taken; then the ring is full again.
     while send(&mut ring.producer, 0, &[0; 200]).unwrap() {}
-    let Rig { mut producer, mut consumer, forge } = ring;
+    let RingRig { mut producer, mut consumer, forge } = ring;
     let is_over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let room = scope.spawn(|| {
@@ -283,7 +283,7 @@ fn a_bell_that_rings_without_end_is_corrupt_for_good_on_either_side() {
 
 #[test]
 fn a_peer_that_rings_for_each_announcement_is_never_taken_for_corrupt() {
-    let Rig { mut producer, mut consumer, forge } = rig(CAPACITY, MAX_FRAME, 0);
+    let RingRig { mut producer, mut consumer, forge } = rig(CAPACITY, MAX_FRAME, 0);
     let alarm = alarm();
     for request in 0..5000_u64 {
         // Asleep for a frame that comes: one ring for each.
@@ -309,7 +309,7 @@ fn a_peer_that_rings_for_each_announcement_is_never_taken_for_corrupt() {
 
 #[test]
 fn a_bell_that_is_turned_to_and_fro_is_corrupt() {
-    let Rig { producer, mut consumer, forge, .. } = rig(CAPACITY, MAX_FRAME, 0);
+    let RingRig { producer, mut consumer, forge, .. } = rig(CAPACITY, MAX_FRAME, 0);
     let mut looks = 0_u32;
     let turning = || {
         looks += 1;

@@ -1,7 +1,7 @@
 //! Frames that are kept: in any order, on other threads, for ever.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use crate::ring::testing::{Rig, alarm, pattern, receive, rig, send};
+use crate::ring::testing::{RingRig, alarm, pattern, receive, rig, send};
 use crate::ring::{Consumer, Header, Lease};
 use crate::shm::layout::as_u64;
 use crate::sys::clock::Deadline;
@@ -13,7 +13,7 @@ fn lease(consumer: &mut Consumer) -> Lease {
 }
 
 /// Free bytes, as the producer sees them: how many empty frames it can publish.
-fn free_slots(ring: &mut Rig) -> usize {
+fn free_slots(ring: &mut RingRig) -> usize {
     let mut free = 0;
     while send(&mut ring.producer, 0, b"").unwrap() {
         free += 1;
@@ -88,7 +88,7 @@ fn a_forgotten_lease_holds_the_ring_and_is_named() {
 
 #[test]
 fn a_lease_outlives_its_consumer() {
-    let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, 1000, 0);
+    let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, 1000, 0);
     send(&mut producer, 1, b"late").unwrap();
     let lease = lease(&mut consumer);
     drop(consumer);
@@ -101,7 +101,7 @@ fn a_lease_outlives_its_consumer() {
 #[test]
 fn leases_that_other_threads_drop_free_the_ring_for_a_producer_that_waits() {
     const FRAMES: u64 = 20_000;
-    let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, 500, u64::MAX - (1 << 18) + 1);
+    let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, 500, u64::MAX - (1 << 18) + 1);
     let sender = std::thread::spawn(move || {
         for request in 0..FRAMES {
             let len = usize::try_from(request % 500).unwrap();

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use crate::config::{FRAME_HEADER, SLOT_ALIGN};
-use crate::ring::testing::{Rig, claim_batch, pattern, rig};
+use crate::ring::testing::{RingRig, claim_batch, pattern, rig};
 use crate::ring::{Header, Lease};
 use crate::shm::layout::as_u64;
 
@@ -97,7 +97,7 @@ fn wide(value: usize) -> u128 {
 }
 
 fn check(origin: u64, max_frame: usize, steps: &[Step]) -> Result<(), TestCaseError> {
-    let Rig { mut producer, mut consumer, .. } = rig(CAPACITY, max_frame, origin);
+    let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, max_frame, origin);
     let origin = u128::from(origin);
     let mut model =
         Model { tail: origin, next: origin, queue: VecDeque::new(), leases: Vec::new() };
@@ -115,7 +115,7 @@ fn check(origin: u64, max_frame: usize, steps: &[Step]) -> Result<(), TestCaseEr
                 }
                 let Some(mut claim) = claimed.unwrap() else {
                     // The producer may not have been told yet of all that is free.
-                    consumer.publish();
+                    consumer.publish_released();
                     let is_free = producer.try_claim(len).unwrap().is_some();
                     prop_assert_eq!(is_free, model.place(len).is_some());
                     continue;
@@ -187,7 +187,7 @@ fn check(origin: u64, max_frame: usize, steps: &[Step]) -> Result<(), TestCaseEr
                 }
             }
             Step::Flush => producer.flush(),
-            Step::Publish => consumer.publish(),
+            Step::Publish => consumer.publish_released(),
             Step::Release | Step::Keep => {
                 prop_assert_eq!(consumer.has_next(), !model.queue.is_empty());
                 let polled = consumer.poll().unwrap();

@@ -56,7 +56,7 @@ fn a_close_waits_until_the_worker_has_detached() {
 }
 
 #[test]
-fn a_close_of_a_stuck_worker_gives_up_and_kills_nobody() {
+fn a_close_of_a_stuck_worker_ends_and_kills_no_process() {
     let (channel, mut child) = attached();
     let pending = channel.submit(FOR_EVER, b"", LONG).unwrap();
     eventually("it runs", || channel.health().current_request.is_some());
@@ -136,7 +136,7 @@ fn a_killed_worker_ends_calls_and_streams_and_everything_after() {
 }
 
 #[test]
-fn a_worker_that_is_killed_between_two_rings_leaves_nobody_waiting() {
+fn a_worker_that_is_killed_between_two_rings_leaves_no_caller_waiting() {
     let config = Config::builder().wait_strategy(WaitStrategy::Park).build().unwrap();
     for round in 0..20 {
         let (mut host, mut child) = start(&config, "worker_entry");

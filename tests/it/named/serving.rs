@@ -120,7 +120,7 @@ fn pings_are_answered_while_a_handler_runs_and_say_so() {
 }
 
 #[test]
-fn the_segments_have_the_channels_name_and_are_nobody_elses_to_open() {
+fn the_segments_have_the_channels_name_and_only_their_owner_opens_them() {
     let name = fresh_name();
     let host = slipring::named::create(&name, &Config::small()).unwrap();
     for side in ["down", "up"] {

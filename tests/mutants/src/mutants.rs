@@ -171,22 +171,22 @@ mutants! {
     }
     CHANNEL {
         // The pending table.
-        /// A slot is free once its owner has let go, though the worker may still send for it.
-        SlotFreedEarly,
-        /// What came for a request stays in its slot when the owner lets go.
+        /// An entry is free once its owner has dropped it, though the worker may still send for it.
+        EntryFreedEarly,
+        /// What came for a request stays in its entry when the owner drops it.
         LeftoversKept,
-        /// A frame for a request that was given up counts as one for its owner.
-        RetiredStillOpen,
+        /// A frame for a request that was dropped counts as one for its owner.
+        DroppedStillOpen,
         /// A cancel is written after the table's lock.
         CancelLate,
-        /// The cancel of a request that is let go of is written after the table's lock.
-        LetGoLate,
+        /// The cancel of a request that is dropped is written after the table's lock.
+        DropLate,
         /// A credit is written after the table's lock.
         CreditLate,
         /// The worker is not woken for a cancel.
         CancelNotRung,
-        /// The worker is not told of a request that was given up.
-        LetGoUntold,
+        /// The worker is not told of a request that was dropped.
+        DropUntold,
 
         // Reading for others.
         /// A reader that leaves wakes no thread.
@@ -210,7 +210,7 @@ mutants! {
         /// A thread parks though its item is there.
         ParksOverItem,
         /// A reactor is not told of what a thread has read for it.
-        UntoldNotLit,
+        UnreportedNotLit,
         /// A reactor that stops reading wakes no thread that waits.
         DriveWakesNoThread,
         /// A thread that stops reading does not arm a reactor's descriptor.

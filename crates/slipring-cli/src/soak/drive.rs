@@ -45,7 +45,7 @@ pub(super) fn run(soak: &Soak, driver: usize) {
 }
 
 impl Driver<'_> {
-    /// A call, a stream, or a call that is given up.
+    /// A call, a stream, or a call that is cancelled.
     fn any(&mut self, running: &Running) -> Result<(), Error> {
         match self.random.below(8) {
             0 | 1 => self.stream(running),

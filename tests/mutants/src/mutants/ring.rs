@@ -67,7 +67,7 @@ fn killer(mutant: Mutant) -> &'static str {
         Mutant::BellRelaxed => "a_bell_that_is_rung_without_a_fence_brings_the_news_with_it",
         Mutant::WakeOne => "a_bell_wakes_all_that_sleep_on_it",
         Mutant::NoFlushBeforeWait => "a_producer_that_waits_for_room_has_woken_the_consumer_first",
-        Mutant::NoFlushOnDrop => "a_producer_that_is_dropped_leaves_nobody_asleep",
+        Mutant::NoFlushOnDrop => "a_producer_that_is_dropped_leaves_no_consumer_asleep",
         Mutant::AlarmRelaxed
         | Mutant::NoAlarmBump
         | Mutant::NoAlarmWake

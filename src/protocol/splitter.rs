@@ -1,7 +1,7 @@
 //! Cuts a message that is longer than a frame into pieces.
 //!
 //! Every piece is a frame with the header of its message. All but the last piece have the flag
-//! MORE, all but the first one CONTINUED. A sender that gives up takes the message back with
+//! MORE, all but the first one CONTINUED. A sender abandons a message with
 //! an empty frame that has the flags CONTINUED and ABANDONED. Both directions use this code;
 //! `assembler` has the other half.
 
@@ -18,15 +18,15 @@ pub(crate) struct Piece<'m> {
 
 /// Counts what was sent of one message, and makes the headers of its pieces.
 #[derive(Debug)]
-pub(crate) struct Chunker {
+pub(crate) struct Splitter {
     header: Header,
     sent: usize,
     has_begun: bool,
 }
 
-impl Chunker {
+impl Splitter {
     /// A message of which nothing is sent yet. All its frames get this header's kind, request
-    /// and auxiliary word, and its flags besides those of the chunker.
+    /// and auxiliary word, and its flags besides those of the splitter.
     pub(crate) fn new(header: Header) -> Self {
         Self { header, sent: 0, has_begun: false }
     }
@@ -49,7 +49,7 @@ impl Chunker {
     }
 
     /// Returns the next piece of a message whose bytes are all there; `None` after the last
-    /// one. The same piece comes again until [`Chunker::piece_sent`] is called.
+    /// one. The same piece comes again until [`Splitter::piece_sent`] is called.
     pub(crate) fn next_piece<'m>(&self, message: &'m [u8], longest: usize) -> Option<Piece<'m>> {
         let rest = message.get(self.sent..).unwrap_or_default();
         if rest.is_empty() && self.has_begun {
@@ -65,9 +65,9 @@ impl Chunker {
         self.sent += len;
     }
 
-    /// Returns the header of the empty frame that takes the message back; `None` if nothing
+    /// Returns the header of the empty frame that abandons the message; `None` if nothing
     /// was sent of it.
-    pub(crate) fn withdrawal(&self) -> Option<Header> {
+    pub(crate) fn abandon_header(&self) -> Option<Header> {
         let mut header = self.header;
         header.flags |= flags::CONTINUED | flags::ABANDONED;
         self.has_begun.then_some(header)
@@ -78,7 +78,7 @@ impl Chunker {
 /// that fill a frame.
 #[derive(Debug)]
 pub(crate) struct PieceBuffer {
-    chunker: Chunker,
+    splitter: Splitter,
     /// What does not fill a frame yet.
     bytes: Vec<u8>,
     max_frame: usize,
@@ -88,7 +88,7 @@ pub(crate) struct PieceBuffer {
 impl PieceBuffer {
     pub(crate) fn new(header: Header, max_frame: usize, max_message: usize) -> Self {
         let bytes = Vec::with_capacity(max_frame);
-        Self { chunker: Chunker::new(header), bytes, max_frame, max_message }
+        Self { splitter: Splitter::new(header), bytes, max_frame, max_message }
     }
 
     /// Adds to the message. `send` gets every piece that is full, once more bytes are to follow
@@ -103,13 +103,13 @@ impl PieceBuffer {
         mut bytes: &[u8],
         mut send: impl FnMut(Piece<'_>) -> Result<()>,
     ) -> Result<()> {
-        let len = (self.chunker.sent + self.bytes.len()).saturating_add(bytes.len());
+        let len = (self.splitter.sent + self.bytes.len()).saturating_add(bytes.len());
         if len > self.max_message {
             return Err(Error::too_large(len, self.max_message, "raise max_message"));
         }
         while fill(&mut self.bytes, self.max_frame, &mut bytes) {
-            send(Piece { header: self.chunker.header(false), bytes: &self.bytes })?;
-            self.chunker.piece_sent(self.bytes.len());
+            send(Piece { header: self.splitter.header(false), bytes: &self.bytes })?;
+            self.splitter.piece_sent(self.bytes.len());
             self.bytes.clear();
         }
         Ok(())
@@ -121,7 +121,7 @@ impl PieceBuffer {
     ///
     /// What `send` fails with.
     pub(crate) fn finish(self, send: impl FnOnce(Piece<'_>) -> Result<()>) -> Result<()> {
-        send(Piece { header: self.chunker.header(true), bytes: &self.bytes })
+        send(Piece { header: self.splitter.header(true), bytes: &self.bytes })
     }
 }
 
@@ -159,12 +159,12 @@ mod tests {
     }
 
     fn cut(message: &[u8], longest: usize) -> Sent {
-        let (mut chunker, mut sent) = (Chunker::new(header()), Vec::new());
-        while let Some(piece) = chunker.next_piece(message, longest) {
+        let (mut splitter, mut sent) = (Splitter::new(header()), Vec::new());
+        while let Some(piece) = splitter.next_piece(message, longest) {
             let _ = note(&mut sent, piece);
-            chunker.piece_sent(piece.bytes.len());
+            splitter.piece_sent(piece.bytes.len());
         }
-        assert_eq!(chunker.sent(), message.len());
+        assert_eq!(splitter.sent(), message.len());
         sent
     }
 
@@ -182,20 +182,20 @@ mod tests {
 
     #[test]
     fn a_piece_that_was_not_sent_comes_again() {
-        let mut chunker = Chunker::new(header());
-        assert_eq!(chunker.next_piece(b"abc", 2).unwrap().bytes, b"ab");
-        assert_eq!(chunker.next_piece(b"abc", 2).unwrap().bytes, b"ab");
-        chunker.piece_sent(2);
-        assert_eq!(chunker.next_piece(b"abc", 2).unwrap().bytes, b"c");
+        let mut splitter = Splitter::new(header());
+        assert_eq!(splitter.next_piece(b"abc", 2).unwrap().bytes, b"ab");
+        assert_eq!(splitter.next_piece(b"abc", 2).unwrap().bytes, b"ab");
+        splitter.piece_sent(2);
+        assert_eq!(splitter.next_piece(b"abc", 2).unwrap().bytes, b"c");
     }
 
     #[test]
-    fn only_a_message_that_was_begun_is_taken_back() {
-        let mut chunker = Chunker::new(header());
-        assert_eq!(chunker.withdrawal(), None);
-        chunker.piece_sent(0);
+    fn only_a_message_that_was_begun_is_abandoned() {
+        let mut splitter = Splitter::new(header());
+        assert_eq!(splitter.abandon_header(), None);
+        splitter.piece_sent(0);
         let flags = flags::STREAM | CONTINUED | flags::ABANDONED;
-        assert_eq!(chunker.withdrawal(), Some(Header { flags, ..header() }));
+        assert_eq!(splitter.abandon_header(), Some(Header { flags, ..header() }));
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
                 buffer.push(bytes, |piece| note(&mut sent, piece)).unwrap();
             }
             assert_eq!(sent.len(), 2, "full pieces");
-            assert_eq!(buffer.chunker.sent(), 6);
+            assert_eq!(buffer.splitter.sent(), 6);
             buffer.finish(|piece| note(&mut sent, piece)).unwrap();
             assert_eq!(sent, cut(b"abcdefgh", 3), "{step}");
         }

@@ -75,12 +75,12 @@ pub(crate) enum Item {
 
 /// The header of a frame that may answer a request.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Arrival {
+pub(super) struct ReplyHeader {
     pub(super) header: Header,
     pub(super) kind: Kind,
 }
 
-impl Arrival {
+impl ReplyHeader {
     /// Checks a frame's header.
     ///
     /// # Errors
@@ -158,7 +158,7 @@ impl Arrival {
         }
     }
 
-    /// As [`Arrival::item`], of a frame whose owner reads it: its payload may stay in the ring.
+    /// As [`ReplyHeader::item`], of a frame whose owner reads it: its payload may stay in the ring.
     #[inline]
     pub(super) fn own_item(&self, frame: Frame<'_>, is_stream: bool, buffers: &BufferPool) -> Item {
         match self.kind {
@@ -184,6 +184,6 @@ fn channel_failure(frame: &Frame<'_>, kind: Kind) -> Error {
 /// The error of a stream that sent more than its window. The window is all that can pile up
 /// in this process while the stream is not read.
 #[cold]
-pub(super) fn ran_ahead(request: u64) -> Error {
+pub(super) fn exceeded_credit(request: u64) -> Error {
     Error::corrupt(format!("the stream of request {request} ran ahead of its credit"))
 }

@@ -14,48 +14,48 @@ const MOST_IDLE_TURNS: u32 = 10_000;
 
 /// What is kept between two turns.
 #[derive(Debug)]
-pub(crate) struct Reactor {
+pub(crate) struct ReactorState {
     /// The descriptor, if the channel was made for reactors.
     wake_fd: Option<Arc<WakeFd>>,
     /// Tasks that wait for something of this channel's.
     tasks: AtomicUsize,
     /// Tasks to be woken whenever the descriptor was readable: it may have been for them.
-    pub(crate) readable: WaitList,
+    pub(crate) readable_waiters: WaitList,
     /// Tasks to be woken at the end of the channel, which wait for something else.
-    pub(crate) ended: WaitList,
+    pub(crate) end_waiters: WaitList,
     /// Set for good once a reactor of the host's reads this channel.
     has_host_reactor: AtomicU32,
     /// Set while an item lies in the pending table that this reactor was not told of.
-    is_untold: AtomicU32,
+    is_unreported: AtomicU32,
     /// How often in a row the descriptor was readable for nothing.
     idle_turns: AtomicU32,
     /// The position of the reply ring at the last turn.
     position: AtomicU64,
     /// Makes sure that the descriptor is polled for the tasks of the calling thread.
-    attend: OnceLock<Attend>,
+    before_wait: OnceLock<BeforeWait>,
 }
 
-/// See [`Reactor::attend_with`].
-struct Attend(Box<dyn Fn() + Send + Sync>);
+/// See [`ReactorState::set_before_wait`].
+struct BeforeWait(Box<dyn Fn() + Send + Sync>);
 
-impl std::fmt::Debug for Attend {
+impl std::fmt::Debug for BeforeWait {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Attend")
+        f.write_str("BeforeWait")
     }
 }
 
-impl Reactor {
+impl ReactorState {
     pub(super) fn new(wake_fd: Option<Arc<WakeFd>>) -> Self {
         Self {
             wake_fd,
             tasks: AtomicUsize::new(0),
-            readable: WaitList::default(),
-            ended: WaitList::default(),
+            readable_waiters: WaitList::default(),
+            end_waiters: WaitList::default(),
             has_host_reactor: AtomicU32::new(0),
-            is_untold: AtomicU32::new(0),
+            is_unreported: AtomicU32::new(0),
             idle_turns: AtomicU32::new(0),
             position: AtomicU64::new(0),
-            attend: OnceLock::new(),
+            before_wait: OnceLock::new(),
         }
     }
 
@@ -94,23 +94,23 @@ impl Reactor {
 
     /// Notes, under the receiver's turn, that an item without a waiter was put into the
     /// pending table. A reactor of the host's is told by its descriptor.
-    pub(super) fn note_untold(&self) {
-        if self.has_host_reactor() && self.is_untold.swap(1, Ordering::Relaxed) == 0 {
+    pub(super) fn note_unreported(&self) {
+        if self.has_host_reactor() && self.is_unreported.swap(1, Ordering::Relaxed) == 0 {
             self.wake_self();
         }
     }
 
-    pub(super) fn clear_untold(&self) {
-        self.is_untold.store(0, Ordering::Relaxed);
+    pub(super) fn clear_unreported(&self) {
+        self.is_unreported.store(0, Ordering::Relaxed);
     }
 
-    pub(super) fn has_untold(&self) -> bool {
-        self.is_untold.load(Ordering::Relaxed) != 0
+    pub(super) fn has_unreported(&self) -> bool {
+        self.is_unreported.load(Ordering::Relaxed) != 0
     }
 
     /// Notes where the reply ring was read to. Returns whether that is further than before,
     /// whichever reader read it.
-    pub(super) fn moved_to(&self, position: u64) -> bool {
+    pub(super) fn note_position(&self, position: u64) -> bool {
         self.position.swap(position, Ordering::Relaxed) != position
     }
 
@@ -123,7 +123,7 @@ impl Reactor {
     /// that had no reason.
     pub(super) fn count_turn(&self, has_drained: bool, has_reason: bool) -> Result<()> {
         if has_drained {
-            self.readable.wake_all();
+            self.readable_waiters.wake_all();
         }
         if has_reason {
             self.idle_turns.store(0, Ordering::Relaxed);
@@ -136,28 +136,28 @@ impl Reactor {
     }
 
     /// Notes that the worker has been given a reason to make the descriptor readable.
-    pub(crate) fn expect_a_turn(&self) {
+    pub(crate) fn reset_idle_turns(&self) {
         self.idle_turns.store(0, Ordering::Relaxed);
     }
 
     /// Tells all that poll the descriptor, and all tasks, that the channel is over.
     pub(super) fn wake_at_end(&self) {
         self.wake_self();
-        self.readable.wake_all_elsewhere();
-        self.ended.wake_all_elsewhere();
+        self.readable_waiters.wake_all_elsewhere();
+        self.end_waiters.wake_all_elsewhere();
     }
 
     /// Sets what is called before each look of a task that may then wait: a reactor that polls
     /// the descriptor for its own tasks need not run while another executor's wait. Once: a
     /// channel gets one async view.
-    pub(crate) fn attend_with(&self, attend: impl Fn() + Send + Sync + 'static) {
-        let _ = self.attend.set(Attend(Box::new(attend)));
+    pub(crate) fn set_before_wait(&self, before_wait: impl Fn() + Send + Sync + 'static) {
+        let _ = self.before_wait.set(BeforeWait(Box::new(before_wait)));
     }
 
     /// Must be called before a task waits for the descriptor to be polled.
-    pub(crate) fn attend(&self) {
-        if let Some(Attend(attend)) = self.attend.get() {
-            attend();
+    pub(crate) fn before_wait(&self) {
+        if let Some(BeforeWait(before_wait)) = self.before_wait.get() {
+            before_wait();
         }
     }
 }

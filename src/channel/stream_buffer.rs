@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::channel::deliver::Item;
+use crate::channel::item::Item;
 use crate::error::Result;
 use crate::protocol::Kind;
 use crate::protocol::buffer_pool::RunBuffer;
@@ -21,17 +21,17 @@ pub(crate) const MOST_BYTES: usize = 16 << 10;
 
 /// What has come for a stream and was not taken by its reader.
 #[derive(Debug)]
-pub(crate) struct ReadAhead {
+pub(crate) struct StreamBuffer {
     /// Items that another thread read for this stream. They come before the run.
     pub(super) items: VecDeque<Item>,
     pub(super) run: RunBuffer,
     /// Bytes of slots that the reader has consumed and the pending table does not know of.
-    pub(super) uncounted: usize,
+    pub(super) unflushed: usize,
 }
 
-impl ReadAhead {
+impl StreamBuffer {
     pub(super) fn new(run: RunBuffer) -> Self {
-        Self { items: VecDeque::new(), run, uncounted: 0 }
+        Self { items: VecDeque::new(), run, unflushed: 0 }
     }
 
     #[inline]
