@@ -1,29 +1,31 @@
-//! Counts the instructions of the parent's hot paths. The counts do not depend on the load of the
-//! machine.
+//! Counts the instructions of the hot paths: the parent's, and those of a worker with serial
+//! handlers. The counts do not depend on the load of the machine.
 //!
 //!     slipring-instructions            compare with the baseline
 //!     slipring-instructions --update   write a new baseline
 //!
 //! Each path runs in a process of its own under callgrind, which counts only inside the
 //! functions named `hot_…`. The other side does nothing meanwhile: the ring has room for all
-//! frames, so that neither side waits or is woken. Without valgrind the program prints
-//! `SKIPPED` and succeeds. The counts hold for one compiler, with optimisation.
+//! frames, so that neither side waits or is woken. A worker is counted twice, with few and with
+//! many requests that wait for it when it starts: the difference leaves out its start and its
+//! end. Without valgrind the program prints `SKIPPED` and succeeds. The counts hold for one
+//! compiler, with optimisation.
 // Counts become floats, so `as` is allowed.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
 use std::fmt::Write;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use slipring::ring::Header;
 use slipring::worker::{self, Worker};
-use slipring::{Channel, Kind, Pending, RawLink, Spawner, Stream};
+use slipring::{Channel, ExitCause, Kind, Pending, RawLink, Spawner, Stream};
 
 /// The paths, and the number of frames or requests of each.
-const PATHS: [(&str, u64); 8] = [
+const PATHS: [(&str, u64); 10] = [
     ("raw-commit", 8000),
     ("raw-commit-lazily", 8000),
     ("raw-commit-batch", 8000),
@@ -32,6 +34,8 @@ const PATHS: [(&str, u64); 8] = [
     ("channel-submit", 800),
     ("channel-wait", 800),
     ("channel-chunk", 800),
+    ("worker-call", 800),
+    ("worker-chunk", 800),
 ];
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.txt");
 /// How much more than its baseline a count may be.
@@ -80,12 +84,18 @@ fn compare(is_update: bool) -> io::Result<()> {
     }
     let known = fs::read_to_string(BASELINE).unwrap_or_default();
     let mut text = String::from(
-        "# Instructions of the parent for one frame or request of 64 bytes, or chunk of 1 KiB. Written by\n\
-         # `slipring-instructions --update`; holds for one compiler and processor family.\n",
+        "# Instructions for one frame or request of 64 bytes, or one chunk of 1 KiB: of the parent, and of\n\
+         # a worker with serial handlers. Written by `slipring-instructions --update`; holds for one\n\
+         # compiler and processor family.\n",
     );
     let mut wrong = Vec::new();
     for (path, count) in PATHS {
-        let found = count_instructions(path)? / count as f64;
+        let found = if path.starts_with("worker") {
+            let few = count_of_worker(path, WARM)?;
+            (count_of_worker(path, WARM + count)? - few) / count as f64
+        } else {
+            count_of_parent(path)? / count as f64
+        };
         let baseline = known.lines().find_map(|line| {
             let (name, value) = line.split_once(char::is_whitespace)?;
             (name == path).then(|| value.trim().parse::<f64>().ok())?
@@ -114,25 +124,76 @@ fn compare(is_update: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs a path under callgrind and returns the instructions inside its hot function.
-fn count_instructions(path: &str) -> io::Result<f64> {
-    let exe = std::env::current_exe()?;
-    let out = Path::new("/tmp").join(format!("slipring-callgrind-{}", std::process::id()));
-    let toggle = format!("--toggle-collect=*hot_{}*", path.replace('-', "_"));
-    let run = Command::new("valgrind")
-        .args(["--tool=callgrind", "--trace-children=no", &toggle])
-        .arg(format!("--callgrind-out-file={}", out.display()))
-        .arg(exe)
-        .args(["path", path])
-        .output()?;
+/// Counts the instructions inside the hot function of a path of the parent.
+fn count_of_parent(path: &str) -> io::Result<f64> {
+    let status = under_callgrind(&path.replace('-', "_"))?.args(["path", path]).status()?;
+    collected(path, status.success())
+}
+
+/// Counts the instructions of a worker that finds `count` requests, or a request for `count`
+/// chunks, in its ring when it starts, and ends when it has answered them.
+fn count_of_worker(path: &str, count: u64) -> io::Result<f64> {
+    let callgrind = under_callgrind("worker")?;
+    let channel = Spawner::program(callgrind.get_program())
+        .args(callgrind.get_args())
+        .args([path, &count.to_string()])
+        .role("instructions")
+        .handshake_timeout(LONG)
+        .spawn()?;
+    // The replies stay in the ring until the worker has sent all of them.
+    if path == "worker-call" {
+        let submitted: io::Result<Vec<Pending>> =
+            (0..count).map(|_| Ok(channel.submit(ECHO, &[7; LEN], LONG)?)).collect();
+        wait_until(|| channel.health().requests_served == count);
+        for pending in submitted? {
+            pending.wait()?;
+        }
+    } else {
+        let chunks = channel.stream(CHUNKS, &[], LONG)?;
+        wait_until(|| channel.health().bytes_sent == count * CHUNK as u64);
+        for chunk in chunks {
+            chunk?;
+        }
+    }
+    let exit = channel.close(LONG)?;
+    collected(path, exit == ExitCause::Exited(0))
+}
+
+/// A command that runs this program under callgrind, with arguments that are still to come, and
+/// counts inside one hot function.
+fn under_callgrind(hot: &str) -> io::Result<Command> {
+    let mut command = Command::new("valgrind");
+    command
+        .args(["--tool=callgrind", "--trace-children=no"])
+        .arg(format!("--toggle-collect=*hot_{hot}*"))
+        .arg(format!("--callgrind-out-file={}", output_file("out").display()))
+        .arg(format!("--log-file={}", output_file("log").display()))
+        .arg(std::env::current_exe()?);
+    Ok(command)
+}
+
+fn output_file(suffix: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("slipring-callgrind-{}.{suffix}", std::process::id()))
+}
+
+/// Finds the total in what callgrind wrote.
+fn collected(path: &str, is_success: bool) -> io::Result<f64> {
+    let text = fs::read_to_string(output_file("log"))?;
     // Only the total is needed.
-    let _ = fs::remove_file(out);
-    let text = String::from_utf8_lossy(&run.stderr);
+    for suffix in ["out", "log"] {
+        let _ = fs::remove_file(output_file(suffix));
+    }
     let total = text.lines().find_map(|line| line.split_once("Collected :"));
     let total = total.and_then(|(_, total)| total.trim().parse::<f64>().ok());
     match total {
-        Some(total) if run.status.success() => Ok(total),
-        _ => Err(io::Error::other(format!("{path} under valgrind: {}\n{text}", run.status))),
+        Some(total) if is_success => Ok(total),
+        _ => Err(io::Error::other(format!("{path} under valgrind failed:\n{text}"))),
+    }
+}
+
+fn wait_until(mut is_so: impl FnMut() -> bool) {
+    while !is_so() {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -190,9 +251,7 @@ fn measured(path: &str) -> io::Result<()> {
             warm_submit(&channel, WARM, &mut pending)?;
             hot_channel_submit(&channel, count, &mut pending)?;
             nap.wait()?;
-            while channel.health().requests_served < WARM + count + 2 {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            wait_until(|| channel.health().requests_served >= WARM + count + 2);
             let mut pending = pending.into_iter();
             warm_wait(&mut pending, WARM)?;
             hot_channel_wait(&mut pending, count)?;
@@ -203,9 +262,7 @@ fn measured(path: &str) -> io::Result<()> {
             channel.wait_ready(LONG)?;
             let mut chunks = channel.stream(CHUNKS, &[], LONG)?;
             // By then all replies are in the ring.
-            while channel.health().bytes_sent < (WARM + count) * CHUNK as u64 {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            wait_until(|| channel.health().bytes_sent >= (WARM + count) * CHUNK as u64);
             warm_chunk(&mut chunks, WARM)?;
             hot_channel_chunk(&mut chunks, count)?;
             drop(chunks);
@@ -322,29 +379,49 @@ hot_and_warm!(hot_channel_chunk, warm_chunk, (chunks: &mut Stream, count: u64), 
     Ok(())
 });
 
-/// Runs the side that is not counted.
+/// Runs the other side, and a worker that is counted.
 fn serve(args: &[&str]) -> io::Result<()> {
-    if args.first() == Some(&"channel") {
-        let worker = Worker::new(|_| Ok(()))
-            .on(ECHO, |(), request, reply| {
-                let mut slot = reply.claim(request.len())?;
-                request.payload().copy_to(slot.payload())?;
-                Ok(slot.send())
-            })
-            .on(CHUNKS, |(), _, reply| {
-                let mut chunks = reply.stream();
-                for _ in 0..WARM + frames("channel-chunk") {
-                    chunks.send(&[7; CHUNK][..])?;
-                }
-                std::thread::sleep(NAP_TIME);
-                Ok(chunks.end()?)
-            })
-            .on(NAP, |(), _, reply| {
-                std::thread::sleep(NAP_TIME);
-                Ok(reply.send(&())?)
-            });
-        return Ok(worker.serve()?);
+    match *args {
+        ["channel"] => Ok(channel_worker(Duration::ZERO, WARM + frames("channel-chunk")).serve()?),
+        ["worker-call" | "worker-chunk", count] => {
+            let count = count.parse().map_err(io::Error::other)?;
+            // The parent sends all of its requests meanwhile.
+            hot_worker(channel_worker(NAP_TIME, count))
+        }
+        _ => serve_raw(args),
     }
+}
+
+#[inline(never)]
+fn hot_worker(worker: Worker<()>) -> io::Result<()> {
+    Ok(worker.serve()?)
+}
+
+fn channel_worker(load_time: Duration, chunk_count: u64) -> Worker<()> {
+    Worker::new(move |_| {
+        std::thread::sleep(load_time);
+        Ok(())
+    })
+    .on(ECHO, |(), request, reply| {
+        let mut slot = reply.claim(request.len())?;
+        request.payload().copy_to(slot.payload())?;
+        Ok(slot.send())
+    })
+    .on(CHUNKS, move |(), _, reply| {
+        let mut chunks = reply.stream();
+        for _ in 0..chunk_count {
+            chunks.send(&[7; CHUNK][..])?;
+        }
+        std::thread::sleep(NAP_TIME);
+        Ok(chunks.end()?)
+    })
+    .on(NAP, |(), _, reply| {
+        std::thread::sleep(NAP_TIME);
+        Ok(reply.send(&())?)
+    })
+}
+
+fn serve_raw(args: &[&str]) -> io::Result<()> {
     let (mut link, _) = worker::attach_raw()?;
     if args.first() == Some(&"fill") {
         for _ in 0..WARM + frames("raw-recv").max(frames("raw-drain")) {

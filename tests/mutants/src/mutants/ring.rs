@@ -119,7 +119,7 @@ const REASONS: [&str; 15] = [
     "a reply that was sent",
     "a cancel that was given",
     "the worker is told",
-    "the slot is taken",
+    "the entry is taken",
     "but marked",
 ];
 
