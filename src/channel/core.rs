@@ -45,14 +45,6 @@ pub(crate) struct Core {
     pub(super) is_prefaulted: AtomicU32,
 }
 
-/// A request that was sent.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SentRequest {
-    pub(crate) request: u64,
-    /// The worker slept and was woken for the last frame.
-    pub(crate) has_rung: bool,
-}
-
 impl Core {
     pub(crate) fn new(
         data: Duplex,

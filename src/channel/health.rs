@@ -255,10 +255,10 @@ impl Rings {
         let Some(claim) = self.duplex.producer.claim_until(0, alarm, deadline, stop)? else {
             return Ok(None);
         };
-        let has_rung = claim.commit(Header { kind: kind.code(), request, ..Header::default() });
+        claim.commit(Header { kind: kind.code(), request, ..Header::default() });
         let (mut deadline, mut has_had_grace) = (deadline, false);
         loop {
-            let frame = self.duplex.consumer.poll_until(alarm, deadline, has_rung, stop)?;
+            let frame = self.duplex.consumer.poll_until(alarm, deadline, stop)?;
             let Some(frame) = frame else {
                 // A wait that was held up itself gets more time, as in `Wait::grace`.
                 match deadline.grace().filter(|_| !has_had_grace) {

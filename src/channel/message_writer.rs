@@ -61,7 +61,7 @@ impl<'a> MessageWriter<'a> {
     /// Returns the request's id.
     #[must_use]
     pub fn id(&self) -> RequestId {
-        RequestId::new(self.outgoing.sent().request)
+        RequestId::new(self.outgoing.request())
     }
 
     /// Adds to the payload. Blocks while the request ring is full, until the timeout of the
@@ -139,8 +139,8 @@ impl<'a> MessageWriter<'a> {
 
     /// Returns the pending reply of a message that is sent.
     pub(crate) fn sent(self) -> Pending {
-        let sent = self.outgoing.sent();
-        Pending::new(Arc::clone(self.core), sent, self.limit)
+        let request = self.outgoing.request();
+        Pending::new(Arc::clone(self.core), request, self.limit)
     }
 }
 

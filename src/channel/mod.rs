@@ -62,7 +62,7 @@ use crate::sys::clock::{Deadline, TimeLimit};
 use crate::sys::wake_fd::WakeFd;
 use crate::trace::span;
 
-pub(crate) use self::core::{Core, SentRequest};
+pub(crate) use self::core::Core;
 pub(crate) use explain::{no_turn, ring_full};
 pub(crate) use health::{no_answer, pong};
 pub(crate) use item::Item;
@@ -215,8 +215,8 @@ impl Channel {
         span!("submit", %kind, bytes = payload.encoded_len());
         let limit = TimeLimit::begin(timeout);
         let deadline = limit.deadline();
-        let sent = send(&self.core, RequestSpec::call(kind, deadline), payload, deadline)?;
-        Ok(Pending::new(Arc::clone(&self.core), sent, limit))
+        let request = send(&self.core, RequestSpec::call(kind, deadline), payload, deadline)?;
+        Ok(Pending::new(Arc::clone(&self.core), request, limit))
     }
 
     /// Begins a request whose payload is written bit by bit, and whose length need not be known.
@@ -278,9 +278,9 @@ impl Channel {
         span!("stream", %kind, bytes = payload.encoded_len());
         let deadlines = timeouts.into().start();
         let ask = RequestSpec::stream(kind, deadlines.end_by);
-        let sent = send(&self.core, ask, payload, deadlines.send_by())
+        let request = send(&self.core, ask, payload, deadlines.send_by())
             .map_err(|error| deadlines.sending_failed(error))?;
-        Ok(Stream::new(Arc::clone(&self.core), sent.request, deadlines))
+        Ok(Stream::new(Arc::clone(&self.core), request, deadlines))
     }
 
     /// Waits until the worker has built its session, and then has it serve the warm-up request

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use loom::thread;
 
-use super::core::{Core, SentRequest};
+use super::core::Core;
 use super::item::Item;
 use super::outgoing::{RequestSpec, send};
 use super::pending_reply::Pending;
@@ -22,8 +22,10 @@ use super::stream::Stream;
 use super::testing::{ChannelRig, LONGEST, rig, rig_with_wake_fds, submit};
 use super::turn::hand_over;
 use super::wait::{Patience, wait_for_item};
+use super::waiter::Waiter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::Kind;
+use crate::ring::Header;
 use crate::ring::models::model_up_to;
 use crate::sync::Ordering;
 use crate::sys::clock::{Deadline, TimeLimit};
@@ -44,20 +46,18 @@ const FEWER: usize = 2;
 const SOON: Duration = Duration::from_millis(1);
 
 /// Sends a request whose reply may come at any time.
-fn send_call(core: &Core, payload: &[u8]) -> Result<SentRequest> {
+fn send_call(core: &Core, payload: &[u8]) -> Result<u64> {
     send(core, RequestSpec::call(Kind::EMBED, Deadline::NEVER), payload, Deadline::NEVER)
 }
 
 /// Sends a request for a stream. Returns its number.
 fn send_stream(core: &Core) -> u64 {
-    send(core, RequestSpec::stream(Kind::EMBED, Deadline::NEVER), &(), Deadline::NEVER)
-        .unwrap()
-        .request
+    send(core, RequestSpec::stream(Kind::EMBED, Deadline::NEVER), &(), Deadline::NEVER).unwrap()
 }
 
 /// The pending reply of a request that was sent.
-fn pending(core: &Arc<Core>, sent: SentRequest) -> Pending {
-    Pending::new(Arc::clone(core), sent, TimeLimit::begin(Duration::MAX))
+fn pending(core: &Arc<Core>, request: u64) -> Pending {
+    Pending::new(Arc::clone(core), request, TimeLimit::begin(Duration::MAX))
 }
 
 /// Sends a request of the longest kind; two of them do not fit the ring.

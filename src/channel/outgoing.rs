@@ -3,7 +3,7 @@
 //! [`Outgoing`] never waits: a request that cannot go on says how much room it needs. A thread
 //! waits for that in [`send`], and a task in `tasks/send.rs`.
 
-use crate::channel::core::{Core, SentRequest};
+use crate::channel::core::Core;
 use crate::channel::explain::no_turn;
 use crate::channel::timed_mutex::TimedGuard;
 use crate::channel::turn::{check_open, read_for_others};
@@ -48,7 +48,7 @@ pub(super) fn send<P: Payload + ?Sized>(
     spec: RequestSpec,
     payload: &P,
     deadline: Deadline,
-) -> Result<SentRequest> {
+) -> Result<u64> {
     let send = || {
         let (mut encoded, len) = encode(core, payload)?;
         let turn = core.is_long(len).then(|| long_message_turn(core, deadline)).transpose()?;
@@ -56,7 +56,7 @@ pub(super) fn send<P: Payload + ?Sized>(
         while let Some(len) = outgoing.advance(&mut encoded, len, false)? {
             wait_for_room(core, len, deadline)?;
         }
-        Ok(outgoing.sent())
+        Ok(outgoing.request())
     };
     send().map_err(|error| failed(core, error, deadline))
 }
@@ -98,7 +98,6 @@ pub(super) fn long_message_turn(core: &Core, deadline: Deadline) -> Result<Timed
 pub(crate) struct Outgoing<'a> {
     core: &'a Core,
     splitter: Splitter,
-    has_rung: bool,
     is_sent: bool,
     /// Of a long message. Given back when the request is sent or abandoned.
     _turn: Option<TimedGuard<'a, ()>>,
@@ -127,7 +126,7 @@ impl<'a> Outgoing<'a> {
         };
         let (kind, aux) = (kind.code(), begin_by.to_word());
         let splitter = Splitter::new(Header { kind, flags, request, aux, ..Header::default() });
-        Ok(Self { core, splitter, has_rung: false, is_sent: false, _turn: turn })
+        Ok(Self { core, splitter, is_sent: false, _turn: turn })
     }
 
     /// Sends what there is room for: of a payload of `len` bytes, or of a piece of a message that
@@ -171,11 +170,10 @@ impl<'a> Outgoing<'a> {
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<bool> {
         let sent = self.core.sender.try_send(header, len, fill);
-        let Some(has_rung) = sent.map_err(|error| self.core.fail(error))? else {
+        if !sent.map_err(|error| self.core.fail(error))? {
             return Ok(false);
-        };
+        }
         self.splitter.piece_sent(len);
-        self.has_rung = has_rung;
         self.is_sent = header.flags & flags::MORE == 0;
         Ok(true)
     }
@@ -186,8 +184,8 @@ impl<'a> Outgoing<'a> {
     }
 
     #[inline]
-    pub(crate) fn sent(&self) -> SentRequest {
-        SentRequest { request: self.splitter.request(), has_rung: self.has_rung }
+    pub(crate) fn request(&self) -> u64 {
+        self.splitter.request()
     }
 }
 

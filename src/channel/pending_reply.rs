@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::channel::core::{Core, SentRequest};
+use crate::channel::core::Core;
 use crate::channel::counters::{CALLS_PER_SAMPLE, is_sampled};
 use crate::channel::explain::{cancelled, expired, timed_out};
 use crate::channel::item::Item;
@@ -34,7 +34,6 @@ pub struct Pending {
     pub(crate) core: Arc<Core>,
     request: u64,
     pub(crate) limit: TimeLimit,
-    has_rung: bool,
     /// A thread has slept while it waited for the reply.
     has_slept: bool,
     /// The reply or an error was returned: there is nothing left to drop.
@@ -43,9 +42,8 @@ pub struct Pending {
 
 impl Pending {
     #[inline]
-    pub(crate) fn new(core: Arc<Core>, sent: SentRequest, limit: TimeLimit) -> Self {
-        let SentRequest { request, has_rung } = sent;
-        Self { core, request, limit, has_rung, has_slept: false, has_ended: false }
+    pub(crate) fn new(core: Arc<Core>, request: u64, limit: TimeLimit) -> Self {
+        Self { core, request, limit, has_slept: false, has_ended: false }
     }
 
     /// Returns the request's id.
@@ -72,7 +70,7 @@ impl Pending {
     /// over; [`ErrorKind::Session`] if that is because the session could not be built.
     #[inline]
     pub fn wait(mut self) -> Result<Reply> {
-        match self.await_item(self.limit.deadline(), self.has_rung) {
+        match self.await_item(self.limit.deadline()) {
             Ok(Some(item)) => self.finish(item),
             Ok(None) => Err(self.timed_out()),
             Err(error) => Err(self.core.counted(error)),
@@ -107,7 +105,7 @@ impl Pending {
             true => {
                 self.active_request().and_then(|request| take_for_host(&self.core, request, false))
             }
-            false => self.await_item(Deadline::after(Duration::ZERO), true),
+            false => self.await_item(Deadline::after(Duration::ZERO)),
         };
         self.found(item)
     }
@@ -132,7 +130,7 @@ impl Pending {
     /// [`ErrorKind::Interrupted`] the request goes on.
     pub fn wait_timeout(&mut self, longest: Duration) -> Result<Option<Reply>> {
         let deadline = self.limit.deadline().min(Deadline::after(longest));
-        let item = self.await_item(deadline, self.has_rung);
+        let item = self.await_item(deadline);
         self.found(item)
     }
 
@@ -191,8 +189,8 @@ impl Pending {
     }
 
     #[inline]
-    fn await_item(&mut self, deadline: Deadline, has_rung: bool) -> Result<Option<Item>> {
-        let want = Want::Reply { request: self.active_request()?, has_rung };
+    fn await_item(&mut self, deadline: Deadline) -> Result<Option<Item>> {
+        let want = Want::Reply(self.active_request()?);
         let patience = Patience::Until(deadline);
         wait_for_item(&self.core, want, patience, &mut self.has_slept)
     }

@@ -9,13 +9,13 @@
 
 use crate::channel::core::Core;
 use crate::channel::item::Item;
-use crate::channel::reader::{Announced, BURST, Found, RingReader, read};
+use crate::channel::reader::{BURST, Found, RingReader, read};
 use crate::error::Result;
 use crate::link::not_pollable;
 use crate::ring::Consumer;
 use crate::ring::consumer::shut_down;
 use crate::ring::position::span;
-use crate::shm::layout::{as_u64, as_usize};
+use crate::shm::layout::as_usize;
 use crate::sync::{Ordering, TryGuard, fence};
 use crate::sys::fork;
 use crate::sys::wake_fd::{Drained, WakeFd};
@@ -66,15 +66,14 @@ impl RingReader for DescriptorReader<'_> {
         self.has_reason = true;
     }
 
-    fn announce(&mut self, core: &Core, consumer: &mut Consumer) -> Result<Announced> {
-        let room = core.sender.announce_room_by_fd();
-        self.has_reason |= room.is_some();
+    fn announce(&mut self, core: &Core, consumer: &mut Consumer) -> Result<()> {
+        self.has_reason |= core.sender.announce_room_by_fd();
         let is_armed = self.kind == ReaderKind::Task && consumer.is_armed();
         if !is_armed {
             let rearmed = consumer.rearm(self.wake_fd, false, self.kind.is_exact())?;
             self.has_drained |= rearmed.has_drained;
         }
-        Ok((consumer.position(), room.map(as_u64)))
+        Ok(())
     }
 }
 

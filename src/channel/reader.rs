@@ -35,15 +35,11 @@ pub(super) const BURST: usize = 1024;
 /// Looks in a row that found something, after which a reader is asked whether it must stop.
 const MOST_LOOKS: u32 = 8;
 
-/// The position in the reply ring and the room in the request ring that were announced.
-pub(super) type Announced = (u64, Option<u64>);
-
 /// What a reader waits for itself.
 #[derive(Debug)]
 pub(super) enum Want<'a> {
-    /// The reply of a request. `has_rung` says that nothing comes within microseconds: the worker
-    /// was asleep and has just been woken.
-    Reply { request: u64, has_rung: bool },
+    /// The reply of a request.
+    Reply(u64),
     /// The next chunk of a request, and where short chunks are copied to.
     Chunk(u64, &'a mut StreamBuffer),
     /// Room for a payload of so many bytes.
@@ -57,7 +53,7 @@ impl Want<'_> {
     #[inline]
     pub(super) fn request(&self) -> u64 {
         match *self {
-            Self::Reply { request, .. } | Self::Chunk(request, _) => request,
+            Self::Reply(request) | Self::Chunk(request, _) => request,
             Self::Room(_) | Self::Nothing => 0,
         }
     }
@@ -98,14 +94,13 @@ pub(super) trait RingReader {
     fn room_given(&mut self) {}
 
     /// Announces to the worker what the reader waits for.
-    fn announce(&mut self, _: &Core, consumer: &mut Consumer) -> Result<Announced> {
-        Ok((consumer.position(), None))
+    fn announce(&mut self, _: &Core, _: &mut Consumer) -> Result<()> {
+        Ok(())
     }
 
-    /// Until when the reader sleeps on the bell with the turn in its hands, and whether the
-    /// worker slept and has just been woken. A reader that leaves instead returns `None`, and is
-    /// called again when the descriptor is readable.
-    fn sleep(&mut self) -> Option<(Deadline, bool)> {
+    /// Until when the reader sleeps on the bell with the turn in its hands. A reader that leaves
+    /// instead returns `None`, and is called again when the descriptor is readable.
+    fn sleep(&mut self) -> Option<Deadline> {
         None
     }
 }
@@ -125,9 +120,10 @@ pub(super) fn read(
 ) -> Result<Option<Found>> {
     let sleep = reader.sleep();
     let (mut announced, mut looks) = (None, 0_u32);
-    let mut step = |step| {
-        if step == Step::Announce {
-            announced = Some(reader.announce(core, consumer)?);
+    let mut step = |asked| {
+        if asked == Step::Announce {
+            announced = Some(awaited(core, consumer, reader));
+            reader.announce(core, consumer)?;
             return Ok(None);
         }
         loop {
@@ -138,11 +134,13 @@ pub(super) fn read(
                 None => {}
             }
             let Some(before) = announced else { return Ok(None) };
-            let now = reader.announce(core, consumer)?;
+            let now = awaited(core, consumer, reader);
             if now == before {
                 return Ok(None);
             }
+            // Only then: an announcement clears the descriptor, so that a look must follow.
             announced = Some(now);
+            reader.announce(core, consumer)?;
             looks += 1;
             if looks.is_multiple_of(MOST_LOOKS) && reader.must_stop() {
                 return Ok(Some(Found::Stopped));
@@ -150,8 +148,8 @@ pub(super) fn read(
             fence(Ordering::SeqCst); // A, as between the two steps of a wait
         }
     };
-    if let Some((deadline, has_rung)) = sleep {
-        return core.sleeper.wait_until(&core.state.alarm, deadline, has_rung, step);
+    if let Some(deadline) = sleep {
+        return core.sleeper.wait_until(&core.state.alarm, deadline, step);
     }
     for each in [Step::Look, Step::Announce] {
         if let Some(found) = step(each)? {
@@ -160,6 +158,12 @@ pub(super) fn read(
     }
     fence(Ordering::SeqCst); // A, pairs with B in the worker's commit and release
     step(Step::Look)
+}
+
+/// What an announcement would be for: the position in the reply ring, and the head of the request
+/// ring at which there is the room that is waited for.
+fn awaited(core: &Core, consumer: &Consumer, reader: &mut impl RingReader) -> (u64, Option<u64>) {
+    (consumer.position(), core.sender.awaited_head(reader.want().room()))
 }
 
 /// Takes all frames that are there, until one is what the reader waits for.

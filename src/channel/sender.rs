@@ -62,8 +62,7 @@ impl Sender {
         }
     }
 
-    /// Sends one frame if there is room for it. Returns whether the worker was asleep and had
-    /// to be woken, or `None` if the ring is full.
+    /// Sends one frame, unless the ring is full. Returns whether it was sent.
     ///
     /// `fill` runs under the lock.
     ///
@@ -77,14 +76,14 @@ impl Sender {
         header: Header,
         len: usize,
         fill: impl FnOnce(&mut [u8]),
-    ) -> Result<Option<bool>> {
+    ) -> Result<bool> {
         let mut sending = self.sending.lock();
-        let Some(mut claim) = sending.producer.try_claim(len)? else { return Ok(None) };
+        let Some(mut claim) = sending.producer.try_claim(len)? else { return Ok(false) };
         fill(claim.payload());
         crate::failpoint::failpoint!("after copy");
-        let has_rung = claim.commit(header);
+        claim.commit(header);
         sending.bytes += as_u64(len);
-        Ok(Some(has_rung))
+        Ok(true)
     }
 
     pub(super) fn has_room_for(&self, len: usize) -> Result<bool> {
@@ -134,24 +133,32 @@ impl Sender {
         self.waiting.load(Ordering::Relaxed) != 0
     }
 
-    /// Announces to the worker that its next release must wake this process's reader, once
-    /// there is room for `own`, or else for the first waiter. Returns the position that was
-    /// announced.
-    pub(super) fn announce_room(&self, own: Option<usize>) -> Option<u64> {
+    /// The head at which there is room for `own`, or else for the first waiter. It moves when
+    /// another sender takes the room.
+    pub(super) fn awaited_head(&self, own: Option<usize>) -> Option<u64> {
         let sending = self.sending.lock();
         let wanted = own.or_else(|| sending.first_len());
-        wanted.map(|len| sending.producer.announce_space(len))
+        wanted.map(|len| sending.producer.head_for(len))
+    }
+
+    /// Announces to the worker that its next release must wake this process's reader, once
+    /// there is room for `own`, or else for the first waiter.
+    pub(super) fn announce_room(&self, own: Option<usize>) {
+        let sending = self.sending.lock();
+        if let Some(len) = own.or_else(|| sending.first_len()) {
+            sending.producer.announce_space(len);
+        }
     }
 
     /// As [`Sender::announce_room`] for the first waiter, to be woken by the descriptor.
-    /// Returns how much room is wanted.
-    pub(super) fn announce_room_by_fd(&self) -> Option<usize> {
+    /// Returns whether there is a waiter.
+    pub(super) fn announce_room_by_fd(&self) -> bool {
         let sending = self.sending.lock();
         let wanted = sending.first_len();
         if let Some(len) = wanted {
             sending.producer.announce_space_by_fd(len);
         }
-        wanted
+        wanted.is_some()
     }
 
     /// Moves the waiters for which there is room now to `taken`, in their order. Those that were

@@ -160,7 +160,7 @@ impl Worker {
     /// Waits for a request.
     pub(crate) fn take(&mut self) -> u64 {
         let never = || Ok(());
-        let frame = self.down.poll_until(&Alarm::default(), Deadline::NEVER, false, never);
+        let frame = self.down.poll_until(&Alarm::default(), Deadline::NEVER, never);
         let request = frame.unwrap().unwrap().header().request;
         self.down.publish_released();
         request
@@ -192,7 +192,7 @@ impl Worker {
 
     /// What a handler does that waits for nothing else.
     pub(crate) fn await_cancel(&self, request: u64) {
-        let found = self.sleeper.wait_until(&Alarm::default(), Deadline::NEVER, false, |_| {
+        let found = self.sleeper.wait_until(&Alarm::default(), Deadline::NEVER, |_| {
             Ok(self.is_cancelled(request).then_some(()))
         });
         assert!(found.unwrap().is_some());

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::channel::core::Core;
 use crate::channel::explain::ring_full;
 use crate::channel::item::Item;
-use crate::channel::reader::{Announced, Found, RingReader, Want, read, take_frames};
+use crate::channel::reader::{Found, RingReader, Want, read, take_frames};
 use crate::channel::turn::{end_turn, hand_over};
 use crate::channel::waiter::Waiter;
 use crate::error::{ErrorKind, Result};
@@ -81,9 +81,7 @@ impl RingReader for Wait<'_> {
     #[inline]
     fn want(&mut self) -> Want<'_> {
         match &mut self.want {
-            Want::Reply { request, has_rung } => {
-                Want::Reply { request: *request, has_rung: *has_rung }
-            }
+            Want::Reply(request) => Want::Reply(*request),
             Want::Chunk(request, buffer) => Want::Chunk(*request, buffer),
             Want::Room(len) => Want::Room(*len),
             Want::Nothing => Want::Nothing,
@@ -99,15 +97,16 @@ impl RingReader for Wait<'_> {
         self.patience.deadline().has_passed()
     }
 
-    fn announce(&mut self, core: &Core, consumer: &mut Consumer) -> Result<Announced> {
+    fn announce(&mut self, core: &Core, consumer: &mut Consumer) -> Result<()> {
         self.has_slept = true;
         consumer.publish_released();
-        let position = consumer.announce();
-        Ok((position, core.sender.announce_room(self.want.room())))
+        consumer.announce();
+        core.sender.announce_room(self.want.room());
+        Ok(())
     }
 
-    fn sleep(&mut self) -> Option<(Deadline, bool)> {
-        Some((self.patience.deadline(), self.has_rung()))
+    fn sleep(&mut self) -> Option<Deadline> {
+        Some(self.patience.deadline())
     }
 }
 
@@ -174,7 +173,7 @@ impl<'a> Wait<'a> {
 
     /// Reads the ring until the item is there, the deadline passes or the channel is over.
     fn read(&mut self, consumer: &mut Consumer) -> Result<Option<Found>> {
-        let (core, has_rung) = (self.core, self.has_rung());
+        let core = self.core;
         // An item may have come between the last look and the turn. A thread that has the
         // channel to itself finds all its items in the ring.
         if core.pending.has_pushed()
@@ -183,9 +182,9 @@ impl<'a> Wait<'a> {
             return Ok(found);
         }
         if matches!(self.want, Want::Chunk(..)) {
-            consumer.pace(false, has_rung);
+            consumer.pace(false);
         }
-        consumer.spin_briefly(has_rung);
+        consumer.spin_briefly();
         // A first look, before anything asks for the time.
         if let found @ Some(_) = take_frames(core, consumer, self)? {
             return Ok(found);
@@ -200,7 +199,7 @@ impl<'a> Wait<'a> {
     fn look(&mut self) -> Result<Option<Found>> {
         let core = self.core;
         let is_there = match &mut self.want {
-            Want::Reply { request, .. } => {
+            Want::Reply(request) => {
                 self.item = core.pending.take_last(*request);
                 self.item.is_some()
             }
@@ -251,11 +250,5 @@ impl<'a> Wait<'a> {
         if let Want::Chunk(request, buffer) = &mut self.want {
             self.core.pending.update_credit(*request, std::mem::take(&mut buffer.unflushed), true);
         }
-    }
-
-    /// Whether nothing comes within microseconds. To make room takes a worker longer.
-    #[inline]
-    fn has_rung(&self) -> bool {
-        matches!(self.want, Want::Reply { has_rung: true, .. } | Want::Room(_))
     }
 }

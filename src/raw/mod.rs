@@ -279,8 +279,8 @@ impl RawLink {
 
     #[inline(never)]
     fn await_frame(&mut self, timeout: Duration) -> Result<()> {
-        let has_rung = self.sender.flush_before_wait();
-        self.receiver.await_frame(timeout, has_rung)
+        self.sender.flush();
+        self.receiver.await_frame(timeout)
     }
 
     #[cold]

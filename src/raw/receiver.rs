@@ -82,7 +82,7 @@ impl RawReceiver {
     #[inline]
     pub fn recv(&mut self, timeout: Duration) -> Result<Frame<'_>> {
         if !self.has_frame() {
-            self.await_frame(timeout, false)?;
+            self.await_frame(timeout)?;
         }
         self.take()
     }
@@ -116,7 +116,7 @@ impl RawReceiver {
         take: impl FnMut(Header, PeerBytes<'_>),
     ) -> Result<usize> {
         if !self.has_frame() && most != 0 {
-            self.await_frame(timeout, false)?;
+            self.await_frame(timeout)?;
         }
         self.consumer.drain(most, take)
     }
@@ -169,22 +169,22 @@ impl RawReceiver {
 
     /// Waits until a frame lies at the consumer's position.
     #[inline(never)]
-    pub(super) fn await_frame(&mut self, timeout: Duration, has_rung: bool) -> Result<()> {
+    pub(super) fn await_frame(&mut self, timeout: Duration) -> Result<()> {
         let Self { consumer, peer, sent, sent_before, .. } = self;
         // Relaxed: decides only how this thread passes its time.
         let sent = sent.load(Ordering::Relaxed);
         let is_answer = std::mem::replace(sent_before, sent) != sent;
         // A caller that does not want to wait must not be held up by the pacing.
         let is_seen = !timeout.is_zero() && {
-            consumer.pace(is_answer, has_rung);
-            consumer.spin_briefly(has_rung)
+            consumer.pace(is_answer);
+            consumer.spin_briefly()
         };
         if !is_seen {
             consumer.end_run();
             // Nothing says whether the peer owes a frame: without a deadline this is an idle
             // wait.
             let deadline = Deadline::idle_after(timeout);
-            let waited = consumer.wait_until(peer.alarm(), deadline, has_rung, || peer.check());
+            let waited = consumer.wait_until(peer.alarm(), deadline, || peer.check());
             waited.map_err(|error| peer.explain(error, deadline))?;
         }
         if consumer.find()? { Ok(()) } else { Err(no_frame(timeout)) }

@@ -196,13 +196,6 @@ impl RawSender {
         self.producer.flush();
     }
 
-    /// Flushes. Returns whether the peer had to be woken since the last time.
-    pub(super) fn flush_before_wait(&mut self) -> bool {
-        let has_rung = self.producer.take_has_rung();
-        self.producer.flush();
-        has_rung
-    }
-
     /// Enters the pages of the ring into this process's page table, as
     /// [`RawLink::prefault`](crate::RawLink::prefault) does for both rings.
     pub fn prefault(&self) {

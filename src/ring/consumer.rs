@@ -195,10 +195,9 @@ impl Consumer {
         &mut self,
         alarm: &Alarm,
         deadline: Deadline,
-        has_rung: bool,
         stop: impl FnMut() -> Result<()>,
     ) -> Result<Option<Frame<'_>>> {
-        if !self.spin_briefly(has_rung) && !self.wait_until(alarm, deadline, has_rung, stop)? {
+        if !self.spin_briefly() && !self.wait_until(alarm, deadline, stop)? {
             return Ok(None);
         }
         self.poll()
@@ -210,7 +209,6 @@ impl Consumer {
         &mut self,
         alarm: &Alarm,
         deadline: Deadline,
-        has_rung: bool,
         mut stop: impl FnMut() -> Result<()>,
     ) -> Result<bool> {
         if self.has_next() {
@@ -219,7 +217,7 @@ impl Consumer {
         self.forget_descriptor();
         // The producer must not wait for slots that are free while this end sleeps.
         self.publish_released();
-        let found = self.sleeper.wait_until(alarm, deadline, has_rung, |step| match step {
+        let found = self.sleeper.wait_until(alarm, deadline, |step| match step {
             Step::Announce => {
                 self.announce();
                 Ok(None)
@@ -232,31 +230,28 @@ impl Consumer {
     /// As [`Consumer::has_next`], but looks for about a microsecond where that can help.
     /// A busy peer answers within that: then no clock is read and no head is published.
     #[inline]
-    pub(crate) fn spin_briefly(&self, has_rung: bool) -> bool {
-        self.has_next() || self.sleeper.spin_briefly(has_rung, || self.has_next())
+    pub(crate) fn spin_briefly(&self) -> bool {
+        self.has_next() || self.sleeper.spin_briefly(|| self.has_next())
     }
 
     /// Says that this end is about to sleep for the next frame; a SeqCst fence and
-    /// another look must follow. Returns the position: the announcement is void once a look
-    /// goes past it.
-    pub(crate) fn announce(&self) -> u64 {
-        let next = self.reader.next();
-        self.sleeper.announce(&self.sleep_at, next);
-        next
+    /// another look must follow. The announcement is void once a look goes past the position.
+    pub(crate) fn announce(&self) {
+        self.sleeper.announce(&self.sleep_at, self.reader.next());
     }
 
     /// Called before a wait for the next frame: keeps this end's distance from a producer
     /// that sends short frames fast. `is_answer` says that the producer may have waited for this
     /// side.
     #[inline]
-    pub(crate) fn pace(&mut self, is_answer: bool, has_rung: bool) {
+    pub(crate) fn pace(&mut self, is_answer: bool) {
         let next = self.reader.next();
         if is_answer {
             self.pacing.begin(next, 0);
         } else if self.reader.last_span() <= SHORT && !self.has_next() {
             let lag = self.pacing.caught_up(next, now_ns);
             if lag != 0 {
-                self.sleeper.look_away(lag, has_rung);
+                self.sleeper.look_away(lag);
             }
         }
     }

@@ -224,8 +224,7 @@ impl Sleeper {
         word.store(position, Ordering::Relaxed);
     }
 
-    /// Waits until `step` has an answer; `None` when the deadline passed first. `has_rung` says
-    /// that the peer was asleep and has just been woken.
+    /// Waits until `step` has an answer; `None` when the deadline passed first.
     ///
     /// # Errors
     ///
@@ -235,7 +234,6 @@ impl Sleeper {
         &self,
         alarm: &Alarm,
         deadline: Deadline,
-        has_rung: bool,
         mut step: impl FnMut(Step) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
         // What would wake a forked child wakes its parent.
@@ -246,9 +244,9 @@ impl Sleeper {
         if deadline.has_passed() {
             return Ok(None);
         }
-        if self.spinner.may_spin(has_rung) {
+        if self.spinner.may_spin() {
             self.spins.fetch_add(1, Ordering::Relaxed);
-            let found = self.spinner.spin(deadline, has_rung, || step(Step::Look))?;
+            let found = self.spinner.spin(deadline, || step(Step::Look))?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -281,13 +279,13 @@ impl Sleeper {
 
     /// Looks a few times without a reading of the clock, where spinning can help.
     #[inline]
-    pub(crate) fn spin_briefly(&self, has_rung: bool, look: impl FnMut() -> bool) -> bool {
-        self.spinner.spin_briefly(has_rung, look)
+    pub(crate) fn spin_briefly(&self, look: impl FnMut() -> bool) -> bool {
+        self.spinner.spin_briefly(look)
     }
 
     /// Passes so many nanoseconds without a look, where spinning can help.
-    pub(crate) fn look_away(&self, nanos: u64, has_rung: bool) {
-        self.spinner.look_away(nanos, has_rung);
+    pub(crate) fn look_away(&self, nanos: u64) {
+        self.spinner.look_away(nanos);
     }
 
     /// Whether the peer was last seen on another processor than this thread's: only then

@@ -91,7 +91,7 @@ fn check(header: Header, payload: Vec<u8>, request: u64, len: usize) {
 
 /// Waits for a frame, checks it and releases it.
 fn receive(consumer: &mut Consumer, request: u64, len: usize) {
-    let frame = consumer.poll_until(&Alarm::default(), Deadline::NEVER, false, never);
+    let frame = consumer.poll_until(&Alarm::default(), Deadline::NEVER, never);
     let frame = frame.unwrap().expect("a frame that was published");
     check(frame.header(), frame.payload().to_vec(), request, len);
 }

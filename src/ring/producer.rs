@@ -48,7 +48,6 @@ pub(crate) struct Producer {
     poisoned: Option<Error>,
     /// The most bytes that were ever in flight.
     high_water: u64,
-    wakes_seen: u64,
 }
 
 impl Producer {
@@ -67,7 +66,6 @@ impl Producer {
             head: layout.origin,
             poisoned: None,
             high_water: 0,
-            wakes_seen: 0,
         })
     }
 
@@ -96,12 +94,6 @@ impl Producer {
     /// How often a sleeping consumer had to be woken.
     pub(crate) fn wakes(&self) -> u64 {
         self.writer.wakes()
-    }
-
-    /// Whether the consumer was woken since the last time this was asked.
-    pub(crate) fn take_has_rung(&mut self) -> bool {
-        let wakes = self.writer.wakes();
-        std::mem::replace(&mut self.wakes_seen, wakes) != wakes
     }
 
     /// Claims a slot for a payload of `len` bytes, without waiting; `None` while the
@@ -211,7 +203,7 @@ impl Producer {
     ) -> Result<bool> {
         self.flush();
         let (_, needed) = self.needed(len);
-        let looked = self.sleeper.wait_until(alarm, deadline, true, |step| match step {
+        let looked = self.sleeper.wait_until(alarm, deadline, |step| match step {
             Step::Announce => {
                 self.announce_space(len);
                 Ok(None)
@@ -245,21 +237,18 @@ impl Producer {
     }
 
     /// Announces the head at which a payload of `len` bytes will fit, for a wait that its
-    /// claim was refused; a SeqCst fence and another look must follow. Returns that head: the
-    /// announcement is void once another thread has claimed.
-    pub(crate) fn announce_space(&self, len: usize) -> u64 {
-        let head = self.space_for(len);
-        self.sleeper.announce(&self.space_at, head);
-        head
+    /// claim was refused; a SeqCst fence and another look must follow.
+    pub(crate) fn announce_space(&self, len: usize) {
+        self.sleeper.announce(&self.space_at, self.head_for(len));
     }
 
     /// As [`Producer::announce_space`], to be woken by the descriptor.
     pub(crate) fn announce_space_by_fd(&self, len: usize) {
-        self.sleeper.announce(&self.space_at, self.space_for(len) | BY_FD);
+        self.sleeper.announce(&self.space_at, self.head_for(len) | BY_FD);
     }
 
-    /// The head at which a payload of `len` bytes will fit.
-    fn space_for(&self, len: usize) -> u64 {
+    /// The head at which a payload of `len` bytes will fit. It moves with each claim.
+    pub(crate) fn head_for(&self, len: usize) -> u64 {
         let end = self.writer.tail().wrapping_add(self.needed(len).1 + span(0));
         end.wrapping_sub(self.writer.capacity())
     }

@@ -227,10 +227,10 @@ fn a_payload_over_the_cap_is_refused_before_anything_is_touched() {
 fn a_wait_for_a_frame_or_for_room_ends_at_its_deadline() {
     let mut ring = rig(CAPACITY, MAX_FRAME, 0);
     let soon = || Deadline::after(Duration::from_millis(2));
-    assert!(ring.consumer.poll_until(&alarm(), soon(), false, || Ok(())).unwrap().is_none());
+    assert!(ring.consumer.poll_until(&alarm(), soon(), || Ok(())).unwrap().is_none());
     fill(&mut ring.producer, 200);
     assert!(ring.producer.claim_until(200, &alarm(), soon(), || Ok(())).unwrap().is_none());
-    assert!(ring.consumer.poll_until(&alarm(), soon(), false, || Ok(())).unwrap().is_some());
+    assert!(ring.consumer.poll_until(&alarm(), soon(), || Ok(())).unwrap().is_some());
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn what_is_there_is_found_even_after_the_deadline() {
     let past = Deadline::after(Duration::ZERO);
     assert!(ring.producer.claim_until(9, &alarm(), past, || Ok(())).unwrap().is_some());
     send(&mut ring.producer, 1, b"x").unwrap();
-    assert!(ring.consumer.poll_until(&alarm(), past, false, || Ok(())).unwrap().is_some());
+    assert!(ring.consumer.poll_until(&alarm(), past, || Ok(())).unwrap().is_some());
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn the_stop_condition_ends_a_wait_when_the_alarm_is_raised() {
         std::thread::scope(|scope| {
             let wait = scope.spawn(|| match side {
                 0 => producer.claim_until(200, &alarm, Deadline::NEVER, stop).err(),
-                _ => consumer.poll_until(&alarm, Deadline::NEVER, false, stop).err(),
+                _ => consumer.poll_until(&alarm, Deadline::NEVER, stop).err(),
             });
             std::thread::sleep(Duration::from_millis(5));
             alarm.raise();
@@ -385,7 +385,7 @@ fn two_threads_that_sleep_at_random_lose_nothing() {
         let alarm = alarm();
         let mut dice = 2;
         for request in 0..FRAMES {
-            let frame = consumer.poll_until(&alarm, Deadline::NEVER, false, || Ok(()));
+            let frame = consumer.poll_until(&alarm, Deadline::NEVER, || Ok(()));
             let frame = frame.unwrap().unwrap();
             assert_eq!(frame.header().request, request);
             assert_eq!(frame.payload().to_vec(), pattern(request, random_len(request)));

@@ -152,8 +152,9 @@ impl AsyncChannel {
         let core = self.shared.channel.core();
         let limit = TimeLimit::begin(timeout);
         let deadline = limit.deadline();
-        let sent = send::send(core, RequestSpec::call(kind, deadline), payload, deadline).await?;
-        let pending = Pending::new(Arc::clone(core), sent, limit);
+        let request =
+            send::send(core, RequestSpec::call(kind, deadline), payload, deadline).await?;
+        let pending = Pending::new(Arc::clone(core), request, limit);
         Ok(AsyncPending::new(pending, self.spin))
     }
 
@@ -173,9 +174,9 @@ impl AsyncChannel {
         let core = self.shared.channel.core();
         let deadlines = timeouts.into().start();
         let ask = RequestSpec::stream(kind, deadlines.end_by);
-        let sent = send::send(core, ask, payload, deadlines.send_by()).await;
-        let sent = sent.map_err(|error| deadlines.sending_failed(error))?;
-        let stream = Stream::new(Arc::clone(core), sent.request, deadlines);
+        let request = send::send(core, ask, payload, deadlines.send_by()).await;
+        let request = request.map_err(|error| deadlines.sending_failed(error))?;
+        let stream = Stream::new(Arc::clone(core), request, deadlines);
         Ok(AsyncStream::new(stream, self.spin))
     }
 

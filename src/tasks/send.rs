@@ -4,8 +4,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use crate::channel::{
-    Core, Outgoing, RequestSpec, RoomWait, SentRequest, TimedGuard, check_open, encode, no_turn,
-    ring_full,
+    Core, Outgoing, RequestSpec, RoomWait, TimedGuard, check_open, encode, no_turn, ring_full,
 };
 use crate::error::Result;
 use crate::payload::Payload;
@@ -20,7 +19,7 @@ pub(super) async fn send<P: Payload + ?Sized>(
     spec: RequestSpec,
     payload: &P,
     deadline: Deadline,
-) -> Result<SentRequest> {
+) -> Result<u64> {
     let send = async {
         let (mut encoded, len) = encode(core, payload)?;
         let turn = match core.is_long(len) {
@@ -31,7 +30,7 @@ pub(super) async fn send<P: Payload + ?Sized>(
         while let Some(len) = outgoing.advance(&mut encoded, len, false)? {
             wait_for_room(core, len, deadline).await?;
         }
-        Ok(outgoing.sent())
+        Ok(outgoing.request())
     };
     with_exit_status(core, deadline, send).await.map_err(|error| core.counted(error))
 }

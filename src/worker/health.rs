@@ -109,20 +109,19 @@ impl<R: Report> HealthServer<'_, R> {
         loop {
             let finish = self.finish;
             let polled = &mut self.health.consumer;
-            let header =
-                match polled.poll_until(&finish.alarm, Deadline::IDLE, false, || finish.check()) {
-                    Ok(Some(frame)) => frame.header(),
-                    Ok(None) => continue,
-                    Err(error) => {
-                        // If the thread was not told to finish, the parent wrote what cannot
-                        // be. Then the worker ends too.
-                        if !finish.is_set() {
-                            eprintln!("slipring worker: health ring: {error:#}");
-                            self.stop.set();
-                        }
-                        return;
+            let header = match polled.poll_until(&finish.alarm, Deadline::IDLE, || finish.check()) {
+                Ok(Some(frame)) => frame.header(),
+                Ok(None) => continue,
+                Err(error) => {
+                    // If the thread was not told to finish, the parent wrote what cannot
+                    // be. Then the worker ends too.
+                    if !finish.is_set() {
+                        eprintln!("slipring worker: health ring: {error:#}");
+                        self.stop.set();
                     }
-                };
+                    return;
+                }
+            };
             let answered = match Kind::from_code(header.kind) {
                 Kind::PING => {
                     crate::failpoint::failpoint!("before pong");

@@ -297,11 +297,11 @@ impl Inbox {
         check: &dyn Fn() -> Result<()>,
     ) -> Result<bool> {
         self.look_after_owed()?;
-        if consumer.spin_briefly(false) {
+        if consumer.spin_briefly() {
             return Ok(true);
         }
         let Patience::Until(deadline) = patience else { return Ok(false) };
-        consumer.wait_until(self.sink.signals.alarm(), deadline, false, || {
+        consumer.wait_until(self.sink.signals.alarm(), deadline, || {
             check()?;
             self.check_open()?;
             self.look_after_owed()

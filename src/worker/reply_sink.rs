@@ -24,8 +24,6 @@ pub(super) struct ReplySink {
     /// How many bytes of slots a stream may be ahead of its reader.
     window: u64,
     max_message: usize,
-    /// The parent slept when the last frame was sent.
-    has_rung: bool,
     /// The pages of the ring are in the page table.
     is_prefaulted: bool,
 }
@@ -110,7 +108,6 @@ impl ReplySink {
             status,
             window: header.stream_window,
             max_message: as_usize(header.max_message),
-            has_rung: false,
             is_prefaulted: false,
         }
     }
@@ -123,14 +120,8 @@ impl ReplySink {
         self.status.clone()
     }
 
-    /// Whether the parent slept when the last frame was sent.
-    pub(super) fn has_rung(&self) -> bool {
-        self.has_rung
-    }
-
     /// Turns to another request.
     pub(super) fn begin(&mut self, request: u64) -> ReplyState {
-        self.has_rung = false;
         ReplyState::new(request)
     }
 
@@ -233,7 +224,7 @@ impl ReplySink {
             state.is_finished = true;
             self.status.answered(state.request, state.is_begun);
         }
-        self.has_rung = claim.commit(header);
+        claim.commit(header);
         Ok(())
     }
 
@@ -243,9 +234,9 @@ impl ReplySink {
         state: &'a mut ReplyState,
         len: usize,
     ) -> Result<ClaimedResult<'a>> {
-        let Self { producer, signals, status, has_rung, .. } = self;
+        let Self { producer, signals, status, .. } = self;
         let claim = claim(producer, signals, state.request, len)?;
-        Ok(ClaimedResult { claim, len, state, status, has_rung })
+        Ok(ClaimedResult { claim, len, state, status })
     }
 
     /// Waits until the reader's credit allows `bytes` more of slots.
@@ -266,7 +257,7 @@ impl ReplySink {
                 Step::Look => Ok((signals.credit(request) >= needed).then_some(())),
             }
         };
-        let waited = sleeper.wait_until(signals.alarm(), Deadline::NEVER, true, look);
+        let waited = sleeper.wait_until(signals.alarm(), Deadline::NEVER, look);
         signals.announce_credit(request, 0);
         waited.map(drop)
     }
@@ -308,7 +299,7 @@ impl ReplySink {
         copy_from_slice(claim.payload(), bytes);
         state.is_finished = true;
         self.status.answered(state.request, state.is_begun);
-        self.has_rung = claim.commit(header);
+        claim.commit(header);
         Ok(())
     }
 }
@@ -320,7 +311,6 @@ pub(super) struct ClaimedResult<'a> {
     len: usize,
     state: &'a mut ReplyState,
     status: &'a StatusWriter,
-    has_rung: &'a mut bool,
 }
 
 impl ClaimedResult<'_> {
@@ -332,7 +322,7 @@ impl ClaimedResult<'_> {
         self.status.sent(self.len);
         self.state.is_finished = true;
         self.status.answered(self.state.request, self.state.is_begun);
-        *self.has_rung = self.claim.commit(self.state.header(Kind::RESULT));
+        self.claim.commit(self.state.header(Kind::RESULT));
     }
 }
 

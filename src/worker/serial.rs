@@ -31,10 +31,10 @@ impl<S> SerialServer<'_, S> {
     /// Serves requests until the worker is to end.
     pub(super) fn run(&mut self, ring: &mut RequestRing) -> Result<()> {
         while !self.signals.is_stopping() {
-            let (signals, has_rung) = (self.signals, self.sink.has_rung());
+            let signals = self.signals;
             let wait = |consumer: &mut Consumer, check: &dyn Fn() -> Result<()>| {
-                Ok(consumer.spin_briefly(has_rung)
-                    || consumer.wait_until(signals.alarm(), Deadline::IDLE, has_rung, check)?)
+                Ok(consumer.spin_briefly()
+                    || consumer.wait_until(signals.alarm(), Deadline::IDLE, check)?)
             };
             match ring.receive(signals, wait, |header, body| self.request(header, &body)) {
                 // The stop has ended a wait.

@@ -328,7 +328,7 @@ impl SharedSink {
             if self.send_owed(&mut ring)? { ring.producer.try_open(len) } else { Ok(None) }
         };
         let alarm = self.signals.alarm();
-        self.sleeper.wait_until(alarm, Deadline::NEVER, true, look)?.ok_or_else(no_space)
+        self.sleeper.wait_until(alarm, Deadline::NEVER, look)?.ok_or_else(no_space)
     }
 
     /// Whether nothing else waits for room.
@@ -406,7 +406,7 @@ impl SharedSink {
                 Ok((signals.credit(request) >= needed).then_some(()))
             }
         };
-        let waited = self.sleeper.wait_until(signals.alarm(), Deadline::NEVER, true, look);
+        let waited = self.sleeper.wait_until(signals.alarm(), Deadline::NEVER, look);
         signals.announce_credit(request, 0);
         waited.map(drop)
     }
@@ -512,7 +512,7 @@ impl SharedSink {
         deadline: Deadline,
         step: impl FnMut(Step) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        self.sleeper.wait_until(self.signals.alarm(), deadline, false, step)
+        self.sleeper.wait_until(self.signals.alarm(), deadline, step)
     }
 
     /// Has the pages of the reply ring put into the page table.

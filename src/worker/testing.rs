@@ -93,7 +93,7 @@ impl Parent {
     pub(super) fn receive(&mut self) -> (Kind, u64) {
         let consumer = &mut self.0.rings.consumer;
         let never = || Ok(());
-        let frame = consumer.poll_until(&Alarm::default(), Deadline::NEVER, false, never);
+        let frame = consumer.poll_until(&Alarm::default(), Deadline::NEVER, never);
         let frame = frame.unwrap().unwrap();
         let Header { kind, request, .. } = frame.header();
         let (kind, payload) = (Kind::from_code(kind), frame.payload().to_vec());

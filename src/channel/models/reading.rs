@@ -109,7 +109,7 @@ fn a_thread_that_was_woken_to_read_but_leaves_wakes_another() {
             let (core, request) = (Arc::clone(&core), first.request());
             move || {
                 let soon = Patience::Until(Deadline::after(SOON));
-                let want = Want::Reply { request, has_rung: false };
+                let want = Want::Reply(request);
                 let found = wait_for_item(&core, want, soon, &mut false).unwrap();
                 assert!(found.is_none(), "a reply that was not sent");
             }

@@ -155,7 +155,7 @@ fn a_drop_does_not_replace_the_cancel_of_the_entrys_next_request() {
         let leaving = thread::spawn(move || drop(pending));
         read(&core);
         // The entry is free only if the owner had dropped the request before.
-        if let Ok(SentRequest { request: next, .. }) = send_call(&core, &[]) {
+        if let Ok(next) = send_call(&core, &[]) {
             core.pending.cancel(next);
             leaving.join().unwrap();
             assert!(worker.is_cancelled(next), "a cancel that was given");

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | was last seen on another processor | helps |
 //! | was last seen on this one | does not |
-//! | has never said where it runs | helps, unless it slept and was woken just now |
+//! | has never said where it runs | helps |
 //!
 //! How long it spins is learnt from the sleeps: one that was short should have been spun
 //! through, and a long one halves the time for the next wait.
@@ -55,8 +55,8 @@ impl Spinner {
 
     /// Looks a few times without a reading of the clock, where spinning can help.
     #[inline]
-    pub(super) fn spin_briefly(&self, has_rung: bool, mut look: impl FnMut() -> bool) -> bool {
-        self.may_spin(has_rung)
+    pub(super) fn spin_briefly(&self, mut look: impl FnMut() -> bool) -> bool {
+        self.may_spin()
             && (0..LOOKS).any(|_| {
                 spin_loop();
                 look()
@@ -65,8 +65,8 @@ impl Spinner {
 
     /// Passes so many nanoseconds without a look, where spinning can help.
     #[cold]
-    pub(super) fn look_away(&self, nanos: u64, has_rung: bool) {
-        if self.may_spin(has_rung) {
+    pub(super) fn look_away(&self, nanos: u64) {
+        if self.may_spin() {
             let start = now_ns();
             while now_ns().wrapping_sub(start) < nanos {
                 spin_loop();
@@ -79,7 +79,6 @@ impl Spinner {
     pub(super) fn spin<T>(
         &self,
         deadline: Deadline,
-        has_rung: bool,
         mut look: impl FnMut() -> Result<Option<T>>,
     ) -> Result<Option<T>> {
         let budget = self.budget.load(Ordering::Relaxed);
@@ -94,7 +93,7 @@ impl Spinner {
             let spun = now_ns().wrapping_sub(start);
             let is_endless = self.strategy == WaitStrategy::Spin;
             // Either side may have been moved meanwhile.
-            let is_over = (!is_endless && spun >= budget) || !self.may_spin(has_rung);
+            let is_over = (!is_endless && spun >= budget) || !self.may_spin();
             if is_over || deadline.has_passed() {
                 return Ok(None);
             }
@@ -105,9 +104,8 @@ impl Spinner {
     }
 
     /// Whether spinning can help: the peer is not known to need the processor that this thread
-    /// runs on. `has_rung` says that the peer slept and has just been woken. Tells the peer
-    /// which processor this is.
-    pub(super) fn may_spin(&self, has_rung: bool) -> bool {
+    /// runs on. Tells the peer which processor this is.
+    pub(super) fn may_spin(&self) -> bool {
         if !MAY_SPIN || self.strategy == WaitStrategy::Park {
             return false;
         }
@@ -115,10 +113,8 @@ impl Spinner {
         let peer = self.peer_cpu.load(Ordering::Relaxed);
         match self.strategy {
             WaitStrategy::Park => false,
-            WaitStrategy::Spin => peer == 0 || peer != own,
             WaitStrategy::SpinThenPark(_) if self.are_cpus_scarce => false,
-            WaitStrategy::SpinThenPark(_) if peer == 0 => !has_rung,
-            WaitStrategy::SpinThenPark(_) => peer != own,
+            WaitStrategy::Spin | WaitStrategy::SpinThenPark(_) => peer != own || own == 0,
         }
     }
 

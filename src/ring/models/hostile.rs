@@ -75,7 +75,7 @@ fn a_bell_that_rings_for_nothing_is_corrupt_in_the_end() {
             forge.producer_bell.store(rung, Ordering::Relaxed);
             Ok(())
         };
-        let waited = consumer.poll_until(&Alarm::default(), Deadline::NEVER, false, ringing);
+        let waited = consumer.poll_until(&Alarm::default(), Deadline::NEVER, ringing);
         assert_eq!(waited.map(|_| "a frame").unwrap_err().kind(), ErrorKind::PeerCorrupt);
         drop(producer);
     });

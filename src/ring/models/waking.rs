@@ -76,7 +76,7 @@ fn an_alarm_ends_a_wait_for_a_frame() {
                 alarm.raise();
             }
         });
-        let frame = consumer.poll_until(&alarm, Deadline::NEVER, false, || stop(&is_over));
+        let frame = consumer.poll_until(&alarm, Deadline::NEVER, || stop(&is_over));
         assert_eq!(frame.unwrap_err().kind(), ErrorKind::Closed);
         raiser.join().unwrap();
         drop(producer);
@@ -108,7 +108,7 @@ fn a_frame_and_an_alarm_end_a_wait_whichever_comes_first() {
         });
         let mut frames = 0;
         let error = loop {
-            match consumer.poll_until(&alarm, Deadline::NEVER, false, || stop(&is_over)) {
+            match consumer.poll_until(&alarm, Deadline::NEVER, || stop(&is_over)) {
                 Ok(frame) => drop(frame.unwrap()),
                 Err(error) => break error,
             }
@@ -146,13 +146,13 @@ fn what_was_committed_before_the_end_is_found_before_it() {
             _ => Err(Error::new(ErrorKind::Closed, "over")),
         };
         for request in 1..=2 {
-            let frame = consumer.poll_until(&alarm, Deadline::NEVER, false, has_ended);
+            let frame = consumer.poll_until(&alarm, Deadline::NEVER, has_ended);
             let Ok(Some(frame)) = frame else {
                 panic!("the end came before a frame that was published before it")
             };
             assert_eq!(frame.header().request, request);
         }
-        let end = consumer.poll_until(&alarm, Deadline::NEVER, false, has_ended).unwrap_err();
+        let end = consumer.poll_until(&alarm, Deadline::NEVER, has_ended).unwrap_err();
         assert_eq!(end.kind(), ErrorKind::Closed);
         drop(sender.join().unwrap());
     });
@@ -219,15 +219,11 @@ fn a_bell_wakes_all_that_sleep_on_it() {
         let waiters = [0, 1].map(|which: usize| {
             let (producer, news) = (Arc::clone(&producer), Arc::clone(&news));
             thread::spawn(move || {
-                let found = producer.sleeper.wait_until(
-                    &Alarm::default(),
-                    Deadline::NEVER,
-                    false,
-                    |step| {
+                let found =
+                    producer.sleeper.wait_until(&Alarm::default(), Deadline::NEVER, |step| {
                         let is_news = news[which].load(Ordering::Acquire) != 0;
                         Ok((step == Step::Look && is_news).then_some(()))
-                    },
-                );
+                    });
                 assert!(found.unwrap().is_some());
             })
         });
@@ -257,7 +253,7 @@ fn a_bell_that_is_rung_without_a_fence_brings_the_news_with_it() {
             }
         });
         let sleeper = &producer.sleeper;
-        let found = sleeper.wait_until(&Alarm::default(), Deadline::NEVER, false, |step| {
+        let found = sleeper.wait_until(&Alarm::default(), Deadline::NEVER, |step| {
             let is_news = news.load(Ordering::Relaxed) != 0;
             Ok((step == Step::Look && is_news).then_some(()))
         });

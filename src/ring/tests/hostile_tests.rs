@@ -38,7 +38,7 @@ fn assert_poisoned(ring: &mut RingRig) {
     let kind = |error: Error| error.kind();
     for _ in 0..2 {
         assert_eq!(ring.consumer.poll().map(|_| ()).map_err(kind), Err(ErrorKind::PeerCorrupt));
-        let waited = ring.consumer.poll_until(&alarm(), soon(), false, || Ok(()));
+        let waited = ring.consumer.poll_until(&alarm(), soon(), || Ok(()));
         assert_eq!(waited.map(|_| ()).map_err(kind), Err(ErrorKind::PeerCorrupt));
         assert!(ring.consumer.has_next(), "a reader that looks before it polls must come to poll");
     }
@@ -257,7 +257,7 @@ fn a_bell_that_rings_without_end_is_corrupt_for_good_on_either_side() {
         let frame = scope.spawn(|| {
             let mut frames = 0;
             loop {
-                match consumer.poll_until(&alarm(), Deadline::NEVER, false, || Ok(())) {
+                match consumer.poll_until(&alarm(), Deadline::NEVER, || Ok(())) {
                     Ok(frame) => std::mem::forget(frame.unwrap()), // so that no room comes of it
                     Err(error) => break (frames, error.kind()),
                 }
@@ -289,7 +289,7 @@ fn a_peer_that_rings_for_each_announcement_is_never_taken_for_corrupt() {
         // Asleep for a frame that comes: one ring for each.
         assert!(
             consumer
-                .poll_until(&alarm, Deadline::after(Duration::ZERO), false, || Ok(()))
+                .poll_until(&alarm, Deadline::after(Duration::ZERO), || Ok(()))
                 .unwrap()
                 .is_none()
         );
@@ -297,11 +297,10 @@ fn a_peer_that_rings_for_each_announcement_is_never_taken_for_corrupt() {
         let before = producer.wakes();
         assert!(send(&mut producer, request, b"").unwrap());
         assert_eq!(producer.wakes(), before + 1);
-        let frame = consumer.poll_until(&alarm, Deadline::NEVER, false, || Ok(()));
+        let frame = consumer.poll_until(&alarm, Deadline::NEVER, || Ok(()));
         assert_eq!(frame.unwrap().unwrap().header().request, request);
         // The bell is read by waits that find nothing only.
-        let none =
-            consumer.poll_until(&alarm, Deadline::after(Duration::from_nanos(1)), false, || Ok(()));
+        let none = consumer.poll_until(&alarm, Deadline::after(Duration::from_nanos(1)), || Ok(()));
         assert!(none.unwrap().is_none());
     }
     assert_eq!(forge.producer_bell.load(Relaxed), 5000);
@@ -318,7 +317,7 @@ fn a_bell_that_is_turned_to_and_fro_is_corrupt() {
         forge.producer_bell.store(looks % 4, Relaxed);
         Ok(())
     };
-    let waited = consumer.poll_until(&alarm(), Deadline::NEVER, false, turning);
+    let waited = consumer.poll_until(&alarm(), Deadline::NEVER, turning);
     assert_eq!(waited.map(|_| "a frame").unwrap_err().kind(), ErrorKind::PeerCorrupt);
     drop(producer);
 }

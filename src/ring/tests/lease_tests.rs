@@ -136,7 +136,7 @@ fn leases_that_other_threads_drop_free_the_ring_for_a_producer_that_waits() {
         })
         .unzip();
     for request in 0..FRAMES {
-        let frame = consumer.poll_until(&alarm(), Deadline::NEVER, false, || Ok(()));
+        let frame = consumer.poll_until(&alarm(), Deadline::NEVER, || Ok(()));
         let frame = frame.unwrap().unwrap();
         assert_eq!(frame.header().request, request);
         if request % 4 == 0 {

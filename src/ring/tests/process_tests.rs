@@ -79,7 +79,7 @@ fn send(producer: &mut Producer, request: u64) {
 }
 
 fn expect(consumer: &mut Consumer, request: u64) {
-    let frame = consumer.poll_until(&alarm(), deadline(), false, || Ok(()));
+    let frame = consumer.poll_until(&alarm(), deadline(), || Ok(()));
     let frame = frame.unwrap().expect("a frame before the deadline");
     assert_eq!(frame.header().request, request);
     assert_eq!(frame.payload().to_vec(), pattern(request, len_of(request)));

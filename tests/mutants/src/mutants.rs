@@ -221,6 +221,10 @@ mutants! {
         RoomNotAnnounced,
         /// The reader does not wake the waiters that have room.
         RoomNotGiven,
+        /// The reader does not notice that another sender has taken the room it announced.
+        TakenRoomUnnoticed,
+        /// The reader clears the descriptor once more before it leaves, and does not look again.
+        ClearedWithoutLook,
 
         // The end.
         /// The state changes after the alarm.

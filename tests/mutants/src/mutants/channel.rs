@@ -33,6 +33,9 @@ fn killer(mutant: Mutant) -> &'static str {
         Mutant::UnreportedNotLit | Mutant::DriveWakesNoThread => {
             "a_reactor_is_told_of_what_a_thread_reads_for_it"
         }
+        Mutant::TakenRoomUnnoticed | Mutant::ClearedWithoutLook => {
+            "a_reactor_looks_again_for_room_that_another_sender_took"
+        }
         Mutant::NoPumpAtHandOver => "a_reactor_that_found_the_ring_taken_is_woken_when_it_is_not",
         Mutant::SpinsBehindReader => "close_ends_the_waits_of_a_reader_and_its_follower",
         Mutant::AlarmBeforeEnd | Mutant::NoAlarmAtEnd => "close_ends_the_wait_of_a_caller",
