@@ -46,7 +46,7 @@ fn serve() -> slipring::Result<()> {
 async fn host() -> Result<()> {
     let channel = AsyncChannel::spawn_on_tokio(Spawner::current_exe()?.role("async")).await?;
 
-    // Ten calls and two streams, all at once; the worker serves them in turn.
+    // Ten calls and two streams, all in flight together; the worker serves them in order.
     let calls = (1..=10_usize).map(|len| {
         let channel = channel.clone();
         tokio::spawn(async move { channel.call(COUNT, &"x".repeat(len), TIMEOUT).await })

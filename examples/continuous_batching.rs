@@ -1,5 +1,5 @@
-//! A toy language model that serves many chats at once: each step of it says one more word in all
-//! of them. Chats join and leave between two steps, and one of them is cancelled.
+//! A toy language model that serves many chats at the same time: each of its steps says one more
+//! word in all of them. Chats join and leave between two steps, and one of them is cancelled.
 //!
 //!     cargo run --example continuous_batching
 
@@ -60,7 +60,7 @@ impl StepEngine for Model {
                 words.next();
             }
         }
-        // Chats leave that have ended, and those whose clients do not wait any longer.
+        // Chats leave if they have ended, or if their callers do not wait any longer.
         let (finished, cancelled) = (&mut self.finished, &mut self.cancelled);
         self.chats.retain(|chat| {
             let is_over = chat.chunks.is_over();
@@ -111,7 +111,7 @@ fn main() -> slipring::Result<()> {
         println!("the chat {prompt:?} is whole: {}", said.trim_end() == prompt);
     }
 
-    // The client of the long one leaves.
+    // The caller of the long chat leaves.
     long.cancel();
     match long.find_map(Result::err) {
         Some(error) => println!("the long chat: {error}"),

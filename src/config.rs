@@ -388,7 +388,7 @@ impl ConfigBuilder {
         if config.stream_window == 0 || config.stream_window > config.up.capacity / 2 {
             return Err(invalid(format!(
                 "stream window of {} bytes: it must be from 1 to {}, half the reply ring, or an \
-                 unread stream fills the ring for everybody",
+                 unread stream fills the ring for all requests",
                 config.stream_window,
                 config.up.capacity / 2
             )));

@@ -277,9 +277,10 @@ impl Error {
     /// that is not known.
     ///
     /// `Some(false)` is certain: the request was not sent, or the worker may have taken it, but had
-    /// not begun it and never will. It can be sent again, to another worker if this one is dead, without being
-    /// served twice. After `Some(true)` the request may have had any part of its effects. For
-    /// a dead worker the answer is known as soon as [`WorkerDeath::cause`] is.
+    /// not begun it and never will. It can be sent again, to another worker if this one is dead,
+    /// without being served twice. After `Some(true)` the request may have had any part of its
+    /// effects. For a dead worker see [`WorkerDeath::was_begun`], which says when the answer is
+    /// known.
     #[must_use]
     pub fn was_begun(&self) -> Option<bool> {
         match &self.0.detail {
@@ -292,7 +293,7 @@ impl Error {
 
     /// Returns how far the worker was with the request that this error ended; `None` if that is
     /// not known. It tells more than [`was_begun`](Self::was_begun) where a worker serves many
-    /// requests at once.
+    /// requests at the same time.
     ///
     /// After a timeout it is [`RequestStage::Begun`], if the worker had begun the request, or
     /// `None`: a request that waited when its timeout passed can still be begun until the worker

@@ -46,8 +46,8 @@
 //! | test a host without processes | `testing::spawn_thread` (feature `testing`) |
 //! | reach a process that was not spawned | `named` (feature `named`) |
 //!
-//! By default a worker serves **one request at a time**. To serve more at once, start more workers,
-//! or choose another [way to serve](worker).
+//! By default a worker serves **one request at a time**. To serve several at the same time, start
+//! more workers, or choose another [way to serve](worker).
 //!
 //! # Errors
 //!
@@ -59,7 +59,8 @@
 //! | [`Timeout`](ErrorKind::Timeout), [`Stalled`](ErrorKind::Stalled), [`Cancelled`](ErrorKind::Cancelled) | is cancelled | is usable |
 //! | [`Worker`](ErrorKind::Worker) | failed in its handler | is usable |
 //! | [`TooLarge`](ErrorKind::TooLarge), [`TooManyInFlight`](ErrorKind::TooManyInFlight), [`InvalidPayload`](ErrorKind::InvalidPayload) | was not sent | is usable |
-//! | [`Protocol`](ErrorKind::Protocol) | ended with an answer of the wrong form | is usable |
+//! | [`Protocol`](ErrorKind::Protocol) | ended with an answer of the wrong form, had ended before, or was not sent: its kind is not one of requests | is usable |
+//! | [`Interrupted`](ErrorKind::Interrupted) | goes on if its handle is kept, and is otherwise cancelled | is usable |
 //! | [`PeerDied`](ErrorKind::PeerDied) | [`Error::was_begun`] says whether it can be sent again | is over: spawn another |
 //! | [`PeerCorrupt`](ErrorKind::PeerCorrupt), [`Session`](ErrorKind::Session), [`Closed`](ErrorKind::Closed) | is over | is over |
 //! | [`Forked`](ErrorKind::Forked) | belongs to the parent of this process | belongs to the parent |

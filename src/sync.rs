@@ -11,8 +11,8 @@ mod raw;
 
 pub(crate) use primitives::*;
 
-/// A counter for statistics. No protocol depends on it, so that a model need not look at every order
-/// in which it can change.
+/// A counter for statistics. No protocol depends on it, so that a model need not look at every
+/// order in which it can change.
 pub(crate) use std::sync::atomic::AtomicU64 as Counter;
 
 pub(crate) use std::sync::atomic::Ordering;

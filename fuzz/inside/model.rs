@@ -205,7 +205,8 @@ impl Model {
             Ok(Some(Out::End)) => Told::Over,
             Ok(Some(Out::Result(_))) => Told::Error(ErrorKind::Protocol),
             Ok(Some(Out::Error(kind))) | Err(kind) => Told::Error(kind),
-            // The worker here does not publish what it serves: only a chunk tells that it has begun.
+            // The worker here does not publish what it serves: only a chunk tells that the request
+            // is begun.
             Ok(None) if self.requests.get(&request).is_some_and(|state| state.has_begun) => {
                 Told::Error(ErrorKind::Stalled)
             }

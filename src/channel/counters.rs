@@ -29,7 +29,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Counts a number that no request gets, because its slot is taken.
+    /// Counts a number that no request gets, because its entry is taken.
     #[cold]
     pub(super) fn skip(&mut self) {
         self.skipped += 1;
@@ -150,7 +150,8 @@ pub(super) const CALLS_PER_SAMPLE: u64 = 64;
 /// which sends the same batch again and again.
 #[inline]
 pub(super) fn is_sampled(request: u64) -> bool {
-    // The odd number next to 2^32 / phi^2. The upper ones of its multiples' 32 bits are evenly spread.
+    // The odd number next to 2^32 / phi^2. Of the 32 bits of its multiples, the upper ones are
+    // evenly spread.
     const MIX: u64 = 0x61C8_8647;
     const BITS: u64 = (CALLS_PER_SAMPLE - 1) << 26;
     request.wrapping_mul(MIX) & BITS == 0

@@ -260,7 +260,7 @@ impl Rings {
         loop {
             let frame = self.duplex.consumer.poll_until(alarm, deadline, stop)?;
             let Some(frame) = frame else {
-                // A wait that was held up itself gets more time, as in `Wait::grace`.
+                // A wait that was held up itself gets more time, as in `wait.rs`.
                 match deadline.grace().filter(|_| !has_had_grace) {
                     Some(grace) => (deadline, has_had_grace) = (grace, true),
                     None => return Ok(None),

@@ -158,7 +158,8 @@ impl ReplyHeader {
         }
     }
 
-    /// As [`ReplyHeader::item`], of a frame whose owner reads it: its payload may stay in the ring.
+    /// Does what [`ReplyHeader::item`] does, for a frame whose owner reads it: its payload may stay
+    /// in the ring.
     #[inline]
     pub(super) fn own_item(&self, frame: Frame<'_>, is_stream: bool, buffers: &BufferPool) -> Item {
         match self.kind {

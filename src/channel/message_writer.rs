@@ -1,4 +1,4 @@
-//! A request whose payload is written bit by bit.
+//! A request whose payload is written in parts.
 
 use std::io;
 use std::sync::Arc;

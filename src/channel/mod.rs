@@ -85,7 +85,8 @@ pub(crate) use wait_list::WaitList;
 ///
 /// Any number of threads may use a channel at the same time. By default the worker serves **one
 /// request at a time**, in the order in which the requests were sent; the others wait. To serve
-/// more at once, start more workers, or choose another [way to serve](crate::worker).
+/// several at the same time, start more workers, or choose another
+/// [way to serve](crate::worker).
 ///
 /// A [`Spawner`] starts a worker and returns its channel. Dropping the channel does not block:
 /// the worker is told to end, and is terminated and reaped in the background if it does not.
@@ -104,8 +105,8 @@ pub(crate) use wait_list::WaitList;
 ///
 /// # Errors of a worker that has died
 ///
-/// An operation that the worker's death ends returns [`ErrorKind::PeerDied`]. Before, it waits
-/// for the worker's exit status: for at most 50 milliseconds, or as long as
+/// An operation that the worker's death ends returns [`ErrorKind::PeerDied`]. Before it returns,
+/// the operation waits for the worker's exit status: for at most 50 milliseconds, or as long as
 /// [`Spawner::exit_status_timeout`] says, and never beyond its own timeout.
 ///
 /// ```
@@ -151,8 +152,7 @@ impl Channel {
     ///
     /// Blocks until the reply comes or `timeout` passes; see [Timeouts](crate#timeouts). The
     /// deadline travels with the request: a worker does not begin a request whose deadline has
-    /// passed. After a timeout the request is cancelled, and a late reply is
-    /// dropped.
+    /// passed. After a timeout the request is cancelled, and a late reply is dropped.
     ///
     /// ```
     #[doc = include_str!("example.md")]
@@ -179,7 +179,7 @@ impl Channel {
         self.submit(kind, payload, timeout)?.wait()
     }
 
-    /// Sends a request whose reply is awaited later. Many may be in flight, from any
+    /// Sends a request whose reply is awaited later. Many requests may be in flight, from any
     /// number of threads.
     ///
     /// Blocks only while the request ring is full, for at most `timeout`, which also bounds the
@@ -219,14 +219,14 @@ impl Channel {
         Ok(Pending::new(Arc::clone(&self.core), request, limit))
     }
 
-    /// Begins a request whose payload is written bit by bit, and whose length need not be known.
+    /// Starts a request whose payload is written in parts, and whose length need not be known.
     ///
     /// The payload goes out as it is written, with one frame of memory on this side. The
-    /// worker's handler gets it whole. [`MessageWriter::finish`] returns the pending reply.
-    /// `timeout` bounds everything from here to the reply.
+    /// worker's handler gets the payload whole. [`MessageWriter::finish`] returns the pending
+    /// reply. `timeout` counts from this call to the reply.
     ///
     /// One such request, or payload longer than a frame, is on its way at a time; short requests
-    /// of other threads pass it. Blocks while another one is on its way.
+    /// of other threads pass it. Blocks while another one is on its way, for at most `timeout`.
     ///
     /// ```
     #[doc = include_str!("example.md")]
@@ -250,9 +250,9 @@ impl Channel {
     ///
     /// `timeouts` is the longest gap between two chunks, a [`Duration`], or [`StreamTimeouts`],
     /// which has the timeouts of the queue, of the first chunk and of the whole stream, too.
-    /// [`DEFAULT_CHUNK_TIMEOUT`] is a good value. The gap counts while the reader waits, and from
-    /// when the worker has begun the request. Blocks as [`Channel::submit`] does, for at most the
-    /// queue timeout or the total.
+    /// [`DEFAULT_CHUNK_TIMEOUT`], 300 seconds, is a good value. The gap counts while the reader
+    /// waits, and from when the worker has begun the request. Blocks as [`Channel::submit`] does,
+    /// for at most the queue timeout or the total.
     ///
     /// A stream that is not read costs at most [`Config::stream_window`] bytes. Then a worker that
     /// serves one request at a time waits, and the requests behind it, too: they time out with an
@@ -291,7 +291,7 @@ impl Channel {
     /// # Errors
     ///
     /// [`ErrorKind::Session`] if the session could not be built; as [`Channel::call`], also for
-    /// the warm-up, which the next call of this sends again.
+    /// the warm-up, which the next call of `wait_ready` sends again.
     pub fn wait_ready(&self, timeout: Duration) -> Result<()> {
         let deadline = Deadline::after(timeout);
         let pending = self.submit(Kind::READY, &(), timeout)?;
@@ -441,9 +441,9 @@ impl Channel {
     /// So does a stream. A ping is over, and can be asked again.
     ///
     /// The hook runs on the waiting thread, not in the signal handler, and must not use this
-    /// channel. It is not called for a thread that waits behind another one that reads, in a wait of
-    /// [`Channel::close`] or of a channel by name, after a signal handler that was installed with
-    /// `SA_RESTART`, or if the signal arrives while the thread does not sleep.
+    /// channel. It is not called for a thread that waits behind another one that reads, in a wait
+    /// of [`Channel::close`] or of a channel by name, after a signal handler that was installed
+    /// with `SA_RESTART`, or if the signal arrives while the thread does not sleep.
     pub fn on_interrupt(
         &self,
         hook: impl Fn() -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>
@@ -524,6 +524,9 @@ impl Channel {
 
     /// Returns how many calls and streams are in flight: sent, and neither ended nor dropped.
     /// None in a forked child.
+    ///
+    /// A request that was dropped is not counted here, but takes one of the channel's
+    /// [`max_in_flight`](Config::max_in_flight) places until the worker is done with it.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.core.in_flight()
@@ -571,7 +574,9 @@ impl Channel {
         self.worker.close(timeout)
     }
 
-    /// As [`Channel::close`], but first waits, within `timeout`, until nothing is in flight.
+    /// Waits until nothing is in flight, and then ends the worker as [`Channel::close`] does.
+    /// `timeout` bounds the wait; what is left of it is the timeout of the close. Other threads
+    /// can send requests meanwhile.
     ///
     /// # Errors
     ///

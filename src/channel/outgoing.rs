@@ -99,7 +99,7 @@ pub(crate) struct Outgoing<'a> {
     core: &'a Core,
     splitter: Splitter,
     is_sent: bool,
-    /// Of a long message. Given back when the request is sent or abandoned.
+    /// The turn of long messages. Given back when the request is sent or abandoned.
     _turn: Option<TimedGuard<'a, ()>>,
 }
 

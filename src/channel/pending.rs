@@ -115,9 +115,9 @@ impl PendingTable {
         }
     }
 
-    /// Delivers a frame to its request. `keep` gets an item for `own`, the reader's request; returns
-    /// whether there was one. An item for another request is put into the table; `given` gets its
-    /// waiter, if one is registered.
+    /// Delivers a frame to its request. `keep` gets an item for `own`, the reader's request.
+    /// Returns whether there was one. An item for another request is put into the table; `given`
+    /// gets its waiter, if one is registered.
     ///
     /// # Errors
     ///

@@ -57,8 +57,8 @@ impl Pending {
     /// stays usable after a reply, a timeout and a cancel.
     ///
     /// A wait that is woken more than 100 ms late, because this process or the whole machine
-    /// was stopped meanwhile, goes on for up to 200 ms, so that an answer which was stopped
-    /// with it still counts.
+    /// was stopped meanwhile, goes on for up to 200 ms, so that an answer which was held up
+    /// in the same way still counts.
     ///
     /// # Errors
     ///

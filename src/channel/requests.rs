@@ -106,7 +106,7 @@ impl<T> Requests<T> {
         }
     }
 
-    /// A new request, and what an earlier request of its slot was credited.
+    /// A new request, and what an earlier request of its entry was credited.
     ///
     /// # Errors
     ///
@@ -174,9 +174,9 @@ impl<T> Requests<T> {
         }
     }
 
-    /// Ends a call whose result, of `len` bytes, its owner has got: all that happens to most requests, in one
-    /// look. Returns false, and does
-    /// nothing, for a stream, and if an item, a part of a message or a waiter is there.
+    /// Ends a call whose result, of `len` bytes, its owner has got: all that happens to most
+    /// requests, in one look. Returns false, and does nothing, for a stream, and if an item, a part
+    /// of a message or a waiter is there.
     #[inline]
     pub(crate) fn complete(&mut self, request: u64, len: u32) -> bool {
         let Some(entry) = self.entry(request).filter(|entry| entry.is_open() && !entry.is_stream)

@@ -73,7 +73,7 @@ fn a_thread_that_left_without_being_picked_is_forgotten_in_time() {
     }
     let request = open(&mut requests);
     assert!(requests.register(request, Waiter::Thread(crate::sync::current())));
-    assert!(requests.take_thread().is_some(), "who still waits is not");
+    assert!(requests.take_thread().is_some(), "a thread that still waits is not");
 }
 
 #[test]

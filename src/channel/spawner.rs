@@ -60,8 +60,8 @@ use crate::raw::RawLink;
 /// The program can be one that runs the worker and stays, as `timeout` or a shell does. Then
 /// [`Channel::pid`], signals and the exit status are about that program. The death of the worker
 /// itself is noticed all the same. When the program ends, the channel is over, and the rest of
-/// its process group is killed. Only an attached worker that has left the group can run on, to
-/// end by itself, and a process that has never attached.
+/// its process group is killed. An attached worker that has left the group runs on for a moment,
+/// and then ends by itself. A process that has left the group and never attached can run on.
 ///
 /// # Relative paths
 ///
@@ -89,8 +89,8 @@ pub struct Spawner {
 }
 
 impl Spawner {
-    /// A worker that runs the program at `path`. A path without a slash is looked up in the
-    /// `PATH` of the worker's environment when the worker is started.
+    /// Describes a worker that runs the program at `path`. A path without a slash is looked up in
+    /// the `PATH` of the worker's environment when the worker is started.
     ///
     /// ```
     /// use slipring::{ErrorKind, Spawner};
@@ -111,7 +111,7 @@ impl Spawner {
         spawner
     }
 
-    /// A worker that runs the program of this process, which must call
+    /// Describes a worker that runs the program of this process, which must call
     /// [`is_worker`](crate::worker::is_worker) first in its `main`. The worker runs this very
     /// program also after its file was replaced or removed. See the [example](Self).
     ///
@@ -348,8 +348,8 @@ impl Spawner {
         self
     }
 
-    /// Sets how long errors that tell of the worker's death wait until its exit status is known:
-    /// 50 milliseconds by default.
+    /// Sets how long errors that tell of the worker's death wait for its exit status: 50
+    /// milliseconds by default.
     ///
     /// Mostly the exit status is known as soon as the death is. If it is not, an error waits
     /// until the kernel has torn the process down: some milliseconds for a small process, a
@@ -397,8 +397,8 @@ impl Spawner {
         self
     }
 
-    /// Lets the worker dump core. Off by default: the kernel tells of the worker's death only
-    /// when the dump is written, which takes seconds for a big process.
+    /// Lets the worker dump core. Off by default, because the kernel tells of the worker's death
+    /// only when the dump is written, which takes seconds for a big process.
     pub fn allow_core_dumps(mut self) -> Self {
         self.options.limits.allow_core_dumps = true;
         self
@@ -442,9 +442,9 @@ impl Spawner {
     /// Starts a worker and waits until it has attached.
     ///
     /// Blocks for the time that the kernel takes to start the process, and for at most the
-    /// handshake timeout after that. Starts are made one after the other, so this also waits for
-    /// those that other threads have begun before. If the worker does not attach, this also
-    /// blocks until the worker is ended and reaped, for at most 5 seconds.
+    /// handshake timeout after that. Workers are started one after the other, so this also waits
+    /// for the starts that other threads have asked for before. If the worker does not attach, this
+    /// also blocks until the worker is ended and reaped, for at most 5 seconds.
     ///
     /// The spawner stays usable in any case. If this fails nothing is left behind.
     ///
@@ -459,7 +459,7 @@ impl Spawner {
     ///   [`Error::log_tail`](crate::Error::log_tail) is the end of its log.
     /// * [`ErrorKind::Mismatch`]: the two sides do not agree. The message has both values.
     /// * [`ErrorKind::Os`]: memory, descriptors or threads ran out.
-    /// * [`ErrorKind::Forked`]: this process is a fork of one that has used the library.
+    /// * [`ErrorKind::Forked`]: this process is a forked child of one that has used the library.
     pub fn spawn(&self) -> Result<Channel> {
         let Started { data, words, worker, state, wake_fd } = self.start()?;
         let core = Core::new(data, words, &self.options.config, state, wake_fd);

@@ -93,12 +93,12 @@ use crate::error::ErrorKind;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct Stats {
-    /// Requests that were begun: calls, streams and messages that are written bit by bit. Those
+    /// Requests that were made: calls, streams and messages that are written in parts. Those
     /// of which nothing was sent in the end are among them.
     pub requests: u64,
     /// Requests that have ended after their result, or the end of their stream, had come.
     pub completed: u64,
-    /// Requests that have been begun and neither ended nor dropped.
+    /// Requests that were made and have neither ended nor been dropped.
     pub in_flight: u64,
     /// Those of the requests that are streams.
     pub streams: u64,
@@ -110,14 +110,15 @@ pub struct Stats {
     /// requests that had ended is not counted.
     pub bytes_received: u64,
     /// Errors that calls, streams and written messages returned, by their kind. Some end no
-    /// request: a payload that is too long begins none.
+    /// request: for a payload that is too long none is made.
     pub errors: ErrorCounts,
-    /// How long calls took, from their begin until their result was returned. For
+    /// How long calls took, from the making of the request until its result was returned. For
     /// [`Channel::submit`](crate::Channel::submit) and
     /// [`Channel::write`](crate::Channel::write) too, with the time that the host let pass
     /// before it asked for the result. Partly a sample: see [Latencies](Self#latencies).
     pub call_latency: LatencyHistogram,
-    /// How long streams took from their begin until their first chunk was returned.
+    /// How long streams took from the making of the request until their first chunk was
+    /// returned.
     pub first_chunk_latency: LatencyHistogram,
     /// Frames that came for a request after its owner had dropped it; not delivered.
     pub late_frames: u64,

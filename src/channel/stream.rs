@@ -77,10 +77,13 @@ impl Stream {
         RequestId::new(self.request)
     }
 
-    /// Waits for the next chunk; `None` at the end. Blocks for at most the chunk
-    /// timeout, counted from this call or from when the worker begins the request, whichever
-    /// is later; for a request that it does not begin, until the queue timeout has passed; and in
-    /// any case until the total deadline of the stream has passed.
+    /// Waits for the next chunk; `None` at the end.
+    ///
+    /// Blocks for at most the chunk timeout, or for the first chunk's own timeout before the first
+    /// chunk. That time counts from this call, or from when the worker begins the request if that
+    /// is later. If the worker does not begin the request, blocks until the queue timeout has
+    /// passed. In any case the total timeout of the stream ends the wait. See
+    /// [`StreamTimeouts`](crate::StreamTimeouts).
     ///
     /// # Errors
     ///

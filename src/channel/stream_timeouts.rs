@@ -6,18 +6,18 @@ use crate::error::{Error, StreamTimeout};
 use crate::sys::clock::{Deadline, TimeLimit};
 
 /// The gap between two chunks after which a stream counts as stalled, unless told
-/// otherwise.
+/// otherwise: 300 seconds.
 pub const DEFAULT_CHUNK_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How long a stream may wait for the worker to begin it, unless told otherwise.
+/// How long a stream may wait for the worker to begin it, unless told otherwise: 300 seconds.
 pub const DEFAULT_QUEUE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The timeouts of a stream. A [`Duration`] in its place sets the chunk timeout alone.
 ///
 /// | timeout | from | to | if it passes |
 /// |---|---|---|---|
-/// | [`queue`](Self::queue) | the call | the begin | [`ErrorKind::Timeout`] |
-/// | [`first_chunk`](Self::first_chunk) | the begin | the first chunk | [`ErrorKind::Stalled`] |
+/// | [`queue`](Self::queue) | the call | the worker begins it | [`ErrorKind::Timeout`] |
+/// | [`first_chunk`](Self::first_chunk) | the worker begins it | the first chunk | [`ErrorKind::Stalled`] |
 /// | [`chunk`](Self::chunk) | a chunk | the next one, or the end | [`ErrorKind::Stalled`] |
 /// | [`total`](Self::total) | the call | the end | [`ErrorKind::Timeout`] |
 ///
@@ -52,8 +52,8 @@ pub struct StreamTimeouts {
 }
 
 impl StreamTimeouts {
-    /// [`DEFAULT_CHUNK_TIMEOUT`] for each chunk, [`DEFAULT_QUEUE_TIMEOUT`], and no limit for the
-    /// whole stream.
+    /// Makes the default timeouts: [`DEFAULT_CHUNK_TIMEOUT`] for each chunk, the first included,
+    /// [`DEFAULT_QUEUE_TIMEOUT`] for the queue, and no limit for the whole stream.
     pub const fn new() -> Self {
         Self {
             chunk: DEFAULT_CHUNK_TIMEOUT,

@@ -101,9 +101,9 @@ impl WorkerDeath {
         begun.into_iter().map(|mark| RequestId::new(mark.request)).collect()
     }
 
-    /// Returns whether the worker had begun the request that the error ended: whether its handler
-    /// had been called, or was about to be, or
-    /// [`OwnedResponder::begin`](crate::worker::OwnedResponder::begin) had.
+    /// Returns whether the worker had begun the request that the error ended: its handler had been
+    /// called or was about to be, or the worker had called
+    /// [`OwnedResponder::begin`](crate::worker::OwnedResponder::begin).
     ///
     /// `Some(false)` is certain: no handler has seen the request, though the worker may have taken
     /// it. It can be sent to another worker without being served twice.
@@ -133,9 +133,9 @@ impl WorkerDeath {
     }
 
     /// Returns whether the request that the error ended was begun, and the worker served no other
-    /// when it ended. Then the worker died of this request, or of none; of several, there is no
-    /// telling which it was. Send those again one at a time. `None` as long as
-    /// [`was_begun`](Self::was_begun) is.
+    /// when it ended. If so, the worker died of this request or of no request. If several were
+    /// begun, it is not known of which one the worker died: send them again one at a time. `None`
+    /// as long as [`was_begun`](Self::was_begun) is.
     #[must_use]
     pub fn begun_alone(&self) -> Option<bool> {
         let was_begun = self.was_begun()?;

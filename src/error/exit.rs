@@ -23,7 +23,8 @@ pub enum ExitCause {
     Exited(i32),
     /// This signal killed the process.
     Signaled(i32),
-    /// The status is lost: other code of the program reaped the process.
+    /// The status is not known: other code of the program reaped the process, or the process is not
+    /// a child of this one, as on a channel by name and for the worker's end of a raw link.
     Unknown,
 }
 

@@ -53,7 +53,8 @@ pub enum ErrorKind {
     /// for good.
     PeerCorrupt,
     /// The other side answered with something that is not allowed here, such as one result to a
-    /// request for a stream. The channel is usable.
+    /// request for a stream; or the caller asked for something that is not: a request of a kind
+    /// that is not one of requests, or a reply that was returned before. The channel is usable.
     Protocol,
     /// The handler in the worker failed or panicked; see [`Error::worker`](crate::Error::worker).
     /// The channel is usable.

@@ -2,9 +2,10 @@
 
 /// How far a worker was with a request.
 ///
-/// A worker that serves one request at a time begins each as soon as it has taken it. One that
-/// serves many takes requests, and begins them when a thread, a batch or a step is ready: it says so
-/// with [`OwnedResponder::begin`](crate::worker::OwnedResponder::begin), or by calling a handler.
+/// A worker that serves one request at a time begins each request as soon as it has taken it. A
+/// worker that serves many takes requests, and begins them when a thread, a batch or a step is
+/// ready: it says so with [`OwnedResponder::begin`](crate::worker::OwnedResponder::begin), or by
+/// calling a handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(
     feature = "serde",
@@ -16,8 +17,8 @@ pub enum RequestStage {
     /// The worker had not taken the request: it waited in shared memory, was not sent, or came so
     /// late that the worker refused it.
     Queued,
-    /// The worker had taken the request, and had begun nothing of it. It can be sent again, like one
-    /// that was not taken.
+    /// The worker had taken the request, and had begun nothing of it. The request can be sent
+    /// again, like one that was not taken.
     Taken,
     /// The request had been begun: it may have had any part of its effects.
     Begun,

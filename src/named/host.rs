@@ -96,7 +96,7 @@ pub fn create(name: &str, config: &Config) -> Result<NamedHost> {
 }
 
 impl NamedHost {
-    /// The channel's name.
+    /// Returns the channel's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

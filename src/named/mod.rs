@@ -51,8 +51,9 @@
 //! * **No CPU when idle.** Slices end: an idle channel wakes the parent ten times a second
 //!   and the worker a few times more.
 //! * **Nothing is started, so nothing is ended.** [`Channel::close`](crate::Channel::close)
-//!   asks the worker to end, waits until it has detached, and returns a timeout if it does
-//!   not: this process does not kill a process that it has not started. A dropped channel
+//!   asks the worker to end and waits until it has detached. If it does not detach in time,
+//!   the close returns [`Timeout`](crate::ErrorKind::Timeout): this process does not kill a
+//!   process that it has not started. A dropped channel
 //!   tells the worker to end. Limits and core dumps are the worker's own affair.
 //! * **A descriptor for reactors.** No descriptor can be handed over, so there is no
 //!   [`poll_fd`](crate::Channel::poll_fd) and no async view.
@@ -63,8 +64,9 @@
 //! # Names
 //!
 //! The segments of channel `x` are `slipring.x.down` and `slipring.x.up`, of mode 0600.
-//! They are removed when the channel is dropped, or the host if it never got one. Those of a
-//! process that was killed stay: [`stale`] finds them and [`Stale::remove`] removes them.
+//! They are removed when the channel is dropped, or when the host is dropped before it has made
+//! a channel. The segments of a process that was killed stay: [`stale`] finds them and
+//! [`Stale::remove`] removes them.
 
 mod attach;
 mod host;

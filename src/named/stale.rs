@@ -30,7 +30,8 @@ pub struct Stale {
 
 /// Finds the segments that processes of this user have left in `/dev/shm` when they were killed.
 /// Channels whose maker lives, and those of other pid namespaces, are not listed. A process is
-/// told from a later one with the same id by its start time. Never blocks for long.
+/// told from a later one with the same id by its start time. Blocks only while `/dev/shm` and
+/// `/proc` are read.
 ///
 /// # Errors
 ///
@@ -59,19 +60,20 @@ pub fn stale() -> Result<Vec<Stale>> {
 }
 
 impl Stale {
-    /// The channel's name.
+    /// Returns the channel's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The process that made the segments; `None` if it was killed before it had stored its id.
+    /// Returns the id of the process that made the segments; `None` if it was killed before it had
+    /// stored its id.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.pid
     }
 
-    /// How many bytes of memory the segments hold.
+    /// Returns how many bytes of memory the segments hold.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes

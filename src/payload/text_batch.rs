@@ -33,7 +33,8 @@ pub(super) const OFFSET_LEN: usize = size_of::<U32>();
 const _: () = assert!(HEADER_LEN == 8 && OFFSET_LEN == 4);
 
 impl TextBatchHeader {
-    /// Returns the length of the whole encoding in bytes, which cannot overflow: 4 × 2^32 + 2^32 + 8.
+    /// Returns the length of the whole encoding in bytes, which cannot overflow: it is at most
+    /// 4 × 2^32 + 2^32 + 8.
     pub(super) fn encoded_len(self) -> usize {
         HEADER_LEN + OFFSET_LEN * widen(self.count.get()) + widen(self.text_bytes.get())
     }

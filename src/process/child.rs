@@ -51,7 +51,9 @@ struct Deadlines {
 }
 
 impl Child {
-    /// `oom` is the number of out-of-memory kills before the start. `supervisor` is raised when the supervisor has a reason to look at this child.
+    /// Makes the handle of a process that was started. `oom` is the number of out-of-memory kills
+    /// before the start. `supervisor` is raised when the supervisor has a reason to look at this
+    /// child.
     pub(super) fn new(
         handle: PidHandle,
         log: Option<Log>,

@@ -98,9 +98,10 @@ fn run(orders: &Receiver<Order>, supervisor: &Supervisor) {
 /// Keeps the ends of workers from interrupting the host. The kernel drops the signal of a
 /// child's end if nothing handles it, but not if the thread that has started the child blocks
 /// it: then it interrupts a system call of some other thread. So this thread, which starts all
-/// workers, blocks the signal only if the host handles it, as the handler is for the host's threads.
-/// Looked at for each start, since the host may set a handler at any time. What is left is a
-/// worker that ends while this thread is still in the C library's call that starts it.
+/// workers, blocks the signal only if the host handles it, as the handler is for the host's
+/// threads. The thread checks that at each start, since the host may set a handler at any time.
+/// What is left is a worker that ends while this thread is still in the C library's call that
+/// starts it.
 fn let_the_kernel_ignore_ends() {
     let mut mask = service_mask();
     if has_default_action(libc::SIGCHLD) {

@@ -74,7 +74,7 @@ impl Splitter {
     }
 }
 
-/// Collects a message that is written bit by bit, and whose length is not known, into pieces
+/// Collects a message that is written in parts, and whose length is not known, into pieces
 /// that fill a frame.
 #[derive(Debug)]
 pub(crate) struct PieceBuffer {

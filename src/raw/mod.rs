@@ -145,13 +145,13 @@ impl RawLink {
         (&mut self.sender, &mut self.receiver)
     }
 
-    /// The sending half, for its limits and counters.
+    /// Returns the sending half, for its limits and counters.
     #[must_use]
     pub fn sender(&self) -> &RawSender {
         &self.sender
     }
 
-    /// The receiving half, for its limits and counters.
+    /// Returns the receiving half, for its limits and counters.
     #[must_use]
     pub fn receiver(&self) -> &RawReceiver {
         &self.receiver
@@ -212,8 +212,8 @@ impl RawLink {
         self.sender.flush();
     }
 
-    /// Returns the next frame. Blocks for at most `timeout`, and flushes before: see
-    /// [`RawReceiver::recv`].
+    /// Returns the next frame. If it has to wait, flushes first and blocks for at most `timeout`:
+    /// see [`RawReceiver::recv`].
     ///
     /// # Errors
     ///
@@ -226,8 +226,8 @@ impl RawLink {
         self.receiver.take()
     }
 
-    /// Returns the next frame without blocking; `None` if there is none, and the link was
-    /// flushed then: see [`RawReceiver::try_recv`].
+    /// Returns the next frame without blocking. If there is none, flushes and returns `None`: see
+    /// [`RawReceiver::try_recv`].
     ///
     /// # Errors
     ///
@@ -259,8 +259,8 @@ impl RawLink {
     }
 
     /// Calls `take` with each frame that is there, but with no more than `most`, without
-    /// blocking, and returns how many; none, and the link was flushed then, if none is there:
-    /// see [`RawReceiver::try_drain`].
+    /// blocking, and returns how many. If there is none, flushes and returns zero: see
+    /// [`RawReceiver::try_drain`].
     ///
     /// # Errors
     ///
@@ -300,7 +300,7 @@ impl RawLink {
         self.receiver.rearm()
     }
 
-    /// The descriptor for reactors, if the link was spawned with
+    /// Returns the descriptor for reactors, if the link was spawned with
     /// [`Spawner::pollable`](crate::Spawner::pollable): see [`RawReceiver::poll_fd`].
     #[must_use]
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -315,23 +315,23 @@ impl RawLink {
         self.receiver.prefault();
     }
 
-    /// The id of the process at the other end: the worker's for the parent, the parent's for a
-    /// worker. Stays the same when that process has ended. A parent in another pid namespace has
-    /// the id that it has there.
+    /// Returns the id of the process at the other end: the worker's for the parent, the parent's
+    /// for a worker. The id stays the same when that process has ended. A parent in another pid
+    /// namespace has the id that it has there.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.sender.pid()
     }
 
-    /// Whether the link is open: the peer lives, and neither side has closed the link. Never
-    /// blocks. Frames may still be there to be read when it is not.
+    /// Returns whether the link is open: the peer lives, and neither side has closed the link.
+    /// Frames may still be there to be read when it is not. Never blocks.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.sender.is_alive()
     }
 
-    /// How the worker ended; `None` while it runs, and until it is reaped. Always `None` in
-    /// the worker. Never blocks.
+    /// Returns how the worker ended; `None` while it runs, and until it is reaped. Always `None`
+    /// in the worker. Never blocks.
     #[must_use]
     pub fn exit_cause(&self) -> Option<ExitCause> {
         self.sender.exit_cause()

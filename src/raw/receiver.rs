@@ -99,8 +99,8 @@ impl RawReceiver {
     }
 
     /// Calls `take` with the header and the payload of each frame that is there, in order, but
-    /// of no more than `most`, and returns how many. Blocks as [`RawReceiver::recv`] does until
-    /// there is at least one. Returns zero only if `most` is zero.
+    /// of no more than `most` frames. Returns how many it was called with. Blocks as
+    /// [`RawReceiver::recv`] does until there is at least one. Returns zero only if `most` is zero.
     ///
     /// Each frame's slot is released as soon as `take` returns.
     ///
@@ -208,7 +208,7 @@ impl RawReceiver {
         Ok(self.consumer.rearm(wake_fd, is_over, true)?.is_readable)
     }
 
-    /// The descriptor for reactors, if the link was spawned with
+    /// Returns the descriptor for reactors, if the link was spawned with
     /// [`Spawner::pollable`](crate::Spawner::pollable): see [`RawReceiver::rearm`]. Do not read
     /// from it or write to it.
     #[must_use]
@@ -229,31 +229,31 @@ impl RawReceiver {
         self.consumer.prefault();
     }
 
-    /// The longest payload of one frame, in bytes.
+    /// Returns the length of the longest payload of one frame, in bytes.
     #[must_use]
     pub fn max_frame(&self) -> usize {
         self.consumer.max_frame()
     }
 
-    /// How many [`Lease`](crate::ring::Lease)s of this ring are out.
+    /// Returns how many [`Lease`](crate::ring::Lease)s of this ring are not dropped yet.
     #[must_use]
     pub fn leased(&self) -> usize {
         self.consumer.leased()
     }
 
-    /// The process at the other end: see [`RawLink::pid`](crate::RawLink::pid).
+    /// Returns the id of the process at the other end: see [`RawLink::pid`](crate::RawLink::pid).
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.peer.pid()
     }
 
-    /// Whether the link is open: see [`RawLink::is_alive`](crate::RawLink::is_alive).
+    /// Returns whether the link is open: see [`RawLink::is_alive`](crate::RawLink::is_alive).
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.peer.check().is_ok()
     }
 
-    /// How the worker ended: see [`RawLink::exit_cause`](crate::RawLink::exit_cause).
+    /// Returns how the worker ended: see [`RawLink::exit_cause`](crate::RawLink::exit_cause).
     #[must_use]
     pub fn exit_cause(&self) -> Option<ExitCause> {
         self.peer.exit_cause()

@@ -154,8 +154,8 @@ impl RawSender {
         Ok(is_free.then(|| self.producer.claim_batch_reserved(count)))
     }
 
-    /// Whether [`RawSender::claim`] would find room for a payload of `len` bytes at once. Never
-    /// blocks.
+    /// Returns whether [`RawSender::claim`] would find room for a payload of `len` bytes now, and
+    /// so would not block. Never blocks.
     ///
     /// # Errors
     ///
@@ -202,38 +202,38 @@ impl RawSender {
         self.producer.prefault();
     }
 
-    /// The longest payload of one frame, in bytes.
+    /// Returns the length of the longest payload of one frame, in bytes.
     #[must_use]
     pub fn max_frame(&self) -> usize {
         self.producer.max_frame()
     }
 
-    /// The most bytes of slots that were found published and not yet released. Looked at only
-    /// when the ring seems to be full.
+    /// Returns the most bytes of slots that were found published and not yet released. The
+    /// number is updated only when the ring seems to be full.
     #[must_use]
     pub fn high_water(&self) -> u64 {
         self.producer.high_water()
     }
 
-    /// How often the peer slept and had to be woken, each time by a system call.
+    /// Returns how often the peer slept and had to be woken, each time by a system call.
     #[must_use]
     pub fn wakes(&self) -> u64 {
         self.producer.wakes()
     }
 
-    /// The process at the other end: see [`RawLink::pid`](crate::RawLink::pid).
+    /// Returns the id of the process at the other end: see [`RawLink::pid`](crate::RawLink::pid).
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.peer.pid()
     }
 
-    /// Whether the link is open: see [`RawLink::is_alive`](crate::RawLink::is_alive).
+    /// Returns whether the link is open: see [`RawLink::is_alive`](crate::RawLink::is_alive).
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.peer.check().is_ok()
     }
 
-    /// How the worker ended: see [`RawLink::exit_cause`](crate::RawLink::exit_cause).
+    /// Returns how the worker ended: see [`RawLink::exit_cause`](crate::RawLink::exit_cause).
     #[must_use]
     pub fn exit_cause(&self) -> Option<ExitCause> {
         self.peer.exit_cause()

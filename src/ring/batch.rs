@@ -63,22 +63,22 @@ impl<'a> Batch<'a> {
         Self { writer, count }
     }
 
-    /// The number of slots: at least one, unless none was asked for.
+    /// Returns the number of slots: at least one, unless none was asked for.
     #[must_use]
     #[inline]
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether there is no slot, as none was asked for.
+    /// Returns whether there is no slot, because none was asked for.
     #[must_use]
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// The bytes of the payload in the slot with this index, to be filled; none if there is no
-    /// such slot. At first they hold what is left of earlier frames.
+    /// Returns the bytes of the payload in the slot with this index, to be filled; none if there
+    /// is no such slot. At first they hold what is left of earlier frames.
     #[inline]
     pub fn payload(&mut self, index: usize) -> &mut [u8] {
         if index >= self.count {
@@ -96,7 +96,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Publishes all frames, but looks only once in 2 KiB whether the peer sleeps, as
-    /// [`Claim::commit_lazily`](crate::ring::Claim::commit_lazily) does.
+    /// [`Claim::commit_lazily`](crate::ring::Claim::commit_lazily) does. Never blocks.
     #[inline]
     pub fn commit_lazily(self, header: impl FnMut(usize) -> Header) {
         self.publish(header).notify_now_and_then();

@@ -50,8 +50,8 @@ impl<'a> Claim<'a> {
         Self { writer }
     }
 
-    /// The bytes of the payload, to be filled. At first they hold what is left of earlier
-    /// frames.
+    /// Returns the bytes of the payload, to be filled. At first they hold what is left of
+    /// earlier frames.
     #[inline]
     pub fn payload(&mut self) -> &mut [u8] {
         self.writer.payload_mut(0)

@@ -150,7 +150,7 @@ impl Bell {
     }
 
     /// Wakes the peer in the way that it announced, if what it announced lies in
-    /// `[from, to)`. Returns whether it did. W4 in the essay above.
+    /// `[from, to)`. Returns whether it did. W4 in the diagram above.
     #[inline]
     pub(crate) fn ring_if_awaited(&self, announced: u64, from: u64, to: u64) -> bool {
         let is_awaited = within(announced & POSITION, from, to) && !fork::is_forked_child();
@@ -213,8 +213,8 @@ impl Sleeper {
         Self { peer_bell, spinner, watch, event, spins, parks }
     }
 
-    /// Stores what is waited for, which gives the peer one reason to ring. S2 in the essay
-    /// above.
+    /// Stores what is waited for, which gives the peer one reason to ring. S2 in the
+    /// diagram above.
     pub(crate) fn announce(&self, word: &OwnU64, position: u64) {
         if let Some(watch) = &self.watch
             && word.load(Ordering::Relaxed) != position

@@ -46,14 +46,14 @@ impl<'a> Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// The frame's header: a copy that was checked and that the peer cannot change.
+    /// Returns the frame's header: a copy that was checked and that the peer cannot change.
     #[must_use]
     #[inline]
     pub fn header(&self) -> Header {
         self.reader.header()
     }
 
-    /// The frame's payload, in memory that the peer can still write to.
+    /// Returns the frame's payload, in memory that the peer can still write to.
     #[must_use]
     #[inline]
     pub fn payload(&self) -> PeerBytes<'_> {

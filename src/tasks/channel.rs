@@ -47,7 +47,7 @@ struct SharedChannel {
 }
 
 impl AsyncChannel {
-    /// The async view of a channel that was spawned with [`Spawner::pollable`]; the
+    /// Makes the async view of a channel that was spawned with [`Spawner::pollable`]. The
     /// library's own thread reads for it, so that any executor works.
     ///
     /// # Errors
@@ -60,9 +60,9 @@ impl AsyncChannel {
         Ok(Self::read_by(reader, channel))
     }
 
-    /// The async view of a channel that was spawned with [`Spawner::pollable`], read by a
-    /// task of the tokio runtime in whose context this is called: as long as it is used by
-    /// tasks of that runtime only, no other thread is involved. Once a task of another
+    /// Makes the async view of a channel that was spawned with [`Spawner::pollable`]. A task
+    /// of the tokio runtime in whose context this is called reads for it: as long as it is used
+    /// by tasks of that runtime only, no other thread is involved. Once a task of another
     /// executor waits, the library's own thread reads, as for [`AsyncChannel::new`]; a task
     /// that another executor polls inside of that runtime's context counts as the runtime's.
     /// The runtime must have its I/O driver enabled.
@@ -82,8 +82,9 @@ impl AsyncChannel {
         Self { shared: Arc::new(shared), spin: Duration::ZERO }
     }
 
-    /// Starts a worker, on a thread of its own, and returns its channel. Dropping the
-    /// future does not stop the start; the worker is ended as soon as it is there.
+    /// Starts a worker, on a thread of the library's, and returns its channel. The channel is
+    /// pollable even if [`Spawner::pollable`] was not called. Dropping the future does not stop
+    /// the start: the worker is ended as soon as it is there.
     ///
     /// # Errors
     ///
@@ -92,7 +93,8 @@ impl AsyncChannel {
         Self::new(spawn_channel(spawner).await?)
     }
 
-    /// As [`AsyncChannel::spawn`], with the reader of [`AsyncChannel::on_tokio`].
+    /// Starts a worker as [`AsyncChannel::spawn`] does, with the reader of
+    /// [`AsyncChannel::on_tokio`].
     ///
     /// # Errors
     ///
@@ -103,16 +105,18 @@ impl AsyncChannel {
     }
 
     /// Has a task look for its reply for this long, at most, before it gives its thread
-    /// back, unless other tasks wait on this channel too or the worker is not known to run
-    /// on another processor: saves a wake-up of about ten microseconds when the worker
-    /// answers sooner, and costs the runtime that thread meanwhile. Zero by default.
+    /// back. If the worker answers sooner, that saves a wake-up of about ten microseconds; it
+    /// costs the runtime that thread meanwhile. A task does not look if other tasks wait on
+    /// this channel too, or if the worker is not known to run on another processor. Zero by
+    /// default.
     #[must_use]
     pub fn with_spin(mut self, longest: Duration) -> Self {
         self.spin = longest;
         self
     }
 
-    /// The same channel, for threads. Everything there may be used at the same time.
+    /// Returns the same channel, for threads. All of its methods may be used while tasks use
+    /// this one.
     #[must_use]
     pub fn blocking(&self) -> &Channel {
         &self.shared.channel
@@ -134,8 +138,8 @@ impl AsyncChannel {
         self.submit(kind, payload, timeout).await?.await
     }
 
-    /// Sends a request whose reply is awaited later; itself waits only for room in the
-    /// request ring: as [`Channel::submit`].
+    /// Sends a request whose reply is awaited later: as [`Channel::submit`]. This future waits
+    /// only for room in the request ring.
     ///
     /// Cancel-safe: dropped before it is ready, nothing was sent, or what was sent of a
     /// long message is cancelled.
@@ -180,7 +184,7 @@ impl AsyncChannel {
         Ok(AsyncStream::new(stream, self.spin))
     }
 
-    /// Begins a request whose payload is written bit by bit: as [`Channel::write`]. Waits while
+    /// Starts a request whose payload is written in parts: as [`Channel::write`]. Waits while
     /// another long message is on its way.
     ///
     /// Cancel-safe: dropped before it is ready, nothing was sent.
@@ -236,8 +240,9 @@ impl AsyncChannel {
         health::close(&self.shared.channel, timeout).await
     }
 
-    /// As [`AsyncChannel::close`], but first waits, within `timeout`, until no call or stream is
-    /// in flight.
+    /// Waits until no call or stream is in flight, and then ends the worker as
+    /// [`AsyncChannel::close`] does. `timeout` bounds the wait; what is left of it is the
+    /// timeout of the close.
     ///
     /// Cancel-safe: dropped while requests are in flight, nothing was closed.
     ///

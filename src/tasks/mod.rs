@@ -32,17 +32,17 @@
 //! ([`AsyncChannel::new`]), or the reactor of tokio does ([`AsyncChannel::on_tokio`], feature
 //! `tokio`). Threads and tasks may use one channel at the same time: [`AsyncChannel::blocking`].
 //!
-//! Unless its method says otherwise, a future here may be dropped at any await: its request is
-//! then cancelled, its space comes back, and nothing of it reaches another call.
+//! Unless its method says otherwise, a future here may be dropped at any await. Its request is
+//! then cancelled, its room in the ring is used again, and nothing of it reaches another call.
 //! Timeouts count on the channel's own clock, whatever the runtime's timers do.
 //!
 //! # Wakers
 //!
 //! A waker runs without any lock, on the thread that has news for its task: one of the
-//! library's own, or a caller's thread that reads. A waker must not block. One that does never
-//! delays what threads wait for (replies, deadlines, deaths, closes), except on the thread
-//! that runs it. It does delay tasks, of other channels too: two threads of the library's wake
-//! the tasks of all channels, one for replies and deadlines and one for ends.
+//! library's own, or a caller's thread that reads. A waker must not block. A waker that blocks
+//! never delays what threads wait for (replies, deadlines, deaths, closes), except on the thread
+//! that runs the waker. It does delay tasks, of other channels too: two threads of the library's
+//! wake the tasks of all channels, one for replies and deadlines and one for ends.
 
 mod channel;
 pub(crate) mod driver;

@@ -72,7 +72,7 @@ impl Timer {
         self.late.is_none_or(|late| self.poll_and_look_again(late, context))
     }
 
-    /// For the next wait of the same task.
+    /// Prepares for the next wait of the same task.
     pub(crate) fn begin_anew(&mut self) {
         (self.has_waited, self.late) = (false, None);
     }

@@ -45,7 +45,7 @@ impl AsyncPending {
         self.pending.cancel();
     }
 
-    /// The same request, to be waited for by a thread.
+    /// Returns the same request, to be waited for by a thread.
     pub fn into_blocking(self) -> Pending {
         self.pending
     }
@@ -123,11 +123,13 @@ impl AsyncStream {
         self.stream.cancel();
     }
 
-    /// The next chunk, `None` at the end: as [`Stream::next_chunk`]. May be dropped while
-    /// it is awaited without losing a chunk; the chunk timeout counts only while it is
-    /// awaited. Polled as a `Stream` of `futures`, which does not tell when the task stops
-    /// waiting, a task that looks more than 10 ms after the timeout has passed gets another
-    /// one, up to three times for a chunk.
+    /// Returns the next chunk, `None` at the end: as [`Stream::next_chunk`]. The future may be
+    /// dropped while it is awaited without losing a chunk. The chunk timeout counts only while
+    /// it is awaited.
+    ///
+    /// A `Stream` of `futures` is not told when its task stops waiting. So if this is polled as
+    /// one, and the task looks more than 10 ms after the timeout has passed, the timeout begins
+    /// anew, up to three times for a chunk.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! A request whose payload is written bit by bit, without blocking.
+//! A request whose payload is written in parts, without blocking.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use crate::sys::clock::TimeLimit;
 use crate::tasks::send::{long_message_turn, wait_for_room};
 use crate::tasks::wait::{AsyncPending, with_exit_status};
 
-/// A request that is being written, from [`AsyncChannel::write`](crate::tasks::AsyncChannel::write).
-/// Dropping it cancels the request.
+/// A request that is being written; [`AsyncChannel::write`](crate::tasks::AsyncChannel::write)
+/// makes it. Dropping it cancels the request.
 #[derive(Debug)]
 #[must_use = "a message that is not finished is cancelled"]
 pub struct AsyncMessageWriter<'a> {

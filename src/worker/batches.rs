@@ -107,19 +107,19 @@ impl<S> Batches<S> {
     }
 
     /// Sets how long a batch that is not full is waited for; zero by default. The time counts from
-    /// the arrival of its oldest request. When that was, a busy worker does not know: it takes the
-    /// earliest time at which it can have been, so that no request is kept longer than this.
+    /// the arrival of its oldest request. A busy worker does not know when that request came, and
+    /// counts from the earliest possible time, so that no request waits longer than `wait`.
     ///
-    /// What comes while the worker is idle is served at once: there is nothing to wait for.
+    /// A request that comes while the worker is idle is served immediately.
     #[must_use]
     pub fn max_wait(mut self, wait: Duration) -> Self {
         self.max_wait = wait;
         self
     }
 
-    /// Serves batches of this kind with `handler`. It answers by [`RequestBatch::reply_each`], or returns
-    /// an error, which ends those requests of the batch that have no answer. So does a panic. The
-    /// worker goes on with the next batch.
+    /// Serves batches of this kind with `handler`. The handler answers by
+    /// [`RequestBatch::reply_each`], or returns an error. An error or a panic ends those requests
+    /// of the batch that have no answer, and the worker goes on with the next batch.
     #[must_use]
     pub fn on(
         mut self,
@@ -203,8 +203,8 @@ impl RequestBatch {
         self.requests.is_empty()
     }
 
-    /// Returns the requests that wait for an answer. [`Request::is_cancelled`] tells whose clients
-    /// do not wait any longer; their answers are dropped.
+    /// Returns the requests that wait for an answer. If the caller of a request does not wait any
+    /// longer, [`Request::is_cancelled`] says so, and the answer is dropped.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Request<'_>> {
         self.requests.iter().map(|incoming| incoming.request.get())
     }

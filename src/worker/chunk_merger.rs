@@ -4,11 +4,12 @@ use crate::worker::owned::OwnedResponder;
 
 /// Sends the bytes of a stream without ever blocking. Bytes for which the reader has left no room
 /// are kept, and go out with those that come next, in one chunk: a slow reader gets fewer and
-/// longer chunks, and holds up no other stream. So it is for streams of which only the bytes
-/// matter, such as text, and not where the chunks begin.
+/// longer chunks, and holds up no other stream. So it suits streams whose bytes matter, such as
+/// text, and whose chunk boundaries do not.
 ///
 /// Errors end the stream, and are told to its reader. [`ChunkMerger::is_over`] tells when the
-/// stream can be dropped. One that is dropped earlier ends with an error, as its responder would.
+/// stream can be dropped. If it is dropped earlier, the stream ends with an error, as its responder
+/// would.
 ///
 /// [`StepEngine`](super::StepEngine) has an example.
 #[derive(Debug)]
@@ -21,17 +22,17 @@ pub struct ChunkMerger {
 }
 
 impl ChunkMerger {
-    /// Makes a stream of a responder, for which at most `max_unsent` bytes are kept; more only if
-    /// they were pushed at once.
+    /// Makes a stream of a responder, for which at most `max_unsent` bytes are kept. More are kept
+    /// only if a single push has more.
     #[must_use]
     pub fn new(responder: OwnedResponder, max_unsent: usize) -> Self {
         Self { responder: Some(responder), unsent: Vec::new(), max_unsent, is_finished: false }
     }
 
-    /// Sends `bytes`, or keeps them. Returns `false` if neither can be, because as much is kept as
-    /// may be: then the reader is far behind, and the same bytes can be pushed later, or the
-    /// stream be ended by [`into_responder`](Self::into_responder). Returns `false` too if the
-    /// stream is over or finished.
+    /// Sends `bytes`, or keeps them. Returns `false` if neither is possible, because the reader is
+    /// far behind and the limit on kept bytes is reached: then the same bytes can be pushed later,
+    /// or the stream can be ended by [`into_responder`](Self::into_responder). Returns `false` too
+    /// if the stream is over or finished.
     pub fn push(&mut self, bytes: &[u8]) -> bool {
         if self.is_finished {
             return false;

@@ -22,11 +22,11 @@ use crate::worker::shared_sink::{Ending, SharedSink};
 /// in any order.
 ///
 /// [`Worker::inbox`](super::Worker::inbox) hands it out. Requests come in the order in which they
-/// were sent. Those that are cancelled, or whose deadline has passed, are answered here, and not
-/// handed out.
+/// were sent. Requests that are cancelled, or whose deadline has passed, are answered by the inbox
+/// and not handed out.
 ///
-/// A request that was taken and not answered counts against the inbox's limit; what is over it
-/// waits in shared memory, in order.
+/// A request that was taken and not answered counts against the inbox's limit. Further requests
+/// wait in shared memory, in order.
 ///
 /// Methods of one inbox can be called from several threads. One of them at a time waits for
 /// requests, the others wait for their turn.
@@ -94,13 +94,13 @@ impl Inbox {
     }
 
     /// Sets whether payloads of one frame are leased, and not copied, when requests are taken from
-    /// now on. A lease costs no copy; but the memory of its request, and all that was sent after it,
-    /// is used again only when it ends. So leases that are held long keep the parent from sending.
-    /// `false` at first. Never blocks.
+    /// now on. A lease costs no copy. But the memory of its request, and of all that was sent
+    /// after it, is used again only when the lease ends. So leases that are held long keep the
+    /// parent from sending. `false` by default. Never blocks.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Forked`] in a fork of the worker.
+    /// [`ErrorKind::Forked`] in a forked child of the worker.
     pub fn lease_payloads(&self, is_leasing: bool) -> Result<()> {
         fork::check()?;
         self.is_leasing.store(is_leasing, Ordering::Relaxed);
@@ -119,9 +119,9 @@ impl Inbox {
     ///
     /// [`ErrorKind::Closed`] if the worker is told to end;
     /// [`ErrorKind::PeerCorrupt`] if the parent writes what cannot be;
-    /// [`ErrorKind::Interrupted`] if the host's hook ends the wait: see
+    /// [`ErrorKind::Interrupted`] if a hook ends the wait: see
     /// [`Worker::on_interrupt`](super::Worker::on_interrupt);
-    /// [`ErrorKind::Forked`] in a fork of the worker.
+    /// [`ErrorKind::Forked`] in a forked child of the worker.
     pub fn recv(&self) -> Result<Incoming> {
         loop {
             if let Some(taken) = self.take(Patience::Until(Deadline::IDLE))? {
@@ -130,7 +130,8 @@ impl Inbox {
         }
     }
 
-    /// Takes the next request, for which it waits at most that long; `None` if there was none.
+    /// Takes the next request. Blocks until there is one, and as long as the limit is reached, but
+    /// for at most `timeout`. Returns `None` if nothing was taken.
     ///
     /// # Errors
     ///
@@ -418,15 +419,15 @@ impl Peeked {
         self.kind
     }
 
-    /// Returns the length of its payload in bytes; of one that comes in pieces, that of the
-    /// first of them.
+    /// Returns the length of its payload in bytes. If the payload comes in pieces, it is the
+    /// length of the first piece.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "it is no collection")]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Returns whether the parent wants a stream of chunks, and not one value.
+    /// Returns whether the parent reads a stream of chunks, and not one reply.
     #[must_use]
     pub fn is_stream(&self) -> bool {
         self.is_stream

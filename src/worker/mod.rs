@@ -38,20 +38,21 @@
 //!
 //! By default **a worker serves one request at a time**, in the order in which the requests were
 //! sent, and runs all handlers on the thread that called [`Worker::serve`]. So a handler needs no
-//! lock for its session. While a handler runs all other requests of the channel wait, also while
-//! it waits for the reader of its stream.
+//! lock for its session. While a handler runs, all other requests of the channel wait, also while
+//! the handler waits for the reader of its stream.
 //!
 //! The other ways take requests before the earlier ones are answered, up to
 //! [`Worker::max_taken`]. A request that was *taken* is *begun* when a handler or an engine gets
-//! it. Should the worker die, the error of each request tells which it was.
+//! it. If the worker dies, the error of each request tells how far the worker was with it:
+//! [`Error::stage`](crate::Error::stage).
 //!
 //! The parent can ask a busy worker for its health: a thread of the worker's own answers.
 //!
 //! # When a request is cancelled
 //!
-//! A caller that cancels its request, drops it or does not wait any longer sets a flag. It ends
-//! no handler. A handler that takes long looks at [`Request::is_cancelled`] now and then, or
-//! calls [`Request::check_cancelled`], and returns the error that this gives. Waits of a
+//! A caller that cancels its request, drops it or does not wait any longer sets a flag. The flag
+//! ends no handler. A handler that takes long looks at [`Request::is_cancelled`] now and then, or
+//! calls [`Request::check_cancelled`] and returns the error that it gives. Waits of a
 //! [`Responder`] end by themselves with the same error. A request that is cancelled before it is
 //! begun is not given to a handler.
 //!
@@ -273,7 +274,8 @@ impl<S> Worker<S> {
 
     /// Has `body` serve the requests, instead of handlers: it takes them out of the [`Inbox`], any
     /// number at a time, and answers them in any order, from any thread. It runs on the thread
-    /// that calls [`Worker::serve`], which returns when `body` does.
+    /// that calls [`Worker::serve`], which returns when `body` does. [`Worker::serve`] refuses
+    /// handlers of [`Worker::on`] beside it.
     ///
     /// When the worker is told to end, methods of the inbox return
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed), with which `body` should return. Any other
@@ -315,9 +317,10 @@ impl<S> Worker<S> {
         self
     }
 
-    /// Serves requests on several threads at the same time, as `threads` describes: with handlers
-    /// of their own, in the place of those of [`Worker::on`]. All of them end when the worker is told
-    /// to end, and [`Worker::serve`] returns when the last handler has.
+    /// Serves requests on several threads at the same time, as `threads` describes. Their handlers
+    /// are those of [`Threads`]: [`Worker::serve`] refuses handlers of [`Worker::on`] beside them.
+    /// All threads end when the worker is told to end, and [`Worker::serve`] returns when the last
+    /// handler has.
     ///
     /// [`Threads`] has an example.
     #[must_use]
@@ -360,9 +363,10 @@ impl<S> Worker<S> {
         self.inbox(move |session, inbox| batches.run(session, inbox))
     }
 
-    /// Sets how many requests may be taken and not answered at a time, where requests are served
-    /// at once; 1024 by default. What is over it waits in shared memory, in the order in which it
-    /// was sent. Several threads take at least one request each.
+    /// Sets how many requests may be taken and not answered at the same time: at least one, and
+    /// 1024 by default. Further requests wait in shared memory, in the order in which they were
+    /// sent. With [`Worker::threads`], each thread can take one request, whatever this says. A
+    /// worker that serves one request at a time does not use it.
     #[must_use]
     pub fn max_taken(mut self, requests: usize) -> Self {
         self.0.limit = requests;
@@ -412,7 +416,8 @@ impl<S> Worker<S> {
     /// [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted), whose
     /// [`source`](std::error::Error::source) is that error: a method of the [`Responder`] returns
     /// it to the handler, and [`Worker::serve`] returns it if no handler runs. The channel is
-    /// not hurt by it; but the parent sees the worker end when [`Worker::serve`] returns.
+    /// not hurt by it; but the parent sees the worker end when [`Worker::serve`] returns. The last
+    /// call of this method counts.
     ///
     /// The hook runs on the thread whose wait was interrupted, which is the one that called
     /// [`Worker::serve`] unless there are others, and not in the signal handler.
@@ -437,7 +442,10 @@ impl<S> Worker<S> {
     ///
     /// # Errors
     ///
-    /// * [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig): two handlers of one kind.
+    /// * [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig): two handlers of one kind,
+    ///   or a handler for a kind that is not one of requests;
+    ///   handlers of [`Worker::on`] beside another way to serve; no thread, a batch of no requests,
+    ///   or a [`Worker::max_taken`] of zero.
     /// * [`ErrorKind::Handshake`](crate::ErrorKind::Handshake): no slipring spawner has started
     ///   this process.
     /// * [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch): the two do not agree on the layout.

@@ -106,7 +106,7 @@ impl OwnedRequest {
         self.kind
     }
 
-    /// Returns the number of the request, as the parent has it.
+    /// Returns the request's id, which is the same in the parent.
     #[must_use]
     pub fn id(&self) -> RequestId {
         RequestId::new(self.id)
@@ -150,13 +150,13 @@ impl fmt::Debug for OwnedRequest {
 /// | a stream of chunks | [`send_chunk`](Self::send_chunk) or [`try_send_chunk`](Self::try_send_chunk), then [`end`](Self::end) |
 /// | an error | [`fail`](Self::fail) |
 ///
-/// A responder that is dropped before the last of these ends its request with an error of the
-/// type `slipring::NoReply`, or as cancelled if it is. The drop does not block. If the host's code
-/// that the library has called drops it, and returns an error or panics, the request ends with
-/// that error.
+/// If a responder is dropped before the request is answered, the request ends with an error of
+/// the type `slipring::NoReply`, or as cancelled if it is cancelled. The drop does not block. If
+/// code that the library has called, such as a handler, drops the responder and then returns an
+/// error or panics, the request ends with that error.
 ///
-/// Methods that wait end with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) if the request is
-/// cancelled meanwhile, or the worker is told to end.
+/// Methods that wait end with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) if the request
+/// is cancelled meanwhile, or the worker is told to end.
 #[must_use = "a request whose responder is dropped ends with an error"]
 pub struct OwnedResponder {
     sink: Arc<SharedSink>,
@@ -169,13 +169,13 @@ impl OwnedResponder {
         Self { sink: Arc::clone(sink), state, is_stream }
     }
 
-    /// Returns the number of the request, as the parent has it.
+    /// Returns the request's id, which is the same in the parent.
     #[must_use]
     pub fn request(&self) -> RequestId {
         RequestId::new(self.state.request())
     }
 
-    /// Returns whether the parent wants a stream of chunks, and not one value.
+    /// Returns whether the parent reads a stream of chunks, and not one reply.
     #[must_use]
     pub fn is_stream(&self) -> bool {
         self.is_stream
@@ -232,8 +232,8 @@ impl OwnedResponder {
         self.fail_with(sent)
     }
 
-    /// Answers with `payload`, which must fit one frame, if that needs no wait. Gives the responder
-    /// back if it does.
+    /// Answers with `payload`, which must fit one frame, if that needs no wait: then returns
+    /// `None`. Otherwise nothing is sent, and the responder is given back. Never blocks.
     ///
     /// # Errors
     ///
@@ -292,7 +292,7 @@ impl OwnedResponder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a fork of the worker.
+    /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child of the worker.
     pub fn end(mut self) -> Result<()> {
         fork::check()?;
         self.begin();
@@ -385,7 +385,7 @@ impl OwnedSlot {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a fork of the worker.
+    /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child of the worker.
     pub fn send(mut self) -> Result<()> {
         let Some(slot) = self.slot.take() else { return Ok(()) };
         let OwnedResponder { sink, state, .. } = &mut self.responder;

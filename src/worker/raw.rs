@@ -77,7 +77,7 @@ impl Drop for WorkerEnd {
 ///
 /// When the parent closes the link or ends, operations on it end with
 /// [`ErrorKind::Closed`](crate::ErrorKind::Closed). The process should end then; it is ended
-/// 0.8 seconds after the end of its parent. See [`RawLink`] for an example.
+/// 800 ms after the end of its parent. See [`RawLink`] for an example.
 ///
 /// # Errors
 ///

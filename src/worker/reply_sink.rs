@@ -138,7 +138,7 @@ impl ReplySink {
         self.signals.check(state.request)
     }
 
-    /// Returns a buffer for a result that is written bit by bit.
+    /// Returns a buffer for a result that is written in parts.
     pub(super) fn piece_buffer(&self, state: &ReplyState) -> PieceBuffer {
         PieceBuffer::new(state.header(Kind::RESULT), self.max_frame(), self.max_message)
     }
@@ -288,7 +288,7 @@ impl ReplySink {
     }
 
     /// Sends a frame that must go out even if the request is cancelled: the parent waits for
-    /// it before it uses the request's slot again.
+    /// it before it uses the request's entry again.
     fn send_last(&mut self, state: &mut ReplyState, header: Header, bytes: &[u8]) -> Result<()> {
         let signals = &self.signals;
         let claim =

@@ -57,13 +57,13 @@ impl<'a> Request<'a> {
         self.kind
     }
 
-    /// Returns the number of the request. The parent knows the request by the same number.
+    /// Returns the request's id, which is the same in the parent.
     #[must_use]
     pub fn id(&self) -> RequestId {
         RequestId::new(self.id)
     }
 
-    /// Returns whether the parent reads a stream of chunks, and not one result.
+    /// Returns whether the parent reads a stream of chunks, and not one reply.
     #[must_use]
     pub fn is_stream(&self) -> bool {
         self.is_stream
@@ -166,7 +166,8 @@ impl<'a> Request<'a> {
     /// dropped, the channel's abort flag is set, or the worker is told to end. Costs a few
     /// nanoseconds and never blocks.
     ///
-    /// Nothing ends a handler that does not look. Until it returns, all other requests wait.
+    /// Nothing ends a handler that does not look. If the worker serves one request at a time, all
+    /// other requests wait until the handler returns.
     #[must_use]
     #[inline]
     pub fn is_cancelled(&self) -> bool {

@@ -22,7 +22,7 @@ pub struct Done(());
 /// |---|---|
 /// | a value | [`Responder::send`] |
 /// | bytes that are computed in place | [`Responder::claim`] |
-/// | written bit by bit, of unknown length | [`Responder::write`] |
+/// | written in parts, of unknown length | [`Responder::write`] |
 /// | a stream of chunks, read one by one | [`Responder::stream`] |
 ///
 /// Each of them ends with a [`Done`], which the handler returns. A handler that returns an
@@ -117,7 +117,7 @@ impl<'a> Responder<'a> {
         self.sink.claim(self.state, len).map(ReplySlot)
     }
 
-    /// Answers with a payload that is written bit by bit and whose length need not be known. It
+    /// Answers with a payload that is written in parts and whose length need not be known. It
     /// goes out in frames as it is written; the caller gets it whole. Never blocks.
     ///
     /// ```

@@ -36,7 +36,7 @@ pub(super) const DEFAULT_TAKEN: usize = 1024;
 pub(super) struct Definition<S> {
     pub(super) build: Build<S>,
     pub(super) handlers: Handlers<Handler<S>>,
-    /// Serves many requests at once, in the place of the handlers.
+    /// Serves many requests at the same time, in the place of the handlers.
     pub(super) body: Option<ServeInbox<S>>,
     /// Why the description of that cannot be served.
     pub(super) refusal: Option<Error>,
@@ -141,7 +141,7 @@ fn serial<S>(
     served
 }
 
-/// Serves many requests at once.
+/// Serves many requests at the same time.
 fn at_once<S>(
     built: std::result::Result<S, WorkerFailure>,
     body: ServeInbox<S>,

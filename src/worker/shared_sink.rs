@@ -1,5 +1,4 @@
-//! Where the replies of a worker go out that serves many requests at once: by any thread, in any
-//! order.
+//! How the replies of a worker that serves many requests go out: by any thread, in any order.
 //!
 //! One lock, on the producer of the reply ring and on what waits for room in it. It is held for
 //! no code of the host's, no wait, and no long copy: a long payload is copied into its slot
@@ -8,12 +7,12 @@
 //! # Room
 //!
 //! Threads that find no room wait in turn, so that a long frame is not overtaken for ever by
-//! short ones. The first of them announces what it needs and sleeps on the parent's bell; the others
-//! are parked (`room_queue.rs`). As a cancel rings the bell, the first one wakes those whose requests
-//! are cancelled.
+//! short ones. The first of them announces what it needs and sleeps on the parent's bell; the
+//! others are parked (`room_queue.rs`). As a cancel rings the bell, the first thread wakes those
+//! whose requests are cancelled.
 //!
-//! An ending whose responder was dropped while there was no room is *owed*: a drop must not wait. It
-//! goes out before anything else, by the next thread that looks.
+//! A last frame whose responder was dropped while there was no room is *owed*: a drop must not
+//! wait. It goes out before anything else, by the next thread that looks.
 //!
 //! # Credit
 //!
@@ -412,7 +411,7 @@ impl SharedSink {
     }
 
     /// Ends the request, and waits for room for that. It must go out even if the request is
-    /// cancelled: the parent waits for it before it uses the request's slot again.
+    /// cancelled: the parent waits for it before it uses the request's entry again.
     pub(super) fn end(&self, state: &mut ReplyState, ending: Ending) -> Result<()> {
         let (header, bytes) = self.last_frame(state, &ending);
         let mut slot =

@@ -6,14 +6,14 @@ use crate::worker::owned::Incoming;
 use crate::worker::unanswered::answered_by;
 
 /// A session that advances all of its open requests by one step at a time, for *continuous
-/// batching*: requests join and leave between two steps. [`Worker::steps`](super::Worker::steps) serves it.
+/// batching*: requests join and leave between two steps. [`Worker::steps`](super::Worker::steps)
+/// serves it.
 ///
-/// All methods are called on the thread that calls [`Worker::serve`](super::Worker::serve). None of them should block:
-/// while one does, no other request gets on. A [`ChunkMerger`](super::ChunkMerger) sends chunks
-/// without blocking; [`OwnedResponder::try_send`](super::OwnedResponder::try_send),
-/// [`try_send_chunk`](super::OwnedResponder::try_send_chunk),
-/// [`end`](super::OwnedResponder::end) and [`fail`](super::OwnedResponder::fail) do not block
-/// either.
+/// All methods are called on the thread that calls [`Worker::serve`](super::Worker::serve). None of
+/// them should block: while one does, no request advances. A [`ChunkMerger`](super::ChunkMerger)
+/// sends chunks without blocking; [`OwnedResponder::try_send`](super::OwnedResponder::try_send),
+/// [`try_send_chunk`](super::OwnedResponder::try_send_chunk), [`end`](super::OwnedResponder::end)
+/// and [`fail`](super::OwnedResponder::fail) do not block either.
 ///
 /// ```
 /// # fn main() -> slipring::Result<()> {
@@ -44,7 +44,7 @@ use crate::worker::unanswered::answered_by;
 ///                 letters.next();
 ///             }
 ///         }
-///         // Streams that have ended leave, and those whose clients do not wait any longer.
+///         // Streams that have ended leave, and those whose callers do not wait any longer.
 ///         self.open.retain(|(_, chunks)| !chunks.is_over());
 ///         Ok(())
 ///     }
@@ -69,8 +69,8 @@ use crate::worker::unanswered::answered_by;
 /// # }
 /// ```
 pub trait StepEngine {
-    /// Opens a request, which counts as begun. It is called while [`has_capacity`](Self::has_capacity), or if nothing
-    /// is open.
+    /// Opens a request, which counts as begun. It is called while
+    /// [`has_capacity`](Self::has_capacity) returns true, or if nothing is open.
     ///
     /// An error or a panic ends this request alone, with that error, unless the engine has kept
     /// its responder. The requests that were open before are not affected.
@@ -82,8 +82,8 @@ pub trait StepEngine {
 
     /// Advances all open requests by one step: computes, sends what is new, and drops those that
     /// have ended or are cancelled. A responder that is dropped ends its request, as cancelled if
-    /// [`is_cancelled`](super::OwnedResponder::is_cancelled). It is called without a pause while
-    /// anything is open.
+    /// [`is_cancelled`](super::OwnedResponder::is_cancelled) returns true. `step` is called without
+    /// a pause while anything is open.
     ///
     /// # Errors
     ///

@@ -252,7 +252,8 @@ fn a_dropped_channel_is_hung_up_while_a_forked_child_of_the_host_lives() {
 struct Lease(#[allow(dead_code, reason = "closing it ends the lease")] fs::File);
 
 fn lease(path: &Path) -> Option<Lease> {
-    // SAFETY: ignoring a signal runs no code. The kernel sends it when a process waits for the lease.
+    // SAFETY: ignoring a signal runs no code. The kernel sends this one when a process waits for
+    // the lease.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
     let file = fs::File::open(path).unwrap();
     let kind = libc::F_WRLCK;

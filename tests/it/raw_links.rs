@@ -202,7 +202,8 @@ fn what_was_sent_before_a_link_was_closed_comes_before_the_end() {
     }
 }
 
-/// Not a test of its own: a worker of two threads: one takes frames, the other answers each with the sum of its bytes.
+/// Not a test of its own: a worker of two threads. One takes frames, the other answers each frame
+/// with the sum of its bytes.
 #[test]
 fn worker_in_two_halves() {
     if !is_worker() {

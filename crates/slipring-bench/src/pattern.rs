@@ -32,7 +32,8 @@ impl Pattern {
         Self { bytes, piece, sums }
     }
 
-    /// Returns the pattern that [`Pattern::new`] makes, and keeps it, because making one takes long.
+    /// Returns the pattern that [`Pattern::new`] makes, and keeps it, because making a pattern
+    /// takes long.
     #[must_use]
     pub fn shared(len: usize, piece: usize) -> Arc<Self> {
         static KEPT: Mutex<Vec<(usize, usize, Arc<Pattern>)>> = Mutex::new(Vec::new());

@@ -2,8 +2,9 @@
 //! started again meanwhile.
 //!
 //! [`checked`] makes and checks the frames, on both sides. [`drive`] sends them. [`faults`] kills
-//! and stops workers. [`at_once`] is a worker that serves many requests at once. Before that, [`raw`] sends very many frames without faults. No frame may be
-//! lost, duplicated, torn or delivered to another caller; nothing may hang or be left behind.
+//! and stops workers. [`at_once`] is a worker that serves many requests at the same time. Before
+//! all that, [`raw`] sends very many frames without faults. No frame may be lost, duplicated, torn
+//! or delivered to another caller; nothing may hang or be left behind.
 
 mod at_once;
 mod checked;
@@ -111,7 +112,7 @@ pub(crate) struct Soak {
     places: Vec<Place>,
     /// The drivers of each worker.
     per_place: usize,
-    /// Of workers that serve many requests at once.
+    /// Counts of workers that serve many requests at the same time.
     account: Option<Account>,
     start: Instant,
     /// When each driver began what it is doing, in nanoseconds since the start plus one.

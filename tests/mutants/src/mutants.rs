@@ -88,7 +88,7 @@ mutants! {
         NoBump,
         /// The bell is bumped after the wake.
         BumpLate,
-        /// The kernel is not asked to wake anybody.
+        /// The kernel is not asked to wake any thread.
         NoWake,
         /// Threads that sleep on a shared word are looked for in this process only.
         WakePrivate,

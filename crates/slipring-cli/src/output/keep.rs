@@ -18,7 +18,7 @@ const USER: &[u8] = b"user.";
 /// users than `old` did.
 pub(super) fn keep(old: &File, new: &File) -> io::Result<()> {
     let before = old.metadata()?;
-    // A user who may not give files away may still choose among their own groups.
+    // Without the right to give files away, a user may still choose among its own groups.
     let owned = fchown(new, Some(before.uid()), Some(before.gid()))
         .or_else(|_| fchown(new, None, Some(before.gid())));
     let after = new.metadata()?;
