@@ -12,7 +12,8 @@ use crate::worker::cancel::CancelledRequest;
 /// `?` and `into` make it from every error, from `Box<dyn Error + Send + Sync>`,
 /// `anyhow::Error` and the like, and from text. It keeps the error's type name, its message and
 /// those of its sources, and a backtrace if the environment variable `RUST_BACKTRACE` asks for
-/// one. The caller finds them in a [`WorkerFailure`].
+/// one. The caller finds them in a [`WorkerFailure`]. Errors that say that a request is cancelled or
+/// the channel closed get no backtrace.
 ///
 /// A handler that returns the [`ErrorKind::Cancelled`] of its own request ends that request as
 /// cancelled; every other error is told to the caller as [`ErrorKind::Worker`].
@@ -41,6 +42,8 @@ struct Repr {
 enum Cancel {
     /// None.
     No,
+    /// None: it says that the channel is closed.
+    Closed,
     /// This one of this worker's.
     Own(u64),
     /// One of a channel whose parent this process is.
@@ -79,7 +82,7 @@ impl HandlerError {
     /// ```
     #[must_use]
     pub fn new(type_name: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::with(type_name.into(), message.into(), Vec::new())
+        Self::with(type_name.into(), message.into(), Vec::new(), Cancel::No)
     }
 
     /// Makes an error from one that cannot be sent to other threads, for which `?` does not work.
@@ -117,19 +120,20 @@ impl HandlerError {
             sources.push(source.to_string());
             next = source.source();
         }
-        let mut made = Self::with(type_name.to_owned(), error.to_string(), sources);
-        made.0.cancel = cancel;
-        made
+        Self::with(type_name.to_owned(), error.to_string(), sources, cancel)
     }
 
-    fn with(type_name: String, message: String, sources: Vec<String>) -> Self {
-        let backtrace = Backtrace::capture();
-        let backtrace = match backtrace.status() {
-            BacktraceStatus::Captured => backtrace.to_string(),
-            _ => String::new(),
-        };
-        let failure = WorkerFailure { type_name, message, sources, backtrace };
-        Self(Box::new(Repr { failure, cancel: Cancel::No }))
+    fn with(type_name: String, message: String, sources: Vec<String>, cancel: Cancel) -> Self {
+        let mut failure = WorkerFailure { type_name, message, sources, backtrace: String::new() };
+        // The text of a backtrace can take a tenth of a second. A cancel and the end are no
+        // faults, and come too often for that.
+        if cancel == Cancel::No {
+            let backtrace = Backtrace::capture();
+            if backtrace.status() == BacktraceStatus::Captured {
+                failure.backtrace = backtrace.to_string();
+            }
+        }
+        Self(Box::new(Repr { failure, cancel }))
     }
 
     /// Whether the error says that this request of the worker's own is cancelled. A cancel of
@@ -137,7 +141,7 @@ impl HandlerError {
     /// return the error which that gives it.
     pub(super) fn is_cancel_of(&self, request: u64, is_cancelled: impl FnOnce() -> bool) -> bool {
         match self.0.cancel {
-            Cancel::No => false,
+            Cancel::No | Cancel::Closed => false,
             Cancel::Own(own) if own == request => true,
             Cancel::Own(_) | Cancel::Other => is_cancelled(),
         }
@@ -183,8 +187,8 @@ impl<E: Into<Boxed>> From<E> for HandlerError {
     }
 }
 
-/// Looks for a cancelled request in the error and its sources: it may have been wrapped, by an
-/// `io::Error` or with a context.
+/// Looks for a cancelled request or a closed channel in the error and its sources: it may have been
+/// wrapped, by an `io::Error` or with a context.
 fn cancel_in(error: &(dyn std::error::Error + 'static)) -> Cancel {
     let mut found = Cancel::No;
     let mut next = Some(error);
@@ -195,8 +199,10 @@ fn cancel_in(error: &(dyn std::error::Error + 'static)) -> Cancel {
         }
         let inside = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         let ours = error.downcast_ref::<Error>().or_else(|| inside?.downcast_ref::<Error>());
-        if ours.is_some_and(|ours| ours.kind() == ErrorKind::Cancelled) {
-            found = Cancel::Other;
+        match ours.map(Error::kind) {
+            Some(ErrorKind::Cancelled) => found = Cancel::Other,
+            Some(ErrorKind::Closed) if found == Cancel::No => found = Cancel::Closed,
+            _ => {}
         }
         next = error.source();
     }
@@ -251,6 +257,24 @@ mod tests {
         assert!(!HandlerError::from(cancelled(6)).is_cancel_of(5, no));
         assert!(!is_own(Error::new(ErrorKind::Timeout, "").into()));
         assert!(!HandlerError::new("Cancelled", "").is_cancel_of(5, || true));
+    }
+
+    #[test]
+    fn a_cancel_and_the_end_capture_no_backtrace() {
+        const NAME: &str =
+            "worker::handler_error::tests::a_cancel_and_the_end_capture_no_backtrace";
+        if std::env::var_os("RUST_BACKTRACE").is_none_or(|value| value != "1") {
+            let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+            let again = again.args(["--exact", NAME]).env("RUST_BACKTRACE", "1");
+            assert!(again.status().unwrap().success());
+            return;
+        }
+        let has_one = |error: HandlerError| !error.failure().backtrace.is_empty();
+        assert!(!has_one(cancelled(5).into()));
+        assert!(!has_one(std::io::Error::from(cancelled(5)).into()));
+        assert!(!has_one(Error::new(ErrorKind::Closed, "").into()));
+        assert!(has_one(Error::new(ErrorKind::Timeout, "").into()));
+        assert!(has_one("bad".into()));
     }
 
     #[test]
