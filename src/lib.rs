@@ -79,8 +79,8 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `async` | `tasks::AsyncChannel`, for any executor |
-//! | `tokio` | the same, read by tokio's own reactor |
+//! | `async` | `tasks::AsyncChannel`, `worker::Tasks`, for any executor |
+//! | `tokio` | the same, on tokio's own reactor and runtime |
 //! | `testing` | a worker thread in place of the worker process |
 //! | `tracing` | spans for operations, events for a worker's start, death and end |
 //! | `named` | channels by name, for processes that the parent did not start |

@@ -277,6 +277,13 @@ impl Sleeper {
         }
     }
 
+    /// Returns a number that changes when the peer rings its bell, and when the alarm is raised.
+    /// What the peer did before it rang is seen after this.
+    pub(crate) fn rings(&self, alarm: &Alarm) -> u64 {
+        // Pairs with the bump in `Bell::ring`.
+        u64::from(self.peer_bell.load(Ordering::Acquire)) << 32 | u64::from(alarm.value())
+    }
+
     /// Looks a few times without a reading of the clock, where spinning can help.
     #[inline]
     pub(crate) fn spin_briefly(&self, look: impl FnMut() -> bool) -> bool {

@@ -55,6 +55,11 @@ impl Signals {
         self.stop.check()
     }
 
+    /// Has everything of this worker that waits give up: the worker is over.
+    pub(super) fn stop(&self) {
+        self.stop.set();
+    }
+
     /// Returns the alarm that is raised when the worker is to end. A cancel rings the bell.
     #[inline]
     pub(super) fn alarm(&self) -> &Alarm {

@@ -16,6 +16,7 @@ use crate::sys::fork;
 use crate::worker::handler_error::HandlerError;
 use crate::worker::owned::{Incoming, OwnedPayload, OwnedRequest, OwnedResponder};
 use crate::worker::request_ring::{Body, RequestRing};
+use crate::worker::shared_sink::looks::{has_others, look_after_others, wake_all_tasks};
 use crate::worker::shared_sink::{Ending, SharedSink};
 
 /// The requests of a worker's parent, to be taken out by any thread, and answered by any thread
@@ -207,7 +208,7 @@ impl Inbox {
     /// requests for long.
     pub(super) fn keep_up(&self) -> Result<()> {
         self.sink.signals.check_stop()?;
-        self.look_after_owed()
+        self.look_after_others()
     }
 
     /// Has the health report tell of an error of the host's code.
@@ -240,6 +241,11 @@ impl Inbox {
 
     /// Takes the next request. `None` if the deadline has passed.
     fn take(&self, patience: Patience) -> Result<Option<Incoming>> {
+        // Most often an error is the end of the worker, of which no bell tells the tasks.
+        self.take_next(patience).inspect_err(|_| wake_all_tasks(&self.sink))
+    }
+
+    fn take_next(&self, patience: Patience) -> Result<Option<Incoming>> {
         let Some(mut turn) = self.turn(patience)? else { return Ok(None) };
         let taken = self.take_in_turn(turn.taker()?, patience);
         drop(turn);
@@ -284,7 +290,7 @@ impl Inbox {
                 return Ok(None);
             }
             self.check_open()?;
-            self.look_after_owed()?;
+            self.look_after_others()?;
             Ok(self.sink.is_below(self.limit)?.then_some(()))
         };
         Ok(self.sink.wait_until(deadline, look)?.is_some())
@@ -297,7 +303,7 @@ impl Inbox {
         patience: Patience,
         check: &dyn Fn() -> Result<()>,
     ) -> Result<bool> {
-        self.look_after_owed()?;
+        self.look_after_others()?;
         if consumer.spin_briefly() {
             return Ok(true);
         }
@@ -305,13 +311,13 @@ impl Inbox {
         consumer.wait_until(self.sink.signals.alarm(), deadline, || {
             check()?;
             self.check_open()?;
-            self.look_after_owed()
+            self.look_after_others()
         })
     }
 
     #[inline]
-    fn look_after_owed(&self) -> Result<()> {
-        if self.sink.has_owed() { self.sink.look_after_owed() } else { Ok(()) }
+    fn look_after_others(&self) -> Result<()> {
+        if has_others(&self.sink) { look_after_others(&self.sink) } else { Ok(()) }
     }
 
     /// Makes of a frame or a message the request that is handed out, or answers it.

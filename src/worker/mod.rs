@@ -32,6 +32,7 @@
 //! |---|---|---|
 //! | serve one request at a time, with no lock | [`Worker::on`], the default | the thread that serves |
 //! | serve requests on several threads | [`Worker::threads`] with [`Threads`] | these threads |
+//! | serve requests with async handlers | `Worker::tasks` with `Tasks` (feature `async`) | an executor |
 //! | advance many streams by one step at a time, as engines of language models do | [`Worker::steps`] with a [`StepEngine`] | the thread that serves |
 //! | put requests that wait at the same time into one pass of a model | [`Worker::batches`] with [`Batches`] | the thread that serves |
 //! | take requests and answer them in a way of your own: any order, any thread | [`Worker::inbox`] | your code |
@@ -93,8 +94,11 @@ mod shared_sink;
 mod status;
 mod steps;
 mod stop_token;
+#[cfg(feature = "async")]
+mod tasks;
 mod threads;
 mod unanswered;
+mod wakers;
 
 use std::fmt;
 use std::sync::Arc;
@@ -116,8 +120,12 @@ pub use raw::attach_raw;
 pub use request::Request;
 pub use responder::{Done, ReplySlot, ReplyStream, ReplyWriter, Responder};
 use serve::{DEFAULT_TAKEN, Definition};
+#[cfg(feature = "async")]
+pub use shared_sink::task_waits::Cancelled;
 pub use steps::StepEngine;
 pub(crate) use stop_token::StopToken;
+#[cfg(feature = "async")]
+pub use tasks::{BoxTask, Tasks};
 pub use threads::{OwnSession, SharedSession, Threads};
 
 /// A worker: a session that is built once, and a handler for each kind of request.
@@ -361,6 +369,26 @@ impl<S> Worker<S> {
     {
         self.0.refusal = batches.check().err();
         self.inbox(move |session, inbox| batches.run(session, inbox))
+    }
+
+    /// Serves requests with async handlers, as `tasks` describes, in the place of the handlers of
+    /// [`Worker::on`]. The session is shared by all of them: the worker that this returns has it in
+    /// an [`Arc`].
+    ///
+    /// A function that was given to [`Worker::on_close`] before gets the session itself if no
+    /// handler has it any more when the worker ends. Otherwise the last handler drops it. A
+    /// function that is given to [`Worker::on_close`] after this gets the [`Arc`] in any case.
+    ///
+    /// [`Tasks`] has an example.
+    #[cfg(feature = "async")]
+    #[must_use]
+    pub fn tasks(self, tasks: Tasks<S>) -> Worker<Arc<S>>
+    where
+        S: Send + Sync + 'static,
+    {
+        let mut shared = Worker(self.0.share());
+        shared.0.refusal = shared.0.refusal.or_else(|| tasks.check().err());
+        shared.inbox(move |session, inbox| tasks.run(session, inbox))
     }
 
     /// Sets how many requests may be taken and not answered at the same time: at least one, and

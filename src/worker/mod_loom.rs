@@ -19,6 +19,7 @@ mod stop_token;
 #[cfg(test)]
 mod testing;
 mod unanswered;
+mod wakers;
 
 mod health {
     use crate::protocol::health::Snapshot;

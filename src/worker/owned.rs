@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::RequestId;
 use crate::payload::Payload;
 use crate::protocol::Kind;
@@ -16,7 +16,11 @@ use crate::worker::cancel::CancelToken;
 use crate::worker::handler_error::HandlerError;
 use crate::worker::reply_sink::ReplyState;
 use crate::worker::request::Request;
+#[cfg(feature = "async")]
+use crate::worker::shared_sink::task_waits::{self, Cancelled};
 use crate::worker::shared_sink::{Ending, Sent, SharedSink};
+#[cfg(feature = "async")]
+use crate::worker::unanswered::Handling;
 use crate::worker::unanswered::{self, answered_by};
 
 /// A request that was taken out of the [`Inbox`](super::Inbox), and the means to answer it.
@@ -227,7 +231,7 @@ impl OwnedResponder {
     /// As [`Responder::send`](super::Responder::send). After an error the request has ended with
     /// an error, too.
     pub fn send<P: Payload + ?Sized>(mut self, payload: &P) -> Result<()> {
-        self.begin();
+        self.begin_answer()?;
         let sent = self.sink.send_message(&mut self.state, Kind::RESULT, payload);
         self.fail_with(sent)
     }
@@ -239,7 +243,7 @@ impl OwnedResponder {
     ///
     /// As [`OwnedResponder::send`].
     pub fn try_send<P: Payload + ?Sized>(mut self, payload: &P) -> Result<Option<Self>> {
-        self.begin();
+        self.begin_answer()?;
         let sent = self.sink.try_message(&mut self.state, Kind::RESULT, payload);
         let sent = self.fail_with(sent)?;
         Ok((sent != Sent::Yes).then_some(self))
@@ -255,7 +259,7 @@ impl OwnedResponder {
     ///
     /// As [`OwnedResponder::send`], but `len` must fit one frame.
     pub fn claim(mut self, len: usize) -> Result<OwnedSlot> {
-        self.begin();
+        self.begin_answer()?;
         let slot = self.sink.open(&self.state, len);
         let slot = self.fail_with(slot)?;
         Ok(OwnedSlot { slot: Some(slot), responder: self })
@@ -269,8 +273,7 @@ impl OwnedResponder {
     /// As [`ReplyStream::send`](super::ReplyStream::send). The stream can be continued after an
     /// error of the payload.
     pub fn send_chunk<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<()> {
-        self.sink.signals.check(self.state.request())?;
-        self.begin();
+        self.begin_chunk()?;
         self.sink.send_message(&mut self.state, Kind::CHUNK, payload)
     }
 
@@ -282,8 +285,7 @@ impl OwnedResponder {
     ///
     /// As [`OwnedResponder::send_chunk`].
     pub fn try_send_chunk<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<bool> {
-        self.sink.signals.check(self.state.request())?;
-        self.begin();
+        self.begin_chunk()?;
         let sent = self.sink.try_message(&mut self.state, Kind::CHUNK, payload)?;
         Ok(sent == Sent::Yes)
     }
@@ -295,9 +297,81 @@ impl OwnedResponder {
     /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child of the worker.
     pub fn end(mut self) -> Result<()> {
         fork::check()?;
-        self.begin();
+        self.begin_answer()?;
         self.end_with(Ending::End);
         Ok(())
+    }
+
+    /// Does the same as [`OwnedResponder::send`], and waits without blocking a thread.
+    ///
+    /// Dropped before it is ready, the request ends with an error.
+    ///
+    /// # Errors
+    ///
+    /// As [`OwnedResponder::send`].
+    #[cfg(feature = "async")]
+    pub async fn send_async<P: Payload + ?Sized>(mut self, payload: &P) -> Result<()> {
+        self.begin_answer()?;
+        let Self { sink, state, .. } = &mut self;
+        let sent = task_waits::send_message(sink, state, Kind::RESULT, payload).await;
+        self.fail_with(sent)
+    }
+
+    /// Does the same as [`OwnedResponder::claim`], and waits without blocking a thread. Between
+    /// this and [`OwnedSlot::send`] there should be no `await`.
+    ///
+    /// Dropped before it is ready, the request ends with an error.
+    ///
+    /// # Errors
+    ///
+    /// As [`OwnedResponder::claim`].
+    #[cfg(feature = "async")]
+    pub async fn claim_async(mut self, len: usize) -> Result<OwnedSlot> {
+        self.begin_answer()?;
+        let slot = task_waits::open(&self.sink, self.state.request(), len).await;
+        let slot = self.fail_with(slot)?;
+        Ok(OwnedSlot { slot: Some(slot), responder: self })
+    }
+
+    /// Does the same as [`OwnedResponder::send_chunk`], and waits without blocking a thread. A
+    /// stream whose reader does not read holds up no other.
+    ///
+    /// Cancel-safe if the chunk fits one frame: dropped before it is ready, nothing was sent, and
+    /// the stream can be continued. A longer chunk, of which a part may have been sent, then ends
+    /// its request with an error.
+    ///
+    /// # Errors
+    ///
+    /// As [`OwnedResponder::send_chunk`].
+    #[cfg(feature = "async")]
+    pub async fn send_chunk_async<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<()> {
+        self.begin_chunk()?;
+        task_waits::send_message(&self.sink, &mut self.state, Kind::CHUNK, payload).await
+    }
+
+    /// Returns a future that is ready when the work for the request should be given up: when it is
+    /// cancelled, or dropped by its caller, the channel is aborted, or the worker is told to end.
+    /// It borrows nothing and can be awaited beside the work, or by another task. Once the request
+    /// is answered, only an abort or the end of the worker makes it ready.
+    ///
+    /// Cancel-safe.
+    #[cfg(feature = "async")]
+    pub fn cancelled(&self) -> Cancelled {
+        task_waits::cancelled(&self.sink, self.state.request())
+    }
+
+    /// Notes that an answer begins; an error if the request has ended.
+    fn begin_answer(&mut self) -> Result<()> {
+        if self.state.is_finished() {
+            return Err(has_ended());
+        }
+        self.begin();
+        Ok(())
+    }
+
+    fn begin_chunk(&mut self) -> Result<()> {
+        self.sink.signals.check(self.state.request())?;
+        self.begin_answer()
     }
 
     /// Ends the request with the error of its answer, if that is one.
@@ -338,6 +412,13 @@ impl OwnedResponder {
         crate::failpoint::failpoint!("after handler");
     }
 
+    /// Begins the request, for a handler that runs in parts.
+    #[cfg(feature = "async")]
+    pub(super) fn begin_handling(&mut self) -> Handling {
+        self.begin();
+        Handling::new(&self.sink, self.state.request())
+    }
+
     fn end_with(&mut self, ending: Ending) {
         if !self.state.is_finished() {
             let state = self.state.hand_over();
@@ -353,6 +434,12 @@ impl Drop for OwnedResponder {
         }
         unanswered::end(&self.sink, self.state.hand_over());
     }
+}
+
+#[cold]
+fn has_ended() -> Error {
+    let message = "the request has ended, as a long chunk was given up in the middle";
+    Error::new(ErrorKind::Closed, message)
 }
 
 impl fmt::Debug for OwnedResponder {

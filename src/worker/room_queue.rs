@@ -1,7 +1,8 @@
-//! The threads that wait for room in the reply ring, first come first.
+//! The threads and tasks that wait for room in the reply ring, first come first.
 //!
-//! The first of them sleeps on the parent's bell, and the others are parked: a ring of the bell
-//! wakes all that sleep on it, and makes room for a frame or two.
+//! The first thread sleeps on the parent's bell, and the others are parked: a ring of the bell
+//! wakes all that sleep on it, and makes room for a frame or two. A first that is a task is looked
+//! after by the thread in the inbox (`wakers.rs`).
 
 use std::collections::VecDeque;
 
@@ -17,11 +18,12 @@ pub(super) struct RoomQueue {
 struct Waiter {
     ticket: Ticket,
     request: u64,
-    thread: Thread,
+    /// `None` for a task.
+    thread: Option<Thread>,
 }
 
-/// A thread's place in the queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The number of a thread or a task that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket(u64);
 
 impl RoomQueue {
@@ -31,9 +33,25 @@ impl RoomQueue {
 
     /// Adds this thread, which has a frame of the request.
     pub(super) fn join(&mut self, request: u64) -> Ticket {
+        self.push(request, Some(current()))
+    }
+
+    /// Adds a task, as [`RoomQueue::join`] does a thread.
+    #[cfg(feature = "async")]
+    pub(super) fn join_task(&mut self, request: u64) -> Ticket {
+        self.push(request, None)
+    }
+
+    fn push(&mut self, request: u64, thread: Option<Thread>) -> Ticket {
+        let ticket = self.draw_ticket();
+        self.waiting.push_back(Waiter { ticket, request, thread });
+        ticket
+    }
+
+    /// Returns a number that nothing else has.
+    pub(super) fn draw_ticket(&mut self) -> Ticket {
         let ticket = Ticket(self.next);
         self.next = self.next.wrapping_add(1);
-        self.waiting.push_back(Waiter { ticket, request, thread: current() });
         ticket
     }
 
@@ -41,18 +59,24 @@ impl RoomQueue {
         self.waiting.front().is_some_and(|first| first.ticket == ticket)
     }
 
-    /// Removes a thread, and wakes the one that is the first then.
+    /// Returns the first, if that is a task.
+    pub(super) fn first_task(&self) -> Option<Ticket> {
+        let first = self.waiting.front()?;
+        first.thread.is_none().then_some(first.ticket)
+    }
+
+    /// Removes a thread or a task, and wakes the one that is the first then, if that is a thread.
     pub(super) fn leave(&mut self, ticket: Ticket) {
         self.waiting.retain(|waiter| waiter.ticket != ticket);
-        if let Some(first) = self.waiting.front() {
-            first.thread.unpark();
+        if let Some(thread) = self.waiting.front().and_then(|first| first.thread.as_ref()) {
+            thread.unpark();
         }
     }
 
     /// Wakes the threads of the requests that `is_over` tells of.
     pub(super) fn wake(&self, is_over: impl Fn(u64) -> bool) {
         let over = self.waiting.iter().filter(|waiter| is_over(waiter.request));
-        over.for_each(|waiter| waiter.thread.unpark());
+        over.filter_map(|waiter| waiter.thread.as_ref()).for_each(Thread::unpark);
     }
 }
 

@@ -18,6 +18,9 @@ use crate::worker::panics::catch;
 use crate::worker::reply_sink::{ReplySink, ReplyState};
 use crate::worker::request_ring::RequestRing;
 use crate::worker::serial::SerialServer;
+use crate::worker::shared_sink::looks::{
+    look_after_others, wait_until_nothing_is_owed, wake_all_tasks,
+};
 use crate::worker::shared_sink::{Ending, SharedSink};
 use crate::worker::status::StatusWriter;
 use crate::worker::stop_token::{InterruptHook, StopToken};
@@ -61,6 +64,42 @@ impl<S> Definition<S> {
             return Err(Error::new(ErrorKind::InvalidConfig, message));
         }
         check_limit(self.limit)
+    }
+}
+
+#[cfg(feature = "async")]
+impl<S: 'static> Definition<S> {
+    /// Puts the session into an `Arc`. Handlers of requests are refused: they have no use.
+    pub(super) fn share(self) -> Definition<Arc<S>> {
+        let Self {
+            build,
+            handlers,
+            body: _,
+            refusal,
+            limit,
+            least,
+            on_close,
+            abort_flags,
+            on_interrupt,
+        } = self;
+        let unused = || Error::new(ErrorKind::InvalidConfig, "handlers for a worker with tasks");
+        Definition {
+            build: Box::new(|role| build(role).map(Arc::new)),
+            refusal: refusal.or_else(|| (!handlers.is_empty()).then(unused)),
+            handlers: Handlers::new(),
+            body: None,
+            limit,
+            least,
+            on_close: on_close.map(|close| -> OnClose<Arc<S>> {
+                Box::new(|session| {
+                    if let Ok(session) = Arc::try_unwrap(session) {
+                        close(session);
+                    }
+                })
+            }),
+            abort_flags,
+            on_interrupt,
+        }
     }
 }
 
@@ -153,13 +192,19 @@ fn at_once<S>(
     let sink = Arc::new(sink);
     let fail = |failure: WorkerFailure| {
         // As in `serial`.
-        let _ = sink.end(&mut ReplyState::new(0), Ending::Failed(failure.clone()));
+        sink.end_later(ReplyState::new(0), Ending::Failed(failure.clone()));
+        let _ = wait_until_nothing_is_owed(&sink);
         Error::session_failure(failure)
     };
     let mut session = built.map_err(fail)?;
     sink.status.set_phase(Phase::Serving);
     let inbox = Arc::new(Inbox::new(ring, Arc::clone(&sink), limit));
     let served = catch(|| body(&mut session, &inbox));
+    // Tasks and threads that still answer see that this is the end.
+    let stop = || {
+        sink.signals.stop();
+        wake_all_tasks(&sink);
+    };
     let served = match served {
         Err(error) if !sink.signals.is_stopping() => {
             // The requests that the session holds end with the error, each by itself. That of the
@@ -168,16 +213,19 @@ fn at_once<S>(
                 close_session(on_close, session);
                 Err(error)
             };
-            answered_by::<()>(close, |_| {}).map_err(|error| fail(error.into_failure()))
+            let failed = answered_by(close, |_| {}).map_err(|error| fail(error.into_failure()));
+            stop();
+            failed
         }
         // Most often an error is the one by which the inbox tells of the stop.
         _ => {
+            stop();
             close_session(on_close, session);
             Ok(())
         }
     };
     // What was owed goes out if there is room.
-    let _ = sink.look_after_owed();
+    let _ = look_after_others(&sink);
     served
 }
 

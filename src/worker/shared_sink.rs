@@ -18,21 +18,26 @@
 //!
 //! Each stream announces the credit that it needs in the mark of its request, and is woken by the
 //! bell. A stream whose reader does not read holds up none but itself.
+//!
+//! # Tasks
+//!
+//! A task waits in the same queue, and for the same words, without a thread: `wakers.rs` shows how
+//! it is woken. What a thread of the queue announces by itself, the thread in the inbox announces
+//! for a task.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::error::{Error, Result, WorkerFailure};
+use crate::error::{Error, Result};
 use crate::payload::{Encoded, Payload};
-use crate::protocol::failure;
-use crate::protocol::kind::{EXPIRED, Kind, flags};
+use crate::protocol::kind::{Kind, flags};
 use crate::protocol::splitter::{Piece, Splitter};
 use crate::ring::doorbell::{Sleeper, Step};
 use crate::ring::open_slot::OpenSlot;
 use crate::ring::position::span;
 use crate::ring::{Header, Producer};
 use crate::shm::layout::{RegionHeader, as_u64, as_usize};
-use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, fence};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::copy::copy_from_slice;
 use crate::sys::fork;
@@ -42,6 +47,14 @@ use crate::worker::last_error::LastError;
 use crate::worker::reply_sink::{ReplyState, no_space};
 use crate::worker::room_queue::{RoomQueue, Ticket, park};
 use crate::worker::status::StatusWriter;
+use crate::worker::wakers::Wakers;
+
+pub(super) mod ending;
+pub(super) mod looks;
+#[cfg(feature = "async")]
+pub(super) mod task_waits;
+
+pub(super) use ending::Ending;
 
 /// The longest payload that is copied under the lock: to take the lock twice costs more than
 /// the copy.
@@ -64,6 +77,8 @@ pub(super) struct SharedSink {
     /// Requests that were taken and have not had their last frame. Grows in the turn to take
     /// requests, and shrinks under the lock.
     outstanding: AtomicU64,
+    /// Tasks that wait.
+    wakers: Wakers,
 }
 
 #[derive(Debug)]
@@ -73,19 +88,6 @@ struct Ring {
     owed: VecDeque<(ReplyState, Ending)>,
     /// The thread that takes requests waits until there are fewer of them.
     is_at_limit: bool,
-}
-
-/// The last frame of a request that is not a result.
-#[derive(Debug)]
-pub(super) enum Ending {
-    /// The stream ends.
-    End,
-    Failed(WorkerFailure),
-    Cancelled,
-    /// The deadline passed before the request was begun.
-    Expired,
-    /// An empty result.
-    Ready,
 }
 
 /// Whether a frame was sent.
@@ -124,6 +126,7 @@ impl SharedSink {
             last_error,
             owed: AtomicU64::new(0),
             outstanding: AtomicU64::new(0),
+            wakers: Wakers::new(),
         }
     }
 
@@ -273,15 +276,6 @@ impl SharedSink {
     /// Claims a slot. Waits for room until the request is cancelled.
     pub(super) fn open(&self, state: &ReplyState, len: usize) -> Result<OpenSlot> {
         let request = state.request();
-        self.open_until(request, len, || self.signals.check(request))
-    }
-
-    fn open_until(
-        &self,
-        request: u64,
-        len: usize,
-        stop: impl Fn() -> Result<()>,
-    ) -> Result<OpenSlot> {
         let mut ring = self.lock()?;
         if self.is_first(&mut ring)?
             && let Some(slot) = ring.producer.try_open(len)?
@@ -290,16 +284,27 @@ impl SharedSink {
         }
         let ticket = ring.waiting.join(request);
         drop(ring);
-        let opened = self.wait_for_room(ticket, len, stop);
+        let opened = self.wait_for_room(ticket, len, || self.signals.check(request));
+        self.leave(ticket)?;
+        opened
+    }
+
+    /// Ends a wait for room, and tells the next of those that wait: it is the first now, and has to
+    /// announce what it needs.
+    fn leave(&self, ticket: Ticket) -> Result<()> {
         let mut ring = self.lock()?;
         ring.waiting.leave(ticket);
+        let next = ring.waiting.first_task();
         let is_owed = ring.waiting.is_empty() && !ring.owed.is_empty();
         drop(ring);
+        if let Some(next) = next {
+            self.wakers.wake(next);
+        }
         if is_owed {
             // The thread that takes requests looks after it.
             self.signals.alarm().raise();
         }
-        opened
+        Ok(())
     }
 
     #[cold]
@@ -410,17 +415,8 @@ impl SharedSink {
         waited.map(drop)
     }
 
-    /// Ends the request, and waits for room for that. It must go out even if the request is
-    /// cancelled: the parent waits for it before it uses the request's entry again.
-    pub(super) fn end(&self, state: &mut ReplyState, ending: Ending) -> Result<()> {
-        let (header, bytes) = self.last_frame(state, &ending);
-        let mut slot =
-            self.open_until(state.request(), bytes.len(), || self.signals.check_stop())?;
-        copy_from_slice(slot.payload(), &bytes);
-        self.publish(state, slot, header)
-    }
-
-    /// Ends the request now or, if there is no room, later. Never waits.
+    /// Ends the request now or, if there is no room, later, also if it is cancelled: the parent
+    /// waits for that before it uses the request's entry again. Never waits.
     pub(super) fn end_later(&self, state: ReplyState, ending: Ending) {
         let Ok(mut ring) = self.lock() else { return };
         ring.owed.push_back((state, ending));
@@ -452,36 +448,15 @@ impl SharedSink {
         }
     }
 
-    /// Whether endings are owed.
-    pub(super) fn has_owed(&self) -> bool {
-        self.owed.load(Ordering::Relaxed) != 0
-    }
-
-    /// Sends what is owed, for a thread that is about to sleep on the parent's bell. What is left
-    /// rings the bell when there is room for it.
-    #[cold]
-    pub(super) fn look_after_owed(&self) -> Result<()> {
-        let mut ring = self.lock()?;
-        if !ring.waiting.is_empty() || self.send_owed(&mut ring)? {
-            return Ok(());
-        }
-        if let Some(len) = self.owed_len(&ring) {
-            ring.producer.announce_space(len);
-            fence(Ordering::SeqCst); // A, pairs with B in the parent's consumer
-            self.send_owed(&mut ring)?;
-        }
-        Ok(())
-    }
-
     fn owed_len(&self, ring: &Ring) -> Option<usize> {
         let (state, ending) = ring.owed.front()?;
-        Some(self.last_frame(state, ending).1.len())
+        Some(ending.frame(state, self.max_frame).1.len())
     }
 
     /// Sends what is owed as far as there is room. Returns whether nothing is left.
     fn send_owed(&self, ring: &mut Ring) -> Result<bool> {
         while let Some((state, ending)) = ring.owed.front() {
-            let (header, bytes) = self.last_frame(state, ending);
+            let (header, bytes) = ending.frame(state, self.max_frame);
             let Some(mut slot) = ring.producer.try_open(bytes.len())? else { return Ok(false) };
             copy_from_slice(slot.payload(), &bytes);
             if let Some((mut state, _)) = ring.owed.pop_front() {
@@ -490,18 +465,6 @@ impl SharedSink {
             self.owed.store(as_u64(ring.owed.len()), Ordering::Relaxed);
         }
         Ok(true)
-    }
-
-    fn last_frame(&self, state: &ReplyState, ending: &Ending) -> (Header, Vec<u8>) {
-        match ending {
-            Ending::Failed(failure) => {
-                (state.header(Kind::ERROR), failure::encode(failure, self.max_frame))
-            }
-            Ending::End => (state.header(Kind::END), Vec::new()),
-            Ending::Cancelled => (state.header(Kind::CANCEL), Vec::new()),
-            Ending::Expired => (Header { aux: EXPIRED, ..state.header(Kind::CANCEL) }, Vec::new()),
-            Ending::Ready => (state.header(Kind::RESULT), Vec::new()),
-        }
     }
 
     /// Waits on the parent's bell and the alarm until `step` has an answer; `None` if the deadline

@@ -6,7 +6,11 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+#[cfg(feature = "async")]
+use std::task::Poll;
 
+#[cfg(feature = "async")]
+use crate::sys::fork;
 use crate::worker::handler_error::HandlerError;
 use crate::worker::panics::catch;
 use crate::worker::reply_sink::ReplyState;
@@ -31,11 +35,65 @@ pub(super) fn answered_by<T>(
     run: impl FnOnce() -> Result<T, HandlerError>,
     note: impl FnOnce(&HandlerError),
 ) -> Result<T, HandlerError> {
-    let before = KEPT.replace(Some(Vec::new()));
-    let result = catch(run).inspect_err(note);
-    let kept = KEPT.replace(before).unwrap_or_default();
+    let mut kept = Vec::new();
+    let result = keep(&mut kept, run).inspect_err(note);
     kept.into_iter().for_each(|request| request.end(result.as_ref().err()));
     result
+}
+
+/// Runs code of the host's, and keeps what it drops on this thread.
+fn keep<T>(
+    kept: &mut Vec<Unanswered>,
+    run: impl FnOnce() -> Result<T, HandlerError>,
+) -> Result<T, HandlerError> {
+    let before = KEPT.replace(Some(std::mem::take(kept)));
+    let result = catch(run);
+    *kept = KEPT.replace(before).unwrap_or_default();
+    result
+}
+
+/// A handler that runs in parts, on any threads. What it drops without an answer is kept until it
+/// has returned, or is dropped.
+#[cfg(feature = "async")]
+#[derive(Debug)]
+pub(super) struct Handling {
+    sink: Arc<SharedSink>,
+    request: u64,
+    kept: Vec<Unanswered>,
+}
+
+#[cfg(feature = "async")]
+impl Handling {
+    pub(super) fn new(sink: &Arc<SharedSink>, request: u64) -> Self {
+        Self { sink: Arc::clone(sink), request, kept: Vec::new() }
+    }
+
+    /// Runs the next part. An error or a panic is the end of the handler.
+    pub(super) fn run(
+        &mut self,
+        part: impl FnOnce() -> Result<Poll<()>, HandlerError>,
+    ) -> Poll<()> {
+        let result = keep(&mut self.kept, part);
+        if matches!(result, Ok(Poll::Pending)) {
+            return Poll::Pending;
+        }
+        if let Err(error) = &result {
+            // Before any caller is told of it.
+            self.sink.note(self.request, error);
+        }
+        let kept = std::mem::take(&mut self.kept);
+        kept.into_iter().for_each(|request| request.end(result.as_ref().err()));
+        Poll::Ready(())
+    }
+}
+
+#[cfg(feature = "async")]
+impl Drop for Handling {
+    fn drop(&mut self) {
+        if !fork::is_forked_child() {
+            std::mem::take(&mut self.kept).into_iter().for_each(|request| request.end(None));
+        }
+    }
 }
 
 /// Ends a request whose responder was dropped: now, or when the code that has dropped it returns.

@@ -11,6 +11,9 @@ pub enum Backend {
     Memfd,
     /// As `Memfd`. The process serves requests on eight threads.
     Threads,
+    /// As `Memfd`. The process serves with async handlers.
+    #[cfg(feature = "tokio")]
+    Tasks,
     /// A thread of this process.
     #[cfg(feature = "testing")]
     Thread,
@@ -25,6 +28,8 @@ impl Backend {
         match self {
             Self::Memfd => spawner().config(config).spawn().unwrap(),
             Self::Threads => spawner().env(THREADS, "yes").config(config).spawn().unwrap(),
+            #[cfg(feature = "tokio")]
+            Self::Tasks => spawner().env(super::TASKS, "yes").config(config).spawn().unwrap(),
             #[cfg(feature = "testing")]
             Self::Thread => {
                 let mut role = slipring::RoleConfig::default();
@@ -44,10 +49,11 @@ impl Backend {
     }
 }
 
-/// Makes the tests `memfd::name`, `threads::name`, `thread::name` and `named::name` of each function
-/// that takes a [`Backend`]. Functions under `processes` get no `thread::name`: they stop a worker,
-/// or leave it in a handler that never returns. Those under `one_at_a_time` get no `threads::name`,
-/// for the reason that is given there.
+/// Makes the tests `memfd::name`, `threads::name`, `with_tasks::name`, `thread::name` and
+/// `named::name` of each function that takes a [`Backend`]. Functions under `processes` get no
+/// `thread::name`: they stop a worker, or leave it in a handler that never returns. Those under
+/// `one_at_a_time` get no `threads::name` and no `with_tasks::name`, for the reason that is given
+/// there.
 macro_rules! conformance {
     (
         everywhere: [$($everywhere:ident,)*],
@@ -62,6 +68,11 @@ macro_rules! conformance {
         mod threads {
             $(#[test] fn $everywhere() { super::$everywhere(super::Backend::Threads) })*
             $(#[test] fn $process() { super::$process(super::Backend::Threads) })*
+        }
+        #[cfg(feature = "tokio")]
+        mod with_tasks {
+            $(#[test] fn $everywhere() { super::$everywhere(super::Backend::Tasks) })*
+            $(#[test] fn $process() { super::$process(super::Backend::Tasks) })*
         }
         #[cfg(feature = "testing")]
         mod thread {

@@ -116,7 +116,13 @@ pub fn serve_if_worker() {
         Some(_) => worker_with_threads(),
         None => worker(),
     };
-    if let Err(error) = worker.serve() {
+    let serve = || worker.serve();
+    #[cfg(feature = "tokio")]
+    let serve = || match std::env::var_os(TASKS) {
+        Some(_) => serve_with_tasks(),
+        None => serve(),
+    };
+    if let Err(error) = serve() {
         eprintln!("worker: {error}");
         std::process::exit(9);
     }

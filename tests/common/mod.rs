@@ -4,6 +4,8 @@
 #![allow(unreachable_pub, missing_docs, reason = "a module of tests")]
 
 mod answers;
+#[cfg(feature = "tokio")]
+mod async_worker;
 mod backend;
 mod channels;
 #[cfg(feature = "named")]
@@ -12,6 +14,8 @@ mod process;
 mod wait;
 mod worker;
 
+#[cfg(feature = "tokio")]
+pub use async_worker::*;
 pub(crate) use backend::conformance;
 pub use backend::*;
 pub(crate) use channels::worker_entry;

@@ -187,7 +187,7 @@ fn serve_all<W: Serves>(worker: W) -> W {
             let text = String::from_utf8_lossy(&request.to_vec()).into_owned();
             Err(HandlerError::new("E", text))
         })
-        .on(FAIL_DEEP, |_, _, _| Err(Outer(Inner("x".parse::<u8>().unwrap_err())).into()))
+        .on(FAIL_DEEP, |_, _, _| Err(fail_deep()))
         .on(PANIC, |_, request, _| panic!("{}", String::from_utf8_lossy(&request.to_vec())))
         .on(RAISE, |_, request, _| {
             let signal = i32::from(request.to_vec()[0]);
@@ -323,6 +323,11 @@ impl slipring::payload::Payload for Endless {
     fn encode(&self, _: &mut [u8]) -> slipring::Result<()> {
         Err(slipring::Error::invalid_payload("it has no end"))
     }
+}
+
+/// An error with two sources.
+pub fn fail_deep() -> HandlerError {
+    Outer(Inner("x".parse::<u8>().unwrap_err())).into()
 }
 
 #[derive(Debug)]

@@ -204,7 +204,7 @@ fn a_panicking_handler_fails_its_own_call_with_message_and_place(backend: Backen
         let error = channel.call(PANIC, message, LONG).unwrap_err();
         let failure = error.worker().unwrap();
         assert_eq!((failure.type_name.as_str(), failure.message.as_str()), ("panic", message));
-        assert!(failure.backtrace.contains("common/worker.rs"), "{}", failure.backtrace);
+        assert!(failure.backtrace.contains("worker.rs"), "{}", failure.backtrace);
         assert_usable(&channel);
     }
 }
@@ -347,10 +347,13 @@ fn no_late_reply_ever_reaches_another_call(backend: Backend) {
         assert_eq!(numbers(&reply.to_vec()), [i, !i]);
     }
     let naps = numbers(&channel.call(NAPS, b"", LONG).unwrap().to_vec());
+    eventually("each cancelled request has one late frame", || {
+        channel.call(ECHO, b"", LONG).unwrap();
+        channel.stats().late_frames == channel.stats().cancels
+    });
     let stats = channel.stats();
     println!("{timeouts} timeouts, {} of {} naps replied; {stats:?}", naps[1], naps[0]);
     assert!(timeouts > calls / 2, "{timeouts} timeouts of {calls} calls");
-    assert_eq!(stats.late_frames, stats.cancels, "each cancelled request has one late frame");
     assert_eq!(stats.unknown_frames, 0);
     assert_eq!(channel.in_flight(), 0);
 }

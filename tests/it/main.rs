@@ -11,6 +11,8 @@ mod executors;
 mod hostile;
 
 mod absurd;
+#[cfg(all(feature = "tokio", feature = "testing"))]
+mod async_worker;
 #[cfg(feature = "testing")]
 mod batches;
 mod calls;

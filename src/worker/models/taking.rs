@@ -3,6 +3,7 @@
 use super::*;
 use crate::ring::doorbell::Step;
 use crate::sys::clock::Deadline;
+use crate::worker::shared_sink::looks::{look_after_others, owes};
 
 #[test]
 fn an_ending_that_is_owed_as_its_thread_goes_to_sleep_goes_out() {
@@ -16,10 +17,10 @@ fn an_ending_that_is_owed_as_its_thread_goes_to_sleep_goes_out() {
                 if step == Step::Announce {
                     return Ok(None);
                 }
-                sink.look_after_owed()?;
+                look_after_others(&sink)?;
                 // The first look finds nothing owed; the second is the last before the sleep.
                 let is_first = dropped.take().map(drop).is_some();
-                Ok((!is_first && !sink.has_owed()).then_some(()))
+                Ok((!is_first && !owes(&sink)).then_some(()))
             });
             assert!(found.unwrap().is_some());
         });

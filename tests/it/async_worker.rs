@@ -1,0 +1,798 @@
+//! A worker whose handlers are tasks of an executor.
+
+use std::future::{pending, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::Poll;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::common::*;
+use crate::executors::{self, multi_thread, poll_times};
+use slipring::worker::{HandlerError, Incoming, OwnedRequest, OwnedResponder, Tasks, Worker};
+use slipring::{Channel, Config, ErrorKind, Kind, Pending, RoleConfig, StreamTimeouts, testing};
+use tokio::runtime::{Handle, Runtime};
+
+const WORK: Kind = Kind::named("work");
+const OTHER: Kind = Kind::named("other");
+
+type Handled = Result<(), HandlerError>;
+
+/// A tokio runtime of one thread, which runs until this is dropped.
+struct OneThread {
+    handle: Handle,
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl OneThread {
+    fn start() -> Self {
+        let runtime = executors::current_thread();
+        let (handle, is_over) = (runtime.handle().clone(), Arc::<AtomicBool>::default());
+        let over = Arc::clone(&is_over);
+        let thread = thread::spawn(move || {
+            runtime.block_on(async {
+                while !over.load(Ordering::SeqCst) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
+        });
+        Self { handle, is_over, thread: Some(thread) }
+    }
+}
+
+impl Drop for OneThread {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+/// A channel to a worker thread that `make` describes.
+fn spawn<S: 'static>(
+    config: &Config,
+    make: impl FnOnce() -> Worker<S> + Send + 'static,
+) -> Channel {
+    testing::spawn_thread(config, RoleConfig::default(), make).unwrap()
+}
+
+/// A channel to a worker thread with tasks and this session.
+fn serve<S: Send + Sync + 'static>(
+    config: &Config,
+    session: S,
+    runtime: &OneThread,
+    describe: impl FnOnce(Tasks<S>) -> Tasks<S> + Send + 'static,
+) -> Channel {
+    let handle = runtime.handle.clone();
+    spawn(config, move || Worker::new(|_| Ok(session)).tasks(describe(Tasks::on_tokio(handle))))
+}
+
+/// A channel to a worker thread that hands all requests over to the test.
+fn handing_over(config: &Config) -> (Channel, mpsc::Receiver<Incoming>) {
+    let (give, given) = mpsc::channel();
+    let channel = spawn(config, move || {
+        Worker::new(|_| Ok(())).inbox(move |(), inbox| {
+            loop {
+                give.send(inbox.recv()?)?;
+            }
+        })
+    });
+    (channel, given)
+}
+
+fn submit(channel: &Channel, count: usize) -> Vec<Pending> {
+    (0..count).map(|n| channel.submit(WORK, &encode(&[n as u64]), LONG).unwrap()).collect()
+}
+
+/// Fills the reply ring with answers that are not read. Returns their requests, and a responder
+/// for which there is no room.
+fn fill(channel: &Channel, given: &mpsc::Receiver<Incoming>) -> (Vec<Pending>, OwnedResponder) {
+    let mut sent = Vec::new();
+    loop {
+        sent.push(channel.submit(WORK, "", LONG).unwrap());
+        let responder = given.recv().unwrap().responder;
+        if let Some(responder) = responder.try_send(&[7; 1000]).unwrap() {
+            return (sent, responder);
+        }
+    }
+}
+
+/// Streams as many chunks as the request's u64 says, with a short sleep before each.
+async fn trickle(_: Arc<AtomicUsize>, request: OwnedRequest, mut reply: OwnedResponder) -> Handled {
+    for n in 0..numbers(&request.get().to_vec())[0] {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        reply.send_chunk_async(&encode(&[n])).await?;
+    }
+    Ok(reply.end()?)
+}
+
+#[test]
+fn a_hundred_streams_sleep_at_once_on_one_thread_and_all_arrive() {
+    let runtime = OneThread::start();
+    let most = Arc::new(AtomicUsize::new(0));
+    let channel = serve(&Config::default(), AtomicUsize::new(0), &runtime, {
+        let most = Arc::clone(&most);
+        move |tasks| {
+            tasks.on(WORK, move |open: Arc<AtomicUsize>, request, responder| {
+                let most = Arc::clone(&most);
+                async move {
+                    most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    let handled = trickle(Arc::clone(&open), request, responder).await;
+                    open.fetch_sub(1, Ordering::SeqCst);
+                    handled
+                }
+            })
+        }
+    });
+    let streams: Vec<_> = (0..100)
+        .map(|_| channel.stream(WORK, &encode(&[30]), StreamTimeouts::default()).unwrap())
+        .collect();
+    for mut stream in streams {
+        for n in 0..30 {
+            assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), encode(&[n]));
+        }
+        assert!(stream.next_chunk().unwrap().is_none());
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 100, "they were served at once");
+    channel.close(LONG).unwrap();
+}
+
+#[test]
+fn a_stream_whose_reader_does_not_read_holds_up_no_other_task() {
+    let runtime = OneThread::start();
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let channel = serve(&Config::small(), (), &runtime, {
+        let ends = Arc::clone(&ends);
+        move |tasks| {
+            tasks.on(WORK, move |_, request, mut responder: OwnedResponder| {
+                let ends = Arc::clone(&ends);
+                async move {
+                    for n in 0..numbers(&request.get().to_vec())[0] {
+                        let sent = responder.send_chunk_async(&pattern(n, 100)).await;
+                        if let Err(error) = sent {
+                            ends.lock().unwrap().push(error.kind());
+                            return Err(error.into());
+                        }
+                    }
+                    Ok(responder.end()?)
+                }
+            })
+        }
+    });
+    let start = || channel.stream(WORK, &encode(&[1000]), StreamTimeouts::default()).unwrap();
+    let unread: Vec<_> = (0..3).map(|_| start()).collect();
+    let mut read = start();
+    for n in 0..1000 {
+        assert_eq!(read.next_chunk().unwrap().unwrap().to_vec(), pattern(n, 100));
+    }
+    assert!(read.next_chunk().unwrap().is_none());
+    assert_eq!(channel.health().begun, 3);
+    // A reader that comes late gets all of its chunks, and one that leaves wakes its task.
+    let mut unread = unread.into_iter();
+    let mut late = unread.next().unwrap();
+    for n in 0..1000 {
+        assert_eq!(late.next_chunk().unwrap().unwrap().to_vec(), pattern(n, 100));
+    }
+    assert!(late.next_chunk().unwrap().is_none());
+    drop(unread);
+    eventually("the others are cancelled", || {
+        *ends.lock().unwrap() == [ErrorKind::Cancelled, ErrorKind::Cancelled]
+    });
+}
+
+#[test]
+fn tasks_that_wait_for_room_get_it_in_turn_and_all_arrive() {
+    let runtime = OneThread::start();
+    let channel = serve(&Config::small(), (), &runtime, |tasks| {
+        tasks.on(WORK, |_, request, responder| async move {
+            let n = numbers(&request.get().to_vec())[0];
+            // From a few bytes to several pieces.
+            Ok(responder.send_async(&pattern(n, n as usize * 500)).await?)
+        })
+    });
+    for (n, pending) in submit(&channel, 64).into_iter().enumerate() {
+        assert_eq!(pending.wait().unwrap().to_vec(), pattern(n as u64, n * 500));
+    }
+}
+
+#[test]
+fn slots_are_claimed_by_tasks_and_filled_in_place() {
+    let runtime = OneThread::start();
+    let channel = serve(&Config::small(), (), &runtime, |tasks| {
+        tasks.on(WORK, |_, request, responder| async move {
+            let bytes = request.get().to_vec();
+            let mut slot = responder.claim_async(1000).await?;
+            slot.payload().fill(bytes[0]);
+            Ok(slot.send()?)
+        })
+    });
+    for (n, pending) in submit(&channel, 64).into_iter().enumerate() {
+        assert_eq!(pending.wait().unwrap().to_vec(), [n as u8; 1000]);
+    }
+}
+
+#[test]
+fn a_cancel_wakes_a_task_whatever_it_waits_for() {
+    let runtime = OneThread::start();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let channel = serve(&Config::small(), (), &runtime, {
+        let seen = Arc::clone(&seen);
+        move |tasks| {
+            tasks.on(WORK, move |_, request, mut responder: OwnedResponder| {
+                let seen = Arc::clone(&seen);
+                async move {
+                    let error = match &request.get().text()?[..] {
+                        "cancel" => {
+                            responder.cancelled().await;
+                            request.get().check_cancelled().unwrap_err()
+                        }
+                        "credit" => loop {
+                            if let Err(error) = responder.send_chunk_async(&[1; 300]).await {
+                                break error;
+                            }
+                        },
+                        // Its own chunks take all the room that its window does not.
+                        _ => responder.send_async(&[1; 1000]).await.unwrap_err(),
+                    };
+                    assert_eq!(error.kind(), ErrorKind::Cancelled);
+                    seen.fetch_add(1, Ordering::SeqCst);
+                    Err(error.into())
+                }
+            })
+        }
+    });
+    let waits = channel.submit(WORK, "cancel", LONG).unwrap();
+    let stream = channel.stream(WORK, "credit", StreamTimeouts::default()).unwrap();
+    eventually("both are begun", || channel.health().begun == 2);
+    thread::sleep(Duration::from_millis(20));
+    assert_eq!(seen.load(Ordering::SeqCst), 0);
+    waits.cancel();
+    assert_eq!(waits.wait().unwrap_err().kind(), ErrorKind::Cancelled);
+    stream.cancel();
+    eventually("both have seen it", || seen.load(Ordering::SeqCst) == 2);
+    drop(stream);
+    // A caller that waits no more, and the abort flag.
+    let late = channel.call(WORK, "cancel", Duration::from_millis(20)).unwrap_err();
+    assert!(late.is_timeout());
+    eventually("the third has seen it", || seen.load(Ordering::SeqCst) == 3);
+    let aborted = channel.submit(WORK, "cancel", LONG).unwrap();
+    eventually("it is begun", || channel.health().begun == 1);
+    channel.abort();
+    assert_eq!(aborted.wait().unwrap_err().kind(), ErrorKind::Cancelled);
+    assert_eq!(channel.ping(LONG).unwrap().last_error, None);
+}
+
+#[test]
+fn a_cancel_ends_a_wait_for_room_and_lets_the_next_have_it() {
+    let (channel, given) = handing_over(&Config::small());
+    let (mut sent, first) = fill(&channel, &given);
+    let next = channel.submit(WORK, "", LONG).unwrap();
+    let second = given.recv().unwrap().responder;
+    let wait = |responder: OwnedResponder| {
+        thread::spawn(move || pollster::block_on(responder.send_async(&[8; 1000])))
+    };
+    let first = wait(first);
+    thread::sleep(Duration::from_millis(20));
+    let second = wait(second);
+    thread::sleep(Duration::from_millis(20));
+    let cancelled = sent.pop().unwrap();
+    cancelled.cancel();
+    assert_eq!(first.join().unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
+    for pending in sent {
+        assert_eq!(pending.wait().unwrap().to_vec(), [7; 1000]);
+    }
+    assert_eq!(next.wait().unwrap().to_vec(), [8; 1000]);
+    second.join().unwrap().unwrap();
+    assert_eq!(cancelled.wait().unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
+#[test]
+fn a_wait_for_room_that_is_dropped_leaves_its_place() {
+    let (channel, given) = handing_over(&Config::small());
+    let (mut sent, first) = fill(&channel, &given);
+    let next = channel.submit(WORK, "", LONG).unwrap();
+    let second = given.recv().unwrap().responder;
+    let patience = Duration::from_millis(1);
+    assert!(poll_times(3, patience, first.send_async(&[8; 1000])).is_none());
+    let second = thread::spawn(move || pollster::block_on(second.send_async(&[8; 1000])));
+    let dropped = sent.pop().unwrap();
+    for pending in sent {
+        assert_eq!(pending.wait().unwrap().to_vec(), [7; 1000]);
+    }
+    let error = dropped.wait().unwrap_err();
+    assert_eq!(error.worker().unwrap().type_name, "slipring::NoReply");
+    assert_eq!(next.wait().unwrap().to_vec(), [8; 1000]);
+    second.join().unwrap().unwrap();
+}
+
+#[test]
+fn threads_and_tasks_wait_in_one_queue_for_room() {
+    let (channel, given) = handing_over(&Config::small());
+    let pending = submit(&channel, 64);
+    let threads: Vec<_> = (0..64)
+        .map(|_| {
+            let Incoming { request, responder } = given.recv().unwrap();
+            let n = numbers(&request.get().to_vec())[0];
+            thread::spawn(move || {
+                let payload = pattern(n, n as usize * 500);
+                match n % 3 {
+                    0 => responder.send(&payload).unwrap(),
+                    1 => pollster::block_on(responder.send_async(&payload)).unwrap(),
+                    // Ends that are owed go out in between.
+                    _ => responder.fail("odd"),
+                }
+            })
+        })
+        .collect();
+    for (n, pending) in pending.into_iter().enumerate() {
+        match pending.wait() {
+            Ok(reply) => assert_eq!(reply.to_vec(), pattern(n as u64, n * 500)),
+            Err(error) => assert_eq!((n % 3, &error.worker().unwrap().message[..]), (2, "odd")),
+        }
+    }
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn an_error_that_is_owed_comes_though_a_task_waits_for_room() {
+    let (channel, given) = handing_over(&Config::small());
+    let (mut sent, first) = fill(&channel, &given);
+    let also = channel.submit(WORK, "", LONG).unwrap();
+    let other = given.recv().unwrap().responder;
+    let first = thread::spawn(move || pollster::block_on(first.send_async(&[8; 1000])));
+    thread::sleep(Duration::from_millis(20));
+    other.fail("no room for this one");
+    let last = sent.pop().unwrap();
+    for pending in sent {
+        assert_eq!(pending.wait().unwrap().to_vec(), [7; 1000]);
+    }
+    assert_eq!(also.wait().unwrap_err().worker().unwrap().message, "no room for this one");
+    assert_eq!(last.wait().unwrap().to_vec(), [8; 1000]);
+    first.join().unwrap().unwrap();
+}
+
+#[test]
+fn an_error_of_the_body_comes_though_a_task_waits_for_room() {
+    let (give, given) = mpsc::channel();
+    let channel = spawn(&Config::small(), move || {
+        Worker::new(|_| Ok(())).inbox(move |(), inbox| {
+            loop {
+                let incoming = inbox.recv()?;
+                if incoming.request.kind() == OTHER {
+                    return Err("the model is gone".into());
+                }
+                give.send(incoming)?;
+            }
+        })
+    });
+    let (sent, waits) = fill(&channel, &given);
+    let waits = thread::spawn(move || pollster::block_on(waits.send_async(&[8; 1000])));
+    thread::sleep(Duration::from_millis(20));
+    let last = channel.submit(OTHER, "", LONG).unwrap();
+    thread::sleep(Duration::from_millis(20));
+    for pending in sent {
+        let answer = pending.wait().map(|reply| reply.to_vec());
+        let is_session_error = |error: &slipring::Error| error.kind() == ErrorKind::Session;
+        assert!(answer.as_ref().map_or_else(is_session_error, |bytes| *bytes == [7; 1000]));
+    }
+    last.wait().unwrap_err();
+    let error = channel.call(OTHER, "", LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Session, "{error}");
+    assert!(error.to_string().contains("the model is gone"), "{error}");
+    // It is sent, or has seen the end.
+    let _ = waits.join().unwrap();
+}
+
+#[test]
+fn a_chunk_that_is_given_up_while_it_waits_is_not_sent() {
+    let runtime = OneThread::start();
+    let (tell, told) = mpsc::channel();
+    let channel = serve(&Config::small(), (), &runtime, move |tasks| {
+        tasks.on(WORK, move |_, _, mut responder: OwnedResponder| {
+            let tell = tell.clone();
+            async move {
+                let patience = Duration::from_millis(10);
+                for n in 0.. {
+                    let chunk = pattern(n, 300);
+                    let sent = responder.send_chunk_async(&chunk);
+                    if tokio::time::timeout(patience, sent).await.is_err() {
+                        tell.send(n)?;
+                        break;
+                    }
+                }
+                responder.send_chunk_async("last").await?;
+                Ok(responder.end()?)
+            }
+        })
+    });
+    let mut stream = channel.stream(WORK, "", StreamTimeouts::default()).unwrap();
+    let count = told.recv().unwrap();
+    for n in 0..count {
+        assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), pattern(n, 300));
+    }
+    assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), b"last");
+    assert!(stream.next_chunk().unwrap().is_none());
+}
+
+#[test]
+fn a_long_chunk_that_is_given_up_in_the_middle_ends_its_request() {
+    let runtime = OneThread::start();
+    let (tell, told) = mpsc::channel();
+    let channel = serve(&Config::small(), (), &runtime, move |tasks| {
+        tasks.on(WORK, move |_, _, mut responder: OwnedResponder| {
+            let tell = tell.clone();
+            async move {
+                let long = vec![1; 60_000];
+                let sent = responder.send_chunk_async(&long);
+                let patience = Duration::from_millis(20);
+                tokio::time::timeout(patience, sent).await.unwrap_err();
+                let error = responder.send_chunk_async("more").await.unwrap_err();
+                tell.send((error.kind(), responder.end().unwrap_err().kind()))?;
+                Ok(())
+            }
+        })
+    });
+    let mut stream = channel.stream(WORK, "", StreamTimeouts::default()).unwrap();
+    assert_eq!(told.recv().unwrap(), (ErrorKind::Closed, ErrorKind::Closed));
+    let error = stream.next_chunk().unwrap_err();
+    assert_eq!(error.worker().unwrap().type_name, "slipring::NoReply");
+    assert_eq!(channel.stats().unknown_frames, 0);
+}
+
+#[test]
+fn the_stop_is_told_to_tasks_and_waited_for() {
+    let runtime = OneThread::start();
+    let ended = Arc::new(AtomicUsize::new(0));
+    let (closed, hears) = mpsc::channel();
+    let channel = {
+        let (handle, ended) = (runtime.handle.clone(), Arc::clone(&ended));
+        spawn(&Config::small(), move || {
+            let tasks = Tasks::on_tokio(handle).on(WORK, move |_, request, mut responder| {
+                let ended = Arc::clone(&ended);
+                async move {
+                    let responder: &mut OwnedResponder = &mut responder;
+                    let request: OwnedRequest = request;
+                    if request.get().is_stream() {
+                        while responder.send_chunk_async(&[0; 500]).await.is_ok() {}
+                    } else {
+                        responder.cancelled().await;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    ended.fetch_add(1, Ordering::SeqCst);
+                    Ok(())
+                }
+            });
+            Worker::new(|_| Ok("the session"))
+                .on_close(move |session| closed.send(session).unwrap())
+                .tasks(tasks)
+        })
+    };
+    let pending = submit(&channel, 8);
+    let streams: Vec<_> =
+        (0..3).map(|_| channel.stream(WORK, "", StreamTimeouts::default()).unwrap()).collect();
+    eventually("all are begun", || channel.health().begun == 11);
+    close(&channel, LONG);
+    assert_eq!(ended.load(Ordering::SeqCst), 11, "the worker has waited for them");
+    assert_eq!(hears.recv().unwrap(), "the session");
+    drop((pending, streams));
+}
+
+#[test]
+fn a_task_that_does_not_end_is_waited_for_until_the_timeout() {
+    let runtime = OneThread::start();
+    let (closed, hears) = mpsc::channel();
+    let handle = runtime.handle.clone();
+    let channel = spawn(&Config::small(), move || {
+        let tasks = Tasks::on_tokio(handle).stop_timeout(Duration::from_millis(20));
+        Worker::new(|_| Ok(5))
+            .on_close(|_| panic!("a task has the session"))
+            .tasks(tasks.on(WORK, |_, _, responder| async move {
+                pending::<()>().await;
+                drop(responder);
+                Ok(())
+            }))
+            .on_close(move |session| closed.send(*session).unwrap())
+    });
+    let pending = submit(&channel, 1);
+    eventually("it is begun", || channel.health().begun == 1);
+    close(&channel, LONG);
+    assert_eq!(hears.recv().unwrap(), 5);
+    drop(pending);
+}
+
+#[test]
+fn any_executor_runs_the_tasks() {
+    async fn echo(_: Arc<()>, request: OwnedRequest, responder: OwnedResponder) -> Handled {
+        executors::nap(Duration::from_millis(1)).await;
+        Ok(responder.send_async(&request.get().to_vec()).await?)
+    }
+    let check = |channel: Channel| {
+        for (n, pending) in submit(&channel, 16).into_iter().enumerate() {
+            assert_eq!(pending.wait().unwrap().to_vec(), encode(&[n as u64]));
+        }
+        channel.close(LONG).unwrap();
+    };
+    check(spawn(&Config::small(), || {
+        let tasks = Tasks::new(|task| drop(thread::spawn(move || pollster::block_on(task))));
+        Worker::new(|_| Ok(())).tasks(tasks.on(WORK, echo))
+    }));
+    let executor = Arc::new(async_executor::Executor::new());
+    let spawner = Arc::clone(&executor);
+    let (stop, stopped) = mpsc::channel::<()>();
+    let thread = thread::spawn(move || {
+        pollster::block_on(executor.run(poll_fn(|context| match stopped.try_recv() {
+            Err(mpsc::TryRecvError::Empty) => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        })));
+    });
+    check(spawn(&Config::small(), move || {
+        let tasks = Tasks::new(move |task| spawner.spawn(task).detach());
+        Worker::new(|_| Ok(())).tasks(tasks.on(WORK, echo))
+    }));
+    drop(stop);
+    thread.join().unwrap();
+    let runtime = multi_thread();
+    let handle = runtime.handle().clone();
+    check(spawn(&Config::small(), move || {
+        Worker::new(|_| Ok(())).tasks(Tasks::on_tokio(handle).on(WORK, echo))
+    }));
+}
+
+#[test]
+fn a_panic_or_an_error_ends_one_request_and_health_shows_it() {
+    let runtime = OneThread::start();
+    let channel = serve(&Config::small(), (), &runtime, |tasks| {
+        tasks.on(WORK, |_, request: OwnedRequest, responder: OwnedResponder| async move {
+            let text = request.get().text()?;
+            if text == "wait" {
+                responder.cancelled().await;
+                return Ok(responder.send_async("late").await?);
+            }
+            tokio::task::yield_now().await;
+            match &text[..] {
+                "panic" => panic!("boom"),
+                "error" => Err(HandlerError::new("test::Odd", "odd")),
+                "silence" => Ok(()),
+                "late" => {
+                    responder.send_async("sent").await?;
+                    Err("after the reply".into())
+                }
+                _ => Ok(responder.send_async("whole").await?),
+            }
+        })
+    });
+    let other = channel.submit(WORK, "wait", LONG).unwrap();
+    for (request, name, message) in [
+        ("panic", "panic", "boom"),
+        ("error", "test::Odd", "odd"),
+        ("silence", "slipring::NoReply", "the responder was dropped without a reply"),
+    ] {
+        let error = channel.call(WORK, request, LONG).unwrap_err();
+        let failure = error.worker().unwrap();
+        assert_eq!((&failure.type_name[..], &failure.message[..]), (name, message));
+        let last = channel.ping(LONG).unwrap().last_error.unwrap();
+        assert!(last.contains(message), "{last}");
+    }
+    assert_eq!(channel.call(WORK, "late", LONG).unwrap().to_vec(), b"sent");
+    eventually("its error is told", || {
+        channel.ping(LONG).unwrap().last_error.unwrap().contains("after the reply")
+    });
+    let error = channel.call(OTHER, "", LONG).unwrap_err();
+    assert_eq!(error.worker().unwrap().type_name, "slipring::UnknownKind");
+    assert_eq!(channel.call(WORK, "", LONG).unwrap().to_vec(), b"whole");
+    assert_eq!(channel.health().begun, 1);
+    drop(other);
+}
+
+#[test]
+fn a_panic_before_the_first_await_and_one_of_a_drop_end_their_requests() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            if !thread::panicking() {
+                panic!("a drop that panics");
+            }
+        }
+    }
+    let runtime = OneThread::start();
+    let channel = serve(&Config::small(), (), &runtime, |tasks| {
+        tasks
+            .on(WORK, |_, _, responder| {
+                if responder.request() != responder.request() {
+                    return Box::pin(async { Ok(()) })
+                        as std::pin::Pin<Box<dyn Future<Output = Handled> + Send>>;
+                }
+                panic!("no future")
+            })
+            .on(OTHER, |_, _, responder| async move {
+                let _bomb = Bomb;
+                tokio::task::yield_now().await;
+                drop(responder);
+                Ok(())
+            })
+    });
+    for (kind, message) in [(WORK, "no future"), (OTHER, "a drop that panics")] {
+        let error = channel.call(kind, "", LONG).unwrap_err();
+        let failure = error.worker().unwrap();
+        assert_eq!((&failure.type_name[..], &failure.message[..]), ("panic", message));
+    }
+}
+
+#[test]
+fn a_handler_can_return_before_its_responder_answers() {
+    let runtime = OneThread::start();
+    let channel = serve(&Config::small(), (), &runtime, |tasks| {
+        tasks.on(WORK, |_, _, responder| async move {
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                responder.send_async("later").await.unwrap();
+            });
+            Ok(())
+        })
+    });
+    assert_eq!(channel.call(WORK, "", LONG).unwrap().to_vec(), b"later");
+}
+
+#[test]
+fn a_runtime_that_is_dropped_ends_its_requests() {
+    let runtime = Runtime::new().unwrap();
+    let handle = runtime.handle().clone();
+    let channel = spawn(&Config::small(), move || {
+        let tasks = Tasks::on_tokio(handle).on(WORK, |_, _, responder| async move {
+            pending::<()>().await;
+            drop(responder);
+            Ok(())
+        });
+        Worker::new(|_| Ok(())).tasks(tasks)
+    });
+    let waiting = submit(&channel, 3);
+    eventually("all are begun", || channel.health().begun == 3);
+    drop(runtime);
+    for pending in waiting.into_iter().chain(submit(&channel, 3)) {
+        let error = pending.wait().unwrap_err();
+        assert_eq!(error.worker().unwrap().type_name, "slipring::NoReply");
+    }
+    channel.close(LONG).unwrap();
+}
+
+#[test]
+fn an_executor_that_cannot_take_tasks_ends_the_channel() {
+    let channel = spawn(&Config::small(), || {
+        // There is no runtime on that thread.
+        Worker::new(|_| Ok(())).tasks(Tasks::new(|task| drop(tokio::spawn(task))))
+    });
+    let error = channel.call(WORK, "", LONG).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Session | ErrorKind::Worker), "{error}");
+    let error = channel.call(WORK, "", LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Session, "{error}");
+}
+
+#[test]
+fn a_limit_is_that_of_the_tasks_in_flight() {
+    let runtime = OneThread::start();
+    let (most, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let channel = {
+        let (handle, most, open) = (runtime.handle.clone(), Arc::clone(&most), Arc::clone(&open));
+        spawn(&Config::small(), move || {
+            let tasks = Tasks::on_tokio(handle).on(WORK, move |_, _, responder| {
+                let (most, open) = (Arc::clone(&most), Arc::clone(&open));
+                async move {
+                    most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    open.fetch_sub(1, Ordering::SeqCst);
+                    Ok(responder.send_async("").await?)
+                }
+            });
+            Worker::new(|_| Ok(())).max_taken(4).tasks(tasks)
+        })
+    };
+    submit(&channel, 32).into_iter().for_each(|pending| drop(pending.wait().unwrap()));
+    assert_eq!(most.load(Ordering::SeqCst), 4);
+}
+
+#[test]
+fn a_fallback_serves_what_has_no_handler() {
+    let runtime = OneThread::start();
+    let channel = serve(&Config::small(), "session", &runtime, |tasks| {
+        tasks
+            .on(WORK, |session: Arc<&str>, _, responder| async move {
+                Ok(responder.send_async(*session).await?)
+            })
+            .fallback(|_, request, responder| async move {
+                Ok(responder.send_async(&request.kind().to_string()).await?)
+            })
+    });
+    assert_eq!(channel.call(WORK, "", LONG).unwrap().to_vec(), b"session");
+    assert_eq!(channel.call(OTHER, "", LONG).unwrap().to_vec(), OTHER.to_string().as_bytes());
+}
+
+#[test]
+fn what_cannot_be_served_by_tasks_is_refused() {
+    fn tasks() -> Tasks<()> {
+        Tasks::new(drop).on(WORK, |_, _, responder| async { Ok(responder.send("")?) })
+    }
+    let refused = |worker: Worker<Arc<()>>| {
+        let error = worker.serve().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+    };
+    let twice = tasks().on(WORK, |_, _, responder| async { Ok(responder.send("")?) });
+    refused(Worker::new(|_| Ok(())).tasks(twice));
+    refused(Worker::new(|_| Ok(())).on(OTHER, |(), _, reply| Ok(reply.send("")?)).tasks(tasks()));
+    refused(Worker::new(|_| Ok(())).tasks(tasks()).on(OTHER, |_, _, reply| Ok(reply.send("")?)));
+}
+
+#[test]
+fn no_wake_up_is_lost_while_many_wait_for_room_and_credit() {
+    let runtime = multi_thread();
+    let handle = runtime.handle().clone();
+    let config = tiny(4 << 10).build().unwrap();
+    let channel = spawn(&config, move || {
+        let tasks = Tasks::on_tokio(handle)
+            .on(WORK, |_, request, responder| async move {
+                let n = numbers(&request.get().to_vec())[0];
+                Ok(responder.send_async(&pattern(n, (n as usize * 37) % 1500)).await?)
+            })
+            .on(OTHER, |_, request, mut responder| async move {
+                let request: OwnedRequest = request;
+                for n in 0..numbers(&request.get().to_vec())[0] {
+                    responder.send_chunk_async(&pattern(n, 200)).await?;
+                }
+                Ok(responder.end()?)
+            });
+        Worker::new(|_| Ok(())).tasks(tasks)
+    });
+    let rounds = repetitions("SLIPRING_TEST_ROUNDS", 60);
+    thread::scope(|scope| {
+        for caller in 0..3 {
+            let channel = &channel;
+            scope.spawn(move || {
+                for round in 0..rounds {
+                    let first = (caller * 1000 + round) * 16;
+                    let pending: Vec<_> = (first..first + 16)
+                        .map(|n| (n, channel.submit(WORK, &encode(&[n]), LONG).unwrap()))
+                        .collect();
+                    for (n, pending) in pending {
+                        let expected = pattern(n, (n as usize * 37) % 1500);
+                        assert_eq!(pending.wait().unwrap().to_vec(), expected);
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..rounds {
+                let mut streams = [(); 3].map(|()| {
+                    channel.stream(OTHER, &encode(&[20]), StreamTimeouts::default()).unwrap()
+                });
+                for n in 0..20 {
+                    for stream in &mut streams {
+                        assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), pattern(n, 200));
+                    }
+                }
+                for stream in &mut streams {
+                    assert!(stream.next_chunk().unwrap().is_none());
+                }
+            }
+        });
+    });
+    channel.close(LONG).unwrap();
+}
+
+#[test]
+fn a_cancelled_future_outlives_its_request() {
+    let (channel, given) = handing_over(&Config::small());
+    let pending = channel.submit(WORK, "", LONG).unwrap();
+    let responder = given.recv().unwrap().responder;
+    let mut cancelled = pin!(responder.cancelled());
+    let probe = executors::Probe::new();
+    assert!(executors::poll(&probe, cancelled.as_mut()).is_pending());
+    responder.send("").unwrap();
+    pending.wait().unwrap();
+    assert!(executors::poll(&probe, cancelled.as_mut()).is_pending());
+    channel.close(LONG).unwrap();
+    eventually("its waker is woken", || probe.wakes() > 0);
+    assert!(executors::poll(&probe, cancelled.as_mut()).is_ready());
+}
