@@ -1,10 +1,10 @@
-//! Models of a worker that serves many requests: threads that answer, threads that wait, the
-//! thread that takes requests, and the marks.
+//! Models of a worker that serves many requests: threads that answer, threads and tasks that wait,
+//! the thread that takes requests, and the marks.
 //!
 //! The inbox, the responders and all beneath them are what ships. As in the models of the ring, no
 //! thread wakes without a reason and no backstop wakes a thread that was forgotten: that is a
 //! deadlock. Run with
-//! `RUSTFLAGS="--cfg loom" cargo test -p slipring --release --lib worker::models`.
+//! `RUSTFLAGS="--cfg loom" cargo test -p slipring --release --lib --features async worker::models`.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::sync::Arc;
@@ -21,6 +21,8 @@ use crate::sync::Ordering;
 mod marks;
 mod room;
 mod taking;
+#[cfg(feature = "async")]
+mod tasks;
 
 /// As in the models of the ring.
 const PREEMPTIONS: usize = 3;

@@ -271,6 +271,20 @@ mutants! {
         /// A wait for credit does not look for a cancel.
         CancelNotSeen,
 
+        // Tasks.
+        /// A task is registered only after it has looked for room.
+        TaskRegisteredLate,
+        /// A task does not announce the room that it needs.
+        TaskNotAnnounced,
+        /// No fence between that announcement and the look after it.
+        NoFenceForTask,
+        /// What leaves its place does not wake the task behind it.
+        NextTaskNotWoken,
+        /// The rings that are remembered are read after the looks.
+        RingsReadLate,
+        /// No fence between the registration of a task and its look for a cancel.
+        NoFenceForCancelled,
+
         // Taking requests.
         /// That the limit is reached is not noted.
         LimitNotNoted,

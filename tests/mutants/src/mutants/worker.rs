@@ -23,6 +23,15 @@ fn killer(mutant: Mutant) -> &'static str {
             "a_credit_wakes_a_stream_that_waits_for_it"
         }
         Mutant::CancelNotSeen => "a_cancel_ends_a_wait_for_credit",
+        Mutant::RingsReadLate => "a_task_that_waits_before_the_taker_looks_is_woken",
+        Mutant::TaskNotAnnounced | Mutant::NoFenceForTask => {
+            "a_task_that_waits_as_the_taker_goes_to_sleep_is_woken"
+        }
+        Mutant::TaskRegisteredLate => {
+            "a_task_that_begins_to_wait_for_room_as_there_is_some_is_woken"
+        }
+        Mutant::NextTaskNotWoken => "a_task_behind_one_that_is_given_up_gets_its_turn",
+        Mutant::NoFenceForCancelled => "a_task_that_waits_for_a_cancel_is_woken_by_it",
         Mutant::LimitNotNoted | Mutant::LimitNotTold => {
             "an_answer_wakes_the_taker_that_waits_at_the_limit"
         }
