@@ -349,7 +349,7 @@ impl OwnedResponder {
         task_waits::send_message(&self.sink, &mut self.state, Kind::CHUNK, payload).await
     }
 
-    /// Returns a future that is ready when the work for the request should be given up: when it is
+    /// Returns a future that is ready when the work for the request should stop: when it is
     /// cancelled, or dropped by its caller, the channel is aborted, or the worker is told to end.
     /// It borrows nothing and can be awaited beside the work, or by another task. Once the request
     /// is answered, only an abort or the end of the worker makes it ready.

@@ -9,7 +9,7 @@
 //!
 //! The rounds of both are interleaved; every answer is checked.
 //!
-//! `cargo run --release --bin serving -- [ROUNDS]`
+//! `cargo run --release --bin serving -- [ROUNDS] [tokens | texts | threads]`
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -27,8 +27,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 const STEP: Duration = Duration::from_millis(5);
-/// Tokens of a stream.
-const TOKENS: u32 = 40;
+/// Tokens of a stream. Enough for the start of the streams not to count.
+const TOKENS: u32 = 200;
 const LONG: Duration = Duration::from_secs(60);
 
 const TOKEN_STREAM: Kind = Kind::named("tokens");
@@ -49,9 +49,12 @@ fn main() {
         }
     }
     let rounds = args.first().map_or(5, |rounds| rounds.parse().expect("a number of rounds"));
-    token_streams(rounds);
-    texts(rounds);
-    threads(rounds);
+    let only = args.get(1).map(String::as_str);
+    let parts: [(&str, fn(usize)); 3] =
+        [("tokens", token_streams), ("texts", texts), ("threads", threads)];
+    for (_, part) in parts.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
+        part(rounds);
+    }
 }
 
 // The model loop of token streams.
@@ -180,6 +183,17 @@ fn token_streams(rounds: usize) {
 }
 
 impl Tokens {
+    /// Waits for the streams of a round, each of which returns how long its first token took.
+    async fn add(&mut self, pids: &[u32], streams: Vec<tokio::task::JoinHandle<f64>>) {
+        let (before, begun) = (processor_time(pids), Instant::now());
+        self.tokens += streams.len() as u64 * u64::from(TOKENS);
+        for stream in streams {
+            self.first.push(stream.await.unwrap());
+        }
+        self.seconds += begun.elapsed().as_secs_f64();
+        self.processor += processor_time(pids) - before;
+    }
+
     fn print(&mut self, streams: usize, workers: usize, name: &str) {
         self.first.sort_by(f64::total_cmp);
         let at = |q: f64| self.first[((self.first.len() - 1) as f64 * q) as usize] * 1e3;
@@ -217,13 +231,11 @@ fn slipring_tokens(streams: usize, workers: usize, sum: &mut Tokens) {
     runtime().block_on(async {
         let mut channels = Vec::new();
         for _ in 0..workers {
-            let channel = AsyncChannel::spawn(own(&["tokens"])).await.unwrap();
+            let channel = AsyncChannel::spawn_on_tokio(own(&["tokens"])).await.unwrap();
             channel.wait_ready(LONG).await.unwrap();
             channels.push(channel);
         }
         let pids: Vec<u32> = channels.iter().map(|channel| channel.blocking().pid()).collect();
-        let before = processor_time(&pids);
-        let begun = Instant::now();
         let tasks: Vec<_> = (0..streams)
             .map(|n| {
                 let channel = channels[n % workers].clone();
@@ -244,12 +256,7 @@ fn slipring_tokens(streams: usize, workers: usize, sum: &mut Tokens) {
                 })
             })
             .collect();
-        for task in tasks {
-            sum.first.push(task.await.unwrap());
-        }
-        sum.seconds += begun.elapsed().as_secs_f64();
-        sum.processor += processor_time(&pids) - before;
-        sum.tokens += streams as u64 * u64::from(TOKENS);
+        sum.add(&pids, tasks).await;
     });
 }
 
@@ -310,8 +317,6 @@ fn socket_round(streams: usize, workers: usize, sum: &mut Tokens) {
             writers.push(Arc::new(tokio::sync::Mutex::new(writer)));
             routes.push(to);
         }
-        let before = processor_time(&pids);
-        let begun = Instant::now();
         let tasks: Vec<_> = (0..streams)
             .map(|n| {
                 let (writer, routes) =
@@ -335,12 +340,7 @@ fn socket_round(streams: usize, workers: usize, sum: &mut Tokens) {
                 })
             })
             .collect();
-        for task in tasks {
-            sum.first.push(task.await.unwrap());
-        }
-        sum.seconds += begun.elapsed().as_secs_f64();
-        sum.processor += processor_time(&pids) - before;
-        sum.tokens += streams as u64 * u64::from(TOKENS);
+        sum.add(&pids, tasks).await;
     });
     for (child, path) in children.iter_mut().zip(paths) {
         child.kill().unwrap();

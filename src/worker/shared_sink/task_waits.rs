@@ -73,7 +73,7 @@ impl Drop for Parts<'_> {
         let ending = match self.sink.signals.is_cancelled(self.state.request()) {
             true => Ending::Cancelled,
             false => {
-                let message = "a message was given up when a part of it was sent";
+                let message = "a message was dropped when a part of it was sent";
                 Ending::Failed(HandlerError::new("slipring::NoReply", message).into_failure())
             }
         };
@@ -200,7 +200,7 @@ impl Drop for CreditWait<'_> {
     }
 }
 
-/// Is ready when a request should be given up; see [`OwnedResponder::cancelled`].
+/// Is ready when the work for a request should stop; see [`OwnedResponder::cancelled`].
 ///
 /// [`OwnedResponder::cancelled`]: crate::worker::OwnedResponder::cancelled
 #[derive(Debug)]
@@ -212,7 +212,7 @@ pub struct Cancelled {
     ticket: Option<Ticket>,
 }
 
-/// Makes a future that is ready when this request should be given up.
+/// Makes a future that is ready when the work for this request should stop.
 pub(crate) fn cancelled(sink: &Arc<SharedSink>, request: u64) -> Cancelled {
     Cancelled { sink: Arc::clone(sink), request, ticket: None }
 }
