@@ -71,7 +71,7 @@ impl OwnMarks {
     /// Nothing is done for the request any more. Before its last frame is published, or on the
     /// thread that takes requests: no later request has the entry before this.
     #[inline]
-    pub(crate) fn finish(&self, request: u64) {
+    pub(crate) fn set_done(&self, request: u64) {
         let [mark, ..] = self.0.entry(request);
         mark.store(encode(request, Stage::Done), Ordering::Relaxed);
     }

@@ -15,7 +15,7 @@ use crate::sync::Ordering;
 pub(crate) struct StatusWords<S, N> {
     /// What the worker does: see [`WorkerState`](crate::WorkerState).
     pub(crate) state: S,
-    /// Requests that were finished.
+    /// Requests whose last frame was sent.
     pub(crate) served: N,
     /// Payload bytes received.
     pub(crate) bytes_in: N,

@@ -48,7 +48,7 @@ impl ReplyState {
         self.request
     }
 
-    /// Returns the state for another owner, and marks this one as done.
+    /// Returns the state for another owner, and marks this one as finished.
     pub(super) fn hand_over(&mut self) -> Self {
         let Self { request, is_begun, is_finished, streamed } = *self;
         self.is_finished = true;

@@ -74,7 +74,7 @@ impl<S> SerialServer<'_, S> {
         crate::failpoint::failpoint!("after handler");
         let ended = self.end(&request, state, handled);
         // Only now: a handler may go on after its answer.
-        status.finished(id);
+        status.handler_returned(id);
         ended
     }
 

@@ -44,8 +44,8 @@ impl StatusWriter {
         add(&self.0.report.status.bytes_out, as_u64(bytes));
     }
 
-    /// Notes that a request is done, just before its last frame is published: a parent that has
-    /// seen that frame sees a report in which the request is done.
+    /// Notes that a request is answered, just before its last frame is published: a parent that has
+    /// seen that frame sees a report in which the request is answered. Its handler may go on.
     #[inline]
     pub(super) fn answered(&self, request: u64, was_begun: bool) {
         add(&self.0.report.status.served, 1);
@@ -56,8 +56,8 @@ impl StatusWriter {
 
     /// Notes that the handler of a request has returned, after its last frame.
     #[inline]
-    pub(super) fn finished(&self, request: u64) {
-        self.0.report.marks.finish(request);
+    pub(super) fn handler_returned(&self, request: u64) {
+        self.0.report.marks.set_done(request);
     }
 
     /// Notes that nothing is done for a request any more, just before its last frame is published:
@@ -65,7 +65,7 @@ impl StatusWriter {
     pub(super) fn done(&self, request: u64, was_begun: bool) {
         add(&self.0.report.status.served, 1);
         match was_begun {
-            true => self.0.report.marks.finish(request),
+            true => self.0.report.marks.set_done(request),
             false => self.0.report.marks.clear(request),
         }
     }
