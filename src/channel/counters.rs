@@ -45,7 +45,7 @@ impl Tally {
     /// Counts chunks that were copied out together. A function of its own, so that the loop which
     /// copies them keeps its registers.
     #[inline(never)]
-    pub(super) fn received_run(&mut self, chunks: u64, bytes: u64) {
+    pub(super) fn received_chunks(&mut self, chunks: u64, bytes: u64) {
         self.chunks += chunks;
         self.bytes += bytes;
     }

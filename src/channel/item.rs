@@ -14,7 +14,7 @@ use crate::shm::layout::as_usize;
 
 /// The longest reply that is copied out of the ring at once, in bytes: a frame of two cache
 /// lines. A copy of it costs less than keeping account of a lease.
-const SHORT: usize = 96;
+const COPIED_REPLY: usize = 96;
 
 /// The payload of a reply or a chunk: in the ring, or copied out of it.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Body {
     #[inline]
     pub(super) fn keep(frame: Frame<'_>, buffers: &BufferPool) -> Self {
         let payload = frame.payload();
-        if payload.len() > SHORT {
+        if payload.len() > COPIED_REPLY {
             return Self::Lease(frame.into_slot());
         }
         match buffers.copy_short(payload) {

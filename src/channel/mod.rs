@@ -225,8 +225,8 @@ impl Channel {
     /// worker's handler gets the payload whole. [`MessageWriter::finish`] returns the pending
     /// reply. `timeout` counts from this call to the reply.
     ///
-    /// One such request, or payload longer than a frame, is on its way at a time; short requests
-    /// of other threads pass it. Blocks while another one is on its way, for at most `timeout`.
+    /// One such request, or payload longer than a frame, is on its way at a time; requests of
+    /// one frame pass it. Blocks while another one is on its way, for at most `timeout`.
     ///
     /// ```
     #[doc = include_str!("example.md")]

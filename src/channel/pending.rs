@@ -9,7 +9,7 @@ use crate::channel::counters::Counters;
 use crate::channel::item::{Body, Item, ReplyHeader, exceeded_credit};
 use crate::channel::requests::{Owner, Requests};
 use crate::channel::stats::Stats;
-use crate::channel::stream_buffer::{StreamBuffer, copy_run};
+use crate::channel::stream_buffer::{Copied, StreamBuffer, copy_chunks};
 use crate::channel::waiter::Waiter;
 use crate::config::Config;
 use crate::error::Result;
@@ -264,24 +264,27 @@ impl PendingTable {
         }
     }
 
-    /// Copies the short chunks of a stream that come next in the ring. Returns whether there
-    /// were any, or the error that ended the run.
+    /// Copies the short chunks of a stream that come next in the ring, as [`copy_chunks`] does, and
+    /// checks that the worker had credit for them.
     #[inline]
     pub(super) fn copy_chunks(
         &self,
         consumer: &mut Consumer,
         request: u64,
         buffer: &mut StreamBuffer,
-    ) -> Result<Option<Result<()>>> {
-        let Some(end) = copy_run(consumer, request, &mut buffer.run)? else { return Ok(None) };
+    ) -> Result<Copied> {
+        let copied = copy_chunks(consumer, request, &mut buffer.copied)?;
+        if matches!(copied, Copied::NoChunk) {
+            return Ok(copied);
+        }
         let mut requests = self.requests.lock();
         let cut_off = requests.take_assembler(request);
         let is_covered = |len| requests.spend_credit(request, as_usize(span(len)));
-        let are_covered = buffer.run.keep_while(is_covered);
-        requests.tally.received_run(buffer.run.len(), buffer.run.bytes());
+        let are_covered = buffer.copied.keep_while(is_covered);
+        requests.tally.received_chunks(buffer.copied.len(), buffer.copied.bytes());
         drop(requests);
         drop(cut_off);
-        Ok(Some(if are_covered { end } else { Err(exceeded_credit(request)) }))
+        Ok(if are_covered { copied } else { Copied::ChunksThen(exceeded_credit(request)) })
     }
 
     /// Whether anything was ever put into the table.

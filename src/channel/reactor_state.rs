@@ -19,8 +19,9 @@ pub(crate) struct ReactorState {
     wake_fd: Option<Arc<WakeFd>>,
     /// Tasks that wait for something of this channel's.
     tasks: AtomicUsize,
-    /// Tasks to be woken whenever the descriptor was readable: it may have been for them.
-    pub(crate) readable_waiters: WaitList,
+    /// Tasks that wait on the health rings, which share the descriptor. They are woken whenever it
+    /// was readable.
+    pub(crate) health_waiters: WaitList,
     /// Tasks to be woken at the end of the channel, which wait for something else.
     pub(crate) end_waiters: WaitList,
     /// Set for good once a reactor of the host's reads this channel.
@@ -49,7 +50,7 @@ impl ReactorState {
         Self {
             wake_fd,
             tasks: AtomicUsize::new(0),
-            readable_waiters: WaitList::default(),
+            health_waiters: WaitList::default(),
             end_waiters: WaitList::default(),
             has_host_reactor: AtomicU32::new(0),
             is_unreported: AtomicU32::new(0),
@@ -115,16 +116,13 @@ impl ReactorState {
     }
 
     /// Counts a turn. Tells a worker that makes the descriptor readable without end from one
-    /// that is busy, and wakes the tasks that the descriptor may have been readable for.
+    /// that is busy.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt) after 10,000 turns in a row
     /// that had no reason.
     pub(super) fn count_turn(&self, has_drained: bool, has_reason: bool) -> Result<()> {
-        if has_drained {
-            self.readable_waiters.wake_all();
-        }
         if has_reason {
             self.idle_turns.store(0, Ordering::Relaxed);
         } else if has_drained && self.idle_turns.fetch_add(1, Ordering::Relaxed) >= MOST_IDLE_TURNS
@@ -143,7 +141,7 @@ impl ReactorState {
     /// Tells all that poll the descriptor, and all tasks, that the channel is over.
     pub(super) fn wake_at_end(&self) {
         self.wake_self();
-        self.readable_waiters.wake_all_elsewhere();
+        self.health_waiters.wake_all_elsewhere();
         self.end_waiters.wake_all_elsewhere();
     }
 

@@ -48,7 +48,8 @@ impl ReaderKind {
 struct DescriptorReader<'a> {
     wake_fd: &'a WakeFd,
     kind: ReaderKind,
-    /// Bursts of frames that may be read before the reactor's other descriptors get their turn.
+    /// How often the reader may still be asked whether it must stop, before the reactor's other
+    /// descriptors get their turn: for all bursts of a ring that was full.
     bursts_left: usize,
     has_drained: bool,
     /// There was a reason for the descriptor to be readable.
@@ -57,7 +58,6 @@ struct DescriptorReader<'a> {
 
 impl RingReader for DescriptorReader<'_> {
     fn must_stop(&mut self) -> bool {
-        // Asked after each burst of frames; a ring that was full is read to its end.
         self.bursts_left = self.bursts_left.saturating_sub(1);
         self.bursts_left == 0
     }
@@ -177,7 +177,11 @@ fn turn_or_missed<'a>(
         if drained == Drained::Broken {
             return Err(shut_down());
         }
-        core.reactor_state.count_turn(drained == Drained::Something, false)?;
+        let has_drained = drained == Drained::Something;
+        if has_drained {
+            core.reactor_state.health_waiters.wake_all();
+        }
+        core.reactor_state.count_turn(has_drained, false)?;
     }
     core.receiver.set_missed();
     fence(Ordering::SeqCst); // pairs with the fences after the turn is given back
@@ -208,5 +212,8 @@ fn take_turn(
     drop(turn);
     core.receiver.wake_list.wake_all();
     found?;
+    if reader.has_drained {
+        core.reactor_state.health_waiters.wake_all();
+    }
     core.reactor_state.count_turn(reader.has_drained, reader.has_reason || has_moved)
 }

@@ -19,7 +19,7 @@
 use crate::channel::core::Core;
 use crate::channel::item::Item;
 use crate::channel::state::Phase;
-use crate::channel::stream_buffer::StreamBuffer;
+use crate::channel::stream_buffer::{Copied, StreamBuffer};
 use crate::error::Result;
 use crate::ring::Consumer;
 use crate::ring::doorbell::Step;
@@ -85,7 +85,8 @@ pub(super) trait RingReader {
     /// Keeps an item of the reader's own request.
     fn keep(&mut self, _: Item) {}
 
-    /// Whether the reader must stop, although there may be more frames. Asked after each burst.
+    /// Whether the reader must stop, although there may be more frames. Asked after each burst, and
+    /// after every few looks that found something.
     fn must_stop(&mut self) -> bool {
         true
     }
@@ -98,14 +99,14 @@ pub(super) trait RingReader {
         Ok(())
     }
 
-    /// Until when the reader sleeps on the bell with the turn in its hands. A reader that leaves
+    /// Until when the reader may sleep on the bell with the turn in its hands. A reader that leaves
     /// instead returns `None`, and is called again when the descriptor is readable.
-    fn sleep(&mut self) -> Option<Deadline> {
+    fn sleeps_until(&mut self) -> Option<Deadline> {
         None
     }
 }
 
-/// A reader that takes what is there for others, announces nothing and never rests.
+/// A reader that takes frames for others, one burst at most. It announces nothing and never rests.
 #[derive(Debug)]
 pub(super) struct ForOthers;
 
@@ -118,9 +119,9 @@ pub(super) fn read(
     consumer: &mut Consumer,
     reader: &mut impl RingReader,
 ) -> Result<Option<Found>> {
-    let sleep = reader.sleep();
+    let sleeps_until = reader.sleeps_until();
     let (mut announced, mut looks) = (None, 0_u32);
-    let mut step = |asked| {
+    let mut step = |asked: Step| {
         if asked == Step::Announce {
             announced = Some(awaited(core, consumer, reader));
             reader.announce(core, consumer)?;
@@ -129,7 +130,7 @@ pub(super) fn read(
         loop {
             match take_frames(core, consumer, reader)? {
                 // A reader that leaves wakes them then.
-                Some(Found::TasksToWake) if sleep.is_none() => {}
+                Some(Found::TasksToWake) if sleeps_until.is_none() => {}
                 Some(found) => return Ok(Some(found)),
                 None => {}
             }
@@ -148,7 +149,7 @@ pub(super) fn read(
             fence(Ordering::SeqCst); // A, as between the two steps of a wait
         }
     };
-    if let Some(deadline) = sleep {
+    if let Some(deadline) = sleeps_until {
         return core.sleeper.wait_until(&core.state.alarm, deadline, step);
     }
     for each in [Step::Look, Step::Announce] {
@@ -181,16 +182,18 @@ pub(super) fn take_frames(
         }
         let mut left = BURST;
         while left > 0 && consumer.find()? {
-            if let Want::Chunk(_, buffer) = reader.want()
-                && let Some(end) = core.pending.copy_chunks(consumer, own, buffer)?
-            {
-                match end {
-                    Err(error) if buffer.run.is_empty() => return Err(error),
-                    // The next wait says so, after the chunks that came before.
-                    Err(error) => drop(core.fail(error)),
-                    Ok(()) => {}
+            if let Want::Chunk(_, buffer) = reader.want() {
+                match core.pending.copy_chunks(consumer, own, buffer)? {
+                    Copied::NoChunk => {}
+                    Copied::Chunks => return Ok(Some(Found::Wanted)),
+                    // None of them had credit.
+                    Copied::ChunksThen(error) if buffer.copied.is_empty() => return Err(error),
+                    Copied::ChunksThen(error) => {
+                        // The next wait says so, after the chunks that came before.
+                        core.fail(error);
+                        return Ok(Some(Found::Wanted));
+                    }
                 }
-                return Ok(Some(Found::Wanted));
             }
             if core.deliver(consumer.take()?, own, |item| reader.keep(item))? {
                 return Ok(Some(Found::Wanted));

@@ -65,7 +65,7 @@ const SHORTEST_LOOK: Duration = Duration::from_millis(1);
 
 impl Stream {
     pub(crate) fn new(core: Arc<Core>, request: u64, deadlines: StreamDeadlines) -> Self {
-        let buffer = StreamBuffer::new(core.buffers.run_buffer());
+        let buffer = StreamBuffer::new(core.buffers.chunk_buffer());
         let (progress, served) = (Progress::Waiting, core.status.served());
         let (has_chunk, is_over) = (false, false);
         Self { core, request, deadlines, progress, has_chunk, served, is_over, buffer }
@@ -167,13 +167,13 @@ impl Stream {
     fn next_chunk_slow(&mut self) -> Option<Result<Reply>> {
         match self.chunk_with(Self::await_item) {
             Ok(Poll::Ready(chunk)) => chunk.map(Ok),
-            // Not so: the wait ends with an item, something ahead, or an error.
+            // Cannot happen: `await_item` returns an item, or with something buffered, or an error.
             Ok(Poll::Pending) => None,
             Err(error) => Some(Err(error)),
         }
     }
 
-    /// The next chunk when none is ahead that can be handed out at once. `find` waits for an item
+    /// The next chunk when none is buffered that can be handed out at once. `find` waits for an item
     /// and may buffer chunks.
     fn chunk_with(
         &mut self,
@@ -193,7 +193,7 @@ impl Stream {
         }
         match self.buffer.items.pop_front() {
             Some(item) => self.chunk_of(Ok(item)).map(Poll::Ready),
-            None => Ok(Poll::Ready(self.begin_run())),
+            None => Ok(Poll::Ready(self.first_copied())),
         }
     }
 
@@ -204,14 +204,14 @@ impl Stream {
         if !self.buffer.items.is_empty() || !self.core.is_readable() {
             return None;
         }
-        let chunk = self.buffer.run.next_chunk()?;
+        let chunk = self.buffer.copied.next_chunk()?;
         self.add_consumed(as_usize(span(chunk.len())));
         Some(Reply::new(self.request, Body::Slice(chunk)))
     }
 
     /// The first chunk of those that were copied out together.
     #[inline]
-    fn begin_run(&mut self) -> Option<Reply> {
+    fn first_copied(&mut self) -> Option<Reply> {
         self.note_chunk();
         self.next_buffered()
     }
@@ -392,7 +392,7 @@ impl Drop for Stream {
             self.core.pending.drop_request(self.request);
         }
         if !fork::is_forked_child() {
-            self.core.buffers.give_run_buffer(self.buffer.take_buffer());
+            self.core.buffers.give_chunk_buffer(self.buffer.take_buffer());
         }
     }
 }

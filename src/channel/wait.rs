@@ -105,7 +105,7 @@ impl RingReader for Wait<'_> {
         Ok(())
     }
 
-    fn sleep(&mut self) -> Option<Deadline> {
+    fn sleeps_until(&mut self) -> Option<Deadline> {
         Some(self.patience.deadline())
     }
 }
@@ -189,7 +189,7 @@ impl<'a> Wait<'a> {
         if let found @ Some(_) = take_frames(core, consumer, self)? {
             return Ok(found);
         }
-        consumer.end_run();
+        consumer.restart_run();
         self.flush_consumed();
         consumer.forget_descriptor();
         read(core, consumer, self)

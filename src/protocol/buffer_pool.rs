@@ -1,5 +1,5 @@
-//! Buffers of one side of a channel that are used again: a long message's, a short reply's, a
-//! stream's run of chunks.
+//! Buffers of one side of a channel that are used again: a long message's, a short reply's,
+//! those of a stream's copied chunks.
 //!
 //! A buffer of many MiB that comes fresh from the kernel costs a page fault for every
 //! 4 KiB, which takes many times as long as to fill it. Small ones cost an allocation and a
@@ -25,7 +25,7 @@ pub(crate) struct BufferPool {
     /// Of the last short reply, which may still be in use.
     short: TryLock<Arc<Vec<u8>>>,
     /// Of the last stream that ended.
-    run: TryLock<Option<RunBuffer>>,
+    chunks: TryLock<Option<ChunkBuffer>>,
 }
 
 impl BufferPool {
@@ -34,7 +34,7 @@ impl BufferPool {
             kept: TryLock::new(Vec::new()),
             left: Counter::new(0),
             short: TryLock::new(Arc::default()),
-            run: TryLock::new(None),
+            chunks: TryLock::new(None),
         })
     }
 
@@ -47,15 +47,15 @@ impl BufferPool {
     }
 
     /// Returns a buffer for the chunks of a stream.
-    pub(crate) fn run_buffer(&self) -> RunBuffer {
-        self.run.try_lock().and_then(|mut run| run.take()).unwrap_or_default()
+    pub(crate) fn chunk_buffer(&self) -> ChunkBuffer {
+        self.chunks.try_lock().and_then(|mut chunks| chunks.take()).unwrap_or_default()
     }
 
     /// Keeps the buffer of a stream that has ended.
-    pub(crate) fn give_run_buffer(&self, buffer: RunBuffer) {
-        if let Some(mut run) = self.run.try_lock() {
-            let replaced = run.replace(buffer);
-            drop(run);
+    pub(crate) fn give_chunk_buffer(&self, buffer: ChunkBuffer) {
+        if let Some(mut chunks) = self.chunks.try_lock() {
+            let replaced = chunks.replace(buffer);
+            drop(chunks);
             drop(replaced);
         }
     }
@@ -160,7 +160,7 @@ impl BufferSlice {
 /// Chunks that were copied one behind the other, and how many of them were handed out.
 /// Allocates nothing before the first chunk.
 #[derive(Debug, Default)]
-pub(crate) struct RunBuffer {
+pub(crate) struct ChunkBuffer {
     bytes: Option<Arc<Vec<u8>>>,
     /// Where each chunk ends.
     ends: Vec<usize>,
@@ -169,7 +169,7 @@ pub(crate) struct RunBuffer {
     start: usize,
 }
 
-impl RunBuffer {
+impl ChunkBuffer {
     /// Whether all chunks were handed out.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
@@ -203,11 +203,11 @@ impl RunBuffer {
         Some(chunk)
     }
 
-    /// Begins a new run, for at most so many chunks and bytes, in the buffer of the last one
-    /// unless parts of that are still in use. Returns the bytes and the ends of the chunks.
+    /// Prepares for at most so many chunks and bytes, in the buffer of the last ones unless parts of
+    /// that are still in use. Returns the bytes and the ends of the chunks.
     pub(crate) fn begin(&mut self, chunks: usize, bytes: usize) -> (&mut Vec<u8>, &mut Vec<usize>) {
         self.clear();
-        // Large enough from the start: how long a run gets is a matter of timing.
+        // Large enough from the start: how many come together is a matter of timing.
         self.ends.reserve(chunks);
         let buffer = self.bytes.get_or_insert_with(|| Arc::new(Vec::with_capacity(bytes)));
         (reused(buffer), &mut self.ends)

@@ -180,7 +180,7 @@ impl RawReceiver {
             consumer.spin_briefly()
         };
         if !is_seen {
-            consumer.end_run();
+            consumer.restart_run();
             // Nothing says whether the peer owes a frame: without a deadline this is an idle
             // wait.
             let deadline = Deadline::idle_after(timeout);

@@ -8,7 +8,7 @@ use crate::ring::ends::Ends;
 use crate::ring::frame::Frame;
 use crate::ring::header::Header;
 use crate::ring::lease::LeaseGauge;
-use crate::ring::pacing::{Pacing, SHORT};
+use crate::ring::pacing::{PACED, Pacing};
 use crate::ring::position::NEVER;
 use crate::ring::slot_reader::SlotReader;
 use crate::shm::bytes::PeerBytes;
@@ -248,7 +248,7 @@ impl Consumer {
         let next = self.reader.next();
         if is_answer {
             self.pacing.begin(next, 0);
-        } else if self.reader.last_span() <= SHORT && !self.has_next() {
+        } else if self.reader.last_span() <= PACED && !self.has_next() {
             let lag = self.pacing.caught_up(next, now_ns);
             if lag != 0 {
                 self.sleeper.look_away(lag);
@@ -256,9 +256,9 @@ impl Consumer {
         }
     }
 
-    /// The next frame has to be waited for.
+    /// The next frame has to be waited for: a new run begins at it.
     #[inline]
-    pub(crate) fn end_run(&mut self) {
+    pub(crate) fn restart_run(&mut self) {
         self.pacing.begin(self.reader.next(), 0);
     }
 

@@ -19,9 +19,9 @@
 //! * It never looks away for more nanoseconds than bytes have come since the last time.
 //! * A wait ends the run. So a stream that does not come fast is never held up.
 
-/// Longer frames, in bytes of slots, have few lines that are near the producer while they are
-/// read: no distance is kept for them.
-pub(super) const SHORT: u64 = 64 << 10;
+/// The longest frame that is paced, in bytes of its slot. Of a longer one few lines are near the
+/// producer while it is read: no distance is kept for it.
+pub(super) const PACED: u64 = 64 << 10;
 /// The shortest run that says anything, in bytes of slots.
 const RUN: u64 = 1 << 10;
 /// How long the consumer looks away at first and at most, in nanoseconds.

@@ -81,7 +81,7 @@ async fn ask(
     let (reactor, worker) = (&channel.core().reactor_state, channel.worker());
     let (mut question, mut timer) = (worker.health().question(kind), Timer::default());
     let (mut run, mut exit) =
-        (reactor.readable_waiters.register(), worker.state().exit_waiters.register());
+        (reactor.health_waiters.register(), worker.state().exit_waiters.register());
     poll_fn(|context| {
         reactor.before_wait();
         // Before the looks, so that news after them wakes the task.
