@@ -7,7 +7,7 @@
 
 use crate::channel::counters::Counters;
 use crate::channel::item::{Body, Item, ReplyHeader, exceeded_credit};
-use crate::channel::requests::{Owner, Requests};
+use crate::channel::requests::{Addressee, Requests};
 use crate::channel::stats::Stats;
 use crate::channel::stream_buffer::{Copied, StreamBuffer, copy_chunks};
 use crate::channel::waiter::Waiter;
@@ -22,7 +22,7 @@ use crate::ring::{Consumer, Frame};
 use crate::shm::layout::as_usize;
 use crate::shm::requests::OwnRequests;
 use crate::shm::words::OwnU32;
-use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, fence};
+use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering, fence};
 use crate::sys::fork;
 use std::sync::Arc;
 
@@ -31,8 +31,9 @@ use std::sync::Arc;
 pub(crate) struct PendingTable {
     requests: Mutex<Requests<Item>>,
     words: RequestWords,
-    /// Items that were ever put into the table; changes under the receiver's turn.
-    pushes: AtomicU64,
+    /// Set for good once an item was put into the table: from then on each wait looks here before it
+    /// reads the ring. Changes under the receiver's turn.
+    has_ever_pushed: AtomicU32,
     max_message: usize,
     pub(super) counters: Counters,
 }
@@ -54,7 +55,7 @@ impl PendingTable {
         Self {
             requests: Mutex::new(Requests::new(config.max_in_flight, config.stream_window)),
             words,
-            pushes: AtomicU64::new(0),
+            has_ever_pushed: AtomicU32::new(0),
             max_message: config.max_message,
             counters: Counters::default(),
         }
@@ -116,8 +117,9 @@ impl PendingTable {
     }
 
     /// Delivers a frame to its request. `keep` gets an item for `own`, the reader's request.
-    /// Returns whether there was one. An item for another request is put into the table; `given`
-    /// gets its waiter, if one is registered.
+    /// Returns whether there was one. An item for another request is put into the table: `tell`
+    /// gets the waiter of the request, or `None` if it has none. `tell` is not called if the
+    /// request was dropped.
     ///
     /// # Errors
     ///
@@ -129,7 +131,7 @@ impl PendingTable {
         own: u64,
         buffers: &Arc<BufferPool>,
         keep: impl FnOnce(Item),
-        given: impl FnOnce(Option<Waiter>),
+        tell: impl FnOnce(Option<Waiter>),
     ) -> Result<bool> {
         // What happens to most frames, in one look at the table: the whole result of the reader's
         // own call. No request has the number zero, so that a frame of request 0 never is `own`.
@@ -139,7 +141,7 @@ impl PendingTable {
             keep(Item::Result(Body::keep(frame, buffers)));
             return Ok(true);
         }
-        Ok(self.deliver_any(frame, own, buffers, given)?.map(keep).is_some())
+        Ok(self.deliver_any(frame, own, buffers, tell)?.map(keep).is_some())
     }
 
     #[inline(never)]
@@ -148,7 +150,7 @@ impl PendingTable {
         frame: Frame<'_>,
         own: u64,
         buffers: &Arc<BufferPool>,
-        given: impl FnOnce(Option<Waiter>),
+        tell: impl FnOnce(Option<Waiter>),
     ) -> Result<Option<Item>> {
         let reply = ReplyHeader::of(&frame)?;
         if reply.kind == Kind::VOID {
@@ -161,7 +163,7 @@ impl PendingTable {
             let item = self.add_piece(requests, frame, (reply, is_stream), own, buffers)?;
             return Ok(match item {
                 Some(item) if request != own => {
-                    self.give(reply, item, given);
+                    self.give(reply, item, tell);
                     None
                 }
                 item => item,
@@ -175,7 +177,7 @@ impl PendingTable {
             // Copied, so that a request whose owner reads late holds up no other.
             self.counters.copied_frames.fetch_add(1, Ordering::Relaxed);
             let body = Body::Owned(frame.payload().to_vec());
-            self.give(reply, reply.item(body, reply.cost(), is_stream), given);
+            self.give(reply, reply.item(body, reply.cost(), is_stream), tell);
             return Ok(None);
         }
         if ends_call(reply, is_stream) {
@@ -186,25 +188,25 @@ impl PendingTable {
         Ok(Some(reply.own_item(frame, is_stream, buffers)))
     }
 
-    /// Whether a frame is for a request that is open, and if so, whether that is a stream.
+    /// Returns whether the request of a frame is a stream, or `None` if no owner waits for the frame.
     /// Counts the credit that a chunk costs, and that nothing comes after a last frame.
     fn admit(&self, requests: &mut Requests<Item>, reply: ReplyHeader) -> Result<Option<bool>> {
         let request = reply.header.request;
-        let owner = requests.owner(request);
+        let addressee = requests.addressee(request);
         if reply.is_last() {
-            let is_stream = matches!(owner, Owner::Open { is_stream: true });
+            let is_stream = matches!(addressee, Addressee::Open { is_stream: true });
             requests.finish(request, reply.is_answer(is_stream));
         }
-        let dropped = match owner {
-            Owner::Open { is_stream } => {
+        let dropped = match addressee {
+            Addressee::Open { is_stream } => {
                 if reply.is_chunk() && !requests.spend_credit(request, reply.cost()) {
                     return Err(exceeded_credit(request));
                 }
                 requests.tally.received(reply.header.len, reply.ends_chunk());
                 return Ok(Some(is_stream));
             }
-            Owner::Dropped => &self.counters.late_frames,
-            Owner::Unknown => &self.counters.unknown_frames,
+            Addressee::Dropped => &self.counters.late_frames,
+            Addressee::Unknown => &self.counters.unknown_frames,
         };
         dropped.fetch_add(1, Ordering::Relaxed);
         Ok(None)
@@ -251,11 +253,11 @@ impl PendingTable {
     }
 
     /// Puts an item into the table for the owner of its request.
-    fn give(&self, reply: ReplyHeader, item: Item, given: impl FnOnce(Option<Waiter>)) {
+    fn give(&self, reply: ReplyHeader, item: Item, tell: impl FnOnce(Option<Waiter>)) {
         let pushed = self.requests.lock().push(reply.header.request, item);
-        self.pushes.fetch_add(1, Ordering::Relaxed);
+        self.has_ever_pushed.store(1, Ordering::Relaxed);
         match pushed {
-            Ok(waiter) => given(waiter),
+            Ok(waiter) => tell(waiter),
             // Its owner has dropped the request meanwhile: after the end of the request, or before.
             Err(_) if reply.is_last() => {}
             Err(_) => {
@@ -287,10 +289,10 @@ impl PendingTable {
         Ok(if are_covered { copied } else { Copied::ChunksThen(exceeded_credit(request)) })
     }
 
-    /// Whether anything was ever put into the table.
+    /// Whether an item was ever put into the table.
     #[inline]
-    pub(super) fn has_pushed(&self) -> bool {
-        self.pushes.load(Ordering::Relaxed) != 0
+    pub(super) fn has_ever_pushed(&self) -> bool {
+        self.has_ever_pushed.load(Ordering::Relaxed) != 0
     }
 
     /// Takes the next item of a request.

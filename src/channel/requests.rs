@@ -67,14 +67,14 @@ struct Entry<T> {
     withheld: u64,
 }
 
-/// Whose frame it is.
+/// The request that a frame is for.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Owner {
-    /// A request whose owner waits for more; whether it asked for a stream.
+pub(crate) enum Addressee {
+    /// Its owner waits for more; whether it asked for a stream.
     Open { is_stream: bool },
-    /// A request whose owner has dropped it.
+    /// Its owner has dropped it.
     Dropped,
-    /// None that is known.
+    /// It was never made, or is over.
     Unknown,
 }
 
@@ -155,12 +155,12 @@ impl<T> Requests<T> {
         self.entries.get_mut(index).filter(|entry| request != 0 && entry.request == request)
     }
 
-    /// Whose frame this is.
-    pub(crate) fn owner(&mut self, request: u64) -> Owner {
+    /// Whether a frame for this request has an owner that waits for it.
+    pub(crate) fn addressee(&mut self, request: u64) -> Addressee {
         match self.entry(request) {
-            Some(entry) if entry.is_open() => Owner::Open { is_stream: entry.is_stream },
-            Some(entry) if !entry.is_finished => Owner::Dropped,
-            _ => Owner::Unknown,
+            Some(entry) if entry.is_open() => Addressee::Open { is_stream: entry.is_stream },
+            Some(entry) if !entry.is_finished => Addressee::Dropped,
+            _ => Addressee::Unknown,
         }
     }
 
@@ -174,9 +174,9 @@ impl<T> Requests<T> {
         }
     }
 
-    /// Ends a call whose result, of `len` bytes, its owner has got: all that happens to most
-    /// requests, in one look. Returns false, and does nothing, for a stream, and if an item, a part
-    /// of a message or a waiter is there.
+    /// Ends a call, in one look, whose owner has got the whole result of `len` bytes: the common
+    /// end of a call. Does nothing and returns false for a stream, or if an item, a part of a
+    /// message or a waiter is there.
     #[inline]
     pub(crate) fn complete(&mut self, request: u64, len: u32) -> bool {
         let Some(entry) = self.entry(request).filter(|entry| entry.is_open() && !entry.is_stream)
@@ -263,7 +263,7 @@ impl<T> Requests<T> {
     }
 
     /// Keeps what has come of a message until there is more. Returns false if its owner has
-    /// drop the request.
+    /// dropped the request.
     pub(crate) fn put_assembler(&mut self, request: u64, assembler: Assembler) -> bool {
         let entry = self.entry(request).filter(|entry| entry.is_owned);
         entry.map(|entry| entry.assembler = assembler).is_some()

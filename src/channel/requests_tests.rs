@@ -21,7 +21,7 @@ fn begun() -> Assembler {
 fn a_request_takes_its_items_in_order_and_frees_its_slot_after_both_ends() {
     let mut requests = Requests::new(2, 100);
     let request = open(&mut requests);
-    assert_eq!(requests.owner(request), Owner::Open { is_stream: false });
+    assert_eq!(requests.addressee(request), Addressee::Open { is_stream: false });
     requests.push(request, 1).unwrap();
     requests.push(request, 2).unwrap();
     requests.finish(request, true);
@@ -31,7 +31,7 @@ fn a_request_takes_its_items_in_order_and_frees_its_slot_after_both_ends() {
     assert!(!requests.is_running(request));
     assert_eq!(requests.in_flight(), 1);
     assert!(!requests.drop_request(request), "the worker is done with it");
-    assert_eq!((requests.in_flight(), requests.owner(request)), (0, Owner::Unknown));
+    assert_eq!((requests.in_flight(), requests.addressee(request)), (0, Addressee::Unknown));
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn a_call_with_its_result_is_ended_in_one_look_unless_more_is_queued() {
     let mut requests = Requests::new(8, 100);
     let plain = open(&mut requests);
     assert!(requests.complete(plain, 9));
-    assert_eq!((requests.in_flight(), requests.owner(plain)), (0, Owner::Unknown));
+    assert_eq!((requests.in_flight(), requests.addressee(plain)), (0, Addressee::Unknown));
     assert!(!requests.complete(plain, 9), "once");
 
     let stream = requests.open(true).unwrap().0;
@@ -54,9 +54,9 @@ fn a_call_with_its_result_is_ended_in_one_look_unless_more_is_queued() {
     let finished = open(&mut requests);
     requests.finish(finished, true);
     for other in [stream, unread, in_pieces, awaited, dropped, finished, 0, 1000] {
-        let before = (requests.in_flight(), requests.owner(other));
+        let before = (requests.in_flight(), requests.addressee(other));
         assert!(!requests.complete(other, 9), "{other}");
-        assert_eq!((requests.in_flight(), requests.owner(other)), before);
+        assert_eq!((requests.in_flight(), requests.addressee(other)), before);
     }
 }
 
@@ -84,9 +84,9 @@ fn frames_of_a_dropped_request_are_not_delivered() {
     assert!(!requests.drop_request(late), "once");
     let others = std::iter::from_fn(|| requests.open(false).ok()).count();
     assert_eq!(others, 1, "the slot is taken until the worker is done with it");
-    assert_eq!(requests.owner(late), Owner::Dropped);
+    assert_eq!(requests.addressee(late), Addressee::Dropped);
     requests.finish(late, true);
-    assert_eq!(requests.owner(late), Owner::Unknown);
+    assert_eq!(requests.addressee(late), Addressee::Unknown);
     let next = open(&mut requests);
     assert!(next != late && next % 2 == late % 2);
     assert_eq!(requests.take(next), None);
@@ -108,7 +108,7 @@ fn a_full_table_says_so() {
 #[test]
 fn id_zero_belongs_to_no_request() {
     let mut requests = Requests::<u32>::new(4, 100);
-    assert_eq!(requests.owner(0), Owner::Unknown);
+    assert_eq!(requests.addressee(0), Addressee::Unknown);
     assert!(requests.push(0, 1).is_err());
     requests.finish(0, true);
     assert!(!requests.drop_request(0));

@@ -176,7 +176,7 @@ impl<'a> Wait<'a> {
         let core = self.core;
         // An item may have come between the last look and the turn. A thread that has the
         // channel to itself finds all its items in the ring.
-        if core.pending.has_pushed()
+        if core.pending.has_ever_pushed()
             && let found @ Some(_) = self.look()?
         {
             return Ok(found);
