@@ -277,8 +277,8 @@ impl Channel {
     ) -> Result<Stream> {
         span!("stream", %kind, bytes = payload.encoded_len());
         let deadlines = timeouts.into().start();
-        let ask = RequestSpec::stream(kind, deadlines.end_by);
-        let request = send(&self.core, ask, payload, deadlines.send_by())
+        let spec = RequestSpec::stream(kind, deadlines.end_by);
+        let request = send(&self.core, spec, payload, deadlines.send_by())
             .map_err(|error| deadlines.sending_failed(error))?;
         Ok(Stream::new(Arc::clone(&self.core), request, deadlines))
     }

@@ -23,20 +23,20 @@ use crate::sys::fork;
 pub(crate) struct RequestSpec {
     kind: Kind,
     flags: u16,
-    /// Until when the worker may begin it.
-    begin_by: Deadline,
+    /// Travels with the request: the worker does not begin it later.
+    deadline: Deadline,
 }
 
 impl RequestSpec {
     /// One reply. The worker does not begin the request after the deadline.
     #[inline]
     pub(crate) fn call(kind: Kind, deadline: Deadline) -> Self {
-        Self { kind, flags: 0, begin_by: deadline }
+        Self { kind, flags: 0, deadline }
     }
 
     /// A stream of chunks that is to be over at the deadline.
     pub(crate) fn stream(kind: Kind, deadline: Deadline) -> Self {
-        Self { kind, flags: flags::STREAM, begin_by: deadline }
+        Self { kind, flags: flags::STREAM, deadline }
     }
 }
 
@@ -53,8 +53,8 @@ pub(super) fn send<P: Payload + ?Sized>(
         let (mut encoded, len) = encode(core, payload)?;
         let turn = core.is_long(len).then(|| long_message_turn(core, deadline)).transpose()?;
         let mut outgoing = Outgoing::open(core, spec, turn)?;
-        while let Some(len) = outgoing.advance(&mut encoded, len, false)? {
-            wait_for_room(core, len, deadline)?;
+        while let Some(needed) = outgoing.advance(&mut encoded, len, false)? {
+            wait_for_room(core, needed, deadline)?;
         }
         Ok(outgoing.request())
     };
@@ -92,14 +92,14 @@ pub(super) fn long_message_turn(core: &Core, deadline: Deadline) -> Result<Timed
     Err(no_turn())
 }
 
-/// A request on its way into the ring. Dropping it before its last piece was sent abandons it,
-/// also when a future is dropped.
+/// A request on its way into the ring. Dropped before its last piece was sent, also as a part of a
+/// future, it is abandoned, or discarded if no piece was.
 #[derive(Debug)]
 pub(crate) struct Outgoing<'a> {
     core: &'a Core,
     splitter: Splitter,
     is_sent: bool,
-    /// The turn of long messages. Given back when the request is sent or abandoned.
+    /// The turn of long messages. Given back when this is dropped.
     _turn: Option<TimedGuard<'a, ()>>,
 }
 
@@ -113,7 +113,7 @@ impl<'a> Outgoing<'a> {
         turn: Option<TimedGuard<'a, ()>>,
     ) -> Result<Self> {
         check_open(core)?;
-        let RequestSpec { kind, flags, begin_by } = spec;
+        let RequestSpec { kind, flags, deadline } = spec;
         if !kind.is_request() {
             let message = format!("{kind} is not a kind of request");
             return Err(Error::new(ErrorKind::Protocol, message));
@@ -124,7 +124,7 @@ impl<'a> Outgoing<'a> {
             Ok(request) => request,
             Err(_) => open_after_reading(core, is_stream)?,
         };
-        let (kind, aux) = (kind.code(), begin_by.to_word());
+        let (kind, aux) = (kind.code(), deadline.to_word());
         let splitter = Splitter::new(Header { kind, flags, request, aux, ..Header::default() });
         Ok(Self { core, splitter, is_sent: false, _turn: turn })
     }
@@ -193,13 +193,14 @@ impl Drop for Outgoing<'_> {
     #[inline]
     fn drop(&mut self) {
         if !self.is_sent {
-            abandon(self.core, self.splitter.request(), self.splitter.abandon_header());
+            abandon_or_discard(self.core, self.splitter.request(), self.splitter.abandon_header());
         }
     }
 }
 
+/// Abandons a request of which pieces are in the ring, and discards any other.
 #[cold]
-fn abandon(core: &Core, request: u64, abandon_header: Option<Header>) {
+fn abandon_or_discard(core: &Core, request: u64, abandon_header: Option<Header>) {
     if fork::is_forked_child() {
         return;
     }

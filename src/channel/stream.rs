@@ -276,7 +276,7 @@ impl Stream {
     pub(crate) fn next_wait(&mut self, since: u64) -> Result<Deadline> {
         self.check_total()?;
         let StreamDeadlines { timeouts, queue, end_by } = self.deadlines;
-        let begin_by = queue.deadline();
+        let queue_ends = queue.deadline();
         let (gap, which) = match self.progress {
             Progress::Reading => (timeouts.chunk, StreamTimeout::Chunk),
             Progress::Waiting | Progress::Begun => (timeouts.first(), StreamTimeout::FirstChunk),
@@ -293,12 +293,12 @@ impl Stream {
                 let (gap, which) = (timeouts.chunk, StreamTimeout::Chunk);
                 return Err(stalled(&self.core, self.request, gap, which));
             }
-            if begin_by.has_passed() {
+            if queue_ends.has_passed() {
                 return Err(not_begun(&self.core, self.request, timeouts.queue));
             }
             // If the worker begins the request right now, the stream stalls no sooner than this.
             let longest = timeouts.shortest_gap().max(SHORTEST_LOOK);
-            return Ok(begin_by.min(end_by).at_most(longest));
+            return Ok(queue_ends.min(end_by).at_most(longest));
         };
         if self.progress == Progress::Waiting {
             self.progress = Progress::Begun;

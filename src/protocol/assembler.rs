@@ -9,7 +9,7 @@ use crate::shm::bytes::PeerBytes;
 #[derive(Debug)]
 pub(crate) struct Message {
     /// The header of the first piece. Has the flag ABANDONED, which no first piece needs, if
-    /// the sender took the message back.
+    /// the sender abandoned the message.
     pub(crate) header: Header,
     pub(crate) bytes: Vec<u8>,
 }
@@ -43,13 +43,13 @@ impl Assembler {
         self.partial.is_none()
     }
 
-    /// Gives the message up that is being collected, and returns what came of it.
+    /// Ends the collection of a message, and returns what came of it.
     pub(crate) fn take(&mut self) -> Option<Message> {
         self.partial.take()
     }
 
     /// Adds a piece, of which the peer wrote every field. Returns the message when this was its
-    /// last piece, or took it back. A first piece takes the place of a message that is not
+    /// last piece, or abandoned it. A first piece takes the place of a message that is not
     /// whole: see [`Assembler::take`]. `buffer` gives the memory for a new message.
     ///
     /// # Errors
@@ -164,9 +164,9 @@ mod tests {
     fn a_message_that_is_abandoned_has_no_bytes_and_says_so() {
         let mut assembler = Assembler::default();
         add(&mut assembler, MORE, 3, b"abc").unwrap();
-        let back = add(&mut assembler, CONTINUED | flags::ABANDONED, 3, b"").unwrap().unwrap();
-        assert!(back.bytes.is_empty() && assembler.request().is_none());
-        assert_eq!(back.header.flags, MORE | flags::ABANDONED);
+        let abandoned = add(&mut assembler, CONTINUED | flags::ABANDONED, 3, b"").unwrap().unwrap();
+        assert!(abandoned.bytes.is_empty() && assembler.request().is_none());
+        assert_eq!(abandoned.header.flags, MORE | flags::ABANDONED);
     }
 
     #[test]

@@ -177,8 +177,8 @@ impl AsyncChannel {
     ) -> Result<AsyncStream> {
         let core = self.shared.channel.core();
         let deadlines = timeouts.into().start();
-        let ask = RequestSpec::stream(kind, deadlines.end_by);
-        let request = send::send(core, ask, payload, deadlines.send_by()).await;
+        let spec = RequestSpec::stream(kind, deadlines.end_by);
+        let request = send::send(core, spec, payload, deadlines.send_by()).await;
         let request = request.map_err(|error| deadlines.sending_failed(error))?;
         let stream = Stream::new(Arc::clone(core), request, deadlines);
         Ok(AsyncStream::new(stream, self.spin))

@@ -27,8 +27,8 @@ pub(super) async fn send<P: Payload + ?Sized>(
             false => None,
         };
         let mut outgoing = Outgoing::open(core, spec, turn)?;
-        while let Some(len) = outgoing.advance(&mut encoded, len, false)? {
-            wait_for_room(core, len, deadline).await?;
+        while let Some(needed) = outgoing.advance(&mut encoded, len, false)? {
+            wait_for_room(core, needed, deadline).await?;
         }
         Ok(outgoing.request())
     };

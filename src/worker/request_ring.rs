@@ -47,7 +47,8 @@ impl RequestRing {
     /// Waits for the next frame, and calls `serve` with each request that it makes whole: the
     /// header of the first frame, and the payload. A request that will never be whole comes
     /// without a payload and with the flag ABANDONED: the worker owes it a last frame. Returns
-    /// without a call if the deadline has passed, and if there is something else to look at.
+    /// without a call if `wait` returns false, or if the message that is being collected was
+    /// cancelled as it waited.
     ///
     /// # Errors
     ///
@@ -220,8 +221,8 @@ mod tests {
         };
         add(&mut collector, flags::MORE, 1, b"ab").unwrap();
         assert_eq!(collector.cut_off_by(piece(flags::MORE | flags::CONTINUED, 1)), None);
-        let back = piece(flags::MORE | flags::ABANDONED, 1);
-        assert_eq!(collector.cut_off_by(piece(flags::MORE, 2)), Some(back));
+        let abandoned = piece(flags::MORE | flags::ABANDONED, 1);
+        assert_eq!(collector.cut_off_by(piece(flags::MORE, 2)), Some(abandoned));
         add(&mut collector, flags::MORE, 2, b"cd").unwrap();
         for flags in [flags::MORE | flags::CONTINUED, flags::CONTINUED] {
             assert!(add(&mut collector, flags, 1, b"late").unwrap().is_none());
