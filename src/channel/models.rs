@@ -21,7 +21,7 @@ use super::reader::{ForOthers, Want, take_frames};
 use super::stream::Stream;
 use super::testing::{ChannelRig, LONGEST, rig, rig_with_wake_fds, submit};
 use super::turn::hand_over;
-use super::wait::{Patience, wait_for_item};
+use super::wait::{WaitLimit, wait_for_item};
 use super::waiter::Waiter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::Kind;

@@ -371,6 +371,11 @@ impl PendingTable {
         }
     }
 
+    /// Counts all that a stream has consumed: before its reader waits for more, the worker must know.
+    pub(super) fn credit_all_before_wait(&self, request: u64, buffer: &mut StreamBuffer) {
+        self.update_credit(request, std::mem::take(&mut buffer.unflushed), true);
+    }
+
     /// What became of all requests so far, and the counters of this table.
     pub(super) fn stats(&self) -> Stats {
         // The latencies first: each of them is of a request that is completed by then.

@@ -10,7 +10,7 @@ use crate::channel::item::Item;
 use crate::channel::reactor_turn::take_for_host;
 use crate::channel::reader::Want;
 use crate::channel::reply::Reply;
-use crate::channel::wait::{Patience, wait_for_item};
+use crate::channel::wait::{WaitLimit, wait_for_item};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::RequestId;
 use crate::sys::clock::{Deadline, TimeLimit};
@@ -34,7 +34,7 @@ pub struct Pending {
     pub(crate) core: Arc<Core>,
     request: u64,
     pub(crate) limit: TimeLimit,
-    /// A thread has slept while it waited for the reply.
+    /// A thread was about to sleep as it waited for the reply.
     has_slept: bool,
     /// The reply or an error was returned: there is nothing left to drop.
     has_ended: bool,
@@ -191,8 +191,8 @@ impl Pending {
     #[inline]
     fn await_item(&mut self, deadline: Deadline) -> Result<Option<Item>> {
         let want = Want::Reply(self.active_request()?);
-        let patience = Patience::Until(deadline);
-        wait_for_item(&self.core, want, patience, &mut self.has_slept)
+        let limit = WaitLimit::Until(deadline);
+        wait_for_item(&self.core, want, limit, &mut self.has_slept)
     }
 
     pub(crate) fn request(&self) -> u64 {

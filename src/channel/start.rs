@@ -11,7 +11,7 @@ use crate::channel::health::HealthClient;
 use crate::channel::raw_end;
 use crate::channel::spawn_checks::{check_blob, check_limits, check_role, check_timeout};
 use crate::channel::state::ChannelState;
-use crate::channel::worker_exit::{PATIENCE, WorkerExit};
+use crate::channel::worker_exit::{EXIT_STATUS_TIMEOUT, WorkerExit};
 use crate::channel::worker_handle::WorkerHandle;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
@@ -65,7 +65,7 @@ impl Options {
             log_dir: None,
             config: Config::default(),
             handshake_timeout: Duration::from_secs(10),
-            exit_status_timeout: PATIENCE,
+            exit_status_timeout: EXIT_STATUS_TIMEOUT,
             limits: Limits::default(),
             is_pollable: false,
             fds: Vec::new(),
@@ -136,8 +136,8 @@ impl Options {
             watch::watch(owner, Box::new(on_death))
         };
         crate::failpoint::failpoint!("after handshake");
-        let (role, patience) = (self.role.role.clone(), self.exit_status_timeout);
-        let exit = WorkerExit::new(role, Box::new(child), patience);
+        let (role, timeout) = (self.role.role.clone(), self.exit_status_timeout);
+        let exit = WorkerExit::new(role, Box::new(child), timeout);
         let health = HealthClient::new(health);
         let worker = WorkerHandle::new(Arc::clone(&state), health, exit, Some(watched));
         event!(INFO, role = self.role.role.as_str(), pid = worker.pid(), "worker attached");

@@ -147,7 +147,7 @@ impl ChannelState {
     }
 
     /// The error, once the exit status is known if it tells of the worker's death: blocks for
-    /// that until the deadline, or until the patience of all errors of this worker is over.
+    /// that until the deadline, or until that which all errors of this worker share.
     /// The caller holds no lock that another thread may wait for.
     #[cold]
     pub(crate) fn with_exit_status(&self, error: Error, deadline: Deadline) -> Error {
@@ -161,10 +161,10 @@ impl ChannelState {
 
     /// For tasks: until when an error waits for the exit status, or `None` if there is nothing
     /// to wait for.
-    pub(crate) fn patience_ends(&self) -> Option<Deadline> {
+    pub(crate) fn exit_status_deadline(&self) -> Option<Deadline> {
         let exit = self.exit.get()?;
         let is_awaited = self.phase() == Phase::Dead && !exit.is_known();
-        is_awaited.then(|| exit.patience_ends())
+        is_awaited.then(|| exit.exit_status_deadline())
     }
 
     /// As [`ChannelState::why_over`], without blocking.
@@ -218,18 +218,18 @@ mod tests {
     }
 
     /// The channel of a worker that is dead, but of which it is not known how it died.
-    fn dead(patience: Duration) -> (ChannelState, ExternalWorker) {
+    fn dead(timeout: Duration) -> (ChannelState, ExternalWorker) {
         let (state, thread) = (ChannelState::default(), ExternalWorker::new(0, Arc::new(|| {})));
         let process = Box::new(thread.clone());
-        state.set_exit(WorkerExit::new("test".into(), process, patience));
+        state.set_exit(WorkerExit::new("test".into(), process, timeout));
         assert!(state.note_death());
         (state, thread)
     }
 
     #[test]
     fn all_errors_of_a_death_wait_for_its_cause_no_longer_than_one() {
-        let patience = Duration::from_millis(300);
-        let (state, _thread) = dead(patience);
+        let timeout = Duration::from_millis(300);
+        let (state, _thread) = dead(timeout);
         let start = Instant::now();
         for _ in 0..100 {
             // A look does not wait.
@@ -237,7 +237,7 @@ mod tests {
             let error = state.with_exit_status(error, Deadline::NEVER);
             assert!(error.to_string().contains("not known yet"), "{error}");
         }
-        assert!(start.elapsed() >= patience && start.elapsed() < 30 * patience);
+        assert!(start.elapsed() >= timeout && start.elapsed() < 30 * timeout);
     }
 
     #[test]

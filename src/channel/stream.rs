@@ -13,7 +13,7 @@ use crate::channel::reader::Want;
 use crate::channel::reply::Reply;
 use crate::channel::stream_buffer::StreamBuffer;
 use crate::channel::stream_timeouts::StreamDeadlines;
-use crate::channel::wait::{Patience, wait_for_item};
+use crate::channel::wait::{WaitLimit, wait_for_item};
 use crate::error::{Error, ErrorKind, Result, StreamTimeout};
 use crate::id::RequestId;
 use crate::ring::position::span;
@@ -53,6 +53,7 @@ pub struct Stream {
 /// How far a stream is, as its reader knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
+    /// Not known to be begun.
     Waiting,
     /// The worker has begun the request, and no chunk has come.
     Begun,
@@ -149,18 +150,14 @@ impl Stream {
         if longest != Duration::ZERO || !self.core.reactor_state.has_host_reactor() {
             return self.wait(longest);
         }
-        self.core.pending.update_credit(
-            self.request,
-            std::mem::take(&mut self.buffer.unflushed),
-            true,
-        );
+        self.core.pending.credit_all_before_wait(self.request, &mut self.buffer);
         take_for_host(&self.core, self.request, true)
     }
 
     /// The next item within this time, if nothing was buffered meanwhile.
     fn wait(&mut self, longest: Duration) -> Result<Option<Item>> {
         let want = Want::Chunk(self.request, &mut self.buffer);
-        wait_for_item(&self.core, want, Patience::For(longest), &mut false)
+        wait_for_item(&self.core, want, WaitLimit::For(longest), &mut false)
     }
 
     #[inline(never)]
@@ -216,7 +213,8 @@ impl Stream {
         self.next_buffered()
     }
 
-    /// Notes when the reader got its first chunk.
+    /// Notes how long after the call, at which the queue timeout began, the reader got its first
+    /// chunk.
     #[inline]
     fn note_chunk(&mut self) {
         if !self.has_chunk {
@@ -315,7 +313,7 @@ impl Stream {
     fn add_consumed(&mut self, cost: usize) {
         self.buffer.unflushed += cost;
         if self.buffer.unflushed >= self.core.config.stream_window / 8 {
-            self.flush_consumed();
+            self.pass_on_consumed();
         }
     }
 
@@ -351,7 +349,7 @@ impl Stream {
     }
 
     #[inline(never)]
-    pub(crate) fn flush_consumed(&mut self) {
+    pub(crate) fn pass_on_consumed(&mut self) {
         let consumed = std::mem::take(&mut self.buffer.unflushed);
         self.core.pending.update_credit(self.request, consumed, false);
     }

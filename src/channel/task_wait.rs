@@ -41,12 +41,12 @@ impl TaskWait {
     }
 
     /// Looks for the next item. If there is none, `waker` is woken when there is: `Ready(None)`
-    /// says that the channel is over. Before a task begins to wait it looks for up to `longest`,
+    /// says that the channel is over. Before a task begins to wait it looks for up to `spin`,
     /// where that can help.
     pub(crate) fn poll(
         &mut self,
         waker: &Waker,
-        longest: Duration,
+        spin: Duration,
         deadline: Deadline,
     ) -> Result<Poll<Option<Item>>> {
         // A forked child has neither the rings nor the threads.
@@ -55,15 +55,15 @@ impl TaskWait {
         if !std::mem::replace(&mut self.is_counted, true) {
             // From here on a thread that stops reading arms the descriptor.
             core.reactor_state.add_task();
-            if longest != Duration::ZERO {
-                self.spin(longest, deadline);
+            if spin != Duration::ZERO {
+                self.spin(spin, deadline);
             }
         }
         let waiter = Waiter::Task(waker.clone());
         if let Some(item) = core.pending.take_or_register(self.request, waiter) {
             return Ok(Poll::Ready(Some(item)));
         }
-        self.flush_consumed();
+        self.credit_all_before_wait();
         core.reactor_state.before_wait();
         // Loaded before the last look at the ring, as for threads.
         let phase = core.state.phase();
@@ -98,7 +98,7 @@ impl TaskWait {
         if core.reactor_state.tasks() != 1 || !core.sleeper.runs_elsewhere() {
             return;
         }
-        self.flush_consumed();
+        self.credit_all_before_wait();
         let until = deadline.at_most(longest);
         while !core.pending.requests().has_item(self.request)
             && core.state.is_open()
@@ -125,7 +125,7 @@ impl TaskWait {
         }
     }
 
-    fn flush_consumed(&self) {
+    fn credit_all_before_wait(&self) {
         if self.is_stream {
             self.core.pending.update_credit(self.request, 0, true);
         }

@@ -19,12 +19,12 @@ use crate::sys::fork;
 
 /// How long a thread waits. An item that is there already takes no look at the clock.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Patience {
+pub(super) enum WaitLimit {
     For(Duration),
     Until(Deadline),
 }
 
-impl Patience {
+impl WaitLimit {
     /// The end of the wait. The time begins to run when this is called for the first time.
     fn deadline(&mut self) -> Deadline {
         let deadline = match *self {
@@ -38,16 +38,17 @@ impl Patience {
 
 /// Waits for an item. Returns `None` if the deadline passed first, or if chunks were buffered. A
 /// last frame of a call that is returned ends its request: there is nothing left to drop.
-/// What a stream has consumed is counted before the wait. `has_slept` is set if the thread slept.
+/// What a stream has consumed is counted before the wait. `has_slept` is set if the thread was
+/// about to sleep.
 #[inline]
 pub(super) fn wait_for_item(
     core: &Core,
     want: Want<'_>,
-    patience: Patience,
+    limit: WaitLimit,
     has_slept: &mut bool,
 ) -> Result<Option<Item>> {
     fork::check()?;
-    let mut wait = Wait::new(core, want, patience);
+    let mut wait = Wait::new(core, want, limit);
     wait.run()?;
     *has_slept |= wait.has_slept;
     Ok(wait.item)
@@ -57,7 +58,7 @@ pub(super) fn wait_for_item(
 /// a worker whose replies are not read never makes room.
 #[cold]
 pub(super) fn wait_for_room(core: &Core, len: usize, deadline: Deadline) -> Result<()> {
-    match Wait::new(core, Want::Room(len), Patience::Until(deadline)).run()? {
+    match Wait::new(core, Want::Room(len), WaitLimit::Until(deadline)).run()? {
         true => Ok(()),
         false => Err(ring_full(core, len)),
     }
@@ -68,13 +69,22 @@ pub(super) fn wait_for_room(core: &Core, len: usize, deadline: Deadline) -> Resu
 struct Wait<'a> {
     core: &'a Core,
     want: Want<'a>,
-    patience: Patience,
+    limit: WaitLimit,
     /// The item that was found.
     item: Option<Item>,
     /// The thread was about to sleep before its deadline.
     has_slept: bool,
     /// The thread has had the time that a wait gets which was held up itself.
     has_had_grace: bool,
+}
+
+/// Where a thread that parks is registered.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// With its request.
+    ForItem,
+    /// Among the waiters for room, under this key.
+    ForRoom(u64),
 }
 
 impl RingReader for Wait<'_> {
@@ -94,7 +104,7 @@ impl RingReader for Wait<'_> {
     }
 
     fn must_stop(&mut self) -> bool {
-        self.patience.deadline().has_passed()
+        self.limit.deadline().has_passed()
     }
 
     fn announce(&mut self, core: &Core, consumer: &mut Consumer) -> Result<()> {
@@ -106,14 +116,14 @@ impl RingReader for Wait<'_> {
     }
 
     fn sleeps_until(&mut self) -> Option<Deadline> {
-        Some(self.patience.deadline())
+        Some(self.limit.deadline())
     }
 }
 
 impl<'a> Wait<'a> {
     #[inline]
-    fn new(core: &'a Core, want: Want<'a>, patience: Patience) -> Self {
-        Self { core, want, patience, item: None, has_slept: false, has_had_grace: false }
+    fn new(core: &'a Core, want: Want<'a>, limit: WaitLimit) -> Self {
+        Self { core, want, limit, item: None, has_slept: false, has_had_grace: false }
     }
 
     /// Waits. Returns false if the deadline passed first.
@@ -129,8 +139,8 @@ impl<'a> Wait<'a> {
                 let mut found = self.look();
                 if matches!(found, Ok(None)) {
                     has_followed = true;
-                    self.flush_consumed();
-                    let deadline = self.patience.deadline();
+                    self.credit_all_before_wait();
+                    let deadline = self.limit.deadline();
                     self.has_slept |= !deadline.has_passed();
                     self.follow(deadline);
                     if !deadline.has_passed() {
@@ -151,15 +161,15 @@ impl<'a> Wait<'a> {
                 Ok(Some(Found::TasksToWake)) => {}
                 Ok(Some(Found::Over)) => {
                     let request = Some(self.want.request()).filter(|request| *request != 0);
-                    return Err(core.state.why_over(request, self.patience.deadline()));
+                    return Err(core.state.why_over(request, self.limit.deadline()));
                 }
                 // The deadline has passed. If it did so long ago then this process was stopped,
                 // or the whole machine was, and the worker with it: an answer that was as good
                 // as there would come just too late. Such a wait gets a moment more, once.
-                Ok(Some(Found::Stopped) | None) => match self.patience.deadline().grace() {
+                Ok(Some(Found::Stopped) | None) => match self.limit.deadline().grace() {
                     Some(grace) if self.has_slept && !self.has_had_grace => {
                         self.has_had_grace = true;
-                        self.patience = Patience::Until(grace);
+                        self.limit = WaitLimit::Until(grace);
                     }
                     _ => return Ok(false),
                 },
@@ -190,7 +200,7 @@ impl<'a> Wait<'a> {
             return Ok(found);
         }
         consumer.restart_run();
-        self.flush_consumed();
+        self.credit_all_before_wait();
         consumer.forget_descriptor();
         read(core, consumer, self)
     }
@@ -214,17 +224,19 @@ impl<'a> Wait<'a> {
     fn follow(&self, deadline: Deadline) {
         let (core, me) = (self.core, Waiter::Thread(sync::current()));
         core.receiver.add_follower();
-        // The thread's key among the waiters for room, unless its item is there.
-        let key = match self.want.room() {
-            None => core.pending.requests().register(self.want.request(), me).then_some(0),
+        // `None` if the item is there.
+        let place = match self.want.room() {
+            None => {
+                core.pending.requests().register(self.want.request(), me).then_some(Place::ForItem)
+            }
             Some(len) => {
                 let key = core.sender.register_for_room(len, me);
                 // The reader announces the room that is wanted when it sleeps the next time.
                 core.state.alarm.raise();
-                Some(key)
+                Some(Place::ForRoom(key))
             }
         };
-        if let Some(key) = key {
+        if let Some(place) = place {
             fence(Ordering::SeqCst); // pairs with the fence in `hand_over`
             let is_read = core.receiver.try_turn().is_none();
             if is_read && core.state.is_open() {
@@ -237,18 +249,17 @@ impl<'a> Wait<'a> {
                 // The turn was free and is free again: another reader may have missed it.
                 hand_over(core);
             }
-            match self.want.room() {
-                None => core.pending.stop_waiting(self.want.request()),
-                Some(_) => core.sender.stop_waiting(key),
+            match place {
+                Place::ForItem => core.pending.stop_waiting(self.want.request()),
+                Place::ForRoom(key) => core.sender.stop_waiting(key),
             }
         }
         core.receiver.remove_follower();
     }
 
-    /// Before a stream waits for more, the worker must know all that was consumed.
-    fn flush_consumed(&mut self) {
+    fn credit_all_before_wait(&mut self) {
         if let Want::Chunk(request, buffer) = &mut self.want {
-            self.core.pending.update_credit(*request, std::mem::take(&mut buffer.unflushed), true);
+            self.core.pending.credit_all_before_wait(*request, buffer);
         }
     }
 }

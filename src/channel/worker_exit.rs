@@ -12,7 +12,7 @@ use crate::sys::clock::Deadline;
 /// often it is known when the death is. Where only the reaping tells, the kernel has to tear
 /// the process down first, which takes it a millisecond for a small one and a tenth of a
 /// second for one of hundreds of megabytes.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
+pub(crate) const EXIT_STATUS_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Between two looks at whether a dead worker's threads have stopped.
 const LOOK: Duration = Duration::from_micros(200);
@@ -22,9 +22,9 @@ const LOOK: Duration = Duration::from_micros(200);
 pub(crate) struct WorkerExit {
     pub(crate) role: String,
     pub(crate) process: Box<dyn WorkerProcess>,
-    patience: Duration,
-    /// When the patience of all errors together ends; counted from the first of them.
-    patience_ends: OnceLock<Deadline>,
+    exit_status_timeout: Duration,
+    /// When all errors together stop waiting; counted from the first of them.
+    exit_status_deadline: OnceLock<Deadline>,
 }
 
 impl WorkerExit {
@@ -38,16 +38,20 @@ impl WorkerExit {
         self.process.cause().get().is_some() && self.process.has_stopped()
     }
 
-    /// Errors that tell of the end wait for the exit status for as long as `patience`.
-    pub(crate) fn new(role: String, process: Box<dyn WorkerProcess>, patience: Duration) -> Self {
-        Self { role, process, patience, patience_ends: OnceLock::new() }
+    /// Errors that tell of the end wait for the exit status for as long as `exit_status_timeout`.
+    pub(crate) fn new(
+        role: String,
+        process: Box<dyn WorkerProcess>,
+        exit_status_timeout: Duration,
+    ) -> Self {
+        Self { role, process, exit_status_timeout, exit_status_deadline: OnceLock::new() }
     }
 
-    /// Blocks until the exit status is known, the deadline has passed, or the patience is
-    /// over that all callers share: however many there are, one after the other, they do not
-    /// wait for longer than one.
+    /// Blocks until the exit status is known, or until the deadline, or until that which all
+    /// callers share: however many there are, one after the other, they do not wait for longer
+    /// than one.
     pub(crate) fn wait_for_status(&self, deadline: Deadline) {
-        let until = deadline.min(self.patience_ends()).instant();
+        let until = deadline.min(self.exit_status_deadline()).instant();
         self.process.wait_for_cause(until);
         // That is known while its threads are still being stopped. A moment later it is also
         // known what it had begun.
@@ -56,8 +60,9 @@ impl WorkerExit {
         }
     }
 
-    pub(crate) fn patience_ends(&self) -> Deadline {
-        *self.patience_ends.get_or_init(|| Deadline::after(self.patience))
+    /// Until when errors wait for the exit status.
+    pub(crate) fn exit_status_deadline(&self) -> Deadline {
+        *self.exit_status_deadline.get_or_init(|| Deadline::after(self.exit_status_timeout))
     }
 
     /// The error for an operation that the worker's end has ended.

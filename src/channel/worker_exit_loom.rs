@@ -33,7 +33,7 @@ impl WorkerExit {
     }
 
     #[expect(clippy::unused_self, reason = "nothing is known")]
-    pub(crate) fn patience_ends(&self) -> Deadline {
+    pub(crate) fn exit_status_deadline(&self) -> Deadline {
         Deadline::NEVER
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::channel::health::HealthClient;
 use crate::channel::state::ChannelState;
-use crate::channel::worker_exit::{PATIENCE, WorkerExit};
+use crate::channel::worker_exit::{EXIT_STATUS_TIMEOUT, WorkerExit};
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::link::Duplex;
 use crate::process::external::ExternalWorker;
@@ -64,7 +64,7 @@ impl WorkerHandle {
         role: String,
         thread: ExternalWorker,
     ) -> Self {
-        let exit = WorkerExit::new(role, Box::new(thread), PATIENCE);
+        let exit = WorkerExit::new(role, Box::new(thread), EXIT_STATUS_TIMEOUT);
         Self::new(Arc::clone(state), HealthClient::new(health), exit, None)
     }
 

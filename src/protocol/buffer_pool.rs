@@ -13,7 +13,7 @@ use crate::shm::layout::as_u64;
 use crate::sync::{Counter, Ordering, TryLock};
 
 /// Requests after which a buffer that no message needed is given back to the allocator.
-const PATIENCE: u64 = 16;
+const KEPT_FOR: u64 = 16;
 
 /// The buffers that are kept.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl BufferPool {
             && kept.capacity() < buffer.capacity()
         {
             std::mem::swap(&mut *kept, &mut buffer);
-            self.left.store(PATIENCE, Ordering::Relaxed);
+            self.left.store(KEPT_FOR, Ordering::Relaxed);
         }
     }
 
@@ -273,11 +273,11 @@ mod tests {
     fn what_no_message_needs_is_given_back() {
         let pool = BufferPool::new();
         drop(whole(&pool, 5000));
-        (1..PATIENCE).for_each(|_| pool.age());
+        (1..KEPT_FOR).for_each(|_| pool.age());
         let buffer = pool.buffer(0);
         assert!(buffer.capacity() >= 5000);
         pool.give(buffer);
-        (0..PATIENCE).for_each(|_| pool.age());
+        (0..KEPT_FOR).for_each(|_| pool.age());
         assert_eq!(pool.buffer(0).capacity(), 0);
         pool.age();
     }

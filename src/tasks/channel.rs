@@ -42,7 +42,7 @@ pub struct AsyncChannel {
 struct SharedChannel {
     /// The driver that reads the ring when its descriptor is readable. Ends before the channel
     /// does: the descriptor must be taken out of the reactor while it is open.
-    _reader: Box<dyn Any + Send + Sync>,
+    _driver: Box<dyn Any + Send + Sync>,
     channel: Channel,
 }
 
@@ -56,8 +56,8 @@ impl AsyncChannel {
     /// [`ErrorKind::Os`](crate::ErrorKind::Os) if the thread cannot be started;
     /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child.
     pub fn new(channel: Channel) -> Result<Self> {
-        let reader = driver::register(channel.core())?;
-        Ok(Self::read_by(reader, channel))
+        let driver = driver::register(channel.core())?;
+        Ok(Self::with_driver(driver, channel))
     }
 
     /// Makes the async view of a channel that was spawned with [`Spawner::pollable`]. A task
@@ -73,12 +73,12 @@ impl AsyncChannel {
     /// outside of a runtime.
     #[cfg(feature = "tokio")]
     pub fn on_tokio(channel: Channel) -> Result<Self> {
-        let reader = TokioDriver::start(channel.core())?;
-        Ok(Self::read_by(reader, channel))
+        let driver = TokioDriver::start(channel.core())?;
+        Ok(Self::with_driver(driver, channel))
     }
 
-    fn read_by(reader: impl Any + Send + Sync, channel: Channel) -> Self {
-        let shared = SharedChannel { _reader: Box::new(reader), channel };
+    fn with_driver(driver: impl Any + Send + Sync, channel: Channel) -> Self {
+        let shared = SharedChannel { _driver: Box::new(driver), channel };
         Self { shared: Arc::new(shared), spin: Duration::ZERO }
     }
 

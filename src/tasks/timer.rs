@@ -1,14 +1,10 @@
 //! Waking a task when a deadline passes, without the runtime's help.
 
 use std::task::{Context, Waker};
-use std::time::Duration;
 
+use crate::sync::BACKSTOP;
 use crate::sys::clock::Deadline;
 use crate::tasks::driver;
-
-/// A task that waits for something in flight looks again at least this often, as a thread
-/// does: a peer that publishes and does not ring costs no more than that.
-const BACKSTOP: Duration = Duration::from_secs(1);
 
 /// One task's alarm clock; dropping it stops it.
 #[derive(Debug, Default)]
@@ -40,8 +36,8 @@ impl Timer {
         false
     }
 
-    /// As [`Timer::poll`], for a task that has just looked at the ring: also wakes it a second
-    /// later, again and again.
+    /// As [`Timer::poll`], for a task that has just looked at the ring: also wakes it after
+    /// [`BACKSTOP`], again and again, as a thread's wait looks again.
     pub(crate) fn poll_and_look_again(
         &mut self,
         deadline: Deadline,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::channel::{Core, Item, Pending, Reply, Stream, TaskWait};
+use crate::channel::{ChannelState, Core, Item, Pending, Reply, Stream, TaskWait};
 use crate::error::{Error, Result};
 use crate::id::RequestId;
 use crate::sys::clock::{Deadline, now_ns};
@@ -24,14 +24,14 @@ use crate::tasks::timer::Timer;
 #[must_use = "a pending reply that is dropped cancels its request"]
 pub struct AsyncPending {
     /// Dropped first: it takes its waker out of the table.
-    waiting: ItemWait,
+    item_wait: ItemWait,
     pending: Pending,
 }
 
 impl AsyncPending {
     pub(super) fn new(pending: Pending, spin: Duration) -> Self {
-        let waiting = ItemWait::new(&pending.core, pending.request(), false, spin);
-        Self { waiting, pending }
+        let item_wait = ItemWait::new(&pending.core, pending.request(), false, spin);
+        Self { item_wait, pending }
     }
 
     /// Returns the request's id.
@@ -56,7 +56,7 @@ impl Future for AsyncPending {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let polled = match this.waiting.poll(context, this.pending.limit.deadline()) {
+        let polled = match this.item_wait.poll(context, this.pending.limit.deadline()) {
             Poll::Ready(Ok(Some(item))) => {
                 let reply = this.pending.reply_of(item);
                 if reply.is_ok() {
@@ -80,13 +80,14 @@ impl Future for AsyncPending {
 #[must_use = "a stream that is dropped is cancelled"]
 pub struct AsyncStream {
     /// Dropped first, as for a reply.
-    waiting: ItemWait,
+    item_wait: ItemWait,
     stream: Stream,
     /// The wait for the next chunk, while there is one.
-    wait: Option<ChunkWait>,
+    chunk_wait: Option<ChunkWait>,
 }
 
-/// Between two looks at what is known of a worker that has just died.
+/// Between two looks at what is known of a worker that has just died. Its exit status wakes the
+/// task, but that its threads have stopped does not.
 const LOOK: Duration = Duration::from_millis(1);
 
 /// A task's wait for a chunk.
@@ -108,8 +109,8 @@ const MOST_RESTARTS: u32 = 3;
 
 impl AsyncStream {
     pub(super) fn new(stream: Stream, spin: Duration) -> Self {
-        let waiting = ItemWait::new(&stream.core, stream.request, true, spin);
-        Self { waiting, stream, wait: None }
+        let item_wait = ItemWait::new(&stream.core, stream.request, true, spin);
+        Self { item_wait, stream, chunk_wait: None }
     }
 
     /// Returns the request's id.
@@ -148,8 +149,8 @@ impl AsyncStream {
             if let Err(error) = self.stream.check_total() {
                 break Err(error);
             }
-            let wait = *self.wait.get_or_insert_with(|| ChunkWait::begin(&self.stream, 0));
-            match self.waiting.poll(context, wait.until) {
+            let wait = *self.chunk_wait.get_or_insert_with(|| ChunkWait::begin(&self.stream, 0));
+            match self.item_wait.poll(context, wait.until) {
                 Poll::Ready(Ok(Some(item))) => break Ok(item),
                 Poll::Ready(Err(error)) => break Err(error),
                 Poll::Pending => return Poll::Pending,
@@ -157,17 +158,17 @@ impl AsyncStream {
             }
             let was_away = wait.until.later_by(LATE).has_passed();
             if was_away && wait.restarts < MOST_RESTARTS {
-                self.wait = Some(ChunkWait::begin(&self.stream, wait.restarts + 1));
+                self.chunk_wait = Some(ChunkWait::begin(&self.stream, wait.restarts + 1));
                 continue;
             }
             match self.stream.next_wait(wait.since) {
-                Ok(until) => self.wait = Some(ChunkWait { until, ..wait }),
+                Ok(until) => self.chunk_wait = Some(ChunkWait { until, ..wait }),
                 Err(error) => break Err(error),
             }
         };
-        self.wait = None;
+        self.chunk_wait = None;
         let chunk = self.stream.chunk_of(found);
-        self.stream.flush_consumed();
+        self.stream.pass_on_consumed();
         Poll::Ready(chunk)
     }
 }
@@ -185,7 +186,7 @@ struct Awaited<'a>(&'a mut AsyncStream);
 
 impl Drop for Awaited<'_> {
     fn drop(&mut self) {
-        self.0.wait = None;
+        self.0.chunk_wait = None;
     }
 }
 
@@ -212,9 +213,9 @@ pub(super) async fn with_exit_status<T>(
         poll_fn(|context| {
             // Before the look, so that what comes after it wakes the task.
             end.wait(context.waker());
-            match state.patience_ends() {
-                Some(patience) if !timer.poll(deadline.min(patience), context) => Poll::Pending,
-                _ => Poll::Ready(()),
+            match awaits_exit_status(state, &mut timer, deadline, context) {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
             }
         })
         .await;
@@ -222,31 +223,42 @@ pub(super) async fn with_exit_status<T>(
     tried
 }
 
-/// A task's wait for the next item of a request, until a deadline.
+/// Whether an error that tells of the worker's death is to wait for the exit status. If so, the
+/// task looks again soon.
+fn awaits_exit_status(
+    state: &ChannelState,
+    timer: &mut Timer,
+    deadline: Deadline,
+    context: &Context<'_>,
+) -> bool {
+    state
+        .exit_status_deadline()
+        .is_some_and(|status_by| !timer.poll(deadline.min(status_by).at_most(LOOK), context))
+}
+
+/// A [`TaskWait`] with its timer, and what follows when the channel is over.
 #[derive(Debug)]
 struct ItemWait {
-    wait: TaskWait,
+    task_wait: TaskWait,
     timer: Timer,
     spin: Duration,
 }
 
 impl ItemWait {
     fn new(core: &Arc<Core>, request: u64, is_stream: bool, spin: Duration) -> Self {
-        Self { wait: TaskWait::new(core, request, is_stream), timer: Timer::default(), spin }
+        Self { task_wait: TaskWait::new(core, request, is_stream), timer: Timer::default(), spin }
     }
 
     /// The next item; `Ok(None)` when the deadline has passed.
     fn poll(&mut self, context: &Context<'_>, deadline: Deadline) -> Poll<Result<Option<Item>>> {
-        let found = match self.wait.poll(context.waker(), self.spin, deadline)? {
+        let found = match self.task_wait.poll(context.waker(), self.spin, deadline)? {
             Poll::Ready(Some(item)) => Ok(Some(item)),
             Poll::Ready(None) => {
                 // A worker that has just died gets a moment for its exit status to be known.
-                let TaskWait { core, request, exit_key, .. } = &mut self.wait;
+                let TaskWait { core, request, exit_key, .. } = &mut self.task_wait;
                 let state = &core.state;
                 state.exit_waiters.wait(exit_key, context.waker());
-                if let Some(patience) = state.patience_ends()
-                    && !self.timer.poll(deadline.min(patience).at_most(LOOK), context)
-                {
+                if awaits_exit_status(state, &mut self.timer, deadline, context) {
                     return Poll::Pending;
                 }
                 Err(state.why_over_now(Some(*request)))
@@ -254,7 +266,7 @@ impl ItemWait {
             Poll::Pending if self.timer.poll_for_peer(deadline, context) => Ok(None),
             Poll::Pending => return Poll::Pending,
         };
-        self.wait.end();
+        self.task_wait.end();
         self.timer.begin_anew();
         Poll::Ready(found)
     }

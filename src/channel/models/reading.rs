@@ -108,7 +108,7 @@ fn a_thread_that_was_woken_to_read_but_leaves_wakes_another() {
         let leaving = thread::spawn({
             let (core, request) = (Arc::clone(&core), first.request());
             move || {
-                let soon = Patience::Until(Deadline::after(SOON));
+                let soon = WaitLimit::Until(Deadline::after(SOON));
                 let want = Want::Reply(request);
                 let found = wait_for_item(&core, want, soon, &mut false).unwrap();
                 assert!(found.is_none(), "a reply that was not sent");
