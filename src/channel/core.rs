@@ -79,7 +79,8 @@ impl Core {
         core
     }
 
-    /// Ends the waits of all threads and tasks. Called on a thread that serves all workers.
+    /// Ends the waits of all threads and tasks. May run on a thread
+    /// that serves all workers, or on one of the host's that fails or closes the channel.
     fn wake_all(&self) {
         let waiters = self.pending.take_waiters().into_iter().chain(self.sender.take_waiters());
         waiters.for_each(|waiter| self.receiver.wake_list.add(waiter));

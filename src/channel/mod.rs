@@ -182,9 +182,10 @@ impl Channel {
     /// Sends a request whose reply is awaited later. Many requests may be in flight, from any
     /// number of threads.
     ///
-    /// Blocks only while the request ring is full, for at most `timeout`, which also bounds the
-    /// wait for the reply. A payload that is longer than a frame is sent in pieces, one such
-    /// payload at a time.
+    /// Blocks only while the request ring is full, and, if the payload is longer than a frame, while
+    /// another such payload is on its way: for at most `timeout`, which also bounds the wait for the
+    /// reply. If the worker has died it also waits for the exit status, see
+    /// [above](Channel#errors-of-a-worker-that-has-died).
     ///
     /// ```
     #[doc = include_str!("example.md")]

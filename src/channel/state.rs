@@ -42,7 +42,7 @@ pub(crate) enum Phase {
 pub(crate) struct ChannelState {
     phase: AtomicU32,
     failure: OnceLock<Error>,
-    /// Ends waits on the bell.
+    /// Has waits on the bell look again.
     pub(crate) alarm: Alarm,
     /// How the worker ends; set once it is started.
     exit: OnceLock<WorkerExit>,

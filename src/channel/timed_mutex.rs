@@ -21,7 +21,8 @@ pub(crate) struct TimedMutex<T> {
     tasks: WaitList,
 }
 
-/// The right to use the value. Dropping it puts the value back and wakes the next waiter.
+/// The right to use the value. Dropping it puts the value back, and wakes one thread and all tasks
+/// that wait.
 #[derive(Debug)]
 pub(crate) struct TimedGuard<'a, T> {
     lock: &'a TimedMutex<T>,

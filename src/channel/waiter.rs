@@ -45,7 +45,7 @@ impl WakeList {
         match waiter {
             Waiter::Task(waker) => {
                 self.wakers.lock().push(waker);
-                // Relaxed: the thread that adds is the one that looks after its turn.
+                // Relaxed: the thread that adds also wakes the list afterwards.
                 self.count.fetch_add(1, Ordering::Relaxed);
             }
             thread @ Waiter::Thread(_) => thread.wake(),

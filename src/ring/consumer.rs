@@ -291,7 +291,7 @@ impl Consumer {
             return Err(self.reader.poison(shut_down()));
         }
         self.announce_by_fd();
-        fence(Ordering::SeqCst); // A, pairs with B in `SlotWriter::notify`
+        fence(Ordering::SeqCst); // A, pairs with B in `SlotWriter::notify_up_to`
         // From here on the producer makes it readable, or this end does so now.
         self.is_armed = true;
         let is_readable = self.has_next() || is_over;
@@ -327,14 +327,14 @@ impl Consumer {
     /// Whether the producer has checked the sleep word for all frames that were taken: then
     /// no more writes to the descriptor come for them.
     pub(crate) fn has_notified_taken(&self) -> bool {
-        // Acquire: pairs with the Release store in `SlotWriter::notify`.
+        // Acquire: pairs with the Release store in `SlotWriter::notify_up_to`.
         let checked = self.peer_checked.load(Ordering::Acquire);
         checked.wrapping_sub(self.reader.next()).cast_signed() >= 0
     }
 
     /// Whether the producer has checked the sleep word for the frame at this position.
     fn has_notified_at(&self, position: u64) -> bool {
-        // Acquire: pairs with the Release store in `SlotWriter::notify`.
+        // Acquire: pairs with the Release store in `SlotWriter::notify_up_to`.
         let checked = self.peer_checked.load(Ordering::Acquire);
         checked.wrapping_sub(position).cast_signed() > 0
     }

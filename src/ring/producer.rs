@@ -40,7 +40,8 @@ pub(crate) struct Producer {
     /// Only models use it from elsewhere.
     pub(super) sleeper: Sleeper,
     max_frame: usize,
-    /// Where the tail stood when the peer's head was last looked at with a watch in hand.
+    /// Where the tail stood when the load of the peer's head was last timed
+    /// ([`placement::observe`]).
     observed: u64,
     /// The consumer's head as last seen; it can only have grown since. Once the peer is
     /// known to be corrupt it stands where nothing fits, so that every claim looks again.

@@ -129,7 +129,8 @@ impl SlotReader {
 
     #[inline]
     fn commit_word(&self, next: u64) -> u64 {
-        // Acquire: pairs with the Release stores in `SlotWriter::publish_up_to`.
+        // Acquire: pairs with the Release stores in `SlotWriter::publish_up_to` and
+        // `OpenSlot::publish`.
         self.slots.line(next).load(0, Ordering::Acquire)
     }
 

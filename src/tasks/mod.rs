@@ -41,8 +41,9 @@
 //! A waker runs without any lock, on the thread that has news for its task: one of the
 //! library's own, or a caller's thread that reads. A waker must not block. A waker that blocks
 //! never delays what threads wait for (replies, deadlines, deaths, closes), except on the thread
-//! that runs the waker. It does delay tasks, of other channels too: two threads of the library's
-//! wake the tasks of all channels, one for replies and deadlines and one for ends.
+//! that runs the waker. It does delay tasks, of other channels too: one thread of the library's
+//! wakes the tasks of all channels for replies and deadlines. At the end of a channel its tasks are
+//! woken by a thread that is started for that.
 
 mod channel;
 pub(crate) mod driver;

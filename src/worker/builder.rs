@@ -80,9 +80,9 @@ impl<S> Worker<S> {
             build: Box::new(build),
             handlers: Handlers::new(),
             body: None,
-            refusal: None,
+            invalid: None,
             limit: DEFAULT_TAKEN,
-            least: 0,
+            min_limit: 0,
             on_close: None,
             abort_flags: Vec::new(),
             on_interrupt: None,
@@ -230,8 +230,8 @@ impl<S> Worker<S> {
         S: Sync + 'static,
         T: 'static,
     {
-        self.0.refusal = threads.check().err();
-        self.0.least = threads.count();
+        self.0.invalid = threads.check().err();
+        self.0.min_limit = threads.count();
         self.inbox(move |shared, inbox| threads.run(shared, inbox))
     }
 
@@ -260,7 +260,7 @@ impl<S> Worker<S> {
     where
         S: 'static,
     {
-        self.0.refusal = batches.check().err();
+        self.0.invalid = batches.check().err();
         self.inbox(move |session, inbox| batches.run(session, inbox))
     }
 
@@ -280,7 +280,7 @@ impl<S> Worker<S> {
         S: Send + Sync + 'static,
     {
         let mut shared = Worker(self.0.share());
-        shared.0.refusal = shared.0.refusal.or_else(|| tasks.check().err());
+        shared.0.invalid = shared.0.invalid.or_else(|| tasks.check().err());
         shared.inbox(move |session, inbox| tasks.run(session, inbox))
     }
 
@@ -377,7 +377,7 @@ impl<S> Worker<S> {
     /// * [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted): the hook of
     ///   [`Worker::on_interrupt`] ended the wait for the next request.
     ///
-    /// The parent is told of all but the last two. It sees the worker end in any case.
+    /// The parent is told of `Mismatch`, `Os` and `Session`. It sees the worker end in any case.
     pub fn serve(self) -> Result<()> {
         self.check()?;
         let (mut link, role, stop, parent) = attach::attach()?.into_parts();

@@ -41,12 +41,12 @@ pub(super) struct Definition<S> {
     pub(super) handlers: Handlers<Handler<S>>,
     /// Serves many requests at the same time, in the place of the handlers.
     pub(super) body: Option<ServeInbox<S>>,
-    /// Why the description of that cannot be served.
-    pub(super) refusal: Option<Error>,
+    /// The error of a way to serve that was described wrongly.
+    pub(super) invalid: Option<Error>,
     /// The most requests that are taken and not answered at a time.
     pub(super) limit: usize,
-    /// The least that this may be.
-    pub(super) least: usize,
+    /// The least `limit`: one request a thread.
+    pub(super) min_limit: usize,
     pub(super) on_close: Option<OnClose<S>>,
     pub(super) abort_flags: Vec<AbortFlag>,
     pub(super) on_interrupt: Option<InterruptHook>,
@@ -55,8 +55,8 @@ pub(super) struct Definition<S> {
 impl<S> Definition<S> {
     /// Checks what a worker refuses before it attaches.
     pub(super) fn check(&self) -> Result<()> {
-        if let Some(refusal) = &self.refusal {
-            return Err(refusal.clone());
+        if let Some(invalid) = &self.invalid {
+            return Err(invalid.clone());
         }
         self.handlers.check()?;
         if self.body.is_some() && !self.handlers.is_empty() {
@@ -75,9 +75,9 @@ impl<S: 'static> Definition<S> {
             build,
             handlers,
             body: _,
-            refusal,
+            invalid,
             limit,
-            least,
+            min_limit,
             on_close,
             abort_flags,
             on_interrupt,
@@ -85,11 +85,11 @@ impl<S: 'static> Definition<S> {
         let unused = || Error::new(ErrorKind::InvalidConfig, "handlers for a worker with tasks");
         Definition {
             build: Box::new(|role| build(role).map(Arc::new)),
-            refusal: refusal.or_else(|| (!handlers.is_empty()).then(unused)),
+            invalid: invalid.or_else(|| (!handlers.is_empty()).then(unused)),
             handlers: Handlers::new(),
             body: None,
             limit,
-            least,
+            min_limit,
             on_close: on_close.map(|close| -> OnClose<Arc<S>> {
                 Box::new(|session| {
                     if let Ok(session) = Arc::try_unwrap(session) {
@@ -123,7 +123,7 @@ pub(super) fn run<S>(
     confirm()?;
 
     let Definition { build, handlers, body, on_close, abort_flags, on_interrupt, .. } = definition;
-    let limit = definition.limit.max(definition.least);
+    let limit = definition.limit.max(definition.min_limit);
     abort_flags.iter().for_each(|flag| flag.connect(&signals));
     if let Some(hook) = on_interrupt {
         stop.on_interrupt(hook);

@@ -1,4 +1,4 @@
-//! The way to end waits of this process for reasons that are not the peer's.
+//! The way to have waits of this process look again for reasons that are not the peer's.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -56,8 +56,8 @@ impl Alarm {
         let _ = self.events.set(events);
     }
 
-    /// Ends every wait that began before. The state that the waits check must be changed
-    /// first: the Release store pairs with the Acquire load in `Sleeper::wait_until`.
+    /// Has every wait that began before look and announce again. The state that the waits check
+    /// must be changed first: the Release store pairs with the Acquire load in `Sleeper::wait_until`.
     pub(crate) fn raise(&self) {
         self.word.fetch_add(1, Ordering::Release);
         futex::wake_all(&self.word, Scope::Private);
