@@ -17,7 +17,7 @@ pub(crate) use death::NO_LOG;
 pub use death::WorkerDeath;
 pub(crate) use death::{EndOfService, Marks};
 pub use exit::ExitCause;
-pub use failure::WorkerFailure;
+pub use failure::HandlerFailure;
 pub use kind::ErrorKind;
 pub use stage::RequestStage;
 pub(crate) use stage::{Mark, Stage};
@@ -30,8 +30,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// [`kind`](Self::kind) and the `is_*` methods tell what happened. The message says what
 /// happened, how much was asked for, the limit, and the option that raises it.
-/// [`death`](Self::death) and [`worker`](Self::worker) carry what is known about a dead worker
-/// and about a failure inside a handler.
+/// [`death`](Self::death) and [`handler_failure`](Self::handler_failure) carry what is known about
+/// a dead worker and about a failure inside a handler.
 ///
 /// `{}` writes one line, without what [`source`](std::error::Error::source) returns. `{:#}` adds
 /// the sources to that line, and below it the end of a dead worker's log. `{:?}` writes the kind
@@ -79,7 +79,7 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 enum Detail {
     None,
     TooLarge { len: usize, cap: usize },
-    Worker(WorkerFailure),
+    Handler(HandlerFailure),
     Death(WorkerDeath),
     StreamTimeout(StreamTimeout),
 }
@@ -139,12 +139,12 @@ impl Error {
         Self::build(ErrorKind::TooLarge, message.into(), detail, None)
     }
 
-    pub(crate) fn worker_failure(failure: WorkerFailure) -> Self {
-        Self::build(ErrorKind::Worker, Cow::Borrowed(""), Detail::Worker(failure), None)
+    pub(crate) fn handler_failed(failure: HandlerFailure) -> Self {
+        Self::build(ErrorKind::HandlerFailed, Cow::Borrowed(""), Detail::Handler(failure), None)
     }
 
-    pub(crate) fn session_failure(failure: WorkerFailure) -> Self {
-        Self::build(ErrorKind::Session, Cow::Borrowed(""), Detail::Worker(failure), None)
+    pub(crate) fn session_failure(failure: HandlerFailure) -> Self {
+        Self::build(ErrorKind::Session, Cow::Borrowed(""), Detail::Handler(failure), None)
     }
 
     pub(crate) fn peer_died(death: WorkerDeath) -> Self {
@@ -234,8 +234,8 @@ impl Error {
 
     /// Returns whether the handler in the worker failed.
     #[must_use]
-    pub fn is_worker_error(&self) -> bool {
-        self.kind() == ErrorKind::Worker
+    pub fn is_handler_error(&self) -> bool {
+        self.kind() == ErrorKind::HandlerFailed
     }
 
     /// Returns whether the channel can never be used again after this error: its worker is dead,
@@ -286,7 +286,7 @@ impl Error {
         match &self.0.detail {
             Detail::Death(death) => death.was_begun(),
             // A handler has answered, or there was none.
-            Detail::Worker(_) => Some(self.kind() == ErrorKind::Worker),
+            Detail::Handler(_) => Some(self.kind() == ErrorKind::HandlerFailed),
             _ => self.0.stage.map(|stage| stage == RequestStage::Begun),
         }
     }
@@ -303,8 +303,10 @@ impl Error {
     pub fn stage(&self) -> Option<RequestStage> {
         match &self.0.detail {
             Detail::Death(death) => death.stage(),
-            Detail::Worker(_) if self.kind() == ErrorKind::Worker => Some(RequestStage::Begun),
-            Detail::Worker(_) => Some(RequestStage::Queued),
+            Detail::Handler(_) if self.kind() == ErrorKind::HandlerFailed => {
+                Some(RequestStage::Begun)
+            }
+            Detail::Handler(_) => Some(RequestStage::Queued),
             _ => self.0.stage,
         }
     }
@@ -356,12 +358,12 @@ impl Error {
         }
     }
 
-    /// Returns what a handler reported, if the kind is [`ErrorKind::Worker`], or the builder of
-    /// the session, if it is [`ErrorKind::Session`].
+    /// Returns what a handler reported, if the kind is [`ErrorKind::HandlerFailed`], or the builder
+    /// of the session, if it is [`ErrorKind::Session`].
     #[must_use]
-    pub fn worker(&self) -> Option<&WorkerFailure> {
+    pub fn handler_failure(&self) -> Option<&HandlerFailure> {
         match &self.0.detail {
-            Detail::Worker(failure) => Some(failure),
+            Detail::Handler(failure) => Some(failure),
             _ => None,
         }
     }
@@ -386,11 +388,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.detail {
             Detail::Death(death) => write!(f, "{death}")?,
-            Detail::Worker(failure) if self.kind() == ErrorKind::Session => {
-                f.write_str("the worker could not build its session: ")?;
-                failure.tell(f)?;
+            Detail::Handler(failure) if self.kind() == ErrorKind::Session => {
+                write!(f, "the worker could not build its session: {failure}")?;
             }
-            Detail::Worker(failure) => write!(f, "{failure}")?,
+            Detail::Handler(failure) => write!(f, "handler failed: {failure}")?,
             Detail::None | Detail::TooLarge { .. } | Detail::StreamTimeout(_) => {
                 one_line(f, &self.0.message)?;
             }

@@ -57,7 +57,7 @@
 //! | after | the request | the channel |
 //! |---|---|---|
 //! | [`Timeout`](ErrorKind::Timeout), [`Stalled`](ErrorKind::Stalled), [`Cancelled`](ErrorKind::Cancelled) | is cancelled | is usable |
-//! | [`Worker`](ErrorKind::Worker) | failed in its handler | is usable |
+//! | [`HandlerFailed`](ErrorKind::HandlerFailed) | failed in its handler | is usable |
 //! | [`TooLarge`](ErrorKind::TooLarge), [`TooManyInFlight`](ErrorKind::TooManyInFlight), [`InvalidPayload`](ErrorKind::InvalidPayload) | was not sent | is usable |
 //! | [`Protocol`](ErrorKind::Protocol) | ended with an answer of the wrong form, had ended before, or was not sent: its kind is not one of requests | is usable |
 //! | [`Interrupted`](ErrorKind::Interrupted) | goes on if its handle is kept, and is otherwise cancelled | is usable |
@@ -145,7 +145,8 @@ cfg_if! {
         };
         pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
         pub use error::{
-            Error, ErrorKind, ExitCause, RequestStage, Result, StreamTimeout, WorkerDeath, WorkerFailure,
+            Error, ErrorKind, ExitCause, HandlerFailure, RequestStage, Result, StreamTimeout,
+            WorkerDeath,
         };
         pub use id::RequestId;
         pub use payload::{Payload, Source};
@@ -187,7 +188,8 @@ cfg_if! {
         };
         pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
         pub use error::{
-            Error, ErrorKind, ExitCause, RequestStage, Result, StreamTimeout, WorkerDeath, WorkerFailure,
+            Error, ErrorKind, ExitCause, HandlerFailure, RequestStage, Result, StreamTimeout,
+            WorkerDeath,
         };
         pub use id::RequestId;
         pub use payload::{Payload, Source};

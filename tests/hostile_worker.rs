@@ -154,10 +154,10 @@ fn an_error_with_lengths_that_cannot_be_is_an_error_of_its_own_call() {
         ("error: long type", Comes::Fails(ErrorKind::Protocol)),
         ("error: long message", Comes::Fails(ErrorKind::Protocol)),
         ("error: many sources", Comes::Fails(ErrorKind::Protocol)),
-        ("error: endless sources", Comes::Fails(ErrorKind::Worker)),
-        ("error: no text", Comes::Fails(ErrorKind::Worker)),
+        ("error: endless sources", Comes::Fails(ErrorKind::HandlerFailed)),
+        ("error: no text", Comes::Fails(ErrorKind::HandlerFailed)),
         ("error: longest", Comes::Fails(ErrorKind::Protocol)),
-        ("a piece and an error", Comes::Fails(ErrorKind::Worker)),
+        ("a piece and an error", Comes::Fails(ErrorKind::HandlerFailed)),
     ]);
 }
 

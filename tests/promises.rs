@@ -140,7 +140,7 @@ fn public_types_can_be_sent_and_shared_as_promised() {
     owned::<(StreamTimeouts, StreamTimeout)>();
     all::<MessageWriter<'_>>();
     owned::<(Config, ConfigBuilder, RingConfig, WaitStrategy, RoleConfig)>();
-    owned::<(Error, ErrorKind, ExitCause, WorkerDeath, WorkerFailure)>();
+    owned::<(Error, ErrorKind, ExitCause, WorkerDeath, HandlerFailure)>();
     owned::<(Health, Kind, RequestId, WorkerState)>();
 
     all::<PeerBytes<'_>>();

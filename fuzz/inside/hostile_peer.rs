@@ -221,7 +221,7 @@ impl Play {
             }
             Err(error) => {
                 let may = [
-                    ErrorKind::Worker,
+                    ErrorKind::HandlerFailed,
                     ErrorKind::Timeout,
                     ErrorKind::Cancelled,
                     ErrorKind::Protocol,
@@ -266,7 +266,7 @@ impl Play {
             Err(error) => {
                 assert!(!was_over, "an error is told once");
                 let may = [
-                    ErrorKind::Worker,
+                    ErrorKind::HandlerFailed,
                     ErrorKind::Stalled,
                     ErrorKind::Timeout,
                     ErrorKind::Cancelled,

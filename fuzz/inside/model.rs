@@ -355,7 +355,7 @@ impl Model {
             Kind::END if state.is_stream => Out::End,
             Kind::CANCEL if aux == 1 => Out::Error(ErrorKind::Timeout),
             Kind::CANCEL => Out::Error(ErrorKind::Cancelled),
-            Kind::ERROR if is_failure => Out::Error(ErrorKind::Worker),
+            Kind::ERROR if is_failure => Out::Error(ErrorKind::HandlerFailed),
             _ => Out::Error(ErrorKind::Protocol),
         };
         if request == own {

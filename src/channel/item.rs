@@ -145,7 +145,7 @@ impl ReplyHeader {
             Kind::CANCEL if self.header.aux == EXPIRED => Item::Expired,
             Kind::CANCEL => Item::Cancelled,
             Kind::ERROR => match failure::decode(&body.bytes().to_vec()) {
-                Ok(failure) => Item::Failed(Error::worker_failure(failure)),
+                Ok(failure) => Item::Failed(Error::handler_failed(failure)),
                 Err(error) => Item::Failed(error),
             },
             other => {

@@ -166,7 +166,7 @@ impl Channel {
     /// # Errors
     ///
     /// As [`Channel::submit`] and [`Pending::wait`]. The channel stays usable after
-    /// [`ErrorKind::Timeout`], [`ErrorKind::Worker`], [`ErrorKind::TooLarge`],
+    /// [`ErrorKind::Timeout`], [`ErrorKind::HandlerFailed`], [`ErrorKind::TooLarge`],
     /// [`ErrorKind::Cancelled`], [`ErrorKind::Protocol`], [`ErrorKind::TooManyInFlight`] and
     /// [`ErrorKind::Interrupted`].
     pub fn call<P: Payload + ?Sized>(

@@ -62,7 +62,7 @@ impl Pending {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Timeout`], [`ErrorKind::Cancelled`]; [`ErrorKind::Worker`] with what the
+    /// [`ErrorKind::Timeout`], [`ErrorKind::Cancelled`]; [`ErrorKind::HandlerFailed`] with what the
     /// handler reported; [`ErrorKind::Protocol`] if the worker sent a stream;
     /// [`ErrorKind::Interrupted`] if a hook ends the wait, see
     /// [`Channel::on_interrupt`](crate::Channel::on_interrupt); [`ErrorKind::Closed`],

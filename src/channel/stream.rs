@@ -90,12 +90,12 @@ impl Stream {
     ///
     /// [`ErrorKind::Stalled`] if nothing comes in that time, and [`ErrorKind::Timeout`] if
     /// the request is not begun in time or the stream not over in time:
-    /// [`Error::stream_timeout`] tells which it was; [`ErrorKind::Worker`] if the handler fails,
-    /// after the chunks that it sent before; [`ErrorKind::Cancelled`] after [`Stream::cancel`];
-    /// [`ErrorKind::Protocol`] if the worker sends one result; [`ErrorKind::Closed`],
-    /// [`ErrorKind::PeerDied`], [`ErrorKind::PeerCorrupt`], [`ErrorKind::Forked`] if the channel is
-    /// over; [`ErrorKind::Session`] if that is because the session could not be built. After each
-    /// of these the stream is over.
+    /// [`Error::stream_timeout`] tells which it was; [`ErrorKind::HandlerFailed`] if the handler
+    /// fails, after the chunks that it sent before; [`ErrorKind::Cancelled`] after
+    /// [`Stream::cancel`]; [`ErrorKind::Protocol`] if the worker sends one result;
+    /// [`ErrorKind::Closed`], [`ErrorKind::PeerDied`], [`ErrorKind::PeerCorrupt`],
+    /// [`ErrorKind::Forked`] if the channel is over; [`ErrorKind::Session`] if that is because the
+    /// session could not be built. After each of these the stream is over.
     ///
     /// [`ErrorKind::Interrupted`] if a hook ends the wait, see
     /// [`Channel::on_interrupt`](crate::Channel::on_interrupt). The stream goes on after that.

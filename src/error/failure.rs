@@ -13,7 +13,7 @@ use super::one_line;
 /// use slipring::Kind;
 ///
 /// let error = channel.call(Kind::EMBED, "text", Duration::from_secs(1)).unwrap_err();
-/// if let Some(failure) = error.worker() {
+/// if let Some(failure) = error.handler_failure() {
 ///     eprintln!("{}: {}", failure.type_name, failure.message);
 ///     failure.sources.iter().for_each(|source| eprintln!("  because {source}"));
 /// }
@@ -23,7 +23,7 @@ use super::one_line;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
-pub struct WorkerFailure {
+pub struct HandlerFailure {
     /// The name of the error's type, or `panic` for a panic.
     pub type_name: String,
     /// The error's own message.
@@ -34,21 +34,13 @@ pub struct WorkerFailure {
     pub backtrace: String,
 }
 
-impl WorkerFailure {
-    /// Writes the failure without an introduction.
-    pub(super) fn tell(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl fmt::Display for HandlerFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         one_line(f, &self.type_name)?;
         for text in std::iter::once(&self.message).chain(&self.sources) {
             f.write_str(": ")?;
             one_line(f, text)?;
         }
         Ok(())
-    }
-}
-
-impl fmt::Display for WorkerFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("worker failed: ")?;
-        self.tell(f)
     }
 }

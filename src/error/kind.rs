@@ -56,11 +56,11 @@ pub enum ErrorKind {
     /// request for a stream; or the caller asked for something that is not: a request of a kind
     /// that is not one of requests, or a reply that was returned before. The channel is usable.
     Protocol,
-    /// The handler in the worker failed or panicked; see [`Error::worker`](crate::Error::worker).
-    /// The channel is usable.
-    Worker,
+    /// The handler in the worker failed or panicked; see
+    /// [`Error::handler_failure`](crate::Error::handler_failure). The channel is usable.
+    HandlerFailed,
     /// The worker could not build its session, so that it serves nothing and ends; see
-    /// [`Error::worker`](crate::Error::worker).
+    /// [`Error::handler_failure`](crate::Error::handler_failure).
     Session,
     /// The program could not be started.
     Spawn,
@@ -92,7 +92,7 @@ impl ErrorKind {
         Self::PeerDied,
         Self::PeerCorrupt,
         Self::Protocol,
-        Self::Worker,
+        Self::HandlerFailed,
         Self::Session,
         Self::Spawn,
         Self::Handshake,
@@ -119,7 +119,7 @@ impl ErrorKind {
             Self::PeerDied => "peer_died",
             Self::PeerCorrupt => "peer_corrupt",
             Self::Protocol => "protocol",
-            Self::Worker => "worker",
+            Self::HandlerFailed => "handler_failed",
             Self::Session => "session",
             Self::Spawn => "spawn",
             Self::Handshake => "handshake",
@@ -146,9 +146,11 @@ impl ErrorKind {
             Self::PeerDied => io::ErrorKind::BrokenPipe,
             Self::Unsupported => io::ErrorKind::Unsupported,
             // As `Cancelled`.
-            Self::Worker | Self::Session | Self::Handshake | Self::Forked | Self::Interrupted => {
-                io::ErrorKind::Other
-            }
+            Self::HandlerFailed
+            | Self::Session
+            | Self::Handshake
+            | Self::Forked
+            | Self::Interrupted => io::ErrorKind::Other,
             Self::Spawn | Self::Os => return None,
         })
     }

@@ -163,14 +163,14 @@ fn a_message_is_one_line_and_only_the_long_form_has_the_source() {
     assert_eq!(format!("{error:?}"), format!("Spawn({error:#})"));
     let source = std::error::Error::source(&error).unwrap();
     assert_eq!(source.downcast_ref::<io::Error>().unwrap().kind(), io::ErrorKind::NotFound);
-    let failure = WorkerFailure {
+    let failure = HandlerFailure {
         type_name: "Bad".into(),
         message: "two\nlines".into(),
         sources: vec!["why".into()],
-        ..WorkerFailure::default()
+        ..HandlerFailure::default()
     };
-    let error = Error::worker_failure(failure);
-    assert_eq!(error.to_string(), "worker failed: Bad: two\\nlines: why");
+    let error = Error::handler_failed(failure);
+    assert_eq!(error.to_string(), "handler failed: Bad: two\\nlines: why");
     let tail = Some("loading\nboom\n".to_owned());
     let error = Error::new(ErrorKind::Handshake, "it did not attach").with_log_tail(tail);
     assert_eq!(error.to_string(), "it did not attach");
@@ -193,8 +193,8 @@ fn next(kind: ErrorKind) -> Option<ErrorKind> {
         K::TooManyInFlight => K::PeerDied,
         K::PeerDied => K::PeerCorrupt,
         K::PeerCorrupt => K::Protocol,
-        K::Protocol => K::Worker,
-        K::Worker => K::Session,
+        K::Protocol => K::HandlerFailed,
+        K::HandlerFailed => K::Session,
         K::Session => K::Spawn,
         K::Spawn => K::Handshake,
         K::Handshake => K::Mismatch,

@@ -3,7 +3,7 @@
 //! Its fields, in the form of [`codec`](super::codec), are the type name, the message, the
 //! backtrace, the number of sources, and each source, outermost first.
 
-use crate::error::{Result, WorkerFailure};
+use crate::error::{HandlerFailure, Result};
 use crate::protocol::codec::{FieldReader, FieldWriter, cut};
 
 /// The most sources that are sent.
@@ -13,7 +13,7 @@ const FIELDS: usize = 4 * 4;
 
 /// Encodes `failure` in at most `cap` bytes. What does not fit is cut: first the backtrace, then
 /// the sources, then the message.
-pub(crate) fn encode(failure: &WorkerFailure, cap: usize) -> Vec<u8> {
+pub(crate) fn encode(failure: &HandlerFailure, cap: usize) -> Vec<u8> {
     let mut room = cap.saturating_sub(FIELDS);
     let mut take = |text: &str, most: usize| -> String {
         let text = cut(text, most.min(room));
@@ -44,9 +44,9 @@ pub(crate) fn encode(failure: &WorkerFailure, cap: usize) -> Vec<u8> {
 }
 
 /// Decodes a copy of an error frame's payload, which the peer cannot change.
-pub(crate) fn decode(bytes: &[u8]) -> Result<WorkerFailure> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<HandlerFailure> {
     let mut reader = FieldReader::new(bytes);
-    let mut failure = WorkerFailure {
+    let mut failure = HandlerFailure {
         type_name: reader.text()?,
         message: reader.text()?,
         backtrace: reader.text()?,
@@ -63,8 +63,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<WorkerFailure> {
 mod tests {
     use super::*;
 
-    fn failure() -> WorkerFailure {
-        WorkerFailure {
+    fn failure() -> HandlerFailure {
+        HandlerFailure {
             type_name: "demo::Bad".into(),
             message: "nö".into(),
             sources: vec!["because".into(), "of this".into()],

@@ -59,7 +59,7 @@ type LengthOf = Box<dyn FnMut(&Request<'_>) -> usize>;
 /// let text = channel.submit(Kind::EMBED, "a text", timeout)?;
 /// let empty = channel.submit(Kind::EMBED, "", timeout)?;
 /// assert_eq!(text.wait()?.to_vec(), b"6");
-/// assert!(empty.wait().unwrap_err().is_worker_error());
+/// assert!(empty.wait().unwrap_err().is_handler_error());
 /// # Ok(())
 /// # }
 /// ```

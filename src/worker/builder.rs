@@ -118,7 +118,7 @@ impl<S> Worker<S> {
     /// let timeout = Duration::from_secs(10);
     /// channel.call(PUSH, "a", timeout)?;
     /// assert_eq!(channel.call(POP, "", timeout)?.to_vec(), b"a");
-    /// assert!(channel.call(POP, "", timeout).unwrap_err().is_worker_error());
+    /// assert!(channel.call(POP, "", timeout).unwrap_err().is_handler_error());
     /// # Ok(())
     /// # }
     /// ```

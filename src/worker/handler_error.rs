@@ -3,7 +3,7 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 
-use crate::error::{Error, ErrorKind, WorkerFailure};
+use crate::error::{Error, ErrorKind, HandlerFailure};
 use crate::protocol::codec::cut;
 use crate::worker::cancel::CancelledRequest;
 
@@ -12,11 +12,11 @@ use crate::worker::cancel::CancelledRequest;
 /// `?` and `into` make it from every error, from `Box<dyn Error + Send + Sync>`,
 /// `anyhow::Error` and the like, and from text. It keeps the error's type name, its message and
 /// those of its sources, and a backtrace if the environment variable `RUST_BACKTRACE` asks for
-/// one. The caller finds them in a [`WorkerFailure`]. Errors that say that a request is cancelled or
-/// the channel closed get no backtrace.
+/// one. The caller finds them in a [`HandlerFailure`]. Errors that say that a request is cancelled
+/// or the channel closed get no backtrace.
 ///
 /// A handler that returns the [`ErrorKind::Cancelled`] of its own request ends that request as
-/// cancelled; every other error is told to the caller as [`ErrorKind::Worker`].
+/// cancelled; every other error is told to the caller as [`ErrorKind::HandlerFailed`].
 ///
 /// ```
 /// use slipring::worker::HandlerError;
@@ -33,7 +33,7 @@ pub struct HandlerError(Box<Repr>);
 
 /// Behind a pointer, so that the result of a handler that succeeds is moved at no cost.
 struct Repr {
-    failure: WorkerFailure,
+    failure: HandlerFailure,
     cancel: Cancel,
 }
 
@@ -73,7 +73,7 @@ impl HandlerError {
     /// };
     /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
     /// let error = channel.call(EVAL, "", Duration::from_secs(10)).unwrap_err();
-    /// let failure = error.worker().unwrap();
+    /// let failure = error.handler_failure().unwrap();
     /// assert_eq!(failure.type_name, "ValueError");
     /// assert_eq!(failure.sources, ["FileNotFoundError: model.bin"]);
     /// assert_eq!(failure.backtrace, "File \"model.py\", line 7, in load");
@@ -109,7 +109,7 @@ impl HandlerError {
     /// Makes the error of a panic.
     pub(super) fn panic(message: String, backtrace: String) -> Self {
         let type_name = "panic".to_owned();
-        let failure = WorkerFailure { type_name, message, sources: Vec::new(), backtrace };
+        let failure = HandlerFailure { type_name, message, sources: Vec::new(), backtrace };
         Self(Box::new(Repr { failure, cancel: Cancel::No }))
     }
 
@@ -124,7 +124,7 @@ impl HandlerError {
     }
 
     fn with(type_name: String, message: String, sources: Vec<String>, cancel: Cancel) -> Self {
-        let mut failure = WorkerFailure { type_name, message, sources, backtrace: String::new() };
+        let mut failure = HandlerFailure { type_name, message, sources, backtrace: String::new() };
         // The text of a backtrace can take a tenth of a second. A cancel and the end are no
         // faults, and come too often for that.
         if cancel == Cancel::No {
@@ -152,11 +152,11 @@ impl HandlerError {
         cut(&self.0.failure.to_string(), 512).to_owned()
     }
 
-    pub(super) fn failure(&self) -> &WorkerFailure {
+    pub(super) fn failure(&self) -> &HandlerFailure {
         &self.0.failure
     }
 
-    pub(super) fn into_failure(self) -> WorkerFailure {
+    pub(super) fn into_failure(self) -> HandlerFailure {
         self.0.failure
     }
 }

@@ -60,7 +60,7 @@
 //! # When a handler fails
 //!
 //! An error that a handler returns becomes the error of that request: the caller gets its type
-//! name, message, sources and backtrace, in a [`WorkerFailure`](crate::WorkerFailure). A panic
+//! name, message, sources and backtrace, in a [`HandlerFailure`](crate::HandlerFailure). A panic
 //! becomes an error with the type name `panic`. The worker goes on with the next request, and
 //! with the session as the handler left it. [`HandlerError`] tells more.
 //!

@@ -1,6 +1,6 @@
 //! Where all replies go out: the producer of the reply ring, and what its frames need.
 
-use crate::error::{Error, Result, WorkerFailure};
+use crate::error::{Error, HandlerFailure, Result};
 use crate::payload::{Encoded, Payload};
 use crate::protocol::failure;
 use crate::protocol::kind::{EXPIRED, Kind, flags};
@@ -263,7 +263,7 @@ impl ReplySink {
     }
 
     /// Ends the request with an error frame.
-    pub(super) fn fail(&mut self, state: &mut ReplyState, failure: &WorkerFailure) -> Result<()> {
+    pub(super) fn fail(&mut self, state: &mut ReplyState, failure: &HandlerFailure) -> Result<()> {
         let bytes = failure::encode(failure, self.max_frame());
         self.send_last(state, state.header(Kind::ERROR), &bytes)
     }

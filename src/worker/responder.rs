@@ -48,7 +48,7 @@ pub struct Done(());
 /// let timeout = Duration::from_secs(10);
 /// assert_eq!(channel.call(HALF, "42", timeout)?.to_vec(), b"21");
 /// let error = channel.call(HALF, "7", timeout).unwrap_err();
-/// assert_eq!(error.worker().unwrap().message, "the number is odd");
+/// assert_eq!(error.handler_failure().unwrap().message, "the number is odd");
 /// # Ok(())
 /// # }
 /// ```

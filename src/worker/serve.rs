@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result, WorkerFailure};
+use crate::error::{Error, ErrorKind, HandlerFailure, Result};
 use crate::link::WorkerLink;
 use crate::protocol::RoleConfig;
 use crate::protocol::health::Phase;
@@ -157,7 +157,7 @@ pub(super) fn run<S>(
 
 /// Serves one request at a time.
 fn serial<S>(
-    built: std::result::Result<S, WorkerFailure>,
+    built: std::result::Result<S, HandlerFailure>,
     handlers: Handlers<Handler<S>>,
     mut ring: RequestRing,
     sink: &mut ReplySink,
@@ -182,7 +182,7 @@ fn serial<S>(
 
 /// Serves many requests at the same time.
 fn at_once<S>(
-    built: std::result::Result<S, WorkerFailure>,
+    built: std::result::Result<S, HandlerFailure>,
     body: ServeInbox<S>,
     limit: usize,
     ring: RequestRing,
@@ -190,7 +190,7 @@ fn at_once<S>(
     on_close: Option<OnClose<S>>,
 ) -> Result<()> {
     let sink = Arc::new(sink);
-    let fail = |failure: WorkerFailure| {
+    let fail = |failure: HandlerFailure| {
         // As in `serial`.
         sink.end_later(ReplyState::new(0), Ending::Failed(failure.clone()));
         let _ = wait_until_nothing_is_owed(&sink);
@@ -229,7 +229,7 @@ fn at_once<S>(
     served
 }
 
-fn build_session<S>(build: Build<S>, role: &RoleConfig) -> std::result::Result<S, WorkerFailure> {
+fn build_session<S>(build: Build<S>, role: &RoleConfig) -> std::result::Result<S, HandlerFailure> {
     let built = catch(|| build(role));
     // A descriptor that the session has not taken has no use any more.
     role.close_fds();

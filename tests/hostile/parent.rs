@@ -114,7 +114,7 @@ pub const ANY: [ErrorKind; 9] = [
     ErrorKind::Timeout,
     ErrorKind::Stalled,
     ErrorKind::Cancelled,
-    ErrorKind::Worker,
+    ErrorKind::HandlerFailed,
     ErrorKind::Session,
     ErrorKind::TooManyInFlight,
 ];

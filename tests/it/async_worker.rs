@@ -301,7 +301,7 @@ fn a_wait_for_room_that_is_dropped_leaves_its_place() {
         assert_eq!(pending.wait().unwrap().to_vec(), [7; 1000]);
     }
     let error = dropped.wait().unwrap_err();
-    assert_eq!(error.worker().unwrap().type_name, "slipring::NoReply");
+    assert_eq!(error.handler_failure().unwrap().type_name, "slipring::NoReply");
     assert_eq!(next.wait().unwrap().to_vec(), [8; 1000]);
     second.join().unwrap().unwrap();
 }
@@ -328,7 +328,9 @@ fn threads_and_tasks_wait_in_one_queue_for_room() {
     for (n, pending) in pending.into_iter().enumerate() {
         match pending.wait() {
             Ok(reply) => assert_eq!(reply.to_vec(), pattern(n as u64, n * 500)),
-            Err(error) => assert_eq!((n % 3, &error.worker().unwrap().message[..]), (2, "odd")),
+            Err(error) => {
+                assert_eq!((n % 3, &error.handler_failure().unwrap().message[..]), (2, "odd"))
+            }
         }
     }
     threads.into_iter().for_each(|thread| thread.join().unwrap());
@@ -347,7 +349,7 @@ fn an_error_that_is_owed_comes_though_a_task_waits_for_room() {
     for pending in sent {
         assert_eq!(pending.wait().unwrap().to_vec(), [7; 1000]);
     }
-    assert_eq!(also.wait().unwrap_err().worker().unwrap().message, "no room for this one");
+    assert_eq!(also.wait().unwrap_err().handler_failure().unwrap().message, "no room for this one");
     assert_eq!(last.wait().unwrap().to_vec(), [8; 1000]);
     first.join().unwrap().unwrap();
 }
@@ -436,7 +438,7 @@ fn a_long_chunk_that_is_given_up_in_the_middle_ends_its_request() {
     let mut stream = channel.stream(WORK, "", StreamTimeouts::default()).unwrap();
     assert_eq!(told.recv().unwrap(), (ErrorKind::Closed, ErrorKind::Closed));
     let error = stream.next_chunk().unwrap_err();
-    assert_eq!(error.worker().unwrap().type_name, "slipring::NoReply");
+    assert_eq!(error.handler_failure().unwrap().type_name, "slipring::NoReply");
     assert_eq!(channel.stats().unknown_frames, 0);
 }
 
@@ -572,7 +574,7 @@ fn a_panic_or_an_error_ends_one_request_and_health_shows_it() {
         ("silence", "slipring::NoReply", "the responder was dropped without a reply"),
     ] {
         let error = channel.call(WORK, request, LONG).unwrap_err();
-        let failure = error.worker().unwrap();
+        let failure = error.handler_failure().unwrap();
         assert_eq!((&failure.type_name[..], &failure.message[..]), (name, message));
         let last = channel.ping(LONG).unwrap().last_error.unwrap();
         assert!(last.contains(message), "{last}");
@@ -582,7 +584,7 @@ fn a_panic_or_an_error_ends_one_request_and_health_shows_it() {
         channel.ping(LONG).unwrap().last_error.unwrap().contains("after the reply")
     });
     let error = channel.call(OTHER, "", LONG).unwrap_err();
-    assert_eq!(error.worker().unwrap().type_name, "slipring::UnknownKind");
+    assert_eq!(error.handler_failure().unwrap().type_name, "slipring::UnknownKind");
     assert_eq!(channel.call(WORK, "", LONG).unwrap().to_vec(), b"whole");
     assert_eq!(channel.health().begun, 1);
     drop(other);
@@ -617,7 +619,7 @@ fn a_panic_before_the_first_await_and_one_of_a_drop_end_their_requests() {
     });
     for (kind, message) in [(WORK, "no future"), (OTHER, "a drop that panics")] {
         let error = channel.call(kind, "", LONG).unwrap_err();
-        let failure = error.worker().unwrap();
+        let failure = error.handler_failure().unwrap();
         assert_eq!((&failure.type_name[..], &failure.message[..]), ("panic", message));
     }
 }
@@ -654,7 +656,7 @@ fn a_runtime_that_is_dropped_ends_its_requests() {
     drop(runtime);
     for pending in waiting.into_iter().chain(submit(&channel, 3)) {
         let error = pending.wait().unwrap_err();
-        assert_eq!(error.worker().unwrap().type_name, "slipring::NoReply");
+        assert_eq!(error.handler_failure().unwrap().type_name, "slipring::NoReply");
     }
     channel.close(LONG).unwrap();
 }
@@ -666,7 +668,7 @@ fn an_executor_that_cannot_take_tasks_ends_the_channel() {
         Worker::new(|_| Ok(())).tasks(Tasks::new(|task| drop(tokio::spawn(task))))
     });
     let error = channel.call(WORK, "", LONG).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Session | ErrorKind::Worker), "{error}");
+    assert!(matches!(error.kind(), ErrorKind::Session | ErrorKind::HandlerFailed), "{error}");
     let error = channel.call(WORK, "", LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Session, "{error}");
 }

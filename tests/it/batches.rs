@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::common::*;
 use slipring::worker::{Batches, HandlerError, Incoming, RequestBatch, Worker};
 use slipring::{
-    Channel, Config, Error, ErrorKind, Kind, Pending, RoleConfig, StreamTimeouts, WorkerFailure,
+    Channel, Config, Error, ErrorKind, HandlerFailure, Kind, Pending, RoleConfig, StreamTimeouts,
     WorkerState, testing,
 };
 
@@ -79,9 +79,9 @@ fn submit(channel: &Channel, bytes: &[u8]) -> Pending {
     channel.submit(WORK, bytes, LONG).unwrap()
 }
 
-fn failure(error: &Error) -> &WorkerFailure {
-    assert_eq!(error.kind(), ErrorKind::Worker, "{error}");
-    error.worker().unwrap()
+fn failure(error: &Error) -> &HandlerFailure {
+    assert_eq!(error.kind(), ErrorKind::HandlerFailed, "{error}");
+    error.handler_failure().unwrap()
 }
 
 /// Whether nothing is left of all that was asked.

@@ -135,7 +135,7 @@ fn a_reply_over_the_cap_is_an_error_of_that_call_alone(backend: Backend) {
     let channel = backend.spawn(Config::small());
     let cap = channel.config().max_message();
     let error = channel.call(BIG, &encode(&[cap as u64 + 1]), LONG).unwrap_err();
-    let failure = error.worker().expect("the worker reports it");
+    let failure = error.handler_failure().expect("the worker reports it");
     assert!(failure.message.contains(&cap.to_string()), "{failure}");
     assert!(failure.message.contains(&(cap + 1).to_string()), "{failure}");
     assert_usable(&channel);
@@ -145,10 +145,10 @@ fn a_kind_without_a_handler_is_answered_with_its_name(backend: Backend) {
     let channel = backend.spawn(Config::small());
     for kind in [Kind::app(77), Kind::EMBED, Kind::named("no such kind")] {
         let error = channel.call(kind, b"x", LONG).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Worker);
+        assert_eq!(error.kind(), ErrorKind::HandlerFailed);
         assert!(error.to_string().contains(&kind.to_string()), "{error}");
         let mut stream = channel.stream(kind, b"x", LONG).unwrap();
-        assert_eq!(stream.next_chunk().unwrap_err().kind(), ErrorKind::Worker);
+        assert_eq!(stream.next_chunk().unwrap_err().kind(), ErrorKind::HandlerFailed);
         assert!(stream.next_chunk().unwrap().is_none());
         assert_usable(&channel);
     }
@@ -169,15 +169,15 @@ fn a_failing_handler_fails_its_own_call_with_type_and_message(backend: Backend) 
     let channel = backend.spawn(Config::small());
     for message in ["no such token", "", "süß"] {
         let error = channel.call(FAIL, message, LONG).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Worker);
+        assert_eq!(error.kind(), ErrorKind::HandlerFailed);
         assert!(!error.is_fatal());
-        let failure = error.worker().unwrap();
+        let failure = error.handler_failure().unwrap();
         assert!(failure.type_name.ends_with("io::error::Error"), "{}", failure.type_name);
         assert_eq!(failure.message, message);
         assert_usable(&channel);
     }
     let error = channel.call(FAIL_DEEP, b"", LONG).unwrap_err();
-    let failure = error.worker().unwrap();
+    let failure = error.handler_failure().unwrap();
     assert_eq!(failure.message, "cannot load");
     assert_eq!(failure.sources, ["the file is short", "invalid digit found in string"]);
     assert!(
@@ -192,7 +192,7 @@ fn a_failure_of_any_length_fits_a_frame(backend: Backend) {
     let channel = backend.spawn(tiny(4 << 10).build().unwrap());
     for len in [1000, 2000, 100_000] {
         let error = channel.call(FAIL, &"x".repeat(len), LONG).unwrap_err();
-        let message = &error.worker().unwrap().message;
+        let message = &error.handler_failure().unwrap().message;
         assert!(message.len() >= 500 && message.bytes().all(|b| b == b'x'), "{len}");
         assert_usable(&channel);
     }
@@ -202,7 +202,7 @@ fn a_panicking_handler_fails_its_own_call_with_message_and_place(backend: Backen
     let channel = backend.spawn(Config::default());
     for message in ["index out of range", ""] {
         let error = channel.call(PANIC, message, LONG).unwrap_err();
-        let failure = error.worker().unwrap();
+        let failure = error.handler_failure().unwrap();
         assert_eq!((failure.type_name.as_str(), failure.message.as_str()), ("panic", message));
         assert!(failure.backtrace.contains("worker.rs"), "{}", failure.backtrace);
         assert_usable(&channel);
@@ -236,7 +236,11 @@ fn a_handler_that_replies_and_fails_has_replied_and_a_reused_proof_not(backend: 
     assert_eq!(channel.call(KEEP_PROOF, b"", LONG).unwrap().to_vec(), b"kept");
     assert_usable(&channel);
     let error = channel.call(USE_PROOF, b"", Duration::from_secs(2)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Worker, "the worker knows that it sent nothing: {error}");
+    assert_eq!(
+        error.kind(),
+        ErrorKind::HandlerFailed,
+        "the worker knows that it sent nothing: {error}"
+    );
     assert_usable(&channel);
 }
 
@@ -361,8 +365,8 @@ fn no_late_reply_ever_reaches_another_call(backend: Backend) {
 fn the_cancel_of_another_channels_request_is_no_cancel_of_this_one(backend: Backend) {
     let channel = backend.spawn(Config::small());
     let error = channel.call(CANCEL_ANOTHER, b"", LONG).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Worker, "{error}");
-    assert!(error.worker().unwrap().message.contains("was cancelled"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::HandlerFailed, "{error}");
+    assert!(error.handler_failure().unwrap().message.contains("was cancelled"), "{error}");
 }
 
 fn a_cancelled_writer_stops_at_once_and_leaves_no_last_error(backend: Backend) {

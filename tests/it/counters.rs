@@ -124,7 +124,7 @@ fn table() -> Vec<(Act, Counted)> {
         (Act::Write, completed(IN_PIECES, IN_PIECES)),
         (Act::Stream, streamed(16, 50, 30)),
         (Act::StreamInPieces, streamed(16, 3, IN_PIECES)),
-        (Act::Fail, failed(ErrorKind::Worker, 4)),
+        (Act::Fail, failed(ErrorKind::HandlerFailed, 4)),
         (Act::TimeOut, Counted { cancels: 1, ..failed(ErrorKind::Timeout, 5) }),
         (Act::Stall, Counted { cancels: 1, streams: 1, ..failed(ErrorKind::Stalled, 5) }),
         (Act::Cancel, Counted { cancels: 1, ..failed(ErrorKind::Cancelled, 5) }),
@@ -215,7 +215,7 @@ fn check(row: usize, wanted: Counted, before: &Stats, after: &Stats) {
         Counted { requests: wanted.requests + 1, completed: wanted.completed + 1, ..wanted };
     let wanted = match wanted.error {
         // The text of the failure is the worker's.
-        Some(ErrorKind::Worker) if found.received > 0 => {
+        Some(ErrorKind::HandlerFailed) if found.received > 0 => {
             Counted { received: found.received, ..wanted }
         }
         // The worker is told to cancel what it has not ended yet.

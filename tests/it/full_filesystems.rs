@@ -59,7 +59,7 @@ fn a_log_that_finds_no_room_costs_what_is_written_and_nothing_else() {
     for _ in 0..20 {
         // `println!` panics when it cannot write, which is an error of its call.
         if let Err(error) = channel.call(PRINT, "x".repeat(30_000).as_str(), LONG) {
-            assert_eq!(error.kind(), ErrorKind::Worker, "{error}");
+            assert_eq!(error.kind(), ErrorKind::HandlerFailed, "{error}");
             assert!(error.to_string().contains("No space left on device"), "{error}");
             refused += 1;
         }

@@ -58,7 +58,7 @@ fn a_responder_that_is_dropped_ends_its_request_alone() {
     let first = given.recv().unwrap();
     thread::spawn(move || drop(first)).join().unwrap();
     let error = lost.wait().unwrap_err();
-    assert_eq!(error.worker().unwrap().type_name, "slipring::NoReply");
+    assert_eq!(error.handler_failure().unwrap().type_name, "slipring::NoReply");
     given.recv().unwrap().responder.send("here").unwrap();
     assert_eq!(kept.wait().unwrap().to_vec(), b"here");
 }
@@ -214,7 +214,7 @@ fn a_slot_is_filled_by_another_thread_and_one_that_is_dropped_is_skipped() {
         assert_eq!(answers[usize::from(n)].as_ref().unwrap().to_vec(), [n; 100]);
     }
     let error = answers[1].as_ref().unwrap_err();
-    assert_eq!(error.worker().unwrap().type_name, "slipring::NoReply");
+    assert_eq!(error.handler_failure().unwrap().type_name, "slipring::NoReply");
     assert_eq!(channel.stats().unknown_frames, 0);
 }
 
@@ -274,9 +274,9 @@ fn a_drop_without_room_does_not_wait_and_its_error_comes_later() {
     for pending in pending {
         assert_eq!(pending.wait().unwrap().to_vec(), [7; 1000]);
     }
-    assert_eq!(last.wait().unwrap_err().worker().unwrap().type_name, "slipring::NoReply");
+    assert_eq!(last.wait().unwrap_err().handler_failure().unwrap().type_name, "slipring::NoReply");
     let error = also.wait().unwrap_err();
-    assert_eq!(error.worker().unwrap().message, "no room for this one either");
+    assert_eq!(error.handler_failure().unwrap().message, "no room for this one either");
 }
 
 #[test]
@@ -321,8 +321,8 @@ fn requests_that_the_session_holds_end_with_the_error_of_the_body() {
     };
     let channel = testing::spawn_thread(&Config::small(), RoleConfig::default(), make).unwrap();
     let error = channel.call(WORK, "", LONG).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Worker, "{error}");
-    assert_eq!(error.worker().unwrap().message, "the model is gone");
+    assert_eq!(error.kind(), ErrorKind::HandlerFailed, "{error}");
+    assert_eq!(error.handler_failure().unwrap().message, "the model is gone");
     let error = channel.call(WORK, "", LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Session, "{error}");
 }
@@ -439,7 +439,7 @@ fn an_error_of_the_body_is_told_and_ends_the_channel() {
         Err("the model is gone".into())
     });
     let error = channel.call(WORK, "", LONG).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Session | ErrorKind::Worker), "{error}");
+    assert!(matches!(error.kind(), ErrorKind::Session | ErrorKind::HandlerFailed), "{error}");
     let error = channel.call(WORK, "", LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Session, "{error}");
     assert!(error.to_string().contains("the model is gone"), "{error}");

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use slipring::payload::ElementType;
 use slipring::{
-    ErrorCounts, ErrorKind, ExitCause, Health, RequestId, Stats, WaitStrategy, WorkerFailure,
+    ErrorCounts, ErrorKind, ExitCause, HandlerFailure, Health, RequestId, Stats, WaitStrategy,
     WorkerState,
 };
 
@@ -36,9 +36,9 @@ fn causes_kinds_and_numbers_are_written_by_name_and_value() {
     assert_eq!(read::<RequestId>("12").get(), 12);
     assert_eq!(read::<ElementType>(r#""bf16""#), ElementType::BF16);
     assert_eq!(read::<WaitStrategy>(r#""park""#), WaitStrategy::Park);
-    let failure: WorkerFailure =
+    let failure: HandlerFailure =
         read(r#"{"type_name":"Bad","message":"no","sources":["why"],"backtrace":""}"#);
-    assert_eq!(failure.to_string(), "worker failed: Bad: no: why");
+    assert_eq!(failure.to_string(), "Bad: no: why");
 }
 
 #[test]

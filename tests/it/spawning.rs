@@ -286,7 +286,7 @@ fn a_session_that_cannot_be_built_fails_every_call() {
         let is_it = |error: Error| {
             assert_eq!(error.kind(), ErrorKind::Session, "{mode}: {error}");
             assert!(error.is_fatal() && error.was_begun() == Some(false), "{mode}: {error}");
-            let failure = error.worker().unwrap();
+            let failure = error.handler_failure().unwrap();
             assert_eq!(failure.type_name, type_name);
             assert!(failure.message.contains(message), "{failure}");
         };
@@ -309,7 +309,7 @@ fn a_session_that_failed_long_before_the_first_call_is_still_told_of() {
     eventually("the worker has ended", || channel.exit_cause().is_some());
     let error = channel.call(ECHO, b"x", LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Session, "{error}");
-    assert_eq!(error.worker().unwrap().message, "no such model");
+    assert_eq!(error.handler_failure().unwrap().message, "no such model");
 }
 
 #[test]

@@ -273,8 +273,8 @@ fn a_request_that_cannot_be_opened_ends_alone_with_its_error() {
     let odd = channel.submit(WORK, "odd", LONG).unwrap();
     drop(open);
     let failure = |error: Error| {
-        assert_eq!(error.kind(), ErrorKind::Worker, "{error}");
-        error.worker().unwrap().clone()
+        assert_eq!(error.kind(), ErrorKind::HandlerFailed, "{error}");
+        error.handler_failure().unwrap().clone()
     };
     assert_eq!(failure(failed.wait().unwrap_err()).message, "it cannot be opened");
     let panic = failure(panicked.wait().unwrap_err());
@@ -294,8 +294,8 @@ fn step_ends(name: u64, type_name: &str, message: &str) {
     drop(open);
     for stream in [healthy, bad] {
         let error = rest(stream).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Worker, "{error}");
-        let failure = error.worker().unwrap();
+        assert_eq!(error.kind(), ErrorKind::HandlerFailed, "{error}");
+        let failure = error.handler_failure().unwrap();
         assert_eq!((&*failure.type_name, &*failure.message), (type_name, message));
     }
     eventually("the channel has failed", || channel.ping(LONG).is_err());

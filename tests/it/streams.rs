@@ -122,7 +122,7 @@ fn chunks_before_an_error_are_delivered_and_then_the_error(backend: Backend) {
         let mut stream = channel.stream(COUNT_AND_FAIL, &request, LONG).unwrap();
         assert_chunks(&mut stream, 0..count, len);
         let error = stream.next_chunk().unwrap_err();
-        let failure = error.worker().unwrap();
+        let failure = error.handler_failure().unwrap();
         assert_eq!(failure.type_name, "test::Tired");
         assert_eq!(failure.message, "after all chunks");
         assert!(stream.next_chunk().unwrap().is_none());
@@ -343,8 +343,8 @@ fn an_error_in_the_middle_of_a_chained_chunk_is_the_handlers_error(backend: Back
     eventually("the worker sends", || channel.health().current_request.is_some());
     stream.cancel();
     let error = stream.find_map(Result::err).expect("it fails");
-    assert_eq!(error.kind(), ErrorKind::Worker, "{error}");
-    assert_eq!(error.worker().unwrap().type_name, "test::Other");
+    assert_eq!(error.kind(), ErrorKind::HandlerFailed, "{error}");
+    assert_eq!(error.handler_failure().unwrap().type_name, "test::Other");
     assert_usable(&channel);
 }
 

@@ -72,10 +72,10 @@ fn long_messages_of_several_tasks_do_not_get_mixed_up_and_short_ones_pass() {
 fn every_way_in_which_a_request_can_end_leaves_the_channel_usable() {
     on_each(plain, |channel| async move {
         let failed = channel.call(FAIL, b"because", LONG).await.unwrap_err();
-        assert_eq!(failed.kind(), ErrorKind::Worker);
+        assert_eq!(failed.kind(), ErrorKind::HandlerFailed);
         assert!(failed.to_string().contains("because"), "{failed}");
         let panicked = channel.call(PANIC, b"oh no", LONG).await.unwrap_err();
-        assert_eq!(panicked.kind(), ErrorKind::Worker);
+        assert_eq!(panicked.kind(), ErrorKind::HandlerFailed);
         assert!(panicked.to_string().contains("oh no"), "{panicked}");
         assert_eq!(kind(channel.call(STREAM_ANYHOW, b"", LONG).await), ErrorKind::Protocol);
         let too_long = vec![0; channel.blocking().config().max_message() + 1];
@@ -132,7 +132,7 @@ fn streams_come_in_order_and_whole_also_when_several_are_read_in_turns() {
         for i in 0..9 {
             assert_eq!(failing.next_chunk().await.unwrap().unwrap().to_vec(), pattern(i, 10));
         }
-        assert_eq!(kind(failing.next_chunk().await), ErrorKind::Worker);
+        assert_eq!(kind(failing.next_chunk().await), ErrorKind::HandlerFailed);
         drop((stream, long, failing));
         assert_usable_by_tasks(&channel).await;
     });

@@ -24,7 +24,7 @@ fn calls_streams_pings_and_closing_work_over_a_worker_thread() {
     assert_eq!(channel.call(SHOUT, "a", LONG).unwrap().to_vec(), b"A 1");
     assert_eq!(channel.call(SHOUT, "b", LONG).unwrap().to_vec(), b"B 2");
     let failed = channel.call(SHOUT, &[0xff_u8][..], LONG).unwrap_err();
-    assert!(failed.is_worker_error(), "{failed}");
+    assert!(failed.is_handler_error(), "{failed}");
     assert_eq!(channel.ping(LONG).unwrap().requests_served, 3);
     channel.close(LONG).unwrap();
     assert_eq!(channel.call(SHOUT, "c", LONG).unwrap_err().kind(), ErrorKind::Closed);

@@ -167,7 +167,7 @@ fn a_panic_or_an_error_ends_one_request_and_health_shows_it() {
         ("silence", "slipring::NoReply", "the responder was dropped without a reply"),
     ] {
         let error = channel.call(WORK, request, LONG).unwrap_err();
-        let failure = error.worker().unwrap();
+        let failure = error.handler_failure().unwrap();
         assert_eq!((&failure.type_name[..], &failure.message[..]), (name, message));
         let last = channel.ping(LONG).unwrap().last_error.unwrap();
         assert!(last.contains(message), "{last}");
@@ -177,7 +177,7 @@ fn a_panic_or_an_error_ends_one_request_and_health_shows_it() {
         channel.ping(LONG).unwrap().last_error.unwrap().contains("after the reply")
     });
     let error = channel.call(OTHER, "", LONG).unwrap_err();
-    assert_eq!(error.worker().unwrap().type_name, "slipring::UnknownKind");
+    assert_eq!(error.handler_failure().unwrap().type_name, "slipring::UnknownKind");
     gate.open();
     for other in others {
         assert_eq!(other.wait().unwrap().to_vec(), b"whole");
@@ -331,7 +331,7 @@ fn a_responder_can_outlive_its_handler_and_be_dropped_elsewhere() {
             match pending.wait() {
                 Ok(reply) => assert_eq!((reply.to_vec(), how), (b"later".to_vec(), "answer")),
                 Err(error) => {
-                    let name = &error.worker().unwrap().type_name;
+                    let name = &error.handler_failure().unwrap().type_name;
                     assert_eq!((&name[..], how), ("slipring::NoReply", "drop"));
                 }
             }

@@ -20,7 +20,7 @@ fn a_failed_warm_up_is_told_and_tried_again() {
     let channel = small().warm_up(NOTHING, "").spawn().unwrap();
     for _ in 0..2 {
         let error = channel.wait_ready(LONG).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Worker, "{error}");
+        assert_eq!(error.kind(), ErrorKind::HandlerFailed, "{error}");
         assert_usable(&channel);
     }
 }

@@ -57,7 +57,7 @@ fn an_error_of_another_language_reaches_the_caller_unchanged() {
         })
     });
     let error = channel.call(ONE, "bad\tvalue", LONG).unwrap_err();
-    let failure = error.worker().unwrap();
+    let failure = error.handler_failure().unwrap();
     assert_eq!(failure.type_name, "pkg.ValueError");
     assert_eq!(failure.message, "bad\tvalue");
     assert_eq!(failure.sources, ["first", "second\nline"]);

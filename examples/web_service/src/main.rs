@@ -102,7 +102,7 @@ impl IntoResponse for Failure {
             ErrorKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
             ErrorKind::TooManyInFlight => StatusCode::TOO_MANY_REQUESTS,
             ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            ErrorKind::Worker => StatusCode::UNPROCESSABLE_ENTITY,
+            ErrorKind::HandlerFailed => StatusCode::UNPROCESSABLE_ENTITY,
             // The worker is gone. A service that must go on would spawn another one.
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };

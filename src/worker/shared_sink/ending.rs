@@ -1,6 +1,6 @@
 //! The last frames of requests that are not results.
 
-use crate::error::WorkerFailure;
+use crate::error::HandlerFailure;
 use crate::protocol::failure;
 use crate::protocol::kind::{EXPIRED, Kind};
 use crate::ring::Header;
@@ -11,7 +11,7 @@ use crate::worker::reply_sink::ReplyState;
 pub(crate) enum Ending {
     /// The stream ends.
     End,
-    Failed(WorkerFailure),
+    Failed(HandlerFailure),
     Cancelled,
     /// The deadline passed before the request was begun.
     Expired,

@@ -186,7 +186,7 @@ fn a_worker_without_a_session_says_why_and_detaches() {
     });
     let channel = host.accept(LONG).unwrap();
     let error = channel.wait_ready(LONG).unwrap_err();
-    assert_eq!(error.worker().unwrap().type_name, "test::NoModel", "{error}");
+    assert_eq!(error.handler_failure().unwrap().type_name, "test::NoModel", "{error}");
     assert!(serving.join().unwrap().unwrap_err().is_fatal());
     assert_eq!(channel.call(ECHO, b"", LONG).unwrap_err().kind(), ErrorKind::Session);
 }

@@ -164,8 +164,11 @@ impl Driver<'_> {
             ErrorKind::Timeout | ErrorKind::Stalled => {
                 Counts::wrong(&counts.hangs, format!("driver {}: {error:#}", self.sender));
             }
-            ErrorKind::Worker => {
-                let failure = error.worker().map(|w| w.type_name.as_str()).unwrap_or_default();
+            ErrorKind::HandlerFailed => {
+                let failure = error
+                    .handler_failure()
+                    .map(|failure| failure.type_name.as_str())
+                    .unwrap_or_default();
                 let is_duplicate = failure == "soak::duplicated";
                 let counter = if is_duplicate { &counts.duplicated } else { &counts.torn };
                 Counts::wrong(counter, error);
