@@ -59,7 +59,8 @@
 //! | [`Timeout`](ErrorKind::Timeout), [`Stalled`](ErrorKind::Stalled), [`Cancelled`](ErrorKind::Cancelled) | is cancelled | is usable |
 //! | [`HandlerFailed`](ErrorKind::HandlerFailed) | failed in its handler | is usable |
 //! | [`TooLarge`](ErrorKind::TooLarge), [`TooManyInFlight`](ErrorKind::TooManyInFlight), [`InvalidPayload`](ErrorKind::InvalidPayload) | was not sent | is usable |
-//! | [`Protocol`](ErrorKind::Protocol) | ended with an answer of the wrong form, had ended before, or was not sent: its kind is not one of requests | is usable |
+//! | [`Protocol`](ErrorKind::Protocol) | ended with an answer of the wrong form | is usable |
+//! | [`InvalidInput`](ErrorKind::InvalidInput) | was not sent, as its kind is not one of requests, or had ended before | is usable |
 //! | [`Interrupted`](ErrorKind::Interrupted) | goes on if its handle is kept, and is otherwise cancelled | is usable |
 //! | [`PeerDied`](ErrorKind::PeerDied) | [`Error::was_begun`] says whether it can be sent again | is over: spawn another |
 //! | [`PeerCorrupt`](ErrorKind::PeerCorrupt), [`Session`](ErrorKind::Session), [`Closed`](ErrorKind::Closed) | is over | is over |

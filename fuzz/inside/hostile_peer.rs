@@ -206,7 +206,7 @@ impl Play {
                     ErrorKind::Timeout,
                     ErrorKind::TooManyInFlight,
                     ErrorKind::TooLarge,
-                    ErrorKind::Protocol,
+                    ErrorKind::InvalidInput,
                 ];
                 self.failed(&error, &may, error.kind() != ErrorKind::TooLarge);
             }

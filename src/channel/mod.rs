@@ -167,8 +167,8 @@ impl Channel {
     ///
     /// As [`Channel::submit`] and [`Pending::wait`]. The channel stays usable after
     /// [`ErrorKind::Timeout`], [`ErrorKind::HandlerFailed`], [`ErrorKind::TooLarge`],
-    /// [`ErrorKind::Cancelled`], [`ErrorKind::Protocol`], [`ErrorKind::TooManyInFlight`] and
-    /// [`ErrorKind::Interrupted`].
+    /// [`ErrorKind::Cancelled`], [`ErrorKind::Protocol`], [`ErrorKind::InvalidInput`],
+    /// [`ErrorKind::TooManyInFlight`] and [`ErrorKind::Interrupted`].
     pub fn call<P: Payload + ?Sized>(
         &self,
         kind: Kind,
@@ -202,7 +202,7 @@ impl Channel {
     ///
     /// [`ErrorKind::TooLarge`], with length and cap, before anything is sent;
     /// [`ErrorKind::TooManyInFlight`]; [`ErrorKind::Timeout`] if the ring stays full; what
-    /// the payload's encoding returns; [`ErrorKind::Protocol`] if `kind` is not a kind of
+    /// the payload's encoding returns; [`ErrorKind::InvalidInput`] if `kind` is not a kind of
     /// request; [`ErrorKind::Interrupted`] if a hook ends the wait for room, see
     /// [`Channel::on_interrupt`]; [`ErrorKind::Closed`], [`ErrorKind::PeerDied`],
     /// [`ErrorKind::PeerCorrupt`], [`ErrorKind::Forked`] if the channel is over;

@@ -77,7 +77,8 @@ where
 {
     let len = payload.encoded_len();
     core.check_len(len)?;
-    Ok((Encoded::of(payload, len)?, len))
+    let encoded = Encoded::of(payload, len).map_err(|error| error.with_begun(false))?;
+    Ok((encoded, len))
 }
 
 /// Blocks until no other long message is on its way, or until the deadline.
@@ -116,7 +117,7 @@ impl<'a> Outgoing<'a> {
         let RequestSpec { kind, flags, deadline } = spec;
         if !kind.is_request() {
             let message = format!("{kind} is not a kind of request");
-            return Err(Error::new(ErrorKind::Protocol, message));
+            return Err(Error::new(ErrorKind::InvalidInput, message).with_begun(false));
         }
         core.buffers.age();
         let is_stream = flags & flags::STREAM != 0;

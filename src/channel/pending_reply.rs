@@ -96,8 +96,8 @@ impl Pending {
     ///
     /// # Errors
     ///
-    /// As [`Pending::wait`], except for [`ErrorKind::Interrupted`]; [`ErrorKind::Protocol`] if the
-    /// request has ended.
+    /// As [`Pending::wait`], except for [`ErrorKind::Interrupted`]; [`ErrorKind::InvalidInput`] if
+    /// the request has ended.
     pub fn try_wait(&mut self) -> Result<Option<Reply>> {
         // A reactor of the host's reads the ring itself, and must not find its descriptor
         // readable for what this took.
@@ -126,7 +126,7 @@ impl Pending {
     ///
     /// # Errors
     ///
-    /// As [`Pending::wait`]; [`ErrorKind::Protocol`] if the request has ended. After
+    /// As [`Pending::wait`]; [`ErrorKind::InvalidInput`] if the request has ended. After
     /// [`ErrorKind::Interrupted`] the request goes on.
     pub fn wait_timeout(&mut self, longest: Duration) -> Result<Option<Reply>> {
         let deadline = self.limit.deadline().min(Deadline::after(longest));
@@ -229,7 +229,7 @@ impl Pending {
 
 #[cold]
 fn has_ended() -> Error {
-    Error::new(ErrorKind::Protocol, "the request has ended: its reply or error was returned")
+    Error::new(ErrorKind::InvalidInput, "the request has ended: its reply or error was returned")
 }
 
 impl Drop for Pending {

@@ -25,6 +25,10 @@ use std::io;
 pub enum ErrorKind {
     /// A configuration value that cannot work. The message has the reason.
     InvalidConfig,
+    /// The caller's mistake: it used a method in a way that is not allowed, such as a request of a
+    /// kind that is not one of requests, or a second wait for a reply that was returned. Nothing
+    /// was sent, and the channel is usable.
+    InvalidInput,
     /// A payload is longer than allowed. Nothing was sent, and the channel is usable; see
     /// [`Error::length_and_limit`](crate::Error::length_and_limit).
     TooLarge,
@@ -52,9 +56,8 @@ pub enum ErrorKind {
     /// The other process wrote something that no correct program writes. The channel is unusable
     /// for good.
     PeerCorrupt,
-    /// The other side answered with something that is not allowed here, such as one result to a
-    /// request for a stream; or the caller asked for something that is not: a request of a kind
-    /// that is not one of requests, or a reply that was returned before. The channel is usable.
+    /// The other side's mistake: it answered with something that is not allowed here, such as one
+    /// result to a request for a stream. The channel is usable.
     Protocol,
     /// The handler in the worker failed or panicked; see
     /// [`Error::handler_failure`](crate::Error::handler_failure). The channel is usable.
@@ -79,8 +82,9 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// All kinds.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::InvalidConfig,
+        Self::InvalidInput,
         Self::TooLarge,
         Self::InvalidPayload,
         Self::Timeout,
@@ -108,6 +112,7 @@ impl ErrorKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::InvalidConfig => "invalid_config",
+            Self::InvalidInput => "invalid_input",
             Self::TooLarge => "too_large",
             Self::InvalidPayload => "invalid_payload",
             Self::Timeout => "timeout",
@@ -133,7 +138,9 @@ impl ErrorKind {
     /// Returns the kind as which an `io::Error` passes this on. `None`: that of the source.
     pub(super) fn io_kind(self) -> Option<io::ErrorKind> {
         Some(match self {
-            Self::InvalidConfig | Self::TooLarge => io::ErrorKind::InvalidInput,
+            Self::InvalidConfig | Self::InvalidInput | Self::TooLarge => {
+                io::ErrorKind::InvalidInput
+            }
             Self::InvalidPayload | Self::PeerCorrupt | Self::Protocol | Self::Mismatch => {
                 io::ErrorKind::InvalidData
             }

@@ -135,6 +135,7 @@ fn no_kind_becomes_one_after_which_loops_of_std_try_again() {
     use ErrorKind as K;
     let kinds = [
         (K::InvalidConfig, io::ErrorKind::InvalidInput),
+        (K::InvalidInput, io::ErrorKind::InvalidInput),
         (K::InvalidPayload, io::ErrorKind::InvalidData),
         (K::Timeout, io::ErrorKind::TimedOut),
         (K::Stalled, io::ErrorKind::TimedOut),
@@ -182,7 +183,8 @@ fn next(kind: ErrorKind) -> Option<ErrorKind> {
     use ErrorKind as K;
     // No arm for all others: a new kind has to be added here, and to `ErrorKind::ALL`.
     Some(match kind {
-        K::InvalidConfig => K::TooLarge,
+        K::InvalidConfig => K::InvalidInput,
+        K::InvalidInput => K::TooLarge,
         K::TooLarge => K::InvalidPayload,
         K::InvalidPayload => K::Timeout,
         K::Timeout => K::Stalled,

@@ -158,8 +158,14 @@ fn a_kind_of_the_protocols_own_cannot_be_sent(backend: Backend) {
     let channel = backend.spawn(Config::small());
     for kind in [Kind::PING, Kind::SHUTDOWN, Kind::RESULT, Kind::CANCEL, Kind::CHUNK, Kind::END] {
         assert!(!kind.is_request());
-        assert_eq!(channel.call(kind, b"", LONG).unwrap_err().kind(), ErrorKind::Protocol);
-        assert_eq!(channel.stream(kind, b"", LONG).unwrap_err().kind(), ErrorKind::Protocol);
+        let refused = [
+            channel.call(kind, b"", LONG).unwrap_err(),
+            channel.stream(kind, b"", LONG).unwrap_err(),
+            channel.write(kind, LONG).unwrap_err(),
+        ];
+        for error in refused {
+            assert_eq!((error.kind(), error.was_begun()), (ErrorKind::InvalidInput, Some(false)));
+        }
     }
     assert_eq!(channel.in_flight(), 0);
     assert_usable(&channel);
@@ -437,7 +443,7 @@ fn a_payload_that_cannot_be_encoded_is_not_sent_and_leaves_nothing_behind(backen
     eventually("it is counted", || channel.ping(LONG).unwrap().requests_served == 1);
     for len in [10, channel.config().max_request_frame() + 1] {
         let error = channel.call(ECHO, &Broken { len, panics: false }, LONG).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidPayload);
+        assert_eq!((error.kind(), error.was_begun()), (ErrorKind::InvalidPayload, Some(false)));
         assert_eq!(channel.in_flight(), 0);
         let broken = Broken { len, panics: true };
         let panicked = catch_unwind(AssertUnwindSafe(|| channel.call(ECHO, &broken, LONG)));

@@ -135,7 +135,7 @@ fn table() -> Vec<(Act, Counted)> {
         (Act::TooLong, refused_with(ErrorKind::TooLarge)),
         (Act::TooLongWriter, Counted { requests: 1, ..refused_with(ErrorKind::TooLarge) }),
         (Act::StreamAnyhow, Counted { chunks: 1, received: 7, ..protocol }),
-        (Act::NotARequest, refused_with(ErrorKind::Protocol)),
+        (Act::NotARequest, refused_with(ErrorKind::InvalidInput)),
     ]
 }
 

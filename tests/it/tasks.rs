@@ -80,7 +80,8 @@ fn every_way_in_which_a_request_can_end_leaves_the_channel_usable() {
         assert_eq!(kind(channel.call(STREAM_ANYHOW, b"", LONG).await), ErrorKind::Protocol);
         let too_long = vec![0; channel.blocking().config().max_message() + 1];
         assert_eq!(kind(channel.call(ECHO, &too_long, LONG).await), ErrorKind::TooLarge);
-        assert_eq!(kind(channel.call(slipring::Kind::PING, b"", LONG).await), ErrorKind::Protocol);
+        let refused = channel.call(slipring::Kind::PING, b"", LONG).await.unwrap_err();
+        assert_eq!((refused.kind(), refused.was_begun()), (ErrorKind::InvalidInput, Some(false)));
         let slow = channel.call(SLOW_ECHO, &encode(&[150]), SHORT).await;
         assert!(slow.unwrap_err().is_timeout());
         let pending = channel.submit(UNTIL_CANCELLED, b"", LONG).await.unwrap();
