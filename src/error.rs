@@ -139,12 +139,14 @@ impl Error {
         Self::build(ErrorKind::TooLarge, message.into(), detail, None)
     }
 
-    pub(crate) fn handler_failed(failure: HandlerFailure) -> Self {
-        Self::build(ErrorKind::HandlerFailed, Cow::Borrowed(""), Detail::Handler(failure), None)
+    pub(crate) fn handler_failed(failure: HandlerFailure, was_begun: bool) -> Self {
+        let detail = Detail::Handler(failure);
+        Self::build(ErrorKind::HandlerFailed, Cow::Borrowed(""), detail, None).with_begun(was_begun)
     }
 
     pub(crate) fn session_failure(failure: HandlerFailure) -> Self {
-        Self::build(ErrorKind::Session, Cow::Borrowed(""), Detail::Handler(failure), None)
+        let detail = Detail::Handler(failure);
+        Self::build(ErrorKind::Session, Cow::Borrowed(""), detail, None).with_begun(false)
     }
 
     pub(crate) fn peer_died(death: WorkerDeath) -> Self {
@@ -285,8 +287,6 @@ impl Error {
     pub fn was_begun(&self) -> Option<bool> {
         match &self.0.detail {
             Detail::Death(death) => death.was_begun(),
-            // A handler has answered, or there was none.
-            Detail::Handler(_) => Some(self.kind() == ErrorKind::HandlerFailed),
             _ => self.0.stage.map(|stage| stage == RequestStage::Begun),
         }
     }
@@ -303,10 +303,6 @@ impl Error {
     pub fn stage(&self) -> Option<RequestStage> {
         match &self.0.detail {
             Detail::Death(death) => death.stage(),
-            Detail::Handler(_) if self.kind() == ErrorKind::HandlerFailed => {
-                Some(RequestStage::Begun)
-            }
-            Detail::Handler(_) => Some(RequestStage::Queued),
             _ => self.0.stage,
         }
     }

@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::assembler::Assembler;
 use crate::protocol::buffer_pool::{BufferPool, BufferSlice, PooledBuffer};
 use crate::protocol::failure;
-use crate::protocol::kind::{EXPIRED, Kind, flags};
+use crate::protocol::kind::{EXPIRED, Kind, REFUSED, flags};
 use crate::ring::position::span;
 use crate::ring::{Frame, Header, LeasedSlot};
 use crate::shm::bytes::PeerBytes;
@@ -145,7 +145,9 @@ impl ReplyHeader {
             Kind::CANCEL if self.header.aux == EXPIRED => Item::Expired,
             Kind::CANCEL => Item::Cancelled,
             Kind::ERROR => match failure::decode(&body.bytes().to_vec()) {
-                Ok(failure) => Item::Failed(Error::handler_failed(failure)),
+                Ok(failure) => {
+                    Item::Failed(Error::handler_failed(failure, self.header.aux != REFUSED))
+                }
                 Err(error) => Item::Failed(error),
             },
             other => {

@@ -14,8 +14,8 @@
 )]
 #[non_exhaustive]
 pub enum RequestStage {
-    /// The worker had not taken the request: it waited in shared memory, was not sent, or came so
-    /// late that the worker refused it.
+    /// The worker had not taken the request: it waited in shared memory, was not sent, or the worker
+    /// refused it, because it came too late or there is no handler for its kind.
     Queued,
     /// The worker had taken the request, and had begun nothing of it. The request can be sent
     /// again, like one that was not taken.

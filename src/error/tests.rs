@@ -170,7 +170,7 @@ fn a_message_is_one_line_and_only_the_long_form_has_the_source() {
         sources: vec!["why".into()],
         ..HandlerFailure::default()
     };
-    let error = Error::handler_failed(failure);
+    let error = Error::handler_failed(failure, true);
     assert_eq!(error.to_string(), "handler failed: Bad: two\\nlines: why");
     let tail = Some("loading\nboom\n".to_owned());
     let error = Error::new(ErrorKind::Handshake, "it did not attach").with_log_tail(tail);

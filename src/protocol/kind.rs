@@ -142,6 +142,9 @@ impl fmt::Debug for Kind {
 /// was begun.
 pub(crate) const EXPIRED: u64 = 1;
 
+/// The auxiliary word of an error frame whose request was refused before any handler saw it.
+pub(crate) const REFUSED: u64 = 1;
+
 /// Flags in a frame's header.
 pub(crate) mod flags {
     /// The caller of the request reads a stream of chunks.

@@ -320,7 +320,7 @@ impl<S> BatchServer<'_, S> {
         let Batches { handlers, length, .. } = &mut self.batches;
         let kind = incoming.request.kind();
         let Some(index) = handlers.iter().position(|(other, _)| *other == kind) else {
-            return incoming.responder.fail(unknown_kind(kind));
+            return incoming.responder.refuse(unknown_kind(kind));
         };
         let length = match length {
             None => Ok(0),

@@ -139,7 +139,7 @@ impl<S> Worker<S> {
 
     /// Serves requests of every kind that has no handler of its own with `handler`, which finds
     /// the kind in [`Request::kind`]. Without this, such requests fail with an error of the type
-    /// `slipring::UnknownKind`. The last call of this method counts.
+    /// `slipring::UnknownKind`, and were not begun. The last call of this method counts.
     ///
     /// ```
     /// # fn main() -> slipring::Result<()> {

@@ -393,6 +393,12 @@ impl OwnedResponder {
         self.end_with(ending);
     }
 
+    /// Ends the request, which no handler has seen, with an error.
+    pub(super) fn refuse(mut self, error: HandlerError) {
+        self.sink.note(self.state.request(), &error);
+        self.end_with(Ending::Refused(error.into_failure()));
+    }
+
     /// Begins the request, and runs its handler. An error or a panic of the handler ends the
     /// request, unless the handler has answered it or has moved the responder elsewhere.
     pub(super) fn run(

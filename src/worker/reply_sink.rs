@@ -3,7 +3,7 @@
 use crate::error::{Error, HandlerFailure, Result};
 use crate::payload::{Encoded, Payload};
 use crate::protocol::failure;
-use crate::protocol::kind::{EXPIRED, Kind, flags};
+use crate::protocol::kind::{EXPIRED, Kind, REFUSED, flags};
 use crate::protocol::splitter::{Piece, PieceBuffer, Splitter};
 use crate::ring::doorbell::{Sleeper, Step};
 use crate::ring::position::span;
@@ -266,6 +266,16 @@ impl ReplySink {
     pub(super) fn fail(&mut self, state: &mut ReplyState, failure: &HandlerFailure) -> Result<()> {
         let bytes = failure::encode(failure, self.max_frame());
         self.send_last(state, state.header(Kind::ERROR), &bytes)
+    }
+
+    /// Ends the request, which no handler has seen, with an error frame.
+    pub(super) fn refuse(
+        &mut self,
+        state: &mut ReplyState,
+        failure: &HandlerFailure,
+    ) -> Result<()> {
+        let bytes = failure::encode(failure, self.max_frame());
+        self.send_last(state, Header { aux: REFUSED, ..state.header(Kind::ERROR) }, &bytes)
     }
 
     /// Ends the request with a cancel frame.

@@ -48,8 +48,8 @@ impl<S> SerialServer<'_, S> {
     /// Serves one request to its last frame.
     fn request(&mut self, header: Header, body: &Body<'_>) -> Result<()> {
         let payload = body.payload();
-        let (signals, status) = (self.signals, self.status);
-        let sink = &mut *self.sink;
+        let Self { sink, signals, status, session, handlers, last_error } = self;
+        let (signals, status) = (*signals, *status);
         let (kind, id) = (Kind::from_code(header.kind), header.request);
         let deadline = Deadline::from_word(header.aux);
         status.received(payload.len());
@@ -65,27 +65,22 @@ impl<S> SerialServer<'_, S> {
         if kind == Kind::READY {
             return sink.acknowledge(state);
         }
+        let Some(handler) = handlers.find(kind) else {
+            let error = unknown_kind(kind);
+            last_error.set(error.summary());
+            return sink.refuse(state, &error.into_failure());
+        };
         let is_stream = header.flags & flags::STREAM != 0;
         let request = Request { kind, id, is_stream, deadline, payload, signals, status };
         status.begin(id, now);
         state.begin();
         crate::failpoint::failpoint!("before handler");
-        let handled = self.call_handler(&request, state);
+        let handled = catch(|| handler(session, &request, Responder::new(sink, state)));
         crate::failpoint::failpoint!("after handler");
         let ended = self.end(&request, state, handled);
         // Only now: a handler may go on after its answer.
         status.handler_returned(id);
         ended
-    }
-
-    fn call_handler(
-        &mut self,
-        request: &Request<'_>,
-        state: &mut ReplyState,
-    ) -> std::result::Result<Done, HandlerError> {
-        let Self { sink, session, handlers, .. } = self;
-        let handler = handlers.find(request.kind).ok_or_else(|| unknown_kind(request.kind))?;
-        catch(|| handler(session, request, Responder::new(sink, state)))
     }
 
     /// Sends the request's last frame, unless the handler did.

@@ -239,15 +239,20 @@ struct NewTask<S> {
 
 impl<S: Send + Sync + 'static> NewTask<S> {
     /// Begins the request. Its handler is called when the future that this returns is polled.
-    fn begin(self) -> (HandlerFuture, Handling) {
+    /// Refuses a request that has none.
+    fn begin(self) -> Option<(HandlerFuture, Handling)> {
         let Self { handlers, session, incoming: Incoming { request, mut responder } } = self;
+        let kind = request.kind();
+        if handlers.find_shared(kind).is_none() {
+            responder.refuse(unknown_kind(kind));
+            return None;
+        }
         let handling = responder.begin_handling();
         let future = async move {
-            let kind = request.kind();
             let handler = handlers.find_shared(kind).ok_or_else(|| unknown_kind(kind))?;
             handler(session, request, responder).await
         };
-        (Box::pin(future), handling)
+        Some((Box::pin(future), handling))
     }
 }
 
@@ -257,7 +262,10 @@ impl<S: Send + Sync + 'static> Future for Task<S> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let stage = &mut self.get_mut().stage;
         let (future, mut handling) = match std::mem::replace(stage, Stage::Over) {
-            Stage::New(new) => new.begin(),
+            Stage::New(new) => match new.begin() {
+                Some(begun) => begun,
+                None => return Poll::Ready(()),
+            },
             Stage::Runs(future, handling) => (future, handling),
             Stage::Over => return Poll::Ready(()),
         };

@@ -221,11 +221,12 @@ impl<S, T> Threads<S, T> {
                 Err(error) if error.kind() == ErrorKind::Closed => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
-            responder.run(|responder| {
-                let handler = self.handlers.find_shared(request.kind());
-                let handler = handler.ok_or_else(|| unknown_kind(request.kind()))?;
-                handler(shared, own, &request.get(), responder)
-            });
+            match self.handlers.find_shared(request.kind()) {
+                Some(handler) => {
+                    responder.run(|responder| handler(shared, own, &request.get(), responder));
+                }
+                None => responder.refuse(unknown_kind(request.kind())),
+            }
         }
     }
 }

@@ -585,6 +585,7 @@ fn a_panic_or_an_error_ends_one_request_and_health_shows_it() {
     });
     let error = channel.call(OTHER, "", LONG).unwrap_err();
     assert_eq!(error.handler_failure().unwrap().type_name, "slipring::UnknownKind");
+    assert_eq!(error.was_begun(), Some(false));
     assert_eq!(channel.call(WORK, "", LONG).unwrap().to_vec(), b"whole");
     assert_eq!(channel.health().begun, 1);
     drop(other);

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use slipring::worker::{AbortFlag, CancelToken, HandlerError, Worker};
+use slipring::worker::{AbortFlag, Batches, CancelToken, HandlerError, Threads, Worker};
 use slipring::{
-    Channel, Config, ErrorKind, Kind, RoleConfig, StreamTimeouts, WorkerState, testing,
+    Channel, Config, ErrorKind, Kind, RequestStage, RoleConfig, StreamTimeouts, WorkerState,
+    testing,
 };
 
 use crate::common::LONG;
@@ -22,6 +23,29 @@ fn spawn_thread<S>(make: impl FnOnce() -> Worker<S> + Send + 'static) -> Channel
 
 fn call(channel: &Channel, kind: Kind, payload: &[u8]) -> Vec<u8> {
     channel.call(kind, payload, LONG).unwrap().to_vec()
+}
+
+#[test]
+fn a_request_without_a_handler_was_not_begun_however_it_is_served() {
+    let workers: [fn() -> Worker<()>; 3] = [
+        || Worker::new(|_| Ok(())),
+        || Worker::new(|_| Ok(())).threads(Threads::new(2)),
+        || Worker::new(|_| Ok(())).batches(Batches::new()),
+    ];
+    for (row, make) in workers.into_iter().enumerate() {
+        let channel = spawn_thread(make);
+        let refused = [
+            channel.call(Kind::app(3), "", LONG).unwrap_err(),
+            channel.stream(Kind::app(3), "", LONG).unwrap().next_chunk().unwrap_err(),
+        ];
+        for error in refused {
+            assert_eq!(error.handler_failure().unwrap().type_name, "slipring::UnknownKind");
+            let stage = (error.was_begun(), error.stage());
+            assert_eq!(stage, (Some(false), Some(RequestStage::Queued)), "row {row}: {error}");
+        }
+        let last = channel.ping(LONG).unwrap().last_error.unwrap();
+        assert!(last.contains("no handler for application kind 3"), "{last}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::error::HandlerFailure;
 use crate::protocol::failure;
-use crate::protocol::kind::{EXPIRED, Kind};
+use crate::protocol::kind::{EXPIRED, Kind, REFUSED};
 use crate::ring::Header;
 use crate::worker::reply_sink::ReplyState;
 
@@ -12,6 +12,8 @@ pub(crate) enum Ending {
     /// The stream ends.
     End,
     Failed(HandlerFailure),
+    /// No handler has seen the request.
+    Refused(HandlerFailure),
     Cancelled,
     /// The deadline passed before the request was begun.
     Expired,
@@ -25,6 +27,10 @@ impl Ending {
         match self {
             Self::Failed(failure) => {
                 (state.header(Kind::ERROR), failure::encode(failure, max_frame))
+            }
+            Self::Refused(failure) => {
+                let header = Header { aux: REFUSED, ..state.header(Kind::ERROR) };
+                (header, failure::encode(failure, max_frame))
             }
             Self::End => (state.header(Kind::END), Vec::new()),
             Self::Cancelled => (state.header(Kind::CANCEL), Vec::new()),
