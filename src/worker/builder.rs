@@ -14,7 +14,7 @@ use crate::worker::handlers::Handlers;
 use crate::worker::inbox::Inbox;
 use crate::worker::request::Request;
 use crate::worker::responder::{Done, Responder};
-use crate::worker::serve::{self, DEFAULT_TAKEN, Definition};
+use crate::worker::serve::{self, DEFAULT_TAKEN, Definition, two_ways};
 use crate::worker::steps::{self, StepEngine};
 use crate::worker::stop_token::StopToken;
 #[cfg(feature = "async")]
@@ -211,10 +211,23 @@ impl<S> Worker<S> {
     /// ```
     #[must_use]
     pub fn inbox(
-        mut self,
+        self,
         body: impl FnOnce(&mut S, &Arc<Inbox>) -> std::result::Result<(), HandlerError> + 'static,
     ) -> Self {
-        self.0.body = Some(Box::new(body));
+        self.serve_by(Ok(()), body)
+    }
+
+    /// Sets the way to serve, or why [`Worker::serve`] refuses it.
+    fn serve_by(
+        mut self,
+        check: Result<()>,
+        body: impl FnOnce(&mut S, &Arc<Inbox>) -> std::result::Result<(), HandlerError> + 'static,
+    ) -> Self {
+        let check = match self.0.body.replace(Box::new(body)) {
+            None => check,
+            Some(_) => Err(two_ways()),
+        };
+        self.0.invalid = self.0.invalid.take().or(check.err());
         self
     }
 
@@ -230,9 +243,8 @@ impl<S> Worker<S> {
         S: Sync + 'static,
         T: 'static,
     {
-        self.0.invalid = threads.check().err();
         self.0.min_limit = threads.count();
-        self.inbox(move |shared, inbox| threads.run(shared, inbox))
+        self.serve_by(threads.check(), move |shared, inbox| threads.run(shared, inbox))
     }
 
     /// Serves by *continuous batching*: [`StepEngine::add_request`] opens requests while there is
@@ -256,12 +268,11 @@ impl<S> Worker<S> {
     ///
     /// All requests that have come are taken, up to [`Worker::max_taken`].
     #[must_use]
-    pub fn batches(mut self, batches: Batches<S>) -> Self
+    pub fn batches(self, batches: Batches<S>) -> Self
     where
         S: 'static,
     {
-        self.0.invalid = batches.check().err();
-        self.inbox(move |session, inbox| batches.run(session, inbox))
+        self.serve_by(batches.check(), move |session, inbox| batches.run(session, inbox))
     }
 
     /// Serves requests with async handlers, as `tasks` describes, in the place of the handlers of
@@ -279,9 +290,8 @@ impl<S> Worker<S> {
     where
         S: Send + Sync + 'static,
     {
-        let mut shared = Worker(self.0.share());
-        shared.0.invalid = shared.0.invalid.or_else(|| tasks.check().err());
-        shared.inbox(move |session, inbox| tasks.run(session, inbox))
+        let shared = Worker(self.0.share());
+        shared.serve_by(tasks.check(), move |session, inbox| tasks.run(session, inbox))
     }
 
     /// Sets how many requests may be taken and not answered at the same time: at least one, and
@@ -365,8 +375,10 @@ impl<S> Worker<S> {
     ///
     /// * [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig): two handlers of one kind,
     ///   or a handler for a kind that is not one of requests;
-    ///   handlers of [`Worker::on`] beside another way to serve; no thread, a batch of no requests,
-    ///   or a [`Worker::max_taken`] of zero.
+    ///   handlers of [`Worker::on`] beside another way to serve; two of [`Worker::inbox`],
+    ///   [`Worker::threads`], [`Worker::steps`], [`Worker::batches`] and `tasks`, or one of them
+    ///   twice; no
+    ///   thread, a batch of no requests, or a [`Worker::max_taken`] of zero.
     /// * [`ErrorKind::Handshake`](crate::ErrorKind::Handshake): no slipring spawner has started
     ///   this process.
     /// * [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch): the two do not agree on the layout.

@@ -37,6 +37,8 @@
 //! | put requests that wait at the same time into one pass of a model | [`Worker::batches`] with [`Batches`] | the thread that serves |
 //! | take requests and answer them in a way of your own: any order, any thread | [`Worker::inbox`] | your code |
 //!
+//! A worker has one way to serve: [`Worker::serve`] refuses a second one.
+//!
 //! By default **a worker serves one request at a time**, in the order in which the requests were
 //! sent, and runs all handlers on the thread that called [`Worker::serve`]. So a handler needs no
 //! lock for its session. While a handler runs, all other requests of the channel wait, also while

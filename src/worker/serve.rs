@@ -69,12 +69,12 @@ impl<S> Definition<S> {
 
 #[cfg(feature = "async")]
 impl<S: 'static> Definition<S> {
-    /// Puts the session into an `Arc`. Handlers of requests are refused: they have no use.
+    /// Puts the session into an `Arc`. Another way to serve is refused.
     pub(super) fn share(self) -> Definition<Arc<S>> {
         let Self {
             build,
             handlers,
-            body: _,
+            body,
             invalid,
             limit,
             min_limit,
@@ -82,10 +82,10 @@ impl<S: 'static> Definition<S> {
             abort_flags,
             on_interrupt,
         } = self;
-        let unused = || Error::new(ErrorKind::InvalidConfig, "handlers for a worker with tasks");
+        let is_second = body.is_some() || !handlers.is_empty();
         Definition {
             build: Box::new(|role| build(role).map(Arc::new)),
-            invalid: invalid.or_else(|| (!handlers.is_empty()).then(unused)),
+            invalid: invalid.or_else(|| is_second.then(two_ways)),
             handlers: Handlers::new(),
             body: None,
             limit,
@@ -101,6 +101,11 @@ impl<S: 'static> Definition<S> {
             on_interrupt,
         }
     }
+}
+
+/// The error for a worker that is to serve in two ways.
+pub(super) fn two_ways() -> Error {
+    Error::invalid_config("a worker with two ways to serve; choose one")
 }
 
 /// Serves an attached channel to its end. `confirm` tells the parent that the worker is

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use slipring::worker::{AbortFlag, Batches, CancelToken, HandlerError, Threads, Worker};
+use slipring::worker::{
+    AbortFlag, Batches, CancelToken, HandlerError, Incoming, StepEngine, Threads, Worker,
+};
 use slipring::{
     Channel, Config, ErrorKind, Kind, RequestStage, RoleConfig, StreamTimeouts, WorkerState,
     testing,
@@ -66,6 +68,50 @@ fn a_fallback_serves_every_kind_that_has_no_handler_of_its_own() {
     let mut stream = channel.stream(OTHER, "", StreamTimeouts::default()).unwrap();
     let error = stream.next().unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol, "one result in answer to a stream: {error}");
+}
+
+struct Idle;
+
+impl StepEngine for Idle {
+    fn add_request(&mut self, _: Incoming) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    fn has_capacity(&self) -> bool {
+        true
+    }
+
+    fn has_finished(&self) -> bool {
+        true
+    }
+
+    fn step(&mut self) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_worker_with_two_ways_to_serve_is_refused() {
+    let none: fn(Worker<Idle>) -> Worker<Idle> = |worker| worker.threads(Threads::new(0));
+    let ways: [fn(Worker<Idle>) -> Worker<Idle>; 4] = [
+        |worker| worker.threads(Threads::new(8)),
+        |worker| worker.batches(Batches::new()),
+        |worker| worker.steps(),
+        |worker| worker.inbox(|_, _| Ok(())),
+    ];
+    let refused = |worker: Worker<Idle>| {
+        let error = worker.serve().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+        error.to_string()
+    };
+    for first in ways {
+        for second in ways {
+            let why = refused(second(first(Worker::new(|_| Ok(Idle)))));
+            assert!(why.contains("two ways to serve"), "{why}");
+        }
+        let why = refused(first(none(Worker::new(|_| Ok(Idle)))));
+        assert!(why.contains("without threads"), "the first mistake is told: {why}");
+    }
 }
 
 #[test]
