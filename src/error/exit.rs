@@ -44,7 +44,7 @@ impl fmt::Display for ExitCause {
         match self {
             Self::Exited(code) => write!(f, "exited with code {code}"),
             Self::Signaled(n) => write!(f, "killed by signal {} ({n})", signal_name(*n)),
-            Self::Unknown => f.write_str("ended, status unknown (reaped elsewhere)"),
+            Self::Unknown => f.write_str("ended, status unknown"),
         }
     }
 }
