@@ -78,7 +78,7 @@ use crate::raw::RawLink;
 ///
 /// let error = Spawner::program("/bin/true").nice(30).spawn().unwrap_err();
 /// assert_eq!(error.kind(), ErrorKind::InvalidConfig);
-/// assert_eq!(error.to_string(), "niceness 30: it must be from -20 to 19");
+/// assert_eq!(error.to_string(), "nice value 30: it must be from -20 to 19");
 /// ```
 #[derive(Debug, Clone)]
 #[must_use]

@@ -79,7 +79,7 @@ pub(crate) fn check_nice(value: i32) -> Result<()> {
     if (-20..=19).contains(&value) {
         return Ok(());
     }
-    Err(Error::invalid_config(format!("niceness {value}: it must be from -20 to 19")))
+    Err(Error::invalid_config(format!("nice value {value}: it must be from -20 to 19")))
 }
 
 /// Binds the calling thread, and the threads that it will start, to these processors.

@@ -80,16 +80,16 @@ fn watch_if(is_supported: bool, word: SharedWord, on_death: OnDeath) -> Watched 
     }
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
     let seen = word.load(Ordering::Acquire);
-    let mut slot = Some(WatchedWord { id, word, on_death, seen, events: 0 });
+    let mut entry = Some(WatchedWord { id, word, on_death, seen, events: 0 });
     let mut watchers = lock(&WATCHERS);
     for watcher in &*watchers {
-        if watcher.add(&mut slot) {
+        if watcher.add(&mut entry) {
             return Watched(Some((Arc::clone(watcher), id)));
         }
     }
     let watcher = Arc::new(Watcher::default());
     let theirs = Arc::clone(&watcher);
-    if start_thread("slipring-watch", move || theirs.run()).is_err() || !watcher.add(&mut slot) {
+    if start_thread("slipring-watch", move || theirs.run()).is_err() || !watcher.add(&mut entry) {
         return Watched(None);
     }
     watchers.push(Arc::clone(&watcher));
@@ -129,39 +129,39 @@ impl WatchedWord {
     }
 }
 
-/// The id and the word of a slot, and the value that it had when the wait began.
+/// The id and the word of an entry, and the value that it had when the wait began.
 type Wait = (u64, SharedWord, u32);
 
 /// One thread and the words that it watches.
 #[derive(Default)]
 struct Watcher {
-    /// Changes whenever `slots` does, which ends a wait that began before.
+    /// Changes whenever `entries` does, which ends a wait that began before.
     control: AtomicU32,
-    slots: Mutex<Vec<WatchedWord>>,
+    entries: Mutex<Vec<WatchedWord>>,
 }
 
 impl Watcher {
-    /// Takes the slot if there is room, and returns whether there was.
-    fn add(&self, slot: &mut Option<WatchedWord>) -> bool {
-        let mut slots = lock(&self.slots);
-        if slots.len() >= CAPACITY {
+    /// Takes the entry if there is room, and returns whether there was.
+    fn add(&self, entry: &mut Option<WatchedWord>) -> bool {
+        let mut entries = lock(&self.entries);
+        if entries.len() >= CAPACITY {
             return false;
         }
-        slots.extend(slot.take());
-        drop(slots);
+        entries.extend(entry.take());
+        drop(entries);
         self.notify();
         true
     }
 
     fn forget(&self, id: u64) {
-        let mut slots = lock(&self.slots);
-        let place = slots.iter().position(|slot| slot.id == id);
-        let slot = place.map(|place| slots.swap_remove(place));
-        drop(slots);
-        if let Some(slot) = slot {
+        let mut entries = lock(&self.entries);
+        let place = entries.iter().position(|entry| entry.id == id);
+        let entry = place.map(|place| entries.swap_remove(place));
+        drop(entries);
+        if let Some(entry) = entry {
             // Makes the thread, which has the word too while it waits, drop it.
             self.notify();
-            drop(slot);
+            drop(entry);
         }
     }
 
@@ -174,7 +174,7 @@ impl Watcher {
     fn run(&self) {
         let mut woken = None;
         loop {
-            // Loaded before the slots: a change after this load ends the wait at once.
+            // Loaded before the entries: a change after this load ends the wait at once.
             let control = self.control.load(Ordering::Acquire);
             let waits = self.look_at_all(woken.take());
             let mut words = vec![Word::new(&self.control, control, Scope::Private)];
@@ -194,20 +194,20 @@ impl Watcher {
     fn look_at_all(&self, woken: Option<u64>) -> Vec<Wait> {
         let mut dead = Vec::new();
         let mut forgotten = Vec::new();
-        let mut slots = lock(&self.slots);
-        for mut slot in std::mem::take(&mut *slots) {
-            match slot.look(woken == Some(slot.id)) {
-                Verdict::Dead => dead.push(slot),
-                Verdict::Forget => forgotten.push(slot),
-                Verdict::Watch => slots.push(slot),
+        let mut entries = lock(&self.entries);
+        for mut entry in std::mem::take(&mut *entries) {
+            match entry.look(woken == Some(entry.id)) {
+                Verdict::Dead => dead.push(entry),
+                Verdict::Forget => forgotten.push(entry),
+                Verdict::Watch => entries.push(entry),
             }
         }
-        let wait = |slot: &WatchedWord| (slot.id, Arc::clone(&slot.word), slot.seen);
-        let waits = slots.iter().map(wait).collect();
+        let wait = |entry: &WatchedWord| (entry.id, Arc::clone(&entry.word), entry.seen);
+        let waits = entries.iter().map(wait).collect();
         // Unlocked, as callbacks and the drops of their captures may call into this module.
-        drop(slots);
-        for slot in dead {
-            let _ = catch_unwind(AssertUnwindSafe(slot.on_death));
+        drop(entries);
+        for entry in dead {
+            let _ = catch_unwind(AssertUnwindSafe(entry.on_death));
         }
         let _ = catch_unwind(AssertUnwindSafe(|| drop(forgotten)));
         waits
@@ -217,8 +217,8 @@ impl Watcher {
     fn give_up(&self) {
         IS_BROKEN.store(true, Ordering::Relaxed);
         lock(&WATCHERS).retain(|other| !std::ptr::eq(&**other, self));
-        let slots = std::mem::take(&mut *lock(&self.slots));
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(slots)));
+        let entries = std::mem::take(&mut *lock(&self.entries));
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(entries)));
     }
 }
 

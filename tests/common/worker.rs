@@ -382,7 +382,7 @@ fn describe_self() -> String {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     lines.push(format!("pgrp={}", fields[2]));
-    // On Linux each thread has its own niceness, and the harness serves on a thread.
+    // On Linux each thread has its own nice value, and the harness serves on a thread.
     let own = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
     let own: Vec<&str> = own.rsplit(')').next().unwrap().split_whitespace().collect();
     lines.push(format!("nice={}", own[16]));
