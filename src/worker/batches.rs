@@ -150,7 +150,7 @@ impl<S> Batches<S> {
         let (is_idle, seen_empty) = (true, 0);
         let mut server = BatchServer { batches: self, queues, inbox, is_idle, seen_empty };
         loop {
-            server.turn(session)?;
+            server.advance(session)?;
         }
     }
 }
@@ -264,7 +264,7 @@ struct BatchServer<'a, S> {
 
 impl<S> BatchServer<'_, S> {
     /// Serves one batch, or waits for requests.
-    fn turn(&mut self, session: &mut S) -> std::result::Result<(), HandlerError> {
+    fn advance(&mut self, session: &mut S) -> std::result::Result<(), HandlerError> {
         self.inbox.keep_up()?;
         self.take_all()?;
         if self.queues.len() == 0 {

@@ -51,8 +51,8 @@ enum Cancel {
 }
 
 impl HandlerError {
-    /// Makes an error with the type name and the message of the host's own choice, such as those
-    /// of an exception in another language.
+    /// Makes an error with the type name and the message of the program's own choice, such as
+    /// those of an exception in another language.
     ///
     /// The caller gets all of it unchanged as long as it fits one frame of the reply ring and
     /// the type name has at most 256 bytes. What does not fit is cut: first the backtrace.
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_host_of_another_language_says_is_kept() {
+    fn what_a_program_in_another_language_says_is_kept() {
         let failure = HandlerError::new("ValueError".to_owned(), "bad")
             .with_source("first")
             .with_source("second")

@@ -46,7 +46,7 @@ impl HealthThread {
         let thread = {
             let finish = Arc::clone(&finish);
             std::thread::Builder::new().name("slipring-health".to_owned()).spawn(move || {
-                // A host's signal handlers are for its own threads. If the signals cannot be
+                // The program's signal handlers are for its own threads. If the signals cannot be
                 // blocked the handlers run here as well, which is no reason not to serve.
                 let _ = limits::block_all_signals();
                 let Some(owner) = own(owner, &owned) else { return };

@@ -211,7 +211,7 @@ impl Inbox {
         self.look_after_others()
     }
 
-    /// Has the health report tell of an error of the host's code.
+    /// Has the health report tell of an error of the worker's own code.
     pub(super) fn note(&self, error: &HandlerError) {
         // One that says that a request is cancelled is none.
         if !error.is_cancel_of(0, || true) && !fork::is_forked_child() {

@@ -1,4 +1,4 @@
-//! The last error of the host's code, for the health report.
+//! The last error of the worker's own code, for the health report.
 
 use crate::sync::Mutex;
 

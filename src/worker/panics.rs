@@ -1,4 +1,4 @@
-//! Panics of the host's code, which become errors.
+//! Panics of the worker's own code, which become errors.
 
 use std::any::Any;
 use std::backtrace::Backtrace;
@@ -13,7 +13,7 @@ thread_local! {
     static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs code of the host's; a panic becomes an error of the type `panic`.
+/// Runs the worker's own code; a panic becomes an error of the type `panic`.
 pub(super) fn catch<T>(run: impl FnOnce() -> Result<T, HandlerError>) -> Result<T, HandlerError> {
     remember_panics();
     match panic::catch_unwind(AssertUnwindSafe(run)) {

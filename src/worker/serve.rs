@@ -29,13 +29,13 @@ use crate::worker::unanswered::answered_by;
 type OnClose<S> = Box<dyn FnOnce(S)>;
 type Build<S> = Box<dyn FnOnce(&RoleConfig) -> std::result::Result<S, HandlerError>>;
 
-/// The host's own way to serve.
+/// The program's own way to serve.
 type ServeInbox<S> = Box<dyn FnOnce(&mut S, &Arc<Inbox>) -> std::result::Result<(), HandlerError>>;
 
-/// How many requests are taken and not answered at a time, unless the host says otherwise.
+/// How many requests are taken and not answered at a time, unless the program says otherwise.
 pub(super) const DEFAULT_TAKEN: usize = 1024;
 
-/// What the host has said of its worker.
+/// What the program has said of its worker.
 pub(super) struct Definition<S> {
     pub(super) build: Build<S>,
     pub(super) handlers: Handlers<Handler<S>>,

@@ -1,7 +1,7 @@
 //! How the replies of a worker that serves many requests go out: by any thread, in any order.
 //!
 //! One lock, on the producer of the reply ring and on what waits for room in it. It is held for
-//! no code of the host's, no wait, and no long copy: a long payload is copied into its slot
+//! no code of the program's, no wait, and no long copy: a long payload is copied into its slot
 //! between two holds (`ring/open_slot.rs`).
 //!
 //! # Room
@@ -175,7 +175,7 @@ impl SharedSink {
     ) -> Result<()> {
         let len = payload.encoded_len();
         self.check_len(len)?;
-        // An encoder of the host's runs before anything is claimed.
+        // An encoder of the program's runs before anything is claimed.
         let mut encoded = Encoded::of(payload, len)?;
         if len <= self.max_frame {
             return self.send_frame(state, state.header(kind), len, |slot| encoded.write_to(slot));

@@ -8,7 +8,7 @@ use crate::ring::doorbell::alarm::OnInterrupt;
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::wake_fd::WakeFd;
 
-/// The host's own code for a wait that a signal has interrupted.
+/// The program's own code for a wait that a signal has interrupted.
 pub(super) type InterruptHook = Box<
     dyn Fn() -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync,
 >;
@@ -50,7 +50,7 @@ impl StopToken {
     pub(super) fn on_interrupt(&self, hook: InterruptHook) {
         self.alarm.on_interrupt(OnInterrupt(Box::new(move || {
             hook().map_err(|why| {
-                let message = "a signal has interrupted the wait, and the host ended it";
+                let message = "a signal has interrupted the wait, and the program ended it";
                 Error::with_source(ErrorKind::Interrupted, message, why)
             })
         })));

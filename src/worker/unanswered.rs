@@ -1,4 +1,4 @@
-//! Requests whose responders the host's code drops without an answer.
+//! Requests whose responders the worker's own code drops without an answer.
 //!
 //! Code that returns an error, or panics, most often drops the responder on its way out. The
 //! request shall end with that error, which is not known yet when the responder is dropped. So
@@ -28,7 +28,7 @@ struct Unanswered {
     state: ReplyState,
 }
 
-/// Runs code of the host's. The requests whose responders it drops on this thread end with its
+/// Runs the worker's own code. The requests whose responders it drops on this thread end with its
 /// error, or with one that says that they have no answer. A panic becomes an error. `note` gets the
 /// error before any caller is told of it.
 pub(super) fn answered_by<T>(

@@ -1,4 +1,4 @@
-//! What handlers and hosts of other languages are given: a fallback, errors of their own, text,
+//! What handlers and programs in other languages are given: a fallback, errors of their own, text,
 //! readers, tokens and flags that need no request.
 
 use std::io::{Read, Write};
