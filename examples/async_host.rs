@@ -24,10 +24,10 @@ fn main() -> Result<()> {
 }
 
 fn serve() -> slipring::Result<()> {
-    worker::Worker::new(|_| Ok(()))
-        .on(Kind::CHAT, |(), request, reply| {
-            let text = String::from_utf8(request.to_vec())?;
-            let mut tokens = reply.stream();
+    worker::Worker::new(|_role| Ok(()))
+        .on(Kind::CHAT, |(), request, responder| {
+            let text = request.text()?;
+            let mut tokens = responder.stream();
             for token in text.split_whitespace().cycle().take(40) {
                 std::thread::sleep(Duration::from_millis(1));
                 request.check_cancelled()?;
@@ -35,10 +35,10 @@ fn serve() -> slipring::Result<()> {
             }
             Ok(tokens.end()?)
         })
-        .on(COUNT, |(), request, reply| {
+        .on(COUNT, |(), request, responder| {
             let millis = u64::try_from(request.len()).unwrap_or(0).min(100);
             std::thread::sleep(Duration::from_millis(millis));
-            Ok(reply.send(&request.len().to_string())?)
+            Ok(responder.send(&request.len().to_string())?)
         })
         .serve()
 }

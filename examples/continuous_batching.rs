@@ -85,7 +85,7 @@ impl StepEngine for Model {
 
 fn main() -> slipring::Result<()> {
     if worker::is_worker() {
-        return Worker::new(|_| Ok(Model::default())).steps().serve();
+        return Worker::new(|_role| Ok(Model::default())).steps().serve();
     }
     let channel = Spawner::current_exe()?.role("chat").spawn()?;
     let endless = vec!["on and"; 5000].join(" ");

@@ -62,7 +62,7 @@ fn serve() -> slipring::Result<()> {
         .max_wait(Duration::from_micros(500))
         .on(Kind::EMBED, embed)
         .on(PASSES, passes);
-    Worker::new(|_| Ok(Model::default())).batches(batches).serve()
+    Worker::new(|_role| Ok(Model::default())).batches(batches).serve()
 }
 
 /// Has all callers embed so many texts, one after the other, and returns the texts per second.

@@ -68,10 +68,10 @@ fn add_up(pending: Option<Pending>, rows: &mut u32, total: &mut f64) -> slipring
 
 /// The worker: the session is a buffer for texts, so that a warm worker allocates nothing.
 fn embedder() -> worker::Worker<Texts> {
-    worker::Worker::new(|_| Ok(Texts::new())).on(Kind::EMBED, |texts, request, reply| {
+    worker::Worker::new(|_role| Ok(Texts::new())).on(Kind::EMBED, |texts, request, responder| {
         texts.decode_from(request)?;
         let shape = MatrixShape::new(texts.len(), DIM, ElementType::F32)?;
-        let mut slot = reply.claim(shape.encoded_len())?;
+        let mut slot = responder.claim(shape.encoded_len())?;
         let mut matrix = MatrixWriter::new(slot.payload(), shape)?;
         for (index, text) in texts.iter().enumerate() {
             let row = matrix.row_f32_mut(index)?;

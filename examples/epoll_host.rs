@@ -111,8 +111,8 @@ fn take(name: &str, pending: &mut Vec<Pending>, is_ready: impl Fn(RequestId) -> 
 }
 
 fn serve() -> slipring::Result<()> {
-    worker::Worker::new(|_| Ok(()))
-        .on(COUNT, |(), request, reply| Ok(reply.send(&request.len().to_string())?))
+    worker::Worker::new(|_role| Ok(()))
+        .on(COUNT, |(), request, responder| Ok(responder.send(&request.len().to_string())?))
         .on(CRASH, |(), _, _| std::process::abort())
         .serve()
 }

@@ -10,11 +10,11 @@ const SHOUT: Kind = Kind::named("shout");
 
 fn main() -> slipring::Result<()> {
     if worker::is_worker() {
-        return worker::Worker::new(|_| Ok(()))
-            .on(SHOUT, |(), request, reply| {
-                let text = String::from_utf8(request.to_vec())?;
-                Ok(reply.send(&text.to_uppercase())?)
-            })
+        return worker::Worker::new(|_role| Ok(()))
+            .on(
+                SHOUT,
+                |(), request, responder| Ok(responder.send(&request.text()?.to_uppercase())?),
+            )
             .serve();
     }
     let channel = Spawner::current_exe()?.role("shout").spawn()?;

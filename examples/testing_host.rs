@@ -38,12 +38,12 @@ impl Translator {
 
 /// The worker, for its process and for the tests' thread.
 fn translator() -> Worker<Vec<(&'static str, &'static str)>> {
-    let load = |_config: &slipring::RoleConfig| Ok(vec![("ring", "anneau"), ("frame", "trame")]);
-    Worker::new(load).on(TRANSLATE, |words, request, reply| {
-        let word = String::from_utf8(request.to_vec())?;
+    let load = |_role: &slipring::RoleConfig| Ok(vec![("ring", "anneau"), ("frame", "trame")]);
+    Worker::new(load).on(TRANSLATE, |words, request, responder| {
+        let word = request.text()?;
         let found = words.iter().find(|(known, _)| *known == word);
         let (_, translation) = found.ok_or_else(|| format!("{word:?} is not in the dictionary"))?;
-        Ok(reply.send(*translation)?)
+        Ok(responder.send(*translation)?)
     })
 }
 

@@ -12,9 +12,9 @@ const STORY: &str = "a slip ring carries signals between a part that stands stil
 
 fn main() -> slipring::Result<()> {
     if worker::is_worker() {
-        return worker::Worker::new(|_| Ok(()))
-            .on(Kind::CHAT, |(), request, reply| {
-                let mut tokens = reply.stream();
+        return worker::Worker::new(|_role| Ok(()))
+            .on(Kind::CHAT, |(), request, responder| {
+                let mut tokens = responder.stream();
                 for token in STORY.split_whitespace() {
                     // A real model would compute here, and look at this as often as it can.
                     std::thread::sleep(Duration::from_millis(5));

@@ -324,7 +324,7 @@ impl Error {
     /// use slipring::worker::Worker;
     /// use slipring::{Config, Kind, RoleConfig, StreamTimeout, StreamTimeouts, testing};
     ///
-    /// let make = || Worker::new(|_| Ok(())).on(Kind::CHAT, |(), request, _| loop {
+    /// let make = || Worker::new(|_role| Ok(())).on(Kind::CHAT, |(), request, _| loop {
     ///     request.check_cancelled()?;
     /// });
     /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;

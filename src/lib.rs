@@ -15,7 +15,7 @@
 //!
 //! fn main() -> slipring::Result<()> {
 //!     if worker::is_worker() {
-//!         return worker::Worker::new(|_config| Ok(0_u64)) // the session: your loaded model
+//!         return worker::Worker::new(|_role| Ok(0_u64)) // the session: your loaded model
 //!             .on(SHOUT, |calls, request, responder| {
 //!                 *calls += 1;
 //!                 let text = request.text()?; // an error reply if it is no text

@@ -12,9 +12,8 @@
 //! const SHOUT: Kind = Kind::named("shout");
 //!
 //! fn worker() -> Worker<()> {
-//!     Worker::new(|_config| Ok(())).on(SHOUT, |(), request, reply| {
-//!         let text = String::from_utf8(request.to_vec())?;
-//!         Ok(reply.send(&text.to_uppercase())?)
+//!     Worker::new(|_role| Ok(())).on(SHOUT, |(), request, responder| {
+//!         Ok(responder.send(&request.text()?.to_uppercase())?)
 //!     })
 //! }
 //!

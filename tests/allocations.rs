@@ -78,23 +78,23 @@ fn worker_entry() {
         }
     }
     let worker = Worker::new(|_| Ok(()))
-        .on(ECHO, |(), request, reply| {
-            let mut slot = reply.claim(request.len())?;
+        .on(ECHO, |(), request, responder| {
+            let mut slot = responder.claim(request.len())?;
             request.payload().copy_to(slot.payload())?;
             Ok(slot.send())
         })
-        .on(Kind::EMBED, |(), request, reply| {
+        .on(Kind::EMBED, |(), request, responder| {
             let texts = Texts::decode(request)?;
             let shape = MatrixShape::new(texts.len(), 384, ElementType::F32)?;
-            let mut slot = reply.claim(shape.encoded_len())?;
+            let mut slot = responder.claim(shape.encoded_len())?;
             let mut matrix = MatrixWriter::new(slot.payload(), shape)?;
             for row in 0..texts.len() {
                 matrix.row_f32_mut(row)?.fill(2.5);
             }
             Ok(slot.send())
         })
-        .on(CHUNKS, |(), request, reply| {
-            let mut chunks = reply.stream();
+        .on(CHUNKS, |(), request, responder| {
+            let mut chunks = responder.stream();
             for _ in 0..ROUNDS {
                 chunks.send_with(request.len(), |slot| slot.fill(7))?;
             }

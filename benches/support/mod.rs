@@ -119,15 +119,15 @@ pub fn value(row: usize, col: usize, text: usize) -> f32 {
 
 fn channel_worker() {
     let worker = Worker::new(|_| Ok(Texts::new()))
-        .on(ECHO, |_, request, reply| {
-            let mut slot = reply.claim(request.len())?;
+        .on(ECHO, |_, request, responder| {
+            let mut slot = responder.claim(request.len())?;
             request.payload().copy_to(slot.payload())?;
             Ok(slot.send())
         })
-        .on(Kind::EMBED, |texts, request, reply| {
+        .on(Kind::EMBED, |texts, request, responder| {
             texts.decode_from(request)?;
             let shape = MatrixShape::new(texts.len(), DIM, slipring::payload::ElementType::F32)?;
-            let mut slot = reply.claim(shape.encoded_len())?;
+            let mut slot = responder.claim(shape.encoded_len())?;
             let mut matrix = MatrixWriter::new(slot.payload(), shape)?;
             for (row, text) in texts.iter().enumerate() {
                 let out = matrix.row_f32_mut(row)?;
@@ -137,7 +137,7 @@ fn channel_worker() {
             }
             Ok(slot.send())
         })
-        .on(CHUNKS, |_, request, reply| {
+        .on(CHUNKS, |_, request, responder| {
             let mut numbers = [0; 16];
             request.payload().read_at(0, &mut numbers)?;
             let (count, rows) = numbers.split_at(8);
@@ -145,7 +145,7 @@ fn channel_worker() {
             let rows = u64::from_le_bytes(rows.try_into()?) as usize;
             let values: Vec<f32> = (0..rows * DIM).map(|i| value(0, i, 0)).collect();
             let matrix = Matrix::f32(rows, DIM, &values)?;
-            let mut chunks = reply.stream();
+            let mut chunks = responder.stream();
             for _ in 0..count {
                 chunks.send(&matrix)?;
             }

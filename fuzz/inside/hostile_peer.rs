@@ -81,7 +81,7 @@ fn check_the_other_channel() {
     static HONEST: LazyLock<Channel> = LazyLock::new(|| {
         let worker = || {
             Worker::new(|_| Ok(()))
-                .on(Kind::EMBED, |(), request, reply| Ok(reply.send(&request.to_vec())?))
+                .on(Kind::EMBED, |(), request, responder| Ok(responder.send(&request.to_vec())?))
         };
         crate::testing::spawn_thread(&Config::small(), Default::default(), worker).unwrap()
     });

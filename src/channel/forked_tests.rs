@@ -40,17 +40,17 @@ fn worker() {
         return;
     }
     let served = Worker::new(|_| Ok(()))
-        .on(ECHO, |(), request, reply| Ok(reply.send(&request.to_vec())?))
-        .on(TEN, |(), _, reply| {
-            let mut chunks = reply.stream();
+        .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+        .on(TEN, |(), _, responder| {
+            let mut chunks = responder.stream();
             (0..10).try_for_each(|_| chunks.send(&[1; 10][..]))?;
             Ok(chunks.end()?)
         })
-        .on(STUCK, |(), request, reply| {
+        .on(STUCK, |(), request, responder| {
             while !request.is_cancelled() {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            Ok(reply.send("")?)
+            Ok(responder.send("")?)
         });
     served.serve().unwrap();
 }

@@ -367,7 +367,7 @@ impl Channel {
     /// # const ECHO: Kind = Kind::named("echo");
     /// # const COUNT: Kind = Kind::named("count");
     /// # const WAIT: Kind = Kind::named("wait");
-    /// # let make = || Worker::new(|_| Ok(()))
+    /// # let make = || Worker::new(|_role| Ok(()))
     /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
     /// #     .on(COUNT, |(), _, responder| {
     /// #         let mut chunks = responder.stream();

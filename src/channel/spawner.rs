@@ -33,10 +33,9 @@ use crate::raw::RawLink;
 ///
 /// fn main() -> slipring::Result<()> {
 ///     if worker::is_worker() {
-///         return worker::Worker::new(|_| Ok(()))
-///             .on(SHOUT, |(), request, reply| {
-///                 let text = String::from_utf8_lossy(&request.to_vec()).to_uppercase();
-///                 Ok(reply.send(text.as_str())?)
+///         return worker::Worker::new(|_role| Ok(()))
+///             .on(SHOUT, |(), request, responder| {
+///                 Ok(responder.send(&request.text()?.to_uppercase())?)
 ///             })
 ///             .serve();
 ///     }
@@ -274,12 +273,12 @@ impl Spawner {
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
     ///     if worker::is_worker() {
-    ///         let worker = worker::Worker::new(|config| Ok(File::from(config.take_fd("text")?)));
+    ///         let worker = worker::Worker::new(|role| Ok(File::from(role.take_fd("text")?)));
     ///         return Ok(worker
-    ///             .on(READ, |file, _, reply| {
+    ///             .on(READ, |file, _, responder| {
     ///                 let mut text = String::new();
     ///                 file.read_to_string(&mut text)?;
-    ///                 Ok(reply.send(text.as_str())?)
+    ///                 Ok(responder.send(text.as_str())?)
     ///             })
     ///             .serve()?);
     ///     }

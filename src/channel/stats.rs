@@ -72,7 +72,7 @@ use crate::error::ErrorKind;
 /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
 /// # use std::time::Duration;
 /// # const ECHO: Kind = Kind::named("echo");
-/// # let make = || Worker::new(|_| Ok(()))
+/// # let make = || Worker::new(|_role| Ok(()))
 /// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?));
 /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
 /// # let timeout = Duration::from_secs(10);

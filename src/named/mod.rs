@@ -20,8 +20,8 @@
 //! use std::time::Duration;
 //! use slipring::{Kind, worker::Worker};
 //!
-//! Worker::new(|_| Ok(()))
-//!     .on(Kind::EMBED, |(), request, reply| Ok(reply.send(&request.to_vec())?))
+//! Worker::new(|_role| Ok(()))
+//!     .on(Kind::EMBED, |(), request, responder| Ok(responder.send(&request.to_vec())?))
 //!     .serve_named("embed", Duration::from_secs(60))?;
 //! # Ok::<(), slipring::Error>(())
 //! ```

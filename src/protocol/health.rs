@@ -66,7 +66,7 @@ impl Phase {
 /// # fn main() -> slipring::Result<()> {
 /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
 /// # use std::time::Duration;
-/// # let make = || Worker::new(|_| Ok(())).inbox(|(), inbox| {
+/// # let make = || Worker::new(|_role| Ok(())).inbox(|(), inbox| {
 /// #     let mut first = inbox.recv()?;
 /// #     first.responder.begin();
 /// #     let second = inbox.recv()?;

@@ -8,7 +8,7 @@
 //!
 //! const ECHO: Kind = Kind::named("echo");
 //! let make = || {
-//!     Worker::new(|_| Ok(()))
+//!     Worker::new(|_role| Ok(()))
 //!         .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
 //! };
 //! // A thread in the place of a process; a program uses `AsyncChannel::spawn`.

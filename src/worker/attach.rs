@@ -50,7 +50,7 @@ pub(crate) struct Attached {
 ///
 /// fn main() -> slipring::Result<()> {
 ///     if worker::is_worker() {
-///         return worker::Worker::new(|_| Ok(())).serve();
+///         return worker::Worker::new(|_role| Ok(())).serve();
 ///     }
 ///     let channel = Spawner::current_exe()?.spawn()?;
 ///     assert!(channel.is_alive());

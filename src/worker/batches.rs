@@ -52,7 +52,7 @@ type LengthOf = Box<dyn FnMut(&Request<'_>) -> usize>;
 ///             }));
 ///             Ok(())
 ///         });
-///     Worker::new(|_| Ok(0)).batches(batches)
+///     Worker::new(|_role| Ok(0)).batches(batches)
 /// };
 /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
 /// let timeout = Duration::from_secs(10);

@@ -104,7 +104,7 @@ impl<S> Worker<S> {
     /// const PUSH: Kind = Kind::named("push");
     /// const POP: Kind = Kind::named("pop");
     /// let make = || {
-    ///     Worker::new(|_| Ok(Vec::new()))
+    ///     Worker::new(|_role| Ok(Vec::new()))
     ///         .on(PUSH, |stack, request, responder| {
     ///             stack.push(request.to_vec());
     ///             Ok(responder.send("")?)
@@ -148,7 +148,7 @@ impl<S> Worker<S> {
     /// use slipring::{Config, Kind, RoleConfig, testing};
     ///
     /// let make = || {
-    ///     Worker::new(|_| Ok(()))
+    ///     Worker::new(|_role| Ok(()))
     ///         .on(Kind::app(0), |_, _, responder| Ok(responder.send("its own")?))
     ///         .fallback(|_, request, responder| Ok(responder.send(&request.kind().to_string())?))
     /// };
@@ -190,7 +190,7 @@ impl<S> Worker<S> {
     /// use slipring::{Config, Kind, RoleConfig, testing};
     ///
     /// let make = || {
-    ///     Worker::new(|_| Ok(())).inbox(|_, inbox| {
+    ///     Worker::new(|_role| Ok(())).inbox(|_, inbox| {
     ///         // Two at a time, and the second first.
     ///         loop {
     ///             let (first, second) = (inbox.recv()?, inbox.recv()?);
@@ -324,7 +324,7 @@ impl<S> Worker<S> {
     ///
     /// let (told, hears) = mpsc::channel();
     /// let make = move || {
-    ///     Worker::new(|_| Ok(vec!["unsaved"]))
+    ///     Worker::new(|_role| Ok(vec!["unsaved"]))
     ///         .on_close(move |session| told.send(session).unwrap_or_default())
     /// };
     /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;

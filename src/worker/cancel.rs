@@ -153,9 +153,11 @@ impl fmt::Debug for CancelToken {
 ///
 /// let flag = AbortFlag::new();
 /// let seen = flag.clone();
-/// let make = move || Worker::new(|_| Ok(())).abort_flag(&seen).on(Kind::app(0), |_, _, responder| {
-///     Ok(responder.send("attached")?)
-/// });
+/// let make = move || {
+///     Worker::new(|_role| Ok(()))
+///         .abort_flag(&seen)
+///         .on(Kind::app(0), |_, _, responder| Ok(responder.send("attached")?))
+/// };
 /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
 /// channel.call(Kind::app(0), "", Duration::from_secs(10))?;
 /// assert!(!flag.is_set());

@@ -65,7 +65,7 @@ impl HandlerError {
     ///
     /// const EVAL: Kind = Kind::named("eval");
     /// let make = || {
-    ///     Worker::new(|_| Ok(())).on(EVAL, |_, _, _| {
+    ///     Worker::new(|_role| Ok(())).on(EVAL, |_, _, _| {
     ///         Err(HandlerError::new("ValueError", "no such model")
     ///             .with_source("FileNotFoundError: model.bin")
     ///             .with_backtrace("File \"model.py\", line 7, in load"))

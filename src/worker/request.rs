@@ -27,7 +27,7 @@ use crate::worker::status::StatusWriter;
 ///
 /// const COUNT: Kind = Kind::named("count");
 /// let make = || {
-///     Worker::new(|_| Ok(Texts::new())).on(COUNT, |texts, request, responder| {
+///     Worker::new(|_role| Ok(Texts::new())).on(COUNT, |texts, request, responder| {
 ///         texts.decode_from(request)?;
 ///         Ok(responder.send(&format!("{} texts", texts.len()))?)
 ///     })
@@ -107,7 +107,7 @@ impl<'a> Request<'a> {
     ///
     /// const SHOUT: Kind = Kind::named("shout");
     /// let make = || {
-    ///     Worker::new(|_| Ok(())).on(SHOUT, |_, request, responder| {
+    ///     Worker::new(|_role| Ok(())).on(SHOUT, |_, request, responder| {
     ///         Ok(responder.send(&request.text()?.to_uppercase())?)
     ///     })
     /// };
@@ -140,7 +140,7 @@ impl<'a> Request<'a> {
     ///
     /// const LINES: Kind = Kind::named("lines");
     /// let make = || {
-    ///     Worker::new(|_| Ok(())).on(LINES, |_, request, responder| {
+    ///     Worker::new(|_role| Ok(())).on(LINES, |_, request, responder| {
     ///         let lines = request.reader().lines().count();
     ///         Ok(responder.send(&lines.to_string())?)
     ///     })
@@ -188,7 +188,7 @@ impl<'a> Request<'a> {
     ///
     /// const SEARCH: Kind = Kind::named("search");
     /// let make = || {
-    ///     Worker::new(|_| Ok(())).on(SEARCH, |_, request, responder| {
+    ///     Worker::new(|_role| Ok(())).on(SEARCH, |_, request, responder| {
     ///         for step in 0..1_000_000 {
     ///             request.check_cancelled()?;
     ///             request.set_progress(step);
@@ -221,7 +221,7 @@ impl<'a> Request<'a> {
     ///
     /// const SUM: Kind = Kind::named("sum");
     /// let make = || {
-    ///     Worker::new(|_| Ok(())).on(SUM, |_, request, responder| {
+    ///     Worker::new(|_role| Ok(())).on(SUM, |_, request, responder| {
     ///         let (token, bytes) = (request.cancel_token(), request.to_vec());
     ///         let sum = std::thread::spawn(move || {
     ///             let mut sum = 0_u64;

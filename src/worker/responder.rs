@@ -36,7 +36,7 @@ pub struct Done(());
 ///
 /// const HALF: Kind = Kind::named("half");
 /// let make = || {
-///     Worker::new(|_| Ok(())).on(HALF, |_, request, responder| {
+///     Worker::new(|_role| Ok(())).on(HALF, |_, request, responder| {
 ///         let number: u32 = request.text()?.parse()?;
 ///         if number % 2 == 1 {
 ///             return Err("the number is odd".into());
@@ -100,7 +100,7 @@ impl<'a> Responder<'a> {
     ///
     /// const REVERSE: Kind = Kind::named("reverse");
     /// let make = || {
-    ///     Worker::new(|_| Ok(())).on(REVERSE, |_, request, responder| {
+    ///     Worker::new(|_role| Ok(())).on(REVERSE, |_, request, responder| {
     ///         let mut slot = responder.claim(request.len())?;
     ///         request.payload().copy_to(slot.payload())?;
     ///         slot.payload().reverse();
@@ -129,7 +129,7 @@ impl<'a> Responder<'a> {
     ///
     /// const SQUARES: Kind = Kind::named("squares");
     /// let make = || {
-    ///     Worker::new(|_| Ok(())).on(SQUARES, |_, request, responder| {
+    ///     Worker::new(|_role| Ok(())).on(SQUARES, |_, request, responder| {
     ///         let count: u64 = request.text()?.parse()?;
     ///         let mut writer = responder.write();
     ///         for number in 1..=count {
@@ -238,7 +238,7 @@ impl io::Write for ReplyWriter<'_> {
 ///
 /// const WORDS: Kind = Kind::named("words");
 /// let make = || {
-///     Worker::new(|_| Ok(())).on(WORDS, |_, request, responder| {
+///     Worker::new(|_role| Ok(())).on(WORDS, |_, request, responder| {
 ///         let mut stream = responder.stream();
 ///         for word in request.text()?.split_whitespace() {
 ///             stream.send(word)?;

@@ -58,7 +58,7 @@ use crate::worker::unanswered::answered_by;
 ///     }
 /// }
 ///
-/// let make = || Worker::new(|_| Ok(Speller::default())).steps();
+/// let make = || Worker::new(|_role| Ok(Speller::default())).steps();
 /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
 /// let timeout = Duration::from_secs(10);
 /// let mut first = channel.stream(Kind::CHAT, "one", timeout)?;

@@ -50,7 +50,7 @@ type BuildOwn<S, T> = Box<dyn Fn(&S) -> HandlerResult<T> + Send + Sync>;
 /// const MEET: Kind = Kind::named("meet");
 /// let make = || {
 ///     // A handler returns once two of them run.
-///     Worker::new(|_| Ok(Barrier::new(2))).threads(Threads::new(2).on(
+///     Worker::new(|_role| Ok(Barrier::new(2))).threads(Threads::new(2).on(
 ///         MEET,
 ///         |barrier: &Barrier, request, responder| {
 ///             barrier.wait();
@@ -144,10 +144,11 @@ impl<S, T> Threads<S, OwnSession<T>> {
     /// let make = || {
     ///     // The session of a thread need not be `Send`.
     ///     let threads = Threads::with_sessions(4, |first: &u32| Ok(Rc::new(Cell::new(*first))));
-    ///     Worker::new(|_| Ok(100)).threads(threads.on(COUNT, |count: &mut Rc<Cell<u32>>, _, responder| {
+    ///     let threads = threads.on(COUNT, |count: &mut Rc<Cell<u32>>, _, responder| {
     ///         count.set(count.get() + 1);
     ///         Ok(responder.send(&count.get().to_string())?)
-    ///     }))
+    ///     });
+    ///     Worker::new(|_role| Ok(100)).threads(threads)
     /// };
     /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
     /// assert_eq!(channel.call(COUNT, "", Duration::from_secs(10))?.to_vec(), b"101");

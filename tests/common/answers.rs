@@ -74,7 +74,9 @@ impl Serves for Worker<Session> {
         + Sync
         + 'static,
     ) -> Self {
-        Self::on(self, kind, move |session, request, reply| handler(session, request, reply))
+        Self::on(self, kind, move |session, request, responder| {
+            handler(session, request, responder)
+        })
     }
 }
 

@@ -90,14 +90,14 @@ pub struct Session {
 /// The worker that serves every kind above, one request at a time.
 pub fn worker() -> Worker<Session> {
     serve_all(Worker::new(build))
-        .on(KEEP_PROOF, |session, _, reply| {
-            session.proof = Some(reply.send("kept")?);
+        .on(KEEP_PROOF, |session, _, responder| {
+            session.proof = Some(responder.send("kept")?);
             Err(HandlerError::new("test::Kept", "after the reply"))
         })
         .on(USE_PROOF, |session, _, _| Ok(session.proof.take().expect("a proof was kept")))
-        .on(WRITE_WHEN_CANCELLED, |_, request, reply| {
+        .on(WRITE_WHEN_CANCELLED, |_, request, responder| {
             use std::io::Write;
-            let mut writer = reply.write();
+            let mut writer = responder.write();
             while !request.is_cancelled() {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -105,8 +105,8 @@ pub fn worker() -> Worker<Session> {
                 writer.write_all(&[0; 4096])?;
             }
         })
-        .on(ABSURD, |_, request, reply| {
-            let mut chunks = reply.stream();
+        .on(ABSURD, |_, request, responder| {
+            let mut chunks = responder.stream();
             chunks.send(&pattern(0, 900))?;
             let mut kinds = Vec::new();
             for len in [usize::MAX, usize::MAX - 31, usize::MAX / 2, 1 << 30, 100_000] {
@@ -149,31 +149,31 @@ fn build(role: &RoleConfig) -> Result<Session, HandlerError> {
 /// Adds the handlers that every kind of worker can have.
 fn serve_all<W: Serves>(worker: W) -> W {
     worker
-        .on(ECHO, |_, request, reply| {
+        .on(ECHO, |_, request, responder| {
             // Written in place if every configuration of these tests has room for it.
             let mut slot = match request.len() {
-                len if len <= 1000 => reply.claim(len)?,
-                _ => return Ok(reply.send(&request.to_vec())?),
+                len if len <= 1000 => responder.claim(len)?,
+                _ => return Ok(responder.send(&request.to_vec())?),
             };
             request.payload().copy_to(slot.payload())?;
             Ok(slot.send()?)
         })
-        .on(SLOW_ECHO, |_, request, reply| {
+        .on(SLOW_ECHO, |_, request, responder| {
             let bytes = request.to_vec();
             std::thread::sleep(Duration::from_millis(numbers(&bytes)[0]));
-            Ok(reply.send(&bytes)?)
+            Ok(responder.send(&bytes)?)
         })
-        .on(COUNT, |_, request, reply| {
+        .on(COUNT, |_, request, responder| {
             let [count, len] = numbers(&request.to_vec())[..] else { panic!("two numbers") };
-            let mut chunks = reply.stream();
+            let mut chunks = responder.stream();
             for i in 0..count {
                 chunks.send(&pattern(i, len as usize))?;
             }
             Ok(chunks.end()?)
         })
-        .on(COUNT_AND_FAIL, |_, request, reply| {
+        .on(COUNT_AND_FAIL, |_, request, responder| {
             let [count, len] = numbers(&request.to_vec())[..] else { panic!("two numbers") };
-            let mut chunks = reply.stream();
+            let mut chunks = responder.stream();
             for i in 0..count {
                 chunks.send(&pattern(i, len as usize))?;
             }
@@ -205,7 +205,7 @@ fn serve_all<W: Serves>(worker: W) -> W {
             unreachable!("the signal ended the process")
         })
         .on(EXIT, |_, request, _| std::process::exit(i32::from(request.to_vec()[0])))
-        .on(UNTIL_CANCELLED, |_, request, reply| {
+        .on(UNTIL_CANCELLED, |_, request, responder| {
             let mut looks = 0_u64;
             while !request.is_cancelled() {
                 looks += 1;
@@ -213,86 +213,86 @@ fn serve_all<W: Serves>(worker: W) -> W {
                 std::hint::spin_loop();
             }
             request.check_cancelled()?;
-            Ok(reply.send(&encode(&[looks]))?)
+            Ok(responder.send(&encode(&[looks]))?)
         })
-        .on(UNTIL_ABORTED, |_, request, reply| {
+        .on(UNTIL_ABORTED, |_, request, responder| {
             let mut looks = 0_u64;
             while !request.is_cancelled() {
                 looks += 1;
                 std::thread::sleep(Duration::from_micros(50));
             }
-            Ok(reply.send(&encode(&[looks]))?)
+            Ok(responder.send(&encode(&[looks]))?)
         })
         .on(FOR_EVER, |_, _, _| {
             loop {
                 std::thread::sleep(LONG);
             }
         })
-        .on(STREAM_ANYHOW, |_, _, reply| {
-            let mut chunks = reply.stream();
+        .on(STREAM_ANYHOW, |_, _, responder| {
+            let mut chunks = responder.stream();
             chunks.send(b"unasked")?;
             Ok(chunks.end()?)
         })
-        .on(SUM, |_, request, reply| {
+        .on(SUM, |_, request, responder| {
             let sum: u64 = request.to_vec().iter().map(|b| u64::from(*b)).sum();
-            Ok(reply.send(&encode(&[sum]))?)
+            Ok(responder.send(&encode(&[sum]))?)
         })
-        .on(PRINT, |_, request, reply| {
+        .on(PRINT, |_, request, responder| {
             let text = String::from_utf8_lossy(&request.to_vec()).into_owned();
             println!("out: {text}");
             eprintln!("err: {text}");
-            Ok(reply.send(b"")?)
+            Ok(responder.send(b"")?)
         })
-        .on(ROLE, |session, _, reply| Ok(reply.send(&format!("{:?}", session.role))?))
-        .on(BIG, |_, request, reply| {
+        .on(ROLE, |session, _, responder| Ok(responder.send(&format!("{:?}", session.role))?))
+        .on(BIG, |_, request, responder| {
             let len = numbers(&request.to_vec())[0] as usize;
-            Ok(reply.send(&pattern(7, len))?)
+            Ok(responder.send(&pattern(7, len))?)
         })
-        .on(SELF, |_, _, reply| Ok(reply.send(&describe_self())?))
-        .on(NAP, |session, request, reply| {
+        .on(SELF, |_, _, responder| Ok(responder.send(&describe_self())?))
+        .on(NAP, |session, request, responder| {
             session.naps_begun.fetch_add(1, Ordering::Relaxed);
             let bytes = request.to_vec();
             std::thread::sleep(Duration::from_micros(numbers(&bytes)[0]));
-            let done = reply.send(&bytes)?;
+            let done = responder.send(&bytes)?;
             session.naps_done.fetch_add(1, Ordering::Relaxed);
             Ok(done)
         })
-        .on(NAPS, |session, _, reply| {
+        .on(NAPS, |session, _, responder| {
             let counts = [&session.naps_begun, &session.naps_done];
-            Ok(reply.send(&encode(&counts.map(|count| count.load(Ordering::Relaxed))))?)
+            Ok(responder.send(&encode(&counts.map(|count| count.load(Ordering::Relaxed))))?)
         })
-        .on(TRICKLE, |_, request, reply| {
+        .on(TRICKLE, |_, request, responder| {
             let [pause, count, len] = numbers(&request.to_vec())[..] else {
                 panic!("three numbers")
             };
-            let mut chunks = reply.stream();
+            let mut chunks = responder.stream();
             for i in 0..count {
                 chunks.send(&pattern(i, len as usize))?;
                 std::thread::sleep(Duration::from_micros(pause));
             }
             Ok(chunks.end()?)
         })
-        .on(HOLD_MIB, |session, request, reply| {
+        .on(HOLD_MIB, |session, request, responder| {
             for _ in 0..numbers(&request.to_vec())[0] {
                 session.held.lock().unwrap().push(vec![1; 1 << 20]);
             }
-            Ok(reply.send("held")?)
+            Ok(responder.send("held")?)
         })
-        .on(ANSWER_AND_GO_ON, |_, request, reply| {
+        .on(ANSWER_AND_GO_ON, |_, request, responder| {
             let pause = Duration::from_millis(numbers(&request.to_vec())[0]);
-            let done = reply.send("")?;
+            let done = responder.send("")?;
             std::thread::sleep(pause);
             Ok(done)
         })
-        .on(TIME_LEFT, |_, request, reply| {
+        .on(TIME_LEFT, |_, request, responder| {
             let left = u64::try_from(request.time_left().as_millis()).unwrap_or(u64::MAX);
-            Ok(reply.send(&encode(&[left]))?)
+            Ok(responder.send(&encode(&[left]))?)
         })
-        .on(ABSURD_CLAIM, |_, _, reply| match reply.claim(usize::MAX) {
+        .on(ABSURD_CLAIM, |_, _, responder| match responder.claim(usize::MAX) {
             Ok(slot) => Ok(slot.send()?),
             Err(error) => Err(error.into()),
         })
-        .on(CANCEL_ANOTHER, |_, _, reply| {
+        .on(CANCEL_ANOTHER, |_, _, responder| {
             let spawner = spawner().config(Config::small());
             // This worker may have attached by name; the other worker must not.
             #[cfg(feature = "named")]
@@ -301,11 +301,11 @@ fn serve_all<W: Serves>(worker: W) -> W {
             let pending = channel.submit(UNTIL_CANCELLED, b"", LONG)?;
             pending.cancel();
             let other = pending.wait()?;
-            Ok(reply.send(&other.to_vec())?)
+            Ok(responder.send(&other.to_vec())?)
         })
-        .on(CHUNK_THEN_OTHER_ERROR, |_, request, reply| {
+        .on(CHUNK_THEN_OTHER_ERROR, |_, request, responder| {
             let len = numbers(&request.to_vec())[0] as usize;
-            match reply.stream().send(&pattern(0, len)) {
+            match responder.stream().send(&pattern(0, len)) {
                 Ok(()) => Err(HandlerError::new("test::Other", "after a chunk")),
                 Err(_) => Err(HandlerError::new("test::Other", "instead of a chunk")),
             }

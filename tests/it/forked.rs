@@ -326,15 +326,15 @@ fn a_worker_that_forks_keeps_its_channel_to_itself() {
 /// Serves, and uses the means to reply of each request in a forked child too.
 fn serve_and_fork() {
     slipring::worker::Worker::new(|_| Ok(()))
-        .on(ECHO, |(), request, reply| {
-            let mut reply = Some(reply);
+        .on(ECHO, |(), request, responder| {
+            let mut responder = Some(responder);
             in_fork(|| {
                 let blocks = blocks();
                 request.set_progress(7);
                 let is_same = request.to_vec() == pattern(1, 500) && !request.is_cancelled();
-                is_same && is_forked(reply.take().unwrap().send(b"mine")) && are_zeros(&blocks)
+                is_same && is_forked(responder.take().unwrap().send(b"mine")) && are_zeros(&blocks)
             });
-            let mut slot = Some(reply.unwrap().claim(request.len())?);
+            let mut slot = Some(responder.unwrap().claim(request.len())?);
             in_fork(|| {
                 let blocks = blocks();
                 let mut slot = slot.take().unwrap();
@@ -346,7 +346,7 @@ fn serve_and_fork() {
             request.payload().copy_to(slot.payload())?;
             Ok(slot.send())
         })
-        .on(COUNT, |(), request, reply| {
+        .on(COUNT, |(), request, responder| {
             // The child returns from `serve`, which must not wait for threads that the child does
             // not have.
             // SAFETY: the child does only what a child may, and ends below.
@@ -359,7 +359,7 @@ fn serve_and_fork() {
                 let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
                 assert_eq!((waited, libc::WEXITSTATUS(status)), (pid, 41));
             }
-            Ok(reply.send(&request.to_vec())?)
+            Ok(responder.send(&request.to_vec())?)
         })
         .serve()
         .unwrap_or_else(|error| {

@@ -30,14 +30,14 @@ struct Taken {
 
 /// The session of these tests' worker, which takes all its descriptors unless the mode is
 /// `none`.
-fn take(config: &RoleConfig) -> Result<Taken, HandlerError> {
+fn take(role: &RoleConfig) -> Result<Taken, HandlerError> {
     let mut fds = BTreeMap::new();
-    if config.mode.as_deref() != Some("none") {
-        for name in config.fd_names() {
-            fds.insert(name.clone(), config.take_fd(&name)?);
+    if role.mode.as_deref() != Some("none") {
+        for name in role.fd_names() {
+            fds.insert(name.clone(), role.take_fd(&name)?);
         }
     }
-    Ok(Taken { config: config.clone(), fds })
+    Ok(Taken { config: role.clone(), fds })
 }
 
 fn checksum(bytes: &[u8]) -> u64 {
@@ -48,20 +48,20 @@ fn checksum(bytes: &[u8]) -> u64 {
 
 fn test_worker() -> Worker<Taken> {
     Worker::new(take)
-        .on(READ_ALL, |taken, request, reply| {
+        .on(READ_ALL, |taken, request, responder| {
             let name = String::from_utf8_lossy(&request.to_vec()).into_owned();
             let mut file = File::from(taken.fds.remove(&name).unwrap());
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes)?;
-            Ok(reply.send(&bytes)?)
+            Ok(responder.send(&bytes)?)
         })
-        .on(WRITE, |taken, request, reply| {
+        .on(WRITE, |taken, request, responder| {
             let name = String::from_utf8_lossy(&request.to_vec()).into_owned();
             let mut file = File::from(taken.fds.remove(&name).unwrap());
             write!(file, "written to {name}")?;
-            Ok(reply.send(b"")?)
+            Ok(responder.send(b"")?)
         })
-        .on(NUMBERS, |taken, _, reply| {
+        .on(NUMBERS, |taken, _, responder| {
             let describe = |fd: &OwnedFd| {
                 // SAFETY: F_GETFD takes integers only.
                 #[allow(unsafe_code, reason = "fcntl")]
@@ -69,20 +69,20 @@ fn test_worker() -> Worker<Taken> {
                 vec![fd.as_raw_fd() as u64, (flags & libc::FD_CLOEXEC) as u64]
             };
             let numbers: Vec<u64> = taken.fds.values().flat_map(describe).collect();
-            Ok(reply.send(&encode(&numbers))?)
+            Ok(responder.send(&encode(&numbers))?)
         })
-        .on(BLOB, |taken, _, reply| {
+        .on(BLOB, |taken, _, responder| {
             let blob = &taken.config.blob;
             let sum = if blob.len() > 8 << 20 { 0 } else { checksum(blob) };
-            Ok(reply.send(&encode(&[blob.len() as u64, sum]))?)
+            Ok(responder.send(&encode(&[blob.len() as u64, sum]))?)
         })
-        .on(ERRORS, |taken, _, reply| {
+        .on(ERRORS, |taken, _, responder| {
             let errors = ["a", "wrong", ""].map(|name| {
                 let error = taken.config.take_fd(name).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::InvalidConfig);
                 error.to_string()
             });
-            Ok(reply.send(errors.join("\n").as_str())?)
+            Ok(responder.send(errors.join("\n").as_str())?)
         })
 }
 
@@ -320,14 +320,14 @@ fn a_worker_thread_takes_descriptors_as_a_process_does() {
     config.pass_fd("out", writer).unwrap();
     config.pass_fd("left", left).unwrap();
     let make = || {
-        Worker::new(|config: &RoleConfig| {
-            let fds = BTreeMap::from([("out".to_owned(), config.take_fd("out")?)]);
-            Ok(Taken { config: config.clone(), fds })
+        Worker::new(|role: &RoleConfig| {
+            let fds = BTreeMap::from([("out".to_owned(), role.take_fd("out")?)]);
+            Ok(Taken { config: role.clone(), fds })
         })
-        .on(BLOB, |taken, _, reply| {
+        .on(BLOB, |taken, _, responder| {
             let blob = &taken.config.blob;
             write!(File::from(taken.fds.remove("out").unwrap()), "from a thread")?;
-            Ok(reply.send(&encode(&[blob.len() as u64, checksum(blob)]))?)
+            Ok(responder.send(&encode(&[blob.len() as u64, checksum(blob)]))?)
         })
     };
     let channel = slipring::testing::spawn_thread(&Config::small(), config, make).unwrap();

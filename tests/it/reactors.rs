@@ -347,25 +347,25 @@ fn hostile() {
         }
     };
     let worker = Worker::new(|_| Ok(()))
-        .on(FLOOD, move |(), request, reply| {
+        .on(FLOOD, move |(), request, responder| {
             let sockets = sockets();
             let mut left = numbers(&request.to_vec())[0];
             while left > 0 && !request.is_cancelled() {
                 flood(&sockets);
                 left -= 1;
             }
-            Ok(reply.send("flooded")?)
+            Ok(responder.send("flooded")?)
         })
-        .on(STEAL, move |(), request, reply| {
+        .on(STEAL, move |(), request, responder| {
             let sockets = sockets();
-            let mut chunks = reply.stream();
+            let mut chunks = responder.stream();
             while !request.is_cancelled() {
                 chunks.send("stolen")?;
                 steal(&sockets);
             }
             Ok(chunks.end()?)
         })
-        .on(ECHO, |(), request, reply| Ok(reply.send(&request.to_vec())?));
+        .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?));
     let _ = worker.serve();
 }
 

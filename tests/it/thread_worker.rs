@@ -10,10 +10,10 @@ use slipring::{Config, ErrorKind, Kind, RoleConfig};
 
 const SHOUT: Kind = Kind::named("shout");
 fn shouter() -> Worker<u32> {
-    Worker::new(|_| Ok(0)).on(SHOUT, |count, request, reply| {
+    Worker::new(|_| Ok(0)).on(SHOUT, |count, request, responder| {
         *count += 1;
         let text = String::from_utf8(request.to_vec())?;
-        Ok(reply.send(&format!("{} {count}", text.to_uppercase()))?)
+        Ok(responder.send(&format!("{} {count}", text.to_uppercase()))?)
     })
 }
 

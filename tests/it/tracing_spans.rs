@@ -38,8 +38,9 @@ fn a_call_and_a_close_are_spans() {
     }
     let names = Names::default();
     tracing::subscriber::with_default(names.clone(), || {
-        let worker =
-            || Worker::new(|_| Ok(())).on(Kind::app(1), |(), _, reply| Ok(reply.send(b"")?));
+        let worker = || {
+            Worker::new(|_| Ok(())).on(Kind::app(1), |(), _, responder| Ok(responder.send(b"")?))
+        };
         let role = RoleConfig::default();
         let channel = slipring::testing::spawn_thread(&Config::small(), role, worker).unwrap();
         channel.call(Kind::app(1), b"x", Duration::from_secs(60)).unwrap();

@@ -408,12 +408,12 @@ fn first_word(payload: &PeerBytes<'_>) -> Result<u64, HandlerError> {
 
 fn serve_channel() -> slipring::Result<()> {
     Worker::new(|_| Ok((Texts::new(), embed_patterns(), Vec::new())))
-        .on(ECHO, |_, request, reply| {
-            let mut slot = reply.claim(request.len())?;
+        .on(ECHO, |_, request, responder| {
+            let mut slot = responder.claim(request.len())?;
             request.payload().copy_to(slot.payload())?;
             Ok(slot.send())
         })
-        .on(MATRIX, |(_, (texts, matrix), _), request, reply| {
+        .on(MATRIX, |(_, (texts, matrix), _), request, responder| {
             let message = in_place(&request.payload());
             let seq = stamp(message);
             let (Some((_, sum)), Some((values, _))) =
@@ -424,15 +424,15 @@ fn serve_channel() -> slipring::Result<()> {
             if !texts.is_piece(message, sum, seq) {
                 return Err(wrong("a request").into());
             }
-            let mut slot = reply.claim(EMBED_REPLY)?;
+            let mut slot = responder.claim(EMBED_REPLY)?;
             copy_from_slice(slot.payload(), values);
             put_stamp(slot.payload(), seq);
             Ok(slot.send())
         })
-        .on(Kind::EMBED, |(texts, ..), request, reply| {
+        .on(Kind::EMBED, |(texts, ..), request, responder| {
             texts.decode_from(request)?;
             let shape = MatrixShape::new(texts.len(), DIM, ElementType::F32)?;
-            let mut slot = reply.claim(shape.encoded_len())?;
+            let mut slot = responder.claim(shape.encoded_len())?;
             let mut matrix = MatrixWriter::new(slot.payload(), shape)?;
             for (row, text) in texts.iter().enumerate() {
                 let first = value(row, 0, text);
@@ -442,7 +442,7 @@ fn serve_channel() -> slipring::Result<()> {
             }
             Ok(slot.send())
         })
-        .on(CHUNKS, |(.., long), request, reply| {
+        .on(CHUNKS, |(.., long), request, responder| {
             let mut words = [0; 32];
             request.payload().read_at(0, &mut words)?;
             let mut words = words.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
@@ -450,9 +450,9 @@ fn serve_channel() -> slipring::Result<()> {
             let (len, count, is_generated) = (word() as usize, word(), word() != 0);
             let pattern = Pattern::shared(len.max(16 << 10), len);
             if !request.is_stream() {
-                return Ok(reply.send(&())?);
+                return Ok(responder.send(&())?);
             }
-            let mut chunks = reply.stream();
+            let mut chunks = responder.stream();
             for (seq, (bytes, _)) in (0..count).zip(pattern.pieces()) {
                 if is_generated {
                     chunks.send_with(len, |slot| bytes::generate(slot, seq))?;
@@ -473,18 +473,18 @@ fn serve_channel() -> slipring::Result<()> {
             }
             Ok(chunks.end()?)
         })
-        .on(PIN, |_, request, reply| {
+        .on(PIN, |_, request, responder| {
             sys::run_on(&[first_word(&request.payload())? as usize])?;
-            Ok(reply.send(&())?)
+            Ok(responder.send(&())?)
         })
-        .on(WORK, |_, request, reply| {
+        .on(WORK, |_, request, responder| {
             let (start, nanos) = (Instant::now(), first_word(&request.payload())?);
             while start.elapsed() < Duration::from_nanos(nanos) {}
-            Ok(reply.send(&nanos.to_le_bytes())?)
+            Ok(responder.send(&nanos.to_le_bytes())?)
         })
-        .on(SLEEP, |_, request, reply| {
+        .on(SLEEP, |_, request, responder| {
             std::thread::sleep(Duration::from_millis(first_word(&request.payload())?));
-            Ok(reply.send(&())?)
+            Ok(responder.send(&())?)
         })
         .serve()
 }

@@ -112,21 +112,21 @@ impl IntoResponse for Failure {
 
 /// The worker. Its session counts the requests that were cancelled.
 fn serve_requests() -> slipring::Result<()> {
-    Worker::new(|_| Ok(0_u32))
-        .on(LENGTH, |_, request, reply| Ok(reply.send(&request.len().to_string())?))
-        .on(SLOW_LENGTH, |cancelled, request, reply| {
+    Worker::new(|_role| Ok(0_u32))
+        .on(LENGTH, |_, request, responder| Ok(responder.send(&request.len().to_string())?))
+        .on(SLOW_LENGTH, |cancelled, request, responder| {
             work(Duration::from_secs(10), request).inspect_err(|_| *cancelled += 1)?;
-            Ok(reply.send(&request.len().to_string())?)
+            Ok(responder.send(&request.len().to_string())?)
         })
-        .on(STORY, |cancelled, request, reply| {
-            let mut tokens = reply.stream();
+        .on(STORY, |cancelled, request, responder| {
+            let mut tokens = responder.stream();
             loop {
                 let sent = work(Duration::from_millis(10), request)
                     .and_then(|()| tokens.send("and then "));
                 sent.inspect_err(|_| *cancelled += 1)?;
             }
         })
-        .on(CANCELLED, |cancelled, _, reply| Ok(reply.send(&cancelled.to_string())?))
+        .on(CANCELLED, |cancelled, _, responder| Ok(responder.send(&cancelled.to_string())?))
         .serve()
 }
 

@@ -56,7 +56,7 @@ pub fn serve() {
         return;
     }
     let worker = common::worker()
-        .on(START, |_, request, reply| {
+        .on(START, |_, request, responder| {
             let (_own, theirs) = UnixStream::pair()?;
             let own = std::env::current_exe()?;
             // In a pid namespace of its own it does not learn which process has made its socket.
@@ -69,14 +69,14 @@ pub fn serve() {
             }
             let output =
                 command.args(only(name_of(super::asks))).stdin(OwnedFd::from(theirs)).output()?;
-            Ok(reply.send(&output.stdout)?)
+            Ok(responder.send(&output.stdout)?)
         })
-        .on(CLOSE_ALL, |_, _, reply| {
+        .on(CLOSE_ALL, |_, _, responder| {
             // SAFETY: what a library does that wants a clean start.
             #[allow(unsafe_code, reason = "close_range")]
             let closed = unsafe { libc::close_range(3, u32::MAX, 0) };
             assert_eq!(closed, 0);
-            Ok(reply.send(b"")?)
+            Ok(responder.send(b"")?)
         });
     if let Err(error) = worker.serve() {
         let _ = writeln!(std::io::stderr(), "worker: {error}");

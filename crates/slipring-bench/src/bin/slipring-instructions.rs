@@ -402,22 +402,22 @@ fn channel_worker(load_time: Duration, chunk_count: u64) -> Worker<()> {
         std::thread::sleep(load_time);
         Ok(())
     })
-    .on(ECHO, |(), request, reply| {
-        let mut slot = reply.claim(request.len())?;
+    .on(ECHO, |(), request, responder| {
+        let mut slot = responder.claim(request.len())?;
         request.payload().copy_to(slot.payload())?;
         Ok(slot.send())
     })
-    .on(CHUNKS, move |(), _, reply| {
-        let mut chunks = reply.stream();
+    .on(CHUNKS, move |(), _, responder| {
+        let mut chunks = responder.stream();
         for _ in 0..chunk_count {
             chunks.send(&[7; CHUNK][..])?;
         }
         std::thread::sleep(NAP_TIME);
         Ok(chunks.end()?)
     })
-    .on(NAP, |(), _, reply| {
+    .on(NAP, |(), _, responder| {
         std::thread::sleep(NAP_TIME);
-        Ok(reply.send(&())?)
+        Ok(responder.send(&())?)
     })
 }
 

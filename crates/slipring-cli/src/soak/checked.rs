@@ -99,15 +99,15 @@ pub(crate) fn serve_if_worker() -> Option<ExitCode> {
         _ => return None,
     }
     let worker = Worker::new(|_| Ok(HashMap::<u64, u64>::new()))
-        .on(CALL, |seen, request, reply| {
+        .on(CALL, |seen, request, responder| {
             let bytes = request.to_vec();
             let (sender, number) = accept(seen, &bytes)?;
-            Ok(reply.send(&frame(sender | REPLY, number, bytes.len()))?)
+            Ok(responder.send(&frame(sender | REPLY, number, bytes.len()))?)
         })
-        .on(STREAM, |seen, request, reply| {
+        .on(STREAM, |seen, request, responder| {
             let bytes = request.to_vec();
             let (sender, number) = accept(seen, &bytes)?;
-            let mut chunks = reply.stream();
+            let mut chunks = responder.stream();
             for i in 0..length_of(number) {
                 chunks.send(&frame(sender | REPLY, number << 20 | i, chunk_len(number, i)))?;
             }

@@ -32,8 +32,8 @@ struct Session {
 }
 
 impl Session {
-    fn new(config: &RoleConfig) -> Result<Self, HandlerError> {
-        let dim = config.extra(DIM).and_then(|dim| dim.parse().ok()).ok_or_else(|| {
+    fn new(role: &RoleConfig) -> Result<Self, HandlerError> {
+        let dim = role.extra(DIM).and_then(|dim| dim.parse().ok()).ok_or_else(|| {
             HandlerError::new("slipring_cli::Config", "the number of dimensions is missing")
         })?;
         // Standard error is the worker's log, if it has one.
@@ -41,10 +41,14 @@ impl Session {
         Ok(Self { dim, embedder: Embedder::new(dim), texts: Texts::new() })
     }
 
-    fn embed(&mut self, request: &Request<'_>, reply: Responder<'_>) -> Result<Done, HandlerError> {
+    fn embed(
+        &mut self,
+        request: &Request<'_>,
+        responder: Responder<'_>,
+    ) -> Result<Done, HandlerError> {
         self.texts.decode_from(request)?;
         let shape = MatrixShape::new(self.texts.len(), self.dim, ElementType::F32)?;
-        let mut slot = reply.claim(shape.encoded_len())?;
+        let mut slot = responder.claim(shape.encoded_len())?;
         let mut vectors = MatrixWriter::new(slot.payload(), shape)?;
         for (row, text) in self.texts.iter().enumerate() {
             request.check_cancelled()?;
