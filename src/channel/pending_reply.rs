@@ -110,7 +110,7 @@ impl Pending {
         self.found(item)
     }
 
-    /// Waits for the reply for at most `longest`, and no longer than the request's own timeout.
+    /// Waits for the reply for at most `timeout`, and no longer than the request's own timeout.
     /// Returns `None` if it is not there then; the request goes on. Blocks.
     ///
     /// ```
@@ -128,8 +128,8 @@ impl Pending {
     ///
     /// As [`Pending::wait`]; [`ErrorKind::InvalidInput`] if the request has ended. After
     /// [`ErrorKind::Interrupted`] the request goes on.
-    pub fn wait_timeout(&mut self, longest: Duration) -> Result<Option<Reply>> {
-        let deadline = self.limit.deadline().min(Deadline::after(longest));
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Reply>> {
+        let deadline = self.limit.deadline().min(Deadline::after(timeout));
         let item = self.await_item(deadline);
         self.found(item)
     }

@@ -116,7 +116,7 @@ impl Stream {
         self.next_chunk_timeout(Duration::ZERO)
     }
 
-    /// Waits for the next chunk for at most `longest`: `Poll::Ready(None)` at the end,
+    /// Waits for the next chunk for at most `timeout`: `Poll::Ready(None)` at the end,
     /// `Poll::Pending` if nothing has come then; the stream goes on. Of the timeouts of the stream
     /// only the total counts. Blocks.
     ///
@@ -135,10 +135,10 @@ impl Stream {
     /// # Errors
     ///
     /// As [`Stream::next_chunk`], except for the other timeouts.
-    pub fn next_chunk_timeout(&mut self, longest: Duration) -> Result<Poll<Option<Reply>>> {
+    pub fn next_chunk_timeout(&mut self, timeout: Duration) -> Result<Poll<Option<Reply>>> {
         match self.next_buffered() {
             Some(chunk) => Ok(Poll::Ready(Some(chunk))),
-            None => self.chunk_with(|stream| stream.look_for_item(longest)),
+            None => self.chunk_with(|stream| stream.look_for_item(timeout)),
         }
     }
 

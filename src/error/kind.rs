@@ -43,7 +43,7 @@ pub enum ErrorKind {
     Stalled,
     /// The request was cancelled, or the abort flag was set. The channel is usable.
     Cancelled,
-    /// A signal has interrupted a wait, and the host's hook has ended it;
+    /// A signal has interrupted a wait, and a hook has ended it;
     /// [`source`](std::error::Error::source) is what the hook returned. The channel is usable.
     Interrupted,
     /// The channel is closed, or was closed during the operation.

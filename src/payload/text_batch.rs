@@ -168,12 +168,12 @@ pub struct TextBatchSize {
 }
 
 impl TextBatchSize {
-    /// Starts with an empty batch, whose encoding may be up to `limit` bytes long. A limit is
+    /// Starts with an empty batch, whose encoding may be up to `max_bytes` long. A limit is
     /// [`Config::max_request_frame`](crate::Config::max_request_frame), for batches of one frame
     /// each.
     #[must_use]
-    pub fn new(limit: usize) -> Self {
-        Self { limit, header: TextBatchHeader::default() }
+    pub fn new(max_bytes: usize) -> Self {
+        Self { limit: max_bytes, header: TextBatchHeader::default() }
     }
 
     /// Counts a text, unless the batch would then be over the limit, or could not be encoded.

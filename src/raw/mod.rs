@@ -238,7 +238,7 @@ impl RawLink {
         if is_there { self.receiver.take().map(Some) } else { Ok(None) }
     }
 
-    /// Calls `take` with each frame that is there, but with no more than `most`, and returns
+    /// Calls `take` with each frame that is there, but with no more than `max_frames`, and returns
     /// how many. Blocks for at most `timeout` until there is at least one, and flushes before:
     /// see [`RawReceiver::drain`].
     ///
@@ -248,17 +248,17 @@ impl RawLink {
     #[inline]
     pub fn drain(
         &mut self,
-        most: usize,
+        max_frames: usize,
         timeout: Duration,
         take: impl FnMut(Header, PeerBytes<'_>),
     ) -> Result<usize> {
-        if !self.receiver.has_frame() && most != 0 {
+        if !self.receiver.has_frame() && max_frames != 0 {
             self.await_frame(timeout)?;
         }
-        self.receiver.take_all(most, take)
+        self.receiver.take_all(max_frames, take)
     }
 
-    /// Calls `take` with each frame that is there, but with no more than `most`, without
+    /// Calls `take` with each frame that is there, but with no more than `max_frames`, without
     /// blocking, and returns how many. If there is none, flushes and returns zero: see
     /// [`RawReceiver::try_drain`].
     ///
@@ -268,11 +268,11 @@ impl RawLink {
     #[inline]
     pub fn try_drain(
         &mut self,
-        most: usize,
+        max_frames: usize,
         take: impl FnMut(Header, PeerBytes<'_>),
     ) -> Result<usize> {
-        if self.receiver.has_frame() || most != 0 && self.look_for_frame()? {
-            return self.receiver.take_all(most, take);
+        if self.receiver.has_frame() || max_frames != 0 && self.look_for_frame()? {
+            return self.receiver.take_all(max_frames, take);
         }
         Ok(0)
     }

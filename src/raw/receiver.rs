@@ -99,8 +99,9 @@ impl RawReceiver {
     }
 
     /// Calls `take` with the header and the payload of each frame that is there, in order, but
-    /// of no more than `most` frames. Returns how many it was called with. Blocks as
-    /// [`RawReceiver::recv`] does until there is at least one. Returns zero only if `most` is zero.
+    /// of no more than `max_frames`. Returns how many it was called with. Blocks as
+    /// [`RawReceiver::recv`] does until there is at least one. Returns zero only if `max_frames` is
+    /// zero.
     ///
     /// Each frame's slot is released as soon as `take` returns.
     ///
@@ -111,14 +112,14 @@ impl RawReceiver {
     #[inline]
     pub fn drain(
         &mut self,
-        most: usize,
+        max_frames: usize,
         timeout: Duration,
         take: impl FnMut(Header, PeerBytes<'_>),
     ) -> Result<usize> {
-        if !self.has_frame() && most != 0 {
+        if !self.has_frame() && max_frames != 0 {
             self.await_frame(timeout)?;
         }
-        self.consumer.drain(most, take)
+        self.consumer.drain(max_frames, take)
     }
 
     /// Does what [`RawReceiver::drain`] does, without blocking. Returns zero if no frame is
@@ -130,11 +131,11 @@ impl RawReceiver {
     #[inline]
     pub fn try_drain(
         &mut self,
-        most: usize,
+        max_frames: usize,
         take: impl FnMut(Header, PeerBytes<'_>),
     ) -> Result<usize> {
-        if self.has_frame() || most != 0 && self.look_for_frame()? {
-            return self.consumer.drain(most, take);
+        if self.has_frame() || max_frames != 0 && self.look_for_frame()? {
+            return self.consumer.drain(max_frames, take);
         }
         Ok(0)
     }
@@ -154,10 +155,10 @@ impl RawReceiver {
     #[inline]
     pub(super) fn take_all(
         &mut self,
-        most: usize,
+        max_frames: usize,
         take: impl FnMut(Header, PeerBytes<'_>),
     ) -> Result<usize> {
-        self.consumer.drain(most, take)
+        self.consumer.drain(max_frames, take)
     }
 
     #[cold]

@@ -159,7 +159,7 @@ impl Consumer {
         Ok(Some(Frame::of(&mut self.reader)))
     }
 
-    /// Shows `take` the frames that are there, in order but no more than `most`, without
+    /// Shows `take` the frames that are there, in order but no more than `max_frames`, without
     /// waiting, and returns how many. Each is released as soon as `take` returns. The payload
     /// lies in memory that the peer can write to.
     ///
@@ -170,11 +170,11 @@ impl Consumer {
     #[inline]
     pub(crate) fn drain(
         &mut self,
-        most: usize,
+        max_frames: usize,
         mut take: impl FnMut(Header, PeerBytes<'_>),
     ) -> Result<usize> {
         let mut count = 0;
-        while count < most {
+        while count < max_frames {
             match self.poll() {
                 Ok(Some(frame)) => take(frame.header(), frame.payload()),
                 Ok(None) => break,

@@ -104,14 +104,13 @@ impl AsyncChannel {
         Self::on_tokio(spawn_channel(spawner).await?)
     }
 
-    /// Has a task look for its reply for this long, at most, before it gives its thread
-    /// back. If the worker answers sooner, that saves a wake-up of about ten microseconds; it
-    /// costs the runtime that thread meanwhile. A task does not look if other tasks wait on
-    /// this channel too, or if the worker is not known to run on another processor. Zero by
-    /// default.
+    /// Has a task look for its reply for up to `max_spin` before it gives its thread back. If the
+    /// worker answers sooner, that saves a wake-up of about ten microseconds; it costs the runtime
+    /// that thread meanwhile. A task does not look if other tasks wait on this channel too, or if
+    /// the worker is not known to run on another processor. Zero by default.
     #[must_use]
-    pub fn with_spin(mut self, longest: Duration) -> Self {
-        self.spin = longest;
+    pub fn with_spin(mut self, max_spin: Duration) -> Self {
+        self.spin = max_spin;
         self
     }
 

@@ -108,12 +108,12 @@ impl<S> Batches<S> {
 
     /// Sets how long a batch that is not full is waited for; zero by default. The time counts from
     /// the arrival of its oldest request. A busy worker does not know when that request came, and
-    /// counts from the earliest possible time, so that no request waits longer than `wait`.
+    /// counts from the earliest possible time, so that no request waits longer than `timeout`.
     ///
     /// A request that comes while the worker is idle is served immediately.
     #[must_use]
-    pub fn max_wait(mut self, wait: Duration) -> Self {
-        self.max_wait = wait;
+    pub fn max_wait(mut self, timeout: Duration) -> Self {
+        self.max_wait = timeout;
         self
     }
 

@@ -151,15 +151,15 @@ impl Inbox {
         self.take(Patience::None)
     }
 
-    /// Adds all requests that are there to `taken`, up to `most`, and returns how many these
-    /// are. Never blocks.
+    /// Adds all requests that are there to `taken`, up to `max_requests`, and returns how
+    /// many these are. Never blocks.
     ///
     /// # Errors
     ///
     /// As [`Inbox::recv`]; what was taken before is in `taken`.
-    pub fn try_recv_many(&self, taken: &mut Vec<Incoming>, most: usize) -> Result<usize> {
+    pub fn try_recv_many(&self, taken: &mut Vec<Incoming>, max_requests: usize) -> Result<usize> {
         let mut count = 0;
-        while count < most
+        while count < max_requests
             && let Some(next) = self.try_recv()?
         {
             taken.push(next);
