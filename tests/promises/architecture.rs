@@ -1,4 +1,5 @@
-//! Every file and function that `docs/ARCHITECTURE.md` names exists.
+//! Every file and function that the documents about the inside name exists, and stands where they
+//! say.
 
 use std::fs;
 
@@ -106,22 +107,69 @@ fn is_there(sources: &[(String, String)], name: &str) -> bool {
     })
 }
 
-/// Names in `docs/ARCHITECTURE.md` of code that is on its way. To be empty again soon.
+/// The documents, each with the least number of files and of functions that it names.
+const DOCUMENTS: [(&str, usize, usize); 3] =
+    [("docs/ARCHITECTURE.md", 15, 10), ("docs/MEMORY.md", 5, 10), ("docs/SAFETY.md", 25, 3)];
+
+/// Names in the documents of code that is on its way. To be empty again soon.
 const ON_ITS_WAY: &[&str] = &[];
 
 #[test]
-fn every_file_and_function_that_the_architecture_names_exists() {
+fn every_file_and_function_that_the_documents_name_exists() {
     let sources = files_of("src");
-    let names = names_of_code(&fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap());
-    let files = names.iter().filter(|name| name.ends_with(".rs")).count();
-    let functions = names.iter().filter(|name| name.contains("::")).count();
-    assert!(files > 15 && functions > 10, "{files} files, {functions} functions: {names:?}");
-    let (there, gone): (Vec<_>, Vec<_>) =
-        names.iter().map(String::as_str).partition(|name| is_there(&sources, name));
-    let gone: Vec<&str> = gone.into_iter().filter(|name| !ON_ITS_WAY.contains(name)).collect();
-    assert!(gone.is_empty(), "docs/ARCHITECTURE.md names what does not exist: {gone:#?}");
-    let done: Vec<_> = there.iter().filter(|name| ON_ITS_WAY.contains(name)).collect();
+    let mut done: Vec<&&str> = Vec::new();
+    for (document, least_files, least_functions) in DOCUMENTS {
+        let names = names_of_code(&fs::read_to_string(root().join(document)).unwrap());
+        let files = names.iter().filter(|name| name.ends_with(".rs")).count();
+        let functions = names.iter().filter(|name| name.contains("::")).count();
+        assert!(files >= least_files, "{document}: {files} files: {names:?}");
+        assert!(functions >= least_functions, "{document}: {functions} functions: {names:?}");
+        let (there, gone): (Vec<_>, Vec<_>) =
+            names.iter().map(String::as_str).partition(|name| is_there(&sources, name));
+        let gone: Vec<&str> = gone.into_iter().filter(|name| !ON_ITS_WAY.contains(name)).collect();
+        assert!(gone.is_empty(), "{document} names what does not exist: {gone:#?}");
+        done.extend(ON_ITS_WAY.iter().filter(|name| there.contains(name)));
+    }
     assert!(done.is_empty(), "these exist now: take them off the list: {done:#?}");
+}
+
+/// The names that a document gives with the file that has them, as in `name` (`folder/file.rs`).
+fn names_with_files(text: &str) -> Vec<(String, String)> {
+    let outside: Vec<&str> = text.split("```").step_by(2).collect();
+    let outside = outside.join("\n");
+    let parts: Vec<&str> = outside.split('`').collect();
+    let named = parts.windows(4).skip(1).step_by(2).filter(|four| {
+        let [_, between, file, after] = four else { return false };
+        let between = between.split_whitespace().collect::<Vec<_>>().join(" ");
+        (between == "(" && after.starts_with(')') || between == "in") && file.ends_with(".rs")
+    });
+    named.map(|four| (four[0].to_owned(), four[2].to_owned())).collect()
+}
+
+#[test]
+fn what_the_documents_place_in_a_file_stands_there() {
+    let sources = files_of("src");
+    let (mut count, mut wrong) = (0, Vec::new());
+    for (document, ..) in DOCUMENTS {
+        for (name, file) in names_with_files(&fs::read_to_string(root().join(document)).unwrap()) {
+            let Some((_, text)) = sources.iter().find(|(path, _)| *path == file) else { continue };
+            let name = name.rsplit("::").next().unwrap();
+            if words(name).ne([name]) {
+                continue;
+            }
+            let stands = text.lines().any(|line| {
+                let code = line.trim_start();
+                let is_first = |code: &str| words(code).next() == Some(name);
+                // A field or a variant stands first on its line.
+                defines(code, name) || is_first(code.trim_start_matches("pub(super) "))
+            });
+            if !stands {
+                wrong.push(format!("{document}: `{name}` is not in {file}"));
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 30 && wrong.is_empty(), "of {count}: {wrong:#?}");
 }
 
 #[test]
