@@ -7,7 +7,10 @@ mod inbox;
 mod last_error;
 #[cfg(test)]
 mod models;
+mod open_reply;
 mod owned;
+mod owned_request;
+mod owned_slot;
 mod panics;
 mod reply_sink;
 mod request;
@@ -33,5 +36,7 @@ mod health {
 pub use cancel::{AbortFlag, CancelToken};
 pub use handler_error::HandlerError;
 pub use inbox::{Inbox, Peeked};
-pub use owned::{Incoming, OwnedRequest, OwnedResponder, OwnedSlot};
+pub use owned::{Incoming, OwnedResponder};
+pub use owned_request::OwnedRequest;
+pub use owned_slot::OwnedSlot;
 pub use request::Request;

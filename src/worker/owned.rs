@@ -3,25 +3,23 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::id::RequestId;
 use crate::payload::Payload;
 use crate::protocol::Kind;
-use crate::ring::LeasedSlot;
-use crate::ring::open_slot::OpenSlot;
-use crate::shm::bytes::PeerBytes;
-use crate::sys::clock::Deadline;
 use crate::sys::fork;
 use crate::worker::cancel::CancelToken;
 use crate::worker::handler_error::HandlerError;
+use crate::worker::open_reply::OpenReply;
+use crate::worker::owned_request::OwnedRequest;
+use crate::worker::owned_slot::OwnedSlot;
 use crate::worker::reply_sink::ReplyState;
-use crate::worker::request::Request;
 #[cfg(feature = "async")]
 use crate::worker::shared_sink::task_waits::{self, Cancelled};
 use crate::worker::shared_sink::{Ending, Sent, SharedSink};
 #[cfg(feature = "async")]
 use crate::worker::unanswered::Handling;
-use crate::worker::unanswered::{self, answered_by};
+use crate::worker::unanswered::answered_by;
 
 /// A request that was taken out of the [`Inbox`](super::Inbox), and the means to answer it.
 ///
@@ -44,103 +42,9 @@ impl Incoming {
         }
         let has_expired = self.request.deadline.is_before(now);
         if has_expired {
-            self.responder.end_with(Ending::Expired);
+            self.responder.reply.end_with(Ending::Expired);
         }
         !has_expired
-    }
-}
-
-/// The payload of a request that is kept.
-#[derive(Debug)]
-pub(super) enum OwnedPayload {
-    Copy(Vec<u8>),
-    Lease(LeasedSlot),
-}
-
-impl OwnedPayload {
-    fn bytes(&self) -> PeerBytes<'_> {
-        match self {
-            Self::Copy(bytes) => PeerBytes::of(bytes),
-            Self::Lease(slot) => slot.payload(),
-        }
-    }
-}
-
-/// A request that can be kept and sent to other threads.
-///
-/// [`OwnedRequest::get`] gives it in the form in which handlers have it.
-pub struct OwnedRequest {
-    kind: Kind,
-    id: u64,
-    is_stream: bool,
-    deadline: Deadline,
-    payload: OwnedPayload,
-    sink: Arc<SharedSink>,
-}
-
-impl OwnedRequest {
-    pub(super) fn new(
-        sink: &Arc<SharedSink>,
-        (kind, id): (Kind, u64),
-        is_stream: bool,
-        deadline: Deadline,
-        payload: OwnedPayload,
-    ) -> Self {
-        Self { kind, id, is_stream, deadline, payload, sink: Arc::clone(sink) }
-    }
-
-    /// Returns the request in the form in which handlers have it: its kind, payload, deadline,
-    /// and whether it is cancelled.
-    #[must_use]
-    pub fn get(&self) -> Request<'_> {
-        Request {
-            kind: self.kind,
-            id: self.id,
-            is_stream: self.is_stream,
-            deadline: self.deadline,
-            payload: self.payload.bytes(),
-            signals: &self.sink.signals,
-            status: &self.sink.status,
-        }
-    }
-
-    /// Returns what the request asks for.
-    #[must_use]
-    pub fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// Returns the request's id, which is the same in the parent.
-    #[must_use]
-    pub fn id(&self) -> RequestId {
-        RequestId::new(self.id)
-    }
-
-    /// Returns whether the payload is a lease: whether it lies in shared memory, where it keeps
-    /// the parent from sending more once the ring is full. See
-    /// [`Inbox::lease_payloads`](super::Inbox::lease_payloads).
-    #[must_use]
-    pub fn is_leased(&self) -> bool {
-        matches!(self.payload, OwnedPayload::Lease(_))
-    }
-
-    /// Copies the payload into this process's memory if it is a lease, and ends the lease. Never
-    /// blocks.
-    pub fn copy_payload(&mut self) {
-        if let OwnedPayload::Lease(slot) = &self.payload {
-            self.payload = OwnedPayload::Copy(slot.payload().to_vec());
-        }
-    }
-}
-
-impl fmt::Debug for OwnedRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OwnedRequest")
-            .field("id", &self.id)
-            .field("kind", &self.kind)
-            .field("is_stream", &self.is_stream)
-            .field("len", &self.payload.bytes().len())
-            .finish_non_exhaustive()
     }
 }
 
@@ -163,20 +67,19 @@ impl fmt::Debug for OwnedRequest {
 /// is cancelled meanwhile, or the worker is told to end.
 #[must_use = "a request whose responder is dropped ends with an error"]
 pub struct OwnedResponder {
-    sink: Arc<SharedSink>,
-    state: ReplyState,
+    reply: OpenReply,
     is_stream: bool,
 }
 
 impl OwnedResponder {
     pub(super) fn new(sink: &Arc<SharedSink>, state: ReplyState, is_stream: bool) -> Self {
-        Self { sink: Arc::clone(sink), state, is_stream }
+        Self { reply: OpenReply::new(sink, state), is_stream }
     }
 
     /// Returns the request's id, which is the same in the parent.
     #[must_use]
     pub fn request(&self) -> RequestId {
-        RequestId::new(self.state.request())
+        RequestId::new(self.reply.state.request())
     }
 
     /// Returns whether the parent reads a stream of chunks, and not one reply.
@@ -190,37 +93,37 @@ impl OwnedResponder {
     /// served twice. Answers imply it. Costs some nanoseconds, and nothing from the second call
     /// on.
     pub fn begin(&mut self) {
-        self.sink.begin(&mut self.state);
+        self.reply.begin();
     }
 
     /// Returns whether work on the request has begun.
     #[must_use]
     pub fn is_begun(&self) -> bool {
-        self.state.is_begun()
+        self.reply.state.is_begun()
     }
 
     /// The longest payload of one frame.
     pub(super) fn max_frame(&self) -> usize {
-        self.sink.max_frame
+        self.reply.sink.max_frame
     }
 
     /// Returns whether the work for the request should end: see
     /// [`Request::is_cancelled`](super::Request::is_cancelled).
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.sink.signals.is_cancelled(self.state.request())
+        self.reply.is_cancelled()
     }
 
     /// Returns a token that tells the same, and that outlives the responder.
     #[must_use]
     pub fn cancel_token(&self) -> CancelToken {
-        CancelToken::new(&self.sink.signals, self.state.request())
+        CancelToken::new(&self.reply.sink.signals, self.reply.state.request())
     }
 
     /// Publishes how far the work is: see
     /// [`Request::set_progress`](super::Request::set_progress).
     pub fn set_progress(&self, progress: u64) {
-        self.sink.status.set_progress(self.state.request(), progress);
+        self.reply.sink.status.set_progress(self.reply.state.request(), progress);
     }
 
     /// Answers with `payload`. One that is longer than a frame goes in pieces, between which
@@ -231,9 +134,9 @@ impl OwnedResponder {
     /// As [`Responder::send`](super::Responder::send). After an error the request has ended with
     /// an error, too.
     pub fn send<P: Payload + ?Sized>(mut self, payload: &P) -> Result<()> {
-        self.begin_answer()?;
-        let sent = self.sink.send_message(&mut self.state, Kind::RESULT, payload);
-        self.fail_with(sent)
+        self.reply.begin_answer()?;
+        let sent = self.reply.sink.send_message(&mut self.reply.state, Kind::RESULT, payload);
+        self.reply.fail_with(sent)
     }
 
     /// Answers with `payload`, which must fit one frame, if that needs no wait: then returns
@@ -243,9 +146,9 @@ impl OwnedResponder {
     ///
     /// As [`OwnedResponder::send`].
     pub fn try_send<P: Payload + ?Sized>(mut self, payload: &P) -> Result<Option<Self>> {
-        self.begin_answer()?;
-        let sent = self.sink.try_message(&mut self.state, Kind::RESULT, payload);
-        let sent = self.fail_with(sent)?;
+        self.reply.begin_answer()?;
+        let sent = self.reply.sink.try_message(&mut self.reply.state, Kind::RESULT, payload);
+        let sent = self.reply.fail_with(sent)?;
         Ok((sent != Sent::Yes).then_some(self))
     }
 
@@ -259,10 +162,10 @@ impl OwnedResponder {
     ///
     /// As [`OwnedResponder::send`], but `len` must fit one frame.
     pub fn claim(mut self, len: usize) -> Result<OwnedSlot> {
-        self.begin_answer()?;
-        let slot = self.sink.open(&self.state, len);
-        let slot = self.fail_with(slot)?;
-        Ok(OwnedSlot { slot: Some(slot), responder: self })
+        self.reply.begin_answer()?;
+        let slot = self.reply.sink.open(&self.reply.state, len);
+        let slot = self.reply.fail_with(slot)?;
+        Ok(OwnedSlot::new(slot, self.reply))
     }
 
     /// Sends one chunk of a stream. Blocks while the reader is a whole window behind, or the
@@ -273,8 +176,8 @@ impl OwnedResponder {
     /// As [`ReplyStream::send`](super::ReplyStream::send). The stream can be continued after an
     /// error of the payload.
     pub fn send_chunk<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<()> {
-        self.begin_chunk()?;
-        self.sink.send_message(&mut self.state, Kind::CHUNK, payload)
+        self.reply.begin_chunk()?;
+        self.reply.sink.send_message(&mut self.reply.state, Kind::CHUNK, payload)
     }
 
     /// Sends one chunk, which must fit one frame, if that needs no wait. Returns whether it was
@@ -285,8 +188,8 @@ impl OwnedResponder {
     ///
     /// As [`OwnedResponder::send_chunk`].
     pub fn try_send_chunk<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<bool> {
-        self.begin_chunk()?;
-        let sent = self.sink.try_message(&mut self.state, Kind::CHUNK, payload)?;
+        self.reply.begin_chunk()?;
+        let sent = self.reply.sink.try_message(&mut self.reply.state, Kind::CHUNK, payload)?;
         Ok(sent == Sent::Yes)
     }
 
@@ -297,8 +200,8 @@ impl OwnedResponder {
     /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child of the worker.
     pub fn end(mut self) -> Result<()> {
         fork::check()?;
-        self.begin_answer()?;
-        self.end_with(Ending::End);
+        self.reply.begin_answer()?;
+        self.reply.end_with(Ending::End);
         Ok(())
     }
 
@@ -311,10 +214,10 @@ impl OwnedResponder {
     /// As [`OwnedResponder::send`].
     #[cfg(feature = "async")]
     pub async fn send_async<P: Payload + ?Sized>(mut self, payload: &P) -> Result<()> {
-        self.begin_answer()?;
-        let Self { sink, state, .. } = &mut self;
+        self.reply.begin_answer()?;
+        let OpenReply { sink, state } = &mut self.reply;
         let sent = task_waits::send_message(sink, state, Kind::RESULT, payload).await;
-        self.fail_with(sent)
+        self.reply.fail_with(sent)
     }
 
     /// Does the same as [`OwnedResponder::claim`], and waits without blocking a thread. Between
@@ -327,10 +230,10 @@ impl OwnedResponder {
     /// As [`OwnedResponder::claim`].
     #[cfg(feature = "async")]
     pub async fn claim_async(mut self, len: usize) -> Result<OwnedSlot> {
-        self.begin_answer()?;
-        let slot = task_waits::open(&self.sink, self.state.request(), len).await;
-        let slot = self.fail_with(slot)?;
-        Ok(OwnedSlot { slot: Some(slot), responder: self })
+        self.reply.begin_answer()?;
+        let slot = task_waits::open(&self.reply.sink, self.reply.state.request(), len).await;
+        let slot = self.reply.fail_with(slot)?;
+        Ok(OwnedSlot::new(slot, self.reply))
     }
 
     /// Does the same as [`OwnedResponder::send_chunk`], and waits without blocking a thread. A
@@ -345,8 +248,9 @@ impl OwnedResponder {
     /// As [`OwnedResponder::send_chunk`].
     #[cfg(feature = "async")]
     pub async fn send_chunk_async<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<()> {
-        self.begin_chunk()?;
-        task_waits::send_message(&self.sink, &mut self.state, Kind::CHUNK, payload).await
+        self.reply.begin_chunk()?;
+        task_waits::send_message(&self.reply.sink, &mut self.reply.state, Kind::CHUNK, payload)
+            .await
     }
 
     /// Returns a future that is ready when the work for the request should stop: when it is
@@ -357,40 +261,14 @@ impl OwnedResponder {
     /// Cancel-safe.
     #[cfg(feature = "async")]
     pub fn cancelled(&self) -> Cancelled {
-        task_waits::cancelled(&self.sink, self.state.request())
-    }
-
-    /// Notes that an answer begins; an error if the request has ended.
-    fn begin_answer(&mut self) -> Result<()> {
-        if self.state.is_finished() {
-            return Err(has_ended());
-        }
-        self.begin();
-        Ok(())
-    }
-
-    fn begin_chunk(&mut self) -> Result<()> {
-        self.sink.signals.check(self.state.request())?;
-        self.begin_answer()
-    }
-
-    /// Ends the request with the error of its answer, if that is one.
-    fn fail_with<T>(&mut self, sent: Result<T>) -> Result<T> {
-        sent.inspect_err(|error| {
-            let ending = match error.is_cancelled() || self.is_cancelled() {
-                true => Ending::Cancelled,
-                false => Ending::Failed(HandlerError::from(error.clone()).into_failure()),
-            };
-            self.end_with(ending);
-        })
+        task_waits::cancelled(&self.reply.sink, self.reply.state.request())
     }
 
     /// Ends the request with an error, also after some chunks of a stream. An error that says
     /// that the request is cancelled ends it as cancelled. Never blocks: if the parent has made
     /// no room, the error is sent later.
     pub fn fail(mut self, error: impl Into<HandlerError>) {
-        let ending = self.sink.ending_of(self.state.request(), error.into());
-        self.end_with(ending);
+        self.reply.fail(error.into());
     }
 
     /// Ends the request, which no handler has seen, with an error.
@@ -407,7 +285,7 @@ impl OwnedResponder {
     ) {
         self.begin();
         crate::failpoint::failpoint!("before handler");
-        let (sink, request) = (Arc::clone(&self.sink), self.state.request());
+        let (sink, request) = (Arc::clone(&self.reply.sink), self.reply.state.request());
         // The request is told of the error, if it has no answer yet.
         let _ = answered_by(
             || handle(self),
@@ -422,76 +300,16 @@ impl OwnedResponder {
     #[cfg(feature = "async")]
     pub(super) fn begin_handling(&mut self) -> Handling {
         self.begin();
-        Handling::new(&self.sink, self.state.request())
+        Handling::new(&self.reply.sink, self.reply.state.request())
     }
-
-    fn end_with(&mut self, ending: Ending) {
-        if !self.state.is_finished() {
-            let state = self.state.hand_over();
-            self.sink.end_later(state, ending);
-        }
-    }
-}
-
-impl Drop for OwnedResponder {
-    fn drop(&mut self) {
-        if self.state.is_finished() || fork::is_forked_child() {
-            return;
-        }
-        unanswered::end(&self.sink, self.state.hand_over());
-    }
-}
-
-#[cold]
-fn has_ended() -> Error {
-    let message = "the request has ended, as a long chunk was given up in the middle";
-    Error::new(ErrorKind::Closed, message)
 }
 
 impl fmt::Debug for OwnedResponder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OwnedResponder")
-            .field("request", &self.state.request())
+            .field("request", &self.reply.state.request())
             .field("is_stream", &self.is_stream)
-            .field("is_begun", &self.state.is_begun())
+            .field("is_begun", &self.reply.state.is_begun())
             .finish_non_exhaustive()
-    }
-}
-
-/// Shared memory that is reserved for an answer; [`OwnedResponder::claim`] makes it.
-#[derive(Debug)]
-#[must_use = "a request whose slot is dropped ends with an error"]
-pub struct OwnedSlot {
-    /// `Some` until it is sent or given back.
-    slot: Option<OpenSlot>,
-    responder: OwnedResponder,
-}
-
-impl OwnedSlot {
-    /// Returns the bytes to fill. They hold what earlier replies left there, so that every one
-    /// of them must be written. They start 32 bytes into a cache line.
-    pub fn payload(&mut self) -> &mut [u8] {
-        self.slot.as_mut().map_or(&mut [], OpenSlot::payload)
-    }
-
-    /// Answers with the bytes. Never blocks.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child of the worker.
-    pub fn send(mut self) -> Result<()> {
-        let Some(slot) = self.slot.take() else { return Ok(()) };
-        let OwnedResponder { sink, state, .. } = &mut self.responder;
-        let header = state.header(Kind::RESULT);
-        sink.publish(state, slot, header)
-    }
-}
-
-impl Drop for OwnedSlot {
-    fn drop(&mut self) {
-        if let Some(slot) = self.slot.take() {
-            let OwnedResponder { sink, state, .. } = &mut self.responder;
-            sink.give_back(state, slot);
-        }
     }
 }

@@ -16,7 +16,8 @@ use crate::protocol::Kind;
 use crate::worker::handler_error::HandlerError;
 use crate::worker::handlers::{Handlers, unknown_kind};
 use crate::worker::inbox::Inbox;
-use crate::worker::owned::{Incoming, OwnedRequest, OwnedResponder};
+use crate::worker::owned::{Incoming, OwnedResponder};
+use crate::worker::owned_request::OwnedRequest;
 use crate::worker::unanswered::Handling;
 
 type HandlerResult = std::result::Result<(), HandlerError>;
