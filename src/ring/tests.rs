@@ -4,6 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
+use super::position::span;
 use super::testing::{RingRig, alarm, claim_batch, pattern, receive, rig, rig_with_bells, send};
 use super::{Consumer, Header, Producer};
 use crate::error::ErrorKind;
@@ -337,6 +338,39 @@ fn frames_behind_an_open_slot_do_not_ring_for_a_reader_that_waits_for_it() {
         assert!(!producer.publish(slot, Header::default()), "the reader waits for the first");
     }
     assert!(producer.publish(first, Header::default()));
+}
+
+#[test]
+fn an_open_slot_that_is_truncated_leaves_a_frame_in_the_place_of_its_rest() {
+    let filler = Header { kind: 11, ..Header::default() };
+    for mut ring in rings() {
+        for round in 0..200 {
+            let sent = pattern(round, MAX_FRAME);
+            let kept = as_usize(round * 37) % (MAX_FRAME + 1);
+            let mut slot = ring.producer.try_open(MAX_FRAME).unwrap().unwrap();
+            slot.payload().copy_from_slice(&sent);
+            slot.truncate(MAX_FRAME + 1, filler);
+            assert_eq!(slot.payload().len(), MAX_FRAME);
+            slot.truncate(kept, filler);
+            assert_eq!((slot.payload().len(), slot.len()), (kept, kept));
+            let behind = ring.producer.try_open(0).unwrap();
+            ring.producer.publish(slot, Header { request: round, ..Header::default() });
+            let (request, got) = receive(&mut ring.consumer).unwrap().unwrap();
+            assert_eq!((request, &got[..]), (round, &sent[..kept]));
+            if span(kept) < span(MAX_FRAME) {
+                let frame = ring.consumer.poll().unwrap().unwrap();
+                let covered = span(frame.payload().len()) + span(kept);
+                assert_eq!((frame.header().kind, covered), (11, span(MAX_FRAME)));
+            }
+            assert_eq!(receive(&mut ring.consumer).unwrap(), None, "the next slot is open");
+            if let Some(behind) = behind {
+                ring.producer.publish(behind, Header { request: 1 << 32, ..Header::default() });
+                let behind = receive(&mut ring.consumer).unwrap();
+                assert_eq!(behind, Some((1 << 32, Vec::new())));
+            }
+            ring.consumer.publish_released(); // the longest frame may need all of the ring
+        }
+    }
 }
 
 #[test]

@@ -93,3 +93,26 @@ fn a_peer_that_releases_an_open_slot_is_corrupt() {
         drop(consumer);
     });
 }
+
+#[test]
+fn a_slot_that_is_truncated_is_read_before_the_frame_that_fills_its_rest() {
+    model(|| {
+        let RingRig { producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        let producer = Arc::new(Mutex::new(producer));
+        let (mut first, second) = (open(&producer, 40), open(&producer, 1));
+        let other = {
+            let producer = Arc::clone(&producer);
+            thread::spawn(move || {
+                first.truncate(1, header(9));
+                publish(&producer, first, 1);
+            })
+        };
+        publish(&producer, second, 2);
+        receive(&mut consumer, 1, 1);
+        let rest = consumer.poll().unwrap().expect("published with the slot");
+        assert_eq!((rest.header().request, rest.payload().len()), (9, 32));
+        drop(rest);
+        receive(&mut consumer, 2, 1);
+        other.join().unwrap();
+    });
+}
