@@ -103,16 +103,39 @@ impl PieceBuffer {
         mut bytes: &[u8],
         mut send: impl FnMut(Piece<'_>) -> Result<()>,
     ) -> Result<()> {
-        let len = (self.splitter.sent + self.bytes.len()).saturating_add(bytes.len());
+        self.check_len(bytes.len())?;
+        while let Some(piece) = self.next_piece(&mut bytes) {
+            send(piece)?;
+            self.piece_sent();
+        }
+        Ok(())
+    }
+
+    /// Refuses so many bytes more if the message would get longer than the longest one.
+    pub(crate) fn check_len(&self, more: usize) -> Result<()> {
+        let len = (self.splitter.sent + self.bytes.len()).saturating_add(more);
         if len > self.max_message {
             return Err(Error::too_large(len, self.max_message, "raise max_message"));
         }
-        while fill(&mut self.bytes, self.max_frame, &mut bytes) {
-            send(Piece { header: self.splitter.header(false), bytes: &self.bytes })?;
-            self.splitter.piece_sent(self.bytes.len());
-            self.bytes.clear();
-        }
         Ok(())
+    }
+
+    /// Moves bytes to the next piece, and returns it if it is full and more bytes are to follow.
+    /// The same piece comes again until [`PieceBuffer::piece_sent`] is called.
+    pub(crate) fn next_piece(&mut self, bytes: &mut &[u8]) -> Option<Piece<'_>> {
+        let is_full = fill(&mut self.bytes, self.max_frame, bytes);
+        is_full.then(|| Piece { header: self.splitter.header(false), bytes: &self.bytes })
+    }
+
+    /// Notes that the piece is in the ring.
+    pub(crate) fn piece_sent(&mut self) {
+        self.splitter.piece_sent(self.bytes.len());
+        self.bytes.clear();
+    }
+
+    /// Returns the last piece.
+    pub(crate) fn last_piece(&self) -> Piece<'_> {
+        Piece { header: self.splitter.header(true), bytes: &self.bytes }
     }
 
     /// Sends the rest as the last piece.
@@ -121,7 +144,7 @@ impl PieceBuffer {
     ///
     /// What `send` fails with.
     pub(crate) fn finish(self, send: impl FnOnce(Piece<'_>) -> Result<()>) -> Result<()> {
-        send(Piece { header: self.splitter.header(true), bytes: &self.bytes })
+        send(self.last_piece())
     }
 }
 

@@ -11,6 +11,7 @@ mod open_reply;
 mod owned;
 mod owned_request;
 mod owned_slot;
+mod owned_writer;
 mod panics;
 mod reply_sink;
 mod request;
@@ -36,7 +37,8 @@ mod health {
 pub use cancel::{AbortFlag, CancelToken};
 pub use handler_error::HandlerError;
 pub use inbox::{Inbox, Peeked};
-pub use owned::{Incoming, OwnedResponder};
+pub use owned::{Incoming, OwnedResponder, TryClaim, TrySend};
 pub use owned_request::OwnedRequest;
-pub use owned_slot::OwnedSlot;
+pub use owned_slot::{OwnedChunk, OwnedSlot};
+pub use owned_writer::OwnedReplyWriter;
 pub use request::Request;

@@ -65,6 +65,12 @@ impl OpenReply {
         self.end_with(ending);
     }
 
+    /// Ends the request, which no handler has seen, with an error.
+    pub(super) fn refuse(&mut self, error: HandlerError) {
+        self.sink.note(self.state.request(), &error);
+        self.end_with(Ending::Refused(error.into_failure()));
+    }
+
     pub(super) fn end_with(&mut self, ending: Ending) {
         if !self.state.is_finished() {
             let state = self.state.hand_over();

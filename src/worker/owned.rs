@@ -7,12 +7,15 @@ use crate::error::Result;
 use crate::id::RequestId;
 use crate::payload::Payload;
 use crate::protocol::Kind;
+use crate::ring::open_slot::OpenSlot;
+use crate::ring::position::span;
 use crate::sys::fork;
 use crate::worker::cancel::CancelToken;
 use crate::worker::handler_error::HandlerError;
 use crate::worker::open_reply::OpenReply;
 use crate::worker::owned_request::OwnedRequest;
-use crate::worker::owned_slot::OwnedSlot;
+use crate::worker::owned_slot::{LastChunk, OwnedChunk, OwnedSlot};
+use crate::worker::owned_writer::OwnedReplyWriter;
 use crate::worker::reply_sink::ReplyState;
 #[cfg(feature = "async")]
 use crate::worker::shared_sink::task_waits::{self, Cancelled};
@@ -55,7 +58,8 @@ impl Incoming {
 /// |---|---|
 /// | a value | [`send`](Self::send) |
 /// | bytes that are computed in place | [`claim`](Self::claim) |
-/// | a stream of chunks | [`send_chunk`](Self::send_chunk) or [`try_send_chunk`](Self::try_send_chunk), then [`end`](Self::end) |
+/// | bytes that are written in parts | [`write`](Self::write) |
+/// | a stream of chunks | [`send_chunk`](Self::send_chunk), [`try_send_chunk`](Self::try_send_chunk) or [`claim_chunk`](Self::claim_chunk), then [`end`](Self::end) |
 /// | an error | [`fail`](Self::fail) |
 ///
 /// If a responder is dropped before the request is answered, the request ends with an error of
@@ -69,11 +73,32 @@ impl Incoming {
 pub struct OwnedResponder {
     reply: OpenReply,
     is_stream: bool,
+    last_chunk: LastChunk,
+}
+
+/// What [`OwnedResponder::try_send`] has done.
+#[derive(Debug)]
+#[must_use = "if the responder in `Full` is dropped, its request ends with an error"]
+pub enum TrySend {
+    /// The answer was sent.
+    Sent,
+    /// The parent has not made room for it, or others wait for room. Nothing was sent.
+    Full(OwnedResponder),
+}
+
+/// What [`OwnedResponder::try_claim`] has done.
+#[derive(Debug)]
+#[must_use = "if the slot or the responder is dropped, the request ends with an error"]
+pub enum TryClaim {
+    /// Shared memory was reserved for the answer.
+    Claimed(OwnedSlot),
+    /// The parent has not made room for it, or others wait for room.
+    Full(OwnedResponder),
 }
 
 impl OwnedResponder {
     pub(super) fn new(sink: &Arc<SharedSink>, state: ReplyState, is_stream: bool) -> Self {
-        Self { reply: OpenReply::new(sink, state), is_stream }
+        Self { reply: OpenReply::new(sink, state), is_stream, last_chunk: LastChunk::default() }
     }
 
     /// Returns the request's id, which is the same in the parent.
@@ -139,17 +164,18 @@ impl OwnedResponder {
         self.reply.fail_with(sent)
     }
 
-    /// Answers with `payload`, which must fit one frame, if that needs no wait: then returns
-    /// `None`. Otherwise nothing is sent, and the responder is given back. Never blocks.
+    /// Answers with `payload`, which must fit one frame, if that needs no wait. Otherwise nothing
+    /// is sent, and [`TrySend::Full`] gives the responder back. Never blocks.
     ///
     /// # Errors
     ///
     /// As [`OwnedResponder::send`].
-    pub fn try_send<P: Payload + ?Sized>(mut self, payload: &P) -> Result<Option<Self>> {
+    pub fn try_send<P: Payload + ?Sized>(mut self, payload: &P) -> Result<TrySend> {
         self.reply.begin_answer()?;
-        let sent = self.reply.sink.try_message(&mut self.reply.state, Kind::RESULT, payload);
+        let OpenReply { sink, state } = &mut self.reply;
+        let sent = sink.try_message(state, Kind::RESULT, payload);
         let sent = self.reply.fail_with(sent)?;
-        Ok((sent != Sent::Yes).then_some(self))
+        Ok(if sent == Sent::Yes { TrySend::Sent } else { TrySend::Full(self) })
     }
 
     /// Reserves `len` bytes of shared memory for the answer, which are filled in place, by any
@@ -168,6 +194,54 @@ impl OwnedResponder {
         Ok(OwnedSlot::new(slot, self.reply))
     }
 
+    /// Reserves `len` bytes as [`OwnedResponder::claim`] does, if that needs no wait. Otherwise
+    /// [`TryClaim::Full`] gives the responder back. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`OwnedResponder::claim`].
+    pub fn try_claim(mut self, len: usize) -> Result<TryClaim> {
+        self.reply.begin_answer()?;
+        let slot = self.reply.sink.try_open(len);
+        Ok(match self.reply.fail_with(slot)? {
+            Some(slot) => TryClaim::Claimed(OwnedSlot::new(slot, self.reply)),
+            None => TryClaim::Full(self),
+        })
+    }
+
+    /// Answers with a payload that is written in parts and whose length need not be known. It
+    /// goes out in frames as it is written, between which other answers can go out. The caller
+    /// gets it whole, or not at all. Never blocks.
+    ///
+    /// ```
+    /// # fn main() -> slipring::Result<()> {
+    /// use std::io::Write;
+    /// use std::time::Duration;
+    /// use slipring::worker::{Threads, Worker};
+    /// use slipring::{Config, Kind, RoleConfig, testing};
+    ///
+    /// const SQUARES: Kind = Kind::named("squares");
+    /// let make = || {
+    ///     Worker::new(|_| Ok(())).threads(Threads::new(2).on(SQUARES, |_, request, responder| {
+    ///         let count: u64 = request.text()?.parse()?;
+    ///         let mut writer = responder.write();
+    ///         for number in 1..=count {
+    ///             writeln!(writer, "{}", number * number)?;
+    ///         }
+    ///         Ok(writer.finish()?)
+    ///     }))
+    /// };
+    /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// let reply = channel.call(SQUARES, "3", Duration::from_secs(10))?;
+    /// assert_eq!(reply.to_vec(), b"1\n4\n9\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn write(mut self) -> OwnedReplyWriter {
+        self.begin();
+        OwnedReplyWriter::new(self.reply)
+    }
+
     /// Sends one chunk of a stream. Blocks while the reader is a whole window behind, or the
     /// parent has not made room.
     ///
@@ -176,7 +250,7 @@ impl OwnedResponder {
     /// As [`ReplyStream::send`](super::ReplyStream::send). The stream can be continued after an
     /// error of the payload.
     pub fn send_chunk<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<()> {
-        self.reply.begin_chunk()?;
+        self.begin_chunk()?;
         self.reply.sink.send_message(&mut self.reply.state, Kind::CHUNK, payload)
     }
 
@@ -188,9 +262,73 @@ impl OwnedResponder {
     ///
     /// As [`OwnedResponder::send_chunk`].
     pub fn try_send_chunk<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<bool> {
-        self.reply.begin_chunk()?;
+        self.begin_chunk()?;
         let sent = self.reply.sink.try_message(&mut self.reply.state, Kind::CHUNK, payload)?;
         Ok(sent == Sent::Yes)
+    }
+
+    /// Reserves `len` bytes of shared memory for one chunk, which are filled in place, by any
+    /// thread, and sent with [`OwnedChunk::send`]. Blocks as [`OwnedResponder::send_chunk`] does.
+    ///
+    /// Until the chunk is sent or dropped, the parent reads nothing that is sent later, by this
+    /// request or others, and this stream can send no other chunk. Fill it soon. The stream may be
+    /// ended meanwhile: its end comes after the chunk.
+    ///
+    /// # Errors
+    ///
+    /// As [`OwnedResponder::send_chunk`], but `len` must fit one frame.
+    /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol) if an earlier chunk of this stream is
+    /// neither sent nor dropped. The stream can be continued after both errors.
+    ///
+    /// ```
+    /// # fn main() -> slipring::Result<()> {
+    /// use std::time::Duration;
+    /// use slipring::worker::{Threads, Worker};
+    /// use slipring::{Config, Kind, RoleConfig, StreamTimeouts, testing};
+    ///
+    /// const COUNT: Kind = Kind::named("count");
+    /// let make = || {
+    ///     Worker::new(|_| Ok(())).threads(Threads::new(2).on(COUNT, |_, _, mut responder| {
+    ///         for number in 1..=3 {
+    ///             // As much as it may need.
+    ///             let mut chunk = responder.claim_chunk(100)?;
+    ///             chunk.payload()[..number].fill(b'x');
+    ///             chunk.truncate(number);
+    ///             chunk.send()?;
+    ///         }
+    ///         Ok(responder.end()?)
+    ///     }))
+    /// };
+    /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// let mut chunks = Vec::new();
+    /// for chunk in channel.stream(COUNT, "", StreamTimeouts::default())? {
+    ///     chunks.push(chunk?.to_vec());
+    /// }
+    /// assert_eq!(chunks, [&b"x"[..], b"xx", b"xxx"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn claim_chunk(&mut self, len: usize) -> Result<OwnedChunk> {
+        let OpenReply { sink, state } = self.begin_claim(len)?;
+        sink.await_credit(state, span(len))?;
+        let slot = sink.open(state, len)?;
+        Ok(self.chunk(slot))
+    }
+
+    /// Reserves `len` bytes for a chunk as [`OwnedResponder::claim_chunk`] does, if that needs no
+    /// wait. Returns `None` if the reader is a whole window behind, or the parent has not made
+    /// room. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`OwnedResponder::claim_chunk`].
+    pub fn try_claim_chunk(&mut self, len: usize) -> Result<Option<OwnedChunk>> {
+        let OpenReply { sink, state } = self.begin_claim(len)?;
+        if !sink.has_credit(state, span(len)) {
+            return Ok(None);
+        }
+        let slot = sink.try_open(len)?;
+        Ok(slot.map(|slot| self.chunk(slot)))
     }
 
     /// Ends a stream. Never blocks: if the parent has made no room, the end is sent later.
@@ -248,9 +386,25 @@ impl OwnedResponder {
     /// As [`OwnedResponder::send_chunk`].
     #[cfg(feature = "async")]
     pub async fn send_chunk_async<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<()> {
-        self.reply.begin_chunk()?;
+        self.begin_chunk()?;
         task_waits::send_message(&self.reply.sink, &mut self.reply.state, Kind::CHUNK, payload)
             .await
+    }
+
+    /// Does the same as [`OwnedResponder::claim_chunk`], and waits without blocking a thread.
+    /// Between this and [`OwnedChunk::send`] there should be no `await`.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`OwnedResponder::claim_chunk`].
+    #[cfg(feature = "async")]
+    pub async fn claim_chunk_async(&mut self, len: usize) -> Result<OwnedChunk> {
+        let OpenReply { sink, state } = self.begin_claim(len)?;
+        task_waits::credit(sink, state, span(len)).await?;
+        let slot = task_waits::open(sink, state.request(), len).await?;
+        Ok(self.chunk(slot))
     }
 
     /// Returns a future that is ready when the work for the request should stop: when it is
@@ -264,6 +418,22 @@ impl OwnedResponder {
         task_waits::cancelled(&self.reply.sink, self.reply.state.request())
     }
 
+    fn begin_chunk(&mut self) -> Result<()> {
+        self.reply.begin_chunk()?;
+        self.last_chunk.count(&mut self.reply.state)
+    }
+
+    fn begin_claim(&mut self, len: usize) -> Result<&mut OpenReply> {
+        self.begin_chunk()?;
+        self.reply.sink.check_frame_len(len)?;
+        Ok(&mut self.reply)
+    }
+
+    fn chunk(&mut self, slot: OpenSlot) -> OwnedChunk {
+        let OpenReply { sink, state } = &self.reply;
+        self.last_chunk.claim(slot, sink, state.request())
+    }
+
     /// Ends the request with an error, also after some chunks of a stream. An error that says
     /// that the request is cancelled ends it as cancelled. Never blocks: if the parent has made
     /// no room, the error is sent later.
@@ -273,8 +443,7 @@ impl OwnedResponder {
 
     /// Ends the request, which no handler has seen, with an error.
     pub(super) fn refuse(mut self, error: HandlerError) {
-        self.sink.note(self.state.request(), &error);
-        self.end_with(Ending::Refused(error.into_failure()));
+        self.reply.refuse(error);
     }
 
     /// Begins the request, and runs its handler. An error or a panic of the handler ends the

@@ -69,7 +69,7 @@ pub(super) struct SharedSink {
     pub(super) status: StatusWriter,
     /// How many bytes of slots a stream may be ahead of its reader.
     window: u64,
-    max_message: usize,
+    pub(super) max_message: usize,
     pub(super) max_frame: usize,
     pub(super) last_error: Arc<LastError>,
     /// How many endings are owed, for a look without the lock, under which it changes.
@@ -199,13 +199,7 @@ impl SharedSink {
         payload: &P,
     ) -> Result<Sent> {
         let len = payload.encoded_len();
-        if len > self.max_frame {
-            return Err(Error::too_large(
-                len,
-                self.max_frame,
-                "raise max_reply_frame, or use `send`",
-            ));
-        }
+        self.check_frame_len(len)?;
         if kind == Kind::CHUNK && !self.has_credit(state, span(len)) {
             return Ok(Sent::NoCredit);
         }
@@ -220,6 +214,12 @@ impl SharedSink {
             return Err(Error::too_large(len, self.max_message, "raise max_message"));
         }
         Ok(())
+    }
+
+    /// Refuses what is longer than a frame, for which there is never credit.
+    pub(super) fn check_frame_len(&self, len: usize) -> Result<()> {
+        let (longest, hint) = (self.max_frame, "raise max_reply_frame, or use `send`");
+        if len > longest { Err(Error::too_large(len, longest, hint)) } else { Ok(()) }
     }
 
     /// Sends one frame of a message.
@@ -271,6 +271,12 @@ impl SharedSink {
         }
         self.publish_locked(&mut ring, state, slot, header);
         Ok(true)
+    }
+
+    /// Claims a slot if there is room.
+    pub(super) fn try_open(&self, len: usize) -> Result<Option<OpenSlot>> {
+        let mut ring = self.lock()?;
+        if self.is_first(&mut ring)? { ring.producer.try_open(len) } else { Ok(None) }
     }
 
     /// Claims a slot. Waits for room until the request is cancelled.
@@ -394,7 +400,7 @@ impl SharedSink {
     }
 
     /// Waits until the reader's credit allows `bytes` more of slots.
-    fn await_credit(&self, state: &ReplyState, bytes: u64) -> Result<()> {
+    pub(super) fn await_credit(&self, state: &ReplyState, bytes: u64) -> Result<()> {
         if self.has_credit(state, bytes) {
             return Ok(());
         }

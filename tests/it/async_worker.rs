@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use crate::common::*;
 use crate::executors::{self, multi_thread, poll_times};
-use slipring::worker::{HandlerError, Incoming, OwnedRequest, OwnedResponder, Tasks, Worker};
+use slipring::worker::{
+    HandlerError, Incoming, OwnedRequest, OwnedResponder, Tasks, TrySend, Worker,
+};
 use slipring::{Channel, Config, ErrorKind, Kind, Pending, RoleConfig, StreamTimeouts, testing};
 use tokio::runtime::{Handle, Runtime};
 
@@ -92,7 +94,7 @@ fn fill(channel: &Channel, given: &mpsc::Receiver<Incoming>) -> (Vec<Pending>, O
     loop {
         sent.push(channel.submit(WORK, "", LONG).unwrap());
         let responder = given.recv().unwrap().responder;
-        if let Some(responder) = responder.try_send(&[7; 1000]).unwrap() {
+        if let TrySend::Full(responder) = responder.try_send(&[7; 1000]).unwrap() {
             return (sent, responder);
         }
     }

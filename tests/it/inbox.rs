@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::*;
-use slipring::worker::{HandlerError, Inbox, Incoming, Worker};
+use slipring::worker::{HandlerError, Inbox, Incoming, TrySend, Worker};
 use slipring::{
     Channel, Config, ErrorKind, Kind, RequestStage, RoleConfig, StreamTimeouts, WorkerState,
     testing,
@@ -262,7 +262,7 @@ fn a_drop_without_room_does_not_wait_and_its_error_comes_later() {
     let full = loop {
         pending.push(channel.submit(WORK, "", LONG).unwrap());
         let responder = given.recv().unwrap().responder;
-        if let Some(responder) = responder.try_send(&[7; 1000]).unwrap() {
+        if let TrySend::Full(responder) = responder.try_send(&[7; 1000]).unwrap() {
             break responder;
         }
     };
@@ -289,7 +289,9 @@ fn the_end_of_a_stream_does_not_wait_for_room() {
     let mut pending = Vec::new();
     let full = loop {
         pending.push(channel.submit(WORK, "", LONG).unwrap());
-        if let Some(responder) = given.recv().unwrap().responder.try_send(&[7; 4000]).unwrap() {
+        if let TrySend::Full(responder) =
+            given.recv().unwrap().responder.try_send(&[7; 4000]).unwrap()
+        {
             break responder;
         }
     };
@@ -297,7 +299,7 @@ fn the_end_of_a_stream_does_not_wait_for_room() {
     let mut others = Vec::new();
     let still_full = loop {
         others.push(channel.submit(WORK, "", LONG).unwrap());
-        if let Some(responder) = given.recv().unwrap().responder.try_send("").unwrap() {
+        if let TrySend::Full(responder) = given.recv().unwrap().responder.try_send("").unwrap() {
             break responder;
         }
     };

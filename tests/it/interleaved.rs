@@ -18,7 +18,11 @@ const WORK: Kind = Kind::named("work");
 #[derive(Debug, Clone)]
 enum Asked {
     Call(usize),
+    /// A reply that is written in parts of at most this length.
+    Written(usize, usize),
     Stream(Vec<usize>),
+    /// Chunks that are filled in place, and claimed with so many bytes too many. Some are dropped.
+    InPlace(Vec<usize>, usize),
 }
 
 fn asked() -> impl Strategy<Value = Asked> {
@@ -26,7 +30,10 @@ fn asked() -> impl Strategy<Value = Asked> {
     let len = || prop_oneof![0..200_usize, 0..20_000_usize];
     prop_oneof![
         len().prop_map(Asked::Call),
-        prop::collection::vec(len(), 0..8).prop_map(Asked::Stream)
+        (len(), 1..3000_usize).prop_map(|(len, part)| Asked::Written(len, part)),
+        prop::collection::vec(len(), 0..8).prop_map(Asked::Stream),
+        (prop::collection::vec(0..1000_usize, 0..20), 0..300_usize)
+            .prop_map(|(lens, more)| Asked::InPlace(lens, more)),
     ]
 }
 
@@ -43,6 +50,25 @@ fn serve(inbox: &Inbox, asked: &[Asked]) -> Result<(), HandlerError> {
         let mut responder = incoming.responder;
         match &asked[request] {
             Asked::Call(len) => responder.send(&message(request, 0, *len))?,
+            Asked::Written(len, part) => {
+                let mut writer = responder.write();
+                for part in message(request, 0, *len).chunks(*part) {
+                    writer.push(part)?;
+                }
+                writer.finish()?;
+            }
+            Asked::InPlace(lens, more) => {
+                for (index, len) in lens.iter().enumerate() {
+                    if index % 3 == 0 {
+                        drop(responder.claim_chunk(*len)?);
+                    }
+                    let mut chunk = responder.claim_chunk(len + more)?;
+                    chunk.truncate(*len);
+                    chunk.payload().copy_from_slice(&message(request, index, *len));
+                    chunk.send()?;
+                }
+                responder.end()?;
+            }
             Asked::Stream(lens) => {
                 for (index, len) in lens.iter().enumerate() {
                     responder.send_chunk(&message(request, index, *len))?;
@@ -78,8 +104,10 @@ enum Sent {
 fn send(channel: &Channel, request: usize, asked: &Asked) -> Sent {
     let number = (request as u64).to_le_bytes();
     match asked {
-        Asked::Call(len) => Sent::Call(channel.submit(WORK, &number, LONG).unwrap(), *len),
-        Asked::Stream(lens) => {
+        Asked::Call(len) | Asked::Written(len, _) => {
+            Sent::Call(channel.submit(WORK, &number, LONG).unwrap(), *len)
+        }
+        Asked::Stream(lens) | Asked::InPlace(lens, _) => {
             let timeouts = StreamTimeouts::from(LONG);
             Sent::Stream(channel.stream(WORK, &number, timeouts).unwrap(), lens.clone())
         }

@@ -36,6 +36,8 @@ mod interleaved;
 mod limits;
 #[cfg(feature = "named")]
 mod named;
+#[cfg(feature = "testing")]
+mod owned_replies;
 mod parents;
 mod passing;
 mod payloads;

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use crate::error::Result;
 use crate::payload::{Encoded, Payload};
 use crate::protocol::Kind;
-use crate::protocol::splitter::Splitter;
+use crate::protocol::splitter::{Piece, Splitter};
 use crate::ring::Header;
 use crate::ring::open_slot::OpenSlot;
 use crate::ring::position::span;
@@ -44,17 +44,24 @@ pub(crate) async fn send_message<P: Payload + ?Sized>(
     let (mut splitter, longest) = (Splitter::new(header), sink.lock()?.producer.piece_len());
     let mut parts = Parts { sink, state, is_torn: false };
     while let Some(piece) = splitter.next_piece(encoded.bytes(), longest) {
-        let (header, bytes) = (piece.header, piece.bytes);
-        let sent =
-            send_frame(sink, parts.state, header, bytes.len(), |slot| copy_from_slice(slot, bytes))
-                .await;
+        let sent = send_piece(sink, parts.state, piece).await;
         // After an error the caller ends the request.
         parts.is_torn = sent.is_ok();
         sent?;
-        splitter.piece_sent(bytes.len());
+        splitter.piece_sent(piece.bytes.len());
     }
     parts.is_torn = false;
     Ok(())
+}
+
+/// Sends one frame of a message.
+pub(crate) async fn send_piece(
+    sink: &SharedSink,
+    state: &mut ReplyState,
+    piece: Piece<'_>,
+) -> Result<()> {
+    let Piece { header, bytes } = piece;
+    send_frame(sink, state, header, bytes.len(), |slot| copy_from_slice(slot, bytes)).await
 }
 
 /// A message that is being sent in pieces.
@@ -161,7 +168,7 @@ impl Drop for RoomWait<'_> {
 }
 
 /// Waits until the reader's credit allows `bytes` more of slots.
-async fn credit(sink: &SharedSink, state: &ReplyState, bytes: u64) -> Result<()> {
+pub(crate) async fn credit(sink: &SharedSink, state: &ReplyState, bytes: u64) -> Result<()> {
     if sink.has_credit(state, bytes) {
         return Ok(());
     }
