@@ -127,18 +127,18 @@ pub(crate) fn wait_either(
         HAS_NO_WAITV.store(true, Ordering::Relaxed);
     }
     if private.load(Ordering::Acquire) == private_value {
-        return wait_shared(shared, shared_value, deadline.at_most(SLICE));
+        return wait(shared, shared_value, Scope::Shared, deadline.at_most(SLICE));
     }
     Slept::Ended
 }
 
 /// Sleeps until `word` is woken or has another value than `expected`, until the deadline has
 /// passed, or for no reason.
-fn wait_shared(word: &AtomicU32, expected: u32, deadline: Deadline) -> Slept {
+pub(crate) fn wait(word: &AtomicU32, expected: u32, scope: Scope, deadline: Deadline) -> Slept {
     let timeout = deadline.timespec();
     let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
     // FUTEX_WAIT_BITSET takes an absolute deadline on the monotonic clock.
-    let operation = Scope::Shared.of(libc::FUTEX_WAIT_BITSET);
+    let operation = scope.of(libc::FUTEX_WAIT_BITSET);
     // SAFETY: the address comes from a reference, and the timeout is null or a valid timespec;
     // the kernel only reads both.
     let woken = check(unsafe {
@@ -179,11 +179,11 @@ mod tests {
     #[test]
     fn a_changed_word_or_a_passed_deadline_ends_a_wait_at_once() {
         let (shared, private) = (AtomicU32::new(1), AtomicU32::new(1));
-        wait_shared(&shared, 0, Deadline::NEVER);
+        wait(&shared, 0, Scope::Shared, Deadline::NEVER);
         wait_either(&shared, 0, &private, 1, Deadline::NEVER);
         wait_either(&shared, 1, &private, 0, Deadline::NEVER);
         wait_either(&shared, 1, &private, 1, Deadline::after(Duration::ZERO));
-        wait_shared(&shared, 1, Deadline::after(Duration::from_millis(1)));
+        wait(&private, 1, Scope::Private, Deadline::after(Duration::from_millis(1)));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! good by luck. A wait with a deadline ends by the deadline.
 #![allow(clippy::unwrap_used, reason = "model checking only")]
 
-use loom::sync::{Condvar, Mutex};
+use loom::sync::{Condvar, Mutex, MutexGuard};
 
 use super::clock::Deadline;
 use crate::sync::{AtomicU32, Ordering};
@@ -48,19 +48,30 @@ pub(crate) fn wait_either(
     private_value: u32,
     deadline: Deadline,
 ) -> Slept {
-    let mut queue = QUEUE.0.lock().unwrap();
+    let queue = QUEUE.0.lock().unwrap();
     let same = shared.load(Ordering::Relaxed) == shared_value
         && private.load(Ordering::Relaxed) == private_value;
     if !same {
         return Slept::Ended;
     }
+    sleep(queue, [key(shared, Scope::Shared), key(private, Scope::Private)], deadline)
+}
+
+pub(crate) fn wait(word: &AtomicU32, expected: u32, scope: Scope, deadline: Deadline) -> Slept {
+    let queue = QUEUE.0.lock().unwrap();
+    if word.load(Ordering::Relaxed) != expected {
+        return Slept::Ended;
+    }
+    sleep(queue, [key(word, scope); 2], deadline)
+}
+
+fn sleep(mut queue: MutexGuard<'_, Queue>, keys: [Key; 2], deadline: Deadline) -> Slept {
     if !deadline.is_endless() {
         crate::sync::pass(deadline.remaining());
         return Slept::Ended;
     }
     let ticket = queue.next_ticket;
     queue.next_ticket += 1;
-    let keys = [key(shared, Scope::Shared), key(private, Scope::Private)];
     queue.sleepers.push((ticket, keys));
     while queue.sleepers.iter().any(|(sleeper, _)| *sleeper == ticket) {
         queue = QUEUE.1.wait(queue).unwrap();
@@ -72,6 +83,16 @@ pub(crate) fn wake_all(word: &AtomicU32, scope: Scope) {
     let mut queue = QUEUE.0.lock().unwrap();
     let word = key(word, scope);
     queue.sleepers.retain(|(_, keys)| !keys.contains(&word));
+    drop(queue);
+    QUEUE.1.notify_all();
+}
+
+/// Wakes the one that sleeps longest, as the kernel does.
+pub(crate) fn wake_one(word: &AtomicU32, scope: Scope) {
+    let mut queue = QUEUE.0.lock().unwrap();
+    let word = key(word, scope);
+    let first = queue.sleepers.iter().position(|(_, keys)| keys.contains(&word));
+    first.map(|first| queue.sleepers.remove(first));
     drop(queue);
     QUEUE.1.notify_all();
 }

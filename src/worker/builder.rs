@@ -351,7 +351,8 @@ impl<S> Worker<S> {
     /// call of this method counts.
     ///
     /// The hook runs on the thread whose wait was interrupted, which is the one that called
-    /// [`Worker::serve`] unless there are others, and not in the signal handler.
+    /// [`Worker::serve`] unless there are others, and not in the signal handler. A thread that
+    /// waits for room behind other threads runs it once a second, whether a signal has come or not.
     /// Signal handlers that were installed with `SA_RESTART` interrupt no wait, and a signal
     /// that arrives while this thread does not sleep interrupts none either. Waits of channels
     /// by name are not interrupted.

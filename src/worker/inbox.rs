@@ -10,9 +10,10 @@ use crate::protocol::Kind;
 use crate::protocol::kind::flags;
 use crate::ring::doorbell::Step;
 use crate::ring::{Consumer, Header};
-use crate::sync::{Condvar, Mutex, Ordering};
+use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
+use crate::sys::futex::{self, Scope};
 use crate::worker::handler_error::HandlerError;
 use crate::worker::owned::{Incoming, OwnedResponder};
 use crate::worker::owned_request::{OwnedPayload, OwnedRequest};
@@ -34,8 +35,9 @@ use crate::worker::shared_sink::{Ending, SharedSink};
 /// requests, the others wait for their turn.
 pub struct Inbox {
     turns: Mutex<Turns>,
-    /// Wakes a thread that waits for its turn.
-    called: Condvar,
+    /// How often a thread that waits for its turn was called. Such a thread sleeps on this word,
+    /// which changes under the lock.
+    called: AtomicU32,
     sink: Arc<SharedSink>,
     limit: usize,
     is_leasing: AtomicBool,
@@ -71,9 +73,6 @@ struct Taker {
 /// leased first, and copied when the turn is over.
 const SHORT: usize = 4096;
 
-/// The longest sleep of a wait for the turn, which the monotonic clock can add.
-const LONGEST_LOOK: Duration = Duration::from_secs(3600);
-
 /// How long [`Inbox`] waits for the next request.
 #[derive(Debug, Clone, Copy)]
 enum Patience {
@@ -87,7 +86,7 @@ impl Inbox {
         let turns = Turns { taker, waiting: 0, is_called: false };
         Self {
             turns: Mutex::new(turns),
-            called: Condvar::default(),
+            called: AtomicU32::new(0),
             sink,
             limit,
             is_leasing: AtomicBool::new(false),
@@ -234,9 +233,32 @@ impl Inbox {
             }
             let Patience::Until(deadline) = patience else { return Ok(None) };
             turns.waiting += 1;
-            turns = self.called.wait_timeout(turns, deadline.remaining().min(LONGEST_LOOK));
+            let called = self.called.load(Ordering::Relaxed);
+            drop(turns);
+            // A condition variable of std would keep a signal to itself.
+            let slept = self.sink.signals.alarm().sleep_on(&self.called, called, deadline);
+            turns = self.turns.lock();
             turns.waiting -= 1;
             turns.is_called = false;
+            if let Err(error) = slept {
+                // The call may have been for this thread.
+                if turns.taker.is_some() {
+                    self.call_one(turns);
+                }
+                return Err(error);
+            }
+        }
+    }
+
+    /// Calls a thread that waits for its turn, unless one that was called has not run yet.
+    fn call_one(&self, mut turns: MutexGuard<'_, Turns>) {
+        let calls = turns.waiting > 0 && !std::mem::replace(&mut turns.is_called, true);
+        if calls {
+            self.called.fetch_add(1, Ordering::Relaxed);
+        }
+        drop(turns);
+        if calls {
+            futex::wake_one(&self.called, Scope::Private);
         }
     }
 
@@ -387,11 +409,7 @@ impl Drop for Turn<'_> {
             taker.ring.publish();
         }
         turns.taker = Some(taker);
-        let calls = turns.waiting > 0 && !std::mem::replace(&mut turns.is_called, true);
-        drop(turns);
-        if calls {
-            self.inbox.called.notify_one();
-        }
+        self.inbox.call_one(turns);
     }
 }
 

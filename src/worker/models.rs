@@ -59,6 +59,24 @@ fn two_threads_answer_and_a_parent_that_sleeps_gets_both() {
 }
 
 #[test]
+fn a_chunk_that_another_thread_sends_is_read_before_the_end_of_its_stream() {
+    model_up_to(PREEMPTIONS, || {
+        let Rig { mut parent, worker } = rig(1, 1);
+        let mut responder = worker.take(1);
+        let mut chunk = responder.claim_chunk(1).unwrap();
+        let sending = thread::spawn(move || {
+            chunk.payload().copy_from_slice(&byte(1));
+            chunk.send().unwrap();
+        });
+        responder.end().unwrap();
+        assert_eq!(parent.receive(), (Kind::CHUNK, 1));
+        assert_eq!(parent.receive(), (Kind::END, 1));
+        sending.join().unwrap();
+        assert!(parent.is_done(), "each frame comes once");
+    });
+}
+
+#[test]
 fn a_drop_and_an_answer_end_their_requests_once_each() {
     model_up_to(FEWER, || {
         let Rig { mut parent, worker } = rig(2, 2);

@@ -5,8 +5,10 @@
 //! after by the thread in the inbox (`wakers.rs`).
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::sync::{BACKSTOP, Thread, current, park_timeout};
+use crate::sys::clock::now_ns;
 
 #[derive(Debug, Default)]
 pub(super) struct RoomQueue {
@@ -81,7 +83,9 @@ impl RoomQueue {
 }
 
 /// Sleeps until this thread is woken by the queue, or for no reason. All that it waits for wakes
-/// it, so that the backstop passes only if something is wrong.
-pub(super) fn park() {
+/// it. Returns whether the backstop has passed: a signal does not end this sleep.
+pub(super) fn park() -> bool {
+    let since = now_ns();
     park_timeout(BACKSTOP);
+    Duration::from_nanos(now_ns().wrapping_sub(since)) >= BACKSTOP
 }

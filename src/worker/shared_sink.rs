@@ -322,7 +322,9 @@ impl SharedSink {
     ) -> Result<OpenSlot> {
         while !self.lock()?.waiting.is_first(ticket) {
             stop()?;
-            park();
+            if park() {
+                self.signals.alarm().interrupted()?;
+            }
         }
         let look = |step| {
             if step == Step::Look {

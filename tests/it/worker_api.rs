@@ -1,9 +1,10 @@
 //! What handlers and programs in other languages are given: a fallback, errors of their own, text,
 //! readers, tokens and flags that need no request.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use slipring::worker::{
@@ -14,7 +15,7 @@ use slipring::{
     testing,
 };
 
-use crate::common::LONG;
+use crate::common::{LONG, eventually};
 
 const ONE: Kind = Kind::app(0);
 const OTHER: Kind = Kind::named("other");
@@ -348,6 +349,96 @@ fn a_signal_interrupts_waits_of_a_worker_and_its_hook_may_end_them() {
     interrupt(thread, || !channel.is_alive());
     let error = channel.call(OTHER, "", LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PeerDied, "{error}");
+}
+
+/// As [`interrupt`], for a limited time.
+fn interrupts(thread: libc::pid_t, has_ended: impl Fn() -> bool) -> bool {
+    let end = std::time::Instant::now() + LONG;
+    interrupt(thread, || has_ended() || std::time::Instant::now() > end);
+    has_ended()
+}
+
+/// The threads on which the hook of a worker has run, and the one on which it fails.
+#[derive(Default)]
+struct Hooked {
+    ran: Mutex<HashSet<libc::pid_t>>,
+    fails: AtomicI32,
+}
+
+impl Hooked {
+    fn has_run_on(&self, thread: libc::pid_t) -> bool {
+        self.ran.lock().unwrap().contains(&thread)
+    }
+
+    fn hook(self: Arc<Self>) -> impl Fn() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        move || {
+            self.ran.lock().unwrap().insert(this_thread());
+            match self.fails.load(Ordering::Relaxed) == this_thread() {
+                true => Err(KeyboardInterrupt.into()),
+                false => Ok(()),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_signal_interrupts_threads_of_a_worker_that_wait_for_their_turn() {
+    install(libc::SIGUSR1);
+    let hooked = Arc::new(Hooked::default());
+    let (tell, told) = mpsc::channel();
+    let channel = spawn_thread({
+        let hooked = Arc::clone(&hooked);
+        move || {
+            let threads = Threads::with_sessions(4, move |()| Ok(tell.send(this_thread())?));
+            Worker::new(|_| Ok(()))
+                .threads(threads.on(ONE, |(), _, responder| Ok(responder.send("done")?)))
+                .on_interrupt(hooked.hook())
+        }
+    });
+    let threads: Vec<_> = (0..4).map(|_| told.recv().unwrap()).collect();
+    for thread in &threads {
+        assert!(interrupts(*thread, || hooked.has_run_on(*thread)));
+        assert_eq!(call(&channel, ONE, b""), b"done");
+    }
+    // The failure of one ends the worker, whichever of them has the turn.
+    hooked.fails.store(threads[3], Ordering::Relaxed);
+    assert!(interrupts(threads[3], || !channel.is_alive()));
+    let error = channel.call(ONE, "", LONG).unwrap_err();
+    assert!(error.to_string().contains("it was Ctrl-C"), "{error}");
+}
+
+#[test]
+fn a_thread_that_waits_for_room_behind_another_runs_the_hook_too() {
+    let hooked = Arc::new(Hooked::default());
+    let (give, given) = mpsc::channel();
+    let make = {
+        let hooked = Arc::clone(&hooked);
+        move || {
+            Worker::new(|_| Ok(())).on_interrupt(hooked.hook()).inbox(move |(), inbox| {
+                loop {
+                    give.send(inbox.recv()?)?;
+                }
+            })
+        }
+    };
+    let channel = testing::spawn_thread(&Config::small(), RoleConfig::default(), make).unwrap();
+    let (tell, told) = mpsc::channel();
+    let pending: Vec<_> = (0..60).map(|_| channel.submit(ONE, "", LONG).unwrap()).collect();
+    let threads: Vec<_> = (0..60)
+        .map(|_| {
+            let (tell, responder) = (tell.clone(), given.recv().unwrap().responder);
+            std::thread::spawn(move || {
+                tell.send(this_thread()).unwrap();
+                responder.send(&[1; 4000]).unwrap();
+            })
+        })
+        .collect();
+    let waiting: Vec<_> = (0..60).map(|_| told.recv().unwrap()).collect();
+    eventually("a thread has run it", || waiting.iter().any(|thread| hooked.has_run_on(*thread)));
+    for pending in pending {
+        assert_eq!(pending.wait().unwrap().to_vec(), [1; 4000]);
+    }
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::sync::OnceLock;
 use crate::error::Result;
 use crate::shm::transport::SharedEvent;
 use crate::sync::{AtomicU32, Ordering};
+use crate::sys::clock::Deadline;
 use crate::sys::fork;
-use crate::sys::futex::{self, Scope};
+use crate::sys::futex::{self, Scope, Slept};
 
 /// A word of this process on which every wait sleeps beside the peer's bell. Raised for reasons
 /// that are not the peer's: a close, a death, a stop, or a waiter for room that the reader must
@@ -39,8 +40,18 @@ impl Alarm {
 
     /// Calls the hook for a wait that a signal has interrupted.
     #[cold]
-    pub(super) fn interrupted(&self) -> Result<()> {
+    pub(crate) fn interrupted(&self) -> Result<()> {
         self.on_interrupt.get().map_or(Ok(()), |hook| (hook.0)())
+    }
+
+    /// Sleeps on a word of this process in the place of the alarm's, until it is woken or has
+    /// another value, until the deadline has passed, or for no reason. Calls the hook if a signal
+    /// has interrupted the sleep.
+    pub(crate) fn sleep_on(&self, word: &AtomicU32, value: u32, deadline: Deadline) -> Result<()> {
+        match futex::wait(word, value, Scope::Private, deadline) {
+            Slept::Interrupted => self.interrupted(),
+            Slept::Ended => Ok(()),
+        }
     }
 
     /// Another alarm, for waits on the same events.
