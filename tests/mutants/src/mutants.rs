@@ -164,6 +164,8 @@ mutants! {
         OpenPaddingRelaxed,
         /// The padding before a slot that was open is published before the slot.
         OpenPaddingFirst,
+        /// The frame that fills the rest of a slot is committed after the slot.
+        OpenFillerLate,
         /// A slot that is still open counts as checked for a sleeper.
         OpenCountsAsChecked,
         /// A slot that is still open may be released.

@@ -95,6 +95,9 @@ fn killer(mutant: Mutant) -> &'static str {
         Mutant::OpenCommitRelaxed | Mutant::OpenCountsAsChecked => {
             "slots_that_two_threads_fill_are_read_whole_and_in_ring_order"
         }
+        Mutant::OpenFillerLate => {
+            "a_slot_that_is_truncated_is_read_before_the_frame_that_fills_its_rest"
+        }
         Mutant::OpenPaddingRelaxed | Mutant::OpenPaddingFirst => {
             "a_slot_behind_a_padding_is_published_before_the_padding"
         }
