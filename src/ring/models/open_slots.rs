@@ -109,7 +109,7 @@ fn a_slot_that_is_truncated_is_read_before_the_frame_that_fills_its_rest() {
         };
         publish(&producer, second, 2);
         receive(&mut consumer, 1, 1);
-        let rest = consumer.poll().unwrap().expect("published with the slot");
+        let rest = consumer.poll().unwrap().expect("a frame that was published");
         assert_eq!((rest.header().request, rest.payload().len()), (9, 32));
         drop(rest);
         receive(&mut consumer, 2, 1);
