@@ -80,7 +80,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `async` | `tasks::AsyncChannel`, `worker::Tasks`, for any executor |
+//! | `async` | `tasks::AsyncChannel`, for any executor |
 //! | `tokio` | the same, on tokio's own reactor and runtime |
 //! | `testing` | a worker thread in place of the worker process |
 //! | `tracing` | spans for operations, events for a worker's start, death and end |

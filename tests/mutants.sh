@@ -85,7 +85,7 @@ run() {
     make_tree
     cd "$tree"
     RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$copies/build" \
-        cargo test -p slipring --release --lib --features async -- --nocapture mutants::
+        cargo test -p slipring --release --lib -- --nocapture mutants::
 }
 
 start_edit() {

@@ -17,7 +17,6 @@ use crate::worker::responder::{Done, Responder};
 use crate::worker::serve::{self, DEFAULT_TAKEN, Definition, two_ways};
 use crate::worker::steps::{self, StepEngine};
 use crate::worker::stop_token::StopToken;
-#[cfg(feature = "async")]
 use crate::worker::tasks::Tasks;
 use crate::worker::threads::Threads;
 
@@ -284,7 +283,6 @@ impl<S> Worker<S> {
     /// function that is given to [`Worker::on_close`] after this gets the [`Arc`] in any case.
     ///
     /// [`Tasks`] has an example.
-    #[cfg(feature = "async")]
     #[must_use]
     pub fn tasks(self, tasks: Tasks<S>) -> Worker<Arc<S>>
     where
@@ -377,7 +375,7 @@ impl<S> Worker<S> {
     /// * [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig): two handlers of one kind,
     ///   or a handler for a kind that is not one of requests;
     ///   handlers of [`Worker::on`] beside another way to serve; two of [`Worker::inbox`],
-    ///   [`Worker::threads`], [`Worker::steps`], [`Worker::batches`] and `tasks`, or one of them
+    ///   [`Worker::threads`], [`Worker::steps`], [`Worker::batches`] and [`Worker::tasks`], or one of them
     ///   twice; no
     ///   thread, a batch of no requests, or a [`Worker::max_taken`] of zero.
     /// * [`ErrorKind::Handshake`](crate::ErrorKind::Handshake): no slipring spawner has started

@@ -32,7 +32,7 @@
 //! |---|---|---|
 //! | serve one request at a time, with no lock | [`Worker::on`], the default | the thread that serves |
 //! | serve requests on several threads | [`Worker::threads`] with [`Threads`] | these threads |
-//! | serve requests with async handlers | `Worker::tasks` with `Tasks` (feature `async`) | an executor |
+//! | serve requests with async handlers | [`Worker::tasks`] with [`Tasks`] | an executor |
 //! | advance many streams by one step at a time, as engines of language models do | [`Worker::steps`] with a [`StepEngine`] | the thread that serves |
 //! | put requests that wait at the same time into one pass of a model | [`Worker::batches`] with [`Batches`] | the thread that serves |
 //! | take requests and answer them in a way of your own: any order, any thread | [`Worker::inbox`] | your code |
@@ -101,7 +101,6 @@ mod shared_sink;
 mod status;
 mod steps;
 mod stop_token;
-#[cfg(feature = "async")]
 mod tasks;
 mod threads;
 mod unanswered;
@@ -121,11 +120,9 @@ pub use owned_writer::OwnedReplyWriter;
 pub use raw::attach_raw;
 pub use request::Request;
 pub use responder::{Done, ReplySlot, ReplyStream, ReplyWriter, Responder};
-#[cfg(feature = "async")]
 pub use shared_sink::task_waits::Cancelled;
 pub use steps::StepEngine;
 #[cfg(any(feature = "named", feature = "testing"))]
 pub(crate) use stop_token::StopToken;
-#[cfg(feature = "async")]
 pub use tasks::{BoxTask, Tasks};
 pub use threads::{OwnSession, SharedSession, Threads};

@@ -4,7 +4,7 @@
 //! The inbox, the responders and all beneath them are what ships. As in the models of the ring, no
 //! thread wakes without a reason and no backstop wakes a thread that was forgotten: that is a
 //! deadlock. Run with
-//! `RUSTFLAGS="--cfg loom" cargo test -p slipring --release --lib --features async worker::models`.
+//! `RUSTFLAGS="--cfg loom" cargo test -p slipring --release --lib worker::models`.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::sync::Arc;
@@ -21,7 +21,6 @@ use crate::sync::Ordering;
 mod marks;
 mod room;
 mod taking;
-#[cfg(feature = "async")]
 mod tasks;
 
 /// As in the models of the ring.

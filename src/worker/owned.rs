@@ -17,10 +17,8 @@ use crate::worker::owned_request::OwnedRequest;
 use crate::worker::owned_slot::{LastChunk, OwnedChunk, OwnedSlot};
 use crate::worker::owned_writer::OwnedReplyWriter;
 use crate::worker::reply_sink::ReplyState;
-#[cfg(feature = "async")]
 use crate::worker::shared_sink::task_waits::{self, Cancelled};
 use crate::worker::shared_sink::{Ending, Sent, SharedSink};
-#[cfg(feature = "async")]
 use crate::worker::unanswered::Handling;
 use crate::worker::unanswered::answered_by;
 
@@ -277,7 +275,7 @@ impl OwnedResponder {
     /// # Errors
     ///
     /// As [`OwnedResponder::send_chunk`], but `len` must fit one frame.
-    /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol) if an earlier chunk of this stream is
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) if an earlier chunk of this stream is
     /// neither sent nor dropped. The stream can be continued after both errors.
     ///
     /// ```
@@ -350,7 +348,6 @@ impl OwnedResponder {
     /// # Errors
     ///
     /// As [`OwnedResponder::send`].
-    #[cfg(feature = "async")]
     pub async fn send_async<P: Payload + ?Sized>(mut self, payload: &P) -> Result<()> {
         self.reply.begin_answer()?;
         let OpenReply { sink, state } = &mut self.reply;
@@ -366,7 +363,6 @@ impl OwnedResponder {
     /// # Errors
     ///
     /// As [`OwnedResponder::claim`].
-    #[cfg(feature = "async")]
     pub async fn claim_async(mut self, len: usize) -> Result<OwnedSlot> {
         self.reply.begin_answer()?;
         let slot = task_waits::open(&self.reply.sink, self.reply.state.request(), len).await;
@@ -384,7 +380,6 @@ impl OwnedResponder {
     /// # Errors
     ///
     /// As [`OwnedResponder::send_chunk`].
-    #[cfg(feature = "async")]
     pub async fn send_chunk_async<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<()> {
         self.begin_chunk()?;
         task_waits::send_message(&self.reply.sink, &mut self.reply.state, Kind::CHUNK, payload)
@@ -399,7 +394,6 @@ impl OwnedResponder {
     /// # Errors
     ///
     /// As [`OwnedResponder::claim_chunk`].
-    #[cfg(feature = "async")]
     pub async fn claim_chunk_async(&mut self, len: usize) -> Result<OwnedChunk> {
         let OpenReply { sink, state } = self.begin_claim(len)?;
         task_waits::credit(sink, state, span(len)).await?;
@@ -413,7 +407,6 @@ impl OwnedResponder {
     /// is answered, only an abort or the end of the worker makes it ready.
     ///
     /// Cancel-safe.
-    #[cfg(feature = "async")]
     pub fn cancelled(&self) -> Cancelled {
         task_waits::cancelled(&self.reply.sink, self.reply.state.request())
     }
@@ -466,7 +459,6 @@ impl OwnedResponder {
     }
 
     /// Begins the request, for a handler that runs in parts.
-    #[cfg(feature = "async")]
     pub(super) fn begin_handling(&mut self) -> Handling {
         self.begin();
         Handling::new(&self.reply.sink, self.reply.state.request())

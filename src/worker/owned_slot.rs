@@ -130,7 +130,7 @@ impl LastChunk {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Protocol`] if the chunk is neither sent nor dropped.
+    /// [`ErrorKind::InvalidInput`] if the chunk is neither sent nor dropped.
     pub(super) fn count(&self, state: &mut ReplyState) -> Result<()> {
         let Some(outcome) = &self.0 else { return Ok(()) };
         match outcome.load(Ordering::Relaxed) {
@@ -164,5 +164,5 @@ impl LastChunk {
 #[cold]
 fn is_claimed() -> Error {
     let message = "a chunk of this stream is claimed, and neither sent nor dropped";
-    Error::new(ErrorKind::Protocol, message)
+    Error::new(ErrorKind::InvalidInput, message)
 }

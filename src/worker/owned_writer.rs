@@ -7,7 +7,6 @@ use crate::protocol::Kind;
 use crate::protocol::splitter::PieceBuffer;
 use crate::worker::handler_error::HandlerError;
 use crate::worker::open_reply::OpenReply;
-#[cfg(feature = "async")]
 use crate::worker::shared_sink::task_waits;
 
 /// An answer that is being written; [`OwnedResponder::write`](super::OwnedResponder::write) makes
@@ -77,7 +76,6 @@ impl OwnedReplyWriter {
     /// # Errors
     ///
     /// As [`push`](Self::push).
-    #[cfg(feature = "async")]
     pub async fn push_async(&mut self, mut bytes: &[u8]) -> Result<()> {
         let Self { reply, buffer } = self;
         reply.begin_answer()?;
@@ -97,7 +95,6 @@ impl OwnedReplyWriter {
     /// # Errors
     ///
     /// As [`finish`](Self::finish).
-    #[cfg(feature = "async")]
     pub async fn finish_async(self) -> Result<()> {
         let Self { mut reply, buffer } = self;
         reply.begin_answer()?;

@@ -39,7 +39,6 @@ impl RoomQueue {
     }
 
     /// Adds a task, as [`RoomQueue::join`] does a thread.
-    #[cfg(feature = "async")]
     pub(super) fn join_task(&mut self, request: u64) -> Ticket {
         self.push(request, None)
     }

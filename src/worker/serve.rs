@@ -67,7 +67,6 @@ impl<S> Definition<S> {
     }
 }
 
-#[cfg(feature = "async")]
 impl<S: 'static> Definition<S> {
     /// Puts the session into an `Arc`. Another way to serve is refused.
     pub(super) fn share(self) -> Definition<Arc<S>> {

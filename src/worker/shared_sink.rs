@@ -51,7 +51,6 @@ use crate::worker::wakers::Wakers;
 
 pub(super) mod ending;
 pub(super) mod looks;
-#[cfg(feature = "async")]
 pub(super) mod task_waits;
 
 pub(super) use ending::Ending;

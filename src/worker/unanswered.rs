@@ -6,10 +6,8 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-#[cfg(feature = "async")]
 use std::task::Poll;
 
-#[cfg(feature = "async")]
 use crate::sys::fork;
 use crate::worker::handler_error::HandlerError;
 use crate::worker::panics::catch;
@@ -54,7 +52,6 @@ fn keep<T>(
 
 /// A handler that runs in parts, on any threads. What it drops without an answer is kept until it
 /// has returned, or is dropped.
-#[cfg(feature = "async")]
 #[derive(Debug)]
 pub(super) struct Handling {
     sink: Arc<SharedSink>,
@@ -62,7 +59,6 @@ pub(super) struct Handling {
     kept: Vec<Unanswered>,
 }
 
-#[cfg(feature = "async")]
 impl Handling {
     pub(super) fn new(sink: &Arc<SharedSink>, request: u64) -> Self {
         Self { sink: Arc::clone(sink), request, kept: Vec::new() }
@@ -87,7 +83,6 @@ impl Handling {
     }
 }
 
-#[cfg(feature = "async")]
 impl Drop for Handling {
     fn drop(&mut self) {
         if !fork::is_forked_child() {

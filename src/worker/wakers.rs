@@ -40,7 +40,6 @@ use crate::worker::room_queue::Ticket;
 
 /// What a task waits for. A cancel ends every wait.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(feature = "async"), expect(dead_code, reason = "no task waits"))]
 pub(super) enum Awaited {
     Cancel,
     /// That the reader of its stream has consumed so many bytes.
@@ -88,7 +87,6 @@ impl Wakers {
 
     /// Registers a task: T1 above. Returns the waker that it replaces, which the caller drops
     /// without a lock.
-    #[cfg(feature = "async")]
     #[must_use]
     pub(super) fn register(
         &self,
@@ -104,7 +102,6 @@ impl Wakers {
 
     /// Forgets a task. Must not be called in a forked child, where a thread that does not exist
     /// may have the lock.
-    #[cfg(feature = "async")]
     pub(super) fn leave(&self, ticket: Ticket) {
         let mut tasks = self.tasks.lock();
         let left = tasks.remove(&ticket);
@@ -113,7 +110,6 @@ impl Wakers {
         drop(left);
     }
 
-    #[cfg(feature = "async")]
     fn count_tasks(&self, tasks: &BTreeMap<Ticket, Waiting>) {
         self.count.store(crate::shm::layout::as_u64(tasks.len()), Ordering::Relaxed);
     }

@@ -147,7 +147,7 @@ fn a_stream_has_one_claimed_chunk_at_a_time_and_its_end_comes_after_it() {
         responder.send_chunk("abc").unwrap_err(),
         responder.try_send_chunk("abc").unwrap_err(),
     ] {
-        assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     }
     drop(first);
     let error = responder.claim_chunk(channel.config().max_reply_frame() + 1).unwrap_err();
