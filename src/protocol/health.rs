@@ -108,8 +108,9 @@ pub struct Health {
     /// How many requests the worker has begun and not answered.
     pub begun: usize,
     /// The requests that the worker has taken or begun, oldest first: at most
-    /// [`Health::MOST_REQUESTS`], those that are begun before the others, and from
-    /// [`Channel::ping`](crate::Channel::ping) as many as its answer has room for.
+    /// [`Health::MOST_REQUESTS`]. If there are more, those that are taken are left out before those
+    /// that are begun. From [`Channel::ping`](crate::Channel::ping) as many as its answer has room
+    /// for.
     pub requests: Vec<RequestHealth>,
     /// How many requests were finished since the start, failed ones included.
     pub requests_served: u64,

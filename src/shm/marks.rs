@@ -39,25 +39,23 @@ impl OwnMarks {
     /// The worker has taken the request out of the ring at `now`, in nanoseconds of the
     /// monotonic clock.
     pub(crate) fn take(&self, request: u64, now: u64) {
-        self.set(request, Stage::Taken, now);
+        let [mark, since, progress, _] = self.0.entry(request);
+        progress.store(0, Ordering::Relaxed);
+        set([mark, since], request, Stage::Taken, now);
     }
 
     /// The request's handler is about to be called, or its batch to be run.
     #[inline]
     pub(crate) fn begin(&self, request: u64, now: u64) {
-        self.set(request, Stage::Begun, now);
-        // Before anything that the handler does: if this process ends, the parent must find
-        // that the request was begun. Otherwise it would send it to another worker.
-        fence(Ordering::Release);
+        let [mark, since, progress, _] = self.0.entry(request);
+        progress.store(0, Ordering::Relaxed);
+        begin([mark, since], request, now);
     }
 
-    #[inline]
-    fn set(&self, request: u64, stage: Stage, now: u64) {
-        let [mark, since, progress, _] = self.0.entry(request);
-        since.store(now, Ordering::Relaxed);
-        progress.store(0, Ordering::Relaxed);
-        // Release: pairs with the Acquire load in `PeerMarks::read`, for the two words above.
-        mark.store(encode(request, stage), Ordering::Release);
+    /// Does the same as [`OwnMarks::begin`] for a request that was taken, whose progress stays.
+    pub(crate) fn begin_taken(&self, request: u64, now: u64) {
+        let [mark, since, ..] = self.0.entry(request);
+        begin([mark, since], request, now);
     }
 
     /// The request's last frame is about to be published. If the worker ends before that, the
@@ -101,6 +99,21 @@ impl OwnMarks {
         let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
         self.0.entries().filter_map(|entry| decode(entry.each_ref().map(load))).collect()
     }
+}
+
+#[inline]
+fn begin(words: [&AtomicU64; 2], request: u64, now: u64) {
+    set(words, request, Stage::Begun, now);
+    // Before anything that the handler does: if this process ends, the parent must find that the
+    // request was begun. Otherwise it would send it to another worker.
+    fence(Ordering::Release);
+}
+
+#[inline]
+fn set([mark, since]: [&AtomicU64; 2], request: u64, stage: Stage, now: u64) {
+    since.store(now, Ordering::Relaxed);
+    // Release: pairs with the Acquire load in `PeerMarks::read`, for the words before.
+    mark.store(encode(request, stage), Ordering::Release);
 }
 
 /// The marks as the parent sees them.

@@ -159,7 +159,7 @@ impl SharedSink {
     /// Notes that a request is about to be served, unless it was noted before.
     pub(super) fn begin(&self, state: &mut ReplyState) {
         if !state.is_begun() {
-            self.status.begin(state.request(), now_ns());
+            self.status.begin_taken(state.request(), now_ns());
             crate::failpoint::failpoint!("after begin");
             state.begin();
         }

@@ -34,6 +34,11 @@ impl StatusWriter {
         self.0.report.marks.begin(request, now);
     }
 
+    /// Notes the same for a request that was taken.
+    pub(super) fn begin_taken(&self, request: u64, now: u64) {
+        self.0.report.marks.begin_taken(request, now);
+    }
+
     #[inline]
     pub(super) fn received(&self, bytes: usize) {
         add(&self.0.report.status.bytes_in, as_u64(bytes));

@@ -255,6 +255,24 @@ fn progress_of_a_request_that_has_ended_is_not_that_of_a_later_one() {
 }
 
 #[test]
+fn progress_that_is_set_before_a_request_begins_stays() {
+    let (channel, given) = handing_over(&Config::small());
+    let pending = channel.submit(WORK, "", LONG).unwrap();
+    let mut responder = given.recv().unwrap().responder;
+    let shown = || {
+        let shown = channel.health().requests.remove(0);
+        (shown.stage, shown.progress)
+    };
+    assert_eq!(shown(), (RequestStage::Taken, 0));
+    responder.set_progress(26);
+    assert_eq!(shown(), (RequestStage::Taken, 26));
+    responder.begin();
+    assert_eq!(shown(), (RequestStage::Begun, 26));
+    responder.send("").unwrap();
+    pending.wait().unwrap();
+}
+
+#[test]
 fn a_drop_without_room_does_not_wait_and_its_error_comes_later() {
     let (channel, given) = handing_over(&Config::small());
     // Nothing is read, so that the reply ring fills up.
