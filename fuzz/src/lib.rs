@@ -2,18 +2,19 @@
 //!
 //! The programs in `fuzz_targets/` run a check on inputs that the fuzzer invents,
 //! `tests/replay.rs` runs all checks on the inputs in `seeds/` and `regressions/`, without a
-//! fuzzer. The checks of payloads ([`payloads`]) use the public interface. All others need the
-//! inside of the library: they are in `inside/`, which the library compiles as its module
+//! fuzzer. The checks of payloads ([`payloads`]) and of a worker's answers ([`interleaved`]) use the
+//! public interface. All others need the inside of the library: they are in `inside/`, which the library compiles as its module
 //! `fuzzing` in builds with `--cfg slipring_fuzzing`.
 //!
 //! To add a target, add
 //!
-//! * a function in `payloads.rs` or `inside/`, and its row in [`TARGETS`],
+//! * a function in this package or in `inside/`, and its row in [`TARGETS`],
 //! * a program in `fuzz_targets/` and its `[[bin]]` in `Cargo.toml`,
 //! * at least one input in `seeds/<target>/`.
 //!
 //! An input that failed goes to `regressions/<target>/`, under a name that says what it shows.
 
+pub mod interleaved;
 pub mod payloads;
 
 /// Panics if the input shows a fault.
@@ -28,6 +29,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("messages", slipring::fuzzing::messages),
     ("hostile_peer", slipring::fuzzing::hostile_peer),
     ("streams", slipring::fuzzing::streams),
+    ("interleaved", interleaved::interleaved),
 ];
 
 /// Runs the check of the target with this name.
