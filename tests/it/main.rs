@@ -48,6 +48,8 @@ mod raw_links;
 mod reactors;
 #[cfg(feature = "serde")]
 mod serialized;
+#[cfg(feature = "testing")]
+mod slow_readers;
 mod spawning;
 #[cfg(feature = "testing")]
 mod steps;
