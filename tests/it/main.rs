@@ -37,6 +37,8 @@ mod limits;
 #[cfg(feature = "named")]
 mod named;
 #[cfg(feature = "testing")]
+mod overload;
+#[cfg(feature = "testing")]
 mod owned_replies;
 mod parents;
 mod passing;
