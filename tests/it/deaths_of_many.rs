@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::common::*;
-use slipring::worker::{Incoming, Worker};
+use slipring::worker::{Batches, HandlerError, Incoming, StepEngine, Worker};
 use slipring::{Channel, Error, ErrorKind, Kind, RequestId, RequestStage, Spawner};
 
 const WORK: Kind = Kind::named("work");
@@ -170,4 +170,175 @@ fn whatever_a_killed_worker_had_begun_is_told_as_begun() {
     println!("told: {told:?}");
     assert!(told.contains(&RequestStage::Begun) && told.len() > 1, "{told:?}");
     std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// The variable that says how the worker of [`holding_entry`] serves, and how many requests it
+/// begins at most.
+const HOLDS: &str = "SLIPRING_TEST_HOLDS";
+
+/// Not a test of its own: a worker that takes four requests, begins some, and answers none.
+#[test]
+fn holding_entry() {
+    if !slipring::worker::is_worker() {
+        return;
+    }
+    let how = std::env::var(HOLDS).unwrap();
+    let (way, begins) = how.split_once(' ').unwrap();
+    let begins = begins.parse().unwrap();
+    let worker = Worker::new(|_| Ok(())).max_taken(4);
+    match way {
+        "batches" => hold_a_batch(worker, begins).serve().unwrap(),
+        "steps" => hold_in_steps(begins).serve().unwrap(),
+        #[cfg(feature = "async")]
+        _ => hold_in_tasks(worker, begins).serve().unwrap(),
+        #[cfg(not(feature = "async"))]
+        _ => unreachable!("no such way"),
+    }
+}
+
+/// Answers the first batch, a request for the second to form behind, and then no more.
+fn hold_a_batch(worker: Worker<()>, begins: usize) -> Worker<()> {
+    let batches = Batches::new().max_batch_size(begins).on(WORK, |(), batch| {
+        let first = batch.iter().next().map(|request| request.to_vec());
+        if first.is_some_and(|first| first == b"first") {
+            // Until all others are in the ring.
+            std::thread::sleep(Duration::from_millis(300));
+            batch.reply_each([Ok("")]);
+            return Ok(());
+        }
+        batch.iter().zip(1..).for_each(|(request, n)| request.set_progress(n));
+        loop {
+            std::thread::park();
+        }
+    });
+    worker.batches(batches)
+}
+
+fn hold_in_steps(begins: usize) -> Worker<Holding> {
+    Worker::new(move |_| Ok(Holding { open: Vec::new(), capacity: begins })).max_taken(4).steps()
+}
+
+struct Holding {
+    open: Vec<Incoming>,
+    capacity: usize,
+}
+
+impl StepEngine for Holding {
+    fn add_request(&mut self, incoming: Incoming) -> Result<(), HandlerError> {
+        incoming.responder.set_progress(self.open.len() as u64 + 1);
+        self.open.push(incoming);
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<(), HandlerError> {
+        while self.open.len() == self.capacity {
+            std::thread::park();
+        }
+        Ok(())
+    }
+
+    fn has_capacity(&self) -> bool {
+        self.open.len() < self.capacity
+    }
+
+    fn has_finished(&self) -> bool {
+        self.open.is_empty()
+    }
+}
+
+/// An executor that polls as many tasks as are to begin, and keeps all.
+#[cfg(feature = "async")]
+fn hold_in_tasks(worker: Worker<()>, begins: usize) -> Worker<std::sync::Arc<()>> {
+    use slipring::worker::{OwnedResponder, Tasks};
+    use std::task::{Context, Waker};
+
+    let kept = Mutex::new(Vec::new());
+    let tasks = Tasks::new(move |mut task| {
+        let mut kept = kept.lock().unwrap();
+        if kept.len() < begins {
+            let polled = task.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(polled.is_pending());
+        }
+        kept.push(task);
+    });
+    let begun = std::sync::atomic::AtomicU64::new(1);
+    worker.tasks(tasks.on(WORK, move |_, _, reply: OwnedResponder| {
+        reply.set_progress(begun.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        async move {
+            let _reply = reply;
+            std::future::pending().await
+        }
+    }))
+}
+
+/// Kills a worker that holds requests, of which `begun` are begun and `taken` are taken only. What
+/// health shows of them before, and what their errors tell after it, is the same.
+fn assert_stages(way: &str, begun: usize, taken: usize) {
+    let spawner = spawner_of(holding_entry).env(HOLDS, format!("{way} {begun}"));
+    let channel = spawner.exit_status_timeout(LONG).spawn().unwrap();
+    let before = match way {
+        "batches" => {
+            let first = channel.submit(WORK, "first", LONG).unwrap();
+            eventually("the first is begun", || channel.health().begun == 1);
+            Some(first)
+        }
+        _ => None,
+    };
+    let pending: Vec<_> = (0..7).map(|_| channel.submit(WORK, "", LONG).unwrap()).collect();
+    let ids: Vec<_> = pending.iter().map(|pending| pending.id()).collect();
+    before.into_iter().for_each(|first| drop(first.wait().unwrap()));
+    let counts = || (channel.health().begun, channel.health().taken);
+    eventually("all are where they stay", || counts() == (begun, taken));
+
+    for health in [channel.health(), channel.ping(LONG).unwrap()] {
+        assert_eq!((health.begun, health.taken), (begun, taken), "{way}");
+        let since: Vec<_> = health.requests.iter().map(|shown| shown.since).collect();
+        assert!(since.is_sorted_by(|a, b| a >= b), "{way}, oldest first: {since:?}");
+        let mut shown = health.requests;
+        shown.sort_by_key(|shown| shown.id);
+        let shown: Vec<_> =
+            shown.iter().map(|shown| (shown.id, shown.stage, shown.progress)).collect();
+        let stage = |n| if n < begun { RequestStage::Begun } else { RequestStage::Taken };
+        let progress = |n| if n < begun { n as u64 + 1 } else { 0 };
+        let expected: Vec<_> =
+            (0..begun + taken).map(|n| (ids[n], stage(n), progress(n))).collect();
+        assert_eq!(shown, expected, "{way}");
+        assert_eq!(health.current_request, Some(ids[0]));
+        assert!(since.contains(&health.busy_for.unwrap()) && health.progress == 1);
+    }
+
+    send_signal(channel.pid(), libc::SIGKILL);
+    for (n, pending) in pending.into_iter().enumerate() {
+        let error = pending.wait().unwrap_err();
+        cause_of(&error);
+        eventually("its marks are read", || error.stage().is_some());
+        let stage = match n {
+            n if n < begun => RequestStage::Begun,
+            n if n < begun + taken => RequestStage::Taken,
+            _ => RequestStage::Queued,
+        };
+        assert_eq!(error.stage(), Some(stage), "{way}: request {n}: {error}");
+        assert_eq!(error.was_begun(), Some(n < begun), "{way}: {error}");
+        assert_eq!(error.begun_alone(), Some(n == 0 && begun == 1), "{way}: {error}");
+        assert_eq!(error.death().unwrap().begun_requests(), ids[..begun], "{way}");
+    }
+}
+
+#[test]
+fn a_batch_that_is_served_is_begun_and_the_next_one_taken() {
+    assert_stages("batches", 2, 2);
+    assert_stages("batches", 1, 3);
+}
+
+#[test]
+fn what_an_engine_has_opened_is_begun_and_all_else_in_the_ring() {
+    assert_stages("steps", 2, 0);
+    assert_stages("steps", 1, 0);
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn a_task_that_was_polled_is_begun_and_one_that_was_not_taken() {
+    assert_stages("tasks", 2, 2);
+    assert_stages("tasks", 1, 3);
 }
