@@ -319,3 +319,92 @@ fn the_wait_for_a_batch_counts_from_the_arrival_of_its_oldest_request() {
         second_began.saturating_duration_since(answered)
     });
 }
+
+/// Calls `check` with a channel to each kind of worker that serves many requests, which is busy
+/// with one until `check` has returned.
+#[cfg(feature = "testing")]
+fn with_busy_workers(check: impl Fn(&str, &Channel)) {
+    use slipring::worker::{Batches, HandlerError, Incoming, StepEngine, Threads, Worker};
+    use slipring::{RoleConfig, testing};
+    use std::sync::{Arc, Mutex};
+
+    struct Engine(Arc<Mutex<()>>, Option<Incoming>);
+
+    impl StepEngine for Engine {
+        fn add_request(&mut self, incoming: Incoming) -> Result<(), HandlerError> {
+            self.1 = Some(incoming);
+            Ok(())
+        }
+
+        fn step(&mut self) -> Result<(), HandlerError> {
+            drop(self.0.lock());
+            self.1.take().map_or(Ok(()), |open| Ok(open.responder.send("")?))
+        }
+
+        fn has_capacity(&self) -> bool {
+            self.1.is_none()
+        }
+
+        fn has_finished(&self) -> bool {
+            self.1.is_none()
+        }
+    }
+
+    let busy = Arc::new(Mutex::new(()));
+    // What times out stays in flight until the worker has seen it.
+    let config = Config::builder().max_in_flight(4096).build().unwrap();
+    let role = RoleConfig::default();
+    for way in ["threads", "a batch", "a step"] {
+        let hold = Arc::clone(&busy);
+        let channel = match way {
+            "threads" => testing::spawn_thread(&config, role.clone(), || {
+                Worker::new(|_| Ok(())).threads(Threads::new(1).on(ECHO, move |(), _, reply| {
+                    drop(hold.lock());
+                    Ok(reply.send("")?)
+                }))
+            }),
+            "a batch" => testing::spawn_thread(&config, role.clone(), || {
+                Worker::new(|_| Ok(())).batches(Batches::new().on(ECHO, move |(), batch| {
+                    drop(hold.lock());
+                    batch.reply_each(vec![(); batch.len()].into_iter().map(Ok));
+                    Ok(())
+                }))
+            }),
+            _ => testing::spawn_thread(&config, role.clone(), || {
+                Worker::new(|_| Ok(Engine(hold, None))).steps()
+            }),
+        };
+        let channel = channel.unwrap();
+        let held = busy.lock().unwrap();
+        let pending = channel.submit(ECHO, "", LONG).unwrap();
+        until_served(&channel, &pending);
+        check(way, &channel);
+        drop(held);
+        pending.wait().unwrap();
+    }
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn a_deadline_in_the_queue_passes_on_time_though_the_worker_is_busy() {
+    use slipring::{StreamTimeouts, WorkerState};
+
+    let _alone = one_at_a_time();
+    with_busy_workers(|way, channel| {
+        keep(&format!("call, {way} busy"), OVER_DEADLINE, || {
+            over_deadline(|| {
+                let error = channel.call(ECHO, "x", TIMEOUT).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+            })
+        });
+        keep(&format!("stream, {way} busy"), OVER_DEADLINE, || {
+            let timeouts = StreamTimeouts::from(LONG).queue(TIMEOUT);
+            over_deadline(|| {
+                let mut stream = channel.stream(ECHO, "x", timeouts).unwrap();
+                let error = stream.next_chunk().unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+            })
+        });
+        assert_eq!(channel.health().state, WorkerState::Busy);
+    });
+}
