@@ -1,8 +1,8 @@
 //! The kinds of channels that the conformance tests run over.
 
-use slipring::{Channel, Config};
+use slipring::{Channel, Config, Pending};
 
-use super::{LONG, THREADS, spawner};
+use super::{LONG, SLOW_ECHO, THREADS, encode, eventually, numbers, spawner};
 
 /// How a channel reaches its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,26 +47,47 @@ impl Backend {
         channel.wait_ready(LONG).unwrap();
         channel
     }
+
+    /// Keeps a worker that has a limit on what it serves at once busy for so long, so that all
+    /// further requests wait.
+    pub fn occupy(self, channel: &Channel, ms: u64) -> Vec<Pending> {
+        let count = if self == Self::Threads { 8 } else { 1 };
+        let submit = |_| channel.submit(SLOW_ECHO, &encode(&[ms]), LONG).unwrap();
+        let pending = (0..count).map(submit).collect();
+        eventually("all are served", || channel.health().begun == count);
+        pending
+    }
+}
+
+/// Checks the replies to what [`Backend::occupy`] has sent.
+pub fn assert_occupied(pending: Vec<Pending>, ms: u64) {
+    for pending in pending {
+        assert_eq!(numbers(&pending.wait().unwrap().to_vec()), [ms]);
+    }
 }
 
 /// Makes the tests `memfd::name`, `threads::name`, `with_tasks::name`, `thread::name` and
 /// `named::name` of each function that takes a [`Backend`]. Functions under `processes` get no
 /// `thread::name`: they stop a worker, or leave it in a handler that never returns. Those under
 /// `one_at_a_time` get no `threads::name` and no `with_tasks::name`, for the reason that is given
-/// there.
+/// there; those under `limited` get no `with_tasks::name`, as tasks have no limit of their own on
+/// what is served at once.
 macro_rules! conformance {
     (
         everywhere: [$($everywhere:ident,)*],
+        $(limited: [$($limited:ident,)*],)?
         one_at_a_time: [$($serial:ident,)*],
         processes: [$($process:ident,)*],
     ) => {
         mod memfd {
             $(#[test] fn $everywhere() { super::$everywhere(super::Backend::Memfd) })*
+            $($(#[test] fn $limited() { super::$limited(super::Backend::Memfd) })*)?
             $(#[test] fn $serial() { super::$serial(super::Backend::Memfd) })*
             $(#[test] fn $process() { super::$process(super::Backend::Memfd) })*
         }
         mod threads {
             $(#[test] fn $everywhere() { super::$everywhere(super::Backend::Threads) })*
+            $($(#[test] fn $limited() { super::$limited(super::Backend::Threads) })*)?
             $(#[test] fn $process() { super::$process(super::Backend::Threads) })*
         }
         #[cfg(feature = "tokio")]
@@ -77,11 +98,13 @@ macro_rules! conformance {
         #[cfg(feature = "testing")]
         mod thread {
             $(#[test] fn $everywhere() { super::$everywhere(super::Backend::Thread) })*
+            $($(#[test] fn $limited() { super::$limited(super::Backend::Thread) })*)?
             $(#[test] fn $serial() { super::$serial(super::Backend::Thread) })*
         }
         #[cfg(feature = "named")]
         mod named {
             $(#[test] fn $everywhere() { super::$everywhere(super::Backend::Named) })*
+            $($(#[test] fn $limited() { super::$limited(super::Backend::Named) })*)?
             $(#[test] fn $serial() { super::$serial(super::Backend::Named) })*
             $(#[test] fn $process() { super::$process(super::Backend::Named) })*
         }

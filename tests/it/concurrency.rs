@@ -20,13 +20,15 @@ conformance! {
         replies_can_be_kept_moved_to_other_threads_and_dropped_in_any_order,
         a_waiter_whose_time_is_up_does_not_take_the_readers_role_with_it,
     ],
+    limited: [
+        requests_that_do_not_fit_the_ring_wait_for_room_or_time_out,
+        long_messages_that_time_out_half_sent_use_up_no_places,
+    ],
     one_at_a_time: [
         // Replies come in the order of the requests.
         pending_replies_can_be_polled_for_without_waiting,
         // Requests wait behind one that is served.
         a_cancel_before_during_and_after_is_idempotent_and_has_one_outcome,
-        requests_that_do_not_fit_the_ring_wait_for_room_or_time_out,
-        long_messages_that_time_out_half_sent_use_up_no_places,
     ],
     processes: [],
 }
@@ -328,7 +330,7 @@ fn replies_can_be_kept_moved_to_other_threads_and_dropped_in_any_order(backend: 
 
 fn requests_that_do_not_fit_the_ring_wait_for_room_or_time_out(backend: Backend) {
     let channel = backend.ready(tiny(4 << 10).build().unwrap());
-    let busy = channel.submit(SLOW_ECHO, &encode(&[300]), LONG).unwrap();
+    let busy = backend.occupy(&channel, 300);
     let timeout = Duration::from_millis(50);
     let mut queued = Vec::new();
     let error = loop {
@@ -347,20 +349,20 @@ fn requests_that_do_not_fit_the_ring_wait_for_room_or_time_out(backend: Backend)
     }
     let waiting = channel.submit(ECHO, &[9; 1500], LONG).unwrap();
     assert_eq!(waiting.wait().unwrap().into_vec(), [9; 1500]);
-    assert_eq!(numbers(&busy.wait().unwrap().to_vec()), [300]);
+    assert_occupied(busy, 300);
     drop(queued);
     assert_eq!(channel.in_flight(), 0);
     assert_usable(&channel);
 }
 
 fn long_messages_that_time_out_half_sent_use_up_no_places(backend: Backend) {
-    let config = tiny(4 << 10).max_in_flight(8).build().unwrap();
+    let config = tiny(4 << 10).max_in_flight(16).build().unwrap();
     let channel = backend.ready(config);
     for round in 0..30 {
-        let busy = channel.submit(SLOW_ECHO, &encode(&[20]), LONG).unwrap();
+        let busy = backend.occupy(&channel, 40);
         let error = channel.call(ECHO, &[8; 50_000], Duration::from_millis(5)).unwrap_err();
         assert!(error.is_timeout(), "round {round}: {error}");
-        assert_eq!(numbers(&busy.wait().unwrap().to_vec()), [20]);
+        assert_occupied(busy, 40);
         assert_usable(&channel);
     }
     assert_eq!(channel.in_flight(), 0);
