@@ -24,6 +24,47 @@ const MIN_REPLY_FRAME: usize = 64;
 const MAX_IN_FLIGHT: usize = 1 << 16;
 const MAX_SPIN: Duration = Duration::from_secs(1);
 
+/// A way to copy a payload of 4 KiB or more into a slot. Which is the fastest depends on the
+/// machine, so that each ring finds it out while it runs; shorter payloads are copied in one way.
+///
+/// ```
+/// use slipring::{Config, CopyRoutine};
+///
+/// // For a host that has measured it, and wants no trials of others:
+/// let config = Config::builder().copy_routine(CopyRoutine::Vectors).build()?;
+/// assert_eq!(config.copy_routine(), Some(CopyRoutine::Vectors));
+/// assert_eq!(Config::default().copy_routine(), None);
+/// # Ok::<(), slipring::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+#[non_exhaustive]
+pub enum CopyRoutine {
+    /// The C library's copy.
+    Library,
+    /// A loop of vector loads and stores. The C library's copy where there is no such loop: on
+    /// other processors than x86-64 with AVX.
+    Vectors,
+    /// A loop whose stores go past the caches. The C library's copy where there is no such loop.
+    PastCaches,
+}
+
+impl CopyRoutine {
+    pub(crate) const ALL: [Self; 3] = [Self::Library, Self::Vectors, Self::PastCaches];
+}
+
+/// What a side is told of how it waits and copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tuning {
+    pub(crate) wait: WaitStrategy,
+    /// `None`: it is found out.
+    pub(crate) copy: Option<CopyRoutine>,
+}
+
 /// How a side waits for the other.
 ///
 /// ```
@@ -130,6 +171,7 @@ pub struct Config {
     pub(crate) stream_window: usize,
     pub(crate) max_message: usize,
     pub(crate) wait: WaitStrategy,
+    pub(crate) copy: Option<CopyRoutine>,
     /// Where all positions start; tests put it next to the wraps of u32 and u64.
     pub(crate) origin: u64,
 }
@@ -146,6 +188,7 @@ impl Default for Config {
             stream_window: 2 << 20,
             max_message: 64 << 20,
             wait: WaitStrategy::SpinThenPark(Duration::from_micros(20)),
+            copy: None,
             origin: 0,
         }
     }
@@ -241,6 +284,16 @@ impl Config {
     pub fn wait_strategy(&self) -> WaitStrategy {
         self.wait
     }
+
+    /// Returns how both sides copy payloads into the rings; `None` if each ring finds that out.
+    #[must_use]
+    pub fn copy_routine(&self) -> Option<CopyRoutine> {
+        self.copy
+    }
+
+    pub(crate) fn tuning(&self) -> Tuning {
+        Tuning { wait: self.wait, copy: self.copy }
+    }
 }
 
 impl fmt::Debug for Config {
@@ -253,6 +306,7 @@ impl fmt::Debug for Config {
             .field("stream_window", &self.stream_window)
             .field("max_message", &self.max_message)
             .field("wait_strategy", &self.wait)
+            .field("copy_routine", &self.copy)
             .finish()
     }
 }
@@ -349,6 +403,14 @@ impl ConfigBuilder {
     /// microseconds; the longest is one second.
     pub fn wait_strategy(mut self, wait: WaitStrategy) -> Self {
         self.config.wait = wait;
+        self
+    }
+
+    /// Sets how both sides copy payloads of 4 KiB and more into the rings. By default each ring finds
+    /// out which routine makes its stream the fastest; that takes less than 1 % of the time of a
+    /// long stream. [`Stats::request_copies`](crate::Stats::request_copies) tells what it found.
+    pub fn copy_routine(mut self, routine: CopyRoutine) -> Self {
+        self.config.copy = Some(routine);
         self
     }
 

@@ -144,7 +144,7 @@ cfg_if! {
             DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, ErrorCounts, LatencyHistogram,
             MessageWriter, Pending, Reply, Stats, Stream, StreamTimeouts,
         };
-        pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
+        pub use config::{Config, ConfigBuilder, CopyRoutine, RingConfig, WaitStrategy};
         pub use error::{
             Error, ErrorKind, ExitCause, HandlerFailure, RequestStage, Result, StreamTimeout,
             WorkerDeath,
@@ -187,7 +187,7 @@ cfg_if! {
             Channel, DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, ErrorCounts, LatencyHistogram,
             MessageWriter, Pending, Reply, Spawner, Stats, Stream, StreamTimeouts,
         };
-        pub use config::{Config, ConfigBuilder, RingConfig, WaitStrategy};
+        pub use config::{Config, ConfigBuilder, CopyRoutine, RingConfig, WaitStrategy};
         pub use error::{
             Error, ErrorKind, ExitCause, HandlerFailure, RequestStage, Result, StreamTimeout,
             WorkerDeath,

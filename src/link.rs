@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::config::WaitStrategy;
+use crate::config::{Tuning, WaitStrategy};
 use crate::error::{Error, ErrorKind, Mark, Marks, Result};
 use crate::ring::doorbell::{Bell, BellWatch, Sleeper};
 use crate::ring::ends::{ControlWords, Ends};
@@ -115,16 +115,16 @@ impl ParentLink {
     /// The link over these regions.
     pub(crate) fn over(
         Regions { own, peer, header }: Regions,
-        wait: WaitStrategy,
+        tuning: Tuning,
         wake_fd: Option<&Arc<WakeFd>>,
     ) -> Result<Self> {
         let (ours, theirs) = (&header.own, &header.peer);
-        let ends = |words: ControlWords, wait| -> Result<Ends<'_>> {
+        let ends = |words: ControlWords, tuning| -> Result<Ends<'_>> {
             let watch = Some(Arc::new(BellWatch::new(&peer.u32_at(words.bell)?)));
-            Ok(Ends { own: &own, peer: &peer, words, wait, watch, wake_fd })
+            Ok(Ends { own: &own, peer: &peer, words, tuning, watch, wake_fd })
         };
-        let data = Duplex::over(&ends(DATA, wait)?, &ours.data, &theirs.data)?;
-        let health = Duplex::over(&ends(HEALTH, HEALTH_WAIT)?, &ours.health, &theirs.health)?;
+        let data = Duplex::over(&ends(DATA, tuning)?, &ours.data, &theirs.data)?;
+        let health = Duplex::over(&ends(HEALTH, HEALTH_TUNING)?, &ours.health, &theirs.health)?;
         let ((offset, entries), (marks, _)) = (table(ours), table(theirs));
         let words = ParentWords {
             abort: own.u32_at(control::ABORT)?,
@@ -156,14 +156,15 @@ impl WorkerLink {
     /// that it is attached.
     pub(crate) fn over(
         Regions { own, peer, header }: Regions,
-        wait: WaitStrategy,
+        tuning: Tuning,
         wake_fd: Option<&Arc<WakeFd>>,
     ) -> Result<Self> {
         let (ours, theirs) = (&header.peer, &header.own);
         // The parent's bell also rings for credits and cancels: it is not counted.
-        let ends = |words, wait| Ends { own: &own, peer: &peer, words, wait, watch: None, wake_fd };
-        let data = Duplex::over(&ends(DATA, wait), &ours.data, &theirs.data)?;
-        let health = Duplex::over(&ends(HEALTH, HEALTH_WAIT), &ours.health, &theirs.health)?;
+        let ends =
+            |words, tuning| Ends { own: &own, peer: &peer, words, tuning, watch: None, wake_fd };
+        let data = Duplex::over(&ends(DATA, tuning), &ours.data, &theirs.data)?;
+        let health = Duplex::over(&ends(HEALTH, HEALTH_TUNING), &ours.health, &theirs.health)?;
         let ((marks, _), (offset, entries)) = (table(ours), table(theirs));
         let words = WorkerWords {
             abort: peer.u32_at(control::ABORT)?,
@@ -183,7 +184,7 @@ const DATA: ControlWords = ControlWords::at(control::DATA);
 const HEALTH: ControlWords = ControlWords::at(control::HEALTH);
 
 /// The health rings carry little: a thread that spins there helps no operation.
-const HEALTH_WAIT: WaitStrategy = WaitStrategy::Park;
+const HEALTH_TUNING: Tuning = Tuning { wait: WaitStrategy::Park, copy: None };
 
 /// The offset of a region's table, and its entries.
 fn table(geometry: &Geometry) -> (usize, usize) {

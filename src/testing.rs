@@ -130,9 +130,9 @@ impl Ends {
         let (wake_fd, fds) = WakeFd::pair()?;
         let (wake_fd, theirs) = (Arc::new(wake_fd), Arc::new(WakeFd::of(fds)));
         let (regions, files) = memfd::create(config)?;
-        let parent = ParentLink::over(regions, config.wait, Some(&wake_fd))?;
+        let parent = ParentLink::over(regions, config.tuning(), Some(&wake_fd))?;
         let (down, up) = (files.down.into(), files.up.into());
-        let worker = WorkerLink::over(memfd::attach(down, up)?, config.wait, Some(&theirs))?;
+        let worker = WorkerLink::over(memfd::attach(down, up)?, config.tuning(), Some(&theirs))?;
         parent.answer.check_attached()?;
         let stop = Arc::<StopToken>::default();
         let thread = ExternalWorker::new(std::process::id(), {

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use crate::channel::timed_mutex::TimedMutex;
 use crate::channel::waiter::Waiter;
 use crate::error::Result;
-use crate::ring::{Header, Producer};
+use crate::ring::{CopyChoices, Header, Producer};
 use crate::shm::layout::as_u64;
 use crate::sync::{AtomicU32, Mutex, Ordering};
 
@@ -50,6 +50,7 @@ pub(crate) struct SenderStats {
     pub(crate) wakes: u64,
     pub(crate) high_water: u64,
     pub(crate) bytes: u64,
+    pub(crate) copies: CopyChoices,
 }
 
 impl Sender {
@@ -101,7 +102,12 @@ impl Sender {
 
     pub(super) fn stats(&self) -> SenderStats {
         let Sending { producer, bytes, .. } = &*self.sending.lock();
-        SenderStats { wakes: producer.wakes(), high_water: producer.high_water(), bytes: *bytes }
+        SenderStats {
+            wakes: producer.wakes(),
+            high_water: producer.high_water(),
+            bytes: *bytes,
+            copies: producer.copies(),
+        }
     }
 
     /// Adds a waiter for room. A reader must be told: it announces to the worker how much room

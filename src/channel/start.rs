@@ -111,7 +111,7 @@ impl Options {
         };
         // While the worker loads its program: reserving memory takes as long as that.
         let linked = memfd::create(&self.config).and_then(|(regions, files)| {
-            let link = ParentLink::over(regions, self.config.wait, wake_fd.as_ref())?;
+            let link = ParentLink::over(regions, self.config.tuning(), wake_fd.as_ref())?;
             let mut own = vec![files.down.into(), files.up.into()];
             own.extend(wake_fds);
             if !self.role.blob.is_empty() {
@@ -147,7 +147,7 @@ impl Options {
     fn setup(&self) -> WorkerSetup {
         WorkerSetup {
             parent: std::process::id(),
-            wait: self.config.wait,
+            tuning: self.config.tuning(),
             limits: self.limits.clone(),
             role: self.role.clone(),
             is_pollable: self.is_pollable,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::ErrorKind;
+use crate::ring::CopyChoices;
 
 /// Counters of a channel since its start, from [`Channel::stats`](crate::Channel::stats); those of
 /// an `AsyncChannel` are those of its `blocking` channel. What threads and tasks do counts alike.
@@ -137,6 +138,8 @@ pub struct Stats {
     pub wakes: u64,
     /// The most bytes that were in the request ring when it seemed full.
     pub request_ring_high_water: u64,
+    /// How payloads are copied into the request ring, as far as it has found out.
+    pub request_copies: CopyChoices,
     /// Replies and chunks that still hold a slot. Short ones never do: see
     /// [`Reply`](crate::Reply).
     pub leases_held: usize,

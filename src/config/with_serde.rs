@@ -3,7 +3,7 @@
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Config, WaitStrategy};
+use super::{Config, CopyRoutine, WaitStrategy};
 
 /// What is written of a configuration: what the setters of its builder take.
 #[derive(Debug, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ struct Fields {
     /// `None`: half the reply ring.
     stream_window: Option<usize>,
     wait_strategy: WaitStrategy,
+    /// `None`: it is found out.
+    copy_routine: Option<CopyRoutine>,
 }
 
 impl Default for Fields {
@@ -39,6 +41,7 @@ impl From<&Config> for Fields {
             max_in_flight: config.max_in_flight,
             stream_window: config.to_builder().window,
             wait_strategy: config.wait,
+            copy_routine: config.copy,
         }
     }
 }
@@ -64,6 +67,7 @@ impl<'de> Deserialize<'de> for Config {
             .max_in_flight(fields.max_in_flight)
             .wait_strategy(fields.wait_strategy);
         builder.window = fields.stream_window;
+        builder.config.copy = fields.copy_routine;
         builder.build().map_err(D::Error::custom)
     }
 }

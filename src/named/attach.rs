@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::Tuning;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::WorkerLink;
 use crate::named::layout::{ATTACHED, CLOSED, DETACHED, MAKER_STATE, MakerLine, OPEN, claim};
@@ -10,7 +11,7 @@ use crate::named::names;
 use crate::named::peer::{self, Process, health_event, sleep_events};
 use crate::named::segment::{Segment, c_library};
 use crate::protocol::RoleConfig;
-use crate::protocol::handshake::wait_from_numbers;
+use crate::protocol::handshake::{copy_from_number, wait_from_numbers};
 use crate::protocol::role::check_name;
 use crate::shm::layout::{RegionHeader, Side, as_u64};
 use crate::shm::region::Regions;
@@ -145,7 +146,8 @@ fn attach(name: &str) -> Result<Found> {
     let claim =
         Claim { state: claim(&own, this.pid, this.start_time)?, wakes_parent: health_event(&up)? };
     let wait = wait_from_numbers(line.wait, line.spin);
-    let mut link = WorkerLink::over(Regions { own, peer, header }, wait, None)?;
+    let tuning = Tuning { wait, copy: copy_from_number(line.copy) };
+    let mut link = WorkerLink::over(Regions { own, peer, header }, tuning, None)?;
     // The parent of a named channel does not watch the robust word.
     link.owner = None;
     claim.tell(ATTACHED);

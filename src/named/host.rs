@@ -9,7 +9,7 @@ use std::time::Duration;
 use zerocopy::FromZeros;
 
 use crate::channel::{Channel, ChannelState};
-use crate::config::{Config, WaitStrategy};
+use crate::config::{Config, Tuning};
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::link::ParentLink;
 use crate::named::layout::{
@@ -21,7 +21,7 @@ use crate::named::segment::{Segment, c_library, free_space};
 use crate::named::segment_file::{DIRECTORY, path};
 use crate::named::stale::maker_of;
 use crate::process::external::ExternalWorker;
-use crate::protocol::handshake::wait_to_numbers;
+use crate::protocol::handshake::{copy_to_number, wait_to_numbers};
 use crate::protocol::role::check_name;
 use crate::shm::layout::{RegionHeader, channel_id};
 use crate::shm::region::Regions;
@@ -64,7 +64,7 @@ pub fn create(name: &str, config: &Config) -> Result<NamedHost> {
     let header = RegionHeader::down(config, channel_id(), maker.pid);
     let (down_len, up_len) = (header.own.region_len, header.peer.region_len);
     check_space(down_len.saturating_add(up_len))?;
-    let line = maker_line(&maker, &header, config.wait);
+    let line = maker_line(&maker, &header, config.tuning());
 
     let mut names = Names::default();
     let mut make = |id: String, len: u64| -> Result<Arc<Segment>> {
@@ -84,7 +84,7 @@ pub fn create(name: &str, config: &Config) -> Result<NamedHost> {
     let claim = PeerClaim::of(&peer)?;
     let state = own.u32_at(MAKER_STATE)?;
     own.write_header(&header);
-    let link = ParentLink::over(Regions { own, peer, header }, config.wait, None)?;
+    let link = ParentLink::over(Regions { own, peer, header }, config.tuning(), None)?;
     // Pairs with the worker's Acquire load: a worker that sees it sees all of the above.
     state.store(OPEN, Ordering::Release);
 
@@ -209,8 +209,8 @@ impl Drop for Closing {
     }
 }
 
-fn maker_line(maker: &Process, header: &RegionHeader, wait: WaitStrategy) -> MakerLine {
-    let (wait, spin) = wait_to_numbers(wait);
+fn maker_line(maker: &Process, header: &RegionHeader, tuning: Tuning) -> MakerLine {
+    let (wait, spin) = wait_to_numbers(tuning.wait);
     MakerLine {
         magic: MAGIC,
         version: VERSION,
@@ -220,6 +220,7 @@ fn maker_line(maker: &Process, header: &RegionHeader, wait: WaitStrategy) -> Mak
         channel: header.channel,
         c_library: c_library(),
         wait,
+        copy: copy_to_number(tuning.copy),
         spin,
         ..MakerLine::new_zeroed()
     }

@@ -13,7 +13,8 @@
 //!                +8 u32 version of this text, +12 u32 process id, +16 u64 start time of that
 //!                process in ticks since boot, +24 u64 its pid namespace
 //!               +32 u8[16] the channel's id, +48 u8[16] C library, NUL-padded
-//!               +64 u32 wait strategy (0 spin, 1 spin then park, 2 park), +68 u32 zero,
+//!               +64 u32 wait strategy (0 spin, 1 spin then park, 2 park), +68 u32 copy
+//!                   routine (0 found out, 1 library, 2 vectors, 3 past caches),
 //!               +72 u64 spin in ns, +80 u64[5] zero
 //!              +120 u32 state: 0 in the making, 1 open, 2 closed
 //!  claim line:   +0 u32 process id of the one worker, +4 u32 state: 0 none, 1 attached,
@@ -59,9 +60,9 @@ pub(crate) struct MakerLine {
     pub(crate) channel: [u8; 16],
     pub(crate) c_library: [u8; 16],
     pub(crate) wait: u32,
-    pub(crate) reserved_0: u32,
+    pub(crate) copy: u32,
     pub(crate) spin: u64,
-    pub(crate) reserved_1: [u64; 5],
+    pub(crate) reserved: [u64; 5],
 }
 
 const WORDS: usize = size_of::<MakerLine>() / 8;
@@ -111,7 +112,7 @@ impl MakerLine {
                 "named version {found}, this side speaks {VERSION}"
             )));
         }
-        if self.reserved_0 != 0 || self.reserved_1 != [0; 5] {
+        if self.copy > 3 || self.reserved != [0; 5] {
             return Err(Error::mismatch("reserved bytes of the maker line, expected zero"));
         }
         Ok(self)

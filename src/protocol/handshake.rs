@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::WaitStrategy;
+use crate::config::{CopyRoutine, Tuning, WaitStrategy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::codec::{FieldReader, FieldWriter, cut};
 use crate::protocol::role::{MAX_BLOB, MAX_FDS, RoleConfig, check_fd_name};
@@ -39,7 +39,7 @@ pub(crate) struct Limits {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WorkerSetup {
     pub(crate) parent: u32,
-    pub(crate) wait: WaitStrategy,
+    pub(crate) tuning: Tuning,
     pub(crate) limits: Limits,
     /// Without its blob and its descriptors, which are not part of the message.
     pub(crate) role: RoleConfig,
@@ -57,8 +57,8 @@ impl WorkerSetup {
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         let mut writer = FieldWriter::default();
         writer.u32(MAGIC).u32(VERSION).u32(self.parent);
-        let (code, spin) = wait_to_numbers(self.wait);
-        writer.u32(code).u64(spin);
+        let (code, spin) = wait_to_numbers(self.tuning.wait);
+        writer.u32(code).u64(spin).u32(copy_to_number(self.tuning.copy));
         let limits = &self.limits;
         writer.u32(u32::from(limits.allow_core_dumps));
         writer.u32(u32::from(limits.nice.is_some()));
@@ -95,6 +95,7 @@ impl WorkerSetup {
         check_version(&mut reader)?;
         let parent = reader.u32()?;
         let wait = wait_from_numbers(reader.u32()?, reader.u64()?);
+        let tuning = Tuning { wait, copy: copy_from_number(reader.u32()?) };
         let allow_core_dumps = reader.u32()? != 0;
         let (has_nice, nice) = (reader.u32()? != 0, reader.u32()?.cast_signed());
         let memory = reader.u64()?;
@@ -123,7 +124,7 @@ impl WorkerSetup {
         let model = (!model.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(model)));
         let mode = (!mode.is_empty()).then_some(mode);
         let role = RoleConfig { role, model, mode, extras, ..RoleConfig::default() };
-        Ok(Self { parent, wait, limits, role, is_pollable, blob_len, fd_names })
+        Ok(Self { parent, tuning, limits, role, is_pollable, blob_len, fd_names })
     }
 }
 
@@ -179,6 +180,21 @@ pub(crate) fn wait_from_numbers(code: u32, spin: u64) -> WaitStrategy {
     }
 }
 
+/// A routine as a code; zero if the ring finds it out.
+pub(crate) fn copy_to_number(copy: Option<CopyRoutine>) -> u32 {
+    match copy {
+        None => 0,
+        Some(CopyRoutine::Library) => 1,
+        Some(CopyRoutine::Vectors) => 2,
+        Some(CopyRoutine::PastCaches) => 3,
+    }
+}
+
+/// The routine of which [`copy_to_number`] has made this.
+pub(crate) fn copy_from_number(code: u32) -> Option<CopyRoutine> {
+    CopyRoutine::ALL.into_iter().find(|routine| copy_to_number(Some(*routine)) == code)
+}
+
 fn garbage(message: String) -> Error {
     Error::new(ErrorKind::Protocol, message)
 }
@@ -204,7 +220,10 @@ mod tests {
     fn setup() -> WorkerSetup {
         WorkerSetup {
             parent: 5,
-            wait: WaitStrategy::SpinThenPark(Duration::from_micros(7)),
+            tuning: Tuning {
+                wait: WaitStrategy::SpinThenPark(Duration::from_micros(7)),
+                copy: Some(CopyRoutine::PastCaches),
+            },
             limits: Limits {
                 nice: Some(-3),
                 memory: Some(9),

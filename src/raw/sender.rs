@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::raw::peer::RawPeer;
 use crate::ring::doorbell::look_before_end;
-use crate::ring::{Batch, Claim, Producer};
+use crate::ring::{Batch, Claim, CopyChoices, Producer};
 use crate::sys::clock::Deadline;
 
 /// The sending half of a [`RawLink`](crate::RawLink), for a thread of its own: see
@@ -213,6 +213,12 @@ impl RawSender {
     #[must_use]
     pub fn high_water(&self) -> u64 {
         self.producer.high_water()
+    }
+
+    /// Returns how payloads are copied into the ring, as far as that is found out.
+    #[must_use]
+    pub fn copies(&self) -> CopyChoices {
+        self.producer.copies()
     }
 
     /// Returns how often the peer slept and had to be woken, each time by a system call.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::WaitStrategy;
+use crate::config::Tuning;
 use crate::error::Result;
 use crate::ring::doorbell::{Bell, BellWatch, Sleeper};
 use crate::shm::layout::control;
@@ -40,7 +40,7 @@ pub(crate) struct Ends<'a> {
     pub(crate) own: &'a OwnRegion,
     pub(crate) peer: &'a PeerRegion,
     pub(crate) words: ControlWords,
-    pub(crate) wait: WaitStrategy,
+    pub(crate) tuning: Tuning,
     /// Counts the peer's rings.
     pub(crate) watch: Option<Arc<BellWatch>>,
     pub(crate) wake_fd: Option<&'a Arc<WakeFd>>,
@@ -49,11 +49,11 @@ pub(crate) struct Ends<'a> {
 impl Ends<'_> {
     /// Makes what waits for the peer's bell.
     pub(crate) fn sleeper(&self) -> Result<Sleeper> {
-        let Self { own, peer, words, wait, .. } = *self;
+        let Self { own, peer, words, tuning, .. } = *self;
         let bell = peer.u32_at(words.bell)?;
         let (own_cpu, peer_cpu) = (own.u32_at(words.cpu)?, peer.u32_at(words.cpu)?);
         let event = peer.event(words.bell);
-        Ok(Sleeper::new(bell, own_cpu, peer_cpu, wait, self.watch.clone(), event))
+        Ok(Sleeper::new(bell, own_cpu, peer_cpu, tuning.wait, self.watch.clone(), event))
     }
 
     /// Makes the bell that this side rings.

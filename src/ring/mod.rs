@@ -37,11 +37,12 @@
 //       reclaim       moves the head
 //                           ends
 //                          doorbell
-//                 header   commit   position
+//                 header   commit   position   copy_choice
 mod batch;
 mod claim;
 mod commit;
 pub(crate) mod consumer;
+mod copy_choice;
 pub(crate) mod doorbell;
 pub(crate) mod ends;
 mod frame;
@@ -65,6 +66,7 @@ mod tests;
 pub use batch::Batch;
 pub use claim::Claim;
 pub(crate) use consumer::Consumer;
+pub use copy_choice::CopyChoices;
 pub use frame::Frame;
 pub use header::Header;
 pub use lease::Lease;

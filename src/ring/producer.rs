@@ -18,6 +18,7 @@ use crate::config::{FRAME_HEADER, RingConfig};
 use crate::error::{Error, Result};
 use crate::ring::batch::Batch;
 use crate::ring::claim::Claim;
+use crate::ring::copy_choice::CopyChoices;
 use crate::ring::doorbell::{Alarm, BY_FD, Sleeper, Step, look_before_end};
 use crate::ring::ends::Ends;
 use crate::ring::header::Header;
@@ -29,7 +30,6 @@ use crate::shm::words::{OwnU64, PeerU64};
 use crate::sync::Ordering;
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
-use crate::sys::placement;
 
 /// The end of a ring that claims slots, fills them and publishes them.
 #[derive(Debug)]
@@ -40,9 +40,6 @@ pub(crate) struct Producer {
     /// Only models use it from elsewhere.
     pub(super) sleeper: Sleeper,
     max_frame: usize,
-    /// Where the tail stood when the load of the peer's head was last timed
-    /// ([`placement::observe`]).
-    observed: u64,
     /// The consumer's head as last seen; it can only have grown since. Once the peer is
     /// known to be corrupt it stands where nothing fits, so that every claim looks again.
     head: u64,
@@ -63,7 +60,6 @@ impl Producer {
             space_at,
             sleeper: ends.sleeper()?,
             max_frame: as_usize(u64::from(layout.max_frame)),
-            observed: layout.origin,
             head: layout.origin,
             poisoned: None,
             high_water: 0,
@@ -90,6 +86,11 @@ impl Producer {
     /// See [`OwnSlots::prefault`](crate::shm::slots::OwnSlots::prefault).
     pub(crate) fn prefault(&self) {
         self.writer.prefault();
+    }
+
+    /// How payloads are copied into slots, as far as that is found out.
+    pub(crate) fn copies(&self) -> CopyChoices {
+        self.writer.copies()
     }
 
     /// How often a sleeping consumer had to be woken.
@@ -257,17 +258,7 @@ impl Producer {
     /// Whether `needed` bytes fit behind the consumer's head as it is now.
     #[cold]
     fn has_room_now(&mut self, needed: u64) -> Result<bool> {
-        let tail = self.writer.tail();
-        // Only now and then: a caller that asks for room in a loop must not read the clock each
-        // time.
-        let looked = if tail.wrapping_sub(self.observed) >= self.writer.capacity() / 8 {
-            self.observed = tail;
-            let is_news = |looked: &Result<u64>| looked.as_ref().is_ok_and(|h| *h != self.head);
-            placement::observe(|| self.look_at_head(), is_news)
-        } else {
-            self.look_at_head()
-        };
-        self.take_head(looked)?;
+        self.take_head(self.look_at_head())?;
         Ok(self.fits(needed, self.head))
     }
 

@@ -51,6 +51,7 @@
 
 use crate::error::Result;
 use crate::ring::commit::Commit;
+use crate::ring::copy_choice::{CopyChoice, CopyChoices};
 use crate::ring::doorbell::Bell;
 use crate::ring::ends::Ends;
 use crate::ring::header::Header;
@@ -60,6 +61,8 @@ use crate::shm::layout::{RingLayout, as_u32, as_u64};
 use crate::shm::slots::OwnSlots;
 use crate::shm::words::{OwnU64, PeerU64};
 use crate::sync::{Ordering, fence};
+use crate::sys::clock::now_ns;
+use crate::sys::copy::use_routine;
 
 /// Bytes of slots after which a lazy commit looks for a sleeping consumer.
 const LAZY: u64 = 2 << 10;
@@ -85,6 +88,8 @@ pub(super) struct SlotWriter {
     wakes: u64,
     /// Slots that are filled without the writer.
     open: OpenSlots,
+    /// How payloads are copied into slots.
+    copies: CopyChoice,
 }
 
 impl SlotWriter {
@@ -105,6 +110,7 @@ impl SlotWriter {
             notified: layout.origin,
             wakes: 0,
             open: OpenSlots::default(),
+            copies: CopyChoice::new(layout.capacity, ends.tuning.copy),
         })
     }
 
@@ -130,6 +136,10 @@ impl SlotWriter {
         self.len
     }
 
+    pub(super) fn copies(&self) -> CopyChoices {
+        self.copies.found()
+    }
+
     pub(super) fn wakes(&self) -> u64 {
         self.wakes
     }
@@ -148,9 +158,18 @@ impl SlotWriter {
 
     /// Prepares `count` slots of the reserved length for being filled.
     #[inline]
-    pub(super) fn claim(&self, count: usize) {
+    pub(super) fn claim(&mut self, count: usize) {
         crate::failpoint::failpoint!("claim");
         self.clear(self.start_of(count));
+        if CopyChoice::is_for(self.len) {
+            self.choose_copy(count);
+        }
+    }
+
+    /// Chooses how this thread copies into the claimed slots.
+    fn choose_copy(&mut self, count: usize) {
+        let bytes = as_u64(count).wrapping_mul(span(self.len));
+        use_routine(self.copies.choose(self.len, bytes, now_ns));
     }
 
     /// Clears a commit word, if it does not say "nothing" already. Done before the payload is

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::config::{RingConfig, WaitStrategy};
+use crate::config::{RingConfig, Tuning, WaitStrategy};
 use crate::error::Result;
 use crate::ring::doorbell::{Alarm, BellWatch};
 use crate::ring::ends::{ControlWords, Ends};
@@ -91,7 +91,8 @@ pub(crate) fn ends<'a>(
     watch: Option<Arc<BellWatch>>,
     wake_fd: Option<&'a Arc<WakeFd>>,
 ) -> Ends<'a> {
-    Ends { own, peer, words: WORDS, wait: WaitStrategy::Park, watch, wake_fd }
+    let tuning = Tuning { wait: WaitStrategy::Park, copy: None };
+    Ends { own, peer, words: WORDS, tuning, watch, wake_fd }
 }
 
 cfg_if! {

@@ -1,17 +1,39 @@
 //! Copies of payloads.
 #![allow(unsafe_code, reason = "copies between raw pointers")]
 
+use std::cell::Cell;
 use std::ops::RangeInclusive;
 use std::ptr::NonNull;
 
-use super::{arch, placement};
+use super::arch;
+use crate::config::CopyRoutine;
 
 /// Lengths that are copied by a few moves: a call of the C library's copy takes longer.
 const SHORT: RangeInclusive<usize> = HALF..=2 * HALF;
 const HALF: usize = 32;
 
-/// From here on bytes are stored past the caches, for a peer that shares none of them.
-const PAST_FROM: usize = 4 << 10;
+/// From here on a ring chooses the routine.
+const CHOSEN_FROM: usize = 4 << 10;
+
+/// The routine of a ring that has found out nothing yet.
+pub(crate) const FIRST_ROUTINE: CopyRoutine = CopyRoutine::Vectors;
+
+/// The routines that differ on this processor.
+pub(crate) fn available_routines() -> impl Iterator<Item = CopyRoutine> {
+    let are_all = arch::has_vectors();
+    CopyRoutine::ALL.into_iter().filter(move |routine| are_all || *routine == FIRST_ROUTINE)
+}
+
+thread_local! {
+    /// The routine for the slot that this thread has claimed last.
+    static ROUTINE: Cell<CopyRoutine> = const { Cell::new(FIRST_ROUTINE) };
+}
+
+/// Sets the routine for the copies that this thread makes into the slot that it has just claimed.
+#[inline]
+pub(crate) fn use_routine(routine: CopyRoutine) {
+    ROUTINE.set(routine);
+}
 
 /// Copies `len` bytes.
 ///
@@ -32,9 +54,8 @@ pub(crate) unsafe fn copy(from: NonNull<u8>, to: NonNull<u8>, len: usize) {
 /// Copies `source` to `target`, which has the same length, as [`slice::copy_from_slice`] does.
 /// It is made for a target in a slot of a ring.
 ///
-/// From 2 KiB on it copies with vector instructions, as the C library's copy is many times slower
-/// on some processors for some pairs of addresses. From 4 KiB on it stores past the caches, if the
-/// calling thread has found that it shares no cache with its peer.
+/// From 4 KiB on it uses the [`CopyRoutine`] that the ring has chosen for the slot that this
+/// thread has claimed last.
 ///
 /// # Panics
 ///
@@ -45,11 +66,22 @@ pub fn copy_from_slice(target: &mut [u8], source: &[u8]) {
     if SHORT.contains(&source.len()) {
         return copy_short(target, source);
     }
-    if source.len() >= PAST_FROM && placement::is_far() && arch::has_vectors() {
-        // SAFETY: it may be called, as just asked.
-        return unsafe { arch::copy_past_caches(target, source) };
+    if source.len() >= CHOSEN_FROM {
+        return copy_long(target, source, ROUTINE.get());
     }
     copy_through_caches(target, source);
+}
+
+/// Copies between slices of the same length.
+fn copy_long(target: &mut [u8], source: &[u8], routine: CopyRoutine) {
+    match routine {
+        CopyRoutine::PastCaches if arch::has_vectors() => {
+            // SAFETY: it may be called, as just asked.
+            unsafe { arch::copy_past_caches(target, source) }
+        }
+        CopyRoutine::Vectors => copy_through_caches(target, source),
+        CopyRoutine::Library | CopyRoutine::PastCaches => target.copy_from_slice(source),
+    }
 }
 
 /// Copies the first [`HALF`] bytes and the last, which may overlap.
@@ -78,18 +110,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_is_copied_past_the_caches_too() {
+    fn every_routine_copies_every_byte() {
         let source: Vec<u8> = (0..160).flat_map(|i| (0..=250_u8).map(move |j| j ^ i)).collect();
-        placement::tests::pretend(true);
-        for len in [PAST_FROM, PAST_FROM + 1, PAST_FROM + 95, 39_900] {
-            for (from, to) in [(0, 0), (1, 32), (33, 7), (3, 63)] {
-                let mut target = vec![0xee; len + 128];
-                copy_from_slice(&mut target[to..to + len], &source[from..from + len]);
-                assert!(target[to..to + len] == source[from..from + len], "{len}");
-                assert!(target[..to].iter().chain(&target[to + len..]).all(|b| *b == 0xee));
+        for routine in CopyRoutine::ALL {
+            use_routine(routine);
+            for len in [CHOSEN_FROM, CHOSEN_FROM + 1, CHOSEN_FROM + 95, 39_900] {
+                for (from, to) in [(0, 0), (1, 32), (33, 7), (3, 63)] {
+                    let mut target = vec![0xee; len + 128];
+                    copy_from_slice(&mut target[to..to + len], &source[from..from + len]);
+                    assert!(target[to..to + len] == source[from..from + len], "{routine:?} {len}");
+                    assert!(target[..to].iter().chain(&target[to + len..]).all(|b| *b == 0xee));
+                }
             }
         }
-        placement::tests::pretend(false);
+        use_routine(FIRST_ROUTINE);
     }
 
     #[test]

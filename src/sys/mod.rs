@@ -14,7 +14,6 @@ pub(crate) mod copy;
 pub(crate) mod cpu;
 pub(crate) mod descriptor;
 pub(crate) mod memfd;
-pub(crate) mod placement;
 
 cfg_if! {
     if #[cfg(loom)] {

@@ -127,7 +127,7 @@ fn take_over(
     apply(&setup.limits)?;
     limits::name_process(&role.role);
     crate::failpoint::failpoint!("before attach");
-    let link = WorkerLink::over(memfd::attach(down, up)?, setup.wait, wake_fd.as_ref())?;
+    let link = WorkerLink::over(memfd::attach(down, up)?, setup.tuning, wake_fd.as_ref())?;
     crate::failpoint::failpoint!("after attach");
     if let Some(blob) = blob {
         role.blob = blob::read(blob, setup.blob_len)?;

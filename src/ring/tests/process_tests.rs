@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::config::{Config, RingConfig, WaitStrategy};
+use crate::config::{Config, RingConfig, Tuning, WaitStrategy};
 use crate::link::{Duplex, ParentLink, WorkerLink};
 use crate::ring::testing::{alarm, pattern};
 use crate::ring::{Consumer, Header, Producer};
@@ -23,6 +23,10 @@ const VARIABLE: &str = "SLIPRING_TEST_RING";
 /// Long enough for any machine: it only ends a test whose other process has died.
 fn deadline() -> Deadline {
     Deadline::after(Duration::from_secs(120))
+}
+
+fn tuning(wait: WaitStrategy) -> Tuning {
+    Tuning { wait, copy: None }
 }
 
 fn config(wait: WaitStrategy, origin: u64) -> Config {
@@ -48,7 +52,7 @@ fn attached() -> Option<WorkerLink> {
     let down = File::open(down).unwrap();
     let up = File::options().read(true).write(true).open(up).unwrap();
     let regions = memfd::attach(down.into(), up.into()).unwrap();
-    Some(WorkerLink::over(regions, WaitStrategy::Park, None).unwrap())
+    Some(WorkerLink::over(regions, tuning(WaitStrategy::Park), None).unwrap())
 }
 
 /// Mostly short, sometimes the longest, for either direction.
@@ -129,7 +133,7 @@ fn every_frame_that_is_sent_to_another_process_comes_back() {
     let park = WaitStrategy::Park;
     for (wait, origin) in [(park, below_u64), (park, below_u32), (spin, below_u64), (spin, 0)] {
         let (regions, files) = memfd::create(&config(wait, origin)).unwrap();
-        let link = ParentLink::over(regions, wait, None).unwrap();
+        let link = ParentLink::over(regions, tuning(wait), None).unwrap();
         // As if it had been rung so often, before the peer has seen it.
         link.words.data_bell.word.store(u32::MAX - 50, Ordering::Release);
         let mut child = start("an_echo_of_every_frame", &files.down, &files.up);
@@ -168,7 +172,7 @@ fn every_frame_that_is_sent_to_another_process_comes_back() {
 #[test]
 fn two_processes_stream_to_each_other_with_random_sleeps() {
     let (regions, files) = memfd::create(&config(WaitStrategy::Park, 0)).unwrap();
-    let link = ParentLink::over(regions, WaitStrategy::Park, None).unwrap();
+    let link = ParentLink::over(regions, tuning(WaitStrategy::Park), None).unwrap();
     let mut child = start("both_directions_at_once", &files.down, &files.up);
     let Duplex { mut producer, mut consumer, .. } = link.data;
     stream_both_ways(&mut producer, &mut consumer, 6);
