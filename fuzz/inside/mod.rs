@@ -63,11 +63,12 @@ pub fn ring(data: &[u8]) {
     let ring = RingConfig { capacity: 4096, max_frame: 1000 };
     let wait = WaitStrategy::Park;
     let config = Config { down: ring, up: ring, wait, ..Config::small() };
+    let tuning = config.tuning();
     let (regions, files) = memfd::create(&config).unwrap();
-    let mut parent = ParentLink::over(regions, wait, None).unwrap();
+    let mut parent = ParentLink::over(regions, tuning, None).unwrap();
     let forge = Forge::new(&files.up);
     let regions = memfd::attach(files.down.into(), files.up.into()).unwrap();
-    let worker = WorkerLink::over(regions, wait, None).unwrap();
+    let worker = WorkerLink::over(regions, tuning, None).unwrap();
     forge.write_ring(&worker.header.peer.data, 0, data);
     drain(&mut parent.data.consumer);
 

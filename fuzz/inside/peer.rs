@@ -88,11 +88,11 @@ impl Rig {
         let (ours, theirs) = pair.unzip();
         let (ours, theirs) = (ours.map(Arc::new), theirs.map(|fds| Arc::new(WakeFd::of(fds))));
         let (regions, files) = memfd::create(config).unwrap();
-        let parent = ParentLink::over(regions, config.wait, ours.as_ref()).unwrap();
+        let parent = ParentLink::over(regions, config.tuning(), ours.as_ref()).unwrap();
         let forge = Forge::new(&files.up);
         let (down, up) = (files.down.into(), files.up.into());
         let regions = memfd::attach(down, up).unwrap();
-        let worker = WorkerLink::over(regions, config.wait, theirs.as_ref()).unwrap();
+        let worker = WorkerLink::over(regions, config.tuning(), theirs.as_ref()).unwrap();
         parent.answer.check_attached().unwrap();
 
         let thread = Arc::<OnceLock<ExternalWorker>>::default();

@@ -166,7 +166,9 @@ impl SlotWriter {
         }
     }
 
-    /// Chooses how this thread copies into the claimed slots.
+    /// Chooses how this thread copies into the claimed slots. Not inlined, so that claims of short
+    /// payloads stay small.
+    #[inline(never)]
     fn choose_copy(&mut self, count: usize) {
         let bytes = as_u64(count).wrapping_mul(span(self.len));
         use_routine(self.copies.choose(self.len, bytes, now_ns));

@@ -50,7 +50,10 @@ impl Service {
                 return;
             }
             // Fails only if the worker is never told: how soon it is, depends on the machine.
-            assert!(start.elapsed() < Duration::from_secs(60), "{cancelled} cancelled, not {count}");
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "{cancelled} cancelled, not {count}"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
