@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use slipring::worker::{ChunkMerger, Incoming, OwnedResponder, OwnedSlot, Worker};
+use slipring::worker::{ChunkMerger, Incoming, OwnedResponder, OwnedSlot, TrySend, Worker};
 use slipring::{
     Channel, Config, Error, ErrorKind, Kind, Pending, RequestId, RequestStage, Result, RoleConfig,
     Stream, StreamTimeouts, testing,
@@ -282,7 +282,9 @@ impl Play {
         while let Some(responder) = unsent.take() {
             // Reads, so that there is room.
             assert!(pending.try_wait().expect("no error").is_none());
-            unsent = responder.try_send("").expect("no error");
+            if let TrySend::Full(responder) = responder.try_send("").expect("no error") {
+                unsent = Some(responder);
+            }
         }
         pending.wait().expect("a reply");
     }
@@ -347,8 +349,8 @@ impl Request {
         if !responder.is_stream() {
             self.is_begun = true;
             match responder.try_send(&payload).expect("it fits a frame") {
-                Some(responder) => self.answer = Answer::Idle(responder),
-                None => self.ends_with(Expected::Reply(payload)),
+                TrySend::Full(responder) => self.answer = Answer::Idle(responder),
+                TrySend::Sent => self.ends_with(Expected::Reply(payload)),
             }
             return;
         }
@@ -598,7 +600,7 @@ impl Request {
                 self.reader = Reader::Gone;
             }
             (Err(error), Some(Expected::Failed(type_name))) => {
-                let failure = error.worker().expect("an error of the worker's");
+                let failure = error.handler_failure().expect("the handler has failed");
                 assert_eq!(failure.type_name, type_name, "{error}");
                 self.reader = Reader::Gone;
             }
