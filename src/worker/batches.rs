@@ -232,7 +232,7 @@ impl RequestBatch {
                 Some(Err(error)) => responder.fail(error),
                 None => {
                     let message = format!("{given} answers for a batch of {rows} requests");
-                    responder.fail(HandlerError::new("slipring::NoReply", message));
+                    responder.fail(HandlerError::no_reply(message));
                     continue;
                 }
             }

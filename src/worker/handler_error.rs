@@ -113,6 +113,11 @@ impl HandlerError {
         Self(Box::new(Repr { failure, cancel: Cancel::No }))
     }
 
+    /// Makes the error of a request that has no answer; `why` says in a sentence how that came.
+    pub(super) fn no_reply(why: impl Into<String>) -> Self {
+        Self::new("slipring::NoReply", why)
+    }
+
     fn of(type_name: &str, error: &dyn std::error::Error, cancel: Cancel) -> Self {
         let mut sources = Vec::new();
         let mut next = error.source();

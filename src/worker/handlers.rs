@@ -62,11 +62,6 @@ impl<H> Handlers<H> {
     }
 }
 
-/// The error of a request whose handler has not replied.
-pub(super) fn no_reply() -> HandlerError {
-    HandlerError::new("slipring::NoReply", "the handler returned without a reply")
-}
-
 /// The error of a request for whose kind there is no handler.
 pub(super) fn unknown_kind(kind: Kind) -> HandlerError {
     HandlerError::new("slipring::UnknownKind", format!("this worker has no handler for {kind}"))

@@ -8,7 +8,7 @@ use crate::sys::clock::{COARSE_NS, Deadline, coarse_now_ns, now_ns};
 use crate::sys::fork;
 use crate::worker::cancel::Signals;
 use crate::worker::handler_error::HandlerError;
-use crate::worker::handlers::{Handler, Handlers, no_reply, unknown_kind};
+use crate::worker::handlers::{Handler, Handlers, unknown_kind};
 use crate::worker::last_error::LastError;
 use crate::worker::panics::catch;
 use crate::worker::reply_sink::{ReplySink, ReplyState};
@@ -94,7 +94,10 @@ impl<S> SerialServer<'_, S> {
             return match state.is_finished() {
                 true => Ok(()),
                 // It returned what an earlier request's reply had given it.
-                false => self.sink.fail(state, &no_reply().into_failure()),
+                false => self.sink.fail(
+                    state,
+                    &HandlerError::no_reply("the handler returned without a reply").into_failure(),
+                ),
             };
         };
         let is_cancel = error.is_cancel_of(request.id, || request.is_cancelled());

@@ -121,7 +121,7 @@ impl Unanswered {
         let failure = match error {
             Some(error) => error.failure().clone(),
             None => {
-                let error = no_reply();
+                let error = HandlerError::no_reply("the responder was dropped without a reply");
                 // Before the caller is told: it may ask for the worker's health then.
                 sink.last_error.set(error.summary());
                 error.into_failure()
@@ -129,9 +129,4 @@ impl Unanswered {
         };
         sink.end_later(state, Ending::Failed(failure));
     }
-}
-
-#[cold]
-fn no_reply() -> HandlerError {
-    HandlerError::new("slipring::NoReply", "the responder was dropped without a reply")
 }

@@ -81,7 +81,7 @@ impl Drop for Parts<'_> {
             true => Ending::Cancelled,
             false => {
                 let message = "a message was dropped when a part of it was sent";
-                Ending::Failed(HandlerError::new("slipring::NoReply", message).into_failure())
+                Ending::Failed(HandlerError::no_reply(message).into_failure())
             }
         };
         self.sink.end_later(self.state.hand_over(), ending);
