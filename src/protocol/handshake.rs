@@ -58,7 +58,7 @@ impl WorkerSetup {
         let mut writer = FieldWriter::default();
         writer.u32(MAGIC).u32(VERSION).u32(self.parent);
         let (code, spin) = wait_to_numbers(self.tuning.wait);
-        writer.u32(code).u64(spin).u32(copy_to_number(self.tuning.copy));
+        writer.u32(code).u64(spin);
         let limits = &self.limits;
         writer.u32(u32::from(limits.allow_core_dumps));
         writer.u32(u32::from(limits.nice.is_some()));
@@ -81,6 +81,7 @@ impl WorkerSetup {
         for name in &self.fd_names {
             writer.bytes(name.as_bytes());
         }
+        writer.u32(copy_to_number(self.tuning.copy));
         if writer.len() > MAX_LEN {
             return Err(Error::invalid_config(format!(
                 "role configuration of {} bytes, at most {MAX_LEN}; a blob can be longer",
@@ -95,7 +96,6 @@ impl WorkerSetup {
         check_version(&mut reader)?;
         let parent = reader.u32()?;
         let wait = wait_from_numbers(reader.u32()?, reader.u64()?);
-        let tuning = Tuning { wait, copy: copy_from_number(reader.u32()?) };
         let allow_core_dumps = reader.u32()? != 0;
         let (has_nice, nice) = (reader.u32()? != 0, reader.u32()?.cast_signed());
         let memory = reader.u64()?;
@@ -121,6 +121,7 @@ impl WorkerSetup {
                 .map_err(|e| garbage(e.to_string()))?;
             fd_names.push(name);
         }
+        let tuning = Tuning { wait, copy: copy_from_number(reader.u32()?) };
         let model = (!model.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(model)));
         let mode = (!mode.is_empty()).then_some(mode);
         let role = RoleConfig { role, model, mode, extras, ..RoleConfig::default() };
