@@ -30,6 +30,8 @@ use crate::shm::layout::{as_u64, as_usize, request_entry};
 #[derive(Debug)]
 pub(crate) struct Requests<T> {
     entries: Vec<Entry<T>>,
+    /// How many of the entries have a request.
+    used: usize,
     next: u64,
     pub(super) tally: Tally,
     /// Requests that threads wait for, in the order in which they can be asked to read; may
@@ -98,6 +100,7 @@ impl<T> Requests<T> {
         };
         Self {
             entries: (0..entries).map(|_| entry()).collect(),
+            used: 0,
             next: 1,
             tally: Tally::default(),
             parked: VecDeque::new(),
@@ -113,7 +116,8 @@ impl<T> Requests<T> {
     /// [`ErrorKind::TooManyInFlight`] if no entry is free.
     #[inline]
     pub(crate) fn open(&mut self, is_stream: bool) -> Result<(u64, u64)> {
-        for _ in 0..self.entries.len() {
+        // A host that is refused asks again: that must not take a look at every entry.
+        while self.used < self.entries.len() {
             let request = self.next;
             self.next = self.next.wrapping_add(1).max(1);
             let index = self.entry_of(request);
@@ -127,6 +131,7 @@ impl<T> Requests<T> {
                 entry.received = 0;
                 entry.consumed = 0;
                 entry.withheld = 0;
+                self.used += 1;
                 self.tally.streams += u64::from(is_stream);
                 return Ok((request, std::mem::take(&mut entry.credited)));
             }
@@ -171,6 +176,7 @@ impl<T> Requests<T> {
         entry.is_answered = is_answer;
         if !entry.is_owned {
             entry.free();
+            self.used -= 1;
         }
     }
 
@@ -187,6 +193,7 @@ impl<T> Requests<T> {
             entry.queue.is_empty() && entry.assembler.is_empty() && entry.waiter.is_none();
         if is_bare {
             entry.request = 0;
+            self.used -= 1;
             self.tally.ended += 1;
             self.tally.bytes += u64::from(len);
         }
@@ -338,6 +345,7 @@ impl<T> Requests<T> {
         let is_answered = is_finished && entry.is_answered;
         if is_finished {
             entry.free();
+            self.used -= 1;
         }
         self.tally.ended += 1;
         self.tally.unanswered += u64::from(!is_answered);
