@@ -154,10 +154,15 @@ impl Footprint {
     #[track_caller]
     pub fn assert_restored(&self, what: &str) {
         let start = Instant::now();
-        while footprint() != *self && start.elapsed() < Duration::from_secs(10) {
+        loop {
+            let found = footprint();
+            if found == *self {
+                return;
+            }
+            let is_in_time = start.elapsed() < Duration::from_secs(10);
+            assert!(is_in_time, "left behind by: {what}: {found:?}, before: {self:?}");
             std::thread::sleep(Duration::from_millis(2));
         }
-        assert_eq!(footprint(), *self, "left behind by: {what}");
     }
 }
 

@@ -69,8 +69,8 @@ fn honest_hello() -> Vec<u8> {
     for field in [&b"by-hand"[..], b"", b""] {
         hello.extend(framed(field));
     }
-    // No extras, not pollable, no blob, no descriptors of the host's.
-    hello.extend([0; 4 + 4 + 8 + 4]);
+    // No extras, not pollable, no blob, no descriptors of the host's, no routine for copies.
+    hello.extend([0; 4 + 4 + 8 + 4 + 4]);
     hello
 }
 
@@ -371,10 +371,11 @@ fn a_hello_that_cannot_be_is_refused() {
 /// An honest setup but for the length of the blob and the names of passed descriptors.
 fn setup_with(blob_len: u64, names: &[&[u8]]) -> Vec<u8> {
     let mut setup = honest_hello();
-    setup.truncate(setup.len() - 12);
+    setup.truncate(setup.len() - 16);
     setup.extend(blob_len.to_le_bytes());
     setup.extend((names.len() as u32).to_le_bytes());
     names.iter().for_each(|name| setup.extend(framed(name)));
+    setup.extend(0_u32.to_le_bytes());
     setup
 }
 
