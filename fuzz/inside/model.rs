@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::error::ErrorKind;
 use crate::protocol::failure;
 use crate::protocol::kind::{Kind, flags};
+use crate::shm::layout::as_u64;
 
 /// The longest chunk that a stream reads ahead, in bytes.
 const COPIED: usize = 4096;
@@ -128,7 +129,8 @@ impl Model {
     }
 
     fn try_open(&mut self, is_stream: bool) -> Option<u64> {
-        for _ in 0..self.slots {
+        // A refused request uses no id.
+        while as_u64(self.requests.len()) < self.slots {
             let request = self.next;
             self.next += 1;
             if self.requests.keys().all(|other| other % self.slots != request % self.slots) {
