@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use slipring::{
-    Channel, Config, ConfigBuilder, Error, ErrorKind, ExitCause, Kind, Pending, Spawner,
+    Channel, Config, ConfigBuilder, Error, ErrorKind, ExitCause, Kind, Pending, RequestHealth,
+    RequestStage, Spawner,
 };
 
 use super::*;
@@ -55,9 +56,12 @@ pub fn stuck(spawner: &Spawner) -> (Channel, Pending) {
     (channel, pending)
 }
 
-/// Waits until the handler of a request runs.
+/// Waits until the handler of a request runs. Others may have begun before it.
 pub fn until_served(channel: &Channel, pending: &Pending) {
-    eventually("it is served", || channel.health().current_request == Some(pending.id()));
+    let is_this = |request: &RequestHealth| {
+        request.id == pending.id() && request.stage == RequestStage::Begun
+    };
+    eventually("it is served", || channel.health().requests.iter().any(is_this));
 }
 
 /// Makes an ordinary call, which must succeed.
