@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::common::*;
 use slipring::payload::{Matrix, MatrixReader, Payload, PayloadReader, TextBatch, Texts};
-use slipring::{Channel, Config, ErrorKind, Reply};
+use slipring::{Channel, Config, CopyRoutine, ErrorKind, Reply};
 
 fn echo() -> Channel {
     spawn(Config::small())
@@ -34,6 +34,27 @@ fn payloads_behind_pointers_arrive_whether_they_fit_a_frame_or_not() {
         assert_eq!(sent(&channel, &Cow::Borrowed(&*text)).to_vec(), text.as_bytes());
         let boxed: Box<dyn Payload> = Box::new(text.clone());
         assert_eq!(sent(&channel, &boxed).to_vec(), text.as_bytes());
+    }
+}
+
+#[test]
+fn every_routine_copies_payloads_whole_in_both_directions() {
+    let routines = [CopyRoutine::Library, CopyRoutine::Vectors, CopyRoutine::PastCaches];
+    for routine in routines {
+        let config = Config::small().to_builder().copy_routine(routine).build().unwrap();
+        let channel = spawn(config);
+        for len in [4096, 12_000, 200_000] {
+            let bytes = pattern(len, len as usize);
+            assert!(sent(&channel, &bytes).to_vec() == bytes, "{routine:?} {len}");
+        }
+        let copies = channel.stats().request_copies;
+        assert_eq!([copies.from_4_kib, copies.from_16_kib, copies.from_128_kib], [routine; 3]);
+    }
+    // Each is tried within a few laps of the ring, if the host has chosen none.
+    let channel = echo();
+    for n in 0..300 {
+        let bytes = pattern(n, 12_000);
+        assert!(sent(&channel, &bytes).to_vec() == bytes, "{n}");
     }
 }
 
