@@ -171,7 +171,7 @@ impl<'a> Outgoing<'a> {
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<bool> {
         let sent = self.core.sender.try_send(header, len, fill);
-        if !sent.map_err(|error| self.core.fail(error))? {
+        if !sent.map_err(|error| not_sent(self.core, error))? {
             return Ok(false);
         }
         self.splitter.piece_sent(len);
@@ -211,9 +211,19 @@ fn abandon_or_discard(core: &Core, request: u64, abandon_header: Option<Header>)
     // So that the worker forgets the pieces. If there is no room for this either, it finds the
     // request cancelled.
     if let Err(error) = core.sender.try_send(abandon_header, 0, |_| ()) {
-        core.fail(error);
+        not_sent(core, error);
     }
     core.pending.drop_request(request);
+}
+
+/// What it means for a channel that a frame could not be sent. Returns the error of the request.
+#[cold]
+fn not_sent(core: &Core, error: Error) -> Error {
+    match error.kind() {
+        // There is no memory for more of the ring. The worker has nothing to do with that.
+        ErrorKind::Os => error.with_begun(false),
+        _ => core.fail(error),
+    }
 }
 
 /// The worker may be done with requests that were dropped. Their entries are free once their

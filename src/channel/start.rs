@@ -28,8 +28,8 @@ use crate::raw::RawLink;
 use crate::shm::layout::as_u64;
 use crate::shm::memfd;
 use crate::sys::clock::Deadline;
-use crate::sys::fork;
 use crate::sys::wake_fd::WakeFd;
+use crate::sys::{cpu, fork};
 use crate::trace::{event, span};
 
 /// A worker that starts its own program again, which does not know that it is a worker, would
@@ -112,6 +112,8 @@ impl Options {
         // While the worker loads its program: reserving memory takes as long as that.
         let linked = memfd::create(&self.config).and_then(|(regions, files)| {
             let link = ParentLink::over(regions, self.config.tuning(), wake_fd.as_ref())?;
+            // The first wait would have to find out.
+            cpu::are_scarce();
             let mut own = vec![files.down.into(), files.up.into()];
             own.extend(wake_fds);
             if !self.role.blob.is_empty() {

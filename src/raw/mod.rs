@@ -307,9 +307,9 @@ impl RawLink {
         self.receiver.poll_fd()
     }
 
-    /// Enters the pages of both rings into this process's page table, which otherwise costs a
-    /// page fault at the first use of each: about a microsecond for every 4 KiB, in the
-    /// rings' first lap. Blocks for as long as that takes in all.
+    /// Makes the pages of both rings and enters them into this process's page table, which otherwise
+    /// happens in steps in the rings' first lap: some tens of microseconds for every 128 KiB. Blocks
+    /// for as long as that takes in all. A lack of memory is told by the claim that needs a page.
     pub fn prefault(&self) {
         self.sender.prefault();
         self.receiver.prefault();

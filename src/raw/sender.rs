@@ -74,9 +74,11 @@ impl RawSender {
     /// * [`ErrorKind::PeerDied`] or [`ErrorKind::Closed`] if the link has ended.
     /// * [`ErrorKind::PeerCorrupt`], from then on every time, if the peer wrote what it must
     ///   not.
+    /// * [`ErrorKind::Os`] if there is no memory for pages that the ring needs in its first lap.
     /// * [`ErrorKind::Forked`] in a forked child.
     ///
-    /// The link stays usable after the first two.
+    /// The link stays usable after [`ErrorKind::TooLarge`], [`ErrorKind::Timeout`] and
+    /// [`ErrorKind::Os`].
     #[inline]
     pub fn claim(&mut self, len: usize, timeout: Duration) -> Result<Claim<'_>> {
         if !self.producer.reserve(len)? {

@@ -37,7 +37,7 @@
 //       reclaim       moves the head
 //                           ends
 //                          doorbell
-//                 header   commit   position   copy_choice
+//                 header   commit   first_lap   position   copy_choice
 mod batch;
 mod claim;
 mod commit;
@@ -45,6 +45,7 @@ pub(crate) mod consumer;
 mod copy_choice;
 pub(crate) mod doorbell;
 pub(crate) mod ends;
+mod first_lap;
 mod frame;
 mod header;
 mod lease;

@@ -21,6 +21,7 @@ use crate::ring::claim::Claim;
 use crate::ring::copy_choice::CopyChoices;
 use crate::ring::doorbell::{Alarm, BY_FD, Sleeper, Step, look_before_end};
 use crate::ring::ends::Ends;
+use crate::ring::first_lap::FirstLap;
 use crate::ring::header::Header;
 use crate::ring::open_slot::OpenSlot;
 use crate::ring::position::{NEVER, padding, span, to_end};
@@ -40,9 +41,12 @@ pub(crate) struct Producer {
     /// Only models use it from elsewhere.
     pub(super) sleeper: Sleeper,
     max_frame: usize,
-    /// The consumer's head as last seen; it can only have grown since. Once the peer is
-    /// known to be corrupt it stands where nothing fits, so that every claim looks again.
+    /// The consumer's head as last seen; it can only have grown since.
     head: u64,
+    /// Up to where slots are free and have pages, as far as is known. Once the peer is known to be
+    /// corrupt it stands where nothing fits, so that every claim looks again.
+    free_to: u64,
+    first_lap: FirstLap,
     poisoned: Option<Error>,
     /// The most bytes that were ever in flight.
     high_water: u64,
@@ -61,6 +65,8 @@ impl Producer {
             sleeper: ends.sleeper()?,
             max_frame: as_usize(u64::from(layout.max_frame)),
             head: layout.origin,
+            free_to: layout.origin,
+            first_lap: FirstLap::new(layout),
             poisoned: None,
             high_water: 0,
         })
@@ -106,7 +112,8 @@ impl Producer {
     /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if `len` is over
     /// [`Producer::max_frame`], before anything is touched;
     /// [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt), from then on for ever,
-    /// if the consumer's head is impossible.
+    /// if the consumer's head is impossible;
+    /// [`ErrorKind::Os`](crate::ErrorKind::Os) if there is no memory for the ring's first lap.
     #[inline]
     pub(crate) fn try_claim(&mut self, len: usize) -> Result<Option<Claim<'_>>> {
         if self.reserve(len)? { Ok(Some(self.claim_reserved())) } else { Ok(None) }
@@ -121,7 +128,7 @@ impl Producer {
         }
         fork::check()?;
         let (padding, needed) = self.needed(len);
-        let is_free = self.fits(needed, self.head) || self.has_room_now(needed)?;
+        let is_free = self.fits(needed) || self.make_room(needed)?;
         if is_free {
             self.writer.reserve(padding, len);
         }
@@ -157,8 +164,7 @@ impl Producer {
         let (start, capacity) = (self.writer.start(), self.writer.capacity());
         let (one, span) = (span(0), span(self.writer.len()));
         // The slot behind the last one must be free too, for its commit word.
-        let taken = start.wrapping_sub(self.head).wrapping_add(one);
-        let free = capacity.saturating_sub(taken) / span;
+        let free = self.free_to.wrapping_sub(start).saturating_sub(one) / span;
         let in_a_row = to_end(start, capacity) / span;
         // Room for one was found when it was reserved.
         let most = as_usize(free.min(in_a_row)).max(1);
@@ -177,7 +183,7 @@ impl Producer {
         }
         fork::check()?;
         let (_, needed) = self.needed(len);
-        Ok(self.fits(needed, self.head) || self.has_room_now(needed)?)
+        Ok(self.fits(needed) || self.has_room_now(needed)?)
     }
 
     /// As [`Producer::try_claim`], but waits for room until the deadline; `None` if it
@@ -211,7 +217,7 @@ impl Producer {
                 Ok(None)
             }
             Step::Look => look_before_end(&mut stop, || match self.look_at_head() {
-                Ok(head) => Ok(self.fits(needed, head).then_some(Ok(head))),
+                Ok(head) => Ok(self.fits_behind(needed, head).then_some(Ok(head))),
                 Err(corrupt) => Ok(Some(Err(corrupt))),
             }),
         })?;
@@ -231,9 +237,15 @@ impl Producer {
         (padding, padding + span)
     }
 
-    /// Whether `needed` bytes, and one header after them, fit behind this head.
+    /// Whether `needed` bytes, and one header after them, fit as far as is known.
     #[inline]
-    fn fits(&self, needed: u64, head: u64) -> bool {
+    fn fits(&self, needed: u64) -> bool {
+        let end = self.writer.tail().wrapping_add(needed + span(0));
+        self.free_to.wrapping_sub(end).cast_signed() >= 0
+    }
+
+    /// Whether they fit behind this head.
+    fn fits_behind(&self, needed: u64, head: u64) -> bool {
         let end = self.writer.tail().wrapping_add(needed + span(0));
         end.wrapping_sub(head) <= self.writer.capacity()
     }
@@ -255,11 +267,33 @@ impl Producer {
         end.wrapping_sub(self.writer.capacity())
     }
 
-    /// Whether `needed` bytes fit behind the consumer's head as it is now.
+    /// As [`Producer::has_room_now`]. If there is room, it has pages then.
+    #[cold]
+    fn make_room(&mut self, needed: u64) -> Result<bool> {
+        if !self.has_room_now(needed)? {
+            return Ok(false);
+        }
+        let Self { writer, first_lap, .. } = self;
+        let end = writer.tail().wrapping_add(needed);
+        first_lap.make(end, |from, to| writer.make_pages(from, to))?;
+        self.update_free();
+        Ok(true)
+    }
+
+    /// Whether `needed` bytes fit behind the consumer's head as it is now. Whether they have pages
+    /// does not count.
     #[cold]
     fn has_room_now(&mut self, needed: u64) -> Result<bool> {
-        self.take_head(self.look_at_head())?;
-        Ok(self.fits(needed, self.head))
+        // In the first lap the pages may be all that is missing.
+        if self.poisoned.is_some() || !self.fits_behind(needed, self.head) {
+            self.take_head(self.look_at_head())?;
+        }
+        Ok(self.fits_behind(needed, self.head))
+    }
+
+    fn update_free(&mut self) {
+        let room = || self.head.wrapping_add(self.writer.capacity());
+        self.free_to = self.first_lap.made().unwrap_or_else(room);
     }
 
     /// The consumer's head, if it is one that can be.
@@ -286,11 +320,12 @@ impl Producer {
         match looked {
             Ok(head) => {
                 self.head = head;
+                self.update_free();
                 self.high_water = self.high_water.max(self.in_flight());
                 Ok(())
             }
             Err(corrupt) => {
-                self.head = self.writer.tail().wrapping_sub(self.writer.capacity());
+                self.free_to = self.writer.tail();
                 Err(self.poisoned.insert(corrupt).clone())
             }
         }

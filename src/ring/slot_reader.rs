@@ -25,6 +25,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::ring::commit::Commit;
 use crate::ring::ends::Ends;
+use crate::ring::first_lap::FirstLap;
 use crate::ring::header::Header;
 use crate::ring::lease::{LeaseGauge, LeasedSlot};
 use crate::ring::position::{span, to_end};
@@ -51,8 +52,10 @@ pub(super) struct SlotReader {
     start: u64,
     header: [u64; 3],
     /// A head that the producer has been told of, maybe not the last: honest frames end
-    /// within one capacity of it.
+    /// within one capacity of it. In the first lap it stands before that, one capacity before where
+    /// this end's pages end.
     told: u64,
+    first_lap: FirstLap,
     /// How far slots are released, while no lease is out; see `reclaim.rs`.
     cursor: Option<Cursor>,
     poisoned: Option<Error>,
@@ -70,7 +73,8 @@ impl SlotReader {
             next: origin,
             start: origin,
             header: [0; 3],
-            told: origin,
+            told: origin.wrapping_sub(layout.capacity),
+            first_lap: FirstLap::new(layout),
             cursor: Some(Cursor { released: origin, published: origin }),
             poisoned: None,
         })
@@ -211,9 +215,15 @@ impl SlotReader {
 
     #[cold]
     fn is_within_capacity_now(&mut self, end: u64) -> bool {
-        self.told = match &self.cursor {
-            Some(cursor) => cursor.published,
-            None => self.reclaim.published(),
+        let Self { slots, first_lap, .. } = self;
+        if let Err(no_memory) = first_lap.make(end, |from, to| slots.make_pages(from, to)) {
+            self.poison(no_memory);
+            return false;
+        }
+        self.told = match (first_lap.made(), &self.cursor) {
+            (Some(made), _) => made.wrapping_sub(self.capacity),
+            (None, Some(cursor)) => cursor.published,
+            (None, None) => self.reclaim.published(),
         };
         end.wrapping_sub(self.told) <= self.capacity - span(0)
     }
@@ -279,10 +289,10 @@ impl SlotReader {
         (held, self.next.wrapping_sub(released))
     }
 
-    /// Makes the ring corrupt for good.
+    /// Makes the ring corrupt for good. Returns what was found first.
     #[cold]
     pub(super) fn poison(&mut self, corrupt: Error) -> Error {
-        self.poisoned.insert(corrupt).clone()
+        self.poisoned.get_or_insert(corrupt).clone()
     }
 
     #[cold]

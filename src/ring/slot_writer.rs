@@ -148,6 +148,11 @@ impl SlotWriter {
         self.slots.prefault();
     }
 
+    /// See [`OwnSlots::make_pages`].
+    pub(super) fn make_pages(&self, from: u64, to: u64) -> Result<()> {
+        self.slots.make_pages(from, to)
+    }
+
     /// Reserves the slot behind the tail, after that much padding.
     #[inline]
     pub(super) fn reserve(&mut self, padding: u64, len: usize) {

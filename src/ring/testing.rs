@@ -57,7 +57,19 @@ pub(crate) fn rig_with_wake_fds(
     rung: u32,
     [producer_fd, consumer_fd]: [Option<Arc<WakeFd>>; 2],
 ) -> RingRig {
-    let (down, down_seen) = region(RING + capacity);
+    let down = region(RING + capacity);
+    rig_in(down, capacity, max_frame, origin, rung, [producer_fd, consumer_fd])
+}
+
+/// As [`rig_with_wake_fds`], with the ring in this region.
+fn rig_in(
+    (down, down_seen): (OwnRegion, PeerRegion),
+    capacity: usize,
+    max_frame: usize,
+    origin: u64,
+    rung: u32,
+    [producer_fd, consumer_fd]: [Option<Arc<WakeFd>>; 2],
+) -> RingRig {
     let (up, up_seen) = region(RING);
     let layout = RingLayout::of(RingConfig { capacity, max_frame }, as_u64(RING), origin);
     let bell = |region: &OwnRegion| region.u32_at(WORDS.bell).unwrap();
@@ -101,8 +113,19 @@ cfg_if! {
     } else {
         fn region(len: usize) -> (OwnRegion, PeerRegion) {
             let file = crate::sys::memfd::create(c"test", as_u64(len)).unwrap();
-            let own = crate::shm::memfd::map_own(&file, as_u64(len)).unwrap();
-            (own, crate::shm::memfd::map_peer(&file, as_u64(len)).unwrap())
+            region_of(&file, len)
+        }
+
+        fn region_of(file: &std::fs::File, len: usize) -> (OwnRegion, PeerRegion) {
+            let own = crate::shm::memfd::map_own(file, as_u64(len)).unwrap();
+            (own, crate::shm::memfd::map_peer(file, as_u64(len)).unwrap())
+        }
+
+        /// As [`rig`], with a file that has no pages, and that file.
+        pub(crate) fn rig_without_pages(capacity: usize, max_frame: usize) -> (RingRig, std::fs::File) {
+            let len = RING + capacity;
+            let file = crate::sys::memfd::create_sparse(c"test", as_u64(len)).unwrap();
+            (rig_in(region_of(&file, len), capacity, max_frame, 0, 0, [None, None]), file)
         }
     }
 }

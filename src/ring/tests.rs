@@ -12,6 +12,7 @@ use crate::shm::layout::{as_u64, as_usize};
 use crate::sync::Ordering;
 use crate::sys::clock::Deadline;
 
+mod first_lap_tests;
 mod hostile_tests;
 mod lease_tests;
 mod model_tests;

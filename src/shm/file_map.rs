@@ -2,8 +2,9 @@
 #![allow(unsafe_code, reason = "promises that a mapping stays where it is")]
 
 use std::fs::File;
+use std::io;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
@@ -41,6 +42,28 @@ pub(super) fn map(file: &File, len: usize, is_writable: bool) -> Result<Arc<dyn 
     Ok(Arc::new(FileMap { kept, map }))
 }
 
+/// Whether the kernel makes pages when it is asked to, and tells if there is no memory: Linux 5.14
+/// and later.
+pub(super) fn can_make_pages() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        let map = MmapOptions::new().len(1).map_anon();
+        map.is_ok_and(|map| map.advise(Advice::PopulateRead).is_ok())
+    })
+}
+
+impl FileMap {
+    fn populate(&self, offset: usize, len: usize) -> io::Result<()> {
+        let how = if self.kept.is_some() { Advice::PopulateWrite } else { Advice::PopulateRead };
+        loop {
+            match self.map.advise_range(how, offset, len) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+}
+
 // SAFETY: `map` is a map of `map.len()` bytes, at a page's start, which is unmapped when the
 // value is dropped and never moved before that. It is writable exactly if `kept` is there. Its file
 // keeps its length: the files of regions are sealed, and `map` asks its callers for it.
@@ -62,9 +85,18 @@ unsafe impl Backing for FileMap {
     fn prefault(&self, offset: usize, len: usize) {
         // In a forked child there would be private pages, which nothing uses.
         if !fork::is_forked_child() {
-            let how = if self.is_writable() { Advice::PopulateWrite } else { Advice::PopulateRead };
-            // Nothing depends on it: the pages are reserved.
-            let _ = self.map.advise_range(how, offset, len);
+            // Nothing depends on it.
+            let _ = self.populate(offset, len);
+        }
+    }
+
+    fn make_pages(&self, offset: usize, len: usize) -> Result<()> {
+        match self.populate(offset, len) {
+            // As in `can_make_pages`: all of them were made with the file.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            made => made.map_err(|e| {
+                Error::os(format!("no memory for {len} bytes more of a ring of shared memory"), e)
+            }),
         }
     }
 }

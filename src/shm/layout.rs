@@ -49,7 +49,8 @@ pub(crate) const LAYOUT_VERSION: u32 = 2;
 /// Features that a peer must know to use the region; none exist yet.
 pub(crate) const KNOWN_FEATURES: u64 = 0;
 
-const PAGE: u64 = 4096;
+/// Where rings start is a multiple of this.
+pub(crate) const PAGE: u64 = 4096;
 
 /// The side that writes the region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

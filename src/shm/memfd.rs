@@ -1,11 +1,13 @@
 //! The transport over sealed memfds: the parent makes two, and sends the worker descriptors of
 //! both.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use super::file_map;
-use super::layout::{RegionHeader, Side, as_usize, channel_id};
+use super::file_map::can_make_pages;
+use super::layout::{Geometry, PAGE, RegionHeader, Side, as_usize, channel_id};
 use super::region::{OwnRegion, PeerRegion, Regions};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -18,7 +20,7 @@ pub(crate) struct RegionFiles {
     pub(crate) up: File,
 }
 
-/// Makes, reserves, maps and seals both regions, for the parent.
+/// Makes, maps and seals both regions, for the parent.
 ///
 /// # Errors
 ///
@@ -26,8 +28,8 @@ pub(crate) struct RegionFiles {
 /// then.
 pub(crate) fn create(config: &Config) -> Result<(Regions, RegionFiles)> {
     let header = RegionHeader::down(config, channel_id(), std::process::id());
-    let down = memfd::create(c"slipring-down", header.own.region_len)?;
-    let up = memfd::create(c"slipring-up", header.peer.region_len)?;
+    let down = file_for(c"slipring-down", &header.own)?;
+    let up = file_for(c"slipring-up", &header.peer)?;
     let own = map_own(&down, header.own.region_len)?;
     memfd::seal(&down, SEALS_DOWN)?;
     memfd::seal(&up, SEALS_UP)?;
@@ -63,6 +65,18 @@ pub(crate) fn attach(down: OwnedFd, up: OwnedFd) -> Result<Regions> {
         ));
     }
     Ok(Regions { own: map_own(&up, up_len)?, peer, header })
+}
+
+/// Makes the file of a region. All of it is reserved but the data ring, of which there is the first
+/// page: the ring's ends have the kernel make the others in their first lap.
+fn file_for(name: &CStr, region: &Geometry) -> Result<File> {
+    if !can_make_pages() {
+        return memfd::create(name, region.region_len);
+    }
+    let file = memfd::create_sparse(name, region.region_len)?;
+    memfd::reserve(&file, 0, region.data.offset + PAGE)?;
+    memfd::reserve(&file, region.health.offset, region.region_len - region.health.offset)?;
+    Ok(file)
 }
 
 /// Maps a file for reading and writing. The caller seals it afterwards.

@@ -54,6 +54,14 @@ impl Slots {
         self.mapping.prefault(self.offset, self.capacity());
     }
 
+    /// Makes the pages between two positions, which are at most one capacity apart.
+    fn make_pages(&self, from: u64, to: u64) -> Result<()> {
+        let (start, len) = (self.slot(from), as_usize(to.wrapping_sub(from)));
+        let first = len.min(self.capacity() - start);
+        self.mapping.make_pages(self.offset + start, first)?;
+        if first < len { self.mapping.make_pages(self.offset, len - first) } else { Ok(()) }
+    }
+
     #[inline]
     fn capacity(&self) -> usize {
         self.mask + SLOT_ALIGN
@@ -149,6 +157,16 @@ impl OwnSlots {
         self.0.prefault();
     }
 
+    /// Makes the pages between two positions, which are at most one capacity apart, and enters them
+    /// in this process's page table. Blocks for as long as the kernel takes.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Os`](crate::ErrorKind::Os) if there is no memory for them.
+    pub(crate) fn make_pages(&self, from: u64, to: u64) -> Result<()> {
+        self.0.make_pages(from, to)
+    }
+
     /// The line at `position`.
     #[inline]
     pub(crate) fn line(&self, position: u64) -> OwnLine<'_> {
@@ -232,6 +250,11 @@ impl PeerSlots {
     /// As [`OwnSlots::prefault`].
     pub(crate) fn prefault(&self) {
         self.0.prefault();
+    }
+
+    /// As [`OwnSlots::make_pages`].
+    pub(crate) fn make_pages(&self, from: u64, to: u64) -> Result<()> {
+        self.0.make_pages(from, to)
     }
 
     /// The line at `position`.

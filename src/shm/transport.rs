@@ -19,6 +19,7 @@ use std::fmt::Debug;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::error::Result;
 use crate::sync::{AtomicU32, AtomicU64};
 use crate::sys::clock::Deadline;
 
@@ -42,6 +43,15 @@ pub(crate) unsafe trait Backing: Debug + Send + Sync {
 
     /// Enters pages in the page table ahead of their first use, where they are not yet.
     fn prefault(&self, _offset: usize, _len: usize) {}
+
+    /// Makes pages that are not there yet, and enters them in the page table.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Os`](crate::ErrorKind::Os) if there is no memory for them.
+    fn make_pages(&self, _offset: usize, _len: usize) -> Result<()> {
+        Ok(())
+    }
 
     /// The event that takes the place of the futex in the bell at this offset, if there is one.
     fn event(&self, _bell: usize) -> Option<SharedEvent> {

@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "sched_getcpu and sysconf are C functions")]
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// The number of this thread's processor plus one; zero if it is not known.
 pub(crate) fn current() -> u32 {
@@ -16,13 +16,30 @@ pub(crate) fn current() -> u32 {
 /// control group allows no more. Time that a thread spins away is then taken from the peer.
 ///
 /// That a thread is bound to one processor does not count, as the peer may be bound to another.
+///
+/// The first call reads files, which takes some 30 microseconds.
+#[inline]
 pub(crate) fn are_scarce() -> bool {
-    static SCARCE: OnceLock<bool> = OnceLock::new();
-    *SCARCE.get_or_init(|| {
-        // The smallest of what the thread is bound to, what is allowed, and what there is.
-        let parallel = std::thread::available_parallelism().map_or(1, usize::from);
-        parallel == 1 && (online() == 1 || quota().is_some_and(|processors| processors < 2))
-    })
+    match ARE_SCARCE.load(Ordering::Relaxed) {
+        UNKNOWN => find_out(),
+        known => known == YES,
+    }
+}
+
+/// Whether processors are scarce, once that is known.
+static ARE_SCARCE: AtomicU8 = AtomicU8::new(UNKNOWN);
+const UNKNOWN: u8 = 0;
+const NO: u8 = 1;
+const YES: u8 = 2;
+
+#[cold]
+fn find_out() -> bool {
+    // The smallest of what the thread is bound to, what is allowed, and what there is.
+    let parallel = std::thread::available_parallelism().map_or(1, usize::from);
+    let are_scarce =
+        parallel == 1 && (online() == 1 || quota().is_some_and(|processors| processors < 2));
+    ARE_SCARCE.store(if are_scarce { YES } else { NO }, Ordering::Relaxed);
+    are_scarce
 }
 
 fn online() -> i64 {

@@ -22,6 +22,21 @@ const LARGEST: u64 = 3 << 30;
 /// Makes an anonymous file of `len` bytes, all of them reserved, so that a lack of memory is an
 /// error here and never a SIGBUS later.
 pub(crate) fn create(name: &CStr, len: u64) -> Result<File> {
+    let file = create_sparse(name, len)?;
+    reserve(&file, 0, len)?;
+    Ok(file)
+}
+
+/// Makes an anonymous file of `len` bytes, none of them reserved.
+pub(crate) fn create_sparse(name: &CStr, len: u64) -> Result<File> {
+    // The kernel has no limit below the machine's memory: an absurd size would not fail, but
+    // call the out-of-memory killer.
+    if len > LARGEST {
+        return Err(Error::invalid_config(format!(
+            "region of {len} bytes, at most {LARGEST} can be mapped"
+        )));
+    }
+    check_file_size(len)?;
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     let file = match memfd_create(name, flags | libc::MFD_NOEXEC_SEAL) {
         // Kernels before 6.3 do not know MFD_NOEXEC_SEAL.
@@ -29,7 +44,7 @@ pub(crate) fn create(name: &CStr, len: u64) -> Result<File> {
         other => other,
     }
     .map_err(|e| Error::os("cannot create a memfd", e))?;
-    reserve(&file, len)?;
+    file.set_len(len).map_err(|e| Error::os(format!("cannot make a memfd of {len} bytes"), e))?;
     Ok(file)
 }
 
@@ -42,26 +57,16 @@ fn memfd_create(name: &CStr, flags: libc::c_uint) -> io::Result<File> {
     })
 }
 
-fn reserve(file: &File, len: u64) -> Result<()> {
-    // The kernel has no limit below the machine's memory: an absurd size would not fail, but
-    // call the out-of-memory killer.
-    let size = match i64::try_from(len) {
-        Ok(size) if len <= LARGEST => size,
-        _ => {
-            return Err(Error::invalid_config(format!(
-                "region of {len} bytes, at most {LARGEST} can be mapped"
-            )));
-        }
-    };
-    check_file_size(len)?;
+/// Reserves the pages of a part of a file.
+pub(crate) fn reserve(file: &File, offset: u64, len: u64) -> Result<()> {
+    let failed = |e| Error::os(format!("cannot reserve {len} bytes of shared memory"), e);
+    let sizes = i64::try_from(offset).and_then(|offset| Ok((offset, i64::try_from(len)?)));
+    let (offset, size) = sizes.map_err(|e| failed(io::Error::other(e)))?;
     loop {
         // SAFETY: a system call on a descriptor that `file` keeps open.
-        match check(unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, size) }) {
+        match check(unsafe { libc::fallocate(file.as_raw_fd(), 0, offset, size) }) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => {
-                return Err(Error::os(format!("cannot reserve {len} bytes of shared memory"), e));
-            }
-            Ok(_) => return Ok(()),
+            reserved => return reserved.map(drop).map_err(failed),
         }
     }
 }

@@ -37,9 +37,6 @@ pub(super) struct Spinner {
     own_cpu: OwnU32,
     peer_cpu: PeerU32,
     strategy: WaitStrategy,
-    /// Asked once, when this is made: the answer is read from files, which takes too long for a
-    /// wait.
-    are_cpus_scarce: bool,
     /// Nanoseconds that the next wait spins.
     budget: Counter,
 }
@@ -47,8 +44,7 @@ pub(super) struct Spinner {
 impl Spinner {
     pub(super) fn new(own_cpu: OwnU32, peer_cpu: PeerU32, strategy: WaitStrategy) -> Self {
         let budget = Counter::new(longest(strategy));
-        let are_cpus_scarce = cpu::are_scarce();
-        let spinner = Self { own_cpu, peer_cpu, strategy, are_cpus_scarce, budget };
+        let spinner = Self { own_cpu, peer_cpu, strategy, budget };
         spinner.report_cpu();
         spinner
     }
@@ -113,7 +109,7 @@ impl Spinner {
         let peer = self.peer_cpu.load(Ordering::Relaxed);
         match self.strategy {
             WaitStrategy::Park => false,
-            WaitStrategy::SpinThenPark(_) if self.are_cpus_scarce => false,
+            WaitStrategy::SpinThenPark(_) if cpu::are_scarce() => false,
             WaitStrategy::Spin | WaitStrategy::SpinThenPark(_) => peer != own || own == 0,
         }
     }
@@ -121,7 +117,7 @@ impl Spinner {
     /// Whether the peer was last seen on another processor than this thread's.
     pub(super) fn runs_elsewhere(&self) -> bool {
         let peer = self.peer_cpu.load(Ordering::Relaxed);
-        !self.are_cpus_scarce && peer != 0 && peer != self.report_cpu()
+        !cpu::are_scarce() && peer != 0 && peer != self.report_cpu()
     }
 
     /// Tells the peer where this thread runs, and returns that: when this is made, before and

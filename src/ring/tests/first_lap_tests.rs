@@ -1,0 +1,80 @@
+//! Pages that are made while the ring is used for the first time.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+
+use crate::error::ErrorKind;
+use crate::ring::testing::{pattern, receive, rig_without_pages, send};
+
+const CAPACITY: usize = 1 << 20;
+
+/// Bytes of the file that have pages.
+fn made(file: &File) -> u64 {
+    file.metadata().unwrap().blocks() * 512
+}
+
+#[test]
+fn a_ring_takes_memory_only_as_its_first_lap_comes_to_it() {
+    let (mut rig, file) = rig_without_pages(CAPACITY, 64 << 10);
+    for (frames, most) in [(1, 24 << 10), (10, 48 << 10), (100, 240 << 10)] {
+        for seed in 0..frames {
+            assert!(send(&mut rig.producer, seed, &pattern(seed, 1000)).unwrap());
+            let (request, payload) = receive(&mut rig.consumer).unwrap().unwrap();
+            assert!(request == seed && payload == pattern(seed, 1000));
+        }
+        assert!(made(&file) <= most, "{} bytes after {frames} frames", made(&file));
+    }
+    for seed in 0..5000 {
+        assert!(send(&mut rig.producer, seed, &pattern(seed, 1000)).unwrap());
+        assert_eq!(receive(&mut rig.consumer).unwrap().unwrap().1, pattern(seed, 1000));
+    }
+    assert!(made(&file) >= CAPACITY as u64);
+}
+
+#[test]
+fn a_producer_is_told_of_a_lack_of_memory_and_may_try_again() {
+    let (mut rig, file) = rig_without_pages(CAPACITY, 64 << 10);
+    let len = file.metadata().unwrap().len();
+    // What lies behind the end of a file cannot become a page, as where there is no memory.
+    file.set_len(20 << 10).unwrap();
+    let mut sent = 0;
+    let error = loop {
+        match send(&mut rig.producer, sent, b"payload") {
+            Ok(is_sent) => assert!(is_sent),
+            Err(error) => break error,
+        }
+        sent += 1;
+    };
+    assert_eq!(error.kind(), ErrorKind::Os);
+    assert!(error.to_string().contains("no memory for"), "{error}");
+    assert!(sent > 200, "the pages that there are can be used: {sent} frames");
+    file.set_len(len).unwrap();
+    for seed in sent..2000 {
+        assert!(send(&mut rig.producer, seed, b"payload").unwrap());
+    }
+    for seed in 0..2000 {
+        assert_eq!(receive(&mut rig.consumer).unwrap(), Some((seed, b"payload".to_vec())));
+    }
+}
+
+#[test]
+fn a_consumer_does_not_read_where_no_page_can_be() {
+    let (mut rig, file) = rig_without_pages(CAPACITY, 64 << 10);
+    for seed in 0..2000 {
+        assert!(send(&mut rig.producer, seed, b"payload").unwrap());
+    }
+    file.set_len(20 << 10).unwrap();
+    let mut received = 0;
+    let error = loop {
+        match receive(&mut rig.consumer) {
+            Ok(frame) => assert_eq!(frame.unwrap().0, received),
+            Err(error) => break error,
+        }
+        received += 1;
+    };
+    assert!(received > 200, "{received} frames");
+    assert_eq!(error.kind(), ErrorKind::Os);
+    // For good, and with the same error.
+    let again = receive(&mut rig.consumer).unwrap_err();
+    assert_eq!(again.to_string(), error.to_string());
+}
