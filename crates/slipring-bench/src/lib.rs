@@ -11,6 +11,8 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
 pub mod cases;
+#[cfg(all(feature = "counts", target_arch = "x86_64"))]
+pub mod counts;
 pub mod drawing;
 pub mod end;
 pub mod figures;

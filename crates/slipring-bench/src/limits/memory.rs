@@ -76,7 +76,7 @@ impl Memory {
 
     /// Returns the word at a multiple of eight.
     #[inline]
-    pub(super) fn word(&self, offset: usize) -> &'static AtomicU64 {
+    pub(crate) fn word(&self, offset: usize) -> &'static AtomicU64 {
         // SAFETY: mapped for ever, aligned, and only ever used as an atomic.
         unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }
     }
@@ -92,7 +92,7 @@ impl Memory {
     /// Returns bytes that belong to this end until it publishes them.
     #[inline]
     #[allow(clippy::mut_from_ref, reason = "the protocol hands out each range once")]
-    pub(super) fn bytes(&self, offset: usize, len: usize) -> &mut [u8] {
+    pub(crate) fn bytes(&self, offset: usize, len: usize) -> &mut [u8] {
         // SAFETY: mapped for ever; the other end does not touch them before they are published.
         unsafe { std::slice::from_raw_parts_mut(self.at(offset, len), len) }
     }
