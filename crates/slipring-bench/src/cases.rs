@@ -13,12 +13,36 @@ const MIB: usize = 1 << 20;
 /// Bytes of the pieces into which long messages are cut.
 const PIECE: usize = 256 << 10;
 
+/// Names of routines that copy.
+pub(crate) const LIBRARY: &str = "the C library's copy";
+pub(crate) const VECTORS: &str = "a loop of vectors";
+pub(crate) const PAST_CACHES: &str = "a loop past the caches";
+/// Names of contenders that are compared with each other.
+pub(crate) const SMALL_RING: &str = "ring 16 KiB";
+pub(crate) const LARGE_RING: &str = "ring 4 MiB";
+pub(crate) const RAW: &str = "raw ring";
+pub(crate) const RAW_BATCHES: &str = "raw ring, batches";
+pub(crate) const CALL: &str = "Channel::call";
+pub(crate) const CALL_SPIN: &str = "Channel::call, Spin";
+/// A case with both sides bound to processors of their own, and the same without.
+pub(crate) const PINNED_CALLS: &str = "default wait, pinned apart, busy";
+pub(crate) const UNPINNED_CALLS: &str = "embedding call, default wait";
+
 fn mailbox(name: &str, has_one_line: bool, wait: Wait) -> Contender {
     Contender::new(name, Role::Limit, move || links::mailbox(has_one_line, wait))
 }
 
 fn ring(name: &str, capacity: usize, style: Style) -> Contender {
     Contender::new(name, Role::Limit, move || links::ring(capacity, style))
+        .copying(routine_of(style))
+}
+
+/// The routine with which a ring of this style copies.
+fn routine_of(style: Style) -> &'static str {
+    match style {
+        Style::AroundCaches => PAST_CACHES,
+        Style::Fenced | Style::Plain | Style::Lagging | Style::Uncleared | Style::Index => VECTORS,
+    }
 }
 
 fn raw(name: &str, config: Config) -> Contender {
@@ -57,6 +81,7 @@ pub fn all(is_quick: bool) -> Vec<Case> {
     cases.extend([
         embed_busy(),
         embed_blocking(),
+        embed_pinned(),
         idle(if is_quick { 500 } else { 2000 }),
         spawn(),
     ]);
@@ -75,11 +100,11 @@ fn round_trip(len: usize) -> Case {
     };
     let mut list = vec![
         limit,
-        ring("ring 4 MiB", 4 * MIB, Style::Plain),
+        ring(LARGE_RING, 4 * MIB, Style::Plain),
         ring("ring 4 MiB, never cleared", 4 * MIB, Style::Uncleared),
         ring("ring 4 MiB, shared index", 4 * MIB, Style::Index),
-        raw("raw ring", own::busy()),
-        channel("Channel::call", own::busy()),
+        raw(RAW, own::busy()),
+        channel(CALL, own::busy()),
     ];
     if len == 64 {
         list.extend([pipe(), socket()]);
@@ -95,8 +120,8 @@ fn wake(is_pinned: bool) -> Case {
     let list = vec![
         mailbox("bare futex", false, Wait::Futex),
         mailbox(waitv, false, Wait::Waitv),
-        raw("raw ring", Config::default()),
-        channel("Channel::call", Config::default()),
+        raw(RAW, Config::default()),
+        channel(CALL, Config::default()),
         pipe(),
         socket(),
     ];
@@ -109,9 +134,9 @@ fn stream(len: usize) -> Case {
     let piece = if is_long { PIECE } else { len };
     let mut list = Vec::new();
     if piece <= 4 << 10 {
-        list.push(ring("ring 16 KiB", 16 << 10, Style::Fenced));
+        list.push(ring(SMALL_RING, 16 << 10, Style::Fenced));
     }
-    list.push(ring("ring 4 MiB", 4 * MIB, Style::Fenced));
+    list.push(ring(LARGE_RING, 4 * MIB, Style::Fenced));
     if piece <= 4 << 10 {
         list.push(ring("ring 4 MiB, no fence", 4 * MIB, Style::Plain));
         list.push(ring("ring 4 MiB, shared index", 4 * MIB, Style::Index));
@@ -120,9 +145,9 @@ fn stream(len: usize) -> Case {
         list.push(ring("ring 4 MiB, around caches", 4 * MIB, Style::AroundCaches));
     }
     let config = own::busy();
-    list.push(raw("raw ring", config.clone()));
+    list.push(raw(RAW, config.clone()));
     if piece <= 4 << 10 {
-        list.push(raw_publishing("raw ring, batches", config.clone(), Publishing::InBatches));
+        list.push(raw_publishing(RAW_BATCHES, config.clone(), Publishing::InBatches));
     }
     if len == 64 {
         list.push(raw_publishing("raw ring, bell each", config.clone(), Publishing::Eagerly));
@@ -134,8 +159,8 @@ fn stream(len: usize) -> Case {
 
 fn generate(len: usize) -> Case {
     let list = vec![
-        ring("ring 4 MiB", 4 * MIB, Style::Fenced),
-        raw("raw ring", own::busy()),
+        ring(LARGE_RING, 4 * MIB, Style::Fenced),
+        raw(RAW, own::busy()),
         channel("Channel::stream", own::busy()),
     ];
     case("W3", "stream, in place", Work::Generate { len }, list)
@@ -144,9 +169,9 @@ fn generate(len: usize) -> Case {
 fn embed_busy() -> Case {
     let list = vec![
         mailbox("one slot each way", false, Wait::Spin),
-        ring("ring 4 MiB", 4 * MIB, Style::Plain),
-        raw("raw ring", own::busy()),
-        channel("Channel::call", own::busy()),
+        ring(LARGE_RING, 4 * MIB, Style::Plain),
+        raw(RAW, own::busy()),
+        channel(CALL, own::busy()),
         channel("Channel::call, typed", own::busy()).doing(Work::EmbedTyped),
         socket(),
     ];
@@ -157,19 +182,26 @@ fn embed_blocking() -> Case {
     let list = vec![
         mailbox("bare futex", false, Wait::Futex),
         mailbox("bare waitv, 3 words", false, Wait::Waitv),
-        channel("Channel::call", Config::default()),
+        channel(CALL, Config::default()),
         pipe(),
         socket(),
     ];
-    let case = case("W4", "embedding call, default wait", Work::Embed, list);
+    let case = case("W4", UNPINNED_CALLS, Work::Embed, list);
     Case { is_pinned: false, ..case }
+}
+
+/// Calls between two busy processes with processors of their own, where the default wait strategy
+/// should not sleep: beside one that never does.
+fn embed_pinned() -> Case {
+    let list = vec![channel(CALL_SPIN, own::busy()), channel(CALL, Config::default())];
+    Case { yardstick: Some(CALL_SPIN), ..case("W4", PINNED_CALLS, Work::Embed, list) }
 }
 
 fn idle(millis: u64) -> Case {
     let list = vec![
         mailbox("bare futex", false, Wait::Futex),
-        raw("raw ring", Config::default()),
-        channel("Channel::call", Config::default()),
+        raw(RAW, Config::default()),
+        channel(CALL, Config::default()),
         pipe(),
         socket(),
     ];
@@ -180,7 +212,7 @@ fn idle(millis: u64) -> Case {
 fn spawn() -> Case {
     let list = vec![
         mailbox("bare process", false, Wait::Futex),
-        Contender::new("raw ring", Role::Own, || own::raw_cold(&Config::default())),
+        Contender::new(RAW, Role::Own, || own::raw_cold(&Config::default())),
         Contender::new("Channel", Role::Own, || Ok(own::channel_cold(&Config::default())?)),
     ];
     let work = Work::Wake { len: 8 };

@@ -2,7 +2,7 @@
 //!
 //! [`cases`] lists the comparisons. [`measure`] runs the contenders in turns, with the probe of
 //! [`machine`] between them. [`report`] prints the results, [`mod@reference`] tells whether a run
-//! counts, and `words` has the verdict. [`work`] has the loops of both sides, over an
+//! counts, `words` has the verdict, and `advice` what follows from it. [`work`] has the loops of both sides, over an
 //! [`end::End`]: those of [`limits`], of [`links`] and of [`own`]. Every byte is checked.
 //!
 //! A program that measures is its own worker: it calls [`worker_main`] when its first
@@ -10,6 +10,7 @@
 // Figures: counts and times become floats, so `as` is allowed; lengths are 64 bits on every side.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
+mod advice;
 pub mod cases;
 #[cfg(all(feature = "counts", target_arch = "x86_64"))]
 pub mod counts;
@@ -53,11 +54,13 @@ impl Options {
     fn effort(&self) -> Effort {
         match self.is_quick {
             true => {
-                Effort { rounds: 5, slice: Duration::from_millis(4), case: Duration::from_secs(5) }
+                let (slice, warm_up) = (Duration::from_millis(4), Duration::from_millis(50));
+                Effort { rounds: 5, slice, warm_up, case: Duration::from_secs(5) }
             }
             false => Effort {
                 rounds: 25,
                 slice: Duration::from_millis(20),
+                warm_up: Duration::from_millis(200),
                 case: Duration::from_secs(300),
             },
         }

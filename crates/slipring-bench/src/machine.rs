@@ -93,6 +93,7 @@ pub enum Placement {
 }
 
 impl Placement {
+    pub(crate) const ALL: [Self; 3] = [Self::Near, Self::Far, Self::Disturbed];
     /// Below this round trip of a cache line the processors are near, in nanoseconds.
     pub(crate) const NEAR_NS: f64 = 220.0;
     /// Below this one they are far.

@@ -50,6 +50,8 @@ pub struct Contender {
     pub role: Role,
     /// Its work, if that differs from the work of the case.
     pub work: Option<Work>,
+    /// The routine that it copies with, if it is one for which routines are compared.
+    pub copies: Option<&'static str>,
     start: Start,
 }
 
@@ -60,13 +62,20 @@ impl Contender {
         role: Role,
         start: impl Fn() -> io::Result<Box<dyn Session>> + 'static,
     ) -> Self {
-        Self { name: name.into(), role, work: None, start: Box::new(start) }
+        Self { name: name.into(), role, work: None, copies: None, start: Box::new(start) }
     }
 
     /// Gives the contender work of its own.
     #[must_use]
     pub fn doing(mut self, work: Work) -> Self {
         self.work = Some(work);
+        self
+    }
+
+    /// Names the routine that the contender copies with.
+    #[must_use]
+    pub fn copying(mut self, routine: &'static str) -> Self {
+        self.copies = Some(routine);
         self
     }
 }
@@ -83,7 +92,7 @@ pub struct Case {
     pub is_pinned: bool,
     /// Whether starting the worker is what is measured.
     pub is_spawn: bool,
-    /// The limit to compare with, if that is not the best of limits and peers.
+    /// The contender to compare with, if that is not the best of limits and peers.
     pub yardstick: Option<&'static str>,
     /// The contenders.
     pub contenders: Vec<Contender>,
@@ -109,6 +118,9 @@ pub struct Effort {
     pub rounds: usize,
     /// The intended duration of a slice.
     pub slice: Duration,
+    /// How long a contender streams before its first slice: a ring that finds out how to copy has
+    /// found it by then. The same for all.
+    pub warm_up: Duration,
     /// The longest duration of a case.
     pub case: Duration,
 }
@@ -140,6 +152,8 @@ pub struct Row {
     pub msgs_s: f64,
     /// Billions of bytes a second.
     pub gb_s: f64,
+    /// Nanoseconds for one message, as a median over the rounds with its interval.
+    pub rounds: Option<Ratio>,
     /// The ratio to the best limit: of rates for streams, of times for all other work.
     pub ratio: Option<Ratio>,
     /// Whether the ratio is one of rates.
@@ -148,6 +162,8 @@ pub struct Row {
     pub cpu_ms: f64,
     /// Wake-ups of all threads of both processes in one slice.
     pub wakeups: f64,
+    /// The routine with which the contender copies such messages, if that is known.
+    pub copies: Option<String>,
     /// The reason if there are no figures.
     pub failure: Option<String>,
 }
@@ -157,6 +173,7 @@ struct Entrant<'a> {
     session: Option<Box<dyn Session>>,
     count: u64,
     turns: Vec<Turn>,
+    copies: Option<String>,
     failure: Option<String>,
 }
 
@@ -208,6 +225,11 @@ pub fn run(case: &Case, effort: Effort, cpus: &Cpus, probe: &mut Probe) -> io::R
         }
     }
     for entrant in &mut entrants {
+        if matches!(case.work, Work::Stream { .. }) {
+            let piece = case.work.piece();
+            let found = entrant.session.as_ref().and_then(|session| session.copies(piece));
+            entrant.copies = entrant.contender.copies.map(str::to_owned).or(found);
+        }
         entrant.wake();
         entrant.session = None;
     }
@@ -225,8 +247,14 @@ fn place(case: &Case, cpus: &Cpus) -> io::Result<()> {
 }
 
 fn start<'a>(contender: &'a Contender, case: &Case, effort: Effort, cpus: &Cpus) -> Entrant<'a> {
-    let mut entrant =
-        Entrant { contender, session: None, count: 1, turns: Vec::new(), failure: None };
+    let mut entrant = Entrant {
+        contender,
+        session: None,
+        count: 1,
+        turns: Vec::new(),
+        copies: None,
+        failure: None,
+    };
     let started = (|| {
         // Workers inherit the processors of this thread.
         sys::run_on(&cpus.all)?;
@@ -240,6 +268,9 @@ fn start<'a>(contender: &'a Contender, case: &Case, effort: Effort, cpus: &Cpus)
         }
         let work = contender.work.unwrap_or(case.work);
         entrant.count = calibrate(session.as_mut(), work, effort.slice)?;
+        if work.is_stream() {
+            entrant.count = warm_up(session.as_mut(), work, entrant.count, effort)?;
+        }
         if case.spins(work) {
             sys::set_stopped(session.pid(), true);
         }
@@ -273,6 +304,19 @@ fn calibrate(session: &mut dyn Session, work: Work, length: Duration) -> io::Res
             return Ok(next);
         }
         count = next;
+    }
+}
+
+/// Streams until the warm-up is over, and returns the number of messages for a slice anew: what has
+/// been found out meanwhile may have changed the rate.
+fn warm_up(session: &mut dyn Session, work: Work, count: u64, effort: Effort) -> io::Result<u64> {
+    let start = Instant::now();
+    loop {
+        let took = session.run(work, count)?.total;
+        if start.elapsed() >= effort.warm_up {
+            let share = effort.slice.as_secs_f64() / took.as_secs_f64().max(1e-9);
+            return Ok(((count as f64 * share) as u64).max(2));
+        }
     }
 }
 
@@ -373,7 +417,7 @@ fn voluntary_switches(pid: u32) -> u64 {
 
 fn rows(case: &Case, entrants: &[Entrant<'_>]) -> Vec<Row> {
     let mut rows = Vec::new();
-    for placement in [Placement::Near, Placement::Far, Placement::Disturbed] {
+    for placement in Placement::ALL {
         let turns = |entrant: &Entrant<'_>| -> Vec<(usize, f64)> {
             let here = entrant.turns.iter().filter(|turn| turn.placement == Some(placement));
             here.map(|turn| (turn.round, turn.slice.typical_ns())).collect()
@@ -420,8 +464,8 @@ fn row(
     let here = || entrant.turns.iter().filter(|turn| turn.placement == Some(placement));
     let mut samples: Vec<f64> =
         here().flat_map(|turn| turn.slice.samples.iter().copied()).collect();
-    let mut times: Vec<f64> = own.iter().map(|(_, time)| *time).collect();
-    let time = median(&mut times);
+    let rounds = Ratio::of(own.iter().map(|(_, time)| *time).collect());
+    let time = rounds.map_or(0.0, |rounds| rounds.median);
     let is_rate = work.is_stream();
     let ratios = own.iter().filter_map(|(round, time)| {
         let (_, limit) = limit.iter().find(|(other, _)| other == round)?;
@@ -431,6 +475,9 @@ fn row(
     let msgs_s = if has_rate { 1e9 / time } else { 0.0 };
     let median_of = |value: fn(&Turn) -> f64| median(&mut here().map(value).collect::<Vec<_>>());
     let is_idle = matches!(work, Work::Idle { .. });
+    // slipring beside itself has no limit to be compared with.
+    let is_own_yardstick = entrant.contender.role == Role::Own
+        && case.yardstick.is_some_and(|name| name == entrant.contender.name);
     Row {
         workload: case.workload,
         what: case.what,
@@ -444,10 +491,12 @@ fn row(
         p99_ns: quantile(&mut samples, 0.99),
         msgs_s,
         gb_s: if is_rate { msgs_s * work.size() as f64 / 1e9 } else { 0.0 },
-        ratio: if is_idle { None } else { Ratio::of(ratios.collect()) },
+        rounds,
+        ratio: if is_idle || is_own_yardstick { None } else { Ratio::of(ratios.collect()) },
         is_rate,
         cpu_ms: median_of(|turn| turn.cpu.as_secs_f64() * 1e3),
         wakeups: median_of(|turn| turn.wakeups as f64),
+        copies: entrant.copies.clone(),
         failure: None,
     }
 }

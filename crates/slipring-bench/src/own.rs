@@ -8,8 +8,9 @@ use slipring::payload::{
 };
 use slipring::ring::Header;
 use slipring::worker::{self, HandlerError, Worker};
-use slipring::{Channel, Config, Kind, PeerBytes, RawLink, Spawner, WaitStrategy};
+use slipring::{Channel, Config, CopyRoutine, Kind, PeerBytes, RawLink, Spawner, WaitStrategy};
 
+use crate::cases;
 use crate::end::{End, put_stamp, stamp};
 use crate::limits::{bytes, sys};
 use crate::links::WORKER;
@@ -195,6 +196,27 @@ impl Session for RawSession {
 
     fn run(&mut self, work: Work, count: u64) -> io::Result<Slice> {
         work::drive(&mut self.end, work, count)
+    }
+
+    fn copies(&self, len: usize) -> Option<String> {
+        let choices = self.end.link.sender().copies();
+        let routine = match len {
+            ..0x1000 => return None,
+            0x1000..0x4000 => choices.from_4_kib,
+            0x4000..0x2_0000 => choices.from_16_kib,
+            _ => choices.from_128_kib,
+        };
+        Some(routine_name(routine))
+    }
+}
+
+/// The name of a routine, as the limits have it.
+fn routine_name(routine: CopyRoutine) -> String {
+    match routine {
+        CopyRoutine::Library => cases::LIBRARY.to_owned(),
+        CopyRoutine::Vectors => cases::VECTORS.to_owned(),
+        CopyRoutine::PastCaches => cases::PAST_CACHES.to_owned(),
+        other => format!("{other:?}"),
     }
 }
 

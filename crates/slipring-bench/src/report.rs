@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::figures::Ratio;
 use crate::machine::{Machine, Placement};
 use crate::measure::Row;
 use crate::reference::Verdict;
@@ -24,10 +25,19 @@ pub struct Report {
     pub command: String,
 }
 
+/// The format of the JSON of a run. A program that reads one refuses another.
+pub(crate) const FORMAT: u64 = 1;
+/// The version of the library, which has that of this crate.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 impl Report {
+    /// How many of the probes found the processors so far apart.
+    pub(crate) fn probes_in(&self, placement: Placement) -> usize {
+        self.probes.iter().filter(|ns| Placement::of(**ns) == placement).count()
+    }
+
     fn placements(&self) -> String {
-        let count = |wanted| self.probes.iter().filter(|ns| Placement::of(**ns) == wanted).count();
-        let of = |placement: Placement| format!("{} {}", count(placement), placement.name());
+        let of = |placement| format!("{} {}", self.probes_in(placement), placement.name());
         let mut probes = self.probes.clone();
         let median = crate::figures::median(&mut probes);
         format!(
@@ -73,13 +83,17 @@ impl Report {
     pub fn json(&self) -> String {
         let Machine { cpu, cores, kernel, date } = &self.machine;
         let mut out = format!(
-            "{{\n  \"machine\": {{\"cpu\": {}, \"cores\": {cores}, \"kernel\": {}, \"date\": {}}},\n",
+            "{{\n  \"format\": {FORMAT},\n  \"slipring\": {},\n  \"machine\": {{\"cpu\": {}, \"cores\": {cores}, \"kernel\": {}, \"date\": {}}},\n",
+            quote(VERSION),
             quote(cpu),
             quote(kernel),
             quote(date)
         );
         let _ = writeln!(out, "  \"command\": {},", quote(&self.command));
         let _ = writeln!(out, "  \"placement\": {},", quote(&self.placements()));
+        let counts = Placement::ALL
+            .map(|placement| format!("{}: {}", quote(placement.name()), self.probes_in(placement)));
+        let _ = writeln!(out, "  \"probes\": {{{}}},", counts.join(", "));
         let _ = writeln!(out, "  \"counts\": {},", self.verdict.counts_as_json());
         let _ = writeln!(out, "  \"verdict\": {},", quote(&self.verdict.to_string()));
         let _ = writeln!(out, "  \"in_words\": {},", quote(words::of(self).trim()));
@@ -197,6 +211,16 @@ fn json_row(row: &Row) -> String {
             );
         }
         None => out.push_str("\"ratio_to_limit\": null, "),
+    }
+    if let Some(Ratio { median, low, high, pairs }) = row.rounds {
+        let _ = write!(
+            out,
+            "\"round_ns\": {median:.2}, \"round_low_ns\": {low:.2}, \"round_high_ns\": {high:.2}, \
+             \"rounds\": {pairs}, "
+        );
+    }
+    if let Some(copies) = &row.copies {
+        let _ = write!(out, "\"copies\": {}, ", quote(copies));
     }
     let _ = write!(out, "\"cpu_ms\": {:.3}, \"wakeups\": {:.0}}}", row.cpu_ms, row.wakeups);
     out

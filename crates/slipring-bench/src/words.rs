@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::advice;
 use crate::machine::Placement;
 use crate::measure::{Role, Row};
 use crate::report::{Report, time};
@@ -39,7 +40,7 @@ const fn expect(
 }
 
 /// The first one that fits a row is used; an empty text fits all rows.
-const EXPECTATIONS: [Expectation; 11] = [
+const EXPECTATIONS: [Expectation; 12] = [
     expect(
         ["W1", "", "raw ring"],
         Target::Times(1.25),
@@ -70,6 +71,11 @@ const EXPECTATIONS: [Expectation; 11] = [
         ["W4", "", "Channel::call, typed"],
         Target::Times(1.1),
         "the benchmark itself makes and compares 24,576 values one by one in it",
+    ),
+    expect(
+        ["W4", crate::cases::PINNED_CALLS, ""],
+        Target::Times(1.5),
+        "both sides sleep and wake when the other is not in time",
     ),
     expect(
         ["W4", "", ""],
@@ -153,6 +159,7 @@ pub(crate) fn of(report: &Report) -> String {
             let _ = writeln!(out, "      {transport}: {failure}");
         }
     }
+    out.push_str(&advice::of(report));
     let _ = writeln!(out, "  This machine");
     for line in machine(report).lines() {
         let _ = writeln!(out, "    {line}");
@@ -161,13 +168,13 @@ pub(crate) fn of(report: &Report) -> String {
 }
 
 /// Returns the placement in which a case is judged: near, if it was measured there.
-fn placement_of(row: &Row, rows: &[Row]) -> Placement {
+pub(crate) fn placement_of(row: &Row, rows: &[Row]) -> Placement {
     let is_case = |other: &&Row| is_same_case(row, other) && other.failure.is_none();
     let has = |placement| rows.iter().filter(is_case).any(|other| other.placement == placement);
     [Placement::Near, Placement::Far].into_iter().find(|p| has(*p)).unwrap_or(Placement::Disturbed)
 }
 
-fn is_same_case(row: &Row, other: &Row) -> bool {
+pub(crate) fn is_same_case(row: &Row, other: &Row) -> bool {
     (row.workload, row.what, row.size) == (other.workload, other.what, other.size)
 }
 
@@ -299,4 +306,4 @@ fn machine(report: &Report) -> String {
 
 #[cfg(test)]
 #[path = "words_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -3,7 +3,7 @@ use crate::figures::Ratio;
 use crate::machine::Machine;
 use crate::reference::Verdict;
 
-fn row(workload: &'static str, what: &'static str, transport: &str, role: Role) -> Row {
+pub(crate) fn row(workload: &'static str, what: &'static str, transport: &str, role: Role) -> Row {
     Row {
         workload,
         what,
@@ -17,19 +17,21 @@ fn row(workload: &'static str, what: &'static str, transport: &str, role: Role) 
         p99_ns: 300.0,
         msgs_s: 5e6,
         gb_s: 0.0,
+        rounds: None,
         ratio: None,
         is_rate: false,
         cpu_ms: 1.0,
         wakeups: 0.0,
+        copies: None,
         failure: None,
     }
 }
 
-fn with_ratio(row: Row, median: f64, low: f64, high: f64) -> Row {
+pub(crate) fn with_ratio(row: Row, median: f64, low: f64, high: f64) -> Row {
     Row { ratio: Some(Ratio { median, low, high, pairs: 25 }), ..row }
 }
 
-fn report(rows: Vec<Row>, probes: Vec<f64>, load: f64) -> Report {
+pub(crate) fn report(rows: Vec<Row>, probes: Vec<f64>, load: f64) -> Report {
     let machine = Machine {
         cpu: "a processor".to_owned(),
         cores: 2,

@@ -148,6 +148,12 @@ pub trait Session {
     /// Fails if the link fails; with `InvalidData` if a byte is wrong; with `Unsupported` if
     /// the link cannot do this work.
     fn run(&mut self, work: Work, count: u64) -> io::Result<Slice>;
+
+    /// Returns the routine with which messages of `len` bytes are copied, if the link finds that
+    /// out by itself and tells.
+    fn copies(&self, _len: usize) -> Option<String> {
+        None
+    }
 }
 
 /// A command to the worker's loop: four words, in one message.
