@@ -2,7 +2,8 @@
 //!
 //! [`cases`] lists the comparisons. [`measure`] runs the contenders in turns, with the probe of
 //! [`machine`] between them. [`report`] prints the results, [`mod@reference`] tells whether a run
-//! counts, `words` has the verdict, and `advice` what follows from it. [`work`] has the loops of both sides, over an
+//! counts, `words` has the verdict, and `advice` what follows from it. [`mod@compare`] puts two
+//! results side by side. [`work`] has the loops of both sides, over an
 //! [`end::End`]: those of [`limits`], of [`links`] and of [`own`]. Every byte is checked.
 //!
 //! A program that measures is its own worker: it calls [`worker_main`] when its first
@@ -12,6 +13,7 @@
 
 mod advice;
 pub mod cases;
+pub mod compare;
 #[cfg(all(feature = "counts", target_arch = "x86_64"))]
 pub mod counts;
 pub mod drawing;

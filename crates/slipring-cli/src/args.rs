@@ -45,6 +45,7 @@ const BENCH_EXAMPLES: &str = "\
 Examples:
   slipring bench --quick
   slipring bench --only W1,W4 --json > figures.json
+  slipring bench --compare before.json after.json
   slipring bench --plot cost.svg";
 
 const SOAK_EXAMPLES: &str = "\
@@ -93,7 +94,8 @@ pub(crate) enum Command {
     /// Measure slipring on this machine, against the machine's limits
     ///
     /// Each figure is compared with the least code that does the same work, which is measured
-    /// in the same rounds. A verdict in words follows the table.
+    /// in the same rounds. A verdict in words follows the table: which figures are good, what
+    /// this machine does well, which routine copies best, and what to set.
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchArgs),
     /// Look for faults under load: kill, stop and restart workers
@@ -170,7 +172,7 @@ pub(crate) struct BenchArgs {
     /// Measure fewer sizes and rounds, in under a minute
     #[arg(long)]
     quick: bool,
-    /// Print JSON
+    /// Print JSON, of a run or of a comparison
     #[arg(long)]
     json: bool,
     /// Workloads: some of W1 (round trip), W2 (after idling), W3 (stream), W4 (embedding call), W5
@@ -184,12 +186,18 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "FILE",
           value_parser = PathBufValueParser::new().map(Place::of))]
     plot: Option<Place>,
+    /// Measure nothing, and say what has changed between two results of --json: per row and
+    /// placement, better, worse or within noise
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"],
+          conflicts_with_all = ["quick", "only", "cpus", "plot"])]
+    compare: Vec<PathBuf>,
 }
 
 impl From<BenchArgs> for Request {
     fn from(args: BenchArgs) -> Self {
-        let BenchArgs { quick, json, only, cpus, plot } = args;
-        Self { run: slipring_bench::Options { is_quick: quick, only, cpus }, json, plot }
+        let BenchArgs { quick, json, only, cpus, plot, compare } = args;
+        let run = slipring_bench::Options { is_quick: quick, only, cpus };
+        Self { run, json, plot, compare: <[PathBuf; 2]>::try_from(compare).ok() }
     }
 }
 

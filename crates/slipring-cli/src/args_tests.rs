@@ -86,6 +86,12 @@ fn bench_takes_workloads_and_processors() {
     let error: Error = bench(&["--only", "W1,W9"]).unwrap_err();
     assert!(error.to_string().contains("not 'W9'"), "{error}");
     assert!(bench(&["--cpus", "1"]).is_err());
+    let request = bench(&["--compare", "a.json", "b.json", "--json"]).unwrap();
+    assert_eq!(request.compare, Some(["a.json".into(), "b.json".into()]));
+    for wrong in [&["--compare", "a.json"][..], &["--compare", "a", "b", "--quick"]] {
+        let error: Error = bench(wrong).unwrap_err();
+        assert!(error.to_string().contains("--compare") && error.exit().code() == 2, "{error}");
+    }
 }
 
 #[test]

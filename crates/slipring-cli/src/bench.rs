@@ -3,8 +3,10 @@
 //! `slipring-bench` measures; this file has the options and the output.
 
 use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use slipring_bench::compare::{Comparison, Figures};
 use slipring_bench::links::WORKER;
 use slipring_bench::{Options, cases};
 
@@ -20,6 +22,8 @@ pub(crate) struct Request {
     pub(crate) run: Options,
     pub(crate) json: bool,
     pub(crate) plot: Option<Place>,
+    /// The two results to compare, the earlier first.
+    pub(crate) compare: Option<[PathBuf; 2]>,
 }
 
 /// If this process is a worker of `bench`, does its work.
@@ -34,7 +38,10 @@ pub(crate) fn serve_if_worker() -> Option<ExitCode> {
 
 pub(crate) fn run(request: &Request) -> Result<(), Error> {
     let failed = |error: std::io::Error| Error::failure(format!("cannot measure: {error}"));
-    let Request { run, json, plot } = request;
+    let Request { run, json, plot, compare } = request;
+    if let Some([before, after]) = compare {
+        return show_changes(before, after, *json);
+    }
     let progress = |what: &str| say(format_args!("{what} …"));
     if let Err(error) = run.processors()
         && error.kind() == ErrorKind::InvalidInput
@@ -52,4 +59,16 @@ pub(crate) fn run(request: &Request) -> Result<(), Error> {
     let stdout = Stdout::open()?;
     let report = slipring_bench::run(run, cases::all(run.is_quick), progress).map_err(failed)?;
     if *json { stdout.print(report.json()) } else { stdout.print(report.table()) }
+}
+
+/// Prints what has changed between two results.
+fn show_changes(before: &Path, after: &Path, is_json: bool) -> Result<(), Error> {
+    let read = |path: &Path| {
+        let failed = |error| Error::failure(format!("{} {error}", path.display()));
+        Figures::read(path).map_err(failed)
+    };
+    let (before, after) = (read(before)?, read(after)?);
+    let comparison = Comparison::new(&before, &after);
+    let stdout = Stdout::open()?;
+    if is_json { stdout.print(comparison.json()) } else { stdout.print(comparison.table()) }
 }

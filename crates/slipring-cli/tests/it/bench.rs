@@ -1,7 +1,10 @@
 //! `slipring bench` as a user runs it: figures for this machine, whatever they are.
 
+use std::path::Path;
 use std::process::Command;
 use std::thread::available_parallelism;
+
+use crate::common::{Directory, Finished};
 
 fn bench(args: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_slipring")).arg("bench").args(args).output();
@@ -78,6 +81,45 @@ fn the_table_names_sizes_and_places_and_ends_with_a_verdict_in_words() {
     assert!(verdict.contains("raw ring: ") && verdict.contains("Channel::call: "), "{verdict}");
     let is_judged = ["  Good: ", "  Off\n", "  Unclear: "].iter().any(|it| verdict.contains(it));
     assert!(is_judged && verdict.contains("  This machine\n"), "{verdict}");
+}
+
+#[test]
+fn two_results_are_compared_row_by_row_and_other_files_refused() {
+    if available_parallelism().unwrap().get() < 2 {
+        return;
+    }
+    let directory = Directory::new();
+    let [before, after, other] =
+        ["before.json", "after.json", "other"].map(|it| directory.path(it));
+    for file in [&before, &after] {
+        std::fs::write(file, bench(&["--quick", "--json", "--only", "W6"])).unwrap();
+    }
+    let compare = |first: &Path, second: &Path, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_slipring"));
+        Finished::from(
+            command.args(["bench", "--compare"]).args([first, second]).args(more).output().unwrap(),
+        )
+    };
+    let table = compare(&before, &after, &[]).succeeded().stdout;
+    for part in ["before  20", "after   20", "W6 spawn to first answer", "bare process", "\nOf "] {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    let json = compare(&before, &after, &["--json"]).succeeded().stdout;
+    assert!(json.starts_with('{') && json.contains("\"judgement\": \""), "{json}");
+    for (text, why) in [
+        ("x", "is no result of `slipring bench --json`"),
+        ("{\"format\": 99}", "is a result of format 99, of another version of slipring"),
+    ] {
+        std::fs::write(&other, text).unwrap();
+        for (first, second) in [(&other, &before), (&before, &other)] {
+            let done = compare(first, second, &[]);
+            assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{done:?}");
+            assert!(done.stderr.contains(why) && done.stderr.contains("other"), "{done:?}");
+            assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
+        }
+    }
+    let missing = compare(&directory.path("missing"), &before, &[]);
+    assert!(missing.code == 1 && missing.stderr.contains("cannot be read"), "{missing:?}");
 }
 
 #[test]
