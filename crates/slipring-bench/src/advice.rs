@@ -148,20 +148,32 @@ fn copies(rows: &[&Row]) -> Vec<String> {
             winner.gb_s
         );
         for other in others {
-            let share = other.msgs_s / winner.msgs_s.max(1e-9);
+            let (share, is_level) = beside(winner, other);
             let _ = write!(line, ", {} {share:.2} of that", name(other));
-            if is_level(winner, other) {
+            if is_level {
                 line.push_str(" (no difference by the intervals)");
             }
         }
-        let is_own =
-            |row: &&&Row| is_same_case(case, row) && row.role == Role::Own && row.transport == RAW;
-        if let Some(chosen) = rows.iter().find(is_own).and_then(|row| row.copies.as_ref()) {
-            let _ = write!(line, "; the raw ring has found: {chosen}");
+        for own in rows.iter().filter(|row| is_same_case(case, row) && row.role == Role::Own) {
+            let is_plain = PLAIN_USE.contains(&own.transport.as_str());
+            if let Some(found) = own.copies.as_ref().filter(|_| is_plain) {
+                let _ = write!(line, "; {} has found: {found}", own.transport);
+            }
         }
         lines.push(line);
     }
     lines
+}
+
+/// The rate of a limit beside that of the best, and whether the intervals allow that it is as high:
+/// in the same rounds, if the best is what ratios were taken of.
+fn beside(best: &Row, other: &Row) -> (f64, bool) {
+    match (best.ratio, other.ratio) {
+        (Some(one), Some(ratio)) if (one.low, one.high) == (1.0, 1.0) => {
+            (ratio.median, ratio.high >= 1.0)
+        }
+        _ => (other.msgs_s / best.msgs_s.max(1e-9), is_level(best, other)),
+    }
 }
 
 /// Whether the intervals of two rows overlap.

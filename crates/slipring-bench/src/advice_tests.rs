@@ -47,11 +47,22 @@ fn the_routine_that_won_is_named_with_what_the_others_reached() {
             stream("three", Role::Limit, 2010.0, Some(PAST_CACHES)),
         ]
     };
+    // The same by the rounds' ratios, where they are of the best routine.
+    let paired: Vec<Row> = rows()
+        .into_iter()
+        .zip([(0.4, 0.45), (0.3, 0.35), (1.0, 1.0), (0.9, 0.95)])
+        .map(|(row, (low, high))| Row { ratio: ratio(high, low, high), ..row })
+        .collect();
+    let text = advice(paired);
+    assert!(
+        text.contains("past the caches 0.95 of that, a loop of vectors 0.45 of that"),
+        "{text}"
+    );
     let own = |ratio, copies| Row { ratio, ..stream(RAW, Role::Own, 2500.0, Some(copies)) };
     let good = advice([rows(), vec![own(ratio(0.97, 0.9, 1.0), LIBRARY)]].concat());
     let expected = "W3, messages of 96 KiB (near): the C library's copy with 49.2 GB/s, a loop past \
                     the caches 1.00 of that (no difference by the intervals), a loop of vectors \
-                    0.50 of that; the raw ring has found: the C library's copy\n";
+                    0.50 of that; raw ring has found: the C library's copy\n";
     assert!(good.contains(expected), "{good}");
     assert!(good.contains("leave the routine to the ring"), "{good}");
     let behind = advice([rows(), vec![own(ratio(0.5, 0.45, 0.55), VECTORS)]].concat());

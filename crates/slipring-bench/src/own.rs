@@ -199,14 +199,18 @@ impl Session for RawSession {
     }
 
     fn copies(&self, len: usize) -> Option<String> {
-        let choices = self.end.link.sender().copies();
-        let routine = match len {
-            ..0x1000 => return None,
-            0x1000..0x4000 => choices.from_4_kib,
-            0x4000..0x2_0000 => choices.from_16_kib,
-            _ => choices.from_128_kib,
-        };
-        Some(routine_name(routine))
+        let found = self.end.link.sender().copies();
+        routine_for(len, [found.from_4_kib, found.from_16_kib, found.from_128_kib])
+    }
+}
+
+/// The name of the routine for messages of this length, of those for 4, 16 and 128 KiB and more.
+fn routine_for(len: usize, [short, middle, long]: [CopyRoutine; 3]) -> Option<String> {
+    match len {
+        ..0x1000 => None,
+        0x1000..0x4000 => Some(routine_name(short)),
+        0x4000..0x2_0000 => Some(routine_name(middle)),
+        _ => Some(routine_name(long)),
     }
 }
 
