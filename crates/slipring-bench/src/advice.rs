@@ -69,15 +69,15 @@ fn strengths(rows: &[&Row]) -> Vec<String> {
     };
     let own: Vec<&Row> = rows.iter().filter(is_figure).copied().collect();
     let mut lines = Vec::new();
+    let mut said = Vec::new();
     for first in &own {
-        let title = format!("{} {}: ", first.workload, first.what);
-        if lines.iter().any(|line: &String| line.starts_with(&title)) {
+        let work = (first.workload, first.what);
+        if said.contains(&work) {
             continue;
         }
-        let same =
-            own.iter().filter(|row| (row.workload, row.what) == (first.workload, first.what));
+        said.push(work);
         let mut best: Vec<&Row> = Vec::new();
-        for row in same {
+        for row in own.iter().filter(|row| (row.workload, row.what) == work) {
             let speed = |row: &Row| if row.is_rate { row.gb_s } else { row.msgs_s };
             match best.iter_mut().find(|best| best.transport == row.transport) {
                 Some(best) if speed(best) < speed(row) => *best = row,
@@ -85,11 +85,16 @@ fn strengths(rows: &[&Row]) -> Vec<String> {
                 None => best.push(row),
             }
         }
+        let is_one_size = best.iter().all(|row| row.sizes == first.sizes);
         let texts: Vec<String> = best
             .iter()
-            .map(|row| format!("{} {} ({})", row.transport, figure(row), row.sizes))
+            .map(|row| match is_one_size {
+                true => format!("{} {}", row.transport, figure(row)),
+                false => format!("{} {} ({})", row.transport, figure(row), row.sizes),
+            })
             .collect();
-        lines.push(title + &texts.join(", "));
+        let sizes = if is_one_size { format!(", {}", first.sizes) } else { String::new() };
+        lines.push(format!("{} {}{sizes}: {}", work.0, work.1, texts.join(", ")));
     }
     let of = |row: &Row| closeness(row).unwrap_or(0.0);
     let by_closeness = |a: &&&Row, b: &&&Row| of(a).total_cmp(&of(b));
@@ -222,7 +227,7 @@ fn wait_strategy(default: &Row, spin: &Row, ratio: Ratio) -> String {
     let advice = if ratio.low > 1.0 + WORTH {
         "`Spin` pays where a call is all that counts, for a processor at 100 % on each side"
     } else if ratio.median > 1.0 + WORTH {
-        "`Spin` may gain something, measure with more rounds"
+        "`Spin` may gain something, its interval is wide"
     } else {
         "keep the default, `Spin` gains nothing"
     };
