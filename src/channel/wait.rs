@@ -14,7 +14,7 @@ use crate::channel::waiter::Waiter;
 use crate::error::{ErrorKind, Result};
 use crate::ring::Consumer;
 use crate::sync::{self, BACKSTOP, Ordering, fence};
-use crate::sys::clock::Deadline;
+use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
 
 /// How long a thread waits. An item that is there already takes no look at the clock.
@@ -76,6 +76,8 @@ struct Wait<'a> {
     has_slept: bool,
     /// The thread has had the time that a wait gets which was held up itself.
     has_had_grace: bool,
+    /// When the thread first found the turn taken; zero before that.
+    stood_aside_at: u64,
 }
 
 /// Where a thread that parks is registered.
@@ -123,7 +125,8 @@ impl RingReader for Wait<'_> {
 impl<'a> Wait<'a> {
     #[inline]
     fn new(core: &'a Core, want: Want<'a>, limit: WaitLimit) -> Self {
-        Self { core, want, limit, item: None, has_slept: false, has_had_grace: false }
+        let (has_slept, has_had_grace, stood_aside_at) = (false, false, 0);
+        Self { core, want, limit, item: None, has_slept, has_had_grace, stood_aside_at }
     }
 
     /// Waits. Returns false if the deadline passed first.
@@ -137,6 +140,9 @@ impl<'a> Wait<'a> {
                 found
             } else {
                 let mut found = self.look();
+                if matches!(found, Ok(None)) && self.stand_aside() {
+                    continue;
+                }
                 if matches!(found, Ok(None)) {
                     has_followed = true;
                     self.credit_all_before_wait();
@@ -218,6 +224,18 @@ impl<'a> Wait<'a> {
             Want::Nothing => false,
         };
         Ok(is_there.then_some(Found::Wanted))
+    }
+
+    /// Lets the reader, and others that are to send, have the processor for a moment: that takes
+    /// less than a sleep and a wake-up. Returns false if this thread should rather sleep.
+    #[cold]
+    fn stand_aside(&mut self) -> bool {
+        let deadline = self.limit.deadline();
+        if self.stood_aside_at == 0 && !deadline.has_passed() {
+            self.stood_aside_at = now_ns();
+            self.credit_all_before_wait();
+        }
+        self.core.sleeper.stand_aside(self.stood_aside_at, deadline)
     }
 
     /// Parks behind the reader that has the turn, until woken, the deadline or the backstop.

@@ -295,6 +295,13 @@ impl Sleeper {
         self.spinner.look_away(nanos);
     }
 
+    /// Has this thread wait a moment for another one of its process, which waits for the peer.
+    /// Returns false if that has gone on since `begun` for as long as a wait may spin, or until the
+    /// deadline.
+    pub(crate) fn stand_aside(&self, begun: u64, deadline: Deadline) -> bool {
+        self.spinner.stand_aside(begun, deadline)
+    }
+
     /// Whether the peer was last seen on another processor than this thread's: only then
     /// does looking for it not take from it what it needs.
     pub(crate) fn runs_elsewhere(&self) -> bool {

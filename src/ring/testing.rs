@@ -111,7 +111,7 @@ cfg_if! {
     if #[cfg(loom)] {
         pub(crate) use crate::shm::model::region;
     } else {
-        fn region(len: usize) -> (OwnRegion, PeerRegion) {
+        pub(crate) fn region(len: usize) -> (OwnRegion, PeerRegion) {
             let file = crate::sys::memfd::create(c"test", as_u64(len)).unwrap();
             region_of(&file, len)
         }

@@ -31,6 +31,9 @@ const YIELD_AFTER: u64 = 1_000_000;
 /// The shortest time that a wait spins, in nanoseconds: about the price of a system call.
 const SHORTEST: u64 = 1_000;
 
+/// How long a thread sleeps that waits for another one of its process on the peer's processor.
+const NAP: Duration = Duration::from_micros(50);
+
 /// One end's way to spin.
 #[derive(Debug)]
 pub(super) struct Spinner {
@@ -39,12 +42,15 @@ pub(super) struct Spinner {
     strategy: WaitStrategy,
     /// Nanoseconds that the next wait spins.
     budget: Counter,
+    /// Threads that sleep because the peer has their processor.
+    napping: Counter,
 }
 
 impl Spinner {
     pub(super) fn new(own_cpu: OwnU32, peer_cpu: PeerU32, strategy: WaitStrategy) -> Self {
         let budget = Counter::new(longest(strategy));
-        let spinner = Self { own_cpu, peer_cpu, strategy, budget };
+        let napping = Counter::new(0);
+        let spinner = Self { own_cpu, peer_cpu, strategy, budget, napping };
         spinner.report_cpu();
         spinner
     }
@@ -97,6 +103,38 @@ impl Spinner {
                 yield_now();
             }
         }
+    }
+
+    /// Has this thread wait a moment for another one of its process, which waits for the peer.
+    /// Returns false if that has gone on since `begun` for as long as a wait may spin, or until the
+    /// deadline.
+    pub(super) fn stand_aside(&self, begun: u64, deadline: Deadline) -> bool {
+        if !MAY_SPIN || self.strategy == WaitStrategy::Park || self.are_cpus_scarce {
+            return false;
+        }
+        let longest = match self.strategy {
+            WaitStrategy::Spin => YIELD_AFTER,
+            _ => self.budget.load(Ordering::Relaxed),
+        };
+        if now_ns().wrapping_sub(begun) >= longest || deadline.has_passed() {
+            return false;
+        }
+        match self.may_spin() {
+            true => yield_now(),
+            // A peer that spins does not give the processor back for milliseconds.
+            false => self.nap(deadline),
+        }
+        true
+    }
+
+    /// Sleeps while the peer has this thread's processor, not beyond the deadline. Each thread that
+    /// wakes takes that from the peer for some microseconds: the more of them there are, the longer
+    /// each one sleeps.
+    fn nap(&self, deadline: Deadline) {
+        let napping = self.napping.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let long = NAP.saturating_mul(napping.try_into().unwrap_or(u32::MAX));
+        std::thread::sleep(long.min(deadline.remaining()));
+        self.napping.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Whether spinning can help: the peer is not known to need the processor that this thread
@@ -152,4 +190,39 @@ fn longest(strategy: WaitStrategy) -> u64 {
         WaitStrategy::Spin | WaitStrategy::Park => Duration::ZERO,
     };
     u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::ring::testing::region;
+
+    fn spinner(strategy: WaitStrategy) -> Spinner {
+        let ((own, _), (_, of_peer)) = (region(64), region(64));
+        // The peer has never said where it runs.
+        Spinner::new(own.u32_at(0).unwrap(), of_peer.u32_at(0).unwrap(), strategy)
+    }
+
+    #[test]
+    fn a_thread_stands_aside_for_as_long_as_a_wait_may_spin() {
+        let helps = !cpu::are_scarce();
+        let long = WaitStrategy::SpinThenPark(Duration::from_secs(3600));
+        assert_eq!(spinner(long).stand_aside(now_ns(), Deadline::NEVER), helps);
+        let hour_ago = now_ns().saturating_sub(3_600_000_000_000);
+        assert!(!spinner(long).stand_aside(hour_ago, Deadline::NEVER));
+        assert!(!spinner(WaitStrategy::Spin).stand_aside(hour_ago, Deadline::NEVER));
+        let passed = Deadline::after(Duration::ZERO);
+        assert!(!spinner(long).stand_aside(now_ns(), passed));
+        assert!(!spinner(WaitStrategy::Park).stand_aside(now_ns(), Deadline::NEVER));
+    }
+
+    #[test]
+    fn the_more_threads_nap_the_longer_each_of_them_does() {
+        let spinner = spinner(WaitStrategy::Spin);
+        spinner.napping.store(20, Ordering::Relaxed);
+        let start = now_ns();
+        spinner.nap(Deadline::NEVER);
+        assert!(now_ns() - start >= 21 * 50_000);
+        assert_eq!(spinner.napping.load(Ordering::Relaxed), 20);
+    }
 }
