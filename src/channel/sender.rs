@@ -140,8 +140,12 @@ impl Sender {
     }
 
     /// The head at which there is room for `own`, or else for the first waiter. It moves when
-    /// another sender takes the room.
+    /// another sender takes the room. A waiter that registers meanwhile raises the alarm afterwards,
+    /// so that the reader looks again.
     pub(super) fn awaited_head(&self, own: Option<usize>) -> Option<u64> {
+        if own.is_none() && !self.is_awaited() {
+            return None;
+        }
         let sending = self.sending.lock();
         let wanted = own.or_else(|| sending.first_len());
         wanted.map(|len| sending.producer.head_for(len))
