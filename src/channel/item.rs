@@ -2,9 +2,11 @@
 //!
 //! Everything here was written by another process: nothing is believed before it is checked.
 
+use std::cell::Cell;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::assembler::Assembler;
-use crate::protocol::buffer_pool::{BufferPool, BufferSlice, PooledBuffer};
+use crate::protocol::buffer_pool::{BufferSlice, PooledBuffer};
 use crate::protocol::failure;
 use crate::protocol::kind::{EXPIRED, Kind, REFUSED, flags};
 use crate::ring::position::span;
@@ -21,6 +23,7 @@ const COPIED_REPLY: usize = 96;
 pub(crate) enum Body {
     Lease(LeasedSlot),
     Owned(Vec<u8>),
+    Short(ShortPayload),
     /// A part of a buffer that is used again.
     Slice(BufferSlice),
     /// A message that came in pieces.
@@ -30,15 +33,12 @@ pub(crate) enum Body {
 impl Body {
     /// Keeps a frame's payload: a copy if it is short, and else a lease of its slot.
     #[inline]
-    pub(super) fn keep(frame: Frame<'_>, buffers: &BufferPool) -> Self {
+    pub(super) fn keep(frame: Frame<'_>) -> Self {
         let payload = frame.payload();
         if payload.len() > COPIED_REPLY {
             return Self::Lease(frame.into_slot());
         }
-        match buffers.copy_short(payload) {
-            Some(slice) => Self::Slice(slice),
-            None => Self::Owned(payload.to_vec()),
-        }
+        Self::Short(ShortPayload::copy_of(payload))
     }
 
     #[inline]
@@ -46,6 +46,7 @@ impl Body {
         match self {
             Self::Lease(lease) => lease.payload(),
             Self::Owned(bytes) => PeerBytes::of(bytes),
+            Self::Short(short) => PeerBytes::of(&short.0),
             Self::Slice(slice) => PeerBytes::of(slice.bytes()),
             Self::Message(message) => PeerBytes::of(message.bytes()),
         }
@@ -55,8 +56,37 @@ impl Body {
         match self {
             Self::Owned(bytes) => bytes,
             Self::Message(message) => message.into_vec(),
-            Self::Lease(_) | Self::Slice(_) => self.bytes().to_vec(),
+            Self::Lease(_) | Self::Short(_) | Self::Slice(_) => self.bytes().to_vec(),
         }
+    }
+}
+
+/// A short payload outside the ring, in a buffer that is used again: by the thread on which it is
+/// dropped. So it costs neither an allocation, nor a lock, nor a count of owners.
+#[derive(Debug)]
+pub(crate) struct ShortPayload(Vec<u8>);
+
+thread_local! {
+    /// The buffer of the short payload that was dropped last.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+impl ShortPayload {
+    #[inline]
+    fn copy_of(payload: PeerBytes<'_>) -> Self {
+        // A thread that is about to end has none.
+        let mut bytes = SPARE.try_with(Cell::take).unwrap_or_default();
+        bytes.clear();
+        payload.append_to(&mut bytes);
+        Self(bytes)
+    }
+}
+
+impl Drop for ShortPayload {
+    #[inline]
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.0);
+        let _ = SPARE.try_with(|spare| spare.set(bytes));
     }
 }
 
@@ -163,10 +193,10 @@ impl ReplyHeader {
     /// Does what [`ReplyHeader::item`] does, for a frame whose owner reads it: its payload may stay
     /// in the ring.
     #[inline]
-    pub(super) fn own_item(&self, frame: Frame<'_>, is_stream: bool, buffers: &BufferPool) -> Item {
+    pub(super) fn own_item(&self, frame: Frame<'_>, is_stream: bool) -> Item {
         match self.kind {
-            Kind::RESULT if !is_stream => Item::Result(Body::keep(frame, buffers)),
-            Kind::CHUNK if is_stream => Item::Chunk(Body::keep(frame, buffers), self.cost()),
+            Kind::RESULT if !is_stream => Item::Result(Body::keep(frame)),
+            Kind::CHUNK if is_stream => Item::Chunk(Body::keep(frame), self.cost()),
             _ => self.item(Body::Owned(frame.payload().to_vec()), self.cost(), is_stream),
         }
     }

@@ -47,7 +47,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::channel::outgoing::send;
+use crate::channel::outgoing::{send, send_call};
+use crate::channel::pending_reply::Awaited;
 use crate::channel::warm_up::WarmUp;
 use crate::channel::worker_handle::WorkerHandle;
 use crate::config::Config;
@@ -176,7 +177,8 @@ impl Channel {
         timeout: Duration,
     ) -> Result<Reply> {
         span!("call", %kind, bytes = payload.encoded_len());
-        self.submit(kind, payload, timeout)?.wait()
+        let (request, limit) = send_call(&self.core, kind, payload, timeout)?;
+        Awaited::new(&*self.core, request, limit).wait()
     }
 
     /// Sends a request whose reply is awaited later. Many requests may be in flight, from any

@@ -3,6 +3,8 @@
 //! [`Outgoing`] never waits: a request that cannot go on says how much room it needs. A thread
 //! waits for that in [`send`], and a task in `tasks/send.rs`.
 
+use std::time::Duration;
+
 use crate::channel::core::Core;
 use crate::channel::explain::no_turn;
 use crate::channel::timed_mutex::TimedGuard;
@@ -14,9 +16,13 @@ use crate::protocol::Kind;
 use crate::protocol::kind::flags;
 use crate::protocol::splitter::Splitter;
 use crate::ring::Header;
-use crate::sys::clock::Deadline;
+use crate::sys::clock::{Deadline, TimeLimit};
 use crate::sys::copy::copy_from_slice;
 use crate::sys::fork;
+
+/// The longest payload of a call that is encoded and copied in less time than it takes to read the
+/// clock.
+const SHORT: usize = 4 << 10;
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +67,36 @@ pub(super) fn send<P: Payload + ?Sized>(
     send().map_err(|error| failed(core, error, deadline))
 }
 
+/// Sends the request of a call as [`send`] does; its timeout begins now. A short request goes out
+/// with a deadline by the coarse clock, so that the exact one is read while the worker serves it.
+#[inline]
+pub(super) fn send_call<P: Payload + ?Sized>(
+    core: &Core,
+    kind: Kind,
+    payload: &P,
+    timeout: Duration,
+) -> Result<(u64, TimeLimit)> {
+    let len = payload.encoded_len();
+    if len > SHORT || core.is_long(len) {
+        let limit = TimeLimit::begin(timeout);
+        let spec = RequestSpec::call(kind, limit.deadline());
+        return Ok((send(core, spec, payload, limit.deadline())?, limit));
+    }
+    let rough = TimeLimit::begin_roughly(timeout);
+    let send = || {
+        let mut encoded = encode_as(core, payload, len)?;
+        let mut outgoing = Outgoing::open(core, RequestSpec::call(kind, rough.deadline()), None)?;
+        let mut needed = outgoing.advance(&mut encoded, len, false)?;
+        let limit = rough.exact(timeout);
+        while let Some(room) = needed {
+            wait_for_room(core, room, limit.deadline())?;
+            needed = outgoing.advance(&mut encoded, len, false)?;
+        }
+        Ok((outgoing.request(), limit))
+    };
+    send().map_err(|error| failed(core, error, rough.deadline()))
+}
+
 /// Counts an error that the host gets. If it tells of the worker's death, waits until the exit
 /// status is known, but not beyond the deadline.
 #[cold]
@@ -76,9 +112,16 @@ where
     P: Payload + ?Sized,
 {
     let len = payload.encoded_len();
+    Ok((encode_as(core, payload, len)?, len))
+}
+
+#[inline]
+fn encode_as<'a, P>(core: &Core, payload: &'a P, len: usize) -> Result<Encoded<'a>>
+where
+    P: Payload + ?Sized,
+{
     core.check_len(len)?;
-    let encoded = Encoded::of(payload, len).map_err(|error| error.with_begun(false))?;
-    Ok((encoded, len))
+    Encoded::of(payload, len).map_err(|error| error.with_begun(false))
 }
 
 /// Blocks until no other long message is on its way, or until the deadline.

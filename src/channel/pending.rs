@@ -138,7 +138,7 @@ impl PendingTable {
         let header = frame.header();
         let is_whole = header.kind == Kind::RESULT.code() && header.flags == 0;
         if is_whole && header.request == own && self.requests.lock().complete(own, header.len) {
-            keep(Item::Result(Body::keep(frame, buffers)));
+            keep(Item::Result(Body::keep(frame)));
             return Ok(true);
         }
         Ok(self.deliver_any(frame, own, buffers, tell)?.map(keep).is_some())
@@ -185,7 +185,7 @@ impl PendingTable {
         }
         drop(requests);
         drop(cut_off);
-        Ok(Some(reply.own_item(frame, is_stream, buffers)))
+        Ok(Some(reply.own_item(frame, is_stream)))
     }
 
     /// Returns whether the request of a frame is a stream, or `None` if no owner waits for the frame.

@@ -1,5 +1,6 @@
 //! A reply that is awaited later.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,26 +31,18 @@ use crate::sys::clock::{Deadline, TimeLimit};
 /// ```
 #[derive(Debug)]
 #[must_use = "a pending reply that is dropped cancels its request"]
-pub struct Pending {
-    pub(crate) core: Arc<Core>,
-    request: u64,
-    pub(crate) limit: TimeLimit,
-    /// A thread was about to sleep as it waited for the reply.
-    has_slept: bool,
-    /// The reply or an error was returned: there is nothing left to drop.
-    has_ended: bool,
-}
+pub struct Pending(Awaited<Arc<Core>>);
 
 impl Pending {
     #[inline]
     pub(crate) fn new(core: Arc<Core>, request: u64, limit: TimeLimit) -> Self {
-        Self { core, request, limit, has_slept: false, has_ended: false }
+        Self(Awaited::new(core, request, limit))
     }
 
     /// Returns the request's id.
     #[must_use]
     pub fn id(&self) -> RequestId {
-        RequestId::new(self.request)
+        RequestId::new(self.0.request)
     }
 
     /// Waits for the reply. Blocks until it comes, the timeout that the request was given
@@ -69,12 +62,8 @@ impl Pending {
     /// [`ErrorKind::PeerDied`], [`ErrorKind::PeerCorrupt`], [`ErrorKind::Forked`] if the channel is
     /// over; [`ErrorKind::Session`] if that is because the session could not be built.
     #[inline]
-    pub fn wait(mut self) -> Result<Reply> {
-        match self.await_item(self.limit.deadline()) {
-            Ok(Some(item)) => self.finish(item),
-            Ok(None) => Err(self.timed_out()),
-            Err(error) => Err(self.core.counted(error)),
-        }
+    pub fn wait(self) -> Result<Reply> {
+        self.0.wait()
     }
 
     /// Returns the reply if it is there, without waiting; `None` if it is not there yet. After
@@ -101,13 +90,14 @@ impl Pending {
     pub fn try_wait(&mut self) -> Result<Option<Reply>> {
         // A reactor of the host's reads the ring itself, and must not find its descriptor
         // readable for what this took.
-        let item = match self.core.reactor_state.has_host_reactor() {
-            true => {
-                self.active_request().and_then(|request| take_for_host(&self.core, request, false))
-            }
-            false => self.await_item(Deadline::after(Duration::ZERO)),
+        let awaited = &mut self.0;
+        let item = match awaited.core.reactor_state.has_host_reactor() {
+            true => awaited
+                .active_request()
+                .and_then(|request| take_for_host(&awaited.core, request, false)),
+            false => awaited.await_item(Deadline::after(Duration::ZERO)),
         };
-        self.found(item)
+        awaited.found(item)
     }
 
     /// Waits for the reply for at most `timeout`, and no longer than the request's own timeout.
@@ -129,9 +119,58 @@ impl Pending {
     /// As [`Pending::wait`]; [`ErrorKind::InvalidInput`] if the request has ended. After
     /// [`ErrorKind::Interrupted`] the request goes on.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Reply>> {
-        let deadline = self.limit.deadline().min(Deadline::after(timeout));
-        let item = self.await_item(deadline);
-        self.found(item)
+        let deadline = self.0.limit.deadline().min(Deadline::after(timeout));
+        let item = self.0.await_item(deadline);
+        self.0.found(item)
+    }
+
+    /// Cancels the request, without waiting: [`Pending::wait`] then ends with
+    /// [`ErrorKind::Cancelled`], or with the reply if that came first.
+    pub fn cancel(&self) {
+        self.0.core.pending.cancel(self.0.request);
+    }
+
+    pub(crate) fn request(&self) -> u64 {
+        self.0.request
+    }
+
+    /// The request, for a task that awaits it.
+    pub(crate) fn awaited(&self) -> &Awaited<Arc<Core>> {
+        &self.0
+    }
+
+    /// Drops the request, whose reply or error was returned.
+    pub(crate) fn end(&mut self) {
+        self.0.end();
+    }
+}
+
+/// A request whose reply is awaited. A call borrows the core of its channel, a [`Pending`] owns it.
+#[derive(Debug)]
+pub(crate) struct Awaited<C: Deref<Target = Core>> {
+    pub(crate) core: C,
+    request: u64,
+    pub(crate) limit: TimeLimit,
+    /// A thread was about to sleep as it waited for the reply.
+    has_slept: bool,
+    /// The reply or an error was returned: there is nothing left to drop.
+    has_ended: bool,
+}
+
+impl<C: Deref<Target = Core>> Awaited<C> {
+    #[inline]
+    pub(super) fn new(core: C, request: u64, limit: TimeLimit) -> Self {
+        Self { core, request, limit, has_slept: false, has_ended: false }
+    }
+
+    /// See [`Pending::wait`].
+    #[inline]
+    pub(super) fn wait(mut self) -> Result<Reply> {
+        match self.await_item(self.limit.deadline()) {
+            Ok(Some(item)) => self.finish(item),
+            Ok(None) => Err(self.timed_out()),
+            Err(error) => Err(self.core.counted(error)),
+        }
     }
 
     fn found(&mut self, item: Result<Option<Item>>) -> Result<Option<Reply>> {
@@ -195,10 +234,6 @@ impl Pending {
         wait_for_item(&self.core, want, limit, &mut self.has_slept)
     }
 
-    pub(crate) fn request(&self) -> u64 {
-        self.request
-    }
-
     /// What an item means for the owner of a call.
     pub(crate) fn reply_of(&self, item: Item) -> Result<Reply> {
         let request = self.request;
@@ -219,12 +254,6 @@ impl Pending {
     pub(crate) fn timed_out(&self) -> Error {
         self.core.counted(timed_out(&self.core, self.request, self.limit.timeout()))
     }
-
-    /// Cancels the request, without waiting: [`Pending::wait`] then ends with
-    /// [`ErrorKind::Cancelled`], or with the reply if that came first.
-    pub fn cancel(&self) {
-        self.core.pending.cancel(self.request);
-    }
 }
 
 #[cold]
@@ -232,7 +261,7 @@ fn has_ended() -> Error {
     Error::new(ErrorKind::InvalidInput, "the request has ended: its reply or error was returned")
 }
 
-impl Drop for Pending {
+impl<C: Deref<Target = Core>> Drop for Awaited<C> {
     #[inline]
     fn drop(&mut self) {
         if !self.has_ended {

@@ -1,14 +1,12 @@
-//! Buffers of one side of a channel that are used again: a long message's, a short reply's,
-//! those of a stream's copied chunks.
+//! Buffers of one side of a channel that are used again: a long message's, and those of a
+//! stream's copied chunks.
 //!
 //! A buffer of many MiB that comes fresh from the kernel costs a page fault for every
-//! 4 KiB, which takes many times as long as to fill it. Small ones cost an allocation and a
-//! free for every reply. Nothing here is waited for: a thread that finds a buffer in use
-//! allocates another.
+//! 4 KiB, which takes many times as long as to fill it. Nothing here is waited for: a thread
+//! that finds a buffer in use allocates another.
 
 use std::sync::Arc;
 
-use crate::shm::bytes::PeerBytes;
 use crate::shm::layout::as_u64;
 use crate::sync::{Counter, Ordering, TryLock};
 
@@ -22,8 +20,6 @@ pub(crate) struct BufferPool {
     kept: TryLock<Vec<u8>>,
     /// How many more requests that buffer is kept for; zero if none is kept.
     left: Counter,
-    /// Of the last short reply, which may still be in use.
-    short: TryLock<Arc<Vec<u8>>>,
     /// Of the last stream that ended.
     chunks: TryLock<Option<ChunkBuffer>>,
 }
@@ -33,17 +29,8 @@ impl BufferPool {
         Arc::new(Self {
             kept: TryLock::new(Vec::new()),
             left: Counter::new(0),
-            short: TryLock::new(Arc::default()),
             chunks: TryLock::new(None),
         })
-    }
-
-    /// Returns a copy of a short payload, or `None` if another thread is making one.
-    #[inline]
-    pub(crate) fn copy_short(&self, payload: PeerBytes<'_>) -> Option<BufferSlice> {
-        let mut short = self.short.try_lock()?;
-        payload.append_to(reused(&mut short));
-        Some(BufferSlice { buffer: Arc::clone(&short), start: 0, end: payload.len() })
     }
 
     /// Returns a buffer for the chunks of a stream.

@@ -137,6 +137,9 @@ impl Deadline {
     }
 }
 
+/// A timeout of this length or more may be off by a tick of the coarse clock: a hundredth of it.
+const LONG: Duration = Duration::from_secs(1);
+
 /// A timeout that has begun to run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TimeLimit {
@@ -150,6 +153,18 @@ impl TimeLimit {
     pub(crate) fn begin(timeout: Duration) -> Self {
         let since = now_ns();
         Self { since, until: Deadline::from(since, timeout) }
+    }
+
+    /// A timeout that begins now. One of a second or more is taken from the coarse clock, and may
+    /// end a tick too early.
+    pub(crate) fn begin_roughly(timeout: Duration) -> Self {
+        let since = if timeout < LONG { now_ns() } else { coarse_now_ns() };
+        Self { since, until: Deadline::from(since, timeout) }
+    }
+
+    /// The same timeout by the exact clock: one that was taken from the coarse clock begins now.
+    pub(crate) fn exact(self, timeout: Duration) -> Self {
+        if timeout < LONG { self } else { Self::begin(timeout) }
     }
 
     /// When it passes.
@@ -205,6 +220,21 @@ mod tests {
         assert!(limit.elapsed_ns() >= 2_000_000 && limit.elapsed_ns() < 1_000_000_000_000);
         let endless = TimeLimit::begin(Duration::MAX);
         assert_eq!((endless.timeout(), endless.deadline()), (Duration::MAX, Deadline::NEVER));
+    }
+
+    #[test]
+    fn a_long_time_limit_that_begins_roughly_is_early_by_two_ticks_at_most() {
+        for timeout in [LONG, 60 * LONG] {
+            let before = Deadline::after(timeout);
+            let rough = TimeLimit::begin_roughly(timeout);
+            assert!(rough.deadline() <= Deadline::after(timeout));
+            assert!(rough.deadline().later_by(Duration::from_nanos(COARSE_NS)) >= before);
+            assert!(rough.exact(timeout).deadline() >= before);
+        }
+        let (timeout, before) = (LONG / 2, Deadline::after(LONG / 2));
+        let short = TimeLimit::begin_roughly(timeout);
+        assert!(short.deadline() >= before);
+        assert_eq!(short.exact(timeout).deadline(), short.deadline());
     }
 
     #[test]

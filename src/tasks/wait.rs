@@ -30,7 +30,7 @@ pub struct AsyncPending {
 
 impl AsyncPending {
     pub(super) fn new(pending: Pending, spin: Duration) -> Self {
-        let item_wait = ItemWait::new(&pending.core, pending.request(), false, spin);
+        let item_wait = ItemWait::new(&pending.awaited().core, pending.request(), false, spin);
         Self { item_wait, pending }
     }
 
@@ -56,16 +56,16 @@ impl Future for AsyncPending {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let polled = match this.item_wait.poll(context, this.pending.limit.deadline()) {
+        let polled = match this.item_wait.poll(context, this.pending.awaited().limit.deadline()) {
             Poll::Ready(Ok(Some(item))) => {
-                let reply = this.pending.reply_of(item);
+                let reply = this.pending.awaited().reply_of(item);
                 if reply.is_ok() {
-                    this.pending.note_answer(1);
+                    this.pending.awaited().note_answer(1);
                 }
                 reply
             }
-            Poll::Ready(Ok(None)) => Err(this.pending.timed_out()),
-            Poll::Ready(Err(error)) => Err(this.pending.core.counted(error)),
+            Poll::Ready(Ok(None)) => Err(this.pending.awaited().timed_out()),
+            Poll::Ready(Err(error)) => Err(this.pending.awaited().core.counted(error)),
             Poll::Pending => return Poll::Pending,
         };
         // An executor may keep a future for long after it was ready.

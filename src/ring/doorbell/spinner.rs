@@ -109,7 +109,7 @@ impl Spinner {
     /// Returns false if that has gone on since `begun` for as long as a wait may spin, or until the
     /// deadline.
     pub(super) fn stand_aside(&self, begun: u64, deadline: Deadline) -> bool {
-        if !MAY_SPIN || self.strategy == WaitStrategy::Park || self.are_cpus_scarce {
+        if !MAY_SPIN || self.strategy == WaitStrategy::Park || cpu::are_scarce() {
             return false;
         }
         let longest = match self.strategy {
