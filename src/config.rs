@@ -11,7 +11,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub(crate) use self::tuning::Tuning;
-pub use self::tuning::{CopyRoutine, WaitStrategy};
+pub use self::tuning::{CopyChoices, CopyRoutine, WaitStrategy};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes that stand before a payload in its slot.

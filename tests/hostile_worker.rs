@@ -287,7 +287,7 @@ fn control_words() -> Vec<(usize, usize)> {
     for side in [DATA, HEALTH] {
         words.extend([(side, 8), (side + 8, 8), (side + hostile::HEAD, 8)]);
         words.extend([(side + hostile::SPACE_AT, 8), (side + hostile::BELL, 4)]);
-        words.push((side + hostile::CHECKED, 8));
+        words.extend([(side + hostile::CHECKED, 8), (side + hostile::COPIES, 4)]);
     }
     words
 }

@@ -204,6 +204,7 @@ impl Core {
             wakes: sender.wakes,
             request_ring_high_water: sender.high_water,
             request_copies: sender.copies,
+            reply_copies: self.receiver.peer_copies(),
             leases_held: self.receiver.leases_held(),
             ..self.pending.stats()
         }

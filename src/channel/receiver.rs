@@ -15,8 +15,11 @@
 //!   leaves gives the turn back, fences, and looks at `missed`. If it is set, it reads again.
 //!   So no frame that a reactor was called for is left unread.
 
+use std::sync::Arc;
+
 use crate::channel::waiter::WakeList;
-use crate::ring::{Consumer, LeaseGauge};
+use crate::config::CopyChoices;
+use crate::ring::{Consumer, LeaseGauge, PeerCopies};
 use crate::sync::{AtomicU32, Ordering, TryGuard, TryLock};
 
 /// Owner of the reply ring's consumer.
@@ -30,12 +33,14 @@ pub(crate) struct Receiver {
     /// Tasks that the reader wakes when it has given the turn back.
     pub(super) wake_list: WakeList,
     leases: LeaseGauge,
+    peer_copies: Arc<PeerCopies>,
 }
 
 impl Receiver {
     pub(super) fn new(consumer: Consumer) -> Self {
         Self {
             leases: consumer.lease_gauge(),
+            peer_copies: Arc::clone(consumer.peer_copies()),
             consumer: TryLock::new(consumer),
             followers: AtomicU32::new(0),
             missed: AtomicU32::new(0),
@@ -72,6 +77,11 @@ impl Receiver {
     #[inline]
     pub(super) fn take_missed(&self) -> bool {
         self.missed.load(Ordering::Relaxed) != 0 && self.missed.swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// How the worker copies into the reply ring, as it says itself.
+    pub(super) fn peer_copies(&self) -> Option<CopyChoices> {
+        self.peer_copies.read()
     }
 
     /// Replies and chunks that still hold a slot.

@@ -25,6 +25,7 @@ use crate::protocol::Kind;
 use crate::protocol::handshake::{Limits, WorkerSetup};
 use crate::protocol::{RoleConfig, blob};
 use crate::raw::RawLink;
+use crate::ring::copy_choice::FINDINGS;
 use crate::shm::layout::as_u64;
 use crate::shm::memfd;
 use crate::sys::clock::Deadline;
@@ -155,6 +156,7 @@ impl Options {
             is_pollable: self.is_pollable,
             blob_len: as_u64(self.role.blob.len()),
             fd_names: self.fds.iter().map(|(name, _)| name.clone()).collect(),
+            found_copies: FINDINGS.bits(),
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::config::CopyChoices;
 use crate::error::ErrorKind;
-use crate::ring::CopyChoices;
 
 /// Counters of a channel since its start, from [`Channel::stats`](crate::Channel::stats); those of
 /// an `AsyncChannel` are those of its `blocking` channel. What threads and tasks do counts alike.
@@ -140,6 +140,9 @@ pub struct Stats {
     pub request_ring_high_water: u64,
     /// How payloads are copied into the request ring, as far as it has found out.
     pub request_copies: CopyChoices,
+    /// How the worker copies replies and chunks, as far as it has found out, in its own words.
+    /// `None` before its first of 4 KiB or more, or if it says what this version does not know.
+    pub reply_copies: Option<CopyChoices>,
     /// Replies and chunks that still hold a slot. Short ones never do: see
     /// [`Reply`](crate::Reply).
     pub leases_held: usize,

@@ -13,6 +13,7 @@ use crate::named::segment::{Segment, c_library};
 use crate::protocol::RoleConfig;
 use crate::protocol::handshake::{copy_from_number, wait_from_numbers};
 use crate::protocol::role::check_name;
+use crate::ring::copy_choice::FINDINGS;
 use crate::shm::layout::{RegionHeader, Side, as_u64};
 use crate::shm::region::Regions;
 use crate::shm::transport::{Backing, SharedEvent};
@@ -146,7 +147,9 @@ fn attach(name: &str) -> Result<Found> {
     let claim =
         Claim { state: claim(&own, this.pid, this.start_time)?, wakes_parent: health_event(&up)? };
     let wait = wait_from_numbers(line.wait, line.spin);
-    let tuning = Tuning { wait, copy: copy_from_number(line.copy) };
+    let (copy, found_copies) = copy_from_number(line.copy);
+    FINDINGS.begin_with(found_copies);
+    let tuning = Tuning { wait, copy };
     let mut link = WorkerLink::over(Regions { own, peer, header }, tuning, None)?;
     // The parent of a named channel does not watch the robust word.
     link.owner = None;

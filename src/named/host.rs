@@ -23,6 +23,7 @@ use crate::named::stale::maker_of;
 use crate::process::external::ExternalWorker;
 use crate::protocol::handshake::{copy_to_number, wait_to_numbers};
 use crate::protocol::role::check_name;
+use crate::ring::copy_choice::FINDINGS;
 use crate::shm::layout::{RegionHeader, channel_id};
 use crate::shm::region::Regions;
 use crate::shm::transport::SharedEvent;
@@ -220,7 +221,7 @@ fn maker_line(maker: &Process, header: &RegionHeader, tuning: Tuning) -> MakerLi
         channel: header.channel,
         c_library: c_library(),
         wait,
-        copy: copy_to_number(tuning.copy),
+        copy: copy_to_number(tuning.copy, FINDINGS.bits()),
         spin,
         ..MakerLine::new_zeroed()
     }

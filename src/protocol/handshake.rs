@@ -46,6 +46,8 @@ pub(crate) struct WorkerSetup {
     pub(crate) is_pollable: bool,
     pub(crate) blob_len: u64,
     pub(crate) fd_names: Vec<String>,
+    /// What the parent's rings have found of copies: see [`copy_to_number`].
+    pub(crate) found_copies: u32,
 }
 
 impl WorkerSetup {
@@ -81,7 +83,7 @@ impl WorkerSetup {
         for name in &self.fd_names {
             writer.bytes(name.as_bytes());
         }
-        writer.u32(copy_to_number(self.tuning.copy));
+        writer.u32(copy_to_number(self.tuning.copy, self.found_copies));
         if writer.len() > MAX_LEN {
             return Err(Error::invalid_config(format!(
                 "role configuration of {} bytes, at most {MAX_LEN}; a blob can be longer",
@@ -121,11 +123,12 @@ impl WorkerSetup {
                 .map_err(|e| garbage(e.to_string()))?;
             fd_names.push(name);
         }
-        let tuning = Tuning { wait, copy: copy_from_number(reader.u32()?) };
+        let (copy, found_copies) = copy_from_number(reader.u32()?);
+        let tuning = Tuning { wait, copy };
         let model = (!model.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(model)));
         let mode = (!mode.is_empty()).then_some(mode);
         let role = RoleConfig { role, model, mode, extras, ..RoleConfig::default() };
-        Ok(Self { parent, tuning, limits, role, is_pollable, blob_len, fd_names })
+        Ok(Self { parent, tuning, limits, role, is_pollable, blob_len, fd_names, found_copies })
     }
 }
 
@@ -181,19 +184,16 @@ pub(crate) fn wait_from_numbers(code: u32, spin: u64) -> WaitStrategy {
     }
 }
 
-/// A routine as a code; zero if the ring finds it out.
-pub(crate) fn copy_to_number(copy: Option<CopyRoutine>) -> u32 {
-    match copy {
-        None => 0,
-        Some(CopyRoutine::Library) => 1,
-        Some(CopyRoutine::Vectors) => 2,
-        Some(CopyRoutine::PastCaches) => 3,
-    }
+/// The routine that the host has chosen, zero if none, and above it what the parent's rings have
+/// found for their classes, as [`CopyChoices::to_bits`](crate::config::CopyChoices::to_bits) tells
+/// it.
+pub(crate) fn copy_to_number(copy: Option<CopyRoutine>, found: u32) -> u32 {
+    copy.map_or(0, CopyRoutine::code) | (found << 8)
 }
 
-/// The routine of which [`copy_to_number`] has made this.
-pub(crate) fn copy_from_number(code: u32) -> Option<CopyRoutine> {
-    CopyRoutine::ALL.into_iter().find(|routine| copy_to_number(Some(*routine)) == code)
+/// What [`copy_to_number`] has made this of.
+pub(crate) fn copy_from_number(number: u32) -> (Option<CopyRoutine>, u32) {
+    (CopyRoutine::from_code(number & 0xff), number >> 8)
 }
 
 fn garbage(message: String) -> Error {
@@ -241,6 +241,7 @@ mod tests {
             is_pollable: true,
             blob_len: 1 << 20,
             fd_names: vec!["in".into(), "out".into()],
+            found_copies: 0x312,
         }
     }
 

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::CopyChoices;
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::link::not_pollable;
 use crate::raw::peer::RawPeer;
@@ -96,6 +97,14 @@ impl RawReceiver {
     #[inline]
     pub fn try_recv(&mut self) -> Result<Option<Frame<'_>>> {
         if self.has_frame() || self.look_for_frame()? { self.take().map(Some) } else { Ok(None) }
+    }
+
+    /// Returns how the peer copies payloads into its ring, as far as it has found out, in its own
+    /// words; `None` before its first of 4 KiB or more, or if it says what this version does not
+    /// know.
+    #[must_use]
+    pub fn peer_copies(&self) -> Option<CopyChoices> {
+        self.consumer.peer_copies().read()
     }
 
     /// Calls `take` with the header and the payload of each frame that is there, in order, but

@@ -1,8 +1,10 @@
 //! The end of a ring that takes frames out, and that waits for them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::ring::copy_choice::PeerCopies;
 use crate::ring::doorbell::{Alarm, BY_FD, Sleeper, Step, look_before_end};
 use crate::ring::ends::Ends;
 use crate::ring::frame::Frame;
@@ -28,6 +30,7 @@ pub(crate) struct Consumer {
     reader: SlotReader,
     sleep_at: OwnU64,
     peer_checked: PeerU64,
+    peer_copies: Arc<PeerCopies>,
     sleeper: Sleeper,
     /// The distance that is kept from a producer that is fast.
     pacing: Pacing,
@@ -53,6 +56,7 @@ impl Consumer {
             reader: SlotReader::new(ends, layout)?,
             sleep_at,
             peer_checked: peer.u64_at(words.checked)?,
+            peer_copies: Arc::new(PeerCopies::new(peer.u32_at(words.copies)?)),
             sleeper: ends.sleeper()?,
             pacing: Pacing::new(layout.origin, layout.capacity),
             is_armed: false,
@@ -77,6 +81,11 @@ impl Consumer {
     /// Counts leases without a borrow of the consumer.
     pub(crate) fn lease_gauge(&self) -> LeaseGauge {
         self.reader.lease_gauge()
+    }
+
+    /// Tells how the peer copies payloads, without a borrow of the consumer.
+    pub(crate) fn peer_copies(&self) -> &Arc<PeerCopies> {
+        &self.peer_copies
     }
 
     /// The requests whose leases hold the ring, oldest first, and the bytes they hold back.

@@ -6,57 +6,99 @@
 //!
 //! # What is measured
 //!
-//! A *stretch* is as many bytes of slots as the ring holds. Its time runs from a claim to a later
-//! claim, with all waits for room in it: a routine that leaves the consumer with slow reads pays
-//! for them. A routine on trial first fills the ring once without being measured, as until then
-//! the consumer reads what the routine before has copied.
+//! A *part* is some sixteenths of the ring. Its time runs from a claim to a later claim, with all
+//! waits for room in it: a routine that leaves the consumer with slow reads pays for them. The
+//! consumer gives room back in lumps. So a part ends at a claim that follows a full ring, if there
+//! is one soon enough.
 //!
-//! The *pace* of a routine is its best stretch of late, as a stretch in which the host paused
-//! says nothing about copies. Each further stretch makes what is remembered worse by a sixteenth,
-//! so that a machine that has become slower is noticed.
+//! The *pace* of a routine is the median of a few parts:
+//!
+//! * of parts that begin and end with a full ring, if there are enough. While the host pauses the
+//!   ring runs empty, so that a pause is in none of these;
+//! * of all parts, if the ring does not fill up. A part with a pause is far above the median.
+//!
+//! While the ring is filling up, a part shows what the producer can do and not what the consumer
+//! can. Then the bytes count that the consumer has released.
+//!
+//! A routine on trial first fills the ring once without being measured, as until then the consumer
+//! reads what the routine before has copied. What is remembered becomes worse by at most a
+//! sixteenth with each measurement, and better by at most half of the difference.
 //!
 //! # What it costs
 //!
-//! The clock is read once in a sixteenth of a stretch. A routine that is not the best is tried
-//! after 1, 2, 4, and at most 1,024 stretches. A trial ends early when a sixteenth of it takes
-//! twice as long as it would with the best one, or four times as long before it is measured. So trials cost less than 1 % once a stream is
-//! some thousand stretches old.
+//! The clock is read once in a part. At first all routines are tried for half a lap each, which
+//! soon leads to a good one. Later, a routine that is not the best is tried after 1, 2, 4, and at
+//! most 1,024 stretches of as many bytes as the ring holds, and after 8, 64 and so on if it is very
+//! slow: a trial ends early when two parts in a row take twice as long as they would with the best
+//! one, or four times as long before it is measured. If the best one becomes much slower, all
+//! others are tried at once, but not often. So trials cost less than 1 % once a stream is some
+//! thousand stretches old.
 //!
-//! Lengths are learned in classes, as a routine can be the best for short payloads only. While
-//! payloads of different classes alternate, nothing is learned, and each class keeps what it has.
+//! Lengths are learned in classes, as a routine can be the best for short payloads only. Of
+//! payloads of several classes, the class that most bytes are of learns.
 
-use crate::config::CopyRoutine;
+use std::sync::atomic::AtomicU32;
+
+use crate::config::{CopyChoices, CopyRoutine};
+use crate::shm::layout::as_u64;
+use crate::shm::words::PeerU32;
+use crate::sync::Ordering;
 use crate::sys::copy::{FIRST_ROUTINE, available_routines};
 
 /// Lengths from which on a class begins. Shorter payloads are not measured.
 const CLASSES: [usize; 3] = [4 << 10, 16 << 10, 128 << 10];
 const ROUTINES: usize = CopyRoutine::ALL.len();
 
-/// Parts of a stretch.
+/// The shortest part, as a share of the ring and in bytes. The clock takes some 30 ns.
 const PARTS: u64 = 16;
-/// The most stretches between two trials of a routine.
+const SHORTEST_PART: u64 = 128 << 10;
+/// The shortest parts after which one ends although the ring is not full. The consumer gives room
+/// back in eighths of the ring.
+const LONGEST_PART: u64 = 3;
+/// Parts of a measurement, in the first trials and later.
+const FIRST_SAMPLES: usize = 2;
+const SAMPLES: usize = 5;
+/// A part that takes so many times as long as the median has a pause in it.
+const PAUSE: u64 = 4;
+/// The parts after which a measurement ends, although few of them count.
+const MOST_PARTS: u32 = 16;
+/// The most stretches between two trials of a routine, and of one that is very slow.
 const MAX_WAIT: u32 = 1024;
+const MAX_LONG_WAIT: u32 = 4096;
+/// Stretches after which the others are tried at once if the best routine has become much slower.
+const RESTART: u32 = 1024;
+/// Stretches before the first trial of another routine than the one that the ring began with
+/// because another ring had found it.
+const WAIT_AFTER_HINT: u32 = 4;
 
-/// How a ring copies payloads, by their length, as far as it has found out.
-///
-/// A ring begins with [`CopyRoutine::Vectors`], and tries the others while it is used. See
-/// [`ConfigBuilder::copy_routine`](crate::ConfigBuilder::copy_routine).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub struct CopyChoices {
-    /// For payloads of 4 KiB and more, and less than 16 KiB.
-    pub from_4_kib: CopyRoutine,
-    /// For payloads of 16 KiB and more, and less than 128 KiB.
-    pub from_16_kib: CopyRoutine,
-    /// For longer ones.
-    pub from_128_kib: CopyRoutine,
-}
+/// What the rings of this process have found last, for those that are made later.
+#[derive(Debug)]
+pub(crate) struct Findings(AtomicU32);
 
-impl Default for CopyChoices {
-    fn default() -> Self {
-        let [from_4_kib, from_16_kib, from_128_kib] = [FIRST_ROUTINE; 3];
-        Self { from_4_kib, from_16_kib, from_128_kib }
+/// The findings of this process.
+pub(crate) static FINDINGS: Findings = Findings::new();
+
+impl Findings {
+    const fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    /// What was found, as [`CopyChoices::to_bits`] tells it: zero for a class of which nothing is
+    /// known.
+    pub(crate) fn bits(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Takes what another process has found for its own, if nothing is known yet.
+    pub(crate) fn begin_with(&self, bits: u32) {
+        // One that fails has found something.
+        let _ = self.0.compare_exchange(0, bits, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Notes the best routine of a class. Of two rings that do so at the same time, one may be
+    /// lost: it is a hint.
+    fn note(&self, class: usize, routine: CopyRoutine) {
+        self.0.store(CopyChoices::bits_with(self.bits(), class, routine), Ordering::Relaxed);
     }
 }
 
@@ -66,8 +108,40 @@ pub(crate) struct CopyChoice {
     /// The host's own choice: nothing is measured.
     fixed: Option<CopyRoutine>,
     capacity: u64,
+    /// Bytes of the shortest part.
+    part: u64,
     classes: [Class; CLASSES.len()],
     stretch: Stretch,
+    /// The ring was full before the next claim.
+    is_full: bool,
+    /// Where the best routines are noted.
+    findings: &'static Findings,
+    /// A best routine has changed since the last call of [`CopyChoice::take_news`].
+    has_news: bool,
+}
+
+/// What a peer's producer says of its choice.
+#[derive(Debug)]
+pub(crate) struct PeerCopies(PeerU32);
+
+impl PeerCopies {
+    pub(crate) fn new(word: PeerU32) -> Self {
+        Self(word)
+    }
+
+    /// `None` if the peer says nothing that this version knows.
+    pub(crate) fn read(&self) -> Option<CopyChoices> {
+        CopyChoices::from_bits(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// A moment at which a part ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look {
+    /// Nanoseconds of the clock.
+    pub(crate) now: u64,
+    /// Bytes of slots that are not released.
+    pub(crate) in_flight: u64,
 }
 
 /// What is known of one class of lengths.
@@ -75,6 +149,12 @@ pub(crate) struct CopyChoice {
 struct Class {
     best: CopyRoutine,
     routines: [Known; ROUTINES],
+    /// The first trials are not over.
+    is_new: bool,
+    /// The best routine's pace when the others were last tried at once, or less if it has become
+    /// faster; and its stretches since.
+    usual: u64,
+    since: u32,
 }
 
 /// What is known of a routine.
@@ -93,23 +173,65 @@ struct Known {
 struct Stretch {
     class: usize,
     routine: CopyRoutine,
-    /// Bytes to be copied before the measuring begins.
+    /// Bytes to be copied before the measuring begins, and bytes copied since the stretch began.
     unmeasured: u64,
-    /// What was measured.
-    time: u64,
+    copied: u64,
+    /// Another routine has copied before.
+    is_switch: bool,
+    /// The part so far: when it began, zero if that is not known; whether with a full ring; its
+    /// bytes, and those of other classes.
+    start: u64,
+    is_full: bool,
     bytes: u64,
-    /// Bytes of the part so far, and when it began; zero if that is not known.
-    part: u64,
-    part_start: u64,
+    foreign: u64,
+    /// The class of the latter.
+    foreign_class: usize,
+    /// Bytes of the longest claim.
+    longest: u64,
+    /// Hopeless parts in a row.
+    hopeless: u32,
+    /// Parts that were measured, and the paces of those that began and ended with a full ring.
+    parts: u32,
+    full: Samples,
+    /// All of them but those with pauses.
+    window: Window,
+}
+
+/// Parts that were measured.
+#[derive(Debug, Clone, Copy, Default)]
+struct Window {
+    samples: Samples,
+    bytes: u64,
+    /// Some part began and ended with a full ring.
+    is_full: bool,
+    /// Bytes that were in flight when the first part began, and the last one ended.
+    in_flight: u64,
+    in_flight_now: u64,
+}
+
+/// The last few paces.
+#[derive(Debug, Clone, Copy, Default)]
+struct Samples {
+    paces: [u64; SAMPLES],
+    count: usize,
 }
 
 impl CopyChoice {
-    pub(crate) fn new(capacity: u64, fixed: Option<CopyRoutine>) -> Self {
+    /// Makes the choice of a ring of `capacity` bytes, which begins with what is noted in
+    /// `findings`.
+    pub(crate) fn new(
+        capacity: u64,
+        fixed: Option<CopyRoutine>,
+        findings: &'static Findings,
+    ) -> Self {
         // Model checkers and ThreadSanitizer know nothing of time and of vector stores.
         let fixed = fixed.or((cfg!(any(loom, slipring_tsan))).then_some(FIRST_ROUTINE));
-        let class = Class { best: FIRST_ROUTINE, routines: [Known::default(); ROUTINES] };
-        let classes = [class; CLASSES.len()];
-        Self { fixed, capacity, classes, stretch: Stretch::new(0, FIRST_ROUTINE, capacity) }
+        let found = CopyChoices::routines_of(findings.bits());
+        let is_here = |routine: &CopyRoutine| available_routines().any(|here| here == *routine);
+        let classes = found.map(|found| Class::new(found.filter(is_here)));
+        let part = (capacity / PARTS).max(SHORTEST_PART);
+        let stretch = Stretch::new(0, FIRST_ROUTINE, 0);
+        Self { fixed, capacity, part, classes, stretch, is_full: false, findings, has_news: true }
     }
 
     /// Whether the copy of a payload of this length is chosen.
@@ -118,26 +240,47 @@ impl CopyChoice {
         len >= CLASSES[0]
     }
 
+    /// Notes that the producer finds no room, or no credit, for the next claim.
+    #[inline]
+    pub(crate) fn note_full(&mut self) {
+        self.is_full = true;
+    }
+
     /// Returns the routine for a payload of `len` bytes for which [`CopyChoice::is_for`] is true, or
     /// for several of them, whose slots have been claimed and are `bytes` long in all.
     pub(crate) fn choose(
         &mut self,
         len: usize,
         bytes: u64,
-        now: impl FnOnce() -> u64,
+        look: impl FnOnce() -> Look,
     ) -> CopyRoutine {
         if let Some(fixed) = self.fixed {
             return fixed;
         }
-        let class = CLASSES.iter().rposition(|from| len >= *from).unwrap_or(0);
-        if class != self.stretch.class {
-            let best = self.classes.get(class).map_or(FIRST_ROUTINE, |class| class.best);
-            self.stretch = Stretch::new(class, best, self.capacity);
-        } else if self.stretch.part >= self.capacity / PARTS {
-            self.end_part(now());
+        let is_full = std::mem::take(&mut self.is_full);
+        let stretch = &self.stretch;
+        // Before the measuring begins, a short look tells of a routine that is very slow.
+        let is_short = is_full || stretch.unmeasured > 0;
+        let longest = if is_short { self.part } else { LONGEST_PART * self.part };
+        if stretch.start == 0 || stretch.bytes + stretch.foreign >= longest {
+            self.end_part(look(), is_full);
         }
-        self.stretch.part += bytes;
-        self.stretch.routine
+        let class = CLASSES.iter().rposition(|from| len >= *from).unwrap_or(0);
+        let stretch = &mut self.stretch;
+        if class == stretch.class {
+            stretch.bytes += bytes;
+            stretch.longest = stretch.longest.max(bytes);
+            return stretch.routine;
+        }
+        stretch.foreign += bytes;
+        stretch.foreign_class = class;
+        self.classes.get(class).map_or(FIRST_ROUTINE, |class| class.best)
+    }
+
+    /// What is to be published, as [`CopyChoices::to_bits`] tells it, if that has changed.
+    #[inline]
+    pub(crate) fn take_news(&mut self) -> Option<u32> {
+        std::mem::take(&mut self.has_news).then(|| self.found().to_bits())
     }
 
     /// The best routine for each class, as far as it is known.
@@ -148,35 +291,73 @@ impl CopyChoice {
     }
 
     #[cold]
-    fn end_part(&mut self, now: u64) {
-        let Self { capacity, classes, stretch, .. } = self;
-        let Some(class) = classes.get_mut(stretch.class) else { return };
-        let (start, bytes) = (stretch.part_start, std::mem::take(&mut stretch.part));
-        stretch.part_start = now;
-        let time = if start == 0 { 0 } else { now.saturating_sub(start) };
-        // While the lines of the ring come into the caches again, a good routine may be slow.
-        let most = if stretch.unmeasured > 0 { 4 } else { 2 };
-        let next = if class.is_hopeless(stretch.routine, pace(time, bytes), most) {
-            class.put_off(stretch.routine);
-            class.best
-        } else if stretch.unmeasured > 0 {
+    fn end_part(&mut self, look: Look, is_full: bool) {
+        let Self { capacity, classes, stretch, findings, has_news, .. } = self;
+        let (start, was_full) = (stretch.start, std::mem::replace(&mut stretch.is_full, is_full));
+        let (bytes, foreign) = (stretch.bytes + stretch.foreign, stretch.foreign);
+        (stretch.start, stretch.bytes, stretch.foreign) = (look.now, 0, 0);
+        if start == 0 {
+            return;
+        }
+        let index = stretch.class;
+        if foreign > bytes / 2 {
+            let index = stretch.foreign_class;
+            let Some(class) = classes.get_mut(index) else { return };
+            *stretch = Stretch::new(index, class.best, *capacity);
+            stretch.start = look.now;
+            return;
+        }
+        let Some(class) = classes.get_mut(index) else { return };
+        let before = (class.best, stretch.routine);
+        let time = look.now.saturating_sub(start);
+        let pace = pace(time, bytes);
+        stretch.copied += bytes;
+        let next = if stretch.is_hopeless(class, pace) {
+            class.give_up(stretch.routine, pace)
+        } else if stretch.unmeasured > 0
+            || (stretch.is_switch && look.in_flight.min(*capacity) > stretch.copied)
+        {
+            // The consumer may still read what the routine before has copied.
             stretch.unmeasured = stretch.unmeasured.saturating_sub(bytes);
+            stretch.begin_window(look.in_flight);
             return;
         } else {
-            stretch.time += time;
-            stretch.bytes += bytes;
-            if stretch.bytes < *capacity {
+            let is_final = !class.is_new;
+            stretch.add((time, bytes), was_full && is_full, look.in_flight);
+            // What is waited for is counted in whole stretches of the best one.
+            if before.0 == before.1 && is_final && stretch.copied < *capacity {
                 return;
             }
-            class.learn(stretch.routine, pace(stretch.time, stretch.bytes));
-            class.next()
+            let Some(pace) = stretch.pace(is_final, look.in_flight, *capacity) else { return };
+            class.learn(stretch.routine, pace, stretch.copied / *capacity)
         };
-        let unmeasured = if next == stretch.routine { 0 } else { *capacity };
-        *stretch = Stretch { part_start: now, ..Stretch::new(stretch.class, next, unmeasured) };
+        let is_same = next == before.1;
+        let unmeasured = if class.is_new { *capacity / 4 } else { *capacity };
+        *stretch = Stretch::new(index, next, if is_same { 0 } else { unmeasured });
+        stretch.is_switch = !is_same;
+        (stretch.start, stretch.is_full) = (look.now, is_full);
+        stretch.begin_window(look.in_flight);
+        if class.best != before.0 {
+            findings.note(index, class.best);
+            *has_news = true;
+        }
     }
 }
 
 impl Class {
+    /// A class that begins with what another ring has found, if one has.
+    fn new(found: Option<CopyRoutine>) -> Self {
+        let wait = if found.is_some() { WAIT_AFTER_HINT } else { 0 };
+        let known = Known { pace: 0, wait, last_wait: wait };
+        Self {
+            best: found.unwrap_or(FIRST_ROUTINE),
+            routines: [known; ROUTINES],
+            is_new: found.is_none(),
+            usual: 0,
+            since: 0,
+        }
+    }
+
     fn known(&mut self, routine: CopyRoutine) -> &mut Known {
         let [library, vectors, past_caches] = &mut self.routines;
         match routine {
@@ -186,47 +367,92 @@ impl Class {
         }
     }
 
-    /// Whether a routine on trial takes more than `most` times as long as the best.
-    fn is_hopeless(&mut self, routine: CopyRoutine, pace: u64, most: u64) -> bool {
-        let best = self.known(self.best).pace;
-        routine != self.best && best != 0 && pace > most * best
-    }
-
-    /// Takes what a stretch has shown into account.
-    fn learn(&mut self, routine: CopyRoutine, measured: u64) {
-        let known = self.known(routine);
-        let remembered = known.pace + known.pace / 16;
-        let pace = if remembered == 0 { measured } else { measured.min(remembered) };
-        known.pace = pace;
-        if routine == self.best {
-            return;
+    /// Takes what a stretch has shown into account, which was so many times as long as the ring.
+    /// Returns the routine for the next one.
+    fn learn(&mut self, routine: CopyRoutine, measured: u64, laps: u64) -> CopyRoutine {
+        if self.is_new {
+            self.known(routine).pace = measured;
+            return self.next_new();
         }
-        let best = self.known(self.best).pace;
+        let best = self.best;
+        if routine == best {
+            let remembered = self.known(best).pace;
+            let pace = match remembered {
+                0 => measured,
+                _ if measured < remembered => remembered.midpoint(measured),
+                _ => measured.min(remembered + remembered / 16),
+            };
+            self.known(best).pace = pace;
+            self.look_for_change(pace, measured);
+            return self.next(u32::try_from(laps.max(1)).unwrap_or(u32::MAX));
+        }
+        self.known(routine).pace = measured;
         // What differs by less may be noise, and each change costs a stretch.
-        if pace + pace / 16 < best {
+        if measured + measured / 16 < self.known(best).pace {
             self.best = routine;
+            self.usual = measured;
             self.routines =
                 self.routines.map(|known| Known { pace: known.pace, ..Known::default() });
         } else {
-            self.put_off(routine);
+            self.put_off(routine, 2, MAX_WAIT);
+        }
+        self.next(0)
+    }
+
+    /// Returns the next routine of the first trials: the best one once all were tried.
+    fn next_new(&mut self) -> CopyRoutine {
+        let untried = available_routines().find(|routine| self.known(*routine).pace == 0);
+        if let Some(untried) = untried {
+            return untried;
+        }
+        let best = available_routines().min_by_key(|routine| self.known(*routine).pace);
+        self.best = best.unwrap_or(FIRST_ROUTINE);
+        self.is_new = false;
+        // They were tried for too short a time to compare later ones with it.
+        self.routines = [Known::default(); ROUTINES];
+        self.best
+    }
+
+    /// Has the others tried at once if the best routine is much slower than it was: virtual
+    /// processors move.
+    fn look_for_change(&mut self, pace: u64, measured: u64) {
+        self.since = self.since.saturating_add(1);
+        if self.usual == 0 || pace < self.usual {
+            self.usual = pace;
+        } else if pace > self.usual + self.usual / 4 && self.since >= RESTART {
+            (self.usual, self.since) = (measured, 0);
+            self.known(self.best).pace = measured;
+            self.routines = self.routines.map(|known| Known { wait: 0, ..known });
         }
     }
 
-    /// Has a routine wait for twice as long until its next trial.
-    fn put_off(&mut self, routine: CopyRoutine) {
+    /// Ends the trial of a routine that is very slow. Returns the routine for the next stretch.
+    fn give_up(&mut self, routine: CopyRoutine, pace: u64) -> CopyRoutine {
+        if self.is_new {
+            self.known(routine).pace = pace;
+            return self.next_new();
+        }
+        // The slower it is, the more a trial costs.
+        let times = u32::try_from(pace / self.known(self.best).pace.max(1)).unwrap_or(u32::MAX);
+        self.put_off(routine, 8, times.saturating_mul(128).clamp(MAX_WAIT, MAX_LONG_WAIT));
+        self.best
+    }
+
+    /// Has a routine wait for so many times as long until its next trial.
+    fn put_off(&mut self, routine: CopyRoutine, times: u32, most: u32) {
         let known = self.known(routine);
-        known.last_wait = (2 * known.last_wait).clamp(1, MAX_WAIT);
+        known.last_wait = known.last_wait.saturating_mul(times).clamp(1, most);
         known.wait = known.last_wait;
     }
 
-    /// Returns the routine for the next stretch.
-    fn next(&mut self) -> CopyRoutine {
+    /// Returns the routine for the next stretch, after so many of the best one.
+    fn next(&mut self, stretches: u32) -> CopyRoutine {
         let best = self.best;
         let mut next = best;
         for routine in available_routines().filter(|routine| *routine != best) {
             let known = self.known(routine);
             if known.wait > 0 {
-                known.wait -= 1;
+                known.wait = known.wait.saturating_sub(stretches);
             } else if next == best {
                 next = routine;
             }
@@ -237,157 +463,113 @@ impl Class {
 
 impl Stretch {
     fn new(class: usize, routine: CopyRoutine, unmeasured: u64) -> Self {
-        Self { class, routine, unmeasured, time: 0, bytes: 0, part: 0, part_start: 0 }
+        Self {
+            class,
+            routine,
+            unmeasured,
+            copied: 0,
+            is_switch: false,
+            start: 0,
+            is_full: false,
+            bytes: 0,
+            foreign: 0,
+            foreign_class: 0,
+            longest: 0,
+            hopeless: 0,
+            parts: 0,
+            full: Samples::default(),
+            window: Window::default(),
+        }
+    }
+
+    /// Whether this is a trial, and two parts in a row took much longer than with the best.
+    fn is_hopeless(&mut self, class: &mut Class, pace: u64) -> bool {
+        let best = class.known(class.best).pace;
+        // While the lines of the ring come into the caches again, a good routine may be slow.
+        let most = if self.unmeasured > 0 { 4 } else { 2 };
+        let is_slow = self.routine != class.best && best != 0 && pace > best.saturating_mul(most);
+        self.hopeless = if is_slow { self.hopeless + 1 } else { 0 };
+        self.hopeless >= 2
+    }
+
+    fn begin_window(&mut self, in_flight: u64) {
+        self.window = Window { in_flight, in_flight_now: in_flight, ..Window::default() };
+    }
+
+    /// Adds a part that was measured.
+    fn add(&mut self, (time, bytes): (u64, u64), is_full: bool, in_flight: u64) {
+        self.parts += 1;
+        let pace = pace(time, bytes);
+        if is_full {
+            self.full.add(pace);
+        }
+        let window = &mut self.window;
+        let before = std::mem::replace(&mut window.in_flight_now, in_flight);
+        let is_pause =
+            window.samples.count > 0 && pace > window.samples.median().saturating_mul(PAUSE);
+        if is_pause {
+            // As if it had not been: what was released meanwhile does not count either.
+            window.in_flight = (window.in_flight + in_flight).saturating_sub(before);
+            return;
+        }
+        window.samples.add(pace);
+        window.is_full |= is_full;
+        window.bytes += bytes;
+    }
+
+    /// The pace, once there are enough parts: fewer if it is not final.
+    fn pace(&mut self, is_final: bool, in_flight: u64, capacity: u64) -> Option<u64> {
+        let (wanted, long) =
+            if is_final { (SAMPLES, capacity) } else { (FIRST_SAMPLES, capacity / 2) };
+        let Window { samples, bytes, .. } = self.window;
+        let growth = in_flight.saturating_sub(self.window.in_flight);
+        if self.full.count >= wanted {
+            Some(self.full.median())
+        } else if self.parts >= MOST_PARTS {
+            Some(samples.median())
+        } else if samples.count < wanted {
+            None
+        } else if !self.window.is_full && growth <= capacity / 8 + self.longest {
+            Some(samples.median())
+        } else {
+            let released = bytes.saturating_sub(growth).max(1);
+            (bytes >= long).then(|| pace(samples.mean().saturating_mul(bytes) >> 20, released))
+        }
     }
 }
 
-/// Nanoseconds for a mebibyte.
+impl Samples {
+    fn add(&mut self, pace: u64) {
+        if let Some(place) = self.paces.get_mut(self.count % SAMPLES) {
+            *place = pace;
+        }
+        self.count += 1;
+    }
+
+    /// The mean, of which no pace is more than a few times the median.
+    fn mean(&self) -> u64 {
+        let most = self.median().saturating_mul(PAUSE).min(u64::MAX >> 8);
+        let paces = self.paces.iter().take(self.count);
+        let sum: u64 = paces.map(|pace| (*pace).min(most)).sum();
+        sum / as_u64(self.count.clamp(1, SAMPLES))
+    }
+
+    /// The middle one; of an even number, the lower one of the two.
+    fn median(&self) -> u64 {
+        let mut paces = self.paces;
+        let count = self.count.min(SAMPLES);
+        let sorted = paces.get_mut(..count).unwrap_or_default();
+        sorted.sort_unstable();
+        sorted.get(count.saturating_sub(1) / 2).copied().unwrap_or(u64::MAX)
+    }
+}
+
+/// Nanoseconds for a mebibyte. At least one: zero stands for a pace that is not known.
 fn pace(time: u64, bytes: u64) -> u64 {
     let pace = (u128::from(time) << 20) / u128::from(bytes.max(1));
-    u64::try_from(pace).unwrap_or(u64::MAX)
+    u64::try_from(pace).unwrap_or(u64::MAX).max(1)
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::shm::layout::as_u64;
-
-    const CAPACITY: u64 = 4 << 20;
-
-    /// A machine on which each routine takes so many nanoseconds for a kibibyte, which the
-    /// consumer feels only once it reads what the routine has copied.
-    struct Machine {
-        now: u64,
-        choice: CopyChoice,
-        /// Time that the stream would have taken with the best routine, and bytes of each routine.
-        ideal: u64,
-        copied: [u64; ROUTINES],
-    }
-
-    fn machine() -> Machine {
-        Machine { now: 1, choice: CopyChoice::new(CAPACITY, None), ideal: 0, copied: [0; ROUTINES] }
-    }
-
-    impl Machine {
-        /// Copies so many stretches of frames of `len` bytes. `pace` gives nanoseconds for a KiB.
-        fn run(&mut self, len: usize, stretches: u64, pace: impl Fn(CopyRoutine) -> u64) {
-            let bytes = as_u64(len);
-            let best = available_routines().map(&pace).min().unwrap();
-            for _ in 0..stretches * CAPACITY / bytes {
-                let now = self.now;
-                let routine = self.choice.choose(len, bytes, || now);
-                self.now += (pace(routine) * bytes) >> 10;
-                self.ideal += (best * bytes) >> 10;
-                self.copied[CopyRoutine::ALL.iter().position(|r| *r == routine).unwrap()] += bytes;
-            }
-        }
-
-        fn best(&self, len: usize) -> CopyRoutine {
-            let CopyChoices { from_4_kib, from_16_kib, from_128_kib } = self.choice.found();
-            let mut of_classes = CLASSES.into_iter().zip([from_4_kib, from_16_kib, from_128_kib]);
-            of_classes.rfind(|(from, _)| len >= *from).unwrap().1
-        }
-    }
-
-    fn others(best: CopyRoutine, slow: u64) -> impl Fn(CopyRoutine) -> u64 {
-        move |routine| if routine == best { 100 } else { slow }
-    }
-
-    #[test]
-    fn the_fastest_routine_is_found_and_found_again_when_another_becomes_it() {
-        for len in [4 << 10, 96 << 10, 1 << 20] {
-            for first in available_routines() {
-                for then in available_routines() {
-                    let mut machine = machine();
-                    machine.run(len, 30, others(first, 150));
-                    assert_eq!(machine.best(len), first, "{len} {first:?}");
-                    machine.run(len, 2000, others(first, 150));
-                    assert_eq!(machine.best(len), first, "{len} {first:?}");
-                    machine.run(len, 2200, others(then, 150));
-                    assert_eq!(machine.best(len), then, "{len} {first:?} {then:?}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn trials_cost_less_than_a_hundredth_however_slow_a_routine_is() {
-        for slow in [101, 150, 199, 250, 1000, 3000] {
-            for best in available_routines() {
-                let mut machine = machine();
-                machine.run(96 << 10, 3000, others(best, slow));
-                let (start, ideal) = (machine.now, machine.ideal);
-                machine.run(96 << 10, 8000, others(best, slow));
-                let (took, ideal) = (machine.now - start, machine.ideal - ideal);
-                assert!(took < ideal + ideal / 100, "{slow} {best:?}: {took} for {ideal}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_first_trials_of_a_very_slow_routine_end_early() {
-        let mut machine = machine();
-        machine.run(4 << 10, 100, others(FIRST_ROUTINE, 3000));
-        assert!(machine.now < 2 * machine.ideal, "{} for {}", machine.now, machine.ideal);
-    }
-
-    #[test]
-    fn pauses_of_the_host_are_not_taken_for_slow_copies() {
-        for best in available_routines() {
-            let mut machine = machine();
-            for round in 0..400_u64 {
-                machine.run(96 << 10, 2, others(best, 150));
-                // Every third round something else is done.
-                machine.now += if round % 3 == 0 { 50_000_000 } else { 0 };
-            }
-            assert_eq!(machine.best(96 << 10), best);
-        }
-    }
-
-    #[test]
-    fn a_routine_that_is_slow_for_its_first_lap_only_is_found() {
-        let available: Vec<CopyRoutine> = available_routines().collect();
-        let (first, last) = (available[0], available[available.len() - 1]);
-        let mut machine = machine();
-        machine.run(96 << 10, 50, others(last, 150));
-        assert_eq!(machine.best(96 << 10), last);
-        // The ring's lines are in memory now, from where they come at the first lap.
-        let (mut lap_of_first, bytes) = (0, 96 << 10);
-        for _ in 0..2200 * CAPACITY / bytes {
-            let now = machine.now;
-            let is_first = machine.choice.choose(96 << 10, bytes, || now) == first;
-            lap_of_first = if is_first { lap_of_first + bytes } else { 0 };
-            let slow = if lap_of_first <= CAPACITY { 300 } else { 80 };
-            machine.now += ((if is_first { slow } else { 100 }) * bytes) >> 10;
-        }
-        assert_eq!(machine.best(96 << 10), first);
-    }
-
-    #[test]
-    fn each_class_of_lengths_has_a_choice_of_its_own() {
-        let mut machine = machine();
-        let all: Vec<CopyRoutine> = available_routines().collect();
-        let (short, long) = (all[0], all[all.len() - 1]);
-        machine.run(4 << 10, 50, others(short, 150));
-        machine.run(1 << 20, 50, others(long, 150));
-        assert_eq!((machine.best(4 << 10), machine.best(1 << 20)), (short, long));
-        // One frame of each in turn: both keep what they have.
-        for _ in 0..1000 {
-            for len in [4 << 10, 1 << 20] {
-                let routine = machine.choice.choose(len, as_u64(len), || 5);
-                assert_eq!(routine, machine.best(len));
-            }
-        }
-    }
-
-    #[test]
-    fn a_choice_of_the_hosts_is_kept() {
-        for fixed in CopyRoutine::ALL {
-            let mut machine = machine();
-            machine.choice = CopyChoice::new(CAPACITY, Some(fixed));
-            machine.run(96 << 10, 100, |routine| if routine == fixed { 300 } else { 100 });
-            assert_eq!(machine.copied.iter().filter(|bytes| **bytes > 0).count(), 1);
-            assert_eq!(machine.best(96 << 10), fixed);
-        }
-    }
-}
+#[path = "copy_choice_tests.rs"]
+mod tests;

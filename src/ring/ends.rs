@@ -18,6 +18,7 @@ pub(crate) struct ControlWords {
     pub(crate) space_at: usize,
     pub(crate) bell: usize,
     pub(crate) checked: usize,
+    pub(crate) copies: usize,
 }
 
 impl ControlWords {
@@ -30,6 +31,7 @@ impl ControlWords {
             space_at: lines + control::SPACE_AT,
             bell: lines + control::BELL,
             checked: lines + control::CHECKED,
+            copies: lines + control::COPIES,
         }
     }
 }

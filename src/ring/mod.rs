@@ -42,7 +42,7 @@ mod batch;
 mod claim;
 mod commit;
 pub(crate) mod consumer;
-mod copy_choice;
+pub(crate) mod copy_choice;
 pub(crate) mod doorbell;
 pub(crate) mod ends;
 mod first_lap;
@@ -64,10 +64,11 @@ pub(crate) mod testing;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+pub use crate::config::CopyChoices;
 pub use batch::Batch;
 pub use claim::Claim;
 pub(crate) use consumer::Consumer;
-pub use copy_choice::CopyChoices;
+pub(crate) use copy_choice::PeerCopies;
 pub use frame::Frame;
 pub use header::Header;
 pub use lease::Lease;

@@ -14,11 +14,10 @@
 //! What the peer stores as its head is checked: it must be a slot's boundary between the head
 //! that was last seen and the tail.
 
-use crate::config::{FRAME_HEADER, RingConfig};
+use crate::config::{CopyChoices, FRAME_HEADER, RingConfig};
 use crate::error::{Error, Result};
 use crate::ring::batch::Batch;
 use crate::ring::claim::Claim;
-use crate::ring::copy_choice::CopyChoices;
 use crate::ring::doorbell::{Alarm, BY_FD, Sleeper, Step, look_before_end};
 use crate::ring::ends::Ends;
 use crate::ring::first_lap::FirstLap;
@@ -97,6 +96,11 @@ impl Producer {
     /// How payloads are copied into slots, as far as that is found out.
     pub(crate) fn copies(&self) -> CopyChoices {
         self.writer.copies()
+    }
+
+    /// Notes that what comes next had to wait for the consumer although there was room.
+    pub(crate) fn note_full(&mut self) {
+        self.writer.note_full();
     }
 
     /// How often a sleeping consumer had to be woken.
@@ -288,7 +292,11 @@ impl Producer {
         if self.poisoned.is_some() || !self.fits_behind(needed, self.head) {
             self.take_head(self.look_at_head())?;
         }
-        Ok(self.fits_behind(needed, self.head))
+        let is_free = self.fits_behind(needed, self.head);
+        if !is_free {
+            self.writer.note_full();
+        }
+        Ok(is_free)
     }
 
     fn update_free(&mut self) {

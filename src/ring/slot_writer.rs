@@ -49,9 +49,10 @@
 //!   3  commit word of slot 1                        (Release)
 //! ```
 
+use crate::config::CopyChoices;
 use crate::error::Result;
 use crate::ring::commit::Commit;
-use crate::ring::copy_choice::{CopyChoice, CopyChoices};
+use crate::ring::copy_choice::{CopyChoice, FINDINGS, Look};
 use crate::ring::doorbell::Bell;
 use crate::ring::ends::Ends;
 use crate::ring::header::Header;
@@ -59,7 +60,7 @@ use crate::ring::open_slot::{OpenSlot, OpenSlots};
 use crate::ring::position::span;
 use crate::shm::layout::{RingLayout, as_u32, as_u64};
 use crate::shm::slots::OwnSlots;
-use crate::shm::words::{OwnU64, PeerU64};
+use crate::shm::words::{OwnU32, OwnU64, PeerU64};
 use crate::sync::{Ordering, fence};
 use crate::sys::clock::now_ns;
 use crate::sys::copy::use_routine;
@@ -88,8 +89,11 @@ pub(super) struct SlotWriter {
     wakes: u64,
     /// Slots that are filled without the writer.
     open: OpenSlots,
-    /// How payloads are copied into slots.
+    /// How payloads are copied into slots, and the consumer's head for that.
     copies: CopyChoice,
+    peer_head: PeerU64,
+    /// Tells the peer of the choice.
+    copies_word: OwnU32,
 }
 
 impl SlotWriter {
@@ -110,7 +114,9 @@ impl SlotWriter {
             notified: layout.origin,
             wakes: 0,
             open: OpenSlots::default(),
-            copies: CopyChoice::new(layout.capacity, ends.tuning.copy),
+            copies: CopyChoice::new(layout.capacity, ends.tuning.copy, &FINDINGS),
+            peer_head: peer.u64_at(words.head)?,
+            copies_word: own.u32_at(words.copies)?,
         })
     }
 
@@ -138,6 +144,11 @@ impl SlotWriter {
 
     pub(super) fn copies(&self) -> CopyChoices {
         self.copies.found()
+    }
+
+    /// See [`CopyChoice::note_full`].
+    pub(super) fn note_full(&mut self) {
+        self.copies.note_full();
     }
 
     pub(super) fn wakes(&self) -> u64 {
@@ -176,7 +187,15 @@ impl SlotWriter {
     #[inline(never)]
     fn choose_copy(&mut self, count: usize) {
         let bytes = as_u64(count).wrapping_mul(span(self.len));
-        use_routine(self.copies.choose(self.len, bytes, now_ns));
+        let Self { copies, peer_head, tail, .. } = self;
+        // Relaxed: nothing is filled or freed by this. A head that cannot be misleads the choice.
+        let in_flight = || tail.wrapping_sub(peer_head.load(Ordering::Relaxed));
+        let look = || Look { now: now_ns(), in_flight: in_flight() };
+        use_routine(copies.choose(self.len, bytes, look));
+        if let Some(news) = copies.take_news() {
+            // Relaxed: for statistics of the peer's.
+            self.copies_word.store(news, Ordering::Relaxed);
+        }
     }
 
     /// Clears a commit word, if it does not say "nothing" already. Done before the payload is

@@ -16,8 +16,15 @@ use crate::sys::wake_fd::WakeFd;
 
 /// Offsets of the control words in either region. They are closer together than in a real one,
 /// so that a model is small. The models of channels have more words, from 48 on.
-pub(crate) const WORDS: ControlWords =
-    ControlWords { sleep_at: 0, cpu: 12, head: 16, space_at: 24, bell: 32, checked: 40 };
+pub(crate) const WORDS: ControlWords = ControlWords {
+    sleep_at: 0,
+    cpu: 12,
+    head: 16,
+    space_at: 24,
+    bell: 32,
+    checked: 40,
+    copies: 48,
+};
 const RING: usize = 64;
 
 /// A ring, and everything that either side could write if it were hostile.

@@ -20,6 +20,8 @@
 //!   +256   u64 space_at   head that the owner, as producer, sleeps for; plus one as above
 //!   +384   u32 bell       futex word that the owner bumps to wake its peer
 //!   +392   u64 checked    position up to which the owner, as producer, has rung for frames
+//!   +400   u32 copies     how the owner, as producer, copies payloads: four bits for each class
+//!                         of lengths, as in the handshake
 //!
 //!  abort line:   +0 u32 flag, not zero while the abort flag is set
 //!  status line:  +0 u32 state, +8 u64 requests served, +16 u64 payload bytes received,
@@ -103,6 +105,7 @@ pub(crate) mod control {
     pub(crate) const SPACE_AT: usize = 256;
     pub(crate) const BELL: usize = 384;
     pub(crate) const CHECKED: usize = 392;
+    pub(crate) const COPIES: usize = 400;
 
     pub(crate) const ABORT: usize = 1536;
 

@@ -16,7 +16,7 @@ const HALF: usize = 32;
 const CHOSEN_FROM: usize = 4 << 10;
 
 /// The routine of a ring that has found out nothing yet.
-pub(crate) const FIRST_ROUTINE: CopyRoutine = CopyRoutine::Vectors;
+pub(crate) const FIRST_ROUTINE: CopyRoutine = CopyRoutine::FIRST;
 
 /// The routines that differ on this processor.
 pub(crate) fn available_routines() -> impl Iterator<Item = CopyRoutine> {

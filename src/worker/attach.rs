@@ -13,6 +13,7 @@ use crate::process::worker_env::{self, ParentId};
 use crate::process::{limits, socket, stdio};
 use crate::protocol::handshake::{AttachReply, Limits, MAX_LEN, MAX_MESSAGE_FDS, WorkerSetup};
 use crate::protocol::{RoleConfig, blob};
+use crate::ring::copy_choice::FINDINGS;
 use crate::shm::layout::as_usize;
 use crate::shm::memfd;
 use crate::sys::wake_fd::WakeFd;
@@ -127,6 +128,7 @@ fn take_over(
     apply(&setup.limits)?;
     limits::name_process(&role.role);
     crate::failpoint::failpoint!("before attach");
+    FINDINGS.begin_with(setup.found_copies);
     let link = WorkerLink::over(memfd::attach(down, up)?, setup.tuning, wake_fd.as_ref())?;
     crate::failpoint::failpoint!("after attach");
     if let Some(blob) = blob {

@@ -246,6 +246,7 @@ impl ReplySink {
             return Ok(());
         }
         self.producer.flush();
+        self.producer.note_full();
         let Self { sleeper, signals, .. } = self;
         let look = |step| {
             signals.check(request)?;

@@ -49,6 +49,7 @@ fn every_routine_copies_payloads_whole_in_both_directions() {
         }
         let copies = channel.stats().request_copies;
         assert_eq!([copies.from_4_kib, copies.from_16_kib, copies.from_128_kib], [routine; 3]);
+        assert_eq!(channel.stats().reply_copies, Some(copies));
     }
     // Each is tried within a few laps of the ring, if the host has chosen none.
     let channel = echo();
