@@ -2,6 +2,7 @@
 
 use slipring::Config;
 
+use crate::limits::bytes;
 use crate::limits::mailbox::Wait;
 use crate::limits::ring::Style;
 use crate::measure::{Case, Contender, Role};
@@ -141,8 +142,14 @@ fn stream(len: usize) -> Case {
         list.push(ring("ring 4 MiB, no fence", 4 * MIB, Style::Plain));
         list.push(ring("ring 4 MiB, shared index", 4 * MIB, Style::Index));
         list.push(ring("ring 4 MiB, no fence, lagging", 4 * MIB, Style::Lagging));
-    } else {
+    }
+    if piece >= 1 << 10 {
+        // The rows above copy with a loop of vectors.
         list.push(ring("ring 4 MiB, around caches", 4 * MIB, Style::AroundCaches));
+        list.push(ring("ring 4 MiB, C library", 4 * MIB, Style::Library));
+        if bytes::has_repeated() {
+            list.push(ring("ring 4 MiB, rep movsb", 4 * MIB, Style::Repeated));
+        }
     }
     let config = own::busy();
     list.push(raw(RAW, config.clone()));

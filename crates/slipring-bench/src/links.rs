@@ -134,6 +134,8 @@ pub fn ring(capacity: usize, style: Style) -> io::Result<Box<dyn Session>> {
         Style::Lagging => "lagging",
         Style::Uncleared => "uncleared",
         Style::AroundCaches => "around-caches",
+        Style::Library => "library",
+        Style::Repeated => "repeated",
         Style::Index => "index",
     };
     let worker = WorkerProcess::start(&["limit-ring", name], file.into(), Stdio::inherit())?;
@@ -246,6 +248,8 @@ pub(crate) fn serve(args: &[&str]) -> Option<io::Result<()>> {
             let style = match style {
                 "fenced" => Style::Fenced,
                 "around-caches" => Style::AroundCaches,
+                "library" => Style::Library,
+                "repeated" => Style::Repeated,
                 "index" => Style::Index,
                 "lagging" => Style::Lagging,
                 "uncleared" => Style::Uncleared,

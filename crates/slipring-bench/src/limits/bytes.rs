@@ -120,6 +120,38 @@ pub fn copy_around_caches(target: &mut [u8], source: &[u8]) {
     copy(target, source);
 }
 
+/// Whether the processor says that it copies fast with `rep movsb`.
+#[must_use]
+pub fn has_repeated() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("ermsb");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
+/// Copies as [`copy`] does, with `rep movsb` where there is such an instruction.
+///
+/// # Panics
+///
+/// If the lengths differ.
+#[inline]
+pub fn copy_repeated(target: &mut [u8], source: &[u8]) {
+    assert_eq!(target.len(), source.len(), "source and target have the same length");
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as many bytes as either side has, and a mutable borrow overlaps no other.
+    unsafe {
+        std::arch::asm!(
+            "rep movsb",
+            inout("rcx") source.len() => _,
+            inout("rsi") source.as_ptr() => _,
+            inout("rdi") target.as_mut_ptr() => _,
+            options(nostack, preserves_flags)
+        );
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    target.copy_from_slice(source);
+}
+
 /// Copies in steps of four vectors, each with `$store`, and the rest as words.
 #[cfg(target_arch = "x86_64")]
 macro_rules! vector_copy {
@@ -170,7 +202,7 @@ mod tests {
         let source: Vec<u8> = (0..5000_u32).map(|i| (i * 7 + i / 256) as u8).collect();
         for len in (0..700).chain([4096, 4999]) {
             let source = &source[..len];
-            for copy in [copy, copy_around_caches] {
+            for copy in [copy, copy_around_caches, copy_repeated] {
                 let mut target = vec![0; len];
                 copy(&mut target, source);
                 assert_eq!(target, source);

@@ -36,6 +36,10 @@ pub enum Style {
     Uncleared,
     /// As `Plain`, with copies past the caches.
     AroundCaches,
+    /// As `Plain`, with the C library's copy.
+    Library,
+    /// As `Plain`, with the copy of the processor's own: `rep movsb`.
+    Repeated,
     /// As `Plain`, but frames are published by a shared tail, not in their slots.
     Index,
 }
@@ -168,15 +172,21 @@ impl End for Ring {
     fn send_copy(&mut self, source: &[u8], stamp: u64) -> io::Result<()> {
         let style = self.style;
         self.send(source.len(), |slot| {
-            if style == Style::AroundCaches
-                && let (Some((first, rest)), Some((from_first, from_rest))) =
-                    (slot.split_first_chunk_mut::<64>(), source.split_first_chunk::<64>())
-            {
-                // The line with the stamp goes through the caches.
-                *first = *from_first;
-                bytes::copy_around_caches(rest, from_rest);
-            } else {
-                bytes::copy(slot, source);
+            match style {
+                Style::AroundCaches => {
+                    if let (Some((first, rest)), Some((from_first, from_rest))) =
+                        (slot.split_first_chunk_mut::<64>(), source.split_first_chunk::<64>())
+                    {
+                        // The line with the stamp goes through the caches.
+                        *first = *from_first;
+                        bytes::copy_around_caches(rest, from_rest);
+                    } else {
+                        bytes::copy(slot, source);
+                    }
+                }
+                Style::Library => slot.copy_from_slice(source),
+                Style::Repeated => bytes::copy_repeated(slot, source),
+                _ => bytes::copy(slot, source),
             }
             put_stamp(slot, stamp);
         })
