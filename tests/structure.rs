@@ -48,6 +48,7 @@ const UNSAFE: [&str; 26] = [
     "shm/transport.rs",
     "shm/words.rs",
     "sys/arch.rs",
+    "sys/arch_aarch64.rs",
     "sys/arch_other.rs",
     "sys/clock.rs",
     "sys/copy.rs",

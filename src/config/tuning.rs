@@ -25,7 +25,7 @@ pub enum CopyRoutine {
     /// The C library's copy.
     Library,
     /// A loop of vector loads and stores. The C library's copy where there is no such loop: on
-    /// other processors than x86-64 with AVX.
+    /// other processors than AArch64, and x86-64 with AVX.
     Vectors,
     /// A loop whose stores go past the caches. The C library's copy where there is no such loop.
     PastCaches,
@@ -35,7 +35,8 @@ impl CopyRoutine {
     pub(crate) const ALL: [Self; 3] = [Self::Library, Self::Vectors, Self::PastCaches];
 
     /// The routine of a ring that has found out nothing yet.
-    pub(crate) const FIRST: Self = Self::Vectors;
+    pub(crate) const FIRST: Self =
+        if cfg!(target_arch = "x86_64") { Self::Vectors } else { Self::Library };
 
     /// A number other than zero, of at most [`CODE_BITS`] bits.
     pub(crate) const fn code(self) -> u32 {
@@ -55,7 +56,8 @@ impl CopyRoutine {
 /// How a ring copies payloads, by their length, as far as it has found out.
 ///
 /// A ring begins with what another one of the same process has found, or else with
-/// [`CopyRoutine::Vectors`], and tries the others while it is used. See
+/// [`CopyRoutine::Vectors`] on x86-64 and [`CopyRoutine::Library`] elsewhere, and tries the others
+/// while it is used. See
 /// [`ConfigBuilder::copy_routine`](crate::ConfigBuilder::copy_routine).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

@@ -68,8 +68,9 @@ const MAX_LONG_WAIT: u32 = 4096;
 /// Stretches after which the others are tried at once if the best routine has become much slower.
 const RESTART: u32 = 1024;
 /// Stretches before the first trial of another routine than the one that the ring began with
-/// because another ring had found it.
+/// because another ring had found it, and before the second trial of one that is slow.
 const WAIT_AFTER_HINT: u32 = 4;
+const WAIT_IF_SLOW: u32 = 4;
 
 /// What the rings of this process have found last, for those that are made later.
 #[derive(Debug)]
@@ -408,8 +409,13 @@ impl Class {
         let best = available_routines().min_by_key(|routine| self.known(*routine).pace);
         self.best = best.unwrap_or(FIRST_ROUTINE);
         self.is_new = false;
-        // They were tried for too short a time to compare later ones with it.
-        self.routines = [Known::default(); ROUTINES];
+        let best = self.known(self.best).pace;
+        // They were tried for too short a time to compare later ones with it. Those that are much
+        // slower can wait.
+        self.routines = self.routines.map(|known| {
+            let wait = if known.pace > best + best / 2 { WAIT_IF_SLOW } else { 0 };
+            Known { pace: 0, wait, last_wait: wait }
+        });
         self.best
     }
 

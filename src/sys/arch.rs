@@ -41,7 +41,8 @@ pub(crate) fn prefetch_to_write<T>(address: NonNull<T>) {
 ///
 /// # Safety
 ///
-/// As for [`copy`](super::copy::copy); [`has_vectors_for`] the same `len` must be true.
+/// As for [`copy`](super::copy::copy); [`has_vectors`] must be true, and `len` at least that of a
+/// step, 128 bytes.
 #[target_feature(enable = "avx")]
 pub(super) unsafe fn copy_vectors(from: NonNull<u8>, to: NonNull<u8>, len: usize) {
     type Step = [std::arch::x86_64::__m256i; 4];

@@ -1,4 +1,5 @@
-//! Stands in for `arch.rs` on processors other than x86-64: nothing beyond the language.
+//! Stands in for `arch.rs` on processors other than x86-64 and AArch64: nothing beyond the
+//! language.
 #![allow(unsafe_code, reason = "stands in for unsafe functions")]
 
 use std::ptr::NonNull;

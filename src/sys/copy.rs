@@ -72,15 +72,21 @@ pub fn copy_from_slice(target: &mut [u8], source: &[u8]) {
     copy_through_caches(target, source);
 }
 
-/// Copies between slices of the same length.
+/// Copies between slices of the same length, of at least [`CHOSEN_FROM`] bytes.
 fn copy_long(target: &mut [u8], source: &[u8], routine: CopyRoutine) {
+    let len = source.len().min(target.len());
     match routine {
         CopyRoutine::PastCaches if arch::has_vectors() => {
             // SAFETY: it may be called, as just asked.
             unsafe { arch::copy_past_caches(target, source) }
         }
-        CopyRoutine::Vectors => copy_through_caches(target, source),
-        CopyRoutine::Library | CopyRoutine::PastCaches => target.copy_from_slice(source),
+        CopyRoutine::Vectors if arch::has_vectors() && len >= CHOSEN_FROM => {
+            let (from, to) = (NonNull::from(source).cast(), NonNull::from(&mut *target).cast());
+            // SAFETY: it may be called, as just asked; both are valid for `len` bytes, and a mutable
+            // borrow overlaps no other.
+            unsafe { arch::copy_vectors(from, to, len) }
+        }
+        _ => target.copy_from_slice(source),
     }
 }
 

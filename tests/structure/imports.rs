@@ -18,7 +18,7 @@ impl Source {
         let mut module: Vec<_> = name.trim_end_matches(".rs").split('/').collect();
         module.pop_if(|last| ["mod", "mod_loom", "lib"].contains(last));
         // What stands in for a module in some builds counts as that module.
-        let suffixes = ["_loom", "_tsan", "_other", "_armed"];
+        let suffixes = ["_loom", "_tsan", "_other", "_aarch64", "_armed"];
         let plain = |part: &str| {
             let plain = suffixes.iter().find_map(|suffix| part.strip_suffix(suffix));
             plain.unwrap_or(part).to_owned()
