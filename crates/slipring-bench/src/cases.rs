@@ -17,6 +17,7 @@ const PIECE: usize = 256 << 10;
 /// Names of routines that copy.
 pub(crate) const LIBRARY: &str = "the C library's copy";
 pub(crate) const VECTORS: &str = "a loop of vectors";
+pub(crate) const REPEATED: &str = "rep movsb";
 pub(crate) const PAST_CACHES: &str = "a loop past the caches";
 /// Names of contenders that are compared with each other.
 pub(crate) const SMALL_RING: &str = "ring 16 KiB";
@@ -42,6 +43,8 @@ fn ring(name: &str, capacity: usize, style: Style) -> Contender {
 fn routine_of(style: Style) -> &'static str {
     match style {
         Style::AroundCaches => PAST_CACHES,
+        Style::Library => LIBRARY,
+        Style::Repeated => REPEATED,
         Style::Fenced | Style::Plain | Style::Lagging | Style::Uncleared | Style::Index => VECTORS,
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use slipring::payload::{
     ElementType, MatrixReader, MatrixShape, MatrixWriter, TextBatch, Texts, copy_from_slice,
 };
-use slipring::ring::Header;
+use slipring::ring::{CopyChoices, Header};
 use slipring::worker::{self, HandlerError, Worker};
 use slipring::{Channel, Config, CopyRoutine, Kind, PeerBytes, RawLink, Spawner, WaitStrategy};
 
@@ -199,18 +199,17 @@ impl Session for RawSession {
     }
 
     fn copies(&self, len: usize) -> Option<String> {
-        let found = self.end.link.sender().copies();
-        routine_for(len, [found.from_4_kib, found.from_16_kib, found.from_128_kib])
+        routine_for(len, self.end.link.sender().copies())
     }
 }
 
-/// The name of the routine for messages of this length, of those for 4, 16 and 128 KiB and more.
-fn routine_for(len: usize, [short, middle, long]: [CopyRoutine; 3]) -> Option<String> {
+/// The name of the routine for messages of this length.
+fn routine_for(len: usize, found: CopyChoices) -> Option<String> {
     match len {
         ..0x1000 => None,
-        0x1000..0x4000 => Some(routine_name(short)),
-        0x4000..0x2_0000 => Some(routine_name(middle)),
-        _ => Some(routine_name(long)),
+        0x1000..0x4000 => Some(routine_name(found.from_4_kib)),
+        0x4000..0x2_0000 => Some(routine_name(found.from_16_kib)),
+        _ => Some(routine_name(found.from_128_kib)),
     }
 }
 
@@ -372,6 +371,11 @@ impl Session for ChannelSession {
 
     fn pin(&mut self, cpu: usize) -> io::Result<()> {
         pin(&self.channel, cpu)
+    }
+
+    fn copies(&self, len: usize) -> Option<String> {
+        // The worker sends what is streamed.
+        routine_for(len, self.channel.stats().reply_copies?)
     }
 
     fn run(&mut self, work: Work, count: u64) -> io::Result<Slice> {
