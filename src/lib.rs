@@ -141,7 +141,7 @@ cfg_if! {
         pub mod worker;
 
         pub use channel::{
-            DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, ErrorCounts, LatencyHistogram,
+            Chunks, ChunksIter, DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, ErrorCounts, LatencyHistogram,
             MessageWriter, Pending, Reply, Stats, Stream, StreamTimeouts,
         };
         pub use config::{Config, ConfigBuilder, CopyRoutine, RingConfig, WaitStrategy};
@@ -184,7 +184,7 @@ cfg_if! {
         pub mod worker;
 
         pub use channel::{
-            Channel, DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, ErrorCounts, LatencyHistogram,
+            Channel, Chunks, ChunksIter, DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, ErrorCounts, LatencyHistogram,
             MessageWriter, Pending, Reply, Spawner, Stats, Stream, StreamTimeouts,
         };
         pub use config::{Config, ConfigBuilder, CopyRoutine, RingConfig, WaitStrategy};

@@ -11,8 +11,8 @@ use crate::shm::layout::as_u64;
 /// The longest chunk that a stream reads ahead, in bytes.
 const COPIED: usize = 4096;
 /// The most chunks, and bytes of chunks, that it reads ahead at a time.
-const MOST_CHUNKS: usize = 32;
-const MOST_BYTES: usize = 16_384;
+const MOST_CHUNKS: usize = 128;
+const MOST_BYTES: usize = 32_768;
 
 /// A frame of the worker that has not been read.
 #[derive(Debug, Clone)]

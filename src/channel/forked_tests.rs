@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use super::{Channel, MessageWriter, Pending, Reply, Spawner, Stats, Stream};
+use super::{Channel, Chunks, MessageWriter, Pending, Reply, Spawner, Stats, Stream};
 use crate::config::Config;
 use crate::error::{ErrorKind, Result};
 use crate::process::testing::{alone, fork};
@@ -87,6 +87,7 @@ struct Held {
     /// Used by threads and by tasks, for as long as the process lives.
     shared: &'static AsyncChannel,
     stream: Option<Stream>,
+    chunks: Option<Chunks<'static>>,
     reply: Option<Reply>,
     writer: Option<MessageWriter<'static>>,
     pending: Option<Pending>,
@@ -108,6 +109,8 @@ fn held(runtime: &Runtime) -> Held {
     let threads = shared.blocking();
     let mut stream = threads.stream(TEN, "", LONG).unwrap();
     stream.next_chunk().unwrap();
+    let batched: &'static mut Stream = Box::leak(Box::new(threads.stream(TEN, "", LONG).unwrap()));
+    let chunks = batched.next_chunks().unwrap();
     let reply = threads.call(ECHO, &[7; 500], LONG).unwrap();
     let async_pending = runtime.block_on(shared.submit(ECHO, "", LONG)).unwrap();
     let mut async_stream = runtime.block_on(shared.stream(TEN, "", LONG)).unwrap();
@@ -131,6 +134,7 @@ fn held(runtime: &Runtime) -> Held {
     Held {
         shared,
         stream: Some(stream),
+        chunks,
         reply: Some(reply),
         writer: Some(writer),
         pending: Some(pending),
@@ -213,6 +217,9 @@ const REQUESTS: &[Operation] = &[
     ("Stream::cancel", |held| nothing(held.stream.as_ref().unwrap().cancel())),
     ("Stream's Debug", |held| nothing(format!("{:?}", held.stream))),
     ("Stream's drop", |held| nothing(held.stream.take())),
+    ("Chunks::iter", |held| held.chunks.as_ref().unwrap().iter().all(|chunk| chunk.len() == 10)),
+    ("Chunks' Debug", |held| nothing(format!("{:?}", held.chunks))),
+    ("Chunks' drop", |held| nothing(held.chunks.take())),
     ("Reply::to_vec", |held| held.reply.as_ref().unwrap().to_vec() == [7; 500]),
     ("Reply::detach", |held| held.reply.take().unwrap().detach().into_vec() == [7; 500]),
     ("Reply's Debug", |held| nothing(format!("{:?}", held.reply))),

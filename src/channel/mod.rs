@@ -3,6 +3,7 @@
 //! `docs/ARCHITECTURE.md` draws the files of this folder, says which of them owns which lock,
 //! and in which order locks are taken.
 
+mod chunks;
 mod core;
 mod counters;
 mod explain;
@@ -64,6 +65,7 @@ use crate::sys::wake_fd::WakeFd;
 use crate::trace::span;
 
 pub(crate) use self::core::Core;
+pub use chunks::{Chunks, ChunksIter};
 pub(crate) use explain::{no_turn, ring_full};
 pub(crate) use health::{no_answer, pong};
 pub(crate) use item::Item;

@@ -1,5 +1,6 @@
 //! The parent's side under the model checker: all but the processes.
 
+mod chunks;
 mod core;
 mod counters;
 mod explain;
@@ -34,6 +35,7 @@ mod waiter;
 #[path = "worker_exit_loom.rs"]
 mod worker_exit;
 
+pub use chunks::{Chunks, ChunksIter};
 pub use message_writer::MessageWriter;
 pub use pending_reply::Pending;
 pub use reply::Reply;

@@ -9,7 +9,7 @@ use crate::channel::counters::Counters;
 use crate::channel::item::{Body, Item, ReplyHeader, exceeded_credit};
 use crate::channel::requests::{Addressee, Requests};
 use crate::channel::stats::Stats;
-use crate::channel::stream_buffer::{Copied, StreamBuffer, copy_chunks};
+use crate::channel::stream_buffer::{StreamBuffer, Taken};
 use crate::channel::waiter::Waiter;
 use crate::config::Config;
 use crate::error::Result;
@@ -17,7 +17,6 @@ use crate::link::PeerReport;
 use crate::protocol::Kind;
 use crate::protocol::buffer_pool::{BufferPool, PooledBuffer};
 use crate::ring::doorbell::Bell;
-use crate::ring::position::span;
 use crate::ring::{Consumer, Frame};
 use crate::shm::layout::as_usize;
 use crate::shm::requests::OwnRequests;
@@ -266,27 +265,26 @@ impl PendingTable {
         }
     }
 
-    /// Copies the short chunks of a stream that come next in the ring, as [`copy_chunks`] does, and
-    /// checks that the worker had credit for them.
+    /// Takes the chunks of a stream that come next in the ring, as [`StreamBuffer::take_chunks`]
+    /// does, and checks that the worker had credit for them.
     #[inline]
-    pub(super) fn copy_chunks(
+    pub(super) fn take_chunks(
         &self,
         consumer: &mut Consumer,
         request: u64,
         buffer: &mut StreamBuffer,
-    ) -> Result<Copied> {
-        let copied = copy_chunks(consumer, request, &mut buffer.copied)?;
-        if matches!(copied, Copied::NoChunk) {
-            return Ok(copied);
+    ) -> Result<Taken> {
+        let taken = buffer.take_chunks(consumer, request)?;
+        if matches!(taken, Taken::NoChunk) {
+            return Ok(taken);
         }
         let mut requests = self.requests.lock();
         let cut_off = requests.take_assembler(request);
-        let is_covered = |len| requests.spend_credit(request, as_usize(span(len)));
-        let are_covered = buffer.copied.keep_while(is_covered);
-        requests.tally.received_chunks(buffer.copied.len(), buffer.copied.bytes());
+        let are_covered = buffer.keep(requests.spend_credits(request, buffer.costs()));
+        requests.tally.received_chunks(buffer.chunks(), buffer.bytes());
         drop(requests);
         drop(cut_off);
-        Ok(if are_covered { copied } else { Copied::ChunksThen(exceeded_credit(request)) })
+        Ok(if are_covered { taken } else { Taken::ChunksThen(exceeded_credit(request)) })
     }
 
     /// Whether an item was ever put into the table.

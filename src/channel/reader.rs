@@ -19,7 +19,7 @@
 use crate::channel::core::Core;
 use crate::channel::item::Item;
 use crate::channel::state::Phase;
-use crate::channel::stream_buffer::{Copied, StreamBuffer};
+use crate::channel::stream_buffer::{StreamBuffer, Taken};
 use crate::error::Result;
 use crate::ring::Consumer;
 use crate::ring::doorbell::Step;
@@ -40,7 +40,7 @@ const MOST_LOOKS: u32 = 8;
 pub(super) enum Want<'a> {
     /// The reply of a request.
     Reply(u64),
-    /// The next chunk of a request, and where short chunks are copied to.
+    /// The next chunks of a request, and where they are put.
     Chunk(u64, &'a mut StreamBuffer),
     /// Room for a payload of so many bytes.
     Room(usize),
@@ -183,12 +183,12 @@ pub(super) fn take_frames(
         let mut left = BURST;
         while left > 0 && consumer.find()? {
             if let Want::Chunk(_, buffer) = reader.want() {
-                match core.pending.copy_chunks(consumer, own, buffer)? {
-                    Copied::NoChunk => {}
-                    Copied::Chunks => return Ok(Some(Found::Wanted)),
+                match core.pending.take_chunks(consumer, own, buffer)? {
+                    Taken::NoChunk => {}
+                    Taken::Chunks => return Ok(Some(Found::Wanted)),
                     // None of them had credit.
-                    Copied::ChunksThen(error) if buffer.copied.is_empty() => return Err(error),
-                    Copied::ChunksThen(error) => {
+                    Taken::ChunksThen(error) if buffer.chunks() == 0 => return Err(error),
+                    Taken::ChunksThen(error) => {
                         // The next wait says so, after the chunks that came before.
                         core.fail(error);
                         return Ok(Some(Found::Wanted));

@@ -10,7 +10,7 @@ use crate::shm::bytes::PeerBytes;
 ///
 /// Its bytes may still lie in the ring: while it lives its slot, and those after it, cannot be
 /// filled again. Replies of up to 96 bytes and chunks of up to 4 KiB are copied out of the ring
-/// instead; chunks share the memory that they are copied to, up to 16 KiB, which lives as long
+/// instead; chunks share the memory that they are copied to, up to 32 KiB, which lives as long
 /// as any of them. [`Reply::detach`] copies the others.
 ///
 /// In a forked child, bytes that lie in the ring are those of the reply until the parent drops

@@ -385,12 +385,28 @@ impl<T> Requests<T> {
     /// waits until `received + bytes - window` is credited, or for a chunk that is longer
     /// than the window until all before it is.
     pub(crate) fn spend_credit(&mut self, request: u64, bytes: usize) -> bool {
+        self.spend_credits(request, std::iter::once(as_u64(bytes))) == 1
+    }
+
+    /// Does the same for chunks in a row, up to the first that the worker had no credit for.
+    /// Returns how many come before that one.
+    #[inline]
+    pub(crate) fn spend_credits(
+        &mut self,
+        request: u64,
+        costs: impl Iterator<Item = u64>,
+    ) -> usize {
         let window = self.window;
-        let Some(entry) = self.entry(request) else { return false };
-        let (before, bytes) = (entry.received, as_u64(bytes));
-        entry.received = before.wrapping_add(bytes);
-        let needed = if bytes > window { before } else { entry.received.saturating_sub(window) };
-        entry.credited >= needed
+        let Some(entry) = self.entry(request) else { return 0 };
+        let (credited, mut received) = (entry.credited, entry.received);
+        let mut is_covered = |bytes: u64| {
+            let before = received;
+            received = before.wrapping_add(bytes);
+            credited >= if bytes > window { before } else { received.saturating_sub(window) }
+        };
+        let covered = costs.take_while(|bytes| is_covered(*bytes)).count();
+        entry.received = received;
+        covered
     }
 
     /// Whether a piece of a chunk must not be credited yet. It has left the ring, but while

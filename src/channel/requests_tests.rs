@@ -144,6 +144,21 @@ fn a_stream_has_credit_for_one_window_or_for_one_chunk_that_is_longer() {
 }
 
 #[test]
+fn chunks_in_a_row_have_credit_up_to_the_first_that_has_none() {
+    let mut requests = Requests::<u32>::new(1, 200);
+    let stream = requests.open(true).unwrap().0;
+    assert_eq!(requests.spend_credits(stream, [64, 64].into_iter()), 2);
+    assert_eq!(requests.add_consumed(stream, 128, true), Some(128));
+    assert_eq!(requests.spend_credits(stream, [64, 64, 64, 64, 64].into_iter()), 3);
+    assert_eq!(requests.spend_credits(stream, [64].into_iter()), 0, "it stays that way");
+    assert_eq!(
+        requests.spend_credits(stream + 1, [64].into_iter()),
+        0,
+        "a request that is unknown"
+    );
+}
+
+#[test]
 fn waiters_are_handed_out_once_and_not_registered_when_something_is_there() {
     let mut requests = Requests::new(2, 100);
     let me = || Waiter::Thread(crate::sync::current());

@@ -200,18 +200,15 @@ impl ChunkBuffer {
         (reused(buffer), &mut self.ends)
     }
 
-    /// Keeps the first chunks, for as long as `is_kept` says so of their lengths. Returns
-    /// whether all were kept.
-    pub(crate) fn keep_while(&mut self, mut is_kept: impl FnMut(usize) -> bool) -> bool {
-        let mut start = 0;
-        let kept = self.ends.iter().take_while(|end| {
-            let len = **end - start;
-            start = **end;
-            is_kept(len)
-        });
-        let (kept, all) = (kept.count(), self.ends.len());
-        self.ends.truncate(kept);
-        kept == all
+    /// Returns the lengths of all chunks.
+    pub(crate) fn lens(&self) -> impl Iterator<Item = usize> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        self.ends.iter().zip(starts).map(|(end, start)| end - start)
+    }
+
+    /// Keeps only so many chunks. None may have been handed out.
+    pub(crate) fn truncate(&mut self, chunks: usize) {
+        self.ends.truncate(chunks);
     }
 }
 

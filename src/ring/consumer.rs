@@ -9,7 +9,7 @@ use crate::ring::doorbell::{Alarm, BY_FD, Sleeper, Step, look_before_end};
 use crate::ring::ends::Ends;
 use crate::ring::frame::Frame;
 use crate::ring::header::Header;
-use crate::ring::lease::LeaseGauge;
+use crate::ring::lease::{LeaseGauge, LeasedRun};
 use crate::ring::pacing::{PACED, Pacing};
 use crate::ring::position::NEVER;
 use crate::ring::slot_reader::SlotReader;
@@ -36,6 +36,8 @@ pub(crate) struct Consumer {
     pacing: Pacing,
     /// The next frame has made the descriptor readable, or will.
     is_armed: bool,
+    /// The last run ended where no frame was.
+    has_caught_up: bool,
 }
 
 /// What [`Consumer::rearm`] found and left.
@@ -60,6 +62,7 @@ impl Consumer {
             sleeper: ends.sleeper()?,
             pacing: Pacing::new(layout.origin, layout.capacity),
             is_armed: false,
+            has_caught_up: false,
         })
     }
 
@@ -168,6 +171,29 @@ impl Consumer {
         Ok(Some(Frame::of(&mut self.reader)))
     }
 
+    /// Takes the frames that come next, as long as `is_wanted` says so of their headers and of how
+    /// many bytes of slots were taken before, and keeps them together. `lens` gets the lengths of
+    /// their payloads. Does not wait. `None` if there is no frame, or the first is not wanted.
+    ///
+    /// # Errors
+    ///
+    /// As [`Consumer::poll`], if there was no frame before what cannot be one; otherwise the
+    /// next look says so.
+    #[inline]
+    pub(crate) fn take_run(
+        &mut self,
+        lens: &mut Vec<u32>,
+        is_wanted: impl FnMut(Header, u64) -> bool,
+    ) -> Result<Option<LeasedRun>> {
+        if !self.find()? {
+            return Ok(None);
+        }
+        let run = self.reader.take_run(lens, is_wanted);
+        // At once, and not when the run has been read: the producer has come further by then.
+        self.has_caught_up = !self.has_next();
+        run
+    }
+
     /// Shows `take` the frames that are there, in order but no more than `max_frames`, without
     /// waiting, and returns how many. Each is released as soon as `take` returns. The payload
     /// lies in memory that the peer can write to.
@@ -255,9 +281,10 @@ impl Consumer {
     #[inline]
     pub(crate) fn pace(&mut self, is_answer: bool) {
         let next = self.reader.next();
+        let has_caught_up = std::mem::take(&mut self.has_caught_up) || !self.has_next();
         if is_answer {
             self.pacing.begin(next, 0);
-        } else if self.reader.last_span() <= PACED && !self.has_next() {
+        } else if self.reader.last_span() <= PACED && has_caught_up {
             let lag = self.pacing.caught_up(next, now_ns);
             if lag != 0 {
                 self.sleeper.look_away(lag);

@@ -104,6 +104,32 @@ impl Drop for LeasedSlot {
     }
 }
 
+/// Frames that lie one behind the other, without padding between them, and are kept together. It
+/// counts as one lease.
+#[derive(Debug)]
+pub(crate) struct LeasedRun(LeasedSlot);
+
+impl LeasedRun {
+    /// Keeps the frames from `start` to `end`, the last of which has this header.
+    pub(super) fn new(
+        reclaim: &Arc<Reclaim>,
+        cursor: Option<Cursor>,
+        last: Header,
+        start: u64,
+        end: u64,
+    ) -> Self {
+        Self(LeasedSlot::new(reclaim, cursor, last, start, end))
+    }
+
+    /// Returns the payload of the frame that starts `offset` bytes into the run, and is `len` bytes
+    /// long as its checked header said.
+    #[inline]
+    pub(crate) fn payload(&self, offset: u64, len: u32) -> PeerBytes<'_> {
+        let LeasedSlot { reclaim, start, .. } = &self.0;
+        reclaim.payload(start.wrapping_add(offset), len)
+    }
+}
+
 /// Counts the leases of a ring without a borrow of its consumer.
 #[derive(Debug)]
 pub(crate) struct LeaseGauge(Arc<Reclaim>);

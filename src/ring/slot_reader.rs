@@ -27,7 +27,7 @@ use crate::ring::commit::Commit;
 use crate::ring::ends::Ends;
 use crate::ring::first_lap::FirstLap;
 use crate::ring::header::Header;
-use crate::ring::lease::{LeaseGauge, LeasedSlot};
+use crate::ring::lease::{LeaseGauge, LeasedRun, LeasedSlot};
 use crate::ring::position::{span, to_end};
 use crate::ring::reclaim::{Cursor, Reclaim};
 use crate::shm::bytes::PeerBytes;
@@ -35,6 +35,10 @@ use crate::shm::layout::{RingLayout, as_usize};
 use crate::shm::slots::PeerSlots;
 use crate::sync::Ordering;
 use crate::sys::fork;
+
+/// The shortest slot, in bytes, whose successors' headers are fetched ahead: the processor does
+/// that by itself for headers that lie close together.
+const FETCHED_AHEAD: u64 = 512;
 
 /// Finds frames, checks them and releases their slots. Never waits.
 #[derive(Debug)]
@@ -270,6 +274,47 @@ impl SlotReader {
     pub(super) fn lease_taken(&mut self) -> LeasedSlot {
         let (cursor, header) = (self.cursor.take(), self.header());
         LeasedSlot::new(&self.reclaim, cursor, header, self.start, self.next)
+    }
+
+    /// Takes the frames that come next and keeps them together: those that `is_wanted` says so of,
+    /// one after another, with the number of bytes taken so far. `lens` gets the lengths of their
+    /// payloads. A frame must have been found. A run ends before padding: what is behind that is
+    /// not reached by adding up slots.
+    #[inline]
+    pub(super) fn take_run(
+        &mut self,
+        lens: &mut Vec<u32>,
+        mut is_wanted: impl FnMut(Header, u64) -> bool,
+    ) -> Result<Option<LeasedRun>> {
+        let first = self.next;
+        loop {
+            let words = self.read_header();
+            let header = Header::from_words(words);
+            if !is_wanted(header, self.next.wrapping_sub(first)) {
+                break;
+            }
+            match self.take(words) {
+                Ok(()) => lens.push(header.len),
+                Err(corrupt) if self.next == first => return Err(corrupt),
+                // The ring stays corrupt, and the next look says so.
+                Err(_) => break,
+            }
+            let span = self.last_span();
+            if span >= FETCHED_AHEAD {
+                // Where the header of the frame after the next one lies, if it is as long: the
+                // processor does not see that coming.
+                self.slots.prefetch(self.next.wrapping_add(span));
+                self.slots.prefetch(self.next.wrapping_add(2 * span));
+            }
+            if !self.has_frame() {
+                break;
+            }
+        }
+        if self.next == first {
+            return Ok(None);
+        }
+        let cursor = self.cursor.take();
+        Ok(Some(LeasedRun::new(&self.reclaim, cursor, self.header(), first, self.next)))
     }
 
     /// Tells the producer of every slot that is free.

@@ -11,7 +11,7 @@ use super::words::load_of_peer;
 use crate::config::{FRAME_HEADER, SLOT_ALIGN};
 use crate::error::{Error, Result};
 use crate::sync::{AtomicU64, Ordering};
-use crate::sys::arch::prefetch_to_write;
+use crate::sys::arch::{prefetch_to_read, prefetch_to_write};
 
 /// The bytes of one ring, which are words as well.
 #[derive(Debug, Clone)]
@@ -261,6 +261,12 @@ impl PeerSlots {
     #[inline]
     pub(crate) fn line(&self, position: u64) -> PeerLine<'_> {
         PeerLine(self.0.line(position))
+    }
+
+    /// Asks for the line at `position`, to read it soon.
+    #[inline]
+    pub(crate) fn prefetch(&self, position: u64) {
+        prefetch_to_read(self.0.line(position).first);
     }
 
     /// A view of a payload; an empty one if it does not fit before the ring's end.

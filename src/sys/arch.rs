@@ -37,6 +37,19 @@ pub(crate) fn prefetch_to_write<T>(address: NonNull<T>) {
     }
 }
 
+/// Asks for the line at `address`, to read it soon.
+#[inline]
+pub(crate) fn prefetch_to_read<T>(address: NonNull<T>) {
+    // SAFETY: a hint that changes no memory and cannot fault.
+    unsafe {
+        std::arch::asm!(
+            "prefetcht0 [{}]",
+            in(reg) address.as_ptr(),
+            options(nostack, preserves_flags, readonly)
+        );
+    }
+}
+
 /// Copies `len` bytes with vector instructions.
 ///
 /// # Safety

@@ -21,6 +21,9 @@ pub(super) fn has_vectors_for(_: usize) -> bool {
 #[inline]
 pub(crate) fn prefetch_to_write<T>(_: NonNull<T>) {}
 
+#[inline]
+pub(crate) fn prefetch_to_read<T>(_: NonNull<T>) {}
+
 /// # Safety
 ///
 /// As for [`copy`](super::copy::copy).

@@ -11,6 +11,7 @@ use crate::ring::{Claim, Header, Producer};
 use crate::shm::layout::{RegionHeader, as_u64, as_usize};
 use crate::sys::clock::Deadline;
 use crate::sys::copy::copy_from_slice;
+use crate::sys::fork;
 use crate::worker::cancel::Signals;
 use crate::worker::status::StatusWriter;
 
@@ -37,11 +38,13 @@ pub(super) struct ReplyState {
     is_finished: bool,
     /// Bytes of slots that were sent as chunks.
     streamed: u64,
+    /// The credit that was last seen. It only grows.
+    credit: u64,
 }
 
 impl ReplyState {
     pub(super) fn new(request: u64) -> Self {
-        Self { request, is_begun: false, is_finished: false, streamed: 0 }
+        Self { request, is_begun: false, is_finished: false, streamed: 0, credit: 0 }
     }
 
     pub(super) fn request(&self) -> u64 {
@@ -50,9 +53,9 @@ impl ReplyState {
 
     /// Returns the state for another owner, and marks this one as finished.
     pub(super) fn hand_over(&mut self) -> Self {
-        let Self { request, is_begun, is_finished, streamed } = *self;
+        let Self { request, is_begun, is_finished, streamed, credit } = *self;
         self.is_finished = true;
-        Self { request, is_begun, is_finished, streamed }
+        Self { request, is_begun, is_finished, streamed, credit }
     }
 
     /// Notes that a handler gets the request.
@@ -150,9 +153,34 @@ impl ReplySink {
         kind: Kind,
         payload: &P,
     ) -> Result<()> {
-        let len = payload.encoded_len();
+        self.send_message_waking(state, kind, payload, Waking::Now)
+    }
+
+    /// Sends chunks. If the parent sleeps, it may be woken only when some KiB were sent, or all,
+    /// or when this waits.
+    pub(super) fn send_chunks<P: Payload>(
+        &mut self,
+        state: &mut ReplyState,
+        chunks: impl Iterator<Item = P>,
+    ) -> Result<()> {
+        let Flushing(sink) = &mut Flushing(self);
+        for chunk in chunks {
+            sink.check_cancelled(state)?;
+            sink.send_message_waking(state, Kind::CHUNK, &chunk, Waking::NowAndThen)?;
+        }
+        Ok(())
+    }
+
+    fn send_message_waking<P: Payload + ?Sized>(
+        &mut self,
+        state: &mut ReplyState,
+        kind: Kind,
+        payload: &P,
+        waking: Waking,
+    ) -> Result<()> {
+        let (len, header) = (payload.encoded_len(), state.header(kind));
         if len <= self.max_frame() {
-            return self.send_frame(state, state.header(kind), len, |slot| payload.encode(slot));
+            return self.send_frame(state, header, len, waking, |slot| payload.encode(slot));
         }
         if len > self.max_message {
             return Err(Error::too_large(len, self.max_message, "raise max_message"));
@@ -170,7 +198,7 @@ impl ReplySink {
 
     /// Sends one frame of a message.
     pub(super) fn send_piece(&mut self, state: &mut ReplyState, piece: Piece<'_>) -> Result<()> {
-        self.send_frame(state, piece.header, piece.bytes.len(), |slot| {
+        self.send_frame(state, piece.header, piece.bytes.len(), Waking::Now, |slot| {
             copy_from_slice(slot, piece.bytes);
             Ok(())
         })
@@ -188,7 +216,7 @@ impl ReplySink {
             // Before the wait for credit: there is never credit for so much.
             return Err(Error::too_large(len, longest, "raise max_reply_frame, or use `send`"));
         }
-        self.send_frame(state, state.header(Kind::CHUNK), len, |slot| {
+        self.send_frame(state, state.header(Kind::CHUNK), len, Waking::Now, |slot| {
             fill(slot);
             Ok(())
         })
@@ -196,7 +224,7 @@ impl ReplySink {
 
     /// Ends a stream.
     pub(super) fn end_stream(&mut self, state: &mut ReplyState) -> Result<()> {
-        self.send_frame(state, state.header(Kind::END), 0, |_| Ok(()))
+        self.send_frame(state, state.header(Kind::END), 0, Waking::Now, |_| Ok(()))
     }
 
     /// Sends a frame. Waits for room, and with a chunk for credit, until the request is
@@ -206,17 +234,24 @@ impl ReplySink {
         state: &mut ReplyState,
         header: Header,
         len: usize,
+        waking: Waking,
         fill: impl FnOnce(&mut [u8]) -> Result<()>,
     ) -> Result<()> {
         let is_chunk = header.kind == Kind::CHUNK.code();
         if is_chunk {
-            self.await_credit(state, span(len))?;
+            let needed = state.credit_for(span(len), self.window);
+            if state.credit < needed {
+                self.await_credit(state, needed)?;
+            }
         }
         let mut claim = claim(&mut self.producer, &self.signals, state.request, len)?;
         fill(claim.payload())?;
         self.status.sent(len);
         if is_chunk {
-            claim.commit(header);
+            match waking {
+                Waking::Now => drop(claim.commit(header)),
+                Waking::NowAndThen => claim.commit_lazily(header),
+            }
             state.add_streamed(span(len));
             return Ok(());
         }
@@ -239,10 +274,12 @@ impl ReplySink {
         Ok(ClaimedResult { claim, len, state, status })
     }
 
-    /// Waits until the reader's credit allows `bytes` more of slots.
-    fn await_credit(&mut self, state: &ReplyState, bytes: u64) -> Result<()> {
-        let (request, needed) = (state.request, state.credit_for(bytes, self.window));
-        if self.signals.credit(request) >= needed {
+    /// Waits until the reader's credit is as much as is needed.
+    #[cold]
+    fn await_credit(&mut self, state: &mut ReplyState, needed: u64) -> Result<()> {
+        let request = state.request;
+        state.credit = self.signals.credit(request);
+        if state.credit >= needed {
             return Ok(());
         }
         self.producer.flush();
@@ -255,12 +292,13 @@ impl ReplySink {
                     signals.announce_credit(request, needed);
                     Ok(None)
                 }
-                Step::Look => Ok((signals.credit(request) >= needed).then_some(())),
+                Step::Look => Ok(Some(signals.credit(request)).filter(|credit| *credit >= needed)),
             }
         };
         let waited = sleeper.wait_until(signals.alarm(), Deadline::NEVER, look);
         signals.announce_credit(request, 0);
-        waited.map(drop)
+        state.credit = waited?.unwrap_or(needed);
+        Ok(())
     }
 
     /// Ends the request with an error frame.
@@ -312,6 +350,27 @@ impl ReplySink {
         self.status.answered(state.request, state.is_begun);
         claim.commit(header);
         Ok(())
+    }
+}
+
+/// When a parent that sleeps is woken for a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waking {
+    /// As soon as the chunk is sent.
+    Now,
+    /// When some KiB were sent since the last time, and before a wait.
+    NowAndThen,
+}
+
+/// Wakes a parent that sleeps for what was sent when this is dropped, also if the program's code
+/// panics in between.
+struct Flushing<'a>(&'a mut ReplySink);
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        if !fork::is_forked_child() {
+            self.0.flush();
+        }
     }
 }
 

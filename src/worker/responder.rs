@@ -276,6 +276,43 @@ impl ReplyStream<'_> {
         self.sink.send_message(self.state, Kind::CHUNK, payload)
     }
 
+    /// Sends chunks that are at hand, each as [`ReplyStream::send`] does, and stops at the first
+    /// error. For less than a call of that costs for each: a parent that sleeps may be woken only
+    /// when some KiB were sent, or all, or when this waits for credit or room. So an iterator that
+    /// takes its time should not be given to this, but its chunks to [`ReplyStream::send`].
+    ///
+    /// ```
+    /// # fn main() -> slipring::Result<()> {
+    /// use slipring::worker::Worker;
+    /// use slipring::{Config, Kind, RoleConfig, StreamTimeouts, testing};
+    ///
+    /// const LINES: Kind = Kind::named("lines");
+    /// let make = || {
+    ///     Worker::new(|_role| Ok(())).on(LINES, |_, request, responder| {
+    ///         let text = request.text()?;
+    ///         let mut stream = responder.stream();
+    ///         stream.send_all(text.lines())?;
+    ///         Ok(stream.end()?)
+    ///     })
+    /// };
+    /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// let mut lines = channel.stream(LINES, "one\ntwo\nthree", StreamTimeouts::default())?;
+    /// let mut count = 0;
+    /// while let Some(chunks) = lines.next_chunks()? {
+    ///     count += chunks.len();
+    /// }
+    /// assert_eq!(count, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`ReplyStream::send`]. The chunks before are sent.
+    pub fn send_all<P: Payload>(&mut self, chunks: impl IntoIterator<Item = P>) -> Result<()> {
+        self.sink.send_chunks(self.state, chunks.into_iter())
+    }
+
     /// Sends one chunk of `len` bytes that `fill` writes in place. `len` must fit one frame.
     /// Blocks as [`ReplyStream::send`] does.
     ///

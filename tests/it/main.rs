@@ -58,6 +58,7 @@ mod steps;
 #[cfg(all(feature = "testing", feature = "async"))]
 mod stream_timeouts;
 mod streams;
+mod streams_in_batches;
 mod system_calls;
 #[cfg(feature = "tokio")]
 mod tasks;

@@ -48,6 +48,34 @@ fn chunks_come_once_and_in_order_whichever_thread_reads_them() {
 }
 
 #[test]
+fn batches_come_once_and_in_order_whichever_thread_reads_them() {
+    model_up_to(FEWER, || {
+        let ChannelRig { core, mut worker } = rig(1);
+        let request = send_stream(&core);
+        assert_eq!(worker.take(), request);
+        worker.send_byte(Kind::CHUNK, 0, request, 10);
+        let reading = thread::spawn({
+            let core = Arc::clone(&core);
+            move || read(&core)
+        });
+        let serving = thread::spawn(move || {
+            worker.send_byte(Kind::CHUNK, 0, request, 11);
+            worker.send(Kind::END, 0, request);
+        });
+        let mut stream = Stream::new(Arc::clone(&core), request, deadlines());
+        let mut bytes = Vec::new();
+        while let Some(chunks) = stream.next_chunks().unwrap() {
+            chunks.iter().for_each(|chunk| chunk.append_to(&mut bytes));
+        }
+        assert_eq!(bytes, [10, 11]);
+        drop(stream);
+        reading.join().unwrap();
+        serving.join().unwrap();
+        check_over(&core, 1, 0);
+    });
+}
+
+#[test]
 fn a_stream_that_is_dropped_while_another_thread_reads_for_it_ends_once() {
     model_up_to(FEWER, || {
         let ChannelRig { core, mut worker } = rig(1);
