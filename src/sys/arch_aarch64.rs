@@ -24,6 +24,10 @@ pub(super) fn has_vectors_for(_: usize) -> bool {
 #[inline]
 pub(crate) fn prefetch_to_write<T>(_: NonNull<T>) {}
 
+/// Asks for nothing, as on [`prefetch_to_write`].
+#[inline]
+pub(crate) fn prefetch_to_read<T>(_: NonNull<T>) {}
+
 /// Bytes that one step copies: four vectors.
 const STEP: usize = 64;
 

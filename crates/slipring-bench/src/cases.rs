@@ -61,6 +61,10 @@ fn channel(name: &str, config: Config) -> Contender {
     Contender::new(name, Role::Own, move || own::channel(&config))
 }
 
+fn channel_in_batches(config: Config) -> Contender {
+    Contender::new("Channel::stream, batches", Role::Own, move || own::channel_in_batches(&config))
+}
+
 fn pipe() -> Contender {
     Contender::new("pipe", Role::Plain, links::pipe)
 }
@@ -162,7 +166,10 @@ fn stream(len: usize) -> Case {
     if len == 64 {
         list.push(raw_publishing("raw ring, bell each", config.clone(), Publishing::Eagerly));
     }
-    list.push(channel("Channel::stream", config));
+    list.push(channel("Channel::stream", config.clone()));
+    if piece <= 4 << 10 {
+        list.push(channel_in_batches(config));
+    }
     list.extend([pipe(), socket()]);
     case("W3", "stream, copied in", Work::Stream { len, piece }, list)
 }
@@ -172,6 +179,7 @@ fn generate(len: usize) -> Case {
         ring(LARGE_RING, 4 * MIB, Style::Fenced),
         raw(RAW, own::busy()),
         channel("Channel::stream", own::busy()),
+        channel_in_batches(own::busy()),
     ];
     case("W3", "stream, in place", Work::Generate { len }, list)
 }

@@ -8,7 +8,9 @@ use slipring::payload::{
 };
 use slipring::ring::{CopyChoices, Header};
 use slipring::worker::{self, HandlerError, Worker};
-use slipring::{Channel, Config, CopyRoutine, Kind, PeerBytes, RawLink, Spawner, WaitStrategy};
+use slipring::{
+    Channel, Config, CopyRoutine, Kind, Payload, PeerBytes, RawLink, Spawner, WaitStrategy,
+};
 
 use crate::cases;
 use crate::end::{End, put_stamp, stamp};
@@ -234,6 +236,8 @@ impl Drop for RawSession {
 #[derive(Debug)]
 pub struct ChannelSession {
     channel: Channel,
+    /// Chunks are sent and taken in batches.
+    is_batched: bool,
     texts: Vec<String>,
     matrix: Vec<f32>,
 }
@@ -249,6 +253,19 @@ pub fn channel(config: &Config) -> io::Result<Box<dyn Session>> {
     Ok(session)
 }
 
+/// Does the same. Chunks are sent and taken in batches: `ReplyStream::send_all`,
+/// `Stream::next_chunks`.
+///
+/// # Errors
+///
+/// Fails as `Spawner::spawn` does.
+pub fn channel_in_batches(config: &Config) -> io::Result<Box<dyn Session>> {
+    let mut session = channel_cold(config)?;
+    session.is_batched = true;
+    session.channel.wait_ready(LONG)?;
+    Ok(session)
+}
+
 /// Starts it, and returns as soon as the worker has attached, to measure how long that takes.
 ///
 /// # Errors
@@ -257,7 +274,8 @@ pub fn channel(config: &Config) -> io::Result<Box<dyn Session>> {
 pub fn channel_cold(config: &Config) -> io::Result<Box<ChannelSession>> {
     let channel = spawner("channel", config)?.spawn()?;
     let texts = (0..ROWS).map(|row| text(row, EMBED_REQUEST / ROWS)).collect();
-    Ok(Box::new(ChannelSession { channel, texts, matrix: vec![0.0; ROWS * DIM] }))
+    let (is_batched, matrix) = (false, vec![0.0; ROWS * DIM]);
+    Ok(Box::new(ChannelSession { channel, is_batched, texts, matrix }))
 }
 
 /// Starts a worker that serves the kinds of this module.
@@ -304,20 +322,29 @@ impl ChannelSession {
     /// Measures a stream of messages to the parent.
     fn stream(&self, len: usize, is_generated: bool, count: u64) -> io::Result<Slice> {
         let pattern = Pattern::shared(len.max(16 << 10), len);
-        let request = words([len as u64, count, u64::from(is_generated), 0]);
+        let request =
+            words([len as u64, count, u64::from(is_generated), u64::from(self.is_batched)]);
         // The worker makes its pattern at the first request.
         self.channel.call(CHUNKS, &request, LONG)?;
         time_all(count, || {
-            let mut right = 0;
-            let chunks = self.channel.stream(CHUNKS, &request, LONG)?;
-            for ((seq, chunk), (_, sum)) in (0..).zip(chunks).zip(pattern.pieces()) {
-                let chunk = chunk?;
-                let message = in_place(&chunk.payload());
+            let (mut right, mut pieces) = (0, (0..).zip(pattern.pieces()));
+            let mut check = |message: &[u8]| {
+                let Some((seq, (_, sum))) = pieces.next() else { return };
                 let is_right = match is_generated {
                     true => bytes::sum(message) == bytes::generated_sum(len, seq),
                     false => pattern.is_piece(message, sum, seq),
                 };
                 right += u64::from(is_right);
+            };
+            let mut chunks = self.channel.stream(CHUNKS, &request, LONG)?;
+            if self.is_batched {
+                while let Some(batch) = chunks.next_chunks()? {
+                    batch.iter().for_each(|chunk| check(in_place(&chunk)));
+                }
+            } else {
+                for chunk in chunks {
+                    check(in_place(&chunk?.payload()));
+                }
             }
             if right == count { Ok(()) } else { Err(wrong("a chunk")) }
         })
@@ -350,7 +377,7 @@ impl ChannelSession {
     }
 
     fn embed_typed(&mut self, count: u64) -> io::Result<Slice> {
-        let Self { channel, texts, matrix } = self;
+        let Self { channel, texts, matrix, .. } = self;
         time_batches(count, 1, |_| {
             let batch = TextBatch::new(texts)?;
             let reply = channel.call(Kind::EMBED, &batch, LONG)?;
@@ -436,6 +463,41 @@ fn first_word(payload: &PeerBytes<'_>) -> Result<u64, HandlerError> {
     Ok(u64::from_le_bytes(word))
 }
 
+/// A chunk that is copied in.
+struct Piece<'a> {
+    bytes: &'a [u8],
+    seq: u64,
+}
+
+impl Payload for Piece<'_> {
+    fn encoded_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn encode(&self, out: &mut [u8]) -> slipring::Result<()> {
+        copy_from_slice(out, self.bytes);
+        put_stamp(out, self.seq);
+        Ok(())
+    }
+}
+
+/// A chunk that is generated in place.
+struct Generated {
+    len: usize,
+    seq: u64,
+}
+
+impl Payload for Generated {
+    fn encoded_len(&self) -> usize {
+        self.len
+    }
+
+    fn encode(&self, out: &mut [u8]) -> slipring::Result<()> {
+        bytes::generate(out, self.seq);
+        Ok(())
+    }
+}
+
 fn serve_channel() -> slipring::Result<()> {
     Worker::new(|_| Ok((Texts::new(), embed_patterns(), Vec::new())))
         .on(ECHO, |_, request, responder| {
@@ -478,11 +540,22 @@ fn serve_channel() -> slipring::Result<()> {
             let mut words = words.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
             let mut word = || words.next().unwrap_or(0);
             let (len, count, is_generated) = (word() as usize, word(), word() != 0);
+            let is_batched = word() != 0;
             let pattern = Pattern::shared(len.max(16 << 10), len);
             if !request.is_stream() {
                 return Ok(responder.send(&())?);
             }
             let mut chunks = responder.stream();
+            if is_batched {
+                let pieces = (0..count).zip(pattern.pieces());
+                match is_generated {
+                    true => chunks.send_all((0..count).map(|seq| Generated { len, seq }))?,
+                    false => {
+                        chunks.send_all(pieces.map(|(seq, (bytes, _))| Piece { bytes, seq }))?
+                    }
+                }
+                return Ok(chunks.end()?);
+            }
             for (seq, (bytes, _)) in (0..count).zip(pattern.pieces()) {
                 if is_generated {
                     chunks.send_with(len, |slot| bytes::generate(slot, seq))?;
