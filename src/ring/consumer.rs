@@ -281,10 +281,11 @@ impl Consumer {
     #[inline]
     pub(crate) fn pace(&mut self, is_answer: bool) {
         let next = self.reader.next();
-        let has_caught_up = std::mem::take(&mut self.has_caught_up) || !self.has_next();
         if is_answer {
             self.pacing.begin(next, 0);
-        } else if self.reader.last_span() <= PACED && has_caught_up {
+        } else if self.reader.last_span() <= PACED
+            && (std::mem::take(&mut self.has_caught_up) || !self.has_next())
+        {
             let lag = self.pacing.caught_up(next, now_ns);
             if lag != 0 {
                 self.sleeper.look_away(lag);

@@ -1,9 +1,12 @@
 //! Frames that are kept: in any order, on other threads, for ever.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+use crate::error::ErrorKind;
+use crate::ring::position::span;
 use crate::ring::testing::{RingRig, alarm, pattern, receive, rig, send};
-use crate::ring::{Consumer, Header, Lease};
+use crate::ring::{Consumer, Header, Lease, LeasedRun};
 use crate::shm::layout::as_u64;
+use crate::sync::Ordering::Relaxed;
 use crate::sys::clock::Deadline;
 
 const CAPACITY: usize = 4096;
@@ -170,4 +173,82 @@ fn permutations(n: usize) -> Vec<Vec<usize>> {
         }
     }
     all
+}
+
+/// Takes a run of at most so many bytes of slots, and returns its payloads.
+fn run(consumer: &mut Consumer, most: u64) -> Option<(LeasedRun, Vec<Vec<u8>>)> {
+    let mut lens = Vec::new();
+    let run = consumer.take_run(&mut lens, |_, taken| taken < most).unwrap()?;
+    let mut offset = 0;
+    let payloads = lens.into_iter().map(|len| {
+        let payload = run.payload(offset, len).to_vec();
+        offset += span(len as usize);
+        payload
+    });
+    let payloads = payloads.collect();
+    Some((run, payloads))
+}
+
+#[test]
+fn a_run_has_what_lies_in_a_row_and_gives_it_back_at_once() {
+    for origin in [0, 4096 - 640, u64::MAX - 63] {
+        let mut ring = rig(CAPACITY, 1000, origin);
+        let mut next = 0;
+        for most in [0, 1, 300, 2000, 4096].into_iter().cycle().take(200) {
+            let mut sent = next;
+            while send(&mut ring.producer, sent, &pattern(sent, sent as usize * 37 % 400)).unwrap()
+            {
+                sent += 1;
+            }
+            let Some((kept, payloads)) = run(&mut ring.consumer, most) else {
+                assert_eq!(most, 0);
+                let (number, payload) = receive(&mut ring.consumer).unwrap().unwrap();
+                assert_eq!((number, payload), (next, pattern(next, next as usize * 37 % 400)));
+                next += 1;
+                drop_rest(&mut ring.consumer, &mut next, sent);
+                continue;
+            };
+            assert_eq!(ring.consumer.leased(), 1);
+            for payload in payloads {
+                assert_eq!(payload, pattern(next, next as usize * 37 % 400));
+                next += 1;
+            }
+            drop_rest(&mut ring.consumer, &mut next, sent);
+            for _ in 0..free_slots(&mut ring) {
+                assert!(receive(&mut ring.consumer).unwrap().is_some());
+            }
+            assert_eq!(free_slots(&mut ring), 0, "the run holds back what is behind it");
+            drop(kept);
+            assert_eq!(ring.consumer.leased(), 0);
+            let free = free_slots(&mut ring);
+            assert!(free > 0);
+            (0..free).for_each(|_| assert!(receive(&mut ring.consumer).unwrap().is_some()));
+            ring.consumer.publish_released();
+        }
+    }
+}
+
+/// Takes the frames that are left, up to number `sent`.
+fn drop_rest(consumer: &mut Consumer, next: &mut u64, sent: u64) {
+    while *next < sent {
+        let (number, payload) = receive(consumer).unwrap().unwrap();
+        assert_eq!((number, payload), (*next, pattern(*next, *next as usize * 37 % 400)));
+        *next += 1;
+    }
+}
+
+#[test]
+fn a_run_ends_before_a_frame_that_cannot_be_which_the_next_look_finds() {
+    let mut ring = rig(CAPACITY, 1000, 0);
+    for number in 0..4 {
+        send(&mut ring.producer, number, b"8 bytes.").unwrap();
+    }
+    ring.forge.slots.line(128).store(1, 5000, Relaxed);
+    let (kept, payloads) = run(&mut ring.consumer, 4096).unwrap();
+    assert_eq!(payloads, [b"8 bytes."; 2]);
+    let mut lens = Vec::new();
+    let error = ring.consumer.take_run(&mut lens, |_, _| true).unwrap_err();
+    assert_eq!((error.kind(), lens.len()), (ErrorKind::PeerCorrupt, 0));
+    drop(kept);
+    assert!(ring.consumer.poll().is_err(), "for good");
 }
