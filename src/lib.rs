@@ -141,8 +141,9 @@ cfg_if! {
         pub mod worker;
 
         pub use channel::{
-            Chunks, ChunksIter, DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, ErrorCounts, LatencyHistogram,
-            MessageWriter, Pending, Reply, Stats, Stream, StreamTimeouts,
+            Chunks, ChunksIter, DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, ErrorCounts,
+            LatencyHistogram, MessageReader, MessageWriter, Pending, Reply, Stats, Stream,
+            StreamTimeouts,
         };
         pub use config::{Config, ConfigBuilder, CopyRoutine, RingConfig, WaitStrategy};
         pub use error::{
@@ -184,8 +185,9 @@ cfg_if! {
         pub mod worker;
 
         pub use channel::{
-            Channel, Chunks, ChunksIter, DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, ErrorCounts, LatencyHistogram,
-            MessageWriter, Pending, Reply, Spawner, Stats, Stream, StreamTimeouts,
+            Channel, Chunks, ChunksIter, DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, ErrorCounts,
+            LatencyHistogram, MessageReader, MessageWriter, Pending, Reply, Spawner, Stats, Stream,
+            StreamTimeouts,
         };
         pub use config::{Config, ConfigBuilder, CopyRoutine, RingConfig, WaitStrategy};
         pub use error::{

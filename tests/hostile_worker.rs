@@ -175,6 +175,64 @@ fn what_has_no_end_ends_at_the_deadline_in_bounded_memory() {
     ]);
 }
 
+/// What becomes of a message that is read piece by piece, and then of its channel.
+fn read_parts(case: &str, is_stream: bool) -> (Result<Vec<u8>, ErrorKind>, bool) {
+    let channel = hostile();
+    let name = format!("parts: {case}");
+    let read = |mut reader: slipring::MessageReader<'_>| {
+        let mut bytes = vec![9];
+        let read = reader.append_to(&mut bytes);
+        assert!(read.is_ok() || bytes == [9], "{case}: a part was left");
+        let again = reader.append_to(&mut Vec::new());
+        assert_eq!(
+            again.map_err(|error| error.kind()).err(),
+            read.as_ref().err().map(|e| e.kind())
+        );
+        read.map(|_| bytes[1..].to_vec())
+    };
+    let result = match is_stream {
+        true => {
+            let mut stream = channel.stream(CASE, &name, LONG).unwrap();
+            let reader = stream.next_reader();
+            reader.and_then(|reader| reader.map_or(Ok(Vec::new()), read))
+        }
+        false => channel.submit(CASE, &name, LONG).unwrap().wait_reader().and_then(read),
+    };
+    let is_usable = channel.call(HOSTILE_ECHO, b"x", LONG).is_ok();
+    end(&channel, case);
+    (result.map_err(|error| error.kind()), is_usable)
+}
+
+#[test]
+fn a_message_that_lies_or_breaks_off_is_none_to_its_reader() {
+    let _alone = one_at_a_time();
+    let whole = || Ok(b"abcd".to_vec());
+    for (case, expected) in [
+        ("as announced", whole()),
+        ("without a length", whole()),
+        ("another length in the second", whole()),
+        ("fewer than announced", Err(ErrorKind::Protocol)),
+        ("more than announced", Err(ErrorKind::Protocol)),
+        ("less than the first", Err(ErrorKind::Protocol)),
+        ("an absurd length", Err(ErrorKind::Protocol)),
+        ("another first piece", Err(ErrorKind::Protocol)),
+        ("a whole result", Err(ErrorKind::Protocol)),
+        ("a cancel", Err(ErrorKind::Cancelled)),
+        ("a chunk", Err(ErrorKind::Protocol)),
+    ] {
+        assert_eq!(read_parts(case, false), (expected, true), "{case}");
+    }
+    for case in ["an end", "a short chunk", "another first piece of a chunk"] {
+        assert_eq!(read_parts(case, true), (Err(ErrorKind::Protocol), true), "{case}");
+    }
+    assert_eq!(read_parts("a result for a chunk", true), (Err(ErrorKind::Protocol), true));
+    // What no honest worker can write ends the channel.
+    assert_eq!(read_parts("another kind", false), (Err(ErrorKind::PeerCorrupt), false));
+    assert_eq!(read_parts("no start", true), (Err(ErrorKind::PeerCorrupt), false));
+    // This one is late: the stream is dropped.
+    assert_eq!(read_parts("one after the end", true), (whole(), true));
+}
+
 #[test]
 fn a_stream_reads_on_by_a_bounded_number_of_frames() {
     let _alone = one_at_a_time();

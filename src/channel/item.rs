@@ -90,17 +90,49 @@ impl Drop for ShortPayload {
     }
 }
 
+/// A part of a message, for an owner that takes long messages piece by piece.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(super) body: Body,
+    /// The bytes of slots that it costs in credit.
+    pub(super) cost: usize,
+    pub(super) place: Place,
+}
+
+/// Where a part stands in its message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(super) is_first: bool,
+    pub(super) is_last: bool,
+    /// The length of the whole message, as the worker has announced it: zero if it did not.
+    pub(super) announced: u64,
+}
+
+impl Place {
+    /// Of a message that came whole.
+    pub(super) const WHOLE: Self = Self { is_first: true, is_last: true, announced: 0 };
+}
+
 /// What a frame, or a message in pieces, means for the owner of its request.
 #[derive(Debug)]
 pub(crate) enum Item {
     Result(Body),
     /// A chunk, and the bytes of slots that it costs in credit.
     Chunk(Body, usize),
+    /// A part of a result or of a chunk.
+    Part(Box<Part>),
     End,
     Cancelled,
     /// The worker found that the request's deadline had passed.
     Expired,
     Failed(Error),
+}
+
+impl Item {
+    /// Whether it goes on with a message of which the owner has taken parts.
+    pub(super) fn is_continued(&self) -> bool {
+        matches!(self, Self::Part(part) if !part.place.is_first)
+    }
 }
 
 /// The header of a frame that may answer a request.
@@ -188,6 +220,17 @@ impl ReplyHeader {
                 Item::Failed(Error::new(ErrorKind::Protocol, message))
             }
         }
+    }
+
+    /// What a part of a message means: as [`ReplyHeader::item`], so that only the owner of a call
+    /// gets parts of a result, and that of a stream parts of a chunk.
+    pub(super) fn part(&self, body: Body, cost: usize, is_stream: bool, is_first: bool) -> Item {
+        if self.is_chunk() != is_stream {
+            return self.item(body, cost, is_stream);
+        }
+        let is_last = self.header.flags & flags::MORE == 0;
+        let place = Place { is_first, is_last, announced: self.header.aux };
+        Item::Part(Box::new(Part { body, cost, place }))
     }
 
     /// Does what [`ReplyHeader::item`] does, for a frame whose owner reads it: its payload may stay

@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::channel::core::Core;
 use crate::channel::counters::{CALLS_PER_SAMPLE, is_sampled};
 use crate::channel::explain::{cancelled, expired, timed_out};
-use crate::channel::item::Item;
+use crate::channel::item::{Item, Part, Place};
+use crate::channel::message_reader::{MessageReader, PartSource};
 use crate::channel::reactor_turn::take_for_host;
 use crate::channel::reader::Want;
 use crate::channel::reply::Reply;
@@ -64,6 +65,19 @@ impl Pending {
     #[inline]
     pub fn wait(self) -> Result<Reply> {
         self.0.wait()
+    }
+
+    /// Waits until the reply begins to come, and returns a reader that takes it piece by piece
+    /// where it lies. For replies that are longer than a frame, which [`Pending::wait`] collects
+    /// first: [`MessageReader`] has examples. Blocks as [`Pending::wait`] does, until the first
+    /// piece is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pending::wait`].
+    pub fn wait_reader(self) -> Result<MessageReader<'static>> {
+        self.0.core.pending.set_in_pieces(self.0.request, true);
+        MessageReader::of_reply(self)
     }
 
     /// Returns the reply if it is there, without waiting; `None` if it is not there yet. After
@@ -242,7 +256,7 @@ impl<C: Deref<Target = Core>> Awaited<C> {
             Item::Cancelled => cancelled(request),
             Item::Expired => expired(request, self.limit.timeout()),
             Item::Failed(error) => error,
-            Item::Chunk(..) | Item::End => {
+            Item::Chunk(..) | Item::Part(_) | Item::End => {
                 let message = format!("request {request} wants one result, the worker streams");
                 Error::new(ErrorKind::Protocol, message)
             }
@@ -259,6 +273,47 @@ impl<C: Deref<Target = Core>> Awaited<C> {
 #[cold]
 fn has_ended() -> Error {
     Error::new(ErrorKind::InvalidInput, "the request has ended: its reply or error was returned")
+}
+
+impl PartSource for Pending {
+    fn request(&self) -> u64 {
+        self.0.request
+    }
+
+    fn core(&self) -> &Core {
+        &self.0.core
+    }
+
+    fn next_part(&mut self) -> Result<Option<(Reply, Place)>> {
+        let awaited = &mut self.0;
+        let item = match awaited.await_item(awaited.limit.deadline()) {
+            Ok(Some(item)) => item,
+            Ok(None) => {
+                let error = awaited.timed_out();
+                awaited.end();
+                return Err(error);
+            }
+            Err(error) => return Err(awaited.core.counted(error)),
+        };
+        let Item::Part(part) = item else {
+            return Ok(Some((awaited.finish(item)?, Place::WHOLE)));
+        };
+        let Part { body, place, .. } = *part;
+        if place.is_last {
+            awaited.note_answer(1);
+            // The request of a last frame that its owner has read is dropped already.
+            awaited.has_ended = true;
+        }
+        Ok(Some((Reply::new(awaited.request, body), place)))
+    }
+
+    fn end_with(&mut self, error: Error) -> Error {
+        self.0.end();
+        self.0.core.counted(error)
+    }
+
+    /// Does nothing: the request goes with its reader.
+    fn end_reader(&mut self, _: bool) {}
 }
 
 impl<C: Deref<Target = Core>> Drop for Awaited<C> {

@@ -108,7 +108,7 @@ pub(super) fn take_for_host(core: &Core, request: u64, is_stream: bool) -> Resul
     fork::check()?;
     let take = || match is_stream {
         true => core.pending.take(request),
-        false => core.pending.take_last(request),
+        false => core.pending.take_last(request, &core.buffers),
     };
     let is_over = !core.state.is_open();
     let item = take();

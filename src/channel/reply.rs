@@ -6,7 +6,8 @@ use crate::id::RequestId;
 use crate::payload::{PayloadReader, Source};
 use crate::shm::bytes::PeerBytes;
 
-/// A reply, or one chunk of a stream.
+/// A reply, one chunk of a stream, or a piece of either from a
+/// [`MessageReader`](crate::MessageReader).
 ///
 /// Its bytes may still lie in the ring: while it lives its slot, and those after it, cannot be
 /// filled again. Replies of up to 96 bytes and chunks of up to 4 KiB are copied out of the ring

@@ -23,7 +23,7 @@ use crate::channel::counters::Tally;
 use crate::channel::stats::Stats;
 use crate::channel::waiter::Waiter;
 use crate::error::{Error, ErrorKind, Result};
-use crate::protocol::assembler::Assembler;
+use crate::protocol::assembler::{Assembler, Message};
 use crate::shm::layout::{as_u64, as_usize, request_entry};
 
 /// The requests; `T` is what frames become on their way to the owner.
@@ -56,6 +56,7 @@ struct Entry<T> {
     is_parked: bool,
     /// It is in the list of those that are ready.
     is_ready: bool,
+    reading: Reading,
     queue: VecDeque<T>,
     assembler: Assembler,
     waiter: Option<Waiter>,
@@ -67,6 +68,17 @@ struct Entry<T> {
     /// Bytes of slots of pieces that came while something was unread: neither consumed yet
     /// nor part of an item.
     withheld: u64,
+}
+
+/// How the owner of a request takes messages that are longer than a frame.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Reading {
+    /// Of which request this is: an entry is not cleared for the next one.
+    request: u64,
+    /// It takes them piece by piece.
+    pub(super) is_in_pieces: bool,
+    /// It does not want the rest of the message that is on its way.
+    pub(super) skips_rest: bool,
 }
 
 /// The request that a frame is for.
@@ -90,6 +102,7 @@ impl<T> Requests<T> {
             is_answered: false,
             is_parked: false,
             is_ready: false,
+            reading: Reading::default(),
             queue: VecDeque::new(),
             assembler: Assembler::default(),
             waiter: None,
@@ -262,6 +275,47 @@ impl<T> Requests<T> {
 
     pub(crate) fn has_item(&mut self, request: u64) -> bool {
         self.entry(request).is_none_or(|entry| !entry.queue.is_empty())
+    }
+
+    /// Returns how the owner takes long messages; `None` if there is no such request.
+    pub(crate) fn reading(&mut self, request: u64) -> Option<&mut Reading> {
+        let entry = self.entry(request)?;
+        if entry.reading.request != request {
+            // That of an earlier request of the entry.
+            entry.reading = Reading { request, ..Reading::default() };
+        }
+        Some(&mut entry.reading)
+    }
+
+    /// Takes the part that was collected of a message which is not whole, for an owner that takes
+    /// the pieces one by one; with whether the part begins the message, and the bytes of slots
+    /// that were withheld.
+    pub(crate) fn take_part(&mut self, request: u64) -> Option<(Message, bool, usize)> {
+        self.reading(request).filter(|reading| reading.is_in_pieces && !reading.skips_rest)?;
+        let entry = self.entry(request).filter(|entry| entry.queue.is_empty())?;
+        let (part, is_first) = entry.assembler.take_bytes()?;
+        Some((part, is_first, as_usize(std::mem::take(&mut entry.withheld))))
+    }
+
+    /// Drops the rest of a message when it comes. Returns what has come of it.
+    pub(crate) fn skip_rest(&mut self, request: u64) -> Option<Message> {
+        self.reading(request)?.skips_rest = true;
+        let (part, _) = self.entry(request)?.assembler.take_bytes()?;
+        Some(part)
+    }
+
+    /// Takes what comes next for this request if `is_wanted` says so.
+    pub(crate) fn take_if(&mut self, request: u64, is_wanted: impl Fn(&T) -> bool) -> Option<T> {
+        let entry = self.entry(request)?;
+        if entry.queue.front().is_some_and(is_wanted) { entry.queue.pop_front() } else { None }
+    }
+
+    /// Takes what has come of a message that will not become whole.
+    pub(crate) fn take_cut_off(&mut self, request: u64) -> Assembler {
+        let entry = self.entry(request).filter(|entry| !entry.assembler.is_empty());
+        let Some(entry) = entry else { return Assembler::default() };
+        entry.reading.skips_rest = false;
+        std::mem::take(&mut entry.assembler)
     }
 
     /// Takes what has come of a message in pieces.

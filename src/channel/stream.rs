@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::channel::chunks::{Chunks, Source};
 use crate::channel::core::Core;
 use crate::channel::explain::{cancelled, not_begun, not_over, stalled, stream_expired};
-use crate::channel::item::{Body, Item};
+use crate::channel::item::{Body, Item, Part, Place};
+use crate::channel::message_reader::{MessageReader, PartSource};
 use crate::channel::reactor_turn::take_for_host;
 use crate::channel::reader::Want;
 use crate::channel::reply::Reply;
@@ -49,6 +50,10 @@ pub struct Stream {
     served: u64,
     pub(crate) is_over: bool,
     buffer: StreamBuffer,
+    /// The pending table gives the pieces of long chunks out one by one.
+    is_in_pieces: bool,
+    /// Where the part stands that came last; `None` unless a part is waited for.
+    place: Option<Place>,
 }
 
 /// How far a stream is, as its reader knows.
@@ -69,8 +74,18 @@ impl Stream {
     pub(crate) fn new(core: Arc<Core>, request: u64, deadlines: StreamDeadlines) -> Self {
         let buffer = StreamBuffer::new(core.buffers.chunk_buffer());
         let (progress, served) = (Progress::Waiting, core.status.served());
-        let (has_chunk, is_over) = (false, false);
-        Self { core, request, deadlines, progress, has_chunk, served, is_over, buffer }
+        Self {
+            core,
+            request,
+            deadlines,
+            progress,
+            has_chunk: false,
+            served,
+            is_over: false,
+            buffer,
+            is_in_pieces: false,
+            place: None,
+        }
     }
 
     /// Returns the request's id.
@@ -103,6 +118,39 @@ impl Stream {
     #[inline]
     pub fn next_chunk(&mut self) -> Result<Option<Reply>> {
         self.next().transpose()
+    }
+
+    /// Waits for the next chunk, and returns a reader that takes it piece by piece where it lies;
+    /// `None` at the end. For chunks that are longer than a frame, which
+    /// [`Stream::next_chunk`] collects first. Blocks as that does, until the first piece is there.
+    ///
+    /// ```
+    /// # fn main() -> slipring::Result<()> {
+    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+    /// # use std::time::Duration;
+    /// # const FRAMES: Kind = Kind::named("frames");
+    /// # let make = || Worker::new(|_| Ok(())).on(FRAMES, |(), _, responder| {
+    /// #     let mut chunks = responder.stream();
+    /// #     for frame in 0..3 { chunks.send(&vec![frame; 4 << 20])?; }
+    /// #     Ok(chunks.end()?)
+    /// # });
+    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// # let timeout = Duration::from_secs(10);
+    /// let mut frames = channel.stream(FRAMES, "", timeout)?;
+    /// let mut frame = vec![0; 4 << 20];
+    /// while let Some(mut reader) = frames.next_reader()? {
+    ///     reader.copy_to(&mut frame)?;
+    /// }
+    /// assert_eq!(frame, vec![2; 4 << 20]);
+    /// # channel.close(timeout)?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Stream::next_chunk`].
+    pub fn next_reader(&mut self) -> Result<Option<MessageReader<'_>>> {
+        MessageReader::of_chunk(self)
     }
 
     /// Returns the next chunk if it is there, without waiting: `Poll::Ready(None)` at the end,
@@ -390,6 +438,7 @@ impl Stream {
                 self.add_consumed(cost);
                 Ok(Some(Reply::new(self.request, body)))
             }
+            Item::Part(part) => self.part_of(*part),
             Item::End => self.end_with(Ok(None)),
             Item::Cancelled => self.end_with(Err(cancelled(self.request))),
             Item::Expired => {
@@ -402,6 +451,19 @@ impl Stream {
                 self.end_with(Err(Error::new(ErrorKind::Protocol, message)))
             }
         }
+    }
+
+    /// What a part of a chunk means, for which a message reader waits.
+    #[cold]
+    fn part_of(&mut self, part: Part) -> Result<Option<Reply>> {
+        let Some(place) = &mut self.place else {
+            let message = "a part of a chunk that no reader waits for";
+            return self.end_with(Err(Error::new(ErrorKind::Protocol, message)));
+        };
+        *place = part.place;
+        self.note_chunk();
+        self.add_consumed(part.cost);
+        Ok(Some(Reply::new(self.request, part.body)))
     }
 
     #[inline(never)]
@@ -423,6 +485,48 @@ impl Stream {
         self.buffer.clear();
         self.core.pending.drop_request(self.request);
         result.map_err(|error| self.core.counted(error))
+    }
+}
+
+impl PartSource for Stream {
+    fn request(&self) -> u64 {
+        self.request
+    }
+
+    fn core(&self) -> &Core {
+        &self.core
+    }
+
+    fn next_part(&mut self) -> Result<Option<(Reply, Place)>> {
+        if let Some(chunk) = self.next_buffered() {
+            return Ok(Some((chunk, Place::WHOLE)));
+        }
+        if !self.is_over && !std::mem::replace(&mut self.is_in_pieces, true) {
+            self.core.pending.set_in_pieces(self.request, true);
+        }
+        self.place = Some(Place::WHOLE);
+        let part = self.next_chunk_slow();
+        let place = self.place.take();
+        Ok(part.transpose()?.zip(place))
+    }
+
+    fn end_with(&mut self, error: Error) -> Error {
+        match Self::end_with::<()>(self, Err(error)) {
+            Err(error) => error,
+            Ok(_) => Error::new(ErrorKind::Protocol, "the stream has ended"),
+        }
+    }
+
+    fn end_reader(&mut self, is_complete: bool) {
+        if self.is_over {
+            return;
+        }
+        if std::mem::take(&mut self.is_in_pieces) {
+            self.core.pending.set_in_pieces(self.request, false);
+        }
+        if !is_complete {
+            self.core.pending.skip_rest(self.request, &mut self.buffer);
+        }
     }
 }
 

@@ -216,10 +216,10 @@ impl<'a> Wait<'a> {
         let core = self.core;
         let is_there = match &mut self.want {
             Want::Reply(request) => {
-                self.item = core.pending.take_last(*request);
+                self.item = core.pending.take_last(*request, &core.buffers);
                 self.item.is_some()
             }
-            Want::Chunk(request, buffer) => core.pending.take_all(*request, buffer),
+            Want::Chunk(request, buffer) => core.pending.take_all(*request, buffer, &core.buffers),
             Want::Room(len) => core.sender.has_room_for(*len)?,
             Want::Nothing => false,
         };

@@ -179,12 +179,27 @@ impl<S: Source> MatrixReader<S> {
         let offset = MatrixShape::HEADER_LEN + start;
         match self.element() {
             ElementType::F32 => self.source.read_at(offset, out.as_mut_bytes()),
-            ElementType::F16 => widen_each(&self.source, offset, out, f16_to_f32),
-            ElementType::BF16 => widen_each(&self.source, offset, out, bf16_to_f32),
+            ElementType::F16 => self.widen_each(offset, out, f16_to_f32),
+            ElementType::BF16 => self.widen_each(offset, out, bf16_to_f32),
             element @ (ElementType::I8 | ElementType::U8) => {
                 Err(invalid(format!("{element} elements do not convert to f32 without a scale")))
             }
         }
+    }
+
+    fn widen_each(
+        &self,
+        mut offset: usize,
+        out: &mut [f32],
+        convert: impl Fn(u16) -> f32,
+    ) -> Result<()> {
+        let read = |bits: &mut [u16]| {
+            let from = offset;
+            // Stays below `encoded_len`, which fits.
+            offset += size_of_val(bits);
+            self.source.read_at(from, bits.as_mut_bytes())
+        };
+        widen_each(out, read, convert)
     }
 }
 
@@ -198,23 +213,20 @@ const fn is_float(element: ElementType) -> bool {
     matches!(element, ElementType::F32 | ElementType::F16 | ElementType::BF16)
 }
 
-/// Widens elements through a private copy of 1 KiB at a time, which stays in the first-level
-/// cache.
-fn widen_each<S: Source>(
-    source: &S,
-    mut offset: usize,
+/// Widens elements, which `read` gives in order, through a private copy of 1 KiB at a time, which
+/// stays in the first-level cache.
+pub(super) fn widen_each(
     out: &mut [f32],
+    mut read: impl FnMut(&mut [u16]) -> Result<()>,
     convert: impl Fn(u16) -> f32,
 ) -> Result<()> {
     let mut copy = [0_u16; 512];
     for values in out.chunks_mut(copy.len()) {
         let bits = copy.get_mut(..values.len()).unwrap_or_default();
-        source.read_at(offset, bits.as_mut_bytes())?;
+        read(bits)?;
         for (value, bits) in values.iter_mut().zip(bits.iter()) {
             *value = convert(*bits);
         }
-        // Stays below `encoded_len`, which fits.
-        offset += size_of_val(bits);
     }
     Ok(())
 }

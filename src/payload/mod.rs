@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | bytes, `str`, `()` | as they are | [`Source::read_at`], [`PayloadReader`] |
 //! | a batch of texts | [`TextBatch`] over `&[impl AsRef<str>]` | [`Texts`], reusable |
-//! | a matrix | [`Matrix`] at once, [`MatrixWriter`] row by row | [`MatrixReader`] over any source, [`Matrix::decode`] over private bytes |
+//! | a matrix | [`Matrix`] at once, [`MatrixWriter`] row by row | [`MatrixReader`] over any source, [`MatrixRows`] while it comes, [`Matrix::decode`] over private bytes |
 //! | the header of a matrix alone | [`MatrixShape::to_header`] | [`MatrixShape::from_header`] |
 //!
 //! A `Box`, `Rc`, `Arc`, `Cow` or reference of a payload is a payload, and one of a source is
@@ -53,6 +53,7 @@ mod float16;
 mod forward;
 mod matrix;
 mod matrix_reader;
+mod matrix_rows;
 mod matrix_shape;
 mod matrix_writer;
 mod payload_reader;
@@ -82,6 +83,7 @@ pub(crate) use encoded::Encoded;
 pub use float16::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 pub use matrix::Matrix;
 pub use matrix_reader::MatrixReader;
+pub use matrix_rows::MatrixRows;
 pub use matrix_shape::MatrixShape;
 pub use matrix_writer::MatrixWriter;
 pub use payload_reader::PayloadReader;

@@ -12,6 +12,27 @@ pub(crate) struct Message {
     /// the sender abandoned the message.
     pub(crate) header: Header,
     pub(crate) bytes: Vec<u8>,
+    /// How many bytes were taken out before these.
+    taken: usize,
+    /// Something was taken out, even if it was an empty piece.
+    has_begun: bool,
+}
+
+impl Message {
+    fn new(header: Header) -> Self {
+        Self { header, bytes: Vec::new(), taken: 0, has_begun: false }
+    }
+
+    /// Whether nothing was taken out of it before.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.has_begun
+    }
+
+    /// Refuses so many bytes more if the message would get longer than the longest one.
+    fn check_len(&self, more: usize, max_message: usize) -> Result<()> {
+        let len = self.taken.saturating_add(self.bytes.len()).saturating_add(more);
+        if len > max_message { Err(over_the_cap(self.header, max_message)) } else { Ok(()) }
+    }
 }
 
 /// Collects the pieces of one message at a time.
@@ -36,6 +57,26 @@ impl Assembler {
     /// Returns the request whose message is being collected.
     pub(crate) fn request(&self) -> Option<u64> {
         self.partial.as_ref().map(|partial| partial.header.request)
+    }
+
+    /// Whether there are no bytes for [`Assembler::take_bytes`].
+    pub(crate) fn has_no_bytes(&self) -> bool {
+        self.partial.as_ref().is_none_or(|partial| partial.bytes.is_empty())
+    }
+
+    /// Takes what was collected of a message that is not whole yet, and says whether it begins
+    /// the message. `None` if there are no bytes. What comes later is collected from there on.
+    pub(crate) fn take_bytes(&mut self) -> Option<(Message, bool)> {
+        let partial = self.partial.as_mut().filter(|partial| !partial.bytes.is_empty())?;
+        let bytes = std::mem::take(&mut partial.bytes);
+        partial.taken += bytes.len();
+        let is_first = !std::mem::replace(&mut partial.has_begun, true);
+        Some((Message { bytes, ..Message::new(partial.header) }, is_first))
+    }
+
+    /// Whether a message is being collected of which nothing was taken out.
+    pub(crate) fn is_whole_so_far(&self) -> bool {
+        self.partial.as_ref().is_some_and(Message::is_whole)
     }
 
     /// Whether no message is being collected.
@@ -64,25 +105,47 @@ impl Assembler {
         max_message: usize,
         buffer: impl FnOnce() -> Vec<u8>,
     ) -> Result<Option<Message>> {
-        let partial = if Self::is_continued(header) {
-            let is_its_own = |partial: &&mut Message| {
-                let first = partial.header;
-                (first.request, first.kind) == (header.request, header.kind)
-            };
-            self.partial.as_mut().filter(is_its_own).ok_or_else(|| without_start(header))?
-        } else {
-            self.partial.insert(Message { header, bytes: buffer() })
-        };
+        let partial = self.partial_of(header)?;
         if header.flags & flags::ABANDONED != 0 {
             partial.header.flags |= flags::ABANDONED;
             partial.bytes.clear();
             return Ok(self.partial.take());
         }
-        if partial.bytes.len().saturating_add(payload.len()) > max_message {
-            return Err(over_the_cap(header, max_message));
+        partial.check_len(payload.len(), max_message)?;
+        if partial.bytes.capacity() == 0 {
+            partial.bytes = buffer();
         }
         payload.append_to(&mut partial.bytes);
         Ok(if header.flags & flags::MORE == 0 { self.partial.take() } else { None })
+    }
+
+    /// Checks a piece as [`Assembler::add`] does, but collects nothing: its reader has it, or
+    /// no reader wants it. Returns whether it begins the message. No bytes may be collected.
+    ///
+    /// # Errors
+    ///
+    /// As [`Assembler::add`].
+    pub(crate) fn pass(&mut self, header: Header, len: usize, max_message: usize) -> Result<bool> {
+        let partial = self.partial_of(header)?;
+        partial.check_len(len, max_message)?;
+        partial.taken += len;
+        let is_first = !std::mem::replace(&mut partial.has_begun, true);
+        if header.flags & flags::MORE == 0 {
+            self.partial = None;
+        }
+        Ok(is_first)
+    }
+
+    /// Returns the message that a piece belongs to.
+    fn partial_of(&mut self, header: Header) -> Result<&mut Message> {
+        if !Self::is_continued(header) {
+            return Ok(self.partial.insert(Message::new(header)));
+        }
+        let is_its_own = |partial: &&mut Message| {
+            let first = partial.header;
+            (first.request, first.kind) == (header.request, header.kind)
+        };
+        self.partial.as_mut().filter(is_its_own).ok_or_else(|| without_start(header))
     }
 }
 
@@ -158,6 +221,43 @@ mod tests {
         assert_corrupt(add(&mut assembler, MORE, 1, b"abcdef"));
         add(&mut assembler, MORE, 2, b"abc").unwrap();
         assert_corrupt(add(&mut assembler, CONTINUED, 2, b"def"));
+    }
+
+    #[test]
+    fn a_message_is_taken_out_in_parts_and_the_rest_says_so() {
+        let mut assembler = Assembler::default();
+        assert!(assembler.take_bytes().is_none() && assembler.has_no_bytes());
+        add(&mut assembler, MORE, 1, b"ab").unwrap();
+        let (first, is_first) = assembler.take_bytes().unwrap();
+        assert!(is_first && first.bytes == b"ab" && assembler.request() == Some(1));
+        assert!(assembler.take_bytes().is_none(), "once");
+        add(&mut assembler, CONTINUED | MORE, 1, b"c").unwrap();
+        let (second, is_first) = assembler.take_bytes().unwrap();
+        assert!(!is_first && second.bytes == b"c");
+        let rest = add(&mut assembler, CONTINUED, 1, b"d").unwrap().unwrap();
+        assert!(!rest.is_whole() && rest.bytes == b"d" && assembler.is_empty());
+        add(&mut assembler, MORE, 2, b"e").unwrap();
+        assert!(add(&mut assembler, CONTINUED, 2, b"f").unwrap().unwrap().is_whole());
+    }
+
+    #[test]
+    fn a_piece_that_is_passed_counts_as_one_that_is_collected() {
+        let header = |flags| Header { kind: 5, flags, request: 1, ..Header::default() };
+        let mut assembler = Assembler::default();
+        assert!(assembler.pass(header(CONTINUED), 1, 5).is_err(), "no start");
+        assert!(assembler.pass(header(MORE), 0, 5).unwrap(), "an empty first piece");
+        assert!(!assembler.pass(header(MORE | CONTINUED), 3, 5).unwrap());
+        assert!(!add(&mut assembler, CONTINUED, 1, b"de").unwrap().unwrap().is_whole());
+        assembler.pass(header(MORE), 3, 5).unwrap();
+        let error = assembler.pass(header(MORE | CONTINUED), 3, 5).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PeerCorrupt);
+        assembler.pass(header(MORE), 3, 5).unwrap();
+        assert_corrupt(add(&mut assembler, CONTINUED, 1, b"def"));
+        assembler.pass(header(MORE), 3, 5).unwrap();
+        assert!(!assembler.pass(header(CONTINUED), 2, 5).unwrap());
+        assert!(assembler.is_empty());
+        assert!(assembler.pass(header(MORE), 1, 5).unwrap(), "another message");
+        assert!(assembler.pass(header(MORE), 1, 5).unwrap(), "in the place of the first");
     }
 
     #[test]

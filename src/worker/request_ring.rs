@@ -100,7 +100,7 @@ impl RequestRing {
         }
         let message = collector.add(header, frame.payload())?;
         drop(frame);
-        let Some(Message { header, mut bytes }) = message else { return Ok(()) };
+        let Some(Message { header, mut bytes, .. }) = message else { return Ok(()) };
         consumer.publish_released();
         let served = serve(header, Body::Message(&mut bytes));
         collector.pool.give(bytes);
@@ -183,7 +183,7 @@ impl Collector {
 
     #[cold]
     fn abandon(&mut self) -> Option<Header> {
-        let Message { mut header, bytes } = self.assembler.take()?;
+        let Message { mut header, bytes, .. } = self.assembler.take()?;
         self.pool.give(bytes);
         self.abandoned = Some(header.request);
         header.flags |= flags::ABANDONED;

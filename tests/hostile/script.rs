@@ -262,6 +262,43 @@ fn case(peer: &mut Peer, name: &str, request: u64) {
         "empty pieces without end" => {
             peer.go_on(ENDLESS, |peer| peer.send(RESULT, MORE, request, 0, &[]));
         }
+        "parts" => {
+            let halves = |first: u64, second: u64| {
+                [(RESULT, MORE, first, &b"ab"[..]), (RESULT, CONTINUED, second, b"cd")].to_vec()
+            };
+            let cut_by =
+                |kind, flags| [(RESULT, MORE, 4, &b"ab"[..]), (kind, flags, 0, b"cd")].to_vec();
+            let of_chunk =
+                |kind, flags| [(CHUNK, MORE, 4, &b"ab"[..]), (kind, flags, 0, b"cd")].to_vec();
+            let parts = match argument {
+                "as announced" => halves(4, 4),
+                "without a length" => halves(0, 0),
+                "another length in the second" => halves(4, u64::MAX),
+                "fewer than announced" => halves(5, 5),
+                "more than announced" => halves(3, 3),
+                "less than the first" => halves(1, 1),
+                "an absurd length" => halves(u64::MAX, u64::MAX),
+                "another first piece" => cut_by(RESULT, MORE),
+                "a whole result" => cut_by(RESULT, 0),
+                "a cancel" => cut_by(CANCEL, 0),
+                "a chunk" => cut_by(CHUNK, 0),
+                "another kind" => cut_by(CHUNK, CONTINUED),
+                "an end" => of_chunk(END, 0),
+                "a short chunk" => of_chunk(CHUNK, 0),
+                "another first piece of a chunk" => of_chunk(CHUNK, MORE),
+                "a result for a chunk" => of_chunk(RESULT, 0),
+                "no start" => [(CHUNK, CONTINUED, 4, &b"ab"[..])].to_vec(),
+                "one after the end" => {
+                    let mut parts = of_chunk(CHUNK, CONTINUED);
+                    parts.push((CHUNK, CONTINUED, 4, b"ef"));
+                    parts
+                }
+                other => panic!("{other}"),
+            };
+            for (kind, flags, aux, payload) in parts {
+                peer.send(kind, flags, request, aux, payload);
+            }
+        }
         "a piece and an error" => {
             peer.send(RESULT, MORE, request, 0, b"half");
             peer.send(ERROR, 0, request, 0, &failure(b"t::Half", b"half way"));

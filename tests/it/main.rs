@@ -48,6 +48,7 @@ mod processors;
 mod raw_links;
 #[cfg(feature = "tokio")]
 mod reactors;
+mod readers;
 #[cfg(feature = "serde")]
 mod serialized;
 #[cfg(feature = "testing")]

@@ -169,6 +169,10 @@ fn stream(len: usize) -> Case {
     list.push(channel("Channel::stream", config.clone()));
     if piece <= 4 << 10 {
         list.push(channel_in_batches(config));
+    } else if is_long {
+        let name = "Channel::stream, piece by piece";
+        let start = move || own::channel_in_pieces(&config);
+        list.push(Contender::new(name, Role::Own, start));
     }
     list.extend([pipe(), socket()]);
     case("W3", "stream, copied in", Work::Stream { len, piece }, list)

@@ -240,6 +240,20 @@ pub struct ChannelSession {
     is_batched: bool,
     texts: Vec<String>,
     matrix: Vec<f32>,
+    /// Long chunks are read piece by piece.
+    is_in_pieces: bool,
+}
+
+/// Starts a worker with a channel whose long chunks are read piece by piece: `Stream::next_reader`.
+///
+/// # Errors
+///
+/// Fails as `Spawner::spawn` does.
+pub fn channel_in_pieces(config: &Config) -> io::Result<Box<dyn Session>> {
+    let mut session = channel_cold(config)?;
+    session.channel.wait_ready(LONG)?;
+    session.is_in_pieces = true;
+    Ok(session)
 }
 
 /// Starts a worker with a channel: `Channel::call`, `Channel::stream`.
@@ -274,8 +288,8 @@ pub fn channel_in_batches(config: &Config) -> io::Result<Box<dyn Session>> {
 pub fn channel_cold(config: &Config) -> io::Result<Box<ChannelSession>> {
     let channel = spawner("channel", config)?.spawn()?;
     let texts = (0..ROWS).map(|row| text(row, EMBED_REQUEST / ROWS)).collect();
-    let (is_batched, matrix) = (false, vec![0.0; ROWS * DIM]);
-    Ok(Box::new(ChannelSession { channel, is_batched, texts, matrix }))
+    let (is_batched, is_in_pieces, matrix) = (false, false, vec![0.0; ROWS * DIM]);
+    Ok(Box::new(ChannelSession { channel, is_batched, texts, matrix, is_in_pieces }))
 }
 
 /// Starts a worker that serves the kinds of this module.
@@ -328,6 +342,21 @@ impl ChannelSession {
         self.channel.call(CHUNKS, &request, LONG)?;
         time_all(count, || {
             let (mut right, mut pieces) = (0, (0..).zip(pattern.pieces()));
+            let mut chunks = self.channel.stream(CHUNKS, &request, LONG)?;
+            if self.is_in_pieces {
+                for (seq, (_, sum)) in pieces.by_ref() {
+                    let Some(mut reader) = chunks.next_reader()? else { break };
+                    let (mut got, mut found) = (0, 0_u64);
+                    while let Some(piece) = reader.next_piece()? {
+                        let payload = piece.payload();
+                        got += payload.len();
+                        // Pieces are cut at whole words, so that their sums add up.
+                        found = found.wrapping_add(bytes::sum(in_place(&payload)));
+                    }
+                    right += u64::from(got == len && found == sum.wrapping_add(seq));
+                }
+                return if right == count { Ok(()) } else { Err(wrong("a chunk")) };
+            }
             let mut check = |message: &[u8]| {
                 let Some((seq, (_, sum))) = pieces.next() else { return };
                 let is_right = match is_generated {
@@ -336,7 +365,6 @@ impl ChannelSession {
                 };
                 right += u64::from(is_right);
             };
-            let mut chunks = self.channel.stream(CHUNKS, &request, LONG)?;
             if self.is_batched {
                 while let Some(batch) = chunks.next_chunks()? {
                     batch.iter().for_each(|chunk| check(in_place(&chunk)));
