@@ -139,6 +139,7 @@ fn public_types_can_be_sent_and_shared_as_promised() {
     owned::<Stream>();
     owned::<(StreamTimeouts, StreamTimeout)>();
     all::<MessageWriter<'_>>();
+    owned::<MessageReader<'static>>();
     owned::<(Config, ConfigBuilder, RingConfig, WaitStrategy, RoleConfig)>();
     owned::<(Error, ErrorKind, ExitCause, WorkerDeath, HandlerFailure)>();
     owned::<(Health, Kind, RequestId, WorkerState)>();

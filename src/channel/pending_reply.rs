@@ -284,19 +284,18 @@ impl PartSource for Pending {
         &self.0.core
     }
 
+    #[cold]
     fn next_part(&mut self) -> Result<Option<(Reply, Place)>> {
         let awaited = &mut self.0;
-        let item = match awaited.await_item(awaited.limit.deadline()) {
-            Ok(Some(item)) => item,
-            Ok(None) => {
-                let error = awaited.timed_out();
-                awaited.end();
-                return Err(error);
+        let part = loop {
+            match awaited.await_item(awaited.limit.deadline()) {
+                Ok(Some(Item::Part(part))) => break part,
+                other => match awaited.found(other)? {
+                    Some(reply) => return Ok(Some((reply, Place::WHOLE))),
+                    // Cannot last: the deadline has passed.
+                    None => {}
+                },
             }
-            Err(error) => return Err(awaited.core.counted(error)),
-        };
-        let Item::Part(part) = item else {
-            return Ok(Some((awaited.finish(item)?, Place::WHOLE)));
         };
         let Part { body, place, .. } = *part;
         if place.is_last {

@@ -1,6 +1,7 @@
 //! Long replies and streams that several threads of a worker send at the same time, against a
 //! reference.
 
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -115,16 +116,35 @@ fn send(channel: &Channel, request: usize, asked: &Asked) -> Sent {
 }
 
 /// Reads what a request gets, and compares it with the reference.
-fn compare(request: usize, sent: Sent) -> TestCaseResult {
+fn compare(request: usize, sent: Sent, how: usize) -> TestCaseResult {
     match sent {
-        Sent::Call(pending, len) => {
+        Sent::Call(pending, len) if how % 2 == 0 => {
             prop_assert_eq!(pending.wait().unwrap().to_vec(), message(request, 0, len));
         }
-        Sent::Stream(stream, lens) => {
-            let chunks: Vec<_> = stream.map(|chunk| chunk.unwrap().to_vec()).collect();
-            let reference: Vec<_> =
-                lens.iter().enumerate().map(|(index, len)| message(request, index, *len)).collect();
-            prop_assert_eq!(chunks, reference);
+        Sent::Call(pending, len) => {
+            let mut bytes = Vec::new();
+            pending.wait_reader().unwrap().append_to(&mut bytes).unwrap();
+            prop_assert_eq!(bytes, message(request, 0, len));
+        }
+        Sent::Stream(mut stream, lens) => {
+            // Each chunk whole, piece by piece, or dropped half way.
+            for (index, len) in lens.iter().enumerate() {
+                let expected = message(request, index, *len);
+                match (how + index) % 4 {
+                    0 => prop_assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), expected),
+                    1 => {
+                        let mut part = vec![0; len / 2];
+                        stream.next_reader().unwrap().unwrap().read_exact(&mut part).unwrap();
+                        prop_assert_eq!(&part, &expected[..part.len()]);
+                    }
+                    _ => {
+                        let mut bytes = vec![0; *len];
+                        stream.next_reader().unwrap().unwrap().copy_to(&mut bytes).unwrap();
+                        prop_assert_eq!(bytes, expected);
+                    }
+                }
+            }
+            prop_assert!(stream.next_reader().unwrap().is_none());
         }
     }
     Ok(())
@@ -136,7 +156,7 @@ proptest! {
     #[test]
     fn messages_that_threads_interleave_come_whole_and_in_order(
         asked in prop::collection::vec(asked(), 1..10),
-        (threads, readers) in (1..6_usize, 1..4_usize),
+        (threads, readers, how) in (1..6_usize, 1..4_usize, 0..4_usize),
     ) {
         let channel = channel(&asked, threads);
         let next = AtomicUsize::new(0);
@@ -154,7 +174,7 @@ proptest! {
                                 return Ok(());
                             }
                             for (request, sent) in pair {
-                                compare(request, sent)?;
+                                compare(request, sent, how)?;
                             }
                         }
                     })
