@@ -403,13 +403,14 @@ impl PendingTable {
     /// Takes the next item of a call. If nothing comes after it, drops the request, too.
     pub(super) fn take_last(&self, request: u64, buffers: &Arc<BufferPool>) -> Option<Item> {
         let mut requests = self.requests.lock();
-        let Some(item) = requests.take(request) else {
-            return requests.take_part(request).map(|part| part_of(part, buffers));
-        };
+        let item = requests.take(request);
+        if item.is_none() {
+            return part_in_table(requests, request, buffers);
+        }
         if !requests.is_running(request) {
             requests.drop_request(request);
         }
-        Some(item)
+        item
     }
 
     /// Takes all items of a stream. Returns whether there were any.
@@ -421,11 +422,8 @@ impl PendingTable {
     ) -> bool {
         let mut requests = self.requests.lock();
         requests.take_all(request, &mut buffer.items);
-        if buffer.items.is_empty()
-            && let Some(part) = requests.take_part(request)
-        {
-            drop(requests);
-            buffer.items.push_back(part_of(part, buffers));
+        if buffer.items.is_empty() {
+            buffer.items.extend(part_in_table(requests, request, buffers));
         }
         !buffer.items.is_empty()
     }
@@ -510,6 +508,18 @@ fn is_skipped(requests: &mut Requests<Item>, request: u64, is_whole: bool) -> bo
     let Some(reading) = requests.reading(request) else { return false };
     reading.skips_rest &= !is_whole;
     reading.skips_rest
+}
+
+/// Takes the part that was collected of a message, if its owner takes the parts one by one.
+#[inline(never)]
+fn part_in_table(
+    mut requests: MutexGuard<'_, Requests<Item>>,
+    request: u64,
+    buffers: &Arc<BufferPool>,
+) -> Option<Item> {
+    let part = requests.take_part(request);
+    drop(requests);
+    part.map(|part| part_of(part, buffers))
 }
 
 /// The item for a part that was collected, with whether it begins its message and its cost.

@@ -288,13 +288,13 @@ impl PartSource for Pending {
     fn next_part(&mut self) -> Result<Option<(Reply, Place)>> {
         let awaited = &mut self.0;
         let part = loop {
-            match awaited.await_item(awaited.limit.deadline()) {
+            let found = match awaited.await_item(awaited.limit.deadline()) {
                 Ok(Some(Item::Part(part))) => break part,
-                other => match awaited.found(other)? {
-                    Some(reply) => return Ok(Some((reply, Place::WHOLE))),
-                    // Cannot last: the deadline has passed.
-                    None => {}
-                },
+                other => awaited.found(other)?,
+            };
+            // If there is nothing, the deadline has passed, and the next look says so.
+            if let Some(reply) = found {
+                return Ok(Some((reply, Place::WHOLE)));
             }
         };
         let Part { body, place, .. } = *part;
