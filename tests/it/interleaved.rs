@@ -118,7 +118,7 @@ fn send(channel: &Channel, request: usize, asked: &Asked) -> Sent {
 /// Reads what a request gets, and compares it with the reference.
 fn compare(request: usize, sent: Sent, how: usize) -> TestCaseResult {
     match sent {
-        Sent::Call(pending, len) if how % 2 == 0 => {
+        Sent::Call(pending, len) if how.is_multiple_of(2) => {
             prop_assert_eq!(pending.wait().unwrap().to_vec(), message(request, 0, len));
         }
         Sent::Call(pending, len) => {
