@@ -99,7 +99,7 @@ fn channel(asked: &[Asked], threads: usize) -> Channel {
 
 enum Sent {
     Call(Pending, usize),
-    Stream(Stream, Vec<usize>),
+    Stream(Box<Stream>, Vec<usize>),
 }
 
 fn send(channel: &Channel, request: usize, asked: &Asked) -> Sent {
@@ -110,7 +110,7 @@ fn send(channel: &Channel, request: usize, asked: &Asked) -> Sent {
         }
         Asked::Stream(lens) | Asked::InPlace(lens, _) => {
             let timeouts = StreamTimeouts::from(LONG);
-            Sent::Stream(channel.stream(WORK, &number, timeouts).unwrap(), lens.clone())
+            Sent::Stream(Box::new(channel.stream(WORK, &number, timeouts).unwrap()), lens.clone())
         }
     }
 }
@@ -126,7 +126,8 @@ fn compare(request: usize, sent: Sent, how: usize) -> TestCaseResult {
             pending.wait_reader().unwrap().append_to(&mut bytes).unwrap();
             prop_assert_eq!(bytes, message(request, 0, len));
         }
-        Sent::Stream(mut stream, lens) => {
+        Sent::Stream(stream, lens) => {
+            let mut stream = *stream;
             // Each chunk whole, piece by piece, or dropped half way.
             for (index, len) in lens.iter().enumerate() {
                 let expected = message(request, index, *len);
