@@ -112,7 +112,8 @@ impl MakerLine {
                 "named version {found}, this side speaks {VERSION}"
             )));
         }
-        if self.copy > 3 || self.reserved != [0; 5] {
+        // Above the routine stands what the maker's rings have found, which is a hint.
+        if self.copy & 0xff > 3 || self.reserved != [0; 5] {
             return Err(Error::mismatch("reserved bytes of the maker line, expected zero"));
         }
         Ok(self)
@@ -159,5 +160,28 @@ impl PeerClaim {
     pub(crate) fn claimant(&self) -> Result<(u32, u64)> {
         let pid = self.region.u32_at(CLAIM)?.load(Ordering::Acquire);
         Ok((pid, self.region.u64_at(CLAIM + 8)?.load(Ordering::Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::config::CopyRoutine;
+    use crate::protocol::handshake::copy_to_number;
+
+    #[test]
+    fn what_the_makers_rings_have_found_is_no_reserved_byte() {
+        let line = |copy| MakerLine {
+            magic: MAGIC,
+            version: VERSION,
+            copy,
+            ..zerocopy::FromZeros::new_zeroed()
+        };
+        for copy in [None, Some(CopyRoutine::Vectors)] {
+            line(copy_to_number(copy, 0x312)).check().unwrap();
+        }
+        assert!(line(4).check().is_err());
     }
 }
