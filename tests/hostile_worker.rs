@@ -234,6 +234,26 @@ fn a_message_that_lies_or_breaks_off_is_none_to_its_reader() {
 }
 
 #[test]
+fn empty_pieces_without_end_do_not_hold_their_reader() {
+    let _alone = one_at_a_time();
+    let channel = hostile();
+    within_long("of a result", || {
+        let pending = channel.submit(CASE, "empty parts without end: of a result", SHORT).unwrap();
+        let read = pending.wait_reader().unwrap().append_to(&mut Vec::new());
+        assert_eq!(read.unwrap_err().kind(), ErrorKind::Protocol);
+    });
+    end(&channel, "of a result");
+    let channel = hostile();
+    within_long("of a chunk", || {
+        let mut stream =
+            channel.stream(CASE, "empty parts without end: of a chunk", SHORT).unwrap();
+        let read = stream.next_reader().unwrap().unwrap().append_to(&mut Vec::new());
+        assert_eq!(read.unwrap_err().kind(), ErrorKind::Protocol);
+    });
+    end(&channel, "of a chunk");
+}
+
+#[test]
 fn a_stream_reads_on_by_a_bounded_number_of_frames() {
     let _alone = one_at_a_time();
     let channel = hostile();

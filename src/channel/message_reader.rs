@@ -203,8 +203,8 @@ impl<'a> MessageReader<'a> {
     /// # Errors
     ///
     /// As [`MessageReader::next_piece`]. [`ErrorKind::InvalidPayload`] if `out` has another length:
-    /// nothing is read if the length of the message is known. After an error `out` may hold a part
-    /// of the message.
+    /// nothing is read if the length of the message is known. After any other error `out` may hold a
+    /// part of the message, which is read: also after [`ErrorKind::Interrupted`].
     pub fn copy_to(&mut self, out: &mut [u8]) -> Result<()> {
         let (len, wanted) = (self.known_rest(), out.len());
         let mut rest = out;
@@ -242,7 +242,9 @@ impl<'a> MessageReader<'a> {
     ///
     /// # Errors
     ///
-    /// As [`MessageReader::next_piece`]. `out` is as it was before then.
+    /// As [`MessageReader::next_piece`]. `out` is then as it was before. After
+    /// [`ErrorKind::Interrupted`] nothing of the message is lost: the next read begins where this one
+    /// began.
     pub fn append_to(&mut self, out: &mut Vec<u8>) -> Result<usize> {
         let before = out.len();
         // Only a hint. If there is no memory now, it is asked for again when it is needed.
@@ -256,10 +258,19 @@ impl<'a> MessageReader<'a> {
                 Ok(true) => {}
                 Ok(false) => return Ok(out.len() - before),
                 Err(error) => {
-                    out.truncate(before);
+                    self.take_back(out.split_off(before));
                     return Err(error);
                 }
             }
+        }
+    }
+
+    /// Makes bytes that were read before an error the piece to be read next: if the message goes on,
+    /// a reader that tries again must get them.
+    #[cold]
+    fn take_back(&mut self, bytes: Vec<u8>) {
+        if self.failed.is_none() && !bytes.is_empty() {
+            self.piece = Some(Reply::new(self.request, Body::Owned(bytes)));
         }
     }
 
@@ -320,6 +331,10 @@ impl<'a> MessageReader<'a> {
         self.is_complete = place.is_last;
         let most = self.longest();
         let len = self.len.unwrap_or(self.received);
+        if piece.is_empty() && !place.is_last {
+            // No honest worker sends one. Without end, they would hold up the reader for ever.
+            return Err(self.fail(broken_off("a piece without bytes came")));
+        }
         let is_wrong = self.received > len || len > most || (place.is_last && self.received < len);
         if is_wrong {
             let what = format!("{len} bytes were announced, {} came", self.received);

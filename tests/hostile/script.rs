@@ -299,6 +299,11 @@ fn case(peer: &mut Peer, name: &str, request: u64) {
                 peer.send(kind, flags, request, aux, payload);
             }
         }
+        "empty parts without end" => {
+            let kind = if argument == "of a chunk" { CHUNK } else { RESULT };
+            peer.send(kind, MORE, request, 0, b"ab");
+            peer.go_on(ENDLESS, |peer| peer.send(kind, MORE | CONTINUED, request, 0, b""));
+        }
         "a piece and an error" => {
             peer.send(RESULT, MORE, request, 0, b"half");
             peer.send(ERROR, 0, request, 0, &failure(b"t::Half", b"half way"));

@@ -494,6 +494,51 @@ fn a_signal_interrupts_waits_of_a_parent_and_its_hook_may_end_them() {
 }
 
 #[test]
+fn a_message_reader_that_is_interrupted_loses_no_part_of_its_message() {
+    install(libc::SIGUSR1);
+    let config = slipring::Config::small();
+    let len = config.max_message();
+    let channel = crate::common::spawner().config(config).spawn().unwrap();
+    channel.wait_ready(LONG).unwrap();
+    let (ends, me) = (Arc::new(AtomicBool::new(false)), this_thread());
+    channel.on_interrupt({
+        let ends = Arc::clone(&ends);
+        move || match ends.swap(false, Ordering::Relaxed) {
+            true => Err(KeyboardInterrupt.into()),
+            false => Ok(()),
+        }
+    });
+    let ask = || {
+        let asked = crate::common::encode(&[len as u64]);
+        channel.submit(crate::common::BIG, &asked, LONG).unwrap().wait_reader().unwrap()
+    };
+    let interrupted = |wait: &mut dyn FnMut() -> slipring::Error| {
+        // What is in the ring is there; the rest is longer than that.
+        crate::common::stop(channel.pid());
+        ends.store(true, Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            scope.spawn(|| interrupt(me, || !ends.load(Ordering::Relaxed)));
+            assert_eq!(wait().kind(), ErrorKind::Interrupted);
+        });
+        crate::common::send_signal(channel.pid(), libc::SIGCONT);
+    };
+    let expected = crate::common::pattern(7, len);
+
+    let (mut reader, mut bytes) = (ask(), vec![1, 2]);
+    interrupted(&mut || reader.append_to(&mut bytes).unwrap_err());
+    assert_eq!(bytes, [1, 2]);
+    assert_eq!(reader.append_to(&mut bytes).unwrap(), len);
+    assert!(bytes[2..] == expected, "the whole message");
+
+    let mut reader = ask();
+    interrupted(&mut || reader.append_to(&mut Vec::new()).unwrap_err());
+    let mut out = vec![0; len];
+    reader.copy_to(&mut out).unwrap();
+    assert!(out == expected, "in another way");
+    assert!(channel.call(crate::common::ECHO, "", LONG).is_ok());
+}
+
+#[test]
 fn a_signal_interrupts_a_ping_and_the_next_ping_is_answered() {
     install(libc::SIGUSR1);
     let channel = crate::common::spawner().spawn().unwrap();
