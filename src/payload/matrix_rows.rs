@@ -38,6 +38,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct MatrixRows<R> {
     shape: MatrixShape,
     rows_left: usize,
+    /// A read of rows has failed, perhaps within one of them.
+    has_failed: bool,
     source: R,
 }
 
@@ -53,8 +55,10 @@ impl<R: Read> MatrixRows<R> {
         let mut header = [0; MatrixShape::HEADER_LEN];
         source.read_exact(&mut header).map_err(failed)?;
         let shape = MatrixShape::from_header(&header)?;
-        let mut rows = Self { shape, rows_left: shape.rows(), source };
-        if shape.data_len() == 0 {
+        let is_empty = shape.data_len() == 0;
+        let rows_left = if is_empty { 0 } else { shape.rows() };
+        let mut rows = Self { shape, rows_left, has_failed: false, source };
+        if is_empty {
             rows.check_end()?;
         }
         Ok(rows)
@@ -70,7 +74,8 @@ impl<R: Read> MatrixRows<R> {
         self.shape.cols()
     }
 
-    /// Returns the number of rows that were not read yet.
+    /// Returns the number of rows that were not read yet: zero from the start if the matrix has no
+    /// columns.
     pub const fn rows_left(&self) -> usize {
         self.rows_left
     }
@@ -82,7 +87,8 @@ impl<R: Read> MatrixRows<R> {
     ///
     /// [`ErrorKind::InvalidPayload`] if `out` does not have the elements of whole rows, or of more
     /// than are left, or if the elements are integers: nothing is read then. The same if the source
-    /// ends before the matrix, or goes on behind it; what the source fails with.
+    /// ends before the matrix, or goes on behind it; what the source fails with. After a source has
+    /// failed, an interrupt included, no more rows can be read.
     pub fn copy_rows(&mut self, out: &mut [f32]) -> Result<()> {
         let convert = match self.shape.element() {
             ElementType::F32 => return self.copy_rows_exact(out),
@@ -96,8 +102,8 @@ impl<R: Read> MatrixRows<R> {
         let rows = self.check_rows(out.len())?;
         let source = &mut self.source;
         let read = |bits: &mut [u16]| source.read_exact(bits.as_mut_bytes()).map_err(failed);
-        widen_each(out, read, convert)?;
-        self.note_read(rows)
+        let read = widen_each(out, read, convert);
+        self.note_read(rows, read)
     }
 
     /// Copies the next rows to `out` without conversion. Blocks as the source does.
@@ -109,8 +115,8 @@ impl<R: Read> MatrixRows<R> {
     pub fn copy_rows_exact<E: Element>(&mut self, out: &mut [E]) -> Result<()> {
         self.shape.check_type::<E>()?;
         let rows = self.check_rows(out.len())?;
-        self.source.read_exact(out.as_mut_bytes()).map_err(failed)?;
-        self.note_read(rows)
+        let read = self.source.read_exact(out.as_mut_bytes()).map_err(failed);
+        self.note_read(rows, read)
     }
 
     /// Returns the source. What follows the rows that were read is still in it.
@@ -120,6 +126,9 @@ impl<R: Read> MatrixRows<R> {
 
     /// Returns how many rows so many elements are, if they are whole rows that are left.
     fn check_rows(&self, elements: usize) -> Result<usize> {
+        if self.has_failed {
+            return Err(invalid("rows are not known any more: an earlier read has failed"));
+        }
         let rows = elements.checked_div(self.cols()).unwrap_or(0);
         if rows * self.cols() == elements && rows <= self.rows_left {
             return Ok(rows);
@@ -130,7 +139,11 @@ impl<R: Read> MatrixRows<R> {
         )))
     }
 
-    fn note_read(&mut self, rows: usize) -> Result<()> {
+    fn note_read(&mut self, rows: usize, read: Result<()>) -> Result<()> {
+        if read.is_err() {
+            self.has_failed = true;
+            return read;
+        }
         let before = self.rows_left;
         self.rows_left -= rows;
         if self.rows_left == 0 && before != 0 { self.check_end() } else { Ok(()) }
@@ -244,6 +257,39 @@ mod tests {
         rows.copy_rows_exact(&mut out).unwrap();
         assert_eq!((out, format!("{rows:?}").contains("0 rows left")), ([1, 2, 3, 4], true));
         assert!(rows.into_source().is_empty());
+    }
+
+    #[test]
+    fn a_matrix_without_elements_has_no_rows_left_to_read() {
+        for (rows, cols) in [(3, 0), (0, 3), (0, 0)] {
+            let bytes = encoded(&Matrix::f32(rows, cols, &[]).unwrap());
+            let matrix = MatrixRows::new(&bytes[..]).unwrap();
+            assert_eq!((matrix.rows_left(), matrix.cols()), (0, cols), "{rows} × {cols}");
+        }
+    }
+
+    #[test]
+    fn rows_that_a_failure_has_cut_are_refused_and_not_read_askew() {
+        let bytes = encoded(&Matrix::u8(2, 4, &[1, 2, 3, 4, 5, 6, 7, 8]).unwrap());
+        let (half, rest) = bytes.split_at(MatrixShape::HEADER_LEN + 2);
+        let mut pieces = [Ok(half), Err("a signal"), Ok(rest)].into_iter();
+        let mut now = &[][..];
+        struct Source<F>(F);
+        impl<F: FnMut(&mut [u8]) -> io::Result<usize>> Read for Source<F> {
+            fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+                (self.0)(out)
+            }
+        }
+        let source = Source(|out: &mut [u8]| {
+            if now.is_empty() {
+                now = pieces.next().unwrap_or(Ok(&[])).map_err(io::Error::other)?;
+            }
+            now.read(out)
+        });
+        let (mut rows, mut row) = (MatrixRows::new(source).unwrap(), [0_u8; 4]);
+        assert_eq!(rows.copy_rows_exact(&mut row).unwrap_err().kind(), ErrorKind::Os);
+        assert_invalid(rows.copy_rows_exact(&mut row), "an earlier read has failed");
+        assert_eq!(rows.rows_left(), 2);
     }
 
     #[test]
