@@ -458,7 +458,8 @@ impl Peeked {
         self.is_stream
     }
 
-    /// Returns how long the caller still waits; [`Duration::MAX`] if it has set no limit.
+    /// Returns how long the caller still waits; [`Duration::MAX`] if it has set no limit. Of a call with
+    /// a timeout of a second or more this may be 20 ms too long.
     #[must_use]
     pub fn time_left(&self) -> Duration {
         self.deadline.remaining()

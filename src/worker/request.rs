@@ -156,7 +156,8 @@ impl<'a> Request<'a> {
         PayloadReader::new(self.payload)
     }
 
-    /// Returns how long the parent still waits; [`Duration::MAX`] if it waits without a limit.
+    /// Returns how long the parent still waits; [`Duration::MAX`] if it waits without a limit. Of a call
+    /// with a timeout of a second or more this may be 20 ms too long.
     #[must_use]
     pub fn time_left(&self) -> Duration {
         self.deadline.remaining()
