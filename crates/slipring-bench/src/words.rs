@@ -40,7 +40,7 @@ const fn expect(
 }
 
 /// The first one that fits a row is used; an empty text fits all rows.
-const EXPECTATIONS: [Expectation; 12] = [
+const EXPECTATIONS: [Expectation; 14] = [
     expect(
         ["W1", "", "raw ring"],
         Target::Times(1.25),
@@ -61,6 +61,13 @@ const EXPECTATIONS: [Expectation; 12] = [
         Target::Rate(0.95),
         "a frame's header is checked, which shows where messages are short",
     ),
+    expect(
+        ["W3", "", "Channel::stream, batches"],
+        Target::Rate(0.8),
+        "each chunk's header is checked, and its credit is counted",
+    ),
+    // None is known: its pieces are long, and are read where they lie.
+    expect(["W3", "", "Channel::stream, piece by piece"], Target::Rate(0.8), ""),
     expect(["W3", "in place", ""], Target::Rate(0.8), "each chunk is handed out by itself"),
     expect(
         ["W3", "", "Channel::stream"],

@@ -42,6 +42,22 @@ pub(crate) fn report(rows: Vec<Row>, probes: Vec<f64>, load: f64) -> Report {
 }
 
 #[test]
+fn a_cost_is_only_known_of_the_way_that_has_it() {
+    let cost = |what, transport| {
+        let row = Row { is_rate: true, ..row("W3", what, transport, Role::Own) };
+        let text = judge(&with_ratio(row, 0.5, 0.4, 0.6), &[]).unwrap().text;
+        text.split_once("known cost: ").map_or(String::new(), |(_, cost)| cost.to_owned())
+    };
+    let (copied, in_place) = ("stream, copied in", "stream, in place");
+    assert!(cost(copied, "Channel::stream").contains("copied once more"));
+    assert!(cost(in_place, "Channel::stream").contains("by itself"));
+    for what in [copied, in_place] {
+        assert!(!cost(what, "Channel::stream, batches").contains("by itself"));
+    }
+    assert_eq!(cost(copied, "Channel::stream, piece by piece"), "");
+}
+
+#[test]
 fn a_figure_is_good_off_or_unclear_by_its_interval() {
     let call = || row("W1", "round trip, busy", "Channel::call", Role::Own);
     let judged = |median, low, high| {
