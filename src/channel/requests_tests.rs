@@ -234,3 +234,67 @@ fn only_requests_that_were_opened_are_counted_and_each_ends_once() {
     assert!(requests.complete(plain, 9));
     assert_eq!(counts(&requests), (5, 2, 0));
 }
+
+fn piece(more_flags: u16, request: u64) -> Header {
+    Header { kind: 5, flags: flags::MORE | more_flags, request, aux: 9, ..Header::default() }
+}
+
+/// Collects a piece, as a reader does that is not the owner.
+fn collect(requests: &mut Requests<u32>, header: Header, bytes: &[u8]) {
+    let mut assembler = requests.take_assembler(header.request);
+    assembler.add(header, PeerBytes::of(bytes), 99, Vec::new).unwrap();
+    assert!(requests.put_assembler(header.request, assembler));
+}
+
+#[test]
+fn a_part_is_taken_once_and_only_by_an_owner_that_reads_in_pieces() {
+    let mut requests = Requests::new(1, 1000);
+    let request = open(&mut requests);
+    assert!(requests.take_part(request).is_none(), "nothing has come");
+    collect(&mut requests, piece(0, request), b"ab");
+    assert!(requests.take_part(request).is_none(), "it is wanted whole");
+    requests.reading(request).unwrap().is_in_pieces = true;
+    assert!(requests.take_part(request + 1).is_none(), "a request that is unknown");
+    let (part, is_first, cost) = requests.take_part(request).unwrap();
+    assert_eq!((part.bytes, part.header.aux, is_first, cost), (b"ab".to_vec(), 9, true, 0));
+    assert!(requests.take_part(request).is_none(), "once");
+    // What waits in the queue comes before what is collected.
+    requests.push(request, 1).unwrap();
+    assert!(requests.withhold(request, 64));
+    collect(&mut requests, piece(flags::CONTINUED, request), b"c");
+    assert!(requests.take_part(request).is_none());
+    assert_eq!(requests.take(request), Some(1));
+    let (part, is_first, cost) = requests.take_part(request).unwrap();
+    assert_eq!((part.bytes, is_first, cost), (b"c".to_vec(), false, 64));
+    // The next request of the entry has another owner.
+    requests.finish(request, true);
+    requests.drop_request(request);
+    let next = open(&mut requests);
+    collect(&mut requests, piece(0, next), b"d");
+    assert!(requests.take_part(next).is_none(), "that was the reading of an earlier request");
+}
+
+#[test]
+fn a_message_whose_rest_is_skipped_is_not_a_part_any_more() {
+    let mut requests = Requests::new(1, 1000);
+    let request = open(&mut requests);
+    requests.reading(request).unwrap().is_in_pieces = true;
+    assert!(requests.skip_rest(request + 1).is_none(), "a request that is unknown");
+    collect(&mut requests, piece(0, request), b"ab");
+    requests.take_part(request).unwrap();
+    collect(&mut requests, piece(flags::CONTINUED, request), b"cd");
+    assert_eq!(requests.skip_rest(request).unwrap().bytes, b"cd");
+    assert!(requests.reading(request).unwrap().skips_rest);
+    assert!(requests.skip_rest(request).is_none(), "nothing more has come");
+    collect(&mut requests, piece(flags::CONTINUED, request), b"ef");
+    assert!(requests.take_part(request).is_none(), "its owner does not want it");
+    // A message that is cut off has no rest.
+    assert!(!requests.take_cut_off(request).is_empty());
+    assert!(!requests.reading(request).unwrap().skips_rest);
+    // Nor does one request skip the message of the next.
+    requests.skip_rest(request);
+    requests.finish(request, true);
+    requests.drop_request(request);
+    let next = open(&mut requests);
+    assert!(!requests.reading(next).unwrap().skips_rest);
+}

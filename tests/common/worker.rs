@@ -68,6 +68,8 @@ pub const CHUNK_THEN_OTHER_ERROR: Kind = Kind::named("chunk, then another error"
 
 /// Writes without end once it is cancelled, and fails with the error of the writer.
 pub const WRITE_WHEN_CANCELLED: Kind = Kind::named("write when cancelled");
+/// Writes a reply of so many bytes in parts of so many, without a length.
+pub const WRITE: Kind = Kind::named("write");
 /// Streams a chunk of 900 bytes, then asks for impossible slots, counts the refusals as progress,
 /// and streams the kinds of the errors.
 pub const ABSURD: Kind = Kind::named("absurd");
@@ -104,6 +106,14 @@ pub fn worker() -> Worker<Session> {
             loop {
                 writer.write_all(&[0; 4096])?;
             }
+        })
+        .on(WRITE, |_, request, responder| {
+            let &[len, part] = &numbers(&request.to_vec())[..] else { panic!("two numbers") };
+            let mut writer = responder.write();
+            for part in pattern(7, len as usize).chunks(part as usize) {
+                writer.push(part)?;
+            }
+            Ok(writer.finish()?)
         })
         .on(ABSURD, |_, request, responder| {
             let mut chunks = responder.stream();

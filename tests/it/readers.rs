@@ -352,6 +352,31 @@ fn a_slice_of_another_length_is_refused(backend: Backend) {
 
 fn a_reply_without_a_length_is_read_to_its_end(backend: Backend) {
     let channel = backend.spawn(Config::small());
+    let frame = channel.config().max_reply_frame();
+    let mut kept = Vec::new();
+    for len in [0, 1, frame - 1, frame, frame + 1, 3 * frame, channel.config().max_message()] {
+        let (expected, is_long) = (pattern(7, len), len > frame);
+        let write = || {
+            let asked = encode(&[len as u64, 777]);
+            channel.submit(WRITE, &asked, LONG).unwrap().wait_reader().unwrap()
+        };
+        let mut reader = write();
+        assert_eq!(reader.message_len(), (!is_long).then_some(len), "{len}");
+        assert!(pieces(&mut reader) == expected, "{len}: pieces");
+        kept.clear();
+        assert_eq!(write().append_to(&mut kept).unwrap(), len);
+        assert!(kept == expected, "{len}: into a vector");
+        let mut out = vec![0; len];
+        write().copy_to(&mut out).unwrap();
+        assert!(out == expected, "{len}: into a slice");
+        // It is neither cut off nor filled up.
+        for wrong in [len.checked_sub(1), Some(len + 1)].into_iter().flatten() {
+            let error = write().copy_to(&mut vec![0; wrong]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidPayload, "{len}: {error}");
+        }
+    }
+    assert_usable(&channel);
+
     let pending = channel.submit(WRITE_WHEN_CANCELLED, "", LONG).unwrap();
     pending.cancel();
     // The writer of this one fails at its first full frame.
