@@ -170,7 +170,7 @@ fn stream(len: usize) -> Case {
     if piece <= 4 << 10 {
         list.push(channel_in_batches(config));
     } else if is_long {
-        let name = "Channel::stream, piece by piece";
+        let name = "Channel::stream, pieces";
         let start = move || own::channel_in_pieces(&config);
         list.push(Contender::new(name, Role::Own, start));
     }

@@ -5,8 +5,8 @@
 //! the limit as well. Limits, pipes and sockets are compared by their times.
 
 use std::fmt::{self, Write};
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 
 use crate::figures::Ratio;
 use crate::report::{FORMAT, time};
+
+/// The longest file that is read, in bytes: a result has some hundred KiB, and a device has no end.
+const LONGEST: u64 = 64 << 20;
 
 /// Rounds below which an interval says nothing.
 const FEW: usize = 3;
@@ -108,7 +111,12 @@ impl Figures {
     ///
     /// If the file cannot be read, is something else, or has another format.
     pub fn read(path: &Path) -> Result<Self, CompareError> {
-        let text = fs::read(path).map_err(CompareError::Read)?;
+        let mut text = Vec::new();
+        let file = File::open(path).map_err(CompareError::Read)?;
+        file.take(LONGEST + 1).read_to_end(&mut text).map_err(CompareError::Read)?;
+        if text.len() as u64 > LONGEST {
+            return Err(CompareError::NoResult(format!("it has over {} MiB", LONGEST >> 20)));
+        }
         Self::parse(&text)
     }
 

@@ -67,7 +67,7 @@ const EXPECTATIONS: [Expectation; 14] = [
         "each chunk's header is checked, and its credit is counted",
     ),
     // None is known: its pieces are long, and are read where they lie.
-    expect(["W3", "", "Channel::stream, piece by piece"], Target::Rate(0.8), ""),
+    expect(["W3", "", "Channel::stream, pieces"], Target::Rate(0.8), ""),
     expect(["W3", "in place", ""], Target::Rate(0.8), "each chunk is handed out by itself"),
     expect(
         ["W3", "", "Channel::stream"],

@@ -54,7 +54,7 @@ fn a_cost_is_only_known_of_the_way_that_has_it() {
     for what in [copied, in_place] {
         assert!(!cost(what, "Channel::stream, batches").contains("by itself"));
     }
-    assert_eq!(cost(copied, "Channel::stream, piece by piece"), "");
+    assert_eq!(cost(copied, "Channel::stream, pieces"), "");
 }
 
 #[test]

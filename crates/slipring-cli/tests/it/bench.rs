@@ -118,6 +118,8 @@ fn two_results_are_compared_row_by_row_and_other_files_refused() {
             assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
         }
     }
+    let endless = compare("/dev/zero".as_ref(), &before, &[]);
+    assert!(endless.code == 1 && endless.stderr.contains("has over 64 MiB"), "{endless:?}");
     let missing = compare(&directory.path("missing"), &before, &[]);
     assert!(missing.code == 1 && missing.stderr.contains("cannot be read"), "{missing:?}");
 }
