@@ -210,6 +210,8 @@ fn threads_that_call_at_the_same_time_each_get_their_own_replies(backend: Backen
     }
 }
 
+/// Finds a thread that hardly gets any calls beside the others. A fair share is not what this can
+/// show: a busy machine gives some of the threads less.
 fn each_thread_that_calls_gets_its_share(backend: Backend) {
     const THREADS: u64 = 8;
     const WANTED: u64 = 100;

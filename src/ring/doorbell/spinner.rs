@@ -225,4 +225,25 @@ mod tests {
         assert!(now_ns() - start >= 21 * 50_000);
         assert_eq!(spinner.napping.load(Ordering::Relaxed), 20);
     }
+    #[test]
+    fn a_thread_on_the_processor_of_the_peer_naps_and_does_not_yield() {
+        if cpu::are_scarce() {
+            return;
+        }
+        let ((own, _), (peer, of_peer)) = (region(64), region(64));
+        let own = own.u32_at(0).unwrap();
+        let spinner = Spinner::new(own, of_peer.u32_at(0).unwrap(), WaitStrategy::Spin);
+        let peer = peer.u32_at(0).unwrap();
+        let mut naps = 0;
+        while naps < 20 {
+            peer.store(spinner.report_cpu(), Ordering::Relaxed);
+            let start = now_ns();
+            assert!(spinner.stand_aside(now_ns(), Deadline::NEVER));
+            // This thread may have been moved before the look.
+            if spinner.own_cpu.load(Ordering::Relaxed) == peer.load(Ordering::Relaxed) {
+                naps += 1;
+                assert!(now_ns() - start >= 50_000);
+            }
+        }
+    }
 }
