@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use super::{Channel, Chunks, MessageWriter, Pending, Reply, Spawner, Stats, Stream};
+use super::{
+    Channel, Chunks, MessageReader, MessageWriter, Pending, Reply, Spawner, Stats, Stream,
+};
 use crate::config::Config;
 use crate::error::{ErrorKind, Result};
 use crate::process::testing::{alone, fork};
@@ -24,6 +26,8 @@ use crate::worker::{Worker, attach_raw, is_worker};
 const LONG: Duration = Duration::from_secs(60);
 const ECHO: Kind = Kind::named("echo");
 const TEN: Kind = Kind::named("ten");
+/// A stream of one chunk that is longer than a frame.
+const IN_PIECES: Kind = Kind::named("in pieces");
 /// Until the worker is ended.
 const STUCK: Kind = Kind::named("stuck");
 
@@ -44,6 +48,11 @@ fn worker() {
         .on(TEN, |(), _, responder| {
             let mut chunks = responder.stream();
             (0..10).try_for_each(|_| chunks.send(&[1; 10][..]))?;
+            Ok(chunks.end()?)
+        })
+        .on(IN_PIECES, |(), _, responder| {
+            let mut chunks = responder.stream();
+            chunks.send(&[1; 40_000][..])?;
             Ok(chunks.end()?)
         })
         .on(STUCK, |(), request, responder| {
@@ -88,6 +97,8 @@ struct Held {
     shared: &'static AsyncChannel,
     stream: Option<Stream>,
     chunks: Option<Chunks<'static>>,
+    /// Of a chunk and of a reply, each with a piece that was read.
+    readers: Option<[MessageReader<'static>; 2]>,
     reply: Option<Reply>,
     writer: Option<MessageWriter<'static>>,
     pending: Option<Pending>,
@@ -109,6 +120,12 @@ fn held(runtime: &Runtime) -> Held {
     let threads = shared.blocking();
     let mut stream = threads.stream(TEN, "", LONG).unwrap();
     stream.next_chunk().unwrap();
+    let in_pieces = Box::leak(Box::new(threads.stream(IN_PIECES, "", LONG).unwrap()));
+    let mut readers = [
+        in_pieces.next_reader().unwrap().unwrap(),
+        threads.submit(ECHO, &[1; 40_000], LONG).unwrap().wait_reader().unwrap(),
+    ];
+    readers.iter_mut().for_each(|reader| assert!(reader.next_piece().unwrap().is_some()));
     let batched: &'static mut Stream = Box::leak(Box::new(threads.stream(TEN, "", LONG).unwrap()));
     let chunks = batched.next_chunks().unwrap();
     let reply = threads.call(ECHO, &[7; 500], LONG).unwrap();
@@ -135,6 +152,7 @@ fn held(runtime: &Runtime) -> Held {
         shared,
         stream: Some(stream),
         chunks,
+        readers: Some(readers),
         reply: Some(reply),
         writer: Some(writer),
         pending: Some(pending),
@@ -220,6 +238,14 @@ const REQUESTS: &[Operation] = &[
     ("Chunks::iter", |held| held.chunks.as_ref().unwrap().iter().all(|chunk| chunk.len() == 10)),
     ("Chunks' Debug", |held| nothing(format!("{:?}", held.chunks))),
     ("Chunks' drop", |held| nothing(held.chunks.take())),
+    ("wait_reader", |held| is_forked(held.pending.take().unwrap().wait_reader())),
+    ("next_reader", |held| is_forked(held.stream.as_mut().unwrap().next_reader())),
+    ("next_piece", |held| held.readers().iter_mut().all(|it| is_forked(it.next_piece()))),
+    ("append_to", |held| {
+        held.readers().iter_mut().all(|it| is_forked(it.append_to(&mut Vec::new())))
+    }),
+    ("MessageReader's Debug", |held| nothing(format!("{:?}", held.readers))),
+    ("MessageReader's drop", |held| nothing(held.readers.take())),
     ("Reply::to_vec", |held| held.reply.as_ref().unwrap().to_vec() == [7; 500]),
     ("Reply::detach", |held| held.reply.take().unwrap().detach().into_vec() == [7; 500]),
     ("Reply's Debug", |held| nothing(format!("{:?}", held.reply))),
@@ -289,6 +315,10 @@ const TASKS: &[Operation] = &[
 impl Held {
     fn threads(&self) -> &'static Channel {
         self.shared.blocking()
+    }
+
+    fn readers(&mut self) -> &mut [MessageReader<'static>; 2] {
+        self.readers.as_mut().unwrap()
     }
 
     fn raw(&mut self) -> &mut RawLink {
