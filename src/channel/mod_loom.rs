@@ -5,6 +5,7 @@ mod core;
 mod counters;
 mod explain;
 mod item;
+mod message_reader;
 mod message_writer;
 #[cfg(test)]
 mod models;
@@ -36,6 +37,7 @@ mod waiter;
 mod worker_exit;
 
 pub use chunks::{Chunks, ChunksIter};
+pub use message_reader::MessageReader;
 pub use message_writer::MessageWriter;
 pub use pending_reply::Pending;
 pub use reply::Reply;
