@@ -206,6 +206,7 @@ impl<'a> MessageReader<'a> {
     /// nothing is read if the length of the message is known. After any other error `out` may hold a
     /// part of the message, which is read: also after [`ErrorKind::Interrupted`].
     pub fn copy_to(&mut self, out: &mut [u8]) -> Result<()> {
+        self.check()?;
         let (len, wanted) = (self.known_rest(), out.len());
         let mut rest = out;
         if len.is_none_or(|len| len == wanted) {
@@ -294,12 +295,15 @@ impl<'a> MessageReader<'a> {
         Some(self.len?.saturating_sub(self.received - in_hand))
     }
 
+    /// Returns the error that ended the message, if one did.
+    fn check(&self) -> Result<()> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
     /// Waits until there are bytes to read in `piece`. Returns false at the end of the message.
     fn fill(&mut self) -> Result<bool> {
         loop {
-            if let Some(error) = &self.failed {
-                return Err(error.clone());
-            }
+            self.check()?;
             if self.piece.as_ref().is_some_and(|piece| piece.len() > self.used) {
                 return Ok(true);
             }

@@ -273,6 +273,7 @@ fn assert_breaks_off(reader: &mut MessageReader<'_>, kind: ErrorKind) {
     let error = reader.append_to(&mut bytes).unwrap_err();
     assert_eq!((error.kind(), bytes.len()), (kind, 3), "{error}");
     assert_eq!(reader.next_piece().unwrap_err().kind(), kind, "again");
+    assert_eq!(reader.copy_to(&mut [0; 3]).unwrap_err().kind(), kind, "whatever is wanted");
     assert!(reader.read(&mut [0]).is_err());
 }
 
