@@ -292,7 +292,9 @@ impl CopyChoice {
     }
 
     #[cold]
-    fn end_part(&mut self, look: Look, is_full: bool) {
+    fn end_part(&mut self, mut look: Look, is_full: bool) {
+        // The peer's head may be any number.
+        look.in_flight = look.in_flight.min(self.capacity);
         let Self { capacity, classes, stretch, findings, has_news, .. } = self;
         let (start, was_full) = (stretch.start, std::mem::replace(&mut stretch.is_full, is_full));
         let (bytes, foreign) = (stretch.bytes + stretch.foreign, stretch.foreign);
@@ -315,9 +317,7 @@ impl CopyChoice {
         stretch.copied += bytes;
         let next = if stretch.is_hopeless(class, pace) {
             class.give_up(stretch.routine, pace)
-        } else if stretch.unmeasured > 0
-            || (stretch.is_switch && look.in_flight.min(*capacity) > stretch.copied)
-        {
+        } else if stretch.unmeasured > 0 || (stretch.is_switch && look.in_flight > stretch.copied) {
             // The consumer may still read what the routine before has copied.
             stretch.unmeasured = stretch.unmeasured.saturating_sub(bytes);
             stretch.begin_window(look.in_flight);

@@ -307,6 +307,23 @@ fn each_class_of_lengths_has_a_choice_of_its_own() {
 }
 
 #[test]
+fn no_head_of_a_hostile_peer_makes_the_arithmetic_overflow() {
+    let heads = [u64::MAX, 0, 1 << 63, CAPACITY, u64::MAX - CAPACITY, 1];
+    for stride in [1, 2, 3, 5] {
+        let mut machine = machine();
+        for step in 0..4000_usize {
+            let (now, in_flight) = (machine.now, heads[step * stride / 2 % heads.len()]);
+            if step % 3 == 0 {
+                machine.choice.note_full();
+            }
+            machine.choice.choose(256 << 10, 256 << 10, || Look { now, in_flight });
+            // A pause now and then.
+            machine.now += if step % 7 == 6 { MS } else { 20_000 };
+        }
+    }
+}
+
+#[test]
 fn a_choice_of_the_hosts_is_kept() {
     for fixed in CopyRoutine::ALL {
         let findings: &'static Findings = Box::leak(Box::new(Findings::new()));
