@@ -1,6 +1,5 @@
 //! Chunks of a stream that are handed out together.
 
-use crate::channel::core::Core;
 use crate::channel::reply::Reply;
 use crate::channel::stream_buffer::StreamBuffer;
 use crate::ring::LeasedRun;
@@ -12,8 +11,8 @@ use crate::shm::layout::as_usize;
 /// makes it.
 ///
 /// Most batches lie in the ring. While such a batch lives, its slots, and those after it, cannot be
-/// filled again, by this stream or for other requests. Dropping it gives them back, and counts its
-/// chunks as consumed, also those that were not looked at.
+/// filled again, by this stream or for other requests. Dropping it gives them back. All its chunks
+/// count as consumed, also those that are not looked at.
 ///
 /// A batch that lies in the ring holds at most 256 chunks and 256 KiB, a sixteenth of the reply ring
 /// and a quarter of the stream's window, unless one chunk is longer than that.
@@ -34,8 +33,6 @@ use crate::shm::layout::as_usize;
 /// ```
 #[derive(Debug)]
 pub struct Chunks<'a> {
-    core: &'a Core,
-    request: u64,
     buffer: &'a mut StreamBuffer,
     source: Source,
 }
@@ -45,18 +42,13 @@ pub struct Chunks<'a> {
 pub(super) enum Source {
     /// In the ring, as the run of the stream's buffer.
     Run,
-    /// There is only one, which counts as consumed already.
+    /// There is only one.
     One(Reply),
 }
 
 impl<'a> Chunks<'a> {
-    pub(super) fn new(
-        core: &'a Core,
-        request: u64,
-        buffer: &'a mut StreamBuffer,
-        source: Source,
-    ) -> Self {
-        Self { core, request, buffer, source }
+    pub(super) fn new(buffer: &'a mut StreamBuffer, source: Source) -> Self {
+        Self { buffer, source }
     }
 
     /// Returns the number of chunks.
@@ -91,10 +83,6 @@ impl<'a> Chunks<'a> {
 impl Drop for Chunks<'_> {
     fn drop(&mut self) {
         self.buffer.end_run();
-        if self.buffer.unflushed >= self.core.config.stream_window / 8 {
-            let consumed = std::mem::take(&mut self.buffer.unflushed);
-            self.core.pending.update_credit(self.request, consumed, false);
-        }
     }
 }
 

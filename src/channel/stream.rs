@@ -216,8 +216,7 @@ impl Stream {
     /// As [`Stream::next_chunk`].
     pub fn next_chunks(&mut self) -> Result<Option<Chunks<'_>>> {
         let source = self.next_source()?;
-        let (core, request) = (&*self.core, self.request);
-        Ok(source.map(|source| Chunks::new(core, request, &mut self.buffer, source)))
+        Ok(source.map(|source| Chunks::new(&mut self.buffer, source)))
     }
 
     fn next_source(&mut self) -> Result<Option<Source>> {
@@ -239,6 +238,9 @@ impl Stream {
         }
         if self.buffer.run().is_some() {
             self.note_chunk();
+            // Now, and not when the run is given back: the worker goes on while the run is read,
+            // also if it is one chunk that is longer than half of the window.
+            self.add_consumed(as_usize(self.buffer.costs().sum()));
             return Ok(Some(Source::Run));
         }
         Ok(self.first_copied().map(Source::One))

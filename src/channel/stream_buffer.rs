@@ -88,13 +88,10 @@ impl StreamBuffer {
         self.end_run();
     }
 
-    /// Gives the run back to the ring, if there is one, and counts its chunks as consumed.
+    /// Gives the run back to the ring, if there is one.
     pub(super) fn end_run(&mut self) {
-        if let Some(Runs { run, lens, .. }) = self.runs.as_deref_mut()
-            && run.take().is_some()
-        {
-            let costs = lens.drain(..).map(|len| span(as_usize(u64::from(len))));
-            self.unflushed += as_usize(costs.sum());
+        if let Some(runs) = self.runs.as_deref_mut() {
+            runs.run = None;
         }
     }
 
