@@ -525,6 +525,79 @@ fn a_stream_that_ignores_its_credit_costs_bounded_memory() {
 }
 
 #[test]
+fn a_stream_that_ignores_its_credit_is_found_while_a_batch_is_held() {
+    let _alone = one_at_a_time();
+    let mut over = Overtime::default();
+    let config = Config::builder().max_in_flight(16).build().unwrap();
+    let channel = hostile_spawner().config(config).spawn().unwrap();
+    let before = resident_kib();
+    let mut stream = channel.stream(CASE, "chunks without end", LONG).unwrap();
+    let chunks = stream.next_chunks().unwrap().unwrap();
+    // The calls read what lies behind the batch.
+    let is_found = (0..100).any(|_| {
+        let called = over.in_time("flood", || channel.call(HOLD, b"", SHORT).map(drop));
+        called.unwrap_err().kind() == ErrorKind::PeerCorrupt
+    });
+    assert!(is_found);
+    assert!(chunks.iter().all(|chunk| chunk.to_vec() == [7; 64]));
+    drop(chunks);
+    // What came before the worker had no credit is still there.
+    let mut slots = 0;
+    let error = loop {
+        let next = || Ok::<_, Error>(stream.next_chunks()?.map(|chunks| chunks.len()));
+        match over.in_time("batch", next) {
+            Ok(len) => slots += 128 * len.unwrap(),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::PeerCorrupt, "{error}");
+    assert!((1..=channel.config().stream_window()).contains(&slots), "{slots} bytes");
+    assert!(resident_kib().saturating_sub(before) < 24 << 10);
+    assert!(stream.next_chunks().unwrap().is_none());
+    assert_eq!(channel.stats().leases_held, 0);
+    drop(stream);
+    end(&channel, "flood");
+    assert_others_are_untouched();
+}
+
+#[test]
+fn a_chunk_that_had_no_credit_is_not_handed_out_in_a_batch_either() {
+    let _alone = one_at_a_time();
+    let config = Config::builder().max_in_flight(16).stream_window(16 << 10).build().unwrap();
+    for takes_batches in [true, false] {
+        let is_found = (0..50).any(|_| {
+            let channel = hostile_spawner().config(config.clone()).spawn().unwrap();
+            let mut stream = channel.stream(CASE, "a short chunk and a long one", LONG).unwrap();
+            // Then both are there, and a reader that does not wait gives no credit in between.
+            std::thread::sleep(Duration::from_millis(20));
+            let mut next = || match takes_batches {
+                true => Ok(stream.next_chunks()?.map(|chunks| {
+                    assert_eq!(chunks.len(), 1);
+                    chunks.iter().map(|chunk| chunk.len()).sum::<usize>()
+                })),
+                false => Ok(stream.next_chunk()?.map(|chunk| chunk.len())),
+            };
+            assert_eq!(next().unwrap(), Some(8));
+            match next() {
+                Ok(len) => {
+                    assert_eq!(len, Some(20 << 10));
+                    false
+                }
+                Err(error) => {
+                    let error: Error = error;
+                    assert_eq!(error.kind(), ErrorKind::PeerCorrupt, "{error}");
+                    assert!(next().unwrap().is_none());
+                    assert_eq!(channel.stats().leases_held, 0);
+                    true
+                }
+            }
+        });
+        assert!(is_found, "{takes_batches}");
+    }
+    assert_others_are_untouched();
+}
+
+#[test]
 fn a_wake_descriptor_that_the_worker_misuses_harms_only_its_channel() {
     let _alone = one_at_a_time();
     let mut over = Overtime::default();

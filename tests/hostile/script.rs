@@ -311,6 +311,10 @@ fn case(peer: &mut Peer, name: &str, request: u64) {
         "chunks without end" => {
             peer.go_on(ENDLESS, |peer| peer.send(CHUNK, 0, request, 0, &[7; 64]));
         }
+        "a short chunk and a long one" => {
+            peer.send(CHUNK, 0, request, 0, &[7; 8]);
+            peer.send(CHUNK, 0, request, 0, &[7; 20 << 10]);
+        }
         "a chunk and fifty strangers" => {
             peer.send(CHUNK, 0, request, 0, &[7; 8]);
             (0..50).for_each(|_| peer.send(RESULT, 0, request + 1_000_000, 0, b""));
