@@ -6,6 +6,9 @@
 //!
 //! # What is measured
 //!
+//! A *stretch* is what one routine copies before the next decision. A *trial* is a stretch of a
+//! routine that is not known to be the best.
+//!
 //! A *part* is some sixteenths of the ring. Its time runs from a claim to a later claim, with all
 //! waits for room in it: a routine that leaves the consumer with slow reads pays for them. The
 //! consumer gives room back in lumps. So a part ends at a claim that follows a full ring, if there
@@ -40,7 +43,6 @@
 use std::sync::atomic::AtomicU32;
 
 use crate::config::{CopyChoices, CopyRoutine};
-use crate::shm::layout::as_u64;
 use crate::shm::words::PeerU32;
 use crate::sync::Ordering;
 use crate::sys::copy::{FIRST_ROUTINE, available_routines};
@@ -62,9 +64,8 @@ const SAMPLES: usize = 5;
 const PAUSE: u64 = 4;
 /// The parts after which a measurement ends, although few of them count.
 const MOST_PARTS: u32 = 16;
-/// The most stretches between two trials of a routine, and of one that is very slow.
+/// The most stretches between two trials of a routine.
 const MAX_WAIT: u32 = 1024;
-const MAX_LONG_WAIT: u32 = 4096;
 /// Stretches after which the others are tried at once if the best routine has become much slower.
 const RESTART: u32 = 1024;
 /// Stretches before the first trial of another routine than the one that the ring began with
@@ -187,27 +188,30 @@ struct Stretch {
     foreign: u64,
     /// The class of the latter.
     foreign_class: usize,
-    /// Bytes of the longest claim.
-    longest: u64,
     /// Hopeless parts in a row.
     hopeless: u32,
-    /// Parts that were measured, and the paces of those that began and ended with a full ring.
+    /// Parts that were measured, the paces of those that began and ended with a full ring, and of
+    /// all.
     parts: u32,
     full: Samples,
-    /// All of them but those with pauses.
-    window: Window,
-}
-
-/// Parts that were measured.
-#[derive(Debug, Clone, Copy, Default)]
-struct Window {
-    samples: Samples,
-    bytes: u64,
-    /// Some part began and ended with a full ring.
-    is_full: bool,
-    /// Bytes that were in flight when the first part began, and the last one ended.
+    all: Samples,
+    /// Bytes that were measured, without parts with a pause.
+    measured: u64,
+    /// Bytes in flight when the measuring began, and when the last part ended.
     in_flight: u64,
     in_flight_now: u64,
+}
+
+/// A part that is over.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    /// Nanoseconds.
+    time: u64,
+    bytes: u64,
+    /// Bytes of other classes than the stretch's.
+    foreign: u64,
+    /// It began and ended with a full ring.
+    is_full: bool,
 }
 
 /// The last few paces.
@@ -270,7 +274,6 @@ impl CopyChoice {
         let stretch = &mut self.stretch;
         if class == stretch.class {
             stretch.bytes += bytes;
-            stretch.longest = stretch.longest.max(bytes);
             return stretch.routine;
         }
         stretch.foreign += bytes;
@@ -295,52 +298,26 @@ impl CopyChoice {
     fn end_part(&mut self, mut look: Look, is_full: bool) {
         // The peer's head may be any number.
         look.in_flight = look.in_flight.min(self.capacity);
-        let Self { capacity, classes, stretch, findings, has_news, .. } = self;
-        let (start, was_full) = (stretch.start, std::mem::replace(&mut stretch.is_full, is_full));
-        let (bytes, foreign) = (stretch.bytes + stretch.foreign, stretch.foreign);
-        (stretch.start, stretch.bytes, stretch.foreign) = (look.now, 0, 0);
-        if start == 0 {
-            return;
-        }
-        let index = stretch.class;
-        if foreign > bytes / 2 {
-            let index = stretch.foreign_class;
-            let Some(class) = classes.get_mut(index) else { return };
+        let Self { capacity, classes, stretch, .. } = self;
+        let Some(part) = stretch.end_part(look.now, is_full) else { return };
+        let is_foreign = part.foreign > part.bytes / 2;
+        let index = if is_foreign { stretch.foreign_class } else { stretch.class };
+        let Some(class) = classes.get_mut(index) else { return };
+        if is_foreign {
             *stretch = Stretch::new(index, class.best, *capacity);
             stretch.start = look.now;
             return;
         }
-        let Some(class) = classes.get_mut(index) else { return };
-        let before = (class.best, stretch.routine);
-        let time = look.now.saturating_sub(start);
-        let pace = pace(time, bytes);
-        stretch.copied += bytes;
-        let next = if stretch.is_hopeless(class, pace) {
-            class.give_up(stretch.routine, pace)
-        } else if stretch.unmeasured > 0 || (stretch.is_switch && look.in_flight > stretch.copied) {
-            // The consumer may still read what the routine before has copied.
-            stretch.unmeasured = stretch.unmeasured.saturating_sub(bytes);
-            stretch.begin_window(look.in_flight);
-            return;
-        } else {
-            let is_final = !class.is_new;
-            stretch.add((time, bytes), was_full && is_full, look.in_flight);
-            // What is waited for is counted in whole stretches of the best one.
-            if before.0 == before.1 && is_final && stretch.copied < *capacity {
-                return;
-            }
-            let Some(pace) = stretch.pace(is_final, look.in_flight, *capacity) else { return };
-            class.learn(stretch.routine, pace, stretch.copied / *capacity)
-        };
-        let is_same = next == before.1;
+        let (best, routine) = (class.best, stretch.routine);
+        let Some(next) = stretch.next_routine(class, part, look, *capacity) else { return };
+        let is_switch = next != routine;
         let unmeasured = if class.is_new { *capacity / 4 } else { *capacity };
-        *stretch = Stretch::new(index, next, if is_same { 0 } else { unmeasured });
-        stretch.is_switch = !is_same;
-        (stretch.start, stretch.is_full) = (look.now, is_full);
-        stretch.begin_window(look.in_flight);
-        if class.best != before.0 {
-            findings.note(index, class.best);
-            *has_news = true;
+        *stretch = Stretch::new(index, next, if is_switch { unmeasured } else { 0 });
+        (stretch.start, stretch.is_full, stretch.is_switch) = (look.now, is_full, is_switch);
+        stretch.begin_measuring(look.in_flight);
+        if class.best != best {
+            self.findings.note(index, class.best);
+            self.has_news = true;
         }
     }
 }
@@ -395,7 +372,7 @@ impl Class {
             self.routines =
                 self.routines.map(|known| Known { pace: known.pace, ..Known::default() });
         } else {
-            self.put_off(routine, 2, MAX_WAIT);
+            self.put_off(routine, 2);
         }
         self.next(0)
     }
@@ -438,16 +415,14 @@ impl Class {
             self.known(routine).pace = pace;
             return self.next_new();
         }
-        // The slower it is, the more a trial costs.
-        let times = u32::try_from(pace / self.known(self.best).pace.max(1)).unwrap_or(u32::MAX);
-        self.put_off(routine, 8, times.saturating_mul(128).clamp(MAX_WAIT, MAX_LONG_WAIT));
+        self.put_off(routine, 8);
         self.best
     }
 
     /// Has a routine wait for so many times as long until its next trial.
-    fn put_off(&mut self, routine: CopyRoutine, times: u32, most: u32) {
+    fn put_off(&mut self, routine: CopyRoutine, times: u32) {
         let known = self.known(routine);
-        known.last_wait = known.last_wait.saturating_mul(times).clamp(1, most);
+        known.last_wait = known.last_wait.saturating_mul(times).clamp(1, MAX_WAIT);
         known.wait = known.last_wait;
     }
 
@@ -480,12 +455,58 @@ impl Stretch {
             bytes: 0,
             foreign: 0,
             foreign_class: 0,
-            longest: 0,
             hopeless: 0,
             parts: 0,
             full: Samples::default(),
-            window: Window::default(),
+            all: Samples::default(),
+            measured: 0,
+            in_flight: 0,
+            in_flight_now: 0,
         }
+    }
+
+    /// Ends the part so far, and begins the next one. Returns `None` if it is not known when that
+    /// part began.
+    fn end_part(&mut self, now: u64, is_full: bool) -> Option<Part> {
+        let was_full = std::mem::replace(&mut self.is_full, is_full);
+        let part = Part {
+            time: now.saturating_sub(self.start),
+            bytes: self.bytes + self.foreign,
+            foreign: self.foreign,
+            is_full: was_full && is_full,
+        };
+        let is_known = self.start != 0;
+        (self.start, self.bytes, self.foreign) = (now, 0, 0);
+        is_known.then_some(part)
+    }
+
+    /// Takes a part into account. Returns the routine for the next stretch if this one is over.
+    fn next_routine(
+        &mut self,
+        class: &mut Class,
+        part: Part,
+        Look { in_flight, .. }: Look,
+        capacity: u64,
+    ) -> Option<CopyRoutine> {
+        let pace = pace(part.time, part.bytes);
+        self.copied += part.bytes;
+        if self.is_hopeless(class, pace) {
+            return Some(class.give_up(self.routine, pace));
+        }
+        if self.unmeasured > 0 || (self.is_switch && in_flight > self.copied) {
+            // The consumer may still read what the routine before has copied.
+            self.unmeasured = self.unmeasured.saturating_sub(part.bytes);
+            self.begin_measuring(in_flight);
+            return None;
+        }
+        self.add(pace, part, in_flight);
+        let is_final = !class.is_new;
+        // Routines wait for their trials for whole stretches of the best one.
+        if self.routine == class.best && is_final && self.copied < capacity {
+            return None;
+        }
+        let pace = self.pace(is_final, in_flight, capacity)?;
+        Some(class.learn(self.routine, pace, self.copied / capacity))
     }
 
     /// Whether this is a trial, and two parts in a row took much longer than with the best.
@@ -498,48 +519,43 @@ impl Stretch {
         self.hopeless >= 2
     }
 
-    fn begin_window(&mut self, in_flight: u64) {
-        self.window = Window { in_flight, in_flight_now: in_flight, ..Window::default() };
+    /// Begins to measure, with so many bytes in flight.
+    fn begin_measuring(&mut self, in_flight: u64) {
+        (self.measured, self.all) = (0, Samples::default());
+        (self.in_flight, self.in_flight_now) = (in_flight, in_flight);
     }
 
     /// Adds a part that was measured.
-    fn add(&mut self, (time, bytes): (u64, u64), is_full: bool, in_flight: u64) {
+    fn add(&mut self, pace: u64, part: Part, in_flight: u64) {
         self.parts += 1;
-        let pace = pace(time, bytes);
-        if is_full {
+        if part.is_full {
             self.full.add(pace);
         }
-        let window = &mut self.window;
-        let before = std::mem::replace(&mut window.in_flight_now, in_flight);
-        let is_pause =
-            window.samples.count > 0 && pace > window.samples.median().saturating_mul(PAUSE);
-        if is_pause {
-            // As if it had not been: what was released meanwhile does not count either.
-            window.in_flight = (window.in_flight + in_flight).saturating_sub(before);
+        let before = std::mem::replace(&mut self.in_flight_now, in_flight);
+        if self.all.count > 0 && pace > self.all.median().saturating_mul(PAUSE) {
+            // As if it had not been: what was released in a pause does not count either.
+            self.in_flight = (self.in_flight + in_flight).saturating_sub(before);
             return;
         }
-        window.samples.add(pace);
-        window.is_full |= is_full;
-        window.bytes += bytes;
+        self.measured += part.bytes;
+        self.all.add(pace);
     }
 
     /// The pace, once there are enough parts: fewer if it is not final.
-    fn pace(&mut self, is_final: bool, in_flight: u64, capacity: u64) -> Option<u64> {
+    fn pace(&self, is_final: bool, in_flight: u64, capacity: u64) -> Option<u64> {
         let (wanted, long) =
             if is_final { (SAMPLES, capacity) } else { (FIRST_SAMPLES, capacity / 2) };
-        let Window { samples, bytes, .. } = self.window;
-        let growth = in_flight.saturating_sub(self.window.in_flight);
+        let growth = in_flight.saturating_sub(self.in_flight);
         if self.full.count >= wanted {
             Some(self.full.median())
-        } else if self.parts >= MOST_PARTS {
-            Some(samples.median())
-        } else if samples.count < wanted {
+        } else if self.all.count < wanted && self.parts < MOST_PARTS {
             None
-        } else if !self.window.is_full && growth <= capacity / 8 + self.longest {
-            Some(samples.median())
+        } else if growth <= capacity / 8 || self.parts >= MOST_PARTS {
+            Some(self.all.median())
         } else {
-            let released = bytes.saturating_sub(growth).max(1);
-            (bytes >= long).then(|| pace(samples.mean().saturating_mul(bytes) >> 20, released))
+            // The ring fills up: the bytes count that the consumer has released.
+            let time = self.all.median().saturating_mul(self.measured) >> 20;
+            (self.measured >= long).then(|| pace(time, self.measured.saturating_sub(growth)))
         }
     }
 }
@@ -550,14 +566,6 @@ impl Samples {
             *place = pace;
         }
         self.count += 1;
-    }
-
-    /// The mean, of which no pace is more than a few times the median.
-    fn mean(&self) -> u64 {
-        let most = self.median().saturating_mul(PAUSE).min(u64::MAX >> 8);
-        let paces = self.paces.iter().take(self.count);
-        let sum: u64 = paces.map(|pace| (*pace).min(most)).sum();
-        sum / as_u64(self.count.clamp(1, SAMPLES))
     }
 
     /// The middle one; of an even number, the lower one of the two.
