@@ -12,6 +12,7 @@ conformance! {
         batches_and_single_chunks_are_taken_in_turns,
         a_batch_holds_no_more_than_its_share_and_calls_go_on_beside_it,
         a_batch_that_is_dropped_unread_or_forgotten_counts_as_consumed,
+        a_worker_goes_on_while_a_batch_is_held,
         a_batch_is_followed_by_the_error_that_ends_its_stream,
         chunks_of_a_batch_stay_what_they_were_when_the_channel_is_closed,
         chunks_that_another_thread_has_read_come_in_batches_too,
@@ -116,6 +117,17 @@ fn a_batch_that_is_dropped_unread_or_forgotten_counts_as_consumed(backend: Backe
     std::mem::forget(count(&channel, 10, 100).next_chunks().unwrap());
     assert_usable(&channel);
     assert_eq!(channel.stats().leases_held, 0, "the stream gives back what its batch did not");
+}
+
+fn a_worker_goes_on_while_a_batch_is_held(backend: Backend) {
+    // Two chunks are longer than the window.
+    let channel = backend.spawn(tiny(64 << 10).stream_window(1500).build().unwrap());
+    let mut stream = count(&channel, 10, 1000);
+    let chunks = stream.next_chunks().unwrap().unwrap();
+    assert_eq!(chunks.len(), 1);
+    eventually("the next chunk is sent", || channel.health().bytes_sent >= 2000);
+    drop(chunks);
+    assert_whole(stream, 1, 10, 1000);
 }
 
 fn a_batch_is_followed_by_the_error_that_ends_its_stream(backend: Backend) {
