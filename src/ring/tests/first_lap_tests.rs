@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::error::ErrorKind;
 use crate::ring::testing::{pattern, receive, rig_without_pages, send};
+use crate::sync::Ordering::Relaxed;
 
 const CAPACITY: usize = 1 << 20;
 
@@ -77,4 +78,20 @@ fn a_consumer_does_not_read_where_no_page_can_be() {
     // For good, and with the same error.
     let again = receive(&mut rig.consumer).unwrap_err();
     assert_eq!(again.to_string(), error.to_string());
+}
+
+#[test]
+fn a_forged_frame_gets_pages_for_its_length_if_that_can_be() {
+    let (mut rig, file) = rig_without_pages(CAPACITY, 64 << 10);
+    // Nothing of the frames is written but their lengths and commit words.
+    let mut forge = |position: u64, len: u64| {
+        rig.forge.slots.line(position).store(1, len, Relaxed);
+        rig.forge.slots.line(position).store(0, position | 1, Relaxed);
+        receive(&mut rig.consumer)
+    };
+    assert_eq!(forge(0, 64 << 10).unwrap().unwrap().1, vec![0; 64 << 10]);
+    let before = made(&file);
+    assert!(before <= 80 << 10, "{before} bytes");
+    assert_eq!(forge((64 << 10) + 64, (64 << 10) + 1).unwrap_err().kind(), ErrorKind::PeerCorrupt);
+    assert_eq!(made(&file), before);
 }
