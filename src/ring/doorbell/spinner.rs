@@ -33,6 +33,7 @@ const SHORTEST: u64 = 1_000;
 
 /// How long a thread sleeps that waits for another one of its process on the peer's processor.
 const NAP: Duration = Duration::from_micros(50);
+const MOST_NAPS: u32 = 40;
 
 /// One end's way to spin.
 #[derive(Debug)]
@@ -129,10 +130,10 @@ impl Spinner {
 
     /// Sleeps while the peer has this thread's processor, not beyond the deadline. Each thread that
     /// wakes takes that from the peer for some microseconds: the more of them there are, the longer
-    /// each one sleeps.
+    /// each one sleeps, up to [`MOST_NAPS`] times as long. Nothing wakes it before.
     fn nap(&self, deadline: Deadline) {
         let napping = self.napping.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let long = NAP.saturating_mul(napping.try_into().unwrap_or(u32::MAX));
+        let long = NAP.saturating_mul(napping.try_into().unwrap_or(MOST_NAPS).min(MOST_NAPS));
         std::thread::sleep(long.min(deadline.remaining()));
         self.napping.fetch_sub(1, Ordering::Relaxed);
     }
@@ -225,6 +226,7 @@ mod tests {
         assert!(now_ns() - start >= 21 * 50_000);
         assert_eq!(spinner.napping.load(Ordering::Relaxed), 20);
     }
+
     #[test]
     fn a_thread_on_the_processor_of_the_peer_naps_and_does_not_yield() {
         if cpu::are_scarce() {
