@@ -33,6 +33,7 @@ const SHORTEST: u64 = 1_000;
 
 /// How long a thread sleeps that waits for another one of its process on the peer's processor.
 const NAP: Duration = Duration::from_micros(50);
+/// How many times as long it sleeps at most.
 const MOST_NAPS: u32 = 40;
 
 /// One end's way to spin.
