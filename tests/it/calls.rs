@@ -412,7 +412,8 @@ fn a_deadline_travels_with_its_request(backend: Backend) {
     let channel = backend.spawn(Config::small());
     channel.wait_ready(LONG).unwrap();
     let left = numbers(&channel.call(TIME_LEFT, b"", LONG).unwrap().to_vec())[0];
-    assert!(left <= 60_000 && left > 1_000, "{left}");
+    // By a coarse clock, and never too early.
+    assert!(left <= 60_020 && left > 1_000, "{left}");
     let left = numbers(&channel.call(TIME_LEFT, b"", Duration::MAX).unwrap().to_vec())[0];
     assert_eq!(left, u64::MAX);
     let error = channel.call(ECHO, b"x", Duration::ZERO).unwrap_err();
