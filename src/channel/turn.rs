@@ -62,9 +62,11 @@ pub(crate) fn prefault(core: &Core) {
     if core.is_prefaulted.swap(1, Ordering::Relaxed) != 0 {
         return;
     }
-    core.sender.prefault();
+    // The worker begins with the request ring: two processes that make the pages of one ring at the
+    // same time wait for each other.
     if let Some(turn) = core.receiver.try_turn() {
         turn.prefault();
         end_turn(core, turn);
     }
+    core.sender.prefault();
 }
