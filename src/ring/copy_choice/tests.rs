@@ -1,6 +1,8 @@
 use std::collections::VecDeque;
 
 use super::*;
+use crate::ring::copy_choice::class::ROUTINES;
+use crate::ring::copy_choice::samples::{SAMPLES, Samples, pace};
 use crate::shm::layout::as_u64;
 
 const CAPACITY: u64 = 4 << 20;
@@ -254,6 +256,10 @@ fn a_new_ring_begins_with_what_the_last_one_has_found() {
     let mut next = machine_with(findings);
     assert_eq!(next.best(96 << 10), last);
     assert_eq!(next.best(4 << 10), FIRST_ROUTINE);
+    assert_eq!(next.best(1 << 20), FIRST_ROUTINE);
+    first.run(1 << 20, 30, others(last, 700));
+    assert_eq!(machine_with(findings).best(1 << 20), last);
+    assert_eq!(machine_with(findings).best(96 << 10), last);
     next.run(96 << 10, 3, others(last, 700));
     assert_eq!(next.copied.iter().filter(|bytes| **bytes > 0).count(), 1);
     // It is a hint only.
@@ -304,6 +310,130 @@ fn each_class_of_lengths_has_a_choice_of_its_own() {
         assert_eq!(machine.choice.choose(4 << 10, 4 << 10, look), short);
     }
     assert_eq!((machine.best(4 << 10), machine.best(1 << 20)), (short, short));
+}
+
+#[test]
+fn classes_begin_at_the_documented_lengths() {
+    let last = available_routines().last().unwrap();
+    let classes = [(4, 16), (16, 128), (128, 2048)];
+    for (class, (from, to)) in classes.into_iter().enumerate() {
+        for len in [from << 10, (to << 10) - 64] {
+            let mut machine = machine();
+            machine.run(len, 50, others(last, 150));
+            let CopyChoices { from_4_kib, from_16_kib, from_128_kib } = machine.choice.found();
+            let mut expected = [FIRST_ROUTINE; 3];
+            expected[class] = last;
+            assert_eq!([from_4_kib, from_16_kib, from_128_kib], expected, "{len}");
+        }
+    }
+    assert!(CopyChoice::is_for(4 << 10) && !CopyChoice::is_for((4 << 10) - 1));
+}
+
+#[test]
+fn the_clock_is_read_once_in_a_part_however_small_the_ring_is() {
+    for (capacity, part) in [(64 << 10, 128 << 10), (1 << 20, 128 << 10), (16 << 20, 1 << 20)] {
+        let mut choice = CopyChoice::new(capacity, None, Box::leak(Box::new(Findings::new())));
+        let (len, mut now, mut looks) = (4 << 10, 1, 0);
+        let copied = 2000 * part;
+        for _ in 0..copied / len {
+            choice.note_full();
+            choice.choose(4 << 10, len, || {
+                looks += 1;
+                Look { now, in_flight: capacity }
+            });
+            now += 400;
+        }
+        assert!(looks <= copied / part + 1, "{looks} looks at {capacity}");
+    }
+}
+
+#[test]
+fn a_best_routine_is_news_once() {
+    let last = available_routines().last().unwrap();
+    let mut machine = machine();
+    assert_eq!(machine.choice.take_news(), Some(CopyChoices::default().to_bits()));
+    assert_eq!(machine.choice.take_news(), None);
+    machine.run(96 << 10, 50, others(last, 150));
+    assert_eq!(machine.choice.take_news(), Some(machine.choice.found().to_bits()));
+    assert_eq!(machine.choice.take_news(), None);
+}
+
+#[test]
+fn a_best_routine_that_falls_back_to_its_first_pace_has_the_others_tried() {
+    let all: Vec<CopyRoutine> = available_routines().collect();
+    let (first, last) = (all[0], all[all.len() - 1]);
+    let mut machine = machine();
+    machine.run(96 << 10, 50, |routine| if routine == first { 200 } else { 400 });
+    machine.run(96 << 10, 1500, |routine| if routine == first { 100 } else { 200 });
+    assert_eq!(machine.best(96 << 10), first);
+    machine.run(96 << 10, 100, |routine| if routine == last { 140 } else { 200 });
+    assert_eq!(machine.best(96 << 10), last);
+}
+
+#[test]
+fn a_machine_that_is_slower_now_and_then_has_few_trials() {
+    let all: Vec<CopyRoutine> = available_routines().collect();
+    let mut machine = machine();
+    let mut run = |laps: u64| {
+        for round in 0..laps / 100 {
+            // Each of a hundred laps, of which every other hundred is slower for all.
+            let slower = 100 + 60 * (round % 2);
+            machine.run(96 << 10, 100, |routine| {
+                (if routine == all[0] { 100 } else { 190 }) * slower / 100
+            });
+        }
+        (machine.now, machine.ideal)
+    };
+    let before = run(3000);
+    let after = run(6000);
+    let (took, ideal) = (after.0 - before.0, after.1 - before.1);
+    assert!(took < ideal + ideal / 100, "{took} for {ideal}");
+}
+
+#[test]
+fn trials_cost_less_than_a_hundredth_for_each_class() {
+    for len in [4 << 10, 16 << 10, 1 << 20] {
+        let mut machine = machine();
+        let best = available_routines().last().unwrap();
+        machine.run(len, 3000, others(best, 190));
+        let (start, ideal) = (machine.now, machine.ideal);
+        machine.run(len, 5000, others(best, 190));
+        let (took, ideal) = (machine.now - start, machine.ideal - ideal);
+        assert!(took < ideal + ideal / 100, "{len}: {took} for {ideal}");
+    }
+}
+
+#[test]
+fn two_rings_of_one_thread_measure_for_themselves_and_do_so_again() {
+    let all: Vec<CopyRoutine> = available_routines().collect();
+    let (first, last) = (all[0], all[all.len() - 1]);
+    let both = || {
+        let (mut one, mut other) = (machine(), machine());
+        for _ in 0..50 {
+            one.run(96 << 10, 1, others(first, 150));
+            other.run(96 << 10, 1, others(last, 150));
+        }
+        assert_eq!((one.best(96 << 10), other.best(96 << 10)), (first, last));
+        [one.copied, other.copied]
+    };
+    // The same times lead to the same choices.
+    assert_eq!(both(), both());
+}
+
+#[test]
+fn a_median_is_of_the_last_few_paces() {
+    let mut samples = Samples::default();
+    assert_eq!(samples.median(), u64::MAX, "nothing is slower");
+    for (added, expected) in [(9, 9), (1, 1), (5, 5), (7, 5), (3, 5)] {
+        samples.add(added);
+        assert_eq!(samples.median(), expected);
+    }
+    for _ in 0..SAMPLES {
+        samples.add(100);
+    }
+    assert_eq!(samples.median(), 100);
+    assert_eq!((pace(0, 1 << 20), pace(1000, 1 << 20), pace(1000, 1 << 19)), (1, 1000, 2000));
+    assert_eq!(pace(u64::MAX, 0), u64::MAX);
 }
 
 #[test]
