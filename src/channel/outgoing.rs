@@ -20,8 +20,7 @@ use crate::sys::clock::{Deadline, TimeLimit};
 use crate::sys::copy::copy_from_slice;
 use crate::sys::fork;
 
-/// The longest payload of a call that is encoded and copied in less time than it takes to read the
-/// clock.
+/// The longest payload of a call that is copied in less time than it takes to read the clock.
 const SHORT: usize = 4 << 10;
 
 /// What a request asks for.
@@ -55,16 +54,7 @@ pub(super) fn send<P: Payload + ?Sized>(
     payload: &P,
     deadline: Deadline,
 ) -> Result<u64> {
-    let send = || {
-        let (mut encoded, len) = encode(core, payload)?;
-        let turn = core.is_long(len).then(|| long_message_turn(core, deadline)).transpose()?;
-        let mut outgoing = Outgoing::open(core, spec, turn)?;
-        while let Some(needed) = outgoing.advance(&mut encoded, len, false)? {
-            wait_for_room(core, needed, deadline)?;
-        }
-        Ok(outgoing.request())
-    };
-    send().map_err(|error| failed(core, error, deadline))
+    send_until(core, spec, payload, payload.encoded_len(), (deadline, || deadline))
 }
 
 /// Sends the request of a call as [`send`] does; its timeout begins now. A short request goes out
@@ -76,25 +66,45 @@ pub(super) fn send_call<P: Payload + ?Sized>(
     payload: &P,
     timeout: Duration,
 ) -> Result<(u64, TimeLimit)> {
-    let len = payload.encoded_len();
-    if len > SHORT || core.is_long(len) {
-        let limit = TimeLimit::begin(timeout);
-        let spec = RequestSpec::call(kind, limit.deadline());
-        return Ok((send(core, spec, payload, limit.deadline())?, limit));
-    }
     let rough = TimeLimit::begin_roughly(timeout);
+    let len = payload.encoded_len();
+    let is_short = len <= SHORT && !core.is_long(len);
+    let mut limit = if is_short { rough } else { rough.exact(timeout) };
+    let first = limit.deadline();
+    let exact = || {
+        if is_short {
+            limit = rough.exact(timeout);
+        }
+        limit.deadline()
+    };
+    let spec = RequestSpec::call(kind, first);
+    let request = send_until(core, spec, payload, len, (first, exact))?;
+    Ok((request, limit))
+}
+
+/// Sends a request whose payload has announced `len` bytes. The exact deadline is asked for when as
+/// much is sent as there is room for; until then the other one holds.
+#[inline(always)]
+fn send_until<P: Payload + ?Sized>(
+    core: &Core,
+    spec: RequestSpec,
+    payload: &P,
+    len: usize,
+    (deadline, exact): (Deadline, impl FnOnce() -> Deadline),
+) -> Result<u64> {
     let send = || {
         let mut encoded = encode_as(core, payload, len)?;
-        let mut outgoing = Outgoing::open(core, RequestSpec::call(kind, rough.deadline()), None)?;
+        let turn = core.is_long(len).then(|| long_message_turn(core, deadline)).transpose()?;
+        let mut outgoing = Outgoing::open(core, spec, turn)?;
         let mut needed = outgoing.advance(&mut encoded, len, false)?;
-        let limit = rough.exact(timeout);
+        let deadline = exact();
         while let Some(room) = needed {
-            wait_for_room(core, room, limit.deadline())?;
+            wait_for_room(core, room, deadline)?;
             needed = outgoing.advance(&mut encoded, len, false)?;
         }
-        Ok((outgoing.request(), limit))
+        Ok(outgoing.request())
     };
-    send().map_err(|error| failed(core, error, rough.deadline()))
+    send().map_err(|error| failed(core, error, deadline))
 }
 
 /// Counts an error that the host gets. If it tells of the worker's death, waits until the exit

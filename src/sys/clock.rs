@@ -162,9 +162,14 @@ impl TimeLimit {
         Self { since, until: Deadline::from(since, timeout) }
     }
 
-    /// The same timeout by the exact clock: one that was taken from the coarse clock begins now.
+    /// The same timeout by the exact clock: one that was taken from the coarse clock begins now, or
+    /// as it was taken if what came between took longer than two ticks.
     pub(crate) fn exact(self, timeout: Duration) -> Self {
-        if timeout < LONG { self } else { Self::begin(timeout) }
+        if timeout < LONG {
+            return self;
+        }
+        let since = now_ns().min(self.since);
+        Self { since, until: Deadline::from(since, timeout) }
     }
 
     /// When it passes.
@@ -189,6 +194,20 @@ impl TimeLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_exact_timeout_begins_no_later_than_two_ticks_after_the_rough_one() {
+        for timeout in [LONG, Duration::from_secs(60), Duration::MAX] {
+            let rough = TimeLimit::begin_roughly(timeout);
+            assert!(rough.exact(timeout).deadline() <= rough.deadline());
+            // An encoder that takes long.
+            std::thread::sleep(3 * Duration::from_nanos(COARSE_NS));
+            let exact = rough.exact(timeout);
+            assert_eq!(exact.deadline(), rough.deadline());
+            assert_eq!(exact.timeout(), timeout);
+            assert!(exact.elapsed_ns() >= COARSE_NS, "the encoder's time counts");
+        }
+    }
 
     #[test]
     fn a_deadline_reads_back_from_a_word_and_never_stays_never() {
