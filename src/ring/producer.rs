@@ -25,7 +25,7 @@ use crate::ring::header::Header;
 use crate::ring::open_slot::OpenSlot;
 use crate::ring::position::{NEVER, padding, span, to_end};
 use crate::ring::slot_writer::SlotWriter;
-use crate::shm::layout::{RingLayout, as_usize};
+use crate::shm::layout::{RingLayout, as_u64, as_usize};
 use crate::shm::words::{OwnU64, PeerU64};
 use crate::sync::Ordering;
 use crate::sys::clock::Deadline;
@@ -165,14 +165,37 @@ impl Producer {
     /// before the ring's end and are free. None if `count` is zero.
     #[inline]
     pub(crate) fn claim_batch_reserved(&mut self, count: usize) -> Batch<'_> {
+        let mut most = self.free_in_a_row();
+        if count > most && self.first_lap.made().is_some() {
+            most = self.make_pages_in_a_row(count);
+        }
+        Batch::of(&mut self.writer, count.min(most))
+    }
+
+    /// How many slots of the reserved length are free and lie in a row, with the reserved one.
+    #[inline]
+    fn free_in_a_row(&self) -> usize {
         let (start, capacity) = (self.writer.start(), self.writer.capacity());
         let (one, span) = (span(0), span(self.writer.len()));
         // The slot behind the last one must be free too, for its commit word.
         let free = self.free_to.wrapping_sub(start).saturating_sub(one) / span;
         let in_a_row = to_end(start, capacity) / span;
         // Room for one was found when it was reserved.
-        let most = as_usize(free.min(in_a_row)).max(1);
-        Batch::of(&mut self.writer, count.min(most))
+        as_usize(free.min(in_a_row)).max(1)
+    }
+
+    /// Makes pages for `count` slots or for all that lie in a row, so that batches are as long in
+    /// the first lap as later. Returns how many slots have pages.
+    #[cold]
+    fn make_pages_in_a_row(&mut self, count: usize) -> usize {
+        let Self { writer, first_lap, .. } = self;
+        let wanted = as_u64(count).saturating_mul(span(writer.len()));
+        let end =
+            writer.start().wrapping_add(wanted.min(to_end(writer.start(), writer.capacity())));
+        // Without memory the batch has the slots that have pages. The next claim returns the error.
+        let _ = first_lap.make(end, |from, to| writer.make_pages(from, to));
+        self.update_free();
+        self.free_in_a_row()
     }
 
     /// Whether a payload of `len` bytes can be claimed now.

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
 use crate::error::ErrorKind;
-use crate::ring::testing::{pattern, receive, rig_without_pages, send};
+use crate::ring::Header;
+use crate::ring::testing::{claim_batch, pattern, receive, rig_without_pages, send};
 use crate::sync::Ordering::Relaxed;
 
 const CAPACITY: usize = 1 << 20;
@@ -56,6 +57,27 @@ fn a_producer_is_told_of_a_lack_of_memory_and_may_try_again() {
     for seed in 0..2000 {
         assert_eq!(receive(&mut rig.consumer).unwrap(), Some((seed, b"payload".to_vec())));
     }
+}
+
+#[test]
+fn a_batch_is_as_long_in_the_first_lap_as_later() {
+    let (mut rig, file) = rig_without_pages(CAPACITY, 64 << 10);
+    for batches in 1..=3 {
+        let batch = claim_batch(&mut rig.producer, (4 << 10) - 64, 64).unwrap().unwrap();
+        assert_eq!(batch.len(), 64, "batch {batches}");
+        batch.commit(|_| Header::default());
+        assert!(made(&file) <= batches * (256 << 10) + (24 << 10), "{} bytes", made(&file));
+    }
+}
+
+#[test]
+fn without_memory_a_batch_has_the_slots_that_have_pages() {
+    let (mut rig, file) = rig_without_pages(CAPACITY, 64 << 10);
+    file.set_len(20 << 10).unwrap();
+    let batch = claim_batch(&mut rig.producer, 64, usize::MAX).unwrap().unwrap();
+    assert!(batch.len() > 100, "{} slots", batch.len());
+    batch.commit(|_| Header::default());
+    assert_eq!(claim_batch(&mut rig.producer, 64, 100).unwrap_err().kind(), ErrorKind::Os);
 }
 
 #[test]
