@@ -14,7 +14,7 @@ use std::time::Duration;
 use loom::thread;
 
 use super::doorbell::Alarm;
-use super::testing::{RingRig, claim_batch, rig, rig_with_wake_fds};
+use super::testing::{RigOptions, RingRig, claim_batch, rig, rig_with};
 use super::{Consumer, Header, Lease, Producer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::layout::as_u64;

@@ -46,37 +46,39 @@ pub(crate) struct Forge {
     pub(crate) consumer_bell: OwnU32,
 }
 
+/// How a rig is made.
+pub(crate) struct RigOptions {
+    pub(crate) capacity: usize,
+    pub(crate) max_frame: usize,
+    /// The position of the first slot.
+    pub(crate) origin: u64,
+    /// How often both bells have rung before.
+    pub(crate) rung: u32,
+    /// The producer's and the consumer's ends of a pair of descriptors.
+    pub(crate) wake_fds: [Option<Arc<WakeFd>>; 2],
+}
+
 /// A ring over two regions of their own, each mapped twice.
 pub(crate) fn rig(capacity: usize, max_frame: usize, origin: u64) -> RingRig {
-    rig_with_bells(capacity, max_frame, origin, 0)
+    rig_with(RigOptions { origin, ..RigOptions::new(capacity, max_frame) })
 }
 
-/// As [`rig`], with bells that have rung so many times before.
-pub(crate) fn rig_with_bells(capacity: usize, max_frame: usize, origin: u64, rung: u32) -> RingRig {
-    rig_with_wake_fds(capacity, max_frame, origin, rung, [None, None])
+/// As [`rig`], with these options.
+pub(crate) fn rig_with(options: RigOptions) -> RingRig {
+    let down = region(RING + options.capacity);
+    rig_in(down, options)
 }
 
-/// As [`rig_with_bells`], with the producer's and the consumer's ends of a pair of descriptors.
-pub(crate) fn rig_with_wake_fds(
-    capacity: usize,
-    max_frame: usize,
-    origin: u64,
-    rung: u32,
-    [producer_fd, consumer_fd]: [Option<Arc<WakeFd>>; 2],
-) -> RingRig {
-    let down = region(RING + capacity);
-    rig_in(down, capacity, max_frame, origin, rung, [producer_fd, consumer_fd])
+impl RigOptions {
+    pub(crate) fn new(capacity: usize, max_frame: usize) -> Self {
+        Self { capacity, max_frame, origin: 0, rung: 0, wake_fds: [None, None] }
+    }
 }
 
-/// As [`rig_with_wake_fds`], with the ring in this region.
-fn rig_in(
-    (down, down_seen): (OwnRegion, PeerRegion),
-    capacity: usize,
-    max_frame: usize,
-    origin: u64,
-    rung: u32,
-    [producer_fd, consumer_fd]: [Option<Arc<WakeFd>>; 2],
-) -> RingRig {
+/// As [`rig_with`], with the ring in this region.
+fn rig_in((down, down_seen): (OwnRegion, PeerRegion), options: RigOptions) -> RingRig {
+    let RigOptions { capacity, max_frame, origin, rung, wake_fds } = options;
+    let [producer_fd, consumer_fd] = wake_fds;
     let (up, up_seen) = region(RING);
     let layout = RingLayout::of(RingConfig { capacity, max_frame }, as_u64(RING), origin);
     let bell = |region: &OwnRegion| region.u32_at(WORDS.bell).unwrap();
@@ -132,7 +134,7 @@ cfg_if! {
         pub(crate) fn rig_without_pages(capacity: usize, max_frame: usize) -> (RingRig, std::fs::File) {
             let len = RING + capacity;
             let file = crate::sys::memfd::create_sparse(c"test", as_u64(len)).unwrap();
-            (rig_in(region_of(&file, len), capacity, max_frame, 0, 0, [None, None]), file)
+            (rig_in(region_of(&file, len), RigOptions::new(capacity, max_frame)), file)
         }
     }
 }

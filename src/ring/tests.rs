@@ -5,7 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use super::position::span;
-use super::testing::{RingRig, alarm, claim_batch, pattern, receive, rig, rig_with_bells, send};
+use super::testing::{
+    RigOptions, RingRig, alarm, claim_batch, pattern, receive, rig, rig_with, send,
+};
 use super::{Consumer, Header, Producer};
 use crate::error::ErrorKind;
 use crate::shm::layout::{as_u64, as_usize};
@@ -398,7 +400,7 @@ fn a_producer_is_rung_for_room_when_its_head_is_passed_and_only_once() {
 fn two_threads_that_sleep_at_random_lose_nothing() {
     for (origin, rung) in [(0, 0), (u64::MAX - (1 << 20) + 1, u32::MAX - 50)] {
         let RingRig { mut producer, mut consumer, forge } =
-            rig_with_bells(CAPACITY, MAX_FRAME, origin, rung);
+            rig_with(RigOptions { origin, rung, ..RigOptions::new(CAPACITY, MAX_FRAME) });
         const FRAMES: u64 = 100_000;
         let sender = std::thread::spawn(move || {
             let alarm = alarm();

@@ -5,8 +5,8 @@ use super::*;
 /// A ring whose consumer is driven by a reactor.
 fn rig_of_reactor() -> (RingRig, Arc<WakeFd>) {
     let [producer_fd, consumer_fd] = WakeFd::pair().map(Arc::new);
-    let fds = [Some(producer_fd), Some(Arc::clone(&consumer_fd))];
-    (rig_with_wake_fds(CAPACITY, LONGEST, 0, 0, fds), consumer_fd)
+    let wake_fds = [Some(producer_fd), Some(Arc::clone(&consumer_fd))];
+    (rig_with(RigOptions { wake_fds, ..RigOptions::new(CAPACITY, LONGEST) }), consumer_fd)
 }
 
 #[test]

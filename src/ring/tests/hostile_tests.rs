@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
 use crate::ring::doorbell::Bell;
-use crate::ring::testing::{RingRig, alarm, pattern, receive, rig, rig_with_bells, send};
+use crate::ring::testing::{RigOptions, RingRig, alarm, pattern, receive, rig, rig_with, send};
 use crate::ring::{Header, Lease};
 use crate::shm::layout::as_u64;
 use crate::sync::Ordering::Relaxed;
@@ -240,7 +240,8 @@ fn sleep_words_of_any_value_cost_a_needless_ring_and_nothing_else() {
 
 #[test]
 fn a_bell_that_rings_without_end_is_corrupt_for_good_on_either_side() {
-    let mut ring = rig_with_bells(CAPACITY, MAX_FRAME, 0, u32::MAX - 10);
+    let options = RigOptions { rung: u32::MAX - 10, ..RigOptions::new(CAPACITY, MAX_FRAME) };
+    let mut ring = rig_with(options);
     while send(&mut ring.producer, 0, &[0; 200]).unwrap() {}
     while receive(&mut ring.consumer).unwrap().is_some() {}
     // The room that was made is seen and taken; then the ring is full again.
