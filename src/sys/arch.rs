@@ -12,7 +12,7 @@ pub(super) struct Page<T>(pub(super) T);
 /// differ by little in their lowest twelve bits; see "The copy" in `docs/DECISIONS.md`.
 const VECTOR_FROM: usize = 2 << 10;
 
-/// Whether [`copy_vectors`] and [`copy_past_caches`] may be called.
+/// Whether [`copy_vectors`] and [`copy_lines_past_caches`] may be called.
 #[inline]
 pub(super) fn has_vectors() -> bool {
     std::arch::is_x86_feature_detected!("avx")
@@ -81,30 +81,22 @@ pub(super) unsafe fn copy_vectors(from: NonNull<u8>, to: NonNull<u8>, len: usize
     }
 }
 
-/// Copies to a target of the same length, of which all whole lines are stored past the
-/// caches. What is stored after this is visible after it.
+/// Copies as many lines with stores past the caches. What is stored after this is visible after it.
 ///
 /// # Safety
 ///
-/// [`has_vectors`] must be true.
+/// [`has_vectors`] must be true, and the target must start at a multiple of 64.
 #[target_feature(enable = "avx")]
-pub(super) unsafe fn copy_past_caches(target: &mut [u8], source: &[u8]) {
+pub(super) unsafe fn copy_lines_past_caches(target: &mut [[u8; 64]], source: &[[u8; 64]]) {
     use std::arch::x86_64::{_mm_sfence, _mm256_loadu_si256, _mm256_stream_si256};
-    // The first line has the frame's header in it, which is stored through the caches.
-    let start = target.as_ptr().align_offset(64).min(target.len());
-    let ((to_first, to), (from_first, from)) = (target.split_at_mut(start), source.split_at(start));
-    let ((to_lines, to_last), (from_lines, from_last)) =
-        (to.as_chunks_mut::<64>(), from.as_chunks::<64>());
-    to_first.copy_from_slice(from_first);
-    for (to, from) in to_lines.iter_mut().zip(from_lines) {
+    for (to, from) in target.iter_mut().zip(source) {
         for (to, from) in to.as_chunks_mut::<32>().0.iter_mut().zip(from.as_chunks::<32>().0) {
             // SAFETY: 32 bytes that may be read.
             let vector = unsafe { _mm256_loadu_si256(from.as_ptr().cast()) };
-            // SAFETY: 32 bytes that may be written, half of a line that starts at one.
+            // SAFETY: 32 bytes that may be written, half of a line: the caller has aligned it.
             unsafe { _mm256_stream_si256(to.as_mut_ptr().cast(), vector) };
         }
     }
-    to_last.copy_from_slice(from_last);
     // Those stores are not ordered among others: the Release store of the commit word that
     // follows must not overtake them.
     _mm_sfence();

@@ -4,11 +4,10 @@
 
 use std::ptr::NonNull;
 
-/// A page of its own: as much as one page of memory can be.
-#[repr(C, align(65536))]
-pub(super) struct Page<T>(pub(super) T);
+pub(super) use super::arch_fallback::Page;
+pub(crate) use super::arch_fallback::{prefetch_to_read, prefetch_to_write};
 
-/// Whether [`copy_vectors`] and [`copy_past_caches`] may be called: every AArch64 has the vectors.
+/// Whether [`copy_vectors`] and [`copy_lines_past_caches`] may be called: every AArch64 has the vectors.
 #[inline]
 pub(super) fn has_vectors() -> bool {
     true
@@ -20,13 +19,6 @@ pub(super) fn has_vectors() -> bool {
 pub(super) fn has_vectors_for(_: usize) -> bool {
     false
 }
-
-#[inline]
-pub(crate) fn prefetch_to_write<T>(_: NonNull<T>) {}
-
-/// Asks for nothing, as on [`prefetch_to_write`].
-#[inline]
-pub(crate) fn prefetch_to_read<T>(_: NonNull<T>) {}
 
 /// Bytes that one step copies: four vectors.
 const STEP: usize = 64;
@@ -59,21 +51,15 @@ pub(super) unsafe fn copy_vectors(from: NonNull<u8>, to: NonNull<u8>, len: usize
     }
 }
 
-/// Copies to a target of the same length with stores that ask to go past the caches. They are
-/// ordered as all stores are: a Release store that follows does not overtake them.
+/// Copies as many lines with stores that ask to go past the caches. They are ordered as all stores
+/// are: a Release store that follows does not overtake them.
 ///
 /// # Safety
 ///
 /// [`has_vectors`] must be true.
-pub(super) unsafe fn copy_past_caches(target: &mut [u8], source: &[u8]) {
-    // The first line has the frame's header in it, which is stored through the caches.
-    let start = target.as_ptr().align_offset(STEP).min(target.len());
-    let ((to_first, to), (from_first, from)) = (target.split_at_mut(start), source.split_at(start));
-    let ((to_lines, to_last), (from_lines, from_last)) =
-        (to.as_chunks_mut::<STEP>(), from.as_chunks::<STEP>());
-    to_first.copy_from_slice(from_first);
-    for (to, from) in to_lines.iter_mut().zip(from_lines) {
-        // SAFETY: `STEP` bytes that may be read, and as many that may be written.
+pub(super) unsafe fn copy_lines_past_caches(target: &mut [[u8; 64]], source: &[[u8; 64]]) {
+    for (to, from) in target.iter_mut().zip(source) {
+        // SAFETY: 64 bytes that may be read, and as many that may be written.
         unsafe {
             std::arch::asm!(
                 "ldp {a:q}, {b:q}, [{from}]",
@@ -90,5 +76,4 @@ pub(super) unsafe fn copy_past_caches(target: &mut [u8], source: &[u8]) {
             );
         }
     }
-    to_last.copy_from_slice(from_last);
 }

@@ -4,9 +4,8 @@
 
 use std::ptr::NonNull;
 
-/// A page of its own: as much as one page of memory can be.
-#[repr(C, align(65536))]
-pub(super) struct Page<T>(pub(super) T);
+pub(super) use super::arch_fallback::Page;
+pub(crate) use super::arch_fallback::{prefetch_to_read, prefetch_to_write};
 
 #[inline]
 pub(super) fn has_vectors() -> bool {
@@ -17,12 +16,6 @@ pub(super) fn has_vectors() -> bool {
 pub(super) fn has_vectors_for(_: usize) -> bool {
     false
 }
-
-#[inline]
-pub(crate) fn prefetch_to_write<T>(_: NonNull<T>) {}
-
-#[inline]
-pub(crate) fn prefetch_to_read<T>(_: NonNull<T>) {}
 
 /// # Safety
 ///
@@ -35,6 +28,6 @@ pub(super) unsafe fn copy_vectors(from: NonNull<u8>, to: NonNull<u8>, len: usize
 /// # Safety
 ///
 /// Always met.
-pub(super) unsafe fn copy_past_caches(target: &mut [u8], source: &[u8]) {
+pub(super) unsafe fn copy_lines_past_caches(target: &mut [[u8; 64]], source: &[[u8; 64]]) {
     target.copy_from_slice(source);
 }

@@ -12,6 +12,9 @@ use crate::config::CopyRoutine;
 const SHORT: RangeInclusive<usize> = HALF..=2 * HALF;
 const HALF: usize = 32;
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// From here on a ring chooses the routine.
 const CHOSEN_FROM: usize = 4 << 10;
 
@@ -77,8 +80,16 @@ fn copy_long(target: &mut [u8], source: &[u8], routine: CopyRoutine) {
     let len = source.len().min(target.len());
     match routine {
         CopyRoutine::PastCaches if arch::has_vectors() => {
-            // SAFETY: it may be called, as just asked.
-            unsafe { arch::copy_past_caches(target, source) }
+            // The first line has the frame's header in it, which is stored through the caches.
+            let start = target.as_ptr().align_offset(LINE).min(len);
+            let (to_first, to) = target.split_at_mut(start);
+            let (from_first, from) = source.split_at(start);
+            let (to_lines, to_last) = to.as_chunks_mut::<LINE>();
+            let (from_lines, from_last) = from.as_chunks::<LINE>();
+            to_first.copy_from_slice(from_first);
+            to_last.copy_from_slice(from_last);
+            // SAFETY: it may be called, as just asked; `start` is where a line starts.
+            unsafe { arch::copy_lines_past_caches(to_lines, from_lines) };
         }
         CopyRoutine::Vectors if arch::has_vectors() && len >= CHOSEN_FROM => {
             let (from, to) = (NonNull::from(source).cast(), NonNull::from(&mut *target).cast());

@@ -10,6 +10,8 @@
 #[cfg_attr(target_arch = "aarch64", path = "arch_aarch64.rs")]
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), path = "arch_other.rs")]
 pub(crate) mod arch;
+#[cfg(not(target_arch = "x86_64"))]
+mod arch_fallback;
 pub(crate) mod clock;
 pub(crate) mod copy;
 pub(crate) mod cpu;
