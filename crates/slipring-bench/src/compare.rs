@@ -344,8 +344,8 @@ impl<'a> Comparison<'a> {
         }
         out.push_str(
             "\nspeed         how many times as fast a message is now [95 % interval]\n\
-             beside limit  the same, with each time divided by that of its run's limit. It decides\n\
-             \x20             where there is one\n",
+             beside limit  the same, with each time divided by that of its run's limit.\n\
+             \x20             It decides where there is one\n",
         );
         let mut title = String::new();
         for pair in &self.pairs {
@@ -354,8 +354,8 @@ impl<'a> Comparison<'a> {
                 title = next;
                 let _ = writeln!(
                     out,
-                    "\n{title}\n  {:27} {:9} {:>9} {:>9}  {:19} beside limit",
-                    "", "placement", "before", "after", "speed"
+                    "\n{title}\n  {:27} {:9} {:>9} {:>9}  judgement\n    {:25} {:22} beside limit",
+                    "", "placement", "before", "after", "", "speed"
                 );
             }
             let _ = writeln!(out, "{}", line(pair));
@@ -441,17 +441,21 @@ fn line(pair: &Pair<'_>) -> String {
             let (cpu, wakes) = (row.cpu_ms.unwrap_or(0.0), row.wakeups.unwrap_or(0.0));
             format!("{cpu:.2} ms and {wakes:.0} wake-ups")
         };
-        return format!("  {transport:27} {placement:9} {}, then {}", used(before), used(after));
+        let (before, after) = (used(before), used(after));
+        return format!("  {transport:27} {placement:9} {before}\n  {:27} then      {after}", "");
     }
     let ns = |row: &Figure| row.round_ns.map_or_else(String::new, time);
-    format!(
-        "  {transport:27} {placement:9} {:>9} {:>9}  {:19} {:19} {}",
+    let times = format!(
+        "  {transport:27} {placement:9} {:>9} {:>9}  {}",
         ns(before),
         ns(after),
-        ratio(speed),
-        ratio(beside_limit),
         judgement.name()
-    )
+    );
+    if speed.is_none() && beside_limit.is_none() {
+        return times;
+    }
+    let ratios = format!("    {:25} {:22} {}", "", ratio(speed), ratio(beside_limit));
+    format!("{times}\n{}", ratios.trim_end())
 }
 
 #[cfg(test)]

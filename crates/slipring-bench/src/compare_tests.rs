@@ -94,6 +94,28 @@ fn placements_are_never_mixed_and_rows_of_one_result_are_listed() {
 }
 
 #[test]
+fn rows_of_a_comparison_fit_eighty_columns() {
+    let wide = |ns| {
+        let row = || row("slipring channel in batches", "disturbed", ns, None, "time");
+        let mut rows = [row(), row(), row()];
+        rows[0]["ratio_to_limit"] = json!(33.333);
+        rows[0]["ratio_low"] = json!(11.111);
+        rows[0]["ratio_high"] = json!(99.999);
+        rows[1]["workload"] = json!("W5");
+        rows[1]["what"] = json!("idle wait");
+        rows[1]["cpu_ms"] = json!(1234.5);
+        rows[1]["wakeups"] = json!(123_456.0);
+        rows[2]["transport"] = json!("pipe");
+        figures(rows.to_vec())
+    };
+    let (before, after) = (wide(99_999.0), wide(999_999.0));
+    let table = Comparison::new(&before, &after).table();
+    let (_, rows) = table.split_once("\n\n").unwrap();
+    assert!(rows.lines().all(|line| line.chars().count() <= 80), "{table}");
+    assert!(rows.contains("beside limit") && rows.contains(" wake-ups\n"), "{table}");
+}
+
+#[test]
 fn what_differs_beside_the_figures_is_a_warning() {
     let before = figures(Vec::new());
     assert_eq!(Comparison::new(&before, &before).warnings(), [""; 0]);
