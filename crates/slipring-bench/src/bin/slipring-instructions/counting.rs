@@ -14,7 +14,7 @@ use slipring_bench::counts::{self, Counts, mark};
 use slipring_bench::limits::sys;
 
 /// The paths, and the number of frames or requests of each.
-const PATHS: [(&str, u64); 10] = [
+const PATHS: [(&str, u64); 13] = [
     ("raw-commit", 640),
     ("raw-commit-lazily", 640),
     ("raw-commit-batch", 640),
@@ -23,15 +23,19 @@ const PATHS: [(&str, u64); 10] = [
     ("channel-submit", 400),
     ("channel-wait", 400),
     ("channel-chunk", 400),
+    ("channel-short", 640),
+    ("channel-batch", 640),
     ("worker-call", 400),
     ("worker-chunk", 400),
+    ("worker-batch", 640),
 ];
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.txt");
 /// What a baseline is written with.
 const HEAD: &str = "\
-# Counts for one frame or request of 64 bytes, or one chunk of 1 KiB: of the parent, and of a worker
-# with serial handlers. Written by `slipring-instructions --update`; holds for one compiler and
-# processor family. Lines are those of shared memory that are written to.
+# Counts for one frame, request or chunk of 64 bytes; of channel-chunk and worker-chunk, for one chunk
+# of 1 KiB. Of the parent, and of a worker with serial handlers. Written by `slipring-instructions
+# --update`; holds for one compiler and processor family. Lines are those of shared memory that are
+# written to.
 ";
 /// How much more instructions than its baseline a path may take. What else is counted does not
 /// change with the compiler, and may not become more at all.
@@ -42,7 +46,7 @@ const MOST: usize = 2_000_000;
 const LEN: usize = 64;
 /// Frames of a batch.
 const BATCH: usize = 32;
-/// Longer than a chunk that is copied out of the ring together with others.
+/// The length of a chunk that is no short one.
 const CHUNK: usize = 1024;
 /// A multiple of the batch.
 const WARM: u64 = 96;
@@ -50,6 +54,8 @@ const LONG: Duration = Duration::from_secs(60);
 const ECHO: Kind = Kind::named("echo");
 const NAP: Kind = Kind::named("nap");
 const CHUNKS: Kind = Kind::named("chunks");
+/// Short chunks, sent as a batch.
+const BATCHES: Kind = Kind::named("batches");
 /// Long enough for what the other side does meanwhile.
 const NAP_TIME: Duration = Duration::from_millis(1500);
 
@@ -197,8 +203,9 @@ fn count_worker(path: &str, count: u64, file: &Path) -> io::Result<()> {
             pending.wait()?;
         }
     } else {
-        let chunks = channel.stream(CHUNKS, &[], LONG)?;
-        wait_until(|| channel.health().bytes_sent == count * CHUNK as u64);
+        let (kind, len) = stream_of(path);
+        let chunks = channel.stream(kind, &[], LONG)?;
+        wait_until(|| channel.health().bytes_sent == count * len);
         for chunk in chunks {
             chunk?;
         }
@@ -206,6 +213,14 @@ fn count_worker(path: &str, count: u64, file: &Path) -> io::Result<()> {
     match channel.close(LONG)? {
         ExitCause::Exited(0) => Ok(()),
         exit => Err(io::Error::other(format!("{path}: the worker ended with {exit:?}"))),
+    }
+}
+
+/// The kind of request that a path streams for, and the length of its chunks.
+fn stream_of(path: &str) -> (Kind, u64) {
+    match path {
+        "channel-chunk" | "worker-chunk" => (CHUNKS, CHUNK as u64),
+        _ => (BATCHES, LEN as u64),
     }
 }
 
@@ -298,14 +313,16 @@ fn parent(path: &str) -> io::Result<Counted> {
             channel.close(LONG)?;
             Ok(counted)
         }
-        "channel-chunk" => {
-            let channel = spawner("channel")?.spawn()?;
+        "channel-chunk" | "channel-short" | "channel-batch" => {
+            let channel = spawner(path)?.spawn()?;
             channel.wait_ready(LONG)?;
-            let mut chunks = channel.stream(CHUNKS, &[], LONG)?;
+            let (kind, len) = stream_of(path);
+            let mut chunks = channel.stream(kind, &[], LONG)?;
             // By then all replies are in the ring.
-            wait_until(|| channel.health().bytes_sent >= (WARM + count) * CHUNK as u64);
+            wait_until(|| channel.health().bytes_sent >= (WARM + count) * len);
+            let read = if path == "channel-batch" { read_batches } else { read_chunks };
             read_chunks(&mut chunks, WARM)?;
-            let counted = recorded(channel.pid(), count, || read_chunks(&mut chunks, count))?;
+            let counted = recorded(channel.pid(), count, || read(&mut chunks, count))?;
             drop(chunks);
             channel.close(LONG)?;
             Ok(counted)
@@ -420,11 +437,29 @@ fn read_chunks(chunks: &mut Stream, count: u64) -> io::Result<()> {
     Ok(())
 }
 
+#[inline(never)]
+fn read_batches(chunks: &mut Stream, count: u64) -> io::Result<()> {
+    let mut left = count;
+    while left > 0 {
+        mark();
+        let Some(batch) = chunks.next_chunks()? else { break };
+        for chunk in &batch {
+            std::hint::black_box(chunk);
+            left -= 1;
+        }
+    }
+    mark();
+    Ok(())
+}
+
 /// Runs the other side, and a worker that is counted.
 fn serve(args: &[&str]) -> io::Result<()> {
     match *args {
-        ["channel"] => Ok(channel_worker(WARM + frames("channel-chunk"), || Ok(())).serve()?),
-        ["worker-call" | "worker-chunk", count, file] => {
+        ["channel"] => Ok(channel_worker(0, || Ok(())).serve()?),
+        [path @ ("channel-chunk" | "channel-short" | "channel-batch")] => {
+            Ok(channel_worker(WARM + frames(path), || Ok(())).serve()?)
+        }
+        ["worker-call" | "worker-chunk" | "worker-batch", count, file] => {
             let count: u64 = count.parse().map_err(io::Error::other)?;
             channel_worker(count, || {
                 // The parent sends all of its requests meanwhile.
@@ -459,6 +494,16 @@ fn channel_worker(
                 mark();
                 chunks.send(&[7; CHUNK][..])?;
             }
+            mark();
+            std::thread::sleep(NAP_TIME);
+            Ok(chunks.end()?)
+        })
+        .on(BATCHES, move |(), _, responder| {
+            let mut chunks = responder.stream();
+            chunks.send_all((0..chunk_count).map(|_| {
+                mark();
+                &[7; LEN][..]
+            }))?;
             mark();
             std::thread::sleep(NAP_TIME);
             Ok(chunks.end()?)
