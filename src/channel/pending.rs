@@ -382,7 +382,8 @@ impl PendingTable {
         }
         let mut requests = self.requests.lock();
         let cut_off = requests.take_cut_off(request);
-        let are_covered = buffer.keep(requests.spend_credits(request, buffer.costs()));
+        let are_covered = requests.spend_all(request, buffer.cost())
+            || buffer.keep(requests.spend_credits(request, buffer.costs()));
         requests.tally.received_chunks(buffer.chunks(), buffer.bytes());
         drop(requests);
         drop(cut_off);

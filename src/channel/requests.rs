@@ -439,12 +439,27 @@ impl<T> Requests<T> {
     /// waits until `received + bytes - window` is credited, or for a chunk that is longer
     /// than the window until all before it is.
     pub(crate) fn spend_credit(&mut self, request: u64, bytes: usize) -> bool {
-        self.spend_credits(request, std::iter::once(as_u64(bytes))) == 1
+        self.spend_all(request, as_u64(bytes))
+            || self.spend_credits(request, std::iter::once(as_u64(bytes))) == 1
     }
 
-    /// Does the same for chunks in a row, up to the first that the worker had no credit for.
-    /// Returns how many come before that one.
+    /// Counts slots of chunks in a row, `bytes` in all, as received, if the worker had credit for each
+    /// of them and none is longer than the window. Returns false otherwise, and counts nothing.
     #[inline]
+    pub(crate) fn spend_all(&mut self, request: u64, bytes: u64) -> bool {
+        let window = self.window;
+        let Some(entry) = self.entry(request) else { return false };
+        let received = entry.received.wrapping_add(bytes);
+        // The last chunk needs the most credit.
+        let is_covered = bytes <= window && entry.credited >= received.saturating_sub(window);
+        if is_covered {
+            entry.received = received;
+        }
+        is_covered
+    }
+
+    /// Counts chunks in a row as [`Requests::spend_credit`] does, up to the first that the worker had
+    /// no credit for. Returns how many come before that one.
     pub(crate) fn spend_credits(
         &mut self,
         request: u64,

@@ -144,6 +144,20 @@ fn a_stream_has_credit_for_one_window_or_for_one_chunk_that_is_longer() {
 }
 
 #[test]
+fn chunks_are_counted_together_only_if_all_have_credit() {
+    let mut requests = Requests::<u32>::new(1, 200);
+    let stream = requests.open(true).unwrap().0;
+    assert!(requests.spend_all(stream, 128));
+    assert!(!requests.spend_all(stream, 128), "the last of them is beyond the window");
+    assert_eq!(requests.add_consumed(stream, 128, true), Some(128));
+    assert!(!requests.spend_all(stream, 256), "one of them may be longer than the window");
+    assert!(requests.spend_all(stream, 192), "nothing was counted meanwhile");
+    assert!(!requests.spend_all(stream, 64));
+    assert_eq!(requests.spend_credits(stream, [64].into_iter()), 0, "one by one it is the same");
+    assert!(!requests.spend_all(stream + 1, 0), "a request that is unknown");
+}
+
+#[test]
 fn chunks_in_a_row_have_credit_up_to_the_first_that_has_none() {
     let mut requests = Requests::<u32>::new(1, 200);
     let stream = requests.open(true).unwrap().0;

@@ -240,7 +240,7 @@ impl Stream {
             self.note_chunk();
             // Now, and not when the run is given back: the worker goes on while the run is read,
             // also if it is one chunk that is longer than half of the window.
-            self.add_consumed(as_usize(self.buffer.costs().sum()));
+            self.add_consumed(as_usize(self.buffer.cost()));
             return Ok(Some(Source::Run));
         }
         Ok(self.first_copied().map(Source::One))

@@ -124,6 +124,13 @@ impl StreamBuffer {
         self.copied.bytes() + self.lens().iter().map(|len| u64::from(*len)).sum::<u64>()
     }
 
+    /// How many bytes of slots they take: the sum of [`StreamBuffer::costs`], in two plain loops.
+    #[inline]
+    pub(super) fn cost(&self) -> u64 {
+        let in_run = self.lens().iter().map(|len| span(as_usize(u64::from(*len))));
+        in_run.sum::<u64>() + self.copied.lens().map(span).sum::<u64>()
+    }
+
     /// How many bytes of slots each of them takes.
     pub(super) fn costs(&self) -> impl Iterator<Item = u64> {
         let in_run = self.lens().iter().map(|len| as_usize(u64::from(*len)));

@@ -306,7 +306,8 @@ impl SlotReader {
                 self.slots.prefetch(self.next.wrapping_add(span));
                 self.slots.prefetch(self.next.wrapping_add(2 * span));
             }
-            if !self.has_frame() {
+            // A frame was found before in this process, in a ring that is not corrupt.
+            if self.commit_word(self.next) != Commit::frame(self.next) {
                 break;
             }
         }
