@@ -41,6 +41,7 @@
 //! | get a long answer as it is made | [`Channel::stream`], which returns a [`Stream`] |
 //! | serve requests in the worker | [`worker::Worker`] |
 //! | send texts, matrices, or types of your own | [`payload`], [`Payload`] |
+//! | serve embeddings, chats, reranking or documents | [`payload::roles`] |
 //! | exchange frames with a protocol of your own | [`RawLink`], [`ring`] |
 //! | send requests from tasks | `tasks::AsyncChannel` (feature `async`) |
 //! | test a host without processes | `testing::spawn_thread` (feature `testing`) |

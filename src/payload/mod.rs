@@ -1,4 +1,4 @@
-//! Typed payloads: texts and matrices as the bytes of a frame, and back.
+//! Typed payloads: texts, matrices, chats and documents as the bytes of a frame, and back.
 //!
 //! A [`Payload`] is what a caller sends: a value that knows its encoded length and writes
 //! itself into a slot of that length. A [`Source`] is what a decoder reads: bytes that may
@@ -10,6 +10,8 @@
 //! | a batch of texts | [`TextBatch`] over `&[impl AsRef<str>]` | [`Texts`], reusable |
 //! | a matrix | [`Matrix`] at once, [`MatrixWriter`] row by row | [`MatrixReader`] over any source, [`MatrixRows`] while it comes, [`Matrix::decode`] over private bytes |
 //! | the header of a matrix alone | [`MatrixShape::to_header`] | [`MatrixShape::from_header`] |
+//! | chats, rerank requests, documents | the types of [`roles`] | the same |
+//! | a part of a source | | [`SourceRange`] |
 //!
 //! A `Box`, `Rc`, `Arc`, `Cow` or reference of a payload is a payload, and one of a source is
 //! a source.
@@ -31,8 +33,8 @@
 //!
 //! # Encoding
 //!
-//! All numbers are little-endian. The layouts are given byte by byte at [`TextBatch`] and
-//! [`MatrixShape`]. The file `tests/data/payload-vectors.txt` of the repository holds encodings
+//! All numbers are little-endian. The layouts are given byte by byte at [`TextBatch`],
+//! [`MatrixShape`], and in [`roles`]. The file `tests/data/payload-vectors.txt` of the repository holds encodings
 //! to accept and to refuse, for implementations in any language.
 //!
 //! ```
@@ -57,6 +59,8 @@ mod matrix_rows;
 mod matrix_shape;
 mod matrix_writer;
 mod payload_reader;
+pub mod roles;
+mod source_range;
 mod text_batch;
 mod texts;
 #[cfg(feature = "bytes")]
@@ -87,6 +91,7 @@ pub use matrix_rows::MatrixRows;
 pub use matrix_shape::MatrixShape;
 pub use matrix_writer::MatrixWriter;
 pub use payload_reader::PayloadReader;
+pub use source_range::SourceRange;
 pub use text_batch::{TextBatch, TextBatchSize};
 pub use texts::{Texts, TextsIter};
 

@@ -51,13 +51,14 @@ impl Kind {
     /// A slot that was claimed and not used. Of the protocol: it belongs to no request.
     pub(crate) const VOID: Self = Self(11);
 
-    /// A batch of texts, answered with a matrix.
+    /// A batch of texts, answered with a matrix: a row for each text. The payloads of this kind
+    /// and of the next three are in [`payload::roles`](crate::payload::roles).
     pub const EMBED: Self = Self(32);
     /// A chat, answered with text or a stream of tokens.
     pub const CHAT: Self = Self(33);
-    /// A query and candidates, answered with scores.
+    /// A query and documents, answered with scores.
     pub const RERANK: Self = Self(34);
-    /// A document, answered with one chunk a page.
+    /// A document or an image, answered with one chunk a page.
     pub const VISION: Self = Self(35);
 
     /// Returns the application's kind number `n`. There are 32,512 of them.
