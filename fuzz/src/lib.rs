@@ -2,8 +2,8 @@
 //!
 //! The programs in `fuzz_targets/` run a check on inputs that the fuzzer invents,
 //! `tests/replay.rs` runs all checks on the inputs in `seeds/` and `regressions/`, without a
-//! fuzzer. The checks of payloads ([`payloads`]) and of a worker's answers ([`interleaved`]) use the
-//! public interface. All others need the inside of the library: they are in `inside/`, which the library compiles as its module
+//! fuzzer. The checks of payloads ([`payloads`], [`roles`]) and of a worker's answers ([`interleaved`]) use
+//! the public interface. All others need the inside of the library: they are in `inside/`, which the library compiles as its module
 //! `fuzzing` in builds with `--cfg slipring_fuzzing`.
 //!
 //! To add a target, add
@@ -16,6 +16,7 @@
 
 pub mod interleaved;
 pub mod payloads;
+pub mod roles;
 
 /// Panics if the input shows a fault.
 pub type Check = fn(&[u8]);
@@ -24,6 +25,7 @@ pub type Check = fn(&[u8]);
 pub const TARGETS: &[(&str, Check)] = &[
     ("text_batch", payloads::text_batch),
     ("matrix", payloads::matrix),
+    ("roles", roles::roles),
     ("attach_header", slipring::fuzzing::attach_header),
     ("ring", slipring::fuzzing::ring),
     ("messages", slipring::fuzzing::messages),

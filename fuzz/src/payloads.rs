@@ -190,30 +190,30 @@ fn batch<'a>(texts: &'a [&'a str]) -> TextBatch<'a, &'a str> {
 }
 
 /// Encodes into a buffer that held something else before.
-fn encode(payload: &impl Payload) -> Vec<u8> {
+pub(crate) fn encode(payload: &impl Payload) -> Vec<u8> {
     let mut slot = vec![0xa5; payload.encoded_len()];
     payload.encode(&mut slot).expect("a slot of the announced length");
     slot
 }
 
-fn refuse<T>(result: Result<T>) {
+pub(crate) fn refuse<T>(result: Result<T>) {
     check_refusal(&result.err().expect("to be refused"));
 }
 
-fn check_refusal(error: &Error) {
+pub(crate) fn check_refusal(error: &Error) {
     assert_eq!(error.kind(), ErrorKind::InvalidPayload);
     assert!(!error.to_string().is_empty());
 }
 
 /// A source that a peer rewrites between reads: every read sees the other of two versions.
-struct Unsteady<'a> {
+pub(crate) struct Unsteady<'a> {
     versions: [&'a [u8]; 2],
     reads: Cell<usize>,
 }
 
 impl<'a> Unsteady<'a> {
     /// Makes the halves of `data` the versions, once in each order.
-    fn both_ways(data: &'a [u8]) -> [Self; 2] {
+    pub(crate) fn both_ways(data: &'a [u8]) -> [Self; 2] {
         let (left, rest) = data.split_at(data.len() / 2);
         let right = rest.get(..left.len()).expect("the second half is not the shorter one");
         [[left, right], [right, left]].map(|versions| Self { versions, reads: Cell::new(0) })
