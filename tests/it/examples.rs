@@ -98,6 +98,22 @@ fn dynamic_batching_needs_far_fewer_passes_for_as_many_texts() {
 }
 
 #[test]
+fn role_worker_embeds_chats_reranks_and_reads_pages() {
+    let expected = "\
+embed: text 0 is [3.0, 2.0, 2.0, 2.0]
+embed: text 1 is [2.0, 1.0, 0.0, 1.0]
+chat: round and round it goes, stop
+chat: round and round, length: 10 tokens read, 3 written
+rerank: [0.33333334, 0.6666667, 0.0, 0.0]
+rerank: \"a ring that slips\" has 0.6666667
+rerank: \"the ring of a bell\" has 0.33333334
+vision: page 1 of Some(3): title
+vision: page 3 of Some(3): chapter one
+";
+    assert_eq!(run("role_worker"), expected);
+}
+
+#[test]
 fn raw_link_adds_up_what_was_sent_in_batches() {
     let printed = run("raw_link");
     assert!(printed.starts_with("100000 samples in 31"), "{printed}");

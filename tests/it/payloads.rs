@@ -6,6 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::common::*;
+use slipring::payload::roles::{
+    ChatMessage, ChatRequest, Document, DocumentOptions, DocumentReader, RerankQuery, RerankRequest,
+};
 use slipring::payload::{Matrix, MatrixReader, Payload, PayloadReader, TextBatch, Texts};
 use slipring::{Channel, Config, CopyRoutine, ErrorKind, Reply};
 
@@ -75,6 +78,31 @@ fn payloads_of_several_parts_arrive_whether_they_fit_a_frame_or_not() {
         let texts = Texts::decode(&sent(&channel, &TextBatch::new(&batch).unwrap())).unwrap();
         assert_eq!(texts.iter().collect::<Vec<_>>(), batch);
         assert_eq!(Texts::decode(&sent(&channel, &texts)).unwrap(), texts);
+    }
+}
+
+#[test]
+fn payloads_of_roles_arrive_whether_they_fit_a_frame_or_not() {
+    let channel = echo();
+    for len in lengths(&channel) {
+        let bytes = pattern(7, len);
+        let mut options = DocumentOptions::new();
+        options.pages = vec![1..=9];
+        let document = Document::new("image/png", &bytes, &options).unwrap();
+        let reader = DocumentReader::new(sent(&channel, &document)).unwrap();
+        assert_eq!((reader.media_type(), reader.options()), ("image/png", &options));
+        let mut read = Vec::new();
+        PayloadReader::new(reader.bytes()).read_to_end(&mut read).unwrap();
+        assert!(read == bytes, "{len}");
+
+        let text = "z".repeat(len);
+        let chat = ChatRequest::new([ChatMessage::system("short"), ChatMessage::user(&*text)]);
+        assert_eq!(ChatRequest::decode(&sent(&channel, &chat)).unwrap(), chat);
+        let documents = ["", &text];
+        let request = RerankRequest::new(&text, &documents).unwrap().top_n(1);
+        let query = RerankQuery::decode(&sent(&channel, &request)).unwrap();
+        assert_eq!((&query.query, query.top_n), (&text, Some(1)));
+        assert!(query.documents.iter().eq(documents));
     }
 }
 
