@@ -4,6 +4,7 @@ mod death;
 mod exit;
 mod failure;
 mod kind;
+mod overload;
 mod stage;
 mod stream_timeout;
 
@@ -19,6 +20,7 @@ pub(crate) use death::{EndOfService, Marks};
 pub use exit::ExitCause;
 pub use failure::HandlerFailure;
 pub use kind::ErrorKind;
+pub use overload::Overload;
 pub use stage::RequestStage;
 pub(crate) use stage::{Mark, Stage};
 pub use stream_timeout::StreamTimeout;
@@ -82,6 +84,7 @@ enum Detail {
     Handler(HandlerFailure),
     Death(WorkerDeath),
     StreamTimeout(StreamTimeout),
+    Overload(Overload),
 }
 
 impl Error {
@@ -153,6 +156,12 @@ impl Error {
         Self::build(ErrorKind::PeerDied, Cow::Borrowed(""), Detail::Death(death), None)
     }
 
+    pub(crate) fn overloaded(role: &str, overload: Overload) -> Self {
+        let message = format!("role {role} is overloaded: {overload}");
+        let detail = Detail::Overload(overload);
+        Self::build(ErrorKind::Overloaded, message.into(), detail, None).with_begun(false)
+    }
+
     #[cold]
     pub(crate) fn corrupt(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::PeerCorrupt, message)
@@ -197,10 +206,11 @@ impl Error {
         self.0.kind
     }
 
-    /// Returns whether the deadline of the operation passed.
+    /// Returns whether the deadline of the operation passed, also if that was while a request
+    /// waited for a worker of a pool.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        self.kind() == ErrorKind::Timeout
+        matches!(self.kind(), ErrorKind::Timeout | ErrorKind::QueueTimeout)
     }
 
     /// Returns whether a stream delivered nothing within the timeout of its first chunk or of a
@@ -344,6 +354,15 @@ impl Error {
         }
     }
 
+    /// Returns how full the role of a pool was, if the kind is [`ErrorKind::Overloaded`].
+    #[must_use]
+    pub fn overload(&self) -> Option<Overload> {
+        match self.0.detail {
+            Detail::Overload(overload) => Some(overload),
+            _ => None,
+        }
+    }
+
     /// Returns the last 4096 bytes that the worker logged, lossily decoded, if the worker is
     /// dead or did not attach, and has a log.
     #[must_use]
@@ -388,7 +407,10 @@ impl fmt::Display for Error {
                 write!(f, "the worker could not build its session: {failure}")?;
             }
             Detail::Handler(failure) => write!(f, "handler failed: {failure}")?,
-            Detail::None | Detail::TooLarge { .. } | Detail::StreamTimeout(_) => {
+            Detail::None
+            | Detail::TooLarge { .. }
+            | Detail::StreamTimeout(_)
+            | Detail::Overload(_) => {
                 one_line(f, &self.0.message)?;
             }
         }

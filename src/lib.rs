@@ -39,6 +39,7 @@
 //! | send it requests from threads | [`Channel`] |
 //! | have many requests in flight | [`Channel::submit`], which returns a [`Pending`] |
 //! | get a long answer as it is made | [`Channel::stream`], which returns a [`Stream`] |
+//! | have several workers kept alive, with retries and limits | [`pool`] |
 //! | serve requests in the worker | [`worker::Worker`] |
 //! | send texts, matrices, or types of your own | [`payload`], [`Payload`] |
 //! | serve embeddings, chats, reranking or documents | [`payload::roles`] |
@@ -65,6 +66,8 @@
 //! | [`Interrupted`](ErrorKind::Interrupted) | goes on if its handle is kept, and is otherwise cancelled | is usable |
 //! | [`PeerDied`](ErrorKind::PeerDied) | [`Error::was_begun`] says whether it can be sent again | is over: spawn another |
 //! | [`PeerCorrupt`](ErrorKind::PeerCorrupt), [`Session`](ErrorKind::Session), [`Closed`](ErrorKind::Closed) | is over | is over |
+//! | [`Overloaded`](ErrorKind::Overloaded), [`QueueTimeout`](ErrorKind::QueueTimeout), [`Degraded`](ErrorKind::Degraded) | was not begun | the pool is usable |
+//! | [`Poison`](ErrorKind::Poison) | is not sent again | the pool is usable |
 //! | [`Forked`](ErrorKind::Forked) | belongs to the parent of this process | belongs to the parent |
 //!
 //! # Timeouts
@@ -148,8 +151,8 @@ cfg_if! {
         };
         pub use config::{Config, ConfigBuilder, CopyRoutine, RingConfig, WaitStrategy};
         pub use error::{
-            Error, ErrorKind, ExitCause, HandlerFailure, RequestStage, Result, StreamTimeout,
-            WorkerDeath,
+            Error, ErrorKind, ExitCause, HandlerFailure, Overload, RequestStage, Result,
+            StreamTimeout, WorkerDeath,
         };
         pub use id::RequestId;
         pub use payload::{Payload, Source};
@@ -171,6 +174,7 @@ cfg_if! {
         #[cfg(feature = "named")]
         pub mod named;
         pub mod payload;
+        pub mod pool;
         mod process;
         mod protocol;
         mod raw;
@@ -192,8 +196,8 @@ cfg_if! {
         };
         pub use config::{Config, ConfigBuilder, CopyRoutine, RingConfig, WaitStrategy};
         pub use error::{
-            Error, ErrorKind, ExitCause, HandlerFailure, RequestStage, Result, StreamTimeout,
-            WorkerDeath,
+            Error, ErrorKind, ExitCause, HandlerFailure, Overload, RequestStage, Result,
+            StreamTimeout, WorkerDeath,
         };
         pub use id::RequestId;
         pub use payload::{Payload, Source};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use imports::{Imports, Source};
 
 /// A module imports only from lower levels, or from its own folder.
-const LEVELS: [(&str, u32); 19] = [
+const LEVELS: [(&str, u32); 20] = [
     ("error", 0),
     ("config", 0),
     ("id", 0),
@@ -30,6 +30,7 @@ const LEVELS: [(&str, u32); 19] = [
     ("tasks", 8),
     ("named", 8),
     ("testing", 8),
+    ("pool", 9),
 ];
 
 /// The only files that may contain `unsafe`, each with a reason at its head.

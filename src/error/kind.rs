@@ -74,6 +74,17 @@ pub enum ErrorKind {
     /// Something that the parent process owns was used in a forked child that has not called
     /// exec. Such a child cannot start workers, either.
     Forked,
+    /// As many requests as allowed wait for a worker of the pool. Nothing was sent; see
+    /// [`Error::overload`](crate::Error::overload), which says when to try again.
+    Overloaded,
+    /// The deadline passed while the request waited for a worker of the pool. It was not begun.
+    QueueTimeout,
+    /// No worker of the pool's role serves, and those that were started have failed too often. The
+    /// pool tries on; [`source`](std::error::Error::source) is why the last one failed.
+    Degraded,
+    /// The request has killed a worker of the pool that served it alone, after another one had died
+    /// with it. It is not sent again; [`source`](std::error::Error::source) is the last death.
+    Poison,
     /// The kernel lacks something that is needed.
     Unsupported,
     /// A system call failed; see [`source`](std::error::Error::source).
@@ -82,7 +93,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// All kinds.
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::InvalidConfig,
         Self::InvalidInput,
         Self::TooLarge,
@@ -102,6 +113,10 @@ impl ErrorKind {
         Self::Handshake,
         Self::Mismatch,
         Self::Forked,
+        Self::Overloaded,
+        Self::QueueTimeout,
+        Self::Degraded,
+        Self::Poison,
         Self::Unsupported,
         Self::Os,
     ];
@@ -130,6 +145,10 @@ impl ErrorKind {
             Self::Handshake => "handshake",
             Self::Mismatch => "mismatch",
             Self::Forked => "forked",
+            Self::Overloaded => "overloaded",
+            Self::QueueTimeout => "queue_timeout",
+            Self::Degraded => "degraded",
+            Self::Poison => "poison",
             Self::Unsupported => "unsupported",
             Self::Os => "os",
         }
@@ -144,12 +163,12 @@ impl ErrorKind {
             Self::InvalidPayload | Self::PeerCorrupt | Self::Protocol | Self::Mismatch => {
                 io::ErrorKind::InvalidData
             }
-            Self::Timeout | Self::Stalled => io::ErrorKind::TimedOut,
+            Self::Timeout | Self::Stalled | Self::QueueTimeout => io::ErrorKind::TimedOut,
             // Not `Interrupted`, nor `WouldBlock`: after those, loops of std and of reactors try
             // again what will never succeed.
             Self::Cancelled => io::ErrorKind::ConnectionAborted,
             Self::Closed => io::ErrorKind::NotConnected,
-            Self::TooManyInFlight => io::ErrorKind::ResourceBusy,
+            Self::TooManyInFlight | Self::Overloaded => io::ErrorKind::ResourceBusy,
             Self::PeerDied => io::ErrorKind::BrokenPipe,
             Self::Unsupported => io::ErrorKind::Unsupported,
             // As `Cancelled`.
@@ -157,6 +176,8 @@ impl ErrorKind {
             | Self::Session
             | Self::Handshake
             | Self::Forked
+            | Self::Degraded
+            | Self::Poison
             | Self::Interrupted => io::ErrorKind::Other,
             Self::Spawn | Self::Os => return None,
         })

@@ -44,6 +44,7 @@ mod parents;
 mod passing;
 mod payloads;
 mod platforms;
+mod pool;
 mod processors;
 mod raw_links;
 #[cfg(feature = "tokio")]

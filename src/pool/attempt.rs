@@ -1,0 +1,45 @@
+//! What an error says about an attempt: whether its worker is gone, and whether it had begun.
+
+use super::scheduler::Attempt;
+use super::worker::Worker;
+use crate::error::{Error, ErrorKind, ExitCause, WorkerDeath};
+use crate::sys::clock::Deadline;
+
+/// Whether the worker of an attempt that ended with this error is of no use any more.
+pub(super) fn ends_worker(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::PeerDied | ErrorKind::PeerCorrupt | ErrorKind::Session | ErrorKind::Closed
+    )
+}
+
+/// What is known of an attempt that its worker's end has ended. Blocks until it is known whether it
+/// had been begun, but not beyond the deadline.
+pub(super) fn attempt(
+    error: &Error,
+    worker: &Worker,
+    was_alone: bool,
+    has_delivered: bool,
+    deadline: Deadline,
+) -> Attempt {
+    let mut was_begun = error.was_begun();
+    if was_begun.is_none() && error.is_peer_dead() {
+        worker.wait_until_known(deadline);
+        was_begun = error.was_begun();
+    }
+    let was_killed = error.death().is_some_and(is_killed_from_outside) && !worker.was_hung();
+    Attempt { was_begun, was_alone, was_killed, has_delivered }
+}
+
+/// Whether an operator or the system has ended the worker, and not its own code.
+pub(super) fn is_killed_from_outside(death: &WorkerDeath) -> bool {
+    !death.is_oom_suspected() && death.cause().is_some_and(is_outside_signal)
+}
+
+/// Whether code never ends by this signal itself.
+pub(super) fn is_outside_signal(cause: ExitCause) -> bool {
+    matches!(
+        cause,
+        ExitCause::Signaled(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP)
+    )
+}

@@ -1,0 +1,36 @@
+//! The wait for the end of all workers of a pool.
+
+use crate::sync::plain::{Condvar, Mutex};
+use crate::sys::clock::Deadline;
+
+/// Tells that a worker has ended.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    count: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl Ended {
+    pub(super) fn notify(&self) {
+        *self.count.lock() += 1;
+        self.changed.notify_all();
+    }
+
+    /// Blocks until `is_over`, or until the deadline. Returns whether it is.
+    pub(super) fn wait(&self, deadline: Deadline, is_over: impl Fn() -> bool) -> bool {
+        loop {
+            let before = *self.count.lock();
+            if is_over() {
+                return true;
+            }
+            let mut count = self.count.lock();
+            while *count == before {
+                let left = deadline.remaining();
+                if left.is_zero() {
+                    return false;
+                }
+                count = self.changed.wait_timeout(count, left);
+            }
+        }
+    }
+}

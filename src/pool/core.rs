@@ -1,0 +1,201 @@
+//! A role's one lock, and what is done after it.
+//!
+//! Under the lock the scheduler decides. What it decides is done when the lock is free: requests
+//! are told here, and workers are started and ended by whoever made the change.
+
+use std::sync::Arc;
+
+use super::scheduler::{
+    Action, Admission, Asked, Ending, Grant, History, Note, Refusal, Scheduler, Ticket, WorkerId,
+};
+use super::seat::{Seat, Told};
+use crate::sync::Mutex;
+use crate::sys::clock::now_ns;
+
+/// The decisions of one role, and its workers `L`.
+#[derive(Debug)]
+pub(super) struct RoleCore<L>(Mutex<Locked<L>>);
+
+#[derive(Debug)]
+struct Locked<L> {
+    scheduler: Scheduler<Arc<Seat<L>>>,
+    /// The worker of each slot, from its start to its end.
+    workers: Vec<Option<(WorkerId, Arc<L>)>>,
+}
+
+/// What is left to do after a change.
+#[derive(Debug)]
+pub(super) struct Deeds<L> {
+    pub(super) deeds: Vec<Deed<L>>,
+    /// When to look at the role again, if that may have changed.
+    pub(super) next_tick: Option<u64>,
+}
+
+#[derive(Debug)]
+pub(super) enum Deed<L> {
+    Start(WorkerId, Arc<L>),
+    Stop(Arc<L>),
+    Note(Note),
+}
+
+/// Where a request is that asked for a worker.
+#[derive(Debug)]
+pub(super) enum Placed<L> {
+    Granted(Grant, Arc<L>),
+    Waits(Ticket, Arc<Seat<L>>),
+    Refused(Refusal),
+}
+
+impl<L: Default> RoleCore<L> {
+    pub(super) fn new(scheduler: Scheduler<Arc<Seat<L>>>) -> Self {
+        Self(Mutex::new(Locked { scheduler, workers: Vec::new() }))
+    }
+
+    /// Asks for a worker for a new request.
+    #[inline]
+    pub(super) fn admit(&self, now: u64, asked: Asked) -> (Placed<L>, Option<Deeds<L>>) {
+        self.place(|scheduler, seat| scheduler.admit(now, asked, seat))
+    }
+
+    /// Asks for a worker for a request that had one before.
+    pub(super) fn admit_again(
+        &self,
+        now: u64,
+        asked: Asked,
+        history: &History,
+    ) -> (Placed<L>, Option<Deeds<L>>) {
+        self.place(|scheduler, seat| scheduler.admit_again(now, asked, history, seat))
+    }
+
+    /// A request gives its worker back.
+    #[inline]
+    pub(super) fn finish(&self, now: u64, grant: Grant, ending: Ending) -> Option<Deeds<L>> {
+        self.change(|scheduler| scheduler.finish(now, grant, ending)).1
+    }
+
+    /// A request stops waiting. Returns false if it was told, or is about to be.
+    pub(super) fn leave(&self, now: u64, ticket: Ticket) -> (bool, Option<Deeds<L>>) {
+        self.change(|scheduler| scheduler.leave(now, ticket).is_some())
+    }
+
+    /// Changes what the scheduler knows, and returns what is left to do.
+    #[inline]
+    pub(super) fn change<R>(
+        &self,
+        change: impl FnOnce(&mut Scheduler<Arc<Seat<L>>>) -> R,
+    ) -> (R, Option<Deeds<L>>) {
+        let mut locked = self.0.lock();
+        let changed = change(&mut locked.scheduler);
+        let after = locked.after();
+        drop(locked);
+        (changed, after.map(After::tell))
+    }
+
+    /// The workers that are there.
+    pub(super) fn workers(&self) -> Vec<(WorkerId, Arc<L>)> {
+        self.0.lock().workers.iter().flatten().map(|(id, live)| (*id, Arc::clone(live))).collect()
+    }
+
+    /// Forgets a worker that has ended, after `change`.
+    pub(super) fn forget(
+        &self,
+        worker: WorkerId,
+        change: impl FnOnce(&mut Scheduler<Arc<Seat<L>>>),
+    ) -> Option<Deeds<L>> {
+        let mut locked = self.0.lock();
+        let mut gone = None;
+        if let Some(place) = locked.workers.get_mut(worker.slot)
+            && place.as_ref().is_some_and(|(id, _)| *id == worker)
+        {
+            gone = place.take();
+        }
+        change(&mut locked.scheduler);
+        let after = locked.after();
+        drop(locked);
+        drop(gone);
+        after.map(After::tell)
+    }
+
+    #[inline]
+    fn place(
+        &self,
+        admit: impl FnOnce(&mut Scheduler<Arc<Seat<L>>>, &mut dyn FnMut() -> Arc<Seat<L>>) -> Admission,
+    ) -> (Placed<L>, Option<Deeds<L>>) {
+        let mut locked = self.0.lock();
+        let mut seat = None;
+        let mut make = || Arc::clone(seat.get_or_insert_with(|| Arc::new(Seat::new())));
+        let admission = admit(&mut locked.scheduler, &mut make);
+        let placed = match (admission, seat) {
+            (Admission::Granted(grant), _) => match locked.worker(grant.worker) {
+                Some(live) => Placed::Granted(grant, live),
+                // The scheduler grants only workers that it has been told of.
+                None => Placed::Refused(Refusal::Closed),
+            },
+            (Admission::Waits(ticket), Some(seat)) => Placed::Waits(ticket, seat),
+            (Admission::Waits(_), None) => Placed::Refused(Refusal::Closed),
+            (Admission::Refused(why), _) => Placed::Refused(why),
+        };
+        let after = locked.after();
+        drop(locked);
+        (placed, after.map(After::tell))
+    }
+}
+
+/// What was decided, with the requests that are to be told.
+struct After<L> {
+    told: Vec<(Arc<Seat<L>>, Told<L>)>,
+    deeds: Deeds<L>,
+}
+
+impl<L> After<L> {
+    fn tell(self) -> Deeds<L> {
+        for (seat, told) in self.told {
+            seat.tell(told);
+        }
+        self.deeds
+    }
+}
+
+impl<L: Default> Locked<L> {
+    fn worker(&self, id: WorkerId) -> Option<Arc<L>> {
+        let (its, live) = self.workers.get(id.slot)?.as_ref()?;
+        (*its == id).then(|| Arc::clone(live))
+    }
+
+    #[inline]
+    fn after(&mut self) -> Option<After<L>> {
+        let has_planned = self.scheduler.take_has_planned();
+        (has_planned || self.scheduler.has_actions()).then(|| self.collect())
+    }
+
+    fn collect(&mut self) -> After<L> {
+        let (mut told, mut deeds) = (Vec::new(), Vec::new());
+        for action in self.scheduler.take_actions() {
+            match action {
+                Action::Grant { owner, grant } => match self.worker(grant.worker) {
+                    Some(live) => told.push((owner, Told::Granted(grant, live))),
+                    None => told.push((owner, Told::Refused(Refusal::Closed))),
+                },
+                Action::Refuse { owner, why } => told.push((owner, Told::Refused(why))),
+                Action::Start(id) => {
+                    let live = Arc::new(L::default());
+                    if self.workers.len() <= id.slot {
+                        self.workers.resize_with(id.slot + 1, || None);
+                    }
+                    if let Some(place) = self.workers.get_mut(id.slot) {
+                        *place = Some((id, Arc::clone(&live)));
+                    }
+                    deeds.push(Deed::Start(id, live));
+                }
+                Action::Stop(id) => {
+                    if let Some(live) = self.worker(id) {
+                        deeds.push(Deed::Stop(live));
+                    }
+                }
+                Action::Note(note) => deeds.push(Deed::Note(note)),
+            }
+        }
+        let next_tick = self.scheduler.next_tick(now_ns());
+        After { told, deeds: Deeds { deeds, next_tick } }
+    }
+}

@@ -1,0 +1,135 @@
+//! What happens to the workers of a pool, as a stream for the host.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use super::scheduler::RecycleReason;
+use crate::error::Error;
+use crate::id::RequestId;
+use crate::sync::Counter;
+use crate::sync::Ordering;
+use crate::sync::plain::Mutex;
+use crate::trace::event;
+
+/// Something that happened to a role or one of its workers.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Event {
+    /// The role.
+    pub role: String,
+    /// The number of the worker's place; `None` for what concerns the whole role.
+    pub worker: Option<usize>,
+    /// The worker's process id, once it has one.
+    pub pid: Option<u32>,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A worker is being started.
+    Started,
+    /// A worker is ready, after so long.
+    Ready(Duration),
+    /// A worker has ended that was not told to.
+    Died(Error),
+    /// A worker could not be started.
+    StartFailed(Error),
+    /// A worker gets no more requests, and is ended when it has served what it has.
+    Recycled(RecycleReason),
+    /// A worker has ended as it was told to.
+    Stopped,
+    /// A worker was killed because the request it served made no progress.
+    Hung {
+        /// The request, as the worker counts them.
+        request: RequestId,
+        /// What it had reported last.
+        progress: u64,
+    },
+    /// A worker did not answer a ping. It is not killed for that.
+    Unresponsive,
+    /// The role is degraded.
+    Degraded,
+    /// The role is not degraded any more.
+    Healed,
+}
+
+/// How many events wait for one reader; more are dropped.
+const MOST_WAITING: usize = 1024;
+
+/// The events of a pool from the moment on at which it was asked for. Dropping it ends it.
+#[derive(Debug)]
+pub struct Events(Receiver<Event>);
+
+impl Events {
+    /// Returns the next event; `None` once the pool is gone. Blocks until there is one.
+    pub fn recv(&self) -> Option<Event> {
+        self.0.recv().ok()
+    }
+
+    /// Returns the next event; `None` if there is none within `timeout`, or the pool is gone.
+    pub fn recv_timeout(&self, timeout: Duration) -> Option<Event> {
+        match self.0.recv_timeout(timeout) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        }
+    }
+}
+
+impl Iterator for Events {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        self.recv()
+    }
+}
+
+/// The readers of a pool's events.
+#[derive(Debug, Default)]
+pub(super) struct Readers {
+    senders: Mutex<Vec<SyncSender<Event>>>,
+    dropped: Counter,
+}
+
+impl Readers {
+    pub(super) fn add(&self) -> Events {
+        let (sender, receiver) = sync_channel(MOST_WAITING);
+        self.senders.lock().push(sender);
+        Events(receiver)
+    }
+
+    /// How many events were dropped because their reader did not keep up.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Never blocks.
+    pub(super) fn tell(&self, happened: Event) {
+        match &happened.kind {
+            EventKind::Died(error) | EventKind::StartFailed(error) => {
+                event!(WARN, role = happened.role.as_str(), worker = happened.worker, %error, "worker lost");
+                let _ = error;
+            }
+            kind => {
+                event!(
+                    INFO,
+                    role = happened.role.as_str(),
+                    worker = happened.worker,
+                    ?kind,
+                    "pool"
+                );
+                let _ = kind;
+            }
+        }
+        self.senders.lock().retain(|sender| match sender.try_send(happened.clone()) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            Err(TrySendError::Disconnected(_)) => false,
+        });
+    }
+}

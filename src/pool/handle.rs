@@ -1,0 +1,204 @@
+//! What a host holds of a role.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::request::PoolRequest;
+use super::role::{RoleShared, public};
+use super::settings::Role;
+use super::stream::PoolStream;
+use crate::channel::{Channel, Reply, StreamTimeouts};
+use crate::error::{Overload, Result};
+use crate::payload::Payload;
+use crate::protocol::{Health, Kind};
+use crate::sys::clock::now_ns;
+
+/// Sends requests to the workers of one role. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct RoleHandle(Arc<RoleShared>);
+
+/// How a pool is.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PoolHealth {
+    /// How each role is, by name.
+    pub roles: Vec<RoleHealth>,
+    /// How many events were dropped because their reader did not keep up.
+    pub events_dropped: u64,
+}
+
+impl PoolHealth {
+    /// Whether each role can serve, or will by itself.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.roles.iter().all(|role| role.is_ready)
+    }
+}
+
+/// How a role is.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RoleHealth {
+    /// The role's name.
+    pub role: String,
+    /// Whether it can serve, or will soon: not if the pool is closed, or if the role is degraded
+    /// and has no worker.
+    pub is_ready: bool,
+    /// Whether its workers have failed too often.
+    pub is_degraded: bool,
+    /// How full it is, whether requests are refused or not.
+    pub load: Overload,
+    /// Its workers, from their start to their end.
+    pub workers: Vec<WorkerHealth>,
+}
+
+/// How a worker of a role is.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct WorkerHealth {
+    /// The number of its place.
+    pub index: usize,
+    /// Its process id, once it is started.
+    pub pid: Option<u32>,
+    /// Whether its process lives and its channel is open.
+    pub is_alive: bool,
+    /// What it says of itself, as it stands in shared memory, once it is started.
+    pub health: Option<Health>,
+}
+
+impl RoleHandle {
+    pub(super) fn new(role: Arc<RoleShared>) -> Self {
+        Self(role)
+    }
+
+    /// Returns the role's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Sends a request to a worker that has a place, and waits for its reply. Blocks until the
+    /// reply comes, or until `timeout` has passed, over all attempts. `Duration::MAX` waits for as
+    /// long as it takes.
+    ///
+    /// The request is sent again if a worker dies, by the rules of the [module](super). It is
+    /// encoded anew for each attempt.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Channel::call`] of an answer, of a payload and of a timeout;
+    /// [`ErrorKind::QueueTimeout`], [`ErrorKind::Overloaded`], [`ErrorKind::Degraded`],
+    /// [`ErrorKind::Poison`]; [`ErrorKind::PeerDied`] if the worker has died and the request is
+    /// not sent again; [`ErrorKind::Closed`] if the pool is closed; [`ErrorKind::Forked`] in a
+    /// forked child.
+    ///
+    /// [`ErrorKind::QueueTimeout`]: crate::ErrorKind::QueueTimeout
+    /// [`ErrorKind::Overloaded`]: crate::ErrorKind::Overloaded
+    /// [`ErrorKind::Degraded`]: crate::ErrorKind::Degraded
+    /// [`ErrorKind::Poison`]: crate::ErrorKind::Poison
+    /// [`ErrorKind::PeerDied`]: crate::ErrorKind::PeerDied
+    /// [`ErrorKind::Closed`]: crate::ErrorKind::Closed
+    /// [`ErrorKind::Forked`]: crate::ErrorKind::Forked
+    pub fn call<P: Payload + ?Sized>(
+        &self,
+        kind: Kind,
+        payload: &P,
+        timeout: Duration,
+    ) -> Result<Reply> {
+        self.request(kind).call(payload, timeout)
+    }
+
+    /// Sends a request and returns the stream of its chunks. Blocks until it is sent: for at most
+    /// the queue timeout or the total of `timeouts`. It is sent again as long as no chunk was
+    /// delivered.
+    ///
+    /// # Errors
+    ///
+    /// As [`RoleHandle::call`], and those of [`Channel::stream`].
+    pub fn stream<'a, P: Payload + ?Sized>(
+        &'a self,
+        kind: Kind,
+        payload: &'a P,
+        timeouts: impl Into<StreamTimeouts>,
+    ) -> Result<PoolStream<'a, P>> {
+        self.request(kind).stream(payload, timeouts)
+    }
+
+    /// Describes a request of this kind, for a priority, a key, or another idempotence than the
+    /// role's.
+    pub fn request(&self, kind: Kind) -> PoolRequest<'_> {
+        PoolRequest::new(&self.0, kind, self.0.is_idempotent(kind))
+    }
+
+    /// Asks each worker for a report, one after another. Blocks for at most `timeout` for each.
+    ///
+    /// # Errors
+    ///
+    /// None of its own: each worker's report, or why there is none, as [`Channel::ping`].
+    pub fn ping(&self, timeout: Duration) -> Vec<Result<Health>> {
+        self.on_channels(|channel| channel.ping(timeout))
+    }
+
+    /// Sets the abort flag of each worker that is there: as [`Channel::abort`].
+    pub fn abort(&self) {
+        self.on_channels(Channel::abort);
+    }
+
+    /// Resets the abort flag of each worker: as [`Channel::clear_abort`].
+    pub fn clear_abort(&self) {
+        self.on_channels(Channel::clear_abort);
+    }
+
+    /// Replaces all workers, one after another, by those of `role`'s recipe, and uses its timeouts
+    /// from now on. Fails no request. Its sizes and limits are not used: those of the pool's
+    /// building stay. Does not block.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for what cannot work.
+    pub fn reload(&self, role: Role) -> Result<()> {
+        role.check(self.name())?;
+        self.0.set_recipe(role);
+        Ok(())
+    }
+
+    /// Forgets all failures of workers: what waits for its backoff is started at once, and a
+    /// degraded role is not degraded any more.
+    pub fn reset(&self) {
+        self.0.change(|scheduler| scheduler.reset(now_ns()));
+    }
+
+    /// Returns how the role is.
+    #[must_use]
+    pub fn health(&self) -> RoleHealth {
+        health(&self.0)
+    }
+
+    fn on_channels<R>(&self, each: impl Fn(&Channel) -> R) -> Vec<R> {
+        let workers = self.0.workers();
+        workers.iter().filter_map(|(_, worker)| worker.channel().map(&each)).collect()
+    }
+}
+
+pub(super) fn health(role: &RoleShared) -> RoleHealth {
+    let (is_ready, is_degraded, load) = role.change(|scheduler| {
+        (scheduler.is_ready(), scheduler.is_degraded(), scheduler.overload(now_ns()))
+    });
+    let workers = role.workers();
+    let worker = |(id, worker): &(super::scheduler::WorkerId, Arc<super::worker::Worker>)| {
+        let channel = worker.channel();
+        WorkerHealth {
+            index: id.slot,
+            pid: channel.map(Channel::pid),
+            is_alive: channel.is_some_and(Channel::is_alive),
+            health: channel.map(Channel::health),
+        }
+    };
+    RoleHealth {
+        role: role.name.clone(),
+        is_ready,
+        is_degraded,
+        load: public(load),
+        workers: workers.iter().map(worker).collect(),
+    }
+}

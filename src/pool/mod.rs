@@ -1,0 +1,248 @@
+//! A pool that keeps workers alive: restarts, retries, limits, and one queue for each role.
+//!
+//! A [`Role`] is a kind of worker: how it is made, and how many there are. A [`Pool`] has one or
+//! more. A [`RoleHandle`] sends requests to whichever worker has a place:
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use slipring::pool::{Pool, Role};
+//! use slipring::worker::Worker;
+//! use slipring::{Config, Kind, RoleConfig, testing};
+//!
+//! const SHOUT: Kind = Kind::named("shout");
+//!
+//! fn worker() -> Worker<()> {
+//!     Worker::new(|_role| Ok(())).on(SHOUT, |(), request, responder| {
+//!         Ok(responder.send(&request.text()?.to_uppercase())?)
+//!     })
+//! }
+//!
+//! # fn main() -> slipring::Result<()> {
+//! // A host's own roles start processes: `Role::new(|_| Spawner::current_exe())`.
+//! let role = Role::with_channels(|_| {
+//!     testing::spawn_thread(&Config::small(), RoleConfig::default(), worker)
+//! });
+//! let pool = Pool::builder().role("shout", role.max_size(2).idempotent(SHOUT)).build()?;
+//! let shout = pool.role("shout")?;
+//! let reply = shout.call(SHOUT, "hello", Duration::from_secs(10))?;
+//! assert_eq!(reply.text()?, "HELLO");
+//! pool.close(Duration::from_secs(10))?;
+//! # Ok(()) }
+//! ```
+//!
+//! # What becomes of a request whose worker dies
+//!
+//! * What was not begun is sent again without asking, to another worker.
+//! * What was begun, or may have been, is sent again only if its kind or the request was declared
+//!   [idempotent](Role::idempotent). Otherwise it fails with
+//!   [`ErrorKind::PeerDied`](crate::ErrorKind::PeerDied), which tells what it was begun beside.
+//! * A request that was being served when its worker crashed is a suspect. It is tried again alone
+//!   on a worker. If that dies too, the request is poison, and is never sent again:
+//!   [`ErrorKind::Poison`](crate::ErrorKind::Poison). A worker that an operator or the system kills
+//!   makes no suspects.
+//! * A stream that has delivered a chunk is not sent again.
+//!
+//! An answer that is an error of the handler is an answer.
+//!
+//! # Deadlines
+//!
+//! A timeout counts from the call, over all attempts.
+//! [`ErrorKind::QueueTimeout`](crate::ErrorKind::QueueTimeout) means that the request waited too
+//! long for a worker, [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) that a worker took too long.
+//!
+//! # Threads
+//!
+//! A pool has one thread, and one for each worker. All of them sleep while nothing happens: they
+//! wake for deaths, for what waits, and each worker's once in its ping interval. A call runs on the
+//! caller's thread from its begin to its end.
+
+mod attempt;
+mod closing;
+mod core;
+mod events;
+mod handle;
+mod request;
+mod role;
+mod scheduler;
+mod seat;
+mod settings;
+mod starts;
+mod stream;
+mod ticker;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::clock::{Deadline, now_ns};
+use crate::sys::fork;
+
+use closing::Ended;
+use events::Readers;
+pub use events::{Event, EventKind, Events};
+pub use handle::{PoolHealth, RoleHandle, RoleHealth, WorkerHealth};
+pub use request::PoolRequest;
+use role::RoleShared;
+pub use scheduler::{Priority, RecycleReason};
+pub use settings::{Role, WorkerSlot};
+use starts::Starts;
+pub use stream::PoolStream;
+use ticker::Ticker;
+
+/// How long workers may take to end when a close has run out of time.
+const LAST_WAIT: Duration = Duration::from_secs(15);
+
+/// Workers of one or more roles. Dropping it does not block: requests that wait fail, and the
+/// workers are ended in the background.
+#[derive(Debug)]
+pub struct Pool {
+    roles: BTreeMap<String, Arc<RoleShared>>,
+    readers: Arc<Readers>,
+    ticker: Arc<Ticker>,
+    ended: Arc<Ended>,
+}
+
+/// Describes a pool.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct PoolBuilder {
+    roles: Vec<(String, Role)>,
+    max_starts: Option<usize>,
+}
+
+impl PoolBuilder {
+    /// Adds a role, by the name under which [`Pool::role`] finds it.
+    pub fn role(mut self, name: impl Into<String>, role: Role) -> Self {
+        self.roles.push((name.into(), role));
+        self
+    }
+
+    /// How many workers of all roles start at the same time at most: as many as the machine has
+    /// processors by default.
+    pub fn max_starts(mut self, workers: usize) -> Self {
+        self.max_starts = Some(workers);
+        self
+    }
+
+    /// Makes the pool, and begins to start its first workers. Does not wait until they are ready:
+    /// requests wait for that.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] for what cannot work, [`ErrorKind::Os`] if the pool's thread
+    /// cannot be started, [`ErrorKind::Forked`] in a forked child.
+    pub fn build(self) -> Result<Pool> {
+        fork::watch()?;
+        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        let starts = self.max_starts.unwrap_or_else(processors);
+        if starts == 0 {
+            return Err(Error::invalid_config("max_starts of 0: no worker could start"));
+        }
+        if self.roles.is_empty() {
+            return Err(Error::invalid_config("a pool needs a role"));
+        }
+        let (starts, readers) = (Arc::new(Starts::new(starts)), Arc::new(Readers::default()));
+        let (ticker, ended) = (Arc::new(Ticker::new()), Arc::new(Ended::default()));
+        let mut roles = BTreeMap::new();
+        for (name, role) in self.roles {
+            role.check(&name)?;
+            let shared = RoleShared::new(
+                name.clone(),
+                role,
+                Arc::clone(&starts),
+                Arc::clone(&readers),
+                Arc::clone(&ticker),
+                Arc::clone(&ended),
+            );
+            if roles.insert(name.clone(), shared).is_some() {
+                return Err(Error::invalid_config(format!("the pool has two roles named {name}")));
+            }
+        }
+        ticker.start(roles.values().map(Arc::downgrade).collect::<Vec<Weak<_>>>())?;
+        for role in roles.values() {
+            role.change(|scheduler| scheduler.tick(now_ns()));
+        }
+        Ok(Pool { roles, readers, ticker, ended })
+    }
+}
+
+impl Pool {
+    /// Describes a pool.
+    pub fn builder() -> PoolBuilder {
+        PoolBuilder::default()
+    }
+
+    /// Returns the handle on a role. Cheap; clone it for other threads.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] if the pool has no role of this name.
+    pub fn role(&self, name: &str) -> Result<RoleHandle> {
+        let role = self.roles.get(name).map(Arc::clone).map(RoleHandle::new);
+        role.ok_or_else(|| {
+            let names: Vec<_> = self.roles.keys().map(String::as_str).collect();
+            let message = format!("the pool has no role {name:?}, only {}", names.join(", "));
+            Error::new(ErrorKind::InvalidInput, message)
+        })
+    }
+
+    /// Returns what happens from now on. A reader that does not keep up misses events, and delays
+    /// nothing: see [`PoolHealth::events_dropped`].
+    pub fn events(&self) -> Events {
+        self.readers.add()
+    }
+
+    /// Returns how the pool is. Never blocks for longer than a lock is held.
+    #[must_use]
+    pub fn health(&self) -> PoolHealth {
+        let roles = self.roles.values().map(|role| handle::health(role)).collect();
+        PoolHealth { roles, events_dropped: self.readers.dropped() }
+    }
+
+    /// Ends the pool: takes no more requests, serves those that it has, and ends all workers at
+    /// the same time. When `timeout` has passed, requests that wait fail with
+    /// [`ErrorKind::Closed`], and so do those that are being served.
+    ///
+    /// Blocks until all workers have ended: beyond `timeout` for at most 15 seconds, within which
+    /// those that do not end are killed. Any number of threads may call it, any number of times.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`] if a worker has not ended by then; [`ErrorKind::Forked`] in a forked
+    /// child.
+    pub fn close(&self, timeout: Duration) -> Result<()> {
+        fork::check()?;
+        let deadline = Deadline::after(timeout);
+        let is_over =
+            || self.roles.values().all(|role| role.change(|scheduler| scheduler.is_over()));
+        for role in self.roles.values() {
+            role.change(|scheduler| scheduler.close(now_ns()));
+        }
+        let is_closed = self.ended.wait(deadline, is_over) || {
+            for role in self.roles.values() {
+                role.close_now();
+            }
+            self.ended.wait(Deadline::after(LAST_WAIT), is_over)
+        };
+        self.ticker.end();
+        match is_closed {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Timeout, "a worker of the pool has not ended")),
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if fork::is_forked_child() {
+            return;
+        }
+        for role in self.roles.values() {
+            role.close_now();
+        }
+        self.ticker.end();
+    }
+}

@@ -1,0 +1,195 @@
+//! The requests that wait for a worker.
+
+use std::collections::BTreeMap;
+
+/// How important a request is.
+///
+/// A worker that becomes free gets a request of the highest class that waits, the oldest of it. After
+/// each sixteen requests that passed a lower class, one of that class goes first, so that none waits
+/// for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[non_exhaustive]
+pub enum Priority {
+    /// What somebody waits for.
+    High,
+    /// The default.
+    #[default]
+    Normal,
+    /// What can wait: a batch at night.
+    Low,
+}
+
+impl Priority {
+    /// All classes, the most important first.
+    pub(crate) const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Low];
+}
+
+/// After so many requests of other classes that passed it, a class goes first.
+const MOST_PASSED: u32 = 16;
+
+/// A request that waits: with `W`, what tells its owner.
+#[derive(Debug)]
+pub(crate) struct Waiting<W> {
+    pub(crate) owner: W,
+    pub(super) since: u64,
+    pub(super) key: Option<u64>,
+    pub(super) is_alone: bool,
+}
+
+/// A place in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Ticket {
+    class: Class,
+    /// The request's number: a request that was sent before keeps its age.
+    request: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Class {
+    /// Requests that are tried alone on a worker.
+    Alone,
+    Priority(Priority),
+}
+
+/// The requests that wait, by class and age.
+#[derive(Debug)]
+pub(super) struct Queue<W> {
+    waiting: BTreeMap<Ticket, Waiting<W>>,
+    /// The moments since which they wait, each with how many: the oldest is looked for often.
+    since: BTreeMap<u64, usize>,
+    passed: [u32; Priority::ALL.len()],
+}
+
+impl<W> Queue<W> {
+    pub(super) fn new() -> Self {
+        Self { waiting: BTreeMap::new(), since: BTreeMap::new(), passed: [0; Priority::ALL.len()] }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Since when the oldest waits.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.since.keys().next().copied()
+    }
+
+    pub(super) fn push(&mut self, request: u64, priority: Priority, waiting: Waiting<W>) -> Ticket {
+        let class = if waiting.is_alone { Class::Alone } else { Class::Priority(priority) };
+        let ticket = Ticket { class, request };
+        *self.since.entry(waiting.since).or_default() += 1;
+        self.waiting.insert(ticket, waiting);
+        ticket
+    }
+
+    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiting<W>> {
+        let waiting = self.waiting.remove(&ticket)?;
+        if let Some(count) = self.since.get_mut(&waiting.since) {
+            *count -= 1;
+            if *count == 0 {
+                self.since.remove(&waiting.since);
+            }
+        }
+        Some(waiting)
+    }
+
+    /// How many wait for a worker of their own.
+    pub(super) fn count_alone(&self) -> usize {
+        self.range(Class::Alone).count()
+    }
+
+    /// Takes the first that waits for a worker of its own.
+    pub(super) fn pop_alone(&mut self) -> Option<Waiting<W>> {
+        let first = self.range(Class::Alone).next()?;
+        self.remove(first)
+    }
+
+    /// Takes the one that goes next to a worker that it shares.
+    pub(super) fn pop(&mut self) -> Option<Waiting<W>> {
+        let first_of = |priority| self.range(Class::Priority(priority)).next();
+        let mut firsts = [None; Priority::ALL.len()];
+        for (first, priority) in firsts.iter_mut().zip(Priority::ALL) {
+            *first = first_of(priority);
+        }
+        let candidates = || firsts.iter().zip(self.passed).enumerate();
+        let passed_over = candidates()
+            .find_map(|(at, (first, passed))| first.filter(|_| passed >= MOST_PASSED).map(|_| at));
+        let chosen = passed_over.or_else(|| firsts.iter().position(Option::is_some))?;
+        for (at, (passed, first)) in self.passed.iter_mut().zip(firsts).enumerate() {
+            // Only those count that wait below the chosen one, and only while they wait.
+            *passed = if first.is_some() && at > chosen { *passed + 1 } else { *passed };
+            if at == chosen || first.is_none() {
+                *passed = 0;
+            }
+        }
+        self.remove(firsts.get(chosen).copied().flatten()?)
+    }
+
+    /// Takes all, the most important and oldest first.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Waiting<W>> + use<W> {
+        self.since.clear();
+        std::mem::take(&mut self.waiting).into_values()
+    }
+
+    fn range(&self, class: Class) -> impl Iterator<Item = Ticket> {
+        let bounds = Ticket { class, request: 0 }..=Ticket { class, request: u64::MAX };
+        self.waiting.range(bounds).map(|(ticket, _)| *ticket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(owner: u64) -> Waiting<u64> {
+        Waiting { owner, since: owner, key: None, is_alone: false }
+    }
+
+    fn queue(requests: &[(u64, Priority)]) -> Queue<u64> {
+        let mut queue = Queue::new();
+        for (request, priority) in requests {
+            queue.push(*request, *priority, waiting(*request));
+        }
+        queue
+    }
+
+    fn order(queue: &mut Queue<u64>) -> Vec<u64> {
+        std::iter::from_fn(|| queue.pop()).map(|waiting| waiting.owner).collect()
+    }
+
+    #[test]
+    fn the_highest_class_goes_first_and_in_it_the_oldest() {
+        let (high, normal, low) = (Priority::High, Priority::Normal, Priority::Low);
+        let mut queue = queue(&[(5, normal), (1, low), (4, normal), (7, high), (6, high)]);
+        assert_eq!(queue.oldest(), Some(1));
+        assert_eq!(order(&mut queue), [6, 7, 4, 5, 1]);
+        assert_eq!((queue.oldest(), queue.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_class_that_was_passed_sixteen_times_goes_first_once() {
+        let mut requests: Vec<_> = (100..200).map(|request| (request, Priority::High)).collect();
+        requests.extend([(1, Priority::Low), (2, Priority::Low), (3, Priority::Normal)]);
+        let mut queue = queue(&requests);
+        let order = order(&mut queue);
+        let place = |request| order.iter().position(|at| *at == request).unwrap();
+        assert_eq!((place(3), place(1), place(2)), (16, 17, 34), "{order:?}");
+    }
+
+    #[test]
+    fn one_that_leaves_is_not_handed_out_and_who_is_alone_waits_apart() {
+        let mut queue = queue(&[(1, Priority::Normal), (2, Priority::Normal)]);
+        let alone = Waiting { is_alone: true, ..waiting(3) };
+        let ticket = queue.push(3, Priority::High, alone);
+        let gone = queue.push(4, Priority::High, waiting(4));
+        assert!(queue.remove(gone).is_some() && queue.remove(gone).is_none());
+        assert_eq!(queue.count_alone(), 1);
+        assert_eq!(order(&mut queue), [1, 2]);
+        assert_eq!(queue.pop_alone().unwrap().owner, 3);
+        assert!(queue.remove(ticket).is_none() && queue.is_empty());
+    }
+}

@@ -1,0 +1,401 @@
+//! What a role decides, case by case.
+
+use super::*;
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1000 * MS;
+
+/// A role whose workers this test plays, with requests that are their own numbers.
+struct Role {
+    scheduler: Scheduler<u64>,
+    next: u64,
+}
+
+impl Role {
+    fn new(limits: Limits) -> Self {
+        Self { scheduler: Scheduler::new(limits, 1), next: 0 }
+    }
+
+    /// A role whose first workers are ready.
+    fn ready(limits: Limits) -> Self {
+        let mut role = Self::new(limits);
+        role.scheduler.tick(0);
+        role.make_ready(0);
+        role
+    }
+
+    /// What is to be started becomes ready; returns all other actions.
+    fn make_ready(&mut self, now: u64) -> Vec<Action<u64>> {
+        let mut others = Vec::new();
+        loop {
+            let actions = self.scheduler.take_actions();
+            if actions.is_empty() {
+                return others;
+            }
+            for action in actions {
+                match action {
+                    Action::Start(worker) => self.scheduler.note_ready(now, worker),
+                    Action::Stop(worker) => {
+                        self.scheduler.note_stopped(now, worker);
+                        others.push(action);
+                    }
+                    _ => others.push(action),
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, now: u64) -> Admission {
+        self.ask_with(now, Priority::Normal, None)
+    }
+
+    fn ask_with(&mut self, now: u64, priority: Priority, key: Option<u64>) -> Admission {
+        self.next += 1;
+        let number = self.next;
+        self.scheduler.admit(now, Asked { number, priority, key }, || number)
+    }
+
+    fn ask_granted(&mut self, now: u64) -> Grant {
+        granted(self.ask(now))
+    }
+
+    fn starts(&mut self) -> usize {
+        let actions = self.scheduler.take_actions();
+        actions.iter().filter(|action| matches!(action, Action::Start(_))).count()
+    }
+}
+
+fn granted(admission: Admission) -> Grant {
+    match admission {
+        Admission::Granted(grant) => grant,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn grants(actions: &[Action<u64>]) -> Vec<(u64, Grant)> {
+    let grant = |action: &Action<u64>| match action {
+        Action::Grant { owner, grant } => Some((*owner, *grant)),
+        _ => None,
+    };
+    actions.iter().filter_map(grant).collect()
+}
+
+fn stops(actions: &[Action<u64>]) -> Vec<WorkerId> {
+    let stop = |action: &Action<u64>| match action {
+        Action::Stop(worker) => Some(*worker),
+        _ => None,
+    };
+    actions.iter().filter_map(stop).collect()
+}
+
+fn of(max_size: usize) -> Limits {
+    Limits { min_idle: max_size, max_size, max_starts: 8, ..Limits::default() }
+}
+
+#[test]
+fn a_worker_gets_what_it_serves_and_a_little_more() {
+    let mut role = Role::ready(of(2));
+    let slots: Vec<_> = (0..4).map(|_| role.ask_granted(0).worker.slot).collect();
+    assert_eq!(slots, [0, 1, 0, 1]);
+    assert!(matches!(role.ask(0), Admission::Waits(_)));
+}
+
+#[test]
+fn what_waits_goes_to_the_worker_that_becomes_free() {
+    let mut role = Role::ready(of(1));
+    let first = role.ask_granted(0);
+    role.ask_granted(0);
+    role.ask(0);
+    role.ask_with(0, Priority::High, None);
+    role.scheduler.finish(1, first, Ending::Over);
+    let actions = role.scheduler.take_actions();
+    assert_eq!(grants(&actions).iter().map(|(owner, _)| *owner).collect::<Vec<_>>(), [4]);
+}
+
+#[test]
+fn over_the_bound_a_request_is_refused_at_once_with_what_is_known() {
+    let mut role = Role::ready(Limits { max_waiting: 2, ..of(1) });
+    let first = role.ask_granted(0);
+    role.ask_granted(0);
+    for _ in 0..80 {
+        role.scheduler.finished.add(SECOND);
+    }
+    role.ask(SECOND);
+    role.ask(SECOND);
+    let Admission::Refused(Refusal::Overloaded(overload)) = role.ask(3 * SECOND) else { panic!() };
+    assert_eq!((overload.queued, overload.limit, overload.in_flight), (2, 2, 2));
+    assert_eq!(overload.oldest_wait, 2 * SECOND);
+    assert_eq!(overload.retry_after, SECOND / 5, "80 were served in 8 seconds");
+    role.scheduler.finish(3 * SECOND, first, Ending::Over);
+    assert!(matches!(role.ask(3 * SECOND), Admission::Waits(_)));
+}
+
+#[test]
+fn the_same_key_goes_to_the_same_worker_while_that_has_a_place() {
+    let mut role = Role::ready(of(4));
+    let ask = |role: &mut Role| granted(role.ask_with(0, Priority::Normal, Some(7)));
+    let (first, second, third) = (ask(&mut role), ask(&mut role), ask(&mut role));
+    assert_eq!(first.worker, second.worker);
+    assert_ne!(first.worker, third.worker, "it has no place, and others have");
+    let homes: std::collections::BTreeSet<_> = (0..64)
+        .map(|key| {
+            let grant = role.scheduler.place_for(Some(key)).unwrap();
+            grant.worker.slot
+        })
+        .collect();
+    assert!(homes.len() >= 3, "keys are spread");
+}
+
+#[test]
+fn a_request_that_left_the_queue_is_not_granted() {
+    let mut role = Role::ready(of(1));
+    let first = role.ask_granted(0);
+    role.ask_granted(0);
+    let Admission::Waits(ticket) = role.ask(0) else { panic!() };
+    role.ask(0);
+    assert_eq!(role.scheduler.leave(1, ticket), Some(3));
+    assert_eq!(role.scheduler.leave(1, ticket), None);
+    role.scheduler.finish(1, first, Ending::Over);
+    let actions = role.scheduler.take_actions();
+    assert_eq!(grants(&actions).len(), 1);
+    assert_eq!(grants(&actions)[0].0, 4);
+}
+
+#[test]
+fn a_suspect_gets_a_worker_of_its_own_when_that_has_nothing_left() {
+    let mut role = Role::ready(of(2));
+    let busy: Vec<_> = (0..4).map(|_| role.ask_granted(0)).collect();
+    let history = History { is_idempotent: true, is_suspect: true, ..History::default() };
+    let asked = Asked { number: 1000, priority: Priority::Low, key: None };
+    let admission = role.scheduler.admit_again(0, asked, &history, || 1000);
+    assert!(matches!(admission, Admission::Waits(_)));
+    assert!(matches!(role.ask(0), Admission::Waits(_)));
+    let kept = role.scheduler.slots.iter().position(|slot| slot.reserved == Reserved::Kept);
+    let kept = kept.unwrap();
+    for grant in busy.iter().filter(|grant| grant.worker.slot == kept) {
+        assert!(grants(&role.scheduler.take_actions()).is_empty());
+        role.scheduler.finish(1, *grant, Ending::Over);
+    }
+    let given = grants(&role.scheduler.take_actions());
+    assert_eq!(given.len(), 1);
+    assert!(given[0].0 == 1000 && given[0].1.is_alone && given[0].1.worker.slot == kept);
+    let other = busy.iter().find(|grant| grant.worker.slot != kept).unwrap();
+    role.scheduler.finish(2, *other, Ending::Over);
+    assert_eq!(grants(&role.scheduler.take_actions()).len(), 1, "the other worker goes on");
+    assert!(matches!(role.ask(2), Admission::Waits(_)));
+    role.scheduler.finish(3, given[0].1, Ending::Over);
+    assert_eq!(grants(&role.scheduler.take_actions()).len(), 1, "it is shared again");
+}
+
+#[test]
+fn a_death_is_made_good_by_a_spare_at_once() {
+    let mut role = Role::ready(Limits { spares: 1, ..of(1) });
+    let grant = role.ask_granted(0);
+    role.scheduler.finish(1, grant, Ending::WorkerDied);
+    let next = role.ask_granted(1);
+    assert_ne!(next.worker, grant.worker);
+    role.scheduler.note_death(1, grant.worker, Death::Serving);
+    assert_eq!(role.starts(), 1, "there is a spare again");
+}
+
+#[test]
+fn who_dies_while_it_serves_is_replaced_at_once_and_who_fails_later_and_later() {
+    let mut role = Role::ready(of(1));
+    for now in 1..50 {
+        let grant = role.ask_granted(now);
+        role.scheduler.finish(now, grant, Ending::WorkerDied);
+        role.scheduler.note_death(now, grant.worker, Death::Serving);
+        let actions = role.make_ready(now);
+        assert!(actions.is_empty(), "{actions:?}");
+    }
+    assert!(!role.scheduler.is_degraded());
+    let (mut now, mut delays) = (100, Vec::new());
+    for _ in 0..5 {
+        let slot = role.scheduler.slots.iter().position(|slot| !slot.is_empty()).unwrap();
+        let incarnation = role.scheduler.slots[slot].incarnation;
+        role.scheduler.note_death(now, WorkerId { slot, incarnation }, Death::Failed);
+        assert_eq!(role.starts(), 0);
+        let next = role.scheduler.next_tick(0).unwrap();
+        role.scheduler.tick(next - 1);
+        assert_eq!(role.starts(), 0);
+        delays.push(next - now);
+        now = next;
+        role.scheduler.tick(now);
+        assert_eq!(role.starts(), 1);
+    }
+    for (delay, full) in delays.iter().zip([1, 2, 4, 8, 16]) {
+        assert!(*delay <= full * SECOND && *delay >= full * SECOND * 4 / 5, "{delays:?}");
+    }
+}
+
+#[test]
+fn too_many_failures_degrade_a_role_that_keeps_trying_and_heals() {
+    let mut role = Role::new(Limits { failures_per_worker: 2, ..of(1) });
+    role.scheduler.tick(0);
+    let mut now = 0;
+    let mut last = Vec::new();
+    for _ in 0..3 {
+        let actions = role.scheduler.take_actions();
+        let [Action::Start(worker)] = actions[..] else { panic!("{actions:?}") };
+        if last.is_empty() {
+            role.ask(now);
+        }
+        role.scheduler.note_death(now, worker, Death::Failed);
+        last = role.scheduler.take_actions();
+        now = role.scheduler.next_tick(0).unwrap();
+        role.scheduler.tick(now);
+    }
+    assert!(matches!(last[0], Action::Note(Note::Degraded)), "{last:?}");
+    assert!(matches!(last[1], Action::Refuse { owner: 1, why: Refusal::Degraded }), "{last:?}");
+    assert!(matches!(role.ask(now), Admission::Refused(Refusal::Degraded)));
+    let Some(Action::Start(worker)) = role.scheduler.take_actions().pop() else { panic!() };
+    role.scheduler.note_ready(now, worker);
+    let actions = role.scheduler.take_actions();
+    assert!(matches!(actions[..], [Action::Note(Note::Healed)]), "{actions:?}");
+    role.ask_granted(now);
+}
+
+#[test]
+fn a_reset_forgets_all_failures() {
+    let mut role = Role::new(Limits { failures_per_worker: 0, ..of(1) });
+    role.scheduler.tick(0);
+    let Some(Action::Start(worker)) = role.scheduler.take_actions().pop() else { panic!() };
+    role.scheduler.note_death(0, worker, Death::Failed);
+    assert!(role.scheduler.is_degraded());
+    role.scheduler.take_actions();
+    role.scheduler.reset(1);
+    assert!(!role.scheduler.is_degraded());
+    let actions = role.make_ready(1);
+    assert!(matches!(actions[..], [Action::Note(Note::Healed)]), "{actions:?}");
+    role.ask_granted(1);
+}
+
+#[test]
+fn workers_are_started_for_what_waits_and_ended_when_they_are_idle() {
+    let mut role = Role::ready(Limits { min_idle: 1, max_size: 3, ..of(1) });
+    let mut busy: Vec<_> = (0..2).map(|_| role.ask_granted(0)).collect();
+    (0..3).for_each(|_| drop(role.ask(0)));
+    assert_eq!(role.starts(), 0, "they have only come");
+    assert_eq!(role.scheduler.next_tick(0), Some(50 * MS));
+    role.scheduler.tick(50 * MS);
+    let given = grants(&role.make_ready(50 * MS));
+    assert_eq!(given.len(), 3, "two more workers serve, as three waited and one has two places");
+    busy.extend(given.iter().map(|(_, grant)| *grant));
+    for grant in busy {
+        role.scheduler.finish(SECOND, grant, Ending::Over);
+    }
+    role.scheduler.take_actions();
+    assert_eq!(role.scheduler.next_tick(0), Some(601 * SECOND));
+    role.scheduler.tick(601 * SECOND);
+    let stopped = stops(&role.make_ready(601 * SECOND));
+    assert_eq!(stopped.iter().map(|worker| worker.slot).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(role.scheduler.next_tick(0), None);
+}
+
+#[test]
+fn a_lazy_role_starts_nothing_before_its_first_request() {
+    let mut role = Role::new(Limits { is_lazy: true, ..of(2) });
+    role.scheduler.tick(SECOND);
+    assert_eq!((role.starts(), role.scheduler.next_tick(0)), (0, None));
+    assert!(matches!(role.ask(SECOND), Admission::Waits(_)));
+    let actions = role.make_ready(SECOND);
+    assert_eq!(grants(&actions).len(), 1);
+    assert_eq!(role.scheduler.count(State::Serving), 2);
+}
+
+#[test]
+fn an_old_worker_serves_until_its_replacement_does() {
+    let mut role = Role::ready(Limits { max_lifetime: Some(SECOND), jitter: 0, ..of(1) });
+    let grant = role.ask_granted(0);
+    role.scheduler.tick(SECOND);
+    let actions = role.scheduler.take_actions();
+    let [Action::Start(next)] = actions[..] else { panic!("{actions:?}") };
+    assert_eq!(role.ask_granted(SECOND).worker, grant.worker, "the old one still serves");
+    role.scheduler.note_ready(2 * SECOND, next);
+    let actions = role.scheduler.take_actions();
+    let why = RecycleReason::Lifetime;
+    let [Action::Note(note)] = actions[..] else { panic!("{actions:?}") };
+    assert_eq!(note, Note::Recycled { worker: grant.worker, why });
+    assert_eq!(role.ask_granted(2 * SECOND).worker, next);
+    role.scheduler.finish(2 * SECOND, grant, Ending::Over);
+    assert!(role.scheduler.take_actions().is_empty(), "it has one left");
+    role.scheduler.finish(2 * SECOND, grant, Ending::Over);
+    assert_eq!(stops(&role.scheduler.take_actions()), [grant.worker]);
+}
+
+#[test]
+fn where_the_old_worker_has_to_go_first_it_does() {
+    let limits = Limits { max_requests: Some(2), jitter: 0, stop_first: true, ..of(1) };
+    let mut role = Role::ready(limits);
+    let grant = role.ask_granted(0);
+    role.ask_granted(0);
+    role.scheduler.finish(0, grant, Ending::Over);
+    assert!(matches!(role.ask(0), Admission::Waits(_)), "it gets nothing more");
+    let note = role.scheduler.take_actions();
+    assert!(matches!(note[..], [Action::Note(Note::Recycled { .. })]), "{note:?}");
+    role.scheduler.finish(0, grant, Ending::Over);
+    let actions = role.scheduler.take_actions();
+    assert_eq!(stops(&actions), [grant.worker]);
+    assert_eq!(actions.len(), 1, "none starts before it has ended");
+    role.scheduler.note_stopped(1, grant.worker);
+    assert_eq!(grants(&role.make_ready(1)).len(), 1);
+}
+
+#[test]
+fn a_changed_recipe_replaces_all_workers_one_after_another() {
+    let mut role = Role::ready(of(3));
+    role.scheduler.reload(0);
+    let mut replaced = 0;
+    for _ in 0..3 {
+        let actions = role.scheduler.take_actions();
+        let start = actions.iter().find_map(|action| match action {
+            Action::Start(worker) => Some(*worker),
+            _ => None,
+        });
+        assert_eq!(role.scheduler.count(State::Serving), 3);
+        role.scheduler.note_ready(0, start.unwrap());
+        let actions = role.scheduler.take_actions();
+        for worker in stops(&actions) {
+            replaced += 1;
+            role.scheduler.note_stopped(0, worker);
+        }
+    }
+    assert_eq!(replaced, 3);
+    let is_new = |slot: &Slot| slot.recipe == 1 && slot.due.is_none();
+    assert_eq!(
+        role.scheduler.slots.iter().filter(|slot| slot.is_ready() && is_new(slot)).count(),
+        3
+    );
+}
+
+#[test]
+fn a_close_serves_what_waits_and_takes_nothing_more() {
+    let mut role = Role::ready(of(1));
+    let first = role.ask_granted(0);
+    role.ask_granted(0);
+    role.ask(0);
+    role.scheduler.close(0);
+    assert!(matches!(role.ask(0), Admission::Refused(Refusal::Closed)));
+    role.scheduler.finish(1, first, Ending::Over);
+    let given = grants(&role.scheduler.take_actions());
+    assert_eq!(given.len(), 1);
+    role.scheduler.finish(1, first, Ending::Over);
+    assert!(role.scheduler.take_actions().is_empty());
+    role.scheduler.finish(1, given[0].1, Ending::Over);
+    assert_eq!(stops(&role.scheduler.take_actions()), [first.worker]);
+    role.scheduler.note_stopped(1, first.worker);
+    assert!(role.scheduler.is_over());
+}
+
+#[test]
+fn a_close_that_does_not_wait_refuses_what_waits() {
+    let mut role = Role::ready(of(1));
+    role.ask_granted(0);
+    role.ask_granted(0);
+    role.ask(0);
+    role.scheduler.close(0);
+    role.scheduler.close_now(1);
+    let actions = role.scheduler.take_actions();
+    assert!(matches!(actions[0], Action::Refuse { owner: 3, why: Refusal::Closed }));
+    assert_eq!(stops(&actions).len(), 1);
+}

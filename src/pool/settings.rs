@@ -1,0 +1,294 @@
+//! What a role is: how its workers are made, how many there are, and what bounds them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::scheduler::Limits;
+use crate::channel::{Channel, Spawner};
+use crate::error::{Error, Result};
+use crate::protocol::Kind;
+
+/// Makes one worker.
+type Recipe = Arc<dyn Fn(&WorkerSlot) -> Result<Channel> + Send + Sync>;
+
+/// The place of a worker that is about to be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerSlot {
+    /// The name of the worker's role.
+    pub role: String,
+    /// The place's number, from 0 on. No two workers of a role have the same at the same time, so
+    /// that it can stand for a device. There are as many places as `max_size`, spares, and one
+    /// more for replacements unless the role is [`stop_first`](Role::stop_first).
+    pub index: usize,
+    /// How many workers this place had before.
+    pub restarts: u64,
+}
+
+/// Describes a role of a pool: a kind of worker, with its limits.
+///
+/// Limits that cannot work are refused by [`PoolBuilder::build`](super::PoolBuilder::build).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use slipring::pool::Role;
+/// use slipring::{Kind, Spawner};
+///
+/// let embed = Role::new(|worker| {
+///     // Each worker has a device of its own.
+///     Ok(Spawner::current_exe()?.role("embed").env("CUDA_VISIBLE_DEVICES", worker.index.to_string()))
+/// })
+/// .min_idle(1)
+/// .max_size(4)
+/// .spares(1)
+/// .max_requests(100_000)
+/// .idempotent(Kind::EMBED);
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct Role {
+    pub(super) recipe: Recipe,
+    pub(super) limits: Limits,
+    pub(super) idempotent: BTreeSet<Kind>,
+    pub(super) start_timeout: Duration,
+    pub(super) stop_timeout: Duration,
+    pub(super) hang_timeout: Option<Duration>,
+    pub(super) ping_interval: Duration,
+    pub(super) max_rss: Option<u64>,
+}
+
+impl Role {
+    /// Describes a role whose workers are started by the spawners that `recipe` makes. It is
+    /// called on a thread of the pool's for each worker that is started.
+    pub fn new(recipe: impl Fn(&WorkerSlot) -> Result<Spawner> + Send + Sync + 'static) -> Self {
+        Self::with_channels(move |worker| recipe(worker)?.pollable().spawn())
+    }
+
+    /// Describes a role whose workers `recipe` starts itself, such as
+    /// [`testing::spawn_thread`](crate::testing::spawn_thread). For the async view the channels
+    /// must be [pollable](Spawner::pollable).
+    pub fn with_channels(
+        recipe: impl Fn(&WorkerSlot) -> Result<Channel> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            recipe: Arc::new(recipe),
+            limits: Limits::default(),
+            idempotent: BTreeSet::new(),
+            start_timeout: Duration::from_secs(300),
+            stop_timeout: Duration::from_secs(10),
+            hang_timeout: None,
+            ping_interval: Duration::from_secs(30),
+            max_rss: None,
+        }
+    }
+
+    /// How many workers are kept although nothing is asked of them: 1 by default. 0 lets the role
+    /// have none, until a request comes.
+    pub fn min_idle(mut self, workers: usize) -> Self {
+        self.limits.min_idle = workers;
+        self
+    }
+
+    /// How many workers may serve: 1 by default. More than `min_idle` are started when requests
+    /// have waited for [`grow_after`](Self::grow_after).
+    pub fn max_size(mut self, workers: usize) -> Self {
+        self.limits.max_size = workers;
+        self
+    }
+
+    /// How many ready workers are kept beside those that serve, so that a death costs no load
+    /// time: none by default. They get no requests before.
+    pub fn spares(mut self, workers: usize) -> Self {
+        self.limits.spares = workers;
+        self
+    }
+
+    /// Starts nothing before the first request.
+    pub fn lazy(mut self) -> Self {
+        self.limits.is_lazy = true;
+        self
+    }
+
+    /// How many workers of the role start at the same time at most: 2 by default. See
+    /// [`PoolBuilder::max_starts`](super::PoolBuilder::max_starts) for all roles together.
+    pub fn max_starts(mut self, workers: usize) -> Self {
+        self.limits.max_starts = workers;
+        self
+    }
+
+    /// How many requests a worker serves at the same time: 1 by default, right for a worker that
+    /// serves one after another.
+    pub fn concurrency(mut self, requests: usize) -> Self {
+        self.limits.concurrency = requests;
+        self
+    }
+
+    /// How many more requests lie ready for the worker, so that it need not wait for the next: 1
+    /// by default. They were not begun if it dies, and go to another one.
+    pub fn prefetch(mut self, requests: usize) -> Self {
+        self.limits.prefetch = requests;
+        self
+    }
+
+    /// How many requests may wait for a worker: 1024 by default. More are refused with
+    /// [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    pub fn max_waiting(mut self, requests: usize) -> Self {
+        self.limits.max_waiting = requests;
+        self
+    }
+
+    /// How long requests wait before another worker is started for them: 50 ms by default.
+    pub fn grow_after(mut self, wait: Duration) -> Self {
+        self.limits.grow_after = nanos(wait);
+        self
+    }
+
+    /// How long a worker beyond `min_idle` may have nothing to do before it is ended: ten minutes
+    /// by default; `None` for ever.
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.limits.idle_timeout = timeout.into().map(nanos);
+        self
+    }
+
+    /// How old a worker gets before it is replaced: any age by default. Up to a tenth is taken off
+    /// at random, so that workers that started together do not end together; of
+    /// [`max_requests`](Self::max_requests), too.
+    pub fn max_lifetime(mut self, age: Duration) -> Self {
+        self.limits.max_lifetime = Some(nanos(age));
+        self
+    }
+
+    /// How many requests a worker gets before it is replaced: any number by default.
+    pub fn max_requests(mut self, requests: u64) -> Self {
+        self.limits.max_requests = Some(requests);
+        self
+    }
+
+    /// How many bytes of memory a worker may have (its resident set) before it is replaced: any by
+    /// default. Looked at as often as the worker is [pinged](Self::ping_interval).
+    pub fn max_rss(mut self, bytes: u64) -> Self {
+        self.max_rss = Some(bytes);
+        self
+    }
+
+    /// Ends a worker before its replacement is started, where a device holds one model only.
+    /// Otherwise the new one is ready first.
+    pub fn stop_first(mut self) -> Self {
+        self.limits.stop_first = true;
+        self
+    }
+
+    /// How long to wait before a worker is started again that has failed at its start or without a
+    /// request: one second by default, doubled with each failure up to `most`, 60 seconds, and
+    /// shortened by up to a fifth at random. After `clean_period` without a failure, 60 seconds,
+    /// it is `first` again. A worker that died while it served is started again at once.
+    pub fn backoff(mut self, first: Duration, most: Duration, clean_period: Duration) -> Self {
+        let backoff = &mut self.limits.backoff;
+        (backoff.first, backoff.most) = (nanos(first), nanos(most));
+        backoff.clean_period = nanos(clean_period);
+        self
+    }
+
+    /// How many workers may fail at their start or without a request, for each of `max_size`, in
+    /// `period`: 5 in 60 seconds by default. With more the role is degraded: without a worker it
+    /// refuses requests with [`ErrorKind::Degraded`](crate::ErrorKind::Degraded), and tries one
+    /// start in each `most` of the [`backoff`](Self::backoff) until one works.
+    pub fn max_failures(mut self, per_worker: usize, period: Duration) -> Self {
+        self.limits.failures_per_worker = per_worker;
+        self.limits.failure_period = nanos(period);
+        self
+    }
+
+    /// How many requests that were begun may be sent again in `period`: `percent` of those that
+    /// came in it, or `least` if that is more; 20, 10 and 10 seconds by default. Requests that
+    /// were not begun do not count.
+    pub fn retry_budget(mut self, percent: usize, least: usize, period: Duration) -> Self {
+        let retry = &mut self.limits.retry;
+        (retry.percent, retry.least, retry.period) = (percent, least, nanos(period));
+        self
+    }
+
+    /// How often a request may be begun, if it is idempotent: 3 times by default.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.limits.retry.max_attempts = attempts;
+        self
+    }
+
+    /// Declares that requests of this kind may be served twice, so that one whose worker died with
+    /// it is sent again. For single requests:
+    /// [`PoolRequest::idempotent`](super::PoolRequest::idempotent).
+    pub fn idempotent(mut self, kind: Kind) -> Self {
+        self.idempotent.insert(kind);
+        self
+    }
+
+    /// How long a worker may take to start and to build its session: 300 seconds by default.
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.start_timeout = timeout;
+        self
+    }
+
+    /// How long a worker may take to end before it is killed: 10 seconds by default.
+    pub fn stop_timeout(mut self, timeout: Duration) -> Self {
+        self.stop_timeout = timeout;
+        self
+    }
+
+    /// How long a request may be served without
+    /// [progress](crate::worker::Request::set_progress) before its worker counts as hung, and is
+    /// killed: for ever by default, as a handler that does not report progress looks the same.
+    pub fn hang_timeout(mut self, timeout: Duration) -> Self {
+        self.hang_timeout = Some(timeout);
+        self
+    }
+
+    /// How often each worker is asked how it is: every 30 seconds by default.
+    pub fn ping_interval(mut self, interval: Duration) -> Self {
+        self.ping_interval = interval;
+        self
+    }
+
+    /// Refuses what cannot work.
+    pub(super) fn check(&self, name: &str) -> Result<()> {
+        let Limits { min_idle, max_size, max_starts, concurrency, backoff, retry, .. } =
+            &self.limits;
+        let is_zero = |value: &Duration| value.is_zero();
+        let wrong = if *max_size == 0 {
+            "a max_size of 0: no worker could serve".to_owned()
+        } else if min_idle > max_size {
+            format!("a min_idle of {min_idle} is over the max_size of {max_size}")
+        } else if *max_starts == 0 {
+            "max_starts of 0: no worker could start".to_owned()
+        } else if *concurrency == 0 {
+            "a concurrency of 0: workers could serve nothing".to_owned()
+        } else if retry.max_attempts == 0 {
+            "max_attempts of 0: no request could be sent".to_owned()
+        } else if self.limits.max_requests == Some(0) {
+            "max_requests of 0: workers could serve nothing".to_owned()
+        } else if self.limits.max_lifetime == Some(0) || self.limits.idle_timeout == Some(0) {
+            "a lifetime or an idle timeout of 0: workers would end at once".to_owned()
+        } else if backoff.first == 0 || backoff.first > backoff.most {
+            "a backoff must be longer than 0, and its first not longer than its longest".to_owned()
+        } else if is_zero(&self.start_timeout) || is_zero(&self.ping_interval) {
+            "a start timeout or a ping interval of 0".to_owned()
+        } else if self.hang_timeout.as_ref().is_some_and(is_zero) {
+            "a hang timeout of 0: every request would count as hung".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Error::invalid_config(format!("role {name}: {wrong}")))
+    }
+}
+
+impl fmt::Debug for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Role").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+pub(super) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

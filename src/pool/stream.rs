@@ -1,0 +1,110 @@
+//! A stream of a role: that of one worker, sent again as long as nothing has come of it.
+
+use super::request::{Attempts, channel_of};
+use super::role::Permit;
+use crate::channel::{Reply, Stream, StreamTimeouts};
+use crate::error::Result;
+use crate::payload::Payload;
+use crate::protocol::Kind;
+use crate::sys::clock::{Deadline, now_ns};
+
+/// The chunks of a request to a role. Dropping it cancels the request.
+///
+/// If the worker dies before a chunk was delivered, the request is sent again as that of a call is.
+/// After the first chunk it is not.
+#[derive(Debug)]
+#[must_use = "a stream that is dropped is cancelled"]
+pub struct PoolStream<'a, P: ?Sized> {
+    /// Dropped first: its worker is given back when it is cancelled.
+    stream: Option<Stream>,
+    permit: Option<Permit<'a>>,
+    attempts: Attempts<'a>,
+    kind: Kind,
+    payload: &'a P,
+    timeouts: StreamTimeouts,
+    deadline: Deadline,
+    has_delivered: bool,
+}
+
+impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
+    pub(super) fn begin(
+        attempts: Attempts<'a>,
+        kind: Kind,
+        payload: &'a P,
+        timeouts: StreamTimeouts,
+    ) -> Result<Self> {
+        let deadline = timeouts.start().send_by();
+        let (stream, permit, has_delivered) = (None, None, false);
+        let mut this =
+            Self { stream, permit, attempts, kind, payload, timeouts, deadline, has_delivered };
+        this.send()?;
+        Ok(this)
+    }
+
+    /// Gets a worker and sends the request to it.
+    fn send(&mut self) -> Result<()> {
+        loop {
+            let permit = self.attempts.acquire(now_ns(), self.deadline)?;
+            let sent = channel_of(&permit)
+                .and_then(|channel| channel.stream(self.kind, self.payload, self.timeouts));
+            match sent {
+                Ok(stream) => {
+                    (self.stream, self.permit) = (Some(stream), Some(permit));
+                    return Ok(());
+                }
+                Err(error) => self.attempts.failed(permit, error, false, self.deadline)?,
+            }
+        }
+    }
+
+    /// Returns the next chunk, `None` at the end: as [`Stream::next_chunk`]. Blocks as that does,
+    /// and while the request waits for another worker.
+    ///
+    /// # Errors
+    ///
+    /// As [`Stream::next_chunk`], and if the request is to be sent again as
+    /// [`RoleHandle::call`](super::RoleHandle::call).
+    pub fn next_chunk(&mut self) -> Result<Option<Reply>> {
+        loop {
+            let Some(stream) = &mut self.stream else { return Ok(None) };
+            match stream.next_chunk() {
+                Ok(Some(chunk)) => {
+                    self.has_delivered = true;
+                    return Ok(Some(chunk));
+                }
+                Ok(None) => {
+                    self.end();
+                    return Ok(None);
+                }
+                Err(error) => {
+                    self.stream = None;
+                    let Some(permit) = self.permit.take() else { return Err(error) };
+                    let has_delivered = self.has_delivered;
+                    self.attempts.failed(permit, error, has_delivered, self.deadline)?;
+                    self.send()?;
+                }
+            }
+        }
+    }
+
+    /// Asks the worker to end the stream; see [`Stream::cancel`].
+    pub fn cancel(&self) {
+        if let Some(stream) = &self.stream {
+            stream.cancel();
+        }
+    }
+
+    fn end(&mut self) {
+        self.stream = None;
+        self.permit = None;
+    }
+}
+
+impl<P: Payload + ?Sized> Iterator for PoolStream<'_, P> {
+    type Item = Result<Reply>;
+
+    /// As [`PoolStream::next_chunk`]. After an error there is nothing more.
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_chunk().transpose()
+    }
+}

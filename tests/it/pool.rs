@@ -1,0 +1,411 @@
+//! The pool over real processes: what becomes of requests whose workers die, and of workers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::common::*;
+use slipring::pool::{EventKind, Events, Pool, Priority, RecycleReason, Role, RoleHandle};
+use slipring::{ErrorKind, ExitCause};
+
+const ONE: &str = "one";
+
+fn role() -> Role {
+    Role::new(|_| Ok(small())).backoff(
+        Duration::from_millis(50),
+        Duration::from_millis(400),
+        Duration::from_secs(5),
+    )
+}
+
+fn pool_of(role: Role) -> (Pool, RoleHandle) {
+    let pool = Pool::builder().role(ONE, role).build().unwrap();
+    let handle = pool.role(ONE).unwrap();
+    (pool, handle)
+}
+
+fn until(events: &Events, is_it: impl Fn(&EventKind) -> bool) {
+    let start = Instant::now();
+    while start.elapsed() < LONG {
+        if events.recv_timeout(LONG).is_some_and(|event| is_it(&event.kind)) {
+            return;
+        }
+    }
+    panic!("the event never came");
+}
+
+/// The process ids of the workers that are there.
+fn pids(handle: &RoleHandle) -> Vec<u32> {
+    handle.health().workers.iter().filter_map(|worker| worker.pid).collect()
+}
+
+fn is_begun(handle: &RoleHandle) -> bool {
+    let workers = handle.health().workers;
+    workers.iter().any(|worker| worker.health.as_ref().is_some_and(|health| health.begun > 0))
+}
+
+fn close(pool: &Pool) {
+    within_long("close", || pool.close(LONG)).unwrap();
+}
+
+#[test]
+fn requests_of_many_threads_are_served_by_all_workers() {
+    let (pool, handle) = pool_of(role().min_idle(3).max_size(3));
+    std::thread::scope(|scope| {
+        for thread in 0..8_u64 {
+            let handle = handle.clone();
+            scope.spawn(move || {
+                for call in 0..100 {
+                    let bytes = encode(&[1, thread, call]);
+                    let reply = handle.call(SLOW_ECHO, &bytes, LONG).unwrap();
+                    assert_eq!(reply.to_vec(), bytes);
+                }
+            });
+        }
+    });
+    let workers = handle.health().workers;
+    assert_eq!(workers.len(), 3);
+    for worker in &workers {
+        let served = worker.health.as_ref().unwrap().requests_served;
+        assert!(served > 50, "{workers:?}");
+    }
+    close(&pool);
+    assert_eq!(handle.call(ECHO, "x", LONG).unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[test]
+fn a_handled_error_is_an_answer_and_costs_no_worker() {
+    let (pool, handle) = pool_of(role().idempotent(FAIL));
+    for _ in 0..20 {
+        let error = handle.call(FAIL, "no", LONG).unwrap_err();
+        assert!(error.is_handler_error());
+    }
+    assert_eq!(pids(&handle).len(), 1);
+    assert_eq!(handle.health().workers[0].health.as_ref().unwrap().requests_served, 21);
+    close(&pool);
+}
+
+#[test]
+fn a_begun_request_that_is_not_idempotent_fails_with_what_is_known() {
+    let (pool, handle) = pool_of(role());
+    let error = handle.call(RAISE, &[libc::SIGSEGV as u8], LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PeerDied);
+    assert_eq!(error.death().unwrap().cause(), Some(ExitCause::Signaled(libc::SIGSEGV)));
+    assert_eq!((error.was_begun(), error.begun_alone()), (Some(true), Some(true)));
+    assert_eq!(handle.call(ECHO, "goes on", LONG).unwrap().to_vec(), b"goes on");
+    close(&pool);
+}
+
+#[test]
+fn requests_that_were_not_begun_go_to_another_worker_unasked() {
+    let (pool, handle) = pool_of(role().prefetch(3));
+    handle.call(ECHO, "", LONG).unwrap();
+    std::thread::scope(|scope| {
+        let begun = scope.spawn(|| handle.call(FOR_EVER, "", LONG));
+        eventually("it is begun", || is_begun(&handle));
+        let others: Vec<_> = (0..6_u8)
+            .map(|number| {
+                let handle = &handle;
+                scope.spawn(move || handle.call(ECHO, &[number], LONG).unwrap().to_vec())
+            })
+            .collect();
+        eventually("they are sent or wait", || handle.health().load.in_flight == 4);
+        send_signal(pids(&handle)[0], libc::SIGKILL);
+        let error = begun.join().unwrap().unwrap_err();
+        assert_eq!((error.kind(), error.was_begun()), (ErrorKind::PeerDied, Some(true)));
+        for (number, other) in others.into_iter().enumerate() {
+            assert_eq!(other.join().unwrap(), [number as u8]);
+        }
+    });
+    close(&pool);
+}
+
+#[test]
+fn an_idempotent_request_survives_a_kill() {
+    let (pool, handle) = pool_of(role().idempotent(SLOW_ECHO));
+    handle.call(ECHO, "", LONG).unwrap();
+    let bytes = encode(&[300]);
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| handle.call(SLOW_ECHO, &bytes, LONG));
+        eventually("it is begun", || is_begun(&handle));
+        let victim = pids(&handle)[0];
+        send_signal(victim, libc::SIGKILL);
+        assert_eq!(call.join().unwrap().unwrap().to_vec(), encode(&[300]));
+        assert!(!pids(&handle).contains(&victim));
+    });
+    close(&pool);
+}
+
+#[test]
+fn a_request_that_kills_two_workers_is_poison_and_hurts_no_other() {
+    let (pool, handle) = pool_of(role().min_idle(2).max_size(2).idempotent(RAISE));
+    let events = pool.events();
+    std::thread::scope(|scope| {
+        let innocent = scope.spawn(|| {
+            for number in 0..200_u64 {
+                let bytes = encode(&[1, number]);
+                assert_eq!(handle.call(SLOW_ECHO, &bytes, LONG).unwrap().to_vec(), bytes);
+            }
+        });
+        let error = handle.call(RAISE, &[libc::SIGSEGV as u8], LONG).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Poison);
+        assert!(error.to_string().contains("it has killed 2 workers"), "{error}");
+        let source = std::error::Error::source(&error).unwrap();
+        assert!(source.to_string().contains("SIGSEGV"), "{source}");
+        innocent.join().unwrap();
+    });
+    let died = |kind: &EventKind| matches!(kind, EventKind::Died(_));
+    until(&events, died);
+    until(&events, died);
+    assert!(!handle.health().is_degraded, "requests degrade no role");
+    close(&pool);
+}
+
+#[test]
+fn over_its_bound_a_role_refuses_at_once_and_says_when_to_come_back() {
+    let (pool, handle) = pool_of(role().max_waiting(1).prefetch(0));
+    handle.call(ECHO, "", LONG).unwrap();
+    let bytes = encode(&[300]);
+    std::thread::scope(|scope| {
+        let calls: Vec<_> =
+            (0..2).map(|_| scope.spawn(|| handle.call(SLOW_ECHO, &bytes, LONG))).collect();
+        eventually("one waits", || handle.health().load.queued == 1);
+        eventually("one is served", || handle.health().load.in_flight == 1);
+        let error = handle.call(ECHO, "", LONG).unwrap_err();
+        assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Overloaded, Some(false)));
+        let overload = error.overload().unwrap();
+        assert_eq!((overload.queued, overload.limit, overload.in_flight), (1, 1, 1));
+        assert!(overload.retry_after > Duration::ZERO);
+        calls.into_iter().for_each(|call| drop(call.join().unwrap().unwrap()));
+    });
+    close(&pool);
+}
+
+#[test]
+fn who_waits_too_long_and_who_runs_too_long_get_different_errors() {
+    let (pool, handle) = pool_of(role().prefetch(0));
+    handle.call(ECHO, "", LONG).unwrap();
+    let short = Duration::from_millis(50);
+    let bytes = encode(&[400]);
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| handle.call(SLOW_ECHO, &bytes, Duration::from_millis(100)));
+        eventually("it is begun", || is_begun(&handle));
+        let error = handle.call(ECHO, "", short).unwrap_err();
+        assert_eq!((error.kind(), error.was_begun()), (ErrorKind::QueueTimeout, Some(false)));
+        assert!(error.is_timeout());
+        let error = running.join().unwrap().unwrap_err();
+        assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Timeout, Some(true)));
+    });
+    assert_eq!(handle.call(ECHO, "x", LONG).unwrap().to_vec(), b"x");
+    close(&pool);
+}
+
+#[test]
+fn an_idle_worker_that_is_killed_is_replaced() {
+    let (pool, handle) = pool_of(role());
+    let events = pool.events();
+    handle.call(ECHO, "", LONG).unwrap();
+    let victim = pids(&handle)[0];
+    send_signal(victim, libc::SIGKILL);
+    until(&events, |kind| matches!(kind, EventKind::Died(_)));
+    eventually("another one lives", || {
+        let workers = handle.health().workers;
+        workers.iter().any(|worker| worker.is_alive && worker.pid != Some(victim))
+    });
+    assert_eq!(handle.call(ECHO, "x", LONG).unwrap().to_vec(), b"x");
+    close(&pool);
+}
+
+#[test]
+fn a_role_whose_workers_cannot_start_is_degraded_and_heals() {
+    let starts = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&starts);
+    let role = Role::new(move |_| {
+        let is_broken = count.fetch_add(1, Ordering::Relaxed) < 4;
+        Ok(if is_broken { small().mode("fail") } else { small() })
+    });
+    let (first, most) = (Duration::from_millis(10), Duration::from_millis(300));
+    let role = role.backoff(first, most, LONG).max_failures(2, LONG);
+    let (pool, handle) = pool_of(role);
+    let events = pool.events();
+    until(&events, |kind| matches!(kind, EventKind::Degraded));
+    let error = handle.call(ECHO, "", LONG).unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Degraded, Some(false)));
+    assert!(format!("{error:#}").contains("no such model"), "{error:#}");
+    assert!(!handle.health().is_ready && !pool.health().is_ready());
+    until(&events, |kind| matches!(kind, EventKind::Healed));
+    assert_eq!(handle.call(ECHO, "x", LONG).unwrap().to_vec(), b"x");
+    assert!(pool.health().is_ready());
+    close(&pool);
+}
+
+#[test]
+fn a_changed_recipe_costs_no_request() {
+    let (pool, handle) = pool_of(role().min_idle(2).max_size(2));
+    let events = pool.events();
+    handle.call(ECHO, "", LONG).unwrap();
+    let is_over = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let caller = scope.spawn(|| {
+            while is_over.load(Ordering::Relaxed) == 0 {
+                handle.call(SLOW_ECHO, &encode(&[2]), LONG).unwrap();
+            }
+        });
+        handle.reload(Role::new(|_| Ok(small().mode("other")))).unwrap();
+        for _ in 0..2 {
+            let why = RecycleReason::Recipe;
+            until(&events, |kind| matches!(kind, EventKind::Recycled(it) if *it == why));
+        }
+        is_over.store(1, Ordering::Relaxed);
+        caller.join().unwrap();
+    });
+    let role = handle.call(ROLE, "", LONG).unwrap().text().unwrap();
+    assert!(role.contains("other"), "{role}");
+    close(&pool);
+}
+
+#[test]
+fn a_worker_that_has_served_its_share_is_replaced_without_a_failure() {
+    let (pool, handle) = pool_of(role().max_requests(10));
+    let mut seen = std::collections::BTreeSet::new();
+    for number in 0..60_u64 {
+        handle.call(ECHO, &encode(&[number]), LONG).unwrap();
+        seen.extend(pids(&handle));
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    eventually("workers were replaced", || {
+        handle.call(ECHO, "", LONG).unwrap();
+        seen.extend(pids(&handle));
+        seen.len() > 2
+    });
+    close(&pool);
+}
+
+#[test]
+fn a_stream_is_sent_again_until_its_first_chunk_and_then_not() {
+    let (pool, handle) = pool_of(role().idempotent(TRICKLE));
+    handle.call(ECHO, "", LONG).unwrap();
+    let request = encode(&[200_000, 5, 8]);
+    let mut stream = handle.stream(TRICKLE, &request, LONG).unwrap();
+    eventually("it is begun", || is_begun(&handle));
+    send_signal(pids(&handle)[0], libc::SIGKILL);
+    let first = stream.next_chunk().unwrap().unwrap();
+    assert_eq!(first.to_vec(), pattern(0, 8));
+    send_signal(pids(&handle)[0], libc::SIGKILL);
+    let error = loop {
+        match stream.next_chunk() {
+            Ok(chunk) => assert!(chunk.is_some(), "it was cut, and ended as if it were whole"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::PeerDied);
+    drop(stream);
+    close(&pool);
+}
+
+#[test]
+fn a_request_that_makes_no_progress_costs_its_worker_if_the_role_says_so() {
+    let (pool, handle) = pool_of(role().hang_timeout(Duration::from_millis(100)));
+    let events = pool.events();
+    let error = handle.call(FOR_EVER, "", LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PeerDied);
+    until(&events, |kind| matches!(kind, EventKind::Hung { progress: 0, .. }));
+    assert_eq!(handle.call(ECHO, "x", LONG).unwrap().to_vec(), b"x");
+    close(&pool);
+}
+
+#[test]
+fn a_close_serves_what_waits_and_then_ends_all_workers_at_once() {
+    let (pool, handle) = pool_of(role().min_idle(2).max_size(2));
+    handle.call(ECHO, "", LONG).unwrap();
+    std::thread::scope(|scope| {
+        let calls: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| handle.call(SLOW_ECHO, &encode(&[20]), LONG))).collect();
+        eventually("all are taken", || {
+            let load = handle.health().load;
+            load.queued + load.in_flight == 8
+        });
+        close(&pool);
+        calls.into_iter().for_each(|call| drop(call.join().unwrap().unwrap()));
+    });
+    assert!(handle.health().workers.is_empty());
+    close(&pool);
+}
+
+#[test]
+fn a_close_whose_time_is_up_ends_what_is_left() {
+    let (pool, handle) = pool_of(role());
+    handle.call(ECHO, "", LONG).unwrap();
+    std::thread::scope(|scope| {
+        let calls: Vec<_> =
+            (0..3).map(|_| scope.spawn(|| handle.call(FOR_EVER, "", LONG))).collect();
+        eventually("all are taken", || {
+            let load = handle.health().load;
+            load.queued + load.in_flight == 3
+        });
+        let closed = within_long("close", || pool.close(Duration::from_millis(50)));
+        closed.unwrap();
+        for call in calls {
+            let kind = call.join().unwrap().unwrap_err().kind();
+            assert_eq!(kind, ErrorKind::Closed);
+        }
+    });
+}
+
+#[test]
+fn a_dropped_pool_ends_its_workers_and_its_handles_say_that_it_is_closed() {
+    let (pool, handle) = pool_of(role());
+    handle.call(ECHO, "", LONG).unwrap();
+    let pid = pids(&handle)[0];
+    drop(pool);
+    assert_eq!(handle.call(ECHO, "", LONG).unwrap_err().kind(), ErrorKind::Closed);
+    eventually("the worker is gone", || !is_in_the_table(pid));
+}
+
+#[test]
+fn what_cannot_work_is_refused_when_the_pool_is_built() {
+    let wrong = [
+        (role().max_size(0), "max_size of 0"),
+        (role().min_idle(3), "min_idle of 3"),
+        (role().concurrency(0), "concurrency of 0"),
+        (role().max_starts(0), "max_starts of 0"),
+        (role().max_requests(0), "max_requests of 0"),
+        (role().hang_timeout(Duration::ZERO), "hang timeout of 0"),
+        (role().max_attempts(0), "max_attempts of 0"),
+    ];
+    for (role, part) in wrong {
+        let error = Pool::builder().role(ONE, role).build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    let twice = Pool::builder().role(ONE, role()).role(ONE, role()).build().unwrap_err();
+    assert!(twice.to_string().contains("two roles named one"), "{twice}");
+    assert_eq!(Pool::builder().build().unwrap_err().kind(), ErrorKind::InvalidConfig);
+    let (pool, _) = pool_of(role().lazy());
+    assert_eq!(pool.role("other").unwrap_err().kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn requests_of_a_higher_priority_go_first() {
+    let (pool, handle) = pool_of(role().prefetch(0));
+    handle.call(ECHO, "", LONG).unwrap();
+    let order = std::sync::Mutex::new(Vec::new());
+    let bytes = encode(&[200]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| handle.call(SLOW_ECHO, &bytes, LONG).unwrap());
+        eventually("it is begun", || is_begun(&handle));
+        for priority in [Priority::Low, Priority::Normal, Priority::High] {
+            let queued = handle.health().load.queued;
+            let (handle, order) = (&handle, &order);
+            scope.spawn(move || {
+                let request = handle.request(SLOW_ECHO).priority(priority);
+                request.call(&encode(&[20]), LONG).unwrap();
+                order.lock().unwrap().push(priority);
+            });
+            eventually("it waits", || handle.health().load.queued > queued);
+        }
+    });
+    let order = order.into_inner().unwrap();
+    assert_eq!(order, [Priority::High, Priority::Normal, Priority::Low]);
+    close(&pool);
+}
