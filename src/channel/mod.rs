@@ -185,6 +185,24 @@ impl Channel {
         Awaited::new(&*self.core, request, limit).wait()
     }
 
+    /// As [`Channel::call`], with the request's number, once it has one: after a timeout the worker
+    /// may still be at it.
+    pub(crate) fn call_numbered<P: Payload + ?Sized>(
+        &self,
+        kind: Kind,
+        payload: &P,
+        timeout: Duration,
+    ) -> (Option<RequestId>, Result<Reply>) {
+        span!("call", %kind, bytes = payload.encoded_len());
+        match send_call(&self.core, kind, payload, timeout) {
+            Ok((request, limit)) => {
+                let reply = Awaited::new(&*self.core, request, limit).wait();
+                (Some(RequestId::new(request)), reply)
+            }
+            Err(error) => (None, Err(error)),
+        }
+    }
+
     /// Sends a request whose reply is awaited later. Many requests may be in flight, from any
     /// number of threads.
     ///

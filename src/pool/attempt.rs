@@ -13,6 +13,14 @@ pub(super) fn ends_worker(error: &Error) -> bool {
     )
 }
 
+/// Whether the worker may still be at a request that ended with this error.
+pub(super) fn is_unanswered(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Timeout | ErrorKind::Stalled | ErrorKind::Cancelled | ErrorKind::Interrupted
+    )
+}
+
 /// What is known of an attempt that its worker's end has ended. Blocks until it is known whether it
 /// had been begun, but not beyond the deadline.
 pub(super) fn attempt(

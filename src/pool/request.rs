@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::attempt::{attempt, ends_worker};
+use super::attempt::{attempt, ends_worker, is_unanswered};
 use super::role::{Permit, RoleShared};
 use super::scheduler::{Asked, History, Priority, Reason, Verdict};
 use super::stream::PoolStream;
 use crate::channel::{Channel, Reply, StreamTimeouts};
 use crate::error::{Error, ErrorKind, Result};
+use crate::id::RequestId;
 use crate::payload::Payload;
 use crate::protocol::Kind;
 use crate::sys::clock::{Deadline, now_ns};
@@ -73,11 +74,10 @@ impl<'a> PoolRequest<'a> {
         let mut attempts = Attempts::begin(&self);
         loop {
             let permit = attempts.acquire(now, deadline)?;
-            let Some(channel) = permit.worker.channel() else { continue };
-            let left = deadline.remaining();
-            match channel.call(self.kind, payload, left) {
-                Ok(reply) => return Ok(reply),
-                Err(error) => attempts.failed(permit, error, false, deadline)?,
+            let channel = channel_of(&permit)?;
+            match channel.call_numbered(self.kind, payload, deadline.remaining()) {
+                (_, Ok(reply)) => return Ok(reply),
+                (id, Err(error)) => attempts.failed(permit, id, error, false, deadline)?,
             }
         }
     }
@@ -127,7 +127,10 @@ impl<'a> Attempts<'a> {
         if std::mem::replace(&mut self.is_first, false) {
             return self.role.acquire(self.asked, None, now, deadline);
         }
-        self.role.acquire(self.asked, Some(&self.history), now_ns(), deadline)
+        let permit = self.role.acquire(self.asked, Some(&self.history), now_ns(), deadline);
+        // Of all attempts, not of this one alone.
+        let was_begun = self.history.begun > 0;
+        permit.map_err(|error| if was_begun { error.with_begun(true) } else { error })
     }
 
     /// An attempt has failed. Returns the error if no other follows. Blocks until it is known
@@ -136,11 +139,15 @@ impl<'a> Attempts<'a> {
     pub(super) fn failed(
         &mut self,
         permit: Permit<'_>,
+        id: Option<RequestId>,
         error: Error,
         has_delivered: bool,
         deadline: Deadline,
     ) -> Result<()> {
         if !ends_worker(&error) {
+            if let Some(id) = id.filter(|_| is_unanswered(&error)) {
+                permit.linger(id);
+            }
             return Err(error);
         }
         let attempt = attempt(&error, &permit.worker, permit.is_alone(), has_delivered, deadline);

@@ -15,6 +15,7 @@ use super::starts::Starts;
 use super::ticker::Ticker;
 use super::worker::{self, Worker};
 use crate::error::{Error, ErrorKind, Overload, Result};
+use crate::id::RequestId;
 use crate::protocol::Kind;
 use crate::sync::plain::Mutex;
 use crate::sync::{Counter, Ordering};
@@ -46,11 +47,20 @@ pub(super) struct Permit<'a> {
     pub(super) worker: Arc<Worker>,
     grant: Grant,
     ending: Ending,
+    /// The worker's thread gives it back.
+    is_left: bool,
 }
 
 impl Permit<'_> {
     pub(super) fn is_alone(&self) -> bool {
         self.grant.is_alone
+    }
+
+    /// Gives the worker back when it is done with a request that nobody waits for any more: it may
+    /// be stuck in it, and must not look free.
+    pub(super) fn linger(mut self, request: RequestId) {
+        self.is_left = true;
+        self.worker.linger(request, self.grant);
     }
 
     /// Gives the worker back, which is of no use any more.
@@ -63,8 +73,9 @@ impl Permit<'_> {
 impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {
-        let deeds = self.role.core.finish(now_ns(), self.grant, self.ending);
-        self.role.perform(deeds);
+        if !self.is_left {
+            self.role.finish(self.grant, self.ending);
+        }
     }
 }
 
@@ -154,6 +165,13 @@ impl RoleShared {
         }
     }
 
+    /// A request gives its worker back.
+    #[inline]
+    pub(super) fn finish(&self, grant: Grant, ending: Ending) {
+        let deeds = self.core.finish(now_ns(), grant, ending);
+        self.perform(deeds);
+    }
+
     #[cold]
     fn wait(
         &self,
@@ -181,7 +199,7 @@ impl RoleShared {
 
     #[inline]
     fn permit(&self, grant: Grant, worker: Arc<Worker>) -> Permit<'_> {
-        Permit { role: self, worker, grant, ending: Ending::Over }
+        Permit { role: self, worker, grant, ending: Ending::Over, is_left: false }
     }
 
     /// Changes what the scheduler knows, and does what follows.

@@ -15,7 +15,6 @@ use crate::sys::clock::{Deadline, now_ns};
 #[derive(Debug)]
 #[must_use = "a stream that is dropped is cancelled"]
 pub struct PoolStream<'a, P: ?Sized> {
-    /// Dropped first: its worker is given back when it is cancelled.
     stream: Option<Stream>,
     permit: Option<Permit<'a>>,
     attempts: Attempts<'a>,
@@ -52,7 +51,7 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
                     (self.stream, self.permit) = (Some(stream), Some(permit));
                     return Ok(());
                 }
-                Err(error) => self.attempts.failed(permit, error, false, self.deadline)?,
+                Err(error) => self.attempts.failed(permit, None, error, false, self.deadline)?,
             }
         }
     }
@@ -77,10 +76,11 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
                     return Ok(None);
                 }
                 Err(error) => {
+                    let id = stream.id();
                     self.stream = None;
                     let Some(permit) = self.permit.take() else { return Err(error) };
                     let has_delivered = self.has_delivered;
-                    self.attempts.failed(permit, error, has_delivered, self.deadline)?;
+                    self.attempts.failed(permit, Some(id), error, has_delivered, self.deadline)?;
                     self.send()?;
                 }
             }
@@ -97,6 +97,17 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
     fn end(&mut self) {
         self.stream = None;
         self.permit = None;
+    }
+}
+
+impl<P: ?Sized> Drop for PoolStream<'_, P> {
+    fn drop(&mut self) {
+        // The worker may be at it for a while.
+        if let (Some(stream), Some(permit)) = (self.stream.take(), self.permit.take()) {
+            let id = stream.id();
+            drop(stream);
+            permit.linger(id);
+        }
     }
 }
 

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use super::attempt::is_killed_from_outside;
 use super::events::EventKind;
 use super::role::RoleShared;
-use super::scheduler::{Death, RecycleReason, WorkerId};
+use super::scheduler::{Death, Ending, Grant, RecycleReason, WorkerId};
 use super::settings::{WorkerSlot, nanos};
 use crate::channel::Channel;
 use crate::error::{Error, ErrorKind, Mark, RequestStage, Result};
 use crate::id::RequestId;
 use crate::process::service::start_thread;
+use crate::protocol::Health;
 use crate::sync::plain::{Condvar, Mutex};
 use crate::sys::clock::{Deadline, now_ns};
 
@@ -20,6 +21,8 @@ use crate::sys::clock::{Deadline, now_ns};
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks at a worker that is dead and whose exit status is not known.
 const LOOK: Duration = Duration::from_millis(1);
+/// The longest time between two looks whether a worker is done with a request that was given up.
+const LONGEST_LOOK: Duration = Duration::from_millis(100);
 
 /// A worker of a pool.
 #[derive(Debug, Default)]
@@ -28,6 +31,8 @@ pub(super) struct Worker {
     is_ready: OnceLock<()>,
     bell: Arc<Bell>,
     was_hung: OnceLock<()>,
+    /// Requests that nobody waits for any more, and that the worker may be at.
+    lingering: Mutex<Vec<(RequestId, Grant)>>,
 }
 
 impl Worker {
@@ -52,6 +57,27 @@ impl Worker {
         self.bell.ring(false);
     }
 
+    /// Has its thread give a request's place back when the worker is done with the request.
+    pub(super) fn linger(&self, request: RequestId, grant: Grant) {
+        self.lingering.lock().push((request, grant));
+        self.look();
+    }
+
+    fn has_lingering(&self) -> bool {
+        !self.lingering.lock().is_empty()
+    }
+
+    /// The places of requests that the worker is done with.
+    fn take_done(&self, health: impl Fn() -> Health) -> Vec<Grant> {
+        let mut lingering = self.lingering.lock();
+        if lingering.is_empty() {
+            return Vec::new();
+        }
+        let health = health();
+        let done = lingering.extract_if(.., |(request, _)| is_done(&health, *request));
+        done.map(|(_, grant)| grant).collect()
+    }
+
     /// Whether the pool has killed it because a request made no progress.
     pub(super) fn was_hung(&self) -> bool {
         self.was_hung.get().is_some()
@@ -68,6 +94,16 @@ impl Worker {
             std::thread::sleep(LOOK);
         }
     }
+}
+
+/// Whether a worker is done with a request: it is at others that came later, or at none.
+fn is_done(health: &Health, request: RequestId) -> bool {
+    let requests = &health.requests;
+    let is_idle = health.begun == 0 && health.taken == 0;
+    // A report names only so many requests.
+    let is_whole = requests.len() < Health::MOST_REQUESTS;
+    let is_listed = requests.iter().any(|listed| listed.id == request);
+    is_idle || is_whole && !is_listed && requests.iter().any(|listed| listed.id > request)
 }
 
 /// Wakes a worker's thread.
@@ -194,6 +230,7 @@ impl Keeper {
         let mut exit = channel.core().state.exit_waiters.register();
         let (mut ping, mut hang) =
             (Deadline::after(self.role.settings().ping_interval), Hang::default());
+        let mut look = Duration::ZERO;
         loop {
             exit.wait(&waker);
             if channel.exit_cause().is_some() {
@@ -212,6 +249,16 @@ impl Keeper {
                 self.ask(channel, settings.max_rss);
             }
             let mut until = ping;
+            for grant in self.worker.take_done(|| channel.health()) {
+                self.role.finish(grant, Ending::Over);
+            }
+            look = match self.worker.has_lingering() {
+                true => (2 * look).clamp(LOOK, LONGEST_LOOK),
+                false => Duration::ZERO,
+            };
+            if !look.is_zero() {
+                until = until.at_most(look);
+            }
             if let Some(timeout) = settings.hang_timeout {
                 if let Some((request, progress)) = hang.look(channel, timeout) {
                     self.kill(channel, request, progress);

@@ -409,3 +409,30 @@ fn requests_of_a_higher_priority_go_first() {
     assert_eq!(order, [Priority::High, Priority::Normal, Priority::Low]);
     close(&pool);
 }
+
+#[test]
+fn a_worker_that_is_stuck_gets_no_more_and_the_others_serve() {
+    let (pool, handle) = pool_of(role().min_idle(2).max_size(2));
+    handle.call(ECHO, "", LONG).unwrap();
+    eventually("both serve", || handle.health().workers.iter().all(|worker| worker.is_alive));
+    let short = Duration::from_millis(30);
+    let error = handle.call(FOR_EVER, "", short).unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Timeout, Some(true)));
+    // One more may lie in the ring of the worker that is stuck.
+    let late = (0..50).filter(|_| handle.call(ECHO, "x", short * 10).is_err()).count();
+    assert!(late <= 1, "{late} requests went to a worker that is stuck");
+    let closed = within_long("close", || pool.close(Duration::ZERO));
+    closed.unwrap();
+}
+
+#[test]
+fn a_request_that_was_given_up_holds_its_place_until_its_handler_returns() {
+    let (pool, handle) = pool_of(role().prefetch(0));
+    handle.call(ECHO, "", LONG).unwrap();
+    let error = handle.call(SLOW_ECHO, &encode(&[300]), Duration::from_millis(30)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    let early = handle.call(ECHO, "", Duration::from_millis(20)).unwrap_err();
+    assert_eq!(early.kind(), ErrorKind::QueueTimeout);
+    assert_eq!(handle.call(ECHO, "x", LONG).unwrap().to_vec(), b"x");
+    close(&pool);
+}
