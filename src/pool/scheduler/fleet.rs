@@ -148,6 +148,8 @@ impl<W> Scheduler<W> {
         self.dispatch();
         self.grow(now);
         self.replace();
+        // Where the old worker had to go first, a spare serves in its place.
+        self.promote();
         self.dispatch();
         self.shrink(now);
         self.stop_where(|slot| slot.state == State::Draining && slot.in_flight == 0);
@@ -231,10 +233,10 @@ impl<W> Scheduler<W> {
     /// Whether a worker that is due can go: another one took its place, or it has to go first.
     fn make_replacement(&mut self) -> bool {
         if self.limits.stop_first {
-            let is_moving = |slot: &Slot| {
-                matches!(slot.state, State::Draining | State::Stopping | State::Starting)
-            };
-            return !self.slots.iter().any(is_moving);
+            // None goes while another one is missing: who cannot be started takes no others along.
+            let is_moving = |slot: &Slot| !slot.is_empty() && !slot.is_ready();
+            let is_whole = self.count(State::Serving) >= self.target;
+            return is_whole && !self.slots.iter().any(is_moving);
         }
         let mut spares = self.slots.iter_mut().filter(|slot| slot.state == State::Spare);
         let Some(spare) = spares.find(|slot| slot.due.is_none()) else { return false };

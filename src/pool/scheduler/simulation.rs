@@ -3,6 +3,8 @@
 //! Time is a number, and workers are queues. A schedule follows from its seed. If one fails, its
 //! seed is printed, and `SLIPRING_SEED=<seed> cargo test --lib replays` runs that one alone.
 
+mod actors;
+mod always;
 mod oracle;
 mod world;
 

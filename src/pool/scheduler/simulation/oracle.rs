@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::*;
-use super::world::{Effect, Request, World};
+use super::actors::{Effect, Request};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -25,6 +25,9 @@ pub(super) struct Oracle {
     retries: Vec<u64>,
     failures: Vec<u64>,
     degraded_start: Option<u64>,
+    /// Since when the oldest waited, and how many were to serve, after the last step.
+    before: (Option<u64>, usize),
+    may_heal: bool,
 }
 
 impl Oracle {
@@ -38,10 +41,12 @@ impl Oracle {
             retries: Vec::new(),
             failures: Vec::new(),
             degraded_start: None,
+            before: (None, usize::MAX),
+            may_heal: false,
         }
     }
 
-    pub(super) fn note_request(&mut self, _: u64, number: u64, _: &Request, history: History) {
+    pub(super) fn note_request(&mut self, number: u64, history: History) {
         self.idempotent.insert(number, history.is_idempotent);
     }
 
@@ -66,7 +71,8 @@ impl Oracle {
         match it {
             Outcome::Answered => assert!(matches!(request.effect, Effect::Answer(_))),
             Outcome::Failed(Reason::Poison) => {
-                assert!(matches!(request.effect, Effect::Kill(_)), "{number} is innocent");
+                let is_guilty = matches!(request.effect, Effect::Kill(_) | Effect::Hang);
+                assert!(is_guilty, "{number} is innocent");
                 assert!(begun >= 2 && self.idempotent[&number]);
             }
             Outcome::Failed(Reason::NotIdempotent) => assert!(!self.idempotent[&number]),
@@ -87,13 +93,35 @@ impl Oracle {
         assert!(within(&self.retries) <= most, "more retries than {most}");
     }
 
+    /// A request is a suspect exactly if its worker has died of itself while it served it.
+    pub(super) fn note_judged(
+        &mut self,
+        before: History,
+        after: History,
+        attempt: Attempt,
+        verdict: Verdict,
+    ) {
+        let is_strike = attempt.was_begun == Some(true) && !attempt.was_killed;
+        let is_again = verdict == Verdict::Again;
+        assert_eq!(after.is_suspect, before.is_suspect || is_again && is_strike);
+        let may_be_begun = attempt.was_begun != Some(false);
+        assert_eq!(after.begun, before.begun + u32::from(may_be_begun));
+        assert_eq!(after.retries, before.retries + u32::from(may_be_begun && is_again));
+        let is_poison = is_strike && attempt.was_alone && before.is_suspect;
+        assert_eq!(verdict == Verdict::Over(Reason::Poison), is_poison);
+    }
+
     /// The budget is not what refuses a request while there is some left.
     pub(super) fn note_verdict(&mut self, now: u64, reason: Reason, attempt: Attempt) {
         assert_ne!(attempt.was_begun, Some(false), "what was not begun is always sent again");
         if reason == Reason::Budget {
             let period = self.limits.retry.period;
             let retries = self.retries.iter().filter(|at| now - **at < period).count();
-            assert!(retries >= self.limits.retry.least, "the budget was not used up");
+            // Requests are counted for seven eighths of the period at least.
+            let counted = period - period / 8;
+            let taken = self.taken.iter().filter(|at| now - **at < counted).count();
+            let most = (taken * self.limits.retry.percent / 100).max(self.limits.retry.least);
+            assert!(retries >= most, "the budget of {most} was not used up");
         }
     }
 
@@ -127,38 +155,30 @@ impl Oracle {
         }
     }
 
+    pub(super) fn note_ready(&mut self) {
+        self.may_heal = true;
+    }
+
     pub(super) fn note_reset(&mut self) {
         self.failures.clear();
+        self.may_heal = true;
     }
 
-    pub(super) fn note(&mut self, _: u64, _: Note) {}
-}
-
-/// What must hold at every moment.
-pub(super) fn check(world: &World) {
-    let (scheduler, limits) = (&world.scheduler, &world.limits);
-    let count = |state| scheduler.count(state);
-    assert!(count(State::Serving) <= limits.max_size, "more serve than allowed");
-    assert!(count(State::Starting) <= limits.max_starts, "more start than allowed");
-    assert!(world.workers.len() <= limits.slots(), "more processes than slots");
-    assert!(scheduler.queue.len() <= limits.max_waiting + world.requests.len());
-    // Nothing waits beside a worker that has a place.
-    let shared = scheduler.queue.len() - scheduler.queue.count_alone();
-    let has_place = scheduler.place_for(None).is_some();
-    assert!(shared == 0 || !has_place, "{shared} wait, and a worker has a place");
-    // All requests that were granted are known, but for those of workers that are gone.
-    assert!(scheduler.in_flight <= world.in_flight());
-    let slots: usize = scheduler.slots.iter().map(|slot| slot.in_flight).sum();
-    assert_eq!(scheduler.in_flight, slots);
-    for slot in &scheduler.slots {
-        let most = if slot.reserved == Reserved::Alone { 1 } else { limits.places() };
-        assert!(slot.in_flight <= most);
+    /// Only a worker that is ready heals a role, or its host.
+    pub(super) fn note(&mut self, note: Note) {
+        assert!(note != Note::Healed || self.may_heal, "it has healed by itself");
     }
-    // An empty role keeps trying.
-    let is_empty = scheduler.slots.iter().all(|slot| !slot.is_kept());
-    let is_wanted = scheduler.target > 0 || !scheduler.queue.is_empty();
-    let has_ending = scheduler.slots.iter().any(|slot| !slot.is_empty() && !slot.is_kept());
-    if is_empty && is_wanted && !has_ending && scheduler.phase == Phase::Open {
-        assert!(scheduler.next_tick(world.now).is_some(), "an empty role does not try again");
+
+    /// A role grows only for what has waited for long, or as nothing serves; it shrinks to
+    /// `min_idle` at most.
+    pub(super) fn note_step(&mut self, now: u64, oldest: Option<u64>, target: usize) {
+        let (waited_since, before) = std::mem::replace(&mut self.before, (oldest, target));
+        self.may_heal = false;
+        let has_waited = |since: u64| since + self.limits.grow_after <= now;
+        let is_first = before == 0 || before == usize::MAX || self.limits.grow_after == 0;
+        let may_grow = is_first || waited_since.is_some_and(has_waited);
+        assert!(target <= before || may_grow, "it has grown from {before} to {target} unasked");
+        let has_shrunk = before != usize::MAX && target < before;
+        assert!(!has_shrunk || target >= self.limits.min_idle, "it has shrunk to {target}");
     }
 }

@@ -1,75 +1,11 @@
 //! Workers, callers and mishaps, on a clock that is a number.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use super::super::limits::RetryLimits;
 use super::super::*;
+use super::actors::*;
+use super::always;
 use super::oracle::{Oracle, Outcome};
-
-pub(super) const MS: u64 = 1_000_000;
-pub(super) const SECOND: u64 = 1000 * MS;
-
-/// What a request does to its worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Effect {
-    /// It is answered, or its handler fails, after some time.
-    Answer(u64),
-    /// It kills its worker after some time.
-    Kill(u64),
-    /// It never ends by itself.
-    Hang,
-}
-
-#[derive(Debug)]
-pub(super) struct Request {
-    pub(super) effect: Effect,
-    pub(super) deadline: u64,
-    asked: Asked,
-    history: History,
-    state: RequestState,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum RequestState {
-    Waits(Ticket),
-    Granted(Grant),
-    Over,
-}
-
-/// A worker's process.
-#[derive(Debug, Default)]
-pub(super) struct Worker {
-    pub(super) is_ready: bool,
-    pub(super) is_dead: bool,
-    queue: VecDeque<u64>,
-    pub(super) begun: Vec<u64>,
-}
-
-impl Worker {
-    pub(super) fn has(&self) -> usize {
-        self.queue.len() + self.begun.len()
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Event {
-    Ask,
-    Deadline(u64),
-    Started(WorkerId),
-    StartFailed(WorkerId),
-    Answered(WorkerId, u64),
-    Crashed(WorkerId),
-    Killed(WorkerId),
-    /// The pool learns of a death.
-    Reported(WorkerId, Death),
-    /// A caller learns of its worker's death.
-    Attempt(u64, Grant, Attempt),
-    Stopped(WorkerId),
-    Tick,
-    Recycle(RecycleReason),
-    Reload,
-    Reset,
-}
 
 pub(super) struct World {
     pub(super) now: u64,
@@ -81,7 +17,9 @@ pub(super) struct World {
     pub(super) oracle: Oracle,
     events: BTreeMap<(u64, u64), Event>,
     sequence: u64,
+    /// When the pool's thread looks next.
     next_tick: Option<u64>,
+    hang_timeout: u64,
     /// Percent of starts that fail; of idle workers that crash at a look; of looks that kill.
     mishaps: (u64, u64, u64),
     is_calm: bool,
@@ -93,36 +31,14 @@ impl World {
     pub(super) fn new(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x51_1D_41_6E);
         let r = &mut random;
-        let max_size = 1 + pick(r, 4);
-        let limits = Limits {
-            min_idle: pick(r, max_size + 1),
-            max_size,
-            spares: pick(r, 3).saturating_sub(1),
-            is_lazy: r.below(3) == 0,
-            max_starts: 1 + pick(r, 3),
-            concurrency: 1 + pick(r, 3),
-            prefetch: pick(r, 3),
-            max_waiting: 1 + pick(r, 40),
-            grow_after: r.below(100) * MS,
-            idle_timeout: some(r, |r| (100 + r.below(3000)) * MS),
-            max_lifetime: some(r, |r| (200 + r.below(5000)) * MS),
-            max_requests: some(r, |r| 1 + r.below(30)),
-            jitter: r.below(30),
-            stop_first: r.below(3) == 0,
-            failures_per_worker: 1 + pick(r, 5),
-            failure_period: (1 + r.below(60)) * SECOND,
-            retry: RetryLimits {
-                percent: pick(r, 50),
-                least: pick(r, 6),
-                period: (1 + r.below(10)) * SECOND,
-                max_attempts: 1 + u32::try_from(r.below(5)).unwrap(),
-            },
-            ..Limits::default()
-        };
+        let limits = limits(r);
         let mishaps = (r.below(3) * r.below(60), r.below(20), r.below(15));
         let left_to_ask = 10 + r.below(90);
-        let scheduler = Scheduler::new(limits.clone(), seed);
+        // So late that it stays stuck over most of the schedule, or soon.
+        let hang_timeout = if r.below(2) == 0 { 60 * SECOND } else { (100 + r.below(1000)) * MS };
+        let mut scheduler = Scheduler::new(limits.clone(), seed);
         let oracle = Oracle::new(&limits);
+        scheduler.tick(0);
         let mut world = Self {
             now: 0,
             random,
@@ -134,13 +50,14 @@ impl World {
             events: BTreeMap::new(),
             sequence: 0,
             next_tick: None,
+            hang_timeout,
             mishaps,
             is_calm: false,
             is_closed_now: false,
             left_to_ask,
         };
+        world.settle();
         world.schedule(0, Event::Ask);
-        world.schedule(0, Event::Tick);
         world
     }
 
@@ -189,6 +106,8 @@ impl World {
             self.scheduler.close(self.now);
         }
         self.settle();
+        let late = self.ask_with(Effect::Answer(MS), self.now + SECOND);
+        assert_eq!(self.oracle.outcomes[&late], Outcome::Refused(Refusal::Closed));
         while !self.scheduler.is_over() {
             assert!(self.step(), "the role is closed and does not end");
         }
@@ -197,6 +116,8 @@ impl World {
         }
         assert!(self.workers.is_empty(), "all workers are gone");
         assert_eq!(self.scheduler.next_tick(self.now), None);
+        assert_eq!(self.scheduler.in_flight, 0);
+        assert_eq!(self.oracle.outcomes.len(), self.requests.len(), "an outcome for each");
     }
 
     /// What happened, to compare two runs.
@@ -236,40 +157,36 @@ impl World {
             Event::Started(id) => {
                 if let Some(worker) = self.workers.get_mut(&key(id)) {
                     worker.is_ready = true;
+                    (worker.ready_at, worker.idle_since) = (now, now);
+                    self.oracle.note_ready();
                     self.scheduler.note_ready(now, id);
                 }
             }
             Event::StartFailed(id) => self.report(id, Death::Failed),
-            Event::Answered(id, number) => {
-                let is_here = |worker: &mut Worker| {
-                    let at = worker.begun.iter().position(|begun| *begun == number);
-                    !worker.is_dead && at.map(|at| worker.begun.remove(at)).is_some()
-                };
-                if self.workers.get_mut(&key(id)).is_some_and(is_here) {
-                    let RequestState::Granted(grant) = self.requests[&number].state else {
-                        panic!("an answer for nobody")
-                    };
-                    self.scheduler.finish(now, grant, Ending::Over);
-                    self.over(number, Outcome::Answered);
-                    self.begin(id);
+            Event::Answered(id, number) => self.answered(id, number),
+            Event::Done(number, grant) => {
+                if self.requests[&number].state == RequestState::Lingers(grant) {
+                    self.give_back(number, grant, Ending::Over);
+                    self.set(number, RequestState::Over);
                 }
             }
-            Event::Crashed(id) => self.die(id, false),
-            Event::Killed(id) if !self.is_calm => self.die(id, true),
-            Event::Killed(_) => {}
+            Event::Died(id, cause) => self.die(id, cause),
+            Event::Hung(id, number) => {
+                let is_at_it = |worker: &Worker| worker.begun.contains(&number);
+                if self.workers.get(&key(id)).is_some_and(is_at_it) {
+                    self.die(id, Cause::Hang);
+                }
+            }
             Event::Reported(id, death) => self.report(id, death),
             Event::Attempt(number, grant, attempt) => self.attempt(number, grant, attempt),
             Event::Stopped(id) => {
-                if self.workers.remove(&key(id)).is_some() {
+                if self.remove(id) {
                     self.scheduler.note_stopped(now, id);
                 }
             }
-            Event::Tick => {
-                self.next_tick = None;
-                self.scheduler.tick(now);
-                let next = self.scheduler.next_tick(self.now);
-                assert!(next.is_none_or(|next| next > now), "a tick that is due changes nothing");
-            }
+            Event::Tick if self.next_tick == Some(now) => self.tick(),
+            // The thread was made to look sooner.
+            Event::Tick => {}
             Event::Recycle(why) => {
                 let ids: Vec<_> = self.ready().collect();
                 if let Some(id) = ids.get(pick(&mut self.random, ids.len().max(1))) {
@@ -284,6 +201,20 @@ impl World {
         }
     }
 
+    /// The pool's thread looks, and sleeps again.
+    fn tick(&mut self) {
+        let now = self.now;
+        if self.scheduler.next_tick(now).is_some_and(|next| next <= now) {
+            self.scheduler.tick(now);
+        }
+        let next = self.scheduler.next_tick(now);
+        assert!(next.is_none_or(|next| next > now), "a tick that is due changes nothing");
+        self.next_tick = next;
+        if let Some(next) = next {
+            self.schedule(next - now, Event::Tick);
+        }
+    }
+
     /// Something that may go wrong, now and then.
     fn mishap(&mut self) {
         let (_, crashes, kills) = self.mishaps;
@@ -292,10 +223,12 @@ impl World {
         let victim = ids.get(pick(&mut self.random, ids.len().max(1))).copied();
         let roll = self.random.below(100);
         match victim {
-            Some(id) if roll < crashes && self.workers[&key(id)].has() == 0 => {
-                self.schedule(0, Event::Crashed(id));
+            Some(id) if roll < crashes && self.workers[&key(id)].begun.is_empty() => {
+                self.schedule(0, Event::Died(id, Cause::Crash));
             }
-            Some(id) if roll < crashes + kills => self.schedule(after, Event::Killed(id)),
+            Some(id) if roll < crashes + kills => {
+                self.schedule(after, Event::Died(id, Cause::Kill));
+            }
             _ => {}
         }
         match self.random.below(100) {
@@ -329,10 +262,12 @@ impl World {
         let priority = Priority::ALL[pick(r, 3)];
         let asked = Asked { number, priority, key: some(r, |r| r.below(8)) };
         let history = History { is_idempotent: r.below(2) == 0, ..History::default() };
-        let (effect, state) = (effect, RequestState::Over);
-        self.requests.insert(number, Request { effect, deadline, asked, history, state });
-        self.oracle.note_request(self.now, number, &self.requests[&number], history);
+        let state = RequestState::Over;
+        let preferred = asked.key.and_then(|key| always::preferred(self, key));
         let admission = self.scheduler.admit(self.now, asked, || number);
+        always::check_admission(self, &admission, preferred);
+        self.requests.insert(number, Request { effect, deadline, asked, history, state });
+        self.oracle.note_request(number, history);
         if matches!(admission, Admission::Granted(_) | Admission::Waits(_)) {
             self.oracle.note_taken(self.now);
         }
@@ -345,7 +280,7 @@ impl World {
     fn admitted(&mut self, number: u64, admission: Admission) {
         match admission {
             Admission::Granted(grant) => self.send(number, grant),
-            Admission::Waits(ticket) => self.set(number, RequestState::Waits(ticket)),
+            Admission::Waits(ticket) => self.set(number, RequestState::Waits(ticket, self.now)),
             Admission::Refused(why) => self.over(number, Outcome::Refused(why)),
         }
     }
@@ -365,17 +300,30 @@ impl World {
             panic!("request {number} was granted a worker that is gone");
         };
         assert!(worker.is_ready, "request {number} was granted a worker that is not ready");
-        let most = if grant.is_alone { 1 } else { self.limits.places() };
+        worker.holders.push((number, grant));
+        worker.granted += 1;
+        let is_suspect = self.requests[&number].history.is_suspect;
+        assert_eq!(grant.is_alone, is_suspect, "suspects alone are served alone");
         if worker.is_dead {
             self.schedule(0, Event::Attempt(number, grant, attempt(Some(false), grant, false)));
             return;
         }
         worker.queue.push_back(number);
-        assert!(worker.has() <= most, "worker {grant:?} has {}, limit {most}", worker.has());
         self.begin(grant.worker);
     }
 
-    /// A worker begins what it can.
+    /// A request no longer holds a place of its worker.
+    fn give_back(&mut self, number: u64, grant: Grant, ending: Ending) {
+        if let Some(worker) = self.workers.get_mut(&key(grant.worker)) {
+            worker.holders.retain(|(holder, _)| *holder != number);
+            if worker.holders.is_empty() {
+                worker.idle_since = self.now;
+            }
+        }
+        self.scheduler.finish(self.now, grant, ending);
+    }
+
+    /// A worker begins what it can, and passes over what was given up.
     fn begin(&mut self, id: WorkerId) {
         loop {
             let worker = self.workers.get_mut(&key(id)).unwrap();
@@ -383,52 +331,88 @@ impl World {
                 return;
             }
             let Some(number) = worker.queue.pop_front() else { return };
+            if let RequestState::Lingers(grant) = self.requests[&number].state {
+                self.be_done(number, grant);
+                continue;
+            }
             worker.begun.push(number);
             self.oracle.note_begun(number);
             match self.requests[&number].effect {
                 Effect::Answer(time) => self.schedule(time, Event::Answered(id, number)),
-                Effect::Kill(time) => self.schedule(time, Event::Crashed(id)),
-                Effect::Hang => {}
+                Effect::Kill(time) => self.schedule(time, Event::Died(id, Cause::Crash)),
+                Effect::Hang => {
+                    let after = self.hang_timeout + self.random.below(self.hang_timeout / 4);
+                    self.schedule(after, Event::Hung(id, number));
+                }
             }
         }
     }
 
+    fn answered(&mut self, id: WorkerId, number: u64) {
+        let Some(worker) = self.workers.get_mut(&key(id)).filter(|worker| !worker.is_dead) else {
+            return;
+        };
+        let Some(at) = worker.begun.iter().position(|begun| *begun == number) else { return };
+        worker.begun.remove(at);
+        match self.requests[&number].state {
+            RequestState::Granted(grant) => {
+                self.give_back(number, grant, Ending::Over);
+                self.over(number, Outcome::Answered);
+            }
+            RequestState::Lingers(grant) => self.be_done(number, grant),
+            other => panic!("an answer for a request that is {other:?}"),
+        }
+        self.begin(id);
+    }
+
+    /// A worker is done with a request that was given up. The pool finds that out later.
+    fn be_done(&mut self, number: u64, grant: Grant) {
+        let after = self.random.below(100) * MS;
+        self.schedule(after, Event::Done(number, grant));
+    }
+
     fn deadline(&mut self, number: u64) {
         match self.requests[&number].state {
-            RequestState::Over => {}
-            RequestState::Waits(ticket) => {
+            RequestState::Over | RequestState::Lingers(_) => {}
+            RequestState::Waits(ticket, _) => {
                 let left = self.scheduler.leave(self.now, ticket);
                 assert_eq!(left, Some(number), "a request that waits is in the queue");
                 self.over(number, Outcome::QueueTimeout);
             }
             RequestState::Granted(grant) => {
-                if let Some(worker) = self.workers.get_mut(&key(grant.worker)) {
-                    worker.queue.retain(|other| *other != number);
-                    worker.begun.retain(|other| *other != number);
-                }
-                self.scheduler.finish(self.now, grant, Ending::Over);
                 self.over(number, Outcome::Timeout);
-                if self.workers.contains_key(&key(grant.worker)) {
-                    self.begin(grant.worker);
+                let r = &mut self.random;
+                let Some(worker) = self.workers.get_mut(&key(grant.worker)) else { return };
+                let at = worker.queue.iter().position(|queued| *queued == number);
+                // Now and then it was not even sent: there was no room for it in the ring.
+                if let Some(at) = at.filter(|_| r.below(8) == 0) {
+                    worker.queue.remove(at);
+                    self.give_back(number, grant, Ending::Over);
+                } else {
+                    self.set(number, RequestState::Lingers(grant));
                 }
             }
         }
     }
 
     /// A process ends: callers and the pool learn of it one after another, in any order.
-    fn die(&mut self, id: WorkerId, was_killed: bool) {
+    fn die(&mut self, id: WorkerId, cause: Cause) {
         let Some(worker) = self.workers.get_mut(&key(id)) else { return };
-        if worker.is_dead || !worker.is_ready {
+        if worker.is_dead || !worker.is_ready || (self.is_calm && cause == Cause::Kill) {
             return;
         }
         let is_by_request = |number: &u64| matches!(self.requests[number].effect, Effect::Kill(_));
-        if !was_killed && !worker.begun.is_empty() && !worker.begun.iter().any(is_by_request) {
-            // The request that was to kill it has left in time.
+        if cause == Cause::Crash
+            && !worker.begun.is_empty()
+            && !worker.begun.iter().any(is_by_request)
+        {
+            // It was to crash without a request.
             return;
         }
         worker.is_dead = true;
         let (begun, queued) =
             (std::mem::take(&mut worker.begun), std::mem::take(&mut worker.queue));
+        let was_killed = cause == Cause::Kill;
         let death = match (begun.is_empty(), was_killed) {
             (false, _) => Death::Serving,
             (true, true) => Death::Killed,
@@ -447,21 +431,34 @@ impl World {
     }
 
     fn report(&mut self, id: WorkerId, death: Death) {
-        let Some(_) = self.workers.remove(&key(id)) else { return };
-        self.oracle.note_death(self.now, &mut self.scheduler, id, death);
+        if self.remove(id) {
+            self.oracle.note_death(self.now, &mut self.scheduler, id, death);
+        }
+    }
+
+    /// A worker's end is known: the places that lingered at it are gone with it.
+    fn remove(&mut self, id: WorkerId) -> bool {
+        let Some(worker) = self.workers.remove(&key(id)) else { return false };
+        for (number, grant) in worker.holders {
+            if self.requests[&number].state == RequestState::Lingers(grant) {
+                self.set(number, RequestState::Over);
+            }
+        }
+        true
     }
 
     fn attempt(&mut self, number: u64, grant: Grant, attempt: Attempt) {
-        let request = self.requests.get_mut(&number).unwrap();
-        if request.state != RequestState::Granted(grant) {
+        if self.requests[&number].state != RequestState::Granted(grant) {
             return;
         }
-        self.scheduler.finish(self.now, grant, Ending::WorkerDied);
-        let retries = request.history.retries;
+        self.give_back(number, grant, Ending::WorkerDied);
+        let request = self.requests.get_mut(&number).unwrap();
+        let before = request.history;
         let verdict = self.scheduler.judge(self.now, &mut request.history, attempt);
+        self.oracle.note_judged(before, request.history, attempt, verdict);
         match verdict {
             Verdict::Again => {
-                if request.history.retries > retries {
+                if request.history.retries > before.retries {
                     self.oracle.note_retry(self.now);
                 }
                 let request = &self.requests[&number];
@@ -476,26 +473,34 @@ impl World {
         }
     }
 
-    /// Carries out what the scheduler wants, and looks whether all is as it must be.
+    /// Carries out what the scheduler wants as the pool does, and looks whether all is as it must
+    /// be.
     fn settle(&mut self) {
-        while self.scheduler.has_actions() {
-            for action in self.scheduler.take_actions() {
+        while self.scheduler.take_has_planned() | self.scheduler.has_actions() {
+            let actions = self.scheduler.take_actions();
+            let next = self.scheduler.next_tick(self.now);
+            if let Some(next) = next.filter(|next| self.next_tick.is_none_or(|at| *next < at)) {
+                let next = next.max(self.now);
+                self.next_tick = Some(next);
+                self.schedule(next - self.now, Event::Tick);
+            }
+            for action in actions {
                 self.act(action);
             }
         }
-        super::oracle::check(self);
-        let next = self.scheduler.next_tick(self.now);
-        if let Some(next) = next.filter(|next| self.next_tick.is_none_or(|at| *next < at)) {
-            self.next_tick = Some(next);
-            self.schedule(next.saturating_sub(self.now), Event::Tick);
-        }
+        always::check(self);
+        let waiting = self.requests.values().filter_map(|request| match request.state {
+            RequestState::Waits(_, since) => Some(since),
+            _ => None,
+        });
+        self.oracle.note_step(self.now, waiting.min(), self.scheduler.target);
     }
 
     fn act(&mut self, action: Action<u64>) {
         match action {
             Action::Grant { owner, grant } => {
                 let state = self.requests[&owner].state;
-                assert!(matches!(state, RequestState::Waits(_) | RequestState::Over), "{state:?}");
+                assert!(matches!(state, RequestState::Waits(..)), "{state:?}");
                 self.send(owner, grant);
             }
             Action::Refuse { owner, why } => self.over(owner, Outcome::Refused(why)),
@@ -509,51 +514,36 @@ impl World {
                 self.schedule(after, event);
             }
             Action::Stop(id) => {
-                let worker = &self.workers[&key(id)];
-                let is_idle = worker.has() == 0 || worker.is_dead || self.is_closed_now;
+                let worker = self.workers.get_mut(&key(id)).unwrap();
+                let is_idle = worker.holders.is_empty() || worker.is_dead || self.is_closed_now;
                 assert!(is_idle, "a worker was stopped that had something to do");
+                assert!(!worker.is_stopping, "a worker was stopped twice");
+                worker.is_stopping = true;
                 if self.is_closed_now {
                     self.end_requests(id);
                 }
                 let after = self.random.below(50) * MS;
                 self.schedule(after, Event::Stopped(id));
             }
-            Action::Note(note) => self.oracle.note(self.now, note),
+            Action::Note(note) => {
+                if let Note::Recycled { worker, why } = note {
+                    always::check_recycled(self, worker, why);
+                    self.workers.get_mut(&key(worker)).unwrap().is_recycled = true;
+                }
+                self.oracle.note(note);
+            }
         }
     }
 
     /// The requests of a worker that is ended although it has some.
     fn end_requests(&mut self, id: WorkerId) {
         let worker = self.workers.get_mut(&key(id)).unwrap();
-        let begun = std::mem::take(&mut worker.begun);
-        let all = begun.into_iter().chain(std::mem::take(&mut worker.queue));
-        for number in all.collect::<Vec<_>>() {
-            if let RequestState::Granted(grant) = self.requests[&number].state {
-                self.scheduler.finish(self.now, grant, Ending::WorkerDied);
+        (worker.begun, worker.queue) = Default::default();
+        for (number, grant) in worker.holders.clone() {
+            if self.requests[&number].state == RequestState::Granted(grant) {
+                self.give_back(number, grant, Ending::WorkerDied);
                 self.over(number, Outcome::Refused(Refusal::Closed));
             }
         }
     }
-
-    /// Requests that were granted and are not over, as their callers count them.
-    pub(super) fn in_flight(&self) -> usize {
-        let granted = |request: &&Request| matches!(request.state, RequestState::Granted(_));
-        self.requests.values().filter(granted).count()
-    }
-}
-
-fn attempt(was_begun: Option<bool>, grant: Grant, was_killed: bool) -> Attempt {
-    Attempt { was_begun, was_alone: grant.is_alone, was_killed, has_delivered: false }
-}
-
-fn key(id: WorkerId) -> (usize, u64) {
-    (id.slot, id.incarnation)
-}
-
-fn pick(random: &mut Random, end: usize) -> usize {
-    usize::try_from(random.below(u64::try_from(end).unwrap())).unwrap()
-}
-
-fn some<T>(random: &mut Random, make: impl FnOnce(&mut Random) -> T) -> Option<T> {
-    (random.below(2) == 0).then(|| make(random))
 }
