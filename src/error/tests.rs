@@ -201,7 +201,11 @@ fn next(kind: ErrorKind) -> Option<ErrorKind> {
         K::Spawn => K::Handshake,
         K::Handshake => K::Mismatch,
         K::Mismatch => K::Forked,
-        K::Forked => K::Unsupported,
+        K::Forked => K::Overloaded,
+        K::Overloaded => K::QueueTimeout,
+        K::QueueTimeout => K::Degraded,
+        K::Degraded => K::Poison,
+        K::Poison => K::Unsupported,
         K::Unsupported => K::Os,
         K::Os => return None,
     })
