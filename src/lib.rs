@@ -125,7 +125,8 @@ cfg_if! {
         compile_error!("slipring is not built against musl: use a target of the GNU C library");
     } else if #[cfg(loom)] {
         // For the models: what threads of two processes do to each other. That is the ring, of the
-        // parent's side all but the processes, and of the worker's side what serves many requests.
+        // parent's side all but the processes, of the worker's side what serves many requests, and
+        // of a pool what it decides and how requests are told.
         #[path = "channel/mod_loom.rs"]
         mod channel;
         mod config;
@@ -134,6 +135,8 @@ cfg_if! {
         mod id;
         mod link;
         pub mod payload;
+        #[path = "pool/mod_loom.rs"]
+        mod pool;
         #[path = "process/mod_loom.rs"]
         mod process;
         mod protocol;

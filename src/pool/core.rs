@@ -10,7 +10,7 @@ use super::scheduler::{
 };
 use super::seat::{Seat, Told};
 use crate::sync::Mutex;
-use crate::sys::clock::now_ns;
+use crate::sys::clock::{Deadline, now_ns};
 
 /// The decisions of one role, and its workers `L`.
 #[derive(Debug)]
@@ -71,6 +71,23 @@ impl<L: Default> RoleCore<L> {
     #[inline]
     pub(super) fn finish(&self, now: u64, grant: Grant, ending: Ending) -> Option<Deeds<L>> {
         self.change(|scheduler| scheduler.finish(now, grant, ending)).1
+    }
+
+    /// Blocks until a request is told, or until the deadline. `None`: it does not wait any more.
+    pub(super) fn wait(
+        &self,
+        ticket: Ticket,
+        seat: &Seat<L>,
+        deadline: Deadline,
+    ) -> (Option<Told<L>>, Option<Deeds<L>>) {
+        if let Some(told) = seat.wait(deadline) {
+            return (Some(told), None);
+        }
+        match self.leave(now_ns(), ticket) {
+            (true, deeds) => (None, deeds),
+            // Somebody is about to tell.
+            (false, deeds) => (seat.wait(Deadline::NEVER), deeds),
+        }
     }
 
     /// A request stops waiting. Returns false if it was told, or is about to be.

@@ -77,6 +77,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::process::service::start_thread;
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
 
@@ -161,12 +162,23 @@ impl PoolBuilder {
                 return Err(Error::invalid_config(format!("the pool has two roles named {name}")));
             }
         }
-        ticker.start(roles.values().map(Arc::downgrade).collect::<Vec<Weak<_>>>())?;
+        start_ticker(&ticker, roles.values().map(Arc::downgrade).collect())?;
         for role in roles.values() {
             role.change(|scheduler| scheduler.tick(now_ns()));
         }
         Ok(Pool { roles, readers, ticker, ended })
     }
+}
+
+/// Starts the pool's thread. It ends with the pool.
+fn start_ticker(ticker: &Arc<Ticker>, roles: Vec<Weak<RoleShared>>) -> Result<()> {
+    let ticker = Arc::clone(ticker);
+    let look = move || {
+        let next = roles.iter().filter_map(Weak::upgrade).filter_map(|role| role.look());
+        next.min()
+    };
+    start_thread("slipring-pool", move || ticker.run(look))
+        .map_err(|error| Error::os("cannot start the pool's thread", error))
 }
 
 impl Pool {

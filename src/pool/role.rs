@@ -179,18 +179,9 @@ impl RoleShared {
         seat: &Seat<Worker>,
         deadline: Deadline,
     ) -> Result<Permit<'_>> {
-        let told = match seat.wait(deadline) {
-            Some(told) => told,
-            None => {
-                let (has_left, deeds) = self.core.leave(now_ns(), ticket);
-                self.perform(deeds);
-                if has_left {
-                    return Err(self.waited_too_long());
-                }
-                // Somebody is about to tell.
-                seat.wait(Deadline::NEVER).ok_or_else(|| self.waited_too_long())?
-            }
-        };
+        let (told, deeds) = self.core.wait(ticket, seat, deadline);
+        self.perform(deeds);
+        let told = told.ok_or_else(|| self.waited_too_long())?;
         match told {
             Told::Granted(grant, worker) => Ok(self.permit(grant, worker)),
             Told::Refused(why) => Err(self.refused(why)),
@@ -210,6 +201,17 @@ impl RoleShared {
         let (changed, deeds) = self.core.change(change);
         self.perform(deeds);
         changed
+    }
+
+    /// Looks at what time has changed. Returns when to look again.
+    pub(super) fn look(&self) -> Option<u64> {
+        self.change(|scheduler| {
+            let now = now_ns();
+            if scheduler.next_tick(now).is_some_and(|next| next <= now) {
+                scheduler.tick(now);
+            }
+            scheduler.next_tick(now)
+        })
     }
 
     /// As [`RoleShared::change`], and forgets the worker, which has ended.

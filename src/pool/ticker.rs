@@ -1,14 +1,9 @@
 //! The thread that looks at a pool's roles when time has changed something.
 
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::role::RoleShared;
-use crate::error::{Error, Result};
-use crate::process::service::start_thread;
-use crate::sync::plain::{Condvar, Mutex};
-use crate::sync::{AtomicU64, Ordering};
-use crate::sys::clock::{Deadline, now_ns};
+use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
+use crate::sys::clock::Deadline;
 
 /// What the thread sleeps on.
 #[derive(Debug)]
@@ -43,37 +38,23 @@ impl Ticker {
 
     fn look(&self) {
         self.state.lock().is_to_look = true;
-        self.changed.notify_all();
+        self.changed.notify_one();
     }
 
     /// Ends the thread.
     pub(super) fn end(&self) {
         self.state.lock().is_over = true;
-        self.changed.notify_all();
+        self.changed.notify_one();
     }
 
-    /// Starts the thread. It ends with the ticker, or when all roles are gone.
-    pub(super) fn start(self: &Arc<Self>, roles: Vec<Weak<RoleShared>>) -> Result<()> {
-        let this = Arc::clone(self);
-        start_thread("slipring-pool", move || this.run(&roles))
-            .map_err(|error| Error::os("cannot start the pool's thread", error))
-    }
-
-    fn run(&self, roles: &[Weak<RoleShared>]) {
+    /// Looks, sleeps until `look` says that there is something to do, and looks again, until the
+    /// ticker ends.
+    pub(super) fn run(&self, look: impl Fn() -> Option<u64>) {
         loop {
             // Before the look, so that what changes after it is not missed.
             self.state.lock().is_to_look = false;
             self.until.store(u64::MAX, Ordering::Release);
-            let next = roles.iter().filter_map(Weak::upgrade).filter_map(|role| {
-                role.change(|scheduler| {
-                    let now = now_ns();
-                    if scheduler.next_tick(now).is_some_and(|next| next <= now) {
-                        scheduler.tick(now);
-                    }
-                    scheduler.next_tick(now)
-                })
-            });
-            let next = next.min();
+            let next = look();
             self.until.store(next.unwrap_or(u64::MAX), Ordering::Release);
             let until = next.map_or(Deadline::IDLE, |next| Deadline::from(next, Duration::ZERO));
             let mut state = self.state.lock();

@@ -6,7 +6,7 @@ pub(crate) use std::hint::spin_loop;
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, fence};
 pub(crate) use std::thread::{Thread, current, park_timeout, yield_now};
 
-pub(crate) use super::plain::{Mutex, MutexGuard};
+pub(crate) use super::plain::{Condvar, Mutex, MutexGuard};
 
 /// A lock that is taken if it is free, and never waited for.
 pub(crate) use super::plain::{Mutex as TryLock, MutexGuard as TryGuard};

@@ -248,7 +248,6 @@ impl<W> Scheduler<W> {
     ) -> Admission {
         let waiting = Waiting { owner: owner(), since: now, key: asked.key, is_alone };
         let ticket = self.queue.push(asked.number, asked.priority, waiting);
-        self.dispatch();
         self.plan(now);
         Admission::Waits(ticket)
     }
@@ -257,7 +256,6 @@ impl<W> Scheduler<W> {
     pub(crate) fn leave(&mut self, now: u64, ticket: Ticket) -> Option<W> {
         let left = self.queue.remove(ticket)?;
         // It may have had a worker kept free for it.
-        self.dispatch();
         self.plan(now);
         Some(left.owner)
     }

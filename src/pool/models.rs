@@ -1,0 +1,263 @@
+//! Models of a pool: who gets the places of workers while these die, requests leave and the role is
+//! closed, and that no tick is missed.
+//!
+//! Workers have no process here. As in the models of the ring, no thread wakes without a reason, and
+//! the time of a wait with a deadline is up as soon as the thread would sleep. Run with
+//! `RUSTFLAGS="--cfg loom" cargo test -p slipring --release --lib pool::models`.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use loom::thread;
+
+use super::core::{Deed, Deeds, Placed, RoleCore};
+use super::scheduler::{
+    Asked, Death, Ending, Grant, History, Limits, Priority, Refusal, Scheduler, WorkerId,
+};
+use super::seat::Told;
+use super::ticker::Ticker;
+use crate::ring::models::model_up_to;
+use crate::sync::{Counter, Mutex, Ordering};
+use crate::sys::clock::Deadline;
+
+const PREEMPTIONS: usize = 3;
+/// The limit for three threads.
+const FEWER: usize = 2;
+
+/// A timeout that passes when its thread sleeps.
+const SOON: Duration = Duration::from_millis(1);
+
+/// What becomes of a request that asked, or waited.
+type Outcome = Result<Grant, Option<Refusal>>;
+
+/// A role whose workers are ready once they are started, and end once they are told to.
+struct Role(RoleCore<()>);
+
+impl Role {
+    /// A role with so many workers that serve one request each.
+    fn new(workers: usize) -> Arc<Self> {
+        let limits =
+            Limits { min_idle: workers, max_size: workers, prefetch: 0, ..Limits::default() };
+        let role = Arc::new(Self(RoleCore::new(Scheduler::new(limits, 1))));
+        role.perform(role.0.change(|scheduler| scheduler.tick(0)).1);
+        role
+    }
+
+    fn perform(&self, deeds: Option<Deeds<()>>) {
+        for deed in deeds.into_iter().flat_map(|deeds| deeds.deeds) {
+            match deed {
+                Deed::Start(id, _) => {
+                    self.perform(self.0.change(|scheduler| scheduler.note_ready(0, id)).1);
+                }
+                // Its thread ends it.
+                Deed::Stop(_) | Deed::Note(_) => {}
+            }
+        }
+    }
+
+    fn ask(&self, number: u64, timeout: Duration) -> Outcome {
+        let asked = Asked { number, priority: Priority::Normal, key: None };
+        let (placed, deeds) = self.0.admit(0, asked);
+        self.placed(placed, deeds, timeout)
+    }
+
+    fn ask_again(&self, number: u64, timeout: Duration) -> Outcome {
+        let asked = Asked { number, priority: Priority::Normal, key: None };
+        let (placed, deeds) = self.0.admit_again(0, asked, &History::default());
+        self.placed(placed, deeds, timeout)
+    }
+
+    fn placed(&self, placed: Placed<()>, deeds: Option<Deeds<()>>, timeout: Duration) -> Outcome {
+        self.perform(deeds);
+        match placed {
+            Placed::Granted(grant, _) => Ok(grant),
+            Placed::Refused(why) => Err(Some(why)),
+            Placed::Waits(ticket, seat) => {
+                let (told, deeds) = self.0.wait(ticket, &seat, Deadline::after(timeout));
+                self.perform(deeds);
+                match told {
+                    Some(Told::Granted(grant, _)) => Ok(grant),
+                    Some(Told::Refused(why)) => Err(Some(why)),
+                    None => Err(None),
+                }
+            }
+        }
+    }
+
+    fn finish(&self, grant: Grant, ending: Ending) {
+        self.perform(self.0.finish(0, grant, ending));
+    }
+
+    /// The thread of a worker that has died finds that.
+    fn note_death(&self, worker: WorkerId) {
+        let note = |scheduler: &mut Scheduler<_>| scheduler.note_death(0, worker, Death::Serving);
+        self.perform(self.0.forget(worker, note));
+    }
+
+    /// The thread of a worker that was told to end has ended it.
+    fn note_stopped(&self, worker: WorkerId) {
+        let note = |scheduler: &mut Scheduler<_>| scheduler.note_stopped(0, worker);
+        self.perform(self.0.forget(worker, note));
+    }
+
+    fn close_now(&self) {
+        self.perform(self.0.change(|scheduler| scheduler.close_now(0)).1);
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.change(|scheduler| scheduler.is_over()).0
+    }
+
+    /// So many places are free, and no more.
+    fn check_free(&self, places: u64) {
+        for number in 0..places {
+            assert!(self.ask(100 + number, SOON).is_ok(), "a place is lost");
+        }
+        assert!(self.ask(200, SOON).is_err(), "a place is held twice");
+    }
+}
+
+#[test]
+fn a_request_that_waits_gets_the_place_that_becomes_free() {
+    model_up_to(PREEMPTIONS, || {
+        let role = Role::new(1);
+        let first = role.ask(1, SOON).unwrap();
+        let other = Arc::clone(&role);
+        let waiting = thread::spawn(move || {
+            let second = other.ask(2, Duration::MAX).unwrap();
+            other.finish(second, Ending::Over);
+        });
+        role.finish(first, Ending::Over);
+        waiting.join().unwrap();
+        role.check_free(1);
+    });
+}
+
+#[test]
+fn a_place_is_not_lost_at_a_request_that_leaves() {
+    model_up_to(PREEMPTIONS, || {
+        let role = Role::new(1);
+        let first = role.ask(1, SOON).unwrap();
+        let other = Arc::clone(&role);
+        let leaving = thread::spawn(move || match other.ask(2, SOON) {
+            Ok(second) => other.finish(second, Ending::Over),
+            Err(why) => assert_eq!(why, None),
+        });
+        role.finish(first, Ending::Over);
+        leaving.join().unwrap();
+        role.check_free(1);
+    });
+}
+
+#[test]
+fn one_of_two_that_wait_gets_the_place_and_then_the_other() {
+    model_up_to(FEWER, || {
+        let role = Role::new(1);
+        let first = role.ask(1, SOON).unwrap();
+        let waiting = [2, 3].map(|number| {
+            let other = Arc::clone(&role);
+            thread::spawn(move || {
+                let grant = other.ask(number, Duration::MAX).unwrap();
+                other.finish(grant, Ending::Over);
+            })
+        });
+        role.finish(first, Ending::Over);
+        waiting.map(|thread| thread.join().unwrap());
+        role.check_free(1);
+    });
+}
+
+#[test]
+fn what_waits_as_a_worker_dies_goes_to_the_next() {
+    model_up_to(FEWER, || {
+        let role = Role::new(1);
+        let first = role.ask(1, SOON).unwrap();
+        let (caller, waiter) = (Arc::clone(&role), Arc::clone(&role));
+        let calling = thread::spawn(move || caller.finish(first, Ending::WorkerDied));
+        let waiting = thread::spawn(move || {
+            let second = waiter.ask(2, Duration::MAX).unwrap();
+            assert_ne!(second.worker, first.worker, "the worker is dead");
+            waiter.finish(second, Ending::Over);
+        });
+        role.note_death(first.worker);
+        calling.join().unwrap();
+        waiting.join().unwrap();
+        role.check_free(1);
+    });
+}
+
+#[test]
+fn a_request_that_is_sent_again_as_the_role_is_closed_ends() {
+    model_up_to(FEWER, || {
+        let role = Role::new(2);
+        let [first, second] = [1, 2].map(|number| role.ask(number, SOON).unwrap());
+        let other = Arc::clone(&role);
+        let again = thread::spawn(move || {
+            other.finish(first, Ending::WorkerDied);
+            match other.ask_again(1, Duration::MAX) {
+                Ok(grant) => other.finish(grant, Ending::Over),
+                Err(why) => assert_eq!(why, Some(Refusal::Closed)),
+            }
+        });
+        role.close_now();
+        role.finish(second, Ending::Over);
+        again.join().unwrap();
+        assert!(!role.is_over(), "its workers are there");
+        role.note_death(first.worker);
+        role.note_stopped(second.worker);
+        assert!(role.is_over());
+    });
+}
+
+#[test]
+fn nobody_waits_at_a_role_that_is_closed() {
+    model_up_to(PREEMPTIONS, || {
+        let role = Role::new(1);
+        let first = role.ask(1, SOON).unwrap();
+        let other = Arc::clone(&role);
+        let asking = thread::spawn(move || {
+            assert_eq!(other.ask(2, Duration::MAX), Err(Some(Refusal::Closed)));
+        });
+        role.close_now();
+        asking.join().unwrap();
+        role.finish(first, Ending::WorkerDied);
+        role.note_stopped(first.worker);
+        assert!(role.is_over());
+    });
+}
+
+#[test]
+fn a_change_is_looked_at_however_late_it_comes() {
+    model_up_to(PREEMPTIONS, || {
+        // A role that a thread changes: first nothing is to come, then there is something.
+        let (ticker, next) = (Arc::new(Ticker::new()), Arc::new(Mutex::new(None)));
+        let (others, looked) = (Arc::clone(&ticker), Arc::new(Counter::new(0)));
+        let (role, count) = (Arc::clone(&next), Arc::clone(&looked));
+        let looking = thread::spawn(move || {
+            others.run(|| {
+                let next = *role.lock();
+                if next.is_some() {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    others.end();
+                }
+                next
+            });
+        });
+        *next.lock() = Some(1);
+        ticker.look_before(1);
+        looking.join().unwrap();
+        assert_eq!(looked.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn a_pool_that_is_gone_ends_its_thread() {
+    model_up_to(PREEMPTIONS, || {
+        let ticker = Arc::new(Ticker::new());
+        let other = Arc::clone(&ticker);
+        let looking = thread::spawn(move || other.run(|| None));
+        ticker.end();
+        looking.join().unwrap();
+    });
+}
