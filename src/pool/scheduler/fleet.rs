@@ -1,7 +1,7 @@
 //! Which workers run: starts, ends, replacements, growth, and what is done if they fail.
 
 use super::backoff::Backoff;
-use super::slot::{RecycleReason, Reserved, Slot, State, WorkerId};
+use super::slot::{RecycleReason, Slot, State, WorkerId};
 use super::window::Window;
 use super::{Action, Death, Note, Phase, Refusal, Scheduler, slot_of};
 
@@ -27,7 +27,6 @@ impl<W> Scheduler<W> {
         let Some(slot) = slot_of(&mut self.slots, worker) else { return };
         let was_told = slot.state == State::Stopping;
         if !was_told && death == Death::Failed {
-            slot.failures = slot.failures.saturating_add(1);
             slot.not_before = self.backoff.fail(now, &self.limits.backoff, &mut self.random);
         }
         let not_before = slot.not_before;
@@ -75,7 +74,7 @@ impl<W> Scheduler<W> {
         self.backoff = Backoff::default();
         self.not_before = 0;
         for slot in &mut self.slots {
-            (slot.failures, slot.not_before) = (0, 0);
+            slot.not_before = 0;
         }
         self.heal();
         self.plan(now);
@@ -152,8 +151,11 @@ impl<W> Scheduler<W> {
         self.promote();
         self.dispatch();
         self.shrink(now);
+        self.drain_surplus();
         self.stop_where(|slot| slot.state == State::Draining && slot.in_flight == 0);
-        self.stop_surplus();
+        if self.is_sick() {
+            self.refuse_all(Refusal::Degraded);
+        }
         self.start(now);
     }
 
@@ -168,7 +170,7 @@ impl<W> Scheduler<W> {
 
     fn grow(&mut self, now: u64) {
         while self.grows_at().is_some_and(|when| when <= now) {
-            self.target = (self.target + 1).max(self.limits.min_idle).min(self.limits.max_size);
+            self.target = (self.target + 1).max(self.limits.min_idle);
             self.promote();
             self.dispatch();
         }
@@ -223,8 +225,6 @@ impl<W> Scheduler<W> {
             }
             if let Some(slot) = self.slots.get_mut(at) {
                 slot.state = State::Draining;
-                slot.reserved =
-                    if slot.reserved == Reserved::Alone { Reserved::Alone } else { Reserved::No };
             }
             self.actions.push(Action::Note(Note::Recycled { worker, why }));
         }
@@ -245,14 +245,11 @@ impl<W> Scheduler<W> {
     }
 
     /// Ends spares that nobody needs any more.
-    fn stop_surplus(&mut self) {
-        let due = self.slots.iter().any(|slot| slot.state == State::Serving && slot.due.is_some());
-        let most = self.limits.spares + usize::from(due);
-        while self.count(State::Spare) > most {
+    fn drain_surplus(&mut self) {
+        while self.count(State::Spare) > self.limits.spares {
             let mut slots = self.slots.iter_mut().rev();
             let Some(slot) = slots.find(|slot| slot.state == State::Spare) else { return };
             slot.state = State::Draining;
-            self.stop_where(|slot| slot.state == State::Draining && slot.in_flight == 0);
         }
     }
 
@@ -260,10 +257,8 @@ impl<W> Scheduler<W> {
         let mut missing = self.missing();
         while missing > 0 && self.starts_at().is_some_and(|when| when <= now) {
             let empty = self.slots.iter_mut().enumerate();
-            let empty = empty.filter(|(_, slot)| slot.is_empty() && slot.not_before <= now);
-            let Some((at, slot)) = empty.min_by_key(|(at, slot)| (slot.failures, *at)) else {
-                return;
-            };
+            let empty = empty.filter(|(_, slot)| slot.is_empty());
+            let Some((at, slot)) = empty.min_by_key(|(_, slot)| slot.not_before) else { return };
             slot.start(self.recipe);
             let worker = WorkerId { slot: at, incarnation: slot.incarnation };
             self.actions.push(Action::Start(worker));
@@ -293,10 +288,8 @@ impl<W> Scheduler<W> {
         }
         let empty = self.slots.iter().filter(|slot| slot.is_empty());
         let earliest = empty.map(|slot| slot.not_before).min()?;
-        let is_ready = self.slots.iter().any(Slot::is_ready);
-        let role = if is_ready { 0 } else { self.not_before };
         let trial = self.tried_at.saturating_add(self.limits.backoff.most);
-        Some(earliest.max(role).max(if self.is_degraded { trial } else { 0 }))
+        Some(earliest.max(self.not_before).max(if self.is_degraded { trial } else { 0 }))
     }
 
     /// Too many failures degrade the role.
@@ -304,9 +297,6 @@ impl<W> Scheduler<W> {
         if self.failures.count(now) > self.limits.max_failures() && !self.is_degraded {
             self.is_degraded = true;
             self.actions.push(Action::Note(Note::Degraded));
-        }
-        if self.is_sick() {
-            self.refuse_all(Refusal::Degraded);
         }
     }
 

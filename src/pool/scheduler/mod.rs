@@ -274,7 +274,7 @@ impl<W> Scheduler<W> {
         }
         let was_serving = slot.state == State::Serving;
         let is_used_up = slot.most_requests.is_some_and(|most| slot.granted >= most);
-        if was_serving && is_used_up && slot.due.is_none() {
+        if was_serving && is_used_up {
             slot.due = Some(RecycleReason::Requests);
         }
         if ending == Ending::WorkerDied && slot.is_kept() | (slot.state == State::Draining) {
@@ -345,9 +345,7 @@ impl<W> Scheduler<W> {
         {
             let serving = self.slots.iter_mut().filter(|slot| slot.state == State::Serving);
             let free = serving.filter(|slot| slot.reserved == Reserved::No);
-            let Some(slot) = free.min_by_key(|slot| (slot.due.is_some(), slot.in_flight)) else {
-                break;
-            };
+            let Some(slot) = free.min_by_key(|slot| slot.in_flight) else { break };
             slot.reserved = Reserved::Kept;
         }
         for at in 0..self.slots.len() {

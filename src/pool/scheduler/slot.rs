@@ -73,8 +73,6 @@ pub(super) struct Slot {
     pub(super) idle_since: u64,
     pub(super) ends_at: Option<u64>,
     pub(super) most_requests: Option<u64>,
-    /// Failures since it was ready, at the start or without a request.
-    pub(super) failures: u32,
     /// Not started again before.
     pub(super) not_before: u64,
 }
@@ -92,7 +90,6 @@ impl Slot {
             idle_since: 0,
             ends_at: None,
             most_requests: None,
-            failures: 0,
             not_before: 0,
         }
     }
@@ -104,7 +101,6 @@ impl Slot {
 
     pub(super) fn make_ready(&mut self, now: u64, limits: &Limits, random: &mut Random) {
         self.state = State::Spare;
-        self.failures = 0;
         self.idle_since = now;
         let mut shortened = |limit: u64| {
             let most = u128::from(limit) * u128::from(limits.jitter.min(100)) / 100;
@@ -117,8 +113,7 @@ impl Slot {
     /// The worker is gone, however it ended. What still names it means nothing any more.
     pub(super) fn empty(&mut self) {
         let incarnation = self.incarnation + 1;
-        let (failures, not_before) = (self.failures, self.not_before);
-        *self = Self { incarnation, failures, not_before, ..Self::new() };
+        *self = Self { incarnation, not_before: self.not_before, ..Self::new() };
     }
 
     /// Whether it is a process that was not told to end.

@@ -115,11 +115,12 @@ fn what_waits_goes_to_the_worker_that_becomes_free() {
 #[test]
 fn over_the_bound_a_request_is_refused_at_once_with_what_is_known() {
     let mut role = Role::ready(Limits { max_waiting: 2, ..of(1) });
-    let first = role.ask_granted(0);
-    role.ask_granted(0);
     for _ in 0..80 {
-        role.scheduler.finished.add(SECOND);
+        let grant = role.ask_granted(SECOND);
+        role.scheduler.finish(SECOND, grant, Ending::Over);
     }
+    let first = role.ask_granted(SECOND);
+    role.ask_granted(SECOND);
     role.ask(SECOND);
     role.ask(SECOND);
     let Admission::Refused(Refusal::Overloaded(overload)) = role.ask(3 * SECOND) else { panic!() };
@@ -398,4 +399,186 @@ fn a_close_that_does_not_wait_refuses_what_waits() {
     let actions = role.scheduler.take_actions();
     assert!(matches!(actions[0], Action::Refuse { owner: 3, why: Refusal::Closed }));
     assert_eq!(stops(&actions).len(), 1);
+}
+
+fn suspect() -> History {
+    History { is_idempotent: true, is_suspect: true, ..History::default() }
+}
+
+impl Role {
+    fn ask_again(&mut self, now: u64, history: &History) -> Admission {
+        self.next += 1;
+        let number = self.next;
+        let asked = Asked { number, priority: Priority::Normal, key: None };
+        self.scheduler.admit_again(now, asked, history, || number)
+    }
+
+    /// The worker of this slot.
+    fn worker(&self, slot: usize) -> WorkerId {
+        WorkerId { slot, incarnation: self.scheduler.slots[slot].incarnation }
+    }
+}
+
+#[test]
+fn suspects_have_half_of_the_workers_at_most() {
+    let mut role = Role::ready(of(4));
+    (0..4).for_each(|_| drop(role.ask_again(0, &suspect())));
+    let given = grants(&role.scheduler.take_actions());
+    assert_eq!(given.len(), 2);
+    assert!(given.iter().all(|(_, grant)| grant.is_alone));
+    role.ask(0);
+    assert_eq!(grants(&role.scheduler.take_actions()).len(), 1, "the others go on");
+    role.scheduler.finish(1, given[0].1, Ending::Over);
+    let next = grants(&role.scheduler.take_actions());
+    assert!(next.len() == 1 && next[0].1.is_alone, "the next one's turn");
+    let mut one = Role::ready(of(1));
+    one.ask_again(0, &suspect());
+    assert_eq!(grants(&one.scheduler.take_actions()).len(), 1, "or one worker");
+}
+
+#[test]
+fn what_waits_with_a_key_goes_to_the_worker_of_the_key() {
+    for key in 0..8 {
+        let mut role = Role::ready(of(4));
+        let home = role.scheduler.place_for(Some(key)).unwrap().worker;
+        let busy: Vec<_> = (0..8).map(|_| role.ask_granted(0)).collect();
+        let Admission::Waits(alone) = role.ask_again(0, &suspect()) else { panic!() };
+        assert!(matches!(role.ask_with(0, Priority::Normal, Some(key)), Admission::Waits(_)));
+        role.scheduler.take_actions();
+        // All become free but the one that is kept: then the kept one, as the suspect leaves.
+        let kept = role.scheduler.slots.iter().position(|s| s.reserved == Reserved::Kept).unwrap();
+        if kept != home.slot {
+            continue;
+        }
+        role.scheduler.leave(1, alone);
+        let of_home = busy.iter().find(|grant| grant.worker == home).unwrap();
+        role.scheduler.finish(1, *of_home, Ending::Over);
+        assert_eq!(grants(&role.scheduler.take_actions())[0].1.worker, home);
+    }
+}
+
+#[test]
+fn a_spare_that_serves_for_what_waits_is_growth_enough() {
+    let mut role = Role::ready(Limits { min_idle: 1, max_size: 4, spares: 1, ..of(1) });
+    (0..2).for_each(|_| drop(role.ask_granted(0)));
+    role.ask(0);
+    role.scheduler.tick(50 * MS);
+    let actions = role.scheduler.take_actions();
+    assert_eq!(grants(&actions).len(), 1, "the spare serves it");
+    let is_start = |action: &&Action<u64>| matches!(action, Action::Start(_));
+    assert_eq!(actions.iter().filter(is_start).count(), 1, "there is a spare again");
+    assert_eq!(role.scheduler.target, 2);
+}
+
+#[test]
+fn a_role_grows_by_what_waits_beyond_the_places_that_are_to_come() {
+    for (waiting, workers) in [(1, 1), (2, 1), (3, 2), (5, 3)] {
+        let mut role = Role::new(Limits { min_idle: 1, max_size: 4, ..of(1) });
+        role.scheduler.tick(0);
+        (0..waiting).for_each(|_| drop(role.ask(0)));
+        role.scheduler.tick(50 * MS);
+        assert_eq!(role.starts(), workers, "{waiting} wait");
+    }
+}
+
+#[test]
+fn a_degraded_role_refuses_what_it_took_before_unless_something_serves() {
+    let mut role = Role::ready(Limits { failures_per_worker: 0, ..of(2) });
+    let first = role.worker(0);
+    role.scheduler.note_death(0, first, Death::Failed);
+    assert!(role.scheduler.is_degraded());
+    let mut busy: Vec<_> = (0..2).map(|_| role.ask_granted(0)).collect();
+    assert!(matches!(role.ask(0), Admission::Waits(_)), "the other one serves");
+    role.scheduler.take_actions();
+    let last = busy.pop().unwrap();
+    role.scheduler.note_death(1, last.worker, Death::Serving);
+    let actions = role.scheduler.take_actions();
+    let refused = |action: &Action<u64>| {
+        matches!(action, Action::Refuse { owner: 3, why: Refusal::Degraded })
+    };
+    assert!(actions.iter().any(refused), "{actions:?}");
+    let again = role.ask_again(1, &History::default());
+    assert!(matches!(again, Admission::Refused(Refusal::Degraded)));
+}
+
+#[test]
+fn a_degraded_role_waits_for_the_one_worker_that_it_tries() {
+    let mut role = Role::new(Limits { failures_per_worker: 0, ..of(2) });
+    role.scheduler.tick(0);
+    let failed = role.worker(0);
+    let other = role.worker(1);
+    role.scheduler.note_death(0, failed, Death::Failed);
+    role.scheduler.note_death(0, other, Death::Failed);
+    role.scheduler.take_actions();
+    role.scheduler.tick(60 * SECOND);
+    assert_eq!(role.starts(), 1);
+    role.scheduler.tick(600 * SECOND);
+    assert_eq!(role.starts(), 0, "it is still starting");
+}
+
+#[test]
+fn who_failed_is_started_after_those_that_did_not() {
+    let mut role = Role::ready(of(1));
+    let first = role.worker(0);
+    role.scheduler.note_death(0, first, Death::Failed);
+    let next = role.scheduler.next_tick(0).unwrap();
+    role.scheduler.tick(next);
+    let actions = role.scheduler.take_actions();
+    let [Action::Start(worker)] = actions[..] else { panic!("{actions:?}") };
+    assert_eq!(worker.slot, 1);
+}
+
+#[test]
+fn a_close_starts_as_many_workers_as_what_waits_needs() {
+    for (waiting, workers) in [(0, 0), (1, 1), (5, 2)] {
+        let mut role = Role::ready(of(2));
+        let busy: Vec<_> = (0..4).map(|_| role.ask_granted(0)).collect();
+        (0..waiting).for_each(|_| drop(role.ask(0)));
+        role.scheduler.close(0);
+        for grant in busy {
+            role.scheduler.note_death(1, grant.worker, Death::Serving);
+        }
+        assert_eq!(role.starts(), workers, "{waiting} wait");
+        assert_eq!(role.scheduler.is_over(), waiting == 0);
+    }
+}
+
+#[test]
+fn a_suspect_gets_the_worker_that_is_free_the_soonest() {
+    let mut role = Role::ready(of(2));
+    let busy: Vec<_> = (0..4).map(|_| role.ask_granted(0)).collect();
+    let soon = busy.iter().find(|grant| grant.worker.slot == 1).unwrap();
+    role.scheduler.finish(0, *soon, Ending::Over);
+    role.ask_again(0, &suspect());
+    assert_eq!(role.scheduler.slots[1].reserved, Reserved::Kept);
+}
+
+#[test]
+fn as_many_workers_start_at_the_same_time_as_allowed() {
+    for max_starts in [1, 2, 3] {
+        let mut role = Role::new(Limits { max_starts, ..of(3) });
+        role.scheduler.tick(0);
+        assert_eq!(role.starts(), max_starts);
+    }
+}
+
+#[test]
+fn a_worker_that_is_to_go_gets_a_request_only_if_no_other_has_a_place() {
+    let mut role = Role::ready(of(2));
+    let first = role.worker(0);
+    role.scheduler.recycle(0, first, RecycleReason::Asked);
+    let slots: Vec<_> = (0..4).map(|_| role.ask_granted(0).worker.slot).collect();
+    assert_eq!(slots, [1, 1, 0, 0]);
+}
+
+#[test]
+fn a_spare_of_the_old_recipe_replaces_nobody() {
+    let mut role = Role::ready(Limits { spares: 1, ..of(1) });
+    role.scheduler.reload(0);
+    let notes = role.scheduler.take_actions();
+    let spare = role.worker(1);
+    let why = RecycleReason::Recipe;
+    let recycled = Note::Recycled { worker: spare, why };
+    assert!(matches!(notes[0], Action::Note(note) if note == recycled), "{notes:?}");
+    assert_eq!(role.ask_granted(0).worker.slot, 0, "the old worker serves until a new one does");
 }

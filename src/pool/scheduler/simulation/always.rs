@@ -28,8 +28,11 @@ pub(super) fn check(world: &World) {
     assert!(scheduler.target <= limits.max_size);
     let is_open = scheduler.phase != Phase::Closed;
     assert!(!is_open || count(State::Serving) == scheduler.target || count(State::Spare) == 0);
-    let due = scheduler.slots.iter().any(|slot| slot.state == State::Serving && slot.due.is_some());
-    assert!(count(State::Spare) <= limits.spares + usize::from(due), "too many spares");
+    assert!(count(State::Spare) <= limits.spares || !is_open, "too many spares");
+    // Nothing waits for workers that do not come, and all that wait for others that serve.
+    let can_serve = |slot: &Slot| matches!(slot.state, State::Serving | State::Spare);
+    let is_sick = scheduler.is_degraded() && !scheduler.slots.iter().any(can_serve);
+    assert!(!is_sick || scheduler.queue.is_empty(), "a degraded role lets requests wait");
     // The pool's thread wakes when there is something to do.
     assert!(scheduler.next_tick(now).is_none_or(|next| next >= now), "a tick was missed");
     // An empty role keeps trying.
@@ -111,6 +114,14 @@ pub(super) fn preferred(world: &World, key: u64) -> Option<WorkerId> {
     has_place.then_some(worker)
 }
 
+/// A request is refused as the role is degraded: none can serve it.
+pub(super) fn check_degraded(world: &World) {
+    assert!(world.scheduler.is_degraded());
+    let serves = |worker: &Worker| worker.is_ready && !worker.is_dead && !worker.is_recycled;
+    let mut workers = world.workers.values();
+    assert!(!workers.any(|worker| serves(worker) && !worker.is_stopping), "a worker could");
+}
+
 /// A request is refused exactly at the bound, and overtakes nobody.
 pub(super) fn check_admission(world: &World, admission: &Admission, preferred: Option<WorkerId>) {
     let waits = world.requests.values().filter_map(|request| match request.state {
@@ -130,7 +141,7 @@ pub(super) fn check_admission(world: &World, admission: &Admission, preferred: O
             assert_eq!(overload.oldest_wait, world.now - oldest.unwrap());
             assert_eq!(overload.in_flight, world.scheduler.in_flight);
         }
-        Admission::Refused(Refusal::Degraded) => assert!(world.scheduler.is_degraded()),
+        Admission::Refused(Refusal::Degraded) => check_degraded(world),
         Admission::Refused(Refusal::Closed) => assert_ne!(world.scheduler.phase, Phase::Open),
     }
 }

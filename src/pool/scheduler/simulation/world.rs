@@ -503,7 +503,12 @@ impl World {
                 assert!(matches!(state, RequestState::Waits(..)), "{state:?}");
                 self.send(owner, grant);
             }
-            Action::Refuse { owner, why } => self.over(owner, Outcome::Refused(why)),
+            Action::Refuse { owner, why } => {
+                if why == Refusal::Degraded {
+                    always::check_degraded(self);
+                }
+                self.over(owner, Outcome::Refused(why));
+            }
             Action::Start(id) => {
                 self.oracle.note_start(self.now, self.scheduler.is_degraded());
                 self.workers.insert(key(id), Worker::default());
