@@ -8,7 +8,7 @@
 #   tests/mutants.sh save    writes the patches anew from the edited copy, and removes it
 #
 # tests/mutants/src mirrors src: `x.rs.patch` adds mutants to `src/x.rs`; `x.rs` is a file that
-# only the copy has. `mutants.rs` lists all mutants; `mutants/ring.rs` and `mutants/channel.rs`
+# only the copy has. `mutants.rs` lists all mutants; the files in `mutants`, one for each part,
 # name the model that must fail for each.
 #
 # To mend a patch that no longer applies, or to add a mutant:

@@ -582,3 +582,17 @@ fn a_spare_of_the_old_recipe_replaces_nobody() {
     assert!(matches!(notes[0], Action::Note(note) if note == recycled), "{notes:?}");
     assert_eq!(role.ask_granted(0).worker.slot, 0, "the old worker serves until a new one does");
 }
+
+#[test]
+fn a_reset_starts_at_once_what_waits_for_its_backoff() {
+    let mut role = Role::new(of(1));
+    role.scheduler.tick(0);
+    for now in [0, SECOND] {
+        let Some(Action::Start(worker)) = role.scheduler.take_actions().pop() else { panic!() };
+        role.scheduler.note_death(now, worker, Death::Failed);
+        role.scheduler.tick(SECOND);
+    }
+    assert_eq!(role.starts(), 0);
+    role.scheduler.reset(SECOND);
+    assert_eq!(role.starts(), 1);
+}

@@ -4,10 +4,12 @@
 //! that ships. The patches beside this file add the mutants to the sources; `tests/mutants.sh`
 //! applies the patches to a copy. In a model build of the copy, and in one for ThreadSanitizer,
 //! the environment variable `SLIPRING_MUTANT` chooses one mutant at run time. `mutants/ring.rs`,
-//! `mutants/channel.rs` and `mutants/worker.rs` name the model that must fail for it.
+//! `mutants/channel.rs`, `mutants/worker.rs` and `mutants/pool.rs` name the model that must fail for it.
 
 #[cfg(all(test, loom))]
 mod channel;
+#[cfg(all(test, loom))]
+mod pool;
 #[cfg(all(test, loom))]
 mod ring;
 #[cfg(all(test, loom))]
@@ -304,6 +306,29 @@ mutants! {
         MarkRelaxed,
         /// A request is marked as answered after its last frame.
         AnsweredLate,
+    }
+    POOL {
+        // Waiting for a place.
+        /// A request that is told is not woken.
+        ToldWithoutWake,
+        /// A request that begins to wait leaves nothing that could wake it.
+        WaiterNotNoted,
+        /// A request whose time is up leaves, although it was told.
+        LeavesThoughTold,
+
+        // The ends of workers and of the role.
+        /// What follows from the end of a worker is not done.
+        EndUntold,
+        /// A worker that a request has found dead is given to others.
+        DeadStillServes,
+        /// A role that is closed takes requests again that it took before.
+        ClosedTakesAgain,
+
+        // Ticks.
+        /// The thread does not say that it looks.
+        LookUnannounced,
+        /// The thread forgets, after its look, that it is to look.
+        LookForgotten,
     }
 }
 

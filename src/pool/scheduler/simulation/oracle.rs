@@ -28,6 +28,8 @@ pub(super) struct Oracle {
     /// Since when the oldest waited, and how many were to serve, after the last step.
     before: (Option<u64>, usize),
     may_heal: bool,
+    /// As told.
+    is_degraded: bool,
 }
 
 impl Oracle {
@@ -43,6 +45,7 @@ impl Oracle {
             degraded_start: None,
             before: (None, usize::MAX),
             may_heal: false,
+            is_degraded: false,
         }
     }
 
@@ -164,8 +167,12 @@ impl Oracle {
         self.may_heal = true;
     }
 
-    /// Only a worker that is ready heals a role, or its host.
+    /// Each change is told once. Only a worker that is ready heals a role, or its host.
     pub(super) fn note(&mut self, note: Note) {
+        if matches!(note, Note::Degraded | Note::Healed) {
+            let was_degraded = std::mem::replace(&mut self.is_degraded, note == Note::Degraded);
+            assert_eq!(was_degraded, note == Note::Healed, "told twice");
+        }
         assert!(note != Note::Healed || self.may_heal, "it has healed by itself");
     }
 

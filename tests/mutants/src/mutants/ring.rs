@@ -108,7 +108,7 @@ fn killer(mutant: Mutant) -> &'static str {
 }
 
 /// What a model prints when it has noticed something.
-const REASONS: [&str; 15] = [
+const REASONS: [&str; 16] = [
     "deadlock",
     "Causality violation",
     "oncurrent",
@@ -121,6 +121,7 @@ const REASONS: [&str; 15] = [
     "maximum number of branches",
     "a reply that was sent",
     "a cancel that was given",
+    "a place is",
     "the worker is told",
     "the entry is taken",
     "but marked",
