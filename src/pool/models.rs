@@ -167,7 +167,9 @@ fn one_of_two_that_wait_gets_the_place_and_then_the_other() {
             })
         });
         role.finish(first, Ending::Over);
-        waiting.map(|thread| thread.join().unwrap());
+        for thread in waiting {
+            thread.join().unwrap();
+        }
         role.check_free(1);
     });
 }
