@@ -99,10 +99,14 @@ impl Role {
         self.perform(self.0.forget(worker, note));
     }
 
-    /// The thread of a worker that was told to end has ended it.
-    fn note_stopped(&self, worker: WorkerId) {
-        let note = |scheduler: &mut Scheduler<_>| scheduler.note_stopped(0, worker);
-        self.perform(self.0.forget(worker, note));
+    /// The threads of all workers, which were told to end, have ended them.
+    fn end_workers(&self) {
+        assert!(!self.is_over(), "its workers are there");
+        for (worker, _) in self.0.workers() {
+            let note = |scheduler: &mut Scheduler<_>| scheduler.note_stopped(0, worker);
+            self.perform(self.0.forget(worker, note));
+        }
+        assert!(self.is_over());
     }
 
     fn close_now(&self) {
@@ -209,10 +213,7 @@ fn a_request_that_is_sent_again_as_the_role_is_closed_ends() {
         role.close_now();
         role.finish(second, Ending::Over);
         again.join().unwrap();
-        assert!(!role.is_over(), "its workers are there");
-        role.note_death(first.worker);
-        role.note_stopped(second.worker);
-        assert!(role.is_over());
+        role.end_workers();
     });
 }
 
@@ -228,8 +229,7 @@ fn nobody_waits_at_a_role_that_is_closed() {
         role.close_now();
         asking.join().unwrap();
         role.finish(first, Ending::WorkerDied);
-        role.note_stopped(first.worker);
-        assert!(role.is_over());
+        role.end_workers();
     });
 }
 
