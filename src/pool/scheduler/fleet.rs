@@ -246,7 +246,7 @@ impl<W> Scheduler<W> {
 
     /// Ends spares that nobody needs any more.
     fn drain_surplus(&mut self) {
-        while self.count(State::Spare) > self.limits.spares {
+        while self.count(State::Spare) > self.spares() {
             let mut slots = self.slots.iter_mut().rev();
             let Some(slot) = slots.find(|slot| slot.state == State::Spare) else { return };
             slot.state = State::Draining;
@@ -267,12 +267,17 @@ impl<W> Scheduler<W> {
         }
     }
 
+    /// How many workers are to be ready beside those that serve: none beside none.
+    fn spares(&self) -> usize {
+        if self.target == 0 { 0 } else { self.limits.spares }
+    }
+
     /// How many workers are to be started.
     fn missing(&self) -> usize {
         let is_due = |slot: &Slot| slot.state == State::Serving && slot.due.is_some();
         let extra = !self.limits.stop_first && self.slots.iter().any(is_due);
         let wanted = match self.phase {
-            Phase::Open => self.target + self.limits.spares + usize::from(extra),
+            Phase::Open => self.target + self.spares() + usize::from(extra),
             // Only for what waits.
             Phase::Draining => self.target.min(self.queue.len()),
             Phase::Closed => 0,

@@ -246,7 +246,7 @@ impl<W> Scheduler<W> {
         is_alone: bool,
         owner: impl FnOnce() -> W,
     ) -> Admission {
-        let waiting = Waiting { owner: owner(), since: now, key: asked.key, is_alone };
+        let waiting = Waiting { owner: owner(), since: now, is_alone };
         let ticket = self.queue.push(asked.number, asked.priority, waiting);
         self.plan(now);
         Admission::Waits(ticket)
@@ -277,7 +277,7 @@ impl<W> Scheduler<W> {
         if was_serving && is_used_up {
             slot.due = Some(RecycleReason::Requests);
         }
-        if ending == Ending::WorkerDied && slot.is_kept() | (slot.state == State::Draining) {
+        if ending == Ending::WorkerDied && slot.is_kept() {
             slot.state = State::Dead;
         }
         let slot = self.slots.get(grant.worker.slot);
@@ -315,12 +315,9 @@ impl<W> Scheduler<W> {
     /// Gives requests that wait to workers that have a place.
     fn dispatch(&mut self) {
         self.dispatch_alone();
-        while !self.queue.is_empty() {
-            if self.place_for(None).is_none() {
-                break;
-            }
+        // Only who waits while none has a place is here: a key has no choice.
+        while let Some(grant) = self.place_for(None) {
             let Some(next) = self.queue.pop() else { break };
-            let Some(grant) = self.place_for(next.key) else { break };
             self.grant(grant);
             self.actions.push(Action::Grant { owner: next.owner, grant });
         }
@@ -403,8 +400,7 @@ impl<W> Scheduler<W> {
 
     /// Whether nothing serves and there is no hope that something soon will.
     fn is_sick(&self) -> bool {
-        let can_serve = |slot: &Slot| matches!(slot.state, State::Serving | State::Spare);
-        self.is_degraded && !self.slots.iter().any(can_serve)
+        self.is_degraded && self.count(State::Serving) == 0
     }
 }
 

@@ -32,7 +32,6 @@ const MOST_PASSED: u32 = 16;
 pub(crate) struct Waiting<W> {
     pub(crate) owner: W,
     pub(super) since: u64,
-    pub(super) key: Option<u64>,
     pub(super) is_alone: bool,
 }
 
@@ -146,7 +145,7 @@ mod tests {
     use super::*;
 
     fn waiting(owner: u64) -> Waiting<u64> {
-        Waiting { owner, since: owner, key: None, is_alone: false }
+        Waiting { owner, since: owner, is_alone: false }
     }
 
     fn queue(requests: &[(u64, Priority)]) -> Queue<u64> {

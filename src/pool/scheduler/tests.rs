@@ -267,27 +267,6 @@ fn suspects_have_half_of_the_workers_at_most() {
 }
 
 #[test]
-fn what_waits_with_a_key_goes_to_the_worker_of_the_key() {
-    for key in 0..8 {
-        let mut role = Role::ready(of(4));
-        let home = role.scheduler.place_for(Some(key)).unwrap().worker;
-        let busy: Vec<_> = (0..8).map(|_| role.ask_granted(0)).collect();
-        let Admission::Waits(alone) = role.ask_again(0, &suspect()) else { panic!() };
-        assert!(matches!(role.ask_with(0, Priority::Normal, Some(key)), Admission::Waits(_)));
-        role.scheduler.take_actions();
-        // All become free but the one that is kept: then the kept one, as the suspect leaves.
-        let kept = role.scheduler.slots.iter().position(|s| s.reserved == Reserved::Kept).unwrap();
-        if kept != home.slot {
-            continue;
-        }
-        role.scheduler.leave(1, alone);
-        let of_home = busy.iter().find(|grant| grant.worker == home).unwrap();
-        role.scheduler.finish(1, *of_home, Ending::Over);
-        assert_eq!(grants(&role.scheduler.take_actions())[0].1.worker, home);
-    }
-}
-
-#[test]
 fn a_suspect_gets_the_worker_that_is_free_the_soonest() {
     let mut role = Role::ready(of(2));
     let busy: Vec<_> = (0..4).map(|_| role.ask_granted(0)).collect();
@@ -304,4 +283,15 @@ fn a_worker_that_is_to_go_gets_a_request_only_if_no_other_has_a_place() {
     role.scheduler.recycle(0, first, RecycleReason::Asked);
     let slots: Vec<_> = (0..4).map(|_| role.ask_granted(0).worker.slot).collect();
     assert_eq!(slots, [1, 1, 0, 0]);
+}
+
+#[test]
+fn a_close_serves_again_what_was_taken_before() {
+    let mut role = Role::ready(of(1));
+    let grant = role.ask_granted(0);
+    role.ask_granted(0);
+    role.scheduler.close(0);
+    role.scheduler.finish(0, grant, Ending::Over);
+    assert!(matches!(role.ask_again(0, &History::default()), Admission::Waits(_)));
+    assert_eq!(grants(&role.scheduler.take_actions()).len(), 1);
 }

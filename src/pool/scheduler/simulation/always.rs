@@ -23,15 +23,19 @@ pub(super) fn check(world: &World) {
         assert_eq!(slot.incarnation, *incarnation, "a slot has one worker");
         check_worker(world, slot, worker);
     }
+    // None is kept for a suspect that does not wait.
+    let is_kept = |slot: &&Slot| slot.reserved == Reserved::Kept && slot.state == State::Serving;
+    let kept = scheduler.slots.iter().filter(is_kept).count();
+    assert!(kept <= scheduler.queue.count_alone(), "{kept} are kept");
     // Spares serve exactly if too few do.
     assert!(count(State::Serving) <= scheduler.target, "more serve than are to");
     assert!(scheduler.target <= limits.max_size);
     let is_open = scheduler.phase != Phase::Closed;
     assert!(!is_open || count(State::Serving) == scheduler.target || count(State::Spare) == 0);
-    assert!(count(State::Spare) <= limits.spares || !is_open, "too many spares");
+    let spares = if scheduler.target == 0 { 0 } else { limits.spares };
+    assert!(count(State::Spare) <= spares || !is_open, "too many spares");
     // Nothing waits for workers that do not come, and all that wait for others that serve.
-    let can_serve = |slot: &Slot| matches!(slot.state, State::Serving | State::Spare);
-    let is_sick = scheduler.is_degraded() && !scheduler.slots.iter().any(can_serve);
+    let is_sick = scheduler.is_degraded() && count(State::Serving) == 0;
     assert!(!is_sick || scheduler.queue.is_empty(), "a degraded role lets requests wait");
     // The pool's thread wakes when there is something to do.
     assert!(scheduler.next_tick(now).is_none_or(|next| next >= now), "a tick was missed");

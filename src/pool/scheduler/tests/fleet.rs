@@ -98,7 +98,7 @@ fn workers_are_started_for_what_waits_and_ended_when_they_are_idle() {
 
 #[test]
 fn a_lazy_role_starts_nothing_before_its_first_request() {
-    let mut role = Role::new(Limits { is_lazy: true, ..of(2) });
+    let mut role = Role::new(Limits { is_lazy: true, spares: 1, ..of(2) });
     role.scheduler.tick(SECOND);
     assert_eq!((role.starts(), role.scheduler.next_tick(0)), (0, None));
     assert!(matches!(role.ask(SECOND), Admission::Waits(_)));
