@@ -6,11 +6,12 @@
 mod actors;
 mod always;
 mod oracle;
+mod state;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use world::World;
+use state::World;
 
 const SCHEDULES: u64 = 10_000;
 

@@ -2,7 +2,7 @@
 
 use super::super::*;
 use super::actors::*;
-use super::world::World;
+use super::state::World;
 
 pub(super) fn check(world: &World) {
     let (scheduler, limits, now) = (&world.scheduler, &world.limits, world.now);

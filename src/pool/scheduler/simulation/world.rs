@@ -6,26 +6,7 @@ use super::super::*;
 use super::actors::*;
 use super::always;
 use super::oracle::{Oracle, Outcome};
-
-pub(super) struct World {
-    pub(super) now: u64,
-    pub(super) random: Random,
-    pub(super) limits: Limits,
-    pub(super) scheduler: Scheduler<u64>,
-    pub(super) requests: BTreeMap<u64, Request>,
-    pub(super) workers: BTreeMap<(usize, u64), Worker>,
-    pub(super) oracle: Oracle,
-    events: BTreeMap<(u64, u64), Event>,
-    sequence: u64,
-    /// When the pool's thread looks next.
-    next_tick: Option<u64>,
-    hang_timeout: u64,
-    /// Percent of starts that fail; of idle workers that crash at a look; of looks that kill.
-    mishaps: (u64, u64, u64),
-    is_calm: bool,
-    is_closed_now: bool,
-    left_to_ask: u64,
-}
+use super::state::World;
 
 impl World {
     pub(super) fn new(seed: u64) -> Self {
