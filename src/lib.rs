@@ -187,6 +187,9 @@ cfg_if! {
         mod sys;
         #[cfg(feature = "async")]
         pub mod tasks;
+        #[cfg(not(feature = "async"))]
+        #[allow(dead_code, unreachable_pub, unused_imports, reason = "the pool uses a part of it")]
+        mod tasks;
         #[cfg(feature = "testing")]
         pub mod testing;
         mod trace;

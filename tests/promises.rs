@@ -143,6 +143,7 @@ fn public_types_can_be_sent_and_shared_as_promised() {
     owned::<(Config, ConfigBuilder, RingConfig, WaitStrategy, RoleConfig)>();
     owned::<(Error, ErrorKind, ExitCause, WorkerDeath, HandlerFailure)>();
     owned::<(Health, Kind, RequestId, WorkerState)>();
+    owned::<(slipring::pool::RoleHandle, slipring::pool::PoolPending)>();
 
     all::<PeerBytes<'_>>();
     all::<(Matrix<'_>, MatrixWriter<'_>, MatrixReader<&[u8]>, MatrixShape, ElementType)>();
@@ -166,6 +167,8 @@ fn public_types_can_be_sent_and_shared_as_promised() {
         owned::<slipring::tasks::AsyncStream>();
         all::<slipring::tasks::AsyncMessageWriter<'_>>();
         send::<slipring::tasks::AsyncPending>();
+        owned::<slipring::pool::AsyncRoleHandle>();
+        send::<slipring::pool::AsyncPoolStream>();
     }
     #[cfg(feature = "named")]
     owned::<(slipring::named::NamedHost, slipring::named::Stale)>();

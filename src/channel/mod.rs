@@ -80,6 +80,7 @@ pub use spawner::Spawner;
 pub(crate) use state::ChannelState;
 pub use stats::{ErrorCounts, LatencyHistogram, Stats};
 pub use stream::Stream;
+pub(crate) use stream_timeouts::StreamDeadlines;
 pub use stream_timeouts::{DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, StreamTimeouts};
 pub(crate) use task_wait::{RoomWait, TaskWait};
 pub(crate) use timed_mutex::TimedGuard;
@@ -301,7 +302,16 @@ impl Channel {
         timeouts: impl Into<StreamTimeouts>,
     ) -> Result<Stream> {
         span!("stream", %kind, bytes = payload.encoded_len());
-        let deadlines = timeouts.into().start();
+        self.stream_by(kind, payload, timeouts.into().start())
+    }
+
+    /// As [`Channel::stream`], with deadlines that count already.
+    pub(crate) fn stream_by<P: Payload + ?Sized>(
+        &self,
+        kind: Kind,
+        payload: &P,
+        deadlines: StreamDeadlines,
+    ) -> Result<Stream> {
         let spec = RequestSpec::stream(kind, deadlines.end_by);
         let request = send(&self.core, spec, payload, deadlines.send_by())
             .map_err(|error| deadlines.sending_failed(error))?;

@@ -60,6 +60,14 @@ impl<'a> Encoded<'a> {
         }
     }
 
+    /// Returns the encoding in memory of its own.
+    pub(crate) fn into_vec(mut self) -> Vec<u8> {
+        match &mut self {
+            Self::Buffer(buffer) => std::mem::take(&mut buffer.0),
+            other => other.bytes().to_vec(),
+        }
+    }
+
     /// Writes the encoding to a slot of the length that was announced.
     #[inline]
     pub(crate) fn write_to(&self, slot: &mut [u8]) {

@@ -1,9 +1,6 @@
 //! What an error says about an attempt: whether its worker is gone, and whether it had begun.
 
-use super::scheduler::Attempt;
-use super::worker::Worker;
 use crate::error::{Error, ErrorKind, ExitCause, WorkerDeath};
-use crate::sys::clock::Deadline;
 
 /// Whether the worker of an attempt that ended with this error is of no use any more.
 pub(super) fn ends_worker(error: &Error) -> bool {
@@ -19,24 +16,6 @@ pub(super) fn is_unanswered(error: &Error) -> bool {
         error.kind(),
         ErrorKind::Timeout | ErrorKind::Stalled | ErrorKind::Cancelled | ErrorKind::Interrupted
     )
-}
-
-/// What is known of an attempt that its worker's end has ended. Blocks until it is known whether it
-/// had been begun, but not beyond the deadline.
-pub(super) fn attempt(
-    error: &Error,
-    worker: &Worker,
-    was_alone: bool,
-    has_delivered: bool,
-    deadline: Deadline,
-) -> Attempt {
-    let mut was_begun = error.was_begun();
-    if was_begun.is_none() && error.is_peer_dead() {
-        worker.wait_until_known(deadline);
-        was_begun = error.was_begun();
-    }
-    let was_killed = error.death().is_some_and(is_killed_from_outside) && !worker.was_hung();
-    Attempt { was_begun, was_alone, was_killed, has_delivered }
 }
 
 /// Whether an operator or the system has ended the worker, and not its own code.

@@ -85,8 +85,8 @@ impl<L: Default> RoleCore<L> {
         }
         match self.leave(now_ns(), ticket) {
             (true, deeds) => (None, deeds),
-            // Somebody is about to tell.
-            (false, deeds) => (seat.wait(Deadline::NEVER), deeds),
+            // Somebody has told, or is about to, and then gives the place back.
+            (false, deeds) => (seat.abandon(), deeds),
         }
     }
 
@@ -105,7 +105,7 @@ impl<L: Default> RoleCore<L> {
         let changed = change(&mut locked.scheduler);
         let after = locked.after();
         drop(locked);
-        (changed, after.map(After::tell))
+        (changed, after.map(|after| self.tell(after)))
     }
 
     /// The workers that are there.
@@ -130,7 +130,7 @@ impl<L: Default> RoleCore<L> {
         let after = locked.after();
         drop(locked);
         drop(gone);
-        after.map(After::tell)
+        after.map(|after| self.tell(after))
     }
 
     #[inline]
@@ -154,7 +154,22 @@ impl<L: Default> RoleCore<L> {
         };
         let after = locked.after();
         drop(locked);
-        (placed, after.map(After::tell))
+        (placed, after.map(|after| self.tell(after)))
+    }
+
+    /// Tells requests what becomes of them.
+    #[cold]
+    fn tell(&self, After { told, mut deeds }: After<L>) -> Deeds<L> {
+        for (seat, told) in told {
+            if let Some(Told::Granted(grant, _)) = seat.tell(told) {
+                // Its owner has gone meanwhile.
+                if let Some(more) = self.finish(now_ns(), grant, Ending::Over) {
+                    deeds.deeds.extend(more.deeds);
+                    deeds.next_tick = more.next_tick;
+                }
+            }
+        }
+        deeds
     }
 }
 
@@ -162,15 +177,6 @@ impl<L: Default> RoleCore<L> {
 struct After<L> {
     told: Vec<(Arc<Seat<L>>, Told<L>)>,
     deeds: Deeds<L>,
-}
-
-impl<L> After<L> {
-    fn tell(self) -> Deeds<L> {
-        for (seat, told) in self.told {
-            seat.tell(told);
-        }
-        self.deeds
-    }
 }
 
 impl<L: Default> Locked<L> {

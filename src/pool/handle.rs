@@ -3,15 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "async")]
+use super::async_handle::AsyncRoleHandle;
+use super::pending::PoolPending;
 use super::request::PoolRequest;
 use super::role::{RoleShared, public};
 use super::settings::Role;
 use super::stream::PoolStream;
-use crate::channel::{Channel, Reply, StreamTimeouts};
+use crate::channel::{Channel, MessageWriter, Reply, StreamTimeouts};
 use crate::error::{Overload, Result};
+use crate::id::RequestId;
 use crate::payload::Payload;
 use crate::protocol::{Health, Kind};
 use crate::sys::clock::now_ns;
+use crate::sys::fork;
 
 /// Sends requests to the workers of one role. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -122,6 +127,87 @@ impl RoleHandle {
         timeouts: impl Into<StreamTimeouts>,
     ) -> Result<PoolStream<'a, P>> {
         self.request(kind).stream(payload, timeouts)
+    }
+
+    /// Takes a request, whose reply is waited for later: many may be in flight from one thread.
+    /// Never blocks.
+    ///
+    /// The request is sent at once if a worker has a place. If not, it waits in the role's queue,
+    /// with a copy of its payload, and is sent when a worker has one, although nobody waits for it.
+    /// A reply is copied, too, and its worker's place is free for the next request. `timeout` counts
+    /// from this call. It is sent again as that of a call is.
+    ///
+    /// The workers' channels must be [pollable](crate::Spawner::pollable): those of
+    /// [`Role::new`] are. The pool starts one thread for all requests that are submitted, at the
+    /// first.
+    ///
+    /// [`PoolPending`] has an example.
+    ///
+    /// # Errors
+    ///
+    /// An error that is known at once, as of an overload, is returned here, others by
+    /// [`PoolPending::wait`]. They are those of [`RoleHandle::call`],
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the worker's channel is not
+    /// pollable, and [`ErrorKind::Os`](crate::ErrorKind::Os) if a thread cannot be started.
+    pub fn submit<P: Payload + ?Sized>(
+        &self,
+        kind: Kind,
+        payload: &P,
+        timeout: Duration,
+    ) -> Result<PoolPending> {
+        self.request(kind).submit(payload, timeout)
+    }
+
+    /// Cancels a request that was submitted, by its [id](PoolPending::id), without waiting: as
+    /// [`PoolPending::cancel`]. Does nothing if its pending reply is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child.
+    pub fn cancel(&self, id: RequestId) -> Result<()> {
+        fork::check()?;
+        if let Some(submitted) = self.0.submitted(id.get()) {
+            submitted.cancel();
+        }
+        Ok(())
+    }
+
+    /// Sends a message that `write` writes in parts, and whose length need not be known, and waits
+    /// for its reply. Blocks as [`Channel::write`] and [`RoleHandle::call`] do. An error of `write`
+    /// cancels the message and is returned.
+    ///
+    /// It is sent once: if its worker dies after `write` was called, it fails.
+    ///
+    /// ```no_run
+    /// # fn example(vision: &slipring::pool::RoleHandle) -> slipring::Result<()> {
+    /// # let pages: Vec<Vec<u8>> = Vec::new();
+    /// use std::time::Duration;
+    ///
+    /// use slipring::Kind;
+    ///
+    /// let reply = vision.write(Kind::VISION, Duration::from_secs(60), |message| {
+    ///     pages.iter().try_for_each(|page| message.push(page))
+    /// })?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`RoleHandle::call`], and those of [`Channel::write`] and of `write`.
+    pub fn write(
+        &self,
+        kind: Kind,
+        timeout: Duration,
+        write: impl FnOnce(&mut MessageWriter<'_>) -> Result<()>,
+    ) -> Result<Reply> {
+        self.request(kind).write(timeout, write)
+    }
+
+    /// Returns the handle for tasks.
+    #[cfg(feature = "async")]
+    #[must_use]
+    pub fn to_async(&self) -> AsyncRoleHandle {
+        AsyncRoleHandle::new(Arc::clone(&self.0))
     }
 
     /// Describes a request of this kind, for a priority, a key, or another idempotence than the

@@ -51,17 +51,30 @@
 //! [`ErrorKind::QueueTimeout`](crate::ErrorKind::QueueTimeout) means that the request waited too
 //! long for a worker, [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) that a worker took too long.
 //!
-//! # Threads
+//! # Threads and tasks
 //!
 //! A pool has one thread, and one for each worker. All of them sleep while nothing happens: they
 //! wake for deaths, for what waits, and each worker's once in its ping interval. A call runs on the
 //! caller's thread from its begin to its end.
+//!
+//! [`RoleHandle::submit`] has many requests in flight from one thread. The first starts two more:
+//! one of the pool's that sends requests when a worker has a place, and the one of the library's
+//! that reads for tasks. [`RoleHandle::to_async`](RoleHandle) is the view for tasks of any executor,
+//! with the feature `async`; its calls run on their own tasks.
 
+mod async_call;
+#[cfg(feature = "async")]
+mod async_handle;
+#[cfg(feature = "async")]
+mod async_stream;
 mod attempt;
+mod attempts;
 mod closing;
 mod core;
 mod events;
+mod executor;
 mod handle;
+mod pending;
 mod request;
 mod role;
 mod scheduler;
@@ -69,6 +82,7 @@ mod seat;
 mod settings;
 mod starts;
 mod stream;
+mod task_wait;
 mod ticker;
 mod worker;
 
@@ -81,10 +95,16 @@ use crate::process::service::start_thread;
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
 
+#[cfg(feature = "async")]
+pub use async_handle::{AsyncPoolRequest, AsyncRoleHandle};
+#[cfg(feature = "async")]
+pub use async_stream::AsyncPoolStream;
 use closing::Ended;
 use events::Readers;
 pub use events::{Event, EventKind, Events};
+use executor::Executor;
 pub use handle::{PoolHealth, RoleHandle, RoleHealth, WorkerHealth};
+pub use pending::PoolPending;
 pub use request::PoolRequest;
 use role::RoleShared;
 pub use scheduler::{Priority, RecycleReason};
@@ -104,6 +124,7 @@ pub struct Pool {
     readers: Arc<Readers>,
     ticker: Arc<Ticker>,
     ended: Arc<Ended>,
+    executor: Arc<Executor>,
 }
 
 /// Describes a pool.
@@ -147,6 +168,7 @@ impl PoolBuilder {
         }
         let (starts, readers) = (Arc::new(Starts::new(starts)), Arc::new(Readers::default()));
         let (ticker, ended) = (Arc::new(Ticker::new()), Arc::new(Ended::default()));
+        let executor = Arc::new(Executor::default());
         let mut roles = BTreeMap::new();
         for (name, role) in self.roles {
             role.check(&name)?;
@@ -157,6 +179,7 @@ impl PoolBuilder {
                 Arc::clone(&readers),
                 Arc::clone(&ticker),
                 Arc::clone(&ended),
+                Arc::clone(&executor),
             );
             if roles.insert(name.clone(), shared).is_some() {
                 return Err(Error::invalid_config(format!("the pool has two roles named {name}")));
@@ -166,7 +189,7 @@ impl PoolBuilder {
         for role in roles.values() {
             role.change(|scheduler| scheduler.tick(now_ns()));
         }
-        Ok(Pool { roles, readers, ticker, ended })
+        Ok(Pool { roles, readers, ticker, ended, executor })
     }
 }
 
@@ -240,6 +263,7 @@ impl Pool {
             self.ended.wait(Deadline::after(LAST_WAIT), is_over)
         };
         self.ticker.end();
+        self.executor.end();
         match is_closed {
             true => Ok(()),
             false => Err(Error::new(ErrorKind::Timeout, "a worker of the pool has not ended")),
@@ -256,5 +280,6 @@ impl Drop for Pool {
             role.close_now();
         }
         self.ticker.end();
+        self.executor.end();
     }
 }

@@ -1,15 +1,17 @@
 //! A request to a role, over all its attempts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::attempt::{attempt, ends_worker, is_unanswered};
-use super::role::{Permit, RoleShared};
-use super::scheduler::{Asked, History, Priority, Reason, Verdict};
+use super::async_call;
+use super::attempts::Attempts;
+use super::pending::PoolPending;
+use super::role::RoleShared;
+use super::scheduler::Priority;
 use super::stream::PoolStream;
-use crate::channel::{Channel, Reply, StreamTimeouts};
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::RequestId;
-use crate::payload::Payload;
+use crate::channel::{MessageWriter, Reply, StreamTimeouts};
+use crate::error::{Error, Result};
+use crate::payload::{Encoded, Payload};
 use crate::protocol::Kind;
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
@@ -31,7 +33,7 @@ use crate::sys::fork;
 #[derive(Debug, Clone, Copy)]
 #[must_use]
 pub struct PoolRequest<'a> {
-    role: &'a RoleShared,
+    role: &'a Arc<RoleShared>,
     kind: Kind,
     priority: Priority,
     key: Option<u64>,
@@ -39,7 +41,7 @@ pub struct PoolRequest<'a> {
 }
 
 impl<'a> PoolRequest<'a> {
-    pub(super) fn new(role: &'a RoleShared, kind: Kind, is_idempotent: bool) -> Self {
+    pub(super) fn new(role: &'a Arc<RoleShared>, kind: Kind, is_idempotent: bool) -> Self {
         Self { role, kind, priority: Priority::default(), key: None, is_idempotent }
     }
 
@@ -71,10 +73,10 @@ impl<'a> PoolRequest<'a> {
         fork::check()?;
         let now = now_ns();
         let deadline = Deadline::from(now, timeout);
-        let mut attempts = Attempts::begin(&self);
+        let mut attempts = self.attempts();
         loop {
             let permit = attempts.acquire(now, deadline)?;
-            let channel = channel_of(&permit)?;
+            let channel = permit.worker.channel_in_use()?;
             match channel.call_numbered(self.kind, payload, deadline.remaining()) {
                 (_, Ok(reply)) => return Ok(reply),
                 (id, Err(error)) => attempts.failed(permit, id, error, false, deadline)?,
@@ -94,85 +96,96 @@ impl<'a> PoolRequest<'a> {
         timeouts: impl Into<StreamTimeouts>,
     ) -> Result<PoolStream<'a, P>> {
         fork::check()?;
-        PoolStream::begin(Attempts::begin(&self), self.kind, payload, timeouts.into())
-    }
-}
-
-/// The attempts of one request.
-#[derive(Debug)]
-pub(super) struct Attempts<'a> {
-    role: &'a RoleShared,
-    asked: Asked,
-    history: History,
-    is_first: bool,
-}
-
-impl<'a> Attempts<'a> {
-    #[inline]
-    fn begin(request: &PoolRequest<'a>) -> Self {
-        let PoolRequest { role, priority, key, is_idempotent, .. } = *request;
-        let asked = Asked { number: role.next_number(), priority, key };
-        let history = History { is_idempotent, ..History::default() };
-        Self { role, asked, history, is_first: true }
+        PoolStream::begin(self.attempts(), self.kind, payload, timeouts.into())
     }
 
-    /// The request's number, the same over all its attempts.
-    pub(super) fn number(&self) -> u64 {
-        self.asked.number
+    /// Takes the request, whose reply is waited for later: as
+    /// [`RoleHandle::submit`](super::RoleHandle::submit).
+    ///
+    /// # Errors
+    ///
+    /// As [`RoleHandle::submit`](super::RoleHandle::submit).
+    pub fn submit<P: Payload + ?Sized>(
+        self,
+        payload: &P,
+        timeout: Duration,
+    ) -> Result<PoolPending> {
+        fork::check()?;
+        let now = now_ns();
+        let deadline = Deadline::from(now, timeout);
+        let payload = encoded(payload)?;
+        let (kind, attempts) = (self.kind, self.owned_attempts());
+        let number = attempts.number();
+        let submitted = self.role.executor.submit(number, async move {
+            let reply = async_call::call(attempts, kind, &payload, now, deadline).await;
+            // Nobody may take it for long, and the ring is to be filled again.
+            reply.map(Reply::detach)
+        })?;
+        Ok(PoolPending::new(Arc::clone(self.role), number, submitted))
     }
 
-    /// Gets a worker. Blocks until one has a place, or until the deadline.
-    #[inline]
-    pub(super) fn acquire(&mut self, now: u64, deadline: Deadline) -> Result<Permit<'a>> {
-        if std::mem::replace(&mut self.is_first, false) {
-            return self.role.acquire(self.asked, None, now, deadline);
-        }
-        let permit = self.role.acquire(self.asked, Some(&self.history), now_ns(), deadline);
-        // Of all attempts, not of this one alone.
-        let was_begun = self.history.begun > 0;
-        permit.map_err(|error| if was_begun { error.with_begun(true) } else { error })
-    }
-
-    /// An attempt has failed. Returns the error if no other follows. Blocks until it is known
-    /// whether a dead worker had begun the request, but not beyond the deadline.
-    #[cold]
-    pub(super) fn failed(
-        &mut self,
-        permit: Permit<'_>,
-        id: Option<RequestId>,
-        error: Error,
-        has_delivered: bool,
-        deadline: Deadline,
-    ) -> Result<()> {
-        if !ends_worker(&error) {
-            if let Some(id) = id.filter(|_| is_unanswered(&error)) {
-                permit.linger(id);
+    /// Sends a message that `write` writes in parts, and waits for its reply: as
+    /// [`RoleHandle::write`](super::RoleHandle::write).
+    ///
+    /// # Errors
+    ///
+    /// As [`RoleHandle::write`](super::RoleHandle::write).
+    pub fn write(
+        self,
+        timeout: Duration,
+        write: impl FnOnce(&mut MessageWriter<'_>) -> Result<()>,
+    ) -> Result<Reply> {
+        fork::check()?;
+        let now = now_ns();
+        let deadline = Deadline::from(now, timeout);
+        let mut attempts = self.attempts();
+        let (permit, id, error) = loop {
+            let permit = attempts.acquire(now, deadline)?;
+            let worker = Arc::clone(&permit.worker);
+            let begun = worker
+                .channel_in_use()
+                .and_then(|channel| channel.write(self.kind, deadline.remaining()));
+            let mut writer = match begun {
+                Ok(writer) => writer,
+                Err(error) => {
+                    attempts.failed(permit, None, error, false, deadline)?;
+                    continue;
+                }
+            };
+            let id = writer.id();
+            let sent = write(&mut writer).and_then(|()| writer.finish());
+            match sent {
+                Ok(pending) => match pending.wait() {
+                    Ok(reply) => return Ok(reply),
+                    Err(error) => break (permit, Some(id), error),
+                },
+                Err(error) => break (permit, None, error),
             }
-            return Err(error);
-        }
-        let attempt = attempt(&error, &permit.worker, permit.is_alone(), has_delivered, deadline);
-        permit.give_back_dead();
-        let history = &mut self.history;
-        match self.role.change(|scheduler| scheduler.judge(now_ns(), history, attempt)) {
-            Verdict::Again => Ok(()),
-            Verdict::Over(Reason::Poison) => {
-                let message = format!(
-                    "role {}: request {} is not sent again: it has killed {} workers, the last of \
-                     them alone",
-                    self.role.name,
-                    self.number(),
-                    self.history.begun
-                );
-                let tail = error.log_tail().map(str::to_owned);
-                let poison = Error::with_source(ErrorKind::Poison, message, error);
-                Err(poison.with_log_tail(tail).with_begun(true))
-            }
-            Verdict::Over(_) => Err(error),
-        }
+        };
+        // It cannot be written again.
+        let kept = error.clone();
+        attempts.failed(permit, id, error, true, deadline)?;
+        Err(kept)
+    }
+
+    #[inline]
+    pub(super) fn attempts(&self) -> Attempts<&'a RoleShared> {
+        Attempts::begin(self.role, self.priority, self.key, self.is_idempotent)
+    }
+
+    /// The attempts of a request that outlives the handle.
+    pub(super) fn owned_attempts(&self) -> Attempts<Arc<RoleShared>> {
+        Attempts::begin(Arc::clone(self.role), self.priority, self.key, self.is_idempotent)
+    }
+
+    #[cfg(feature = "async")]
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
     }
 }
 
-/// The channel of a worker that was granted. The scheduler grants only those that are ready.
-pub(super) fn channel_of<'p>(permit: &'p Permit<'_>) -> Result<&'p Channel> {
-    permit.worker.channel().ok_or_else(|| Error::new(ErrorKind::Closed, "the worker is gone"))
+/// A copy of a payload's encoding, to be sent when a worker has a place, or again.
+pub(super) fn encoded<P: Payload + ?Sized>(payload: &P) -> Result<Vec<u8>> {
+    let encode = || Ok(Encoded::of(payload, payload.encoded_len())?.into_vec());
+    encode().map_err(|error: Error| error.with_begun(false))
 }

@@ -1,13 +1,16 @@
 //! A role of a pool, as its requests and its workers' threads share it.
 
+use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::closing::Ended;
 use super::core::{Deed, Deeds, Placed, RoleCore};
 use super::events::{Event, EventKind, Readers};
+use super::executor::{Executor, Submitted};
 use super::scheduler::{
-    Asked, Death, Ending, Grant, History, Note, Random, Refusal, Scheduler, WorkerId,
+    Asked, Death, Ending, Grant, History, Note, Random, Refusal, Scheduler, Ticket, WorkerId,
 };
 use super::seat::{Seat, Told};
 use super::settings::Role;
@@ -20,6 +23,7 @@ use crate::protocol::Kind;
 use crate::sync::plain::Mutex;
 use crate::sync::{Counter, Ordering};
 use crate::sys::clock::{Deadline, now_ns};
+use crate::sys::fork;
 
 /// A role, shared by all its handles, requests and workers.
 #[derive(Debug)]
@@ -37,13 +41,22 @@ pub(super) struct RoleShared {
     readers: Arc<Readers>,
     ticker: Arc<Ticker>,
     ended: Arc<Ended>,
+    /// Goes on with requests that were submitted.
+    pub(super) executor: Arc<Executor>,
+    /// Those that are pending, by number.
+    submitted: Mutex<BTreeMap<u64, Weak<Submitted>>>,
     this: Weak<Self>,
 }
 
+/// How a request knows its role: by reference for a call, or as an owner.
+pub(super) trait RoleRef: Deref<Target = RoleShared> + Clone {}
+
+impl<R: Deref<Target = RoleShared> + Clone> RoleRef for R {}
+
 /// A worker that a request has. It is given back when this is dropped.
 #[derive(Debug)]
-pub(super) struct Permit<'a> {
-    role: &'a RoleShared,
+pub(super) struct Permit<R: RoleRef> {
+    role: R,
     pub(super) worker: Arc<Worker>,
     grant: Grant,
     ending: Ending,
@@ -51,7 +64,42 @@ pub(super) struct Permit<'a> {
     is_left: bool,
 }
 
-impl Permit<'_> {
+impl<R: RoleRef> Permit<R> {
+    /// Gets a worker for a request: for its first attempt without a history. Blocks until one has a
+    /// place, or until the deadline.
+    #[inline]
+    pub(super) fn acquire(
+        role: R,
+        asked: Asked,
+        history: Option<&History>,
+        now: u64,
+        deadline: Deadline,
+    ) -> Result<Self> {
+        match role.ask(asked, history, now) {
+            Placed::Granted(grant, worker) => Ok(Self::new(role, grant, worker)),
+            Placed::Refused(why) => Err(role.refused(why)),
+            Placed::Waits(ticket, seat) => {
+                let told = role.wait(ticket, &seat, deadline);
+                Self::of(role, told)
+            }
+        }
+    }
+
+    /// What a request that has waited was told; nothing if its deadline has passed.
+    #[cold]
+    pub(super) fn of(role: R, told: Option<Told<Worker>>) -> Result<Self> {
+        match told {
+            Some(Told::Granted(grant, worker)) => Ok(Self::new(role, grant, worker)),
+            Some(Told::Refused(why)) => Err(role.refused(why)),
+            None => Err(role.waited_too_long()),
+        }
+    }
+
+    #[inline]
+    pub(super) fn new(role: R, grant: Grant, worker: Arc<Worker>) -> Self {
+        Self { role, worker, grant, ending: Ending::Over, is_left: false }
+    }
+
     pub(super) fn is_alone(&self) -> bool {
         self.grant.is_alone
     }
@@ -63,17 +111,18 @@ impl Permit<'_> {
         self.worker.linger(request, self.grant);
     }
 
-    /// Gives the worker back, which is of no use any more.
-    pub(super) fn give_back_dead(mut self) {
+    /// The worker is of no use any more.
+    pub(super) fn note_dead(&mut self) {
         self.ending = Ending::WorkerDied;
         self.worker.look();
     }
 }
 
-impl Drop for Permit<'_> {
+impl<R: RoleRef> Drop for Permit<R> {
     #[inline]
     fn drop(&mut self) {
-        if !self.is_left {
+        // In a forked child the pool is the parent's, and a thread may hold its locks for ever.
+        if !self.is_left && !fork::is_forked_child() {
             self.role.finish(self.grant, self.ending);
         }
     }
@@ -87,6 +136,7 @@ impl RoleShared {
         readers: Arc<Readers>,
         ticker: Arc<Ticker>,
         ended: Arc<Ended>,
+        executor: Arc<Executor>,
     ) -> Arc<Self> {
         let seed = Random::new(now_ns() ^ u64::from(std::process::id())).next();
         Arc::new_cyclic(|this| Self {
@@ -100,6 +150,8 @@ impl RoleShared {
             readers,
             ticker,
             ended,
+            executor,
+            submitted: Mutex::default(),
             this: Weak::clone(this),
         })
     }
@@ -143,26 +195,15 @@ impl RoleShared {
         self.numbers.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Gets a worker for a request: for its first attempt without a history. Blocks until one has a
-    /// place, or until the deadline.
+    /// Asks for a worker for a request: for its first attempt without a history.
     #[inline]
-    pub(super) fn acquire(
-        &self,
-        asked: Asked,
-        history: Option<&History>,
-        now: u64,
-        deadline: Deadline,
-    ) -> Result<Permit<'_>> {
+    pub(super) fn ask(&self, asked: Asked, history: Option<&History>, now: u64) -> Placed<Worker> {
         let (placed, deeds) = match history {
             None => self.core.admit(now, asked),
             Some(history) => self.core.admit_again(now, asked, history),
         };
         self.perform(deeds);
-        match placed {
-            Placed::Granted(grant, worker) => Ok(self.permit(grant, worker)),
-            Placed::Refused(why) => Err(self.refused(why)),
-            Placed::Waits(ticket, seat) => self.wait(ticket, &seat, deadline),
-        }
+        placed
     }
 
     /// A request gives its worker back.
@@ -172,25 +213,39 @@ impl RoleShared {
         self.perform(deeds);
     }
 
+    /// Blocks until a request is told what becomes of it, or until the deadline.
     #[cold]
     fn wait(
         &self,
-        ticket: super::scheduler::Ticket,
+        ticket: Ticket,
         seat: &Seat<Worker>,
         deadline: Deadline,
-    ) -> Result<Permit<'_>> {
+    ) -> Option<Told<Worker>> {
         let (told, deeds) = self.core.wait(ticket, seat, deadline);
         self.perform(deeds);
-        let told = told.ok_or_else(|| self.waited_too_long())?;
-        match told {
-            Told::Granted(grant, worker) => Ok(self.permit(grant, worker)),
-            Told::Refused(why) => Err(self.refused(why)),
-        }
+        told
     }
 
-    #[inline]
-    fn permit(&self, grant: Grant, worker: Arc<Worker>) -> Permit<'_> {
-        Permit { role: self, worker, grant, ending: Ending::Over, is_left: false }
+    /// A request stops waiting. Returns what it was told meanwhile.
+    pub(super) fn leave(&self, ticket: Ticket, seat: &Seat<Worker>) -> Option<Told<Worker>> {
+        let (has_left, deeds) = self.core.leave(now_ns(), ticket);
+        self.perform(deeds);
+        // Somebody has told, or is about to, and then gives the place back.
+        if has_left { None } else { seat.abandon() }
+    }
+
+    /// Keeps a request that was submitted, so that it is found by its number.
+    pub(super) fn note_submitted(&self, number: u64, submitted: &Arc<Submitted>) {
+        self.submitted.lock().insert(number, Arc::downgrade(submitted));
+    }
+
+    pub(super) fn forget_submitted(&self, number: u64) {
+        self.submitted.lock().remove(&number);
+    }
+
+    /// The request that was submitted under this number, while its pending reply is there.
+    pub(super) fn submitted(&self, number: u64) -> Option<Arc<Submitted>> {
+        self.submitted.lock().get(&number).and_then(Weak::upgrade)
     }
 
     /// Changes what the scheduler knows, and does what follows.
@@ -282,7 +337,7 @@ impl RoleShared {
     }
 
     #[cold]
-    fn waited_too_long(&self) -> Error {
+    pub(super) fn waited_too_long(&self) -> Error {
         let overload = self.change(|scheduler| scheduler.overload(now_ns()));
         let message = format!(
             "role {}: no worker had a place until the deadline ({} others wait, {} are with workers)",
@@ -292,7 +347,7 @@ impl RoleShared {
     }
 
     #[cold]
-    fn refused(&self, why: Refusal) -> Error {
+    pub(super) fn refused(&self, why: Refusal) -> Error {
         let role = &self.name;
         match why {
             Refusal::Overloaded(overload) => Error::overloaded(role, public(overload)),

@@ -1,4 +1,5 @@
-//! Where a request that waits for a worker is told what becomes of it.
+//! Where somebody is told what he waits for: a request what becomes of it, and the owner of one
+//! that was submitted how it has ended.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -14,16 +15,21 @@ pub(super) enum Told<L> {
     Refused(Refusal),
 }
 
-/// The place of one request that waits. It is told once.
+/// The place of one request that waits for a worker.
+pub(super) type Seat<L> = Answer<Told<L>>;
+
+/// What one thread or task waits for. It is told once.
 #[derive(Debug)]
-pub(super) struct Seat<L>(Mutex<State<L>>);
+pub(super) struct Answer<T>(Mutex<State<T>>);
 
 #[derive(Debug)]
-enum State<L> {
+enum State<T> {
     Waits(Option<Waiter>),
-    Told(Told<L>),
+    Told(T),
     /// Its owner has heard.
     Empty,
+    /// Its owner does not want to hear any more.
+    Abandoned,
 }
 
 #[derive(Debug)]
@@ -32,23 +38,40 @@ enum Waiter {
     Task(Waker),
 }
 
-impl<L> Seat<L> {
+impl<T> Answer<T> {
     pub(super) fn new() -> Self {
         Self(Mutex::new(State::Waits(None)))
     }
 
-    /// Tells the owner, and wakes it. The caller holds no lock: a waker is an executor's code.
-    pub(super) fn tell(&self, told: Told<L>) {
-        let before = std::mem::replace(&mut *self.0.lock(), State::Told(told));
+    /// Tells the owner, and wakes it. Returns what was to be told if nobody will hear. The caller
+    /// holds no lock: a waker is an executor's code.
+    pub(super) fn tell(&self, told: T) -> Option<T> {
+        let mut state = self.0.lock();
+        if matches!(*state, State::Abandoned) {
+            return Some(told);
+        }
+        let before = std::mem::replace(&mut *state, State::Told(told));
+        drop(state);
         match before {
             State::Waits(Some(Waiter::Thread(thread))) => thread.unpark(),
             State::Waits(Some(Waiter::Task(waker))) => waker.wake(),
             _ => {}
         }
+        None
+    }
+
+    /// The owner does not wait any more. Returns what it was told before.
+    pub(super) fn abandon(&self) -> Option<T> {
+        // The lock is free before a waker is dropped: that is an executor's code.
+        let before = std::mem::replace(&mut *self.0.lock(), State::Abandoned);
+        match before {
+            State::Told(told) => Some(told),
+            _ => None,
+        }
     }
 
     /// Blocks until the owner is told, or until the deadline, and then returns `None`.
-    pub(super) fn wait(&self, deadline: Deadline) -> Option<Told<L>> {
+    pub(super) fn wait(&self, deadline: Deadline) -> Option<T> {
         loop {
             if let Some(told) = self.look(|| Waiter::Thread(current())) {
                 return Some(told);
@@ -62,22 +85,26 @@ impl<L> Seat<L> {
     }
 
     /// Returns what the owner is told, or has `waker` woken for it.
-    #[allow(dead_code, reason = "for tasks")]
-    pub(super) fn poll(&self, waker: &Waker) -> Option<Told<L>> {
+    pub(super) fn poll(&self, waker: &Waker) -> Option<T> {
         self.look(|| Waiter::Task(waker.clone()))
     }
 
-    fn look(&self, waiter: impl FnOnce() -> Waiter) -> Option<Told<L>> {
+    fn look(&self, waiter: impl FnOnce() -> Waiter) -> Option<T> {
+        // Before the lock: the clone of a waker is an executor's code.
+        let waiter = waiter();
         let mut state = self.0.lock();
         match std::mem::replace(&mut *state, State::Empty) {
             State::Told(told) => Some(told),
             State::Waits(before) => {
-                *state = State::Waits(Some(waiter()));
+                *state = State::Waits(Some(waiter));
                 drop(state);
                 drop(before);
                 None
             }
-            State::Empty => None,
+            other => {
+                *state = other;
+                None
+            }
         }
     }
 }

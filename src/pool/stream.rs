@@ -1,8 +1,8 @@
 //! A stream of a role: that of one worker, sent again as long as nothing has come of it.
 
-use super::request::{Attempts, channel_of};
-use super::role::Permit;
-use crate::channel::{Reply, Stream, StreamTimeouts};
+use super::attempts::Attempts;
+use super::role::{Permit, RoleShared};
+use crate::channel::{Reply, Stream, StreamDeadlines, StreamTimeouts};
 use crate::error::Result;
 use crate::payload::Payload;
 use crate::protocol::Kind;
@@ -16,26 +16,27 @@ use crate::sys::clock::{Deadline, now_ns};
 #[must_use = "a stream that is dropped is cancelled"]
 pub struct PoolStream<'a, P: ?Sized> {
     stream: Option<Stream>,
-    permit: Option<Permit<'a>>,
-    attempts: Attempts<'a>,
+    permit: Option<Permit<&'a RoleShared>>,
+    attempts: Attempts<&'a RoleShared>,
     kind: Kind,
     payload: &'a P,
-    timeouts: StreamTimeouts,
+    deadlines: StreamDeadlines,
     deadline: Deadline,
     has_delivered: bool,
 }
 
 impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
     pub(super) fn begin(
-        attempts: Attempts<'a>,
+        attempts: Attempts<&'a RoleShared>,
         kind: Kind,
         payload: &'a P,
         timeouts: StreamTimeouts,
     ) -> Result<Self> {
-        let deadline = timeouts.start().send_by();
+        let deadlines = timeouts.start();
+        let deadline = deadlines.send_by();
         let (stream, permit, has_delivered) = (None, None, false);
         let mut this =
-            Self { stream, permit, attempts, kind, payload, timeouts, deadline, has_delivered };
+            Self { stream, permit, attempts, kind, payload, deadlines, deadline, has_delivered };
         this.send()?;
         Ok(this)
     }
@@ -44,8 +45,8 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
     fn send(&mut self) -> Result<()> {
         loop {
             let permit = self.attempts.acquire(now_ns(), self.deadline)?;
-            let sent = channel_of(&permit)
-                .and_then(|channel| channel.stream(self.kind, self.payload, self.timeouts));
+            let channel = permit.worker.channel_in_use();
+            let sent = channel.and_then(|it| it.stream_by(self.kind, self.payload, self.deadlines));
             match sent {
                 Ok(stream) => {
                     (self.stream, self.permit) = (Some(stream), Some(permit));

@@ -9,13 +9,14 @@ use super::events::EventKind;
 use super::role::RoleShared;
 use super::scheduler::{Death, Ending, Grant, RecycleReason, WorkerId};
 use super::settings::{WorkerSlot, nanos};
-use crate::channel::Channel;
+use crate::channel::{Channel, Core};
 use crate::error::{Error, ErrorKind, Mark, RequestStage, Result};
 use crate::id::RequestId;
 use crate::process::service::start_thread;
 use crate::protocol::Health;
 use crate::sync::plain::{Condvar, Mutex};
 use crate::sys::clock::{Deadline, now_ns};
+use crate::tasks::driver::{self, DriverRegistration};
 
 /// How long a worker may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,6 +28,9 @@ const LONGEST_LOOK: Duration = Duration::from_millis(100);
 /// A worker of a pool.
 #[derive(Debug, Default)]
 pub(super) struct Worker {
+    /// Reads for tasks, from the first on. Ends before the channel does: its descriptor is taken
+    /// out of the reactor while it is open.
+    driver: Mutex<Option<DriverRegistration>>,
     channel: OnceLock<Channel>,
     is_ready: OnceLock<()>,
     bell: Arc<Bell>,
@@ -39,6 +43,21 @@ impl Worker {
     /// Its channel, once it is started. Requests get it when it is ready.
     pub(super) fn channel(&self) -> Option<&Channel> {
         self.channel.get()
+    }
+
+    /// What tasks use of its channel. The first time has the library's thread read for them.
+    pub(super) fn core_for_tasks(&self) -> Result<&Arc<Core>> {
+        let core = self.channel_in_use()?.core();
+        let mut driver = self.driver.lock();
+        if driver.is_none() {
+            *driver = Some(driver::register(core)?);
+        }
+        Ok(core)
+    }
+
+    /// The channel of a worker that was granted. The scheduler grants only those that are ready.
+    pub(super) fn channel_in_use(&self) -> Result<&Channel> {
+        self.channel().ok_or_else(|| Error::new(ErrorKind::Closed, "the worker is gone"))
     }
 
     /// Has its thread end it. A start is not waited for. Never blocks.

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::channel::{
-    Channel, Pending, Reply, RequestSpec, Spawner, Stream, StreamTimeouts, prefault,
-};
+use crate::channel::{Channel, Reply, Spawner, StreamTimeouts, prefault};
 use crate::error::{ExitCause, Result};
 use crate::payload::Payload;
 use crate::protocol::{Health, Kind};
@@ -16,7 +14,7 @@ use crate::sys::clock::{Deadline, TimeLimit};
 use crate::sys::fork;
 use crate::tasks::driver;
 use crate::tasks::health;
-use crate::tasks::send;
+use crate::tasks::requests;
 use crate::tasks::spawn::spawn_channel;
 use crate::tasks::timer::Timer;
 #[cfg(feature = "tokio")]
@@ -152,13 +150,8 @@ impl AsyncChannel {
         payload: &P,
         timeout: Duration,
     ) -> Result<AsyncPending> {
-        let core = self.shared.channel.core();
-        let limit = TimeLimit::begin(timeout);
-        let deadline = limit.deadline();
-        let request =
-            send::send(core, RequestSpec::call(kind, deadline), payload, deadline).await?;
-        let pending = Pending::new(Arc::clone(core), request, limit);
-        Ok(AsyncPending::new(pending, self.spin))
+        let (core, limit) = (self.shared.channel.core(), TimeLimit::begin(timeout));
+        requests::submit(core, kind, payload, limit, self.spin).await
     }
 
     /// Sends a request and returns the stream of its chunks: as [`Channel::stream`].
@@ -174,13 +167,8 @@ impl AsyncChannel {
         payload: &P,
         timeouts: impl Into<StreamTimeouts>,
     ) -> Result<AsyncStream> {
-        let core = self.shared.channel.core();
-        let deadlines = timeouts.into().start();
-        let spec = RequestSpec::stream(kind, deadlines.end_by);
-        let request = send::send(core, spec, payload, deadlines.send_by()).await;
-        let request = request.map_err(|error| deadlines.sending_failed(error))?;
-        let stream = Stream::new(Arc::clone(core), request, deadlines);
-        Ok(AsyncStream::new(stream, self.spin))
+        let (core, deadlines) = (self.shared.channel.core(), timeouts.into().start());
+        requests::stream(core, kind, payload, deadlines, self.spin).await
     }
 
     /// Starts a request whose payload is written in parts: as [`Channel::write`]. Waits while

@@ -17,7 +17,7 @@ use crate::tasks::wait::with_exit_status;
 const KILL_TIME: Duration = Duration::from_secs(12);
 
 /// Asks the worker for a report.
-pub(super) async fn ping(channel: &Channel, timeout: Duration) -> Result<Health> {
+pub(crate) async fn ping(channel: &Channel, timeout: Duration) -> Result<Health> {
     let (core, worker) = (channel.core(), channel.worker());
     let deadline = Deadline::after(timeout);
     let ask = async {

@@ -1,6 +1,9 @@
 //! Channels for async programs: the same requests, awaited by tasks of any executor.
 //!
 //! ```
+//! # #[cfg(not(feature = "async"))]
+//! # fn main() {}
+//! # #[cfg(feature = "async")]
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::Duration;
 //! use slipring::tasks::AsyncChannel;
@@ -47,10 +50,11 @@
 
 mod channel;
 pub(crate) mod driver;
-mod health;
+pub(crate) mod health;
+pub(crate) mod requests;
 mod send;
 mod spawn;
-mod timer;
+pub(crate) mod timer;
 mod wait;
 mod writer;
 

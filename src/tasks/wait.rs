@@ -141,7 +141,9 @@ impl AsyncStream {
         poll_fn(|context| awaited.0.poll_chunk(context)).await
     }
 
-    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Reply>>> {
+    /// As [`AsyncStream::next_chunk`]. The chunk timeout counts from the first look on, until
+    /// [`AsyncStream::end_wait`] if the task goes away before a chunk comes.
+    pub(crate) fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Reply>>> {
         if self.stream.is_over {
             return Poll::Ready(Ok(None));
         }
@@ -171,6 +173,11 @@ impl AsyncStream {
         self.stream.pass_on_consumed();
         Poll::Ready(chunk)
     }
+
+    /// The task does not wait for a chunk any more.
+    pub(crate) fn end_wait(&mut self) {
+        self.chunk_wait = None;
+    }
 }
 
 impl ChunkWait {
@@ -186,10 +193,11 @@ struct Awaited<'a>(&'a mut AsyncStream);
 
 impl Drop for Awaited<'_> {
     fn drop(&mut self) {
-        self.0.chunk_wait = None;
+        self.0.end_wait();
     }
 }
 
+#[cfg(feature = "async")]
 impl futures_core::Stream for AsyncStream {
     type Item = Result<Reply>;
 

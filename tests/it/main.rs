@@ -45,6 +45,9 @@ mod passing;
 mod payloads;
 mod platforms;
 mod pool;
+#[cfg(feature = "tokio")]
+mod pool_async;
+mod pool_submit;
 mod processors;
 mod raw_links;
 #[cfg(feature = "tokio")]

@@ -1,0 +1,209 @@
+//! What an async host holds of a role.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::async_call;
+use super::async_stream::{AsyncPoolStream, Request};
+use super::pending::PoolPending;
+use super::request::{PoolRequest, encoded};
+use super::role::RoleShared;
+use super::scheduler::Priority;
+use crate::channel::{Reply, StreamTimeouts};
+use crate::error::Result;
+use crate::payload::Payload;
+use crate::protocol::{Health, Kind};
+use crate::sys::clock::{Deadline, now_ns};
+use crate::sys::fork;
+use crate::tasks::health;
+
+/// Sends requests to the workers of one role, from tasks of any executor:
+/// [`RoleHandle::to_async`](super::RoleHandle::to_async). Cheap to clone. Threads and tasks may use
+/// one role at the same time.
+///
+/// The workers' channels must be [pollable](crate::Spawner::pollable): those of
+/// [`Role::new`](super::Role::new) are.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use slipring::pool::{Pool, Role};
+/// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+/// # const ECHO: Kind = Kind::named("echo");
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let make = || Worker::new(|_| Ok(()))
+/// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?));
+/// # let role = Role::with_channels(move |_| {
+/// #     testing::spawn_thread(&Config::small(), RoleConfig::default(), make)
+/// # });
+/// # let pool = Pool::builder().role("echo", role.max_size(2).idempotent(ECHO)).build()?;
+/// # let timeout = Duration::from_secs(10);
+/// let echo = pool.role("echo")?.to_async();
+/// # #[cfg(feature = "tokio")]
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// assert_eq!(echo.call(ECHO, "hello", timeout).await?.text()?, "hello");
+/// // Many at the same time.
+/// let (first, second) = (echo.submit(ECHO, "1", timeout)?, echo.submit(ECHO, "2", timeout)?);
+/// assert_eq!(second.await?.text()?, "2");
+/// assert_eq!(first.await?.text()?, "1");
+/// # Ok::<(), slipring::Error>(())
+/// # })?;
+/// # Ok(pool.close(timeout)?) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct AsyncRoleHandle(Arc<RoleShared>);
+
+/// A request that is about to be made by a task: as [`PoolRequest`](super::PoolRequest).
+#[derive(Debug, Clone, Copy)]
+#[must_use]
+pub struct AsyncPoolRequest<'a>(PoolRequest<'a>);
+
+impl AsyncRoleHandle {
+    pub(super) fn new(role: Arc<RoleShared>) -> Self {
+        Self(role)
+    }
+
+    /// Returns the role's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Sends a request to a worker that has a place, and awaits its reply: as
+    /// [`RoleHandle::call`](super::RoleHandle::call).
+    ///
+    /// Cancel-safe: dropped at any await, the request leaves the queue, or it is cancelled. Its
+    /// worker's place is free again when the worker is done with it.
+    ///
+    /// # Errors
+    ///
+    /// As [`RoleHandle::call`](super::RoleHandle::call);
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the worker's channel is not
+    /// pollable; [`ErrorKind::Os`](crate::ErrorKind::Os) if the thread that reads for tasks cannot
+    /// be started.
+    pub async fn call<P: Payload + ?Sized>(
+        &self,
+        kind: Kind,
+        payload: &P,
+        timeout: Duration,
+    ) -> Result<Reply> {
+        self.request(kind).call(payload, timeout).await
+    }
+
+    /// Sends a request and returns the stream of its chunks: as
+    /// [`RoleHandle::stream`](super::RoleHandle::stream). The future waits until the request is
+    /// sent.
+    ///
+    /// Cancel-safe, as [`AsyncRoleHandle::call`].
+    ///
+    /// # Errors
+    ///
+    /// As [`RoleHandle::stream`](super::RoleHandle::stream) and [`AsyncRoleHandle::call`].
+    pub async fn stream<P: Payload + ?Sized>(
+        &self,
+        kind: Kind,
+        payload: &P,
+        timeouts: impl Into<StreamTimeouts>,
+    ) -> Result<AsyncPoolStream> {
+        self.request(kind).stream(payload, timeouts).await
+    }
+
+    /// Takes a request, whose reply is awaited later: as
+    /// [`RoleHandle::submit`](super::RoleHandle::submit). Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`RoleHandle::submit`](super::RoleHandle::submit).
+    pub fn submit<P: Payload + ?Sized>(
+        &self,
+        kind: Kind,
+        payload: &P,
+        timeout: Duration,
+    ) -> Result<PoolPending> {
+        self.request(kind).submit(payload, timeout)
+    }
+
+    /// Describes a request of this kind, for a priority, a key, or another idempotence than the
+    /// role's.
+    pub fn request(&self, kind: Kind) -> AsyncPoolRequest<'_> {
+        AsyncPoolRequest(PoolRequest::new(&self.0, kind, self.0.is_idempotent(kind)))
+    }
+
+    /// Asks each worker for a report, one after another. Waits for at most `timeout` for each.
+    ///
+    /// Cancel-safe: an answer that comes later is dropped.
+    ///
+    /// # Errors
+    ///
+    /// None of its own: each worker's report, or why there is none, as
+    /// [`AsyncChannel::ping`](crate::tasks::AsyncChannel::ping).
+    pub async fn ping(&self, timeout: Duration) -> Vec<Result<Health>> {
+        let mut reports = Vec::new();
+        for (_, worker) in self.0.workers() {
+            let Some(channel) = worker.channel() else { continue };
+            reports.push(match worker.core_for_tasks() {
+                Ok(_) => health::ping(channel, timeout).await,
+                Err(error) => Err(error),
+            });
+        }
+        reports
+    }
+}
+
+impl AsyncPoolRequest<'_> {
+    /// Whether the request may be served twice: as its role says by default.
+    pub fn idempotent(self, is_idempotent: bool) -> Self {
+        Self(self.0.idempotent(is_idempotent))
+    }
+
+    /// How important the request is among those that wait.
+    pub fn priority(self, priority: Priority) -> Self {
+        Self(self.0.priority(priority))
+    }
+
+    /// Sends requests with the same key to the same worker: as
+    /// [`PoolRequest::key`](super::PoolRequest::key).
+    pub fn key(self, key: u64) -> Self {
+        Self(self.0.key(key))
+    }
+
+    /// Sends the request and awaits its reply: as [`AsyncRoleHandle::call`].
+    ///
+    /// # Errors
+    ///
+    /// As [`AsyncRoleHandle::call`].
+    pub async fn call<P: Payload + ?Sized>(self, payload: &P, timeout: Duration) -> Result<Reply> {
+        fork::check()?;
+        let now = now_ns();
+        let deadline = Deadline::from(now, timeout);
+        async_call::call(self.0.attempts(), self.0.kind(), payload, now, deadline).await
+    }
+
+    /// Sends the request and returns the stream of its chunks: as [`AsyncRoleHandle::stream`].
+    ///
+    /// # Errors
+    ///
+    /// As [`AsyncRoleHandle::stream`].
+    pub async fn stream<P: Payload + ?Sized>(
+        self,
+        payload: &P,
+        timeouts: impl Into<StreamTimeouts>,
+    ) -> Result<AsyncPoolStream> {
+        fork::check()?;
+        let deadlines = timeouts.into().start();
+        let (attempts, kind, payload) = (self.0.owned_attempts(), self.0.kind(), encoded(payload)?);
+        AsyncPoolStream::begin(Request { attempts, kind, payload, deadlines }).await
+    }
+
+    /// Takes the request, whose reply is awaited later: as [`AsyncRoleHandle::submit`].
+    ///
+    /// # Errors
+    ///
+    /// As [`AsyncRoleHandle::submit`].
+    pub fn submit<P: Payload + ?Sized>(
+        self,
+        payload: &P,
+        timeout: Duration,
+    ) -> Result<PoolPending> {
+        self.0.submit(payload, timeout)
+    }
+}

@@ -1,0 +1,217 @@
+//! A stream of a role, awaited.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::async_call::Running;
+use super::attempts::Attempts;
+use super::role::RoleShared;
+use crate::channel::{Reply, StreamDeadlines};
+use crate::error::{Error, Result};
+use crate::id::RequestId;
+use crate::protocol::Kind;
+use crate::sys::clock::{Deadline, now_ns};
+use crate::tasks::{AsyncStream, requests};
+
+/// The stream of one attempt.
+type Sent = Running<Arc<RoleShared>, AsyncStream>;
+
+/// The next attempt, on its way.
+type Sending = Pin<Box<dyn Future<Output = Result<(Sent, Request)>> + Send>>;
+
+/// What each attempt sends.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) attempts: Attempts<Arc<RoleShared>>,
+    pub(super) kind: Kind,
+    pub(super) payload: Vec<u8>,
+    pub(super) deadlines: StreamDeadlines,
+}
+
+impl Request {
+    /// Gets a worker and sends the request to it.
+    pub(super) async fn send(mut self) -> Result<(Sent, Self)> {
+        let deadline = self.deadline();
+        loop {
+            let permit = self.attempts.acquire_async(now_ns(), deadline).await?;
+            let (kind, payload) = (self.kind, &self.payload);
+            let sent = match permit.worker.core_for_tasks() {
+                Ok(core) => {
+                    requests::stream(core, kind, payload, self.deadlines, Duration::ZERO).await
+                }
+                Err(error) => Err(error),
+            };
+            match sent {
+                Ok(stream) => return Ok((Running::new(stream.id(), stream, permit), self)),
+                Err(error) => {
+                    self.attempts.failed_async(permit, None, error, false, deadline).await?;
+                }
+            }
+        }
+    }
+
+    /// An attempt has failed. Returns the error if the request is not sent again.
+    async fn failed(&mut self, sent: Sent, error: Error, has_delivered: bool) -> Result<()> {
+        let Some((id, permit)) = sent.end() else { return Err(error) };
+        let deadline = self.deadline();
+        self.attempts.failed_async(permit, Some(id), error, has_delivered, deadline).await
+    }
+
+    /// Until when it may wait for a worker.
+    fn deadline(&self) -> Deadline {
+        self.deadlines.send_by()
+    }
+}
+
+/// The chunks of a request to a role, in order, each exactly once: a `Stream` of `futures`.
+/// Dropping it cancels the request.
+///
+/// If the worker dies before a chunk was delivered, the request is sent again as that of a call is.
+/// After the first chunk it is not. It has a copy of the payload for that.
+#[must_use = "a stream that is dropped is cancelled"]
+pub struct AsyncPoolStream {
+    number: u64,
+    state: State,
+}
+
+enum State {
+    /// Chunks are read, and the request may be sent again before the first.
+    Reads(Box<Reads>),
+    /// It is decided whether the request is sent again, and then it is.
+    Sends(Sending),
+    Over,
+}
+
+struct Reads {
+    sent: Sent,
+    request: Request,
+    /// The reader has got a chunk.
+    has_delivered: bool,
+}
+
+impl State {
+    fn reads((sent, request): (Sent, Request)) -> Self {
+        Self::Reads(Box::new(Reads { sent, request, has_delivered: false }))
+    }
+}
+
+impl AsyncPoolStream {
+    pub(super) async fn begin(request: Request) -> Result<Self> {
+        let number = request.attempts.number();
+        Ok(Self { number, state: State::reads(request.send().await?) })
+    }
+
+    /// Returns the request's id: as [`PoolPending::id`](super::PoolPending::id).
+    #[must_use]
+    pub fn id(&self) -> RequestId {
+        RequestId::new(self.number)
+    }
+
+    /// Asks the worker to end the stream; see [`Stream::cancel`](crate::Stream::cancel).
+    pub fn cancel(&mut self) {
+        if let State::Reads(reads) = &mut self.state
+            && let Some(stream) = reads.sent.request()
+        {
+            stream.cancel();
+        }
+    }
+
+    /// Returns the next chunk, `None` at the end: as
+    /// [`AsyncStream::next_chunk`](crate::tasks::AsyncStream::next_chunk). Waits meanwhile for
+    /// another worker, too, if the request is sent again.
+    ///
+    /// Cancel-safe: dropped while it is awaited, no chunk is lost, and the next call goes on.
+    ///
+    /// # Errors
+    ///
+    /// As [`PoolStream::next_chunk`](super::PoolStream::next_chunk). After an error the stream is
+    /// over.
+    pub async fn next_chunk(&mut self) -> Result<Option<Reply>> {
+        let awaited = Awaited(self);
+        poll_fn(|context| awaited.0.poll_chunk(context)).await
+    }
+
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Reply>>> {
+        loop {
+            match &mut self.state {
+                State::Over => return Poll::Ready(Ok(None)),
+                State::Sends(sending) => match sending.as_mut().poll(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(sent)) => self.state = State::reads(sent),
+                    Poll::Ready(Err(error)) => {
+                        self.state = State::Over;
+                        return Poll::Ready(Err(error));
+                    }
+                },
+                State::Reads(reads) => {
+                    let Some(stream) = reads.sent.request() else { return Poll::Ready(Ok(None)) };
+                    let chunk = match stream.poll_chunk(context) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(chunk) => chunk,
+                    };
+                    match chunk {
+                        Ok(Some(chunk)) => {
+                            reads.has_delivered = true;
+                            return Poll::Ready(Ok(Some(chunk)));
+                        }
+                        Ok(None) => {
+                            self.end();
+                            return Poll::Ready(Ok(None));
+                        }
+                        Err(error) => self.fail(error),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The stream has ended, and its worker is free again.
+    fn end(&mut self) {
+        if let State::Reads(reads) = std::mem::replace(&mut self.state, State::Over) {
+            drop(reads.sent.end());
+        }
+    }
+
+    /// An attempt has failed.
+    fn fail(&mut self, error: Error) {
+        if let State::Reads(reads) = std::mem::replace(&mut self.state, State::Over) {
+            let Reads { sent, mut request, has_delivered } = *reads;
+            self.state = State::Sends(Box::pin(async move {
+                request.failed(sent, error, has_delivered).await?;
+                request.send().await
+            }));
+        }
+    }
+}
+
+/// A stream whose next chunk is awaited. Dropping this ends the wait, and so what counts towards
+/// the chunk timeout.
+struct Awaited<'a>(&'a mut AsyncPoolStream);
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        if let State::Reads(reads) = &mut self.0.state
+            && let Some(stream) = reads.sent.request()
+        {
+            stream.end_wait();
+        }
+    }
+}
+
+impl futures_core::Stream for AsyncPoolStream {
+    type Item = Result<Reply>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_chunk(context).map(Result::transpose)
+    }
+}
+
+impl fmt::Debug for AsyncPoolStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsyncPoolStream").field("number", &self.number).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,173 @@
+//! The attempts of one request, made by a thread or by a task.
+
+use super::attempt::{ends_worker, is_killed_from_outside, is_unanswered};
+use super::role::{Permit, RoleRef};
+use super::scheduler::{Asked, Attempt, History, Priority, Reason, Verdict};
+use super::task_wait;
+use crate::channel::Channel;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::RequestId;
+use crate::sys::clock::{Deadline, now_ns};
+
+/// The attempts of one request.
+#[derive(Debug)]
+pub(super) struct Attempts<R> {
+    role: R,
+    asked: Asked,
+    history: History,
+    is_first: bool,
+}
+
+impl<R: RoleRef> Attempts<R> {
+    #[inline]
+    pub(super) fn begin(
+        role: R,
+        priority: Priority,
+        key: Option<u64>,
+        is_idempotent: bool,
+    ) -> Self {
+        let asked = Asked { number: role.next_number(), priority, key };
+        let history = History { is_idempotent, ..History::default() };
+        Self { role, asked, history, is_first: true }
+    }
+
+    /// The request's number, the same over all its attempts.
+    pub(super) fn number(&self) -> u64 {
+        self.asked.number
+    }
+
+    /// Gets a worker. Blocks until one has a place, or until the deadline.
+    #[inline]
+    pub(super) fn acquire(&mut self, now: u64, deadline: Deadline) -> Result<Permit<R>> {
+        let role = self.role.clone();
+        if std::mem::replace(&mut self.is_first, false) {
+            return Permit::acquire(role, self.asked, None, now, deadline);
+        }
+        let permit = Permit::acquire(role, self.asked, Some(&self.history), now_ns(), deadline);
+        permit.map_err(|error| self.of_all(error))
+    }
+
+    /// As [`Attempts::acquire`], without blocking. A task that goes away leaves the queue, or gives
+    /// its place back.
+    pub(super) async fn acquire_async(
+        &mut self,
+        now: u64,
+        deadline: Deadline,
+    ) -> Result<Permit<R>> {
+        let role = self.role.clone();
+        if std::mem::replace(&mut self.is_first, false) {
+            return task_wait::acquire(role, self.asked, None, now, deadline).await;
+        }
+        let history = Some(&self.history);
+        let permit = task_wait::acquire(role, self.asked, history, now_ns(), deadline).await;
+        permit.map_err(|error| self.of_all(error))
+    }
+
+    /// What an error says of all attempts, not of the last alone.
+    fn of_all(&self, error: Error) -> Error {
+        if self.history.begun > 0 { error.with_begun(true) } else { error }
+    }
+
+    /// An attempt has failed. Returns the error if no other follows. Blocks until it is known
+    /// whether a dead worker had begun the request, but not beyond the deadline.
+    #[cold]
+    pub(super) fn failed(
+        &mut self,
+        permit: Permit<R>,
+        id: Option<RequestId>,
+        error: Error,
+        has_delivered: bool,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let dead = died_with(permit, id, error, has_delivered)?;
+        if dead.is_unclear() {
+            dead.permit.worker.wait_until_known(deadline);
+        }
+        self.judge(dead)
+    }
+
+    /// As [`Attempts::failed`], without blocking.
+    pub(super) async fn failed_async(
+        &mut self,
+        permit: Permit<R>,
+        id: Option<RequestId>,
+        error: Error,
+        has_delivered: bool,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let dead = died_with(permit, id, error, has_delivered)?;
+        if dead.is_unclear() {
+            task_wait::until_known(&dead.permit.worker, deadline).await;
+        }
+        self.judge(dead)
+    }
+
+    fn judge(&mut self, dead: Dead<R>) -> Result<()> {
+        let (attempt, error) = dead.end();
+        let history = &mut self.history;
+        match self.role.change(|scheduler| scheduler.judge(now_ns(), history, attempt)) {
+            Verdict::Again => Ok(()),
+            Verdict::Over(Reason::Poison) => {
+                let message = format!(
+                    "role {}: request {} is not sent again: it has killed {} workers, the last of \
+                     them alone",
+                    self.role.name,
+                    self.number(),
+                    self.history.begun
+                );
+                let tail = error.log_tail().map(str::to_owned);
+                let poison = Error::with_source(ErrorKind::Poison, message, error);
+                Err(poison.with_log_tail(tail).with_begun(true))
+            }
+            Verdict::Over(_) => Err(error),
+        }
+    }
+}
+
+/// An attempt that its worker's end has ended. Dropping it gives the worker back.
+#[derive(Debug)]
+struct Dead<R: RoleRef> {
+    permit: Permit<R>,
+    error: Error,
+    has_delivered: bool,
+}
+
+impl<R: RoleRef> Dead<R> {
+    /// Whether it is to be waited for until it is known whether the worker had begun the request.
+    fn is_unclear(&self) -> bool {
+        self.error.was_begun().is_none() && self.error.is_peer_dead()
+    }
+
+    /// Gives the worker back, and returns what is known of the attempt.
+    fn end(self) -> (Attempt, Error) {
+        let Self { permit, error, has_delivered } = self;
+        let is_killed = error.death().is_some_and(is_killed_from_outside);
+        let attempt = Attempt {
+            // What has answered was begun, whatever the worker's memory says.
+            was_begun: error.was_begun().filter(|was_begun| *was_begun || !has_delivered),
+            was_alone: permit.is_alone(),
+            was_killed: is_killed && !permit.worker.was_hung(),
+            has_delivered,
+        };
+        (attempt, error)
+    }
+}
+
+/// An attempt that its worker's end has ended, or else the error, which no attempt follows.
+fn died_with<R: RoleRef>(
+    mut permit: Permit<R>,
+    id: Option<RequestId>,
+    error: Error,
+    has_delivered: bool,
+) -> Result<Dead<R>> {
+    // An error of the host's own code, such as an encoder, may be that of another worker.
+    let is_alive = permit.worker.channel().is_some_and(Channel::is_alive);
+    if ends_worker(&error) && !is_alive {
+        permit.note_dead();
+        return Ok(Dead { permit, error, has_delivered });
+    }
+    if let Some(id) = id.filter(|_| is_unanswered(&error)) {
+        permit.linger(id);
+    }
+    Err(error)
+}

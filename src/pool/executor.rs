@@ -1,0 +1,204 @@
+//! The thread that goes on with requests that were submitted, and those requests.
+//!
+//! A request that was submitted is a future. It is polled first on the thread that submits it, and
+//! from then on here, whenever it is woken: by its worker's reply, or by a worker that has a place.
+//! So it goes on although nobody waits for it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use super::seat::Answer;
+use crate::channel::Reply;
+use crate::error::{Error, ErrorKind, Result};
+use crate::process::service::start_thread;
+use crate::sync::plain::{Condvar, Mutex};
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
+
+/// All attempts of a request.
+type Job = Pin<Box<dyn Future<Output = Result<Reply>> + Send>>;
+
+/// The thread. It runs while the pool is there, or a request is pending, from the first on.
+#[derive(Debug, Default)]
+pub(super) struct Executor {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    woken: VecDeque<Arc<Submitted>>,
+    /// Requests that have not ended.
+    pending: usize,
+    is_running: bool,
+    is_over: bool,
+}
+
+impl Executor {
+    /// Begins a request: polls it, so that it is sent if a worker has a place. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// What is known at once, such as an overload; [`ErrorKind::Os`] if the thread cannot be
+    /// started.
+    pub(super) fn submit(
+        self: &Arc<Self>,
+        number: u64,
+        job: impl Future<Output = Result<Reply>> + Send + 'static,
+    ) -> Result<Arc<Submitted>> {
+        self.enter()?;
+        let submitted = Arc::new(Submitted {
+            number,
+            executor: Arc::clone(self),
+            job: Mutex::new(Some(Box::pin(job))),
+            flags: Mutex::default(),
+            answer: Answer::new(),
+        });
+        match submitted.turn() {
+            Some(Err(error)) => return Err(error),
+            Some(Ok(reply)) => drop(submitted.answer.tell(Ok(reply))),
+            None => {}
+        }
+        Ok(submitted)
+    }
+
+    /// Has the thread end when no request is pending.
+    pub(super) fn end(&self) {
+        self.state.lock().is_over = true;
+        self.changed.notify_all();
+    }
+
+    /// Counts a request that is about to begin, and starts the thread if it does not run.
+    fn enter(self: &Arc<Self>) -> Result<()> {
+        let mut state = self.state.lock();
+        if !state.is_running {
+            let this = Arc::clone(self);
+            start_thread("slipring-submit", move || this.run()).map_err(|error| {
+                Error::os("cannot start the thread of submitted requests", error)
+            })?;
+            state.is_running = true;
+        }
+        state.pending += 1;
+        Ok(())
+    }
+
+    /// A request has ended.
+    fn leave(&self) {
+        let mut state = self.state.lock();
+        state.pending = state.pending.saturating_sub(1);
+        let is_last = state.is_over && state.pending == 0;
+        drop(state);
+        if is_last {
+            self.changed.notify_all();
+        }
+    }
+
+    fn push(&self, submitted: Arc<Submitted>) {
+        self.state.lock().woken.push_back(submitted);
+        self.changed.notify_all();
+    }
+
+    fn run(&self) {
+        while let Some(submitted) = self.next() {
+            // The waker of who waits for the reply is an executor's code.
+            let _ = catch_unwind(AssertUnwindSafe(|| submitted.run()));
+        }
+    }
+
+    /// Blocks until a request was woken. `None`: the thread has ended.
+    fn next(&self) -> Option<Arc<Submitted>> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(submitted) = state.woken.pop_front() {
+                return Some(submitted);
+            }
+            if state.is_over && state.pending == 0 {
+                state.is_running = false;
+                return None;
+            }
+            state = self.changed.wait_timeout(state, Deadline::IDLE.remaining());
+        }
+    }
+}
+
+/// A request that was submitted.
+pub(super) struct Submitted {
+    number: u64,
+    executor: Arc<Executor>,
+    /// Until it has ended.
+    job: Mutex<Option<Job>>,
+    flags: Mutex<Flags>,
+    /// How it has ended.
+    pub(super) answer: Answer<Result<Reply>>,
+}
+
+#[derive(Debug, Default)]
+struct Flags {
+    /// The thread is to look at it.
+    is_woken: bool,
+    is_cancelled: bool,
+}
+
+impl Submitted {
+    /// Ends it, unless it has ended. Never blocks.
+    pub(super) fn cancel(self: &Arc<Self>) {
+        self.flags.lock().is_cancelled = true;
+        Arc::clone(self).wake();
+    }
+
+    fn run(self: &Arc<Self>) {
+        if let Some(outcome) = self.turn() {
+            drop(self.answer.tell(outcome));
+        }
+    }
+
+    /// Goes on with it. Returns how it has ended, once.
+    fn turn(self: &Arc<Self>) -> Option<Result<Reply>> {
+        let waker = Waker::from(Arc::clone(self));
+        let mut job = self.job.lock();
+        let mut flags = self.flags.lock();
+        // Before the poll, so that a wake that comes meanwhile leads to another one.
+        flags.is_woken = false;
+        let is_cancelled = flags.is_cancelled;
+        drop(flags);
+        let running = job.as_mut()?;
+        let outcome = if is_cancelled {
+            let message = format!("request {} was cancelled", self.number);
+            Err(Error::new(ErrorKind::Cancelled, message))
+        } else {
+            match running.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(outcome) => outcome,
+                Poll::Pending => return None,
+            }
+        };
+        let ended = job.take();
+        drop(job);
+        // It gives its worker back before its owner hears of the end.
+        drop(ended);
+        self.executor.leave();
+        Some(outcome)
+    }
+}
+
+impl Wake for Submitted {
+    fn wake(self: Arc<Self>) {
+        if fork::is_forked_child() {
+            return;
+        }
+        let was_woken = std::mem::replace(&mut self.flags.lock().is_woken, true);
+        if !was_woken {
+            let executor = Arc::clone(&self.executor);
+            executor.push(self);
+        }
+    }
+}
+
+impl fmt::Debug for Submitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Submitted").field("number", &self.number).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,100 @@
+//! What a task waits for in a pool: a worker with a place, and what is known of a dead one.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::core::Placed;
+use super::role::{Permit, RoleRef, RoleShared};
+use super::scheduler::{Asked, Ending, History, Ticket};
+use super::seat::{Seat, Told};
+use super::worker::Worker;
+use crate::error::Result;
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
+use crate::tasks::timer::Timer;
+
+/// Between two looks at what is known of a dead worker: that its threads have stopped wakes no task.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Gets a worker for a request, as [`Permit::acquire`] does.
+///
+/// Dropped while it waits, the request leaves the queue; if it has just got a worker, gives that
+/// back.
+pub(super) async fn acquire<R: RoleRef>(
+    role: R,
+    asked: Asked,
+    history: Option<&History>,
+    now: u64,
+    deadline: Deadline,
+) -> Result<Permit<R>> {
+    match role.ask(asked, history, now) {
+        Placed::Granted(grant, worker) => Ok(Permit::new(role, grant, worker)),
+        Placed::Refused(why) => Err(role.refused(why)),
+        Placed::Waits(ticket, seat) => {
+            let mut wait = SeatWait { role: &role, ticket, seat, has_heard: false };
+            let mut timer = Timer::default();
+            let told = poll_fn(|context| wait.poll(&mut timer, deadline, context)).await;
+            drop(wait);
+            Permit::of(role, told)
+        }
+    }
+}
+
+/// A task's wait for a worker.
+struct SeatWait<'a> {
+    role: &'a RoleShared,
+    ticket: Ticket,
+    seat: Arc<Seat<Worker>>,
+    has_heard: bool,
+}
+
+impl SeatWait<'_> {
+    /// What the request is told; `Ready(None)` when the deadline has passed.
+    fn poll(
+        &mut self,
+        timer: &mut Timer,
+        deadline: Deadline,
+        context: &Context<'_>,
+    ) -> Poll<Option<Told<Worker>>> {
+        let told = self.seat.poll(context.waker());
+        if told.is_none() && !timer.poll(deadline, context) {
+            return Poll::Pending;
+        }
+        self.has_heard = true;
+        Poll::Ready(told.or_else(|| self.role.leave(self.ticket, &self.seat)))
+    }
+}
+
+impl Drop for SeatWait<'_> {
+    fn drop(&mut self) {
+        // In a forked child the queue is the parent's.
+        if !self.has_heard
+            && !fork::is_forked_child()
+            && let Some(Told::Granted(grant, _)) = self.role.leave(self.ticket, &self.seat)
+        {
+            self.role.finish(grant, Ending::Over);
+        }
+    }
+}
+
+/// Waits until all that an error says of the worker's end is known, or until the deadline: as
+/// [`Worker::wait_until_known`].
+pub(super) async fn until_known(worker: &Worker, deadline: Deadline) {
+    let Some(state) = worker.channel().map(|channel| &channel.core().state) else { return };
+    let Some(exit) = state.exit() else { return };
+    let (mut end, mut timer) = (state.exit_waiters.register(), Timer::default());
+    poll_fn(|context| {
+        // Before the look, so that what comes after it wakes the task.
+        end.wait(context.waker());
+        if exit.is_known() || deadline.has_passed() {
+            return Poll::Ready(());
+        }
+        if timer.poll(deadline.at_most(LOOK), context) {
+            context.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await;
+}

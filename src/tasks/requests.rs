@@ -1,0 +1,39 @@
+//! Requests that tasks make.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::channel::{Core, Pending, RequestSpec, Stream, StreamDeadlines};
+use crate::error::Result;
+use crate::payload::Payload;
+use crate::protocol::Kind;
+use crate::sys::clock::TimeLimit;
+use crate::tasks::send;
+use crate::tasks::wait::{AsyncPending, AsyncStream};
+
+/// Sends a request whose reply is awaited later.
+pub(crate) async fn submit<P: Payload + ?Sized>(
+    core: &Arc<Core>,
+    kind: Kind,
+    payload: &P,
+    limit: TimeLimit,
+    spin: Duration,
+) -> Result<AsyncPending> {
+    let deadline = limit.deadline();
+    let request = send::send(core, RequestSpec::call(kind, deadline), payload, deadline).await?;
+    Ok(AsyncPending::new(Pending::new(Arc::clone(core), request, limit), spin))
+}
+
+/// Sends a request whose chunks are awaited.
+pub(crate) async fn stream<P: Payload + ?Sized>(
+    core: &Arc<Core>,
+    kind: Kind,
+    payload: &P,
+    deadlines: StreamDeadlines,
+    spin: Duration,
+) -> Result<AsyncStream> {
+    let spec = RequestSpec::stream(kind, deadlines.end_by);
+    let request = send::send(core, spec, payload, deadlines.send_by()).await;
+    let request = request.map_err(|error| deadlines.sending_failed(error))?;
+    Ok(AsyncStream::new(Stream::new(Arc::clone(core), request, deadlines), spin))
+}

@@ -1,0 +1,323 @@
+//! The async view of a pool, on several executors, with workers that are killed.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::AtomicBool;
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::common::*;
+use crate::executors::{
+    Probe, all, current_thread, multi_thread, on_async_executor, poll, poll_times,
+};
+use crate::pool_submit::kill_workers;
+use slipring::ErrorKind;
+use slipring::pool::{AsyncPoolStream, AsyncRoleHandle, Pool, Role, RoleHandle};
+
+const ONE: &str = "one";
+const SHORT: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_micros(500);
+
+fn role() -> Role {
+    let (first, most) = (Duration::from_millis(20), Duration::from_millis(200));
+    Role::new(|_| Ok(small())).backoff(first, most, Duration::from_secs(5))
+}
+
+fn pool_of(role: Role) -> (Pool, RoleHandle, AsyncRoleHandle) {
+    let pool = Pool::builder().role(ONE, role).build().unwrap();
+    let handle = pool.role(ONE).unwrap();
+    handle.call(ECHO, "", LONG).unwrap();
+    let tasks = handle.to_async();
+    assert_eq!(tasks.name(), ONE);
+    (pool, handle, tasks)
+}
+
+fn close(pool: &Pool) {
+    within_long("close", || pool.close(LONG)).unwrap();
+}
+
+fn block_on<T: Send>(future: impl Future<Output = T> + Send) -> T {
+    within_long("a future", || pollster::block_on(future))
+}
+
+fn pids(handle: &RoleHandle) -> Vec<u32> {
+    handle.health().workers.iter().filter_map(|worker| worker.pid).collect()
+}
+
+fn is_begun(handle: &RoleHandle) -> bool {
+    let workers = handle.health().workers;
+    workers.iter().any(|worker| worker.health.as_ref().is_some_and(|health| health.begun > 0))
+}
+
+fn load(handle: &RoleHandle) -> (usize, usize) {
+    let load = handle.health().load;
+    (load.queued, load.in_flight)
+}
+
+/// Checks that all places are free, and that the next call gets its own answer.
+fn assert_clean(handle: &RoleHandle, seed: u64) {
+    eventually("all places are free", || load(handle) == (0, 0));
+    let bytes = pattern(seed, 300);
+    assert_eq!(block_on(handle.to_async().call(ECHO, &bytes, LONG)).unwrap().to_vec(), bytes);
+}
+
+async fn use_all(role: AsyncRoleHandle) {
+    let calls = (0..50_u64).map(|number| {
+        let role = &role;
+        async move {
+            let bytes = encode(&[1, number]);
+            assert_eq!(role.call(SLOW_ECHO, &bytes, LONG).await.unwrap().to_vec(), bytes);
+        }
+    });
+    all(calls.collect()).await;
+    let pending: Vec<_> =
+        (0..50_u64).map(|number| role.submit(ECHO, &encode(&[number]), LONG).unwrap()).collect();
+    for (number, reply) in (0..).zip(all(pending).await) {
+        assert_eq!(reply.unwrap().to_vec(), encode(&[number]));
+    }
+    let mut stream = role.stream(COUNT, &encode(&[20, 500]), LONG).await.unwrap();
+    for number in 0..20 {
+        assert_eq!(stream.next_chunk().await.unwrap().unwrap().to_vec(), pattern(number, 500));
+    }
+    assert!(stream.next_chunk().await.unwrap().is_none());
+    assert!(stream.next_chunk().await.unwrap().is_none());
+    let reports = role.ping(LONG).await;
+    assert_eq!(reports.len(), 2);
+    assert!(reports.iter().all(Result::is_ok), "{reports:?}");
+}
+
+#[test]
+fn calls_streams_and_pings_work_on_every_executor() {
+    let (pool, handle, tasks) = pool_of(role().min_idle(2).max_size(2));
+    block_on(use_all(tasks.clone()));
+    on_async_executor(use_all(tasks.clone()));
+    current_thread().block_on(use_all(tasks.clone()));
+    let runtime = multi_thread();
+    runtime.block_on(async { tokio::spawn(use_all(tasks.clone())).await.unwrap() });
+    assert_clean(&handle, 1);
+    close(&pool);
+}
+
+#[test]
+fn a_thousand_calls_of_tasks_survive_the_kills_of_their_workers() {
+    let role = role().min_idle(3).max_size(3).max_starts(3).max_waiting(2000);
+    let role = role.idempotent(SLOW_ECHO).max_attempts(20).retry_budget(100, 1000, LONG);
+    let role = role.max_failures(1000, LONG);
+    let (pool, handle, tasks) = pool_of(role.prefetch(2));
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let killer = scope.spawn(|| kill_workers(&handle, &is_over));
+        let over = SetOnDrop(&is_over);
+        let calls = (0..1000_u64).map(|number| {
+            let tasks = &tasks;
+            async move {
+                let bytes = encode(&[1, number, number * number]);
+                assert_eq!(tasks.call(SLOW_ECHO, &bytes, LONG).await.unwrap().to_vec(), bytes);
+            }
+        });
+        block_on(all(calls.collect()));
+        drop(over);
+        assert!(killer.join().unwrap() > 2);
+    });
+    assert_clean(&handle, 1);
+    close(&pool);
+}
+
+#[test]
+fn futures_dropped_after_any_number_of_polls_leave_no_place_taken() {
+    let (pool, handle, tasks) = pool_of(role().prefetch(1));
+    let request = encode(&[500, 1]);
+    let long = pattern(3, 30_000);
+    for polls in 0..12 {
+        let many = || async {
+            all((0..4).map(|_| tasks.call(NAP, &request, LONG)).collect()).await;
+        };
+        poll_times(polls, PATIENCE, many());
+        assert_clean(&handle, polls as u64);
+        poll_times(polls, PATIENCE, tasks.call(ECHO, &long, LONG));
+        assert_clean(&handle, polls as u64);
+        let stream = || async {
+            let mut stream = tasks.stream(TRICKLE, &encode(&[50, 5, 800]), LONG).await.unwrap();
+            while let Some(chunk) = stream.next_chunk().await.unwrap() {
+                assert_eq!(chunk.len(), 800);
+            }
+        };
+        poll_times(polls, PATIENCE, async { drop(all(vec![stream(), stream(), stream()]).await) });
+        assert_clean(&handle, polls as u64);
+        let submit = || async { tasks.submit(NAP, &request, LONG).unwrap().await };
+        poll_times(polls, PATIENCE, async {
+            drop(all(vec![submit(), submit(), submit(), submit()]).await)
+        });
+        assert_clean(&handle, polls as u64);
+    }
+    close(&pool);
+}
+
+#[test]
+fn futures_dropped_while_their_worker_dies_leave_no_place_taken() {
+    let (pool, handle, tasks) = pool_of(role().idempotent(NAP));
+    let request = encode(&[2000, 1]);
+    for polls in 1..16 {
+        let calls = (0..3).map(|_| tasks.call(NAP, &request, LONG)).collect();
+        let mut calls = Box::pin(all(calls));
+        let probe = Probe::new();
+        assert!(poll(&probe, calls.as_mut()).is_pending());
+        if let Some(pid) = pids(&handle).first() {
+            send_signal(*pid, libc::SIGKILL);
+        }
+        let _ = poll_times(polls, Duration::from_millis(1), calls);
+        assert_clean(&handle, polls as u64);
+    }
+    close(&pool);
+}
+
+#[test]
+fn a_grant_that_meets_a_dropped_future_goes_to_the_next() {
+    let (pool, handle, tasks) = pool_of(role().prefetch(0));
+    let (busy, request) = (encode(&[200]), encode(&[0]));
+    // Each round ends a call about when the one that waits is dropped.
+    for round in 0..300_u64 {
+        let first = handle.submit(NAP, &busy, LONG).unwrap();
+        {
+            let mut waits = pin!(tasks.call(NAP, &request, LONG));
+            let probe = Probe::new();
+            let _ = poll(&probe, waits.as_mut());
+            std::thread::sleep(Duration::from_micros(round % 30 * 20));
+        }
+        first.wait().unwrap();
+    }
+    assert_clean(&handle, 1);
+    close(&pool);
+}
+
+#[test]
+fn who_waits_too_long_and_who_runs_too_long_get_different_errors() {
+    let (pool, handle, tasks) = pool_of(role().prefetch(0));
+    let bytes = encode(&[300]);
+    let calls = vec![tasks.call(SLOW_ECHO, &bytes, SHORT), tasks.call(ECHO, &bytes, SHORT)];
+    let mut outcomes = block_on(all(calls)).into_iter();
+    let error = outcomes.next().unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Timeout, Some(true)));
+    let error = outcomes.next().unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::QueueTimeout, Some(false)));
+    assert_clean(&handle, 1);
+    close(&pool);
+}
+
+#[test]
+fn a_call_of_a_task_that_kills_two_workers_is_poison() {
+    let (pool, handle, tasks) = pool_of(role().min_idle(2).max_size(2).idempotent(RAISE));
+    let error = block_on(tasks.call(RAISE, &[libc::SIGSEGV as u8], LONG)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Poison);
+    let once = tasks.request(RAISE).idempotent(false);
+    let error = block_on(once.call(&[libc::SIGSEGV as u8], LONG)).unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::PeerDied, Some(true)));
+    assert_clean(&handle, 1);
+    close(&pool);
+}
+
+#[test]
+fn over_its_bound_a_role_refuses_tasks_at_once() {
+    let (pool, handle, tasks) = pool_of(role().prefetch(0).max_waiting(1));
+    let bytes = encode(&[100]);
+    let calls = (0..3).map(|_| tasks.call(SLOW_ECHO, &bytes, LONG)).collect();
+    let mut outcomes = block_on(all(calls)).into_iter();
+    assert!(outcomes.next().unwrap().is_ok() && outcomes.next().unwrap().is_ok());
+    assert_eq!(outcomes.next().unwrap().unwrap_err().kind(), ErrorKind::Overloaded);
+    assert_clean(&handle, 1);
+    close(&pool);
+}
+
+async fn read_from(mut count: u64, mut stream: AsyncPoolStream) -> slipring::Result<u64> {
+    while let Some(chunk) = stream.next_chunk().await? {
+        assert_eq!(chunk.to_vec(), pattern(count, 8));
+        count += 1;
+    }
+    Ok(count)
+}
+
+#[test]
+fn a_stream_of_a_task_is_sent_again_until_its_first_chunk() {
+    let (pool, handle, tasks) = pool_of(role().idempotent(TRICKLE));
+    let request = encode(&[500_000, 2, 8]);
+    let mut stream = block_on(tasks.stream(TRICKLE, &request, LONG)).unwrap();
+    eventually("it is begun", || is_begun(&handle));
+    send_signal(pids(&handle)[0], libc::SIGKILL);
+    // Waits for the next chunk that are given up lose neither it nor the request.
+    let first = loop {
+        if let Some(chunk) = poll_times(2, PATIENCE, stream.next_chunk()) {
+            break chunk.unwrap().unwrap();
+        }
+    };
+    assert_eq!(first.to_vec(), pattern(0, 8));
+    let id = stream.id();
+    assert_eq!(block_on(read_from(1, stream)).unwrap(), 2);
+    let mut stream = block_on(tasks.stream(TRICKLE, &request, LONG)).unwrap();
+    assert!(stream.id() > id);
+    assert_eq!(block_on(stream.next_chunk()).unwrap().unwrap().to_vec(), pattern(0, 8));
+    send_signal(pids(&handle)[0], libc::SIGKILL);
+    let error = loop {
+        match block_on(stream.next_chunk()) {
+            Ok(chunk) => assert!(chunk.is_some(), "it was cut, and ended as if it were whole"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::PeerDied);
+    assert!(block_on(stream.next_chunk()).unwrap().is_none());
+    let mut stream = block_on(tasks.stream(TRICKLE, &request, LONG)).unwrap();
+    stream.cancel();
+    while let Ok(Some(_)) = block_on(stream.next_chunk()) {}
+    drop(stream);
+    assert_clean(&handle, 1);
+    close(&pool);
+}
+
+#[test]
+fn a_stream_of_a_task_is_one_of_futures() {
+    let (pool, handle, tasks) = pool_of(role());
+    let mut stream = block_on(tasks.stream(COUNT, &encode(&[3, 8]), LONG)).unwrap();
+    let count = block_on(async {
+        let mut count = 0;
+        let mut stream = pin!(&mut stream);
+        let next = |context: &mut std::task::Context<'_>| {
+            futures_core::Stream::poll_next(stream.as_mut(), context)
+        };
+        let mut next = next;
+        while let Some(chunk) = poll_fn(&mut next).await {
+            assert_eq!(chunk.unwrap().to_vec(), pattern(count, 8));
+            count += 1;
+        }
+        count
+    });
+    assert_eq!(count, 3);
+    drop(stream);
+    assert_clean(&handle, 1);
+    close(&pool);
+}
+
+#[test]
+fn a_close_serves_tasks_that_wait_and_ends_those_that_do_not_end() {
+    let (pool, _, tasks) = pool_of(role());
+    let bytes = encode(&[10]);
+    std::thread::scope(|scope| {
+        let calls = (0..6).map(|_| tasks.call(SLOW_ECHO, &bytes, LONG)).collect();
+        let mut calls = Box::pin(all(calls));
+        let probe = Probe::new();
+        assert!(poll(&probe, calls.as_mut()).is_pending());
+        let closing = scope.spawn(|| close(&pool));
+        for reply in pollster::block_on(calls) {
+            assert_eq!(reply.unwrap().to_vec(), bytes);
+        }
+        closing.join().unwrap();
+    });
+    assert_eq!(block_on(tasks.call(ECHO, "", LONG)).unwrap_err().kind(), ErrorKind::Closed);
+    let (pool, handle, tasks) = pool_of(role());
+    let mut calls = Box::pin(all((0..3).map(|_| tasks.call(FOR_EVER, "", LONG)).collect()));
+    let probe = Probe::new();
+    assert!(matches!(poll(&probe, calls.as_mut()), Poll::Pending));
+    within_long("close", || pool.close(SHORT)).unwrap();
+    for outcome in pollster::block_on(calls) {
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Closed);
+    }
+    assert_eq!(load(&handle), (0, 0));
+}
