@@ -222,3 +222,37 @@ impl<L: Default> Locked<L> {
         After { told, deeds: Deeds { deeds, next_tick } }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::pool::scheduler::{Limits, Priority};
+    use crate::sys::clock::Deadline;
+
+    #[test]
+    fn a_place_that_nobody_takes_any_more_goes_to_the_next_that_waits() {
+        let limits = Limits { prefetch: 0, ..Limits::default() };
+        let core = RoleCore::<()>::new(Scheduler::new(limits, 1));
+        let ask =
+            |number| core.admit(number, Asked { number, priority: Priority::Normal, key: None }).0;
+        let (_, deeds) = core.change(|scheduler| scheduler.tick(0));
+        let Some(Deed::Start(worker, _)) = deeds.and_then(|mut deeds| deeds.deeds.pop()) else {
+            panic!("no worker is started")
+        };
+        core.change(|scheduler| scheduler.note_ready(0, worker));
+        let Placed::Granted(first, _) = ask(1) else { panic!("the worker is free") };
+        let (Placed::Waits(_, gone), Placed::Waits(_, next)) = (ask(2), ask(3)) else {
+            panic!("the worker is taken")
+        };
+        // As a future that is dropped when its place is on its way.
+        assert!(gone.abandon().is_none());
+        core.finish(4, first, Ending::Over);
+        let Some(Told::Granted(grant, _)) = next.wait(Deadline::after(Duration::ZERO)) else {
+            panic!("the next was not told")
+        };
+        core.finish(5, grant, Ending::Over);
+        assert_eq!(core.change(|scheduler| scheduler.overload(6)).0.in_flight, 0);
+    }
+}

@@ -108,7 +108,9 @@ impl<R: RoleRef> Permit<R> {
     /// be stuck in it, and must not look free.
     pub(super) fn linger(mut self, request: RequestId) {
         self.is_left = true;
-        self.worker.linger(request, self.grant);
+        if !fork::is_forked_child() {
+            self.worker.linger(request, self.grant);
+        }
     }
 
     /// The worker is of no use any more.

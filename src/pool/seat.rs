@@ -108,3 +108,21 @@ impl<T> Answer<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_comes_to_its_owner_once_and_to_nobody_comes_back() {
+        let (heard, left) = (Answer::new(), Answer::new());
+        assert_eq!(heard.poll(Waker::noop()), None);
+        assert_eq!(heard.tell(1), None);
+        assert_eq!(heard.poll(Waker::noop()), Some(1));
+        assert_eq!((heard.poll(Waker::noop()), heard.abandon()), (None, None));
+        assert_eq!(left.abandon(), None);
+        assert_eq!((left.tell(2), left.poll(Waker::noop())), (Some(2), None));
+        let late = Answer::new();
+        assert_eq!((late.tell(3), late.abandon()), (None, Some(3)));
+    }
+}

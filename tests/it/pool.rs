@@ -283,10 +283,10 @@ fn a_worker_that_has_served_its_share_is_replaced_without_a_failure() {
 
 #[test]
 fn a_stream_is_sent_again_until_its_first_chunk_and_then_not() {
-    let (pool, handle) = pool_of(role().idempotent(TRICKLE));
+    let (pool, handle) = pool_of(role().idempotent(SLOW_COUNT));
     handle.call(ECHO, "", LONG).unwrap();
     let request = encode(&[200_000, 5, 8]);
-    let mut stream = handle.stream(TRICKLE, &request, LONG).unwrap();
+    let mut stream = handle.stream(SLOW_COUNT, &request, LONG).unwrap();
     eventually("it is begun", || is_begun(&handle));
     send_signal(pids(&handle)[0], libc::SIGKILL);
     let first = stream.next_chunk().unwrap().unwrap();

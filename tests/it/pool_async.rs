@@ -89,6 +89,10 @@ async fn use_all(role: AsyncRoleHandle) {
 #[test]
 fn calls_streams_and_pings_work_on_every_executor() {
     let (pool, handle, tasks) = pool_of(role().min_idle(2).max_size(2));
+    eventually("both serve", || {
+        let workers = handle.health().workers;
+        workers.iter().filter(|worker| worker.is_alive).count() == 2
+    });
     block_on(use_all(tasks.clone()));
     on_async_executor(use_all(tasks.clone()));
     current_thread().block_on(use_all(tasks.clone()));
@@ -155,7 +159,7 @@ fn futures_dropped_after_any_number_of_polls_leave_no_place_taken() {
 
 #[test]
 fn futures_dropped_while_their_worker_dies_leave_no_place_taken() {
-    let (pool, handle, tasks) = pool_of(role().idempotent(NAP));
+    let (pool, handle, tasks) = pool_of(role().idempotent(NAP).max_failures(1000, LONG));
     let request = encode(&[2000, 1]);
     for polls in 1..16 {
         let calls = (0..3).map(|_| tasks.call(NAP, &request, LONG)).collect();
@@ -238,9 +242,9 @@ async fn read_from(mut count: u64, mut stream: AsyncPoolStream) -> slipring::Res
 
 #[test]
 fn a_stream_of_a_task_is_sent_again_until_its_first_chunk() {
-    let (pool, handle, tasks) = pool_of(role().idempotent(TRICKLE));
-    let request = encode(&[500_000, 2, 8]);
-    let mut stream = block_on(tasks.stream(TRICKLE, &request, LONG)).unwrap();
+    let (pool, handle, tasks) = pool_of(role().idempotent(SLOW_COUNT));
+    let request = encode(&[200_000, 4, 8]);
+    let mut stream = block_on(tasks.stream(SLOW_COUNT, &request, LONG)).unwrap();
     eventually("it is begun", || is_begun(&handle));
     send_signal(pids(&handle)[0], libc::SIGKILL);
     // Waits for the next chunk that are given up lose neither it nor the request.
@@ -251,8 +255,8 @@ fn a_stream_of_a_task_is_sent_again_until_its_first_chunk() {
     };
     assert_eq!(first.to_vec(), pattern(0, 8));
     let id = stream.id();
-    assert_eq!(block_on(read_from(1, stream)).unwrap(), 2);
-    let mut stream = block_on(tasks.stream(TRICKLE, &request, LONG)).unwrap();
+    assert_eq!(block_on(read_from(1, stream)).unwrap(), 4);
+    let mut stream = block_on(tasks.stream(SLOW_COUNT, &request, LONG)).unwrap();
     assert!(stream.id() > id);
     assert_eq!(block_on(stream.next_chunk()).unwrap().unwrap().to_vec(), pattern(0, 8));
     send_signal(pids(&handle)[0], libc::SIGKILL);
@@ -264,7 +268,7 @@ fn a_stream_of_a_task_is_sent_again_until_its_first_chunk() {
     };
     assert_eq!(error.kind(), ErrorKind::PeerDied);
     assert!(block_on(stream.next_chunk()).unwrap().is_none());
-    let mut stream = block_on(tasks.stream(TRICKLE, &request, LONG)).unwrap();
+    let mut stream = block_on(tasks.stream(SLOW_COUNT, &request, LONG)).unwrap();
     stream.cancel();
     while let Ok(Some(_)) = block_on(stream.next_chunk()) {}
     drop(stream);
