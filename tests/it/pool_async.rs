@@ -160,15 +160,16 @@ fn futures_dropped_after_any_number_of_polls_leave_no_place_taken() {
 #[test]
 fn futures_dropped_while_their_worker_dies_leave_no_place_taken() {
     let (pool, handle, tasks) = pool_of(role().idempotent(NAP).max_failures(1000, LONG));
-    let request = encode(&[2000, 1]);
+    let (request, mut killed) = (encode(&[2000, 1]), Vec::new());
     for polls in 1..16 {
         let calls = (0..3).map(|_| tasks.call(NAP, &request, LONG)).collect();
         let mut calls = Box::pin(all(calls));
         let probe = Probe::new();
         assert!(poll(&probe, calls.as_mut()).is_pending());
-        if let Some(pid) = pids(&handle).first() {
-            send_signal(*pid, libc::SIGKILL);
-        }
+        // No process twice: it may be reaped meanwhile.
+        let victim = pids(&handle).into_iter().find(|pid| !killed.contains(pid));
+        victim.iter().for_each(|pid| send_signal(*pid, libc::SIGKILL));
+        killed.extend(victim);
         let _ = poll_times(polls, Duration::from_millis(1), calls);
         assert_clean(&handle, polls as u64);
     }
