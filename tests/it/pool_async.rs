@@ -198,7 +198,7 @@ fn a_grant_that_meets_a_dropped_future_goes_to_the_next() {
 #[test]
 fn who_waits_too_long_and_who_runs_too_long_get_different_errors() {
     let (pool, handle, tasks) = pool_of(role().prefetch(0));
-    let bytes = encode(&[300]);
+    let bytes = encode(&[1500]);
     let calls = vec![tasks.call(SLOW_ECHO, &bytes, SHORT), tasks.call(ECHO, &bytes, SHORT)];
     let mut outcomes = block_on(all(calls)).into_iter();
     let error = outcomes.next().unwrap().unwrap_err();
