@@ -91,6 +91,8 @@
 //! | `named` | channels by name, for processes that the parent did not start |
 //! | `bytes`, `half`, `ndarray` | payloads from and to types of these crates |
 //! | `serde` | serialization of configurations and reports |
+//! | `prometheus` | a pool's metrics for a registry of `prometheus-client` |
+//! | `metrics` | a pool's metrics for the recorder of the facade `metrics` |
 //!
 //! # Platform
 //!

@@ -203,6 +203,7 @@ impl Core {
             parks: relaxed(&self.sleeper.parks),
             wakes: sender.wakes,
             request_ring_high_water: sender.high_water,
+            request_ring_used: sender.used,
             request_copies: sender.copies,
             reply_copies: self.receiver.peer_copies(),
             leases_held: self.receiver.leases_held(),

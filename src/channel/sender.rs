@@ -49,6 +49,8 @@ struct WaiterForRoom {
 pub(crate) struct SenderStats {
     pub(crate) wakes: u64,
     pub(crate) high_water: u64,
+    /// Bytes that the worker has not released.
+    pub(crate) used: u64,
     pub(crate) bytes: u64,
     pub(crate) copies: CopyChoices,
 }
@@ -105,6 +107,7 @@ impl Sender {
         SenderStats {
             wakes: producer.wakes(),
             high_water: producer.high_water(),
+            used: producer.used(),
             bytes: *bytes,
             copies: producer.copies(),
         }

@@ -8,7 +8,7 @@ use crate::error::ErrorKind;
 /// Counters of a channel since its start, from [`Channel::stats`](crate::Channel::stats); those of
 /// an `AsyncChannel` are those of its `blocking` channel. What threads and tasks do counts alike.
 ///
-/// All numbers but `in_flight` and `leases_held` only grow. They belong together: at any moment
+/// All numbers but `in_flight`, `request_ring_used` and `leases_held` only grow. They belong together: at any moment
 /// `requests` is the sum of `completed`, `in_flight` and the requests that have ended without a
 /// result. A request counts once, whatever comes for it after it has ended.
 ///
@@ -138,6 +138,9 @@ pub struct Stats {
     pub wakes: u64,
     /// The most bytes that were in the request ring when it seemed full.
     pub request_ring_high_water: u64,
+    /// Bytes in the request ring that the worker has not released: those of requests that wait
+    /// there, or that a handler reads in place.
+    pub request_ring_used: u64,
     /// How payloads are copied into the request ring, as far as it has found out.
     pub request_copies: CopyChoices,
     /// How the worker copies replies and chunks, as far as it has found out, in its own words.

@@ -69,7 +69,7 @@ pub(super) async fn call<R: RoleRef, P: Payload + ?Sized>(
                 let answer = pending.await;
                 let Some((id, permit)) = running.end() else { continue };
                 match answer {
-                    Ok(reply) => return Ok(reply),
+                    Ok(reply) => return attempts.over(Ok(reply)),
                     Err(error) => (permit, Some(id), error),
                 }
             }

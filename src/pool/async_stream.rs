@@ -171,7 +171,8 @@ impl AsyncPoolStream {
 
     /// The stream has ended, and its worker is free again.
     fn end(&mut self) {
-        if let State::Reads(reads) = std::mem::replace(&mut self.state, State::Over) {
+        if let State::Reads(mut reads) = std::mem::replace(&mut self.state, State::Over) {
+            let _ = reads.request.attempts.over(Ok(()));
             drop(reads.sent.end());
         }
     }

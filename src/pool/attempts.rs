@@ -1,34 +1,42 @@
 //! The attempts of one request, made by a thread or by a task.
 
 use super::attempt::{ends_worker, is_killed_from_outside, is_unanswered};
+use super::metrics::Outcome;
 use super::role::{Permit, RoleRef};
 use super::scheduler::{Asked, Attempt, History, Priority, Reason, Verdict};
 use super::task_wait;
 use crate::channel::Channel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::RequestId;
+use crate::protocol::Kind;
 use crate::sys::clock::{Deadline, now_ns};
 
 /// The attempts of one request.
 #[derive(Debug)]
-pub(super) struct Attempts<R> {
+pub(super) struct Attempts<R: RoleRef> {
     role: R,
+    kind: Kind,
     asked: Asked,
     history: History,
-    is_first: bool,
+    /// Whether the attempt before may have been begun; `None` before the second one.
+    resent: Option<bool>,
+    /// What the metrics count it as: cancelled if its caller goes away before its end.
+    outcome: Outcome,
 }
 
 impl<R: RoleRef> Attempts<R> {
     #[inline]
     pub(super) fn begin(
         role: R,
+        kind: Kind,
         priority: Priority,
         key: Option<u64>,
         is_idempotent: bool,
     ) -> Self {
         let asked = Asked { number: role.next_number(), priority, key };
         let history = History { is_idempotent, ..History::default() };
-        Self { role, asked, history, is_first: true }
+        let outcome = Outcome::Failed(ErrorKind::Cancelled);
+        Self { role, kind, asked, history, resent: None, outcome }
     }
 
     /// The request's number, the same over all its attempts.
@@ -40,9 +48,11 @@ impl<R: RoleRef> Attempts<R> {
     #[inline]
     pub(super) fn acquire(&mut self, now: u64, deadline: Deadline) -> Result<Permit<R>> {
         let role = self.role.clone();
-        if std::mem::replace(&mut self.is_first, false) {
-            return Permit::acquire(role, self.asked, None, now, deadline);
-        }
+        let Some(was_begun) = self.resent else {
+            let permit = Permit::acquire(role, self.asked, None, now, deadline);
+            return permit.map_err(|error| self.failed_with(error));
+        };
+        role.metrics.note_retry(was_begun);
         let permit = Permit::acquire(role, self.asked, Some(&self.history), now_ns(), deadline);
         permit.map_err(|error| self.of_all(error))
     }
@@ -55,17 +65,36 @@ impl<R: RoleRef> Attempts<R> {
         deadline: Deadline,
     ) -> Result<Permit<R>> {
         let role = self.role.clone();
-        if std::mem::replace(&mut self.is_first, false) {
-            return task_wait::acquire(role, self.asked, None, now, deadline).await;
-        }
+        let Some(was_begun) = self.resent else {
+            let permit = task_wait::acquire(role, self.asked, None, now, deadline).await;
+            return permit.map_err(|error| self.failed_with(error));
+        };
+        role.metrics.note_retry(was_begun);
         let history = Some(&self.history);
         let permit = task_wait::acquire(role, self.asked, history, now_ns(), deadline).await;
         permit.map_err(|error| self.of_all(error))
     }
 
     /// What an error says of all attempts, not of the last alone.
-    fn of_all(&self, error: Error) -> Error {
-        if self.history.begun > 0 { error.with_begun(true) } else { error }
+    fn of_all(&mut self, error: Error) -> Error {
+        let was_begun = self.history.begun > 0;
+        self.failed_with(if was_begun { error.with_begun(true) } else { error })
+    }
+
+    /// The request is over with this result.
+    #[inline]
+    pub(super) fn over<T>(&mut self, result: Result<T>) -> Result<T> {
+        match &result {
+            Ok(_) => self.outcome = Outcome::Answered,
+            Err(error) => self.outcome = Outcome::Failed(error.kind()),
+        }
+        result
+    }
+
+    #[cold]
+    fn failed_with(&mut self, error: Error) -> Error {
+        self.outcome = Outcome::Failed(error.kind());
+        error
     }
 
     /// An attempt has failed. Returns the error if no other follows. Blocks until it is known
@@ -79,7 +108,8 @@ impl<R: RoleRef> Attempts<R> {
         has_delivered: bool,
         deadline: Deadline,
     ) -> Result<()> {
-        let dead = died_with(permit, id, error, has_delivered)?;
+        let dead = died_with(permit, id, error, has_delivered);
+        let dead = dead.map_err(|error| self.failed_with(error))?;
         if dead.is_unclear() {
             dead.permit.worker.wait_until_known(deadline);
         }
@@ -95,7 +125,8 @@ impl<R: RoleRef> Attempts<R> {
         has_delivered: bool,
         deadline: Deadline,
     ) -> Result<()> {
-        let dead = died_with(permit, id, error, has_delivered)?;
+        let dead = died_with(permit, id, error, has_delivered);
+        let dead = dead.map_err(|error| self.failed_with(error))?;
         if dead.is_unclear() {
             task_wait::until_known(&dead.permit.worker, deadline).await;
         }
@@ -106,7 +137,10 @@ impl<R: RoleRef> Attempts<R> {
         let (attempt, error) = dead.end();
         let history = &mut self.history;
         match self.role.change(|scheduler| scheduler.judge(now_ns(), history, attempt)) {
-            Verdict::Again => Ok(()),
+            Verdict::Again => {
+                self.resent = Some(attempt.was_begun != Some(false));
+                Ok(())
+            }
             Verdict::Over(Reason::Poison) => {
                 let message = format!(
                     "role {}: request {} is not sent again: it has killed {} workers, the last of \
@@ -117,10 +151,17 @@ impl<R: RoleRef> Attempts<R> {
                 );
                 let tail = error.log_tail().map(str::to_owned);
                 let poison = Error::with_source(ErrorKind::Poison, message, error);
-                Err(poison.with_log_tail(tail).with_begun(true))
+                Err(self.failed_with(poison.with_log_tail(tail).with_begun(true)))
             }
-            Verdict::Over(_) => Err(error),
+            Verdict::Over(_) => Err(self.failed_with(error)),
         }
+    }
+}
+
+impl<R: RoleRef> Drop for Attempts<R> {
+    #[inline]
+    fn drop(&mut self) {
+        self.role.metrics.note_outcome(self.kind, self.outcome);
     }
 }
 

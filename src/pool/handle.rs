@@ -5,6 +5,7 @@ use std::time::Duration;
 
 #[cfg(feature = "async")]
 use super::async_handle::AsyncRoleHandle;
+use super::metrics::RoleMetrics;
 use super::pending::PoolPending;
 use super::request::PoolRequest;
 use super::role::{RoleShared, public};
@@ -260,6 +261,12 @@ impl RoleHandle {
         health(&self.0)
     }
 
+    /// Returns what the role has counted. Blocks no longer than [`Channel::stats`] of each worker.
+    #[must_use]
+    pub fn metrics(&self) -> RoleMetrics {
+        metrics(&self.0)
+    }
+
     fn on_channels<R>(&self, each: impl Fn(&Channel) -> R) -> Vec<R> {
         let workers = self.0.workers();
         workers.iter().filter_map(|(_, worker)| worker.channel().map(&each)).collect()
@@ -287,4 +294,20 @@ pub(super) fn health(role: &RoleShared) -> RoleHealth {
         load: public(load),
         workers: workers.iter().map(worker).collect(),
     }
+}
+
+pub(super) fn metrics(role: &RoleShared) -> RoleMetrics {
+    let load = role.change(|scheduler| scheduler.overload(now_ns()));
+    let ended = role.metrics.ended();
+    let mut channels = *ended;
+    for (_, worker) in role.workers() {
+        let Some(channel) = worker.channel() else { continue };
+        let stats = channel.stats();
+        channels.add(&stats);
+        let capacity = channel.config().request_ring().capacity();
+        channels.add_present(&stats, u64::try_from(capacity).unwrap_or(u64::MAX));
+    }
+    drop(ended);
+    let settings = role.settings();
+    role.metrics.snapshot(role.name.clone(), public(load), channels, |kind| settings.name_of(kind))
 }

@@ -74,6 +74,7 @@ mod core;
 mod events;
 mod executor;
 mod handle;
+mod metrics;
 mod pending;
 mod request;
 mod role;
@@ -104,6 +105,13 @@ use events::Readers;
 pub use events::{Event, EventKind, Events};
 use executor::Executor;
 pub use handle::{PoolHealth, RoleHandle, RoleHealth, WorkerHealth};
+#[cfg(feature = "metrics")]
+pub use metrics::MetricsPublisher;
+#[cfg(feature = "prometheus")]
+pub use metrics::PoolCollector;
+pub use metrics::{
+    ChannelTotals, Histogram, Outcome, PoolMetrics, RequestCount, RoleMetrics, WorkerCounts,
+};
 pub use pending::PoolPending;
 pub use request::PoolRequest;
 use role::RoleShared;
@@ -237,6 +245,29 @@ impl Pool {
         PoolHealth { roles, events_dropped: self.readers.dropped() }
     }
 
+    /// Returns what the pool has counted. Blocks as [`RoleHandle::metrics`] of each role.
+    #[must_use]
+    pub fn metrics(&self) -> PoolMetrics {
+        metrics_of(self.roles.values())
+    }
+
+    /// Returns a collector of the pool's metrics, to be registered in the host's registry. When the
+    /// pool is gone, it collects what was counted until then.
+    #[cfg(feature = "prometheus")]
+    #[must_use]
+    pub fn collector(&self) -> PoolCollector {
+        let roles: Vec<_> = self.roles.values().map(Arc::clone).collect();
+        PoolCollector::new(move || metrics_of(&roles))
+    }
+
+    /// Returns what tells the pool's metrics to the recorder that the host has installed.
+    #[cfg(feature = "metrics")]
+    #[must_use]
+    pub fn metrics_publisher(&self) -> MetricsPublisher {
+        let roles: Vec<_> = self.roles.values().map(Arc::clone).collect();
+        MetricsPublisher::new(move || metrics_of(&roles))
+    }
+
     /// Ends the pool: takes no more requests, serves those that it has, and ends all workers at
     /// the same time. When `timeout` has passed, requests that wait fail with
     /// [`ErrorKind::Closed`], and so do those that are being served.
@@ -269,6 +300,10 @@ impl Pool {
             false => Err(Error::new(ErrorKind::Timeout, "a worker of the pool has not ended")),
         }
     }
+}
+
+fn metrics_of<'a>(roles: impl IntoIterator<Item = &'a Arc<RoleShared>>) -> PoolMetrics {
+    PoolMetrics { roles: roles.into_iter().map(|role| handle::metrics(role)).collect() }
 }
 
 impl Drop for Pool {

@@ -78,7 +78,7 @@ impl<'a> PoolRequest<'a> {
             let permit = attempts.acquire(now, deadline)?;
             let channel = permit.worker.channel_in_use()?;
             match channel.call_numbered(self.kind, payload, deadline.remaining()) {
-                (_, Ok(reply)) => return Ok(reply),
+                (_, Ok(reply)) => return attempts.over(Ok(reply)),
                 (id, Err(error)) => attempts.failed(permit, id, error, false, deadline)?,
             }
         }
@@ -156,7 +156,7 @@ impl<'a> PoolRequest<'a> {
             let sent = write(&mut writer).and_then(|()| writer.finish());
             match sent {
                 Ok(pending) => match pending.wait() {
-                    Ok(reply) => return Ok(reply),
+                    Ok(reply) => return attempts.over(Ok(reply)),
                     Err(error) => break (permit, Some(id), error),
                 },
                 Err(error) => break (permit, None, error),
@@ -165,17 +165,18 @@ impl<'a> PoolRequest<'a> {
         // It cannot be written again.
         let kept = error.clone();
         attempts.failed(permit, id, error, true, deadline)?;
-        Err(kept)
+        attempts.over(Err(kept))
     }
 
     #[inline]
     pub(super) fn attempts(&self) -> Attempts<&'a RoleShared> {
-        Attempts::begin(self.role, self.priority, self.key, self.is_idempotent)
+        Attempts::begin(self.role, self.kind, self.priority, self.key, self.is_idempotent)
     }
 
     /// The attempts of a request that outlives the handle.
     pub(super) fn owned_attempts(&self) -> Attempts<Arc<RoleShared>> {
-        Attempts::begin(Arc::clone(self.role), self.priority, self.key, self.is_idempotent)
+        let role = Arc::clone(self.role);
+        Attempts::begin(role, self.kind, self.priority, self.key, self.is_idempotent)
     }
 
     #[cfg(feature = "async")]

@@ -9,6 +9,7 @@ use super::closing::Ended;
 use super::core::{Deed, Deeds, Placed, RoleCore};
 use super::events::{Event, EventKind, Readers};
 use super::executor::{Executor, Submitted};
+use super::metrics::{Counters, Loss};
 use super::scheduler::{
     Asked, Death, Ending, Grant, History, Note, Random, Refusal, Scheduler, Ticket, WorkerId,
 };
@@ -37,6 +38,7 @@ pub(super) struct RoleShared {
     numbers: Counter,
     /// Why the last worker failed.
     last_failure: Mutex<Option<Error>>,
+    pub(super) metrics: Counters,
     pub(super) starts: Arc<Starts>,
     readers: Arc<Readers>,
     ticker: Arc<Ticker>,
@@ -60,6 +62,8 @@ pub(super) struct Permit<R: RoleRef> {
     pub(super) worker: Arc<Worker>,
     grant: Grant,
     ending: Ending,
+    /// When it was granted.
+    since: u64,
     /// The worker's thread gives it back.
     is_left: bool,
 }
@@ -76,28 +80,37 @@ impl<R: RoleRef> Permit<R> {
         deadline: Deadline,
     ) -> Result<Self> {
         match role.ask(asked, history, now) {
-            Placed::Granted(grant, worker) => Ok(Self::new(role, grant, worker)),
+            Placed::Granted(grant, worker) => Ok(Self::at_once(role, grant, worker, now)),
             Placed::Refused(why) => Err(role.refused(why)),
             Placed::Waits(ticket, seat) => {
                 let told = role.wait(ticket, &seat, deadline);
-                Self::of(role, told)
+                Self::of(role, told, now)
             }
         }
     }
 
-    /// What a request that has waited was told; nothing if its deadline has passed.
+    /// What a request that has waited since `since` was told; nothing if its deadline has passed.
     #[cold]
-    pub(super) fn of(role: R, told: Option<Told<Worker>>) -> Result<Self> {
+    pub(super) fn of(role: R, told: Option<Told<Worker>>, since: u64) -> Result<Self> {
+        let now = now_ns();
+        role.metrics.note_wait(now.saturating_sub(since));
         match told {
-            Some(Told::Granted(grant, worker)) => Ok(Self::new(role, grant, worker)),
+            Some(Told::Granted(grant, worker)) => Ok(Self::new(role, grant, worker, now)),
             Some(Told::Refused(why)) => Err(role.refused(why)),
             None => Err(role.waited_too_long()),
         }
     }
 
+    /// What a request has got without a wait.
     #[inline]
-    pub(super) fn new(role: R, grant: Grant, worker: Arc<Worker>) -> Self {
-        Self { role, worker, grant, ending: Ending::Over, is_left: false }
+    pub(super) fn at_once(role: R, grant: Grant, worker: Arc<Worker>, now: u64) -> Self {
+        role.metrics.note_wait(0);
+        Self::new(role, grant, worker, now)
+    }
+
+    #[inline]
+    fn new(role: R, grant: Grant, worker: Arc<Worker>, since: u64) -> Self {
+        Self { role, worker, grant, ending: Ending::Over, since, is_left: false }
     }
 
     pub(super) fn is_alone(&self) -> bool {
@@ -109,6 +122,7 @@ impl<R: RoleRef> Permit<R> {
     pub(super) fn linger(mut self, request: RequestId) {
         self.is_left = true;
         if !fork::is_forked_child() {
+            self.role.metrics.note_service(now_ns().saturating_sub(self.since));
             self.worker.linger(request, self.grant);
         }
     }
@@ -125,7 +139,9 @@ impl<R: RoleRef> Drop for Permit<R> {
     fn drop(&mut self) {
         // In a forked child the pool is the parent's, and a thread may hold its locks for ever.
         if !self.is_left && !fork::is_forked_child() {
-            self.role.finish(self.grant, self.ending);
+            let now = now_ns();
+            self.role.metrics.note_service(now.saturating_sub(self.since));
+            self.role.finish(now, self.grant, self.ending);
         }
     }
 }
@@ -148,6 +164,7 @@ impl RoleShared {
             is_urgent: Counter::new(0),
             numbers: Counter::new(0),
             last_failure: Mutex::new(None),
+            metrics: Counters::default(),
             starts,
             readers,
             ticker,
@@ -210,8 +227,8 @@ impl RoleShared {
 
     /// A request gives its worker back.
     #[inline]
-    pub(super) fn finish(&self, grant: Grant, ending: Ending) {
-        let deeds = self.core.finish(now_ns(), grant, ending);
+    pub(super) fn finish(&self, now: u64, grant: Grant, ending: Ending) {
+        let deeds = self.core.finish(now, grant, ending);
         self.perform(deeds);
     }
 
@@ -277,7 +294,15 @@ impl RoleShared {
         worker: WorkerId,
         change: impl FnOnce(&mut Scheduler<Arc<Seat<Worker>>>),
     ) {
+        // What its channel has counted passes to the role at the moment at which it is forgotten.
+        let mut ended = self.metrics.ended();
+        let workers = self.workers();
+        let its = workers.iter().find(|(id, _)| *id == worker);
+        if let Some(channel) = its.and_then(|(_, worker)| worker.channel()) {
+            ended.add(&channel.stats());
+        }
         let deeds = self.core.forget(worker, change);
+        drop(ended);
         self.perform(deeds);
         self.ended.notify();
     }
@@ -298,11 +323,23 @@ impl RoleShared {
         if let EventKind::Died(error) | EventKind::StartFailed(error) = &kind {
             *self.last_failure.lock() = Some(error.clone());
         }
+        self.metrics.note_loss(match (&kind, death) {
+            (EventKind::StartFailed(_), _) => Loss::Start,
+            (_, Death::Serving) => Loss::Serving,
+            (_, Death::Failed) => Loss::Idle,
+            (_, Death::Killed) => Loss::Killed,
+        });
         self.tell(Some(id), pid, kind);
         self.forget(id, |scheduler| scheduler.note_death(now_ns(), id, death));
     }
 
     pub(super) fn tell(&self, worker: Option<WorkerId>, pid: Option<u32>, kind: EventKind) {
+        match &kind {
+            EventKind::Started => self.metrics.note_start(),
+            EventKind::Recycled(why) => self.metrics.note_recycled(*why),
+            EventKind::Hung { .. } => self.metrics.note_hung(),
+            _ => {}
+        }
         let worker = worker.map(|id| id.slot);
         self.readers.tell(Event { role: self.name.clone(), worker, pid, kind });
     }

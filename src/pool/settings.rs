@@ -1,6 +1,6 @@
 //! What a role is: how its workers are made, how many there are, and what bounds them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +53,7 @@ pub struct Role {
     pub(super) recipe: Recipe,
     pub(super) limits: Limits,
     pub(super) idempotent: BTreeSet<Kind>,
+    pub(super) kind_names: BTreeMap<Kind, String>,
     pub(super) start_timeout: Duration,
     pub(super) stop_timeout: Duration,
     pub(super) hang_timeout: Option<Duration>,
@@ -77,6 +78,7 @@ impl Role {
             recipe: Arc::new(recipe),
             limits: Limits::default(),
             idempotent: BTreeSet::new(),
+            kind_names: BTreeMap::new(),
             start_timeout: Duration::from_secs(300),
             stop_timeout: Duration::from_secs(10),
             hang_timeout: None,
@@ -225,6 +227,13 @@ impl Role {
         self
     }
 
+    /// What [metrics](super::RoleMetrics) call requests of this kind. [`Kind::named`] keeps no name,
+    /// so that without this they show its code.
+    pub fn kind_name(mut self, kind: Kind, name: impl Into<String>) -> Self {
+        self.kind_names.insert(kind, name.into());
+        self
+    }
+
     /// How long a worker may take to start and to build its session: 300 seconds by default.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = timeout;
@@ -249,6 +258,12 @@ impl Role {
     pub fn ping_interval(mut self, interval: Duration) -> Self {
         self.ping_interval = interval;
         self
+    }
+
+    /// What metrics call this kind: a name without spaces.
+    pub(super) fn name_of(&self, kind: Kind) -> String {
+        let name = self.kind_names.get(&kind).cloned();
+        name.unwrap_or_else(|| kind.to_string().replace(' ', "_"))
     }
 
     /// Refuses what cannot work.

@@ -74,7 +74,7 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
                 }
                 Ok(None) => {
                     self.end();
-                    return Ok(None);
+                    return self.attempts.over(Ok(None));
                 }
                 Err(error) => {
                     let id = stream.id();

@@ -11,7 +11,7 @@ use super::scheduler::{Asked, Ending, History, Ticket};
 use super::seat::{Seat, Told};
 use super::worker::Worker;
 use crate::error::Result;
-use crate::sys::clock::Deadline;
+use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
 use crate::tasks::timer::Timer;
 
@@ -30,14 +30,14 @@ pub(super) async fn acquire<R: RoleRef>(
     deadline: Deadline,
 ) -> Result<Permit<R>> {
     match role.ask(asked, history, now) {
-        Placed::Granted(grant, worker) => Ok(Permit::new(role, grant, worker)),
+        Placed::Granted(grant, worker) => Ok(Permit::at_once(role, grant, worker, now)),
         Placed::Refused(why) => Err(role.refused(why)),
         Placed::Waits(ticket, seat) => {
-            let mut wait = SeatWait { role: &role, ticket, seat, has_heard: false };
+            let mut wait = SeatWait { role: &role, ticket, seat, since: now, has_heard: false };
             let mut timer = Timer::default();
             let told = poll_fn(|context| wait.poll(&mut timer, deadline, context)).await;
             drop(wait);
-            Permit::of(role, told)
+            Permit::of(role, told, now)
         }
     }
 }
@@ -47,6 +47,7 @@ struct SeatWait<'a> {
     role: &'a RoleShared,
     ticket: Ticket,
     seat: Arc<Seat<Worker>>,
+    since: u64,
     has_heard: bool,
 }
 
@@ -70,11 +71,13 @@ impl SeatWait<'_> {
 impl Drop for SeatWait<'_> {
     fn drop(&mut self) {
         // In a forked child the queue is the parent's.
-        if !self.has_heard
-            && !fork::is_forked_child()
-            && let Some(Told::Granted(grant, _)) = self.role.leave(self.ticket, &self.seat)
-        {
-            self.role.finish(grant, Ending::Over);
+        if self.has_heard || fork::is_forked_child() {
+            return;
+        }
+        let now = now_ns();
+        self.role.metrics.note_wait(now.saturating_sub(self.since));
+        if let Some(Told::Granted(grant, _)) = self.role.leave(self.ticket, &self.seat) {
+            self.role.finish(now, grant, Ending::Over);
         }
     }
 }

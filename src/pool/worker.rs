@@ -269,7 +269,7 @@ impl Keeper {
             }
             let mut until = ping;
             for grant in self.worker.take_done(|| channel.health()) {
-                self.role.finish(grant, Ending::Over);
+                self.role.finish(now_ns(), grant, Ending::Over);
             }
             look = match self.worker.has_lingering() {
                 true => (2 * look).clamp(LOOK, LONGEST_LOOK),

@@ -379,6 +379,11 @@ impl Producer {
     pub(crate) fn in_flight(&self) -> u64 {
         self.writer.tail().wrapping_sub(self.head)
     }
+
+    /// As [`Producer::in_flight`], by the consumer's head as it is now. Zero if that cannot be.
+    pub(crate) fn used(&self) -> u64 {
+        self.look_at_head().map_or(0, |head| self.writer.tail().wrapping_sub(head))
+    }
 }
 
 impl Drop for Producer {

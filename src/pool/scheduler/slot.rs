@@ -34,6 +34,24 @@ pub enum RecycleReason {
     Asked,
 }
 
+impl RecycleReason {
+    /// All reasons.
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Lifetime, Self::Requests, Self::Memory, Self::Recipe, Self::Asked];
+
+    /// Returns the reason's name in lower case, such as `lifetime`, for a label of a metric.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lifetime => "lifetime",
+            Self::Requests => "requests",
+            Self::Memory => "memory",
+            Self::Recipe => "recipe",
+            Self::Asked => "asked",
+        }
+    }
+}
+
 /// What a slot's worker does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {

@@ -1,0 +1,168 @@
+//! The counters of a role.
+
+use super::super::scheduler::RecycleReason;
+use super::histogram::Times;
+use super::requests::{Outcome, Requests};
+use super::snapshot::{ChannelTotals, RequestCount, RoleMetrics, WorkerCounts};
+use crate::channel::Stats;
+use crate::error::Overload;
+use crate::protocol::Kind;
+use crate::sync::plain::{Mutex, MutexGuard};
+use crate::sync::{Counter, Ordering};
+
+/// What a role counts. Numbers that only grow.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    requests: Requests,
+    queue: Times,
+    service: Times,
+    resent_unbegun: Counter,
+    resent_begun: Counter,
+    started: Counter,
+    restarted: Counter,
+    /// Workers that were lost and have no successor yet.
+    to_restart: Counter,
+    losses: [Counter; Loss::ALL.len()],
+    hung: Counter,
+    recycled: [Counter; RecycleReason::ALL.len()],
+    /// What the channels of workers that have ended had counted. It is held while a worker passes
+    /// from those that are there to those that have ended.
+    ended: Mutex<ChannelTotals>,
+}
+
+/// How a worker was lost that was not told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    Start,
+    Serving,
+    Idle,
+    Killed,
+}
+
+impl Loss {
+    const ALL: [Self; 4] = [Self::Start, Self::Serving, Self::Idle, Self::Killed];
+}
+
+fn add(counter: &Counter) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Counters {
+    /// A request has ended, over all its attempts.
+    #[inline]
+    pub(crate) fn note_outcome(&self, kind: Kind, outcome: Outcome) {
+        self.requests.count(kind, outcome);
+    }
+
+    /// A request has waited for so many nanoseconds, whether it got a worker or not.
+    #[inline]
+    pub(crate) fn note_wait(&self, nanos: u64) {
+        self.queue.add(nanos);
+    }
+
+    /// A request had a worker for so many nanoseconds.
+    #[inline]
+    pub(crate) fn note_service(&self, nanos: u64) {
+        self.service.add(nanos);
+    }
+
+    /// A request is sent again.
+    pub(crate) fn note_retry(&self, was_begun: bool) {
+        add(if was_begun { &self.resent_begun } else { &self.resent_unbegun });
+    }
+
+    pub(crate) fn note_start(&self) {
+        add(&self.started);
+        let one_less = |lost: u64| lost.checked_sub(1);
+        let relaxed = Ordering::Relaxed;
+        if self.to_restart.fetch_update(relaxed, relaxed, one_less).is_ok() {
+            add(&self.restarted);
+        }
+    }
+
+    pub(crate) fn note_loss(&self, loss: Loss) {
+        add(&self.to_restart);
+        self.losses.iter().zip(Loss::ALL).filter(|(_, each)| *each == loss).for_each(|(it, _)| {
+            add(it);
+        });
+    }
+
+    pub(crate) fn note_hung(&self) {
+        add(&self.hung);
+    }
+
+    pub(crate) fn note_recycled(&self, why: RecycleReason) {
+        let reasons = self.recycled.iter().zip(RecycleReason::ALL);
+        reasons.filter(|(_, each)| *each == why).for_each(|(it, _)| add(it));
+    }
+
+    /// What the channels of workers that have ended had counted. While it is held, no worker ends.
+    pub(crate) fn ended(&self) -> MutexGuard<'_, ChannelTotals> {
+        self.ended.lock()
+    }
+
+    /// All numbers. `channels` are those of the workers that have ended and of those that are
+    /// there.
+    pub(crate) fn snapshot(
+        &self,
+        role: String,
+        load: Overload,
+        channels: ChannelTotals,
+        name_of: impl Fn(Kind) -> String,
+    ) -> RoleMetrics {
+        let get = |counter: &Counter| counter.load(Ordering::Relaxed);
+        let requests = self.requests.counts().into_iter();
+        let requests = requests.map(|(kind, outcome, count)| RequestCount {
+            kind,
+            kind_name: kind.map_or_else(|| "other".to_owned(), &name_of),
+            outcome,
+            count,
+        });
+        let [failed_to_start, died_serving, died_idle, killed_idle] =
+            self.losses.each_ref().map(get);
+        let workers = WorkerCounts {
+            started: get(&self.started),
+            restarted: get(&self.restarted),
+            failed_to_start,
+            died_serving,
+            died_idle,
+            killed_idle,
+            hung: get(&self.hung),
+            recycled: RecycleReason::ALL
+                .into_iter()
+                .zip(self.recycled.each_ref().map(get))
+                .collect(),
+        };
+        RoleMetrics {
+            role,
+            requests: requests.collect(),
+            queue_times: self.queue.histogram(),
+            service_times: self.service.histogram(),
+            resent_unbegun: get(&self.resent_unbegun),
+            resent_begun: get(&self.resent_begun),
+            workers,
+            load,
+            channels,
+        }
+    }
+}
+
+impl ChannelTotals {
+    /// Adds the numbers of a worker's channel, which only grow.
+    pub(crate) fn add(&mut self, stats: &Stats) {
+        self.bytes_sent += stats.bytes_sent;
+        self.bytes_received += stats.bytes_received;
+        self.chunks += stats.chunks;
+        self.spins += stats.spins;
+        self.parks += stats.parks;
+        self.wakes += stats.wakes;
+        self.ring_high_water = self.ring_high_water.max(stats.request_ring_high_water);
+    }
+
+    /// Adds what the channel of a worker that is there has at the moment.
+    pub(crate) fn add_present(&mut self, stats: &Stats, capacity: u64) {
+        self.workers += 1;
+        self.ring_used += stats.request_ring_used;
+        self.ring_capacity += capacity;
+    }
+}

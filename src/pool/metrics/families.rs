@@ -1,0 +1,197 @@
+//! The metrics of a pool under the names that exporters give them.
+
+use std::time::Duration;
+
+use super::histogram::Histogram;
+use super::snapshot::{PoolMetrics, RoleMetrics};
+
+/// Metrics of one name and type.
+#[derive(Debug)]
+pub(super) struct Family<'a> {
+    /// Without the `_total` of counters.
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) kind: FamilyKind,
+    pub(super) samples: Vec<Sample<'a>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FamilyKind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// One metric.
+#[derive(Debug)]
+pub(super) struct Sample<'a> {
+    /// The role first.
+    pub(super) labels: Vec<(&'static str, String)>,
+    pub(super) value: Value<'a>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Value<'a> {
+    Number(u64),
+    Seconds(Duration),
+    Times(&'a Histogram),
+}
+
+/// A metric of a role: its labels besides the role, and its value.
+type Entry<'a> = (Vec<(&'static str, String)>, Value<'a>);
+
+/// The name and the help of a family, its type, and its metrics of a role.
+type Row = (&'static str, &'static str, FamilyKind, for<'a> fn(&'a RoleMetrics) -> Vec<Entry<'a>>);
+
+const TABLE: [Row; 20] = [
+    (
+        "slipring_requests",
+        "Requests that have ended, by kind and outcome",
+        FamilyKind::Counter,
+        |role| {
+            let requests = role.requests.iter().map(|each| {
+                let outcome = ("outcome", each.outcome.name().to_owned());
+                (vec![("kind", each.kind_name.clone()), outcome], Value::Number(each.count))
+            });
+            requests.collect()
+        },
+    ),
+    (
+        "slipring_queue_seconds",
+        "How long requests waited for a worker",
+        FamilyKind::Histogram,
+        |role| vec![(Vec::new(), Value::Times(&role.queue_times))],
+    ),
+    ("slipring_service_seconds", "How long requests had a worker", FamilyKind::Histogram, |role| {
+        vec![(Vec::new(), Value::Times(&role.service_times))]
+    }),
+    (
+        "slipring_retries",
+        "Requests that were sent again, by whether their dead worker may have begun them",
+        FamilyKind::Counter,
+        |role| {
+            let counts = [("false", role.resent_unbegun), ("true", role.resent_begun)];
+            labelled("begun", &counts)
+        },
+    ),
+    ("slipring_worker_starts", "Workers that were started", FamilyKind::Counter, |role| {
+        number(role.workers.started)
+    }),
+    (
+        "slipring_worker_restarts",
+        "Workers that were started after one that was lost",
+        FamilyKind::Counter,
+        |role| number(role.workers.restarted),
+    ),
+    (
+        "slipring_worker_losses",
+        "Workers that ended without being told to, by what they did then",
+        FamilyKind::Counter,
+        |role| {
+            let workers = &role.workers;
+            let counts = [
+                ("starting", workers.failed_to_start),
+                ("serving", workers.died_serving),
+                ("idle", workers.died_idle),
+                ("killed_idle", workers.killed_idle),
+            ];
+            labelled("while", &counts)
+        },
+    ),
+    (
+        "slipring_worker_hangs",
+        "Workers that were killed because a request made no progress",
+        FamilyKind::Counter,
+        |role| number(role.workers.hung),
+    ),
+    (
+        "slipring_worker_recycles",
+        "Workers that were replaced although they could go on, by reason",
+        FamilyKind::Counter,
+        |role| {
+            let recycled = role.workers.recycled.iter();
+            recycled
+                .map(|(why, count)| {
+                    (vec![("reason", why.name().to_owned())], Value::Number(*count))
+                })
+                .collect()
+        },
+    ),
+    ("slipring_workers", "Workers that are there", FamilyKind::Gauge, |role| {
+        number(role.channels.workers)
+    }),
+    ("slipring_queued_requests", "Requests that wait for a worker", FamilyKind::Gauge, |role| {
+        size(role.load.queued)
+    }),
+    ("slipring_in_flight_requests", "Requests that workers have", FamilyKind::Gauge, |role| {
+        size(role.load.in_flight)
+    }),
+    (
+        "slipring_oldest_wait_seconds",
+        "How long the oldest request that waits has waited",
+        FamilyKind::Gauge,
+        |role| vec![(Vec::new(), Value::Seconds(role.load.oldest_wait))],
+    ),
+    (
+        "slipring_request_ring_used_bytes",
+        "Bytes in the request rings of all workers",
+        FamilyKind::Gauge,
+        |role| number(role.channels.ring_used),
+    ),
+    (
+        "slipring_request_ring_capacity_bytes",
+        "Capacity of the request rings of all workers",
+        FamilyKind::Gauge,
+        |role| number(role.channels.ring_capacity),
+    ),
+    (
+        "slipring_request_ring_high_water_bytes",
+        "The most bytes that were in one request ring when it seemed full",
+        FamilyKind::Gauge,
+        |role| number(role.channels.ring_high_water),
+    ),
+    ("slipring_parks", "Waits that went to sleep", FamilyKind::Counter, |role| {
+        number(role.channels.parks)
+    }),
+    (
+        "slipring_wakes",
+        "Times that a sleeping worker was woken for a request",
+        FamilyKind::Counter,
+        |role| number(role.channels.wakes),
+    ),
+    ("slipring_sent_bytes", "Bytes of the payloads that were sent", FamilyKind::Counter, |role| {
+        number(role.channels.bytes_sent)
+    }),
+    ("slipring_received_bytes", "Bytes of the payloads that came", FamilyKind::Counter, |role| {
+        number(role.channels.bytes_received)
+    }),
+];
+
+fn number(value: u64) -> Vec<Entry<'static>> {
+    vec![(Vec::new(), Value::Number(value))]
+}
+
+fn size(value: usize) -> Vec<Entry<'static>> {
+    number(u64::try_from(value).unwrap_or(u64::MAX))
+}
+
+fn labelled(key: &'static str, counts: &[(&'static str, u64)]) -> Vec<Entry<'static>> {
+    let entry =
+        |(label, count): &(&str, u64)| (vec![(key, (*label).to_owned())], Value::Number(*count));
+    counts.iter().map(entry).collect()
+}
+
+impl PoolMetrics {
+    pub(super) fn families(&self) -> Vec<Family<'_>> {
+        let family = |(name, help, kind, of): Row| {
+            let samples = self.roles.iter().flat_map(|role| {
+                of(role).into_iter().map(|(own, value)| {
+                    let labels = [("role", role.role.clone())].into_iter().chain(own).collect();
+                    Sample { labels, value }
+                })
+            });
+            Family { name, help, kind, samples: samples.collect() }
+        };
+        TABLE.into_iter().map(family).collect()
+    }
+}
