@@ -93,6 +93,7 @@
 //! | `serde` | serialization of configurations and reports |
 //! | `prometheus` | a pool's metrics for a registry of `prometheus-client` |
 //! | `metrics` | a pool's metrics for the recorder of the facade `metrics` |
+//! | `tower` | a role of a pool as a service of `tower` (with `async`) |
 //!
 //! # Platform
 //!

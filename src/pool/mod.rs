@@ -80,6 +80,8 @@ mod request;
 mod role;
 mod scheduler;
 mod seat;
+#[cfg(feature = "tower")]
+mod service;
 mod settings;
 mod starts;
 mod stream;
@@ -116,6 +118,8 @@ pub use pending::PoolPending;
 pub use request::PoolRequest;
 use role::RoleShared;
 pub use scheduler::{Priority, RecycleReason};
+#[cfg(feature = "tower")]
+pub use service::{RoleService, ServiceReply, ServiceRequest};
 pub use settings::{Role, WorkerSlot};
 use starts::Starts;
 pub use stream::PoolStream;

@@ -376,3 +376,50 @@ mod facade {
         close(&pool);
     }
 }
+
+#[cfg(feature = "tower")]
+mod tower {
+    use std::task::{Context, Poll, Waker};
+
+    use slipring::Reply;
+    use slipring::pool::{RoleService, ServiceRequest};
+    use tower_service::Service;
+
+    use super::*;
+
+    /// What a layer does with a service.
+    async fn through<P>(
+        service: &mut impl Service<ServiceRequest<P>, Response = Reply, Error = slipring::Error>,
+        request: ServiceRequest<P>,
+    ) -> slipring::Result<Reply> {
+        std::future::poll_fn(|context| service.poll_ready(context)).await?;
+        service.call(request).await
+    }
+
+    #[test]
+    fn a_service_is_always_ready_and_refuses_in_the_call() {
+        let (pool, handle) = pool_of(role().max_waiting(0).prefetch(0));
+        let mut service = RoleService::new(handle.to_async(), LONG);
+        let reply = through(&mut service, ServiceRequest::new(ECHO, b"x".to_vec()));
+        assert_eq!(pollster::block_on(reply).unwrap().to_vec(), b"x");
+
+        let slow = ServiceRequest::new(SLOW_ECHO, encode(&[200]));
+        let mut busy = service.call(slow.clone());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(std::pin::Pin::new(&mut busy).poll(&mut context).is_pending());
+        eventually("it is begun", || is_begun(&handle));
+        let ready = Service::<ServiceRequest<Vec<u8>>>::poll_ready(&mut service, &mut context);
+        assert!(matches!(ready, Poll::Ready(Ok(()))));
+        let refused = pollster::block_on(through(&mut service, slow.clone())).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Overloaded);
+        assert_eq!(pollster::block_on(busy).unwrap().to_vec(), encode(&[200]));
+
+        let short = slow.timeout(Duration::from_millis(20));
+        let late = pollster::block_on(through(&mut service, short)).unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::Timeout);
+        let metrics = handle.metrics();
+        let outcomes = [ErrorKind::Overloaded, ErrorKind::Timeout].map(Outcome::Failed);
+        assert_eq!(outcomes.map(|outcome| metrics.requests_with(outcome)), [1, 1]);
+        close(&pool);
+    }
+}

@@ -1,0 +1,156 @@
+//! A role as a service of `tower`.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tower_service::Service;
+
+use super::async_handle::AsyncRoleHandle;
+use super::scheduler::Priority;
+use crate::channel::Reply;
+use crate::error::{Error, Result};
+use crate::payload::Payload;
+use crate::protocol::Kind;
+
+/// A role as a [`Service`]: for the layers of `tower`, such as a limit of rates or a load balancer.
+///
+/// It is always ready. A role refuses requests when they are made, with
+/// [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded), so that one that waits holds no place
+/// that another could use. Cheap to clone.
+///
+/// ```
+/// # use slipring::pool::{Pool, Role};
+/// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+/// # const ECHO: Kind = Kind::named("echo");
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let make = || Worker::new(|_| Ok(()))
+/// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?));
+/// # let role = Role::with_channels(move |_| {
+/// #     testing::spawn_thread(&Config::small(), RoleConfig::default(), make)
+/// # });
+/// # let pool = Pool::builder().role("echo", role).build()?;
+/// use std::time::Duration;
+///
+/// use slipring::pool::{RoleService, ServiceRequest};
+/// use tower_service::Service;
+///
+/// let timeout = Duration::from_secs(10);
+/// let mut echo = RoleService::new(pool.role("echo")?.to_async(), timeout);
+/// # #[cfg(feature = "tokio")]
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let reply = echo.call(ServiceRequest::new(ECHO, "hello")).await?;
+/// assert_eq!(reply.text()?, "hello");
+/// # Ok::<(), slipring::Error>(())
+/// # })?;
+/// # Ok(pool.close(timeout)?) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct RoleService {
+    role: AsyncRoleHandle,
+    timeout: Duration,
+}
+
+impl RoleService {
+    /// Makes a service of a role. `timeout` is that of requests that bring none.
+    #[must_use]
+    pub fn new(role: AsyncRoleHandle, timeout: Duration) -> Self {
+        Self { role, timeout }
+    }
+}
+
+/// A request to a [`RoleService`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct ServiceRequest<P> {
+    kind: Kind,
+    payload: P,
+    priority: Priority,
+    key: Option<u64>,
+    is_idempotent: Option<bool>,
+    timeout: Option<Duration>,
+}
+
+impl<P: Payload> ServiceRequest<P> {
+    /// Makes a request of this kind.
+    pub fn new(kind: Kind, payload: P) -> Self {
+        let priority = Priority::default();
+        Self { kind, payload, priority, key: None, is_idempotent: None, timeout: None }
+    }
+
+    /// How important the request is among those that wait.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Sends requests with the same key to the same worker: as
+    /// [`PoolRequest::key`](super::PoolRequest::key).
+    pub fn key(mut self, key: u64) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Whether the request may be served twice: as its role says by default.
+    pub fn idempotent(mut self, is_idempotent: bool) -> Self {
+        self.is_idempotent = Some(is_idempotent);
+        self
+    }
+
+    /// How long the request may take, over all attempts, in place of the service's timeout.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+/// The reply of a [`RoleService`]. Dropping it cancels the request.
+pub struct ServiceReply(Pin<Box<dyn Future<Output = Result<Reply>> + Send>>);
+
+impl fmt::Debug for ServiceReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceReply").finish_non_exhaustive()
+    }
+}
+
+impl Future for ServiceReply {
+    type Output = Result<Reply>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(context)
+    }
+}
+
+impl<P: Payload + Send + Sync + 'static> Service<ServiceRequest<P>> for RoleService {
+    type Response = Reply;
+    type Error = Error;
+    type Future = ServiceReply;
+
+    /// Always ready.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Makes the request when the future is polled first. Its timeout counts from this call.
+    fn call(&mut self, request: ServiceRequest<P>) -> ServiceReply {
+        let (role, begun) = (self.role.clone(), Instant::now());
+        let timeout = request.timeout.unwrap_or(self.timeout);
+        ServiceReply(Box::pin(async move {
+            let ServiceRequest { kind, payload, priority, key, is_idempotent, .. } = request;
+            let mut asked = role.request(kind).priority(priority);
+            if let Some(key) = key {
+                asked = asked.key(key);
+            }
+            if let Some(is_idempotent) = is_idempotent {
+                asked = asked.idempotent(is_idempotent);
+            }
+            let left = match timeout {
+                Duration::MAX => timeout,
+                _ => timeout.saturating_sub(begun.elapsed()),
+            };
+            asked.call(&payload, left).await
+        }))
+    }
+}
