@@ -52,7 +52,7 @@ fn each_request_counts_once_under_its_kind_and_outcome() {
     (0..3).for_each(|_| drop(handle.call(FAIL, "no", LONG).unwrap_err()));
 
     // One runs too long, and one waits too long for its place.
-    let error = handle.call(SLOW_ECHO, &encode(&[400]), short).unwrap_err();
+    let error = handle.call(SLOW_ECHO, &encode(&[1500]), short).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert_eq!(handle.call(ECHO, "", short).unwrap_err().kind(), ErrorKind::QueueTimeout);
     handle.call(ECHO, "", LONG).unwrap();
@@ -398,7 +398,7 @@ mod tower {
 
     #[test]
     fn a_service_is_always_ready_and_refuses_in_the_call() {
-        let (pool, handle) = pool_of(role().max_waiting(0).prefetch(0));
+        let (pool, handle) = pool_of(role().max_waiting(1).prefetch(0));
         let mut service = RoleService::new(handle.to_async(), LONG);
         let reply = through(&mut service, ServiceRequest::new(ECHO, b"x".to_vec()));
         assert_eq!(pollster::block_on(reply).unwrap().to_vec(), b"x");
@@ -410,16 +410,21 @@ mod tower {
         eventually("it is begun", || is_begun(&handle));
         let ready = Service::<ServiceRequest<Vec<u8>>>::poll_ready(&mut service, &mut context);
         assert!(matches!(ready, Poll::Ready(Ok(()))));
+        let mut waits = service.call(slow.clone());
+        assert!(std::pin::Pin::new(&mut waits).poll(&mut context).is_pending());
         let refused = pollster::block_on(through(&mut service, slow.clone())).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Overloaded);
         assert_eq!(pollster::block_on(busy).unwrap().to_vec(), encode(&[200]));
 
-        let short = slow.timeout(Duration::from_millis(20));
+        drop(waits);
+        let short = ServiceRequest::new(SLOW_ECHO, encode(&[1500]));
+        let short = short.timeout(Duration::from_millis(20));
         let late = pollster::block_on(through(&mut service, short)).unwrap_err();
         assert_eq!(late.kind(), ErrorKind::Timeout);
         let metrics = handle.metrics();
-        let outcomes = [ErrorKind::Overloaded, ErrorKind::Timeout].map(Outcome::Failed);
-        assert_eq!(outcomes.map(|outcome| metrics.requests_with(outcome)), [1, 1]);
+        let kinds = [ErrorKind::Overloaded, ErrorKind::Timeout, ErrorKind::Cancelled];
+        let count = |kind| metrics.requests_with(Outcome::Failed(kind));
+        assert_eq!(kinds.map(count), [1, 1, 1]);
         close(&pool);
     }
 }
