@@ -219,10 +219,9 @@ impl Keeper {
         let settings = self.role.settings();
         let started = (settings.recipe)(&slot)?;
         let channel = self.worker.channel.get_or_init(|| started);
-        self.check_to_stop()?;
-        let ready = channel.wait_ready(settings.start_timeout);
+        let ready = self.check_to_stop().and_then(|()| channel.wait_ready(settings.start_timeout));
         if ready.is_err() {
-            // It may be loading still.
+            // It may be loading still, and whoever closes the pool waits for its end.
             let _ = channel.close(Duration::ZERO);
         }
         ready.map(|()| channel)

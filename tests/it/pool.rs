@@ -353,6 +353,27 @@ fn a_close_whose_time_is_up_ends_what_is_left() {
 }
 
 #[test]
+fn a_close_waits_for_the_end_of_a_worker_that_is_just_being_started() {
+    let pid = Arc::new(AtomicUsize::new(0));
+    let spawned = Arc::clone(&pid);
+    let (pool, _handle) = pool_of(Role::with_channels(move |_| {
+        let channel = small().spawn()?;
+        spawned.store(channel.pid().try_into().unwrap(), Ordering::Relaxed);
+        // The pool is closed before it has the channel.
+        std::thread::sleep(Duration::from_millis(200));
+        Ok(channel)
+    }));
+    within_long("a process", || {
+        while pid.load(Ordering::Relaxed) == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    close(&pool);
+    let process = format!("/proc/{}", pid.load(Ordering::Relaxed));
+    assert!(!std::path::Path::new(&process).exists(), "its process is there");
+}
+
+#[test]
 fn a_dropped_pool_ends_its_workers_and_its_handles_say_that_it_is_closed() {
     let (pool, handle) = pool_of(role());
     handle.call(ECHO, "", LONG).unwrap();
