@@ -21,7 +21,7 @@ Exit codes:
     0  done (also when the reader of standard output has left early)
     1  input, output or a worker failed; an existing FILE of -o is untouched
     2  the command line is wrong
-    3  a worker process died
+    3  worker processes cannot live: they do not start, or a batch ends them
   130  ended by SIGINT (129 by SIGHUP, 143 by SIGTERM, 128+N by signal N)
 
 Environment:
@@ -49,8 +49,9 @@ Examples:
   slipring bench --plot cost.svg";
 
 const SOAK_EXAMPLES: &str = "\
-Example:
-  slipring soak --seconds 60 --workers 2";
+Examples:
+  slipring soak --seconds 60 --workers 2
+  slipring soak --pool --seconds 60 --kill-every 20";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
@@ -89,6 +90,9 @@ pub(crate) enum Command {
     /// al. 2009, "Feature Hashing for Large Scale Multitask Learning"). It is lexical, not
     /// semantic: texts are near when they share words or parts of words. It needs no model
     /// file.
+    ///
+    /// A worker that dies is replaced, and its batches are sent again: the result is the same.
+    /// A batch that ends two workers by itself ends the program, which names its lines.
     #[command(after_help = joined(EMBED_EXAMPLES, EXIT_CODES))]
     Embed(Options),
     /// Measure slipring on this machine, against the machine's limits
@@ -103,6 +107,10 @@ pub(crate) enum Command {
     /// Streams checked frames while it kills, stops and restarts the workers. Fails if a frame
     /// is lost, duplicated, torn or delivered to the wrong caller, if a call hangs, or if a
     /// process, descriptor or mapping is left behind.
+    ///
+    /// With --pool, a pool restarts the workers, which are also recycled and replaced by
+    /// others, and some requests end their workers. Fails as well if a request is run twice
+    /// that is not idempotent, or counts as poison without having ended a worker.
     #[command(after_help = SOAK_EXAMPLES)]
     Soak(soak::Options),
     /// Print a script that completes the command line in a shell
@@ -150,12 +158,12 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value = "1048576", allow_hyphen_values = true,
           value_parser = number("--max-line", 1, 1 << 28))]
     pub(crate) max_line: usize,
-    /// Seconds that a batch may take, from its submission
+    /// Seconds that a batch may take, from its submission, by all workers that it is sent to
     #[arg(long, value_name = "SECS", default_value = "60", allow_hyphen_values = true,
           value_parser = seconds)]
     pub(crate) timeout: Duration,
     /// Directory of the workers' logs, worker-embed*.log. The end of a log is shown when its
-    /// worker dies
+    /// worker's death ends the program
     #[arg(long, value_name = "DIR")]
     pub(crate) log_dir: Option<PathBuf>,
     /// Write a result without rows if there is no text. Without this option, that is an error

@@ -2,9 +2,13 @@
 //! way back. Batches are reused, so that a long run allocates no more than a
 //! short one.
 
-use std::time::{Duration, Instant};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use slipring::payload::TextBatch;
+
+use crate::input::Input;
 
 /// The limits of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +27,24 @@ pub(crate) fn request_len(texts: usize, bytes: usize) -> usize {
     TextBatch::encoded_len_for(texts, bytes).unwrap_or(usize::MAX)
 }
 
+/// Successive lines of one input.
+#[derive(Debug)]
+struct Lines {
+    input: Arc<Input>,
+    first: u64,
+    last: u64,
+}
+
+impl fmt::Display for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { input, first, last } = self;
+        match first == last {
+            true => write!(f, "{input}: line {first}"),
+            false => write!(f, "{input}: lines {first} to {last}"),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     /// The place in the input's order, from 0.
@@ -31,9 +53,10 @@ pub(crate) struct Batch {
     pub(crate) consumed: u64,
     /// One row of `dim` numbers a text, once a worker has answered.
     pub(crate) vectors: Vec<f32>,
-    /// How long the worker took, from the submission on.
+    /// How long the answer took.
     pub(crate) latency: Duration,
-    pub(crate) submitted: Option<Instant>,
+    /// Where the texts come from.
+    lines: Vec<Lines>,
     joined: String,
     ends: Vec<usize>,
 }
@@ -41,7 +64,7 @@ pub(crate) struct Batch {
 impl Batch {
     pub(crate) fn clear(&mut self) {
         self.vectors.clear();
-        self.submitted = None;
+        self.lines.clear();
         self.joined.clear();
         self.ends.clear();
     }
@@ -57,6 +80,19 @@ impl Batch {
         self.joined.push_str(text);
         self.ends.push(self.joined.len());
         true
+    }
+
+    /// Notes where the text that was pushed last comes from.
+    pub(crate) fn note_line(&mut self, input: &Arc<Input>, line: u64) {
+        match self.lines.last_mut() {
+            Some(lines) if lines.input == *input => lines.last = line,
+            _ => self.lines.push(Lines { input: Arc::clone(input), first: line, last: line }),
+        }
+    }
+
+    /// Names the inputs and lines of the texts.
+    pub(crate) fn origin(&self) -> String {
+        self.lines.iter().map(Lines::to_string).collect::<Vec<_>>().join(", ")
     }
 
     /// Returns the number of texts.
@@ -110,6 +146,19 @@ mod tests {
         assert!(!batch.try_push("abcd", &limits(9, bytes)));
         assert!(batch.try_push("abc", &limits(9, bytes)));
         assert!(!batch.try_push("", &limits(9, bytes)));
+    }
+
+    #[test]
+    fn a_batch_names_the_inputs_and_lines_of_its_texts() {
+        let mut batch = Batch::default();
+        let [a, b] = ["a.txt", "b.txt"].map(|name| Arc::new(Input::named(name.into())));
+        batch.note_line(&a, 7);
+        assert_eq!(batch.origin(), "a.txt: line 7");
+        batch.note_line(&a, 8);
+        batch.note_line(&b, 1);
+        assert_eq!(batch.origin(), "a.txt: lines 7 to 8, b.txt: line 1");
+        batch.clear();
+        assert_eq!(batch.origin(), "");
     }
 
     #[test]

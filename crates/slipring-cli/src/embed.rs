@@ -21,7 +21,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     let config = worker::config(options)?;
     let output = Output::create(options.output.clone(), options.dim, &inputs.identities)?;
     let limits = worker::limits(options, &config);
-    let workers = worker::start(options, &config).map_err(|error| events.prefer_signal(error))?;
+    let workers = worker::start(options, &config, events.sender.clone())?;
 
     if is_typed && !options.quiet {
         say("reading standard input, a text a line; Ctrl-D ends it");
@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
         }
         output.finish().map(|written| (written, summary))
     });
-    worker::close(workers);
+    workers.close();
     let (written, summary) = done?;
     if !options.quiet {
         say(format_args!("{written}: {summary}"));

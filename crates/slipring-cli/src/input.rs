@@ -12,6 +12,7 @@ use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::batch::{Batch, Limits};
 use crate::error::Error;
@@ -186,9 +187,8 @@ impl Source {
             // Checked when it was read.
             let text = std::str::from_utf8(&self.line).unwrap_or_default();
             self.held = !batch.try_push(text, &self.limits);
-            if self.held {
-                break;
-            }
+            let Some(lines) = self.current.as_ref().filter(|_| !self.held) else { break };
+            batch.note_line(&lines.input, lines.number);
         }
         batch.consumed = self.finished + self.current.as_ref().map_or(0, |lines| lines.offset);
         Ok(batch.rows() > 0)
@@ -213,7 +213,7 @@ impl Source {
 
 /// The lines of one input.
 struct Lines {
-    input: Input,
+    input: Arc<Input>,
     reader: BufReader<Box<dyn Read + Send>>,
     /// Bytes and lines read so far.
     offset: u64,
@@ -224,7 +224,7 @@ impl Lines {
     fn open(open: Open) -> Result<Self, Error> {
         let (input, reader) = open.reader()?;
         let reader = BufReader::with_capacity(BUFFER, reader);
-        Ok(Self { input, reader, offset: 0, number: 0 })
+        Ok(Self { input: Arc::new(input), reader, offset: 0, number: 0 })
     }
 
     /// Reads the next line, without its ending, into `line`; `false` at the

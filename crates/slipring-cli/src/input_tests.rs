@@ -15,7 +15,7 @@ fn source_of(bytes: &'static [u8], texts: usize, max_line: usize) -> Source {
     let limits = Limits { texts, request_bytes: 200, max_line };
     let mut source = Source::new(Inputs::default(), limits);
     source.current = Some(Lines {
-        input: Input::Stdin,
+        input: Input::Stdin.into(),
         reader: BufReader::with_capacity(5, Box::new(bytes)),
         offset: 0,
         number: 0,

@@ -1,7 +1,7 @@
 //! The `slipring` program: embeds texts through worker processes.
 //!
 //! One text's trip: [`input`] cuts lines into a [`batch`]; the [`pipeline`]
-//! hands it to a [`worker`], a process that runs this same program, where the
+//! hands it to the pool of [`worker`]s, processes that run this same program, where the
 //! [`embedder`] turns it into vectors; the pipeline puts the answers back in
 //! order; [`output`] writes them. [`embed`] puts these parts together.
 //! [`bench`] measures instead; [`soak`] looks for faults. What was inherited is looked at

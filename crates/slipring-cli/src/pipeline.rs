@@ -1,10 +1,10 @@
-//! From lines to vectors: a reader, workers with several batches in flight
-//! each, and an output that keeps the order of the input.
+//! From lines to vectors: a reader, threads that ask for vectors, and an
+//! output that keeps the order of the input.
 //!
 //! ```text
-//! free ──> reader ──> jobs ──> submitter ──> waiter ──> events ──> main thread
-//!  ^       (detached)          (two threads a worker)              reorder, write
-//!  └──────────────────────────────────────────────────────────────────┘
+//! free ──> reader ──> jobs ──> callers ──> events ──> main thread
+//!  ^       (detached)                         reorder, write
+//!  └────────────────────────────────────────────────┘
 //! ```
 //!
 //! A fixed number of batches goes round. The reader can only fill one that is
@@ -12,10 +12,9 @@
 //! its turn is bounded too. The batch with the lowest index is always with
 //! a thread that makes progress on it.
 //!
-//! A worker has a thread that submits and a thread that waits, so that replies
-//! are taken out while a submission blocks, and the next batch goes in while a
-//! reply is awaited. The main thread does nothing that blocks except writing
-//! the output: all events, signals included, reach it by one channel.
+//! Each caller has one batch at a time in the hands of the workers. The main
+//! thread does nothing that blocks except writing the output: all events,
+//! signals included, reach it by one channel.
 //!
 //! This module does not know what a worker is, nor what an output is.
 
@@ -23,50 +22,41 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::batch::Batch;
 use crate::error::{Error, Exit};
 use crate::queue::Queue;
-use crate::stats::{Summary, Traffic, cpu_ns};
+use crate::stats::{Recovery, Summary, Traffic, cpu_ns};
 
-/// A worker that embeds batches; it serves them in order.
-pub(crate) trait EmbedWorker: Sync {
-    /// A batch that was submitted.
-    type Pending: Send;
+/// Workers that embed batches.
+pub(crate) trait Embed: Sync {
+    /// Puts the vectors of a batch, row by row, into it. Blocks until a worker
+    /// has answered. Called by any number of threads.
+    fn embed(&self, batch: &mut Batch) -> Result<(), Error>;
 
-    /// Sends a batch. Blocks while the worker's ring is full.
-    fn submit(&self, batch: &Batch) -> Result<Self::Pending, Error>;
-
-    /// Waits for the vectors and puts them, row by row, into `out`. Called
-    /// from another thread than `submit`, in the order of the submissions.
-    fn wait(&self, pending: Self::Pending, out: &mut Vec<f32>) -> Result<(), Error>;
-
-    /// Fails if the worker has ended by itself.
-    fn check(&self) -> Result<(), Error>;
+    /// How many threads are to call `embed`, so that the workers always have
+    /// something to do.
+    fn callers(&self) -> usize;
 
     /// Makes all calls return at once, those that block now included, and ends
-    /// the worker. May block for a moment itself.
+    /// the workers. May block for a moment itself.
     fn abort(&self);
 
-    /// The bytes that went through the worker's rings so far.
+    /// The bytes that requests and replies had so far.
     fn traffic(&self) -> Traffic;
 
-    /// The processor time that the worker has used so far.
+    /// What was done so far because workers died.
+    fn recovery(&self) -> Recovery;
+
+    /// The processor time that the workers have used so far.
     fn cpu_time(&self) -> Option<Duration>;
 }
 
-/// Batches in flight per worker: one that it works on, one that waits in the
-/// ring, and some for the time that the reader or the output takes.
-const WINDOW: usize = 4;
 /// How long the signal that killed a worker may take to reach this process.
 const SIGNAL_GRACE: Duration = Duration::from_millis(100);
-/// How long the news of a worker's end may take from the kernel's signal to
-/// the worker's handle, and how often that is looked at.
-const END_GRACE: Duration = Duration::from_millis(100);
-const END_LOOK: Duration = Duration::from_millis(1);
 
 /// An event for the main thread.
 #[derive(Debug)]
@@ -76,8 +66,6 @@ pub(crate) enum Event {
     /// The reader is done; it made this many batches.
     EndOfInput(u64),
     Failed(Error),
-    /// A worker process has ended, or was stopped or continued.
-    ChildChanged,
     Signal(i32),
 }
 
@@ -101,13 +89,6 @@ impl Events {
         });
         signal.map_or(Ok(()), |signal| Err(Error::signal(signal)))
     }
-
-    /// A signal to several processes, as a service manager sends it, may have
-    /// ended a worker before this process heard of it: then the signal is the
-    /// reason.
-    pub(crate) fn prefer_signal(&self, error: Error) -> Error {
-        prefer_signal(error, &self.receiver)
-    }
 }
 
 /// Where batches come from: `false` at the end of the input.
@@ -125,15 +106,17 @@ pub(crate) trait Sink {
 
 /// Embeds all batches that `fill` yields. After a failure, the workers are
 /// aborted, and the reader is left behind if it is blocked.
-pub(crate) fn run<W: EmbedWorker>(
-    workers: &[W],
+pub(crate) fn run(
+    workers: &impl Embed,
     dim: usize,
     fill: Fill,
     sink: &mut impl Sink,
     events: &Events,
 ) -> Result<Summary, Error> {
     let started = Instant::now();
-    let batches = workers.len() * (WINDOW + 2) + 1;
+    let callers = workers.callers();
+    // Some more, for the time that the reader and the output take.
+    let batches = callers + callers / 2 + 2;
     let free = Arc::new(Queue::new((0..batches).map(|_| Batch::default())));
     let jobs = Arc::new(Queue::new([]));
     spawn_reader(fill, &free, &jobs, events.sender.clone())?;
@@ -141,39 +124,27 @@ pub(crate) fn run<W: EmbedWorker>(
     let mut summary = Summary::default();
     let in_slipring = &AtomicU64::new(0);
     let done = thread::scope(|scope| {
-        for worker in workers {
-            let (submitted, pending) = mpsc::sync_channel(WINDOW - 1);
+        for _ in 0..callers {
             let (jobs, to_main) = (&*jobs, events.sender.clone());
             scope.spawn(move || {
-                if let Err(error) = submit_all(worker, jobs, &submitted) {
-                    send(&to_main, Event::Failed(error));
-                }
-                in_slipring.fetch_add(own_cpu_ns(), Ordering::Relaxed);
-            });
-            let to_main = events.sender.clone();
-            scope.spawn(move || {
-                if let Err(error) = wait_for_all(worker, dim, &pending, &to_main) {
+                if let Err(error) = embed_all(workers, dim, jobs, &to_main) {
                     send(&to_main, Event::Failed(error));
                 }
                 in_slipring.fetch_add(own_cpu_ns(), Ordering::Relaxed);
             });
         }
-        let done = collect(workers, sink, &free, &events.receiver, started, &mut summary);
-        if done.is_err() {
-            for worker in workers {
-                // Side by side: one that hangs must not hold up the others.
-                scope.spawn(|| worker.abort());
-            }
-        }
+        let done = collect(sink, &free, &events.receiver, started, &mut summary);
         jobs.close();
         free.close();
+        if done.is_err() {
+            workers.abort();
+        }
         done
     });
     done?;
-    for worker in workers {
-        summary.traffic += worker.traffic();
-    }
-    summary.worker_cpu = workers.iter().map(EmbedWorker::cpu_time).sum();
+    summary.traffic = workers.traffic();
+    summary.recovery = workers.recovery();
+    summary.worker_cpu = workers.cpu_time();
     summary.in_slipring = Duration::from_nanos(in_slipring.load(Ordering::Relaxed));
     summary.elapsed = started.elapsed();
     Ok(summary)
@@ -184,36 +155,17 @@ fn own_cpu_ns() -> u64 {
     cpu_ns(Path::new("/proc/thread-self")).unwrap_or(0)
 }
 
-/// A batch that a worker has, and its part of it.
-type InFlight<W> = (Batch, <W as EmbedWorker>::Pending);
-
-fn submit_all<W: EmbedWorker>(
-    worker: &W,
-    jobs: &Queue<Batch>,
-    submitted: &SyncSender<InFlight<W>>,
-) -> Result<(), Error> {
-    while let Some(mut batch) = jobs.pop() {
-        batch.submitted = Some(Instant::now());
-        let pending = worker.submit(&batch)?;
-        if submitted.send((batch, pending)).is_err() {
-            // The waiter has failed and reported it.
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn wait_for_all<W: EmbedWorker>(
-    worker: &W,
+fn embed_all(
+    workers: &impl Embed,
     dim: usize,
-    in_flight: &Receiver<InFlight<W>>,
+    jobs: &Queue<Batch>,
     to_main: &Sender<Event>,
 ) -> Result<(), Error> {
-    for (mut batch, pending) in in_flight {
-        worker.wait(pending, &mut batch.vectors)?;
+    while let Some(mut batch) = jobs.pop() {
+        let since = Instant::now();
+        workers.embed(&mut batch)?;
         check_shape(&batch, dim)?;
-        let since = batch.submitted.map(|then| then.elapsed());
-        batch.latency = since.unwrap_or_default();
+        batch.latency = since.elapsed();
         send(to_main, Event::Embedded(batch));
     }
     Ok(())
@@ -252,8 +204,7 @@ fn spawn_reader(
 
 /// Puts the batches back in order and writes them until the input is at its
 /// end.
-fn collect<W: EmbedWorker>(
-    workers: &[W],
+fn collect(
     sink: &mut impl Sink,
     free: &Queue<Batch>,
     events: &Receiver<Event>,
@@ -273,10 +224,6 @@ fn collect<W: EmbedWorker>(
                 continue;
             }
             Ok(Event::Failed(error)) => return Err(prefer_signal(error, events)),
-            Ok(Event::ChildChanged) => {
-                find_dead(workers).map_err(|error| prefer_signal(error, events))?;
-                continue;
-            }
             Ok(Event::Signal(signal)) => return Err(Error::signal(signal)),
             Err(RecvTimeoutError::Timeout) => {
                 summary.elapsed = started.elapsed();
@@ -300,20 +247,9 @@ fn collect<W: EmbedWorker>(
     Ok(())
 }
 
-/// Fails if a worker is dead. The death of an idle worker is noticed only here.
-fn find_dead<W: EmbedWorker>(workers: &[W]) -> Result<(), Error> {
-    let deadline = Instant::now() + END_GRACE;
-    loop {
-        workers.iter().try_for_each(EmbedWorker::check)?;
-        if Instant::now() >= deadline {
-            // It was stopped, or goes on.
-            return Ok(());
-        }
-        thread::sleep(END_LOOK);
-    }
-}
-
-/// See [`Events::prefer_signal`].
+/// A signal to several processes, as a service manager sends it, may have
+/// ended workers before this process heard of it: then the signal is the
+/// reason.
 fn prefer_signal(error: Error, events: &Receiver<Event>) -> Error {
     if error.exit() != Exit::WorkerDied {
         return error;

@@ -5,83 +5,55 @@ use std::sync::{Condvar, Mutex};
 
 const LIMITS: Limits = Limits { texts: 2, request_bytes: 1000, max_line: 100 };
 
-/// A worker that answers with the length of each text. It serves one batch at
-/// a time, in a thread of its own, as a process would.
+/// Workers that answer with the length of each text.
 struct Fake {
-    requests: mpsc::SyncSender<(Vec<f32>, mpsc::Sender<Vec<f32>>)>,
-    submitted: AtomicUsize,
+    asked: AtomicUsize,
+    callers: usize,
     behaviour: Behaviour,
     stop: Arc<(Mutex<bool>, Condvar)>,
 }
 
 #[derive(Clone, Copy)]
 enum Behaviour {
-    /// Serves each batch after a pause that differs between workers.
-    Slow(Duration),
+    /// Serves each batch after a pause that differs between batches.
+    Uneven,
     RefuseFrom(usize),
     /// Leaves all requests after the first ones without an answer.
     HangAfter(usize),
     TooFewRows,
-    DiesIdle,
 }
 
 impl Fake {
     fn new(behaviour: Behaviour) -> Self {
-        let (requests, incoming) = mpsc::sync_channel::<(Vec<f32>, mpsc::Sender<Vec<f32>>)>(1);
-        thread::spawn(move || {
-            let mut hanging = Vec::new();
-            for (served, (mut rows, reply)) in incoming.into_iter().enumerate() {
-                match behaviour {
-                    Behaviour::Slow(pause) => thread::sleep(pause),
-                    Behaviour::TooFewRows => drop(rows.pop()),
-                    Behaviour::HangAfter(n) if served >= n => {
-                        hanging.push(reply);
-                        continue;
-                    }
-                    _ => {}
-                }
-                let _ = reply.send(rows);
-            }
-        });
-        Self { requests, submitted: AtomicUsize::new(0), behaviour, stop: Arc::default() }
+        Self { asked: AtomicUsize::new(0), callers: 4, behaviour, stop: Arc::default() }
     }
 }
 
-impl EmbedWorker for Fake {
-    type Pending = mpsc::Receiver<Vec<f32>>;
-
-    fn submit(&self, batch: &Batch) -> Result<Self::Pending, Error> {
-        let before = self.submitted.fetch_add(1, Ordering::Relaxed);
-        if matches!(self.behaviour, Behaviour::RefuseFrom(n) if before >= n) {
-            return Err(Error::worker_died("worker died", "last words"));
-        }
-        let (reply, pending) = mpsc::channel();
-        let rows = batch.texts().map(|text| text.parse().unwrap()).collect();
-        self.requests.send((rows, reply)).unwrap();
-        Ok(pending)
-    }
-
-    fn wait(&self, pending: Self::Pending, out: &mut Vec<f32>) -> Result<(), Error> {
-        let (stop, changed) = &*self.stop;
-        let mut stopped = stop.lock().unwrap();
-        loop {
-            if let Ok(rows) = pending.try_recv() {
-                *out = rows;
-                return Ok(());
+impl Embed for Fake {
+    fn embed(&self, batch: &mut Batch) -> Result<(), Error> {
+        let before = self.asked.fetch_add(1, Ordering::Relaxed);
+        batch.vectors = batch.texts().map(|text| text.parse().unwrap()).collect();
+        match self.behaviour {
+            Behaviour::Uneven if batch.index.is_multiple_of(5) => {
+                thread::sleep(Duration::from_millis(2));
             }
-            if *stopped {
+            Behaviour::RefuseFrom(n) if before >= n => {
+                return Err(Error::worker_died("worker died", "last words"));
+            }
+            Behaviour::HangAfter(n) if before >= n => {
+                let (stop, changed) = &*self.stop;
+                let stopped = stop.lock().unwrap();
+                drop(changed.wait_while(stopped, |stopped| !*stopped).unwrap());
                 return Err(Error::failure("aborted"));
             }
-            let moment = Duration::from_micros(100);
-            stopped = changed.wait_timeout(stopped, moment).unwrap().0;
+            Behaviour::TooFewRows => drop(batch.vectors.pop()),
+            _ => {}
         }
+        Ok(())
     }
 
-    fn check(&self) -> Result<(), Error> {
-        match self.behaviour {
-            Behaviour::DiesIdle => Err(Error::worker_died("died idle", "")),
-            _ => Ok(()),
-        }
+    fn callers(&self) -> usize {
+        self.callers
     }
 
     fn abort(&self) {
@@ -90,11 +62,15 @@ impl EmbedWorker for Fake {
     }
 
     fn traffic(&self) -> Traffic {
-        Traffic { request_bytes: 10, reply_bytes: 20 }
+        Traffic { request_bytes: 30, reply_bytes: 60 }
+    }
+
+    fn recovery(&self) -> Recovery {
+        Recovery { restarts: 1, sent_again: 2 }
     }
 
     fn cpu_time(&self) -> Option<Duration> {
-        Some(Duration::from_secs(1))
+        Some(Duration::from_secs(3))
     }
 }
 
@@ -131,38 +107,37 @@ fn numbers(count: usize) -> Fill {
     })
 }
 
-fn run_fakes(behaviours: &[Behaviour], fill: Fill) -> (Result<Summary, Error>, Vec<f32>) {
-    let workers: Vec<Fake> = behaviours.iter().map(|&b| Fake::new(b)).collect();
+fn run_fake(behaviour: Behaviour, fill: Fill) -> (Result<Summary, Error>, Vec<f32>) {
     let mut sink = Collected::default();
-    let done = run(&workers, 1, fill, &mut sink, &Events::new());
+    let done = run(&Fake::new(behaviour), 1, fill, &mut sink, &Events::new());
     (done, sink.rows)
 }
 
-const FAST: Behaviour = Behaviour::Slow(Duration::ZERO);
+const GOOD: Behaviour = Behaviour::RefuseFrom(usize::MAX);
 
 #[test]
-fn the_output_keeps_the_order_whichever_worker_is_slow() {
-    let slow = Behaviour::Slow(Duration::from_millis(3));
-    let (summary, rows) = run_fakes(&[slow, FAST, FAST], numbers(501));
+fn the_output_keeps_the_order_whichever_batch_is_slow() {
+    let (summary, rows) = run_fake(Behaviour::Uneven, numbers(501));
     let summary = summary.unwrap();
     assert_eq!(rows, (0..501_u16).map(f32::from).collect::<Vec<_>>());
     assert_eq!((summary.texts, summary.batches), (501, 251));
     assert_eq!(summary.traffic.request_bytes, 30);
     assert_eq!(summary.traffic.reply_bytes, 60);
+    assert_eq!((summary.recovery.restarts, summary.recovery.sent_again), (1, 2));
     assert_eq!(summary.worker_cpu, Some(Duration::from_secs(3)));
     assert!(summary.waited > Duration::ZERO && summary.waited < summary.elapsed);
 }
 
 #[test]
 fn no_input_is_no_output_and_a_success() {
-    let (summary, rows) = run_fakes(&[FAST, FAST], numbers(0));
+    let (summary, rows) = run_fake(GOOD, numbers(0));
     assert_eq!(summary.unwrap().texts, 0);
     assert!(rows.is_empty());
 }
 
 #[test]
 fn a_worker_that_refuses_ends_the_run_with_its_error() {
-    let (done, rows) = run_fakes(&[Behaviour::RefuseFrom(3), FAST], numbers(10_000));
+    let (done, rows) = run_fake(Behaviour::RefuseFrom(3), numbers(10_000));
     let error = done.unwrap_err();
     assert_eq!(error.exit(), Exit::WorkerDied);
     assert_eq!(error.to_string(), "worker died\n    | last words");
@@ -176,20 +151,20 @@ fn a_reader_s_error_ends_the_run_while_workers_are_busy() {
         true => Ok(true),
         false => Err(Error::failure("invalid UTF-8")),
     });
-    let (done, _) = run_fakes(&[Behaviour::HangAfter(2)], fill);
+    let (done, _) = run_fake(Behaviour::HangAfter(2), fill);
     assert_eq!(done.unwrap_err().to_string(), "invalid UTF-8");
 }
 
 #[test]
 fn a_reply_of_the_wrong_shape_is_an_error() {
-    let (done, _) = run_fakes(&[Behaviour::TooFewRows], numbers(2));
+    let (done, _) = run_fake(Behaviour::TooFewRows, numbers(2));
     let error = done.unwrap_err().to_string();
     assert_eq!(error, "a worker answered 2 texts with 1 numbers instead of 2");
 }
 
 #[test]
 fn a_failing_output_ends_the_run() {
-    let workers = [Fake::new(FAST)];
+    let workers = Fake::new(GOOD);
     let mut sink = Collected { fail_after: Some(10), ..Collected::default() };
     let done = run(&workers, 1, numbers(10_000), &mut sink, &Events::new());
     assert_eq!(done.unwrap_err().to_string(), "disk full");
@@ -205,30 +180,8 @@ fn a_signal_ends_the_run_while_the_reader_is_blocked() {
     });
     let events = Events::new();
     events.sender.send(Event::Signal(2)).unwrap();
-    let done = run(&[Fake::new(FAST)], 1, fill, &mut Collected::default(), &events);
+    let done = run(&Fake::new(GOOD), 1, fill, &mut Collected::default(), &events);
     assert_eq!(done.unwrap_err().exit(), Exit::Signal(2));
-}
-
-#[test]
-fn a_worker_that_dies_while_there_is_no_input_ends_the_run() {
-    let (_never, blocked) = mpsc::channel::<()>();
-    let fill = Box::new(move |_: &mut Batch| {
-        let _ = blocked.recv();
-        Ok(false)
-    });
-    let events = Events::new();
-    events.sender.send(Event::ChildChanged).unwrap();
-    let workers = [Fake::new(FAST), Fake::new(Behaviour::DiesIdle)];
-    let done = run(&workers, 1, fill, &mut Collected::default(), &events);
-    assert_eq!(done.unwrap_err().to_string(), "died idle");
-}
-
-#[test]
-fn a_worker_that_is_stopped_and_continued_is_not_dead() {
-    let events = Events::new();
-    events.sender.send(Event::ChildChanged).unwrap();
-    let done = run(&[Fake::new(FAST)], 1, numbers(10), &mut Collected::default(), &events);
-    assert_eq!(done.unwrap().texts, 10);
 }
 
 #[test]
@@ -251,7 +204,7 @@ fn the_reader_waits_when_all_batches_are_under_way() {
     let mut endless = numbers(usize::MAX);
     let events = Events::new();
     let sender = events.sender.clone();
-    let all = WINDOW + 3;
+    let all = 4 + 4 / 2 + 2;
     let seen = Arc::clone(&blocked);
     let fill = Box::new(move |batch: &mut Batch| {
         if count.fetch_add(1, Ordering::SeqCst) + 1 == all {
@@ -260,12 +213,12 @@ fn the_reader_waits_when_all_batches_are_under_way() {
             let later = sender.clone();
             thread::spawn(move || {
                 thread::sleep(Duration::from_millis(50));
-                later.send(Event::Signal(2))
+                later.send(Event::Signal(2)).is_ok()
             });
         }
         endless(batch)
     });
-    let workers = [Fake::new(Behaviour::HangAfter(0))];
+    let workers = Fake::new(Behaviour::HangAfter(0));
     let done = run(&workers, 1, fill, &mut Collected::default(), &events);
     assert_eq!(done.unwrap_err().exit(), Exit::Signal(2));
     assert!(blocked.load(Ordering::SeqCst));
@@ -273,25 +226,23 @@ fn the_reader_waits_when_all_batches_are_under_way() {
 }
 
 #[test]
-fn a_worker_has_the_next_batches_before_it_has_answered_the_first() {
-    let submitted = |workers: &[Fake]| workers[0].submitted.load(Ordering::Relaxed);
+fn each_caller_asks_for_a_batch_before_the_first_is_answered() {
     let events = Events::new();
     let sender = events.sender.clone();
     let mut endless = numbers(usize::MAX);
     let mut calls = 0;
     let fill = Box::new(move |batch: &mut Batch| {
         calls += 1;
-        if calls == WINDOW + 3 {
+        if calls == 8 {
             let later = sender.clone();
             thread::spawn(move || {
                 thread::sleep(Duration::from_millis(50));
-                later.send(Event::Signal(2))
+                later.send(Event::Signal(2)).is_ok()
             });
         }
         endless(batch)
     });
-    let workers = [Fake::new(Behaviour::HangAfter(0))];
+    let workers = Fake::new(Behaviour::HangAfter(0));
     run(&workers, 1, fill, &mut Collected::default(), &events).unwrap_err();
-    // One at work, and enough beside it to bridge a pause of the reader.
-    assert!(submitted(&workers) >= 4, "{}", submitted(&workers));
+    assert_eq!(workers.asked.load(Ordering::Relaxed), 4);
 }

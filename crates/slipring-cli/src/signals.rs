@@ -1,5 +1,4 @@
-//! Signals: those that end the program end it in good order, and SIGCHLD tells of a worker's
-//! end even while nothing waits for it.
+//! Signals: those that end the program end it in good order.
 //!
 //! The inherited mask is corrected first: signals that are handled here are unblocked, because
 //! a process that blocks SIGTERM for itself seldom means to block it for its children. A
@@ -68,12 +67,8 @@ pub(crate) fn reset() -> io::Result<()> {
 /// soon when it should, the temporary file is removed and the program ends from
 /// here; worker processes end when their parent is gone.
 pub(crate) fn watch(events: Sender<Event>) -> io::Result<()> {
-    on_signal([SIGCHLD], move |signal| {
+    on_signal(move |signal| {
         // The main thread may be past its last look at the events.
-        if signal == SIGCHLD {
-            let _ = events.send(Event::ChildChanged);
-            return;
-        }
         let _ = events.send(Event::Signal(signal));
         thread::sleep(GRACE);
         temporary::remove_current();
@@ -83,18 +78,15 @@ pub(crate) fn watch(events: Sender<Event>) -> io::Result<()> {
 
 /// From now on, a signal that ends the program removes the temporary file first.
 pub(crate) fn clean_up() -> io::Result<()> {
-    on_signal([], |signal| {
+    on_signal(|signal| {
         temporary::remove_current();
         let _ = emulate_default_handler(signal);
     })
 }
 
-/// Starts a thread that acts on these signals, and on those that end the program.
-fn on_signal(
-    more: impl IntoIterator<Item = i32>,
-    mut act: impl FnMut(i32) + Send + 'static,
-) -> io::Result<()> {
-    let wanted = ending().filter(|signal| !sys::is_ignored(*signal)).chain(more);
+/// Starts a thread that acts on signals that end the program.
+fn on_signal(mut act: impl FnMut(i32) + Send + 'static) -> io::Result<()> {
+    let wanted = ending().filter(|signal| !sys::is_ignored(*signal));
     let mut signals = Signals::new(wanted)?;
     let run = move || {
         for signal in signals.forever() {

@@ -76,10 +76,27 @@ pub(crate) struct Traffic {
     pub(crate) reply_bytes: u64,
 }
 
-impl std::ops::AddAssign for Traffic {
-    fn add_assign(&mut self, other: Self) {
-        self.request_bytes += other.request_bytes;
-        self.reply_bytes += other.reply_bytes;
+/// What was done because workers died.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Recovery {
+    pub(crate) restarts: u64,
+    /// How often a batch was sent to another worker.
+    pub(crate) sent_again: u64,
+}
+
+impl fmt::Display for Recovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |number, one: &str, many: &str| {
+            format!("{} {}", Thousands(number), if number == 1 { one } else { many })
+        };
+        if self.restarts > 0 {
+            let workers = count(self.restarts, "worker", "workers");
+            write!(f, ", {workers} restarted")?;
+        }
+        if self.sent_again > 0 {
+            write!(f, ", {} sent again", count(self.sent_again, "batch", "batches"))?;
+        }
+        Ok(())
     }
 }
 
@@ -90,9 +107,10 @@ pub(crate) struct Summary {
     pub(crate) batches: u64,
     pub(crate) elapsed: Duration,
     pub(crate) traffic: Traffic,
+    pub(crate) recovery: Recovery,
     /// From the submission of a batch to its reply.
     pub(crate) latency: Histogram,
-    /// Processor time of the worker processes, if the kernel tells it.
+    /// Processor time of the worker processes, if the kernel tells it and none was restarted.
     pub(crate) worker_cpu: Option<Duration>,
     /// How long the thread that writes had nothing to do.
     pub(crate) waited: Duration,
@@ -127,7 +145,7 @@ impl fmt::Display for Summary {
         let share =
             |part: Duration| 100.0 * part.as_secs_f64() / self.elapsed.as_secs_f64().max(1e-9);
         write!(f, ", parent waited {:.0} %", share(self.waited).min(100.0))?;
-        write!(f, ", slipring {:.1} %", share(self.in_slipring))
+        write!(f, ", slipring {:.1} %{}", share(self.in_slipring), self.recovery)
     }
 }
 
@@ -217,6 +235,7 @@ mod tests {
             batches: 79,
             elapsed: Duration::from_millis(500),
             traffic: Traffic { request_bytes: 1536, reply_bytes: 7_680_000 },
+            recovery: Recovery::default(),
             latency: Histogram::default(),
             worker_cpu: Some(Duration::from_millis(450)),
             waited: Duration::from_millis(430),
@@ -231,6 +250,9 @@ mod tests {
              79 batches: p50 0.00 ms, p99 0.00 ms, worker CPU 0.45 s, parent waited 86 %, \
              slipring 1.2 %"
         );
+        summary.recovery = Recovery { restarts: 1, sent_again: 3 };
+        let told = summary.to_string();
+        assert!(told.ends_with(" %, 1 worker restarted, 3 batches sent again"), "{told}");
         let nothing = Summary::default().to_string();
         assert!(
             nothing.ends_with("replies 0 bytes, parent waited 0 %, slipring 0.0 %"),

@@ -1,22 +1,25 @@
-//! The workers of `embed`: processes that run this same program, one channel
-//! each. This file has the parent's side and the sizes of the rings;
-//! [`process`] runs in a worker.
+//! The workers of `embed`: processes that run this same program, in a pool that
+//! replaces those that die. This file has the parent's side and the sizes of the
+//! rings; [`process`] runs in a worker.
 
 mod process;
 
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use slipring::payload::{ElementType, MatrixReader, MatrixShape, Payload, TextBatch};
-use slipring::{Channel, Config, ErrorKind, Kind, Pending, Spawner};
+use slipring::pool::{self, EventKind, Pool, Role, RoleHandle, WorkerSlot};
+use slipring::{Config, ErrorKind, ExitCause, Kind, Reply, Spawner, WorkerDeath};
 
 use crate::args::Options;
 use crate::batch::{Batch, Limits, request_len};
 use crate::error::Error;
-use crate::pipeline::EmbedWorker;
-use crate::stats::{Traffic, cpu_ns};
+use crate::pipeline::{Embed, Event};
+use crate::stats::{Recovery, Traffic, cpu_ns};
 
 pub(crate) use process::serve;
 
@@ -34,12 +37,18 @@ const LARGE_REPLY: usize = (1 << 20) - FRAME_HEADER;
 /// request of its own.
 const LARGE_REQUEST: usize = 1 << 18;
 
-/// How long a worker may take to end when all its work is done, and when it is
-/// aborted.
+/// Batches that lie ready for a worker while it works on one, so that it never waits for the
+/// reader, a thread that takes a reply, or the output.
+const PREFETCH: usize = 2;
+/// How long a worker may take to end when all its work is done.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
-const ABORT_GRACE: Duration = Duration::from_millis(300);
 /// The longest wait for the exit status of a dead worker.
 const STATUS_GRACE: Duration = Duration::from_secs(1);
+/// Starts in a row that may fail.
+const MOST_FAILURES: u32 = 5;
+/// More deaths than can happen in a moment.
+const FAR_OFF: usize = 1_000_000;
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// Returns rings in which the longest line fits one request, and the rows of
 /// a batch, or at least one row, fit one reply.
@@ -79,86 +88,132 @@ pub(crate) fn limits(options: &Options, config: &Config) -> Limits {
     }
 }
 
-/// Starts the workers and waits until all of them are ready. If one is not,
-/// none is left.
-pub(crate) fn start(options: &Options, config: &Config) -> Result<Vec<Worker>, Error> {
-    let mut spawner = Spawner::current_exe()
-        .map_err(|e| translate(&e))?
+/// Starts the workers. Does not wait until they are ready: batches wait for
+/// that. If they cannot be started, `events` hears of it.
+pub(crate) fn start(
+    options: &Options,
+    config: &Config,
+    events: Sender<Event>,
+) -> Result<Workers, Error> {
+    let restarts = Arc::new(AtomicU64::new(0));
+    let is_watched = Arc::new(OnceLock::new());
+    let spawner = spawner(options, config).map_err(|e| translate(&e))?;
+    let (restarted, watched) = (Arc::clone(&restarts), Arc::clone(&is_watched));
+    let has_numbers = options.workers > 1;
+    let recipe = move |slot: &WorkerSlot| {
+        // No start is to fail unseen.
+        watched.wait();
+        if slot.restarts > 0 {
+            restarted.fetch_add(1, Ordering::Relaxed);
+        }
+        let number = u32::try_from(slot.index).unwrap_or(u32::MAX);
+        let spawner = spawner.clone();
+        Ok(if has_numbers { spawner.instance(number) } else { spawner })
+    };
+    let role = Role::new(recipe)
+        .min_idle(options.workers)
+        .max_size(options.workers)
+        .max_starts(options.workers)
+        // A worker keeps the number of the one that it replaces.
+        .stop_first()
+        .prefetch(PREFETCH)
+        .max_waiting(options.workers * (PREFETCH + 1))
+        .start_timeout(options.timeout)
+        .stop_timeout(CLOSE_GRACE)
+        .backoff(Duration::from_millis(10), Duration::from_secs(1), Duration::from_secs(10))
+        // However often workers are killed, no batch is given up for that. Those that cannot
+        // live are found by `watch`.
+        .max_failures(FAR_OFF, MOMENT)
+        .retry_budget(100, FAR_OFF, MOMENT)
+        .max_attempts(u32::MAX);
+    let pool = Pool::builder().max_starts(options.workers).role(ROLE, role).build();
+    let pool = pool.map_err(|e| translate(&e))?;
+    let happened = pool.events();
+    let watching =
+        thread::Builder::new().name("workers".into()).spawn(move || watch(happened, &events));
+    watching.map_err(|e| Error::failure(format!("cannot start a thread: {e}")))?;
+    let _ = is_watched.set(());
+    let role = pool.role(ROLE).map_err(|e| translate(&e))?;
+    Ok(Workers {
+        pool,
+        role,
+        count: options.workers,
+        dim: options.dim,
+        timeout: options.timeout,
+        restarts,
+        request_bytes: AtomicU64::new(0),
+        reply_bytes: AtomicU64::new(0),
+    })
+}
+
+fn spawner(options: &Options, config: &Config) -> slipring::Result<Spawner> {
+    let spawner = Spawner::current_exe()?
         .role(ROLE)
         .extra(DIM, options.dim.to_string())
         .config(config.clone());
-    if let Some(directory) = &options.log_dir {
-        spawner = spawner.log_dir(directory);
-    }
-    let mut workers = Vec::new();
-    let started = (0..)
-        .take(options.workers)
-        .try_for_each(|number| {
-            let spawner = spawner.clone();
-            let spawner = if options.workers > 1 { spawner.instance(number) } else { spawner };
-            workers.push(Worker::new(spawner.spawn()?, options));
-            Ok(())
-        })
-        .and_then(|()| {
-            workers.iter().try_for_each(|worker| worker.channel.wait_ready(options.timeout))
-        });
-    if let Err(error) = started {
-        close(workers);
-        return Err(translate(&error));
-    }
-    Ok(workers)
+    Ok(match &options.log_dir {
+        Some(directory) => spawner.log_dir(directory),
+        None => spawner,
+    })
 }
 
-/// Ends the workers in good order. Blocks until their processes are gone.
-pub(crate) fn close(workers: Vec<Worker>) {
-    thread::scope(|scope| {
-        for worker in &workers {
-            // An end that cannot be awaited is no reason to fail: the results
-            // are there, and the process ends with this one.
-            scope.spawn(|| worker.channel.close(CLOSE_GRACE).is_ok());
+/// Ends the run if workers cannot be started: at once if none ever could, otherwise if that fails
+/// again and again. Those that somebody kills do not count.
+fn watch(happened: pool::Events, events: &Sender<Event>) {
+    let (mut was_ready, mut failures) = (false, 0);
+    for event in happened {
+        match event.kind {
+            EventKind::Ready(_) => (was_ready, failures) = (true, 0),
+            EventKind::StartFailed(error) if !is_killed(&error) => {
+                failures += 1;
+                if !was_ready || failures >= MOST_FAILURES {
+                    // A main thread that has stopped listening has its reason already.
+                    let _ = events.send(Event::Failed(translate(&error)));
+                }
+            }
+            _ => {}
         }
-    });
+    }
 }
 
-/// The parent's handle on a worker process.
-pub(crate) struct Worker {
-    channel: Channel,
+/// The worker processes.
+pub(crate) struct Workers {
+    pool: Pool,
+    role: RoleHandle,
+    count: usize,
     dim: usize,
     timeout: Duration,
+    restarts: Arc<AtomicU64>,
     request_bytes: AtomicU64,
     reply_bytes: AtomicU64,
 }
 
-impl Worker {
-    fn new(channel: Channel, options: &Options) -> Self {
-        Self {
-            channel,
-            dim: options.dim,
-            timeout: options.timeout,
-            request_bytes: AtomicU64::new(0),
-            reply_bytes: AtomicU64::new(0),
-        }
+impl Workers {
+    /// Ends the workers in good order. Blocks until their processes are gone.
+    pub(crate) fn close(self) {
+        // An end that cannot be awaited is no reason to fail: the results are there, and the
+        // processes end with this one.
+        let _ = self.pool.close(CLOSE_GRACE);
     }
 
-    fn send(&self, batch: &Batch) -> slipring::Result<Pending> {
+    fn send(&self, batch: &Batch) -> slipring::Result<Reply> {
         let texts: Vec<&str> = batch.texts().collect();
         let request = TextBatch::new(&texts)?;
-        let pending = self.channel.submit(Kind::EMBED, &request, self.timeout)?;
-        count(&self.request_bytes, request.encoded_len());
-        Ok(pending)
+        let len = request.encoded_len();
+        // Nothing is wrong with embedding a text twice.
+        let reply = self.role.request(Kind::EMBED).idempotent(true).call(&request, self.timeout)?;
+        count(&self.request_bytes, len);
+        count(&self.reply_bytes, reply.len());
+        Ok(reply)
     }
 }
 
-impl EmbedWorker for Worker {
-    type Pending = Pending;
-
-    fn submit(&self, batch: &Batch) -> Result<Pending, Error> {
-        self.send(batch).map_err(|e| translate(&e))
-    }
-
-    fn wait(&self, pending: Pending, out: &mut Vec<f32>) -> Result<(), Error> {
-        let reply = pending.wait().map_err(|e| translate(&e))?;
-        count(&self.reply_bytes, reply.len());
+impl Embed for Workers {
+    fn embed(&self, batch: &mut Batch) -> Result<(), Error> {
+        let reply = self.send(batch).map_err(|error| match error.kind() {
+            ErrorKind::Poison => poison(&batch.origin(), &error),
+            _ => translate(&error),
+        })?;
         let matrix = MatrixReader::new(&reply).map_err(|e| translate(&e))?;
         if matrix.cols() != self.dim {
             let (got, expected) = (matrix.cols(), self.dim);
@@ -166,21 +221,15 @@ impl EmbedWorker for Worker {
                 "a worker answered with vectors of {got} numbers instead of {expected}"
             )));
         }
-        matrix.copy_to_vec(out).map_err(|e| translate(&e))
+        matrix.copy_to_vec(&mut batch.vectors).map_err(|e| translate(&e))
     }
 
-    fn check(&self) -> Result<(), Error> {
-        if self.channel.is_alive() {
-            return Ok(());
-        }
-        // Sends nothing, and fails at once with the reason.
-        self.channel.wait_ready(Duration::ZERO).map_err(|e| translate(&e))
+    fn callers(&self) -> usize {
+        self.count * (PREFETCH + 1)
     }
 
     fn abort(&self) {
-        // All operations in flight end at once; the process may take longer, and
-        // is ended with this one if need be.
-        let _ = self.channel.close(ABORT_GRACE);
+        let _ = self.pool.close(Duration::ZERO);
     }
 
     fn traffic(&self) -> Traffic {
@@ -190,23 +239,44 @@ impl EmbedWorker for Worker {
         }
     }
 
-    /// The sum over the worker's threads, which live as long as it does.
-    fn cpu_time(&self) -> Option<Duration> {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.channel.pid())).ok()?;
-        tasks.map(|task| cpu_ns(&task.ok()?.path()).map(Duration::from_nanos)).sum()
+    fn recovery(&self) -> Recovery {
+        let sent = self.role.counters();
+        Recovery {
+            restarts: self.restarts.load(Ordering::Relaxed),
+            sent_again: sent.resent + sent.retried,
+        }
     }
+
+    /// The sum over the workers' threads, which live as long as they do; nothing is known of
+    /// workers that are gone.
+    fn cpu_time(&self) -> Option<Duration> {
+        if self.restarts.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let of_worker = |pid: u32| -> Option<Duration> {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+            tasks.map(|task| cpu_ns(&task.ok()?.path()).map(Duration::from_nanos)).sum()
+        };
+        let workers = self.role.health().workers;
+        workers.iter().map(|worker| of_worker(worker.pid?)).sum()
+    }
+}
+
+/// The error of a batch that kills its workers.
+fn poison(origin: &str, error: &slipring::Error) -> Error {
+    let last = std::error::Error::source(error).and_then(|last| last.downcast_ref());
+    if let Some(last) = last {
+        wait_for_cause(last);
+    }
+    let why = last.map_or_else(|| error.to_string(), slipring::Error::to_string);
+    let tail = error.log_tail().or_else(|| last?.log_tail()).unwrap_or_default();
+    Error::worker_died(format!("{origin}: the batch kills its workers: {why}"), tail)
 }
 
 fn translate(error: &slipring::Error) -> Error {
     match error.kind() {
         ErrorKind::PeerDied => {
-            if let Some(death) = error.death() {
-                // The message is about to be written, and not again.
-                let deadline = Instant::now() + STATUS_GRACE;
-                while death.cause().is_none() && Instant::now() < deadline {
-                    thread::sleep(Duration::from_millis(1));
-                }
-            }
+            wait_for_cause(error);
             died(error)
         }
         // One that ends before it can answer is dead as well.
@@ -214,11 +284,33 @@ fn translate(error: &slipring::Error) -> Error {
         ErrorKind::Timeout => Error::failure(format!(
             "a worker did not answer in time: {error:#} (allow more with --timeout)"
         )),
+        ErrorKind::QueueTimeout => Error::failure(format!(
+            "no worker was free in time: {error:#} (allow more with --timeout)"
+        )),
         ErrorKind::Spawn | ErrorKind::Os => {
             Error::failure(format!("cannot start a worker: {error:#}"))
         }
         _ => Error::failure(format!("{error:#}")),
     }
+}
+
+/// Waits until the message can say why the worker died: it is about to be written, and not again.
+fn wait_for_cause(error: &slipring::Error) {
+    let Some(death) = error.death() else { return };
+    let deadline = Instant::now() + STATUS_GRACE;
+    while death.cause().is_none() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether somebody has killed the worker; its own code does not end like that.
+fn is_killed(error: &slipring::Error) -> bool {
+    wait_for_cause(error);
+    let cause = error.death().and_then(WorkerDeath::cause);
+    matches!(
+        cause,
+        Some(ExitCause::Signaled(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP))
+    )
 }
 
 fn died(error: &slipring::Error) -> Error {

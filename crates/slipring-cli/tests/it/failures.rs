@@ -3,10 +3,12 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::common::{
-    Directory, Finished, Npy, children, cpu_time, finish, glosses, kill, peak_memory, piped, until,
+    Directory, Finished, Npy, children, cpu_time, finish, glosses, is_running, kill, peak_memory,
+    piped, until,
 };
 
 const MIB: usize = 1 << 20;
@@ -309,47 +311,103 @@ fn log_dir_args(count: &str) -> Vec<&str> {
     vec!["--log-dir", "logs", "--workers", count]
 }
 
+/// Waits until all workers run, and one of them is not of these. Returns it.
+#[track_caller]
+fn until_replaced(program: u32, before: &[u32]) -> u32 {
+    let mut new = None;
+    until("a new worker", || {
+        let now = children(program).into_iter();
+        new = now.filter(|pid| is_running(*pid)).find(|pid| !before.contains(pid));
+        new.is_some()
+    });
+    new.unwrap()
+}
+
 #[test]
-fn a_dead_worker_has_an_exit_code_of_its_own_even_if_nobody_needs_it() {
+fn a_dead_worker_is_replaced_even_while_nobody_needs_it() {
     for signal in ["KILL", "ABRT", "TERM"] {
-        let directory = with_target();
-        let (child, workers) = with_idle_workers(&directory, &["--workers", "2"], 2);
+        let directory = Directory::new();
+        let (mut child, workers) = with_idle_workers(&directory, &["--workers", "2"], 2);
         kill(signal, workers.last().copied().unwrap());
-        // Standard input stays open and silent.
-        let done = wait_open(child);
-        assert_eq!(done.code, 3, "{done:?}");
-        let told = done.stderr.strip_prefix("slipring: worker embed (pid ").unwrap();
-        let told = told.strip_prefix(&format!("{}) ", workers.last().unwrap())).unwrap();
-        // It is killed when it is about to answer, and so now and then before it has.
-        let has_attached = told.starts_with("died: ");
-        assert!(has_attached || told.starts_with("did not attach: "), "{done:?}");
-        assert!(told.contains(&format!("SIG{signal}")), "{done:?}");
-        assert_untouched(&directory, &[]);
+        until_replaced(child.id(), &workers);
+        child.stdin.as_mut().unwrap().write_all(&b"text\n".repeat(1000)).unwrap();
+        let done = finish(child, b"more\n").succeeded();
+        assert_eq!(Npy::parse(&directory.read("vectors.npy")).rows, 1001);
+        assert!(done.stderr.ends_with(", 1 worker restarted\n"), "{done:?}");
+        assert_eq!(directory.processes(), [0; 0]);
+    }
+}
+
+/// Waits until a worker has worked for as long as this, and kills it.
+#[track_caller]
+fn kill_at_work(signal: &str, worker: u32, work: Duration) {
+    let before = cpu_time(worker);
+    until("some work", || cpu_time(worker) > before + work);
+    kill(signal, worker);
+}
+
+#[test]
+fn workers_that_are_killed_at_work_again_and_again_lose_nothing() {
+    let text = fs::read(glosses()).unwrap();
+    for count in ["1", "3"] {
+        let directory = Directory::new();
+        let args = ["--workers", count, "--dim", "32"];
+        let (mut child, mut workers) = with_idle_workers(&directory, &args, count.parse().unwrap());
+        let program = child.id();
+        let is_over = AtomicBool::new(false);
+        let mut stdin = child.stdin.take().unwrap();
+        let written = std::thread::scope(|scope| {
+            let writing = scope.spawn(|| {
+                let mut texts = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    stdin.write_all(&text).unwrap();
+                    texts += 1;
+                }
+                texts
+            });
+            for _ in 0..5 {
+                kill_at_work("KILL", *workers.last().unwrap(), Duration::from_millis(20));
+                workers.push(until_replaced(program, &workers));
+            }
+            is_over.store(true, Ordering::Relaxed);
+            writing.join().unwrap()
+        });
+        drop(stdin);
+        let done = Finished::from(child.wait_with_output().unwrap()).succeeded();
+        assert!(done.stderr.contains(", 5 workers restarted, "), "{done:?}");
+        assert!(done.stderr.ends_with(" sent again\n"), "{done:?}");
+        let with_kills = directory.read("vectors.npy");
+        directory.embed(&["--dim", "32"], text.repeat(written)).succeeded();
+        assert!(with_kills == directory.read("vectors.npy"), "the output differs");
     }
 }
 
 #[test]
-fn a_worker_killed_at_work_ends_the_program_with_the_end_of_its_log() {
-    for count in ["1", "3"] {
-        let directory = with_target();
-        let args = log_dir_args(count);
-        let (mut child, workers) = with_idle_workers(&directory, &args, count.parse().unwrap());
-        let feeding = feed(&mut child);
-        let victim = workers.last().copied().unwrap();
-        let before = cpu_time(victim);
-        until("some work", || cpu_time(victim) > before + Duration::from_millis(50));
-        kill("KILL", victim);
-        let done = wait_open(child);
-        feeding.join().unwrap();
-        assert_eq!(done.code, 3, "{done:?}");
-        let mut lines = done.stderr.lines();
-        let first = lines.next().unwrap();
-        assert!(first.contains(&format!("(pid {victim}) died: killed by signal SIGKILL")));
-        assert!(first.contains("/logs/worker-embed"), "{first}");
-        let said = format!("    | slipring: worker {victim}: ready, 384 numbers a text");
-        assert_eq!(lines.next(), Some(said.as_str()), "{done:?}");
-        assert_untouched(&directory, &["logs"]);
-    }
+fn a_batch_that_kills_its_workers_ends_the_program_and_is_named() {
+    let directory = with_target();
+    let args = ["--log-dir", "logs", "--max-line", "20000000"];
+    let (mut child, workers) = with_idle_workers(&directory, &args, 1);
+    let program = child.id();
+    let mut stdin = child.stdin.take().unwrap();
+    // It fits no batch beside others, and takes long.
+    let long = b"several words of a long line ".repeat(400_000);
+    let second = std::thread::scope(|scope| {
+        scope.spawn(move || stdin.write_all(&[b"one\ntwo\n", &*long, b"\n"].concat()));
+        kill_at_work("ABRT", workers[0], Duration::from_millis(50));
+        let second = until_replaced(program, &workers);
+        kill_at_work("ABRT", second, Duration::from_millis(50));
+        second
+    });
+    let done = Finished::from(child.wait_with_output().unwrap());
+    assert_eq!(done.code, 3, "{done:?}");
+    let mut lines = done.stderr.lines();
+    let first = lines.next().unwrap();
+    let named = "slipring: standard input: line 3: the batch kills its workers: worker embed ";
+    assert!(first.starts_with(named), "{first}");
+    assert!(first.contains(&format!("(pid {second}) died: killed by signal SIGABRT")), "{first}");
+    let said = format!("    | slipring: worker {second}: ready, 384 numbers a text");
+    assert!(done.stderr.contains(&said), "{done:?}");
+    assert_untouched(&directory, &["logs"]);
 }
 
 #[test]
