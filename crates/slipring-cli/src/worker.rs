@@ -157,8 +157,9 @@ fn spawner(options: &Options, config: &Config) -> slipring::Result<Spawner> {
     })
 }
 
-/// Ends the run if workers cannot be started: at once if none ever could, otherwise if that fails
-/// again and again. Those that somebody kills do not count.
+/// Ends the run if workers cannot be started: at once if none ever was and it is not a death that
+/// may have come from outside, otherwise if that fails again and again. Those that somebody kills
+/// do not count.
 fn watch(happened: pool::Events, events: &Sender<Event>) {
     let (mut was_ready, mut failures) = (false, 0);
     for event in happened {
@@ -166,7 +167,8 @@ fn watch(happened: pool::Events, events: &Sender<Event>) {
             EventKind::Ready(_) => (was_ready, failures) = (true, 0),
             EventKind::StartFailed(error) if !is_killed(&error) => {
                 failures += 1;
-                if !was_ready || failures >= MOST_FAILURES {
+                let is_hopeless = !was_ready && error.death().is_none();
+                if is_hopeless || failures >= MOST_FAILURES {
                     // A main thread that has stopped listening has its reason already.
                     let _ = events.send(Event::Failed(translate(&error)));
                 }
