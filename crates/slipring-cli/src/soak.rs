@@ -2,8 +2,8 @@
 //! started again meanwhile.
 //!
 //! [`checked`] makes and checks the frames, on both sides. [`drive`] sends them. [`faults`] kills
-//! and stops workers. [`at_once`] is a worker that serves many requests at the same time. Before
-//! all that, [`raw`] sends very many frames without faults. No frame may be lost, duplicated, torn
+//! and stops workers. [`at_once`] is a worker that serves many requests at the same time. [`pool`]
+//! lets a pool restart the workers instead. Before all that, [`raw`] sends very many frames without faults. No frame may be lost, duplicated, torn
 //! or delivered to another caller; nothing may hang or be left behind.
 
 mod at_once;
@@ -11,6 +11,7 @@ mod checked;
 mod drive;
 mod faults;
 mod footprint;
+mod pool;
 mod raw;
 
 use std::fmt::Write;
@@ -61,6 +62,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value = "0", allow_hyphen_values = true,
           value_parser = number("--frames", 0, 1 << 50))]
     pub(crate) frames: usize,
+    /// Have a pool of eight roles restart the workers. --workers and --concurrent then count for
+    /// each role
+    #[arg(long, conflicts_with = "frames")]
+    pub(crate) pool: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -130,6 +135,9 @@ impl Soak {
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Error> {
+    if options.pool {
+        return pool::run(options);
+    }
     let failed = |error: slipring::Error| Error::failure(format!("cannot start: {error:#}"));
     // Checked first: without standard output there would be no report.
     let stdout = Stdout::open()?;
@@ -275,7 +283,6 @@ fn report(
         times.get(at).map_or(0, Duration::as_micros)
     };
     let [fds, maps, children] = leaks;
-    let seconds = format!("{:.3}", time.as_secs_f64());
     let wrong = of(&counts.lost)
         + of(&counts.duplicated)
         + of(&counts.torn)
@@ -302,22 +309,31 @@ fn report(
         ("begun", of(&counts.begun)),
         ("begun_denied", of(&counts.denied)),
     ];
+    let leaks = [("fds", fds), ("maps", maps), ("children", children)];
+    let printed = stdout.print(render(time, &numbers, &leaks, json));
+    // Faults count even if the reader of standard output has left early.
+    if is_right { printed } else { Err(Error::failure("the soak found faults")) }
+}
+
+/// Writes the figures as lines, or as JSON.
+fn render(time: Duration, numbers: &[(&str, u64)], leaks: &[(&str, usize)], json: bool) -> String {
     let mut text = String::new();
+    let seconds = format!("{:.3}", time.as_secs_f64());
     if json {
         let _ = write!(text, "{{\"seconds\":{seconds}");
         for (name, number) in numbers {
             let _ = write!(text, ",\"{name}\":{number}");
         }
-        let leaks = format!("{{\"fds\":{fds},\"maps\":{maps},\"children\":{children}}}");
-        let _ = writeln!(text, ",\"leaks\":{leaks}}}");
+        let leaks: Vec<_> =
+            leaks.iter().map(|(name, count)| format!("\"{name}\":{count}")).collect();
+        let _ = writeln!(text, ",\"leaks\":{{{}}}}}", leaks.join(","));
     } else {
         let _ = writeln!(text, "{:<18} {seconds}", "seconds");
         for (name, number) in numbers {
             let _ = writeln!(text, "{:<18} {number}", name.replace('_', " "));
         }
-        let _ = writeln!(text, "{:<18} {fds} fds, {maps} maps, {children} children", "leaks");
+        let leaks: Vec<_> = leaks.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        let _ = writeln!(text, "{:<18} {}", "leaks", leaks.join(", "));
     }
-    let printed = stdout.print(text);
-    // Faults count even if the reader of standard output has left early.
-    if is_right { printed } else { Err(Error::failure("the soak found faults")) }
+    text
 }

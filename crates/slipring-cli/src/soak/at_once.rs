@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,7 @@ use slipring::{Error, Spawner};
 
 use super::checked::{self, REPLY};
 use super::faults::Random;
+use super::pool::{ENDS_WORKER, SLOW};
 use super::{Counts, HANG};
 use crate::error::say;
 
@@ -69,14 +70,9 @@ impl Account {
 
     /// Compares what the workers have written with what the parent was told. Removes the file.
     pub(super) fn settle(&self, counts: &Counts) {
-        let bytes = fs::read(&self.path).unwrap_or_default();
         let mut begun = HashMap::<(u64, u64), u32>::new();
-        for record in bytes.as_chunks::<16>().0 {
-            let word = |at: usize| {
-                let bytes = record.get(at..).and_then(|rest| rest.first_chunk());
-                bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes))
-            };
-            *begun.entry((word(0), word(8))).or_default() += 1;
+        for request in self.begun() {
+            *begun.entry(request).or_default() += 1;
         }
         Counts::add(&counts.begun, begun.len());
         for (request, _) in begun.iter().filter(|(_, count)| **count > 1) {
@@ -86,8 +82,21 @@ impl Account {
         for request in not_begun.iter().filter(|request| begun.contains_key(request)) {
             Counts::wrong(&counts.denied, format!("{request:?} was begun, and said not to be"));
         }
+    }
+
+    /// Sender and number of each request that a worker has begun, as often as it was. Removes the
+    /// file.
+    pub(super) fn begun(&self) -> impl Iterator<Item = (u64, u64)> {
+        let file = File::open(&self.path);
         // What cannot be removed is left to the system.
         let _ = fs::remove_file(&self.path);
+        let mut file = file.ok().map(BufReader::new);
+        std::iter::from_fn(move || {
+            let mut record = [0; 16];
+            file.as_mut()?.read_exact(&mut record).ok()?;
+            let (sender, number) = record.split_first_chunk()?;
+            Some((u64::from_le_bytes(*sender), u64::from_le_bytes(*number.first_chunk()?)))
+        })
     }
 }
 
@@ -142,6 +151,12 @@ fn serve_one(incoming: Incoming, mut begun: &File) -> io::Result<()> {
     };
     responder.begin();
     begun.write_all([sender, number].map(u64::to_le_bytes).as_flattened())?;
+    if number & ENDS_WORKER != 0 {
+        std::process::exit(7);
+    }
+    if number & SLOW != 0 {
+        thread::sleep(Duration::from_micros(checked::mix(number) % 5000));
+    }
     if let Err(error) = checked::check(&bytes, sender, number) {
         responder.fail(checked::fault("torn", format!("{error:?}, {} bytes", bytes.len())));
         return Ok(());

@@ -1,6 +1,7 @@
 //! Kills, stops and restarts of workers, at random moments.
 #![allow(unsafe_code, reason = "pidfds, which std does not offer on stable")]
 
+use std::fs;
 use std::hash::{BuildHasher, Hasher};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,18 +57,23 @@ impl Running {
     }
 
     fn signal(&self, signal: i32) {
-        let no_info: *const u8 = std::ptr::null();
-        // SAFETY: without a siginfo the call takes integers only.
-        unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.pidfd.as_raw_fd(),
-                signal,
-                no_info,
-                0_usize,
-            )
-        };
+        send(&self.pidfd, signal);
     }
+}
+
+/// Signals a child of this process. Returns false if it is none any more.
+pub(super) fn signal_child(pid: u32, signal: i32) -> bool {
+    let Ok(pidfd) = pidfd_open(pid) else { return false };
+    // The number can have passed to another process before.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1));
+    parent == Some(std::process::id().to_string().as_str()) && send(&pidfd, signal)
+}
+
+fn send(pidfd: &OwnedFd, signal: i32) -> bool {
+    let (fd, no_info) = (pidfd.as_raw_fd(), std::ptr::null::<u8>());
+    // SAFETY: without a siginfo the call takes integers only.
+    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, no_info, 0_usize) == 0 }
 }
 
 fn pidfd_open(pid: u32) -> std::io::Result<OwnedFd> {

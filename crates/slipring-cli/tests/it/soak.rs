@@ -60,3 +60,20 @@ fn people_get_lines_and_a_wrong_option_is_named() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("--seconds"));
 }
+
+#[test]
+fn a_pool_loses_no_request_and_runs_none_twice_unasked() {
+    let args = "--pool --seconds 4 --kill-every 25 --json";
+    let output = soak(&args.split(' ').collect::<Vec<_>>());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    println!("{text}{errors}");
+    assert!(output.status.success(), "{text}{errors}");
+    let wrong = ["lost", "run_twice", "innocent_poison", "torn", "misdelivered", "hangs"];
+    for name in wrong.into_iter().chain(["places_kept", "fds", "children", "threads"]) {
+        assert!(number(&text, name).abs() < 0.5, "{name}: {text}");
+    }
+    for name in ["replies", "streams", "kills", "deaths", "recycled", "begun"] {
+        assert!(number(&text, name) > 2.0, "{name}: {text}");
+    }
+}
