@@ -242,10 +242,10 @@ impl Embed for Workers {
     }
 
     fn recovery(&self) -> Recovery {
-        let sent = self.role.counters();
+        let sent = self.role.metrics();
         Recovery {
             restarts: self.restarts.load(Ordering::Relaxed),
-            sent_again: sent.resent + sent.retried,
+            sent_again: sent.resent_unbegun + sent.resent_begun,
         }
     }
 
