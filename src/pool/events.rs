@@ -1,6 +1,6 @@
 //! What happens to the workers of a pool, as a stream for the host.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use super::scheduler::RecycleReason;
@@ -71,10 +71,7 @@ impl Events {
 
     /// Returns the next event; `None` if there is none within `timeout`, or the pool is gone.
     pub fn recv_timeout(&self, timeout: Duration) -> Option<Event> {
-        match self.0.recv_timeout(timeout) {
-            Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.0.recv_timeout(timeout).ok()
     }
 }
 

@@ -36,10 +36,10 @@
 //! * What was not begun is sent again without asking, to another worker.
 //! * What was begun, or may have been, is sent again only if its kind or the request was declared
 //!   [idempotent](Role::idempotent). Otherwise it fails with
-//!   [`ErrorKind::PeerDied`](crate::ErrorKind::PeerDied), which tells what it was begun beside.
+//!   [`ErrorKind::PeerDied`], which tells what it was begun beside.
 //! * A request that was being served when its worker crashed is a suspect. It is tried again alone
 //!   on a worker. If that dies too, the request is poison, and is never sent again:
-//!   [`ErrorKind::Poison`](crate::ErrorKind::Poison). A worker that an operator or the system kills
+//!   [`ErrorKind::Poison`]. A worker that an operator or the system kills
 //!   makes no suspects.
 //! * A stream that has delivered a chunk is not sent again.
 //!
@@ -48,8 +48,8 @@
 //! # Deadlines
 //!
 //! A timeout counts from the call, over all attempts.
-//! [`ErrorKind::QueueTimeout`](crate::ErrorKind::QueueTimeout) means that the request waited too
-//! long for a worker, [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) that a worker took too long.
+//! [`ErrorKind::QueueTimeout`] means that the request waited too
+//! long for a worker, [`ErrorKind::Timeout`] that a worker took too long.
 //!
 //! # Threads and tasks
 //!

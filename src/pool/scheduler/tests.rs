@@ -252,7 +252,7 @@ fn a_close_that_does_not_wait_refuses_what_waits() {
 #[test]
 fn suspects_have_half_of_the_workers_at_most() {
     let mut role = Role::ready(of(4));
-    (0..4).for_each(|_| drop(role.ask_again(0, &suspect())));
+    (0..4).for_each(|_| _ = role.ask_again(0, &suspect()));
     let given = grants(&role.scheduler.take_actions());
     assert_eq!(given.len(), 2);
     assert!(given.iter().all(|(_, grant)| grant.is_alone));

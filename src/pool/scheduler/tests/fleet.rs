@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn who_dies_while_it_serves_is_replaced_at_once_and_who_fails_later_and_later() {
+fn who_dies_serving_is_replaced_at_once_and_who_fails_ever_later() {
     let mut role = Role::ready(of(1));
     for now in 1..50 {
         let grant = role.ask_granted(now);
@@ -78,7 +78,7 @@ fn a_reset_forgets_all_failures() {
 fn workers_are_started_for_what_waits_and_ended_when_they_are_idle() {
     let mut role = Role::ready(Limits { min_idle: 1, max_size: 3, ..of(1) });
     let mut busy: Vec<_> = (0..2).map(|_| role.ask_granted(0)).collect();
-    (0..3).for_each(|_| drop(role.ask(0)));
+    (0..3).for_each(|_| _ = role.ask(0));
     assert_eq!(role.starts(), 0, "they have only come");
     assert_eq!(role.scheduler.next_tick(0), Some(50 * MS));
     role.scheduler.tick(50 * MS);
@@ -191,7 +191,7 @@ fn a_role_grows_by_what_waits_beyond_the_places_that_are_to_come() {
     for (waiting, workers) in [(1, 1), (2, 1), (3, 2), (5, 3)] {
         let mut role = Role::new(Limits { min_idle: 1, max_size: 4, ..of(1) });
         role.scheduler.tick(0);
-        (0..waiting).for_each(|_| drop(role.ask(0)));
+        (0..waiting).for_each(|_| _ = role.ask(0));
         role.scheduler.tick(50 * MS);
         assert_eq!(role.starts(), workers, "{waiting} wait");
     }
@@ -249,7 +249,7 @@ fn a_close_starts_as_many_workers_as_what_waits_needs() {
     for (waiting, workers) in [(0, 0), (1, 1), (5, 2)] {
         let mut role = Role::ready(of(2));
         let busy: Vec<_> = (0..4).map(|_| role.ask_granted(0)).collect();
-        (0..waiting).for_each(|_| drop(role.ask(0)));
+        (0..waiting).for_each(|_| _ = role.ask(0));
         role.scheduler.close(0);
         for grant in busy {
             role.scheduler.note_death(1, grant.worker, Death::Serving);
@@ -297,7 +297,7 @@ fn a_reset_starts_at_once_what_waits_for_its_backoff() {
 #[test]
 fn a_replacement_that_is_not_needed_any_more_ends() {
     let mut role = Role::ready(Limits { min_idle: 1, max_size: 2, ..of(2) });
-    (0..3).for_each(|_| drop(role.ask(0)));
+    (0..3).for_each(|_| _ = role.ask(0));
     role.scheduler.tick(50 * MS);
     role.make_ready(50 * MS);
     for slot in [0, 0, 1] {
