@@ -19,9 +19,6 @@ pub(crate) struct Counters {
     resent_unbegun: Counter,
     resent_begun: Counter,
     started: Counter,
-    restarted: Counter,
-    /// Workers that were lost and have no successor yet.
-    to_restart: Counter,
     losses: [Counter; Loss::ALL.len()],
     hung: Counter,
     recycled: [Counter; RecycleReason::ALL.len()],
@@ -73,15 +70,9 @@ impl Counters {
 
     pub(crate) fn note_start(&self) {
         add(&self.started);
-        let one_less = |lost: u64| lost.checked_sub(1);
-        let relaxed = Ordering::Relaxed;
-        if self.to_restart.fetch_update(relaxed, relaxed, one_less).is_ok() {
-            add(&self.restarted);
-        }
     }
 
     pub(crate) fn note_loss(&self, loss: Loss) {
-        add(&self.to_restart);
         self.losses.iter().zip(Loss::ALL).filter(|(_, each)| *each == loss).for_each(|(it, _)| {
             add(it);
         });
@@ -120,9 +111,12 @@ impl Counters {
         });
         let [failed_to_start, died_serving, died_idle, killed_idle] =
             self.losses.each_ref().map(get);
+        let lost = failed_to_start + died_serving + died_idle + killed_idle;
+        let started = get(&self.started);
         let workers = WorkerCounts {
-            started: get(&self.started),
-            restarted: get(&self.restarted),
+            started,
+            // The successor of a worker that a request finds dead may start before its death is noted.
+            restarted: lost.min(started.saturating_sub(1)),
             failed_to_start,
             died_serving,
             died_idle,

@@ -104,7 +104,7 @@ pub struct RequestCount {
 pub struct WorkerCounts {
     /// Workers that were started.
     pub started: u64,
-    /// Those of them that came after one that was lost: one for each lost worker at most.
+    /// Those of them that replace one that was lost, with those that are about to be started.
     pub restarted: u64,
     /// Workers that could not be started, or that died before they were ready.
     pub failed_to_start: u64,
