@@ -4,6 +4,8 @@
 //! The workers are those of [`at_once`](super::at_once): each appends the requests that it begins to
 //! a file, which outlives it.
 
+mod figures;
+
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,9 +20,10 @@ use super::at_once::Account;
 use super::checked::{self, CALL, Fault, REPLY, STREAM};
 use super::faults::{Random, signal_child};
 use super::footprint::Footprint;
-use super::{Counts, HANG, Options, left_behind, render};
+use super::{Counts, HANG, Options, left_behind};
 use crate::error;
 use crate::stdio::Stdout;
+use figures::Figures;
 
 const ROLES: usize = 8;
 /// The role whose queue is short, so that it refuses requests.
@@ -37,38 +40,6 @@ pub(super) const ENDS_WORKER: u64 = 1 << 40;
 pub(super) const SLOW: u64 = 1 << 41;
 /// How long the last requests may occupy their places after all drivers are done.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What was done, and what was wrong with it.
-#[derive(Debug, Default)]
-struct Figures {
-    requests: AtomicU64,
-    replies: AtomicU64,
-    streams: AtomicU64,
-    dropped: AtomicU64,
-    timeouts: AtomicU64,
-    overloaded: AtomicU64,
-    degraded: AtomicU64,
-    /// Requests whose error said that their worker had died with them.
-    died: AtomicU64,
-    poison: AtomicU64,
-    /// Requests that were alone on a worker when a signal made that crash, for the second time.
-    crashed_alone: AtomicU64,
-    kills: AtomicU64,
-    crashes: AtomicU64,
-    stops: AtomicU64,
-    reloads: AtomicU64,
-    deaths: AtomicU64,
-    recycled: AtomicU64,
-    /// A request that was not answered although its worker had not begun it, or for no reason.
-    lost: AtomicU64,
-    begun: AtomicU64,
-    run_twice: AtomicU64,
-    innocent_poison: AtomicU64,
-    torn: AtomicU64,
-    misdelivered: AtomicU64,
-    hangs: AtomicU64,
-    places: AtomicU64,
-}
 
 struct Soak {
     figures: Figures,
@@ -129,7 +100,7 @@ pub(super) fn run(options: &Options) -> Result<(), error::Error> {
     soak.is_over.store(true, Ordering::Relaxed);
     if !soak.end(running) {
         // A thread that hangs keeps the rest.
-        return soak.report(seconds, [0; 4], options.json, &stdout);
+        return soak.figures.report(soak.sent_again(), seconds, [0; 4], options.json, &stdout);
     }
     soak.check_places();
     if let Err(error) = pool.close(PATIENCE) {
@@ -143,7 +114,7 @@ pub(super) fn run(options: &Options) -> Result<(), error::Error> {
     soak.settle(&account);
     let [fds, maps, children] = left_behind(&baseline);
     let leaks = [fds, maps, children, left_threads(threads)];
-    soak.report(seconds, leaks, options.json, &stdout)
+    soak.figures.report(soak.sent_again(), seconds, leaks, options.json, &stdout)
 }
 
 fn name(role: usize) -> String {
@@ -431,6 +402,14 @@ impl Soak {
         }
     }
 
+    /// How often requests were sent again that had not been begun, and that had been.
+    fn sent_again(&self) -> [u64; 2] {
+        let counters = self.roles.iter().map(RoleHandle::counters);
+        counters.fold([0; 2], |[resent, retried], counters| {
+            [resent + counters.resent, retried + counters.retried]
+        })
+    }
+
     /// Looks which requests were begun more than once.
     fn settle(&self, account: &Account) {
         let mut begun = HashMap::<(u64, u64), u32>::new();
@@ -444,59 +423,6 @@ impl Soak {
                 wrong(&self.figures.run_twice, what);
             }
         }
-    }
-
-    fn report(
-        &self,
-        time: Duration,
-        leaks: [usize; 4],
-        json: bool,
-        stdout: &Stdout,
-    ) -> Result<(), error::Error> {
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let f = &self.figures;
-        let counters = self.roles.iter().map(RoleHandle::counters);
-        let (resent, retried) = counters.fold((0, 0), |(resent, retried), counters| {
-            (resent + counters.resent, retried + counters.retried)
-        });
-        let done = [
-            ("requests", of(&f.requests)),
-            ("replies", of(&f.replies)),
-            ("streams", of(&f.streams)),
-            ("streams_dropped", of(&f.dropped)),
-            ("timeouts", of(&f.timeouts)),
-            ("overloaded", of(&f.overloaded)),
-            ("degraded", of(&f.degraded)),
-            ("died_with_worker", of(&f.died)),
-            ("not_begun_sent_again", resent),
-            ("begun_sent_again", retried),
-            ("poison", of(&f.poison)),
-            ("crashed_alone", of(&f.crashed_alone)),
-            ("kills", of(&f.kills)),
-            ("crashes", of(&f.crashes)),
-            ("stops", of(&f.stops)),
-            ("reloads", of(&f.reloads)),
-            ("deaths", of(&f.deaths)),
-            ("recycled", of(&f.recycled)),
-            ("begun", of(&f.begun)),
-        ];
-        let wrong = [
-            ("lost", of(&f.lost)),
-            ("run_twice", of(&f.run_twice)),
-            ("innocent_poison", of(&f.innocent_poison)),
-            ("torn", of(&f.torn)),
-            ("misdelivered", of(&f.misdelivered)),
-            ("hangs", of(&f.hangs)),
-            ("places_kept", of(&f.places)),
-        ];
-        let [fds, maps, children, threads] = leaks;
-        let left = [("fds", fds), ("maps", maps), ("children", children), ("threads", threads)];
-        let printed = stdout.print(render(time, &[&done[..], &wrong].concat(), &left, json));
-        // Faults count even if the reader of standard output has left early.
-        if wrong.iter().all(|(_, count)| *count == 0) && leaks == [0; 4] {
-            return printed;
-        }
-        Err(error::Error::failure("the soak found faults"))
     }
 }
 
