@@ -74,6 +74,7 @@ mod core;
 mod events;
 mod executor;
 mod handle;
+mod keeper;
 mod metrics;
 mod pending;
 mod request;
@@ -102,10 +103,7 @@ use crate::sys::fork;
 pub use async_handle::{AsyncPoolRequest, AsyncRoleHandle};
 #[cfg(feature = "async")]
 pub use async_stream::AsyncPoolStream;
-use closing::Ended;
-use events::Readers;
 pub use events::{Event, EventKind, Events};
-use executor::Executor;
 pub use handle::{PoolHealth, RoleHandle, RoleHealth, WorkerHealth};
 #[cfg(feature = "metrics")]
 pub use metrics::MetricsPublisher;
@@ -116,7 +114,7 @@ pub use metrics::{
 };
 pub use pending::PoolPending;
 pub use request::PoolRequest;
-use role::RoleShared;
+use role::{PoolShared, RoleShared};
 pub use scheduler::{Priority, RecycleReason};
 #[cfg(feature = "tower")]
 pub use service::{RoleService, ServiceReply, ServiceRequest};
@@ -133,10 +131,7 @@ const LAST_WAIT: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct Pool {
     roles: BTreeMap<String, Arc<RoleShared>>,
-    readers: Arc<Readers>,
-    ticker: Arc<Ticker>,
-    ended: Arc<Ended>,
-    executor: Arc<Executor>,
+    shared: PoolShared,
 }
 
 /// Describes a pool.
@@ -178,30 +173,27 @@ impl PoolBuilder {
         if self.roles.is_empty() {
             return Err(Error::invalid_config("a pool needs a role"));
         }
-        let (starts, readers) = (Arc::new(Starts::new(starts)), Arc::new(Readers::default()));
-        let (ticker, ended) = (Arc::new(Ticker::new()), Arc::new(Ended::default()));
-        let executor = Arc::new(Executor::default());
+        let shared = PoolShared {
+            starts: Arc::new(Starts::new(starts)),
+            readers: Arc::default(),
+            ticker: Arc::new(Ticker::new()),
+            ended: Arc::default(),
+            executor: Arc::default(),
+            start_worker: keeper::start,
+        };
         let mut roles = BTreeMap::new();
         for (name, role) in self.roles {
             role.check(&name)?;
-            let shared = RoleShared::new(
-                name.clone(),
-                role,
-                Arc::clone(&starts),
-                Arc::clone(&readers),
-                Arc::clone(&ticker),
-                Arc::clone(&ended),
-                Arc::clone(&executor),
-            );
-            if roles.insert(name.clone(), shared).is_some() {
+            let role = RoleShared::new(name.clone(), role, shared.clone());
+            if roles.insert(name.clone(), role).is_some() {
                 return Err(Error::invalid_config(format!("the pool has two roles named {name}")));
             }
         }
-        start_ticker(&ticker, roles.values().map(Arc::downgrade).collect())?;
+        start_ticker(&shared.ticker, roles.values().map(Arc::downgrade).collect())?;
         for role in roles.values() {
             role.change(|scheduler| scheduler.tick(now_ns()));
         }
-        Ok(Pool { roles, readers, ticker, ended, executor })
+        Ok(Pool { roles, shared })
     }
 }
 
@@ -239,14 +231,14 @@ impl Pool {
     /// Returns what happens from now on. A reader that does not keep up misses events, and delays
     /// nothing: see [`PoolHealth::events_dropped`].
     pub fn events(&self) -> Events {
-        self.readers.add()
+        self.shared.readers.add()
     }
 
     /// Returns how the pool is. Never blocks for longer than a lock is held.
     #[must_use]
     pub fn health(&self) -> PoolHealth {
         let roles = self.roles.values().map(|role| handle::health(role)).collect();
-        PoolHealth { roles, events_dropped: self.readers.dropped() }
+        PoolHealth { roles, events_dropped: self.shared.readers.dropped() }
     }
 
     /// Returns what the pool has counted. Blocks as [`RoleHandle::metrics`] of each role.
@@ -291,14 +283,14 @@ impl Pool {
         for role in self.roles.values() {
             role.change(|scheduler| scheduler.close(now_ns()));
         }
-        let is_closed = self.ended.wait(deadline, is_over) || {
+        let is_closed = self.shared.ended.wait(deadline, is_over) || {
             for role in self.roles.values() {
                 role.close_now();
             }
-            self.ended.wait(Deadline::after(LAST_WAIT), is_over)
+            self.shared.ended.wait(Deadline::after(LAST_WAIT), is_over)
         };
-        self.ticker.end();
-        self.executor.end();
+        self.shared.ticker.end();
+        self.shared.executor.end();
         match is_closed {
             true => Ok(()),
             false => Err(Error::new(ErrorKind::Timeout, "a worker of the pool has not ended")),
@@ -318,7 +310,7 @@ impl Drop for Pool {
         for role in self.roles.values() {
             role.close_now();
         }
-        self.ticker.end();
-        self.executor.end();
+        self.shared.ticker.end();
+        self.shared.executor.end();
     }
 }

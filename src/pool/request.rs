@@ -116,7 +116,7 @@ impl<'a> PoolRequest<'a> {
         let payload = encoded(payload)?;
         let (kind, attempts) = (self.kind, self.owned_attempts());
         let number = attempts.number();
-        let submitted = self.role.executor.submit(number, async move {
+        let submitted = self.role.pool.executor.submit(number, async move {
             let reply = async_call::call(attempts, kind, &payload, now, deadline).await;
             // Nobody may take it for long, and the ring is to be filled again.
             reply.map(Reply::detach)

@@ -17,7 +17,7 @@ use super::seat::{Seat, Told};
 use super::settings::Role;
 use super::starts::Starts;
 use super::ticker::Ticker;
-use super::worker::{self, Worker};
+use super::worker::Worker;
 use crate::error::{Error, ErrorKind, Overload, Result};
 use crate::id::RequestId;
 use crate::protocol::Kind;
@@ -25,6 +25,19 @@ use crate::sync::plain::Mutex;
 use crate::sync::{Counter, Ordering};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
+
+/// What the roles of a pool share.
+#[derive(Debug, Clone)]
+pub(super) struct PoolShared {
+    pub(super) starts: Arc<Starts>,
+    pub(super) readers: Arc<Readers>,
+    pub(super) ticker: Arc<Ticker>,
+    pub(super) ended: Arc<Ended>,
+    /// Goes on with requests that were submitted.
+    pub(super) executor: Arc<Executor>,
+    /// Starts a worker's thread, which starts the worker.
+    pub(super) start_worker: fn(&Arc<RoleShared>, WorkerId, Arc<Worker>),
+}
 
 /// A role, shared by all its handles, requests and workers.
 #[derive(Debug)]
@@ -39,13 +52,8 @@ pub(super) struct RoleShared {
     /// Why the last worker failed.
     last_failure: Mutex<Option<Error>>,
     pub(super) metrics: Counters,
-    pub(super) starts: Arc<Starts>,
-    readers: Arc<Readers>,
-    ticker: Arc<Ticker>,
-    ended: Arc<Ended>,
-    /// Goes on with requests that were submitted.
-    pub(super) executor: Arc<Executor>,
-    /// Those that are pending, by number.
+    pub(super) pool: PoolShared,
+    /// Requests that were submitted and are pending, by number.
     submitted: Mutex<BTreeMap<u64, Weak<Submitted>>>,
     this: Weak<Self>,
 }
@@ -147,15 +155,7 @@ impl<R: RoleRef> Drop for Permit<R> {
 }
 
 impl RoleShared {
-    pub(super) fn new(
-        name: String,
-        settings: Role,
-        starts: Arc<Starts>,
-        readers: Arc<Readers>,
-        ticker: Arc<Ticker>,
-        ended: Arc<Ended>,
-        executor: Arc<Executor>,
-    ) -> Arc<Self> {
+    pub(super) fn new(name: String, settings: Role, pool: PoolShared) -> Arc<Self> {
         let seed = Random::new(now_ns() ^ u64::from(std::process::id())).next();
         Arc::new_cyclic(|this| Self {
             core: RoleCore::new(Scheduler::new(settings.limits.clone(), seed)),
@@ -165,11 +165,7 @@ impl RoleShared {
             numbers: Counter::new(0),
             last_failure: Mutex::new(None),
             metrics: Counters::default(),
-            starts,
-            readers,
-            ticker,
-            ended,
-            executor,
+            pool,
             submitted: Mutex::default(),
             this: Weak::clone(this),
         })
@@ -205,7 +201,7 @@ impl RoleShared {
     pub(super) fn close_now(&self) {
         self.is_urgent.store(1, Ordering::Relaxed);
         self.change(|scheduler| scheduler.close_now(now_ns()));
-        self.ended.notify();
+        self.pool.ended.notify();
     }
 
     /// The number of the next request.
@@ -304,7 +300,7 @@ impl RoleShared {
         let deeds = self.core.forget(worker, change);
         drop(ended);
         self.perform(deeds);
-        self.ended.notify();
+        self.pool.ended.notify();
     }
 
     /// The workers that are there.
@@ -341,7 +337,7 @@ impl RoleShared {
             _ => {}
         }
         let worker = worker.map(|id| id.slot);
-        self.readers.tell(Event { role: self.name.clone(), worker, pid, kind });
+        self.pool.readers.tell(Event { role: self.name.clone(), worker, pid, kind });
     }
 
     /// Does what the scheduler has decided.
@@ -355,14 +351,14 @@ impl RoleShared {
     #[cold]
     fn perform_all(&self, deeds: Deeds<Worker>) {
         if let Some(next) = deeds.next_tick {
-            self.ticker.look_before(next);
+            self.pool.ticker.look_before(next);
         }
         for deed in deeds.deeds {
             match deed {
                 Deed::Start(id, worker) => {
                     // The pool is there as long as one of its requests or workers is.
                     if let Some(this) = self.this.upgrade() {
-                        worker::start(&this, id, worker);
+                        (self.pool.start_worker)(&this, id, worker);
                     }
                 }
                 Deed::Stop(worker) => worker.stop(),

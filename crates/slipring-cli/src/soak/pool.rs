@@ -404,9 +404,9 @@ impl Soak {
 
     /// How often requests were sent again that had not been begun, and that had been.
     fn sent_again(&self) -> [u64; 2] {
-        let counters = self.roles.iter().map(RoleHandle::counters);
+        let counters = self.roles.iter().map(RoleHandle::metrics);
         counters.fold([0; 2], |[resent, retried], counters| {
-            [resent + counters.resent, retried + counters.retried]
+            [resent + counters.resent_unbegun, retried + counters.resent_begun]
         })
     }
 

@@ -1,0 +1,223 @@
+//! The thread that looks after one worker from its start to its end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::attempt::is_killed_from_outside;
+use super::events::EventKind;
+use super::role::RoleShared;
+use super::scheduler::{Death, Ending, RecycleReason, WorkerId};
+use super::settings::{WorkerSlot, nanos};
+use super::worker::{LOOK, Worker};
+use crate::channel::Channel;
+use crate::error::{Error, ErrorKind, Mark, RequestStage, Result};
+use crate::id::RequestId;
+use crate::process::service::start_thread;
+use crate::sys::clock::{Deadline, now_ns};
+
+/// How long a worker may take to answer a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest time between two looks whether a worker is done with a request that was given up.
+const LONGEST_LOOK: Duration = Duration::from_millis(100);
+
+/// Starts a worker's thread, which starts the worker.
+pub(super) fn start(role: &Arc<RoleShared>, id: WorkerId, worker: Arc<Worker>) {
+    let keeper = Keeper { role: Arc::clone(role), id, worker };
+    let name = format!("slipring-{}-{}", role.name, id.slot);
+    let role = Arc::clone(role);
+    if let Err(error) = start_thread(&name, move || keeper.run()) {
+        let error = Error::os("cannot start a thread for a worker", error);
+        role.note_failure(id, None, EventKind::StartFailed(error), Death::Failed);
+    }
+}
+
+/// The life of one worker.
+struct Keeper {
+    role: Arc<RoleShared>,
+    id: WorkerId,
+    worker: Arc<Worker>,
+}
+
+impl Keeper {
+    fn run(self) {
+        let since = Instant::now();
+        match self.start() {
+            Ok(channel) => {
+                self.worker.set_ready();
+                let ready = EventKind::Ready(since.elapsed());
+                self.role.tell(Some(self.id), Some(channel.pid()), ready);
+                self.role.change(|scheduler| scheduler.note_ready(now_ns(), self.id));
+                self.watch(channel);
+            }
+            Err(_) if self.is_to_stop() => self.note_stopped(),
+            Err(error) => {
+                let kind = EventKind::StartFailed(error);
+                self.role.note_failure(self.id, self.pid(), kind, Death::Failed);
+            }
+        }
+    }
+
+    /// Starts the worker, and waits until it is ready.
+    fn start(&self) -> Result<&Channel> {
+        let slot = WorkerSlot {
+            role: self.role.name.clone(),
+            index: self.id.slot,
+            restarts: self.id.incarnation,
+        };
+        let _turn = self.role.pool.starts.take(|| self.is_to_stop());
+        self.check_to_stop()?;
+        self.role.tell(Some(self.id), None, EventKind::Started);
+        let settings = self.role.settings();
+        let started = (settings.recipe)(&slot)?;
+        let channel = self.worker.set_channel(started);
+        let ready = self.check_to_stop().and_then(|()| channel.wait_ready(settings.start_timeout));
+        if ready.is_err() {
+            // It may be loading still, and whoever closes the pool waits for its end.
+            let _ = channel.close(Duration::ZERO);
+        }
+        ready.map(|()| channel)
+    }
+
+    fn check_to_stop(&self) -> Result<()> {
+        match self.is_to_stop() {
+            true => Err(Error::new(ErrorKind::Closed, "the worker is not needed any more")),
+            false => Ok(()),
+        }
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.worker.channel().map(Channel::pid)
+    }
+
+    fn is_to_stop(&self) -> bool {
+        self.worker.is_to_stop()
+    }
+
+    /// Looks after a worker that is ready, until it has ended.
+    fn watch(&self, channel: &Channel) {
+        let waker = self.worker.waker();
+        let mut exit = channel.core().state.exit_waiters.register();
+        let (mut ping, mut hang) =
+            (Deadline::after(self.role.settings().ping_interval), Hang::default());
+        let mut look = Duration::ZERO;
+        loop {
+            exit.wait(&waker);
+            if channel.exit_cause().is_some() {
+                return self.note_death(channel);
+            }
+            let settings = self.role.settings();
+            if !channel.is_alive()
+                && !channel.core().state.exit().is_some_and(|exit| exit.is_known())
+            {
+                // It wrote garbage, or is dead and not reaped: it ends in any case.
+                let _ = channel.close(Duration::ZERO);
+                return self.note_death(channel);
+            }
+            if ping.has_passed() {
+                ping = Deadline::after(settings.ping_interval);
+                self.ask(channel, settings.max_rss);
+            }
+            let mut until = ping;
+            for grant in self.worker.take_done(|| channel.health()) {
+                self.role.finish(now_ns(), grant, Ending::Over);
+            }
+            look = match self.worker.has_lingering() {
+                true => (2 * look).clamp(LOOK, LONGEST_LOOK),
+                false => Duration::ZERO,
+            };
+            if !look.is_zero() {
+                until = until.at_most(look);
+            }
+            if let Some(timeout) = settings.hang_timeout {
+                if let Some((request, progress)) = hang.look(channel, timeout) {
+                    self.kill(channel, request, progress);
+                }
+                until = until.at_most(timeout / 4);
+            }
+            if self.worker.sleep(until) {
+                let _ = channel.close(self.role.stop_timeout());
+                return self.note_stopped();
+            }
+        }
+    }
+
+    /// Asks the worker how it is, and looks at its memory.
+    fn ask(&self, channel: &Channel, max_rss: Option<u64>) {
+        if channel.ping(PING_TIMEOUT).is_err_and(|error| error.is_timeout()) {
+            self.role.tell(Some(self.id), Some(channel.pid()), EventKind::Unresponsive);
+        }
+        let rss = max_rss.and_then(|most| Some((most, resident_bytes(channel.pid())?)));
+        if rss.is_some_and(|(most, rss)| rss > most) {
+            let why = RecycleReason::Memory;
+            self.role.change(|scheduler| scheduler.recycle(now_ns(), self.id, why));
+        }
+    }
+
+    /// Kills a worker one of whose requests makes no progress. Its end is then noticed as any.
+    fn kill(&self, channel: &Channel, request: RequestId, progress: u64) {
+        self.worker.note_hung();
+        let what = EventKind::Hung { request, progress };
+        self.role.tell(Some(self.id), Some(channel.pid()), what);
+        if let Some(exit) = channel.core().state.exit() {
+            exit.process.kill();
+        }
+    }
+
+    fn note_death(&self, channel: &Channel) {
+        // A process that is reaped has no thread left, so that its marks are final.
+        self.worker.wait_until_known(Deadline::after(PING_TIMEOUT));
+        let state = &channel.core().state;
+        let has_begun =
+            state.end_of_service.marks().is_some_and(|marks| marks.iter().any(Mark::is_begun));
+        let error = state.why_over_now(None);
+        let is_killed = error.death().is_some_and(is_killed_from_outside);
+        let death = match (has_begun, is_killed && !self.worker.was_hung()) {
+            (true, _) => Death::Serving,
+            (false, true) => Death::Killed,
+            (false, false) => Death::Failed,
+        };
+        self.role.note_failure(self.id, Some(channel.pid()), EventKind::Died(error), death);
+    }
+
+    fn note_stopped(&self) {
+        self.role.tell(Some(self.id), self.pid(), EventKind::Stopped);
+        self.role.forget(self.id, |scheduler| scheduler.note_stopped(now_ns(), self.id));
+    }
+}
+
+/// What a worker's requests had reported at the last look.
+#[derive(Debug, Default)]
+struct Hang {
+    /// Each request with its progress, and since when that is the same.
+    seen: Vec<(RequestId, u64, u64)>,
+}
+
+impl Hang {
+    /// Returns a request that has been served without progress for as long as `timeout`.
+    fn look(&mut self, channel: &Channel, timeout: Duration) -> Option<(RequestId, u64)> {
+        let now = now_ns();
+        let mut seen = Vec::new();
+        for request in channel.health().requests {
+            if request.stage != RequestStage::Begun {
+                continue;
+            }
+            let before = self.seen.iter().find(|(id, ..)| *id == request.id);
+            let since = match before {
+                Some((_, progress, since)) if *progress == request.progress => *since,
+                _ => now,
+            };
+            seen.push((request.id, request.progress, since));
+        }
+        self.seen = seen;
+        let hung = |(_, _, since): &&(RequestId, u64, u64)| now - since >= nanos(timeout);
+        self.seen.iter().find(hung).map(|(id, progress, _)| (*id, *progress))
+    }
+}
+
+/// The memory of a process that is in use, in bytes.
+fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
