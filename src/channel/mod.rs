@@ -181,13 +181,12 @@ impl Channel {
         payload: &P,
         timeout: Duration,
     ) -> Result<Reply> {
-        span!("call", %kind, bytes = payload.encoded_len());
-        let (request, limit) = send_call(&self.core, kind, payload, timeout)?;
-        Awaited::new(&*self.core, request, limit).wait()
+        self.call_numbered(kind, payload, timeout).1
     }
 
     /// As [`Channel::call`], with the request's number, once it has one: after a timeout the worker
     /// may still be at it.
+    #[inline]
     pub(crate) fn call_numbered<P: Payload + ?Sized>(
         &self,
         kind: Kind,
