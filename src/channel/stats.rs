@@ -8,9 +8,9 @@ use crate::error::ErrorKind;
 /// Counters of a channel since its start, from [`Channel::stats`](crate::Channel::stats); those of
 /// an `AsyncChannel` are those of its `blocking` channel. What threads and tasks do counts alike.
 ///
-/// All numbers but `in_flight`, `request_ring_used` and `leases_held` only grow. They belong together: at any moment
-/// `requests` is the sum of `completed`, `in_flight` and the requests that have ended without a
-/// result. A request counts once, whatever comes for it after it has ended.
+/// All numbers but `in_flight`, `request_ring_used` and `leases_held` only grow. They belong together:
+/// at any moment `requests` is the sum of `completed`, `in_flight` and the requests that have ended
+/// without a result. A request counts once, whatever comes for it after it has ended.
 ///
 /// [`Channel::wait_ready`](crate::Channel::wait_ready) is a call and counts as one. Pings and
 /// other questions about the worker's health do not count.
