@@ -1,5 +1,6 @@
 //! The thread that looks after one worker from its start to its end.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use crate::channel::Channel;
 use crate::error::{Error, ErrorKind, Mark, RequestStage, Result};
 use crate::id::RequestId;
 use crate::process::service::start_thread;
+use crate::protocol::WorkerState;
 use crate::sys::clock::{Deadline, now_ns};
 
 /// How long a worker may take to answer a ping.
@@ -68,7 +70,11 @@ impl Keeper {
         self.check_to_stop()?;
         self.role.tell(Some(self.id), None, EventKind::Started);
         let settings = self.role.settings();
-        let started = (settings.recipe)(&slot)?;
+        // A host's code: its panic is a failed start, and must not leave the place taken.
+        let recipe = AssertUnwindSafe(|| (settings.recipe)(&slot));
+        let started = catch_unwind(recipe).unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Spawn, "the recipe of the role has panicked"))
+        })?;
         let channel = self.worker.set_channel(started);
         let ready = self.check_to_stop().and_then(|()| channel.wait_ready(settings.start_timeout));
         if ready.is_err() {
@@ -195,9 +201,14 @@ struct Hang {
 impl Hang {
     /// Returns a request that has been served without progress for as long as `timeout`.
     fn look(&mut self, channel: &Channel, timeout: Duration) -> Option<(RequestId, u64)> {
-        let now = now_ns();
+        let (now, health) = (now_ns(), channel.health());
+        if health.state == WorkerState::AwaitingCredit {
+            // It waits for the readers of its streams, which is no fault of its own.
+            self.seen.clear();
+            return None;
+        }
         let mut seen = Vec::new();
-        for request in channel.health().requests {
+        for request in health.requests {
             if request.stage != RequestStage::Begun {
                 continue;
             }
@@ -209,7 +220,8 @@ impl Hang {
             seen.push((request.id, request.progress, since));
         }
         self.seen = seen;
-        let hung = |(_, _, since): &&(RequestId, u64, u64)| now - since >= nanos(timeout);
+        let hung =
+            |(_, _, since): &&(RequestId, u64, u64)| now.saturating_sub(*since) >= nanos(timeout);
         self.seen.iter().find(hung).map(|(id, progress, _)| (*id, *progress))
     }
 }

@@ -10,6 +10,9 @@ use crate::channel::{Channel, Spawner};
 use crate::error::{Error, Result};
 use crate::protocol::Kind;
 
+/// The most workers of a role that serve, and the most spares.
+const MOST_WORKERS: usize = 4096;
+
 /// Makes one worker.
 type Recipe = Arc<dyn Fn(&WorkerSlot) -> Result<Channel> + Send + Sync>;
 
@@ -94,7 +97,7 @@ impl Role {
         self
     }
 
-    /// How many workers may serve: 1 by default. More than `min_idle` are started when requests
+    /// How many workers may serve: 1 by default, 4096 at most. More than `min_idle` are started when requests
     /// have waited for [`grow_after`](Self::grow_after).
     pub fn max_size(mut self, workers: usize) -> Self {
         self.limits.max_size = workers;
@@ -273,6 +276,8 @@ impl Role {
         let is_zero = |value: &Duration| value.is_zero();
         let wrong = if *max_size == 0 {
             "a max_size of 0: no worker could serve".to_owned()
+        } else if *max_size > MOST_WORKERS || self.limits.spares > MOST_WORKERS {
+            format!("a max_size or spares of more than {MOST_WORKERS}")
         } else if min_idle > max_size {
             format!("a min_idle of {min_idle} is over the max_size of {max_size}")
         } else if *max_starts == 0 {

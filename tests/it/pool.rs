@@ -387,6 +387,8 @@ fn a_dropped_pool_ends_its_workers_and_its_handles_say_that_it_is_closed() {
 fn what_cannot_work_is_refused_when_the_pool_is_built() {
     let wrong = [
         (role().max_size(0), "max_size of 0"),
+        (role().max_size(usize::MAX), "more than 4096"),
+        (role().spares(usize::MAX), "more than 4096"),
         (role().min_idle(3), "min_idle of 3"),
         (role().concurrency(0), "concurrency of 0"),
         (role().max_starts(0), "max_starts of 0"),
@@ -455,5 +457,49 @@ fn a_request_that_was_given_up_holds_its_place_until_its_handler_returns() {
     let early = handle.call(ECHO, "", Duration::from_millis(20)).unwrap_err();
     assert_eq!(early.kind(), ErrorKind::QueueTimeout);
     assert_eq!(handle.call(ECHO, "x", LONG).unwrap().to_vec(), b"x");
+    close(&pool);
+}
+
+#[test]
+fn a_recipe_that_panics_is_a_failed_start_and_is_tried_again() {
+    let starts = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&starts);
+    let role = Role::new(move |_| {
+        assert!(count.fetch_add(1, Ordering::Relaxed) > 0, "the first start");
+        Ok(small())
+    });
+    let (first, most) = (Duration::from_millis(10), Duration::from_millis(100));
+    let (pool, handle) = pool_of(role.backoff(first, most, LONG));
+    let events = pool.events();
+    assert_eq!(handle.call(ECHO, "x", LONG).unwrap().to_vec(), b"x");
+    until(&events, |kind| matches!(kind, EventKind::Ready(_)));
+    assert_eq!(starts.load(Ordering::Relaxed), 2);
+    close(&pool);
+}
+
+#[test]
+fn a_role_takes_limits_as_large_as_they_come() {
+    let role = role().concurrency(usize::MAX).prefetch(usize::MAX).max_waiting(usize::MAX);
+    let role = role.max_failures(usize::MAX, Duration::MAX).retry_budget(usize::MAX, 0, LONG);
+    let (pool, handle) = pool_of(role.grow_after(Duration::MAX).max_lifetime(Duration::MAX));
+    assert_eq!(handle.call(ECHO, "x", Duration::MAX).unwrap().to_vec(), b"x");
+    close(&pool);
+}
+
+#[test]
+fn a_stream_whose_reader_pauses_is_not_taken_for_hung() {
+    let (pool, handle) = pool_of(role().hang_timeout(Duration::from_millis(100)));
+    handle.call(ECHO, "", LONG).unwrap();
+    // Longer than the window, so that the worker waits for its reader.
+    let request = encode(&[400, 900]);
+    let mut stream = handle.stream(COUNT, &request, LONG).unwrap();
+    assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), pattern(0, 900));
+    std::thread::sleep(Duration::from_millis(500));
+    let mut count = 1;
+    while let Some(chunk) = stream.next_chunk().unwrap() {
+        assert_eq!(chunk.to_vec(), pattern(count, 900));
+        count += 1;
+    }
+    assert_eq!(count, 400);
     close(&pool);
 }

@@ -90,7 +90,7 @@ impl Default for Limits {
 impl Limits {
     /// Requests that one worker has at the same time.
     pub(super) fn places(&self) -> usize {
-        self.concurrency + self.prefetch
+        self.concurrency.saturating_add(self.prefetch)
     }
 
     /// Processes at the same time: one more than those that serve and wait, while one is replaced.
@@ -100,6 +100,6 @@ impl Limits {
 
     /// Workers that may fail in a period.
     pub(super) fn max_failures(&self) -> usize {
-        self.failures_per_worker * self.max_size.max(1)
+        self.failures_per_worker.saturating_mul(self.max_size.max(1))
     }
 }

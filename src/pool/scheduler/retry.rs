@@ -96,7 +96,7 @@ impl RetryBudget {
         if history.begun >= self.limits.max_attempts {
             return Verdict::Over(Reason::Attempts);
         }
-        let share = self.requests.count(now) * self.limits.percent / 100;
+        let share = self.requests.count(now).saturating_mul(self.limits.percent) / 100;
         if self.retries.count(now) >= share.max(self.limits.least) {
             return Verdict::Over(Reason::Budget);
         }
