@@ -66,7 +66,7 @@
 //! | [`Interrupted`](ErrorKind::Interrupted) | goes on if its handle is kept, and is otherwise cancelled | is usable |
 //! | [`PeerDied`](ErrorKind::PeerDied) | [`Error::was_begun`] says whether it can be sent again | is over: spawn another |
 //! | [`PeerCorrupt`](ErrorKind::PeerCorrupt), [`Session`](ErrorKind::Session), [`Closed`](ErrorKind::Closed) | is over | is over |
-//! | [`Overloaded`](ErrorKind::Overloaded), [`QueueTimeout`](ErrorKind::QueueTimeout), [`Degraded`](ErrorKind::Degraded) | was not begun | the pool is usable |
+//! | [`Overloaded`](ErrorKind::Overloaded), [`QueueTimeout`](ErrorKind::QueueTimeout), [`Degraded`](ErrorKind::Degraded) | was not begun, or was before it was sent again: [`Error::was_begun`] says | the pool is usable |
 //! | [`Poison`](ErrorKind::Poison) | is not sent again | the pool is usable |
 //! | [`Forked`](ErrorKind::Forked) | belongs to the parent of this process | belongs to the parent |
 //!

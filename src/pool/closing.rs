@@ -1,7 +1,12 @@
 //! The wait for the end of all workers of a pool.
 
+use std::time::Duration;
+
 use crate::sync::plain::{Condvar, Mutex};
 use crate::sys::clock::Deadline;
+
+/// The longest time between two looks.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Tells that a worker has ended.
 #[derive(Debug, Default)]
@@ -16,7 +21,8 @@ impl Ended {
         self.changed.notify_all();
     }
 
-    /// Blocks until `is_over`, or until the deadline. Returns whether it is.
+    /// Blocks until `is_over`, or until the deadline. Returns whether it is. Looks now and then, as
+    /// the last thing to end may be a request and no worker.
     pub(super) fn wait(&self, deadline: Deadline, is_over: impl Fn() -> bool) -> bool {
         loop {
             let before = *self.count.lock();
@@ -29,7 +35,10 @@ impl Ended {
                 if left.is_zero() {
                     return false;
                 }
-                count = self.changed.wait_timeout(count, left);
+                count = self.changed.wait_timeout(count, left.min(LOOK));
+                if *count == before && is_over() {
+                    return true;
+                }
             }
         }
     }

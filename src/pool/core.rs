@@ -3,6 +3,7 @@
 //! Under the lock the scheduler decides. What it decides is done when the lock is free: requests
 //! are told here, and workers are started and ended by whoever made the change.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::scheduler::{
@@ -113,12 +114,12 @@ impl<L: Default> RoleCore<L> {
         self.0.lock().workers.iter().flatten().map(|(id, live)| (*id, Arc::clone(live))).collect()
     }
 
-    /// Forgets a worker that has ended, after `change`.
+    /// Forgets a worker that has ended, after `change`. The caller tells what follows.
     pub(super) fn forget(
         &self,
         worker: WorkerId,
         change: impl FnOnce(&mut Scheduler<Arc<Seat<L>>>),
-    ) -> Option<Deeds<L>> {
+    ) -> Option<After<L>> {
         let mut locked = self.0.lock();
         let mut gone = None;
         if let Some(place) = locked.workers.get_mut(worker.slot)
@@ -130,7 +131,7 @@ impl<L: Default> RoleCore<L> {
         let after = locked.after();
         drop(locked);
         drop(gone);
-        after.map(|after| self.tell(after))
+        after
     }
 
     #[inline]
@@ -159,9 +160,11 @@ impl<L: Default> RoleCore<L> {
 
     /// Tells requests what becomes of them.
     #[cold]
-    fn tell(&self, After { told, mut deeds }: After<L>) -> Deeds<L> {
+    pub(super) fn tell(&self, After { told, mut deeds }: After<L>) -> Deeds<L> {
         for (seat, told) in told {
-            if let Some(Told::Granted(grant, _)) = seat.tell(told) {
+            // A waker that panics must not keep the others asleep.
+            let told = catch_unwind(AssertUnwindSafe(|| seat.tell(told))).unwrap_or(None);
+            if let Some(Told::Granted(grant, _)) = told {
                 // Its owner has gone meanwhile.
                 if let Some(more) = self.finish(now_ns(), grant, Ending::Over) {
                     deeds.deeds.extend(more.deeds);
@@ -174,7 +177,7 @@ impl<L: Default> RoleCore<L> {
 }
 
 /// What was decided, with the requests that are to be told.
-struct After<L> {
+pub(super) struct After<L> {
     told: Vec<(Arc<Seat<L>>, Told<L>)>,
     deeds: Deeds<L>,
 }

@@ -31,7 +31,7 @@ pub struct Event {
 pub enum EventKind {
     /// A worker is being started.
     Started,
-    /// A worker is ready, after so long.
+    /// A worker is ready. The time is from the decision to start it, with its wait for a turn.
     Ready(Duration),
     /// A worker has ended that was not told to.
     Died(Error),
@@ -43,12 +43,14 @@ pub enum EventKind {
     Stopped,
     /// A worker was killed because the request it served made no progress.
     Hung {
-        /// The request, as the worker counts them.
+        /// The request's id on the worker's channel; not that of [`PoolPending::id`].
+        ///
+        /// [`PoolPending::id`]: super::PoolPending::id
         request: RequestId,
         /// What it had reported last.
         progress: u64,
     },
-    /// A worker did not answer a ping. It is not killed for that.
+    /// A worker did not answer a ping within five seconds. It is not killed for that.
     Unresponsive,
     /// The role is degraded.
     Degraded,
@@ -59,17 +61,19 @@ pub enum EventKind {
 /// How many events wait for one reader; more are dropped.
 const MOST_WAITING: usize = 1024;
 
-/// The events of a pool from the moment on at which it was asked for. Dropping it ends it.
+/// The events of a pool from the moment on at which it was asked for, until it is closed. Dropping it
+/// ends it.
 #[derive(Debug)]
 pub struct Events(Receiver<Event>);
 
 impl Events {
-    /// Returns the next event; `None` once the pool is gone. Blocks until there is one.
+    /// Returns the next event; `None` once the pool is closed or dropped and its workers have
+    /// ended. Blocks until there is one.
     pub fn recv(&self) -> Option<Event> {
         self.0.recv().ok()
     }
 
-    /// Returns the next event; `None` if there is none within `timeout`, or the pool is gone.
+    /// Returns the next event; `None` if there is none within `timeout`, or as [`Events::recv`].
     pub fn recv_timeout(&self, timeout: Duration) -> Option<Event> {
         self.0.recv_timeout(timeout).ok()
     }
@@ -95,6 +99,11 @@ impl Readers {
         let (sender, receiver) = sync_channel(MOST_WAITING);
         self.senders.lock().push(sender);
         Events(receiver)
+    }
+
+    /// Ends the events: their readers get what they have, and then nothing more.
+    pub(super) fn end(&self) {
+        self.senders.lock().clear();
     }
 
     /// How many events were dropped because their reader did not keep up.

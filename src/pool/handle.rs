@@ -47,8 +47,9 @@ impl PoolHealth {
 pub struct RoleHealth {
     /// The role's name.
     pub role: String,
-    /// Whether it can serve, or will soon: not if the pool is closed, or if the role is degraded
-    /// and has no worker.
+    /// Whether the role takes requests: not if the pool is closed, or if the role is degraded and has
+    /// no worker. True while the first workers load; requests wait then. To know whether one is
+    /// ready, look for [`WorkerState::Idle`](crate::WorkerState::Idle) or `Busy` in `workers`.
     pub is_ready: bool,
     /// Whether its workers have failed too often.
     pub is_degraded: bool,
@@ -92,11 +93,11 @@ impl RoleHandle {
     ///
     /// # Errors
     ///
-    /// Those of [`Channel::call`] of an answer, of a payload and of a timeout;
-    /// [`ErrorKind::QueueTimeout`], [`ErrorKind::Overloaded`], [`ErrorKind::Degraded`],
-    /// [`ErrorKind::Poison`]; [`ErrorKind::PeerDied`] if the worker has died and the request is
-    /// not sent again; [`ErrorKind::Closed`] if the pool is closed; [`ErrorKind::Forked`] in a
-    /// forked child.
+    /// Those of [`Channel::call`], but [`ErrorKind::PeerDied`] and `PeerCorrupt` only if the request
+    /// is not sent again. Of the pool: [`ErrorKind::QueueTimeout`] if no worker had a place in time,
+    /// [`ErrorKind::Overloaded`] if as many requests as allowed wait, [`ErrorKind::Degraded`] if
+    /// workers fail too often, [`ErrorKind::Poison`]; [`ErrorKind::Closed`] if the pool is closed;
+    /// [`ErrorKind::Forked`] in a forked child.
     ///
     /// [`ErrorKind::QueueTimeout`]: crate::ErrorKind::QueueTimeout
     /// [`ErrorKind::Overloaded`]: crate::ErrorKind::Overloaded
@@ -115,8 +116,10 @@ impl RoleHandle {
     }
 
     /// Sends a request and returns the stream of its chunks. Blocks until it is sent: for at most
-    /// the queue timeout or the total of `timeouts`. It is sent again as long as no chunk was
-    /// delivered.
+    /// the queue timeout or the total of `timeouts`.
+    ///
+    /// If the worker dies before the first chunk was delivered, the request is sent again by the
+    /// rules of the [module](super), until the queue timeout, counted from this call, has passed.
     ///
     /// # Errors
     ///
@@ -217,7 +220,8 @@ impl RoleHandle {
         PoolRequest::new(&self.0, kind, self.0.is_idempotent(kind))
     }
 
-    /// Asks each worker for a report, one after another. Blocks for at most `timeout` for each.
+    /// Asks each worker for a report, one after another. Blocks for at most `timeout` for each. The
+    /// reports do not name their worker: see [`RoleHealth::workers`].
     ///
     /// # Errors
     ///
@@ -226,7 +230,8 @@ impl RoleHandle {
         self.on_channels(|channel| channel.ping(timeout))
     }
 
-    /// Sets the abort flag of each worker that is there: as [`Channel::abort`].
+    /// Sets the abort flag of each worker that is there: as [`Channel::abort`]. Workers that start
+    /// later have it not set.
     pub fn abort(&self) {
         self.on_channels(Channel::abort);
     }
@@ -236,14 +241,17 @@ impl RoleHandle {
         self.on_channels(Channel::clear_abort);
     }
 
-    /// Replaces all workers, one after another, by those of `role`'s recipe, and uses its timeouts
-    /// from now on. Fails no request. Its sizes and limits are not used: those of the pool's
-    /// building stay. Does not block.
+    /// Replaces all workers, one after another, by those that `role` describes. Takes from `role` the
+    /// recipe, the idempotent kinds, the names of kinds, `max_rss`, and the start, stop, hang and ping
+    /// times. **Declare idempotent kinds again: those of before are forgotten.** All else, such as
+    /// sizes, lifetimes, backoff and retries, stays as it was. Fails no request. Does not block.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for what cannot work.
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for what cannot work,
+    /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child.
     pub fn reload(&self, role: Role) -> Result<()> {
+        fork::check()?;
         role.check(self.name())?;
         self.0.set_recipe(role);
         Ok(())

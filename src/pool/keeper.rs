@@ -134,7 +134,7 @@ impl Keeper {
             if !look.is_zero() {
                 until = until.at_most(look);
             }
-            if let Some(timeout) = settings.hang_timeout {
+            if let Some(timeout) = settings.hang_timeout.filter(|_| !self.worker.was_hung()) {
                 if let Some((request, progress)) = hang.look(channel, timeout) {
                     self.kill(channel, request, progress);
                 }
@@ -142,7 +142,11 @@ impl Keeper {
             }
             if self.worker.sleep(until) {
                 let _ = channel.close(self.role.stop_timeout());
-                return self.note_stopped();
+                // It may have died by itself just before.
+                return match channel.core().state.why_over_now(None).is_peer_dead() {
+                    true => self.note_death(channel),
+                    false => self.note_stopped(),
+                };
             }
         }
     }

@@ -19,7 +19,8 @@
 //! }
 //!
 //! # fn main() -> slipring::Result<()> {
-//! // A host's own roles start processes: `Role::new(|_| Spawner::current_exe())`.
+//! // A host starts processes:
+//! // `Role::new(|slot| Ok(Spawner::current_exe()?.role(slot.role.as_str())))`.
 //! let role = Role::with_channels(|_| {
 //!     testing::spawn_thread(&Config::small(), RoleConfig::default(), worker)
 //! });
@@ -37,13 +38,15 @@
 //! * What was begun, or may have been, is sent again only if its kind or the request was declared
 //!   [idempotent](Role::idempotent). Otherwise it fails with
 //!   [`ErrorKind::PeerDied`], which tells what it was begun beside.
-//! * A request that was being served when its worker crashed is a suspect. It is tried again alone
-//!   on a worker. If that dies too, the request is poison, and is never sent again:
-//!   [`ErrorKind::Poison`]. A worker that an operator or the system kills
-//!   makes no suspects.
+//! * An idempotent request that was being served when its worker crashed is tried again, alone on a
+//!   worker. If that crashes too, the request fails with [`ErrorKind::Poison`]. A death by SIGKILL,
+//!   SIGTERM, SIGINT or SIGHUP is not held against it, unless memory ran out or the pool itself has
+//!   killed the worker because it hung.
+//! * A begun request is not sent again after [`max_attempts`](Role::max_attempts) either, nor when the
+//!   [`retry_budget`](Role::retry_budget) is used up. It fails with the error of the last death.
 //! * A stream that has delivered a chunk is not sent again.
 //!
-//! An answer that is an error of the handler is an answer.
+//! A handler's error is an answer: the request is not sent again.
 //!
 //! # Deadlines
 //!
@@ -53,9 +56,10 @@
 //!
 //! # Threads and tasks
 //!
-//! A pool has one thread, and one for each worker. All of them sleep while nothing happens: they
-//! wake for deaths, for what waits, and each worker's once in its ping interval. A call runs on the
-//! caller's thread from its begin to its end.
+//! A pool has one thread, and one for each worker. All of them sleep while nothing happens. A
+//! worker's wakes for each ping, four times in a `hang_timeout` if one is set, and every 1 to 100 ms
+//! while the worker is at a request that was given up. A call runs on the caller's thread from its
+//! begin to its end.
 //!
 //! [`RoleHandle::submit`] has many requests in flight from one thread. The first starts two more:
 //! one of the pool's that sends requests when a worker has a place, and the one of the library's
@@ -266,7 +270,9 @@ impl Pool {
 
     /// Ends the pool: takes no more requests, serves those that it has, and ends all workers at
     /// the same time. When `timeout` has passed, requests that wait fail with
-    /// [`ErrorKind::Closed`], and so do those that are being served.
+    /// [`ErrorKind::Closed`], and so do those that are being served. If the last
+    /// requests that it has lose their worker meanwhile, those that would be sent again may fail with
+    /// [`ErrorKind::Closed`] before `timeout` has passed.
     ///
     /// Blocks until all workers have ended: beyond `timeout` for at most 15 seconds, within which
     /// those that do not end are killed. Any number of threads may call it, any number of times.
@@ -291,6 +297,7 @@ impl Pool {
         };
         self.shared.ticker.end();
         self.shared.executor.end();
+        self.shared.readers.end();
         match is_closed {
             true => Ok(()),
             false => Err(Error::new(ErrorKind::Timeout, "a worker of the pool has not ended")),

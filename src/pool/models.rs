@@ -96,7 +96,7 @@ impl Role {
     /// The thread of a worker that has died finds that.
     fn note_death(&self, worker: WorkerId) {
         let note = |scheduler: &mut Scheduler<_>| scheduler.note_death(0, worker, Death::Serving);
-        self.perform(self.0.forget(worker, note));
+        self.perform(self.0.forget(worker, note).map(|after| self.0.tell(after)));
     }
 
     /// The threads of all workers, which were told to end, have ended them.
@@ -104,7 +104,7 @@ impl Role {
         assert!(!self.is_over(), "its workers are there");
         for (worker, _) in self.0.workers() {
             let note = |scheduler: &mut Scheduler<_>| scheduler.note_stopped(0, worker);
-            self.perform(self.0.forget(worker, note));
+            self.perform(self.0.forget(worker, note).map(|after| self.0.tell(after)));
         }
         assert!(self.is_over());
     }

@@ -188,19 +188,26 @@ impl RoleShared {
     pub(super) fn set_recipe(&self, other: Role) {
         let mut settings = self.settings.lock();
         // What the scheduler was made with stays.
-        *settings = Arc::new(Role { limits: settings.limits.clone(), ..other });
+        let new = Arc::new(Role { limits: settings.limits.clone(), ..other });
+        let old = std::mem::replace(&mut *settings, new);
         drop(settings);
+        // A host's code, which may use this role.
+        drop(old);
         self.change(|scheduler| scheduler.reload(now_ns()));
     }
 
     pub(super) fn is_idempotent(&self, kind: Kind) -> bool {
-        self.settings.lock().idempotent.contains(&kind)
+        // In a forked child a thread may hold the lock for ever. The request is refused there.
+        !fork::is_forked_child() && self.settings.lock().idempotent.contains(&kind)
     }
 
     /// Ends all requests that wait, and all workers with what they serve. Never blocks.
     pub(super) fn close_now(&self) {
         self.is_urgent.store(1, Ordering::Relaxed);
         self.change(|scheduler| scheduler.close_now(now_ns()));
+        for (_, worker) in self.workers() {
+            worker.hasten();
+        }
         self.pool.ended.notify();
     }
 
@@ -297,9 +304,9 @@ impl RoleShared {
         if let Some(channel) = its.and_then(|(_, worker)| worker.channel()) {
             ended.add(&channel.stats());
         }
-        let deeds = self.core.forget(worker, change);
+        let after = self.core.forget(worker, change);
         drop(ended);
-        self.perform(deeds);
+        self.perform(after.map(|after| self.core.tell(after)));
         self.pool.ended.notify();
     }
 

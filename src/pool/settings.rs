@@ -41,12 +41,12 @@ pub struct WorkerSlot {
 /// use slipring::{Kind, Spawner};
 ///
 /// let embed = Role::new(|worker| {
-///     // Each worker has a device of its own.
+///     // Four devices, numbered 0 to 3: no fifth worker runs while one is replaced.
 ///     Ok(Spawner::current_exe()?.role("embed").env("CUDA_VISIBLE_DEVICES", worker.index.to_string()))
 /// })
-/// .min_idle(1)
+/// .min_idle(4)
 /// .max_size(4)
-/// .spares(1)
+/// .stop_first()
 /// .max_requests(100_000)
 /// .idempotent(Kind::EMBED);
 /// ```
@@ -66,14 +66,18 @@ pub struct Role {
 
 impl Role {
     /// Describes a role whose workers are started by the spawners that `recipe` makes. It is
-    /// called on a thread of the pool's for each worker that is started.
+    /// called on a thread of the pool's for each worker that is started. It may block; that does not
+    /// count towards the start timeout. The pool does not set the spawner's
+    /// [`role`](Spawner::role), which the worker sees and logs show: set it to
+    /// [`WorkerSlot::role`].
     pub fn new(recipe: impl Fn(&WorkerSlot) -> Result<Spawner> + Send + Sync + 'static) -> Self {
         Self::with_channels(move |worker| recipe(worker)?.pollable().spawn())
     }
 
     /// Describes a role whose workers `recipe` starts itself, such as
-    /// [`testing::spawn_thread`](crate::testing::spawn_thread). For the async view the channels
-    /// must be [pollable](Spawner::pollable).
+    /// [`testing::spawn_thread`](crate::testing::spawn_thread). For
+    /// [`RoleHandle::submit`](super::RoleHandle::submit) and the async view the channels must be
+    /// [pollable](Spawner::pollable).
     pub fn with_channels(
         recipe: impl Fn(&WorkerSlot) -> Result<Channel> + Send + Sync + 'static,
     ) -> Self {
@@ -97,7 +101,8 @@ impl Role {
         self
     }
 
-    /// How many workers may serve: 1 by default, 4096 at most. More than `min_idle` are started when requests
+    /// How many workers may serve: 1 by default, 4096 at most. There may be more processes:
+    /// [`spares`](Self::spares), and one more while a worker is replaced. More than `min_idle` are started when requests
     /// have waited for [`grow_after`](Self::grow_after).
     pub fn max_size(mut self, workers: usize) -> Self {
         self.limits.max_size = workers;
@@ -105,7 +110,7 @@ impl Role {
     }
 
     /// How many ready workers are kept beside those that serve, so that a death costs no load
-    /// time: none by default. They get no requests before.
+    /// time: none by default. A spare gets none until it takes a worker's place.
     pub fn spares(mut self, workers: usize) -> Self {
         self.limits.spares = workers;
         self

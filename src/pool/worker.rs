@@ -86,6 +86,13 @@ impl Worker {
         }
     }
 
+    /// Ends it at once, also if its thread already waits for its end. Never blocks.
+    pub(super) fn hasten(&self) {
+        if let Some(channel) = self.channel() {
+            let _ = channel.worker().begin_close(Duration::ZERO);
+        }
+    }
+
     /// Has its thread look whether it is of any use still.
     pub(super) fn look(&self) {
         self.bell.ring(false);

@@ -134,8 +134,7 @@ impl<W> Scheduler<W> {
     /// Decides what each worker does, and which are started.
     pub(super) fn plan(&mut self, now: u64) {
         self.has_planned = true;
-        let is_drained = self.queue.is_empty() && self.in_flight == 0;
-        if self.phase == Phase::Draining && is_drained {
+        if self.phase == Phase::Draining && self.is_drained() {
             self.phase = Phase::Closed;
         }
         if self.phase == Phase::Closed {
@@ -155,6 +154,9 @@ impl<W> Scheduler<W> {
         self.stop_where(|slot| slot.state == State::Draining && slot.in_flight == 0);
         if self.is_sick() {
             self.refuse_all(Refusal::Degraded);
+            if self.phase == Phase::Draining && self.is_drained() {
+                return self.plan(now);
+            }
         }
         self.start(now);
     }

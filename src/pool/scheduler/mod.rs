@@ -206,6 +206,11 @@ impl<W> Scheduler<W> {
             return Admission::Refused(Refusal::Closed);
         }
         if self.is_sick() {
+            // Somebody wants a worker: one is tried, also if none was wanted before.
+            if self.target == 0 {
+                self.target = self.limits.min_idle.max(1);
+                self.plan(now);
+            }
             return Admission::Refused(Refusal::Degraded);
         }
         if self.queue.is_empty()
@@ -291,6 +296,11 @@ impl<W> Scheduler<W> {
     /// [`Scheduler::admit_again`].
     pub(crate) fn judge(&mut self, now: u64, history: &mut History, attempt: Attempt) -> Verdict {
         self.retries.judge(now, history, attempt)
+    }
+
+    /// Whether nothing waits, and no worker has a request.
+    fn is_drained(&self) -> bool {
+        self.queue.is_empty() && self.in_flight == 0
     }
 
     /// How full the role is.

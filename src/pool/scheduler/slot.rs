@@ -30,14 +30,11 @@ pub enum RecycleReason {
     Memory,
     /// The role has another recipe now.
     Recipe,
-    /// The host asked for it.
-    Asked,
 }
 
 impl RecycleReason {
     /// All reasons.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Lifetime, Self::Requests, Self::Memory, Self::Recipe, Self::Asked];
+    pub(crate) const ALL: [Self; 4] = [Self::Lifetime, Self::Requests, Self::Memory, Self::Recipe];
 
     /// Returns the reason's name in lower case, such as `lifetime`, for a label of a metric.
     #[must_use]
@@ -47,7 +44,6 @@ impl RecycleReason {
             Self::Requests => "requests",
             Self::Memory => "memory",
             Self::Recipe => "recipe",
-            Self::Asked => "asked",
         }
     }
 }

@@ -280,7 +280,7 @@ fn a_suspect_gets_the_worker_that_is_free_the_soonest() {
 fn a_worker_that_is_to_go_gets_a_request_only_if_no_other_has_a_place() {
     let mut role = Role::ready(of(2));
     let first = role.worker(0);
-    role.scheduler.recycle(0, first, RecycleReason::Asked);
+    role.scheduler.recycle(0, first, RecycleReason::Memory);
     let slots: Vec<_> = (0..4).map(|_| role.ask_granted(0).worker.slot).collect();
     assert_eq!(slots, [1, 1, 0, 0]);
 }

@@ -305,7 +305,7 @@ fn a_replacement_that_is_not_needed_any_more_ends() {
         role.scheduler.finish(SECOND, grant, Ending::Over);
     }
     let old = role.worker(1);
-    role.scheduler.recycle(SECOND, old, RecycleReason::Asked);
+    role.scheduler.recycle(SECOND, old, RecycleReason::Memory);
     let actions = role.scheduler.take_actions();
     let [Action::Start(next)] = actions[..] else { panic!("{actions:?}") };
     role.scheduler.tick(601 * SECOND);
