@@ -285,6 +285,9 @@ impl Role {
             format!("a max_size or spares of more than {MOST_WORKERS}")
         } else if min_idle > max_size {
             format!("a min_idle of {min_idle} is over the max_size of {max_size}")
+        } else if self.limits.max_waiting == 0 && (*min_idle == 0 || self.limits.is_lazy) {
+            "max_waiting of 0 and no worker from the start: no request could wait for one"
+                .to_owned()
         } else if *max_starts == 0 {
             "max_starts of 0: no worker could start".to_owned()
         } else if *concurrency == 0 {

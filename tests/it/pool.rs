@@ -390,6 +390,8 @@ fn what_cannot_work_is_refused_when_the_pool_is_built() {
         (role().max_size(usize::MAX), "more than 4096"),
         (role().spares(usize::MAX), "more than 4096"),
         (role().min_idle(3), "min_idle of 3"),
+        (role().max_waiting(0).lazy(), "max_waiting of 0"),
+        (role().max_waiting(0).min_idle(0), "max_waiting of 0"),
         (role().concurrency(0), "concurrency of 0"),
         (role().max_starts(0), "max_starts of 0"),
         (role().max_requests(0), "max_requests of 0"),
