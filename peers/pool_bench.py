@@ -37,12 +37,12 @@ def echo(payload):
 
 
 def work(milliseconds):
-    """Work that says who does it before it begins."""
+    """Work of so many milliseconds."""
     time.sleep(milliseconds / 1000)
     return milliseconds
 
 
-def who():
+def worker_pid():
     return os.getpid()
 
 
@@ -116,7 +116,7 @@ def recovery(make):
     times = []
     for _ in range(ROUNDS):
         pool = make(1, True)
-        victim = pool.executor.submit(who).result()
+        victim = pool.executor.submit(worker_pid).result()
         call = pool.executor.submit(work, 20)
         time.sleep(0.005)
         killed = time.perf_counter()
@@ -136,7 +136,7 @@ def recovery(make):
 def innocents(make):
     """How many requests that wait or run beside the one that is killed fail with it."""
     pool = make(2, False)
-    pool.executor.submit(who).result()
+    pool.executor.submit(worker_pid).result()
     calls = [pool.executor.submit(work, 5) for _ in range(100)]
     calls[0].result()
     os.kill(pool.pids()[0], signal.SIGKILL)

@@ -186,7 +186,7 @@ impl<R: RoleRef> Dead<R> {
         let attempt = Attempt {
             // What has answered was begun, whatever the worker's memory says.
             was_begun: error.was_begun().filter(|was_begun| *was_begun || !has_delivered),
-            // Also by what the worker itself has marked: it may be at what nobody waits for any more.
+            // Also by what the worker itself has marked: it may be at a request that was given up.
             was_alone: permit.is_alone() && error.begun_alone() == Some(true),
             was_killed: is_killed && !permit.worker.was_hung(),
             has_delivered,

@@ -2,7 +2,7 @@
 //!
 //! A request that was submitted is a future. It is polled first on the thread that submits it, and
 //! from then on here, whenever it is woken: by its worker's reply, or by a worker that has a place.
-//! So it goes on although nobody waits for it.
+//! So it goes on although no caller waits for it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -104,7 +104,7 @@ impl Executor {
 
     fn run(&self) {
         while let Some(submitted) = self.next() {
-            // The waker of who waits for the reply is an executor's code.
+            // The waker of the task that waits for the reply is an executor's code.
             let _ = catch_unwind(AssertUnwindSafe(|| submitted.run()));
         }
     }

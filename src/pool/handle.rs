@@ -137,7 +137,7 @@ impl RoleHandle {
     /// Never blocks.
     ///
     /// The request is sent at once if a worker has a place. If not, it waits in the role's queue,
-    /// with a copy of its payload, and is sent when a worker has one, although nobody waits for it.
+    /// with a copy of its payload, and is sent when a worker has one, although no caller waits for it.
     /// A reply is copied, too, and its worker's place is free for the next request. `timeout` counts
     /// from this call. It is sent again as that of a call is.
     ///

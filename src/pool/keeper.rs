@@ -78,7 +78,7 @@ impl Keeper {
         let channel = self.worker.set_channel(started);
         let ready = self.check_to_stop().and_then(|()| channel.wait_ready(settings.start_timeout));
         if ready.is_err() {
-            // It may be loading still, and whoever closes the pool waits for its end.
+            // It may be loading still, and a close of the pool waits for its end.
             let _ = channel.close(Duration::ZERO);
         }
         ready.map(|()| channel)

@@ -15,7 +15,7 @@ use crate::sys::clock::Deadline;
 use crate::sys::fork;
 
 /// A request to a role whose reply is waited for later: by a thread, or by a task, as it is a
-/// future. It goes on although nobody waits for it. Dropping it cancels the request.
+/// future. It goes on although no caller waits for it. Dropping it cancels the request.
 ///
 /// ```
 /// # use std::time::Duration;

@@ -125,7 +125,7 @@ impl<R: RoleRef> Permit<R> {
         self.grant.is_alone
     }
 
-    /// Gives the worker back when it is done with a request that nobody waits for any more: it may
+    /// Gives the worker back when it is done with a request that no caller waits for any more: it may
     /// be stuck in it, and must not look free.
     pub(super) fn linger(mut self, request: RequestId) {
         self.is_left = true;

@@ -29,7 +29,7 @@ impl Ticker {
     /// Has the thread look at the roles again by `when`, in nanoseconds of the monotonic clock.
     /// Never blocks.
     pub(super) fn look_before(&self, when: u64) {
-        // Pairs with the Release stores in `run`: whoever changed a role after the thread had
+        // Pairs with the Release stores in `run`: a thread that changed a role after the thread had
         // looked at it sees, through the role's lock, that the thread looks or until when it sleeps.
         if when < self.until.load(Ordering::Acquire) {
             self.look();

@@ -26,7 +26,7 @@ pub(super) struct Worker {
     is_ready: OnceLock<()>,
     bell: Arc<Bell>,
     was_hung: OnceLock<()>,
-    /// Requests that nobody waits for any more, and that the worker may be at.
+    /// Requests that no caller waits for any more, and that the worker may be at.
     lingering: Mutex<Vec<(RequestId, Grant)>>,
 }
 

@@ -158,7 +158,7 @@ fn spawner(options: &Options, config: &Config) -> slipring::Result<Spawner> {
 }
 
 /// Ends the run if workers cannot be started: at once if none ever was and it is not a death that
-/// may have come from outside, otherwise if that fails again and again. Those that somebody kills
+/// may have come from outside, otherwise if that fails again and again. Those that were killed
 /// do not count.
 fn watch(happened: pool::Events, events: &Sender<Event>) {
     let (mut was_ready, mut failures) = (false, 0);
@@ -305,7 +305,7 @@ fn wait_for_cause(error: &slipring::Error) {
     }
 }
 
-/// Whether somebody has killed the worker; its own code does not end like that.
+/// Whether the worker was killed from outside; its own code does not end like that.
 fn is_killed(error: &slipring::Error) -> bool {
     wait_for_cause(error);
     let cause = error.death().and_then(WorkerDeath::cause);

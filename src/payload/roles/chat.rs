@@ -53,7 +53,7 @@ macro_rules! named_codes {
 }
 pub(super) use named_codes;
 
-/// Who wrote a message of a chat.
+/// The author of a message of a chat.
 ///
 /// ```
 /// use slipring::payload::roles::ChatRole;
@@ -86,7 +86,7 @@ named_codes! {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ChatMessage {
-    /// Who wrote it.
+    /// Its author.
     pub role: ChatRole,
     /// The text. May be empty.
     pub content: String,

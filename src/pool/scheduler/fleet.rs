@@ -246,7 +246,7 @@ impl<W> Scheduler<W> {
         true
     }
 
-    /// Ends spares that nobody needs any more.
+    /// Ends spares that are not needed any more.
     fn drain_surplus(&mut self) {
         while self.count(State::Spare) > self.spares() {
             let mut slots = self.slots.iter_mut().rev();
