@@ -32,7 +32,7 @@ pub(crate) enum Body {
 
 impl Body {
     /// Keeps a frame's payload: a copy if it is short, and else a lease of its slot.
-    #[inline]
+    #[inline(always)]
     pub(super) fn keep(frame: Frame<'_>) -> Self {
         let payload = frame.payload();
         if payload.len() > COPIED_REPLY {

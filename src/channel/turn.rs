@@ -8,7 +8,7 @@ use crate::ring::Consumer;
 use crate::sync::{Ordering, TryGuard, fence};
 
 /// Gives a thread's turn back, and wakes the tasks that there is news for.
-#[inline]
+#[inline(always)]
 pub(super) fn end_turn(core: &Core, turn: TryGuard<'_, Consumer>) {
     drop(turn);
     hand_over(core);
