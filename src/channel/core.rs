@@ -128,6 +128,7 @@ impl Core {
         own: u64,
         keep: impl FnOnce(Item),
     ) -> Result<bool> {
+        frame.fetch_second_line();
         self.pending.deliver(frame, own, &self.buffers, keep, |waiter| match waiter {
             Some(waiter) => self.receiver.wake_list.add(waiter),
             None => self.reactor_state.note_unreported(),

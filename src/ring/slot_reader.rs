@@ -40,6 +40,9 @@ use crate::sys::fork;
 /// that by itself for headers that lie close together.
 const FETCHED_AHEAD: u64 = 512;
 
+/// Bytes of a cache line.
+const LINE: u64 = 64;
+
 /// Finds frames, checks them and releases their slots. Never waits.
 #[derive(Debug)]
 pub(super) struct SlotReader {
@@ -208,6 +211,15 @@ impl SlotReader {
         self.header = header;
         crate::failpoint::failpoint!("after poll");
         Ok(())
+    }
+
+    /// Asks for the second cache line of the frame that was taken last, if it has one. Like the first
+    /// it comes from the producer's processor.
+    #[inline]
+    pub(super) fn fetch_second_line(&self) {
+        if self.last_span() > LINE {
+            self.slots.prefetch(self.start.wrapping_add(LINE));
+        }
     }
 
     /// Whether an honest writer can have published up to `end`: it keeps clear of slots that

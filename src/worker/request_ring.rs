@@ -82,6 +82,7 @@ impl RequestRing {
             return Ok(());
         }
         let Some(mut frame) = consumer.poll()? else { return Ok(()) };
+        frame.fetch_second_line();
         signals.check_stop()?;
         let header = frame.header();
         check_flags(header)?;
