@@ -97,9 +97,14 @@ impl Executor {
         }
     }
 
+    /// Has the thread go on with a request. If it has ended, so has the request: nothing is kept.
     fn push(&self, submitted: Arc<Submitted>) {
-        self.state.lock().woken.push_back(submitted);
-        self.changed.notify_all();
+        let mut state = self.state.lock();
+        if state.is_running {
+            state.woken.push_back(submitted);
+            drop(state);
+            self.changed.notify_all();
+        }
     }
 
     fn run(&self) {
@@ -200,5 +205,48 @@ impl Wake for Submitted {
 impl fmt::Debug for Submitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Submitted").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::Weak;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn eventually(what: &str, is_so: impl Fn() -> bool) {
+        for _ in 0..10_000 {
+            if is_so() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("never: {what}");
+    }
+
+    #[test]
+    fn a_request_that_is_dropped_after_the_end_of_its_thread_is_not_kept() {
+        let executor = Arc::new(Executor::default());
+        let mut polls = 0;
+        let job = poll_fn(move |context| {
+            polls += 1;
+            context.waker().wake_by_ref();
+            let over = || Poll::Ready(Err(Error::new(ErrorKind::Closed, "over")));
+            if polls == 1 { Poll::Pending } else { over() }
+        });
+        let submitted = executor.submit(1, job).unwrap();
+        // Ends the thread when the request has ended; its reply is not read.
+        executor.end();
+        eventually("the thread has ended", || !executor.state.lock().is_running);
+        // As the drop of its pending reply, and then a waker that comes late.
+        submitted.cancel();
+        Waker::from(Arc::clone(&submitted)).wake();
+        let kept = (Arc::downgrade(&submitted), Arc::downgrade(&executor));
+        drop((submitted, executor));
+        eventually("the request is gone", || kept.0.upgrade().is_none());
+        let is_gone = |executor: &Weak<Executor>| executor.upgrade().is_none();
+        eventually("its executor is gone", || is_gone(&kept.1));
     }
 }
