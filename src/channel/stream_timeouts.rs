@@ -141,6 +141,12 @@ impl StreamDeadlines {
         self.queue.deadline().min(self.end_by)
     }
 
+    /// The same deadlines with so many nanoseconds more for the queue: those in which a worker was
+    /// at the request, which is to be sent again.
+    pub(crate) fn put_off_queue(self, nanos: u64) -> Self {
+        Self { queue: self.queue.put_off(Duration::from_nanos(nanos)), ..self }
+    }
+
     /// The error of its sending, with the timeout that has passed.
     pub(crate) fn sending_failed(&self, error: Error) -> Error {
         if !error.is_timeout() {

@@ -7,14 +7,16 @@ use super::ErrorKind;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StreamTimeout {
-    /// The worker did not begin the request in time: [`ErrorKind::Timeout`].
+    /// The worker did not begin the request in time: [`ErrorKind::Timeout`], or of a pool, where no
+    /// worker had a place for it, [`ErrorKind::QueueTimeout`].
     Queue,
     /// The worker began the request, and no first chunk came in time: [`ErrorKind::Stalled`].
     FirstChunk,
     /// No further chunk came in time, or the worker had no other request and did not begin this one
     /// in that time: [`ErrorKind::Stalled`].
     Chunk,
-    /// The stream was not over in time: [`ErrorKind::Timeout`].
+    /// The stream was not over in time: [`ErrorKind::Timeout`], or [`ErrorKind::QueueTimeout`] if it
+    /// still waited for a worker of a pool.
     Total,
 }
 

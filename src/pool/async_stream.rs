@@ -14,7 +14,7 @@ use crate::channel::{Reply, StreamDeadlines};
 use crate::error::{Error, Result};
 use crate::id::RequestId;
 use crate::protocol::Kind;
-use crate::sys::clock::{Deadline, now_ns};
+use crate::sys::clock::now_ns;
 use crate::tasks::{AsyncStream, requests};
 
 /// The stream of one attempt.
@@ -35,9 +35,10 @@ pub(super) struct Request {
 impl Request {
     /// Gets a worker and sends the request to it.
     pub(super) async fn send(mut self) -> Result<(Sent, Self)> {
-        let deadline = self.deadline();
+        let deadline = self.deadlines.send_by();
         loop {
-            let permit = self.attempts.acquire_async(now_ns(), deadline).await?;
+            let permit = self.attempts.acquire_async(now_ns(), deadline).await;
+            let permit = permit.map_err(|error| self.deadlines.sending_failed(error))?;
             let (kind, payload) = (self.kind, &self.payload);
             let sent = match permit.worker.core_for_tasks() {
                 Ok(core) => {
@@ -57,13 +58,13 @@ impl Request {
     /// An attempt has failed. Returns the error if the request is not sent again.
     async fn failed(&mut self, sent: Sent, error: Error, has_delivered: bool) -> Result<()> {
         let Some((id, permit)) = sent.end() else { return Err(error) };
-        let deadline = self.deadline();
-        self.attempts.failed_async(permit, Some(id), error, has_delivered, deadline).await
-    }
-
-    /// Until when it may wait for a worker.
-    fn deadline(&self) -> Deadline {
-        self.deadlines.send_by()
+        let later = self.deadlines.put_off_queue(permit.held_ns());
+        let deadline = later.send_by();
+        self.attempts.failed_async(permit, Some(id), error, has_delivered, deadline).await?;
+        if self.attempts.was_begun() {
+            self.deadlines = later;
+        }
+        Ok(())
     }
 }
 

@@ -44,6 +44,11 @@ impl<R: RoleRef> Attempts<R> {
         self.asked.number
     }
 
+    /// Whether the worker of the attempt before had begun the request, or may have.
+    pub(super) fn was_begun(&self) -> bool {
+        self.resent == Some(true)
+    }
+
     /// Gets a worker. Blocks until one has a place, or until the deadline.
     #[inline]
     pub(super) fn acquire(&mut self, now: u64, deadline: Deadline) -> Result<Permit<R>> {

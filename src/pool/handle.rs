@@ -119,7 +119,11 @@ impl RoleHandle {
     /// the queue timeout or the total of `timeouts`.
     ///
     /// If the worker dies before the first chunk was delivered, the request is sent again by the
-    /// rules of the [module](super), until the queue timeout, counted from this call, has passed.
+    /// rules of the [module](super). The queue timeout bounds its waits altogether: each attempt has
+    /// what the waits before it have left. The time in which a worker was at the request does not
+    /// count. A wait that is too long for a worker ends with
+    /// [`ErrorKind::QueueTimeout`](crate::ErrorKind::QueueTimeout), and
+    /// [`Error::stream_timeout`](crate::Error::stream_timeout) says which timeout it was.
     ///
     /// # Errors
     ///

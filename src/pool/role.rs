@@ -125,12 +125,17 @@ impl<R: RoleRef> Permit<R> {
         self.grant.is_alone
     }
 
+    /// How long the request has had the worker, in nanoseconds.
+    pub(super) fn held_ns(&self) -> u64 {
+        now_ns().saturating_sub(self.since)
+    }
+
     /// Gives the worker back when it is done with a request that no caller waits for any more: it may
     /// be stuck in it, and must not look free.
     pub(super) fn linger(mut self, request: RequestId) {
         self.is_left = true;
         if !fork::is_forked_child() {
-            self.role.metrics.note_service(now_ns().saturating_sub(self.since));
+            self.role.metrics.note_service(self.held_ns());
             self.worker.linger(request, self.grant);
         }
     }

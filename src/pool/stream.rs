@@ -6,7 +6,7 @@ use crate::channel::{Reply, Stream, StreamDeadlines, StreamTimeouts};
 use crate::error::Result;
 use crate::payload::Payload;
 use crate::protocol::Kind;
-use crate::sys::clock::{Deadline, now_ns};
+use crate::sys::clock::now_ns;
 
 /// The chunks of a request to a role. Dropping it cancels the request.
 ///
@@ -21,7 +21,6 @@ pub struct PoolStream<'a, P: ?Sized> {
     kind: Kind,
     payload: &'a P,
     deadlines: StreamDeadlines,
-    deadline: Deadline,
     has_delivered: bool,
 }
 
@@ -33,18 +32,18 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
         timeouts: StreamTimeouts,
     ) -> Result<Self> {
         let deadlines = timeouts.start();
-        let deadline = deadlines.send_by();
         let (stream, permit, has_delivered) = (None, None, false);
-        let mut this =
-            Self { stream, permit, attempts, kind, payload, deadlines, deadline, has_delivered };
+        let mut this = Self { stream, permit, attempts, kind, payload, deadlines, has_delivered };
         this.send()?;
         Ok(this)
     }
 
     /// Gets a worker and sends the request to it.
     fn send(&mut self) -> Result<()> {
+        let deadline = self.deadlines.send_by();
         loop {
-            let permit = self.attempts.acquire(now_ns(), self.deadline)?;
+            let permit = self.attempts.acquire(now_ns(), deadline);
+            let permit = permit.map_err(|error| self.deadlines.sending_failed(error))?;
             let channel = permit.worker.channel_in_use();
             let sent = channel.and_then(|it| it.stream_by(self.kind, self.payload, self.deadlines));
             match sent {
@@ -52,7 +51,7 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
                     (self.stream, self.permit) = (Some(stream), Some(permit));
                     return Ok(());
                 }
-                Err(error) => self.attempts.failed(permit, None, error, false, self.deadline)?,
+                Err(error) => self.attempts.failed(permit, None, error, false, deadline)?,
             }
         }
     }
@@ -80,8 +79,12 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
                     let id = stream.id();
                     self.stream = None;
                     let Some(permit) = self.permit.take() else { return Err(error) };
-                    let has_delivered = self.has_delivered;
-                    self.attempts.failed(permit, Some(id), error, has_delivered, self.deadline)?;
+                    let later = self.deadlines.put_off_queue(permit.held_ns());
+                    let (has_delivered, deadline) = (self.has_delivered, later.send_by());
+                    self.attempts.failed(permit, Some(id), error, has_delivered, deadline)?;
+                    if self.attempts.was_begun() {
+                        self.deadlines = later;
+                    }
                     self.send()?;
                 }
             }

@@ -67,7 +67,6 @@ impl Deadline {
     }
 
     /// The deadline `delay` after this one.
-    #[allow(dead_code, reason = "only the async view puts deadlines off")]
     pub(crate) fn later_by(self, delay: Duration) -> Self {
         if self.is_endless() { self } else { Self::from(self.0, delay) }
     }
@@ -170,6 +169,11 @@ impl TimeLimit {
         }
         let since = now_ns().min(self.since);
         Self { since, until: Deadline::from(since, timeout) }
+    }
+
+    /// The same timeout, which passes later by `delay`.
+    pub(crate) fn put_off(self, delay: Duration) -> Self {
+        Self { until: self.until.later_by(delay), ..self }
     }
 
     /// When it passes.

@@ -48,7 +48,9 @@ mod pool;
 #[cfg(feature = "tokio")]
 mod pool_async;
 mod pool_metrics;
+mod pool_streams;
 mod pool_submit;
+mod pools;
 mod processors;
 mod raw_links;
 #[cfg(feature = "tokio")]

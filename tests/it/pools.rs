@@ -1,0 +1,54 @@
+//! What the tests of pools share: a pool with one role, and looks at its workers.
+
+use std::time::Duration;
+
+use crate::common::*;
+use slipring::Health;
+use slipring::pool::{Pool, Role, RoleHandle, WorkerHealth};
+
+const ONE: &str = "one";
+
+/// A role that starts workers again soon after a failure.
+pub(crate) fn role() -> Role {
+    let (first, most) = (Duration::from_millis(20), Duration::from_millis(200));
+    Role::new(|_| Ok(small())).backoff(first, most, Duration::from_secs(5))
+}
+
+/// A pool of one role, whose workers may not be ready yet.
+pub(crate) fn new_pool_of(role: Role) -> (Pool, RoleHandle) {
+    let pool = Pool::builder().role(ONE, role).build().unwrap();
+    let handle = pool.role(ONE).unwrap();
+    (pool, handle)
+}
+
+/// A pool of one role, with a worker that serves.
+pub(crate) fn pool_of(role: Role) -> (Pool, RoleHandle) {
+    let (pool, handle) = new_pool_of(role);
+    handle.call(ECHO, "", LONG).unwrap();
+    (pool, handle)
+}
+
+pub(crate) fn close(pool: &Pool) {
+    within_long("close", || pool.close(LONG)).unwrap();
+}
+
+/// The process ids of the workers that are there.
+pub(crate) fn pids(handle: &RoleHandle) -> Vec<u32> {
+    handle.health().workers.iter().filter_map(|worker| worker.pid).collect()
+}
+
+/// Whether a worker that lives has begun a request.
+pub(crate) fn is_begun(handle: &RoleHandle) -> bool {
+    handle.health().workers.iter().any(is_busy)
+}
+
+pub(crate) fn is_busy(worker: &WorkerHealth) -> bool {
+    let has_begun = |health: &Health| health.begun > 0;
+    worker.is_alive && worker.health.as_ref().is_some_and(has_begun)
+}
+
+/// Whether all places are free and nothing waits.
+pub(crate) fn is_empty(handle: &RoleHandle) -> bool {
+    let load = handle.health().load;
+    (load.queued, load.in_flight) == (0, 0)
+}
