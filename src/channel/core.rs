@@ -19,6 +19,7 @@ use crate::channel::stats::Stats;
 use crate::channel::status::WorkerStatus;
 use crate::config::Config;
 use crate::error::{Error, Marks, Result};
+use crate::id::RequestId;
 use crate::link::{Duplex, ParentWords, PeerReport};
 use crate::protocol::buffer_pool::BufferPool;
 use crate::ring::Frame;
@@ -158,6 +159,11 @@ impl Core {
         let has_woken = !woken.is_empty();
         woken.into_iter().for_each(|waiter| self.receiver.wake_list.add(waiter));
         looked.map(|()| has_woken)
+    }
+
+    /// Asks the worker to end a request, without waiting. Does nothing if it has ended.
+    pub(crate) fn cancel(&self, request: RequestId) {
+        self.pending.cancel(request.get());
     }
 
     /// Waits until no request is in flight, the channel is over or the deadline passes.

@@ -190,7 +190,8 @@ impl AsyncPoolRequest<'_> {
     ) -> Result<AsyncPoolStream> {
         fork::check()?;
         let deadlines = timeouts.into().start();
-        let (attempts, kind, payload) = (self.0.owned_attempts(), self.0.kind(), encoded(payload)?);
+        let (kind, payload) = (self.0.kind(), encoded(payload)?);
+        let attempts = self.0.owned_attempts().cancellable();
         AsyncPoolStream::begin(Request { attempts, kind, payload, deadlines }).await
     }
 

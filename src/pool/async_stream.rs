@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -47,7 +47,12 @@ impl Request {
                 Err(error) => Err(error),
             };
             match sent {
-                Ok(stream) => return Ok((Running::new(stream.id(), stream, permit), self)),
+                Ok(stream) => {
+                    if !self.attempts.note_sent(&permit.worker, stream.id()) {
+                        stream.cancel();
+                    }
+                    return Ok((Running::new(stream.id(), stream, permit), self));
+                }
                 Err(error) => {
                     self.attempts.failed_async(permit, None, error, false, deadline).await?;
                 }
@@ -75,6 +80,7 @@ impl Request {
 /// After the first chunk it is not. It has a copy of the payload for that.
 #[must_use = "a stream that is dropped is cancelled"]
 pub struct AsyncPoolStream {
+    role: Weak<RoleShared>,
     number: u64,
     state: State,
 }
@@ -102,8 +108,8 @@ impl State {
 
 impl AsyncPoolStream {
     pub(super) async fn begin(request: Request) -> Result<Self> {
-        let number = request.attempts.number();
-        Ok(Self { number, state: State::reads(request.send().await?) })
+        let (role, number) = (request.attempts.role(), request.attempts.number());
+        Ok(Self { role, number, state: State::reads(request.send().await?) })
     }
 
     /// Returns the request's id: as [`PoolPending::id`](super::PoolPending::id).
@@ -112,12 +118,10 @@ impl AsyncPoolStream {
         RequestId::new(self.number)
     }
 
-    /// Asks the worker to end the stream; see [`Stream::cancel`](crate::Stream::cancel).
-    pub fn cancel(&mut self) {
-        if let State::Reads(reads) = &mut self.state
-            && let Some(stream) = reads.sent.request()
-        {
-            stream.cancel();
+    /// Cancels the stream: as [`PoolStream::cancel`](super::PoolStream::cancel).
+    pub fn cancel(&self) {
+        if let Some(role) = self.role.upgrade() {
+            role.cancels.cancel(self.number);
         }
     }
 

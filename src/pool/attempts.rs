@@ -1,15 +1,23 @@
 //! The attempts of one request, made by a thread or by a task.
 
+use std::sync::{Arc, Weak};
+
 use super::attempt::{ends_worker, is_killed_from_outside, is_unanswered};
+use super::cancels::Cancel;
+use super::core::Placed;
 use super::metrics::Outcome;
-use super::role::{Permit, RoleRef};
+use super::role::{Permit, RoleRef, RoleShared};
 use super::scheduler::{Asked, Attempt, History, Priority, Reason, Verdict};
-use super::task_wait;
+use super::seat::Told;
+use super::stream_cancel::StreamCancel;
+use super::task_wait::{self, Wait};
+use super::worker::Worker;
 use crate::channel::Channel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::RequestId;
 use crate::protocol::Kind;
 use crate::sys::clock::{Deadline, now_ns};
+use crate::sys::fork;
 
 /// The attempts of one request.
 #[derive(Debug)]
@@ -20,8 +28,17 @@ pub(super) struct Attempts<R: RoleRef> {
     history: History,
     /// Whether the attempt before may have been begun; `None` before the second one.
     resent: Option<bool>,
+    /// For a stream, which is cancelled by its number.
+    cancel: Option<Arc<StreamCancel>>,
     /// What the metrics count it as: cancelled if its caller goes away before its end.
     outcome: Outcome,
+}
+
+/// A request that asked for a worker.
+#[derive(Debug)]
+enum Asking<R: RoleRef> {
+    Has(Permit<R>),
+    Waits(Wait),
 }
 
 impl<R: RoleRef> Attempts<R> {
@@ -36,7 +53,12 @@ impl<R: RoleRef> Attempts<R> {
         let asked = Asked { number: role.next_number(), priority, key };
         let history = History { is_idempotent, ..History::default() };
         let outcome = Outcome::Failed(ErrorKind::Cancelled);
-        Self { role, kind, asked, history, resent: None, outcome }
+        Self { role, kind, asked, history, resent: None, cancel: None, outcome }
+    }
+
+    /// The role, for a part of it that does not keep it.
+    pub(super) fn role(&self) -> Weak<RoleShared> {
+        self.role.this()
     }
 
     /// The request's number, the same over all its attempts.
@@ -49,17 +71,45 @@ impl<R: RoleRef> Attempts<R> {
         self.resent == Some(true)
     }
 
+    /// Lets [`RoleHandle::cancel`](super::RoleHandle::cancel) and the stream itself cancel it.
+    pub(super) fn cancellable(mut self) -> Self {
+        let cancel = StreamCancel::new(&self.role);
+        let weak = Arc::downgrade(&cancel);
+        self.role.cancels.insert(self.number(), weak);
+        self.cancel = Some(cancel);
+        self
+    }
+
+    /// Cancels it: no attempt follows, and the one that runs is asked to end.
+    pub(super) fn cancel(&self) {
+        if let Some(cancel) = &self.cancel {
+            Arc::clone(cancel).cancel();
+        }
+    }
+
+    /// A worker has the request, which can be cancelled there. Returns false if that was done
+    /// before.
+    pub(super) fn note_sent(&self, worker: &Arc<Worker>, id: RequestId) -> bool {
+        self.cancel.as_ref().is_none_or(|cancel| cancel.note_sent(worker, id))
+    }
+
+    /// Its worker is done with it.
+    pub(super) fn note_ended(&self) {
+        if let Some(cancel) = &self.cancel {
+            cancel.note_over();
+        }
+    }
+
     /// Gets a worker. Blocks until one has a place, or until the deadline.
     #[inline]
     pub(super) fn acquire(&mut self, now: u64, deadline: Deadline) -> Result<Permit<R>> {
-        let role = self.role.clone();
-        let Some(was_begun) = self.resent else {
-            let permit = Permit::acquire(role, self.asked, None, now, deadline);
-            return permit.map_err(|error| self.failed_with(error));
-        };
-        role.metrics.note_retry(was_begun);
-        let permit = Permit::acquire(role, self.asked, Some(&self.history), now_ns(), deadline);
-        permit.map_err(|error| self.of_all(error))
+        match self.ask(now)? {
+            Asking::Has(permit) => Ok(permit),
+            Asking::Waits(wait) => {
+                let told = self.role.wait(wait.ticket, &wait.seat, deadline);
+                self.told(told, wait.since)
+            }
+        }
     }
 
     /// As [`Attempts::acquire`], without blocking. A task that goes away leaves the queue, or gives
@@ -69,15 +119,85 @@ impl<R: RoleRef> Attempts<R> {
         now: u64,
         deadline: Deadline,
     ) -> Result<Permit<R>> {
-        let role = self.role.clone();
-        let Some(was_begun) = self.resent else {
-            let permit = task_wait::acquire(role, self.asked, None, now, deadline).await;
-            return permit.map_err(|error| self.failed_with(error));
+        match self.ask(now)? {
+            Asking::Has(permit) => Ok(permit),
+            Asking::Waits(wait) => {
+                let since = wait.since;
+                let told = task_wait::told(&self.role, wait, deadline).await;
+                self.told(told, since)
+            }
+        }
+    }
+
+    /// Asks for a worker: for the first time at `now`.
+    #[inline]
+    fn ask(&mut self, now: u64) -> Result<Asking<R>> {
+        let (history, since) = match self.resent {
+            None => (None, now),
+            Some(was_begun) => {
+                if self.is_cancelled() {
+                    return Err(self.cancelled(None));
+                }
+                self.role.metrics.note_retry(was_begun);
+                (Some(&self.history), now_ns())
+            }
         };
-        role.metrics.note_retry(was_begun);
-        let history = Some(&self.history);
-        let permit = task_wait::acquire(role, self.asked, history, now_ns(), deadline).await;
-        permit.map_err(|error| self.of_all(error))
+        match self.role.ask(self.asked, history, since) {
+            Placed::Granted(grant, worker) => {
+                Ok(Asking::Has(Permit::at_once(self.role.clone(), grant, worker, since)))
+            }
+            Placed::Refused(why) => Err(self.of_all(self.role.refused(why))),
+            Placed::Waits(ticket, seat) => self.wait(Wait { ticket, seat, since }),
+        }
+    }
+
+    #[cold]
+    fn wait(&mut self, wait: Wait) -> Result<Asking<R>> {
+        if self.cancel.as_ref().is_none_or(|cancel| cancel.note_wait(wait.ticket, &wait.seat)) {
+            return Ok(Asking::Waits(wait));
+        }
+        let told = self.role.leave(wait.ticket, &wait.seat);
+        let permit = self.told(told.or(Some(Told::Cancelled)), wait.since)?;
+        drop(permit);
+        Err(self.cancelled(None))
+    }
+
+    /// What a request that has waited since `since` was told; nothing if its deadline has passed.
+    #[cold]
+    fn told(&mut self, told: Option<Told<Worker>>, since: u64) -> Result<Permit<R>> {
+        let now = now_ns();
+        self.role.metrics.note_wait(now.saturating_sub(since));
+        match told {
+            Some(Told::Granted(grant, worker)) => {
+                Ok(Permit::new(self.role.clone(), grant, worker, now))
+            }
+            Some(Told::Refused(why)) => Err(self.of_all(self.role.refused(why))),
+            Some(Told::Cancelled) => Err(self.cancelled(None)),
+            None => Err(self.of_all(self.role.waited_too_long())),
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled())
+    }
+
+    /// The error of a request that was cancelled, after the death of its worker if that has died.
+    #[cold]
+    fn cancelled(&mut self, death: Option<Error>) -> Error {
+        let (role, number) = (&self.role.name, self.number());
+        let message = format!("role {role}: request {number} was cancelled, and is not sent again");
+        let error = match death {
+            Some(death) => {
+                let was_begun = death.was_begun();
+                let error = Error::with_source(ErrorKind::Cancelled, message, death);
+                match was_begun {
+                    Some(was_begun) => error.with_begun(was_begun),
+                    None => error,
+                }
+            }
+            None => Error::new(ErrorKind::Cancelled, message),
+        };
+        self.of_all(error)
     }
 
     /// What an error says of all attempts, not of the last alone.
@@ -140,6 +260,9 @@ impl<R: RoleRef> Attempts<R> {
 
     fn judge(&mut self, dead: Dead<R>) -> Result<()> {
         let (attempt, error) = dead.end();
+        if self.is_cancelled() {
+            return Err(self.cancelled(Some(error)));
+        }
         let history = &mut self.history;
         match self.role.change(|scheduler| scheduler.judge(now_ns(), history, attempt)) {
             Verdict::Again => {
@@ -167,6 +290,10 @@ impl<R: RoleRef> Drop for Attempts<R> {
     #[inline]
     fn drop(&mut self) {
         self.role.metrics.note_outcome(self.kind, self.outcome);
+        // In a forked child the lock may be held for ever.
+        if self.cancel.is_some() && !fork::is_forked_child() {
+            self.role.cancels.remove(self.number());
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
+use super::cancels::Cancel;
 use super::seat::Answer;
 use crate::channel::Reply;
 use crate::error::{Error, ErrorKind, Result};
@@ -149,12 +150,6 @@ struct Flags {
 }
 
 impl Submitted {
-    /// Ends it, unless it has ended. Never blocks.
-    pub(super) fn cancel(self: &Arc<Self>) {
-        self.flags.lock().is_cancelled = true;
-        Arc::clone(self).wake();
-    }
-
     fn run(self: &Arc<Self>) {
         if let Some(outcome) = self.turn() {
             drop(self.answer.tell(outcome));
@@ -186,6 +181,13 @@ impl Submitted {
         drop(ended);
         self.executor.leave();
         Some(outcome)
+    }
+}
+
+impl Cancel for Submitted {
+    fn cancel(self: Arc<Self>) {
+        self.flags.lock().is_cancelled = true;
+        self.wake();
     }
 }
 
@@ -241,7 +243,7 @@ mod tests {
         executor.end();
         eventually("the thread has ended", || !executor.state.lock().is_running);
         // As the drop of its pending reply, and then a waker that comes late.
-        submitted.cancel();
+        Arc::clone(&submitted).cancel();
         Waker::from(Arc::clone(&submitted)).wake();
         let kept = (Arc::downgrade(&submitted), Arc::downgrade(&executor));
         drop((submitted, executor));

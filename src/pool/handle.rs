@@ -166,17 +166,20 @@ impl RoleHandle {
         self.request(kind).submit(payload, timeout)
     }
 
-    /// Cancels a request that was submitted, by its [id](PoolPending::id), without waiting: as
-    /// [`PoolPending::cancel`]. Does nothing if its pending reply is gone.
+    /// Cancels a submitted request by its [id](PoolPending::id), or a stream by its
+    /// [id](PoolStream::id), from any thread and without waiting: as [`PoolPending::cancel`] and
+    /// [`PoolStream::cancel`]. Does nothing if its pending reply or its stream is gone.
+    ///
+    /// Calls and messages that are written have no id that a caller learns before their end. A
+    /// task cancels its own by dropping the future; a call of a thread ends with its reply or its
+    /// timeout. An error that the closure of [`RoleHandle::write`] returns cancels the message.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child.
     pub fn cancel(&self, id: RequestId) -> Result<()> {
         fork::check()?;
-        if let Some(submitted) = self.0.submitted(id.get()) {
-            submitted.cancel();
-        }
+        self.0.cancels.cancel(id.get());
         Ok(())
     }
 

@@ -83,7 +83,7 @@ impl Role {
                 match told {
                     Some(Told::Granted(grant, _)) => Ok(grant),
                     Some(Told::Refused(why)) => Err(Some(why)),
-                    None => Err(None),
+                    Some(Told::Cancelled) | None => Err(None),
                 }
             }
         }

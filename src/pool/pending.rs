@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::cancels::Cancel;
 use super::executor::Submitted;
 use super::role::RoleShared;
 use crate::channel::Reply;
@@ -51,7 +52,8 @@ pub struct PoolPending {
 
 impl PoolPending {
     pub(super) fn new(role: Arc<RoleShared>, number: u64, submitted: Arc<Submitted>) -> Self {
-        role.note_submitted(number, &submitted);
+        let weak = Arc::downgrade(&submitted);
+        role.cancels.insert(number, weak);
         Self { role, number, submitted, has_ended: false }
     }
 
@@ -105,7 +107,7 @@ impl PoolPending {
     /// a worker has begun is free again when its handler has returned.
     pub fn cancel(&self) {
         if !fork::is_forked_child() {
-            self.submitted.cancel();
+            Arc::clone(&self.submitted).cancel();
         }
     }
 
@@ -137,9 +139,9 @@ impl Drop for PoolPending {
         if fork::is_forked_child() {
             return;
         }
-        self.role.forget_submitted(self.number);
+        self.role.cancels.remove(self.number);
         if !self.has_ended {
-            self.submitted.cancel();
+            Arc::clone(&self.submitted).cancel();
         }
     }
 }

@@ -96,7 +96,7 @@ impl<'a> PoolRequest<'a> {
         timeouts: impl Into<StreamTimeouts>,
     ) -> Result<PoolStream<'a, P>> {
         fork::check()?;
-        PoolStream::begin(self.attempts(), self.kind, payload, timeouts.into())
+        PoolStream::begin(self.attempts().cancellable(), self.kind, payload, timeouts.into())
     }
 
     /// Takes the request, whose reply is waited for later: as

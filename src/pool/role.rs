@@ -1,14 +1,14 @@
 //! A role of a pool, as its requests and its workers' threads share it.
 
-use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::cancels::Cancels;
 use super::closing::Ended;
 use super::core::{Deed, Deeds, Placed, RoleCore};
 use super::events::{Event, EventKind, Readers};
-use super::executor::{Executor, Submitted};
+use super::executor::Executor;
 use super::metrics::{Counters, Loss};
 use super::scheduler::{
     Asked, Death, Ending, Grant, History, Note, Random, Refusal, Scheduler, Ticket, WorkerId,
@@ -18,7 +18,7 @@ use super::settings::Role;
 use super::starts::Starts;
 use super::ticker::Ticker;
 use super::worker::Worker;
-use crate::error::{Error, ErrorKind, Overload, Result};
+use crate::error::{Error, ErrorKind, Overload};
 use crate::id::RequestId;
 use crate::protocol::Kind;
 use crate::sync::plain::Mutex;
@@ -53,8 +53,8 @@ pub(super) struct RoleShared {
     last_failure: Mutex<Option<Error>>,
     pub(super) metrics: Counters,
     pub(super) pool: PoolShared,
-    /// Requests that were submitted and are pending, by number.
-    submitted: Mutex<BTreeMap<u64, Weak<Submitted>>>,
+    /// The requests that are cancelled by their numbers.
+    pub(super) cancels: Cancels,
     this: Weak<Self>,
 }
 
@@ -77,38 +77,6 @@ pub(super) struct Permit<R: RoleRef> {
 }
 
 impl<R: RoleRef> Permit<R> {
-    /// Gets a worker for a request: for its first attempt without a history. Blocks until one has a
-    /// place, or until the deadline.
-    #[inline]
-    pub(super) fn acquire(
-        role: R,
-        asked: Asked,
-        history: Option<&History>,
-        now: u64,
-        deadline: Deadline,
-    ) -> Result<Self> {
-        match role.ask(asked, history, now) {
-            Placed::Granted(grant, worker) => Ok(Self::at_once(role, grant, worker, now)),
-            Placed::Refused(why) => Err(role.refused(why)),
-            Placed::Waits(ticket, seat) => {
-                let told = role.wait(ticket, &seat, deadline);
-                Self::of(role, told, now)
-            }
-        }
-    }
-
-    /// What a request that has waited since `since` was told; nothing if its deadline has passed.
-    #[cold]
-    pub(super) fn of(role: R, told: Option<Told<Worker>>, since: u64) -> Result<Self> {
-        let now = now_ns();
-        role.metrics.note_wait(now.saturating_sub(since));
-        match told {
-            Some(Told::Granted(grant, worker)) => Ok(Self::new(role, grant, worker, now)),
-            Some(Told::Refused(why)) => Err(role.refused(why)),
-            None => Err(role.waited_too_long()),
-        }
-    }
-
     /// What a request has got without a wait.
     #[inline]
     pub(super) fn at_once(role: R, grant: Grant, worker: Arc<Worker>, now: u64) -> Self {
@@ -117,7 +85,7 @@ impl<R: RoleRef> Permit<R> {
     }
 
     #[inline]
-    fn new(role: R, grant: Grant, worker: Arc<Worker>, since: u64) -> Self {
+    pub(super) fn new(role: R, grant: Grant, worker: Arc<Worker>, since: u64) -> Self {
         Self { role, worker, grant, ending: Ending::Over, since, is_left: false }
     }
 
@@ -171,9 +139,14 @@ impl RoleShared {
             last_failure: Mutex::new(None),
             metrics: Counters::default(),
             pool,
-            submitted: Mutex::default(),
+            cancels: Cancels::default(),
             this: Weak::clone(this),
         })
+    }
+
+    /// The role, for parts of it that do not keep it.
+    pub(super) fn this(&self) -> Weak<Self> {
+        Weak::clone(&self.this)
     }
 
     /// How workers are made, and what bounds them.
@@ -242,7 +215,7 @@ impl RoleShared {
 
     /// Blocks until a request is told what becomes of it, or until the deadline.
     #[cold]
-    fn wait(
+    pub(super) fn wait(
         &self,
         ticket: Ticket,
         seat: &Seat<Worker>,
@@ -261,18 +234,13 @@ impl RoleShared {
         if has_left { None } else { seat.abandon() }
     }
 
-    /// Keeps a request that was submitted, so that it is found by its number.
-    pub(super) fn note_submitted(&self, number: u64, submitted: &Arc<Submitted>) {
-        self.submitted.lock().insert(number, Arc::downgrade(submitted));
-    }
-
-    pub(super) fn forget_submitted(&self, number: u64) {
-        self.submitted.lock().remove(&number);
-    }
-
-    /// The request that was submitted under this number, while its pending reply is there.
-    pub(super) fn submitted(&self, number: u64) -> Option<Arc<Submitted>> {
-        self.submitted.lock().get(&number).and_then(Weak::upgrade)
+    /// Ends the wait of a request that was cancelled, if it waits in the queue.
+    pub(super) fn cancel_wait(&self, ticket: Ticket, seat: &Seat<Worker>) {
+        let (has_left, deeds) = self.core.leave(now_ns(), ticket);
+        self.perform(deeds);
+        if has_left {
+            drop(seat.tell(Told::Cancelled));
+        }
     }
 
     /// Changes what the scheduler knows, and does what follows.

@@ -13,6 +13,8 @@ use crate::sys::clock::Deadline;
 pub(super) enum Told<L> {
     Granted(Grant, Arc<L>),
     Refused(Refusal),
+    /// It was cancelled, and has left the queue.
+    Cancelled,
 }
 
 /// The place of one request that waits for a worker.

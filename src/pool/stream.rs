@@ -4,6 +4,7 @@ use super::attempts::Attempts;
 use super::role::{Permit, RoleShared};
 use crate::channel::{Reply, Stream, StreamDeadlines, StreamTimeouts};
 use crate::error::Result;
+use crate::id::RequestId;
 use crate::payload::Payload;
 use crate::protocol::Kind;
 use crate::sys::clock::now_ns;
@@ -48,6 +49,9 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
             let sent = channel.and_then(|it| it.stream_by(self.kind, self.payload, self.deadlines));
             match sent {
                 Ok(stream) => {
+                    if !self.attempts.note_sent(&permit.worker, stream.id()) {
+                        stream.cancel();
+                    }
                     (self.stream, self.permit) = (Some(stream), Some(permit));
                     return Ok(());
                 }
@@ -91,16 +95,25 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
         }
     }
 
-    /// Asks the worker to end the stream; see [`Stream::cancel`].
+    /// Returns the request's id: as [`PoolPending::id`](super::PoolPending::id).
+    #[must_use]
+    pub fn id(&self) -> RequestId {
+        RequestId::new(self.attempts.number())
+    }
+
+    /// Cancels the stream, without waiting. A worker that has it is asked to end it, as by
+    /// [`Stream::cancel`]. The request is not sent again, and waits for no worker any more:
+    /// [`PoolStream::next_chunk`] then returns
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled). From another thread:
+    /// [`RoleHandle::cancel`](super::RoleHandle::cancel).
     pub fn cancel(&self) {
-        if let Some(stream) = &self.stream {
-            stream.cancel();
-        }
+        self.attempts.cancel();
     }
 
     fn end(&mut self) {
         self.stream = None;
         self.permit = None;
+        self.attempts.note_ended();
     }
 }
 

@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::core::Placed;
-use super::role::{Permit, RoleRef, RoleShared};
-use super::scheduler::{Asked, Ending, History, Ticket};
+use super::role::RoleShared;
+use super::scheduler::{Ending, Ticket};
 use super::seat::{Seat, Told};
 use super::worker::Worker;
-use crate::error::Result;
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
 use crate::tasks::timer::Timer;
@@ -18,36 +16,33 @@ use crate::tasks::timer::Timer;
 /// Between two looks at what is known of a dead worker: that its threads have stopped wakes no task.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// Gets a worker for a request, as [`Permit::acquire`] does.
+/// A request's wait for a worker.
+#[derive(Debug)]
+pub(super) struct Wait {
+    pub(super) ticket: Ticket,
+    pub(super) seat: Arc<Seat<Worker>>,
+    /// When it began.
+    pub(super) since: u64,
+}
+
+/// Waits until a request is told what becomes of it; `None` if the deadline has passed.
 ///
 /// Dropped while it waits, the request leaves the queue; if it has just got a worker, gives that
 /// back.
-pub(super) async fn acquire<R: RoleRef>(
-    role: R,
-    asked: Asked,
-    history: Option<&History>,
-    now: u64,
+pub(super) async fn told(
+    role: &RoleShared,
+    wait: Wait,
     deadline: Deadline,
-) -> Result<Permit<R>> {
-    match role.ask(asked, history, now) {
-        Placed::Granted(grant, worker) => Ok(Permit::at_once(role, grant, worker, now)),
-        Placed::Refused(why) => Err(role.refused(why)),
-        Placed::Waits(ticket, seat) => {
-            let mut wait = SeatWait { role: &role, ticket, seat, since: now, has_heard: false };
-            let mut timer = Timer::default();
-            let told = poll_fn(|context| wait.poll(&mut timer, deadline, context)).await;
-            drop(wait);
-            Permit::of(role, told, now)
-        }
-    }
+) -> Option<Told<Worker>> {
+    let mut wait = SeatWait { role, wait, has_heard: false };
+    let mut timer = Timer::default();
+    poll_fn(|context| wait.poll(&mut timer, deadline, context)).await
 }
 
 /// A task's wait for a worker.
 struct SeatWait<'a> {
     role: &'a RoleShared,
-    ticket: Ticket,
-    seat: Arc<Seat<Worker>>,
-    since: u64,
+    wait: Wait,
     has_heard: bool,
 }
 
@@ -59,12 +54,12 @@ impl SeatWait<'_> {
         deadline: Deadline,
         context: &Context<'_>,
     ) -> Poll<Option<Told<Worker>>> {
-        let told = self.seat.poll(context.waker());
+        let told = self.wait.seat.poll(context.waker());
         if told.is_none() && !timer.poll(deadline, context) {
             return Poll::Pending;
         }
         self.has_heard = true;
-        Poll::Ready(told.or_else(|| self.role.leave(self.ticket, &self.seat)))
+        Poll::Ready(told.or_else(|| self.role.leave(self.wait.ticket, &self.wait.seat)))
     }
 }
 
@@ -75,8 +70,8 @@ impl Drop for SeatWait<'_> {
             return;
         }
         let now = now_ns();
-        self.role.metrics.note_wait(now.saturating_sub(self.since));
-        if let Some(Told::Granted(grant, _)) = self.role.leave(self.ticket, &self.seat) {
+        self.role.metrics.note_wait(now.saturating_sub(self.wait.since));
+        if let Some(Told::Granted(grant, _)) = self.role.leave(self.wait.ticket, &self.wait.seat) {
             self.role.finish(now, grant, Ending::Over);
         }
     }

@@ -1,10 +1,12 @@
 //! Streams of a pool: what their timeouts count, and what a cancel ends.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::*;
-use crate::pools::{close, is_begun, pids, pool_of, role};
-use slipring::pool::RoleHandle;
+use crate::pools::{close, is_begun, is_empty, pids, pool_of, role};
+use slipring::pool::{PoolStream, Role, RoleHandle};
 use slipring::{ErrorKind, StreamTimeout, StreamTimeouts};
 
 /// Four chunks of 8 bytes, so many microseconds apart.
@@ -47,9 +49,100 @@ fn a_stream_that_waits_too_long_says_for_what_it_waited() {
     within_long("close", || pool.close(Duration::ZERO)).unwrap();
 }
 
+/// A role whose workers after the first start once they may.
+fn role_with_held_starts(may_start: &Arc<AtomicBool>) -> Role {
+    let (starts, may_start) = (AtomicUsize::new(0), Arc::clone(may_start));
+    Role::new(move |_| {
+        let is_first = starts.fetch_add(1, Ordering::Relaxed) == 0;
+        while !is_first && !may_start.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(small())
+    })
+}
+
 fn kill_the_worker(handle: &RoleHandle) {
     eventually("it is begun", || is_begun(handle));
     send_signal(pids(handle)[0], libc::SIGKILL);
+}
+
+#[test]
+fn a_stream_that_was_cancelled_is_not_sent_again_after_a_death() {
+    let (pool, handle) = pool_of(role().idempotent(SLOW_COUNT));
+    let request = slowly(Duration::from_millis(500));
+    let mut stream = handle.stream(SLOW_COUNT, &request, LONG).unwrap();
+    eventually("it is begun", || is_begun(&handle));
+    stream.cancel();
+    kill_the_worker(&handle);
+    let error = within_long("a chunk", || stream.next_chunk()).unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Cancelled, Some(true)));
+    assert!(format!("{error:#}").contains("SIGKILL"), "{error:#}");
+    drop(stream);
+    assert_eq!(handle.metrics().resent_begun, 0);
+    eventually("all places are free", || is_empty(&handle));
+    close(&pool);
+}
+
+#[test]
+fn a_stream_is_cancelled_by_its_id_wherever_it_is() {
+    let may_start = Arc::new(AtomicBool::new(false));
+    let (pool, handle) = pool_of(role_with_held_starts(&may_start).idempotent(SLOW_COUNT));
+    let request = slowly(Duration::from_millis(500));
+    let read = |stream: &mut PoolStream<'_, Vec<u8>>| loop {
+        match stream.next_chunk() {
+            Ok(chunk) => assert!(chunk.is_some(), "it ended"),
+            Err(error) => break error,
+        }
+    };
+    // A worker has it.
+    let mut stream = handle.stream(SLOW_COUNT, &request, LONG).unwrap();
+    handle.cancel(stream.id()).unwrap();
+    assert!(within_long("a cancel", || read(&mut stream)).is_cancelled());
+    let first = stream.id();
+    drop(stream);
+    // It waits for one that is started.
+    let mut stream = handle.stream(SLOW_COUNT, &request, LONG).unwrap();
+    let id = stream.id();
+    assert!(id > first);
+    kill_the_worker(&handle);
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| read(&mut stream));
+        eventually("it waits again", || handle.health().load.queued == 1);
+        handle.cancel(id).unwrap();
+        let error = within_long("a cancel", || reading.join().unwrap());
+        assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Cancelled, Some(true)));
+        assert!(error.to_string().contains(&format!("request {id} ")), "{error}");
+    });
+    drop(stream);
+    // There is no such stream any more.
+    handle.cancel(id).unwrap();
+    eventually("all places are free", || is_empty(&handle));
+    may_start.store(true, Ordering::Relaxed);
+    close(&pool);
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn a_stream_of_a_task_is_cancelled_by_its_id_as_it_waits_again() {
+    let may_start = Arc::new(AtomicBool::new(false));
+    let (pool, handle) = pool_of(role_with_held_starts(&may_start).idempotent(SLOW_COUNT));
+    let request = slowly(Duration::from_millis(500));
+    let tasks = handle.to_async();
+    let stream = tasks.stream(SLOW_COUNT, &request, LONG);
+    let mut stream = pollster::block_on(stream).unwrap();
+    let id = stream.id();
+    kill_the_worker(&handle);
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| pollster::block_on(stream.next_chunk()));
+        eventually("it waits again", || handle.health().load.queued == 1);
+        handle.cancel(id).unwrap();
+        let error = within_long("a chunk", || reading.join().unwrap()).unwrap_err();
+        assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Cancelled, Some(true)));
+    });
+    assert_eq!(handle.health().load.queued, 0);
+    drop(stream);
+    may_start.store(true, Ordering::Relaxed);
+    close(&pool);
 }
 
 #[cfg(feature = "async")]
