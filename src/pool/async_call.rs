@@ -1,46 +1,41 @@
 //! A request of a task's, over all its attempts.
 
+#[cfg(feature = "async")]
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempts::Attempts;
 use super::role::{Permit, RoleRef};
 use crate::channel::Reply;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::RequestId;
 use crate::payload::Payload;
 use crate::protocol::Kind;
 use crate::sys::clock::{Deadline, TimeLimit};
-use crate::tasks::requests;
+#[cfg(feature = "async")]
+use crate::tasks::AsyncMessageWriter;
+use crate::tasks::{AsyncPending, requests};
 
 /// A request `T` that a worker has. Dropping it cancels it; the worker is given back when it is
 /// done with it.
 #[derive(Debug)]
 pub(super) struct Running<R: RoleRef, T> {
-    parts: Option<(T, Permit<R>)>,
+    // It is dropped before its worker is given back.
+    pub(super) request: T,
+    permit: Permit<R>,
     id: RequestId,
 }
 
 impl<R: RoleRef, T> Running<R, T> {
-    pub(super) fn new(id: RequestId, request: T, permit: Permit<R>) -> Self {
-        Self { parts: Some((request, permit)), id }
-    }
-
-    pub(super) fn request(&mut self) -> Option<&mut T> {
-        self.parts.as_mut().map(|(request, _)| request)
+    pub(super) fn new(id: RequestId, request: T, mut permit: Permit<R>) -> Self {
+        permit.set_lingering(Some(id));
+        Self { request, permit, id }
     }
 
     /// The request has ended. Returns its worker.
-    pub(super) fn end(mut self) -> Option<(RequestId, Permit<R>)> {
-        self.parts.take().map(|(_, permit)| (self.id, permit))
-    }
-}
-
-impl<R: RoleRef, T> Drop for Running<R, T> {
-    fn drop(&mut self) {
-        if let Some((request, permit)) = self.parts.take() {
-            drop(request);
-            permit.linger(self.id);
-        }
+    pub(super) fn end(mut self) -> (RequestId, Permit<R>) {
+        self.permit.set_lingering(None);
+        (self.id, self.permit)
     }
 }
 
@@ -63,18 +58,69 @@ pub(super) async fn call<R: RoleRef, P: Payload + ?Sized>(
             Err(error) => Err(error),
         };
         let (permit, id, error) = match sent {
-            Ok(pending) => {
-                let mut running = Running::new(pending.id(), pending, permit);
-                let Some(pending) = running.request() else { continue };
-                let answer = pending.await;
-                let Some((id, permit)) = running.end() else { continue };
-                match answer {
-                    Ok(reply) => return attempts.over(Ok(reply)),
-                    Err(error) => (permit, Some(id), error),
-                }
-            }
+            Ok(pending) => match answer(pending, permit).await {
+                Ok(reply) => return attempts.over(Ok(reply)),
+                Err((permit, id, error)) => (permit, Some(id), error),
+            },
             Err(error) => (permit, None, error),
         };
         attempts.failed_async(permit, id, error, false, deadline).await?;
     }
+}
+
+/// Sends a message that `write` writes in parts and awaits its reply, as
+/// [`RoleHandle::write`](super::RoleHandle::write) does.
+///
+/// Dropped in any state, the request is over: as that of [`call`].
+#[cfg(feature = "async")]
+pub(super) async fn write<R: RoleRef>(
+    mut attempts: Attempts<R>,
+    kind: Kind,
+    now: u64,
+    deadline: Deadline,
+    write: impl AsyncFnOnce(&mut AsyncMessageWriter<'_>) -> Result<()>,
+) -> Result<Reply> {
+    let (permit, id, error) = loop {
+        let permit = attempts.acquire_async(now, deadline).await?;
+        let worker = Arc::clone(&permit.worker);
+        let begun = match worker.core_for_tasks() {
+            Ok(core) => {
+                AsyncMessageWriter::begin(core, kind, deadline.remaining(), Duration::ZERO).await
+            }
+            Err(error) => Err(error),
+        };
+        let mut writer = match begun {
+            Ok(writer) => writer,
+            Err(error) => {
+                attempts.failed_async(permit, None, error, false, deadline).await?;
+                continue;
+            }
+        };
+        let sent = match write(&mut writer).await {
+            Ok(()) => writer.finish().await,
+            Err(error) => Err(error),
+        };
+        match sent {
+            Ok(pending) => match answer(pending, permit).await {
+                Ok(reply) => return attempts.over(Ok(reply)),
+                Err((permit, id, error)) => break (permit, Some(id), error),
+            },
+            Err(error) => break (permit, None, error),
+        }
+    };
+    // It cannot be written again.
+    let kept = error.clone();
+    attempts.failed_async(permit, id, error, true, deadline).await?;
+    attempts.over(Err(kept))
+}
+
+/// Awaits the reply of an attempt. An error is that of the attempt, with its worker.
+async fn answer<R: RoleRef>(
+    pending: AsyncPending,
+    permit: Permit<R>,
+) -> Result<Reply, (Permit<R>, RequestId, Error)> {
+    let mut running = Running::new(pending.id(), pending, permit);
+    let answer = (&mut running.request).await;
+    let (id, permit) = running.end();
+    answer.map_err(|error| (permit, id, error))
 }

@@ -15,7 +15,7 @@ use crate::payload::Payload;
 use crate::protocol::{Health, Kind};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
-use crate::tasks::health;
+use crate::tasks::{AsyncMessageWriter, health};
 
 /// Sends requests to the workers of one role, from tasks of any executor:
 /// [`RoleHandle::to_async`](super::RoleHandle::to_async). Cheap to clone. Threads and tasks may use
@@ -122,6 +122,41 @@ impl AsyncRoleHandle {
         self.request(kind).submit(payload, timeout)
     }
 
+    /// Sends a message that `write` writes in parts, and awaits its reply: as
+    /// [`RoleHandle::write`](super::RoleHandle::write). An error of `write` cancels the message and
+    /// is returned. It is sent once: if its worker dies after `write` was called, it fails.
+    ///
+    /// Cancel-safe, as [`AsyncRoleHandle::call`]: dropped before its end, the message is cancelled.
+    ///
+    /// ```no_run
+    /// # async fn example(vision: &slipring::pool::AsyncRoleHandle) -> slipring::Result<()> {
+    /// # let pages: Vec<Vec<u8>> = Vec::new();
+    /// use std::time::Duration;
+    ///
+    /// use slipring::Kind;
+    ///
+    /// let write = vision.write(Kind::VISION, Duration::from_secs(60), async |message| {
+    ///     for page in &pages {
+    ///         message.push(page).await?;
+    ///     }
+    ///     Ok(())
+    /// });
+    /// let reply = write.await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`RoleHandle::write`](super::RoleHandle::write) and [`AsyncRoleHandle::call`].
+    pub async fn write(
+        &self,
+        kind: Kind,
+        timeout: Duration,
+        write: impl AsyncFnOnce(&mut AsyncMessageWriter<'_>) -> Result<()>,
+    ) -> Result<Reply> {
+        self.request(kind).write(timeout, write).await
+    }
+
     /// Describes a request of this kind, for a priority, a key, or another idempotence than the
     /// role's.
     pub fn request(&self, kind: Kind) -> AsyncPoolRequest<'_> {
@@ -193,6 +228,23 @@ impl AsyncPoolRequest<'_> {
         let (kind, payload) = (self.0.kind(), encoded(payload)?);
         let attempts = self.0.owned_attempts().cancellable();
         AsyncPoolStream::begin(Request { attempts, kind, payload, deadlines }).await
+    }
+
+    /// Sends a message that `write` writes in parts, and awaits its reply: as
+    /// [`AsyncRoleHandle::write`].
+    ///
+    /// # Errors
+    ///
+    /// As [`AsyncRoleHandle::write`].
+    pub async fn write(
+        self,
+        timeout: Duration,
+        write: impl AsyncFnOnce(&mut AsyncMessageWriter<'_>) -> Result<()>,
+    ) -> Result<Reply> {
+        fork::check()?;
+        let now = now_ns();
+        let deadline = Deadline::from(now, timeout);
+        async_call::write(self.0.attempts(), self.0.kind(), now, deadline, write).await
     }
 
     /// Takes the request, whose reply is awaited later: as [`AsyncRoleHandle::submit`].

@@ -62,7 +62,7 @@ impl Request {
 
     /// An attempt has failed. Returns the error if the request is not sent again.
     async fn failed(&mut self, sent: Sent, error: Error, has_delivered: bool) -> Result<()> {
-        let Some((id, permit)) = sent.end() else { return Err(error) };
+        let (id, permit) = sent.end();
         let later = self.deadlines.put_off_queue(permit.held_ns());
         let deadline = later.send_by();
         self.attempts.failed_async(permit, Some(id), error, has_delivered, deadline).await?;
@@ -153,8 +153,7 @@ impl AsyncPoolStream {
                     }
                 },
                 State::Reads(reads) => {
-                    let Some(stream) = reads.sent.request() else { return Poll::Ready(Ok(None)) };
-                    let chunk = match stream.poll_chunk(context) {
+                    let chunk = match reads.sent.request.poll_chunk(context) {
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(chunk) => chunk,
                     };
@@ -200,10 +199,8 @@ struct Awaited<'a>(&'a mut AsyncPoolStream);
 
 impl Drop for Awaited<'_> {
     fn drop(&mut self) {
-        if let State::Reads(reads) = &mut self.0.state
-            && let Some(stream) = reads.sent.request()
-        {
-            stream.end_wait();
+        if let State::Reads(reads) = &mut self.0.state {
+            reads.sent.request.end_wait();
         }
     }
 }

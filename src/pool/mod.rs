@@ -284,19 +284,54 @@ impl Pool {
     /// [`ErrorKind::Timeout`] if a worker has not ended by then; [`ErrorKind::Forked`] in a forked
     /// child.
     pub fn close(&self, timeout: Duration) -> Result<()> {
+        let deadline = self.begin_close(timeout)?;
+        let is_closed = self.shared.ended.wait(deadline, || self.is_over()) || {
+            self.close_now();
+            self.shared.ended.wait(Deadline::after(LAST_WAIT), || self.is_over())
+        };
+        self.end_close(is_closed)
+    }
+
+    /// Ends the pool: as [`Pool::close`], without blocking.
+    ///
+    /// Cancel-safe: once it has been polled the pool takes no more requests. Dropped then, it goes
+    /// on with those that it has; call this or [`Pool::close`] again, or drop the pool.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::close`].
+    #[cfg(feature = "async")]
+    pub async fn close_async(&self, timeout: Duration) -> Result<()> {
+        let deadline = self.begin_close(timeout)?;
+        let is_closed = task_wait::until(deadline, || self.is_over()).await || {
+            self.close_now();
+            task_wait::until(Deadline::after(LAST_WAIT), || self.is_over()).await
+        };
+        self.end_close(is_closed)
+    }
+
+    /// Takes no more requests. Returns until when those that it has are served.
+    fn begin_close(&self, timeout: Duration) -> Result<Deadline> {
         fork::check()?;
         let deadline = Deadline::after(timeout);
-        let is_over =
-            || self.roles.values().all(|role| role.change(|scheduler| scheduler.is_over()));
         for role in self.roles.values() {
             role.change(|scheduler| scheduler.close(now_ns()));
         }
-        let is_closed = self.shared.ended.wait(deadline, is_over) || {
-            for role in self.roles.values() {
-                role.close_now();
-            }
-            self.shared.ended.wait(Deadline::after(LAST_WAIT), is_over)
-        };
+        Ok(deadline)
+    }
+
+    /// Whether all workers have ended.
+    fn is_over(&self) -> bool {
+        self.roles.values().all(|role| role.change(|scheduler| scheduler.is_over()))
+    }
+
+    fn close_now(&self) {
+        for role in self.roles.values() {
+            role.close_now();
+        }
+    }
+
+    fn end_close(&self, is_closed: bool) -> Result<()> {
         self.shared.ticker.end();
         self.shared.executor.end();
         self.shared.readers.end();
@@ -316,9 +351,7 @@ impl Drop for Pool {
         if fork::is_forked_child() {
             return;
         }
-        for role in self.roles.values() {
-            role.close_now();
-        }
+        self.close_now();
         self.shared.ticker.end();
         self.shared.executor.end();
     }

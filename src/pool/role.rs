@@ -72,8 +72,9 @@ pub(super) struct Permit<R: RoleRef> {
     ending: Ending,
     /// When it was granted.
     since: u64,
-    /// The worker's thread gives it back.
-    is_left: bool,
+    /// The request at which the worker may be longer than its caller waits: the worker's thread
+    /// gives it back when that is over.
+    lingers: Option<RequestId>,
 }
 
 impl<R: RoleRef> Permit<R> {
@@ -86,7 +87,7 @@ impl<R: RoleRef> Permit<R> {
 
     #[inline]
     pub(super) fn new(role: R, grant: Grant, worker: Arc<Worker>, since: u64) -> Self {
-        Self { role, worker, grant, ending: Ending::Over, since, is_left: false }
+        Self { role, worker, grant, ending: Ending::Over, since, lingers: None }
     }
 
     pub(super) fn is_alone(&self) -> bool {
@@ -101,11 +102,12 @@ impl<R: RoleRef> Permit<R> {
     /// Gives the worker back when it is done with a request that no caller waits for any more: it may
     /// be stuck in it, and must not look free.
     pub(super) fn linger(mut self, request: RequestId) {
-        self.is_left = true;
-        if !fork::is_forked_child() {
-            self.role.metrics.note_service(self.held_ns());
-            self.worker.linger(request, self.grant);
-        }
+        self.set_lingering(Some(request));
+    }
+
+    /// Whether the worker is at a request, which its caller may give up by dropping this.
+    pub(super) fn set_lingering(&mut self, request: Option<RequestId>) {
+        self.lingers = request;
     }
 
     /// The worker is of no use any more.
@@ -119,10 +121,14 @@ impl<R: RoleRef> Drop for Permit<R> {
     #[inline]
     fn drop(&mut self) {
         // In a forked child the pool is the parent's, and a thread may hold its locks for ever.
-        if !self.is_left && !fork::is_forked_child() {
-            let now = now_ns();
-            self.role.metrics.note_service(now.saturating_sub(self.since));
-            self.role.finish(now, self.grant, self.ending);
+        if fork::is_forked_child() {
+            return;
+        }
+        let now = now_ns();
+        self.role.metrics.note_service(now.saturating_sub(self.since));
+        match self.lingers {
+            None => self.role.finish(now, self.grant, self.ending),
+            Some(request) => self.worker.linger(request, self.grant),
         }
     }
 }

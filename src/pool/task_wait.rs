@@ -16,6 +16,10 @@ use crate::tasks::timer::Timer;
 /// Between two looks at what is known of a dead worker: that its threads have stopped wakes no task.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// Between two looks of a task that closes the pool.
+#[cfg(feature = "async")]
+const CLOSE_LOOK: Duration = Duration::from_millis(5);
+
 /// A request's wait for a worker.
 #[derive(Debug)]
 pub(super) struct Wait {
@@ -95,4 +99,22 @@ pub(super) async fn until_known(worker: &Worker, deadline: Deadline) {
         Poll::Pending
     })
     .await;
+}
+
+/// Waits until `is_over`, or until the deadline. Returns whether it is. Looks now and then: the end
+/// of a worker or of a request wakes no task of a close.
+#[cfg(feature = "async")]
+pub(super) async fn until(deadline: Deadline, is_over: impl Fn() -> bool) -> bool {
+    let mut timer = Timer::default();
+    poll_fn(|context| {
+        let is_it = is_over();
+        if is_it || deadline.has_passed() {
+            return Poll::Ready(is_it);
+        }
+        if timer.poll(deadline.at_most(CLOSE_LOOK), context) {
+            context.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await
 }

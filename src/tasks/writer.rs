@@ -21,7 +21,7 @@ pub struct AsyncMessageWriter<'a> {
 }
 
 impl<'a> AsyncMessageWriter<'a> {
-    pub(super) async fn begin(
+    pub(crate) async fn begin(
         core: &'a Arc<Core>,
         kind: Kind,
         timeout: Duration,

@@ -326,3 +326,89 @@ fn a_close_serves_tasks_that_wait_and_ends_those_that_do_not_end() {
     }
     assert_eq!(load(&handle), (0, 0));
 }
+
+/// A message of a hundred parts, and the whole.
+fn parts() -> Vec<Vec<u8>> {
+    (0..100).map(|part| pattern(part, 700)).collect()
+}
+
+#[test]
+fn a_task_writes_a_message_in_parts_once() {
+    let (pool, handle, tasks) = pool_of(role().idempotent(ECHO));
+    let (whole, writer) = (parts().concat(), tasks.clone());
+    // Its future can go to another thread.
+    let written = multi_thread().block_on(async move {
+        let write = async move {
+            writer
+                .write(ECHO, LONG, async |message| {
+                    for part in &parts() {
+                        message.push(part).await?;
+                    }
+                    Ok(())
+                })
+                .await
+        };
+        tokio::spawn(write).await.unwrap()
+    });
+    assert_eq!(written.unwrap().to_vec(), whole);
+    // The host's own error.
+    let own = || Err(slipring::Error::invalid_payload("an image of 0 bytes"));
+    let error = block_on(tasks.write(ECHO, LONG, async |message| {
+        message.push(b"a part").await?;
+        own()
+    }));
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidPayload);
+    assert_clean(&handle, 1);
+    let (victim, mut calls) = (pids(&handle)[0], 0);
+    let error = block_on(tasks.write(ECHO, LONG, async |message| {
+        calls += 1;
+        message.push(&pattern(1, 50_000)).await?;
+        send_signal(victim, libc::SIGKILL);
+        for _ in 0..1000 {
+            message.push(&pattern(1, 50_000)).await?;
+        }
+        Ok(())
+    }));
+    assert_eq!((error.unwrap_err().kind(), calls), (ErrorKind::PeerDied, 1));
+    assert_clean(&handle, 2);
+    close(&pool);
+}
+
+#[test]
+fn a_message_that_its_task_drops_in_any_state_leaves_no_place_taken() {
+    let (pool, handle, tasks) = pool_of(role().prefetch(0));
+    for polls in 0..12 {
+        let write = tasks.write(SLOW_ECHO, LONG, async |message| {
+            message.push(&encode(&[5])).await?;
+            for part in &parts() {
+                message.push(part).await?;
+            }
+            Ok(())
+        });
+        let _ = poll_times(polls, PATIENCE, write);
+        assert_clean(&handle, polls as u64);
+    }
+    close(&pool);
+}
+
+#[test]
+fn a_task_closes_a_pool_as_a_thread_does() {
+    let (pool, handle, tasks) = pool_of(role());
+    let pending: Vec<_> =
+        (0..5).map(|_| tasks.submit(SLOW_ECHO, &encode(&[5]), LONG).unwrap()).collect();
+    // Given up at once, it refuses all the same.
+    assert!(poll_times(1, PATIENCE, pool.close_async(LONG)).is_none());
+    assert_eq!(handle.call(ECHO, "", LONG).unwrap_err().kind(), ErrorKind::Closed);
+    block_on(pool.close_async(LONG)).unwrap();
+    for pending in pending {
+        assert_eq!(pending.wait().unwrap().to_vec(), encode(&[5]));
+    }
+    assert!(handle.health().workers.is_empty());
+    close(&pool);
+
+    let (pool, handle, tasks) = pool_of(role());
+    let pending = tasks.submit(FOR_EVER, "", LONG).unwrap();
+    block_on(pool.close_async(SHORT)).unwrap();
+    assert_eq!(pending.wait().unwrap_err().kind(), ErrorKind::Closed);
+    assert!(handle.health().workers.is_empty());
+}
