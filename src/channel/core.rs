@@ -213,6 +213,7 @@ impl Core {
             request_ring_used: sender.used,
             request_copies: sender.copies,
             reply_copies: self.receiver.peer_copies(),
+            reply_ring_used: self.receiver.used(),
             leases_held: self.receiver.leases_held(),
             ..self.pending.stats()
         }

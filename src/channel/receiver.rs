@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use crate::channel::waiter::WakeList;
 use crate::config::CopyChoices;
-use crate::ring::{Consumer, LeaseGauge, PeerCopies};
+use crate::ring::{Consumer, PeerCopies, ReaderGauge};
 use crate::sync::{AtomicU32, Ordering, TryGuard, TryLock};
 
 /// Owner of the reply ring's consumer.
@@ -32,14 +32,14 @@ pub(crate) struct Receiver {
     missed: AtomicU32,
     /// Tasks that the reader wakes when it has given the turn back.
     pub(super) wake_list: WakeList,
-    leases: LeaseGauge,
+    gauge: ReaderGauge,
     peer_copies: Arc<PeerCopies>,
 }
 
 impl Receiver {
     pub(super) fn new(consumer: Consumer) -> Self {
         Self {
-            leases: consumer.lease_gauge(),
+            gauge: consumer.gauge(),
             peer_copies: Arc::clone(consumer.peer_copies()),
             consumer: TryLock::new(consumer),
             followers: AtomicU32::new(0),
@@ -86,6 +86,11 @@ impl Receiver {
 
     /// Replies and chunks that still hold a slot.
     pub(super) fn leases_held(&self) -> usize {
-        self.leases.held()
+        self.gauge.held()
+    }
+
+    /// Bytes of the reply ring that the worker cannot fill again yet.
+    pub(super) fn used(&self) -> u64 {
+        self.gauge.used()
     }
 }

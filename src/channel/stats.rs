@@ -8,7 +8,8 @@ use crate::error::ErrorKind;
 /// Counters of a channel since its start, from [`Channel::stats`](crate::Channel::stats); those of
 /// an `AsyncChannel` are those of its `blocking` channel. What threads and tasks do counts alike.
 ///
-/// All numbers but `in_flight`, `request_ring_used` and `leases_held` only grow. They belong together:
+/// All numbers but `in_flight`, `request_ring_used`, `reply_ring_used` and `leases_held` only grow.
+/// They belong together:
 /// at any moment `requests` is the sum of `completed`, `in_flight` and the requests that have ended
 /// without a result. A request counts once, whatever comes for it after it has ended.
 ///
@@ -141,6 +142,9 @@ pub struct Stats {
     /// Bytes in the request ring that the worker has not released: those of requests that wait
     /// there, or that a handler reads in place.
     pub request_ring_used: u64,
+    /// Bytes in the reply ring that the worker cannot fill again yet: those of replies and chunks that
+    /// were not read or are held, and up to an eighth of the ring that is given back in one go.
+    pub reply_ring_used: u64,
     /// How payloads are copied into the request ring, as far as it has found out.
     pub request_copies: CopyChoices,
     /// How the worker copies replies and chunks, as far as it has found out, in its own words.

@@ -319,8 +319,7 @@ pub(super) fn metrics(role: &RoleShared) -> RoleMetrics {
         let Some(channel) = worker.channel() else { continue };
         let stats = channel.stats();
         channels.add(&stats);
-        let capacity = channel.config().request_ring().capacity();
-        channels.add_present(&stats, u64::try_from(capacity).unwrap_or(u64::MAX));
+        channels.add_present(&stats, channel.config());
     }
     drop(ended);
     let settings = role.settings();

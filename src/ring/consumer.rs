@@ -9,7 +9,7 @@ use crate::ring::doorbell::{Alarm, BY_FD, Sleeper, Step, look_before_end};
 use crate::ring::ends::Ends;
 use crate::ring::frame::Frame;
 use crate::ring::header::Header;
-use crate::ring::lease::{LeaseGauge, LeasedRun};
+use crate::ring::lease::{LeasedRun, ReaderGauge};
 use crate::ring::pacing::{PACED, Pacing};
 use crate::ring::position::NEVER;
 use crate::ring::slot_reader::SlotReader;
@@ -29,7 +29,7 @@ const NOTIFY_PATIENCE: Duration = Duration::from_micros(200);
 pub(crate) struct Consumer {
     reader: SlotReader,
     sleep_at: OwnU64,
-    peer_checked: PeerU64,
+    peer_checked: Arc<PeerU64>,
     peer_copies: Arc<PeerCopies>,
     sleeper: Sleeper,
     /// The distance that is kept from a producer that is fast.
@@ -57,7 +57,7 @@ impl Consumer {
         Ok(Self {
             reader: SlotReader::new(ends, layout)?,
             sleep_at,
-            peer_checked: peer.u64_at(words.checked)?,
+            peer_checked: Arc::new(peer.u64_at(words.checked)?),
             peer_copies: Arc::new(PeerCopies::new(peer.u32_at(words.copies)?)),
             sleeper: ends.sleeper()?,
             pacing: Pacing::new(layout.origin, layout.capacity),
@@ -81,9 +81,9 @@ impl Consumer {
         self.reader.leased()
     }
 
-    /// Counts leases without a borrow of the consumer.
-    pub(crate) fn lease_gauge(&self) -> LeaseGauge {
-        self.reader.lease_gauge()
+    /// Tells how full the ring is without a borrow of the consumer.
+    pub(crate) fn gauge(&self) -> ReaderGauge {
+        self.reader.gauge(&self.peer_checked)
     }
 
     /// Tells how the peer copies payloads, without a borrow of the consumer.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use crate::ring::header::Header;
 use crate::ring::reclaim::{Cursor, Reclaim};
 use crate::shm::bytes::PeerBytes;
+use crate::shm::words::PeerU64;
+use crate::sync::Ordering;
 
 /// A frame that is kept while other frames are received: see
 /// [`Frame::into_lease`](crate::ring::Frame::into_lease). Leases can be sent to other threads
@@ -130,16 +132,31 @@ impl LeasedRun {
     }
 }
 
-/// Counts the leases of a ring without a borrow of its consumer.
+/// Tells how full a ring is without a borrow of its consumer.
 #[derive(Debug)]
-pub(crate) struct LeaseGauge(Arc<Reclaim>);
+pub(crate) struct ReaderGauge {
+    reclaim: Arc<Reclaim>,
+    peer_checked: Arc<PeerU64>,
+    capacity: u64,
+}
 
-impl LeaseGauge {
-    pub(super) fn new(reclaim: &Arc<Reclaim>) -> Self {
-        Self(Arc::clone(reclaim))
+impl ReaderGauge {
+    pub(super) fn new(reclaim: &Arc<Reclaim>, peer_checked: &Arc<PeerU64>, capacity: u64) -> Self {
+        let (reclaim, peer_checked) = (Arc::clone(reclaim), Arc::clone(peer_checked));
+        Self { reclaim, peer_checked, capacity }
     }
 
+    /// Leases that are out.
     pub(crate) fn held(&self) -> usize {
-        self.0.leased()
+        self.reclaim.leased()
+    }
+
+    /// Bytes that the producer has published and cannot fill again yet, as far as it says so.
+    pub(crate) fn used(&self) -> u64 {
+        // The head first: it only grows. A frame can be taken before the producer has stored the
+        // position, and the peer can store anything.
+        let head = self.reclaim.published_head();
+        let used = self.peer_checked.load(Ordering::Relaxed).wrapping_sub(head);
+        if used <= self.capacity { used } else { 0 }
     }
 }

@@ -72,5 +72,5 @@ pub(crate) use copy_choice::PeerCopies;
 pub use frame::Frame;
 pub use header::Header;
 pub use lease::Lease;
-pub(crate) use lease::{LeaseGauge, LeasedRun, LeasedSlot};
+pub(crate) use lease::{LeasedRun, LeasedSlot, ReaderGauge};
 pub(crate) use producer::Producer;

@@ -114,6 +114,11 @@ impl Reclaim {
         self.slots.payload(start, as_usize(u64::from(len)))
     }
 
+    /// Up to where the producer was told that slots are free.
+    pub(super) fn published_head(&self) -> u64 {
+        self.head.load(Ordering::Relaxed)
+    }
+
     pub(super) fn leased(&self) -> usize {
         as_usize(self.leased.load(Ordering::Relaxed))
     }

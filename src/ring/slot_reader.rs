@@ -27,12 +27,13 @@ use crate::ring::commit::Commit;
 use crate::ring::ends::Ends;
 use crate::ring::first_lap::FirstLap;
 use crate::ring::header::Header;
-use crate::ring::lease::{LeaseGauge, LeasedRun, LeasedSlot};
+use crate::ring::lease::{LeasedRun, LeasedSlot, ReaderGauge};
 use crate::ring::position::{span, to_end};
 use crate::ring::reclaim::{Cursor, Reclaim};
 use crate::shm::bytes::PeerBytes;
 use crate::shm::layout::{RingLayout, as_usize};
 use crate::shm::slots::PeerSlots;
+use crate::shm::words::PeerU64;
 use crate::sync::Ordering;
 use crate::sys::fork;
 
@@ -111,8 +112,8 @@ impl SlotReader {
         self.reclaim.leased()
     }
 
-    pub(super) fn lease_gauge(&self) -> LeaseGauge {
-        LeaseGauge::new(&self.reclaim)
+    pub(super) fn gauge(&self, peer_checked: &Arc<PeerU64>) -> ReaderGauge {
+        ReaderGauge::new(&self.reclaim, peer_checked, self.capacity)
     }
 
     /// Whether something lies at the next slot; [`SlotReader::find`] says what.

@@ -117,6 +117,26 @@ fn each_request_counts_once_under_its_kind_and_outcome() {
     assert_eq!(metrics.channels.workers, 0);
 }
 
+#[test]
+fn what_lies_in_the_rings_is_told_while_it_is_there() {
+    let (pool, handle) = pool_of(role());
+    let (bytes, config) = (pattern(1, 3000), slipring::Config::small());
+    let held = handle.call(ECHO, &bytes, LONG).unwrap();
+    let rings = handle.metrics().channels;
+    assert_eq!((rings.reply_leases, rings.ring_used), (1, 0), "{rings:?}");
+    assert!(rings.reply_ring_used >= 3000, "{rings:?}");
+    assert_eq!(rings.reply_ring_capacity, config.reply_ring().capacity() as u64);
+    assert_eq!(rings.ring_capacity, config.request_ring().capacity() as u64);
+    drop(held);
+    // The next wait tells the worker what is free.
+    handle.call(SLOW_ECHO, &encode(&[20]), LONG).unwrap();
+    let rings = handle.metrics().channels;
+    assert_eq!(rings.reply_leases, 0);
+    assert!(rings.reply_ring_used < 3000, "{rings:?}");
+    close(&pool);
+    assert_eq!(handle.metrics().channels.reply_ring_capacity, 0);
+}
+
 #[cfg(feature = "prometheus")]
 mod prometheus {
     use std::collections::BTreeMap;

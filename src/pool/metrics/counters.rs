@@ -5,6 +5,7 @@ use super::histogram::Times;
 use super::requests::{Outcome, Requests};
 use super::snapshot::{ChannelTotals, RequestCount, RoleMetrics, WorkerCounts};
 use crate::channel::Stats;
+use crate::config::Config;
 use crate::error::Overload;
 use crate::protocol::Kind;
 use crate::sync::plain::{Mutex, MutexGuard};
@@ -154,9 +155,13 @@ impl ChannelTotals {
     }
 
     /// Adds what the channel of a worker that is there has at the moment.
-    pub(crate) fn add_present(&mut self, stats: &Stats, capacity: u64) {
+    pub(crate) fn add_present(&mut self, stats: &Stats, config: &Config) {
+        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         self.workers += 1;
         self.ring_used += stats.request_ring_used;
-        self.ring_capacity += capacity;
+        self.ring_capacity += number(config.request_ring().capacity());
+        self.reply_ring_used += stats.reply_ring_used;
+        self.reply_ring_capacity += number(config.reply_ring().capacity());
+        self.reply_leases += number(stats.leases_held);
     }
 }

@@ -29,6 +29,8 @@ const METADATA: Metadata<'static> = Metadata::new("slipring", Level::INFO, Some(
 /// });
 /// # }
 /// ```
+///
+#[doc = include_str!("../../../docs/METRICS.md")]
 pub struct MetricsPublisher {
     take: Box<dyn Fn() -> PoolMetrics + Send + Sync>,
     is_described: bool,
@@ -72,7 +74,7 @@ impl MetricsPublisher {
         sample: &Sample<'_>,
     ) {
         let labels = sample.labels.iter().map(|(key, value)| Label::new(*key, value.clone()));
-        let key = Key::from_parts(name_of(family), labels.collect::<Vec<_>>());
+        let key = Key::from_parts(family.full_name(), labels.collect::<Vec<_>>());
         match (family.kind, sample.value) {
             (FamilyKind::Counter, Value::Number(count)) => {
                 recorder.register_counter(&key, &METADATA).absolute(count);
@@ -99,16 +101,11 @@ impl MetricsPublisher {
     }
 }
 
-fn name_of(family: &Family<'_>) -> String {
-    let end = if family.kind == FamilyKind::Counter { "_total" } else { "" };
-    format!("{}{end}", family.name)
-}
-
 fn describe(recorder: &dyn Recorder, family: &Family<'_>) {
-    let (name, help) = (KeyName::from(name_of(family)), SharedString::from(family.help));
-    let unit = match family.name {
-        name if name.ends_with("_seconds") => Unit::Seconds,
-        name if name.ends_with("_bytes") => Unit::Bytes,
+    let (name, help) = (KeyName::from(family.full_name()), SharedString::from(family.help));
+    let unit = match family.unit() {
+        "seconds" => Unit::Seconds,
+        "bytes" => Unit::Bytes,
         _ => Unit::Count,
     };
     match family.kind {

@@ -22,6 +22,36 @@ pub(super) enum FamilyKind {
     Histogram,
 }
 
+impl Family<'_> {
+    /// The name with the end that counters have in texts.
+    #[cfg(any(feature = "metrics", test))]
+    pub(super) fn full_name(&self) -> String {
+        let end = if self.kind == FamilyKind::Counter { "_total" } else { "" };
+        format!("{}{end}", self.name)
+    }
+
+    /// What its numbers count: the last word of its name, unless [`COUNTED`] tells it.
+    #[cfg(any(feature = "metrics", test))]
+    pub(super) fn unit(&self) -> &'static str {
+        let told = COUNTED.iter().find(|(name, _)| *name == self.name).map(|(_, unit)| *unit);
+        told.or_else(|| self.name.rsplit('_').next()).unwrap_or("")
+    }
+}
+
+/// The units of the families whose names do not end in them.
+#[cfg(any(feature = "metrics", test))]
+const COUNTED: [(&str, &str); 9] = [
+    ("slipring_retries", "requests"),
+    ("slipring_worker_starts", "workers"),
+    ("slipring_worker_restarts", "workers"),
+    ("slipring_worker_losses", "workers"),
+    ("slipring_worker_hangs", "workers"),
+    ("slipring_worker_recycles", "workers"),
+    ("slipring_reply_leases", "replies"),
+    ("slipring_spins", "waits"),
+    ("slipring_parks", "waits"),
+];
+
 /// One metric.
 #[derive(Debug)]
 pub(super) struct Sample<'a> {
@@ -43,7 +73,7 @@ type Entry<'a> = (Vec<(&'static str, String)>, Value<'a>);
 /// The name and the help of a family, its type, and its metrics of a role.
 type Row = (&'static str, &'static str, FamilyKind, for<'a> fn(&'a RoleMetrics) -> Vec<Entry<'a>>);
 
-const TABLE: [Row; 20] = [
+const TABLE: [Row; 25] = [
     (
         "slipring_requests",
         "Requests that have ended, by kind and outcome",
@@ -150,6 +180,27 @@ const TABLE: [Row; 20] = [
         FamilyKind::Gauge,
         |role| number(role.channels.ring_high_water),
     ),
+    (
+        "slipring_reply_ring_used_bytes",
+        "Bytes in the reply rings of all workers that these cannot fill again yet",
+        FamilyKind::Gauge,
+        |role| number(role.channels.reply_ring_used),
+    ),
+    (
+        "slipring_reply_ring_capacity_bytes",
+        "Capacity of the reply rings of all workers",
+        FamilyKind::Gauge,
+        |role| number(role.channels.reply_ring_capacity),
+    ),
+    (
+        "slipring_reply_leases",
+        "Replies and chunks that are held and keep room in a reply ring",
+        FamilyKind::Gauge,
+        |role| number(role.channels.reply_leases),
+    ),
+    ("slipring_spins", "Waits that began by spinning", FamilyKind::Counter, |role| {
+        number(role.channels.spins)
+    }),
     ("slipring_parks", "Waits that went to sleep", FamilyKind::Counter, |role| {
         number(role.channels.parks)
     }),
@@ -159,6 +210,9 @@ const TABLE: [Row; 20] = [
         FamilyKind::Counter,
         |role| number(role.channels.wakes),
     ),
+    ("slipring_chunks", "Chunks that came for streams", FamilyKind::Counter, |role| {
+        number(role.channels.chunks)
+    }),
     ("slipring_sent_bytes", "Bytes of the payloads that were sent", FamilyKind::Counter, |role| {
         number(role.channels.bytes_sent)
     }),
@@ -193,5 +247,65 @@ impl PoolMetrics {
             Family { name, help, kind, samples: samples.collect() }
         };
         TABLE.into_iter().map(family).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::snapshot::{ChannelTotals, RequestCount, WorkerCounts};
+    use super::*;
+    use crate::error::Overload;
+    use crate::pool::{Outcome, RecycleReason};
+
+    /// The table of the documentation, that of a family in each line.
+    fn documented() -> Vec<String> {
+        let text = include_str!("../../../docs/METRICS.md");
+        text.lines().filter(|line| line.starts_with("| `slipring_")).map(str::to_owned).collect()
+    }
+
+    fn exported() -> Vec<String> {
+        let request = RequestCount {
+            kind: None,
+            kind_name: "echo".to_owned(),
+            outcome: Outcome::Answered,
+            count: 1,
+        };
+        let recycled = vec![(RecycleReason::Lifetime, 1)];
+        let load = Overload {
+            queued: 0,
+            limit: 1,
+            in_flight: 0,
+            oldest_wait: Duration::ZERO,
+            retry_after: Duration::ZERO,
+        };
+        let role = RoleMetrics {
+            role: "one".to_owned(),
+            requests: vec![request],
+            queue_times: Histogram::default(),
+            service_times: Histogram::default(),
+            resent_unbegun: 0,
+            resent_begun: 0,
+            workers: WorkerCounts { recycled, ..WorkerCounts::default() },
+            load,
+            channels: ChannelTotals::default(),
+        };
+        let metrics = PoolMetrics { roles: vec![role] };
+        let line = |family: &Family<'_>| {
+            let (name, unit) = (family.full_name(), family.unit());
+            let kind = format!("{:?}", family.kind).to_lowercase();
+            let labels = family.samples.first().map(|sample| {
+                assert_eq!(sample.labels[0], ("role", "one".to_owned()));
+                let own = sample.labels.iter().skip(1);
+                own.map(|(label, _)| format!("`{label}`")).collect::<Vec<_>>().join(", ")
+            });
+            let labels = format!(" {} ", labels.unwrap()).replace("  ", " ");
+            format!("| `{name}` | {kind} |{labels}| {unit} |")
+        };
+        metrics.families().iter().map(line).collect()
+    }
+
+    #[test]
+    fn the_documentation_lists_what_is_exported() {
+        assert_eq!(documented(), exported());
     }
 }

@@ -41,6 +41,8 @@ use super::snapshot::PoolMetrics;
 /// assert!(text.lines().any(|each| each == line), "{text}");
 /// # Ok(pool.close(Duration::from_secs(10))?) }
 /// ```
+///
+#[doc = include_str!("../../../docs/METRICS.md")]
 pub struct PoolCollector(Box<dyn Fn() -> PoolMetrics + Send + Sync>);
 
 impl PoolCollector {

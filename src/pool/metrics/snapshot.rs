@@ -146,4 +146,11 @@ pub struct ChannelTotals {
     pub ring_used: u64,
     /// The capacity of these rings in bytes, altogether.
     pub ring_capacity: u64,
+    /// Bytes in the reply rings of the workers that are there now, altogether: as
+    /// [`Stats::reply_ring_used`](crate::Stats::reply_ring_used).
+    pub reply_ring_used: u64,
+    /// The capacity of these rings in bytes, altogether.
+    pub reply_ring_capacity: u64,
+    /// Replies and chunks that are held and keep room in a reply ring.
+    pub reply_leases: u64,
 }
