@@ -1,5 +1,6 @@
 //! The one error type of the library.
 
+mod attempts;
 mod death;
 mod exit;
 mod failure;
@@ -14,6 +15,7 @@ use std::io;
 use std::str::Utf8Error;
 use std::sync::Arc;
 
+pub use attempts::{AttemptEnd, EarlierAttempts};
 pub(crate) use death::NO_LOG;
 pub use death::WorkerDeath;
 pub(crate) use death::{EndOfService, Marks};
@@ -67,6 +69,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone)]
 pub struct Error(Arc<Repr>);
 
+#[derive(Clone)]
 struct Repr {
     kind: ErrorKind,
     message: Cow<'static, str>,
@@ -74,10 +77,12 @@ struct Repr {
     source: Option<Source>,
     stage: Option<RequestStage>,
     log_tail: Option<String>,
+    earlier: Option<Box<EarlierAttempts>>,
 }
 
-type Source = Box<dyn std::error::Error + Send + Sync>;
+type Source = Arc<dyn std::error::Error + Send + Sync>;
 
+#[derive(Clone)]
 enum Detail {
     None,
     TooLarge { len: usize, cap: usize },
@@ -99,9 +104,9 @@ impl Error {
     pub(crate) fn with_source(
         kind: ErrorKind,
         message: impl Into<Cow<'static, str>>,
-        source: impl Into<Source>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self::build(kind, message.into(), Detail::None, Some(source.into()))
+        Self::build(kind, message.into(), Detail::None, Some(source.into().into()))
     }
 
     /// Makes an [`ErrorKind::InvalidPayload`], for implementations of
@@ -173,7 +178,15 @@ impl Error {
         detail: Detail,
         source: Option<Source>,
     ) -> Self {
-        Self(Arc::new(Repr { kind, message, detail, source, stage: None, log_tail: None }))
+        Self(Arc::new(Repr {
+            kind,
+            message,
+            detail,
+            source,
+            stage: None,
+            log_tail: None,
+            earlier: None,
+        }))
     }
 
     /// Adds the end of the worker's log. Only before the error is cloned.
@@ -181,6 +194,20 @@ impl Error {
         if let Some(repr) = Arc::get_mut(&mut self.0) {
             repr.log_tail = tail;
         }
+        self
+    }
+
+    /// Adds how often the request was sent before, and how that ended.
+    pub(crate) fn with_earlier_attempts(mut self, earlier: EarlierAttempts) -> Self {
+        Arc::make_mut(&mut self.0).earlier = Some(Box::new(earlier));
+        self
+    }
+
+    /// Adds to the end of the message, such as why the request is not sent again.
+    pub(crate) fn with_note(mut self, note: &str) -> Self {
+        let message = &mut Arc::make_mut(&mut self.0).message;
+        let before = if message.is_empty() { "" } else { "; " };
+        *message = format!("{message}{before}{note}").into();
         self
     }
 
@@ -363,6 +390,21 @@ impl Error {
         }
     }
 
+    /// Returns how often the request was sent to workers of a pool before the attempt that this error
+    /// tells of, and how each of these ended; `None` if it was sent once at most. The message says
+    /// it, too.
+    ///
+    /// ```
+    /// fn attempts(error: &slipring::Error) -> u32 {
+    ///     1 + error.earlier_attempts().map_or(0, |earlier| earlier.count)
+    /// }
+    /// # assert_eq!(attempts(&slipring::Error::invalid_payload("")), 1);
+    /// ```
+    #[must_use]
+    pub fn earlier_attempts(&self) -> Option<&EarlierAttempts> {
+        self.0.earlier.as_deref()
+    }
+
     /// Returns the last 4096 bytes that the worker logged, lossily decoded, if the worker is
     /// dead or did not attach, and has a log.
     #[must_use]
@@ -402,7 +444,13 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.detail {
-            Detail::Death(death) => write!(f, "{death}")?,
+            Detail::Death(death) => {
+                write!(f, "{death}")?;
+                if !self.0.message.is_empty() {
+                    f.write_str("; ")?;
+                    one_line(f, &self.0.message)?;
+                }
+            }
             Detail::Handler(failure) if self.kind() == ErrorKind::Session => {
                 write!(f, "the worker could not build its session: {failure}")?;
             }
@@ -413,6 +461,9 @@ impl fmt::Display for Error {
             | Detail::Overload(_) => {
                 one_line(f, &self.0.message)?;
             }
+        }
+        if let Some(earlier) = self.earlier_attempts() {
+            write!(f, "; {earlier}")?;
         }
         if !f.alternate() {
             return Ok(());

@@ -157,7 +157,7 @@ cfg_if! {
         };
         pub use config::{Config, ConfigBuilder, CopyRoutine, RingConfig, WaitStrategy};
         pub use error::{
-            Error, ErrorKind, ExitCause, HandlerFailure, Overload, RequestStage, Result,
+            AttemptEnd, EarlierAttempts, Error, ErrorKind, ExitCause, HandlerFailure, Overload, RequestStage, Result,
             StreamTimeout, WorkerDeath,
         };
         pub use id::RequestId;
@@ -205,7 +205,7 @@ cfg_if! {
         };
         pub use config::{Config, ConfigBuilder, CopyRoutine, RingConfig, WaitStrategy};
         pub use error::{
-            Error, ErrorKind, ExitCause, HandlerFailure, Overload, RequestStage, Result,
+            AttemptEnd, EarlierAttempts, Error, ErrorKind, ExitCause, HandlerFailure, Overload, RequestStage, Result,
             StreamTimeout, WorkerDeath,
         };
         pub use id::RequestId;

@@ -77,7 +77,8 @@ pub enum ErrorKind {
     /// As many requests as allowed wait for a worker of the pool. Nothing was sent; see
     /// [`Error::overload`](crate::Error::overload), which says when to try again.
     Overloaded,
-    /// The deadline passed while the request waited for a worker of the pool.
+    /// The deadline passed while the request waited for a worker of the pool: none had a place for
+    /// it, or the one that it was sent to had not begun it.
     /// [`Error::was_begun`](crate::Error::was_begun) says whether another worker had begun it before.
     QueueTimeout,
     /// No worker of the pool's role serves, and those that were started have failed too often. The

@@ -18,6 +18,12 @@ pub(super) fn is_unanswered(error: &Error) -> bool {
     )
 }
 
+/// Whether a request that ended with this error was not begun by its deadline: it has waited for its
+/// worker, as one that waits for a place does.
+pub(super) fn waited_in_ring(error: &Error) -> bool {
+    error.kind() == ErrorKind::Timeout && error.was_begun() != Some(true)
+}
+
 /// Whether an operator or the system has ended the worker, and not its own code.
 pub(super) fn is_killed_from_outside(death: &WorkerDeath) -> bool {
     !death.is_oom_suspected() && death.cause().is_some_and(is_outside_signal)

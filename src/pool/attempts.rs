@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use super::attempt::{ends_worker, is_killed_from_outside, is_unanswered};
+use super::attempt::{ends_worker, is_killed_from_outside, is_unanswered, waited_in_ring};
 use super::cancels::Cancel;
 use super::core::Placed;
 use super::metrics::Outcome;
@@ -13,7 +13,7 @@ use super::stream_cancel::StreamCancel;
 use super::task_wait::{self, Wait};
 use super::worker::Worker;
 use crate::channel::Channel;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{EarlierAttempts, Error, ErrorKind, Result};
 use crate::id::RequestId;
 use crate::protocol::Kind;
 use crate::sys::clock::{Deadline, now_ns};
@@ -28,6 +28,8 @@ pub(super) struct Attempts<R: RoleRef> {
     history: History,
     /// Whether the attempt before may have been begun; `None` before the second one.
     resent: Option<bool>,
+    /// How it was sent before.
+    earlier: Option<Box<EarlierAttempts>>,
     /// For a stream, which is cancelled by its number.
     cancel: Option<Arc<StreamCancel>>,
     /// What the metrics count it as: cancelled if its caller goes away before its end.
@@ -53,7 +55,7 @@ impl<R: RoleRef> Attempts<R> {
         let asked = Asked { number: role.next_number(), priority, key };
         let history = History { is_idempotent, ..History::default() };
         let outcome = Outcome::Failed(ErrorKind::Cancelled);
-        Self { role, kind, asked, history, resent: None, cancel: None, outcome }
+        Self { role, kind, asked, history, resent: None, earlier: None, cancel: None, outcome }
     }
 
     /// The role, for a part of it that does not keep it.
@@ -216,8 +218,13 @@ impl<R: RoleRef> Attempts<R> {
         result
     }
 
+    /// The request is over with this error, which tells of its earlier attempts, too.
     #[cold]
     fn failed_with(&mut self, error: Error) -> Error {
+        let error = match self.earlier.take() {
+            Some(earlier) => error.with_earlier_attempts(*earlier),
+            None => error,
+        };
         self.outcome = Outcome::Failed(error.kind());
         error
     }
@@ -233,8 +240,7 @@ impl<R: RoleRef> Attempts<R> {
         has_delivered: bool,
         deadline: Deadline,
     ) -> Result<()> {
-        let dead = died_with(permit, id, error, has_delivered);
-        let dead = dead.map_err(|error| self.failed_with(error))?;
+        let dead = self.death_of(permit, id, error, has_delivered)?;
         if dead.is_unclear() {
             dead.permit.worker.wait_until_known(deadline);
         }
@@ -250,12 +256,48 @@ impl<R: RoleRef> Attempts<R> {
         has_delivered: bool,
         deadline: Deadline,
     ) -> Result<()> {
-        let dead = died_with(permit, id, error, has_delivered);
-        let dead = dead.map_err(|error| self.failed_with(error))?;
+        let dead = self.death_of(permit, id, error, has_delivered)?;
         if dead.is_unclear() {
             task_wait::until_known(&dead.permit.worker, deadline).await;
         }
         self.judge(dead)
+    }
+
+    /// An attempt that its worker's end has ended, or else the error, which no attempt follows.
+    fn death_of(
+        &mut self,
+        mut permit: Permit<R>,
+        id: Option<RequestId>,
+        error: Error,
+        has_delivered: bool,
+    ) -> Result<Dead<R>> {
+        // An error of the host's own code, such as an encoder, may be that of another worker.
+        let is_alive = permit.worker.channel().is_some_and(Channel::is_alive);
+        if ends_worker(&error) && !is_alive {
+            permit.note_dead();
+            return Ok(Dead { permit, error, has_delivered });
+        }
+        if let Some(id) = id.filter(|_| is_unanswered(&error)) {
+            permit.linger(id);
+        }
+        let error = if waited_in_ring(&error) { self.waited_in_ring(error) } else { error };
+        Err(self.failed_with(error))
+    }
+
+    /// The error of a request that has waited in its worker's ring until its deadline.
+    fn waited_in_ring(&self, error: Error) -> Error {
+        let (role, number) = (&self.role.name, self.number());
+        let message = format!("role {role}: request {number} waited too long for its worker");
+        let (which, was_begun) = (error.stream_timeout(), error.was_begun());
+        let mut late = Error::with_source(ErrorKind::QueueTimeout, message, error);
+        if let Some(which) = which {
+            late = late.with_stream_timeout(which);
+        }
+        match was_begun {
+            Some(was_begun) => late.with_begun(was_begun),
+            // The worker may still begin it, until it finds it cancelled.
+            None => late,
+        }
     }
 
     fn judge(&mut self, dead: Dead<R>) -> Result<()> {
@@ -267,6 +309,7 @@ impl<R: RoleRef> Attempts<R> {
         match self.role.change(|scheduler| scheduler.judge(now_ns(), history, attempt)) {
             Verdict::Again => {
                 self.resent = Some(attempt.was_begun != Some(false));
+                self.earlier.get_or_insert_default().push(&error);
                 Ok(())
             }
             Verdict::Over(Reason::Poison) => {
@@ -281,8 +324,23 @@ impl<R: RoleRef> Attempts<R> {
                 let poison = Error::with_source(ErrorKind::Poison, message, error);
                 Err(self.failed_with(poison.with_log_tail(tail).with_begun(true)))
             }
-            Verdict::Over(_) => Err(self.failed_with(error)),
+            Verdict::Over(reason) => {
+                let error = error.with_note(&self.not_again(reason));
+                Err(self.failed_with(error))
+            }
         }
+    }
+
+    /// Why a request is not sent again whose worker has died.
+    fn not_again(&self, reason: Reason) -> String {
+        let why = match reason {
+            Reason::NotIdempotent => "it may have been begun, and is not declared idempotent",
+            Reason::Delivered => "a part of it was delivered, or cannot be sent twice",
+            Reason::Attempts => "it was begun as often as max_attempts allows",
+            Reason::Budget => "the role's retry_budget is used up",
+            Reason::Poison => "it has killed its worker",
+        };
+        format!("role {}: request {} is not sent again: {why}", self.role.name, self.number())
     }
 }
 
@@ -325,23 +383,4 @@ impl<R: RoleRef> Dead<R> {
         };
         (attempt, error)
     }
-}
-
-/// An attempt that its worker's end has ended, or else the error, which no attempt follows.
-fn died_with<R: RoleRef>(
-    mut permit: Permit<R>,
-    id: Option<RequestId>,
-    error: Error,
-    has_delivered: bool,
-) -> Result<Dead<R>> {
-    // An error of the host's own code, such as an encoder, may be that of another worker.
-    let is_alive = permit.worker.channel().is_some_and(Channel::is_alive);
-    if ends_worker(&error) && !is_alive {
-        permit.note_dead();
-        return Ok(Dead { permit, error, has_delivered });
-    }
-    if let Some(id) = id.filter(|_| is_unanswered(&error)) {
-        permit.linger(id);
-    }
-    Err(error)
 }

@@ -51,8 +51,12 @@
 //! # Deadlines
 //!
 //! A timeout counts from the call, over all attempts.
-//! [`ErrorKind::QueueTimeout`] means that the request waited too
-//! long for a worker, [`ErrorKind::Timeout`] that a worker took too long.
+//! [`ErrorKind::QueueTimeout`] means that the request waited too long: no worker had a place for it,
+//! or the one that had it did not begin it. [`ErrorKind::Timeout`] means that a worker had begun it
+//! and took too long.
+//!
+//! An error says of the attempts before it how often the request was sent and how each of these
+//! ended: [`Error::earlier_attempts`]. That of a death says why the request is not sent again.
 //!
 //! # Threads and tasks
 //!

@@ -47,6 +47,7 @@ mod platforms;
 mod pool;
 #[cfg(feature = "tokio")]
 mod pool_async;
+mod pool_errors;
 mod pool_metrics;
 mod pool_streams;
 mod pool_submit;
