@@ -28,14 +28,16 @@ use crate::error::ErrorKind;
 ///
 /// # Export
 ///
-/// A function that writes all of it in the text format of Prometheus:
+/// A function that writes all of it in the text format of Prometheus, for a channel that is used
+/// without a pool. The names differ from those that a [pool](crate::pool) exports, which counts
+/// requests over all attempts:
 ///
 /// ```
 /// use std::fmt::{Result, Write};
 ///
 /// use slipring::{LatencyHistogram, Stats};
 ///
-/// fn export(text: &mut String, worker: &str, stats: &Stats) -> Result {
+/// fn export(text: &mut String, role: &str, stats: &Stats) -> Result {
 ///     let totals = [
 ///         ("requests", stats.requests),
 ///         ("completed", stats.completed),
@@ -46,28 +48,28 @@ use crate::error::ErrorKind;
 ///         ("cancels", stats.cancels),
 ///     ];
 ///     for (name, value) in totals {
-///         writeln!(text, "# TYPE slipring_{name}_total counter")?;
-///         writeln!(text, "slipring_{name}_total{{worker=\"{worker}\"}} {value}")?;
+///         writeln!(text, "# TYPE slipring_channel_{name}_total counter")?;
+///         writeln!(text, "slipring_channel_{name}_total{{role=\"{role}\"}} {value}")?;
 ///     }
-///     writeln!(text, "# TYPE slipring_errors_total counter")?;
+///     writeln!(text, "# TYPE slipring_channel_errors_total counter")?;
 ///     for (kind, count) in stats.errors.iter() {
 ///         let kind = kind.name();
-///         writeln!(text, "slipring_errors_total{{worker=\"{worker}\",kind=\"{kind}\"}} {count}")?;
+///         writeln!(text, "slipring_channel_errors_total{{role=\"{role}\",kind=\"{kind}\"}} {count}")?;
 ///     }
-///     writeln!(text, "# TYPE slipring_in_flight gauge")?;
-///     writeln!(text, "slipring_in_flight{{worker=\"{worker}\"}} {}", stats.in_flight)?;
-///     histogram(text, "slipring_call_seconds", worker, &stats.call_latency)?;
-///     histogram(text, "slipring_first_chunk_seconds", worker, &stats.first_chunk_latency)
+///     writeln!(text, "# TYPE slipring_channel_in_flight gauge")?;
+///     writeln!(text, "slipring_channel_in_flight{{role=\"{role}\"}} {}", stats.in_flight)?;
+///     histogram(text, "slipring_channel_call_seconds", role, &stats.call_latency)?;
+///     histogram(text, "slipring_channel_first_chunk_seconds", role, &stats.first_chunk_latency)
 /// }
 ///
-/// fn histogram(text: &mut String, name: &str, worker: &str, times: &LatencyHistogram) -> Result {
+/// fn histogram(text: &mut String, name: &str, role: &str, times: &LatencyHistogram) -> Result {
 ///     writeln!(text, "# TYPE {name} histogram")?;
 ///     for (bound, count) in times.cumulative() {
 ///         let le = bound.map_or("+Inf".to_owned(), |bound| bound.as_secs_f64().to_string());
-///         writeln!(text, "{name}_bucket{{worker=\"{worker}\",le=\"{le}\"}} {count}")?;
+///         writeln!(text, "{name}_bucket{{role=\"{role}\",le=\"{le}\"}} {count}")?;
 ///     }
-///     writeln!(text, "{name}_sum{{worker=\"{worker}\"}} {}", times.sum().as_secs_f64())?;
-///     writeln!(text, "{name}_count{{worker=\"{worker}\"}} {}", times.count())
+///     writeln!(text, "{name}_sum{{role=\"{role}\"}} {}", times.sum().as_secs_f64())?;
+///     writeln!(text, "{name}_count{{role=\"{role}\"}} {}", times.count())
 /// }
 ///
 /// # fn main() -> slipring::Result<()> {
@@ -84,10 +86,10 @@ use crate::error::ErrorKind;
 /// let mut text = String::new();
 /// export(&mut text, "embed", &channel.stats()).unwrap();
 /// let has = |line| text.lines().any(|each| each == line);
-/// assert!(has("slipring_requests_total{worker=\"embed\"} 1"));
-/// assert!(has("slipring_received_bytes_total{worker=\"embed\"} 5"));
-/// assert!(has("slipring_errors_total{worker=\"embed\",kind=\"too_large\"} 1"));
-/// assert!(has("slipring_first_chunk_seconds_bucket{worker=\"embed\",le=\"0.000001\"} 0"));
+/// assert!(has("slipring_channel_requests_total{role=\"embed\"} 1"));
+/// assert!(has("slipring_channel_received_bytes_total{role=\"embed\"} 5"));
+/// assert!(has("slipring_channel_errors_total{role=\"embed\",kind=\"too_large\"} 1"));
+/// assert!(has("slipring_channel_first_chunk_seconds_bucket{role=\"embed\",le=\"0.000001\"} 0"));
 /// # channel.close(timeout)?;
 /// # Ok(()) }
 /// ```

@@ -11,15 +11,35 @@ use tower_service::Service;
 use super::async_handle::AsyncRoleHandle;
 use super::scheduler::Priority;
 use crate::channel::Reply;
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::{Error, Result};
 use crate::payload::Payload;
 use crate::protocol::Kind;
 
 /// A role as a [`Service`]: for the layers of `tower`, such as a limit of rates or a load balancer.
 ///
-/// It is always ready. A role refuses requests when they are made, with
-/// [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded), so that one that waits holds no place
-/// that another could use. Cheap to clone.
+/// Cheap to clone; all clones are of one role.
+///
+/// # Readiness
+///
+/// `poll_ready` always returns `Ready(Ok(()))`, also while workers load, when the role is full,
+/// degraded or closed. A service that is ready and not called would otherwise hold a place that
+/// another caller could use. A role refuses a request in its call instead, at once, with
+/// [`ErrorKind::Overloaded`], [`ErrorKind::Degraded`] or [`ErrorKind::Closed`]. So a layer that
+/// sheds load when a service is not ready never does so for a role; to bound what waits use
+/// [`Role::max_waiting`](super::Role::max_waiting).
+///
+/// # Retries
+///
+/// The pool itself sends a request again where that is safe: see the [module](super). A layer that
+/// retries should do so only for [`ErrorKind::Overloaded`], after the time that
+/// [`Overload::retry_after`](crate::Overload) says, for [`ErrorKind::Degraded`] and for
+/// [`ErrorKind::QueueTimeout`], and of these only where [`Error::was_begun`] is `Some(false)`: no
+/// worker has begun the request then, and none will. It must not retry [`ErrorKind::Poison`], which
+/// would kill more workers, nor errors of handlers, which are answers. After
+/// [`ErrorKind::PeerDied`] the request may have had effects; the error says why the pool did not
+/// send it again. After [`ErrorKind::Closed`] the pool never serves again.
 ///
 /// ```
 /// # use slipring::pool::{Pool, Role};
@@ -35,7 +55,14 @@ use crate::protocol::Kind;
 /// use std::time::Duration;
 ///
 /// use slipring::pool::{RoleService, ServiceRequest};
+/// use slipring::{Error, ErrorKind};
 /// use tower_service::Service;
+///
+/// /// What the policy of a layer that retries asks.
+/// fn may_retry(error: &Error) -> bool {
+///     let kinds = [ErrorKind::Overloaded, ErrorKind::Degraded, ErrorKind::QueueTimeout];
+///     kinds.contains(&error.kind()) && error.was_begun() == Some(false)
+/// }
 ///
 /// let timeout = Duration::from_secs(10);
 /// let mut echo = RoleService::new(pool.role("echo")?.to_async(), timeout);
@@ -43,6 +70,11 @@ use crate::protocol::Kind;
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 /// let reply = echo.call(ServiceRequest::new(ECHO, "hello")).await?;
 /// assert_eq!(reply.text()?, "hello");
+/// let late = ServiceRequest::new(ECHO, "late").timeout(Duration::ZERO);
+/// if let Err(error) = echo.call(late).await {
+///     assert!(error.is_timeout());
+/// }
+/// # assert!(!may_retry(&Error::invalid_payload("no")));
 /// # Ok::<(), slipring::Error>(())
 /// # })?;
 /// # Ok(pool.close(timeout)?) }
@@ -128,7 +160,7 @@ impl<P: Payload + Send + Sync + 'static> Service<ServiceRequest<P>> for RoleServ
     type Error = Error;
     type Future = ServiceReply;
 
-    /// Always ready.
+    /// Always ready: see [Readiness](RoleService#readiness).
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
         Poll::Ready(Ok(()))
     }
