@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::*;
+use crate::pools::{close, is_begun, new_pool_of as pool_of, pids};
 use slipring::pool::{EventKind, Events, Pool, Priority, RecycleReason, Role, RoleHandle};
 use slipring::{ErrorKind, ExitCause};
 
@@ -18,12 +19,6 @@ fn role() -> Role {
     )
 }
 
-fn pool_of(role: Role) -> (Pool, RoleHandle) {
-    let pool = Pool::builder().role(ONE, role).build().unwrap();
-    let handle = pool.role(ONE).unwrap();
-    (pool, handle)
-}
-
 fn until(events: &Events, is_it: impl Fn(&EventKind) -> bool) {
     let start = Instant::now();
     while start.elapsed() < LONG {
@@ -32,20 +27,6 @@ fn until(events: &Events, is_it: impl Fn(&EventKind) -> bool) {
         }
     }
     panic!("the event never came");
-}
-
-/// The process ids of the workers that are there.
-fn pids(handle: &RoleHandle) -> Vec<u32> {
-    handle.health().workers.iter().filter_map(|worker| worker.pid).collect()
-}
-
-fn is_begun(handle: &RoleHandle) -> bool {
-    let workers = handle.health().workers;
-    workers.iter().any(|worker| worker.health.as_ref().is_some_and(|health| health.begun > 0))
-}
-
-fn close(pool: &Pool) {
-    within_long("close", || pool.close(LONG)).unwrap();
 }
 
 #[test]

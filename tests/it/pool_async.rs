@@ -11,42 +11,22 @@ use crate::executors::{
     Probe, all, current_thread, multi_thread, on_async_executor, poll, poll_times,
 };
 use crate::pool_submit::kill_workers;
+use crate::pools::{self, close, is_begun, pids, role};
 use slipring::ErrorKind;
 use slipring::pool::{AsyncPoolStream, AsyncRoleHandle, Pool, Role, RoleHandle};
 
-const ONE: &str = "one";
 const SHORT: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_micros(500);
 
-fn role() -> Role {
-    let (first, most) = (Duration::from_millis(20), Duration::from_millis(200));
-    Role::new(|_| Ok(small())).backoff(first, most, Duration::from_secs(5))
-}
-
 fn pool_of(role: Role) -> (Pool, RoleHandle, AsyncRoleHandle) {
-    let pool = Pool::builder().role(ONE, role).build().unwrap();
-    let handle = pool.role(ONE).unwrap();
-    handle.call(ECHO, "", LONG).unwrap();
+    let (pool, handle) = pools::pool_of(role);
     let tasks = handle.to_async();
-    assert_eq!(tasks.name(), ONE);
+    assert_eq!(tasks.name(), handle.name());
     (pool, handle, tasks)
-}
-
-fn close(pool: &Pool) {
-    within_long("close", || pool.close(LONG)).unwrap();
 }
 
 fn block_on<T: Send>(future: impl Future<Output = T> + Send) -> T {
     within_long("a future", || pollster::block_on(future))
-}
-
-fn pids(handle: &RoleHandle) -> Vec<u32> {
-    handle.health().workers.iter().filter_map(|worker| worker.pid).collect()
-}
-
-fn is_begun(handle: &RoleHandle) -> bool {
-    let workers = handle.health().workers;
-    workers.iter().any(|worker| worker.health.as_ref().is_some_and(|health| health.begun > 0))
 }
 
 fn load(handle: &RoleHandle) -> (usize, usize) {

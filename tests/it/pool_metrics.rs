@@ -3,38 +3,19 @@
 use std::time::Duration;
 
 use crate::common::*;
-use slipring::pool::{Outcome, Pool, Role, RoleHandle, RoleMetrics};
-use slipring::{ErrorKind, Health, Kind};
-
-const ONE: &str = "one";
+use crate::pools::{close, is_begun, is_busy, pool_of};
+use slipring::pool::{Outcome, Role, RoleHandle, RoleMetrics};
+use slipring::{ErrorKind, Kind};
 
 fn role() -> Role {
     Role::new(|_| Ok(small())).kind_name(ECHO, "echo").kind_name(SLOW_ECHO, "slow \"echo\"")
-}
-
-fn pool_of(role: Role) -> (Pool, RoleHandle) {
-    let pool = Pool::builder().role(ONE, role).build().unwrap();
-    let handle = pool.role(ONE).unwrap();
-    handle.call(ECHO, "", LONG).unwrap();
-    (pool, handle)
-}
-
-fn close(pool: &Pool) {
-    within_long("close", || pool.close(LONG)).unwrap();
-}
-
-fn is_begun(handle: &RoleHandle) -> bool {
-    let workers = handle.health().workers;
-    let is_busy = |health: &Health| health.begun > 0;
-    workers.iter().any(|worker| worker.is_alive && worker.health.as_ref().is_some_and(is_busy))
 }
 
 /// Kills a worker that lives: one that has begun a request, if there is one.
 fn kill_one(handle: &RoleHandle) {
     let workers = handle.health().workers;
     let alive = || workers.iter().filter(|worker| worker.is_alive);
-    let is_busy = |health: &Health| health.begun > 0;
-    let busy = alive().find(|worker| worker.health.as_ref().is_some_and(is_busy));
+    let busy = alive().find(|worker| is_busy(worker));
     let pid = busy.or_else(|| alive().next()).and_then(|worker| worker.pid);
     send_signal(pid.unwrap(), libc::SIGKILL);
 }
@@ -144,6 +125,8 @@ mod prometheus {
 
     use prometheus_client::encoding::{prometheus_text, text};
     use prometheus_client::registry::Registry;
+
+    use slipring::pool::Pool;
 
     use super::*;
 

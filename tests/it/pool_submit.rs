@@ -5,44 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::*;
-use slipring::pool::{Pool, PoolPending, Role, RoleHandle};
+use crate::pools::{close, is_begun, is_empty, pids, pool_of, role};
+use slipring::pool::{PoolPending, Role, RoleHandle};
 use slipring::{Error, ErrorKind, Reply};
 
-const ONE: &str = "one";
 const SHORT: Duration = Duration::from_millis(50);
-
-fn role() -> Role {
-    let (first, most) = (Duration::from_millis(20), Duration::from_millis(200));
-    Role::new(|_| Ok(small())).backoff(first, most, Duration::from_secs(5))
-}
-
-fn pool_of(role: Role) -> (Pool, RoleHandle) {
-    let pool = Pool::builder().role(ONE, role).build().unwrap();
-    let handle = pool.role(ONE).unwrap();
-    handle.call(ECHO, "", LONG).unwrap();
-    (pool, handle)
-}
-
-fn close(pool: &Pool) {
-    within_long("close", || pool.close(LONG)).unwrap();
-}
 
 fn wait(pending: PoolPending) -> Result<Reply, Error> {
     within_long("wait", || pending.wait())
-}
-
-fn pids(handle: &RoleHandle) -> Vec<u32> {
-    handle.health().workers.iter().filter_map(|worker| worker.pid).collect()
-}
-
-fn is_begun(handle: &RoleHandle) -> bool {
-    let workers = handle.health().workers;
-    workers.iter().any(|worker| worker.health.as_ref().is_some_and(|health| health.begun > 0))
-}
-
-fn is_empty(handle: &RoleHandle) -> bool {
-    let load = handle.health().load;
-    (load.queued, load.in_flight) == (0, 0)
 }
 
 /// Kills a worker now and then, until it is told to stop.
