@@ -139,7 +139,7 @@ cfg_if! {
         mod link;
         pub mod payload;
         #[path = "pool/mod_loom.rs"]
-        mod pool;
+        pub mod pool;
         #[path = "process/mod_loom.rs"]
         mod process;
         mod protocol;

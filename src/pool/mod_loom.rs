@@ -6,3 +6,5 @@ mod models;
 mod scheduler;
 mod seat;
 mod ticker;
+
+pub use scheduler::{Priority, RecycleReason};

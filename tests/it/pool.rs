@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::*;
 use crate::pools::{close, is_begun, new_pool_of as pool_of, pids};
-use slipring::pool::{EventKind, Events, Pool, Priority, RecycleReason, Role, RoleHandle};
+use slipring::pool::{EventKind, Events, Pool, Priority, RecycleReason, Role};
 use slipring::{ErrorKind, ExitCause};
 
 const ONE: &str = "one";
