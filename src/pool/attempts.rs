@@ -158,10 +158,12 @@ impl<R: RoleRef> Attempts<R> {
         if self.cancel.as_ref().is_none_or(|cancel| cancel.note_wait(wait.ticket, &wait.seat)) {
             return Ok(Asking::Waits(wait));
         }
+        // It was cancelled before. If it has got a place meanwhile, gives that back.
         let told = self.role.leave(wait.ticket, &wait.seat);
-        let permit = self.told(told.or(Some(Told::Cancelled)), wait.since)?;
-        drop(permit);
-        Err(self.cancelled(None))
+        Err(match self.told(told.or(Some(Told::Cancelled)), wait.since) {
+            Ok(_) => self.cancelled(None),
+            Err(error) => error,
+        })
     }
 
     /// What a request that has waited since `since` was told; nothing if its deadline has passed.
@@ -171,7 +173,9 @@ impl<R: RoleRef> Attempts<R> {
         self.role.metrics.note_wait(now.saturating_sub(since));
         match told {
             Some(Told::Granted(grant, worker)) => {
-                Ok(Permit::new(self.role.clone(), grant, worker, now))
+                let permit = Permit::new(self.role.clone(), grant, worker, now);
+                // The cancel came when the place was on its way.
+                if self.is_cancelled() { Err(self.cancelled(None)) } else { Ok(permit) }
             }
             Some(Told::Refused(why)) => Err(self.of_all(self.role.refused(why))),
             Some(Told::Cancelled) => Err(self.cancelled(None)),
@@ -280,7 +284,9 @@ impl<R: RoleRef> Attempts<R> {
         if let Some(id) = id.filter(|_| is_unanswered(&error)) {
             permit.linger(id);
         }
-        let error = if waited_in_ring(&error) { self.waited_in_ring(error) } else { error };
+        // That of a request that was not sent may be the host's own, too.
+        let is_late = id.is_some() && waited_in_ring(&error);
+        let error = if is_late { self.waited_in_ring(error) } else { error };
         Err(self.failed_with(error))
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 
 use crate::sync::plain::Mutex;
+use crate::sys::fork;
 
 /// A request that can be cancelled.
 pub(super) trait Cancel: fmt::Debug + Send + Sync {
@@ -27,6 +28,10 @@ impl Cancels {
 
     /// Cancels a request, if it is there.
     pub(super) fn cancel(&self, number: u64) {
+        // There the lock may be held for ever.
+        if fork::is_forked_child() {
+            return;
+        }
         let found = self.0.lock().get(&number).and_then(Weak::upgrade);
         if let Some(request) = found {
             request.cancel();
