@@ -1,12 +1,12 @@
 //! The attempts of one request, made by a thread or by a task.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use super::attempt::{ends_worker, is_killed_from_outside, is_unanswered, waited_in_ring};
 use super::cancels::Cancel;
 use super::core::Placed;
 use super::metrics::Outcome;
-use super::role::{Permit, RoleRef, RoleShared};
+use super::role::{Permit, RoleRef};
 use super::scheduler::{Asked, Attempt, History, Priority, Reason, Verdict};
 use super::seat::Told;
 use super::stream_cancel::StreamCancel;
@@ -59,7 +59,8 @@ impl<R: RoleRef> Attempts<R> {
     }
 
     /// The role, for a part of it that does not keep it.
-    pub(super) fn role(&self) -> Weak<RoleShared> {
+    #[cfg(feature = "async")]
+    pub(super) fn role(&self) -> std::sync::Weak<super::role::RoleShared> {
         self.role.this()
     }
 
