@@ -74,8 +74,8 @@ impl Role {
         Self::with_channels(move |worker| recipe(worker)?.pollable().spawn())
     }
 
-    /// Describes a role whose workers `recipe` starts itself, such as
-    /// [`testing::spawn_thread`](crate::testing::spawn_thread). For
+    /// Describes a role whose workers `recipe` starts itself, such as threads in tests by
+    /// `testing::spawn_thread` (feature `testing`). For
     /// [`RoleHandle::submit`](super::RoleHandle::submit) and the async view the channels must be
     /// [pollable](Spawner::pollable).
     pub fn with_channels(
