@@ -222,7 +222,10 @@ mod prometheus {
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 let (mut before, mut scrapes) = (BTreeMap::new(), 0);
-                while !is_over.load(Ordering::Relaxed) {
+                let mut is_last = false;
+                while !is_last {
+                    // Once more after the last call.
+                    is_last = is_over.load(Ordering::Relaxed);
                     let (types, values) = scrape(&registry);
                     for (series, value) in values.iter().filter(|(each, _)| grows(&types, each)) {
                         let last = before.insert(series.clone(), *value).unwrap_or(0.0);
