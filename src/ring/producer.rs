@@ -161,6 +161,17 @@ impl Producer {
         self.writer.publish_open(slot, header)
     }
 
+    /// Does the same, but a consumer that sleeps is woken only when some KiB were published since
+    /// the last time. [`Producer::notify_published`] must follow before a wait.
+    pub(crate) fn publish_lazily(&mut self, slot: OpenSlot, header: Header) {
+        self.writer.publish_open_lazily(slot, header);
+    }
+
+    /// Wakes the consumer if it sleeps for a slot that was published lazily.
+    pub(crate) fn notify_published(&mut self) {
+        self.writer.notify_published();
+    }
+
     /// Claims the slot that was reserved and up to `count` in all: as many as lie in a row
     /// before the ring's end and are free. None if `count` is zero.
     #[inline]

@@ -303,6 +303,22 @@ impl SlotWriter {
         self.notify_up_to(self.published())
     }
 
+    /// Publishes a slot that was opened, and notifies once in [`LAZY`] bytes.
+    pub(super) fn publish_open_lazily(&mut self, slot: OpenSlot, header: Header) {
+        self.open.publish(slot, header);
+        if self.published().wrapping_sub(self.notified).cast_signed() >= LAZY.cast_signed() {
+            self.notify_published();
+        }
+    }
+
+    /// Notifies if a slot that was opened is published and that has not been done for it.
+    pub(super) fn notify_published(&mut self) {
+        let end = self.published();
+        if self.notified != end {
+            self.notify_up_to(end);
+        }
+    }
+
     /// Up to where all slots are published.
     pub(super) fn published(&self) -> u64 {
         self.open.first_or(self.tail)

@@ -76,6 +76,28 @@ fn a_chunk_that_another_thread_sends_is_read_before_the_end_of_its_stream() {
 }
 
 #[test]
+fn a_parent_that_sleeps_gets_chunks_that_are_sent_together() {
+    model_up_to(FEWER, || {
+        let Rig { mut parent, worker } = rig(2, 2);
+        let [mut first, mut second] = [1, 2].map(|request| worker.take(request));
+        let mut chunk = second.claim_chunk(1).unwrap();
+        let sending = thread::spawn(move || {
+            chunk.payload().copy_from_slice(&byte(2));
+            chunk.send().unwrap();
+        });
+        // Its slot lies behind the one that may be open still.
+        let together = thread::spawn(move || {
+            first.send_all([byte(1)]).unwrap();
+            first
+        });
+        assert_eq!(parent.receive(), (Kind::CHUNK, 2));
+        assert_eq!(parent.receive(), (Kind::CHUNK, 1));
+        sending.join().unwrap();
+        drop((together.join().unwrap(), second));
+    });
+}
+
+#[test]
 fn a_drop_and_an_answer_end_their_requests_once_each() {
     model_up_to(FEWER, || {
         let Rig { mut parent, worker } = rig(2, 2);

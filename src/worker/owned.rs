@@ -1,6 +1,7 @@
 //! Requests and responders that can be kept and moved: what an [`Inbox`](super::Inbox) hands out.
 
 use std::fmt;
+use std::iter::Peekable;
 use std::sync::Arc;
 
 use crate::error::Result;
@@ -17,6 +18,7 @@ use crate::worker::owned_request::OwnedRequest;
 use crate::worker::owned_slot::{LastChunk, OwnedChunk, OwnedSlot};
 use crate::worker::owned_writer::OwnedReplyWriter;
 use crate::worker::reply_sink::ReplyState;
+use crate::worker::shared_sink::chunks;
 use crate::worker::shared_sink::task_waits::{self, Cancelled};
 use crate::worker::shared_sink::{Ending, Sent, SharedSink};
 use crate::worker::unanswered::Handling;
@@ -57,7 +59,7 @@ impl Incoming {
 /// | a value | [`send`](Self::send) |
 /// | bytes that are computed in place | [`claim`](Self::claim) |
 /// | bytes that are written in parts | [`write`](Self::write) |
-/// | a stream of chunks | [`send_chunk`](Self::send_chunk), [`try_send_chunk`](Self::try_send_chunk) or [`claim_chunk`](Self::claim_chunk), then [`end`](Self::end) |
+/// | a stream of chunks | [`send_chunk`](Self::send_chunk), [`try_send_chunk`](Self::try_send_chunk), [`send_all`](Self::send_all) or [`claim_chunk`](Self::claim_chunk), then [`end`](Self::end) |
 /// | an error | [`fail`](Self::fail) |
 ///
 /// If a responder is dropped before the request is answered, the request ends with an error of
@@ -265,6 +267,44 @@ impl OwnedResponder {
         Ok(sent == Sent::Yes)
     }
 
+    /// Sends chunks that are at hand, each as [`OwnedResponder::send_chunk`] does, and stops at the
+    /// first error. For less than a call of that costs for each: a parent that sleeps may be woken
+    /// only when some KiB were sent, or all, or when this waits for credit or room. So an iterator
+    /// that takes its time should not be given to this, but its chunks to
+    /// [`OwnedResponder::send_chunk`]. Answers of other requests can go out between two chunks.
+    ///
+    /// ```
+    /// # fn main() -> slipring::Result<()> {
+    /// use slipring::worker::{Threads, Worker};
+    /// use slipring::{Config, Kind, RoleConfig, StreamTimeouts, testing};
+    ///
+    /// const LINES: Kind = Kind::named("lines");
+    /// let make = || {
+    ///     Worker::new(|_| Ok(())).threads(Threads::new(2).on(LINES, |_, request, mut responder| {
+    ///         let text = request.text()?;
+    ///         responder.send_all(text.lines())?;
+    ///         Ok(responder.end()?)
+    ///     }))
+    /// };
+    /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// let mut lines = channel.stream(LINES, "one\ntwo\nthree", StreamTimeouts::default())?;
+    /// let mut count = 0;
+    /// while let Some(chunks) = lines.next_chunks()? {
+    ///     count += chunks.len();
+    /// }
+    /// assert_eq!(count, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`OwnedResponder::send_chunk`]. The chunks before are sent.
+    pub fn send_all<P: Payload>(&mut self, chunks: impl IntoIterator<Item = P>) -> Result<()> {
+        self.begin_chunk()?;
+        chunks::send_all(&self.reply.sink, &mut self.reply.state, chunks.into_iter())
+    }
+
     /// Reserves `len` bytes of shared memory for one chunk, which are filled in place, by any
     /// thread, and sent with [`OwnedChunk::send`]. Blocks as [`OwnedResponder::send_chunk`] does.
     ///
@@ -384,6 +424,32 @@ impl OwnedResponder {
         self.begin_chunk()?;
         task_waits::send_message(&self.reply.sink, &mut self.reply.state, Kind::CHUNK, payload)
             .await
+    }
+
+    /// Does the same as [`OwnedResponder::send_all`], and waits without blocking a thread.
+    ///
+    /// Cancel-safe if each chunk fits one frame. A chunk leaves the iterator once it is sent: if this
+    /// is dropped before it is ready, or after an error, the iterator stands at the first chunk that
+    /// was not sent, and the stream can be continued with it. A longer chunk, of which a part may
+    /// have been sent, then ends its request with an error.
+    ///
+    /// ```
+    /// # use slipring::{Result, worker::OwnedResponder};
+    /// # async fn send(mut responder: OwnedResponder, text: &str) -> Result<()> {
+    /// responder.send_all_async(&mut text.lines().peekable()).await?;
+    /// responder.end()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`OwnedResponder::send_all`].
+    pub async fn send_all_async<P: Payload, I: Iterator<Item = P>>(
+        &mut self,
+        chunks: &mut Peekable<I>,
+    ) -> Result<()> {
+        self.begin_chunk()?;
+        chunks::send_all_async(&self.reply.sink, &mut self.reply.state, chunks).await
     }
 
     /// Does the same as [`OwnedResponder::claim_chunk`], and waits without blocking a thread.

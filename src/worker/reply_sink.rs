@@ -355,7 +355,7 @@ impl ReplySink {
 
 /// When a parent that sleeps is woken for a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Waking {
+pub(super) enum Waking {
     /// As soon as the chunk is sent.
     Now,
     /// When some KiB were sent since the last time, and before a wait.

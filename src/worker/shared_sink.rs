@@ -44,11 +44,12 @@ use crate::sys::fork;
 use crate::worker::cancel::Signals;
 use crate::worker::handler_error::HandlerError;
 use crate::worker::last_error::LastError;
-use crate::worker::reply_sink::{ReplyState, no_space};
+use crate::worker::reply_sink::{ReplyState, Waking, no_space};
 use crate::worker::room_queue::{RoomQueue, Ticket, park};
 use crate::worker::status::StatusWriter;
 use crate::worker::wakers::Wakers;
 
+pub(super) mod chunks;
 pub(super) mod ending;
 pub(super) mod looks;
 pub(super) mod task_waits;
@@ -203,8 +204,8 @@ impl SharedSink {
             return Ok(Sent::NoCredit);
         }
         let encoded = Encoded::of(payload, len)?;
-        let sent =
-            self.try_send_frame(state, state.header(kind), len, |slot| encoded.write_to(slot))?;
+        let fill = |slot: &mut [u8]| encoded.write_to(slot);
+        let sent = self.try_send_frame(state, (state.header(kind), Waking::Now), len, fill)?;
         Ok(if sent { Sent::Yes } else { Sent::NoRoom })
     }
 
@@ -240,7 +241,7 @@ impl SharedSink {
         if header.kind == Kind::CHUNK.code() {
             self.await_credit(state, span(len))?;
         }
-        if !self.try_send_frame(state, header, len, &fill)? {
+        if !self.try_send_frame(state, (header, Waking::Now), len, &fill)? {
             let mut slot = self.open(state, len)?;
             fill(slot.payload());
             self.publish(state, slot, header)?;
@@ -252,7 +253,7 @@ impl SharedSink {
     fn try_send_frame(
         &self,
         state: &mut ReplyState,
-        header: Header,
+        (header, waking): (Header, Waking),
         len: usize,
         fill: impl Fn(&mut [u8]),
     ) -> Result<bool> {
@@ -268,7 +269,7 @@ impl SharedSink {
         } else {
             fill(slot.payload());
         }
-        self.publish_locked(&mut ring, state, slot, header);
+        self.publish_locked(&mut ring, state, slot, (header, waking));
         Ok(true)
     }
 
@@ -355,7 +356,7 @@ impl SharedSink {
         header: Header,
     ) -> Result<()> {
         let mut ring = self.lock()?;
-        self.publish_locked(&mut ring, state, slot, header);
+        self.publish_locked(&mut ring, state, slot, (header, Waking::Now));
         Ok(())
     }
 
@@ -364,7 +365,7 @@ impl SharedSink {
         ring: &mut Ring,
         state: &mut ReplyState,
         slot: OpenSlot,
-        header: Header,
+        (header, waking): (Header, Waking),
     ) {
         let len = slot.len();
         let is_chunk = header.kind == Kind::CHUNK.code();
@@ -378,7 +379,10 @@ impl SharedSink {
         if is_chunk {
             state.add_streamed(span(len));
         }
-        ring.producer.publish(slot, header);
+        match waking {
+            Waking::Now => drop(ring.producer.publish(slot, header)),
+            Waking::NowAndThen => ring.producer.publish_lazily(slot, header),
+        }
         if !is_last {
             return;
         }
@@ -467,7 +471,7 @@ impl SharedSink {
             let Some(mut slot) = ring.producer.try_open(bytes.len())? else { return Ok(false) };
             copy_from_slice(slot.payload(), &bytes);
             if let Some((mut state, _)) = ring.owed.pop_front() {
-                self.publish_locked(ring, &mut state, slot, header);
+                self.publish_locked(ring, &mut state, slot, (header, Waking::Now));
             }
             self.owed.store(as_u64(ring.owed.len()), Ordering::Relaxed);
         }

@@ -53,6 +53,7 @@ pub trait Chunks {
     type Done;
 
     fn send<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<()>;
+    fn send_all<P: Payload>(&mut self, chunks: impl IntoIterator<Item = P>) -> Result<()>;
     fn end(self) -> Result<Self::Done>;
 }
 
@@ -115,6 +116,10 @@ impl Chunks for ReplyStream<'_> {
 
     fn send<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<()> {
         Self::send(self, payload)
+    }
+
+    fn send_all<P: Payload>(&mut self, chunks: impl IntoIterator<Item = P>) -> Result<()> {
+        Self::send_all(self, chunks)
     }
 
     fn end(self) -> Result<Done> {
@@ -182,6 +187,10 @@ impl Chunks for OwnedChunks {
 
     fn send<P: Payload + ?Sized>(&mut self, payload: &P) -> Result<()> {
         self.0.send_chunk(payload)
+    }
+
+    fn send_all<P: Payload>(&mut self, chunks: impl IntoIterator<Item = P>) -> Result<()> {
+        self.0.send_all(chunks)
     }
 
     fn end(self) -> Result<()> {

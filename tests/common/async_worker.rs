@@ -55,6 +55,12 @@ pub fn worker_with_tasks(handle: Handle) -> Worker<Arc<AsyncSession>> {
             Ok(reply.send_async(&bytes).await?)
         })
         .on(COUNT, |_, request, reply| count(request, reply, None))
+        .on(COUNT_ALL, |_, request, mut reply| async move {
+            let request: OwnedRequest = request;
+            let mut chunks = patterns(&request.get().to_vec()).peekable();
+            reply.send_all_async(&mut chunks).await?;
+            Ok(reply.end()?)
+        })
         .on(COUNT_AND_FAIL, |_, request, reply| {
             count(request, reply, Some(HandlerError::new("test::Tired", "after all chunks")))
         })

@@ -34,6 +34,14 @@ pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
         .collect()
 }
 
+/// The chunks that a request of the kind [`COUNT_ALL`] asks for.
+pub fn patterns(request: &[u8]) -> impl Iterator<Item = Vec<u8>> + use<> {
+    let request = numbers(request);
+    let count = request[0];
+    let lens = request.into_iter().skip(1).cycle();
+    (0..count).zip(lens).map(|(i, len)| pattern(i, len as usize))
+}
+
 /// The bytes of numbers, little-endian.
 pub fn encode(numbers: &[u64]) -> Vec<u8> {
     numbers.iter().flat_map(|n| n.to_le_bytes()).collect()

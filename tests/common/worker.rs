@@ -8,7 +8,7 @@ use slipring::worker::{Done, HandlerError, Threads, Worker};
 use slipring::{Config, Kind, RoleConfig};
 
 use super::answers::{Chunks, Reply, Serves, Slot};
-use super::{LONG, encode, numbers, pattern, spawner};
+use super::{LONG, encode, numbers, pattern, patterns, spawner};
 
 /// Replies with the request's bytes.
 pub const ECHO: Kind = Kind::named("echo");
@@ -16,6 +16,9 @@ pub const ECHO: Kind = Kind::named("echo");
 pub const SLOW_ECHO: Kind = Kind::named("slow echo");
 /// Streams: u64 count, u64 length; chunk i is `length` bytes of [`pattern`] i.
 pub const COUNT: Kind = Kind::named("count");
+/// Streams as many chunks as the first u64 says, given away together. Each has the length of the next
+/// of the other u64, again and again.
+pub const COUNT_ALL: Kind = Kind::named("count all");
 /// As `COUNT`, then fails.
 pub const COUNT_AND_FAIL: Kind = Kind::named("count and fail");
 /// Fails with an `io::Error` whose message is the request.
@@ -181,6 +184,11 @@ fn serve_all<W: Serves>(worker: W) -> W {
             for i in 0..count {
                 chunks.send(&pattern(i, len as usize))?;
             }
+            Ok(chunks.end()?)
+        })
+        .on(COUNT_ALL, |_, request, responder| {
+            let mut chunks = responder.stream();
+            chunks.send_all(patterns(&request.to_vec()))?;
             Ok(chunks.end()?)
         })
         .on(COUNT_AND_FAIL, |_, request, responder| {

@@ -354,3 +354,113 @@ fn tasks_fill_chunks_in_place_and_write_answers_in_parts() {
     }
     answering.join().unwrap();
 }
+
+/// Encodes as its length, unless it is told to fail.
+struct Picky(usize);
+
+impl slipring::payload::Payload for Picky {
+    fn encoded_len(&self) -> usize {
+        self.0
+    }
+
+    fn encode(&self, out: &mut [u8]) -> slipring::Result<()> {
+        if self.0 == 13 {
+            return slipring::PeerBytes::of(&[0xff]).text().map(drop);
+        }
+        out.fill(self.0 as u8);
+        Ok(())
+    }
+}
+
+#[test]
+fn an_error_or_a_panic_between_chunks_leaves_those_before_sent() {
+    let (channel, given) = handing_over(&Config::small());
+    let (mut stream, mut responder) = open(&channel, &given);
+    // The reader sleeps meanwhile, and must be woken for what was sent.
+    let reading = thread::spawn(move || {
+        let chunks: Vec<_> = (0..5).map(|_| next(&mut stream)).collect();
+        (stream, chunks)
+    });
+    thread::sleep(Duration::from_millis(30));
+    let error = responder.send_all([1, 2, 13, 3].map(Picky)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidPayload);
+    let error = responder.send_all([Picky(3), Picky(usize::MAX)]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
+    thread::sleep(Duration::from_millis(30));
+    let panics = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        responder.send_all([4, 5, 0].into_iter().map(|n| match n {
+            0 => panic!("no more of them"),
+            n => Picky(n),
+        }))
+    }));
+    assert!(panics.is_err());
+    let (mut stream, chunks) = reading.join().unwrap();
+    let expected: Vec<_> = [1, 2, 3, 4, 5].map(|n| vec![n; n.into()]).into();
+    assert_eq!(chunks, expected);
+    responder.send_all(["the stream goes on"]).unwrap();
+    assert_eq!(next(&mut stream), b"the stream goes on");
+    let chunk = responder.claim_chunk(8).unwrap();
+    let refused = responder.send_all(["behind it"]).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput, "a chunk is claimed");
+    drop(chunk);
+    responder.end().unwrap();
+    assert!(stream.next_chunk().unwrap().is_none());
+}
+
+#[test]
+fn chunks_that_are_sent_together_wait_for_room_that_others_take() {
+    let (channel, given) = handing_over(&Config::small());
+    let (mut stream, mut responder) = open(&channel, &given);
+    let (sent, waiting) = fill(&channel, &given);
+    let sending = thread::spawn(move || {
+        responder.send_all((0..500).map(|n| pattern(n, n as usize % 200))).unwrap();
+        responder.end().unwrap();
+    });
+    thread::sleep(Duration::from_millis(50));
+    assert!(!sending.is_finished(), "there is no room");
+    for n in 0..500 {
+        assert_eq!(next(&mut stream), pattern(n, n as usize % 200), "chunk {n}");
+    }
+    assert!(stream.next_chunk().unwrap().is_none());
+    sending.join().unwrap();
+    for pending in sent.into_iter().rev().skip(1) {
+        assert_eq!(pending.wait().unwrap().to_vec(), [7; 1000]);
+    }
+    drop(waiting);
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn a_dropped_send_of_chunks_leaves_its_iterator_at_the_first_unsent() {
+    use crate::executors::poll_times;
+    for polls in 0..5 {
+        for lens in [[100, 10, 1000], [0, 0, 0], [64, 4000, 64]] {
+            let (channel, given) = handing_over(&Config::small());
+            let (mut stream, mut responder) = open(&channel, &given);
+            let chunk = move |n: u64| pattern(n, lens[n as usize % 3]);
+            let mut chunks = (0..5000).map(chunk).peekable();
+            let reading = thread::spawn(move || {
+                for n in 0..5000 {
+                    assert!(next(&mut stream) == chunk(n), "chunk {n}");
+                    if n % 1000 == 500 {
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                }
+                assert!(stream.next_chunk().unwrap().is_none());
+            });
+            while chunks.peek().is_some() {
+                // Dropped while it waits for credit or room.
+                let sending = responder.send_all_async(&mut chunks);
+                if let Some(sent) = poll_times(polls, Duration::from_micros(50), sending) {
+                    sent.unwrap();
+                }
+                if polls == 0 {
+                    let first = chunks.next();
+                    responder.send_chunk(&first.unwrap()).unwrap();
+                }
+            }
+            responder.end().unwrap();
+            reading.join().unwrap();
+        }
+    }
+}

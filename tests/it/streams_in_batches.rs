@@ -16,6 +16,10 @@ conformance! {
         a_batch_is_followed_by_the_error_that_ends_its_stream,
         chunks_of_a_batch_stay_what_they_were_when_the_channel_is_closed,
         chunks_that_another_thread_has_read_come_in_batches_too,
+        chunks_of_any_length_that_are_sent_together_come_once_and_in_order,
+        chunks_that_are_sent_together_stay_within_the_window_of_their_reader,
+        sending_together_ends_when_the_stream_is_cancelled_or_dropped,
+        a_parent_that_sleeps_is_woken_for_chunks_that_are_sent_together,
     ],
     one_at_a_time: [],
     processes: [a_batch_has_what_was_sent_before_a_death,],
@@ -288,4 +292,97 @@ fn sending_many_chunks_stops_as_soon_as_the_stream_is_cancelled() {
     assert!(batch(&mut stream, 0, 100).is_some());
     drop(stream);
     assert_whole(send(&channel, 100, END), 0, 100, 100);
+}
+
+fn count_all(channel: &Channel, count: u64, lens: &[u64]) -> Stream {
+    channel.stream(COUNT_ALL, &encode(&[&[count], lens].concat()), LONG).unwrap()
+}
+
+fn chunks_of_any_length_that_are_sent_together_come_once_and_in_order(backend: Backend) {
+    for config in [tiny(4 << 10).build().unwrap(), Config::small(), Config::default()] {
+        let channel = backend.spawn(config);
+        let frame = channel.config().max_reply_frame() as u64;
+        let long = (3 * frame).min(channel.config().max_message() as u64);
+        let cases: [(u64, &[u64]); 5] = [
+            (0, &[]),
+            (10_000, &[64]),
+            (3000, &[0, 1, 31, 32, 33, 96, 1000]),
+            (300, &[64, 64, 64, 64, frame, 64, 5000]),
+            (30, &[10, long, 20, long, frame + 1]),
+        ];
+        for (count, lens) in cases {
+            let mut stream = count_all(&channel, count, lens);
+            for number in 0..count / 2 {
+                let chunk = stream.next_chunk().unwrap().unwrap().to_vec();
+                let len = lens[number as usize % lens.len()];
+                assert!(chunk == pattern(number, len as usize), "chunk {number} of {lens:?}");
+            }
+            let mut number = count / 2;
+            while let Some(chunks) = stream.next_chunks().unwrap() {
+                for chunk in &chunks {
+                    let len = lens[number as usize % lens.len()];
+                    let is_same = chunk.to_vec() == pattern(number, len as usize);
+                    assert!(is_same, "chunk {number} of {lens:?}, in a batch");
+                    number += 1;
+                }
+            }
+            assert_eq!(number, count);
+            assert_usable(&channel);
+        }
+    }
+}
+
+fn chunks_that_are_sent_together_stay_within_the_window_of_their_reader(backend: Backend) {
+    let channel = backend.spawn(Config::small());
+    let window = channel.config().stream_window() as u64;
+    let mut stream = count_all(&channel, 20_000, &[100]);
+    let mut number = 0;
+    for turn in 0..20 {
+        // A chunk of 100 bytes takes 192 in the ring. What is buffered was consumed already.
+        eventually("the window is full", || {
+            let sent = channel.health().bytes_sent / 100 * 192;
+            assert!(sent <= number * 192 + 2 * window, "{sent} after {number}");
+            sent + 192 > window / 2
+        });
+        for _ in 0..if turn < 19 { 300 } else { 20_000 - 19 * 300 } {
+            let chunk = stream.next_chunk().unwrap().unwrap();
+            assert!(chunk.to_vec() == pattern(number, 100), "chunk {number}");
+            number += 1;
+        }
+    }
+    assert!(stream.next_chunk().unwrap().is_none());
+}
+
+fn sending_together_ends_when_the_stream_is_cancelled_or_dropped(backend: Backend) {
+    let channel = backend.spawn(Config::small());
+    for lens in [&[64][..], &[0, 5000, 100_000]] {
+        let mut stream = count_all(&channel, 1 << 40, lens);
+        assert!(stream.next_chunks().unwrap().is_some());
+        stream.cancel();
+        let error = loop {
+            match stream.next_chunks() {
+                Ok(chunks) => drop(chunks.unwrap()),
+                Err(error) => break error,
+            }
+        };
+        assert!(error.is_cancelled(), "{error}");
+        // Waits for credit until it is dropped.
+        let stream = count_all(&channel, 1 << 40, lens);
+        eventually("the worker is busy", || channel.health().begun == 1);
+        drop(stream);
+        assert_usable(&channel);
+        eventually("it has ended", || channel.health().begun == 0);
+    }
+}
+
+fn a_parent_that_sleeps_is_woken_for_chunks_that_are_sent_together(backend: Backend) {
+    let channel = backend.spawn(Config::default());
+    for round in 0..200 {
+        // Shorter than what is looked for only now and then.
+        let mut stream = count_all(&channel, 1 + round % 3, &[8]);
+        for number in 0..1 + round % 3 {
+            assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), pattern(number, 8));
+        }
+        assert!(stream.next_chunk().unwrap().is_none());
+    }
 }

@@ -20,7 +20,7 @@ use crate::sync::{Ordering, fence};
 use crate::sys::copy::copy_from_slice;
 use crate::sys::fork;
 use crate::worker::handler_error::HandlerError;
-use crate::worker::reply_sink::ReplyState;
+use crate::worker::reply_sink::{ReplyState, Waking};
 use crate::worker::room_queue::Ticket;
 use crate::worker::shared_sink::{Ending, SharedSink};
 use crate::worker::wakers::Awaited;
@@ -99,7 +99,7 @@ async fn send_frame(
     if header.kind == Kind::CHUNK.code() {
         credit(sink, state, span(len)).await?;
     }
-    if sink.try_send_frame(state, header, len, &fill)? {
+    if sink.try_send_frame(state, (header, Waking::Now), len, &fill)? {
         return Ok(());
     }
     let mut slot = open(sink, state.request(), len).await?;

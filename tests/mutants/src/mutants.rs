@@ -255,6 +255,10 @@ mutants! {
         /// A thread that is cancelled as it waits keeps its place.
         CancelledKeepsPlace,
 
+        // Chunks that are sent together.
+        /// The parent is not woken for the last of them.
+        SentTogetherUntold,
+
         // What is owed.
         /// No thread is told that an ending is owed.
         OwedNotTold,

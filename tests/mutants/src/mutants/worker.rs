@@ -19,6 +19,7 @@ fn killer(mutant: Mutant) -> &'static str {
         Mutant::OwedNotAnnounced | Mutant::NoFenceForOwed | Mutant::NoSecondLookForOwed => {
             "an_ending_that_is_owed_as_its_thread_goes_to_sleep_goes_out"
         }
+        Mutant::SentTogetherUntold => "a_parent_that_sleeps_gets_chunks_that_are_sent_together",
         Mutant::CreditNotAnnounced | Mutant::NoFenceAfterCredit => {
             "a_credit_wakes_a_stream_that_waits_for_it"
         }
