@@ -1,5 +1,9 @@
 //! Chunks of a stream that are handed out together.
 
+use std::collections::vec_deque;
+use std::iter::Take;
+
+use crate::channel::item::Item;
 use crate::channel::reply::Reply;
 use crate::channel::stream_buffer::StreamBuffer;
 use crate::ring::LeasedRun;
@@ -8,14 +12,14 @@ use crate::shm::bytes::PeerBytes;
 use crate::shm::layout::as_usize;
 
 /// Chunks of a stream, in order: at least one. [`Stream::next_chunks`](crate::Stream::next_chunks)
-/// makes it.
+/// makes it, and `AsyncStream::next_chunks` for tasks.
 ///
 /// Most batches lie in the ring. While such a batch lives, its slots, and those after it, cannot be
 /// filled again, by this stream or for other requests. Dropping it gives them back. All its chunks
 /// count as consumed, also those that are not looked at.
 ///
-/// A batch that lies in the ring holds at most 256 chunks and 256 KiB, a sixteenth of the reply ring
-/// and a quarter of the stream's window, unless one chunk is longer than that.
+/// A batch holds at most 256 chunks and 256 KiB, a sixteenth of the reply ring and a quarter of the
+/// stream's window, unless one chunk is longer than that.
 ///
 /// In a forked child, bytes that lie in the ring are those of the chunks until the parent drops the
 /// batch, and then any bytes.
@@ -39,9 +43,11 @@ pub struct Chunks<'a> {
 
 /// Where the chunks of a batch are.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(crate) enum Source {
     /// In the ring, as the run of the stream's buffer.
     Run,
+    /// Among the items of the stream's buffer.
+    Items,
     /// There is only one.
     One(Reply),
 }
@@ -70,6 +76,7 @@ impl<'a> Chunks<'a> {
     pub fn iter(&self) -> ChunksIter<'_> {
         let place = match &self.source {
             Source::One(reply) => Place::One(Some(reply)),
+            Source::Items => Place::Items(self.buffer.handed_out()),
             Source::Run => match self.buffer.run() {
                 Some((run, lens)) => Place::Run { run, offset: 0, lens: lens.iter() },
                 // Cannot happen: only this batch ends its run.
@@ -82,7 +89,7 @@ impl<'a> Chunks<'a> {
 
 impl Drop for Chunks<'_> {
     fn drop(&mut self) {
-        self.buffer.end_run();
+        self.buffer.end_batch();
     }
 }
 
@@ -105,6 +112,7 @@ pub struct ChunksIter<'a> {
 #[derive(Debug, Clone)]
 enum Place<'a> {
     Run { run: &'a LeasedRun, offset: u64, lens: std::slice::Iter<'a, u32> },
+    Items(Take<vec_deque::Iter<'a, Item>>),
     One(Option<&'a Reply>),
 }
 
@@ -120,6 +128,11 @@ impl<'a> Iterator for ChunksIter<'a> {
                 *offset = start.wrapping_add(span(as_usize(u64::from(len))));
                 Some(run.payload(start, len))
             }
+            Place::Items(items) => match items.next()? {
+                Item::Chunk(body, _) => Some(body.bytes()),
+                // Cannot happen: only chunks are handed out.
+                _ => None,
+            },
             Place::One(reply) => reply.take().map(Reply::payload),
         }
     }
@@ -128,6 +141,7 @@ impl<'a> Iterator for ChunksIter<'a> {
     fn size_hint(&self) -> (usize, Option<usize>) {
         match &self.place {
             Place::Run { lens, .. } => lens.size_hint(),
+            Place::Items(items) => items.size_hint(),
             Place::One(reply) => {
                 let left = usize::from(reply.is_some());
                 (left, Some(left))

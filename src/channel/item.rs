@@ -110,7 +110,7 @@ pub(crate) struct Place {
 
 impl Place {
     /// Of a message that came whole.
-    pub(super) const WHOLE: Self = Self { is_first: true, is_last: true, announced: 0 };
+    pub(crate) const WHOLE: Self = Self { is_first: true, is_last: true, announced: 0 };
 }
 
 /// What a frame, or a message in pieces, means for the owner of its request.

@@ -3,15 +3,12 @@
 //! A message in pieces that is taken whole is copied into a buffer of its length, and from there
 //! to where its owner wants it. The reader here saves the first of these copies, and the buffer.
 
-use std::fmt;
 use std::io::{self, Read};
 
-use crate::channel::core::Core;
-use crate::channel::item::{Body, Place};
+use crate::channel::message_parts::{MessageParts, OwnOrLent, PartSource, broken_off};
 use crate::channel::reply::Reply;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::id::RequestId;
-use crate::shm::layout::as_usize;
 
 /// A reply, or one chunk of a stream, that is read while it comes.
 ///
@@ -53,64 +50,14 @@ use crate::shm::layout::as_usize;
 #[derive(Debug)]
 #[must_use = "a reader that is dropped drops the rest of its message"]
 pub struct MessageReader<'a> {
-    source: Source<'a>,
-    request: u64,
-    /// The piece that came last.
-    piece: Option<Reply>,
-    /// How many of its bytes were read.
-    used: usize,
-    /// Bytes of all pieces that came.
-    received: usize,
-    /// The length of the whole message, if it is known.
-    len: Option<usize>,
-    /// The last piece has come.
-    is_complete: bool,
-    /// Why no more comes.
-    failed: Option<Error>,
-}
-
-/// The owner of a request, which gets the parts of its messages.
-pub(super) trait PartSource: fmt::Debug + Send + Sync {
-    fn request(&self) -> u64;
-
-    fn core(&self) -> &Core;
-
-    /// Waits for the next part, which may be a whole message; `None` if the stream has ended.
-    fn next_part(&mut self) -> Result<Option<(Reply, Place)>>;
-
-    /// Ends the request because of an error of its message. Returns that error.
-    fn end_with(&mut self, error: Error) -> Error;
-
-    /// Notes that no reader takes parts any more; the whole message has come to it, or not.
-    fn end_reader(&mut self, is_complete: bool);
-}
-
-#[derive(Debug)]
-enum Source<'a> {
-    Own(Box<dyn PartSource>),
-    Lent(&'a mut dyn PartSource),
-}
-
-impl<'a> Source<'a> {
-    fn get(&self) -> &dyn PartSource {
-        match self {
-            Self::Own(source) => &**source,
-            Self::Lent(source) => &**source,
-        }
-    }
-
-    fn get_mut(&mut self) -> &mut (dyn PartSource + 'a) {
-        match self {
-            Self::Own(source) => &mut **source,
-            Self::Lent(source) => &mut **source,
-        }
-    }
+    source: OwnOrLent<'a, dyn PartSource + 'a>,
+    parts: MessageParts,
 }
 
 impl MessageReader<'static> {
     /// Waits for the first part of the message of a call.
     pub(super) fn of_reply(source: impl PartSource + 'static) -> Result<Self> {
-        match Self::begin(Source::Own(Box::new(source)))? {
+        match Self::begin(OwnOrLent::Own(Box::new(source)))? {
             Some(reader) => Ok(reader),
             // Cannot happen: a call has no end without a reply.
             None => Err(broken_off("nothing came")),
@@ -121,38 +68,21 @@ impl MessageReader<'static> {
 impl<'a> MessageReader<'a> {
     /// Waits for the first part of the next chunk; `None` at the end of the stream.
     pub(super) fn of_chunk(source: &'a mut dyn PartSource) -> Result<Option<Self>> {
-        Self::begin(Source::Lent(source))
+        Self::begin(OwnOrLent::Lent(source))
     }
 
-    fn begin(mut source: Source<'a>) -> Result<Option<Self>> {
-        let first = source.get_mut().next_part();
-        let (piece, place) = match first {
-            Ok(Some(first)) => first,
-            nothing => {
-                source.get_mut().end_reader(true);
-                return nothing.map(|_| None);
-            }
-        };
-        let is_whole = place.is_first && place.is_last;
-        let announced = (place.announced != 0).then(|| as_usize(place.announced));
-        let mut reader = Self {
-            request: source.get().request(),
-            source,
-            piece: None,
-            used: 0,
-            received: 0,
-            len: if is_whole { Some(piece.len()) } else { announced },
-            is_complete: false,
-            failed: None,
-        };
-        reader.accept(piece, place, true)?;
-        Ok(Some(reader))
+    fn begin(mut source: OwnOrLent<'a, dyn PartSource + 'a>) -> Result<Option<Self>> {
+        let parts = MessageParts::new(source.get_mut());
+        let mut reader = Self { source, parts };
+        let source = reader.source.get_mut();
+        let part = source.next_part();
+        Ok(reader.parts.begin(part, source)?.then_some(reader))
     }
 
     /// Returns the request that the message answers.
     #[must_use]
     pub fn request(&self) -> RequestId {
-        RequestId::new(self.request)
+        RequestId::new(self.parts.request())
     }
 
     /// Returns the length of the whole message in bytes, if it is known: not if the worker writes
@@ -160,7 +90,7 @@ impl<'a> MessageReader<'a> {
     /// channel; if the message has another length, reading it fails.
     #[must_use]
     pub fn message_len(&self) -> Option<usize> {
-        self.len
+        self.parts.len()
     }
 
     /// Waits for the next piece; `None` after the last one. If a part of a piece was read, by
@@ -177,15 +107,7 @@ impl<'a> MessageReader<'a> {
     /// As [`Pending::wait`](crate::Pending::wait), or as [`Stream::next_chunk`](crate::Stream::next_chunk). [`ErrorKind::Protocol`] if the message
     /// breaks off, or does not have the length that was announced.
     pub fn next_piece(&mut self) -> Result<Option<Reply>> {
-        if !self.fill()? {
-            return Ok(None);
-        }
-        if self.used == 0 {
-            return Ok(self.piece.take());
-        }
-        let mut rest = Vec::new();
-        self.append_piece(&mut rest)?;
-        Ok(Some(Reply::new(self.request, Body::Owned(rest))))
+        if self.fill()? { self.parts.take_piece() } else { Ok(None) }
     }
 
     /// Copies the rest of the message to `out`, which must have its length. Blocks as
@@ -206,23 +128,19 @@ impl<'a> MessageReader<'a> {
     /// nothing is read if the length of the message is known. After any other error `out` may hold a
     /// part of the message, which is read: also after [`ErrorKind::Interrupted`].
     pub fn copy_to(&mut self, out: &mut [u8]) -> Result<()> {
-        self.check()?;
-        let (len, wanted) = (self.known_rest(), out.len());
+        self.parts.check()?;
+        let (len, wanted) = (self.parts.known_rest(), out.len());
         let mut rest = out;
         if len.is_none_or(|len| len == wanted) {
             while !rest.is_empty() && self.fill()? {
-                let copied = self.copy_some(rest)?;
+                let copied = self.parts.copy_some(rest)?;
                 rest = rest.split_at_mut_checked(copied).map_or(&mut [][..], |(_, rest)| rest);
             }
             if rest.is_empty() && !self.fill()? {
                 return Ok(());
             }
         }
-        let what = match len {
-            Some(len) => format!("{len} bytes are left of a message, not {wanted}"),
-            None => format!("a message does not have {wanted} bytes left"),
-        };
-        Err(Error::new(ErrorKind::InvalidPayload, what))
+        Err(MessageParts::wrong_length(len, wanted))
     }
 
     /// Appends the rest of the message to `out`, and returns how many bytes that were. A vector that
@@ -249,123 +167,33 @@ impl<'a> MessageReader<'a> {
     pub fn append_to(&mut self, out: &mut Vec<u8>) -> Result<usize> {
         let before = out.len();
         // Only a hint. If there is no memory now, it is asked for again when it is needed.
-        let _ = out.try_reserve(self.known_rest().unwrap_or(0));
+        let _ = out.try_reserve(self.parts.known_rest().unwrap_or(0));
         loop {
             let appended = self.fill().and_then(|has_more| {
-                self.append_piece(out)?;
+                self.parts.append_piece(out)?;
                 Ok(has_more)
             });
             match appended {
                 Ok(true) => {}
                 Ok(false) => return Ok(out.len() - before),
                 Err(error) => {
-                    self.take_back(out.split_off(before));
+                    self.parts.take_back(out.split_off(before));
                     return Err(error);
                 }
             }
         }
     }
 
-    /// Makes bytes that were read before an error the piece to be read next: if the message goes on,
-    /// a reader that tries again must get them.
-    #[cold]
-    fn take_back(&mut self, bytes: Vec<u8>) {
-        if self.failed.is_none() && !bytes.is_empty() {
-            self.piece = Some(Reply::new(self.request, Body::Owned(bytes)));
-        }
-    }
-
-    /// Appends what there is of the piece, and gives its place in the ring back.
-    fn append_piece(&mut self, out: &mut Vec<u8>) -> Result<()> {
-        let (piece, used) = (self.piece.take(), std::mem::take(&mut self.used));
-        let Some(piece) = piece else { return Ok(()) };
-        let payload = piece.payload();
-        if used == 0 {
-            payload.append_to(out);
-            return Ok(());
-        }
-        let before = out.len();
-        out.resize(before + payload.len().saturating_sub(used), 0);
-        payload.read_at(used, out.get_mut(before..).unwrap_or_default())
-    }
-
-    /// The bytes that are not read yet, if the length of the message is known.
-    fn known_rest(&self) -> Option<usize> {
-        let in_hand = self.piece.as_ref().map_or(0, |piece| piece.len() - self.used);
-        Some(self.len?.saturating_sub(self.received - in_hand))
-    }
-
-    /// Returns the error that ended the message, if one did.
-    fn check(&self) -> Result<()> {
-        self.failed.clone().map_or(Ok(()), Err)
-    }
-
-    /// Waits until there are bytes to read in `piece`. Returns false at the end of the message.
+    /// Waits until there are bytes to read in the piece. Returns false at the end of the message.
     fn fill(&mut self) -> Result<bool> {
         loop {
-            self.check()?;
-            if self.piece.as_ref().is_some_and(|piece| piece.len() > self.used) {
-                return Ok(true);
+            if let Some(has_bytes) = self.parts.look()? {
+                return Ok(has_bytes);
             }
-            // Before the wait: the worker may need the room.
-            self.piece = None;
-            self.used = 0;
-            if self.is_complete {
-                return Ok(false);
-            }
-            match self.source.get_mut().next_part() {
-                Ok(Some((piece, place))) => self.accept(piece, place, false)?,
-                Ok(None) => return Err(self.fail(broken_off("the stream ended within it"))),
-                // The host's own hook ended the wait. The message goes on.
-                Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
-                Err(error) => {
-                    self.failed = Some(error.clone());
-                    return Err(error);
-                }
-            }
+            let source = self.source.get_mut();
+            let part = source.next_part();
+            self.parts.take(part, source)?;
         }
-    }
-
-    /// Takes a piece that the worker sent, if it can be the next one.
-    fn accept(&mut self, piece: Reply, place: Place, is_first: bool) -> Result<()> {
-        if place.is_first != is_first {
-            return Err(self.fail(broken_off("the worker began another one")));
-        }
-        self.received += piece.len();
-        self.is_complete = place.is_last;
-        let most = self.longest();
-        let len = self.len.unwrap_or(self.received);
-        if piece.is_empty() && !place.is_last {
-            // No honest worker sends one. Without end, they would hold up the reader for ever.
-            return Err(self.fail(broken_off("a piece without bytes came")));
-        }
-        let is_wrong = self.received > len || len > most || (place.is_last && self.received < len);
-        if is_wrong {
-            let what = format!("{len} bytes were announced, {} came", self.received);
-            return Err(self.fail(broken_off(&what)));
-        }
-        self.piece = Some(piece);
-        Ok(())
-    }
-
-    /// The longest message that an honest worker announces.
-    fn longest(&self) -> usize {
-        let config = &self.source.get().core().config;
-        config.max_message.max(config.up.max_frame)
-    }
-
-    fn fail(&mut self, error: Error) -> Error {
-        let error = self.source.get_mut().end_with(error);
-        self.failed.insert(error).clone()
-    }
-
-    /// Copies what there is of the piece and fits into `out`.
-    fn copy_some(&mut self, out: &mut [u8]) -> Result<usize> {
-        let Some(piece) = &self.piece else { return Ok(0) };
-        let len = out.len().min(piece.len() - self.used);
-        piece.payload().read_at(self.used, out.get_mut(..len).unwrap_or_default())?;
-        self.used += len;
-        Ok(len)
     }
 }
 
@@ -376,7 +204,7 @@ impl Read for MessageReader<'_> {
         if out.is_empty() || !self.fill()? {
             return Ok(0);
         }
-        Ok(self.copy_some(out)?)
+        Ok(self.parts.copy_some(out)?)
     }
 
     fn read_to_end(&mut self, out: &mut Vec<u8>) -> io::Result<usize> {
@@ -386,11 +214,6 @@ impl Read for MessageReader<'_> {
 
 impl Drop for MessageReader<'_> {
     fn drop(&mut self) {
-        self.source.get_mut().end_reader(self.is_complete);
+        self.source.get_mut().end_reader(self.parts.is_untouched_or_complete());
     }
-}
-
-#[cold]
-fn broken_off(why: &str) -> Error {
-    Error::new(ErrorKind::Protocol, format!("a message broke off: {why}"))
 }

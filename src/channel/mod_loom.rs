@@ -5,6 +5,7 @@ mod core;
 mod counters;
 mod explain;
 mod item;
+mod message_parts;
 mod message_reader;
 mod message_writer;
 #[cfg(test)]

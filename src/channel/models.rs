@@ -16,9 +16,10 @@ use super::core::Core;
 use super::item::Item;
 use super::outgoing::{RequestSpec, send};
 use super::pending_reply::Pending;
-use super::reactor_turn::read_for_host;
+use super::reactor_turn::{read_for_host, read_readable};
 use super::reader::{ForOthers, Want, take_frames};
 use super::stream::Stream;
+use super::task_wait::{TaskFound, TaskWait, TaskWant};
 use super::testing::{ChannelRig, LONGEST, rig, rig_with_wake_fds, submit};
 use super::turn::hand_over;
 use super::wait::{WaitLimit, wait_for_item};
@@ -36,6 +37,7 @@ mod reactors;
 mod reading;
 mod streams;
 mod table;
+mod tasks;
 
 /// As in the models of the ring.
 const PREEMPTIONS: usize = 3;

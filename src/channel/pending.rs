@@ -6,7 +6,7 @@
 //! of the same entry.
 
 use crate::channel::counters::Counters;
-use crate::channel::item::{Body, Item, Part, Place, ReplyHeader, exceeded_credit};
+use crate::channel::item::{Body, Item, ReplyHeader, exceeded_credit};
 use crate::channel::requests::{Addressee, Requests};
 use crate::channel::stats::Stats;
 use crate::channel::stream_buffer::{StreamBuffer, Taken};
@@ -26,6 +26,7 @@ use crate::shm::words::OwnU32;
 use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering, fence};
 use crate::sys::fork;
 use std::sync::Arc;
+use std::task::Waker;
 
 /// Owner of the channel's requests.
 #[derive(Debug)]
@@ -192,13 +193,15 @@ impl PendingTable {
         let Some(is_stream) = self.admit(&mut requests, reply)? else { return Ok(None) };
         if reply.is_piece() {
             let item = self.add_piece(requests, frame, (reply, is_stream), own, buffers)?;
-            return Ok(match item {
-                Some(item) if request != own => {
-                    self.give(reply, item, tell);
-                    None
-                }
-                item => item,
-            });
+            if request == own {
+                return Ok(item);
+            }
+            if let Some(item) = item {
+                self.give(reply, item, tell);
+            } else if let Some(waiter) = self.take_waiter_for_part(request) {
+                tell(Some(waiter));
+            }
+            return Ok(None);
         }
         // An error can cut a message off. What came of that message is of no use.
         let cut_off = requests.take_cut_off(request);
@@ -269,7 +272,7 @@ impl PendingTable {
                 drop(frame);
                 return Ok(self.skipped(requests, reply, is_last));
             }
-            if request == own && ends_call(reply, is_stream) {
+            if ends_call(reply, is_stream) {
                 requests.drop_request(request);
             }
             drop(requests);
@@ -306,7 +309,7 @@ impl PendingTable {
                 // From now on its owner looks here first.
                 self.has_ever_pushed.store(1, Ordering::Relaxed);
             }
-            return Ok(part.map(|part| part_of(part, buffers)));
+            return Ok(part.map(|part| part_of(part, is_stream, buffers)));
         };
         let withheld = if reply.is_chunk() { requests.take_withheld(request) } else { 0 };
         if request == own && ends_call(reply, is_stream) {
@@ -406,7 +409,7 @@ impl PendingTable {
         let mut requests = self.requests.lock();
         let item = requests.take(request);
         if item.is_none() {
-            return part_in_table(requests, request, buffers);
+            return part_in_table(requests, request, false, buffers);
         }
         if !requests.is_running(request) {
             requests.drop_request(request);
@@ -424,7 +427,7 @@ impl PendingTable {
         let mut requests = self.requests.lock();
         requests.take_all(request, &mut buffer.items);
         if buffer.items.is_empty() {
-            buffer.items.extend(part_in_table(requests, request, buffers));
+            buffer.items.extend(part_in_table(requests, request, true, buffers));
         }
         !buffer.items.is_empty()
     }
@@ -447,11 +450,42 @@ impl PendingTable {
         item
     }
 
-    /// Forgets the waiter of a request.
+    /// Registers a task for a request, unless an item is there already.
+    pub(super) fn register_task(&self, request: u64, waker: Waker) {
+        let mut requests = self.requests.lock();
+        let replaced = requests.take_waiter(request);
+        let mut waiter = Some(Waiter::Task(waker));
+        if !requests.has_item(request)
+            && let Some(waiter) = waiter.take()
+        {
+            requests.register(request, waiter);
+        }
+        drop(requests);
+        // As above.
+        drop((replaced, waiter));
+    }
+
+    /// Takes the waiter of a request, to be woken.
+    pub(super) fn take_waiter(&self, request: u64) -> Option<Waiter> {
+        self.requests.lock().take_waiter(request)
+    }
+
+    /// Takes the waiter of a request, if that takes messages piece by piece and one has come.
+    #[cold]
+    fn take_waiter_for_part(&self, request: u64) -> Option<Waiter> {
+        let mut requests = self.requests.lock();
+        requests.reading(request).filter(|reading| reading.is_in_pieces)?;
+        requests.take_waiter(request)
+    }
+
+    /// Forgets the waiter of a request, and those of requests that were dropped meanwhile.
     pub(super) fn stop_waiting(&self, request: u64) {
         if !fork::is_forked_child() {
-            let waiter = self.requests.lock().take_waiter(request);
-            drop(waiter);
+            let mut requests = self.requests.lock();
+            let unneeded = (requests.take_waiter(request), requests.take_unneeded());
+            drop(requests);
+            // A waker's drop is the executor's code: not under the lock.
+            drop(unneeded);
         }
     }
 
@@ -516,18 +550,22 @@ fn is_skipped(requests: &mut Requests<Item>, request: u64, is_whole: bool) -> bo
 fn part_in_table(
     mut requests: MutexGuard<'_, Requests<Item>>,
     request: u64,
+    is_stream: bool,
     buffers: &Arc<BufferPool>,
 ) -> Option<Item> {
     let part = requests.take_part(request);
     drop(requests);
-    part.map(|part| part_of(part, buffers))
+    part.map(|part| part_of(part, is_stream, buffers))
 }
 
 /// The item for a part that was collected, with whether it begins its message and its cost.
-fn part_of((part, is_first, cost): (Message, bool, usize), buffers: &Arc<BufferPool>) -> Item {
-    let place = Place { is_first, is_last: false, announced: part.header.aux };
-    let body = Body::Message(PooledBuffer::new(part.bytes, buffers));
-    Item::Part(Box::new(Part { body, cost, place }))
+fn part_of(
+    (part, is_first, cost): (Message, bool, usize),
+    is_stream: bool,
+    buffers: &Arc<BufferPool>,
+) -> Item {
+    let reply = ReplyHeader { header: part.header, kind: Kind::from_code(part.header.kind) };
+    reply.part(Body::Message(PooledBuffer::new(part.bytes, buffers)), cost, is_stream, is_first)
 }
 
 /// Whether a frame that its owner reads ends its request. A stream's owner may have yet to

@@ -8,7 +8,8 @@ use crate::channel::core::Core;
 use crate::channel::counters::{CALLS_PER_SAMPLE, is_sampled};
 use crate::channel::explain::{cancelled, expired, timed_out};
 use crate::channel::item::{Item, Part, Place};
-use crate::channel::message_reader::{MessageReader, PartSource};
+use crate::channel::message_parts::PartSource;
+use crate::channel::message_reader::MessageReader;
 use crate::channel::reactor_turn::take_for_host;
 use crate::channel::reader::Want;
 use crate::channel::reply::Reply;
@@ -76,7 +77,7 @@ impl Pending {
     ///
     /// As [`Pending::wait`].
     pub fn wait_reader(self) -> Result<MessageReader<'static>> {
-        self.0.core.pending.set_in_pieces(self.0.request, true);
+        self.take_in_pieces();
         MessageReader::of_reply(self)
     }
 
@@ -142,6 +143,31 @@ impl Pending {
     /// [`ErrorKind::Cancelled`], or with the reply if that came first.
     pub fn cancel(&self) {
         self.0.core.pending.cancel(self.0.request);
+    }
+
+    /// Has the pieces of the reply given out one by one.
+    pub(crate) fn take_in_pieces(&self) {
+        self.0.core.pending.set_in_pieces(self.0.request, true);
+    }
+
+    /// Returns what was found, for a reader that waits for a part of the reply. `None` if that was
+    /// nothing, and the deadline has not passed.
+    pub(crate) fn part_of(
+        &mut self,
+        found: Result<Option<Item>>,
+    ) -> Result<Option<(Reply, Place)>> {
+        let awaited = &mut self.0;
+        let part = match found {
+            Ok(Some(Item::Part(part))) => part,
+            other => return Ok(awaited.found(other)?.map(|reply| (reply, Place::WHOLE))),
+        };
+        let Part { body, place, .. } = *part;
+        if place.is_last {
+            awaited.note_answer(1);
+            // The request of a last frame that its owner has read is dropped already.
+            awaited.has_ended = true;
+        }
+        Ok(Some((Reply::new(awaited.request, body), place)))
     }
 
     pub(crate) fn request(&self) -> u64 {
@@ -286,24 +312,13 @@ impl PartSource for Pending {
 
     #[cold]
     fn next_part(&mut self) -> Result<Option<(Reply, Place)>> {
-        let awaited = &mut self.0;
-        let part = loop {
-            let found = match awaited.await_item(awaited.limit.deadline()) {
-                Ok(Some(Item::Part(part))) => break part,
-                other => awaited.found(other)?,
-            };
+        loop {
+            let found = self.0.await_item(self.0.limit.deadline());
             // If there is nothing, the deadline has passed, and the next look says so.
-            if let Some(reply) = found {
-                return Ok(Some((reply, Place::WHOLE)));
+            if let part @ Some(_) = self.part_of(found)? {
+                return Ok(part);
             }
-        };
-        let Part { body, place, .. } = *part;
-        if place.is_last {
-            awaited.note_answer(1);
-            // The request of a last frame that its owner has read is dropped already.
-            awaited.has_ended = true;
         }
-        Ok(Some((Reply::new(awaited.request, body), place)))
     }
 
     fn end_with(&mut self, error: Error) -> Error {

@@ -19,6 +19,9 @@ pub(crate) struct ReactorState {
     wake_fd: Option<Arc<WakeFd>>,
     /// Tasks that wait for something of this channel's.
     tasks: AtomicUsize,
+    /// The request of a waiting task that reads the ring for itself; zero if there is none. One of
+    /// them, if there are several.
+    task_that_reads: AtomicU64,
     /// Tasks that wait on the health rings, which share the descriptor. They are woken whenever it
     /// was readable.
     pub(crate) health_waiters: WaitList,
@@ -50,6 +53,7 @@ impl ReactorState {
         Self {
             wake_fd,
             tasks: AtomicUsize::new(0),
+            task_that_reads: AtomicU64::new(0),
             health_waiters: WaitList::default(),
             end_waiters: WaitList::default(),
             has_host_reactor: AtomicU32::new(0),
@@ -82,6 +86,31 @@ impl ReactorState {
 
     pub(super) fn tasks(&self) -> usize {
         self.tasks.load(Ordering::Relaxed)
+    }
+
+    /// Whether no more than one task waits, and no reactor of the host's reads: a task that waits
+    /// can leave the frames of others in the ring.
+    pub(super) fn has_one_task(&self) -> bool {
+        self.tasks() <= 1 && !self.has_host_reactor()
+    }
+
+    /// Notes that the task which waits for this request reads the ring for itself.
+    pub(super) fn set_task_that_reads(&self, request: u64) {
+        self.task_that_reads.store(request, Ordering::Relaxed);
+    }
+
+    /// Notes that the task of this request does not wait any more.
+    pub(super) fn clear_task_that_reads(&self, request: u64) {
+        let (zero, relaxed) = (0, Ordering::Relaxed);
+        let _ = self.task_that_reads.compare_exchange(request, zero, relaxed, relaxed);
+    }
+
+    /// Returns the request of the only task that waits, if that reads the ring for itself. That holds
+    /// only if the waiter of the request can be taken afterwards: a task that ends its wait gives up
+    /// its waiter before it counts as gone.
+    pub(super) fn only_task_that_reads(&self) -> Option<u64> {
+        let request = self.task_that_reads.load(Ordering::Relaxed);
+        (request != 0 && self.has_one_task()).then_some(request)
     }
 
     /// Notes that a reactor of the host's reads this channel from now on.

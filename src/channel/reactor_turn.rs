@@ -9,7 +9,8 @@
 
 use crate::channel::core::Core;
 use crate::channel::item::Item;
-use crate::channel::reader::{BURST, Found, RingReader, read};
+use crate::channel::reader::{BURST, Found, RingReader, Want, read};
+use crate::channel::waiter::Waiter;
 use crate::error::Result;
 use crate::link::not_pollable;
 use crate::ring::Consumer;
@@ -43,9 +44,27 @@ impl ReaderKind {
     }
 }
 
+/// What a task wants that reads for itself, and what it has got.
+#[derive(Debug)]
+pub(super) struct OwnRead<'a> {
+    pub(super) want: Want<'a>,
+    pub(super) item: Option<Item>,
+    /// The item is there, or chunks are in the buffer.
+    pub(super) has_found: bool,
+}
+
+impl OwnRead<'_> {
+    /// Takes what has come already.
+    pub(super) fn take_from_table(&mut self, core: &Core) -> bool {
+        // Only a look for room can fail, which a task does elsewhere.
+        self.has_found |= matches!(self.want.look(core, &mut self.item), Ok(true));
+        self.has_found
+    }
+}
+
 /// One turn by the descriptor.
 #[derive(Debug)]
-struct DescriptorReader<'a> {
+struct DescriptorReader<'a, 'w> {
     wake_fd: &'a WakeFd,
     kind: ReaderKind,
     /// How often the reader may still be asked whether it must stop, before the reactor's other
@@ -54,9 +73,21 @@ struct DescriptorReader<'a> {
     has_drained: bool,
     /// There was a reason for the descriptor to be readable.
     has_reason: bool,
+    /// What the task takes itself.
+    own: Option<&'a mut OwnRead<'w>>,
 }
 
-impl RingReader for DescriptorReader<'_> {
+impl RingReader for DescriptorReader<'_, '_> {
+    fn want(&mut self) -> Want<'_> {
+        self.own.as_mut().map_or(Want::Nothing, |own| own.want.reborrow())
+    }
+
+    fn keep(&mut self, item: Item) {
+        if let Some(own) = &mut self.own {
+            own.item = Some(item);
+        }
+    }
+
     fn must_stop(&mut self) -> bool {
         self.bursts_left = self.bursts_left.saturating_sub(1);
         self.bursts_left == 0
@@ -89,7 +120,7 @@ pub(super) fn read_for_host(core: &Core) -> Result<()> {
     fork::check()?;
     let wake_fd = core.reactor_state.wake_fd().ok_or_else(not_pollable)?;
     core.reactor_state.set_host_reactor();
-    let ran = run(core, wake_fd, ReaderKind::Host);
+    let ran = run(core, wake_fd, ReaderKind::Host, None);
     core.wake_a_thread(); // as in `read_by`
     match ran {
         Ok(_) if core.state.is_open() => Ok(()),
@@ -126,8 +157,17 @@ pub(super) fn take_for_host(core: &Core, request: u64, is_stream: bool) -> Resul
 /// the ring. If another reader has the turn, that one reads on and arms the descriptor when it
 /// leaves.
 pub(super) fn read_by(core: &Core, kind: ReaderKind) -> bool {
+    read_by_fd(core, kind, None)
+}
+
+/// Reads for a task that takes what it wants itself, as long as no other task waits; then for all.
+pub(super) fn read_own(core: &Core, own: &mut OwnRead<'_>) -> bool {
+    read_by_fd(core, ReaderKind::Task, Some(own))
+}
+
+fn read_by_fd(core: &Core, kind: ReaderKind, own: Option<&mut OwnRead<'_>>) -> bool {
     let wake_fd = core.reactor_state.wake_fd().filter(|_| !fork::is_forked_child());
-    let ran = wake_fd.map_or(Ok(false), |wake_fd| run(core, wake_fd, kind));
+    let ran = wake_fd.map_or(Ok(false), |wake_fd| run(core, wake_fd, kind, own));
     // A thread that parked while this one read would be woken by nothing else.
     core.wake_a_thread();
     ran.unwrap_or_else(|error| {
@@ -150,10 +190,19 @@ pub(crate) fn read_for_task(core: &Core) -> bool {
 }
 
 /// Takes turns until no reader was turned away. Returns whether this thread looked at the ring.
-fn run(core: &Core, wake_fd: &WakeFd, kind: ReaderKind) -> Result<bool> {
+fn run(
+    core: &Core,
+    wake_fd: &WakeFd,
+    kind: ReaderKind,
+    mut own: Option<&mut OwnRead<'_>>,
+) -> Result<bool> {
     for _ in 0..MOST_TURNS {
         let Some(turn) = turn_or_missed(core, wake_fd, kind)? else { return Ok(false) };
-        take_turn(core, wake_fd, kind, turn)?;
+        let own = own.as_deref_mut().filter(|own| !own.has_found);
+        match task_that_reads(core, kind, &turn) {
+            Some(task) => leave_to_task(core, wake_fd, turn, task)?,
+            None => take_turn(core, wake_fd, kind, turn, own)?,
+        }
         fence(Ordering::SeqCst); // pairs with the fence in `turn_or_missed`
         if !core.receiver.take_missed() {
             return Ok(true);
@@ -188,16 +237,57 @@ fn turn_or_missed<'a>(
     Ok(core.receiver.try_turn())
 }
 
+/// Returns the task to which a driver leaves the frames that are there: the only one that waits, if
+/// it reads for itself and was not woken since it looked.
+fn task_that_reads(core: &Core, kind: ReaderKind, consumer: &Consumer) -> Option<Waiter> {
+    if kind != ReaderKind::Driver || !consumer.has_next() || !core.state.is_open() {
+        return None;
+    }
+    core.pending.take_waiter(core.reactor_state.only_task_that_reads()?)
+}
+
+/// Wakes the task instead of reading for it. The frames stay in the ring until it reads them, or
+/// until another reader comes: a task that begins to wait reads, and so does a thread.
+fn leave_to_task(
+    core: &Core,
+    wake_fd: &WakeFd,
+    mut turn: TryGuard<'_, Consumer>,
+    task: Waiter,
+) -> Result<()> {
+    // The descriptor is not readable for these frames any more.
+    turn.forget_descriptor();
+    let drained = wake_fd.drain();
+    drop(turn);
+    task.wake();
+    if drained == Drained::Broken {
+        return Err(shut_down());
+    }
+    let has_drained = drained == Drained::Something;
+    if has_drained {
+        core.reactor_state.health_waiters.wake_all();
+    }
+    core.reactor_state.count_turn(has_drained, true)
+}
+
 fn take_turn(
     core: &Core,
     wake_fd: &WakeFd,
     kind: ReaderKind,
     mut turn: TryGuard<'_, Consumer>,
+    mut own: Option<&mut OwnRead<'_>>,
 ) -> Result<()> {
+    // Under the turn, so that nothing is overtaken that another reader has put into the table.
+    if own.as_mut().is_some_and(|own| own.take_from_table(core)) {
+        return Ok(());
+    }
+    let own = own.filter(|_| core.reactor_state.has_one_task());
     let bursts_left = 1 + core.config.up.capacity / as_usize(span(0)) / BURST;
     let mut reader =
-        DescriptorReader { wake_fd, kind, bursts_left, has_drained: false, has_reason: false };
+        DescriptorReader { wake_fd, kind, bursts_left, has_drained: false, has_reason: false, own };
     let found = read(core, &mut turn, &mut reader);
+    if let (Ok(Some(Found::Wanted)), Some(own)) = (&found, &mut reader.own) {
+        own.has_found = true;
+    }
     if let Ok(Some(Found::Over | Found::Stopped)) = found {
         // There is more to read, or to be told of.
         wake_fd.wake_self();

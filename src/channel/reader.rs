@@ -58,6 +58,31 @@ impl Want<'_> {
         }
     }
 
+    #[inline(always)]
+    pub(super) fn reborrow(&mut self) -> Want<'_> {
+        match self {
+            Self::Reply(request) => Want::Reply(*request),
+            Self::Chunk(request, buffer) => Want::Chunk(*request, buffer),
+            Self::Room(len) => Want::Room(*len),
+            Self::Nothing => Want::Nothing,
+        }
+    }
+
+    /// Takes what is wanted if it is there already: what other readers have put into the pending
+    /// table, an item, or chunks into the buffer; or room. Returns whether there was anything.
+    #[inline(always)]
+    pub(super) fn look(&mut self, core: &Core, item: &mut Option<Item>) -> Result<bool> {
+        Ok(match self {
+            Self::Reply(request) => {
+                *item = core.pending.take_last(*request, &core.buffers);
+                item.is_some()
+            }
+            Self::Chunk(request, buffer) => core.pending.take_all(*request, buffer, &core.buffers),
+            Self::Room(len) => core.sender.has_room_for(*len)?,
+            Self::Nothing => false,
+        })
+    }
+
     pub(super) fn room(&self) -> Option<usize> {
         if let Self::Room(len) = *self { Some(len) } else { None }
     }

@@ -40,6 +40,9 @@ pub(crate) struct Requests<T> {
     /// Requests that have got an item and no waiter, for a reactor; may hold ids of requests
     /// that are over. `None` while no reactor asks for them.
     ready: Option<Vec<u64>>,
+    /// Tasks whose requests were dropped while they were registered. Their wakers are the executor's
+    /// code, and must not be dropped under a lock.
+    unneeded: Vec<Waiter>,
     /// The longest stretch of slots that a stream may have sent and its reader not consumed.
     window: u64,
 }
@@ -117,6 +120,7 @@ impl<T> Requests<T> {
             next: 1,
             tally: Tally::default(),
             parked: VecDeque::new(),
+            unneeded: Vec::new(),
             ready: None,
             window: as_u64(window),
         }
@@ -391,8 +395,8 @@ impl<T> Requests<T> {
     /// must be told.
     pub(crate) fn drop_request(&mut self, request: u64) -> bool {
         let Some(entry) = self.entry(request).filter(|entry| entry.is_owned) else { return false };
+        let waiter = entry.waiter.take();
         entry.is_owned = false;
-        entry.waiter = None;
         entry.queue.clear();
         entry.assembler = Assembler::default();
         let is_finished = entry.is_finished;
@@ -403,7 +407,23 @@ impl<T> Requests<T> {
         }
         self.tally.ended += 1;
         self.tally.unanswered += u64::from(!is_answered);
+        if let Some(waiter) = waiter {
+            self.set_aside(waiter);
+        }
         !is_finished
+    }
+
+    /// Keeps a task until it can be dropped outside of the lock.
+    #[cold]
+    fn set_aside(&mut self, waiter: Waiter) {
+        if !waiter.is_thread() {
+            self.unneeded.push(waiter);
+        }
+    }
+
+    /// Takes the waiters of requests that were dropped.
+    pub(crate) fn take_unneeded(&mut self) -> Vec<Waiter> {
+        std::mem::take(&mut self.unneeded)
     }
 
     /// The request never reached the ring.

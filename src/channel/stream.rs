@@ -9,7 +9,8 @@ use crate::channel::chunks::{Chunks, Source};
 use crate::channel::core::Core;
 use crate::channel::explain::{cancelled, not_begun, not_over, stalled, stream_expired};
 use crate::channel::item::{Body, Item, Part, Place};
-use crate::channel::message_reader::{MessageReader, PartSource};
+use crate::channel::message_parts::PartSource;
+use crate::channel::message_reader::MessageReader;
 use crate::channel::reactor_turn::take_for_host;
 use crate::channel::reader::Want;
 use crate::channel::reply::Reply;
@@ -216,22 +217,38 @@ impl Stream {
     /// As [`Stream::next_chunk`].
     pub fn next_chunks(&mut self) -> Result<Option<Chunks<'_>>> {
         let source = self.next_source()?;
-        Ok(source.map(|source| Chunks::new(&mut self.buffer, source)))
+        Ok(source.map(|source| self.batch(source)))
+    }
+
+    /// The batch of chunks that were found.
+    pub(crate) fn batch(&mut self, source: Source) -> Chunks<'_> {
+        Chunks::new(&mut self.buffer, source)
     }
 
     fn next_source(&mut self) -> Result<Option<Source>> {
         if self.is_over {
             return Ok(None);
         }
-        self.buffer.end_run();
-        if self.buffer.is_empty() || !self.core.is_readable() {
-            self.buffer.clear();
+        let mut found = Ok(None);
+        if self.must_look() {
             self.buffer.take_runs(true, &self.core.config);
-            let found = self.await_item();
+            found = self.await_item();
             self.buffer.take_runs(false, &self.core.config);
-            if let Some(item) = found.transpose() {
-                return Ok(self.chunk_of(item)?.map(Source::One));
-            }
+        }
+        self.source_of(found)
+    }
+
+    /// The next chunks of what was found. With `Ok(None)` something is buffered.
+    pub(crate) fn source_of(&mut self, found: Result<Option<Item>>) -> Result<Option<Source>> {
+        if let Some(item) = found.transpose() {
+            return Ok(self.chunk_of(item)?.map(Source::One));
+        }
+        self.progress = Progress::Reading;
+        let cost = self.buffer.hand_out_items();
+        if cost != 0 {
+            self.note_chunk();
+            self.add_consumed(cost);
+            return Ok(Some(Source::Items));
         }
         if let Some(item) = self.buffer.items.pop_front() {
             return Ok(self.chunk_of(Ok(item))?.map(Source::One));
@@ -283,27 +300,44 @@ impl Stream {
         if self.is_over {
             return Ok(Poll::Ready(None));
         }
+        let found = if self.must_look() { find(self) } else { Ok(None) };
+        if matches!(found, Ok(None)) && self.buffer.is_empty() {
+            return Ok(Poll::Pending);
+        }
+        self.next_of(found).map(Poll::Ready)
+    }
+
+    /// Prepares for the next chunks, for a reader that has got what was taken together. Returns
+    /// whether the reader has to look for more: nothing is buffered then.
+    #[inline]
+    pub(crate) fn must_look(&mut self) -> bool {
         // A batch that was forgotten, and not dropped.
-        self.buffer.end_run();
-        if self.buffer.items.is_empty() || !self.core.is_readable() {
+        self.buffer.end_batch();
+        let must_look = self.buffer.is_empty() || !self.core.is_readable();
+        if must_look {
             self.buffer.clear();
-            match find(self) {
-                Ok(None) if self.buffer.is_empty() => return Ok(Poll::Pending),
-                Ok(None) => self.progress = Progress::Reading, // something is buffered
-                Ok(Some(item)) => return self.chunk_of(Ok(item)).map(Poll::Ready),
-                Err(error) => return self.chunk_of(Err(error)).map(Poll::Ready),
-            }
+        }
+        must_look
+    }
+
+    /// The next chunk of what was found. With `Ok(None)` something is buffered.
+    #[inline]
+    pub(crate) fn next_of(&mut self, found: Result<Option<Item>>) -> Result<Option<Reply>> {
+        match found {
+            Ok(None) => self.progress = Progress::Reading,
+            Ok(Some(item)) => return self.chunk_of(Ok(item)),
+            Err(error) => return self.chunk_of(Err(error)),
         }
         match self.buffer.items.pop_front() {
-            Some(item) => self.chunk_of(Ok(item)).map(Poll::Ready),
-            None => Ok(Poll::Ready(self.first_copied())),
+            Some(item) => self.chunk_of(Ok(item)),
+            None => Ok(self.first_copied()),
         }
     }
 
     /// The next chunk of those that were copied out together. Small enough to become part of
     /// the reader's loop: to move a reply from hand to hand costs more than its copy.
     #[inline(always)]
-    fn next_buffered(&mut self) -> Option<Reply> {
+    pub(crate) fn next_buffered(&mut self) -> Option<Reply> {
         if !self.buffer.items.is_empty() || !self.core.is_readable() {
             return None;
         }
@@ -424,7 +458,7 @@ impl Stream {
     }
 
     /// What an item, or what ended the wait for it, means for the reader.
-    pub(crate) fn chunk_of(&mut self, found: Result<Item>) -> Result<Option<Reply>> {
+    fn chunk_of(&mut self, found: Result<Item>) -> Result<Option<Reply>> {
         let item = match found {
             Ok(item) => item,
             // The host's own hook ended the wait. The stream goes on.
@@ -468,8 +502,27 @@ impl Stream {
         Ok(Some(Reply::new(self.request, part.body)))
     }
 
+    /// Prepares for a part of a chunk, which is looked for as a chunk is.
+    pub(crate) fn begin_part(&mut self) {
+        if !self.is_over && !std::mem::replace(&mut self.is_in_pieces, true) {
+            self.core.pending.set_in_pieces(self.request, true);
+        }
+        self.place = Some(Place::WHOLE);
+    }
+
+    /// Returns where the part stands that has come, if one has: no other is waited for.
+    pub(crate) fn end_part(&mut self) -> Option<Place> {
+        self.place.take()
+    }
+
+    /// The buffer, for a task that waits.
+    pub(crate) fn buffer_for_task(&mut self, takes_runs: bool) -> &mut StreamBuffer {
+        self.buffer.take_runs(takes_runs, &self.core.config);
+        &mut self.buffer
+    }
+
     #[inline(never)]
-    pub(crate) fn pass_on_consumed(&mut self) {
+    fn pass_on_consumed(&mut self) {
         let consumed = std::mem::take(&mut self.buffer.unflushed);
         self.core.pending.update_credit(self.request, consumed, false);
     }
@@ -484,6 +537,7 @@ impl Stream {
 
     fn end_with<T>(&mut self, result: Result<Option<T>>) -> Result<Option<T>> {
         self.is_over = true;
+        self.buffer.end_batch();
         self.buffer.clear();
         self.core.pending.drop_request(self.request);
         result.map_err(|error| self.core.counted(error))
@@ -503,12 +557,9 @@ impl PartSource for Stream {
         if let Some(chunk) = self.next_buffered() {
             return Ok(Some((chunk, Place::WHOLE)));
         }
-        if !self.is_over && !std::mem::replace(&mut self.is_in_pieces, true) {
-            self.core.pending.set_in_pieces(self.request, true);
-        }
-        self.place = Some(Place::WHOLE);
+        self.begin_part();
         let part = self.next_chunk_slow();
-        let place = self.place.take();
+        let place = self.end_part();
         Ok(part.transpose()?.zip(place))
     }
 

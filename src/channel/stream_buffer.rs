@@ -5,7 +5,7 @@
 //! because a lease in the hands of a reader that pauses would hold the ring for all requests. A
 //! reader that takes them as a batch gets a *run*: they stay where they are, under one lease.
 
-use std::collections::VecDeque;
+use std::collections::{VecDeque, vec_deque};
 
 use crate::channel::item::Item;
 use crate::config::Config;
@@ -45,6 +45,8 @@ pub(crate) struct StreamBuffer {
 #[derive(Debug)]
 struct Runs {
     run: Option<LeasedRun>,
+    /// How many of the buffer's items are the batch, if there is no run.
+    handed_out: usize,
     /// The lengths of its chunks.
     lens: Vec<u32>,
     most_bytes: u64,
@@ -62,37 +64,65 @@ pub(super) enum Taken {
 
 impl StreamBuffer {
     pub(super) fn new(copied: ChunkBuffer) -> Self {
-        Self { items: VecDeque::new(), copied, runs: None, takes_runs: false, unflushed: 0 }
+        let items = VecDeque::new();
+        Self { items, copied, runs: None, takes_runs: false, unflushed: 0 }
     }
 
     /// Says whether chunks are taken as runs from now on.
     pub(super) fn take_runs(&mut self, takes_runs: bool, config: &Config) {
         self.takes_runs = takes_runs;
+        if !takes_runs {
+            return;
+        }
         // A reader that pauses holds no more than a part of the ring, and the worker goes on while
         // a run is read.
         let share = (config.up.capacity / 16).min(config.stream_window / 4);
         let most_bytes = as_u64(MOST_RUN_BYTES.min(share));
         self.runs.get_or_insert_with(|| {
-            Box::new(Runs { run: None, lens: Vec::with_capacity(MOST_IN_RUN), most_bytes })
+            let lens = Vec::with_capacity(MOST_IN_RUN);
+            Box::new(Runs { run: None, handed_out: 0, lens, most_bytes })
         });
     }
 
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.copied.is_empty() && self.items.is_empty() && self.run().is_none()
+        self.items.is_empty() && self.copied.is_empty() && self.run().is_none()
     }
 
+    /// Forgets what was taken. The batch must have ended.
     pub(super) fn clear(&mut self) {
         self.items.clear();
         self.copied.clear();
-        self.end_run();
     }
 
-    /// Gives the run back to the ring, if there is one.
-    pub(super) fn end_run(&mut self) {
+    /// Ends the batch that the reader has got, if there is one. A run goes back to the ring.
+    pub(super) fn end_batch(&mut self) {
         if let Some(runs) = self.runs.as_deref_mut() {
             runs.run = None;
+            let count = std::mem::take(&mut runs.handed_out);
+            self.items.drain(..count.min(self.items.len()));
         }
+    }
+
+    /// Hands out the chunks that other readers have copied, up to what a run may hold, as a batch.
+    /// Returns what they cost in credit; zero if something else comes first.
+    pub(super) fn hand_out_items(&mut self) -> usize {
+        let Some(runs) = self.runs.as_deref_mut() else { return 0 };
+        let mut cost = 0;
+        for item in self.items.iter().take(MOST_IN_RUN) {
+            let Item::Chunk(_, each) = item else { break };
+            if cost > 0 && cost + each > as_usize(runs.most_bytes) {
+                break;
+            }
+            cost += each;
+            runs.handed_out += 1;
+        }
+        cost
+    }
+
+    /// The chunks that were handed out of those that other readers have copied.
+    pub(super) fn handed_out(&self) -> std::iter::Take<vec_deque::Iter<'_, Item>> {
+        self.items.iter().take(self.runs.as_ref().map_or(0, |runs| runs.handed_out))
     }
 
     /// Takes the buffer back, without chunks.

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use crate::channel::core::Core;
 use crate::channel::item::Item;
-use crate::channel::reactor_turn::read_for_task;
-use crate::channel::reader::{ForOthers, take_frames};
+use crate::channel::reactor_turn::{OwnRead, read_for_task, read_own};
+use crate::channel::reader::{ForOthers, Want, take_frames};
 use crate::channel::state::Phase;
+use crate::channel::stream_buffer::StreamBuffer;
 use crate::channel::turn::check_open;
 use crate::channel::wait_list::Key;
 use crate::channel::waiter::Waiter;
@@ -21,13 +22,32 @@ use crate::sync::{Ordering, fence};
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
 
+/// What a task waits for.
+#[derive(Debug)]
+pub(crate) enum TaskWant<'a> {
+    /// The whole reply of a call. It is copied, so that the task may keep it.
+    Reply,
+    /// The next part of the reply of a call, where it lies.
+    Part,
+    /// What comes next of a stream, and where chunks are put that are taken together.
+    Chunks(&'a mut StreamBuffer),
+}
+
+/// What a task's wait has ended with.
+#[derive(Debug)]
+pub(crate) enum TaskFound {
+    Item(Item),
+    /// Chunks are in the stream's buffer.
+    Buffered,
+    /// The channel is over.
+    Over,
+}
+
 /// A task's wait for the items of one request. Dropping it takes its wakers out of all lists.
 #[derive(Debug)]
 pub(crate) struct TaskWait {
     pub(crate) core: Arc<Core>,
     pub(crate) request: u64,
-    /// Whether the request is a stream, whose consumption is counted before a wait.
-    is_stream: bool,
     /// Among the tasks that wait for the worker's exit status.
     pub(crate) exit_key: Key,
     /// Counted among the channel's waiting tasks.
@@ -35,41 +55,59 @@ pub(crate) struct TaskWait {
 }
 
 impl TaskWait {
-    pub(crate) fn new(core: &Arc<Core>, request: u64, is_stream: bool) -> Self {
+    pub(crate) fn new(core: &Arc<Core>, request: u64) -> Self {
         let core = Arc::clone(core);
-        Self { core, request, is_stream, exit_key: Key::default(), is_counted: false }
+        Self { core, request, exit_key: Key::default(), is_counted: false }
     }
 
-    /// Looks for the next item. If there is none, `waker` is woken when there is: `Ready(None)`
-    /// says that the channel is over. Before a task begins to wait it looks for up to `spin`,
-    /// where that can help.
+    /// Looks for what is wanted next. If there is nothing, `waker` is woken when there is. Before a
+    /// task begins to wait it looks for up to `spin`, where that can help.
     pub(crate) fn poll(
         &mut self,
         waker: &Waker,
         spin: Duration,
         deadline: Deadline,
-    ) -> Result<Poll<Option<Item>>> {
+        want: TaskWant<'_>,
+    ) -> Result<Poll<TaskFound>> {
         // A forked child has neither the rings nor the threads.
         fork::check()?;
+        let request = self.request;
+        let want = match want {
+            TaskWant::Reply => Want::Nothing,
+            TaskWant::Part => Want::Reply(request),
+            TaskWant::Chunks(buffer) => Want::Chunk(request, buffer),
+        };
+        let mut own = OwnRead { want, item: None, has_found: false };
+        let reads_itself = !matches!(own.want, Want::Nothing);
+        let is_new = self.count(reads_itself);
         let core = &*self.core;
-        if !std::mem::replace(&mut self.is_counted, true) {
-            // From here on a thread that stops reading arms the descriptor.
-            core.reactor_state.add_task();
-            if spin != Duration::ZERO {
-                self.spin(spin, deadline);
+        if is_new && spin != Duration::ZERO {
+            credit_all_before_wait(core, &mut own);
+            self.spin(spin, deadline, reads_itself);
+        }
+        if reads_itself {
+            if !own.take_from_table(core) {
+                core.pending.register_task(request, waker.clone());
             }
+        } else {
+            let waiter = Waiter::Task(waker.clone());
+            own.item = core.pending.take_or_register(request, waiter);
         }
-        let waiter = Waiter::Task(waker.clone());
-        if let Some(item) = core.pending.take_or_register(self.request, waiter) {
-            return Ok(Poll::Ready(Some(item)));
+        if let Some(found) = TaskFound::of(&mut own) {
+            return Ok(Poll::Ready(found));
         }
-        self.credit_all_before_wait();
+        credit_all_before_wait(core, &mut own);
         core.reactor_state.before_wait();
         // Loaded before the last look at the ring, as for threads.
         let phase = core.state.phase();
-        let has_looked = read_for_task(core);
-        if let Some(item) = core.pending.take(self.request) {
-            return Ok(Poll::Ready(Some(item)));
+        let has_looked = if reads_itself { read_own(core, &mut own) } else { read_for_task(core) };
+        if reads_itself && !own.has_found {
+            own.take_from_table(core);
+        } else if !reads_itself {
+            own.item = core.pending.take(request);
+        }
+        if let Some(found) = TaskFound::of(&mut own) {
+            return Ok(Poll::Ready(found));
         }
         match phase {
             Phase::Open => Ok(Poll::Pending),
@@ -78,27 +116,43 @@ impl TaskWait {
                 waker.wake_by_ref();
                 Ok(Poll::Pending)
             }
-            _ => Ok(Poll::Ready(None)),
+            _ => Ok(Poll::Ready(TaskFound::Over)),
         }
+    }
+
+    /// Counts the task among those that wait. Returns whether it was not.
+    fn count(&mut self, reads_itself: bool) -> bool {
+        let is_new = !std::mem::replace(&mut self.is_counted, true);
+        if is_new {
+            // From here on a thread that stops reading arms the descriptor.
+            self.core.reactor_state.add_task();
+        }
+        if reads_itself {
+            self.core.reactor_state.set_task_that_reads(self.request);
+        }
+        is_new
     }
 
     /// Ends the wait. The next [`TaskWait::poll`] begins another.
     pub(crate) fn end(&mut self) {
         if std::mem::take(&mut self.is_counted) {
-            self.core.reactor_state.remove_task();
+            self.core.reactor_state.clear_task_that_reads(self.request);
             self.core.pending.stop_waiting(self.request);
+            // Last: a driver that could take the waiter, and so leaves the frames to this task, must
+            // have counted it. Otherwise the one task that it counted may be another, which would
+            // not be woken for its frame.
+            self.core.reactor_state.remove_task();
         }
         self.core.state.exit_waiters.leave(&mut self.exit_key);
     }
 
     /// Polls for an item before the task gives its thread back. Does nothing if other tasks
     /// wait on this channel, or if the worker may need this processor.
-    fn spin(&self, longest: Duration, deadline: Deadline) {
+    fn spin(&self, longest: Duration, deadline: Deadline, reads_itself: bool) {
         let core = &self.core;
         if core.reactor_state.tasks() != 1 || !core.sleeper.runs_elsewhere() {
             return;
         }
-        self.credit_all_before_wait();
         let until = deadline.at_most(longest);
         while !core.pending.requests().has_item(self.request)
             && core.state.is_open()
@@ -107,11 +161,17 @@ impl TaskWait {
             if let Some(mut turn) = core.receiver.try_turn() {
                 // A worker that is looked for need not ring.
                 turn.disarm();
-                let read = take_frames(core, &mut turn, &mut ForOthers);
-                drop(turn);
-                core.receiver.wake_list.wake_all();
-                if let Err(error) = read {
-                    core.fail(error);
+                if reads_itself {
+                    if turn.has_next() {
+                        break;
+                    }
+                } else {
+                    let read = take_frames(core, &mut turn, &mut ForOthers);
+                    drop(turn);
+                    core.receiver.wake_list.wake_all();
+                    if let Err(error) = read {
+                        core.fail(error);
+                    }
                 }
             }
             std::hint::spin_loop();
@@ -124,10 +184,21 @@ impl TaskWait {
             core.wake_a_thread();
         }
     }
+}
 
-    fn credit_all_before_wait(&self) {
-        if self.is_stream {
-            self.core.pending.update_credit(self.request, 0, true);
+/// Counts all that a stream has consumed: before its reader waits, the worker must know.
+fn credit_all_before_wait(core: &Core, own: &mut OwnRead<'_>) {
+    if let Want::Chunk(request, buffer) = &mut own.want {
+        core.pending.credit_all_before_wait(*request, buffer);
+    }
+}
+
+impl TaskFound {
+    /// What was found, if anything was.
+    fn of(own: &mut OwnRead<'_>) -> Option<Self> {
+        match own.item.take() {
+            Some(item) => Some(Self::Item(item)),
+            None => own.has_found.then_some(Self::Buffered),
         }
     }
 }

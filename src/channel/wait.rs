@@ -92,12 +92,7 @@ enum Place {
 impl RingReader for Wait<'_> {
     #[inline]
     fn want(&mut self) -> Want<'_> {
-        match &mut self.want {
-            Want::Reply(request) => Want::Reply(*request),
-            Want::Chunk(request, buffer) => Want::Chunk(*request, buffer),
-            Want::Room(len) => Want::Room(*len),
-            Want::Nothing => Want::Nothing,
-        }
+        self.want.reborrow()
     }
 
     #[inline]
@@ -213,17 +208,7 @@ impl<'a> Wait<'a> {
 
     /// Takes what is wanted if it is there already.
     fn look(&mut self) -> Result<Option<Found>> {
-        let core = self.core;
-        let is_there = match &mut self.want {
-            Want::Reply(request) => {
-                self.item = core.pending.take_last(*request, &core.buffers);
-                self.item.is_some()
-            }
-            Want::Chunk(request, buffer) => core.pending.take_all(*request, buffer, &core.buffers),
-            Want::Room(len) => core.sender.has_room_for(*len)?,
-            Want::Nothing => false,
-        };
-        Ok(is_there.then_some(Found::Wanted))
+        Ok(self.want.look(self.core, &mut self.item)?.then_some(Found::Wanted))
     }
 
     /// Lets the reader, and others that are to send, have the processor for a moment: that takes

@@ -51,6 +51,7 @@
 mod channel;
 pub(crate) mod driver;
 pub(crate) mod health;
+mod reader;
 pub(crate) mod requests;
 mod send;
 mod spawn;
@@ -62,5 +63,6 @@ mod writer;
 mod tokio_driver;
 
 pub use channel::AsyncChannel;
+pub use reader::AsyncMessageReader;
 pub use wait::{AsyncPending, AsyncStream};
 pub use writer::AsyncMessageWriter;

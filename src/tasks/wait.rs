@@ -3,13 +3,17 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use crate::channel::{ChannelState, Core, Item, Pending, Reply, Stream, TaskWait};
+use crate::channel::{
+    Body, ChannelState, Chunks, Core, Item, PartSource, Pending, Place, Reply, Source, Stream,
+    TaskFound, TaskWait, TaskWant,
+};
 use crate::error::{Error, Result};
 use crate::id::RequestId;
 use crate::sys::clock::{Deadline, now_ns};
+use crate::tasks::reader::{AsyncMessageReader, AsyncPartSource};
 use crate::tasks::timer::Timer;
 
 /// A request whose reply can be awaited. Dropping it, before or while it is awaited,
@@ -30,7 +34,7 @@ pub struct AsyncPending {
 
 impl AsyncPending {
     pub(super) fn new(pending: Pending, spin: Duration) -> Self {
-        let item_wait = ItemWait::new(&pending.awaited().core, pending.request(), false, spin);
+        let item_wait = ItemWait::new(&pending.awaited().core, pending.request(), spin);
         Self { item_wait, pending }
     }
 
@@ -49,6 +53,46 @@ impl AsyncPending {
     pub fn into_blocking(self) -> Pending {
         self.pending
     }
+
+    /// Waits until the reply begins to come, and returns a reader that takes it piece by piece where
+    /// it lies: as [`Pending::wait_reader`]. For replies that are longer than a frame, which are
+    /// collected first if this is awaited itself.
+    ///
+    /// Cancel-safe: dropped before it is ready, the request is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pending::wait_reader`], except for
+    /// [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted).
+    pub async fn wait_reader(self) -> Result<AsyncMessageReader<'static>> {
+        self.pending.take_in_pieces();
+        AsyncMessageReader::of_reply(self).await
+    }
+}
+
+impl AsyncPartSource for AsyncPending {
+    fn blocking(&mut self) -> &mut dyn PartSource {
+        &mut self.pending
+    }
+
+    fn poll_part(&mut self, context: &Context<'_>) -> Poll<Result<Option<(Reply, Place)>>> {
+        loop {
+            let deadline = self.pending.awaited().limit.deadline();
+            let found = match ready!(self.item_wait.poll(context, deadline, TaskWant::Part)) {
+                Ok(Found::Item(item)) => Ok(Some(item)),
+                Ok(Found::Buffered | Found::Expired) => Ok(None),
+                Err(error) => Err(error),
+            };
+            // If there is nothing, the deadline has passed, and the next look says so.
+            if let Some(part) = self.pending.part_of(found).transpose() {
+                return Poll::Ready(part.map(Some));
+            }
+        }
+    }
+
+    fn end_wait(&mut self) {
+        self.item_wait.end();
+    }
 }
 
 impl Future for AsyncPending {
@@ -56,17 +100,17 @@ impl Future for AsyncPending {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let polled = match this.item_wait.poll(context, this.pending.awaited().limit.deadline()) {
-            Poll::Ready(Ok(Some(item))) => {
+        let deadline = this.pending.awaited().limit.deadline();
+        let polled = match ready!(this.item_wait.poll(context, deadline, TaskWant::Reply)) {
+            Ok(Found::Item(item)) => {
                 let reply = this.pending.awaited().reply_of(item);
                 if reply.is_ok() {
                     this.pending.awaited().note_answer(1);
                 }
                 reply
             }
-            Poll::Ready(Ok(None)) => Err(this.pending.awaited().timed_out()),
-            Poll::Ready(Err(error)) => Err(this.pending.awaited().core.counted(error)),
-            Poll::Pending => return Poll::Pending,
+            Ok(Found::Buffered | Found::Expired) => Err(this.pending.awaited().timed_out()),
+            Err(error) => Err(this.pending.awaited().core.counted(error)),
         };
         // An executor may keep a future for long after it was ready.
         this.pending.end();
@@ -109,7 +153,7 @@ const MOST_RESTARTS: u32 = 3;
 
 impl AsyncStream {
     pub(super) fn new(stream: Stream, spin: Duration) -> Self {
-        let item_wait = ItemWait::new(&stream.core, stream.request, true, spin);
+        let item_wait = ItemWait::new(&stream.core, stream.request, spin);
         Self { item_wait, stream, chunk_wait: None }
     }
 
@@ -141,10 +185,99 @@ impl AsyncStream {
         poll_fn(|context| awaited.0.poll_chunk(context)).await
     }
 
+    /// Returns the next chunks that are there, up to a share of the ring, `None` at the end: as
+    /// [`Stream::next_chunks`]. They stay where they are, and their slots with them, until the batch
+    /// is dropped: drop it before something else is awaited. If other tasks, or threads, wait on
+    /// this channel at the same time, the chunks may be copies.
+    ///
+    /// Waits, and may be dropped, as [`AsyncStream::next_chunk`]. Both can be used for one stream.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use slipring::tasks::AsyncChannel;
+    /// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+    /// # const COUNT: Kind = Kind::named("count");
+    /// # let make = || Worker::new(|_| Ok(())).on(COUNT, |(), _, responder| {
+    /// #     let mut chunks = responder.stream();
+    /// #     chunks.send_all(["one", "two", "three"])?;
+    /// #     Ok(chunks.end()?)
+    /// # });
+    /// # let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// # let timeout = std::time::Duration::from_secs(10);
+    /// # #[cfg(feature = "tokio")]
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// let channel = AsyncChannel::new(channel)?;
+    /// let mut stream = channel.stream(COUNT, "", timeout).await?;
+    /// let mut text = String::new();
+    /// while let Some(chunks) = stream.next_chunks().await? {
+    ///     for chunk in &chunks {
+    ///         text += &chunk.text()?;
+    ///     }
+    /// }
+    /// assert_eq!(text, "onetwothree");
+    /// # Ok::<(), slipring::Error>(())
+    /// # })?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`AsyncStream::next_chunk`].
+    pub async fn next_chunks(&mut self) -> Result<Option<Chunks<'_>>> {
+        let source = {
+            let awaited = Awaited(self);
+            poll_fn(|context| awaited.0.poll_source(context)).await?
+        };
+        Ok(source.map(|source| self.stream.batch(source)))
+    }
+
+    /// Waits for the next chunk, and returns a reader that takes it piece by piece where it lies;
+    /// `None` at the end: as [`Stream::next_reader`].
+    ///
+    /// Waits, and may be dropped, as [`AsyncStream::next_chunk`]. Dropped before it is ready, no part
+    /// of the chunk was taken.
+    ///
+    /// # Errors
+    ///
+    /// As [`AsyncStream::next_chunk`].
+    pub async fn next_reader(&mut self) -> Result<Option<AsyncMessageReader<'_>>> {
+        AsyncMessageReader::of_chunk(self).await
+    }
+
+    /// Ends the wait for a chunk, if there is one, and so what counts towards its timeout.
+    pub(crate) fn end_wait(&mut self) {
+        self.chunk_wait = None;
+        self.item_wait.end();
+    }
+
     /// As [`AsyncStream::next_chunk`]. The chunk timeout counts from the first look on, until
     /// [`AsyncStream::end_wait`] if the task goes away before a chunk comes.
-    pub(crate) fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Reply>>> {
+    pub(crate) fn poll_chunk(&mut self, context: &Context<'_>) -> Poll<Result<Option<Reply>>> {
+        if let Some(chunk) = self.stream.next_buffered() {
+            return Poll::Ready(Ok(Some(chunk)));
+        }
         if self.stream.is_over {
+            return Poll::Ready(Ok(None));
+        }
+        let found = ready!(self.poll_next_item(context, false)).map(|item| item.map(copied));
+        Poll::Ready(self.stream.next_of(found))
+    }
+
+    fn poll_source(&mut self, context: &Context<'_>) -> Poll<Result<Option<Source>>> {
+        if self.stream.is_over {
+            return Poll::Ready(Ok(None));
+        }
+        let found = ready!(self.poll_next_item(context, true));
+        Poll::Ready(self.stream.source_of(found))
+    }
+
+    /// The next item; `None` if something is buffered.
+    fn poll_next_item(
+        &mut self,
+        context: &Context<'_>,
+        takes_runs: bool,
+    ) -> Poll<Result<Option<Item>>> {
+        if !self.stream.must_look() {
             return Poll::Ready(Ok(None));
         }
         let found = loop {
@@ -152,11 +285,12 @@ impl AsyncStream {
                 break Err(error);
             }
             let wait = *self.chunk_wait.get_or_insert_with(|| ChunkWait::begin(&self.stream, 0));
-            match self.item_wait.poll(context, wait.until) {
-                Poll::Ready(Ok(Some(item))) => break Ok(item),
-                Poll::Ready(Err(error)) => break Err(error),
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(None)) => {}
+            let want = TaskWant::Chunks(self.stream.buffer_for_task(takes_runs));
+            match ready!(self.item_wait.poll(context, wait.until, want)) {
+                Ok(Found::Item(item)) => break Ok(Some(item)),
+                Ok(Found::Buffered) => break Ok(None),
+                Err(error) => break Err(error),
+                Ok(Found::Expired) => {}
             }
             let was_away = wait.until.later_by(LATE).has_passed();
             if was_away && wait.restarts < MOST_RESTARTS {
@@ -169,14 +303,38 @@ impl AsyncStream {
             }
         };
         self.chunk_wait = None;
-        let chunk = self.stream.chunk_of(found);
-        self.stream.pass_on_consumed();
-        Poll::Ready(chunk)
+        Poll::Ready(found)
+    }
+}
+
+impl AsyncPartSource for AsyncStream {
+    fn blocking(&mut self) -> &mut dyn PartSource {
+        &mut self.stream
     }
 
-    /// The task does not wait for a chunk any more.
-    pub(crate) fn end_wait(&mut self) {
-        self.chunk_wait = None;
+    fn poll_part(&mut self, context: &Context<'_>) -> Poll<Result<Option<(Reply, Place)>>> {
+        if let Some(chunk) = self.stream.next_buffered() {
+            return Poll::Ready(Ok(Some((chunk, Place::WHOLE))));
+        }
+        if self.stream.is_over {
+            return Poll::Ready(Ok(None));
+        }
+        self.stream.begin_part();
+        let part = self.poll_next_item(context, false).map(|found| self.stream.next_of(found));
+        let place = self.stream.end_part();
+        part.map(|part| Ok(part?.zip(place)))
+    }
+
+    fn end_wait(&mut self) {
+        Self::end_wait(self);
+    }
+}
+
+/// A chunk outside of the ring, of which a task may keep as many as it likes.
+fn copied(item: Item) -> Item {
+    match item {
+        Item::Chunk(body @ Body::Lease(_), cost) => Item::Chunk(Body::Owned(body.into_vec()), cost),
+        item => item,
     }
 }
 
@@ -187,8 +345,7 @@ impl ChunkWait {
     }
 }
 
-/// A stream whose next chunk is awaited. Dropping this ends the wait, and so what counts
-/// towards the chunk timeout.
+/// A stream whose next chunk is awaited. Dropping this ends the wait.
 struct Awaited<'a>(&'a mut AsyncStream);
 
 impl Drop for Awaited<'_> {
@@ -252,16 +409,31 @@ struct ItemWait {
     spin: Duration,
 }
 
+/// What a task's wait has ended with.
+enum Found {
+    Item(Item),
+    /// Chunks are in the stream's buffer.
+    Buffered,
+    /// The deadline has passed.
+    Expired,
+}
+
 impl ItemWait {
-    fn new(core: &Arc<Core>, request: u64, is_stream: bool, spin: Duration) -> Self {
-        Self { task_wait: TaskWait::new(core, request, is_stream), timer: Timer::default(), spin }
+    fn new(core: &Arc<Core>, request: u64, spin: Duration) -> Self {
+        Self { task_wait: TaskWait::new(core, request), timer: Timer::default(), spin }
     }
 
-    /// The next item; `Ok(None)` when the deadline has passed.
-    fn poll(&mut self, context: &Context<'_>, deadline: Deadline) -> Poll<Result<Option<Item>>> {
-        let found = match self.task_wait.poll(context.waker(), self.spin, deadline)? {
-            Poll::Ready(Some(item)) => Ok(Some(item)),
-            Poll::Ready(None) => {
+    /// The next item.
+    fn poll(
+        &mut self,
+        context: &Context<'_>,
+        deadline: Deadline,
+        want: TaskWant<'_>,
+    ) -> Poll<Result<Found>> {
+        let found = match self.task_wait.poll(context.waker(), self.spin, deadline, want)? {
+            Poll::Ready(TaskFound::Item(item)) => Ok(Found::Item(item)),
+            Poll::Ready(TaskFound::Buffered) => Ok(Found::Buffered),
+            Poll::Ready(TaskFound::Over) => {
                 // A worker that has just died gets a moment for its exit status to be known.
                 let TaskWait { core, request, exit_key, .. } = &mut self.task_wait;
                 let state = &core.state;
@@ -271,11 +443,16 @@ impl ItemWait {
                 }
                 Err(state.why_over_now(Some(*request)))
             }
-            Poll::Pending if self.timer.poll_for_peer(deadline, context) => Ok(None),
+            Poll::Pending if self.timer.poll_for_peer(deadline, context) => Ok(Found::Expired),
             Poll::Pending => return Poll::Pending,
         };
+        self.end();
+        Poll::Ready(found)
+    }
+
+    /// Ends the wait. The next [`ItemWait::poll`] begins another.
+    fn end(&mut self) {
         self.task_wait.end();
         self.timer.begin_anew();
-        Poll::Ready(found)
     }
 }

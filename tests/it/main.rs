@@ -74,6 +74,8 @@ mod tasks;
 #[cfg(feature = "tokio")]
 mod tasks_dropped;
 #[cfg(feature = "tokio")]
+mod tasks_reading;
+#[cfg(feature = "tokio")]
 mod tasks_scale;
 #[cfg(feature = "testing")]
 mod thread_worker;

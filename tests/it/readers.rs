@@ -30,6 +30,7 @@ conformance! {
     processes: [
         a_death_in_the_middle_of_a_message_is_no_end_of_it,
         a_worker_that_stops_in_the_middle_of_a_message_is_a_timeout,
+        what_another_thread_has_read_of_a_result_is_no_part_of_a_chunk,
     ],
 }
 
@@ -423,5 +424,20 @@ fn a_worker_that_stops_in_the_middle_of_a_message_is_a_timeout(backend: Backend)
     drop(reader);
     assert!(stream.next_reader().unwrap().is_none(), "it is over");
     send_signal(channel.pid(), libc::SIGCONT);
+    assert_usable(&channel);
+}
+
+fn what_another_thread_has_read_of_a_result_is_no_part_of_a_chunk(backend: Backend) {
+    let channel = backend.spawn(tiny(4 << 10).build().unwrap());
+    let mut stream = channel.stream(BIG, &encode(&[100_000]), LONG).unwrap();
+    eventually("the first pieces are in the ring", || channel.health().bytes_sent > 0);
+    stop(&channel);
+    // It reads them before its time is up.
+    let late = channel.call(ECHO, b"", Duration::from_millis(50)).unwrap_err();
+    assert!(late.is_timeout(), "{late}");
+    let read = stream.next_reader();
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::Protocol);
+    send_signal(channel.pid(), libc::SIGCONT);
+    drop(stream);
     assert_usable(&channel);
 }

@@ -229,6 +229,10 @@ mutants! {
         TakenRoomUnnoticed,
         /// The reader clears the descriptor once more before it leaves, and does not look again.
         ClearedWithoutLook,
+        /// A driver that leaves the frames to a task does not wake the task.
+        LeftWithoutWake,
+        /// A task that ends its wait counts as gone before it has given up its waiter.
+        CountedOutFirst,
 
         // The end.
         /// The state changes after the alarm.

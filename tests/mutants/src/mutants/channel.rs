@@ -36,6 +36,8 @@ fn killer(mutant: Mutant) -> &'static str {
         Mutant::TakenRoomUnnoticed | Mutant::ClearedWithoutLook => {
             "a_reactor_looks_again_for_room_that_another_sender_took"
         }
+        Mutant::LeftWithoutWake => "a_task_that_moves_gets_what_the_driver_leaves_in_the_ring",
+        Mutant::CountedOutFirst => "a_task_that_is_dropped_leaves_no_frame_of_another_unread",
         Mutant::NoPumpAtHandOver => "a_reactor_that_found_the_ring_taken_is_woken_when_it_is_not",
         Mutant::SpinsBehindReader => "close_ends_the_waits_of_a_reader_and_its_follower",
         Mutant::AlarmBeforeEnd | Mutant::NoAlarmAtEnd => "close_ends_the_wait_of_a_caller",
