@@ -122,11 +122,13 @@ impl<R: RoleRef> Attempts<R> {
         now: u64,
         deadline: Deadline,
     ) -> Result<Permit<R>> {
+        fork::check().map_err(|error| self.failed_with(error))?;
         match self.ask(now)? {
             Asking::Has(permit) => Ok(permit),
             Asking::Waits(wait) => {
                 let since = wait.since;
                 let told = task_wait::told(&self.role, wait, deadline).await;
+                let told = told.map_err(|error| self.failed_with(error))?;
                 self.told(told, since)
             }
         }

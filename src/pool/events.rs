@@ -9,6 +9,7 @@ use crate::id::RequestId;
 use crate::sync::Counter;
 use crate::sync::Ordering;
 use crate::sync::plain::Mutex;
+use crate::sys::fork;
 use crate::trace::event;
 
 /// Something that happened to a role or one of its workers.
@@ -64,18 +65,32 @@ const MOST_WAITING: usize = 1024;
 /// The events of a pool from the moment on at which it was asked for, until it is closed. Dropping it
 /// ends it.
 #[derive(Debug)]
-pub struct Events(Receiver<Event>);
+pub struct Events(Option<Receiver<Event>>);
 
 impl Events {
     /// Returns the next event; `None` once the pool is closed or dropped and its workers have
-    /// ended. Blocks until there is one.
+    /// ended, and in a forked child. Blocks until there is one.
     pub fn recv(&self) -> Option<Event> {
-        self.0.recv().ok()
+        self.receiver()?.recv().ok()
     }
 
     /// Returns the next event; `None` if there is none within `timeout`, or as [`Events::recv`].
     pub fn recv_timeout(&self, timeout: Duration) -> Option<Event> {
-        self.0.recv_timeout(timeout).ok()
+        self.receiver()?.recv_timeout(timeout).ok()
+    }
+
+    /// The events that have come; `None` in a forked child, in which the thread that holds their lock
+    /// may not exist.
+    fn receiver(&self) -> Option<&Receiver<Event>> {
+        if fork::is_forked_child() { None } else { self.0.as_ref() }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        if fork::is_forked_child() {
+            std::mem::forget(self.0.take());
+        }
     }
 }
 
@@ -90,15 +105,31 @@ impl Iterator for Events {
 /// The readers of a pool's events.
 #[derive(Debug, Default)]
 pub(super) struct Readers {
-    senders: Mutex<Vec<SyncSender<Event>>>,
+    senders: Mutex<Vec<Sender>>,
     dropped: Counter,
+}
+
+/// Sends events to one reader. In a forked child its drop does nothing: it would wake the reader,
+/// which needs a lock.
+#[derive(Debug)]
+struct Sender(Option<SyncSender<Event>>);
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if fork::is_forked_child() {
+            std::mem::forget(self.0.take());
+        }
+    }
 }
 
 impl Readers {
     pub(super) fn add(&self) -> Events {
+        if fork::is_forked_child() {
+            return Events(None);
+        }
         let (sender, receiver) = sync_channel(MOST_WAITING);
-        self.senders.lock().push(sender);
-        Events(receiver)
+        self.senders.lock().push(Sender(Some(sender)));
+        Events(Some(receiver))
     }
 
     /// Ends the events: their readers get what they have, and then nothing more.
@@ -129,13 +160,12 @@ impl Readers {
                 let _ = kind;
             }
         }
-        self.senders.lock().retain(|sender| match sender.try_send(happened.clone()) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
+        self.senders.lock().retain(|Sender(sender)| {
+            let sent = sender.as_ref().map(|sender| sender.try_send(happened.clone()));
+            if matches!(sent, Some(Err(TrySendError::Full(_)))) {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
-                true
             }
-            Err(TrySendError::Disconnected(_)) => false,
+            matches!(sent, Some(Ok(()) | Err(TrySendError::Full(_))))
         });
     }
 }

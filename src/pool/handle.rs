@@ -5,10 +5,10 @@ use std::time::Duration;
 
 #[cfg(feature = "async")]
 use super::async_handle::AsyncRoleHandle;
-use super::metrics::RoleMetrics;
+use super::metrics::{ChannelTotals, RoleMetrics};
 use super::pending::PoolPending;
 use super::request::PoolRequest;
-use super::role::{RoleShared, public};
+use super::role::{NO_LOAD, RoleShared, public};
 use super::settings::Role;
 use super::stream::PoolStream;
 use crate::channel::{Channel, MessageWriter, Reply, StreamTimeouts};
@@ -265,18 +265,22 @@ impl RoleHandle {
     }
 
     /// Forgets all failures of workers: what waits for its backoff is started at once, and a
-    /// degraded role is not degraded any more.
+    /// degraded role is not degraded any more. Does nothing in a forked child.
     pub fn reset(&self) {
+        if fork::is_forked_child() {
+            return;
+        }
         self.0.change(|scheduler| scheduler.reset(now_ns()));
     }
 
-    /// Returns how the role is.
+    /// Returns how the role is. In a forked child it is not ready, and has no worker.
     #[must_use]
     pub fn health(&self) -> RoleHealth {
         health(&self.0)
     }
 
-    /// Returns what the role has counted. Blocks no longer than [`Channel::stats`] of each worker.
+    /// Returns what the role has counted. Blocks no longer than [`Channel::stats`] of each worker. In a
+    /// forked child: what it had counted before the fork, without its load and its channels.
     #[must_use]
     pub fn metrics(&self) -> RoleMetrics {
         metrics(&self.0)
@@ -289,6 +293,10 @@ impl RoleHandle {
 }
 
 pub(super) fn health(role: &RoleShared) -> RoleHealth {
+    if fork::is_forked_child() {
+        let (role, load, workers) = (role.name.clone(), public(NO_LOAD), Vec::new());
+        return RoleHealth { role, is_ready: false, is_degraded: false, load, workers };
+    }
     let (is_ready, is_degraded, load) = role.change(|scheduler| {
         (scheduler.is_ready(), scheduler.is_degraded(), scheduler.overload(now_ns()))
     });
@@ -312,6 +320,10 @@ pub(super) fn health(role: &RoleShared) -> RoleHealth {
 }
 
 pub(super) fn metrics(role: &RoleShared) -> RoleMetrics {
+    if fork::is_forked_child() {
+        let (load, channels) = (public(NO_LOAD), ChannelTotals::default());
+        return role.metrics.snapshot(role.name.clone(), load, channels, |kind| kind.to_string());
+    }
     let load = role.change(|scheduler| scheduler.overload(now_ns()));
     let ended = role.metrics.ended();
     let mut channels = *ended;

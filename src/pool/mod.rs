@@ -82,6 +82,8 @@ mod closing;
 mod core;
 mod events;
 mod executor;
+#[cfg(all(test, feature = "tokio"))]
+mod forked_tests;
 mod handle;
 mod keeper;
 mod metrics;
@@ -240,11 +242,14 @@ impl Pool {
 
     /// Returns what happens from now on. A reader that does not keep up misses events, and delays
     /// nothing: see [`PoolHealth::events_dropped`].
+    ///
+    /// In a forked child there are none.
     pub fn events(&self) -> Events {
         self.shared.readers.add()
     }
 
-    /// Returns how the pool is. Never blocks for longer than a lock is held.
+    /// Returns how the pool is. Never blocks for longer than a lock is held. In a forked child no role
+    /// is ready, and none has a worker.
     #[must_use]
     pub fn health(&self) -> PoolHealth {
         let roles = self.roles.values().map(|role| handle::health(role)).collect();

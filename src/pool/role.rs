@@ -289,8 +289,11 @@ impl RoleShared {
         self.pool.ended.notify();
     }
 
-    /// The workers that are there.
+    /// The workers that are there; none in a forked child.
     pub(super) fn workers(&self) -> Vec<(WorkerId, Arc<Worker>)> {
+        if fork::is_forked_child() {
+            return Vec::new();
+        }
         self.core.workers()
     }
 
@@ -389,6 +392,15 @@ impl RoleShared {
         }
     }
 }
+
+/// The load of a role in a forked child, in which nothing is sent.
+pub(super) const NO_LOAD: super::scheduler::Overload = super::scheduler::Overload {
+    queued: 0,
+    limit: 0,
+    in_flight: 0,
+    oldest_wait: 0,
+    retry_after: 0,
+};
 
 /// How full the role is, with times as hosts know them.
 pub(super) fn public(overload: super::scheduler::Overload) -> Overload {

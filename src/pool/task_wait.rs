@@ -9,6 +9,7 @@ use super::role::RoleShared;
 use super::scheduler::{Ending, Ticket};
 use super::seat::{Seat, Told};
 use super::worker::Worker;
+use crate::error::Result;
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
 use crate::tasks::timer::Timer;
@@ -29,7 +30,8 @@ pub(super) struct Wait {
     pub(super) since: u64,
 }
 
-/// Waits until a request is told what becomes of it; `None` if the deadline has passed.
+/// Waits until a request is told what becomes of it; `None` if the deadline has passed. Fails in a
+/// forked child.
 ///
 /// Dropped while it waits, the request leaves the queue; if it has just got a worker, gives that
 /// back.
@@ -37,7 +39,7 @@ pub(super) async fn told(
     role: &RoleShared,
     wait: Wait,
     deadline: Deadline,
-) -> Option<Told<Worker>> {
+) -> Result<Option<Told<Worker>>> {
     let mut wait = SeatWait { role, wait, has_heard: false };
     let mut timer = Timer::default();
     poll_fn(|context| wait.poll(&mut timer, deadline, context)).await
@@ -57,13 +59,14 @@ impl SeatWait<'_> {
         timer: &mut Timer,
         deadline: Deadline,
         context: &Context<'_>,
-    ) -> Poll<Option<Told<Worker>>> {
+    ) -> Poll<Result<Option<Told<Worker>>>> {
+        fork::check()?;
         let told = self.wait.seat.poll(context.waker());
         if told.is_none() && !timer.poll(deadline, context) {
             return Poll::Pending;
         }
         self.has_heard = true;
-        Poll::Ready(told.or_else(|| self.role.leave(self.wait.ticket, &self.wait.seat)))
+        Poll::Ready(Ok(told.or_else(|| self.role.leave(self.wait.ticket, &self.wait.seat))))
     }
 }
 
