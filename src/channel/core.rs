@@ -18,7 +18,7 @@ use crate::channel::state::{ChannelState, Phase};
 use crate::channel::stats::Stats;
 use crate::channel::status::WorkerStatus;
 use crate::config::Config;
-use crate::error::{Error, Marks, Result};
+use crate::error::{Error, Mark, Marks, Result};
 use crate::id::RequestId;
 use crate::link::{Duplex, ParentWords, PeerReport};
 use crate::protocol::buffer_pool::BufferPool;
@@ -198,6 +198,11 @@ impl Core {
     }
 
     /// The counters of all parts; all zero in a forked child.
+    /// All requests that the worker has taken, with its marks. Takes no lock.
+    pub(crate) fn marks(&self) -> Vec<Mark> {
+        self.status.marks()
+    }
+
     pub(super) fn stats(&self) -> Stats {
         if fork::is_forked_child() {
             return Stats::default();

@@ -70,7 +70,7 @@ pub(crate) use self::core::Core;
 pub(crate) use chunks::Source;
 pub use chunks::{Chunks, ChunksIter};
 pub(crate) use explain::{no_turn, ring_full};
-pub(crate) use health::{no_answer, pong};
+pub(crate) use health::{Question, no_answer, pong};
 pub(crate) use item::{Body, Item, Place};
 pub(crate) use message_parts::{MessageParts, OwnOrLent, PartSource, broken_off};
 pub use message_reader::MessageReader;

@@ -23,6 +23,11 @@ impl WorkerStatus {
         Health::of(Snapshot::new(self.0.status.snapshot(), self.0.marks.all()), None)
     }
 
+    /// All requests that the worker has taken, with its marks.
+    pub(super) fn marks(&self) -> Vec<Mark> {
+        self.0.marks.all()
+    }
+
     /// When the worker began the request, in nanoseconds of the monotonic clock; `None` if it
     /// has not begun it.
     #[cold]

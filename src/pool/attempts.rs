@@ -28,6 +28,8 @@ pub(super) struct Attempts<R: RoleRef> {
     history: History,
     /// Whether the attempt before may have been begun; `None` before the second one.
     resent: Option<bool>,
+    /// It is to be sent again, and has not asked for a worker yet.
+    is_returning: bool,
     /// How it was sent before.
     earlier: Option<Box<EarlierAttempts>>,
     /// For a stream, which is cancelled by its number.
@@ -55,7 +57,17 @@ impl<R: RoleRef> Attempts<R> {
         let asked = Asked { number: role.next_number(), priority, key };
         let history = History { is_idempotent, ..History::default() };
         let outcome = Outcome::Failed(ErrorKind::Cancelled);
-        Self { role, kind, asked, history, resent: None, earlier: None, cancel: None, outcome }
+        Self {
+            role,
+            kind,
+            asked,
+            history,
+            resent: None,
+            is_returning: false,
+            earlier: None,
+            cancel: None,
+            outcome,
+        }
     }
 
     /// The role, for a part of it that does not keep it.
@@ -143,6 +155,7 @@ impl<R: RoleRef> Attempts<R> {
                 if self.is_cancelled() {
                     return Err(self.cancelled(None));
                 }
+                self.is_returning = false;
                 self.role.metrics.note_retry(was_begun);
                 (Some(&self.history), now_ns())
             }
@@ -310,14 +323,17 @@ impl<R: RoleRef> Attempts<R> {
     }
 
     fn judge(&mut self, dead: Dead<R>) -> Result<()> {
-        let (attempt, error) = dead.end();
         if self.is_cancelled() {
+            let Dead { permit, error, .. } = dead;
+            drop(permit);
             return Err(self.cancelled(Some(error)));
         }
-        let history = &mut self.history;
-        match self.role.change(|scheduler| scheduler.judge(now_ns(), history, attempt)) {
+        let attempt = dead.attempt();
+        let Dead { permit, error, .. } = dead;
+        match permit.end_dead(&mut self.history, attempt) {
             Verdict::Again => {
                 self.resent = Some(attempt.was_begun != Some(false));
+                self.is_returning = true;
                 self.earlier.get_or_insert_default().push(&error);
                 Ok(())
             }
@@ -353,13 +369,26 @@ impl<R: RoleRef> Attempts<R> {
     }
 }
 
+impl<R: RoleRef> Attempts<R> {
+    /// Takes out what its role keeps of it. Not called in a forked child, where the locks may be held
+    /// for ever.
+    #[cold]
+    fn leave(&mut self) {
+        if self.is_returning {
+            self.role.change(|scheduler| scheduler.give_up(now_ns()));
+        }
+        if self.cancel.is_some() {
+            self.role.cancels.remove(self.number());
+        }
+    }
+}
+
 impl<R: RoleRef> Drop for Attempts<R> {
     #[inline]
     fn drop(&mut self) {
         self.role.metrics.note_outcome(self.kind, self.outcome);
-        // In a forked child the lock may be held for ever.
-        if self.cancel.is_some() && !fork::is_forked_child() {
-            self.role.cancels.remove(self.number());
+        if (self.is_returning || self.cancel.is_some()) && !fork::is_forked_child() {
+            self.leave();
         }
     }
 }
@@ -378,18 +407,18 @@ impl<R: RoleRef> Dead<R> {
         self.error.was_begun().is_none() && self.error.is_peer_dead()
     }
 
-    /// Gives the worker back, and returns what is known of the attempt.
-    fn end(self) -> (Attempt, Error) {
+    /// What is known of the attempt.
+    fn attempt(&self) -> Attempt {
         let Self { permit, error, has_delivered } = self;
+        let has_delivered = *has_delivered;
         let is_killed = error.death().is_some_and(is_killed_from_outside);
-        let attempt = Attempt {
+        Attempt {
             // What has answered was begun, whatever the worker's memory says.
             was_begun: error.was_begun().filter(|was_begun| *was_begun || !has_delivered),
             // Also by what the worker itself has marked: it may be at a request that was given up.
             was_alone: permit.is_alone() && error.begun_alone() == Some(true),
             was_killed: is_killed && !permit.worker.was_hung(),
             has_delivered,
-        };
-        (attempt, error)
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::attempt::is_killed_from_outside;
@@ -10,11 +11,11 @@ use super::role::RoleShared;
 use super::scheduler::{Death, Ending, RecycleReason, WorkerId};
 use super::settings::{WorkerSlot, nanos};
 use super::worker::{LOOK, Worker};
-use crate::channel::Channel;
-use crate::error::{Error, ErrorKind, Mark, RequestStage, Result};
+use crate::channel::{Channel, Question};
+use crate::error::{Error, ErrorKind, Mark, Result};
 use crate::id::RequestId;
 use crate::process::service::start_thread;
-use crate::protocol::WorkerState;
+use crate::protocol::Kind;
 use crate::sys::clock::{Deadline, now_ns};
 
 /// How long a worker may take to answer a ping.
@@ -103,8 +104,8 @@ impl Keeper {
     fn watch(&self, channel: &Channel) {
         let waker = self.worker.waker();
         let mut exit = channel.core().state.exit_waiters.register();
-        let (mut ping, mut hang) =
-            (Deadline::after(self.role.settings().ping_interval), Hang::default());
+        let mut next_ping = Deadline::after(self.role.settings().ping_interval);
+        let (mut ping, mut hang) = (None, Hang::default());
         let mut look = Duration::ZERO;
         loop {
             exit.wait(&waker);
@@ -119,12 +120,26 @@ impl Keeper {
                 let _ = channel.close(Duration::ZERO);
                 return self.note_death(channel);
             }
-            if ping.has_passed() {
-                ping = Deadline::after(settings.ping_interval);
-                self.ask(channel, settings.max_rss);
+            if next_ping.has_passed() {
+                next_ping = Deadline::after(settings.ping_interval);
+                self.look_at_memory(channel, settings.max_rss);
+                ping.get_or_insert_with(|| Ping::new(channel));
             }
-            let mut until = ping;
-            for grant in self.worker.take_done(|| channel.health()) {
+            let mut until = next_ping;
+            if let Some(asked) = &mut ping {
+                match asked.look(channel, &waker) {
+                    Pong::Awaited(look) => until = until.at_most(look),
+                    Pong::Answered => ping = None,
+                    Pong::Missing => {
+                        ping = None;
+                        let pid = Some(channel.pid());
+                        self.role.tell(Some(self.id), pid, EventKind::Unresponsive);
+                    }
+                    // The channel has failed.
+                    Pong::Corrupt => continue,
+                }
+            }
+            for grant in self.worker.take_done(|| channel.core().marks()) {
                 self.role.finish(now_ns(), grant, Ending::Over);
             }
             look = match self.worker.has_lingering() {
@@ -135,7 +150,9 @@ impl Keeper {
                 until = until.at_most(look);
             }
             if let Some(timeout) = settings.hang_timeout.filter(|_| !self.worker.was_hung()) {
-                if let Some((request, progress)) = hang.look(channel, timeout) {
+                if let Some((request, progress)) =
+                    hang.look(now_ns(), &channel.core().marks(), timeout)
+                {
                     self.kill(channel, request, progress);
                 }
                 until = until.at_most(timeout / 4);
@@ -151,11 +168,7 @@ impl Keeper {
         }
     }
 
-    /// Asks the worker how it is, and looks at its memory.
-    fn ask(&self, channel: &Channel, max_rss: Option<u64>) {
-        if channel.ping(PING_TIMEOUT).is_err_and(|error| error.is_timeout()) {
-            self.role.tell(Some(self.id), Some(channel.pid()), EventKind::Unresponsive);
-        }
+    fn look_at_memory(&self, channel: &Channel, max_rss: Option<u64>) {
         let rss = max_rss.and_then(|most| Some((most, resident_bytes(channel.pid())?)));
         if rss.is_some_and(|(most, rss)| rss > most) {
             let why = RecycleReason::Memory;
@@ -187,11 +200,63 @@ impl Keeper {
             (false, false) => Death::Failed,
         };
         self.role.note_failure(self.id, Some(channel.pid()), EventKind::Died(error), death);
+        self.end_lingering();
     }
 
     fn note_stopped(&self) {
         self.role.tell(Some(self.id), self.pid(), EventKind::Stopped);
         self.role.forget(self.id, |scheduler| scheduler.note_stopped(now_ns(), self.id));
+        self.end_lingering();
+    }
+
+    /// Gives back the places of requests that were given up. Their worker has ended, and is forgotten,
+    /// so that none of them is granted again.
+    fn end_lingering(&self) {
+        for grant in self.worker.end_lingering() {
+            self.role.finish(now_ns(), grant, Ending::Over);
+        }
+    }
+}
+
+/// A ping whose answer is looked for, not waited for: a worker that is stopped must not keep its
+/// thread from what else happens.
+#[derive(Debug)]
+struct Ping<'a> {
+    question: Question<'a>,
+    until: Deadline,
+    look: Duration,
+}
+
+/// What has become of a ping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pong {
+    /// To be looked for again after this time.
+    Awaited(Duration),
+    Answered,
+    Missing,
+    Corrupt,
+}
+
+impl<'a> Ping<'a> {
+    fn new(channel: &'a Channel) -> Self {
+        let question = channel.worker().health().question(Kind::PING);
+        Self { question, until: Deadline::after(PING_TIMEOUT), look: Duration::ZERO }
+    }
+
+    /// Sends the ping if there is room, and looks for its answer. Never blocks.
+    fn look(&mut self, channel: &Channel, waker: &Waker) -> Pong {
+        match self.question.poll(waker) {
+            Ok(Some(_)) => Pong::Answered,
+            Ok(None) if self.until.has_passed() => Pong::Missing,
+            Ok(None) => {
+                self.look = (2 * self.look).clamp(LOOK, LONGEST_LOOK);
+                Pong::Awaited(self.look)
+            }
+            Err(error) => {
+                let _ = channel.worker().note(error);
+                if channel.is_alive() { Pong::Answered } else { Pong::Corrupt }
+            }
+        }
     }
 }
 
@@ -203,25 +268,17 @@ struct Hang {
 }
 
 impl Hang {
-    /// Returns a request that has been served without progress for as long as `timeout`.
-    fn look(&mut self, channel: &Channel, timeout: Duration) -> Option<(RequestId, u64)> {
-        let (now, health) = (now_ns(), channel.health());
-        if health.state == WorkerState::AwaitingCredit {
-            // It waits for the readers of its streams, which is no fault of its own.
-            self.seen.clear();
-            return None;
-        }
+    /// Returns a request that has been served without progress for as long as `timeout`. One that waits
+    /// for the reader of its stream is none: that is no fault of its worker's.
+    fn look(&mut self, now: u64, marks: &[Mark], timeout: Duration) -> Option<(RequestId, u64)> {
         let mut seen = Vec::new();
-        for request in health.requests {
-            if request.stage != RequestStage::Begun {
-                continue;
-            }
-            let before = self.seen.iter().find(|(id, ..)| *id == request.id);
-            let since = match before {
-                Some((_, progress, since)) if *progress == request.progress => *since,
+        for mark in marks.iter().filter(|mark| mark.is_begun() && !mark.awaits_credit) {
+            let id = RequestId::new(mark.request);
+            let since = match self.seen.iter().find(|(seen, ..)| *seen == id) {
+                Some((_, progress, since)) if *progress == mark.progress => *since,
                 _ => now,
             };
-            seen.push((request.id, request.progress, since));
+            seen.push((id, mark.progress, since));
         }
         self.seen = seen;
         let hung =
@@ -236,4 +293,34 @@ fn resident_bytes(pid: u32) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Stage;
+
+    #[test]
+    fn a_request_is_hung_beside_one_that_waits_for_its_reader() {
+        let mark = |request, progress, awaits_credit| Mark {
+            request,
+            stage: Stage::Begun,
+            since: 0,
+            progress,
+            awaits_credit,
+        };
+        let timeout = Duration::from_nanos(100);
+        let mut hang = Hang::default();
+        // The second makes progress, and the first waits for its reader.
+        for now in 0..300 {
+            let marks = [mark(1, 0, true), mark(2, now, false)];
+            assert_eq!(hang.look(now, &marks, timeout), None);
+        }
+        let looks = (300..500).map(|now| {
+            let marks = [mark(1, 0, true), mark(2, 300, false)];
+            (now, hang.look(now, &marks, timeout))
+        });
+        let (when, hung) = looks.into_iter().find(|(_, hung)| hung.is_some()).unwrap();
+        assert_eq!((when, hung), (400, Some((RequestId::new(2), 300))));
+    }
 }

@@ -281,9 +281,8 @@ impl Pool {
 
     /// Ends the pool: takes no more requests, serves those that it has, and ends all workers at
     /// the same time. When `timeout` has passed, requests that wait fail with
-    /// [`ErrorKind::Closed`], and so do those that are being served. If the last
-    /// requests that it has lose their worker meanwhile, those that would be sent again may fail with
-    /// [`ErrorKind::Closed`] before `timeout` has passed.
+    /// [`ErrorKind::Closed`], and so do those that are being served. Requests
+    /// that lose their worker before that are sent again by the rules of the [module](self).
     ///
     /// Blocks until all workers have ended: beyond `timeout` for at most 15 seconds, within which
     /// those that do not end are killed. Any number of threads may call it, any number of times.

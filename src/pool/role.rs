@@ -11,7 +11,8 @@ use super::events::{Event, EventKind, Readers};
 use super::executor::Executor;
 use super::metrics::{Counters, Loss};
 use super::scheduler::{
-    Asked, Death, Ending, Grant, History, Note, Random, Refusal, Scheduler, Ticket, WorkerId,
+    Asked, Attempt, Death, Ending, Grant, History, Note, Random, Reason, Refusal, Scheduler,
+    Ticket, Verdict, WorkerId,
 };
 use super::seat::{Seat, Told};
 use super::settings::Role;
@@ -72,9 +73,19 @@ pub(super) struct Permit<R: RoleRef> {
     ending: Ending,
     /// When it was granted.
     since: u64,
-    /// The request at which the worker may be longer than its caller waits: the worker's thread
-    /// gives it back when that is over.
-    lingers: Option<RequestId>,
+    return_by: Return,
+}
+
+/// What gives a worker back that a request has.
+#[derive(Debug, Clone, Copy)]
+enum Return {
+    /// The permit's end.
+    Caller,
+    /// The worker's thread, when the worker is done with this request: it may be at it for longer
+    /// than its caller waits.
+    Worker(RequestId),
+    /// It was given back.
+    Done,
 }
 
 impl<R: RoleRef> Permit<R> {
@@ -87,7 +98,7 @@ impl<R: RoleRef> Permit<R> {
 
     #[inline]
     pub(super) fn new(role: R, grant: Grant, worker: Arc<Worker>, since: u64) -> Self {
-        Self { role, worker, grant, ending: Ending::Over, since, lingers: None }
+        Self { role, worker, grant, ending: Ending::Over, since, return_by: Return::Caller }
     }
 
     pub(super) fn is_alone(&self) -> bool {
@@ -107,7 +118,19 @@ impl<R: RoleRef> Permit<R> {
 
     /// Whether the worker is at a request, which its caller may give up by dropping this.
     pub(super) fn set_lingering(&mut self, request: Option<RequestId>) {
-        self.lingers = request;
+        self.return_by = request.map_or(Return::Caller, Return::Worker);
+    }
+
+    /// The worker has died with the request. Gives the worker back, and decides what becomes of the
+    /// request. If it is sent again, it asks for a worker at once: a close of the pool waits for that.
+    pub(super) fn end_dead(mut self, history: &mut History, attempt: Attempt) -> Verdict {
+        self.return_by = Return::Done;
+        if fork::is_forked_child() {
+            return Verdict::Over(Reason::NotIdempotent);
+        }
+        let (now, grant) = (now_ns(), self.grant);
+        self.role.metrics.note_service(now.saturating_sub(self.since));
+        self.role.change(|scheduler| scheduler.end_dead(now, grant, history, attempt))
     }
 
     /// The worker is of no use any more.
@@ -124,11 +147,15 @@ impl<R: RoleRef> Drop for Permit<R> {
         if fork::is_forked_child() {
             return;
         }
+        let is_left = match self.return_by {
+            Return::Caller => false,
+            Return::Worker(request) => self.worker.linger(request, self.grant),
+            Return::Done => return,
+        };
         let now = now_ns();
         self.role.metrics.note_service(now.saturating_sub(self.since));
-        match self.lingers {
-            None => self.role.finish(now, self.grant, self.ending),
-            Some(request) => self.worker.linger(request, self.grant),
+        if !is_left {
+            self.role.finish(now, self.grant, self.ending);
         }
     }
 }

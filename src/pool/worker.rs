@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::scheduler::Grant;
 use crate::channel::{Channel, Core};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Mark, Result};
 use crate::id::RequestId;
-use crate::protocol::Health;
 use crate::sync::plain::{Condvar, Mutex};
 use crate::sys::clock::Deadline;
 use crate::tasks::driver::{self, DriverRegistration};
@@ -26,8 +25,15 @@ pub(super) struct Worker {
     is_ready: OnceLock<()>,
     bell: Arc<Bell>,
     was_hung: OnceLock<()>,
-    /// Requests that no caller waits for any more, and that the worker may be at.
-    lingering: Mutex<Vec<(RequestId, Grant)>>,
+    lingering: Mutex<Lingering>,
+}
+
+/// Requests that no caller waits for any more, and that the worker may be at.
+#[derive(Debug, Default)]
+struct Lingering {
+    places: Vec<(RequestId, Grant)>,
+    /// The worker has ended: it is at none.
+    has_ended: bool,
 }
 
 impl Worker {
@@ -98,25 +104,41 @@ impl Worker {
         self.bell.ring(false);
     }
 
-    /// Has its thread give a request's place back when the worker is done with the request.
-    pub(super) fn linger(&self, request: RequestId, grant: Grant) {
-        self.lingering.lock().push((request, grant));
+    /// Has its thread give a request's place back when the worker is done with the request. Returns
+    /// false if the worker has ended: then the caller gives the place back.
+    #[must_use]
+    pub(super) fn linger(&self, request: RequestId, grant: Grant) -> bool {
+        let mut lingering = self.lingering.lock();
+        if lingering.has_ended {
+            return false;
+        }
+        lingering.places.push((request, grant));
+        drop(lingering);
         self.look();
+        true
     }
 
     pub(super) fn has_lingering(&self) -> bool {
-        !self.lingering.lock().is_empty()
+        !self.lingering.lock().places.is_empty()
     }
 
-    /// The places of requests that the worker is done with.
-    pub(super) fn take_done(&self, health: impl Fn() -> Health) -> Vec<Grant> {
+    /// The places of requests that the worker is done with, by its marks.
+    pub(super) fn take_done(&self, marks: impl Fn() -> Vec<Mark>) -> Vec<Grant> {
         let mut lingering = self.lingering.lock();
-        if lingering.is_empty() {
+        if lingering.places.is_empty() {
             return Vec::new();
         }
-        let health = health();
-        let done = lingering.extract_if(.., |(request, _)| is_done(&health, *request));
+        let marks = marks();
+        let done = lingering.places.extract_if(.., |(request, _)| is_done(&marks, *request));
         done.map(|(_, grant)| grant).collect()
+    }
+
+    /// The worker has ended. Returns the places of all requests that were given up; from now on none
+    /// is kept.
+    pub(super) fn end_lingering(&self) -> Vec<Grant> {
+        let mut lingering = self.lingering.lock();
+        lingering.has_ended = true;
+        std::mem::take(&mut lingering.places).into_iter().map(|(_, grant)| grant).collect()
     }
 
     /// Notes that the pool is about to kill it because a request makes no progress.
@@ -142,14 +164,17 @@ impl Worker {
     }
 }
 
-/// Whether a worker is done with a request: it is at others that came later, or at none.
-fn is_done(health: &Health, request: RequestId) -> bool {
-    let requests = &health.requests;
-    let is_idle = health.begun == 0 && health.taken == 0;
-    // A report names only so many requests.
-    let is_whole = requests.len() < Health::MOST_REQUESTS;
-    let is_listed = requests.iter().any(|listed| listed.id == request);
-    is_idle || is_whole && !is_listed && requests.iter().any(|listed| listed.id > request)
+/// Whether a worker is done with a request: it has answered it, it is at none, or it has taken one that
+/// came later, and then it has passed this one over.
+fn is_done(marks: &[Mark], request: RequestId) -> bool {
+    let is_held = |mark: &Mark| mark.is_taken() || mark.is_begun();
+    match marks.iter().find(|mark| mark.request == request.get()) {
+        Some(mark) => !is_held(mark),
+        None => {
+            let has_later = marks.iter().any(|mark| mark.request > request.get());
+            has_later || !marks.iter().any(is_held)
+        }
+    }
 }
 
 /// Wakes a worker's thread.
@@ -193,5 +218,48 @@ impl Bell {
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
         self.ring(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Stage;
+    use crate::pool::scheduler::WorkerId;
+
+    fn mark(request: u64, stage: Stage) -> Mark {
+        Mark { request, stage, since: request, progress: 0, awaits_credit: false }
+    }
+
+    fn is_done_of(marks: &[Mark], request: u64) -> bool {
+        is_done(marks, RequestId::new(request))
+    }
+
+    #[test]
+    fn a_request_is_done_however_many_others_are_begun_or_run_on() {
+        let begun = |numbers: std::ops::Range<u64>| numbers.map(|n| mark(n, Stage::Begun));
+        let many: Vec<_> = begun(1..40).chain([mark(40, Stage::Done)]).collect();
+        assert!(is_done_of(&many, 40) && !is_done_of(&many, 39));
+        let older = [mark(1, Stage::Begun), mark(2, Stage::Done)];
+        assert!(is_done_of(&older, 2), "an older one runs on");
+        assert!(!is_done_of(&older, 1));
+    }
+
+    #[test]
+    fn a_request_is_not_done_before_its_worker_has_taken_it_or_a_later_one() {
+        let marks = [mark(1, Stage::Begun)];
+        assert!(!is_done_of(&marks, 2), "it may lie in the ring");
+        let marks = [mark(1, Stage::Begun), mark(3, Stage::Taken)];
+        assert!(is_done_of(&marks, 2) && !is_done_of(&marks, 3));
+        assert!(is_done_of(&[mark(1, Stage::Done)], 2), "the worker is idle");
+    }
+
+    #[test]
+    fn no_place_is_kept_at_a_worker_that_has_ended() {
+        let worker = Worker::default();
+        let grant = Grant { worker: WorkerId { slot: 0, incarnation: 0 }, is_alone: false };
+        assert!(worker.linger(RequestId::new(1), grant));
+        assert_eq!(worker.end_lingering(), [grant]);
+        assert!(!worker.linger(RequestId::new(2), grant) && !worker.has_lingering());
     }
 }

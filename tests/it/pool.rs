@@ -486,3 +486,24 @@ fn a_stream_whose_reader_pauses_is_not_taken_for_hung() {
     assert_eq!(count, 400);
     close(&pool);
 }
+
+#[test]
+fn a_worker_that_is_stopped_does_not_keep_the_pool_from_a_hang() {
+    let role = role().ping_interval(Duration::from_millis(20));
+    let (pool, handle) = pool_of(role.hang_timeout(Duration::from_secs(1)));
+    let events = pool.events();
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| handle.call(FOR_EVER, "", LONG));
+        eventually("it is begun", || is_begun(&handle));
+        send_signal(pids(&handle)[0], libc::SIGSTOP);
+        // A ping is on its way for five seconds.
+        let is_either = |kind: &EventKind| {
+            let is_late = matches!(kind, EventKind::Unresponsive);
+            assert!(!is_late, "the end of the ping was waited for");
+            matches!(kind, EventKind::Hung { .. })
+        };
+        until(&events, is_either);
+        assert_eq!(call.join().unwrap().unwrap_err().kind(), ErrorKind::PeerDied);
+    });
+    close(&pool);
+}

@@ -31,6 +31,7 @@ impl<W> Scheduler<W> {
         }
         let not_before = slot.not_before;
         self.in_flight = self.in_flight.saturating_sub(slot.in_flight);
+        self.orphans += slot.in_flight;
         slot.empty();
         if !was_told && death != Death::Serving {
             if !self.slots.iter().any(Slot::is_ready) {
@@ -46,6 +47,7 @@ impl<W> Scheduler<W> {
     pub(crate) fn note_stopped(&mut self, now: u64, worker: WorkerId) {
         let Some(slot) = slot_of(&mut self.slots, worker) else { return };
         self.in_flight = self.in_flight.saturating_sub(slot.in_flight);
+        self.orphans += slot.in_flight;
         slot.empty();
         self.plan(now);
     }

@@ -5,9 +5,9 @@
 //! can run thousands of schedules against it: `simulation.rs`.
 //!
 //! ```text
-//!   request:  admit ---> granted ---> finish ---> judge ---> admit_again
-//!               |           ^                       |
-//!               +--> queue -+                       +--> over
+//!   request:  admit ---> granted ---> finish
+//!               |           ^   |
+//!               +--> queue -+   +---> end_dead ---> admit_again
 //!
 //!   worker:   Start ---> note_ready ---> serves, drains ---> Stop ---> note_stopped
 //!               |                           |
@@ -56,6 +56,10 @@ pub(crate) struct Scheduler<W> {
     /// How many workers are to serve.
     target: usize,
     in_flight: usize,
+    /// Requests that were granted a worker that is gone, and have not given their place back.
+    orphans: usize,
+    /// Requests whose worker has died, that are about to ask again.
+    returning: usize,
     recipe: u64,
     phase: Phase,
     is_degraded: bool,
@@ -174,6 +178,8 @@ impl<W> Scheduler<W> {
             slots,
             target: if limits.is_lazy { 0 } else { limits.min_idle },
             in_flight: 0,
+            orphans: 0,
+            returning: 0,
             recipe: 0,
             phase: Phase::Open,
             is_degraded: false,
@@ -238,7 +244,12 @@ impl<W> Scheduler<W> {
         if self.phase == Phase::Closed {
             return Admission::Refused(Refusal::Closed);
         }
+        self.returning = self.returning.saturating_sub(1);
         if self.is_sick() {
+            if self.phase == Phase::Draining {
+                // It may have been the last that was waited for.
+                self.plan(now);
+            }
             return Admission::Refused(Refusal::Degraded);
         }
         self.wait(now, asked, history.is_suspect, owner)
@@ -268,7 +279,13 @@ impl<W> Scheduler<W> {
     /// A request that was granted has ended, with or without an answer.
     pub(crate) fn finish(&mut self, now: u64, grant: Grant, ending: Ending) {
         self.finished.add(now);
-        let Some(slot) = slot_of(&mut self.slots, grant.worker) else { return };
+        let Some(slot) = slot_of(&mut self.slots, grant.worker) else {
+            self.orphans = self.orphans.saturating_sub(1);
+            if self.phase == Phase::Draining {
+                self.plan(now);
+            }
+            return;
+        };
         slot.in_flight = slot.in_flight.saturating_sub(1);
         self.in_flight = self.in_flight.saturating_sub(1);
         if grant.is_alone {
@@ -292,15 +309,35 @@ impl<W> Scheduler<W> {
         }
     }
 
-    /// Decides what becomes of a request whose worker has died. If it is sent again:
-    /// [`Scheduler::admit_again`].
-    pub(crate) fn judge(&mut self, now: u64, history: &mut History, attempt: Attempt) -> Verdict {
-        self.retries.judge(now, history, attempt)
+    /// A request whose worker has died gives its place back. Decides what becomes of the request. If
+    /// it is sent again, [`Scheduler::admit_again`] or [`Scheduler::give_up`] must follow: a close
+    /// waits for that.
+    pub(crate) fn end_dead(
+        &mut self,
+        now: u64,
+        grant: Grant,
+        history: &mut History,
+        attempt: Attempt,
+    ) -> Verdict {
+        let verdict = self.retries.judge(now, history, attempt);
+        // Before the place is given back: otherwise a role that closes would count as drained.
+        self.returning += usize::from(verdict == Verdict::Again);
+        self.finish(now, grant, Ending::WorkerDied);
+        verdict
     }
 
-    /// Whether nothing waits, and no worker has a request.
+    /// A request that was to be sent again is not: it was cancelled, or its caller has gone.
+    pub(crate) fn give_up(&mut self, now: u64) {
+        self.returning = self.returning.saturating_sub(1);
+        if self.phase == Phase::Draining {
+            self.plan(now);
+        }
+    }
+
+    /// Whether nothing waits, no worker has a request, and none is sent again.
     fn is_drained(&self) -> bool {
-        self.queue.is_empty() && self.in_flight == 0
+        let with_workers = self.in_flight + self.orphans + self.returning;
+        self.queue.is_empty() && with_workers == 0
     }
 
     /// How full the role is.

@@ -33,6 +33,8 @@ pub(super) enum RequestState {
     /// With the moment since which it waits.
     Waits(Ticket, u64),
     Granted(Grant),
+    /// Its worker has died, and its caller is about to ask again.
+    Returns,
     /// Its caller has given it up, and its worker is not done with it.
     Lingers(Grant),
     Over,
@@ -84,6 +86,8 @@ pub(super) enum Event {
     Reported(WorkerId, Death),
     /// A caller learns of its worker's death.
     Attempt(u64, Grant, Attempt),
+    /// A caller asks again.
+    Again(u64),
     Stopped(WorkerId),
     Tick,
     Recycle(RecycleReason),

@@ -18,6 +18,17 @@ pub(super) fn check(world: &World) {
     // those that were given up and that their worker is not done with.
     let held: usize = world.workers.values().map(|worker| worker.holders.len()).sum();
     assert_eq!(scheduler.in_flight, held);
+    // A close waits for those whose worker is gone, and for those that are about to ask again.
+    let states = || world.requests.values().map(|request| request.state);
+    let is_orphan = |state: &RequestState| match state {
+        RequestState::Granted(grant) | RequestState::Lingers(grant) => {
+            !world.workers.contains_key(&key(grant.worker))
+        }
+        _ => false,
+    };
+    assert_eq!(scheduler.orphans, states().filter(is_orphan).count());
+    let returning = states().filter(|state| *state == RequestState::Returns).count();
+    assert!(scheduler.returning == returning || scheduler.phase == Phase::Closed);
     for ((slot, incarnation), worker) in &world.workers {
         let slot = &scheduler.slots[*slot];
         assert_eq!(slot.incarnation, *incarnation, "a slot has one worker");

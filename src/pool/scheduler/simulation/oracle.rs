@@ -14,6 +14,7 @@ pub(super) enum Outcome {
     /// A worker had it until its deadline.
     Timeout,
     Failed(Reason),
+    Cancelled,
 }
 
 pub(super) struct Oracle {
@@ -28,6 +29,8 @@ pub(super) struct Oracle {
     /// Since when the oldest waited, and how many were to serve, after the last step.
     before: (Option<u64>, usize),
     may_heal: bool,
+    /// The first request that came after a close, and whether that has ended those before it.
+    close: Option<(u64, bool)>,
     /// As told.
     is_degraded: bool,
 }
@@ -45,6 +48,7 @@ impl Oracle {
             degraded_start: None,
             before: (None, usize::MAX),
             may_heal: false,
+            close: None,
             is_degraded: false,
         }
     }
@@ -55,6 +59,10 @@ impl Oracle {
 
     pub(super) fn note_taken(&mut self, now: u64) {
         self.taken.push(now);
+    }
+
+    pub(super) fn note_close(&mut self, first: u64, is_now: bool) {
+        self.close = Some((first, is_now));
     }
 
     /// Nothing that was begun is begun again unasked, nor more often than allowed.
@@ -77,6 +85,10 @@ impl Oracle {
                 let is_guilty = matches!(request.effect, Effect::Kill(_) | Effect::Hang);
                 assert!(is_guilty, "{number} is innocent");
                 assert!(begun >= 2 && self.idempotent[&number]);
+            }
+            Outcome::Refused(Refusal::Closed) if self.close.is_some_and(|(_, is_now)| !is_now) => {
+                let (first, _) = self.close.unwrap();
+                assert!(number >= first, "a close that drains has refused {number}");
             }
             Outcome::Failed(Reason::NotIdempotent) => assert!(!self.idempotent[&number]),
             Outcome::Refused(_) if !self.idempotent[&number] => {

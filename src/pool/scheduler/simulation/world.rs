@@ -88,6 +88,7 @@ impl World {
         }
         self.settle();
         let late = self.ask_with(Effect::Answer(MS), self.now + SECOND);
+        self.oracle.note_close(late, self.is_closed_now);
         assert_eq!(self.oracle.outcomes[&late], Outcome::Refused(Refusal::Closed));
         while !self.scheduler.is_over() {
             assert!(self.step(), "the role is closed and does not end");
@@ -160,9 +161,11 @@ impl World {
             }
             Event::Reported(id, death) => self.report(id, death),
             Event::Attempt(number, grant, attempt) => self.attempt(number, grant, attempt),
+            Event::Again(number) => self.again(number),
             Event::Stopped(id) => {
-                if self.remove(id) {
+                if let Some(worker) = self.workers.remove(&key(id)) {
                     self.scheduler.note_stopped(now, id);
+                    self.end_lingering(worker);
                 }
             }
             Event::Tick if self.next_tick == Some(now) => self.tick(),
@@ -295,13 +298,17 @@ impl World {
 
     /// A request no longer holds a place of its worker.
     fn give_back(&mut self, number: u64, grant: Grant, ending: Ending) {
+        self.leave_worker(number, grant);
+        self.scheduler.finish(self.now, grant, ending);
+    }
+
+    fn leave_worker(&mut self, number: u64, grant: Grant) {
         if let Some(worker) = self.workers.get_mut(&key(grant.worker)) {
             worker.holders.retain(|(holder, _)| *holder != number);
             if worker.holders.is_empty() {
                 worker.idle_since = self.now;
             }
         }
-        self.scheduler.finish(self.now, grant, ending);
     }
 
     /// A worker begins what it can, and passes over what was given up.
@@ -354,7 +361,7 @@ impl World {
 
     fn deadline(&mut self, number: u64) {
         match self.requests[&number].state {
-            RequestState::Over | RequestState::Lingers(_) => {}
+            RequestState::Over | RequestState::Lingers(_) | RequestState::Returns => {}
             RequestState::Waits(ticket, _) => {
                 let left = self.scheduler.leave(self.now, ticket);
                 assert_eq!(left, Some(number), "a request that waits is in the queue");
@@ -363,7 +370,10 @@ impl World {
             RequestState::Granted(grant) => {
                 self.over(number, Outcome::Timeout);
                 let r = &mut self.random;
-                let Some(worker) = self.workers.get_mut(&key(grant.worker)) else { return };
+                let Some(worker) = self.workers.get_mut(&key(grant.worker)) else {
+                    self.scheduler.finish(self.now, grant, Ending::Over);
+                    return;
+                };
                 let at = worker.queue.iter().position(|queued| *queued == number);
                 // Now and then it was not even sent: there was no room for it in the ring.
                 if let Some(at) = at.filter(|_| r.below(8) == 0) {
@@ -412,45 +422,67 @@ impl World {
     }
 
     fn report(&mut self, id: WorkerId, death: Death) {
-        if self.remove(id) {
+        if let Some(worker) = self.workers.remove(&key(id)) {
             self.oracle.note_death(self.now, &mut self.scheduler, id, death);
+            self.end_lingering(worker);
         }
     }
 
-    /// A worker's end is known: the places that lingered at it are gone with it.
-    fn remove(&mut self, id: WorkerId) -> bool {
-        let Some(worker) = self.workers.remove(&key(id)) else { return false };
+    /// A worker's end is known: the places that linger at it are given back.
+    fn end_lingering(&mut self, worker: Worker) {
         for (number, grant) in worker.holders {
             if self.requests[&number].state == RequestState::Lingers(grant) {
                 self.set(number, RequestState::Over);
+                self.scheduler.finish(self.now, grant, Ending::Over);
             }
         }
-        true
     }
 
     fn attempt(&mut self, number: u64, grant: Grant, attempt: Attempt) {
         if self.requests[&number].state != RequestState::Granted(grant) {
             return;
         }
-        self.give_back(number, grant, Ending::WorkerDied);
+        self.leave_worker(number, grant);
         let request = self.requests.get_mut(&number).unwrap();
         let before = request.history;
-        let verdict = self.scheduler.judge(self.now, &mut request.history, attempt);
+        let history = &mut request.history;
+        let verdict = self.scheduler.end_dead(self.now, grant, history, attempt);
         self.oracle.note_judged(before, request.history, attempt, verdict);
         match verdict {
             Verdict::Again => {
                 if request.history.retries > before.retries {
                     self.oracle.note_retry(self.now);
                 }
-                let request = &self.requests[&number];
-                let (asked, history) = (request.asked, request.history);
-                let admission = self.scheduler.admit_again(self.now, asked, &history, || number);
-                self.admitted(number, admission);
+                self.set(number, RequestState::Returns);
+                let left = self.requests[&number].deadline - self.now;
+                let after = (self.random.below(3) * MS).min(left);
+                self.schedule(after, Event::Again(number));
             }
             Verdict::Over(reason) => {
                 self.oracle.note_verdict(self.now, reason, attempt);
                 self.over(number, Outcome::Failed(reason));
             }
+        }
+    }
+
+    /// A caller asks again.
+    fn again(&mut self, number: u64) {
+        if self.requests[&number].state != RequestState::Returns {
+            return;
+        }
+        // Now and then its caller has gone, or has cancelled it.
+        if self.random.below(16) == 0 {
+            self.over(number, Outcome::Cancelled);
+            self.scheduler.give_up(self.now);
+            return self.settle();
+        }
+        let request = &self.requests[&number];
+        let (asked, history, deadline) = (request.asked, request.history, request.deadline);
+        let admission = self.scheduler.admit_again(self.now, asked, &history, || number);
+        self.admitted(number, admission);
+        self.settle();
+        if deadline <= self.now {
+            self.deadline(number);
         }
     }
 

@@ -251,8 +251,12 @@ fn a_close_starts_as_many_workers_as_what_waits_needs() {
         let busy: Vec<_> = (0..4).map(|_| role.ask_granted(0)).collect();
         (0..waiting).for_each(|_| _ = role.ask(0));
         role.scheduler.close(0);
-        for grant in busy {
+        for grant in &busy {
             role.scheduler.note_death(1, grant.worker, Death::Serving);
+        }
+        assert!(!role.scheduler.is_over(), "callers have not heard of it");
+        for grant in busy {
+            role.scheduler.finish(1, grant, Ending::WorkerDied);
         }
         assert_eq!(role.starts(), workers, "{waiting} wait");
         assert_eq!(role.scheduler.is_over(), waiting == 0);
