@@ -43,3 +43,17 @@ impl Ended {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_wait_sees_an_end_that_no_worker_tells() {
+        let (ended, looks) = (Ended::default(), Cell::new(0));
+        let is_over = || looks.replace(looks.get() + 1) > 0;
+        assert!(ended.wait(Deadline::after(Duration::from_secs(2)), is_over));
+    }
+}

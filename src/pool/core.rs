@@ -228,6 +228,7 @@ impl<L: Default> Locked<L> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Wake, Waker};
     use std::time::Duration;
 
     use super::*;
@@ -257,5 +258,31 @@ mod tests {
         };
         core.finish(5, grant, Ending::Over);
         assert_eq!(core.change(|scheduler| scheduler.overload(6)).0.in_flight, 0);
+    }
+    struct Panics;
+
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker of the host's");
+        }
+    }
+
+    #[test]
+    fn a_waker_that_panics_keeps_no_other_request_from_hearing() {
+        let core = RoleCore::<()>::new(Scheduler::new(Limits::default(), 1));
+        let wait = |number| {
+            let asked = Asked { number, priority: Priority::Normal, key: None };
+            let Placed::Waits(_, seat) = core.admit(0, asked).0 else {
+                panic!("no worker is there")
+            };
+            seat
+        };
+        let (first, second) = (wait(1), wait(2));
+        assert!(first.poll(&Waker::from(Arc::new(Panics))).is_none());
+        let close = || core.change(|scheduler| scheduler.close_now(1)).0;
+        let closed = catch_unwind(AssertUnwindSafe(close));
+        assert!(closed.is_ok(), "the panic is the waker's own");
+        let told = second.wait(Deadline::after(Duration::ZERO));
+        assert!(matches!(told, Some(Told::Refused(Refusal::Closed))));
     }
 }

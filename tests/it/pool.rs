@@ -507,3 +507,12 @@ fn a_worker_that_is_stopped_does_not_keep_the_pool_from_a_hang() {
     });
     close(&pool);
 }
+
+#[test]
+fn a_close_whose_time_is_up_hastens_workers_that_are_already_stopping() {
+    let (pool, handle) = pool_of(role().stop_timeout(LONG));
+    handle.call(ECHO, "", LONG).unwrap();
+    send_signal(pids(&handle)[0], libc::SIGSTOP);
+    let closed = within_long("close", || pool.close(Duration::from_millis(100)));
+    closed.unwrap();
+}

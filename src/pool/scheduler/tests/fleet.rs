@@ -317,3 +317,40 @@ fn a_replacement_that_is_not_needed_any_more_ends() {
     role.scheduler.note_ready(601 * SECOND, next);
     assert_eq!(stops(&role.scheduler.take_actions()), [next]);
 }
+
+#[test]
+fn a_degraded_role_that_has_shrunk_to_nothing_heals_when_it_is_asked() {
+    let limits = Limits {
+        min_idle: 0,
+        is_lazy: true,
+        failures_per_worker: 0,
+        idle_timeout: Some(SECOND),
+        ..Limits::default()
+    };
+    let mut scheduler = Scheduler::new(limits, 1);
+    let asked = |number| Asked { number, priority: Priority::Normal, key: None };
+    let started = |scheduler: &mut Scheduler<u64>| {
+        scheduler.take_actions().into_iter().find_map(|action| match action {
+            Action::Start(worker) => Some(worker),
+            _ => None,
+        })
+    };
+    scheduler.admit(0, asked(1), || 1);
+    let first = started(&mut scheduler).unwrap();
+    scheduler.note_ready(0, first);
+    scheduler.finish(0, Grant { worker: first, is_alone: false }, Ending::Over);
+    // Its replacement fails, and then it ends as it has nothing to do.
+    scheduler.reload(0);
+    let second = started(&mut scheduler).unwrap();
+    scheduler.note_death(0, second, Death::Failed);
+    assert!(scheduler.is_degraded());
+    scheduler.tick(SECOND);
+    scheduler.note_stopped(SECOND, first);
+    scheduler.take_actions();
+    let later = 200 * SECOND;
+    let refused = scheduler.admit(later, asked(2), || 2);
+    assert!(matches!(refused, Admission::Refused(Refusal::Degraded)));
+    let third = started(&mut scheduler).expect("a worker is tried");
+    scheduler.note_ready(later, third);
+    assert!(matches!(scheduler.admit(later, asked(3), || 3), Admission::Granted(_)));
+}
