@@ -288,7 +288,11 @@ fn assert_stages(way: &str, begun: usize, taken: usize) {
     let ids: Vec<_> = pending.iter().map(|pending| pending.id()).collect();
     before.into_iter().for_each(|first| drop(first.wait().unwrap()));
     let counts = || (channel.health().begun, channel.health().taken);
-    eventually("all are where they stay", || counts() == (begun, taken));
+    let has_progress = || {
+        let shown = channel.health().requests;
+        shown.iter().filter(|request| request.progress > 0).count() == begun
+    };
+    eventually("all are where they stay", || counts() == (begun, taken) && has_progress());
 
     for health in [channel.health(), channel.ping(LONG).unwrap()] {
         assert_eq!((health.begun, health.taken), (begun, taken), "{way}");

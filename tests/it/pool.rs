@@ -1,12 +1,12 @@
 //! The pool over real processes: what becomes of requests whose workers die, and of workers.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::common::*;
 use crate::pools::{close, is_begun, new_pool_of as pool_of, pids};
-use slipring::pool::{EventKind, Events, Pool, Priority, RecycleReason, Role};
+use slipring::pool::{EventKind, Events, Pool, Priority, RecycleReason, Role, RoleHandle};
 use slipring::{ErrorKind, ExitCause};
 
 const ONE: &str = "one";
@@ -457,6 +457,34 @@ fn a_recipe_that_panics_is_a_failed_start_and_is_tried_again() {
     assert_eq!(handle.call(ECHO, "x", LONG).unwrap().to_vec(), b"x");
     until(&events, |kind| matches!(kind, EventKind::Ready(_)));
     assert_eq!(starts.load(Ordering::Relaxed), 2);
+    close(&pool);
+}
+
+/// A part of a recipe, which uses the recipe's own role when it is dropped.
+struct UsesRole(Arc<OnceLock<RoleHandle>>);
+
+impl Drop for UsesRole {
+    fn drop(&mut self) {
+        if let Some(handle) = self.0.get() {
+            let _ = handle.request(ECHO);
+        }
+    }
+}
+
+#[test]
+fn a_recipe_that_is_replaced_may_use_its_role_as_it_goes() {
+    let own = Arc::new(OnceLock::new());
+    let part = UsesRole(Arc::clone(&own));
+    // Without a worker: its thread would keep the recipe.
+    let (pool, handle) = pool_of(
+        Role::new(move |_| {
+            let _ = &part;
+            Ok(small())
+        })
+        .lazy(),
+    );
+    own.set(handle.clone()).unwrap();
+    within_long("reload", || handle.reload(role())).unwrap();
     close(&pool);
 }
 
