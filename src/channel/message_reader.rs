@@ -12,10 +12,10 @@ use crate::id::RequestId;
 
 /// A reply, or one chunk of a stream, that is read while it comes.
 ///
-/// A message that is longer than a frame comes in pieces. [`Pending::wait`](crate::Pending::wait) and
-/// [`Stream::next_chunk`](crate::Stream::next_chunk) collect them in a buffer; this reader hands each of them out where it lies
+/// A message that is longer than a frame comes in pieces. [`Pending::wait`] and
+/// [`Stream::next_chunk`] collect them in a buffer; this reader hands each of them out where it lies
 /// in shared memory. That saves a copy of the whole message, and the memory for it. A message of
-/// one frame is one piece. [`Pending::wait_reader`](crate::Pending::wait_reader) and [`Stream::next_reader`](crate::Stream::next_reader) make the reader.
+/// one frame is one piece. [`Pending::wait_reader`] and [`Stream::next_reader`] make the reader.
 ///
 /// | to get | method |
 /// |---|---|
@@ -47,6 +47,12 @@ use crate::id::RequestId;
 /// # channel.close(timeout)?;
 /// # Ok(()) }
 /// ```
+///
+/// [`ErrorKind::Interrupted`]: crate::ErrorKind::Interrupted
+/// [`Pending::wait`]: crate::Pending::wait
+/// [`Pending::wait_reader`]: crate::Pending::wait_reader
+/// [`Stream::next_chunk`]: crate::Stream::next_chunk
+/// [`Stream::next_reader`]: crate::Stream::next_reader
 #[derive(Debug)]
 #[must_use = "a reader that is dropped drops the rest of its message"]
 pub struct MessageReader<'a> {
@@ -100,12 +106,16 @@ impl<'a> MessageReader<'a> {
     /// worker has to wait if too many are kept.
     ///
     /// Of a reply, blocks for at most the timeout of the request, which counts from the call to
-    /// the last piece. Of a chunk, blocks as [`Stream::next_chunk`](crate::Stream::next_chunk) does for each piece.
+    /// the last piece. Of a chunk, blocks as [`Stream::next_chunk`] does for each piece.
     ///
     /// # Errors
     ///
-    /// As [`Pending::wait`](crate::Pending::wait), or as [`Stream::next_chunk`](crate::Stream::next_chunk). [`ErrorKind::Protocol`] if the message
+    /// As [`Pending::wait`], or as [`Stream::next_chunk`]. [`ErrorKind::Protocol`] if the message
     /// breaks off, or does not have the length that was announced.
+    ///
+    /// [`ErrorKind::Protocol`]: crate::ErrorKind::Protocol
+    /// [`Pending::wait`]: crate::Pending::wait
+    /// [`Stream::next_chunk`]: crate::Stream::next_chunk
     pub fn next_piece(&mut self) -> Result<Option<Reply>> {
         if self.fill()? { self.parts.take_piece() } else { Ok(None) }
     }
@@ -127,6 +137,9 @@ impl<'a> MessageReader<'a> {
     /// As [`MessageReader::next_piece`]. [`ErrorKind::InvalidPayload`] if `out` has another length:
     /// nothing is read if the length of the message is known. After any other error `out` may hold a
     /// part of the message, which is read: also after [`ErrorKind::Interrupted`].
+    ///
+    /// [`ErrorKind::InvalidPayload`]: crate::ErrorKind::InvalidPayload
+    /// [`ErrorKind::Interrupted`]: crate::ErrorKind::Interrupted
     pub fn copy_to(&mut self, out: &mut [u8]) -> Result<()> {
         self.parts.check()?;
         let (len, wanted) = (self.parts.known_rest(), out.len());
@@ -164,6 +177,8 @@ impl<'a> MessageReader<'a> {
     /// As [`MessageReader::next_piece`]. `out` is then as it was before. After
     /// [`ErrorKind::Interrupted`] nothing of the message is lost: the next read begins where this one
     /// began.
+    ///
+    /// [`ErrorKind::Interrupted`]: crate::ErrorKind::Interrupted
     pub fn append_to(&mut self, out: &mut Vec<u8>) -> Result<usize> {
         let before = out.len();
         // Only a hint. If there is no memory now, it is asked for again when it is needed.

@@ -10,7 +10,8 @@ use crate::id::RequestId;
 
 /// A reply, or one chunk of a stream, that a task reads while it comes: a
 /// [`MessageReader`](crate::MessageReader) whose waits block no thread.
-/// [`AsyncPending::wait_reader`](crate::tasks::AsyncPending::wait_reader) and [`AsyncStream::next_reader`](crate::tasks::AsyncStream::next_reader) make it.
+/// [`AsyncPending::wait_reader`](crate::tasks::AsyncPending::wait_reader) and
+/// [`AsyncStream::next_reader`](crate::tasks::AsyncStream::next_reader) make it.
 ///
 /// | to get | method |
 /// |---|---|
@@ -137,13 +138,15 @@ impl<'a> AsyncMessageReader<'a> {
     /// are kept.
     ///
     /// Of a reply, waits for at most the timeout of the request, which counts from the call to the
-    /// last piece. Of a chunk, waits as [`AsyncStream::next_chunk`](crate::tasks::AsyncStream::next_chunk) does for each piece.
+    /// last piece. Of a chunk, waits as [`AsyncStream::next_chunk`] does for each piece.
     ///
     /// # Errors
     ///
-    /// As [`AsyncPending`](crate::tasks::AsyncPending), or as [`AsyncStream::next_chunk`](crate::tasks::AsyncStream::next_chunk).
+    /// As [`AsyncPending`](crate::tasks::AsyncPending), or as [`AsyncStream::next_chunk`].
     /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol) if the message breaks off, or does not
     /// have the length that was announced.
+    ///
+    /// [`AsyncStream::next_chunk`]: crate::tasks::AsyncStream::next_chunk
     pub async fn next_piece(&mut self) -> Result<Option<Reply>> {
         if self.fill().await? { self.parts.take_piece() } else { Ok(None) }
     }
