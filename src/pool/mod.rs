@@ -58,6 +58,13 @@
 //! An error says of the attempts before it how often the request was sent and how each of these
 //! ended: [`Error::earlier_attempts`]. That of a death says why the request is not sent again.
 //!
+//! # When workers cannot start
+//!
+//! A request waits while workers fail to start, and its [`ErrorKind::QueueTimeout`] does not tell
+//! why. [`EventKind::StartFailed`] of [`Pool::events`] has the error of each failed start. Once too many
+//! have failed, requests end with [`ErrorKind::Degraded`], whose message has the last of these errors.
+//! Until then [`PoolHealth::is_ready`] is true.
+//!
 //! # Threads and tasks
 //!
 //! A pool has one thread, and one for each worker. All of them sleep while nothing happens. A
@@ -69,6 +76,11 @@
 //! one of the pool's that sends requests when a worker has a place, and the one of the library's
 //! that reads for tasks. [`RoleHandle::to_async`](RoleHandle) is the view for tasks of any executor,
 //! with the feature `async`; its calls run on their own tasks.
+//!
+//! A pool hands out the chunks of a stream one by one, and a reply whole. Batches of chunks
+//! ([`Stream::next_chunks`](crate::Stream::next_chunks)) and replies that are read piece by piece
+//! ([`Pending::wait_reader`](crate::Pending::wait_reader)) need a [`Channel`](crate::Channel) of the
+//! host's own.
 
 mod async_call;
 #[cfg(feature = "async")]
@@ -155,7 +167,9 @@ pub struct PoolBuilder {
 }
 
 impl PoolBuilder {
-    /// Adds a role, by the name under which [`Pool::role`] finds it.
+    /// Adds a role, by the name under which [`Pool::role`] finds it. The pool takes any name. A
+    /// recipe that gives it to [`Spawner::role`](crate::Spawner::role) needs one that this takes:
+    /// otherwise no worker can start.
     pub fn role(mut self, name: impl Into<String>, role: Role) -> Self {
         self.roles.push((name.into(), role));
         self
@@ -226,7 +240,8 @@ impl Pool {
         PoolBuilder::default()
     }
 
-    /// Returns the handle on a role. Cheap; clone it for other threads.
+    /// Returns the handle on a role. Cheap; clone it for other threads. It does not keep the pool:
+    /// once that is dropped, requests fail with [`ErrorKind::Closed`].
     ///
     /// # Errors
     ///

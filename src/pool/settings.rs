@@ -102,8 +102,8 @@ impl Role {
     }
 
     /// How many workers may serve: 1 by default, 4096 at most. There may be more processes:
-    /// [`spares`](Self::spares), and one more while a worker is replaced. More than `min_idle` are started when requests
-    /// have waited for [`grow_after`](Self::grow_after).
+    /// [`spares`](Self::spares), and one more while a worker is replaced. More than `min_idle` are
+    /// started when requests have waited for [`grow_after`](Self::grow_after).
     pub fn max_size(mut self, workers: usize) -> Self {
         self.limits.max_size = workers;
         self

@@ -112,7 +112,8 @@ pub struct Health {
     /// that are begun. From [`Channel::ping`](crate::Channel::ping) as many as its answer has room
     /// for.
     pub requests: Vec<RequestHealth>,
-    /// How many requests were finished since the start, failed ones included.
+    /// How many requests were finished since the start, failed ones included, and so is the one
+    /// that [`Channel::wait_ready`](crate::Channel::wait_ready) sends. A pool waits so for each worker.
     pub requests_served: u64,
     /// Payload bytes of all requests so far.
     pub bytes_received: u64,
