@@ -39,12 +39,14 @@
 //! | send it requests from threads | [`Channel`] |
 //! | have many requests in flight | [`Channel::submit`], which returns a [`Pending`] |
 //! | get a long answer as it is made | [`Channel::stream`], which returns a [`Stream`] |
-//! | have several workers kept alive, with retries and limits | [`pool`] |
+//! | take the chunks of a fast stream in batches | [`Stream::next_chunks`] |
+//! | read a long reply piece by piece | [`Pending::wait_reader`], which returns a [`MessageReader`] |
+//! | have several workers kept alive, with retries, limits and metrics | [`pool`] |
 //! | serve requests in the worker | [`worker::Worker`] |
 //! | send texts, matrices, or types of your own | [`payload`], [`Payload`] |
 //! | serve embeddings, chats, reranking or documents | [`payload::roles`] |
 //! | exchange frames with a protocol of your own | [`RawLink`], [`ring`] |
-//! | send requests from tasks | `tasks::AsyncChannel` (feature `async`) |
+//! | send requests from tasks | `tasks::AsyncChannel`, `RoleHandle::to_async` (feature `async`) |
 //! | test a host without processes | `testing::spawn_thread` (feature `testing`) |
 //! | reach a process that was not spawned | `named` (feature `named`) |
 //!
@@ -84,7 +86,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `async` | `tasks::AsyncChannel`, for any executor |
+//! | `async` | `tasks::AsyncChannel` and the view of a pool's role for tasks, on any executor |
 //! | `tokio` | the same, on tokio's own reactor and runtime |
 //! | `testing` | a worker thread in place of the worker process |
 //! | `tracing` | spans for operations, events for a worker's start, death and end |

@@ -168,9 +168,10 @@ impl AsyncStream {
         self.stream.cancel();
     }
 
-    /// Returns the next chunk, `None` at the end: as [`Stream::next_chunk`]. The future may be
-    /// dropped while it is awaited without losing a chunk. The chunk timeout counts only while
-    /// it is awaited.
+    /// Returns the next chunk, `None` at the end: as [`Stream::next_chunk`]. The chunk is a copy
+    /// outside of the ring, whatever its length: a task may keep any number of them. The future may
+    /// be dropped while it is awaited without losing a chunk. The chunk timeout counts only while it
+    /// is awaited.
     ///
     /// A `Stream` of `futures` is not told when its task stops waiting. So if this is polled as
     /// one, and the task looks more than 10 ms after the timeout has passed, the timeout begins
