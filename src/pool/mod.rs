@@ -62,8 +62,8 @@
 //!
 //! A request waits while workers fail to start, and its [`ErrorKind::QueueTimeout`] does not tell
 //! why. [`EventKind::StartFailed`] of [`Pool::events`] has the error of each failed start. Once too many
-//! have failed, requests end with [`ErrorKind::Degraded`], whose message has the last of these errors.
-//! Until then [`PoolHealth::is_ready`] is true.
+//! have failed, requests end with [`ErrorKind::Degraded`]. The last failed start is the source of that
+//! error: `{:#}` shows it. Until then [`PoolHealth::is_ready`] is true.
 //!
 //! # Threads and tasks
 //!

@@ -203,7 +203,8 @@ impl Role {
     }
 
     /// How many workers may fail at their start or without a request, for each of `max_size`, in
-    /// `period`: 5 in 60 seconds by default. With more the role is degraded: without a worker it
+    /// `period`: 5 in 60 seconds by default. A worker without a request that is killed from outside
+    /// counts, too. With more the role is degraded: without a worker it
     /// refuses requests with [`ErrorKind::Degraded`](crate::ErrorKind::Degraded), and tries one
     /// start in each `most` of the [`backoff`](Self::backoff) until one works.
     pub fn max_failures(mut self, per_worker: usize, period: Duration) -> Self {
