@@ -1,5 +1,6 @@
 //! The messages of timeouts: what the worker does, and what holds the rings.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::channel::core::Core;
@@ -16,8 +17,9 @@ pub(crate) fn describe_worker(core: &Core, own: Option<u64>) -> String {
     let (holders, bytes) = turn.holders();
     end_turn(core, turn);
     if !holders.is_empty() {
-        let shown: Vec<String> = holders.iter().take(4).map(u64::to_string).collect();
         let count = holders.len();
+        let requests: BTreeSet<u64> = holders.into_iter().collect();
+        let shown: Vec<String> = requests.iter().take(4).map(u64::to_string).collect();
         text.push_str(&format!(
             "; {count} leases that are still held, of requests {}, hold {bytes} bytes of the \
              reply ring",

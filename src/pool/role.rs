@@ -389,12 +389,15 @@ impl RoleShared {
 
     #[cold]
     pub(super) fn waited_too_long(&self) -> Error {
-        let overload = self.change(|scheduler| scheduler.overload(now_ns()));
+        let (overload, serving) =
+            self.change(|scheduler| (scheduler.overload(now_ns()), scheduler.serving()));
         let message = format!(
-            "role {}: no worker had a place until the deadline ({} others wait, {} are with workers)",
+            "role {}: no worker had a place until the deadline ({} others wait, {} are with workers, \
+             and {serving} workers serve)",
             self.name, overload.queued, overload.in_flight
         );
-        Error::new(ErrorKind::QueueTimeout, message).with_begun(false)
+        let last = self.last_failure.lock().clone().filter(|_| serving == 0);
+        with_failure(ErrorKind::QueueTimeout, message, last)
     }
 
     #[cold]
@@ -408,16 +411,24 @@ impl RoleShared {
             }
             Refusal::Degraded => {
                 let message = format!("role {role} is degraded: its workers fail");
-                let last = self.last_failure.lock().clone();
-                let tail = last.as_ref().and_then(Error::log_tail).map(str::to_owned);
-                let error = match last {
-                    Some(last) => Error::with_source(ErrorKind::Degraded, message, last),
-                    None => Error::new(ErrorKind::Degraded, message),
-                };
-                error.with_log_tail(tail).with_begun(false)
+                with_failure(ErrorKind::Degraded, message, self.last_failure.lock().clone())
             }
         }
     }
+}
+
+/// The error of a request that was not begun as there is no worker: with what ended the last one, if
+/// that is known.
+fn with_failure(kind: ErrorKind, message: String, last: Option<Error>) -> Error {
+    let error = match last {
+        Some(last) => {
+            let tail = last.log_tail().map(str::to_owned);
+            let message = format!("{message}; the last failure: {last}");
+            Error::with_source(kind, message, last).with_log_tail(tail)
+        }
+        None => Error::new(kind, message),
+    };
+    error.with_begun(false)
 }
 
 /// The load of a role in a forked child, in which nothing is sent.

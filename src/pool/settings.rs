@@ -9,6 +9,7 @@ use super::scheduler::Limits;
 use crate::channel::{Channel, Spawner};
 use crate::error::{Error, Result};
 use crate::protocol::Kind;
+use crate::protocol::role::is_name;
 
 /// The most workers of a role that serve, and the most spares.
 const MOST_WORKERS: usize = 4096;
@@ -281,7 +282,10 @@ impl Role {
         let Limits { min_idle, max_size, max_starts, concurrency, backoff, retry, .. } =
             &self.limits;
         let is_zero = |value: &Duration| value.is_zero();
-        let wrong = if *max_size == 0 {
+        let wrong = if !is_name(name) {
+            "a name must be 1 to 32 letters, digits, `_`, `-` or `.`, as that of a worker's role"
+                .to_owned()
+        } else if *max_size == 0 {
             "a max_size of 0: no worker could serve".to_owned()
         } else if *max_size > MOST_WORKERS || self.limits.spares > MOST_WORKERS {
             format!("a max_size or spares of more than {MOST_WORKERS}")

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::common::*;
-use crate::pools::{close, is_begun, is_empty, pids, pool_of, role};
-use slipring::{ErrorKind, ExitCause, StreamTimeout, StreamTimeouts};
+use crate::pools::{close, is_begun, is_empty, new_pool_of, pids, pool_of, role};
+use slipring::pool::{Pool, Role};
+use slipring::{ErrorKind, ExitCause, Spawner, StreamTimeout, StreamTimeouts};
 
 const SEGV: [u8; 1] = [libc::SIGSEGV as u8];
 
@@ -24,6 +25,29 @@ fn an_error_after_several_attempts_tells_of_those_before() {
     let of_one = handle.call(FAIL, "no", LONG).unwrap_err();
     assert!(of_one.earlier_attempts().is_none());
     close(&pool);
+}
+
+#[test]
+fn a_request_that_no_worker_could_take_says_what_ended_the_last_one() {
+    let nowhere = Role::new(|_| Ok(Spawner::program("/no/such/program")));
+    let nowhere = nowhere.backoff(Duration::from_millis(10), Duration::from_millis(20), LONG);
+    let (pool, handle) = new_pool_of(nowhere.max_failures(1000, LONG));
+    eventually("a start has failed", || handle.metrics().workers.failed_to_start > 0);
+    let error = handle.call(ECHO, "", Duration::from_millis(50)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::QueueTimeout);
+    assert_eq!(error.was_begun(), Some(false));
+    let text = error.to_string();
+    assert!(text.contains("0 workers serve") && text.contains("/no/such/program"), "{text}");
+    close(&pool);
+}
+
+#[test]
+fn a_role_needs_a_name_that_its_workers_can_have() {
+    for name in ["a b", "", "..", "a/b"] {
+        let built = Pool::builder().role(name, role()).build();
+        let error = built.map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{name:?}: {error}");
+    }
 }
 
 #[test]

@@ -445,9 +445,14 @@ impl<W> Scheduler<W> {
         self.phase == Phase::Open && !self.is_sick()
     }
 
+    /// How many workers serve.
+    pub(crate) fn serving(&self) -> usize {
+        self.count(State::Serving)
+    }
+
     /// Whether nothing serves and there is no hope that something soon will.
     fn is_sick(&self) -> bool {
-        self.is_degraded && self.count(State::Serving) == 0
+        self.is_degraded && self.serving() == 0
     }
 }
 
