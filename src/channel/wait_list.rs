@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::task::Waker;
 
-use crate::process::service::wake_tasks;
+use crate::process::service::{wake_task, wake_tasks};
 use crate::sync::Mutex;
 use crate::sys::fork;
 
@@ -31,7 +31,7 @@ pub(crate) struct Key(u64);
 impl WaitList {
     /// Wakes all tasks, once, on this thread.
     pub(crate) fn wake_all(&self) {
-        self.take_all().into_iter().for_each(Waker::wake);
+        self.take_all().into_iter().for_each(wake_task);
     }
 
     /// Wakes all tasks, once, on a thread of their own. For threads that serve all workers and

@@ -6,7 +6,7 @@
 
 use std::task::Waker;
 
-use crate::process::service::wake_tasks;
+use crate::process::service::{wake_task, wake_tasks};
 use crate::sync::{Counter, Mutex, Ordering, Thread};
 use crate::sys::fork;
 
@@ -26,7 +26,7 @@ impl Waiter {
     pub(super) fn wake(self) {
         match self {
             Self::Thread(thread) => thread.unpark(),
-            Self::Task(waker) => waker.wake(),
+            Self::Task(waker) => wake_task(waker),
         }
     }
 }
@@ -83,7 +83,7 @@ impl WakeList {
             // One at a time: the list keeps its buffer, and no lock is held during a wake.
             let Some(waker) = self.wakers.lock().pop() else { return };
             self.count.fetch_sub(1, Ordering::Relaxed);
-            waker.wake();
+            wake_task(waker);
         }
     }
 }

@@ -68,8 +68,8 @@ const MOST_WAITING: usize = 1024;
 pub struct Events(Option<Receiver<Event>>);
 
 impl Events {
-    /// Returns the next event; `None` once the pool is closed or dropped and its workers have
-    /// ended, and in a forked child. Blocks until there is one.
+    /// Returns the next event; `None` once the pool is closed and its workers have ended, or
+    /// once it was dropped with all handles of its roles; and in a forked child. Blocks until there is one.
     pub fn recv(&self) -> Option<Event> {
         self.receiver()?.recv().ok()
     }

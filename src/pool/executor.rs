@@ -170,9 +170,16 @@ impl Submitted {
             let message = format!("request {} was cancelled", self.number);
             Err(Error::new(ErrorKind::Cancelled, message))
         } else {
-            match running.as_mut().poll(&mut Context::from_waker(&waker)) {
-                Poll::Ready(outcome) => outcome,
-                Poll::Pending => return None,
+            let mut context = Context::from_waker(&waker);
+            let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(&mut context)));
+            match polled {
+                Ok(Poll::Ready(outcome)) => outcome,
+                Ok(Poll::Pending) => return None,
+                // It cannot go on. What it ran of the host's code has panicked.
+                Err(_) => {
+                    let message = format!("request {} was ended by a panic", self.number);
+                    Err(Error::new(ErrorKind::Cancelled, message))
+                }
             }
         };
         let ended = job.take();
@@ -250,5 +257,22 @@ mod tests {
         eventually("the request is gone", || kept.0.upgrade().is_none());
         let is_gone = |executor: &Weak<Executor>| executor.upgrade().is_none();
         eventually("its executor is gone", || is_gone(&kept.1));
+    }
+
+    #[test]
+    fn a_request_that_panics_has_an_outcome() {
+        let executor = Arc::new(Executor::default());
+        let mut polls = 0;
+        let job = poll_fn(move |context| {
+            polls += 1;
+            context.waker().wake_by_ref();
+            assert!(polls == 1, "a subscriber of the host's");
+            Poll::Pending
+        });
+        let submitted = executor.submit(1, job).unwrap();
+        let told = submitted.answer.wait(Deadline::after(Duration::from_secs(60)));
+        assert_eq!(told.unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
+        executor.end();
+        eventually("the thread has ended", || !executor.state.lock().is_running);
     }
 }

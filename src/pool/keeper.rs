@@ -245,7 +245,13 @@ impl<'a> Ping<'a> {
 
     /// Sends the ping if there is room, and looks for its answer. Never blocks.
     fn look(&mut self, channel: &Channel, waker: &Waker) -> Pong {
-        match self.question.poll(waker) {
+        let was_sent = self.question.is_sent();
+        let answer = self.question.poll(waker);
+        if self.question.is_sent() != was_sent || matches!(answer, Ok(Some(_))) {
+            // The worker rings the channel's descriptor for an answer: that is a reason to ring it.
+            channel.core().reactor_state.reset_idle_turns();
+        }
+        match answer {
             Ok(Some(_)) => Pong::Answered,
             Ok(None) if self.until.has_passed() => Pong::Missing,
             Ok(None) => {
@@ -322,5 +328,26 @@ mod tests {
         });
         let (when, hung) = looks.into_iter().find(|(_, hung)| hung.is_some()).unwrap();
         assert_eq!((when, hung), (400, Some((RequestId::new(2), 300))));
+    }
+
+    #[test]
+    fn pings_of_an_idle_worker_do_not_make_it_corrupt() {
+        let make = || crate::worker::Worker::new(|_| Ok(()));
+        let (config, role) = (crate::Config::small(), crate::RoleConfig::default());
+        let channel = crate::testing::spawn_thread(&config, role, make).unwrap();
+        // As the driver does, after the first task. More often than a descriptor may be readable
+        // for nothing.
+        channel.read_ready().unwrap();
+        for _ in 0..11_000 {
+            let mut ping = Ping::new(&channel);
+            loop {
+                match ping.look(&channel, Waker::noop()) {
+                    Pong::Answered => break,
+                    Pong::Awaited(_) => std::thread::yield_now(),
+                    pong => panic!("{pong:?}"),
+                }
+            }
+            channel.read_ready().unwrap();
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::attempts::Attempts;
 use super::role::{Permit, RoleShared};
 use crate::channel::{Reply, Stream, StreamDeadlines, StreamTimeouts};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::id::RequestId;
 use crate::payload::Payload;
 use crate::protocol::Kind;
@@ -79,6 +79,8 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
                     self.end();
                     return self.attempts.over(Ok(None));
                 }
+                // The host's own hook ended the wait, and the stream goes on.
+                Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
                 Err(error) => {
                     let id = stream.id();
                     self.stream = None;

@@ -55,9 +55,13 @@ pub(crate) fn wake_tasks(wakers: Vec<Waker>) {
     if wakers.is_empty() || fork::is_forked_child() {
         return;
     }
-    // A waker that panics must not keep the others asleep.
-    let wake = |waker: Waker| catch_unwind(AssertUnwindSafe(|| waker.wake()));
-    run_detached("slipring-wake", move || wakers.into_iter().map(wake).for_each(drop));
+    run_detached("slipring-wake", move || wakers.into_iter().for_each(wake_task));
+}
+
+/// Wakes a task. A waker is the executor's code: a panic of it, which the panic hook has shown, must
+/// neither keep others asleep nor end what the thread was at.
+pub(crate) fn wake_task(waker: Waker) {
+    let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
 }
 
 fn run_once<F: FnOnce()>(job: &Mutex<Option<F>>) {

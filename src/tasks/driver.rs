@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::channel::{Core, read_readable};
 use crate::error::{Error, Result};
-use crate::process::service::{lock, start_thread};
+use crate::process::service::{lock, start_thread, wake_task};
 use crate::sys::clock::Deadline;
 use crate::sys::fd::{Epoll, EventCounter};
 use crate::sys::fork;
@@ -190,6 +190,45 @@ fn wake_expired(driver: &Driver) -> Deadline {
     let next = state.timers.first_key_value().map_or(Deadline::NEVER, |(key, _)| key.deadline);
     state.sleeps_until = Some(next);
     drop(state);
-    expired.into_iter().for_each(Waker::wake);
+    expired.into_iter().for_each(wake_task);
     next
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Wake;
+
+    use super::*;
+
+    struct Panics;
+
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker of the host's");
+        }
+    }
+
+    #[derive(Default)]
+    struct Notes(OnceLock<()>);
+
+    impl Wake for Notes {
+        fn wake(self: Arc<Self>) {
+            let _ = self.0.set(());
+        }
+    }
+
+    #[test]
+    fn a_waker_that_panics_keeps_no_other_timer_from_waking() {
+        let deadline = Deadline::after(Duration::from_millis(100));
+        let other = Arc::new(Notes::default());
+        let _first = set_timer(deadline, Waker::from(Arc::new(Panics)));
+        let _second = set_timer(deadline, Waker::from(Arc::clone(&other)));
+        for _ in 0..60_000 {
+            if other.0.get().is_some() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("never woken");
+    }
 }

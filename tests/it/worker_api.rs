@@ -565,3 +565,42 @@ fn a_signal_interrupts_a_ping_and_the_next_ping_is_answered() {
     assert_eq!(channel.ping(LONG).unwrap().state, WorkerState::Idle);
     assert!(channel.call(crate::common::ECHO, "", LONG).is_ok());
 }
+
+#[test]
+fn a_signal_interrupts_a_stream_of_a_pool_which_goes_on() {
+    install(libc::SIGUSR1);
+    let ends = Arc::new(AtomicBool::new(false));
+    let hooked = Arc::clone(&ends);
+    let role = slipring::pool::Role::with_channels(move |_| {
+        let channel = crate::common::spawner().spawn()?;
+        let ends = Arc::clone(&hooked);
+        channel.on_interrupt(move || {
+            if ends.swap(false, Ordering::Relaxed) { Err(KeyboardInterrupt.into()) } else { Ok(()) }
+        });
+        Ok(channel)
+    });
+    let pool = slipring::pool::Pool::builder().role("one", role).build().unwrap();
+    let handle = pool.role("one").unwrap();
+    handle.call(crate::common::ECHO, "", LONG).unwrap();
+    let me = this_thread();
+    let request: Vec<u8> = [100_000_u64, 5, 10].into_iter().flat_map(u64::to_le_bytes).collect();
+    let mut stream = handle.stream(crate::common::TRICKLE, &request[..], LONG).unwrap();
+    ends.store(true, Ordering::Relaxed);
+    let mut chunks = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| interrupt(me, || !ends.load(Ordering::Relaxed)));
+        let error = loop {
+            match stream.next_chunk() {
+                Ok(Some(_)) => chunks += 1,
+                Ok(None) => panic!("ended"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::Interrupted);
+    });
+    // As a stream of a channel: `Channel::on_interrupt`.
+    while stream.next_chunk().unwrap().is_some() {
+        chunks += 1;
+    }
+    assert_eq!(chunks, 5, "it has ended as if it was whole");
+}

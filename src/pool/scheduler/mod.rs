@@ -219,7 +219,8 @@ impl<W> Scheduler<W> {
             }
             return Admission::Refused(Refusal::Degraded);
         }
-        if self.queue.is_empty()
+        // Those that wait for a worker of their own have one kept for them.
+        if (self.queue.is_empty() || self.queue.len() == self.queue.count_alone())
             && let Some(grant) = self.place_for(asked.key)
         {
             self.retries.note_request(now);

@@ -43,6 +43,14 @@ pub(crate) struct Ticket {
     request: u64,
 }
 
+#[cfg(test)]
+impl Ticket {
+    /// Whether the request waits for a worker of its own.
+    pub(super) fn is_alone(self) -> bool {
+        self.class == Class::Alone
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Class {
     /// Requests that are tried alone on a worker.

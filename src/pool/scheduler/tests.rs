@@ -1,5 +1,6 @@
 //! What a role decides, case by case.
 
+use super::slot::Reserved;
 use super::*;
 
 mod fleet;
@@ -256,8 +257,7 @@ fn suspects_have_half_of_the_workers_at_most() {
     let given = grants(&role.scheduler.take_actions());
     assert_eq!(given.len(), 2);
     assert!(given.iter().all(|(_, grant)| grant.is_alone));
-    role.ask(0);
-    assert_eq!(grants(&role.scheduler.take_actions()).len(), 1, "the others go on");
+    assert!(matches!(role.ask(0), Admission::Granted(_)), "the others go on");
     role.scheduler.finish(1, given[0].1, Ending::Over);
     let next = grants(&role.scheduler.take_actions());
     assert!(next.len() == 1 && next[0].1.is_alone, "the next one's turn");
@@ -294,4 +294,36 @@ fn a_close_serves_again_what_was_taken_before() {
     role.scheduler.finish(0, grant, Ending::Over);
     assert!(matches!(role.ask_again(0, &History::default()), Admission::Waits(_)));
     assert_eq!(grants(&role.scheduler.take_actions()).len(), 1);
+}
+
+#[test]
+fn a_request_is_not_refused_while_a_worker_has_a_place() {
+    let limits = Limits {
+        min_idle: 2,
+        max_size: 2,
+        concurrency: 1,
+        prefetch: 0,
+        max_waiting: 1,
+        ..Limits::default()
+    };
+    let mut role = Role::ready(limits);
+    let first = role.ask_granted(0);
+    let suspect = role.ask_granted(0);
+    let mut history = History { is_idempotent: true, ..History::default() };
+    let attempt = Attempt {
+        was_begun: Some(true),
+        was_alone: false,
+        was_killed: false,
+        has_delivered: false,
+    };
+    assert_eq!(role.scheduler.end_dead(1, suspect, &mut history, attempt), Verdict::Again);
+    role.scheduler.note_death(1, suspect.worker, Death::Serving);
+    role.make_ready(2);
+    let third = role.ask_granted(2);
+    // Both workers are busy: it waits to be tried alone, and one of them is kept for that.
+    assert!(matches!(role.ask_again(3, &history), Admission::Waits(_)));
+    let kept = role.scheduler.slots.iter().position(|slot| slot.reserved == Reserved::Kept);
+    let other = if kept == Some(first.worker.slot) { third } else { first };
+    role.scheduler.finish(4, other, Ending::Over);
+    assert!(matches!(role.ask(5), Admission::Granted(_)));
 }

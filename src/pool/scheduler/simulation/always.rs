@@ -137,7 +137,7 @@ pub(super) fn check_degraded(world: &World) {
     assert!(!workers.any(|worker| serves(worker) && !worker.is_stopping), "a worker could");
 }
 
-/// A request is refused exactly at the bound, and overtakes nobody.
+/// A request is refused exactly at the bound, and overtakes none that waits for the same.
 pub(super) fn check_admission(world: &World, admission: &Admission, preferred: Option<WorkerId>) {
     let waits = world.requests.values().filter_map(|request| match request.state {
         RequestState::Waits(_, since) => Some(since),
@@ -146,7 +146,11 @@ pub(super) fn check_admission(world: &World, admission: &Admission, preferred: O
     let (waiting, oldest) = (waits.clone().count(), waits.min());
     match admission {
         Admission::Granted(grant) => {
-            assert_eq!(waiting, 0, "it has overtaken");
+            let waits_as_it_does = |request: &Request| match request.state {
+                RequestState::Waits(ticket, _) => !ticket.is_alone(),
+                _ => false,
+            };
+            assert!(!world.requests.values().any(waits_as_it_does), "it has overtaken");
             assert!(preferred.is_none_or(|preferred| preferred == grant.worker), "not its worker");
         }
         Admission::Waits(_) => assert!(waiting < world.limits.max_waiting, "over the bound"),
