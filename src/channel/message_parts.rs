@@ -9,6 +9,7 @@ use crate::channel::core::Core;
 use crate::channel::item::{Body, Place};
 use crate::channel::reply::Reply;
 use crate::error::{Error, ErrorKind, Result};
+use crate::protocol::piece_reader::broken_off;
 use crate::shm::layout::as_usize;
 
 /// The owner of a request, which gets the parts of its messages.
@@ -231,9 +232,4 @@ impl MessageParts {
         };
         Error::new(ErrorKind::InvalidPayload, what)
     }
-}
-
-#[cold]
-pub(crate) fn broken_off(why: &str) -> Error {
-    Error::new(ErrorKind::Protocol, format!("a message broke off: {why}"))
 }

@@ -5,10 +5,11 @@
 
 use std::io::{self, Read};
 
-use crate::channel::message_parts::{MessageParts, OwnOrLent, PartSource, broken_off};
+use crate::channel::message_parts::{MessageParts, OwnOrLent, PartSource};
 use crate::channel::reply::Reply;
 use crate::error::Result;
 use crate::id::RequestId;
+use crate::protocol::piece_reader::broken_off;
 
 /// A reply, or one chunk of a stream, that is read while it comes.
 ///

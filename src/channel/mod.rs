@@ -72,7 +72,7 @@ pub use chunks::{Chunks, ChunksIter};
 pub(crate) use explain::{no_turn, ring_full};
 pub(crate) use health::{Question, no_answer, pong};
 pub(crate) use item::{Body, Item, Place};
-pub(crate) use message_parts::{MessageParts, OwnOrLent, PartSource, broken_off};
+pub(crate) use message_parts::{MessageParts, OwnOrLent, PartSource};
 pub use message_reader::MessageReader;
 pub use message_writer::MessageWriter;
 pub(crate) use outgoing::{Outgoing, RequestSpec, encode};

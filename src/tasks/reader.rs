@@ -4,9 +4,10 @@ use std::fmt;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use crate::channel::{MessageParts, OwnOrLent, PartSource, Place, Reply, broken_off};
+use crate::channel::{MessageParts, OwnOrLent, PartSource, Place, Reply};
 use crate::error::Result;
 use crate::id::RequestId;
+use crate::protocol::piece_reader::broken_off;
 
 /// A reply, or one chunk of a stream, that a task reads while it comes: a
 /// [`MessageReader`](crate::MessageReader) whose waits block no thread.

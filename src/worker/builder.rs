@@ -13,6 +13,7 @@ use crate::worker::handler_error::HandlerError;
 use crate::worker::handlers::Handlers;
 use crate::worker::inbox::Inbox;
 use crate::worker::request::Request;
+use crate::worker::request_reader::{ReadingHandler, RequestReader};
 use crate::worker::responder::{Done, Responder};
 use crate::worker::serve::{self, DEFAULT_TAKEN, Definition, two_ways};
 use crate::worker::steps::{self, StepEngine};
@@ -78,6 +79,7 @@ impl<S> Worker<S> {
         Self(Definition {
             build: Box::new(build),
             handlers: Handlers::new(),
+            readers: Handlers::new(),
             body: None,
             invalid: None,
             limit: DEFAULT_TAKEN,
@@ -134,6 +136,63 @@ impl<S> Worker<S> {
     ) -> Self {
         self.0.handlers.add(kind, Box::new(handler));
         self
+    }
+
+    /// Serves requests of this kind with `handler`, as [`Worker::on`] does, but calls it when the
+    /// first piece of a long request is there: the handler reads the request while it comes, out
+    /// of shared memory. [`RequestReader`] tells more, and has an example.
+    ///
+    /// Only a worker that serves one request at a time has such handlers: [`Worker::serve`] refuses
+    /// them beside another way to serve.
+    ///
+    /// ```
+    /// # fn main() -> slipring::Result<()> {
+    /// use std::time::Duration;
+    /// use slipring::payload::{Matrix, MatrixRows};
+    /// use slipring::worker::Worker;
+    /// use slipring::{Config, Kind, RoleConfig, testing};
+    ///
+    /// const LARGEST: Kind = Kind::named("largest");
+    /// let make = || {
+    ///     Worker::new(|_role| Ok(vec![0.0; 1000])).on_reader(LARGEST, |row, reader, responder| {
+    ///         let mut matrix = MatrixRows::new(reader)?;
+    ///         let mut largest = f32::MIN;
+    ///         while matrix.rows_left() > 0 {
+    ///             matrix.copy_rows(row)?;
+    ///             largest = row.iter().copied().fold(largest, f32::max);
+    ///         }
+    ///         Ok(responder.send(&largest.to_string())?)
+    ///     })
+    /// };
+    /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// let mut values = vec![1.0; 2_000_000];
+    /// values[1_999_999] = 7.5;
+    /// let matrix = Matrix::f32(2000, 1000, &values)?;
+    /// let reply = channel.call(LARGEST, &matrix, Duration::from_secs(10))?;
+    /// assert_eq!(reply.to_vec(), b"7.5");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn on_reader(
+        mut self,
+        kind: Kind,
+        handler: impl FnMut(
+            &mut S,
+            &mut RequestReader<'_>,
+            Responder<'_>,
+        ) -> std::result::Result<Done, HandlerError>
+        + 'static,
+    ) -> Self
+    where
+        S: 'static,
+    {
+        let handler = ReadingHandler::new(handler);
+        let of_one_frame = handler.again();
+        self.0.readers.add(kind, handler);
+        self.on(kind, move |session, request, responder| {
+            of_one_frame.call(session, RequestReader::of_whole(request), responder)
+        })
     }
 
     /// Serves requests of every kind that has no handler of its own with `handler`, which finds
@@ -374,7 +433,7 @@ impl<S> Worker<S> {
     ///
     /// * [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig): two handlers of one kind,
     ///   or a handler for a kind that is not one of requests;
-    ///   handlers of [`Worker::on`] beside another way to serve; two of [`Worker::inbox`],
+    ///   handlers of [`Worker::on`] or [`Worker::on_reader`] beside another way to serve; two of [`Worker::inbox`],
     ///   [`Worker::threads`], [`Worker::steps`], [`Worker::batches`] and [`Worker::tasks`], or one of them
     ///   twice; no
     ///   thread, a batch of no requests, or a [`Worker::max_taken`] of zero.

@@ -294,7 +294,7 @@ impl Inbox {
                 is_over = !matches!(is_there, Ok(true)) && patience.is_over();
                 is_there
             };
-            ring.receive(&self.sink.signals, wait, |header, body| {
+            ring.receive(&self.sink.signals, wait, &mut |header: Header, body: Body<'_>| {
                 taken = self.accept(header, body, is_prefaulted)?;
                 Ok(())
             })?;

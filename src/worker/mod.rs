@@ -44,6 +44,9 @@
 //! lock for its session. While a handler runs, all other requests of the channel wait, also while
 //! the handler waits for the reader of its stream.
 //!
+//! A handler of [`Worker::on_reader`] reads a long request while it comes, by a [`RequestReader`];
+//! the other handlers get it when all of it is there.
+//!
 //! The other ways take requests before the earlier ones are answered, up to
 //! [`Worker::max_taken`]. A request that was *taken* is *begun* when a handler or an engine gets
 //! it. If the worker dies, the error of each request tells how far the worker was with it:
@@ -78,6 +81,7 @@ mod batches;
 mod builder;
 mod cancel;
 mod chunk_merger;
+mod collector;
 mod handler_error;
 mod handlers;
 mod health;
@@ -92,6 +96,8 @@ mod panics;
 pub(crate) mod raw;
 mod reply_sink;
 mod request;
+mod request_pieces;
+mod request_reader;
 mod request_ring;
 mod responder;
 mod room_queue;
@@ -119,6 +125,8 @@ pub use owned_slot::{OwnedChunk, OwnedSlot};
 pub use owned_writer::OwnedReplyWriter;
 pub use raw::attach_raw;
 pub use request::Request;
+pub use request_pieces::RequestPiece;
+pub use request_reader::RequestReader;
 pub use responder::{Done, ReplySlot, ReplyStream, ReplyWriter, Responder};
 pub use shared_sink::task_waits::Cancelled;
 pub use steps::StepEngine;

@@ -2,6 +2,7 @@
 //! threads.
 
 mod cancel;
+mod collector;
 mod handler_error;
 mod inbox;
 mod last_error;
@@ -15,6 +16,7 @@ mod owned_writer;
 mod panics;
 mod reply_sink;
 mod request;
+mod request_pieces;
 mod request_ring;
 mod room_queue;
 mod shared_sink;
@@ -42,3 +44,4 @@ pub use owned_request::OwnedRequest;
 pub use owned_slot::{OwnedChunk, OwnedSlot};
 pub use owned_writer::OwnedReplyWriter;
 pub use request::Request;
+pub use request_pieces::RequestPiece;

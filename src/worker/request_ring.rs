@@ -1,17 +1,14 @@
-//! The requests that come in: the consumer of the request ring, and the message in pieces that
-//! is being collected.
+//! The requests that come in: the consumer of the request ring, and what is made of its frames.
 
-use std::sync::Arc;
-
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::protocol::Kind;
 use crate::protocol::assembler::{Assembler, Message};
-use crate::protocol::buffer_pool::BufferPool;
-use crate::protocol::kind::flags;
-use crate::ring::{Consumer, Frame, Header};
+use crate::ring::{Consumer, Frame, Header, LeasedSlot};
 use crate::shm::bytes::PeerBytes;
-use crate::shm::layout::as_usize;
-use crate::worker::cancel::{Signals, cancelled};
+use crate::shm::layout::{RegionHeader, as_usize};
+use crate::worker::cancel::Signals;
+use crate::worker::collector::{Collector, check_flags};
+use crate::worker::request_pieces::RequestPieces;
 
 /// The worker's end of the request ring.
 #[derive(Debug)]
@@ -22,29 +19,37 @@ pub(super) struct RequestRing {
     is_prefaulted: bool,
 }
 
-/// Collects a message in pieces, of which one is on its way at a time. Requests of one frame
-/// can come between its pieces.
-#[derive(Debug)]
-struct Collector {
-    assembler: Assembler,
-    pool: Arc<BufferPool>,
-    max_message: usize,
-    /// The request in pieces that was abandoned last. What still comes of it is dropped.
-    abandoned: Option<u64>,
+/// What requests are given to.
+pub(super) trait ServeRequest {
+    /// Serves a request whose payload is there.
+    fn request(&mut self, header: Header, body: Body<'_>) -> Result<()>;
+
+    /// Serves a request whose pieces are still to be read.
+    fn pieces(&mut self, header: Header, pieces: &mut RequestPieces<'_>) -> Result<()>;
+}
+
+impl<F: FnMut(Header, Body<'_>) -> Result<()>> ServeRequest for F {
+    fn request(&mut self, header: Header, body: Body<'_>) -> Result<()> {
+        self(header, body)
+    }
+
+    /// Is not called: nothing has asked for pieces.
+    fn pieces(&mut self, header: Header, _: &mut RequestPieces<'_>) -> Result<()> {
+        self(header, Body::None)
+    }
 }
 
 impl RequestRing {
-    pub(super) fn new(consumer: Consumer, max_message: usize) -> Self {
-        let collector = Collector {
-            assembler: Assembler::default(),
-            pool: BufferPool::new(),
-            max_message,
-            abandoned: None,
-        };
-        Self { consumer, collector, is_prefaulted: false }
+    pub(super) fn new(consumer: Consumer, header: &RegionHeader) -> Self {
+        Self { consumer, collector: Collector::new(header), is_prefaulted: false }
     }
 
-    /// Waits for the next frame, and calls `serve` with each request that it makes whole: the
+    /// Has long requests of these kinds read piece by piece: see [`ServeRequest::pieces`].
+    pub(super) fn read_in_pieces(&mut self, kinds: impl Iterator<Item = Kind>) {
+        self.collector.read_in_pieces(kinds);
+    }
+
+    /// Waits for the next frame, and gives `serve` each request that it makes whole: the
     /// header of the first frame, and the payload. A request that will never be whole comes
     /// without a payload and with the flag ABANDONED: the worker owes it a last frame. Returns
     /// without a call if `wait` returns false, or if the message that is being collected was
@@ -55,11 +60,12 @@ impl RequestRing {
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) if the worker is to end;
     /// [`ErrorKind::PeerCorrupt`](crate::ErrorKind::PeerCorrupt) for what cannot be; what `serve`
     /// fails with.
+    #[inline(always)]
     pub(super) fn receive(
         &mut self,
         signals: &Signals,
         wait: impl FnOnce(&mut Consumer, &dyn Fn() -> Result<()>) -> Result<bool>,
-        mut serve: impl FnMut(Header, Body<'_>) -> Result<()>,
+        serve: &mut impl ServeRequest,
     ) -> Result<()> {
         let Self { consumer, collector, is_prefaulted } = self;
         if !consumer.has_next() {
@@ -67,7 +73,7 @@ impl RequestRing {
             consumer.publish_released();
         }
         if let Some(abandoned) = collector.abandon_if_cancelled(signals) {
-            return serve(abandoned, Body::None);
+            return serve.request(abandoned, Body::None);
         }
         let check = || {
             signals.check_stop()?;
@@ -94,18 +100,12 @@ impl RequestRing {
             collector.pool.age();
             // Slots that are long free must not stay hidden while a handler runs.
             frame.publish_released();
-            return serve(header, Body::Frame(frame));
+            return serve.request(header, Body::Frame(frame));
         }
-        if let Some(cut_off) = collector.cut_off_by(header) {
-            serve(cut_off, Body::None)?;
+        match take_piece(collector, header, frame, serve)? {
+            None => Ok(()),
+            Some(piece) => serve_long(self, signals, piece, serve),
         }
-        let message = collector.add(header, frame.payload())?;
-        drop(frame);
-        let Some(Message { header, mut bytes, .. }) = message else { return Ok(()) };
-        consumer.publish_released();
-        let served = serve(header, Body::Message(&mut bytes));
-        collector.pool.give(bytes);
-        served
     }
 }
 
@@ -146,97 +146,58 @@ impl Body<'_> {
     }
 }
 
-#[inline]
-fn check_flags(header: Header) -> Result<()> {
-    if header.flags & !flags::REQUEST == 0 { Ok(()) } else { Err(unknown_flags(header)) }
+/// What a piece of a long request has made of it.
+enum Long {
+    /// It is whole.
+    Collected(Message),
+    /// It is to be read from its first piece on.
+    Begun(Header, LeasedSlot),
+}
+
+/// Takes one piece. Kept out of the path of short requests, as what follows is.
+#[cold]
+#[inline(never)]
+fn take_piece(
+    collector: &mut Collector,
+    header: Header,
+    frame: Frame<'_>,
+    serve: &mut impl ServeRequest,
+) -> Result<Option<Long>> {
+    if let Some(cut_off) = collector.cut_off_by(header) {
+        serve.request(cut_off, Body::None)?;
+    }
+    if collector.begins_reading(header) {
+        collector.pass(header)?;
+        return Ok(Some(Long::Begun(header, frame.into_slot())));
+    }
+    let message = collector.add(header, frame.payload())?;
+    Ok(message.map(Long::Collected))
 }
 
 #[cold]
-fn unknown_flags(header: Header) -> Error {
-    Error::corrupt(format!("a request with flags {:#x}", header.flags))
-}
-
-impl Collector {
-    /// Returns [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) if the request whose message
-    /// is being collected is cancelled.
-    fn check(&self, signals: &Signals) -> Result<()> {
-        match self.assembler.request() {
-            Some(request) if signals.is_request_cancelled(request) => Err(cancelled(request)),
-            _ => Ok(()),
+#[inline(never)]
+fn serve_long(
+    ring: &mut RequestRing,
+    signals: &Signals,
+    long: Long,
+    serve: &mut impl ServeRequest,
+) -> Result<()> {
+    let RequestRing { consumer, collector, .. } = ring;
+    let (header, first) = match long {
+        Long::Begun(header, first) => (header, first),
+        Long::Collected(Message { header, mut bytes, .. }) => {
+            consumer.publish_released();
+            let served = serve.request(header, Body::Message(&mut bytes));
+            collector.pool.give(bytes);
+            return served;
         }
+    };
+    let mut pieces = RequestPieces::new(consumer, collector, signals, header, first);
+    serve.pieces(header, &mut pieces)?;
+    // Those of one frame that came between the pieces.
+    for (header, mut bytes) in pieces.end()? {
+        signals.check_stop()?;
+        serve.request(header, Body::Message(&mut bytes))?;
     }
-
-    /// Abandons the message that is being collected if its request is cancelled. The sender may
-    /// have had no room for the frame that abandons the message, and would wait without end
-    /// for the last frame of the request.
-    #[inline]
-    fn abandon_if_cancelled(&mut self, signals: &Signals) -> Option<Header> {
-        match self.assembler.request() {
-            Some(request) if signals.is_request_cancelled(request) => self.abandon(),
-            _ => None,
-        }
-    }
-
-    /// Abandons the message that is being collected if this piece begins another one.
-    fn cut_off_by(&mut self, header: Header) -> Option<Header> {
-        if Assembler::is_continued(header) { None } else { self.abandon() }
-    }
-
-    #[cold]
-    fn abandon(&mut self) -> Option<Header> {
-        let Message { mut header, bytes, .. } = self.assembler.take()?;
-        self.pool.give(bytes);
-        self.abandoned = Some(header.request);
-        header.flags |= flags::ABANDONED;
-        Some(header)
-    }
-
-    /// Adds a piece; returns the message when it is whole.
-    fn add(&mut self, header: Header, payload: PeerBytes<'_>) -> Result<Option<Message>> {
-        if Assembler::is_continued(header) && Some(header.request) == self.abandoned {
-            return Ok(None);
-        }
-        self.assembler.add(header, payload, self.max_message, || self.pool.buffer(0))
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::error::ErrorKind;
-
-    fn collector() -> Collector {
-        let (assembler, pool) = (Assembler::default(), BufferPool::new());
-        Collector { assembler, pool, max_message: 5, abandoned: None }
-    }
-
-    fn piece(flags: u16, request: u64) -> Header {
-        Header { flags, request, ..Header::default() }
-    }
-
-    #[test]
-    fn pieces_of_a_message_that_was_abandoned_are_dropped() {
-        let mut collector = collector();
-        let add = |collector: &mut Collector, flags, request, bytes| {
-            collector.add(piece(flags, request), PeerBytes::of(bytes))
-        };
-        add(&mut collector, flags::MORE, 1, b"ab").unwrap();
-        assert_eq!(collector.cut_off_by(piece(flags::MORE | flags::CONTINUED, 1)), None);
-        let abandoned = piece(flags::MORE | flags::ABANDONED, 1);
-        assert_eq!(collector.cut_off_by(piece(flags::MORE, 2)), Some(abandoned));
-        add(&mut collector, flags::MORE, 2, b"cd").unwrap();
-        for flags in [flags::MORE | flags::CONTINUED, flags::CONTINUED] {
-            assert!(add(&mut collector, flags, 1, b"late").unwrap().is_none());
-        }
-        let whole = add(&mut collector, flags::CONTINUED, 2, b"e").unwrap().unwrap();
-        assert_eq!(whole.bytes, b"cde");
-        let no_start = add(&mut collector, flags::CONTINUED, 2, b"f").unwrap_err();
-        assert_eq!(no_start.kind(), ErrorKind::PeerCorrupt);
-    }
-
-    #[test]
-    fn flags_that_no_request_has_are_refused() {
-        check_flags(piece(flags::REQUEST, 1)).unwrap();
-        assert_eq!(check_flags(piece(16, 1)).unwrap_err().kind(), ErrorKind::PeerCorrupt);
-    }
+    Ok(())
 }

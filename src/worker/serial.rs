@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::protocol::Kind;
 use crate::protocol::kind::flags;
 use crate::ring::{Consumer, Header};
+use crate::shm::bytes::PeerBytes;
 use crate::sys::clock::{COARSE_NS, Deadline, coarse_now_ns, now_ns};
 use crate::sys::fork;
 use crate::worker::cancel::Signals;
@@ -13,7 +14,9 @@ use crate::worker::last_error::LastError;
 use crate::worker::panics::catch;
 use crate::worker::reply_sink::{ReplySink, ReplyState};
 use crate::worker::request::Request;
-use crate::worker::request_ring::{Body, RequestRing};
+use crate::worker::request_pieces::RequestPieces;
+use crate::worker::request_reader::{ReadingHandler, RequestReader};
+use crate::worker::request_ring::{Body, RequestRing, ServeRequest};
 use crate::worker::responder::{Done, Responder};
 use crate::worker::status::StatusWriter;
 
@@ -25,18 +28,24 @@ pub(super) struct SerialServer<'a, S> {
     pub(super) last_error: &'a LastError,
     pub(super) session: S,
     pub(super) handlers: Handlers<Handler<S>>,
+    /// The handlers of long requests that are read piece by piece. Those of one frame have others,
+    /// so that no short request is looked up here.
+    pub(super) readers: Handlers<ReadingHandler<S>>,
 }
+
+type HandlerResult = std::result::Result<Done, HandlerError>;
 
 impl<S> SerialServer<'_, S> {
     /// Serves requests until the worker is to end.
     pub(super) fn run(&mut self, ring: &mut RequestRing) -> Result<()> {
+        ring.read_in_pieces(self.readers.kinds());
         while !self.signals.is_stopping() {
             let signals = self.signals;
             let wait = |consumer: &mut Consumer, check: &dyn Fn() -> Result<()>| {
                 Ok(consumer.spin_briefly()
                     || consumer.wait_until(signals.alarm(), Deadline::IDLE, check)?)
             };
-            match ring.receive(signals, wait, |header, body| self.request(header, &body)) {
+            match ring.receive(signals, wait, self) {
                 // The stop has ended a wait.
                 Err(_) if self.signals.is_stopping() => {}
                 served => served?,
@@ -46,9 +55,10 @@ impl<S> SerialServer<'_, S> {
     }
 
     /// Serves one request to its last frame.
-    fn request(&mut self, header: Header, body: &Body<'_>) -> Result<()> {
+    #[inline(always)]
+    fn serve(&mut self, header: Header, body: &Body<'_>) -> Result<()> {
         let payload = body.payload();
-        let Self { sink, signals, status, session, handlers, last_error } = self;
+        let Self { sink, signals, status, session, handlers, last_error, .. } = self;
         let (signals, status) = (*signals, *status);
         let (kind, id) = (Kind::from_code(header.kind), header.request);
         let deadline = Deadline::from_word(header.aux);
@@ -84,11 +94,13 @@ impl<S> SerialServer<'_, S> {
     }
 
     /// Sends the request's last frame, unless the handler did.
+    // Has two callers, and would cost a short request a call.
+    #[inline(always)]
     fn end(
         &mut self,
         request: &Request<'_>,
         state: &mut ReplyState,
-        handled: std::result::Result<Done, HandlerError>,
+        handled: HandlerResult,
     ) -> Result<()> {
         let Err(error) = handled else {
             return match state.is_finished() {
@@ -111,6 +123,39 @@ impl<S> SerialServer<'_, S> {
         } else {
             self.sink.fail(state, &error.into_failure())
         }
+    }
+}
+
+impl<S> ServeRequest for SerialServer<'_, S> {
+    fn request(&mut self, header: Header, body: Body<'_>) -> Result<()> {
+        self.serve(header, &body)
+    }
+
+    fn pieces(&mut self, header: Header, pieces: &mut RequestPieces<'_>) -> Result<()> {
+        let Self { sink, signals, status, session, readers, .. } = self;
+        let (signals, status) = (*signals, *status);
+        let (kind, id) = (Kind::from_code(header.kind), header.request);
+        let deadline = Deadline::from_word(header.aux);
+        let state = &mut sink.begin(id);
+        let now = now_ns();
+        // The ring looks for pieces of these kinds alone.
+        let Some(handler) = readers.find_shared(kind) else { return Ok(()) };
+        if signals.is_request_cancelled(id) {
+            return sink.cancel(state);
+        }
+        if deadline.is_before(now) {
+            return sink.expire(state);
+        }
+        let is_stream = header.flags & flags::STREAM != 0;
+        let payload = PeerBytes::empty();
+        let request = Request { kind, id, is_stream, deadline, payload, signals, status };
+        status.begin(id, now);
+        state.begin();
+        let reader = RequestReader::of_pieces(&request, pieces);
+        let handled = catch(|| handler.call(session, reader, Responder::new(sink, state)));
+        let ended = self.end(&request, state, handled);
+        status.handler_returned(id);
+        ended
     }
 }
 

@@ -6,7 +6,6 @@ use crate::error::{Error, ErrorKind, HandlerFailure, Result};
 use crate::link::WorkerLink;
 use crate::protocol::RoleConfig;
 use crate::protocol::health::Phase;
-use crate::shm::layout::as_usize;
 use crate::shm::words::OwnU32;
 use crate::worker::cancel::{AbortFlag, Signals};
 use crate::worker::handler_error::HandlerError;
@@ -16,6 +15,7 @@ use crate::worker::inbox::{Inbox, check_limit};
 use crate::worker::last_error::LastError;
 use crate::worker::panics::catch;
 use crate::worker::reply_sink::{ReplySink, ReplyState};
+use crate::worker::request_reader::ReadingHandler;
 use crate::worker::request_ring::RequestRing;
 use crate::worker::serial::SerialServer;
 use crate::worker::shared_sink::looks::{
@@ -39,6 +39,8 @@ pub(super) const DEFAULT_TAKEN: usize = 1024;
 pub(super) struct Definition<S> {
     pub(super) build: Build<S>,
     pub(super) handlers: Handlers<Handler<S>>,
+    /// The handlers of the same kinds, for requests that are longer than a frame.
+    pub(super) readers: Handlers<ReadingHandler<S>>,
     /// Serves many requests at the same time, in the place of the handlers.
     pub(super) body: Option<ServeInbox<S>>,
     /// The error of a way to serve that was described wrongly.
@@ -59,6 +61,10 @@ impl<S> Definition<S> {
             return Err(invalid.clone());
         }
         self.handlers.check()?;
+        if self.body.is_some() && !self.readers.is_empty() {
+            let message = "requests are read piece by piece only by a worker that serves one request at a time";
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        }
         if self.body.is_some() && !self.handlers.is_empty() {
             let message = "handlers for a worker that takes its requests out of an inbox";
             return Err(Error::new(ErrorKind::InvalidConfig, message));
@@ -73,6 +79,7 @@ impl<S: 'static> Definition<S> {
         let Self {
             build,
             handlers,
+            readers: _,
             body,
             invalid,
             limit,
@@ -86,6 +93,7 @@ impl<S: 'static> Definition<S> {
             build: Box::new(|role| build(role).map(Arc::new)),
             invalid: invalid.or_else(|| is_second.then(two_ways)),
             handlers: Handlers::new(),
+            readers: Handlers::new(),
             body: None,
             limit,
             min_limit,
@@ -126,19 +134,21 @@ pub(super) fn run<S>(
     let health = HealthThread::start(health, owner, report, told, Arc::clone(stop))?;
     confirm()?;
 
-    let Definition { build, handlers, body, on_close, abort_flags, on_interrupt, .. } = definition;
+    let Definition { build, handlers, readers, body, on_close, abort_flags, on_interrupt, .. } =
+        definition;
     let limit = definition.limit.max(definition.min_limit);
     abort_flags.iter().for_each(|flag| flag.connect(&signals));
     if let Some(hook) = on_interrupt {
         stop.on_interrupt(hook);
     }
-    let ring = RequestRing::new(data.consumer, as_usize(header.max_message));
+    let ring = RequestRing::new(data.consumer, &header);
     let (producer, sleeper) = (data.producer, data.sleeper);
     let (own_signals, own_status) = (signals.clone(), status.clone());
     let built = build_session(build, role);
     let served = match body {
         None => {
             let mut sink = ReplySink::new(producer, sleeper, own_signals, own_status, &header);
+            let handlers = (handlers, readers);
             let served = serial(built, handlers, ring, &mut sink, &last_error, on_close);
             sink.flush();
             served
@@ -162,7 +172,7 @@ pub(super) fn run<S>(
 /// Serves one request at a time.
 fn serial<S>(
     built: std::result::Result<S, HandlerFailure>,
-    handlers: Handlers<Handler<S>>,
+    (handlers, readers): (Handlers<Handler<S>>, Handlers<ReadingHandler<S>>),
     mut ring: RequestRing,
     sink: &mut ReplySink,
     last_error: &LastError,
@@ -178,7 +188,7 @@ fn serial<S>(
     let (signals, status) = (sink.signals(), sink.status());
     status.set_phase(Phase::Serving);
     let (signals, status) = (&signals, &status);
-    let mut server = SerialServer { sink, signals, status, last_error, session, handlers };
+    let mut server = SerialServer { sink, signals, status, last_error, session, handlers, readers };
     let served = server.run(&mut ring);
     close_session(on_close, server.session);
     served

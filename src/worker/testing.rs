@@ -62,7 +62,7 @@ impl Worker {
             &header,
         );
         let sink = Arc::new(sink);
-        let ring = RequestRing::new(rings.consumer, as_usize(header.max_message));
+        let ring = RequestRing::new(rings.consumer, &header);
         Self { inbox: Inbox::new(ring, Arc::clone(&sink), limit), sink, stop }
     }
 

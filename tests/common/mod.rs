@@ -11,6 +11,7 @@ mod channels;
 #[cfg(feature = "named")]
 pub mod named;
 mod process;
+mod reading;
 mod wait;
 mod worker;
 
@@ -21,6 +22,7 @@ pub use backend::*;
 pub(crate) use channels::worker_entry;
 pub use channels::*;
 pub use process::*;
+pub use reading::*;
 pub use wait::*;
 pub use worker::*;
 

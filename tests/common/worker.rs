@@ -8,6 +8,7 @@ use slipring::worker::{Done, HandlerError, Threads, Worker};
 use slipring::{Config, Kind, RoleConfig};
 
 use super::answers::{Chunks, Reply, Serves, Slot};
+use super::reading::{READ_BY, READ_FIRST, fingerprint};
 use super::{LONG, encode, numbers, pattern, patterns, spawner};
 
 /// Replies with the request's bytes.
@@ -96,7 +97,19 @@ pub struct Session {
 
 /// The worker that serves every kind above, one request at a time.
 pub fn worker() -> Worker<Session> {
-    serve_all(Worker::new(build))
+    let mut worker = serve_all(Worker::new(build));
+    for (kind, read) in READ_BY {
+        worker = worker.on_reader(kind, move |_, reader, responder| {
+            let mut bytes = Vec::new();
+            read(reader, &mut bytes)?;
+            Ok(responder.send(&fingerprint(&bytes))?)
+        });
+    }
+    worker
+        .on_reader(READ_FIRST, |_, reader, responder| {
+            let len = reader.next_piece()?.map_or(0, |piece| piece.len());
+            Ok(responder.send(&encode(&[len as u64]))?)
+        })
         .on(KEEP_PROOF, |session, _, responder| {
             session.proof = Some(responder.send("kept")?);
             Err(HandlerError::new("test::Kept", "after the reply"))

@@ -413,3 +413,82 @@ fn a_parent_that_says_nothing_or_half_of_it_or_too_much_ends_the_worker() {
         assert!(words.contains("worker: "), "{words}");
     }
 }
+
+/// A frame of a request: its kind, flags, request and length. The longest has 1000 bytes.
+type Sent = (u16, u16, u64, usize);
+
+const READ: u16 = READ_BY[0].0.code();
+const UNKNOWN: u16 = 0x7001;
+const MIDDLE: u16 = MORE | CONTINUED;
+
+/// Starts a worker that finds `frames` in its ring. Returns it, and the kinds of the frames by which
+/// it has answered each request, in order.
+fn answered(frames: &[Sent], requests: &[u64]) -> (Started, Vec<Option<u16>>) {
+    // The longest message has as many bytes as two frames.
+    let parent =
+        Parent::with_header(|header| header[224..232].copy_from_slice(&2000_u64.to_le_bytes()));
+    let read_write = libc::PROT_READ | libc::PROT_WRITE;
+    let down = Map::new(parent.down.as_raw_fd(), DOWN_LEN, read_write).unwrap();
+    let up = Map::new(parent.up.as_raw_fd(), UP_LEN, libc::PROT_READ).unwrap();
+    let ring = || Ring { offset: 8192, capacity: 4096, origin: 0, max_frame: 1000 };
+    let own = Own { map: down, lies: Vec::new() };
+    let (mut out, mut replies) = (Out::new(&own, ring(), DATA), In::new(&own, ring(), DATA));
+    own.put64(HEALTH + SLEEP_AT, NEVER);
+    for (kind, flags, request, len) in frames {
+        out.publish(&own, head(*kind, *flags, *request, NEVER, *len), &vec![7; (*len).min(1000)]);
+    }
+    assert!(out.tail < 4096, "all frames fit into the ring");
+    let started = parent.start();
+    assert_eq!(started.answer(), Some((0, String::new())));
+    let mut kinds = vec![None; requests.len()];
+    eventually("it answers, or ends", || {
+        while let Some(came) = replies.poll(&own, &up) {
+            let at = requests.iter().position(|request| *request == came.request);
+            kinds[at.expect("an answer to a request")] = Some(came.kind);
+        }
+        kinds.iter().all(Option::is_some) || !is_running(started.child.id())
+    });
+    (started, kinds)
+}
+
+#[test]
+fn pieces_of_a_request_that_is_read_and_cannot_be_end_the_worker() {
+    let short = |request| (READ, 0, request, 8);
+    let first = (READ, MORE, 1, 100);
+    let cases: [(&str, Vec<Sent>, &str); 12] = [
+        ("no first piece", vec![(READ, MIDDLE, 1, 100)], "no start"),
+        ("of another request", vec![first, (READ, CONTINUED, 2, 1)], "request 2 with no start"),
+        ("of another kind", vec![first, (UNKNOWN, CONTINUED, 1, 1)], "request 1 with no start"),
+        (
+            "after the last one",
+            vec![first, (READ, CONTINUED, 1, 1), (READ, CONTINUED, 1, 1)],
+            "no start",
+        ),
+        (
+            "too long",
+            vec![(READ, MORE, 1, 1000), (READ, MIDDLE, 1, 1000), (READ, CONTINUED, 1, 1)],
+            "over 2000 bytes",
+        ),
+        ("without bytes", vec![first, (READ, MIDDLE, 1, 0)], "without bytes"),
+        (
+            "a first one without bytes",
+            vec![(READ, MORE, 1, 0), (READ, CONTINUED, 1, 1)],
+            "without bytes",
+        ),
+        ("flags", vec![first, (READ, CONTINUED | 16, 1, 1)], "flags 0x14"),
+        ("flags of a short one", vec![first, (READ, 32, 2, 1)], "flags 0x20"),
+        ("longer than a frame", vec![first, (READ, CONTINUED, 1, 1001)], "1001 bytes"),
+        ("longer than the ring", vec![first, (READ, CONTINUED, 1, usize::MAX >> 40)], "bytes"),
+        (
+            "too many others",
+            vec![first, short(2), short(3), short(4), short(5)],
+            "can be in flight",
+        ),
+    ];
+    for (what, frames, part) in cases {
+        println!("{what}");
+        let (started, _) = answered(&frames, &[1, 2, 3, 4, 5, 6]);
+        let words = started.last_words();
+        assert!(words.contains(part), "{what}: {words}");
+    }
+}

@@ -57,6 +57,9 @@ mod raw_links;
 #[cfg(feature = "tokio")]
 mod reactors;
 mod readers;
+#[cfg(feature = "testing")]
+mod request_pieces;
+mod request_readers;
 #[cfg(feature = "serde")]
 mod serialized;
 #[cfg(feature = "testing")]

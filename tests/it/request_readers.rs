@@ -1,0 +1,131 @@
+//! Long requests that handlers read piece by piece, whole and half, over all kinds of channels.
+
+use crate::common::*;
+use slipring::{Channel, Config, Kind};
+
+conformance! {
+    everywhere: [],
+    one_at_a_time: [
+        a_request_of_any_length_is_read_in_every_way,
+        a_request_of_many_mebibytes_is_read_in_every_way,
+        the_rest_of_a_request_is_skipped_when_its_handler_returns,
+        long_and_short_requests_of_several_threads_keep_apart,
+        a_writer_that_is_dropped_in_the_middle_leaves_the_worker_usable,
+    ],
+    processes: [],
+}
+
+/// The variable that names the file for the worker's id.
+const NOTE: &str = "SLIPRING_TEST_NOTE";
+
+/// Bytes that begin with their own length, if there is room for that.
+fn request(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = pattern(seed, len);
+    let place = bytes.len().min(8);
+    bytes[..place].copy_from_slice(&encode(&[len as u64])[..place]);
+    bytes
+}
+
+fn assert_read(channel: &Channel, kind: Kind, bytes: &[u8]) {
+    let reply = channel.call(kind, bytes, LONG).unwrap().to_vec();
+    assert_eq!(numbers(&reply), numbers(&fingerprint(bytes)), "{kind}, {} bytes", bytes.len());
+}
+
+fn a_request_of_any_length_is_read_in_every_way(backend: Backend) {
+    for config in [tiny(4 << 10).build().unwrap(), Config::small(), Config::default()] {
+        let channel = backend.spawn(config);
+        let frame = channel.config().max_request_frame();
+        let most = channel.config().max_message().min(3 << 20);
+        for len in [0, 1, 7, 8, 64, 1000, frame, frame + 1, 2 * frame + 7, most] {
+            for (kind, _) in READ_BY {
+                assert_read(&channel, kind, &request(len as u64, len));
+            }
+        }
+        assert_usable(&channel);
+    }
+}
+
+fn a_request_of_many_mebibytes_is_read_in_every_way(backend: Backend) {
+    let channel = backend.spawn(Config::default());
+    for len in [4 << 20, 32 << 20] {
+        let bytes = request(5, len);
+        for (kind, _) in READ_BY {
+            assert_read(&channel, kind, &bytes);
+        }
+    }
+}
+
+fn the_rest_of_a_request_is_skipped_when_its_handler_returns(backend: Backend) {
+    let channel = backend.spawn(Config::small());
+    let frame = channel.config().max_request_frame();
+    for len in [1, frame, frame + 1, 3 * frame, 1 << 20] {
+        let first = channel.call(READ_FIRST, &pattern(1, len), LONG).unwrap().to_vec();
+        let first = numbers(&first)[0] as usize;
+        assert!(first > 0 && first <= frame && (len > frame || first == len), "{first} of {len}");
+        for (kind, _) in READ_BY {
+            assert_read(&channel, kind, &request(2, len));
+        }
+        assert_usable(&channel);
+    }
+}
+
+fn long_and_short_requests_of_several_threads_keep_apart(backend: Backend) {
+    let channel = backend.spawn(Config::small());
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            let channel = &channel;
+            scope.spawn(move || {
+                for round in 0..40_usize {
+                    let (kind, _) = READ_BY[round % 4];
+                    let len = [100_000, 64, 20_000, 900_000][round / 4 % 4] + round;
+                    match (round + seed) % 5 {
+                        0 => drop(channel.call(READ_FIRST, &vec![1; len], LONG).unwrap()),
+                        _ => assert_read(channel, kind, &request(seed as u64, len)),
+                    }
+                    let short = pattern(round as u64, 40);
+                    assert_eq!(channel.call(ECHO, &short, LONG).unwrap().to_vec(), short);
+                    let long = pattern(round as u64, 50_000);
+                    assert!(channel.call(ECHO, &long, LONG).unwrap().to_vec() == long);
+                }
+            });
+        }
+    });
+    assert_eq!(channel.in_flight(), 0);
+}
+
+fn a_writer_that_is_dropped_in_the_middle_leaves_the_worker_usable(backend: Backend) {
+    let channel = backend.spawn(Config::small());
+    let frame = channel.config().max_request_frame();
+    for (kind, _) in READ_BY {
+        for len in [1, frame, frame + 1, 5 * frame] {
+            let mut writer = channel.write(kind, LONG).unwrap();
+            writer.push(&request(3, len)).unwrap();
+            drop(writer);
+            assert_usable(&channel);
+            assert_read(&channel, kind, &request(4, len));
+        }
+    }
+    eventually("all have ended", || channel.in_flight() == 0);
+}
+
+#[test]
+fn a_worker_whose_handler_reads_ends_when_its_parent_is_killed() {
+    let name = name_of(a_worker_whose_handler_reads_ends_when_its_parent_is_killed);
+    let folder = temp_dir("request-readers");
+    let pid = std::env::var_os(NOTE).map_or_else(|| folder.join("pid"), Into::into);
+    if is_rerun(name) {
+        let channel = spawn(Config::small());
+        let (kind, _) = READ_BY[0];
+        let mut writer = channel.write(kind, LONG).unwrap();
+        writer.push(&vec![1; 100_000]).unwrap();
+        eventually("the handler reads", || channel.health().begun == 1);
+        std::fs::write(&pid, channel.pid().to_string()).unwrap();
+        send_signal(std::process::id(), libc::SIGKILL);
+        unreachable!("this process has ended");
+    }
+    let status = rerun_command(name).env(NOTE, &pid).status().unwrap();
+    assert!(!status.success());
+    let worker = std::fs::read_to_string(&pid).unwrap().parse().unwrap();
+    eventually("the worker is gone", || !is_running(worker));
+    std::fs::remove_dir_all(folder).unwrap();
+}
