@@ -219,6 +219,16 @@ impl Error {
         self
     }
 
+    /// Adds the request that the worker's death ended. Other errors stay as they are.
+    pub(crate) fn with_request(self, request: u64) -> Self {
+        match &self.0.detail {
+            Detail::Death(death) => {
+                Self::peer_died(WorkerDeath { request: Some(request), ..death.clone() })
+            }
+            _ => self,
+        }
+    }
+
     /// Adds which timeout of a stream has passed. Only before the error is cloned.
     pub(crate) fn with_stream_timeout(mut self, which: StreamTimeout) -> Self {
         if let Some(repr) = Arc::get_mut(&mut self.0) {

@@ -39,7 +39,7 @@ pub(crate) fn timed_out(core: &Core, request: u64, after: Duration) -> Error {
 
 /// The error, which says that the request was begun if it was. If it was not it can still be, until
 /// the worker finds it cancelled.
-fn with_stage(core: &Core, request: u64, error: Error) -> Error {
+pub(super) fn with_stage(core: &Core, request: u64, error: Error) -> Error {
     match core.status.stage(request) {
         RequestStage::Begun => error.with_begun(true),
         RequestStage::Queued | RequestStage::Taken => error,
@@ -62,7 +62,8 @@ pub(crate) fn stream_expired(request: u64, after: Duration) -> Error {
     expired(request, after).with_stream_timeout(StreamTimeout::Total)
 }
 
-/// The request ring had no room within the timeout.
+/// The request ring had no room within the timeout. `Outgoing::ended_by` adds whether the request
+/// was begun.
 #[cold]
 pub(crate) fn ring_full(core: &Core, len: usize) -> Error {
     let in_flight = core.sender.in_flight();
@@ -71,7 +72,7 @@ pub(crate) fn ring_full(core: &Core, len: usize) -> Error {
         "no room for {len} bytes in the request ring within the timeout, {in_flight} bytes are in \
          flight; {busy}"
     );
-    Error::new(ErrorKind::Timeout, message).with_begun(false)
+    Error::new(ErrorKind::Timeout, message)
 }
 
 /// The turn to send a long message did not come within the timeout.

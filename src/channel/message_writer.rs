@@ -10,7 +10,7 @@ use crate::channel::pending_reply::Pending;
 use crate::channel::timed_mutex::TimedGuard;
 use crate::channel::turn::check_open;
 use crate::channel::wait::wait_for_room;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::RequestId;
 use crate::payload::Encoded;
 use crate::protocol::{Kind, splitter};
@@ -108,7 +108,7 @@ impl<'a> MessageWriter<'a> {
         let (core, deadline) = (self.core, self.limit.deadline());
         let mut send = || {
             while let Some(len) = self.advance(has_more)? {
-                wait_for_room(core, len, deadline)?;
+                wait_for_room(core, len, deadline).map_err(|error| self.ended_by(error))?;
             }
             Ok(())
         };
@@ -118,13 +118,18 @@ impl<'a> MessageWriter<'a> {
     /// Sends the next piece if there is room. Returns for how many bytes there is none.
     pub(crate) fn advance(&mut self, has_more: bool) -> Result<Option<usize>> {
         // It may have been begun before a fork, or before the end.
-        check_open(self.core)?;
+        check_open(self.core).map_err(|error| self.ended_by(error))?;
         let mut piece = Encoded::Whole(&self.bytes);
         let no_room = self.outgoing.advance(&mut piece, self.bytes.len(), has_more)?;
         if no_room.is_none() {
             self.bytes.clear();
         }
         Ok(no_room)
+    }
+
+    /// Adds to an error whether the worker has begun the request.
+    pub(crate) fn ended_by(&self, error: Error) -> Error {
+        self.outgoing.ended_by(error)
     }
 
     /// Sends the rest and returns the pending reply. Blocks as [`MessageWriter::push`] does.

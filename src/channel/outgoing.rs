@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::channel::core::Core;
-use crate::channel::explain::no_turn;
+use crate::channel::explain::{no_turn, with_stage};
 use crate::channel::timed_mutex::TimedGuard;
 use crate::channel::turn::{check_open, read_for_others};
 use crate::channel::wait::wait_for_room;
@@ -99,7 +99,7 @@ fn send_until<P: Payload + ?Sized>(
         let mut needed = outgoing.advance(&mut encoded, len, false)?;
         let deadline = exact();
         while let Some(room) = needed {
-            wait_for_room(core, room, deadline)?;
+            wait_for_room(core, room, deadline).map_err(|error| outgoing.ended_by(error))?;
             needed = outgoing.advance(&mut encoded, len, false)?;
         }
         Ok(outgoing.request())
@@ -224,12 +224,27 @@ impl<'a> Outgoing<'a> {
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<bool> {
         let sent = self.core.sender.try_send(header, len, fill);
-        if !sent.map_err(|error| not_sent(self.core, error))? {
+        if !sent.map_err(|error| self.ended_by(not_sent(self.core, error)))? {
             return Ok(false);
         }
         self.splitter.piece_sent(len);
         self.is_sent = header.flags & flags::MORE == 0;
         Ok(true)
+    }
+
+    /// Adds to the error that ends the request whether the worker has begun it. A worker may begin
+    /// a request whose first piece is in the ring, long before the last piece is.
+    #[cold]
+    pub(crate) fn ended_by(&self, error: Error) -> Error {
+        let (has_pieces, request) = (self.splitter.abandon_header().is_some(), self.request());
+        match error.kind() {
+            ErrorKind::PeerDied if has_pieces => error.with_request(request),
+            ErrorKind::Timeout | ErrorKind::Os if has_pieces => {
+                with_stage(self.core, request, error)
+            }
+            ErrorKind::Timeout | ErrorKind::Os => error.with_begun(false),
+            _ => error,
+        }
     }
 
     /// Returns how many bytes of the payload are in the ring.
@@ -274,7 +289,7 @@ fn abandon_or_discard(core: &Core, request: u64, abandon_header: Option<Header>)
 fn not_sent(core: &Core, error: Error) -> Error {
     match error.kind() {
         // There is no memory for more of the ring. The worker has nothing to do with that.
-        ErrorKind::Os => error.with_begun(false),
+        ErrorKind::Os => error,
         _ => core.fail(error),
     }
 }

@@ -28,7 +28,8 @@ pub(super) async fn send<P: Payload + ?Sized>(
         };
         let mut outgoing = Outgoing::open(core, spec, turn)?;
         while let Some(needed) = outgoing.advance(&mut encoded, len, false)? {
-            wait_for_room(core, needed, deadline).await?;
+            let waited = wait_for_room(core, needed, deadline).await;
+            waited.map_err(|error| outgoing.ended_by(error))?;
         }
         Ok(outgoing.request())
     };

@@ -63,7 +63,8 @@ impl<'a> AsyncMessageWriter<'a> {
         let (core, deadline) = (self.writer.core, self.writer.limit.deadline());
         let send = async {
             while let Some(len) = self.writer.advance(has_more)? {
-                wait_for_room(core, len, deadline).await?;
+                let waited = wait_for_room(core, len, deadline).await;
+                waited.map_err(|error| self.writer.ended_by(error))?;
             }
             Ok(())
         };

@@ -142,8 +142,17 @@ impl<S> Worker<S> {
     /// first piece of a long request is there: the handler reads the request while it comes, out
     /// of shared memory. [`RequestReader`] tells more, and has an example.
     ///
+    /// Choose it for requests of many frames whose handler can work on a part: it saves a copy of the
+    /// whole request and the memory for it. Choose [`Worker::on`] for short requests, for handlers that
+    /// need all bytes at once, and if the host writes long requests slowly: other requests wait
+    /// while this handler waits for a piece, but not while a request for [`Worker::on`] comes in.
+    ///
+    /// The request is begun when its first piece has come. So if the worker dies or the timeout passes
+    /// while the host still sends, [`Error::was_begun`](crate::Error::was_begun) is `Some(true)`.
+    ///
     /// Only a worker that serves one request at a time has such handlers: [`Worker::serve`] refuses
-    /// them beside another way to serve.
+    /// them beside another way to serve. The pieces lie between the requests that come after them, so
+    /// that a handler which reads slowly would hold up all that the other ways serve at the same time.
     ///
     /// ```
     /// # fn main() -> slipring::Result<()> {

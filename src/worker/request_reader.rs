@@ -73,8 +73,19 @@ impl<S> ReadingHandler<S> {
 /// served when the handler has returned, in the order in which they were sent. They are copied until
 /// then: at most as many as the parent can have in flight.
 ///
-/// The parent sends a whole request before it reads the chunks of its stream: a handler that answers
-/// with more than [`Config::stream_window`](crate::Config::stream_window) reads the request first.
+/// # What waits while a request is read
+///
+/// * All other requests of the channel wait until the handler has returned, also while the host pauses
+///   between two pieces, and while the handler does not read. While the request ring is full of pieces
+///   that are not read, the host's other threads wait for room, until their own timeouts.
+/// * Pings, [health reports](crate::Channel::health), the abort flag and the close do not wait. A
+///   cancel, a close and the deadline of the request end each read.
+/// * A reply of any length can be sent before the request is read: the host reads it while it sends.
+/// * The host takes the chunks of a stream when it has sent the whole request. So a handler that sends
+///   more chunks than [`Config::stream_window`](crate::Config::stream_window) before it has read the
+///   request, and a host that waits for room, wait for each other: until the host's total or queue
+///   timeout, if [`StreamTimeouts`](crate::StreamTimeouts) has one. Such a handler reads first.
+/// * A handler that keeps pieces until the ring is full waits for the next piece until the deadline.
 ///
 /// ```
 /// # fn main() -> slipring::Result<()> {

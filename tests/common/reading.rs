@@ -16,6 +16,8 @@ pub const READ_BY: [(Kind, ReadBy); 4] = [
 ];
 /// Replies with the length of the first piece, and leaves the rest.
 pub const READ_FIRST: Kind = Kind::named("read the first piece");
+/// Takes the first piece, and ends the process.
+pub const READ_AND_EXIT: Kind = Kind::named("read the first piece and exit");
 
 /// A way to read a request.
 pub type ReadBy = fn(&mut RequestReader<'_>, &mut Vec<u8>) -> slipring::Result<()>;

@@ -8,7 +8,7 @@ use slipring::worker::{Done, HandlerError, Threads, Worker};
 use slipring::{Config, Kind, RoleConfig};
 
 use super::answers::{Chunks, Reply, Serves, Slot};
-use super::reading::{READ_BY, READ_FIRST, fingerprint};
+use super::reading::{READ_AND_EXIT, READ_BY, READ_FIRST, fingerprint};
 use super::{LONG, encode, numbers, pattern, patterns, spawner};
 
 /// Replies with the request's bytes.
@@ -109,6 +109,10 @@ pub fn worker() -> Worker<Session> {
         .on_reader(READ_FIRST, |_, reader, responder| {
             let len = reader.next_piece()?.map_or(0, |piece| piece.len());
             Ok(responder.send(&encode(&[len as u64]))?)
+        })
+        .on_reader(READ_AND_EXIT, |_, reader, _| {
+            reader.next_piece()?;
+            std::process::exit(7)
         })
         .on(KEEP_PROOF, |session, _, responder| {
             session.proof = Some(responder.send("kept")?);

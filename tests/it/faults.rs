@@ -48,7 +48,8 @@ fn a_long_message_that_is_abandoned_without_room_frees_its_entry() {
     stop(channel.pid());
     let mut writer = channel.write(SUM, Duration::from_millis(30)).unwrap();
     let error = writer.push(&[1; 40_000]).unwrap_err();
-    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Timeout, Some(false)));
+    // Pieces are in the ring, which a worker that reads them could begin until it finds the cancel.
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Timeout, None));
     assert!(error.to_string().contains("4032 bytes are in flight"), "{error}");
     drop(writer);
     assert_eq!(channel.in_flight(), 0);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::common::*;
 use slipring::worker::{Batches, HandlerError, RequestReader, Threads, Worker};
-use slipring::{Channel, Config, ErrorKind, Kind, RoleConfig, testing};
+use slipring::{Channel, Config, ErrorKind, Kind, RoleConfig, StreamTimeouts, testing};
 
 const READ: Kind = Kind::named("read");
 const STEP: Kind = Kind::named("step");
@@ -154,6 +154,86 @@ fn a_deadline_that_passes_between_two_pieces_is_a_timeout() {
     assert_eq!(heard(&told), Told::Failed(ErrorKind::Timeout));
     drop(writer);
     assert_reads(&channel, &told);
+}
+
+#[test]
+fn a_timeout_while_a_request_is_sent_says_that_it_was_begun() {
+    let (go, goes_on) = mpsc::channel();
+    let (channel, told) = reading(&Config::small(), Some(goes_on));
+    let short = Duration::from_millis(300);
+    let error = channel.call(READ, &vec![7; 1 << 20], short).unwrap_err();
+    assert!(error.is_timeout() && error.to_string().contains("no room"), "{error}");
+    assert_eq!(error.was_begun(), Some(true), "{error}");
+    let behind = channel.call(READ, &vec![7; 1 << 20], short).unwrap_err();
+    assert_eq!(behind.was_begun(), Some(false), "no piece of it was sent: {behind}");
+    go.send(()).unwrap();
+    assert_eq!((heard(&told), heard(&told)), (Told::Begun, Told::Failed(ErrorKind::Cancelled)));
+    go.send(()).unwrap();
+    assert_reads(&channel, &told);
+}
+
+#[test]
+fn a_handler_that_does_not_read_holds_up_requests_and_nothing_else() {
+    let (go, goes_on) = mpsc::channel();
+    let (channel, told) = reading(&Config::small(), Some(goes_on));
+    std::thread::scope(|scope| {
+        let long = scope.spawn(|| channel.call(READ, &vec![7; 1 << 20], LONG));
+        assert_eq!(heard(&told), Told::Begun);
+        eventually("the ring is full", || {
+            channel.submit(STEP, &"a".repeat(1000), Duration::from_millis(50)).is_err()
+        });
+        channel.ping(LONG).unwrap();
+        assert_eq!(channel.health().begun, 1);
+        let error = channel.call(STEP, "b", Duration::from_millis(50)).unwrap_err();
+        assert!(error.is_timeout(), "{error}");
+        go.send(()).unwrap();
+        assert_eq!(numbers(&long.join().unwrap().unwrap().to_vec()), [1 << 20]);
+        channel.call(STEP, "c", LONG).unwrap();
+    });
+    assert!(ask(&channel, LOG).ends_with('c'));
+    assert_eq!(heard(&told), Told::Whole(1 << 20));
+    go.send(()).unwrap();
+    assert_reads(&channel, &told);
+}
+
+#[test]
+fn a_channel_can_be_closed_while_its_handler_does_not_read() {
+    let (go, goes_on) = mpsc::channel();
+    let (channel, told) = reading(&Config::small(), Some(goes_on));
+    std::thread::scope(|scope| {
+        let long = scope.spawn(|| channel.call(READ, &vec![7; 1 << 20], LONG));
+        assert_eq!(heard(&told), Told::Begun);
+        let closing = scope.spawn(|| channel.close(LONG));
+        assert!(long.join().unwrap().unwrap_err().is_closed());
+        go.send(()).unwrap();
+        assert_eq!(heard(&told), Told::Failed(ErrorKind::Cancelled));
+        closing.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_long_answer_before_the_request_is_read_goes_through() {
+    let long = pattern(5, 1 << 20);
+    let answer = long.clone();
+    let make = move || {
+        let answer = answer.clone();
+        Worker::new(|_| Ok(()))
+            .on_reader(READ, move |_, _, responder| Ok(responder.send(&answer)?))
+            .on_reader(STEP, |_, reader, responder| {
+                let mut chunks = responder.stream();
+                (0..1000).try_for_each(|_| chunks.send(&[3; 10_000][..]))?;
+                assert_eq!(reader.append_to(&mut Vec::new())?, 1 << 20);
+                Ok(chunks.end()?)
+            })
+    };
+    let channel = testing::spawn_thread(&Config::small(), RoleConfig::default(), make).unwrap();
+    for _ in 0..3 {
+        assert!(channel.call(READ, &long, LONG).unwrap().to_vec() == long);
+        // More chunks than the stream's window, which the host takes when its request is sent.
+        let total = StreamTimeouts::new().total(Duration::from_millis(300));
+        let error = channel.stream(STEP, &long, total).unwrap_err();
+        assert!(error.is_timeout() && error.was_begun() == Some(true), "{error}");
+    }
 }
 
 #[test]

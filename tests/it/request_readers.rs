@@ -1,7 +1,8 @@
 //! Long requests that handlers read piece by piece, whole and half, over all kinds of channels.
 
 use crate::common::*;
-use slipring::{Channel, Config, Kind};
+use slipring::pool::{Pool, Role};
+use slipring::{Channel, Config, Error, Kind};
 
 conformance! {
     everywhere: [],
@@ -128,4 +129,66 @@ fn a_worker_whose_handler_reads_ends_when_its_parent_is_killed() {
     let worker = std::fs::read_to_string(&pid).unwrap().parse().unwrap();
     eventually("the worker is gone", || !is_running(worker));
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// The worker ends before this is in the ring.
+const LONGER_THAN_THE_RING: usize = 1 << 20;
+
+/// The channel must be there: until the exit status is known, the error looks at its memory.
+fn assert_begun(way: &str, error: &Error) {
+    assert!(error.is_peer_dead(), "{way}: {error}");
+    eventually("the exit status is known", || error.was_begun().is_some());
+    assert_eq!(error.was_begun(), Some(true), "{way}: {error}");
+    assert_eq!(error.begun_alone(), Some(true), "{way}: {error}");
+    let death = error.death().unwrap();
+    assert_eq!(death.request(), death.serving(), "{way}: {error}");
+}
+
+#[test]
+fn a_death_while_a_request_is_sent_says_that_it_was_begun() {
+    let bytes = vec![1; LONGER_THAN_THE_RING];
+    let channel = spawn(Config::small());
+    let call = channel.call(READ_AND_EXIT, &bytes, LONG);
+    assert_begun("call", &call.unwrap_err());
+    let channel = spawn(Config::small());
+    let submit = channel.submit(READ_AND_EXIT, &bytes, LONG);
+    assert_begun("submit", &submit.unwrap_err());
+    let channel = spawn(Config::small());
+    let mut writer = channel.write(READ_AND_EXIT, LONG).unwrap();
+    let push = bytes.chunks(10_000).try_for_each(|part| writer.push(part));
+    assert_begun("push", &push.unwrap_err());
+    assert_begun("finish", &writer.finish().unwrap_err());
+    let channel = spawn(Config::small());
+    let stream = channel.stream(READ_AND_EXIT, &bytes, LONG).map(drop);
+    assert_begun("stream", &stream.unwrap_err());
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn the_death_says_so_to_tasks_too() {
+    use slipring::tasks::AsyncChannel;
+
+    let bytes = vec![1; LONGER_THAN_THE_RING];
+    let spawn = || AsyncChannel::new(small().pollable().spawn().unwrap()).unwrap();
+    let channel = spawn();
+    let call = pollster::block_on(channel.call(READ_AND_EXIT, &bytes, LONG));
+    assert_begun("call", &call.unwrap_err());
+    let channel = spawn();
+    let mut writer = pollster::block_on(channel.write(READ_AND_EXIT, LONG)).unwrap();
+    let push = bytes.chunks(10_000).try_for_each(|part| pollster::block_on(writer.push(part)));
+    assert_begun("push", &push.unwrap_err());
+}
+
+#[test]
+fn a_pool_does_not_send_again_what_a_worker_began_to_read() {
+    let role = Role::new(|_| Ok(small())).min_idle(1).max_size(1);
+    let pool = Pool::builder().role("one", role).build().unwrap();
+    let handle = pool.role("one").unwrap();
+    let bytes = vec![1; LONGER_THAN_THE_RING];
+    handle.call(ECHO, "ready", LONG).unwrap();
+    let first = handle.health().workers[0].pid;
+    let error = handle.call(READ_AND_EXIT, &bytes, LONG).unwrap_err();
+    assert_begun("call", &error);
+    assert_eq!(error.death().map(slipring::WorkerDeath::pid), first, "no other worker got it");
+    within_long("close", || pool.close(LONG)).unwrap();
 }
