@@ -70,6 +70,17 @@ impl Collector {
         if Assembler::is_continued(header) { None } else { self.abandon() }
     }
 
+    /// Refuses a first piece of the message that is on its way, or that was abandoned last: what
+    /// comes of it would be dropped, and its request wait without end.
+    pub(super) fn check_first(&self, header: Header) -> Result<()> {
+        let request = Some(header.request);
+        let is_again = request == self.assembler.request() || request == self.abandoned;
+        if !Assembler::is_continued(header) && is_again {
+            return Err(Error::corrupt(format!("request {} was sent twice", header.request)));
+        }
+        Ok(())
+    }
+
     #[cold]
     pub(super) fn abandon(&mut self) -> Option<Header> {
         let Message { mut header, bytes, .. } = self.assembler.take()?;

@@ -163,6 +163,7 @@ fn take_piece(
     frame: Frame<'_>,
     serve: &mut impl ServeRequest,
 ) -> Result<Option<Long>> {
+    collector.check_first(header)?;
     if let Some(cut_off) = collector.cut_off_by(header) {
         serve.request(cut_off, Body::None)?;
     }

@@ -455,7 +455,7 @@ fn answered(frames: &[Sent], requests: &[u64]) -> (Started, Vec<Option<u16>>) {
 fn pieces_of_a_request_that_is_read_and_cannot_be_end_the_worker() {
     let short = |request| (READ, 0, request, 8);
     let first = (READ, MORE, 1, 100);
-    let cases: [(&str, Vec<Sent>, &str); 12] = [
+    let cases: [(&str, Vec<Sent>, &str); 15] = [
         ("no first piece", vec![(READ, MIDDLE, 1, 100)], "no start"),
         ("of another request", vec![first, (READ, CONTINUED, 2, 1)], "request 2 with no start"),
         ("of another kind", vec![first, (UNKNOWN, CONTINUED, 1, 1)], "request 1 with no start"),
@@ -479,6 +479,17 @@ fn pieces_of_a_request_that_is_read_and_cannot_be_end_the_worker() {
         ("flags of a short one", vec![first, (READ, 32, 2, 1)], "flags 0x20"),
         ("longer than a frame", vec![first, (READ, CONTINUED, 1, 1001)], "1001 bytes"),
         ("longer than the ring", vec![first, (READ, CONTINUED, 1, usize::MAX >> 40)], "bytes"),
+        ("twice while it is read", vec![first, first, (READ, CONTINUED, 1, 1)], "sent twice"),
+        (
+            "twice while it is collected",
+            vec![(UNKNOWN, MORE, 1, 100), (UNKNOWN, MORE, 1, 100), (UNKNOWN, CONTINUED, 1, 1)],
+            "sent twice",
+        ),
+        (
+            "again after another one has cut it off",
+            vec![first, (READ, MORE, 2, 100), (READ, CONTINUED, 2, 1), first],
+            "sent twice",
+        ),
         (
             "too many others",
             vec![first, short(2), short(3), short(4), short(5)],
