@@ -82,7 +82,8 @@ impl StreamTimeouts {
 
     /// Sets how long the request may wait until the worker begins it, counted from the call
     /// that sends it: for room in the request ring, for the requests before it, and in the hands
-    /// of a worker that takes requests before it begins them.
+    /// of a worker that takes requests before it begins them. The whole request must be in the ring
+    /// by then, also if its handler reads it while it comes.
     pub const fn queue(mut self, timeout: Duration) -> Self {
         self.queue = timeout;
         self

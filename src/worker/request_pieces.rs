@@ -26,7 +26,9 @@ type OneFrame = (Header, Vec<u8>);
 /// that the parent can write, so that they are read by copying.
 ///
 /// Most pieces of a request that is longer than a frame keep their place in shared memory until
-/// they are dropped. The parent cannot send more than fits beside them.
+/// they are dropped. The parent can use neither that place nor any behind it: a handler that keeps
+/// one piece and reads on waits for its deadline, if the rest of the request does not fit into what
+/// is left of the ring.
 pub struct RequestPiece<'a>(PieceBytes<'a>);
 
 enum PieceBytes<'a> {

@@ -83,9 +83,11 @@ impl<S> ReadingHandler<S> {
 /// * A reply of any length can be sent before the request is read: the host reads it while it sends.
 /// * The host takes the chunks of a stream when it has sent the whole request. So a handler that sends
 ///   more chunks than [`Config::stream_window`](crate::Config::stream_window) before it has read the
-///   request, and a host that waits for room, wait for each other: until the host's total or queue
-///   timeout, if [`StreamTimeouts`](crate::StreamTimeouts) has one. Such a handler reads first.
-/// * A handler that keeps pieces until the ring is full waits for the next piece until the deadline.
+///   request, and a host that waits for room, wait for each other until the host's total or queue
+///   timeout: see [`StreamTimeouts`](crate::StreamTimeouts), whose queue timeout has a default. Such a
+///   handler reads first.
+/// * The host can use neither the place of a piece that is kept nor any behind it. A handler that keeps
+///   one piece and reads on waits until the deadline, if the rest does not fit into the ring.
 ///
 /// ```
 /// # fn main() -> slipring::Result<()> {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::common::*;
 use slipring::worker::{Batches, HandlerError, RequestReader, Threads, Worker};
-use slipring::{Channel, Config, ErrorKind, Kind, RoleConfig, StreamTimeouts, testing};
+use slipring::{Channel, Config, DEFAULT_QUEUE_TIMEOUT, ErrorKind, Kind, RoleConfig};
+use slipring::{StreamTimeout, StreamTimeouts, testing};
 
 const READ: Kind = Kind::named("read");
 const STEP: Kind = Kind::named("step");
@@ -234,6 +235,13 @@ fn a_long_answer_before_the_request_is_read_goes_through() {
         let error = channel.stream(STEP, &long, total).unwrap_err();
         assert!(error.is_timeout() && error.was_begun() == Some(true), "{error}");
     }
+    // Without a total, the queue's timeout ends this, which has a default.
+    let usual = StreamTimeouts::from(LONG);
+    assert_eq!(usual, StreamTimeouts::new().chunk(LONG).queue(DEFAULT_QUEUE_TIMEOUT));
+    let error = channel.stream(STEP, &long, usual.queue(Duration::from_millis(300))).unwrap_err();
+    assert_eq!(error.stream_timeout(), Some(StreamTimeout::Queue), "{error}");
+    assert!(error.is_timeout() && error.was_begun() == Some(true), "{error}");
+    assert!(channel.call(READ, &long, LONG).unwrap().to_vec() == long);
 }
 
 #[test]
