@@ -78,6 +78,7 @@ struct Repr {
     stage: Option<RequestStage>,
     log_tail: Option<String>,
     earlier: Option<Box<EarlierAttempts>>,
+    part_sent: Option<u64>,
 }
 
 type Source = Arc<dyn std::error::Error + Send + Sync>;
@@ -185,6 +186,7 @@ impl Error {
             source,
             stage: None,
             log_tail: None,
+            part_sent: None,
             earlier: None,
         }))
     }
@@ -227,6 +229,17 @@ impl Error {
             }
             _ => self,
         }
+    }
+
+    /// Adds the request of which a part was sent, and the rest will not be.
+    pub(crate) fn with_part_sent(mut self, request: u64) -> Self {
+        Arc::make_mut(&mut self.0).part_sent = Some(request);
+        self
+    }
+
+    /// Returns the request of which only a part was sent. Its worker may be at that part.
+    pub(crate) fn part_sent(&self) -> Option<u64> {
+        self.0.part_sent
     }
 
     /// Adds which timeout of a stream has passed. Only before the error is cloned.

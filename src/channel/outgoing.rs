@@ -237,14 +237,15 @@ impl<'a> Outgoing<'a> {
     #[cold]
     pub(crate) fn ended_by(&self, error: Error) -> Error {
         let (has_pieces, request) = (self.splitter.abandon_header().is_some(), self.request());
-        match error.kind() {
+        let error = match error.kind() {
             ErrorKind::PeerDied if has_pieces => error.with_request(request),
             ErrorKind::Timeout | ErrorKind::Os if has_pieces => {
                 with_stage(self.core, request, error)
             }
             ErrorKind::Timeout | ErrorKind::Os => error.with_begun(false),
             _ => error,
-        }
+        };
+        if has_pieces { error.with_part_sent(request) } else { error }
     }
 
     /// Returns how many bytes of the payload are in the ring.

@@ -81,7 +81,7 @@ pub(super) async fn write<R: RoleRef>(
     write: impl AsyncFnOnce(&mut AsyncMessageWriter<'_>) -> Result<()>,
 ) -> Result<Reply> {
     let (permit, id, error) = loop {
-        let permit = attempts.acquire_async(now, deadline).await?;
+        let mut permit = attempts.acquire_async(now, deadline).await?;
         let worker = Arc::clone(&permit.worker);
         let begun = match worker.core_for_tasks() {
             Ok(core) => {
@@ -96,6 +96,9 @@ pub(super) async fn write<R: RoleRef>(
                 continue;
             }
         };
+        // Whatever ends the writing, also that this is dropped: the worker may be at the part that
+        // was sent.
+        permit.set_lingering(Some(writer.id()));
         let sent = match write(&mut writer).await {
             Ok(()) => writer.finish().await,
             Err(error) => Err(error),

@@ -297,7 +297,8 @@ impl<R: RoleRef> Attempts<R> {
             permit.note_dead();
             return Ok(Dead { permit, error, has_delivered });
         }
-        if let Some(id) = id.filter(|_| is_unanswered(&error)) {
+        let sent_in_part = error.part_sent().map(RequestId::new);
+        if let Some(id) = id.filter(|_| is_unanswered(&error)).or(sent_in_part) {
             permit.linger(id);
         }
         // That of a request that was not sent may be the host's own, too.

@@ -140,7 +140,7 @@ impl<'a> PoolRequest<'a> {
         let deadline = Deadline::from(now, timeout);
         let mut attempts = self.attempts();
         let (permit, id, error) = loop {
-            let permit = attempts.acquire(now, deadline)?;
+            let mut permit = attempts.acquire(now, deadline)?;
             let worker = Arc::clone(&permit.worker);
             let begun = worker
                 .channel_in_use()
@@ -153,12 +153,18 @@ impl<'a> PoolRequest<'a> {
                 }
             };
             let id = writer.id();
+            // Whatever ends the writing: the worker may be at the part that was sent.
+            permit.set_lingering(Some(id));
             let sent = write(&mut writer).and_then(|()| writer.finish());
             match sent {
-                Ok(pending) => match pending.wait() {
-                    Ok(reply) => return attempts.over(Ok(reply)),
-                    Err(error) => break (permit, Some(id), error),
-                },
+                Ok(pending) => {
+                    let reply = pending.wait();
+                    permit.set_lingering(None);
+                    match reply {
+                        Ok(reply) => return attempts.over(Ok(reply)),
+                        Err(error) => break (permit, Some(id), error),
+                    }
+                }
                 Err(error) => break (permit, None, error),
             }
         };

@@ -136,6 +136,7 @@ impl<R: RoleRef> Permit<R> {
     /// The worker is of no use any more.
     pub(super) fn note_dead(&mut self) {
         self.ending = Ending::WorkerDied;
+        self.set_lingering(None);
         self.worker.look();
     }
 }

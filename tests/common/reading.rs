@@ -18,6 +18,8 @@ pub const READ_BY: [(Kind, ReadBy); 4] = [
 pub const READ_FIRST: Kind = Kind::named("read the first piece");
 /// Takes the first piece, and ends the process.
 pub const READ_AND_EXIT: Kind = Kind::named("read the first piece and exit");
+/// Takes the first piece, which begins with a path and a zero, and stays while that file is there.
+pub const READ_AND_STAY: Kind = Kind::named("read the first piece and stay");
 
 /// A way to read a request.
 pub type ReadBy = fn(&mut RequestReader<'_>, &mut Vec<u8>) -> slipring::Result<()>;

@@ -1,14 +1,17 @@
 //! The worker of most tests: what it does with each kind of request.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use slipring::worker::{Done, HandlerError, Threads, Worker};
 use slipring::{Config, Kind, RoleConfig};
 
 use super::answers::{Chunks, Reply, Serves, Slot};
-use super::reading::{READ_AND_EXIT, READ_BY, READ_FIRST, fingerprint};
+use super::reading::{READ_AND_EXIT, READ_AND_STAY, READ_BY, READ_FIRST, fingerprint};
 use super::{LONG, encode, numbers, pattern, patterns, spawner};
 
 /// Replies with the request's bytes.
@@ -113,6 +116,15 @@ pub fn worker() -> Worker<Session> {
         .on_reader(READ_AND_EXIT, |_, reader, _| {
             reader.next_piece()?;
             std::process::exit(7)
+        })
+        .on_reader(READ_AND_STAY, |_, reader, _| {
+            let first = reader.next_piece()?.map(|piece| piece.to_vec()).unwrap_or_default();
+            let path = first.split(|byte| *byte == 0).next().unwrap_or_default();
+            let (path, until) = (PathBuf::from(OsStr::from_bytes(path)), Instant::now() + LONG);
+            while path.exists() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err("left".into())
         })
         .on(KEEP_PROOF, |session, _, responder| {
             session.proof = Some(responder.send("kept")?);

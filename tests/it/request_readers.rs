@@ -1,8 +1,12 @@
 //! Long requests that handlers read piece by piece, whole and half, over all kinds of channels.
 
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
 use crate::common::*;
-use slipring::pool::{Pool, Role};
-use slipring::{Channel, Config, Error, Kind};
+use crate::pools::{close, is_empty, pool_of, role};
+use slipring::pool::{Pool, Role, RoleHandle};
+use slipring::{Channel, Config, Error, ErrorKind, Kind, StreamTimeouts};
 
 conformance! {
     everywhere: [],
@@ -191,4 +195,55 @@ fn a_pool_does_not_send_again_what_a_worker_began_to_read() {
     assert_begun("call", &error);
     assert_eq!(error.death().map(slipring::WorkerDeath::pid), first, "no other worker got it");
     within_long("close", || pool.close(LONG)).unwrap();
+}
+
+/// Gives up a request while its worker is at the first piece: the place must not look free until
+/// the worker has left it.
+fn assert_place_is_kept(handle: &RoleHandle, give_up: &dyn Fn(&[u8])) {
+    let folder = temp_dir("request-readers-stay");
+    let file = folder.join("stay");
+    std::fs::write(&file, "").unwrap();
+    let mut bytes = file.as_os_str().as_bytes().to_vec();
+    bytes.resize(LONGER_THAN_THE_RING, 0);
+    give_up(&bytes);
+    assert_eq!(handle.health().load.in_flight, 1);
+    std::fs::remove_dir_all(folder).unwrap();
+    eventually("the place is free", || is_empty(handle));
+    handle.call(ECHO, "usable", LONG).unwrap();
+}
+
+#[test]
+fn a_worker_keeps_its_place_in_a_request_that_was_sent_in_part() {
+    let short = Duration::from_millis(300);
+    let (pool, handle) = pool_of(role().min_idle(1).max_size(1));
+    assert_place_is_kept(&handle, &|bytes| {
+        assert!(handle.call(READ_AND_STAY, bytes, short).unwrap_err().is_timeout());
+    });
+    assert_place_is_kept(&handle, &|bytes| {
+        let stream = handle.stream(READ_AND_STAY, bytes, StreamTimeouts::new().queue(short));
+        assert!(stream.unwrap_err().is_timeout());
+    });
+    assert_place_is_kept(&handle, &|bytes| {
+        let pending = handle.submit(READ_AND_STAY, bytes, short).unwrap();
+        assert!(pending.wait().unwrap_err().is_timeout());
+    });
+    assert_place_is_kept(&handle, &|bytes| {
+        let written = handle.write(READ_AND_STAY, short, |message| message.push(bytes));
+        assert!(written.unwrap_err().is_timeout());
+    });
+    assert_place_is_kept(&handle, &|bytes| {
+        let written = handle.write(READ_AND_STAY, LONG, |message| {
+            message.push(&bytes[..50_000])?;
+            eventually("the handler reads", || crate::pools::is_begun(&handle));
+            Err(Error::invalid_payload("the host's own"))
+        });
+        assert_eq!(written.unwrap_err().kind(), ErrorKind::InvalidPayload);
+    });
+    #[cfg(feature = "async")]
+    assert_place_is_kept(&handle, &|bytes| {
+        let tasks = handle.to_async();
+        let write = tasks.write(READ_AND_STAY, short, async |message| message.push(bytes).await);
+        assert!(pollster::block_on(write).unwrap_err().is_timeout());
+    });
+    close(&pool);
 }
