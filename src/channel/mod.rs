@@ -496,6 +496,25 @@ impl Channel {
         })));
     }
 
+    /// Cancels one request or stream by its id, without waiting, also while another thread waits
+    /// for it: as [`Pending::cancel`] and [`Stream::cancel`] do. Does nothing if the request has
+    /// ended.
+    ///
+    /// ```
+    #[doc = include_str!("example.md")]
+    /// let pending = channel.submit(WAIT, "", timeout)?;
+    /// let id = pending.id();
+    /// std::thread::scope(|scope| {
+    ///     let waits = scope.spawn(|| pending.wait());
+    ///     channel.cancel(id);
+    ///     assert!(waits.join().expect("it waits").unwrap_err().is_cancelled());
+    /// });
+    /// # channel.close(timeout).map(drop) }
+    /// ```
+    pub fn cancel(&self, request: RequestId) {
+        self.core.cancel(request);
+    }
+
     /// Sets the worker's abort flag: every handler sees itself cancelled until
     /// [`Channel::clear_abort`]. To cancel one request use [`Pending::cancel`]. Never blocks.
     ///

@@ -127,8 +127,10 @@ impl OwnedResponder {
         self.reply.state.is_begun()
     }
 
-    /// The longest payload of one frame.
-    pub(super) fn max_frame(&self) -> usize {
+    /// Returns the length of the longest answer or chunk that fits one frame, in bytes:
+    /// [`Config::max_reply_frame`](crate::Config::max_reply_frame).
+    #[must_use]
+    pub fn max_frame(&self) -> usize {
         self.reply.sink.max_frame
     }
 
