@@ -1,0 +1,218 @@
+"""The exceptions of the package, and how the extension module makes them."""
+
+from __future__ import annotations
+
+import builtins
+import traceback
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slipring._slipring import ExitCause
+
+
+class Error(RuntimeError):
+    """What every exception of the library derives from."""
+
+    kind: str
+    """What happened, in one word with underscores."""
+    was_begun: bool | None
+    """Whether the worker had begun the request; `None` if that is not known.
+
+    `False` is certain: the request can be sent again without being served twice.
+    """
+
+    def __init__(
+        self, message: str, *, kind: str = "error", details: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.was_begun = (details or {}).get("was_begun")
+
+
+class TimeoutError(Error, builtins.TimeoutError):
+    """The timeout has passed. The request is cancelled, and the channel is usable."""
+
+
+class Stalled(TimeoutError):
+    """A stream delivered nothing within its chunk timeout. The channel is usable."""
+
+
+class Cancelled(Error):
+    """The request was cancelled. The channel is usable."""
+
+
+class HandlerFailed(Error):
+    """A handler of the worker has raised an exception. The channel is usable."""
+
+    type_name: str
+    """The name of the exception's class."""
+    message: str
+    """The exception's own text."""
+    traceback: str
+    """The traceback in the worker, as text; empty if there is none."""
+    sources: list[str]
+    """The texts of the exceptions that caused it, the nearest first."""
+
+    def __init__(
+        self, message: str, *, kind: str = "handler_failed", details: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message, kind=kind, details=details)
+        found = details or {}
+        self.type_name = found.get("type_name", "")
+        self.message = found.get("message", "")
+        self.traceback = found.get("traceback", "")
+        self.sources = found.get("sources", [])
+
+
+class SessionFailed(HandlerFailed):
+    """The worker could not set itself up. The channel is over."""
+
+
+class PeerDied(Error):
+    """The worker's process has ended. The channel is over."""
+
+    role: str | None
+    pid: int | None
+    cause: ExitCause | None
+    """How the process ended; `None` if the kernel has not said so yet."""
+    signal: int | None
+    """The signal that ended the process."""
+    log_path: str | None
+    log_tail: str | None
+    """The end of what the worker has written to its log."""
+
+    def __init__(
+        self, message: str, *, kind: str = "peer_died", details: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message, kind=kind, details=details)
+        found = details or {}
+        self.role = found.get("role")
+        self.pid = found.get("pid")
+        self.cause = found.get("cause")
+        self.signal = None if self.cause is None else self.cause.signal
+        path = found.get("log_path")
+        self.log_path = None if path is None else str(path)
+        self.log_tail = found.get("log_tail")
+
+
+class SpawnFailed(Error):
+    """The worker could not be started, or has not attached."""
+
+    log_tail: str | None
+    """The end of what the worker has written to its log."""
+
+    def __init__(
+        self, message: str, *, kind: str = "spawn", details: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message, kind=kind, details=details)
+        self.log_tail = (details or {}).get("log_tail")
+
+
+class TooLarge(Error):
+    """The payload is longer than the longest message. Nothing was sent."""
+
+    length: int | None
+    limit: int | None
+
+    def __init__(
+        self, message: str, *, kind: str = "too_large", details: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message, kind=kind, details=details)
+        self.length = (details or {}).get("length")
+        self.limit = (details or {}).get("limit")
+
+
+class Closed(Error):
+    """The channel was closed."""
+
+
+class Protocol(Error):
+    """The worker's answer has the wrong form, or is garbage."""
+
+
+class InvalidPayload(Error):
+    """The payload does not decode to what was asked for."""
+
+
+class InvalidInput(Error):
+    """What was asked for cannot be done, such as waiting again for a reply that was returned."""
+
+
+class TooManyInFlight(Error):
+    """The channel has as many requests in flight as it may have. Nothing was sent."""
+
+
+class Overloaded(Error):
+    """A pool has no place for the request."""
+
+
+class Forked(Error):
+    """The channel belongs to the process that this one was forked from."""
+
+    def __init__(
+        self, message: str, *, kind: str = "forked", details: Mapping[str, Any] | None = None
+    ) -> None:
+        why = "; a child of os.fork() starts workers of its own, in a program that it executes"
+        super().__init__(message + why, kind=kind, details=details)
+
+
+_CLASSES: dict[str, type[Error]] = {
+    "timeout": TimeoutError,
+    "queue_timeout": TimeoutError,
+    "stalled": Stalled,
+    "cancelled": Cancelled,
+    "handler_failed": HandlerFailed,
+    "session": SessionFailed,
+    "peer_died": PeerDied,
+    "spawn": SpawnFailed,
+    "handshake": SpawnFailed,
+    "mismatch": SpawnFailed,
+    "too_large": TooLarge,
+    "closed": Closed,
+    "protocol": Protocol,
+    "peer_corrupt": Protocol,
+    "invalid_payload": InvalidPayload,
+    "invalid_input": InvalidInput,
+    "invalid_config": InvalidInput,
+    "too_many_in_flight": TooManyInFlight,
+    "overloaded": Overloaded,
+    "degraded": Overloaded,
+    "forked": Forked,
+}
+
+
+def make(kind: str, message: str, details: Mapping[str, Any]) -> Error:
+    """Return the exception for an error of the library of this kind."""
+    return _CLASSES.get(kind, Error)(message, kind=kind, details=details)
+
+
+def describe(exception: BaseException) -> tuple[str, str, str, list[str]]:
+    """Return an exception's class, text, traceback and the texts of its causes."""
+    sources: list[str] = []
+    seen = {id(exception)}
+    cause = _cause(exception)
+    while cause is not None and id(cause) not in seen and len(sources) < 32:
+        seen.add(id(cause))
+        sources.append(f"{_name(type(cause))}: {_text(cause)}")
+        cause = _cause(cause)
+    trace = "".join(traceback.format_exception(exception))
+    return _name(type(exception)), _text(exception), trace, sources
+
+
+def _cause(exception: BaseException) -> BaseException | None:
+    if exception.__cause__ is not None or exception.__suppress_context__:
+        return exception.__cause__
+    return exception.__context__
+
+
+def _name(kind: type) -> str:
+    module = kind.__module__
+    return kind.__qualname__ if module in ("builtins", "__main__") else f"{module}.{kind.__qualname__}"
+
+
+def _text(exception: BaseException) -> str:
+    try:
+        return str(exception)
+    except Exception:
+        return "(its text cannot be made)"

@@ -1,0 +1,70 @@
+//! Errors of the library as exceptions of `slipring/_errors.py`.
+
+use std::error::Error as _;
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
+
+use crate::report::ExitCause;
+
+/// Returns the exception for an error of the library. If a signal handler of Python's has ended a
+/// wait, it is the exception of that handler.
+pub(crate) fn exception(py: Python<'_>, error: &slipring::Error) -> PyErr {
+    if let Some(raised) = error.source().and_then(|source| source.downcast_ref::<PyErr>()) {
+        return raised.clone_ref(py);
+    }
+    make(py, error).unwrap_or_else(|failure| failure)
+}
+
+/// Returns an exception of the kind `invalid_input`: the object cannot be used in this way now.
+pub(crate) fn misuse(py: Python<'_>, message: &str) -> PyErr {
+    exception_of(py, "invalid_input", message, &PyDict::new(py)).unwrap_or_else(|failure| failure)
+}
+
+/// Returns whether an exception is an error of the library, and not that of a signal handler.
+pub(crate) fn is_own(py: Python<'_>, error: &PyErr) -> bool {
+    static ERROR: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let base = ERROR.import(py, "slipring._errors", "Error");
+    base.and_then(|base| error.value(py).is_instance(base.as_any())).unwrap_or(true)
+}
+
+fn make(py: Python<'_>, error: &slipring::Error) -> PyResult<PyErr> {
+    let details = PyDict::new(py);
+    details.set_item("was_begun", error.was_begun())?;
+    details.set_item("log_tail", error.log_tail())?;
+    if let Some(death) = error.death() {
+        details.set_item("cause", death.cause().map(ExitCause::new))?;
+        details.set_item("role", death.role())?;
+        details.set_item("pid", death.pid())?;
+        details.set_item("log_path", death.log_path())?;
+    }
+    if let Some(failure) = error.handler_failure() {
+        details.set_item("type_name", failure.type_name.as_str())?;
+        details.set_item("message", failure.message.as_str())?;
+        details.set_item("traceback", failure.backtrace.as_str())?;
+        details.set_item("sources", &failure.sources)?;
+    }
+    if let Some((length, limit)) = error.length_and_limit() {
+        details.set_item("length", length)?;
+        details.set_item("limit", limit)?;
+    }
+    let mut message = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        message = format!("{message}: {source}");
+        next = source.source();
+    }
+    exception_of(py, error.kind().name(), &message, &details)
+}
+
+fn exception_of(
+    py: Python<'_>,
+    kind: &str,
+    message: &str,
+    details: &Bound<'_, PyDict>,
+) -> PyResult<PyErr> {
+    static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let make = MAKE.import(py, "slipring._errors", "make")?;
+    Ok(PyErr::from_value(make.call1((kind, message, details))?))
+}

@@ -1,0 +1,115 @@
+//! What starts workers.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use slipring::Config;
+
+use crate::channel::Channel;
+use crate::convert;
+use crate::error::exception;
+use crate::wait::aside;
+
+/// What starts workers of one kind.
+#[pyclass(frozen, module = "slipring")]
+pub(crate) struct Spawner(slipring::Spawner);
+
+#[pymethods]
+impl Spawner {
+    #[new]
+    #[pyo3(signature = (program, args = Vec::new(), *, role = None, env = None, cwd = None,
+        model = None, mode = None, extra = None, blob = None, log_dir = None,
+        inherit_stdio = false, config = None, handshake_timeout = 10.0, memory_limit = None,
+        nice = None, cpus = None))]
+    #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
+    fn new(
+        py: Python<'_>,
+        program: PathBuf,
+        args: Vec<PathBuf>,
+        role: Option<String>,
+        env: Option<BTreeMap<OsString, OsString>>,
+        cwd: Option<PathBuf>,
+        model: Option<PathBuf>,
+        mode: Option<String>,
+        extra: Option<BTreeMap<String, String>>,
+        blob: Option<Vec<u8>>,
+        log_dir: Option<PathBuf>,
+        inherit_stdio: bool,
+        config: Option<BTreeMap<String, usize>>,
+        handshake_timeout: f64,
+        memory_limit: Option<u64>,
+        nice: Option<i32>,
+        cpus: Option<Vec<u32>>,
+    ) -> PyResult<Self> {
+        let handshake_timeout = convert::timeout(Some(handshake_timeout))?;
+        let mut spawner = slipring::Spawner::program(program)
+            .args(args)
+            .config(configuration(py, config.unwrap_or_default())?)
+            .handshake_timeout(handshake_timeout);
+        if let Some(role) = role {
+            spawner = spawner.role(role);
+        }
+        for (name, value) in env.unwrap_or_default() {
+            spawner = spawner.env(name, value);
+        }
+        if let Some(directory) = cwd {
+            spawner = spawner.current_dir(directory);
+        }
+        if let Some(model) = model {
+            spawner = spawner.model(model);
+        }
+        if let Some(mode) = mode {
+            spawner = spawner.mode(mode);
+        }
+        for (name, value) in extra.unwrap_or_default() {
+            spawner = spawner.extra(name, value);
+        }
+        if let Some(blob) = blob {
+            spawner = spawner.blob(blob);
+        }
+        if inherit_stdio {
+            spawner = spawner.inherit_stdio();
+        }
+        if let Some(directory) = log_dir {
+            spawner = spawner.log_dir(directory);
+        }
+        if let Some(bytes) = memory_limit {
+            spawner = spawner.memory_limit(bytes);
+        }
+        if let Some(nice) = nice {
+            spawner = spawner.nice(nice);
+        }
+        if let Some(cpus) = cpus {
+            spawner = spawner.cpus(cpus);
+        }
+        Ok(Self(spawner))
+    }
+
+    fn spawn(&self, py: Python<'_>) -> PyResult<Channel> {
+        let spawner = self.0.clone();
+        let channel = aside(py, move || spawner.spawn())?;
+        channel.map(Channel::new).map_err(|error| exception(py, &error))
+    }
+}
+
+/// Returns the configuration with these values, which have the names of the library's.
+fn configuration(py: Python<'_>, values: BTreeMap<String, usize>) -> PyResult<Config> {
+    let mut config = Config::builder();
+    for (name, value) in values {
+        config = match name.as_str() {
+            "request_ring" => config.request_ring(value),
+            "reply_ring" => config.reply_ring(value),
+            "health_ring" => config.health_ring(value),
+            "max_request_frame" => config.max_request_frame(value),
+            "max_reply_frame" => config.max_reply_frame(value),
+            "max_message" => config.max_message(value),
+            "max_in_flight" => config.max_in_flight(value),
+            "stream_window" => config.stream_window(value),
+            name => return Err(PyTypeError::new_err(format!("no configuration value '{name}'"))),
+        };
+    }
+    config.build().map_err(|error| exception(py, &error))
+}

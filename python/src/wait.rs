@@ -1,0 +1,113 @@
+//! How a thread of Python waits.
+//!
+//! To release the interpreter lock costs milliseconds while another thread of Python computes: the
+//! lock comes back only when that thread's turn is over. So a wait looks for [`LOOK`] with the
+//! lock held, which is long enough for an answer of a worker that is awake, and releases it then.
+//!
+//! The main thread alone runs Python's signal handlers. The library calls a hook when a signal has
+//! interrupted a sleep, but a signal can also arrive just before the sleep, or while another thread
+//! reads the channel. So the main thread sleeps for [`SLICE`] at most before it looks for signals.
+
+use std::cell::Cell;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use slipring::Result;
+
+use crate::error::exception;
+
+/// How long a wait holds the interpreter lock.
+pub(crate) const LOOK: Duration = Duration::from_micros(20);
+
+/// How long the main thread sleeps before it looks for signals.
+pub(crate) const SLICE: Duration = Duration::from_millis(8);
+
+/// Waits until `look` returns something. `look` waits for as long as it is told.
+pub(crate) fn wait<T: Send>(
+    py: Python<'_>,
+    mut look: impl FnMut(Duration) -> Result<Option<T>> + Send,
+) -> PyResult<T> {
+    let mut found = look(LOOK);
+    let longest = if is_main_thread(py)? { SLICE } else { Duration::MAX };
+    loop {
+        if let Some(found) = found.map_err(|error| exception(py, &error))? {
+            return Ok(found);
+        }
+        py.check_signals()?;
+        found = py.detach(|| look(longest));
+    }
+}
+
+/// Runs what blocks and cannot look for signals. In the main thread it runs on a thread of its own,
+/// and goes on there if a signal handler raises an exception.
+pub(crate) fn aside<T: Send + 'static>(
+    py: Python<'_>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> PyResult<T> {
+    if !is_main_thread(py)? {
+        return Ok(py.detach(work));
+    }
+    let mut aside = Aside::start(work)?;
+    aside.wait(py)
+}
+
+/// Work on a thread of its own.
+pub(crate) struct Aside<T>(Option<mpsc::Receiver<T>>);
+
+impl<T: Send + 'static> Aside<T> {
+    pub(crate) fn start(work: impl FnOnce() -> T + Send + 'static) -> PyResult<Self> {
+        let (done, result) = mpsc::sync_channel(1);
+        // If nobody waits any more, the result is dropped.
+        let run = move || drop(done.send(work()));
+        thread::Builder::new().name("slipring-wait".to_owned()).spawn(run)?;
+        Ok(Self(Some(result)))
+    }
+
+    /// Waits for the result. After an exception of a signal handler the work goes on, and can be
+    /// waited for again.
+    pub(crate) fn wait(&mut self, py: Python<'_>) -> PyResult<T> {
+        loop {
+            let Some(result) = self.0.take() else { return Err(ended()) };
+            let (result, found) = py.detach(move || {
+                let found = result.recv_timeout(SLICE);
+                (result, found)
+            });
+            match found {
+                Ok(found) => return Ok(found),
+                Err(mpsc::RecvTimeoutError::Timeout) => self.0 = Some(result),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(ended()),
+            }
+            py.check_signals()?;
+        }
+    }
+}
+
+fn ended() -> PyErr {
+    pyo3::exceptions::PyRuntimeError::new_err("the thread that waits has ended")
+}
+
+/// What the library calls when a signal has interrupted a wait.
+pub(crate) fn run_signal_handlers()
+-> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    // While the interpreter ends there is no handler to run.
+    Python::try_attach(|py| py.check_signals()).unwrap_or(Ok(())).map_err(Into::into)
+}
+
+/// Returns whether this thread runs Python's signal handlers.
+pub(crate) fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
+    thread_local! {
+        static IS_MAIN: Cell<Option<bool>> = const { Cell::new(None) };
+    }
+    static MAIN_THREAD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if let Some(is_main) = IS_MAIN.get() {
+        return Ok(is_main);
+    }
+    let main = MAIN_THREAD.import(py, "threading", "main_thread")?.call0()?.getattr("ident")?;
+    let own = py.import("threading")?.getattr("get_ident")?.call0()?;
+    let is_main = main.eq(own)?;
+    IS_MAIN.set(Some(is_main));
+    Ok(is_main)
+}

@@ -1,0 +1,140 @@
+"""Calls: what goes out, what comes back."""
+
+from __future__ import annotations
+
+import array
+import sys
+import threading
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import slipring
+
+TIMEOUT = 30.0
+
+
+def test_bytes_come_back_as_they_went(channel: slipring.Channel) -> None:
+    for payload in (b"", b"hello", bytearray(b"array"), memoryview(b"a view")[2:], b"x" * 3_000_000):
+        reply = channel.call("echo", payload, timeout=TIMEOUT)
+        assert bytes(reply) == bytes(payload)
+        assert len(reply) == len(payload)
+    assert bytes(channel.call("echo", timeout=TIMEOUT)) == b""
+    assert channel.call("echo", "grüße", timeout=TIMEOUT).text() == "grüße"
+    assert channel.call("echo", ["a", "", "ü"], timeout=TIMEOUT).texts() == ["a", "", "ü"]
+    assert channel.call("upper", ("a", "ü"), timeout=TIMEOUT).texts() == ["A", "Ü"]
+    assert channel.call(7, timeout=TIMEOUT).text() == "kind 7"
+
+
+def test_texts_become_an_array_of_the_hosts_own(channel: slipring.Channel) -> None:
+    vectors = channel.call("embed", ["abc", ""], timeout=TIMEOUT).array()
+    assert vectors.shape == (2, 384) and vectors.dtype == np.float32
+    assert vectors[0, :4].tolist() == [97.0, 98.0, 99.0, 0.0]
+    assert vectors.flags.writeable and vectors.base is None
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8, np.uint8])
+def test_arrays_of_each_type_come_back(
+    channel: slipring.Channel, kind: type[np.generic]
+) -> None:
+    sent: npt.NDArray[np.generic] = np.arange(12).reshape(3, 4).astype(kind)
+    reply = channel.call("echo", sent, timeout=TIMEOUT)
+    for got in (reply.array(), reply.view()):
+        assert got.dtype == sent.dtype and np.array_equal(got, sent)
+    empty = channel.call("echo", sent[:0], timeout=TIMEOUT)
+    assert empty.array().shape == empty.view().shape == (0, 4)
+
+
+def test_a_matrix_longer_than_a_frame_comes_back(channel: slipring.Channel) -> None:
+    sent = np.random.default_rng(1).random((2000, 400), dtype=np.float32)
+    reply = channel.call("double", sent, timeout=TIMEOUT)
+    assert np.array_equal(reply.array(), 2 * sent) and np.array_equal(reply.view(), 2 * sent)
+
+
+def test_what_is_no_payload_is_refused(channel: slipring.Channel) -> None:
+    refused: list[object] = [
+        7,
+        [b"bytes"],
+        array.array("f", [1.0]),
+        np.zeros((2, 2), dtype=np.float64),
+        np.zeros((2, 2, 2), dtype=np.float32),
+        np.zeros((4, 4), dtype=np.float32)[:, ::2],
+    ]
+    for payload in refused:
+        with pytest.raises(TypeError):
+            channel.call("echo", payload, timeout=TIMEOUT)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="0 or more"):
+        channel.call("echo", b"", timeout=-1.0)
+    with pytest.raises(ValueError, match="32511"):
+        channel.call(40_000, b"", timeout=TIMEOUT)
+    with pytest.raises(slipring.TooLarge) as raised:
+        channel.call("echo", bytes(65 << 20), timeout=TIMEOUT)
+    assert (raised.value.length, raised.value.limit) == (65 << 20, 64 << 20)
+    with pytest.raises(slipring.InvalidPayload):
+        channel.call("echo", b"no matrix", timeout=TIMEOUT).array()
+    assert channel.in_flight == 0
+
+
+def test_many_requests_are_in_flight(channel: slipring.Channel) -> None:
+    pending = [channel.submit("echo", str(number), timeout=TIMEOUT) for number in range(200)]
+    assert len({request.request for request in pending}) == 200
+    for number, request in reversed(list(enumerate(pending))):
+        assert request.wait().text() == str(number)
+    with pytest.raises(slipring.InvalidInput, match="has ended"):
+        pending[0].wait()
+    later = channel.submit("wait", timeout=TIMEOUT)
+    assert later.poll() is None and later.poll(timeout=0.02) is None
+    later.cancel()
+    with pytest.raises(slipring.Cancelled):
+        later.wait()
+
+
+def test_threads_share_a_channel(channel: slipring.Channel) -> None:
+    wrong: list[str] = []
+
+    def call(name: str) -> None:
+        for number in range(300):
+            text = f"{name} {number}" * (1 + 500 * (number % 7 == 0))
+            if channel.call("echo", text, timeout=TIMEOUT).text() != text:
+                wrong.append(text)
+
+    threads = [threading.Thread(target=call, args=(str(name),)) for name in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and channel.in_flight == 0
+
+
+def test_a_full_request_ring_lets_other_threads_run(channel: slipring.Channel) -> None:
+    busy = channel.submit("wait", timeout=TIMEOUT)
+    payload = bytes(1_000_000)
+    sent: list[slipring.Pending] = []
+
+    def fill() -> None:
+        sent.extend(channel.submit("echo", payload, timeout=TIMEOUT) for _ in range(8))
+
+    filler = threading.Thread(target=fill)
+    filler.start()
+    filler.join(0.3)
+    assert filler.is_alive(), "the ring has 4 MiB"
+    busy.cancel()
+    filler.join()
+    assert [len(pending.wait()) for pending in sent] == [1_000_000] * 8
+
+
+def test_the_role_reaches_the_worker(spawn: object) -> None:
+    assert callable(spawn)
+    channel: slipring.Channel = spawn(extra={"dim": "384"}, role="embed")
+    assert channel.call("extra", "dim", timeout=TIMEOUT).text() == "384"
+    assert channel.role == "embed" and channel.is_alive and channel.pid > 0
+    assert channel.log_path is not None and channel.log_path.endswith("worker-embed.log")
+
+
+def test_numpy_is_not_imported_before_an_array_is_asked_for() -> None:
+    import subprocess
+
+    code = "import slipring, sys, threading; print('numpy' in sys.modules, len(threading.enumerate()))"
+    code += "; import os; print(len(os.listdir('/proc/self/task')))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert printed.stdout.split() == ["False", "1", "1"]

@@ -1,0 +1,200 @@
+"""How requests and workers fail, and what the host is told."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import slipring
+
+TIMEOUT = 30.0
+
+Spawn = Callable[..., slipring.Channel]
+
+
+def test_an_exception_crosses_with_its_traceback(channel: slipring.Channel) -> None:
+    with pytest.raises(slipring.HandlerFailed) as raised:
+        channel.call("fail", "seven", timeout=TIMEOUT)
+    failure = raised.value
+    assert (failure.type_name, failure.message) == ("LookupError", "no such number")
+    assert failure.sources == ["ValueError: invalid literal for int() with base 10: 'seven'"]
+    assert 'raise LookupError("no such number") from why' in failure.traceback
+    assert "direct cause" in failure.traceback and "worker.py" in failure.traceback
+    assert failure.kind == "handler_failed" and failure.was_begun is True
+    assert isinstance(failure, slipring.Error) and isinstance(failure, RuntimeError)
+    assert bytes(channel.call("echo", b"still", timeout=TIMEOUT)) == b"still"
+
+
+def test_odd_handlers_and_kinds_fail_alone(channel: slipring.Channel) -> None:
+    with pytest.raises(slipring.HandlerFailed, match="a payload is bytes"):
+        channel.call("odd", timeout=TIMEOUT)
+    with pytest.raises(slipring.HandlerFailed, match="UnknownKind"):
+        channel.call("no such kind", timeout=TIMEOUT)
+    with pytest.raises(slipring.HandlerFailed, match="has to call `stream`"):
+        channel.call("count", "3", timeout=TIMEOUT)
+    assert channel.call(7, timeout=TIMEOUT).text() == "kind 7"
+
+
+def test_a_late_reply_is_a_timeout_and_is_dropped(channel: slipring.Channel) -> None:
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError) as raised:
+        channel.call("wait", timeout=0.05)
+    assert isinstance(raised.value, slipring.TimeoutError)
+    assert 0.04 < time.monotonic() - begun < 10
+    assert bytes(channel.call("echo", b"next", timeout=TIMEOUT)) == b"next"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_crash_is_told_with_its_signal_and_log(
+    channel: slipring.Channel, number: signal.Signals
+) -> None:
+    behind: list[BaseException] = []
+
+    def wait(pending: slipring.Pending) -> None:
+        try:
+            pending.wait()
+        except slipring.Error as error:
+            behind.append(error)
+
+    with pytest.raises(slipring.PeerDied) as raised:
+        crash = channel.submit("crash", str(int(number)), timeout=TIMEOUT)
+        queued = channel.submit("echo", b"", timeout=TIMEOUT)
+        thread = threading.Thread(target=wait, args=(queued,))
+        thread.start()
+        crash.wait()
+    thread.join()
+    death = raised.value
+    assert death.cause is not None and death.cause.signal == death.signal == number
+    assert death.cause.signal_name == number.name and number.name in str(death)
+    assert death.log_tail is not None and "about to crash" in death.log_tail
+    # `faulthandler` is on.
+    assert number == signal.SIGKILL or "in crash" in death.log_tail
+    assert death.log_path == channel.log_path
+    assert (death.role, death.pid, death.was_begun) == ("test", channel.pid, True)
+    assert isinstance(behind[0], slipring.PeerDied) and behind[0].was_begun is False
+    assert not channel.is_alive
+    assert channel.close().signal == number
+
+
+def test_a_worker_that_is_killed_from_outside_ends_all_waits(channel: slipring.Channel) -> None:
+    ended: list[float] = []
+
+    def wait() -> None:
+        with pytest.raises(slipring.PeerDied):
+            channel.call("wait")
+        ended.append(time.monotonic())
+
+    threads = [threading.Thread(target=wait) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    stream = channel.stream("count", "5")
+    while channel.in_flight < 5:
+        time.sleep(0.001)
+    os.kill(channel.pid, signal.SIGKILL)
+    with pytest.raises(slipring.PeerDied):
+        list(stream)
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert len(ended) == 4
+
+
+def test_a_worker_that_exits_says_its_code(channel: slipring.Channel) -> None:
+    with pytest.raises((slipring.HandlerFailed, slipring.PeerDied, slipring.SessionFailed)):
+        channel.call("exit", "3", timeout=TIMEOUT)
+    assert channel.wait_exit(timeout=TIMEOUT).code == 3
+
+
+def test_a_setup_that_fails_is_told(spawn: Spawn) -> None:
+    channel = spawn(mode="broken")
+    with pytest.raises(slipring.SessionFailed) as raised:
+        channel.wait_ready(timeout=TIMEOUT)
+    assert raised.value.type_name == "FileNotFoundError" and "load" in raised.value.traceback
+    assert not channel.is_alive
+
+
+def test_what_cannot_be_spawned_is_told(tmp_path: Path) -> None:
+    with pytest.raises(slipring.SpawnFailed):
+        slipring.Spawner("/no/such/program").spawn()
+    with pytest.raises(slipring.SpawnFailed) as raised:
+        code = "print('no model', flush=True); raise SystemExit(3)"
+        slipring.Spawner(sys.executable, ["-c", code], log_dir=tmp_path).spawn()
+    assert raised.value.log_tail is not None and "no model" in raised.value.log_tail
+    with pytest.raises(slipring.InvalidInput):
+        slipring.Spawner(sys.executable, role="no/role").spawn()
+    wrong = {"rings": 7}
+    with pytest.raises(TypeError, match="no configuration value"):
+        slipring.Spawner(sys.executable, config=wrong)  # type: ignore[arg-type]
+    with pytest.raises(slipring.SpawnFailed, match="not started as a slipring worker"):
+        slipring.Worker().run()
+    assert not slipring.is_worker()
+
+
+def test_a_closed_channel_says_so(spawn: Spawn) -> None:
+    with spawn() as channel:
+        assert channel.call(7, timeout=TIMEOUT).text() == "kind 7"
+    assert channel.exit_cause is not None and channel.exit_cause.code == 0
+    with pytest.raises(slipring.Closed):
+        channel.call(7, timeout=TIMEOUT)
+    assert channel.close().code == 0
+
+
+def test_a_worker_that_hangs_is_ended_by_close(spawn: Spawn) -> None:
+    channel = spawn()
+    pending = channel.submit("compute", "60", timeout=TIMEOUT)
+    begun = time.monotonic()
+    cause = channel.close(timeout=0.1)
+    assert cause.signal in (signal.SIGTERM, signal.SIGKILL) or cause.code == 0
+    assert time.monotonic() - begun < 15
+    with pytest.raises(slipring.Closed):
+        pending.wait()
+
+
+def test_pings_are_answered_while_a_handler_holds_the_lock(channel: slipring.Channel) -> None:
+    pending = channel.submit("compute", "1.0", timeout=TIMEOUT)
+    while channel.health().state != "busy":
+        time.sleep(0.001)
+    report = channel.ping(timeout=0.8)
+    assert report.state == "busy" and report.current_request == pending.request
+    assert pending.poll() is None, "the handler still runs"
+    assert pending.wait().text() == "done"
+    assert channel.health().requests_served == 1
+
+
+def test_an_abort_ends_handlers_until_it_is_cleared(channel: slipring.Channel) -> None:
+    pending = channel.submit("wait", timeout=TIMEOUT)
+    channel.abort()
+    with pytest.raises(slipring.Error):
+        pending.wait()
+    channel.clear_abort()
+    assert channel.call(7, timeout=TIMEOUT).text() == "kind 7"
+
+
+def test_a_forked_child_is_refused_with_the_reason(channel: slipring.Channel) -> None:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            channel.call("echo", b"", timeout=TIMEOUT)
+            told = "no error"
+        except slipring.Forked as error:
+            told = str(error)
+        except BaseException as error:
+            told = repr(error)
+        os.write(writer, told.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert "os.fork" in os.read(reader, 4096).decode()
+    assert bytes(channel.call("echo", b"parent", timeout=TIMEOUT)) == b"parent"
+
+
+def test_errors_are_exceptions_with_a_message() -> None:
+    error = slipring.Error("what happened")
+    assert str(error) == "what happened" and error.kind == "error"
+    assert str(pickle.loads(pickle.dumps(error))) == "what happened"

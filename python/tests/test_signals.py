@@ -1,0 +1,138 @@
+"""Ctrl-C while the main thread waits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import slipring
+
+TIMEOUT = 30.0
+
+Spawn = Callable[..., slipring.Channel]
+
+
+class Interrupted(Exception):
+    """What the handler of these tests raises."""
+
+
+@contextmanager
+def interrupted(after: float = 0.1) -> Iterator[None]:
+    """Expect a wait to end soon after SIGINT has come."""
+    sent: list[float] = []
+
+    def handle(number: int, frame: object) -> None:
+        raise Interrupted
+
+    def send() -> None:
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, handle)
+    timer = threading.Timer(after, send)
+    timer.start()
+    try:
+        with pytest.raises(Interrupted):
+            yield
+        late = time.monotonic() - sent[0]
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
+    # 10 ms on a machine with nothing else to do.
+    assert late < 1.0
+
+
+def is_well(channel: slipring.Channel) -> bool:
+    return channel.call(7, timeout=TIMEOUT).text() == "kind 7" and channel.in_flight == 0
+
+
+def test_a_call_is_interrupted(channel: slipring.Channel) -> None:
+    with interrupted():
+        channel.call("wait")
+    assert is_well(channel)
+
+
+def test_ctrl_c_is_a_keyboard_interrupt(channel: slipring.Channel) -> None:
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        channel.call("wait")
+    timer.join()
+    assert is_well(channel)
+
+
+def test_a_wait_is_interrupted_and_goes_on_after_that(channel: slipring.Channel) -> None:
+    pending = channel.submit("compute", "0.5", timeout=TIMEOUT)
+    with interrupted():
+        pending.wait()
+    assert pending.wait().text() == "done"
+    assert is_well(channel)
+
+
+def test_a_stream_is_interrupted_and_goes_on_after_that(channel: slipring.Channel) -> None:
+    stream = channel.stream("stall")
+    assert next(stream).text() == "one"
+    with interrupted():
+        next(stream)
+    with interrupted(0.002):
+        next(stream)
+    stream.cancel()
+    with pytest.raises(slipring.Cancelled):
+        next(stream)
+    assert is_well(channel)
+
+
+def test_a_stream_that_is_left_after_ctrl_c_ends(channel: slipring.Channel) -> None:
+    stream = channel.stream("stall")
+    assert next(stream).text() == "one"
+    with interrupted():
+        next(stream)
+    del stream
+    assert is_well(channel)
+
+
+def test_a_wait_behind_another_reader_is_interrupted(channel: slipring.Channel) -> None:
+    other = threading.Thread(target=lambda: channel.call("compute", "0.5", timeout=TIMEOUT))
+    other.start()
+    time.sleep(0.05)
+    with interrupted():
+        channel.call("wait")
+    other.join()
+    assert is_well(channel)
+
+
+def test_a_wait_for_room_is_interrupted(channel: slipring.Channel) -> None:
+    busy = channel.submit("wait")
+    payload = bytes(1_000_000)
+    sent: list[slipring.Pending] = []
+    with interrupted(0.3):
+        while True:
+            sent.append(channel.submit("echo", payload, timeout=TIMEOUT))
+    busy.cancel()
+    with pytest.raises(slipring.Cancelled):
+        busy.wait()
+    assert [len(pending.wait()) for pending in sent] == [1_000_000] * len(sent)
+    while channel.in_flight:
+        time.sleep(0.001)
+    assert is_well(channel)
+
+
+def test_ping_close_and_spawn_are_interrupted(spawn: Spawn) -> None:
+    channel = spawn()
+    os.kill(channel.pid, signal.SIGSTOP)
+    with interrupted():
+        channel.ping(timeout=TIMEOUT)
+    with interrupted():
+        channel.wait_exit(timeout=TIMEOUT)
+    with interrupted():
+        channel.close(timeout=3.0)
+    assert channel.close(timeout=3.0).signal is not None
+    sleeper = slipring.Spawner(sys.executable, ["-c", "import time; time.sleep(20)"])
+    with interrupted():
+        sleeper.spawn()
