@@ -8,16 +8,33 @@ use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::prelude::*;
 use slipring::payload::{ElementType, MatrixShape};
 
-/// The bytes of an object, and the header of a matrix if the object is an array of numbers.
-pub(crate) struct Buffer {
+/// Bytes of a Python object, and the header of a matrix if the object is an array of numbers.
+pub(crate) trait Memory {
+    /// Returns the header; empty for bytes.
+    fn header(&self) -> &[u8];
+    /// Returns the bytes.
+    fn bytes(&self) -> &[u8];
+}
+
+/// The memory of an object that Python code may be able to change. It does not while this value is
+/// used: it cannot leave the thread, which is attached, and no code of Python's runs meanwhile.
+pub(crate) struct LentBuffer<'py> {
+    buffer: Exported,
+    _attached: Python<'py>,
+}
+
+/// The memory of an object that lends it read-only. It may be used by a thread that is not attached.
+pub(crate) struct FrozenBuffer(Exported);
+
+struct Exported {
     buffer: PyUntypedBuffer,
     header: Option<[u8; MatrixShape::HEADER_LEN]>,
 }
 
-impl Buffer {
+impl<'py> LentBuffer<'py> {
     /// Returns the buffer of an object. An object of one dimension whose items are bytes is bytes,
     /// and an array of two dimensions is a matrix.
-    pub(crate) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+    pub(crate) fn of(object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let buffer = PyUntypedBuffer::get(object)?;
         if !buffer.is_c_contiguous() {
             let message = "the array is not contiguous: use numpy.ascontiguousarray";
@@ -40,32 +57,55 @@ impl Buffer {
                 )));
             }
         };
-        Ok(Self { buffer, header })
+        Ok(Self { buffer: Exported { buffer, header }, _attached: object.py() })
     }
 
-    pub(crate) fn header(&self) -> &[u8] {
+    /// Returns the memory for a thread that is not attached, or a copy if Python code can change it.
+    pub(crate) fn freeze(self) -> Result<FrozenBuffer, Vec<u8>> {
+        match self.buffer.buffer.readonly() {
+            true => Ok(FrozenBuffer(self.buffer)),
+            false => Err([self.header(), self.bytes()].concat()),
+        }
+    }
+}
+
+impl Memory for LentBuffer<'_> {
+    fn header(&self) -> &[u8] {
+        self.buffer.header()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        let Some((pointer, len)) = self.buffer.bytes() else { return &[] };
+        // SAFETY: the exporter promises so many contiguous bytes at the pointer until the buffer is
+        // released, which the borrow of `self` outlives. Nothing writes to them meanwhile, as the
+        // type's documentation says.
+        unsafe { slice::from_raw_parts(pointer, len) }
+    }
+}
+
+impl Memory for FrozenBuffer {
+    fn header(&self) -> &[u8] {
+        self.0.header()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        let Some((pointer, len)) = self.0.bytes() else { return &[] };
+        // SAFETY: the exporter promises so many contiguous bytes at the pointer until the buffer is
+        // released, which the borrow of `self` outlives. It lends them read-only: they are those of
+        // `bytes`, which never change, or the documentation says that they must not change.
+        unsafe { slice::from_raw_parts(pointer, len) }
+    }
+}
+
+impl Exported {
+    fn header(&self) -> &[u8] {
         self.header.as_ref().map_or(&[], |header| header)
     }
 
-    /// Returns whether Python code can change the bytes.
-    pub(crate) fn is_mutable(&self) -> bool {
-        !self.buffer.readonly()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.buffer.len_bytes()
-    }
-
-    /// Returns the bytes. Of a buffer that is mutable, only while this thread is attached: see
-    /// `outgoing.rs`, the only caller.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        if self.len() == 0 {
-            return &[];
-        }
-        // SAFETY: the exporter promises `len_bytes` contiguous bytes at the pointer until the
-        // buffer is released, which the borrow of `self` outlives. Nothing writes to them
-        // meanwhile: they are read-only, or this thread keeps other Python code from running.
-        unsafe { slice::from_raw_parts(self.buffer.buf_ptr().cast(), self.len()) }
+    /// Returns where the bytes lie and how many there are; `None` if there are none.
+    fn bytes(&self) -> Option<(*const u8, usize)> {
+        let len = self.buffer.len_bytes();
+        (len > 0).then(|| (self.buffer.buf_ptr().cast_const().cast(), len))
     }
 }
 

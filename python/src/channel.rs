@@ -38,7 +38,7 @@ impl Channel {
         &self,
         py: Python<'_>,
         payload: &Bound<'_, PyAny>,
-        send: impl FnOnce(&slipring::Channel, &Outgoing) -> slipring::Result<T> + Send + 'static,
+        send: impl FnOnce(&slipring::Channel, &dyn Payload) -> slipring::Result<T> + Send + 'static,
     ) -> PyResult<T> {
         let payload = Outgoing::of(payload)?;
         let sent = if self.has_room(payload.encoded_len()) {

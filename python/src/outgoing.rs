@@ -7,23 +7,22 @@ use pyo3::types::{PyList, PyString, PyTuple};
 use slipring::Payload;
 use slipring::payload::TextBatch;
 
-use crate::buffer::Buffer;
+use crate::buffer::{FrozenBuffer, LentBuffer, Memory};
 
 /// A payload that is made of a Python object.
-pub(crate) enum Outgoing {
+pub(crate) enum Outgoing<M> {
     Empty,
     Text(PyBackedStr),
     Texts(Vec<PyBackedStr>),
-    /// Only to be encoded by an attached thread while it is mutable.
-    Buffer(Buffer),
-    /// A copy of a buffer that Python code can change.
+    Memory(M),
+    /// A copy of memory that Python code can change.
     Copy(Vec<u8>),
 }
 
-impl Outgoing {
+impl<'py> Outgoing<LentBuffer<'py>> {
     /// Returns the payload that an object is: `None` is empty, a `str` its UTF-8, a list of them a
     /// batch of texts, an array of two dimensions a matrix, and any other buffer its bytes.
-    pub(crate) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+    pub(crate) fn of(object: &Bound<'py, PyAny>) -> PyResult<Self> {
         if object.is_none() {
             return Ok(Self::Empty);
         }
@@ -33,7 +32,7 @@ impl Outgoing {
         if object.is_instance_of::<PyList>() || object.is_instance_of::<PyTuple>() {
             return Ok(Self::Texts(object.extract()?));
         }
-        Buffer::of(object).map(Self::Buffer).map_err(|error| {
+        LentBuffer::of(object).map(Self::Memory).map_err(|error| {
             let class = object.get_type().name().map(|name| name.to_string()).unwrap_or_default();
             let py = object.py();
             let message = format!(
@@ -44,25 +43,26 @@ impl Outgoing {
         })
     }
 
-    /// Returns the payload as a thread may encode it that is not attached.
-    pub(crate) fn detached(self) -> Self {
+    /// Returns the payload for a thread that is not attached.
+    pub(crate) fn detached(self) -> Outgoing<FrozenBuffer> {
         match self {
-            Self::Buffer(buffer) if buffer.is_mutable() => {
-                Self::Copy([buffer.header(), buffer.bytes()].concat())
-            }
-            other => other,
+            Self::Empty => Outgoing::Empty,
+            Self::Text(text) => Outgoing::Text(text),
+            Self::Texts(texts) => Outgoing::Texts(texts),
+            Self::Memory(memory) => memory.freeze().map_or_else(Outgoing::Copy, Outgoing::Memory),
+            Self::Copy(bytes) => Outgoing::Copy(bytes),
         }
     }
 }
 
-impl Payload for Outgoing {
+impl<M: Memory> Payload for Outgoing<M> {
     fn encoded_len(&self) -> usize {
         match self {
             Self::Empty => 0,
             Self::Text(text) => text.len(),
             // The error comes from `encode`.
             Self::Texts(texts) => TextBatch::new(texts).map_or(0, |batch| batch.encoded_len()),
-            Self::Buffer(buffer) => buffer.header().len() + buffer.len(),
+            Self::Memory(memory) => memory.header().len() + memory.bytes().len(),
             Self::Copy(bytes) => bytes.len(),
         }
     }
@@ -72,14 +72,14 @@ impl Payload for Outgoing {
             Self::Empty => ().encode(out),
             Self::Text(text) => text.as_bytes().encode(out),
             Self::Texts(texts) => TextBatch::new(texts)?.encode(out),
-            Self::Buffer(buffer) => {
-                let Some((header, data)) = out.split_at_mut_checked(buffer.header().len()) else {
+            Self::Memory(memory) => {
+                let Some((header, data)) = out.split_at_mut_checked(memory.header().len()) else {
                     return Err(slipring::Error::invalid_payload("no room for the header"));
                 };
-                buffer.header().encode(header)?;
-                buffer.bytes().encode(data)
+                memory.header().encode(header)?;
+                memory.bytes().encode(data)
             }
-            Self::Copy(bytes) => bytes[..].encode(out),
+            Self::Copy(bytes) => bytes.as_slice().encode(out),
         }
     }
 
@@ -88,7 +88,7 @@ impl Payload for Outgoing {
             Self::Empty => Some([&[]; 3]),
             Self::Text(text) => Some([text.as_bytes(), &[], &[]]),
             Self::Texts(_) => None,
-            Self::Buffer(buffer) => Some([buffer.header(), buffer.bytes(), &[]]),
+            Self::Memory(memory) => Some([memory.header(), memory.bytes(), &[]]),
             Self::Copy(bytes) => Some([bytes, &[], &[]]),
         }
     }

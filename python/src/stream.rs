@@ -90,7 +90,7 @@ impl Stream {
 }
 
 fn next_chunk(mut stream: Box<slipring::Stream>) -> Found {
-    let found = stream.next_chunk();
+    let found = (*stream).next_chunk();
     (stream, found)
 }
 

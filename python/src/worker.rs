@@ -12,6 +12,7 @@ use pyo3::types::{PyDict, PyIterator};
 use slipring::worker::{HandlerError, Inbox, Incoming, OwnedResponder, TrySend, Worker};
 use slipring::{ErrorKind, Kind, RoleConfig};
 
+use crate::buffer::LentBuffer;
 use crate::convert;
 use crate::error::exception;
 use crate::outgoing::Outgoing;
@@ -188,7 +189,11 @@ fn answer(
 }
 
 /// Sends the one reply: attached, if that needs no wait.
-fn send(py: Python<'_>, responder: OwnedResponder, payload: Outgoing) -> slipring::Result<()> {
+fn send(
+    py: Python<'_>,
+    responder: OwnedResponder,
+    payload: Outgoing<LentBuffer<'_>>,
+) -> slipring::Result<()> {
     use slipring::Payload as _;
     let responder = if payload.encoded_len() <= responder.max_frame() {
         match responder.try_send(&payload)? {
@@ -206,7 +211,7 @@ fn send(py: Python<'_>, responder: OwnedResponder, payload: Outgoing) -> sliprin
 fn send_chunk(
     py: Python<'_>,
     responder: &mut Option<OwnedResponder>,
-    payload: Outgoing,
+    payload: Outgoing<LentBuffer<'_>>,
 ) -> slipring::Result<()> {
     use slipring::Payload as _;
     let Some(responder) = responder else { return Ok(()) };
