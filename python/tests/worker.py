@@ -20,6 +20,8 @@ extra: dict[str, str] = {}
 @worker.setup
 def load(role: slipring.Role) -> None:
     extra.update(role.extra)
+    extra.update(role=repr(role.role), model=str(role.model), mode=str(role.mode))
+    extra.update(blob=repr(role.blob), env=os.environ.get("SLIPRING_TEST", ""), cwd=os.getcwd())
     if role.mode == "broken":
         raise FileNotFoundError("no model")
 
