@@ -48,8 +48,9 @@ impl Lease {
         };
         let pointer = payload.as_ptr().wrapping_add(range.start);
         // SAFETY: the pointer is to `range.len()` bytes of a reply, which stay where they are until
-        // `pinned` is dropped. The filled view owns a reference to this object, which owns it. The bytes are lent read-only, so that Python does not write to them; that the
-        // worker could is no undefined behaviour for code outside of Rust, which reads them.
+        // `pinned` is dropped. The filled view owns a reference to this object, which owns it. The
+        // bytes are lent read-only, so that Python does not write to them; that the worker could is no
+        // undefined behaviour for code outside of Rust, which reads them.
         let filled = unsafe {
             ffi::PyBuffer_FillInfo(view, slf.as_ptr(), pointer.cast_mut().cast(), len, 1, flags)
         };

@@ -64,10 +64,13 @@ def test_a_crash_is_told_with_its_signal_and_log(
             behind.append(error)
 
     with pytest.raises(slipring.PeerDied) as raised:
+        # Before the crash, which would otherwise come before the request behind it is sent.
+        first = channel.submit("wait", timeout=TIMEOUT)
         crash = channel.submit("crash", str(int(number)), timeout=TIMEOUT)
         queued = channel.submit("echo", b"", timeout=TIMEOUT)
         thread = threading.Thread(target=wait, args=(queued,))
         thread.start()
+        first.cancel()
         crash.wait()
     thread.join()
     death = raised.value

@@ -431,9 +431,10 @@ impl OwnedResponder {
     /// Does the same as [`OwnedResponder::send_all`], and waits without blocking a thread.
     ///
     /// Cancel-safe if each chunk fits one frame. A chunk leaves the iterator once it is sent: if this
-    /// is dropped before it is ready, or after an error, the iterator stands at the first chunk that
-    /// was not sent, and the stream can be continued with it. A longer chunk, of which a part may
-    /// have been sent, then ends its request with an error.
+    /// is dropped before it is ready, the iterator stands at the first chunk that was not sent, and
+    /// the stream can be continued with it. A longer chunk, of which a part may have been sent, then
+    /// ends its request with an error. After an error the iterator stands there, too; if that chunk is
+    /// longer than a frame a part of it may have been sent, so that the request must be ended.
     ///
     /// ```
     /// # use slipring::{Result, worker::OwnedResponder};
