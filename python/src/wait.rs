@@ -60,7 +60,7 @@ pub(crate) struct Aside<T>(Option<mpsc::Receiver<T>>);
 impl<T: Send + 'static> Aside<T> {
     pub(crate) fn start(work: impl FnOnce() -> T + Send + 'static) -> PyResult<Self> {
         let (done, result) = mpsc::sync_channel(1);
-        // If nobody waits any more, the result is dropped.
+        // If no thread waits for it any more, the result is dropped.
         let run = move || drop(done.send(work()));
         thread::Builder::new().name("slipring-wait".to_owned()).spawn(run)?;
         Ok(Self(Some(result)))
