@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   spawner.rs channel.rs pending.rs stream.rs    the host's objects
-//!   reply.rs lease.rs kept.rs                     replies, views of them, and who holds the ring
+//!   reply.rs lease.rs kept.rs                     replies, views of them, and what holds the ring
 //!   worker.rs request.rs role.rs                  the worker's objects
 //!   |
 //!   outgoing.rs buffer.rs                         Python objects as payloads

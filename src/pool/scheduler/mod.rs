@@ -212,7 +212,7 @@ impl<W> Scheduler<W> {
             return Admission::Refused(Refusal::Closed);
         }
         if self.is_sick() {
-            // Somebody wants a worker: one is tried, also if none was wanted before.
+            // A caller wants a worker: one is tried, also if none was wanted before.
             if self.target == 0 {
                 self.target = self.limits.min_idle.max(1);
                 self.plan(now);
