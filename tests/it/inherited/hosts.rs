@@ -421,15 +421,28 @@ pub fn variable_twice() {
     assert_eq!(of_worker, [value.to_str().unwrap()]);
 }
 
+/// Makes the threads of a process that sleep on a descriptor look at it again. The process may have
+/// ended.
+fn wake(pid: u32) {
+    for signal in [libc::SIGSTOP, libc::SIGCONT] {
+        // SAFETY: a system call without pointers.
+        #[allow(unsafe_code, reason = "kill")]
+        unsafe {
+            libc::kill(pid as i32, signal)
+        };
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 pub fn worker_closes_all() {
     let dir = temp_dir("closes-all");
     let channel = host_spawner().log_dir(&dir).spawn().unwrap();
     channel.wait_ready(LONG).unwrap();
     channel.call(CLOSE_ALL, b"", LONG).unwrap();
-    // A thread that sleeps on a descriptor looks at it again after this time.
-    stop(channel.pid());
-    send_signal(channel.pid(), libc::SIGCONT);
-    eventually("the worker has ended", || channel.exit_cause().is_some());
+    eventually("the worker has ended", || {
+        wake(channel.pid());
+        channel.exit_cause().is_some()
+    });
     let error = channel.call(ECHO, b"x", LONG).unwrap_err();
     assert_ne!(cause_of(&error), ExitCause::Exited(0), "{error}");
     assert!(tail(&error).contains("slipring worker: "), "{error}");
