@@ -51,14 +51,14 @@ struct Deadlines {
 }
 
 impl Child {
-    /// Makes the handle of a process that was started. `oom` is the number of out-of-memory kills
-    /// before the start. `supervisor` is raised when the supervisor has a reason to look at this
+    /// Makes the handle of a process that was started. `oom` gets the number of out-of-memory
+    /// kills at its start. `supervisor` is raised when the supervisor has a reason to look at this
     /// child.
     pub(super) fn new(
         handle: PidHandle,
         log: Option<Log>,
         socket: Option<Arc<UnixStream>>,
-        oom: Option<OomCount>,
+        oom: Arc<OnceLock<OomCount>>,
         supervisor: Arc<EventCounter>,
     ) -> Self {
         Self(Arc::new(Shared {

@@ -22,15 +22,15 @@ pub(super) struct ExitRecord {
     is_log_complete: AtomicBool,
     /// A SIGKILL of this process's own says nothing about the machine's memory.
     was_killed_by_us: AtomicBool,
-    /// The number of out-of-memory kills when the worker was started.
-    oom: Option<OomCount>,
+    /// The number of out-of-memory kills when the worker was started. Set soon after that.
+    oom: Arc<OnceLock<OomCount>>,
     /// Taken by waits, and for a moment by every change before it notifies `changed`.
     waiters: Mutex<()>,
     changed: Condvar,
 }
 
 impl ExitRecord {
-    pub(super) fn new(oom: Option<OomCount>) -> Self {
+    pub(super) fn new(oom: Arc<OnceLock<OomCount>>) -> Self {
         Self { oom, ..Self::default() }
     }
 
@@ -72,7 +72,7 @@ impl ExitRecord {
     pub(super) fn set_cause(&self, cause: ExitCause) {
         let oom_suspected = cause == ExitCause::Signaled(libc::SIGKILL)
             && !self.was_killed_by_us.load(Ordering::Relaxed)
-            && self.oom.as_ref().is_some_and(OomCount::has_grown);
+            && self.oom.get().is_some_and(OomCount::has_grown);
         let _ = self.oom_suspected.set(oom_suspected);
         let _ = self.cause.set(cause);
         self.notify();

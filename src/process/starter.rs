@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::child::Child;
 use super::log::Log;
@@ -49,7 +49,8 @@ pub(crate) fn start(
     log: Option<Log>,
     on_exit: OnExit,
 ) -> Result<Child> {
-    Job { program, stdin, socket, log, on_exit, uses_pidfd: true }.run()
+    let oom = Arc::default();
+    Job { program, stdin, socket, log, on_exit, uses_pidfd: true, oom }.run()
 }
 
 /// A worker to start.
@@ -61,6 +62,8 @@ struct Job {
     on_exit: OnExit,
     /// False in tests only, as on a kernel without pidfds.
     uses_pidfd: bool,
+    /// The number of out-of-memory kills at the start.
+    oom: Arc<OnceLock<OomCount>>,
 }
 
 type Order = (Box<Job>, SyncSender<Result<Child>>);
@@ -117,18 +120,23 @@ impl Job {
     fn run(self) -> Result<Child> {
         fork::check()?;
         let (reply, answer) = sync_channel(1);
+        let oom = Arc::clone(&self.oom);
         // Without the thread there is no answer.
         let _ = starter()?.send((Box::new(self), reply));
+        // Meanwhile the kernel loads the program, which takes longer than this. A worker that dies
+        // for want of memory before that has no hint.
+        if let Some(count) = OomCount::now() {
+            let _ = oom.set(count);
+        }
         answer.recv().unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Spawn, "the library failed while it started a worker"))
         })
     }
 
     fn carry_out(self: Box<Self>, supervisor: &Supervisor) -> Result<Child> {
-        let Self { program, stdin, socket, mut log, on_exit, uses_pidfd } = *self;
+        let Self { program, stdin, socket, mut log, on_exit, uses_pidfd, oom } = *self;
         // Keeps a descriptor free for the pidfd.
         let place = stdin.try_clone().map_err(|e| Error::os("no descriptor for a worker", e))?;
-        let oom = OomCount::now();
         let pid = spawn(&program, stdin.as_fd(), log.as_mut().and_then(Log::fd))?;
         drop((place, stdin));
         // The process id cannot have been recycled yet, as the library has not reaped the

@@ -29,7 +29,8 @@ fn begin(program: Program, log: Option<Log>, uses_pidfd: bool) -> (Child, Receiv
     let on_exit = Box::new(move |cause| {
         let _ = tell.send(cause);
     });
-    let job = Job { program, stdin: null(), socket: None, log, on_exit, uses_pidfd };
+    let oom = Arc::default();
+    let job = Job { program, stdin: null(), socket: None, log, on_exit, uses_pidfd, oom };
     (job.run().unwrap(), told)
 }
 
