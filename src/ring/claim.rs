@@ -84,4 +84,12 @@ impl<'a> Claim<'a> {
         self.writer.publish(header);
         self.writer.notify_now_and_then();
     }
+
+    /// Publishes the frame together with those that are committed so behind it, once 2 KiB have
+    /// come, and looks then whether the peer sleeps. A flush publishes what there is, and has to
+    /// come before another kind of commit. Never blocks.
+    #[inline]
+    pub(crate) fn commit_in_group(self, header: Header) {
+        self.writer.publish_in_group(header);
+    }
 }

@@ -84,6 +84,14 @@ fn send_lazily(producer: &mut Producer, request: u64, len: usize) {
     claim.commit_lazily(header(request));
 }
 
+/// Adds a frame to the group that the next flush publishes.
+fn send_in_group(producer: &mut Producer, request: u64, len: usize) {
+    let claim = producer.claim_until(len, &Alarm::default(), Deadline::NEVER, never);
+    let mut claim = claim.unwrap().unwrap();
+    fill(claim.payload(), request);
+    claim.commit_in_group(header(request));
+}
+
 fn check(header: Header, payload: Vec<u8>, request: u64, len: usize) {
     assert_eq!((header.request, header.aux), (request, !request));
     assert_eq!(payload, vec![request.to_le_bytes()[0]; len]);
@@ -141,6 +149,24 @@ fn a_batch_is_seen_whole_or_not_at_all() {
                 fill(batch.payload(index), request);
             }
             batch.commit(|index| header(as_u64(index) + 1));
+        });
+        poll(&mut consumer, 1, 20);
+        for request in 2..=3 {
+            let frame = consumer.poll().unwrap().expect("a frame that was published");
+            check(frame.header(), frame.payload().to_vec(), request, 20);
+        }
+        assert!(consumer.poll().unwrap().is_none());
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn a_group_is_seen_whole_or_not_at_all() {
+    model(|| {
+        let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, ORIGIN);
+        let sender = thread::spawn(move || {
+            (1..=3).for_each(|request| send_in_group(&mut producer, request, 20));
+            producer.flush();
         });
         poll(&mut consumer, 1, 20);
         for request in 2..=3 {

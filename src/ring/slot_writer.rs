@@ -48,6 +48,9 @@
 //!   2  headers and commit words of slots 2 to n     (Relaxed)
 //!   3  commit word of slot 1                        (Release)
 //! ```
+//!
+//! A group is published in the same way, and comes one by one. The first word of it that a reader
+//! looks at is held back until [`LAZY`] bytes have come or the writer is flushed.
 
 use crate::config::CopyChoices;
 use crate::error::Result;
@@ -65,7 +68,7 @@ use crate::sync::{Ordering, fence};
 use crate::sys::clock::now_ns;
 use crate::sys::copy::use_routine;
 
-/// Bytes of slots after which a lazy commit looks for a sleeping consumer.
+/// Bytes of slots after which a lazy commit looks for a sleeping consumer, and a group is published.
 const LAZY: u64 = 2 << 10;
 
 /// Writes slots, publishes them and wakes the consumer. Knows nothing of the room that there
@@ -87,6 +90,8 @@ pub(super) struct SlotWriter {
     /// The sleep word has been checked for all frames before this position.
     notified: u64,
     wakes: u64,
+    /// Where the group begins that is not published yet, and the word that publishes it.
+    held: Option<(u64, u64)>,
     /// Slots that are filled without the writer.
     open: OpenSlots,
     /// How payloads are copied into slots, and the consumer's head for that.
@@ -113,6 +118,7 @@ impl SlotWriter {
             len: 0,
             notified: layout.origin,
             wakes: 0,
+            held: None,
             open: OpenSlots::default(),
             copies: CopyChoice::new(layout.capacity, ends.tuning.copy, &FINDINGS),
             peer_head: peer.u64_at(words.head)?,
@@ -282,10 +288,44 @@ impl SlotWriter {
             // Release: pairs with the same load.
             slots.line(self.tail).store(0, Commit::padding(self.tail), Ordering::Release);
         }
+        self.advance(next);
+    }
+
+    /// Moves the tail behind a frame.
+    #[inline]
+    fn advance(&mut self, next: u64) {
         // What the next small frame will write: its second line and the header behind it.
-        slots.prefetch(next.wrapping_add(64));
-        slots.prefetch(next.wrapping_add(128));
+        self.slots.prefetch(next.wrapping_add(64));
+        self.slots.prefetch(next.wrapping_add(128));
         self.tail = next;
+    }
+
+    /// Adds the claimed slot to the group that is published together, and notifies then. Between
+    /// the slots of a group no other slot is published.
+    #[inline]
+    pub(super) fn publish_in_group(&mut self, header: Header) {
+        let Self { start, tail, .. } = *self;
+        self.write_header(start, header);
+        let mut first = Commit::frame(start);
+        // Relaxed, here and below: as in `publish_batch`.
+        if self.padding != 0 {
+            self.slots.line(start).store(0, first, Ordering::Relaxed);
+            first = Commit::padding(tail);
+        }
+        match self.held {
+            Some(_) => self.slots.line(tail).store(0, first, Ordering::Relaxed),
+            None => self.held = Some((tail, first)),
+        }
+        self.advance(self.start_of(1));
+        self.notify_now_and_then();
+    }
+
+    /// Publishes what is held back.
+    fn publish_group(&mut self) {
+        if let Some((at, first)) = self.held.take() {
+            // Release: pairs with the Acquire load in `SlotReader::commit_word`.
+            self.slots.line(at).store(0, first, Ordering::Release);
+        }
     }
 
     /// Claims the reserved slot for being filled without the writer.
@@ -321,13 +361,14 @@ impl SlotWriter {
 
     /// Up to where all slots are published.
     pub(super) fn published(&self) -> u64 {
-        self.open.first_or(self.tail)
+        self.open.first_or(self.held.map_or(self.tail, |(at, _)| at))
     }
 
     /// Wakes the consumer if it sleeps for a frame that was published since the last call.
     /// Returns whether it did.
     #[inline]
     pub(super) fn notify(&mut self) -> bool {
+        debug_assert_eq!(self.held, None);
         self.notify_up_to(self.tail)
     }
 
@@ -353,11 +394,12 @@ impl SlotWriter {
     #[inline]
     pub(super) fn flush(&mut self) {
         if self.notified != self.tail && self.open.is_empty() {
+            self.publish_group();
             self.notify();
         }
     }
 
-    /// Notifies once in [`LAZY`] bytes.
+    /// Notifies once in [`LAZY`] bytes, of a group as well.
     #[inline]
     pub(super) fn notify_now_and_then(&mut self) {
         if self.tail.wrapping_sub(self.notified) >= LAZY {
@@ -368,6 +410,7 @@ impl SlotWriter {
     /// Not inlined, so that a caller's loop over lazy commits stays small.
     #[inline(never)]
     fn notify_late(&mut self) {
+        self.publish_group();
         self.notify();
     }
 }

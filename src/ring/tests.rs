@@ -318,6 +318,35 @@ fn a_bell_is_put_off_for_two_kibibytes_at_most() {
 }
 
 #[test]
+fn a_group_is_seen_when_two_kibibytes_have_come() {
+    let mut ring = rig(8 * CAPACITY, MAX_FRAME, 0);
+    ring.consumer.announce();
+    for frames in 1..=32 {
+        ring.producer.try_claim(32).unwrap().unwrap().commit_in_group(Header::default());
+        assert_eq!(ring.producer.wakes(), u64::from(frames == 32), "{frames}");
+        assert_eq!(ring.consumer.has_next(), frames == 32, "{frames}");
+    }
+    assert_eq!(drain(&mut ring.consumer), 32);
+}
+
+#[test]
+fn a_group_goes_on_behind_the_end_of_the_ring() {
+    let mut ring = rig(CAPACITY, MAX_FRAME, 0);
+    let mut sent = 0;
+    for _ in 0..40 {
+        for _ in 0..3 {
+            let claim = ring.producer.try_claim(150).unwrap().unwrap();
+            claim.commit_in_group(Header { request: sent, ..Header::default() });
+            sent += 1;
+        }
+        ring.producer.flush();
+        for request in sent - 3..sent {
+            assert_eq!(ring.consumer.poll().unwrap().unwrap().header().request, request);
+        }
+    }
+}
+
+#[test]
 fn only_a_frame_that_is_slept_for_rings_and_only_once() {
     let mut ring = rig(CAPACITY, MAX_FRAME, u64::MAX - 1023);
     for round in 0..60 {

@@ -156,8 +156,8 @@ impl ReplySink {
         self.send_message_waking(state, kind, payload, Waking::Now)
     }
 
-    /// Sends chunks. If the parent sleeps, it may be woken only when some KiB were sent, or all,
-    /// or when this waits.
+    /// Sends chunks. The parent may see them only when some KiB were sent, or all, or when this
+    /// waits.
     pub(super) fn send_chunks<P: Payload>(
         &mut self,
         state: &mut ReplyState,
@@ -186,6 +186,8 @@ impl ReplySink {
             return Err(Error::too_large(len, self.max_message, "raise max_message"));
         }
         let mut encoded = Encoded::of(payload, len)?;
+        // Pieces are not published in groups.
+        self.producer.flush();
         // The reader gets memory for the whole message at its first piece.
         let header = Header { aux: as_u64(len), ..state.header(kind) };
         let (mut splitter, longest) = (Splitter::new(header), self.producer.piece_len());
@@ -250,7 +252,7 @@ impl ReplySink {
         if is_chunk {
             match waking {
                 Waking::Now => drop(claim.commit(header)),
-                Waking::NowAndThen => claim.commit_lazily(header),
+                Waking::NowAndThen => claim.commit_in_group(header),
             }
             state.add_streamed(span(len));
             return Ok(());
@@ -353,7 +355,7 @@ impl ReplySink {
     }
 }
 
-/// When a parent that sleeps is woken for a chunk.
+/// When a parent that sleeps is woken for a chunk, and at the latest sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Waking {
     /// As soon as the chunk is sent.
@@ -362,8 +364,7 @@ pub(super) enum Waking {
     NowAndThen,
 }
 
-/// Wakes a parent that sleeps for what was sent when this is dropped, also if the program's code
-/// panics in between.
+/// Publishes what was sent when this is dropped, also if the program's code panics in between.
 struct Flushing<'a>(&'a mut ReplySink);
 
 impl Drop for Flushing<'_> {

@@ -277,9 +277,10 @@ impl ReplyStream<'_> {
     }
 
     /// Sends chunks that are at hand, each as [`ReplyStream::send`] does, and stops at the first
-    /// error. For less than a call of that costs for each: a parent that sleeps may be woken only
-    /// when some KiB were sent, or all, or when this waits for credit or room. So an iterator that
-    /// takes its time should not be given to this, but its chunks to [`ReplyStream::send`].
+    /// error. For less than a call of that costs for each: the parent may see them only when some
+    /// KiB were sent, or all, or when this waits for credit or room, and if the worker dies before,
+    /// it does not. So an iterator that takes its time should not be given to this, but its chunks to
+    /// [`ReplyStream::send`].
     ///
     /// ```
     /// # fn main() -> slipring::Result<()> {

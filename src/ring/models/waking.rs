@@ -64,6 +64,21 @@ fn a_producer_that_waits_for_room_has_woken_the_consumer_first() {
 }
 
 #[test]
+fn a_group_is_published_before_a_wait_and_by_the_drop() {
+    model(|| {
+        let RingRig { mut producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);
+        // The fourth has no room until the first is released, and stays in a group of its own.
+        let sender = thread::spawn(move || {
+            (1..=4).for_each(|request| send_in_group(&mut producer, request, 0));
+        });
+        for request in 1..=4 {
+            receive(&mut consumer, request, 0);
+        }
+        sender.join().unwrap();
+    });
+}
+
+#[test]
 fn an_alarm_ends_a_wait_for_a_frame() {
     model(|| {
         let RingRig { producer, mut consumer, .. } = rig(CAPACITY, LONGEST, 0);

@@ -20,6 +20,8 @@ enum Step {
     Truncate(usize, usize),
     /// So many frames of one length, published together.
     Batch(usize, usize),
+    /// The same, but they come one by one.
+    Group(usize, usize),
     Flush,
     Release,
     /// Takes up to so many.
@@ -38,6 +40,7 @@ fn step(max_frame: usize) -> impl Strategy<Value = Step> {
         1 => len.clone().prop_map(Step::Abort),
         2 => (len.clone(), len).prop_map(|(a, b)| Step::Truncate(a.max(b), a.min(b))),
         2 => (0..300_usize, 0..9_usize).prop_map(|(len, count)| Step::Batch(len, count)),
+        2 => (0..300_usize, 0..9_usize).prop_map(|(len, count)| Step::Group(len, count)),
         1 => Just(Step::Flush),
         6 => Just(Step::Release),
         2 => (0..9_usize).prop_map(Step::Drain),
@@ -172,6 +175,21 @@ fn check(origin: u64, max_frame: usize, steps: &[Step]) -> Result<(), TestCaseEr
                     model.tail = sent.end();
                     model.queue.push_back(sent);
                 }
+            }
+            Step::Group(len, count) => {
+                for request in (request..).take(count) {
+                    let Ok(Some(mut claim)) = producer.try_claim(len) else { break };
+                    let Some(start) = model.place(len) else {
+                        return Err(TestCaseError::fail("a claim over slots that are held"));
+                    };
+                    claim.payload().copy_from_slice(&pattern(request, len));
+                    let header = Header { request, aux: !request, kind: 7, ..Header::default() };
+                    claim.commit_in_group(header);
+                    let sent = Sent { request, written: len, kept: len, start };
+                    model.tail = sent.end();
+                    model.queue.push_back(sent);
+                }
+                producer.flush();
             }
             Step::Drain(most) => {
                 let mut seen = Vec::new();

@@ -46,6 +46,14 @@ mutants! {
         NextClearedLate,
         /// The first frame of a batch is published before the others.
         BatchFirstEarly,
+        /// The first slot of a group is published before the others.
+        GroupFirstEarly,
+        /// The commit word that publishes a group is stored Relaxed.
+        GroupRelaxed,
+        /// A flush looks for a sleeper before it publishes the group.
+        GroupAfterNotify,
+        /// A flush does not publish the group.
+        GroupNotFlushed,
         /// The commit word is loaded Relaxed.
         PollRelaxed,
         /// The room for the next slot's commit word is not asked for.

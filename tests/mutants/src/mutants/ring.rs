@@ -30,6 +30,10 @@ fn killer(mutant: Mutant) -> &'static str {
             "a_slot_that_is_used_again_shows_nothing_of_the_last_round"
         }
         Mutant::BatchFirstEarly => "a_batch_is_seen_whole_or_not_at_all",
+        Mutant::GroupFirstEarly | Mutant::GroupRelaxed => "a_group_is_seen_whole_or_not_at_all",
+        Mutant::GroupAfterNotify | Mutant::GroupNotFlushed => {
+            "a_group_is_published_before_a_wait_and_by_the_drop"
+        }
         // Only padding that the reader has not passed can be hit by the next header: the commit
         // word of a frame of the last lap is left as it is.
         Mutant::NoRoomForNext => "padding_is_released_for_a_producer_that_waits",
