@@ -22,6 +22,18 @@ impl RequestId {
     }
 }
 
+/// Makes an id of its number, for a program that has kept the number alone: an object of another
+/// language, or a message. A number that a channel has not given out names none of its requests.
+///
+/// ```
+/// assert_eq!(slipring::RequestId::from(7).get(), 7);
+/// ```
+impl From<u64> for RequestId {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

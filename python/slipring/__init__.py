@@ -4,6 +4,7 @@ A host starts workers with a `Spawner` and calls them through a `Channel`. A wor
 that makes a `Worker`, gives it handlers and calls `Worker.run`.
 """
 
+from slipring._async import AsyncChannel, AsyncStream
 from slipring._errors import (
     Cancelled,
     Closed,
@@ -37,6 +38,8 @@ from slipring._slipring import (
 from slipring._worker import Worker, is_worker
 
 __all__ = [
+    "AsyncChannel",
+    "AsyncStream",
     "Cancelled",
     "Channel",
     "Closed",

@@ -1,10 +1,12 @@
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias, TypedDict, final
 
 import numpy as np
 import numpy.typing as npt
+
+from slipring._async import AsyncChannel
 
 _Path: TypeAlias = str | PathLike[str]
 _Array: TypeAlias = npt.NDArray[Any]
@@ -172,6 +174,12 @@ class Channel:
     def health(self) -> Health:
         """Return the worker's report as it stands in shared memory, without a wait."""
 
+    def cancel(self, request: int) -> None:
+        """Cancel a request by its number, also while another thread waits for it.
+
+        Does nothing if the request has ended.
+        """
+
     def abort(self) -> None:
         """Ask all handlers to stop, until `clear_abort`."""
 
@@ -232,6 +240,9 @@ class Spawner:
     def spawn(self) -> Channel:
         """Start a worker and wait until it has attached."""
 
+    def spawn_async(self) -> Coroutine[Any, Any, AsyncChannel]:
+        """Start a worker, for tasks of asyncio, and wait until it has attached."""
+
 @final
 class Role:
     """What the host has configured for a worker."""
@@ -290,3 +301,61 @@ def serve(
     setup: Callable[[Role], object] | None,
     handlers: Mapping[str | int, Callable[[Request], _Payload | Iterator[_Payload]]],
 ) -> None: ...
+
+# What `_async.py` uses.
+
+@final
+class Wakeups:
+    """The operations of one event loop that can go on, and the descriptor that tells the loop."""
+
+    def fileno(self) -> int: ...
+    def first(self) -> int | None: ...
+    def pop(self, seen: int | None, /) -> None: ...
+
+@final
+class Operation:
+    """What a task waits for."""
+
+    @property
+    def key(self) -> int: ...
+    @property
+    def is_done(self) -> bool: ...
+    def poll(self) -> bool: ...
+    def result(self) -> Any: ...
+    def drop(self) -> None: ...
+
+@final
+class TaskChannel:
+    """A channel for tasks, each of whose methods starts an operation."""
+
+    def call(
+        self, wakeups: Wakeups, kind: str | int, payload: _Payload, timeout: float | None, /
+    ) -> Operation: ...
+    def stream(
+        self,
+        kind: str | int,
+        payload: _Payload,
+        chunk_timeout: float | None,
+        first_chunk_timeout: float | None,
+        queue_timeout: float | None,
+        timeout: float | None,
+        /,
+    ) -> TaskStream: ...
+    def wait_ready(self, wakeups: Wakeups, timeout: float | None, /) -> Operation: ...
+    def ping(self, wakeups: Wakeups, timeout: float | None, /) -> Operation: ...
+    def close(self, wakeups: Wakeups, timeout: float | None, /) -> Operation: ...
+    def wait_exit(self, wakeups: Wakeups, /) -> Operation: ...
+    def blocking(self) -> Channel: ...
+
+@final
+class TaskStream:
+    """A stream for tasks."""
+
+    @property
+    def request(self) -> int | None: ...
+    def next(self, wakeups: Wakeups, /) -> Operation: ...
+    def cancel(self) -> None: ...
+    def close(self) -> None: ...
+
+def spawn_for_tasks(wakeups: Wakeups, spawner: Spawner, /) -> Operation: ...
+def spawn_for_tasks_blocking(spawner: Spawner, /) -> TaskChannel: ...

@@ -13,13 +13,14 @@ use crate::outgoing::Outgoing;
 use crate::pending::Pending;
 use crate::reply::Reply;
 use crate::report::{ExitCause, Health};
+use crate::shared::SharedChannel;
 use crate::stream::Stream;
 use crate::wait::{aside, run_signal_handlers};
 
 /// The host's handle on one worker. Threads share it.
 #[pyclass(frozen, module = "slipring")]
 pub(crate) struct Channel {
-    channel: Arc<slipring::Channel>,
+    channel: SharedChannel,
     replies: Arc<KeptReplies>,
     /// Requests that wait for room in the ring, of threads that are not attached.
     waiting: Arc<AtomicUsize>,
@@ -27,9 +28,14 @@ pub(crate) struct Channel {
 
 impl Channel {
     pub(crate) fn new(channel: slipring::Channel) -> Self {
-        channel.on_interrupt(run_signal_handlers);
         let replies = Arc::new(KeptReplies::new(channel.config().reply_ring().capacity()));
-        Self { channel: Arc::new(channel), replies, waiting: Arc::default() }
+        Self::shared(SharedChannel::Threads(Arc::new(channel)), &replies)
+    }
+
+    /// Returns an object for a channel that others have, too.
+    pub(crate) fn shared(channel: SharedChannel, replies: &Arc<KeptReplies>) -> Self {
+        channel.on_interrupt(run_signal_handlers);
+        Self { channel, replies: Arc::clone(replies), waiting: Arc::default() }
     }
 
     /// Sends a payload with `send`, which blocks while the ring is full. While there is room it
@@ -44,7 +50,7 @@ impl Channel {
         let sent = if self.has_room(payload.encoded_len()) {
             send(&self.channel, &payload)
         } else {
-            let (payload, channel) = (payload.detached(), Arc::clone(&self.channel));
+            let (payload, channel) = (payload.detached(), self.channel.clone());
             let waiting = Waiting::begin(&self.waiting);
             aside(py, move || {
                 let _waiting = waiting;
@@ -159,6 +165,10 @@ impl Channel {
         Health::new(self.channel.health())
     }
 
+    fn cancel(&self, request: u64) {
+        self.channel.cancel(request.into());
+    }
+
     fn abort(&self) {
         self.channel.abort();
     }
@@ -235,7 +245,7 @@ impl Channel {
         py: Python<'_>,
         work: impl FnOnce(&slipring::Channel) -> slipring::Result<T> + Send + 'static,
     ) -> PyResult<T> {
-        let channel = Arc::clone(&self.channel);
+        let channel = self.channel.clone();
         aside(py, move || work(&channel))?.map_err(|error| exception(py, &error))
     }
 }

@@ -4,8 +4,10 @@
 //! ```text
 //!   spawner.rs channel.rs pending.rs stream.rs    the host's objects
 //!   reply.rs lease.rs kept.rs                     replies, views of them, and what holds the ring
+//!   tasks.rs operation.rs                         the same for tasks of asyncio
 //!   worker.rs request.rs role.rs                  the worker's objects
 //!   |
+//!   shared.rs                                     the channel that the host's objects share
 //!   outgoing.rs buffer.rs                         Python objects as payloads
 //!   incoming.rs                                   payloads as Python objects
 //!   wait.rs                                       how a thread of Python waits
@@ -22,14 +24,17 @@ mod incoming;
 mod interpreter;
 mod kept;
 mod lease;
+mod operation;
 mod outgoing;
 mod pending;
 mod reply;
 mod report;
 mod request;
 mod role;
+mod shared;
 mod spawner;
 mod stream;
+mod tasks;
 mod wait;
 mod worker;
 
@@ -50,6 +55,12 @@ fn _slipring(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<report::Health>()?;
     module.add_class::<request::Request>()?;
     module.add_class::<role::Role>()?;
+    module.add_class::<operation::Wakeups>()?;
+    module.add_class::<operation::Operation>()?;
+    module.add_class::<tasks::TaskChannel>()?;
+    module.add_class::<tasks::TaskStream>()?;
+    module.add_function(wrap_pyfunction!(tasks::spawn_for_tasks, module)?)?;
+    module.add_function(wrap_pyfunction!(tasks::spawn_for_tasks_blocking, module)?)?;
     module.add_function(wrap_pyfunction!(worker::is_worker, module)?)?;
     module.add_function(wrap_pyfunction!(worker::serve, module)?)?;
     Ok(())

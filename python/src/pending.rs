@@ -8,12 +8,13 @@ use crate::convert;
 use crate::error::{is_own, misuse};
 use crate::kept::KeptReplies;
 use crate::reply::Reply;
+use crate::shared::SharedChannel;
 use crate::wait::wait;
 
 /// A request whose reply is awaited later. If it is forgotten, the request is cancelled.
 #[pyclass(frozen, module = "slipring")]
 pub(crate) struct Pending {
-    channel: Arc<slipring::Channel>,
+    channel: SharedChannel,
     replies: Arc<KeptReplies>,
     id: slipring::RequestId,
     state: Mutex<State>,
@@ -28,11 +29,11 @@ enum State {
 
 impl Pending {
     pub(crate) fn new(
-        channel: &Arc<slipring::Channel>,
+        channel: &SharedChannel,
         replies: &Arc<KeptReplies>,
         pending: slipring::Pending,
     ) -> Self {
-        let (channel, replies) = (Arc::clone(channel), Arc::clone(replies));
+        let (channel, replies) = (channel.clone(), Arc::clone(replies));
         Self { channel, replies, id: pending.id(), state: Mutex::new(State::Waiting(pending)) }
     }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use slipring::Config;
 
 use crate::channel::Channel;
@@ -16,6 +17,12 @@ use crate::wait::aside;
 /// What starts workers of one kind.
 #[pyclass(frozen, module = "slipring")]
 pub(crate) struct Spawner(slipring::Spawner);
+
+impl Spawner {
+    pub(crate) fn get(&self) -> slipring::Spawner {
+        self.0.clone()
+    }
+}
 
 #[pymethods]
 impl Spawner {
@@ -92,6 +99,12 @@ impl Spawner {
         let spawner = self.0.clone();
         let channel = aside(py, move || spawner.spawn())?;
         channel.map(Channel::new).map_err(|error| exception(py, &error))
+    }
+
+    /// Returns a coroutine.
+    fn spawn_async<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        static SPAWN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        SPAWN.import(slf.py(), "slipring._async", "spawn")?.call1((slf,))
     }
 }
 

@@ -8,12 +8,13 @@ use pyo3::prelude::*;
 use crate::error::{exception, misuse};
 use crate::kept::KeptReplies;
 use crate::reply::Reply;
+use crate::shared::SharedChannel;
 use crate::wait::{Aside, LOOK, SLICE, is_main_thread};
 
 /// The chunks of a stream, in order: an iterator. If it is forgotten, the stream is cancelled.
 #[pyclass(frozen, module = "slipring")]
 pub(crate) struct Stream {
-    channel: Arc<slipring::Channel>,
+    channel: SharedChannel,
     replies: Arc<KeptReplies>,
     id: slipring::RequestId,
     state: Mutex<State>,
@@ -34,11 +35,11 @@ type Found = (Box<slipring::Stream>, slipring::Result<Option<slipring::Reply>>);
 
 impl Stream {
     pub(crate) fn new(
-        channel: &Arc<slipring::Channel>,
+        channel: &SharedChannel,
         replies: &Arc<KeptReplies>,
         stream: slipring::Stream,
     ) -> Self {
-        let (channel, replies) = (Arc::clone(channel), Arc::clone(replies));
+        let (channel, replies) = (channel.clone(), Arc::clone(replies));
         Self { channel, replies, id: stream.id(), state: Mutex::new(State::Idle(Box::new(stream))) }
     }
 

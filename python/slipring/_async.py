@@ -1,0 +1,343 @@
+"""The channel for tasks of asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, final
+
+from slipring import _slipring
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from slipring._worker import Payload
+
+_READY_IN_A_ROW = 32
+"""How many operations that are done at once a task gets before other tasks have their turn."""
+
+_MOST_IN_A_TURN = 1000
+"""How many operations are looked at before the loop looks after other descriptors."""
+
+
+class Waits:
+    """What the tasks of one event loop wait for.
+
+    A thread of the library's notes the key of each operation that can go on, and makes a descriptor
+    readable, which the loop polls. So a loop that has nothing to do sleeps.
+    """
+
+    __slots__ = ("__weakref__", "_ready", "callbacks", "wakeups")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.wakeups = _slipring.Wakeups()
+        self.callbacks: dict[int, Callable[[], object]] = {}
+        self._ready = 0
+        loop.add_reader(self.wakeups.fileno(), self._run)
+
+    def _run(self) -> None:
+        for _ in range(_MOST_IN_A_TURN):
+            key = self.wakeups.first()
+            callback = None if key is None else self.callbacks.get(key)
+            if callback is not None:
+                callback()
+            self.wakeups.pop(key)
+            if key is None:
+                return
+
+    async def turn(self) -> None:
+        """Let other tasks run now and then: one whose calls are answered fast would never wait."""
+        self._ready += 1
+        if self._ready % _READY_IN_A_ROW == 0:
+            await asyncio.sleep(0)
+
+    async def result(self, operation: _slipring.Operation) -> Any:
+        """Wait for an operation. If the task is cancelled, the operation is given up."""
+        try:
+            if operation.is_done:
+                await self.turn()
+            else:
+                await self.done(operation)
+        except BaseException:
+            operation.drop()
+            raise
+        return operation.result()
+
+    async def done(self, operation: _slipring.Operation) -> None:
+        """Wait until an operation is done."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.callbacks[operation.key] = lambda: _settle(future, operation)
+        try:
+            await future
+        finally:
+            del self.callbacks[operation.key]
+
+    def future(self, operation: _slipring.Operation) -> asyncio.Future[Any]:
+        """Return a future for an operation. If it is cancelled, the operation is given up."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if operation.is_done:
+            _set_result(future, operation)
+            return future
+        key = operation.key
+
+        def look() -> None:
+            if operation.poll():
+                _set_result(future, operation)
+
+        def end(_: asyncio.Future[Any]) -> None:
+            del self.callbacks[key]
+            operation.drop()
+
+        self.callbacks[key] = look
+        future.add_done_callback(end)
+        return future
+
+
+def _settle(future: asyncio.Future[None], operation: _slipring.Operation) -> None:
+    if operation.poll() and not future.done():
+        future.set_result(None)
+
+
+def _set_result(future: asyncio.Future[Any], operation: _slipring.Operation) -> None:
+    if future.done():
+        return
+    try:
+        future.set_result(operation.result())
+    except Exception as error:
+        future.set_exception(error)
+
+
+_waits: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Waits]]
+# The loop itself keeps its `Waits`, by the reader, until it is closed. This table must not: what waits
+# has the loop.
+_waits = weakref.WeakKeyDictionary()
+
+
+def waits() -> Waits:
+    """Return what the tasks of the running event loop wait for."""
+    loop = asyncio.get_running_loop()
+    known = _waits.get(loop)
+    found = None if known is None else known()
+    if found is None:
+        found = Waits(loop)
+        _waits[loop] = weakref.ref(found)
+    return found
+
+
+async def spawn(spawner: _slipring.Spawner) -> AsyncChannel:
+    """Start a worker and wait until it has attached."""
+    here = waits()
+    return AsyncChannel(await here.result(_slipring.spawn_for_tasks(here.wakeups, spawner)))
+
+
+@final
+class AsyncChannel:
+    """The host's handle on one worker, for tasks of asyncio: `await spawner.spawn_async()`.
+
+    Tasks of several event loops share it, and threads share `blocking`, which is the same channel.
+    Timeouts are in seconds; `None` waits until the worker answers or is gone. A task that is
+    cancelled while it waits cancels its request.
+    """
+
+    __slots__ = ("__weakref__", "_blocking", "_channel")
+
+    def __init__(self, channel: _slipring.TaskChannel) -> None:
+        self._channel = channel
+        self._blocking = channel.blocking()
+
+    async def call(
+        self, kind: str | int, payload: Payload = None, *, timeout: float | None = None
+    ) -> _slipring.Reply:
+        """Send a request and wait for its reply."""
+        here = waits()
+        operation = self._channel.call(here.wakeups, kind, payload, timeout)
+        reply: _slipring.Reply = await here.result(operation)
+        return reply
+
+    def submit(
+        self, kind: str | int, payload: Payload = None, *, timeout: float | None = None
+    ) -> asyncio.Future[_slipring.Reply]:
+        """Send a request, and return a future of its reply. To cancel it cancels the request."""
+        here = waits()
+        return here.future(self._channel.call(here.wakeups, kind, payload, timeout))
+
+    def stream(
+        self,
+        kind: str | int,
+        payload: Payload = None,
+        *,
+        chunk_timeout: float | None = 300.0,
+        first_chunk_timeout: float | None = None,
+        queue_timeout: float | None = None,
+        timeout: float | None = None,
+    ) -> AsyncStream:
+        """Send a request, and return the chunks of its answer as they come."""
+        waits()
+        return AsyncStream(
+            self._channel.stream(
+                kind, payload, chunk_timeout, first_chunk_timeout, queue_timeout, timeout
+            )
+        )
+
+    async def wait_ready(self, *, timeout: float | None = None) -> None:
+        """Wait until the worker has set itself up."""
+        here = waits()
+        await here.result(self._channel.wait_ready(here.wakeups, timeout))
+
+    async def ping(self, *, timeout: float | None = 5.0) -> _slipring.Health:
+        """Ask the worker for its report. It answers also while a handler runs."""
+        here = waits()
+        health: _slipring.Health = await here.result(self._channel.ping(here.wakeups, timeout))
+        return health
+
+    async def close(self, *, timeout: float | None = 5.0) -> _slipring.ExitCause:
+        """End the worker, which has so many seconds before it is killed. Can be called again.
+
+        If the task is cancelled meanwhile, the worker is ended all the same.
+        """
+        here = waits()
+        cause: _slipring.ExitCause = await here.result(self._channel.close(here.wakeups, timeout))
+        return cause
+
+    async def wait_exit(self) -> _slipring.ExitCause:
+        """Wait until the worker has ended by itself."""
+        here = waits()
+        cause: _slipring.ExitCause = await here.result(self._channel.wait_exit(here.wakeups))
+        return cause
+
+    def health(self) -> _slipring.Health:
+        """Return the worker's report as it stands in shared memory, without a wait."""
+        return self._blocking.health()
+
+    def cancel(self, request: int) -> None:
+        """Cancel a request by its number. Does nothing if it has ended."""
+        self._blocking.cancel(request)
+
+    def abort(self) -> None:
+        """Ask all handlers to stop, until `clear_abort`."""
+        self._blocking.abort()
+
+    def clear_abort(self) -> None:
+        """Let handlers run again."""
+        self._blocking.clear_abort()
+
+    @property
+    def blocking(self) -> _slipring.Channel:
+        """The same channel, for threads."""
+        return self._blocking
+
+    @property
+    def role(self) -> str:
+        """The role that the spawner was given."""
+        return self._blocking.role
+
+    @property
+    def pid(self) -> int:
+        """The process id of the worker."""
+        return self._blocking.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests can be sent."""
+        return self._blocking.is_alive
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests were sent and have not ended."""
+        return self._blocking.in_flight
+
+    @property
+    def exit_cause(self) -> _slipring.ExitCause | None:
+        """How the worker ended; `None` while it runs."""
+        return self._blocking.exit_cause
+
+    @property
+    def log_path(self) -> str | None:
+        """Where the worker's output is written, if it has a log."""
+        return self._blocking.log_path
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        type: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_alive else "over"
+        return f"<AsyncChannel to {self.role} (pid {self.pid}): {state}>"
+
+
+@final
+class AsyncStream:
+    """The chunks of a stream, in order, for `async for`. If it is forgotten, it is cancelled.
+
+    A task that is cancelled while it waits for a chunk loses none: another one can go on.
+    """
+
+    __slots__ = ("_next", "_stream")
+
+    def __init__(self, stream: _slipring.TaskStream) -> None:
+        self._stream = stream
+        # A chunk that has come for a task that was cancelled before it ran.
+        self._next: _slipring.Operation | None = None
+
+    @property
+    def request(self) -> int | None:
+        """The number of the request; `None` until there is room for it."""
+        return self._stream.request
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> _slipring.Reply:
+        here = waits()
+        operation, self._next = self._next, None
+        if operation is None:
+            operation = self._stream.next(here.wakeups)
+        try:
+            if operation.is_done:
+                await here.turn()
+            else:
+                await here.done(operation)
+        except BaseException:
+            if operation.is_done:
+                self._next = operation
+            else:
+                operation.drop()
+            raise
+        chunk: _slipring.Reply | None = operation.result()
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    def cancel(self) -> None:
+        """Ask the worker to end the stream. Chunks that are on their way still come."""
+        self._stream.cancel()
+
+    async def aclose(self) -> None:
+        """Cancel the stream, of which no more chunks are wanted."""
+        self._next = None
+        self._stream.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        type: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<AsyncStream of request {self.request}>"
