@@ -299,10 +299,94 @@ class Request:
 def is_worker() -> bool: ...
 def serve(
     setup: Callable[[Role], object] | None,
-    handlers: Mapping[str | int, Callable[[Request], _Payload | Iterator[_Payload]]],
+    handlers: Mapping[str | int, Callable[[Request], Any]],
 ) -> None: ...
 
-# What `_async.py` uses.
+# Requests that are taken and answered later.
+
+@final
+class Inbox:
+    """The requests of a worker's host, in the order in which they were sent. Threads share it.
+
+    Requests that are cancelled, or whose caller's time is up, are not handed out. All methods raise
+    `Closed` when the host ends the worker, which the loop need not catch.
+    """
+
+    def take(self, *, timeout: float | None = None) -> Incoming | None:
+        """Wait for the next request; `None` if it does not come within so many seconds."""
+
+    def take_many(self, limit: int, *, within: float = 0.0) -> list[Incoming]:
+        """Wait for the next request, and then so many seconds for others, up to `limit` of them."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Incoming:
+        """Wait for the next request. The iterator ends when the host ends the worker."""
+
+    def feed(self, wakeups: Wakeups, /) -> Feed: ...
+
+@final
+class Incoming:
+    """A request that was taken, and the means to answer it: now or later, from any thread.
+
+    If it is forgotten, the request ends with an error. `Request.cancelled` tells when nobody wants
+    the answer any more.
+    """
+
+    @property
+    def request(self) -> Request: ...
+    @property
+    def is_open(self) -> bool:
+        """Whether the request still has to be answered."""
+
+    def begin(self) -> None:
+        """Note that work on the request begins: if the worker dies, it may have had effects.
+
+        Answers imply it.
+        """
+
+    def send(self, payload: _Payload = None) -> None:
+        """Answer the request. Waits while the host makes no room. After an error it is answered."""
+
+    def send_chunk(self, payload: _Payload = None) -> None:
+        """Send one chunk of a stream. Waits while the reader is behind.
+
+        Raises `Cancelled` if the stream is cancelled.
+        """
+
+    def end(self) -> None:
+        """End a stream."""
+
+    def fail(self, error: BaseException, /) -> None:
+        """End the request with an exception."""
+
+    def fail_with(self, type_name: str, message: str, traceback: str, /) -> None: ...
+    def start_send(self, wakeups: Wakeups, payload: _Payload, /) -> Operation | None: ...
+    def start_send_chunk(self, wakeups: Wakeups, payload: _Payload, /) -> Operation | None: ...
+    def start_watch(self, wakeups: Wakeups, /) -> Operation: ...
+
+@final
+class Feed:
+    """Requests that a thread takes for an event loop."""
+
+    @property
+    def key(self) -> int: ...
+    def take(self) -> list[Incoming]: ...
+
+@final
+class AbortFlag:
+    """Tells whether the host has set the abort flag, without a request at hand."""
+
+    def is_set(self) -> bool: ...
+
+def serve_inbox(
+    setup: Callable[[Role], object] | None,
+    body: Callable[[Inbox], object],
+    kinds: Sequence[str | int] | None,
+    max_taken: int | None,
+    abort_flag: AbortFlag,
+) -> None: ...
+
+# What `_async.py` and `_serving.py` use.
 
 @final
 class Wakeups:

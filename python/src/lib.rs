@@ -5,7 +5,7 @@
 //!   spawner.rs channel.rs pending.rs stream.rs    the host's objects
 //!   reply.rs lease.rs kept.rs                     replies, views of them, and what holds the ring
 //!   tasks.rs operation.rs                         the same for tasks of asyncio
-//!   worker.rs request.rs role.rs                  the worker's objects
+//!   worker.rs inbox.rs request.rs role.rs         the worker's objects
 //!   |
 //!   shared.rs                                     the channel that the host's objects share
 //!   outgoing.rs buffer.rs                         Python objects as payloads
@@ -20,6 +20,7 @@ mod buffer;
 mod channel;
 mod convert;
 mod error;
+mod inbox;
 mod incoming;
 mod interpreter;
 mod kept;
@@ -61,6 +62,11 @@ fn _slipring(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<tasks::TaskStream>()?;
     module.add_function(wrap_pyfunction!(tasks::spawn_for_tasks, module)?)?;
     module.add_function(wrap_pyfunction!(tasks::spawn_for_tasks_blocking, module)?)?;
+    module.add_class::<inbox::AbortFlag>()?;
+    module.add_class::<inbox::Inbox>()?;
+    module.add_class::<inbox::Feed>()?;
+    module.add_class::<inbox::Incoming>()?;
+    module.add_function(wrap_pyfunction!(inbox::serve_inbox, module)?)?;
     module.add_function(wrap_pyfunction!(worker::is_worker, module)?)?;
     module.add_function(wrap_pyfunction!(worker::serve, module)?)?;
     Ok(())

@@ -107,6 +107,11 @@ impl KeyWaker {
         self.key
     }
 
+    /// Tells the loop.
+    pub(crate) fn note(self: &Arc<Self>) {
+        self.wake_by_ref();
+    }
+
     /// To be called before the loop looks.
     pub(crate) fn begin_look(&self) {
         // Acquire and Release pair with those of `wake_by_ref`: what was there before a wake that is

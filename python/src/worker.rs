@@ -29,7 +29,7 @@ struct Handler {
 type Handlers = HashMap<Kind, Handler>;
 
 /// The exception that has ended the worker.
-type Raised = Arc<Mutex<Option<PyErr>>>;
+pub(crate) type Raised = Arc<Mutex<Option<PyErr>>>;
 
 #[pyfunction]
 pub(crate) fn is_worker() -> bool {
@@ -68,6 +68,15 @@ pub(crate) fn serve(
             })
             .serve()
     });
+    ended_with(py, &raised, served)
+}
+
+/// Returns how a worker has ended: with an exception of its own code, or as the library says.
+pub(crate) fn ended_with(
+    py: Python<'_>,
+    raised: &Raised,
+    served: slipring::Result<()>,
+) -> PyResult<()> {
     let raised = raised.lock().unwrap_or_else(PoisonError::into_inner).take();
     match (raised, served) {
         (Some(raised), _) => Err(raised),
@@ -75,11 +84,11 @@ pub(crate) fn serve(
     }
 }
 
-fn keep(raised: &Raised, exception: PyErr) {
+pub(crate) fn keep(raised: &Raised, exception: PyErr) {
     *raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(exception);
 }
 
-fn run_setup(
+pub(crate) fn run_setup(
     setup: Option<&Py<PyAny>>,
     role: &RoleConfig,
     raised: &Raised,
@@ -223,14 +232,14 @@ fn send_chunk(
     py.detach(move || responder.send_chunk(&payload))
 }
 
-fn is_cancelled(py: Python<'_>, failure: &PyErr) -> bool {
+pub(crate) fn is_cancelled(py: Python<'_>, failure: &PyErr) -> bool {
     static CANCELLED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let class = CANCELLED.import(py, "slipring._errors", "Cancelled");
     class.and_then(|class| failure.value(py).is_instance(class.as_any())).unwrap_or(false)
 }
 
 /// Returns an exception as the host is told of it.
-fn described(py: Python<'_>, failure: &PyErr) -> HandlerError {
+pub(crate) fn described(py: Python<'_>, failure: &PyErr) -> HandlerError {
     static DESCRIBE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let described = DESCRIBE.import(py, "slipring._errors", "describe").and_then(|describe| {
         // With the traceback, which the exception itself may not have yet.

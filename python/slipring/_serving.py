@@ -1,0 +1,189 @@
+"""How a worker serves requests with tasks of asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from typing import Any
+
+from slipring import _slipring
+from slipring._async import Waits, waits
+from slipring._errors import Cancelled, Closed, InvalidInput
+
+_STOP_TIMEOUT = 5.0
+"""How long a worker that is told to end waits for its tasks."""
+
+
+def is_async(function: Callable[..., object]) -> bool:
+    """Return whether a handler is made with `async def`."""
+    call = getattr(function, "__call__", None)  # noqa: B004 - an object whose method is async
+    return any(
+        inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found)
+        for found in (function, call)
+    )
+
+
+def serve(
+    setup: Callable[[_slipring.Role], object] | None,
+    handlers: Mapping[str | int, Callable[[_slipring.Request], Any]],
+    max_taken: int | None,
+) -> None:
+    """Serve requests until the host ends the worker."""
+    with asyncio.Runner() as runner:
+
+        def prepare(role: _slipring.Role) -> None:
+            if setup is None:
+                return
+            made = setup(role)
+            if inspect.iscoroutine(made):
+                runner.run(made)
+
+        def body(inbox: _slipring.Inbox) -> None:
+            runner.run(_Server(inbox, handlers).serve())
+
+        flag = _slipring.AbortFlag()
+        _slipring.serve_inbox(prepare, body, list(handlers), max_taken, flag)
+
+
+class _Server:
+    def __init__(
+        self,
+        inbox: _slipring.Inbox,
+        handlers: Mapping[str | int, Callable[[_slipring.Request], Any]],
+    ) -> None:
+        self.inbox = inbox
+        self.handlers = handlers
+        self.tasks: set[asyncio.Task[None]] = set()
+        # Handlers that are not async run one at a time, on one thread, beside the event loop.
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="slipring-handler")
+
+    async def serve(self) -> None:
+        """Serve requests until the host ends the worker, or a handler does."""
+        loop = asyncio.get_running_loop()
+        here = waits()
+        self.end: asyncio.Future[None] = loop.create_future()
+        feed = self.inbox.feed(here.wakeups)
+
+        def take() -> None:
+            try:
+                for incoming in feed.take():
+                    task = loop.create_task(self.answer(here, incoming))
+                    self.tasks.add(task)
+                    task.add_done_callback(self.tasks.discard)
+            except Closed:
+                self.stop(None)
+            except Exception as error:
+                self.stop(error)
+
+        here.callbacks[feed.key] = take
+        # What came before the line above.
+        take()
+        try:
+            await self.end
+        finally:
+            # Those that wait for the host end by themselves.
+            left = set(self.tasks)
+            if left:
+                _, left = await asyncio.wait(left, timeout=_STOP_TIMEOUT)
+            for task in left:
+                task.cancel()
+            self.thread.shutdown(wait=False, cancel_futures=True)
+
+    def stop(self, why: BaseException | None) -> None:
+        if self.end.done():
+            return
+        if why is None:
+            self.end.set_result(None)
+        else:
+            self.end.set_exception(why)
+
+    async def answer(self, here: Waits, incoming: _slipring.Incoming) -> None:
+        """Serve one request."""
+        request = incoming.request
+        task = asyncio.current_task()
+        assert task is not None
+        watch = incoming.start_watch(here.wakeups)
+        is_cancelled = False
+
+        def cancel() -> None:
+            nonlocal is_cancelled
+            if watch.poll() and not is_cancelled:
+                is_cancelled = True
+                task.cancel()
+
+        here.callbacks[watch.key] = cancel
+        try:
+            function = self.handlers[request.kind]
+            incoming.begin()
+            if is_async(function):
+                await _answer(here, incoming, function(request))
+            else:
+                loop = asyncio.get_running_loop()
+                await asyncio.shield(loop.run_in_executor(self.thread, answer, incoming, function))
+        except asyncio.CancelledError:
+            if incoming.is_open:
+                incoming.fail(Cancelled("the handler was cancelled", kind="cancelled"))
+            if not is_cancelled:
+                raise
+        except Exception as error:
+            fail(incoming, error)
+        except BaseException as error:
+            # `SystemExit` and `KeyboardInterrupt` end the worker.
+            fail(incoming, error)
+            self.stop(error)
+        finally:
+            del here.callbacks[watch.key]
+            watch.drop()
+
+
+def fail(incoming: _slipring.Incoming, error: BaseException) -> None:
+    """End a request with an error, if it has no answer yet."""
+    if incoming.is_open:
+        incoming.fail(error)
+
+
+async def _answer(here: Waits, incoming: _slipring.Incoming, made: Any) -> None:
+    if inspect.isasyncgen(made):
+        chunk: Any
+        async with aclosing(made):
+            _check_stream(incoming)
+            async for chunk in made:
+                await _wait(here, incoming.start_send_chunk(here.wakeups, chunk))
+        incoming.end()
+        return
+    reply = await made
+    if incoming.request.is_stream:
+        await _wait(here, incoming.start_send_chunk(here.wakeups, reply))
+        incoming.end()
+    else:
+        await _wait(here, incoming.start_send(here.wakeups, reply))
+
+
+async def _wait(here: Waits, operation: _slipring.Operation | None) -> None:
+    if operation is None:
+        await here.turn()
+    else:
+        await here.result(operation)
+
+
+def answer(incoming: _slipring.Incoming, function: Callable[[_slipring.Request], Any]) -> None:
+    """Serve one request with a function that is not async, and may return an iterator."""
+    made = function(incoming.request)
+    if not inspect.isgenerator(made) and not hasattr(made, "__next__"):
+        incoming.send(made)
+        return
+    _check_stream(incoming)
+    for chunk in made:
+        incoming.send_chunk(chunk)
+    incoming.end()
+
+
+def _check_stream(incoming: _slipring.Incoming) -> None:
+    if not incoming.request.is_stream:
+        raise InvalidInput(
+            "the handler returns chunks, and the caller wants one reply: it has to call `stream`",
+            kind="invalid_input",
+        )
