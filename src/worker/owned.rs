@@ -134,6 +134,13 @@ impl OwnedResponder {
         self.reply.sink.max_frame
     }
 
+    /// Returns the length of the longest answer or chunk in bytes:
+    /// [`Config::max_message`](crate::Config::max_message).
+    #[must_use]
+    pub fn max_message(&self) -> usize {
+        self.reply.sink.max_message
+    }
+
     /// Returns whether the work for the request should end: see
     /// [`Request::is_cancelled`](super::Request::is_cancelled).
     #[must_use]

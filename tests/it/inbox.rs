@@ -51,6 +51,18 @@ fn answers_come_in_any_order_from_any_thread() {
 }
 
 #[test]
+fn a_responder_knows_how_long_an_answer_can_be() {
+    let (channel, given) = handing_over(&Config::small());
+    let pending = channel.submit(WORK, "", LONG).unwrap();
+    let Incoming { responder, .. } = given.recv().unwrap();
+    assert_eq!(responder.max_message(), channel.config().max_message());
+    assert!(responder.max_frame() < responder.max_message());
+    responder.send(&vec![7; channel.config().max_message()]).unwrap();
+    assert_eq!(pending.wait().unwrap().len(), channel.config().max_message());
+    channel.close(LONG).unwrap();
+}
+
+#[test]
 fn a_responder_that_is_dropped_ends_its_request_alone() {
     let (channel, given) = handing_over(&Config::small());
     let lost = channel.submit(WORK, "lost", LONG).unwrap();
