@@ -82,6 +82,9 @@ class Reply:
 
     def __len__(self) -> int: ...
     def __bytes__(self) -> bytes: ...
+    def bytearray(self) -> bytearray:
+        """Return a copy of the bytes that can be changed."""
+
     def text(self) -> str:
         """Return the bytes as text."""
 
@@ -281,6 +284,9 @@ class Request:
     def bytes(self) -> bytes:
         """Return a copy of the payload."""
 
+    def bytearray(self) -> bytearray:
+        """Return a copy of the payload that can be changed."""
+
     def text(self) -> str:
         """Return the payload as text."""
 
@@ -337,6 +343,10 @@ class Incoming:
     @property
     def is_open(self) -> bool:
         """Whether the request still has to be answered."""
+
+    @property
+    def max_message(self) -> int:
+        """The most bytes of an answer or a chunk."""
 
     def begin(self) -> None:
         """Note that work on the request begins: if the worker dies, it may have had effects.

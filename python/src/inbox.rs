@@ -249,6 +249,8 @@ pub(crate) struct Incoming {
     request: Py<Request>,
     is_stream: bool,
     token: CancelToken,
+    #[pyo3(get)]
+    max_message: usize,
     answer: Arc<Mutex<Answer>>,
 }
 
@@ -284,10 +286,11 @@ impl Incoming {
                 }
             },
         };
-        let (is_stream, token) = (responder.is_stream(), responder.cancel_token());
+        let (is_stream, max_message) = (responder.is_stream(), responder.max_message());
+        let token = responder.cancel_token();
         let request = Py::new(py, Request::new(request, name))?;
         let answer = Arc::new(Mutex::new(Answer::Open(Box::new(responder))));
-        Ok(Some(Self { request, is_stream, token, answer }))
+        Ok(Some(Self { request, is_stream, token, max_message, answer }))
     }
 
     fn responder(&self, py: Python<'_>) -> PyResult<Box<OwnedResponder>> {
