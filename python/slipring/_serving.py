@@ -83,8 +83,12 @@ class _Server:
         take()
         try:
             await self.end
+        except BaseException:
+            for task in self.tasks:
+                task.cancel()
+            raise
         finally:
-            # Those that wait for the host end by themselves.
+            # At the end of the worker all of them are cancelled.
             left = set(self.tasks)
             if left:
                 _, left = await asyncio.wait(left, timeout=_STOP_TIMEOUT)
@@ -103,40 +107,48 @@ class _Server:
     async def answer(self, here: Waits, incoming: _slipring.Incoming) -> None:
         """Serve one request."""
         request = incoming.request
-        task = asyncio.current_task()
-        assert task is not None
-        watch = incoming.start_watch(here.wakeups)
-        is_cancelled = False
-
-        def cancel() -> None:
-            nonlocal is_cancelled
-            if watch.poll() and not is_cancelled:
-                is_cancelled = True
-                task.cancel()
-
-        here.callbacks[watch.key] = cancel
         try:
             function = self.handlers[request.kind]
             incoming.begin()
             if is_async(function):
-                await _answer(here, incoming, function(request))
+                with _CancelledWith(here, incoming):
+                    await _answer(here, incoming, function(request))
             else:
                 loop = asyncio.get_running_loop()
-                await asyncio.shield(loop.run_in_executor(self.thread, answer, incoming, function))
+                await loop.run_in_executor(self.thread, answer, incoming, function)
         except asyncio.CancelledError:
-            if incoming.is_open:
-                incoming.fail(Cancelled("the handler was cancelled", kind="cancelled"))
-            if not is_cancelled:
-                raise
+            # Of the request, or by the handler itself.
+            fail(incoming, Cancelled("the handler was cancelled", kind="cancelled"))
         except Exception as error:
             fail(incoming, error)
         except BaseException as error:
             # `SystemExit` and `KeyboardInterrupt` end the worker.
             fail(incoming, error)
             self.stop(error)
-        finally:
-            del here.callbacks[watch.key]
-            watch.drop()
+
+
+class _CancelledWith:
+    """Cancels the task in whose `with` block it is, once, if the request is cancelled."""
+
+    def __init__(self, here: Waits, incoming: _slipring.Incoming) -> None:
+        self._callbacks = here.callbacks
+        self._task = asyncio.current_task()
+        self._watch = incoming.start_watch(here.wakeups)
+        self._is_cancelled = False
+
+    def _look(self) -> None:
+        if self._watch.poll() and not self._is_cancelled and self._task is not None:
+            self._is_cancelled = True
+            self._task.cancel()
+
+    def __enter__(self) -> None:
+        self._callbacks[self._watch.key] = self._look
+        # It may be cancelled already.
+        self._look()
+
+    def __exit__(self, *_: object) -> None:
+        del self._callbacks[self._watch.key]
+        self._watch.drop()
 
 
 def fail(incoming: _slipring.Incoming, error: BaseException) -> None:

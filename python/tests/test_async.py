@@ -379,8 +379,23 @@ def test_ctrl_c_ends_the_main_task() -> None:
     asyncio.run(go_on())
 
 
-def test_a_task_that_calls_without_end_lets_others_run() -> None:
+def test_a_task_that_never_waits_lets_others_run() -> None:
     async def test(channel: slipring.AsyncChannel) -> None:
+        turns = 0
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        stream = channel.stream("count", "500")
+        await until(lambda: channel.health().requests_served == 1)
+        other = asyncio.create_task(turn())
+        assert len([chunk async for chunk in stream]) == 500
+        other.cancel()
+        assert turns > 10, "all chunks were there"
+
         async def call() -> None:
             while True:
                 await channel.call("echo", b"", timeout=TIMEOUT)
