@@ -1,10 +1,12 @@
 //! The channel of a host whose tasks run on event loops of asyncio. `slipring/_async.py` makes of it
 //! what such a host uses.
 
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use slipring::tasks::{AsyncChannel, AsyncPending, AsyncStream};
@@ -26,12 +28,17 @@ use crate::wait::{LOOK, aside};
 pub(crate) struct TaskChannel {
     channel: AsyncChannel,
     replies: Arc<KeptReplies>,
+    is_prefaulted: AtomicBool,
 }
 
 impl TaskChannel {
     fn new(channel: AsyncChannel) -> Self {
         let capacity = channel.blocking().config().reply_ring().capacity();
-        Self { channel: channel.with_spin(LOOK), replies: Arc::new(KeptReplies::new(capacity)) }
+        Self {
+            channel: channel.with_spin(LOOK),
+            replies: Arc::new(KeptReplies::new(capacity)),
+            is_prefaulted: AtomicBool::new(false),
+        }
     }
 
     /// Starts an operation of the channel.
@@ -167,7 +174,13 @@ impl TaskChannel {
 
     fn wait_ready(&self, wakeups: &Wakeups, timeout: Option<f64>) -> PyResult<Operation> {
         let timeout = convert::timeout(timeout)?;
-        let run = |channel: AsyncChannel| async move { channel.wait_ready(timeout).await };
+        let is_first = !self.is_prefaulted.swap(true, Ordering::Relaxed);
+        let run = |channel: AsyncChannel| async move {
+            if is_first {
+                Prefault::start(&channel).await;
+            }
+            channel.wait_ready(timeout).await
+        };
         Ok(self.start(wakeups, run, |py, ()| Ok(py.None())))
     }
 
@@ -192,6 +205,39 @@ impl TaskChannel {
     /// Returns the same channel for threads.
     fn blocking(&self) -> Channel {
         Channel::shared(self.channel.clone().into(), &self.replies)
+    }
+}
+
+/// Touches the memory of the rings on a thread of its own. That takes milliseconds the first time a
+/// channel does so, in which an event loop and the interpreter lock would be held.
+#[derive(Default)]
+struct Prefault(Mutex<(bool, Option<Waker>)>);
+
+impl Prefault {
+    async fn start(channel: &AsyncChannel) {
+        let (prefault, channel) = (Arc::new(Self::default()), channel.clone());
+        let theirs = Arc::clone(&prefault);
+        let run = move || {
+            // Touches it before it waits, which it does for no longer than this.
+            let _ = channel.blocking().wait_ready(Duration::from_millis(1));
+            let mut state = lock(&theirs.0);
+            state.0 = true;
+            let waker = state.1.take();
+            drop(state);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        };
+        let thread = std::thread::Builder::new().name("slipring-prefault".to_owned()).spawn(run);
+        if thread.is_err() {
+            return;
+        }
+        poll_fn(|context| {
+            let mut state = lock(&prefault.0);
+            state.1 = Some(context.waker().clone());
+            if state.0 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 }
 

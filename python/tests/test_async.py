@@ -449,6 +449,26 @@ def test_what_cannot_be_started_is_told() -> None:
         slipring.Spawner(sys.executable).spawn_async().send(None)
 
 
+def children() -> set[str]:
+    """Return the processes that this one has started and not reaped."""
+    tasks = Path("/proc/self/task").iterdir()
+    return {child for task in tasks for child in task.joinpath("children").read_text().split()}
+
+
+def test_a_worker_whose_start_is_given_up_is_ended() -> None:
+    async def main() -> None:
+        before = children()
+        spawner = slipring.Spawner(sys.executable, [WORKER], handshake_timeout=60.0)
+        task = asyncio.create_task(spawner.spawn_async())
+        await until(lambda: children() > before)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: not children() - before)
+
+    asyncio.run(main())
+
+
 def test_awaited_calls_leak_nothing() -> None:
     async def test(channel: slipring.AsyncChannel) -> None:
         async def some() -> None:
