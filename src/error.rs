@@ -124,6 +124,24 @@ impl Error {
         Self::new(ErrorKind::InvalidPayload, message)
     }
 
+    /// Makes an [`ErrorKind::Spawn`], for the recipe of a pool's [role](crate::pool::Role::new) that
+    /// cannot make a spawner. What went wrong is the [`source`](std::error::Error::source).
+    ///
+    /// ```
+    /// use slipring::{Error, ErrorKind, Spawner, pool::Role};
+    ///
+    /// let role = Role::new(|worker| {
+    ///     let program = std::fs::read_to_string("worker.conf").map_err(Error::spawn_failed)?;
+    ///     Ok(Spawner::program(program).role(worker.role.as_str()))
+    /// });
+    /// # let _ = role;
+    /// assert_eq!(Error::spawn_failed("no device is free").kind(), ErrorKind::Spawn);
+    /// ```
+    #[must_use]
+    pub fn spawn_failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::with_source(ErrorKind::Spawn, "the worker could not be described", source)
+    }
+
     #[cold]
     pub(crate) fn invalid_config(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::InvalidConfig, message)

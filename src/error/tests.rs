@@ -217,3 +217,13 @@ fn every_kind_of_error_is_in_the_list_of_all() {
         std::iter::successors(Some(ErrorKind::InvalidConfig), |kind| next(*kind)).collect();
     assert_eq!(all, ErrorKind::ALL);
 }
+
+#[test]
+fn a_recipe_fails_with_the_error_of_its_own() {
+    let why = io::Error::other("no device is free");
+    let error = Error::spawn_failed(why);
+    assert_eq!(error.kind(), ErrorKind::Spawn);
+    assert!(format!("{error:#}").contains("no device is free"));
+    let source = std::error::Error::source(&error).unwrap();
+    assert!(source.downcast_ref::<io::Error>().is_some());
+}
