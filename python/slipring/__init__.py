@@ -1,13 +1,15 @@
 """Worker processes that a host calls through shared memory.
 
 A host starts workers with a `Spawner` and calls them through a `Channel`. A worker is a program
-that makes a `Worker`, gives it handlers and calls `Worker.run`.
+that makes a `Worker`, gives it handlers and calls `Worker.run`. A `Pool` keeps workers alive.
 """
 
-from slipring._async import AsyncChannel, AsyncStream
+from typing import TYPE_CHECKING, Any
+
 from slipring._errors import (
     Cancelled,
     Closed,
+    Degraded,
     Error,
     Forked,
     HandlerFailed,
@@ -15,7 +17,9 @@ from slipring._errors import (
     InvalidPayload,
     Overloaded,
     PeerDied,
+    Poison,
     Protocol,
+    QueueTimeout,
     SessionFailed,
     SpawnFailed,
     Stalled,
@@ -27,41 +31,95 @@ from slipring._slipring import (
     Channel,
     ExitCause,
     Health,
+    Histogram,
     Inbox,
     Incoming,
     Lease,
+    Load,
     Pending,
+    PoolEvent,
+    PoolEvents,
+    PoolHealth,
+    PoolPending,
+    PoolRole,
+    PoolStream,
     Reply,
     Request,
     Role,
+    RoleHandle,
+    RoleHealth,
+    RoleMetrics,
     Spawner,
     Stream,
+    WorkerHealth,
+    WorkerSlot,
 )
 from slipring._worker import Worker, is_worker
 
+if TYPE_CHECKING:
+    from slipring._async import AsyncChannel, AsyncStream
+    from slipring._pool import AsyncPoolStream, AsyncRole, Pool
+
+# What imports asyncio is imported when it is asked for.
+_LATER = {
+    "AsyncChannel": "_async",
+    "AsyncPoolStream": "_pool",
+    "AsyncRole": "_pool",
+    "AsyncStream": "_async",
+    "Pool": "_pool",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'slipring' has no attribute '{name}'")
+    from importlib import import_module
+
+    value = getattr(import_module(f"slipring.{_LATER[name]}"), name)
+    globals()[name] = value
+    return value
+
+
 __all__ = [
     "AsyncChannel",
+    "AsyncPoolStream",
+    "AsyncRole",
     "AsyncStream",
     "Cancelled",
     "Channel",
     "Closed",
+    "Degraded",
     "Error",
     "ExitCause",
     "Forked",
     "HandlerFailed",
     "Health",
+    "Histogram",
     "Inbox",
     "Incoming",
     "InvalidInput",
     "InvalidPayload",
     "Lease",
+    "Load",
     "Overloaded",
     "PeerDied",
     "Pending",
+    "Poison",
+    "Pool",
+    "PoolEvent",
+    "PoolEvents",
+    "PoolHealth",
+    "PoolPending",
+    "PoolRole",
+    "PoolStream",
     "Protocol",
+    "QueueTimeout",
     "Reply",
     "Request",
     "Role",
+    "RoleHandle",
+    "RoleHealth",
+    "RoleMetrics",
     "SessionFailed",
     "SpawnFailed",
     "Spawner",
@@ -71,5 +129,7 @@ __all__ = [
     "TooLarge",
     "TooManyInFlight",
     "Worker",
+    "WorkerHealth",
+    "WorkerSlot",
     "is_worker",
 ]

@@ -21,17 +21,28 @@ class Error(RuntimeError):
 
     `False` is certain: the request can be sent again without being served twice.
     """
+    earlier_attempts: int
+    """How often a pool had sent the request before the attempt that this error tells of."""
+    earlier_ends: list[str]
+    """How those attempts ended: all of them, or the last eight."""
 
     def __init__(
         self, message: str, *, kind: str = "error", details: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(message)
         self.kind = kind
-        self.was_begun = (details or {}).get("was_begun")
+        found = details or {}
+        self.was_begun = found.get("was_begun")
+        self.earlier_attempts = found.get("earlier_attempts", 0)
+        self.earlier_ends = found.get("earlier_ends", [])
 
 
 class TimeoutError(Error, builtins.TimeoutError):
     """The timeout has passed. The request is cancelled, and the channel is usable."""
+
+
+class QueueTimeout(TimeoutError):
+    """The timeout has passed while the request waited for a worker of a pool: none has begun it."""
 
 
 class Stalled(TimeoutError):
@@ -81,6 +92,12 @@ class PeerDied(Error):
     log_path: str | None
     log_tail: str | None
     """The end of what the worker has written to its log."""
+    begun_alone: bool | None
+    """Whether the request was the only one that the worker had begun; `None` if that is unknown."""
+    begun_beside: int | None
+    """How many other requests the worker had begun; `None` if that is unknown."""
+    is_oom_suspected: bool
+    """Whether the kernel has probably ended the worker for want of memory."""
 
     def __init__(
         self, message: str, *, kind: str = "peer_died", details: Mapping[str, Any] | None = None
@@ -94,6 +111,16 @@ class PeerDied(Error):
         path = found.get("log_path")
         self.log_path = None if path is None else str(path)
         self.log_tail = found.get("log_tail")
+        self.begun_alone = found.get("begun_alone")
+        self.begun_beside = found.get("begun_beside")
+        self.is_oom_suspected = found.get("is_oom_suspected", False)
+
+
+class Poison(PeerDied):
+    """A request to a pool has ended one worker after another, the last of them alone.
+
+    What is told of a death is that of the last worker.
+    """
 
 
 class SpawnFailed(Error):
@@ -144,7 +171,42 @@ class TooManyInFlight(Error):
 
 
 class Overloaded(Error):
-    """A pool has no place for the request."""
+    """A pool has no place for the request, which was not sent."""
+
+    queued: int | None
+    """How many requests waited."""
+    limit: int | None
+    """How many may wait."""
+    in_flight: int | None
+    """How many the workers had."""
+    oldest_wait: float | None
+    """For how many seconds the oldest of those that waited had waited."""
+    retry_after: float | None
+    """In how many seconds those that waited will have been served, at the rate of late."""
+
+    def __init__(
+        self, message: str, *, kind: str = "overloaded", details: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message, kind=kind, details=details)
+        found = details or {}
+        self.queued = found.get("queued")
+        self.limit = found.get("limit")
+        self.in_flight = found.get("in_flight")
+        self.oldest_wait = found.get("oldest_wait")
+        self.retry_after = found.get("retry_after")
+
+
+class Degraded(Overloaded):
+    """The workers of a pool's role fail too often, and none is there. It has no numbers."""
+
+    log_tail: str | None
+    """The end of what the last worker has written to its log."""
+
+    def __init__(
+        self, message: str, *, kind: str = "degraded", details: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message, kind=kind, details=details)
+        self.log_tail = (details or {}).get("log_tail")
 
 
 class Forked(Error):
@@ -159,7 +221,7 @@ class Forked(Error):
 
 _CLASSES: dict[str, type[Error]] = {
     "timeout": TimeoutError,
-    "queue_timeout": TimeoutError,
+    "queue_timeout": QueueTimeout,
     "stalled": Stalled,
     "cancelled": Cancelled,
     "handler_failed": HandlerFailed,
@@ -177,7 +239,8 @@ _CLASSES: dict[str, type[Error]] = {
     "invalid_config": InvalidInput,
     "too_many_in_flight": TooManyInFlight,
     "overloaded": Overloaded,
-    "degraded": Overloaded,
+    "poison": Poison,
+    "degraded": Degraded,
     "forked": Forked,
 }
 

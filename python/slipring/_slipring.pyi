@@ -1,7 +1,7 @@
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias, TypedDict, final
+from typing import Any, Literal, Protocol, Self, TypeAlias, TypedDict, final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,8 @@ class _Config(TypedDict, total=False):
 class ExitCause:
     """How a worker ended."""
 
+    def __new__(cls, code: int | None, signal: int | None) -> Self: ...
+    def __getnewargs__(self) -> tuple[int | None, int | None]: ...
     @property
     def code(self) -> int | None: ...
     @property
@@ -453,3 +455,397 @@ class TaskStream:
 
 def spawn_for_tasks(wakeups: Wakeups, spawner: Spawner, /) -> Operation: ...
 def spawn_for_tasks_blocking(spawner: Spawner, /) -> TaskChannel: ...
+
+# Pools: `_pool.py` adds what is awaited.
+
+_Priority: TypeAlias = Literal["high", "normal", "low"]
+
+@final
+class WorkerSlot:
+    """The place of a worker that is about to be started."""
+
+    @property
+    def role(self) -> str: ...
+    @property
+    def index(self) -> int:
+        """The number of the place, from 0 on: no two workers of a role have the same at a time."""
+
+    @property
+    def restarts(self) -> int:
+        """How many workers this place had before."""
+
+@final
+class PoolRole:
+    """A role of a pool: how its workers are started, how many there are, and what bounds them.
+
+    The recipe is a spawner, or a callable that gets the place of a worker and returns one. It is
+    called on a thread of the pool. A spawner without a role gets the pool's name for it. Times are
+    in seconds.
+
+    - `min_idle`, `max_size`, `spares`: how many workers are kept, may serve, and lie ready.
+    - `lazy`: nothing is started before the first request.
+    - `max_starts`: how many start at the same time.
+    - `concurrency`, `prefetch`: how many requests a worker serves, and how many lie ready for it.
+    - `max_waiting`: how many requests may wait; more are refused with `Overloaded`.
+    - `grow_after`: how long requests wait before another worker is started.
+    - `idle_timeout`, `max_lifetime`, `max_requests`, `max_rss`: when a worker is ended or replaced.
+    - `stop_first`: a worker is ended before its replacement is started.
+    - `backoff`: the first and the longest wait before a failed worker is started again, and after
+      how long without a failure it is the first again.
+    - `max_failures`: how many failures for each of `max_size` in how many seconds degrade the role.
+    - `retry_budget`: how many per cent of the requests, or at least how many, in how many seconds,
+      may be sent again that were begun.
+    - `max_attempts`: how often an idempotent request may be begun.
+    - `idempotent`: the kinds of requests that may be served twice.
+    - `kinds`: further kinds that metrics show by their names.
+    - `start_timeout`, `stop_timeout`, `hang_timeout`, `ping_interval`: the times of a worker.
+    """
+
+    def __new__(
+        cls,
+        recipe: Spawner | Callable[[WorkerSlot], Spawner],
+        *,
+        min_idle: int | None = None,
+        max_size: int | None = None,
+        spares: int | None = None,
+        lazy: bool = False,
+        max_starts: int | None = None,
+        concurrency: int | None = None,
+        prefetch: int | None = None,
+        max_waiting: int | None = None,
+        grow_after: float | None = None,
+        idle_timeout: float | None = 600.0,
+        max_lifetime: float | None = None,
+        max_requests: int | None = None,
+        max_rss: int | None = None,
+        stop_first: bool = False,
+        backoff: tuple[float, float, float] | None = None,
+        max_failures: tuple[int, float] | None = None,
+        retry_budget: tuple[int, int, float] | None = None,
+        max_attempts: int | None = None,
+        idempotent: Sequence[str | int] = ...,
+        kinds: Sequence[str | int] = ...,
+        start_timeout: float | None = 300.0,
+        stop_timeout: float | None = None,
+        hang_timeout: float | None = None,
+        ping_interval: float | None = None,
+    ) -> Self: ...
+
+@final
+class Load:
+    """How full a role is. Times are in seconds."""
+
+    @property
+    def queued(self) -> int: ...
+    @property
+    def limit(self) -> int: ...
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def oldest_wait(self) -> float: ...
+    @property
+    def retry_after(self) -> float: ...
+
+@final
+class WorkerHealth:
+    """How a worker of a role is."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def is_alive(self) -> bool: ...
+    @property
+    def health(self) -> Health | None: ...
+
+@final
+class RoleHealth:
+    """How a role is."""
+
+    @property
+    def role(self) -> str: ...
+    @property
+    def is_ready(self) -> bool: ...
+    @property
+    def is_degraded(self) -> bool: ...
+    @property
+    def load(self) -> Load: ...
+    @property
+    def workers(self) -> list[WorkerHealth]: ...
+
+@final
+class PoolHealth:
+    """How a pool is."""
+
+    @property
+    def roles(self) -> dict[str, RoleHealth]: ...
+    @property
+    def events_dropped(self) -> int: ...
+    @property
+    def is_ready(self) -> bool: ...
+
+@final
+class Histogram:
+    """How often something took how long, in seconds."""
+
+    @property
+    def count(self) -> int: ...
+    @property
+    def sum(self) -> float: ...
+    def quantile(self, share: float) -> float | None:
+        """Return the time that this share of all times did not exceed, at most 3.2 % too long."""
+
+@final
+class RoleMetrics:
+    """What a role has counted since the pool was built."""
+
+    @property
+    def role(self) -> str: ...
+    @property
+    def requests(self) -> dict[tuple[str, str], int]:
+        """How many requests of each kind have ended how: `ok`, or the `kind` of the error."""
+
+    @property
+    def queue_times(self) -> Histogram: ...
+    @property
+    def service_times(self) -> Histogram: ...
+    @property
+    def resent_unbegun(self) -> int: ...
+    @property
+    def resent_begun(self) -> int: ...
+    @property
+    def workers(self) -> dict[str, int]: ...
+    @property
+    def recycled(self) -> dict[str, int]: ...
+    @property
+    def load(self) -> Load: ...
+    @property
+    def channels(self) -> dict[str, int]: ...
+
+@final
+class PoolEvent:
+    """Something that happened to a role or one of its workers."""
+
+    @property
+    def role(self) -> str: ...
+    @property
+    def worker(self) -> int | None: ...
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def kind(
+        self,
+    ) -> Literal[
+        "started",
+        "ready",
+        "died",
+        "start_failed",
+        "recycled",
+        "stopped",
+        "hung",
+        "unresponsive",
+        "degraded",
+        "healed",
+        "unknown",
+    ]: ...
+    @property
+    def started_for(self) -> float | None:
+        """How many seconds the start of a worker took that is ready."""
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why a worker has died or could not be started."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why a worker is replaced."""
+
+    @property
+    def request(self) -> int | None:
+        """The request of a worker that hangs."""
+
+    @property
+    def progress(self) -> int | None: ...
+
+@final
+class PoolEvents:
+    """What happens to the workers of a pool from now on. It ends when the pool is closed."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> PoolEvent: ...
+    def poll(self, *, timeout: float = 0.0) -> PoolEvent | None:
+        """Return the next event if it comes within so many seconds."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the end has been found."""
+
+@final
+class PoolPending:
+    """A request to a pool whose reply is awaited later. If it is forgotten, it is cancelled."""
+
+    @property
+    def request(self) -> int:
+        """The number of the request, the same over all its attempts."""
+
+    def wait(self) -> Reply:
+        """Wait for the reply, for as long as the timeout of the request says."""
+
+    def poll(self, *, timeout: float = 0.0) -> Reply | None:
+        """Wait for the reply for so many seconds at most; `None` if it is not there then."""
+
+    def cancel(self) -> None:
+        """Cancel the request, also while another thread waits for it."""
+
+    def poll_with(self, completions: Completions, token: int) -> Reply | None: ...
+
+@final
+class PoolStream:
+    """The chunks of a request to a pool. If it is forgotten, the stream is cancelled."""
+
+    @property
+    def request(self) -> int | None:
+        """The number of the request, once it is sent."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Reply: ...
+    def cancel(self) -> None:
+        """Ask the worker to end the stream. Chunks that are on their way still come."""
+
+    def close(self) -> None:
+        """Cancel the stream, of which no more chunks are wanted."""
+
+    def poll_with(self, completions: Completions, token: int) -> tuple[bool, Reply | None]: ...
+    def end_wait(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        type: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+
+@final
+class RoleHandle:
+    """Sends requests to whichever worker of a role has a place. Threads share it.
+
+    A timeout counts over all attempts. Requests with the same `key` go to the same worker while
+    that has a place. `idempotent` says whether the request may be served twice, `None` that its
+    kind decides.
+    """
+
+    @property
+    def name(self) -> str: ...
+    def call(
+        self,
+        kind: str | int,
+        payload: _Payload = None,
+        *,
+        timeout: float | None = None,
+        priority: _Priority = "normal",
+        key: Hashable = None,
+        idempotent: bool | None = None,
+    ) -> Reply:
+        """Send a request and wait for its reply."""
+
+    def submit(
+        self,
+        kind: str | int,
+        payload: _Payload = None,
+        *,
+        timeout: float | None = None,
+        priority: _Priority = "normal",
+        key: Hashable = None,
+        idempotent: bool | None = None,
+    ) -> PoolPending:
+        """Take a request whose reply is awaited later, without a wait."""
+
+    def stream(
+        self,
+        kind: str | int,
+        payload: _Payload = None,
+        *,
+        chunk_timeout: float | None = 300.0,
+        first_chunk_timeout: float | None = None,
+        queue_timeout: float | None = None,
+        timeout: float | None = None,
+        priority: _Priority = "normal",
+        key: Hashable = None,
+        idempotent: bool | None = None,
+    ) -> PoolStream:
+        """Send a request, and return the chunks of its answer as they come."""
+
+    def begin_stream(
+        self,
+        kind: str | int,
+        payload: _Payload = None,
+        *,
+        chunk_timeout: float | None = 300.0,
+        first_chunk_timeout: float | None = None,
+        queue_timeout: float | None = None,
+        timeout: float | None = None,
+        priority: _Priority = "normal",
+        key: Hashable = None,
+        idempotent: bool | None = None,
+    ) -> PoolStream: ...
+    def ping(self, *, timeout: float | None = 5.0) -> list[Health | BaseException]:
+        """Ask each worker for its report, or tell why there is none."""
+
+    def abort(self) -> None:
+        """Ask the handlers of the workers that are there to stop, until `clear_abort`."""
+
+    def clear_abort(self) -> None:
+        """Let handlers run again."""
+
+    def reload(self, role: PoolRole) -> None:
+        """Replace all workers, one after another, by those that another role describes.
+
+        The sizes, lifetimes, backoff and retries of the first one stay.
+        """
+
+    def reset(self) -> None:
+        """Forget all failures of workers: what waits for its backoff is started at once."""
+
+    def health(self) -> RoleHealth: ...
+    def metrics(self) -> RoleMetrics: ...
+
+class Pool:
+    def __new__(cls, roles: Mapping[str, PoolRole], *, max_starts: int | None = None) -> Self: ...
+    def role(self, name: str) -> RoleHandle:
+        """Return the handle on a role. It does not keep the pool open."""
+
+    def health(self) -> PoolHealth:
+        """Return how the pool is."""
+
+    def metrics(self) -> dict[str, RoleMetrics]:
+        """Return what each role has counted."""
+
+    def prometheus(self) -> str:
+        """Return the metrics as text of Prometheus."""
+
+    def events(self) -> PoolEvents:
+        """Return what happens from now on. A reader that does not keep up misses events."""
+
+    def close(self, *, timeout: float | None = 30.0) -> None:
+        """End the pool: serve what it has for so many seconds, and end all workers."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        type: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+
+@final
+class Completions:
+    """Tokens of futures of the library that are to be polled again."""
+
+    def __new__(cls, *, has_descriptor: bool = False) -> Self: ...
+    def fileno(self) -> int: ...
+    def add(self, token: int) -> None: ...
+    def take(self) -> list[int]: ...
+    def wait(self, timeout: float | None = None) -> list[int]: ...

@@ -5,6 +5,7 @@ use std::error::Error as _;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
+use slipring::{Overload, WorkerDeath};
 
 use crate::report::ExitCause;
 
@@ -33,11 +34,22 @@ fn make(py: Python<'_>, error: &slipring::Error) -> PyResult<PyErr> {
     let details = PyDict::new(py);
     details.set_item("was_begun", error.was_begun())?;
     details.set_item("log_tail", error.log_tail())?;
-    if let Some(death) = error.death() {
+    if let Some(death) = error.death().or_else(|| death_before(error)) {
         details.set_item("cause", death.cause().map(ExitCause::new))?;
         details.set_item("role", death.role())?;
         details.set_item("pid", death.pid())?;
         details.set_item("log_path", death.log_path())?;
+        details.set_item("begun_alone", death.begun_alone())?;
+        details.set_item("begun_beside", begun_beside(death))?;
+        details.set_item("is_oom_suspected", death.is_oom_suspected())?;
+    }
+    if let Some(overload) = error.overload() {
+        set_overload(&details, overload)?;
+    }
+    if let Some(earlier) = error.earlier_attempts() {
+        let ends: Vec<_> = earlier.ends.iter().map(ToString::to_string).collect();
+        details.set_item("earlier_attempts", earlier.count)?;
+        details.set_item("earlier_ends", ends)?;
     }
     if let Some(failure) = error.handler_failure() {
         details.set_item("type_name", failure.type_name.as_str())?;
@@ -56,6 +68,26 @@ fn make(py: Python<'_>, error: &slipring::Error) -> PyResult<PyErr> {
         next = source.source();
     }
     exception_of(py, error.kind().name(), &message, &details)
+}
+
+/// Returns the death that has led to an error of another kind.
+fn death_before(error: &slipring::Error) -> Option<&WorkerDeath> {
+    error.source()?.downcast_ref::<slipring::Error>()?.death()
+}
+
+/// Returns how many other requests the worker had begun when it ended.
+fn begun_beside(death: &WorkerDeath) -> Option<usize> {
+    death.was_begun()?;
+    let begun = death.begun_requests();
+    Some(begun.iter().filter(|other| Some(**other) != death.request()).count())
+}
+
+fn set_overload(details: &Bound<'_, PyDict>, overload: Overload) -> PyResult<()> {
+    details.set_item("queued", overload.queued)?;
+    details.set_item("limit", overload.limit)?;
+    details.set_item("in_flight", overload.in_flight)?;
+    details.set_item("oldest_wait", overload.oldest_wait.as_secs_f64())?;
+    details.set_item("retry_after", overload.retry_after.as_secs_f64())
 }
 
 fn exception_of(

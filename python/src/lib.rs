@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   spawner.rs channel.rs pending.rs stream.rs    the host's objects
+//!   pool.rs pool_*.rs role_handle.rs              the host's pools
 //!   reply.rs lease.rs kept.rs                     replies, views of them, and what holds the ring
 //!   tasks.rs operation.rs                         the same for tasks of asyncio
 //!   worker.rs inbox.rs request.rs role.rs         the worker's objects
@@ -10,6 +11,7 @@
 //!   shared.rs                                     the channel that the host's objects share
 //!   outgoing.rs buffer.rs                         Python objects as payloads
 //!   incoming.rs                                   payloads as Python objects
+//!   polling.rs completions.rs                     how futures of the library are waited for
 //!   wait.rs                                       how a thread of Python waits
 //!   report.rs error.rs convert.rs interpreter.rs  plain values, errors, small conversions
 //! ```
@@ -18,6 +20,7 @@
 
 mod buffer;
 mod channel;
+mod completions;
 mod convert;
 mod error;
 mod inbox;
@@ -28,11 +31,19 @@ mod lease;
 mod operation;
 mod outgoing;
 mod pending;
+mod polling;
+mod pool;
+mod pool_events;
+mod pool_pending;
+mod pool_report;
+mod pool_settings;
+mod pool_stream;
 mod reply;
 mod report;
 mod request;
 mod role;
 mod shared;
+mod role_handle;
 mod spawner;
 mod stream;
 mod tasks;
@@ -67,6 +78,21 @@ fn _slipring(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<inbox::Feed>()?;
     module.add_class::<inbox::Incoming>()?;
     module.add_function(wrap_pyfunction!(inbox::serve_inbox, module)?)?;
+    module.add_class::<pool::Pool>()?;
+    module.add_class::<pool_settings::PoolRole>()?;
+    module.add_class::<pool_settings::WorkerSlot>()?;
+    module.add_class::<role_handle::RoleHandle>()?;
+    module.add_class::<pool_pending::PoolPending>()?;
+    module.add_class::<pool_stream::PoolStream>()?;
+    module.add_class::<pool_events::PoolEvents>()?;
+    module.add_class::<pool_events::PoolEvent>()?;
+    module.add_class::<pool_report::PoolHealth>()?;
+    module.add_class::<pool_report::RoleHealth>()?;
+    module.add_class::<pool_report::Load>()?;
+    module.add_class::<pool_report::WorkerHealth>()?;
+    module.add_class::<pool_report::RoleMetrics>()?;
+    module.add_class::<pool_report::Histogram>()?;
+    module.add_class::<completions::Completions>()?;
     module.add_function(wrap_pyfunction!(worker::is_worker, module)?)?;
     module.add_function(wrap_pyfunction!(worker::serve, module)?)?;
     Ok(())

@@ -24,6 +24,20 @@ impl ExitCause {
 
 #[pymethods]
 impl ExitCause {
+    #[new]
+    fn from_status(code: Option<i32>, signal: Option<i32>) -> Self {
+        Self::new(match (code, signal) {
+            (Some(code), _) => slipring::ExitCause::Exited(code),
+            (None, Some(signal)) => slipring::ExitCause::Signaled(signal),
+            (None, None) => slipring::ExitCause::Unknown,
+        })
+    }
+
+    /// What is pickled, as a part of an exception.
+    fn __getnewargs__(&self) -> (Option<i32>, Option<i32>) {
+        (self.code, self.signal)
+    }
+
     fn __str__(&self) -> &str {
         &self.text
     }

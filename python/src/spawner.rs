@@ -16,7 +16,19 @@ use crate::wait::aside;
 
 /// What starts workers of one kind.
 #[pyclass(frozen, module = "slipring")]
-pub(crate) struct Spawner(slipring::Spawner);
+pub(crate) struct Spawner {
+    spawner: slipring::Spawner,
+    has_role: bool,
+}
+
+impl Spawner {
+    /// Returns the spawner for a worker of a pool, whose role has this name if the spawner was
+    /// given none.
+    pub(crate) fn of_role(&self, name: &str) -> slipring::Spawner {
+        let spawner = self.spawner.clone();
+        if self.has_role { spawner } else { spawner.role(name) }
+    }
+}
 
 impl Spawner {
     pub(crate) fn get(&self) -> slipring::Spawner {
@@ -56,6 +68,7 @@ impl Spawner {
             .args(args)
             .config(configuration(py, config.unwrap_or_default())?)
             .handshake_timeout(handshake_timeout);
+        let has_role = role.is_some();
         if let Some(role) = role {
             spawner = spawner.role(role);
         }
@@ -92,11 +105,11 @@ impl Spawner {
         if let Some(cpus) = cpus {
             spawner = spawner.cpus(cpus);
         }
-        Ok(Self(spawner))
+        Ok(Self { spawner, has_role })
     }
 
     fn spawn(&self, py: Python<'_>) -> PyResult<Channel> {
-        let spawner = self.0.clone();
+        let spawner = self.spawner.clone();
         let channel = aside(py, move || spawner.spawn())?;
         channel.map(Channel::new).map_err(|error| exception(py, &error))
     }
