@@ -1,7 +1,8 @@
 """Worker processes that a host calls through shared memory.
 
 A host starts workers with a `Spawner` and calls them through a `Channel`. A worker is a program
-that makes a `Worker`, gives it handlers and calls `Worker.run`. A `Pool` keeps workers alive.
+that makes a `Worker`, gives it handlers and calls `Worker.run`. A `Pool` keeps workers alive, and a
+`ProcessPoolExecutor` is that of `concurrent.futures` over one.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -58,15 +59,19 @@ from slipring._worker import Worker, is_worker
 
 if TYPE_CHECKING:
     from slipring._async import AsyncChannel, AsyncStream
+    from slipring._executor import InitializerFailed, ProcessPoolExecutor, TaskCrashed
     from slipring._pool import AsyncPoolStream, AsyncRole, Pool
 
-# What imports asyncio is imported when it is asked for.
+# What imports asyncio or multiprocessing is imported when it is asked for.
 _LATER = {
     "AsyncChannel": "_async",
     "AsyncPoolStream": "_pool",
     "AsyncRole": "_pool",
     "AsyncStream": "_async",
+    "InitializerFailed": "_executor",
     "Pool": "_pool",
+    "ProcessPoolExecutor": "_executor",
+    "TaskCrashed": "_executor",
 }
 
 
@@ -97,6 +102,7 @@ __all__ = [
     "Histogram",
     "Inbox",
     "Incoming",
+    "InitializerFailed",
     "InvalidInput",
     "InvalidPayload",
     "Lease",
@@ -112,6 +118,7 @@ __all__ = [
     "PoolPending",
     "PoolRole",
     "PoolStream",
+    "ProcessPoolExecutor",
     "Protocol",
     "QueueTimeout",
     "Reply",
@@ -125,6 +132,7 @@ __all__ = [
     "Spawner",
     "Stalled",
     "Stream",
+    "TaskCrashed",
     "TimeoutError",
     "TooLarge",
     "TooManyInFlight",

@@ -1,0 +1,152 @@
+"""The worker program of the executor."""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import io
+import os
+import pickle
+import sys
+from multiprocessing import process, resource_tracker, spawn
+from typing import IO, Any
+
+import slipring
+from slipring._tasks import failure, run_task
+
+_unprepared: memoryview | None = None
+"""Why no task can be run: the main module or the arguments could not be loaded."""
+_initializer: tuple[Any, tuple[Any, ...]] | None = None
+"""What is still to be called before the first task."""
+_initializer_failed: memoryview | None = None
+"""How the call failed that was made before there was a task."""
+
+
+def main() -> None:
+    """Serve tasks until the executor ends the process."""
+    worker = slipring.Worker()
+    worker.setup(_set_up)
+    worker.handler("task")(_run)
+    worker.run()
+
+
+def _set_up(role: slipring.Role) -> None:
+    """Prepare the process as `multiprocessing.spawn` does, and call the initializer."""
+    global _unprepared, _initializer
+    _write_log(role.extra["log_dir"], is_kept="log_is_kept" in role.extra)
+    try:
+        prepared: dict[str, Any] = pickle.loads(role.blob)
+        _share_resource_tracker(prepared["tracker"])
+        # Until it is removed, a process that is started by the main module is refused: the module
+        # starts it without the guard against that.
+        process.current_process()._inheriting = True  # type: ignore[attr-defined]
+        try:
+            spawn.prepare(prepared["preparation"])
+            initializer = pickle.loads(prepared["initializer"])
+        finally:
+            del process.current_process()._inheriting  # type: ignore[attr-defined]
+        _set_parent(prepared["parent"])
+        if isinstance(initializer, BaseException):
+            raise initializer
+        _initializer = initializer
+    except BaseException as error:
+        _unprepared = failure("unprepared", error)
+        return
+    _initialize_early()
+
+
+def _initialize_early() -> None:
+    global _initializer_failed
+    try:
+        _initialize()
+    except BaseException as error:
+        _initializer_failed = failure("initializer", error)
+
+
+def _initialize() -> None:
+    """Call the initializer, unless a call has succeeded."""
+    global _initializer
+    if _initializer is not None:
+        function, args = _initializer
+        function(*args)
+        _initializer = None
+
+
+def _run(request: slipring.Request) -> memoryview:
+    global _initializer_failed
+    if _unprepared is not None:
+        return _unprepared
+    failed, _initializer_failed = _initializer_failed, None
+    if failed is None:
+        try:
+            _initialize()
+        except BaseException as error:
+            failed = failure("initializer", error)
+    # After a failure the next task has the initializer called again.
+    return run_task(request.bytes()) if failed is None else failed
+
+
+def _set_parent(name: str) -> None:
+    parent = process._ParentProcess(name, os.getppid(), os.pidfd_open(os.getppid()))  # type: ignore[attr-defined]
+    process._parent_process = parent  # type: ignore[attr-defined]
+
+
+def _share_resource_tracker(descriptor: int) -> None:
+    """Use the tracker of the host, so that the end of this process unlinks nothing of it."""
+    try:
+        # It is a pipe, which can be opened once more.
+        own = os.open(f"/proc/{os.getppid()}/fd/{descriptor}", os.O_WRONLY)
+    except OSError:
+        return
+    resource_tracker._resource_tracker._fd = own  # type: ignore[attr-defined]
+
+
+def _write_log(directory: str, *, is_kept: bool) -> None:
+    """Copy what is printed into a log, and have crashes write their traceback there."""
+    path = os.path.join(directory, f"{os.getpid()}.log")
+    log = open(path, "ab", buffering=0)
+    faulthandler.enable(log)
+    sys.stdout = _tee(sys.stdout, log)
+    sys.stderr = _tee(sys.stderr, log)
+    if not is_kept:
+        # A process that crashes leaves it to the executor.
+        atexit.register(_remove, path)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def _tee(output: Any, log: IO[bytes]) -> Any:
+    if not isinstance(output, io.TextIOWrapper):
+        return output
+    output.flush()
+    raw = io.BufferedWriter(_Tee(output.fileno(), log.fileno()))
+    return io.TextIOWrapper(
+        raw, encoding=output.encoding, errors=output.errors, line_buffering=True
+    )
+
+
+class _Tee(io.RawIOBase):
+    """Writes to a descriptor, and the same to a log."""
+
+    def __init__(self, descriptor: int, log: int) -> None:
+        self._descriptor = descriptor
+        self._log = log
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, data: Any, /) -> int:
+        written = os.write(self._descriptor, data)
+        os.write(self._log, memoryview(data)[:written])
+        return written
