@@ -32,7 +32,7 @@ impl Spawner {
 
 impl Spawner {
     pub(crate) fn get(&self) -> slipring::Spawner {
-        self.0.clone()
+        self.spawner.clone()
     }
 }
 

@@ -27,6 +27,16 @@ def echo(request: slipring.Request) -> bytes:
     return request.bytes()
 
 
+served: list[str] = []
+
+
+@worker.handler("note")
+def note(request: slipring.Request) -> list[str]:
+    """Note the text, and return all that were noted."""
+    served.append(request.text())
+    return served
+
+
 @worker.handler("pid")
 def pid(request: slipring.Request) -> str:
     return str(os.getpid())

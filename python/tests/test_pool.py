@@ -239,11 +239,9 @@ def test_priorities_and_keys_are_taken(make_pool: MakePool) -> None:
     role = make_pool(min_idle=1, max_size=1, prefetch=0).role("test")
     role.call("echo", timeout=TIMEOUT)
     held = role.submit("sleep", "0.3", timeout=TIMEOUT)
-    order: list[str] = []
 
     def ask(priority: Any) -> None:
-        role.call("echo", priority, timeout=TIMEOUT, priority=priority)
-        order.append(priority)
+        role.call("note", priority, timeout=TIMEOUT, priority=priority)
 
     threads = []
     for number, priority in enumerate(["low", "normal", "high"]):
@@ -253,7 +251,8 @@ def test_priorities_and_keys_are_taken(make_pool: MakePool) -> None:
     held.wait()
     for thread in threads:
         thread.join()
-    assert order == ["high", "normal", "low"]
+    order = role.call("note", "last", timeout=TIMEOUT).texts()
+    assert order == ["high", "normal", "low", "last"]
     with pytest.raises(ValueError, match="a priority is"):
         role.call("echo", priority="urgent")  # type: ignore[arg-type]
     assert role.call("echo", "keyed", timeout=TIMEOUT, key=("user", 7)).text() == "keyed"
