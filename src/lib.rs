@@ -48,6 +48,7 @@
 //! | exchange frames with a protocol of your own | [`RawLink`], [`ring`] |
 //! | send requests from tasks | `tasks::AsyncChannel`, `RoleHandle::to_async` (feature `async`) |
 //! | test a host without processes | `testing::spawn_thread` (feature `testing`) |
+//! | exchange messages of bytes over passed descriptors | `pipe` (feature `pipe`) |
 //! | reach a process that was not spawned | `named` (feature `named`) |
 //!
 //! By default a worker serves **one request at a time**. To serve several at the same time, start
@@ -89,6 +90,7 @@
 //! | `async` | `tasks::AsyncChannel` and the view of a pool's role for tasks, on any executor |
 //! | `tokio` | the same, on tokio's own reactor and runtime |
 //! | `testing` | a worker thread in place of the worker process |
+//! | `pipe` | `pipe`: byte messages between processes that have descriptors of one memory |
 //! | `tracing` | spans for operations, events for a worker's start, death and end |
 //! | `named` | channels by name, for processes that the parent did not start |
 //! | `bytes`, `half`, `ndarray` | payloads from and to types of these crates |
@@ -140,6 +142,7 @@ cfg_if! {
         mod id;
         mod link;
         pub mod payload;
+        pub mod pipe;
         #[path = "pool/mod_loom.rs"]
         pub mod pool;
         #[path = "process/mod_loom.rs"]
@@ -182,6 +185,8 @@ cfg_if! {
         #[cfg(feature = "named")]
         pub mod named;
         pub mod payload;
+        #[cfg(feature = "pipe")]
+        pub mod pipe;
         pub mod pool;
         mod process;
         mod protocol;

@@ -170,6 +170,11 @@ fn public_types_can_be_sent_and_shared_as_promised() {
         owned::<slipring::pool::AsyncRoleHandle>();
         send::<slipring::pool::AsyncPoolStream>();
     }
+    #[cfg(feature = "pipe")]
+    {
+        use slipring::pipe::{PipeEnd, PipeReader, PipeWatch, PipeWriter};
+        owned::<(PipeEnd, PipeReader, PipeWatch, PipeWriter)>();
+    }
     #[cfg(feature = "named")]
     owned::<(slipring::named::NamedHost, slipring::named::Stale)>();
 }

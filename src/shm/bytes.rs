@@ -47,6 +47,35 @@ impl<'a> PeerBytes<'a> {
         Self { pointer, len, _slots: PhantomData }
     }
 
+    /// Makes a view of `len` bytes at `pointer`, for code that has bytes from elsewhere, such as
+    /// bindings for another language. Others may change the bytes meanwhile.
+    ///
+    /// # Safety
+    ///
+    /// They must stay readable for `'a`.
+    #[must_use]
+    pub unsafe fn from_raw_parts(pointer: NonNull<u8>, len: usize) -> Self {
+        Self { pointer, len, _slots: PhantomData }
+    }
+
+    /// Where the first byte lies.
+    #[cfg(any(loom, feature = "pipe"))]
+    #[inline]
+    pub(super) fn start(&self) -> NonNull<u8> {
+        self.pointer
+    }
+
+    /// Returns the first `len` bytes and the others; all of them first if there are fewer.
+    #[must_use]
+    #[inline]
+    pub fn split_at(&self, len: usize) -> (Self, Self) {
+        let len = len.min(self.len);
+        // SAFETY: the result is at most at the end of the bytes.
+        let rest = unsafe { self.pointer.byte_add(len) };
+        let part = |pointer, len| Self { pointer, len, _slots: PhantomData };
+        (part(self.pointer, len), part(rest, self.len - len))
+    }
+
     /// Makes a view of no bytes.
     #[must_use]
     pub fn empty() -> Self {

@@ -7,8 +7,11 @@
 //! * [`transport`] is the seam to that which backs the memory, and [`memfd`] the transport that
 //!   channels use unless they are named;
 //! * [`region`] makes of the memory [`words`], a [`status`] line, the tables [`requests`] and
-//!   [`marks`], [`slots`] and [`bytes`].
+//!   [`marks`], [`slots`] and [`bytes`];
+//! * `shared_map` backs the memory of pipes, whose rings are `byte_ring`s.
 
+#[cfg(any(loom, feature = "pipe"))]
+pub(crate) mod byte_ring;
 pub(crate) mod bytes;
 pub(crate) mod layout;
 mod mapping;
@@ -27,5 +30,7 @@ cfg_if! {
         #[cfg_attr(slipring_tsan, path = "file_map_tsan.rs")]
         mod file_map;
         pub(crate) mod memfd;
+        #[cfg(feature = "pipe")]
+        pub(crate) mod shared_map;
     }
 }

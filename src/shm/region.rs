@@ -13,6 +13,8 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+#[cfg(any(loom, feature = "pipe"))]
+use super::byte_ring::ByteRing;
 use super::layout::{RegionHeader, RingLayout};
 use super::mapping::Mapping;
 use super::slots::{OwnSlots, PeerSlots};
@@ -68,6 +70,12 @@ impl OwnRegion {
 
     pub(crate) fn u32_at(&self, offset: usize) -> Result<OwnU32> {
         OwnU32::at(&self.0, offset)
+    }
+
+    /// The bytes of a pipe's ring, which is an error unless it lies inside.
+    #[cfg(any(loom, feature = "pipe"))]
+    pub(crate) fn byte_ring(&self, offset: usize, capacity: usize) -> Result<ByteRing> {
+        ByteRing::at(&self.0, offset, capacity)
     }
 
     pub(crate) fn slots(&self, ring: &RingLayout) -> Result<OwnSlots> {

@@ -26,6 +26,8 @@ cfg_if! {
         pub(crate) mod futex;
         #[path = "wake_fd_loom.rs"]
         pub(crate) mod wake_fd;
+        #[path = "wake_socket_loom.rs"]
+        pub(crate) mod wake_socket;
     } else {
         pub(crate) mod fd;
         pub(crate) mod fork;
@@ -34,6 +36,8 @@ cfg_if! {
         pub(crate) mod process;
         pub(crate) mod signal;
         pub(crate) mod wake_fd;
+        #[cfg(feature = "pipe")]
+        pub(crate) mod wake_socket;
     }
 }
 

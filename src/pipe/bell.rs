@@ -1,0 +1,115 @@
+//! How one side of a ring wakes the other: a word in shared memory and a socket.
+//!
+//! The word says whether the side that waits wants a byte, and for which position. The socket has an
+//! unread byte, or one that is about to be sent, exactly if the word is `RUNG`:
+//!
+//! ```text
+//!   QUIET ---arm---> armed at a position ---ring: send a byte---> RUNG
+//!                      ^    |      ^                                |
+//!                      '-arm'      '-------arm: take the byte-------'
+//! ```
+//!
+//! *Waiting side*: 1 the word becomes armed at the position that must be passed; 2 fence; 3 look at the
+//! ring; 4 if nothing is there, take the byte if the word stood for one, and sleep until the socket is
+//! readable. If something is there, the word goes back to `RUNG` and the byte stays unread, so that the
+//! socket is still readable.
+//!
+//! *Other side*: 1 publish; 2 fence; 3 look at the word; 4 if it is armed at a position that was passed,
+//! make it `RUNG` and send a byte.
+//!
+//! Both fences are SeqCst, as in Dekker's algorithm: either the other side sees the armed word, or the
+//! waiting side sees what was published. Each change of the word is a compare-and-swap, and the side
+//! that succeeds owes exactly one byte, sent or taken. So the number of unread bytes stays right also
+//! if several processes wait. A position is passed once only: a side that is late with its look finds
+//! the word armed at a later position, and makes up no wake for what was read meanwhile.
+
+use std::sync::Arc;
+
+use super::sockets::{Line, Sockets};
+use crate::shm::words::OwnU64;
+use crate::sync::{Ordering, fence};
+use crate::sys::wake_socket::WakeSocket;
+
+/// Nothing is wanted, and nothing was sent.
+pub(super) const QUIET: u64 = 0;
+/// A byte was sent and is not taken.
+const RUNG: u64 = 2;
+
+/// How often a change of the word is tried that other processes are changing all the time.
+const ATTEMPTS: u32 = 64;
+
+/// The next ring is to send a byte, once this position is passed. Positions are multiples of 64.
+pub(super) fn armed_at(position: u64) -> u64 {
+    position | 1
+}
+
+/// One side's handle on a bell.
+#[derive(Debug)]
+pub(super) struct Bell {
+    word: OwnU64,
+    sockets: Arc<Sockets>,
+    line: Line,
+}
+
+impl Bell {
+    pub(super) fn new(word: OwnU64, sockets: Arc<Sockets>, line: Line) -> Self {
+        Self { word, sockets, line }
+    }
+
+    pub(super) fn socket(&self) -> &WakeSocket {
+        self.sockets.of(self.line)
+    }
+
+    /// Wakes the other side if it waits for a position before `reached`, which the caller has published.
+    /// Returns false if the other side is gone, as far as was looked.
+    #[inline]
+    pub(super) fn ring(&self, reached: u64) -> bool {
+        fence(Ordering::SeqCst); // pairs with the fence in `arm`
+        let word = self.word.load(Ordering::Relaxed);
+        let is_wanted = word & 1 == 1 && reached.wrapping_sub(word & !1).cast_signed() > 0;
+        !is_wanted || self.send(word)
+    }
+
+    #[cold]
+    fn send(&self, word: u64) -> bool {
+        self.change(word, RUNG).is_err() || self.socket().send_byte()
+    }
+
+    /// Asks the other side for a byte once it passes the position, unless `has_come` already. Returns
+    /// whether it has: then the socket is as readable as before.
+    pub(super) fn arm(&self, position: u64, has_come: impl FnOnce() -> bool) -> bool {
+        let armed = armed_at(position);
+        let mut found = self.word.load(Ordering::Relaxed);
+        for _ in 0..ATTEMPTS {
+            match found == armed {
+                true => break,
+                false => match self.change(found, armed) {
+                    Ok(_) => break,
+                    Err(changed) => found = changed,
+                },
+            }
+        }
+        let is_owed = found == RUNG;
+        fence(Ordering::SeqCst); // pairs with the fence in `ring`
+        let has_come = has_come();
+        let is_kept = has_come && is_owed && self.change(armed, RUNG).is_ok();
+        if is_owed && !is_kept {
+            self.socket().take_byte();
+        }
+        has_come
+    }
+
+    /// Returns whether the socket has no byte that belongs there.
+    pub(super) fn is_armed(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & 1 == 1
+    }
+
+    /// Returns whether the other side is asked for a byte once it passes the position.
+    pub(super) fn is_armed_at(&self, position: u64) -> bool {
+        self.word.load(Ordering::Relaxed) == armed_at(position)
+    }
+
+    fn change(&self, from: u64, to: u64) -> Result<u64, u64> {
+        self.word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed)
+    }
+}
