@@ -7,6 +7,7 @@ that makes a `Worker`, gives it handlers and calls `Worker.run`. A `Pool` keeps 
 
 from typing import TYPE_CHECKING, Any
 
+from slipring._connection import Connection, Pipe
 from slipring._errors import (
     Cancelled,
     Closed,
@@ -93,6 +94,7 @@ __all__ = [
     "Cancelled",
     "Channel",
     "Closed",
+    "Connection",
     "Degraded",
     "Error",
     "ExitCause",
@@ -110,6 +112,7 @@ __all__ = [
     "Overloaded",
     "PeerDied",
     "Pending",
+    "Pipe",
     "Poison",
     "Pool",
     "PoolEvent",

@@ -143,3 +143,32 @@ fn element_of(format: &[u8]) -> PyResult<ElementType> {
         }
     })
 }
+
+/// Returns how many bytes an object lends that can be written to.
+pub(crate) fn writable_len(object: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let buffer = PyUntypedBuffer::get(object)?;
+    if buffer.readonly() || !buffer.is_c_contiguous() {
+        return Err(PyTypeError::new_err(
+            "the object has no contiguous memory that can be written to",
+        ));
+    }
+    Ok(buffer.len_bytes())
+}
+
+/// Copies bytes into the memory of an object, from `offset` on.
+pub(crate) fn copy_into(object: &Bound<'_, PyAny>, offset: usize, bytes: &[u8]) -> PyResult<()> {
+    let len = writable_len(object)?;
+    let buffer = PyUntypedBuffer::get(object)?;
+    if bytes.is_empty() || buffer.len_bytes() != len || len.saturating_sub(offset) < bytes.len() {
+        return Ok(());
+    }
+    let start: *mut u8 = buffer.buf_ptr().cast();
+    // SAFETY: the exporter lends `len` writable bytes from `start` on until the buffer is released,
+    // below, and the offset lies among them, as just checked.
+    let target = unsafe { start.byte_add(offset) };
+    // SAFETY: so many bytes fit, as just checked. The source is a `bytes` object, which lends no
+    // memory that can be written to, so that the two do not overlap. This thread is attached, so that
+    // no code of Python's runs meanwhile.
+    unsafe { target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    Ok(())
+}

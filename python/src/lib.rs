@@ -7,6 +7,8 @@
 //!   reply.rs lease.rs kept.rs                     replies, views of them, and what holds the ring
 //!   tasks.rs operation.rs                         the same for tasks of asyncio
 //!   worker.rs inbox.rs request.rs role.rs         the worker's objects
+//!   connection.rs                                 an end of a pipe
+//!     receiving.rs sending.rs turn.rs             its messages, and the threads that share it
 //!   |
 //!   shared.rs                                     the channel that the host's objects share
 //!   outgoing.rs buffer.rs                         Python objects as payloads
@@ -21,6 +23,7 @@
 mod buffer;
 mod channel;
 mod completions;
+mod connection;
 mod convert;
 mod error;
 mod inbox;
@@ -38,15 +41,18 @@ mod pool_pending;
 mod pool_report;
 mod pool_settings;
 mod pool_stream;
+mod receiving;
 mod reply;
 mod report;
 mod request;
 mod role;
 mod role_handle;
+mod sending;
 mod shared;
 mod spawner;
 mod stream;
 mod tasks;
+mod turn;
 mod wait;
 mod worker;
 
@@ -93,6 +99,9 @@ fn _slipring(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pool_report::RoleMetrics>()?;
     module.add_class::<pool_report::Histogram>()?;
     module.add_class::<completions::Completions>()?;
+    module.add_class::<connection::BytesConnection>()?;
+    module.add_function(wrap_pyfunction!(connection::make_pipe, module)?)?;
+    module.add_function(wrap_pyfunction!(turn::note_fork, module)?)?;
     module.add_function(wrap_pyfunction!(worker::is_worker, module)?)?;
     module.add_function(wrap_pyfunction!(worker::serve, module)?)?;
     Ok(())

@@ -111,3 +111,26 @@ pub(crate) fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
     IS_MAIN.set(Some(is_main));
     Ok(is_main)
 }
+
+/// How long a thread that waits for a pipe sleeps before it looks for signals. A signal that arrives
+/// during the sleep ends it, so that only one that arrives just before it has to wait.
+pub(crate) struct Slices(Duration);
+
+/// The longest sleep.
+const LONGEST_SLICE: Duration = Duration::from_secs(1);
+
+impl Slices {
+    pub(crate) fn new(py: Python<'_>) -> PyResult<Self> {
+        Ok(Self(if is_main_thread(py)? { SLICE } else { LONGEST_SLICE }))
+    }
+
+    /// How long the next sleep is to be at most.
+    pub(crate) fn next(&self) -> Duration {
+        self.0
+    }
+
+    /// Makes the next sleep longer.
+    pub(crate) fn lengthen(&mut self) {
+        self.0 = (self.0 * 2).min(LONGEST_SLICE);
+    }
+}

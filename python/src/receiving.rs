@@ -1,0 +1,352 @@
+//! A message of a pipe on its way into Python objects.
+//!
+//! The bytes of a message go straight from the ring into new `bytes` and `bytearray` objects, which
+//! nothing else knows before the message is whole. A message that was interrupted by a signal handler
+//! stays here, and the next call goes on with it.
+#![allow(
+    unsafe_code,
+    reason = "fills new objects, which may be done by a thread that is not attached"
+)]
+
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::Arc;
+
+use pyo3::exceptions::{PyEOFError, PyOSError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+use slipring::pipe::{Message, PipeReader, PipeWatch, Progress, Wake};
+
+use crate::error::exception;
+use crate::turn::Recover;
+use crate::wait::Slices;
+
+/// The kinds of messages.
+pub(crate) const BYTES: u16 = 0;
+/// A pickle whose buffers follow it: their number, the length of the pickle and of each buffer, each
+/// as eight bytes; then the pickle and the buffers.
+pub(crate) const OBJECT: u16 = 1;
+
+/// A message of this length or more is copied by a thread that is not attached.
+pub(crate) const LONG: u64 = 256 << 10;
+
+/// The most buffers that a message may have.
+const MOST_BUFFERS: u64 = 1 << 20;
+
+/// The reader of an end, and the message that it is taking.
+pub(crate) struct Receiving {
+    reader: PipeReader,
+    incoming: Option<Incoming>,
+}
+
+/// A message that is whole.
+pub(crate) struct Received {
+    pub(crate) kind: u16,
+    /// The bytes, or the pickle.
+    pub(crate) bytes: Py<PyAny>,
+    pub(crate) buffers: Vec<Py<PyAny>>,
+}
+
+/// Why no message was returned.
+pub(crate) enum Refused {
+    /// It is longer than the caller allows. It is still to be read.
+    TooLong,
+    Raised(PyErr),
+}
+
+struct Incoming {
+    message: Message,
+    stage: Stage,
+    parts: Vec<Part>,
+    /// The part that is being filled, and how much of it is.
+    at: usize,
+    filled: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Stage {
+    Count,
+    Lengths,
+    Body,
+}
+
+/// A new object that is being filled.
+struct Part {
+    object: Py<PyAny>,
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the memory belongs to the object, which the part owns and nothing else knows.
+unsafe impl Send for Part {}
+
+enum Step {
+    /// The parts are filled, and the message has more.
+    Filled,
+    Whole,
+    Abandoned,
+    Wait,
+    Closed,
+}
+
+impl Receiving {
+    pub(crate) fn new(reader: PipeReader) -> Self {
+        Self { reader, incoming: None }
+    }
+
+    /// Waits for a message of at most `most` bytes.
+    pub(crate) fn receive(&mut self, py: Python<'_>, most: u64) -> Result<Received, Refused> {
+        let mut slices = Slices::new(py)?;
+        loop {
+            if self.incoming.is_none() {
+                let message = self.wait_for_start(py, &mut slices)?;
+                if message.len > most {
+                    self.reader.forget();
+                    return Err(Refused::TooLong);
+                }
+                self.incoming = Some(Incoming::new(py, message)?);
+            }
+            match self.fill(py, &mut slices) {
+                Ok(Some(received)) => return Ok(received),
+                Ok(None) => {}
+                Err(error) => {
+                    // Nothing is lost: the message is in the ring, or what was taken of it is kept.
+                    if !self.reader.has_begun() {
+                        self.recover();
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    fn wait_for_start(&mut self, py: Python<'_>, slices: &mut Slices) -> PyResult<Message> {
+        loop {
+            if let Some(message) = self.reader.start().map_err(|error| exception(py, &error))? {
+                return Ok(message);
+            }
+            let watch = Arc::clone(self.reader.watch());
+            wait(py, &watch, slices)?;
+        }
+    }
+
+    /// Fills the message; `None` if it was abandoned.
+    fn fill(&mut self, py: Python<'_>, slices: &mut Slices) -> PyResult<Option<Received>> {
+        loop {
+            let Some(incoming) = &mut self.incoming else { return Ok(None) };
+            let reader = &mut self.reader;
+            let is_long = incoming.message.len >= LONG;
+            let longest = slices.next();
+            let step = match is_long {
+                true => py.detach(|| fill_and_wait(reader, incoming, longest)),
+                false => incoming.step(reader),
+            };
+            match step.map_err(|error| exception(py, &error))? {
+                Step::Whole => {
+                    return self.incoming.take().map(|whole| whole.finish(py)).transpose();
+                }
+                Step::Abandoned => {
+                    self.incoming = None;
+                    return Ok(None);
+                }
+                Step::Filled => incoming.next_stage(py)?,
+                Step::Wait if is_long => {
+                    slices.lengthen();
+                    py.check_signals()?;
+                }
+                Step::Wait => {
+                    let watch = Arc::clone(reader.watch());
+                    wait(py, &watch, slices)?;
+                }
+                Step::Closed => return Err(end_of_file()),
+            }
+        }
+    }
+}
+
+impl Recover for Receiving {
+    fn recover(&mut self) {
+        self.incoming = None;
+        self.reader.forget();
+    }
+}
+
+impl From<PyErr> for Refused {
+    fn from(error: PyErr) -> Self {
+        Self::Raised(error)
+    }
+}
+
+/// Waits until there are bytes.
+pub(crate) fn wait(py: Python<'_>, watch: &PipeWatch, slices: &mut Slices) -> PyResult<()> {
+    if watch.spin() {
+        return Ok(());
+    }
+    loop {
+        py.check_signals()?;
+        let longest = slices.next();
+        match py.detach(|| watch.wait(longest)) {
+            Wake::Ready => return Ok(()),
+            Wake::Closed => return Err(end_of_file()),
+            Wake::Look => slices.lengthen(),
+        }
+    }
+}
+
+fn fill_and_wait(
+    reader: &mut PipeReader,
+    incoming: &mut Incoming,
+    longest: std::time::Duration,
+) -> slipring::Result<Step> {
+    loop {
+        match incoming.step(reader)? {
+            Step::Wait if reader.watch().spin() => {}
+            Step::Wait => match reader.watch().wait(longest) {
+                Wake::Ready => {}
+                Wake::Closed => return Ok(Step::Closed),
+                Wake::Look => return Ok(Step::Wait),
+            },
+            step => return Ok(step),
+        }
+    }
+}
+
+#[cold]
+fn end_of_file() -> PyErr {
+    PyEOFError::new_err("the other end of the pipe is closed")
+}
+
+impl Incoming {
+    fn new(py: Python<'_>, message: Message) -> PyResult<Self> {
+        let (stage, len) = match message.kind {
+            OBJECT => (Stage::Count, 8),
+            _ => (Stage::Body, message.len),
+        };
+        Ok(Self { message, stage, parts: vec![Part::bytes(py, len)?], at: 0, filled: 0 })
+    }
+
+    /// Copies what has come.
+    fn step(&mut self, reader: &mut PipeReader) -> slipring::Result<Step> {
+        while let Some(part) = self.parts.get_mut(self.at) {
+            let rest = part.rest(self.filled);
+            let wanted = rest.len();
+            match reader.read(rest)? {
+                Progress::Whole(_) => return Ok(Step::Whole),
+                Progress::Abandoned => return Ok(Step::Abandoned),
+                Progress::Part(count) => {
+                    self.filled += count;
+                    if count < wanted {
+                        return Ok(Step::Wait);
+                    }
+                    (self.at, self.filled) = (self.at + 1, 0);
+                }
+            }
+        }
+        Ok(Step::Filled)
+    }
+
+    /// Makes the parts that come next of those that are filled.
+    fn next_stage(&mut self, py: Python<'_>) -> PyResult<()> {
+        let words = self.parts.first().map(|part| part.words(py)).unwrap_or_default();
+        match (self.stage, words.as_slice()) {
+            (Stage::Count, [count]) if *count <= MOST_BUFFERS => {
+                self.stage = Stage::Lengths;
+                self.parts = vec![Part::bytes(py, (count + 1) * 8)?];
+            }
+            (Stage::Lengths, [pickle, buffers @ ..]) => {
+                let all = words.iter().try_fold(0_u64, |sum, len| sum.checked_add(*len));
+                let table = 8 * (u64::try_from(words.len()).unwrap_or(0) + 1);
+                if all.and_then(|all| all.checked_add(table)) != Some(self.message.len) {
+                    return Err(garbled());
+                }
+                self.stage = Stage::Body;
+                let mut parts = vec![Part::bytes(py, *pickle)?];
+                for len in buffers {
+                    parts.push(Part::bytearray(py, *len)?);
+                }
+                self.parts = parts;
+            }
+            _ => return Err(garbled()),
+        }
+        (self.at, self.filled) = (0, 0);
+        Ok(())
+    }
+
+    fn finish(self, _py: Python<'_>) -> PyResult<Received> {
+        let is_body = matches!(self.stage, Stage::Body);
+        let mut objects = self.parts.into_iter().map(|part| part.object);
+        match objects.next() {
+            Some(bytes) if is_body => {
+                Ok(Received { kind: self.message.kind, bytes, buffers: objects.collect() })
+            }
+            _ => Err(garbled()),
+        }
+    }
+}
+
+#[cold]
+fn garbled() -> PyErr {
+    PyOSError::new_err("a message of the pipe is garbled")
+}
+
+impl Received {
+    /// Returns the bytes and a list of the buffers, or `None` if it has none.
+    pub(crate) fn into_parts(self, py: Python<'_>) -> PyResult<(Py<PyAny>, Option<Py<PyList>>)> {
+        let buffers = match self.kind {
+            OBJECT => Some(PyList::new(py, self.buffers)?.unbind()),
+            _ => None,
+        };
+        Ok((self.bytes, buffers))
+    }
+}
+
+impl Part {
+    fn bytes(py: Python<'_>, len: u64) -> PyResult<Self> {
+        let size = ffi::Py_ssize_t::try_from(len).map_err(|_| garbled())?;
+        // SAFETY: with no source, the call makes an object whose bytes are not initialized.
+        let made = unsafe { ffi::PyBytes_FromStringAndSize(std::ptr::null(), size) };
+        // SAFETY: a new reference, or null with an exception that is set.
+        let object = unsafe { Bound::from_owned_ptr_or_err(py, made) }?;
+        // SAFETY: the object is a `bytes`.
+        let start = unsafe { ffi::PyBytes_AsString(object.as_ptr()) };
+        Self::of(object, start, len)
+    }
+
+    fn bytearray(py: Python<'_>, len: u64) -> PyResult<Self> {
+        let size = ffi::Py_ssize_t::try_from(len).map_err(|_| garbled())?;
+        // SAFETY: as above.
+        let made = unsafe { ffi::PyByteArray_FromStringAndSize(std::ptr::null(), size) };
+        // SAFETY: a new reference, or null with an exception that is set.
+        let object = unsafe { Bound::from_owned_ptr_or_err(py, made) }?;
+        // SAFETY: the object is a `bytearray`.
+        let start = unsafe { ffi::PyByteArray_AsString(object.as_ptr()) };
+        Self::of(object, start, len)
+    }
+
+    fn of(object: Bound<'_, PyAny>, start: *mut std::ffi::c_char, len: u64) -> PyResult<Self> {
+        let start = NonNull::new(start.cast()).ok_or_else(garbled)?;
+        let len = usize::try_from(len).map_err(|_| garbled())?;
+        Ok(Self { object: object.unbind(), start, len })
+    }
+
+    /// The bytes from `filled` on.
+    fn rest(&mut self, filled: usize) -> &mut [MaybeUninit<u8>] {
+        let filled = filled.min(self.len);
+        // SAFETY: at most at the end of the object's bytes.
+        let start = unsafe { self.start.byte_add(filled) };
+        // SAFETY: so many bytes are left of the object, whose bytes are reached through this part only
+        // before the message is whole: nothing else knows the object. Empty objects may be shared, and
+        // then there are no bytes.
+        unsafe { slice::from_raw_parts_mut(start.cast().as_ptr(), self.len - filled) }
+    }
+
+    /// The words that a filled part of bytes has.
+    fn words(&self, py: Python<'_>) -> Vec<u64> {
+        let bytes = self.object.bind(py).cast::<PyBytes>();
+        let bytes = bytes.map(|bytes| bytes.as_bytes()).unwrap_or_default();
+        let (words, _) = bytes.as_chunks::<8>();
+        words.iter().map(|word| u64::from_le_bytes(*word)).collect()
+    }
+}
