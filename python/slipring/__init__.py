@@ -7,7 +7,6 @@ that makes a `Worker`, gives it handlers and calls `Worker.run`. A `Pool` keeps 
 
 from typing import TYPE_CHECKING, Any
 
-from slipring._connection import Connection, Pipe
 from slipring._errors import (
     Cancelled,
     Closed,
@@ -60,6 +59,7 @@ from slipring._worker import Worker, is_worker
 
 if TYPE_CHECKING:
     from slipring._async import AsyncChannel, AsyncStream
+    from slipring._connection import Connection, Pipe
     from slipring._executor import InitializerFailed, ProcessPoolExecutor, TaskCrashed
     from slipring._pool import AsyncPoolStream, AsyncRole, Pool
 
@@ -69,7 +69,9 @@ _LATER = {
     "AsyncPoolStream": "_pool",
     "AsyncRole": "_pool",
     "AsyncStream": "_async",
+    "Connection": "_connection",
     "InitializerFailed": "_executor",
+    "Pipe": "_connection",
     "Pool": "_pool",
     "ProcessPoolExecutor": "_executor",
     "TaskCrashed": "_executor",

@@ -849,6 +849,9 @@ class Completions:
     def add(self, token: int) -> None: ...
     def take(self) -> list[int]: ...
     def wait(self, timeout: float | None = None) -> list[int]: ...
+
+# Pipes: `_connection.py` adds the pickles.
+
 class BytesConnection:
     """One end of a pipe: messages of bytes."""
 
