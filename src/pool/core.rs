@@ -93,7 +93,9 @@ impl<L: Default> RoleCore<L> {
 
     /// A request stops waiting. Returns false if it was told, or is about to be.
     pub(super) fn leave(&self, now: u64, ticket: Ticket) -> (bool, Option<Deeds<L>>) {
-        self.change(|scheduler| scheduler.leave(now, ticket).is_some())
+        // Its seat may have the last waker of a task, so that it is not dropped under the lock.
+        let (left, deeds) = self.change(|scheduler| scheduler.leave(now, ticket));
+        (left.is_some(), deeds)
     }
 
     /// Changes what the scheduler knows, and returns what is left to do.

@@ -55,8 +55,7 @@ impl Executor {
         let submitted = Arc::new(Submitted {
             number,
             executor: Arc::clone(self),
-            job: Mutex::new(Some(Box::pin(job))),
-            flags: Mutex::default(),
+            progress: Mutex::new(Progress { job: Some(Box::pin(job)), ..Progress::default() }),
             answer: Answer::new(),
         });
         match submitted.turn() {
@@ -110,8 +109,9 @@ impl Executor {
 
     fn run(&self) {
         while let Some(submitted) = self.next() {
-            // The waker of the task that waits for the reply is an executor's code.
-            let _ = catch_unwind(AssertUnwindSafe(|| submitted.run()));
+            // The waker of the task that waits for the reply is an executor's code, also where it
+            // is dropped with the request.
+            let _ = catch_unwind(AssertUnwindSafe(move || submitted.run()));
         }
     }
 
@@ -135,22 +135,25 @@ impl Executor {
 pub(super) struct Submitted {
     number: u64,
     executor: Arc<Executor>,
-    /// Until it has ended.
-    job: Mutex<Option<Job>>,
-    flags: Mutex<Flags>,
+    progress: Mutex<Progress>,
     /// How it has ended.
     pub(super) answer: Answer<Result<Reply>>,
 }
 
-#[derive(Debug, Default)]
-struct Flags {
-    /// The thread is to look at it.
+#[derive(Default)]
+struct Progress {
+    /// `None` while a thread polls the job, and once the request has ended. A poll runs wakers of
+    /// other tasks, which are the host's code, so that no thread may wait for its end.
+    job: Option<Job>,
+    /// The executor's thread is to poll the job.
     is_woken: bool,
+    /// The executor's thread was to poll the job while another thread did.
+    is_missed: bool,
     is_cancelled: bool,
 }
 
 impl Submitted {
-    fn run(self: &Arc<Self>) {
+    fn run(self: Arc<Self>) {
         if let Some(outcome) = self.turn() {
             drop(self.answer.tell(outcome));
         }
@@ -158,42 +161,58 @@ impl Submitted {
 
     /// Goes on with it. Returns how it has ended, once.
     fn turn(self: &Arc<Self>) -> Option<Result<Reply>> {
-        let waker = Waker::from(Arc::clone(self));
-        let mut job = self.job.lock();
-        let mut flags = self.flags.lock();
+        let mut progress = self.progress.lock();
+        let Some(mut job) = progress.job.take() else {
+            progress.is_missed = true;
+            return None;
+        };
         // Before the poll, so that a wake that comes meanwhile leads to another one.
-        flags.is_woken = false;
-        let is_cancelled = flags.is_cancelled;
-        drop(flags);
-        let running = job.as_mut()?;
-        let outcome = if is_cancelled {
-            let message = format!("request {} was cancelled", self.number);
-            Err(Error::new(ErrorKind::Cancelled, message))
-        } else {
-            let mut context = Context::from_waker(&waker);
-            let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(&mut context)));
-            match polled {
-                Ok(Poll::Ready(outcome)) => outcome,
-                Ok(Poll::Pending) => return None,
-                // It cannot go on. What it ran of the host's code has panicked.
-                Err(_) => {
-                    let message = format!("request {} was ended by a panic", self.number);
-                    Err(Error::new(ErrorKind::Cancelled, message))
+        (progress.is_woken, progress.is_missed) = (false, false);
+        let is_cancelled = progress.is_cancelled;
+        drop(progress);
+        let outcome = match is_cancelled {
+            true => Err(self.ended_early("was cancelled")),
+            false => {
+                let waker = Waker::from(Arc::clone(self));
+                let mut context = Context::from_waker(&waker);
+                let polled = catch_unwind(AssertUnwindSafe(|| job.as_mut().poll(&mut context)));
+                match polled {
+                    Ok(Poll::Ready(outcome)) => outcome,
+                    Ok(Poll::Pending) => {
+                        self.put_back(job);
+                        return None;
+                    }
+                    // It cannot go on. What it ran of the host's code has panicked.
+                    Err(_) => Err(self.ended_early("was ended by a panic")),
                 }
             }
         };
-        let ended = job.take();
-        drop(job);
-        // It gives its worker back before its owner hears of the end.
-        drop(ended);
+        // It gives its worker back before its owner hears of the end. That wakes other tasks, too.
+        let _ = catch_unwind(AssertUnwindSafe(move || drop(job)));
         self.executor.leave();
         Some(outcome)
+    }
+
+    /// Keeps the job until the next poll, and has that follow at once if it was missed.
+    fn put_back(self: &Arc<Self>, job: Job) {
+        let mut progress = self.progress.lock();
+        progress.job = Some(job);
+        let is_missed = progress.is_missed;
+        drop(progress);
+        if is_missed {
+            self.executor.push(Arc::clone(self));
+        }
+    }
+
+    #[cold]
+    fn ended_early(&self, why: &str) -> Error {
+        Error::new(ErrorKind::Cancelled, format!("request {} {why}", self.number))
     }
 }
 
 impl Cancel for Submitted {
     fn cancel(self: Arc<Self>) {
-        self.flags.lock().is_cancelled = true;
+        self.progress.lock().is_cancelled = true;
         self.wake();
     }
 }
@@ -203,7 +222,7 @@ impl Wake for Submitted {
         if fork::is_forked_child() {
             return;
         }
-        let was_woken = std::mem::replace(&mut self.flags.lock().is_woken, true);
+        let was_woken = std::mem::replace(&mut self.progress.lock().is_woken, true);
         if !was_woken {
             let executor = Arc::clone(&self.executor);
             executor.push(self);
@@ -257,6 +276,68 @@ mod tests {
         eventually("the request is gone", || kept.0.upgrade().is_none());
         let is_gone = |executor: &Weak<Executor>| executor.upgrade().is_none();
         eventually("its executor is gone", || is_gone(&kept.1));
+    }
+
+    #[test]
+    fn a_poll_that_blocks_holds_up_no_other_request() {
+        let executor = Arc::new(Executor::default());
+        let ended = || Poll::Ready(Err(Error::new(ErrorKind::Closed, "over")));
+        let (tell, told) = std::sync::mpsc::channel::<()>();
+        let (other, mut first, mut second) = (Arc::clone(&executor), true, true);
+        // As a waker of another task, which this poll wakes, and which waits for the other request.
+        let blocking = poll_fn(move |context| {
+            if !std::mem::replace(&mut first, false) {
+                return ended();
+            }
+            context.waker().wake_by_ref();
+            let _ = told.recv_timeout(Duration::from_secs(60));
+            Poll::Pending
+        });
+        let submit = std::thread::spawn(move || other.submit(1, blocking).unwrap());
+        // The executor's thread finds that the first one is to be polled before the second one is.
+        eventually("it was woken", || executor.state.lock().is_running);
+        std::thread::sleep(Duration::from_millis(50));
+        let quick = poll_fn(move |context| {
+            if !std::mem::replace(&mut second, false) {
+                return ended();
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        });
+        let quick = executor.submit(2, quick).unwrap();
+        let outcome = quick.answer.wait(Deadline::after(Duration::from_secs(10)));
+        assert!(outcome.is_some(), "it waited for the poll of the other one");
+        tell.send(()).unwrap();
+        let blocked = submit.join().unwrap();
+        let outcome = blocked.answer.wait(Deadline::after(Duration::from_secs(10)));
+        assert!(outcome.is_some(), "the wake that came during its poll was lost");
+        executor.end();
+        eventually("the thread has ended", || !executor.state.lock().is_running);
+    }
+
+    /// A part of a request that panics as it is dropped, as a waker of the host's that this runs.
+    struct PanicsAtDrop;
+
+    impl Drop for PanicsAtDrop {
+        fn drop(&mut self) {
+            panic!("at the drop of a request");
+        }
+    }
+
+    #[test]
+    fn a_request_that_panics_at_its_drop_has_an_outcome() {
+        let executor = Arc::new(Executor::default());
+        let part = PanicsAtDrop;
+        let job = poll_fn(move |_| {
+            let _ = &part;
+            Poll::Pending
+        });
+        let submitted = executor.submit(1, job).unwrap();
+        Arc::clone(&submitted).cancel();
+        let told = submitted.answer.wait(Deadline::after(Duration::from_secs(10)));
+        assert_eq!(told.unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
+        executor.end();
+        eventually("the thread has ended", || !executor.state.lock().is_running);
     }
 
     #[test]

@@ -97,6 +97,8 @@ mod executor;
 #[cfg(all(test, feature = "tokio"))]
 mod forked_tests;
 mod handle;
+#[cfg(test)]
+mod host_code_tests;
 mod keeper;
 mod metrics;
 mod pending;

@@ -334,7 +334,9 @@ impl RoleShared {
         death: Death,
     ) {
         if let EventKind::Died(error) | EventKind::StartFailed(error) = &kind {
-            *self.last_failure.lock() = Some(error.clone());
+            let before = self.last_failure.lock().replace(error.clone());
+            // Its source may be an error of the host's, which uses the role as it is dropped.
+            drop(before);
         }
         self.metrics.note_loss(match (&kind, death) {
             (EventKind::StartFailed(_), _) => Loss::Start,
@@ -397,8 +399,8 @@ impl RoleShared {
              and {serving} workers serve)",
             self.name, overload.queued, overload.in_flight
         );
-        let last = self.last_failure.lock().clone().filter(|_| serving == 0);
-        with_failure(ErrorKind::QueueTimeout, message, last)
+        let last = self.last_failure.lock().clone();
+        with_failure(ErrorKind::QueueTimeout, message, last.filter(|_| serving == 0))
     }
 
     #[cold]
