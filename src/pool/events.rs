@@ -1,5 +1,6 @@
 //! What happens to the workers of a pool, as a stream for the host.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
@@ -57,6 +58,10 @@ pub enum EventKind {
     Degraded,
     /// The role is not degraded any more.
     Healed,
+    /// Code of the host's, such as a subscriber of `tracing`, has panicked where the pool ran it on a
+    /// thread of its own. The pool goes on. Told once in the life of a pool; the panic hook shows each
+    /// panic.
+    HostPanicked,
 }
 
 /// How many events wait for one reader; more are dropped.
@@ -107,6 +112,8 @@ impl Iterator for Events {
 pub(super) struct Readers {
     senders: Mutex<Vec<Sender>>,
     dropped: Counter,
+    /// How often code of the host's has panicked.
+    panics: Counter,
 }
 
 /// Sends events to one reader. In a forked child its drop does nothing: it would wake the reader,
@@ -142,24 +149,24 @@ impl Readers {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Never blocks.
+    /// Tells the readers and the subscriber of `tracing`. Blocks no longer than that does.
     pub(super) fn tell(&self, happened: Event) {
-        match &happened.kind {
-            EventKind::Died(error) | EventKind::StartFailed(error) => {
-                event!(WARN, role = happened.role.as_str(), worker = happened.worker, %error, "worker lost");
-                let _ = error;
-            }
-            kind => {
-                event!(
-                    INFO,
-                    role = happened.role.as_str(),
-                    worker = happened.worker,
-                    ?kind,
-                    "pool"
-                );
-                let _ = kind;
-            }
+        self.guard(&happened.role, || trace(&happened));
+        self.send(&happened);
+    }
+
+    /// Runs what may run code of the host's. `None`: that has panicked, which is told once.
+    pub(super) fn guard<T>(&self, role: &str, body: impl FnOnce() -> T) -> Option<T> {
+        let done = catch_unwind(AssertUnwindSafe(body)).ok();
+        if done.is_none() && self.panics.fetch_add(1, Ordering::Relaxed) == 0 {
+            let (role, kind) = (role.to_owned(), EventKind::HostPanicked);
+            self.send(&Event { role, worker: None, pid: None, kind });
         }
+        done
+    }
+
+    /// Never blocks.
+    fn send(&self, happened: &Event) {
         self.senders.lock().retain(|Sender(sender)| {
             let sent = sender.as_ref().map(|sender| sender.try_send(happened.clone()));
             if matches!(sent, Some(Err(TrySendError::Full(_)))) {
@@ -167,5 +174,20 @@ impl Readers {
             }
             matches!(sent, Some(Ok(()) | Err(TrySendError::Full(_))))
         });
+    }
+}
+
+/// Tells the subscriber of `tracing`, which is the host's code.
+fn trace(happened: &Event) {
+    let Event { role, worker, kind, .. } = happened;
+    match kind {
+        EventKind::Died(error) | EventKind::StartFailed(error) => {
+            event!(WARN, role = role.as_str(), worker, %error, "worker lost");
+            let _ = (role, worker, error);
+        }
+        kind => {
+            event!(INFO, role = role.as_str(), worker, ?kind, "pool");
+            let _ = kind;
+        }
     }
 }

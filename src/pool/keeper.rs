@@ -20,6 +20,9 @@ use crate::sys::clock::{Deadline, now_ns};
 
 /// How long a worker may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a worker may take to end after code of the host's has panicked on its thread: as long as
+/// it may take at a close.
+const END_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest time between two looks whether a worker is done with a request that was given up.
 const LONGEST_LOOK: Duration = Duration::from_millis(100);
 
@@ -43,6 +46,38 @@ struct Keeper {
 
 impl Keeper {
     fn run(self) {
+        if self.role.guard(|| self.live()).is_none() {
+            self.role.guard(|| self.end_after_panic());
+        }
+    }
+
+    /// Ends the worker after code of the host's has panicked on its thread, such as a subscriber that
+    /// is told of a close. The worker's place would otherwise be taken for ever.
+    fn end_after_panic(&self) {
+        if let Some(channel) = self.worker.channel() {
+            self.worker.hasten();
+            if let Some(exit) = channel.core().state.exit() {
+                exit.process.wait(Deadline::after(END_TIMEOUT).instant());
+            }
+        }
+        if !self.role.workers().iter().any(|(id, _)| *id == self.id) {
+            // Its end is noted.
+            return self.end_lingering();
+        }
+        if self.is_to_stop() {
+            return self.note_stopped();
+        }
+        let message = "code of the host's has panicked on the thread of the worker";
+        let error = Error::new(ErrorKind::Closed, message);
+        let kind = match self.worker.is_ready() {
+            true => EventKind::Died(error),
+            false => EventKind::StartFailed(error),
+        };
+        self.role.note_failure(self.id, self.pid(), kind, Death::Failed);
+        self.end_lingering();
+    }
+
+    fn live(&self) {
         let since = Instant::now();
         match self.start() {
             Ok(channel) => {

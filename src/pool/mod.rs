@@ -117,6 +117,7 @@ mod ticker;
 mod worker;
 
 use std::collections::BTreeMap;
+use std::panic::catch_unwind;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -229,8 +230,9 @@ impl PoolBuilder {
 fn start_ticker(ticker: &Arc<Ticker>, roles: Vec<Weak<RoleShared>>) -> Result<()> {
     let ticker = Arc::clone(ticker);
     let look = move || {
-        let next = roles.iter().filter_map(Weak::upgrade).filter_map(|role| role.look());
-        next.min()
+        // A role whose last owner this thread is drops code of the host's, which may panic.
+        let look = |role: &Weak<RoleShared>| catch_unwind(|| role.upgrade()?.look()).ok()?;
+        roles.iter().filter_map(look).min()
     };
     start_thread("slipring-pool", move || ticker.run(look))
         .map_err(|error| Error::os("cannot start the pool's thread", error))

@@ -336,7 +336,7 @@ impl RoleShared {
         if let EventKind::Died(error) | EventKind::StartFailed(error) = &kind {
             let before = self.last_failure.lock().replace(error.clone());
             // Its source may be an error of the host's, which uses the role as it is dropped.
-            drop(before);
+            self.guard(|| drop(before));
         }
         self.metrics.note_loss(match (&kind, death) {
             (EventKind::StartFailed(_), _) => Loss::Start,
@@ -373,21 +373,31 @@ impl RoleShared {
             self.pool.ticker.look_before(next);
         }
         for deed in deeds.deeds {
-            match deed {
-                Deed::Start(id, worker) => {
-                    // The pool is there as long as one of its requests or workers is.
-                    if let Some(this) = self.this.upgrade() {
-                        (self.pool.start_worker)(&this, id, worker);
-                    }
-                }
-                Deed::Stop(worker) => worker.stop(),
-                Deed::Note(Note::Recycled { worker, why }) => {
-                    self.tell(Some(worker), None, EventKind::Recycled(why));
-                }
-                Deed::Note(Note::Degraded) => self.tell(None, None, EventKind::Degraded),
-                Deed::Note(Note::Healed) => self.tell(None, None, EventKind::Healed),
-            }
+            // One that panics must not keep the others from being done.
+            self.guard(|| self.perform_one(deed));
         }
+    }
+
+    fn perform_one(&self, deed: Deed<Worker>) {
+        match deed {
+            Deed::Start(id, worker) => {
+                // The pool is there as long as one of its requests or workers is.
+                if let Some(this) = self.this.upgrade() {
+                    (self.pool.start_worker)(&this, id, worker);
+                }
+            }
+            Deed::Stop(worker) => worker.stop(),
+            Deed::Note(Note::Recycled { worker, why }) => {
+                self.tell(Some(worker), None, EventKind::Recycled(why));
+            }
+            Deed::Note(Note::Degraded) => self.tell(None, None, EventKind::Degraded),
+            Deed::Note(Note::Healed) => self.tell(None, None, EventKind::Healed),
+        }
+    }
+
+    /// Runs what may run code of the host's: as [`Readers::guard`].
+    pub(super) fn guard<T>(&self, body: impl FnOnce() -> T) -> Option<T> {
+        self.pool.readers.guard(&self.name, body)
     }
 
     #[cold]

@@ -51,6 +51,10 @@ impl Worker {
         let _ = self.is_ready.set(());
     }
 
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_ready.get().is_some()
+    }
+
     pub(super) fn is_to_stop(&self) -> bool {
         self.bell.state.lock().is_to_stop
     }
@@ -84,7 +88,7 @@ impl Worker {
     /// Has its thread end it. A start is not waited for. Never blocks.
     pub(super) fn stop(&self) {
         self.bell.ring(true);
-        if self.is_ready.get().is_none()
+        if !self.is_ready()
             && let Some(channel) = self.channel()
         {
             // Ends the wait until it is ready.

@@ -48,6 +48,8 @@ mod pool;
 #[cfg(feature = "tokio")]
 mod pool_async;
 mod pool_errors;
+#[cfg(feature = "tracing")]
+mod pool_host_code;
 mod pool_metrics;
 mod pool_streams;
 mod pool_submit;
