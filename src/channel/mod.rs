@@ -87,7 +87,7 @@ pub(crate) use stream_timeouts::StreamDeadlines;
 pub use stream_timeouts::{DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, StreamTimeouts};
 pub(crate) use task_wait::{RoomWait, TaskFound, TaskWait, TaskWant};
 pub(crate) use timed_mutex::TimedGuard;
-pub(crate) use turn::{check_open, prefault};
+pub(crate) use turn::{check_open, has_ended, prefault};
 pub(crate) use wait_list::WaitList;
 
 /// The parent's handle on one worker.

@@ -236,7 +236,7 @@ impl<'a> Outgoing<'a> {
     /// a request whose first piece is in the ring, long before the last piece is.
     #[cold]
     pub(crate) fn ended_by(&self, error: Error) -> Error {
-        let (has_pieces, request) = (self.splitter.abandon_header().is_some(), self.request());
+        let (has_pieces, request) = (self.is_sent_in_part(), self.request());
         let error = match error.kind() {
             ErrorKind::PeerDied if has_pieces => error.with_request(request),
             ErrorKind::Timeout | ErrorKind::Os if has_pieces => {
@@ -246,6 +246,11 @@ impl<'a> Outgoing<'a> {
             _ => error,
         };
         if has_pieces { error.with_part_sent(request) } else { error }
+    }
+
+    /// Returns whether pieces of the message are in the ring, and not the last one.
+    pub(crate) fn is_sent_in_part(&self) -> bool {
+        self.splitter.abandon_header().is_some()
     }
 
     /// Returns how many bytes of the payload are in the ring.

@@ -4,8 +4,10 @@ use crate::channel::core::Core;
 use crate::channel::reactor_turn::{ReaderKind, read_by};
 use crate::channel::reader::{ForOthers, take_frames};
 use crate::error::{Error, Result};
+use crate::id::RequestId;
 use crate::ring::Consumer;
 use crate::sync::{Ordering, TryGuard, fence};
+use crate::sys::fork;
 
 /// Gives a thread's turn back, and wakes the tasks that there is news for.
 #[inline(always)]
@@ -38,6 +40,18 @@ pub(super) fn read_for_others(core: &Core) -> Result<()> {
     let read = take_frames(core, &mut turn, &mut ForOthers);
     end_turn(core, turn);
     read.map(drop).map_err(|error| core.fail(error))
+}
+
+/// Whether the worker's last frame of a request has come, also if its owner has dropped it. Reads what
+/// has come, unless another reader does. Never blocks.
+#[cold]
+pub(crate) fn has_ended(core: &Core, request: RequestId) -> bool {
+    if fork::is_forked_child() {
+        return false;
+    }
+    // An error of it is the channel's end, which is told elsewhere.
+    let _ = read_for_others(core);
+    !core.pending.requests().is_running(request.get())
 }
 
 /// Returns an error unless requests can be sent. A worker that has just died may have left a

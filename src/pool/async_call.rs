@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempts::Attempts;
-use super::role::{Permit, RoleRef};
+use super::role::{Permit, Return, RoleRef};
 use crate::channel::Reply;
 use crate::error::{Error, Result};
 use crate::id::RequestId;
@@ -51,10 +51,13 @@ pub(super) async fn call<R: RoleRef, P: Payload + ?Sized>(
     deadline: Deadline,
 ) -> Result<Reply> {
     loop {
-        let permit = attempts.acquire_async(now, deadline).await?;
+        let mut permit = attempts.acquire_async(now, deadline).await?;
         let limit = TimeLimit::begin(deadline.remaining());
         let sent = match permit.worker.core_for_tasks() {
-            Ok(core) => requests::submit(core, kind, payload, limit, Duration::ZERO).await,
+            Ok(core) => {
+                let note_part = |id| permit.return_by = Return::Worker(id);
+                requests::submit(core, kind, payload, limit, Duration::ZERO, note_part).await
+            }
             Err(error) => Err(error),
         };
         let (permit, id, error) = match sent {

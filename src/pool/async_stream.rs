@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::async_call::Running;
 use super::attempts::Attempts;
-use super::role::RoleShared;
+use super::role::{Return, RoleShared};
 use crate::channel::{Reply, StreamDeadlines};
 use crate::error::{Error, Result};
 use crate::id::RequestId;
@@ -38,11 +38,13 @@ impl Request {
         let deadline = self.deadlines.send_by();
         loop {
             let permit = self.attempts.acquire_async(now_ns(), deadline).await;
-            let permit = permit.map_err(|error| self.deadlines.sending_failed(error))?;
-            let (kind, payload) = (self.kind, &self.payload);
+            let mut permit = permit.map_err(|error| self.deadlines.sending_failed(error))?;
+            let (kind, payload, deadlines) = (self.kind, &self.payload, self.deadlines);
             let sent = match permit.worker.core_for_tasks() {
                 Ok(core) => {
-                    requests::stream(core, kind, payload, self.deadlines, Duration::ZERO).await
+                    let note_part = |id| permit.return_by = Return::Worker(id);
+                    requests::stream(core, kind, payload, deadlines, Duration::ZERO, note_part)
+                        .await
                 }
                 Err(error) => Err(error),
             };

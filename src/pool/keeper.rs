@@ -174,7 +174,7 @@ impl Keeper {
                     Pong::Corrupt => continue,
                 }
             }
-            for grant in self.worker.take_done(|| channel.core().marks()) {
+            for grant in self.worker.take_done(channel.core()) {
                 self.role.finish(now_ns(), grant, Ending::Over);
             }
             look = match self.worker.has_lingering() {

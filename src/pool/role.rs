@@ -73,12 +73,13 @@ pub(super) struct Permit<R: RoleRef> {
     ending: Ending,
     /// When it was granted.
     since: u64,
-    return_by: Return,
+    /// Set while a task sends the request in parts: the task may be dropped after any of them.
+    pub(super) return_by: Return,
 }
 
 /// What gives a worker back that a request has.
 #[derive(Debug, Clone, Copy)]
-enum Return {
+pub(super) enum Return {
     /// The permit's end.
     Caller,
     /// The worker's thread, when the worker is done with this request: it may be at it for longer

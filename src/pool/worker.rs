@@ -5,7 +5,7 @@ use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
 use super::scheduler::Grant;
-use crate::channel::{Channel, Core};
+use crate::channel::{Channel, Core, has_ended};
 use crate::error::{Error, ErrorKind, Mark, Result};
 use crate::id::RequestId;
 use crate::sync::plain::{Condvar, Mutex};
@@ -126,15 +126,22 @@ impl Worker {
         !self.lingering.lock().places.is_empty()
     }
 
-    /// The places of requests that the worker is done with, by its marks.
-    pub(super) fn take_done(&self, marks: impl Fn() -> Vec<Mark>) -> Vec<Grant> {
-        let mut lingering = self.lingering.lock();
-        if lingering.places.is_empty() {
+    /// The places of requests that the worker is done with.
+    pub(super) fn take_done(&self, core: &Core) -> Vec<Grant> {
+        let places = self.lingering.lock().places.clone();
+        if places.is_empty() {
             return Vec::new();
         }
-        let marks = marks();
-        let done = lingering.places.extract_if(.., |(request, _)| is_done(&marks, *request));
-        done.map(|(_, grant)| grant).collect()
+        let marks = core.marks();
+        // Without the lock: a look for the last frame reads those of other requests, too, and wakes
+        // their tasks.
+        let is_done = |request: RequestId| {
+            is_marked_done(&marks, request).unwrap_or_else(|| has_ended(core, request))
+        };
+        let done: Vec<_> = places.into_iter().filter(|(request, _)| is_done(*request)).collect();
+        // Only this thread takes some out, or ends all.
+        self.lingering.lock().places.retain(|place| !done.contains(place));
+        done.into_iter().map(|(_, grant)| grant).collect()
     }
 
     /// The worker has ended. Returns the places of all requests that were given up; from now on none
@@ -168,16 +175,13 @@ impl Worker {
     }
 }
 
-/// Whether a worker is done with a request: it has answered it, it is at none, or it has taken one that
-/// came later, and then it has passed this one over.
-fn is_done(marks: &[Mark], request: RequestId) -> bool {
-    let is_held = |mark: &Mark| mark.is_taken() || mark.is_begun();
+/// Whether a worker is done with a request: it has answered it, or it has taken one that came later,
+/// and then it has passed this one over. `None` if the request has no mark: either it lies in the ring
+/// still, or the worker had taken it, has found it cancelled, and has sent its last frame.
+fn is_marked_done(marks: &[Mark], request: RequestId) -> Option<bool> {
     match marks.iter().find(|mark| mark.request == request.get()) {
-        Some(mark) => !is_held(mark),
-        None => {
-            let has_later = marks.iter().any(|mark| mark.request > request.get());
-            has_later || !marks.iter().any(is_held)
-        }
+        Some(mark) => Some(!mark.is_taken() && !mark.is_begun()),
+        None => marks.iter().any(|mark| mark.request > request.get()).then_some(true),
     }
 }
 
@@ -235,27 +239,28 @@ mod tests {
         Mark { request, stage, since: request, progress: 0, awaits_credit: false }
     }
 
-    fn is_done_of(marks: &[Mark], request: u64) -> bool {
-        is_done(marks, RequestId::new(request))
+    fn is_done(marks: &[Mark], request: u64) -> Option<bool> {
+        is_marked_done(marks, RequestId::new(request))
     }
 
     #[test]
     fn a_request_is_done_however_many_others_are_begun_or_run_on() {
         let begun = |numbers: std::ops::Range<u64>| numbers.map(|n| mark(n, Stage::Begun));
         let many: Vec<_> = begun(1..40).chain([mark(40, Stage::Done)]).collect();
-        assert!(is_done_of(&many, 40) && !is_done_of(&many, 39));
+        assert_eq!((is_done(&many, 40), is_done(&many, 39)), (Some(true), Some(false)));
         let older = [mark(1, Stage::Begun), mark(2, Stage::Done)];
-        assert!(is_done_of(&older, 2), "an older one runs on");
-        assert!(!is_done_of(&older, 1));
+        assert_eq!(is_done(&older, 2), Some(true), "an older one runs on");
+        assert_eq!(is_done(&older, 1), Some(false));
     }
 
     #[test]
-    fn a_request_is_not_done_before_its_worker_has_taken_it_or_a_later_one() {
+    fn a_request_without_a_mark_is_done_only_if_a_later_one_was_taken() {
         let marks = [mark(1, Stage::Begun)];
-        assert!(!is_done_of(&marks, 2), "it may lie in the ring");
+        assert_eq!(is_done(&marks, 2), None, "it may lie in the ring");
         let marks = [mark(1, Stage::Begun), mark(3, Stage::Taken)];
-        assert!(is_done_of(&marks, 2) && !is_done_of(&marks, 3));
-        assert!(is_done_of(&[mark(1, Stage::Done)], 2), "the worker is idle");
+        assert_eq!((is_done(&marks, 2), is_done(&marks, 3)), (Some(true), Some(false)));
+        // A worker that is stopped looks idle.
+        assert_eq!(is_done(&[mark(1, Stage::Done)], 2), None);
     }
 
     #[test]

@@ -151,7 +151,7 @@ impl AsyncChannel {
         timeout: Duration,
     ) -> Result<AsyncPending> {
         let (core, limit) = (self.shared.channel.core(), TimeLimit::begin(timeout));
-        requests::submit(core, kind, payload, limit, self.spin).await
+        requests::submit(core, kind, payload, limit, self.spin, |_| {}).await
     }
 
     /// Sends a request and returns the stream of its chunks: as [`Channel::stream`].
@@ -168,7 +168,7 @@ impl AsyncChannel {
         timeouts: impl Into<StreamTimeouts>,
     ) -> Result<AsyncStream> {
         let (core, deadlines) = (self.shared.channel.core(), timeouts.into().start());
-        requests::stream(core, kind, payload, deadlines, self.spin).await
+        requests::stream(core, kind, payload, deadlines, self.spin, |_| {}).await
     }
 
     /// Starts a request whose payload is written in parts: as [`Channel::write`]. Waits while

@@ -7,18 +7,21 @@ use crate::channel::{
     Core, Outgoing, RequestSpec, RoomWait, TimedGuard, check_open, encode, no_turn, ring_full,
 };
 use crate::error::Result;
+use crate::id::RequestId;
 use crate::payload::Payload;
 use crate::sys::clock::Deadline;
 use crate::tasks::timer::Timer;
 use crate::tasks::wait::with_exit_status;
 
 /// Sends a request. Waits while the ring is full or another long message is on its way, until
-/// the deadline.
+/// the deadline. `note_part` is told of a request of which only a part was sent, before a wait: if the
+/// future is dropped there, the worker may be at that part.
 pub(super) async fn send<P: Payload + ?Sized>(
     core: &Core,
     spec: RequestSpec,
     payload: &P,
     deadline: Deadline,
+    mut note_part: impl FnMut(RequestId),
 ) -> Result<u64> {
     let send = async {
         let (mut encoded, len) = encode(core, payload)?;
@@ -28,6 +31,9 @@ pub(super) async fn send<P: Payload + ?Sized>(
         };
         let mut outgoing = Outgoing::open(core, spec, turn)?;
         while let Some(needed) = outgoing.advance(&mut encoded, len, false)? {
+            if outgoing.is_sent_in_part() {
+                note_part(RequestId::new(outgoing.request()));
+            }
             let waited = wait_for_room(core, needed, deadline).await;
             waited.map_err(|error| outgoing.ended_by(error))?;
         }

@@ -51,6 +51,7 @@ mod pool_errors;
 #[cfg(feature = "tracing")]
 mod pool_host_code;
 mod pool_metrics;
+mod pool_places;
 mod pool_streams;
 mod pool_submit;
 mod pools;
