@@ -423,3 +423,76 @@ impl<R: RoleRef> Dead<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::*;
+    use crate::error::{EndOfService, ExitCause, Mark, Marks, Stage, WorkerDeath};
+    use crate::pool::role::RoleShared;
+    use crate::pool::scheduler::{Grant, WorkerId};
+    use crate::pool::{Pool, Role};
+
+    const REQUEST: u64 = 7;
+
+    /// What a worker has marked as it ended.
+    #[derive(Debug)]
+    struct Marked(Vec<Mark>);
+
+    impl Marks for Marked {
+        fn all(&self) -> Vec<Mark> {
+            self.0.clone()
+        }
+    }
+
+    /// The death of a worker by its own code that had begun these requests, and so ended `REQUEST`.
+    fn death(begun: &[u64]) -> Error {
+        let mark = |request: &u64| Mark {
+            request: *request,
+            stage: Stage::Begun,
+            since: *request,
+            progress: 0,
+            awaits_credit: false,
+        };
+        let marks: Arc<dyn Marks> = Arc::new(Marked(begun.iter().map(mark).collect()));
+        let end_of_service = Arc::new(EndOfService::default());
+        end_of_service.set_source(Arc::downgrade(&marks));
+        end_of_service.set_has_stopped(Box::new(|| true));
+        assert!(end_of_service.marks().is_some());
+        Error::peer_died(WorkerDeath {
+            role: "one".to_owned(),
+            pid: 1,
+            request: Some(REQUEST),
+            log_path: None,
+            log_tail: None,
+            status: Arc::new(OnceLock::from(ExitCause::Signaled(libc::SIGSEGV))),
+            oom_suspected: Arc::default(),
+            end_of_service,
+        })
+    }
+
+    /// What becomes of an idempotent request whose worker the pool has given to it alone, or not.
+    fn outcome(role: &Arc<RoleShared>, is_alone: bool, error: Error) -> Result<()> {
+        let worker = WorkerId { slot: 0, incarnation: 0 };
+        let grant = Grant { worker, is_alone };
+        let permit = Permit::new(Arc::clone(role), grant, Arc::default(), 0);
+        let mut attempts =
+            Attempts::begin(Arc::clone(role), Kind::app(1), Priority::Normal, None, true);
+        attempts.judge(Dead { permit, error, has_delivered: false })
+    }
+
+    #[test]
+    fn a_request_is_poison_only_if_the_pool_and_its_worker_say_it_was_alone() {
+        let role = Role::with_channels(|_| Err(Error::invalid_config("no worker"))).lazy();
+        let pool = Pool::builder().role("one", role).build().unwrap();
+        let role = pool.roles.get("one").unwrap();
+        let (alone, beside) = ([REQUEST], [REQUEST, 3]);
+        let poison = outcome(role, true, death(&alone)).unwrap_err();
+        assert_eq!(poison.kind(), ErrorKind::Poison);
+        // The worker was at one that was given up, or the pool had others with it.
+        for (is_alone, begun) in [(true, &beside[..]), (false, &alone), (false, &beside)] {
+            assert!(outcome(role, is_alone, death(begun)).is_ok(), "{is_alone} {begun:?}");
+        }
+    }
+}
