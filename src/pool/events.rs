@@ -1,15 +1,17 @@
 //! What happens to the workers of a pool, as a stream for the host.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-use super::scheduler::RecycleReason;
+use super::event_order::EventOrder;
+use super::scheduler::{RecycleReason, WorkerId};
 use crate::error::Error;
 use crate::id::RequestId;
 use crate::sync::Counter;
 use crate::sync::Ordering;
-use crate::sync::plain::Mutex;
+use crate::sync::plain::{Mutex, MutexGuard};
 use crate::sys::fork;
 use crate::trace::event;
 
@@ -67,14 +69,14 @@ pub enum EventKind {
 /// How many events wait for one reader; more are dropped.
 const MOST_WAITING: usize = 1024;
 
-/// The events of a pool from the moment on at which it was asked for, until it is closed. Dropping it
-/// ends it.
+/// The events of a pool from the moment on at which it was asked for, until it is closed or dropped and
+/// its workers have ended. Dropping it ends it.
 #[derive(Debug)]
 pub struct Events(Option<Receiver<Event>>);
 
 impl Events {
-    /// Returns the next event; `None` once the pool is closed and its workers have ended, or
-    /// once it was dropped with all handles of its roles; and in a forked child. Blocks until there is one.
+    /// Returns the next event; `None` once the pool is closed or dropped and its workers have ended, and
+    /// in a forked child. Blocks until there is one.
     pub fn recv(&self) -> Option<Event> {
         self.receiver()?.recv().ok()
     }
@@ -110,10 +112,19 @@ impl Iterator for Events {
 /// The readers of a pool's events.
 #[derive(Debug, Default)]
 pub(super) struct Readers {
-    senders: Mutex<Vec<Sender>>,
+    state: Mutex<State>,
     dropped: Counter,
     /// How often code of the host's has panicked.
     panics: Counter,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    senders: Vec<Sender>,
+    orders: BTreeMap<String, EventOrder<Event>>,
+    /// Roles that have workers, or will have some.
+    roles: usize,
+    is_over: bool,
 }
 
 /// Sends events to one reader. In a forked child its drop does nothing: it would wake the reader,
@@ -135,13 +146,54 @@ impl Readers {
             return Events(None);
         }
         let (sender, receiver) = sync_channel(MOST_WAITING);
-        self.senders.lock().push(Sender(Some(sender)));
+        let mut state = self.state.lock();
+        if !state.is_over {
+            state.senders.push(Sender(Some(sender)));
+        }
+        drop(state);
         Events(Some(receiver))
+    }
+
+    /// A role is made. [`Readers::note_role_over`] follows.
+    pub(super) fn add_role(&self) {
+        self.state.lock().roles += 1;
+    }
+
+    /// A role was closed and has no worker any more. After the last one the events end.
+    pub(super) fn note_role_over(&self) {
+        let mut state = self.state.lock();
+        state.roles = state.roles.saturating_sub(1);
+        let is_last = state.roles == 0;
+        drop(state);
+        if is_last {
+            self.end();
+        }
     }
 
     /// Ends the events: their readers get what they have, and then nothing more.
     pub(super) fn end(&self) {
-        self.senders.lock().clear();
+        let mut state = self.state.lock();
+        state.is_over = true;
+        let orders = std::mem::take(&mut state.orders);
+        let held: Vec<_> = orders.into_values().flat_map(|mut order| order.take_all()).collect();
+        held.iter().for_each(|event| self.send(&mut state, event));
+        let senders = std::mem::take(&mut state.senders);
+        drop(state);
+        drop((held, senders));
+    }
+
+    /// A request has found a worker of a role dead. Its end is told before what is told from now on of
+    /// the role. [`Readers::note_end`] must follow.
+    pub(super) fn note_dead(&self, role: &str, worker: WorkerId) {
+        self.state.lock().orders.entry(role.to_owned()).or_default().note_dead(worker);
+    }
+
+    /// The end of a worker was told.
+    pub(super) fn note_end(&self, role: &str, worker: WorkerId) {
+        let mut state = self.state.lock();
+        let order = state.orders.get_mut(role);
+        let events = order.map_or_else(Vec::new, |order| order.note_end(worker));
+        self.tell_now(state, events);
     }
 
     /// How many events were dropped because their reader did not keep up.
@@ -149,10 +201,23 @@ impl Readers {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Tells the readers and the subscriber of `tracing`. Blocks no longer than that does.
-    pub(super) fn tell(&self, happened: Event) {
-        self.guard(&happened.role, || trace(&happened));
-        self.send(&happened);
+    /// Tells the readers and the subscriber of `tracing`, in the order in which things have happened.
+    /// Blocks no longer than the subscriber does.
+    pub(super) fn tell(&self, worker: Option<WorkerId>, happened: Event) {
+        let mut state = self.state.lock();
+        let now = match state.orders.get_mut(&happened.role) {
+            Some(order) => order.add(worker, happened),
+            None => Some(happened),
+        };
+        self.tell_now(state, now.into_iter().collect());
+    }
+
+    fn tell_now(&self, mut state: MutexGuard<'_, State>, events: Vec<Event>) {
+        events.iter().for_each(|event| self.send(&mut state, event));
+        drop(state);
+        for event in events {
+            self.guard(&event.role, || trace(&event));
+        }
     }
 
     /// Runs what may run code of the host's. `None`: that has panicked, which is told once.
@@ -160,14 +225,14 @@ impl Readers {
         let done = catch_unwind(AssertUnwindSafe(body)).ok();
         if done.is_none() && self.panics.fetch_add(1, Ordering::Relaxed) == 0 {
             let (role, kind) = (role.to_owned(), EventKind::HostPanicked);
-            self.send(&Event { role, worker: None, pid: None, kind });
+            self.send(&mut self.state.lock(), &Event { role, worker: None, pid: None, kind });
         }
         done
     }
 
     /// Never blocks.
-    fn send(&self, happened: &Event) {
-        self.senders.lock().retain(|Sender(sender)| {
+    fn send(&self, state: &mut State, happened: &Event) {
+        state.senders.retain(|Sender(sender)| {
             let sent = sender.as_ref().map(|sender| sender.try_send(happened.clone()));
             if matches!(sent, Some(Err(TrySendError::Full(_)))) {
                 self.dropped.fetch_add(1, Ordering::Relaxed);

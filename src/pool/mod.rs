@@ -92,6 +92,7 @@ mod attempts;
 mod cancels;
 mod closing;
 mod core;
+mod event_order;
 mod events;
 mod executor;
 #[cfg(all(test, feature = "tokio"))]

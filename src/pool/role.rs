@@ -1,7 +1,7 @@
 //! A role of a pool, as its requests and its workers' threads share it.
 
 use std::ops::Deref;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use super::cancels::Cancels;
@@ -46,8 +46,10 @@ pub(super) struct RoleShared {
     pub(super) name: String,
     core: RoleCore<Worker>,
     settings: Mutex<Arc<Role>>,
-    /// Not 0: workers are ended without giving them time.
-    is_urgent: Counter,
+    /// Set once workers are ended without giving them time.
+    is_urgent: OnceLock<()>,
+    /// Set once the role was closed and its last worker has ended.
+    is_over: OnceLock<()>,
     /// Numbers of requests.
     numbers: Counter,
     /// Why the last worker failed.
@@ -136,6 +138,7 @@ impl<R: RoleRef> Permit<R> {
 
     /// The worker is of no use any more.
     pub(super) fn note_dead(&mut self) {
+        self.role.note_dead(self.grant.worker);
         self.ending = Ending::WorkerDied;
         self.set_lingering(None);
         self.worker.look();
@@ -164,12 +167,14 @@ impl<R: RoleRef> Drop for Permit<R> {
 
 impl RoleShared {
     pub(super) fn new(name: String, settings: Role, pool: PoolShared) -> Arc<Self> {
+        pool.readers.add_role();
         let seed = Random::new(now_ns() ^ u64::from(std::process::id())).next();
         Arc::new_cyclic(|this| Self {
             core: RoleCore::new(Scheduler::new(settings.limits.clone(), seed)),
             name,
             settings: Mutex::new(Arc::new(settings)),
-            is_urgent: Counter::new(0),
+            is_urgent: OnceLock::new(),
+            is_over: OnceLock::new(),
             numbers: Counter::new(0),
             last_failure: Mutex::new(None),
             metrics: Counters::default(),
@@ -191,9 +196,9 @@ impl RoleShared {
 
     /// How long a worker that is to end may take.
     pub(super) fn stop_timeout(&self) -> Duration {
-        match self.is_urgent.load(Ordering::Relaxed) {
-            0 => self.settings().stop_timeout,
-            _ => Duration::ZERO,
+        match self.is_urgent.get() {
+            None => self.settings().stop_timeout,
+            Some(()) => Duration::ZERO,
         }
     }
 
@@ -216,12 +221,13 @@ impl RoleShared {
 
     /// Ends all requests that wait, and all workers with what they serve. Never blocks.
     pub(super) fn close_now(&self) {
-        self.is_urgent.store(1, Ordering::Relaxed);
+        let _ = self.is_urgent.set(());
         self.change(|scheduler| scheduler.close_now(now_ns()));
         for (_, worker) in self.workers() {
             worker.hasten();
         }
         self.pool.ended.notify();
+        self.note_if_over();
     }
 
     /// The number of the next request.
@@ -314,8 +320,29 @@ impl RoleShared {
         }
         let after = self.core.forget(worker, change);
         drop(ended);
+        self.pool.readers.note_end(&self.name, worker);
         self.perform(after.map(|after| self.core.tell(after)));
         self.pool.ended.notify();
+        self.note_if_over();
+    }
+
+    /// A request has found a worker dead, whose thread tells of its end, or has told.
+    fn note_dead(&self, worker: WorkerId) {
+        if fork::is_forked_child() {
+            return;
+        }
+        self.pool.readers.note_dead(&self.name, worker);
+        // After the note: a worker that is forgotten between the two is found to be gone here.
+        if !self.workers().iter().any(|(id, _)| *id == worker) {
+            self.pool.readers.note_end(&self.name, worker);
+        }
+    }
+
+    /// Ends the pool's events if this was its last role that was to be over.
+    fn note_if_over(&self) {
+        if self.change(|scheduler| scheduler.is_over()) && self.is_over.set(()).is_ok() {
+            self.pool.readers.note_role_over();
+        }
     }
 
     /// The workers that are there; none in a forked child.
@@ -356,8 +383,8 @@ impl RoleShared {
             EventKind::Hung { .. } => self.metrics.note_hung(),
             _ => {}
         }
-        let worker = worker.map(|id| id.slot);
-        self.pool.readers.tell(Event { role: self.name.clone(), worker, pid, kind });
+        let (role, slot) = (self.name.clone(), worker.map(|id| id.slot));
+        self.pool.readers.tell(worker, Event { role, worker: slot, pid, kind });
     }
 
     /// Does what the scheduler has decided.

@@ -48,6 +48,7 @@ mod pool;
 #[cfg(feature = "tokio")]
 mod pool_async;
 mod pool_errors;
+mod pool_events;
 #[cfg(feature = "tracing")]
 mod pool_host_code;
 mod pool_metrics;
