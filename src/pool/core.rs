@@ -1,7 +1,7 @@
 //! A role's one lock, and what is done after it.
 //!
 //! Under the lock the scheduler decides. What it decides is done when the lock is free: requests
-//! are told here, and workers are started and ended by whoever made the change.
+//! are told here, and workers are started and ended by the thread that made the change.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -86,7 +86,7 @@ impl<L: Default> RoleCore<L> {
         }
         match self.leave(now_ns(), ticket) {
             (true, deeds) => (None, deeds),
-            // Somebody has told, or is about to, and then gives the place back.
+            // Another thread has told it, or is about to, and then gives the place back.
             (false, deeds) => (seat.abandon(), deeds),
         }
     }
@@ -238,7 +238,7 @@ mod tests {
     use crate::sys::clock::Deadline;
 
     #[test]
-    fn a_place_that_nobody_takes_any_more_goes_to_the_next_that_waits() {
+    fn a_place_whose_request_has_left_goes_to_the_next_that_waits() {
         let limits = Limits { prefetch: 0, ..Limits::default() };
         let core = RoleCore::<()>::new(Scheduler::new(limits, 1));
         let ask =

@@ -1,5 +1,5 @@
-//! Models of a pool: who gets the places of workers while these die, requests leave and the role is
-//! closed, and that no tick is missed.
+//! Models of a pool: which requests get the places of workers while these die, requests leave and
+//! the role is closed, and that no tick is missed.
 //!
 //! Workers have no process here. As in the models of the ring, no thread wakes without a reason, and
 //! the time of a wait with a deadline is up as soon as the thread would sleep. Run with
@@ -218,7 +218,7 @@ fn a_request_that_is_sent_again_as_the_role_is_closed_ends() {
 }
 
 #[test]
-fn nobody_waits_at_a_role_that_is_closed() {
+fn no_request_waits_at_a_role_that_is_closed() {
     model_up_to(PREEMPTIONS, || {
         let role = Role::new(1);
         let first = role.ask(1, SOON).unwrap();

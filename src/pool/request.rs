@@ -118,7 +118,7 @@ impl<'a> PoolRequest<'a> {
         let number = attempts.number();
         let submitted = self.role.pool.executor.submit(number, async move {
             let reply = async_call::call(attempts, kind, &payload, now, deadline).await;
-            // Nobody may take it for long, and the ring is to be filled again.
+            // Its owner may take it late, and the ring is to be filled again.
             reply.map(Reply::detach)
         })?;
         Ok(PoolPending::new(Arc::clone(self.role), number, submitted))

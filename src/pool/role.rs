@@ -271,7 +271,7 @@ impl RoleShared {
     pub(super) fn leave(&self, ticket: Ticket, seat: &Seat<Worker>) -> Option<Told<Worker>> {
         let (has_left, deeds) = self.core.leave(now_ns(), ticket);
         self.perform(deeds);
-        // Somebody has told, or is about to, and then gives the place back.
+        // Another thread has told it, or is about to, and then gives the place back.
         if has_left { None } else { seat.abandon() }
     }
 

@@ -1,4 +1,4 @@
-//! Where somebody is told what he waits for: a request what becomes of it, and the owner of one
+//! Where a waiter is told what it waits for: a request what becomes of it, and the owner of one
 //! that was submitted how it has ended.
 
 use std::sync::Arc;
@@ -45,7 +45,7 @@ impl<T> Answer<T> {
         Self(Mutex::new(State::Waits(None)))
     }
 
-    /// Tells the owner, and wakes it. Returns what was to be told if nobody will hear. The caller
+    /// Tells the owner, and wakes it. Returns what was to be told if the owner will not hear. The caller
     /// holds no lock: a waker is an executor's code.
     pub(super) fn tell(&self, told: T) -> Option<T> {
         let mut state = self.0.lock();
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_told_comes_to_its_owner_once_and_to_nobody_comes_back() {
+    fn what_is_told_comes_to_its_owner_once_or_back_if_that_has_left() {
         let (heard, left) = (Answer::new(), Answer::new());
         assert_eq!(heard.poll(Waker::noop()), None);
         assert_eq!(heard.tell(1), None);

@@ -163,7 +163,7 @@ fn over_its_bound_a_role_refuses_at_once_and_says_when_to_come_back() {
 }
 
 #[test]
-fn who_waits_too_long_and_who_runs_too_long_get_different_errors() {
+fn a_wait_that_is_too_long_and_a_run_get_different_errors() {
     let (pool, handle) = pool_of(role().prefetch(0));
     handle.call(ECHO, "", LONG).unwrap();
     let short = Duration::from_millis(50);

@@ -176,7 +176,7 @@ fn a_grant_that_meets_a_dropped_future_goes_to_the_next() {
 }
 
 #[test]
-fn who_waits_too_long_and_who_runs_too_long_get_different_errors() {
+fn a_wait_that_is_too_long_and_a_run_get_different_errors() {
     let (pool, handle, tasks) = pool_of(role().prefetch(0));
     let bytes = encode(&[1500]);
     let calls = vec![tasks.call(SLOW_ECHO, &bytes, SHORT), tasks.call(ECHO, &bytes, SHORT)];

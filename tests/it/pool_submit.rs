@@ -80,7 +80,7 @@ fn of_a_thousand_others_those_fail_that_were_begun_and_no_more() {
 }
 
 #[test]
-fn a_request_goes_on_although_nobody_waits_and_its_place_is_free_again() {
+fn a_request_goes_on_although_no_caller_waits_and_frees_its_place() {
     let (pool, handle) = pool_of(role().prefetch(0));
     // More bytes of replies than the ring has.
     let bytes = pattern(1, 3000);

@@ -65,7 +65,7 @@ impl Requests {
     }
 
     fn find(&self, code: u64) -> &Row {
-        // Relaxed: a row's counters are valid whoever has it.
+        // Relaxed: a row's counters are valid, whichever kind has it.
         let is_it = |row: &&Row| {
             let taken = row.code.compare_exchange(0, code, Ordering::Relaxed, Ordering::Relaxed);
             taken.map_or_else(|before| before == code, |_| true)

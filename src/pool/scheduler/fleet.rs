@@ -237,7 +237,8 @@ impl<W> Scheduler<W> {
     /// Whether a worker that is due can go: another one took its place, or it has to go first.
     fn make_replacement(&mut self) -> bool {
         if self.limits.stop_first {
-            // None goes while another one is missing: who cannot be started takes no others along.
+            // None goes while another one is missing: a worker that cannot be started takes no others
+            // along.
             let is_moving = |slot: &Slot| !slot.is_empty() && !slot.is_ready();
             let is_whole = self.count(State::Serving) >= self.target;
             return is_whole && !self.slots.iter().any(is_moving);

@@ -1,6 +1,6 @@
 //! Which worker gets which request, and which workers run: the decisions for one role.
 //!
-//! Nothing here waits, reads a clock or starts anything. Whoever calls brings the time, holds the
+//! Nothing here waits, reads a clock or starts anything. The caller brings the time, holds the
 //! lock of the role, and carries out the [`Action`]s afterwards, without the lock. So a simulation
 //! can run thousands of schedules against it: `simulation.rs`.
 //!
@@ -363,7 +363,7 @@ impl<W> Scheduler<W> {
     /// Gives requests that wait to workers that have a place.
     fn dispatch(&mut self) {
         self.dispatch_alone();
-        // Only who waits while none has a place is here: a key has no choice.
+        // Only requests that found no place are in the queue: a key has no choice.
         while let Some(grant) = self.place_for(None) {
             let Some(next) = self.queue.pop() else { break };
             self.grant(grant);

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_leaves_is_not_handed_out_and_who_is_alone_waits_apart() {
+    fn one_that_leaves_is_not_handed_out_and_one_alone_waits_apart() {
         let mut queue = queue(&[(1, Priority::Normal), (2, Priority::Normal)]);
         let alone = Waiting { is_alone: true, ..waiting(3) };
         let ticket = queue.push(3, Priority::High, alone);

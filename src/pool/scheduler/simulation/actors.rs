@@ -1,4 +1,4 @@
-//! Who acts in a schedule: requests with what they do, workers, and what happens to them.
+//! The actors of a schedule: requests with what they do, workers, and what happens to them.
 
 use std::collections::VecDeque;
 
@@ -49,7 +49,7 @@ pub(super) struct Worker {
     pub(super) is_stopping: bool,
     pub(super) is_recycled: bool,
     pub(super) ready_at: u64,
-    /// Since when nobody holds it.
+    /// Since when it has had no request.
     pub(super) idle_since: u64,
     pub(super) granted: u64,
     /// What was sent and not begun.

@@ -70,7 +70,7 @@ fn check_worker(world: &World, slot: &Slot, worker: &Worker) {
     if !worker.is_ready || worker.is_dead || worker.is_recycled || worker.is_stopping {
         return;
     }
-    // Who is used up or old is to be replaced.
+    // A worker that is used up or old is to be replaced.
     let is_old = limits.max_lifetime.is_some_and(|most| worker.ready_at + most < now);
     assert!(!is_old || slot.due.is_some(), "a worker is too old");
     let most = limits.max_requests.map(|most| usize::try_from(most).unwrap() + limits.places());
@@ -79,7 +79,7 @@ fn check_worker(world: &World, slot: &Slot, worker: &Worker) {
         slot.due.is_some() || most.is_none_or(|most| granted <= most),
         "it has served too many"
     );
-    // Who is idle for too long ends, unless it is needed.
+    // A worker that is idle for too long ends, unless it is needed.
     let is_idle = slot.state == State::Serving && holders.is_empty();
     let is_needed = scheduler.target <= limits.min_idle || !scheduler.queue.is_empty();
     let is_over = limits.idle_timeout.is_some_and(|most| worker.idle_since + most < now);

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn who_dies_serving_is_replaced_at_once_and_who_fails_ever_later() {
+fn a_death_while_serving_is_mended_at_once_and_failures_ever_later() {
     let mut role = Role::ready(of(1));
     for now in 1..50 {
         let grant = role.ask_granted(now);
@@ -233,7 +233,7 @@ fn a_degraded_role_waits_for_the_one_worker_that_it_tries() {
 }
 
 #[test]
-fn who_failed_is_started_after_those_that_did_not() {
+fn a_slot_that_failed_is_started_after_those_that_did_not() {
     let mut role = Role::ready(of(1));
     let first = role.worker(0);
     role.scheduler.note_death(0, first, Death::Failed);
@@ -273,7 +273,7 @@ fn as_many_workers_start_at_the_same_time_as_allowed() {
 }
 
 #[test]
-fn a_spare_of_the_old_recipe_replaces_nobody() {
+fn a_spare_of_the_old_recipe_replaces_no_worker() {
     let mut role = Role::ready(Limits { spares: 1, ..of(1) });
     role.scheduler.reload(0);
     let notes = role.scheduler.take_actions();
