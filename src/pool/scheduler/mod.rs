@@ -14,7 +14,9 @@
 //!               +------- note_death <-------+
 //! ```
 
+mod actions;
 mod backoff;
+mod fleet;
 mod limits;
 mod queue;
 mod random;
@@ -22,12 +24,12 @@ mod retry;
 mod slot;
 mod window;
 
-mod fleet;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use actions::{Action, Admission, Asked, Death, Ending, Note, Overload, Refusal};
 pub(crate) use limits::Limits;
 pub use queue::Priority;
 pub(crate) use queue::{Ticket, Waiting};
@@ -36,11 +38,11 @@ pub(crate) use retry::{Attempt, History, Reason, Verdict};
 pub use slot::RecycleReason;
 pub(crate) use slot::{Grant, WorkerId};
 
-use backoff::Backoff;
+use fleet::{Demand, Fleet, Phase};
 use queue::Queue;
 use retry::RetryBudget;
-use slot::{Reserved, Slot, State};
-use window::{CoarseWindow, Window};
+use slot::{Reserved, State};
+use window::CoarseWindow;
 
 /// How long the measurement of the rate goes back.
 const RATE_PERIOD: u64 = 8_000_000_000;
@@ -50,149 +52,37 @@ const UNKNOWN_RETRY_AFTER: u64 = 1_000_000_000;
 /// The decisions for one role. `W` stands for the owner of a request that waits.
 #[derive(Debug)]
 pub(crate) struct Scheduler<W> {
-    limits: Limits,
+    /// The most requests that wait for a worker.
+    max_waiting: usize,
     queue: Queue<W>,
-    slots: Vec<Slot>,
-    /// How many workers are to serve.
-    target: usize,
+    fleet: Fleet,
     in_flight: usize,
     /// Requests that were granted a worker that is gone, and have not given their place back.
     orphans: usize,
     /// Requests whose worker has died, that are about to ask again.
     returning: usize,
-    recipe: u64,
     phase: Phase,
-    is_degraded: bool,
-    /// When the role was last tried while it is degraded.
-    tried_at: u64,
-    /// No worker is started before, as long as none is ready.
-    not_before: u64,
-    backoff: Backoff,
-    failures: Window,
     retries: RetryBudget,
     finished: CoarseWindow,
-    random: Random,
     has_planned: bool,
     actions: Vec<Action<W>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// What waits is still served.
-    Draining,
-    Closed,
-}
-
-/// What is to be done, in this order.
-#[derive(Debug)]
-pub(crate) enum Action<W> {
-    /// The request may be sent.
-    Grant {
-        owner: W,
-        grant: Grant,
-    },
-    /// The request is over.
-    Refuse {
-        owner: W,
-        why: Refusal,
-    },
-    /// A worker is to be started.
-    Start(WorkerId),
-    /// A worker is to be ended; it has nothing in flight, unless the role was closed.
-    Stop(WorkerId),
-    Note(Note),
-}
-
-/// What has changed, for events and counters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Note {
-    Recycled { worker: WorkerId, why: RecycleReason },
-    Degraded,
-    Healed,
-}
-
-/// Why a request is not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    Overloaded(Overload),
-    /// No worker can be started.
-    Degraded,
-    Closed,
-}
-
-/// How full a role was. Times are nanoseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Overload {
-    pub(crate) queued: usize,
-    pub(crate) limit: usize,
-    pub(crate) in_flight: usize,
-    pub(crate) oldest_wait: u64,
-    pub(crate) retry_after: u64,
-}
-
-/// A request that asks for a worker.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked {
-    /// Its number, which is higher than that of each request before it.
-    pub(crate) number: u64,
-    pub(crate) priority: Priority,
-    /// Requests with the same key go to the same worker while that has a place.
-    pub(crate) key: Option<u64>,
-}
-
-/// What became of a request that asked.
-#[derive(Debug)]
-pub(crate) enum Admission {
-    Granted(Grant),
-    Waits(Ticket),
-    Refused(Refusal),
-}
-
-/// How a request that was granted ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// The worker has answered, or is told that no answer is awaited.
-    Over,
-    /// Its worker is dead.
-    WorkerDied,
-}
-
-/// How a worker ended that was not told to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Death {
-    /// While it served: the requests are charged with it.
-    Serving,
-    /// At its start, or without a request, by itself.
-    Failed,
-    /// Without a request, by something else, such as an operator.
-    Killed,
 }
 
 impl<W> Scheduler<W> {
     /// Makes the scheduler of a role, whose limits were checked.
     pub(crate) fn new(limits: Limits, seed: u64) -> Self {
-        let slots = (0..limits.slots()).map(|_| Slot::new()).collect();
         Self {
+            max_waiting: limits.max_waiting,
             queue: Queue::new(),
-            slots,
-            target: if limits.is_lazy { 0 } else { limits.min_idle },
             in_flight: 0,
             orphans: 0,
             returning: 0,
-            recipe: 0,
             phase: Phase::Open,
-            is_degraded: false,
-            tried_at: 0,
-            not_before: 0,
-            backoff: Backoff::default(),
-            failures: Window::new(limits.failure_period),
             retries: RetryBudget::new(limits.retry.clone()),
             finished: CoarseWindow::new(RATE_PERIOD),
-            random: Random::new(seed),
             has_planned: false,
             actions: Vec::new(),
-            limits,
+            fleet: Fleet::new(limits, seed),
         }
     }
 
@@ -211,23 +101,22 @@ impl<W> Scheduler<W> {
         if self.phase != Phase::Open {
             return Admission::Refused(Refusal::Closed);
         }
-        if self.is_sick() {
+        if self.fleet.is_sick() {
             // A caller wants a worker: one is tried, also if none was wanted before.
-            if self.target == 0 {
-                self.target = self.limits.min_idle.max(1);
+            if self.fleet.want_one() {
                 self.plan(now);
             }
             return Admission::Refused(Refusal::Degraded);
         }
         // Those that wait for a worker of their own have one kept for them.
         if (self.queue.is_empty() || self.queue.len() == self.queue.count_alone())
-            && let Some(grant) = self.place_for(asked.key)
+            && let Some(grant) = self.fleet.place_for(asked.key)
         {
             self.retries.note_request(now);
             self.grant(grant);
             return Admission::Granted(grant);
         }
-        if self.queue.len() >= self.limits.max_waiting {
+        if self.queue.len() >= self.max_waiting {
             return Admission::Refused(Refusal::Overloaded(self.overload(now)));
         }
         self.retries.note_request(now);
@@ -246,7 +135,7 @@ impl<W> Scheduler<W> {
             return Admission::Refused(Refusal::Closed);
         }
         self.returning = self.returning.saturating_sub(1);
-        if self.is_sick() {
+        if self.fleet.is_sick() {
             if self.phase == Phase::Draining {
                 // It may have been the last that was waited for.
                 self.plan(now);
@@ -280,7 +169,7 @@ impl<W> Scheduler<W> {
     /// A request that was granted has ended, with or without an answer.
     pub(crate) fn finish(&mut self, now: u64, grant: Grant, ending: Ending) {
         self.finished.add(now);
-        let Some(slot) = slot_of(&mut self.slots, grant.worker) else {
+        let Some(slot) = self.fleet.slot_of(grant.worker) else {
             self.orphans = self.orphans.saturating_sub(1);
             if self.phase == Phase::Draining {
                 self.plan(now);
@@ -303,8 +192,7 @@ impl<W> Scheduler<W> {
         if ending == Ending::WorkerDied && slot.is_kept() {
             slot.state = State::Dead;
         }
-        let slot = self.slots.get(grant.worker.slot);
-        let is_usual = slot.is_some_and(|slot| slot.state == State::Serving && slot.due.is_none());
+        let is_usual = slot.state == State::Serving && slot.due.is_none();
         if !is_usual || !self.queue.is_empty() || self.phase != Phase::Open {
             self.plan(now);
         }
@@ -353,7 +241,7 @@ impl<W> Scheduler<W> {
         };
         Overload {
             queued,
-            limit: self.limits.max_waiting,
+            limit: self.max_waiting,
             in_flight: self.in_flight,
             oldest_wait: self.queue.oldest().map_or(0, since),
             retry_after,
@@ -362,68 +250,115 @@ impl<W> Scheduler<W> {
 
     /// Gives requests that wait to workers that have a place.
     fn dispatch(&mut self) {
-        self.dispatch_alone();
+        self.fleet.keep_for_alone(self.queue.count_alone());
+        while let Some(grant) = self.fleet.place_alone() {
+            let Some(next) = self.queue.pop_alone() else { break };
+            self.grant(grant);
+            self.actions.push(Action::Grant { owner: next.owner, grant });
+        }
         // Only requests that found no place are in the queue: a key has no choice.
-        while let Some(grant) = self.place_for(None) {
+        while let Some(grant) = self.fleet.place_for(None) {
             let Some(next) = self.queue.pop() else { break };
             self.grant(grant);
             self.actions.push(Action::Grant { owner: next.owner, grant });
         }
     }
 
-    /// Keeps workers free for requests that are tried alone: no more than half of those that
-    /// serve, but one.
-    fn dispatch_alone(&mut self) {
-        let waiting = self.queue.count_alone();
-        let count = |slots: &[Slot], is_it: fn(&Slot) -> bool| {
-            slots.iter().filter(|slot| slot.state == State::Serving && is_it(slot)).count()
-        };
-        let most = (count(&self.slots, |_| true) / 2).max(1);
-        let kept = |slots: &[Slot]| count(slots, |slot| slot.reserved == Reserved::Kept);
-        while kept(&self.slots) > waiting {
-            let mut slots = self.slots.iter_mut();
-            let Some(slot) = slots.find(|slot| slot.reserved == Reserved::Kept) else { break };
-            slot.reserved = Reserved::No;
-        }
-        while kept(&self.slots) < waiting
-            && count(&self.slots, |slot| slot.reserved != Reserved::No) < most
-        {
-            let serving = self.slots.iter_mut().filter(|slot| slot.state == State::Serving);
-            let free = serving.filter(|slot| slot.reserved == Reserved::No);
-            let Some(slot) = free.min_by_key(|slot| slot.in_flight) else { break };
-            slot.reserved = Reserved::Kept;
-        }
-        for at in 0..self.slots.len() {
-            let Some(slot) = self.slots.get(at) else { break };
-            let is_kept = slot.state == State::Serving && slot.reserved == Reserved::Kept;
-            if !is_kept || slot.in_flight > 0 {
-                continue;
-            }
-            let Some(next) = self.queue.pop_alone() else { break };
-            let worker = WorkerId { slot: at, incarnation: slot.incarnation };
-            let grant = Grant { worker, is_alone: true };
-            self.grant(grant);
-            self.actions.push(Action::Grant { owner: next.owner, grant });
+    fn grant(&mut self, grant: Grant) {
+        self.fleet.grant(grant);
+        self.in_flight += 1;
+    }
+
+    /// A worker is ready to serve.
+    pub(crate) fn note_ready(&mut self, now: u64, worker: WorkerId) {
+        if self.fleet.note_ready(now, worker, &mut self.actions) {
+            self.plan(now);
         }
     }
 
-    /// The worker that the next request with this key goes to.
-    fn place_for(&self, key: Option<u64>) -> Option<Grant> {
-        let serving = || self.slots.iter().enumerate().filter(|(_, s)| s.state == State::Serving);
-        let grant = |(slot, at): (usize, &Slot)| Grant {
-            worker: WorkerId { slot, incarnation: at.incarnation },
-            is_alone: false,
-        };
-        if let Some(key) = key {
-            // Rendezvous hashing (Thaler, Ravishankar, 1996): only the keys of a worker that is
-            // gone move.
-            let preferred = serving().max_by_key(|(slot, _)| weight(key, *slot));
-            if let Some(preferred) = preferred.filter(|(_, slot)| slot.has_place(&self.limits)) {
-                return Some(grant(preferred));
-            }
+    /// A worker has ended that was not told to, or could not be started.
+    pub(crate) fn note_death(&mut self, now: u64, worker: WorkerId, death: Death) {
+        let lost = self.fleet.note_death(now, worker, death, &mut self.actions);
+        self.note_end(now, lost);
+    }
+
+    /// A worker has ended as it was told to.
+    pub(crate) fn note_stopped(&mut self, now: u64, worker: WorkerId) {
+        let lost = self.fleet.note_stopped(worker);
+        self.note_end(now, lost);
+    }
+
+    /// A worker has ended with so many requests; `None` if it had ended before.
+    fn note_end(&mut self, now: u64, lost: Option<usize>) {
+        let Some(lost) = lost else { return };
+        self.in_flight = self.in_flight.saturating_sub(lost);
+        self.orphans += lost;
+        self.plan(now);
+    }
+
+    /// Has a worker replaced, without hurting what it serves.
+    pub(crate) fn recycle(&mut self, now: u64, worker: WorkerId, why: RecycleReason) {
+        if self.fleet.recycle(worker, why) {
+            self.plan(now);
         }
-        let with_place = serving().filter(|(_, slot)| slot.has_place(&self.limits));
-        with_place.min_by_key(|(_, slot)| (slot.due.is_some(), slot.in_flight)).map(grant)
+    }
+
+    /// Has all workers replaced, one after another: the role has another recipe.
+    pub(crate) fn reload(&mut self, now: u64) {
+        self.fleet.reload();
+        self.plan(now);
+    }
+
+    /// Forgets all failures.
+    pub(crate) fn reset(&mut self, now: u64) {
+        self.fleet.forget_failures(&mut self.actions);
+        self.plan(now);
+    }
+
+    /// Takes no new requests; once all that were taken are served, ends the workers.
+    pub(crate) fn close(&mut self, now: u64) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Draining;
+            self.plan(now);
+        }
+    }
+
+    /// Ends all requests that wait, and all workers with what they serve.
+    pub(crate) fn close_now(&mut self, now: u64) {
+        if self.phase != Phase::Closed {
+            self.phase = Phase::Closed;
+            self.refuse_all(Refusal::Closed);
+            self.plan(now);
+        }
+    }
+
+    /// Whether the role was closed and has no worker left.
+    pub(crate) fn is_over(&self) -> bool {
+        self.phase == Phase::Closed && self.fleet.is_gone()
+    }
+
+    pub(crate) fn is_degraded(&self) -> bool {
+        self.fleet.is_degraded()
+    }
+
+    /// Whether requests are served, or will be.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.phase == Phase::Open && !self.fleet.is_sick()
+    }
+
+    /// How many workers serve.
+    pub(crate) fn serving(&self) -> usize {
+        self.fleet.serving()
+    }
+
+    /// Looks at what time has changed.
+    pub(crate) fn tick(&mut self, now: u64) {
+        self.plan(now);
+    }
+
+    /// When to call [`Scheduler::tick`] next, if nothing else happens.
+    pub(crate) fn next_tick(&self, now: u64) -> Option<u64> {
+        self.fleet.next_change(now, self.demand())
     }
 
     /// Whether [`Scheduler::next_tick`] may be sooner than at the last look.
@@ -431,37 +366,44 @@ impl<W> Scheduler<W> {
         std::mem::take(&mut self.has_planned)
     }
 
-    fn grant(&mut self, grant: Grant) {
-        let Some(slot) = self.slots.get_mut(grant.worker.slot) else { return };
-        slot.in_flight += 1;
-        slot.granted += 1;
-        if grant.is_alone {
-            slot.reserved = Reserved::Alone;
+    fn demand(&self) -> Demand {
+        let (waiting, oldest) = (self.queue.len(), self.queue.oldest());
+        Demand { waiting, oldest, phase: self.phase }
+    }
+
+    /// Decides what each worker does, and which are started.
+    fn plan(&mut self, now: u64) {
+        self.has_planned = true;
+        if self.phase == Phase::Draining && self.is_drained() {
+            self.phase = Phase::Closed;
         }
-        self.in_flight += 1;
+        if self.phase == Phase::Closed {
+            self.fleet.stop_all(&mut self.actions);
+            return;
+        }
+        self.fleet.note_old(now);
+        self.fleet.promote();
+        self.dispatch();
+        while self.fleet.grow(now, self.demand()) {
+            self.dispatch();
+        }
+        self.fleet.replace(&mut self.actions);
+        // Where the old worker had to go first, a spare serves in its place.
+        self.fleet.promote();
+        self.dispatch();
+        self.fleet.shrink(now, self.demand());
+        self.fleet.stop_unneeded(&mut self.actions);
+        if self.fleet.is_sick() {
+            self.refuse_all(Refusal::Degraded);
+            if self.phase == Phase::Draining && self.is_drained() {
+                return self.plan(now);
+            }
+        }
+        self.fleet.start(now, self.demand(), &mut self.actions);
     }
 
-    /// Whether requests are served, or will be.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.phase == Phase::Open && !self.is_sick()
+    fn refuse_all(&mut self, why: Refusal) {
+        let waiting = self.queue.drain();
+        self.actions.extend(waiting.map(|it| Action::Refuse { owner: it.owner, why }));
     }
-
-    /// How many workers serve.
-    pub(crate) fn serving(&self) -> usize {
-        self.count(State::Serving)
-    }
-
-    /// Whether nothing serves and there is no hope that something soon will.
-    fn is_sick(&self) -> bool {
-        self.is_degraded && self.serving() == 0
-    }
-}
-
-fn weight(key: u64, slot: usize) -> u64 {
-    let slot = u64::try_from(slot).unwrap_or(0);
-    Random::new(key ^ slot.wrapping_mul(0xD6E8_FEB8_6659_FD93)).next()
-}
-
-fn slot_of(slots: &mut [Slot], worker: WorkerId) -> Option<&mut Slot> {
-    slots.get_mut(worker.slot).filter(|slot| slot.incarnation == worker.incarnation)
 }

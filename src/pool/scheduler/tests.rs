@@ -71,7 +71,7 @@ impl Role {
 
     /// The worker of this slot.
     fn worker(&self, slot: usize) -> WorkerId {
-        WorkerId { slot, incarnation: self.scheduler.slots[slot].incarnation }
+        WorkerId { slot, incarnation: self.scheduler.fleet.slots[slot].incarnation }
     }
 
     fn starts(&mut self) -> usize {
@@ -159,7 +159,7 @@ fn the_same_key_goes_to_the_same_worker_while_that_has_a_place() {
     assert_ne!(first.worker, third.worker, "it has no place, and others have");
     let homes: std::collections::BTreeSet<_> = (0..64)
         .map(|key| {
-            let grant = role.scheduler.place_for(Some(key)).unwrap();
+            let grant = role.scheduler.fleet.place_for(Some(key)).unwrap();
             grant.worker.slot
         })
         .collect();
@@ -190,7 +190,7 @@ fn a_suspect_gets_a_worker_of_its_own_when_that_has_nothing_left() {
     let admission = role.scheduler.admit_again(0, asked, &history, || 1000);
     assert!(matches!(admission, Admission::Waits(_)));
     assert!(matches!(role.ask(0), Admission::Waits(_)));
-    let kept = role.scheduler.slots.iter().position(|slot| slot.reserved == Reserved::Kept);
+    let kept = role.scheduler.fleet.slots.iter().position(|slot| slot.reserved == Reserved::Kept);
     let kept = kept.unwrap();
     for grant in busy.iter().filter(|grant| grant.worker.slot == kept) {
         assert!(grants(&role.scheduler.take_actions()).is_empty());
@@ -273,7 +273,7 @@ fn a_suspect_gets_the_worker_that_is_free_the_soonest() {
     let soon = busy.iter().find(|grant| grant.worker.slot == 1).unwrap();
     role.scheduler.finish(0, *soon, Ending::Over);
     role.ask_again(0, &suspect());
-    assert_eq!(role.scheduler.slots[1].reserved, Reserved::Kept);
+    assert_eq!(role.scheduler.fleet.slots[1].reserved, Reserved::Kept);
 }
 
 #[test]
@@ -322,7 +322,7 @@ fn a_request_is_not_refused_while_a_worker_has_a_place() {
     let third = role.ask_granted(2);
     // Both workers are busy: it waits to be tried alone, and one of them is kept for that.
     assert!(matches!(role.ask_again(3, &history), Admission::Waits(_)));
-    let kept = role.scheduler.slots.iter().position(|slot| slot.reserved == Reserved::Kept);
+    let kept = role.scheduler.fleet.slots.iter().position(|slot| slot.reserved == Reserved::Kept);
     let other = if kept == Some(first.worker.slot) { third } else { first };
     role.scheduler.finish(4, other, Ending::Over);
     assert!(matches!(role.ask(5), Admission::Granted(_)));

@@ -1,18 +1,20 @@
 //! What must hold at every moment.
 
+use super::super::fleet::weight;
+use super::super::slot::Slot;
 use super::super::*;
 use super::actors::*;
 use super::state::World;
 
 pub(super) fn check(world: &World) {
     let (scheduler, limits, now) = (&world.scheduler, &world.limits, world.now);
-    let count = |state| scheduler.count(state);
+    let count = |state| scheduler.fleet.count(state);
     assert!(count(State::Serving) <= limits.max_size, "more serve than allowed");
     assert!(count(State::Starting) <= limits.max_starts, "more start than allowed");
     assert!(world.workers.len() <= limits.slots(), "more processes than slots");
     // Nothing waits beside a worker that has a place.
     let shared = scheduler.queue.len() - scheduler.queue.count_alone();
-    let has_place = scheduler.place_for(None).is_some();
+    let has_place = scheduler.fleet.place_for(None).is_some();
     assert!(shared == 0 || !has_place, "{shared} wait, and a worker has a place");
     // The places that are held are those of requests that were granted and are not over, and of
     // those that were given up and that their worker is not done with.
@@ -30,20 +32,22 @@ pub(super) fn check(world: &World) {
     let returning = states().filter(|state| *state == RequestState::Returns).count();
     assert!(scheduler.returning == returning || scheduler.phase == Phase::Closed);
     for ((slot, incarnation), worker) in &world.workers {
-        let slot = &scheduler.slots[*slot];
+        let slot = &scheduler.fleet.slots[*slot];
         assert_eq!(slot.incarnation, *incarnation, "a slot has one worker");
         check_worker(world, slot, worker);
     }
     // None is kept for a suspect that does not wait.
     let is_kept = |slot: &&Slot| slot.reserved == Reserved::Kept && slot.state == State::Serving;
-    let kept = scheduler.slots.iter().filter(is_kept).count();
+    let kept = scheduler.fleet.slots.iter().filter(is_kept).count();
     assert!(kept <= scheduler.queue.count_alone(), "{kept} are kept");
     // Spares serve exactly if too few do.
-    assert!(count(State::Serving) <= scheduler.target, "more serve than are to");
-    assert!(scheduler.target <= limits.max_size);
+    assert!(count(State::Serving) <= scheduler.fleet.target, "more serve than are to");
+    assert!(scheduler.fleet.target <= limits.max_size);
     let is_open = scheduler.phase != Phase::Closed;
-    assert!(!is_open || count(State::Serving) == scheduler.target || count(State::Spare) == 0);
-    let spares = if scheduler.target == 0 { 0 } else { limits.spares };
+    assert!(
+        !is_open || count(State::Serving) == scheduler.fleet.target || count(State::Spare) == 0
+    );
+    let spares = if scheduler.fleet.target == 0 { 0 } else { limits.spares };
     assert!(count(State::Spare) <= spares || !is_open, "too many spares");
     // Nothing waits for workers that do not come, and all that wait for others that serve.
     let is_sick = scheduler.is_degraded() && count(State::Serving) == 0;
@@ -51,9 +55,9 @@ pub(super) fn check(world: &World) {
     // The pool's thread wakes when there is something to do.
     assert!(scheduler.next_tick(now).is_none_or(|next| next >= now), "a tick was missed");
     // An empty role keeps trying.
-    let is_empty = scheduler.slots.iter().all(|slot| !slot.is_kept());
-    let is_wanted = scheduler.target > 0 || !scheduler.queue.is_empty();
-    let has_ending = scheduler.slots.iter().any(|slot| !slot.is_empty() && !slot.is_kept());
+    let is_empty = scheduler.fleet.slots.iter().all(|slot| !slot.is_kept());
+    let is_wanted = scheduler.fleet.target > 0 || !scheduler.queue.is_empty();
+    let has_ending = scheduler.fleet.slots.iter().any(|slot| !slot.is_empty() && !slot.is_kept());
     if is_empty && is_wanted && !has_ending && scheduler.phase == Phase::Open {
         assert!(scheduler.next_tick(now).is_some(), "an empty role does not try again");
     }
@@ -81,7 +85,7 @@ fn check_worker(world: &World, slot: &Slot, worker: &Worker) {
     );
     // A worker that is idle for too long ends, unless it is needed.
     let is_idle = slot.state == State::Serving && holders.is_empty();
-    let is_needed = scheduler.target <= limits.min_idle || !scheduler.queue.is_empty();
+    let is_needed = scheduler.fleet.target <= limits.min_idle || !scheduler.queue.is_empty();
     let is_over = limits.idle_timeout.is_some_and(|most| worker.idle_since + most < now);
     let is_open = scheduler.phase == Phase::Open && slot.due.is_none();
     assert!(!is_open || !is_idle || is_needed || !is_over, "a worker is idle for too long");
@@ -105,7 +109,10 @@ pub(super) fn check_recycled(world: &World, id: WorkerId, why: RecycleReason) {
         _ => {}
     }
     if limits.stop_first && limits.spares == 0 {
-        assert!(world.workers.len() >= world.scheduler.target, "one is missing, and {id:?} goes");
+        assert!(
+            world.workers.len() >= world.scheduler.fleet.target,
+            "one is missing, and {id:?} goes"
+        );
         let others = world.workers.iter().filter(|(at, _)| **at != key(id));
         for (at, other) in others {
             let is_moving = !other.is_ready || other.is_stopping || other.is_recycled;
@@ -116,7 +123,7 @@ pub(super) fn check_recycled(world: &World, id: WorkerId, why: RecycleReason) {
 
 /// The worker that a request with this key goes to, if that has a place.
 pub(super) fn preferred(world: &World, key: u64) -> Option<WorkerId> {
-    let slots = || world.scheduler.slots.iter().enumerate();
+    let slots = || world.scheduler.fleet.slots.iter().enumerate();
     let mut best = None;
     for (at, slot) in slots().filter(|(_, slot)| slot.state == State::Serving) {
         if best.is_none_or(|(best, _)| weight(key, at) > weight(key, best)) {

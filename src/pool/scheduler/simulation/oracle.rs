@@ -149,7 +149,7 @@ impl Oracle {
         death: Death,
     ) {
         let was_degraded = scheduler.is_degraded();
-        let was_told = scheduler.slots[id.slot].state == State::Stopping;
+        let was_told = scheduler.fleet.slots[id.slot].state == State::Stopping;
         scheduler.note_death(now, id, death);
         if was_told || death == Death::Serving {
             assert_eq!(scheduler.is_degraded(), was_degraded, "requests degrade no role");

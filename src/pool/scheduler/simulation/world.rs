@@ -506,7 +506,7 @@ impl World {
             RequestState::Waits(_, since) => Some(since),
             _ => None,
         });
-        self.oracle.note_step(self.now, waiting.min(), self.scheduler.target);
+        self.oracle.note_step(self.now, waiting.min(), self.scheduler.fleet.target);
     }
 
     fn act(&mut self, action: Action<u64>) {

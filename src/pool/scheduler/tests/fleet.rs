@@ -1,5 +1,6 @@
 //! Which workers run, case by case.
 
+use super::super::slot::Slot;
 use super::*;
 
 #[test]
@@ -15,8 +16,8 @@ fn a_death_while_serving_is_mended_at_once_and_failures_ever_later() {
     assert!(!role.scheduler.is_degraded());
     let (mut now, mut delays) = (100, Vec::new());
     for _ in 0..5 {
-        let slot = role.scheduler.slots.iter().position(|slot| !slot.is_empty()).unwrap();
-        let incarnation = role.scheduler.slots[slot].incarnation;
+        let slot = role.scheduler.fleet.slots.iter().position(|slot| !slot.is_empty()).unwrap();
+        let incarnation = role.scheduler.fleet.slots[slot].incarnation;
         role.scheduler.note_death(now, WorkerId { slot, incarnation }, Death::Failed);
         assert_eq!(role.starts(), 0);
         let next = role.scheduler.next_tick(0).unwrap();
@@ -104,7 +105,7 @@ fn a_lazy_role_starts_nothing_before_its_first_request() {
     assert!(matches!(role.ask(SECOND), Admission::Waits(_)));
     let actions = role.make_ready(SECOND);
     assert_eq!(grants(&actions).len(), 1);
-    assert_eq!(role.scheduler.count(State::Serving), 2);
+    assert_eq!(role.scheduler.fleet.count(State::Serving), 2);
 }
 
 #[test]
@@ -156,7 +157,7 @@ fn a_changed_recipe_replaces_all_workers_one_after_another() {
             Action::Start(worker) => Some(*worker),
             _ => None,
         });
-        assert_eq!(role.scheduler.count(State::Serving), 3);
+        assert_eq!(role.scheduler.fleet.count(State::Serving), 3);
         role.scheduler.note_ready(0, start.unwrap());
         let actions = role.scheduler.take_actions();
         for worker in stops(&actions) {
@@ -167,7 +168,7 @@ fn a_changed_recipe_replaces_all_workers_one_after_another() {
     assert_eq!(replaced, 3);
     let is_new = |slot: &Slot| slot.recipe == 1 && slot.due.is_none();
     assert_eq!(
-        role.scheduler.slots.iter().filter(|slot| slot.is_ready() && is_new(slot)).count(),
+        role.scheduler.fleet.slots.iter().filter(|slot| slot.is_ready() && is_new(slot)).count(),
         3
     );
 }
@@ -183,7 +184,7 @@ fn a_spare_that_serves_for_what_waits_is_growth_enough() {
     assert_eq!(grants(&actions).len(), 1, "the spare serves it");
     let is_start = |action: &&Action<u64>| matches!(action, Action::Start(_));
     assert_eq!(actions.iter().filter(is_start).count(), 1, "there is a spare again");
-    assert_eq!(role.scheduler.target, 2);
+    assert_eq!(role.scheduler.fleet.target, 2);
 }
 
 #[test]

@@ -1,0 +1,89 @@
+//! What is asked of a role's scheduler, and what it decides.
+
+use super::queue::{Priority, Ticket};
+use super::slot::{Grant, RecycleReason, WorkerId};
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub(crate) enum Action<W> {
+    /// The request may be sent.
+    Grant {
+        owner: W,
+        grant: Grant,
+    },
+    /// The request is over.
+    Refuse {
+        owner: W,
+        why: Refusal,
+    },
+    /// A worker is to be started.
+    Start(WorkerId),
+    /// A worker is to be ended; it has nothing in flight, unless the role was closed.
+    Stop(WorkerId),
+    Note(Note),
+}
+
+/// What has changed, for events and counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Note {
+    Recycled { worker: WorkerId, why: RecycleReason },
+    Degraded,
+    Healed,
+}
+
+/// Why a request is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Overloaded(Overload),
+    /// No worker can be started.
+    Degraded,
+    Closed,
+}
+
+/// How full a role was. Times are nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Overload {
+    pub(crate) queued: usize,
+    pub(crate) limit: usize,
+    pub(crate) in_flight: usize,
+    pub(crate) oldest_wait: u64,
+    pub(crate) retry_after: u64,
+}
+
+/// A request that asks for a worker.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    /// Its number, which is higher than that of each request before it.
+    pub(crate) number: u64,
+    pub(crate) priority: Priority,
+    /// Requests with the same key go to the same worker while that has a place.
+    pub(crate) key: Option<u64>,
+}
+
+/// What became of a request that asked.
+#[derive(Debug)]
+pub(crate) enum Admission {
+    Granted(Grant),
+    Waits(Ticket),
+    Refused(Refusal),
+}
+
+/// How a request that was granted ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The worker has answered, or is told that no answer is awaited.
+    Over,
+    /// Its worker is dead.
+    WorkerDied,
+}
+
+/// How a worker ended that was not told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Death {
+    /// While it served: the requests are charged with it.
+    Serving,
+    /// At its start, or without a request, by itself.
+    Failed,
+    /// Without a request, by something else, such as an operator.
+    Killed,
+}
