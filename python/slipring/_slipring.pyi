@@ -647,6 +647,7 @@ class PoolEvent:
         "unresponsive",
         "degraded",
         "healed",
+        "host_panicked",
         "unknown",
     ]: ...
     @property

@@ -155,6 +155,7 @@ impl PoolEvent {
             EventKind::Unresponsive => "unresponsive",
             EventKind::Degraded => "degraded",
             EventKind::Healed => "healed",
+            EventKind::HostPanicked => "host_panicked",
             _ => "unknown",
         };
         new
