@@ -12,18 +12,10 @@ from typing import Any
 from slipring import _slipring
 from slipring._async import Waits, waits
 from slipring._errors import Cancelled, Closed, InvalidInput
+from slipring._worker import is_async
 
 _STOP_TIMEOUT = 5.0
 """How long a worker that is told to end waits for its tasks."""
-
-
-def is_async(function: Callable[..., object]) -> bool:
-    """Return whether a handler is made with `async def`."""
-    call = getattr(function, "__call__", None)  # noqa: B004 - an object whose method is async
-    return any(
-        inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found)
-        for found in (function, call)
-    )
 
 
 def serve(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from slipring import _serving, _slipring
+from slipring import _slipring
 
 Payload: TypeAlias = "_slipring.Buffer | str | Sequence[str] | None"
 """What a handler can return, and a host can send."""
@@ -25,6 +25,18 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def is_worker() -> bool:
     """Return whether a spawner has started this process, which has not attached yet."""
     return _slipring.is_worker()
+
+
+_ASYNC = 0x80 | 0x200
+"""The flags of a coroutine's code and of an async generator's, which `inspect` names."""
+
+
+def is_async(function: Callable[..., object]) -> bool:
+    """Return whether a handler is made with `async def`, also as a method or in a `partial`."""
+    while hasattr(function, "func") and hasattr(function, "keywords"):
+        function = function.func
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    return bool(getattr(code, "co_flags", 0) & _ASYNC)
 
 
 class Worker:
@@ -73,7 +85,7 @@ class Worker:
         def add(function: _Function) -> _Function:
             if self._inbox is not None:
                 raise ValueError("there is a loop already")
-            if _serving.is_async(function):
+            if is_async(function):
                 raise TypeError("the loop is a plain function: use async handlers instead")
             self._inbox = function
             self._kinds = list(kinds)
@@ -105,7 +117,10 @@ class Worker:
                 raise ValueError("a worker with handlers and a loop: choose one")
             flag = _slipring.AbortFlag()
             _slipring.serve_inbox(self._setup, self._inbox, self._kinds, self._max_taken, flag)
-        elif any(_serving.is_async(handler) for handler in self._handlers.values()):
+        elif any(is_async(handler) for handler in self._handlers.values()):
+            # To import asyncio takes longer than the rest of a worker's start.
+            from slipring import _serving
+
             _serving.serve(self._setup, self._handlers, self._max_taken)
         else:
             _slipring.serve(self._setup, self._handlers)

@@ -154,10 +154,11 @@ def test_the_role_reaches_the_worker(spawn: Spawn, tmp_path: Path) -> None:
     pending.cancel()
 
 
-def test_an_import_loads_no_numpy_and_starts_no_thread() -> None:
+def test_an_import_loads_no_asyncio_or_numpy_and_starts_no_thread() -> None:
     code = """
 import os, slipring, sys
-print("numpy" in sys.modules, len(os.listdir("/proc/self/task")))
+import slipring.compat
+print("numpy" in sys.modules, "asyncio" in sys.modules, len(os.listdir("/proc/self/task")))
 """
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert printed.stdout.split() == ["False", "1"]
+    assert printed.stdout.split() == ["False", "False", "1"]

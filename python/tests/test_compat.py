@@ -74,7 +74,7 @@ def test_a_worker_runs_the_function(log_dir: Path) -> None:
 
     async def main() -> None:
         assert await channel.call(Kind.EMBED, [1, 2], timeout=TIMEOUT) == [3, 6]
-        assert await channel.call("embed", [1, 2]) == [3, 6]
+        assert await channel.call("embed", [1, 2], TIMEOUT) == [3, 6]
         assert (handle.pid, handle.role) == (channel.pid, "embed") and channel.role == "embed"
         assert channel.is_alive and channel.in_flight == 0
         name, daemon, start, argv, pid = await channel.call("process", timeout=TIMEOUT)

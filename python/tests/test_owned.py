@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import slipring
+from slipring._worker import is_async
 
 TIMEOUT = 30.0
 
@@ -224,6 +226,25 @@ def test_a_loop_that_fails_is_told(start: Spawn) -> None:
     assert isinstance(raised.value, (slipring.HandlerFailed, slipring.PeerDied))
     assert channel.wait_exit(timeout=TIMEOUT).code == 1
     assert "the loop is broken" in log_of(channel)
+
+
+def test_async_functions_are_known_in_all_forms() -> None:
+    class Model:
+        async def embed(self, request: slipring.Request) -> None: ...
+        async def __call__(self, request: slipring.Request) -> None: ...
+        def plain(self, request: slipring.Request) -> None: ...
+
+    async def chunks(request: slipring.Request) -> AsyncIterator[str]:
+        yield ""
+
+    class Plain:
+        def __call__(self, request: slipring.Request) -> None: ...
+
+    model = Model()
+    made: list[Callable[..., object]] = [model.embed, model, chunks, partial(partial(model.embed))]
+    assert all(is_async(function) for function in made)
+    made = [model.plain, Plain(), partial(model.plain), print, str]
+    assert not any(is_async(function) for function in made)
 
 
 def test_a_worker_is_described_in_one_way() -> None:

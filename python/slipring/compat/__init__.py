@@ -11,10 +11,16 @@ A host that was written for such a channel changes its import:
 pickled. `slipring.Spawner`, which this is not, has channels that carry texts and arrays without that.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from slipring.compat._errors import ErrorPayload, WorkerCrashError, WorkerError, error_payload
-from slipring.compat._host import LOG_DIR, Channel, Handle, Spawner, Stream
 from slipring.compat._messages import MessageKind
 from slipring.compat._worker import AbortFlag, DataConnection, HealthConnection, WorkerMain
+
+if TYPE_CHECKING:
+    from slipring.compat._host import LOG_DIR, Channel, Handle, Spawner, Stream
 
 __all__ = [
     "LOG_DIR",
@@ -32,3 +38,12 @@ __all__ = [
     "WorkerMain",
     "error_payload",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # A worker does without it, and without asyncio.
+    if name in ("LOG_DIR", "Channel", "Handle", "Spawner", "Stream"):
+        from slipring.compat import _host
+
+        return getattr(_host, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -158,7 +158,7 @@ class Channel:
         self._channel = channel
         self._role = role
 
-    async def call(self, kind: str, payload: Any = None, *, timeout: float | None = None) -> Any:
+    async def call(self, kind: str, payload: Any = None, timeout: float | None = None) -> Any:
         """Send a request and return the payload of its result.
 
         Raises the worker's error as `WorkerError`, `WorkerCrashError` if the worker ends, and
@@ -172,7 +172,7 @@ class Channel:
         return load(reply.bytearray())
 
     def stream(
-        self, kind: str, payload: Any = None, *, stream_chunk_timeout: float | None = 300.0
+        self, kind: str, payload: Any = None, stream_chunk_timeout: float | None = 300.0
     ) -> Stream:
         """Send a request and return the payloads of its chunks as they come: for `async for`.
 
@@ -186,7 +186,7 @@ class Channel:
             raise self._translated(error) from error
         return Stream(self, stream)
 
-    async def ping(self, *, timeout: float | None = 5.0) -> slipring.Health:
+    async def ping(self, timeout: float | None = 5.0) -> slipring.Health:
         """Ask the worker for its report. It answers also while it computes."""
         try:
             return await self._channel.ping(timeout=timeout)
@@ -201,7 +201,7 @@ class Channel:
         """Reset the abort flag."""
         self._channel.clear_abort()
 
-    async def close(self, *, timeout: float | None = 5.0) -> None:
+    async def close(self, timeout: float | None = 5.0) -> None:
         """End the worker. One that hangs is killed before so many seconds are over.
 
         Can be called again, and does nothing if the worker has ended.
