@@ -5,7 +5,7 @@ that makes a `Worker`, gives it handlers and calls `Worker.run`. A `Pool` keeps 
 `ProcessPoolExecutor` is that of `concurrent.futures` over one.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slipring._errors import (
     Cancelled,
@@ -63,7 +63,8 @@ if TYPE_CHECKING:
     from slipring._executor import InitializerFailed, ProcessPoolExecutor, TaskCrashed
     from slipring._pool import AsyncPoolStream, AsyncRole, Pool
 
-# What imports asyncio or multiprocessing is imported when it is asked for.
+# What imports asyncio or multiprocessing is imported when it is asked for: that takes longer than all
+# the rest, and workers start faster without it.
 _LATER = {
     "AsyncChannel": "_async",
     "AsyncPoolStream": "_pool",
@@ -77,15 +78,16 @@ _LATER = {
     "TaskCrashed": "_executor",
 }
 
+if not TYPE_CHECKING:  # or a checker would take every name for one of the package's
 
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module 'slipring' has no attribute '{name}'")
-    from importlib import import_module
+    def __getattr__(name):
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
 
-    value = getattr(import_module(f"slipring.{_LATER[name]}"), name)
-    globals()[name] = value
-    return value
+        value = getattr(import_module(f"slipring.{_LATER[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 __all__ = [

@@ -13,7 +13,7 @@ pickled. `slipring.Spawner`, which this is not, has channels that carry texts an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slipring.compat._errors import ErrorPayload, WorkerCrashError, WorkerError, error_payload
 from slipring.compat._messages import MessageKind
@@ -40,10 +40,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # A worker does without it, and without asyncio.
-    if name in ("LOG_DIR", "Channel", "Handle", "Spawner", "Stream"):
-        from slipring.compat import _host
+if not TYPE_CHECKING:  # or a checker would take every name for one of the package's
 
-        return getattr(_host, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name):
+        # A worker does without it, and without asyncio.
+        if name in ("LOG_DIR", "Channel", "Handle", "Spawner", "Stream"):
+            from slipring.compat import _host
+
+            return getattr(_host, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
