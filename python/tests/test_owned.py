@@ -89,7 +89,7 @@ def test_async_generators_send_chunks(tasks: slipring.Channel) -> None:
 
 
 def test_a_cancel_ends_the_task_of_its_request(tasks: slipring.Channel) -> None:
-    other = tasks.submit("sleep", "0.5", timeout=TIMEOUT)
+    other = tasks.submit("sleep", "30", timeout=TIMEOUT)
     pending = tasks.submit("sleep", "60")
     while tasks.health().begun < 2:
         time.sleep(0.001)
@@ -103,8 +103,16 @@ def test_a_cancel_ends_the_task_of_its_request(tasks: slipring.Channel) -> None:
     next(stream)
     stream.close()
     assert seen_by(tasks, "ended")
+    aborted = tasks.submit("sleep", "60", timeout=TIMEOUT)
+    tasks.abort()
+    with pytest.raises(slipring.Cancelled):
+        aborted.wait()
+    with pytest.raises(slipring.Cancelled):
+        other.wait()
+    tasks.clear_abort()
+    other = tasks.submit("sleep", "0.1", timeout=TIMEOUT)
     tasks.submit("stubborn").cancel()
-    assert other.wait().text() == "2", "the others go on"
+    assert other.wait().text() == "2", "others go on"
     gc.collect()
     assert tasks.in_flight == 0
 
