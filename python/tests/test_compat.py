@@ -38,7 +38,8 @@ def run(log_dir: Path) -> Run:
 
     def with_channel(test: Test, **config: Any) -> None:
         async def main() -> None:
-            channel, _ = compat.Spawner(log_dir).spawn(worker_main, RoleConfig(**config))
+            spawner = compat.Spawner(log_dir)
+            channel, _ = await asyncio.to_thread(spawner.spawn, worker_main, RoleConfig(**config))
             async with channel:
                 await asyncio.wait_for(test(channel), 2 * TIMEOUT)
 
