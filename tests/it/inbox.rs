@@ -57,8 +57,11 @@ fn a_responder_knows_how_long_an_answer_can_be() {
     let Incoming { responder, .. } = given.recv().unwrap();
     assert_eq!(responder.max_message(), channel.config().max_message());
     assert!(responder.max_frame() < responder.max_message());
-    responder.send(&vec![7; channel.config().max_message()]).unwrap();
+    // From a thread of its own: it waits for room until the reply is read.
+    let longest = vec![7; responder.max_message()];
+    let sends = thread::spawn(move || responder.send(&longest).unwrap());
     assert_eq!(pending.wait().unwrap().len(), channel.config().max_message());
+    sends.join().unwrap();
     channel.close(LONG).unwrap();
 }
 
