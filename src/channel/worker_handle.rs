@@ -21,8 +21,8 @@ use crate::trace::{event, span};
 const KILL_AFTER: Duration = Duration::from_secs(2);
 /// How long the end of a worker that was killed may take.
 const DEATH_THROES: Duration = Duration::from_secs(10);
-/// How long a close waits for a slow disk, when the worker has ended, so that its log tells
-/// how.
+/// How long a close waits for what is told of a worker that has ended, such as for a slow disk's
+/// log.
 const LAST_LINE: Duration = Duration::from_secs(1);
 /// How long a thread that was asked to end may take: it cannot be killed.
 const THREAD_GRACE: Duration = Duration::from_millis(100);
@@ -184,8 +184,9 @@ impl WorkerHandle {
         }
         let (patience, state) = match process.kill() {
             true => (DEATH_THROES, "was killed but has not ended"),
-            // It is not there any more, or out of reach: then no wait helps.
-            false => (Duration::ZERO, "has not ended, and this process may not kill it"),
+            // It is out of reach, or was reaped a moment ago, by the supervisor or beside another
+            // close, and that is about to be known.
+            false => (LAST_LINE, "has not ended, and this process may not kill it"),
         };
         process.wait(Instant::now() + patience).ok_or_else(|| {
             Error::new(ErrorKind::Timeout, format!("worker {role} (pid {pid}) {state}"))
