@@ -141,10 +141,7 @@ def _dump(obj: Any, pickler: Any) -> tuple[list[Buffer], list[Buffer]]:
     buffers: list[Buffer] = []
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
-        try:
-            memory = buffer.raw()
-        except BufferError:  # it is not contiguous
-            return True
+        memory = buffer.raw()
         if memory.nbytes < _SMALL_BUFFER:
             return True
         buffers.append(memory)
