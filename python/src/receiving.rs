@@ -151,7 +151,13 @@ impl Receiving {
                     self.incoming = None;
                     return Ok(None);
                 }
-                Step::Filled => incoming.next_stage(py)?,
+                Step::Filled => {
+                    if let Err(error) = incoming.next_stage(py) {
+                        self.incoming = None;
+                        self.reader.skip().map_err(|error| exception(py, &error))?;
+                        return Err(error);
+                    }
+                }
                 Step::Wait if is_long => {
                     slices.lengthen();
                     py.check_signals()?;

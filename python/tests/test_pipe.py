@@ -296,6 +296,27 @@ def test_messages_leave_no_memory_behind() -> None:
     assert run(10_000) - before < 4 << 20
 
 
+def test_what_another_process_writes_into_the_memory_is_an_error_at_worst() -> None:
+    for length in (4, 8, 40, 200_000):
+        reader, writer = slipring.Pipe(False)
+        writer.send_bytes(b"\xff" * length)
+        # The message says now that it is a pickle with buffers.
+        os.pwrite(reader._parts()[0][0], b"\x01", 4096 + 4)
+        with pytest.raises(OSError, match="garbled"):
+            reader.recv()
+        writer.send("next")
+        assert reader.recv() == "next"
+    reader, writer = slipring.Pipe(False)
+    writer.send("x")
+    os.pwrite(reader._parts()[0][0], b"\xff" * 8, 512)
+    for receive in (reader.recv, reader.recv_bytes):
+        with pytest.raises(slipring.Protocol) as corrupt:
+            receive()
+        assert corrupt.value.kind == "peer_corrupt"
+    with pytest.raises(slipring.Protocol):
+        writer.send_bytes(b"x" * 300_000)
+
+
 def test_wrong_sizes_of_rings_are_refused() -> None:
     for ring in (0, 1000, 5000):
         with pytest.raises(slipring.InvalidInput):

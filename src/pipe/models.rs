@@ -156,13 +156,16 @@ fn the_descriptor_is_readable_exactly_if_a_message_is_there() {
         });
         let socket = reading.of(Line::Bytes);
         for byte in 1..=3 {
-            assert!(socket.wait(Duration::MAX).is_readable);
-            assert!(reader.watch().has_bytes(), "readable without a message");
+            // The last one may be found by a look, before the writer has rung for it.
+            if byte < 3 || !reader.watch().has_bytes() {
+                assert!(socket.wait(Duration::MAX).is_readable);
+                assert!(reader.watch().has_bytes(), "readable, but nothing is there");
+            }
             take(&mut reader, byte, 8);
             reader.watch().settle();
         }
-        assert!(!socket.wait(Duration::ZERO).is_readable);
         drop(sender.join().unwrap());
+        assert!(!socket.wait(Duration::ZERO).is_readable, "readable, but nothing is there");
     });
 }
 

@@ -137,6 +137,22 @@ impl PipeReader {
         self.message.as_ref().is_some_and(|taking| taking.is_begun)
     }
 
+    /// Gives the message up that is being taken: [`Self::start`] returns the next one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`].
+    pub fn skip(&mut self) -> Result<()> {
+        let Some(taking) = self.message.take() else { return Ok(()) };
+        let is_own =
+            |chunk: &ChunkHeader| chunk.is_first != taking.is_begun && chunk.left == taking.left;
+        // `start` skips the chunks behind this one.
+        if let Some((head, chunk)) = self.chunk()?.filter(|(_, chunk)| is_own(chunk)) {
+            self.release(head, chunk);
+        }
+        Ok(())
+    }
+
     /// Forgets the message that is being taken. The next call of [`Self::start`] skips the rest of it,
     /// if any part was taken, and otherwise finds it again.
     pub fn forget(&mut self) {

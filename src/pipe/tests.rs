@@ -227,6 +227,22 @@ fn a_message_that_is_read_in_part_can_be_read_again() {
 }
 
 #[test]
+fn a_message_that_is_skipped_is_never_seen_again() {
+    for taken in [0, 4, 2000] {
+        let Rig { mut reader, mut writer, .. } = rig();
+        let bytes = pattern(3000);
+        send(&mut writer, &bytes).unwrap();
+        send(&mut writer, b"next").unwrap();
+        reader.start().unwrap();
+        let mut out = vec![MaybeUninit::uninit(); taken];
+        assert_eq!(reader.read(&mut out).unwrap(), Progress::Part(taken));
+        reader.skip().unwrap();
+        reader.skip().unwrap();
+        assert_eq!(receive(&mut reader).unwrap(), b"next");
+    }
+}
+
+#[test]
 fn the_descriptor_is_readable_exactly_while_there_are_bytes() {
     let Rig { first, second, mut reader, mut writer } = rig();
     // Before the first poll there were messages that nothing polled for.
