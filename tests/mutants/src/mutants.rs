@@ -4,10 +4,13 @@
 //! that ships. The patches beside this file add the mutants to the sources; `tests/mutants.sh`
 //! applies the patches to a copy. In a model build of the copy, and in one for ThreadSanitizer,
 //! the environment variable `SLIPRING_MUTANT` chooses one mutant at run time. `mutants/ring.rs`,
-//! `mutants/channel.rs`, `mutants/worker.rs` and `mutants/pool.rs` name the model that must fail for it.
+//! `mutants/channel.rs`, `mutants/worker.rs`, `mutants/pool.rs` and `mutants/pipe.rs` name the model that
+//! must fail for it.
 
 #[cfg(all(test, loom))]
 mod channel;
+#[cfg(all(test, loom))]
+mod pipe;
 #[cfg(all(test, loom))]
 mod pool;
 #[cfg(all(test, loom))]
@@ -255,6 +258,33 @@ mutants! {
         FailureLate,
         /// A later cause replaces the first.
         LastCauseWins,
+    }
+    PIPE {
+        // Chunks.
+        /// The tail is stored Relaxed.
+        PipeTailRelaxed,
+        /// The tail is loaded Relaxed.
+        PipeTailSeenRelaxed,
+        /// The head is stored Relaxed.
+        PipeHeadRelaxed,
+        /// The head is loaded Relaxed.
+        PipeHeadSeenRelaxed,
+
+        // Waking.
+        /// No fence between what is published and the look at the bell.
+        NoFenceBeforeRing,
+        /// No fence between the bell and the look after it.
+        NoFenceAfterArm,
+        /// No look after the bell is armed.
+        NoLookAfterArm,
+        /// A late writer rings for what was read meanwhile.
+        RungForWhatWasRead,
+        /// The byte of an earlier ring stays in the socket.
+        ByteNotTaken,
+        /// The byte is taken although something is there.
+        ByteTakenAlways,
+        /// A reader that has emptied the ring leaves the bell armed at an earlier position.
+        ArmedBefore,
     }
     WORKER {
         // Waiting for room.
