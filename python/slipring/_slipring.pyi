@@ -794,6 +794,10 @@ class RoleHandle:
     def ping(self, *, timeout: float | None = 5.0) -> list[Health | BaseException]:
         """Ask each worker for its report, or tell why there is none."""
 
+    @staticmethod
+    def cancel(request: PoolPending | PoolStream) -> None:
+        """Cancel a request that was submitted, or a stream, from any thread."""
+
     def abort(self) -> None:
         """Ask the handlers of the workers that are there to stop, until `clear_abort`."""
 

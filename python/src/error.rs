@@ -64,7 +64,11 @@ fn make(py: Python<'_>, error: &slipring::Error) -> PyResult<PyErr> {
     let mut message = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {
-        message = format!("{message}: {source}");
+        let text = source.to_string();
+        // The error of a role tells of its last failure itself.
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
+        }
         next = source.source();
     }
     exception_of(py, error.kind().name(), &message, &details)

@@ -125,7 +125,7 @@ impl PoolPending {
         })
     }
 
-    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+    pub(crate) fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         self.role.cancel(self.id).map_err(|error| exception(py, &error))
     }
 

@@ -224,7 +224,7 @@ impl PoolStream {
         ended.map(drop)
     }
 
-    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+    pub(crate) fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         let mut shared = self.lock();
         shared.is_cancelled = true;
         let id = shared.id;

@@ -1,5 +1,6 @@
 //! What sends requests to the workers of one role of a pool.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +14,14 @@ use crate::convert;
 use crate::error::exception;
 use crate::kept::KeptReplies;
 use crate::outgoing::Outgoing;
+use crate::polling::poll_for;
 use crate::pool_pending::PoolPending;
 use crate::pool_report::{RoleHealth, RoleMetrics};
 use crate::pool_settings::PoolRole;
 use crate::pool_stream::PoolStream;
 use crate::reply::Reply;
 use crate::report::Health;
-use crate::wait::{aside, is_main_thread};
+use crate::wait::{aside, is_main_thread, wait};
 
 /// Sends requests to the workers of one role of a pool. Threads share it.
 #[pyclass(frozen, module = "slipring")]
@@ -28,6 +30,9 @@ pub(crate) struct RoleHandle {
     replies: Arc<KeptReplies>,
 }
 
+/// How many bytes are copied at most with the interpreter lock held, which takes some microseconds.
+const COPIED_ATTACHED: usize = 64 << 10;
+
 /// What a request has besides its payload and its timeout.
 #[derive(Clone, Copy)]
 struct Options {
@@ -35,6 +40,12 @@ struct Options {
     priority: Priority,
     key: Option<u64>,
     is_idempotent: Option<bool>,
+}
+
+#[derive(FromPyObject)]
+enum Cancellable<'py> {
+    Pending(Bound<'py, PoolPending>),
+    Stream(Bound<'py, PoolStream>),
 }
 
 impl Options {
@@ -100,7 +111,12 @@ impl RoleHandle {
     ) -> PyResult<PoolPending> {
         let none = py.None();
         let payload = Outgoing::of(payload.unwrap_or(none.bind(py)))?;
-        let sent = options.request(&self.role).submit(&payload, timeout);
+        let sent = if payload.encoded_len() <= COPIED_ATTACHED {
+            options.request(&self.role).submit(&payload, timeout)
+        } else {
+            let (payload, role) = (payload.detached(), self.role.clone());
+            py.detach(move || options.request(&role).submit(&payload, timeout))
+        };
         let pending = sent.map_err(|error| exception(py, &error))?;
         Ok(PoolPending::new(&self.role, &self.replies, pending))
     }
@@ -123,18 +139,23 @@ impl RoleHandle {
     ) -> PyResult<Reply> {
         let (options, timeout) =
             (Options::of(kind, priority, key, idempotent)?, convert::timeout(timeout)?);
-        if is_main_thread(py)? {
-            // It looks for signals while it waits.
-            return self.send(payload, py, timeout, options)?.wait(py);
-        }
         let none = py.None();
         let payload = Outgoing::of(payload.unwrap_or(none.bind(py)))?.detached();
-        let role = self.role.clone();
-        let reply = py.detach(move || {
-            let reply = options.request(&role).call(&payload, timeout);
-            reply.map(slipring::Reply::detach)
-        });
-        reply.map(|reply| Reply::new(&self.replies, reply)).map_err(|error| exception(py, &error))
+        let reply = if is_main_thread(py)? {
+            // It looks for signals while it waits, so that it waits as a task does. If a signal
+            // handler raises an exception, the request is cancelled with this.
+            let role = self.role.to_async();
+            let mut call =
+                Box::pin(async move { options.async_request(&role).call(&payload, timeout).await });
+            wait(py, |longest| {
+                poll_for(longest, |context| call.as_mut().poll(context)).transpose()
+            })?
+        } else {
+            let role = self.role.clone();
+            py.detach(move || options.request(&role).call(&payload, timeout))
+                .map_err(|error| exception(py, &error))?
+        };
+        Ok(Reply::new(&self.replies, reply.detach()))
     }
 
     #[pyo3(signature = (kind, payload = None, *, timeout = None, priority = "normal", key = None,
@@ -236,6 +257,15 @@ impl RoleHandle {
             }
         }
         Ok(list)
+    }
+
+    /// Cancels a request that was submitted, or a stream.
+    #[staticmethod]
+    fn cancel(py: Python<'_>, request: Cancellable<'_>) -> PyResult<()> {
+        match request {
+            Cancellable::Pending(pending) => pending.get().cancel(py),
+            Cancellable::Stream(stream) => stream.get().cancel(py),
+        }
     }
 
     fn abort(&self) {

@@ -27,16 +27,6 @@ def echo(request: slipring.Request) -> bytes:
     return request.bytes()
 
 
-served: list[str] = []
-
-
-@worker.handler("note")
-def note(request: slipring.Request) -> list[str]:
-    """Note the text, and return all that were noted."""
-    served.append(request.text())
-    return served
-
-
 @worker.handler("pid")
 def pid(request: slipring.Request) -> str:
     return str(os.getpid())
@@ -45,6 +35,13 @@ def pid(request: slipring.Request) -> str:
 @worker.handler("told")
 def tell(request: slipring.Request) -> str:
     return told[request.text()]
+
+
+@worker.handler("turn")
+def turn(request: slipring.Request) -> str:
+    """Return how many such requests there were so far."""
+    told["turn"] = str(int(told.get("turn", "0")) + 1)
+    return told["turn"]
 
 
 @worker.handler("sleep")

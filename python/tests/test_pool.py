@@ -94,6 +94,13 @@ def test_threads_share_a_role(role: slipring.RoleHandle) -> None:
     assert sorted(answers, key=int) == [str(number) for number in range(20) for _ in range(4)]
 
 
+def test_long_payloads_cross_whole(role: slipring.RoleHandle) -> None:
+    for payload in (os.urandom(3_000_000), bytearray(os.urandom(200_000))):
+        assert bytes(role.submit("echo", payload, timeout=TIMEOUT).wait()) == payload
+    texts = ["text"] * 50_000
+    assert role.call("echo", texts, timeout=TIMEOUT).texts() == texts
+
+
 def test_replies_that_are_kept_hold_no_worker(role: slipring.RoleHandle) -> None:
     payload = bytes(1_000_000)
     kept = [role.submit("echo", payload, timeout=TIMEOUT) for _ in range(30)]
@@ -154,7 +161,7 @@ def test_a_stream_is_closed_while_another_thread_waits_for_it(role: slipring.Rol
 
 def test_a_pending_request_is_cancelled(role: slipring.RoleHandle) -> None:
     pending = role.submit("sleep", "600")
-    thread = threading.Timer(0.1, pending.cancel)
+    thread = threading.Timer(0.1, role.cancel, (pending,))
     thread.start()
     with pytest.raises(slipring.Cancelled):
         pending.wait()
@@ -238,21 +245,12 @@ def test_failures_of_handlers_are_answers(role: slipring.RoleHandle) -> None:
 def test_priorities_and_keys_are_taken(make_pool: MakePool) -> None:
     role = make_pool(min_idle=1, max_size=1, prefetch=0).role("test")
     role.call("echo", timeout=TIMEOUT)
-    held = role.submit("sleep", "0.3", timeout=TIMEOUT)
-
-    def ask(priority: Any) -> None:
-        role.call("note", priority, timeout=TIMEOUT, priority=priority)
-
-    threads = []
-    for number, priority in enumerate(["low", "normal", "high"]):
-        threads.append(threading.Thread(target=ask, args=(priority,)))
-        threads[-1].start()
-        wait_until(lambda number=number: role.health().load.queued == number + 1)  # type: ignore[misc]
-    held.wait()
-    for thread in threads:
-        thread.join()
-    order = role.call("note", "last", timeout=TIMEOUT).texts()
-    assert order == ["high", "normal", "low", "last"]
+    held = role.submit("sleep", "600")
+    low = role.submit("turn", timeout=TIMEOUT, priority="low")
+    normal = role.submit("turn", timeout=TIMEOUT)
+    high = role.submit("turn", timeout=TIMEOUT, priority="high")
+    held.cancel()
+    assert [pending.wait().text() for pending in (high, normal, low)] == ["1", "2", "3"]
     with pytest.raises(ValueError, match="a priority is"):
         role.call("echo", priority="urgent")  # type: ignore[arg-type]
     assert role.call("echo", "keyed", timeout=TIMEOUT, key=("user", 7)).text() == "keyed"
