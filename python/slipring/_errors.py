@@ -199,13 +199,16 @@ class Overloaded(Error):
 class Degraded(Overloaded):
     """The workers of a pool's role fail too often, and none is there. It has no numbers."""
 
+    pid: int | None
+    """The process of the worker that has failed last, if that had begun to run."""
     log_tail: str | None
-    """The end of what the last worker has written to its log."""
+    """The end of what that worker has written to its log."""
 
     def __init__(
         self, message: str, *, kind: str = "degraded", details: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(message, kind=kind, details=details)
+        self.pid = (details or {}).get("pid")
         self.log_tail = (details or {}).get("log_tail")
 
 

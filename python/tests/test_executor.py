@@ -181,6 +181,22 @@ def test_each_of_many_crashes_is_that_of_its_task() -> None:
             assert future.result() == number * number
 
 
+def test_threads_submit_at_the_same_time() -> None:
+    results: list[list[int]] = []
+    with slipring.ProcessPoolExecutor(2) as executor:
+
+        def submit() -> None:
+            futures = [executor.submit(square, number) for number in range(500)]
+            results.append([future.result(TIMEOUT) for future in futures])
+
+        threads = [threading.Thread(target=submit) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert results == [[number * number for number in range(500)]] * 6
+
+
 def test_idle_processes_that_are_killed_fail_no_task() -> None:
     with slipring.ProcessPoolExecutor(2) as executor:
         futures = [executor.submit(pid_after, 0.2) for _ in range(2)]
@@ -241,6 +257,14 @@ def test_an_initializer_that_fails_fails_one_task(tmp_path: Path) -> None:
         assert isinstance(error, slipring.InitializerFailed)
 
 
+def test_an_initializer_that_crashes_is_told_with_its_log() -> None:
+    with slipring.ProcessPoolExecutor(1, initializer=crash, initargs=(signal.SIGSEGV,)) as executor:
+        error = executor.submit(square, 2).exception(TIMEOUT)
+    assert isinstance(error, BrokenProcessPool)
+    assert "SIGSEGV" in str(error) and "about to crash" in str(error)
+    assert isinstance(error.__cause__, slipring.Degraded)
+
+
 def test_an_initializer_can_have_a_queue_of_multiprocessing() -> None:
     context = multiprocessing.get_context("spawn")
     given = context.Queue()
@@ -282,6 +306,22 @@ def test_processes_are_replaced_after_their_tasks() -> None:
     assert all(pids.count(pid) <= 2 for pid in pids)
 
 
+def test_a_signal_handler_can_submit_a_task() -> None:
+    futures: list[Future[int]] = []
+    with slipring.ProcessPoolExecutor(1) as executor:
+        before = signal.signal(
+            signal.SIGALRM, lambda number, frame: futures.append(executor.submit(square, 3))
+        )
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        try:
+            for number in range(1000):
+                futures.append(executor.submit(square, number))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert all(future.result(TIMEOUT) >= 0 for future in futures)
+
+
 def test_large_arguments_and_results_cross() -> None:
     array = np.arange(20_000_000, dtype=np.float32)
     with slipring.ProcessPoolExecutor(1) as executor:
@@ -313,7 +353,28 @@ def test_a_shutdown_can_be_waited_for_or_not() -> None:
     cancelled = slipring.ProcessPoolExecutor(1)
     futures = [cancelled.submit(pid_after, 0.1) for _ in range(10)]
     cancelled.shutdown(cancel_futures=True)
-    assert sum(future.cancelled() for future in futures) >= 8
+    # Those for which there was a process, and the one behind them, are run.
+    assert sum(future.cancelled() for future in futures) == 8
+    assert all(future.done() for future in futures)
+
+
+@pytest.mark.parametrize("how", ["terminate_workers", "kill_workers"])
+def test_processes_are_ended_at_once(how: str) -> None:
+    executor = slipring.ProcessPoolExecutor(1)
+    executor.submit(square, 1).result(TIMEOUT)
+    futures = [executor.submit(pid_after, 600) for _ in range(5)]
+    while not futures[0].running():
+        time.sleep(0.001)
+    processes = executor._processes
+    getattr(executor, how)()
+    wait(futures, TIMEOUT)
+    errors = [None if future.cancelled() else future.exception(0) for future in futures]
+    assert all(error is None or isinstance(error, BrokenProcessPool) for error in errors)
+    assert 3 <= sum(future.cancelled() for future in futures) <= 4
+    executor.shutdown()
+    assert not any(process.is_alive() for process in processes.values())
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(square, 1)
 
 
 def test_an_executor_that_is_forgotten_ends_after_its_tasks() -> None:
