@@ -99,6 +99,18 @@ class Reply:
     def view(self) -> _Array:
         """Return the matrix that the bytes are, as a read-only array that lies in the ring."""
 
+    def __dlpack__(
+        self,
+        *,
+        stream: None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """Return the matrix for `from_dlpack`: a copy, unless `copy` is false."""
+
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
 @final
 class Pending:
     """A request whose reply is awaited later. If it is forgotten, the request is cancelled."""

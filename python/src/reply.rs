@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyList, PyString};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyString};
 use slipring::PeerBytes;
 
 use crate::error::misuse;
@@ -69,9 +70,45 @@ impl Reply {
         incoming::view(py, Bound::new(py, lease)?.into_any(), shape)
     }
 
+    /// The matrix for a library that takes DLPack: a copy, unless it asks for none and knows arrays
+    /// that must not be written. To write to a view of the ring would end the process.
+    #[pyo3(signature = (*, stream = None, max_version = None, dl_device = None, copy = None))]
+    fn __dlpack__<'py>(
+        &self,
+        py: Python<'py>,
+        stream: Option<Bound<'py, PyAny>>,
+        max_version: Option<(u32, u32)>,
+        dl_device: Option<(i32, i32)>,
+        copy: Option<bool>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if stream.is_some() || dl_device.is_some_and(|device| device != CPU) {
+            return Err(PyBufferError::new_err("a reply lies in the memory of the processor"));
+        }
+        let options = PyDict::new(py);
+        let array = match (copy, max_version) {
+            (Some(false), Some(version @ (1.., _))) => {
+                options.set_item("max_version", version)?;
+                self.view(py)?
+            }
+            (Some(false), _) => {
+                let message =
+                    "a reply without a copy is read-only, which needs version 1 of DLPack";
+                return Err(PyBufferError::new_err(message));
+            }
+            _ => self.array(py)?,
+        };
+        array.call_method("__dlpack__", (), Some(&options))
+    }
+
+    fn __dlpack_device__(&self) -> (i32, i32) {
+        CPU
+    }
+
     fn __repr__(&self) -> String {
         format!("<Reply to request {}: {} bytes>", self.request, self.len)
     }
 }
 
+/// The first processor, as DLPack numbers devices.
+const CPU: (i32, i32) = (1, 0);
 const GONE: &str = "another thread copies the reply";

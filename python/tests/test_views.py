@@ -39,6 +39,27 @@ def test_a_view_is_read_only_and_lies_in_the_ring(channel: slipring.Channel) -> 
     assert "memfd" in named[0] or "(deleted)" in named[0]
 
 
+def test_a_reply_is_taken_by_dlpack_as_a_copy_or_as_a_view(channel: slipring.Channel) -> None:
+    reply = channel.call("embed", ["abc"] * 64, timeout=TIMEOUT)
+    expected, address = reply.array(), reply.view().ctypes.data
+    copied = np.from_dlpack(reply)
+    assert np.array_equal(copied, expected) and copied.ctypes.data != address
+    viewed = np.from_dlpack(reply, copy=False)
+    assert viewed.ctypes.data == address and not viewed.flags.writeable
+    del reply
+    gc.collect()
+    assert np.array_equal(viewed, expected)
+
+
+def test_a_view_by_dlpack_needs_a_consumer_that_knows_it(channel: slipring.Channel) -> None:
+    reply = channel.call("embed", ["abc"], timeout=TIMEOUT)
+    for version in (None, (0, 8)):
+        with pytest.raises(BufferError, match="read-only"):
+            reply.__dlpack__(copy=False, max_version=version)
+    with pytest.raises(BufferError, match="the processor"):
+        reply.__dlpack__(dl_device=(2, 0))
+
+
 def test_a_slice_of_a_view_outlives_all_else(spawn: Spawn) -> None:
     channel = spawn()
     row = channel.call("embed", ["abc"] * 64, timeout=TIMEOUT).view()[63]
