@@ -1,7 +1,8 @@
 //! A host that embeds batches of texts: several batches in flight, vectors read where they
 //! lie in the ring, a summary at the end.
 //!
-//!     cargo run --release --example embed_host
+//!     cargo run --release --example embed_host                      # its own worker
+//!     cargo run --release --example embed_host -- python worker.py  # any other
 //!
 //! The "model" is a toy, a histogram of letters; what matters is the traffic.
 
@@ -21,7 +22,12 @@ fn main() -> slipring::Result<()> {
         return embedder().serve();
     }
     let texts: Vec<&str> = include_str!("glosses.txt").lines().collect();
-    let channel = Spawner::current_exe()?.role("embed").spawn()?;
+    let mut command = std::env::args_os().skip(1);
+    let spawner = match command.next() {
+        Some(program) => Spawner::program(program).args(command),
+        None => Spawner::current_exe()?,
+    };
+    let channel = spawner.role("embed").spawn()?;
     channel.wait_ready(TIMEOUT)?;
 
     let start = Instant::now();
