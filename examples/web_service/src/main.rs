@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `POST /length` | the length of the text in the body |
 //! | `POST /slow` | the same, after ten seconds |
-//! | `GET /story` | a stream of tokens without an end |
+//! | `GET /story` | a stream of tokens, for up to five minutes |
 //! | `GET /crash` | crashes the worker that gets it |
 //! | `GET /health` | whether the pool can serve, and its workers |
 //! | `GET /metrics` | the pool's metrics, in the format of OpenMetrics |
@@ -27,11 +27,15 @@ use futures_util::TryStreamExt;
 use prometheus_client::registry::Registry;
 use slipring::pool::{AsyncRoleHandle, Pool, Role};
 use slipring::worker::{Request, Worker, is_worker};
-use slipring::{ErrorKind, Kind, Spawner};
+use slipring::{ErrorKind, Kind, Spawner, StreamTimeouts};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+const LONGEST_STORY: Duration = Duration::from_secs(300);
+/// How long clients may take that are being served when the service is told to end, and then requests
+/// of those that have not left.
+const GRACE: Duration = Duration::from_secs(3);
 const LENGTH: Kind = Kind::named("length");
 const SLOW_LENGTH: Kind = Kind::named("slow length");
 const STORY: Kind = Kind::named("story");
@@ -83,14 +87,25 @@ async fn serve_http(address: &str) -> Result<(), Box<dyn std::error::Error>> {
         .route("/metrics", get(metrics))
         .with_state(Service { pool: Arc::clone(&pool), texts, registry: Arc::new(registry) });
     let listener = TcpListener::bind(address).await?;
+    let mut terminate = signal(SignalKind::terminate())?;
     println!("listening on {}", listener.local_addr()?);
 
-    let mut terminate = signal(SignalKind::terminate())?;
-    let stop = async move {
-        terminate.recv().await;
-    };
-    axum::serve(listener, service).with_graceful_shutdown(stop).await?;
-    pool.close_async(TIMEOUT).await?;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = axum::serve(listener, service).with_graceful_shutdown(async {
+        let _ = stopped.await;
+    });
+    let mut server = tokio::spawn(server.into_future());
+    tokio::select! {
+        ended = &mut server => ended??,
+        _ = terminate.recv() => {
+            let _ = stop.send(());
+            // A client that reads a story would hold the service for as long as that lasts.
+            if tokio::time::timeout(GRACE, &mut server).await.is_err() {
+                server.abort();
+            }
+        }
+    }
+    pool.close_async(GRACE).await?;
     println!("all workers have ended");
     Ok(())
 }
@@ -116,7 +131,8 @@ async fn call(service: &Service, kind: Kind, text: &str) -> Result<String, Failu
 /// Each chunk of the worker's becomes a chunk of the body. A client that reads slowly slows the
 /// worker down; one that leaves ends the stream.
 async fn story(State(service): State<Service>) -> Result<Body, Failure> {
-    let tokens = service.texts.stream(STORY, "", TIMEOUT).await?;
+    let timeouts = StreamTimeouts::new().chunk(TIMEOUT).queue(TIMEOUT).total(LONGEST_STORY);
+    let tokens = service.texts.stream(STORY, "", timeouts).await?;
     Ok(Body::from_stream(tokens.map_ok(|token| token.into_vec())))
 }
 

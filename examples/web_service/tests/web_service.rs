@@ -102,6 +102,10 @@ fn a_client_that_leaves_ends_its_request_in_the_worker() {
 
     // The others are not affected.
     assert_eq!(service.ask("POST /length", "still there"), (200, "11".to_owned()));
+
+    // A client that stays does not hold the service's end up.
+    let mut story = service.send("GET /story", "");
+    story.read_exact(&mut begun).expect("the beginning");
     let rest = service.terminate();
     assert!(rest.contains("all workers have ended"), "{rest}");
 }
