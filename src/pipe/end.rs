@@ -100,8 +100,9 @@ impl PipeEnd {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) if the descriptor is not that of a pipe of
     /// this version; [`ErrorKind::Os`](crate::ErrorKind::Os).
     pub fn attach(&self) -> Result<Attached> {
-        let len = self.memory.metadata().map_err(|e| Error::os("cannot stat a pipe", e))?.len();
+        // First: with these seals the file cannot shrink any more.
         memfd::check_seals(&self.memory, SEALS_UP)?;
+        let len = self.memory.metadata().map_err(|e| Error::os("cannot stat a pipe", e))?.len();
         let memory = shared_map::map(&self.memory, as_usize(len))?;
         let (rings, capacity) = check_header(&memory, len)?;
         let [first, second] = [0, 1].map(|index| Direction::new(index, capacity));
@@ -110,6 +111,9 @@ impl PipeEnd {
             true => (Some(first), is_duplex.then_some(second)),
             false => (is_duplex.then_some(second), Some(first)),
         };
+        if into.is_none() {
+            self.sockets.tell_none();
+        }
         let reader = into.map(|at| super::reader(&memory, &at, &self.sockets)).transpose()?;
         let writer = out.map(|at| super::writer(&memory, &at, &self.sockets)).transpose()?;
         Ok(Attached { reader, writer })

@@ -21,7 +21,8 @@ pub(super) struct Sockets {
     /// `Some` until the drop.
     bytes: Option<WakeSocket>,
     room: WakeSocket,
-    closed: OnceLock<OwnU32>,
+    /// What tells the other end. `None` inside: it has nothing that writes.
+    closed: OnceLock<Option<OwnU32>>,
 }
 
 impl Sockets {
@@ -31,7 +32,12 @@ impl Sockets {
 
     /// The word that is to change once the sockets are closed.
     pub(super) fn tell_in(&self, closed: OwnU32) {
-        let _ = self.closed.set(closed);
+        let _ = self.closed.set(Some(closed));
+    }
+
+    /// The other end need not be told.
+    pub(super) fn tell_none(&self) {
+        let _ = self.closed.set(None);
     }
 
     /// Whether the other end will be told, or has nothing that writes.
@@ -50,7 +56,7 @@ impl Sockets {
 impl Drop for Sockets {
     fn drop(&mut self) {
         self.bytes = None;
-        if let Some(closed) = self.closed.get() {
+        if let Some(Some(closed)) = self.closed.get() {
             // It says only that it is time to look at the socket. Pairs with `PipeWriter::check_peer`.
             closed.fetch_add(1, Ordering::Release);
         }

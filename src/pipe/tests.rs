@@ -11,6 +11,7 @@ use crate::error::ErrorKind;
 use crate::shm::byte_ring::initialized;
 use crate::shm::bytes::PeerBytes;
 use crate::shm::shared_map;
+use crate::sys::memfd::SEALS_UP;
 use crate::sys::fd::{Ready, wait_ready};
 use crate::sys::memfd;
 
@@ -322,7 +323,7 @@ struct Hostile {
 impl Hostile {
     fn of(end: &PipeEnd) -> Self {
         let [memory, ..] = end.descriptors();
-        let (file, len) = memfd::adopt(memory.try_clone_to_owned().unwrap()).unwrap();
+        let (file, len) = memfd::adopt(memory.try_clone_to_owned().unwrap(), SEALS_UP).unwrap();
         let memory = shared_map::map(&file, len as usize).unwrap();
         Self { memory, at: Direction::new(0, CAPACITY) }
     }

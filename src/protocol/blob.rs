@@ -31,8 +31,7 @@ pub(crate) fn write(bytes: &[u8]) -> Result<File> {
 /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) if it is no file of [`write`], or has
 /// another length; [`ErrorKind::Os`](crate::ErrorKind::Os) if memory runs out or it cannot be read.
 pub(crate) fn read(fd: OwnedFd, len: u64) -> Result<Arc<[u8]>> {
-    let (file, found) = memfd::adopt(fd)?;
-    memfd::check_seals(&file, SEALS)?;
+    let (file, found) = memfd::adopt(fd, SEALS)?;
     if found != len {
         return Err(Error::mismatch(format!("blob of {found} bytes, the parent says {len}")));
     }

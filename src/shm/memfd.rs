@@ -46,10 +46,8 @@ pub(crate) fn create(config: &Config) -> Result<(Regions, RegionFiles)> {
 /// magic, layout version, side, features, size, geometry and size of the other region that is not
 /// as it must be, and if another process is attached already.
 pub(crate) fn attach(down: OwnedFd, up: OwnedFd) -> Result<Regions> {
-    let (down, down_len) = memfd::adopt(down)?;
-    let (up, up_len) = memfd::adopt(up)?;
-    memfd::check_seals(&down, SEALS_DOWN)?;
-    memfd::check_seals(&up, SEALS_UP)?;
+    let (down, down_len) = memfd::adopt(down, SEALS_DOWN)?;
+    let (up, up_len) = memfd::adopt(up, SEALS_UP)?;
     let peer = map_peer(&down, down_len)?;
     let header = RegionHeader::parse(&peer.header_bytes(), Side::Down, down_len)?;
     if up_len != header.peer.region_len {

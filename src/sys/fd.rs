@@ -357,7 +357,7 @@ mod tests {
             let numbers = without_stdio(|| {
                 let (a, b) = socket::pair().unwrap();
                 let (wake_fd, others) = WakeFd::pair().unwrap();
-                let files = [memfd::create(c"test", 4096).unwrap(), memfd::adopt(b).unwrap().0];
+                let files = [memfd::create(c"test", 4096).unwrap(), std::fs::File::from(b)];
                 let (set, bell) = (Epoll::new().unwrap(), EventCounter::new().unwrap());
                 let pidfd = pidfd_open(std::process::id()).unwrap();
                 let mut log = Log::open(dir.path(), "r", None).unwrap();

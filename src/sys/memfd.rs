@@ -117,9 +117,15 @@ pub(crate) fn check_seals(file: &File, wanted: i32) -> Result<()> {
     Ok(())
 }
 
-/// The file of a descriptor that a peer has sent, and its size in bytes.
-pub(crate) fn adopt(fd: OwnedFd) -> Result<(File, u64)> {
+/// The file of a descriptor that a peer has sent, and its size in bytes. The seals are checked before
+/// the size is read: with those of a region it cannot shrink any more.
+///
+/// # Errors
+///
+/// As [`check_seals`]; [`ErrorKind::Os`].
+pub(crate) fn adopt(fd: OwnedFd, wanted: i32) -> Result<(File, u64)> {
     let file = File::from(fd);
+    check_seals(&file, wanted)?;
     let len = file.metadata().map_err(|e| Error::os("cannot stat a region", e))?.len();
     Ok((file, len))
 }
