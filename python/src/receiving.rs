@@ -106,11 +106,19 @@ impl Receiving {
                     self.reader.forget();
                     return Err(Refused::TooLong);
                 }
-                self.incoming = Some(Incoming::new(py, message)?);
+                match Incoming::new(py, message) {
+                    Ok(incoming) => self.incoming = Some(incoming),
+                    Err(error) => {
+                        // There is no memory for it: the next one may be shorter.
+                        self.reader.skip().map_err(|error| exception(py, &error))?;
+                        return Err(error.into());
+                    }
+                }
             }
             match self.fill(py, &mut slices) {
                 Ok(Some(received)) => return Ok(received),
-                Ok(None) => {}
+                // A writer that gives up each of its messages must not hold the interpreter.
+                Ok(None) => py.check_signals()?,
                 Err(error) => {
                     // Nothing is lost: the message is in the ring, or what was taken of it is kept.
                     if !self.reader.has_begun() {
@@ -127,6 +135,8 @@ impl Receiving {
             if let Some(message) = self.reader.start().map_err(|error| exception(py, &error))? {
                 return Ok(message);
             }
+            // Bytes that begin no message must not, either.
+            py.check_signals()?;
             let watch = Arc::clone(self.reader.watch());
             wait(py, &watch, slices)?;
         }

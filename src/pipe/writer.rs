@@ -199,7 +199,8 @@ impl PipeWriter {
 
     #[cold]
     fn look_at_peer(&mut self, seen: u32, now: u64) -> Result<()> {
-        if self.sockets.of(Line::Room).is_closed() {
+        // That of the bytes is closed before the count grows.
+        if self.sockets.of(Line::Bytes).is_closed() {
             return Err(closed());
         }
         self.seen_closed = seen;

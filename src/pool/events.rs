@@ -179,7 +179,10 @@ impl Readers {
         held.iter().for_each(|event| self.send(&mut state, event));
         let senders = std::mem::take(&mut state.senders);
         drop(state);
-        drop((held, senders));
+        for event in held {
+            self.guard(&event.role, || trace(&event));
+        }
+        drop(senders);
     }
 
     /// A request has found a worker of a role dead. Its end is told before what is told from now on of

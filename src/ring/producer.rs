@@ -386,7 +386,7 @@ impl Producer {
         self.writer.flush();
     }
 
-    /// Bytes that are published and, as far as is known, not released.
+    /// Bytes that are published, or are about to be, and not released as far as is known.
     pub(crate) fn in_flight(&self) -> u64 {
         self.writer.tail().wrapping_sub(self.head)
     }

@@ -52,7 +52,8 @@ impl<'a> PeerBytes<'a> {
     ///
     /// # Safety
     ///
-    /// They must stay readable for `'a`.
+    /// They must stay readable for `'a`, and must not lie in memory of a ring or a pipe of this
+    /// library.
     #[must_use]
     pub unsafe fn from_raw_parts(pointer: NonNull<u8>, len: usize) -> Self {
         Self { pointer, len, _slots: PhantomData }

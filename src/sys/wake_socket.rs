@@ -12,8 +12,10 @@ use super::descriptor::above_stdio;
 use crate::error::{Error, Result};
 use crate::sync::yield_now;
 
-/// How often [`WakeSocket::take_byte`] looks for a byte that is about to be sent.
+/// How often [`WakeSocket::take_byte`] looks for a byte that is about to be sent, and how long it
+/// sleeps for it after that.
 const LOOKS: u32 = 64;
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// One end of the pair. Each process that holds the end holds the same socket.
 #[derive(Debug)]
@@ -51,20 +53,26 @@ impl WakeSocket {
         !matches!(check(sent), Err(e) if e.raw_os_error() == Some(libc::EPIPE))
     }
 
-    /// Takes one byte. One that is about to be sent is waited for, but only for a moment: the
-    /// process that was to send it may be gone.
+    /// Takes one byte. One that is about to be sent is waited for, but for 50 ms at most: the process
+    /// that was to send it may be gone.
     pub(crate) fn take_byte(&self) -> bool {
-        (0..LOOKS).any(|look| {
+        let is_taken = (0..LOOKS).any(|look| {
             if look > 0 {
                 yield_now();
             }
-            let mut byte = 0_u8;
-            let into = (&raw mut byte).cast();
-            // SAFETY: there is room for one byte.
-            let count = unsafe { libc::recv(self.0.as_raw_fd(), into, 1, libc::MSG_DONTWAIT) };
-            // Zero: the other end is closed, and nothing will come.
-            count >= 0
-        })
+            self.try_take_byte()
+        });
+        // Its sender may be waiting for a processor.
+        is_taken || self.wait(PATIENCE).is_readable && self.try_take_byte()
+    }
+
+    fn try_take_byte(&self) -> bool {
+        let mut byte = 0_u8;
+        let into = (&raw mut byte).cast();
+        // SAFETY: there is room for one byte.
+        let count = unsafe { libc::recv(self.0.as_raw_fd(), into, 1, libc::MSG_DONTWAIT) };
+        // Zero: the other end is closed, and nothing will come.
+        count >= 0
     }
 
     /// Sleeps until the socket is readable, the time is over or a signal handler has run.
