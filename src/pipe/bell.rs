@@ -1,7 +1,8 @@
 //! How one side of a ring wakes the other: a word in shared memory and a socket.
 //!
 //! The word says whether the side that waits wants a byte, and for which position. The socket has an
-//! unread byte, or one that is about to be sent, exactly if the word is `RUNG`:
+//! unread byte, or one that is about to be sent, exactly if the word is `RUNG`, unless the sender is
+//! killed or stopped in between (`docs/MEMORY.md`):
 //!
 //! ```text
 //!   QUIET ---arm---> armed at a position ---ring: send a byte---> RUNG

@@ -11,9 +11,9 @@ use crate::error::ErrorKind;
 use crate::shm::byte_ring::initialized;
 use crate::shm::bytes::PeerBytes;
 use crate::shm::shared_map;
-use crate::sys::memfd::SEALS_UP;
 use crate::sys::fd::{Ready, wait_ready};
 use crate::sys::memfd;
+use crate::sys::memfd::SEALS_UP;
 
 const CAPACITY: usize = 4096;
 const LONG: Duration = Duration::from_secs(20);
