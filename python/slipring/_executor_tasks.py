@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -92,6 +93,10 @@ class Tasks:
             try:
                 self._begin()
             except BaseException as error:
+                pool, self._pool, self._role = self._pool, None, None
+                if pool is not None:
+                    # Lazy: it has no process.
+                    pool.close(timeout=0.0)
                 self._begun.release()
                 self._fail_waiting(error)
                 raise
@@ -199,6 +204,10 @@ class Tasks:
             step(*args)
         except InvalidStateError:
             # The host itself has ended the future.
+            self.wake()
+        except BaseException:
+            # The same, or a callback of the host's. Other tasks must not wait for ever for it.
+            sys.excepthook(*sys.exc_info())
             self.wake()
 
     def _is_over(self) -> bool:

@@ -104,7 +104,13 @@ def _share_resource_tracker(descriptor: int) -> None:
 def _write_log(directory: str, *, is_kept: bool) -> None:
     """Copy what is printed into a log, and have crashes write their traceback there."""
     path = os.path.join(directory, f"{os.getpid()}.log")
-    log = open(path, "ab", buffering=0)
+    try:
+        # Programs that tidy up may have removed it.
+        os.makedirs(directory, exist_ok=True)
+        log = open(path, "ab", buffering=0)
+    except OSError:
+        # Better without a log than not at all.
+        return
     faulthandler.enable(log)
     sys.stdout = _tee(sys.stdout, log)
     sys.stderr = _tee(sys.stderr, log)
@@ -148,5 +154,9 @@ class _Tee(io.RawIOBase):
 
     def write(self, data: Any, /) -> int:
         written = os.write(self._descriptor, data)
-        os.write(self._log, memoryview(data)[:written])
+        try:
+            os.write(self._log, memoryview(data)[:written])
+        except OSError:
+            # A full disk is no error of what prints.
+            pass
         return written

@@ -204,14 +204,21 @@ class _LoopWaits:
         self._completions = Completions(has_descriptor=True)
         self._tokens = itertools.count()
         self._waiting: dict[int, asyncio.Future[None]] = {}
-        # The loop keeps this object. It does not keep the loop, which would then keep itself.
+        # The loop itself keeps this object, until it is closed.
         loop.add_reader(self._completions.fileno(), self._wake)
 
     def _wake(self) -> None:
-        for token in self._completions.take():
-            future = self._waiting.get(token)
-            if future is not None and not future.done():
-                future.set_result(None)
+        tokens = self._completions.take()
+        try:
+            while tokens:
+                future = self._waiting.get(tokens[-1])
+                if future is not None and not future.done():
+                    future.set_result(None)
+                tokens.pop()
+        finally:
+            # Ctrl-C can come at any point.
+            for token in tokens:
+                self._completions.add(token)
 
     async def until(self, poll: Callable[[Completions, int], _Found | None]) -> _Found:
         """Call `poll` each time that it may have something, until it has."""
@@ -228,13 +235,16 @@ class _LoopWaits:
                 del self._waiting[token]
 
 
-_loops: weakref.WeakKeyDictionary[Any, _LoopWaits] = weakref.WeakKeyDictionary()
+# This table does not keep them: what waits has the loop.
+_loops: weakref.WeakKeyDictionary[Any, weakref.ref[_LoopWaits]] = weakref.WeakKeyDictionary()
 
 
 def _loop_waits() -> _LoopWaits:
     """Return what wakes the tasks of the event loop that runs."""
     loop = asyncio.get_running_loop()
-    waits = _loops.get(loop)
+    known = _loops.get(loop)
+    waits = None if known is None else known()
     if waits is None:
-        waits = _loops[loop] = _LoopWaits(loop)
+        waits = _LoopWaits(loop)
+        _loops[loop] = weakref.ref(waits)
     return waits

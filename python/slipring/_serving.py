@@ -107,7 +107,7 @@ class _Server:
                     await _answer(here, incoming, function(request))
             else:
                 loop = asyncio.get_running_loop()
-                await loop.run_in_executor(self.thread, answer, incoming, function)
+                await loop.run_in_executor(self.thread, _answer_here, incoming, function)
         except asyncio.CancelledError:
             # Of the request, or by the handler itself.
             fail(incoming, Cancelled("the handler was cancelled", kind="cancelled"))
@@ -117,6 +117,15 @@ class _Server:
             # `SystemExit` and `KeyboardInterrupt` end the worker.
             fail(incoming, error)
             self.stop(error)
+
+
+def _answer_here(incoming: _slipring.Incoming, function: Any) -> None:
+    """Serve one request on this thread."""
+    try:
+        answer(incoming, function)
+    except StopIteration as error:
+        # No future of asyncio takes it: what waits would wait for ever.
+        raise RuntimeError("the handler raised StopIteration") from error
 
 
 class _CancelledWith:

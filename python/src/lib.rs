@@ -63,6 +63,8 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 fn _slipring(module: &Bound<'_, PyModule>) -> PyResult<()> {
     interpreter::refuse_subinterpreters()?;
+    // These read the environment once. Later, Python may change it while they do.
+    let _ = (slipring::worker::is_worker(), std::backtrace::Backtrace::capture());
     module.add_class::<spawner::Spawner>()?;
     module.add_class::<channel::Channel>()?;
     module.add_class::<pending::Pending>()?;

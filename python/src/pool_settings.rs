@@ -123,7 +123,10 @@ impl WorkerSlot {
 fn with_recipe(recipe: &Bound<'_, PyAny>) -> PyResult<Role> {
     if let Ok(spawner) = recipe.cast::<Spawner>() {
         let spawner = spawner.clone().unbind();
-        return Ok(Role::new(move |slot| Ok(spawner.get().of_role(&slot.role))));
+        return Ok(Role::new(move |slot| {
+            let spawner = Python::try_attach(|py| spawner.get().of_role(py, &slot.role));
+            spawner.ok_or_else(|| Error::spawn_failed("the interpreter ends"))
+        }));
     }
     if !recipe.is_callable() {
         let class = recipe.get_type().name()?;
@@ -145,7 +148,7 @@ fn call(recipe: &Bound<'_, PyAny>, slot: &Slot) -> slipring::Result<slipring::Sp
         Bound::new(py, WorkerSlot { role, index, restarts })
     };
     let spawner = place().and_then(|place| recipe.call1((place,))).and_then(|made| {
-        let spawner = made.cast::<Spawner>().map(|spawner| spawner.get().of_role(&slot.role));
+        let spawner = made.cast::<Spawner>().map(|spawner| spawner.get().of_role(py, &slot.role));
         spawner.map_err(|_| PyTypeError::new_err("a recipe returns a Spawner"))
     });
     spawner.map_err(Error::spawn_failed)

@@ -19,20 +19,26 @@ use crate::wait::aside;
 pub(crate) struct Spawner {
     spawner: slipring::Spawner,
     has_role: bool,
+    /// The variables that workers get beside those of this process.
+    env: BTreeMap<OsString, OsString>,
 }
 
 impl Spawner {
     /// Returns the spawner for a worker of a pool, whose role has this name if the spawner was
     /// given none.
-    pub(crate) fn of_role(&self, name: &str) -> slipring::Spawner {
-        let spawner = self.spawner.clone();
+    pub(crate) fn of_role(&self, py: Python<'_>, name: &str) -> slipring::Spawner {
+        let spawner = self.get(py);
         if self.has_role { spawner } else { spawner.role(name) }
     }
-}
 
-impl Spawner {
-    pub(crate) fn get(&self) -> slipring::Spawner {
-        self.spawner.clone()
+    /// Returns the spawner for one worker. It has the environment as it is now: a thread that does
+    /// not hold the interpreter lock must not read it, since Python changes it under that lock, and
+    /// the C library moves it then.
+    pub(crate) fn get(&self, _: Python<'_>) -> slipring::Spawner {
+        let variables = std::env::vars_os().chain(self.env.clone());
+        variables.fold(self.spawner.clone().env_clear(), |spawner, (name, value)| {
+            spawner.env(name, value)
+        })
     }
 }
 
@@ -72,9 +78,6 @@ impl Spawner {
         if let Some(role) = role {
             spawner = spawner.role(role);
         }
-        for (name, value) in env.unwrap_or_default() {
-            spawner = spawner.env(name, value);
-        }
         if let Some(directory) = cwd {
             spawner = spawner.current_dir(directory);
         }
@@ -105,11 +108,11 @@ impl Spawner {
         if let Some(cpus) = cpus {
             spawner = spawner.cpus(cpus);
         }
-        Ok(Self { spawner, has_role })
+        Ok(Self { spawner, has_role, env: env.unwrap_or_default() })
     }
 
     fn spawn(&self, py: Python<'_>) -> PyResult<Channel> {
-        let spawner = self.spawner.clone();
+        let spawner = self.get(py);
         let channel = aside(py, move || spawner.spawn())?;
         channel.map(Channel::new).map_err(|error| exception(py, &error))
     }

@@ -243,8 +243,8 @@ impl Prefault {
 
 /// Starts a worker. The operation ends with its channel.
 #[pyfunction]
-pub(crate) fn spawn_for_tasks(wakeups: &Wakeups, spawner: &Spawner) -> Operation {
-    let spawner = spawner.get();
+pub(crate) fn spawn_for_tasks(py: Python<'_>, wakeups: &Wakeups, spawner: &Spawner) -> Operation {
+    let spawner = spawner.get(py);
     Operation::start(wakeups, async move {
         let spawned = AsyncChannel::spawn(spawner).await;
         outcome(spawned, |py, channel| object(py, TaskChannel::new(channel)))
@@ -254,7 +254,7 @@ pub(crate) fn spawn_for_tasks(wakeups: &Wakeups, spawner: &Spawner) -> Operation
 /// Starts a worker and waits until it has attached.
 #[pyfunction]
 pub(crate) fn spawn_for_tasks_blocking(py: Python<'_>, spawner: &Spawner) -> PyResult<TaskChannel> {
-    let spawner = spawner.get().pollable();
+    let spawner = spawner.get(py).pollable();
     let spawned = aside(py, move || spawner.spawn().and_then(AsyncChannel::new))?;
     spawned.map(TaskChannel::new).map_err(|error| exception(py, &error))
 }

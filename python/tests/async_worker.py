@@ -96,6 +96,11 @@ def sync(request: slipring.Request) -> str:
     return f"{threading.current_thread() is threading.main_thread()} {state['role']}"
 
 
+@worker.handler("sync stop")
+def sync_stop(request: slipring.Request) -> str:
+    return next(iter(()))
+
+
 @worker.handler("sync count")
 def sync_count(request: slipring.Request) -> Iterator[str]:
     for number in range(int(request.text())):

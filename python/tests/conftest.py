@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 import slipring
 
 WORKER = Path(__file__).with_name("worker.py")
+
+# A shell starts programs in the background with this signal ignored, and Ctrl-C would do nothing.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Spawn = Callable[..., slipring.Channel]
 

@@ -458,8 +458,14 @@ def test_what_cannot_be_started_is_told() -> None:
 
 def children() -> set[str]:
     """Return the processes that this one has started and not reaped."""
-    tasks = Path("/proc/self/task").iterdir()
-    return {child for task in tasks for child in task.joinpath("children").read_text().split()}
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found.update(task.joinpath("children").read_text().split())
+        except FileNotFoundError:
+            # The thread has ended.
+            pass
+    return found
 
 
 def test_a_worker_whose_start_is_given_up_is_ended() -> None:

@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -497,3 +498,76 @@ def test_a_forked_child_is_refused() -> None:
         os.waitpid(child, 0)
         assert "os.fork" in os.read(reader, 4096).decode()
         assert executor.submit(square, 3).result(TIMEOUT) == 9
+
+
+def test_processes_start_though_their_directory_of_logs_was_removed(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    with slipring.ProcessPoolExecutor(1, log_dir=logs) as executor:
+        for _ in range(2):
+            assert executor.submit(square, 3).result(TIMEOUT) == 9
+            shutil.rmtree(logs)
+            with pytest.raises(slipring.TaskCrashed):
+                executor.submit(crash, signal.SIGKILL).result(TIMEOUT)
+
+
+def test_what_the_host_does_to_futures_does_not_stop_the_others(capfd: Any) -> None:
+    def leave_by(_: Future[int]) -> None:
+        raise SystemExit("a callback of the host's")
+
+    with slipring.ProcessPoolExecutor(1) as executor:
+        held = executor.submit(time.sleep, 0.3)
+        ended = [executor.submit(square, 2) for _ in range(4)]
+        ended[3].set_result(0)
+        executor.submit(square, 4).add_done_callback(leave_by)
+        assert executor.submit(square, 5).result(TIMEOUT) == 25
+        held.result(TIMEOUT)
+    assert "a callback of the host's" in capfd.readouterr().err
+
+
+def test_an_executor_whose_thread_could_not_be_started_starts_it_later(monkeypatch: Any) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with slipring.ProcessPoolExecutor(1) as executor:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            executor.submit(square, 3)
+        monkeypatch.setattr(threading.Thread, "start", start)
+        assert executor.submit(square, 3).result(TIMEOUT) == 9
+
+
+ENVIRONMENT = """
+import os, sys, threading, time
+import slipring
+
+is_over = False
+
+def change():
+    number = 0
+    while not is_over:
+        names = [f"SLIPRING_TEST_{number}_{index}" for index in range(64)]
+        for name in names:
+            os.environ[name] = "x" * 100
+        for name in names:
+            del os.environ[name]
+        number += 1
+
+thread = threading.Thread(target=change)
+thread.start()
+spawner = slipring.Spawner("/bin/false")
+for _ in range(300):
+    try:
+        spawner.spawn()
+    except slipring.SpawnFailed:
+        pass
+is_over = True
+thread.join()
+"""
+
+
+def test_workers_start_while_the_environment_changes(tmp_path: Path) -> None:
+    script = tmp_path / "environment.py"
+    script.write_text(ENVIRONMENT)
+    subprocess.run([sys.executable, script], check=True, timeout=300)

@@ -125,6 +125,8 @@ def test_exceptions_of_tasks_cross(tasks: slipring.Channel) -> None:
         tasks.call("odd", timeout=TIMEOUT)
     with pytest.raises(slipring.HandlerFailed, match="no handler for"):
         tasks.call("no such kind", timeout=TIMEOUT)
+    with pytest.raises(slipring.HandlerFailed, match="StopIteration"):
+        tasks.call("sync stop", timeout=TIMEOUT)
     with pytest.raises(slipring.Error, match="cancelled"):
         tasks.call("cancel itself", timeout=TIMEOUT)
     assert bytes(tasks.call("echo", b"still", timeout=TIMEOUT)) == b"still"

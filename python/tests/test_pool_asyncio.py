@@ -231,3 +231,21 @@ def test_a_pool_is_used_by_one_loop_after_another_and_by_threads(tmp_path: Path)
             thread.join()
         assert answers == ["one"] * 5
         assert pool.role("test").call("echo", "two", timeout=TIMEOUT).text() == "two"
+
+
+def test_a_loop_that_is_closed_lets_go_of_its_requests(tmp_path: Path) -> None:
+    spawner = slipring.Spawner(sys.executable, [WORKER], log_dir=tmp_path, handshake_timeout=60.0)
+    with slipring.Pool({"test": slipring.PoolRole(spawner, max_size=1)}) as pool:
+        role = pool.async_role("test")
+        role.handle.call("echo", timeout=TIMEOUT)
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda loop, context: None)
+        task = loop.create_task(role.call("sleep", "600"))
+        loop.run_until_complete(until(lambda: role.handle.health().load.in_flight == 1))
+        loop.close()
+        del loop, task
+        gc.collect()
+        end = time.monotonic() + TIMEOUT
+        while role.handle.health().load.in_flight and time.monotonic() < end:
+            time.sleep(0.005)
+        assert role.handle.call("echo", "next", timeout=TIMEOUT).text() == "next"

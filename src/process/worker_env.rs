@@ -6,9 +6,10 @@
 //! which no other socket of the machine has, and the process that has made it.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
 
 use super::socket::inode;
 use crate::error::{Error, ErrorKind, Result};
@@ -33,7 +34,7 @@ pub(crate) struct ParentId {
 /// [`ErrorKind::Handshake`] if this process is no worker, or has attached already; the message
 /// tells what shows that.
 pub(crate) fn parent() -> Result<ParentId> {
-    let (parent, socket) = parse(env::var_os(WORKER_ENV).as_deref())?;
+    let (parent, socket) = parse(variable())?;
     let no_socket = |e| {
         let message = not_a_worker("its standard input is no socket");
         Error::with_source(ErrorKind::Handshake, message, e)
@@ -56,6 +57,13 @@ pub(crate) fn parent() -> Result<ParentId> {
         ))),
         None => Err(no_worker("its standard input is no end of a pair of Unix sockets")),
     }
+}
+
+/// The variable's value, which is read once: code that the standard library does not know of, such as
+/// that of another language, may change the environment later, and must not while it is read.
+fn variable() -> Option<&'static OsStr> {
+    static VALUE: OnceLock<Option<OsString>> = OnceLock::new();
+    VALUE.get_or_init(|| env::var_os(WORKER_ENV)).as_deref()
 }
 
 /// Returns the variable's value for a worker of this process that gets `socket` as its standard
