@@ -1,7 +1,9 @@
 //! Tests of [`super`], with real programs.
 
+use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Stdio;
 
 use super::*;
 use crate::error::ExitCause;
@@ -44,8 +46,13 @@ fn named(path: impl Into<PathBuf>) -> Program {
     Program { path: path.into(), ..Program::default() }
 }
 
+/// Another process writes the program: a child that another thread forks meanwhile would have the file
+/// open for writing, and it could not be started then.
 fn executable(path: &Path, content: &str) {
-    fs::write(path, content).unwrap();
+    let mut tee = std::process::Command::new("tee");
+    let mut tee = tee.arg(path).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    tee.stdin.take().unwrap().write_all(content.as_bytes()).unwrap();
+    assert!(tee.wait().unwrap().success());
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 

@@ -1,5 +1,9 @@
 //! Looks at this process, and at processes that a test has started.
 
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -221,4 +225,21 @@ pub fn temp_dir(name: &str) -> std::path::PathBuf {
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).unwrap();
     dir
+}
+
+/// Copies a program that is to be started. Another process does it: a child that another thread forks
+/// meanwhile would have the copy open for writing until it starts its own program, and a file that is
+/// open for writing cannot be started ("text file busy").
+pub fn copy_program(from: impl AsRef<Path>, to: &Path) {
+    let status = Command::new("cp").arg(from.as_ref()).arg(to).status().unwrap();
+    assert!(status.success(), "cp: {status}");
+}
+
+/// Writes a program that is to be started, for the same reason by another process.
+pub fn write_program(path: &Path, text: &str, mode: u32) {
+    let mut tee = Command::new("tee");
+    let mut tee = tee.arg(path).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    tee.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(tee.wait().unwrap().success());
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
 }

@@ -284,7 +284,7 @@ fn a_program_that_takes_long_to_load_holds_up_no_other_worker() {
     let (killed, closed) = (small().spawn().unwrap(), small().spawn().unwrap());
     let dir = temp_dir("lease");
     let program = dir.join("program");
-    fs::copy("/bin/true", &program).unwrap();
+    copy_program("/bin/true", &program);
     let Some(lease) = lease(&program) else { return };
     let starting = std::thread::spawn({
         let slow = Spawner::program(&program).config(Config::small());

@@ -182,8 +182,7 @@ fn a_program_that_cannot_be_started_is_an_error_with_its_path_and_cause() {
     let dir = temp_dir("programs");
     let make = |name: &str, text: &str, mode| {
         let path = dir.join(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        write_program(&path, text, mode);
         path
     };
     let cases = [
@@ -359,7 +358,7 @@ fn a_program_that_was_replaced_on_disk_still_starts_itself() {
     }
     let dir = temp_dir("replaced");
     let copy = dir.join("program");
-    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    copy_program(std::env::current_exe().unwrap(), &copy);
     let mut command = std::process::Command::new(&copy);
     let output = command.args(only(name)).env(RERUN, name).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));

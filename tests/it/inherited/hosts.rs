@@ -295,7 +295,7 @@ pub fn under_valgrind(dir: &Path) -> Command {
 
 pub fn from_a_copy(dir: &Path) -> Command {
     let copy = dir.join("program");
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    copy_program(std::env::current_exe().unwrap(), &copy);
     super::host_of(&copy)
 }
 
@@ -309,7 +309,7 @@ pub fn replaced_later() {
     assert!(line.starts_with(own.as_os_str().as_bytes()), "it is known by its path");
     // An update replaces a program so.
     let new = own.with_extension("new");
-    std::fs::copy("/bin/true", &new).unwrap();
+    copy_program("/bin/true", &new);
     std::fs::rename(&new, &own).unwrap();
     assert_usable(&spawner.spawn().unwrap());
     assert_usable(&host_spawner().spawn().unwrap());
