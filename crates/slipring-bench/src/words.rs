@@ -174,11 +174,20 @@ pub(crate) fn of(report: &Report) -> String {
     out
 }
 
-/// Returns the placement in which a case is judged: near, if it was measured there.
+/// Returns the placement in which a case is judged: the one in which most of its rounds were, so that
+/// a few rounds are not taken for the machine. Near, if neither has more.
 pub(crate) fn placement_of(row: &Row, rows: &[Row]) -> Placement {
     let is_case = |other: &&Row| is_same_case(row, other) && other.failure.is_none();
-    let has = |placement| rows.iter().filter(is_case).any(|other| other.placement == placement);
-    [Placement::Near, Placement::Far].into_iter().find(|p| has(*p)).unwrap_or(Placement::Disturbed)
+    let measured = |placement| {
+        let rows = rows.iter().filter(is_case).filter(|other| other.placement == placement);
+        // A row without an interval was measured in a few rounds.
+        rows.map(|other| other.rounds.as_ref().map_or(1, |rounds| rounds.pairs)).sum::<usize>()
+    };
+    match (measured(Placement::Near), measured(Placement::Far)) {
+        (0, 0) => Placement::Disturbed,
+        (near, far) if near >= far => Placement::Near,
+        _ => Placement::Far,
+    }
 }
 
 pub(crate) fn is_same_case(row: &Row, other: &Row) -> bool {
@@ -270,8 +279,8 @@ fn machine(report: &Report) -> String {
         let _ = writeln!(
             out,
             "The two processors shared a cache for a part of the time: near in {near} of {all}\n\
-             probes, far in {far}. On a virtual machine that changes by itself; what was\n\
-             measured near is judged near, the rest far.",
+             probes, far in {far}. On a virtual machine that changes by itself; each figure\n\
+             is judged where most of its rounds were.",
         );
     } else if far > 0 {
         let _ = writeln!(

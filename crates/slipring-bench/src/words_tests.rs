@@ -94,12 +94,17 @@ fn a_figure_that_is_off_has_target_reason_and_plain_rival() {
 }
 
 #[test]
-fn near_is_judged_where_it_was_measured_and_far_otherwise() {
+fn a_case_is_judged_where_most_of_its_rounds_were() {
+    let rounds = |pairs| Some(Ratio { median: 1.0, low: 1.0, high: 1.0, pairs });
     let near = with_ratio(row("W2", "pinned", "raw ring", Role::Own), 1.0, 0.9, 1.1);
+    let few = Row { rounds: rounds(2), ..near.clone() };
     let far = Row { placement: Placement::Far, ..with_ratio(near.clone(), 3.0, 2.9, 3.1) };
     let text = of(&report(vec![far.clone(), near], vec![100.0, 400.0], 0.0));
     assert!(text.contains("Good") && !text.contains("Off"), "{text}");
     assert!(text.contains("for a part of the time: near in 1 of 2"), "{text}");
+    let many = Row { rounds: rounds(23), ..far.clone() };
+    let text = of(&report(vec![few, many], vec![100.0, 400.0], 0.0));
+    assert!(text.contains("(far)") && text.contains("Off"), "{text}");
     let text = of(&report(vec![far], vec![400.0; 3], 0.0));
     assert!(text.contains("(far)") && text.contains("Off"), "{text}");
     assert!(text.contains("shared no cache: far in 3 of 3"), "{text}");
