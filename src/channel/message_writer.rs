@@ -119,8 +119,8 @@ impl<'a> MessageWriter<'a> {
     pub(crate) fn advance(&mut self, has_more: bool) -> Result<Option<usize>> {
         // It may have been begun before a fork, or before the end.
         check_open(self.core).map_err(|error| self.ended_by(error))?;
-        let mut piece = Encoded::Whole(&self.bytes);
-        let no_room = self.outgoing.advance(&mut piece, self.bytes.len(), has_more)?;
+        let piece = Encoded::Whole(&self.bytes);
+        let no_room = self.outgoing.advance(&piece, self.bytes.len(), has_more)?;
         if no_room.is_none() {
             self.bytes.clear();
         }

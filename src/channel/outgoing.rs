@@ -93,14 +93,14 @@ fn send_until<P: Payload + ?Sized>(
     (deadline, exact): (Deadline, impl FnOnce() -> Deadline),
 ) -> Result<u64> {
     let send = || {
-        let mut encoded = encode_as(core, payload, len)?;
+        let encoded = encode_as(core, payload, len)?;
         let turn = core.is_long(len).then(|| long_message_turn(core, deadline)).transpose()?;
         let mut outgoing = Outgoing::open(core, spec, turn)?;
-        let mut needed = outgoing.advance(&mut encoded, len, false)?;
+        let mut needed = outgoing.advance(&encoded, len, false)?;
         let deadline = exact();
         while let Some(room) = needed {
             wait_for_room(core, room, deadline).map_err(|error| outgoing.ended_by(error))?;
-            needed = outgoing.advance(&mut encoded, len, false)?;
+            needed = outgoing.advance(&encoded, len, false)?;
         }
         Ok(outgoing.request())
     };
@@ -190,12 +190,12 @@ impl<'a> Outgoing<'a> {
     #[inline(always)]
     pub(crate) fn advance(
         &mut self,
-        payload: &mut Encoded<'_>,
+        payload: &Encoded<'_>,
         len: usize,
         has_more: bool,
     ) -> Result<Option<usize>> {
         if self.core.is_long(len) {
-            return self.advance_in_pieces(payload.bytes());
+            return self.advance_in_pieces(payload.parts());
         }
         let header = self.splitter.header(!has_more);
         let is_sent = self.try_send(header, len, |slot| payload.write_to(slot))?;
@@ -203,9 +203,9 @@ impl<'a> Outgoing<'a> {
     }
 
     #[cold]
-    fn advance_in_pieces(&mut self, bytes: &[u8]) -> Result<Option<usize>> {
+    fn advance_in_pieces(&mut self, parts: [&[u8]; 3]) -> Result<Option<usize>> {
         let longest = self.core.config.down.piece_len();
-        while let Some(piece) = self.splitter.next_piece(bytes, longest) {
+        while let Some(piece) = self.splitter.next_piece(parts, longest) {
             let (bytes, len) = (piece.bytes, piece.bytes.len());
             if !self.try_send(piece.header, len, |slot| copy_from_slice(slot, bytes))? {
                 return Ok(Some(len));

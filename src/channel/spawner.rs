@@ -381,7 +381,7 @@ impl Spawner {
     /// ```
     pub fn warm_up<P: Payload + ?Sized>(mut self, kind: Kind, payload: &P) -> Self {
         let encoded = Encoded::of(payload, payload.encoded_len());
-        match encoded.map(|mut encoded| encoded.bytes().to_vec()) {
+        match encoded.map(Encoded::into_vec) {
             Ok(payload) => self.options.warm_up = Some((kind, payload)),
             Err(error) => self.refuse(error),
         }

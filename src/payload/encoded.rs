@@ -46,17 +46,12 @@ impl<'a> Encoded<'a> {
         if actual == len { Ok(Self::Parts(parts)) } else { Err(wrong_parts(actual, len)) }
     }
 
-    /// Returns the encoding in one piece. Copies it if it is in several.
-    pub(crate) fn bytes(&mut self) -> &[u8] {
-        if let Self::Parts(parts) = self {
-            let mut buffer = Buffer::zeroed(parts.iter().fold(0, add_len));
-            write_parts(parts, &mut buffer.0);
-            *self = Self::Buffer(buffer);
-        }
+    /// Returns the bytes where they lie: parts that follow each other.
+    pub(crate) fn parts(&self) -> [&[u8]; 3] {
         match self {
-            Self::Whole(whole) => whole,
-            Self::Buffer(buffer) => &buffer.0,
-            Self::Parts(_) => &[],
+            Self::Whole(whole) => [whole, &[], &[]],
+            Self::Parts(parts) => *parts,
+            Self::Buffer(buffer) => [&buffer.0, &[], &[]],
         }
     }
 
@@ -64,7 +59,7 @@ impl<'a> Encoded<'a> {
     pub(crate) fn into_vec(mut self) -> Vec<u8> {
         match &mut self {
             Self::Buffer(buffer) => std::mem::take(&mut buffer.0),
-            other => other.bytes().to_vec(),
+            other => other.parts().concat(),
         }
     }
 
@@ -136,12 +131,10 @@ mod tests {
 
     fn bytes_of<P: Payload + ?Sized>(payload: &P) -> Vec<u8> {
         let len = payload.encoded_len();
-        let mut encoded = Encoded::of(payload, len).unwrap();
+        let encoded = Encoded::of(payload, len).unwrap();
         let mut slot = vec![0xa5; len];
         encoded.write_to(&mut slot);
-        assert_eq!(encoded.bytes(), slot, "in one piece, and in a slot");
-        encoded.write_to(&mut slot);
-        assert_eq!(encoded.bytes(), slot, "in a slot after it was joined");
+        assert_eq!(encoded.parts().concat(), slot, "in parts, and in a slot");
         slot
     }
 

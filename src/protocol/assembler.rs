@@ -190,7 +190,7 @@ mod tests {
             let first = Header { kind: 40, request: 7, aux: 9, ..Header::default() };
             let (mut splitter, mut assembler) = (Splitter::new(first), Assembler::default());
             let mut whole = None;
-            while let Some(piece) = splitter.next_piece(&message, longest) {
+            while let Some(piece) = splitter.next_piece([&message, &[], &[]], longest) {
                 assert!(whole.is_none(), "there is more");
                 let bytes = PeerBytes::of(piece.bytes);
                 whole = assembler.add(piece.header, bytes, 9, Vec::new).unwrap();

@@ -48,15 +48,24 @@ impl Splitter {
         header
     }
 
-    /// Returns the next piece of a message whose bytes are all there; `None` after the last
-    /// one. The same piece comes again until [`Splitter::piece_sent`] is called.
-    pub(crate) fn next_piece<'m>(&self, message: &'m [u8], longest: usize) -> Option<Piece<'m>> {
-        let rest = message.get(self.sent..).unwrap_or_default();
-        if rest.is_empty() && self.has_begun {
-            return None;
-        }
+    /// Returns the next piece of a message whose bytes are all there, in parts that follow each
+    /// other; `None` after the last one. No piece has bytes of two parts, so that each is copied from
+    /// where it lies. The same piece comes again until [`Splitter::piece_sent`] is called.
+    pub(crate) fn next_piece<'m>(&self, parts: [&'m [u8]; 3], longest: usize) -> Option<Piece<'m>> {
+        let mut skipped = self.sent;
+        let mut rests = parts.into_iter().filter_map(|part| {
+            let rest = part.get(skipped..).unwrap_or_default();
+            skipped = skipped.saturating_sub(part.len());
+            (!rest.is_empty()).then_some(rest)
+        });
+        let rest = match rests.next() {
+            Some(rest) => rest,
+            None if self.has_begun => return None,
+            None => &[],
+        };
         let (bytes, later) = rest.split_at_checked(longest).unwrap_or((rest, &[]));
-        Some(Piece { header: self.header(later.is_empty()), bytes })
+        let is_last = later.is_empty() && rests.next().is_none();
+        Some(Piece { header: self.header(is_last), bytes })
     }
 
     /// Notes that a piece of `len` bytes is in the ring.
@@ -183,7 +192,7 @@ mod tests {
 
     fn cut(message: &[u8], longest: usize) -> Sent {
         let (mut splitter, mut sent) = (Splitter::new(header()), Vec::new());
-        while let Some(piece) = splitter.next_piece(message, longest) {
+        while let Some(piece) = splitter.next_piece([message, &[], &[]], longest) {
             let _ = note(&mut sent, piece);
             splitter.piece_sent(piece.bytes.len());
         }
@@ -204,12 +213,39 @@ mod tests {
     }
 
     #[test]
+    fn pieces_lie_in_one_part_each_and_add_up_to_all_parts() {
+        let cut = |parts: [&'static [u8]; 3], longest| {
+            let mut splitter = Splitter::new(header());
+            let mut pieces = Vec::new();
+            while let Some(piece) = splitter.next_piece(parts, longest) {
+                splitter.piece_sent(piece.bytes.len());
+                pieces.push((piece.header.flags & !flags::STREAM, piece.bytes));
+            }
+            pieces
+        };
+        let of = |flags, bytes: &'static [u8]| (flags, bytes);
+        assert_eq!(
+            cut([b"ab", b"cdefg", b"h"], 3),
+            [
+                of(MORE, b"ab"),
+                of(MORE | CONTINUED, b"cde"),
+                of(MORE | CONTINUED, b"fg"),
+                of(CONTINUED, b"h")
+            ]
+        );
+        assert_eq!(cut([b"", b"abc", b""], 2), [of(MORE, b"ab"), of(CONTINUED, b"c")]);
+        assert_eq!(cut([b"a", b"", b"b"], 9), [of(MORE, b"a"), of(CONTINUED, b"b")]);
+        assert_eq!(cut([b"", b"", b"ab"], 9), [of(0, b"ab")]);
+        assert_eq!(cut([b"", b"", b""], 9), [of(0, b"")], "one empty frame");
+    }
+
+    #[test]
     fn a_piece_that_was_not_sent_comes_again() {
         let mut splitter = Splitter::new(header());
-        assert_eq!(splitter.next_piece(b"abc", 2).unwrap().bytes, b"ab");
-        assert_eq!(splitter.next_piece(b"abc", 2).unwrap().bytes, b"ab");
+        assert_eq!(splitter.next_piece([b"abc", b"", b""], 2).unwrap().bytes, b"ab");
+        assert_eq!(splitter.next_piece([b"abc", b"", b""], 2).unwrap().bytes, b"ab");
         splitter.piece_sent(2);
-        assert_eq!(splitter.next_piece(b"abc", 2).unwrap().bytes, b"c");
+        assert_eq!(splitter.next_piece([b"abc", b"", b""], 2).unwrap().bytes, b"c");
     }
 
     #[test]

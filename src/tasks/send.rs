@@ -24,13 +24,13 @@ pub(super) async fn send<P: Payload + ?Sized>(
     mut note_part: impl FnMut(RequestId),
 ) -> Result<u64> {
     let send = async {
-        let (mut encoded, len) = encode(core, payload)?;
+        let (encoded, len) = encode(core, payload)?;
         let turn = match core.is_long(len) {
             true => Some(long_message_turn(core, deadline).await?),
             false => None,
         };
         let mut outgoing = Outgoing::open(core, spec, turn)?;
-        while let Some(needed) = outgoing.advance(&mut encoded, len, false)? {
+        while let Some(needed) = outgoing.advance(&encoded, len, false)? {
             if outgoing.is_sent_in_part() {
                 note_part(RequestId::new(outgoing.request()));
             }

@@ -185,13 +185,13 @@ impl ReplySink {
         if len > self.max_message {
             return Err(Error::too_large(len, self.max_message, "raise max_message"));
         }
-        let mut encoded = Encoded::of(payload, len)?;
+        let encoded = Encoded::of(payload, len)?;
         // Pieces are not published in groups.
         self.producer.flush();
         // The reader gets memory for the whole message at its first piece.
         let header = Header { aux: as_u64(len), ..state.header(kind) };
         let (mut splitter, longest) = (Splitter::new(header), self.producer.piece_len());
-        while let Some(piece) = splitter.next_piece(encoded.bytes(), longest) {
+        while let Some(piece) = splitter.next_piece(encoded.parts(), longest) {
             self.send_piece(state, piece)?;
             splitter.piece_sent(piece.bytes.len());
         }

@@ -176,14 +176,14 @@ impl SharedSink {
         let len = payload.encoded_len();
         self.check_len(len)?;
         // An encoder of the program's runs before anything is claimed.
-        let mut encoded = Encoded::of(payload, len)?;
+        let encoded = Encoded::of(payload, len)?;
         if len <= self.max_frame {
             return self.send_frame(state, state.header(kind), len, |slot| encoded.write_to(slot));
         }
         // The reader gets memory for the whole message at its first piece.
         let header = Header { aux: as_u64(len), ..state.header(kind) };
         let (mut splitter, longest) = (Splitter::new(header), self.lock()?.producer.piece_len());
-        while let Some(piece) = splitter.next_piece(encoded.bytes(), longest) {
+        while let Some(piece) = splitter.next_piece(encoded.parts(), longest) {
             self.send_piece(state, piece)?;
             splitter.piece_sent(piece.bytes.len());
         }

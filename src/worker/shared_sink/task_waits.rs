@@ -35,7 +35,7 @@ pub(crate) async fn send_message<P: Payload + ?Sized>(
 ) -> Result<()> {
     let len = payload.encoded_len();
     sink.check_len(len)?;
-    let mut encoded = Encoded::of(payload, len)?;
+    let encoded = Encoded::of(payload, len)?;
     if len <= sink.max_frame {
         let header = state.header(kind);
         return send_frame(sink, state, header, len, |slot| encoded.write_to(slot)).await;
@@ -43,7 +43,7 @@ pub(crate) async fn send_message<P: Payload + ?Sized>(
     let header = Header { aux: as_u64(len), ..state.header(kind) };
     let (mut splitter, longest) = (Splitter::new(header), sink.lock()?.producer.piece_len());
     let mut parts = Parts { sink, state, is_torn: false };
-    while let Some(piece) = splitter.next_piece(encoded.bytes(), longest) {
+    while let Some(piece) = splitter.next_piece(encoded.parts(), longest) {
         let sent = send_piece(sink, parts.state, piece).await;
         // After an error the caller ends the request.
         parts.is_torn = sent.is_ok();
