@@ -14,10 +14,10 @@ use slipring::pipe::{self, PipeEnd, PipeWatch, Wake};
 
 use crate::buffer;
 use crate::error::exception;
-use crate::receiving::{BYTES, OBJECT, Received, Receiving, Refused};
+use crate::receiving::{BYTES, OBJECT, Received, Receiving, Refused, further};
 use crate::sending::{Lent, Sending};
 use crate::turn::Turns;
-use crate::wait::Slices;
+use crate::wait::{Slices, look_time, released};
 
 /// The descriptors of one end, as Python passes them on.
 type Descriptors = (RawFd, RawFd, RawFd);
@@ -174,7 +174,7 @@ impl BytesConnection {
         if now != Wake::Look || seconds <= 0.0 {
             return Ok(now != Wake::Look);
         }
-        if watch.spin() {
+        if watch.spin(look_time()) {
             return Ok(true);
         }
         // A time that is too long to be represented never passes.
@@ -189,7 +189,7 @@ impl BytesConnection {
                 return Ok(watch.look() != Wake::Look);
             }
             let longest = slices.next().min(left);
-            if py.detach(|| watch.wait(longest)) != Wake::Look {
+            if released(py, || further(watch, longest)) != Wake::Look {
                 return Ok(true);
             }
             slices.lengthen();

@@ -2,25 +2,12 @@
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyByteArray, PyBytes, PyList, PyString};
+use pyo3::types::{PyList, PyString};
 use slipring::PeerBytes;
 use slipring::payload::{ElementType, MatrixShape, Texts};
 
 use crate::buffer::fill;
 use crate::error::exception;
-
-/// Returns a copy of the bytes.
-pub(crate) fn bytes<'py>(py: Python<'py>, payload: PeerBytes<'_>) -> PyResult<Bound<'py, PyBytes>> {
-    PyBytes::new_with(py, payload.len(), |out| raised(py, payload.copy_to(out)))
-}
-
-/// Returns a copy of the bytes that Python code can change.
-pub(crate) fn bytearray<'py>(
-    py: Python<'py>,
-    payload: PeerBytes<'_>,
-) -> PyResult<Bound<'py, PyByteArray>> {
-    PyByteArray::new_with(py, payload.len(), |out| raised(py, payload.copy_to(out)))
-}
 
 /// Returns the payload as one text.
 pub(crate) fn text<'py>(py: Python<'py>, payload: PeerBytes<'_>) -> PyResult<Bound<'py, PyString>> {

@@ -21,7 +21,7 @@ use slipring::pipe::{Message, PipeReader, PipeWatch, Progress, Wake};
 
 use crate::error::exception;
 use crate::turn::Recover;
-use crate::wait::Slices;
+use crate::wait::{FURTHER, Slices, look_time, released};
 
 /// The kinds of messages.
 pub(crate) const BYTES: u16 = 0;
@@ -197,18 +197,23 @@ impl From<PyErr> for Refused {
 
 /// Waits until there are bytes.
 pub(crate) fn wait(py: Python<'_>, watch: &PipeWatch, slices: &mut Slices) -> PyResult<()> {
-    if watch.spin() {
+    if watch.spin(look_time()) {
         return Ok(());
     }
     loop {
         py.check_signals()?;
         let longest = slices.next();
-        match py.detach(|| watch.wait(longest)) {
+        match released(py, || further(watch, longest)) {
             Wake::Ready => return Ok(()),
             Wake::Closed => return Err(end_of_file()),
             Wake::Look => slices.lengthen(),
         }
     }
+}
+
+/// Looks further without the interpreter lock, and sleeps then.
+pub(crate) fn further(watch: &PipeWatch, longest: std::time::Duration) -> Wake {
+    if watch.spin(FURTHER) { Wake::Ready } else { watch.wait(longest) }
 }
 
 fn fill_and_wait(
@@ -218,7 +223,7 @@ fn fill_and_wait(
 ) -> slipring::Result<Step> {
     loop {
         match incoming.step(reader)? {
-            Step::Wait if reader.watch().spin() => {}
+            Step::Wait if reader.watch().spin(FURTHER) => {}
             Step::Wait => match reader.watch().wait(longest) {
                 Wake::Ready => {}
                 Wake::Closed => return Ok(Step::Closed),

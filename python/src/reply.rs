@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyString};
 use slipring::PeerBytes;
 
+use crate::buffer;
 use crate::error::misuse;
 use crate::incoming;
 use crate::kept::{KeptReplies, KeptReply};
@@ -44,11 +45,11 @@ impl Reply {
     }
 
     fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        self.read(py, |payload| incoming::bytes(py, payload))
+        self.read(py, |payload| buffer::bytes(py, payload))
     }
 
     fn bytearray<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyByteArray>> {
-        self.read(py, |payload| incoming::bytearray(py, payload))
+        self.read(py, |payload| buffer::bytearray(py, payload))
     }
 
     fn text<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyString>> {

@@ -7,6 +7,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyList, PyString};
 use slipring::PeerBytes;
 use slipring::worker::{CancelToken, OwnedRequest};
 
+use crate::buffer;
 use crate::error::exception;
 use crate::incoming;
 
@@ -78,7 +79,7 @@ impl Request {
     }
 
     fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        self.read(|payload| incoming::bytes(py, payload))
+        self.read(|payload| buffer::bytes(py, payload))
     }
 
     fn bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
@@ -86,7 +87,7 @@ impl Request {
     }
 
     fn bytearray<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyByteArray>> {
-        self.read(|payload| incoming::bytearray(py, payload))
+        self.read(|payload| buffer::bytearray(py, payload))
     }
 
     fn text<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyString>> {

@@ -13,7 +13,7 @@ use slipring::{ErrorKind, PeerBytes};
 use crate::error::exception;
 use crate::receiving::{LONG, OBJECT};
 use crate::turn::Recover;
-use crate::wait::Slices;
+use crate::wait::{FURTHER, Slices, look_time, released};
 
 /// A message of several parts that is shorter than this is put together first.
 const SHORT: usize = 4096;
@@ -124,11 +124,11 @@ impl Sending {
                 Wake::Look => {}
             }
             // There is no room.
-            if len < LONG && writer.spin() {
+            if len < LONG && writer.spin(look_time()) {
                 continue;
             }
             py.check_signals().inspect_err(|_| writer.forget())?;
-            if len < LONG && py.detach(|| writer.wait(longest)) == Wake::Closed {
+            if len < LONG && released(py, || writer.wait(longest)) == Wake::Closed {
                 return Err(broken("the other end of the pipe is closed"));
             }
             slices.lengthen();
@@ -165,7 +165,7 @@ impl Left<'_> {
     ) -> slipring::Result<Wake> {
         loop {
             match self.send(writer)? {
-                Wake::Look if writer.spin() => {}
+                Wake::Look if writer.spin(FURTHER) => {}
                 Wake::Look => match writer.wait(longest) {
                     Wake::Ready => {}
                     wake => return Ok(wake),

@@ -9,7 +9,7 @@ use crate::error::{exception, misuse};
 use crate::kept::KeptReplies;
 use crate::reply::Reply;
 use crate::shared::SharedChannel;
-use crate::wait::{Aside, LOOK, SLICE, is_main_thread};
+use crate::wait::{Aside, SLICE, is_main_thread, look_time, released};
 
 /// The chunks of a stream, in order: an iterator. If it is forgotten, the stream is cancelled.
 #[pyclass(frozen, module = "slipring")]
@@ -55,17 +55,17 @@ impl Stream {
         mut stream: Box<slipring::Stream>,
         is_main: bool,
     ) -> PyResult<Found> {
-        match stream.next_chunk_timeout(LOOK) {
+        match stream.next_chunk_timeout(look_time()) {
             Ok(Poll::Pending) => {}
             Ok(Poll::Ready(found)) => return Ok((stream, Ok(found))),
             Err(error) => return Ok((stream, Err(error))),
         }
         if !is_main {
-            return Ok(py.detach(move || next_chunk(stream)));
+            return Ok(released(py, move || next_chunk(stream)));
         }
         // Most chunks come within this time. After it a thread of its own waits, which lets the
         // library count the timeouts of the stream, and this one look for signals.
-        let (stream, found) = py.detach(move || {
+        let (stream, found) = released(py, move || {
             let found = stream.next_chunk_timeout(SLICE);
             (stream, found)
         });

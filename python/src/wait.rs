@@ -2,7 +2,9 @@
 //!
 //! To release the interpreter lock costs milliseconds while another thread of Python computes: the
 //! lock comes back only when that thread's turn is over. So a wait looks for [`LOOK`] with the
-//! lock held, which is long enough for an answer of a worker that is awake, and releases it then.
+//! lock held, which is long enough for an answer of a worker that is awake, and releases it then. A
+//! thread that had to wait for the lock for longer than for the answer holds it longer the next time,
+//! [`LONGEST_LOOK`] at most: as long as it takes a worker to wake up.
 //!
 //! The main thread alone runs Python's signal handlers. The library calls a hook when a signal has
 //! interrupted a sleep, but a signal can also arrive just before the sleep, or while another thread
@@ -11,7 +13,7 @@
 use std::cell::Cell;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -19,8 +21,18 @@ use slipring::Result;
 
 use crate::error::exception;
 
-/// How long a wait holds the interpreter lock.
+/// How long a wait holds the interpreter lock, as long as that comes back at once.
 pub(crate) const LOOK: Duration = Duration::from_micros(20);
+
+/// How long it holds the lock at most.
+const LONGEST_LOOK: Duration = Duration::from_micros(400);
+
+/// A lock that takes longer to come back is held by a thread that computes.
+const TAKES_LONG: Duration = Duration::from_millis(1);
+
+/// How long a wait for a pipe looks without the lock, if the last ones were short: long enough for a
+/// process that is awake to pickle some hundred KiB.
+pub(crate) const FURTHER: Duration = Duration::from_micros(60);
 
 /// How long the main thread sleeps before it looks for signals.
 pub(crate) const SLICE: Duration = Duration::from_millis(8);
@@ -30,15 +42,47 @@ pub(crate) fn wait<T: Send>(
     py: Python<'_>,
     mut look: impl FnMut(Duration) -> Result<Option<T>> + Send,
 ) -> PyResult<T> {
-    let mut found = look(LOOK);
+    let mut found = look(look_time());
     let longest = if is_main_thread(py)? { SLICE } else { Duration::MAX };
     loop {
         if let Some(found) = found.map_err(|error| exception(py, &error))? {
             return Ok(found);
         }
         py.check_signals()?;
-        found = py.detach(|| look(longest));
+        found = released(py, || look(longest));
     }
+}
+
+thread_local! {
+    /// How long this thread's next wait holds the lock.
+    static LOOK_TIME: Cell<Duration> = const { Cell::new(LOOK) };
+}
+
+/// How long the next wait of this thread is to look with the interpreter lock held.
+pub(crate) fn look_time() -> Duration {
+    LOOK_TIME.get()
+}
+
+/// Runs the part of a wait that comes after its look, without the interpreter lock, and learns from how
+/// long the lock takes to come back.
+pub(crate) fn released<T: Send>(py: Python<'_>, sleep: impl FnOnce() -> T + Send) -> T {
+    let begun = Instant::now();
+    let (slept, found) = py.detach(|| {
+        let found = sleep();
+        (begun.elapsed(), found)
+    });
+    LOOK_TIME.set(next_look(look_time(), slept, begun.elapsed().saturating_sub(slept)));
+    found
+}
+
+/// How long a wait is to look after one that has looked for `look`, slept for `slept`, and waited for the
+/// lock for `locked_out`.
+fn next_look(look: Duration, slept: Duration, locked_out: Duration) -> Duration {
+    let waited = look + slept;
+    if locked_out < TAKES_LONG || waited > LONGEST_LOOK {
+        return LOOK;
+    }
+    (2 * waited).min(LONGEST_LOOK)
 }
 
 /// Runs what blocks and cannot look for signals. In the main thread it runs on a thread of its own,

@@ -18,7 +18,7 @@ use crate::error::exception;
 use crate::outgoing::Outgoing;
 use crate::request::Request;
 use crate::role::Role;
-use crate::wait::{LOOK, run_signal_handlers};
+use crate::wait::{look_time, released, run_signal_handlers};
 
 /// A handler, and what its requests are called.
 struct Handler {
@@ -107,9 +107,9 @@ pub(crate) fn run_setup(
 fn take_requests(py: Python<'_>, inbox: &Inbox, handlers: &Handlers) -> PyResult<()> {
     let take = || -> slipring::Result<Incoming> {
         inbox.lease_payloads(true)?;
-        match inbox.recv_timeout(LOOK)? {
+        match inbox.recv_timeout(look_time())? {
             Some(incoming) => Ok(incoming),
-            None => py.detach(|| inbox.recv()),
+            None => released(py, || inbox.recv()),
         }
     };
     loop {

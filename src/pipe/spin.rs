@@ -1,12 +1,17 @@
 //! How long a side looks again and again before it sleeps.
 
+use std::time::Duration;
+
 use crate::shm::words::OwnU32;
 use crate::sync::{Counter, MAY_SPIN, Ordering, spin_loop};
 use crate::sys::clock::now_ns;
 use crate::sys::cpu;
 
-/// The longest time that a wait looks, in nanoseconds.
-const LONGEST: u64 = 20_000;
+/// A sleep that is shorter than this should have been looked through, in nanoseconds: on virtual machines
+/// the wake-up alone takes up to a fourth of it.
+const SHORT_SLEEP: u64 = 320_000;
+/// The longest time that a wait looks after a sleep that was not short, in nanoseconds.
+const AFTER_LONG: u64 = 20_000;
 /// The shortest: about the price of a system call.
 const SHORTEST: u64 = 1_000;
 /// Looks between two readings of the clock.
@@ -17,13 +22,13 @@ const LOOKS: u32 = 64;
 pub(super) struct Spin {
     own_cpu: OwnU32,
     peer_cpu: OwnU32,
-    /// Nanoseconds that the next wait looks.
+    /// Nanoseconds that the next wait looks at most.
     budget: Counter,
 }
 
 impl Spin {
     pub(super) fn new(own_cpu: OwnU32, peer_cpu: OwnU32) -> Self {
-        Self { own_cpu, peer_cpu, budget: Counter::new(LONGEST) }
+        Self { own_cpu, peer_cpu, budget: Counter::new(u64::MAX) }
     }
 
     /// Tells the other side on which processor this one runs.
@@ -39,9 +44,9 @@ impl Spin {
         own
     }
 
-    /// Looks until `look` finds something or that has taken as long as it may. Returns what the last
-    /// look has found.
-    pub(super) fn until(&self, look: impl Fn() -> bool) -> bool {
+    /// Looks until `look` finds something or that has taken as long as it may, `longest` at most.
+    /// Returns what the last look has found.
+    pub(super) fn until(&self, longest: Duration, look: impl Fn() -> bool) -> bool {
         if look() {
             return true;
         }
@@ -53,7 +58,8 @@ impl Spin {
         if shares || cpu::are_scarce() {
             return false;
         }
-        let (start, budget) = (now_ns(), self.budget.load(Ordering::Relaxed));
+        let longest = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
+        let (start, budget) = (now_ns(), self.budget.load(Ordering::Relaxed).min(longest));
         loop {
             for _ in 0..LOOKS {
                 spin_loop();
@@ -74,9 +80,9 @@ impl Spin {
         let start = now_ns();
         let slept = sleep();
         self.report_cpu();
-        let is_short = now_ns().wrapping_sub(start) < 4 * LONGEST;
+        let is_short = now_ns().wrapping_sub(start) < SHORT_SLEEP;
         let budget = self.budget.load(Ordering::Relaxed);
-        let next = if is_short { LONGEST } else { (budget / 2).max(SHORTEST) };
+        let next = if is_short { u64::MAX } else { (budget / 2).clamp(SHORTEST, AFTER_LONG) };
         self.budget.store(next, Ordering::Relaxed);
         slept
     }

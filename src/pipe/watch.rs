@@ -51,10 +51,11 @@ impl PipeWatch {
         self.after(self.bell.socket().wait(Duration::ZERO))
     }
 
-    /// Looks for bytes for some 20 microseconds, if that can help. Returns whether there are some.
+    /// Looks for bytes for `longest` at most, and for less where that does not help: if the other side
+    /// needs this processor, or the last waits were long. Returns whether there are some.
     #[must_use]
-    pub fn spin(&self) -> bool {
-        self.spin.until(|| self.has_bytes())
+    pub fn spin(&self, longest: Duration) -> bool {
+        self.spin.until(longest, || self.has_bytes())
     }
 
     /// Waits for bytes. Blocks for at most `longest`, and for a second at most.

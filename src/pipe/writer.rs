@@ -119,10 +119,11 @@ impl PipeWriter {
         self.message = None;
     }
 
-    /// Looks for room for some 20 microseconds, if that can help. Returns whether there is some.
+    /// Looks for room for `longest` at most, as [`PipeWatch::spin`](super::PipeWatch::spin) does for bytes.
+    /// Returns whether there is some.
     #[must_use]
-    pub fn spin(&self) -> bool {
-        self.spin.until(|| self.has_room())
+    pub fn spin(&self, longest: Duration) -> bool {
+        self.spin.until(longest, || self.has_room())
     }
 
     /// Waits for room for the next bytes of the message. Blocks for at most `longest`, and for a second
