@@ -197,12 +197,17 @@ impl Core {
         error
     }
 
-    /// The counters of all parts; all zero in a forked child.
     /// All requests that the worker has taken, with its marks. Takes no lock.
     pub(crate) fn marks(&self) -> Vec<Mark> {
         self.status.marks()
     }
 
+    /// How many bytes of a request's stream its reader has consumed, roughly. Takes no lock.
+    pub(crate) fn consumed(&self, request: u64) -> u64 {
+        self.pending.consumed(request)
+    }
+
+    /// The counters of all parts; all zero in a forked child.
     pub(super) fn stats(&self) -> Stats {
         if fork::is_forked_child() {
             return Stats::default();

@@ -523,6 +523,11 @@ impl PendingTable {
         self.update_credit(request, std::mem::take(&mut buffer.unflushed), true);
     }
 
+    /// How many bytes of its stream a request's reader has consumed, as the worker was told.
+    pub(super) fn consumed(&self, request: u64) -> u64 {
+        self.words.cells.consumed(request)
+    }
+
     /// What became of all requests so far, and the counters of this table.
     pub(super) fn stats(&self) -> Stats {
         // The latencies first: each of them is of a request that is completed by then.

@@ -11,7 +11,7 @@ use super::role::RoleShared;
 use super::scheduler::{Death, Ending, RecycleReason, WorkerId};
 use super::settings::{WorkerSlot, nanos};
 use super::worker::{LOOK, Worker};
-use crate::channel::{Channel, Question};
+use crate::channel::{Channel, Core, Question};
 use crate::error::{Error, ErrorKind, Mark, Result};
 use crate::id::RequestId;
 use crate::process::service::start_thread;
@@ -185,9 +185,7 @@ impl Keeper {
                 until = until.at_most(look);
             }
             if let Some(timeout) = settings.hang_timeout.filter(|_| !self.worker.was_hung()) {
-                if let Some((request, progress)) =
-                    hang.look(now_ns(), &channel.core().marks(), timeout)
-                {
+                if let Some((request, progress)) = hang.look(now_ns(), channel.core(), timeout) {
                     self.kill(channel, request, progress);
                 }
                 until = until.at_most(timeout / 4);
@@ -304,27 +302,47 @@ impl<'a> Ping<'a> {
 /// What a worker's requests had reported at the last look.
 #[derive(Debug, Default)]
 struct Hang {
-    /// Each request with its progress, and since when that is the same.
-    seen: Vec<(RequestId, u64, u64)>,
+    seen: Vec<Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    id: RequestId,
+    progress: u64,
+    /// How much of its stream was consumed.
+    consumed: u64,
+    /// Since when both are the same.
+    since: u64,
 }
 
 impl Hang {
-    /// Returns a request that has been served without progress for as long as `timeout`. One that waits
-    /// for the reader of its stream is none: that is no fault of its worker's.
-    fn look(&mut self, now: u64, marks: &[Mark], timeout: Duration) -> Option<(RequestId, u64)> {
+    fn look(&mut self, now: u64, core: &Core, timeout: Duration) -> Option<(RequestId, u64)> {
+        self.look_at(now, &core.marks(), |request| core.consumed(request), timeout)
+    }
+
+    /// Returns a request that has been served without progress for as long as `timeout`. One whose
+    /// stream is read makes progress. One that waits for the reader of its stream is none: that is no
+    /// fault of its worker's.
+    fn look_at(
+        &mut self,
+        now: u64,
+        marks: &[Mark],
+        consumed: impl Fn(u64) -> u64,
+        timeout: Duration,
+    ) -> Option<(RequestId, u64)> {
         let mut seen = Vec::new();
         for mark in marks.iter().filter(|mark| mark.is_begun() && !mark.awaits_credit) {
-            let id = RequestId::new(mark.request);
-            let since = match self.seen.iter().find(|(seen, ..)| *seen == id) {
-                Some((_, progress, since)) if *progress == mark.progress => *since,
-                _ => now,
-            };
-            seen.push((id, mark.progress, since));
+            let (id, progress) = (RequestId::new(mark.request), mark.progress);
+            let consumed = consumed(mark.request);
+            let same = self.seen.iter().find(|seen| {
+                seen.id == id && (seen.progress, seen.consumed) == (progress, consumed)
+            });
+            let since = same.map_or(now, |seen| seen.since);
+            seen.push(Seen { id, progress, consumed, since });
         }
         self.seen = seen;
-        let hung =
-            |(_, _, since): &&(RequestId, u64, u64)| now.saturating_sub(*since) >= nanos(timeout);
-        self.seen.iter().find(hung).map(|(id, progress, _)| (*id, *progress))
+        let hung = |seen: &&Seen| now.saturating_sub(seen.since) >= nanos(timeout);
+        self.seen.iter().find(hung).map(|seen| (seen.id, seen.progress))
     }
 }
 
@@ -355,14 +373,26 @@ mod tests {
         // The second makes progress, and the first waits for its reader.
         for now in 0..300 {
             let marks = [mark(1, 0, true), mark(2, now, false)];
-            assert_eq!(hang.look(now, &marks, timeout), None);
+            assert_eq!(hang.look_at(now, &marks, |_| 0, timeout), None);
         }
         let looks = (300..500).map(|now| {
             let marks = [mark(1, 0, true), mark(2, 300, false)];
-            (now, hang.look(now, &marks, timeout))
+            (now, hang.look_at(now, &marks, |_| 0, timeout))
         });
         let (when, hung) = looks.into_iter().find(|(_, hung)| hung.is_some()).unwrap();
         assert_eq!((when, hung), (400, Some((RequestId::new(2), 300))));
+    }
+
+    #[test]
+    fn a_stream_that_is_read_is_not_hung_until_no_more_is_read() {
+        let mark =
+            Mark { request: 1, stage: Stage::Begun, since: 0, progress: 0, awaits_credit: false };
+        let (timeout, mut hang) = (Duration::from_nanos(100), Hang::default());
+        // The reader takes something every 50 ns until 1000.
+        let looks =
+            (0..2000).map(|now| (now, hang.look_at(now, &[mark], |_| now.min(1000) / 50, timeout)));
+        let (when, _) = looks.into_iter().find(|(_, hung)| hung.is_some()).unwrap();
+        assert_eq!(when, 1100);
     }
 
     #[test]

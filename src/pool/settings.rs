@@ -259,7 +259,8 @@ impl Role {
     /// How long a request may be served without
     /// [progress](crate::worker::Request::set_progress) before its worker counts as hung, and is
     /// killed: for ever by default, as a handler that does not report progress looks the same. A
-    /// stream that waits for its reader does not count.
+    /// stream makes progress also when its reader takes chunks, and one that waits for its reader
+    /// does not count.
     pub fn hang_timeout(mut self, timeout: Duration) -> Self {
         self.hang_timeout = Some(timeout);
         self

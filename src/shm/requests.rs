@@ -27,6 +27,12 @@ impl OwnRequests {
         before != request
     }
 
+    /// How many bytes of its stream the reader has consumed, as the worker was told.
+    pub(crate) fn consumed(&self, request: u64) -> u64 {
+        let [_, consumed] = self.0.entry(request);
+        consumed.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn set_credit(&self, request: u64, bytes: u64) {
         let [_, consumed] = self.0.entry(request);
         // Pairs with the Acquire load in `PeerRequests::credit`.
