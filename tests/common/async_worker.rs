@@ -190,6 +190,12 @@ fn counters(tasks: Tasks<AsyncSession>) -> Tasks<AsyncSession> {
             }
             Ok(reply.send_async("held").await?)
         })
+        .on(CHUNK_AND_STAY, |_, _, reply| async move {
+            let mut reply: OwnedResponder = reply;
+            reply.send_chunk_async(&pattern(0, 8)).await?;
+            reply.cancelled().await;
+            Ok(reply.cancel_token().check()?)
+        })
         .on(ANSWER_AND_GO_ON, |_, request, reply| async move {
             let pause = Duration::from_millis(numbers(&request.get().to_vec())[0]);
             reply.send_async("").await?;

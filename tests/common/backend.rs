@@ -2,7 +2,7 @@
 
 use slipring::{Channel, Config, Pending};
 
-use super::{LONG, SLOW_ECHO, THREADS, encode, eventually, numbers, spawner};
+use super::{LONG, STAY, Stay, THREADS, eventually, spawner};
 
 /// How a channel reaches its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,21 +48,32 @@ impl Backend {
         channel
     }
 
-    /// Keeps a worker that has a limit on what it serves at once busy for so long, so that all
-    /// further requests wait.
-    pub fn occupy(self, channel: &Channel, ms: u64) -> Vec<Pending> {
+    /// Keeps a worker that has a limit on what it serves at once busy until it is released, so that
+    /// all further requests wait.
+    pub fn occupy(self, channel: &Channel) -> Busy {
         let count = if self == Self::Threads { 8 } else { 1 };
-        let submit = |_| channel.submit(SLOW_ECHO, &encode(&[ms]), LONG).unwrap();
-        let pending = (0..count).map(submit).collect();
+        let stay = Stay::new();
+        let submit = |_| channel.submit(STAY, &stay.path(), LONG).unwrap();
+        let requests = (0..count).map(submit).collect();
         eventually("all are served", || channel.health().begun == count);
-        pending
+        Busy { requests, stay }
     }
 }
 
-/// Checks the replies to what [`Backend::occupy`] has sent.
-pub fn assert_occupied(pending: Vec<Pending>, ms: u64) {
-    for pending in pending {
-        assert_eq!(numbers(&pending.wait().unwrap().to_vec()), [ms]);
+/// What keeps a worker busy.
+pub struct Busy {
+    pub requests: Vec<Pending>,
+    stay: Stay,
+}
+
+impl Busy {
+    /// Lets the worker go on, and checks its replies.
+    pub fn release(self) {
+        let path = self.stay.path();
+        drop(self.stay);
+        for pending in self.requests {
+            assert_eq!(pending.wait().unwrap().to_vec(), path);
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Waiting for what has no timeout of its own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
@@ -31,6 +33,32 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(start.elapsed() < LONG, "never came true: {what}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A file for which handlers of [`STAY`](super::STAY) wait: they go on when this is dropped. So a
+/// worker is busy for as long as a test needs, however slow the machine is.
+pub struct Stay(PathBuf);
+
+impl Stay {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("slipring-{}-stay-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, "").unwrap();
+        Self(path)
+    }
+
+    /// The request for such a handler, and its reply.
+    pub fn path(&self) -> Vec<u8> {
+        self.0.as_os_str().as_bytes().to_vec()
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 

@@ -87,6 +87,15 @@ pub const ABSURD_CLAIM: Kind = Kind::named("absurd claim");
 /// Starts a worker of its own, cancels a call to it, and fails with the error of that call.
 pub const CANCEL_ANOTHER: Kind = Kind::named("cancel another");
 
+/// Replies with the request's bytes once the file is gone whose path they are: see [`Stay`](super::Stay).
+pub const STAY: Kind = Kind::named("stay");
+/// Streams four chunks of 8 bytes once the file is gone whose path the request is.
+pub const STAY_AND_COUNT: Kind = Kind::named("stay and count");
+/// Streams a chunk of 8 bytes, and no more until it is cancelled.
+pub const CHUNK_AND_STAY: Kind = Kind::named("chunk and stay");
+/// Writes the first frames of a reply, and no more until it is cancelled.
+pub const HALF_A_REPLY: Kind = Kind::named("half a reply");
+
 /// Replies, and returns from the handler as many milliseconds later as the request's u64 says.
 pub const ANSWER_AND_GO_ON: Kind = Kind::named("answer and go on");
 
@@ -119,12 +128,16 @@ pub fn worker() -> Worker<Session> {
         })
         .on_reader(READ_AND_STAY, |_, reader, _| {
             let first = reader.next_piece()?.map(|piece| piece.to_vec()).unwrap_or_default();
-            let path = first.split(|byte| *byte == 0).next().unwrap_or_default();
-            let (path, until) = (PathBuf::from(OsStr::from_bytes(path)), Instant::now() + LONG);
-            while path.exists() && Instant::now() < until {
+            stay(first.split(|byte| *byte == 0).next().unwrap_or_default());
+            Err("left".into())
+        })
+        .on(HALF_A_REPLY, |_, request, responder| {
+            let mut writer = responder.write();
+            writer.push(&pattern(7, 10_000))?;
+            while !request.is_cancelled() {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            Err("left".into())
+            Err(request.check_cancelled().unwrap_err().into())
         })
         .on(KEEP_PROOF, |session, _, responder| {
             session.proof = Some(responder.send("kept")?);
@@ -338,6 +351,26 @@ fn serve_all<W: Serves>(worker: W) -> W {
             }
             Ok(responder.send("held")?)
         })
+        .on(STAY, |_, request, responder| {
+            let path = request.to_vec();
+            stay(&path);
+            Ok(responder.send(&path)?)
+        })
+        .on(STAY_AND_COUNT, |_, request, responder| {
+            stay(&request.to_vec());
+            let mut chunks = responder.stream();
+            for i in 0..4 {
+                chunks.send(&pattern(i, 8))?;
+            }
+            Ok(chunks.end()?)
+        })
+        .on(CHUNK_AND_STAY, |_, request, responder| {
+            responder.stream().send(&pattern(0, 8))?;
+            while !request.is_cancelled() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(request.check_cancelled().unwrap_err().into())
+        })
         .on(ANSWER_AND_GO_ON, |_, request, responder| {
             let pause = Duration::from_millis(numbers(&request.to_vec())[0]);
             let done = responder.send("")?;
@@ -370,6 +403,14 @@ fn serve_all<W: Serves>(worker: W) -> W {
                 Err(_) => Err(HandlerError::new("test::Other", "instead of a chunk")),
             }
         })
+}
+
+/// Waits until a file is gone.
+fn stay(path: &[u8]) {
+    let (path, until) = (PathBuf::from(OsStr::from_bytes(path)), Instant::now() + LONG);
+    while path.exists() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// A payload whose length is the largest number.

@@ -103,7 +103,7 @@ fn fill(channel: &Channel, given: &mpsc::Receiver<Incoming>) -> (Vec<Pending>, O
 }
 
 /// Streams as many chunks as the request's u64 says, with a short sleep before each.
-async fn trickle(_: Arc<AtomicUsize>, request: OwnedRequest, mut reply: OwnedResponder) -> Handled {
+async fn trickle(request: OwnedRequest, mut reply: OwnedResponder) -> Handled {
     for n in 0..numbers(&request.get().to_vec())[0] {
         tokio::time::sleep(Duration::from_millis(2)).await;
         reply.send_chunk_async(&encode(&[n])).await?;

@@ -67,10 +67,13 @@ fn pending_replies_can_be_awaited_in_any_order(backend: Backend) {
 
 fn pending_replies_can_be_polled_for_without_waiting(backend: Backend) {
     let channel = backend.ready(Config::small());
-    let mut slow = channel.submit(SLOW_ECHO, &encode(&[100]), LONG).unwrap();
-    assert!(slow.try_wait().unwrap().is_none(), "it takes 100 ms");
-    assert!(slow.wait_timeout(Duration::from_millis(1)).unwrap().is_none(), "and so long");
+    let stay = Stay::new();
+    let path = stay.path();
+    let mut slow = channel.submit(STAY, &path, LONG).unwrap();
+    assert!(slow.try_wait().unwrap().is_none(), "it is not served");
+    assert!(slow.wait_timeout(Duration::from_millis(1)).unwrap().is_none(), "nor after a while");
     let mut pending: Vec<(u64, Pending)> = (0..20).map(|i| (i, submit(&channel, i))).collect();
+    drop(stay);
     let start = Instant::now();
     while !pending.is_empty() {
         assert!(start.elapsed() < LONG);
@@ -89,9 +92,9 @@ fn pending_replies_can_be_polled_for_without_waiting(backend: Backend) {
     }
     assert_eq!(channel.stats().errors.get(ErrorKind::InvalidInput), 40, "each is counted");
     let reply = slow.try_wait().unwrap().expect("it came before the others");
-    assert_eq!(numbers(&reply.to_vec()), [100]);
+    assert_eq!(reply.to_vec(), path);
     drop(reply);
-    let mut slow = channel.submit(SLOW_ECHO, &encode(&[60]), Duration::from_millis(5)).unwrap();
+    let mut slow = channel.submit(UNTIL_CANCELLED, b"", Duration::from_millis(5)).unwrap();
     std::thread::sleep(Duration::from_millis(10));
     assert!(slow.try_wait().unwrap_err().is_timeout());
     assert_eq!(channel.in_flight(), 0, "it is cancelled, whether it is dropped or not");
@@ -330,7 +333,7 @@ fn replies_can_be_kept_moved_to_other_threads_and_dropped_in_any_order(backend: 
 
 fn requests_that_do_not_fit_the_ring_wait_for_room_or_time_out(backend: Backend) {
     let channel = backend.ready(tiny(4 << 10).build().unwrap());
-    let busy = backend.occupy(&channel, 300);
+    let busy = backend.occupy(&channel);
     let timeout = Duration::from_millis(50);
     let mut queued = Vec::new();
     let error = loop {
@@ -347,9 +350,13 @@ fn requests_that_do_not_fit_the_ring_wait_for_room_or_time_out(backend: Backend)
         let error = channel.call(ECHO, &[8; 50_000], timeout).unwrap_err();
         assert!(error.is_timeout(), "{error}");
     }
-    let waiting = channel.submit(ECHO, &[9; 1500], LONG).unwrap();
-    assert_eq!(waiting.wait().unwrap().into_vec(), [9; 1500]);
-    assert_occupied(busy, 300);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| channel.call(ECHO, &[9; 1500], LONG).unwrap().into_vec());
+        std::thread::sleep(timeout);
+        assert!(!waiting.is_finished(), "there is no room");
+        busy.release();
+        assert_eq!(waiting.join().unwrap(), [9; 1500]);
+    });
     drop(queued);
     assert_eq!(channel.in_flight(), 0);
     assert_usable(&channel);
@@ -359,10 +366,10 @@ fn long_messages_that_time_out_half_sent_use_up_no_places(backend: Backend) {
     let config = tiny(4 << 10).max_in_flight(16).build().unwrap();
     let channel = backend.ready(config);
     for round in 0..30 {
-        let busy = backend.occupy(&channel, 40);
+        let busy = backend.occupy(&channel);
         let error = channel.call(ECHO, &[8; 50_000], Duration::from_millis(5)).unwrap_err();
         assert!(error.is_timeout(), "round {round}: {error}");
-        assert_occupied(busy, 40);
+        busy.release();
         assert_usable(&channel);
     }
     assert_eq!(channel.in_flight(), 0);

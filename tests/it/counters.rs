@@ -243,8 +243,7 @@ fn each_counter_counts_what_threads_do(backend: Backend) {
 fn a_cancelled_request_is_counted_once_when_its_late_reply_comes(backend: Backend) {
     let channel = backend.ready(config());
     let before = channel.stats();
-    let request = encode(&[100]);
-    assert!(channel.call(SLOW_ECHO, &request, SOON).unwrap_err().is_timeout());
+    assert!(channel.call(UNTIL_ABORTED, b"12345678", SOON).unwrap_err().is_timeout());
     let at_once = channel.stats();
     let wanted = Counted { cancels: 1, ..failed(ErrorKind::Timeout, 8) };
     assert_eq!(counted(&before, &at_once), wanted);
@@ -339,7 +338,15 @@ fn a_call_that_slept_is_measured_and_others_are_sampled(backend: Backend) {
     let count = || channel.stats().call_latency.count();
     let (before, sum) = (count(), channel.stats().call_latency.sum());
     for _ in 0..5 {
-        channel.call(SLOW_ECHO, &encode(&[5]), LONG).unwrap();
+        let parks = channel.stats().parks;
+        let pending = channel.submit(UNTIL_ABORTED, b"", LONG).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| pending.wait().unwrap());
+            eventually("it sleeps", || channel.stats().parks > parks);
+            std::thread::sleep(5 * MILLISECOND);
+            channel.abort();
+        });
+        channel.clear_abort();
     }
     assert_eq!(count() - before, 5);
     let took = channel.stats().call_latency.sum() - sum;

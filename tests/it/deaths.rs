@@ -67,11 +67,13 @@ fn a_signal_in_a_handler_is_named_with_request_log_and_last_lines() {
 #[test]
 fn a_death_says_which_request_was_served_and_which_were_not_begun() {
     let channel = small().spawn().unwrap();
-    let first = channel.submit(SLOW_ECHO, &encode(&[100]), LONG).unwrap();
+    let stay = Stay::new();
+    let first = channel.submit(STAY, &stay.path(), LONG).unwrap();
     let second = channel.submit(RAISE, &[libc::SIGABRT as u8], LONG).unwrap();
     let others = [0, 1].map(|_| channel.submit(ECHO, b"x", LONG).unwrap());
     let long = channel.submit(SUM, &vec![1; 20_000], LONG).unwrap();
     let served = second.id().get();
+    drop(stay);
     first.wait().unwrap();
     let error = second.wait().unwrap_err();
     cause_of(&error);

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::*;
+use crate::limits::settled_footprint;
 use slipring::ErrorKind;
 
 /// Runs the test once more as root of a user namespace with mounts of its own. Returns true in that
@@ -83,11 +84,11 @@ fn a_log_that_cannot_be_made_is_an_error_and_nothing_is_left_behind() {
     let dir = temp_dir("no-inode");
     // One file: the directory itself.
     mount(&dir, "nr_inodes=1");
-    let baseline = footprint();
+    let baseline = settled_footprint();
     let error = in_4_kib().log_dir(&dir).spawn().map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Os, "{error}");
     assert!(error.to_string().contains(dir.to_str().unwrap()), "{error}");
-    eventually("nothing is left", || footprint() == baseline);
+    baseline.assert_restored("a log without room");
     assert_usable(&in_4_kib().spawn().unwrap());
 }
 
@@ -106,7 +107,7 @@ fn named_segments_that_find_no_room_are_an_error_and_leave_nothing() {
         let error = slipring::named::create("full", &slipring::Config::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Os, "{room}: {error}");
         assert!(error.to_string().contains("/dev/shm"), "{error}");
-        eventually("nothing is left", || footprint() == baseline);
+        baseline.assert_restored("segments without room");
         assert_eq!(left(), 0, "{room}: {error}");
         refused += 1;
     }

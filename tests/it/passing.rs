@@ -257,7 +257,7 @@ fn what_a_worker_does_not_take_is_closed_when_its_session_is_built() {
     channel.close(LONG).unwrap();
     drop(channel);
     drop(reader);
-    eventually("nothing is left in the parent", || footprint() == before);
+    before.assert_restored("descriptors that were not taken");
 }
 
 #[test]
@@ -295,7 +295,7 @@ fn a_spawn_that_fails_leaves_descriptors_and_blob_for_the_next() {
     assert_blob(&channel, &vec![1; 1 << 20]);
     channel.close(LONG).unwrap();
     drop((channel, reader));
-    eventually("nothing is left", || footprint() == before);
+    before.assert_restored("spawns that failed");
 }
 
 #[test]

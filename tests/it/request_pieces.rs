@@ -1,7 +1,7 @@
 //! What ends the reading of a long request before its last piece, and what lies between its pieces.
 
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::common::*;
 use slipring::worker::{Batches, HandlerError, RequestReader, Threads, Worker};
@@ -71,6 +71,26 @@ fn heard(told: &Receiver<Told>) -> Told {
     told.recv_timeout(LONG).unwrap()
 }
 
+/// Sends requests with a deadline that is so far away, until the handler has begun one: on a busy
+/// machine the worker may find the first ones too late.
+fn begun_before_its_deadline<T>(
+    told: &Receiver<Told>,
+    deadline: Duration,
+    send: impl Fn() -> T,
+) -> T {
+    let start = Instant::now();
+    loop {
+        let sent = send();
+        match told.recv_timeout(deadline) {
+            Ok(first) => {
+                assert_eq!(first, Told::Begun);
+                return sent;
+            }
+            Err(_) => assert!(start.elapsed() < LONG, "it is never begun"),
+        }
+    }
+}
+
 /// The channel works, for long requests too.
 fn assert_reads(channel: &Channel, told: &Receiver<Told>) {
     let reply = channel.call(READ, &vec![1; 500_000], LONG).unwrap();
@@ -121,9 +141,11 @@ fn a_request_whose_abandoning_finds_no_room_is_cut_off_by_the_next_one() {
     let (go, goes_on) = mpsc::channel();
     let (channel, told) = reading(&Config::small(), Some(goes_on));
     let short = Duration::from_millis(200);
-    let mut writer = channel.write(READ, short).unwrap();
-    assert!(writer.push(&vec![7; 1 << 20]).unwrap_err().is_timeout(), "the ring is full");
-    assert_eq!(heard(&told), Told::Begun);
+    let writer = begun_before_its_deadline(&told, short, || {
+        let mut writer = channel.write(READ, short).unwrap();
+        assert!(writer.push(&vec![7; 1 << 20]).unwrap_err().is_timeout(), "the ring is full");
+        writer
+    });
     drop(writer);
     go.send(()).unwrap();
     assert_eq!(heard(&told), Told::Failed(ErrorKind::Cancelled));
@@ -149,9 +171,12 @@ fn a_cancel_ends_the_reading_also_if_pieces_are_there() {
 #[test]
 fn a_deadline_that_passes_between_two_pieces_is_a_timeout() {
     let (channel, told) = reading(&Config::small(), None);
-    let mut writer = channel.write(READ, Duration::from_millis(300)).unwrap();
-    writer.push(&vec![7; 50_000]).unwrap();
-    assert_eq!(heard(&told), Told::Begun);
+    let short = Duration::from_millis(300);
+    let writer = begun_before_its_deadline(&told, short, || {
+        let mut writer = channel.write(READ, short).unwrap();
+        writer.push(&vec![7; 50_000]).unwrap();
+        writer
+    });
     assert_eq!(heard(&told), Told::Failed(ErrorKind::Timeout));
     drop(writer);
     assert_reads(&channel, &told);
@@ -162,13 +187,14 @@ fn a_timeout_while_a_request_is_sent_says_that_it_was_begun() {
     let (go, goes_on) = mpsc::channel();
     let (channel, told) = reading(&Config::small(), Some(goes_on));
     let short = Duration::from_millis(300);
-    let error = channel.call(READ, &vec![7; 1 << 20], short).unwrap_err();
+    let call = || channel.call(READ, &vec![7; 1 << 20], short).unwrap_err();
+    let error = begun_before_its_deadline(&told, short, call);
     assert!(error.is_timeout() && error.to_string().contains("no room"), "{error}");
     assert_eq!(error.was_begun(), Some(true), "{error}");
     let behind = channel.call(READ, &vec![7; 1 << 20], short).unwrap_err();
     assert_eq!(behind.was_begun(), Some(false), "no piece of it was sent: {behind}");
     go.send(()).unwrap();
-    assert_eq!((heard(&told), heard(&told)), (Told::Begun, Told::Failed(ErrorKind::Cancelled)));
+    assert_eq!(heard(&told), Told::Failed(ErrorKind::Cancelled));
     go.send(()).unwrap();
     assert_reads(&channel, &told);
 }

@@ -60,6 +60,8 @@ impl StepEngine for Counter {
     }
 
     fn step(&mut self) -> Result<(), HandlerError> {
+        // Before it ends a stream, of which a test may be told at once.
+        self.seen.step_count.fetch_add(1, Ordering::Relaxed);
         if let Some(gate) = &self.gate {
             self.seen.steps.lock().unwrap().push(self.open.iter().map(|o| o.name).collect());
             let _ = gate.recv();
@@ -78,7 +80,6 @@ impl StepEngine for Counter {
             self.seen.most_unsent.fetch_max(chunks.unsent(), Ordering::Relaxed);
         }
         self.open.retain(|open| !open.chunks.is_over());
-        self.seen.step_count.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 

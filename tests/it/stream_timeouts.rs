@@ -91,9 +91,12 @@ fn assert_is(error: &Error, which: StreamTimeout) {
 fn the_error_of_a_stream_says_which_of_its_timeouts_has_passed() {
     let channel = channel();
     for (which, pauses, timeouts) in cases() {
-        let error = end_of(&channel, pauses, timeouts);
-        assert_is(&error, which);
-        assert_eq!(error.was_begun(), Some(true), "{error}");
+        // A worker of a busy machine may not begin it in time.
+        eventually("the error says that it was begun", || {
+            let error = end_of(&channel, pauses, timeouts);
+            assert_is(&error, which);
+            error.was_begun() == Some(true)
+        });
     }
     assert_eq!(channel.in_flight(), 0);
     let channel = AsyncChannel::new(channel).unwrap();
@@ -193,9 +196,10 @@ fn a_stream_whose_total_passes_in_the_queue_is_never_begun() {
 #[test]
 fn of_a_streams_timeouts_only_the_total_counts_for_a_look() {
     let channel = channel();
-    let timeouts = StreamTimeouts::new().queue(SHORT).chunk(SHORT).total(SHORT * 4);
-    let mut stream = channel.stream(TICK, &encode(&[NEVER, 0]), timeouts).unwrap();
-    assert!(stream.next_chunk_timeout(SHORT * 2).unwrap().is_pending());
+    let timeouts = StreamTimeouts::new().queue(SHORT).chunk(SHORT);
+    let start = |total| channel.stream(TICK, &encode(&[NEVER, 0]), timeouts.total(total)).unwrap();
+    assert!(start(LONG).next_chunk_timeout(SHORT * 2).unwrap().is_pending());
+    let mut stream = start(SHORT * 4);
     let error = within_long("a look", || stream.next_chunk_timeout(LONG));
     // The wait ends with the total, and the next look says so.
     let error = error.and_then(|_| stream.try_next_chunk()).unwrap_err();

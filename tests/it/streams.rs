@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::*;
-use slipring::{Channel, Config, ErrorKind, Stream, WorkerState};
+use slipring::{Channel, Config, ErrorKind, Stream, StreamTimeouts, WorkerState};
 
 conformance! {
     everywhere: [
@@ -17,7 +17,6 @@ conformance! {
         a_stream_that_goes_silent_stalls_and_the_channel_stays_usable,
         a_pause_of_the_reader_is_no_stall,
         a_cancelled_stream_delivers_what_was_on_its_way_and_then_says_so,
-        a_stream_can_be_cancelled_before_it_begins,
         two_streams_are_read_in_turns_without_mixing,
         chunks_that_are_kept_stay_what_they_were,
         a_reader_that_keeps_every_chunk_is_told_what_holds_the_ring,
@@ -27,6 +26,9 @@ conformance! {
         the_abort_flag_ends_a_wait_for_credit,
         an_error_in_the_middle_of_a_chained_chunk_is_the_handlers_error,
         chunks_that_another_thread_has_read_come_before_those_in_the_ring,
+    ],
+    limited: [
+        a_stream_can_be_cancelled_before_it_begins,
     ],
     one_at_a_time: [
         // A call waits behind the stream.
@@ -132,8 +134,8 @@ fn chunks_before_an_error_are_delivered_and_then_the_error(backend: Backend) {
 
 fn a_stream_that_goes_silent_stalls_and_the_channel_stays_usable(backend: Backend) {
     let channel = backend.spawn(Config::small());
-    let request = encode(&[200_000, 1000, 8]);
-    let mut stream = channel.stream(TRICKLE, &request, Duration::from_millis(60)).unwrap();
+    let timeouts = StreamTimeouts::from(LONG).chunk(Duration::from_millis(60)).first_chunk(LONG);
+    let mut stream = channel.stream(CHUNK_AND_STAY, b"", timeouts).unwrap();
     assert_chunks(&mut stream, 0..1, 8);
     let error = stream.next_chunk().unwrap_err();
     assert!(error.is_stalled(), "{error}");
@@ -185,11 +187,11 @@ fn a_cancelled_stream_delivers_what_was_on_its_way_and_then_says_so(backend: Bac
 
 fn a_stream_can_be_cancelled_before_it_begins(backend: Backend) {
     let channel = backend.spawn(Config::small());
-    let busy = channel.submit(SLOW_ECHO, &encode(&[100]), LONG).unwrap();
+    let busy = backend.occupy(&channel);
     let mut stream = channel.stream(COUNT, &encode(&[10, 10]), LONG).unwrap();
     stream.cancel();
+    busy.release();
     assert!(stream.next_chunk().unwrap_err().is_cancelled());
-    busy.wait().unwrap();
     assert_usable(&channel);
 }
 

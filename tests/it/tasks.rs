@@ -82,7 +82,7 @@ fn every_way_in_which_a_request_can_end_leaves_the_channel_usable() {
         assert_eq!(kind(channel.call(ECHO, &too_long, LONG).await), ErrorKind::TooLarge);
         let refused = channel.call(slipring::Kind::PING, b"", LONG).await.unwrap_err();
         assert_eq!((refused.kind(), refused.was_begun()), (ErrorKind::InvalidInput, Some(false)));
-        let slow = channel.call(SLOW_ECHO, &encode(&[150]), SHORT).await;
+        let slow = channel.call(UNTIL_CANCELLED, b"", SHORT).await;
         assert!(slow.unwrap_err().is_timeout());
         let pending = channel.submit(UNTIL_CANCELLED, b"", LONG).await.unwrap();
         pending.cancel();
@@ -90,7 +90,7 @@ fn every_way_in_which_a_request_can_end_leaves_the_channel_usable() {
         let mut wrong = channel.stream(ECHO, b"one", LONG).await.unwrap();
         assert_eq!(kind(wrong.next_chunk().await), ErrorKind::Protocol);
         assert!(wrong.next_chunk().await.unwrap().is_none(), "over after its error");
-        let mut silent = channel.stream(SLOW_ECHO, &encode(&[200]), SHORT).await.unwrap();
+        let mut silent = channel.stream(UNTIL_CANCELLED, b"", SHORT).await.unwrap();
         assert_eq!(kind(silent.next_chunk().await), ErrorKind::Stalled);
         drop((wrong, silent));
         assert_usable_by_tasks(&channel).await;
@@ -194,7 +194,7 @@ fn tasks_wait_for_room_with_a_slow_worker_and_rings_of_4_kib() {
 #[test]
 fn a_ring_that_stays_full_times_the_sender_out_before_anything_is_sent() {
     on_each(in_tiny_rings, |channel| async move {
-        let busy = channel.submit(SLOW_ECHO, &encode(&[300]), LONG).await.unwrap();
+        let busy = channel.submit(UNTIL_ABORTED, b"", LONG).await.unwrap();
         let mut sent = Vec::new();
         let full = loop {
             match channel.submit(ECHO, &[1; 500], SHORT).await {
@@ -204,6 +204,7 @@ fn a_ring_that_stays_full_times_the_sender_out_before_anything_is_sent() {
         };
         assert!(full.is_timeout(), "{full}");
         assert!(full.to_string().contains("no room for 500 bytes"), "{full}");
+        busy.cancel();
         busy.await.unwrap();
         for pending in sent {
             // Requests that waited behind it are past their own deadline.

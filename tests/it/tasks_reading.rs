@@ -422,9 +422,10 @@ fn a_thread_and_a_task_read_at_the_same_time() {
     calls.join().unwrap();
 }
 
-/// Begins to read a message that is longer than the ring, and holds no piece.
+/// Begins to read a message whose end does not come, and holds no piece.
 async fn begun(channel: &AsyncChannel) -> AsyncMessageReader<'static> {
-    let mut reader = ask(channel, 1 << 20).await.wait_reader().await.unwrap();
+    let pending = channel.submit(HALF_A_REPLY, b"", LONG).await.unwrap();
+    let mut reader = pending.wait_reader().await.unwrap();
     assert!(reader.next_piece().await.unwrap().is_some());
     reader
 }
@@ -498,8 +499,7 @@ fn a_close_in_the_middle_of_what_a_task_reads_is_no_end_of_it() {
 fn a_worker_that_stops_in_the_middle_of_a_message_is_a_timeout_for_tasks() {
     on_each(in_tiny_rings, |channel| async move {
         let timeout = Duration::from_millis(800);
-        let request = encode(&[100_000]);
-        let pending = channel.submit(BIG, &request, timeout).await.unwrap();
+        let pending = channel.submit(HALF_A_REPLY, b"", timeout).await.unwrap();
         let mut reader = pending.wait_reader().await.unwrap();
         assert!(reader.next_piece().await.unwrap().is_some());
         stop(channel.blocking().pid());
@@ -522,7 +522,7 @@ fn a_worker_that_stops_in_the_middle_of_a_message_is_a_timeout_for_tasks() {
         drop(stream);
         assert_clean(&channel).await;
 
-        let mut silent = channel.stream(SLOW_ECHO, &encode(&[800]), timeout / 8).await.unwrap();
+        let mut silent = channel.stream(UNTIL_CANCELLED, b"", timeout / 8).await.unwrap();
         assert_eq!(silent.next_chunks().await.unwrap_err().kind(), ErrorKind::Stalled);
         drop(silent);
         assert_clean(&channel).await;

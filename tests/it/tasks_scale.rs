@@ -1,11 +1,11 @@
 //! Many tasks on one channel, many channels on one runtime, and their cost when idle.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::common::*;
 use crate::executors::{current_thread, multi_thread, on_each};
 use slipring::tasks::AsyncChannel;
-use slipring::{Config, ExitCause};
+use slipring::{Channel, Config, ExitCause};
 
 #[test]
 fn a_thousand_concurrent_calls_on_one_channel_each_get_their_own_reply() {
@@ -80,6 +80,16 @@ async fn many_channels(on_tokio: bool) {
         println!("{what}: {used:?} of processor time in half a second");
         assert!(used <= Duration::from_millis(5), "{what}: {used:?}");
     };
+    let all = async |what: &str, is_so: fn(&Channel) -> bool| {
+        for channel in &channels {
+            let start = Instant::now();
+            while !is_so(channel.blocking()) {
+                assert!(start.elapsed() < LONG, "never came true: {what}");
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    };
+    all("its request is begun", |channel| channel.health().begun == 1).await;
     measure("200 channels, a task waits on each").await;
     channels.iter().for_each(|channel| send_signal(channel.blocking().pid(), libc::SIGKILL));
     for task in waiting {
@@ -88,6 +98,7 @@ async fn many_channels(on_tokio: bool) {
     for channel in &channels {
         assert!(channel.call(ECHO, b"", LONG).await.unwrap_err().is_peer_dead());
     }
+    all("its worker is reaped", |channel| channel.exit_cause().is_some()).await;
     measure("200 channels whose workers are dead").await;
     for channel in channels {
         assert_eq!(channel.close(LONG).await.unwrap(), ExitCause::Signaled(libc::SIGKILL));

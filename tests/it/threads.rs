@@ -200,14 +200,18 @@ fn a_cancel_and_a_deadline_are_seen_by_their_requests_alone() {
         })
     });
     let mut pending = submit(&channel, 4);
-    let short = channel.submit(WORK, "", Duration::from_millis(30)).unwrap();
-    eventually("all are begun", || channel.health().begun == 5);
+    eventually("all are begun", || channel.health().begun == 4);
     let cancelled = pending.remove(1);
     cancelled.cancel();
     assert_eq!(cancelled.wait().unwrap_err().kind(), ErrorKind::Cancelled);
-    assert!(short.wait().unwrap_err().is_timeout());
-    eventually("two have ended", || ended.load(Ordering::SeqCst) == 2);
-    assert_eq!(channel.health().begun, 3);
+    assert_eq!(ended.load(Ordering::SeqCst), 1);
+    eventually("one more has ended", || {
+        // A busy machine may not begin it before its deadline.
+        let short = channel.call(WORK, "", Duration::from_millis(30));
+        assert!(short.unwrap_err().is_timeout());
+        ended.load(Ordering::SeqCst) > 1
+    });
+    eventually("the others go on", || channel.health().begun == 3);
     channel.abort();
     for pending in pending {
         assert_eq!(pending.wait().unwrap_err().kind(), ErrorKind::Cancelled);

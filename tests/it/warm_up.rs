@@ -30,6 +30,7 @@ fn a_worker_that_dies_of_its_warm_up_is_not_ready() {
     let channel = small().warm_up(EXIT, &[3]).spawn().unwrap();
     let error = channel.wait_ready(LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PeerDied, "{error}");
+    eventually("the exit status is known", || error.was_begun().is_some());
     assert_eq!(error.was_begun(), Some(true));
 }
 

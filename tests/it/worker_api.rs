@@ -15,7 +15,7 @@ use slipring::{
     testing,
 };
 
-use crate::common::{LONG, eventually};
+use crate::common::{LONG, encode, eventually, pattern};
 
 const ONE: Kind = Kind::app(0);
 const OTHER: Kind = Kind::named("other");
@@ -460,22 +460,29 @@ fn a_signal_interrupts_waits_of_a_parent_and_its_hook_may_end_them() {
             && source.is_some_and(|s| s.is::<KeyboardInterrupt>())
     };
     // A hook that returns no error lets the wait go on.
-    let slow = channel.submit(crate::common::SLOW_ECHO, &500_u64.to_le_bytes(), LONG).unwrap();
+    let submit = || channel.submit(crate::common::UNTIL_ABORTED, "", LONG).unwrap();
+    let slow = submit();
     std::thread::scope(|scope| {
-        scope.spawn(|| interrupt(me, || count.load(Ordering::Relaxed) >= 3));
-        assert_eq!(slow.wait().unwrap().to_vec(), 500_u64.to_le_bytes());
+        scope.spawn(|| {
+            interrupt(me, || count.load(Ordering::Relaxed) >= 3);
+            channel.abort();
+        });
+        slow.wait().unwrap();
     });
+    channel.clear_abort();
     // One that does ends the wait, and neither the request nor the channel.
-    let mut slow = channel.submit(crate::common::SLOW_ECHO, &500_u64.to_le_bytes(), LONG).unwrap();
+    let mut slow = submit();
     ends.store(true, Ordering::Relaxed);
     std::thread::scope(|scope| {
         scope.spawn(|| interrupt(me, || !ends.load(Ordering::Relaxed)));
         let error = slow.wait_timeout(LONG).unwrap_err();
         assert!(is_interrupt(&error), "{error:?}");
     });
-    assert_eq!(slow.wait().unwrap().to_vec(), 500_u64.to_le_bytes());
+    channel.abort();
+    slow.wait().unwrap();
+    channel.clear_abort();
     // A stream goes on, too: 100 ms between two chunks.
-    let request: Vec<u8> = [100_000_u64, 3, 10].into_iter().flat_map(u64::to_le_bytes).collect();
+    let request = encode(&[100_000, 1 << 40, 10]);
     let mut stream = channel.stream(crate::common::TRICKLE, &request, LONG).unwrap();
     ends.store(true, Ordering::Relaxed);
     let mut chunks = 0;
@@ -483,13 +490,17 @@ fn a_signal_interrupts_waits_of_a_parent_and_its_hook_may_end_them() {
         scope.spawn(|| interrupt(me, || !ends.load(Ordering::Relaxed)));
         let error = loop {
             match stream.next_chunk() {
-                Ok(_) => chunks += 1,
+                Ok(chunk) => assert_eq!(chunk.unwrap().to_vec(), pattern(chunks, 10)),
                 Err(error) => break error,
             }
+            chunks += 1;
         };
         assert!(is_interrupt(&error), "{error:?}");
     });
-    assert_eq!(chunks + stream.map(Result::unwrap).count(), 3);
+    for number in chunks..chunks + 3 {
+        assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), pattern(number, 10));
+    }
+    drop(stream);
     assert!(channel.call(crate::common::ECHO, "", LONG).is_ok());
 }
 
@@ -583,7 +594,7 @@ fn a_signal_interrupts_a_stream_of_a_pool_which_goes_on() {
     let handle = pool.role("one").unwrap();
     handle.call(crate::common::ECHO, "", LONG).unwrap();
     let me = this_thread();
-    let request: Vec<u8> = [100_000_u64, 5, 10].into_iter().flat_map(u64::to_le_bytes).collect();
+    let request = encode(&[100_000, 1 << 40, 10]);
     let mut stream = handle.stream(crate::common::TRICKLE, &request[..], LONG).unwrap();
     ends.store(true, Ordering::Relaxed);
     let mut chunks = 0;
@@ -591,16 +602,17 @@ fn a_signal_interrupts_a_stream_of_a_pool_which_goes_on() {
         scope.spawn(|| interrupt(me, || !ends.load(Ordering::Relaxed)));
         let error = loop {
             match stream.next_chunk() {
-                Ok(Some(_)) => chunks += 1,
-                Ok(None) => panic!("ended"),
+                Ok(chunk) => assert_eq!(chunk.unwrap().to_vec(), pattern(chunks, 10)),
                 Err(error) => break error,
             }
+            chunks += 1;
         };
         assert_eq!(error.kind(), ErrorKind::Interrupted);
     });
     // As a stream of a channel: `Channel::on_interrupt`.
-    while stream.next_chunk().unwrap().is_some() {
-        chunks += 1;
+    for number in chunks..chunks + 3 {
+        assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), pattern(number, 10));
     }
-    assert_eq!(chunks, 5, "it has ended as if it was whole");
+    drop(stream);
+    crate::pools::close(&pool);
 }

@@ -5,31 +5,26 @@ use super::*;
 #[test]
 fn a_hundred_streams_sleep_at_once_on_one_thread_and_all_arrive() {
     let runtime = OneThread::start();
-    let most = Arc::new(AtomicUsize::new(0));
-    let channel = serve(&Config::default(), AtomicUsize::new(0), &runtime, {
-        let most = Arc::clone(&most);
-        move |tasks| {
-            tasks.on(WORK, move |open: Arc<AtomicUsize>, request, responder| {
-                let most = Arc::clone(&most);
-                async move {
-                    most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    let handled = trickle(Arc::clone(&open), request, responder).await;
-                    open.fetch_sub(1, Ordering::SeqCst);
-                    handled
-                }
-            })
-        }
+    let may_go_on = Arc::new(AtomicBool::new(false));
+    let channel = serve(&Config::default(), Arc::clone(&may_go_on), &runtime, |tasks| {
+        tasks.on(WORK, |may_go_on: Arc<Arc<AtomicBool>>, request, responder| async move {
+            while !may_go_on.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            trickle(request, responder).await
+        })
     });
     let streams: Vec<_> = (0..100)
         .map(|_| channel.stream(WORK, &encode(&[30]), StreamTimeouts::default()).unwrap())
         .collect();
+    eventually("all are served at once", || channel.health().begun == 100);
+    may_go_on.store(true, Ordering::SeqCst);
     for mut stream in streams {
         for n in 0..30 {
             assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), encode(&[n]));
         }
         assert!(stream.next_chunk().unwrap().is_none());
     }
-    assert_eq!(most.load(Ordering::SeqCst), 100, "they were served at once");
     channel.close(LONG).unwrap();
 }
 
@@ -148,9 +143,13 @@ fn a_cancel_wakes_a_task_whatever_it_waits_for() {
     eventually("both have seen it", || seen.load(Ordering::SeqCst) == 2);
     drop(stream);
     // A caller that waits no more, and the abort flag.
-    let late = channel.call(WORK, "cancel", Duration::from_millis(20)).unwrap_err();
-    assert!(late.is_timeout());
-    eventually("the third has seen it", || seen.load(Ordering::SeqCst) == 3);
+    eventually("the third has seen it", || {
+        // A busy machine may not begin it before its deadline.
+        let late = channel.call(WORK, "cancel", Duration::from_millis(20));
+        assert!(late.unwrap_err().is_timeout());
+        seen.load(Ordering::SeqCst) > 2
+    });
+    eventually("none is left", || channel.health().begun == 0);
     let aborted = channel.submit(WORK, "cancel", LONG).unwrap();
     eventually("it is begun", || channel.health().begun == 1);
     channel.abort();
@@ -268,10 +267,14 @@ fn an_error_of_the_body_comes_though_a_task_waits_for_room() {
     thread::sleep(Duration::from_millis(20));
     let last = channel.submit(OTHER, "", LONG).unwrap();
     thread::sleep(Duration::from_millis(20));
-    for pending in sent {
+    // The last of them is that of the task, which may have got room before the body has ended.
+    let last_sent = sent.len() - 1;
+    for (n, pending) in sent.into_iter().enumerate() {
+        let byte = if n == last_sent { 8 } else { 7 };
         let answer = pending.wait().map(|reply| reply.to_vec());
         let is_session_error = |error: &slipring::Error| error.kind() == ErrorKind::Session;
-        assert!(answer.as_ref().map_or_else(is_session_error, |bytes| *bytes == [7; 1000]));
+        let is_right = |bytes: &Vec<u8>| *bytes == [byte; 1000];
+        assert!(answer.as_ref().map_or_else(is_session_error, is_right), "{answer:?}");
     }
     last.wait().unwrap_err();
     let error = channel.call(OTHER, "", LONG).unwrap_err();

@@ -108,14 +108,14 @@ fn many_threads_call_stream_ping_and_write_at_the_same_time() {
 #[test]
 fn pings_are_answered_while_a_handler_runs_and_say_so() {
     let channel = channel(Config::small());
-    let busy = channel.submit(SLOW_ECHO, &encode(&[300]), LONG).unwrap();
+    let stay = Stay::new();
+    let busy = channel.submit(STAY, &stay.path(), LONG).unwrap();
     eventually("it runs", || channel.health().current_request == Some(busy.id()));
     for _ in 0..5 {
         let health = channel.ping(LONG).unwrap();
-        if health.current_request.is_some() {
-            assert_eq!(health.state, WorkerState::Busy);
-        }
+        assert_eq!((health.state, health.current_request), (WorkerState::Busy, Some(busy.id())));
     }
+    drop(stay);
     busy.wait().unwrap();
 }
 
