@@ -1,18 +1,20 @@
 //! The pool over real processes: what becomes of requests whose workers die, and of workers.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::common::*;
-use crate::pools::{close, is_begun, new_pool_of as pool_of, pids};
+use crate::pools::{
+    alive, close, is_begun, kill_one_that_serves, new_pool_of as pool_of, patient, pids,
+};
 use slipring::pool::{EventKind, Events, Pool, Priority, RecycleReason, Role, RoleHandle};
 use slipring::{ErrorKind, ExitCause};
 
 const ONE: &str = "one";
 
 fn role() -> Role {
-    Role::new(|_| Ok(small())).backoff(
+    Role::new(|_| Ok(patient())).backoff(
         Duration::from_millis(50),
         Duration::from_millis(400),
         Duration::from_secs(5),
@@ -32,6 +34,7 @@ fn until(events: &Events, is_it: impl Fn(&EventKind) -> bool) {
 #[test]
 fn requests_of_many_threads_are_served_by_all_workers() {
     let (pool, handle) = pool_of(role().min_idle(3).max_size(3));
+    eventually("all serve", || alive(&handle) == 3);
     std::thread::scope(|scope| {
         for thread in 0..8_u64 {
             let handle = handle.clone();
@@ -103,15 +106,17 @@ fn requests_that_were_not_begun_go_to_another_worker_unasked() {
 
 #[test]
 fn an_idempotent_request_survives_a_kill() {
-    let (pool, handle) = pool_of(role().idempotent(SLOW_ECHO));
+    let (pool, handle) = pool_of(role().idempotent(STAY));
     handle.call(ECHO, "", LONG).unwrap();
-    let bytes = encode(&[300]);
+    let stay = Stay::new();
+    let path = stay.path();
     std::thread::scope(|scope| {
-        let call = scope.spawn(|| handle.call(SLOW_ECHO, &bytes, LONG));
+        let call = scope.spawn(|| handle.call(STAY, &path, LONG));
         eventually("it is begun", || is_begun(&handle));
         let victim = pids(&handle)[0];
         send_signal(victim, libc::SIGKILL);
-        assert_eq!(call.join().unwrap().unwrap().to_vec(), encode(&[300]));
+        drop(stay);
+        assert_eq!(call.join().unwrap().unwrap().to_vec(), path);
         assert!(!pids(&handle).contains(&victim));
     });
     close(&pool);
@@ -146,10 +151,11 @@ fn a_request_that_kills_two_workers_is_poison_and_hurts_no_other() {
 fn over_its_bound_a_role_refuses_at_once_and_says_when_to_come_back() {
     let (pool, handle) = pool_of(role().max_waiting(1).prefetch(0));
     handle.call(ECHO, "", LONG).unwrap();
-    let bytes = encode(&[300]);
+    let stay = Stay::new();
+    let path = stay.path();
     std::thread::scope(|scope| {
         let calls: Vec<_> =
-            (0..2).map(|_| scope.spawn(|| handle.call(SLOW_ECHO, &bytes, LONG))).collect();
+            (0..2).map(|_| scope.spawn(|| handle.call(STAY, &path, LONG))).collect();
         eventually("one waits", || handle.health().load.queued == 1);
         eventually("one is served", || handle.health().load.in_flight == 1);
         let error = handle.call(ECHO, "", LONG).unwrap_err();
@@ -157,6 +163,7 @@ fn over_its_bound_a_role_refuses_at_once_and_says_when_to_come_back() {
         let overload = error.overload().unwrap();
         assert_eq!((overload.queued, overload.limit, overload.in_flight), (1, 1, 1));
         assert!(overload.retry_after > Duration::ZERO);
+        drop(stay);
         calls.into_iter().for_each(|call| drop(call.join().unwrap().unwrap()));
     });
     close(&pool);
@@ -167,15 +174,21 @@ fn a_wait_that_is_too_long_and_a_run_get_different_errors() {
     let (pool, handle) = pool_of(role().prefetch(0));
     handle.call(ECHO, "", LONG).unwrap();
     let short = Duration::from_millis(50);
-    let bytes = encode(&[400]);
-    std::thread::scope(|scope| {
-        let running = scope.spawn(|| handle.call(SLOW_ECHO, &bytes, Duration::from_millis(100)));
-        eventually("it is begun", || is_begun(&handle));
-        let error = handle.call(ECHO, "", short).unwrap_err();
-        assert_eq!((error.kind(), error.was_begun()), (ErrorKind::QueueTimeout, Some(false)));
-        assert!(error.is_timeout());
-        let error = running.join().unwrap().unwrap_err();
-        assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Timeout, Some(true)));
+    let stay = Stay::new();
+    let running = handle.submit(STAY, &stay.path(), LONG).unwrap();
+    eventually("it is begun", || is_begun(&handle));
+    let error = handle.call(ECHO, "", short).unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::QueueTimeout, Some(false)));
+    assert!(error.is_timeout());
+    drop(stay);
+    running.wait().unwrap();
+    eventually("one is begun", || {
+        // A worker of a busy machine may find it too late to begin.
+        let error = handle.call(UNTIL_ABORTED, "", short).unwrap_err();
+        let is_begun = error.was_begun() == Some(true);
+        let expected = if is_begun { ErrorKind::Timeout } else { ErrorKind::QueueTimeout };
+        assert_eq!(error.kind(), expected, "{error}");
+        is_begun
     });
     assert_eq!(handle.call(ECHO, "x", LONG).unwrap().to_vec(), b"x");
     close(&pool);
@@ -199,21 +212,22 @@ fn an_idle_worker_that_is_killed_is_replaced() {
 
 #[test]
 fn a_role_whose_workers_cannot_start_is_degraded_and_heals() {
-    let starts = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&starts);
+    let heals = Arc::new(AtomicBool::new(false));
+    let is_healed = Arc::clone(&heals);
     let role = Role::new(move |_| {
-        let is_broken = count.fetch_add(1, Ordering::Relaxed) < 4;
-        Ok(if is_broken { small().mode("fail") } else { small() })
+        Ok(if is_healed.load(Ordering::Relaxed) { small() } else { small().mode("fail") })
     });
     let (first, most) = (Duration::from_millis(10), Duration::from_millis(300));
     let role = role.backoff(first, most, LONG).max_failures(2, LONG);
     let (pool, handle) = pool_of(role);
     let events = pool.events();
-    until(&events, |kind| matches!(kind, EventKind::Degraded));
+    // The event of it may have come before the reader of the events.
+    eventually("it is degraded", || handle.health().is_degraded);
     let error = handle.call(ECHO, "", LONG).unwrap_err();
     assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Degraded, Some(false)));
     assert!(format!("{error:#}").contains("no such model"), "{error:#}");
     assert!(!handle.health().is_ready && !pool.health().is_ready());
+    heals.store(true, Ordering::Relaxed);
     until(&events, |kind| matches!(kind, EventKind::Healed));
     assert_eq!(handle.call(ECHO, "x", LONG).unwrap().to_vec(), b"x");
     assert!(pool.health().is_ready());
@@ -264,15 +278,20 @@ fn a_worker_that_has_served_its_share_is_replaced_without_a_failure() {
 
 #[test]
 fn a_stream_is_sent_again_until_its_first_chunk_and_then_not() {
-    let (pool, handle) = pool_of(role().idempotent(SLOW_COUNT));
+    let (pool, handle) = pool_of(role().idempotent(STAY_AND_COUNT).idempotent(CHUNK_AND_STAY));
     handle.call(ECHO, "", LONG).unwrap();
-    let request = encode(&[200_000, 5, 8]);
-    let mut stream = handle.stream(SLOW_COUNT, &request, LONG).unwrap();
-    eventually("it is begun", || is_begun(&handle));
-    send_signal(pids(&handle)[0], libc::SIGKILL);
-    let first = stream.next_chunk().unwrap().unwrap();
-    assert_eq!(first.to_vec(), pattern(0, 8));
-    send_signal(pids(&handle)[0], libc::SIGKILL);
+    let stay = Stay::new();
+    let request = stay.path();
+    let mut stream = handle.stream(STAY_AND_COUNT, &request, LONG).unwrap();
+    kill_one_that_serves(&handle);
+    drop(stay);
+    for number in 0..4 {
+        assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), pattern(number, 8));
+    }
+    drop(stream);
+    let mut stream = handle.stream(CHUNK_AND_STAY, "", LONG).unwrap();
+    assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), pattern(0, 8));
+    kill_one_that_serves(&handle);
     let error = loop {
         match stream.next_chunk() {
             Ok(chunk) => assert!(chunk.is_some(), "it was cut, and ended as if it were whole"),
@@ -393,37 +412,41 @@ fn what_cannot_work_is_refused_when_the_pool_is_built() {
 
 #[test]
 fn requests_of_a_higher_priority_go_first() {
-    let (pool, handle) = pool_of(role().prefetch(0));
+    let dir = temp_dir("priorities");
+    let logs = dir.clone();
+    let role = Role::new(move |_| Ok(small().log_dir(&logs))).prefetch(0);
+    let (pool, handle) = pool_of(role);
     handle.call(ECHO, "", LONG).unwrap();
-    let order = std::sync::Mutex::new(Vec::new());
-    let bytes = encode(&[200]);
-    std::thread::scope(|scope| {
-        scope.spawn(|| handle.call(SLOW_ECHO, &bytes, LONG).unwrap());
-        eventually("it is begun", || is_begun(&handle));
-        for priority in [Priority::Low, Priority::Normal, Priority::High] {
-            let queued = handle.health().load.queued;
-            let (handle, order) = (&handle, &order);
-            scope.spawn(move || {
-                let request = handle.request(SLOW_ECHO).priority(priority);
-                request.call(&encode(&[20]), LONG).unwrap();
-                order.lock().unwrap().push(priority);
-            });
-            eventually("it waits", || handle.health().load.queued > queued);
-        }
-    });
-    let order = order.into_inner().unwrap();
-    assert_eq!(order, [Priority::High, Priority::Normal, Priority::Low]);
+    let stay = Stay::new();
+    let first = handle.submit(STAY, &stay.path(), LONG).unwrap();
+    eventually("it is begun", || is_begun(&handle));
+    let pending: Vec<_> = [Priority::Low, Priority::Normal, Priority::High]
+        .map(|priority| {
+            let text = format!("{priority:?}");
+            handle.request(PRINT).priority(priority).submit(text.as_str(), LONG).unwrap()
+        })
+        .into();
+    drop(stay);
+    first.wait().unwrap();
+    pending.into_iter().for_each(|pending| drop(pending.wait().unwrap()));
     close(&pool);
+    // The order in which the worker has served them.
+    let logs = std::fs::read_dir(&dir).unwrap().map(|log| log.unwrap().path());
+    let text: String = logs.map(|log| std::fs::read_to_string(log).unwrap()).collect();
+    let order: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("err: ")).collect();
+    assert_eq!(order, ["High", "Normal", "Low"]);
+    std::fs::remove_dir_all(dir).unwrap();
 }
 
 #[test]
 fn a_worker_that_is_stuck_gets_no_more_and_the_others_serve() {
     let (pool, handle) = pool_of(role().min_idle(2).max_size(2));
     handle.call(ECHO, "", LONG).unwrap();
-    eventually("both serve", || handle.health().workers.iter().all(|worker| worker.is_alive));
+    eventually("both serve", || alive(&handle) == 2);
     let short = Duration::from_millis(30);
-    let error = handle.call(FOR_EVER, "", short).unwrap_err();
-    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Timeout, Some(true)));
+    let given_up = handle.submit(FOR_EVER, "", LONG).unwrap();
+    eventually("it is begun", || is_begun(&handle));
+    drop(given_up);
     // One more may lie in the ring of the worker that is stuck.
     let late = (0..50).filter(|_| handle.call(ECHO, "x", short * 10).is_err()).count();
     assert!(late <= 1, "{late} requests went to a worker that is stuck");
@@ -435,10 +458,13 @@ fn a_worker_that_is_stuck_gets_no_more_and_the_others_serve() {
 fn a_request_that_was_given_up_holds_its_place_until_its_handler_returns() {
     let (pool, handle) = pool_of(role().prefetch(0));
     handle.call(ECHO, "", LONG).unwrap();
-    let error = handle.call(SLOW_ECHO, &encode(&[300]), Duration::from_millis(30)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Timeout);
+    let stay = Stay::new();
+    let given_up = handle.submit(STAY, &stay.path(), LONG).unwrap();
+    eventually("it is begun", || is_begun(&handle));
+    drop(given_up);
     let early = handle.call(ECHO, "", Duration::from_millis(20)).unwrap_err();
     assert_eq!(early.kind(), ErrorKind::QueueTimeout);
+    drop(stay);
     assert_eq!(handle.call(ECHO, "x", LONG).unwrap().to_vec(), b"x");
     close(&pool);
 }
@@ -452,7 +478,7 @@ fn a_recipe_that_panics_is_a_failed_start_and_is_tried_again() {
         Ok(small())
     });
     let (first, most) = (Duration::from_millis(10), Duration::from_millis(100));
-    let (pool, handle) = pool_of(role.backoff(first, most, LONG));
+    let (pool, handle) = pool_of(role.backoff(first, most, LONG).lazy());
     let events = pool.events();
     assert_eq!(handle.call(ECHO, "x", LONG).unwrap().to_vec(), b"x");
     until(&events, |kind| matches!(kind, EventKind::Ready(_)));
@@ -499,13 +525,13 @@ fn a_role_takes_limits_as_large_as_they_come() {
 
 #[test]
 fn a_stream_whose_reader_pauses_is_not_taken_for_hung() {
-    let (pool, handle) = pool_of(role().hang_timeout(Duration::from_millis(100)));
+    let (pool, handle) = pool_of(role().hang_timeout(Duration::from_secs(1)));
     handle.call(ECHO, "", LONG).unwrap();
     // Longer than the window, so that the worker waits for its reader.
     let request = encode(&[400, 900]);
     let mut stream = handle.stream(COUNT, &request, LONG).unwrap();
     assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), pattern(0, 900));
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_secs(2));
     let mut count = 1;
     while let Some(chunk) = stream.next_chunk().unwrap() {
         assert_eq!(chunk.to_vec(), pattern(count, 900));
@@ -516,14 +542,24 @@ fn a_stream_whose_reader_pauses_is_not_taken_for_hung() {
 }
 
 #[test]
+fn a_stream_whose_chunks_are_read_is_not_taken_for_hung() {
+    let (pool, handle) = pool_of(role().hang_timeout(Duration::from_secs(1)));
+    handle.call(ECHO, "", LONG).unwrap();
+    // Its handler reports no progress, and never waits for its reader.
+    let request = encode(&[100_000, 25, 8]);
+    let stream = handle.stream(TRICKLE, &request, LONG).unwrap();
+    assert_eq!(stream.map(Result::unwrap).count(), 25);
+    close(&pool);
+}
+
+#[test]
 fn a_worker_that_is_stopped_does_not_keep_the_pool_from_a_hang() {
     let role = role().ping_interval(Duration::from_millis(20));
     let (pool, handle) = pool_of(role.hang_timeout(Duration::from_secs(1)));
     let events = pool.events();
     std::thread::scope(|scope| {
-        let call = scope.spawn(|| handle.call(FOR_EVER, "", LONG));
-        eventually("it is begun", || is_begun(&handle));
-        send_signal(pids(&handle)[0], libc::SIGSTOP);
+        // It stops itself.
+        let call = scope.spawn(|| handle.call(RAISE, &[libc::SIGSTOP as u8], LONG));
         // A ping is on its way for five seconds.
         let is_either = |kind: &EventKind| {
             let is_late = matches!(kind, EventKind::Unresponsive);

@@ -69,7 +69,9 @@ fn an_error_of_a_death_says_why_the_request_is_not_sent_again() {
 #[test]
 fn a_request_that_waits_too_long_in_its_worker_has_waited_too() {
     let (pool, handle) = pool_of(role().prefetch(3));
-    let busy = handle.submit(SLOW_ECHO, &encode(&[600]), LONG).unwrap();
+    let stay = Stay::new();
+    let path = stay.path();
+    let busy = handle.submit(STAY, &path, LONG).unwrap();
     eventually("it is begun", || is_begun(&handle));
     let short = Duration::from_millis(50);
     let of_call = handle.call(ECHO, "", short).unwrap_err();
@@ -82,8 +84,8 @@ fn a_request_that_waits_too_long_in_its_worker_has_waited_too() {
         assert_ne!(error.was_begun(), Some(true));
     }
     assert_eq!(of_stream.stream_timeout(), Some(StreamTimeout::Queue));
-    drop(stream);
-    assert_eq!(busy.wait().unwrap().to_vec(), encode(&[600]));
+    drop((stream, stay));
+    assert_eq!(busy.wait().unwrap().to_vec(), path);
     assert_eq!(pids(&handle).len(), 1);
     eventually("all places are free", || is_empty(&handle));
     close(&pool);

@@ -1,5 +1,6 @@
 //! The events of a pool: their order, and their end.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::common::*;
@@ -14,9 +15,15 @@ fn the_start_of_a_worker_is_told_after_the_death_that_it_follows() {
     let (pool, handle) = pool_of(role);
     let events = pool.events();
     for _ in 0..30 {
+        let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let over = SetOnDrop(&is_over);
             for _ in 0..3 {
-                scope.spawn(|| handle.call(SLOW_ECHO, &encode(&[20]), LONG).unwrap());
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        handle.call(SLOW_ECHO, &encode(&[20]), LONG).unwrap();
+                    }
+                });
             }
             let mut victim = None;
             eventually("one is begun", || {
@@ -25,6 +32,7 @@ fn the_start_of_a_worker_is_told_after_the_death_that_it_follows() {
                 victim.is_some()
             });
             send_signal(victim.unwrap(), libc::SIGKILL);
+            drop(over);
         });
     }
     close(&pool);

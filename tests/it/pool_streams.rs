@@ -5,25 +5,22 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::*;
-use crate::pools::{close, is_begun, is_empty, pids, pool_of, role};
-use slipring::pool::{PoolStream, Role, RoleHandle};
+use crate::pools::{close, is_begun, is_empty, kill_one_that_serves, patient, pids, pool_of, role};
+use slipring::pool::{PoolStream, Role};
 use slipring::{ErrorKind, StreamTimeout, StreamTimeouts};
-
-/// Four chunks of 8 bytes, so many microseconds apart.
-fn slowly(gap: Duration) -> Vec<u8> {
-    encode(&[gap.as_micros() as u64, 4, 8])
-}
 
 #[test]
 fn a_queue_timeout_does_not_count_while_a_worker_is_at_the_stream() {
-    let (pool, handle) = pool_of(role().idempotent(SLOW_COUNT));
-    let request = slowly(Duration::from_millis(600));
+    let (pool, handle) = pool_of(role().idempotent(STAY_AND_COUNT));
+    let stay = Stay::new();
+    let request = stay.path();
     let queue = Duration::from_millis(400);
     let timeouts = StreamTimeouts::new().queue(queue);
-    let mut stream = handle.stream(SLOW_COUNT, &request, timeouts).unwrap();
+    let mut stream = handle.stream(STAY_AND_COUNT, &request, timeouts).unwrap();
     std::thread::sleep(queue + Duration::from_millis(50));
     assert!(is_begun(&handle));
     send_signal(pids(&handle)[0], libc::SIGKILL);
+    drop(stay);
     for number in 0..4 {
         assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), pattern(number, 8));
     }
@@ -57,23 +54,19 @@ fn role_with_held_starts(may_start: &Arc<AtomicBool>) -> Role {
         while !is_first && !may_start.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(1));
         }
-        Ok(small())
+        Ok(patient())
     })
-}
-
-fn kill_the_worker(handle: &RoleHandle) {
-    eventually("it is begun", || is_begun(handle));
-    send_signal(pids(handle)[0], libc::SIGKILL);
 }
 
 #[test]
 fn a_stream_that_was_cancelled_is_not_sent_again_after_a_death() {
-    let (pool, handle) = pool_of(role().idempotent(SLOW_COUNT));
-    let request = slowly(Duration::from_millis(500));
-    let mut stream = handle.stream(SLOW_COUNT, &request, LONG).unwrap();
+    let (pool, handle) = pool_of(role().idempotent(STAY_AND_COUNT));
+    let stay = Stay::new();
+    let request = stay.path();
+    let mut stream = handle.stream(STAY_AND_COUNT, &request, LONG).unwrap();
     eventually("it is begun", || is_begun(&handle));
     stream.cancel();
-    kill_the_worker(&handle);
+    kill_one_that_serves(&handle);
     let error = within_long("a chunk", || stream.next_chunk()).unwrap_err();
     assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Cancelled, Some(true)));
     assert!(format!("{error:#}").contains("SIGKILL"), "{error:#}");
@@ -86,8 +79,10 @@ fn a_stream_that_was_cancelled_is_not_sent_again_after_a_death() {
 #[test]
 fn a_stream_is_cancelled_by_its_id_wherever_it_is() {
     let may_start = Arc::new(AtomicBool::new(false));
-    let (pool, handle) = pool_of(role_with_held_starts(&may_start).idempotent(SLOW_COUNT));
-    let request = slowly(Duration::from_millis(500));
+    let role = role_with_held_starts(&may_start).idempotent(STAY_AND_COUNT);
+    let (pool, handle) = pool_of(role);
+    let stay = Stay::new();
+    let request = stay.path();
     let read = |stream: &mut PoolStream<'_, Vec<u8>>| loop {
         match stream.next_chunk() {
             Ok(chunk) => assert!(chunk.is_some(), "it ended"),
@@ -95,16 +90,16 @@ fn a_stream_is_cancelled_by_its_id_wherever_it_is() {
         }
     };
     // A worker has it.
-    let mut stream = handle.stream(SLOW_COUNT, &request, LONG).unwrap();
+    let mut stream = handle.stream(UNTIL_CANCELLED, &request, LONG).unwrap();
     handle.cancel(stream.id()).unwrap();
     assert!(within_long("a cancel", || read(&mut stream)).is_cancelled());
     let first = stream.id();
     drop(stream);
     // It waits for one that is started.
-    let mut stream = handle.stream(SLOW_COUNT, &request, LONG).unwrap();
+    let mut stream = handle.stream(STAY_AND_COUNT, &request, LONG).unwrap();
     let id = stream.id();
     assert!(id > first);
-    kill_the_worker(&handle);
+    kill_one_that_serves(&handle);
     std::thread::scope(|scope| {
         let reading = scope.spawn(|| read(&mut stream));
         eventually("it waits again", || handle.health().load.queued == 1);
@@ -125,13 +120,15 @@ fn a_stream_is_cancelled_by_its_id_wherever_it_is() {
 #[test]
 fn a_stream_of_a_task_is_cancelled_by_its_id_as_it_waits_again() {
     let may_start = Arc::new(AtomicBool::new(false));
-    let (pool, handle) = pool_of(role_with_held_starts(&may_start).idempotent(SLOW_COUNT));
-    let request = slowly(Duration::from_millis(500));
+    let role = role_with_held_starts(&may_start).idempotent(STAY_AND_COUNT);
+    let (pool, handle) = pool_of(role);
+    let stay = Stay::new();
+    let request = stay.path();
     let tasks = handle.to_async();
-    let stream = tasks.stream(SLOW_COUNT, &request, LONG);
+    let stream = tasks.stream(STAY_AND_COUNT, &request, LONG);
     let mut stream = pollster::block_on(stream).unwrap();
     let id = stream.id();
-    kill_the_worker(&handle);
+    kill_one_that_serves(&handle);
     std::thread::scope(|scope| {
         let reading = scope.spawn(|| pollster::block_on(stream.next_chunk()));
         eventually("it waits again", || handle.health().load.queued == 1);
@@ -148,15 +145,17 @@ fn a_stream_of_a_task_is_cancelled_by_its_id_as_it_waits_again() {
 #[cfg(feature = "async")]
 #[test]
 fn the_queue_timeout_of_a_task_does_not_count_while_a_worker_is_at_it() {
-    let (pool, handle) = pool_of(role().idempotent(SLOW_COUNT));
-    let request = slowly(Duration::from_millis(600));
+    let (pool, handle) = pool_of(role().idempotent(STAY_AND_COUNT));
+    let stay = Stay::new();
+    let request = stay.path();
     let queue = Duration::from_millis(400);
     let timeouts = StreamTimeouts::new().queue(queue);
     let tasks = handle.to_async();
-    let stream = tasks.stream(SLOW_COUNT, &request, timeouts);
+    let stream = tasks.stream(STAY_AND_COUNT, &request, timeouts);
     let mut stream = pollster::block_on(stream).unwrap();
     std::thread::sleep(queue + Duration::from_millis(50));
-    kill_the_worker(&handle);
+    kill_one_that_serves(&handle);
+    drop(stay);
     for number in 0..4 {
         let chunk = pollster::block_on(stream.next_chunk()).unwrap().unwrap();
         assert_eq!(chunk.to_vec(), pattern(number, 8));

@@ -3,15 +3,21 @@
 use std::time::Duration;
 
 use crate::common::*;
-use slipring::Health;
-use slipring::pool::{Pool, Role, RoleHandle, WorkerHealth};
+use slipring::pool::{Outcome, Pool, Role, RoleHandle, WorkerHealth};
+use slipring::{Health, Spawner};
 
 const ONE: &str = "one";
 
 /// A role that starts workers again soon after a failure.
 pub(crate) fn role() -> Role {
     let (first, most) = (Duration::from_millis(20), Duration::from_millis(200));
-    Role::new(|_| Ok(small())).backoff(first, most, Duration::from_secs(5))
+    Role::new(|_| Ok(patient())).backoff(first, most, Duration::from_secs(5))
+}
+
+/// As [`small`]. Errors of a death wait for the exit status and for what was begun, for which a busy
+/// machine can take longer than they wait by default.
+pub(crate) fn patient() -> Spawner {
+    small().exit_status_timeout(LONG)
 }
 
 /// A pool of one role, whose workers may not be ready yet.
@@ -37,6 +43,16 @@ pub(crate) fn pids(handle: &RoleHandle) -> Vec<u32> {
     handle.health().workers.iter().filter_map(|worker| worker.pid).collect()
 }
 
+/// How many workers serve.
+pub(crate) fn alive(handle: &RoleHandle) -> usize {
+    handle.health().workers.iter().filter(|worker| worker.is_alive).count()
+}
+
+/// How many requests were answered.
+pub(crate) fn answered(handle: &RoleHandle) -> u64 {
+    handle.metrics().requests_with(Outcome::Answered)
+}
+
 /// Whether a worker that lives has begun a request.
 pub(crate) fn is_begun(handle: &RoleHandle) -> bool {
     handle.health().workers.iter().any(is_busy)
@@ -45,6 +61,18 @@ pub(crate) fn is_begun(handle: &RoleHandle) -> bool {
 pub(crate) fn is_busy(worker: &WorkerHealth) -> bool {
     let has_begun = |health: &Health| health.begun > 0;
     worker.is_alive && worker.health.as_ref().is_some_and(has_begun)
+}
+
+/// Waits until a worker that lives has begun a request, and kills it. Beside it the dead one that it
+/// has replaced may still be listed.
+pub(crate) fn kill_one_that_serves(handle: &RoleHandle) {
+    let mut victim = None;
+    eventually("one is begun", || {
+        let workers = handle.health().workers;
+        victim = workers.iter().find(|worker| is_busy(worker)).and_then(|worker| worker.pid);
+        victim.is_some()
+    });
+    send_signal(victim.unwrap(), libc::SIGKILL);
 }
 
 /// Whether all places are free and nothing waits.
