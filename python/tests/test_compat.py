@@ -278,7 +278,10 @@ def test_pings_do_not_wait_for_the_interpreter_lock(run: Run) -> None:
     async def test(channel: compat.Channel) -> None:
         await channel.call("echo", timeout=TIMEOUT)
         task = asyncio.create_task(channel.call("compute", 1.0, timeout=TIMEOUT))
-        await asyncio.sleep(0.1)
+        end = time.monotonic() + TIMEOUT
+        while (await channel.ping(timeout=0.8)).state != "busy":
+            assert time.monotonic() < end
+            await asyncio.sleep(0.001)
         assert (await channel.ping(timeout=0.8)).state == "busy"
         assert not task.done()
         assert await task == "done"

@@ -129,7 +129,9 @@ def test_streams_deliver_their_chunks_and_can_be_left(role: slipring.RoleHandle)
 
 
 def test_a_stream_that_is_interrupted_is_not_late_for_that(role: slipring.RoleHandle) -> None:
-    stream = role.stream("stall", chunk_timeout=0.5, timeout=TIMEOUT)
+    stream = role.stream(
+        "stall", chunk_timeout=0.5, first_chunk_timeout=TIMEOUT, timeout=TIMEOUT
+    )
     assert next(stream).text() == "one"
     with interrupted(0.05):
         next(stream)
@@ -227,8 +229,12 @@ def test_timeouts_say_where_the_request_was(make_pool: MakePool) -> None:
     held.cancel()
     with pytest.raises(slipring.Cancelled):
         held.wait()
-    with pytest.raises(slipring.TimeoutError) as begun:
-        role.call("sleep", "600", timeout=0.2)
+    while True:
+        with pytest.raises(slipring.TimeoutError) as begun:
+            role.call("sleep", "600", timeout=0.2)
+        # The worker of a busy machine may find it too late to begin.
+        if begun.value.was_begun:
+            break
     assert not isinstance(begun.value, slipring.QueueTimeout)
     with pytest.raises(slipring.QueueTimeout):
         blocked = role.submit("hang", timeout=TIMEOUT)

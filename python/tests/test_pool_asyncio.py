@@ -180,7 +180,9 @@ def test_a_step_that_is_cancelled_loses_no_chunk(tmp_path: Path) -> None:
 
 def test_time_in_which_no_task_waits_is_not_the_workers(tmp_path: Path) -> None:
     async def test(pool: slipring.Pool) -> None:
-        stream = pool.async_role("test").stream("stall", chunk_timeout=0.5, timeout=TIMEOUT)
+        stream = pool.async_role("test").stream(
+            "stall", chunk_timeout=0.5, first_chunk_timeout=TIMEOUT, timeout=TIMEOUT
+        )
         assert (await anext(stream)).text() == "one"
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(anext(stream), 0.05)

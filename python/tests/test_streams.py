@@ -27,7 +27,7 @@ def test_chunks_are_arrays_that_can_be_kept(channel: slipring.Channel) -> None:
 
 
 def test_a_stalled_stream_is_an_error_and_the_channel_goes_on(channel: slipring.Channel) -> None:
-    stream = channel.stream("stall", chunk_timeout=0.1)
+    stream = channel.stream("stall", chunk_timeout=0.1, first_chunk_timeout=TIMEOUT)
     assert next(stream).text() == "one"
     with pytest.raises(slipring.Stalled):
         next(stream)
