@@ -266,7 +266,9 @@ mod prometheus {
 
     fn lost(handle: &RoleHandle) -> u64 {
         let workers = handle.metrics().workers;
-        workers.died_serving + workers.died_idle + workers.killed_idle
+        // One may still be starting when it is killed.
+        let started = workers.died_serving + workers.died_idle + workers.killed_idle;
+        started + workers.failed_to_start
     }
 }
 

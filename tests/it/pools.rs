@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::*;
 use slipring::pool::{Outcome, Pool, Role, RoleHandle, WorkerHealth};
-use slipring::{Health, Spawner};
+use slipring::{Health, Spawner, WorkerState};
 
 const ONE: &str = "one";
 
@@ -45,7 +45,9 @@ pub(crate) fn pids(handle: &RoleHandle) -> Vec<u32> {
 
 /// How many workers serve.
 pub(crate) fn alive(handle: &RoleHandle) -> usize {
-    handle.health().workers.iter().filter(|worker| worker.is_alive).count()
+    let serves = |health: &Health| health.state != WorkerState::Starting;
+    let is_it = |worker: &&WorkerHealth| worker.health.as_ref().is_some_and(serves);
+    handle.health().workers.iter().filter(|worker| worker.is_alive).filter(is_it).count()
 }
 
 /// How many requests were answered.
