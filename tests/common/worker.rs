@@ -66,8 +66,6 @@ pub const KEEP_PROOF: Kind = Kind::named("keep proof");
 pub const USE_PROOF: Kind = Kind::named("use proof");
 /// Streams: u64 pause in microseconds, then as `COUNT`.
 pub const TRICKLE: Kind = Kind::named("trickle");
-/// As `TRICKLE`, with the pause before each chunk.
-pub const SLOW_COUNT: Kind = Kind::named("slow count");
 /// Touches as many MiB of memory as the request's u64 says and keeps them.
 pub const HOLD_MIB: Kind = Kind::named("hold MiB");
 /// Replies with the milliseconds that the caller still waits.
@@ -322,17 +320,6 @@ fn serve_all<W: Serves>(worker: W) -> W {
         .on(NAPS, |session, _, responder| {
             let counts = [&session.naps_begun, &session.naps_done];
             Ok(responder.send(&encode(&counts.map(|count| count.load(Ordering::Relaxed))))?)
-        })
-        .on(SLOW_COUNT, |_, request, responder| {
-            let [pause, count, len] = numbers(&request.to_vec())[..] else {
-                panic!("three numbers")
-            };
-            let mut chunks = responder.stream();
-            for i in 0..count {
-                std::thread::sleep(Duration::from_micros(pause));
-                chunks.send(&pattern(i, len as usize))?;
-            }
-            Ok(chunks.end()?)
         })
         .on(TRICKLE, |_, request, responder| {
             let [pause, count, len] = numbers(&request.to_vec())[..] else {
