@@ -61,13 +61,12 @@ if TYPE_CHECKING:
     from slipring._async import AsyncChannel, AsyncStream
     from slipring._connection import Connection, Pipe
     from slipring._executor import InitializerFailed, ProcessPoolExecutor, TaskCrashed
-    from slipring._pool import AsyncPoolStream, AsyncRole, Pool
+    from slipring._pool import AsyncRole, Pool
 
 # What imports asyncio or multiprocessing is imported when it is asked for: that takes longer than all
 # the rest, and workers start faster without it.
 _LATER = {
     "AsyncChannel": "_async",
-    "AsyncPoolStream": "_pool",
     "AsyncRole": "_pool",
     "AsyncStream": "_async",
     "Connection": "_connection",
@@ -92,7 +91,6 @@ if not TYPE_CHECKING:  # or a checker would take every name for one of the packa
 
 __all__ = [
     "AsyncChannel",
-    "AsyncPoolStream",
     "AsyncRole",
     "AsyncStream",
     "Cancelled",

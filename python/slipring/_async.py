@@ -3,133 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
-from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 from slipring import _slipring
+from slipring._waits import waits
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Self, Unpack
 
-    from slipring._worker import Payload
-
-_READY_IN_A_ROW = 32
-"""How many operations that are done at once a task gets before other tasks have their turn."""
-
-_MOST_IN_A_TURN = 1000
-"""How many operations are looked at before the loop looks after other descriptors."""
-
-
-class Waits:
-    """What the tasks of one event loop wait for.
-
-    A thread of the library's notes the key of each operation that can go on, and makes a descriptor
-    readable, which the loop polls. So a loop that has nothing to do sleeps.
-    """
-
-    __slots__ = ("__weakref__", "_ready", "callbacks", "wakeups")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.wakeups = _slipring.Wakeups()
-        self.callbacks: dict[int, Callable[[], object]] = {}
-        self._ready = 0
-        loop.add_reader(self.wakeups.fileno(), self._run)
-
-    def _run(self) -> None:
-        for _ in range(_MOST_IN_A_TURN):
-            key = self.wakeups.first()
-            callback = None if key is None else self.callbacks.get(key)
-            if callback is not None:
-                callback()
-            self.wakeups.pop(key)
-            if key is None:
-                return
-
-    async def turn(self) -> None:
-        """Let other tasks run now and then: one whose calls are answered fast would never wait."""
-        self._ready += 1
-        if self._ready % _READY_IN_A_ROW == 0:
-            await asyncio.sleep(0)
-
-    async def result(self, operation: _slipring.Operation) -> Any:
-        """Wait for an operation. If the task is cancelled, the operation is given up."""
-        try:
-            if operation.is_done:
-                await self.turn()
-            else:
-                await self.done(operation)
-        except BaseException:
-            operation.drop()
-            raise
-        return operation.result()
-
-    async def done(self, operation: _slipring.Operation) -> None:
-        """Wait until an operation is done."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.callbacks[operation.key] = lambda: _settle(future, operation)
-        try:
-            await future
-        finally:
-            del self.callbacks[operation.key]
-
-    def future(self, operation: _slipring.Operation) -> asyncio.Future[Any]:
-        """Return a future for an operation. If it is cancelled, the operation is given up."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if operation.is_done:
-            _set_result(future, operation)
-            return future
-        key = operation.key
-
-        def look() -> None:
-            if operation.poll():
-                _set_result(future, operation)
-
-        def end(_: asyncio.Future[Any]) -> None:
-            del self.callbacks[key]
-            operation.drop()
-
-        self.callbacks[key] = look
-        future.add_done_callback(end)
-        return future
-
-
-def _settle(future: asyncio.Future[None], operation: _slipring.Operation) -> None:
-    if operation.poll() and not future.done():
-        future.set_result(None)
-
-
-def _set_result(future: asyncio.Future[Any], operation: _slipring.Operation) -> None:
-    if future.done():
-        return
-    try:
-        future.set_result(operation.result())
-    except Exception as error:
-        future.set_exception(error)
-
-
-_waits: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Waits]]
-# The loop itself keeps its `Waits`, by the reader, until it is closed. This table must not: what waits
-# has the loop.
-_waits = weakref.WeakKeyDictionary()
-
-
-def waits() -> Waits:
-    """Return what the tasks of the running event loop wait for."""
-    loop = asyncio.get_running_loop()
-    known = _waits.get(loop)
-    found = None if known is None else known()
-    if found is None:
-        found = Waits(loop)
-        _waits[loop] = weakref.ref(found)
-    return found
+    from slipring._slipring import _Payload, _StreamOptions
 
 
 async def spawn(spawner: _slipring.Spawner) -> AsyncChannel:
     """Start a worker and wait until it has attached."""
     here = waits()
-    return AsyncChannel(await here.result(_slipring.spawn_for_tasks(here.wakeups, spawner)))
+    return AsyncChannel(await here.result(_slipring.spawn_for_tasks(here.completions, spawner)))
 
 
 @final
@@ -148,48 +36,40 @@ class AsyncChannel:
         self._blocking = channel.blocking()
 
     async def call(
-        self, kind: str | int, payload: Payload = None, *, timeout: float | None = None
+        self, kind: str | int, payload: _Payload = None, *, timeout: float | None = None
     ) -> _slipring.Reply:
         """Send a request and wait for its reply."""
         here = waits()
-        operation = self._channel.call(here.wakeups, kind, payload, timeout)
+        operation = self._channel.call(here.completions, kind, payload, timeout)
         reply: _slipring.Reply = await here.result(operation)
         return reply
 
     def submit(
-        self, kind: str | int, payload: Payload = None, *, timeout: float | None = None
+        self, kind: str | int, payload: _Payload = None, *, timeout: float | None = None
     ) -> asyncio.Future[_slipring.Reply]:
         """Send a request, and return a future of its reply. To cancel it cancels the request."""
         here = waits()
-        return here.future(self._channel.call(here.wakeups, kind, payload, timeout))
+        return here.future(self._channel.call(here.completions, kind, payload, timeout))
 
     def stream(
-        self,
-        kind: str | int,
-        payload: Payload = None,
-        *,
-        chunk_timeout: float | None = 300.0,
-        first_chunk_timeout: float | None = None,
-        queue_timeout: float | None = None,
-        timeout: float | None = None,
+        self, kind: str | int, payload: _Payload = None, **options: Unpack[_StreamOptions]
     ) -> AsyncStream:
-        """Send a request, and return the chunks of its answer as they come."""
+        """Send a request, and return the chunks of its answer as they come.
+
+        The options are those of `Channel.stream`.
+        """
         waits()
-        return AsyncStream(
-            self._channel.stream(
-                kind, payload, chunk_timeout, first_chunk_timeout, queue_timeout, timeout
-            )
-        )
+        return AsyncStream(self._channel.stream(kind, payload, **options))
 
     async def wait_ready(self, *, timeout: float | None = None) -> None:
         """Wait until the worker has set itself up."""
         here = waits()
-        await here.result(self._channel.wait_ready(here.wakeups, timeout))
+        await here.result(self._channel.wait_ready(here.completions, timeout))
 
     async def ping(self, *, timeout: float | None = 5.0) -> _slipring.Health:
         """Ask the worker for its report. It answers also while a handler runs."""
         here = waits()
-        health: _slipring.Health = await here.result(self._channel.ping(here.wakeups, timeout))
+        health: _slipring.Health = await here.result(self._channel.ping(here.completions, timeout))
         return health
 
     async def close(self, *, timeout: float | None = 5.0) -> _slipring.ExitCause:
@@ -198,13 +78,13 @@ class AsyncChannel:
         If the task is cancelled meanwhile, the worker is ended all the same.
         """
         here = waits()
-        cause: _slipring.ExitCause = await here.result(self._channel.close(here.wakeups, timeout))
+        cause: _slipring.ExitCause = await here.result(self._channel.close(here.completions, timeout))
         return cause
 
     async def wait_exit(self) -> _slipring.ExitCause:
         """Wait until the worker has ended by itself."""
         here = waits()
-        cause: _slipring.ExitCause = await here.result(self._channel.wait_exit(here.wakeups))
+        cause: _slipring.ExitCause = await here.result(self._channel.wait_exit(here.completions))
         return cause
 
     def health(self) -> _slipring.Health:
@@ -261,13 +141,7 @@ class AsyncChannel:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        type: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def __repr__(self) -> str:
@@ -291,7 +165,7 @@ class AsyncStream:
 
     @property
     def request(self) -> int | None:
-        """The number of the request; `None` until there is room for it."""
+        """The number of the request; `None` until it is sent."""
         return self._stream.request
 
     def __aiter__(self) -> Self:
@@ -301,12 +175,9 @@ class AsyncStream:
         here = waits()
         operation, self._next = self._next, None
         if operation is None:
-            operation = self._stream.next(here.wakeups)
+            operation = self._stream.next(here.completions)
         try:
-            if operation.is_done:
-                await here.turn()
-            else:
-                await here.done(operation)
+            await here.done(operation)
         except BaseException:
             if operation.is_done:
                 self._next = operation
@@ -330,13 +201,7 @@ class AsyncStream:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        type: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __repr__(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import sys
@@ -41,12 +40,12 @@ class InitializerFailed(BrokenProcessPool):
 class Task:
     """A task that has not ended."""
 
-    __slots__ = ("future", "call", "pending")
+    __slots__ = ("future", "call", "operation")
 
     def __init__(self, future: Future[Any], function: Any, args: Any, kwargs: Any) -> None:
         self.future = future
         self.call: Any = (function, args, kwargs)
-        self.pending: _slipring.PoolPending | None = None
+        self.operation: _slipring.Operation | None = None
 
 
 def send_signal(pid: int, number: signal.Signals) -> bool:
@@ -74,7 +73,6 @@ class Tasks:
         self._waiting: deque[Task] = deque()
         # By the tokens that say that there is something new of a task. The manager's own.
         self._sent: dict[int, Task] = {}
-        self._tokens = itertools.count(_LOOK + 1)
         self._completions = _slipring.Completions()
         # Taken by the thread that makes the pool. It is not waited for.
         self._begun = threading.Lock()
@@ -168,15 +166,15 @@ class Tasks:
             return
         role = self._role
         assert role is not None
-        token = next(self._tokens)
         try:
             pickled = dumps(task.call)
             task.call = None
-            task.pending = role.submit("task", pickled)
+            task.operation = role.submit("task", pickled).start(self._completions)
         except BaseException as error:
             task.call = None
             task.future.set_exception(self._told(error))
             return
+        token = task.operation.token
         self._sent[token] = task
         self._look(token)
 
@@ -220,16 +218,15 @@ class Tasks:
         task = self._sent.get(token)
         if task is None:
             return
-        assert task.pending is not None
-        try:
-            reply = task.pending.poll_with(self._completions, token)
-        except BaseException as error:
-            del self._sent[token]
-            task.future.set_exception(self._told(error))
-            return
-        if reply is None:
+        assert task.operation is not None
+        if not task.operation.poll():
             return
         del self._sent[token]
+        try:
+            reply = task.operation.result()
+        except BaseException as error:
+            task.future.set_exception(self._told(error))
+            return
         try:
             how, value = outcome(bytes(reply))
         except BaseException as error:

@@ -10,8 +10,8 @@ from contextlib import aclosing
 from typing import Any
 
 from slipring import _slipring
-from slipring._async import Waits, waits
 from slipring._errors import Cancelled, Closed, InvalidInput
+from slipring._waits import Waits, waits
 from slipring._worker import is_async
 
 _STOP_TIMEOUT = 5.0
@@ -57,7 +57,7 @@ class _Server:
         loop = asyncio.get_running_loop()
         here = waits()
         self.end: asyncio.Future[None] = loop.create_future()
-        feed = self.inbox.feed(here.wakeups)
+        feed = self.inbox.feed(here.completions)
 
         def take() -> None:
             try:
@@ -70,7 +70,7 @@ class _Server:
             except Exception as error:
                 self.stop(error)
 
-        here.callbacks[feed.key] = take
+        here.callbacks[feed.token] = take
         # What came before the line above.
         take()
         try:
@@ -134,7 +134,7 @@ class _CancelledWith:
     def __init__(self, here: Waits, incoming: _slipring.Incoming) -> None:
         self._callbacks = here.callbacks
         self._task = asyncio.current_task()
-        self._watch = incoming.start_watch(here.wakeups)
+        self._watch = incoming.start_watch(here.completions)
         self._is_cancelled = False
 
     def _look(self) -> None:
@@ -143,12 +143,12 @@ class _CancelledWith:
             self._task.cancel()
 
     def __enter__(self) -> None:
-        self._callbacks[self._watch.key] = self._look
+        self._callbacks[self._watch.token] = self._look
         # It may be cancelled already.
         self._look()
 
     def __exit__(self, *_: object) -> None:
-        del self._callbacks[self._watch.key]
+        del self._callbacks[self._watch.token]
         self._watch.drop()
 
 
@@ -164,20 +164,20 @@ async def _answer(here: Waits, incoming: _slipring.Incoming, made: Any) -> None:
         async with aclosing(made):
             _check_stream(incoming)
             async for chunk in made:
-                await _wait(here, incoming.start_send_chunk(here.wakeups, chunk))
+                await _wait(here, incoming.start_send_chunk(here.completions, chunk))
         incoming.end()
         return
     reply = await made
     if incoming.request.is_stream:
-        await _wait(here, incoming.start_send_chunk(here.wakeups, reply))
+        await _wait(here, incoming.start_send_chunk(here.completions, reply))
         incoming.end()
     else:
-        await _wait(here, incoming.start_send(here.wakeups, reply))
+        await _wait(here, incoming.start_send(here.completions, reply))
 
 
 async def _wait(here: Waits, operation: _slipring.Operation | None) -> None:
     if operation is None:
-        await here.turn()
+        await here.done(None)
     else:
         await here.result(operation)
 

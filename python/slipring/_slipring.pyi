@@ -1,7 +1,6 @@
 from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping, Sequence
 from os import PathLike
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeAlias, TypedDict, final
+from typing import Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +25,24 @@ class _Config(TypedDict, total=False):
     max_message: int
     max_in_flight: int
     stream_window: int
+
+class _CallOptions(TypedDict, total=False):
+    """`timeout`: for how long the reply is waited for."""
+
+    timeout: float | None
+
+class _StreamOptions(_CallOptions, total=False):
+    """Several timeouts, of which the first that passes counts.
+
+    - `chunk_timeout`: of the wait for each chunk; 300 seconds unless told otherwise.
+    - `first_chunk_timeout`: the same for the first one, if that is another.
+    - `queue_timeout`: until the worker begins the request.
+    - `timeout`: of all of the stream.
+    """
+
+    chunk_timeout: float | None
+    first_chunk_timeout: float | None
+    queue_timeout: float | None
 
 @final
 class ExitCause:
@@ -145,13 +162,7 @@ class Stream:
         """Cancel the stream, of which no more chunks are wanted."""
 
     def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        type: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 @final
 class Channel:
@@ -171,14 +182,7 @@ class Channel:
         """Send a request whose reply is awaited later."""
 
     def stream(
-        self,
-        kind: str | int,
-        payload: _Payload = None,
-        *,
-        chunk_timeout: float | None = 300.0,
-        first_chunk_timeout: float | None = None,
-        queue_timeout: float | None = None,
-        timeout: float | None = None,
+        self, kind: str | int, payload: _Payload = None, **options: Unpack[_StreamOptions]
     ) -> Stream:
         """Send a request and return the chunks of its answer as they come."""
 
@@ -222,13 +226,7 @@ class Channel:
     @property
     def log_path(self) -> str | None: ...
     def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        type: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 @final
 class Spawner:
@@ -342,7 +340,7 @@ class Inbox:
     def __next__(self) -> Incoming:
         """Wait for the next request. The iterator ends when the host ends the worker."""
 
-    def feed(self, wakeups: Wakeups, /) -> Feed: ...
+    def feed(self, completions: Completions, /) -> Feed: ...
 
 @final
 class Incoming:
@@ -384,16 +382,16 @@ class Incoming:
         """End the request with an exception."""
 
     def fail_with(self, type_name: str, message: str, traceback: str, /) -> None: ...
-    def start_send(self, wakeups: Wakeups, payload: _Payload, /) -> Operation | None: ...
-    def start_send_chunk(self, wakeups: Wakeups, payload: _Payload, /) -> Operation | None: ...
-    def start_watch(self, wakeups: Wakeups, /) -> Operation: ...
+    def start_send(self, completions: Completions, payload: _Payload, /) -> Operation | None: ...
+    def start_send_chunk(self, completions: Completions, payload: _Payload, /) -> Operation | None: ...
+    def start_watch(self, completions: Completions, /) -> Operation: ...
 
 @final
 class Feed:
     """Requests that a thread takes for an event loop."""
 
     @property
-    def key(self) -> int: ...
+    def token(self) -> int: ...
     def take(self) -> list[Incoming]: ...
 
 @final
@@ -410,22 +408,27 @@ def serve_inbox(
     abort_flag: AbortFlag,
 ) -> None: ...
 
-# What `_async.py` and `_serving.py` use.
+# What tasks of asyncio use: `_waits.py`, `_async.py`, `_serving.py`.
 
 @final
-class Wakeups:
-    """The operations of one event loop that can go on, and the descriptor that tells the loop."""
+class Completions:
+    """The tokens of operations that can go on, for an event loop or for one thread.
 
+    A loop watches the descriptor, and a thread waits.
+    """
+
+    def __new__(cls, *, has_descriptor: bool = False) -> Self: ...
     def fileno(self) -> int: ...
-    def first(self) -> int | None: ...
-    def pop(self, seen: int | None, /) -> None: ...
+    def add(self, token: int, /) -> None: ...
+    def run(self, callbacks: dict[int, Callable[[], object]], /) -> None: ...
+    def wait(self, timeout: float | None = None) -> list[int]: ...
 
 @final
 class Operation:
     """What a task waits for."""
 
     @property
-    def key(self) -> int: ...
+    def token(self) -> int: ...
     @property
     def is_done(self) -> bool: ...
     def poll(self) -> bool: ...
@@ -437,40 +440,46 @@ class TaskChannel:
     """A channel for tasks, each of whose methods starts an operation."""
 
     def call(
-        self, wakeups: Wakeups, kind: str | int, payload: _Payload, timeout: float | None, /
+        self, completions: Completions, kind: str | int, payload: _Payload, timeout: float | None, /
     ) -> Operation: ...
     def stream(
-        self,
-        kind: str | int,
-        payload: _Payload,
-        chunk_timeout: float | None,
-        first_chunk_timeout: float | None,
-        queue_timeout: float | None,
-        timeout: float | None,
-        /,
+        self, kind: str | int, payload: _Payload = None, **options: Unpack[_StreamOptions]
     ) -> TaskStream: ...
-    def wait_ready(self, wakeups: Wakeups, timeout: float | None, /) -> Operation: ...
-    def ping(self, wakeups: Wakeups, timeout: float | None, /) -> Operation: ...
-    def close(self, wakeups: Wakeups, timeout: float | None, /) -> Operation: ...
-    def wait_exit(self, wakeups: Wakeups, /) -> Operation: ...
+    def wait_ready(self, completions: Completions, timeout: float | None, /) -> Operation: ...
+    def ping(self, completions: Completions, timeout: float | None, /) -> Operation: ...
+    def close(self, completions: Completions, timeout: float | None, /) -> Operation: ...
+    def wait_exit(self, completions: Completions, /) -> Operation: ...
     def blocking(self) -> Channel: ...
 
 @final
 class TaskStream:
-    """A stream for tasks."""
+    """A stream of a channel or a pool, for tasks."""
 
     @property
     def request(self) -> int | None: ...
-    def next(self, wakeups: Wakeups, /) -> Operation: ...
+    def next(self, completions: Completions, /) -> Operation: ...
     def cancel(self) -> None: ...
     def close(self) -> None: ...
 
-def spawn_for_tasks(wakeups: Wakeups, spawner: Spawner, /) -> Operation: ...
+def spawn_for_tasks(completions: Completions, spawner: Spawner, /) -> Operation: ...
 def spawn_for_tasks_blocking(spawner: Spawner, /) -> TaskChannel: ...
 
 # Pools: `_pool.py` adds what is awaited.
 
-_Priority: TypeAlias = Literal["high", "normal", "low"]
+class _RequestOptions(TypedDict, total=False):
+    """What a request to a pool has besides its timeouts.
+
+    - `priority`: which requests go first; `normal` unless told otherwise.
+    - `key`: requests with the same one go to the same worker while that has a place.
+    - `idempotent`: whether the request may be served twice. `None`: its kind decides.
+    """
+
+    priority: Literal["high", "normal", "low"]
+    key: Hashable
+    idempotent: bool | None
+
+class _PoolCallOptions(_RequestOptions, _CallOptions, total=False): ...
+class _PoolStreamOptions(_RequestOptions, _StreamOptions, total=False): ...
 
 @final
 class WorkerSlot:
@@ -711,7 +720,7 @@ class PoolPending:
     def cancel(self) -> None:
         """Cancel the request, also while another thread waits for it."""
 
-    def poll_with(self, completions: Completions, token: int) -> Reply | None: ...
+    def start(self, completions: Completions, /) -> Operation: ...
 
 @final
 class PoolStream:
@@ -729,80 +738,36 @@ class PoolStream:
     def close(self) -> None:
         """Cancel the stream, of which no more chunks are wanted."""
 
-    def poll_with(self, completions: Completions, token: int) -> tuple[bool, Reply | None]: ...
-    def end_wait(self) -> None: ...
     def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        type: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 @final
 class RoleHandle:
     """Sends requests to whichever worker of a role has a place. Threads share it.
 
-    A timeout counts over all attempts. Requests with the same `key` go to the same worker while
-    that has a place. `idempotent` says whether the request may be served twice, `None` that its
-    kind decides.
+    A timeout counts over all attempts.
     """
 
     @property
     def name(self) -> str: ...
     def call(
-        self,
-        kind: str | int,
-        payload: _Payload = None,
-        *,
-        timeout: float | None = None,
-        priority: _Priority = "normal",
-        key: Hashable = None,
-        idempotent: bool | None = None,
+        self, kind: str | int, payload: _Payload = None, **options: Unpack[_PoolCallOptions]
     ) -> Reply:
         """Send a request and wait for its reply."""
 
     def submit(
-        self,
-        kind: str | int,
-        payload: _Payload = None,
-        *,
-        timeout: float | None = None,
-        priority: _Priority = "normal",
-        key: Hashable = None,
-        idempotent: bool | None = None,
+        self, kind: str | int, payload: _Payload = None, **options: Unpack[_PoolCallOptions]
     ) -> PoolPending:
         """Take a request whose reply is awaited later, without a wait."""
 
     def stream(
-        self,
-        kind: str | int,
-        payload: _Payload = None,
-        *,
-        chunk_timeout: float | None = 300.0,
-        first_chunk_timeout: float | None = None,
-        queue_timeout: float | None = None,
-        timeout: float | None = None,
-        priority: _Priority = "normal",
-        key: Hashable = None,
-        idempotent: bool | None = None,
+        self, kind: str | int, payload: _Payload = None, **options: Unpack[_PoolStreamOptions]
     ) -> PoolStream:
         """Send a request, and return the chunks of its answer as they come."""
 
-    def begin_stream(
-        self,
-        kind: str | int,
-        payload: _Payload = None,
-        *,
-        chunk_timeout: float | None = 300.0,
-        first_chunk_timeout: float | None = None,
-        queue_timeout: float | None = None,
-        timeout: float | None = None,
-        priority: _Priority = "normal",
-        key: Hashable = None,
-        idempotent: bool | None = None,
-    ) -> PoolStream: ...
+    def start_stream(
+        self, kind: str | int, payload: _Payload = None, **options: Unpack[_PoolStreamOptions]
+    ) -> TaskStream: ...
     def ping(self, *, timeout: float | None = 5.0) -> list[Health | BaseException]:
         """Ask each worker for its report, or tell why there is none."""
 
@@ -849,23 +814,7 @@ class Pool:
         """End the pool: serve what it has for so many seconds, and end all workers."""
 
     def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        type: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None: ...
-
-@final
-class Completions:
-    """Tokens of futures of the library that are to be polled again."""
-
-    def __new__(cls, *, has_descriptor: bool = False) -> Self: ...
-    def fileno(self) -> int: ...
-    def add(self, token: int) -> None: ...
-    def take(self) -> list[int]: ...
-    def wait(self, timeout: float | None = None) -> list[int]: ...
+    def __exit__(self, *_: object) -> None: ...
 
 # Pipes: `_connection.py` adds the pickles.
 

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pyo3::prelude::*;
-use slipring::{Payload, StreamTimeouts};
+use pyo3::types::PyTuple;
+use slipring::Payload;
 
-use crate::convert;
+use crate::convert::{self, Kind, Timeout};
 use crate::error::exception;
 use crate::kept::KeptReplies;
-use crate::outgoing::Outgoing;
+use crate::outgoing::{Lent, Outgoing};
 use crate::pending::Pending;
 use crate::reply::Reply;
 use crate::report::{ExitCause, Health};
@@ -43,10 +44,9 @@ impl Channel {
     fn send<T: Send + 'static>(
         &self,
         py: Python<'_>,
-        payload: &Bound<'_, PyAny>,
+        payload: Lent<'_>,
         send: impl FnOnce(&slipring::Channel, &dyn Payload) -> slipring::Result<T> + Send + 'static,
     ) -> PyResult<T> {
-        let payload = Outgoing::of(payload)?;
         let sent = if self.has_room(payload.encoded_len()) {
             send(&self.channel, &payload)
         } else {
@@ -92,73 +92,59 @@ impl Drop for Waiting {
 
 #[pymethods]
 impl Channel {
-    #[pyo3(signature = (kind, payload = None, *, timeout = None))]
+    #[pyo3(signature = (kind, payload = Outgoing::Empty, *, timeout = Timeout::NONE))]
     fn call(
         &self,
         py: Python<'_>,
-        kind: &Bound<'_, PyAny>,
-        payload: Option<&Bound<'_, PyAny>>,
-        timeout: Option<f64>,
+        kind: Kind,
+        payload: Lent<'_>,
+        timeout: Timeout,
     ) -> PyResult<Reply> {
         self.submit(py, kind, payload, timeout)?.wait(py)
     }
 
-    #[pyo3(signature = (kind, payload = None, *, timeout = None))]
+    #[pyo3(signature = (kind, payload = Outgoing::Empty, *, timeout = Timeout::NONE))]
     fn submit(
         &self,
         py: Python<'_>,
-        kind: &Bound<'_, PyAny>,
-        payload: Option<&Bound<'_, PyAny>>,
-        timeout: Option<f64>,
+        kind: Kind,
+        payload: Lent<'_>,
+        timeout: Timeout,
     ) -> PyResult<Pending> {
-        let (kind, timeout) = (convert::kind(kind)?, convert::timeout(timeout)?);
-        let none = py.None();
-        let payload = payload.unwrap_or(none.bind(py));
-        let pending =
-            self.send(py, payload, move |channel, payload| channel.submit(kind, payload, timeout))?;
+        let pending = self.send(py, payload, move |channel, payload| {
+            channel.submit(kind.0, payload, timeout.0)
+        })?;
         Ok(Pending::new(&self.channel, &self.replies, pending))
     }
 
-    #[pyo3(signature = (kind, payload = None, *, chunk_timeout = 300.0, first_chunk_timeout = None,
-        queue_timeout = None, timeout = None))]
+    #[pyo3(signature = (kind, payload = Outgoing::Empty, *, chunk_timeout = Timeout::seconds(300),
+        first_chunk_timeout = None, queue_timeout = None, timeout = Timeout::NONE))]
     #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
     fn stream(
         &self,
         py: Python<'_>,
-        kind: &Bound<'_, PyAny>,
-        payload: Option<&Bound<'_, PyAny>>,
-        chunk_timeout: Option<f64>,
-        first_chunk_timeout: Option<f64>,
-        queue_timeout: Option<f64>,
-        timeout: Option<f64>,
+        kind: Kind,
+        payload: Lent<'_>,
+        chunk_timeout: Timeout,
+        first_chunk_timeout: Option<Timeout>,
+        queue_timeout: Option<Timeout>,
+        timeout: Timeout,
     ) -> PyResult<Stream> {
-        let kind = convert::kind(kind)?;
-        let mut timeouts = StreamTimeouts::new()
-            .chunk(convert::timeout(chunk_timeout)?)
-            .total(convert::timeout(timeout)?);
-        if first_chunk_timeout.is_some() {
-            timeouts = timeouts.first_chunk(convert::timeout(first_chunk_timeout)?);
-        }
-        if queue_timeout.is_some() {
-            timeouts = timeouts.queue(convert::timeout(queue_timeout)?);
-        }
-        let none = py.None();
-        let payload = payload.unwrap_or(none.bind(py));
+        let timeouts =
+            convert::stream_timeouts(chunk_timeout, first_chunk_timeout, queue_timeout, timeout);
         let stream = self
-            .send(py, payload, move |channel, payload| channel.stream(kind, payload, timeouts))?;
+            .send(py, payload, move |channel, payload| channel.stream(kind.0, payload, timeouts))?;
         Ok(Stream::new(&self.channel, &self.replies, stream))
     }
 
-    #[pyo3(signature = (*, timeout = None))]
-    fn wait_ready(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
-        let timeout = convert::timeout(timeout)?;
-        self.aside(py, move |channel| channel.wait_ready(timeout))
+    #[pyo3(signature = (*, timeout = Timeout::NONE))]
+    fn wait_ready(&self, py: Python<'_>, timeout: Timeout) -> PyResult<()> {
+        self.aside(py, move |channel| channel.wait_ready(timeout.0))
     }
 
-    #[pyo3(signature = (*, timeout = 5.0))]
-    fn ping(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Health> {
-        let timeout = convert::timeout(timeout)?;
-        self.aside(py, move |channel| channel.ping(timeout)).map(Health::new)
+    #[pyo3(signature = (*, timeout = Timeout::seconds(5)))]
+    fn ping(&self, py: Python<'_>, timeout: Timeout) -> PyResult<Health> {
+        self.aside(py, move |channel| channel.ping(timeout.0)).map(Health::new)
     }
 
     fn health(&self) -> Health {
@@ -177,16 +163,14 @@ impl Channel {
         self.channel.clear_abort();
     }
 
-    #[pyo3(signature = (*, timeout = 5.0))]
-    fn close(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<ExitCause> {
-        let timeout = convert::timeout(timeout)?;
-        self.aside(py, move |channel| channel.close(timeout)).map(ExitCause::new)
+    #[pyo3(signature = (*, timeout = Timeout::seconds(5)))]
+    fn close(&self, py: Python<'_>, timeout: Timeout) -> PyResult<ExitCause> {
+        self.aside(py, move |channel| channel.close(timeout.0)).map(ExitCause::new)
     }
 
-    #[pyo3(signature = (*, timeout = None))]
-    fn wait_exit(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<ExitCause> {
-        let timeout = convert::timeout(timeout)?;
-        self.aside(py, move |channel| channel.wait_exit(timeout)).map(ExitCause::new)
+    #[pyo3(signature = (*, timeout = Timeout::NONE))]
+    fn wait_exit(&self, py: Python<'_>, timeout: Timeout) -> PyResult<ExitCause> {
+        self.aside(py, move |channel| channel.wait_exit(timeout.0)).map(ExitCause::new)
     }
 
     #[getter]
@@ -223,14 +207,9 @@ impl Channel {
         slf
     }
 
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _type: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        self.close(py, Some(5.0)).map(drop)
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.close(py, Timeout::seconds(5)).map(drop)
     }
 
     fn __repr__(&self) -> String {

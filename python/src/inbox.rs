@@ -2,17 +2,20 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::task::Wake;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use slipring::worker::{CancelToken, HandlerError, OwnedResponder, TrySend, Worker};
 use slipring::{ErrorKind, Kind, Payload as _};
 
-use crate::buffer::{FrozenBuffer, LentBuffer};
-use crate::convert;
+use crate::buffer::FrozenBuffer;
+use crate::completions::{Completions, Token};
+use crate::convert::{self, Timeout};
 use crate::error::{exception, misuse};
-use crate::operation::{KeyWaker, Operation, Outcome, Wakeups, lock};
-use crate::outgoing::Outgoing;
+use crate::lock::lock;
+use crate::operation::{Operation, nothing};
+use crate::outgoing::{Lent, Outgoing};
 use crate::request::Request;
 use crate::wait::{LOOK, is_main_thread, run_signal_handlers};
 use crate::worker::{Raised, described, ended_with, is_cancelled, keep, run_setup};
@@ -82,7 +85,8 @@ fn is_closed(py: Python<'_>, failure: &PyErr) -> bool {
 fn names(kinds: Vec<Bound<'_, PyAny>>) -> PyResult<Arc<HashMap<Kind, Py<PyAny>>>> {
     let mut names = HashMap::new();
     for name in kinds {
-        if let Some(other) = names.insert(convert::kind(&name)?, name.clone().unbind()) {
+        if let Some(other) = names.insert(name.extract::<convert::Kind>()?.0, name.clone().unbind())
+        {
             let message = format!("the kinds {other} and {name} have the same code");
             return Err(pyo3::exceptions::PyValueError::new_err(message));
         }
@@ -137,23 +141,18 @@ impl Inbox {
     }
 }
 
-fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
-    Ok(Instant::now().checked_add(convert::timeout(timeout)?))
-}
-
 #[pymethods]
 impl Inbox {
-    #[pyo3(signature = (*, timeout = None))]
-    fn take(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Incoming>> {
-        self.take_by(py, deadline(timeout)?)
+    #[pyo3(signature = (*, timeout = Timeout::NONE))]
+    fn take(&self, py: Python<'_>, timeout: Timeout) -> PyResult<Option<Incoming>> {
+        self.take_by(py, timeout.deadline())
     }
 
-    #[pyo3(signature = (limit, *, within = 0.0))]
-    fn take_many(&self, py: Python<'_>, limit: usize, within: f64) -> PyResult<Vec<Incoming>> {
-        convert::timeout(Some(within))?;
+    #[pyo3(signature = (limit, *, within = Timeout::seconds(0)))]
+    fn take_many(&self, py: Python<'_>, limit: usize, within: Timeout) -> PyResult<Vec<Incoming>> {
         let mut taken = Vec::new();
         taken.extend(self.take_by(py, None)?);
-        let end = deadline(Some(within))?;
+        let end = within.deadline();
         while taken.len() < limit {
             match self.take_by(py, end) {
                 Ok(Some(incoming)) => taken.push(incoming),
@@ -178,11 +177,11 @@ impl Inbox {
     }
 
     /// Starts a thread that takes the requests for an event loop.
-    fn feed(&self, wakeups: &Wakeups) -> PyResult<Feed> {
+    fn feed(&self, completions: &Completions) -> PyResult<Feed> {
         let shared = Arc::new(Fed {
             taken: Mutex::default(),
             end: Mutex::new(None),
-            waker: KeyWaker::new(wakeups),
+            token: Token::new(completions),
         });
         let (inbox, fed) = (Arc::clone(&self.inbox), Arc::clone(&shared));
         let run = move || {
@@ -192,11 +191,11 @@ impl Inbox {
                     Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                     Err(error) => {
                         *lock(&fed.end) = Some(error);
-                        fed.waker.note();
+                        fed.token.wake_by_ref();
                         return;
                     }
                 }
-                fed.waker.note();
+                fed.token.wake_by_ref();
             }
         };
         std::thread::Builder::new().name("slipring-inbox".to_owned()).spawn(run)?;
@@ -215,19 +214,19 @@ struct Fed {
     taken: Mutex<VecDeque<slipring::worker::Incoming>>,
     /// Why no more are taken.
     end: Mutex<Option<slipring::Error>>,
-    waker: Arc<KeyWaker>,
+    token: Arc<Token>,
 }
 
 #[pymethods]
 impl Feed {
     #[getter]
-    fn key(&self) -> u64 {
-        self.shared.waker.key()
+    fn token(&self) -> u64 {
+        self.shared.token.number()
     }
 
     /// Returns the requests that have come. Raises `Closed` once no more can come.
     fn take(&self, py: Python<'_>) -> PyResult<Vec<Incoming>> {
-        self.shared.waker.begin_look();
+        self.shared.token.begin_look();
         let end = lock(&self.shared.end).take();
         let taken = std::mem::take(&mut *lock(&self.shared.taken));
         if let Some(error) = end {
@@ -309,12 +308,6 @@ impl Incoming {
         *lock(&self.answer) = after;
     }
 
-    /// Makes a payload of an object; the request stays open if it is none.
-    fn payload<'py>(object: Option<&Bound<'py, PyAny>>, py: Python<'py>) -> PyResult<Lent<'py>> {
-        let none = py.None();
-        Outgoing::of(object.unwrap_or(none.bind(py)))
-    }
-
     /// Sends the one reply, if that needs no wait.
     fn try_send(&self, py: Python<'_>, payload: Lent<'_>) -> PyResult<Tried> {
         let responder = self.responder(py)?;
@@ -356,8 +349,6 @@ impl Incoming {
     }
 }
 
-type Lent<'py> = Outgoing<LentBuffer<'py>>;
-
 #[pymethods]
 impl Incoming {
     fn begin(&self, py: Python<'_>) -> PyResult<()> {
@@ -367,14 +358,13 @@ impl Incoming {
         Ok(())
     }
 
-    #[pyo3(signature = (payload = None))]
-    fn send(&self, py: Python<'_>, payload: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    #[pyo3(signature = (payload = Outgoing::Empty))]
+    fn send(&self, py: Python<'_>, payload: Lent<'_>) -> PyResult<()> {
         if self.is_stream {
             self.send_chunk(py, payload)?;
             return self.end(py);
         }
-        let Tried::Full(responder, payload) = self.try_send(py, Self::payload(payload, py)?)?
-        else {
+        let Tried::Full(responder, payload) = self.try_send(py, payload)? else {
             return Ok(());
         };
         let sent = py.detach(move || responder.send(&payload));
@@ -382,10 +372,10 @@ impl Incoming {
         sent.map_err(|error| exception(py, &error))
     }
 
-    #[pyo3(signature = (payload = None))]
-    fn send_chunk(&self, py: Python<'_>, payload: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    #[pyo3(signature = (payload = Outgoing::Empty))]
+    fn send_chunk(&self, py: Python<'_>, payload: Lent<'_>) -> PyResult<()> {
         self.check_stream(py)?;
-        let tried = self.try_send_chunk(py, Self::payload(payload, py)?)?;
+        let tried = self.try_send_chunk(py, payload)?;
         let Tried::Full(mut responder, payload) = tried else { return Ok(()) };
         let (sent, responder) = py.detach(move || (responder.send_chunk(&payload), responder));
         self.set(Answer::Open(responder));
@@ -435,16 +425,14 @@ impl Incoming {
     fn start_send(
         &self,
         py: Python<'_>,
-        wakeups: &Wakeups,
-        payload: Option<&Bound<'_, PyAny>>,
+        completions: &Completions,
+        payload: Lent<'_>,
     ) -> PyResult<Option<Operation>> {
-        let tried = self.try_send(py, Self::payload(payload, py)?)?;
+        let tried = self.try_send(py, payload)?;
         let Tried::Full(responder, payload) = tried else { return Ok(None) };
         self.set(Answer::Ended);
-        Ok(Some(Operation::start(
-            wakeups,
-            async move { outcome(responder.send_async(&payload).await) },
-        )))
+        let work = async move { responder.send_async(&payload).await };
+        Ok(Some(Operation::start(completions, work, nothing)))
     }
 
     /// Does what `send_chunk` does. Returns what is to be waited for, if there is something. If that
@@ -452,33 +440,33 @@ impl Incoming {
     fn start_send_chunk(
         &self,
         py: Python<'_>,
-        wakeups: &Wakeups,
-        payload: Option<&Bound<'_, PyAny>>,
+        completions: &Completions,
+        payload: Lent<'_>,
     ) -> PyResult<Option<Operation>> {
         self.check_stream(py)?;
-        let tried = self.try_send_chunk(py, Self::payload(payload, py)?)?;
+        let tried = self.try_send_chunk(py, payload)?;
         let Tried::Full(responder, payload) = tried else { return Ok(None) };
         let answer = Arc::clone(&self.answer);
         let mut turn = AnswerTurn { answer, responder: Some(responder) };
-        Ok(Some(Operation::start(wakeups, async move {
-            let sent = match &mut turn.responder {
+        let work = async move {
+            match &mut turn.responder {
                 Some(responder) => responder.send_chunk_async(&payload).await,
                 None => Ok(()),
-            };
-            drop(turn);
-            outcome(sent)
-        })))
+            }
+        };
+        Ok(Some(Operation::start(completions, work, nothing)))
     }
 
     /// Returns an operation that ends when the request is cancelled.
-    fn start_watch(&self, py: Python<'_>, wakeups: &Wakeups) -> PyResult<Operation> {
+    fn start_watch(&self, py: Python<'_>, completions: &Completions) -> PyResult<Operation> {
         let responder = self.responder(py)?;
         let cancelled = responder.cancelled();
         self.set(Answer::Open(responder));
-        Ok(Operation::start(wakeups, async move {
+        let work = async move {
             cancelled.await;
-            outcome(Ok(()))
-        }))
+            Ok(())
+        };
+        Ok(Operation::start(completions, work, nothing))
     }
 
     fn __repr__(&self) -> String {
@@ -497,13 +485,6 @@ impl Incoming {
             )),
         }
     }
-}
-
-fn outcome(found: slipring::Result<()>) -> Outcome {
-    Box::new(move |py| match found {
-        Ok(()) => Ok(py.None()),
-        Err(error) => Err(exception(py, &error)),
-    })
 }
 
 /// A task's turn to send a chunk. The responder is given back when this is dropped.

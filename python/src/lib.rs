@@ -4,8 +4,8 @@
 //! ```text
 //!   spawner.rs channel.rs pending.rs stream.rs    the host's objects
 //!   pool.rs pool_*.rs role_handle.rs              the host's pools
+//!   tasks.rs                                      a channel for tasks of asyncio
 //!   reply.rs lease.rs kept.rs                     replies, views of them, and what holds the ring
-//!   tasks.rs operation.rs                         the same for tasks of asyncio
 //!   worker.rs inbox.rs request.rs role.rs         the worker's objects
 //!   connection.rs                                 an end of a pipe
 //!     receiving.rs sending.rs turn.rs             its messages, and the threads that share it
@@ -13,15 +13,17 @@
 //!   shared.rs                                     the channel that the host's objects share
 //!   outgoing.rs buffer.rs                         Python objects as payloads
 //!   incoming.rs                                   payloads as Python objects
-//!   polling.rs completions.rs                     how futures of the library are waited for
-//!   wait.rs                                       how a thread of Python waits
-//!   report.rs error.rs convert.rs interpreter.rs  plain values, errors, small conversions
+//!   operation.rs completions.rs chunks.rs         how tasks wait for futures of the library
+//!   polling.rs waiting.rs wait.rs                 how threads of Python wait
+//!   convert.rs report.rs error.rs                 arguments, plain values, errors
+//!   lock.rs interpreter.rs                        small things
 //! ```
 //!
 //! Nothing here panics: an error of the library becomes an exception of `slipring/_errors.py`.
 
 mod buffer;
 mod channel;
+mod chunks;
 mod completions;
 mod connection;
 mod convert;
@@ -31,6 +33,7 @@ mod incoming;
 mod interpreter;
 mod kept;
 mod lease;
+mod lock;
 mod operation;
 mod outgoing;
 mod pending;
@@ -54,6 +57,7 @@ mod stream;
 mod tasks;
 mod turn;
 mod wait;
+mod waiting;
 mod worker;
 
 use pyo3::prelude::*;
@@ -75,10 +79,9 @@ fn _slipring(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<report::Health>()?;
     module.add_class::<request::Request>()?;
     module.add_class::<role::Role>()?;
-    module.add_class::<operation::Wakeups>()?;
     module.add_class::<operation::Operation>()?;
     module.add_class::<tasks::TaskChannel>()?;
-    module.add_class::<tasks::TaskStream>()?;
+    module.add_class::<chunks::TaskStream>()?;
     module.add_function(wrap_pyfunction!(tasks::spawn_for_tasks, module)?)?;
     module.add_function(wrap_pyfunction!(tasks::spawn_for_tasks_blocking, module)?)?;
     module.add_class::<inbox::AbortFlag>()?;

@@ -19,10 +19,15 @@ pub(crate) enum Outgoing<M> {
     Copy(Vec<u8>),
 }
 
-impl<'py> Outgoing<LentBuffer<'py>> {
-    /// Returns the payload that an object is: `None` is empty, a `str` its UTF-8, a list of them a
-    /// batch of texts, an array of two dimensions a matrix, and any other buffer its bytes.
-    pub(crate) fn of(object: &Bound<'py, PyAny>) -> PyResult<Self> {
+/// A payload that a thread uses while it is attached.
+pub(crate) type Lent<'py> = Outgoing<LentBuffer<'py>>;
+
+/// `None` is empty, a `str` its UTF-8, a list of them a batch of texts, an array of two dimensions a
+/// matrix, and any other buffer its bytes.
+impl<'py> FromPyObject<'_, 'py> for Lent<'py> {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         if object.is_none() {
             return Ok(Self::Empty);
         }
@@ -32,7 +37,7 @@ impl<'py> Outgoing<LentBuffer<'py>> {
         if object.is_instance_of::<PyList>() || object.is_instance_of::<PyTuple>() {
             return Ok(Self::Texts(object.extract()?));
         }
-        LentBuffer::of(object).map(Self::Memory).map_err(|error| {
+        LentBuffer::of(&object).map(Self::Memory).map_err(|error| {
             let class = object.get_type().name().map(|name| name.to_string()).unwrap_or_default();
             let py = object.py();
             let message = format!(
@@ -42,7 +47,9 @@ impl<'py> Outgoing<LentBuffer<'py>> {
             PyTypeError::new_err(message)
         })
     }
+}
 
+impl Lent<'_> {
     /// Returns the payload for a thread that is not attached.
     pub(crate) fn detached(self) -> Outgoing<FrozenBuffer> {
         match self {

@@ -1,12 +1,15 @@
 //! How a thread waits for a future of the library.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use crate::wait::LOOK;
+use pyo3::prelude::*;
+
+use crate::wait::{LOOK, wait};
 
 /// Wakes a thread that waits for a future.
 struct Unpark {
@@ -50,4 +53,13 @@ pub(crate) fn poll_for<T>(
             }
         }
     }
+}
+
+/// Waits until a future is ready. An exception of a signal handler drops it.
+pub(crate) fn wait_for<T: Send>(
+    py: Python<'_>,
+    future: impl Future<Output = slipring::Result<T>> + Send,
+) -> PyResult<T> {
+    let mut future = pin!(future);
+    wait(py, |longest| poll_for(longest, |context| future.as_mut().poll(context)).transpose())
 }

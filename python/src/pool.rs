@@ -7,8 +7,9 @@ use prometheus_client::encoding::prometheus_text;
 use prometheus_client::registry::Registry;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
-use crate::convert;
+use crate::convert::Timeout;
 use crate::error::exception;
 use crate::pool_events::PoolEvents;
 use crate::pool_report::{PoolHealth, RoleMetrics};
@@ -71,24 +72,18 @@ impl Pool {
         PoolEvents::new(self.0.events())
     }
 
-    #[pyo3(signature = (*, timeout = 30.0))]
-    fn close(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
-        let timeout = convert::timeout(timeout)?;
+    #[pyo3(signature = (*, timeout = Timeout::seconds(30)))]
+    fn close(&self, py: Python<'_>, timeout: Timeout) -> PyResult<()> {
         let pool = Arc::clone(&self.0);
-        aside(py, move || pool.close(timeout))?.map_err(|error| exception(py, &error))
+        aside(py, move || pool.close(timeout.0))?.map_err(|error| exception(py, &error))
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
         slf
     }
 
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _type: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        self.close(py, Some(30.0))
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.close(py, Timeout::seconds(30))
     }
 }

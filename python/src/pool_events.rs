@@ -1,14 +1,15 @@
 //! What happens to the workers of a pool.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use slipring::pool::{Event, EventKind, Events};
 
-use crate::convert;
+use crate::convert::Timeout;
 use crate::error::{exception, misuse};
+use crate::lock::lock;
 use crate::wait::wait;
 
 /// The events of a pool from the moment on at which it was asked for: an iterator, which ends with
@@ -49,8 +50,7 @@ impl PoolEvents {
     }
 
     fn replace(&self, state: State) -> State {
-        let mut now = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut now, state)
+        std::mem::replace(&mut *lock(&self.state), state)
     }
 
     /// Waits until there is an event, or until the deadline. The outer `None` is the deadline, the
@@ -107,10 +107,9 @@ impl PoolEvents {
     }
 
     /// Returns the next event if it comes in time.
-    #[pyo3(signature = (*, timeout = 0.0))]
-    fn poll(&self, py: Python<'_>, timeout: f64) -> PyResult<Option<PoolEvent>> {
-        let deadline = Instant::now().checked_add(convert::timeout(Some(timeout))?);
-        let event = self.next_by(py, deadline)?.flatten();
+    #[pyo3(signature = (*, timeout = Timeout::seconds(0)))]
+    fn poll(&self, py: Python<'_>, timeout: Timeout) -> PyResult<Option<PoolEvent>> {
+        let event = self.next_by(py, timeout.deadline())?.flatten();
         Ok(event.map(|event| PoolEvent::new(py, event)))
     }
 }

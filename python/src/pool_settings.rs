@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use slipring::Error;
 use slipring::pool::{Role, WorkerSlot as Slot};
 
-use crate::convert;
+use crate::convert::{Kind, Timeout};
 use crate::spawner::Spawner;
 
 /// A role of a pool: how its workers are started, how many there are, and what bounds them.
@@ -39,7 +39,7 @@ impl PoolRole {
         grow_after = None, idle_timeout = Some(600.0), max_lifetime = None, max_requests = None,
         max_rss = None, stop_first = false, backoff = None, max_failures = None,
         retry_budget = None, max_attempts = None, idempotent = Vec::new(), kinds = Vec::new(),
-        start_timeout = Some(300.0), stop_timeout = None, hang_timeout = None,
+        start_timeout = Timeout::seconds(300), stop_timeout = None, hang_timeout = None,
         ping_interval = None))]
     #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
     fn new(
@@ -64,7 +64,7 @@ impl PoolRole {
         max_attempts: Option<u32>,
         idempotent: Vec<Bound<'_, PyAny>>,
         kinds: Vec<Bound<'_, PyAny>>,
-        start_timeout: Option<Seconds>,
+        start_timeout: Timeout,
         stop_timeout: Option<Seconds>,
         hang_timeout: Option<Seconds>,
         ping_interval: Option<Seconds>,
@@ -92,7 +92,7 @@ impl PoolRole {
             role = role.retry_budget(percent, least, needed(period)?);
         }
         role = set(role, max_attempts, Role::max_attempts);
-        role = role.start_timeout(convert::timeout(start_timeout)?);
+        role = role.start_timeout(start_timeout.0);
         role = set(role, time(stop_timeout)?, Role::stop_timeout);
         role = set(role, time(hang_timeout)?, Role::hang_timeout);
         role = set(role, time(ping_interval)?, Role::ping_interval);
@@ -103,10 +103,10 @@ impl PoolRole {
             role = role.stop_first();
         }
         for name in &idempotent {
-            role = role.idempotent(convert::kind(name)?);
+            role = role.idempotent(name.extract::<Kind>()?.0);
         }
         for name in idempotent.iter().chain(&kinds) {
-            role = role.kind_name(convert::kind(name)?, name.str()?.to_string());
+            role = role.kind_name(name.extract::<Kind>()?.0, name.str()?.to_string());
         }
         Ok(Self(role))
     }

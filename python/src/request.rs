@@ -1,6 +1,6 @@
 //! One request, in the worker.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList, PyString};
@@ -10,6 +10,7 @@ use slipring::worker::{CancelToken, OwnedRequest};
 use crate::buffer;
 use crate::error::exception;
 use crate::incoming;
+use crate::lock::lock;
 
 /// One request.
 #[pyclass(frozen, module = "slipring")]
@@ -28,12 +29,12 @@ pub(crate) struct KeptRequest(Mutex<Arc<OwnedRequest>>);
 
 impl KeptRequest {
     fn get(&self) -> Arc<OwnedRequest> {
-        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&lock(&self.0))
     }
 
     /// Copies the payload out of the ring.
     pub(crate) fn leave_ring(&self) {
-        let mut request = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut request = lock(&self.0);
         if let Some(own) = Arc::get_mut(&mut request) {
             own.copy_payload();
         }

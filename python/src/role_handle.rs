@@ -1,27 +1,25 @@
 //! What sends requests to the workers of one role of a pool.
 
-use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
-use slipring::pool::Priority;
-use slipring::{Kind, Payload, StreamTimeouts};
+use slipring::{Payload, StreamTimeouts};
 
-use crate::convert;
+use crate::chunks::{Chunks, Owner, Sent, TaskStream};
+use crate::convert::{self, Kind, Timeout};
 use crate::error::exception;
 use crate::kept::KeptReplies;
-use crate::outgoing::Outgoing;
-use crate::polling::poll_for;
+use crate::outgoing::{Lent, Outgoing};
+use crate::polling::wait_for;
 use crate::pool_pending::PoolPending;
 use crate::pool_report::{RoleHealth, RoleMetrics};
 use crate::pool_settings::PoolRole;
 use crate::pool_stream::PoolStream;
 use crate::reply::Reply;
 use crate::report::Health;
-use crate::wait::{aside, is_main_thread, wait};
+use crate::wait::{aside, is_main_thread};
 
 /// Sends requests to the workers of one role of a pool. Threads share it.
 #[pyclass(frozen, module = "slipring")]
@@ -36,10 +34,66 @@ const COPIED_ATTACHED: usize = 64 << 10;
 /// What a request has besides its payload and its timeout.
 #[derive(Clone, Copy)]
 struct Options {
-    kind: Kind,
-    priority: Priority,
+    kind: slipring::Kind,
+    priority: slipring::pool::Priority,
     key: Option<u64>,
     is_idempotent: Option<bool>,
+}
+
+/// Sets the options of a request of threads or of tasks.
+macro_rules! request {
+    ($role:expr, $options:expr) => {{
+        let options: Options = $options;
+        let mut request = $role.request(options.kind).priority(options.priority);
+        if let Some(key) = options.key {
+            request = request.key(key);
+        }
+        if let Some(is_idempotent) = options.is_idempotent {
+            request = request.idempotent(is_idempotent);
+        }
+        request
+    }};
+}
+
+impl Options {
+    fn new(kind: Kind, priority: Priority, key: Option<Key>, is_idempotent: Option<bool>) -> Self {
+        Self { kind: kind.0, priority: priority.0, key: key.map(|key| key.0), is_idempotent }
+    }
+}
+
+/// A priority, by its name.
+struct Priority(slipring::pool::Priority);
+
+impl Priority {
+    const NORMAL: Self = Self(slipring::pool::Priority::Normal);
+}
+
+impl FromPyObject<'_, '_> for Priority {
+    type Error = PyErr;
+
+    fn extract(name: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        Ok(Self(match name.extract()? {
+            "high" => slipring::pool::Priority::High,
+            "normal" => slipring::pool::Priority::Normal,
+            "low" => slipring::pool::Priority::Low,
+            other => {
+                let message = format!("a priority is 'high', 'normal' or 'low', not {other:?}");
+                return Err(PyValueError::new_err(message));
+            }
+        }))
+    }
+}
+
+/// The hash of an object, which stands for it.
+struct Key(u64);
+
+impl FromPyObject<'_, '_> for Key {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        let hash = i64::try_from(object.hash()?).unwrap_or(0);
+        Ok(Self(u64::from_ne_bytes(hash.to_ne_bytes())))
+    }
 }
 
 #[derive(FromPyObject)]
@@ -48,209 +102,138 @@ enum Cancellable<'py> {
     Stream(Bound<'py, PoolStream>),
 }
 
-impl Options {
-    fn of(
-        kind: &Bound<'_, PyAny>,
-        priority: &str,
-        key: Option<&Bound<'_, PyAny>>,
-        is_idempotent: Option<bool>,
-    ) -> PyResult<Self> {
-        let priority = match priority {
-            "high" => Priority::High,
-            "normal" => Priority::Normal,
-            "low" => Priority::Low,
-            other => {
-                let message = format!("a priority is 'high', 'normal' or 'low', not {other:?}");
-                return Err(PyValueError::new_err(message));
-            }
-        };
-        let key = key.map(|key| key.hash()).transpose()?;
-        let key =
-            key.map(|hash| u64::from_ne_bytes(i64::try_from(hash).unwrap_or(0).to_ne_bytes()));
-        Ok(Self { kind: convert::kind(kind)?, priority, key, is_idempotent })
-    }
-
-    fn request(self, role: &slipring::pool::RoleHandle) -> slipring::pool::PoolRequest<'_> {
-        let mut request = role.request(self.kind).priority(self.priority);
-        if let Some(key) = self.key {
-            request = request.key(key);
-        }
-        if let Some(is_idempotent) = self.is_idempotent {
-            request = request.idempotent(is_idempotent);
-        }
-        request
-    }
-
-    fn async_request(
-        self,
-        role: &slipring::pool::AsyncRoleHandle,
-    ) -> slipring::pool::AsyncPoolRequest<'_> {
-        let mut request = role.request(self.kind).priority(self.priority);
-        if let Some(key) = self.key {
-            request = request.key(key);
-        }
-        if let Some(is_idempotent) = self.is_idempotent {
-            request = request.idempotent(is_idempotent);
-        }
-        request
-    }
-}
-
 impl RoleHandle {
     pub(crate) fn new(role: slipring::pool::RoleHandle) -> Self {
         // The replies of a pool lie outside of the rings.
         Self { role, replies: Arc::new(KeptReplies::new(0)) }
     }
 
-    fn send(
+    /// Makes a stream, which the first wait for a chunk sends.
+    fn chunks(
         &self,
-        payload: Option<&Bound<'_, PyAny>>,
         py: Python<'_>,
-        timeout: Duration,
+        payload: &Lent<'_>,
+        timeouts: StreamTimeouts,
         options: Options,
-    ) -> PyResult<PoolPending> {
-        let none = py.None();
-        let payload = Outgoing::of(payload.unwrap_or(none.bind(py)))?;
-        let sent = if payload.encoded_len() <= COPIED_ATTACHED {
-            options.request(&self.role).submit(&payload, timeout)
-        } else {
-            let (payload, role) = (payload.detached(), self.role.clone());
-            py.detach(move || options.request(&role).submit(&payload, timeout))
+    ) -> PyResult<Chunks> {
+        let mut bytes = vec![0; payload.encoded_len()];
+        payload.encode(&mut bytes).map_err(|error| exception(py, &error))?;
+        let role = self.role.to_async();
+        let sending = async move {
+            let stream = request!(role, options).stream(bytes.as_slice(), timeouts).await?;
+            Ok(Sent::Pool(Box::new(stream)))
         };
-        let pending = sent.map_err(|error| exception(py, &error))?;
-        Ok(PoolPending::new(&self.role, &self.replies, pending))
+        Ok(Chunks::sending(Owner::Role(self.role.clone()), &self.replies, Box::pin(sending)))
     }
 }
 
 #[pymethods]
 impl RoleHandle {
-    #[pyo3(signature = (kind, payload = None, *, timeout = None, priority = "normal", key = None,
-        idempotent = None))]
+    #[pyo3(signature = (kind, payload = Outgoing::Empty, *, timeout = Timeout::NONE,
+        priority = Priority::NORMAL, key = None, idempotent = None))]
     #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
     fn call(
         &self,
         py: Python<'_>,
-        kind: &Bound<'_, PyAny>,
-        payload: Option<&Bound<'_, PyAny>>,
-        timeout: Option<f64>,
-        priority: &str,
-        key: Option<&Bound<'_, PyAny>>,
+        kind: Kind,
+        payload: Lent<'_>,
+        timeout: Timeout,
+        priority: Priority,
+        key: Option<Key>,
         idempotent: Option<bool>,
     ) -> PyResult<Reply> {
-        let (options, timeout) =
-            (Options::of(kind, priority, key, idempotent)?, convert::timeout(timeout)?);
-        let none = py.None();
-        let payload = Outgoing::of(payload.unwrap_or(none.bind(py)))?.detached();
+        let options = Options::new(kind, priority, key, idempotent);
+        let payload = payload.detached();
         let reply = if is_main_thread(py)? {
             // It looks for signals while it waits, so that it waits as a task does. If a signal
             // handler raises an exception, the request is cancelled with this.
             let role = self.role.to_async();
-            let mut call =
-                Box::pin(async move { options.async_request(&role).call(&payload, timeout).await });
-            wait(py, |longest| {
-                poll_for(longest, |context| call.as_mut().poll(context)).transpose()
-            })?
+            let call = async move { request!(role, options).call(&payload, timeout.0).await };
+            wait_for(py, call)?
         } else {
             let role = self.role.clone();
-            py.detach(move || options.request(&role).call(&payload, timeout))
+            py.detach(move || request!(role, options).call(&payload, timeout.0))
                 .map_err(|error| exception(py, &error))?
         };
         Ok(Reply::new(&self.replies, reply.detach()))
     }
 
-    #[pyo3(signature = (kind, payload = None, *, timeout = None, priority = "normal", key = None,
-        idempotent = None))]
+    #[pyo3(signature = (kind, payload = Outgoing::Empty, *, timeout = Timeout::NONE,
+        priority = Priority::NORMAL, key = None, idempotent = None))]
     #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
     fn submit(
         &self,
         py: Python<'_>,
-        kind: &Bound<'_, PyAny>,
-        payload: Option<&Bound<'_, PyAny>>,
-        timeout: Option<f64>,
-        priority: &str,
-        key: Option<&Bound<'_, PyAny>>,
+        kind: Kind,
+        payload: Lent<'_>,
+        timeout: Timeout,
+        priority: Priority,
+        key: Option<Key>,
         idempotent: Option<bool>,
     ) -> PyResult<PoolPending> {
-        let options = Options::of(kind, priority, key, idempotent)?;
-        self.send(payload, py, convert::timeout(timeout)?, options)
+        let options = Options::new(kind, priority, key, idempotent);
+        let sent = if payload.encoded_len() <= COPIED_ATTACHED {
+            request!(self.role, options).submit(&payload, timeout.0)
+        } else {
+            let (payload, role) = (payload.detached(), self.role.clone());
+            py.detach(move || request!(role, options).submit(&payload, timeout.0))
+        };
+        let pending = sent.map_err(|error| exception(py, &error))?;
+        Ok(PoolPending::new(&self.role, &self.replies, pending))
     }
 
-    #[pyo3(signature = (kind, payload = None, *, chunk_timeout = 300.0, first_chunk_timeout = None,
-        queue_timeout = None, timeout = None, priority = "normal", key = None, idempotent = None))]
+    #[pyo3(signature = (kind, payload = Outgoing::Empty, *, chunk_timeout = Timeout::seconds(300),
+        first_chunk_timeout = None, queue_timeout = None, timeout = Timeout::NONE,
+        priority = Priority::NORMAL, key = None, idempotent = None))]
     #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
     fn stream(
         &self,
         py: Python<'_>,
-        kind: &Bound<'_, PyAny>,
-        payload: Option<&Bound<'_, PyAny>>,
-        chunk_timeout: Option<f64>,
-        first_chunk_timeout: Option<f64>,
-        queue_timeout: Option<f64>,
-        timeout: Option<f64>,
-        priority: &str,
-        key: Option<&Bound<'_, PyAny>>,
+        kind: Kind,
+        payload: Lent<'_>,
+        chunk_timeout: Timeout,
+        first_chunk_timeout: Option<Timeout>,
+        queue_timeout: Option<Timeout>,
+        timeout: Timeout,
+        priority: Priority,
+        key: Option<Key>,
         idempotent: Option<bool>,
     ) -> PyResult<PoolStream> {
-        let stream = self.begin_stream(
-            py,
-            kind,
-            payload,
-            chunk_timeout,
-            first_chunk_timeout,
-            queue_timeout,
-            timeout,
-            priority,
-            key,
-            idempotent,
-        )?;
-        stream.open(py)?;
-        Ok(stream)
+        let options = Options::new(kind, priority, key, idempotent);
+        let timeouts =
+            convert::stream_timeouts(chunk_timeout, first_chunk_timeout, queue_timeout, timeout);
+        PoolStream::open(py, self.chunks(py, &payload, timeouts, options)?)
     }
 
-    /// As `stream`, without a wait until the request is sent.
-    #[pyo3(signature = (kind, payload = None, *, chunk_timeout = 300.0, first_chunk_timeout = None,
-        queue_timeout = None, timeout = None, priority = "normal", key = None, idempotent = None))]
+    /// As `stream`, for tasks: the first wait for a chunk sends the request.
+    #[pyo3(signature = (kind, payload = Outgoing::Empty, *, chunk_timeout = Timeout::seconds(300),
+        first_chunk_timeout = None, queue_timeout = None, timeout = Timeout::NONE,
+        priority = Priority::NORMAL, key = None, idempotent = None))]
     #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
-    fn begin_stream(
+    fn start_stream(
         &self,
         py: Python<'_>,
-        kind: &Bound<'_, PyAny>,
-        payload: Option<&Bound<'_, PyAny>>,
-        chunk_timeout: Option<f64>,
-        first_chunk_timeout: Option<f64>,
-        queue_timeout: Option<f64>,
-        timeout: Option<f64>,
-        priority: &str,
-        key: Option<&Bound<'_, PyAny>>,
+        kind: Kind,
+        payload: Lent<'_>,
+        chunk_timeout: Timeout,
+        first_chunk_timeout: Option<Timeout>,
+        queue_timeout: Option<Timeout>,
+        timeout: Timeout,
+        priority: Priority,
+        key: Option<Key>,
         idempotent: Option<bool>,
-    ) -> PyResult<PoolStream> {
-        let options = Options::of(kind, priority, key, idempotent)?;
-        let mut timeouts = StreamTimeouts::new()
-            .chunk(convert::timeout(chunk_timeout)?)
-            .total(convert::timeout(timeout)?);
-        if first_chunk_timeout.is_some() {
-            timeouts = timeouts.first_chunk(convert::timeout(first_chunk_timeout)?);
-        }
-        if queue_timeout.is_some() {
-            timeouts = timeouts.queue(convert::timeout(queue_timeout)?);
-        }
-        let none = py.None();
-        let payload = Outgoing::of(payload.unwrap_or(none.bind(py)))?;
-        let mut bytes = vec![0; payload.encoded_len()];
-        payload.encode(&mut bytes).map_err(|error| exception(py, &error))?;
-        let role = self.role.to_async();
-        let opening = Box::pin(async move {
-            options.async_request(&role).stream(bytes.as_slice(), timeouts).await
-        });
-        Ok(PoolStream::new(&self.role, &self.replies, opening))
+    ) -> PyResult<TaskStream> {
+        let options = Options::new(kind, priority, key, idempotent);
+        let timeouts =
+            convert::stream_timeouts(chunk_timeout, first_chunk_timeout, queue_timeout, timeout);
+        self.chunks(py, &payload, timeouts, options).map(TaskStream)
     }
 
-    #[pyo3(signature = (*, timeout = 5.0))]
-    fn ping<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyList>> {
-        let timeout = convert::timeout(timeout)?;
+    #[pyo3(signature = (*, timeout = Timeout::seconds(5)))]
+    fn ping<'py>(&self, py: Python<'py>, timeout: Timeout) -> PyResult<Bound<'py, PyList>> {
         let role = self.role.clone();
         let list = PyList::empty(py);
-        for report in aside(py, move || role.ping(timeout))? {
+        for report in aside(py, move || role.ping(timeout.0))? {
             match report {
                 Ok(health) => list.append(Bound::new(py, Health::new(health))?)?,
                 Err(error) => list.append(exception(py, &error).into_value(py))?,

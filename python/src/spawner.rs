@@ -10,7 +10,7 @@ use pyo3::sync::PyOnceLock;
 use slipring::Config;
 
 use crate::channel::Channel;
-use crate::convert;
+use crate::convert::Timeout;
 use crate::error::exception;
 use crate::wait::aside;
 
@@ -47,7 +47,7 @@ impl Spawner {
     #[new]
     #[pyo3(signature = (program, args = Vec::new(), *, role = None, env = None, cwd = None,
         model = None, mode = None, extra = None, blob = None, log_dir = None,
-        inherit_stdio = false, config = None, handshake_timeout = 10.0, memory_limit = None,
+        inherit_stdio = false, config = None, handshake_timeout = Timeout::seconds(10), memory_limit = None,
         nice = None, cpus = None))]
     #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
     fn new(
@@ -64,16 +64,15 @@ impl Spawner {
         log_dir: Option<PathBuf>,
         inherit_stdio: bool,
         config: Option<BTreeMap<String, usize>>,
-        handshake_timeout: f64,
+        handshake_timeout: Timeout,
         memory_limit: Option<u64>,
         nice: Option<i32>,
         cpus: Option<Vec<u32>>,
     ) -> PyResult<Self> {
-        let handshake_timeout = convert::timeout(Some(handshake_timeout))?;
         let mut spawner = slipring::Spawner::program(program)
             .args(args)
             .config(configuration(py, config.unwrap_or_default())?)
-            .handshake_timeout(handshake_timeout);
+            .handshake_timeout(handshake_timeout.0);
         let has_role = role.is_some();
         if let Some(role) = role {
             spawner = spawner.role(role);

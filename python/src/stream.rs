@@ -1,12 +1,14 @@
 //! The chunks of a stream.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use crate::error::{exception, misuse};
 use crate::kept::KeptReplies;
+use crate::lock::lock;
 use crate::reply::Reply;
 use crate::shared::SharedChannel;
 use crate::wait::{Aside, SLICE, is_main_thread, look_time, released};
@@ -44,8 +46,7 @@ impl Stream {
     }
 
     fn replace(&self, state: State) -> State {
-        let mut now = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut now, state)
+        std::mem::replace(&mut *lock(&self.state), state)
     }
 
     /// Waits for the next chunk with the stream. An exception of a signal handler leaves it usable.
@@ -140,7 +141,7 @@ impl Stream {
     }
 
     fn close(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         match *state {
             // The wait of another thread ends with this.
             State::InUse => self.channel.cancel(self.id),
@@ -156,12 +157,8 @@ impl Stream {
         slf
     }
 
-    fn __exit__(
-        &self,
-        _type: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
-    ) {
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) {
         self.close();
     }
 

@@ -4,7 +4,7 @@
 //! for the next one as `wait.rs` says, and detaches to sleep.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -12,10 +12,10 @@ use pyo3::types::{PyDict, PyIterator};
 use slipring::worker::{HandlerError, Inbox, Incoming, OwnedResponder, TrySend, Worker};
 use slipring::{ErrorKind, Kind, RoleConfig};
 
-use crate::buffer::LentBuffer;
 use crate::convert;
 use crate::error::exception;
-use crate::outgoing::Outgoing;
+use crate::lock::lock;
+use crate::outgoing::Lent;
 use crate::request::Request;
 use crate::role::Role;
 use crate::wait::{look_time, released, run_signal_handlers};
@@ -46,7 +46,7 @@ pub(crate) fn serve(
 ) -> PyResult<()> {
     let mut by_kind = Handlers::new();
     for (name, function) in handlers {
-        let kind = convert::kind(&name)?;
+        let kind = name.extract::<convert::Kind>()?.0;
         let handler = Handler { name: name.clone().unbind(), function: function.unbind() };
         if let Some(other) = by_kind.insert(kind, handler) {
             let message = format!("the kinds {} and {name} have the same code", other.name);
@@ -77,7 +77,7 @@ pub(crate) fn ended_with(
     raised: &Raised,
     served: slipring::Result<()>,
 ) -> PyResult<()> {
-    let raised = raised.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let raised = lock(raised).take();
     match (raised, served) {
         (Some(raised), _) => Err(raised),
         (None, served) => served.map_err(|error| exception(py, &error)),
@@ -85,7 +85,7 @@ pub(crate) fn ended_with(
 }
 
 pub(crate) fn keep(raised: &Raised, exception: PyErr) {
-    *raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(exception);
+    *lock(raised) = Some(exception);
 }
 
 pub(crate) fn run_setup(
@@ -182,14 +182,14 @@ fn answer(
             return Err(crate::error::misuse(py, message));
         }
         for chunk in chunks {
-            let chunk = Outgoing::of(&chunk?)?;
+            let chunk = chunk?.extract()?;
             if let Err(error) = send_chunk(py, responder, chunk) {
                 return Ok(Err(error));
             }
         }
         return Ok(responder.take().map_or(Ok(()), OwnedResponder::end));
     }
-    let payload = Outgoing::of(&result)?;
+    let payload = result.extract()?;
     if request.get().is_a_stream() {
         let sent = send_chunk(py, responder, payload);
         return Ok(sent.and_then(|()| responder.take().map_or(Ok(()), OwnedResponder::end)));
@@ -198,11 +198,7 @@ fn answer(
 }
 
 /// Sends the one reply: attached, if that needs no wait.
-fn send(
-    py: Python<'_>,
-    responder: OwnedResponder,
-    payload: Outgoing<LentBuffer<'_>>,
-) -> slipring::Result<()> {
+fn send(py: Python<'_>, responder: OwnedResponder, payload: Lent<'_>) -> slipring::Result<()> {
     use slipring::Payload as _;
     let responder = if payload.encoded_len() <= responder.max_frame() {
         match responder.try_send(&payload)? {
@@ -220,7 +216,7 @@ fn send(
 fn send_chunk(
     py: Python<'_>,
     responder: &mut Option<OwnedResponder>,
-    payload: Outgoing<LentBuffer<'_>>,
+    payload: Lent<'_>,
 ) -> slipring::Result<()> {
     use slipring::Payload as _;
     let Some(responder) = responder else { return Ok(()) };

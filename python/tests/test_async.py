@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import resource
+import select
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 import slipring
+from slipring import _slipring
 
 TIMEOUT = 30.0
 WORKER = Path(__file__).with_name("worker.py")
@@ -384,6 +386,27 @@ def test_ctrl_c_ends_the_main_task() -> None:
         await channels[0].close()
 
     asyncio.run(go_on())
+
+
+def test_a_callback_that_a_signal_interrupts_is_called_again() -> None:
+    called: list[int] = []
+    interrupts = [KeyboardInterrupt]
+
+    def interrupted() -> None:
+        if interrupts:
+            raise interrupts.pop()
+        called.append(2)
+
+    callbacks: dict[int, Callable[[], object]] = {1: lambda: called.append(1), 2: interrupted}
+    callbacks[4] = lambda: called.append(4)
+    completions = _slipring.Completions(has_descriptor=True)
+    for token in (1, 2, 3, 4):
+        completions.add(token)
+    with pytest.raises(KeyboardInterrupt):
+        completions.run(callbacks)
+    assert select.select([completions], [], [], 0.0)[0], "the event loop comes back"
+    completions.run(callbacks)
+    assert called == [1, 2, 4] and not select.select([completions], [], [], 0.0)[0]
 
 
 def test_a_task_that_never_waits_lets_others_run() -> None:
