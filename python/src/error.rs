@@ -25,9 +25,13 @@ pub(crate) fn misuse(py: Python<'_>, message: &str) -> PyErr {
 
 /// Returns whether an exception is an error of the library, and not that of a signal handler.
 pub(crate) fn is_own(py: Python<'_>, error: &PyErr) -> bool {
-    static ERROR: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let base = ERROR.import(py, "slipring._errors", "Error");
-    base.and_then(|base| error.value(py).is_instance(base.as_any())).unwrap_or(true)
+    is_a(py, error, "Error")
+}
+
+/// Returns whether an exception has this class of `slipring/_errors.py`.
+pub(crate) fn is_a(py: Python<'_>, error: &PyErr, class: &str) -> bool {
+    let class = py.import("slipring._errors").and_then(|errors| errors.getattr(class));
+    class.and_then(|class| error.value(py).is_instance(&class)).unwrap_or(false)
 }
 
 fn make(py: Python<'_>, error: &slipring::Error) -> PyResult<PyErr> {

@@ -6,7 +6,9 @@
 //!   pool.rs pool_*.rs role_handle.rs              the host's pools
 //!   tasks.rs                                      a channel for tasks of asyncio
 //!   reply.rs lease.rs kept.rs                     replies, views of them, and what holds the ring
-//!   worker.rs inbox.rs request.rs role.rs         the worker's objects
+//!   worker.rs request.rs role.rs                  the worker's objects
+//!   serve_inbox.rs inbox.rs feed.rs               a worker that answers later
+//!     incoming_request.rs answers.rs              its requests, and how they are answered
 //!   connection.rs                                 an end of a pipe
 //!     receiving.rs sending.rs turn.rs             its messages, and the threads that share it
 //!   |
@@ -21,6 +23,7 @@
 //!
 //! Nothing here panics: an error of the library becomes an exception of `slipring/_errors.py`.
 
+mod answers;
 mod buffer;
 mod channel;
 mod chunks;
@@ -28,8 +31,10 @@ mod completions;
 mod connection;
 mod convert;
 mod error;
+mod feed;
 mod inbox;
 mod incoming;
+mod incoming_request;
 mod interpreter;
 mod kept;
 mod lease;
@@ -51,6 +56,7 @@ mod request;
 mod role;
 mod role_handle;
 mod sending;
+mod serve_inbox;
 mod shared;
 mod spawner;
 mod stream;
@@ -84,11 +90,11 @@ fn _slipring(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<chunks::TaskStream>()?;
     module.add_function(wrap_pyfunction!(tasks::spawn_for_tasks, module)?)?;
     module.add_function(wrap_pyfunction!(tasks::spawn_for_tasks_blocking, module)?)?;
-    module.add_class::<inbox::AbortFlag>()?;
+    module.add_class::<serve_inbox::AbortFlag>()?;
     module.add_class::<inbox::Inbox>()?;
-    module.add_class::<inbox::Feed>()?;
-    module.add_class::<inbox::Incoming>()?;
-    module.add_function(wrap_pyfunction!(inbox::serve_inbox, module)?)?;
+    module.add_class::<feed::Feed>()?;
+    module.add_class::<incoming_request::Incoming>()?;
+    module.add_function(wrap_pyfunction!(serve_inbox::serve_inbox, module)?)?;
     module.add_class::<pool::Pool>()?;
     module.add_class::<pool_settings::PoolRole>()?;
     module.add_class::<pool_settings::WorkerSlot>()?;

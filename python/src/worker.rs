@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyIterator};
-use slipring::worker::{HandlerError, Inbox, Incoming, OwnedResponder, TrySend, Worker};
+use slipring::worker::{HandlerError, Inbox, Incoming, OwnedResponder, Worker};
 use slipring::{ErrorKind, Kind, RoleConfig};
 
+use crate::answers;
 use crate::convert;
-use crate::error::exception;
+use crate::error::{exception, is_a, misuse};
 use crate::lock::lock;
 use crate::outgoing::Lent;
 use crate::request::Request;
@@ -126,8 +127,7 @@ fn take_requests(py: Python<'_>, inbox: &Inbox, handlers: &Handlers) -> PyResult
 fn serve_one(py: Python<'_>, incoming: Incoming, handlers: &Handlers) -> PyResult<()> {
     let Incoming { request, mut responder } = incoming;
     let Some(handler) = handlers.get(&request.kind()) else {
-        let message = format!("no handler for {}", request.kind());
-        responder.fail(HandlerError::new("slipring.UnknownKind", message));
+        answers::refuse(responder, request.kind());
         return Ok(());
     };
     responder.begin();
@@ -159,7 +159,7 @@ fn fail(
     // An answer that failed on its way has ended the request with its error.
     if let Some(responder) = responder {
         match request.get().cancelled() {
-            Some(cancelled) if is_cancelled(py, &failure) => responder.fail(cancelled),
+            Some(cancelled) if is_a(py, &failure, "Cancelled") => responder.fail(cancelled),
             _ => responder.fail(described(py, &failure)),
         }
     }
@@ -179,7 +179,7 @@ fn answer(
         if !request.get().is_a_stream() {
             let message = "the handler returns chunks, and the caller wants one reply: \
                 it has to call `stream`";
-            return Err(crate::error::misuse(py, message));
+            return Err(misuse(py, message));
         }
         for chunk in chunks {
             let chunk = chunk?.extract()?;
@@ -187,51 +187,25 @@ fn answer(
                 return Ok(Err(error));
             }
         }
-        return Ok(responder.take().map_or(Ok(()), OwnedResponder::end));
+        return Ok(end(responder));
     }
     let payload = result.extract()?;
     if request.get().is_a_stream() {
-        let sent = send_chunk(py, responder, payload);
-        return Ok(sent.and_then(|()| responder.take().map_or(Ok(()), OwnedResponder::end)));
+        return Ok(send_chunk(py, responder, payload).and_then(|()| end(responder)));
     }
-    Ok(responder.take().map_or(Ok(()), |responder| send(py, responder, payload)))
+    Ok(responder.take().map_or(Ok(()), |responder| answers::send(py, responder, payload)))
 }
 
-/// Sends the one reply: attached, if that needs no wait.
-fn send(py: Python<'_>, responder: OwnedResponder, payload: Lent<'_>) -> slipring::Result<()> {
-    use slipring::Payload as _;
-    let responder = if payload.encoded_len() <= responder.max_frame() {
-        match responder.try_send(&payload)? {
-            TrySend::Sent => return Ok(()),
-            TrySend::Full(responder) => responder,
-        }
-    } else {
-        responder
-    };
-    let payload = payload.detached();
-    py.detach(move || responder.send(&payload))
-}
-
-/// Sends one chunk: attached, if that needs no wait.
 fn send_chunk(
     py: Python<'_>,
     responder: &mut Option<OwnedResponder>,
-    payload: Lent<'_>,
+    chunk: Lent<'_>,
 ) -> slipring::Result<()> {
-    use slipring::Payload as _;
-    let Some(responder) = responder else { return Ok(()) };
-    let fits = payload.encoded_len() <= responder.max_frame();
-    if fits && responder.try_send_chunk(&payload)? {
-        return Ok(());
-    }
-    let payload = payload.detached();
-    py.detach(move || responder.send_chunk(&payload))
+    responder.as_mut().map_or(Ok(()), |responder| answers::send_chunk(py, responder, chunk))
 }
 
-pub(crate) fn is_cancelled(py: Python<'_>, failure: &PyErr) -> bool {
-    static CANCELLED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let class = CANCELLED.import(py, "slipring._errors", "Cancelled");
-    class.and_then(|class| failure.value(py).is_instance(class.as_any())).unwrap_or(false)
+fn end(responder: &mut Option<OwnedResponder>) -> slipring::Result<()> {
+    responder.take().map_or(Ok(()), OwnedResponder::end)
 }
 
 /// Returns an exception as the host is told of it.
