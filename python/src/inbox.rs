@@ -10,7 +10,7 @@ use crate::convert::Timeout;
 use crate::error::{exception, is_a};
 use crate::feed::Feed;
 use crate::incoming_request::{Incoming, Names};
-use crate::wait::{LOOK, is_main_thread};
+use crate::wait::{is_main_thread, look_time, released};
 
 /// How long the main thread of a worker sleeps before it looks for signals. One that comes while it
 /// sleeps wakes it.
@@ -34,20 +34,20 @@ impl Inbox {
         let slice = if is_main_thread(py)? { SLICE } else { Duration::MAX };
         let left = || deadline.map(|end| end.saturating_duration_since(Instant::now()));
         let within = |longest: Duration| left().map_or(longest, |left| left.min(longest));
-        let mut longest = within(LOOK);
+        let mut longest = within(look_time());
         let mut found = self.inbox.recv_timeout(longest);
         loop {
             match found {
                 Ok(Some(taken)) => match Incoming::of(py, taken, self.names.as_deref())? {
                     Some(incoming) => return Ok(Some(incoming)),
-                    None => longest = within(LOOK),
+                    None => longest = within(look_time()),
                 },
                 Ok(None) if left().is_some_and(|left| left.is_zero()) => return Ok(None),
                 Ok(None) => longest = within(slice),
                 Err(error) => return Err(exception(py, &error)),
             }
             py.check_signals()?;
-            found = py.detach(|| self.inbox.recv_timeout(longest));
+            found = released(py, || self.inbox.recv_timeout(longest));
         }
     }
 }
