@@ -52,6 +52,18 @@ impl Body {
         }
     }
 
+    /// Has the bytes stay at one address without holding the ring: a copy of them, if there is no
+    /// other way.
+    pub(super) fn pin(self) -> Self {
+        match self {
+            Self::Lease(mut lease) => match lease.pin() {
+                true => Self::Lease(lease),
+                false => Self::Owned(lease.payload().to_vec()),
+            },
+            outside => outside,
+        }
+    }
+
     pub(crate) fn into_vec(self) -> Vec<u8> {
         match self {
             Self::Owned(bytes) => bytes,

@@ -12,7 +12,8 @@ use crate::shm::bytes::PeerBytes;
 /// Its bytes may still lie in the ring: while it lives its slot, and those after it, cannot be
 /// filled again. Replies of up to 96 bytes and chunks of up to 4 KiB are copied out of the ring
 /// instead; chunks share the memory that they are copied to, up to 32 KiB, which lives as long
-/// as any of them. [`Reply::detach`] copies the others.
+/// as any of them. [`Reply::detach`] copies the others, and [`Reply::keep`] has them give way when
+/// they hold too much of the ring.
 ///
 /// In a forked child, bytes that lie in the ring are those of the reply until the parent drops
 /// it, and then any bytes.
@@ -80,6 +81,37 @@ impl Reply {
     #[must_use]
     pub fn detach(self) -> Self {
         Self { request: self.request, body: Body::Owned(self.body.into_vec()) }
+    }
+
+    /// Returns the same reply, to be kept for any time. Its bytes stay at their address as long as it
+    /// lives, and it never holds up the worker: once it holds back a share of the ring, its bytes leave
+    /// the ring, at the same address.
+    ///
+    /// For replies that mostly live for a moment: that costs next to nothing, and to leave the ring
+    /// as much as many copies. A reply that is surely kept is better off with [`Reply::detach`]. The
+    /// share is half of the ring, and less if its longest frames are longer than a quarter. If the bytes
+    /// cannot stay, they are copied at once: if replies were kept for long lately, if another one that
+    /// is still kept has left the ring at the same place, on kernels before 5.14, and on named channels.
+    ///
+    /// The kernel exchanges the pages of bytes that leave the ring. Reads by any thread go on meanwhile,
+    /// but not those of a device that was given the pages themselves, as by `O_DIRECT`,
+    /// `MSG_ZEROCOPY` or RDMA: for these, use a copy.
+    ///
+    /// ```
+    #[doc = include_str!("example.md")]
+    /// let kept = channel.call(ECHO, &[7; 1000], timeout)?.keep();
+    /// let address = kept.payload().as_ptr();
+    /// for _ in 0..10_000 {
+    ///     channel.call(ECHO, &[8; 1000], timeout)?;
+    /// }
+    /// assert_eq!(kept.payload().as_ptr(), address);
+    /// assert_eq!(kept.to_vec(), [7; 1000]);
+    /// # channel.close(timeout)?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn keep(self) -> Self {
+        Self { request: self.request, body: self.body.pin() }
     }
 
     /// Returns a copy of the bytes as text.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::ring::header::Header;
 use crate::ring::reclaim::{Cursor, Reclaim};
 use crate::shm::bytes::PeerBytes;
+use crate::shm::second_map::PinnedBytes;
 use crate::shm::words::PeerU64;
 use crate::sync::Ordering;
 
@@ -79,6 +80,8 @@ pub(crate) struct LeasedSlot {
     start: u64,
     sequence: u64,
     len: u32,
+    /// Where the payload stays, if it is kept.
+    pinned: Option<Arc<PinnedBytes>>,
 }
 
 impl LeasedSlot {
@@ -91,12 +94,24 @@ impl LeasedSlot {
         end: u64,
     ) -> Self {
         let sequence = reclaim.keep(cursor, end, header.request);
-        Self { reclaim: Arc::clone(reclaim), start, sequence, len: header.len }
+        Self { reclaim: Arc::clone(reclaim), start, sequence, len: header.len, pinned: None }
     }
 
     #[inline]
     pub(crate) fn payload(&self) -> PeerBytes<'_> {
-        self.reclaim.payload(self.start, self.len)
+        match &self.pinned {
+            Some(pinned) => pinned.bytes(),
+            None => self.reclaim.payload(self.start, self.len),
+        }
+    }
+
+    /// Has the payload stay at one address from now on, and leave the ring before it holds too much
+    /// of it. Returns false if that cannot be, or costs more than a copy.
+    pub(crate) fn pin(&mut self) -> bool {
+        if self.pinned.is_none() {
+            self.pinned = self.reclaim.pin(self.sequence, self.start, self.len);
+        }
+        self.pinned.is_some()
     }
 }
 

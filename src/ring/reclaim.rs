@@ -37,18 +37,35 @@
 //!
 //!   lease 1 is dropped: all three leave; head = end of the frames
 //! ```
+//!
+//! # Leases that give way
+//!
+//! A lease can be *pinned*: its payload then stays at one address without its slot
+//! ([`second_map`](crate::shm::second_map)). Once the front of the queue is such a lease and holds
+//! back more than [`Reclaim::most_held`] bytes, its payload leaves the ring and the lease is done. The
+//! longest frame always fits beside `most_held` bytes, wherever it starts. So a pinned lease never stops
+//! the producer, whatever the consumer waits for.
+//!
+//! That costs as much as [`COPIES`] copies of the payload. After it, as many bytes are copied at once in
+//! place of being pinned: a program that keeps everything pays for about two copies of each payload.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::ring::doorbell::Bell;
 use crate::ring::ends::Ends;
+use crate::ring::position::span;
 use crate::shm::bytes::PeerBytes;
 use crate::shm::layout::{RingLayout, as_u64, as_usize};
+use crate::shm::second_map::PinnedBytes;
 use crate::shm::slots::PeerSlots;
 use crate::shm::words::{OwnU64, PeerU64};
 use crate::sync::{Counter, Mutex, MutexGuard, Ordering, fence};
 use crate::sys::fork;
+
+/// How many copies take as long as to have a payload leave the ring.
+const COPIES: u64 = 16;
 
 /// Entries that fit into the queue before it allocates: the leases that a reader keeps by
 /// itself, and the paddings between them.
@@ -63,6 +80,8 @@ pub(super) struct Reclaim {
     bell: Bell,
     /// Leases that are out.
     leased: Counter,
+    /// Bytes that a pinned lease may hold back.
+    most_held: u64,
     queue: Mutex<Queue>,
 }
 
@@ -81,6 +100,8 @@ struct Queue {
     /// Sequence number of the front of `held`.
     first: u64,
     held: VecDeque<Held>,
+    /// Bytes of slots to be copied at once before another is pinned.
+    owed: u64,
 }
 
 #[derive(Debug)]
@@ -88,6 +109,8 @@ struct Held {
     end: u64,
     request: u64,
     is_done: bool,
+    /// The payload, if it can leave the ring.
+    pinned: Option<Arc<PinnedBytes>>,
 }
 
 impl Reclaim {
@@ -97,13 +120,17 @@ impl Reclaim {
         let head = own.u64_at(words.head)?;
         head.store(layout.origin, Ordering::Relaxed);
         let cursor = Cursor { released: layout.origin, published: layout.origin };
-        let queue = Queue { cursor, first: 0, held: VecDeque::with_capacity(FEW) };
+        let queue = Queue { cursor, first: 0, held: VecDeque::with_capacity(FEW), owed: 0 };
+        // The longest frame, with padding that it does not fit into and the commit word behind it.
+        let longest = 2 * span(as_usize(u64::from(layout.max_frame)));
+        let most_held = layout.capacity.saturating_sub(longest).min(layout.capacity / 2);
         Ok(Self {
             slots: peer.slots(layout)?,
             head,
             peer_space_at: peer.u64_at(words.space_at)?,
             bell: ends.bell()?,
             leased: Counter::new(0),
+            most_held,
             queue: Mutex::new(queue),
         })
     }
@@ -173,19 +200,67 @@ impl Reclaim {
             queue.cursor = cursor;
         }
         let sequence = queue.first + as_u64(queue.held.len());
-        queue.held.push_back(Held { end, request, is_done: false });
+        queue.held.push_back(Held { end, request, is_done: false, pinned: None });
         self.leased.fetch_add(1, Ordering::Relaxed);
+        self.relieve(&mut queue);
         sequence
+    }
+
+    /// Pins a frame that was kept. `None` if it must be copied.
+    pub(super) fn pin(&self, sequence: u64, start: u64, len: u32) -> Option<Arc<PinnedBytes>> {
+        let mut queue = self.queue()?;
+        let len = as_usize(u64::from(len));
+        if let Some(owed) = queue.owed.checked_sub(span(len)) {
+            queue.owed = owed;
+            return None;
+        }
+        let held = queue.get_mut(sequence).filter(|_| span(len) <= self.most_held)?;
+        let pinned = Arc::new(self.slots.pin(start, len)?);
+        held.pinned = Some(Arc::clone(&pinned));
+        self.relieve(&mut queue);
+        Some(pinned)
+    }
+
+    /// Has pinned leases at the front leave the ring if they hold back too much of it.
+    #[inline]
+    fn relieve(&self, queue: &mut Queue) {
+        if queue.held_back() > self.most_held {
+            self.relieve_now(queue);
+        }
+    }
+
+    #[cold]
+    fn relieve_now(&self, queue: &mut Queue) {
+        let released = queue.cursor.released;
+        while queue.held_back() > self.most_held
+            && let Some(front) = queue.held.front_mut()
+            && let Some(pinned) = &front.pinned
+        {
+            // If there is no memory now, the next frame has it tried again.
+            if pinned.leave_ring().is_err() {
+                break;
+            }
+            let cost = span(pinned.bytes().len()).saturating_mul(COPIES);
+            front.is_done = true;
+            self.leased.fetch_sub(1, Ordering::Relaxed);
+            queue.owed = queue.owed.saturating_add(cost);
+            queue.advance();
+        }
+        if queue.cursor.released != released {
+            // At once: see `give_back`.
+            self.publish_released(&mut queue.cursor);
+        }
     }
 
     /// Gives a frame back that was kept.
     pub(super) fn give_back(&self, sequence: u64) {
         let Some(mut queue) = self.queue() else { return };
-        let index = as_usize(sequence.wrapping_sub(queue.first));
-        if let Some(held) = queue.held.get_mut(index) {
-            held.is_done = true;
-        }
+        // One that has left the ring is done already, and the consumer may have the cursor back.
+        let Some(held) = queue.get_mut(sequence) else { return };
+        held.is_done = true;
+        held.pinned = None;
         queue.advance();
+        self.relieve(&mut queue);
         // At once, and not at the next eighth of the ring: the consumer may sleep for frames
         // that the producer has no room for.
         self.publish_released(&mut queue.cursor);
@@ -203,10 +278,11 @@ impl Reclaim {
         let mut queue = self.queue()?;
         match queue.held.back_mut() {
             Some(last) if last.is_done => last.end = end,
-            _ => queue.held.push_back(Held { end, request, is_done: true }),
+            _ => queue.held.push_back(Held { end, request, is_done: true, pinned: None }),
         }
         // The leases before it may all be gone by now.
         queue.advance();
+        self.relieve(&mut queue);
         let Cursor { released, published } = queue.cursor;
         if released.wrapping_sub(published) >= batch {
             self.publish_released(&mut queue.cursor);
@@ -216,6 +292,16 @@ impl Reclaim {
 }
 
 impl Queue {
+    /// The entry of a lease, unless it has left at the front.
+    fn get_mut(&mut self, sequence: u64) -> Option<&mut Held> {
+        self.held.get_mut(as_usize(sequence.wrapping_sub(self.first)))
+    }
+
+    /// Bytes between what is released and where the consumer is.
+    fn held_back(&self) -> u64 {
+        self.held.back().map_or(0, |last| last.end.wrapping_sub(self.cursor.released))
+    }
+
     /// Releases the entries at the front that are done.
     fn advance(&mut self) {
         while let Some(front) = self.held.front()

@@ -127,7 +127,7 @@ cfg_if! {
 
         fn region_of(file: &std::fs::File, len: usize) -> (OwnRegion, PeerRegion) {
             let own = crate::shm::memfd::map_own(file, as_u64(len)).unwrap();
-            (own, crate::shm::memfd::map_peer(file, as_u64(len)).unwrap())
+            (own, crate::shm::memfd::map_peer_twice(file, as_u64(len)).unwrap())
         }
 
         /// As [`rig`], with a file that has no pages, and that file.

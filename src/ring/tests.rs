@@ -18,6 +18,7 @@ mod first_lap_tests;
 mod hostile_tests;
 mod lease_tests;
 mod model_tests;
+mod pinned_tests;
 mod process_tests;
 
 const CAPACITY: usize = 4096;

@@ -9,6 +9,7 @@ use super::file_map;
 use super::file_map::can_make_pages;
 use super::layout::{Geometry, PAGE, RegionHeader, Side, as_usize, channel_id};
 use super::region::{OwnRegion, PeerRegion, Regions};
+use super::second_map::SecondMap;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::sys::memfd::{self, SEALS_DOWN, SEALS_UP};
@@ -33,7 +34,7 @@ pub(crate) fn create(config: &Config) -> Result<(Regions, RegionFiles)> {
     let own = map_own(&down, header.own.region_len)?;
     memfd::seal(&down, SEALS_DOWN)?;
     memfd::seal(&up, SEALS_UP)?;
-    let peer = map_peer(&up, header.peer.region_len)?;
+    let peer = map_peer_twice(&up, header.peer.region_len)?;
     own.write_header(&header);
     Ok((Regions { own, peer, header }, RegionFiles { down, up }))
 }
@@ -80,6 +81,13 @@ fn file_for(name: &CStr, region: &Geometry) -> Result<File> {
 /// Maps a file for reading and writing. The caller seals it afterwards.
 pub(crate) fn map_own(file: &File, len: u64) -> Result<OwnRegion> {
     OwnRegion::over(file_map::map(file, as_usize(len), true)?)
+}
+
+/// Maps a file read-only, and once more for what is kept of it.
+pub(crate) fn map_peer_twice(file: &File, len: u64) -> Result<PeerRegion> {
+    // Without that map, for want of addresses, what is kept is copied.
+    let second = SecondMap::of(file, as_usize(len)).ok();
+    Ok(map_peer(file, len)?.with_second(second))
 }
 
 /// Maps a file read-only.

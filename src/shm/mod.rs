@@ -8,6 +8,7 @@
 //!   channels use unless they are named;
 //! * [`region`] makes of the memory [`words`], a [`status`] line, the tables [`requests`] and
 //!   [`marks`], [`slots`] and [`bytes`];
+//! * [`second_map`] is where replies that are kept stay when their slots are given back;
 //! * `shared_map` backs the memory of pipes, whose rings are `byte_ring`s.
 
 #[cfg(any(loom, feature = "pipe"))]
@@ -18,6 +19,7 @@ mod mapping;
 pub(crate) mod marks;
 pub(crate) mod region;
 pub(crate) mod requests;
+pub(crate) mod second_map;
 pub(crate) mod slots;
 pub(crate) mod status;
 pub(crate) mod transport;

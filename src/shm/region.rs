@@ -17,6 +17,7 @@ use std::sync::Arc;
 use super::byte_ring::ByteRing;
 use super::layout::{RegionHeader, RingLayout};
 use super::mapping::Mapping;
+use super::second_map::SecondMap;
 use super::slots::{OwnSlots, PeerSlots};
 use super::transport::{Backing, SharedEvent};
 use super::words::{OwnU32, OwnU64, Peer, PeerU32, PeerU64, Table};
@@ -89,47 +90,58 @@ impl OwnRegion {
 
 /// A region that the peer writes.
 #[derive(Debug, Clone)]
-pub(crate) struct PeerRegion(Mapping);
+pub(crate) struct PeerRegion {
+    mapping: Mapping,
+    /// Where what was received can stay for longer than its slot is held.
+    second: Option<Arc<SecondMap>>,
+}
 
 impl PeerRegion {
     /// The region in this memory, which this process does not write.
     pub(crate) fn over(backing: Arc<dyn Backing>) -> Self {
-        Self(Mapping(backing))
+        Self { mapping: Mapping(backing), second: None }
+    }
+
+    /// The same region, with another map of it. Without one, what is kept is copied at once.
+    pub(crate) fn with_second(self, second: Option<Arc<SecondMap>>) -> Self {
+        Self { second, ..self }
     }
 
     /// The event that takes the place of the futex in the bell at `offset`, if there is one.
     pub(crate) fn event(&self, offset: usize) -> Option<SharedEvent> {
-        self.0.event(offset)
+        self.mapping.event(offset)
     }
 
     /// A private copy of the header's bytes.
     pub(crate) fn header_bytes(&self) -> [u8; size_of::<RegionHeader>()] {
         let mut copy = [0; size_of::<RegionHeader>()];
-        if self.0.len() >= copy.len() {
+        if self.mapping.len() >= copy.len() {
             // SAFETY: the source is at least as long as `copy`, as just checked; the peer may
             // write while this copies, and a mix of old and new bytes is then refused or
             // harmless, as every copied header is checked.
             unsafe {
-                self.0.start().copy_to_nonoverlapping(NonNull::from(&mut copy).cast(), copy.len())
+                self.mapping
+                    .start()
+                    .copy_to_nonoverlapping(NonNull::from(&mut copy).cast(), copy.len())
             }
         }
         copy
     }
 
     pub(crate) fn u64_at(&self, offset: usize) -> Result<PeerU64> {
-        OwnU64::at(&self.0, offset).map(Peer)
+        OwnU64::at(&self.mapping, offset).map(Peer)
     }
 
     pub(crate) fn u32_at(&self, offset: usize) -> Result<PeerU32> {
-        OwnU32::at(&self.0, offset).map(Peer)
+        OwnU32::at(&self.mapping, offset).map(Peer)
     }
 
     pub(crate) fn slots(&self, ring: &RingLayout) -> Result<PeerSlots> {
-        PeerSlots::at(&self.0, ring)
+        PeerSlots::at(&self.mapping, ring, self.second.clone())
     }
 
     pub(super) fn table<const N: usize>(&self, offset: usize, entries: usize) -> Result<Table<N>> {
-        Table::at(&self.0, offset, entries)
+        Table::at(&self.mapping, offset, entries)
     }
 }
 

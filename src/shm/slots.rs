@@ -3,10 +3,12 @@
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use super::bytes::PeerBytes;
 use super::layout::{RingLayout, as_usize};
 use super::mapping::Mapping;
+use super::second_map::{PinnedBytes, SecondMap};
 use super::words::load_of_peer;
 use crate::config::{FRAME_HEADER, SLOT_ALIGN};
 use crate::error::{Error, Result};
@@ -239,44 +241,58 @@ impl OwnSlot {
 
 /// The slots of a ring that this process consumes from.
 #[derive(Debug)]
-pub(crate) struct PeerSlots(Slots);
+pub(crate) struct PeerSlots {
+    slots: Slots,
+    second: Option<Arc<SecondMap>>,
+}
 
 impl PeerSlots {
     /// The slots of a ring, which is an error unless it lies inside, at a line's start.
-    pub(super) fn at(mapping: &Mapping, ring: &RingLayout) -> Result<Self> {
-        Slots::at(mapping, ring).map(Self)
+    pub(super) fn at(
+        mapping: &Mapping,
+        ring: &RingLayout,
+        second: Option<Arc<SecondMap>>,
+    ) -> Result<Self> {
+        Ok(Self { slots: Slots::at(mapping, ring)?, second })
     }
 
     /// As [`OwnSlots::prefault`].
     pub(crate) fn prefault(&self) {
-        self.0.prefault();
+        self.slots.prefault();
     }
 
     /// As [`OwnSlots::make_pages`].
     pub(crate) fn make_pages(&self, from: u64, to: u64) -> Result<()> {
-        self.0.make_pages(from, to)
+        self.slots.make_pages(from, to)
     }
 
     /// The line at `position`.
     #[inline]
     pub(crate) fn line(&self, position: u64) -> PeerLine<'_> {
-        PeerLine(self.0.line(position))
+        PeerLine(self.slots.line(position))
     }
 
     /// Asks for the line at `position`, to read it soon.
     #[inline]
     pub(crate) fn prefetch(&self, position: u64) {
-        prefetch_to_read(self.0.line(position).first);
+        prefetch_to_read(self.slots.line(position).first);
     }
 
     /// A view of a payload; an empty one if it does not fit before the ring's end.
     #[inline]
     pub(crate) fn payload(&self, position: u64, len: usize) -> PeerBytes<'_> {
-        let Some((start, pointer)) = self.0.payload(position, len) else {
+        let Some((start, pointer)) = self.slots.payload(position, len) else {
             return PeerBytes::empty();
         };
-        self.0.mapping.track_read(start, len);
+        self.slots.mapping.track_read(start, len);
         // SAFETY: the bytes are inside the mapping, which outlives the borrow of `self`.
         unsafe { PeerBytes::new(pointer, len) }
+    }
+
+    /// The payload at an address that stays the same, also after the slot was given back, once the
+    /// bytes have left the ring. `None` if that cannot be: then they must be copied.
+    pub(crate) fn pin(&self, position: u64, len: usize) -> Option<PinnedBytes> {
+        let (start, _) = self.slots.payload(position, len)?;
+        self.second.as_ref()?.pin(start, len)
     }
 }

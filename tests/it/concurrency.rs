@@ -18,6 +18,7 @@ conformance! {
         a_pending_reply_that_is_not_awaited_holds_up_no_other,
         a_reply_that_is_never_given_back_is_named_when_it_holds_up_others,
         replies_can_be_kept_moved_to_other_threads_and_dropped_in_any_order,
+        kept_replies_hold_up_no_other_and_stay_where_they_are,
         a_waiter_whose_time_is_up_does_not_take_the_readers_role_with_it,
     ],
     limited: [
@@ -329,6 +330,26 @@ fn replies_can_be_kept_moved_to_other_threads_and_dropped_in_any_order(backend: 
     for _ in 0..200 {
         assert_usable(&channel);
     }
+}
+
+fn kept_replies_hold_up_no_other_and_stay_where_they_are(backend: Backend) {
+    let channel = backend.ready(Config::small());
+    let long = |i: u64| encode(&[i; 300]);
+    let mut kept = Vec::new();
+    for i in 0..1500 {
+        let reply = channel.call(ECHO, &long(i), LONG).unwrap();
+        if i % 20 == 0 {
+            let reply = reply.keep();
+            kept.push((i, reply.payload().as_ptr(), reply));
+        }
+    }
+    for (i, address, reply) in &kept {
+        assert_eq!(reply.payload().as_ptr(), *address);
+        assert!(reply.to_vec() == long(*i), "reply {i}");
+    }
+    within_long("close", || channel.close(LONG)).unwrap();
+    assert!(kept.into_iter().all(|(i, _, reply)| reply.into_vec() == long(i)));
+    assert_eq!(channel.stats().leases_held, 0);
 }
 
 fn requests_that_do_not_fit_the_ring_wait_for_room_or_time_out(backend: Backend) {

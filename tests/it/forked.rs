@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::common::*;
 use slipring::ring::Header;
 use slipring::worker::{attach_raw, is_worker};
-use slipring::{Channel, Config, ErrorKind, RawLink};
+use slipring::{Channel, Config, ErrorKind, RawLink, Reply};
 
 const SHORT: Duration = Duration::from_secs(5);
 /// More than an allocator keeps in reserve, and less than the rings of one channel.
@@ -214,6 +214,36 @@ fn a_reply_that_lies_in_the_ring_can_be_read_in_a_child() {
     assert_eq!(reply.unwrap().to_vec(), bytes);
     assert_eq!(channel.stats().leases_held, 0);
     assert_usable(&channel);
+}
+
+#[test]
+fn replies_that_were_kept_can_be_read_and_dropped_in_a_child() {
+    if !in_a_process_of_its_own(name_of(replies_that_were_kept_can_be_read_and_dropped_in_a_child))
+    {
+        return;
+    }
+    let channel = spawn(Config::small());
+    let call = |seed| channel.call(ECHO, &pattern(seed, 3000), LONG).unwrap().keep();
+    let are_right = |kept: &[Reply]| {
+        (0_u64..).zip(kept).all(|(seed, reply)| reply.to_vec() == pattern(seed, 3000))
+    };
+    let mut kept: Vec<_> = (0..14).map(call).collect();
+    // Some lie in the ring, some have left it, and some are copies.
+    let held = channel.stats().leases_held;
+    assert!((1..13).contains(&held), "{held}");
+    in_fork(|| {
+        let kept = std::mem::take(&mut kept);
+        let is_right = are_right(&kept);
+        drop(kept);
+        is_right
+    });
+    assert!(are_right(&kept));
+    for _ in 0..200 {
+        assert_usable(&channel);
+    }
+    assert!(are_right(&kept));
+    drop(kept);
+    assert_eq!(channel.stats().leases_held, 0);
 }
 
 #[test]
