@@ -114,7 +114,7 @@ class Reply:
         """Return the matrix that the bytes are, as an array of its own."""
 
     def view(self) -> _Array:
-        """Return the matrix that the bytes are, as a read-only array that lies in the ring."""
+        """Return the matrix that the bytes are, as a read-only array over them, without a copy."""
 
     def __dlpack__(
         self,

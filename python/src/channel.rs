@@ -9,7 +9,6 @@ use slipring::Payload;
 
 use crate::convert::{self, Kind, Timeout};
 use crate::error::exception;
-use crate::kept::KeptReplies;
 use crate::outgoing::{Lent, Outgoing};
 use crate::pending::Pending;
 use crate::reply::Reply;
@@ -22,21 +21,19 @@ use crate::wait::{aside, run_signal_handlers};
 #[pyclass(frozen, module = "slipring")]
 pub(crate) struct Channel {
     channel: SharedChannel,
-    replies: Arc<KeptReplies>,
     /// Requests that wait for room in the ring, of threads that are not attached.
     waiting: Arc<AtomicUsize>,
 }
 
 impl Channel {
     pub(crate) fn new(channel: slipring::Channel) -> Self {
-        let replies = Arc::new(KeptReplies::new(channel.config().reply_ring().capacity()));
-        Self::shared(SharedChannel::Threads(Arc::new(channel)), &replies)
+        Self::shared(SharedChannel::Threads(Arc::new(channel)))
     }
 
     /// Returns an object for a channel that others have, too.
-    pub(crate) fn shared(channel: SharedChannel, replies: &Arc<KeptReplies>) -> Self {
+    pub(crate) fn shared(channel: SharedChannel) -> Self {
         channel.on_interrupt(run_signal_handlers);
-        Self { channel, replies: Arc::clone(replies), waiting: Arc::default() }
+        Self { channel, waiting: Arc::default() }
     }
 
     /// Sends a payload with `send`, which blocks while the ring is full. While there is room it
@@ -114,7 +111,7 @@ impl Channel {
         let pending = self.send(py, payload, move |channel, payload| {
             channel.submit(kind.0, payload, timeout.0)
         })?;
-        Ok(Pending::new(&self.channel, &self.replies, pending))
+        Ok(Pending::new(&self.channel, pending))
     }
 
     #[pyo3(signature = (kind, payload = Outgoing::Empty, *, chunk_timeout = Timeout::seconds(300),
@@ -134,7 +131,7 @@ impl Channel {
             convert::stream_timeouts(chunk_timeout, first_chunk_timeout, queue_timeout, timeout);
         let stream = self
             .send(py, payload, move |channel, payload| channel.stream(kind.0, payload, timeouts))?;
-        Ok(Stream::new(&self.channel, &self.replies, stream))
+        Ok(Stream::new(&self.channel, stream))
     }
 
     #[pyo3(signature = (*, timeout = Timeout::NONE))]

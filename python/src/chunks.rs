@@ -9,7 +9,6 @@ use slipring::{RequestId, Result, pool, tasks};
 
 use crate::completions::Completions;
 use crate::error::{exception, misuse};
-use crate::kept::KeptReplies;
 use crate::lock::lock;
 use crate::operation::Operation;
 use crate::reply::Reply;
@@ -18,7 +17,6 @@ use crate::reply::Reply;
 /// cancelled.
 pub(crate) struct Chunks {
     owner: Owner,
-    replies: Arc<KeptReplies>,
     shared: Arc<Shared>,
 }
 
@@ -79,34 +77,25 @@ impl Sent {
 
 impl Chunks {
     /// Makes chunks of a stream that is still to be sent, by the first wait.
-    pub(crate) fn sending(owner: Owner, replies: &Arc<KeptReplies>, sending: Sending) -> Self {
-        Self::new(owner, replies, State::Sending(sending), OnceLock::new())
+    pub(crate) fn sending(owner: Owner, sending: Sending) -> Self {
+        Self::new(owner, State::Sending(sending), OnceLock::new())
     }
 
     /// Makes chunks of a stream that was sent.
-    pub(crate) fn sent(owner: Owner, replies: &Arc<KeptReplies>, stream: Sent) -> Self {
+    pub(crate) fn sent(owner: Owner, stream: Sent) -> Self {
         let id = OnceLock::from(stream.id());
-        Self::new(owner, replies, State::Open(stream), id)
+        Self::new(owner, State::Open(stream), id)
     }
 
-    fn new(
-        owner: Owner,
-        replies: &Arc<KeptReplies>,
-        state: State,
-        id: OnceLock<RequestId>,
-    ) -> Self {
+    fn new(owner: Owner, state: State, id: OnceLock<RequestId>) -> Self {
         let (state, is_cancelled) = (Mutex::new(state), AtomicBool::new(false));
         let shared = Arc::new(Shared { state, id, is_cancelled });
-        Self { owner, replies: Arc::clone(replies), shared }
+        Self { owner, shared }
     }
 
     /// Returns the number of the request; `None` until it is sent.
     pub(crate) fn request(&self) -> Option<u64> {
         self.shared.id.get().map(|id| id.get())
-    }
-
-    pub(crate) fn replies(&self) -> &Arc<KeptReplies> {
-        &self.replies
     }
 
     /// Begins a turn. There is one at a time.
@@ -206,9 +195,9 @@ impl TaskStream {
     /// The operation ends with the next chunk, or `None` at the end. If it is dropped before that,
     /// the stream goes on.
     fn next(&self, py: Python<'_>, completions: &Completions) -> PyResult<Operation> {
-        let (mut turn, replies) = (self.0.turn(py)?, Arc::clone(self.0.replies()));
+        let mut turn = self.0.turn(py)?;
         let work = async move { turn.next().await };
-        let make = move |chunk: Option<_>| chunk.map(|chunk| Reply::new(&replies, chunk));
+        let make = |chunk: Option<_>| chunk.map(Reply::new);
         Ok(Operation::start(completions, work, make))
     }
 

@@ -3,25 +3,24 @@
 
 use std::ffi::c_int;
 use std::ops::Range;
+use std::sync::Arc;
 
 use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
 use pyo3::{PyResult, ffi};
 
-use crate::kept::PinnedReply;
-
-/// Read-only bytes of a reply, where they lie. The slot of the ring is given back when the last
-/// array, slice or memoryview over them is gone.
+/// Read-only bytes of a reply, where they lie. They stay there until the last array, slice or
+/// memoryview over them is gone, whether they leave the ring meanwhile or not.
 #[pyclass(frozen, module = "slipring")]
 pub(crate) struct Lease {
-    pinned: PinnedReply,
+    reply: Arc<slipring::Reply>,
     range: Range<usize>,
 }
 
 impl Lease {
-    /// Leases a range of the payload.
-    pub(crate) fn new(pinned: PinnedReply, range: Range<usize>) -> Self {
-        Self { pinned, range }
+    /// Leases a range of the payload of a reply, which is one that may be kept.
+    pub(crate) fn new(reply: &Arc<slipring::Reply>, range: Range<usize>) -> Self {
+        Self { reply: Arc::clone(reply), range }
     }
 }
 
@@ -41,14 +40,14 @@ impl Lease {
         view: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {
-        let Self { pinned, range } = slf.get();
-        let payload = pinned.reply().payload();
+        let Self { reply, range } = slf.get();
+        let payload = reply.payload();
         let (true, Ok(len)) = (range.end <= payload.len(), range.len().try_into()) else {
             return Err(PyBufferError::new_err("the bytes are not inside the reply"));
         };
         let pointer = payload.as_ptr().wrapping_add(range.start);
-        // SAFETY: the pointer is to `range.len()` bytes of a reply, which stay where they are until
-        // `pinned` is dropped. The filled view owns a reference to this object, which owns it. The
+        // SAFETY: the pointer is to `range.len()` bytes of a reply, which stay where they are as
+        // long as the reply lives: `Reply::keep` says so. The filled view owns a reference to this object, which owns it. The
         // bytes are lent read-only, so that Python does not write to them; that the worker could is no
         // undefined behaviour for code outside of Rust, which reads them.
         let filled = unsafe {

@@ -1,12 +1,10 @@
 //! A request whose reply is awaited later.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
 
 use crate::convert::Timeout;
-use crate::kept::KeptReplies;
 use crate::reply::Reply;
 use crate::shared::SharedChannel;
 use crate::waiting::{WaitFor, Waiting};
@@ -15,7 +13,6 @@ use crate::waiting::{WaitFor, Waiting};
 #[pyclass(frozen, module = "slipring")]
 pub(crate) struct Pending {
     channel: SharedChannel,
-    replies: Arc<KeptReplies>,
     id: slipring::RequestId,
     waiting: Waiting<slipring::Pending>,
 }
@@ -27,13 +24,9 @@ impl WaitFor for slipring::Pending {
 }
 
 impl Pending {
-    pub(crate) fn new(
-        channel: &SharedChannel,
-        replies: &Arc<KeptReplies>,
-        pending: slipring::Pending,
-    ) -> Self {
-        let (channel, replies) = (channel.clone(), Arc::clone(replies));
-        Self { channel, replies, id: pending.id(), waiting: Waiting::new(pending) }
+    pub(crate) fn new(channel: &SharedChannel, pending: slipring::Pending) -> Self {
+        let channel = channel.clone();
+        Self { channel, id: pending.id(), waiting: Waiting::new(pending) }
     }
 }
 
@@ -45,13 +38,13 @@ impl Pending {
     }
 
     pub(crate) fn wait(&self, py: Python<'_>) -> PyResult<Reply> {
-        Ok(Reply::new(&self.replies, self.waiting.wait(py)?))
+        Ok(Reply::new(self.waiting.wait(py)?))
     }
 
     #[pyo3(signature = (*, timeout = Timeout::seconds(0)))]
     fn poll(&self, py: Python<'_>, timeout: Timeout) -> PyResult<Option<Reply>> {
         let found = self.waiting.wait_by(py, timeout.deadline())?;
-        Ok(found.map(|reply| Reply::new(&self.replies, reply)))
+        Ok(found.map(Reply::new))
     }
 
     fn cancel(&self) {

@@ -1,7 +1,6 @@
 //! A request to a pool whose reply is awaited later.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -9,7 +8,6 @@ use pyo3::prelude::*;
 use crate::completions::Completions;
 use crate::convert::Timeout;
 use crate::error::exception;
-use crate::kept::KeptReplies;
 use crate::operation::Operation;
 use crate::polling::poll_for;
 use crate::reply::Reply;
@@ -19,7 +17,6 @@ use crate::waiting::{WaitFor, Waiting};
 #[pyclass(frozen, module = "slipring")]
 pub(crate) struct PoolPending {
     role: slipring::pool::RoleHandle,
-    replies: Arc<KeptReplies>,
     id: slipring::RequestId,
     waiting: Waiting<slipring::pool::PoolPending>,
 }
@@ -33,11 +30,10 @@ impl WaitFor for slipring::pool::PoolPending {
 impl PoolPending {
     pub(crate) fn new(
         role: &slipring::pool::RoleHandle,
-        replies: &Arc<KeptReplies>,
         pending: slipring::pool::PoolPending,
     ) -> Self {
-        let (role, replies) = (role.clone(), Arc::clone(replies));
-        Self { role, replies, id: pending.id(), waiting: Waiting::new(pending) }
+        let role = role.clone();
+        Self { role, id: pending.id(), waiting: Waiting::new(pending) }
     }
 }
 
@@ -49,19 +45,19 @@ impl PoolPending {
     }
 
     pub(crate) fn wait(&self, py: Python<'_>) -> PyResult<Reply> {
-        Ok(Reply::new(&self.replies, self.waiting.wait(py)?))
+        Ok(Reply::new(self.waiting.wait(py)?))
     }
 
     #[pyo3(signature = (*, timeout = Timeout::seconds(0)))]
     fn poll(&self, py: Python<'_>, timeout: Timeout) -> PyResult<Option<Reply>> {
         let found = self.waiting.wait_by(py, timeout.deadline())?;
-        Ok(found.map(|reply| Reply::new(&self.replies, reply)))
+        Ok(found.map(Reply::new))
     }
 
     /// Returns an operation that ends with the reply, and has the request from now on.
     fn start(&self, py: Python<'_>, completions: &Completions) -> PyResult<Operation> {
-        let (pending, replies) = (self.waiting.take(py)?, Arc::clone(&self.replies));
-        Ok(Operation::start(completions, pending, move |reply| Reply::new(&replies, reply)))
+        let pending = self.waiting.take(py)?;
+        Ok(Operation::start(completions, pending, Reply::new))
     }
 
     pub(crate) fn cancel(&self, py: Python<'_>) -> PyResult<()> {

@@ -35,7 +35,7 @@ impl PoolStream {
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Reply>> {
         let chunk = wait_for(py, self.0.turn(py)?.next())?;
-        Ok(chunk.map(|chunk| Reply::new(self.0.replies(), chunk)))
+        Ok(chunk.map(Reply::new))
     }
 
     pub(crate) fn cancel(&self, py: Python<'_>) -> PyResult<()> {

@@ -8,66 +8,60 @@ use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyString};
 use slipring::PeerBytes;
 
 use crate::buffer;
-use crate::error::misuse;
 use crate::incoming;
-use crate::kept::{KeptReplies, KeptReply};
 use crate::lease::Lease;
 
 /// A reply, or a chunk of a stream.
 #[pyclass(frozen, module = "slipring")]
 pub(crate) struct Reply {
-    kept: Arc<KeptReply>,
-    len: usize,
-    #[pyo3(get)]
-    request: u64,
+    reply: Arc<slipring::Reply>,
 }
 
 impl Reply {
-    pub(crate) fn new(replies: &Arc<KeptReplies>, reply: slipring::Reply) -> Self {
-        let (len, request) = (reply.len(), reply.request().get());
-        Self { kept: replies.keep(reply), len, request }
+    /// Python keeps results, for any time. A reply that held its slot meanwhile would stop the worker.
+    pub(crate) fn new(reply: slipring::Reply) -> Self {
+        Self { reply: Arc::new(reply.keep()) }
     }
 
-    fn read<T>(
-        &self,
-        py: Python<'_>,
-        read: impl FnOnce(PeerBytes<'_>) -> PyResult<T>,
-    ) -> PyResult<T> {
-        let reply = self.kept.get().ok_or_else(|| misuse(py, GONE))?;
-        read(reply.payload())
+    fn payload(&self) -> PeerBytes<'_> {
+        self.reply.payload()
     }
 }
 
 #[pymethods]
 impl Reply {
+    #[getter]
+    fn request(&self) -> u64 {
+        self.reply.request().get()
+    }
+
     fn __len__(&self) -> usize {
-        self.len
+        self.reply.len()
     }
 
     fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        self.read(py, |payload| buffer::bytes(py, payload))
+        buffer::bytes(py, self.payload())
     }
 
     fn bytearray<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyByteArray>> {
-        self.read(py, |payload| buffer::bytearray(py, payload))
+        buffer::bytearray(py, self.payload())
     }
 
     fn text<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyString>> {
-        self.read(py, |payload| incoming::text(py, payload))
+        incoming::text(py, self.payload())
     }
 
     fn texts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        self.read(py, |payload| incoming::texts(py, payload))
+        incoming::texts(py, self.payload())
     }
 
     fn array<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.read(py, |payload| incoming::array(py, payload))
+        incoming::array(py, self.payload())
     }
 
     fn view<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let shape = self.read(py, |payload| incoming::shape(py, payload))?;
-        let pinned = self.kept.pin().ok_or_else(|| misuse(py, GONE))?;
-        let lease = Lease::new(pinned, shape.data_range());
+        let shape = incoming::shape(py, self.payload())?;
+        let lease = Lease::new(&self.reply, shape.data_range());
         incoming::view(py, Bound::new(py, lease)?.into_any(), shape)
     }
 
@@ -106,10 +100,9 @@ impl Reply {
     }
 
     fn __repr__(&self) -> String {
-        format!("<Reply to request {}: {} bytes>", self.request, self.len)
+        format!("<Reply to request {}: {} bytes>", self.request(), self.reply.len())
     }
 }
 
 /// The first processor, as DLPack numbers devices.
 const CPU: (i32, i32) = (1, 0);
-const GONE: &str = "another thread copies the reply";

@@ -1,7 +1,5 @@
 //! What sends requests to the workers of one role of a pool.
 
-use std::sync::Arc;
-
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -10,7 +8,6 @@ use slipring::{Payload, StreamTimeouts};
 use crate::chunks::{Chunks, Owner, Sent, TaskStream};
 use crate::convert::{self, Kind, Timeout};
 use crate::error::exception;
-use crate::kept::KeptReplies;
 use crate::outgoing::{Lent, Outgoing};
 use crate::polling::wait_for;
 use crate::pool_pending::PoolPending;
@@ -25,7 +22,6 @@ use crate::wait::{aside, is_main_thread};
 #[pyclass(frozen, module = "slipring")]
 pub(crate) struct RoleHandle {
     role: slipring::pool::RoleHandle,
-    replies: Arc<KeptReplies>,
 }
 
 /// How many bytes are copied at most with the interpreter lock held, which takes some microseconds.
@@ -104,8 +100,7 @@ enum Cancellable<'py> {
 
 impl RoleHandle {
     pub(crate) fn new(role: slipring::pool::RoleHandle) -> Self {
-        // The replies of a pool lie outside of the rings.
-        Self { role, replies: Arc::new(KeptReplies::new(0)) }
+        Self { role }
     }
 
     /// Makes a stream, which the first wait for a chunk sends.
@@ -123,7 +118,7 @@ impl RoleHandle {
             let stream = request!(role, options).stream(bytes.as_slice(), timeouts).await?;
             Ok(Sent::Pool(Box::new(stream)))
         };
-        Ok(Chunks::sending(Owner::Role(self.role.clone()), &self.replies, Box::pin(sending)))
+        Ok(Chunks::sending(Owner::Role(self.role.clone()), Box::pin(sending)))
     }
 }
 
@@ -155,7 +150,7 @@ impl RoleHandle {
             py.detach(move || request!(role, options).call(&payload, timeout.0))
                 .map_err(|error| exception(py, &error))?
         };
-        Ok(Reply::new(&self.replies, reply.detach()))
+        Ok(Reply::new(reply.detach()))
     }
 
     #[pyo3(signature = (kind, payload = Outgoing::Empty, *, timeout = Timeout::NONE,
@@ -179,7 +174,7 @@ impl RoleHandle {
             py.detach(move || request!(role, options).submit(&payload, timeout.0))
         };
         let pending = sent.map_err(|error| exception(py, &error))?;
-        Ok(PoolPending::new(&self.role, &self.replies, pending))
+        Ok(PoolPending::new(&self.role, pending))
     }
 
     #[pyo3(signature = (kind, payload = Outgoing::Empty, *, chunk_timeout = Timeout::seconds(300),

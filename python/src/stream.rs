@@ -1,13 +1,12 @@
 //! The chunks of a stream.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::task::Poll;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::error::{exception, misuse};
-use crate::kept::KeptReplies;
 use crate::lock::lock;
 use crate::reply::Reply;
 use crate::shared::SharedChannel;
@@ -17,7 +16,6 @@ use crate::wait::{Aside, SLICE, is_main_thread, look_time, released};
 #[pyclass(frozen, module = "slipring")]
 pub(crate) struct Stream {
     channel: SharedChannel,
-    replies: Arc<KeptReplies>,
     id: slipring::RequestId,
     state: Mutex<State>,
 }
@@ -36,13 +34,9 @@ enum State {
 type Found = (Box<slipring::Stream>, slipring::Result<Option<slipring::Reply>>);
 
 impl Stream {
-    pub(crate) fn new(
-        channel: &SharedChannel,
-        replies: &Arc<KeptReplies>,
-        stream: slipring::Stream,
-    ) -> Self {
-        let (channel, replies) = (channel.clone(), Arc::clone(replies));
-        Self { channel, replies, id: stream.id(), state: Mutex::new(State::Idle(Box::new(stream))) }
+    pub(crate) fn new(channel: &SharedChannel, stream: slipring::Stream) -> Self {
+        let channel = channel.clone();
+        Self { channel, id: stream.id(), state: Mutex::new(State::Idle(Box::new(stream))) }
     }
 
     fn replace(&self, state: State) -> State {
@@ -92,7 +86,8 @@ impl Stream {
 }
 
 fn next_chunk(mut stream: Box<slipring::Stream>) -> Found {
-    let found = (*stream).next_chunk();
+    // This may be a thread whose result is looked at much later.
+    let found = (*stream).next_chunk().map(|chunk| chunk.map(slipring::Reply::keep));
     (stream, found)
 }
 
@@ -122,7 +117,7 @@ impl Stream {
         match found {
             Ok(Some(chunk)) => {
                 self.replace(State::Idle(stream));
-                Ok(Some(Reply::new(&self.replies, chunk)))
+                Ok(Some(Reply::new(chunk)))
             }
             Ok(None) => {
                 self.replace(State::Over);

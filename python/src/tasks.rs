@@ -18,7 +18,6 @@ use crate::chunks::{Chunks, Owner, Sent, TaskStream};
 use crate::completions::Completions;
 use crate::convert::{self, Kind, Timeout};
 use crate::error::exception;
-use crate::kept::KeptReplies;
 use crate::lock::lock;
 use crate::operation::{Operation, nothing};
 use crate::outgoing::{Lent, Outgoing};
@@ -31,18 +30,12 @@ use crate::wait::{LOOK, aside};
 #[pyclass(frozen, module = "slipring")]
 pub(crate) struct TaskChannel {
     channel: AsyncChannel,
-    replies: Arc<KeptReplies>,
     is_prefaulted: AtomicBool,
 }
 
 impl TaskChannel {
     fn new(channel: AsyncChannel) -> Self {
-        let capacity = channel.blocking().config().reply_ring().capacity();
-        Self {
-            channel: channel.with_spin(LOOK),
-            replies: Arc::new(KeptReplies::new(capacity)),
-            is_prefaulted: AtomicBool::new(false),
-        }
+        Self { channel: channel.with_spin(LOOK), is_prefaulted: AtomicBool::new(false) }
     }
 
     /// Starts an operation of the channel.
@@ -95,8 +88,8 @@ impl TaskChannel {
         payload: Lent<'_>,
         timeout: Timeout,
     ) -> PyResult<Operation> {
-        let (channel, replies) = (&self.channel, Arc::clone(&self.replies));
-        let make = move |reply| Reply::new(&replies, reply);
+        let channel = &self.channel;
+        let make = Reply::new;
         let sent = self.try_send(py, payload, async |payload| {
             channel.submit(kind.0, payload, timeout.0).await
         });
@@ -132,16 +125,14 @@ impl TaskChannel {
         let sent = self
             .try_send(py, payload, async |payload| channel.stream(kind.0, payload, timeouts).await);
         Ok(TaskStream(match sent? {
-            Tried::Sent(stream) => {
-                Chunks::sent(owner, &self.replies, Sent::Channel(Box::new(stream)))
-            }
+            Tried::Sent(stream) => Chunks::sent(owner, Sent::Channel(Box::new(stream))),
             Tried::Full(payload) => {
                 let channel = self.channel.clone();
                 let sending = async move {
                     let stream = channel.stream(kind.0, &payload, timeouts).await?;
                     Ok(Sent::Channel(Box::new(stream)))
                 };
-                Chunks::sending(owner, &self.replies, Box::pin(sending))
+                Chunks::sending(owner, Box::pin(sending))
             }
         }))
     }
@@ -175,7 +166,7 @@ impl TaskChannel {
 
     /// Returns the same channel for threads.
     fn blocking(&self) -> Channel {
-        Channel::shared(self.channel.clone().into(), &self.replies)
+        Channel::shared(self.channel.clone().into())
     }
 }
 
