@@ -5,7 +5,7 @@
 //!   spawner.rs channel.rs pending.rs stream.rs    the host's objects
 //!   pool.rs pool_*.rs role_handle.rs              the host's pools
 //!   tasks.rs                                      a channel for tasks of asyncio
-//!   reply.rs lease.rs                             replies, and views of them
+//!   reply.rs lease.rs                             replies, and what views of them hold on to
 //!   worker.rs request.rs role.rs                  the worker's objects
 //!   serve_inbox.rs inbox.rs feed.rs               a worker that answers later
 //!     incoming_request.rs answers.rs              its requests, and how they are answered
