@@ -111,7 +111,10 @@ class Reply:
         """Return the batch of texts that the bytes are."""
 
     def array(self) -> _Array:
-        """Return the matrix that the bytes are, as an array of its own."""
+        """Return the matrix that the bytes are, as an array of its own.
+
+        It has two dimensions. One of bfloat16 needs the package `ml_dtypes`.
+        """
 
     def view(self) -> _Array:
         """Return the matrix that the bytes are, as a read-only array over them, without a copy."""
@@ -306,7 +309,7 @@ class Request:
         """Return the batch of texts that the payload is."""
 
     def array(self) -> npt.NDArray[Any]:
-        """Return the matrix that the payload is."""
+        """Return the matrix that the payload is, as an array of two dimensions."""
 
     def check_cancelled(self) -> None:
         """Raise `Cancelled` if the request is cancelled."""

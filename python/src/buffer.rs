@@ -8,7 +8,7 @@ use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes};
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 use slipring::PeerBytes;
 use slipring::payload::{ElementType, MatrixShape};
 
@@ -36,31 +36,24 @@ struct Exported {
 }
 
 impl<'py> LentBuffer<'py> {
-    /// Returns the buffer of an object. An object of one dimension whose items are bytes is bytes,
-    /// and an array of two dimensions is a matrix.
+    /// Returns the buffer of an object. An object of one dimension whose items are bytes is bytes, and
+    /// an array of one or two dimensions is a matrix. Items that do not lie row by row are copied.
     pub(crate) fn of(object: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let buffer = PyUntypedBuffer::get(object)?;
-        if !buffer.is_c_contiguous() {
-            let message = "the array is not contiguous: use numpy.ascontiguousarray";
-            return Err(PyBufferError::new_err(message));
-        }
+        let (buffer, is_bfloat16) = match PyUntypedBuffer::get(object) {
+            Ok(buffer) => (buffer, false),
+            Err(error) => (bits_of_bfloat16(object)?.ok_or(error)?, true),
+        };
         let header = match (buffer.format().to_bytes(), buffer.shape()) {
             (b"B" | b"b" | b"c", [_]) => None,
-            (format, [rows, cols]) => {
-                let element = element_of(format)?;
-                let shape = MatrixShape::new(*rows, *cols, element);
+            (format, shape) => {
+                let (rows, cols) = rows_and_cols(shape)?;
+                let element = if is_bfloat16 { ElementType::BF16 } else { element_of(format)? };
+                let shape = MatrixShape::new(rows, cols, element);
                 let shape = shape.map_err(|error| PyTypeError::new_err(error.to_string()))?;
                 Some(shape.to_header())
             }
-            (format, shape) => {
-                return Err(PyTypeError::new_err(format!(
-                    "an array of {} dimensions with items of the format '{}': bytes have one \
-                     dimension, and arrays of numbers two",
-                    shape.len(),
-                    String::from_utf8_lossy(format)
-                )));
-            }
         };
+        let buffer = if buffer.is_c_contiguous() { buffer } else { packed(object, is_bfloat16)? };
         Ok(Self { buffer: Exported { buffer, header }, _attached: object.py() })
     }
 
@@ -163,6 +156,46 @@ pub(crate) fn fill(
     write(bytes).map_err(|error| crate::error::exception(array.py(), &error))
 }
 
+/// Returns the buffer of an array of bfloat16 as integers of 16 bits: numpy lends no buffer of a type
+/// that is not its own. `None` if the object is no such array.
+fn bits_of_bfloat16(object: &Bound<'_, PyAny>) -> PyResult<Option<PyUntypedBuffer>> {
+    let is_bfloat16 = object
+        .getattr("dtype")
+        .and_then(|dtype| dtype.getattr("name"))
+        .and_then(|name| name.eq("bfloat16"))
+        .unwrap_or(false);
+    if !is_bfloat16 {
+        return Ok(None);
+    }
+    PyUntypedBuffer::get(&object.call_method1("view", ("uint16",))?).map(Some)
+}
+
+/// Returns the buffer of a copy whose items lie row by row.
+fn packed(object: &Bound<'_, PyAny>, is_bfloat16: bool) -> PyResult<PyUntypedBuffer> {
+    let copy = if is_bfloat16 {
+        object.call_method0("tobytes")?
+    } else {
+        PyMemoryView::from(object)?.call_method0("tobytes")?
+    };
+    PyUntypedBuffer::get(&copy)
+}
+
+/// Returns the rows and columns of the matrix that an array of this shape is.
+fn rows_and_cols(shape: &[usize]) -> PyResult<(usize, usize)> {
+    match shape {
+        [cols] => Ok((1, *cols)),
+        [rows, cols] => Ok((*rows, *cols)),
+        _ => {
+            let dimensions = shape.len();
+            let message = format!(
+                "an array of {dimensions} dimensions: it must have two, or one, which makes a row: \
+                 use reshape"
+            );
+            Err(PyTypeError::new_err(message))
+        }
+    }
+}
+
 fn element_of(format: &[u8]) -> PyResult<ElementType> {
     Ok(match format {
         b"f" | b"<f" | b"=f" => ElementType::F32,
@@ -170,8 +203,12 @@ fn element_of(format: &[u8]) -> PyResult<ElementType> {
         b"b" => ElementType::I8,
         b"B" => ElementType::U8,
         other => {
+            let why = match other {
+                b">f" | b">e" => "its bytes are in the order of other machines",
+                _ => "it must be float32, float16, bfloat16, int8 or uint8",
+            };
             return Err(PyTypeError::new_err(format!(
-                "an array of the format '{}': it must be float32, float16, int8 or uint8",
+                "an array of the format '{}': {why}: use astype",
                 String::from_utf8_lossy(other)
             )));
         }

@@ -1,5 +1,6 @@
 //! Payloads that came, as Python objects.
 
+use pyo3::exceptions::{PyImportError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyString};
@@ -26,7 +27,13 @@ pub(crate) fn array<'py>(py: Python<'py>, payload: PeerBytes<'_>) -> PyResult<Bo
     let shape = shape(py, payload)?;
     let empty = EMPTY.import(py, "numpy", "empty")?;
     let array = empty.call1(((shape.rows(), shape.cols()), dtype(py, shape.element())?))?;
-    fill(&array, |out| payload.read_at(shape.data_range().start, out))?;
+    let read = |out: &mut [u8]| payload.read_at(shape.data_range().start, out);
+    if shape.element() == ElementType::BF16 {
+        // numpy lends no buffer of a type that is not its own.
+        fill(&array.call_method1("view", ("uint16",))?, read)?;
+    } else {
+        fill(&array, read)?;
+    }
     Ok(array)
 }
 
@@ -52,21 +59,26 @@ pub(crate) fn shape(py: Python<'_>, payload: PeerBytes<'_>) -> PyResult<MatrixSh
     raised(py, MatrixShape::decode(&payload))
 }
 
-/// Returns numpy's type of these elements.
+/// Returns numpy's type of these elements. That of bfloat16 is of another package.
 fn dtype(py: Python<'_>, element: ElementType) -> PyResult<Bound<'_, PyAny>> {
     static TYPES: [PyOnceLock<Py<PyAny>>; 5] = [const { PyOnceLock::new() }; 5];
-    let (cell, name) = match element {
-        ElementType::F32 => (&TYPES[0], "float32"),
-        ElementType::F16 => (&TYPES[1], "float16"),
-        ElementType::I8 => (&TYPES[2], "int8"),
-        ElementType::U8 => (&TYPES[3], "uint8"),
+    let (cell, package, name) = match element {
+        ElementType::F32 => (&TYPES[0], "numpy", "float32"),
+        ElementType::F16 => (&TYPES[1], "numpy", "float16"),
+        ElementType::I8 => (&TYPES[2], "numpy", "int8"),
+        ElementType::U8 => (&TYPES[3], "numpy", "uint8"),
+        ElementType::BF16 => (&TYPES[4], "ml_dtypes", "bfloat16"),
         other => {
             let message = format!("numpy has no type for elements of the type {other}");
-            return Err(pyo3::exceptions::PyTypeError::new_err(message));
+            return Err(PyTypeError::new_err(message));
         }
     };
     let made = cell.get_or_try_init(py, || {
-        let dtype = py.import("numpy")?.getattr("dtype")?.call1((name,))?;
+        let module = py.import(package).map_err(|error| {
+            let message = format!("an array of {name} needs the package {package}: {error}");
+            PyImportError::new_err(message)
+        })?;
+        let dtype = py.import("numpy")?.getattr("dtype")?.call1((module.getattr(name)?,))?;
         PyResult::Ok(dtype.unbind())
     })?;
     Ok(made.bind(py).clone())

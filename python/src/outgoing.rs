@@ -22,8 +22,8 @@ pub(crate) enum Outgoing<M> {
 /// A payload that a thread uses while it is attached.
 pub(crate) type Lent<'py> = Outgoing<LentBuffer<'py>>;
 
-/// `None` is empty, a `str` its UTF-8, a list of them a batch of texts, an array of two dimensions a
-/// matrix, and any other buffer its bytes.
+/// `None` is empty, a `str` its UTF-8, a list of them a batch of texts, an array a matrix, and any other
+/// buffer its bytes.
 impl<'py> FromPyObject<'_, 'py> for Lent<'py> {
     type Error = PyErr;
 
@@ -34,17 +34,17 @@ impl<'py> FromPyObject<'_, 'py> for Lent<'py> {
         if object.is_instance_of::<PyString>() {
             return Ok(Self::Text(object.extract()?));
         }
-        if object.is_instance_of::<PyList>() || object.is_instance_of::<PyTuple>() {
-            return Ok(Self::Texts(object.extract()?));
-        }
-        LentBuffer::of(&object).map(Self::Memory).map_err(|error| {
+        let made = if object.is_instance_of::<PyList>() || object.is_instance_of::<PyTuple>() {
+            object.extract().map(Self::Texts)
+        } else {
+            LentBuffer::of(&object).map(Self::Memory)
+        };
+        made.map_err(|error| {
             let class = object.get_type().name().map(|name| name.to_string()).unwrap_or_default();
-            let py = object.py();
-            let message = format!(
-                "a payload is bytes, a str, a list of str, or an array, not {class}: {}",
-                error.value(py)
-            );
-            PyTypeError::new_err(message)
+            let why = error.value(object.py());
+            PyTypeError::new_err(format!(
+                "a payload is bytes, a str, a list of str, or an array, not {class}: {why}"
+            ))
         })
     }
 }

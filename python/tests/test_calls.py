@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import array
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ import pytest
 import slipring
 
 TIMEOUT = 30.0
+WORKER = Path(__file__).with_name("worker.py")
 
 Spawn = Callable[..., slipring.Channel]
 
@@ -38,16 +41,82 @@ def test_texts_become_an_array_of_the_hosts_own(channel: slipring.Channel) -> No
     assert vectors.flags.writeable and vectors.base is None
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8, np.uint8])
-def test_arrays_of_each_type_come_back(
-    channel: slipring.Channel, kind: type[np.generic]
-) -> None:
-    sent: npt.NDArray[np.generic] = np.arange(12).reshape(3, 4).astype(kind)
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16", "int8", "uint8"])
+def test_arrays_of_each_type_come_back(channel: slipring.Channel, kind: str) -> None:
+    if kind == "bfloat16":
+        pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    sent: npt.NDArray[Any] = np.arange(12).reshape(3, 4).astype(kind)
     reply = channel.call("echo", sent, timeout=TIMEOUT)
     for got in (reply.array(), reply.view()):
         assert got.dtype == sent.dtype and np.array_equal(got, sent)
+    assert np.array_equal(channel.call("double", sent, timeout=TIMEOUT).array(), 2 * sent)
+    read_only = sent.view()
+    read_only.flags.writeable = False
+    pending = channel.submit("echo", read_only, timeout=TIMEOUT)
+    assert np.array_equal(pending.wait().array(), sent)
     empty = channel.call("echo", sent[:0], timeout=TIMEOUT)
     assert empty.array().shape == empty.view().shape == (0, 4)
+    # Elements that do not lie row by row are copied.
+    odd: npt.NDArray[Any]
+    for odd in (sent.T, sent[:, ::2], sent[::-1]):
+        assert not odd.flags.c_contiguous
+        assert np.array_equal(channel.call("echo", odd, timeout=TIMEOUT).array(), odd)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
+def test_an_array_of_one_dimension_is_a_row(channel: slipring.Channel, kind: str) -> None:
+    if kind == "bfloat16":
+        pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    sent: npt.NDArray[Any] = np.arange(384).astype(kind)
+    for row in (sent, sent[::3], sent[:0]):
+        got = channel.call("echo", row, timeout=TIMEOUT).array()
+        assert got.dtype == sent.dtype and np.array_equal(got, [row])
+
+
+def test_a_row_of_single_bytes_is_bytes(channel: slipring.Channel) -> None:
+    for kind in (np.int8, np.uint8):
+        row = np.arange(12).astype(kind)
+        assert bytes(channel.call("echo", row, timeout=TIMEOUT)) == bytes(range(12))
+        got = channel.call("echo", row.reshape(1, -1), timeout=TIMEOUT).array()
+        assert np.array_equal(got, [row])
+
+
+def test_bfloat16_lies_as_in_the_vectors(channel: slipring.Channel) -> None:
+    vectors = Path(__file__).parents[2] / "tests" / "data" / "payload-vectors.txt"
+    lines = [line.split() for line in vectors.read_text().splitlines()]
+    (fields,) = [line for line in lines if line[:2] == ["matrix", "bf16-1x3"]]
+    encoding = bytes.fromhex(fields[-1])
+    reply = channel.call("echo", encoding, timeout=TIMEOUT)
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    assert reply.array().dtype == ml_dtypes.bfloat16
+    bits = [[int(digits, 16) for digits in fields[5:-1]]]
+    assert reply.array().view(np.uint16).tolist() == bits
+    assert bytes(channel.call("echo", reply.array(), timeout=TIMEOUT)) == encoding
+
+
+WITHOUT_ML_DTYPES = """
+import sys
+import slipring
+
+sys.modules["ml_dtypes"] = None
+with slipring.Spawner(sys.executable, [sys.argv[1]], role="test").spawn() as channel:
+    reply = channel.call("echo", bytes.fromhex(sys.argv[2]), timeout=60)
+    for read in (reply.array, reply.view):
+        try:
+            read()
+        except ImportError as error:
+            print(error)
+"""
+
+
+def test_bfloat16_without_its_package_is_an_import_error() -> None:
+    # A header and one element.
+    encoding = "01000000" + "01000000" + "0300000000000000" + "0200000000000000" + "00" * 8 + "803f"
+    command = [sys.executable, "-c", WITHOUT_ML_DTYPES, str(WORKER), encoding]
+    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    lines = printed.stdout.splitlines()
+    assert len(lines) == 2
+    assert all("bfloat16 needs the package ml_dtypes" in line for line in lines)
 
 
 def test_a_matrix_longer_than_a_frame_comes_back(channel: slipring.Channel) -> None:
@@ -60,14 +129,18 @@ def test_what_is_no_payload_is_refused(channel: slipring.Channel) -> None:
     refused: list[object] = [
         7,
         [b"bytes"],
-        array.array("f", [1.0]),
+        [0.5, 0.25],
+        array.array("d", [1.0]),
         np.zeros((2, 2), dtype=np.float64),
+        np.zeros((2, 2), dtype=">f4"),
         np.zeros((2, 2, 2), dtype=np.float32),
-        np.zeros((4, 4), dtype=np.float32)[:, ::2],
+        np.float32(1.0),
     ]
     for payload in refused:
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match="a payload is") as refusal:
             channel.call("echo", payload, timeout=TIMEOUT)  # type: ignore[arg-type]
+        is_array = isinstance(payload, np.ndarray)
+        assert not is_array or re.search("use (astype|reshape)$", str(refusal.value))
     with pytest.raises(ValueError, match="0 or more"):
         channel.call("echo", b"", timeout=-1.0)
     with pytest.raises(ValueError, match="32511"):
