@@ -87,6 +87,8 @@ class Tasks:
         if os.getpid() != self._pid:
             raise Forked("an executor cannot be used in a forked child")
         self._check_open()
+        # Before the look at who makes the pool: if that fails, the thread that does fails what waits.
+        self._waiting.append(task)
         if self._role is None and self._begun.acquire(blocking=False):
             try:
                 self._begin()
@@ -98,7 +100,6 @@ class Tasks:
                 self._begun.release()
                 self._fail_waiting(error)
                 raise
-        self._waiting.append(task)
         try:
             # A manager that has ended before that does not see the task.
             self._check_open()

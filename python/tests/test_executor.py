@@ -538,6 +538,46 @@ def test_an_executor_whose_thread_could_not_be_started_starts_it_later(monkeypat
         assert executor.submit(square, 3).result(TIMEOUT) == 9
 
 
+def test_a_task_beside_a_failing_start_is_not_forgotten(monkeypatch: Any) -> None:
+    executor = slipring.ProcessPoolExecutor(1)
+    tasks = executor._tasks
+    begun, has_looked, has_failed = (threading.Event() for _ in range(3))
+
+    class Lock:
+        """Lets the thread that makes the pool fail after another thread has looked for it."""
+
+        def acquire(self, blocking: bool) -> bool:
+            if not begun.is_set():
+                begun.set()
+                return True
+            has_looked.set()
+            assert has_failed.wait(TIMEOUT)
+            return False
+
+        def release(self) -> None:
+            pass
+
+    def fail() -> None:
+        assert has_looked.wait(TIMEOUT)
+        raise OSError("no space")
+
+    monkeypatch.setattr(tasks, "_begun", Lock())
+    monkeypatch.setattr(tasks, "_begin", fail)
+
+    def submit_first() -> None:
+        with pytest.raises(OSError, match="no space"):
+            executor.submit(square, 1)
+        has_failed.set()
+
+    first = threading.Thread(target=submit_first)
+    first.start()
+    assert begun.wait(TIMEOUT)
+    beside = executor.submit(square, 2)
+    first.join()
+    assert isinstance(beside.exception(TIMEOUT), OSError)
+    executor.shutdown()
+
+
 ENVIRONMENT = """
 import os, sys, threading, time
 import slipring
