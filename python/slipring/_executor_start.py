@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from slipring import _slipring
-from slipring._tasks import dumps
+from slipring._tasks import LOG_TAIL, dumps
 
 # What a worker runs. It finds the package if the host does, wherever that has it from.
 _PROGRAM = (
@@ -22,9 +22,6 @@ _PROGRAM = (
     "from slipring._executor_worker import main; main()"
 )
 _PACKAGE_ROOT = str(Path(__file__).parents[1])
-
-# As much of a log as an error shows.
-_LOG_TAIL = 4096
 
 # The longest message that a channel can be configured for.
 _LARGEST = (1 << 32) - 1
@@ -106,7 +103,7 @@ class Start:
         path = os.path.join(self._log_dir, f"{pid}.log")
         try:
             with open(path, "rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL))
+                log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL))
                 tail = log.read().decode(errors="replace")
         except OSError:
             return None, None

@@ -8,11 +8,12 @@ import io
 import os
 import pickle
 import sys
+import threading
 from multiprocessing import process, resource_tracker, spawn
 from typing import IO, Any
 
 import slipring
-from slipring._tasks import failure, run_task
+from slipring._tasks import LOG_TAIL, failure, run_task
 
 _unprepared: memoryview | None = None
 """Why no task can be run: the main module or the arguments could not be loaded."""
@@ -107,11 +108,12 @@ def _write_log(directory: str, *, is_kept: bool) -> None:
     try:
         # Programs that tidy up may have removed it.
         os.makedirs(directory, exist_ok=True)
-        log = open(path, "ab", buffering=0)
+        file = open(path, "a+b", buffering=0)
     except OSError:
         # Better without a log than not at all.
         return
-    faulthandler.enable(log)
+    log = _Log(file, None if is_kept else _MOST)
+    faulthandler.enable(file)
     sys.stdout = _tee(sys.stdout, log)
     sys.stderr = _tee(sys.stderr, log)
     if not is_kept:
@@ -126,11 +128,43 @@ def _remove(path: str) -> None:
         pass
 
 
-def _tee(output: Any, log: IO[bytes]) -> Any:
+# A log that is not kept is cut back to its end when it is longer.
+_MOST = 16 * LOG_TAIL
+
+
+class _Log:
+    """A log, of at most so many bytes if it has a limit."""
+
+    def __init__(self, file: IO[bytes], most: int | None) -> None:
+        self._file = file
+        self._most = most
+        self._is_cut = threading.Lock()
+
+    def write(self, data: memoryview) -> None:
+        """Append what was printed. A full disk is no error of what prints."""
+        log, most = self._file.fileno(), self._most
+        try:
+            if most is None:
+                os.write(log, data)
+                return
+            length = os.write(log, data[-LOG_TAIL:]) and os.fstat(log).st_size
+            # Never waited for: a signal handler prints, too.
+            if length > most and self._is_cut.acquire(blocking=False):
+                try:
+                    end = os.pread(log, LOG_TAIL, length - LOG_TAIL)
+                    os.ftruncate(log, 0)
+                    os.write(log, end)
+                finally:
+                    self._is_cut.release()
+        except OSError:
+            pass
+
+
+def _tee(output: Any, log: _Log) -> Any:
     if not isinstance(output, io.TextIOWrapper):
         return output
     output.flush()
-    raw = io.BufferedWriter(_Tee(output.fileno(), log.fileno()))
+    raw = io.BufferedWriter(_Tee(output.fileno(), log))
     return io.TextIOWrapper(
         raw, encoding=output.encoding, errors=output.errors, line_buffering=True
     )
@@ -139,7 +173,7 @@ def _tee(output: Any, log: IO[bytes]) -> Any:
 class _Tee(io.RawIOBase):
     """Writes to a descriptor, and the same to a log."""
 
-    def __init__(self, descriptor: int, log: int) -> None:
+    def __init__(self, descriptor: int, log: _Log) -> None:
         self._descriptor = descriptor
         self._log = log
 
@@ -154,9 +188,5 @@ class _Tee(io.RawIOBase):
 
     def write(self, data: Any, /) -> int:
         written = os.write(self._descriptor, data)
-        try:
-            os.write(self._log, memoryview(data)[:written])
-        except OSError:
-            # A full disk is no error of what prints.
-            pass
+        self._log.write(memoryview(data)[:written])
         return written

@@ -16,6 +16,9 @@ How: TypeAlias = Literal["result", "raised", "initializer", "unprepared"]
 # The highest protocol that every Python has that the package runs on.
 _PROTOCOL = 5
 
+LOG_TAIL = 4096
+"""As much of a log as an error shows, in bytes."""
+
 
 def dumps(value: object) -> memoryview:
     """Pickle a value, as `multiprocessing` does it."""

@@ -433,6 +433,32 @@ def test_logs_are_kept_where_they_are_asked_for(tmp_path: Path, capfd: Any) -> N
     assert sorted(log.read_text().splitlines()) == ["HELLO", "bytes", "hello"]
 
 
+def log_sizes(folder: str) -> list[int]:
+    """Print much, and return how long the log of this process is after each line."""
+    path = os.path.join(folder, f"{os.getpid()}.log")
+    sizes = []
+    for number in range(2000):
+        print(f"{number} " + "x" * 1000, file=sys.stdout if number % 2 else sys.stderr)
+        sizes.append(os.path.getsize(path))
+    print("y" * 1_000_000)
+    return [*sizes, os.path.getsize(path)]
+
+
+def test_a_log_that_is_not_kept_has_a_limit(tmp_path: Path, capfd: Any) -> None:
+    with slipring.ProcessPoolExecutor(1) as executor:
+        executor.submit(square, 2).result(TIMEOUT)
+        folder = executor._tasks._start._log_dir
+        assert folder is not None
+        sizes = executor.submit(log_sizes, folder).result(TIMEOUT)
+        assert len(sizes) == 2001 and 50_000 < max(sizes) < 80_000
+        death = executor.submit(crash, signal.SIGKILL).exception(TIMEOUT)
+    assert isinstance(death, slipring.TaskCrashed) and death.log_tail is not None
+    assert death.log_tail.endswith("y\nabout to crash\n")
+    assert len(capfd.readouterr().out) > 2_000_000, "all of it came where the host prints"
+    with slipring.ProcessPoolExecutor(1, log_dir=tmp_path) as executor:
+        assert max(executor.submit(log_sizes, str(tmp_path)).result(TIMEOUT)) > 3_000_000
+
+
 SCRIPT = """
 import os, sys, threading
 from slipring import ProcessPoolExecutor
