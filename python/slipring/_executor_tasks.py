@@ -16,7 +16,8 @@ from typing import Any
 from slipring import _slipring
 from slipring._errors import Closed, Degraded, Error, Forked, PeerDied, SpawnFailed
 from slipring._executor_start import Start
-from slipring._tasks import How, dumps, outcome
+from slipring._pickled import dump
+from slipring._tasks import How, outcome
 
 # What the library says of a worker whose log is not its own.
 _NO_LOG = "; it has no log: `Spawner::log_dir` keeps one of a spawned worker"
@@ -168,7 +169,7 @@ class Tasks:
         role = self._role
         assert role is not None
         try:
-            pickled = dumps(task.call)
+            pickled = dump(task.call)
             task.call = None
             task.operation = role.submit("task", pickled).start(self._completions)
         except BaseException as error:
@@ -229,7 +230,7 @@ class Tasks:
             task.future.set_exception(self._told(error))
             return
         try:
-            how, value = outcome(bytes(reply))
+            how, value = outcome(reply.bytearray())
         except BaseException as error:
             task.future.set_exception(error)
             return

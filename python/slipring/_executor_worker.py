@@ -15,11 +15,11 @@ from typing import IO, Any
 import slipring
 from slipring._tasks import LOG_TAIL, failure, run_task
 
-_unprepared: memoryview | None = None
+_unprepared: bytes | None = None
 """Why no task can be run: the main module or the arguments could not be loaded."""
 _initializer: tuple[Any, tuple[Any, ...]] | None = None
 """What is still to be called before the first task."""
-_initializer_failed: memoryview | None = None
+_initializer_failed: bytes | None = None
 """How the call failed that was made before there was a task."""
 
 
@@ -73,7 +73,7 @@ def _initialize() -> None:
         _initializer = None
 
 
-def _run(request: slipring.Request) -> memoryview:
+def _run(request: slipring.Request) -> bytes:
     global _initializer_failed
     if _unprepared is not None:
         return _unprepared
@@ -84,7 +84,7 @@ def _run(request: slipring.Request) -> memoryview:
         except BaseException as error:
             failed = failure("initializer", error)
     # After a failure the next task has the initializer called again.
-    return run_task(request.bytes()) if failed is None else failed
+    return run_task(request.bytearray()) if failed is None else failed
 
 
 def _set_parent(name: str) -> None:

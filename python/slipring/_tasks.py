@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterable
 from concurrent.futures.process import _ExceptionWithTraceback
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Literal, TypeAlias
 
 from slipring._errors import HandlerFailed, describe
+from slipring._pickled import dump, load
 
 How: TypeAlias = Literal["result", "raised", "initializer", "unprepared"]
 """How a task has ended: with a result, with an exception, or before it was begun."""
@@ -27,23 +27,23 @@ def dumps(value: object) -> memoryview:
     return pickled.toreadonly()
 
 
-def run_task(task: bytes) -> memoryview:
+def run_task(task: bytearray) -> bytes:
     """Run a task, and return its outcome: its result, or what it has raised."""
     try:
-        function, args, kwargs = pickle.loads(task)
-        return dumps(("result", function(*args, **kwargs)))
+        function, args, kwargs = load(task)
+        return dump(("result", function(*args, **kwargs)))
     except BaseException as error:
         return failure("raised", error)
 
 
-def failure(how: How, error: BaseException) -> memoryview:
+def failure(how: How, error: BaseException) -> bytes:
     """Return the outcome of a task that has failed, with the traceback as text."""
     told = describe(error)
     try:
         traced: Any = _ExceptionWithTraceback
-        pickled = dumps((how, traced(error, error.__traceback__)))
+        pickled = dump((how, traced(error, error.__traceback__)))
         # An exception that needs other arguments than it keeps cannot be made again.
-        pickle.loads(pickled)
+        load(bytearray(pickled))
         return pickled
     except BaseException as why:
         type_name, message, traceback, sources = told
@@ -55,12 +55,12 @@ def failure(how: How, error: BaseException) -> memoryview:
             "sources": sources,
         }
         text = f"the task failed: {type_name}: {message} (it cannot be pickled: {why})"
-        return dumps((how, HandlerFailed(text, details=details)))
+        return dump((how, HandlerFailed(text, details=details)))
 
 
-def outcome(pickled: bytes) -> tuple[How, Any]:
+def outcome(pickled: bytearray) -> tuple[How, Any]:
     """Return how a task has ended, and its result or the exception."""
-    how, value = pickle.loads(pickled)
+    how, value = load(pickled)
     return how, value
 
 

@@ -111,13 +111,13 @@ def test_payloads_are_any_objects(run: Run) -> None:
 
 
 def test_large_arrays_lie_outside_of_the_pickle() -> None:
-    from slipring.compat import _messages
+    from slipring import _pickled
 
     small, large = np.zeros(10), np.random.default_rng(1).random((64, 384))
-    sent = _messages.dump([small, large, large.astype(np.float32)])
-    count, length = _messages._HEAD.unpack_from(sent)
+    sent = _pickled.dump([small, large, large.astype(np.float32)])
+    count, length = _pickled._HEAD.unpack_from(sent)
     assert count == 2 and length < 2000
-    got = _messages.load(bytearray(sent))
+    got = _pickled.load(bytearray(sent))
     assert np.array_equal(got[1], large) and all(array.flags.aligned for array in got)
 
 

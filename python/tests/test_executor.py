@@ -117,6 +117,14 @@ def doubled(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return twice
 
 
+def owner_of(array: npt.NDArray[np.float32]) -> tuple[int, bool]:
+    """Return how long the memory is that the array is a part of, and whether it can be written."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray) and owner.base is not None:
+        owner = owner.base
+    return memoryview(memoryview(owner).obj).nbytes, array.flags.writeable
+
+
 def first_byte(name: str) -> tuple[int, bool]:
     """Return the first byte of a shared memory, and whether the process has a tracker of its own."""
     memory = SharedMemory(name)
@@ -327,6 +335,19 @@ def test_large_arguments_and_results_cross() -> None:
     array = np.arange(20_000_000, dtype=np.float32)
     with slipring.ProcessPoolExecutor(1) as executor:
         assert (executor.submit(doubled, array).result(TIMEOUT) == array * 2).all()
+
+
+def test_large_arrays_are_no_copies_of_parts_of_a_pickle() -> None:
+    array = np.arange(1000, dtype=np.float32)
+    frozen = array.view()
+    frozen.flags.writeable = False
+    with slipring.ProcessPoolExecutor(1) as executor:
+        for given in (array, frozen):
+            length, is_writeable = executor.submit(owner_of, given).result(TIMEOUT)
+            assert length > array.nbytes, "the whole message"
+            assert is_writeable == given.flags.writeable
+            result = executor.submit(np.copy, given).result(TIMEOUT)
+            assert np.array_equal(result, array) and owner_of(result)[0] > array.nbytes
 
 
 def test_tasks_that_wait_can_be_cancelled() -> None:
