@@ -162,7 +162,7 @@ class Service:
     """The pool, and the requests that are answered at the moment."""
 
     def __init__(self, options: argparse.Namespace, model_name: str) -> None:
-        self.model_name = model_name
+        self.model_name = embedding_models.published_name(model_name)
         self.started = int(time.time())
         self._timeout: float = options.timeout
         self._changed = threading.Condition()
@@ -217,7 +217,8 @@ class Service:
         ]
         return {
             "model": self.model_name,
-            "is_ready": role.is_ready,
+            # A pool is ready when requests will be served; here a worker must have its model.
+            "is_ready": any(one["state"] in ("idle", "busy") for one in workers),
             "is_degraded": role.is_degraded,
             "queued": role.load.queued,
             "max_waiting": role.load.limit,

@@ -146,8 +146,9 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def serving(*args: str) -> Iterator[Service]:
-    """Start the service, wait until all workers are ready, and end it."""
+def serving(*args: str, held: Path | None = None) -> Iterator[Service]:
+    """Start the service, wait until all workers are ready, and end it. With `held` the models are
+    loaded once the service has told that none is."""
     command = [sys.executable, str(EXAMPLES / "serve.py"), "--model=toy", "--port=0", *args]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -155,6 +156,11 @@ def serving(*args: str) -> Iterator[Service]:
             line = process.stdout.readline()
             assert line.startswith("listening on ")
             service = Service(process, line.removeprefix("listening on ").strip())
+            if held is not None:
+                wait_until(lambda: len(service.pids()) == len(service.health()["workers"]))
+                status, health = service.get("/health")
+                assert status == 503 and not json.loads(health)["is_ready"]
+                held.unlink()
             wait_until(
                 lambda: all(one["state"] == "idle" for one in service.health()["workers"])
             )
@@ -260,6 +266,76 @@ def test_the_pages_tell_how_the_workers_are(service: Service) -> None:
     status, metrics = service.get("/metrics")
     assert status == 200
     assert re.search(r'^slipring_requests_total\{.*kind="embed",outcome="ok"\} \d+$', metrics, re.M)
+
+
+def test_the_service_is_ready_when_a_worker_has_its_model(hold: Path) -> None:
+    hold.touch()
+    with serving(held=hold) as service:
+        assert service.get("/health")[0] == 200
+
+
+def test_clients_need_not_know_which_package_computes() -> None:
+    assert models.published_name("sentence-transformers") == models.published_name("minilm") == "minilm"
+    assert models.published_name("toy") == "toy"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openai") is None, reason="openai is not installed")
+def test_the_client_of_openai_gets_its_vectors_and_its_errors(service: Service) -> None:
+    openai: Any = importlib.import_module("openai")
+    texts = [f"{'word ' * (number * 7 % 50)}{number} ä €" for number in range(100)]
+    with openai.OpenAI(
+        base_url=f"{service.url}/v1", api_key="none", timeout=TIMEOUT, max_retries=0
+    ) as client:
+        assert [one.id for one in client.models.list()] == ["toy"]
+        # It asks for base64 unless told otherwise.
+        for options in ({}, {"encoding_format": "float"}, {"encoding_format": "base64"}):
+            answer = client.embeddings.create(model="toy", input=texts, **options)
+            found = [
+                np.frombuffer(base64.b64decode(one.embedding), "<f4").tolist()
+                if isinstance(one.embedding, str)
+                else one.embedding
+                for one in answer.data
+            ]
+            assert found == expected(texts)
+            assert answer.usage.prompt_tokens == sum(len(text.split()) for text in texts)
+        one = client.embeddings.create(model="toy", input="a small dog").data[0]
+        assert one.embedding == expected(["a small dog"])[0]
+        with pytest.raises(openai.NotFoundError) as missing:
+            client.embeddings.create(model="gpt", input="a")
+        assert missing.value.code == "model_not_found" and missing.value.param == "model"
+        with pytest.raises(openai.BadRequestError, match="must not have an empty string"):
+            client.embeddings.create(model="toy", input=[""])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openai") is None, reason="openai is not installed")
+def test_the_client_of_openai_comes_again_when_it_is_told_to(hold: Path) -> None:
+    openai: Any = importlib.import_module("openai")
+    with serving("--workers=1", "--concurrency=1", "--max-waiting=1") as service:
+        client = openai.OpenAI(
+            base_url=f"{service.url}/v1", api_key="none", timeout=TIMEOUT, max_retries=20
+        )
+        impatient = client.with_options(max_retries=0)
+        answers: list[list[float]] = []
+        hold.touch()
+        threads = [
+            threading.Thread(
+                target=lambda: answers.append(
+                    client.embeddings.create(model="toy", input="a").data[0].embedding
+                )
+            )
+            for _ in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: service.health()["queued"] == 1)
+        with pytest.raises(openai.RateLimitError) as refused:
+            impatient.embeddings.create(model="toy", input="a")
+        assert refused.value.code == "rate_limit_exceeded"
+        hold.unlink()
+        for thread in threads:
+            thread.join()
+        assert answers == expected(["a"]) * 6
+        client.close()
 
 
 def test_too_many_requests_are_refused_with_when_to_come_again(hold: Path) -> None:
