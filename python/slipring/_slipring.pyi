@@ -254,6 +254,7 @@ class Spawner:
         memory_limit: int | None = None,
         nice: int | None = None,
         cpus: Sequence[int] | None = None,
+        fds: Mapping[str, int] | None = None,
     ) -> Self: ...
     def spawn(self) -> Channel:
         """Start a worker and wait until it has attached."""
@@ -275,6 +276,11 @@ class Role:
     def extra(self) -> dict[str, str]: ...
     @property
     def blob(self) -> bytes: ...
+    def take_fd(self, name: str) -> int:
+        """Return the descriptor that the spawner has passed with this name, which the caller closes.
+
+        It can be taken once, and only in the `setup` function: others are closed after it.
+        """
 
 @final
 class Request:

@@ -30,6 +30,7 @@ mod chunks;
 mod completions;
 mod connection;
 mod convert;
+mod descriptor;
 mod error;
 mod feed;
 mod inbox;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use pyo3::exceptions::PyTypeError;
@@ -11,6 +12,7 @@ use slipring::Config;
 
 use crate::channel::Channel;
 use crate::convert::Timeout;
+use crate::descriptor;
 use crate::error::exception;
 use crate::wait::aside;
 
@@ -48,7 +50,7 @@ impl Spawner {
     #[pyo3(signature = (program, args = Vec::new(), *, role = None, env = None, cwd = None,
         model = None, mode = None, extra = None, blob = None, log_dir = None,
         inherit_stdio = false, config = None, handshake_timeout = Timeout::seconds(10), memory_limit = None,
-        nice = None, cpus = None))]
+        nice = None, cpus = None, fds = None))]
     #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
     fn new(
         py: Python<'_>,
@@ -68,6 +70,7 @@ impl Spawner {
         memory_limit: Option<u64>,
         nice: Option<i32>,
         cpus: Option<Vec<u32>>,
+        fds: Option<BTreeMap<String, RawFd>>,
     ) -> PyResult<Self> {
         let mut spawner = slipring::Spawner::program(program)
             .args(args)
@@ -106,6 +109,9 @@ impl Spawner {
         }
         if let Some(cpus) = cpus {
             spawner = spawner.cpus(cpus);
+        }
+        for (name, number) in fds.unwrap_or_default() {
+            spawner = spawner.pass_fd(name, descriptor::copy(py, number)?);
         }
         Ok(Self { spawner, has_role, env: env.unwrap_or_default() })
     }

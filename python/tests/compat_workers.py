@@ -10,8 +10,11 @@ import threading
 import time
 from dataclasses import dataclass
 from enum import Enum
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
+import slipring
 from slipring.compat import AbortFlag, DataConnection, HealthConnection, error_payload
 
 
@@ -36,6 +39,40 @@ class RoleConfig:
     role: Role | str = Role.EMBED
     factor: int = 2
     mode: str = ""
+
+
+@dataclass
+class Shared:
+    """A configuration with objects that have descriptors, or are shared in another way."""
+
+    role: str
+    theirs: Any
+    ours: slipring.Connection
+    queue: Any
+    lock: Any
+    event: Any
+    number: Any
+    memory: SharedMemory
+
+
+def share(data: DataConnection, health: HealthConnection, abort: AbortFlag, config: Shared) -> None:
+    """Use everything in the configuration, once for each request."""
+    while True:
+        kind, _ = data.recv()
+        if kind == "shutdown":
+            return
+        config.theirs.send(f"theirs got {config.theirs.recv()}")
+        config.ours.send(f"ours got {config.ours.recv()}")
+        with config.lock:
+            config.number.value += 1
+        buffer = config.memory.buf
+        assert buffer is not None
+        buffer[0] += 1
+        config.queue.put("queued")
+        config.event.set()
+        # One that this process has started would unlink the memory at the end.
+        has_own_tracker = resource_tracker._resource_tracker._pid is not None  # type: ignore[attr-defined]
+        data.send(("result", has_own_tracker))
 
 
 class NotToUnpickle(Exception):

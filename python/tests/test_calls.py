@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import os
 import re
 import subprocess
 import sys
@@ -225,6 +226,21 @@ def test_the_role_reaches_the_worker(spawn: Spawn, tmp_path: Path) -> None:
     with pytest.raises(slipring.TooManyInFlight):
         channel.submit(7, timeout=TIMEOUT)
     pending.cancel()
+
+
+def test_descriptors_reach_the_setup_of_a_worker(spawn: Spawn) -> None:
+    reader, writer = os.pipe()
+    channel = spawn(fds={"text": reader})
+    os.close(reader)
+    os.write(writer, b"through a pipe")
+    os.close(writer)
+    assert channel.call("passed", timeout=TIMEOUT).text() == "b'through a pipe' and no more"
+    with pytest.raises(OSError, match="(?i)bad file descriptor"):
+        spawn(fds={"text": 1_000_000})
+    with pytest.raises(OSError, match="-1 is no descriptor"):
+        spawn(fds={"text": -1})
+    with pytest.raises(slipring.Error, match="its name must be"):
+        spawn(fds={"../x": 0})
 
 
 def test_an_import_loads_no_asyncio_or_numpy_and_starts_no_thread() -> None:

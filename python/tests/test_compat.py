@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import multiprocessing
 import os
 import pickle
 import signal
@@ -11,13 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import slipring
-from compat_workers import Kind, NotToUnpickle, Role, RoleConfig, worker_main
+from compat_workers import Kind, NotToUnpickle, Role, RoleConfig, Shared, share, worker_main
 from slipring import compat
 
 TIMEOUT = 30.0
@@ -376,6 +379,60 @@ def test_a_worker_that_hangs_is_ended_within_the_timeout(log_dir: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_configuration_can_have_what_multiprocessing_shares(log_dir: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    their_end, theirs = context.Pipe()
+    our_end, ours = slipring.Pipe()
+    memory = SharedMemory(create=True, size=64)
+    config = Shared(
+        role="sharer",
+        theirs=theirs,
+        ours=ours,
+        queue=context.Queue(),
+        lock=context.Lock(),
+        event=context.Event(),
+        number=context.Value("i", 5),
+        memory=memory,
+    )
+
+    async def main() -> None:
+        for number in range(2):
+            before = sorted(os.listdir("/proc/self/fd"))
+            channel, _ = compat.Spawner(log_dir).spawn(share, config)
+            their_end.send("one")
+            our_end.send("two")
+            assert await channel.call("go", timeout=TIMEOUT) is False
+            assert (their_end.recv(), our_end.recv()) == ("theirs got one", "ours got two")
+            assert config.queue.get(timeout=TIMEOUT) == "queued"
+            assert config.event.is_set() and config.number.value == 6 + number
+            await channel.close(timeout=TIMEOUT)
+            # The worker's end has not unlinked it.
+            again = SharedMemory(memory.name)
+            assert again.buf is not None and again.buf[0] == 1 + number
+            again.close()
+            del channel
+            gc.collect()
+            # But for those of the tracker of shared memory, and of the library's own thread.
+            assert number == 0 or sorted(os.listdir("/proc/self/fd")) == before
+        theirs.close()
+        ours.close()
+        # Nothing of this process has the ends any more.
+        with pytest.raises(EOFError):
+            their_end.recv()
+        with pytest.raises(EOFError):
+            our_end.recv()
+
+    try:
+        asyncio.run(main())
+    finally:
+        memory.close()
+        memory.unlink()
+    config.queue.close()
+    config.queue.join_thread()
+    their_end.close()
+    our_end.close()
+
+
 SCRIPT = '''
 import asyncio, sys, time
 from dataclasses import dataclass
@@ -431,6 +488,11 @@ def test_what_cannot_be_started_is_told(log_dir: Path) -> None:
     assert raised.value.original_type == "PickleError"
     with pytest.raises(compat.WorkerError) as raised:
         spawner.spawn(worker_main, RoleConfig(mode=threading.Lock()))  # type: ignore[arg-type]
+    assert raised.value.original_type == "PickleError"
+
+    ends = [slipring.Pipe() for _ in range(6)]
+    with pytest.raises(compat.WorkerError, match="more than 15 descriptors") as raised:
+        spawner.spawn(worker_main, RoleConfig(mode=[one for one, _ in ends]))  # type: ignore[arg-type]
     assert raised.value.original_type == "PickleError"
 
     async def main() -> None:

@@ -15,6 +15,21 @@ import slipring
 worker = slipring.Worker()
 kept: list[slipring.Request] = []
 extra: dict[str, str] = {}
+passed: list[str] = []
+
+
+def read_passed(role: slipring.Role) -> str:
+    try:
+        descriptor = role.take_fd("text")
+    except slipring.Error as error:
+        return str(error)
+    with open(descriptor, "rb") as file:
+        found = file.read(14)
+    try:
+        role.take_fd("text")
+    except slipring.Error:
+        return f"{found!r} and no more"
+    return "twice"
 
 
 @worker.setup
@@ -22,6 +37,7 @@ def load(role: slipring.Role) -> None:
     extra.update(role.extra)
     extra.update(role=repr(role.role), model=str(role.model), mode=str(role.mode))
     extra.update(blob=repr(role.blob), env=os.environ.get("SLIPRING_TEST", ""), cwd=os.getcwd())
+    passed.append(read_passed(role))
     if role.mode == "broken":
         raise FileNotFoundError("no model")
 
@@ -29,6 +45,11 @@ def load(role: slipring.Role) -> None:
 @worker.handler("echo")
 def echo(request: slipring.Request) -> bytes:
     return request.bytes()
+
+
+@worker.handler("passed")
+def tell_passed(request: slipring.Request) -> str:
+    return passed[0]
 
 
 @worker.handler("extra")

@@ -10,7 +10,7 @@ import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing import context, spawn, util
+from multiprocessing import context, resource_tracker, spawn, util
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -19,6 +19,7 @@ import slipring
 from slipring import _errors, _slipring
 from slipring.compat._errors import WorkerCrashError, WorkerError, translated
 from slipring.compat._messages import REQUEST, dump_request, load
+from slipring.compat._worker import TRACKER, PassedFd
 
 if TYPE_CHECKING:
     from slipring._slipring import _Config
@@ -35,6 +36,10 @@ _REAP = 0.4
 """How much sooner than its timeout a close sends SIGKILL in any case; of a short one it is a tenth."""
 
 
+_MOST_FDS = 15
+"""One less than the library passes: the tracker of shared memory has one, too."""
+
+
 @dataclass(frozen=True)
 class Handle:
     """A worker's process."""
@@ -46,11 +51,18 @@ class Handle:
 class _Popen:
     """Stands for a process that is being spawned, for objects that are pickled for one alone."""
 
-    def DupFd(self, fd: int) -> Any:  # noqa: N802 - the name of multiprocessing
-        return self.duplicate_for_child(fd)
+    def __init__(self) -> None:
+        self.fds: dict[str, int] = {}
 
-    def duplicate_for_child(self, fd: int) -> int:
-        raise TypeError(f"a descriptor ({fd}) cannot be a part of a worker's configuration")
+    def duplicate_for_child(self, fd: int) -> PassedFd:
+        if len(self.fds) == _MOST_FDS:
+            raise ValueError(f"the configuration has more than {_MOST_FDS} descriptors")
+        name = str(len(self.fds))
+        self.fds[name] = fd
+        return PassedFd(name)
+
+    def DupFd(self, fd: PassedFd) -> PassedFd:  # noqa: N802 - the name of multiprocessing
+        return fd
 
 
 class Spawner:
@@ -88,13 +100,15 @@ class Spawner:
         log_dir = self._log_dir or os.environ.get(LOG_DIR) or None
         code = f"import sys; sys.path.append({_package_path()!r}); "
         code += "from slipring.compat._worker import main; main()"
+        blob, fds = _start(worker_main, role_config, daemon, role)
         spawner = _slipring.Spawner(
             os.fsdecode(spawn.get_executable()),
             [*util._args_from_interpreter_flags(), "-c", code],  # type: ignore[attr-defined]
             # The library's names have fewer letters.
             role=re.sub(r"[^A-Za-z0-9_-]", "-", role)[:32] or "worker",
             env=self._env,
-            blob=_start(worker_main, role_config, daemon, role),
+            blob=blob,
+            fds=fds,
             log_dir=log_dir,
             inherit_stdio=log_dir is None,
             config=self._config,
@@ -115,16 +129,19 @@ def _package_path() -> str:
     return str(Path(slipring.__file__).resolve().parent.parent)
 
 
-def _start(worker_main: WorkerMain, role_config: Any, daemon: bool, role: str) -> bytes:
-    """Return what the process gets: how to prepare itself, and then what to run."""
-    before = context.get_spawning_popen()
-    context.set_spawning_popen(_Popen())  # type: ignore[arg-type]
+def _start(
+    worker_main: WorkerMain, role_config: Any, daemon: bool, role: str
+) -> tuple[bytes, dict[str, int]]:
+    """Return what the process gets: how to prepare itself and what to run, and descriptors."""
+    before, popen = context.get_spawning_popen(), _Popen()
+    context.set_spawning_popen(popen)  # type: ignore[arg-type]
     try:
         preparation = spawn.get_preparation_data(f"slipring-{role}")
         preparation["start_method"] = "spawn"
         function = _pickled((worker_main, role_config))
         start = {"preparation": preparation, "function": function, "daemon": daemon}
-        return _pickled(start)
+        tracker: Any = resource_tracker.getfd()
+        return _pickled(start), {**popen.fds, TRACKER: tracker}
     finally:
         context.set_spawning_popen(before)
 

@@ -6,7 +6,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import process, spawn
+from multiprocessing import process, resource_tracker, spawn
 from typing import Any, TypeAlias
 
 from slipring import _slipring
@@ -217,6 +217,25 @@ WorkerMain: TypeAlias = Callable[[DataConnection, HealthConnection, AbortFlag, A
 """What a worker runs: it gets its connections, the flag and the configuration of its role."""
 
 
+TRACKER = "tracker"
+"""The name of the descriptor that leads to the host's tracker of shared memory and semaphores."""
+
+_take_fd: Callable[[str], int] | None = None
+
+
+class PassedFd:
+    """A descriptor in a configuration, on its way to the worker."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def detach(self) -> int:
+        """Return the descriptor, in the worker."""
+        if _take_fd is None:
+            raise RuntimeError("a descriptor of a configuration is taken while that is unpickled")
+        return _take_fd(self._name)
+
+
 def main() -> None:
     """Attach to the host, and run the function that it names."""
     make_log_useful()
@@ -224,15 +243,21 @@ def main() -> None:
     found: list[Any] = []
 
     def setup(role: _slipring.Role) -> None:
+        global _take_fd
         start = pickle.loads(role.blob)
+        # As in `multiprocessing`: one of its own would unlink what it has seen when the worker ends.
+        tracker: Any = resource_tracker._resource_tracker
+        tracker._fd = role.take_fd(TRACKER)
         own = process.current_process()
         own._config["daemon"] = start["daemon"]  # type: ignore[attr-defined]
         # As in `multiprocessing.spawn`: the main module must not start workers while it is imported.
         own._inheriting = True  # type: ignore[attr-defined]
         try:
             spawn.prepare(start["preparation"])
+            _take_fd = role.take_fd
             found.extend(pickle.loads(start["function"]))
         finally:
+            _take_fd = None
             del own._inheriting  # type: ignore[attr-defined]
 
     def body(inbox: _slipring.Inbox) -> None:
