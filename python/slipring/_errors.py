@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slipring._slipring import ExitCause
+    from slipring._slipring import ExitCause, Unsettled
 
 
 class Error(RuntimeError):
@@ -81,7 +81,11 @@ class SessionFailed(HandlerFailed):
 
 
 class PeerDied(Error):
-    """The worker's process has ended. The channel is over."""
+    """The worker's process has ended. The channel is over.
+
+    What is `None` because the last thread of the process has not stopped yet is known a moment later,
+    by the same attribute.
+    """
 
     role: str | None
     pid: int | None
@@ -114,6 +118,41 @@ class PeerDied(Error):
         self.begun_alone = found.get("begun_alone")
         self.begun_beside = found.get("begun_beside")
         self.is_oom_suspected = found.get("is_oom_suspected", False)
+        unsettled = found.get("_unsettled")
+        if unsettled is not None:
+            self._unsettled = unsettled
+            for name in _LATE:
+                del self.__dict__[name]
+
+    if not TYPE_CHECKING:  # or a checker would take every name for an attribute
+
+        def __getattr__(self, name):
+            """Look up what was not known yet."""
+            unsettled = self.__dict__.get("_unsettled")
+            if unsettled is None or name not in _LATE:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            found = _end(unsettled)
+            if found["was_begun"] is not None:
+                self.__dict__.update(found)
+                self.__dict__.pop("_unsettled", None)
+            return found[name]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = dict(vars(self))
+        unsettled = state.pop("_unsettled", None)
+        if unsettled is not None:
+            state.update(_end(unsettled))
+        return type(self), self.args, state
+
+
+_LATE = ("was_begun", "cause", "signal", "begun_alone", "begun_beside", "is_oom_suspected")
+"""What is known when the last thread of a worker has stopped."""
+
+
+def _end(unsettled: Unsettled) -> dict[str, Any]:
+    """Return what is known by now."""
+    found = unsettled.look()
+    return {**found, "signal": None if found["cause"] is None else found["cause"].signal}
 
 
 class Poison(PeerDied):

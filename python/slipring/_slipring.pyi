@@ -60,6 +60,12 @@ class ExitCause:
     def text(self) -> str: ...
 
 @final
+class Unsettled:
+    """A death of which not everything is known yet."""
+
+    def look(self) -> dict[str, Any]: ...
+
+@final
 class Health:
     """A worker's report."""
 

@@ -36,17 +36,20 @@ pub(crate) fn is_a(py: Python<'_>, error: &PyErr, class: &str) -> bool {
 
 fn make(py: Python<'_>, error: &slipring::Error) -> PyResult<PyErr> {
     let details = PyDict::new(py);
-    details.set_item("was_begun", error.was_begun())?;
-    details.set_item("log_tail", error.log_tail())?;
-    if let Some(death) = error.death().or_else(|| death_before(error)) {
-        details.set_item("cause", death.cause().map(ExitCause::new))?;
+    let own_death = error.death();
+    // Before the rest, which is not looked up again if this is known.
+    let was_begun = error.was_begun();
+    if let Some(death) = own_death.or_else(|| death_before(error)) {
         details.set_item("role", death.role())?;
         details.set_item("pid", death.pid())?;
         details.set_item("log_path", death.log_path())?;
-        details.set_item("begun_alone", death.begun_alone())?;
-        details.set_item("begun_beside", begun_beside(death))?;
-        details.set_item("is_oom_suspected", death.is_oom_suspected())?;
+        set_end(&details, death)?;
     }
+    if let (None, Some(death)) = (was_begun, own_death) {
+        details.set_item("_unsettled", Py::new(py, Unsettled(death.clone()))?)?;
+    }
+    details.set_item("was_begun", was_begun)?;
+    details.set_item("log_tail", error.log_tail())?;
     if let Some(overload) = error.overload() {
         set_overload(&details, overload)?;
     }
@@ -76,6 +79,30 @@ fn make(py: Python<'_>, error: &slipring::Error) -> PyResult<PyErr> {
         next = source.source();
     }
     exception_of(py, error.kind().name(), &message, &details)
+}
+
+/// A death of which not everything was known when the exception was made: the last thread of the worker
+/// had not stopped.
+#[pyclass(frozen, module = "slipring")]
+pub(crate) struct Unsettled(WorkerDeath);
+
+#[pymethods]
+impl Unsettled {
+    /// Returns what is known by now.
+    fn look<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let details = PyDict::new(py);
+        details.set_item("was_begun", self.0.was_begun())?;
+        set_end(&details, &self.0)?;
+        Ok(details)
+    }
+}
+
+/// Sets what comes to be known after the first signs of a death.
+fn set_end(details: &Bound<'_, PyDict>, death: &WorkerDeath) -> PyResult<()> {
+    details.set_item("cause", death.cause().map(ExitCause::new))?;
+    details.set_item("begun_alone", death.begun_alone())?;
+    details.set_item("begun_beside", begun_beside(death))?;
+    details.set_item("is_oom_suspected", death.is_oom_suspected())
 }
 
 /// Returns the death that has led to an error of another kind.

@@ -80,10 +80,55 @@ def test_a_crash_is_told_with_its_signal_and_log(
     # `faulthandler` is on.
     assert number == signal.SIGKILL or "in crash" in death.log_tail
     assert death.log_path == channel.log_path
+    for error in (death, behind[0]):
+        wait_until_settled(error)
     assert (death.role, death.pid, death.was_begun) == ("test", channel.pid, True)
     assert isinstance(behind[0], slipring.PeerDied) and behind[0].was_begun is False
     assert not channel.is_alive
     assert channel.close().signal == number
+
+
+def wait_until_settled(error: BaseException) -> None:
+    """Wait until the last thread of the worker has stopped."""
+    assert isinstance(error, slipring.PeerDied)
+    end = time.monotonic() + TIMEOUT
+    while error.was_begun is None:
+        assert time.monotonic() < end, "nothing is known of the request"
+        time.sleep(0.001)
+
+
+class Unsettled:
+    """Stands for a death of which the third look knows everything."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def look(self) -> dict[str, object]:
+        self.looks += 1
+        is_known = self.looks >= 3
+        return {
+            "was_begun": False if is_known else None,
+            "cause": slipring.ExitCause(None, signal.SIGKILL),
+            "begun_alone": False if is_known else None,
+            "begun_beside": 1 if is_known else None,
+            "is_oom_suspected": False,
+        }
+
+
+def test_what_is_not_known_of_a_death_at_once_is_known_later() -> None:
+    unsettled = Unsettled()
+    details = {"was_begun": None, "pid": 7, "_unsettled": unsettled}
+    error = slipring.PeerDied("died", details=details)
+    pickled = pickle.loads(pickle.dumps(error))
+    assert (pickled.was_begun, pickled.signal) == (None, signal.SIGKILL)
+    # Of another class, as the executor makes it.
+    crash = slipring.TaskCrashed("died", details={**vars(error), "log_path": None})
+    assert (crash.was_begun, crash.log_path) == (None, None)
+    assert (error.was_begun, error.begun_beside, error.pid) == (False, 1, 7)
+    assert crash.was_begun is False and pickle.loads(pickle.dumps(crash)).begun_beside == 1
+    assert error.was_begun is False and unsettled.looks == 4
+    with pytest.raises(AttributeError, match="no attribute 'other'"):
+        error.other  # type: ignore[attr-defined]
 
 
 def test_a_worker_that_is_killed_from_outside_ends_all_waits(channel: slipring.Channel) -> None:
