@@ -257,8 +257,7 @@ class Forked(Error):
     def __init__(
         self, message: str, *, kind: str = "forked", details: Mapping[str, Any] | None = None
     ) -> None:
-        why = "; a child of os.fork() starts workers of its own, in a program that it executes"
-        super().__init__(message + why, kind=kind, details=details)
+        super().__init__(message, kind=kind, details=details)
 
 
 _CLASSES: dict[str, type[Error]] = {
@@ -289,6 +288,9 @@ _CLASSES: dict[str, type[Error]] = {
 
 def make(kind: str, message: str, details: Mapping[str, Any]) -> Error:
     """Return the exception for an error of the library of this kind."""
+    if kind == "forked":
+        # Not in the class, which also makes the copies of its exceptions that are unpickled.
+        message += "; a child of os.fork() starts workers of its own, in a program that it executes"
     return _CLASSES.get(kind, Error)(message, kind=kind, details=details)
 
 

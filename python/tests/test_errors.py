@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import slipring
+from slipring import _errors
 
 TIMEOUT = 30.0
 
@@ -246,3 +248,21 @@ def test_errors_are_exceptions_with_a_message() -> None:
     error = slipring.Error("what happened")
     assert str(error) == "what happened" and error.kind == "error"
     assert str(pickle.loads(pickle.dumps(error))) == "what happened"
+
+
+@pytest.mark.parametrize("kind", [*_errors._CLASSES, "another"])
+def test_an_exception_that_was_pickled_says_the_same(kind: str) -> None:
+    details = {
+        "cause": slipring.ExitCause(None, 9),
+        "log_path": Path("worker.log"),
+        "log_tail": "last words",
+        "length": 7,
+        "queued": 3,
+        "sources": ["why"],
+        "was_begun": False,
+    }
+    error = _errors.make(kind, "what happened", details)
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert (type(again), str(again), again.args) == (type(error), str(error), error.args)
+        for name, value in vars(error).items():
+            assert str(getattr(again, name)) == str(value), name
