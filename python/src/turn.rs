@@ -3,16 +3,20 @@
 
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 /// How many forks lie between the process that has loaded the module and this one.
 static GENERATION: AtomicU32 = AtomicU32::new(1);
 
-const FREE: u32 = 0;
+/// The number of the thread that was given one last.
+static LAST_THREAD: AtomicU32 = AtomicU32::new(0);
+
+const FREE: u64 = 0;
 
 /// Told by Python in each child of `os.fork()`, before it does anything else.
 #[pyfunction]
@@ -32,8 +36,8 @@ pub(crate) trait Recover {
 /// In a forked child the turn may be held by a thread that exists in the parent only. The child takes
 /// it over: its copy of the value is its own.
 pub(crate) struct Turns<T> {
-    /// The generation of the process whose thread has the turn.
-    holder: AtomicU32,
+    /// The generation of the process whose thread has the turn, above the number of the thread.
+    holder: AtomicU64,
     value: UnsafeCell<T>,
 }
 
@@ -45,14 +49,19 @@ pub(crate) struct Turn<'a, T>(&'a Turns<T>);
 
 impl<T: Recover> Turns<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self { holder: AtomicU32::new(FREE), value: UnsafeCell::new(value) }
+        Self { holder: AtomicU64::new(FREE), value: UnsafeCell::new(value) }
     }
 
     /// Waits for the turn.
+    ///
+    /// # Errors
+    ///
+    /// `RuntimeError` if this thread has the turn. It runs a signal handler or a finalizer then, which
+    /// has interrupted the use of the value, and would wait for itself.
     pub(crate) fn take(&self, py: Python<'_>) -> PyResult<Turn<'_, T>> {
         let mut nap = Duration::from_micros(50);
         loop {
-            if let Some(turn) = self.try_take() {
+            if let Some(turn) = self.try_take()? {
                 return Ok(turn);
             }
             py.check_signals()?;
@@ -61,21 +70,40 @@ impl<T: Recover> Turns<T> {
         }
     }
 
-    fn try_take(&self) -> Option<Turn<'_, T>> {
-        let own = GENERATION.load(Ordering::Relaxed);
+    fn try_take(&self) -> PyResult<Option<Turn<'_, T>>> {
+        let (generation, thread) = (GENERATION.load(Ordering::Relaxed), thread_number());
+        let own = u64::from(generation) << 32 | u64::from(thread);
         let take =
             |from| self.holder.compare_exchange(from, own, Ordering::Acquire, Ordering::Relaxed);
-        match take(FREE) {
-            Ok(_) => Some(Turn(self)),
-            Err(holder) if holder == own => None,
-            Err(holder) => {
-                take(holder).ok()?;
-                let mut turn = Turn(self);
-                turn.recover();
-                Some(turn)
-            }
+        let Err(holder) = take(FREE) else { return Ok(Some(Turn(self))) };
+        // Also in a child that the handler has forked: what it has interrupted goes on there as well.
+        if holder & u64::from(u32::MAX) == u64::from(thread) {
+            return Err(reentrant());
         }
+        if holder >> 32 == u64::from(generation) || take(holder).is_err() {
+            return Ok(None);
+        }
+        let mut turn = Turn(self);
+        turn.recover();
+        Ok(Some(turn))
     }
+}
+
+/// Returns a number of this thread's own, which is not zero. A forked child has the thread that has
+/// forked, with its number.
+fn thread_number() -> u32 {
+    thread_local! {
+        static NUMBER: u32 = LAST_THREAD.fetch_add(1, Ordering::Relaxed).wrapping_add(1).max(1);
+    }
+    NUMBER.with(|number| *number)
+}
+
+#[cold]
+fn reentrant() -> PyErr {
+    PyRuntimeError::new_err(
+        "this thread is already using this direction of the connection: a signal handler or a \
+         finalizer that has interrupted it cannot use it as well",
+    )
 }
 
 impl<T> Deref for Turn<'_, T> {

@@ -290,6 +290,47 @@ def test_ctrl_c_ends_a_wait_and_hurts_nothing(what: str) -> None:
     assert (out.stdout.split(), out.stderr) == (["interrupted", "after"], "")
 
 
+WITHIN = """if True:
+    import os, signal, slipring, sys, threading, time
+    what, handled, got = sys.argv[1], threading.Event(), []
+    a, b = slipring.Pipe()
+    data = os.urandom(3_000_000)
+    def handle(*_):
+        child = os.fork() if what == 'fork' else None
+        if child:
+            os.waitpid(child, 0)
+        try:
+            a.send_bytes(b'within') if what == 'send' else a.recv_bytes()
+        except RuntimeError as error:
+            print(error, flush=True)
+        if child == 0:
+            os._exit(0)
+        handled.set()
+    def beside():
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGALRM)
+        handled.wait()
+        got.append(b.recv_bytes()) if what == 'send' else b.send_bytes(data)
+    signal.signal(signal.SIGALRM, handle)
+    thread = threading.Thread(target=beside)
+    thread.start()
+    a.send_bytes(data) if what == 'send' else got.append(a.recv_bytes())
+    thread.join()
+    print(got == [data])
+"""
+
+
+@pytest.mark.parametrize("what", ("recv", "send", "fork"))
+def test_a_signal_handler_cannot_use_what_it_has_interrupted(what: str) -> None:
+    out = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WITHIN, what], capture_output=True, text=True, timeout=60
+    )
+    assert out.stderr == ""
+    *refused, whole = out.stdout.splitlines()
+    assert len(refused) == (2 if what == "fork" else 1) and whole == "True"
+    assert all("already using this direction" in line for line in refused)
+
+
 def test_a_busy_thread_beside_does_not_stop_a_transfer() -> None:
     here, there = slipring.Pipe()
     with started("spawn", echo_bytes, there):
