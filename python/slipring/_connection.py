@@ -174,7 +174,7 @@ def _pickler_class() -> Any:
     return found
 
 
-def in_band(data: bytes, buffers: Sequence[bytearray]) -> bytes:
+def in_band(data: bytes, buffers: Sequence[bytes | bytearray]) -> bytes:
     """Return a pickle that has its buffers inside, for a receiver that wants bytes."""
     out = io.BytesIO()
     rest = iter(buffers)

@@ -28,6 +28,9 @@ pub(crate) const BYTES: u16 = 0;
 /// A pickle whose buffers follow it: their number, the length of the pickle and of each buffer, each
 /// as eight bytes; then the pickle and the buffers.
 pub(crate) const OBJECT: u16 = 1;
+/// Marks the length of a buffer that was read-only. It becomes `bytes`, as in a pickle that has its
+/// buffers inside; others become a `bytearray`.
+pub(crate) const READ_ONLY: u64 = 1 << 63;
 
 /// A message of this length or more is copied by a thread that is not attached.
 pub(crate) const LONG: u64 = 256 << 10;
@@ -277,15 +280,19 @@ impl Incoming {
                 self.parts = vec![Part::bytes(py, (count + 1) * 8)?];
             }
             (Stage::Lengths, [pickle, buffers @ ..]) => {
-                let all = words.iter().try_fold(0_u64, |sum, len| sum.checked_add(*len));
+                let mut lengths = words.iter().map(|word| word & !READ_ONLY);
+                let all = lengths.try_fold(0_u64, |sum, len| sum.checked_add(len));
                 let table = 8 * (u64::try_from(words.len()).unwrap_or(0) + 1);
                 if all.and_then(|all| all.checked_add(table)) != Some(self.message.len) {
                     return Err(garbled());
                 }
                 self.stage = Stage::Body;
                 let mut parts = vec![Part::bytes(py, *pickle)?];
-                for len in buffers {
-                    parts.push(Part::bytearray(py, *len)?);
+                for word in buffers {
+                    parts.push(match word & READ_ONLY {
+                        0 => Part::bytearray(py, *word)?,
+                        _ => Part::bytes(py, word & !READ_ONLY)?,
+                    });
                 }
                 self.parts = parts;
             }

@@ -11,7 +11,7 @@ use slipring::pipe::{PipeWriter, Wake};
 use slipring::{ErrorKind, PeerBytes};
 
 use crate::error::exception;
-use crate::receiving::{LONG, OBJECT};
+use crate::receiving::{LONG, OBJECT, READ_ONLY};
 use crate::turn::Recover;
 use crate::wait::{FURTHER, Slices, look_time, released};
 
@@ -79,12 +79,15 @@ impl Sending {
         pickle: &[Lent],
         buffers: &[Lent],
     ) -> PyResult<()> {
-        let number = |len: usize| u64::try_from(len).unwrap_or(u64::MAX).to_le_bytes();
+        let number = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
         let len = pickle.iter().map(|part| part.len).sum();
         let mut table = Vec::with_capacity((buffers.len() + 2) * 8);
-        table.extend(number(buffers.len()));
-        table.extend(number(len));
-        buffers.iter().for_each(|buffer| table.extend(number(buffer.len)));
+        table.extend(number(buffers.len()).to_le_bytes());
+        table.extend(number(len).to_le_bytes());
+        for buffer in buffers {
+            let mark = if buffer.buffer.readonly() { READ_ONLY } else { 0 };
+            table.extend((number(buffer.len) | mark).to_le_bytes());
+        }
         let parts = pickle.iter().chain(buffers).map(Lent::bytes);
         let all: Vec<_> = std::iter::once(PeerBytes::of(&table)).chain(parts).collect();
         self.send(py, OBJECT, &all)

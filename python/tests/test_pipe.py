@@ -11,6 +11,7 @@ import os
 import pickle
 import threading
 import time
+from collections import deque
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,31 @@ def test_arrays_are_not_copied_into_the_pickle() -> None:
     assert all(np.array_equal(array_, vectors) for array_ in again)
     b.send_bytes(pickle.dumps("by hand"))
     assert a.recv() == "by hand"
+
+
+class Blob:
+    """Has a buffer that may go beside its pickle."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, _: Any) -> Any:
+        return Blob, (pickle.PickleBuffer(self.data),)
+
+
+@pytest.mark.parametrize("size", (0, 10, 1024, 100_000, 1_000_000))
+def test_the_buffers_of_an_object_come_as_a_pickle_brings_them(size: int) -> None:
+    a, b = slipring.Pipe()
+    data = os.urandom(size)
+    for buffer in (data, bytearray(data), memoryview(data), memoryview(bytearray(data)).toreadonly()):
+        thing = Blob(buffer)
+        expected = pickle.loads(pickle.dumps(thing, 5)).data
+        # A long one waits for room.
+        sender = threading.Thread(target=lambda: deque(map(a.send, (thing, thing))))
+        sender.start()
+        for got in (b.recv(), pickle.loads(b.recv_bytes())):
+            assert (type(got.data), got.data) == (type(expected), expected)
+        sender.join()
 
 
 class Registered:
