@@ -1,22 +1,24 @@
 //! How one side of a ring wakes the other: a word in shared memory and a socket.
 //!
 //! The word says whether the side that waits wants a byte, and for which position. The socket has an
-//! unread byte, or one that is about to be sent, exactly if the word is `RUNG`, unless the sender is
-//! killed or stopped in between (`docs/MEMORY.md`):
+//! unread byte exactly if the word is `RUNG`, and has one or is about to have one if it is `RINGING`:
 //!
 //! ```text
-//!   QUIET ---arm---> armed at a position ---ring: send a byte---> RUNG
-//!                      ^    |      ^                                |
-//!                      '-arm'      '-------arm: take the byte-------'
+//!   QUIET ---arm---> armed at a position ---ring---> RINGING ---the byte is sent---> RUNG
+//!                      ^    |      ^                    |                              |
+//!                      '-arm'      '--------------------'----arm: take the byte--------'
 //! ```
+//!
+//! A sender that is killed before its byte leaves `RINGING`. Senders take turns, so that the next one
+//! knows by that, and sends the byte in its place.
 //!
 //! *Waiting side*: 1 the word becomes armed at the position that must be passed; 2 fence; 3 look at the
 //! ring; 4 if nothing is there, take the byte if the word stood for one, and sleep until the socket is
-//! readable. If something is there, the word goes back to `RUNG` and the byte stays unread, so that the
+//! readable. If something is there, the word becomes `RUNG` and the byte stays unread, so that the
 //! socket is still readable.
 //!
 //! *Other side*: 1 publish; 2 fence; 3 look at the word; 4 if it is armed at a position that was passed,
-//! make it `RUNG` and send a byte.
+//! make it `RINGING`, send a byte and make it `RUNG`.
 //!
 //! Both fences are SeqCst, as in Dekker's algorithm: either the other side sees the armed word, or the
 //! waiting side sees what was published. Each change of the word is a compare-and-swap, and the side
@@ -35,6 +37,8 @@ use crate::sys::wake_socket::WakeSocket;
 pub(super) const QUIET: u64 = 0;
 /// A byte was sent and is not taken.
 const RUNG: u64 = 2;
+/// A byte is about to be sent, or was.
+pub(super) const RINGING: u64 = 4;
 
 /// How often a change of the word is tried that other processes are changing all the time.
 const ATTEMPTS: u32 = 64;
@@ -68,12 +72,25 @@ impl Bell {
         fence(Ordering::SeqCst); // pairs with the fence in `arm`
         let word = self.word.load(Ordering::Relaxed);
         let is_wanted = word & 1 == 1 && reached.wrapping_sub(word & !1).cast_signed() > 0;
-        !is_wanted || self.send(word)
+        let is_left = word == RINGING;
+        !(is_wanted || is_left) || self.send(word)
     }
 
     #[cold]
     fn send(&self, word: u64) -> bool {
-        self.change(word, RUNG).is_err() || self.socket().send_byte()
+        if self.change(word, RINGING).is_err() {
+            return true;
+        }
+        let is_held = self.socket().send_byte();
+        // It fails if the waiting side knows of the byte already.
+        let _ = self.change(RINGING, RUNG);
+        is_held
+    }
+
+    /// Leaves the word as a process does that is killed before it sends the byte.
+    #[cfg(all(test, loom))]
+    pub(super) fn ring_without_byte(&self) {
+        assert!(self.change(self.word.load(Ordering::Relaxed), RINGING).is_ok());
     }
 
     /// Asks the other side for a byte once it passes the position, unless `has_come` already. Returns
@@ -90,10 +107,14 @@ impl Bell {
                 },
             }
         }
-        let is_owed = found == RUNG;
+        let is_owed = found == RUNG || found == RINGING;
         fence(Ordering::SeqCst); // pairs with the fence in `ring`
         let has_come = has_come();
-        let is_kept = has_come && is_owed && self.change(armed, RUNG).is_ok();
+        // The next sender sends the byte if this one's does not come.
+        let is_sent = || found == RUNG || self.socket().await_byte();
+        let is_kept = has_come
+            && is_owed
+            && self.change(armed, if is_sent() { RUNG } else { RINGING }).is_ok();
         if is_owed && !is_kept {
             self.socket().take_byte();
         }

@@ -170,6 +170,30 @@ fn the_descriptor_is_readable_exactly_if_a_message_is_there() {
 }
 
 #[test]
+fn the_next_message_wakes_if_the_last_writer_was_killed_before_its_byte() {
+    check(|| {
+        let Ends { mut reader, mut writer, reading, memory } = ends();
+        memory.u32_at(AT.polled).unwrap().store(1, Ordering::Relaxed);
+        send(&mut writer, 1, 8);
+        take(&mut reader, 1, 8);
+        reader.watch().settle();
+        // Another holder of the writing end, which is killed.
+        writer.bytes.ring_without_byte();
+        let sender = thread::spawn(move || {
+            send(&mut writer, 2, 8);
+            writer
+        });
+        let socket = reading.of(Line::Bytes);
+        assert!(socket.wait(Duration::MAX).is_readable);
+        assert!(reader.watch().has_bytes(), "readable, but nothing is there");
+        take(&mut reader, 2, 8);
+        reader.watch().settle();
+        drop(sender.join().unwrap());
+        assert!(!socket.wait(Duration::ZERO).is_readable, "readable, but nothing is there");
+    });
+}
+
+#[test]
 fn two_holders_of_an_end_wait_at_the_same_time() {
     check(|| {
         let Ends { mut reader, mut writer, reading, memory } = ends();

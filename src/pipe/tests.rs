@@ -339,6 +339,32 @@ impl Hostile {
 }
 
 #[test]
+fn a_message_of_a_killed_writer_is_shown_by_the_next_one_or_by_the_end() {
+    for has_next in [true, false] {
+        let Rig { first, second, mut reader, mut writer } = rig();
+        let hostile = Hostile::of(&first);
+        assert!(!is_readable(reader.watch()));
+        // A writer that another process holds publishes, and is killed before it sends the byte.
+        hostile.set(hostile.at.bytes_bell, QUIET);
+        send(&mut writer, b"left").unwrap();
+        hostile.set(hostile.at.bytes_bell, bell::RINGING);
+        assert!(!is_readable(reader.watch()) && reader.watch().has_bytes());
+        if has_next {
+            send(&mut writer, b"next").unwrap();
+        } else {
+            drop((second, writer));
+        }
+        assert!(is_readable(reader.watch()));
+        assert_eq!(receive(&mut reader).unwrap(), b"left");
+        reader.watch().settle();
+        assert!(is_readable(reader.watch()));
+        assert_eq!(receive(&mut reader).is_ok(), has_next);
+        reader.watch().settle();
+        assert_eq!(is_readable(reader.watch()), !has_next, "nothing is there but the end");
+    }
+}
+
+#[test]
 fn positions_that_cannot_be_are_corruption_on_both_sides() {
     for (tail, head) in [(1, 0), (4096 + 64, 0), (0, 64), (u64::MAX, 0), (64, 1), (0, u64::MAX)] {
         let Rig { first, mut reader, mut writer, .. } = rig();

@@ -63,7 +63,12 @@ impl WakeSocket {
             self.try_take_byte()
         });
         // Its sender may be waiting for a processor.
-        is_taken || self.wait(PATIENCE).is_readable && self.try_take_byte()
+        is_taken || self.await_byte() && self.try_take_byte()
+    }
+
+    /// Waits for a byte that is about to be sent, but for 50 ms at most. Returns whether it is there.
+    pub(crate) fn await_byte(&self) -> bool {
+        self.wait(PATIENCE).is_readable
     }
 
     fn try_take_byte(&self) -> bool {

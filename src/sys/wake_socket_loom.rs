@@ -48,6 +48,11 @@ impl WakeSocket {
         true
     }
 
+    /// Waits for the byte, as [`Self::take_byte`].
+    pub(crate) fn await_byte(&self) -> bool {
+        self.wait(Duration::MAX).is_readable
+    }
+
     /// Waits without end, unless the time is zero.
     pub(crate) fn wait(&self, longest: Duration) -> Polled {
         let mut bytes = self.pair.bytes.lock().unwrap();
