@@ -35,16 +35,25 @@ struct Exported {
     header: Option<[u8; MatrixShape::HEADER_LEN]>,
 }
 
+/// Returns the buffer of an object.
+pub(crate) fn lend(object: &Bound<'_, PyAny>) -> PyResult<PyUntypedBuffer> {
+    // Some exporters leave the strides out, as those of `ctypes`. A view of them has strides.
+    PyUntypedBuffer::get(object).or_else(|error| match PyMemoryView::from(object) {
+        Ok(view) => PyUntypedBuffer::get(view.as_any()),
+        Err(_) => Err(error),
+    })
+}
+
 impl<'py> LentBuffer<'py> {
     /// Returns the buffer of an object. An object of one dimension whose items are bytes is bytes, and
     /// an array of one or two dimensions is a matrix. Items that do not lie row by row are copied.
     pub(crate) fn of(object: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let (buffer, is_bfloat16) = match PyUntypedBuffer::get(object) {
+        let (buffer, is_bfloat16) = match lend(object) {
             Ok(buffer) => (buffer, false),
             Err(error) => (bits_of_bfloat16(object)?.ok_or(error)?, true),
         };
         let header = match (buffer.format().to_bytes(), buffer.shape()) {
-            (b"B" | b"b" | b"c", [_]) => None,
+            (b"B" | b"b" | b"c" | b"<B" | b"<b" | b"<c", [_]) => None,
             (format, shape) => {
                 let (rows, cols) = rows_and_cols(shape)?;
                 let element = if is_bfloat16 { ElementType::BF16 } else { element_of(format)? };
@@ -200,8 +209,8 @@ fn element_of(format: &[u8]) -> PyResult<ElementType> {
     Ok(match format {
         b"f" | b"<f" | b"=f" => ElementType::F32,
         b"e" | b"<e" | b"=e" => ElementType::F16,
-        b"b" => ElementType::I8,
-        b"B" => ElementType::U8,
+        b"b" | b"<b" => ElementType::I8,
+        b"B" | b"<B" => ElementType::U8,
         other => {
             let why = match other {
                 b">f" | b">e" => "its bytes are in the order of other machines",
@@ -217,7 +226,7 @@ fn element_of(format: &[u8]) -> PyResult<ElementType> {
 
 /// Returns how many bytes an object lends that can be written to.
 pub(crate) fn writable_len(object: &Bound<'_, PyAny>) -> PyResult<usize> {
-    let buffer = PyUntypedBuffer::get(object)?;
+    let buffer = lend(object)?;
     if buffer.readonly() || !buffer.is_c_contiguous() {
         return Err(PyTypeError::new_err(
             "the object has no contiguous memory that can be written to",
@@ -229,7 +238,7 @@ pub(crate) fn writable_len(object: &Bound<'_, PyAny>) -> PyResult<usize> {
 /// Copies bytes into the memory of an object, from `offset` on.
 pub(crate) fn copy_into(object: &Bound<'_, PyAny>, offset: usize, bytes: &[u8]) -> PyResult<()> {
     let len = writable_len(object)?;
-    let buffer = PyUntypedBuffer::get(object)?;
+    let buffer = lend(object)?;
     if bytes.is_empty() || buffer.len_bytes() != len || len.saturating_sub(offset) < bytes.len() {
         return Ok(());
     }

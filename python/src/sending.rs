@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use slipring::pipe::{PipeWriter, Wake};
 use slipring::{ErrorKind, PeerBytes};
 
+use crate::buffer;
 use crate::error::exception;
 use crate::receiving::{LONG, OBJECT, READ_ONLY};
 use crate::turn::Recover;
@@ -30,7 +31,7 @@ pub(crate) struct Lent {
 
 impl Lent {
     pub(crate) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let buffer = PyUntypedBuffer::get(object)?;
+        let buffer = buffer::lend(object)?;
         if !buffer.is_c_contiguous() {
             return Err(PyBufferError::new_err("the memory of the object is not contiguous"));
         }

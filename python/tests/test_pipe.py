@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import gc
 import io
 import multiprocessing
@@ -51,6 +52,7 @@ def test_bytes_and_their_parts_arrive() -> None:
         (bytearray(b"mutable"), (), b"mutable"),
         (memoryview(b"viewed"), (2, 2), b"ew"),
         (array.array("i", [1, 2]), (), array.array("i", [1, 2]).tobytes()),
+        ((ctypes.c_int * 2)(1, 2), (1, 6), array.array("i", [1, 2]).tobytes()[1:7]),
         (np.arange(3.0), (8, 8), np.array([1.0]).tobytes()),
     ):
         a.send_bytes(data, *arguments)
@@ -80,6 +82,9 @@ def test_bytes_are_received_into_a_buffer() -> None:
     a.send_bytes(array.array("i", [7, 8]))
     assert b.recv_bytes_into(numbers, 4) == 8
     assert list(numbers) == [0, 7, 8, 0]
+    raw = (ctypes.c_ubyte * 4)()
+    a.send_bytes(b"abc")
+    assert b.recv_bytes_into(raw, 1) == 3 and bytes(raw) == b"\0abc"
     a.send_bytes(b"longer than ten")
     with pytest.raises(multiprocessing.BufferTooShort) as short:
         b.recv_bytes_into(target)
