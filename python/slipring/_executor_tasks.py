@@ -14,7 +14,7 @@ from multiprocessing import spawn
 from typing import Any
 
 from slipring import _slipring
-from slipring._errors import Closed, Degraded, Error, Forked, PeerDied, SpawnFailed
+from slipring._errors import Closed, Degraded, Error, PeerDied, SpawnFailed, make
 from slipring._executor_start import Start
 from slipring._pickled import dump
 from slipring._tasks import How, outcome
@@ -86,7 +86,7 @@ class Tasks:
 
     def add(self, task: Task) -> None:
         if os.getpid() != self._pid:
-            raise Forked("an executor cannot be used in a forked child")
+            raise make("forked", "an executor cannot be used in a forked child", {})
         self._check_open()
         # Before the look at who makes the pool: if that fails, the thread that does fails what waits.
         self._waiting.append(task)
