@@ -23,7 +23,7 @@ import time
 from typing import Any
 
 import slipring
-from pipe import processor
+from compare import processor
 
 
 def hold(connection: Any, pin: bool) -> None:
