@@ -10,7 +10,7 @@ use crate::error::{exception, misuse};
 use crate::lock::lock;
 use crate::reply::Reply;
 use crate::shared::SharedChannel;
-use crate::wait::{Aside, SLICE, is_main_thread, look_time, released};
+use crate::wait::{Aside, SLICE, is_main_thread, look_time, released, resumable};
 
 /// The chunks of a stream, in order: an iterator. If it is forgotten, the stream is cancelled.
 #[pyclass(frozen, module = "slipring")]
@@ -50,9 +50,9 @@ impl Stream {
         mut stream: Box<slipring::Stream>,
         is_main: bool,
     ) -> PyResult<Found> {
-        match stream.next_chunk_timeout(look_time()) {
-            Ok(Poll::Pending) => {}
-            Ok(Poll::Ready(found)) => return Ok((stream, Ok(found))),
+        match resumable(|| stream.next_chunk_timeout(look_time())) {
+            Ok(None | Some(Poll::Pending)) => {}
+            Ok(Some(Poll::Ready(found))) => return Ok((stream, Ok(found))),
             Err(error) => return Ok((stream, Err(error))),
         }
         if !is_main {
@@ -61,13 +61,13 @@ impl Stream {
         // Most chunks come within this time. After it a thread of its own waits, which lets the
         // library count the timeouts of the stream, and this one look for signals.
         let (stream, found) = released(py, move || {
-            let found = stream.next_chunk_timeout(SLICE);
+            let found = resumable(|| stream.next_chunk_timeout(SLICE));
             (stream, found)
         });
         match found {
-            Ok(Poll::Ready(found)) => return Ok((stream, Ok(found))),
+            Ok(Some(Poll::Ready(found))) => return Ok((stream, Ok(found))),
             Err(error) => return Ok((stream, Err(error))),
-            Ok(Poll::Pending) => {}
+            Ok(None | Some(Poll::Pending)) => {}
         }
         if let Err(raised) = py.check_signals() {
             self.replace(State::Idle(stream));

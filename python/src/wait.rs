@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use slipring::Result;
+use slipring::{ErrorKind, Result};
 
 use crate::error::exception;
 
@@ -42,14 +42,32 @@ pub(crate) fn wait<T: Send>(
     py: Python<'_>,
     mut look: impl FnMut(Duration) -> Result<Option<T>> + Send,
 ) -> PyResult<T> {
-    let mut found = look(look_time());
+    let mut found = resumable(|| look(look_time()));
     let longest = if is_main_thread(py)? { SLICE } else { Duration::MAX };
     loop {
-        if let Some(found) = found.map_err(|error| exception(py, &error))? {
+        if let Some(found) = found.map_err(|error| exception(py, &error))?.flatten() {
             return Ok(found);
         }
         py.check_signals()?;
-        found = released(py, || look(longest));
+        found = released(py, || resumable(|| look(longest)));
+    }
+}
+
+thread_local! {
+    /// Whether this thread's wait can be ended by a signal, and begun again.
+    static IS_RESUMABLE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a part of a wait that a signal ends, which is `None`: its caller runs the signal handlers, and
+/// waits again. They must not run inside: this thread may be the one that reads for all others, and a
+/// handler that makes a call of its own would wait for it.
+pub(crate) fn resumable<T>(look: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+    IS_RESUMABLE.set(true);
+    let found = look();
+    IS_RESUMABLE.set(false);
+    match found {
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(None),
+        found => found.map(Some),
     }
 }
 
@@ -133,7 +151,13 @@ fn ended() -> PyErr {
     pyo3::exceptions::PyRuntimeError::new_err("the thread that waits has ended")
 }
 
-/// What the library calls when a signal has interrupted a wait.
+/// What the library calls when a signal has interrupted a wait of a channel.
+pub(crate) fn end_or_run_signal_handlers()
+-> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    if IS_RESUMABLE.get() { Err("to run signal handlers".into()) } else { run_signal_handlers() }
+}
+
+/// What the library calls when a signal has interrupted a wait of a worker.
 pub(crate) fn run_signal_handlers()
 -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
     // While the interpreter ends there is no handler to run.

@@ -55,6 +55,12 @@ async def count(request: slipring.Request) -> AsyncIterator[str]:
         seen.append("ended")
 
 
+@worker.handler("late")
+async def late(request: slipring.Request) -> AsyncIterator[str]:
+    await asyncio.sleep(float(request.text()))
+    yield "late"
+
+
 @worker.handler("large")
 async def large(request: slipring.Request) -> AsyncIterator[bytes]:
     for number in range(int(request.text())):

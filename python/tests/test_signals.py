@@ -150,3 +150,48 @@ def test_ping_close_and_spawn_are_interrupted(spawn: Spawn) -> None:
     sleeper = slipring.Spawner(sys.executable, ["-c", "import time; time.sleep(20)"])
     with interrupted():
         sleeper.spawn()
+
+
+@contextmanager
+def calls_in_a_handler(channel: slipring.Channel, after: float) -> Iterator[list[str]]:
+    """Have a signal handler make a call soon, and return what it was answered."""
+    answers: list[str] = []
+
+    def handle(number: int, frame: object) -> None:
+        answers.append(channel.call("echo", "answer", timeout=TIMEOUT).text())
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, after)
+    try:
+        yield answers
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Iterator[slipring.Channel]:
+    """Return the channel of a worker that serves several requests at the same time."""
+    worker = Path(__file__).with_name("async_worker.py")
+    spawner = slipring.Spawner(sys.executable, [worker], log_dir=tmp_path, handshake_timeout=60.0)
+    with spawner.spawn() as channel:
+        channel.wait_ready(timeout=60.0)
+        yield channel
+
+
+def test_a_signal_handler_makes_a_call_while_another_one_waits(tasks: slipring.Channel) -> None:
+    with calls_in_a_handler(tasks, 0.1) as answers:
+        tasks.call("sleep", "0.5", timeout=2 * TIMEOUT)
+    assert answers == ["answer"]
+    pending = tasks.submit("sleep", "0.5", timeout=2 * TIMEOUT)
+    with calls_in_a_handler(tasks, 0.1) as answers:
+        assert pending.poll(timeout=2 * TIMEOUT) is not None
+    assert answers == ["answer"]
+
+
+def test_a_signal_handler_makes_a_call_while_a_stream_waits(tasks: slipring.Channel) -> None:
+    for after in (0.1, 0.002):
+        with calls_in_a_handler(tasks, after) as answers:
+            chunks = tasks.stream("late", "0.5", chunk_timeout=2 * TIMEOUT)
+            assert [chunk.text() for chunk in chunks] == ["late"]
+        assert answers == ["answer"]
