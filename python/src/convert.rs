@@ -28,7 +28,9 @@ impl FromPyObject<'_, '_> for Timeout {
 
     fn extract(seconds: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
         match seconds.extract()? {
-            None | Some(f64::INFINITY) => Ok(Self::NONE),
+            None => Ok(Self::NONE),
+            // So long that the library cannot count it.
+            Some(seconds) if seconds > Duration::MAX.as_secs_f64() / 2.0 => Ok(Self::NONE),
             Some(seconds) => Duration::try_from_secs_f64(seconds).map(Self).map_err(|_| {
                 let message = format!("a timeout of {seconds} seconds: it must be 0 or more");
                 PyValueError::new_err(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import math
 import os
 import re
 import subprocess
@@ -251,3 +252,8 @@ print("numpy" in sys.modules, "asyncio" in sys.modules, len(os.listdir("/proc/se
 """
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert printed.stdout.split() == ["False", "False", "1"]
+
+
+def test_a_timeout_of_any_length_is_one(channel: slipring.Channel) -> None:
+    for timeout in (1e18, 1e300, math.inf):
+        assert bytes(channel.call("echo", b"x", timeout=timeout)) == b"x"
