@@ -84,8 +84,8 @@ impl Reply {
     }
 
     /// Returns the same reply, to be kept for any time. Its bytes stay at their address as long as it
-    /// lives, and it never holds up the worker: once it holds back a share of the ring, its bytes leave
-    /// the ring, at the same address.
+    /// lives, and it does not hold up the worker: once it holds back a share of the ring, its bytes leave
+    /// the ring, at the same address. While there is no memory for that, it holds the ring as any reply.
     ///
     /// For replies that mostly live for a moment: that costs next to nothing, and to leave the ring
     /// as much as many copies. A reply that is surely kept is better off with [`Reply::detach`]. The

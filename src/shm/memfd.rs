@@ -85,9 +85,9 @@ pub(crate) fn map_own(file: &File, len: u64) -> Result<OwnRegion> {
 
 /// Maps a file read-only, and once more for what is kept of it.
 pub(crate) fn map_peer_twice(file: &File, len: u64) -> Result<PeerRegion> {
-    // Without that map, for want of addresses, what is kept is copied.
-    let second = SecondMap::of(file, as_usize(len)).ok();
-    Ok(map_peer(file, len)?.with_second(second))
+    // The first map comes first: without the second, for want of addresses, what is kept is copied.
+    let region = map_peer(file, len)?;
+    Ok(region.with_second(SecondMap::of(file, as_usize(len)).ok()))
 }
 
 /// Maps a file read-only.

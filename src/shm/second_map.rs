@@ -274,6 +274,8 @@ fn page_size() -> usize {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+    use std::os::fd::AsRawFd;
+
     use super::*;
 
     const LEN: usize = 8 * 4096;
@@ -353,6 +355,35 @@ mod tests {
             assert!(map.pin(offset, len).is_none(), "{len} bytes at {offset}");
         }
         assert!(map.pin(LEN - 1, 1).is_some());
+    }
+
+    #[test]
+    fn a_hole_that_the_peer_punches_takes_no_byte_that_has_left() {
+        let (file, map) = pages();
+        let (left, stays) = (map.pin(4096, 8192).unwrap(), map.pin(4 * 4096, 4096).unwrap());
+        left.leave_ring().unwrap();
+        let hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: a system call on a descriptor that is open.
+        check(unsafe { libc::fallocate(file.as_raw_fd(), hole, 0, 8 * 4096) }).unwrap();
+        assert_eq!(left.bytes().to_vec(), [[1; 4096], [2; 4096]].concat());
+        assert_eq!(stays.bytes().to_vec(), [0; 4096], "the file's page");
+        stays.leave_ring().unwrap();
+        fill(&file, 4, 9);
+        assert_eq!(stays.bytes().to_vec(), [0; 4096]);
+    }
+
+    #[test]
+    fn bytes_of_a_last_page_that_the_file_does_not_fill_leave_too() {
+        let len = 2 * 4096 + 100;
+        let file = memfd::create(c"test", len).unwrap();
+        let map = SecondMap::of(&file, crate::shm::layout::as_usize(len)).unwrap();
+        for round in 1..4 {
+            file.write_all_at(&[round; 100], 2 * 4096).unwrap();
+            let pinned = map.pin(2 * 4096 - 10, 110).unwrap();
+            pinned.leave_ring().unwrap();
+            file.write_all_at(&[77; 100], 2 * 4096).unwrap();
+            assert_eq!(pinned.bytes().to_vec(), [vec![0; 10], vec![round; 100]].concat());
+        }
     }
 
     #[test]

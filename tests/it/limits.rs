@@ -96,6 +96,46 @@ fn an_address_space_that_is_full_is_an_error_and_nothing_is_left_behind() {
 }
 
 #[test]
+fn a_channel_starts_without_addresses_for_a_second_map_of_its_replies() {
+    let name = name_of(a_channel_starts_without_addresses_for_a_second_map_of_its_replies);
+    if !in_a_process_of_its_own(name) {
+        return;
+    }
+    in_4_kib().spawn().unwrap().close(LONG).unwrap();
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = statm.split_whitespace().next().unwrap().parse().unwrap();
+    let big = tiny(1 << 20).reply_ring(512 << 20).build().unwrap();
+    // Enough for one map of the replies.
+    limit(libc::RLIMIT_AS, pages * 4096 + (900 << 20));
+    let channel = in_4_kib().config(big).spawn().unwrap();
+    let kept = channel.call(ECHO, &[7; 1000], LONG).unwrap().keep();
+    assert_eq!(kept.to_vec(), [7; 1000]);
+}
+
+#[test]
+fn a_kept_reply_leaves_the_ring_once_there_is_memory_for_it() {
+    let name = name_of(a_kept_reply_leaves_the_ring_once_there_is_memory_for_it);
+    if !in_a_process_of_its_own(name) {
+        return;
+    }
+    let config = tiny(64 << 10).max_reply_frame(8 << 10).build().unwrap();
+    let channel = in_4_kib().config(config).spawn().unwrap();
+    let call = |timeout| channel.call(ECHO, &[8; 2000], timeout).map(drop);
+    call(LONG).unwrap();
+    let kept = channel.call(ECHO, &[7; 2000], LONG).unwrap().keep();
+    let address = kept.payload().as_ptr();
+    // Pages cannot be made writable with it, and it binds nothing else that is done here.
+    limit(libc::RLIMIT_DATA, 4096);
+    let full = (0..100).find_map(|_| call(Duration::from_secs(1)).err());
+    assert!(full.unwrap().is_timeout(), "the reply holds the ring");
+    limit(libc::RLIMIT_DATA, libc::RLIM_INFINITY);
+    for _ in 0..100 {
+        call(LONG).unwrap();
+    }
+    assert_eq!((kept.to_vec(), kept.payload().as_ptr()), (vec![7; 2000], address));
+}
+
+#[test]
 fn a_thread_or_process_that_cannot_start_is_an_error_and_nothing_is_left() {
     let name = name_of(a_thread_or_process_that_cannot_start_is_an_error_and_nothing_is_left);
     if !in_a_process_of_its_own(name) {
