@@ -10,7 +10,7 @@ use crate::convert::Timeout;
 use crate::error::{exception, is_a};
 use crate::feed::Feed;
 use crate::incoming_request::{Incoming, Names};
-use crate::wait::{is_main_thread, look_time, released};
+use crate::wait::{is_main_thread, look_time, released, resumable};
 
 /// How long the main thread of a worker sleeps before it looks for signals. One that comes while it
 /// sleeps wakes it.
@@ -35,7 +35,8 @@ impl Inbox {
         let left = || deadline.map(|end| end.saturating_duration_since(Instant::now()));
         let within = |longest: Duration| left().map_or(longest, |left| left.min(longest));
         let mut longest = within(look_time());
-        let mut found = self.inbox.recv_timeout(longest);
+        let look = |longest| resumable(|| self.inbox.recv_timeout(longest)).map(Option::flatten);
+        let mut found = look(longest);
         loop {
             match found {
                 Ok(Some(taken)) => match Incoming::of(py, taken, self.names.as_deref())? {
@@ -47,7 +48,7 @@ impl Inbox {
                 Err(error) => return Err(exception(py, &error)),
             }
             py.check_signals()?;
-            found = released(py, || self.inbox.recv_timeout(longest));
+            found = released(py, || look(longest));
         }
     }
 }

@@ -151,13 +151,13 @@ fn ended() -> PyErr {
     pyo3::exceptions::PyRuntimeError::new_err("the thread that waits has ended")
 }
 
-/// What the library calls when a signal has interrupted a wait of a channel.
+/// What the library calls when a signal has interrupted a wait of a channel or of an inbox.
 pub(crate) fn end_or_run_signal_handlers()
 -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
     if IS_RESUMABLE.get() { Err("to run signal handlers".into()) } else { run_signal_handlers() }
 }
 
-/// What the library calls when a signal has interrupted a wait of a worker.
+/// What the library calls when a signal has interrupted a wait that ends with no one's turn.
 pub(crate) fn run_signal_handlers()
 -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
     // While the interpreter ends there is no handler to run.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 import threading
 import time
@@ -80,6 +81,17 @@ def serve(inbox: slipring.Inbox) -> None:
             print("none yet")
         answer([taken])
         sys.exit(3)
+    if mode == "signal":
+
+        def take(*_: object) -> None:
+            if (taken := inbox.take(timeout=60)) is not None:
+                taken.send("of the handler")
+
+        signal.signal(signal.SIGUSR1, take)
+        print("ready for signals")
+        for incoming in inbox:
+            incoming.send("of the loop")
+        return
     while True:
         batch = inbox.take_many(32, within=0.1)
         if mode == "threads":

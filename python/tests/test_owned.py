@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -279,3 +281,14 @@ def test_a_worker_is_described_in_one_way() -> None:
         slipring.Worker().inbox("a")(loop)
     with pytest.raises(ValueError, match="1 or more"):
         slipring.Worker(max_taken=0)
+
+
+def test_a_signal_handler_takes_a_request_while_the_loop_waits(start: Spawn, tmp_path: Path) -> None:
+    channel = start("inbox_worker.py", mode="signal")
+    while not any("ready for signals" in log.read_text() for log in tmp_path.rglob("*.log")):
+        time.sleep(0.01)
+    # The loop has the first one, or the handler, if the loop waits already.
+    os.kill(channel.pid, signal.SIGUSR1)
+    told = {channel.call("batch", timeout=TIMEOUT).text() for _ in range(2)}
+    assert "of the handler" in told
+    channel.close(timeout=TIMEOUT)
