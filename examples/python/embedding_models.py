@@ -176,7 +176,8 @@ class MiniLM:
         sums = (hidden * mask[:, :, None]).sum(axis=1)
         means = sums / mask.sum(axis=1, keepdims=True)
         vectors = means / np.sqrt((means * means).sum(axis=1, keepdims=True))
-        return vectors, [int(count) for count in mask.sum(axis=1)]
+        # They are float32 already, which not every release of numpy tells a checker of types.
+        return vectors.astype(np.float32, copy=False), [int(count) for count in mask.sum(axis=1)]
 
     def _embeddings(self, ids: npt.NDArray[np.intp]) -> Vectors:
         words = self._tensors["embeddings.word_embeddings.weight"][ids]
