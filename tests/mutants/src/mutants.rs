@@ -279,8 +279,6 @@ mutants! {
         NoLookAfterArm,
         /// A writer does not ring for one that was killed.
         LeftUnrung,
-        /// The byte of a sender that rings is not waited for, and is sent again.
-        ByteAssumed,
         /// A late writer rings for what was read meanwhile.
         RungForWhatWasRead,
         /// The byte of an earlier ring stays in the socket.

@@ -19,7 +19,6 @@ fn killer(mutant: Mutant) -> &'static str {
             "the_next_message_wakes_if_the_last_writer_was_killed_before_its_byte"
         }
         Mutant::RungForWhatWasRead
-        | Mutant::ByteAssumed
         | Mutant::ByteNotTaken
         | Mutant::ByteTakenAlways
         | Mutant::ArmedBefore => "the_descriptor_is_readable_exactly_if_a_message_is_there",
