@@ -1,8 +1,7 @@
-from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, final
 
-import numpy as np
 import numpy.typing as npt
 
 from slipring._async import AsyncChannel

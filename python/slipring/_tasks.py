@@ -23,8 +23,7 @@ LOG_TAIL = 4096
 def dumps(value: object) -> memoryview:
     """Pickle a value, as `multiprocessing` does it."""
     pickled: memoryview = ForkingPickler.dumps(value, _PROTOCOL)
-    # Nobody else has the bytes: so they are sent from where they lie.
-    return pickled.toreadonly()
+    return pickled
 
 
 def run_task(task: bytearray) -> bytes:

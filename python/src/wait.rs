@@ -157,7 +157,8 @@ pub(crate) fn end_or_run_signal_handlers()
     if IS_RESUMABLE.get() { Err("to run signal handlers".into()) } else { run_signal_handlers() }
 }
 
-/// What the library calls when a signal has interrupted a wait that ends with no one's turn.
+/// Runs the signal handlers inside of a wait that was interrupted: what the library calls where a wait
+/// cannot be ended and begun again.
 pub(crate) fn run_signal_handlers()
 -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
     // While the interpreter ends there is no handler to run.
