@@ -17,7 +17,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import datetime
-import importlib
+import importlib.util
 import multiprocessing
 import os
 import pickle
@@ -52,7 +52,7 @@ from answers import (
 ROWS = {
     "64 B": (200, 10),
     "64 x 384 f32, array": (200, 10),
-    "64 x 384 f32, lists": (30, 4),
+    "64 x 384 f32, lists": (200, 10),
     "1 MiB": (30, 5),
     "64 MiB": (2, 1),
 }
@@ -212,6 +212,14 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def heading() -> None:
+    """Print where, when and how this was measured."""
+    print(f"{processor()}, {os.cpu_count()} processors, {platform.system()} {platform.release()}")
+    print(f"CPython {platform.python_version()}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC")
+    print("command: python", " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]))
+    print(f"load before: {os.getloadavg()[0]:.1f}")
+
+
 def table(calls: dict[str, Call], rounds: int, busy: bool) -> None:
     """Measure, and print the medians and how many times as long the first way takes."""
     print(f"\n{'with a busy thread' if busy else 'alone'}: median of a call in us (and how many times as")
@@ -237,10 +245,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.pin:
         os.environ[PIN_VARIABLE] = "1"
-    print(f"{processor()}, {os.cpu_count()} processors, {platform.system()} {platform.release()}")
-    print(f"CPython {platform.python_version()}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC")
-    print("command: python", " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]))
-    print(f"load before: {os.getloadavg()[0]:.1f}")
+    heading()
     with contextlib.ExitStack() as stack:
         calls = {}
         for name, way in WAYS.items():

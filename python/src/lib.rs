@@ -39,6 +39,7 @@ mod incoming_request;
 mod interpreter;
 mod lease;
 mod lock;
+mod look;
 mod operation;
 mod outgoing;
 mod pending;

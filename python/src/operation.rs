@@ -75,7 +75,7 @@ impl Operation {
     }
 
     #[getter]
-    fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         !matches!(*lock(&self.state), State::Running(_))
     }
 

@@ -19,6 +19,7 @@ use crate::completions::Completions;
 use crate::convert::{self, Kind, Timeout};
 use crate::error::exception;
 use crate::lock::lock;
+use crate::look::Look;
 use crate::operation::{Operation, nothing};
 use crate::outgoing::{Lent, Outgoing};
 use crate::reply::Reply;
@@ -30,12 +31,14 @@ use crate::wait::{LOOK, aside};
 #[pyclass(frozen, module = "slipring")]
 pub(crate) struct TaskChannel {
     channel: AsyncChannel,
+    look: Look,
     is_prefaulted: AtomicBool,
 }
 
 impl TaskChannel {
     fn new(channel: AsyncChannel) -> Self {
-        Self { channel: channel.with_spin(LOOK), is_prefaulted: AtomicBool::new(false) }
+        let channel = channel.with_spin(LOOK);
+        Self { channel, look: Look::default(), is_prefaulted: AtomicBool::new(false) }
     }
 
     /// Starts an operation of the channel.
@@ -88,13 +91,18 @@ impl TaskChannel {
         payload: Lent<'_>,
         timeout: Timeout,
     ) -> PyResult<Operation> {
-        let channel = &self.channel;
+        let look = self.look.next();
+        let channel = self.channel.clone().with_spin(look);
         let make = Reply::new;
         let sent = self.try_send(py, payload, async |payload| {
             channel.submit(kind.0, payload, timeout.0).await
         });
         Ok(match sent? {
-            Tried::Sent(pending) => Operation::start(completions, pending, make),
+            Tried::Sent(pending) => {
+                let operation = Operation::start(completions, pending, make);
+                self.look.note(look, operation.is_done());
+                operation
+            }
             Tried::Full(payload) => {
                 let run = |channel: AsyncChannel| async move {
                     let pending = channel.submit(kind.0, &payload, timeout.0).await?;
