@@ -10,7 +10,9 @@
 //! ```
 //!
 //! A sender that is killed before its byte leaves `RINGING`. Senders take turns, so that the next one
-//! knows by that, and sends the byte in its place.
+//! knows by that, and sends the byte in its place. The waiting side arms a word that is `RINGING` only
+//! once the byte is there, or did not come for so long that its sender must be gone. In the second case no
+//! byte is owed.
 //!
 //! *Waiting side*: 1 the word becomes armed at the position that must be passed; 2 fence; 3 look at the
 //! ring; 4 if nothing is there, take the byte if the word stood for one, and sleep until the socket is
@@ -18,7 +20,8 @@
 //! socket is still readable.
 //!
 //! *Other side*: 1 publish; 2 fence; 3 look at the word; 4 if it is armed at a position that was passed,
-//! make it `RINGING`, send a byte and make it `RUNG`.
+//! make it `RINGING`, send a byte and make it `RUNG`. If the waiting side changes the word meanwhile, look
+//! again.
 //!
 //! Both fences are SeqCst, as in Dekker's algorithm: either the other side sees the armed word, or the
 //! waiting side sees what was published. Each change of the word is a compare-and-swap, and the side
@@ -48,6 +51,12 @@ pub(super) fn armed_at(position: u64) -> u64 {
     position | 1
 }
 
+/// Whether a side that has reached this position owes a byte: its own, or that of a sender that was killed.
+fn is_due(word: u64, reached: u64) -> bool {
+    let is_passed = word & 1 == 1 && reached.wrapping_sub(word & !1).cast_signed() > 0;
+    is_passed || word == RINGING
+}
+
 /// One side's handle on a bell.
 #[derive(Debug)]
 pub(super) struct Bell {
@@ -71,26 +80,34 @@ impl Bell {
     pub(super) fn ring(&self, reached: u64) -> bool {
         fence(Ordering::SeqCst); // pairs with the fence in `arm`
         let word = self.word.load(Ordering::Relaxed);
-        let is_wanted = word & 1 == 1 && reached.wrapping_sub(word & !1).cast_signed() > 0;
-        let is_left = word == RINGING;
-        !(is_wanted || is_left) || self.send(word)
+        !is_due(word, reached) || self.send(word, reached)
     }
 
     #[cold]
-    fn send(&self, word: u64) -> bool {
-        if self.change(word, RINGING).is_err() {
-            return true;
+    fn send(&self, mut word: u64, reached: u64) -> bool {
+        for _ in 0..ATTEMPTS {
+            if !is_due(word, reached) {
+                break;
+            }
+            match self.change(word, RINGING) {
+                Ok(_) => {
+                    let is_held = self.socket().send_byte();
+                    // It fails if the waiting side knows of the byte already.
+                    let _ = self.change(RINGING, RUNG);
+                    return is_held;
+                }
+                // The waiting side has armed it anew, maybe before this position.
+                Err(changed) => word = changed,
+            }
         }
-        let is_held = self.socket().send_byte();
-        // It fails if the waiting side knows of the byte already.
-        let _ = self.change(RINGING, RUNG);
-        is_held
+        true
     }
 
     /// Leaves the word as a process does that is killed before it sends the byte.
     #[cfg(all(test, loom))]
     pub(super) fn ring_without_byte(&self) {
         assert!(self.change(self.word.load(Ordering::Relaxed), RINGING).is_ok());
+        self.socket().lose_byte();
     }
 
     /// Asks the other side for a byte once it passes the position, unless `has_come` already. Returns
@@ -98,23 +115,24 @@ impl Bell {
     pub(super) fn arm(&self, position: u64, has_come: impl FnOnce() -> bool) -> bool {
         let armed = armed_at(position);
         let mut found = self.word.load(Ordering::Relaxed);
+        let mut is_owed = false;
         for _ in 0..ATTEMPTS {
-            match found == armed {
-                true => break,
-                false => match self.change(found, armed) {
-                    Ok(_) => break,
-                    Err(changed) => found = changed,
-                },
+            if found == armed {
+                break;
+            }
+            // Of a sender that was killed no byte comes, and none must be taken in its place.
+            let is_sent = found == RUNG || found == RINGING && self.socket().await_byte();
+            match self.change(found, armed) {
+                Ok(_) => {
+                    is_owed = is_sent;
+                    break;
+                }
+                Err(changed) => found = changed,
             }
         }
-        let is_owed = found == RUNG || found == RINGING;
         fence(Ordering::SeqCst); // pairs with the fence in `ring`
         let has_come = has_come();
-        // The next sender sends the byte if this one's does not come.
-        let is_sent = || found == RUNG || self.socket().await_byte();
-        let is_kept = has_come
-            && is_owed
-            && self.change(armed, if is_sent() { RUNG } else { RINGING }).is_ok();
+        let is_kept = has_come && is_owed && self.change(armed, RUNG).is_ok();
         if is_owed && !is_kept {
             self.socket().take_byte();
         }

@@ -194,6 +194,37 @@ fn the_next_message_wakes_if_the_last_writer_was_killed_before_its_byte() {
 }
 
 #[test]
+fn the_next_message_wakes_a_reader_that_arms_beside_it_after_a_killed_writer() {
+    check(|| {
+        let Ends { mut reader, mut writer, reading, memory } = ends();
+        memory.u32_at(AT.polled).unwrap().store(1, Ordering::Relaxed);
+        send(&mut writer, 1, 8);
+        take(&mut reader, 1, 8);
+        reader.watch().settle();
+        // Another holder of the writing end publishes, and is killed before its byte.
+        memory.u64_at(AT.bytes_bell).unwrap().store(QUIET, Ordering::Relaxed);
+        send(&mut writer, 2, 8);
+        writer.bytes.ring_without_byte();
+        let sender = thread::spawn(move || {
+            send(&mut writer, 3, 8);
+            writer
+        });
+        // A look has found the message.
+        take(&mut reader, 2, 8);
+        reader.watch().settle();
+        let socket = reading.of(Line::Bytes);
+        assert!(socket.wait(Duration::MAX).is_readable);
+        assert!(reader.watch().has_bytes(), "readable, but nothing is there");
+        take(&mut reader, 3, 8);
+        reader.watch().settle();
+        drop(sender.join().unwrap());
+        // A byte that came after the reader's patience was over.
+        let _ = reader.watch().look();
+        assert!(!socket.wait(Duration::ZERO).is_readable, "readable, but nothing is there");
+    });
+}
+
+#[test]
 fn two_holders_of_an_end_wait_at_the_same_time() {
     check(|| {
         let Ends { mut reader, mut writer, reading, memory } = ends();

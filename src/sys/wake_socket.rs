@@ -12,7 +12,7 @@ use super::descriptor::above_stdio;
 use crate::error::{Error, Result};
 use crate::sync::yield_now;
 
-/// How often [`WakeSocket::take_byte`] looks for a byte that is about to be sent, and how long it
+/// How often [`WakeSocket::await_byte`] looks for a byte that is about to be sent, and how long it
 /// sleeps for it after that.
 const LOOKS: u32 = 64;
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -53,22 +53,22 @@ impl WakeSocket {
         !matches!(check(sent), Err(e) if e.raw_os_error() == Some(libc::EPIPE))
     }
 
-    /// Takes one byte. One that is about to be sent is waited for, but for 50 ms at most: the process
-    /// that was to send it may be gone.
+    /// Takes one byte. One that is about to be sent is waited for, as in [`Self::await_byte`].
     pub(crate) fn take_byte(&self) -> bool {
-        let is_taken = (0..LOOKS).any(|look| {
+        self.try_take_byte() || self.await_byte() && self.try_take_byte()
+    }
+
+    /// Waits for a byte that is about to be sent, but for 50 ms at most: the process that was to send it
+    /// may be gone. Returns whether it is there.
+    pub(crate) fn await_byte(&self) -> bool {
+        let is_there = (0..LOOKS).any(|look| {
             if look > 0 {
                 yield_now();
             }
-            self.try_take_byte()
+            self.wait(Duration::ZERO).is_readable
         });
         // Its sender may be waiting for a processor.
-        is_taken || self.await_byte() && self.try_take_byte()
-    }
-
-    /// Waits for a byte that is about to be sent, but for 50 ms at most. Returns whether it is there.
-    pub(crate) fn await_byte(&self) -> bool {
-        self.wait(PATIENCE).is_readable
+        is_there || self.wait(PATIENCE).is_readable
     }
 
     fn try_take_byte(&self) -> bool {

@@ -279,6 +279,10 @@ mutants! {
         NoLookAfterArm,
         /// A writer does not ring for one that was killed.
         LeftUnrung,
+        /// A writer does not ring if the reader has armed the bell beside it.
+        NotRungAgain,
+        /// The byte of a writer that was killed counts as sent.
+        ByteAssumed,
         /// A late writer rings for what was read meanwhile.
         RungForWhatWasRead,
         /// The byte of an earlier ring stays in the socket.

@@ -18,6 +18,9 @@ fn killer(mutant: Mutant) -> &'static str {
         Mutant::LeftUnrung => {
             "the_next_message_wakes_if_the_last_writer_was_killed_before_its_byte"
         }
+        Mutant::NotRungAgain | Mutant::ByteAssumed => {
+            "the_next_message_wakes_a_reader_that_arms_beside_it_after_a_killed_writer"
+        }
         Mutant::RungForWhatWasRead
         | Mutant::ByteNotTaken
         | Mutant::ByteTakenAlways
