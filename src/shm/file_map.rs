@@ -4,12 +4,13 @@
 use std::fs::File;
 use std::io;
 use std::ptr::NonNull;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use crate::error::{Error, Result};
 use crate::shm::transport::Backing;
+use crate::sys::ability::Ability;
 use crate::sys::fork::{self, Kept};
 
 #[derive(Debug)]
@@ -45,10 +46,11 @@ pub(super) fn map(file: &File, len: usize, is_writable: bool) -> Result<Arc<dyn 
 /// Whether the kernel makes pages when it is asked to, and tells if there is no memory: Linux 5.14
 /// and later.
 pub(super) fn can_make_pages() -> bool {
-    static CAN: OnceLock<bool> = OnceLock::new();
-    *CAN.get_or_init(|| {
+    static CAN: Ability = Ability::unknown();
+    CAN.is_there(|| {
         let map = MmapOptions::new().len(1).map_anon();
-        map.is_ok_and(|map| map.advise(Advice::PopulateRead).is_ok())
+        let made = map.and_then(|map| map.advise(Advice::PopulateRead));
+        made.map(|()| true).map_err(|e| Error::os("cannot make a page", e))
     })
 }
 

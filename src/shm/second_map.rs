@@ -53,13 +53,14 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use super::bytes::PeerBytes;
 use crate::error::{Error, Result};
 use crate::sync::Mutex;
+use crate::sys::ability::Ability;
 use crate::sys::{check, fork, memfd};
 
 /// A private, read-only map of a region's file.
@@ -234,10 +235,10 @@ impl Page {
 
 /// Whether this kernel shows what others write to the file in a private map, until it is told to copy
 /// a page, and then again when it is told to forget the copy. The manual leaves the first open; Linux
-/// has always mapped the file's own page. So it is tried, once.
+/// has always mapped the file's own page. So it is tried.
 fn can_exchange() -> bool {
-    static CAN: OnceLock<bool> = OnceLock::new();
-    *CAN.get_or_init(|| try_exchange().is_ok_and(|seen| seen == [1, 2, 2, 3]))
+    static CAN: Ability = Ability::unknown();
+    CAN.is_there(|| try_exchange().map(|seen| seen == [1, 2, 2, 3]))
 }
 
 /// What is seen of one byte that is 1, then 2, then 3 in the file, with a copy before the last change,

@@ -7,6 +7,7 @@
 //! A file whose name ends with `_loom` stands in for the one without in builds for the model
 //! checker.
 
+pub(crate) mod ability;
 #[cfg_attr(target_arch = "aarch64", path = "arch_aarch64.rs")]
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), path = "arch_other.rs")]
 pub(crate) mod arch;
