@@ -15,7 +15,7 @@ use crate::reply::Reply;
 use crate::report::{ExitCause, Health};
 use crate::shared::SharedChannel;
 use crate::stream::Stream;
-use crate::wait::{aside, end_or_run_signal_handlers};
+use crate::wait::{aside, on_interrupt};
 
 /// The host's handle on one worker. Threads share it.
 #[pyclass(frozen, module = "slipring")]
@@ -32,7 +32,7 @@ impl Channel {
 
     /// Returns an object for a channel that others have, too.
     pub(crate) fn shared(channel: SharedChannel) -> Self {
-        channel.on_interrupt(end_or_run_signal_handlers);
+        channel.on_interrupt(on_interrupt);
         Self { channel, waiting: Arc::default() }
     }
 

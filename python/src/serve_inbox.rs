@@ -12,7 +12,7 @@ use crate::convert::Kind;
 use crate::error::is_a;
 use crate::inbox::Inbox;
 use crate::incoming_request::Names;
-use crate::wait::end_or_run_signal_handlers;
+use crate::wait::on_interrupt;
 use crate::worker::{Raised, described, ended_with, keep, run_setup};
 
 /// Serves requests until the host says to end. `setup` is called with the role once the worker has
@@ -33,7 +33,7 @@ pub(crate) fn serve_inbox(
     let served = py.detach(move || {
         let mut worker = Worker::new(move |role| run_setup(setup.as_ref(), role, &in_setup))
             .abort_flag(&abort_flag)
-            .on_interrupt(end_or_run_signal_handlers);
+            .on_interrupt(on_interrupt);
         if let Some(most) = max_taken {
             worker = worker.max_taken(most);
         }

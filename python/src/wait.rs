@@ -151,16 +151,12 @@ fn ended() -> PyErr {
     pyo3::exceptions::PyRuntimeError::new_err("the thread that waits has ended")
 }
 
-/// What the library calls when a signal has interrupted a wait of a channel or of an inbox.
-pub(crate) fn end_or_run_signal_handlers()
--> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    if IS_RESUMABLE.get() { Err("to run signal handlers".into()) } else { run_signal_handlers() }
-}
-
-/// Runs the signal handlers inside of a wait that was interrupted: what the library calls where a wait
-/// cannot be ended and begun again.
-pub(crate) fn run_signal_handlers()
--> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// What the library calls when a signal has interrupted a wait of a channel or of a worker. Ends a wait
+/// that is begun again, and runs the signal handlers inside of any other.
+pub(crate) fn on_interrupt() -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    if IS_RESUMABLE.get() {
+        return Err("to run signal handlers".into());
+    }
     // While the interpreter ends there is no handler to run.
     Python::try_attach(|py| py.check_signals()).unwrap_or(Ok(())).map_err(Into::into)
 }

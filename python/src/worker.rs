@@ -19,7 +19,7 @@ use crate::lock::lock;
 use crate::outgoing::Lent;
 use crate::request::Request;
 use crate::role::Role;
-use crate::wait::{look_time, released, run_signal_handlers};
+use crate::wait::{look_time, on_interrupt, released};
 
 /// A handler, and what its requests are called.
 struct Handler {
@@ -59,7 +59,7 @@ pub(crate) fn serve(
     let served = py.detach(move || {
         Worker::new(move |role| run_setup(setup.as_ref(), role, &in_setup))
             .max_taken(1)
-            .on_interrupt(run_signal_handlers)
+            .on_interrupt(on_interrupt)
             .inbox(move |(), inbox| {
                 Python::attach(|py| take_requests(py, inbox, &by_kind)).map_err(|end| {
                     let error = HandlerError::new("slipring.WorkerEnds", end.to_string());
