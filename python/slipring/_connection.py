@@ -5,7 +5,6 @@ from __future__ import annotations
 import copyreg
 import importlib
 import io
-import os
 import pickle
 import pickletools
 from collections import ChainMap
@@ -13,13 +12,10 @@ from collections.abc import Callable, Sequence
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from slipring._slipring import BytesConnection, make_pipe, note_fork
+from slipring._slipring import BytesConnection, make_pipe
 
 if TYPE_CHECKING:
     from slipring._slipring import Buffer
-
-# A thread of the parent's may have been using a connection, and is not in the child.
-os.register_at_fork(after_in_child=note_fork)
 
 _RING = 256 * 1024
 _PROTOCOL = 5

@@ -74,6 +74,7 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 fn _slipring(module: &Bound<'_, PyModule>) -> PyResult<()> {
     interpreter::refuse_subinterpreters()?;
+    turn::watch_forks(module.py())?;
     // These read the environment once. Later, Python may change it while they do.
     let _ = (slipring::worker::is_worker(), std::backtrace::Backtrace::capture());
     module.add_class::<spawner::Spawner>()?;
@@ -114,7 +115,6 @@ fn _slipring(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<completions::Completions>()?;
     module.add_class::<connection::BytesConnection>()?;
     module.add_function(wrap_pyfunction!(connection::make_pipe, module)?)?;
-    module.add_function(wrap_pyfunction!(turn::note_fork, module)?)?;
     module.add_function(wrap_pyfunction!(worker::is_worker, module)?)?;
     module.add_function(wrap_pyfunction!(worker::serve, module)?)?;
     Ok(())

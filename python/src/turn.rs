@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 /// How many forks lie between the process that has loaded the module and this one.
 static GENERATION: AtomicU32 = AtomicU32::new(1);
@@ -18,11 +19,22 @@ static LAST_THREAD: AtomicU32 = AtomicU32::new(0);
 
 const FREE: u64 = 0;
 
-/// Told by Python in each child of `os.fork()`, before it does anything else.
+/// Has Python call [`note_fork`] in each child of `os.fork()`.
+pub(crate) fn watch_forks(py: Python<'_>) -> PyResult<()> {
+    let told = PyDict::new(py);
+    told.set_item("after_in_child", wrap_pyfunction!(note_fork, py)?)?;
+    py.import("os")?.call_method("register_at_fork", (), Some(&told)).map(drop)
+}
+
 #[pyfunction]
-pub(crate) fn note_fork() {
+fn note_fork() {
     let next = GENERATION.load(Ordering::Relaxed).wrapping_add(1);
     GENERATION.store(next.max(1), Ordering::Relaxed);
+}
+
+/// Returns a number that differs in a forked child.
+pub(crate) fn generation() -> u32 {
+    GENERATION.load(Ordering::Relaxed)
 }
 
 /// What a value does when the thread that used it is not in this process.
@@ -71,7 +83,7 @@ impl<T: Recover> Turns<T> {
     }
 
     fn try_take(&self) -> PyResult<Option<Turn<'_, T>>> {
-        let (generation, thread) = (GENERATION.load(Ordering::Relaxed), thread_number());
+        let (generation, thread) = (generation(), thread_number());
         let own = u64::from(generation) << 32 | u64::from(thread);
         let take =
             |from| self.holder.compare_exchange(from, own, Ordering::Acquire, Ordering::Relaxed);

@@ -20,6 +20,7 @@ use pyo3::sync::PyOnceLock;
 use slipring::{ErrorKind, Result};
 
 use crate::error::exception;
+use crate::turn::generation;
 
 /// How long a wait holds the interpreter lock, as long as that comes back at once.
 pub(crate) const LOOK: Duration = Duration::from_micros(20);
@@ -164,16 +165,18 @@ pub(crate) fn on_interrupt() -> std::result::Result<(), Box<dyn std::error::Erro
 /// Returns whether this thread runs Python's signal handlers.
 pub(crate) fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
     thread_local! {
-        static IS_MAIN: Cell<Option<bool>> = const { Cell::new(None) };
+        /// Of this process: in a forked child the thread that has forked is the main one.
+        static IS_MAIN: Cell<Option<(u32, bool)>> = const { Cell::new(None) };
     }
     static MAIN_THREAD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    if let Some(is_main) = IS_MAIN.get() {
+    let here = generation();
+    if let Some((_, is_main)) = IS_MAIN.get().filter(|(process, _)| *process == here) {
         return Ok(is_main);
     }
     let main = MAIN_THREAD.import(py, "threading", "main_thread")?.call0()?.getattr("ident")?;
     let own = py.import("threading")?.getattr("get_ident")?.call0()?;
     let is_main = main.eq(own)?;
-    IS_MAIN.set(Some(is_main));
+    IS_MAIN.set(Some((here, is_main)));
     Ok(is_main)
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -150,6 +151,48 @@ def test_ping_close_and_spawn_are_interrupted(spawn: Spawn) -> None:
     sleeper = slipring.Spawner(sys.executable, ["-c", "import time; time.sleep(20)"])
     with interrupted():
         sleeper.spawn()
+
+
+FORKED_BY_A_THREAD = """
+import os, signal, sys, threading, traceback
+import slipring
+
+class Interrupted(Exception):
+    pass
+
+def handle(number, frame):
+    raise Interrupted
+
+def wait_in_a_child():
+    here, there = slipring.Pipe()
+    there.send(1)
+    here.recv()
+    child = os.fork()
+    if child != 0:
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        return
+    try:
+        signal.signal(signal.SIGALRM, handle)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        program = ["-c", "import time; time.sleep(100)"]
+        slipring.Spawner(sys.executable, program, handshake_timeout=100.0).spawn()
+    except Interrupted:
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(1)
+
+thread = threading.Thread(target=wait_in_a_child)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_wait_is_interrupted_in_a_child_that_a_thread_has_forked() -> None:
+    # The thread that forks is the main one of the child.
+    command = [sys.executable, "-c", FORKED_BY_A_THREAD]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "0\n", done.stderr
 
 
 @contextmanager
