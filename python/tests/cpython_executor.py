@@ -8,7 +8,6 @@ from __future__ import annotations
 import concurrent.futures.process
 import gc
 import importlib
-import io
 import json
 import re
 import sys
