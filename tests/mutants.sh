@@ -83,6 +83,12 @@ To mend them: tests/mutants.sh edit, correct the copy, tests/mutants.sh save (se
 
 run() {
     make_tree
+    # Other libraries are taken from the models' build, if there is one. The copy has a directory of its
+    # own: cargo cannot tell the copy's library from the original.
+    if [ ! -e "$copies/build" ] && [ -e "$copies/../loom" ]; then
+        cp -a "$copies/../loom" "$copies/build"
+        rm -rf "$copies/build/release/.fingerprint"/slipring-*
+    fi
     cd "$tree"
     RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$copies/build" \
         cargo test -p slipring --release --lib -- --nocapture mutants::
