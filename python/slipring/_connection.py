@@ -47,7 +47,7 @@ class Connection(BytesConnection):
 
         Large buffers of the object, such as those of numpy's arrays, are not copied into the pickle.
         """
-        parts, buffers = _dump(obj, self.pickler)
+        parts, buffers = dump_parts(obj, self.pickler)
         self._send_pickle(parts, buffers)
 
     def recv(self) -> Any:
@@ -130,7 +130,7 @@ class _Sink:
         self.write = write
 
 
-def _dump(obj: Any, pickler: Any) -> tuple[list[Buffer], list[Buffer]]:
+def dump_parts(obj: Any, pickler: Any) -> tuple[list[Buffer], list[Buffer]]:
     """Return the parts of an object's pickle, and its buffers."""
     if type(obj) in _PLAIN and pickler is None:
         return [pickle.dumps(obj, _PROTOCOL)], []

@@ -230,7 +230,7 @@ class Tasks:
             task.future.set_exception(self._told(error))
             return
         try:
-            how, value = outcome(reply.bytearray())
+            how, value = outcome(reply)
         except BaseException as error:
             task.future.set_exception(error)
             return

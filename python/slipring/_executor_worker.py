@@ -84,7 +84,7 @@ def _run(request: slipring.Request) -> bytes:
         except BaseException as error:
             failed = failure("initializer", error)
     # After a failure the next task has the initializer called again.
-    return run_task(request.bytearray()) if failed is None else failed
+    return run_task(request) if failed is None else failed
 
 
 def _set_parent(name: str) -> None:

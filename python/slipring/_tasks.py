@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures.process import _ExceptionWithTraceback
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from slipring._errors import HandlerFailed, describe
 from slipring._pickled import dump, load
+
+if TYPE_CHECKING:
+    from slipring._slipring import Reply, Request
 
 How: TypeAlias = Literal["result", "raised", "initializer", "unprepared"]
 """How a task has ended: with a result, with an exception, or before it was begun."""
@@ -26,7 +29,7 @@ def dumps(value: object) -> memoryview:
     return pickled
 
 
-def run_task(task: bytearray) -> bytes:
+def run_task(task: Request) -> bytes:
     """Run a task, and return its outcome: its result, or what it has raised."""
     try:
         function, args, kwargs = load(task)
@@ -42,7 +45,7 @@ def failure(how: How, error: BaseException) -> bytes:
         traced: Any = _ExceptionWithTraceback
         pickled = dump((how, traced(error, error.__traceback__)))
         # An exception that needs other arguments than it keeps cannot be made again.
-        load(bytearray(pickled))
+        load(pickled)
         return pickled
     except BaseException as why:
         type_name, message, traceback, sources = told
@@ -57,9 +60,9 @@ def failure(how: How, error: BaseException) -> bytes:
         return dump((how, HandlerFailed(text, details=details)))
 
 
-def outcome(pickled: bytearray) -> tuple[How, Any]:
+def outcome(reply: Reply) -> tuple[How, Any]:
     """Return how a task has ended, and its result or the exception."""
-    how, value = load(pickled)
+    how, value = load(reply)
     return how, value
 
 

@@ -1,16 +1,16 @@
 //! Memory of Python objects, by the buffer protocol.
 #![allow(unsafe_code, reason = "reads and writes memory that belongs to Python objects")]
 
-use std::ffi::c_char;
 use std::slice;
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyTypeError};
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 use slipring::PeerBytes;
 use slipring::payload::{ElementType, MatrixShape};
+
+use crate::fresh::Fresh;
 
 /// Bytes of a Python object, and the header of a matrix if the object is an array of numbers.
 pub(crate) trait Memory {
@@ -117,8 +117,8 @@ impl Exported {
 
 /// Returns a copy of the bytes.
 pub(crate) fn bytes<'py>(py: Python<'py>, payload: PeerBytes<'_>) -> PyResult<Bound<'py, PyBytes>> {
-    let copied = copied(py, payload, ffi::PyBytes_FromStringAndSize)?;
-    Ok(copied.cast_into()?)
+    let copy = Fresh::bytes(py, payload.len())?.fill(&[payload])?;
+    Ok(copy.into_bound(py).cast_into()?)
 }
 
 /// Returns a copy of the bytes that Python code can change.
@@ -126,23 +126,8 @@ pub(crate) fn bytearray<'py>(
     py: Python<'py>,
     payload: PeerBytes<'_>,
 ) -> PyResult<Bound<'py, PyByteArray>> {
-    let copied = copied(py, payload, ffi::PyByteArray_FromStringAndSize)?;
-    Ok(copied.cast_into()?)
-}
-
-/// Has the interpreter allocate and copy: an object that Rust code fills would be filled with zeros
-/// first, which takes as long as the copy.
-fn copied<'py>(
-    py: Python<'py>,
-    payload: PeerBytes<'_>,
-    copy: unsafe extern "C" fn(*const c_char, ffi::Py_ssize_t) -> *mut ffi::PyObject,
-) -> PyResult<Bound<'py, PyAny>> {
-    // SAFETY: so many bytes lie at the pointer for as long as the payload is borrowed. They are read
-    // once, by the C library's copy, so that the object has some value of each, also if the other
-    // process writes meanwhile. This thread is attached.
-    let copied = unsafe { copy(payload.as_ptr().cast(), payload.len().try_into()?) };
-    // SAFETY: the call has returned a new object, or null with an exception.
-    unsafe { Bound::from_owned_ptr_or_err(py, copied) }
+    let copy = Fresh::bytearray(py, payload.len())?.fill(&[payload])?;
+    Ok(copy.into_bound(py).cast_into()?)
 }
 
 /// Fills a new array, which nothing else knows yet.

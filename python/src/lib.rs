@@ -14,7 +14,8 @@
 //!   |
 //!   shared.rs                                     the channel that the host's objects share
 //!   outgoing.rs buffer.rs                         Python objects as payloads
-//!   incoming.rs                                   payloads as Python objects
+//!   incoming.rs fresh.rs                          payloads as Python objects
+//!   packed.rs                                     pickles with their buffers
 //!   operation.rs completions.rs chunks.rs         how tasks wait for futures of the library
 //!   polling.rs waiting.rs wait.rs                 how threads of Python wait
 //!   convert.rs report.rs error.rs                 arguments, plain values, errors
@@ -33,6 +34,7 @@ mod convert;
 mod descriptor;
 mod error;
 mod feed;
+mod fresh;
 mod inbox;
 mod incoming;
 mod incoming_request;
@@ -42,6 +44,7 @@ mod lock;
 mod look;
 mod operation;
 mod outgoing;
+mod packed;
 mod pending;
 mod polling;
 mod pool;
@@ -115,6 +118,8 @@ fn _slipring(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<completions::Completions>()?;
     module.add_class::<connection::BytesConnection>()?;
     module.add_function(wrap_pyfunction!(connection::make_pipe, module)?)?;
+    module.add_function(wrap_pyfunction!(packed::pack, module)?)?;
+    module.add_function(wrap_pyfunction!(packed::unpack, module)?)?;
     module.add_function(wrap_pyfunction!(worker::is_worker, module)?)?;
     module.add_function(wrap_pyfunction!(worker::serve, module)?)?;
     Ok(())

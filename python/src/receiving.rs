@@ -3,40 +3,27 @@
 //! The bytes of a message go straight from the ring into new `bytes` and `bytearray` objects, which
 //! nothing else knows before the message is whole. A message that was interrupted by a signal handler
 //! stays here, and the next call goes on with it.
-#![allow(
-    unsafe_code,
-    reason = "fills new objects, which may be done by a thread that is not attached"
-)]
 
-use std::mem::MaybeUninit;
-use std::ptr::NonNull;
-use std::slice;
 use std::sync::Arc;
 
 use pyo3::exceptions::{PyEOFError, PyOSError};
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 use slipring::pipe::{Message, PipeReader, PipeWatch, Progress, Wake};
 
 use crate::error::exception;
+use crate::fresh::Fresh;
+use crate::packed;
 use crate::turn::Recover;
 use crate::wait::{FURTHER, Slices, look_time, released};
 
 /// The kinds of messages.
 pub(crate) const BYTES: u16 = 0;
-/// A pickle whose buffers follow it: their number, the length of the pickle and of each buffer, each
-/// as eight bytes; then the pickle and the buffers.
+/// A pickle and the buffers beside it.
 pub(crate) const OBJECT: u16 = 1;
-/// Marks the length of a buffer that was read-only. It becomes `bytes`, as in a pickle that has its
-/// buffers inside; others become a `bytearray`.
-pub(crate) const READ_ONLY: u64 = 1 << 63;
 
 /// A message of this length or more is copied by a thread that is not attached.
 pub(crate) const LONG: u64 = 256 << 10;
-
-/// The most buffers that a message may have.
-const MOST_BUFFERS: u64 = 1 << 20;
 
 /// The reader of an end, and the message that it is taking.
 pub(crate) struct Receiving {
@@ -62,7 +49,7 @@ pub(crate) enum Refused {
 struct Incoming {
     message: Message,
     stage: Stage,
-    parts: Vec<Part>,
+    parts: Vec<Fresh>,
     /// The part that is being filled, and how much of it is.
     at: usize,
     filled: usize,
@@ -74,16 +61,6 @@ enum Stage {
     Lengths,
     Body,
 }
-
-/// A new object that is being filled.
-struct Part {
-    object: Py<PyAny>,
-    start: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: the memory belongs to the object, which the part owns and nothing else knows.
-unsafe impl Send for Part {}
 
 enum Step {
     /// The parts are filled, and the message has more.
@@ -248,7 +225,8 @@ impl Incoming {
             OBJECT => (Stage::Count, 8),
             _ => (Stage::Body, message.len),
         };
-        Ok(Self { message, stage, parts: vec![Part::bytes(py, len)?], at: 0, filled: 0 })
+        let len = usize::try_from(len).map_err(|_| garbled())?;
+        Ok(Self { message, stage, parts: vec![Fresh::bytes(py, len)?], at: 0, filled: 0 })
     }
 
     /// Copies what has come.
@@ -273,38 +251,29 @@ impl Incoming {
 
     /// Makes the parts that come next of those that are filled.
     fn next_stage(&mut self, py: Python<'_>) -> PyResult<()> {
-        let words = self.parts.first().map(|part| part.words(py)).unwrap_or_default();
-        match (self.stage, words.as_slice()) {
-            (Stage::Count, [count]) if *count <= MOST_BUFFERS => {
-                self.stage = Stage::Lengths;
-                self.parts = vec![Part::bytes(py, (count + 1) * 8)?];
+        let words = std::mem::take(&mut self.parts).into_iter().next();
+        let words = words.map(|part| words_of(py, part)).unwrap_or_default();
+        (self.stage, self.parts) = match (self.stage, words.as_slice()) {
+            (Stage::Count, [count]) => {
+                let len = packed::lengths_len(*count).ok_or_else(garbled)?;
+                (Stage::Lengths, vec![Fresh::bytes(py, len)?])
             }
-            (Stage::Lengths, [pickle, buffers @ ..]) => {
-                let mut lengths = words.iter().map(|word| word & !READ_ONLY);
-                let all = lengths.try_fold(0_u64, |sum, len| sum.checked_add(len));
-                let table = 8 * (u64::try_from(words.len()).unwrap_or(0) + 1);
-                if all.and_then(|all| all.checked_add(table)) != Some(self.message.len) {
-                    return Err(garbled());
-                }
-                self.stage = Stage::Body;
-                let mut parts = vec![Part::bytes(py, *pickle)?];
-                for word in buffers {
-                    parts.push(match word & READ_ONLY {
-                        0 => Part::bytearray(py, *word)?,
-                        _ => Part::bytes(py, word & !READ_ONLY)?,
-                    });
-                }
-                self.parts = parts;
+            (Stage::Lengths, lengths) => {
+                let found = packed::checked(lengths, self.message.len);
+                let (pickle, buffers) = found.ok_or_else(garbled)?;
+                let pickle = Fresh::bytes(py, pickle);
+                let buffers = buffers.iter().map(|marked| packed::buffer(py, *marked));
+                (Stage::Body, std::iter::once(pickle).chain(buffers).collect::<PyResult<_>>()?)
             }
             _ => return Err(garbled()),
-        }
+        };
         (self.at, self.filled) = (0, 0);
         Ok(())
     }
 
     fn finish(self, _py: Python<'_>) -> PyResult<Received> {
         let is_body = matches!(self.stage, Stage::Body);
-        let mut objects = self.parts.into_iter().map(|part| part.object);
+        let mut objects = self.parts.into_iter().map(Fresh::into_object);
         match objects.next() {
             Some(bytes) if is_body => {
                 Ok(Received { kind: self.message.kind, bytes, buffers: objects.collect() })
@@ -330,51 +299,11 @@ impl Received {
     }
 }
 
-impl Part {
-    fn bytes(py: Python<'_>, len: u64) -> PyResult<Self> {
-        let size = ffi::Py_ssize_t::try_from(len).map_err(|_| garbled())?;
-        // SAFETY: with no source, the call makes an object whose bytes are not initialized.
-        let made = unsafe { ffi::PyBytes_FromStringAndSize(std::ptr::null(), size) };
-        // SAFETY: a new reference, or null with an exception that is set.
-        let object = unsafe { Bound::from_owned_ptr_or_err(py, made) }?;
-        // SAFETY: the object is a `bytes`.
-        let start = unsafe { ffi::PyBytes_AsString(object.as_ptr()) };
-        Self::of(object, start, len)
-    }
-
-    fn bytearray(py: Python<'_>, len: u64) -> PyResult<Self> {
-        let size = ffi::Py_ssize_t::try_from(len).map_err(|_| garbled())?;
-        // SAFETY: as above.
-        let made = unsafe { ffi::PyByteArray_FromStringAndSize(std::ptr::null(), size) };
-        // SAFETY: a new reference, or null with an exception that is set.
-        let object = unsafe { Bound::from_owned_ptr_or_err(py, made) }?;
-        // SAFETY: the object is a `bytearray`.
-        let start = unsafe { ffi::PyByteArray_AsString(object.as_ptr()) };
-        Self::of(object, start, len)
-    }
-
-    fn of(object: Bound<'_, PyAny>, start: *mut std::ffi::c_char, len: u64) -> PyResult<Self> {
-        let start = NonNull::new(start.cast()).ok_or_else(garbled)?;
-        let len = usize::try_from(len).map_err(|_| garbled())?;
-        Ok(Self { object: object.unbind(), start, len })
-    }
-
-    /// The bytes from `filled` on.
-    fn rest(&mut self, filled: usize) -> &mut [MaybeUninit<u8>] {
-        let filled = filled.min(self.len);
-        // SAFETY: at most at the end of the object's bytes.
-        let start = unsafe { self.start.byte_add(filled) };
-        // SAFETY: so many bytes are left of the object, whose bytes are reached through this part only
-        // before the message is whole: nothing else knows the object. Empty objects may be shared, and
-        // then there are no bytes.
-        unsafe { slice::from_raw_parts_mut(start.cast().as_ptr(), self.len - filled) }
-    }
-
-    /// The words that a filled part of bytes has.
-    fn words(&self, py: Python<'_>) -> Vec<u64> {
-        let bytes = self.object.bind(py).cast::<PyBytes>();
-        let bytes = bytes.map(|bytes| bytes.as_bytes()).unwrap_or_default();
-        let (words, _) = bytes.as_chunks::<8>();
-        words.iter().map(|word| u64::from_le_bytes(*word)).collect()
-    }
+/// The words that a filled part of bytes has.
+fn words_of(py: Python<'_>, part: Fresh) -> Vec<u64> {
+    let object = part.into_object();
+    let bytes = object.bind(py).cast::<PyBytes>();
+    let bytes = bytes.map(|bytes| bytes.as_bytes()).unwrap_or_default();
+    let (words, _) = bytes.as_chunks::<8>();
+    words.iter().map(|word| u64::from_le_bytes(*word)).collect()
 }

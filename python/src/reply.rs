@@ -1,5 +1,6 @@
 //! A reply, or a chunk of a stream.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use pyo3::exceptions::PyBufferError;
@@ -23,7 +24,12 @@ impl Reply {
         Self { reply: Arc::new(reply.keep()) }
     }
 
-    fn payload(&self) -> PeerBytes<'_> {
+    /// Returns bytes of the payload, without a copy, as an object that lends them.
+    pub(crate) fn lease(&self, range: Range<usize>) -> Lease {
+        Lease::new(&self.reply, range)
+    }
+
+    pub(crate) fn payload(&self) -> PeerBytes<'_> {
         self.reply.payload()
     }
 }
@@ -61,7 +67,7 @@ impl Reply {
 
     fn view<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let shape = incoming::shape(py, self.payload())?;
-        let lease = Lease::new(&self.reply, shape.data_range());
+        let lease = self.lease(shape.data_range());
         incoming::view(py, Bound::new(py, lease)?.into_any(), shape)
     }
 

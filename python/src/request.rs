@@ -54,7 +54,7 @@ impl Request {
         Arc::downgrade(&self.request)
     }
 
-    fn read<T>(&self, read: impl FnOnce(PeerBytes<'_>) -> PyResult<T>) -> PyResult<T> {
+    pub(crate) fn read<T>(&self, read: impl FnOnce(PeerBytes<'_>) -> PyResult<T>) -> PyResult<T> {
         read(self.request.get().get().payload())
     }
 

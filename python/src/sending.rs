@@ -12,7 +12,8 @@ use slipring::{ErrorKind, PeerBytes};
 
 use crate::buffer;
 use crate::error::exception;
-use crate::receiving::{LONG, OBJECT, READ_ONLY};
+use crate::packed;
+use crate::receiving::{LONG, OBJECT};
 use crate::turn::Recover;
 use crate::wait::{FURTHER, Slices, look_time, released};
 
@@ -55,7 +56,15 @@ impl Lent {
         Ok(Self { offset, len, ..self })
     }
 
-    fn bytes(&self) -> PeerBytes<'_> {
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.buffer.readonly()
+    }
+
+    pub(crate) fn bytes(&self) -> PeerBytes<'_> {
         let start = NonNull::new(self.buffer.buf_ptr().cast::<u8>());
         let Some(start) = start.filter(|_| self.len > 0) else { return PeerBytes::empty() };
         // SAFETY: `part` has checked that the offset lies inside of what the exporter lends.
@@ -80,15 +89,7 @@ impl Sending {
         pickle: &[Lent],
         buffers: &[Lent],
     ) -> PyResult<()> {
-        let number = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
-        let len = pickle.iter().map(|part| part.len).sum();
-        let mut table = Vec::with_capacity((buffers.len() + 2) * 8);
-        table.extend(number(buffers.len()).to_le_bytes());
-        table.extend(number(len).to_le_bytes());
-        for buffer in buffers {
-            let mark = if buffer.buffer.readonly() { READ_ONLY } else { 0 };
-            table.extend((number(buffer.len) | mark).to_le_bytes());
-        }
+        let table = packed::table(pickle, buffers);
         let parts = pickle.iter().chain(buffers).map(Lent::bytes);
         let all: Vec<_> = std::iter::once(PeerBytes::of(&table)).chain(parts).collect();
         self.send(py, OBJECT, &all)

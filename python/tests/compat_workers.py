@@ -137,6 +137,8 @@ def serve(data: DataConnection, abort: AbortFlag, config: RoleConfig, kind: str,
             data.send(("result", payload))
         case "kind":
             data.send(("result", type(kind).__name__))
+        case "kind of":
+            data.send(("result", (payload[0], type(payload[0]).__name__)))
         case "process":
             own = multiprocessing.current_process()
             start = multiprocessing.get_start_method()

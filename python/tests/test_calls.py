@@ -36,6 +36,32 @@ def test_bytes_come_back_as_they_went(channel: slipring.Channel) -> None:
     assert channel.call(7, timeout=TIMEOUT).text() == "kind 7"
 
 
+def flags_of(memory: bytes | bytearray) -> list[str]:
+    """Return what the kernel knows of the pages in the middle of an object."""
+    middle = np.frombuffer(memory, np.uint8).ctypes.data + len(memory) // 2
+    is_inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if span := re.match("([0-9a-f]+)-([0-9a-f]+) ", line):
+            is_inside = int(span[1], 16) <= middle < int(span[2], 16)
+        elif is_inside and line.startswith("VmFlags:"):
+            return line.split()
+    raise AssertionError("the object lies nowhere")
+
+
+def test_long_payloads_are_copied_into_huge_pages(channel: slipring.Channel) -> None:
+    sent = os.urandom(40 << 20)
+    assert "hg" not in flags_of(sent), "it is asked for by nothing else"
+    reply = channel.call("echo", sent, timeout=TIMEOUT)
+    copies = [bytes(reply), reply.bytearray()]
+    a, b = slipring.Pipe()
+    sender = threading.Thread(target=lambda: a.send_bytes(sent))
+    sender.start()
+    copies.append(b.recv_bytes())
+    sender.join()
+    for copy in copies:
+        assert copy == sent and "hg" in flags_of(copy)
+
+
 def test_texts_become_an_array_of_the_hosts_own(channel: slipring.Channel) -> None:
     vectors = channel.call("embed", ["abc", ""], timeout=TIMEOUT).array()
     assert vectors.shape == (2, 384) and vectors.dtype == np.float32

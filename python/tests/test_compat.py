@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -118,10 +119,27 @@ def test_large_arrays_lie_outside_of_the_pickle() -> None:
 
     small, large = np.zeros(10), np.random.default_rng(1).random((64, 384))
     sent = _pickled.dump([small, large, large.astype(np.float32)])
-    count, length = _pickled._HEAD.unpack_from(sent)
+    count, length = struct.unpack_from("<QQ", sent)
     assert count == 2 and length < 2000
-    got = _pickled.load(bytearray(sent))
+    got = _pickled.load(sent)
     assert np.array_equal(got[1], large) and all(array.flags.aligned for array in got)
+
+
+@pytest.mark.parametrize("size", (0, 10, 1024, 100_000, 3_000_000))
+def test_buffers_are_of_the_types_that_a_pipe_would_bring(run: Run, size: int) -> None:
+    async def test(channel: compat.Channel) -> None:
+        data = os.urandom(size)
+        for memory in (data, bytearray(data), memoryview(data), memoryview(bytearray(data))):
+            buffer = pickle.PickleBuffer(memory)
+            expected = pickle.loads(pickle.dumps([buffer], 5))[0]
+            # The worker sends what it has got, so that it is pickled in both directions.
+            got, kind = await channel.call("kind of", [buffer], timeout=TIMEOUT)
+            assert (type(got), kind) == (type(expected), type(expected).__name__)
+            assert bytes(got) == data
+            async for chunk in channel.stream("send", [("stream_chunk", buffer), ("stream_end", None)]):
+                assert type(chunk) is type(expected) and bytes(chunk) == data
+
+    run(test)
 
 
 def test_the_workers_errors_are_told(run: Run) -> None:

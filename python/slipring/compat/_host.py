@@ -185,7 +185,7 @@ class Channel:
             reply = await self._channel.call(REQUEST, request, timeout=timeout)
         except _errors.Error as error:
             raise self._translated(error) from error
-        return load(reply.bytearray())
+        return load(reply)
 
     def stream(
         self, kind: str, payload: Any = None, stream_chunk_timeout: float | None = 300.0
@@ -312,7 +312,7 @@ class Stream:
             raise StopAsyncIteration from None
         except _errors.Error as error:
             raise self._channel._translated(error) from error
-        return load(chunk.bytearray())
+        return load(chunk)
 
     async def aclose(self) -> None:
         """Cancel the stream, of which no more chunks are wanted."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slipring import _pickled
 from slipring.compat._errors import WorkerError, error_payload
+
+if TYPE_CHECKING:
+    from slipring._slipring import Reply, Request
 
 REQUEST = 0
 """The library's kind of all requests. The kind that the host gives is a part of the payload."""
@@ -53,10 +56,10 @@ def dump(value: object) -> bytes:
         raise _pickle_error("pickled", error) from error
 
 
-def load(data: bytearray) -> Any:
-    """Return the value. The buffers in it are parts of `data`. An error is a `WorkerError`."""
+def load(payload: Reply | Request) -> Any:
+    """Return the value. An error is a `WorkerError`."""
     try:
-        return _pickled.load(data)
+        return _pickled.load(payload)
     except Exception as error:
         raise _pickle_error("unpickled", error) from error
 

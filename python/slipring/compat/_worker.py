@@ -131,7 +131,7 @@ class DataConnection(_Connection):
     def _accept(self, incoming: _slipring.Incoming) -> Message | None:
         incoming.begin()
         try:
-            kind, payload = load(incoming.request.bytearray())
+            kind, payload = load(incoming.request)
         except WorkerError as error:
             incoming.fail_with(error.original_type, error.message, error.traceback_str)
             return None
