@@ -50,7 +50,10 @@ impl<'py> LentBuffer<'py> {
     pub(crate) fn of(object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let (buffer, is_bfloat16) = match lend(object) {
             Ok(buffer) => (buffer, false),
-            Err(error) => (bits_of_bfloat16(object)?.ok_or(error)?, true),
+            Err(error) => match bits_of_bfloat16(object) {
+                Ok(Some(bits)) => (bits, true),
+                _ => return Err(explained(object, error)),
+            },
         };
         let header = match (buffer.format().to_bytes(), buffer.shape()) {
             (b"B" | b"b" | b"c" | b"<B" | b"<b" | b"<c", [_]) => None,
@@ -180,7 +183,10 @@ fn rows_and_cols(shape: &[usize]) -> PyResult<(usize, usize)> {
         [cols] => Ok((1, *cols)),
         [rows, cols] => Ok((*rows, *cols)),
         _ => {
-            let dimensions = shape.len();
+            let dimensions = match shape.len() {
+                0 => "no".to_owned(),
+                dimensions => dimensions.to_string(),
+            };
             let message = format!(
                 "an array of {dimensions} dimensions: it must have two, or one, which makes a row: \
                  use reshape"
@@ -189,6 +195,23 @@ fn rows_and_cols(shape: &[usize]) -> PyResult<(usize, usize)> {
         }
     }
 }
+
+/// Returns why an object that lends no memory is no payload.
+#[cold]
+fn explained(object: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
+    let dimensions = PyMemoryView::from(object).and_then(|view| view.getattr("ndim"));
+    let dimensions = dimensions.or_else(|_| object.getattr("ndim"));
+    if dimensions.and_then(|dimensions| dimensions.extract()).is_ok_and(|none: usize| none == 0) {
+        return rows_and_cols(&[]).err().unwrap_or(error);
+    }
+    let name = object.getattr("dtype").and_then(|dtype| dtype.getattr("name"));
+    match name {
+        Ok(name) => PyTypeError::new_err(format!("an array of {name}: {TYPES}: use astype")),
+        Err(_) => error,
+    }
+}
+
+const TYPES: &str = "it must be float32, float16, bfloat16, int8 or uint8";
 
 fn element_of(format: &[u8]) -> PyResult<ElementType> {
     Ok(match format {
@@ -199,7 +222,7 @@ fn element_of(format: &[u8]) -> PyResult<ElementType> {
         other => {
             let why = match other {
                 b">f" | b">e" => "its bytes are in the order of other machines",
-                _ => "it must be float32, float16, bfloat16, int8 or uint8",
+                _ => TYPES,
             };
             return Err(PyTypeError::new_err(format!(
                 "an array of the format '{}': {why}: use astype",

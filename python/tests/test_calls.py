@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import array
+import ctypes
+import importlib.util
 import math
 import os
 import re
@@ -153,6 +155,26 @@ def test_a_matrix_longer_than_a_frame_comes_back(channel: slipring.Channel) -> N
     assert np.array_equal(reply.array(), 2 * sent) and np.array_equal(reply.view(), 2 * sent)
 
 
+def test_a_number_that_is_no_payload_is_refused_with_what_is(channel: slipring.Channel) -> None:
+    zero: npt.NDArray[Any] = np.array(0, np.uint8)
+    numbers: list[Any] = [np.float32(1.0), zero, ctypes.c_float(1.0)]
+    if importlib.util.find_spec("ml_dtypes"):
+        numbers.append(importlib.import_module("ml_dtypes").bfloat16(1.0))
+    for number in numbers:
+        with pytest.raises(TypeError, match="no dimensions: it must have two, or one.* use reshape"):
+            channel.call("echo", number, timeout=TIMEOUT)
+
+
+def test_arrays_that_lend_no_memory_are_refused_with_what_is_taken(channel: slipring.Channel) -> None:
+    arrays: list[npt.NDArray[Any]] = [np.zeros((2, 2), "datetime64[s]")]
+    if importlib.util.find_spec("ml_dtypes"):
+        arrays.append(np.zeros((2, 2), importlib.import_module("ml_dtypes").float8_e4m3fn))
+    for refused in arrays:
+        expected = f"an array of {re.escape(refused.dtype.name)}: it must be float32, .* use astype"
+        with pytest.raises(TypeError, match=expected):
+            channel.call("echo", refused, timeout=TIMEOUT)
+
+
 def test_what_is_no_payload_is_refused(channel: slipring.Channel) -> None:
     refused: list[object] = [
         7,
@@ -167,7 +189,7 @@ def test_what_is_no_payload_is_refused(channel: slipring.Channel) -> None:
     for payload in refused:
         with pytest.raises(TypeError, match="a payload is") as refusal:
             channel.call("echo", payload, timeout=TIMEOUT)  # type: ignore[arg-type]
-        is_array = isinstance(payload, np.ndarray)
+        is_array = isinstance(payload, (np.ndarray, np.generic))
         assert not is_array or re.search("use (astype|reshape)$", str(refusal.value))
     with pytest.raises(ValueError, match="0 or more"):
         channel.call("echo", b"", timeout=-1.0)
