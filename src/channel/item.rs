@@ -64,6 +64,15 @@ impl Body {
         }
     }
 
+    /// Copies the bytes unless they lie outside of the ring, in memory that has about their length.
+    pub(super) fn detach(self) -> Self {
+        match self {
+            // Its memory is for the next message when it is dropped.
+            Self::Message(message) if !message.is_oversized() => Self::Message(message),
+            other => Self::Owned(other.into_vec()),
+        }
+    }
+
     pub(crate) fn into_vec(self) -> Vec<u8> {
         match self {
             Self::Owned(bytes) => bytes,
@@ -274,4 +283,27 @@ fn channel_failure(frame: &Frame<'_>, kind: Kind) -> Error {
 #[cold]
 pub(super) fn exceeded_credit(request: u64) -> Error {
     Error::corrupt(format!("the stream of request {request} ran ahead of its credit"))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::protocol::buffer_pool::BufferPool;
+
+    #[test]
+    fn a_detached_message_leaves_its_memory_to_the_next_one_unless_it_is_short() {
+        let pool = BufferPool::new();
+        let mut bytes = pool.buffer(5000);
+        bytes.resize(5000, 7);
+        let place = bytes.as_ptr();
+        let detached = Body::Message(PooledBuffer::new(bytes, &pool)).detach();
+        assert_eq!((detached.bytes().as_ptr(), detached.bytes().to_vec()), (place, vec![7; 5000]));
+        drop(detached);
+        let mut again = pool.buffer(0);
+        assert!(again.capacity() >= 5000, "it was given back");
+        again.resize(100, 8);
+        let short = Body::Message(PooledBuffer::new(again, &pool)).detach();
+        assert_eq!(short.bytes().to_vec(), [8; 100]);
+        assert!(pool.buffer(0).capacity() >= 5000, "a short one does not hold it");
+    }
 }

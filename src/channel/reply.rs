@@ -80,7 +80,7 @@ impl Reply {
     /// Returns the same reply with its bytes outside the ring, whose slot is given back.
     #[must_use]
     pub fn detach(self) -> Self {
-        Self { request: self.request, body: Body::Owned(self.body.into_vec()) }
+        Self { request: self.request, body: self.body.detach() }
     }
 
     /// Returns the same reply, to be kept for any time. Its bytes stay at their address as long as it

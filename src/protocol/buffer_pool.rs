@@ -111,10 +111,15 @@ impl PooledBuffer {
     /// Returns the bytes for good. The buffer goes with them, unless it is more than twice as
     /// large.
     pub(crate) fn into_vec(mut self) -> Vec<u8> {
-        if self.bytes.capacity() / 2 > self.bytes.len() {
+        if self.is_oversized() {
             return self.bytes.clone();
         }
         std::mem::take(&mut self.bytes)
+    }
+
+    /// Whether its buffer is more than twice as large as its bytes.
+    pub(crate) fn is_oversized(&self) -> bool {
+        self.bytes.capacity() / 2 > self.bytes.len()
     }
 }
 
