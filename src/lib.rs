@@ -47,6 +47,7 @@
 //! | serve embeddings, chats, reranking or documents | [`payload::roles`] |
 //! | exchange frames with a protocol of your own | [`RawLink`], [`ring`] |
 //! | send requests from tasks | `tasks::AsyncChannel`, `RoleHandle::to_async` (feature `async`) |
+//! | call workers wherever they are, by one trait | `backend::Backend` (feature `async`) |
 //! | test a host without processes | `testing::spawn_thread` (feature `testing`) |
 //! | exchange messages of bytes over passed descriptors | `pipe` (feature `pipe`) |
 //! | reach a process that was not spawned | `named` (feature `named`) |
@@ -170,6 +171,8 @@ cfg_if! {
         pub use protocol::{Health, Kind, RequestHealth, RoleConfig, WorkerState};
         pub use shm::bytes::PeerBytes;
     } else {
+        #[cfg(feature = "async")]
+        pub mod backend;
         #[cfg_attr(not(feature = "tokio"), allow(dead_code, unused_imports, reason = "the async views use it"))]
         mod channel;
         mod config;

@@ -109,6 +109,10 @@ impl Marks for PeerReport {
     fn all(&self) -> Vec<Mark> {
         self.marks.all()
     }
+
+    fn of(&self, request: u64) -> Option<Mark> {
+        self.marks.of(request)
+    }
 }
 
 impl ParentLink {

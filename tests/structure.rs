@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use imports::{Imports, Source};
 
 /// A module imports only from lower levels, or from its own folder.
-const LEVELS: [(&str, u32); 21] = [
+const LEVELS: [(&str, u32); 22] = [
     ("error", 0),
     ("config", 0),
     ("id", 0),
@@ -32,6 +32,7 @@ const LEVELS: [(&str, u32); 21] = [
     ("named", 8),
     ("testing", 8),
     ("pool", 9),
+    ("backend", 10),
 ];
 
 /// The only files that may contain `unsafe`, each with a reason at its head.

@@ -202,6 +202,11 @@ impl Core {
         self.status.marks()
     }
 
+    /// The same for one that does not keep the channel's memory.
+    pub(crate) fn weak_marks(&self) -> Weak<dyn Marks> {
+        self.status.weak_marks()
+    }
+
     /// How many bytes of a request's stream its reader has consumed, roughly. Takes no lock.
     pub(crate) fn consumed(&self, request: u64) -> u64 {
         self.pending.consumed(request)

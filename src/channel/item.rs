@@ -3,6 +3,7 @@
 //! Everything here was written by another process: nothing is believed before it is checked.
 
 use std::cell::Cell;
+use std::fmt;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::assembler::Assembler;
@@ -28,6 +29,25 @@ pub(crate) enum Body {
     Slice(BufferSlice),
     /// A message that came in pieces.
     Message(PooledBuffer),
+    /// Bytes that did not come by a ring.
+    Foreign(Box<dyn Owner>),
+}
+
+/// The owner of bytes that did not come by a ring.
+pub(crate) trait Owner: Send + Sync {
+    fn bytes(&self) -> &[u8];
+}
+
+impl<T: AsRef<[u8]> + Send + Sync> Owner for T {
+    fn bytes(&self) -> &[u8] {
+        self.as_ref()
+    }
+}
+
+impl fmt::Debug for dyn Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.bytes().len())
+    }
 }
 
 impl Body {
@@ -49,6 +69,7 @@ impl Body {
             Self::Short(short) => PeerBytes::of(&short.0),
             Self::Slice(slice) => PeerBytes::of(slice.bytes()),
             Self::Message(message) => PeerBytes::of(message.bytes()),
+            Self::Foreign(owner) => PeerBytes::of(owner.bytes()),
         }
     }
 
@@ -77,7 +98,9 @@ impl Body {
         match self {
             Self::Owned(bytes) => bytes,
             Self::Message(message) => message.into_vec(),
-            Self::Lease(_) | Self::Short(_) | Self::Slice(_) => self.bytes().to_vec(),
+            Self::Lease(_) | Self::Short(_) | Self::Slice(_) | Self::Foreign(_) => {
+                self.bytes().to_vec()
+            }
         }
     }
 }

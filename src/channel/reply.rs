@@ -40,6 +40,24 @@ impl Reply {
         Self { request: RequestId::new(request), body }
     }
 
+    /// Makes a reply of bytes that did not come by a ring, such as those of another host: for
+    /// implementations of `backend::Backend` (feature `async`). The bytes are not copied; `owner` is
+    /// dropped with the reply. `as_ref` must return the same bytes each time.
+    ///
+    /// ```
+    /// use slipring::{Reply, RequestId};
+    ///
+    /// let received: std::sync::Arc<[u8]> = b"hello"[..].into();
+    /// let reply = Reply::from_owner(RequestId::from(7), received.clone());
+    /// assert_eq!(reply.payload().as_ptr(), received.as_ptr());
+    /// assert_eq!((reply.request().get(), reply.text()?.as_str()), (7, "hello"));
+    /// # Ok::<(), slipring::Error>(())
+    /// ```
+    #[must_use]
+    pub fn from_owner(request: RequestId, owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        Self { request, body: Body::Foreign(Box::new(owner)) }
+    }
+
     /// Returns the request that it answers.
     #[must_use]
     pub fn request(&self) -> RequestId {

@@ -1,9 +1,9 @@
 //! What the worker says of itself in its status line: read without asking it, and without a
 //! lock.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use crate::error::{Mark, RequestStage, Stage};
+use crate::error::{Mark, Marks, RequestStage, Stage};
 use crate::link::PeerReport;
 use crate::protocol::health::{Health, Phase, Snapshot};
 use crate::sync::Ordering;
@@ -26,6 +26,12 @@ impl WorkerStatus {
     /// All requests that the worker has taken, with its marks.
     pub(super) fn marks(&self) -> Vec<Mark> {
         self.0.marks.all()
+    }
+
+    /// The marks, without a hold on the channel's memory.
+    pub(super) fn weak_marks(&self) -> Weak<dyn Marks> {
+        let weak: Weak<dyn Marks> = Arc::<PeerReport>::downgrade(&self.0);
+        weak
     }
 
     /// When the worker began the request, in nanoseconds of the monotonic clock; `None` if it

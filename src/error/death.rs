@@ -233,6 +233,11 @@ fn write_others(f: &mut fmt::Formatter<'_>, count: usize) -> fmt::Result {
 /// The marks of a worker, in the memory of its channel.
 pub(crate) trait Marks: fmt::Debug + Send + Sync {
     fn all(&self) -> Vec<Mark>;
+
+    /// That of one request, if the worker has taken it.
+    fn of(&self, request: u64) -> Option<Mark> {
+        self.all().into_iter().find(|mark| mark.request == request)
+    }
 }
 
 /// Tells whether no thread of the worker runs any more.

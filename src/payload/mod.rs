@@ -76,6 +76,7 @@ mod tests;
 mod vectors;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::bytes::PeerBytes;
@@ -159,6 +160,9 @@ pub trait Payload {
         None
     }
 }
+
+/// A payload that a request keeps for all its attempts.
+pub(crate) type SharedPayload = Arc<dyn Payload + Send + Sync>;
 
 /// Readable bytes that may lie in memory which another process can change.
 ///

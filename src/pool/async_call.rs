@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempts::Attempts;
+use super::progress::Observer;
 use super::role::{Permit, Return, RoleRef};
 use crate::channel::Reply;
 use crate::error::{Error, Result};
@@ -49,25 +50,39 @@ pub(super) async fn call<R: RoleRef, P: Payload + ?Sized>(
     payload: &P,
     now: u64,
     deadline: Deadline,
+    observer: Observer,
 ) -> Result<Reply> {
     loop {
-        let mut permit = attempts.acquire_async(now, deadline).await?;
+        let permit = attempts.acquire_async(now, deadline).await;
+        let mut permit = permit.inspect_err(|error| observer.note_failure(error))?;
         let limit = TimeLimit::begin(deadline.remaining());
         let sent = match permit.worker.core_for_tasks() {
             Ok(core) => {
-                let note_part = |id| permit.return_by = Return::Worker(id);
+                let note_part = |id| {
+                    permit.return_by = Return::Worker(id);
+                    observer.note_sent(&permit.worker, id);
+                };
                 requests::submit(core, kind, payload, limit, Duration::ZERO, note_part).await
             }
             Err(error) => Err(error),
         };
         let (permit, id, error) = match sent {
-            Ok(pending) => match answer(pending, permit).await {
-                Ok(reply) => return attempts.over(Ok(reply)),
-                Err((permit, id, error)) => (permit, Some(id), error),
-            },
+            Ok(pending) => {
+                observer.note_sent(&permit.worker, pending.id());
+                match answer(pending, permit).await {
+                    Ok(reply) => {
+                        observer.note_answer();
+                        return attempts.over(Ok(reply));
+                    }
+                    Err((permit, id, error)) => (permit, Some(id), error),
+                }
+            }
             Err(error) => (permit, None, error),
         };
-        attempts.failed_async(permit, id, error, false, deadline).await?;
+        let kept = error.clone();
+        let again = attempts.failed_async(permit, id, error, false, deadline).await;
+        observer.note_failure(again.as_ref().err().unwrap_or(&kept));
+        again?;
     }
 }
 

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::async_call;
 use super::async_stream::{AsyncPoolStream, Request};
+use super::closing::LAST_WAIT;
+use super::handle::RoleHandle;
 use super::pending::PoolPending;
-use super::request::{PoolRequest, encoded};
+use super::progress::{Observer, Progress};
+use super::request::{PoolRequest, encoded, in_memory};
 use super::role::RoleShared;
-use super::scheduler::Priority;
-use crate::channel::{Reply, StreamTimeouts};
-use crate::error::Result;
-use crate::payload::Payload;
+use super::scheduler::{Load, Priority};
+use super::{async_call, task_wait};
+use crate::channel::{Reply, StreamDeadlines, StreamTimeouts};
+use crate::error::{Error, ErrorKind, Result};
+use crate::payload::{Payload, SharedPayload};
 use crate::protocol::{Health, Kind};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
@@ -157,6 +160,38 @@ impl AsyncRoleHandle {
         self.request(kind).write(timeout, write).await
     }
 
+    /// Returns the handle for threads.
+    #[must_use]
+    pub fn blocking(&self) -> RoleHandle {
+        RoleHandle::new(Arc::clone(&self.0))
+    }
+
+    /// How much the role has to do.
+    pub(crate) fn load(&self) -> Load {
+        // In a forked child a thread may hold the lock for ever.
+        if fork::is_forked_child() {
+            return Load::default();
+        }
+        self.0.change(|scheduler| scheduler.load())
+    }
+
+    /// Ends the role, as [`Pool::close_async`](super::Pool::close_async) ends all.
+    pub(crate) async fn close_role(&self, timeout: Duration) -> Result<()> {
+        fork::check()?;
+        let deadline = Deadline::after(timeout);
+        self.0.change(|scheduler| scheduler.close(now_ns()));
+        let is_over = || self.0.change(|scheduler| scheduler.is_over());
+        let is_closed = task_wait::until(deadline, is_over).await || {
+            self.0.close_now();
+            task_wait::until(Deadline::after(LAST_WAIT), is_over).await
+        };
+        if is_closed {
+            return Ok(());
+        }
+        let message = format!("a worker of role {} has not ended", self.name());
+        Err(Error::new(ErrorKind::Timeout, message))
+    }
+
     /// Describes a request of this kind, for a priority, a key, or another idempotence than the
     /// role's.
     pub fn request(&self, kind: Kind) -> AsyncPoolRequest<'_> {
@@ -210,7 +245,22 @@ impl AsyncPoolRequest<'_> {
         fork::check()?;
         let now = now_ns();
         let deadline = Deadline::from(now, timeout);
-        async_call::call(self.0.attempts(), self.0.kind(), payload, now, deadline).await
+        let (kind, observer) = (self.0.kind(), Observer::default());
+        async_call::call(self.0.attempts(), kind, payload, now, deadline, observer).await
+    }
+
+    /// As [`AsyncPoolRequest::call`], and says how far the request is.
+    pub(crate) async fn call_observed<P: Payload + ?Sized>(
+        self,
+        payload: &P,
+        timeout: Duration,
+        progress: Progress,
+    ) -> Result<Reply> {
+        fork::check()?;
+        let now = now_ns();
+        let deadline = Deadline::from(now, timeout);
+        let (kind, observer) = (self.0.kind(), Observer::new(progress));
+        async_call::call(self.0.attempts(), kind, payload, now, deadline, observer).await
     }
 
     /// Sends the request and returns the stream of its chunks: as [`AsyncRoleHandle::stream`].
@@ -225,9 +275,32 @@ impl AsyncPoolRequest<'_> {
     ) -> Result<AsyncPoolStream> {
         fork::check()?;
         let deadlines = timeouts.into().start();
-        let (kind, payload) = (self.0.kind(), encoded(payload)?);
+        let payload = Arc::new(encoded(payload)?);
+        self.begin_stream(payload, deadlines, Observer::default()).await
+    }
+
+    /// As [`AsyncPoolRequest::stream`], of a payload that the request keeps, and says how far the
+    /// request is.
+    pub(crate) async fn stream_observed(
+        self,
+        payload: SharedPayload,
+        timeouts: StreamTimeouts,
+        progress: Progress,
+    ) -> Result<AsyncPoolStream> {
+        fork::check()?;
+        let deadlines = timeouts.start();
+        self.begin_stream(in_memory(payload)?, deadlines, Observer::new(progress)).await
+    }
+
+    async fn begin_stream(
+        self,
+        payload: SharedPayload,
+        deadlines: StreamDeadlines,
+        observer: Observer,
+    ) -> Result<AsyncPoolStream> {
         let attempts = self.0.owned_attempts().cancellable();
-        AsyncPoolStream::begin(Request { attempts, kind, payload, deadlines }).await
+        let kind = self.0.kind();
+        AsyncPoolStream::begin(Request { attempts, kind, payload, deadlines, observer }).await
     }
 
     /// Sends a message that `write` writes in parts, and awaits its reply: as
@@ -258,5 +331,18 @@ impl AsyncPoolRequest<'_> {
         timeout: Duration,
     ) -> Result<PoolPending> {
         self.0.submit(payload, timeout)
+    }
+
+    /// As [`AsyncPoolRequest::submit`], of a payload that the request keeps, and says how far the
+    /// request is.
+    pub(crate) fn submit_observed(
+        self,
+        payload: SharedPayload,
+        timeout: Duration,
+        progress: Progress,
+    ) -> Result<PoolPending> {
+        fork::check()?;
+        let now = now_ns();
+        self.0.submit_owned(in_memory(payload)?, now, timeout, Observer::new(progress))
     }
 }

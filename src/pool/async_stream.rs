@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use super::async_call::Running;
 use super::attempts::Attempts;
-use super::role::{Return, RoleShared};
+use super::progress::Observer;
+use super::role::{Permit, Return, RoleShared};
 use crate::channel::{Reply, StreamDeadlines};
 use crate::error::{Error, Result};
 use crate::id::RequestId;
+use crate::payload::SharedPayload;
 use crate::protocol::Kind;
-use crate::sys::clock::now_ns;
+use crate::sys::clock::{Deadline, now_ns};
 use crate::tasks::{AsyncStream, requests};
 
 /// The stream of one attempt.
@@ -24,12 +26,13 @@ type Sent = Running<Arc<RoleShared>, AsyncStream>;
 type Sending = Pin<Box<dyn Future<Output = Result<(Sent, Request)>> + Send>>;
 
 /// What each attempt sends.
-#[derive(Debug)]
 pub(super) struct Request {
     pub(super) attempts: Attempts<Arc<RoleShared>>,
     pub(super) kind: Kind,
-    pub(super) payload: Vec<u8>,
+    /// It lies in memory.
+    pub(super) payload: SharedPayload,
     pub(super) deadlines: StreamDeadlines,
+    pub(super) observer: Observer,
 }
 
 impl Request {
@@ -38,11 +41,15 @@ impl Request {
         let deadline = self.deadlines.send_by();
         loop {
             let permit = self.attempts.acquire_async(now_ns(), deadline).await;
-            let mut permit = permit.map_err(|error| self.deadlines.sending_failed(error))?;
-            let (kind, payload, deadlines) = (self.kind, &self.payload, self.deadlines);
+            let permit = permit.map_err(|error| self.deadlines.sending_failed(error));
+            let mut permit = permit.inspect_err(|error| self.observer.note_failure(error))?;
+            let (kind, payload, deadlines) = (self.kind, &*self.payload, self.deadlines);
             let sent = match permit.worker.core_for_tasks() {
                 Ok(core) => {
-                    let note_part = |id| permit.return_by = Return::Worker(id);
+                    let note_part = |id| {
+                        permit.return_by = Return::Worker(id);
+                        self.observer.note_sent(&permit.worker, id);
+                    };
                     requests::stream(core, kind, payload, deadlines, Duration::ZERO, note_part)
                         .await
                 }
@@ -50,14 +57,13 @@ impl Request {
             };
             match sent {
                 Ok(stream) => {
+                    self.observer.note_sent(&permit.worker, stream.id());
                     if !self.attempts.note_sent(&permit.worker, stream.id()) {
                         stream.cancel();
                     }
                     return Ok((Running::new(stream.id(), stream, permit), self));
                 }
-                Err(error) => {
-                    self.attempts.failed_async(permit, None, error, false, deadline).await?;
-                }
+                Err(error) => self.failed_at(permit, None, error, false, deadline).await?,
             }
         }
     }
@@ -67,11 +73,26 @@ impl Request {
         let (id, permit) = sent.end();
         let later = self.deadlines.put_off_queue(permit.held_ns());
         let deadline = later.send_by();
-        self.attempts.failed_async(permit, Some(id), error, has_delivered, deadline).await?;
+        self.failed_at(permit, Some(id), error, has_delivered, deadline).await?;
         if self.attempts.was_begun() {
             self.deadlines = later;
         }
         Ok(())
+    }
+
+    /// As [`Attempts::failed_async`].
+    async fn failed_at(
+        &mut self,
+        permit: Permit<Arc<RoleShared>>,
+        id: Option<RequestId>,
+        error: Error,
+        has_delivered: bool,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let kept = error.clone();
+        let again = self.attempts.failed_async(permit, id, error, has_delivered, deadline).await;
+        self.observer.note_failure(again.as_ref().err().unwrap_or(&kept));
+        again
     }
 }
 
@@ -161,6 +182,9 @@ impl AsyncPoolStream {
                     };
                     match chunk {
                         Ok(Some(chunk)) => {
+                            if !reads.has_delivered {
+                                reads.request.observer.note_answer();
+                            }
                             reads.has_delivered = true;
                             return Poll::Ready(Ok(Some(chunk)));
                         }
@@ -178,6 +202,7 @@ impl AsyncPoolStream {
     /// The stream has ended, and its worker is free again.
     fn end(&mut self) {
         if let State::Reads(mut reads) = std::mem::replace(&mut self.state, State::Over) {
+            reads.request.observer.note_answer();
             let _ = reads.request.attempts.over(Ok(()));
             drop(reads.sent.end());
         }

@@ -5,6 +5,9 @@ use std::time::Duration;
 use crate::sync::plain::{Condvar, Mutex};
 use crate::sys::clock::Deadline;
 
+/// How long workers may take to end when a close has run out of time.
+pub(super) const LAST_WAIT: Duration = Duration::from_secs(15);
+
 /// The longest time between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 

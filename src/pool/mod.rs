@@ -103,6 +103,8 @@ mod host_code_tests;
 mod keeper;
 mod metrics;
 mod pending;
+#[cfg_attr(not(feature = "async"), allow(dead_code, reason = "backends need `async`"))]
+mod progress;
 mod request;
 mod role;
 mod scheduler;
@@ -131,6 +133,7 @@ use crate::sys::fork;
 pub use async_handle::{AsyncPoolRequest, AsyncRoleHandle};
 #[cfg(feature = "async")]
 pub use async_stream::AsyncPoolStream;
+use closing::LAST_WAIT;
 pub use events::{Event, EventKind, Events};
 pub use handle::{PoolHealth, RoleHandle, RoleHealth, WorkerHealth};
 #[cfg(feature = "metrics")]
@@ -141,6 +144,8 @@ pub use metrics::{
     ChannelTotals, Histogram, Outcome, PoolMetrics, RequestCount, RoleMetrics, WorkerCounts,
 };
 pub use pending::PoolPending;
+#[cfg(feature = "async")]
+pub use progress::Progress;
 pub use request::PoolRequest;
 use role::{PoolShared, RoleShared};
 pub use scheduler::{Priority, RecycleReason};
@@ -150,9 +155,6 @@ pub use settings::{Role, WorkerSlot};
 use starts::Starts;
 pub use stream::PoolStream;
 use ticker::Ticker;
-
-/// How long workers may take to end when a close has run out of time.
-const LAST_WAIT: Duration = Duration::from_secs(15);
 
 /// Workers of one or more roles. Dropping it does not block: requests that wait fail, and the
 /// workers are ended in the background.

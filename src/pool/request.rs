@@ -6,11 +6,14 @@ use std::time::Duration;
 use super::async_call;
 use super::attempts::Attempts;
 use super::pending::PoolPending;
+use super::progress::Observer;
 use super::role::RoleShared;
 use super::scheduler::Priority;
 use super::stream::PoolStream;
 use crate::channel::{MessageWriter, Reply, StreamTimeouts};
 use crate::error::{Error, Result};
+#[cfg(feature = "async")]
+use crate::payload::SharedPayload;
 use crate::payload::{Encoded, Payload};
 use crate::protocol::Kind;
 use crate::sys::clock::{Deadline, now_ns};
@@ -112,12 +115,23 @@ impl<'a> PoolRequest<'a> {
     ) -> Result<PoolPending> {
         fork::check()?;
         let now = now_ns();
+        self.submit_owned(encoded(payload)?, now, timeout, Observer::default())
+    }
+
+    /// Takes the request, which keeps its payload, at `now`.
+    pub(super) fn submit_owned(
+        self,
+        payload: impl Payload + Send + Sync + 'static,
+        now: u64,
+        timeout: Duration,
+        observer: Observer,
+    ) -> Result<PoolPending> {
         let deadline = Deadline::from(now, timeout);
-        let payload = encoded(payload)?;
         let (kind, attempts) = (self.kind, self.owned_attempts());
         let number = attempts.number();
         let submitted = self.role.pool.executor.submit(number, async move {
-            let reply = async_call::call(attempts, kind, &payload, now, deadline).await;
+            let call = async_call::call(attempts, kind, &payload, now, deadline, observer);
+            let reply = call.await;
             // Its owner may take it late, and the ring is to be filled again.
             reply.map(Reply::detach)
         })?;
@@ -189,6 +203,15 @@ impl<'a> PoolRequest<'a> {
     pub(super) fn kind(&self) -> Kind {
         self.kind
     }
+}
+
+/// A payload whose encoding lies in memory: the same, or a copy of its encoding.
+#[cfg(feature = "async")]
+pub(super) fn in_memory(payload: SharedPayload) -> Result<SharedPayload> {
+    if payload.as_parts().is_some() {
+        return Ok(payload);
+    }
+    Ok(Arc::new(encoded(&payload)?))
 }
 
 /// A copy of a payload's encoding, to be sent when a worker has a place, or again.

@@ -50,6 +50,18 @@ pub(crate) struct Overload {
     pub(crate) retry_after: u64,
 }
 
+/// How much a role has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Load {
+    /// Requests that are served at the same time if all workers are there.
+    pub(crate) places: usize,
+    pub(crate) in_flight: usize,
+    pub(crate) queued: usize,
+    pub(crate) is_ready: bool,
+    /// It was closed.
+    pub(crate) is_draining: bool,
+}
+
 /// A request that asks for a worker.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked {

@@ -234,6 +234,11 @@ impl Fleet {
         self.is_degraded && self.serving() == 0
     }
 
+    /// How many requests are served at the same time if all workers are there.
+    pub(super) fn places(&self) -> usize {
+        self.limits.max_size.saturating_mul(self.limits.concurrency)
+    }
+
     /// How many workers serve.
     pub(super) fn serving(&self) -> usize {
         self.count(State::Serving)

@@ -29,7 +29,7 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use actions::{Action, Admission, Asked, Death, Ending, Note, Overload, Refusal};
+pub(crate) use actions::{Action, Admission, Asked, Death, Ending, Load, Note, Overload, Refusal};
 pub(crate) use limits::Limits;
 pub use queue::Priority;
 pub(crate) use queue::{Ticket, Waiting};
@@ -344,6 +344,17 @@ impl<W> Scheduler<W> {
     /// Whether requests are served, or will be.
     pub(crate) fn is_ready(&self) -> bool {
         self.phase == Phase::Open && !self.fleet.is_sick()
+    }
+
+    /// How much it has to do. Cheaper than [`Scheduler::overload`].
+    pub(crate) fn load(&self) -> Load {
+        Load {
+            places: self.fleet.places(),
+            in_flight: self.in_flight,
+            queued: self.queue.len(),
+            is_ready: self.is_ready(),
+            is_draining: self.phase != Phase::Open,
+        }
     }
 
     /// How many workers serve.

@@ -1,0 +1,150 @@
+//! What a backend is asked.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::Progress;
+use crate::payload::{Payload, SharedPayload};
+use crate::pool::Priority;
+use crate::protocol::Kind;
+
+/// A request to a [`Backend`](super::Backend), which owns its payload. Cheap to clone: the clone
+/// shares the payload and the [`Progress`].
+///
+/// ```
+/// # use std::time::Duration;
+/// # use slipring::pool::{Pool, Role};
+/// # use slipring::{Config, Kind, RoleConfig, testing, worker::Worker};
+/// # const ECHO: Kind = Kind::named("echo");
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let make = || Worker::new(|_| Ok(()))
+/// #     .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?));
+/// # let role = Role::with_channels(move |_| {
+/// #     testing::spawn_thread(&Config::small(), RoleConfig::default(), make)
+/// # });
+/// # let pool = Pool::builder().role("echo", role).build()?;
+/// # let echo = pool.role("echo")?.to_async();
+/// # let echo: std::sync::Arc<dyn slipring::backend::Backend> = std::sync::Arc::new(echo);
+/// use slipring::RequestStage;
+/// use slipring::backend::BackendRequest;
+/// use slipring::pool::Priority;
+///
+/// let request = BackendRequest::new(ECHO, "hello").priority(Priority::Low).idempotent(true);
+/// let progress = request.progress();
+/// assert_eq!(progress.stage(), Some(RequestStage::Queued));
+/// # #[cfg(feature = "tokio")]
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let reply = echo.submit(request, Duration::from_secs(10));
+/// // Any other thread or task can ask `progress` meanwhile.
+/// assert_eq!(reply.await?.text()?, "hello");
+/// assert_eq!(progress.stage(), Some(RequestStage::Begun));
+/// # Ok::<(), slipring::Error>(())
+/// # })?;
+/// # Ok(pool.close(Duration::from_secs(10))?) }
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct BackendRequest {
+    kind: Kind,
+    payload: SharedPayload,
+    priority: Priority,
+    key: Option<u64>,
+    is_idempotent: Option<bool>,
+    progress: Progress,
+}
+
+impl BackendRequest {
+    /// Makes a request of this kind. A payload that others use, too, is passed as an [`Arc`].
+    ///
+    /// A payload that lies in memory ([`Payload::as_parts`]) is sent from there; that of
+    /// [`Backend::submit`](super::Backend::submit) and
+    /// [`Backend::stream`](super::Backend::stream), too. Others are encoded for each attempt of a
+    /// call, and once for a submit or a stream.
+    pub fn new(kind: Kind, payload: impl Payload + Send + Sync + 'static) -> Self {
+        Self {
+            kind,
+            payload: Arc::new(payload),
+            priority: Priority::default(),
+            key: None,
+            is_idempotent: None,
+            progress: Progress::default(),
+        }
+    }
+
+    /// How important the request is among those that wait.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Sends requests with the same key to the same worker: as
+    /// [`PoolRequest::key`](crate::pool::PoolRequest::key).
+    pub fn key(mut self, key: u64) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Whether the request may be served twice: as its role says by default.
+    pub fn idempotent(mut self, is_idempotent: bool) -> Self {
+        self.is_idempotent = Some(is_idempotent);
+        self
+    }
+
+    /// Returns the same request with a [`Progress`] of its own, to be sent beside or after this one.
+    pub fn renewed(&self) -> Self {
+        Self { progress: Progress::default(), ..self.clone() }
+    }
+
+    /// Returns what tells how far the request is, also while it is in flight.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// Returns the kind of the request.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Returns the payload.
+    #[must_use]
+    pub fn payload(&self) -> &(dyn Payload + Send + Sync) {
+        &*self.payload
+    }
+
+    /// Returns what [`priority`](Self::priority) has set.
+    #[must_use]
+    pub fn chosen_priority(&self) -> Priority {
+        self.priority
+    }
+
+    /// Returns what [`key`](Self::key) has set.
+    #[must_use]
+    pub fn chosen_key(&self) -> Option<u64> {
+        self.key
+    }
+
+    /// Returns what [`idempotent`](Self::idempotent) has set; `None` if the role decides.
+    #[must_use]
+    pub fn is_idempotent(&self) -> Option<bool> {
+        self.is_idempotent
+    }
+
+    pub(super) fn shared_payload(&self) -> SharedPayload {
+        Arc::clone(&self.payload)
+    }
+}
+
+impl fmt::Debug for BackendRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BackendRequest")
+            .field("kind", &self.kind)
+            .field("payload", &format_args!("{} bytes", self.payload.encoded_len()))
+            .field("priority", &self.priority)
+            .field("key", &self.key)
+            .field("is_idempotent", &self.is_idempotent)
+            .field("progress", &self.progress)
+            .finish()
+    }
+}

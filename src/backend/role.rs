@@ -1,0 +1,97 @@
+//! A role of a pool as a backend.
+
+use std::future::ready;
+use std::time::Duration;
+
+use super::{Backend, BackendLoad, BackendRequest, BoxChunks, BoxFuture};
+use crate::channel::{Reply, StreamTimeouts};
+use crate::error::Result;
+use crate::pool::{AsyncPoolRequest, AsyncRoleHandle};
+use crate::protocol::Health;
+
+/// The workers of this machine. [`Backend::close`] closes the role in its pool, for all handles.
+impl Backend for AsyncRoleHandle {
+    fn role(&self) -> &str {
+        self.name()
+    }
+
+    fn load(&self) -> BackendLoad {
+        let load = Self::load(self);
+        BackendLoad {
+            places: load.places,
+            in_flight: load.in_flight,
+            queued: load.queued,
+            is_ready: load.is_ready,
+            is_draining: load.is_draining,
+        }
+    }
+
+    fn call(
+        &self,
+        request: BackendRequest,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<Reply>> {
+        let role = self.clone();
+        Box::pin(async move {
+            let asked = asked(&role, &request);
+            asked.call_observed(request.payload(), timeout, request.progress()).await
+        })
+    }
+
+    fn submit(
+        &self,
+        request: BackendRequest,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<Reply>> {
+        let (payload, progress) = (request.shared_payload(), request.progress());
+        match asked(self, &request).submit_observed(payload, timeout, progress) {
+            Ok(pending) => Box::pin(pending),
+            Err(error) => Box::pin(ready(Err(error))),
+        }
+    }
+
+    fn stream(
+        &self,
+        request: BackendRequest,
+        timeouts: StreamTimeouts,
+    ) -> BoxFuture<'static, Result<BoxChunks>> {
+        let role = self.clone();
+        Box::pin(async move {
+            let (payload, progress) = (request.shared_payload(), request.progress());
+            let asked = asked(&role, &request);
+            let stream = asked.stream_observed(payload, timeouts, progress).await?;
+            let chunks: BoxChunks = Box::pin(stream);
+            Ok(chunks)
+        })
+    }
+
+    fn ping(&self, timeout: Duration) -> BoxFuture<'static, Vec<Result<Health>>> {
+        let role = self.clone();
+        Box::pin(async move { Self::ping(&role, timeout).await })
+    }
+
+    fn abort(&self) {
+        self.blocking().abort();
+    }
+
+    fn clear_abort(&self) {
+        self.blocking().clear_abort();
+    }
+
+    fn close(&self, timeout: Duration) -> BoxFuture<'static, Result<()>> {
+        let role = self.clone();
+        Box::pin(async move { role.close_role(timeout).await })
+    }
+}
+
+/// The request as the pool takes it.
+fn asked<'a>(role: &'a AsyncRoleHandle, request: &BackendRequest) -> AsyncPoolRequest<'a> {
+    let mut asked = role.request(request.kind()).priority(request.chosen_priority());
+    if let Some(key) = request.chosen_key() {
+        asked = asked.key(key);
+    }
+    if let Some(is_idempotent) = request.is_idempotent() {
+        asked = asked.idempotent(is_idempotent);
+    }
+    asked
+}

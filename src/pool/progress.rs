@@ -1,0 +1,201 @@
+//! How far a request is, for those that ask while it is in flight.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use super::worker::Worker;
+use crate::error::{Error, Marks, RequestStage};
+use crate::id::RequestId;
+use crate::sync::plain::Mutex;
+use crate::sys::fork;
+
+/// How far a request is, over all its attempts. It can be asked from any thread, as often as liked,
+/// while the request is in flight and after its end: from
+/// [`BackendRequest::progress`](crate::backend::BackendRequest::progress), which has an example.
+///
+/// Cheap to clone; all clones tell of the same request. It keeps neither the request nor its worker.
+#[derive(Clone, Default)]
+pub struct Progress(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    known: Known,
+    /// Where the attempt is that a worker of this machine has.
+    attempt: Option<Attempt>,
+}
+
+/// What was found out so far. Only the first can change.
+#[derive(Debug, Clone, Copy)]
+enum Known {
+    /// No worker has begun it.
+    NotBegun(RequestStage),
+    /// A worker may have begun it, or may still begin it.
+    Unknown,
+    Begun,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self::NotBegun(RequestStage::Queued)
+    }
+}
+
+#[derive(Debug)]
+struct Attempt {
+    marks: Weak<dyn Marks>,
+    request: u64,
+}
+
+impl Progress {
+    /// Returns how far the request is. Costs a look at shared memory; blocks no longer than a lock is
+    /// held.
+    ///
+    /// | stage | means |
+    /// |---|---|
+    /// | `Some(Queued)` | no worker has taken it yet; it may not even be sent |
+    /// | `Some(Taken)` | a worker has taken it, and has not begun it yet |
+    /// | `Some(Begun)` | a worker has begun it; this never changes again |
+    /// | `None` | a worker may have begun it, and this is not known; also in a forked child |
+    ///
+    /// A stage other than `Begun` is that of the moment. Once the request has ended it is final:
+    /// `Some(Queued)` and `Some(Taken)` then mean that no worker has begun the request, and that none
+    /// will. For a request that was given up while a worker had it, it is `None` unless the worker
+    /// had begun it.
+    #[must_use]
+    pub fn stage(&self) -> Option<RequestStage> {
+        self.change(|state| {
+            state.look();
+            match state.known {
+                Known::NotBegun(stage) => Some(stage),
+                Known::Unknown => None,
+                Known::Begun => Some(RequestStage::Begun),
+            }
+        })
+        .flatten()
+    }
+
+    /// Sets how far the request is; `None` if that is not known. For implementations of
+    /// [`Backend`](crate::backend::Backend), which learn it from elsewhere.
+    ///
+    /// Neither `Begun` nor `None` is taken back: after `None` only `Begun` changes anything, as an
+    /// earlier attempt may have been begun.
+    pub fn set(&self, stage: Option<RequestStage>) {
+        self.change(|state| {
+            state.attempt = None;
+            match stage {
+                Some(RequestStage::Begun) => state.known = Known::Begun,
+                Some(stage) => state.note_not_begun(stage),
+                None => state.note_unknown(),
+            }
+        });
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> Option<R> {
+        // There the lock may be held for ever.
+        (!fork::is_forked_child()).then(|| change(&mut self.0.lock()))
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Progress").field(&self.stage()).finish()
+    }
+}
+
+impl State {
+    /// Looks at what the worker has marked.
+    fn look(&mut self) {
+        let Some(attempt) = &self.attempt else { return };
+        // Without the memory of the channel there is nothing to look at.
+        let Some(marks) = attempt.marks.upgrade() else { return };
+        match marks.of(attempt.request) {
+            Some(mark) if mark.was_begun() => self.known = Known::Begun,
+            Some(_) => self.note_not_begun(RequestStage::Taken),
+            None => {}
+        }
+    }
+
+    fn note_not_begun(&mut self, stage: RequestStage) {
+        if let Known::NotBegun(before) = &mut self.known {
+            *before = stage;
+        }
+    }
+
+    fn note_unknown(&mut self) {
+        if matches!(self.known, Known::NotBegun(_)) {
+            self.known = Known::Unknown;
+        }
+    }
+
+    /// The attempt is over, by the choice of its caller.
+    fn give_up(&mut self) {
+        self.look();
+        // Until the worker finds it cancelled it can begin it.
+        if self.attempt.take().is_some() {
+            self.note_unknown();
+        }
+    }
+
+    /// The attempt has ended with this error.
+    fn fail(&mut self, error: &Error) {
+        self.look();
+        let was_sent = self.attempt.take().is_some();
+        match error.stage() {
+            Some(RequestStage::Begun) => self.known = Known::Begun,
+            Some(stage) => self.note_not_begun(stage),
+            None if was_sent => self.note_unknown(),
+            None => {}
+        }
+    }
+}
+
+/// Tells a progress of one request, if it has one, from its first attempt to its end. Dropped before
+/// that, the request is given up.
+#[derive(Debug, Default)]
+pub(super) struct Observer(Option<Progress>);
+
+impl Observer {
+    pub(super) fn new(progress: Progress) -> Self {
+        Self(Some(progress))
+    }
+
+    /// A worker has the request, or a part of it.
+    #[inline]
+    pub(super) fn note_sent(&self, worker: &Worker, request: RequestId) {
+        if let Some(progress) = &self.0 {
+            note_sent(progress, worker, request);
+        }
+    }
+
+    /// A worker has answered.
+    #[inline]
+    pub(super) fn note_answer(&self) {
+        if let Some(progress) = &self.0 {
+            progress.set(Some(RequestStage::Begun));
+        }
+    }
+
+    /// An attempt has failed, whether another one follows or not.
+    pub(super) fn note_failure(&self, error: &Error) {
+        if let Some(progress) = &self.0 {
+            progress.change(|state| state.fail(error));
+        }
+    }
+}
+
+#[cold]
+fn note_sent(progress: &Progress, worker: &Worker, request: RequestId) {
+    let Some(marks) = worker.channel().map(|channel| channel.core().weak_marks()) else { return };
+    progress.change(|state| {
+        state.note_not_begun(RequestStage::Queued);
+        state.attempt = Some(Attempt { marks, request: request.get() });
+    });
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        if let Some(progress) = &self.0 {
+            progress.change(State::give_up);
+        }
+    }
+}
