@@ -142,6 +142,25 @@ impl Error {
         Self::with_source(ErrorKind::Spawn, "the worker could not be described", source)
     }
 
+    /// Makes an [`ErrorKind::Disconnected`], for implementations of `backend::Backend` (feature
+    /// `async`). The message should name the other host. `was_begun` is what
+    /// [`Error::was_begun`] returns.
+    ///
+    /// ```
+    /// let error = slipring::Error::disconnected("cannot connect to gpu-2:7000", Some(false));
+    /// assert_eq!(error.kind(), slipring::ErrorKind::Disconnected);
+    /// assert_eq!(error.was_begun(), Some(false));
+    /// ```
+    #[cold]
+    #[must_use]
+    pub fn disconnected(message: impl Into<Cow<'static, str>>, was_begun: Option<bool>) -> Self {
+        let error = Self::new(ErrorKind::Disconnected, message);
+        match was_begun {
+            Some(was_begun) => error.with_begun(was_begun),
+            None => error,
+        }
+    }
+
     #[cold]
     pub(crate) fn invalid_config(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::InvalidConfig, message)

@@ -72,6 +72,7 @@
 //! | [`PeerCorrupt`](ErrorKind::PeerCorrupt), [`Session`](ErrorKind::Session), [`Closed`](ErrorKind::Closed) | is over | is over |
 //! | [`Overloaded`](ErrorKind::Overloaded), [`QueueTimeout`](ErrorKind::QueueTimeout), [`Degraded`](ErrorKind::Degraded) | was not begun, or was before it was sent again: [`Error::was_begun`] says | the pool is usable |
 //! | [`Poison`](ErrorKind::Poison) | is not sent again | the pool is usable |
+//! | [`Disconnected`](ErrorKind::Disconnected) | [`Error::was_begun`] says whether it can be sent again | another host's: the backend connects again |
 //! | [`Forked`](ErrorKind::Forked) | belongs to the parent of this process | belongs to the parent |
 //!
 //! # Timeouts

@@ -251,6 +251,10 @@ class Degraded(Overloaded):
         self.log_tail = (details or {}).get("log_tail")
 
 
+class Disconnected(Error):
+    """The connection to another host was lost, or could not be made."""
+
+
 class Forked(Error):
     """The channel belongs to the process that this one was forked from."""
 
@@ -282,6 +286,7 @@ _CLASSES: dict[str, type[Error]] = {
     "overloaded": Overloaded,
     "poison": Poison,
     "degraded": Degraded,
+    "disconnected": Disconnected,
     "forked": Forked,
 }
 

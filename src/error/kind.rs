@@ -87,6 +87,11 @@ pub enum ErrorKind {
     /// The request has killed a worker of the pool that served it alone, after another one had died
     /// with it. It is not sent again; [`source`](std::error::Error::source) is the last death.
     Poison,
+    /// The connection to another host was lost, or could not be made: from a `backend::Backend`
+    /// that reaches one. [`Error::was_begun`](crate::Error::was_begun) is `Some(false)` if the
+    /// request surely was not sent, `Some(true)` if a worker was seen to begin it, and `None` if that
+    /// is not known. Other requests can be sent: the backend connects again.
+    Disconnected,
     /// The kernel lacks something that is needed.
     Unsupported,
     /// A system call failed; see [`source`](std::error::Error::source).
@@ -95,7 +100,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// All kinds.
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::InvalidConfig,
         Self::InvalidInput,
         Self::TooLarge,
@@ -119,6 +124,7 @@ impl ErrorKind {
         Self::QueueTimeout,
         Self::Degraded,
         Self::Poison,
+        Self::Disconnected,
         Self::Unsupported,
         Self::Os,
     ];
@@ -151,6 +157,7 @@ impl ErrorKind {
             Self::QueueTimeout => "queue_timeout",
             Self::Degraded => "degraded",
             Self::Poison => "poison",
+            Self::Disconnected => "disconnected",
             Self::Unsupported => "unsupported",
             Self::Os => "os",
         }
@@ -172,6 +179,7 @@ impl ErrorKind {
             Self::Closed => io::ErrorKind::NotConnected,
             Self::TooManyInFlight | Self::Overloaded => io::ErrorKind::ResourceBusy,
             Self::PeerDied => io::ErrorKind::BrokenPipe,
+            Self::Disconnected => io::ErrorKind::ConnectionReset,
             Self::Unsupported => io::ErrorKind::Unsupported,
             // As `Cancelled`.
             Self::HandlerFailed

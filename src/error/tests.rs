@@ -143,6 +143,7 @@ fn no_kind_becomes_one_after_which_loops_of_std_try_again() {
         (K::Closed, io::ErrorKind::NotConnected),
         (K::TooManyInFlight, io::ErrorKind::ResourceBusy),
         (K::PeerDied, io::ErrorKind::BrokenPipe),
+        (K::Disconnected, io::ErrorKind::ConnectionReset),
         (K::Unsupported, io::ErrorKind::Unsupported),
         (K::Session, io::ErrorKind::Other),
     ];
@@ -205,7 +206,8 @@ fn next(kind: ErrorKind) -> Option<ErrorKind> {
         K::Overloaded => K::QueueTimeout,
         K::QueueTimeout => K::Degraded,
         K::Degraded => K::Poison,
-        K::Poison => K::Unsupported,
+        K::Poison => K::Disconnected,
+        K::Disconnected => K::Unsupported,
         K::Unsupported => K::Os,
         K::Os => return None,
     })
@@ -216,6 +218,15 @@ fn every_kind_of_error_is_in_the_list_of_all() {
     let all: Vec<_> =
         std::iter::successors(Some(ErrorKind::InvalidConfig), |kind| next(*kind)).collect();
     assert_eq!(all, ErrorKind::ALL);
+}
+
+#[test]
+fn a_lost_connection_says_whether_the_request_was_begun_if_that_is_known() {
+    for was_begun in [Some(false), Some(true), None] {
+        let error = Error::disconnected("no route to gpu-2", was_begun);
+        assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Disconnected, was_begun));
+        assert!(!error.is_fatal() && error.to_string() == "no route to gpu-2");
+    }
 }
 
 #[test]

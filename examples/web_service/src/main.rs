@@ -169,8 +169,8 @@ impl IntoResponse for Failure {
             ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             // The request is at fault: its handler refused it, or it has killed workers.
             ErrorKind::HandlerFailed | ErrorKind::Poison => StatusCode::UNPROCESSABLE_ENTITY,
-            // Its worker died, and it was not safe to send it again.
-            ErrorKind::PeerDied => StatusCode::BAD_GATEWAY,
+            // Its worker died, or its host is gone, and it was not safe to send it again.
+            ErrorKind::PeerDied | ErrorKind::Disconnected => StatusCode::BAD_GATEWAY,
             // Workers cannot start, or the service is ending.
             ErrorKind::Degraded | ErrorKind::Closed => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
