@@ -1,11 +1,13 @@
 //! The one error type of the library.
 
 mod attempts;
+mod codes;
 mod death;
 mod exit;
 mod failure;
 mod kind;
 mod overload;
+mod report;
 mod stage;
 mod stream_timeout;
 
@@ -23,6 +25,7 @@ pub use exit::ExitCause;
 pub use failure::HandlerFailure;
 pub use kind::ErrorKind;
 pub use overload::Overload;
+pub use report::{DeathReport, ErrorReport};
 pub use stage::RequestStage;
 pub(crate) use stage::{Mark, Stage};
 pub use stream_timeout::StreamTimeout;
@@ -578,5 +581,7 @@ impl From<Error> for io::Error {
     }
 }
 
+#[cfg(all(test, not(loom)))]
+mod report_tests;
 #[cfg(test)]
 mod tests;

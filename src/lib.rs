@@ -89,7 +89,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `async` | `tasks::AsyncChannel` and the view of a pool's role for tasks, on any executor |
+//! | `async` | `tasks::AsyncChannel`, the view of a pool's role for tasks, and `backend`, on any executor |
 //! | `tokio` | the same, on tokio's own reactor and runtime |
 //! | `testing` | a worker thread in place of the worker process |
 //! | `pipe` | `pipe`: byte messages between processes that have descriptors of one memory |
@@ -164,8 +164,8 @@ cfg_if! {
         };
         pub use config::{Config, ConfigBuilder, CopyRoutine, RingConfig, WaitStrategy};
         pub use error::{
-            AttemptEnd, EarlierAttempts, Error, ErrorKind, ExitCause, HandlerFailure, Overload, RequestStage, Result,
-            StreamTimeout, WorkerDeath,
+            AttemptEnd, DeathReport, EarlierAttempts, Error, ErrorKind, ErrorReport, ExitCause, HandlerFailure,
+            Overload, RequestStage, Result, StreamTimeout, WorkerDeath,
         };
         pub use id::RequestId;
         pub use payload::{Payload, Source};
@@ -216,8 +216,8 @@ cfg_if! {
         };
         pub use config::{Config, ConfigBuilder, CopyRoutine, RingConfig, WaitStrategy};
         pub use error::{
-            AttemptEnd, EarlierAttempts, Error, ErrorKind, ExitCause, HandlerFailure, Overload, RequestStage, Result,
-            StreamTimeout, WorkerDeath,
+            AttemptEnd, DeathReport, EarlierAttempts, Error, ErrorKind, ErrorReport, ExitCause, HandlerFailure,
+            Overload, RequestStage, Result, StreamTimeout, WorkerDeath,
         };
         pub use id::RequestId;
         pub use payload::{Payload, Source};

@@ -70,6 +70,7 @@ impl WorkerExit {
         Error::peer_died(WorkerDeath {
             role: self.role.clone(),
             pid: self.process.pid(),
+            host: None,
             request,
             log_path: self.process.log().map(|log| log.path().to_owned()),
             log_tail: self.process.log().and_then(Log::tail),

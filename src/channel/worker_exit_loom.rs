@@ -18,6 +18,7 @@ impl WorkerExit {
         Error::peer_died(WorkerDeath {
             role: String::new(),
             pid: 0,
+            host: None,
             request,
             log_path: None,
             log_tail: None,

@@ -12,6 +12,7 @@ const KEPT: usize = 8;
 ///
 /// `{}` writes how often it was sent and how that ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct EarlierAttempts {
     /// How often it was sent before the attempt that the error tells of.
@@ -22,6 +23,7 @@ pub struct EarlierAttempts {
 
 /// How an attempt of a request to a pool ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct AttemptEnd {
     /// What happened, such as [`ErrorKind::PeerDied`].
@@ -30,6 +32,14 @@ pub struct AttemptEnd {
     pub cause: Option<ExitCause>,
     /// Whether the worker had begun the request; `None` if that was not known.
     pub was_begun: Option<bool>,
+}
+
+impl AttemptEnd {
+    /// Makes the end of an attempt that was made elsewhere: see [`ErrorReport`](crate::ErrorReport).
+    #[must_use]
+    pub fn new(kind: ErrorKind, cause: Option<ExitCause>, was_begun: Option<bool>) -> Self {
+        Self { kind, cause, was_begun }
+    }
 }
 
 impl EarlierAttempts {

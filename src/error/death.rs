@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 
-use super::stage::{Mark, RequestStage};
-use super::{ExitCause, write_log_tail};
+use super::stage::{Mark, RequestStage, Stage};
+use super::{ExitCause, one_line, write_log_tail};
 use crate::id::RequestId;
 
 /// What is known about the end of a worker.
@@ -33,6 +33,8 @@ use crate::id::RequestId;
 pub struct WorkerDeath {
     pub(crate) role: String,
     pub(crate) pid: u32,
+    /// `None`: this machine.
+    pub(crate) host: Option<String>,
     pub(crate) request: Option<u64>,
     pub(crate) log_path: Option<PathBuf>,
     pub(crate) log_tail: Option<String>,
@@ -52,6 +54,14 @@ impl WorkerDeath {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Returns the name of the worker's host, if that is another machine; `None` if it is this one.
+    /// Its process id and the path of its log are those of its host then, and its requests have the
+    /// numbers that they had there.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_deref()
     }
 
     /// Returns the request that the error ended; `None` if the error ended no request, or one
@@ -95,10 +105,14 @@ impl WorkerDeath {
     /// `None`.
     #[must_use]
     pub fn begun_requests(&self) -> Vec<RequestId> {
-        let marks = self.marks().unwrap_or_default();
-        let mut begun: Vec<&Mark> = marks.iter().filter(|mark| mark.is_begun()).collect();
+        self.known_begun_requests().unwrap_or_default()
+    }
+
+    /// As [`WorkerDeath::begun_requests`]; `None` if they are not known.
+    pub(super) fn known_begun_requests(&self) -> Option<Vec<RequestId>> {
+        let mut begun: Vec<&Mark> = self.marks()?.iter().filter(|mark| mark.is_begun()).collect();
         begun.sort_by_key(|mark| (mark.since, mark.request));
-        begun.into_iter().map(|mark| RequestId::new(mark.request)).collect()
+        Some(begun.into_iter().map(|mark| RequestId::new(mark.request)).collect())
     }
 
     /// Returns whether the worker had begun the request that the error ended: its handler had been
@@ -165,7 +179,12 @@ pub(crate) const NO_LOG: &str = "; it has no log: `Spawner::log_dir` keeps one o
 
 impl fmt::Display for WorkerDeath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "worker {} (pid {}) died: ", self.role, self.pid)?;
+        write!(f, "worker {} (pid {}", self.role, self.pid)?;
+        if let Some(host) = &self.host {
+            f.write_str(" on ")?;
+            one_line(f, host)?;
+        }
+        f.write_str(") died: ")?;
         match self.cause() {
             Some(cause) => write!(f, "{cause}")?,
             None => f.write_str("exit status not known yet")?,
@@ -211,6 +230,7 @@ impl fmt::Debug for WorkerDeath {
         f.debug_struct("WorkerDeath")
             .field("role", &self.role)
             .field("pid", &self.pid)
+            .field("host", &self.host)
             .field("cause", &self.cause())
             .field("request", &self.request())
             .field("stage", &self.stage())
@@ -252,7 +272,54 @@ pub(crate) struct EndOfService {
     read: OnceLock<Vec<Mark>>,
 }
 
+/// The marks of a worker that this process has not started.
+#[derive(Debug)]
+struct NoMarks;
+
+impl Marks for NoMarks {
+    fn all(&self) -> Vec<Mark> {
+        Vec::new()
+    }
+}
+
 impl EndOfService {
+    /// What another process was told of its worker: how far that was with the request of the error,
+    /// and which ones it had begun. Nothing is added to that later.
+    pub(super) fn told(
+        request: Option<u64>,
+        stage: Option<RequestStage>,
+        begun: Option<&[RequestId]>,
+    ) -> Self {
+        let told = Self::default();
+        if stage.is_none() && begun.is_none() {
+            return told;
+        }
+        told.set_source(Weak::<NoMarks>::new());
+        if begun.is_none() && (request.is_none() || stage.is_none()) {
+            return told;
+        }
+        let mark = |request, stage, since| Mark {
+            request,
+            stage,
+            since,
+            progress: 0,
+            awaits_credit: false,
+        };
+        let begun = (0..).zip(begun.unwrap_or_default());
+        let mut marks: Vec<Mark> =
+            begun.map(|(order, request)| mark(request.get(), Stage::Begun, order)).collect();
+        if let Some(own) = request.filter(|own| marks.iter().all(|mark| mark.request != *own)) {
+            match stage {
+                // It was begun, and is not among those that were served at the end.
+                Some(RequestStage::Begun) => marks.push(mark(own, Stage::Answered, 0)),
+                Some(RequestStage::Taken) => marks.push(mark(own, Stage::Taken, 0)),
+                Some(RequestStage::Queued) | None => {}
+            }
+        }
+        let _ = told.read.set(marks);
+        told
+    }
+
     /// Sets where to read, once.
     pub(crate) fn set_source(&self, marks: Weak<dyn Marks>) {
         // A channel sets this when it is made.

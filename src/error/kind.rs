@@ -96,11 +96,15 @@ pub enum ErrorKind {
     Unsupported,
     /// A system call failed; see [`source`](std::error::Error::source).
     Os,
+    /// What another host reported, which has a newer version of this library that knows more kinds.
+    /// [`Error::was_begun`](crate::Error::was_begun) still says whether the request can be sent again.
+    #[cfg_attr(feature = "serde", serde(other))]
+    Unknown,
 }
 
 impl ErrorKind {
     /// All kinds.
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 27] = [
         Self::InvalidConfig,
         Self::InvalidInput,
         Self::TooLarge,
@@ -127,6 +131,7 @@ impl ErrorKind {
         Self::Disconnected,
         Self::Unsupported,
         Self::Os,
+        Self::Unknown,
     ];
 
     /// Returns the kind's name in lower case, such as `too_large`, for a label of a metric. The
@@ -160,6 +165,7 @@ impl ErrorKind {
             Self::Disconnected => "disconnected",
             Self::Unsupported => "unsupported",
             Self::Os => "os",
+            Self::Unknown => "unknown",
         }
     }
 
@@ -188,7 +194,8 @@ impl ErrorKind {
             | Self::Forked
             | Self::Degraded
             | Self::Poison
-            | Self::Interrupted => io::ErrorKind::Other,
+            | Self::Interrupted
+            | Self::Unknown => io::ErrorKind::Other,
             Self::Spawn | Self::Os => return None,
         })
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// How full a role of a pool was when it refused a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Overload {

@@ -5,6 +5,11 @@ use super::ErrorKind;
 /// One of the timeouts of a stream, see [`StreamTimeouts`](crate::StreamTimeouts);
 /// [`Error::stream_timeout`](crate::Error::stream_timeout) returns the one that has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 #[non_exhaustive]
 pub enum StreamTimeout {
     /// The worker did not begin the request in time: [`ErrorKind::Timeout`], or of a pool, where no

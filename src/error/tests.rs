@@ -37,6 +37,7 @@ fn a_death_names_signal_log_and_last_lines_once_they_are_known() {
     let death = WorkerDeath {
         role: "embed".into(),
         pid: 7,
+        host: None,
         request: Some(3),
         log_path: Some("/tmp/worker-embed.log".into()),
         log_tail: Some("loading\nboom\n".into()),
@@ -80,6 +81,7 @@ fn a_death_tells_how_far_each_request_was_and_with_how_many_others() {
         let death = WorkerDeath {
             role: "chat".into(),
             pid: 7,
+            host: None,
             request: Some(request),
             log_path: None,
             log_tail: None,
@@ -209,7 +211,8 @@ fn next(kind: ErrorKind) -> Option<ErrorKind> {
         K::Poison => K::Disconnected,
         K::Disconnected => K::Unsupported,
         K::Unsupported => K::Os,
-        K::Os => return None,
+        K::Os => K::Unknown,
+        K::Unknown => return None,
     })
 }
 

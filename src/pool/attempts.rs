@@ -463,6 +463,7 @@ mod tests {
         Error::peer_died(WorkerDeath {
             role: "one".to_owned(),
             pid: 1,
+            host: None,
             request: Some(REQUEST),
             log_path: None,
             log_tail: None,

@@ -58,5 +58,6 @@ fn counters_of_a_channel_come_out_as_they_went_in() {
 fn the_name_of_a_kind_is_what_is_written() {
     for (kind, _) in ErrorCounts::default().iter() {
         assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{}\"", kind.name()));
+        assert_eq!(ErrorKind::from_code(kind.code()), kind);
     }
 }
