@@ -46,6 +46,9 @@ struct Attempt {
     request: u64,
 }
 
+/// What keeps the memory of a channel.
+type Memory = Option<Arc<dyn Marks>>;
+
 impl Progress {
     /// Returns how far the request is. Costs a look at shared memory; blocks no longer than a lock is
     /// held.
@@ -63,15 +66,16 @@ impl Progress {
     /// had begun it.
     #[must_use]
     pub fn stage(&self) -> Option<RequestStage> {
-        self.change(|state| {
-            state.look();
-            match state.known {
+        let (stage, _memory) = self.change(|state| {
+            let memory = state.look();
+            let stage = match state.known {
                 Known::NotBegun(stage) => Some(stage),
                 Known::Unknown => None,
                 Known::Begun => Some(RequestStage::Begun),
-            }
-        })
-        .flatten()
+            };
+            (stage, memory)
+        })?;
+        stage
     }
 
     /// Sets how far the request is; `None` if that is not known. For implementations of
@@ -103,16 +107,17 @@ impl fmt::Debug for Progress {
 }
 
 impl State {
-    /// Looks at what the worker has marked.
-    fn look(&mut self) {
-        let Some(attempt) = &self.attempt else { return };
-        // Without the memory of the channel there is nothing to look at.
-        let Some(marks) = attempt.marks.upgrade() else { return };
+    /// Looks at what the worker has marked. Returns the channel's memory, of which this may be the
+    /// last owner, to be dropped without the lock.
+    fn look(&mut self) -> Memory {
+        let attempt = self.attempt.as_ref()?;
+        let marks = attempt.marks.upgrade()?;
         match marks.of(attempt.request) {
             Some(mark) if mark.was_begun() => self.known = Known::Begun,
             Some(_) => self.note_not_begun(RequestStage::Taken),
             None => {}
         }
+        Some(marks)
     }
 
     fn note_not_begun(&mut self, stage: RequestStage) {
@@ -128,17 +133,18 @@ impl State {
     }
 
     /// The attempt is over, by the choice of its caller.
-    fn give_up(&mut self) {
-        self.look();
+    fn give_up(&mut self) -> Memory {
+        let memory = self.look();
         // Until the worker finds it cancelled it can begin it.
         if self.attempt.take().is_some() {
             self.note_unknown();
         }
+        memory
     }
 
     /// The attempt has ended with this error.
-    fn fail(&mut self, error: &Error) {
-        self.look();
+    fn fail(&mut self, error: &Error) -> Memory {
+        let memory = self.look();
         let was_sent = self.attempt.take().is_some();
         match error.stage() {
             Some(RequestStage::Begun) => self.known = Known::Begun,
@@ -146,6 +152,7 @@ impl State {
             None if was_sent => self.note_unknown(),
             None => {}
         }
+        memory
     }
 }
 
@@ -197,5 +204,93 @@ impl Drop for Observer {
         if let Some(progress) = &self.0 {
             progress.change(State::give_up);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{ErrorKind, Mark, Stage};
+    use RequestStage::{Begun, Queued, Taken};
+
+    #[derive(Debug, Default)]
+    struct OneMark(Mutex<Option<Stage>>);
+
+    impl Marks for OneMark {
+        fn all(&self) -> Vec<Mark> {
+            let stage = *self.0.lock();
+            let mark =
+                |stage| Mark { request: 3, stage, since: 0, progress: 0, awaits_credit: false };
+            stage.map(mark).into_iter().collect()
+        }
+    }
+
+    /// A progress whose request a worker has, and the worker's mark of it.
+    fn sent() -> (Progress, Arc<OneMark>) {
+        let marks = Arc::new(OneMark::default());
+        let weak: Weak<dyn Marks> = Arc::<OneMark>::downgrade(&marks);
+        let progress = Progress::default();
+        progress.change(|state| state.attempt = Some(Attempt { marks: weak, request: 3 }));
+        (progress, marks)
+    }
+
+    #[test]
+    fn a_stage_follows_the_marks_and_begun_is_kept_when_they_are_gone() {
+        let (progress, marks) = sent();
+        assert_eq!(progress.stage(), Some(Queued));
+        for (stage, seen) in [(Stage::Taken, Taken), (Stage::Begun, Begun)] {
+            *marks.0.lock() = Some(stage);
+            assert_eq!(progress.stage(), Some(seen));
+        }
+        // A later request has its entry.
+        *marks.0.lock() = None;
+        assert_eq!(progress.stage(), Some(Begun));
+        drop(marks);
+        assert_eq!(progress.stage(), Some(Begun));
+    }
+
+    #[test]
+    fn a_request_that_is_given_up_is_unknown_unless_it_was_begun() {
+        for (stage, after) in
+            [(None, None), (Some(Stage::Taken), None), (Some(Stage::Answered), Some(Begun))]
+        {
+            let (progress, marks) = sent();
+            *marks.0.lock() = stage;
+            drop(Observer::new(progress.clone()));
+            assert_eq!(progress.stage(), after);
+        }
+        let waits = Progress::default();
+        drop(Observer::new(waits.clone()));
+        assert_eq!(waits.stage(), Some(Queued), "no worker has it");
+    }
+
+    #[test]
+    fn an_error_says_how_far_the_attempt_was_that_it_has_ended() {
+        let error = || Error::new(ErrorKind::Timeout, "late");
+        for (error, stage) in [
+            (error(), None),
+            (error().with_begun(false), Some(Queued)),
+            (error().with_begun(true), Some(Begun)),
+        ] {
+            let (progress, _marks) = sent();
+            Observer::new(progress.clone()).note_failure(&error);
+            assert_eq!(progress.stage(), stage, "{error}");
+        }
+        let waits = Progress::default();
+        Observer::new(waits.clone()).note_failure(&error());
+        assert_eq!(waits.stage(), Some(Queued), "it was not sent");
+    }
+
+    #[test]
+    fn what_may_have_been_begun_stays_so_whatever_another_attempt_is_told() {
+        let progress = Progress::default();
+        let stages =
+            [Some(Taken), Some(Queued), None, Some(Taken), Some(Begun), None, Some(Queued)];
+        let seen = stages.map(|stage| {
+            progress.set(stage);
+            progress.stage()
+        });
+        let kept = [Some(Taken), Some(Queued), None, None, Some(Begun), Some(Begun), Some(Begun)];
+        assert_eq!(seen, kept);
     }
 }

@@ -137,7 +137,10 @@ pub fn poll_times<T>(
     None
 }
 
-pub fn poll<T>(probe: &Arc<Probe>, future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+pub fn poll<T>(
+    probe: &Arc<Probe>,
+    future: Pin<&mut (impl Future<Output = T> + ?Sized)>,
+) -> Poll<T> {
     let waker = Waker::from(Arc::clone(probe));
     future.poll(&mut Context::from_waker(&waker))
 }

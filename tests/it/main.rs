@@ -13,6 +13,8 @@ mod hostile;
 mod absurd;
 #[cfg(all(feature = "tokio", feature = "testing"))]
 mod async_worker;
+#[cfg(all(feature = "tokio", feature = "testing"))]
+mod backends;
 #[cfg(feature = "testing")]
 mod batches;
 mod calls;

@@ -60,4 +60,7 @@ fn the_name_of_a_kind_is_what_is_written() {
         assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{}\"", kind.name()));
         assert_eq!(ErrorKind::from_code(kind.code()), kind);
     }
+    // Of a newer version.
+    let newer: ErrorKind = serde_json::from_str(r#""too_newfangled""#).unwrap();
+    assert_eq!(newer, ErrorKind::Unknown);
 }
