@@ -71,11 +71,11 @@ impl Backend for AsyncRoleHandle {
     }
 
     fn abort(&self) {
-        self.blocking().abort();
+        Self::abort(self);
     }
 
     fn clear_abort(&self) {
-        self.blocking().clear_abort();
+        Self::clear_abort(self);
     }
 
     fn close(&self, timeout: Duration) -> BoxFuture<'static, Result<()>> {

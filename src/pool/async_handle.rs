@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use super::async_stream::{AsyncPoolStream, Request};
 use super::closing::LAST_WAIT;
-use super::handle::RoleHandle;
 use super::pending::PoolPending;
 use super::progress::{Observer, Progress};
 use super::request::{PoolRequest, encoded, in_memory};
 use super::role::RoleShared;
 use super::scheduler::{Load, Priority};
 use super::{async_call, task_wait};
-use crate::channel::{Reply, StreamDeadlines, StreamTimeouts};
+use crate::channel::{Channel, Reply, StreamDeadlines, StreamTimeouts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{Payload, SharedPayload};
 use crate::protocol::{Health, Kind};
@@ -160,10 +159,15 @@ impl AsyncRoleHandle {
         self.request(kind).write(timeout, write).await
     }
 
-    /// Returns the handle for threads.
-    #[must_use]
-    pub fn blocking(&self) -> RoleHandle {
-        RoleHandle::new(Arc::clone(&self.0))
+    /// Sets the abort flag of each worker that is there: as
+    /// [`RoleHandle::abort`](super::RoleHandle::abort). Does not block.
+    pub fn abort(&self) {
+        self.0.on_channels(Channel::abort);
+    }
+
+    /// Resets the abort flag of each worker. Does not block.
+    pub fn clear_abort(&self) {
+        self.0.on_channels(Channel::clear_abort);
     }
 
     /// How much the role has to do.

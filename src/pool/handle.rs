@@ -234,18 +234,18 @@ impl RoleHandle {
     ///
     /// None of its own: each worker's report, or why there is none, as [`Channel::ping`].
     pub fn ping(&self, timeout: Duration) -> Vec<Result<Health>> {
-        self.on_channels(|channel| channel.ping(timeout))
+        self.0.on_channels(|channel| channel.ping(timeout))
     }
 
     /// Sets the abort flag of each worker that is there: as [`Channel::abort`]. Workers that start
     /// later have it not set.
     pub fn abort(&self) {
-        self.on_channels(Channel::abort);
+        self.0.on_channels(Channel::abort);
     }
 
     /// Resets the abort flag of each worker: as [`Channel::clear_abort`].
     pub fn clear_abort(&self) {
-        self.on_channels(Channel::clear_abort);
+        self.0.on_channels(Channel::clear_abort);
     }
 
     /// Replaces all workers, one after another, by those that `role` describes. Takes from `role` the
@@ -284,11 +284,6 @@ impl RoleHandle {
     #[must_use]
     pub fn metrics(&self) -> RoleMetrics {
         metrics(&self.0)
-    }
-
-    fn on_channels<R>(&self, each: impl Fn(&Channel) -> R) -> Vec<R> {
-        let workers = self.0.workers();
-        workers.iter().filter_map(|(_, worker)| worker.channel().map(&each)).collect()
     }
 }
 

@@ -19,6 +19,7 @@ use super::settings::Role;
 use super::starts::Starts;
 use super::ticker::Ticker;
 use super::worker::Worker;
+use crate::channel::Channel;
 use crate::error::{Error, ErrorKind, Overload};
 use crate::id::RequestId;
 use crate::protocol::Kind;
@@ -351,6 +352,12 @@ impl RoleShared {
             return Vec::new();
         }
         self.core.workers()
+    }
+
+    /// Does something for each worker that is started; for none in a forked child.
+    pub(super) fn on_channels<R>(&self, each: impl Fn(&Channel) -> R) -> Vec<R> {
+        let workers = self.workers();
+        workers.iter().filter_map(|(_, worker)| worker.channel().map(&each)).collect()
     }
 
     /// A worker has failed, or could not be started.
