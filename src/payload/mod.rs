@@ -76,6 +76,7 @@ mod tests;
 mod vectors;
 
 use std::borrow::Cow;
+#[cfg(feature = "async")]
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -162,6 +163,7 @@ pub trait Payload {
 }
 
 /// A payload that a request keeps for all its attempts.
+#[cfg(feature = "async")]
 pub(crate) type SharedPayload = Arc<dyn Payload + Send + Sync>;
 
 /// Readable bytes that may lie in memory which another process can change.

@@ -103,7 +103,10 @@ mod host_code_tests;
 mod keeper;
 mod metrics;
 mod pending;
-#[cfg_attr(not(feature = "async"), allow(dead_code, reason = "backends need `async`"))]
+#[cfg_attr(
+    not(feature = "async"),
+    allow(dead_code, unreachable_pub, reason = "backends need `async`")
+)]
 mod progress;
 mod request;
 mod role;

@@ -51,6 +51,7 @@ pub(crate) struct Overload {
 }
 
 /// How much a role has to do.
+#[cfg(feature = "async")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Load {
     /// Requests that are served at the same time if all workers are there.

@@ -29,7 +29,9 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use actions::{Action, Admission, Asked, Death, Ending, Load, Note, Overload, Refusal};
+#[cfg(feature = "async")]
+pub(crate) use actions::Load;
+pub(crate) use actions::{Action, Admission, Asked, Death, Ending, Note, Overload, Refusal};
 pub(crate) use limits::Limits;
 pub use queue::Priority;
 pub(crate) use queue::{Ticket, Waiting};
@@ -347,6 +349,7 @@ impl<W> Scheduler<W> {
     }
 
     /// How much it has to do. Cheaper than [`Scheduler::overload`].
+    #[cfg(feature = "async")]
     pub(crate) fn load(&self) -> Load {
         Load {
             places: self.fleet.places(),
