@@ -41,7 +41,7 @@ impl Reply {
     }
 
     /// Makes a reply of bytes that did not come by a ring, such as those of another host: for
-    /// implementations of `backend::Backend` (feature `async`). The bytes are not copied; `owner` is
+    /// implementations of [`Backend`](crate::backend::Backend). The bytes are not copied; `owner` is
     /// dropped with the reply. `as_ref` must return the same bytes each time.
     ///
     /// ```
@@ -53,6 +53,7 @@ impl Reply {
     /// assert_eq!((reply.request().get(), reply.text()?.as_str()), (7, "hello"));
     /// # Ok::<(), slipring::Error>(())
     /// ```
+    #[cfg(feature = "async")]
     #[must_use]
     pub fn from_owner(request: RequestId, owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
         Self { request, body: Body::Foreign(Box::new(owner)) }
