@@ -113,6 +113,16 @@ pub(crate) enum Command {
     /// that is not idempotent, or counts as poison without having ended a worker.
     #[command(after_help = SOAK_EXAMPLES)]
     Soak(soak::Options),
+    /// Serve this machine's workers to hosts on other machines
+    ///
+    /// Runs the program slipring-gateway, a package of its own, which lies beside this program or
+    /// on the PATH.
+    #[command(disable_help_flag = true, disable_version_flag = true)]
+    Gateway {
+        /// Options of slipring-gateway, which --help lists
+        #[arg(value_name = "ARG", trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Print a script that completes the command line in a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {

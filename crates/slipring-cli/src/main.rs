@@ -4,7 +4,8 @@
 //! hands it to the pool of [`worker`]s, processes that run this same program, where the
 //! [`embedder`] turns it into vectors; the pipeline puts the answers back in
 //! order; [`output`] writes them. [`embed`] puts these parts together.
-//! [`bench`] measures instead; [`soak`] looks for faults. What was inherited is looked at
+//! [`bench`] measures instead; [`soak`] looks for faults. A command that is a program of its own
+//! is left to that: [`external`]. What was inherited is looked at
 //! once, at the start: the standard streams by [`stdio`], signals by [`signals`].
 // Tests may panic; code that ships may not.
 #![cfg_attr(
@@ -18,6 +19,7 @@ mod bench;
 mod embed;
 mod embedder;
 mod error;
+mod external;
 mod input;
 mod manual;
 mod output;
@@ -66,6 +68,7 @@ fn run() -> Result<(), Error> {
         Command::Embed(options) => embed::run(&options),
         Command::Bench(request) => bench::run(&request.into()),
         Command::Soak(options) => soak::run(&options),
+        Command::Gateway { args } => Err(external::become_program("slipring-gateway", &args)),
         Command::Completions { shell } => print(&manual::completions(shell)),
         Command::Man { command } => print(&manual::page(command.as_deref())?),
     }

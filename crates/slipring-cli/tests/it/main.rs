@@ -3,6 +3,7 @@
 mod bench;
 mod cli;
 mod common;
+mod external;
 mod failures;
 mod help;
 mod inherited;
