@@ -101,6 +101,12 @@ impl BackendRequest {
         self.progress.clone()
     }
 
+    /// Tells this progress in the place of its own.
+    pub(crate) fn with_progress(mut self, progress: Progress) -> Self {
+        self.progress = progress;
+        self
+    }
+
     /// Returns the kind of the request.
     #[must_use]
     pub fn kind(&self) -> Kind {

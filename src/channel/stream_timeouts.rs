@@ -142,6 +142,13 @@ impl StreamDeadlines {
         self.queue.deadline().min(self.end_by)
     }
 
+    /// What is left of the timeouts, for a request that another host's workers get.
+    #[cfg(feature = "async")]
+    pub(crate) fn left(&self) -> StreamTimeouts {
+        let queue = self.queue.deadline().remaining();
+        StreamTimeouts { queue, total: self.end_by.remaining(), ..self.timeouts }
+    }
+
     /// The same deadlines with so many nanoseconds more for the queue: those in which a worker was
     /// at the request, which is to be sent again.
     pub(crate) fn put_off_queue(self, nanos: u64) -> Self {

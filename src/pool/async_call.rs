@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::attempts::Attempts;
+use super::attempts::{Attempts, Destination};
 use super::progress::Observer;
 use super::role::{Permit, Return, RoleRef};
 use crate::channel::Reply;
@@ -44,6 +44,10 @@ impl<R: RoleRef, T> Running<R, T> {
 ///
 /// Dropped in any state, the request is over: it leaves the queue, or it is cancelled and its worker
 /// given back.
+#[cfg_attr(
+    not(feature = "async"),
+    allow(clippy::infallible_destructuring_match, reason = "there are other destinations")
+)]
 pub(super) async fn call<R: RoleRef, P: Payload + ?Sized>(
     mut attempts: Attempts<R>,
     kind: Kind,
@@ -53,8 +57,21 @@ pub(super) async fn call<R: RoleRef, P: Payload + ?Sized>(
     observer: Observer,
 ) -> Result<Reply> {
     loop {
-        let permit = attempts.acquire_async(now, deadline).await;
-        let mut permit = permit.inspect_err(|error| observer.note_failure(error))?;
+        let destination = attempts.acquire_async(now, deadline).await;
+        let mut permit = match destination.inspect_err(|error| observer.note_failure(error))? {
+            Destination::Worker(permit) => permit,
+            #[cfg(feature = "async")]
+            Destination::Elsewhere(others) => {
+                let answer = match attempts.request_elsewhere(payload, observer.progress()) {
+                    Ok(request) => others.call(request, deadline.remaining()).await,
+                    Err(error) => Err(error),
+                };
+                match attempts.come_back(answer)? {
+                    Some(reply) => return attempts.over(Ok(reply)),
+                    None => continue,
+                }
+            }
+        };
         let limit = TimeLimit::begin(deadline.remaining());
         let sent = match permit.worker.core_for_tasks() {
             Ok(core) => {
@@ -92,14 +109,15 @@ pub(super) async fn call<R: RoleRef, P: Payload + ?Sized>(
 /// Dropped in any state, the request is over: as that of [`call`].
 #[cfg(feature = "async")]
 pub(super) async fn write<R: RoleRef>(
-    mut attempts: Attempts<R>,
+    attempts: Attempts<R>,
     kind: Kind,
     now: u64,
     deadline: Deadline,
     write: impl AsyncFnOnce(&mut AsyncMessageWriter<'_>) -> Result<()>,
 ) -> Result<Reply> {
+    let mut attempts = attempts.stay();
     let (permit, id, error) = loop {
-        let mut permit = attempts.acquire_async(now, deadline).await?;
+        let mut permit = attempts.acquire_worker_async(now, deadline).await?;
         let worker = Arc::clone(&permit.worker);
         let begun = match worker.core_for_tasks() {
             Ok(core) => {

@@ -11,7 +11,7 @@ use super::request::{PoolRequest, encoded, in_memory};
 use super::role::RoleShared;
 use super::scheduler::{Load, Priority};
 use super::{async_call, task_wait};
-use crate::channel::{Channel, Reply, StreamDeadlines, StreamTimeouts};
+use crate::channel::{Reply, StreamDeadlines, StreamTimeouts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{Payload, SharedPayload};
 use crate::protocol::{Health, Kind};
@@ -162,12 +162,12 @@ impl AsyncRoleHandle {
     /// Sets the abort flag of each worker that is there: as
     /// [`RoleHandle::abort`](super::RoleHandle::abort). Does not block.
     pub fn abort(&self) {
-        self.0.on_channels(Channel::abort);
+        self.0.abort();
     }
 
     /// Resets the abort flag of each worker. Does not block.
     pub fn clear_abort(&self) {
-        self.0.on_channels(Channel::clear_abort);
+        self.0.clear_abort();
     }
 
     /// How much the role has to do.

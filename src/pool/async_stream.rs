@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::async_call::Running;
-use super::attempts::Attempts;
+use super::attempts::{Attempts, Destination};
+use super::overflow::ChunksElsewhere;
 use super::progress::Observer;
 use super::role::{Permit, Return, RoleShared};
 use crate::channel::{Reply, StreamDeadlines};
@@ -23,7 +24,15 @@ use crate::tasks::{AsyncStream, requests};
 type Sent = Running<Arc<RoleShared>, AsyncStream>;
 
 /// The next attempt, on its way.
-type Sending = Pin<Box<dyn Future<Output = Result<(Sent, Request)>> + Send>>;
+type Sending = Pin<Box<dyn Future<Output = Result<(At, Request)>> + Send>>;
+
+/// Where an attempt is.
+#[expect(clippy::large_enum_variant, reason = "the other one is rare")]
+enum At {
+    /// At a worker of the role's own.
+    Worker(Sent),
+    Elsewhere(ChunksElsewhere),
+}
 
 /// What each attempt sends.
 pub(super) struct Request {
@@ -37,12 +46,30 @@ pub(super) struct Request {
 
 impl Request {
     /// Gets a worker and sends the request to it.
-    pub(super) async fn send(mut self) -> Result<(Sent, Self)> {
+    async fn send(mut self) -> Result<(At, Self)> {
         let deadline = self.deadlines.send_by();
         loop {
-            let permit = self.attempts.acquire_async(now_ns(), deadline).await;
-            let permit = permit.map_err(|error| self.deadlines.sending_failed(error));
-            let mut permit = permit.inspect_err(|error| self.observer.note_failure(error))?;
+            let destination = self.attempts.acquire_async(now_ns(), deadline).await;
+            let destination = destination.map_err(|error| self.deadlines.sending_failed(error));
+            let destination = destination.inspect_err(|error| self.observer.note_failure(error))?;
+            let mut permit = match destination {
+                Destination::Worker(permit) => permit,
+                Destination::Elsewhere(others) => {
+                    let request =
+                        self.attempts.request_elsewhere(&*self.payload, self.observer.progress());
+                    let chunks = match request {
+                        Ok(request) => {
+                            let cancel = self.attempts.cancel_elsewhere();
+                            others.stream(request, &self.deadlines, cancel).await
+                        }
+                        Err(error) => Err(error),
+                    };
+                    match self.attempts.come_back(chunks)? {
+                        Some(chunks) => return Ok((At::Elsewhere(chunks), self)),
+                        None => continue,
+                    }
+                }
+            };
             let (kind, payload, deadlines) = (self.kind, &*self.payload, self.deadlines);
             let sent = match permit.worker.core_for_tasks() {
                 Ok(core) => {
@@ -61,7 +88,7 @@ impl Request {
                     if !self.attempts.note_sent(&permit.worker, stream.id()) {
                         stream.cancel();
                     }
-                    return Ok((Running::new(stream.id(), stream, permit), self));
+                    return Ok((At::Worker(Running::new(stream.id(), stream, permit)), self));
                 }
                 Err(error) => self.failed_at(permit, None, error, false, deadline).await?,
             }
@@ -69,8 +96,12 @@ impl Request {
     }
 
     /// An attempt has failed. Returns the error if the request is not sent again.
-    async fn failed(&mut self, sent: Sent, error: Error, has_delivered: bool) -> Result<()> {
-        let (id, permit) = sent.end();
+    async fn failed(&mut self, at: At, error: Error, has_delivered: bool) -> Result<()> {
+        let (id, permit) = match at {
+            At::Worker(sent) => sent.end(),
+            At::Elsewhere(_) if has_delivered => return self.attempts.over(Err(error)),
+            At::Elsewhere(_) => return self.attempts.come_back::<()>(Err(error)).map(drop),
+        };
         let later = self.deadlines.put_off_queue(permit.held_ns());
         let deadline = later.send_by();
         self.failed_at(permit, Some(id), error, has_delivered, deadline).await?;
@@ -117,15 +148,24 @@ enum State {
 }
 
 struct Reads {
-    sent: Sent,
+    at: At,
     request: Request,
     /// The reader has got a chunk.
     has_delivered: bool,
 }
 
 impl State {
-    fn reads((sent, request): (Sent, Request)) -> Self {
-        Self::Reads(Box::new(Reads { sent, request, has_delivered: false }))
+    fn reads((at, request): (At, Request)) -> Self {
+        Self::Reads(Box::new(Reads { at, request, has_delivered: false }))
+    }
+}
+
+impl At {
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Reply>>> {
+        match self {
+            Self::Worker(sent) => sent.request.poll_chunk(context),
+            Self::Elsewhere(chunks) => chunks.poll_chunk(context),
+        }
     }
 }
 
@@ -176,7 +216,7 @@ impl AsyncPoolStream {
                     }
                 },
                 State::Reads(reads) => {
-                    let chunk = match reads.sent.request.poll_chunk(context) {
+                    let chunk = match reads.at.poll_chunk(context) {
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(chunk) => chunk,
                     };
@@ -204,16 +244,18 @@ impl AsyncPoolStream {
         if let State::Reads(mut reads) = std::mem::replace(&mut self.state, State::Over) {
             reads.request.observer.note_answer();
             let _ = reads.request.attempts.over(Ok(()));
-            drop(reads.sent.end());
+            if let At::Worker(sent) = reads.at {
+                drop(sent.end());
+            }
         }
     }
 
     /// An attempt has failed.
     fn fail(&mut self, error: Error) {
         if let State::Reads(reads) = std::mem::replace(&mut self.state, State::Over) {
-            let Reads { sent, mut request, has_delivered } = *reads;
+            let Reads { at, mut request, has_delivered } = *reads;
             self.state = State::Sends(Box::pin(async move {
-                request.failed(sent, error, has_delivered).await?;
+                request.failed(at, error, has_delivered).await?;
                 request.send().await
             }));
         }
@@ -226,8 +268,10 @@ struct Awaited<'a>(&'a mut AsyncPoolStream);
 
 impl Drop for Awaited<'_> {
     fn drop(&mut self) {
-        if let State::Reads(reads) = &mut self.0.state {
-            reads.sent.request.end_wait();
+        if let State::Reads(reads) = &mut self.0.state
+            && let At::Worker(sent) = &mut reads.at
+        {
+            sent.request.end_wait();
         }
     }
 }

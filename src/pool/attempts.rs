@@ -1,13 +1,18 @@
 //! The attempts of one request, made by a thread or by a task.
 
+#[cfg(feature = "async")]
+mod elsewhere;
+
 use std::sync::Arc;
 
 use super::attempt::{ends_worker, is_killed_from_outside, is_unanswered, waited_in_ring};
 use super::cancels::Cancel;
 use super::core::Placed;
 use super::metrics::Outcome;
+#[cfg(feature = "async")]
+use super::overflow::Overflow;
 use super::role::{Permit, RoleRef};
-use super::scheduler::{Asked, Attempt, History, Priority, Reason, Verdict};
+use super::scheduler::{Asked, Attempt, Elsewhere, History, Priority, Reason, Refusal, Verdict};
 use super::seat::Told;
 use super::stream_cancel::StreamCancel;
 use super::task_wait::{self, Wait};
@@ -34,6 +39,8 @@ pub(super) struct Attempts<R: RoleRef> {
     earlier: Option<Box<EarlierAttempts>>,
     /// For a stream, which is cancelled by its number.
     cancel: Option<Arc<StreamCancel>>,
+    /// Only the role's own workers can have it.
+    must_stay: bool,
     /// What the metrics count it as: cancelled if its caller goes away before its end.
     outcome: Outcome,
 }
@@ -43,6 +50,16 @@ pub(super) struct Attempts<R: RoleRef> {
 enum Asking<R: RoleRef> {
     Has(Permit<R>),
     Waits(Wait),
+    Leaves,
+}
+
+/// Where a request goes.
+#[derive(Debug)]
+pub(super) enum Destination<R: RoleRef> {
+    Worker(Permit<R>),
+    /// To workers that are not the role's own.
+    #[cfg(feature = "async")]
+    Elsewhere(Overflow),
 }
 
 impl<R: RoleRef> Attempts<R> {
@@ -54,7 +71,8 @@ impl<R: RoleRef> Attempts<R> {
         key: Option<u64>,
         is_idempotent: bool,
     ) -> Self {
-        let asked = Asked { number: role.next_number(), priority, key };
+        let number = role.next_number();
+        let asked = Asked { number, priority, key, elsewhere: Elsewhere::Never };
         let history = History { is_idempotent, ..History::default() };
         let outcome = Outcome::Failed(ErrorKind::Cancelled);
         Self {
@@ -66,6 +84,7 @@ impl<R: RoleRef> Attempts<R> {
             is_returning: false,
             earlier: None,
             cancel: None,
+            must_stay: false,
             outcome,
         }
     }
@@ -115,15 +134,49 @@ impl<R: RoleRef> Attempts<R> {
         }
     }
 
-    /// Gets a worker. Blocks until one has a place, or until the deadline.
+    /// Has it go to the role's own workers only.
+    pub(super) fn stay(mut self) -> Self {
+        self.must_stay = true;
+        self
+    }
+
+    /// Gets a worker, or has the request go elsewhere if none has a place for it. Blocks until one of
+    /// both is decided, or until the deadline.
     #[inline]
-    pub(super) fn acquire(&mut self, now: u64, deadline: Deadline) -> Result<Permit<R>> {
+    pub(super) fn acquire(&mut self, now: u64, deadline: Deadline) -> Result<Destination<R>> {
+        self.look_elsewhere()?;
         match self.ask(now)? {
-            Asking::Has(permit) => Ok(permit),
+            Asking::Has(permit) => Ok(Destination::Worker(permit)),
             Asking::Waits(wait) => {
                 let told = self.role.wait(wait.ticket, &wait.seat, deadline);
-                self.told(told, wait.since)
+                self.told(told, wait.since).map(Destination::Worker)
             }
+            Asking::Leaves => self.leave_for_others(),
+        }
+    }
+
+    /// As [`Attempts::acquire`], for a request that [stays](Attempts::stay).
+    pub(super) fn acquire_worker(&mut self, now: u64, deadline: Deadline) -> Result<Permit<R>> {
+        let destination = self.acquire(now, deadline)?;
+        self.worker_of(destination)
+    }
+
+    /// As [`Attempts::acquire_worker`], without blocking.
+    #[cfg(feature = "async")]
+    pub(super) async fn acquire_worker_async(
+        &mut self,
+        now: u64,
+        deadline: Deadline,
+    ) -> Result<Permit<R>> {
+        let destination = self.acquire_async(now, deadline).await?;
+        self.worker_of(destination)
+    }
+
+    fn worker_of(&mut self, destination: Destination<R>) -> Result<Permit<R>> {
+        match destination {
+            Destination::Worker(permit) => Ok(permit),
+            #[cfg(feature = "async")]
+            Destination::Elsewhere(_) => Err(self.no_others()),
         }
     }
 
@@ -133,16 +186,18 @@ impl<R: RoleRef> Attempts<R> {
         &mut self,
         now: u64,
         deadline: Deadline,
-    ) -> Result<Permit<R>> {
+    ) -> Result<Destination<R>> {
         fork::check().map_err(|error| self.failed_with(error))?;
+        self.look_elsewhere()?;
         match self.ask(now)? {
-            Asking::Has(permit) => Ok(permit),
+            Asking::Has(permit) => Ok(Destination::Worker(permit)),
             Asking::Waits(wait) => {
                 let since = wait.since;
                 let told = task_wait::told(&self.role, wait, deadline).await;
                 let told = told.map_err(|error| self.failed_with(error))?;
-                self.told(told, since)
+                self.told(told, since).map(Destination::Worker)
             }
+            Asking::Leaves => self.leave_for_others(),
         }
     }
 
@@ -166,6 +221,7 @@ impl<R: RoleRef> Attempts<R> {
             }
             Placed::Refused(why) => Err(self.of_all(self.role.refused(why))),
             Placed::Waits(ticket, seat) => self.wait(Wait { ticket, seat, since }),
+            Placed::Elsewhere => Ok(Asking::Leaves),
         }
     }
 
@@ -220,6 +276,12 @@ impl<R: RoleRef> Attempts<R> {
             None => Error::new(ErrorKind::Cancelled, message),
         };
         self.of_all(error)
+    }
+
+    /// The scheduler has a request leave only if it was told of others.
+    #[cold]
+    fn no_others(&mut self) -> Error {
+        self.of_all(self.role.refused(Refusal::Closed))
     }
 
     /// What an error says of all attempts, not of the last alone.
@@ -391,6 +453,18 @@ impl<R: RoleRef> Drop for Attempts<R> {
         if (self.is_returning || self.cancel.is_some()) && !fork::is_forked_child() {
             self.leave();
         }
+    }
+}
+
+/// Without the feature `async` there are no workers elsewhere.
+#[cfg(not(feature = "async"))]
+impl<R: RoleRef> Attempts<R> {
+    fn look_elsewhere(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn leave_for_others(&mut self) -> Result<Destination<R>> {
+        Err(self.no_others())
     }
 }
 

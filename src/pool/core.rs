@@ -45,6 +45,8 @@ pub(super) enum Placed<L> {
     Granted(Grant, Arc<L>),
     Waits(Ticket, Arc<Seat<L>>),
     Refused(Refusal),
+    /// Workers that are not the role's own are to have it.
+    Elsewhere,
 }
 
 impl<L: Default> RoleCore<L> {
@@ -154,6 +156,7 @@ impl<L: Default> RoleCore<L> {
             (Admission::Waits(ticket), Some(seat)) => Placed::Waits(ticket, seat),
             (Admission::Waits(_), None) => Placed::Refused(Refusal::Closed),
             (Admission::Refused(why), _) => Placed::Refused(why),
+            (Admission::Elsewhere, _) => Placed::Elsewhere,
         };
         let after = locked.after();
         drop(locked);
@@ -234,15 +237,25 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::pool::scheduler::{Limits, Priority};
+    use crate::pool::scheduler::{Elsewhere, Limits, Priority};
     use crate::sys::clock::Deadline;
 
     #[test]
     fn a_place_whose_request_has_left_goes_to_the_next_that_waits() {
         let limits = Limits { prefetch: 0, ..Limits::default() };
         let core = RoleCore::<()>::new(Scheduler::new(limits, 1));
-        let ask =
-            |number| core.admit(number, Asked { number, priority: Priority::Normal, key: None }).0;
+        let ask = |number| {
+            core.admit(
+                number,
+                Asked {
+                    number,
+                    priority: Priority::Normal,
+                    key: None,
+                    elsewhere: Elsewhere::Never,
+                },
+            )
+            .0
+        };
         let (_, deeds) = core.change(|scheduler| scheduler.tick(0));
         let Some(Deed::Start(worker, _)) = deeds.and_then(|mut deeds| deeds.deeds.pop()) else {
             panic!("no worker is started")
@@ -273,7 +286,12 @@ mod tests {
     fn a_waker_that_panics_keeps_no_other_request_from_hearing() {
         let core = RoleCore::<()>::new(Scheduler::new(Limits::default(), 1));
         let wait = |number| {
-            let asked = Asked { number, priority: Priority::Normal, key: None };
+            let asked = Asked {
+                number,
+                priority: Priority::Normal,
+                key: None,
+                elsewhere: Elsewhere::Never,
+            };
             let Placed::Waits(_, seat) = core.admit(0, asked).0 else {
                 panic!("no worker is there")
             };

@@ -227,7 +227,8 @@ impl RoleHandle {
         PoolRequest::new(&self.0, kind, self.0.is_idempotent(kind))
     }
 
-    /// Asks each worker for a report, one after another. Blocks for at most `timeout` for each. The
+    /// Asks each worker of the role's own for a report, one after another. Blocks for at most `timeout`
+    /// for each. The
     /// reports do not name their worker: see [`RoleHealth::workers`].
     ///
     /// # Errors
@@ -238,14 +239,14 @@ impl RoleHandle {
     }
 
     /// Sets the abort flag of each worker that is there: as [`Channel::abort`]. Workers that start
-    /// later have it not set.
+    /// later have it not set. Those to which requests [overflow](Role::overflow) get it, too.
     pub fn abort(&self) {
-        self.0.on_channels(Channel::abort);
+        self.0.abort();
     }
 
     /// Resets the abort flag of each worker: as [`Channel::clear_abort`].
     pub fn clear_abort(&self) {
-        self.0.on_channels(Channel::clear_abort);
+        self.0.clear_abort();
     }
 
     /// Replaces all workers, one after another, by those that `role` describes. Takes from `role` the

@@ -102,6 +102,8 @@ mod handle;
 mod host_code_tests;
 mod keeper;
 mod metrics;
+#[cfg(feature = "async")]
+mod overflow;
 mod pending;
 #[cfg_attr(
     not(feature = "async"),

@@ -13,7 +13,7 @@ use loom::thread;
 
 use super::core::{Deed, Deeds, Placed, RoleCore};
 use super::scheduler::{
-    Asked, Death, Ending, Grant, History, Limits, Priority, Refusal, Scheduler, WorkerId,
+    Asked, Death, Elsewhere, Ending, Grant, History, Limits, Priority, Refusal, Scheduler, WorkerId,
 };
 use super::seat::Told;
 use super::ticker::Ticker;
@@ -61,13 +61,15 @@ impl Role {
     }
 
     fn ask(&self, number: u64, timeout: Duration) -> Outcome {
-        let asked = Asked { number, priority: Priority::Normal, key: None };
+        let asked =
+            Asked { number, priority: Priority::Normal, key: None, elsewhere: Elsewhere::Never };
         let (placed, deeds) = self.0.admit(0, asked);
         self.placed(placed, deeds, timeout)
     }
 
     fn ask_again(&self, number: u64, timeout: Duration) -> Outcome {
-        let asked = Asked { number, priority: Priority::Normal, key: None };
+        let asked =
+            Asked { number, priority: Priority::Normal, key: None, elsewhere: Elsewhere::Never };
         let (placed, deeds) = self.0.admit_again(0, asked, &History::default());
         self.placed(placed, deeds, timeout)
     }

@@ -166,6 +166,12 @@ impl Observer {
         Self(Some(progress))
     }
 
+    /// The progress, or one of no use.
+    #[cfg(feature = "async")]
+    pub(super) fn progress(&self) -> Progress {
+        self.0.clone().unwrap_or_default()
+    }
+
     /// A worker has the request, or a part of it.
     #[inline]
     pub(super) fn note_sent(&self, worker: &Worker, request: RequestId) {

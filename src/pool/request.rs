@@ -4,9 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::async_call;
-use super::attempts::Attempts;
+use super::attempts::{Attempts, Destination};
+#[cfg(feature = "async")]
+use super::overflow::block_on;
 use super::pending::PoolPending;
 use super::progress::Observer;
+#[cfg(feature = "async")]
+use super::progress::Progress;
 use super::role::RoleShared;
 use super::scheduler::Priority;
 use super::stream::PoolStream;
@@ -72,13 +76,29 @@ impl<'a> PoolRequest<'a> {
     /// # Errors
     ///
     /// As [`RoleHandle::call`](super::RoleHandle::call).
+    #[cfg_attr(
+        not(feature = "async"),
+        allow(clippy::infallible_destructuring_match, reason = "there are other destinations")
+    )]
     pub fn call<P: Payload + ?Sized>(self, payload: &P, timeout: Duration) -> Result<Reply> {
         fork::check()?;
         let now = now_ns();
         let deadline = Deadline::from(now, timeout);
         let mut attempts = self.attempts();
         loop {
-            let permit = attempts.acquire(now, deadline)?;
+            let permit = match attempts.acquire(now, deadline)? {
+                Destination::Worker(permit) => permit,
+                #[cfg(feature = "async")]
+                Destination::Elsewhere(others) => {
+                    let request = attempts.request_elsewhere(payload, Progress::default());
+                    let answer = request
+                        .and_then(|request| block_on(others.call(request, deadline.remaining())));
+                    match attempts.come_back(answer)? {
+                        Some(reply) => return attempts.over(Ok(reply)),
+                        None => continue,
+                    }
+                }
+            };
             let channel = permit.worker.channel_in_use()?;
             match channel.call_numbered(self.kind, payload, deadline.remaining()) {
                 (_, Ok(reply)) => return attempts.over(Ok(reply)),
@@ -152,9 +172,9 @@ impl<'a> PoolRequest<'a> {
         fork::check()?;
         let now = now_ns();
         let deadline = Deadline::from(now, timeout);
-        let mut attempts = self.attempts();
+        let mut attempts = self.attempts().stay();
         let (permit, id, error) = loop {
-            let mut permit = attempts.acquire(now, deadline)?;
+            let mut permit = attempts.acquire_worker(now, deadline)?;
             let worker = Arc::clone(&permit.worker);
             let begun = worker
                 .channel_in_use()

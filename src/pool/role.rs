@@ -10,6 +10,8 @@ use super::core::{Deed, Deeds, Placed, RoleCore};
 use super::events::{Event, EventKind, Readers};
 use super::executor::Executor;
 use super::metrics::{Counters, Loss};
+#[cfg(feature = "async")]
+use super::overflow::Overflow;
 use super::scheduler::{
     Asked, Attempt, Death, Ending, Grant, History, Note, Random, Reason, Refusal, Scheduler,
     Ticket, Verdict, WorkerId,
@@ -57,6 +59,12 @@ pub(super) struct RoleShared {
     last_failure: Mutex<Option<Error>>,
     pub(super) metrics: Counters,
     pub(super) pool: PoolShared,
+    /// Where requests go for which no worker has a place.
+    #[cfg(feature = "async")]
+    pub(super) overflow: Option<Overflow>,
+    /// Whether it has workers of its own.
+    #[cfg(feature = "async")]
+    pub(super) has_workers: bool,
     /// The requests that are cancelled by their numbers.
     pub(super) cancels: Cancels,
     this: Weak<Self>,
@@ -173,6 +181,10 @@ impl RoleShared {
         Arc::new_cyclic(|this| Self {
             core: RoleCore::new(Scheduler::new(settings.limits.clone(), seed)),
             name,
+            #[cfg(feature = "async")]
+            overflow: settings.overflow.clone().map(Overflow::new),
+            #[cfg(feature = "async")]
+            has_workers: settings.limits.max_size > 0,
             settings: Mutex::new(Arc::new(settings)),
             is_urgent: OnceLock::new(),
             is_over: OnceLock::new(),
@@ -358,6 +370,23 @@ impl RoleShared {
     pub(super) fn on_channels<R>(&self, each: impl Fn(&Channel) -> R) -> Vec<R> {
         let workers = self.workers();
         workers.iter().filter_map(|(_, worker)| worker.channel().map(&each)).collect()
+    }
+
+    /// Sets the abort flag of all workers, also of those elsewhere.
+    pub(super) fn abort(&self) {
+        self.on_channels(Channel::abort);
+        #[cfg(feature = "async")]
+        if let Some(others) = &self.overflow {
+            others.abort();
+        }
+    }
+
+    pub(super) fn clear_abort(&self) {
+        self.on_channels(Channel::clear_abort);
+        #[cfg(feature = "async")]
+        if let Some(others) = &self.overflow {
+            others.clear_abort();
+        }
     }
 
     /// A worker has failed, or could not be started.

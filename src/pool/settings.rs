@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::scheduler::Limits;
+#[cfg(feature = "async")]
+use crate::backend::Backend;
 use crate::channel::{Channel, Spawner};
 use crate::error::{Error, Result};
 use crate::protocol::Kind;
@@ -63,6 +65,8 @@ pub struct Role {
     pub(super) hang_timeout: Option<Duration>,
     pub(super) ping_interval: Duration,
     pub(super) max_rss: Option<u64>,
+    #[cfg(feature = "async")]
+    pub(super) overflow: Option<Arc<dyn Backend>>,
 }
 
 impl Role {
@@ -92,7 +96,50 @@ impl Role {
             hang_timeout: None,
             ping_interval: Duration::from_secs(30),
             max_rss: None,
+            #[cfg(feature = "async")]
+            overflow: None,
         }
+    }
+
+    /// Describes a role without workers of its own: all of its requests go to those of `backend`, such
+    /// as a role of another machine. Code that has a [`RoleHandle`](super::RoleHandle) need not know
+    /// where the workers are.
+    ///
+    /// A message that is written in parts, by [`RoleHandle::write`](super::RoleHandle::write), needs a
+    /// worker of this machine: it waits for one until its timeout.
+    #[cfg(feature = "async")]
+    pub fn elsewhere(backend: Arc<dyn Backend>) -> Self {
+        let no_worker = || Error::invalid_config("the role has no workers of its own");
+        let mut role = Self::with_channels(move |_| Err(no_worker())).overflow(backend);
+        (role.limits.min_idle, role.limits.max_size) = (0, 0);
+        role
+    }
+
+    /// Has requests for which no worker of the role has a place served by those of `backend`, such as
+    /// a role of another machine. None by default.
+    ///
+    /// A request goes there if it would have to wait here and `backend` has a place, or if this role
+    /// would refuse it as overloaded or degraded. If `backend` refuses it without having begun it, the
+    /// request waits for a worker here. The role grows meanwhile, as if the request had waited for
+    /// [`grow_after`](Self::grow_after).
+    ///
+    /// What may have ended workers is tried again here only. A message that is written in parts, by
+    /// [`RoleHandle::write`](super::RoleHandle::write), is always sent to a worker of this role.
+    /// Closing the pool does not close `backend`.
+    #[cfg(feature = "async")]
+    pub fn overflow(mut self, backend: Arc<dyn Backend>) -> Self {
+        self.overflow = Some(backend);
+        self
+    }
+
+    #[cfg(feature = "async")]
+    fn has_overflow(&self) -> bool {
+        self.overflow.is_some()
+    }
+
+    #[cfg(not(feature = "async"))]
+    fn has_overflow(&self) -> bool {
+        false
     }
 
     /// How many workers are kept although nothing is asked of them: 1 by default. 0 lets the role
@@ -286,7 +333,7 @@ impl Role {
         let wrong = if !is_name(name) {
             "a name must be 1 to 32 letters, digits, `_`, `-` or `.`, as that of a worker's role"
                 .to_owned()
-        } else if *max_size == 0 {
+        } else if *max_size == 0 && !self.has_overflow() {
             "a max_size of 0: no worker could serve".to_owned()
         } else if *max_size > MOST_WORKERS || self.limits.spares > MOST_WORKERS {
             format!("a max_size or spares of more than {MOST_WORKERS}")

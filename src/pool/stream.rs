@@ -1,6 +1,13 @@
 //! A stream of a role: that of one worker, sent again as long as nothing has come of it.
 
-use super::attempts::Attempts;
+#[cfg(feature = "async")]
+use std::future::poll_fn;
+
+use super::attempts::{Attempts, Destination};
+#[cfg(feature = "async")]
+use super::overflow::{ChunksElsewhere, block_on};
+#[cfg(feature = "async")]
+use super::progress::Progress;
 use super::role::{Permit, RoleShared};
 use crate::channel::{Reply, Stream, StreamDeadlines, StreamTimeouts};
 use crate::error::{ErrorKind, Result};
@@ -16,13 +23,34 @@ use crate::sys::clock::now_ns;
 #[derive(Debug)]
 #[must_use = "a stream that is dropped is cancelled"]
 pub struct PoolStream<'a, P: ?Sized> {
-    stream: Option<Stream>,
-    permit: Option<Permit<&'a RoleShared>>,
+    at: At<'a>,
     attempts: Attempts<&'a RoleShared>,
     kind: Kind,
     payload: &'a P,
     deadlines: StreamDeadlines,
     has_delivered: bool,
+}
+
+/// Where its attempt is.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the others are rare, or have ended")]
+enum At<'a> {
+    /// At a worker of the role's own.
+    Worker(Stream, Permit<&'a RoleShared>),
+    #[cfg(feature = "async")]
+    Elsewhere(ChunksElsewhere),
+    Over,
+}
+
+impl At<'_> {
+    fn next_chunk(&mut self) -> Result<Option<Reply>> {
+        match self {
+            Self::Worker(stream, _) => stream.next_chunk(),
+            #[cfg(feature = "async")]
+            Self::Elsewhere(chunks) => block_on(poll_fn(|context| chunks.poll_chunk(context))),
+            Self::Over => Ok(None),
+        }
+    }
 }
 
 impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
@@ -33,18 +61,40 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
         timeouts: StreamTimeouts,
     ) -> Result<Self> {
         let deadlines = timeouts.start();
-        let (stream, permit, has_delivered) = (None, None, false);
-        let mut this = Self { stream, permit, attempts, kind, payload, deadlines, has_delivered };
+        let (at, has_delivered) = (At::Over, false);
+        let mut this = Self { at, attempts, kind, payload, deadlines, has_delivered };
         this.send()?;
         Ok(this)
     }
 
     /// Gets a worker and sends the request to it.
+    #[cfg_attr(
+        not(feature = "async"),
+        allow(clippy::infallible_destructuring_match, reason = "there are other destinations")
+    )]
     fn send(&mut self) -> Result<()> {
         let deadline = self.deadlines.send_by();
         loop {
-            let permit = self.attempts.acquire(now_ns(), deadline);
-            let permit = permit.map_err(|error| self.deadlines.sending_failed(error))?;
+            let destination = self.attempts.acquire(now_ns(), deadline);
+            let permit = match destination.map_err(|error| self.deadlines.sending_failed(error))? {
+                Destination::Worker(permit) => permit,
+                #[cfg(feature = "async")]
+                Destination::Elsewhere(others) => {
+                    let request =
+                        self.attempts.request_elsewhere(self.payload, Progress::default());
+                    let chunks = request.and_then(|request| {
+                        let cancel = self.attempts.cancel_elsewhere();
+                        block_on(others.stream(request, &self.deadlines, cancel))
+                    });
+                    match self.attempts.come_back(chunks)? {
+                        Some(chunks) => {
+                            self.at = At::Elsewhere(chunks);
+                            return Ok(());
+                        }
+                        None => continue,
+                    }
+                }
+            };
             let channel = permit.worker.channel_in_use();
             let sent = channel.and_then(|it| it.stream_by(self.kind, self.payload, self.deadlines));
             match sent {
@@ -52,7 +102,7 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
                     if !self.attempts.note_sent(&permit.worker, stream.id()) {
                         stream.cancel();
                     }
-                    (self.stream, self.permit) = (Some(stream), Some(permit));
+                    self.at = At::Worker(stream, permit);
                     return Ok(());
                 }
                 Err(error) => self.attempts.failed(permit, None, error, false, deadline)?,
@@ -69,12 +119,12 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
     /// [`RoleHandle::call`](super::RoleHandle::call).
     pub fn next_chunk(&mut self) -> Result<Option<Reply>> {
         loop {
-            let Some(stream) = &mut self.stream else { return Ok(None) };
-            match stream.next_chunk() {
+            match self.at.next_chunk() {
                 Ok(Some(chunk)) => {
                     self.has_delivered = true;
                     return Ok(Some(chunk));
                 }
+                Ok(None) if matches!(self.at, At::Over) => return Ok(None),
                 Ok(None) => {
                     self.end();
                     return self.attempts.over(Ok(None));
@@ -82,9 +132,16 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
                 // The host's own hook ended the wait, and the stream goes on.
                 Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
                 Err(error) => {
-                    let id = stream.id();
-                    self.stream = None;
-                    let Some(permit) = self.permit.take() else { return Err(error) };
+                    let (id, permit) = match std::mem::replace(&mut self.at, At::Over) {
+                        At::Worker(stream, permit) => (stream.id(), permit),
+                        #[cfg(feature = "async")]
+                        At::Elsewhere(_) if !self.has_delivered => {
+                            self.attempts.come_back::<()>(Err(error))?;
+                            self.send()?;
+                            continue;
+                        }
+                        _ => return self.attempts.over(Err(error)),
+                    };
                     let later = self.deadlines.put_off_queue(permit.held_ns());
                     let (has_delivered, deadline) = (self.has_delivered, later.send_by());
                     self.attempts.failed(permit, Some(id), error, has_delivered, deadline)?;
@@ -113,8 +170,7 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
     }
 
     fn end(&mut self) {
-        self.stream = None;
-        self.permit = None;
+        self.at = At::Over;
         self.attempts.note_ended();
     }
 }
@@ -122,7 +178,7 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
 impl<P: ?Sized> Drop for PoolStream<'_, P> {
     fn drop(&mut self) {
         // The worker may be at it for a while.
-        if let (Some(stream), Some(permit)) = (self.stream.take(), self.permit.take()) {
+        if let At::Worker(stream, permit) = std::mem::replace(&mut self.at, At::Over) {
             let id = stream.id();
             drop(stream);
             permit.linger(id);

@@ -3,6 +3,8 @@
 use std::sync::{Arc, Weak};
 
 use super::cancels::Cancel;
+#[cfg(feature = "async")]
+use super::overflow::CancelElsewhere;
 use super::role::RoleShared;
 use super::scheduler::Ticket;
 use super::seat::Seat;
@@ -36,6 +38,9 @@ enum Attempt {
     Waits(Ticket, Arc<Seat<Worker>>),
     /// A worker has it.
     Sent(Arc<Worker>, RequestId),
+    /// Workers that are not the role's own have it.
+    #[cfg(feature = "async")]
+    Elsewhere(Arc<CancelElsewhere>),
 }
 
 impl StreamCancel {
@@ -55,6 +60,13 @@ impl StreamCancel {
     /// A worker has the attempt. Returns false if the stream was cancelled before.
     pub(super) fn note_sent(&self, worker: &Arc<Worker>, request: RequestId) -> bool {
         self.note(Attempt::Sent(Arc::clone(worker), request))
+    }
+
+    /// Workers that are not the role's own are to have the attempt. Returns false if the stream was
+    /// cancelled before.
+    #[cfg(feature = "async")]
+    pub(super) fn note_elsewhere(&self, cancel: &Arc<CancelElsewhere>) -> bool {
+        self.note(Attempt::Elsewhere(Arc::clone(cancel)))
     }
 
     /// The attempt is over.
@@ -94,6 +106,8 @@ impl Cancel for StreamCancel {
                     channel.core().cancel(request);
                 }
             }
+            #[cfg(feature = "async")]
+            Attempt::Elsewhere(cancel) => cancel.cancel(),
         }
     }
 }

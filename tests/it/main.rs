@@ -54,6 +54,8 @@ mod pool_events;
 #[cfg(feature = "tracing")]
 mod pool_host_code;
 mod pool_metrics;
+#[cfg(all(feature = "async", feature = "testing"))]
+mod pool_overflow;
 mod pool_places;
 mod pool_streams;
 mod pool_submit;

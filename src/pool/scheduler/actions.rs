@@ -71,6 +71,18 @@ pub(crate) struct Asked {
     pub(crate) priority: Priority,
     /// Requests with the same key go to the same worker while that has a place.
     pub(crate) key: Option<u64>,
+    pub(crate) elsewhere: Elsewhere,
+}
+
+/// Whether workers that are not the role's own would take a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "async"), allow(dead_code, reason = "backends need `async`"))]
+pub(crate) enum Elsewhere {
+    Never,
+    /// They have much to do: only if the role refuses it.
+    IfRefused,
+    /// They have a place: if it would have to wait here.
+    IfFull,
 }
 
 /// What became of a request that asked.
@@ -79,6 +91,8 @@ pub(crate) enum Admission {
     Granted(Grant),
     Waits(Ticket),
     Refused(Refusal),
+    /// Workers that are not the role's own are to have it.
+    Elsewhere,
 }
 
 /// How a request that was granted ended.

@@ -284,6 +284,17 @@ impl Fleet {
         is_due
     }
 
+    /// Has one more worker serve for a request that went elsewhere, if none is on its way. Returns
+    /// whether that was so.
+    pub(super) fn grow_at_once(&mut self) -> bool {
+        let is_due = self.target < self.limits.max_size && self.target <= self.serving();
+        if is_due {
+            self.target = (self.target + 1).max(self.limits.min_idle);
+            self.promote();
+        }
+        is_due
+    }
+
     /// When another worker is to be started for what waits.
     fn grows_at(&self, demand: Demand) -> Option<u64> {
         let oldest = demand.oldest.filter(|_| self.target < self.limits.max_size)?;

@@ -31,7 +31,9 @@ mod tests;
 
 #[cfg(feature = "async")]
 pub(crate) use actions::Load;
-pub(crate) use actions::{Action, Admission, Asked, Death, Ending, Note, Overload, Refusal};
+pub(crate) use actions::{
+    Action, Admission, Asked, Death, Elsewhere, Ending, Note, Overload, Refusal,
+};
 pub(crate) use limits::Limits;
 pub use queue::Priority;
 pub(crate) use queue::{Ticket, Waiting};
@@ -108,7 +110,10 @@ impl<W> Scheduler<W> {
             if self.fleet.want_one() {
                 self.plan(now);
             }
-            return Admission::Refused(Refusal::Degraded);
+            return match asked.elsewhere {
+                Elsewhere::Never => Admission::Refused(Refusal::Degraded),
+                Elsewhere::IfRefused | Elsewhere::IfFull => Admission::Elsewhere,
+            };
         }
         // Those that wait for a worker of their own have one kept for them.
         if (self.queue.is_empty() || self.queue.len() == self.queue.count_alone())
@@ -118,11 +123,26 @@ impl<W> Scheduler<W> {
             self.grant(grant);
             return Admission::Granted(grant);
         }
+        if asked.elsewhere == Elsewhere::IfFull {
+            return self.pass_on(now);
+        }
         if self.queue.len() >= self.max_waiting {
-            return Admission::Refused(Refusal::Overloaded(self.overload(now)));
+            return match asked.elsewhere {
+                Elsewhere::IfRefused => self.pass_on(now),
+                _ => Admission::Refused(Refusal::Overloaded(self.overload(now))),
+            };
         }
         self.retries.note_request(now);
         self.wait(now, asked, false, owner)
+    }
+
+    /// Has a request go elsewhere. What would have waited here has the role grow at once: there is no
+    /// queue whose oldest request tells how long.
+    fn pass_on(&mut self, now: u64) -> Admission {
+        if self.fleet.grow_at_once() {
+            self.plan(now);
+        }
+        Admission::Elsewhere
     }
 
     /// Takes a request again that was taken before: there is always room for it to wait.
@@ -137,12 +157,21 @@ impl<W> Scheduler<W> {
             return Admission::Refused(Refusal::Closed);
         }
         self.returning = self.returning.saturating_sub(1);
+        // Not one that may end its workers, and none that a close waits for.
+        let may_leave = !history.is_suspect && self.phase == Phase::Open;
         if self.fleet.is_sick() {
             if self.phase == Phase::Draining {
                 // It may have been the last that was waited for.
                 self.plan(now);
             }
-            return Admission::Refused(Refusal::Degraded);
+            return match asked.elsewhere {
+                Elsewhere::IfRefused | Elsewhere::IfFull if may_leave => Admission::Elsewhere,
+                _ => Admission::Refused(Refusal::Degraded),
+            };
+        }
+        let has_place = || self.queue.is_empty() && self.fleet.place_for(asked.key).is_some();
+        if asked.elsewhere == Elsewhere::IfFull && may_leave && !has_place() {
+            return self.pass_on(now);
         }
         self.wait(now, asked, history.is_suspect, owner)
     }

@@ -55,7 +55,11 @@ impl Role {
     fn ask_with(&mut self, now: u64, priority: Priority, key: Option<u64>) -> Admission {
         self.next += 1;
         let number = self.next;
-        self.scheduler.admit(now, Asked { number, priority, key }, || number)
+        self.scheduler.admit(
+            now,
+            Asked { number, priority, key, elsewhere: Elsewhere::Never },
+            || number,
+        )
     }
 
     fn ask_granted(&mut self, now: u64) -> Grant {
@@ -65,7 +69,8 @@ impl Role {
     fn ask_again(&mut self, now: u64, history: &History) -> Admission {
         self.next += 1;
         let number = self.next;
-        let asked = Asked { number, priority: Priority::Normal, key: None };
+        let asked =
+            Asked { number, priority: Priority::Normal, key: None, elsewhere: Elsewhere::Never };
         self.scheduler.admit_again(now, asked, history, || number)
     }
 
@@ -186,7 +191,8 @@ fn a_suspect_gets_a_worker_of_its_own_when_that_has_nothing_left() {
     let mut role = Role::ready(of(2));
     let busy: Vec<_> = (0..4).map(|_| role.ask_granted(0)).collect();
     let history = History { is_idempotent: true, is_suspect: true, ..History::default() };
-    let asked = Asked { number: 1000, priority: Priority::Low, key: None };
+    let asked =
+        Asked { number: 1000, priority: Priority::Low, key: None, elsewhere: Elsewhere::Never };
     let admission = role.scheduler.admit_again(0, asked, &history, || 1000);
     assert!(matches!(admission, Admission::Waits(_)));
     assert!(matches!(role.ask(0), Admission::Waits(_)));

@@ -161,6 +161,8 @@ pub(super) fn check_admission(world: &World, admission: &Admission, preferred: O
             assert!(preferred.is_none_or(|preferred| preferred == grant.worker), "not its worker");
         }
         Admission::Waits(_) => assert!(waiting < world.limits.max_waiting, "over the bound"),
+        // Which may be so is the oracle's to say.
+        Admission::Elsewhere => {}
         Admission::Refused(Refusal::Overloaded(overload)) => {
             assert!(waiting >= world.limits.max_waiting, "refused before the bound");
             assert_eq!((overload.queued, overload.limit), (waiting, world.limits.max_waiting));

@@ -15,6 +15,8 @@ pub(super) enum Outcome {
     Timeout,
     Failed(Reason),
     Cancelled,
+    /// Workers that are not the role's own get it.
+    Elsewhere,
 }
 
 pub(super) struct Oracle {
@@ -89,6 +91,11 @@ impl Oracle {
             Outcome::Refused(Refusal::Closed) if self.close.is_some_and(|(_, is_now)| !is_now) => {
                 let (first, _) = self.close.unwrap();
                 assert!(number >= first, "a close that drains has refused {number}");
+            }
+            Outcome::Elsewhere => {
+                assert_ne!(request.asked.elsewhere, Elsewhere::Never, "{number} must stay");
+                assert!(!request.history.is_suspect, "{number} may end workers elsewhere");
+                assert!(self.close.is_none(), "{number} leaves a role that is closed");
             }
             Outcome::Failed(Reason::NotIdempotent) => assert!(!self.idempotent[&number]),
             Outcome::Refused(_) if !self.idempotent[&number] => {

@@ -64,7 +64,8 @@ impl World {
         let longest = 2 * self.limits.backoff.most + 60 * SECOND;
         // The failures of before may refuse it until a worker has started again.
         let served = loop {
-            let number = self.ask_with(Effect::Answer(MS), self.now + 200 * SECOND);
+            let number =
+                self.ask_with(Effect::Answer(MS), self.now + 200 * SECOND, Elsewhere::Never);
             while self.requests[&number].state != RequestState::Over {
                 assert!(self.step(), "the role has given up");
             }
@@ -87,7 +88,7 @@ impl World {
             self.scheduler.close(self.now);
         }
         self.settle();
-        let late = self.ask_with(Effect::Answer(MS), self.now + SECOND);
+        let late = self.ask_with(Effect::Answer(MS), self.now + SECOND, Elsewhere::Never);
         self.oracle.note_close(late, self.is_closed_now);
         assert_eq!(self.oracle.outcomes[&late], Outcome::Refused(Refusal::Closed));
         while !self.scheduler.is_over() {
@@ -237,14 +238,19 @@ impl World {
             _ => Effect::Answer(time),
         };
         let deadline = self.now + (50 + r.below(4000)) * MS;
-        self.ask_with(effect, deadline);
+        let elsewhere = match self.random.below(8) {
+            0 => Elsewhere::IfFull,
+            1 => Elsewhere::IfRefused,
+            _ => Elsewhere::Never,
+        };
+        self.ask_with(effect, deadline, elsewhere);
     }
 
-    fn ask_with(&mut self, effect: Effect, deadline: u64) -> u64 {
+    fn ask_with(&mut self, effect: Effect, deadline: u64, elsewhere: Elsewhere) -> u64 {
         let number = u64::try_from(self.requests.len()).unwrap() + 1;
         let r = &mut self.random;
         let priority = Priority::ALL[pick(r, 3)];
-        let asked = Asked { number, priority, key: some(r, |r| r.below(8)) };
+        let asked = Asked { number, priority, key: some(r, |r| r.below(8)), elsewhere };
         let history = History { is_idempotent: r.below(2) == 0, ..History::default() };
         let state = RequestState::Over;
         let preferred = asked.key.and_then(|key| always::preferred(self, key));
@@ -266,6 +272,7 @@ impl World {
             Admission::Granted(grant) => self.send(number, grant),
             Admission::Waits(ticket) => self.set(number, RequestState::Waits(ticket, self.now)),
             Admission::Refused(why) => self.over(number, Outcome::Refused(why)),
+            Admission::Elsewhere => self.over(number, Outcome::Elsewhere),
         }
     }
 

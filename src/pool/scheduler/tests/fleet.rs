@@ -329,7 +329,12 @@ fn a_degraded_role_that_has_shrunk_to_nothing_heals_when_it_is_asked() {
         ..Limits::default()
     };
     let mut scheduler = Scheduler::new(limits, 1);
-    let asked = |number| Asked { number, priority: Priority::Normal, key: None };
+    let asked = |number| Asked {
+        number,
+        priority: Priority::Normal,
+        key: None,
+        elsewhere: Elsewhere::Never,
+    };
     let started = |scheduler: &mut Scheduler<u64>| {
         scheduler.take_actions().into_iter().find_map(|action| match action {
             Action::Start(worker) => Some(worker),
