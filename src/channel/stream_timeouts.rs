@@ -36,7 +36,7 @@ pub const DEFAULT_QUEUE_TIMEOUT: Duration = Duration::from_secs(300);
 ///     .first_chunk(Duration::from_secs(30))
 ///     .chunk(Duration::from_secs(2))
 ///     .total(Duration::from_secs(300));
-/// # let _ = of_a_chat;
+/// assert_eq!(of_a_chat.first_chunk_timeout(), Some(Duration::from_secs(30)));
 /// ```
 ///
 /// [`ErrorKind::Timeout`]: crate::ErrorKind::Timeout
@@ -97,6 +97,30 @@ impl StreamTimeouts {
     pub const fn total(mut self, timeout: Duration) -> Self {
         self.total = timeout;
         self
+    }
+
+    /// Returns what [`chunk`](Self::chunk) has set, or the default.
+    #[must_use]
+    pub const fn chunk_timeout(&self) -> Duration {
+        self.chunk
+    }
+
+    /// Returns what [`first_chunk`](Self::first_chunk) has set; `None` for that of the other chunks.
+    #[must_use]
+    pub const fn first_chunk_timeout(&self) -> Option<Duration> {
+        self.first_chunk
+    }
+
+    /// Returns what [`queue`](Self::queue) has set, or the default.
+    #[must_use]
+    pub const fn queue_timeout(&self) -> Duration {
+        self.queue
+    }
+
+    /// Returns what [`total`](Self::total) has set, or the default.
+    #[must_use]
+    pub const fn total_timeout(&self) -> Duration {
+        self.total
     }
 
     /// The longest wait for the first chunk.

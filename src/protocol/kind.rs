@@ -100,6 +100,21 @@ impl Kind {
         Self(code)
     }
 
+    /// Returns the kind with this code, if a request of a program may be of it: for a carrier of
+    /// requests that knows the code alone.
+    ///
+    /// ```
+    /// use slipring::Kind;
+    ///
+    /// let kind = Kind::named("summarize");
+    /// assert_eq!(Kind::from_request_code(kind.code()), Some(kind));
+    /// assert_eq!(Kind::from_request_code(Kind::SHUTDOWN.code()), None);
+    /// ```
+    #[must_use]
+    pub fn from_request_code(code: u16) -> Option<Self> {
+        Some(Self(code)).filter(|kind| kind.is_request() && *kind != Self::READY)
+    }
+
     /// Returns whether a request may be of this kind.
     #[must_use]
     pub fn is_request(self) -> bool {

@@ -1,0 +1,112 @@
+//! A message as gRPC sends it: five bytes that say how long it is, and the message.
+
+use std::io::IoSlice;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+
+/// The flag for compression, and the length.
+pub(crate) const PREFIX: usize = 5;
+
+/// Up to this length a payload is copied behind its head, which costs less than a part of its own.
+const COPIED: usize = 512;
+
+/// A message that is sent: its head, and its payload from where it lies.
+#[derive(Debug, Default)]
+pub(crate) struct Frame {
+    head: Bytes,
+    payload: Bytes,
+}
+
+impl Frame {
+    /// Makes the frame of a message: `head` has all fields but the payload, whose tag is higher than
+    /// those of all others.
+    pub(crate) fn new(head: &impl Message, tag: u32, payload: Bytes) -> Self {
+        let field = match payload.len() {
+            0 => 0,
+            len => key_len(tag) + encoded_len_varint(as_u64(len)),
+        };
+        let message = head.encoded_len() + field + payload.len();
+        let is_copied = payload.len() <= COPIED;
+        let in_head = if is_copied { message } else { message - payload.len() };
+        let mut bytes = BytesMut::with_capacity(PREFIX + in_head);
+        bytes.put_u8(0);
+        // A payload is cut or refused long before that.
+        bytes.put_u32(u32::try_from(message).unwrap_or(u32::MAX));
+        head.encode_raw(&mut bytes);
+        if !payload.is_empty() {
+            encode_key(tag, WireType::LengthDelimited, &mut bytes);
+            encode_varint(as_u64(payload.len()), &mut bytes);
+        }
+        if is_copied {
+            bytes.put_slice(&payload);
+            return Self { head: bytes.freeze(), payload: Bytes::new() };
+        }
+        Self { head: bytes.freeze(), payload }
+    }
+
+    /// Makes the frame of a message without a payload of its own.
+    pub(crate) fn whole(message: &impl Message) -> Self {
+        Self::new(message, 1, Bytes::new())
+    }
+}
+
+fn as_u64(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
+}
+
+impl Buf for Frame {
+    fn remaining(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        if self.head.is_empty() { &self.payload } else { &self.head }
+    }
+
+    fn advance(&mut self, count: usize) {
+        let of_head = count.min(self.head.len());
+        self.head.advance(of_head);
+        self.payload.advance(count - of_head);
+    }
+
+    fn chunks_vectored<'a>(&'a self, out: &mut [IoSlice<'a>]) -> usize {
+        let mut used = 0;
+        let parts = [&self.head, &self.payload];
+        for (slot, part) in out.iter_mut().zip(parts.into_iter().filter(|part| !part.is_empty())) {
+            *slot = IoSlice::new(part);
+            used += 1;
+        }
+        used
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Reply;
+
+    fn flat(mut frame: Frame) -> Bytes {
+        frame.copy_to_bytes(frame.remaining())
+    }
+
+    #[test]
+    fn a_frame_is_what_prost_makes_of_the_message() {
+        for len in [0, 1, 127, 128, COPIED, COPIED + 1, 70_000] {
+            for more in [false, true] {
+                let payload = Bytes::from(vec![7; len]);
+                let frame = Frame::new(&Reply { more, ..Reply::default() }, 2, payload.clone());
+                let mut slices = [IoSlice::new(&[]); 4];
+                let used = frame.chunks_vectored(&mut slices);
+                let vectored: Vec<u8> = slices[..used].iter().flat_map(|s| s.to_vec()).collect();
+                let flat = flat(frame);
+                assert_eq!(flat, vectored);
+                let expected = Reply { more, payload }.encode_to_vec();
+                assert_eq!(flat[0], 0);
+                assert_eq!(flat[1..PREFIX], u32::try_from(expected.len()).unwrap().to_be_bytes());
+                assert_eq!(flat[PREFIX..], expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! What goes over the wire: messages in frames, deadlines, and errors.
+
+pub(crate) mod error;
+pub(crate) mod frame;
+mod limits;
+pub(crate) mod message;
+pub(crate) mod reader;
+pub(crate) mod timeout;
+
+pub use limits::Limits;
+
+/// The path of a method is this and its name.
+pub(crate) const SERVICE: &str = "/slipring.v1.Workers/";
