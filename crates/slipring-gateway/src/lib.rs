@@ -3,3 +3,8 @@
 #[rustfmt::skip]
 #[path = "generated/mod.rs"]
 pub mod proto;
+pub mod client;
+pub mod server;
+mod wire;
+
+pub use wire::Limits;

@@ -188,7 +188,7 @@ pub struct ErrorReport {
     /// How far a worker was with the request. Not set: that is not known.
     #[prost(enumeration = "RequestStage", optional, tag = "3")]
     pub stage: ::core::option::Option<i32>,
-    /// What caused it, the nearest cause first.
+    /// The texts of what caused it, the nearest first. Not used if there is a `source`.
     #[prost(string, repeated, tag = "4")]
     pub sources: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Of a worker that died.
@@ -212,6 +212,9 @@ pub struct ErrorReport {
     /// The end of the worker's log.
     #[prost(string, optional, tag = "11")]
     pub log_tail: ::core::option::Option<::prost::alloc::string::String>,
+    /// The error that caused it.
+    #[prost(message, optional, boxed, tag = "12")]
+    pub source: ::core::option::Option<::prost::alloc::boxed::Box<ErrorReport>>,
 }
 /// What is known about the end of a worker.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -228,9 +231,9 @@ pub struct WorkerDeath {
     /// The request that the error ended.
     #[prost(uint64, optional, tag = "5")]
     pub request: ::core::option::Option<u64>,
-    /// The requests that the worker served when it ended, in the order in which they were begun.
-    #[prost(uint64, repeated, tag = "6")]
-    pub begun_requests: ::prost::alloc::vec::Vec<u64>,
+    /// The requests that the worker served when it ended. Not set: they are not known.
+    #[prost(message, optional, tag = "6")]
+    pub begun_requests: ::core::option::Option<BegunRequests>,
     #[prost(bytes = "bytes", optional, tag = "7")]
     pub log_path: ::core::option::Option<::prost::bytes::Bytes>,
     #[prost(string, optional, tag = "8")]
@@ -238,9 +241,15 @@ pub struct WorkerDeath {
     /// Whether the kernel seems to have ended it because memory ran out.
     #[prost(bool, tag = "9")]
     pub is_oom_suspected: bool,
-    /// Whether the request was the only one that was begun.
-    #[prost(bool, optional, tag = "10")]
-    pub begun_alone: ::core::option::Option<bool>,
+    /// How far the worker was with the request that the error ended. Not set: that is not known.
+    #[prost(enumeration = "RequestStage", optional, tag = "10")]
+    pub stage: ::core::option::Option<i32>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BegunRequests {
+    /// In the order in which they were begun.
+    #[prost(uint64, repeated, tag = "1")]
+    pub requests: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExitCause {

@@ -23,32 +23,76 @@ impl Frame {
     /// Makes the frame of a message: `head` has all fields but the payload, whose tag is higher than
     /// those of all others.
     pub(crate) fn new(head: &impl Message, tag: u32, payload: Bytes) -> Self {
-        let field = match payload.len() {
-            0 => 0,
-            len => key_len(tag) + encoded_len_varint(as_u64(len)),
-        };
-        let message = head.encoded_len() + field + payload.len();
-        let is_copied = payload.len() <= COPIED;
-        let in_head = if is_copied { message } else { message - payload.len() };
-        let mut bytes = BytesMut::with_capacity(PREFIX + in_head);
-        bytes.put_u8(0);
-        // A payload is cut or refused long before that.
-        bytes.put_u32(u32::try_from(message).unwrap_or(u32::MAX));
-        head.encode_raw(&mut bytes);
-        if !payload.is_empty() {
-            encode_key(tag, WireType::LengthDelimited, &mut bytes);
-            encode_varint(as_u64(payload.len()), &mut bytes);
+        let mut bytes = BytesMut::new();
+        if payload.len() <= COPIED {
+            put(head, tag, &payload, payload.len(), &mut bytes);
+            return Self::from(bytes.freeze());
         }
-        if is_copied {
-            bytes.put_slice(&payload);
-            return Self { head: bytes.freeze(), payload: Bytes::new() };
-        }
+        put(head, tag, &[], payload.len(), &mut bytes);
         Self { head: bytes.freeze(), payload }
     }
 
     /// Makes the frame of a message without a payload of its own.
     pub(crate) fn whole(message: &impl Message) -> Self {
         Self::new(message, 1, Bytes::new())
+    }
+}
+
+/// Writes a message whose payload has `len` bytes, of which those of `payload` are written.
+fn put(head: &impl Message, tag: u32, payload: &[u8], len: usize, out: &mut BytesMut) {
+    let field = match len {
+        0 => 0,
+        len => key_len(tag) + encoded_len_varint(as_u64(len)),
+    };
+    let in_head = head.encoded_len() + field;
+    out.reserve(PREFIX + in_head + payload.len());
+    out.put_u8(0);
+    // A payload is cut or refused long before that.
+    out.put_u32(u32::try_from(in_head + len).unwrap_or(u32::MAX));
+    head.encode_raw(out);
+    if len > 0 {
+        encode_key(tag, WireType::LengthDelimited, out);
+        encode_varint(as_u64(len), out);
+    }
+    out.put_slice(payload);
+}
+
+/// Short messages that are sent together, because each frame of HTTP/2 has its price.
+#[derive(Debug, Default)]
+pub(crate) struct Batch(BytesMut);
+
+impl Batch {
+    /// From this length on a batch is sent, also if more messages are there.
+    const FULL: usize = 16 << 10;
+
+    /// Adds a message, if it is short. Returns whether it was.
+    pub(crate) fn add(&mut self, head: &impl Message, tag: u32, payload: &[u8]) -> bool {
+        let is_short = payload.len() <= COPIED;
+        if is_short {
+            put(head, tag, payload, payload.len(), &mut self.0);
+        }
+        is_short
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.len() >= Self::FULL
+    }
+
+    /// Returns the messages, if no more are to be added now; `None` if there are none.
+    pub(crate) fn take_unless(&mut self, goes_on: bool) -> Option<Frame> {
+        if goes_on { None } else { self.take() }
+    }
+
+    /// Returns the messages; `None` if there are none.
+    pub(crate) fn take(&mut self) -> Option<Frame> {
+        (!self.0.is_empty()).then(|| Frame::from(self.0.split().freeze()))
+    }
+}
+
+/// Bytes that are framed already.
+impl From<Bytes> for Frame {
+    fn from(head: Bytes) -> Self {
+        Self { head, payload: Bytes::new() }
     }
 }
 

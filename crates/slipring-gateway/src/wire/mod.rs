@@ -5,9 +5,11 @@ pub(crate) mod frame;
 mod limits;
 pub(crate) mod message;
 pub(crate) mod reader;
+mod report;
 pub(crate) mod timeout;
 
 pub use limits::Limits;
+pub(crate) use limits::MAX_FRAME;
 
 /// The path of a method is this and its name.
 pub(crate) const SERVICE: &str = "/slipring.v1.Workers/";

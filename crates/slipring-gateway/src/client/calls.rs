@@ -1,0 +1,215 @@
+//! Requests to workers.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use slipring::backend::BackendRequest;
+use slipring::{Error, Reply, RequestId, Result, StreamTimeouts};
+use tokio::time::{Sleep, sleep, timeout};
+
+use super::connection::Connection;
+use super::exchange::Exchange;
+use crate::proto;
+use crate::wire::error::{malformed, not_whole, timed_out, too_large};
+use crate::wire::message::{Pieces, head_of};
+
+/// How much longer than the gateway its caller waits, so that the gateway's own word on what has
+/// passed arrives.
+const GRACE: Duration = Duration::from_millis(50);
+
+impl Connection {
+    /// Sends a request to a worker of a role when the future is polled first, and awaits its reply.
+    ///
+    /// Cancel-safe: dropping the future cancels the request.
+    ///
+    /// # Errors
+    ///
+    /// Those of the role, as on the gateway's machine;
+    /// [`ErrorKind::Disconnected`](slipring::ErrorKind::Disconnected) if the connection is lost.
+    /// [`Error::was_begun`] is `Some(false)` then only if the request was surely not sent, or not
+    /// looked at.
+    pub fn call(
+        &self,
+        role: &str,
+        request: BackendRequest,
+        longest: Duration,
+    ) -> impl Future<Output = Result<Reply>> + Send + use<> {
+        let (shared, head) = (Arc::clone(self.shared()), head_of(role, &request, None));
+        async move {
+            let progress = request.progress();
+            let answered = timeout(longest.saturating_add(GRACE), async {
+                let place = shared.place().await;
+                let pieces = Pieces::of_request(head, payload_of(request)?);
+                let (id, progress) = (shared.next_id(), Some(progress.clone()));
+                let sent = Exchange::begin(&shared, "CallParts", longest, pieces, progress, place);
+                reply(&mut sent.await?, id).await
+            });
+            answered
+                .await
+                .unwrap_or_else(|_| Err(timed_out(&shared.peer, longest, progress.stage())))
+        }
+    }
+
+    /// Sends a request to a worker of a role, and returns the stream of its chunks once it is sent.
+    ///
+    /// Cancel-safe: dropping the future, or the stream, cancels the request. A stream that is not
+    /// read holds up its worker, and no other request.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::call`].
+    pub fn stream(
+        &self,
+        role: &str,
+        request: BackendRequest,
+        timeouts: StreamTimeouts,
+    ) -> impl Future<Output = Result<Chunks>> + Send + use<> {
+        let (shared, head) = (Arc::clone(self.shared()), head_of(role, &request, Some(timeouts)));
+        async move {
+            let (progress, total) = (request.progress(), timeouts.total_timeout());
+            let longest = total.min(timeouts.queue_timeout());
+            // From now on, and not for ever.
+            let end =
+                (total != Duration::MAX).then(|| Box::pin(sleep(total.saturating_add(GRACE))));
+            let sent = timeout(longest, async {
+                let place = shared.place().await;
+                let pieces = Pieces::of_request(head, payload_of(request)?);
+                let progress = Some(progress.clone());
+                Exchange::begin(&shared, "StreamParts", total, pieces, progress, place).await
+            });
+            let sent = sent.await;
+            let exchange =
+                sent.unwrap_or_else(|_| Err(timed_out(&shared.peer, longest, progress.stage())))?;
+            Ok(Chunks { id: shared.next_id(), exchange, whole: Whole::default(), end, total })
+        }
+    }
+}
+
+/// The chunks of a stream, in order, each exactly once: a `Stream` of `futures`. Dropping it cancels
+/// the request.
+#[must_use = "a stream that is dropped is cancelled"]
+pub struct Chunks {
+    id: RequestId,
+    exchange: Exchange,
+    whole: Whole,
+    end: Option<Pin<Box<Sleep>>>,
+    total: Duration,
+}
+
+impl futures_core::Stream for Chunks {
+    type Item = Result<Reply>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            let Poll::Ready(message) = this.exchange.poll_message(context) else {
+                let end = this.end.as_mut().map(|end| end.as_mut().poll(context));
+                if end.is_some_and(|end| end.is_ready()) {
+                    this.end = None;
+                    let stage = this.exchange.was_begun().map(|_| slipring::RequestStage::Begun);
+                    let error = timed_out(&this.exchange.shared().peer, this.total, stage);
+                    this.exchange.give_up();
+                    return Poll::Ready(Some(Err(error)));
+                }
+                return Poll::Pending;
+            };
+            let whole = match message {
+                Ok(Some(message)) => this.whole.add(message, &this.exchange),
+                Ok(None) if this.whole.is_open => Err(not_whole(&this.exchange.shared().peer)),
+                Ok(None) => return Poll::Ready(None),
+                Err(error) => Err(error),
+            };
+            match whole {
+                Ok(Some(chunk)) => {
+                    return Poll::Ready(Some(Ok(Reply::from_owner(this.id, chunk))));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    this.whole = Whole::default();
+                    this.exchange.give_up();
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Chunks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chunks").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Puts pieces together.
+#[derive(Debug, Default)]
+struct Whole {
+    is_open: bool,
+    bytes: BytesMut,
+}
+
+impl Whole {
+    /// Adds a message. Returns the payload if it is whole now: that of one message without a copy.
+    fn add(&mut self, message: Bytes, exchange: &Exchange) -> Result<Option<Bytes>> {
+        let proto::Reply { more, payload } = proto::Reply::decode(message)
+            .map_err(|error| malformed(&error, exchange.was_begun()))?;
+        if !more && !self.is_open {
+            return Ok(Some(payload));
+        }
+        let limit = exchange.shared().limits.max_message;
+        let len = self.bytes.len().saturating_add(payload.len());
+        if len > limit {
+            return Err(too_large(len, limit, true));
+        }
+        self.bytes.extend_from_slice(&payload);
+        self.is_open = more;
+        Ok((!more).then(|| std::mem::take(&mut self.bytes).freeze()))
+    }
+}
+
+/// Awaits the one reply to a call, and the status behind it.
+async fn reply(exchange: &mut Exchange, id: RequestId) -> Result<Reply> {
+    let mut whole = Whole::default();
+    let mut reply = None;
+    while let Some(message) = exchange.message().await? {
+        if reply.is_some() {
+            return Err(not_whole(&exchange.shared().peer));
+        }
+        reply = whole.add(message, exchange)?;
+    }
+    let reply = reply.ok_or_else(|| not_whole(&exchange.shared().peer))?;
+    Ok(Reply::from_owner(id, reply))
+}
+
+/// Returns the bytes of a payload: where they lie, if they lie in one part.
+fn payload_of(request: BackendRequest) -> Result<Bytes> {
+    if matches!(request.payload().as_parts(), Some([_, [], []])) {
+        return Ok(Bytes::from_owner(InOnePart(request)));
+    }
+    let payload = request.payload();
+    let encode = || match payload.as_parts() {
+        Some(parts) => Ok(parts.concat()),
+        None => {
+            let mut bytes = vec![0; payload.encoded_len()];
+            payload.encode(&mut bytes).map(|()| bytes)
+        }
+    };
+    let encoded: Result<Vec<u8>, Error> = encode();
+    encoded.map(Bytes::from)
+}
+
+/// A request whose payload is sent from where it lies.
+struct InOnePart(BackendRequest);
+
+impl AsRef<[u8]> for InOnePart {
+    fn as_ref(&self) -> &[u8] {
+        match self.0.payload().as_parts() {
+            Some([bytes, ..]) => bytes,
+            None => &[],
+        }
+    }
+}

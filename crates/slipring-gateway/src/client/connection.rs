@@ -1,0 +1,231 @@
+//! One connection to one gateway.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use h2::client::{Builder, SendRequest};
+use http::Uri;
+use slipring::{RequestId, Result};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+
+use super::outcome::{lost, not_connected};
+use crate::wire::frame::Frame;
+use crate::wire::{Limits, MAX_FRAME, SERVICE};
+
+/// How many of the requests that a gateway takes are left for what is no request to a worker.
+const RESERVED: u32 = 8;
+
+/// One connection to one gateway, for any number of requests at the same time. Cheap to clone; all
+/// clones are the same connection. When the last is dropped, and no request is left, it is closed.
+///
+/// It is never made again: after its end all requests fail with
+/// [`ErrorKind::Disconnected`](slipring::ErrorKind::Disconnected).
+#[derive(Clone)]
+pub struct Connection(Arc<Shared>);
+
+pub(super) struct Shared {
+    send: SendRequest<Frame>,
+    pub(super) limits: Limits,
+    pub(super) peer: String,
+    uris: Uris,
+    places: Arc<Semaphore>,
+    next: AtomicU64,
+    ended: watch::Receiver<Option<String>>,
+    driver: AbortHandle,
+}
+
+/// The addresses of the methods, which are the same for each request.
+struct Uris([(&'static str, Uri); 6]);
+
+impl Connection {
+    /// Connects to a gateway by TCP, in plain text: only for the loopback interface and for networks
+    /// that are trusted.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Disconnected`](slipring::ErrorKind::Disconnected) if that fails or takes longer
+    /// than `longest`.
+    pub async fn connect(address: SocketAddr, limits: Limits, longest: Duration) -> Result<Self> {
+        let peer = address.to_string();
+        let connect = async {
+            let stream =
+                TcpStream::connect(address).await.map_err(|error| not_connected(&peer, error))?;
+            // It is an improvement, and not needed.
+            let _ = stream.set_nodelay(true);
+            Self::over(stream, peer.clone(), limits).await
+        };
+        match timeout(longest, connect).await {
+            Ok(connected) => connected,
+            Err(_) => Err(not_connected(&peer, format!("not within {longest:?}"))),
+        }
+    }
+
+    /// Makes a connection over a stream of bytes that leads to a gateway. `peer` is the gateway's
+    /// name and port, for it and for errors.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Disconnected`](slipring::ErrorKind::Disconnected) if the other side does not
+    /// speak HTTP/2.
+    pub async fn over(
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: String,
+        limits: Limits,
+    ) -> Result<Self> {
+        let uris = Uris::of(&peer).map_err(|error| not_connected(&peer, error))?;
+        let mut builder = Builder::new();
+        builder
+            .enable_push(false)
+            .initial_window_size(limits.window)
+            .initial_connection_window_size(limits.connection_window())
+            .max_header_list_size(limits.max_headers)
+            .max_frame_size(MAX_FRAME)
+            .max_send_buffer_size(usize::try_from(limits.window).unwrap_or(usize::MAX));
+        let handshake = builder.handshake::<_, Frame>(io).await;
+        let (send, connection) = handshake.map_err(|error| not_connected(&peer, error))?;
+        let (tell, ended) = watch::channel(None);
+        let driver = tokio::spawn(drive(connection, limits.clone(), tell)).abort_handle();
+        let places = limits.max_streams.saturating_sub(RESERVED).max(1);
+        Ok(Self(Arc::new(Shared {
+            send,
+            limits,
+            peer,
+            uris,
+            places: Arc::new(Semaphore::new(usize::try_from(places).unwrap_or(usize::MAX))),
+            next: AtomicU64::new(1),
+            ended,
+            driver,
+        })))
+    }
+
+    /// Returns the name and port of the gateway.
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        &self.0.peer
+    }
+
+    /// Returns whether the connection has ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.ended.borrow().is_some()
+    }
+
+    /// Waits until the connection has ended. Returns why.
+    ///
+    /// Cancel-safe.
+    pub async fn closed(&self) -> String {
+        let mut ended = self.0.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => "it was closed".to_owned(),
+        }
+    }
+
+    /// Ends the connection at once. Requests that it has are lost.
+    pub fn close(&self) {
+        self.0.driver.abort();
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+}
+
+impl Shared {
+    /// Returns what sends one request; it was not sent if that fails.
+    pub(super) async fn sender(&self) -> Result<SendRequest<Frame>> {
+        self.send.clone().ready().await.map_err(|error| lost(self, Some(false), &error))
+    }
+
+    pub(super) fn uri(&self, method: &str) -> Uri {
+        let uris = self.uris.0.iter();
+        uris.into_iter()
+            .find(|(name, _)| *name == method)
+            .map(|(_, uri)| uri.clone())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn next_id(&self) -> RequestId {
+        RequestId::from(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Waits for a place among the requests of this connection.
+    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        // It is never closed.
+        Arc::clone(&self.places).acquire_owned().await.ok()
+    }
+
+    /// Returns why the connection has ended, if it has.
+    pub(super) fn reason(&self) -> Option<String> {
+        self.ended.borrow().clone()
+    }
+}
+
+impl Uris {
+    fn of(peer: &str) -> Result<Self, http::Error> {
+        let uri = |method| {
+            let path = format!("{SERVICE}{method}");
+            let built = Uri::builder().scheme("http").authority(peer).path_and_query(path).build();
+            built.map(|uri| (method, uri))
+        };
+        Ok(Self([
+            uri("CallParts")?,
+            uri("StreamParts")?,
+            uri("Watch")?,
+            uri("Ping")?,
+            uri("Abort")?,
+            uri("ClearAbort")?,
+        ]))
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("peer", &self.0.peer)
+            .field("ended", &*self.0.ended.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Moves the bytes of a connection until its end, and says then why it ended.
+async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
+    mut connection: h2::client::Connection<T, Frame>,
+    limits: Limits,
+    tell: watch::Sender<Option<String>>,
+) {
+    let pings = connection.ping_pong();
+    let reason = tokio::select! {
+        ended = &mut connection => match ended {
+            Ok(()) => "the gateway closed it".to_owned(),
+            Err(error) => error.to_string(),
+        },
+        reason = keep_alive(pings, &limits) => reason,
+    };
+    // Requests look for the reason when they find that the connection has ended, which they do when
+    // it is dropped.
+    tell.send_replace(Some(reason));
+    drop(connection);
+}
+
+/// Asks again and again whether the other side is there. Returns when it is not.
+async fn keep_alive(pings: Option<h2::PingPong>, limits: &Limits) -> String {
+    let Some(mut pings) = pings else { return std::future::pending().await };
+    loop {
+        sleep(limits.keep_alive_interval).await;
+        match timeout(limits.keep_alive_timeout, pings.ping(h2::Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // The connection itself says why it has ended.
+            Ok(Err(_)) => std::future::pending().await,
+            Err(_) => return format!("no answer for {:?}", limits.keep_alive_timeout),
+        }
+    }
+}

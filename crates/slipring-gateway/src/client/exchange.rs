@@ -1,0 +1,220 @@
+//! One request on a connection, and its answer.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use h2::{RecvStream, SendStream};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use slipring::pool::Progress;
+use slipring::{RequestStage, Result};
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::Status;
+
+use super::connection::Shared;
+use super::outcome::{lost, was_begun};
+use crate::wire::error::{error_of, unexpected};
+use crate::wire::frame::Frame;
+use crate::wire::message::Pieces;
+use crate::wire::reader::MessageReader;
+use crate::wire::timeout;
+
+/// How much longer than its payload a message may be.
+const HEAD: usize = 64 << 10;
+
+/// A request that was sent, or whose pieces are being sent. Dropping it cancels the request.
+pub(super) struct Exchange {
+    shared: Arc<Shared>,
+    sending: Option<Sending>,
+    receiving: Receiving,
+    reader: MessageReader,
+    progress: Option<Progress>,
+    /// The headers of the answer have come: a worker has begun the request.
+    has_headers: bool,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+struct Sending {
+    stream: SendStream<Frame>,
+    pieces: Pieces,
+}
+
+enum Receiving {
+    Headers(ResponseFuture),
+    Body(RecvStream),
+    Over,
+}
+
+impl Exchange {
+    /// Sends a request: its first piece at once, others when there is room for them.
+    ///
+    /// # Errors
+    ///
+    /// If it was not sent, which is certain then.
+    pub(super) async fn begin(
+        shared: &Arc<Shared>,
+        method: &str,
+        limit: Duration,
+        mut pieces: Pieces,
+        progress: Option<Progress>,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Result<Self> {
+        let mut sender = shared.sender().await?;
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = shared.uri(method);
+        let headers = request.headers_mut();
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        if let Some(limit) = timeout::encode(limit) {
+            headers.insert("grpc-timeout", limit);
+        }
+        let sent = sender.send_request(request, false);
+        let (response, mut stream) = sent.map_err(|error| lost(shared, Some(false), &error))?;
+        if let Some(progress) = &progress {
+            progress.set(None);
+        }
+        if let Some(first) = pieces.next() {
+            // An error comes with the answer, too.
+            let _ = stream.send_data(first, pieces.is_over());
+        }
+        let sending = (!pieces.is_over()).then_some(Sending { stream, pieces });
+        Ok(Self {
+            reader: MessageReader::new(shared.limits.max_message.saturating_add(HEAD)),
+            shared: Arc::clone(shared),
+            sending,
+            receiving: Receiving::Headers(response),
+            progress,
+            has_headers: false,
+            _place: place,
+        })
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Returns whether a worker has begun the request, as far as that is known.
+    pub(super) fn was_begun(&self) -> Option<bool> {
+        self.has_headers.then_some(true)
+    }
+
+    /// Cancels the request, if it is not over.
+    pub(super) fn give_up(&mut self) {
+        self.sending = None;
+        self.receiving = Receiving::Over;
+    }
+
+    /// Waits for the next message of the answer; `None` at its end.
+    pub(super) async fn message(&mut self) -> Result<Option<Bytes>> {
+        std::future::poll_fn(|context| self.poll_message(context)).await
+    }
+
+    pub(super) fn poll_message(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>>> {
+        let result = ready!(self.poll_next(context));
+        if !matches!(result, Ok(Some(_))) {
+            // Nothing comes any more, and nothing is to be sent.
+            self.give_up();
+        }
+        Poll::Ready(result)
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        loop {
+            let next =
+                self.reader.next().map_err(|status| unexpected(&status, self.was_begun()))?;
+            if let Some(message) = next {
+                return Poll::Ready(Ok(Some(message)));
+            }
+            if self.sending.as_mut().is_some_and(|sending| sending.poll(context).is_ready()) {
+                self.sending = None;
+            }
+            match &mut self.receiving {
+                Receiving::Headers(response) => {
+                    let response = ready!(Pin::new(response).poll(context));
+                    let response = response.map_err(|error| self.lost(&error))?;
+                    self.begun(response)?;
+                }
+                Receiving::Body(body) => match ready!(body.poll_data(context)) {
+                    Some(Ok(data)) => {
+                        // What was taken out may come again: the reader holds what it needs.
+                        let _ = body.flow_control().release_capacity(data.len());
+                        self.reader.push(data);
+                    }
+                    Some(Err(error)) => return Poll::Ready(Err(self.lost(&error))),
+                    None => {
+                        let trailers = ready!(body.poll_trailers(context));
+                        let trailers = trailers.map_err(|error| self.lost(&error))?;
+                        return Poll::Ready(self.end(&trailers.unwrap_or_default()));
+                    }
+                },
+                Receiving::Over => return Poll::Ready(Ok(None)),
+            }
+        }
+    }
+
+    /// The headers of the answer have come.
+    fn begun(&mut self, response: Response<RecvStream>) -> Result<()> {
+        let (head, body) = response.into_parts();
+        if head.status != StatusCode::OK {
+            let status = Status::unknown(format!("HTTP status {}", head.status));
+            return Err(unexpected(&status, None));
+        }
+        if let Some(status) = Status::from_header_map(&head.headers) {
+            self.receiving = Receiving::Over;
+            return match status.code() {
+                tonic::Code::Ok => Ok(()),
+                _ => Err(error_of(&status, &self.shared.peer)),
+            };
+        }
+        self.has_headers = true;
+        if let Some(progress) = &self.progress {
+            progress.set(Some(RequestStage::Begun));
+        }
+        self.receiving = Receiving::Body(body);
+        Ok(())
+    }
+
+    fn end(&self, trailers: &HeaderMap) -> Result<Option<Bytes>> {
+        match Status::from_header_map(trailers) {
+            Some(status) if status.code() == tonic::Code::Ok => Ok(None),
+            Some(status) => Err(error_of(&status, &self.shared.peer)),
+            None => {
+                let status = Status::unknown("the answer ended without a status");
+                Err(unexpected(&status, self.was_begun()))
+            }
+        }
+    }
+
+    fn lost(&self, error: &h2::Error) -> slipring::Error {
+        lost(&self.shared, was_begun(error, self.has_headers), error)
+    }
+}
+
+impl Sending {
+    /// Sends pieces as long as there is room. Ready when all are sent, or none can be.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while !self.pieces.is_over() {
+            if self.stream.capacity() == 0 {
+                self.stream.reserve_capacity(1);
+                match ready!(self.stream.poll_capacity(context)) {
+                    Some(Ok(0)) => continue,
+                    Some(Ok(_)) => {}
+                    // The answer says why.
+                    Some(Err(_)) | None => return Poll::Ready(()),
+                }
+            }
+            let Some(piece) = self.pieces.next() else { break };
+            if self.stream.send_data(piece, self.pieces.is_over()).is_err() {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Ready(())
+    }
+}

@@ -1,0 +1,92 @@
+//! Takes connections, and serves each by a task of its own.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http2::Builder;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch::Receiver;
+use tokio::time::{sleep, timeout};
+
+use super::connections::Seat;
+use super::preface::greet;
+use super::route::{Others, Route};
+use super::{Shared, Stage};
+use crate::wire::MAX_FRAME;
+
+/// How long a connection may take to close when the gateway is over.
+const LONGEST_END: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(shared: &Arc<Shared>, listener: TcpListener) -> io::Result<()> {
+    Others::start(shared).await;
+    let mut stage = shared.stage();
+    let mut tasks = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    tasks.spawn(connection(Arc::clone(shared), stream, shared.connections.begin()));
+                }
+                Err(error) if is_of_listener(&error) => return Err(error),
+                // Descriptors have run out, or the connection is gone already.
+                Err(_) => sleep(Duration::from_millis(10)).await,
+            },
+            Some(_) = tasks.join_next() => {}
+            () = over(&mut stage) => break,
+        }
+    }
+    drop(listener);
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn over(stage: &mut Receiver<Stage>) {
+    // The gateway has the sender as long as this task.
+    let _ = stage.wait_for(|stage| *stage == Stage::Over).await;
+}
+
+/// Whether the listener itself cannot be used.
+fn is_of_listener(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotConnected)
+}
+
+async fn connection(shared: Arc<Shared>, stream: TcpStream, seat: Seat) {
+    // It is an improvement, and not needed.
+    let _ = stream.set_nodelay(true);
+    let longest = shared.connections.handshake_timeout();
+    let greeted = tokio::select! {
+        greeted = timeout(longest, greet(stream)) => greeted,
+        () = seat.evicted() => return,
+    };
+    let Ok(Ok(io)) = greeted else { return };
+    if !shared.connections.establish(&seat) {
+        return;
+    }
+    let seat = Arc::new(seat);
+    let limits = &shared.limits;
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .initial_stream_window_size(limits.window)
+        .initial_connection_window_size(limits.connection_window())
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(limits.max_headers)
+        .max_frame_size(MAX_FRAME)
+        .max_send_buf_size(usize::try_from(limits.window).unwrap_or(usize::MAX))
+        .keep_alive_interval(limits.keep_alive_interval)
+        .keep_alive_timeout(limits.keep_alive_timeout);
+    let route = Route::new(Arc::clone(&shared), Arc::clone(&seat));
+    let mut served = pin!(builder.serve_connection(TokioIo::new(io), route));
+    let mut stage = shared.stage();
+    tokio::select! {
+        _ = &mut served => return,
+        () = seat.evicted() => return,
+        () = over(&mut stage) => {}
+    }
+    served.as_mut().graceful_shutdown();
+    let _ = timeout(LONGEST_END, served).await;
+}

@@ -1,0 +1,105 @@
+//! Requests to workers: the four methods for them, over one piece of code.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use slipring::RequestStage;
+use slipring::backend::{Backend, BackendRequest};
+use slipring::pool::Progress;
+use tokio::time::timeout;
+use tonic::Status;
+
+use super::answer::Answer;
+use super::body::Body;
+use super::request::{self, Deadline};
+use super::{InFlight, Shared};
+use crate::wire::error::{draining, no_such_role};
+use crate::wire::message::{request_of, timeouts_of};
+
+/// When it is looked first whether a worker has begun a request: most are answered by then.
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+/// The longest pause between two looks.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// `Call` and `CallParts`.
+pub(super) async fn call(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    in_pieces: bool,
+) -> Result<Body, Status> {
+    let in_flight = InFlight::begin(shared).ok_or_else(|| shared.refusal())?;
+    let deadline = Deadline::of(request.headers(), shared.limits.call_timeout)?;
+    let (head, payload) = request::whole(request, &shared.limits, deadline).await?;
+    let backend = shared.role(&head.role)?;
+    let asked = request_of(&head, payload)?;
+    let progress = asked.progress();
+    let mut reply = backend.call(asked, deadline.left());
+    let answer = match unless_begun(&mut reply, &progress).await {
+        Some(Ok(reply)) => Answer::replied(reply, in_pieces, in_flight),
+        Some(Err(error)) => return Err(shared.status_of(&error)),
+        None => Answer::called(reply, in_pieces, in_flight),
+    };
+    Ok(Body::answer(answer))
+}
+
+/// `Stream` and `StreamParts`.
+pub(super) async fn stream(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    in_pieces: bool,
+) -> Result<Body, Status> {
+    let in_flight = InFlight::begin(shared).ok_or_else(|| shared.refusal())?;
+    let deadline = Deadline::of(request.headers(), Duration::MAX)?;
+    let (head, payload) = request::whole(request, &shared.limits, deadline).await?;
+    let backend = shared.role(&head.role)?;
+    let asked: BackendRequest = request_of(&head, payload)?;
+    let progress = asked.progress();
+    let chunks = backend.stream(asked, timeouts_of(&head, deadline.left())).await;
+    let mut chunks = chunks.map_err(|error| shared.status_of(&error))?;
+    let mut first = poll_fn(|context| chunks.as_mut().poll_next(context));
+    let first = unless_begun(&mut first, &progress).await;
+    let answer = match first {
+        Some(Some(Ok(chunk))) => Answer::streamed(Some(chunk), chunks, in_pieces, in_flight),
+        Some(Some(Err(error))) => return Err(shared.status_of(&error)),
+        Some(None) => Answer::ended(in_flight),
+        None => Answer::streamed(None, chunks, in_pieces, in_flight),
+    };
+    Ok(Body::answer(answer))
+}
+
+/// Waits for the first of an answer; `None` if a worker has begun the request and there is nothing
+/// yet. The caller is to know that then, and otherwise gets all at once.
+async fn unless_begun<T>(
+    first: &mut (impl Future<Output = T> + Unpin),
+    progress: &Progress,
+) -> Option<T> {
+    let mut pause = FIRST_LOOK;
+    loop {
+        if let Ok(first) = timeout(pause, &mut *first).await {
+            return Some(first);
+        }
+        if progress.stage() == Some(RequestStage::Begun) {
+            return None;
+        }
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
+}
+
+impl Shared {
+    pub(super) fn role(&self, name: &str) -> Result<&Arc<dyn Backend>, Status> {
+        self.roles.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self.roles.keys().map(String::as_str).collect();
+            let known = known.join(", ");
+            let message = format!("{} has no role {name:?}; it has: {known}", self.host);
+            self.status_of(&no_such_role(message))
+        })
+    }
+
+    /// The status of a request that comes while the gateway drains.
+    fn refusal(&self) -> Status {
+        self.status_of(&draining(&self.host))
+    }
+}

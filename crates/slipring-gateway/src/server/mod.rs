@@ -1,0 +1,223 @@
+//! Serves the workers of this machine to others.
+
+mod accept;
+mod answer;
+mod body;
+mod calls;
+mod connections;
+mod control;
+mod preface;
+mod request;
+mod route;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use slipring::backend::Backend;
+use tokio::net::TcpListener;
+use tokio::sync::watch::{Receiver, Sender};
+
+use crate::wire::Limits;
+use connections::Connections;
+use route::Others;
+
+/// Serves backends, such as the roles of a pool, to other machines. Cheap to clone; all clones are
+/// the same gateway.
+#[derive(Clone)]
+pub struct Gateway(Arc<Shared>);
+
+/// What a [`Gateway`] is made of: from [`Gateway::builder`].
+#[derive(Debug, Default)]
+#[must_use]
+pub struct GatewayBuilder {
+    roles: BTreeMap<String, Arc<dyn Backend>>,
+    limits: Limits,
+    connections: ConnectionLimits,
+    host: Option<String>,
+}
+
+/// How many connections a gateway has.
+#[derive(Debug, Clone)]
+struct ConnectionLimits {
+    /// Those that have not said yet that they speak HTTP/2, or who they are.
+    handshaking: usize,
+    established: usize,
+    handshake_timeout: std::time::Duration,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        let handshake_timeout = std::time::Duration::from_secs(5);
+        Self { handshaking: 64, established: 1024, handshake_timeout }
+    }
+}
+
+struct Shared {
+    roles: BTreeMap<String, Arc<dyn Backend>>,
+    limits: Limits,
+    host: String,
+    connections: Connections,
+    stage: Sender<Stage>,
+    in_flight: AtomicUsize,
+    others: Others,
+}
+
+/// How far a gateway is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Serving,
+    /// It refuses requests, and serves those that it has.
+    Draining,
+    /// The last request is over, and connections are closed.
+    Over,
+}
+
+impl Gateway {
+    /// Describes a gateway.
+    pub fn builder() -> GatewayBuilder {
+        GatewayBuilder::default()
+    }
+
+    /// Serves what comes to the listener, until the gateway is [drained](Self::drain). May be called
+    /// for several listeners. Must be called in a tokio runtime.
+    ///
+    /// Anyone who reaches the listener can use the workers: give it an address of the loopback
+    /// interface, unless the network is trusted.
+    ///
+    /// # Errors
+    ///
+    /// The listener's own, if it cannot accept connections at all.
+    pub async fn serve(&self, listener: TcpListener) -> std::io::Result<()> {
+        accept::run(&self.0, listener).await
+    }
+
+    /// Refuses further requests, in a way that tells callers to send them elsewhere. Those that the
+    /// gateway has are served; then its connections are closed, and [`serve`](Self::serve) returns.
+    /// Does not wait.
+    pub fn drain(&self) {
+        self.0.advance(Stage::Draining);
+        self.0.note_end();
+        tokio::spawn(Others::stop(Arc::clone(&self.0)));
+    }
+
+    /// Returns how many requests the gateway has.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.0.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway")
+            .field("host", &self.0.host)
+            .field("roles", &self.0.roles.keys())
+            .field("stage", &*self.0.stage.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl GatewayBuilder {
+    /// Adds a role: that of the backend. A second one of the same name takes its place.
+    pub fn role(mut self, backend: Arc<dyn Backend>) -> Self {
+        self.roles.insert(backend.role().to_owned(), backend);
+        self
+    }
+
+    /// Sets what remotes may send and use.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets how many connections may be open, 1,024 by default. A connection beyond that takes the
+    /// place of the one that has been without a request for the longest; if all have one, it is
+    /// closed.
+    pub fn max_connections(mut self, count: usize) -> Self {
+        self.connections.established = count;
+        self
+    }
+
+    /// Sets how many connections may be in their handshake, 64 by default, and for how long, 5 s by
+    /// default. One beyond that takes the place of the oldest.
+    pub fn handshakes(mut self, count: usize, timeout: std::time::Duration) -> Self {
+        self.connections.handshaking = count;
+        self.connections.handshake_timeout = timeout;
+        self
+    }
+
+    /// Sets the name under which errors and reports tell of this machine, by default its host name.
+    pub fn host(mut self, name: impl Into<String>) -> Self {
+        self.host = Some(name.into());
+        self
+    }
+
+    /// Makes the gateway. It serves nothing before [`Gateway::serve`].
+    #[must_use]
+    pub fn build(self) -> Gateway {
+        Gateway(Arc::new(Shared {
+            roles: self.roles,
+            limits: self.limits,
+            host: self.host.unwrap_or_else(host_name),
+            connections: Connections::new(self.connections),
+            stage: Sender::new(Stage::Serving),
+            in_flight: AtomicUsize::new(0),
+            others: Others::new(),
+        }))
+    }
+}
+
+impl Shared {
+    /// Goes on to a stage, if it is a later one.
+    fn advance(&self, to: Stage) {
+        self.stage.send_if_modified(|stage| {
+            let is_later = *stage < to;
+            *stage = to.max(*stage);
+            is_later
+        });
+    }
+
+    fn stage(&self) -> Receiver<Stage> {
+        self.stage.subscribe()
+    }
+
+    fn is_draining(&self) -> bool {
+        *self.stage.borrow() != Stage::Serving
+    }
+
+    /// Ends the gateway if it drains and has no request.
+    fn note_end(&self) {
+        // SeqCst, with that of `InFlight`: either this sees the request, or the request sees that the
+        // gateway drains.
+        if self.is_draining() && self.in_flight.load(Ordering::SeqCst) == 0 {
+            self.advance(Stage::Over);
+        }
+    }
+}
+
+/// A request that the gateway has.
+struct InFlight(Arc<Shared>);
+
+impl InFlight {
+    /// Takes a request, unless the gateway drains.
+    fn begin(shared: &Arc<Shared>) -> Option<Self> {
+        shared.in_flight.fetch_add(1, Ordering::SeqCst);
+        let taken = Self(Arc::clone(shared));
+        (!shared.is_draining()).then_some(taken)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+        self.0.note_end();
+    }
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}

@@ -1,0 +1,142 @@
+//! Takes a request from its connection.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Request};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use prost::Message;
+use tokio::time::{Instant, timeout};
+use tonic::Status;
+
+use crate::proto;
+use crate::wire::error::{status_of, too_large};
+use crate::wire::reader::MessageReader;
+use crate::wire::{Limits, timeout as grpc_timeout};
+
+/// How much longer than its payload a message of a request may be.
+const HEAD: usize = 64 << 10;
+
+/// When a request must be answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline {
+    began: Instant,
+    timeout: Duration,
+}
+
+impl Deadline {
+    /// The deadline that the headers of a request give, or else the default.
+    pub(super) fn of(headers: &HeaderMap, default: Duration) -> Result<Self, Status> {
+        let began = Instant::now();
+        let Some(value) = headers.get("grpc-timeout") else {
+            return Ok(Self { began, timeout: default });
+        };
+        let timeout = grpc_timeout::decode(value)
+            .ok_or_else(|| Status::invalid_argument("the header grpc-timeout is malformed"))?;
+        Ok(Self { began, timeout })
+    }
+
+    /// How much time is left. For ever stays for ever.
+    pub(super) fn left(&self) -> Duration {
+        if self.timeout == Duration::MAX {
+            return self.timeout;
+        }
+        self.timeout.saturating_sub(self.began.elapsed())
+    }
+}
+
+/// The messages of a request, as they come.
+struct Messages<'a> {
+    body: Incoming,
+    reader: MessageReader,
+    limits: &'a Limits,
+    deadline: Deadline,
+}
+
+impl Messages<'_> {
+    /// Waits for the next message; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            if let Some(message) = self.reader.next()? {
+                return Ok(Some(message));
+            }
+            let frame =
+                std::future::poll_fn(|context| Pin::new(&mut self.body).poll_frame(context));
+            let longest = self.limits.piece_timeout.min(self.deadline.left());
+            let frame = timeout(longest, frame).await.map_err(|_| {
+                Status::deadline_exceeded(format!("nothing of the request came for {longest:?}"))
+            })?;
+            match frame {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.reader.push(data);
+                    }
+                }
+                Some(Err(error)) => {
+                    return Err(Status::cancelled(format!("the request broke off: {error}")));
+                }
+                None if self.reader.is_at_end() => return Ok(None),
+                None => return Err(Status::invalid_argument("the last message is not whole")),
+            }
+        }
+    }
+}
+
+/// Reads a request that is one message.
+pub(super) async fn one<M: Message + Default>(
+    request: Request<Incoming>,
+    limits: &Limits,
+    deadline: Deadline,
+) -> Result<M, Status> {
+    let (body, reader) = (request.into_body(), MessageReader::new(HEAD));
+    let mut messages = Messages { body, reader, limits, deadline };
+    decode(messages.next().await?.ok_or_else(nothing)?)
+}
+
+/// Reads a request to a worker, and puts the pieces of its payload together.
+pub(super) async fn whole(
+    request: Request<Incoming>,
+    limits: &Limits,
+    deadline: Deadline,
+) -> Result<(proto::Request, Bytes), Status> {
+    let reader = MessageReader::new(limits.max_message.saturating_add(HEAD));
+    let mut messages = Messages { body: request.into_body(), reader, limits, deadline };
+    let mut first: proto::Request = decode(messages.next().await?.ok_or_else(nothing)?)?;
+    let mut payload = std::mem::take(&mut first.payload);
+    let mut more = std::mem::take(&mut first.more);
+    if !more {
+        check(payload.len(), limits)?;
+        return Ok((first, payload));
+    }
+    let mut all = BytesMut::from(payload);
+    while more {
+        let piece: proto::Request =
+            decode(messages.next().await?.ok_or_else(|| {
+                Status::invalid_argument("the request ends before its last piece")
+            })?)?;
+        check(all.len().saturating_add(piece.payload.len()), limits)?;
+        all.extend_from_slice(&piece.payload);
+        more = piece.more;
+    }
+    payload = all.freeze();
+    Ok((first, payload))
+}
+
+fn check(len: usize, limits: &Limits) -> Result<(), Status> {
+    if len <= limits.max_message {
+        return Ok(());
+    }
+    Err(status_of(&too_large(len, limits.max_message, false), ""))
+}
+
+fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
+    M::decode(message).map_err(|error| {
+        Status::invalid_argument(format!("the message is not what the service takes: {error}"))
+    })
+}
+
+fn nothing() -> Status {
+    Status::invalid_argument("the request has no message")
+}

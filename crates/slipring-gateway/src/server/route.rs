@@ -1,0 +1,174 @@
+//! Which service a request is for.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::{Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::service::Service;
+use tonic::Status;
+use tonic::codegen::Service as _;
+use tonic_health::ServingStatus;
+use tonic_health::server::{HealthReporter, health_reporter};
+
+use super::body::Body;
+use super::connections::Seat;
+use super::{Shared, calls, control};
+use crate::wire::SERVICE;
+
+type Answered = Pin<Box<dyn Future<Output = Response<tonic::body::Body>> + Send>>;
+type Other = Box<dyn Fn(Request<Incoming>) -> Answered + Send + Sync>;
+
+/// The requests of one connection.
+pub(super) struct Route {
+    shared: Arc<Shared>,
+    seat: Arc<Seat>,
+}
+
+impl Route {
+    pub(super) fn new(shared: Arc<Shared>, seat: Arc<Seat>) -> Self {
+        Self { shared, seat }
+    }
+}
+
+impl Service<Request<Incoming>> for Route {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let (shared, used) = (Arc::clone(&self.shared), self.seat.begin_use());
+        Box::pin(async move {
+            let response = answer(shared, request).await;
+            Ok(response.map(|body| body.of_connection(used)))
+        })
+    }
+}
+
+async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    if !kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return response;
+    }
+    let path = request.uri().path();
+    let Some(method) = path.strip_prefix(SERVICE) else {
+        return match shared.others.find(path) {
+            Some(other) => other(request).await.map(Body::other),
+            None => unknown(path),
+        };
+    };
+    let answered = match method {
+        "Call" => calls::call(&shared, request, false).await,
+        "CallParts" => calls::call(&shared, request, true).await,
+        "Stream" => calls::stream(&shared, request, false).await,
+        "StreamParts" => calls::stream(&shared, request, true).await,
+        "Watch" => control::watch(&shared, request).await,
+        "Ping" => control::ping(&shared, request).await,
+        "Abort" => control::abort(&shared, request).await,
+        "ClearAbort" => control::clear_abort(&shared, request).await,
+        _ => return unknown(path),
+    };
+    match answered {
+        Ok(body) => {
+            let mut response = Response::new(body);
+            response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
+            response
+        }
+        Err(status) => status.into_http(),
+    }
+}
+
+/// The service, as the service of health names it.
+const SERVICE_NAME: &str = "slipring.v1.Workers";
+const GRPC: header::HeaderValue = header::HeaderValue::from_static("application/grpc");
+
+fn unknown(path: &str) -> Response<Body> {
+    Status::unimplemented(format!("there is no method {path}")).into_http()
+}
+
+/// The services for everybody's tools: health and reflection.
+pub(super) struct Others {
+    reporter: HealthReporter,
+    services: [(&'static str, Option<Other>); 3],
+}
+
+impl Others {
+    pub(super) fn new() -> Self {
+        let (reporter, health) = health_reporter();
+        let descriptors = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(crate::proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let v1 = descriptors().build_v1().ok();
+        let v1alpha = descriptors().build_v1alpha().ok();
+        Self {
+            reporter,
+            services: [
+                (
+                    "/grpc.health.v1.Health/",
+                    Some(Box::new(move |request| {
+                        let called = health.clone().call(request);
+                        Box::pin(async move { called.await.unwrap_or_else(|never| match never {}) })
+                    })),
+                ),
+                (
+                    "/grpc.reflection.v1.ServerReflection/",
+                    v1.map(|service| -> Other {
+                        Box::new(move |request| {
+                            let called = service.clone().call(request);
+                            Box::pin(
+                                async move { called.await.unwrap_or_else(|never| match never {}) },
+                            )
+                        })
+                    }),
+                ),
+                (
+                    "/grpc.reflection.v1alpha.ServerReflection/",
+                    v1alpha.map(|service| -> Other {
+                        Box::new(move |request| {
+                            let called = service.clone().call(request);
+                            Box::pin(
+                                async move { called.await.unwrap_or_else(|never| match never {}) },
+                            )
+                        })
+                    }),
+                ),
+            ],
+        }
+    }
+
+    fn find(&self, path: &str) -> Option<&Other> {
+        let (_, service) = self.services.iter().find(|(prefix, _)| path.starts_with(prefix))?;
+        service.as_ref()
+    }
+
+    /// Tells those who ask for the health that the service is there.
+    pub(super) async fn start(shared: &Shared) {
+        if !shared.is_draining() {
+            shared.others.set(ServingStatus::Serving).await;
+        }
+    }
+
+    /// Tells those who ask for the health that no more requests are taken.
+    pub(super) async fn stop(shared: Arc<Shared>) {
+        shared.others.set(ServingStatus::NotServing).await;
+    }
+
+    async fn set(&self, status: ServingStatus) {
+        for name in ["", SERVICE_NAME] {
+            self.reporter.set_service_status(name, status).await;
+        }
+    }
+}
+
+impl fmt::Debug for Others {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Others").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,160 @@
+//! Requests and payloads as messages.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use slipring::backend::BackendRequest;
+use slipring::pool::Priority;
+use slipring::{Kind, StreamTimeouts};
+use tonic::Status;
+
+use super::frame::{Batch, Frame};
+use super::limits::PIECE;
+use crate::proto::{self, request};
+
+/// The tag of the payload of a request.
+const OF_REQUEST: u32 = 9;
+/// The tag of the payload of a reply and of a chunk, which are the same on the wire.
+const OF_REPLY: u32 = 2;
+
+/// A payload that is sent in pieces, or whole.
+#[derive(Debug)]
+pub(crate) struct Pieces {
+    rest: Bytes,
+    longest: usize,
+    /// The fields beside the payload of a request, until its first message is made.
+    head: Option<proto::Request>,
+    /// The only message.
+    only: Option<Frame>,
+    tag: u32,
+    is_over: bool,
+}
+
+impl Pieces {
+    /// A request, in pieces.
+    pub(crate) fn of_request(head: proto::Request, payload: Bytes) -> Self {
+        Self {
+            rest: payload,
+            longest: PIECE,
+            head: Some(head),
+            only: None,
+            tag: OF_REQUEST,
+            is_over: false,
+        }
+    }
+
+    /// A message without a payload.
+    pub(crate) fn of_message(message: &impl prost::Message) -> Self {
+        let only = Some(Frame::whole(message));
+        Self { rest: Bytes::new(), longest: PIECE, head: None, only, tag: 0, is_over: false }
+    }
+
+    /// A reply or a chunk. It is whole for callers that know no pieces.
+    pub(crate) fn of_reply(payload: Bytes, in_pieces: bool) -> Self {
+        let longest = if in_pieces { PIECE } else { usize::MAX };
+        Self { rest: payload, longest, head: None, only: None, tag: OF_REPLY, is_over: false }
+    }
+
+    /// Whether no message is left.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = Frame;
+
+    fn next(&mut self) -> Option<Frame> {
+        if self.is_over {
+            return None;
+        }
+        if let Some(only) = self.only.take() {
+            self.is_over = true;
+            return Some(only);
+        }
+        let payload = self.rest.split_to(self.rest.len().min(self.longest));
+        let more = !self.rest.is_empty();
+        self.is_over = !more;
+        Some(if self.tag == OF_REQUEST {
+            let head = proto::Request { more, ..self.head.take().unwrap_or_default() };
+            Frame::new(&head, self.tag, payload)
+        } else {
+            Frame::new(&proto::Reply { more, payload: Bytes::new() }, self.tag, payload)
+        })
+    }
+}
+
+/// Adds a chunk to a batch, if it is short. Returns whether it was.
+pub(crate) fn add_short(batch: &mut Batch, chunk: &[u8]) -> bool {
+    batch.add(&proto::Chunk::default(), OF_REPLY, chunk)
+}
+
+/// Returns the first message of a request without its payload.
+pub(crate) fn head_of(
+    role: &str,
+    request: &BackendRequest,
+    timeouts: Option<StreamTimeouts>,
+) -> proto::Request {
+    proto::Request {
+        role: role.to_owned(),
+        kind: Some(request::Kind::Code(request.kind().code().into())),
+        priority: match request.chosen_priority() {
+            Priority::High => proto::Priority::High,
+            Priority::Low => proto::Priority::Low,
+            _ => proto::Priority::Normal,
+        }
+        .into(),
+        key: request.chosen_key(),
+        idempotent: request.is_idempotent(),
+        timeouts: timeouts.map(|timeouts| proto::StreamTimeouts {
+            queue_ns: nanos(timeouts.queue_timeout()),
+            first_chunk_ns: timeouts.first_chunk_timeout().and_then(nanos),
+            chunk_ns: nanos(timeouts.chunk_timeout()),
+        }),
+        more: false,
+        payload: Bytes::new(),
+    }
+}
+
+/// Makes the request that a message describes, with a payload that was put together.
+pub(crate) fn request_of(head: &proto::Request, payload: Bytes) -> Result<BackendRequest, Status> {
+    let request = BackendRequest::new(kind_of(head)?, payload).priority(match head.priority() {
+        proto::Priority::High => Priority::High,
+        proto::Priority::Normal => Priority::Normal,
+        proto::Priority::Low => Priority::Low,
+    });
+    let request = head.key.into_iter().fold(request, BackendRequest::key);
+    Ok(head.idempotent.into_iter().fold(request, BackendRequest::idempotent))
+}
+
+fn kind_of(head: &proto::Request) -> Result<Kind, Status> {
+    match &head.kind {
+        Some(request::Kind::Name(name)) => Ok(Kind::named(name)),
+        Some(request::Kind::Code(code)) => u16::try_from(*code)
+            .ok()
+            .and_then(Kind::from_request_code)
+            .ok_or_else(|| Status::invalid_argument(format!("{code} is no kind of request"))),
+        None => Err(Status::invalid_argument("the request has no kind: set `code` or `name`")),
+    }
+}
+
+/// Returns the timeouts of a stream, the total being the deadline of the call.
+pub(crate) fn timeouts_of(head: &proto::Request, total: Duration) -> StreamTimeouts {
+    let mut timeouts = StreamTimeouts::new().total(total);
+    let Some(given) = &head.timeouts else { return timeouts };
+    if let Some(chunk) = given.chunk_ns {
+        timeouts = timeouts.chunk(Duration::from_nanos(chunk));
+    }
+    if let Some(first) = given.first_chunk_ns {
+        timeouts = timeouts.first_chunk(Duration::from_nanos(first));
+    }
+    if let Some(queue) = given.queue_ns {
+        timeouts = timeouts.queue(Duration::from_nanos(queue));
+    }
+    timeouts
+}
+
+/// For ever, if it is more than 584 years.
+fn nanos(timeout: Duration) -> Option<u64> {
+    Some(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
+}

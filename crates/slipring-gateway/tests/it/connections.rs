@@ -1,0 +1,108 @@
+//! Connections that are lost, that say nothing, and that are too many.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use slipring::ErrorKind;
+use slipring::backend::BackendRequest;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::rig::*;
+use slipring_gateway::Limits;
+use slipring_gateway::client::Connection;
+
+#[tokio::test]
+async fn a_request_that_was_seen_begun_is_begun_when_the_connection_is_lost() {
+    let rig = Rig::start(|gateway| gateway).await;
+    let connection = rig.connect().await;
+    let request = BackendRequest::new(HANG, "");
+    let progress = request.progress();
+    let call = tokio::spawn(connection.call("echo", request, LONG));
+    until(|| progress.stage() == Some(slipring::RequestStage::Begun)).await;
+    connection.close();
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Disconnected, Some(true)));
+    until(|| rig.told.was_cancelled.load(Ordering::SeqCst)).await;
+}
+
+#[tokio::test]
+async fn nothing_is_known_of_a_request_whose_gateway_goes_away() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connect = Connection::connect(address, Limits::default(), LONG);
+    let (connection, accepted) = tokio::join!(connect, listener.accept());
+    let (connection, mut peer) = (connection.unwrap(), accepted.unwrap().0);
+    let call = tokio::spawn(connection.call("echo", BackendRequest::new(ECHO, "request"), LONG));
+    let mut read = Vec::new();
+    while !read.windows(7).any(|window| window == b"request") {
+        assert_ne!(peer.read_buf(&mut read).await.unwrap(), 0);
+    }
+    drop(peer);
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Disconnected, None), "{error}");
+    let error = connection.call("echo", BackendRequest::new(ECHO, ""), LONG).await.unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Disconnected, Some(false)));
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_silent_is_lost() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut limits = Limits::default();
+    limits.keep_alive_interval = Duration::from_millis(20);
+    limits.keep_alive_timeout = Duration::from_millis(20);
+    let connect = Connection::connect(address, limits, LONG);
+    let (connection, accepted) = tokio::join!(connect, listener.accept());
+    let (connection, _peer) = (connection.unwrap(), accepted.unwrap().0);
+    let error = connection.call("echo", BackendRequest::new(ECHO, ""), LONG).await.unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Disconnected, None), "{error}");
+    assert!(error.to_string().contains("no answer for 20ms"), "{error}");
+    assert!(connection.is_closed());
+}
+
+#[tokio::test]
+async fn no_connection_is_an_error_that_names_the_gateway() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let error = Connection::connect(address, Limits::default(), LONG).await.unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Disconnected, Some(false)));
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn callers_that_say_nothing_do_not_keep_a_valid_one_out() {
+    let rig = Rig::start(|gateway| gateway.handshakes(8, LONG).max_connections(4)).await;
+    let mut silent = Vec::new();
+    for number in 0..100 {
+        let mut stream = TcpStream::connect(rig.address).await.unwrap();
+        if number % 2 == 0 {
+            stream.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
+        }
+        silent.push(stream);
+    }
+    let mut idle = Vec::new();
+    for _ in 0..10 {
+        let connection = rig.connect().await;
+        connection.call("echo", BackendRequest::new(ECHO, ""), LONG).await.unwrap();
+        idle.push(connection);
+    }
+    // Those of before gave way.
+    let mut first = [0];
+    let read = tokio::time::timeout(LONG, silent[0].read(&mut first)).await.unwrap();
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    tokio::time::timeout(LONG, idle[0].closed()).await.unwrap();
+    assert!(!idle[9].is_closed());
+}
+
+#[tokio::test]
+async fn what_is_not_http2_is_closed() {
+    let rig = Rig::start(|gateway| gateway.handshakes(8, LONG)).await;
+    let mut stream = TcpStream::connect(rig.address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    // Closed with bytes that were not read: that may be a reset.
+    let _ = tokio::time::timeout(LONG, stream.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.is_empty());
+}

@@ -1,0 +1,10 @@
+//! A gateway and its callers over the loopback interface, with worker threads behind it.
+
+#![expect(unreachable_pub, reason = "modules of one program")]
+
+mod calls;
+mod connections;
+mod draining;
+mod other_callers;
+mod rig;
+mod slow_readers;
