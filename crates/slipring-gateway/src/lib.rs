@@ -5,6 +5,7 @@
 pub mod proto;
 pub mod client;
 pub mod server;
+pub mod tls;
 mod wire;
 
 pub use wire::Limits;

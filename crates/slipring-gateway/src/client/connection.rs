@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use super::outcome::{lost, not_connected};
+use crate::tls::ClientTls;
 use crate::wire::frame::Frame;
 use crate::wire::{Limits, MAX_FRAME, SERVICE};
 
@@ -38,6 +39,7 @@ pub(super) struct Shared {
     uris: Uris,
     places: Arc<Semaphore>,
     next: AtomicU64,
+    greeted: watch::Receiver<bool>,
     ended: watch::Receiver<Option<String>>,
     driver: AbortHandle,
 }
@@ -60,7 +62,37 @@ impl Connection {
                 TcpStream::connect(address).await.map_err(|error| not_connected(&peer, error))?;
             // It is an improvement, and not needed.
             let _ = stream.set_nodelay(true);
-            Self::over(stream, peer.clone(), limits).await
+            let connection = Self::over(stream, peer.clone(), limits).await?;
+            connection.greeted().await?;
+            Ok(connection)
+        };
+        match timeout(longest, connect).await {
+            Ok(connected) => connected,
+            Err(_) => Err(not_connected(&peer, format!("not within {longest:?}"))),
+        }
+    }
+
+    /// Connects to a gateway by mutual TLS. The gateway's certificate must be for `name`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::connect`]; also if a certificate is not accepted.
+    pub async fn connect_tls(
+        address: SocketAddr,
+        name: &str,
+        tls: &ClientTls,
+        limits: Limits,
+        longest: Duration,
+    ) -> Result<Self> {
+        let peer = format!("{name}:{}", address.port());
+        let connect = async {
+            let failed = |error| not_connected(&peer, error);
+            let stream = TcpStream::connect(address).await.map_err(failed)?;
+            let _ = stream.set_nodelay(true);
+            let stream = tls.connect(name, stream).await.map_err(failed)?;
+            let connection = Self::over(stream, peer.clone(), limits).await?;
+            connection.greeted().await?;
+            Ok(connection)
         };
         match timeout(longest, connect).await {
             Ok(connected) => connected,
@@ -92,7 +124,8 @@ impl Connection {
         let handshake = builder.handshake::<_, Frame>(io).await;
         let (send, connection) = handshake.map_err(|error| not_connected(&peer, error))?;
         let (tell, ended) = watch::channel(None);
-        let driver = tokio::spawn(drive(connection, limits.clone(), tell)).abort_handle();
+        let (greet, greeted) = watch::channel(false);
+        let driver = tokio::spawn(drive(connection, limits.clone(), greet, tell)).abort_handle();
         let places = limits.max_streams.saturating_sub(RESERVED).max(1);
         Ok(Self(Arc::new(Shared {
             send,
@@ -101,9 +134,21 @@ impl Connection {
             uris,
             places: Arc::new(Semaphore::new(usize::try_from(places).unwrap_or(usize::MAX))),
             next: AtomicU64::new(1),
+            greeted,
             ended,
             driver,
         })))
+    }
+
+    /// Waits until the gateway has answered: only then it is known that it has a place for the
+    /// connection, and takes the certificate of this side.
+    async fn greeted(&self) -> Result<()> {
+        let mut greeted = self.0.greeted.clone();
+        if greeted.wait_for(|greeted| *greeted).await.is_ok() {
+            return Ok(());
+        }
+        let reason = self.0.reason().unwrap_or_default();
+        Err(not_connected(&self.0.peer, format!("the gateway closes the connection: {reason}")))
     }
 
     /// Returns the name and port of the gateway.
@@ -200,6 +245,7 @@ impl fmt::Debug for Connection {
 async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
     mut connection: h2::client::Connection<T, Frame>,
     limits: Limits,
+    greet: watch::Sender<bool>,
     tell: watch::Sender<Option<String>>,
 ) {
     let pings = connection.ping_pong();
@@ -208,24 +254,29 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
             Ok(()) => "the gateway closed it".to_owned(),
             Err(error) => error.to_string(),
         },
-        reason = keep_alive(pings, &limits) => reason,
+        reason = keep_alive(pings, &limits, &greet) => reason,
     };
     // Requests look for the reason when they find that the connection has ended, which they do when
     // it is dropped.
     tell.send_replace(Some(reason));
     drop(connection);
+    drop(greet);
 }
 
 /// Asks again and again whether the other side is there. Returns when it is not.
-async fn keep_alive(pings: Option<h2::PingPong>, limits: &Limits) -> String {
+async fn keep_alive(
+    pings: Option<h2::PingPong>,
+    limits: &Limits,
+    greet: &watch::Sender<bool>,
+) -> String {
     let Some(mut pings) = pings else { return std::future::pending().await };
     loop {
-        sleep(limits.keep_alive_interval).await;
         match timeout(limits.keep_alive_timeout, pings.ping(h2::Ping::opaque())).await {
-            Ok(Ok(_)) => {}
+            Ok(Ok(_)) => greet.send_replace(true),
             // The connection itself says why it has ended.
             Ok(Err(_)) => std::future::pending().await,
             Err(_) => return format!("no answer for {:?}", limits.keep_alive_timeout),
-        }
+        };
+        sleep(limits.keep_alive_interval).await;
     }
 }

@@ -7,20 +7,26 @@ use std::time::Duration;
 
 use hyper::server::conn::http2::Builder;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch::Receiver;
 use tokio::time::{sleep, timeout};
 
 use super::connections::Seat;
-use super::preface::greet;
+use super::preface::{Greeted, greet};
 use super::route::{Others, Route};
 use super::{Shared, Stage};
+use crate::tls::ServerTls;
 use crate::wire::MAX_FRAME;
 
 /// How long a connection may take to close when the gateway is over.
 const LONGEST_END: Duration = Duration::from_secs(1);
 
-pub(super) async fn run(shared: &Arc<Shared>, listener: TcpListener) -> io::Result<()> {
+pub(super) async fn run(
+    shared: &Arc<Shared>,
+    listener: TcpListener,
+    tls: Option<ServerTls>,
+) -> io::Result<()> {
     Others::start(shared).await;
     let mut stage = shared.stage();
     let mut tasks = tokio::task::JoinSet::new();
@@ -28,7 +34,8 @@ pub(super) async fn run(shared: &Arc<Shared>, listener: TcpListener) -> io::Resu
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    tasks.spawn(connection(Arc::clone(shared), stream, shared.connections.begin()));
+                    let seat = shared.connections.begin();
+                    tasks.spawn(connection(Arc::clone(shared), stream, seat, tls.clone()));
                 }
                 Err(error) if is_of_listener(&error) => return Err(error),
                 // Descriptors have run out, or the connection is gone already.
@@ -53,18 +60,40 @@ fn is_of_listener(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotConnected)
 }
 
-async fn connection(shared: Arc<Shared>, stream: TcpStream, seat: Seat) {
+async fn connection(shared: Arc<Shared>, stream: TcpStream, seat: Seat, tls: Option<ServerTls>) {
     // It is an improvement, and not needed.
     let _ = stream.set_nodelay(true);
+    match tls {
+        None => greeted(shared, seat, greet(stream)).await,
+        Some(tls) => {
+            let secured = async { greet(tls.accept(stream).await?).await };
+            greeted(shared, seat, secured).await;
+        }
+    }
+}
+
+/// Serves a connection whose handshake is to be made.
+async fn greeted<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    shared: Arc<Shared>,
+    seat: Seat,
+    handshake: impl Future<Output = io::Result<Greeted<T>>>,
+) {
     let longest = shared.connections.handshake_timeout();
     let greeted = tokio::select! {
-        greeted = timeout(longest, greet(stream)) => greeted,
+        greeted = timeout(longest, handshake) => greeted,
         () = seat.evicted() => return,
     };
     let Ok(Ok(io)) = greeted else { return };
-    if !shared.connections.establish(&seat) {
-        return;
+    if shared.connections.establish(&seat) {
+        serve(shared, seat, io).await;
     }
+}
+
+async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    shared: Arc<Shared>,
+    seat: Seat,
+    io: Greeted<T>,
+) {
     let seat = Arc::new(seat);
     let limits = &shared.limits;
     let mut builder = Builder::new(TokioExecutor::new());

@@ -20,6 +20,7 @@ use slipring::backend::Backend;
 use tokio::net::TcpListener;
 use tokio::sync::watch::{Receiver, Sender};
 
+use crate::tls::ServerTls;
 use crate::wire::Limits;
 use connections::Connections;
 use route::Others;
@@ -37,6 +38,7 @@ pub struct GatewayBuilder {
     limits: Limits,
     connections: ConnectionLimits,
     host: Option<String>,
+    plain_text_anywhere: bool,
 }
 
 /// How many connections a gateway has.
@@ -63,6 +65,7 @@ struct Shared {
     stage: Sender<Stage>,
     in_flight: AtomicUsize,
     others: Others,
+    plain_text_anywhere: bool,
 }
 
 /// How far a gateway is.
@@ -81,17 +84,34 @@ impl Gateway {
         GatewayBuilder::default()
     }
 
-    /// Serves what comes to the listener, until the gateway is [drained](Self::drain). May be called
-    /// for several listeners. Must be called in a tokio runtime.
+    /// Serves what comes to the listener, in plain text, until the gateway is
+    /// [drained](Self::drain). May be called for several listeners. Must be called in a tokio runtime.
     ///
-    /// Anyone who reaches the listener can use the workers: give it an address of the loopback
-    /// interface, unless the network is trusted.
+    /// Anyone who reaches the listener can use the workers. So it must have an address of the loopback
+    /// interface, unless [`GatewayBuilder::plain_text_anywhere`] says that the network is trusted.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for an address that is not of the loopback interface; the listener's own, if it
+    /// cannot accept connections at all.
+    pub async fn serve(&self, listener: TcpListener) -> std::io::Result<()> {
+        let address = listener.local_addr()?;
+        if !address.ip().is_loopback() && !self.0.plain_text_anywhere {
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                format!("plain text on {address}: not the loopback interface; use TLS"),
+            ));
+        }
+        accept::run(&self.0, listener, None).await
+    }
+
+    /// Serves what comes to the listener by mutual TLS, as [`serve`](Self::serve) does in plain text.
     ///
     /// # Errors
     ///
     /// The listener's own, if it cannot accept connections at all.
-    pub async fn serve(&self, listener: TcpListener) -> std::io::Result<()> {
-        accept::run(&self.0, listener).await
+    pub async fn serve_tls(&self, listener: TcpListener, tls: ServerTls) -> std::io::Result<()> {
+        accept::run(&self.0, listener, Some(tls)).await
     }
 
     /// Refuses further requests, in a way that tells callers to send them elsewhere. Those that the
@@ -155,6 +175,13 @@ impl GatewayBuilder {
         self
     }
 
+    /// Lets [`Gateway::serve`] use any address: all machines that reach it are trusted, and all
+    /// between.
+    pub fn plain_text_anywhere(mut self) -> Self {
+        self.plain_text_anywhere = true;
+        self
+    }
+
     /// Makes the gateway. It serves nothing before [`Gateway::serve`].
     #[must_use]
     pub fn build(self) -> Gateway {
@@ -166,6 +193,7 @@ impl GatewayBuilder {
             stage: Sender::new(Stage::Serving),
             in_flight: AtomicUsize::new(0),
             others: Others::new(),
+            plain_text_anywhere: self.plain_text_anywhere,
         }))
     }
 }

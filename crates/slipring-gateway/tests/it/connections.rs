@@ -26,13 +26,18 @@ async fn a_request_that_was_seen_begun_is_begun_when_the_connection_is_lost() {
     until(|| rig.told.was_cancelled.load(Ordering::SeqCst)).await;
 }
 
+/// Connects to a peer that never says a word.
+async fn to_silent_peer(limits: Limits) -> (Connection, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let connect = TcpStream::connect(listener.local_addr().unwrap());
+    let (stream, accepted) = tokio::join!(connect, listener.accept());
+    let connection = Connection::over(stream.unwrap(), "silent:1".into(), limits).await;
+    (connection.unwrap(), accepted.unwrap().0)
+}
+
 #[tokio::test]
 async fn nothing_is_known_of_a_request_whose_gateway_goes_away() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let connect = Connection::connect(address, Limits::default(), LONG);
-    let (connection, accepted) = tokio::join!(connect, listener.accept());
-    let (connection, mut peer) = (connection.unwrap(), accepted.unwrap().0);
+    let (connection, mut peer) = to_silent_peer(Limits::default()).await;
     let call = tokio::spawn(connection.call("echo", BackendRequest::new(ECHO, "request"), LONG));
     let mut read = Vec::new();
     while !read.windows(7).any(|window| window == b"request") {
@@ -47,14 +52,10 @@ async fn nothing_is_known_of_a_request_whose_gateway_goes_away() {
 
 #[tokio::test]
 async fn a_gateway_that_is_silent_is_lost() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
     let mut limits = Limits::default();
     limits.keep_alive_interval = Duration::from_millis(20);
     limits.keep_alive_timeout = Duration::from_millis(20);
-    let connect = Connection::connect(address, limits, LONG);
-    let (connection, accepted) = tokio::join!(connect, listener.accept());
-    let (connection, _peer) = (connection.unwrap(), accepted.unwrap().0);
+    let (connection, _peer) = to_silent_peer(limits).await;
     let error = connection.call("echo", BackendRequest::new(ECHO, ""), LONG).await.unwrap_err();
     assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Disconnected, None), "{error}");
     assert!(error.to_string().contains("no answer for 20ms"), "{error}");

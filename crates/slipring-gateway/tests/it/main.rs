@@ -3,6 +3,7 @@
 #![expect(unreachable_pub, reason = "modules of one program")]
 
 mod calls;
+mod certificates;
 mod connections;
 mod draining;
 mod other_callers;
