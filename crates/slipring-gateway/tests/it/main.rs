@@ -7,5 +7,6 @@ mod certificates;
 mod connections;
 mod draining;
 mod other_callers;
+mod outcomes;
 mod rig;
 mod slow_readers;
