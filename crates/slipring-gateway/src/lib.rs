@@ -8,4 +8,5 @@ pub mod server;
 pub mod tls;
 mod wire;
 
+pub use client::Discovery;
 pub use wire::Limits;
