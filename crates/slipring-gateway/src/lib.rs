@@ -8,5 +8,5 @@ pub mod server;
 pub mod tls;
 mod wire;
 
-pub use client::Discovery;
+pub use client::{Discovery, GatewayState};
 pub use wire::Limits;

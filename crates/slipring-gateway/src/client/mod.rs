@@ -8,6 +8,8 @@ mod control;
 #[allow(dead_code, reason = "what calls gateways comes next")]
 mod discovery;
 mod exchange;
+#[allow(dead_code, reason = "what calls gateways comes next")]
+mod fleet;
 mod outcome;
 #[allow(dead_code, reason = "what calls gateways comes next")]
 mod random;
@@ -16,3 +18,4 @@ pub use calls::Chunks;
 pub use connection::Connection;
 pub use control::Watching;
 pub use discovery::Discovery;
+pub use fleet::GatewayState;
