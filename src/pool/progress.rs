@@ -14,7 +14,7 @@ use crate::sys::fork;
 /// [`BackendRequest::progress`](crate::backend::BackendRequest::progress), which has an example.
 ///
 /// Cheap to clone; all clones tell of the same request. It keeps neither the request nor its worker.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Progress(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
@@ -97,6 +97,16 @@ impl Progress {
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> Option<R> {
         // There the lock may be held for ever.
         (!fork::is_forked_child()).then(|| change(&mut self.0.lock()))
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        if fork::is_forked_child() {
+            // Or nothing was set up yet: workers may be on other hosts alone.
+            _ = fork::watch();
+        }
+        Self(Arc::default())
     }
 }
 
