@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Progress;
+use crate::error::Result;
 use crate::payload::{Payload, SharedPayload};
-use crate::pool::Priority;
+use crate::pool::{Priority, in_memory};
 use crate::protocol::Kind;
 
 /// A request to a [`Backend`](super::Backend), which owns its payload. Cheap to clone: the clone
@@ -95,6 +96,18 @@ impl BackendRequest {
         Self { progress: Progress::default(), ..self.clone() }
     }
 
+    /// Returns the same request with a payload that lies in memory, of which the encoding is made now
+    /// if it does not: for a backend that sends it later, or several times.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if the payload cannot be
+    /// encoded.
+    pub fn in_memory(mut self) -> Result<Self> {
+        self.payload = in_memory(self.payload)?;
+        Ok(self)
+    }
+
     /// Returns what tells how far the request is, also while it is in flight.
     #[must_use]
     pub fn progress(&self) -> Progress {
@@ -152,5 +165,43 @@ impl fmt::Debug for BackendRequest {
             .field("is_idempotent", &self.is_idempotent)
             .field("progress", &self.progress)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::error::{Error, ErrorKind};
+
+    /// Encodes once, and cannot do it again.
+    struct Once(std::sync::atomic::AtomicBool);
+
+    impl Payload for Once {
+        fn encoded_len(&self) -> usize {
+            1
+        }
+
+        fn encode(&self, out: &mut [u8]) -> Result<()> {
+            if self.0.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                return Err(Error::invalid_payload("again"));
+            }
+            [7].encode(out)
+        }
+    }
+
+    #[test]
+    fn a_payload_is_encoded_once_to_lie_in_memory() {
+        let request = BackendRequest::new(Kind::EMBED, Once(false.into())).key(3);
+        let progress = request.progress();
+        let copy = request.clone();
+        let request = request.in_memory().unwrap().in_memory().unwrap();
+        assert_eq!(request.payload().as_parts(), Some([&[7][..], &[], &[]]));
+        assert_eq!(request.chosen_key(), Some(3));
+        request.progress().set(None);
+        assert_eq!(progress.stage(), None, "it is the same request");
+        let error = copy.in_memory().unwrap_err();
+        assert_eq!((error.kind(), error.was_begun()), (ErrorKind::InvalidPayload, Some(false)));
     }
 }

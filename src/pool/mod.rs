@@ -152,6 +152,8 @@ pub use pending::PoolPending;
 #[cfg(feature = "async")]
 pub use progress::Progress;
 pub use request::PoolRequest;
+#[cfg(feature = "async")]
+pub(crate) use request::in_memory;
 use role::{PoolShared, RoleShared};
 pub use scheduler::{Priority, RecycleReason};
 #[cfg(feature = "tower")]

@@ -227,7 +227,7 @@ impl<'a> PoolRequest<'a> {
 
 /// A payload whose encoding lies in memory: the same, or a copy of its encoding.
 #[cfg(feature = "async")]
-pub(super) fn in_memory(payload: SharedPayload) -> Result<SharedPayload> {
+pub(crate) fn in_memory(payload: SharedPayload) -> Result<SharedPayload> {
     if payload.as_parts().is_some() {
         return Ok(payload);
     }

@@ -184,6 +184,30 @@ impl Health {
     /// The most requests that a report lists.
     pub const MOST_REQUESTS: usize = 16;
 
+    /// Makes the report of a worker of which nothing else is known: for implementations of
+    /// `backend::Backend` (feature `async`), whose workers are elsewhere.
+    ///
+    /// ```
+    /// let health = slipring::Health::new(slipring::WorkerState::Idle);
+    /// assert_eq!((health.begun, health.current_request), (0, None));
+    /// ```
+    #[must_use]
+    pub fn new(state: WorkerState) -> Self {
+        Self {
+            state,
+            current_request: None,
+            busy_for: None,
+            progress: 0,
+            taken: 0,
+            begun: 0,
+            requests: Vec::new(),
+            requests_served: 0,
+            bytes_received: 0,
+            bytes_sent: 0,
+            last_error: None,
+        }
+    }
+
     /// What this report means now.
     pub(crate) fn of(report: Snapshot, last_error: Option<String>) -> Self {
         let (state, now) = (report.state(), clock::now_ns());
