@@ -8,5 +8,5 @@ pub mod server;
 pub mod tls;
 mod wire;
 
-pub use client::{Discovery, GatewayState};
+pub use client::{Discovery, GatewayInfo, GatewayState, RemoteRole, RemoteRoleBuilder};
 pub use wire::Limits;

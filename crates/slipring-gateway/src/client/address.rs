@@ -47,6 +47,14 @@ impl Address {
         &self.host
     }
 
+    /// The host and the port, as in an address of the web.
+    pub(crate) fn authority(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -69,10 +77,7 @@ fn is_name(host: &str) -> bool {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port)?,
-            false => write!(f, "{}:{}", self.host, self.port)?,
-        }
+        f.write_str(&self.authority())?;
         if self.name != self.host {
             write!(f, " ({})", self.name)?;
         }

@@ -279,6 +279,7 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
     }
 
     /// How many requests gateways have of this client, also those that are listed no more.
+    #[cfg(test)]
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
     }

@@ -1,21 +1,40 @@
-//! Calls a gateway of another machine.
+//! Calls gateways of other machines.
 
-#[allow(dead_code, reason = "what calls gateways comes next")]
 mod address;
+mod attempts;
 mod calls;
+mod chunks;
 mod connection;
+mod connector;
 mod control;
-#[allow(dead_code, reason = "what calls gateways comes next")]
 mod discovery;
+mod entered;
+mod errors;
 mod exchange;
-#[allow(dead_code, reason = "what calls gateways comes next")]
+#[cfg(test)]
+mod fake;
 mod fleet;
+mod link;
 mod outcome;
-#[allow(dead_code, reason = "what calls gateways comes next")]
 mod random;
+mod remote_role;
+mod retry;
+mod role;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::hash::{BuildHasher as _, RandomState};
 
 pub use calls::Chunks;
 pub use connection::Connection;
 pub use control::Watching;
 pub use discovery::Discovery;
 pub use fleet::GatewayState;
+pub use remote_role::{GatewayInfo, RemoteRole, RemoteRoleBuilder};
+
+/// A number that differs from host to host, so that their choices do.
+fn seed() -> u64 {
+    RandomState::new().hash_one(0)
+}

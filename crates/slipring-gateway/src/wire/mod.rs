@@ -5,7 +5,7 @@ pub(crate) mod frame;
 mod limits;
 pub(crate) mod message;
 pub(crate) mod reader;
-mod report;
+pub(crate) mod report;
 pub(crate) mod timeout;
 
 pub use limits::Limits;

@@ -96,6 +96,11 @@ impl<A> Gateway<A> {
         if is_new && report.is_ready {
             self.used_since = now;
         }
+        if report.is_draining {
+            // What it has refused before it said so was no error.
+            self.errors = 0;
+            self.ejected_until = self.ejected_until.min(now);
+        }
         self.link = Link::Reported;
         // Those of this client are known better here.
         self.others = report.requests.saturating_sub(self.in_flight);

@@ -139,6 +139,18 @@ fn only_a_connected_gateway_whose_role_is_ready_is_chosen() {
 }
 
 #[test]
+fn what_a_gateway_refuses_before_it_says_that_it_ends_is_no_error() {
+    let (mut fleet, connections) = fleet(limits(), &[1, 1]);
+    fail(&mut fleet, 0, connections[0], 5);
+    assert_eq!(state(&fleet, 0, 0), GatewayState::Ejected);
+    fleet.note_status(0, connections[0], Report { is_draining: true, ..report(1, 0) });
+    fleet.note_lost(0, connections[0]);
+    let again = fleet.note_connected(connections[0].gateway).unwrap();
+    fleet.note_status(0, again, report(1, 0));
+    assert_eq!(state(&fleet, 0, 0), GatewayState::Ready);
+}
+
+#[test]
 fn nothing_that_is_said_of_an_earlier_connection_counts() {
     let (mut fleet, connections) = fleet(limits(), &[1]);
     let early = fleet.pick(0, None, &[]).unwrap();

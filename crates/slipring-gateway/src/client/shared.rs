@@ -1,0 +1,352 @@
+//! What the tasks and the requests of one remote role share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use slipring::backend::BackendLoad;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::address::Address;
+use super::discovery::Update;
+use super::fleet::{
+    Change, ConnectionId, Ending, Fleet, FleetLimits, GatewayId, GatewayState, Grant, Report,
+};
+use super::link;
+use super::retry::{RetryBudget, RetryLimits};
+use super::wire::{Connect, Wire as _};
+
+/// What the tasks and the requests of one remote role share.
+pub(super) struct Shared<C: Connect> {
+    pub(super) role: Arc<str>,
+    pub(super) connector: C,
+    pub(super) connect_timeout: Duration,
+    pub(super) runtime: Handle,
+    /// When the clock of the fleet began.
+    began: Instant,
+    state: Mutex<State<C::Wire>>,
+    /// A gateway takes requests that took none before, or the role is closed.
+    changed: Notify,
+    /// The last request has ended.
+    emptied: Notify,
+}
+
+struct State<W> {
+    fleet: Fleet<Address>,
+    wires: HashMap<GatewayId, (ConnectionId, Arc<W>)>,
+    tasks: HashMap<GatewayId, AbortHandle>,
+    discovery: Option<AbortHandle>,
+    budget: RetryBudget,
+    /// Requests that were taken and have not ended, also those that wait here.
+    requests: usize,
+    waiting: usize,
+    stage: Stage,
+    /// The last thing that went wrong.
+    problem: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Open,
+    /// It takes no more requests.
+    Closing,
+    /// Its connections were cut.
+    Closed,
+}
+
+/// What a request that asks for a gateway is told.
+pub(super) enum Picked<C: Connect> {
+    Has(Permit<C>),
+    /// No gateway takes it; `None` if nothing is known that will change it.
+    Waits {
+        until: Option<Instant>,
+        are_all_tried: bool,
+    },
+    Closed,
+}
+
+impl<C: Connect> Shared<C> {
+    pub(super) fn new(
+        role: Arc<str>,
+        connector: C,
+        connect_timeout: Duration,
+        runtime: Handle,
+        (fleet, retry): (FleetLimits, RetryLimits),
+        seed: u64,
+    ) -> Self {
+        Self {
+            role,
+            connector,
+            connect_timeout,
+            runtime,
+            began: Instant::now(),
+            state: Mutex::new(State {
+                fleet: Fleet::new(fleet, seed),
+                wires: HashMap::new(),
+                tasks: HashMap::new(),
+                discovery: None,
+                budget: RetryBudget::new(retry),
+                requests: 0,
+                waiting: 0,
+                stage: Stage::Open,
+                problem: None,
+            }),
+            changed: Notify::new(),
+            emptied: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<C::Wire>> {
+        // Nothing panics while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Changes the fleet, and wakes requests that wait if one more gateway takes some.
+    fn change<R>(&self, change: impl FnOnce(&mut State<C::Wire>, u64) -> R) -> R {
+        let now = self.now();
+        let mut state = self.lock();
+        let result = change(&mut state, now);
+        let has_grown = state.fleet.take_has_grown() && state.waiting > 0;
+        drop(state);
+        if has_grown {
+            self.changed.notify_waiters();
+        }
+        result
+    }
+
+    /// Keeps the task that finds gateways, to end it with the others.
+    pub(super) fn keep_discovery(&self, task: AbortHandle) {
+        self.lock().discovery = Some(task);
+    }
+
+    /// Takes what is known of the gateways' addresses.
+    pub(super) fn note_addresses(self: &Arc<Self>, update: Update) {
+        let addresses = match update {
+            Ok(addresses) => addresses,
+            Err(problem) => {
+                self.lock().problem = Some(problem);
+                return;
+            }
+        };
+        self.change(|state, now| {
+            if state.stage != Stage::Open {
+                return;
+            }
+            for change in state.fleet.set_addresses(now, &addresses) {
+                match change {
+                    Change::Connect(id, address) => {
+                        let seed = super::seed();
+                        let task = link::keep(Arc::clone(self), id, address, seed);
+                        let task = self.runtime.spawn(task).abort_handle();
+                        state.tasks.insert(id, task);
+                    }
+                    Change::Leave(id) => {
+                        state.wires.remove(&id);
+                        if let Some(task) = state.tasks.remove(&id) {
+                            task.abort();
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    pub(super) fn note_problem(&self, address: &Address, problem: String) {
+        self.lock().problem = Some(format!("{address}: {problem}"));
+    }
+
+    pub(super) fn note_connected(
+        &self,
+        gateway: GatewayId,
+        wire: &Arc<C::Wire>,
+    ) -> Option<ConnectionId> {
+        self.change(|state, _| {
+            let connection = state.fleet.note_connected(gateway)?;
+            state.wires.insert(gateway, (connection, Arc::clone(wire)));
+            Some(connection)
+        })
+    }
+
+    pub(super) fn note_status(&self, connection: ConnectionId, report: Report) {
+        self.change(|state, now| state.fleet.note_status(now, connection, report));
+    }
+
+    pub(super) fn note_lost(&self, connection: ConnectionId) {
+        self.change(|state, now| {
+            state.fleet.note_lost(now, connection);
+            let is_this = |(found, _): &(ConnectionId, _)| *found == connection;
+            if state.wires.get(&connection.gateway).is_some_and(is_this) {
+                state.wires.remove(&connection.gateway);
+            }
+        });
+    }
+
+    /// Takes a new request, unless the role is closed.
+    pub(super) fn admit(&self) -> bool {
+        let mut state = self.lock();
+        if state.stage != Stage::Open {
+            return false;
+        }
+        state.requests += 1;
+        state.budget.note_request();
+        true
+    }
+
+    /// A request that was admitted has ended.
+    pub(super) fn note_over(&self) {
+        let mut state = self.lock();
+        state.requests = state.requests.saturating_sub(1);
+        if state.requests == 0 && state.stage != Stage::Open {
+            self.emptied.notify_waiters();
+        }
+    }
+
+    pub(super) fn pick(self: &Arc<Self>, key: Option<u64>, tried: &[GatewayId]) -> Picked<C> {
+        let now = self.now();
+        let mut state = self.lock();
+        if state.stage == Stage::Closed {
+            return Picked::Closed;
+        }
+        if let Some(grant) = state.fleet.pick(now, key, tried) {
+            let found = state.wires.get(&grant.connection.gateway);
+            if let Some((_, wire)) = found.filter(|(connection, _)| *connection == grant.connection)
+            {
+                let (wire, shared) = (Arc::clone(wire), Arc::clone(self));
+                return Picked::Has(Permit { shared, grant, wire, ending: Ending::Neutral });
+            }
+            // The fleet is told of a lost connection before it is taken away, so this never happens.
+            state.fleet.finish(now, grant, Ending::Neutral);
+        }
+        let until = state.fleet.next_return(now).map(|at| self.began + Duration::from_nanos(at));
+        Picked::Waits { until, are_all_tried: state.fleet.has_usable(now, &[]) }
+    }
+
+    /// Takes a retry out of the budget, or returns why there is none.
+    pub(super) fn take_retry(&self, begun: u32) -> Result<(), &'static str> {
+        let now = self.now();
+        self.lock().budget.take(now, begun)
+    }
+
+    /// Counts a request that waits until the returned value is dropped. Only then it is woken.
+    pub(super) fn wait(&self) -> Waiting<'_, C> {
+        self.lock().waiting += 1;
+        Waiting(self)
+    }
+
+    /// Waits until a gateway takes requests that took none, or until the end of the role.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        self.lock().stage
+    }
+
+    /// Whether any gateway is connected, and what went wrong last.
+    pub(super) fn reachability(&self) -> (bool, Option<String>) {
+        let state = self.lock();
+        (state.fleet.is_connected(), state.problem.clone())
+    }
+
+    /// The connections that there are.
+    pub(super) fn wires(&self) -> Vec<Arc<C::Wire>> {
+        self.lock().wires.values().map(|(_, wire)| Arc::clone(wire)).collect()
+    }
+
+    pub(super) fn load(&self) -> BackendLoad {
+        let now = self.now();
+        let state = self.lock();
+        let totals = state.fleet.totals(now);
+        let mut load = BackendLoad::default();
+        load.places = totals.places;
+        load.in_flight = totals.in_flight;
+        load.queued = totals.queued + state.waiting;
+        load.is_ready = totals.ready > 0 && state.stage == Stage::Open;
+        load.is_draining = state.stage != Stage::Open;
+        load
+    }
+
+    pub(super) fn gateways(&self) -> Vec<(Address, GatewayState, usize, usize)> {
+        let now = self.now();
+        self.lock().fleet.states(now)
+    }
+
+    /// Takes no more requests, and waits until the last one has ended. Returns how many are left.
+    pub(super) async fn close(&self, timeout: Duration) -> usize {
+        let emptied = self.emptied.notified();
+        tokio::pin!(emptied);
+        emptied.as_mut().enable();
+        let left = {
+            let mut state = self.lock();
+            if state.stage == Stage::Open {
+                state.stage = Stage::Closing;
+            }
+            state.requests
+        };
+        if left > 0 {
+            _ = tokio::time::timeout(timeout, emptied).await;
+        }
+        self.end()
+    }
+
+    /// Ends all tasks and cuts all connections. Returns how many requests are left.
+    pub(super) fn end(&self) -> usize {
+        let (left, wires, tasks) = {
+            let mut state = self.lock();
+            state.stage = Stage::Closed;
+            let mut tasks: Vec<_> = state.tasks.drain().map(|(_, task)| task).collect();
+            tasks.extend(state.discovery.take());
+            (state.requests, std::mem::take(&mut state.wires), tasks)
+        };
+        self.changed.notify_waiters();
+        for (_, wire) in wires.into_values() {
+            wire.cut();
+        }
+        tasks.into_iter().for_each(|task| task.abort());
+        left
+    }
+}
+
+/// Counts a request as one that waits until this is dropped.
+pub(super) struct Waiting<'a, C: Connect>(&'a Shared<C>);
+
+impl<C: Connect> Drop for Waiting<'_, C> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.waiting = state.waiting.saturating_sub(1);
+    }
+}
+
+/// A gateway that a request was given. Dropped, the request has ended there.
+pub(super) struct Permit<C: Connect> {
+    shared: Arc<Shared<C>>,
+    grant: Grant,
+    pub(super) wire: Arc<C::Wire>,
+    ending: Ending,
+}
+
+impl<C: Connect> Permit<C> {
+    pub(super) fn gateway(&self) -> GatewayId {
+        self.grant.connection.gateway
+    }
+
+    /// The request has ended there so.
+    pub(super) fn end(mut self, ending: Ending) {
+        self.ending = ending;
+    }
+}
+
+impl<C: Connect> Drop for Permit<C> {
+    fn drop(&mut self) {
+        let (grant, ending) = (self.grant, self.ending);
+        self.shared.change(|state, now| state.fleet.finish(now, grant, ending));
+    }
+}
