@@ -8,5 +8,6 @@ mod connections;
 mod draining;
 mod other_callers;
 mod outcomes;
+mod remote_role;
 mod rig;
 mod slow_readers;

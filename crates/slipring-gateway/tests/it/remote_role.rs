@@ -1,0 +1,167 @@
+//! A role behind several gateways.
+
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+
+use slipring::backend::{Backend, BackendRequest, BoxChunks};
+use slipring::{ErrorKind, Reply, RequestStage, Result, StreamTimeouts};
+use slipring_gateway::{Discovery, GatewayState, RemoteRole};
+
+use crate::rig::*;
+
+/// A file with addresses of gateways.
+struct Addresses(PathBuf);
+
+impl Addresses {
+    fn new(name: &str, gateways: &[&Rig]) -> Self {
+        let name = format!("slipring-gateways-{name}-{}", std::process::id());
+        let addresses = Self(std::env::temp_dir().join(name));
+        addresses.set(gateways);
+        addresses
+    }
+
+    fn set(&self, gateways: &[&Rig]) {
+        let lines: Vec<_> = gateways.iter().map(|rig| rig.address.to_string()).collect();
+        let new = self.0.with_extension("new");
+        std::fs::write(&new, lines.join("\n")).unwrap();
+        std::fs::rename(&new, &self.0).unwrap();
+    }
+}
+
+impl Drop for Addresses {
+    fn drop(&mut self) {
+        _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn remote(discovery: Discovery) -> RemoteRole {
+    RemoteRole::builder("echo", discovery).build().unwrap()
+}
+
+fn state(role: &RemoteRole, rig: &Rig) -> Option<GatewayState> {
+    let gateways = role.gateways();
+    let found = gateways.iter().find(|gateway| gateway.address == rig.address.to_string());
+    found.map(|gateway| gateway.state)
+}
+
+async fn next(chunks: &mut BoxChunks) -> Option<Result<Reply>> {
+    std::future::poll_fn(|context| chunks.as_mut().poll_next(context)).await
+}
+
+#[tokio::test]
+async fn a_gateway_that_drains_costs_no_request_of_its_callers() {
+    let first = Rig::start(|gateway| gateway).await;
+    let addresses = Addresses::new("drain", &[&first]);
+    let role = remote(Discovery::file(&addresses.0));
+    let (is_over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let callers: Vec<_> = (0..4)
+        .map(|caller| {
+            let (role, is_over, answered) = (role.clone(), is_over.clone(), answered.clone());
+            tokio::spawn(async move {
+                for number in 0.. {
+                    if is_over.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let text = format!("{caller} {number}");
+                    let reply = role.call(BackendRequest::new(ECHO, text.clone()), LONG).await;
+                    assert_eq!(reply.unwrap().text().unwrap(), text);
+                    answered.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    until(|| answered.load(Ordering::SeqCst) > 100).await;
+    let second = Rig::start(|gateway| gateway).await;
+    addresses.set(&[&first, &second]);
+    until(|| state(&role, &second) == Some(GatewayState::Ready)).await;
+    first.gateway.drain();
+    until(|| first.served.is_finished()).await;
+    let before = answered.load(Ordering::SeqCst);
+    until(|| answered.load(Ordering::SeqCst) > before + 100).await;
+    assert_ne!(state(&role, &first), Some(GatewayState::Ready));
+    addresses.set(&[&second]);
+    until(|| state(&role, &first).is_none()).await;
+    is_over.store(true, Ordering::SeqCst);
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    role.close(LONG).await.unwrap();
+    let error = role.call(BackendRequest::new(ECHO, ""), LONG).await.unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Closed, Some(false)));
+}
+
+#[tokio::test]
+async fn calls_streams_reports_and_aborts_reach_the_workers() {
+    let rig = Rig::start(|gateway| gateway).await;
+    let role = remote(Discovery::list([rig.address.to_string()]));
+    let submitted = role.submit(BackendRequest::new(ECHO, "early"), LONG);
+    assert_eq!(submitted.await.unwrap().text().unwrap(), "early");
+    let long = vec![7; 3000];
+    let asked = BackendRequest::new(CHUNKS, long.clone());
+    let mut chunks = role.stream(asked, StreamTimeouts::new()).await.unwrap();
+    let mut all = Vec::new();
+    while let Some(chunk) = next(&mut chunks).await {
+        all.extend(chunk.unwrap().to_vec());
+    }
+    assert_eq!(all, long);
+    let error = role.call(BackendRequest::new(FAIL, ""), LONG).await.unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::HandlerFailed, Some(true)));
+    assert!(error.handler_failure().unwrap().message.contains("out of luck"), "{error:#}");
+    let reports = role.ping(LONG).await;
+    let served: u64 = reports.iter().map(|it| it.as_ref().unwrap().requests_served).sum();
+    assert!(!reports.is_empty() && served >= 3, "{reports:?}");
+    let load = role.load();
+    assert_eq!((load.places, load.is_ready, load.is_draining), (2, true, false));
+    let asked = BackendRequest::new(HANG, "");
+    let progress = asked.progress();
+    let hangs = role.submit(asked, LONG);
+    until(|| progress.stage() == Some(RequestStage::Begun)).await;
+    role.abort();
+    assert!(hangs.await.is_err());
+    assert!(rig.told.was_cancelled.load(Ordering::SeqCst));
+}
+
+/// A thread that waits for its future, without any runtime.
+struct Parked(Thread);
+
+impl Wake for Parked {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = Waker::from(Arc::new(Parked(std::thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn futures_of_a_remote_role_need_no_runtime_of_their_own() {
+    let rig = Rig::start(|gateway| gateway).await;
+    let role = remote(Discovery::list([rig.address.to_string()]));
+    let thread = std::thread::spawn(move || {
+        block_on(async {
+            let asked = BackendRequest::new(ECHO, "alone");
+            assert_eq!(role.call(asked, LONG).await.unwrap().text().unwrap(), "alone");
+            let asked = BackendRequest::new(CHUNKS, vec![1; 10]);
+            let mut chunks = role.stream(asked, StreamTimeouts::new()).await.unwrap();
+            assert!(next(&mut chunks).await.unwrap().is_ok());
+            assert!(next(&mut chunks).await.is_none());
+            drop(chunks);
+            assert_eq!(role.ping(LONG).await.into_iter().filter(Result::is_err).count(), 0);
+            role.close(LONG).await.unwrap();
+        });
+    });
+    until(|| thread.is_finished()).await;
+    thread.join().unwrap();
+}
