@@ -147,6 +147,7 @@ cfg_if! {
         pub mod pipe;
         #[path = "pool/mod_loom.rs"]
         pub mod pool;
+        mod priority;
         #[path = "process/mod_loom.rs"]
         mod process;
         mod protocol;
@@ -192,6 +193,7 @@ cfg_if! {
         #[cfg(feature = "pipe")]
         pub mod pipe;
         pub mod pool;
+        mod priority;
         mod process;
         mod protocol;
         mod raw;

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use imports::{Imports, Source};
 
 /// A module imports only from lower levels, or from its own folder.
-const LEVELS: [(&str, u32); 22] = [
+const LEVELS: [(&str, u32); 23] = [
     ("error", 0),
     ("config", 0),
     ("id", 0),
+    ("priority", 0),
     ("sync", 0),
     ("trace", 0),
     ("failpoint", 0),
@@ -31,8 +32,8 @@ const LEVELS: [(&str, u32); 22] = [
     ("tasks", 8),
     ("named", 8),
     ("testing", 8),
+    ("backend", 8),
     ("pool", 9),
-    ("backend", 10),
 ];
 
 /// The only files that may contain `unsafe`, each with a reason at its head.

@@ -42,7 +42,6 @@
 //! ```
 
 mod request;
-mod role;
 
 use std::fmt;
 use std::future::Future;
@@ -51,11 +50,12 @@ use std::time::Duration;
 
 use futures_core::Stream;
 
+pub use crate::channel::Progress;
 use crate::channel::{Reply, StreamTimeouts};
 use crate::error::Result;
 #[cfg(doc)]
 use crate::error::{Error, ErrorKind};
-pub use crate::pool::Progress;
+pub use crate::priority::Priority;
 use crate::protocol::Health;
 
 pub use request::BackendRequest;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::Progress;
 use crate::error::Result;
+use crate::payload::in_memory;
 use crate::payload::{Payload, SharedPayload};
-use crate::pool::{Priority, in_memory};
+use crate::priority::Priority;
 use crate::protocol::Kind;
 
 /// A request to a [`Backend`](super::Backend), which owns its payload. Cheap to clone: the clone
@@ -150,7 +151,7 @@ impl BackendRequest {
         self.is_idempotent
     }
 
-    pub(super) fn shared_payload(&self) -> SharedPayload {
+    pub(crate) fn shared_payload(&self) -> SharedPayload {
         Arc::clone(&self.payload)
     }
 }

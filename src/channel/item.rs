@@ -318,7 +318,7 @@ mod tests {
     use crate::protocol::buffer_pool::BufferPool;
 
     #[test]
-    fn a_detached_message_leaves_its_memory_to_the_next_one_unless_it_is_short() {
+    fn a_detached_message_leaves_its_memory_to_the_next_unless_it_is_short() {
         let pool = BufferPool::new();
         let mut bytes = pool.buffer(5000);
         bytes.resize(5000, 7);

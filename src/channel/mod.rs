@@ -18,6 +18,11 @@ mod message_writer;
 mod outgoing;
 mod pending;
 mod pending_reply;
+#[cfg_attr(
+    not(feature = "async"),
+    allow(dead_code, unreachable_pub, reason = "backends need `async`")
+)]
+mod progress;
 pub(crate) mod raw_end;
 mod reactor_state;
 mod reactor_turn;
@@ -77,6 +82,9 @@ pub use message_reader::MessageReader;
 pub use message_writer::MessageWriter;
 pub(crate) use outgoing::{Outgoing, RequestSpec, encode};
 pub use pending_reply::Pending;
+pub(crate) use progress::Observer;
+#[cfg(feature = "async")]
+pub use progress::Progress;
 pub(crate) use reactor_turn::{read_for_task, read_readable};
 pub use reply::Reply;
 pub use spawner::Spawner;

@@ -6,6 +6,8 @@
 
 use std::cell::Cell;
 
+#[cfg(feature = "async")]
+use super::SharedPayload;
 use super::{Payload, copy_from_slice, invalid};
 use crate::error::{Error, Result};
 
@@ -122,6 +124,21 @@ impl Drop for Buffer {
             let _ = SCRATCH.try_with(|scratch| scratch.set(bytes));
         }
     }
+}
+
+/// A payload whose encoding lies in memory: the same, or a copy of its encoding.
+#[cfg(feature = "async")]
+pub(crate) fn in_memory(payload: SharedPayload) -> Result<SharedPayload> {
+    if payload.as_parts().is_some() {
+        return Ok(payload);
+    }
+    Ok(std::sync::Arc::new(encoded_bytes(&payload)?))
+}
+
+/// A copy of a payload's encoding, to be sent when a worker has a place, or again.
+pub(crate) fn encoded_bytes<P: Payload + ?Sized>(payload: &P) -> Result<Vec<u8>> {
+    let encode = || Ok(Encoded::of(payload, payload.encoded_len())?.into_vec());
+    encode().map_err(|error: Error| error.with_begun(false))
 }
 
 #[cfg(test)]

@@ -85,7 +85,9 @@ pub use crate::sys::copy::copy_from_slice;
 use crate::sys::copy::copy_through_caches;
 
 pub use element::{Element, ElementType};
-pub(crate) use encoded::Encoded;
+#[cfg(feature = "async")]
+pub(crate) use encoded::in_memory;
+pub(crate) use encoded::{Encoded, encoded_bytes};
 pub use float16::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 pub use matrix::Matrix;
 pub use matrix_reader::MatrixReader;

@@ -194,7 +194,7 @@ fn the_next_message_wakes_if_the_last_writer_was_killed_before_its_byte() {
 }
 
 #[test]
-fn the_next_message_wakes_a_reader_that_arms_beside_it_after_a_killed_writer() {
+fn the_next_message_wakes_a_reader_that_arms_after_a_killed_writer() {
     check(|| {
         let Ends { mut reader, mut writer, reading, memory } = ends();
         memory.u32_at(AT.polled).unwrap().store(1, Ordering::Relaxed);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempts::{Attempts, Destination};
-use super::progress::Observer;
 use super::role::{Permit, Return, RoleRef};
+use crate::channel::Observer;
 use crate::channel::Reply;
 use crate::error::{Error, Result};
 use crate::id::RequestId;
@@ -77,7 +77,7 @@ pub(super) async fn call<R: RoleRef, P: Payload + ?Sized>(
             Ok(core) => {
                 let note_part = |id| {
                     permit.return_by = Return::Worker(id);
-                    observer.note_sent(&permit.worker, id);
+                    observer.note_sent(permit.worker.channel(), id);
                 };
                 requests::submit(core, kind, payload, limit, Duration::ZERO, note_part).await
             }
@@ -85,7 +85,7 @@ pub(super) async fn call<R: RoleRef, P: Payload + ?Sized>(
         };
         let (permit, id, error) = match sent {
             Ok(pending) => {
-                observer.note_sent(&permit.worker, pending.id());
+                observer.note_sent(permit.worker.channel(), pending.id());
                 match answer(pending, permit).await {
                     Ok(reply) => {
                         observer.note_answer();

@@ -6,14 +6,14 @@ use std::time::Duration;
 use super::async_stream::{AsyncPoolStream, Request};
 use super::closing::LAST_WAIT;
 use super::pending::PoolPending;
-use super::progress::{Observer, Progress};
-use super::request::{PoolRequest, encoded, in_memory};
+use super::request::PoolRequest;
 use super::role::RoleShared;
 use super::scheduler::{Load, Priority};
 use super::{async_call, task_wait};
+use crate::channel::{Observer, Progress};
 use crate::channel::{Reply, StreamDeadlines, StreamTimeouts};
 use crate::error::{Error, ErrorKind, Result};
-use crate::payload::{Payload, SharedPayload};
+use crate::payload::{Payload, SharedPayload, encoded_bytes, in_memory};
 use crate::protocol::{Health, Kind};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
@@ -279,7 +279,7 @@ impl AsyncPoolRequest<'_> {
     ) -> Result<AsyncPoolStream> {
         fork::check()?;
         let deadlines = timeouts.into().start();
-        let payload = Arc::new(encoded(payload)?);
+        let payload = Arc::new(encoded_bytes(payload)?);
         self.begin_stream(payload, deadlines, Observer::default()).await
     }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::async_call::Running;
 use super::attempts::{Attempts, Destination};
 use super::overflow::ChunksElsewhere;
-use super::progress::Observer;
 use super::role::{Permit, Return, RoleShared};
+use crate::channel::Observer;
 use crate::channel::{Reply, StreamDeadlines};
 use crate::error::{Error, Result};
 use crate::id::RequestId;
@@ -75,7 +75,7 @@ impl Request {
                 Ok(core) => {
                     let note_part = |id| {
                         permit.return_by = Return::Worker(id);
-                        self.observer.note_sent(&permit.worker, id);
+                        self.observer.note_sent(permit.worker.channel(), id);
                     };
                     requests::stream(core, kind, payload, deadlines, Duration::ZERO, note_part)
                         .await
@@ -84,7 +84,7 @@ impl Request {
             };
             match sent {
                 Ok(stream) => {
-                    self.observer.note_sent(&permit.worker, stream.id());
+                    self.observer.note_sent(permit.worker.channel(), stream.id());
                     if !self.attempts.note_sent(&permit.worker, stream.id()) {
                         stream.cancel();
                     }

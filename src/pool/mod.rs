@@ -89,6 +89,8 @@ mod async_handle;
 mod async_stream;
 mod attempt;
 mod attempts;
+#[cfg(feature = "async")]
+mod backend;
 mod cancels;
 mod closing;
 mod core;
@@ -109,7 +111,6 @@ mod pending;
     not(feature = "async"),
     allow(dead_code, unreachable_pub, reason = "backends need `async`")
 )]
-mod progress;
 mod request;
 mod role;
 mod scheduler;
@@ -149,11 +150,7 @@ pub use metrics::{
     ChannelTotals, Histogram, Outcome, PoolMetrics, RequestCount, RoleMetrics, WorkerCounts,
 };
 pub use pending::PoolPending;
-#[cfg(feature = "async")]
-pub use progress::Progress;
 pub use request::PoolRequest;
-#[cfg(feature = "async")]
-pub(crate) use request::in_memory;
 use role::{PoolShared, RoleShared};
 pub use scheduler::{Priority, RecycleReason};
 #[cfg(feature = "tower")]

@@ -8,17 +8,15 @@ use super::attempts::{Attempts, Destination};
 #[cfg(feature = "async")]
 use super::overflow::block_on;
 use super::pending::PoolPending;
-use super::progress::Observer;
-#[cfg(feature = "async")]
-use super::progress::Progress;
 use super::role::RoleShared;
 use super::scheduler::Priority;
 use super::stream::PoolStream;
-use crate::channel::{MessageWriter, Reply, StreamTimeouts};
-use crate::error::{Error, Result};
+use crate::channel::Observer;
 #[cfg(feature = "async")]
-use crate::payload::SharedPayload;
-use crate::payload::{Encoded, Payload};
+use crate::channel::Progress;
+use crate::channel::{MessageWriter, Reply, StreamTimeouts};
+use crate::error::Result;
+use crate::payload::{Payload, encoded_bytes};
 use crate::protocol::Kind;
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
@@ -135,7 +133,7 @@ impl<'a> PoolRequest<'a> {
     ) -> Result<PoolPending> {
         fork::check()?;
         let now = now_ns();
-        self.submit_owned(encoded(payload)?, now, timeout, Observer::default())
+        self.submit_owned(encoded_bytes(payload)?, now, timeout, Observer::default())
     }
 
     /// Takes the request, which keeps its payload, at `now`.
@@ -223,19 +221,4 @@ impl<'a> PoolRequest<'a> {
     pub(super) fn kind(&self) -> Kind {
         self.kind
     }
-}
-
-/// A payload whose encoding lies in memory: the same, or a copy of its encoding.
-#[cfg(feature = "async")]
-pub(crate) fn in_memory(payload: SharedPayload) -> Result<SharedPayload> {
-    if payload.as_parts().is_some() {
-        return Ok(payload);
-    }
-    Ok(Arc::new(encoded(&payload)?))
-}
-
-/// A copy of a payload's encoding, to be sent when a worker has a place, or again.
-pub(super) fn encoded<P: Payload + ?Sized>(payload: &P) -> Result<Vec<u8>> {
-    let encode = || Ok(Encoded::of(payload, payload.encoded_len())?.into_vec());
-    encode().map_err(|error: Error| error.with_begun(false))
 }

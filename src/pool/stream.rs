@@ -6,9 +6,9 @@ use std::future::poll_fn;
 use super::attempts::{Attempts, Destination};
 #[cfg(feature = "async")]
 use super::overflow::{ChunksElsewhere, block_on};
-#[cfg(feature = "async")]
-use super::progress::Progress;
 use super::role::{Permit, RoleShared};
+#[cfg(feature = "async")]
+use crate::channel::Progress;
 use crate::channel::{Reply, Stream, StreamDeadlines, StreamTimeouts};
 use crate::error::{ErrorKind, Result};
 use crate::id::RequestId;

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use super::{Attempts, Destination};
 use crate::backend::BackendRequest;
+use crate::channel::Progress;
 use crate::error::{Error, ErrorKind, Result};
-use crate::payload::Payload;
+use crate::payload::{Payload, encoded_bytes};
 use crate::pool::overflow::CancelElsewhere;
-use crate::pool::progress::Progress;
-use crate::pool::request::encoded;
 use crate::pool::role::RoleRef;
 use crate::pool::scheduler::Elsewhere;
 
@@ -45,12 +44,12 @@ impl<R: RoleRef> Attempts<R> {
     }
 
     /// What the other workers are asked.
-    pub(in crate::pool) fn request_elsewhere<P: Payload + ?Sized>(
+    pub(crate) fn request_elsewhere<P: Payload + ?Sized>(
         &self,
         payload: &P,
         progress: Progress,
     ) -> Result<BackendRequest> {
-        let request = BackendRequest::new(self.kind, encoded(payload)?)
+        let request = BackendRequest::new(self.kind, encoded_bytes(payload)?)
             .priority(self.asked.priority)
             .idempotent(self.history.is_idempotent)
             .with_progress(progress);
@@ -61,7 +60,7 @@ impl<R: RoleRef> Attempts<R> {
     }
 
     /// What ends it there, for a stream.
-    pub(in crate::pool) fn cancel_elsewhere(&self) -> Arc<CancelElsewhere> {
+    pub(crate) fn cancel_elsewhere(&self) -> Arc<CancelElsewhere> {
         let elsewhere = Arc::default();
         if let Some(cancel) = &self.cancel
             && !cancel.note_elsewhere(&elsewhere)
@@ -72,7 +71,7 @@ impl<R: RoleRef> Attempts<R> {
     }
 
     /// What has become of it elsewhere. `None`: nothing, so that it is to ask for a worker here.
-    pub(in crate::pool) fn come_back<T>(&mut self, outcome: Result<T>) -> Result<Option<T>> {
+    pub(crate) fn come_back<T>(&mut self, outcome: Result<T>) -> Result<Option<T>> {
         match outcome {
             Ok(found) => Ok(Some(found)),
             Err(error) if self.can_come_back(&error) => {

@@ -1,7 +1,8 @@
 //! What is asked of a role's scheduler, and what it decides.
 
-use super::queue::{Priority, Ticket};
+use super::queue::Ticket;
 use super::slot::{Grant, RecycleReason, WorkerId};
+use crate::priority::Priority;
 
 /// What is to be done, in this order.
 #[derive(Debug)]

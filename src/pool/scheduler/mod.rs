@@ -29,13 +29,13 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
+pub use crate::priority::Priority;
 #[cfg(feature = "async")]
 pub(crate) use actions::Load;
 pub(crate) use actions::{
     Action, Admission, Asked, Death, Elsewhere, Ending, Note, Overload, Refusal,
 };
 pub(crate) use limits::Limits;
-pub use queue::Priority;
 pub(crate) use queue::{Ticket, Waiting};
 pub(crate) use random::Random;
 pub(crate) use retry::{Attempt, History, Reason, Verdict};

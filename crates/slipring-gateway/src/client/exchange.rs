@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use slipring::pool::Progress;
+use slipring::backend::Progress;
 use slipring::{RequestStage, Result};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::Request;
 use hyper::body::Incoming;
 use slipring::RequestStage;
+use slipring::backend::Progress;
 use slipring::backend::{Backend, BackendRequest};
-use slipring::pool::Progress;
 use tokio::time::timeout;
 use tonic::Status;
 

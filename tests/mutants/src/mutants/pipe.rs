@@ -19,7 +19,7 @@ fn killer(mutant: Mutant) -> &'static str {
             "the_next_message_wakes_if_the_last_writer_was_killed_before_its_byte"
         }
         Mutant::NotRungAgain | Mutant::ByteAssumed => {
-            "the_next_message_wakes_a_reader_that_arms_beside_it_after_a_killed_writer"
+            "the_next_message_wakes_a_reader_that_arms_after_a_killed_writer"
         }
         Mutant::RungForWhatWasRead
         | Mutant::ByteNotTaken

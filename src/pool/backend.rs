@@ -3,10 +3,10 @@
 use std::future::ready;
 use std::time::Duration;
 
-use super::{Backend, BackendLoad, BackendRequest, BoxChunks, BoxFuture};
+use super::async_handle::{AsyncPoolRequest, AsyncRoleHandle};
+use crate::backend::{Backend, BackendLoad, BackendRequest, BoxChunks, BoxFuture};
 use crate::channel::{Reply, StreamTimeouts};
 use crate::error::Result;
-use crate::pool::{AsyncPoolRequest, AsyncRoleHandle};
 use crate::protocol::Health;
 
 /// The workers of this machine. [`Backend::close`] closes the role in its pool, for all handles.

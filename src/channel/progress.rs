@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use super::worker::Worker;
+use super::Channel;
 use crate::error::{Error, Marks, RequestStage};
 use crate::id::RequestId;
 use crate::sync::plain::Mutex;
@@ -169,37 +169,37 @@ impl State {
 /// Tells a progress of one request, if it has one, from its first attempt to its end. Dropped before
 /// that, the request is given up.
 #[derive(Debug, Default)]
-pub(super) struct Observer(Option<Progress>);
+pub(crate) struct Observer(Option<Progress>);
 
 impl Observer {
-    pub(super) fn new(progress: Progress) -> Self {
+    pub(crate) fn new(progress: Progress) -> Self {
         Self(Some(progress))
     }
 
     /// The progress, or one of no use.
     #[cfg(feature = "async")]
-    pub(super) fn progress(&self) -> Progress {
+    pub(crate) fn progress(&self) -> Progress {
         self.0.clone().unwrap_or_default()
     }
 
     /// A worker has the request, or a part of it.
     #[inline]
-    pub(super) fn note_sent(&self, worker: &Worker, request: RequestId) {
-        if let Some(progress) = &self.0 {
-            note_sent(progress, worker, request);
+    pub(crate) fn note_sent(&self, channel: Option<&Channel>, request: RequestId) {
+        if let (Some(progress), Some(channel)) = (&self.0, channel) {
+            note_sent(progress, channel, request);
         }
     }
 
     /// A worker has answered.
     #[inline]
-    pub(super) fn note_answer(&self) {
+    pub(crate) fn note_answer(&self) {
         if let Some(progress) = &self.0 {
             progress.set(Some(RequestStage::Begun));
         }
     }
 
     /// An attempt has failed, whether another one follows or not.
-    pub(super) fn note_failure(&self, error: &Error) {
+    pub(crate) fn note_failure(&self, error: &Error) {
         if let Some(progress) = &self.0 {
             progress.change(|state| state.fail(error));
         }
@@ -207,8 +207,8 @@ impl Observer {
 }
 
 #[cold]
-fn note_sent(progress: &Progress, worker: &Worker, request: RequestId) {
-    let Some(marks) = worker.channel().map(|channel| channel.core().weak_marks()) else { return };
+fn note_sent(progress: &Progress, channel: &Channel, request: RequestId) {
+    let marks = channel.core().weak_marks();
     progress.change(|state| {
         state.note_not_begun(RequestStage::Queued);
         state.attempt = Some(Attempt { marks, request: request.get() });
