@@ -31,6 +31,8 @@ pub(super) struct Oracle {
     /// Since when the oldest waited, and how many were to serve, after the last step.
     before: (Option<u64>, usize),
     may_heal: bool,
+    /// A request went elsewhere since the last step.
+    has_passed_on: bool,
     /// The first request that came after a close, and whether that has ended those before it.
     close: Option<(u64, bool)>,
     /// As told.
@@ -50,6 +52,7 @@ impl Oracle {
             degraded_start: None,
             before: (None, usize::MAX),
             may_heal: false,
+            has_passed_on: false,
             close: None,
             is_degraded: false,
         }
@@ -93,6 +96,7 @@ impl Oracle {
                 assert!(number >= first, "a close that drains has refused {number}");
             }
             Outcome::Elsewhere => {
+                self.has_passed_on = true;
                 assert_ne!(request.asked.elsewhere, Elsewhere::Never, "{number} must stay");
                 assert!(!request.history.is_suspect, "{number} may end workers elsewhere");
                 assert!(self.close.is_none(), "{number} leaves a role that is closed");
@@ -195,14 +199,15 @@ impl Oracle {
         assert!(note != Note::Healed || self.may_heal, "it has healed by itself");
     }
 
-    /// A role grows only for what has waited for long, or as nothing serves; it shrinks to
-    /// `min_idle` at most.
+    /// A role grows only for what has waited for long, for what it had no place for, or as nothing
+    /// serves; it shrinks to `min_idle` at most.
     pub(super) fn note_step(&mut self, now: u64, oldest: Option<u64>, target: usize) {
         let (waited_since, before) = std::mem::replace(&mut self.before, (oldest, target));
         self.may_heal = false;
         let has_waited = |since: u64| since + self.limits.grow_after <= now;
         let is_first = before == 0 || before == usize::MAX || self.limits.grow_after == 0;
-        let may_grow = is_first || waited_since.is_some_and(has_waited);
+        let passed_on = std::mem::take(&mut self.has_passed_on);
+        let may_grow = is_first || passed_on || waited_since.is_some_and(has_waited);
         assert!(target <= before || may_grow, "it has grown from {before} to {target} unasked");
         let has_shrunk = before != usize::MAX && target < before;
         assert!(!has_shrunk || target >= self.limits.min_idle, "it has shrunk to {target}");
