@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use h2::client::{Builder, SendRequest};
 use http::Uri;
-use slipring::{RequestId, Result};
+use slipring::{Error, RequestId, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, ToSocketAddrs};
 use tokio::sync::watch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use super::outcome::{lost, not_connected};
-use crate::tls::ClientTls;
+use crate::tls::{ClientTls, ExpectedName, Refusal};
 use crate::wire::frame::Frame;
 use crate::wire::{Limits, MAX_FRAME, SERVICE};
 
@@ -57,47 +57,54 @@ impl Connection {
     /// than `longest`.
     pub async fn connect(address: SocketAddr, limits: Limits, longest: Duration) -> Result<Self> {
         let peer = address.to_string();
-        let connect = async {
-            let stream =
-                TcpStream::connect(address).await.map_err(|error| not_connected(&peer, error))?;
-            // It is an improvement, and not needed.
-            let _ = stream.set_nodelay(true);
-            let connection = Self::over(stream, peer.clone(), limits).await?;
-            connection.greeted().await?;
-            Ok(connection)
-        };
-        match timeout(longest, connect).await {
-            Ok(connected) => connected,
-            Err(_) => Err(not_connected(&peer, format!("not within {longest:?}"))),
-        }
+        let opened = Self::open(address, peer.clone(), None, limits);
+        timeout(longest, opened).await.unwrap_or_else(|_| Err(too_slow(&peer, longest)))
     }
 
-    /// Connects to a gateway by mutual TLS. The gateway's certificate must be for `name`.
+    /// Connects to a gateway by mutual TLS. The gateway's certificate must have the name.
     ///
     /// # Errors
     ///
-    /// As [`Connection::connect`]; also if a certificate is not accepted.
+    /// As [`Connection::connect`]; also if one side does not accept the certificate of the other. The
+    /// error says why.
     pub async fn connect_tls(
         address: SocketAddr,
-        name: &str,
+        name: &ExpectedName,
         tls: &ClientTls,
         limits: Limits,
         longest: Duration,
     ) -> Result<Self> {
-        let peer = format!("{name}:{}", address.port());
-        let connect = async {
-            let failed = |error| not_connected(&peer, error);
-            let stream = TcpStream::connect(address).await.map_err(failed)?;
-            let _ = stream.set_nodelay(true);
-            let stream = tls.connect(name, stream).await.map_err(failed)?;
-            let connection = Self::over(stream, peer.clone(), limits).await?;
-            connection.greeted().await?;
-            Ok(connection)
+        let peer = name.authority(address.port());
+        let opened = Self::open(address, peer.clone(), Some((tls, name)), limits);
+        timeout(longest, opened).await.unwrap_or_else(|_| Err(too_slow(&peer, longest)))
+    }
+
+    /// Connects to a gateway, and waits until it has taken the connection. `peer` is its name for
+    /// errors, and, in plain text, for the gateway itself.
+    pub(super) async fn open(
+        address: impl ToSocketAddrs,
+        peer: String,
+        tls: Option<(&ClientTls, &ExpectedName)>,
+        limits: Limits,
+    ) -> Result<Self> {
+        let stream = TcpStream::connect(address).await;
+        let stream = stream.map_err(|error| not_connected(&peer, error))?;
+        // It is an improvement, and not needed.
+        let _ = stream.set_nodelay(true);
+        let connection = match tls {
+            None => Self::over(stream, peer, limits).await?,
+            Some((tls, name)) => {
+                let port = stream.peer_addr().map_err(|error| not_connected(&peer, error))?.port();
+                let uris = Uris::of("https", &name.authority(port));
+                let uris = uris.map_err(|error| not_connected(&peer, error))?;
+                let stream = tls.connect(name, stream).await;
+                let stream = stream.map_err(|error| not_connected(&peer, error))?;
+                let refusal = stream.refusal();
+                Self::speak(stream, peer, uris, limits, refusal).await?
+            }
         };
-        match timeout(longest, connect).await {
-            Ok(connected) => connected,
-            Err(_) => Err(not_connected(&peer, format!("not within {longest:?}"))),
-        }
+        connection.greeted().await?;
+        Ok(connection)
     }
 
     /// Makes a connection over a stream of bytes that leads to a gateway. `peer` is the gateway's
@@ -112,7 +119,17 @@ impl Connection {
         peer: String,
         limits: Limits,
     ) -> Result<Self> {
-        let uris = Uris::of(&peer).map_err(|error| not_connected(&peer, error))?;
+        let uris = Uris::of("http", &peer).map_err(|error| not_connected(&peer, error))?;
+        Self::speak(io, peer, uris, limits, Refusal::default()).await
+    }
+
+    async fn speak(
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: String,
+        uris: Uris,
+        limits: Limits,
+        refusal: Refusal,
+    ) -> Result<Self> {
         let mut builder = Builder::new();
         builder
             .enable_push(false)
@@ -125,7 +142,7 @@ impl Connection {
         let (send, connection) = handshake.map_err(|error| not_connected(&peer, error))?;
         let (tell, ended) = watch::channel(None);
         let (greet, greeted) = watch::channel(false);
-        let driver = tokio::spawn(drive(connection, limits.clone(), greet, tell)).abort_handle();
+        let driver = tokio::spawn(drive(connection, limits.clone(), refusal, greet, tell));
         let places = limits.max_streams.saturating_sub(RESERVED).max(1);
         Ok(Self(Arc::new(Shared {
             send,
@@ -136,7 +153,7 @@ impl Connection {
             next: AtomicU64::new(1),
             greeted,
             ended,
-            driver,
+            driver: driver.abort_handle(),
         })))
     }
 
@@ -215,11 +232,11 @@ impl Shared {
 }
 
 impl Uris {
-    fn of(peer: &str) -> Result<Self, http::Error> {
+    fn of(scheme: &str, authority: &str) -> Result<Self, http::Error> {
         let uri = |method| {
             let path = format!("{SERVICE}{method}");
-            let built = Uri::builder().scheme("http").authority(peer).path_and_query(path).build();
-            built.map(|uri| (method, uri))
+            let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path);
+            uri.build().map(|uri| (method, uri))
         };
         Ok(Self([
             uri("CallParts")?,
@@ -241,10 +258,16 @@ impl fmt::Debug for Connection {
     }
 }
 
+#[cold]
+fn too_slow(peer: &str, longest: Duration) -> Error {
+    not_connected(peer, format!("not within {longest:?}"))
+}
+
 /// Moves the bytes of a connection until its end, and says then why it ended.
 async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
     mut connection: h2::client::Connection<T, Frame>,
     limits: Limits,
+    refusal: Refusal,
     greet: watch::Sender<bool>,
     tell: watch::Sender<Option<String>>,
 ) {
@@ -256,6 +279,8 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
         },
         reason = keep_alive(pings, &limits, &greet) => reason,
     };
+    // HTTP/2 knows only that a read has failed.
+    let reason = refusal.get().map_or(reason, ToString::to_string);
     // Requests look for the reason when they find that the connection has ended, which they do when
     // it is dropped.
     tell.send_replace(Some(reason));

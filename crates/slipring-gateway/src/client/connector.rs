@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use slipring::backend::{BackendRequest, BoxChunks};
 use slipring::{Error, Health, Reply, RequestId, Result, StreamTimeouts, WorkerState};
-use tokio::net::TcpStream;
 
 use super::address::Address;
 use super::connection::Connection;
@@ -13,6 +12,7 @@ use super::control::Watching;
 use super::wire::{Connect, Statuses, Wire};
 use crate::proto::worker_report::Report;
 use crate::proto::{self, GatewayStatus};
+use crate::tls::{ClientTls, ExpectedName};
 use crate::wire::Limits;
 use crate::wire::report::from_proto;
 
@@ -22,17 +22,23 @@ const LONGEST_ABORT: Duration = Duration::from_secs(5);
 /// Makes connections by TCP.
 pub(super) struct Connector {
     pub(super) limits: Limits,
+    /// Plain text if it is none.
+    pub(super) tls: Option<ClientTls>,
+    /// The name of all gateways, if it is not that of their addresses.
+    pub(super) server_name: Option<ExpectedName>,
 }
 
 impl Connect for Connector {
     type Wire = Connection;
 
     async fn connect(&self, address: &Address) -> Result<Connection> {
-        let failed = |error: std::io::Error| Error::disconnected(error.to_string(), Some(false));
-        let stream = TcpStream::connect((address.host(), address.port())).await.map_err(failed)?;
-        // It is an improvement, and not needed.
-        _ = stream.set_nodelay(true);
-        Connection::over(stream, address.authority(), self.limits.clone()).await
+        let (to, peer) = ((address.host(), address.port()), address.authority());
+        let Some(tls) = &self.tls else {
+            return Connection::open(to, peer, None, self.limits.clone()).await;
+        };
+        let name = self.server_name.clone().map_or_else(|| ExpectedName::new(address.name()), Ok);
+        let name = name.map_err(|error| Error::disconnected(error.to_string(), Some(false)))?;
+        Connection::open(to, peer, Some((tls, &name)), self.limits.clone()).await
     }
 }
 

@@ -22,6 +22,7 @@ use super::retry::RetryLimits;
 use super::role::Role;
 use super::shared::Shared;
 use super::wire::{Connect, Wire as _};
+use crate::tls::{ClientTls, ExpectedName, RELOAD_PERIOD};
 use crate::wire::Limits;
 
 /// A role whose workers are on other machines, behind gateways. Cheap to clone; all clones are the
@@ -59,6 +60,8 @@ pub struct RemoteRoleBuilder {
     role: String,
     discovery: Discovery,
     limits: Limits,
+    tls: Option<ClientTls>,
+    server_name: Option<ExpectedName>,
     connect_timeout: Duration,
     idempotent: Vec<Kind>,
     fleet: FleetLimits,
@@ -87,6 +90,8 @@ impl RemoteRole {
             role: role.into(),
             discovery: gateways,
             limits: Limits::default(),
+            tls: None,
+            server_name: None,
             connect_timeout: Duration::from_secs(3),
             idempotent: Vec::new(),
             fleet: FleetLimits::default(),
@@ -110,6 +115,23 @@ impl RemoteRoleBuilder {
     /// Sets what a gateway may send, and how soon one that does not answer is given up.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Has all connections be by mutual TLS. The certificate of each gateway must have the host name,
+    /// or the IP address, of the gateway's address; see [`Discovery`]. The files are looked at each
+    /// second, and new connections use what they say.
+    ///
+    /// Without this, connections are in plain text: for the loopback interface, and networks that are
+    /// trusted.
+    pub fn tls(mut self, tls: ClientTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Sets the name that the certificate of each gateway must have, in place of that of its address.
+    pub fn server_name(mut self, name: ExpectedName) -> Self {
+        self.server_name = Some(name);
         self
     }
 
@@ -167,13 +189,20 @@ impl RemoteRoleBuilder {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`](slipring::ErrorKind::InvalidConfig) if an address cannot be one,
-    /// or if there is no runtime of tokio.
+    /// if there is a [server name](Self::server_name) and no TLS, or if there is no runtime of tokio.
     pub fn build(self) -> Result<RemoteRole> {
         let runtime = self.runtime.or_else(|| Handle::try_current().ok()).ok_or_else(|| {
             errors::invalid_config("a remote role needs a runtime of tokio; see `runtime`")
         })?;
         let discovery = self.discovery.check().map_err(errors::invalid_config)?;
-        let connector = Connector { limits: self.limits };
+        if let Some(tls) = &self.tls {
+            let _entered = runtime.enter();
+            tls.watch(RELOAD_PERIOD);
+        } else if self.server_name.is_some() {
+            return Err(errors::invalid_config("a server name is of use only with TLS; see `tls`"));
+        }
+        let (tls, server_name) = (self.tls, self.server_name);
+        let connector = Connector { limits: self.limits, tls, server_name };
         let (role, limits) = (self.role.into(), (self.fleet, self.retry));
         let seed = super::seed();
         let shared = Shared::new(role, connector, self.connect_timeout, runtime, limits, seed);

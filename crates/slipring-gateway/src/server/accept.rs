@@ -1,6 +1,7 @@
 //! Takes connections, and serves each by a task of its own.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,9 +34,10 @@ pub(super) async fn run(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     let seat = shared.connections.begin();
-                    tasks.spawn(connection(Arc::clone(shared), stream, seat, tls.clone()));
+                    let tls = tls.clone();
+                    tasks.spawn(connection(Arc::clone(shared), stream, peer, seat, tls));
                 }
                 Err(error) if is_of_listener(&error) => return Err(error),
                 // Descriptors have run out, or the connection is gone already.
@@ -60,13 +62,24 @@ fn is_of_listener(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotConnected)
 }
 
-async fn connection(shared: Arc<Shared>, stream: TcpStream, seat: Seat, tls: Option<ServerTls>) {
+async fn connection(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    seat: Seat,
+    tls: Option<ServerTls>,
+) {
     // It is an improvement, and not needed.
     let _ = stream.set_nodelay(true);
     match tls {
         None => greeted(shared, seat, greet(stream)).await,
         Some(tls) => {
-            let secured = async { greet(tls.accept(stream).await?).await };
+            let secured = async {
+                let accepted = tls.accept(stream).await.inspect_err(|error| {
+                    tracing::debug!(target: "slipring", %peer, %error, "a connection is refused");
+                });
+                greet(accepted.map_err(io::Error::other)?).await
+            };
             greeted(shared, seat, secured).await;
         }
     }

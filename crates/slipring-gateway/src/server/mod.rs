@@ -20,7 +20,7 @@ use slipring::backend::Backend;
 use tokio::net::TcpListener;
 use tokio::sync::watch::{Receiver, Sender};
 
-use crate::tls::ServerTls;
+use crate::tls::{RELOAD_PERIOD, ServerTls};
 use crate::wire::Limits;
 use connections::Connections;
 use route::Others;
@@ -106,11 +106,13 @@ impl Gateway {
     }
 
     /// Serves what comes to the listener by mutual TLS, as [`serve`](Self::serve) does in plain text.
+    /// Looks at the certificate files each second: new connections use what they say.
     ///
     /// # Errors
     ///
     /// The listener's own, if it cannot accept connections at all.
     pub async fn serve_tls(&self, listener: TcpListener, tls: ServerTls) -> std::io::Result<()> {
+        tls.watch(RELOAD_PERIOD);
         accept::run(&self.0, listener, Some(tls)).await
     }
 

@@ -1,55 +1,136 @@
-//! The caller's side.
+//! The client's side: checks the server's name, and shows a certificate of its own.
 
-use std::io;
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::client::Resumption;
+use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, version};
+use tokio_rustls::rustls::sign::SingleCertAndKey;
+use tokio_rustls::rustls::version::TLS13;
 
-use super::PROTOCOL;
-use super::files::{Identity, Reloaded, TlsFiles, provider};
+use super::HTTP2;
+use super::client_names::NotAName;
+use super::client_stream::ClientStream;
+use super::handshake_error::HandshakeError;
+use super::identity::{Identity, IdentityError, IdentityProblem, PemFiles};
+use super::reload::Reload;
 
-/// Mutual TLS of a caller. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct ClientTls(Arc<Reloaded<ClientConfig>>);
+/// Makes connections over mutual TLS, with certificates from files that can change meanwhile.
+///
+/// Only TLS 1.3 and HTTP/2 are spoken. A clone shares the certificates.
+#[derive(Clone)]
+pub struct ClientTls {
+    reload: Arc<Reload<ClientConfig>>,
+}
+
+/// The name that the server's certificate must have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpectedName(ServerName<'static>);
+
+impl ExpectedName {
+    /// Takes a DNS name or an address, without a port.
+    ///
+    /// # Errors
+    ///
+    /// If the text is neither.
+    pub fn new(text: &str) -> Result<Self, NotAName> {
+        let name = ServerName::try_from(text).map_err(|_| NotAName(text.to_owned()))?;
+        Ok(Self(name.to_owned()))
+    }
+
+    /// The name and a port, as in an address of the web.
+    pub(crate) fn authority(&self, port: u16) -> String {
+        let name = self.0.to_str();
+        match name.contains(':') {
+            true => format!("[{name}]:{port}"),
+            false => format!("{name}:{port}"),
+        }
+    }
+}
 
 impl ClientTls {
     /// Reads the files.
     ///
     /// # Errors
     ///
-    /// If one cannot be read, or is not what it should be. The error names it.
-    pub fn new(files: TlsFiles) -> io::Result<Self> {
-        Ok(Self(Arc::new(Reloaded::new(files, make)?)))
+    /// If a file cannot be used.
+    pub fn new(files: PemFiles) -> Result<Self, IdentityError> {
+        let chain = files.chain.clone();
+        let build =
+            move |identity| config(identity).map_err(|problem| IdentityError::new(&chain, problem));
+        Ok(Self { reload: Arc::new(Reload::new(files, build)?) })
     }
 
-    /// Makes the handshake with a gateway, whose certificate must be for `name`: a name, or an
-    /// address as text.
-    pub(crate) async fn connect(
+    /// Does the handshake with the server. Dropping the future closes the connection; there is no
+    /// other time limit.
+    ///
+    /// The server checks the client's certificate *after* this returns: a client that the server
+    /// refuses sees that at its first read. See [`ClientStream::refusal`].
+    ///
+    /// # Errors
+    ///
+    /// If the server's certificate is not valid or has not this name, if the server does not speak
+    /// TLS 1.3 and HTTP/2, or does not complete the handshake.
+    pub async fn connect<S>(
         &self,
-        name: &str,
-        stream: TcpStream,
-    ) -> io::Result<TlsStream<TcpStream>> {
-        let name = ServerName::try_from(name.to_owned());
-        let name = name.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        TlsConnector::from(self.0.get(make)).connect(name, stream).await
+        name: &ExpectedName,
+        stream: S,
+    ) -> Result<ClientStream<S>, HandshakeError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let connector = TlsConnector::from(self.reload.current());
+        let tls = connector.connect(name.0.clone(), stream).await?;
+        match tls.get_ref().1.alpn_protocol() {
+            Some(HTTP2) => Ok(ClientStream::new(tls)),
+            _ => Err(HandshakeError::NotHttp2),
+        }
+    }
+
+    /// Looks at the files now. Returns whether they have changed; new connections use what they
+    /// say, old connections go on. Blocks while the files are read.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be used. New connections then use the old certificates.
+    pub fn reload(&self) -> Result<bool, IdentityError> {
+        self.reload.look()
+    }
+
+    /// Starts a task that looks at the files every `period`, until the last clone is dropped.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime that has its timer switched on.
+    pub fn watch(&self, period: Duration) {
+        self.reload.watch(period);
+    }
+
+    /// Returns why the last look found files that cannot be used; `None` if all is well.
+    pub fn last_error(&self) -> Option<IdentityError> {
+        self.reload.last_error()
     }
 }
 
-fn make(identity: Identity) -> io::Result<ClientConfig> {
-    let other = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&version::TLS13])
-        .map_err(other)?
-        .with_root_certificates(identity.roots)
-        .with_client_auth_cert(identity.chain, identity.key);
-    let mut config = config.map_err(other)?;
-    config.alpn_protocols = vec![PROTOCOL.to_vec()];
-    // Connections are few and live long.
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTls").field("files", self.reload.files()).finish_non_exhaustive()
+    }
+}
+
+fn config(identity: Identity) -> Result<ClientConfig, IdentityProblem> {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|error| IdentityProblem::Unsupported(error.to_string()))?
+        .with_root_certificates(identity.authorities)
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certificate)));
+    config.alpn_protocols = vec![HTTP2.to_vec()];
+    // A resumed session would skip the check of the server's certificate.
     config.resumption = Resumption::disabled();
     Ok(config)
 }

@@ -1,15 +1,29 @@
-//! Mutual TLS: both sides show a certificate, and each checks that of the other.
+//! Mutual TLS between gateways and their callers.
 //!
-//! Certificates and keys are files in PEM format. They are read again when they change, so that they
-//! can be replaced without a restart: connections that are there go on with the old ones.
+//! Both sides show a certificate, and both check the other's. Certificates come from PEM files
+//! that can be replaced while the program runs.
 
 mod client;
-mod files;
+mod client_names;
+mod client_stream;
+mod handshake_error;
+mod identity;
+#[cfg(feature = "make-certs")]
+mod make_certs;
+mod reload;
 mod server;
 
-pub use client::ClientTls;
-pub use files::TlsFiles;
-pub use server::ServerTls;
+pub use client::{ClientTls, ExpectedName};
+pub use client_names::{ClientName, NotAName};
+pub use client_stream::{ClientStream, Refusal};
+pub use handshake_error::HandshakeError;
+pub use identity::{IdentityError, IdentityProblem, PemFiles};
+#[cfg(feature = "make-certs")]
+pub use make_certs::{MadeCerts, MakeCerts, MakeCertsError};
+pub use server::{ServerTls, client_names};
 
-/// Both sides speak HTTP/2, and nothing else.
-const PROTOCOL: &[u8] = b"h2";
+/// How often gateways and roles look at their files.
+pub(crate) const RELOAD_PERIOD: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The name of HTTP/2 in the handshake.
+const HTTP2: &[u8] = b"h2";

@@ -1,95 +1,153 @@
-//! The gateway's side.
+//! The server's side: every client shows a certificate, or gets nowhere.
 
-use std::io;
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::client::verify_server_name;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::server::{ParsedCertificate, WebPkiClientVerifier};
-use tokio_rustls::rustls::{ServerConfig, version};
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use tokio_rustls::rustls::sign::SingleCertAndKey;
+use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::server::TlsStream;
 
-use super::PROTOCOL;
-use super::files::{Identity, Reloaded, TlsFiles, provider};
+use super::HTTP2;
+use super::client_names::{ClientName, NamedClients, names_of};
+use super::handshake_error::HandshakeError;
+use super::identity::{Identity, IdentityError, IdentityProblem, PemFiles};
+use super::reload::Reload;
 
-/// Mutual TLS of a gateway. Cheap to clone.
-#[derive(Debug, Clone)]
+/// How long a refused client has to read why.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How much a refused client can send meanwhile.
+const FAREWELL_BYTES: u64 = 64 << 10;
+
+/// Takes connections over mutual TLS, with certificates from files that can change meanwhile.
+///
+/// A client needs a certificate of one of the authorities, and one of the allowed names if there
+/// is a list of them. Only TLS 1.3 and HTTP/2 are spoken. A clone shares the certificates.
+#[derive(Clone)]
 pub struct ServerTls {
-    config: Arc<Reloaded<ServerConfig>>,
-    /// Empty: all that an authority has signed.
-    callers: Arc<[ServerName<'static>]>,
+    reload: Arc<Reload<ServerConfig>>,
 }
 
 impl ServerTls {
-    /// Reads the files.
+    /// Reads the files. With an empty list, each client that has a valid certificate is allowed.
     ///
     /// # Errors
     ///
-    /// If one cannot be read, or is not what it should be. The error names it.
-    pub fn new(files: TlsFiles) -> io::Result<Self> {
-        let config = Arc::new(Reloaded::new(files, make)?);
-        Ok(Self { config, callers: Arc::new([]) })
-    }
-
-    /// Takes only callers whose certificate is for one of these names. Otherwise all are taken that
-    /// have a certificate of the authorities.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` if one is no name of a machine.
-    pub fn callers(mut self, names: impl IntoIterator<Item = String>) -> io::Result<Self> {
-        let names = names.into_iter().map(ServerName::try_from);
-        let names: Result<Vec<_>, _> = names.collect();
-        let no_name = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
-        self.callers = names.map_err(no_name)?.into();
-        Ok(self)
-    }
-
-    /// Makes the handshake of a connection that was accepted.
-    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let acceptor = TlsAcceptor::from(self.config.get(make));
-        let stream = acceptor.accept(stream).await?;
-        self.check(&stream)?;
-        Ok(stream)
-    }
-
-    fn check(&self, stream: &TlsStream<TcpStream>) -> io::Result<()> {
-        let refused = |why| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-        let (_, session) = stream.get_ref();
-        if session.alpn_protocol() != Some(PROTOCOL) {
-            return refused("the caller does not speak HTTP/2");
-        }
-        if self.callers.is_empty() {
-            return Ok(());
-        }
-        let Some([certificate, ..]) = session.peer_certificates() else {
-            return refused("the caller has no certificate");
+    /// If a file cannot be used.
+    pub fn new(files: PemFiles, allowed: Vec<ClientName>) -> Result<Self, IdentityError> {
+        let authorities = files.authorities.clone();
+        let allowed: Arc<[ClientName]> = allowed.into();
+        let build = move |identity| {
+            config(identity, &allowed).map_err(|problem| IdentityError::new(&authorities, problem))
         };
-        let certificate = ParsedCertificate::try_from(certificate).map_err(io::Error::other)?;
-        let is_known = |name| verify_server_name(&certificate, name).is_ok();
-        if self.callers.iter().any(is_known) {
-            return Ok(());
+        Ok(Self { reload: Arc::new(Reload::new(files, build)?) })
+    }
+
+    /// Does the handshake with a client.
+    ///
+    /// A refused client is told why, for which it has a second. Dropping the future closes the
+    /// connection. There is no other time limit.
+    ///
+    /// # Errors
+    ///
+    /// If the client is refused, refuses this server, or does not complete the handshake.
+    pub async fn accept<S>(&self, stream: S) -> Result<TlsStream<S>, HandshakeError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let acceptor = TlsAcceptor::from(self.reload.current());
+        match acceptor.accept(stream).into_fallible().await {
+            Ok(mut tls) => match tls.get_ref().1.alpn_protocol() {
+                Some(HTTP2) => Ok(tls),
+                _ => {
+                    // The client is gone anyway if this fails.
+                    tls.shutdown().await.ok();
+                    Err(HandshakeError::NotHttp2)
+                }
+            },
+            Err((error, stream)) => {
+                let error = HandshakeError::from(error);
+                // A client that sends nothing more, or no TLS, gets no explanation.
+                if !matches!(error, HandshakeError::Closed | HandshakeError::NotTls) {
+                    tokio::time::timeout(FAREWELL, part(stream)).await.ok();
+                }
+                Err(error)
+            }
         }
-        refused("the caller's name is not one of those that are taken")
+    }
+
+    /// Looks at the files now. Returns whether they have changed; new connections use what they
+    /// say, old connections go on. Blocks while the files are read.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be used. New connections then use the old certificates.
+    pub fn reload(&self) -> Result<bool, IdentityError> {
+        self.reload.look()
+    }
+
+    /// Starts a task that looks at the files every `period`, until the last clone is dropped.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime that has its timer switched on.
+    pub fn watch(&self, period: Duration) {
+        self.reload.watch(period);
+    }
+
+    /// Returns why the last look found files that cannot be used; `None` if all is well.
+    pub fn last_error(&self) -> Option<IdentityError> {
+        self.reload.last_error()
     }
 }
 
-fn make(identity: Identity) -> io::Result<ServerConfig> {
-    let other = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-    let provider = provider();
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(identity.roots, Arc::clone(&provider));
-    let verifier = verifier.build().map_err(io::Error::other)?;
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&version::TLS13])
-        .map_err(other)?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(identity.chain, identity.key);
-    let mut config = config.map_err(other)?;
-    config.alpn_protocols = vec![PROTOCOL.to_vec()];
-    // A ticket would let a caller in again whose certificate is not valid any more.
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerTls").field("files", self.reload.files()).finish_non_exhaustive()
+    }
+}
+
+/// Returns the DNS names and URIs of the client's certificate.
+pub fn client_names<S>(stream: &TlsStream<S>) -> Vec<String> {
+    let presented = stream.get_ref().1.peer_certificates();
+    presented.and_then(|chain| chain.first()).map(names_of).unwrap_or_default()
+}
+
+/// Closes this direction and reads until the client closes the other. Closing a socket that holds
+/// unread bytes resets it, and the client would lose the alert that says why it is refused.
+async fn part(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    // The connection ends in any case.
+    if stream.shutdown().await.is_ok() {
+        let mut rest = stream.take(FAREWELL_BYTES);
+        let mut buffer = [0; 1024];
+        while rest.read(&mut buffer).await.is_ok_and(|len| len > 0) {}
+    }
+}
+
+fn config(
+    identity: Identity,
+    allowed: &Arc<[ClientName]>,
+) -> Result<ServerConfig, IdentityProblem> {
+    let provider = Arc::new(ring::default_provider());
+    let inner =
+        WebPkiClientVerifier::builder_with_provider(identity.authorities, Arc::clone(&provider))
+            .build()
+            .map_err(|error| IdentityProblem::Unsupported(error.to_string()))?;
+    let verifier = NamedClients { inner, allowed: Arc::clone(allowed) };
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|error| IdentityProblem::Unsupported(error.to_string()))?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certificate)));
+    config.alpn_protocols = vec![HTTP2.to_vec()];
+    // A resumed session would skip the check of the client's certificate.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
 }

@@ -11,3 +11,4 @@ mod outcomes;
 mod remote_role;
 mod rig;
 mod slow_readers;
+mod tls;
