@@ -11,7 +11,7 @@ use slipring::{ErrorKind, Result, StreamTimeouts};
 use slipring_gateway::client::Connection;
 use slipring_gateway::tls::{ClientTls, ExpectedName, ServerTls};
 use slipring_gateway::{Discovery, Limits, RemoteRole};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::rig::*;
@@ -106,6 +106,14 @@ async fn half_open_tls_handshakes_do_not_keep_a_valid_caller_out() {
         idle.push(client.connect(&name, stream).await.unwrap());
     }
     calls(&connect(address, "localhost", &client).await.unwrap()).await;
+    // Those of before gave way.
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    let ends = async {
+        // A reset is an end, too.
+        let _ = silent[0].read_to_end(&mut first).await;
+        let _ = idle[0].read_to_end(&mut second).await;
+    };
+    tokio::time::timeout(LONG, ends).await.expect("a silent connection is still open");
 }
 
 #[tokio::test]
