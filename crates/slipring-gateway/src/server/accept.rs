@@ -18,10 +18,20 @@ use super::preface::{Greeted, greet};
 use super::route::{Others, Route};
 use super::{Shared, Stage};
 use crate::tls::ServerTls;
-use crate::wire::MAX_FRAME;
+use crate::wire::{Limits, MAX_FRAME};
 
 /// How long a connection may take to close when the gateway is over.
 const LONGEST_END: Duration = Duration::from_secs(1);
+
+/// How often a connection may break the rules of HTTP/2 in a way that ends one stream only.
+const BROKEN_STREAMS: usize = 1024;
+
+/// How many requests may be cancelled before the gateway has looked at them. A caller can cancel all
+/// that it has at once, and those that take their places: that must not end the connection. One that
+/// goes on and on is closed.
+fn cancelled_unseen(limits: &Limits) -> usize {
+    usize::try_from(limits.max_streams.saturating_mul(2)).unwrap_or(usize::MAX)
+}
 
 pub(super) async fn run(
     shared: &Arc<Shared>,
@@ -116,6 +126,8 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .initial_stream_window_size(limits.window)
         .initial_connection_window_size(limits.connection_window())
         .max_concurrent_streams(limits.max_streams)
+        .max_pending_accept_reset_streams(cancelled_unseen(limits))
+        .max_local_error_reset_streams(BROKEN_STREAMS)
         .max_header_list_size(limits.max_headers)
         .max_frame_size(MAX_FRAME)
         .max_send_buf_size(usize::try_from(limits.window).unwrap_or(usize::MAX))

@@ -6,6 +6,7 @@ mod calls;
 mod certificates;
 mod connections;
 mod draining;
+mod floods;
 mod other_callers;
 mod outcomes;
 mod remote_role;
