@@ -1,6 +1,7 @@
 //! The answer to a request, as it comes from its worker.
 
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http_body::Frame as HttpFrame;
@@ -8,8 +9,8 @@ use slipring::backend::{BoxChunks, BoxFuture};
 use slipring::{Error, Reply, Result};
 use tonic::Status;
 
-use super::InFlight;
 use super::body::trailers;
+use super::{InFlight, Shared};
 use crate::wire::error::status_of;
 use crate::wire::frame::{Batch, Frame};
 use crate::wire::message::{Pieces, add_short};
@@ -20,10 +21,17 @@ pub(super) struct Answer {
     source: Source,
     pieces: Option<Pieces>,
     in_pieces: bool,
-    in_flight: InFlight,
+    shared: Arc<Shared>,
+    /// None once the request was given up.
+    in_flight: Option<InFlight>,
     /// How many frames were taken without a wait.
     since_pause: u8,
+    /// The task that waits for the next frame.
+    reader: Option<Waker>,
 }
+
+/// Up to this length a reply is left to its reader for as long as the connection is there.
+const SHORT: usize = 64 << 10;
 
 /// How many frames are taken without a wait before other tasks have their turn.
 const LONGEST_RUN: u8 = 32;
@@ -43,13 +51,13 @@ impl Answer {
         in_pieces: bool,
         in_flight: InFlight,
     ) -> Self {
-        Self { source: Source::Called(reply), pieces: None, in_pieces, in_flight, since_pause: 0 }
+        Self::new(Source::Called(reply), None, in_pieces, in_flight)
     }
 
     /// The reply is there.
     pub(super) fn replied(reply: Reply, in_pieces: bool, in_flight: InFlight) -> Self {
         let pieces = Some(Pieces::of_reply(Bytes::from(reply), in_pieces));
-        Self { source: Source::Ended(None), pieces, in_pieces, in_flight, since_pause: 0 }
+        Self::new(Source::Ended(None), pieces, in_pieces, in_flight)
     }
 
     /// Chunks come, of which the first may be there.
@@ -60,17 +68,34 @@ impl Answer {
         in_flight: InFlight,
     ) -> Self {
         let pieces = first.map(|chunk| Pieces::of_reply(Bytes::from(chunk), in_pieces));
-        Self { source: Source::Streamed(chunks), pieces, in_pieces, in_flight, since_pause: 0 }
+        Self::new(Source::Streamed(chunks), pieces, in_pieces, in_flight)
     }
 
     /// The stream has ended without a chunk.
     pub(super) fn ended(in_flight: InFlight) -> Self {
-        Self {
-            source: Source::Ended(None),
-            pieces: None,
-            in_pieces: false,
-            in_flight,
-            since_pause: 0,
+        Self::new(Source::Ended(None), None, false, in_flight)
+    }
+
+    fn new(source: Source, pieces: Option<Pieces>, in_pieces: bool, in_flight: InFlight) -> Self {
+        let shared = Arc::clone(&in_flight.0);
+        let in_flight = Some(in_flight);
+        Self { source, pieces, in_pieces, shared, in_flight, since_pause: 0, reader: None }
+    }
+
+    /// Whether much is kept, or a worker is kept busy, as long as the answer is not read.
+    pub(super) fn is_costly(&self) -> bool {
+        let is_long = self.pieces.as_ref().is_some_and(|pieces| pieces.len() > SHORT);
+        is_long || matches!(self.source, Source::Called(_) | Source::Streamed(_))
+    }
+
+    /// Cancels the request. Its reader gets the error as soon as it has read what was sent.
+    pub(super) fn give_up(&mut self, error: Error) {
+        if !matches!(self.source, Source::Over) {
+            self.source = Source::Ended(Some(error));
+        }
+        (self.pieces, self.in_flight) = (None, None);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
         }
     }
 
@@ -86,6 +111,12 @@ impl Answer {
         }
         let polled = self.poll_next(context);
         self.since_pause = if polled.is_pending() { 0 } else { self.since_pause + 1 };
+        if polled.is_pending() {
+            match &mut self.reader {
+                Some(reader) => reader.clone_from(context.waker()),
+                none => *none = Some(context.waker().clone()),
+            }
+        }
         polled
     }
 
@@ -113,7 +144,7 @@ impl Answer {
                 },
                 Source::Ended(error) => {
                     let status = match error {
-                        Some(error) => self.in_flight.0.status_of(error),
+                        Some(error) => self.shared.status_of(error),
                         None => Status::ok(""),
                     };
                     self.source = Source::Over;
@@ -137,7 +168,7 @@ impl Answer {
     }
 }
 
-impl super::Shared {
+impl Shared {
     /// Returns the status that tells a remote of an error of this machine.
     pub(super) fn status_of(&self, error: &Error) -> Status {
         status_of(error, &self.host)

@@ -8,7 +8,9 @@ use http_body::Frame as HttpFrame;
 use tonic::Status;
 
 use super::answer::Answer;
+use super::bounded::Bounded;
 use super::connections::Used;
+use super::request::Deadline;
 use super::watch::Watch;
 use crate::wire::frame::Frame;
 
@@ -27,7 +29,7 @@ enum Inner {
     Message(Frame),
     /// All messages are sent; the status follows.
     Trailers,
-    Answer(Box<Answer>),
+    Answer(Bounded),
     Watch(Box<Watch>),
     Other(tonic::body::Body),
 }
@@ -41,8 +43,9 @@ impl Body {
         Self::of(Inner::Message(Frame::whole(message)))
     }
 
-    pub(super) fn answer(answer: Answer) -> Self {
-        Self::of(Inner::Answer(Box::new(answer)))
+    /// An answer that ends at the deadline, also if it is not read.
+    pub(super) fn answer(answer: Answer, deadline: Deadline) -> Self {
+        Self::of(Inner::Answer(Bounded::new(answer, deadline)))
     }
 
     pub(super) fn watch(watch: Watch) -> Self {

@@ -42,7 +42,7 @@ pub(super) async fn call(
         Some(Err(error)) => return Err(shared.status_of(&error)),
         None => Answer::called(reply, in_pieces, in_flight),
     };
-    Ok(Body::answer(answer))
+    Ok(Body::answer(answer, deadline))
 }
 
 /// `Stream` and `StreamParts`.
@@ -67,7 +67,7 @@ pub(super) async fn stream(
         Some(None) => Answer::ended(in_flight),
         None => Answer::streamed(None, chunks, in_pieces, in_flight),
     };
-    Ok(Body::answer(answer))
+    Ok(Body::answer(answer, deadline))
 }
 
 /// Waits for the first of an answer; `None` if a worker has begun the request and there is nothing

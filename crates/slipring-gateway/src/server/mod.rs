@@ -3,6 +3,7 @@
 mod accept;
 mod answer;
 mod body;
+mod bounded;
 mod calls;
 mod connections;
 mod control;

@@ -38,6 +38,11 @@ impl Deadline {
         Ok(Self { began, timeout })
     }
 
+    /// The deadline and the time until it, from the beginning; `None` if there is none.
+    pub(super) fn at(&self) -> Option<(Instant, Duration)> {
+        Some((self.began.checked_add(self.timeout)?, self.timeout))
+    }
+
     /// How much time is left. For ever stays for ever.
     pub(super) fn left(&self) -> Duration {
         if self.timeout == Duration::MAX {

@@ -128,6 +128,12 @@ pub(crate) fn timed_out(peer: &str, longest: Duration, stage: Option<RequestStag
     make(ErrorKind::Timeout, message, was_begun)
 }
 
+/// The reader of an answer has not read it in time.
+#[cold]
+pub(crate) fn not_read(longest: Duration) -> Error {
+    make(ErrorKind::Timeout, format!("the answer was not read within {longest:?}"), Some(true))
+}
+
 /// The answer is not what a gateway sends.
 #[cold]
 pub(crate) fn unexpected(status: &Status, was_begun: Option<bool>) -> Error {

@@ -55,6 +55,11 @@ impl Pieces {
         Self { rest: payload, longest, head: None, only: None, tag: OF_REPLY, is_over: false }
     }
 
+    /// How many bytes of the payload are left.
+    pub(crate) fn len(&self) -> usize {
+        self.rest.len()
+    }
+
     /// Whether no message is left.
     pub(crate) fn is_over(&self) -> bool {
         self.is_over

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use slipring::backend::BackendRequest;
+use slipring::{ErrorKind, RequestStage, StreamTimeouts};
 
 use crate::rig::*;
 
@@ -41,4 +42,45 @@ async fn a_slow_reader_stops_its_worker_and_nobody_else() {
         assert_eq!(chunk.len(), CHUNK);
     }
     assert!(rig.told.chunks_sent.load(Ordering::SeqCst) >= 2 * sent);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_read_ends_at_its_deadline() {
+    let rig = Rig::start(|gateway| gateway).await;
+    let connection = rig.connect().await;
+    let flood = BackendRequest::new(FLOOD, vec![7; CHUNK]);
+    let timeouts = StreamTimeouts::new().total(Duration::from_millis(500));
+    let mut stream = connection.stream("other", flood, timeouts).await.unwrap();
+    until(|| rig.told.was_cancelled.load(Ordering::SeqCst)).await;
+    until(|| rig.gateway.in_flight() == 0).await;
+    // The worker serves others.
+    connection.call("other", BackendRequest::new(ECHO, ""), LONG).await.unwrap();
+    // A reader that comes late gets what was sent, and is told.
+    let error = loop {
+        let chunk = std::future::poll_fn(|context| {
+            futures_core::Stream::poll_next(Pin::new(&mut stream), context)
+        });
+        match tokio::time::timeout(LONG, chunk).await.unwrap().unwrap() {
+            Ok(chunk) => assert_eq!(chunk.len(), CHUNK),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Timeout, Some(true)), "{error}");
+}
+
+#[tokio::test]
+async fn a_reply_that_is_not_read_does_not_keep_its_gateway_from_ending() {
+    let rig = Rig::start(|gateway| gateway).await;
+    let connection = rig.connect().await;
+    let request = BackendRequest::new(ECHO, vec![7; 8 << 20]);
+    let progress = request.progress();
+    let mut call = Box::pin(connection.call("echo", request, Duration::from_secs(3)));
+    tokio::select! {
+        biased;
+        () = until(|| progress.stage() == Some(RequestStage::Begun)) => {}
+        _ = &mut call => panic!("it was read to its end"),
+    }
+    rig.gateway.drain();
+    assert_eq!(rig.gateway.in_flight(), 1);
+    until(|| rig.served.is_finished()).await;
 }
