@@ -216,15 +216,15 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
         self.keep_half(now);
     }
 
-    /// The connection is lost. If the gateway did not say before that it would end, that is an error
-    /// of the gateway.
+    /// The connection is lost. That is an error of the gateway if it was used, and has not said that
+    /// it would end.
     pub(super) fn note_lost(&mut self, now: u64, connection: ConnectionId) {
         let clean_period = self.limits.clean_period;
         let Some(gateway) = self.connected(connection) else { return };
-        let was_draining = gateway.is_draining();
+        let was_used = gateway.link == Link::Reported && !gateway.is_draining();
         gateway.forgive_if_clean(now, clean_period);
         gateway.link = Link::None;
-        if !was_draining {
+        if was_used {
             self.note_error(now, connection.gateway);
         }
         self.keep_half(now);

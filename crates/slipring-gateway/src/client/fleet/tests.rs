@@ -265,3 +265,16 @@ fn a_gateway_whose_connection_never_holds_pauses_too() {
     fleet.note_status(late, connection, report(1, 0));
     assert_eq!(state(&fleet, late, 0), GatewayState::Ready);
 }
+
+#[test]
+fn a_gateway_that_comes_late_is_used_at_once() {
+    let (mut fleet, connections) = fleet(limits(), &[1, 1]);
+    let mut connection = connections[0];
+    // It is stopped: its machine takes connections, and no request reaches it.
+    for _ in 0..100 {
+        fleet.note_lost(0, connection);
+        connection = fleet.note_connected(connection.gateway).unwrap();
+    }
+    fleet.note_status(0, connection, report(1, 0));
+    assert_eq!(state(&fleet, 0, 0), GatewayState::Ready);
+}
