@@ -10,12 +10,13 @@ use h2::client::{Builder, SendRequest};
 use http::Uri;
 use slipring::{Error, RequestId, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, ToSocketAddrs};
+use tokio::net::ToSocketAddrs;
 use tokio::sync::watch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
+use super::dial::dial;
 use super::outcome::{lost, not_connected};
 use crate::tls::{ClientTls, ExpectedName, Refusal};
 use crate::wire::frame::Frame;
@@ -82,12 +83,12 @@ impl Connection {
     /// Connects to a gateway, and waits until it has taken the connection. `peer` is its name for
     /// errors, and, in plain text, for the gateway itself.
     pub(super) async fn open(
-        address: impl ToSocketAddrs,
+        address: impl ToSocketAddrs + Clone,
         peer: String,
         tls: Option<(&ClientTls, &ExpectedName)>,
         limits: Limits,
     ) -> Result<Self> {
-        let stream = TcpStream::connect(address).await;
+        let stream = dial(address).await;
         let stream = stream.map_err(|error| not_connected(&peer, error))?;
         // It is an improvement, and not needed.
         let _ = stream.set_nodelay(true);

@@ -7,6 +7,7 @@ mod chunks;
 mod connection;
 mod connector;
 mod control;
+mod dial;
 mod discovery;
 mod entered;
 mod errors;
