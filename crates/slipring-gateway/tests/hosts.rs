@@ -1,0 +1,83 @@
+//! Callers and gateways on hosts of their own, that are cut off, delayed, killed and stopped.
+//!
+//! The hosts are network namespaces on one switch. The program is everything that runs on them:
+//! gateway, worker, caller and proxy; so it has its own `main` in place of the test harness. Words
+//! given to it choose faults by name. `HOSTS_REPETITIONS=20` repeats each fault.
+
+#![expect(unreachable_pub, reason = "modules of one program")]
+
+#[path = "hosts/caller.rs"]
+mod caller;
+#[path = "hosts/faults.rs"]
+mod faults;
+#[path = "hosts/figures.rs"]
+mod figures;
+#[path = "hosts/gateway.rs"]
+mod gateway;
+#[path = "hosts/lines.rs"]
+mod lines;
+#[path = "hosts/net.rs"]
+mod net;
+#[path = "hosts/process.rs"]
+mod process;
+#[path = "hosts/proxy.rs"]
+mod proxy;
+#[path = "hosts/rules.rs"]
+mod rules;
+#[path = "hosts/trial.rs"]
+mod trial;
+#[path = "hosts/worker.rs"]
+mod worker;
+
+use std::panic::catch_unwind;
+
+use figures::Figures;
+
+fn main() {
+    if slipring::worker::is_worker() {
+        return worker::serve();
+    }
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let words: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["run-gateway", host, address] => gateway::run(host, address),
+        ["run-caller", first, gateways @ ..] => caller::run(first.parse().unwrap(), gateways),
+        ["run-proxy", listen, to, delay, stall] => {
+            proxy::run(listen, to, delay.parse().unwrap(), stall.parse().unwrap());
+        }
+        _ => test(&arguments),
+    }
+}
+
+/// Runs the faults whose names contain one of the words.
+fn test(arguments: &[String]) {
+    let words: Vec<_> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
+    let chosen = faults::ALL.into_iter().filter(|(name, _)| {
+        words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
+    });
+    let chosen: Vec<_> = chosen.collect();
+    if arguments.iter().any(|word| word == "--list") {
+        return chosen.iter().for_each(|(name, _)| println!("{name}: test"));
+    }
+    rules::are_kept_and_broken();
+    if let Err(reason) = net::enter() {
+        let count = chosen.len();
+        return println!("hosts: all {count} tests SKIPPED: no namespaces here: {reason}");
+    }
+    let repetitions = std::env::var("HOSTS_REPETITIONS").map_or(1, |count| count.parse().unwrap());
+    let (mut figures, mut failed) = (Figures::default(), Vec::new());
+    for repetition in 1..=repetitions {
+        for (name, fault) in &chosen {
+            let began = std::time::Instant::now();
+            let result = catch_unwind(fault);
+            let outcome = if result.is_ok() { "ok" } else { "FAILED" };
+            println!("{name} ({repetition}) ... {outcome} ({:.1?})", began.elapsed());
+            match result {
+                Ok(recovery) => figures.note(name, recovery),
+                Err(_) => failed.push(*name),
+            }
+        }
+    }
+    figures.print();
+    assert!(failed.is_empty(), "failed: {failed:?}");
+}
