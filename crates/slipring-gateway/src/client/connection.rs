@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use super::dial::dial;
+use super::keep_alive::Heard;
 use super::outcome::{lost, not_connected};
 use crate::tls::{ClientTls, ExpectedName, Refusal};
 use crate::wire::frame::Frame;
@@ -139,11 +140,12 @@ impl Connection {
             .max_header_list_size(limits.max_headers)
             .max_frame_size(MAX_FRAME)
             .max_send_buffer_size(usize::try_from(limits.window).unwrap_or(usize::MAX));
-        let handshake = builder.handshake::<_, Frame>(io).await;
+        let heard = Heard::default();
+        let handshake = builder.handshake::<_, Frame>(heard.on(io)).await;
         let (send, connection) = handshake.map_err(|error| not_connected(&peer, error))?;
         let (tell, ended) = watch::channel(None);
         let (greet, greeted) = watch::channel(false);
-        let driver = tokio::spawn(drive(connection, limits.clone(), refusal, greet, tell));
+        let driver = tokio::spawn(drive(connection, limits.clone(), heard, refusal, greet, tell));
         let places = limits.max_streams.saturating_sub(RESERVED).max(1);
         Ok(Self(Arc::new(Shared {
             send,
@@ -268,6 +270,7 @@ fn too_slow(peer: &str, longest: Duration) -> Error {
 async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
     mut connection: h2::client::Connection<T, Frame>,
     limits: Limits,
+    heard: Heard,
     refusal: Refusal,
     greet: watch::Sender<bool>,
     tell: watch::Sender<Option<String>>,
@@ -278,7 +281,7 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
             Ok(()) => "the gateway closed it".to_owned(),
             Err(error) => error.to_string(),
         },
-        reason = keep_alive(pings, &limits, &greet) => reason,
+        reason = keep_alive(pings, &limits, &heard, &greet) => reason,
     };
     // HTTP/2 knows only that a read has failed.
     let reason = refusal.get().map_or(reason, ToString::to_string);
@@ -293,15 +296,16 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
 async fn keep_alive(
     pings: Option<h2::PingPong>,
     limits: &Limits,
+    heard: &Heard,
     greet: &watch::Sender<bool>,
 ) -> String {
     let Some(mut pings) = pings else { return std::future::pending().await };
     loop {
-        match timeout(limits.keep_alive_timeout, pings.ping(h2::Ping::opaque())).await {
-            Ok(Ok(_)) => greet.send_replace(true),
+        match heard.answer(pings.ping(h2::Ping::opaque()), limits.keep_alive_timeout).await {
+            Some(Ok(_)) => greet.send_replace(true),
             // The connection itself says why it has ended.
-            Ok(Err(_)) => std::future::pending().await,
-            Err(_) => return format!("no answer for {:?}", limits.keep_alive_timeout),
+            Some(Err(_)) => std::future::pending().await,
+            None => return format!("no answer for {:?}", limits.keep_alive_timeout),
         };
         sleep(limits.keep_alive_interval).await;
     }

@@ -15,6 +15,7 @@ mod exchange;
 #[cfg(test)]
 mod fake;
 mod fleet;
+mod keep_alive;
 mod link;
 mod outcome;
 mod random;
