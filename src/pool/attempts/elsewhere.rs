@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{Payload, encoded_bytes};
 use crate::pool::overflow::CancelElsewhere;
 use crate::pool::role::RoleRef;
-use crate::pool::scheduler::Elsewhere;
+use crate::pool::scheduler::{Elsewhere, Scheduler};
 
 impl<R: RoleRef> Attempts<R> {
     /// Looks whether other workers would take it.
@@ -76,15 +76,122 @@ impl<R: RoleRef> Attempts<R> {
             Ok(found) => Ok(Some(found)),
             Err(error) if self.can_come_back(&error) => {
                 self.must_stay = true;
+                if self.resent.is_some() {
+                    // It asks once more as one that is sent again: a close waits for that.
+                    self.role.change(Scheduler::note_return);
+                    self.is_returning = true;
+                }
                 self.earlier.get_or_insert_default().push(&error);
                 Ok(None)
             }
-            Err(error) => Err(self.failed_with(error)),
+            Err(error) => Err(self.of_all(error)),
         }
     }
 
     fn can_come_back(&self, error: &Error) -> bool {
         let is_unserved = error.was_begun() == Some(false);
         is_unserved && self.role.has_workers && error.kind() != ErrorKind::Cancelled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::backend::{Backend, BackendLoad, BoxChunks, BoxFuture};
+    use crate::channel::{Reply, StreamTimeouts};
+    use crate::pool::attempts::Dead;
+    use crate::pool::role::{Permit, RoleShared};
+    use crate::pool::scheduler::{Grant, Priority, WorkerId};
+    use crate::pool::{Pool, Role};
+    use crate::protocol::{Health, Kind};
+    use crate::sys::clock::{Deadline, now_ns};
+
+    /// Has places, and is asked nothing.
+    #[derive(Debug)]
+    struct Others;
+
+    impl Backend for Others {
+        fn role(&self) -> &str {
+            "one"
+        }
+
+        fn load(&self) -> BackendLoad {
+            BackendLoad { places: 9, is_ready: true, ..BackendLoad::default() }
+        }
+
+        fn call(&self, _: BackendRequest, _: Duration) -> BoxFuture<'static, Result<Reply>> {
+            unreachable!()
+        }
+
+        fn submit(&self, _: BackendRequest, _: Duration) -> BoxFuture<'static, Result<Reply>> {
+            unreachable!()
+        }
+
+        fn stream(
+            &self,
+            _: BackendRequest,
+            _: StreamTimeouts,
+        ) -> BoxFuture<'static, Result<BoxChunks>> {
+            unreachable!()
+        }
+
+        fn ping(&self, _: Duration) -> BoxFuture<'static, Vec<Result<Health>>> {
+            unreachable!()
+        }
+
+        fn abort(&self) {}
+
+        fn clear_abort(&self) {}
+
+        fn close(&self, _: Duration) -> BoxFuture<'static, Result<()>> {
+            unreachable!()
+        }
+    }
+
+    /// A pool whose role overflows, and that has no worker yet.
+    fn pool() -> Pool {
+        let role = Role::with_channels(|_| Err(Error::invalid_config("no worker")));
+        let role = role.lazy().overflow(Arc::new(Others));
+        Pool::builder().role("one", role).build().unwrap()
+    }
+
+    /// A request whose worker has died before it began it, and which is sent again.
+    fn returning(pool: &Pool) -> Attempts<Arc<RoleShared>> {
+        let role = Arc::clone(pool.roles.get("one").unwrap());
+        let grant = Grant { worker: WorkerId { slot: 0, incarnation: 0 }, is_alone: false };
+        let permit = Permit::new(Arc::clone(&role), grant, Arc::default(), 0);
+        let mut attempts = Attempts::begin(role, Kind::app(1), Priority::Normal, None, true);
+        let error = Error::disconnected("died", Some(false));
+        attempts.judge(Dead { permit, error, has_delivered: false }).unwrap();
+        attempts
+    }
+
+    #[test]
+    fn a_close_waits_for_a_request_beside_one_that_came_back() {
+        let pool = pool();
+        let (mut one, mut other) = (returning(&pool), returning(&pool));
+        let passed = || Deadline::from(0, Duration::ZERO);
+        let left = one.acquire(now_ns(), passed()).unwrap();
+        assert!(matches!(left, Destination::Elsewhere(_)));
+        let refused = Error::disconnected("full", Some(false));
+        assert!(one.come_back::<()>(Err(refused)).unwrap().is_none());
+        // No worker comes.
+        assert_eq!(one.acquire(now_ns(), passed()).unwrap_err().kind(), ErrorKind::QueueTimeout);
+        drop(one);
+        pool.roles.get("one").unwrap().change(|scheduler| scheduler.close(now_ns()));
+        let error = other.acquire(now_ns(), passed()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::QueueTimeout, "{error}");
+    }
+
+    #[test]
+    fn an_error_from_elsewhere_tells_of_the_attempt_before_it() {
+        let pool = pool();
+        let mut attempts = returning(&pool);
+        attempts.history.begun = 1;
+        let cancelled = Error::new(ErrorKind::Cancelled, "cancelled").with_begun(false);
+        let error = attempts.come_back::<()>(Err(cancelled)).unwrap_err();
+        assert_eq!(error.was_begun(), Some(true));
     }
 }

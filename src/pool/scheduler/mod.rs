@@ -246,6 +246,13 @@ impl<W> Scheduler<W> {
         verdict
     }
 
+    /// A request that was sent again has left for other workers, and comes back.
+    /// [`Scheduler::admit_again`] or [`Scheduler::give_up`] must follow.
+    #[cfg(feature = "async")]
+    pub(crate) fn note_return(&mut self) {
+        self.returning += 1;
+    }
+
     /// A request that was to be sent again is not: it was cancelled, or its caller has gone.
     pub(crate) fn give_up(&mut self, now: u64) {
         self.returning = self.returning.saturating_sub(1);
