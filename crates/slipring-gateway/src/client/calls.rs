@@ -10,10 +10,10 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 use slipring::backend::BackendRequest;
 use slipring::{Error, Reply, RequestId, Result, StreamTimeouts};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use super::connection::Connection;
-use super::exchange::Exchange;
+use super::connection::{Connection, Shared};
+use super::exchange::{Exchange, HEAD};
 use crate::proto;
 use crate::wire::error::{malformed, not_whole, timed_out, too_large};
 use crate::wire::message::{Pieces, head_of};
@@ -41,12 +41,14 @@ impl Connection {
     ) -> impl Future<Output = Result<Reply>> + Send + use<> {
         let (shared, head) = (Arc::clone(self.shared()), head_of(role, &request, None));
         async move {
-            let progress = request.progress();
+            let (progress, began) = (request.progress(), Instant::now());
             let answered = timeout(longest.saturating_add(GRACE), async {
                 let place = shared.place().await;
                 let pieces = Pieces::of_request(head, payload_of(request)?);
                 let (id, progress) = (shared.next_id(), Some(progress.clone()));
-                let sent = Exchange::begin(&shared, "CallParts", longest, pieces, progress, place);
+                let (left, most) = (left(longest, began), longest_message(&shared));
+                let sent =
+                    Exchange::begin(&shared, "CallParts", left, pieces, progress, place, most);
                 reply(&mut sent.await?, id).await
             });
             answered
@@ -69,8 +71,9 @@ impl Connection {
         request: BackendRequest,
         timeouts: StreamTimeouts,
     ) -> impl Future<Output = Result<Chunks>> + Send + use<> {
-        let (shared, head) = (Arc::clone(self.shared()), head_of(role, &request, Some(timeouts)));
+        let (shared, role) = (Arc::clone(self.shared()), role.to_owned());
         async move {
+            let began = Instant::now();
             let (progress, total) = (request.progress(), timeouts.total_timeout());
             let longest = total.min(timeouts.queue_timeout());
             // From now on, and not for ever.
@@ -78,9 +81,12 @@ impl Connection {
                 (total != Duration::MAX).then(|| Box::pin(sleep(total.saturating_add(GRACE))));
             let sent = timeout(longest, async {
                 let place = shared.place().await;
+                let (total, most) = (left(total, began), longest_message(&shared));
+                let timeouts = timeouts.queue(left(timeouts.queue_timeout(), began));
+                let head = head_of(&role, &request, Some(timeouts));
                 let pieces = Pieces::of_request(head, payload_of(request)?);
                 let progress = Some(progress.clone());
-                Exchange::begin(&shared, "StreamParts", total, pieces, progress, place).await
+                Exchange::begin(&shared, "StreamParts", total, pieces, progress, place, most).await
             });
             let sent = sent.await;
             let exchange =
@@ -110,7 +116,7 @@ impl futures_core::Stream for Chunks {
             let Poll::Ready(message) = this.exchange.poll_message(context) else {
                 let end = this.end.as_mut().map(|end| end.as_mut().poll(context));
                 if end.is_some_and(|end| end.is_ready()) {
-                    this.end = None;
+                    (this.end, this.whole) = (None, Whole::default());
                     let stage = this.exchange.was_begun().map(|_| slipring::RequestStage::Begun);
                     let error = timed_out(&this.exchange.shared().peer, this.total, stage);
                     this.exchange.give_up();
@@ -183,6 +189,16 @@ async fn reply(exchange: &mut Exchange, id: RequestId) -> Result<Reply> {
     }
     let reply = reply.ok_or_else(|| not_whole(&exchange.shared().peer))?;
     Ok(Reply::from_owner(id, reply))
+}
+
+/// What is left of a timeout. For ever stays for ever.
+fn left(timeout: Duration, began: Instant) -> Duration {
+    if timeout == Duration::MAX { timeout } else { timeout.saturating_sub(began.elapsed()) }
+}
+
+/// How long a message of an answer may be.
+fn longest_message(shared: &Shared) -> usize {
+    shared.limits.max_message.saturating_add(HEAD)
 }
 
 /// Returns the bytes of a payload: where they lie, if they lie in one part.

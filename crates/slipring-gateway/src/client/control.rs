@@ -12,6 +12,9 @@ use crate::proto;
 use crate::wire::error::{malformed, not_whole, timed_out};
 use crate::wire::message::Pieces;
 
+/// The longest message about a gateway. Its parts can be some hundred times as long in memory.
+const LONGEST_MESSAGE: usize = 1 << 20;
+
 /// What a gateway says of itself: from [`Connection::watch`].
 pub struct Watching(Exchange);
 
@@ -84,7 +87,7 @@ impl Connection {
         request: &impl Message,
     ) -> Result<Exchange> {
         let pieces = Pieces::of_message(request);
-        Exchange::begin(self.shared(), method, longest, pieces, None, None).await
+        Exchange::begin(self.shared(), method, longest, pieces, None, None, LONGEST_MESSAGE).await
     }
 
     async fn asked<R: Message + Default>(

@@ -16,14 +16,14 @@ use tonic::Status;
 
 use super::connection::Shared;
 use super::outcome::{lost, was_begun};
-use crate::wire::error::{error_of, unexpected};
+use crate::wire::error::{begun, error_of, status_in, unexpected};
 use crate::wire::frame::Frame;
 use crate::wire::message::Pieces;
 use crate::wire::reader::MessageReader;
 use crate::wire::timeout;
 
 /// How much longer than its payload a message may be.
-const HEAD: usize = 64 << 10;
+pub(super) const HEAD: usize = 64 << 10;
 
 /// A request that was sent, or whose pieces are being sent. Dropping it cancels the request.
 pub(super) struct Exchange {
@@ -49,7 +49,8 @@ enum Receiving {
 }
 
 impl Exchange {
-    /// Sends a request: its first piece at once, others when there is room for them.
+    /// Sends a request: its first piece at once, others when there is room for them. Of the answer
+    /// no message is longer than `longest_message`.
     ///
     /// # Errors
     ///
@@ -61,6 +62,7 @@ impl Exchange {
         mut pieces: Pieces,
         progress: Option<Progress>,
         place: Option<OwnedSemaphorePermit>,
+        longest_message: usize,
     ) -> Result<Self> {
         let mut sender = shared.sender().await?;
         let mut request = Request::new(());
@@ -83,7 +85,7 @@ impl Exchange {
         }
         let sending = (!pieces.is_over()).then_some(Sending { stream, pieces });
         Ok(Self {
-            reader: MessageReader::new(shared.limits.max_message.saturating_add(HEAD)),
+            reader: MessageReader::new(longest_message),
             shared: Arc::clone(shared),
             sending,
             receiving: Receiving::Headers(response),
@@ -166,7 +168,7 @@ impl Exchange {
             let status = Status::unknown(format!("HTTP status {}", head.status));
             return Err(unexpected(&status, None));
         }
-        if let Some(status) = Status::from_header_map(&head.headers) {
+        if let Some(status) = status_in(&head.headers) {
             self.receiving = Receiving::Over;
             return match status.code() {
                 tonic::Code::Ok => Ok(()),
@@ -182,9 +184,9 @@ impl Exchange {
     }
 
     fn end(&self, trailers: &HeaderMap) -> Result<Option<Bytes>> {
-        match Status::from_header_map(trailers) {
+        match status_in(trailers) {
             Some(status) if status.code() == tonic::Code::Ok => Ok(None),
-            Some(status) => Err(error_of(&status, &self.shared.peer)),
+            Some(status) => Err(begun(error_of(&status, &self.shared.peer))),
             None => {
                 let status = Status::unknown("the answer ended without a status");
                 Err(unexpected(&status, self.was_begun()))

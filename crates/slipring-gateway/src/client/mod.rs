@@ -15,6 +15,8 @@ mod exchange;
 #[cfg(test)]
 mod fake;
 mod fleet;
+#[cfg(test)]
+mod hostile_tests;
 mod keep_alive;
 mod link;
 mod outcome;

@@ -7,6 +7,8 @@ mod bounded;
 mod calls;
 mod connections;
 mod control;
+#[cfg(test)]
+mod hostile_tests;
 mod preface;
 mod request;
 mod route;

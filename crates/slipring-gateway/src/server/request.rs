@@ -19,6 +19,9 @@ use crate::wire::{Limits, timeout as grpc_timeout};
 /// How much longer than its payload a message of a request may be.
 const HEAD: usize = 64 << 10;
 
+/// So much of a request, or its end, must come within the timeout of a piece.
+const PROGRESS: usize = 16 << 10;
+
 /// When a request must be answered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline {
@@ -58,9 +61,16 @@ struct Messages<'a> {
     reader: MessageReader,
     limits: &'a Limits,
     deadline: Deadline,
+    /// How many bytes came since when.
+    progress: (usize, Instant),
 }
 
-impl Messages<'_> {
+impl<'a> Messages<'a> {
+    fn new(body: Incoming, max_message: usize, limits: &'a Limits, deadline: Deadline) -> Self {
+        let reader = MessageReader::new(max_message);
+        Self { body, reader, limits, deadline, progress: (0, Instant::now()) }
+    }
+
     /// Waits for the next message; `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
@@ -69,13 +79,19 @@ impl Messages<'_> {
             }
             let frame =
                 std::future::poll_fn(|context| Pin::new(&mut self.body).poll_frame(context));
-            let longest = self.limits.piece_timeout.min(self.deadline.left());
-            let frame = timeout(longest, frame).await.map_err(|_| {
-                Status::deadline_exceeded(format!("nothing of the request came for {longest:?}"))
+            let (_, since) = self.progress;
+            let left = self.limits.piece_timeout.saturating_sub(since.elapsed());
+            let frame = timeout(left.min(self.deadline.left()), frame).await;
+            let frame = frame.map_err(|_| {
+                Status::deadline_exceeded("the request did not come whole, or too slowly")
             })?;
             match frame {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
+                        self.progress.0 = self.progress.0.saturating_add(data.len());
+                        if self.progress.0 >= PROGRESS {
+                            self.progress = (0, Instant::now());
+                        }
                         self.reader.push(data);
                     }
                 }
@@ -95,8 +111,7 @@ pub(super) async fn one<M: Message + Default>(
     limits: &Limits,
     deadline: Deadline,
 ) -> Result<M, Status> {
-    let (body, reader) = (request.into_body(), MessageReader::new(HEAD));
-    let mut messages = Messages { body, reader, limits, deadline };
+    let mut messages = Messages::new(request.into_body(), HEAD, limits, deadline);
     decode(messages.next().await?.ok_or_else(nothing)?)
 }
 
@@ -106,11 +121,15 @@ pub(super) async fn whole(
     limits: &Limits,
     deadline: Deadline,
 ) -> Result<(proto::Request, Bytes), Status> {
-    let reader = MessageReader::new(limits.max_message.saturating_add(HEAD));
-    let mut messages = Messages { body: request.into_body(), reader, limits, deadline };
+    let longest = limits.max_message.saturating_add(HEAD);
+    let mut messages = Messages::new(request.into_body(), longest, limits, deadline);
     let mut first: proto::Request = decode(messages.next().await?.ok_or_else(nothing)?)?;
     let mut payload = std::mem::take(&mut first.payload);
     let mut more = std::mem::take(&mut first.more);
+    if first.encoded_len() > HEAD {
+        let message = format!("what stands beside the payload is over {HEAD} bytes");
+        return Err(Status::resource_exhausted(message));
+    }
     if !more {
         check(payload.len(), limits)?;
         return Ok((first, payload));
@@ -121,6 +140,9 @@ pub(super) async fn whole(
             decode(messages.next().await?.ok_or_else(|| {
                 Status::invalid_argument("the request ends before its last piece")
             })?)?;
+        if piece.more && piece.payload.is_empty() {
+            return Err(Status::invalid_argument("a piece has no payload"));
+        }
         check(all.len().saturating_add(piece.payload.len()), limits)?;
         all.extend_from_slice(&piece.payload);
         more = piece.more;

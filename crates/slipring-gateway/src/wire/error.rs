@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
 use prost::Message;
 use slipring::{Error, ErrorKind, ErrorReport, RequestStage};
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -54,6 +55,18 @@ pub(crate) fn status_of(error: &Error, host: &str) -> Status {
     Status::with_metadata(code_of(error), message, metadata)
 }
 
+/// Returns the status that headers tell of, if they do.
+pub(crate) fn status_in(headers: &HeaderMap) -> Option<Status> {
+    /// Not used here; tonic panics at one that does not decode.
+    const DETAILS: &str = "grpc-status-details-bin";
+    if !headers.contains_key(DETAILS) {
+        return Status::from_header_map(headers);
+    }
+    let mut headers = headers.clone();
+    headers.remove(DETAILS);
+    Status::from_header_map(&headers)
+}
+
 /// Returns the error that a gateway's status tells of. `peer` is the gateway.
 pub(crate) fn error_of(status: &Status, peer: &str) -> Error {
     let report = status.metadata().get_bin(REPORT).and_then(|report| report.to_bytes().ok());
@@ -71,6 +84,19 @@ pub(crate) fn error_of(status: &Status, peer: &str) -> Error {
     };
     let (code, text) = (status.code(), status.message());
     Error::from_report(ErrorReport::new(kind, format!("{peer} answered {code:?}: {text}")))
+}
+
+/// Returns the error of a request that was seen begun, whatever it says of that itself.
+pub(crate) fn begun(error: Error) -> Error {
+    if error.was_begun() == Some(true) {
+        return error;
+    }
+    let mut report = error.report();
+    report.stage = Some(RequestStage::Begun);
+    if let Some(death) = &mut report.death {
+        death.stage = report.stage;
+    }
+    Error::from_report(report)
 }
 
 /// Makes an error of which it is known, or not, whether the request was begun.

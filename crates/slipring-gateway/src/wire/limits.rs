@@ -23,7 +23,7 @@ pub struct Limits {
     pub window: u32,
     /// How many bytes the headers of a request or of an answer have: 32 KiB.
     pub max_headers: u32,
-    /// The longest time without a byte of a request that is not whole: 10 s.
+    /// The longest time for each 16 KiB of a request, and for its end: 10 s.
     pub piece_timeout: Duration,
     /// The longest time for a call whose caller gives none: 300 s.
     pub call_timeout: Duration,

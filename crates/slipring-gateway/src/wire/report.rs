@@ -20,6 +20,8 @@ const LONGEST: usize = 5_600;
 const LONGEST_TEXT: usize = 400;
 /// How many of the sources are kept, and of the sources that are reports themselves.
 const MOST_SOURCES: usize = 4;
+/// How many of the ends of earlier attempts are kept.
+const MOST_ENDS: usize = 16;
 /// How many errors of this library may be inside each other.
 const MOST_NESTED: usize = 4;
 
@@ -36,11 +38,12 @@ pub(crate) fn report_of(error: &Error, host: &str) -> proto::ErrorReport {
         report.source = None;
     }
     let excess = over(&report);
-    let log = match &mut report.death {
-        Some(death) => &mut death.log_tail,
-        None => &mut report.log_tail,
-    };
-    if let (Some(log), 1..) = (log, excess) {
+    if let (Some(log), 1..) = (&mut report.log_tail, excess) {
+        cut_front(log, excess);
+    }
+    let excess = over(&report);
+    let of_death = report.death.as_mut().and_then(|death| death.log_tail.as_mut());
+    if let (Some(log), 1..) = (of_death, excess) {
         cut_front(log, excess);
     }
     report
@@ -93,7 +96,7 @@ fn to_proto(report: ErrorReport, host: &str, nested: usize) -> proto::ErrorRepor
         }),
         earlier_attempts: report.earlier_attempts.map(|earlier| proto::EarlierAttempts {
             count: earlier.count,
-            ends: earlier.ends.iter().map(end_to_proto).collect(),
+            ends: earlier.ends.iter().take(MOST_ENDS).map(end_to_proto).collect(),
         }),
         log_tail: report.log_tail,
         source: source.map(|source| Box::new(to_proto(*source, host, nested - 1))),
@@ -293,6 +296,11 @@ mod tests {
         report.sources = vec!["s".repeat(5_000); 40];
         report.source = Some(Box::new(death()));
         report.death.as_mut().unwrap().log_tail = Some(format!("{}the end", "ö".repeat(4_000)));
+        // Such an error comes from a gateway that is not this one.
+        report.log_tail = Some("x".repeat(9_000));
+        let mut earlier = EarlierAttempts::default();
+        earlier.ends = vec![AttemptEnd::new(ErrorKind::PeerDied, None, Some(false)); 5_000];
+        report.earlier_attempts = Some(earlier);
         let message = report_of(&Error::from_report(report), "gpu-1");
         assert!(message.encoded_len() <= LONGEST + 8, "{}", message.encoded_len());
         let log = message.death.unwrap().log_tail.unwrap();

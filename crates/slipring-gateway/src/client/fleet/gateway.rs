@@ -103,7 +103,7 @@ impl<A> Gateway<A> {
         }
         self.link = Link::Reported;
         // Those of this client are known better here.
-        self.others = report.requests.saturating_sub(self.in_flight);
+        self.others = report.requests.saturating_sub(self.in_flight).min(MOST_REQUESTS);
         self.report = report;
     }
 
@@ -166,3 +166,5 @@ impl<A> Gateway<A> {
 
 /// More than any gateway has, so that no product of it overflows.
 const MOST_PLACES: usize = 1 << 32;
+/// More than any gateway has, so that no sum of it overflows.
+const MOST_REQUESTS: usize = 1 << 40;

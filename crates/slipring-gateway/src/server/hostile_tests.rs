@@ -1,0 +1,93 @@
+//! Callers that send what none should.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use h2::SendStream;
+use h2::client::ResponseFuture;
+use http::{Method, Request};
+use prost::Message;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tonic::{Code, Status};
+
+use super::Gateway;
+use crate::proto;
+use crate::wire::{Limits, SERVICE};
+
+/// Longer than anything takes that does not hang.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Begins a request to a gateway without a role.
+async fn begin(method: &str, limits: Limits) -> (SendStream<Bytes>, ResponseFuture) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let gateway = Gateway::builder().limits(limits).build();
+    tokio::spawn(async move { gateway.serve(listener).await });
+    let io = TcpStream::connect(address).await.unwrap();
+    let (send, connection) = h2::client::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(format!("http://{address}{SERVICE}{method}"))
+        .header("content-type", "application/grpc")
+        .body(())
+        .unwrap();
+    let (answer, stream) = send.ready().await.unwrap().send_request(request, false).unwrap();
+    (stream, answer)
+}
+
+fn framed(message: &proto::Request) -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.put_u8(0);
+    bytes.put_u32(u32::try_from(message.encoded_len()).unwrap());
+    message.encode_raw(&mut bytes);
+    bytes.freeze()
+}
+
+async fn code(answer: ResponseFuture) -> Code {
+    let answer = timeout(LONG, answer).await.unwrap().unwrap();
+    Status::from_header_map(answer.headers()).unwrap().code()
+}
+
+fn embed() -> proto::Request {
+    proto::Request {
+        role: "embed".into(),
+        kind: Some(proto::request::Kind::Name("embed".into())),
+        ..proto::Request::default()
+    }
+}
+
+#[tokio::test]
+async fn what_stands_beside_a_payload_is_bounded() {
+    for (len, expected) in [(1_000, Code::InvalidArgument), (100_000, Code::ResourceExhausted)] {
+        let (mut stream, answer) = begin("Call", Limits::default()).await;
+        let request = proto::Request { role: "r".repeat(len), ..embed() };
+        stream.send_data(framed(&request), true).unwrap();
+        assert_eq!(code(answer).await, expected, "{len} bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_trickles_is_given_up() {
+    let limits = Limits { piece_timeout: Duration::from_millis(500), ..Limits::default() };
+    // A stream has no deadline of its own.
+    let (mut stream, answer) = begin("StreamParts", limits).await;
+    let request = proto::Request { payload: Bytes::from(vec![7; 400]), ..embed() };
+    let mut bytes = framed(&request);
+    let answer = tokio::spawn(code(answer));
+    while !answer.is_finished() && !bytes.is_empty() {
+        let _ = stream.send_data(bytes.split_to(1), bytes.is_empty());
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(answer.await.unwrap(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn pieces_without_a_payload_are_refused() {
+    let (mut stream, answer) = begin("CallParts", Limits::default()).await;
+    let more = proto::Request { more: true, ..embed() };
+    stream.send_data(framed(&more), false).unwrap();
+    stream.send_data(framed(&proto::Request { role: String::new(), ..more }), false).unwrap();
+    assert_eq!(code(answer).await, Code::InvalidArgument);
+}
