@@ -4,11 +4,12 @@
 //! `tests/replay.rs` runs all checks on the inputs in `seeds/` and `regressions/`, without a
 //! fuzzer. The checks of payloads ([`payloads`], [`roles`]) and of a worker's answers ([`interleaved`]) use
 //! the public interface. All others need the inside of the library: they are in `inside/`, which the library compiles as its module
-//! `fuzzing` in builds with `--cfg slipring_fuzzing`.
+//! `fuzzing` in builds with `--cfg slipring_fuzzing`. Those in `gateway/` are the same for the library of
+//! the gateway.
 //!
 //! To add a target, add
 //!
-//! * a function in this package or in `inside/`, and its row in [`TARGETS`],
+//! * a function in this package, in `inside/` or in `gateway/`, and its row in [`TARGETS`],
 //! * a program in `fuzz_targets/` and its `[[bin]]` in `Cargo.toml`,
 //! * at least one input in `seeds/<target>/`.
 //!
@@ -32,6 +33,8 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("hostile_peer", slipring::fuzzing::hostile_peer),
     ("streams", slipring::fuzzing::streams),
     ("interleaved", interleaved::interleaved),
+    ("gateway_frames", slipring_gateway::fuzzing::gateway_frames),
+    ("gateway_errors", slipring_gateway::fuzzing::gateway_errors),
 ];
 
 /// Runs the check of the target with this name.

@@ -4,6 +4,10 @@
 #[path = "generated/mod.rs"]
 pub mod proto;
 pub mod client;
+#[cfg(slipring_fuzzing)]
+#[doc(hidden)]
+#[path = "../../../fuzz/gateway/mod.rs"]
+pub mod fuzzing;
 pub mod server;
 pub mod tls;
 mod wire;
