@@ -1,0 +1,96 @@
+//! The pool of workers, and what it tells.
+
+use std::sync::{Arc, OnceLock};
+
+use slipring::pool::{Event, EventKind, Pool, Role, WorkerSlot};
+use slipring::{Config, Error, ErrorKind, Spawner};
+use tokio::sync::mpsc::{Receiver, channel};
+
+use crate::args::Options;
+use crate::error::{Failure, say};
+
+/// The workers of the gateway's role.
+pub(crate) struct Workers {
+    pub(crate) pool: Pool,
+    events: Receiver<Event>,
+}
+
+impl Workers {
+    /// Begins to start them.
+    pub(crate) fn start(options: &Options) -> Result<Self, Failure> {
+        let refused = |error: Error| match error.kind() {
+            ErrorKind::InvalidConfig => Failure::usage(error),
+            _ => Failure::other(error.to_string()),
+        };
+        let config = Config::builder().max_message(options.max_message).build().map_err(refused)?;
+        let (program, args) = options.command.split_first().ok_or_else(no_program)?;
+        let worker = Spawner::program(program).args(args).config(config);
+        let worker = match &options.log_dir {
+            Some(directory) => worker.log_dir(directory),
+            None => worker.inherit_stdio(),
+        };
+        // No worker is started before its events are read.
+        let are_read = Arc::new(OnceLock::new());
+        let wait = Arc::clone(&are_read);
+        let recipe = move |slot: &WorkerSlot| {
+            wait.wait();
+            Ok(worker.clone().role(slot.role.as_str()))
+        };
+        let role = Role::new(recipe)
+            .min_idle(options.workers)
+            .max_size(options.workers)
+            .concurrency(options.concurrency)
+            .max_waiting(options.max_waiting);
+        let kinds = options.idempotent.iter().flat_map(|kinds| kinds.0.iter().copied());
+        let role = kinds.fold(role, Role::idempotent);
+        let pool = Pool::builder().role(options.role.as_str(), role).build().map_err(refused)?;
+        let (sender, events) = channel(64);
+        let all = pool.events();
+        let read = move || all.into_iter().try_for_each(|event| sender.blocking_send(event));
+        let thread = std::thread::Builder::new().name("events".into());
+        let started = thread.spawn(read);
+        started.map_err(|e| Failure::other(format!("cannot start a thread: {e}")))?;
+        let _ = are_read.set(());
+        Ok(Self { pool, events })
+    }
+
+    /// Waits until one of them is ready.
+    pub(crate) async fn ready(&mut self) -> Result<(), Failure> {
+        while let Some(event) = self.events.recv().await {
+            match &event.kind {
+                EventKind::Ready(_) => return Ok(()),
+                EventKind::StartFailed(error) | EventKind::Died(error) => {
+                    return Err(Failure::workers(
+                        format!("no worker starts: {error}"),
+                        error.log_tail(),
+                    ));
+                }
+                _ => {}
+            }
+        }
+        Err(Failure::other("the pool has ended"))
+    }
+
+    /// Tells what happens to them, until the pool ends.
+    pub(crate) async fn tell(&mut self) {
+        while let Some(event) = self.events.recv().await {
+            let what = match &event.kind {
+                EventKind::Died(error) => error.to_string(),
+                EventKind::StartFailed(error) => format!("a worker does not start: {error}"),
+                EventKind::Hung { .. } => "is killed: its request makes no progress".to_owned(),
+                EventKind::Unresponsive => "does not answer".to_owned(),
+                EventKind::Degraded => "its workers have failed too often".to_owned(),
+                EventKind::Healed => "its workers start again".to_owned(),
+                _ => continue,
+            };
+            match event.worker {
+                Some(number) => say(format_args!("{} {number}: {what}", event.role)),
+                None => say(format_args!("{}: {what}", event.role)),
+            }
+        }
+    }
+}
+
+fn no_program() -> Failure {
+    Failure::usage("the worker's program is missing")
+}

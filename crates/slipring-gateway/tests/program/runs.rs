@@ -1,0 +1,179 @@
+//! What the program does from its start to its end.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use slipring::ErrorKind;
+use slipring::backend::{Backend, BackendRequest};
+use slipring_gateway::tls::{ClientTls, PemFiles};
+
+use super::gateway::{Dir, Gateway, run, until_exists};
+use crate::{CRASH_ONCE, ECHO, WAIT};
+
+pub(crate) fn a_role_of_another_machine_is_called() {
+    let mut gateway = Gateway::start(&["--workers", "2"]);
+    assert_eq!(gateway.call(ECHO, "hello").unwrap().text().unwrap(), "hello");
+    assert_eq!(gateway.role.gateways()[0].places, 2);
+    gateway.signal("INT");
+    assert_eq!(gateway.end(), (Some(0), String::new()));
+    // Its port is free again at once.
+    drop(TcpListener::bind(gateway.address).unwrap());
+}
+
+pub(crate) fn a_kind_that_may_run_twice_is_sent_again() {
+    let (dir, options) = (Dir::new("twice"), ["--idempotent", "crash-once"]);
+    let logs = ["--log-dir", dir.path()];
+    let gateway = Gateway::start(&[&options[..], &logs].concat());
+    let reply = gateway.call(CRASH_ONCE, &dir.file("again")).unwrap();
+    assert_eq!(reply.text().unwrap(), "the second time");
+    let gateway = Gateway::start(&logs);
+    let error = gateway.call(CRASH_ONCE, &dir.file("once")).unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::PeerDied, Some(true)), "{error}");
+    assert!(error.death().unwrap().log_path().unwrap().starts_with(dir.path()));
+}
+
+pub(crate) fn sigterm_finishes_requests_and_ends_well() {
+    let (mut gateway, dir) = (Gateway::start(&[]), Dir::new("sigterm"));
+    let (begun, over) = (dir.file("begun"), dir.file("over"));
+    let reply = gateway.submit(WAIT, &format!("{begun}\n{over}"));
+    until_exists(&begun);
+    gateway.signal("TERM");
+    // Connections to it are not refused, but no request is taken.
+    while gateway.role.gateways()[0].state == slipring_gateway::GatewayState::Ready {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert!(gateway.process.try_wait().unwrap().is_none(), "it has a request");
+    std::fs::write(&over, "").unwrap();
+    assert_eq!(gateway.wait(reply).unwrap().text().unwrap(), "waited");
+    let (code, text) = gateway.end();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("SIGTERM: finishing requests: 1"), "{text}");
+}
+
+pub(crate) fn a_second_signal_ends_at_once() {
+    let (mut gateway, dir) = (Gateway::start(&[]), Dir::new("second"));
+    let (begun, over) = (dir.file("begun"), dir.file("over"));
+    let reply = gateway.submit(WAIT, &format!("{begun}\n{over}"));
+    until_exists(&begun);
+    gateway.signal("TERM");
+    while gateway.role.gateways()[0].state == slipring_gateway::GatewayState::Ready {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    gateway.signal("INT");
+    let (code, text) = gateway.end();
+    assert_eq!(code, Some(130), "{text}");
+    assert!(text.contains("requests that were not finished: 1"), "{text}");
+    let error = gateway.wait(reply).unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Disconnected, Some(true)), "{error}");
+}
+
+pub(crate) fn a_drain_that_takes_too_long_is_a_failure() {
+    let (mut gateway, dir) = (Gateway::start(&["--drain-timeout", "0.05"]), Dir::new("long"));
+    let (begun, over) = (dir.file("begun"), dir.file("over"));
+    let reply = gateway.submit(WAIT, &format!("{begun}\n{over}"));
+    until_exists(&begun);
+    gateway.signal("TERM");
+    let (code, text) = gateway.end();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("--drain-timeout: 1"), "{text}");
+    assert!(gateway.wait(reply).is_err());
+}
+
+pub(crate) fn a_used_port_is_a_clear_error() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    let (code, text) = fails(&["--role", "echo", "--listen", &address]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains(&address) && text.contains("another program listens there"), "{text}");
+}
+
+pub(crate) fn bad_options_are_errors_of_one_line() {
+    let role = ["--role", "echo"];
+    for (args, said) in [
+        (&[][..], "--role <NAME> is missing"),
+        (&["--workers", "0"], "--workers takes a whole number from 1 to 4096, not '0'"),
+        (&["--listen", "here"], "--listen takes an IP address and a port"),
+        (&["--listen", "0.0.0.0:0"], "0.0.0.0:0 is not the loopback interface"),
+        (&["--cert", "a.pem"], "--key"),
+        (&["--allow-client", "host"], "--allow-client is of use only with --cert"),
+        (&["--cert-name", "host"], "--make-certs"),
+        (&["--idempotent", "-"], "--idempotent takes the name or the number"),
+        (&["--idempotent", "0"], "0 is no number of a kind of request"),
+        (&["--drain-timeout", "soon"], "--drain-timeout takes seconds"),
+        (&["--max-message", "1"], "--max-message takes a whole number from 1048576"),
+        (&["--wokers", "1"], "did you mean '--workers'?"),
+        (&["worker"], "the worker's program follows after --"),
+        (&["--role", "a b"], "a name must be"),
+    ] {
+        let all = if args.is_empty() { Vec::new() } else { [&role[..], args].concat() };
+        let (code, text) = fails(&all);
+        assert_eq!((code, text.lines().count()), (2, 1), "{args:?}: {text}");
+        assert!(text.starts_with("slipring-gateway: ") && text.contains(said), "{args:?}: {text}");
+        assert!(text.contains("--help"), "{args:?}: {text}");
+    }
+    let (code, text) = fails(&["--role", "echo", "--"]);
+    assert!(code == 2 && text.contains("the worker's program is missing"), "{text}");
+}
+
+pub(crate) fn workers_that_cannot_start_end_the_program() {
+    let dir = Dir::new("no-worker");
+    let base = ["--role", "echo", "--listen", "127.0.0.1:0", "--log-dir", dir.path()];
+    let (code, text) = fails(&[&base[..], &["--", "/no/such/worker"]].concat());
+    assert!(code == 3 && text.contains("/no/such/worker"), "{code} {text}");
+    let script = ["--", "/bin/sh", "-c", "echo no model; exit 7"];
+    let (code, text) = fails(&[&base[..], &script].concat());
+    assert!(code == 3 && text.contains("| no model"), "{code} {text}");
+    let mut refuses = base;
+    refuses[1] = "refuses";
+    let (code, text) = fails(&refuses);
+    assert!(code == 3 && text.contains("there is no model"), "{code} {text}");
+}
+
+pub(crate) fn made_certificates_let_their_caller_in_and_no_other() {
+    let dir = Dir::new("certs");
+    let made = run(&["--make-certs", dir.path()]);
+    let said = String::from_utf8(made.stdout).unwrap();
+    assert!(made.status.success() && said.starts_with("for the gateway: --cert "), "{said}");
+    let (code, text) = fails(&["--make-certs", dir.path()]);
+    assert!(code == 1 && text.contains("--make-certs: "), "nothing is written over: {text}");
+    let [chain, key, authorities] =
+        ["client.pem", "client-key.pem", "ca.pem"].map(|name| dir.file(name).into());
+    let options = said.lines().next().unwrap().strip_prefix("for the gateway: ").unwrap();
+    let options: Vec<_> = options.split(' ').collect();
+    let allowed = [&options[..], &["--allow-client", "slipring-host"]].concat();
+    let gateway = Gateway::start(&allowed);
+    let tls = ClientTls::new(PemFiles { chain, key, authorities }).unwrap();
+    let secured = gateway.connect(|role| role.tls(tls.clone()));
+    assert_eq!(gateway.call_by(&secured, ECHO, "hello").unwrap().text().unwrap(), "hello");
+    // The role of `Gateway::start` speaks plain text.
+    let plain = BackendRequest::new(ECHO, "hello");
+    let error = gateway.wait(gateway.role.call(plain, Duration::from_millis(300))).unwrap_err();
+    assert_eq!(error.was_begun(), Some(false), "{error}");
+
+    let refusing = Gateway::start(&[&options[..], &["--allow-client", "another"]].concat());
+    let refused = refusing.connect(|role| role.tls(tls));
+    let request = BackendRequest::new(ECHO, "hello");
+    let error = refusing.wait(refused.call(request, Duration::from_millis(300))).unwrap_err();
+    assert_eq!(error.was_begun(), Some(false), "{error}");
+
+    let mut missing = options.clone();
+    missing[1] = "/no/such.pem";
+    let (code, text) = fails(&[&["--role", "echo"], &missing[..]].concat());
+    assert!(code == 1 && text.contains("/no/such.pem: cannot read it"), "{text}");
+}
+
+pub(crate) fn help_names_every_option() {
+    let output = run(&["--help"]);
+    assert!(output.status.success());
+    let help = String::from_utf8(output.stdout).unwrap();
+    for option in
+        ["--role", "--workers", "--listen", "--drain-timeout", "--idempotent", "Exit codes"]
+    {
+        assert!(help.contains(option), "{option}: {help}");
+    }
+}
+
+fn fails(args: &[&str]) -> (i32, String) {
+    let output = run(args);
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
