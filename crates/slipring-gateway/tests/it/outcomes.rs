@@ -4,7 +4,7 @@
 use h2::Reason;
 use h2::server::{Connection as Peer, SendResponse};
 use slipring::backend::BackendRequest;
-use slipring::pool::Progress;
+use slipring::backend::Progress;
 use slipring::{ErrorKind, RequestStage};
 use slipring_gateway::Limits;
 use slipring_gateway::client::Connection;
