@@ -26,6 +26,12 @@ use crate::wire::{Limits, MAX_FRAME, SERVICE};
 /// How many of the requests that a gateway takes are left for what is no request to a worker.
 const RESERVED: u32 = 8;
 
+/// How many cancelled requests are remembered for a second, in which the gateway may still answer.
+const REMEMBERED: usize = 4096;
+/// How many answers to requests that are not remembered a connection survives. A gateway that sends
+/// more is broken; a caller that cancels much gets some.
+const LATE_FRAMES: usize = 100_000;
+
 /// One connection to one gateway, for any number of requests at the same time. Cheap to clone; all
 /// clones are the same connection. When the last is dropped, and no request is left, it is closed.
 ///
@@ -139,6 +145,8 @@ impl Connection {
             .initial_connection_window_size(limits.connection_window())
             .max_header_list_size(limits.max_headers)
             .max_frame_size(MAX_FRAME)
+            .max_concurrent_reset_streams(REMEMBERED)
+            .max_local_error_reset_streams(Some(LATE_FRAMES))
             .max_send_buffer_size(usize::try_from(limits.window).unwrap_or(usize::MAX));
         let heard = Heard::default();
         let handshake = builder.handshake::<_, Frame>(heard.on(io)).await;

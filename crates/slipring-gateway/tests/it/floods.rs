@@ -2,10 +2,13 @@
 
 use std::pin::pin;
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use slipring::backend::BackendRequest;
+use slipring_gateway::Limits;
+use slipring_gateway::client::Connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::rig::*;
 
@@ -78,7 +81,7 @@ async fn a_caller_that_drops_many_requests_at_once_loses_no_other() {
     }
     let call = || Box::pin(connection.call("echo", BackendRequest::new(ECHO, "text"), LONG));
     // What of them is sent, and seen by the gateway, before they are dropped differs.
-    for turns in 0..10 {
+    for turns in 0..16 {
         let mut calls: Vec<_> = (0..240).map(|_| call()).collect();
         for call in &mut calls {
             let polled = call.as_mut().poll(context);
@@ -91,4 +94,70 @@ async fn a_caller_that_drops_many_requests_at_once_loses_no_other() {
     }
     call().await.unwrap();
     assert!(hangs.as_mut().poll(context).is_pending());
+}
+
+/// Reads frames until `enough` says so, which is given the kind and the stream of each.
+async fn read_frames(stream: &mut TcpStream, mut enough: impl FnMut(u8, u32) -> bool) {
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.expect("the caller closes the connection");
+        let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        stream.read_exact(&mut vec![0; len as usize]).await.unwrap();
+        if enough(head[3], u32::from_be_bytes(head[5..].try_into().unwrap())) {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn answers_that_come_too_late_do_not_end_a_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let connect = TcpStream::connect(listener.local_addr().unwrap());
+    let (stream, accepted) = tokio::join!(connect, listener.accept());
+    let mut peer = accepted.unwrap().0;
+    let mut limits = Limits::default();
+    (limits.keep_alive_interval, limits.keep_alive_timeout) = (LONG, LONG);
+    let connection = Connection::over(stream.unwrap(), "late:1".into(), limits).await.unwrap();
+    let answers = async {
+        peer.read_exact(&mut [0; 24]).await.unwrap();
+        let mut bytes = Vec::new();
+        frame(&mut bytes, 4, 0, 0, &[]);
+        peer.write_all(&bytes).await.unwrap();
+        let mut cancelled = Vec::new();
+        read_frames(&mut peer, |kind, id| {
+            if kind == 3 {
+                cancelled.push(id);
+            }
+            cancelled.len() == 6_000
+        })
+        .await;
+        bytes.clear();
+        for id in cancelled {
+            // The status 200, and the end.
+            frame(&mut bytes, 1, 5, id, &[0x88]);
+        }
+        frame(&mut bytes, 6, 0, 0, b"answered");
+        peer.write_all(&bytes).await.unwrap();
+        // It answers that after it has taken all before.
+        read_frames(&mut peer, |kind, _| kind == 6).await;
+    };
+    let cancels = async {
+        loop {
+            let call = || Box::pin(connection.call("echo", BackendRequest::new(ECHO, ""), LONG));
+            let mut calls: Vec<_> = (0..240).map(|_| call()).collect();
+            for call in &mut calls {
+                let polled = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                assert!(polled.is_pending(), "{polled:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let both = async {
+        tokio::select! {
+            () = answers => {}
+            () = cancels => {}
+        }
+    };
+    tokio::time::timeout(LONG, both).await.expect("the answers are not taken");
+    assert!(!connection.is_closed());
 }
