@@ -309,7 +309,7 @@ mod tests {
         let mut counts = [0; ErrorKind::ALL.len()];
         (counts[0], counts[ErrorKind::ALL.len() - 1]) = (3, 4);
         let errors = ErrorCounts::new(counts);
-        let found = [ErrorKind::InvalidConfig, ErrorKind::Timeout, ErrorKind::Os];
+        let found = [ErrorKind::InvalidConfig, ErrorKind::Timeout, ErrorKind::Unknown];
         assert_eq!(found.map(|kind| errors.get(kind)), [3, 0, 4]);
         assert_eq!((errors.total(), errors.iter().count()), (7, ErrorKind::ALL.len()));
     }
