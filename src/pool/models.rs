@@ -79,6 +79,7 @@ impl Role {
         match placed {
             Placed::Granted(grant, _) => Ok(grant),
             Placed::Refused(why) => Err(Some(why)),
+            Placed::Elsewhere => unreachable!("no request of a model may leave"),
             Placed::Waits(ticket, seat) => {
                 let (told, deeds) = self.0.wait(ticket, &seat, Deadline::after(timeout));
                 self.perform(deeds);
