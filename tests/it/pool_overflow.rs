@@ -111,8 +111,8 @@ impl Two {
     }
 }
 
-/// Who answers a call, a submitted request, a task's call, the first chunk of a stream and that of a
-/// task's stream.
+/// Returns which role answers a call, a submitted request, a task's call, the first chunk of a stream
+/// and that of a task's stream.
 fn who_answers(role: &RoleHandle) -> Vec<String> {
     let tasks = role.to_async();
     let mut answers = vec![

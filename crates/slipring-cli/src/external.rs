@@ -1,5 +1,4 @@
-//! Commands that are programs of their own, so that what they need is built only by those who use
-//! them.
+//! Commands that are programs of their own, so that what they need is built only where they are used.
 
 use std::ffi::OsString;
 use std::io;

@@ -47,7 +47,7 @@ pub struct GatewayBuilder {
 /// How many connections a gateway has.
 #[derive(Debug, Clone)]
 struct ConnectionLimits {
-    /// Those that have not said yet that they speak HTTP/2, or who they are.
+    /// Those that have not shown yet that they speak HTTP/2, or their certificate.
     handshaking: usize,
     established: usize,
     handshake_timeout: std::time::Duration,
@@ -90,7 +90,7 @@ impl Gateway {
     /// Serves what comes to the listener, in plain text, until the gateway is
     /// [drained](Self::drain). May be called for several listeners. Must be called in a tokio runtime.
     ///
-    /// Anyone who reaches the listener can use the workers. So it must have an address of the loopback
+    /// Every program that reaches the listener can use the workers. So it must have an address of the loopback
     /// interface, unless [`GatewayBuilder::plain_text_anywhere`] says that the network is trusted.
     ///
     /// # Errors
@@ -122,6 +122,10 @@ impl Gateway {
     /// Refuses further requests, in a way that tells callers to send them elsewhere. Those that the
     /// gateway has are served; then its connections are closed, and [`serve`](Self::serve) returns.
     /// Does not wait.
+    ///
+    /// # Panics
+    ///
+    /// If it is not called in a tokio runtime.
     pub fn drain(&self) {
         self.0.advance(Stage::Draining);
         self.0.note_end();

@@ -148,14 +148,14 @@ impl Others {
         service.as_ref()
     }
 
-    /// Tells those who ask for the health that the service is there.
+    /// Has the health service say that the service is there.
     pub(super) async fn start(shared: &Shared) {
         if !shared.is_draining() {
             shared.others.set(ServingStatus::Serving).await;
         }
     }
 
-    /// Tells those who ask for the health that no more requests are taken.
+    /// Has the health service say that no more requests are taken.
     pub(super) async fn stop(shared: Arc<Shared>) {
         shared.others.set(ServingStatus::NotServing).await;
     }

@@ -180,7 +180,7 @@ async fn a_gateway_whose_certificate_is_replaced_serves_on() {
     swap(&files.chain, &new.chain);
     echoes(&role).await;
     swap(&files.key, &new.key);
-    // Nobody tells the gateway.
+    // The gateway is not told.
     let replaced = async {
         while connect(address, "new.example", &client).await.is_err() {
             echoes(&role).await;

@@ -137,7 +137,7 @@ async fn both_sides_connect_with_certificates_of_one_authority() {
         let tls = stream.get_ref().get_ref().1;
         assert_eq!(tls.alpn_protocol(), Some(b"h2".as_slice()));
         assert_eq!(format!("{:?}", tls.protocol_version().unwrap()), "TLSv1_3");
-        // Not a session of before, whose certificates nobody would check again.
+        // Not a session of before, whose certificates would not be checked again.
         assert_eq!(format!("{:?}", tls.handshake_kind().unwrap()), "Full");
         let names = server.next_end().await.unwrap();
         assert_eq!(names, ["a.example", "spiffe://example/a"]);
