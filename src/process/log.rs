@@ -1,24 +1,26 @@
 //! A worker's log: the file for its standard output and error, whose end errors show when the
 //! worker has died.
 //!
-//! A log file belongs to one worker at a time. It is locked, and the lock belongs to the open
-//! file description that the worker's standard output and error and this process share. The
-//! kernel releases it when all of their descriptors are closed. So everything that was appended
-//! after the lock was taken is this worker's. If the file is locked already, the worker gets the
-//! next one of a numbered series. Released files are used again, so there are never more files
-//! than there were workers at a time.
+//! A log file belongs to one worker at a time. Two locks say so, each of which belongs to an open
+//! file description. One is the worker's standard output and error: the kernel releases its lock
+//! when the worker and all that it has started have let go. The other is this process's, which
+//! releases its lock itself once the line about the worker's end is written; what else has that
+//! description, such as a child that another thread forks at that moment, does not matter. So
+//! everything that was appended while there is a lock is this worker's. If the file is locked
+//! already, the worker gets the next one of a numbered series. Released files are used again, so
+//! there are never more files than there were workers at a time.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::service::lock;
 use crate::error::{Error, ExitCause, Result};
 use crate::sys::descriptor::open_above_stdio;
-use crate::sys::fd::set_blocking_append;
+use crate::sys::fd::{set_blocking_append, try_lock_byte, unlock_byte};
 
 /// The most bytes of a log's end that an error shows.
 const TAIL: u64 = 4096;
@@ -29,10 +31,18 @@ const REASON: &str = "[supervisor] ";
 /// The most workers that can have a log of the same name at a time.
 const MOST: u32 = 10_000;
 
+/// The byte of the file that this process locks. The byte need not exist.
+const HOSTS_BYTE: u32 = 0;
+
+/// The byte that is locked by the worker's standard output and error.
+const WORKERS_BYTE: u32 = 1;
+
 /// One worker's part of a log file: everything that was appended since it was locked.
 #[derive(Debug)]
 pub(crate) struct Log {
     path: PathBuf,
+    /// What the worker gets.
+    output: Option<File>,
     state: Mutex<LogState>,
 }
 
@@ -91,34 +101,45 @@ impl Log {
         options.read(true).append(true).create(true).mode(0o600);
         // Non-blocking, as opening a device or a FIFO can block otherwise.
         options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let file = open_above_stdio(&options, &path).map_err(failed)?;
-        if !file.metadata().map_err(failed)?.is_file() {
+        let open = || open_above_stdio(&options, &path).map_err(failed);
+        let file = open()?;
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() {
             return Err(Error::invalid_config(format!(
                 "the log {} is no plain file",
                 path.display()
             )));
         }
-        // Other errors mean that the file system has no locks. The lines of workers that run at
-        // the same time mix there, unless the workers have instance numbers.
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        let output = open()?;
+        let of_the_output = output.metadata().map_err(failed)?;
+        if (metadata.dev(), metadata.ino()) != (of_the_output.dev(), of_the_output.ino()) {
+            // Somebody has just put another file in its place.
             return Ok(None);
         }
-        set_blocking_append(file.as_fd()).map_err(failed)?;
+        // Errors mean that the file system has no locks. The lines of workers that run at the same
+        // time mix there, unless the workers have instance numbers.
+        let is_ours = |file: &File, byte| try_lock_byte(file.as_fd(), byte).unwrap_or(true);
+        if !is_ours(&file, HOSTS_BYTE) {
+            return Ok(None);
+        }
+        let mut part = Part { file, start: 0 };
+        if !is_ours(&output, WORKERS_BYTE) {
+            return Ok(None);
+        }
+        set_blocking_append(output.as_fd()).map_err(failed)?;
         // Read when it is locked: the line about its last worker's end may have come just now.
-        let start = file.metadata().map_err(failed)?.len();
-        Ok(Some(Self { path, state: Mutex::new(LogState::Open(Part { file, start })) }))
+        part.start = part.file.metadata().map_err(failed)?.len();
+        Ok(Some(Self { path, output: Some(output), state: Mutex::new(LogState::Open(part)) }))
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The file for the worker's standard output and error; `None` once the worker has ended.
-    pub(crate) fn fd(&mut self) -> Option<BorrowedFd<'_>> {
-        match self.state.get_mut() {
-            Ok(LogState::Open(part)) => Some(part.file.as_fd()),
-            _ => None,
-        }
+    /// Takes the file for the worker's standard output and error; `None` the second time. Only the
+    /// worker may keep it.
+    pub(crate) fn take_output(&mut self) -> Option<File> {
+        self.output.take()
     }
 
     /// Returns the last 4096 bytes of the worker's part, which include the line about its end,
@@ -178,6 +199,13 @@ impl Part {
     }
 }
 
+impl Drop for Part {
+    fn drop(&mut self) {
+        // Closing it would leave the lock with each child that has inherited the descriptor.
+        let _ = unlock_byte(self.file.as_fd(), HOSTS_BYTE);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -192,13 +220,8 @@ mod tests {
         Log::open(dir.path(), "r", None).unwrap()
     }
 
-    /// What the worker has as its standard output.
-    fn output(log: &mut Log) -> File {
-        log.fd().unwrap().try_clone_to_owned().unwrap().into()
-    }
-
-    fn write(log: &mut Log, text: impl AsRef<[u8]>) {
-        output(log).write_all(text.as_ref()).unwrap();
+    fn write(log: &Log, text: impl AsRef<[u8]>) {
+        log.output.as_ref().unwrap().write_all(text.as_ref()).unwrap();
     }
 
     #[test]
@@ -216,12 +239,13 @@ mod tests {
     fn the_tail_never_shows_lines_of_an_earlier_worker() {
         let dir = TempDir::new();
         let mut first = open(&dir);
-        write(&mut first, "secret of the first\n");
+        write(&first, "secret of the first\n");
+        drop(first.take_output());
         first.append_reason(&ExitCause::Exited(0));
-        let mut second = open(&dir);
+        let second = open(&dir);
         assert_eq!(second.path(), first.path());
         assert_eq!(second.tail().unwrap(), "");
-        write(&mut second, "mine\n");
+        write(&second, "mine\n");
         assert_eq!(second.tail().unwrap(), "mine\n");
         let expected = "secret of the first\n[supervisor] exited with code 0\n";
         assert_eq!(first.tail().unwrap(), expected);
@@ -235,7 +259,7 @@ mod tests {
         let name = |log: &Log| log.path().file_name().unwrap().to_str().unwrap().to_owned();
         let names: Vec<_> = logs.iter().map(name).collect();
         assert_eq!(names, ["worker-r.log", "worker-r.2.log", "worker-r.3.log"]);
-        let of_the_worker = output(&mut logs[0]);
+        let of_the_worker = logs[0].take_output().unwrap();
         logs[0].append_reason(&ExitCause::Unknown);
         assert_eq!(name(&open(&dir)), "worker-r.4.log", "something still has the first");
         drop(of_the_worker);
@@ -247,24 +271,41 @@ mod tests {
     }
 
     #[test]
-    fn the_tail_is_4096_bytes_and_begins_with_a_whole_character() {
+    fn a_log_is_free_again_though_a_forked_child_has_what_this_process_had() {
         let dir = TempDir::new();
         let mut log = open(&dir);
-        write(&mut log, format!("{}{}", "\u{20AC}".repeat(2000), "xyz!"));
+        drop(log.take_output());
+        let of_a_child = match &*lock(&log.state) {
+            LogState::Open(part) => part.file.try_clone().unwrap(),
+            LogState::Ended(_) => unreachable!(),
+        };
+        assert_ne!(open(&dir).path(), log.path(), "the line about the end has not come");
+        log.append_reason(&ExitCause::Unknown);
+        let next = open(&dir);
+        assert_eq!(next.path(), log.path());
+        let unstarted = next.path().to_owned();
+        drop((next, of_a_child));
+        assert_eq!(open(&dir).path(), unstarted);
+    }
+
+    #[test]
+    fn the_tail_is_4096_bytes_and_begins_with_a_whole_character() {
+        let dir = TempDir::new();
+        let log = open(&dir);
+        write(&log, format!("{}{}", "\u{20AC}".repeat(2000), "xyz!"));
         let tail = log.tail().unwrap();
         assert!(tail.len() <= 4096 && tail.len() > 4092, "{}", tail.len());
         assert!(tail.starts_with('\u{20AC}') && tail.ends_with("xyz!"));
-        write(&mut log, [0xFF, b'!']);
+        write(&log, [0xFF, b'!']);
         assert!(log.tail().unwrap().ends_with("xyz!\u{FFFD}!"));
     }
 
     #[test]
     fn the_reason_is_a_line_of_its_own() {
         let dir = TempDir::new();
-        let mut log = open(&dir);
-        write(&mut log, "no newline");
+        let log = open(&dir);
+        write(&log, "no newline");
         log.append_reason(&ExitCause::Signaled(9));
-        assert!(log.fd().is_none());
         let expected = "no newline\n[supervisor] killed by signal SIGKILL (9)\n";
         assert_eq!(log.tail().unwrap(), expected);
         assert_eq!(fs::read_to_string(log.path()).unwrap(), expected);
@@ -276,9 +317,9 @@ mod tests {
     #[test]
     fn the_reason_is_the_last_line_whatever_flags_the_worker_has_set() {
         let dir = TempDir::new();
-        let mut log = open(&dir);
-        write(&mut log, "first\n");
-        clear_status_flags(log.fd().unwrap());
+        let log = open(&dir);
+        write(&log, "first\n");
+        clear_status_flags(log.output.as_ref().unwrap().as_fd());
         log.append_reason(&ExitCause::Exited(3));
         let expected = "first\n[supervisor] exited with code 3\n";
         assert_eq!(fs::read_to_string(log.path()).unwrap(), expected);
@@ -303,10 +344,10 @@ mod tests {
     fn a_log_is_the_file_that_was_opened_whatever_becomes_of_its_name() {
         let dir = TempDir::new();
         fs::write(dir.path().join("worker-r.log"), "old old old\n").unwrap();
-        let mut log = open(&dir);
-        write(&mut log, "new\n");
+        let log = open(&dir);
+        write(&log, "new\n");
         File::options().write(true).open(log.path()).unwrap().set_len(0).unwrap();
-        write(&mut log, "again\n");
+        write(&log, "again\n");
         assert_eq!(log.tail().unwrap(), "again\n");
         let rotated = dir.path().join("rotated");
         fs::rename(log.path(), &rotated).unwrap();

@@ -137,7 +137,9 @@ impl Job {
         let Self { program, stdin, socket, mut log, on_exit, uses_pidfd, oom } = *self;
         // Keeps a descriptor free for the pidfd.
         let place = stdin.try_clone().map_err(|e| Error::os("no descriptor for a worker", e))?;
-        let pid = spawn(&program, stdin.as_fd(), log.as_mut().and_then(Log::fd))?;
+        let output = log.as_mut().and_then(Log::take_output);
+        let pid = spawn(&program, stdin.as_fd(), output.as_ref().map(AsFd::as_fd))?;
+        drop(output);
         drop((place, stdin));
         // The process id cannot have been recycled yet, as the library has not reaped the
         // worker. If the host reaps children that are not its own, waiting for the worker

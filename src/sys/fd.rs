@@ -247,6 +247,35 @@ pub(crate) fn set_blocking_append(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Locks a byte of a file, which need not exist, for this open file description. Returns whether it
+/// was free. The lock ends with [`unlock_byte`], or with the last descriptor of the description.
+pub(crate) fn try_lock_byte(fd: BorrowedFd<'_>, byte: u32) -> io::Result<bool> {
+    match set_lock(fd, libc::F_WRLCK, byte) {
+        Ok(()) => Ok(true),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Releases the lock of [`try_lock_byte`], whoever else has the description.
+pub(crate) fn unlock_byte(fd: BorrowedFd<'_>, byte: u32) -> io::Result<()> {
+    set_lock(fd, libc::F_UNLCK, byte)
+}
+
+fn set_lock(fd: BorrowedFd<'_>, kind: libc::c_int, byte: u32) -> io::Result<()> {
+    let lock = libc::flock {
+        l_type: kind.try_into().map_err(io::Error::other)?,
+        l_whence: libc::SEEK_SET.try_into().map_err(io::Error::other)?,
+        l_start: byte.into(),
+        l_len: 1,
+        // The kernel wants none for a lock that belongs to a description.
+        l_pid: 0,
+    };
+    // SAFETY: F_OFD_SETLK reads the struct, which lives until it returns.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) })?;
+    Ok(())
+}
+
 /// An eventfd, which ends a wait for descriptors.
 #[derive(Debug)]
 pub(crate) struct EventCounter(File);
@@ -360,11 +389,11 @@ mod tests {
                 let files = [memfd::create(c"test", 4096).unwrap(), std::fs::File::from(b)];
                 let (set, bell) = (Epoll::new().unwrap(), EventCounter::new().unwrap());
                 let pidfd = pidfd_open(std::process::id()).unwrap();
-                let mut log = Log::open(dir.path(), "r", None).unwrap();
+                let log = Log::open(dir.path(), "r", None).unwrap().take_output().unwrap();
                 send(a.as_fd(), b"x", &[a.as_fd(), bell.as_fd()]).unwrap();
                 let received = receive(files[1].as_fd(), &mut [0], 2).unwrap().fds;
                 let mut all = vec![a.as_fd(), wake_fd.as_fd(), set.0.as_fd(), bell.as_fd()];
-                all.extend([pidfd.as_fd(), log.fd().unwrap()]);
+                all.extend([pidfd.as_fd(), log.as_fd()]);
                 all.extend(others.iter().chain(&received).map(AsFd::as_fd));
                 all.extend(files.iter().map(AsFd::as_fd));
                 all.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>()
