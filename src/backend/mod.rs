@@ -42,6 +42,7 @@
 //! ```
 
 mod request;
+mod trace_context;
 
 use std::fmt;
 use std::future::Future;
@@ -59,6 +60,7 @@ pub use crate::priority::Priority;
 use crate::protocol::Health;
 
 pub use request::BackendRequest;
+pub use trace_context::TraceContext;
 
 /// What a method of a [`Backend`] returns: a future of any task.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

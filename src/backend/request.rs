@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::Progress;
+use super::{Progress, TraceContext};
 use crate::error::Result;
 use crate::payload::in_memory;
 use crate::payload::{Payload, SharedPayload};
@@ -52,6 +52,7 @@ pub struct BackendRequest {
     priority: Priority,
     key: Option<u64>,
     is_idempotent: Option<bool>,
+    trace: Option<TraceContext>,
     progress: Progress,
 }
 
@@ -69,6 +70,7 @@ impl BackendRequest {
             priority: Priority::default(),
             key: None,
             is_idempotent: None,
+            trace: None,
             progress: Progress::default(),
         }
     }
@@ -89,6 +91,13 @@ impl BackendRequest {
     /// Whether the request may be served twice: as its role says by default.
     pub fn idempotent(mut self, is_idempotent: bool) -> Self {
         self.is_idempotent = Some(is_idempotent);
+        self
+    }
+
+    /// Says which trace the request is part of. A backend on another host tells its gateway; workers
+    /// are not told.
+    pub fn trace(mut self, trace: TraceContext) -> Self {
+        self.trace = Some(trace);
         self
     }
 
@@ -151,6 +160,12 @@ impl BackendRequest {
         self.is_idempotent
     }
 
+    /// Returns what [`trace`](Self::trace) has set.
+    #[must_use]
+    pub fn trace_context(&self) -> Option<&TraceContext> {
+        self.trace.as_ref()
+    }
+
     pub(crate) fn shared_payload(&self) -> SharedPayload {
         Arc::clone(&self.payload)
     }
@@ -164,6 +179,7 @@ impl fmt::Debug for BackendRequest {
             .field("priority", &self.priority)
             .field("key", &self.key)
             .field("is_idempotent", &self.is_idempotent)
+            .field("trace", &self.trace)
             .field("progress", &self.progress)
             .finish()
     }

@@ -10,6 +10,7 @@ use super::request::PoolRequest;
 use super::role::RoleShared;
 use super::scheduler::{Load, Priority};
 use super::{async_call, task_wait};
+use crate::backend::TraceContext;
 use crate::channel::{Observer, Progress};
 use crate::channel::{Reply, StreamDeadlines, StreamTimeouts};
 use crate::error::{Error, ErrorKind, Result};
@@ -223,7 +224,7 @@ impl AsyncRoleHandle {
     }
 }
 
-impl AsyncPoolRequest<'_> {
+impl<'a> AsyncPoolRequest<'a> {
     /// Whether the request may be served twice: as its role says by default.
     pub fn idempotent(self, is_idempotent: bool) -> Self {
         Self(self.0.idempotent(is_idempotent))
@@ -238,6 +239,12 @@ impl AsyncPoolRequest<'_> {
     /// [`PoolRequest::key`](super::PoolRequest::key).
     pub fn key(self, key: u64) -> Self {
         Self(self.0.key(key))
+    }
+
+    /// Says which trace the request is part of: as
+    /// [`PoolRequest::trace`](super::PoolRequest::trace).
+    pub fn trace(self, trace: &'a TraceContext) -> Self {
+        Self(self.0.trace(trace))
     }
 
     /// Sends the request and awaits its reply: as [`AsyncRoleHandle::call`].

@@ -17,6 +17,8 @@ use super::seat::Told;
 use super::stream_cancel::StreamCancel;
 use super::task_wait::{self, Wait};
 use super::worker::Worker;
+#[cfg(feature = "async")]
+use crate::backend::TraceContext;
 use crate::channel::Channel;
 use crate::error::{EarlierAttempts, Error, ErrorKind, Result};
 use crate::id::RequestId;
@@ -41,6 +43,8 @@ pub(super) struct Attempts<R: RoleRef> {
     cancel: Option<Arc<StreamCancel>>,
     /// Only the role's own workers can have it.
     must_stay: bool,
+    #[cfg(feature = "async")]
+    trace: Option<TraceContext>,
     /// What the metrics count it as: cancelled if its caller goes away before its end.
     outcome: Outcome,
 }
@@ -85,8 +89,18 @@ impl<R: RoleRef> Attempts<R> {
             earlier: None,
             cancel: None,
             must_stay: false,
+            #[cfg(feature = "async")]
+            trace: None,
             outcome,
         }
+    }
+
+    /// Says which trace it is part of.
+    #[cfg(feature = "async")]
+    #[inline]
+    pub(super) fn traced(mut self, trace: Option<&TraceContext>) -> Self {
+        self.trace = trace.cloned();
+        self
     }
 
     /// The role, for a part of it that does not keep it.

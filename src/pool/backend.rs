@@ -85,10 +85,13 @@ impl Backend for AsyncRoleHandle {
 }
 
 /// The request as the pool takes it.
-fn asked<'a>(role: &'a AsyncRoleHandle, request: &BackendRequest) -> AsyncPoolRequest<'a> {
+fn asked<'a>(role: &'a AsyncRoleHandle, request: &'a BackendRequest) -> AsyncPoolRequest<'a> {
     let mut asked = role.request(request.kind()).priority(request.chosen_priority());
     if let Some(key) = request.chosen_key() {
         asked = asked.key(key);
+    }
+    if let Some(trace) = request.trace_context() {
+        asked = asked.trace(trace);
     }
     if let Some(is_idempotent) = request.is_idempotent() {
         asked = asked.idempotent(is_idempotent);

@@ -8,9 +8,11 @@ use super::attempts::{Attempts, Destination};
 #[cfg(feature = "async")]
 use super::overflow::block_on;
 use super::pending::PoolPending;
-use super::role::RoleShared;
+use super::role::{RoleRef, RoleShared};
 use super::scheduler::Priority;
 use super::stream::PoolStream;
+#[cfg(feature = "async")]
+use crate::backend::TraceContext;
 use crate::channel::Observer;
 #[cfg(feature = "async")]
 use crate::channel::Progress;
@@ -43,11 +45,21 @@ pub struct PoolRequest<'a> {
     priority: Priority,
     key: Option<u64>,
     is_idempotent: bool,
+    #[cfg(feature = "async")]
+    trace: Option<&'a TraceContext>,
 }
 
 impl<'a> PoolRequest<'a> {
     pub(super) fn new(role: &'a Arc<RoleShared>, kind: Kind, is_idempotent: bool) -> Self {
-        Self { role, kind, priority: Priority::default(), key: None, is_idempotent }
+        Self {
+            role,
+            kind,
+            priority: Priority::default(),
+            key: None,
+            is_idempotent,
+            #[cfg(feature = "async")]
+            trace: None,
+        }
     }
 
     /// Whether the request may be served twice: as its role says by default.
@@ -66,6 +78,14 @@ impl<'a> PoolRequest<'a> {
     /// while that has a place; otherwise to any other.
     pub fn key(mut self, key: u64) -> Self {
         self.key = Some(key);
+        self
+    }
+
+    /// Says which trace the request is part of, for the workers of other machines to which it may
+    /// [overflow](super::Role::overflow).
+    #[cfg(feature = "async")]
+    pub fn trace(mut self, trace: &'a TraceContext) -> Self {
+        self.trace = Some(trace);
         self
     }
 
@@ -208,13 +228,21 @@ impl<'a> PoolRequest<'a> {
 
     #[inline]
     pub(super) fn attempts(&self) -> Attempts<&'a RoleShared> {
-        Attempts::begin(self.role, self.kind, self.priority, self.key, self.is_idempotent)
+        self.begin(&**self.role)
     }
 
     /// The attempts of a request that outlives the handle.
     pub(super) fn owned_attempts(&self) -> Attempts<Arc<RoleShared>> {
-        let role = Arc::clone(self.role);
-        Attempts::begin(role, self.kind, self.priority, self.key, self.is_idempotent)
+        self.begin(Arc::clone(self.role))
+    }
+
+    #[inline]
+    fn begin<R: RoleRef>(&self, role: R) -> Attempts<R> {
+        let attempts =
+            Attempts::begin(role, self.kind, self.priority, self.key, self.is_idempotent);
+        #[cfg(feature = "async")]
+        let attempts = attempts.traced(self.trace);
+        attempts
     }
 
     #[cfg(feature = "async")]

@@ -53,10 +53,8 @@ impl<R: RoleRef> Attempts<R> {
             .priority(self.asked.priority)
             .idempotent(self.history.is_idempotent)
             .with_progress(progress);
-        Ok(match self.asked.key {
-            Some(key) => request.key(key),
-            None => request,
-        })
+        let request = self.asked.key.into_iter().fold(request, BackendRequest::key);
+        Ok(self.trace.iter().cloned().fold(request, BackendRequest::trace))
     }
 
     /// What ends it there, for a stream.
