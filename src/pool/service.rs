@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tower_service::Service;
 
 use super::async_handle::AsyncRoleHandle;
-use super::scheduler::Priority;
+use crate::backend::{Backend, BackendRequest};
 use crate::channel::Reply;
 #[cfg(doc)]
 use crate::error::ErrorKind;
@@ -93,48 +93,31 @@ impl RoleService {
     }
 }
 
-/// A request to a [`RoleService`].
+/// A request to a [`RoleService`]: a [`BackendRequest`], and its timeout.
 #[derive(Debug, Clone)]
 #[must_use]
-pub struct ServiceRequest<P> {
-    kind: Kind,
-    payload: P,
-    priority: Priority,
-    key: Option<u64>,
-    is_idempotent: Option<bool>,
+pub struct ServiceRequest {
+    request: BackendRequest,
     timeout: Option<Duration>,
 }
 
-impl<P: Payload> ServiceRequest<P> {
-    /// Makes a request of this kind.
-    pub fn new(kind: Kind, payload: P) -> Self {
-        let priority = Priority::default();
-        Self { kind, payload, priority, key: None, is_idempotent: None, timeout: None }
-    }
-
-    /// How important the request is among those that wait.
-    pub fn priority(mut self, priority: Priority) -> Self {
-        self.priority = priority;
-        self
-    }
-
-    /// Sends requests with the same key to the same worker: as
-    /// [`PoolRequest::key`](super::PoolRequest::key).
-    pub fn key(mut self, key: u64) -> Self {
-        self.key = Some(key);
-        self
-    }
-
-    /// Whether the request may be served twice: as its role says by default.
-    pub fn idempotent(mut self, is_idempotent: bool) -> Self {
-        self.is_idempotent = Some(is_idempotent);
-        self
+impl ServiceRequest {
+    /// Makes a request of this kind: as [`BackendRequest::new`].
+    pub fn new(kind: Kind, payload: impl Payload + Send + Sync + 'static) -> Self {
+        BackendRequest::new(kind, payload).into()
     }
 
     /// How long the request may take, over all attempts, in place of the service's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
+    }
+}
+
+/// A request with the service's timeout.
+impl From<BackendRequest> for ServiceRequest {
+    fn from(request: BackendRequest) -> Self {
+        Self { request, timeout: None }
     }
 }
 
@@ -155,7 +138,7 @@ impl Future for ServiceReply {
     }
 }
 
-impl<P: Payload + Send + Sync + 'static> Service<ServiceRequest<P>> for RoleService {
+impl Service<ServiceRequest> for RoleService {
     type Response = Reply;
     type Error = Error;
     type Future = ServiceReply;
@@ -166,23 +149,15 @@ impl<P: Payload + Send + Sync + 'static> Service<ServiceRequest<P>> for RoleServ
     }
 
     /// Makes the request when the future is polled first. Its timeout counts from this call.
-    fn call(&mut self, request: ServiceRequest<P>) -> ServiceReply {
+    fn call(&mut self, request: ServiceRequest) -> ServiceReply {
         let (role, begun) = (self.role.clone(), Instant::now());
         let timeout = request.timeout.unwrap_or(self.timeout);
         ServiceReply(Box::pin(async move {
-            let ServiceRequest { kind, payload, priority, key, is_idempotent, .. } = request;
-            let mut asked = role.request(kind).priority(priority);
-            if let Some(key) = key {
-                asked = asked.key(key);
-            }
-            if let Some(is_idempotent) = is_idempotent {
-                asked = asked.idempotent(is_idempotent);
-            }
             let left = match timeout {
                 Duration::MAX => timeout,
                 _ => timeout.saturating_sub(begun.elapsed()),
             };
-            asked.call(&payload, left).await
+            Backend::call(&role, request.request, left).await
         }))
     }
 }

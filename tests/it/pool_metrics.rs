@@ -407,9 +407,9 @@ mod tower {
     use super::*;
 
     /// What a layer does with a service.
-    async fn through<P>(
-        service: &mut impl Service<ServiceRequest<P>, Response = Reply, Error = slipring::Error>,
-        request: ServiceRequest<P>,
+    async fn through(
+        service: &mut impl Service<ServiceRequest, Response = Reply, Error = slipring::Error>,
+        request: ServiceRequest,
     ) -> slipring::Result<Reply> {
         std::future::poll_fn(|context| service.poll_ready(context)).await?;
         service.call(request).await
@@ -428,7 +428,7 @@ mod tower {
         let mut context = Context::from_waker(Waker::noop());
         assert!(std::pin::Pin::new(&mut busy).poll(&mut context).is_pending());
         eventually("it is begun", || is_begun(&handle));
-        let ready = Service::<ServiceRequest<Vec<u8>>>::poll_ready(&mut service, &mut context);
+        let ready = Service::<ServiceRequest>::poll_ready(&mut service, &mut context);
         assert!(matches!(ready, Poll::Ready(Ok(()))));
         let mut waits = service.call(slow.clone());
         assert!(std::pin::Pin::new(&mut waits).poll(&mut context).is_pending());
