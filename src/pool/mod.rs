@@ -146,6 +146,8 @@ pub use handle::{PoolHealth, RoleHandle, RoleHealth, WorkerHealth};
 pub use metrics::MetricsPublisher;
 #[cfg(feature = "prometheus")]
 pub use metrics::PoolCollector;
+#[doc(hidden)]
+pub use metrics::export;
 pub use metrics::{
     ChannelTotals, Histogram, Outcome, PoolMetrics, RequestCount, RoleMetrics, WorkerCounts,
 };

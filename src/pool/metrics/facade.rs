@@ -33,6 +33,12 @@ const METADATA: Metadata<'static> = Metadata::new("slipring", Level::INFO, Some(
 #[doc = include_str!("../../../docs/METRICS.md")]
 pub struct MetricsPublisher {
     take: Box<dyn Fn() -> PoolMetrics + Send + Sync>,
+    publisher: Publisher,
+}
+
+/// What was told to the recorder.
+#[derive(Debug, Default)]
+pub struct Publisher {
     is_described: bool,
     /// What was told of each histogram.
     told: BTreeMap<(&'static str, String), Histogram>,
@@ -46,21 +52,27 @@ impl fmt::Debug for MetricsPublisher {
 
 impl MetricsPublisher {
     pub(crate) fn new(take: impl Fn() -> PoolMetrics + Send + Sync + 'static) -> Self {
-        Self { take: Box::new(take), is_described: false, told: BTreeMap::new() }
+        Self { take: Box::new(take), publisher: Publisher::default() }
     }
 
     /// Tells the recorder what the numbers are now, and all times that were counted since the last
     /// call. Runs the recorder's code, and blocks no longer than that and
     /// [`Pool::metrics`](crate::pool::Pool::metrics) do.
     pub fn publish(&mut self) {
-        let metrics = (self.take)();
+        self.publisher.publish(&(self.take)().families());
+    }
+}
+
+impl Publisher {
+    /// Tells the recorder what these families have now.
+    pub fn publish(&mut self, families: &[Family<'_>]) {
         metrics::with_recorder(|recorder| {
-            for family in metrics.families() {
+            for family in families {
                 if !self.is_described {
-                    describe(recorder, &family);
+                    describe(recorder, family);
                 }
                 for sample in &family.samples {
-                    self.publish_sample(recorder, &family, sample);
+                    self.publish_sample(recorder, family, sample);
                 }
             }
         });

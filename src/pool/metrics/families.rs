@@ -7,16 +7,21 @@ use super::snapshot::{PoolMetrics, RoleMetrics};
 
 /// Metrics of one name and type.
 #[derive(Debug)]
-pub(super) struct Family<'a> {
+pub struct Family<'a> {
     /// Without the `_total` of counters.
-    pub(super) name: &'static str,
-    pub(super) help: &'static str,
-    pub(super) kind: FamilyKind,
-    pub(super) samples: Vec<Sample<'a>>,
+    pub name: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+    /// Its type.
+    pub kind: FamilyKind,
+    /// The metrics.
+    pub samples: Vec<Sample<'a>>,
 }
 
+/// The type of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FamilyKind {
+#[expect(missing_docs, reason = "they are the field's own words")]
+pub enum FamilyKind {
     Counter,
     Gauge,
     Histogram,
@@ -24,22 +29,21 @@ pub(super) enum FamilyKind {
 
 impl Family<'_> {
     /// The name with the end that counters have in texts.
-    #[cfg(any(feature = "metrics", test))]
-    pub(super) fn full_name(&self) -> String {
+    #[must_use]
+    pub fn full_name(&self) -> String {
         let end = if self.kind == FamilyKind::Counter { "_total" } else { "" };
         format!("{}{end}", self.name)
     }
 
     /// What its numbers count: the last word of its name, unless [`COUNTED`] tells it.
-    #[cfg(any(feature = "metrics", test))]
-    pub(super) fn unit(&self) -> &'static str {
+    #[must_use]
+    pub fn unit(&self) -> &'static str {
         let told = COUNTED.iter().find(|(name, _)| *name == self.name).map(|(_, unit)| *unit);
         told.or_else(|| self.name.rsplit('_').next()).unwrap_or("")
     }
 }
 
 /// The units of the families whose names do not end in them.
-#[cfg(any(feature = "metrics", test))]
 const COUNTED: [(&str, &str); 9] = [
     ("slipring_retries", "requests"),
     ("slipring_worker_starts", "workers"),
@@ -54,14 +58,17 @@ const COUNTED: [(&str, &str); 9] = [
 
 /// One metric.
 #[derive(Debug)]
-pub(super) struct Sample<'a> {
+pub struct Sample<'a> {
     /// The role first.
-    pub(super) labels: Vec<(&'static str, String)>,
-    pub(super) value: Value<'a>,
+    pub labels: Vec<(&'static str, String)>,
+    /// Its value.
+    pub value: Value<'a>,
 }
 
+/// The value of a metric.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Value<'a> {
+#[expect(missing_docs, reason = "they say it all")]
+pub enum Value<'a> {
     Number(u64),
     Seconds(Duration),
     Times(&'a Histogram),

@@ -19,7 +19,7 @@ const LISTED: std::ops::RangeInclusive<u32> = 10..=36;
 
 /// A histogram that threads add to.
 #[derive(Debug)]
-pub(super) struct Times {
+pub struct Times {
     buckets: Box<[Counter]>,
     sum_ns: Counter,
 }
@@ -34,7 +34,7 @@ impl Default for Times {
 impl Times {
     /// Adds a time in nanoseconds.
     #[inline]
-    pub(super) fn add(&self, nanos: u64) {
+    pub fn add(&self, nanos: u64) {
         if let Some(bucket) = self.buckets.get(bucket_of(nanos)) {
             bucket.fetch_add(1, Ordering::Relaxed);
         }
@@ -44,7 +44,9 @@ impl Times {
         }
     }
 
-    pub(super) fn histogram(&self) -> Histogram {
+    /// What was added until now.
+    #[must_use]
+    pub fn histogram(&self) -> Histogram {
         let sum_ns = self.sum_ns.load(Ordering::Relaxed);
         let buckets = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
         Histogram { buckets, sum_ns }

@@ -16,6 +16,19 @@ mod prometheus;
 mod requests;
 mod snapshot;
 
+/// What the gateway counts and exports with, as a pool does. Not for others: it changes at any time.
+#[doc(hidden)]
+pub mod export {
+    #[cfg(feature = "metrics")]
+    pub use super::facade::Publisher;
+    #[cfg(any(feature = "metrics", feature = "prometheus"))]
+    pub use super::families::{Family, FamilyKind, Sample, Value};
+    pub use super::histogram::Times;
+    #[cfg(feature = "prometheus")]
+    pub use super::prometheus::encode;
+    pub use super::requests::Outcomes;
+}
+
 pub(super) use counters::{Counters, Loss};
 #[cfg(feature = "metrics")]
 pub use facade::MetricsPublisher;

@@ -6,7 +6,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-use super::families::{FamilyKind, Value};
+use super::families::{Family, FamilyKind, Value};
 use super::snapshot::PoolMetrics;
 
 /// Collects the metrics of a pool each time that a registry of `prometheus_client` is encoded: as
@@ -58,21 +58,29 @@ impl fmt::Debug for PoolCollector {
 }
 
 impl Collector for PoolCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let metrics = (self.0)();
-        for family in metrics.families() {
-            let kind = match family.kind {
-                FamilyKind::Counter => MetricType::Counter,
-                FamilyKind::Gauge => MetricType::Gauge,
-                FamilyKind::Histogram => MetricType::Histogram,
-            };
-            let mut all = encoder.encode_descriptor(family.name, family.help, None, kind)?;
-            for sample in &family.samples {
-                write(all.encode_family(&sample.labels)?, family.kind, sample.value)?;
-            }
-        }
-        Ok(())
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        encode(&(self.0)().families(), encoder)
     }
+}
+
+/// Writes families for a collector.
+///
+/// # Errors
+///
+/// The encoder's.
+pub fn encode(families: &[Family<'_>], mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+    for family in families {
+        let kind = match family.kind {
+            FamilyKind::Counter => MetricType::Counter,
+            FamilyKind::Gauge => MetricType::Gauge,
+            FamilyKind::Histogram => MetricType::Histogram,
+        };
+        let mut all = encoder.encode_descriptor(family.name, family.help, None, kind)?;
+        for sample in &family.samples {
+            write(all.encode_family(&sample.labels)?, family.kind, sample.value)?;
+        }
+    }
+    Ok(())
 }
 
 fn write(mut encoder: MetricEncoder<'_>, kind: FamilyKind, value: Value<'_>) -> fmt::Result {

@@ -40,6 +40,12 @@ pub(super) struct Requests {
 struct Row {
     /// The kind's code. 0, which no request has, stands for a free row.
     code: Counter,
+    outcomes: Outcomes,
+}
+
+/// Counters by outcome.
+#[derive(Debug, Default)]
+pub struct Outcomes {
     answered: Counter,
     failed: [Counter; ErrorKind::ALL.len()],
 }
@@ -48,11 +54,7 @@ impl Requests {
     /// Counts a request that has ended.
     #[inline]
     pub(super) fn count(&self, kind: Kind, outcome: Outcome) {
-        let row = self.row(u64::from(kind.code()));
-        match outcome {
-            Outcome::Answered => row.answered.fetch_add(1, Ordering::Relaxed),
-            Outcome::Failed(error) => row.failed(error).fetch_add(1, Ordering::Relaxed),
-        };
+        self.row(u64::from(kind.code())).outcomes.count(outcome);
     }
 
     #[inline]
@@ -86,19 +88,30 @@ impl Requests {
         let mut counts = Vec::new();
         for row in self.rows.iter().chain([&self.others]) {
             let kind = kind_of(row);
-            let failed = ErrorKind::ALL.into_iter().map(Outcome::Failed).zip(&row.failed);
-            for (outcome, count) in [(Outcome::Answered, &row.answered)].into_iter().chain(failed) {
-                let count = count.load(Ordering::Relaxed);
-                if count != 0 {
-                    counts.push((kind, outcome, count));
-                }
-            }
+            counts.extend(row.outcomes.counts().map(|(outcome, count)| (kind, outcome, count)));
         }
         counts
     }
 }
 
-impl Row {
+impl Outcomes {
+    /// Counts a request that has ended so.
+    #[inline]
+    pub fn count(&self, outcome: Outcome) {
+        match outcome {
+            Outcome::Answered => self.answered.fetch_add(1, Ordering::Relaxed),
+            Outcome::Failed(error) => self.failed(error).fetch_add(1, Ordering::Relaxed),
+        };
+    }
+
+    /// All counts that are not zero.
+    pub fn counts(&self) -> impl Iterator<Item = (Outcome, u64)> {
+        let failed = ErrorKind::ALL.into_iter().map(Outcome::Failed).zip(&self.failed);
+        let all = [(Outcome::Answered, &self.answered)].into_iter().chain(failed);
+        let all = all.map(|(outcome, count)| (outcome, count.load(Ordering::Relaxed)));
+        all.filter(|(_, count)| *count != 0)
+    }
+
     #[cold]
     fn failed(&self, error: ErrorKind) -> &Counter {
         let at = ErrorKind::ALL.iter().position(|kind| *kind == error);
