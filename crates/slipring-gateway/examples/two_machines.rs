@@ -9,15 +9,20 @@
 //! In another one, the host:
 //!
 //!     target/debug/examples/two_machines 127.0.0.1:7411
+//!
+//! With `--certs DIR` before the address it speaks mutual TLS, by the files `client.pem`, `client-key.pem`
+//! and `ca.pem` of that directory, as `slipring-gateway --make-certs` writes them.
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use slipring::pool::{Pool, Role};
 use slipring::{Kind, Spawner, worker};
+use slipring_gateway::tls::{ClientTls, IdentityError, PemFiles};
 use slipring_gateway::{Discovery, GatewayState, RemoteRole};
 
 const SHOUT: Kind = Kind::named("shout");
@@ -27,13 +32,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     if worker::is_worker() {
         return Ok(serve()?);
     }
-    let gateways: Vec<_> = std::env::args().skip(1).collect();
+    let mut gateways: Vec<_> = std::env::args().skip(1).collect();
+    let certs = match &gateways[..] {
+        [option, directory, ..] if option == "--certs" => Some(client_tls(Path::new(directory))?),
+        _ => None,
+    };
+    gateways.drain(..if certs.is_some() { 2 } else { 0 });
     if gateways.is_empty() {
         return Err("give the address of a gateway at least, such as 127.0.0.1:7411".into());
     }
     // Connections to gateways have tasks on this runtime. The host itself need not be async.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let elsewhere = RemoteRole::builder("shout", Discovery::list(gateways));
+    let mut elsewhere = RemoteRole::builder("shout", Discovery::list(gateways));
+    if let Some(tls) = certs {
+        elsewhere = elsewhere.tls(tls);
+    }
     let elsewhere = elsewhere.runtime(runtime.handle().clone()).build()?;
 
     let here = Role::new(|slot| Ok(Spawner::current_exe()?.role(slot.role.as_str())));
@@ -59,6 +72,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// The certificates of a caller.
+fn client_tls(directory: &Path) -> Result<ClientTls, IdentityError> {
+    ClientTls::new(PemFiles {
+        chain: directory.join("client.pem"),
+        key: directory.join("client-key.pem"),
+        authorities: directory.join("ca.pem"),
+    })
+}
+
 /// Replies after as long as a small model would take.
 fn serve() -> slipring::Result<()> {
     worker::Worker::new(|_role| Ok(std::process::id()))
@@ -76,7 +98,10 @@ fn wait_for_gateways(role: &RemoteRole) -> Result<(), Box<dyn Error>> {
     let begun = Instant::now();
     while !role.gateways().iter().any(|gateway| gateway.state == GatewayState::Ready) {
         if begun.elapsed() > TIMEOUT {
-            return Err("no gateway takes requests: is slipring-gateway running?".into());
+            return Err(
+                "no gateway takes requests: is slipring-gateway running, and does it need --certs?"
+                    .into(),
+            );
         }
         sleep(Duration::from_millis(10));
     }

@@ -8,9 +8,16 @@ pub mod client;
 #[doc(hidden)]
 #[path = "../../../fuzz/gateway/mod.rs"]
 pub mod fuzzing;
+pub mod metrics;
 pub mod server;
 pub mod tls;
+mod trace;
 mod wire;
 
 pub use client::{Discovery, GatewayInfo, GatewayState, RemoteRole, RemoteRoleBuilder};
 pub use wire::Limits;
+
+/// Compiles what the documentation shows.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/NETWORK.md")]
+struct Documentation;

@@ -43,8 +43,10 @@ fn main() {
         runs::bad_options_are_errors_of_one_line,
         runs::workers_that_cannot_start_end_the_program,
         runs::made_certificates_let_their_caller_in_and_no_other,
+        runs::metrics_and_requests_are_shown,
         runs::help_names_every_option,
         example::two_terminals_share_their_workers,
+        example::two_terminals_speak_tls_by_made_certificates,
     ];
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let is_asked = |name: &str| filter.as_ref().is_none_or(|filter| name.contains(filter));

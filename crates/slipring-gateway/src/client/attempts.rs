@@ -9,6 +9,7 @@ use std::time::Duration;
 use slipring::backend::{BackendRequest, BoxChunks};
 use slipring::{Error, ErrorKind, Reply, RequestStage, Result, StreamTimeout, StreamTimeouts};
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument as _;
 
 use super::errors::{self, History};
 use super::fleet::{Ending, GatewayId};
@@ -16,6 +17,7 @@ use super::retry::{Fate, ending, fate};
 use super::role::Role;
 use super::shared::{Permit, Picked, Stage};
 use super::wire::{Connect, Wire as _};
+use crate::trace::span_of_attempt;
 
 /// The pauses of a request that all gateways have refused.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -60,10 +62,11 @@ impl<C: Connect> Attempts<C> {
     pub(super) async fn call(mut self, timeout: Duration) -> Result<Reply> {
         let deadline = Instant::now().checked_add(timeout);
         loop {
-            let permit = self.acquire(deadline).await?;
+            let mut permit = self.acquire(deadline).await?;
             let left = left_until(deadline);
-            let request = self.request.clone();
-            match permit.wire.call(&self.role.shared.role, request, left).await {
+            let request = self.traced(&mut permit);
+            let sent = permit.wire.call(&self.role.shared.role, request, left);
+            match sent.instrument(permit.span.clone()).await {
                 Ok(reply) => {
                     permit.end(Ending::Answered);
                     return Ok(reply);
@@ -80,14 +83,22 @@ impl<C: Connect> Attempts<C> {
     ) -> Result<(Self, StreamLimits, Permit<C>, BoxChunks)> {
         loop {
             let queued = self.acquire(limits.waits_until()).await;
-            let permit = queued.map_err(|error| errors::of_stream(error, limits.first()))?;
-            let request = self.request.clone();
-            match permit.wire.stream(&self.role.shared.role, request, limits.left()).await {
+            let mut permit = queued.map_err(|error| errors::of_stream(error, limits.first()))?;
+            let request = self.traced(&mut permit);
+            let sent = permit.wire.stream(&self.role.shared.role, request, limits.left());
+            match sent.instrument(permit.span.clone()).await {
                 Ok(chunks) => return Ok((self, limits, permit, chunks)),
                 Err(error) => self.failed(permit, error, false)?,
             }
             limits.note_attempt(self.request.progress().stage());
         }
+    }
+
+    /// Begins the span of an attempt. Returns the request with the trace that the gateway is told of.
+    fn traced(&self, permit: &mut Permit<C>) -> BackendRequest {
+        permit.span = span_of_attempt(&self.role.shared.role, permit.wire.peer());
+        let trace = self.role.joined.join(&permit.span, self.request.trace_context());
+        trace.into_iter().fold(self.request.clone(), BackendRequest::trace)
     }
 
     pub(super) fn request(&self) -> &BackendRequest {
@@ -170,6 +181,7 @@ impl<C: Connect> Attempts<C> {
             Fate::Over => return Err(self.history.complete(error, None)),
             Fate::Elsewhere if !has_delivered => {
                 self.history.note_not_begun(&error);
+                self.role.shared.note_refusal(gateway);
                 self.tried.push(gateway);
                 self.refusal = Some(error);
                 return Ok(());

@@ -13,7 +13,7 @@ use slipring::{Error, Reply, RequestId, Result, StreamTimeouts};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::connection::{Connection, Shared};
-use super::exchange::{Exchange, HEAD};
+use super::exchange::{Asked, Exchange, HEAD};
 use crate::proto;
 use crate::wire::error::{malformed, not_whole, timed_out, too_large};
 use crate::wire::message::{Pieces, head_of};
@@ -44,11 +44,10 @@ impl Connection {
             let (progress, began) = (request.progress(), Instant::now());
             let answered = timeout(longest.saturating_add(GRACE), async {
                 let place = shared.place().await;
+                let (id, asked) = (shared.next_id(), Some(Asked::from(&request)));
                 let pieces = Pieces::of_request(head, payload_of(request)?);
-                let (id, progress) = (shared.next_id(), Some(progress.clone()));
                 let (left, most) = (left(longest, began), longest_message(&shared));
-                let sent =
-                    Exchange::begin(&shared, "CallParts", left, pieces, progress, place, most);
+                let sent = Exchange::begin(&shared, "CallParts", left, pieces, asked, place, most);
                 reply(&mut sent.await?, id).await
             });
             answered
@@ -84,9 +83,9 @@ impl Connection {
                 let (total, most) = (left(total, began), longest_message(&shared));
                 let timeouts = timeouts.queue(left(timeouts.queue_timeout(), began));
                 let head = head_of(&role, &request, Some(timeouts));
+                let asked = Some(Asked::from(&request));
                 let pieces = Pieces::of_request(head, payload_of(request)?);
-                let progress = Some(progress.clone());
-                Exchange::begin(&shared, "StreamParts", total, pieces, progress, place, most).await
+                Exchange::begin(&shared, "StreamParts", total, pieces, asked, place, most).await
             });
             let sent = sent.await;
             let exchange =

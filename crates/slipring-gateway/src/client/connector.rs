@@ -96,6 +96,10 @@ impl Wire for Connection {
         }
     }
 
+    fn peer(&self) -> &str {
+        Self::peer(self)
+    }
+
     fn is_open(&self) -> bool {
         !self.is_closed()
     }

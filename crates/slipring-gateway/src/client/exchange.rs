@@ -9,13 +9,14 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use slipring::backend::Progress;
+use slipring::backend::{BackendRequest, Progress, TraceContext};
 use slipring::{RequestStage, Result};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
 use super::connection::Shared;
 use super::outcome::{lost, was_begun};
+use crate::trace::add_trace;
 use crate::wire::error::{begun, error_of, status_in, unexpected};
 use crate::wire::frame::Frame;
 use crate::wire::message::Pieces;
@@ -42,6 +43,18 @@ struct Sending {
     pieces: Pieces,
 }
 
+/// What an exchange knows of the request to a worker that it sends.
+pub(super) struct Asked {
+    progress: Progress,
+    trace: Option<TraceContext>,
+}
+
+impl From<&BackendRequest> for Asked {
+    fn from(request: &BackendRequest) -> Self {
+        Self { progress: request.progress(), trace: request.trace_context().cloned() }
+    }
+}
+
 enum Receiving {
     Headers(ResponseFuture),
     Body(RecvStream),
@@ -60,7 +73,7 @@ impl Exchange {
         method: &str,
         limit: Duration,
         mut pieces: Pieces,
-        progress: Option<Progress>,
+        asked: Option<Asked>,
         place: Option<OwnedSemaphorePermit>,
         longest_message: usize,
     ) -> Result<Self> {
@@ -74,6 +87,10 @@ impl Exchange {
         if let Some(limit) = timeout::encode(limit) {
             headers.insert("grpc-timeout", limit);
         }
+        if let Some(trace) = asked.as_ref().and_then(|asked| asked.trace.as_ref()) {
+            add_trace(headers, trace);
+        }
+        let progress = asked.map(|asked| asked.progress);
         let sent = sender.send_request(request, false);
         let (response, mut stream) = sent.map_err(|error| lost(shared, Some(false), &error))?;
         if let Some(progress) = &progress {

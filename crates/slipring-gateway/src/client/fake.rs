@@ -362,6 +362,10 @@ impl Wire for FakeWire {
         }
     }
 
+    fn peer(&self) -> &str {
+        &self.address
+    }
+
     fn is_open(&self) -> bool {
         *self.cut.borrow() == self.cuts && !*self.own.borrow()
     }

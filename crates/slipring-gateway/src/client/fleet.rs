@@ -23,6 +23,7 @@ use std::hash::Hash;
 use gateway::{Gateway, Link};
 
 use super::random::Random;
+use crate::metrics::RemoteGatewayMetrics;
 
 /// What bounds the use of gateways, as plain numbers. Times are nanoseconds.
 #[derive(Debug, Clone)]
@@ -224,6 +225,7 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
         let was_used = gateway.link == Link::Reported && !gateway.is_draining();
         gateway.forgive_if_clean(now, clean_period);
         gateway.link = Link::None;
+        gateway.counts.disconnects += 1;
         if was_used {
             self.note_error(now, connection.gateway);
         }
@@ -244,6 +246,7 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
         let id = by_key.or_else(|| self.least_loaded(now, not_these))?;
         let gateway = self.get_mut(id)?;
         gateway.in_flight += 1;
+        gateway.counts.attempts += 1;
         let connection = ConnectionId { gateway: id, number: gateway.connection };
         let grant = Grant { connection, errors: gateway.errors };
         self.in_flight += 1;
@@ -265,6 +268,13 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
         }
         self.in_flight = self.in_flight.saturating_sub(1);
         self.forget_if_unused(id);
+    }
+
+    /// A request is sent elsewhere that this gateway has not begun.
+    pub(super) fn note_refusal(&mut self, id: GatewayId) {
+        if let Some(gateway) = self.get_mut(id) {
+            gateway.counts.refusals += 1;
+        }
     }
 
     /// Whether a gateway gets requests that got none before, since the last call.
@@ -314,6 +324,28 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
             (gateway.address.clone(), state, gateway.in_flight, places)
         };
         gateways.map(state).collect()
+    }
+
+    /// Each gateway with what it is used for, and what has happened to it.
+    pub(super) fn metrics(&self, now: u64) -> Vec<RemoteGatewayMetrics>
+    where
+        A: ToString,
+    {
+        let gateways = self.slots.iter().filter_map(|slot| slot.gateway.as_ref());
+        let of_one = |gateway: &Gateway<A>| RemoteGatewayMetrics {
+            address: gateway.address.to_string(),
+            state: gateway.state(now),
+            is_in_slow_start: gateway.is_in_slow_start(now, &self.limits),
+            in_flight: gateway.in_flight,
+            reported_requests: gateway.report.requests,
+            places: gateway.report.places,
+            attempts: gateway.counts.attempts,
+            refusals: gateway.counts.refusals,
+            errors: gateway.counts.errors,
+            connects: gateway.connection,
+            disconnects: gateway.counts.disconnects,
+        };
+        gateways.map(of_one).collect()
     }
 
     fn place_of_key(&self, now: u64, key: u64, not_these: &[GatewayId]) -> Option<GatewayId> {
@@ -419,6 +451,7 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
         let has_room = (ejected + 1) * 2 <= all;
         let Some(gateway) = self.get_mut(id) else { return };
         gateway.errors = gateway.errors.saturating_add(1);
+        gateway.counts.errors += 1;
         let counts = gateway.state(now) == GatewayState::Ready || gateway.link == Link::None;
         let has_room = has_room || gateway.link == Link::None;
         if counts && has_room && gateway.errors >= limits.errors {

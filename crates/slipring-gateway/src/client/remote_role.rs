@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use slipring::backend::{Backend, BackendLoad, BackendRequest, BoxChunks, BoxFuture};
+use slipring::backend::{Backend, BackendLoad, BackendRequest, BoxChunks, BoxFuture, TraceContext};
 use slipring::{Error, Health, Kind, Reply, Result, StreamTimeouts};
 use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, JoinSet};
+use tracing::{Instrument as _, Span};
 
 use super::attempts::{Attempts, StreamLimits};
 use super::chunks::Chunks;
@@ -22,7 +23,9 @@ use super::retry::RetryLimits;
 use super::role::Role;
 use super::shared::Shared;
 use super::wire::{Connect, Wire as _};
+use crate::metrics::RemoteRoleMetrics;
 use crate::tls::{ClientTls, ExpectedName, RELOAD_PERIOD};
+use crate::trace::Joined;
 use crate::wire::Limits;
 
 /// A role whose workers are on other machines, behind gateways. Cheap to clone; all clones are the
@@ -66,6 +69,7 @@ pub struct RemoteRoleBuilder {
     idempotent: Vec<Kind>,
     fleet: FleetLimits,
     retry: RetryLimits,
+    joined: Joined,
     runtime: Option<Handle>,
 }
 
@@ -96,6 +100,7 @@ impl RemoteRole {
             idempotent: Vec::new(),
             fleet: FleetLimits::default(),
             retry: RetryLimits::default(),
+            joined: Joined::default(),
             runtime: None,
         }
     }
@@ -108,6 +113,12 @@ impl RemoteRole {
             GatewayInfo { address: address.to_string(), state, in_flight, places }
         };
         gateways.map(info).collect()
+    }
+
+    /// Returns what the role has counted. Does not block.
+    #[must_use]
+    pub fn metrics(&self) -> RemoteRoleMetrics {
+        self.0.shared.metrics()
     }
 }
 
@@ -177,6 +188,20 @@ impl RemoteRoleBuilder {
         self
     }
 
+    /// Sets what joins the span of each attempt, `attempt` of target `slipring`, to a trace of the host's:
+    /// it gets the span and what [`BackendRequest::trace`] says, and returns what the gateway is told,
+    /// such as the ids that the host's exporter has given the span. `None`, as without this, is what
+    /// the request says. It runs for each attempt, and should not block.
+    ///
+    /// `docs/NETWORK.md` of the repository has one for OpenTelemetry.
+    pub fn join_traces(
+        mut self,
+        join: impl Fn(&Span, Option<&TraceContext>) -> Option<TraceContext> + Send + Sync + 'static,
+    ) -> Self {
+        self.joined = Joined::by(join);
+        self
+    }
+
     /// Sets the runtime that the role's tasks run on; by default that of the caller of
     /// [`build`](Self::build).
     pub fn runtime(mut self, runtime: Handle) -> Self {
@@ -206,7 +231,7 @@ impl RemoteRoleBuilder {
         let (role, limits) = (self.role.into(), (self.fleet, self.retry));
         let seed = super::seed();
         let shared = Shared::new(role, connector, self.connect_timeout, runtime, limits, seed);
-        Ok(RemoteRole(Role::start(shared, self.idempotent, discovery)))
+        Ok(RemoteRole(Role::start(shared, self.idempotent, self.joined, discovery)))
     }
 }
 
@@ -287,7 +312,7 @@ impl<C: Connect> Role<C> {
             request.in_memory().and_then(|request| Attempts::begin(Arc::clone(self), request));
         match begun {
             Ok(attempts) => {
-                let task = self.shared.runtime.spawn(attempts.call(timeout));
+                let task = self.shared.runtime.spawn(attempts.call(timeout).in_current_span());
                 Box::pin(Submitted(task))
             }
             Err(error) => Box::pin(std::future::ready(Err(error))),

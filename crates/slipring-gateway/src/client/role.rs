@@ -7,22 +7,29 @@ use slipring::Kind;
 use super::discovery::Checked;
 use super::shared::Shared;
 use super::wire::Connect;
+use crate::trace::Joined;
 
 /// A remote role with its tasks, which end when it is dropped.
 pub(super) struct Role<C: Connect> {
     pub(super) shared: Arc<Shared<C>>,
     /// The kinds of requests that may be served twice.
     pub(super) idempotent: Vec<Kind>,
+    pub(super) joined: Joined,
 }
 
 impl<C: Connect> Role<C> {
     /// Begins to look for gateways and to connect to them.
-    pub(super) fn start(shared: Shared<C>, idempotent: Vec<Kind>, discovery: Checked) -> Arc<Self> {
+    pub(super) fn start(
+        shared: Shared<C>,
+        idempotent: Vec<Kind>,
+        joined: Joined,
+        discovery: Checked,
+    ) -> Arc<Self> {
         let shared = Arc::new(shared);
         let told = Arc::clone(&shared);
         let follow = discovery.follow(move |update| told.note_addresses(update));
         shared.keep_discovery(shared.runtime.spawn(follow).abort_handle());
-        Arc::new(Self { shared, idempotent })
+        Arc::new(Self { shared, idempotent, joined })
     }
 }
 

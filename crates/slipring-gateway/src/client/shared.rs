@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::address::Address;
 use super::discovery::Update;
@@ -19,6 +20,7 @@ use super::fleet::{
 use super::link;
 use super::retry::{RetryBudget, RetryLimits};
 use super::wire::{Connect, Wire as _};
+use crate::metrics::RemoteRoleMetrics;
 
 /// What the tasks and the requests of one remote role share.
 pub(super) struct Shared<C: Connect> {
@@ -44,9 +46,18 @@ struct State<W> {
     /// Requests that were taken and have not ended, also those that wait here.
     requests: usize,
     waiting: usize,
+    counts: Counts,
     stage: Stage,
     /// The last thing that went wrong.
     problem: Option<String>,
+}
+
+/// Numbers that only grow.
+#[derive(Debug, Default, Clone, Copy)]
+struct Counts {
+    requests: u64,
+    resent_unbegun: u64,
+    resent_begun: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +103,7 @@ impl<C: Connect> Shared<C> {
                 budget: RetryBudget::new(retry),
                 requests: 0,
                 waiting: 0,
+                counts: Counts::default(),
                 stage: Stage::Open,
                 problem: None,
             }),
@@ -196,6 +208,7 @@ impl<C: Connect> Shared<C> {
             return false;
         }
         state.requests += 1;
+        state.counts.requests += 1;
         state.budget.note_request();
         true
     }
@@ -220,7 +233,13 @@ impl<C: Connect> Shared<C> {
             if let Some((_, wire)) = found.filter(|(connection, _)| *connection == grant.connection)
             {
                 let (wire, shared) = (Arc::clone(wire), Arc::clone(self));
-                return Picked::Has(Permit { shared, grant, wire, ending: Ending::Neutral });
+                return Picked::Has(Permit {
+                    shared,
+                    grant,
+                    wire,
+                    ending: Ending::Neutral,
+                    span: Span::none(),
+                });
             }
             // The fleet is told of a lost connection before it is taken away, so this never happens.
             state.fleet.finish(now, grant, Ending::Neutral);
@@ -232,7 +251,17 @@ impl<C: Connect> Shared<C> {
     /// Takes a retry out of the budget, or returns why there is none.
     pub(super) fn take_retry(&self, begun: u32) -> Result<(), &'static str> {
         let now = self.now();
-        self.lock().budget.take(now, begun)
+        let mut state = self.lock();
+        state.budget.take(now, begun)?;
+        state.counts.resent_begun += 1;
+        Ok(())
+    }
+
+    /// A request that this gateway has not begun is sent to another one.
+    pub(super) fn note_refusal(&self, gateway: GatewayId) {
+        let mut state = self.lock();
+        state.counts.resent_unbegun += 1;
+        state.fleet.note_refusal(gateway);
     }
 
     /// Counts a request that waits until the returned value is dropped. Only then it is woken.
@@ -277,6 +306,20 @@ impl<C: Connect> Shared<C> {
     pub(super) fn gateways(&self) -> Vec<(Address, GatewayState, usize, usize)> {
         let now = self.now();
         self.lock().fleet.states(now)
+    }
+
+    pub(super) fn metrics(&self) -> RemoteRoleMetrics {
+        let now = self.now();
+        let state = self.lock();
+        RemoteRoleMetrics {
+            role: self.role.to_string(),
+            requests: state.counts.requests,
+            in_flight: state.requests,
+            waiting: state.waiting,
+            resent_unbegun: state.counts.resent_unbegun,
+            resent_begun: state.counts.resent_begun,
+            gateways: state.fleet.metrics(now),
+        }
     }
 
     /// Takes no more requests, and waits until the last one has ended. Returns how many are left.
@@ -331,6 +374,7 @@ pub(super) struct Permit<C: Connect> {
     grant: Grant,
     pub(super) wire: Arc<C::Wire>,
     ending: Ending,
+    pub(super) span: Span,
 }
 
 impl<C: Connect> Permit<C> {
@@ -347,6 +391,7 @@ impl<C: Connect> Permit<C> {
 impl<C: Connect> Drop for Permit<C> {
     fn drop(&mut self) {
         let (grant, ending) = (self.grant, self.ending);
+        tracing::debug!(target: "slipring", parent: &self.span, ?ending, "ended");
         self.shared.change(|state, now| state.fleet.finish(now, grant, ending));
     }
 }

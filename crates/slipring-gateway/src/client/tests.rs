@@ -31,7 +31,7 @@ fn role_with(net: &Net, addresses: &[&str], retry: RetryLimits) -> Arc<Role<Net>
     let discovery = Discovery::list(addresses.iter().copied()).check().unwrap();
     let limits = (FleetLimits { slow_start: 0, ..FleetLimits::default() }, retry);
     let shared = Shared::new(ROLE.into(), net.clone(), 3 * SECOND, Handle::current(), limits, 7);
-    Role::start(shared, vec![TWICE], discovery)
+    Role::start(shared, vec![TWICE], crate::trace::Joined::default(), discovery)
 }
 
 /// A role of two gateways.

@@ -53,6 +53,9 @@ pub(super) trait Wire: Send + Sync + 'static {
         is_set: bool,
     ) -> impl Future<Output = Result<()>> + Send + 'static;
 
+    /// The name of the gateway.
+    fn peer(&self) -> &str;
+
     /// Whether requests can be sent, as far as is known.
     fn is_open(&self) -> bool;
 

@@ -45,6 +45,7 @@ pub(super) async fn run(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
+                    shared.counters.connections.add(1);
                     let seat = shared.connections.begin();
                     let tls = tls.clone();
                     tasks.spawn(connection(Arc::clone(shared), stream, peer, seat, tls));
@@ -70,6 +71,11 @@ async fn over(stage: &mut Receiver<Stage>) {
 /// Whether the listener itself cannot be used.
 fn is_of_listener(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotConnected)
+}
+
+/// Whether the other side did not answer to the question whether it is there.
+fn is_silence(error: &hyper::Error) -> bool {
+    error.is_timeout()
 }
 
 async fn connection(
@@ -103,12 +109,16 @@ async fn greeted<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) {
     let longest = shared.connections.handshake_timeout();
     let greeted = tokio::select! {
-        greeted = timeout(longest, handshake) => greeted,
-        () = seat.evicted() => return,
+        greeted = timeout(longest, handshake) => greeted.ok().and_then(Result::ok),
+        () = seat.evicted() => None,
     };
-    let Ok(Ok(io)) = greeted else { return };
-    if shared.connections.establish(&seat) {
-        serve(shared, seat, io).await;
+    let Some(io) = greeted else {
+        shared.counters.failed_handshakes.add(1);
+        return;
+    };
+    match shared.connections.establish(&seat) {
+        true => serve(shared, seat, io).await,
+        false => shared.counters.refused_connections.add(1),
     }
 }
 
@@ -137,7 +147,12 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let mut served = pin!(builder.serve_connection(TokioIo::new(io), route));
     let mut stage = shared.stage();
     tokio::select! {
-        _ = &mut served => return,
+        ended = &mut served => {
+            if ended.is_err_and(|error| is_silence(&error)) {
+                shared.counters.silent_connections.add(1);
+            }
+            return;
+        }
         () = seat.evicted() => return,
         () = over(&mut stage) => {}
     }

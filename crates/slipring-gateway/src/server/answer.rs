@@ -6,10 +6,12 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use http_body::Frame as HttpFrame;
 use slipring::backend::{BoxChunks, BoxFuture};
+use slipring::pool::Outcome;
 use slipring::{Error, Reply, Result};
 use tonic::Status;
 
 use super::body::trailers;
+use super::record::Record;
 use super::{InFlight, Shared};
 use crate::wire::error::status_of;
 use crate::wire::frame::{Batch, Frame};
@@ -22,6 +24,7 @@ pub(super) struct Answer {
     pieces: Option<Pieces>,
     in_pieces: bool,
     shared: Arc<Shared>,
+    record: Arc<Record>,
     /// None once the request was given up.
     in_flight: Option<InFlight>,
     /// How many frames were taken without a wait.
@@ -56,7 +59,9 @@ impl Answer {
 
     /// The reply is there.
     pub(super) fn replied(reply: Reply, in_pieces: bool, in_flight: InFlight) -> Self {
-        let pieces = Some(Pieces::of_reply(Bytes::from(reply), in_pieces));
+        let reply = Bytes::from(reply);
+        in_flight.record.note_sent(reply.len());
+        let pieces = Some(Pieces::of_reply(reply, in_pieces));
         Self::new(Source::Ended(None), pieces, in_pieces, in_flight)
     }
 
@@ -67,7 +72,9 @@ impl Answer {
         in_pieces: bool,
         in_flight: InFlight,
     ) -> Self {
-        let pieces = first.map(|chunk| Pieces::of_reply(Bytes::from(chunk), in_pieces));
+        let first = first.map(Bytes::from);
+        in_flight.record.note_sent(first.as_ref().map_or(0, Bytes::len));
+        let pieces = first.map(|chunk| Pieces::of_reply(chunk, in_pieces));
         Self::new(Source::Streamed(chunks), pieces, in_pieces, in_flight)
     }
 
@@ -77,9 +84,9 @@ impl Answer {
     }
 
     fn new(source: Source, pieces: Option<Pieces>, in_pieces: bool, in_flight: InFlight) -> Self {
-        let shared = Arc::clone(&in_flight.0);
+        let (shared, record) = (Arc::clone(&in_flight.shared), Arc::clone(&in_flight.record));
         let in_flight = Some(in_flight);
-        Self { source, pieces, in_pieces, shared, in_flight, since_pause: 0, reader: None }
+        Self { source, pieces, in_pieces, shared, record, in_flight, since_pause: 0, reader: None }
     }
 
     /// Whether much is kept, or a worker is kept busy, as long as the answer is not read.
@@ -91,6 +98,7 @@ impl Answer {
     /// Cancels the request. Its reader gets the error as soon as it has read what was sent.
     pub(super) fn give_up(&mut self, error: Error) {
         if !matches!(self.source, Source::Over) {
+            self.record.end(Outcome::Failed(error.kind()));
             self.source = Source::Ended(Some(error));
         }
         (self.pieces, self.in_flight) = (None, None);
@@ -143,6 +151,8 @@ impl Answer {
                     }
                 },
                 Source::Ended(error) => {
+                    let failed = error.as_ref().map(|error| Outcome::Failed(error.kind()));
+                    self.record.end(failed.unwrap_or(Outcome::Answered));
                     let status = match error {
                         Some(error) => self.shared.status_of(error),
                         None => Status::ok(""),
@@ -155,6 +165,7 @@ impl Answer {
             // It is taken out of the ring at once: its reader may be slow, and the ring is that of
             // other requests, too.
             let reply = reply.map(Bytes::from);
+            self.record.note_sent(reply.as_ref().map_or(0, Bytes::len));
             match reply {
                 Some(chunk) if add_short(&mut batch, &chunk) => {}
                 Some(long) => self.pieces = Some(Pieces::of_reply(long, self.in_pieces)),

@@ -7,13 +7,14 @@ use std::time::Duration;
 use http::Request;
 use hyper::body::Incoming;
 use slipring::RequestStage;
+use slipring::backend::Backend;
 use slipring::backend::Progress;
-use slipring::backend::{Backend, BackendRequest};
 use tokio::time::timeout;
 use tonic::Status;
 
 use super::answer::Answer;
 use super::body::Body;
+use super::record::Record;
 use super::request::{self, Deadline};
 use super::{InFlight, Shared};
 use crate::wire::error::{draining, no_such_role};
@@ -24,17 +25,42 @@ const FIRST_LOOK: Duration = Duration::from_millis(2);
 /// The longest pause between two looks.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// `Call` and `CallParts`.
-pub(super) async fn call(
+/// The methods for requests to workers.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Method {
+    Call,
+    CallParts,
+    Stream,
+    StreamParts,
+}
+
+/// Answers a request to a worker.
+pub(super) async fn answer(
     shared: &Arc<Shared>,
+    record: &Arc<Record>,
+    method: Method,
+    request: Request<Incoming>,
+) -> Result<Body, Status> {
+    match method {
+        Method::Call => call(shared, record, request, false).await,
+        Method::CallParts => call(shared, record, request, true).await,
+        Method::Stream => stream(shared, record, request, false).await,
+        Method::StreamParts => stream(shared, record, request, true).await,
+    }
+}
+
+async fn call(
+    shared: &Arc<Shared>,
+    record: &Arc<Record>,
     request: Request<Incoming>,
     in_pieces: bool,
 ) -> Result<Body, Status> {
-    let in_flight = InFlight::begin(shared).ok_or_else(|| shared.refusal())?;
+    let in_flight = InFlight::begin(shared, record).ok_or_else(|| shared.refusal())?;
     let deadline = Deadline::of(request.headers(), shared.limits.call_timeout)?;
     let (head, payload) = request::whole(request, &shared.limits, deadline).await?;
     let backend = shared.role(&head.role)?;
-    let asked = request_of(&head, payload)?;
+    let len = payload.len();
+    let asked = record.asked(&head.role, request_of(&head, payload)?, len);
     let progress = asked.progress();
     let mut reply = backend.call(asked, deadline.left());
     let answer = match unless_begun(&mut reply, &progress).await {
@@ -45,17 +71,18 @@ pub(super) async fn call(
     Ok(Body::answer(answer, deadline))
 }
 
-/// `Stream` and `StreamParts`.
-pub(super) async fn stream(
+async fn stream(
     shared: &Arc<Shared>,
+    record: &Arc<Record>,
     request: Request<Incoming>,
     in_pieces: bool,
 ) -> Result<Body, Status> {
-    let in_flight = InFlight::begin(shared).ok_or_else(|| shared.refusal())?;
+    let in_flight = InFlight::begin(shared, record).ok_or_else(|| shared.refusal())?;
     let deadline = Deadline::of(request.headers(), Duration::MAX)?;
     let (head, payload) = request::whole(request, &shared.limits, deadline).await?;
     let backend = shared.role(&head.role)?;
-    let asked: BackendRequest = request_of(&head, payload)?;
+    let len = payload.len();
+    let asked = record.asked(&head.role, request_of(&head, payload)?, len);
     let progress = asked.progress();
     let chunks = backend.stream(asked, timeouts_of(&head, deadline.left())).await;
     let mut chunks = chunks.map_err(|error| shared.status_of(&error))?;

@@ -64,6 +64,11 @@ impl Connections {
         self.limits.handshake_timeout
     }
 
+    /// How many connections have passed their handshake.
+    pub(super) fn count(&self) -> usize {
+        lock(&self.state).established.len()
+    }
+
     /// Takes a new connection. The oldest one whose handshake is not over gives way to it.
     pub(super) fn begin(&self) -> Seat {
         let mut state = lock(&self.state);

@@ -7,9 +7,11 @@ mod bounded;
 mod calls;
 mod connections;
 mod control;
+mod counters;
 #[cfg(test)]
 mod hostile_tests;
 mod preface;
+mod record;
 mod request;
 mod route;
 mod watch;
@@ -19,13 +21,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use slipring::backend::Backend;
+use slipring::backend::{Backend, TraceContext};
 use tokio::net::TcpListener;
 use tokio::sync::watch::{Receiver, Sender};
+use tracing::Span;
 
+use crate::metrics::GatewayMetrics;
 use crate::tls::{RELOAD_PERIOD, ServerTls};
+use crate::trace::Joined;
 use crate::wire::Limits;
 use connections::Connections;
+use counters::Counters;
+use record::Record;
 use route::Others;
 
 /// Serves backends, such as the roles of a pool, to other machines. Cheap to clone; all clones are
@@ -42,6 +49,7 @@ pub struct GatewayBuilder {
     connections: ConnectionLimits,
     host: Option<String>,
     plain_text_anywhere: bool,
+    joined: Joined,
 }
 
 /// How many connections a gateway has.
@@ -69,6 +77,8 @@ struct Shared {
     in_flight: AtomicUsize,
     others: Others,
     plain_text_anywhere: bool,
+    joined: Joined,
+    counters: Counters,
 }
 
 /// How far a gateway is.
@@ -132,6 +142,21 @@ impl Gateway {
         tokio::spawn(Others::stop(Arc::clone(&self.0)));
     }
 
+    /// Returns what the gateway has counted. Does not block.
+    #[must_use]
+    pub fn metrics(&self) -> GatewayMetrics {
+        let counters = &self.0.counters;
+        GatewayMetrics {
+            connections: self.0.connections.count(),
+            accepted_connections: counters.connections.get(),
+            refused_connections: counters.refused_connections.get(),
+            failed_handshakes: counters.failed_handshakes.get(),
+            silent_connections: counters.silent_connections.get(),
+            in_flight: self.in_flight(),
+            roles: counters.of_roles(),
+        }
+    }
+
     /// Returns how many requests the gateway has.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -191,9 +216,24 @@ impl GatewayBuilder {
         self
     }
 
+    /// Sets what joins the span of each request, `request` of target `slipring`, to the trace of its
+    /// caller: it gets the span and what the caller says by `traceparent`, and returns what the role's
+    /// backend is told, which matters if that has its workers elsewhere. `None`, as without this, is what
+    /// the caller says. It runs for each request, and should not block.
+    ///
+    /// `docs/NETWORK.md` of the repository has one for OpenTelemetry.
+    pub fn join_traces(
+        mut self,
+        join: impl Fn(&Span, Option<&TraceContext>) -> Option<TraceContext> + Send + Sync + 'static,
+    ) -> Self {
+        self.joined = Joined::by(join);
+        self
+    }
+
     /// Makes the gateway. It serves nothing before [`Gateway::serve`].
     #[must_use]
     pub fn build(self) -> Gateway {
+        let counters = Counters::of(self.roles.keys());
         Gateway(Arc::new(Shared {
             roles: self.roles,
             limits: self.limits,
@@ -203,6 +243,8 @@ impl GatewayBuilder {
             in_flight: AtomicUsize::new(0),
             others: Others::new(),
             plain_text_anywhere: self.plain_text_anywhere,
+            joined: self.joined,
+            counters,
         }))
     }
 }
@@ -236,21 +278,24 @@ impl Shared {
 }
 
 /// A request that the gateway has.
-struct InFlight(Arc<Shared>);
+struct InFlight {
+    shared: Arc<Shared>,
+    record: Arc<Record>,
+}
 
 impl InFlight {
     /// Takes a request, unless the gateway drains.
-    fn begin(shared: &Arc<Shared>) -> Option<Self> {
+    fn begin(shared: &Arc<Shared>, record: &Arc<Record>) -> Option<Self> {
         shared.in_flight.fetch_add(1, Ordering::SeqCst);
-        let taken = Self(Arc::clone(shared));
+        let taken = Self { shared: Arc::clone(shared), record: Arc::clone(record) };
         (!shared.is_draining()).then_some(taken)
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
-        self.0.note_end();
+        self.shared.in_flight.fetch_sub(1, Ordering::SeqCst);
+        self.shared.note_end();
     }
 }
 

@@ -13,9 +13,12 @@ use tonic::Status;
 use tonic::codegen::Service as _;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
+use tracing::Instrument as _;
 
 use super::body::Body;
+use super::calls::Method;
 use super::connections::Seat;
+use super::record::Record;
 use super::{Shared, calls, control};
 use crate::wire::SERVICE;
 
@@ -63,10 +66,10 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Bod
         };
     };
     let answered = match method {
-        "Call" => calls::call(&shared, request, false).await,
-        "CallParts" => calls::call(&shared, request, true).await,
-        "Stream" => calls::stream(&shared, request, false).await,
-        "StreamParts" => calls::stream(&shared, request, true).await,
+        "Call" => work(&shared, Method::Call, request).await,
+        "CallParts" => work(&shared, Method::CallParts, request).await,
+        "Stream" => work(&shared, Method::Stream, request).await,
+        "StreamParts" => work(&shared, Method::StreamParts, request).await,
         "Watch" => control::watch(&shared, request).await,
         "Ping" => control::ping(&shared, request).await,
         "Abort" => control::abort(&shared, request).await,
@@ -81,6 +84,18 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Bod
         }
         Err(status) => status.into_http(),
     }
+}
+
+/// Answers a request to a worker.
+async fn work(
+    shared: &Arc<Shared>,
+    method: Method,
+    request: Request<Incoming>,
+) -> Result<Body, Status> {
+    let record = Record::begin(shared, &request);
+    let answered = calls::answer(shared, &record, method, request);
+    let answered = answered.instrument(record.span.clone()).await;
+    answered.inspect_err(|status| record.end_with(status))
 }
 
 /// The service, as the service of health names it.

@@ -1,10 +1,11 @@
 //! What the program does from its start to its end.
 
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use slipring::ErrorKind;
-use slipring::backend::{Backend, BackendRequest};
+use slipring::backend::{Backend, BackendRequest, TraceContext};
 use slipring_gateway::tls::{ClientTls, PemFiles};
 
 use super::gateway::{Dir, Gateway, run, until_exists};
@@ -160,6 +161,46 @@ pub(crate) fn made_certificates_let_their_caller_in_and_no_other() {
     missing[1] = "/no/such.pem";
     let (code, text) = fails(&[&["--role", "echo"], &missing[..]].concat());
     assert!(code == 1 && text.contains("/no/such.pem: cannot read it"), "{text}");
+}
+
+pub(crate) fn metrics_and_requests_are_shown() {
+    let mut gateway = Gateway::start(&["--metrics", "0", "--log-requests"]);
+    let mut said = BufReader::new(gateway.process.stderr.take().unwrap()).lines();
+    let mut line = || said.next().unwrap().unwrap();
+    let page = line();
+    let address = page.strip_prefix("slipring-gateway: metrics at http://127.0.0.1:").unwrap();
+    let port = address.strip_suffix("/metrics").unwrap().parse().unwrap();
+    let get = |request: &str| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        write!(stream, "{request} HTTP/1.1\r\nhost: here\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    };
+    let trace = TraceContext::new([1; 16], [2; 8], 1).unwrap();
+    let request = BackendRequest::new(ECHO, "hello").trace(trace);
+    gateway.wait(gateway.role.call(request, crate::LONG)).unwrap();
+    let logged = std::iter::repeat_with(&mut line).find(|line| line.contains("answered")).unwrap();
+    let fields = [r#"role="echo""#, r#"outcome="ok""#, "trace_id=0101", "parent_id=0202"];
+    assert!(fields.iter().all(|field| logged.contains(field)), "{logged}");
+
+    let text = get("GET /metrics");
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    assert!(text.contains("content-type: application/openmetrics-text"), "{text}");
+    for line in [
+        r#"slipring_gateway_requests_total{role="echo",outcome="ok"} 1"#,
+        r#"slipring_worker_starts_total{role="echo"} 1"#,
+        "# EOF",
+    ] {
+        assert!(text.lines().any(|each| each == line), "{line}: {text}");
+    }
+    assert!(get("POST /metrics").starts_with("HTTP/1.1 405"));
+    assert!(get("GET /").starts_with("HTTP/1.1 404"));
+    let slow: Vec<_> = (0..7).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    assert!(get("GET /metrics").starts_with("HTTP/1.1 200"), "there is a place beside slow ones");
+    drop(slow);
+    let (code, text) = fails(&["--role", "echo", "--metrics", "here"]);
+    assert!(code == 2 && text.contains("--metrics takes an IP address"), "{text}");
 }
 
 pub(crate) fn help_names_every_option() {

@@ -18,6 +18,12 @@ with grpc.insecure_channel(sys.argv[1]) as channel:
     reply, call = workers.Call.with_call(request, timeout=LONG)
     assert reply.payload.endswith(b": HELLO"), reply
 
+    # A trace crosses; a malformed one is ignored.
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    for parent in (trace, "nonsense"):
+        metadata = [("traceparent", parent), ("tracestate", "vendor=1")]
+        workers.Call(request, timeout=LONG, metadata=metadata)
+
     # Its deadline passes while the worker is at it.
     try:
         workers.Call(request, timeout=0.02)

@@ -104,6 +104,14 @@ pub(crate) struct Options {
     /// use the workers, and all between can read along
     #[arg(long)]
     pub(crate) plain_text_anywhere: bool,
+    /// Have the metrics of the gateway and its workers at http://ADDRESS/metrics, in plain text: an
+    /// IP address and a port, or a port of the loopback interface
+    #[arg(long, value_name = "ADDRESS", value_parser = metrics_address)]
+    pub(crate) metrics: Option<SocketAddr>,
+    /// Write a line to standard error for each request: its role, its outcome, how long it took,
+    /// and the ids of its trace if its caller has sent a traceparent
+    #[arg(long)]
+    pub(crate) log_requests: bool,
     /// Directory of the workers' logs. Without it, workers write to the standard output and error
     /// of this program, and errors show no log
     #[arg(long, value_name = "DIR")]
@@ -208,6 +216,14 @@ fn address(text: &str) -> Result<SocketAddr, Failure> {
     text.parse().map_err(|_| {
         Failure::usage(format!(
             "--listen takes an IP address and a port, as 127.0.0.1:7411, not '{text}'"
+        ))
+    })
+}
+
+fn metrics_address(text: &str) -> Result<SocketAddr, Failure> {
+    crate::metrics::address(text).ok_or_else(|| {
+        Failure::usage(format!(
+            "--metrics takes an IP address and a port, as 127.0.0.1:9464, or a port, not '{text}'"
         ))
     })
 }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use crate::args::Options;
 use crate::certificates;
 use crate::error::{Failure, print, say};
+use crate::metrics;
 use crate::signals::{Ending, Signals};
 use crate::workers::Workers;
 
@@ -29,7 +30,13 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let tls = certificates::of(&options)?;
     let sockets = options.listen.iter().copied().map(bind);
     let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
+    let page = options.metrics.map(|address| listen(bind(address)?)).transpose()?;
     let mut workers = Workers::start(&options)?;
+    let gateway = gateway(&options, &workers)?;
+    if let Some((address, listener)) = page {
+        tokio::spawn(metrics::serve(listener, metrics::registry(&gateway, &workers.pool)));
+        say(format_args!("metrics at http://{address}/metrics"));
+    }
     // Until then connections are refused, so that callers use other gateways.
     let is_told = tokio::select! {
         ready = workers.ready() => { ready?; false }
@@ -38,12 +45,9 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     if is_told {
         return close(workers, &mut signals).await;
     }
-    let gateway = gateway(&options, &workers)?;
     let mut served = Served::new();
     for socket in sockets {
-        let address = socket.local_addr();
-        let listener = address.and_then(|address| Ok((address, socket.listen(BACKLOG)?)));
-        let (address, listener) = listener.map_err(|e| Failure::other(cannot_listen(&e)))?;
+        let (address, listener) = listen(socket)?;
         serve(&mut served, &gateway, listener, tls.clone());
         print(&format!("listening on {address}\n"));
     }
@@ -65,6 +69,12 @@ fn bind(address: SocketAddr) -> Result<TcpSocket, Failure> {
         Ok(socket)
     });
     bound.map_err(|e| Failure::other(format!("{address}: {}", cannot_listen(&e))))
+}
+
+fn listen(socket: TcpSocket) -> Result<(SocketAddr, TcpListener), Failure> {
+    let address = socket.local_addr();
+    let listener = address.and_then(|address| Ok((address, socket.listen(BACKLOG)?)));
+    listener.map_err(|e| Failure::other(cannot_listen(&e)))
 }
 
 fn cannot_listen(error: &std::io::Error) -> String {

@@ -37,6 +37,16 @@ pub(super) struct Gateway<A> {
     pub(super) ejected_until: u64,
     /// Its pauses in a row.
     ejections: u32,
+    pub(super) counts: Counts,
+}
+
+/// What has happened to a gateway since it was listed.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Counts {
+    pub(super) attempts: u64,
+    pub(super) refusals: u64,
+    pub(super) errors: u64,
+    pub(super) disconnects: u64,
 }
 
 impl<A: Hash> Gateway<A> {
@@ -56,6 +66,7 @@ impl<A: Hash> Gateway<A> {
             errors: 0,
             ejected_until: 0,
             ejections: 0,
+            counts: Counts::default(),
         }
     }
 
@@ -122,8 +133,7 @@ impl<A> Gateway<A> {
 
     /// What it can take, for a comparison with others: its places, less while it is new.
     pub(super) fn capacity(&self, now: u64, limits: &FleetLimits) -> u64 {
-        let since = self.used_since.max(self.ejected_until);
-        let age = now.saturating_sub(since);
+        let age = self.age(now);
         let share = if age >= limits.slow_start {
             FULL
         } else {
@@ -131,6 +141,15 @@ impl<A> Gateway<A> {
             FIRST + u64::try_from(grown).unwrap_or(FULL - FIRST)
         };
         share * u64::try_from(self.places()).unwrap_or(1)
+    }
+
+    /// For how long it has got requests.
+    fn age(&self, now: u64) -> u64 {
+        now.saturating_sub(self.used_since.max(self.ejected_until))
+    }
+
+    pub(super) fn is_in_slow_start(&self, now: u64, limits: &FleetLimits) -> bool {
+        self.is_usable(now) && self.age(now) < limits.slow_start
     }
 
     /// Whether it would begin a request at once.

@@ -1,0 +1,96 @@
+//! A host and a gateway whose spans go to OpenTelemetry: one trace, joined as `docs/NETWORK.md` shows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry::trace::{
+    SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState, TracerProvider as _,
+};
+use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+use slipring::backend::{Backend, BackendRequest, TraceContext};
+use slipring::pool::{Pool, Role};
+use slipring::worker::Worker;
+use slipring::{Config, Kind, RoleConfig, testing};
+use slipring_gateway::server::Gateway;
+use slipring_gateway::{Discovery, RemoteRole};
+use tokio::net::TcpListener;
+use tracing::Instrument as _;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::Registry;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+
+const ECHO: Kind = Kind::named("echo");
+/// Passes only if something hangs.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Puts the span into the trace of the request, and the next one under the span.
+fn join(span: &tracing::Span, told: Option<&TraceContext>) -> Option<TraceContext> {
+    if let Some(told) = told {
+        let trace = TraceId::from_bytes(told.trace_id());
+        let parent = SpanId::from_bytes(told.parent_id());
+        let state = told.state().parse().unwrap_or(TraceState::NONE);
+        let flags = TraceFlags::new(told.flags());
+        let parent = SpanContext::new(trace, parent, flags, true, state);
+        let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(parent));
+    }
+    let context = span.context();
+    let own = context.span().span_context().clone();
+    let ids = (own.trace_id().to_bytes(), own.span_id().to_bytes());
+    let next = TraceContext::new(ids.0, ids.1, own.trace_flags().to_u8())?;
+    Some(next.with_state(&own.trace_state().header()))
+}
+
+#[tokio::test]
+async fn the_spans_of_host_and_gateway_are_one_trace() {
+    let exporter = InMemorySpanExporter::default();
+    let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+    // The connections have spans of their own.
+    let of_work = filter_fn(|span| !span.target().starts_with("h2"));
+    let subscriber = Registry::default().with(layer).with(of_work);
+    tracing::subscriber::set_global_default(subscriber).unwrap();
+
+    let make = || {
+        Worker::new(|_| Ok(()))
+            .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+    };
+    let role = Role::with_channels(move |_| {
+        testing::spawn_thread(&Config::small(), RoleConfig::default(), make)
+    });
+    let pool = Pool::builder().role("echo", role).build().unwrap();
+    let gateway = Gateway::builder().join_traces(join);
+    let gateway = gateway.role(Arc::new(pool.role("echo").unwrap().to_async())).build();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateways = Discovery::list([listener.local_addr().unwrap().to_string()]);
+    let served = gateway.clone();
+    tokio::spawn(async move { served.serve(listener).await });
+    let role = RemoteRole::builder("echo", gateways).join_traces(join).build().unwrap();
+
+    let work = async {
+        role.call(BackendRequest::new(ECHO, "1"), LONG).await.unwrap();
+        role.submit(BackendRequest::new(ECHO, "2"), LONG).await.unwrap();
+    };
+    work.instrument(tracing::info_span!("work")).await;
+    let all = || exporter.get_finished_spans().unwrap();
+    let count = |name| all().iter().filter(|span| span.name == name).count();
+    let ended = async {
+        while count("request") < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LONG, ended).await.unwrap();
+
+    let spans = all();
+    let find = |id: SpanId| spans.iter().find(|span| span.span_context.span_id() == id);
+    let parent = |span: &SpanData| find(span.parent_span_id).map(|parent| parent.name.to_string());
+    for (name, its_parent) in [("request", "attempt"), ("attempt", "work")] {
+        let of_name: Vec<_> = spans.iter().filter(|span| span.name == name).collect();
+        assert_eq!(of_name.len(), 2, "{spans:#?}");
+        for span in of_name {
+            assert_eq!(parent(span).as_deref(), Some(its_parent), "{spans:#?}");
+        }
+    }
+    let traces = spans.iter().map(|span| span.span_context.trace_id());
+    assert_eq!(traces.collect::<std::collections::HashSet<_>>().len(), 1, "{spans:#?}");
+}
