@@ -111,6 +111,10 @@ impl Keeper {
         let started = catch_unwind(recipe).unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Spawn, "the recipe of the role has panicked"))
         })?;
+        #[cfg(feature = "tokio")]
+        if let Some(runtime) = &settings.runtime {
+            self.worker.read_on_tokio(runtime);
+        }
         let channel = self.worker.set_channel(started);
         let ready = self.check_to_stop().and_then(|()| channel.wait_ready(settings.start_timeout));
         if ready.is_err() {

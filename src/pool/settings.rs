@@ -67,6 +67,8 @@ pub struct Role {
     pub(super) max_rss: Option<u64>,
     #[cfg(feature = "async")]
     pub(super) overflow: Option<Arc<dyn Backend>>,
+    #[cfg(feature = "tokio")]
+    pub(super) runtime: Option<tokio::runtime::Handle>,
 }
 
 impl Role {
@@ -98,6 +100,8 @@ impl Role {
             max_rss: None,
             #[cfg(feature = "async")]
             overflow: None,
+            #[cfg(feature = "tokio")]
+            runtime: None,
         }
     }
 
@@ -113,6 +117,18 @@ impl Role {
         let mut role = Self::with_channels(move |_| Err(no_worker())).overflow(backend);
         (role.limits.min_idle, role.limits.max_size) = (0, 0);
         role
+    }
+
+    /// Has a task of this runtime read the replies that tasks wait for, in place of the library's own
+    /// thread. That saves the runtime's tasks the way over another thread, some tens of microseconds
+    /// for each reply. Once a task of another executor waits for a worker, the library's thread reads
+    /// from it, as for [`AsyncChannel::on_tokio`](crate::tasks::AsyncChannel::on_tokio).
+    ///
+    /// The runtime must have its I/O driver enabled.
+    #[cfg(feature = "tokio")]
+    pub fn on_tokio(mut self, runtime: tokio::runtime::Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
     }
 
     /// Has requests for which no worker of the role has a place served by those of `backend`, such as

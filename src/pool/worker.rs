@@ -1,5 +1,6 @@
 //! One worker of a pool: its channel, and what wakes the thread that looks after it.
 
+use std::any::Any;
 use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
@@ -10,7 +11,9 @@ use crate::error::{Error, ErrorKind, Mark, Result};
 use crate::id::RequestId;
 use crate::sync::plain::{Condvar, Mutex};
 use crate::sys::clock::Deadline;
-use crate::tasks::driver::{self, DriverRegistration};
+use crate::tasks::driver;
+#[cfg(feature = "tokio")]
+use crate::tasks::tokio_driver::TokioDriver;
 
 /// Between two looks at a worker that is dead and whose exit status is not known.
 pub(super) const LOOK: Duration = Duration::from_millis(1);
@@ -20,7 +23,10 @@ pub(super) const LOOK: Duration = Duration::from_millis(1);
 pub(super) struct Worker {
     /// Reads for tasks, from the first on. Ends before the channel does: its descriptor is taken
     /// out of the reactor while it is open.
-    driver: Mutex<Option<DriverRegistration>>,
+    driver: Mutex<Option<Box<dyn Any + Send + Sync>>>,
+    /// The runtime that is to read for them.
+    #[cfg(feature = "tokio")]
+    runtime: OnceLock<tokio::runtime::Handle>,
     channel: OnceLock<Channel>,
     is_ready: OnceLock<()>,
     bell: Arc<Bell>,
@@ -70,14 +76,33 @@ impl Worker {
         self.bell.wait(deadline)
     }
 
-    /// What tasks use of its channel. The first time has the library's thread read for them.
+    /// Has a task of this runtime read for tasks, if none has come yet.
+    #[cfg(feature = "tokio")]
+    pub(super) fn read_on_tokio(&self, runtime: &tokio::runtime::Handle) {
+        let _ = self.runtime.set(runtime.clone());
+    }
+
+    /// What tasks use of its channel. The first time has the library's thread, or a runtime, read for
+    /// them.
     pub(super) fn core_for_tasks(&self) -> Result<&Arc<Core>> {
         let core = self.channel_in_use()?.core();
         let mut driver = self.driver.lock();
         if driver.is_none() {
-            *driver = Some(driver::register(core)?);
+            *driver = Some(self.start_driver(core)?);
         }
         Ok(core)
+    }
+
+    fn start_driver(&self, core: &Arc<Core>) -> Result<Box<dyn Any + Send + Sync>> {
+        #[cfg(feature = "tokio")]
+        if let Some(runtime) = self.runtime.get() {
+            let _entered = runtime.enter();
+            // It fails if the runtime has ended.
+            if let Ok(driver) = TokioDriver::start(core) {
+                return Ok(Box::new(driver));
+            }
+        }
+        Ok(Box::new(driver::register(core)?))
     }
 
     /// The channel of a worker that was granted. The scheduler grants only those that are ready.

@@ -60,7 +60,7 @@ mod wait;
 mod writer;
 
 #[cfg(feature = "tokio")]
-mod tokio_driver;
+pub(crate) mod tokio_driver;
 
 pub use channel::AsyncChannel;
 pub use reader::AsyncMessageReader;

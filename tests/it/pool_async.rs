@@ -3,7 +3,9 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::AtomicBool;
-use std::task::Poll;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use crate::common::*;
@@ -78,6 +80,65 @@ fn calls_streams_and_pings_work_on_every_executor() {
     current_thread().block_on(use_all(tasks.clone()));
     let runtime = multi_thread();
     runtime.block_on(async { tokio::spawn(use_all(tasks.clone())).await.unwrap() });
+    assert_clean(&handle, 1);
+    close(&pool);
+}
+
+/// Wakes a task, and notes on which thread that happened.
+struct Witness {
+    task: Waker,
+    threads: Arc<Mutex<Vec<ThreadId>>>,
+}
+
+impl Wake for Witness {
+    fn wake(self: Arc<Self>) {
+        self.threads.lock().unwrap().push(thread::current().id());
+        self.task.wake_by_ref();
+    }
+}
+
+/// Awaits a future; returns the threads that have woken its task.
+async fn witnessed<T>(future: impl Future<Output = T>) -> (T, Vec<ThreadId>) {
+    let (threads, mut future) = (Arc::default(), pin!(future));
+    let result = poll_fn(|context| {
+        let (task, threads) = (context.waker().clone(), Arc::clone(&threads));
+        let waker = Waker::from(Arc::new(Witness { task, threads }));
+        future.as_mut().poll(&mut Context::from_waker(&waker))
+    });
+    let result = result.await;
+    let threads = std::mem::take(&mut *threads.lock().unwrap());
+    (result, threads)
+}
+
+#[test]
+fn a_reply_to_a_task_of_the_role_s_runtime_wakes_it_from_there() {
+    let runtime = current_thread();
+    let (pool, handle, tasks) = pool_of(role().on_tokio(runtime.handle().clone()));
+    let bytes = encode(&[1, 2]);
+    let call = || witnessed(tasks.call(SLOW_ECHO, &bytes, LONG));
+    within_long("a call", || {
+        let (reply, threads) = runtime.block_on(call());
+        assert_eq!(reply.unwrap().to_vec(), bytes);
+        assert!(!threads.is_empty(), "its task was not woken");
+        assert!(threads.iter().all(|it| *it == thread::current().id()), "{threads:?}");
+    });
+    eventually("its place is free", || load(&handle) == (0, 0));
+    close(&pool);
+}
+
+#[test]
+fn a_role_on_a_runtime_that_nobody_runs_answers_tasks_of_others() {
+    let runtime = current_thread();
+    let (pool, handle, tasks) = pool_of(role().on_tokio(runtime.handle().clone()));
+    let bytes = encode(&[1, 2]);
+    for _ in 0..10 {
+        assert_eq!(block_on(tasks.call(SLOW_ECHO, &bytes, LONG)).unwrap().to_vec(), bytes);
+    }
+    drop(runtime);
+    let old = pids(&handle);
+    old.iter().for_each(|pid| send_signal(*pid, libc::SIGKILL));
+    eventually("they are gone", || pids(&handle).iter().all(|pid| !old.contains(pid)));
+    // The replies of those that follow are read without the runtime, which has ended.
     assert_clean(&handle, 1);
     close(&pool);
 }
