@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use slipring::pool::{Event, EventKind, Pool, Role, WorkerSlot};
 use slipring::{Config, Error, ErrorKind, Spawner};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::args::Options;
@@ -16,7 +17,7 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    /// Begins to start them.
+    /// Begins to start them. Must be called in the runtime of the gateway.
     pub(crate) fn start(options: &Options) -> Result<Self, Failure> {
         let refused = |error: Error| match error.kind() {
             ErrorKind::InvalidConfig => Failure::usage(error),
@@ -40,7 +41,8 @@ impl Workers {
             .min_idle(options.workers)
             .max_size(options.workers)
             .concurrency(options.concurrency)
-            .max_waiting(options.max_waiting);
+            .max_waiting(options.max_waiting)
+            .on_tokio(Handle::current());
         let kinds = options.idempotent.iter().flat_map(|kinds| kinds.0.iter().copied());
         let role = kinds.fold(role, Role::idempotent);
         let pool = Pool::builder().role(options.role.as_str(), role).build().map_err(refused)?;
