@@ -119,7 +119,7 @@ impl Drop for Net {
 }
 
 #[track_caller]
-fn ip(words: &[&str]) {
+pub fn ip(words: &[&str]) {
     let output = Command::new("ip").args(words).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "ip {words:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
