@@ -54,6 +54,8 @@ pub(crate) struct RoleMetrics {
     service_times: Py<Histogram>,
     resent_unbegun: u64,
     resent_begun: u64,
+    overflowed: u64,
+    overflowed_back: u64,
     workers: BTreeMap<&'static str, u64>,
     recycled: BTreeMap<String, u64>,
     load: Py<Load>,
@@ -125,6 +127,8 @@ impl RoleMetrics {
             service_times: Py::new(py, Histogram(metrics.service_times))?,
             resent_unbegun: metrics.resent_unbegun,
             resent_begun: metrics.resent_begun,
+            overflowed: metrics.overflowed,
+            overflowed_back: metrics.overflowed_back,
             workers: BTreeMap::from([
                 ("started", workers.started),
                 ("restarted", workers.restarted),

@@ -120,6 +120,21 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Returns how much it has to do. Cheap: for each request of a balancer.
     fn load(&self) -> BackendLoad;
 
+    /// Waits until [`load`](Self::load) says that there is a place, or that requests are taken, which
+    /// it has not said before: a change after the future was polled first. A place may be taken again
+    /// by then.
+    ///
+    /// A role that [overflows](crate::pool::Role::overflow) polls this while requests wait, so that
+    /// one of them can have the place. The default never completes: then such a role looks again when
+    /// one of its own requests has ended here, and with each request that comes.
+    ///
+    /// The waker may be woken from any thread, but not while a lock is held that `load` needs.
+    ///
+    /// Cancel-safe.
+    fn load_changed(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+
     /// Sends a request when the future is polled first, and awaits its reply. `timeout` counts from
     /// that poll, over all attempts.
     ///

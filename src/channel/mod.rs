@@ -96,7 +96,7 @@ pub use stream_timeouts::{DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, StreamTi
 pub(crate) use task_wait::{RoomWait, TaskFound, TaskWait, TaskWant};
 pub(crate) use timed_mutex::TimedGuard;
 pub(crate) use turn::{check_open, has_ended, prefault};
-pub(crate) use wait_list::WaitList;
+pub(crate) use wait_list::{Key as WaitKey, WaitList};
 
 /// The parent's handle on one worker.
 ///

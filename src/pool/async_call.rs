@@ -61,9 +61,9 @@ pub(super) async fn call<R: RoleRef, P: Payload + ?Sized>(
         let mut permit = match destination.inspect_err(|error| observer.note_failure(error))? {
             Destination::Worker(permit) => permit,
             #[cfg(feature = "async")]
-            Destination::Elsewhere(others) => {
+            Destination::Elsewhere(departure) => {
                 let answer = match attempts.request_elsewhere(payload, observer.progress()) {
-                    Ok(request) => others.call(request, deadline.remaining()).await,
+                    Ok(request) => departure.call(request, deadline.remaining()).await,
                     Err(error) => Err(error),
                 };
                 match attempts.come_back(answer)? {

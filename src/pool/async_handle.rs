@@ -8,6 +8,7 @@ use super::closing::LAST_WAIT;
 use super::pending::PoolPending;
 use super::request::PoolRequest;
 use super::role::RoleShared;
+use super::room::RoleRoom;
 use super::scheduler::{Load, Priority};
 use super::{async_call, task_wait};
 use crate::backend::TraceContext;
@@ -178,6 +179,11 @@ impl AsyncRoleHandle {
             return Load::default();
         }
         self.0.change(|scheduler| scheduler.load())
+    }
+
+    /// Completes when the role has a place that it had not.
+    pub(super) fn room(&self) -> RoleRoom {
+        RoleRoom::new(Arc::clone(&self.0))
     }
 
     /// Ends the role, as [`Pool::close_async`](super::Pool::close_async) ends all.

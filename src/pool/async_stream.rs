@@ -54,14 +54,11 @@ impl Request {
             let destination = destination.inspect_err(|error| self.observer.note_failure(error))?;
             let mut permit = match destination {
                 Destination::Worker(permit) => permit,
-                Destination::Elsewhere(others) => {
+                Destination::Elsewhere(departure) => {
                     let request =
                         self.attempts.request_elsewhere(&*self.payload, self.observer.progress());
                     let chunks = match request {
-                        Ok(request) => {
-                            let cancel = self.attempts.cancel_elsewhere();
-                            others.stream(request, &self.deadlines, cancel).await
-                        }
+                        Ok(request) => departure.stream(request, &self.deadlines).await,
                         Err(error) => Err(error),
                     };
                     match self.attempts.come_back(chunks)? {
@@ -99,8 +96,15 @@ impl Request {
     async fn failed(&mut self, at: At, error: Error, has_delivered: bool) -> Result<()> {
         let (id, permit) = match at {
             At::Worker(sent) => sent.end(),
-            At::Elsewhere(_) if has_delivered => return self.attempts.over(Err(error)),
-            At::Elsewhere(_) => return self.attempts.come_back::<()>(Err(error)).map(drop),
+            At::Elsewhere(chunks) => {
+                // The request has ended there.
+                drop(chunks);
+                if has_delivered {
+                    self.attempts.end_away();
+                    return self.attempts.over(Err(error));
+                }
+                return self.attempts.come_back::<()>(Err(error)).map(drop);
+            }
         };
         let later = self.deadlines.put_off_queue(permit.held_ns());
         let deadline = later.send_by();
@@ -244,8 +248,12 @@ impl AsyncPoolStream {
         if let State::Reads(mut reads) = std::mem::replace(&mut self.state, State::Over) {
             reads.request.observer.note_answer();
             let _ = reads.request.attempts.over(Ok(()));
-            if let At::Worker(sent) = reads.at {
-                drop(sent.end());
+            match reads.at {
+                At::Worker(sent) => drop(sent.end()),
+                At::Elsewhere(chunks) => {
+                    drop(chunks);
+                    reads.request.attempts.end_away();
+                }
             }
         }
     }

@@ -10,7 +10,7 @@ use super::cancels::Cancel;
 use super::core::Placed;
 use super::metrics::Outcome;
 #[cfg(feature = "async")]
-use super::overflow::Overflow;
+use super::overflow::Departure;
 use super::role::{Permit, RoleRef};
 use super::scheduler::{Asked, Attempt, Elsewhere, History, Priority, Reason, Refusal, Verdict};
 use super::seat::Told;
@@ -35,10 +35,9 @@ pub(super) struct Attempts<R: RoleRef> {
     history: History,
     /// Whether the attempt before may have been begun; `None` before the second one.
     resent: Option<bool>,
-    /// It is to be sent again, and has not asked for a worker yet.
-    is_returning: bool,
-    /// How it was sent before.
-    earlier: Option<Box<EarlierAttempts>>,
+    standing: Standing,
+    /// What became of it before.
+    past: Option<Box<Past>>,
     /// For a stream, which is cancelled by its number.
     cancel: Option<Arc<StreamCancel>>,
     /// Only the role's own workers can have it.
@@ -47,6 +46,30 @@ pub(super) struct Attempts<R: RoleRef> {
     trace: Option<TraceContext>,
     /// What the metrics count it as: cancelled if its caller goes away before its end.
     outcome: Outcome,
+}
+
+/// What its role waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Settled,
+    /// It is to be sent again, and has not asked for a worker yet.
+    Returns,
+    /// Workers that are not the role's own have it, or it has not asked for one here since. `is_refused`:
+    /// they do not take requests as they are.
+    #[cfg(feature = "async")]
+    Away {
+        is_refused: bool,
+    },
+}
+
+/// What became of a request before.
+#[derive(Debug, Default)]
+struct Past {
+    /// How it was sent.
+    earlier: EarlierAttempts,
+    /// Since when it waited here, before it left.
+    #[cfg(feature = "async")]
+    waited_since: Option<u64>,
 }
 
 /// A request that asked for a worker.
@@ -63,7 +86,7 @@ pub(super) enum Destination<R: RoleRef> {
     Worker(Permit<R>),
     /// To workers that are not the role's own.
     #[cfg(feature = "async")]
-    Elsewhere(Overflow),
+    Elsewhere(Departure<R>),
 }
 
 impl<R: RoleRef> Attempts<R> {
@@ -85,8 +108,8 @@ impl<R: RoleRef> Attempts<R> {
             asked,
             history,
             resent: None,
-            is_returning: false,
-            earlier: None,
+            standing: Standing::Settled,
+            past: None,
             cancel: None,
             must_stay: false,
             #[cfg(feature = "async")]
@@ -159,13 +182,17 @@ impl<R: RoleRef> Attempts<R> {
     #[inline]
     pub(super) fn acquire(&mut self, now: u64, deadline: Deadline) -> Result<Destination<R>> {
         self.look_elsewhere()?;
-        match self.ask(now)? {
-            Asking::Has(permit) => Ok(Destination::Worker(permit)),
-            Asking::Waits(wait) => {
-                let told = self.role.wait(wait.ticket, &wait.seat, deadline);
-                self.told(told, wait.since).map(Destination::Worker)
+        loop {
+            match self.ask(now)? {
+                Asking::Has(permit) => return Ok(Destination::Worker(permit)),
+                Asking::Waits(wait) => {
+                    let told = self.role.wait(wait.ticket, &wait.seat, deadline);
+                    if let Some(destination) = self.told(told, wait.since)? {
+                        return Ok(destination);
+                    }
+                }
+                Asking::Leaves => return self.leave_for_others(),
             }
-            Asking::Leaves => self.leave_for_others(),
         }
     }
 
@@ -203,33 +230,40 @@ impl<R: RoleRef> Attempts<R> {
     ) -> Result<Destination<R>> {
         fork::check().map_err(|error| self.failed_with(error))?;
         self.look_elsewhere()?;
-        match self.ask(now)? {
-            Asking::Has(permit) => Ok(Destination::Worker(permit)),
-            Asking::Waits(wait) => {
-                let since = wait.since;
-                let told = task_wait::told(&self.role, wait, deadline).await;
-                let told = told.map_err(|error| self.failed_with(error))?;
-                self.told(told, since).map(Destination::Worker)
+        loop {
+            match self.ask(now)? {
+                Asking::Has(permit) => return Ok(Destination::Worker(permit)),
+                Asking::Waits(wait) => {
+                    let since = wait.since;
+                    let told = task_wait::told(&self.role, wait, deadline).await;
+                    let told = told.map_err(|error| self.failed_with(error))?;
+                    if let Some(destination) = self.told(told, since)? {
+                        return Ok(destination);
+                    }
+                }
+                Asking::Leaves => return self.leave_for_others(),
             }
-            Asking::Leaves => self.leave_for_others(),
         }
     }
 
     /// Asks for a worker: for the first time at `now`.
     #[inline]
     fn ask(&mut self, now: u64) -> Result<Asking<R>> {
-        let (history, since) = match self.resent {
-            None => (None, now),
-            Some(was_begun) => {
+        let (placed, since) = match self.standing {
+            Standing::Settled => (self.role.ask(self.asked, None, now), now),
+            Standing::Returns => {
                 if self.is_cancelled() {
                     return Err(self.cancelled(None));
                 }
-                self.is_returning = false;
-                self.role.metrics.note_retry(was_begun);
-                (Some(&self.history), now_ns())
+                self.standing = Standing::Settled;
+                self.role.metrics.note_retry(self.was_begun());
+                let now = now_ns();
+                (self.role.ask(self.asked, Some(&self.history), now), now)
             }
+            #[cfg(feature = "async")]
+            Standing::Away { is_refused } => self.ask_back(is_refused),
         };
-        match self.role.ask(self.asked, history, since) {
+        match placed {
             Placed::Granted(grant, worker) => {
                 Ok(Asking::Has(Permit::at_once(self.role.clone(), grant, worker, since)))
             }
@@ -253,16 +287,21 @@ impl<R: RoleRef> Attempts<R> {
     }
 
     /// What a request that has waited since `since` was told; nothing if its deadline has passed.
+    /// Returns `None` if it is to ask for a worker here again.
     #[cold]
-    fn told(&mut self, told: Option<Told<Worker>>, since: u64) -> Result<Permit<R>> {
+    fn told(&mut self, told: Option<Told<Worker>>, since: u64) -> Result<Option<Destination<R>>> {
         let now = now_ns();
         self.role.metrics.note_wait(now.saturating_sub(since));
         match told {
             Some(Told::Granted(grant, worker)) => {
                 let permit = Permit::new(self.role.clone(), grant, worker, now);
                 // The cancel came when the place was on its way.
-                if self.is_cancelled() { Err(self.cancelled(None)) } else { Ok(permit) }
+                if self.is_cancelled() {
+                    return Err(self.cancelled(None));
+                }
+                Ok(Some(Destination::Worker(permit)))
             }
+            Some(Told::Leave) => self.leave_after(since),
             Some(Told::Refused(why)) => Err(self.of_all(self.role.refused(why))),
             Some(Told::Cancelled) => Err(self.cancelled(None)),
             None => Err(self.of_all(self.role.waited_too_long())),
@@ -317,9 +356,9 @@ impl<R: RoleRef> Attempts<R> {
     /// The request is over with this error, which tells of its earlier attempts, too.
     #[cold]
     fn failed_with(&mut self, error: Error) -> Error {
-        let error = match self.earlier.take() {
-            Some(earlier) => error.with_earlier_attempts(*earlier),
-            None => error,
+        let error = match self.past.take() {
+            Some(past) if past.earlier.count > 0 => error.with_earlier_attempts(past.earlier),
+            _ => error,
         };
         self.outcome = Outcome::Failed(error.kind());
         error
@@ -410,8 +449,8 @@ impl<R: RoleRef> Attempts<R> {
         match permit.end_dead(&mut self.history, attempt) {
             Verdict::Again => {
                 self.resent = Some(attempt.was_begun != Some(false));
-                self.is_returning = true;
-                self.earlier.get_or_insert_default().push(&error);
+                self.standing = Standing::Returns;
+                self.past.get_or_insert_default().earlier.push(&error);
                 Ok(())
             }
             Verdict::Over(Reason::Poison) => {
@@ -451,8 +490,11 @@ impl<R: RoleRef> Attempts<R> {
     /// for ever.
     #[cold]
     fn leave(&mut self) {
-        if self.is_returning {
-            self.role.change(|scheduler| scheduler.give_up(now_ns()));
+        match self.standing {
+            Standing::Settled => {}
+            Standing::Returns => self.role.change(|scheduler| scheduler.give_up(now_ns())),
+            #[cfg(feature = "async")]
+            Standing::Away { .. } => self.end_away(),
         }
         if self.cancel.is_some() {
             self.role.cancels.remove(self.number());
@@ -464,7 +506,8 @@ impl<R: RoleRef> Drop for Attempts<R> {
     #[inline]
     fn drop(&mut self) {
         self.role.metrics.note_outcome(self.kind, self.outcome);
-        if (self.is_returning || self.cancel.is_some()) && !fork::is_forked_child() {
+        if (self.standing != Standing::Settled || self.cancel.is_some()) && !fork::is_forked_child()
+        {
             self.leave();
         }
     }
@@ -478,6 +521,10 @@ impl<R: RoleRef> Attempts<R> {
     }
 
     fn leave_for_others(&mut self) -> Result<Destination<R>> {
+        Err(self.no_others())
+    }
+
+    fn leave_after(&mut self, _: u64) -> Result<Option<Destination<R>>> {
         Err(self.no_others())
     }
 }

@@ -26,6 +26,10 @@ impl Backend for AsyncRoleHandle {
         }
     }
 
+    fn load_changed(&self) -> BoxFuture<'static, ()> {
+        Box::pin(self.room())
+    }
+
     fn call(
         &self,
         request: BackendRequest,

@@ -37,6 +37,8 @@ pub(super) enum Deed<L> {
     Start(WorkerId, Arc<L>),
     Stop(Arc<L>),
     Note(Note),
+    LookElsewhere,
+    TellRoom,
 }
 
 /// Where a request is that asked for a worker.
@@ -68,6 +70,19 @@ impl<L: Default> RoleCore<L> {
         history: &History,
     ) -> (Placed<L>, Option<Deeds<L>>) {
         self.place(|scheduler, seat| scheduler.admit_again(now, asked, history, seat))
+    }
+
+    /// Asks for a worker for a request that other workers have not begun: as
+    /// [`Scheduler::admit_back`].
+    #[cfg(feature = "async")]
+    pub(super) fn admit_back(
+        &self,
+        now: u64,
+        asked: Asked,
+        from: (Option<u64>, bool),
+        history: &History,
+    ) -> (Placed<L>, Option<Deeds<L>>) {
+        self.place(|scheduler, seat| scheduler.admit_back(now, asked, from, history, seat))
     }
 
     /// A request gives its worker back.
@@ -169,12 +184,15 @@ impl<L: Default> RoleCore<L> {
         for (seat, told) in told {
             // A waker that panics must not keep the others asleep.
             let told = catch_unwind(AssertUnwindSafe(|| seat.tell(told))).unwrap_or(None);
-            if let Some(Told::Granted(grant, _)) = told {
-                // Its owner has gone meanwhile.
-                if let Some(more) = self.finish(now_ns(), grant, Ending::Over) {
-                    deeds.deeds.extend(more.deeds);
-                    deeds.next_tick = more.next_tick;
-                }
+            // Its owner has gone meanwhile.
+            let more = match told {
+                Some(Told::Granted(grant, _)) => self.finish(now_ns(), grant, Ending::Over),
+                Some(Told::Leave) => self.change(|scheduler| scheduler.forget_leaver(now_ns())).1,
+                Some(Told::Refused(_) | Told::Cancelled) | None => None,
+            };
+            if let Some(more) = more {
+                deeds.deeds.extend(more.deeds);
+                deeds.next_tick = more.next_tick;
             }
         }
         deeds
@@ -224,6 +242,9 @@ impl<L: Default> Locked<L> {
                     }
                 }
                 Action::Note(note) => deeds.push(Deed::Note(note)),
+                Action::Leave { owner } => told.push((owner, Told::Leave)),
+                Action::LookElsewhere => deeds.push(Deed::LookElsewhere),
+                Action::TellRoom => deeds.push(Deed::TellRoom),
             }
         }
         let next_tick = self.scheduler.next_tick(now_ns());

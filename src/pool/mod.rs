@@ -113,6 +113,8 @@ mod pending;
 )]
 mod request;
 mod role;
+#[cfg(feature = "async")]
+mod room;
 mod scheduler;
 mod seat;
 #[cfg(feature = "tower")]
@@ -309,7 +311,8 @@ impl Pool {
 
     /// Ends the pool: takes no more requests, serves those that it has, and ends all workers at
     /// the same time. When `timeout` has passed, requests that wait fail with
-    /// [`ErrorKind::Closed`], and so do those that are being served. Requests
+    /// [`ErrorKind::Closed`], and so do those that are being served, here or
+    /// elsewhere. Requests
     /// that lose their worker before that are sent again by the rules of the [module](self).
     ///
     /// Blocks until all workers have ended: beyond `timeout` for at most 15 seconds, within which

@@ -33,18 +33,32 @@ const FIRST_TICK: u64 = 1_000_000;
 const LAST_TICK: u64 = u64::MAX / 2;
 
 /// What becomes of a request that asked, or waited.
-type Outcome = Result<Grant, Option<Refusal>>;
+type Outcome = Result<Grant, Ended>;
+
+/// What ends a request without a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Refused(Refusal),
+    /// Its deadline has passed.
+    Late,
+    Left,
+}
 
 /// A role whose workers are ready once they are started, and end once they are told to.
-struct Role(RoleCore<()>);
+struct Role {
+    core: RoleCore<()>,
+    /// How many places other workers have, which each request that goes there takes for ever.
+    others: Counter,
+}
 
 impl Role {
     /// A role with so many workers that serve one request each.
     fn new(workers: usize) -> Arc<Self> {
         let limits =
             Limits { min_idle: workers, max_size: workers, prefetch: 0, ..Limits::default() };
-        let role = Arc::new(Self(RoleCore::new(Scheduler::new(limits, 1))));
-        role.perform(role.0.change(|scheduler| scheduler.tick(0)).1);
+        let core = RoleCore::new(Scheduler::new(limits, 1));
+        let role = Arc::new(Self { core, others: Counter::new(0) });
+        role.perform(role.core.change(|scheduler| scheduler.tick(0)).1);
         role
     }
 
@@ -52,25 +66,41 @@ impl Role {
         for deed in deeds.into_iter().flat_map(|deeds| deeds.deeds) {
             match deed {
                 Deed::Start(id, _) => {
-                    self.perform(self.0.change(|scheduler| scheduler.note_ready(0, id)).1);
+                    self.perform(self.core.change(|scheduler| scheduler.note_ready(0, id)).1);
                 }
                 // Its thread ends it.
                 Deed::Stop(_) | Deed::Note(_) => {}
+                Deed::LookElsewhere => self.look_elsewhere(),
+                Deed::TellRoom => unreachable!("no other role watches"),
             }
         }
     }
 
+    fn look_elsewhere(&self) {
+        let places = usize::try_from(self.others.load(Ordering::Relaxed)).unwrap();
+        self.perform(self.core.change(|scheduler| scheduler.offer(0, places, true)).1);
+    }
+
+    /// The others have a place that they had not.
+    fn note_room(&self) {
+        self.others.fetch_add(1, Ordering::Relaxed);
+        self.perform(self.core.change(|scheduler| scheduler.note_room(0)).1);
+    }
+
     fn ask(&self, number: u64, timeout: Duration) -> Outcome {
-        let asked =
-            Asked { number, priority: Priority::Normal, key: None, elsewhere: Elsewhere::Never };
-        let (placed, deeds) = self.0.admit(0, asked);
+        self.ask_or_leave(number, timeout, Elsewhere::Never)
+    }
+
+    fn ask_or_leave(&self, number: u64, timeout: Duration, elsewhere: Elsewhere) -> Outcome {
+        let asked = Asked { number, priority: Priority::Normal, key: None, elsewhere };
+        let (placed, deeds) = self.core.admit(0, asked);
         self.placed(placed, deeds, timeout)
     }
 
     fn ask_again(&self, number: u64, timeout: Duration) -> Outcome {
         let asked =
             Asked { number, priority: Priority::Normal, key: None, elsewhere: Elsewhere::Never };
-        let (placed, deeds) = self.0.admit_again(0, asked, &History::default());
+        let (placed, deeds) = self.core.admit_again(0, asked, &History::default());
         self.placed(placed, deeds, timeout)
     }
 
@@ -78,46 +108,47 @@ impl Role {
         self.perform(deeds);
         match placed {
             Placed::Granted(grant, _) => Ok(grant),
-            Placed::Refused(why) => Err(Some(why)),
+            Placed::Refused(why) => Err(Ended::Refused(why)),
             Placed::Elsewhere => unreachable!("no request of a model may leave"),
             Placed::Waits(ticket, seat) => {
-                let (told, deeds) = self.0.wait(ticket, &seat, Deadline::after(timeout));
+                let (told, deeds) = self.core.wait(ticket, &seat, Deadline::after(timeout));
                 self.perform(deeds);
                 match told {
                     Some(Told::Granted(grant, _)) => Ok(grant),
-                    Some(Told::Refused(why)) => Err(Some(why)),
-                    Some(Told::Cancelled) | None => Err(None),
+                    Some(Told::Leave) => Err(Ended::Left),
+                    Some(Told::Refused(why)) => Err(Ended::Refused(why)),
+                    Some(Told::Cancelled) | None => Err(Ended::Late),
                 }
             }
         }
     }
 
     fn finish(&self, grant: Grant, ending: Ending) {
-        self.perform(self.0.finish(0, grant, ending));
+        self.perform(self.core.finish(0, grant, ending));
     }
 
     /// The thread of a worker that has died finds that.
     fn note_death(&self, worker: WorkerId) {
         let note = |scheduler: &mut Scheduler<_>| scheduler.note_death(0, worker, Death::Serving);
-        self.perform(self.0.forget(worker, note).map(|after| self.0.tell(after)));
+        self.perform(self.core.forget(worker, note).map(|after| self.core.tell(after)));
     }
 
     /// The threads of all workers, which were told to end, have ended them.
     fn end_workers(&self) {
         assert!(!self.is_over(), "its workers are there");
-        for (worker, _) in self.0.workers() {
+        for (worker, _) in self.core.workers() {
             let note = |scheduler: &mut Scheduler<_>| scheduler.note_stopped(0, worker);
-            self.perform(self.0.forget(worker, note).map(|after| self.0.tell(after)));
+            self.perform(self.core.forget(worker, note).map(|after| self.core.tell(after)));
         }
         assert!(self.is_over());
     }
 
     fn close_now(&self) {
-        self.perform(self.0.change(|scheduler| scheduler.close_now(0)).1);
+        self.perform(self.core.change(|scheduler| scheduler.close_now(0)).1);
     }
 
     fn is_over(&self) -> bool {
-        self.0.change(|scheduler| scheduler.is_over()).0
+        self.core.change(|scheduler| scheduler.is_over()).0
     }
 
     /// So many places are free, and no more.
@@ -153,7 +184,7 @@ fn a_place_is_not_lost_at_a_request_that_leaves() {
         let other = Arc::clone(&role);
         let leaving = thread::spawn(move || match other.ask(2, SOON) {
             Ok(second) => other.finish(second, Ending::Over),
-            Err(why) => assert_eq!(why, None),
+            Err(why) => assert_eq!(why, Ended::Late),
         });
         role.finish(first, Ending::Over);
         leaving.join().unwrap();
@@ -210,7 +241,7 @@ fn a_request_that_is_sent_again_as_the_role_is_closed_ends() {
             other.finish(first, Ending::WorkerDied);
             match other.ask_again(1, Duration::MAX) {
                 Ok(grant) => other.finish(grant, Ending::Over),
-                Err(why) => assert_eq!(why, Some(Refusal::Closed)),
+                Err(why) => assert_eq!(why, Ended::Refused(Refusal::Closed)),
             }
         });
         role.close_now();
@@ -227,11 +258,56 @@ fn no_request_waits_at_a_role_that_is_closed() {
         let first = role.ask(1, SOON).unwrap();
         let other = Arc::clone(&role);
         let asking = thread::spawn(move || {
-            assert_eq!(other.ask(2, Duration::MAX), Err(Some(Refusal::Closed)));
+            assert_eq!(other.ask(2, Duration::MAX), Err(Ended::Refused(Refusal::Closed)));
         });
         role.close_now();
         asking.join().unwrap();
         role.finish(first, Ending::WorkerDied);
+        role.end_workers();
+    });
+}
+
+/// A worker of the role and one of the others become free at the same time.
+#[test]
+fn two_that_wait_get_the_place_here_and_that_elsewhere() {
+    model_up_to(FEWER, || {
+        let role = Role::new(1);
+        let first = role.ask(1, SOON).unwrap();
+        let waiting = [2, 3].map(|number| {
+            let other = Arc::clone(&role);
+            thread::spawn(move || other.ask_or_leave(number, Duration::MAX, Elsewhere::Later))
+        });
+        role.note_room();
+        role.finish(first, Ending::Over);
+        let outcomes = waiting.map(|thread| thread.join().unwrap());
+        let left = outcomes.iter().filter(|outcome| **outcome == Err(Ended::Left)).count();
+        let served: Vec<_> = outcomes.into_iter().flatten().collect();
+        assert!(served.len() + left == 2 && left <= 1);
+        for grant in served {
+            role.finish(grant, Ending::Over);
+        }
+        role.check_free(1);
+    });
+}
+
+#[test]
+fn a_request_that_leaves_as_its_deadline_passes_is_counted_once() {
+    model_up_to(PREEMPTIONS, || {
+        let role = Role::new(1);
+        let first = role.ask(1, SOON).unwrap();
+        let other = Arc::clone(&role);
+        let waiting = thread::spawn(move || {
+            if other.ask_or_leave(2, SOON, Elsewhere::Later) == Err(Ended::Left) {
+                let end = |scheduler: &mut Scheduler<_>| scheduler.forget_leaver(0);
+                other.perform(other.core.change(end).1);
+            }
+        });
+        role.note_room();
+        waiting.join().unwrap();
+        role.finish(first, Ending::Over);
+        role.check_free(1);
+        // A close waits for none.
+        role.perform(role.core.change(|scheduler| scheduler.close(0)).1);
         role.end_workers();
     });
 }

@@ -1,5 +1,8 @@
 //! Workers that are not the role's own: a request goes to them for which the role has no place.
 
+mod chunks;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
@@ -9,136 +12,157 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use super::role::RoleRef;
+use super::room::RoomWatch;
 use super::scheduler::Elsewhere;
-use crate::backend::{Backend, BackendRequest, BoxChunks, BoxFuture};
+use super::ticker::Ticker;
+use crate::backend::{Backend, BackendRequest};
 use crate::channel::{Reply, StreamDeadlines};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::sync::plain::Mutex;
+use crate::sys::fork;
+
+pub(super) use chunks::{CancelElsewhere, ChunksElsewhere};
 
 /// The workers to which requests go for which a role has no place.
 // A pool stays safe to use after a panic that a host has caught: it looks at nothing inside of them.
-#[derive(Debug, Clone)]
-pub(super) struct Overflow(Arc<AssertUnwindSafe<Arc<dyn Backend>>>);
+#[derive(Clone)]
+pub(super) struct Overflow(Arc<AssertUnwindSafe<Shared>>);
+
+struct Shared {
+    backend: Arc<dyn Backend>,
+    watch: RoomWatch,
+    /// What ends the requests that are there, by their numbers.
+    away: Mutex<BTreeMap<u64, Arc<CancelElsewhere>>>,
+}
 
 impl Overflow {
-    pub(super) fn new(backend: Arc<dyn Backend>) -> Self {
-        Self(Arc::new(AssertUnwindSafe(backend)))
+    pub(super) fn new(backend: Arc<dyn Backend>, ticker: &Arc<Ticker>) -> Self {
+        let (watch, away) = (RoomWatch::new(ticker), Mutex::default());
+        Self(Arc::new(AssertUnwindSafe(Shared { backend, watch, away })))
     }
 
     /// Whether they would take a request.
     pub(super) fn takes_requests(&self) -> Elsewhere {
-        let load = self.0.load();
-        if !load.is_ready || load.is_draining {
-            return Elsewhere::Never;
-        }
-        match load.in_flight.saturating_add(load.queued) < load.places {
-            true => Elsewhere::IfFull,
-            false => Elsewhere::IfRefused,
+        match self.free_places() {
+            None => Elsewhere::Later,
+            Some(0) => Elsewhere::IfRefused,
+            Some(_) => Elsewhere::IfFull,
         }
     }
 
-    /// Sends a request there, and awaits its reply. Dropped before its end, the request is cancelled.
-    pub(super) async fn call(&self, request: BackendRequest, timeout: Duration) -> Result<Reply> {
-        self.0.call(request, timeout).await
+    /// How many places are free there; `None` if they take no requests.
+    pub(super) fn free_places(&self) -> Option<usize> {
+        let load = self.0.backend.load();
+        let requests = load.in_flight.saturating_add(load.queued);
+        (load.is_ready && !load.is_draining).then(|| load.places.saturating_sub(requests))
     }
 
-    /// Sends a request there for the stream of its chunks. `cancel` can end it at any time.
-    pub(super) async fn stream(
-        &self,
-        request: BackendRequest,
-        deadlines: &StreamDeadlines,
-        cancel: Arc<CancelElsewhere>,
-    ) -> Result<ChunksElsewhere> {
-        let opening = self.0.stream(request, deadlines.left());
-        let mut chunks = ChunksElsewhere { state: State::Opening(opening), cancel };
-        poll_fn(|context| chunks.poll_open(context)).await?;
-        Ok(chunks)
+    /// As [`RoomWatch::begin`].
+    pub(super) fn watch(&self) -> bool {
+        self.0.watch.begin(&*self.0.backend)
+    }
+
+    /// As [`RoomWatch::take_sign`].
+    pub(super) fn take_sign(&self) -> bool {
+        self.0.watch.take_sign()
+    }
+
+    /// A request leaves: returns what ends it there.
+    pub(super) fn note_away(&self, number: u64) -> Arc<CancelElsewhere> {
+        let cancel = Arc::<CancelElsewhere>::default();
+        self.0.away.lock().insert(number, Arc::clone(&cancel));
+        cancel
+    }
+
+    /// A request has ended there, or comes back.
+    pub(super) fn forget_away(&self, number: u64) {
+        let cancel = self.0.away.lock().remove(&number);
+        // It may have the last waker of a task.
+        drop(cancel);
+    }
+
+    /// Ends all requests that are there: the role is closed.
+    pub(super) fn close_all(&self) {
+        let all: Vec<_> = self.0.away.lock().values().map(Arc::clone).collect();
+        all.iter().for_each(|cancel| cancel.close());
     }
 
     pub(super) fn abort(&self) {
-        self.0.abort();
+        self.0.backend.abort();
     }
 
     pub(super) fn clear_abort(&self) {
-        self.0.clear_abort();
+        self.0.backend.clear_abort();
     }
 }
 
-/// The chunks of a request that other workers have. Dropping it cancels the request.
-pub(super) struct ChunksElsewhere {
-    state: State,
-    cancel: Arc<CancelElsewhere>,
-}
-
-enum State {
-    Opening(BoxFuture<'static, Result<BoxChunks>>),
-    Open(BoxChunks),
-    Over,
-}
-
-impl ChunksElsewhere {
-    fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
-        self.check(context.waker())?;
-        let State::Opening(opening) = &mut self.state else { return Poll::Ready(Ok(())) };
-        opening.as_mut().poll(context).map_ok(|chunks| self.state = State::Open(chunks))
-    }
-
-    /// The next chunk, `None` at the end.
-    pub(super) fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Reply>>> {
-        self.check(context.waker())?;
-        match &mut self.state {
-            State::Open(chunks) => chunks.as_mut().poll_next(context).map(Option::transpose),
-            State::Opening(_) | State::Over => Poll::Ready(Ok(None)),
-        }
-    }
-
-    /// Ends the request if it was cancelled. If not, the task is woken when it is.
-    fn check(&mut self, waker: &Waker) -> Result<()> {
-        if self.cancel.is_cancelled_or_wakes(waker) {
-            self.state = State::Over;
-            return Err(Error::new(ErrorKind::Cancelled, "the stream was cancelled"));
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for ChunksElsewhere {
+impl fmt::Debug for Overflow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChunksElsewhere").finish_non_exhaustive()
+        f.debug_tuple("Overflow").field(&self.0.backend).finish()
     }
 }
 
-/// Ends a stream that other workers have, from any thread.
-#[derive(Debug, Default)]
-pub(super) struct CancelElsewhere(Mutex<Cancel>);
-
-#[derive(Debug, Default)]
-struct Cancel {
-    is_cancelled: bool,
-    /// Of the task that reads it.
-    waker: Option<Waker>,
+/// A request that was told to leave. The role counts it as one that the load of the others does not
+/// have yet, until it was sent to them or this is dropped.
+#[derive(Debug)]
+pub(super) struct Departure<R: RoleRef> {
+    role: R,
+    others: Overflow,
+    cancel: Arc<CancelElsewhere>,
+    is_counted: bool,
 }
 
-impl CancelElsewhere {
-    pub(super) fn cancel(&self) {
-        let mut cancel = self.0.lock();
-        cancel.is_cancelled = true;
-        let waker = cancel.waker.take();
-        drop(cancel);
-        // Code of an executor's.
-        if let Some(waker) = waker {
-            waker.wake();
+impl<R: RoleRef> Departure<R> {
+    pub(super) fn new(role: R, others: Overflow, cancel: Arc<CancelElsewhere>) -> Self {
+        Self { role, others, cancel, is_counted: false }
+    }
+
+    /// Sends the request, and awaits its reply. Dropped before its end, the request is cancelled.
+    pub(super) async fn call(
+        mut self,
+        request: BackendRequest,
+        timeout: Duration,
+    ) -> Result<Reply> {
+        let mut answer = self.others.0.backend.call(request, timeout);
+        poll_fn(|context| {
+            if let Some(error) = self.cancel.ended_or_wakes(context.waker(), &self.role.name) {
+                return Poll::Ready(Err(error));
+            }
+            let answer = answer.as_mut().poll(context);
+            self.note_counted();
+            answer
+        })
+        .await
+    }
+
+    /// Sends the request for the stream of its chunks.
+    pub(super) async fn stream(
+        mut self,
+        request: BackendRequest,
+        deadlines: &StreamDeadlines,
+    ) -> Result<ChunksElsewhere> {
+        let opening = self.others.0.backend.stream(request, deadlines.left());
+        let mut chunks = ChunksElsewhere::new(opening, Arc::clone(&self.cancel), &self.role.name);
+        poll_fn(|context| {
+            let opened = chunks.poll_open(context);
+            self.note_counted();
+            opened
+        })
+        .await?;
+        Ok(chunks)
+    }
+
+    fn note_counted(&mut self) {
+        if !std::mem::replace(&mut self.is_counted, true) && !fork::is_forked_child() {
+            self.role.change(|scheduler| scheduler.note_counted());
         }
     }
+}
 
-    fn is_cancelled_or_wakes(&self, waker: &Waker) -> bool {
-        let mine = waker.clone();
-        let mut cancel = self.0.lock();
-        let before = cancel.waker.replace(mine);
-        let is_cancelled = cancel.is_cancelled;
-        drop(cancel);
-        drop(before);
-        is_cancelled
+impl<R: RoleRef> Drop for Departure<R> {
+    fn drop(&mut self) {
+        self.note_counted();
     }
 }
 

@@ -107,10 +107,10 @@ impl<'a> PoolRequest<'a> {
             let permit = match attempts.acquire(now, deadline)? {
                 Destination::Worker(permit) => permit,
                 #[cfg(feature = "async")]
-                Destination::Elsewhere(others) => {
+                Destination::Elsewhere(departure) => {
                     let request = attempts.request_elsewhere(payload, Progress::default());
-                    let answer = request
-                        .and_then(|request| block_on(others.call(request, deadline.remaining())));
+                    let left = deadline.remaining();
+                    let answer = request.and_then(|it| block_on(departure.call(it, left)));
                     match attempts.come_back(answer)? {
                         Some(reply) => return attempts.over(Ok(reply)),
                         None => continue,

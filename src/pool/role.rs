@@ -12,6 +12,8 @@ use super::executor::Executor;
 use super::metrics::{Counters, Loss};
 #[cfg(feature = "async")]
 use super::overflow::Overflow;
+#[cfg(feature = "async")]
+use super::room::Room;
 use super::scheduler::{
     Asked, Attempt, Death, Ending, Grant, History, Note, Random, Reason, Refusal, Scheduler,
     Ticket, Verdict, WorkerId,
@@ -62,6 +64,9 @@ pub(super) struct RoleShared {
     /// Where requests go for which no worker has a place.
     #[cfg(feature = "async")]
     pub(super) overflow: Option<Overflow>,
+    /// For roles that overflow to this one.
+    #[cfg(feature = "async")]
+    pub(super) room: Room,
     /// Whether it has workers of its own.
     #[cfg(feature = "async")]
     pub(super) has_workers: bool,
@@ -182,7 +187,9 @@ impl RoleShared {
             core: RoleCore::new(Scheduler::new(settings.limits.clone(), seed)),
             name,
             #[cfg(feature = "async")]
-            overflow: settings.overflow.clone().map(Overflow::new),
+            overflow: settings.overflow.clone().map(|it| Overflow::new(it, &pool.ticker)),
+            #[cfg(feature = "async")]
+            room: Room::default(),
             #[cfg(feature = "async")]
             has_workers: settings.limits.max_size > 0,
             settings: Mutex::new(Arc::new(settings)),
@@ -239,6 +246,10 @@ impl RoleShared {
         for (_, worker) in self.workers() {
             worker.hasten();
         }
+        #[cfg(feature = "async")]
+        if let Some(others) = &self.overflow {
+            others.close_all();
+        }
         self.pool.ended.notify();
         self.note_if_over();
     }
@@ -258,6 +269,32 @@ impl RoleShared {
         };
         self.perform(deeds);
         placed
+    }
+
+    /// As [`RoleShared::ask`], for a request that other workers have not begun.
+    #[cfg(feature = "async")]
+    pub(super) fn ask_back(
+        &self,
+        asked: Asked,
+        from: (Option<u64>, bool),
+        history: &History,
+        now: u64,
+    ) -> Placed<Worker> {
+        let (placed, deeds) = self.core.admit_back(now, asked, from, history);
+        self.perform(deeds);
+        placed
+    }
+
+    /// A request has ended at other workers.
+    #[cfg(feature = "async")]
+    pub(super) fn end_away(&self) {
+        self.change(|scheduler| scheduler.end_away(now_ns()));
+    }
+
+    /// Whether workers are ended without giving them time.
+    #[cfg(feature = "async")]
+    pub(super) fn is_urgent(&self) -> bool {
+        self.is_urgent.get().is_some()
     }
 
     /// A request gives its worker back.
@@ -309,6 +346,10 @@ impl RoleShared {
 
     /// Looks at what time has changed. Returns when to look again.
     pub(super) fn look(&self) -> Option<u64> {
+        #[cfg(feature = "async")]
+        if self.overflow.as_ref().is_some_and(Overflow::take_sign) {
+            self.change(|scheduler| scheduler.note_room(now_ns()));
+        }
         self.change(|scheduler| {
             let now = now_ns();
             if scheduler.next_tick(now).is_some_and(|next| next <= now) {
@@ -456,7 +497,24 @@ impl RoleShared {
             }
             Deed::Note(Note::Degraded) => self.tell(None, None, EventKind::Degraded),
             Deed::Note(Note::Healed) => self.tell(None, None, EventKind::Healed),
+            #[cfg(feature = "async")]
+            Deed::LookElsewhere => self.look_elsewhere(),
+            #[cfg(feature = "async")]
+            Deed::TellRoom => self.room.tell(),
+            // Backends need `async`.
+            #[cfg(not(feature = "async"))]
+            Deed::LookElsewhere | Deed::TellRoom => {}
         }
+    }
+
+    /// Offers requests that wait to other workers that have a place.
+    #[cfg(feature = "async")]
+    fn look_elsewhere(&self) {
+        let Some(others) = &self.overflow else { return };
+        // Before the look, so that no place that comes after it is missed.
+        let has_changed = others.watch();
+        let places = others.free_places().unwrap_or(0);
+        self.change(|scheduler| scheduler.offer(now_ns(), places, has_changed));
     }
 
     /// Runs what may run code of the host's: as [`Readers::guard`].

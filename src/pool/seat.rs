@@ -13,6 +13,8 @@ use crate::sys::clock::Deadline;
 pub(super) enum Told<L> {
     Granted(Grant, Arc<L>),
     Refused(Refusal),
+    /// It goes to workers that are not the role's own.
+    Leave,
     /// It was cancelled, and has left the queue.
     Cancelled,
 }

@@ -135,13 +135,15 @@ impl Role {
     /// a role of another machine. None by default.
     ///
     /// A request goes there if it would have to wait here and `backend` has a place, or if this role
-    /// would refuse it as overloaded or degraded. If `backend` refuses it without having begun it, the
-    /// request waits for a worker here. The role grows meanwhile, as if the request had waited for
-    /// [`grow_after`](Self::grow_after).
+    /// would refuse it as overloaded or degraded. The role grows meanwhile, as if the request had waited
+    /// for [`grow_after`](Self::grow_after). One that waits here goes there as soon as there is a place:
+    /// when a request of this role has ended there, when [`Backend::load_changed`] tells of one, and with
+    /// each request that comes; and if this role becomes degraded. If `backend` refuses it without having
+    /// begun it, the request gets its place in the queue here back.
     ///
     /// What may have ended workers is tried again here only. A message that is written in parts, by
     /// [`RoleHandle::write`](super::RoleHandle::write), is always sent to a worker of this role.
-    /// Closing the pool does not close `backend`.
+    /// Closing the pool waits for requests that `backend` has, and does not close it.
     #[cfg(feature = "async")]
     pub fn overflow(mut self, backend: Arc<dyn Backend>) -> Self {
         self.overflow = Some(backend);

@@ -79,13 +79,11 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
             let permit = match destination.map_err(|error| self.deadlines.sending_failed(error))? {
                 Destination::Worker(permit) => permit,
                 #[cfg(feature = "async")]
-                Destination::Elsewhere(others) => {
+                Destination::Elsewhere(departure) => {
                     let request =
                         self.attempts.request_elsewhere(self.payload, Progress::default());
-                    let chunks = request.and_then(|request| {
-                        let cancel = self.attempts.cancel_elsewhere();
-                        block_on(others.stream(request, &self.deadlines, cancel))
-                    });
+                    let chunks = request
+                        .and_then(|request| block_on(departure.stream(request, &self.deadlines)));
                     match self.attempts.come_back(chunks)? {
                         Some(chunks) => {
                             self.at = At::Elsewhere(chunks);
@@ -135,10 +133,17 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
                     let (id, permit) = match std::mem::replace(&mut self.at, At::Over) {
                         At::Worker(stream, permit) => (stream.id(), permit),
                         #[cfg(feature = "async")]
-                        At::Elsewhere(_) if !self.has_delivered => {
+                        At::Elsewhere(chunks) if !self.has_delivered => {
+                            drop(chunks);
                             self.attempts.come_back::<()>(Err(error))?;
                             self.send()?;
                             continue;
+                        }
+                        #[cfg(feature = "async")]
+                        At::Elsewhere(chunks) => {
+                            drop(chunks);
+                            self.attempts.end_away();
+                            return self.attempts.over(Err(error));
                         }
                         _ => return self.attempts.over(Err(error)),
                     };
@@ -171,6 +176,8 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
 
     fn end(&mut self) {
         self.at = At::Over;
+        #[cfg(feature = "async")]
+        self.attempts.end_away();
         self.attempts.note_ended();
     }
 }

@@ -78,8 +78,10 @@ impl Drop for SeatWait<'_> {
         }
         let now = now_ns();
         self.role.metrics.note_wait(now.saturating_sub(self.wait.since));
-        if let Some(Told::Granted(grant, _)) = self.role.leave(self.wait.ticket, &self.wait.seat) {
-            self.role.finish(now, grant, Ending::Over);
+        match self.role.leave(self.wait.ticket, &self.wait.seat) {
+            Some(Told::Granted(grant, _)) => self.role.finish(now, grant, Ending::Over),
+            Some(Told::Leave) => self.role.change(|scheduler| scheduler.forget_leaver(now)),
+            Some(Told::Refused(_) | Told::Cancelled) | None => {}
         }
     }
 }

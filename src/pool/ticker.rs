@@ -36,7 +36,8 @@ impl Ticker {
         }
     }
 
-    fn look(&self) {
+    /// Has the thread look at the roles again. Never blocks.
+    pub(super) fn look(&self) {
         self.state.lock().is_to_look = true;
         self.changed.notify_one();
     }

@@ -219,9 +219,152 @@ fn a_stream_that_is_cancelled_or_dropped_is_cancelled_elsewhere() {
     two.close();
 }
 
-/// Says that it has a place, whatever its role says.
+/// A pool with one worker that is taken, and another pool with one worker that is, too.
+fn both_full(change: impl FnOnce(Role) -> Role) -> (Two, [slipring::pool::PoolPending; 2]) {
+    let (seen_here, seen_there) = (Arc::<Seen>::default(), Arc::<Seen>::default());
+    let other = Pool::builder().role("there", role("there", &seen_there)).build().unwrap();
+    let there = other.role("there").unwrap();
+    there.call(NAME, "", LONG).unwrap();
+    let local = change(role("here", &seen_here).overflow(Arc::new(there.to_async())));
+    let pool = Pool::builder().role("here", local).build().unwrap();
+    let here = pool.role("here").unwrap();
+    let two = Two { here, seen_here, seen_there, pool, other };
+    let is_here = || two.here.call(NAME, "", LONG).unwrap().to_vec() == b"here";
+    eventually("the worker of this pool serves", is_here);
+    let held_here = two.here.submit(HOLD, "", LONG).unwrap();
+    let is_held = |seen: &Seen| seen.held.load(Ordering::SeqCst) == 1;
+    eventually("it is held here", || is_held(&two.seen_here));
+    let held_there = there.submit(HOLD, "", LONG).unwrap();
+    eventually("it is held there", || is_held(&two.seen_there));
+    (two, [held_here, held_there])
+}
+
+fn release(seen: &Seen) {
+    seen.is_released.store(true, Ordering::SeqCst);
+}
+
+#[test]
+fn requests_that_wait_go_elsewhere_as_soon_as_others_end_there() {
+    let (two, [held_here, held_there]) = both_full(|role| role);
+    let before = two.here.metrics().overflowed;
+    let waiting: Vec<_> = (0..8).map(|_| two.here.submit(NAME, "", LONG).unwrap()).collect();
+    assert_eq!(two.here.health().load.queued, 8);
+    // Not a request of this pool's, so that only a sign of the other one tells of it.
+    release(&two.seen_there);
+    held_there.wait().unwrap();
+    for pending in waiting {
+        assert_eq!(pending.wait().unwrap().text().unwrap(), "there");
+    }
+    let metrics = two.here.metrics();
+    assert_eq!((metrics.overflowed - before, metrics.overflowed_back), (8, 0));
+    release(&two.seen_here);
+    held_here.wait().unwrap();
+    two.close();
+}
+
+#[test]
+fn callers_of_all_kinds_that_wait_go_elsewhere_later() {
+    let (two, [held_here, held_there]) = both_full(|role| role);
+    let answers = std::thread::scope(|scope| {
+        let waits = scope.spawn(|| who_answers(&two.here));
+        eventually("one waits", || two.here.health().load.queued == 1);
+        release(&two.seen_there);
+        held_there.wait().unwrap();
+        // The first stream would end by itself.
+        two.seen_there.is_released.store(false, Ordering::SeqCst);
+        waits.join().unwrap()
+    });
+    assert_eq!(answers, ["there"; 5]);
+    release(&two.seen_here);
+    held_here.wait().unwrap();
+    two.close();
+}
+
+#[test]
+fn a_write_that_waits_stays_and_one_behind_it_goes_elsewhere() {
+    let (two, [held_here, held_there]) = both_full(|role| role);
+    std::thread::scope(|scope| {
+        let write = scope.spawn(|| two.here.write(NAME, LONG, |message| message.push(b"part")));
+        eventually("it waits", || two.here.health().load.queued == 1);
+        let behind = two.here.submit(NAME, "", LONG).unwrap();
+        release(&two.seen_there);
+        held_there.wait().unwrap();
+        assert_eq!(behind.wait().unwrap().text().unwrap(), "there");
+        assert_eq!(two.here.health().load.queued, 1);
+        release(&two.seen_here);
+        held_here.wait().unwrap();
+        assert_eq!(write.join().unwrap().unwrap().text().unwrap(), "here");
+    });
+    two.close();
+}
+
+#[test]
+fn requests_that_wait_as_the_role_degrades_go_elsewhere() {
+    let seen = Arc::default();
+    let other = Pool::builder().role("there", role("there", &seen)).build().unwrap();
+    let there = other.role("there").unwrap();
+    there.call(NAME, "", LONG).unwrap();
+    let held = there.submit(HOLD, "", LONG).unwrap();
+    eventually("it is held", || seen.held.load(Ordering::SeqCst) == 1);
+    // Its worker's start fails when it is told to.
+    let may_fail = Arc::new(AtomicBool::new(false));
+    let fails = Arc::clone(&may_fail);
+    let broken = Role::new(move |_| {
+        while !fails.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(slipring::Error::spawn_failed("no model"))
+    });
+    let broken = broken.max_failures(0, LONG).overflow(Arc::new(there.to_async()));
+    let pool = Pool::builder().role("here", broken).build().unwrap();
+    let here = pool.role("here").unwrap();
+    let waiting: Vec<_> = (0..3).map(|_| here.submit(NAME, "", LONG).unwrap()).collect();
+    assert_eq!(here.health().load.queued, 3);
+    may_fail.store(true, Ordering::SeqCst);
+    eventually("they wait there", || there.health().load.queued == 3);
+    release(&seen);
+    held.wait().unwrap();
+    for pending in waiting {
+        assert_eq!(pending.wait().unwrap().text().unwrap(), "there");
+    }
+    pool.close(LONG).unwrap();
+    other.close(LONG).unwrap();
+}
+
+#[test]
+fn a_close_waits_for_requests_elsewhere_and_then_ends_them() {
+    let two = Two::new();
+    let full = two.fill();
+    let away = two.here.submit(HOLD, "", LONG).unwrap();
+    eventually("it is held there", || two.seen_there.held.load(Ordering::SeqCst) == 1);
+    drop(full);
+    std::thread::scope(|scope| {
+        let close = scope.spawn(|| two.pool.close(LONG));
+        eventually("it takes no requests", || {
+            two.here.call(NAME, "", LONG).is_err_and(|error| error.kind() == ErrorKind::Closed)
+        });
+        // A close that did not wait would have ended it by now, or will.
+        release(&two.seen_there);
+        assert_eq!(away.wait().unwrap().text().unwrap(), "there");
+        close.join().unwrap().unwrap();
+    });
+    two.close();
+
+    let two = Two::new();
+    let full = two.fill();
+    let away = two.here.submit(HOLD, "", LONG).unwrap();
+    eventually("it is held there", || two.seen_there.held.load(Ordering::SeqCst) == 1);
+    drop(full);
+    two.pool.close(Duration::ZERO).unwrap();
+    let error = away.wait().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+    eventually("it is cancelled there", || two.other.health().roles[0].load.in_flight == 0);
+    two.close();
+}
+
+/// Does not tell of room, and may say that it has a place, whatever its role says.
 #[derive(Debug)]
-struct Boasts(AsyncRoleHandle, AtomicUsize);
+struct Boasts(AsyncRoleHandle, AtomicUsize, bool);
 
 impl Backend for Boasts {
     fn role(&self) -> &str {
@@ -229,6 +372,9 @@ impl Backend for Boasts {
     }
 
     fn load(&self) -> BackendLoad {
+        if !self.2 {
+            return Backend::load(&self.0);
+        }
         let mut load = BackendLoad::default();
         (load.places, load.is_ready) = (1, true);
         load
@@ -274,10 +420,47 @@ impl Backend for Boasts {
 }
 
 #[test]
+fn the_place_of_one_that_has_ended_elsewhere_goes_to_one_that_waits() {
+    let (seen_here, seen_there) = (Arc::<Seen>::default(), Arc::<Seen>::default());
+    let other = Pool::builder().role("there", role("there", &seen_there)).build().unwrap();
+    let there = other.role("there").unwrap();
+    there.call(NAME, "", LONG).unwrap();
+    let silent = Arc::new(Boasts(there.to_async(), AtomicUsize::new(0), false));
+    let others: Arc<dyn Backend> = silent.clone();
+    let local = role("here", &seen_here).overflow(others);
+    let pool = Pool::builder().role("here", local).build().unwrap();
+    let here = pool.role("here").unwrap();
+    eventually("the worker of this pool serves", || {
+        here.call(NAME, "", LONG).unwrap().to_vec() == b"here"
+    });
+    let held: Vec<_> = [&seen_here, &seen_there]
+        .map(|seen| {
+            let held = here.submit(HOLD, "", LONG).unwrap();
+            eventually("it is held", || seen.held.load(Ordering::SeqCst) == 1);
+            held
+        })
+        .into_iter()
+        .collect();
+    let waiting: Vec<_> = (0..3).map(|_| here.submit(NAME, "", LONG).unwrap()).collect();
+    assert_eq!(here.health().load.queued, 3);
+    release(&seen_there);
+    for pending in waiting {
+        assert_eq!(pending.wait().unwrap().text().unwrap(), "there");
+    }
+    release(&seen_here);
+    for pending in held {
+        pending.wait().unwrap();
+    }
+    pool.close(LONG).unwrap();
+    other.close(LONG).unwrap();
+}
+
+#[test]
 fn a_request_that_is_refused_elsewhere_waits_for_a_worker_here() {
     let (seen, unused) = (Arc::default(), Arc::default());
     let closed = Pool::builder().role("there", role("there", &unused)).build().unwrap();
-    let boasts = Arc::new(Boasts(closed.role("there").unwrap().to_async(), AtomicUsize::new(0)));
+    let boasts = closed.role("there").unwrap().to_async();
+    let boasts = Arc::new(Boasts(boasts, AtomicUsize::new(0), true));
     closed.close(LONG).unwrap();
     let others: Arc<dyn Backend> = boasts.clone();
     // Its first worker is started by the first request.
@@ -297,6 +480,9 @@ fn a_request_that_is_refused_elsewhere_waits_for_a_worker_here() {
         waits.join().unwrap()
     });
     assert_eq!(waits, ["here"; 5]);
+    let metrics = here.metrics();
+    assert_eq!(metrics.overflowed, metrics.overflowed_back);
+    assert_eq!(usize::try_from(metrics.overflowed).unwrap(), boasts.1.load(Ordering::SeqCst));
     pool.close(LONG).unwrap();
 }
 

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use super::{Attempts, Destination};
+use super::{Attempts, Destination, Past, Standing};
 use crate::backend::BackendRequest;
 use crate::channel::Progress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{Payload, encoded_bytes};
-use crate::pool::overflow::CancelElsewhere;
+use crate::pool::core::Placed;
+use crate::pool::overflow::{CancelElsewhere, Departure};
 use crate::pool::role::RoleRef;
-use crate::pool::scheduler::{Elsewhere, Scheduler};
+use crate::pool::scheduler::Elsewhere;
+use crate::pool::worker::Worker;
+use crate::sys::clock::now_ns;
 
 impl<R: RoleRef> Attempts<R> {
     /// Looks whether other workers would take it.
@@ -36,10 +39,58 @@ impl<R: RoleRef> Attempts<R> {
         self.failed_with(Error::new(ErrorKind::Unsupported, message).with_begun(false))
     }
 
+    /// Its role has it go to other workers, and counts it as one that they have.
     pub(super) fn leave_for_others(&mut self) -> Result<Destination<R>> {
-        match self.role.overflow.clone() {
-            Some(overflow) => Ok(Destination::Elsewhere(overflow)),
-            None => Err(self.no_others()),
+        let Some(others) = self.role.overflow.clone() else { return Err(self.no_others()) };
+        self.standing = Standing::Away { is_refused: false };
+        self.role.metrics.note_overflow();
+        let cancel = others.note_away(self.number());
+        // A close that came before has not seen it.
+        if self.role.is_urgent() {
+            cancel.close();
+        }
+        self.note_cancel(&cancel);
+        Ok(Destination::Elsewhere(Departure::new(self.role.clone(), others, cancel)))
+    }
+
+    /// As [`Attempts::leave_for_others`], of a request that has waited here since `since`. Returns
+    /// `None` if the others take no requests, so that it is to wait here again.
+    pub(super) fn leave_after(&mut self, since: u64) -> Result<Option<Destination<R>>> {
+        self.past.get_or_insert_default().waited_since.get_or_insert(since);
+        let takes_requests = self.role.overflow.as_ref().map(|others| others.takes_requests());
+        if takes_requests != Some(Elsewhere::Later) {
+            return self.leave_for_others().map(Some);
+        }
+        self.role.change(|scheduler| scheduler.note_counted());
+        self.standing = Standing::Away { is_refused: true };
+        Ok(None)
+    }
+
+    /// Asks for a worker here after it was away.
+    #[cold]
+    pub(super) fn ask_back(&mut self, is_refused: bool) -> (Placed<Worker>, u64) {
+        self.forget_away();
+        let (now, since) = (now_ns(), self.past.as_ref().and_then(|past| past.waited_since));
+        let placed = self.role.ask_back(self.asked, (since, is_refused), &self.history, now);
+        if let Placed::Waits(..) = placed {
+            self.past.get_or_insert_default().waited_since.get_or_insert(now);
+        }
+        (placed, now)
+    }
+
+    /// Other workers are done with it.
+    #[cold]
+    pub(crate) fn end_away(&mut self) {
+        if let Standing::Away { .. } = self.standing {
+            self.forget_away();
+            self.role.end_away();
+        }
+    }
+
+    fn forget_away(&mut self) {
+        self.standing = Standing::Settled;
+        if let Some(others) = &self.role.overflow {
+            others.forget_away(self.number());
         }
     }
 
@@ -57,15 +108,13 @@ impl<R: RoleRef> Attempts<R> {
         Ok(self.trace.iter().cloned().fold(request, BackendRequest::trace))
     }
 
-    /// What ends it there, for a stream.
-    pub(crate) fn cancel_elsewhere(&self) -> Arc<CancelElsewhere> {
-        let elsewhere = Arc::default();
+    /// A cancel of its stream ends it there.
+    fn note_cancel(&self, elsewhere: &Arc<CancelElsewhere>) {
         if let Some(cancel) = &self.cancel
-            && !cancel.note_elsewhere(&elsewhere)
+            && !cancel.note_elsewhere(elsewhere)
         {
             elsewhere.cancel();
         }
-        elsewhere
     }
 
     /// What has become of it elsewhere. `None`: nothing, so that it is to ask for a worker here.
@@ -73,16 +122,19 @@ impl<R: RoleRef> Attempts<R> {
         match outcome {
             Ok(found) => Ok(Some(found)),
             Err(error) if self.can_come_back(&error) => {
-                self.must_stay = true;
-                if self.resent.is_some() {
-                    // It asks once more as one that is sent again: a close waits for that.
-                    self.role.change(Scheduler::note_return);
-                    self.is_returning = true;
-                }
-                self.earlier.get_or_insert_default().push(&error);
+                let is_refused = is_refused(error.kind());
+                // Others would say the same of it again.
+                self.must_stay |= !is_refused;
+                self.standing = Standing::Away { is_refused };
+                self.role.metrics.note_overflow_back();
+                let Past { earlier, .. } = &mut **self.past.get_or_insert_default();
+                earlier.push(&error);
                 Ok(None)
             }
-            Err(error) => Err(self.of_all(error)),
+            Err(error) => {
+                self.end_away();
+                Err(self.of_all(error))
+            }
         }
     }
 
@@ -90,6 +142,22 @@ impl<R: RoleRef> Attempts<R> {
         let is_unserved = error.was_begun() == Some(false);
         is_unserved && self.role.has_workers && error.kind() != ErrorKind::Cancelled
     }
+}
+
+/// Whether other workers have refused a request as they are now, and not for what it is.
+fn is_refused(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Overloaded
+            | ErrorKind::TooManyInFlight
+            | ErrorKind::Degraded
+            | ErrorKind::Closed
+            | ErrorKind::Disconnected
+            | ErrorKind::QueueTimeout
+            | ErrorKind::Session
+            | ErrorKind::PeerDied
+            | ErrorKind::PeerCorrupt
+    )
 }
 
 #[cfg(test)]
@@ -100,13 +168,14 @@ mod tests {
     use crate::backend::{Backend, BackendLoad, BoxChunks, BoxFuture};
     use crate::channel::{Reply, StreamTimeouts};
     use crate::pool::attempts::Dead;
+    use crate::pool::overflow::block_on;
     use crate::pool::role::{Permit, RoleShared};
     use crate::pool::scheduler::{Grant, Priority, WorkerId};
     use crate::pool::{Pool, Role};
     use crate::protocol::{Health, Kind};
     use crate::sys::clock::{Deadline, now_ns};
 
-    /// Has places, and is asked nothing.
+    /// Has places, and answers nothing.
     #[derive(Debug)]
     struct Others;
 
@@ -120,7 +189,7 @@ mod tests {
         }
 
         fn call(&self, _: BackendRequest, _: Duration) -> BoxFuture<'static, Result<Reply>> {
-            unreachable!()
+            Box::pin(std::future::pending())
         }
 
         fn submit(&self, _: BackendRequest, _: Duration) -> BoxFuture<'static, Result<Reply>> {
@@ -178,9 +247,39 @@ mod tests {
         // No worker comes.
         assert_eq!(one.acquire(now_ns(), passed()).unwrap_err().kind(), ErrorKind::QueueTimeout);
         drop(one);
+        let is_over = || pool.roles.get("one").unwrap().change(|scheduler| scheduler.is_over());
         pool.roles.get("one").unwrap().change(|scheduler| scheduler.close(now_ns()));
-        let error = other.acquire(now_ns(), passed()).unwrap_err();
+        let left = other.acquire(now_ns(), passed()).unwrap();
+        assert!(matches!(left, Destination::Elsewhere(_)));
+        assert!(!is_over(), "others have a request");
+        drop((left, other));
+        let longest = Deadline::after(Duration::from_secs(60));
+        assert!(pool.shared.ended.wait(longest, is_over));
+    }
+
+    #[test]
+    fn a_close_waits_for_a_first_attempt_elsewhere() {
+        let pool = pool();
+        let role = Arc::clone(pool.roles.get("one").unwrap());
+        let begin =
+            || Attempts::begin(Arc::clone(&role), Kind::app(1), Priority::Normal, None, false);
+        let (mut one, mut back) = (begin(), begin());
+        let passed = || Deadline::from(0, Duration::ZERO);
+        let left = [&mut one, &mut back].map(|it| it.acquire(now_ns(), passed()).unwrap());
+        assert!(left.iter().all(|left| matches!(left, Destination::Elsewhere(_))));
+        role.change(|scheduler| scheduler.close(now_ns()));
+        // It has its place here, although the role takes no others.
+        let refused = Error::new(ErrorKind::Overloaded, "full").with_begun(false);
+        assert!(back.come_back::<()>(Err(refused)).unwrap().is_none());
+        let error = back.acquire(now_ns(), passed()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::QueueTimeout, "{error}");
+        drop(back);
+        assert!(!role.change(|scheduler| scheduler.is_over()), "others have a request");
+        let [Destination::Elsewhere(departure), _] = left else { unreachable!() };
+        role.close_now();
+        let request = one.request_elsewhere("", Progress::default()).unwrap();
+        let error = block_on(departure.call(request, Duration::MAX)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub(crate) struct Counters {
     service: Times,
     resent_unbegun: Counter,
     resent_begun: Counter,
+    overflowed: Counter,
+    overflowed_back: Counter,
     started: Counter,
     losses: [Counter; Loss::ALL.len()],
     hung: Counter,
@@ -67,6 +69,18 @@ impl Counters {
     /// A request is sent again.
     pub(crate) fn note_retry(&self, was_begun: bool) {
         add(if was_begun { &self.resent_begun } else { &self.resent_unbegun });
+    }
+
+    /// A request goes to workers that are not the role's own.
+    #[cfg(feature = "async")]
+    pub(crate) fn note_overflow(&self) {
+        add(&self.overflowed);
+    }
+
+    /// It comes back, as these have not begun it.
+    #[cfg(feature = "async")]
+    pub(crate) fn note_overflow_back(&self) {
+        add(&self.overflowed_back);
     }
 
     pub(crate) fn note_start(&self) {
@@ -135,6 +149,8 @@ impl Counters {
             service_times: self.service.histogram(),
             resent_unbegun: get(&self.resent_unbegun),
             resent_begun: get(&self.resent_begun),
+            overflowed: get(&self.overflowed),
+            overflowed_back: get(&self.overflowed_back),
             workers,
             load,
             channels,

@@ -44,8 +44,10 @@ impl Family<'_> {
 }
 
 /// The units of the families whose names do not end in them.
-const COUNTED: [(&str, &str); 9] = [
+const COUNTED: [(&str, &str); 11] = [
     ("slipring_retries", "requests"),
+    ("slipring_overflows", "requests"),
+    ("slipring_overflow_returns", "requests"),
     ("slipring_worker_starts", "workers"),
     ("slipring_worker_restarts", "workers"),
     ("slipring_worker_losses", "workers"),
@@ -80,7 +82,7 @@ type Entry<'a> = (Vec<(&'static str, String)>, Value<'a>);
 /// The name and the help of a family, its type, and its metrics of a role.
 type Row = (&'static str, &'static str, FamilyKind, for<'a> fn(&'a RoleMetrics) -> Vec<Entry<'a>>);
 
-const TABLE: [Row; 25] = [
+const TABLE: [Row; 27] = [
     (
         "slipring_requests",
         "Requests that have ended, by kind and outcome",
@@ -110,6 +112,18 @@ const TABLE: [Row; 25] = [
             let counts = [("false", role.resent_unbegun), ("true", role.resent_begun)];
             labelled("begun", &counts)
         },
+    ),
+    (
+        "slipring_overflows",
+        "Requests that went to the backend that the role overflows to",
+        FamilyKind::Counter,
+        |role| number(role.overflowed),
+    ),
+    (
+        "slipring_overflow_returns",
+        "Requests that came back from there, as they were not begun",
+        FamilyKind::Counter,
+        |role| number(role.overflowed_back),
     ),
     ("slipring_worker_starts", "Workers that were started", FamilyKind::Counter, |role| {
         number(role.workers.started)
@@ -292,6 +306,8 @@ mod tests {
             service_times: Histogram::default(),
             resent_unbegun: 0,
             resent_begun: 0,
+            overflowed: 0,
+            overflowed_back: 0,
             workers: WorkerCounts { recycled, ..WorkerCounts::default() },
             load,
             channels: ChannelTotals::default(),

@@ -59,6 +59,11 @@ pub struct RoleMetrics {
     pub resent_unbegun: u64,
     /// How often a request was sent again that its dead worker had begun, or may have.
     pub resent_begun: u64,
+    /// How often a request went to the backend that the role [overflows](crate::pool::Role::overflow)
+    /// to.
+    pub overflowed: u64,
+    /// How often one came back from there, as it was not begun.
+    pub overflowed_back: u64,
     /// What has become of workers.
     pub workers: WorkerCounts,
     /// How full the role is now.

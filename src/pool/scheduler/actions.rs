@@ -22,6 +22,14 @@ pub(crate) enum Action<W> {
     /// A worker is to be ended; it has nothing in flight, unless the role was closed.
     Stop(WorkerId),
     Note(Note),
+    /// The request is to go to workers that are not the role's own.
+    Leave {
+        owner: W,
+    },
+    /// Places of workers that are not the role's own are to be looked for, and offered.
+    LookElsewhere,
+    /// Those that watch for room are to be told that there is some.
+    TellRoom,
 }
 
 /// What has changed, for events and counters.
@@ -52,7 +60,6 @@ pub(crate) struct Overload {
 }
 
 /// How much a role has to do.
-#[cfg(feature = "async")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Load {
     /// Requests that are served at the same time if all workers are there.
@@ -80,6 +87,8 @@ pub(crate) struct Asked {
 #[cfg_attr(not(feature = "async"), allow(dead_code, reason = "backends need `async`"))]
 pub(crate) enum Elsewhere {
     Never,
+    /// They take none now, and may take it while it waits here.
+    Later,
     /// They have much to do: only if the role refuses it.
     IfRefused,
     /// They have a place: if it would have to wait here.

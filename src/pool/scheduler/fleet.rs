@@ -235,7 +235,6 @@ impl Fleet {
     }
 
     /// How many requests are served at the same time if all workers are there.
-    #[cfg(feature = "async")]
     pub(super) fn places(&self) -> usize {
         self.limits.max_size.saturating_mul(self.limits.concurrency)
     }

@@ -8,6 +8,8 @@
 //!   request:  admit ---> granted ---> finish
 //!               |           ^   |
 //!               +--> queue -+   +---> end_dead ---> admit_again
+//!               |      |
+//!               +------+--> elsewhere ---> end_away, admit_back
 //!
 //!   worker:   Start ---> note_ready ---> serves, drains ---> Stop ---> note_stopped
 //!               |                           |
@@ -16,6 +18,8 @@
 
 mod actions;
 mod backoff;
+#[cfg_attr(not(feature = "async"), allow(dead_code, reason = "backends need `async`"))]
+mod elsewhere;
 mod fleet;
 mod limits;
 mod queue;
@@ -30,10 +34,8 @@ mod simulation;
 mod tests;
 
 pub use crate::priority::Priority;
-#[cfg(feature = "async")]
-pub(crate) use actions::Load;
 pub(crate) use actions::{
-    Action, Admission, Asked, Death, Elsewhere, Ending, Note, Overload, Refusal,
+    Action, Admission, Asked, Death, Elsewhere, Ending, Load, Note, Overload, Refusal,
 };
 pub(crate) use limits::Limits;
 pub(crate) use queue::{Ticket, Waiting};
@@ -42,6 +44,7 @@ pub(crate) use retry::{Attempt, History, Reason, Verdict};
 pub use slot::RecycleReason;
 pub(crate) use slot::{Grant, WorkerId};
 
+use elsewhere::Away;
 use fleet::{Demand, Fleet, Phase};
 use queue::Queue;
 use retry::RetryBudget;
@@ -65,6 +68,7 @@ pub(crate) struct Scheduler<W> {
     orphans: usize,
     /// Requests whose worker has died, that are about to ask again.
     returning: usize,
+    away: Away,
     phase: Phase,
     retries: RetryBudget,
     finished: CoarseWindow,
@@ -81,6 +85,7 @@ impl<W> Scheduler<W> {
             in_flight: 0,
             orphans: 0,
             returning: 0,
+            away: Away::default(),
             phase: Phase::Open,
             retries: RetryBudget::new(limits.retry.clone()),
             finished: CoarseWindow::new(RATE_PERIOD),
@@ -111,8 +116,8 @@ impl<W> Scheduler<W> {
                 self.plan(now);
             }
             return match asked.elsewhere {
-                Elsewhere::Never => Admission::Refused(Refusal::Degraded),
-                Elsewhere::IfRefused | Elsewhere::IfFull => Admission::Elsewhere,
+                Elsewhere::Never | Elsewhere::Later => Admission::Refused(Refusal::Degraded),
+                Elsewhere::IfRefused | Elsewhere::IfFull => self.pass_on(now),
             };
         }
         // Those that wait for a worker of their own have one kept for them.
@@ -123,26 +128,17 @@ impl<W> Scheduler<W> {
             self.grant(grant);
             return Admission::Granted(grant);
         }
-        if asked.elsewhere == Elsewhere::IfFull {
+        if self.leaves_at_once(now, asked) {
             return self.pass_on(now);
         }
         if self.queue.len() >= self.max_waiting {
             return match asked.elsewhere {
-                Elsewhere::IfRefused => self.pass_on(now),
+                Elsewhere::IfRefused | Elsewhere::IfFull => self.pass_on(now),
                 _ => Admission::Refused(Refusal::Overloaded(self.overload(now))),
             };
         }
         self.retries.note_request(now);
-        self.wait(now, asked, false, owner)
-    }
-
-    /// Has a request go elsewhere. What would have waited here has the role grow at once: there is no
-    /// queue whose oldest request tells how long.
-    fn pass_on(&mut self, now: u64) -> Admission {
-        if self.fleet.grow_at_once() {
-            self.plan(now);
-        }
-        Admission::Elsewhere
+        self.wait(now, now, asked, false, owner)
     }
 
     /// Takes a request again that was taken before: there is always room for it to wait.
@@ -157,35 +153,41 @@ impl<W> Scheduler<W> {
             return Admission::Refused(Refusal::Closed);
         }
         self.returning = self.returning.saturating_sub(1);
-        // Not one that may end its workers, and none that a close waits for.
-        let may_leave = !history.is_suspect && self.phase == Phase::Open;
+        // Not one that may end its workers.
+        let may_leave = !history.is_suspect;
         if self.fleet.is_sick() {
-            if self.phase == Phase::Draining {
-                // It may have been the last that was waited for.
-                self.plan(now);
-            }
             return match asked.elsewhere {
-                Elsewhere::IfRefused | Elsewhere::IfFull if may_leave => Admission::Elsewhere,
-                _ => Admission::Refused(Refusal::Degraded),
+                Elsewhere::IfRefused | Elsewhere::IfFull if may_leave => self.pass_on(now),
+                _ => {
+                    if self.phase == Phase::Draining {
+                        // It may have been the last that was waited for.
+                        self.plan(now);
+                    }
+                    Admission::Refused(Refusal::Degraded)
+                }
             };
         }
-        let has_place = || self.queue.is_empty() && self.fleet.place_for(asked.key).is_some();
-        if asked.elsewhere == Elsewhere::IfFull && may_leave && !has_place() {
+        let has_place = self.queue.is_empty() && self.fleet.place_for(asked.key).is_some();
+        if may_leave && !has_place && self.leaves_at_once(now, asked) {
             return self.pass_on(now);
         }
-        self.wait(now, asked, history.is_suspect, owner)
+        self.wait(now, now, asked, history.is_suspect, owner)
     }
 
     fn wait(
         &mut self,
         now: u64,
+        since: u64,
         asked: Asked,
         is_alone: bool,
         owner: impl FnOnce() -> W,
     ) -> Admission {
-        let waiting = Waiting { owner: owner(), since: now, is_alone };
+        let may_leave = !is_alone && asked.elsewhere != Elsewhere::Never;
+        let waiting = Waiting { owner: owner(), since, is_alone, may_leave };
         let ticket = self.queue.push(asked.number, asked.priority, waiting);
         self.plan(now);
+        // The others may have got a place since the request has looked.
+        self.look_elsewhere(now);
         Admission::Waits(ticket)
     }
 
@@ -224,7 +226,7 @@ impl<W> Scheduler<W> {
             slot.state = State::Dead;
         }
         let is_usual = slot.state == State::Serving && slot.due.is_none();
-        if !is_usual || !self.queue.is_empty() || self.phase != Phase::Open {
+        if !is_usual || !self.queue.is_quiet() || self.phase != Phase::Open {
             self.plan(now);
         }
     }
@@ -246,13 +248,6 @@ impl<W> Scheduler<W> {
         verdict
     }
 
-    /// A request that was sent again has left for other workers, and comes back.
-    /// [`Scheduler::admit_again`] or [`Scheduler::give_up`] must follow.
-    #[cfg(feature = "async")]
-    pub(crate) fn note_return(&mut self) {
-        self.returning += 1;
-    }
-
     /// A request that was to be sent again is not: it was cancelled, or its caller has gone.
     pub(crate) fn give_up(&mut self, now: u64) {
         self.returning = self.returning.saturating_sub(1);
@@ -261,9 +256,9 @@ impl<W> Scheduler<W> {
         }
     }
 
-    /// Whether nothing waits, no worker has a request, and none is sent again.
+    /// Whether nothing waits, no worker has a request, also none elsewhere, and none is sent again.
     fn is_drained(&self) -> bool {
-        let with_workers = self.in_flight + self.orphans + self.returning;
+        let with_workers = self.in_flight + self.orphans + self.returning + self.away.count;
         self.queue.is_empty() && with_workers == 0
     }
 
@@ -385,7 +380,6 @@ impl<W> Scheduler<W> {
     }
 
     /// How much it has to do. Cheaper than [`Scheduler::overload`].
-    #[cfg(feature = "async")]
     pub(crate) fn load(&self) -> Load {
         Load {
             places: self.fleet.places(),
@@ -404,11 +398,15 @@ impl<W> Scheduler<W> {
     /// Looks at what time has changed.
     pub(crate) fn tick(&mut self, now: u64) {
         self.plan(now);
+        if self.next_look().is_some_and(|next| next <= now) {
+            self.look_elsewhere(now);
+        }
     }
 
     /// When to call [`Scheduler::tick`] next, if nothing else happens.
     pub(crate) fn next_tick(&self, now: u64) -> Option<u64> {
-        self.fleet.next_change(now, self.demand())
+        let change = self.fleet.next_change(now, self.demand());
+        change.into_iter().chain(self.next_look()).min()
     }
 
     /// Whether [`Scheduler::next_tick`] may be sooner than at the last look.
@@ -444,12 +442,13 @@ impl<W> Scheduler<W> {
         self.fleet.shrink(now, self.demand());
         self.fleet.stop_unneeded(&mut self.actions);
         if self.fleet.is_sick() {
-            self.refuse_all(Refusal::Degraded);
+            self.refuse_sick();
             if self.phase == Phase::Draining && self.is_drained() {
                 return self.plan(now);
             }
         }
         self.fleet.start(now, self.demand(), &mut self.actions);
+        self.tell_room();
     }
 
     fn refuse_all(&mut self, why: Refusal) {

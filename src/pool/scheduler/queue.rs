@@ -13,6 +13,8 @@ pub(crate) struct Waiting<W> {
     pub(crate) owner: W,
     pub(super) since: u64,
     pub(super) is_alone: bool,
+    /// Workers that are not the role's own may get it.
+    pub(super) may_leave: bool,
 }
 
 /// A place in the queue.
@@ -45,11 +47,23 @@ pub(super) struct Queue<W> {
     /// The moments since which they wait, each with how many: the oldest is looked for often.
     since: BTreeMap<u64, usize>,
     passed: [u32; Priority::ALL.len()],
+    /// How many may leave.
+    leavers: usize,
+    is_watched: bool,
+    /// How many wait, and one more if it is watched: for one look where a request ends.
+    attention: usize,
 }
 
 impl<W> Queue<W> {
     pub(super) fn new() -> Self {
-        Self { waiting: BTreeMap::new(), since: BTreeMap::new(), passed: [0; Priority::ALL.len()] }
+        Self {
+            waiting: BTreeMap::new(),
+            since: BTreeMap::new(),
+            passed: [0; Priority::ALL.len()],
+            leavers: 0,
+            is_watched: false,
+            attention: 0,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -58,6 +72,30 @@ impl<W> Queue<W> {
 
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Whether nothing waits, and no place that becomes free is watched for.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.attention == 0
+    }
+
+    /// Whether a place that becomes free is watched for.
+    pub(super) fn is_watched(&self) -> bool {
+        self.is_watched
+    }
+
+    pub(super) fn set_watched(&mut self, is_watched: bool) {
+        self.is_watched = is_watched;
+        self.note_change();
+    }
+
+    /// How many may go to workers that are not the role's own.
+    pub(super) fn leavers(&self) -> usize {
+        self.leavers
+    }
+
+    fn note_change(&mut self) {
+        self.attention = self.waiting.len() + usize::from(self.is_watched);
     }
 
     /// Since when the oldest waits.
@@ -69,12 +107,16 @@ impl<W> Queue<W> {
         let class = if waiting.is_alone { Class::Alone } else { Class::Priority(priority) };
         let ticket = Ticket { class, request };
         *self.since.entry(waiting.since).or_default() += 1;
+        self.leavers += usize::from(waiting.may_leave);
         self.waiting.insert(ticket, waiting);
+        self.note_change();
         ticket
     }
 
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiting<W>> {
         let waiting = self.waiting.remove(&ticket)?;
+        self.leavers -= usize::from(waiting.may_leave);
+        self.note_change();
         if let Some(count) = self.since.get_mut(&waiting.since) {
             *count -= 1;
             if *count == 0 {
@@ -97,19 +139,36 @@ impl<W> Queue<W> {
 
     /// Takes the one that goes next to a worker that it shares.
     pub(super) fn pop(&mut self) -> Option<Waiting<W>> {
-        let first_of = |priority| self.range(Class::Priority(priority)).next();
+        self.pop_of(false)
+    }
+
+    /// Takes the one that goes next to workers that are not the role's own.
+    #[cfg_attr(not(feature = "async"), allow(dead_code, reason = "backends need `async`"))]
+    pub(super) fn pop_leaver(&mut self) -> Option<Waiting<W>> {
+        if self.leavers == 0 { None } else { self.pop_of(true) }
+    }
+
+    fn pop_of(&mut self, only_leavers: bool) -> Option<Waiting<W>> {
+        let first_of = |priority| {
+            let mut all = self.in_class(Class::Priority(priority));
+            all.find(|(_, waiting)| !only_leavers || waiting.may_leave).map(|(ticket, _)| *ticket)
+        };
         let mut firsts = [None; Priority::ALL.len()];
         for (first, priority) in firsts.iter_mut().zip(Priority::ALL) {
             *first = first_of(priority);
+        }
+        let mut is_empty = firsts.map(|first| first.is_none());
+        if only_leavers {
+            is_empty = Priority::ALL.map(|it| self.range(Class::Priority(it)).next().is_none());
         }
         let candidates = || firsts.iter().zip(self.passed).enumerate();
         let passed_over = candidates()
             .find_map(|(at, (first, passed))| first.filter(|_| passed >= MOST_PASSED).map(|_| at));
         let chosen = passed_over.or_else(|| firsts.iter().position(Option::is_some))?;
-        for (at, (passed, first)) in self.passed.iter_mut().zip(firsts).enumerate() {
+        for (at, (passed, is_empty)) in self.passed.iter_mut().zip(is_empty).enumerate() {
             // Only those count that wait below the chosen one, and only while they wait.
-            *passed = if first.is_some() && at > chosen { *passed + 1 } else { *passed };
-            if at == chosen || first.is_none() {
+            *passed = if !is_empty && at > chosen { *passed + 1 } else { *passed };
+            if at == chosen || is_empty {
                 *passed = 0;
             }
         }
@@ -119,12 +178,17 @@ impl<W> Queue<W> {
     /// Takes all, the most important and oldest first.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Waiting<W>> + use<W> {
         self.since.clear();
+        (self.leavers, self.attention) = (0, usize::from(self.is_watched));
         std::mem::take(&mut self.waiting).into_values()
     }
 
     fn range(&self, class: Class) -> impl Iterator<Item = Ticket> {
+        self.in_class(class).map(|(ticket, _)| *ticket)
+    }
+
+    fn in_class(&self, class: Class) -> impl Iterator<Item = (&Ticket, &Waiting<W>)> {
         let bounds = Ticket { class, request: 0 }..=Ticket { class, request: u64::MAX };
-        self.waiting.range(bounds).map(|(ticket, _)| *ticket)
+        self.waiting.range(bounds)
     }
 }
 
@@ -133,7 +197,7 @@ mod tests {
     use super::*;
 
     fn waiting(owner: u64) -> Waiting<u64> {
-        Waiting { owner, since: owner, is_alone: false }
+        Waiting { owner, since: owner, is_alone: false, may_leave: owner % 2 == 1 }
     }
 
     fn queue(requests: &[(u64, Priority)]) -> Queue<u64> {
@@ -165,6 +229,18 @@ mod tests {
         let order = order(&mut queue);
         let place = |request| order.iter().position(|at| *at == request).unwrap();
         assert_eq!((place(3), place(1), place(2)), (16, 17, 34), "{order:?}");
+    }
+
+    #[test]
+    fn those_that_may_leave_do_so_in_their_order_and_others_stay() {
+        let (high, low) = (Priority::High, Priority::Low);
+        let mut queue = queue(&[(1, low), (2, high), (5, high), (3, high), (4, low)]);
+        let leave = |queue: &mut Queue<u64>| queue.pop_leaver().map(|waiting| waiting.owner);
+        assert_eq!(queue.leavers(), 3);
+        assert_eq!([leave(&mut queue), leave(&mut queue), leave(&mut queue)], [3, 5, 1].map(Some));
+        assert_eq!((leave(&mut queue), queue.leavers()), (None, 0));
+        assert_eq!(order(&mut queue), [2, 4]);
+        assert!(queue.is_quiet());
     }
 
     #[test]

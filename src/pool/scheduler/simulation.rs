@@ -5,6 +5,7 @@
 
 mod actors;
 mod always;
+mod elsewhere;
 mod oracle;
 mod state;
 mod world;

@@ -248,6 +248,10 @@ impl Backend for RemoteRole {
         self.0.shared.load()
     }
 
+    fn load_changed(&self) -> BoxFuture<'static, ()> {
+        Box::pin(Arc::clone(&self.0.shared).load_changed())
+    }
+
     fn call(
         &self,
         request: BackendRequest,

@@ -33,6 +33,8 @@ pub(super) struct Shared<C: Connect> {
     state: Mutex<State<C::Wire>>,
     /// A gateway takes requests that took none before, or the role is closed.
     changed: Notify,
+    /// A gateway has a place, and this is watched for.
+    has_room: Notify,
     /// The last request has ended.
     emptied: Notify,
 }
@@ -47,6 +49,8 @@ struct State<W> {
     requests: usize,
     waiting: usize,
     counts: Counts,
+    /// It is to be told that a gateway has a place.
+    is_watched: bool,
     stage: Stage,
     /// The last thing that went wrong.
     problem: Option<String>,
@@ -104,10 +108,12 @@ impl<C: Connect> Shared<C> {
                 requests: 0,
                 waiting: 0,
                 counts: Counts::default(),
+                is_watched: false,
                 stage: Stage::Open,
                 problem: None,
             }),
             changed: Notify::new(),
+            has_room: Notify::new(),
             emptied: Notify::new(),
         }
     }
@@ -121,15 +127,23 @@ impl<C: Connect> Shared<C> {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Changes the fleet, and wakes requests that wait if one more gateway takes some.
+    /// Changes the fleet, and wakes requests that wait if one more gateway takes some, and others that
+    /// watch for a place if there is one.
     fn change<R>(&self, change: impl FnOnce(&mut State<C::Wire>, u64) -> R) -> R {
         let now = self.now();
         let mut state = self.lock();
         let result = change(&mut state, now);
         let has_grown = state.fleet.take_has_grown() && state.waiting > 0;
+        let has_room = state.is_watched && state.has_room(now);
+        if has_room {
+            state.is_watched = false;
+        }
         drop(state);
         if has_grown {
             self.changed.notify_waiters();
+        }
+        if has_room {
+            self.has_room.notify_waiters();
         }
         result
     }
@@ -290,6 +304,15 @@ impl<C: Connect> Shared<C> {
         self.lock().wires.values().map(|(_, wire)| Arc::clone(wire)).collect()
     }
 
+    /// Waits until something has changed after which a gateway has a place.
+    pub(super) async fn load_changed(self: Arc<Self>) {
+        let told = self.has_room.notified();
+        tokio::pin!(told);
+        told.as_mut().enable();
+        self.lock().is_watched = true;
+        told.await;
+    }
+
     pub(super) fn load(&self) -> BackendLoad {
         let now = self.now();
         let state = self.lock();
@@ -358,13 +381,20 @@ impl<C: Connect> Shared<C> {
     }
 }
 
+impl<W> State<W> {
+    fn has_room(&self, now: u64) -> bool {
+        let totals = self.fleet.totals(now);
+        let is_open = totals.ready > 0 && self.stage == Stage::Open;
+        is_open && totals.in_flight + totals.queued + self.waiting < totals.places
+    }
+}
+
 /// Counts a request as one that waits until this is dropped.
 pub(super) struct Waiting<'a, C: Connect>(&'a Shared<C>);
 
 impl<C: Connect> Drop for Waiting<'_, C> {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.waiting = state.waiting.saturating_sub(1);
+        self.0.change(|state, _| state.waiting = state.waiting.saturating_sub(1));
     }
 }
 

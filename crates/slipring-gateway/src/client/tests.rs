@@ -9,7 +9,7 @@ use slipring::{
     Error, ErrorKind, Kind, Reply, RequestStage, Result, StreamTimeout, StreamTimeouts,
 };
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::discovery::Discovery;
 use super::fake::{Act, Net, ROLE};
@@ -408,6 +408,44 @@ async fn a_request_that_is_dropped_is_cancelled() {
     sleep(SECOND).await;
     assert_eq!((in_flight(&role), executions(&net).len()), (0, 3));
     assert_eq!(submitted.await.unwrap().text().unwrap(), "a:1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_comes_is_told_to_those_that_watch() {
+    let (net, role) = pair().await;
+    for address in ["a:1", "b:1"] {
+        net.set_places(address, 1);
+        net.usually(address, Act::Hang);
+    }
+    sleep(SECOND).await;
+    let call = || tokio::spawn(role.call(BackendRequest::new(KIND, "text"), MINUTE * 9));
+    let watch = || tokio::spawn(Arc::clone(&role.shared).load_changed());
+    let is_full = || role.shared.load().in_flight == role.shared.load().places;
+    let (first, _second) = (call(), call());
+    sleep(SECOND).await;
+    let told = watch();
+    sleep(SECOND).await;
+    assert!(is_full() && !told.is_finished());
+    // A request of this client's ends.
+    first.abort();
+    timeout(MINUTE, told).await.unwrap().unwrap();
+    let _third = call();
+    sleep(SECOND).await;
+    // A gateway has more workers, without a request of this client's.
+    let told = watch();
+    sleep(SECOND).await;
+    assert!(is_full() && !told.is_finished());
+    net.set_places("b:1", 2);
+    timeout(MINUTE, told).await.unwrap().unwrap();
+    assert!(!is_full());
+    // A gateway is there again.
+    net.stop("b:1");
+    sleep(SECOND).await;
+    let told = watch();
+    sleep(SECOND).await;
+    assert!(is_full() && !told.is_finished(), "{:?}", role.shared.load());
+    net.start("b:1");
+    timeout(MINUTE, told).await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

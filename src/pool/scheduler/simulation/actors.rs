@@ -37,6 +37,11 @@ pub(super) enum RequestState {
     Returns,
     /// Its caller has given it up, and its worker is not done with it.
     Lingers(Grant),
+    /// It was told to leave for the others, who do not count it yet: with the moment since which it
+    /// had waited here.
+    Leaves(Option<u64>),
+    /// The others have it.
+    Away(Option<u64>),
     Over,
 }
 
@@ -57,6 +62,45 @@ pub(super) struct Worker {
     pub(super) begun: Vec<u64>,
     /// The requests that hold a place of it, as the pool counts them.
     pub(super) holders: Vec<(u64, Grant)>,
+}
+
+/// Workers that are not the role's own.
+#[derive(Debug)]
+pub(super) struct Others {
+    pub(super) is_ready: bool,
+    pub(super) places: usize,
+    /// Requests of the role.
+    pub(super) ours: usize,
+    /// Requests of other roles.
+    pub(super) alien: usize,
+    /// Of a hundred requests so many are refused.
+    pub(super) refusals: u64,
+    /// They tell when they have room that they had not.
+    pub(super) tells: bool,
+}
+
+impl Others {
+    pub(super) fn new(r: &mut Random) -> Self {
+        let refusals = [0, 0, 20, 100][pick(r, 4)];
+        let (tells, places) = (r.below(3) != 0, pick(r, 4));
+        Self { is_ready: r.below(4) != 0, places, ours: 0, alien: 0, refusals, tells }
+    }
+
+    /// How many places are seen to be free.
+    pub(super) fn free(&self) -> usize {
+        match self.is_ready {
+            true => self.places.saturating_sub(self.ours + self.alien),
+            false => 0,
+        }
+    }
+
+    pub(super) fn takes_requests(&self) -> Elsewhere {
+        match (self.is_ready, self.free()) {
+            (false, _) => Elsewhere::Later,
+            (true, 0) => Elsewhere::IfRefused,
+            (true, _) => Elsewhere::IfFull,
+        }
+    }
 }
 
 /// Why a process ends that was not told to.
@@ -89,6 +133,12 @@ pub(super) enum Event {
     /// A caller asks again.
     Again(u64),
     Stopped(WorkerId),
+    /// A request that was told to leave arrives at the others.
+    Arrives(u64),
+    /// The others are done with a request: they have answered it, or have refused it.
+    Back(u64, bool),
+    /// What others do changes the load of the others.
+    Others,
     Tick,
     Recycle(RecycleReason),
     Reload,

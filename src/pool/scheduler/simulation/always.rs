@@ -161,8 +161,10 @@ pub(super) fn check_admission(world: &World, admission: &Admission, preferred: O
             assert!(preferred.is_none_or(|preferred| preferred == grant.worker), "not its worker");
         }
         Admission::Waits(_) => assert!(waiting < world.limits.max_waiting, "over the bound"),
-        // Which may be so is the oracle's to say.
-        Admission::Elsewhere => {}
+        Admission::Elsewhere => {
+            let is_full = waiting >= world.limits.max_waiting;
+            assert!(is_full || world.leavers().next().is_none(), "it has overtaken");
+        }
         Admission::Refused(Refusal::Overloaded(overload)) => {
             assert!(waiting >= world.limits.max_waiting, "refused before the bound");
             assert_eq!((overload.queued, overload.limit), (waiting, world.limits.max_waiting));

@@ -33,6 +33,8 @@ pub(super) struct Oracle {
     may_heal: bool,
     /// A request went elsewhere since the last step.
     has_passed_on: bool,
+    /// When the others have refused a request last, if none has ended there since.
+    refused_at: Option<u64>,
     /// The first request that came after a close, and whether that has ended those before it.
     close: Option<(u64, bool)>,
     /// As told.
@@ -53,6 +55,7 @@ impl Oracle {
             before: (None, usize::MAX),
             may_heal: false,
             has_passed_on: false,
+            refused_at: None,
             close: None,
             is_degraded: false,
         }
@@ -95,18 +98,44 @@ impl Oracle {
                 let (first, _) = self.close.unwrap();
                 assert!(number >= first, "a close that drains has refused {number}");
             }
-            Outcome::Elsewhere => {
-                self.has_passed_on = true;
-                assert_ne!(request.asked.elsewhere, Elsewhere::Never, "{number} must stay");
-                assert!(!request.history.is_suspect, "{number} may end workers elsewhere");
-                assert!(self.close.is_none(), "{number} leaves a role that is closed");
-            }
             Outcome::Failed(Reason::NotIdempotent) => assert!(!self.idempotent[&number]),
             Outcome::Refused(_) if !self.idempotent[&number] => {
                 // What is refused was not begun, unless the role was closed under it.
                 assert!(begun == 0 || it == Outcome::Refused(Refusal::Closed));
             }
             _ => {}
+        }
+    }
+
+    pub(super) fn note_leave(&mut self, number: u64, request: &Request) {
+        self.has_passed_on = true;
+        assert_ne!(request.asked.elsewhere, Elsewhere::Never, "{number} must stay");
+        assert!(!request.history.is_suspect, "{number} may end workers elsewhere");
+        let is_closed = self.close.is_some_and(|(_, is_now)| is_now);
+        assert!(!is_closed, "{number} leaves a role that is closed");
+    }
+
+    /// A request is in the queue again, with the time that it had waited.
+    pub(super) fn note_back(&mut self) {
+        self.has_passed_on = true;
+    }
+
+    pub(super) fn note_refused(&mut self, now: u64) {
+        self.refused_at = Some(now);
+    }
+
+    pub(super) fn note_end_away(&mut self) {
+        self.refused_at = None;
+    }
+
+    pub(super) fn last_refusal(&self) -> Option<u64> {
+        self.refused_at
+    }
+
+    /// A request is taken that had left as it came.
+    pub(super) fn note_taken_back(&mut self, now: u64, history: &History) {
+        if history.retries == 0 {
+            self.note_taken(now);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::*;
-use super::actors::{Event, Request, Worker};
+use super::actors::{Event, Others, Request, Worker};
 use super::oracle::Oracle;
 
 pub(super) struct World {
@@ -13,6 +13,10 @@ pub(super) struct World {
     pub(super) scheduler: Scheduler<u64>,
     pub(super) requests: BTreeMap<u64, Request>,
     pub(super) workers: BTreeMap<(usize, u64), Worker>,
+    pub(super) others: Others,
+    /// Another role waits to be told that this one has a place.
+    pub(super) is_watched: bool,
+    pub(super) had_room: bool,
     pub(super) oracle: Oracle,
     pub(super) events: BTreeMap<(u64, u64), Event>,
     pub(super) sequence: u64,

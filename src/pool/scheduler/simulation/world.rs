@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::super::*;
 use super::actors::*;
-use super::always;
 use super::oracle::{Oracle, Outcome};
 use super::state::World;
+use super::{always, elsewhere};
 
 impl World {
     pub(super) fn new(seed: u64) -> Self {
@@ -19,6 +19,7 @@ impl World {
         let hang_timeout = if r.below(2) == 0 { 60 * SECOND } else { (100 + r.below(1000)) * MS };
         let mut scheduler = Scheduler::new(limits.clone(), seed);
         let oracle = Oracle::new(&limits);
+        let others = Others::new(r);
         scheduler.tick(0);
         let mut world = Self {
             now: 0,
@@ -27,6 +28,9 @@ impl World {
             scheduler,
             requests: BTreeMap::new(),
             workers: BTreeMap::new(),
+            others,
+            is_watched: false,
+            had_room: false,
             oracle,
             events: BTreeMap::new(),
             sequence: 0,
@@ -87,6 +91,14 @@ impl World {
         } else {
             self.scheduler.close(self.now);
         }
+        if self.is_closed_now {
+            // The pool cancels them.
+            let is_away = |state| matches!(state, RequestState::Leaves(_) | RequestState::Away(_));
+            let all = self.requests.iter().filter(|(_, request)| is_away(request.state));
+            for number in all.map(|(number, _)| *number).collect::<Vec<_>>() {
+                self.recall(number, Outcome::Refused(Refusal::Closed));
+            }
+        }
         self.settle();
         let late = self.ask_with(Effect::Answer(MS), self.now + SECOND, Elsewhere::Never);
         self.oracle.note_close(late, self.is_closed_now);
@@ -108,7 +120,7 @@ impl World {
         format!("{} {} {:?}", self.now, self.sequence, self.oracle.outcomes)
     }
 
-    fn schedule(&mut self, after: u64, event: Event) {
+    pub(super) fn schedule(&mut self, after: u64, event: Event) {
         self.sequence += 1;
         self.events.insert((self.now + after, self.sequence), event);
     }
@@ -134,6 +146,7 @@ impl World {
                     let pause = self.random.below(rate * MS);
                     self.schedule(pause, Event::Ask);
                     self.mishap();
+                    self.change_others();
                 }
             }
             Event::Deadline(number) => self.deadline(number),
@@ -169,6 +182,9 @@ impl World {
                     self.end_lingering(worker);
                 }
             }
+            Event::Arrives(number) => self.arrives(number),
+            Event::Back(number, is_refused) => self.back(number, is_refused),
+            Event::Others => self.others_change(),
             Event::Tick if self.next_tick == Some(now) => self.tick(),
             // The thread was made to look sooner.
             Event::Tick => {}
@@ -238,10 +254,11 @@ impl World {
             _ => Effect::Answer(time),
         };
         let deadline = self.now + (50 + r.below(4000)) * MS;
+        // In some schedules it is looked at too early: what was seen is not so any more.
         let elsewhere = match self.random.below(8) {
-            0 => Elsewhere::IfFull,
-            1 => Elsewhere::IfRefused,
-            _ => Elsewhere::Never,
+            0 => Elsewhere::Never,
+            1 => Elsewhere::IfFull,
+            _ => self.others.takes_requests(),
         };
         self.ask_with(effect, deadline, elsewhere);
     }
@@ -267,20 +284,20 @@ impl World {
         number
     }
 
-    fn admitted(&mut self, number: u64, admission: Admission) {
+    pub(super) fn admitted(&mut self, number: u64, admission: Admission) {
         match admission {
             Admission::Granted(grant) => self.send(number, grant),
             Admission::Waits(ticket) => self.set(number, RequestState::Waits(ticket, self.now)),
             Admission::Refused(why) => self.over(number, Outcome::Refused(why)),
-            Admission::Elsewhere => self.over(number, Outcome::Elsewhere),
+            Admission::Elsewhere => self.leave(number, None),
         }
     }
 
-    fn set(&mut self, number: u64, state: RequestState) {
+    pub(super) fn set(&mut self, number: u64, state: RequestState) {
         self.requests.get_mut(&number).unwrap().state = state;
     }
 
-    fn over(&mut self, number: u64, outcome: Outcome) {
+    pub(super) fn over(&mut self, number: u64, outcome: Outcome) {
         self.set(number, RequestState::Over);
         self.oracle.note_outcome(self.now, number, &self.requests[&number], outcome);
     }
@@ -373,6 +390,9 @@ impl World {
                 let left = self.scheduler.leave(self.now, ticket);
                 assert_eq!(left, Some(number), "a request that waits is in the queue");
                 self.over(number, Outcome::QueueTimeout);
+            }
+            RequestState::Leaves(_) | RequestState::Away(_) => {
+                self.recall(number, Outcome::Timeout);
             }
             RequestState::Granted(grant) => {
                 self.over(number, Outcome::Timeout);
@@ -509,6 +529,8 @@ impl World {
             }
         }
         always::check(self);
+        elsewhere::check(self);
+        self.check_watched();
         let waiting = self.requests.values().filter_map(|request| match request.state {
             RequestState::Waits(_, since) => Some(since),
             _ => None,
@@ -523,6 +545,15 @@ impl World {
                 assert!(matches!(state, RequestState::Waits(..)), "{state:?}");
                 self.send(owner, grant);
             }
+            Action::Leave { owner } => {
+                let RequestState::Waits(_, since) = self.requests[&owner].state else {
+                    panic!("{owner} does not wait, and is told to leave");
+                };
+                elsewhere::check_leave(self, owner);
+                self.leave(owner, Some(since));
+            }
+            Action::LookElsewhere => self.look_elsewhere(),
+            Action::TellRoom => self.note_told_room(),
             Action::Refuse { owner, why } => {
                 if why == Refusal::Degraded {
                     always::check_degraded(self);

@@ -1,0 +1,125 @@
+//! The chunks of a stream that other workers have, and what ends a request there.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use crate::backend::{BoxChunks, BoxFuture};
+use crate::channel::Reply;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::plain::Mutex;
+
+/// The chunks of a request that other workers have. Dropping it cancels the request.
+pub(in crate::pool) struct ChunksElsewhere {
+    state: State,
+    cancel: Arc<CancelElsewhere>,
+    role: String,
+}
+
+enum State {
+    Opening(BoxFuture<'static, Result<BoxChunks>>),
+    Open(BoxChunks),
+    Over,
+}
+
+impl ChunksElsewhere {
+    pub(super) fn new(
+        opening: BoxFuture<'static, Result<BoxChunks>>,
+        cancel: Arc<CancelElsewhere>,
+        role: &str,
+    ) -> Self {
+        Self { state: State::Opening(opening), cancel, role: role.to_owned() }
+    }
+
+    pub(super) fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        self.check(context.waker())?;
+        let State::Opening(opening) = &mut self.state else { return Poll::Ready(Ok(())) };
+        opening.as_mut().poll(context).map_ok(|chunks| self.state = State::Open(chunks))
+    }
+
+    /// The next chunk, `None` at the end.
+    pub(in crate::pool) fn poll_chunk(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Reply>>> {
+        self.check(context.waker())?;
+        match &mut self.state {
+            State::Open(chunks) => chunks.as_mut().poll_next(context).map(Option::transpose),
+            State::Opening(_) | State::Over => Poll::Ready(Ok(None)),
+        }
+    }
+
+    /// Ends the request if it was cancelled. If not, the task is woken when it is.
+    fn check(&mut self, waker: &Waker) -> Result<()> {
+        match self.cancel.ended_or_wakes(waker, &self.role) {
+            None => Ok(()),
+            Some(error) => {
+                self.state = State::Over;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ChunksElsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChunksElsewhere").finish_non_exhaustive()
+    }
+}
+
+/// Ends a request that other workers have, from any thread.
+#[derive(Debug, Default)]
+pub(in crate::pool) struct CancelElsewhere(Mutex<Cancel>);
+
+#[derive(Debug, Default)]
+struct Cancel {
+    why: Option<Why>,
+    /// Of the task that waits for it.
+    waker: Option<Waker>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Why {
+    Cancelled,
+    Closed,
+}
+
+impl CancelElsewhere {
+    pub(in crate::pool) fn cancel(&self) {
+        self.end(Why::Cancelled);
+    }
+
+    /// The role is closed.
+    pub(in crate::pool) fn close(&self) {
+        self.end(Why::Closed);
+    }
+
+    fn end(&self, why: Why) {
+        let mut cancel = self.0.lock();
+        cancel.why.get_or_insert(why);
+        let waker = cancel.waker.take();
+        drop(cancel);
+        // Code of an executor's.
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The error of a request of this role that was ended. If it was not, `waker` is woken when it is.
+    pub(super) fn ended_or_wakes(&self, waker: &Waker, role: &str) -> Option<Error> {
+        let mine = waker.clone();
+        let mut cancel = self.0.lock();
+        let before = cancel.waker.replace(mine);
+        let why = cancel.why;
+        drop(cancel);
+        drop(before);
+        Some(match why? {
+            Why::Cancelled => Error::new(ErrorKind::Cancelled, "the stream was cancelled"),
+            Why::Closed => {
+                let message =
+                    format!("role {role}: the pool was closed, and others had the request");
+                Error::new(ErrorKind::Closed, message)
+            }
+        })
+    }
+}
