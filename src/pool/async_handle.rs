@@ -8,7 +8,7 @@ use super::closing::LAST_WAIT;
 use super::pending::PoolPending;
 use super::request::PoolRequest;
 use super::role::RoleShared;
-use super::room::RoleRoom;
+use super::role_room::RoleRoom;
 use super::scheduler::{Load, Priority};
 use super::{async_call, task_wait};
 use crate::backend::TraceContext;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use super::attempt::{ends_worker, is_killed_from_outside, is_unanswered, waited_in_ring};
 use super::cancels::Cancel;
 use super::core::Placed;
-use super::metrics::Outcome;
 #[cfg(feature = "async")]
-use super::overflow::Departure;
+use super::departure::Departure;
+use super::metrics::Outcome;
 use super::role::{Permit, RoleRef};
 use super::scheduler::{Asked, Attempt, Elsewhere, History, Priority, Reason, Refusal, Verdict};
 use super::seat::Told;

@@ -94,6 +94,8 @@ mod backend;
 mod cancels;
 mod closing;
 mod core;
+#[cfg(feature = "async")]
+mod departure;
 mod event_order;
 mod events;
 mod executor;
@@ -113,6 +115,8 @@ mod pending;
 )]
 mod request;
 mod role;
+#[cfg(feature = "async")]
+mod role_room;
 #[cfg(feature = "async")]
 mod room;
 mod scheduler;

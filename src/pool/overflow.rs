@@ -4,23 +4,18 @@ mod chunks;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::Duration;
 
-use super::role::RoleRef;
 use super::room::RoomWatch;
 use super::scheduler::Elsewhere;
 use super::ticker::Ticker;
-use crate::backend::{Backend, BackendRequest};
-use crate::channel::{Reply, StreamDeadlines};
-use crate::error::Result;
+use crate::backend::Backend;
 use crate::sync::plain::Mutex;
-use crate::sys::fork;
 
 pub(super) use chunks::{CancelElsewhere, ChunksElsewhere};
 
@@ -56,6 +51,10 @@ impl Overflow {
         let load = self.0.backend.load();
         let requests = load.in_flight.saturating_add(load.queued);
         (load.is_ready && !load.is_draining).then(|| load.places.saturating_sub(requests))
+    }
+
+    pub(super) fn backend(&self) -> &dyn Backend {
+        &*self.0.backend
     }
 
     /// As [`RoomWatch::begin`].
@@ -100,69 +99,6 @@ impl Overflow {
 impl fmt::Debug for Overflow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Overflow").field(&self.0.backend).finish()
-    }
-}
-
-/// A request that was told to leave. The role counts it as one that the load of the others does not
-/// have yet, until it was sent to them or this is dropped.
-#[derive(Debug)]
-pub(super) struct Departure<R: RoleRef> {
-    role: R,
-    others: Overflow,
-    cancel: Arc<CancelElsewhere>,
-    is_counted: bool,
-}
-
-impl<R: RoleRef> Departure<R> {
-    pub(super) fn new(role: R, others: Overflow, cancel: Arc<CancelElsewhere>) -> Self {
-        Self { role, others, cancel, is_counted: false }
-    }
-
-    /// Sends the request, and awaits its reply. Dropped before its end, the request is cancelled.
-    pub(super) async fn call(
-        mut self,
-        request: BackendRequest,
-        timeout: Duration,
-    ) -> Result<Reply> {
-        let mut answer = self.others.0.backend.call(request, timeout);
-        poll_fn(|context| {
-            if let Some(error) = self.cancel.ended_or_wakes(context.waker(), &self.role.name) {
-                return Poll::Ready(Err(error));
-            }
-            let answer = answer.as_mut().poll(context);
-            self.note_counted();
-            answer
-        })
-        .await
-    }
-
-    /// Sends the request for the stream of its chunks.
-    pub(super) async fn stream(
-        mut self,
-        request: BackendRequest,
-        deadlines: &StreamDeadlines,
-    ) -> Result<ChunksElsewhere> {
-        let opening = self.others.0.backend.stream(request, deadlines.left());
-        let mut chunks = ChunksElsewhere::new(opening, Arc::clone(&self.cancel), &self.role.name);
-        poll_fn(|context| {
-            let opened = chunks.poll_open(context);
-            self.note_counted();
-            opened
-        })
-        .await?;
-        Ok(chunks)
-    }
-
-    fn note_counted(&mut self) {
-        if !std::mem::replace(&mut self.is_counted, true) && !fork::is_forked_child() {
-            self.role.change(|scheduler| scheduler.note_counted());
-        }
-    }
-}
-
-impl<R: RoleRef> Drop for Departure<R> {
-    fn drop(&mut self) {
-        self.note_counted();
     }
 }
 

@@ -1,16 +1,12 @@
 //! Signs of room between a role and the backend that it overflows to.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 
-use super::role::RoleShared;
-use super::scheduler::Scheduler;
 use super::ticker::Ticker;
 use crate::backend::{Backend, BoxFuture};
-use crate::channel::{WaitKey, WaitList};
+use crate::channel::WaitList;
 use crate::sync::plain::Mutex;
 use crate::sys::fork;
 
@@ -78,8 +74,8 @@ impl RoomWatch {
 /// Tells others when the role has a place that it had not.
 #[derive(Debug, Default)]
 pub(super) struct Room {
-    told: AtomicU64,
-    tasks: WaitList,
+    pub(super) told: AtomicU64,
+    pub(super) tasks: WaitList,
 }
 
 impl Room {
@@ -88,44 +84,5 @@ impl Room {
         // Pairs with the Acquire in `RoleRoom::poll`, which looks after it has registered its task.
         self.told.fetch_add(1, Ordering::Release);
         self.tasks.wake_all();
-    }
-}
-
-/// Completes once the role has a place that it had not when this was polled first.
-pub(super) struct RoleRoom {
-    role: Arc<RoleShared>,
-    key: WaitKey,
-    /// How often it had been told of room then.
-    before: Option<u64>,
-}
-
-impl RoleRoom {
-    pub(super) fn new(role: Arc<RoleShared>) -> Self {
-        Self { role, key: WaitKey::default(), before: None }
-    }
-}
-
-impl Future for RoleRoom {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        // There the role's lock may be held for ever.
-        if fork::is_forked_child() {
-            return Poll::Pending;
-        }
-        let Self { role, key, before } = &mut *self;
-        let before = *before.get_or_insert_with(|| role.room.told.load(Ordering::Acquire));
-        role.room.tasks.wait(key, context.waker());
-        if role.room.told.load(Ordering::Acquire) != before {
-            return Poll::Ready(());
-        }
-        role.change(Scheduler::watch);
-        Poll::Pending
-    }
-}
-
-impl Drop for RoleRoom {
-    fn drop(&mut self) {
-        self.role.room.tasks.leave(&mut self.key);
     }
 }

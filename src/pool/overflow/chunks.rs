@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sync::plain::Mutex;
 
 /// The chunks of a request that other workers have. Dropping it cancels the request.
-pub(in crate::pool) struct ChunksElsewhere {
+pub(crate) struct ChunksElsewhere {
     state: State,
     cancel: Arc<CancelElsewhere>,
     role: String,
@@ -23,7 +23,7 @@ enum State {
 }
 
 impl ChunksElsewhere {
-    pub(super) fn new(
+    pub(crate) fn new(
         opening: BoxFuture<'static, Result<BoxChunks>>,
         cancel: Arc<CancelElsewhere>,
         role: &str,
@@ -31,17 +31,14 @@ impl ChunksElsewhere {
         Self { state: State::Opening(opening), cancel, role: role.to_owned() }
     }
 
-    pub(super) fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+    pub(crate) fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
         self.check(context.waker())?;
         let State::Opening(opening) = &mut self.state else { return Poll::Ready(Ok(())) };
         opening.as_mut().poll(context).map_ok(|chunks| self.state = State::Open(chunks))
     }
 
     /// The next chunk, `None` at the end.
-    pub(in crate::pool) fn poll_chunk(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<Option<Reply>>> {
+    pub(crate) fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Reply>>> {
         self.check(context.waker())?;
         match &mut self.state {
             State::Open(chunks) => chunks.as_mut().poll_next(context).map(Option::transpose),
@@ -69,7 +66,7 @@ impl fmt::Debug for ChunksElsewhere {
 
 /// Ends a request that other workers have, from any thread.
 #[derive(Debug, Default)]
-pub(in crate::pool) struct CancelElsewhere(Mutex<Cancel>);
+pub(crate) struct CancelElsewhere(Mutex<Cancel>);
 
 #[derive(Debug, Default)]
 struct Cancel {
@@ -85,12 +82,12 @@ enum Why {
 }
 
 impl CancelElsewhere {
-    pub(in crate::pool) fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         self.end(Why::Cancelled);
     }
 
     /// The role is closed.
-    pub(in crate::pool) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.end(Why::Closed);
     }
 
@@ -106,7 +103,7 @@ impl CancelElsewhere {
     }
 
     /// The error of a request of this role that was ended. If it was not, `waker` is woken when it is.
-    pub(super) fn ended_or_wakes(&self, waker: &Waker, role: &str) -> Option<Error> {
+    pub(crate) fn ended_or_wakes(&self, waker: &Waker, role: &str) -> Option<Error> {
         let mine = waker.clone();
         let mut cancel = self.0.lock();
         let before = cancel.waker.replace(mine);
