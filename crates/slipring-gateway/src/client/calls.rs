@@ -3,19 +3,20 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 use slipring::backend::BackendRequest;
-use slipring::{Error, Reply, RequestId, Result, StreamTimeouts};
+use slipring::{Error, Reply, RequestId, Result, StreamTimeout, StreamTimeouts};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::connection::{Connection, Shared};
 use super::exchange::{Asked, Exchange, HEAD};
+use super::patience::Patience;
 use crate::proto;
-use crate::wire::error::{malformed, not_whole, timed_out, too_large};
+use crate::wire::error::{empty_piece, malformed, not_whole, timed_out, too_large};
 use crate::wire::message::{Pieces, head_of};
 
 /// How much longer than the gateway its caller waits, so that the gateway's own word on what has
@@ -90,7 +91,10 @@ impl Connection {
             let sent = sent.await;
             let exchange =
                 sent.unwrap_or_else(|_| Err(timed_out(&shared.peer, longest, progress.stage())))?;
-            Ok(Chunks { id: shared.next_id(), exchange, whole: Whole::default(), end, total })
+            let timeouts = timeouts.queue(left(timeouts.queue_timeout(), began));
+            let patience = Patience::begin(timeouts, shared.limits.piece_timeout);
+            let (id, whole) = (shared.next_id(), Whole::default());
+            Ok(Chunks { id, exchange, whole, end, total, patience, has_delivered: false })
         }
     }
 }
@@ -104,6 +108,16 @@ pub struct Chunks {
     whole: Whole,
     end: Option<Pin<Box<Sleep>>>,
     total: Duration,
+    patience: Patience,
+    has_delivered: bool,
+}
+
+impl Chunks {
+    /// Ends the stream.
+    fn give_up(&mut self) {
+        (self.end, self.whole) = (None, Whole::default());
+        self.exchange.give_up();
+    }
 }
 
 impl futures_core::Stream for Chunks {
@@ -114,14 +128,21 @@ impl futures_core::Stream for Chunks {
         loop {
             let Poll::Ready(message) = this.exchange.poll_message(context) else {
                 let end = this.end.as_mut().map(|end| end.as_mut().poll(context));
-                if end.is_some_and(|end| end.is_ready()) {
-                    (this.end, this.whole) = (None, Whole::default());
+                let peer = &this.exchange.shared().peer;
+                let error = if end.is_some_and(|end| end.is_ready()) {
                     let stage = this.exchange.was_begun().map(|_| slipring::RequestStage::Begun);
-                    let error = timed_out(&this.exchange.shared().peer, this.total, stage);
-                    this.exchange.give_up();
-                    return Poll::Ready(Some(Err(error)));
-                }
-                return Poll::Pending;
+                    timed_out(peer, this.total, stage)
+                } else {
+                    let waits_for = match (this.exchange.was_begun(), this.has_delivered) {
+                        (None, _) => StreamTimeout::Queue,
+                        (_, false) => StreamTimeout::FirstChunk,
+                        (_, true) => StreamTimeout::Chunk,
+                    };
+                    let moved = this.exchange.moved();
+                    ready!(this.patience.poll(context, waits_for, moved, peer))
+                };
+                this.give_up();
+                return Poll::Ready(Some(Err(error)));
             };
             let whole = match message {
                 Ok(Some(message)) => this.whole.add(message, &this.exchange),
@@ -131,12 +152,13 @@ impl futures_core::Stream for Chunks {
             };
             match whole {
                 Ok(Some(chunk)) => {
+                    this.has_delivered = true;
+                    this.patience.pause();
                     return Poll::Ready(Some(Ok(Reply::from_owner(this.id, chunk))));
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    this.whole = Whole::default();
-                    this.exchange.give_up();
+                    this.give_up();
                     return Poll::Ready(Some(Err(error)));
                 }
             }
@@ -164,6 +186,9 @@ impl Whole {
             .map_err(|error| malformed(&error, exchange.was_begun()))?;
         if !more && !self.is_open {
             return Ok(Some(payload));
+        }
+        if more && payload.is_empty() {
+            return Err(empty_piece());
         }
         let limit = exchange.shared().limits.max_message;
         let len = self.bytes.len().saturating_add(payload.len());

@@ -26,6 +26,9 @@ use crate::wire::timeout;
 /// How much longer than its payload a message may be.
 pub(super) const HEAD: usize = 64 << 10;
 
+/// How many messages and parts are taken without a wait before other tasks have their turn.
+const LONGEST_RUN: u16 = 256;
+
 /// A request that was sent, or whose pieces are being sent. Dropping it cancels the request.
 pub(super) struct Exchange {
     shared: Arc<Shared>,
@@ -35,6 +38,10 @@ pub(super) struct Exchange {
     progress: Option<Progress>,
     /// The headers of the answer have come: a worker has begun the request.
     has_headers: bool,
+    /// How many bytes of the answer have come.
+    received: u64,
+    /// How many messages and parts were taken since other tasks had their turn.
+    run: u16,
     _place: Option<OwnedSemaphorePermit>,
 }
 
@@ -108,6 +115,8 @@ impl Exchange {
             receiving: Receiving::Headers(response),
             progress,
             has_headers: false,
+            received: 0,
+            run: 0,
             _place: place,
         })
     }
@@ -119,6 +128,12 @@ impl Exchange {
     /// Returns whether a worker has begun the request, as far as that is known.
     pub(super) fn was_begun(&self) -> Option<bool> {
         self.has_headers.then_some(true)
+    }
+
+    /// Returns how many bytes of the request were sent, and of the answer have come, beyond some number.
+    pub(super) fn moved(&self) -> u64 {
+        let left = self.sending.as_ref().map_or(0, |sending| sending.pieces.len());
+        (u64::MAX / 2).saturating_sub(u64::try_from(left).unwrap_or(u64::MAX)) + self.received
     }
 
     /// Cancels the request, if it is not over.
@@ -146,6 +161,13 @@ impl Exchange {
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         loop {
+            // A gateway may be faster than this thread.
+            self.run += 1;
+            if self.run > LONGEST_RUN {
+                self.run = 0;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let next =
                 self.reader.next().map_err(|status| unexpected(&status, self.was_begun()))?;
             if let Some(message) = next {
@@ -164,6 +186,8 @@ impl Exchange {
                     Some(Ok(data)) => {
                         // What was taken out may come again: the reader holds what it needs.
                         let _ = body.flow_control().release_capacity(data.len());
+                        let len = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                        self.received = self.received.saturating_add(len);
                         self.reader.push(data);
                     }
                     Some(Err(error)) => return Poll::Ready(Err(self.lost(&error))),

@@ -9,7 +9,7 @@ use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use prost::Message;
 use slipring::backend::{Backend as _, BackendRequest};
-use slipring::{Error, ErrorKind, ErrorReport, Kind, RequestStage, StreamTimeouts};
+use slipring::{Error, ErrorKind, ErrorReport, Kind, RequestStage, StreamTimeout, StreamTimeouts};
 use tokio::time::{sleep, timeout};
 
 use super::connection::Connection;
@@ -46,11 +46,15 @@ fn begin(mut respond: SendResponse<Bytes>) -> SendStream<Bytes> {
 
 /// Sends a message as gRPC does.
 fn send(stream: &mut SendStream<Bytes>, message: &[u8]) {
+    stream.send_data(framed(message), false).unwrap();
+}
+
+fn framed(message: &[u8]) -> Bytes {
     let mut framed = BytesMut::new();
     framed.put_u8(0);
     framed.put_u32(u32::try_from(message.len()).unwrap());
     framed.put_slice(message);
-    stream.send_data(framed.freeze(), false).unwrap();
+    framed.freeze()
 }
 
 fn request() -> BackendRequest {
@@ -185,4 +189,153 @@ async fn counts_of_a_gateway_that_overflow_are_cut() {
     timeout(LONG, both).await.unwrap();
     let load = role.load();
     assert!(load.queued > 1 << 30 && load.places > 1 << 30, "{load:?}");
+}
+
+/// Reads a stream up to its end. Returns how many chunks came, and the error.
+async fn read(connection: &Connection, timeouts: StreamTimeouts) -> (usize, Error) {
+    let chunks = connection.stream("embed", request(), timeouts).await.unwrap();
+    let mut chunks = std::pin::pin!(chunks);
+    let mut count = 0;
+    loop {
+        let next = std::future::poll_fn(|context| chunks.as_mut().poll_next(context));
+        match timeout(LONG, next).await.expect("it waits for ever") {
+            Some(Ok(_)) => count += 1,
+            Some(Err(error)) => return (count, error),
+            None => panic!("it is over"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_whose_gateway_says_nothing_ends_by_its_timeouts() {
+    let timeouts = StreamTimeouts::new()
+        .queue(Duration::from_secs(3))
+        .first_chunk(Duration::from_secs(2))
+        .chunk(Duration::from_secs(1));
+    let allowance = Limits::default().piece_timeout;
+    let chunk = proto::Reply { more: false, payload: Bytes::from_static(b"chunk") };
+    let chunk = chunk.encode_to_vec();
+    for (which, kind, seconds) in [
+        (StreamTimeout::Queue, ErrorKind::Timeout, 3),
+        (StreamTimeout::FirstChunk, ErrorKind::Stalled, 2),
+        (StreamTimeout::Chunk, ErrorKind::Stalled, 1),
+    ] {
+        let chunk = chunk.clone();
+        let mut silent = Vec::new();
+        let connection = connected(move |_, respond| {
+            if which == StreamTimeout::Queue {
+                silent.push(respond);
+                return None;
+            }
+            let mut stream = begin(respond);
+            if which == StreamTimeout::Chunk {
+                send(&mut stream, &chunk);
+            }
+            Some(stream)
+        })
+        .await;
+        let began = tokio::time::Instant::now();
+        let (count, error) = read(&connection, timeouts).await;
+        assert_eq!(count, usize::from(which == StreamTimeout::Chunk));
+        assert_eq!((error.kind(), error.stream_timeout()), (kind, Some(which)), "{error}");
+        let was_begun = (which != StreamTimeout::Queue).then_some(true);
+        assert_eq!(error.was_begun(), was_begun);
+        let longest = Duration::from_secs(seconds) + allowance;
+        assert!((longest..longest + Duration::from_millis(10)).contains(&began.elapsed()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_trickles_is_given_up() {
+    let connection = connected(|_, respond| {
+        let mut stream = begin(respond);
+        tokio::spawn(async move {
+            let piece = proto::Reply { more: true, payload: Bytes::from_static(b"a") };
+            let piece = piece.encode_to_vec();
+            loop {
+                send(&mut stream, &piece);
+                sleep(Duration::from_millis(100)).await;
+            }
+        });
+        None
+    })
+    .await;
+    let timeouts = StreamTimeouts::new().chunk(Duration::from_secs(1));
+    let (_, error) = read(&connection, timeouts).await;
+    assert_eq!(error.stream_timeout(), Some(StreamTimeout::FirstChunk), "{error}");
+}
+
+#[tokio::test]
+async fn a_piece_of_an_answer_without_a_payload_is_refused() {
+    let connection = connected(|_, respond| {
+        let mut stream = begin(respond);
+        send(&mut stream, &proto::Reply { more: true, payload: Bytes::new() }.encode_to_vec());
+        Some(stream)
+    })
+    .await;
+    let (_, error) = read(&connection, StreamTimeouts::new()).await;
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Protocol, Some(true)));
+    let error = connection.call("embed", request(), LONG).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol);
+}
+
+#[tokio::test]
+async fn other_tasks_have_their_turn_while_many_pieces_come() {
+    const PIECES: usize = 10_000;
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let mut tell = Some(tell);
+    let connection = connected(move |_, respond| {
+        let mut stream = begin(respond);
+        let mut pieces = BytesMut::new();
+        for left in (0..PIECES).rev() {
+            let piece = proto::Reply { more: left > 0, payload: Bytes::from_static(b"a") };
+            pieces.extend(framed(&piece.encode_to_vec()));
+        }
+        stream.send_data(pieces.freeze(), false).unwrap();
+        let _ = tell.take().unwrap().send(());
+        Some(stream)
+    })
+    .await;
+    let chunks = connection.stream("embed", request(), LONG.into()).await.unwrap();
+    let mut chunks = std::pin::pin!(chunks);
+    told.await.unwrap();
+    // All of it is here.
+    sleep(Duration::from_millis(200)).await;
+    let mut turns = 0;
+    let chunk = std::future::poll_fn(|context| {
+        turns += 1;
+        chunks.as_mut().poll_next(context)
+    });
+    let chunk = timeout(LONG, chunk).await.unwrap().unwrap().unwrap();
+    assert_eq!(chunk.len(), PIECES);
+    assert!(turns > PIECES / 1_000, "{turns} turns");
+}
+
+#[tokio::test]
+async fn what_is_not_read_of_an_answer_fits_its_window() {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let connection = connected(move |_, respond| {
+        let mut stream = begin(respond);
+        let tell = tell.clone();
+        tokio::spawn(async move {
+            stream.reserve_capacity(16 << 20);
+            loop {
+                let room = std::future::poll_fn(|context| stream.poll_capacity(context)).await;
+                let room = room.unwrap().unwrap();
+                stream.send_data(vec![0; room].into(), false).unwrap();
+                tell.send(room).unwrap();
+            }
+        });
+        None
+    })
+    .await;
+    let chunks = connection.stream("embed", request(), LONG.into()).await.unwrap();
+    let window = usize::try_from(Limits::default().window).unwrap();
+    let mut sent = 0;
+    while sent < window {
+        sent += timeout(LONG, told.recv()).await.unwrap().unwrap();
+    }
+    sleep(Duration::from_millis(100)).await;
+    assert!(told.try_recv().is_err() && sent == window, "{sent}");
+    drop(chunks);
 }

@@ -20,6 +20,7 @@ mod hostile_tests;
 mod keep_alive;
 mod link;
 mod outcome;
+mod patience;
 mod random;
 mod remote_role;
 mod retry;

@@ -172,6 +172,12 @@ pub(crate) fn malformed(error: &prost::DecodeError, was_begun: Option<bool>) -> 
     make(ErrorKind::Protocol, format!("an answer does not decode: {error}"), was_begun)
 }
 
+/// A piece of an answer that says that more follow, and is none.
+#[cold]
+pub(crate) fn empty_piece() -> Error {
+    make(ErrorKind::Protocol, "a piece of an answer has no payload".to_owned(), Some(true))
+}
+
 /// The answer has not as many messages as it should.
 #[cold]
 pub(crate) fn not_whole(peer: &str) -> Error {
