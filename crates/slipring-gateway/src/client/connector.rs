@@ -12,7 +12,7 @@ use super::control::Watching;
 use super::wire::{Connect, Statuses, Wire};
 use crate::proto::worker_report::Report;
 use crate::proto::{self, GatewayStatus};
-use crate::tls::{ClientTls, ExpectedName};
+use crate::tls::{ClientTls, ExpectedName, Watched};
 use crate::wire::Limits;
 use crate::wire::report::from_proto;
 
@@ -26,6 +26,8 @@ pub(super) struct Connector {
     pub(super) tls: Option<ClientTls>,
     /// The name of all gateways, if it is not that of their addresses.
     pub(super) server_name: Option<ExpectedName>,
+    /// New connections use changed certificates.
+    pub(super) _watched: Option<Watched>,
 }
 
 impl Connect for Connector {

@@ -24,7 +24,7 @@ use super::role::Role;
 use super::shared::Shared;
 use super::wire::{Connect, Wire as _};
 use crate::metrics::RemoteRoleMetrics;
-use crate::tls::{ClientTls, ExpectedName, RELOAD_PERIOD};
+use crate::tls::{ClientTls, ExpectedName};
 use crate::trace::Joined;
 use crate::wire::Limits;
 
@@ -220,14 +220,14 @@ impl RemoteRoleBuilder {
             errors::invalid_config("a remote role needs a runtime of tokio; see `runtime`")
         })?;
         let discovery = self.discovery.check().map_err(errors::invalid_config)?;
-        if let Some(tls) = &self.tls {
-            let _entered = runtime.enter();
-            tls.watch(RELOAD_PERIOD);
-        } else if self.server_name.is_some() {
+        if self.tls.is_none() && self.server_name.is_some() {
             return Err(errors::invalid_config("a server name is of use only with TLS; see `tls`"));
         }
-        let (tls, server_name) = (self.tls, self.server_name);
-        let connector = Connector { limits: self.limits, tls, server_name };
+        let entered = runtime.enter();
+        let watched = self.tls.as_ref().map(ClientTls::watched);
+        drop(entered);
+        let (limits, tls, server_name) = (self.limits, self.tls, self.server_name);
+        let connector = Connector { limits, tls, server_name, _watched: watched };
         let (role, limits) = (self.role.into(), (self.fleet, self.retry));
         let seed = super::seed();
         let shared = Shared::new(role, connector, self.connect_timeout, runtime, limits, seed);

@@ -27,7 +27,7 @@ use tokio::sync::watch::{Receiver, Sender};
 use tracing::Span;
 
 use crate::metrics::GatewayMetrics;
-use crate::tls::{RELOAD_PERIOD, ServerTls};
+use crate::tls::ServerTls;
 use crate::trace::Joined;
 use crate::wire::Limits;
 use connections::Connections;
@@ -125,7 +125,7 @@ impl Gateway {
     ///
     /// The listener's own, if it cannot accept connections at all.
     pub async fn serve_tls(&self, listener: TcpListener, tls: ServerTls) -> std::io::Result<()> {
-        tls.watch(RELOAD_PERIOD);
+        let _watched = tls.watched();
         accept::run(&self.0, listener, Some(tls)).await
     }
 

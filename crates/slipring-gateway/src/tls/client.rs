@@ -13,12 +13,12 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::sign::SingleCertAndKey;
 use tokio_rustls::rustls::version::TLS13;
 
-use super::HTTP2;
 use super::client_names::NotAName;
 use super::client_stream::ClientStream;
 use super::handshake_error::HandshakeError;
 use super::identity::{Identity, IdentityError, IdentityProblem, PemFiles};
-use super::reload::Reload;
+use super::reload::{Reload, Watched};
+use super::{HTTP2, RELOAD_PERIOD};
 
 /// Makes connections over mutual TLS, with certificates from files that can change meanwhile.
 ///
@@ -108,7 +108,13 @@ impl ClientTls {
     ///
     /// Outside a tokio runtime that has its timer switched on.
     pub fn watch(&self, period: Duration) {
-        self.reload.watch(period);
+        // It ends by itself.
+        drop(self.reload.watch(period));
+    }
+
+    /// Looks at the files until the returned value is dropped.
+    pub(crate) fn watched(&self) -> Watched {
+        Watched(self.reload.watch(RELOAD_PERIOD))
     }
 
     /// Returns why the last look found files that cannot be used; `None` if all is well.

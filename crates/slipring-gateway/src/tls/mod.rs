@@ -20,10 +20,11 @@ pub use handshake_error::HandshakeError;
 pub use identity::{IdentityError, IdentityProblem, PemFiles};
 #[cfg(feature = "make-certs")]
 pub use make_certs::{MadeCerts, MakeCerts, MakeCertsError};
+pub(crate) use reload::Watched;
 pub use server::{ServerTls, client_names};
 
 /// How often gateways and roles look at their files.
-pub(crate) const RELOAD_PERIOD: std::time::Duration = std::time::Duration::from_secs(1);
+const RELOAD_PERIOD: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The name of HTTP/2 in the handshake.
 const HTTP2: &[u8] = b"h2";

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::task::AbortHandle;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 
 use super::identity::{Contents, Identity, IdentityError, PemFiles};
@@ -106,10 +107,10 @@ impl<C: Send + Sync + 'static> Reload<C> {
         error
     }
 
-    /// Looks every `period` until the last other handle is dropped.
-    pub(crate) fn watch(self: &Arc<Self>, period: Duration) {
+    /// Looks every `period` until the last other handle is dropped, or the task is ended.
+    pub(crate) fn watch(self: &Arc<Self>, period: Duration) -> AbortHandle {
         let weak = Arc::downgrade(self);
-        tokio::spawn(async move {
+        let watch = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(period).await;
                 let Some(reload) = weak.upgrade() else { return };
@@ -120,5 +121,16 @@ impl<C: Send + Sync + 'static> Reload<C> {
                 }
             }
         });
+        watch.abort_handle()
+    }
+}
+
+/// A task that looks at files until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Watched(pub(super) AbortHandle);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

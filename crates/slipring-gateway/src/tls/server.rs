@@ -13,11 +13,11 @@ use tokio_rustls::rustls::sign::SingleCertAndKey;
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::server::TlsStream;
 
-use super::HTTP2;
 use super::client_names::{ClientName, NamedClients, names_of};
 use super::handshake_error::HandshakeError;
 use super::identity::{Identity, IdentityError, IdentityProblem, PemFiles};
-use super::reload::Reload;
+use super::reload::{Reload, Watched};
+use super::{HTTP2, RELOAD_PERIOD};
 
 /// How long a refused client has to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -98,7 +98,13 @@ impl ServerTls {
     ///
     /// Outside a tokio runtime that has its timer switched on.
     pub fn watch(&self, period: Duration) {
-        self.reload.watch(period);
+        // It ends by itself.
+        drop(self.reload.watch(period));
+    }
+
+    /// Looks at the files until the returned value is dropped.
+    pub(crate) fn watched(&self) -> Watched {
+        Watched(self.reload.watch(RELOAD_PERIOD))
     }
 
     /// Returns why the last look found files that cannot be used; `None` if all is well.

@@ -6,6 +6,7 @@ mod calls;
 mod certificates;
 mod connections;
 mod draining;
+mod ends;
 mod floods;
 mod metrics;
 mod other_callers;
