@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch::Receiver;
 use tokio::time::{sleep, timeout};
 
+use super::caller::Caller;
 use super::connections::Seat;
 use super::preface::{Greeted, greet};
 use super::route::{Others, Route};
@@ -122,7 +123,7 @@ async fn greeted<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
 }
 
-async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     shared: Arc<Shared>,
     seat: Seat,
     io: Greeted<T>,
@@ -143,7 +144,8 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .max_send_buf_size(usize::try_from(limits.window).unwrap_or(usize::MAX))
         .keep_alive_interval(limits.keep_alive_interval)
         .keep_alive_timeout(limits.keep_alive_timeout);
-    let route = Route::new(Arc::clone(&shared), Arc::clone(&seat));
+    let caller = Arc::new(Caller::new(&shared));
+    let route = Route::new(Arc::clone(&caller), Arc::clone(&seat));
     let mut served = pin!(builder.serve_connection(TokioIo::new(io), route));
     let mut stage = shared.stage();
     tokio::select! {
@@ -154,6 +156,7 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             return;
         }
         () = seat.evicted() => return,
+        never = caller.answers.watch(limits.unread_timeout) => match never {},
         () = over(&mut stage) => {}
     }
     served.as_mut().graceful_shutdown();

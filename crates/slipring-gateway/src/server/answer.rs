@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Frame as HttpFrame;
@@ -11,9 +12,11 @@ use slipring::{Error, Reply, Result};
 use tonic::Status;
 
 use super::body::trailers;
+use super::caller::Caller;
 use super::record::Record;
+use super::unread::LOOKS;
 use super::{InFlight, Shared};
-use crate::wire::error::status_of;
+use crate::wire::error::{not_taken, status_of};
 use crate::wire::frame::{Batch, Frame};
 use crate::wire::message::{Pieces, add_short};
 
@@ -23,7 +26,7 @@ pub(super) struct Answer {
     source: Source,
     pieces: Option<Pieces>,
     in_pieces: bool,
-    shared: Arc<Shared>,
+    caller: Arc<Caller>,
     record: Arc<Record>,
     /// None once the request was given up.
     in_flight: Option<InFlight>,
@@ -31,10 +34,17 @@ pub(super) struct Answer {
     since_pause: u8,
     /// The task that waits for the next frame.
     reader: Option<Waker>,
+    /// How many looks have found that there is room for no further frame.
+    unread: u8,
+    /// The last frame was taken, and none has come since.
+    waits_for_worker: bool,
 }
 
 /// Up to this length a reply is left to its reader for as long as the connection is there.
 const SHORT: usize = 64 << 10;
+
+/// A reply or a chunk of more than this counts as memory of its connection.
+const COUNTED: usize = 512;
 
 /// How many frames are taken without a wait before other tasks have their turn.
 const LONGEST_RUN: u8 = 32;
@@ -52,17 +62,22 @@ impl Answer {
     pub(super) fn called(
         reply: BoxFuture<'static, Result<Reply>>,
         in_pieces: bool,
+        caller: &Arc<Caller>,
         in_flight: InFlight,
     ) -> Self {
-        Self::new(Source::Called(reply), None, in_pieces, in_flight)
+        Self::new(Source::Called(reply), in_pieces, caller, in_flight)
     }
 
     /// The reply is there.
-    pub(super) fn replied(reply: Reply, in_pieces: bool, in_flight: InFlight) -> Self {
-        let reply = Bytes::from(reply);
-        in_flight.record.note_sent(reply.len());
-        let pieces = Some(Pieces::of_reply(reply, in_pieces));
-        Self::new(Source::Ended(None), pieces, in_pieces, in_flight)
+    pub(super) fn replied(
+        reply: Reply,
+        in_pieces: bool,
+        caller: &Arc<Caller>,
+        in_flight: InFlight,
+    ) -> Self {
+        let mut answer = Self::new(Source::Ended(None), in_pieces, caller, in_flight);
+        answer.send(Bytes::from(reply));
+        answer
     }
 
     /// Chunks come, of which the first may be there.
@@ -70,23 +85,50 @@ impl Answer {
         first: Option<Reply>,
         chunks: BoxChunks,
         in_pieces: bool,
+        caller: &Arc<Caller>,
         in_flight: InFlight,
     ) -> Self {
-        let first = first.map(Bytes::from);
-        in_flight.record.note_sent(first.as_ref().map_or(0, Bytes::len));
-        let pieces = first.map(|chunk| Pieces::of_reply(chunk, in_pieces));
-        Self::new(Source::Streamed(chunks), pieces, in_pieces, in_flight)
+        let mut answer = Self::new(Source::Streamed(chunks), in_pieces, caller, in_flight);
+        if let Some(first) = first {
+            answer.send(Bytes::from(first));
+        }
+        answer
     }
 
     /// The stream has ended without a chunk.
-    pub(super) fn ended(in_flight: InFlight) -> Self {
-        Self::new(Source::Ended(None), None, false, in_flight)
+    pub(super) fn ended(caller: &Arc<Caller>, in_flight: InFlight) -> Self {
+        Self::new(Source::Ended(None), false, caller, in_flight)
     }
 
-    fn new(source: Source, pieces: Option<Pieces>, in_pieces: bool, in_flight: InFlight) -> Self {
-        let (shared, record) = (Arc::clone(&in_flight.shared), Arc::clone(&in_flight.record));
-        let in_flight = Some(in_flight);
-        Self { source, pieces, in_pieces, shared, record, in_flight, since_pause: 0, reader: None }
+    fn new(source: Source, in_pieces: bool, caller: &Arc<Caller>, in_flight: InFlight) -> Self {
+        Self {
+            source,
+            pieces: None,
+            in_pieces,
+            caller: Arc::clone(caller),
+            record: Arc::clone(&in_flight.record),
+            in_flight: Some(in_flight),
+            since_pause: 0,
+            reader: None,
+            unread: 0,
+            waits_for_worker: false,
+        }
+    }
+
+    /// Sends a reply or a chunk next, if there is room for it. Otherwise the request is over.
+    fn send(&mut self, reply: Bytes) {
+        let reply = if reply.len() > COUNTED {
+            let mut held = self.caller.held();
+            if let Err(error) = held.add_answer(&self.caller.shared.host, reply.len()) {
+                self.source = Source::Ended(Some(error));
+                return;
+            }
+            held.keep(reply)
+        } else {
+            reply
+        };
+        self.record.note_sent(reply.len());
+        self.pieces = Some(Pieces::of_reply(reply, self.in_pieces));
     }
 
     /// Whether much is kept, or a worker is kept busy, as long as the answer is not read.
@@ -97,9 +139,15 @@ impl Answer {
 
     /// Cancels the request. Its reader gets the error as soon as it has read what was sent.
     pub(super) fn give_up(&mut self, error: Error) {
-        if !matches!(self.source, Source::Over) {
-            self.record.end(Outcome::Failed(error.kind()));
-            self.source = Source::Ended(Some(error));
+        let is_sent = self.pieces.as_ref().is_none_or(Pieces::is_over);
+        match self.source {
+            // The whole answer is on its way.
+            Source::Ended(_) if is_sent => {}
+            Source::Over => {}
+            _ => {
+                self.record.end(Outcome::Failed(error.kind()));
+                self.source = Source::Ended(Some(error));
+            }
         }
         (self.pieces, self.in_flight) = (None, None);
         if let Some(reader) = self.reader.take() {
@@ -107,10 +155,23 @@ impl Answer {
         }
     }
 
+    /// Looks whether a part was taken since the last look, or is still to come. Gives the answer up
+    /// after some looks at which none was: nothing was taken for so long.
+    pub(super) fn look(&mut self, longest: Duration) {
+        if self.waits_for_worker || self.in_flight.is_none() {
+            return;
+        }
+        self.unread += 1;
+        if self.unread > LOOKS {
+            self.give_up(not_taken(longest));
+        }
+    }
+
     pub(super) fn poll_frame(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<HttpFrame<Frame>>> {
+        self.unread = 0;
         // A worker may be faster than what is sent: other tasks of the thread have their turn.
         if self.since_pause == LONGEST_RUN {
             self.since_pause = 0;
@@ -118,6 +179,7 @@ impl Answer {
             return Poll::Pending;
         }
         let polled = self.poll_next(context);
+        self.waits_for_worker = polled.is_pending();
         self.since_pause = if polled.is_pending() { 0 } else { self.since_pause + 1 };
         if polled.is_pending() {
             match &mut self.reader {
@@ -154,7 +216,7 @@ impl Answer {
                     let failed = error.as_ref().map(|error| Outcome::Failed(error.kind()));
                     self.record.end(failed.unwrap_or(Outcome::Answered));
                     let status = match error {
-                        Some(error) => self.shared.status_of(error),
+                        Some(error) => self.caller.shared.status_of(error),
                         None => Status::ok(""),
                     };
                     self.source = Source::Over;
@@ -165,10 +227,9 @@ impl Answer {
             // It is taken out of the ring at once: its reader may be slow, and the ring is that of
             // other requests, too.
             let reply = reply.map(Bytes::from);
-            self.record.note_sent(reply.as_ref().map_or(0, Bytes::len));
             match reply {
-                Some(chunk) if add_short(&mut batch, &chunk) => {}
-                Some(long) => self.pieces = Some(Pieces::of_reply(long, self.in_pieces)),
+                Some(chunk) if add_short(&mut batch, &chunk) => self.record.note_sent(chunk.len()),
+                Some(long) => self.send(long),
                 None => {}
             }
             let goes_on = matches!(self.source, Source::Streamed(_)) && !batch.is_full();

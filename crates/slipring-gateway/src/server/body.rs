@@ -1,6 +1,7 @@
 //! The body of an answer, of any service.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::HeaderMap;
@@ -11,6 +12,7 @@ use super::answer::Answer;
 use super::bounded::Bounded;
 use super::connections::Used;
 use super::request::Deadline;
+use super::unread::Answers;
 use super::watch::Watch;
 use crate::wire::frame::Frame;
 
@@ -43,9 +45,9 @@ impl Body {
         Self::of(Inner::Message(Frame::whole(message)))
     }
 
-    /// An answer that ends at the deadline, also if it is not read.
-    pub(super) fn answer(answer: Answer, deadline: Deadline) -> Self {
-        Self::of(Inner::Answer(Bounded::new(answer, deadline)))
+    /// An answer that ends at the deadline, and after a time in any case, if it is not read.
+    pub(super) fn answer(answer: Answer, deadline: Deadline, answers: &Arc<Answers>) -> Self {
+        Self::of(Inner::Answer(Bounded::new(answer, deadline, answers)))
     }
 
     pub(super) fn watch(watch: Watch) -> Self {

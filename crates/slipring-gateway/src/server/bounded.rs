@@ -1,4 +1,4 @@
-//! Ends a request at its deadline although its reader does not read.
+//! Ends a request at its deadline although its reader does not read, or after a time if it has none.
 //!
 //! The body of an answer is asked for more only when there is room for it. So a request whose reader
 //! does not read would find out about its deadline never, and would keep its worker.
@@ -13,6 +13,7 @@ use tokio::time::sleep_until;
 
 use super::answer::Answer;
 use super::request::Deadline;
+use super::unread::{Answers, Open};
 use crate::wire::error::not_read;
 use crate::wire::frame::Frame;
 
@@ -24,10 +25,11 @@ const GRACE: Duration = Duration::from_millis(100);
 pub(super) struct Bounded {
     answer: Arc<Mutex<Answer>>,
     watch: Option<AbortHandle>,
+    _open: Open,
 }
 
 impl Bounded {
-    pub(super) fn new(answer: Answer, deadline: Deadline) -> Self {
+    pub(super) fn new(answer: Answer, deadline: Deadline, answers: &Arc<Answers>) -> Self {
         let end = deadline.at().filter(|_| answer.is_costly());
         let answer = Arc::new(Mutex::new(answer));
         let watch = end.and_then(|(end, longest)| Some((end.checked_add(GRACE)?, longest)));
@@ -41,7 +43,8 @@ impl Bounded {
             });
             watch.abort_handle()
         });
-        Self { answer, watch }
+        let open = answers.add(&answer);
+        Self { answer, watch, _open: open }
     }
 
     pub(super) fn poll_frame(

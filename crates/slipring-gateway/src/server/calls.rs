@@ -14,6 +14,7 @@ use tonic::Status;
 
 use super::answer::Answer;
 use super::body::Body;
+use super::caller::Caller;
 use super::record::Record;
 use super::request::{self, Deadline};
 use super::{InFlight, Shared};
@@ -36,50 +37,52 @@ pub(super) enum Method {
 
 /// Answers a request to a worker.
 pub(super) async fn answer(
-    shared: &Arc<Shared>,
+    caller: &Arc<Caller>,
     record: &Arc<Record>,
     method: Method,
     request: Request<Incoming>,
 ) -> Result<Body, Status> {
     match method {
-        Method::Call => call(shared, record, request, false).await,
-        Method::CallParts => call(shared, record, request, true).await,
-        Method::Stream => stream(shared, record, request, false).await,
-        Method::StreamParts => stream(shared, record, request, true).await,
+        Method::Call => call(caller, record, request, false).await,
+        Method::CallParts => call(caller, record, request, true).await,
+        Method::Stream => stream(caller, record, request, false).await,
+        Method::StreamParts => stream(caller, record, request, true).await,
     }
 }
 
 async fn call(
-    shared: &Arc<Shared>,
+    caller: &Arc<Caller>,
     record: &Arc<Record>,
     request: Request<Incoming>,
     in_pieces: bool,
 ) -> Result<Body, Status> {
+    let shared = &caller.shared;
     let in_flight = InFlight::begin(shared, record).ok_or_else(|| shared.refusal())?;
     let deadline = Deadline::of(request.headers(), shared.limits.call_timeout)?;
-    let (head, payload) = request::whole(request, &shared.limits, deadline).await?;
+    let (head, payload) = request::whole(request, caller, deadline).await?;
     let backend = shared.role(&head.role)?;
     let len = payload.len();
     let asked = record.asked(&head.role, request_of(&head, payload)?, len);
     let progress = asked.progress();
     let mut reply = backend.call(asked, deadline.left());
     let answer = match unless_begun(&mut reply, &progress).await {
-        Some(Ok(reply)) => Answer::replied(reply, in_pieces, in_flight),
+        Some(Ok(reply)) => Answer::replied(reply, in_pieces, caller, in_flight),
         Some(Err(error)) => return Err(shared.status_of(&error)),
-        None => Answer::called(reply, in_pieces, in_flight),
+        None => Answer::called(reply, in_pieces, caller, in_flight),
     };
-    Ok(Body::answer(answer, deadline))
+    Ok(Body::answer(answer, deadline, &caller.answers))
 }
 
 async fn stream(
-    shared: &Arc<Shared>,
+    caller: &Arc<Caller>,
     record: &Arc<Record>,
     request: Request<Incoming>,
     in_pieces: bool,
 ) -> Result<Body, Status> {
+    let shared = &caller.shared;
     let in_flight = InFlight::begin(shared, record).ok_or_else(|| shared.refusal())?;
     let deadline = Deadline::of(request.headers(), Duration::MAX)?;
-    let (head, payload) = request::whole(request, &shared.limits, deadline).await?;
+    let (head, payload) = request::whole(request, caller, deadline).await?;
     let backend = shared.role(&head.role)?;
     let len = payload.len();
     let asked = record.asked(&head.role, request_of(&head, payload)?, len);
@@ -89,12 +92,14 @@ async fn stream(
     let mut first = poll_fn(|context| chunks.as_mut().poll_next(context));
     let first = unless_begun(&mut first, &progress).await;
     let answer = match first {
-        Some(Some(Ok(chunk))) => Answer::streamed(Some(chunk), chunks, in_pieces, in_flight),
+        Some(Some(Ok(chunk))) => {
+            Answer::streamed(Some(chunk), chunks, in_pieces, caller, in_flight)
+        }
         Some(Some(Err(error))) => return Err(shared.status_of(&error)),
-        Some(None) => Answer::ended(in_flight),
-        None => Answer::streamed(None, chunks, in_pieces, in_flight),
+        Some(None) => Answer::ended(caller, in_flight),
+        None => Answer::streamed(None, chunks, in_pieces, caller, in_flight),
     };
-    Ok(Body::answer(answer, deadline))
+    Ok(Body::answer(answer, deadline, &caller.answers))
 }
 
 /// Waits for the first of an answer; `None` if a worker has begun the request and there is nothing

@@ -8,8 +8,8 @@ use hyper::body::Incoming;
 use slipring::{Health, WorkerState};
 use tonic::Status;
 
-use super::Shared;
 use super::body::Body;
+use super::caller::Caller;
 use super::request::{Deadline, one};
 use super::watch::Watch;
 use crate::proto;
@@ -18,47 +18,41 @@ use crate::wire::error::report_of;
 /// How long a worker has for its report, if the caller does not say.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) async fn watch(
-    shared: &Arc<Shared>,
-    request: Request<Incoming>,
-) -> Result<Body, Status> {
+pub(super) async fn watch(caller: &Caller, request: Request<Incoming>) -> Result<Body, Status> {
     let deadline = Deadline::of(request.headers(), Duration::MAX)?;
-    let proto::WatchRequest {} = one(request, &shared.limits, deadline).await?;
-    Ok(Body::watch(Watch::new(Arc::clone(shared))))
+    let proto::WatchRequest {} = one(request, caller, deadline).await?;
+    Ok(Body::watch(Watch::new(Arc::clone(&caller.shared))))
 }
 
-pub(super) async fn ping(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Body, Status> {
+pub(super) async fn ping(caller: &Caller, request: Request<Incoming>) -> Result<Body, Status> {
     let deadline = Deadline::of(request.headers(), PING_TIMEOUT)?;
-    let proto::PingRequest { role } = one(request, &shared.limits, deadline).await?;
-    let reports = shared.role(&role)?.ping(deadline.left()).await;
+    let proto::PingRequest { role } = one(request, caller, deadline).await?;
+    let reports = caller.shared.role(&role)?.ping(deadline.left()).await;
     let workers = reports.into_iter().map(|report| {
         use proto::worker_report::Report;
         let report = match report {
             Ok(health) => Report::Health(health_of(&health)),
-            Err(error) => Report::Error(report_of(&error, &shared.host)),
+            Err(error) => Report::Error(report_of(&error, &caller.shared.host)),
         };
         proto::WorkerReport { report: Some(report) }
     });
     Ok(Body::message(&proto::PingReply { workers: workers.collect() }))
 }
 
-pub(super) async fn abort(
-    shared: &Arc<Shared>,
-    request: Request<Incoming>,
-) -> Result<Body, Status> {
+pub(super) async fn abort(caller: &Caller, request: Request<Incoming>) -> Result<Body, Status> {
     let deadline = Deadline::of(request.headers(), PING_TIMEOUT)?;
-    let proto::AbortRequest { role } = one(request, &shared.limits, deadline).await?;
-    shared.role(&role)?.abort();
+    let proto::AbortRequest { role } = one(request, caller, deadline).await?;
+    caller.shared.role(&role)?.abort();
     Ok(Body::message(&proto::AbortReply {}))
 }
 
 pub(super) async fn clear_abort(
-    shared: &Arc<Shared>,
+    caller: &Caller,
     request: Request<Incoming>,
 ) -> Result<Body, Status> {
     let deadline = Deadline::of(request.headers(), PING_TIMEOUT)?;
-    let proto::ClearAbortRequest { role } = one(request, &shared.limits, deadline).await?;
-    shared.role(&role)?.clear_abort();
+    let proto::ClearAbortRequest { role } = one(request, caller, deadline).await?;
+    caller.shared.role(&role)?.clear_abort();
     Ok(Body::message(&proto::ClearAbortReply {}))
 }
 

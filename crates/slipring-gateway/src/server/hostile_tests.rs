@@ -1,40 +1,58 @@
 //! Callers that send what none should.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::SendStream;
-use h2::client::ResponseFuture;
+use h2::client::{ResponseFuture, SendRequest};
 use http::{Method, Request};
 use prost::Message;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 
-use super::Gateway;
+use super::{Gateway, GatewayBuilder};
 use crate::proto;
 use crate::wire::{Limits, SERVICE};
 
 /// Longer than anything takes that does not hang.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Begins a request to a gateway without a role.
-async fn begin(method: &str, limits: Limits) -> (SendStream<Bytes>, ResponseFuture) {
+/// Starts a gateway, and returns what sends requests on a connection to it.
+async fn connected(gateway: GatewayBuilder) -> (Gateway, SocketAddr, SendRequest<Bytes>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let gateway = Gateway::builder().limits(limits).build();
-    tokio::spawn(async move { gateway.serve(listener).await });
+    let gateway = gateway.build();
+    let serves = gateway.clone();
+    tokio::spawn(async move { serves.serve(listener).await });
+    (gateway, address, connect(address).await)
+}
+
+async fn connect(address: SocketAddr) -> SendRequest<Bytes> {
     let io = TcpStream::connect(address).await.unwrap();
     let (send, connection) = h2::client::handshake(io).await.unwrap();
     tokio::spawn(connection);
+    send
+}
+
+/// Begins a request at this path.
+async fn send(send: &SendRequest<Bytes>, path: &str) -> (SendStream<Bytes>, ResponseFuture) {
     let request = Request::builder()
         .method(Method::POST)
-        .uri(format!("http://{address}{SERVICE}{method}"))
+        .uri(format!("http://here{path}"))
         .header("content-type", "application/grpc")
         .body(())
         .unwrap();
-    let (answer, stream) = send.ready().await.unwrap().send_request(request, false).unwrap();
+    let mut send = send.clone().ready().await.unwrap();
+    let (answer, stream) = send.send_request(request, false).unwrap();
     (stream, answer)
+}
+
+/// Begins a request to a gateway without a role.
+async fn begin(method: &str, limits: Limits) -> (SendStream<Bytes>, ResponseFuture) {
+    let (_, _, requests) = connected(Gateway::builder().limits(limits)).await;
+    send(&requests, &format!("{SERVICE}{method}")).await
 }
 
 fn framed(message: &proto::Request) -> Bytes {
@@ -90,4 +108,13 @@ async fn pieces_without_a_payload_are_refused() {
     stream.send_data(framed(&more), false).unwrap();
     stream.send_data(framed(&proto::Request { role: String::new(), ..more }), false).unwrap();
     assert_eq!(code(answer).await, Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_long_request_to_the_service_of_health_is_refused() {
+    let (_, _, requests) = connected(Gateway::builder()).await;
+    let (mut stream, answer) = send(&requests, "/grpc.health.v1.Health/Check").await;
+    // It is announced, and never comes whole.
+    stream.send_data(Bytes::from_static(&[0, 0, 1, 0, 0, 7]), false).unwrap();
+    assert_eq!(code(answer).await, Code::OutOfRange);
 }

@@ -4,6 +4,10 @@ mod accept;
 mod answer;
 mod body;
 mod bounded;
+#[cfg(test)]
+mod bounds_tests;
+mod budget;
+mod caller;
 mod calls;
 mod connections;
 mod control;
@@ -14,6 +18,7 @@ mod preface;
 mod record;
 mod request;
 mod route;
+mod unread;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -23,6 +28,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use slipring::backend::{Backend, TraceContext};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::sync::watch::{Receiver, Sender};
 use tracing::Span;
 
@@ -30,9 +36,11 @@ use crate::metrics::GatewayMetrics;
 use crate::tls::ServerTls;
 use crate::trace::Joined;
 use crate::wire::Limits;
+use budget::Budget;
 use connections::Connections;
 use counters::Counters;
 use record::Record;
+use request::HEAD;
 use route::Others;
 
 /// Serves backends, such as the roles of a pool, to other machines. Cheap to clone; all clones are
@@ -47,6 +55,7 @@ pub struct GatewayBuilder {
     roles: BTreeMap<String, Arc<dyn Backend>>,
     limits: Limits,
     connections: ConnectionLimits,
+    buffers: BufferLimits,
     host: Option<String>,
     plain_text_anywhere: bool,
     joined: Joined,
@@ -68,13 +77,30 @@ impl Default for ConnectionLimits {
     }
 }
 
+/// How many bytes of requests and answers a gateway has in memory.
+#[derive(Debug, Clone, Copy)]
+struct BufferLimits {
+    of_all: usize,
+    of_connection: usize,
+}
+
+impl Default for BufferLimits {
+    fn default() -> Self {
+        Self { of_all: 2 << 30, of_connection: 512 << 20 }
+    }
+}
+
 struct Shared {
     roles: BTreeMap<String, Arc<dyn Backend>>,
     limits: Limits,
+    buffers: BufferLimits,
+    memory: Arc<Budget>,
     host: String,
     connections: Connections,
     stage: Sender<Stage>,
     in_flight: AtomicUsize,
+    /// A gateway without a request has one, or it is on another stage.
+    stirred: Notify,
     others: Others,
     plain_text_anywhere: bool,
     joined: Joined,
@@ -203,6 +229,22 @@ impl GatewayBuilder {
         self
     }
 
+    /// Sets how many bytes of requests and answers are in memory at most, of all connections and of
+    /// one: 2 GiB and 512 MiB by default, or more if one request of [`Limits::max_message`] has no room
+    /// otherwise. A request counts from its first byte until it is handed to a worker, and for as long
+    /// as it may be handed to another one; a reply until it is sent.
+    ///
+    /// A request beyond that is refused as overloaded, in a way that tells callers to send it
+    /// elsewhere; requests of more than 64 KiB have three quarters of the memory. A reply beyond that
+    /// is dropped, and its caller gets [`ErrorKind::Overloaded`](slipring::ErrorKind::Overloaded).
+    ///
+    /// It counts what was sent. Until a request is whole the memory can be twice as much; what HTTP/2
+    /// keeps before it is read, at most [`Limits::window`] for each request, comes on top.
+    pub fn max_buffered(mut self, of_all: usize, of_connection: usize) -> Self {
+        self.buffers = BufferLimits { of_all, of_connection };
+        self
+    }
+
     /// Sets the name under which errors and reports tell of this machine, by default its host name.
     pub fn host(mut self, name: impl Into<String>) -> Self {
         self.host = Some(name.into());
@@ -234,13 +276,17 @@ impl GatewayBuilder {
     #[must_use]
     pub fn build(self) -> Gateway {
         let counters = Counters::of(self.roles.keys());
+        let longest = longest_request(&self.limits);
         Gateway(Arc::new(Shared {
             roles: self.roles,
             limits: self.limits,
+            buffers: self.buffers,
+            memory: Arc::new(Budget::new(self.buffers.of_all, longest)),
             host: self.host.unwrap_or_else(host_name),
             connections: Connections::new(self.connections),
             stage: Sender::new(Stage::Serving),
             in_flight: AtomicUsize::new(0),
+            stirred: Notify::new(),
             others: Others::new(),
             plain_text_anywhere: self.plain_text_anywhere,
             joined: self.joined,
@@ -257,6 +303,12 @@ impl Shared {
             *stage = to.max(*stage);
             is_later
         });
+        self.stirred.notify_waiters();
+    }
+
+    /// How many bytes the longest request has.
+    fn longest_request(&self) -> usize {
+        longest_request(&self.limits)
     }
 
     fn stage(&self) -> Receiver<Stage> {
@@ -286,7 +338,9 @@ struct InFlight {
 impl InFlight {
     /// Takes a request, unless the gateway drains.
     fn begin(shared: &Arc<Shared>, record: &Arc<Record>) -> Option<Self> {
-        shared.in_flight.fetch_add(1, Ordering::SeqCst);
+        if shared.in_flight.fetch_add(1, Ordering::SeqCst) == 0 {
+            shared.stirred.notify_waiters();
+        }
         let taken = Self { shared: Arc::clone(shared), record: Arc::clone(record) };
         (!shared.is_draining()).then_some(taken)
     }
@@ -297,6 +351,11 @@ impl Drop for InFlight {
         self.shared.in_flight.fetch_sub(1, Ordering::SeqCst);
         self.shared.note_end();
     }
+}
+
+/// The heads of its messages are shorter than what may stand beside the payload.
+fn longest_request(limits: &Limits) -> usize {
+    limits.max_message.saturating_add(limits.max_message / 8).saturating_add(2 * HEAD)
 }
 
 fn host_name() -> String {

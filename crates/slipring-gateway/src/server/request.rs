@@ -11,16 +11,22 @@ use prost::Message;
 use tokio::time::{Instant, timeout};
 use tonic::Status;
 
+use super::budget::Held;
+use super::caller::Caller;
 use crate::proto;
 use crate::wire::error::{status_of, too_large};
 use crate::wire::reader::MessageReader;
 use crate::wire::{Limits, timeout as grpc_timeout};
 
 /// How much longer than its payload a message of a request may be.
-const HEAD: usize = 64 << 10;
+pub(super) const HEAD: usize = 64 << 10;
 
 /// So much of a request, or its end, must come within the timeout of a piece.
 const PROGRESS: usize = 16 << 10;
+
+/// A payload that is at most so long is copied out of the bytes that came with it: a short one that
+/// waits would keep all those in memory.
+const COPIED: usize = 16 << 10;
 
 /// When a request must be answered.
 #[derive(Debug, Clone, Copy)]
@@ -59,16 +65,18 @@ impl Deadline {
 struct Messages<'a> {
     body: Incoming,
     reader: MessageReader,
-    limits: &'a Limits,
+    caller: &'a Caller,
     deadline: Deadline,
+    held: Held,
     /// How many bytes came since when.
     progress: (usize, Instant),
 }
 
 impl<'a> Messages<'a> {
-    fn new(body: Incoming, max_message: usize, limits: &'a Limits, deadline: Deadline) -> Self {
+    fn new(body: Incoming, max_message: usize, caller: &'a Caller, deadline: Deadline) -> Self {
         let reader = MessageReader::new(max_message);
-        Self { body, reader, limits, deadline, progress: (0, Instant::now()) }
+        let progress = (0, Instant::now());
+        Self { body, reader, caller, deadline, held: caller.held(), progress }
     }
 
     /// Waits for the next message; `None` at the end.
@@ -80,7 +88,8 @@ impl<'a> Messages<'a> {
             let frame =
                 std::future::poll_fn(|context| Pin::new(&mut self.body).poll_frame(context));
             let (_, since) = self.progress;
-            let left = self.limits.piece_timeout.saturating_sub(since.elapsed());
+            let longest = self.caller.shared.limits.piece_timeout;
+            let left = longest.saturating_sub(since.elapsed());
             let frame = timeout(left.min(self.deadline.left()), frame).await;
             let frame = frame.map_err(|_| {
                 Status::deadline_exceeded("the request did not come whole, or too slowly")
@@ -88,6 +97,9 @@ impl<'a> Messages<'a> {
             match frame {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
+                        let shared = &self.caller.shared;
+                        let has_room = self.held.add_to_request(&shared.host, data.len());
+                        has_room.map_err(|error| shared.status_of(&error))?;
                         self.progress.0 = self.progress.0.saturating_add(data.len());
                         if self.progress.0 >= PROGRESS {
                             self.progress = (0, Instant::now());
@@ -108,21 +120,23 @@ impl<'a> Messages<'a> {
 /// Reads a request that is one message.
 pub(super) async fn one<M: Message + Default>(
     request: Request<Incoming>,
-    limits: &Limits,
+    caller: &Caller,
     deadline: Deadline,
 ) -> Result<M, Status> {
-    let mut messages = Messages::new(request.into_body(), HEAD, limits, deadline);
+    let mut messages = Messages::new(request.into_body(), HEAD, caller, deadline);
     decode(messages.next().await?.ok_or_else(nothing)?)
 }
 
-/// Reads a request to a worker, and puts the pieces of its payload together.
+/// Reads a request to a worker, and puts the pieces of its payload together. The payload counts as
+/// memory of its connection.
 pub(super) async fn whole(
     request: Request<Incoming>,
-    limits: &Limits,
+    caller: &Caller,
     deadline: Deadline,
 ) -> Result<(proto::Request, Bytes), Status> {
+    let limits = &caller.shared.limits;
     let longest = limits.max_message.saturating_add(HEAD);
-    let mut messages = Messages::new(request.into_body(), longest, limits, deadline);
+    let mut messages = Messages::new(request.into_body(), longest, caller, deadline);
     let mut first: proto::Request = decode(messages.next().await?.ok_or_else(nothing)?)?;
     let mut payload = std::mem::take(&mut first.payload);
     let mut more = std::mem::take(&mut first.more);
@@ -132,7 +146,10 @@ pub(super) async fn whole(
     }
     if !more {
         check(payload.len(), limits)?;
-        return Ok((first, payload));
+        if payload.len() <= COPIED {
+            payload = Bytes::copy_from_slice(&payload);
+        }
+        return Ok((first, messages.held.keep(payload)));
     }
     let mut all = BytesMut::from(payload);
     while more {
@@ -147,8 +164,7 @@ pub(super) async fn whole(
         all.extend_from_slice(&piece.payload);
         more = piece.more;
     }
-    payload = all.freeze();
-    Ok((first, payload))
+    Ok((first, messages.held.keep(all.freeze())))
 }
 
 fn check(len: usize, limits: &Limits) -> Result<(), Status> {

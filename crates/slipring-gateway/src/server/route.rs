@@ -16,6 +16,7 @@ use tonic_health::server::{HealthReporter, health_reporter};
 use tracing::Instrument as _;
 
 use super::body::Body;
+use super::caller::Caller;
 use super::calls::Method;
 use super::connections::Seat;
 use super::record::Record;
@@ -27,13 +28,13 @@ type Other = Box<dyn Fn(Request<Incoming>) -> Answered + Send + Sync>;
 
 /// The requests of one connection.
 pub(super) struct Route {
-    shared: Arc<Shared>,
+    caller: Arc<Caller>,
     seat: Arc<Seat>,
 }
 
 impl Route {
-    pub(super) fn new(shared: Arc<Shared>, seat: Arc<Seat>) -> Self {
-        Self { shared, seat }
+    pub(super) fn new(caller: Arc<Caller>, seat: Arc<Seat>) -> Self {
+        Self { caller, seat }
     }
 }
 
@@ -43,15 +44,15 @@ impl Service<Request<Incoming>> for Route {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (shared, used) = (Arc::clone(&self.shared), self.seat.begin_use());
+        let (caller, used) = (Arc::clone(&self.caller), self.seat.begin_use());
         Box::pin(async move {
-            let response = answer(shared, request).await;
+            let response = answer(caller, request).await;
             Ok(response.map(|body| body.of_connection(used)))
         })
     }
 }
 
-async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
+async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Response<Body> {
     let kind = request.headers().get(header::CONTENT_TYPE);
     if !kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
         let mut response = Response::new(Body::empty());
@@ -60,20 +61,20 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Bod
     }
     let path = request.uri().path();
     let Some(method) = path.strip_prefix(SERVICE) else {
-        return match shared.others.find(path) {
+        return match caller.shared.others.find(path) {
             Some(other) => other(request).await.map(Body::other),
             None => unknown(path),
         };
     };
     let answered = match method {
-        "Call" => work(&shared, Method::Call, request).await,
-        "CallParts" => work(&shared, Method::CallParts, request).await,
-        "Stream" => work(&shared, Method::Stream, request).await,
-        "StreamParts" => work(&shared, Method::StreamParts, request).await,
-        "Watch" => control::watch(&shared, request).await,
-        "Ping" => control::ping(&shared, request).await,
-        "Abort" => control::abort(&shared, request).await,
-        "ClearAbort" => control::clear_abort(&shared, request).await,
+        "Call" => work(&caller, Method::Call, request).await,
+        "CallParts" => work(&caller, Method::CallParts, request).await,
+        "Stream" => work(&caller, Method::Stream, request).await,
+        "StreamParts" => work(&caller, Method::StreamParts, request).await,
+        "Watch" => control::watch(&caller, request).await,
+        "Ping" => control::ping(&caller, request).await,
+        "Abort" => control::abort(&caller, request).await,
+        "ClearAbort" => control::clear_abort(&caller, request).await,
         _ => return unknown(path),
     };
     match answered {
@@ -88,15 +89,18 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Bod
 
 /// Answers a request to a worker.
 async fn work(
-    shared: &Arc<Shared>,
+    caller: &Arc<Caller>,
     method: Method,
     request: Request<Incoming>,
 ) -> Result<Body, Status> {
-    let record = Record::begin(shared, &request);
-    let answered = calls::answer(shared, &record, method, request);
+    let record = Record::begin(&caller.shared, &request);
+    let answered = calls::answer(caller, &record, method, request);
     let answered = answered.instrument(record.span.clone()).await;
     answered.inspect_err(|status| record.end_with(status))
 }
+
+/// The longest message of a request that is not for workers. A caller can leave many of them half sent.
+const LONGEST_OTHER: usize = 4 << 10;
 
 /// The service, as the service of health names it.
 const SERVICE_NAME: &str = "slipring.v1.Workers";
@@ -115,13 +119,16 @@ pub(super) struct Others {
 impl Others {
     pub(super) fn new() -> Self {
         let (reporter, health) = health_reporter();
+        let health = health.max_decoding_message_size(LONGEST_OTHER);
         let descriptors = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(crate::proto::DESCRIPTORS)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
         let v1 = descriptors().build_v1().ok();
+        let v1 = v1.map(|service| service.max_decoding_message_size(LONGEST_OTHER));
         let v1alpha = descriptors().build_v1alpha().ok();
+        let v1alpha = v1alpha.map(|service| service.max_decoding_message_size(LONGEST_OTHER));
         Self {
             reporter,
             services: [

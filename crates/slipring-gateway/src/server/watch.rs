@@ -2,50 +2,79 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, sleep_until};
 
 use super::{Shared, Stage};
 use crate::proto::{GatewayStatus, RoleStatus};
 
-/// How often it is looked whether something has changed: at most so often it is told.
+/// How often it is looked whether something has changed, while there are requests: at most so often it
+/// is told. Without a request the next one is waited for.
 const LOOK: Duration = Duration::from_millis(50);
 /// It is told at least so often.
 const LONGEST: Duration = Duration::from_secs(1);
 
+type Next = Pin<Box<dyn Future<Output = Option<(Teller, GatewayStatus)>> + Send>>;
+
 /// The messages of one caller of `Watch`. They end with the gateway.
-pub(super) struct Watch {
+pub(super) struct Watch(Next);
+
+struct Teller {
     shared: Arc<Shared>,
+    looked: Option<Instant>,
     told: Option<(GatewayStatus, Instant)>,
-    pause: Pin<Box<Sleep>>,
 }
 
 impl Watch {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, told: None, pause: Box::pin(sleep(Duration::ZERO)) }
+        Self(Box::pin(Teller { shared, looked: None, told: None }.next()))
     }
 
     pub(super) fn poll_message(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<GatewayStatus>> {
+        let next = ready!(self.0.as_mut().poll(context));
+        Poll::Ready(next.map(|(teller, status)| {
+            self.0 = Box::pin(teller.next());
+            status
+        }))
+    }
+}
+
+impl Teller {
+    /// Waits until there is something to tell; `None` once the gateway is over.
+    async fn next(mut self) -> Option<(Self, GatewayStatus)> {
+        let shared = Arc::clone(&self.shared);
         loop {
-            // The first time it passes at once.
-            ready!(self.pause.as_mut().poll(context));
-            let now = Instant::now();
-            self.pause.as_mut().reset(now + LOOK);
-            if *self.shared.stage.borrow() == Stage::Over {
-                return Poll::Ready(None);
+            if let Some(looked) = self.looked {
+                sleep_until(looked + LOOK).await;
             }
-            let status = self.shared.status();
-            let is_new = self.told.as_ref().is_none_or(|(told, at)| {
-                *told != status || now.duration_since(*at) >= LONGEST - LOOK / 2
-            });
-            if is_new {
-                self.told = Some((status.clone(), now));
-                return Poll::Ready(Some(status));
+            let stirred = shared.stirred.notified();
+            tokio::pin!(stirred);
+            // Before it looks, so that no change is missed.
+            stirred.as_mut().enable();
+            if *shared.stage.borrow() == Stage::Over {
+                return None;
+            }
+            let (now, status) = (Instant::now(), shared.status());
+            self.looked = Some(now);
+            let at = match &self.told {
+                Some((told, at)) if *told == status && now < *at + LONGEST => *at,
+                _ => {
+                    self.told = Some((status.clone(), now));
+                    return Some((self, status));
+                }
+            };
+            let is_idle = |role: &RoleStatus| role.in_flight == 0 && role.queued == 0;
+            if shared.in_flight.load(Ordering::SeqCst) == 0 && status.roles.iter().all(is_idle) {
+                tokio::select! {
+                    () = stirred => {}
+                    () = sleep_until(at + LONGEST) => {}
+                }
             }
         }
     }

@@ -154,6 +154,24 @@ pub(crate) fn timed_out(peer: &str, longest: Duration, stage: Option<RequestStag
     make(ErrorKind::Timeout, message, was_begun)
 }
 
+/// The gateway has no room for more bytes of requests and answers.
+#[cold]
+pub(crate) fn out_of_memory(host: &str, limit: usize, was_begun: bool) -> Error {
+    let what = if was_begun { "the answer" } else { "the request" };
+    let message = format!(
+        "the gateway of {host} has no room for {what}: it keeps at most {limit} bytes that are on \
+         their way; raise GatewayBuilder::max_buffered"
+    );
+    make(ErrorKind::Overloaded, message, Some(was_begun))
+}
+
+/// The reader of an answer has taken no part of it for too long.
+#[cold]
+pub(crate) fn not_taken(longest: Duration) -> Error {
+    let message = format!("no part of the answer was taken for {longest:?}");
+    make(ErrorKind::Timeout, message, Some(true))
+}
+
 /// The reader of an answer has not read it in time.
 #[cold]
 pub(crate) fn not_read(longest: Duration) -> Error {

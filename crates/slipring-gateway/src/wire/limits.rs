@@ -23,8 +23,13 @@ pub struct Limits {
     pub window: u32,
     /// How many bytes the headers of a request or of an answer have: 32 KiB.
     pub max_headers: u32,
-    /// The longest time for each 16 KiB of a request, and for its end: 10 s.
+    /// The longest time for each 16 KiB of a request, and for its end: 10 s. A caller gives the chunks
+    /// of a stream so much more time than its timeouts, to be on their way.
     pub piece_timeout: Duration,
+    /// How long the reader of an answer may take no part of it: 300 s, as long as a stream may take
+    /// by default for a chunk. The request is cancelled then. A part is what is on its way, unread:
+    /// up to `window`.
+    pub unread_timeout: Duration,
     /// The longest time for a call whose caller gives none: 300 s.
     pub call_timeout: Duration,
     /// After how long without a byte the other side is asked whether it is there: 500 ms.
@@ -41,6 +46,7 @@ impl Default for Limits {
             window: 1 << 20,
             max_headers: 32 << 10,
             piece_timeout: Duration::from_secs(10),
+            unread_timeout: Duration::from_secs(300),
             call_timeout: Duration::from_secs(300),
             keep_alive_interval: Duration::from_millis(500),
             keep_alive_timeout: Duration::from_millis(500),

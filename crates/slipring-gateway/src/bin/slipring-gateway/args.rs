@@ -67,6 +67,19 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value = "1024", allow_hyphen_values = true,
           value_parser = number("--max-connections", 1, 1 << 20))]
     pub(crate) max_connections: usize,
+    /// Bytes of requests and replies in memory that are on their way, at most, of all connections;
+    /// requests beyond that are refused as overloaded
+    #[arg(long, value_name = "BYTES", default_value = "2147483648", allow_hyphen_values = true,
+          value_parser = number("--max-buffered", 1 << 20, 1 << 50))]
+    pub(crate) max_buffered: usize,
+    /// The same of one connection
+    #[arg(long, value_name = "BYTES", default_value = "536870912", allow_hyphen_values = true,
+          value_parser = number("--max-buffered-per-connection", 1 << 20, 1 << 50))]
+    pub(crate) max_buffered_per_connection: usize,
+    /// Seconds until a request is cancelled whose caller takes no part of its answer
+    #[arg(long, value_name = "SECS", default_value = "300", allow_hyphen_values = true,
+          value_parser = seconds("--unread-timeout"))]
+    pub(crate) unread_timeout: Duration,
     /// Requests of this kind may be served twice, so that one is sent again whose worker died: a
     /// name, or a number. May be given again. embed, chat, rerank and vision are also the kinds 32
     /// to 35
@@ -118,7 +131,7 @@ pub(crate) struct Options {
     pub(crate) log_dir: Option<PathBuf>,
     /// Seconds that requests may take to finish after the first signal
     #[arg(long, value_name = "SECS", default_value = "25", allow_hyphen_values = true,
-          value_parser = seconds)]
+          value_parser = seconds("--drain-timeout"))]
     pub(crate) drain_timeout: Duration,
     /// The program that each worker runs, with its arguments
     #[arg(value_name = "WORKER", required_unless_present = "make_certs", last = true)]
@@ -264,10 +277,13 @@ fn number(
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, Failure> {
-    let seconds = text.parse().unwrap_or(-1.0);
-    if (0.0..=1e6).contains(&seconds) {
-        return Ok(Duration::from_secs_f64(seconds));
+/// Returns a parser of seconds.
+fn seconds(name: &'static str) -> impl Fn(&str) -> Result<Duration, Failure> + Clone {
+    move |text| {
+        let seconds = text.parse().unwrap_or(-1.0);
+        if (0.0..=1e6).contains(&seconds) {
+            return Ok(Duration::from_secs_f64(seconds));
+        }
+        Err(Failure::usage(format!("{name} takes seconds, 0 to 1000000, not '{text}'")))
     }
-    Err(Failure::usage(format!("--drain-timeout takes seconds, 0 to 1000000, not '{text}'")))
 }

@@ -93,10 +93,12 @@ fn gateway(options: &Options, workers: &Workers) -> Result<Gateway, Failure> {
     let role = workers.pool.role(&options.role).map_err(|e| Failure::other(e.to_string()))?;
     let mut limits = Limits::default();
     limits.max_message = options.max_message;
+    limits.unread_timeout = options.unread_timeout;
     let mut builder = Gateway::builder()
         .role(Arc::new(role.to_async()))
         .limits(limits)
-        .max_connections(options.max_connections);
+        .max_connections(options.max_connections)
+        .max_buffered(options.max_buffered, options.max_buffered_per_connection);
     if options.plain_text_anywhere {
         builder = builder.plain_text_anywhere();
     }
