@@ -1,5 +1,6 @@
 //! One connection to one gateway.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,10 +18,10 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use super::dial::dial;
-use super::keep_alive::Heard;
 use super::outcome::{lost, not_connected};
 use crate::tls::{ClientTls, ExpectedName, Refusal};
 use crate::wire::frame::Frame;
+use crate::wire::presence::{Watch, Watched};
 use crate::wire::{Limits, MAX_FRAME, SERVICE};
 
 /// How many of the requests that a gateway takes are left for what is no request to a worker.
@@ -100,15 +101,22 @@ impl Connection {
         // It is an improvement, and not needed.
         let _ = stream.set_nodelay(true);
         let connection = match tls {
-            None => Self::over(stream, peer, limits).await?,
+            None => {
+                let uris = Uris::of("http", &peer).map_err(|error| not_connected(&peer, error))?;
+                let stream = Watched::tcp(stream, &limits);
+                let watch = stream.watch();
+                Self::speak(stream, peer, uris, limits, Refusal::default(), &watch).await?
+            }
             Some((tls, name)) => {
                 let port = stream.peer_addr().map_err(|error| not_connected(&peer, error))?.port();
                 let uris = Uris::of("https", &name.authority(port));
                 let uris = uris.map_err(|error| not_connected(&peer, error))?;
+                let stream = Watched::tcp(stream, &limits);
+                let watch = stream.watch();
                 let stream = tls.connect(name, stream).await;
                 let stream = stream.map_err(|error| not_connected(&peer, error))?;
                 let refusal = stream.refusal();
-                Self::speak(stream, peer, uris, limits, refusal).await?
+                Self::speak(stream, peer, uris, limits, refusal, &watch).await?
             }
         };
         connection.greeted().await?;
@@ -128,7 +136,9 @@ impl Connection {
         limits: Limits,
     ) -> Result<Self> {
         let uris = Uris::of("http", &peer).map_err(|error| not_connected(&peer, error))?;
-        Self::speak(io, peer, uris, limits, Refusal::default()).await
+        let io = Watched::other(io, &limits);
+        let watch = io.watch();
+        Self::speak(io, peer, uris, limits, Refusal::default(), &watch).await
     }
 
     async fn speak(
@@ -137,6 +147,7 @@ impl Connection {
         uris: Uris,
         limits: Limits,
         refusal: Refusal,
+        watch: &Watch,
     ) -> Result<Self> {
         let mut builder = Builder::new();
         builder
@@ -148,12 +159,13 @@ impl Connection {
             .max_concurrent_reset_streams(REMEMBERED)
             .max_local_error_reset_streams(Some(LATE_FRAMES))
             .max_send_buffer_size(usize::try_from(limits.window).unwrap_or(usize::MAX));
-        let heard = Heard::default();
-        let handshake = builder.handshake::<_, Frame>(heard.on(io)).await;
+        watch.begin();
+        let handshake = builder.handshake::<_, Frame>(io).await;
         let (send, connection) = handshake.map_err(|error| not_connected(&peer, error))?;
         let (tell, ended) = watch::channel(None);
         let (greet, greeted) = watch::channel(false);
-        let driver = tokio::spawn(drive(connection, limits.clone(), heard, refusal, greet, tell));
+        let driver =
+            tokio::spawn(drive(connection, limits.keep_alive_interval, refusal, greet, tell));
         let places = limits.max_streams.saturating_sub(RESERVED).max(1);
         Ok(Self(Arc::new(Shared {
             send,
@@ -277,8 +289,7 @@ fn too_slow(peer: &str, longest: Duration) -> Error {
 /// Moves the bytes of a connection until its end, and says then why it ended.
 async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
     mut connection: h2::client::Connection<T, Frame>,
-    limits: Limits,
-    heard: Heard,
+    interval: Duration,
     refusal: Refusal,
     greet: watch::Sender<bool>,
     tell: watch::Sender<Option<String>>,
@@ -289,7 +300,7 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
             Ok(()) => "the gateway closed it".to_owned(),
             Err(error) => error.to_string(),
         },
-        reason = keep_alive(pings, &limits, &heard, &greet) => reason,
+        never = ask(pings, interval, &greet) => match never {},
     };
     // HTTP/2 knows only that a read has failed.
     let reason = refusal.get().map_or(reason, ToString::to_string);
@@ -300,21 +311,19 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
     drop(greet);
 }
 
-/// Asks again and again whether the other side is there. Returns when it is not.
-async fn keep_alive(
+/// Asks again and again whether the other side is there, so that something is heard of it.
+async fn ask(
     pings: Option<h2::PingPong>,
-    limits: &Limits,
-    heard: &Heard,
+    interval: Duration,
     greet: &watch::Sender<bool>,
-) -> String {
+) -> Infallible {
     let Some(mut pings) = pings else { return std::future::pending().await };
     loop {
-        match heard.answer(pings.ping(h2::Ping::opaque()), limits.keep_alive_timeout).await {
-            Some(Ok(_)) => greet.send_replace(true),
+        match pings.ping(h2::Ping::opaque()).await {
+            Ok(_) => greet.send_replace(true),
             // The connection itself says why it has ended.
-            Some(Err(_)) => std::future::pending().await,
-            None => return format!("no answer for {:?}", limits.keep_alive_timeout),
+            Err(_) => std::future::pending().await,
         };
-        sleep(limits.keep_alive_interval).await;
+        sleep(interval).await;
     }
 }

@@ -17,7 +17,6 @@ mod fake;
 mod fleet;
 #[cfg(test)]
 mod hostile_tests;
-mod keep_alive;
 mod link;
 mod outcome;
 mod patience;

@@ -1,5 +1,6 @@
 //! Takes connections, and serves each by a task of its own.
 
+use std::error::Error as _;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -15,14 +16,18 @@ use tokio::time::{sleep, timeout};
 
 use super::caller::Caller;
 use super::connections::Seat;
-use super::preface::{Greeted, greet};
+use super::preface::greet;
 use super::route::{Others, Route};
 use super::{Shared, Stage};
 use crate::tls::ServerTls;
+use crate::wire::presence::{Watch, Watched};
 use crate::wire::{Limits, MAX_FRAME};
 
 /// How long a connection may take to close when the gateway is over.
 const LONGEST_END: Duration = Duration::from_secs(1);
+
+/// Longer than any connection waits for an answer.
+const NEVER: Duration = Duration::from_secs(1 << 24);
 
 /// How often a connection may break the rules of HTTP/2 in a way that ends one stream only.
 const BROKEN_STREAMS: usize = 1024;
@@ -76,7 +81,12 @@ fn is_of_listener(error: &io::Error) -> bool {
 
 /// Whether the other side did not answer to the question whether it is there.
 fn is_silence(error: &hyper::Error) -> bool {
-    error.is_timeout()
+    let mut causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.any(|cause| {
+        let of_http2 = cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
+        let cause = of_http2.or(cause.downcast_ref::<io::Error>());
+        cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
+    })
 }
 
 async fn connection(
@@ -88,8 +98,10 @@ async fn connection(
 ) {
     // It is an improvement, and not needed.
     let _ = stream.set_nodelay(true);
+    let stream = Watched::tcp(stream, &shared.limits);
+    let watch = stream.watch();
     match tls {
-        None => greeted(shared, seat, greet(stream)).await,
+        None => greeted(shared, seat, watch, greet(stream)).await,
         Some(tls) => {
             let secured = async {
                 let accepted = tls.accept(stream).await.inspect_err(|error| {
@@ -97,7 +109,7 @@ async fn connection(
                 });
                 greet(accepted.map_err(io::Error::other)?).await
             };
-            greeted(shared, seat, secured).await;
+            greeted(shared, seat, watch, secured).await;
         }
     }
 }
@@ -106,7 +118,8 @@ async fn connection(
 async fn greeted<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     shared: Arc<Shared>,
     seat: Seat,
-    handshake: impl Future<Output = io::Result<Greeted<T>>>,
+    watch: Watch,
+    handshake: impl Future<Output = io::Result<T>>,
 ) {
     let longest = shared.connections.handshake_timeout();
     let greeted = tokio::select! {
@@ -118,7 +131,10 @@ async fn greeted<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         return;
     };
     match shared.connections.establish(&seat) {
-        true => serve(shared, seat, io).await,
+        true => {
+            watch.begin();
+            serve(shared, seat, io).await;
+        }
         false => shared.counters.refused_connections.add(1),
     }
 }
@@ -126,7 +142,7 @@ async fn greeted<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     shared: Arc<Shared>,
     seat: Seat,
-    io: Greeted<T>,
+    io: T,
 ) {
     let seat = Arc::new(seat);
     let limits = &shared.limits;
@@ -143,7 +159,8 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .max_frame_size(MAX_FRAME)
         .max_send_buf_size(usize::try_from(limits.window).unwrap_or(usize::MAX))
         .keep_alive_interval(limits.keep_alive_interval)
-        .keep_alive_timeout(limits.keep_alive_timeout);
+        // It only asks: the stream itself knows better whether an answer is late.
+        .keep_alive_timeout(NEVER);
     let caller = Arc::new(Caller::new(&shared));
     let route = Route::new(Arc::clone(&caller), Arc::clone(&seat));
     let mut served = pin!(builder.serve_connection(TokioIo::new(io), route));

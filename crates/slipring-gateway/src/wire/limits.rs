@@ -34,7 +34,7 @@ pub struct Limits {
     pub call_timeout: Duration,
     /// After how long without a byte the other side is asked whether it is there: 500 ms.
     pub keep_alive_interval: Duration,
-    /// How long it may take to answer that: 500 ms.
+    /// How long it may take to answer that, once it has arrived there: 500 ms.
     pub keep_alive_timeout: Duration,
 }
 

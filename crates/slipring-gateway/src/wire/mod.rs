@@ -4,8 +4,10 @@ pub(crate) mod error;
 pub(crate) mod frame;
 mod limits;
 pub(crate) mod message;
+pub(crate) mod presence;
 pub(crate) mod reader;
 pub(crate) mod report;
+mod socket;
 pub(crate) mod timeout;
 
 pub use limits::Limits;
