@@ -1,8 +1,9 @@
 //! Callers and gateways on hosts of their own, that are cut off, delayed, killed and stopped.
 //!
-//! The hosts are network namespaces on one switch. The program is everything that runs on them:
-//! gateway, worker, caller and proxy; so it has its own `main` in place of the test harness. Words
-//! given to it choose faults by name. `HOSTS_REPETITIONS=20` repeats each fault.
+//! The hosts are network namespaces on one switch. Gateways are the program `slipring-gateway`. This
+//! program is all else that runs on them: worker, caller and proxy; so it has its own `main` in place of
+//! the test harness. Words given to it choose faults by name. `HOSTS_REPETITIONS=20` repeats each fault.
+//! Every other trial is by mutual TLS, and the others are in plain text.
 
 #![expect(unreachable_pub, reason = "modules of one program")]
 
@@ -12,12 +13,12 @@ mod caller;
 mod faults;
 #[path = "hosts/figures.rs"]
 mod figures;
-#[path = "hosts/gateway.rs"]
-mod gateway;
 #[path = "hosts/lines.rs"]
 mod lines;
 #[path = "hosts/net.rs"]
 mod net;
+#[path = "hosts/pauses.rs"]
+mod pauses;
 #[path = "hosts/process.rs"]
 mod process;
 #[path = "hosts/proxy.rs"]
@@ -31,7 +32,10 @@ mod worker;
 
 use std::panic::catch_unwind;
 
+use caller::Load;
 use figures::Figures;
+use proxy::Line;
+use trial::Way;
 
 fn main() {
     if slipring::worker::is_worker() {
@@ -39,11 +43,12 @@ fn main() {
     }
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let words: Vec<_> = arguments.iter().map(String::as_str).collect();
-    match words.as_slice() {
-        ["run-gateway", host, address] => gateway::run(host, address),
-        ["run-caller", first, gateways @ ..] => caller::run(first.parse().unwrap(), gateways),
-        ["run-proxy", listen, to, delay, stall] => {
-            proxy::run(listen, to, delay.parse().unwrap(), stall.parse().unwrap());
+    match *words.as_slice() {
+        ["run-caller", first, chunk, request, ref gateways @ ..] => {
+            caller::run(first.parse().unwrap(), Load::parse([chunk, request]), gateways);
+        }
+        ["run-proxy", listen, to, delay, stall, rate] => {
+            proxy::run(listen, to, Line::parse([delay, stall, rate]));
         }
         _ => test(&arguments),
     }
@@ -65,13 +70,22 @@ fn test(arguments: &[String]) {
         return println!("hosts: all {count} tests SKIPPED: no namespaces here: {reason}");
     }
     let repetitions = std::env::var("HOSTS_REPETITIONS").map_or(1, |count| count.parse().unwrap());
+    pauses::measure();
     let (mut figures, mut failed) = (Figures::default(), Vec::new());
     for repetition in 1..=repetitions {
-        for (name, fault) in &chosen {
+        for (at, (name, fault)) in chosen.iter().enumerate() {
             let began = std::time::Instant::now();
-            let result = catch_unwind(fault);
-            let outcome = if result.is_ok() { "ok" } else { "FAILED" };
-            println!("{name} ({repetition}) ... {outcome} ({:.1?})", began.elapsed());
+            pauses::longest();
+            let way = if (at + repetition).is_multiple_of(2) { Way::Tls } else { Way::PlainText };
+            let result = catch_unwind(|| fault(way));
+            let outcome = match &result {
+                Ok(recovery) => format!("ok, {recovery}"),
+                Err(_) => "FAILED".to_owned(),
+            };
+            let (lasted, pause) = (began.elapsed(), pauses::longest());
+            println!(
+                "{name} ({way:?} {repetition}) ... {outcome} ({lasted:.1?}, held up {pause} ms)"
+            );
             match result {
                 Ok(recovery) => figures.note(name, recovery),
                 Err(_) => failed.push(*name),

@@ -6,17 +6,40 @@ use std::time::Duration;
 
 use slipring::backend::{Backend as _, BackendRequest, BoxChunks};
 use slipring::{Error, Reply, StreamTimeouts};
+use slipring_gateway::tls::{ClientTls, PemFiles};
 use slipring_gateway::{Discovery, RemoteRole};
 
-use crate::gateway::ROLE;
 use crate::lines::{Asked, say};
+use crate::trial::{CERTS, ROLE};
 use crate::worker::{CALL, CHUNKS, STREAM};
 
 /// Longer than any fault: a request that waits so long hangs.
 const LONG: Duration = Duration::from_secs(20);
 
+/// What its requests are like.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// How many bytes a chunk has, at least.
+    pub chunk: usize,
+    /// How many bytes the request of a call has, at least.
+    pub request: usize,
+}
+
+impl Load {
+    pub const SMALL: Self = Self { chunk: 2_000, request: 0 };
+
+    pub fn words(self) -> [String; 2] {
+        [self.chunk, self.request].map(|number| number.to_string())
+    }
+
+    pub fn parse(words: [&str; 2]) -> Self {
+        let [chunk, request] = words.map(|word| word.parse().unwrap());
+        Self { chunk, request }
+    }
+}
+
 /// Sends requests with numbers from `first`, until its standard input ends.
-pub fn run(first: u64, gateways: &[&str]) {
+pub fn run(first: u64, load: Load, gateways: &[&str]) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.unwrap();
@@ -28,7 +51,14 @@ pub fn run(first: u64, gateways: &[&str]) {
         input.store(true, Ordering::SeqCst);
     });
     runtime.block_on(async {
-        let role = RemoteRole::builder(ROLE, gateways).build().unwrap();
+        let mut role = RemoteRole::builder(ROLE, gateways);
+        if let Some(certs) = std::env::var_os(CERTS) {
+            let file = |name| std::path::Path::new(&certs).join(name);
+            let (chain, key) = (file("client.pem"), file("client-key.pem"));
+            let files = PemFiles { chain, key, authorities: file("ca.pem") };
+            role = role.tls(ClientTls::new(files).unwrap());
+        }
+        let role = role.build().unwrap();
         tokio::spawn(tell_states(role.clone()));
         let next = Arc::new(AtomicU64::new(first));
         let each = [Asked::Chunks, Asked::Once, Asked::Chunks, Asked::Again];
@@ -38,7 +68,7 @@ pub fn run(first: u64, gateways: &[&str]) {
                 let (role, next, is_over) = (role.clone(), next.clone(), is_over.clone());
                 tokio::spawn(async move {
                     while !is_over.load(Ordering::SeqCst) {
-                        ask(&role, asked, next.fetch_add(1, Ordering::SeqCst)).await;
+                        ask(&role, asked, next.fetch_add(1, Ordering::SeqCst), load).await;
                         tokio::time::sleep(Duration::from_millis(2)).await;
                     }
                 })
@@ -66,16 +96,17 @@ async fn tell_states(role: RemoteRole) {
 }
 
 /// Sends one request, and tells how it ends.
-async fn ask(role: &RemoteRole, asked: Asked, number: u64) {
+async fn ask(role: &RemoteRole, asked: Asked, number: u64, load: Load) {
     say("sent", &format!("{number} {}", asked.word()));
     let answer = match asked {
         Asked::Once | Asked::Again => {
-            let request = BackendRequest::new(CALL, number.to_string());
+            let request = format!("{number} {}", "x".repeat(load.request));
+            let request = BackendRequest::new(CALL, request);
             role.call(request.idempotent(asked == Asked::Again), LONG)
                 .await
                 .and_then(|it| it.text())
         }
-        Asked::Chunks => stream(role, number).await,
+        Asked::Chunks => stream(role, number, load.chunk).await,
     };
     match answer {
         Ok(answer) => {
@@ -102,9 +133,9 @@ async fn next(chunks: &mut BoxChunks) -> Option<Result<Reply, Error>> {
 }
 
 /// Returns what all chunks have in common. Their order, and that none is missing, is seen here.
-async fn stream(role: &RemoteRole, number: u64) -> Result<String, Error> {
+async fn stream(role: &RemoteRole, number: u64, chunk: usize) -> Result<String, Error> {
     let timeouts = StreamTimeouts::new().queue(LONG).chunk(LONG).total(LONG);
-    let request = BackendRequest::new(STREAM, number.to_string());
+    let request = BackendRequest::new(STREAM, format!("{number} {chunk}"));
     let mut chunks = role.stream(request, timeouts).await?;
     let (mut count, mut common) = (0, String::new());
     while let Some(chunk) = next(&mut chunks).await {

@@ -4,21 +4,24 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::figures::Recovery;
-use crate::lines::{Line, now};
+use crate::lines::{Line as Told, now};
 use crate::net::Net;
 use crate::process::{Process, send_signal};
+use crate::proxy::Line;
 use crate::rules::Failed;
-use crate::trial::{FAULTY, TWO_GATEWAYS, Trial, worker_of};
+use crate::trial::{FAULTY, Plan, TWO_GATEWAYS, Trial, Way, worker_of};
 
-type Fault = fn() -> Recovery;
+type Fault = fn(Way) -> Recovery;
 
-pub const ALL: [(&str, Fault); 14] = [
+pub const ALL: [(&str, Fault); 16] = [
     ("a_cable_that_is_pulled", a_cable_that_is_pulled),
     ("a_line_that_is_silent_for_long", a_line_that_is_silent_for_long),
     ("a_line_that_is_silent_for_a_moment", a_line_that_is_silent_for_a_moment),
     ("a_line_that_carries_only_answers", a_line_that_carries_only_answers),
     ("a_line_that_carries_only_requests", a_line_that_carries_only_requests),
     ("a_line_that_is_long_and_bad", a_line_that_is_long_and_bad),
+    ("a_slow_line_full_of_answers", a_slow_line_full_of_answers),
+    ("a_slow_line_full_both_ways", a_slow_line_full_both_ways),
     ("a_line_that_is_cut_again_and_again", a_line_that_is_cut_again_and_again),
     ("a_gateway_that_is_killed", a_gateway_that_is_killed),
     ("a_gateway_that_is_stopped", a_gateway_that_is_stopped),
@@ -30,11 +33,11 @@ pub const ALL: [(&str, Fault); 14] = [
 ];
 
 const STOP: Duration = Duration::from_secs(5);
-const NONE: [u64; 2] = [0; 2];
+const BY_PROXY: &[&str] = &["caller-1", FAULTY, "proxy", "gateway-2"];
 
 /// Cuts the faulty gateway off for so long. All that fails is what it had.
-fn cut_off(cut: impl Fn(&Net), mend: impl Fn(&Net), lasts: Duration) -> Recovery {
-    let trial = Trial::start(TWO_GATEWAYS, NONE);
+fn cut_off(way: Way, cut: impl Fn(&Net), mend: impl Fn(&Net), lasts: Duration) -> Recovery {
+    let trial = Trial::start(Plan::new(way, TWO_GATEWAYS));
     trial.warm();
     let began = now();
     cut(&trial.net);
@@ -55,26 +58,33 @@ fn assert_cut_in_the_midst(failed: &[Failed]) {
     }
 }
 
-fn a_cable_that_is_pulled() -> Recovery {
-    cut_off(|net| net.unplug(FAULTY), |net| net.plug(FAULTY), Duration::from_millis(1500))
+fn a_cable_that_is_pulled(way: Way) -> Recovery {
+    cut_off(way, |net| net.unplug(FAULTY), |net| net.plug(FAULTY), Duration::from_millis(1500))
 }
 
-fn a_line_that_is_silent_for_long() -> Recovery {
+fn a_line_that_is_silent_for_long(way: Way) -> Recovery {
     // Attempts to connect that begin while it is silent must not delay those that come later: it ends
     // just after the second packet with which the system asks for the first connection.
-    cut_off(|net| net.silence(FAULTY), |net| net.unsilence(FAULTY), Duration::from_millis(2_000))
+    cut_off(
+        way,
+        |net| net.silence(FAULTY),
+        |net| net.unsilence(FAULTY),
+        Duration::from_millis(2_000),
+    )
 }
 
-fn a_line_that_carries_only_answers() -> Recovery {
+fn a_line_that_carries_only_answers(way: Way) -> Recovery {
     cut_off(
+        way,
         |net| net.cut_one_way("caller-1", FAULTY),
         |net| net.mend_one_way("caller-1", FAULTY),
         Duration::from_millis(2200),
     )
 }
 
-fn a_line_that_carries_only_requests() -> Recovery {
+fn a_line_that_carries_only_requests(way: Way) -> Recovery {
     cut_off(
+        way,
         |net| net.cut_one_way(FAULTY, "caller-1"),
         |net| net.mend_one_way(FAULTY, "caller-1"),
         Duration::from_millis(2200),
@@ -82,8 +92,8 @@ fn a_line_that_carries_only_requests() -> Recovery {
 }
 
 /// A cut that is shorter than the keepalive costs nothing, also if there is no other gateway.
-fn a_line_that_is_silent_for_a_moment() -> Recovery {
-    let trial = Trial::start(&["caller-1", FAULTY], NONE);
+fn a_line_that_is_silent_for_a_moment(way: Way) -> Recovery {
+    let trial = Trial::start(Plan::new(way, &["caller-1", FAULTY]));
     trial.warm();
     trial.net.silence(FAULTY);
     sleep(Duration::from_millis(50));
@@ -99,8 +109,9 @@ fn assert_none(failed: &[Failed]) {
 }
 
 /// 30 ms each way, and pieces that come 200 ms later, cost nothing.
-fn a_line_that_is_long_and_bad() -> Recovery {
-    let trial = Trial::start(&["caller-1", FAULTY, "proxy", "gateway-2"], [30, 200]);
+fn a_line_that_is_long_and_bad(way: Way) -> Recovery {
+    let trial =
+        Trial::start(Plan::new(way, BY_PROXY).line(Line { delay: 30, stall: 200, rate: None }));
     trial.warm();
     let began = now();
     trial.others_serve(began, Duration::from_secs(2));
@@ -110,9 +121,29 @@ fn a_line_that_is_long_and_bad() -> Recovery {
     Recovery::default()
 }
 
+/// 1 MB/s, all of which is used: questions and answers stand behind other bytes for long. That costs
+/// nothing.
+fn full(way: Way, chunk: usize, request: usize) -> Recovery {
+    let line = Line { delay: 2, stall: 0, rate: Some(1_000) };
+    let trial = Trial::start(Plan::new(way, BY_PROXY).line(line).load(chunk, request));
+    trial.warm();
+    sleep(Duration::from_secs(4));
+    assert_none(&trial.finish(None));
+    Recovery::default()
+}
+
+fn a_slow_line_full_of_answers(way: Way) -> Recovery {
+    full(way, 60_000, 0)
+}
+
+fn a_slow_line_full_both_ways(way: Way) -> Recovery {
+    full(way, 60_000, 300_000)
+}
+
 /// Connections that end in the midst of a frame, five times.
-fn a_line_that_is_cut_again_and_again() -> Recovery {
-    let mut trial = Trial::start(&["caller-1", FAULTY, "proxy", "gateway-2"], [2, 0]);
+fn a_line_that_is_cut_again_and_again(way: Way) -> Recovery {
+    let mut trial =
+        Trial::start(Plan::new(way, BY_PROXY).line(Line { delay: 2, stall: 0, rate: None }));
     let mut recovery = Recovery::default();
     for _ in 0..5 {
         trial.warm();
@@ -126,8 +157,8 @@ fn a_line_that_is_cut_again_and_again() -> Recovery {
     recovery
 }
 
-fn a_gateway_that_is_killed() -> Recovery {
-    let mut trial = Trial::start(TWO_GATEWAYS, NONE);
+fn a_gateway_that_is_killed(way: Way) -> Recovery {
+    let mut trial = Trial::start(Plan::new(way, TWO_GATEWAYS));
     trial.warm();
     let began = now();
     trial.gateways[0].signal("KILL");
@@ -140,8 +171,8 @@ fn a_gateway_that_is_killed() -> Recovery {
     Recovery { left: Some(left), back: Some(back) }
 }
 
-fn a_gateway_that_is_stopped() -> Recovery {
-    let trial = Trial::start(TWO_GATEWAYS, NONE);
+fn a_gateway_that_is_stopped(way: Way) -> Recovery {
+    let trial = Trial::start(Plan::new(way, TWO_GATEWAYS));
     trial.warm();
     let began = now();
     trial.gateways[0].signal("STOP");
@@ -153,8 +184,8 @@ fn a_gateway_that_is_stopped() -> Recovery {
     Recovery { left: Some(left), back: Some(back) }
 }
 
-fn a_gateway_that_is_told_to_end() -> Recovery {
-    let mut trial = Trial::start(TWO_GATEWAYS, NONE);
+fn a_gateway_that_is_told_to_end(way: Way) -> Recovery {
+    let mut trial = Trial::start(Plan::new(way, TWO_GATEWAYS));
     trial.warm();
     let began = now();
     trial.gateways[0].signal("TERM");
@@ -170,14 +201,14 @@ fn a_gateway_that_is_told_to_end() -> Recovery {
 /// Waits until a worker of the faulty gateway has answered.
 fn worker(trial: &Trial) -> u32 {
     trial.callers[0].wait("a worker answers", |line| {
-        let line = Line::parse(line);
+        let line = Told::parse(line);
         worker_of(&line).filter(|(host, _)| *host == FAULTY).map(|(_, process)| process)
     })
 }
 
 /// All that fails is what it had, and its callers are told whose it was. Another one takes its place.
-fn a_worker_that_is_killed() -> Recovery {
-    let trial = Trial::start(TWO_GATEWAYS, NONE);
+fn a_worker_that_is_killed(way: Way) -> Recovery {
+    let trial = Trial::start(Plan::new(way, TWO_GATEWAYS));
     trial.warm();
     let worker = worker(&trial);
     let began = now();
@@ -186,7 +217,7 @@ fn a_worker_that_is_killed() -> Recovery {
         trial.callers[0].lines().iter().filter_map(worker_of).map(|it| it.1).collect();
     trial.others_serve(began, Duration::from_secs(1));
     let from_new = trial.callers[0].wait("another worker answers", |line| {
-        let line = Line::parse(line);
+        let line = Told::parse(line);
         let (host, process) = worker_of(&line)?;
         let is_new = line.at >= began && host == FAULTY && !known.contains(&process);
         is_new.then_some(line.at)
@@ -199,8 +230,8 @@ fn a_worker_that_is_killed() -> Recovery {
 }
 
 /// Its requests wait for it, and no other.
-fn a_worker_that_is_stopped() -> Recovery {
-    let trial = Trial::start(TWO_GATEWAYS, NONE);
+fn a_worker_that_is_stopped(way: Way) -> Recovery {
+    let trial = Trial::start(Plan::new(way, TWO_GATEWAYS));
     trial.warm();
     let worker = worker(&trial);
     let began = now();
@@ -209,7 +240,7 @@ fn a_worker_that_is_stopped() -> Recovery {
     send_signal("CONT", worker);
     let woken = now();
     let answered = trial.callers[0].wait("it answers", |line| {
-        let line = Line::parse(line);
+        let line = Told::parse(line);
         let is_it = line.at >= woken && worker_of(&line).is_some_and(|it| it.1 == worker);
         is_it.then_some(line.at)
     });
@@ -242,8 +273,8 @@ fn freed(trial: &Trial, since: u64) -> Duration {
 }
 
 /// The workers give up what it asked for, and other callers notice nothing.
-fn a_caller_that_is_killed() -> Recovery {
-    let mut trial = Trial::start(TWO_CALLERS, NONE);
+fn a_caller_that_is_killed(way: Way) -> Recovery {
+    let mut trial = Trial::start(Plan::new(way, TWO_CALLERS));
     trial.warm();
     let mut killed: Process = trial.callers.remove(0);
     let began = now();
@@ -259,8 +290,8 @@ fn a_caller_that_is_killed() -> Recovery {
     Recovery { left: Some(left), back: None }
 }
 
-fn a_caller_that_is_stopped() -> Recovery {
-    let trial = Trial::start(TWO_CALLERS, NONE);
+fn a_caller_that_is_stopped(way: Way) -> Recovery {
+    let trial = Trial::start(Plan::new(way, TWO_CALLERS));
     trial.warm();
     let began = now();
     trial.callers[0].signal("STOP");

@@ -1,6 +1,7 @@
 //! How long the hosts needed.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 /// How long it took after a fault.
@@ -10,6 +11,13 @@ pub struct Recovery {
     pub left: Option<Duration>,
     /// From its return until it was used again.
     pub back: Option<Duration>,
+}
+
+impl fmt::Display for Recovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = |time: Option<Duration>| time.map_or(0, |time| time.as_millis());
+        write!(f, "left {} ms, back {} ms", millis(self.left), millis(self.back))
+    }
 }
 
 #[derive(Default)]

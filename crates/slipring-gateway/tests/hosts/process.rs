@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::lines::{Line, Says};
+use crate::trial::CERTS;
 use crate::worker::{HOST, LOG};
 
 /// Passes only if something hangs.
@@ -27,10 +28,26 @@ struct Lines {
 
 impl Process {
     /// Starts this program on a host, with other words.
-    pub fn start(host: &str, log: &Path, words: &[&str]) -> Self {
+    pub fn start(host: &str, words: &[&str], certs: Option<&Path>) -> Self {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", host]).arg(std::env::current_exe().unwrap()).args(words);
-        command.env(LOG, log).env(HOST, host);
+        if let Some(certs) = certs {
+            command.env(CERTS, certs);
+        }
+        Self::spawn(command)
+    }
+
+    /// Starts a gateway on a host, whose name it gets. Its workers are this program.
+    pub fn start_gateway(host: &str, log: &Path, options: &[&str]) -> Self {
+        let mut command = Command::new("ip");
+        let named = "echo \"$0\" >/proc/sys/kernel/hostname && exec \"$@\"";
+        command.args(["netns", "exec", host, "unshare", "--uts", "sh", "-c", named, host]);
+        command.arg(env!("CARGO_BIN_EXE_slipring-gateway")).args(options).arg("--");
+        command.arg(std::env::current_exe().unwrap()).env(LOG, log).env(HOST, host);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let lines = Arc::<Lines>::default();
@@ -66,7 +83,7 @@ impl Process {
 
     /// Waits until it listens.
     pub fn listens(self) -> Self {
-        self.wait("it listens", |line| (line == "listens").then_some(()));
+        self.wait("it listens", |line| line.starts_with("listen").then_some(()));
         self
     }
 
@@ -78,6 +95,14 @@ impl Process {
     /// Writes a line to its standard input.
     pub fn tell(&mut self, line: &str) {
         writeln!(self.input.as_ref().unwrap(), "{line}").unwrap();
+    }
+
+    /// Tells a gateway to end, and waits until it has ended well.
+    #[track_caller]
+    pub fn ends_well(&mut self) {
+        self.signal("TERM");
+        self.ends();
+        assert!(self.child.wait().unwrap().success());
     }
 
     /// Ends its standard input.

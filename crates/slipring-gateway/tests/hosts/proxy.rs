@@ -12,11 +12,31 @@ use tokio::time::{Instant, sleep_until};
 /// One in so many pieces is lost, and sent again after a while.
 const LOST: u64 = 40;
 
-/// Forwards each byte after `delay` milliseconds. A lost piece comes `stall` milliseconds later, and
-/// all that is behind it. Each line of the standard input cuts all connections.
-pub fn run(listen: &str, to: &str, delay: u64, stall: u64) {
+/// What a line is like.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Line {
+    /// How many milliseconds after its arrival each byte is forwarded.
+    pub delay: u64,
+    /// How many milliseconds later a lost piece comes, and all that is behind it.
+    pub stall: u64,
+    /// How many bytes it carries in a millisecond. `None` if as many as the machine forwards.
+    pub rate: Option<u64>,
+}
+
+impl Line {
+    pub fn words(self) -> [String; 3] {
+        [self.delay, self.stall, self.rate.unwrap_or(0)].map(|number| number.to_string())
+    }
+
+    pub fn parse([delay, stall, rate]: [&str; 3]) -> Self {
+        let [delay, stall, rate] = [delay, stall, rate].map(|word| word.parse().unwrap());
+        Self { delay, stall, rate: (rate > 0).then_some(rate) }
+    }
+}
+
+/// Forwards what comes, as the line does. Each line of the standard input cuts all connections.
+pub fn run(listen: &str, to: &str, line: Line) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let [delay, stall] = [delay, stall].map(Duration::from_millis);
     runtime.block_on(async {
         let listener = TcpListener::bind(listen).await.unwrap();
         let (cut, _) = broadcast::channel::<()>(1);
@@ -27,7 +47,7 @@ pub fn run(listen: &str, to: &str, delay: u64, stall: u64) {
                 let (to, mut cut) = (to.to_owned(), cut.subscribe());
                 tokio::spawn(async move {
                     tokio::select! {
-                        _ = connection(caller, &to, delay, stall) => {}
+                        _ = connection(caller, &to, line) => {}
                         _ = cut.recv() => {}
                     }
                 });
@@ -48,33 +68,25 @@ pub fn run(listen: &str, to: &str, delay: u64, stall: u64) {
     std::process::exit(0);
 }
 
-async fn connection(
-    caller: TcpStream,
-    to: &str,
-    delay: Duration,
-    stall: Duration,
-) -> io::Result<()> {
+async fn connection(caller: TcpStream, to: &str, line: Line) -> io::Result<()> {
     let gateway = TcpStream::connect(to).await?;
     _ = (caller.set_nodelay(true), gateway.set_nodelay(true));
     let (from_caller, to_caller) = caller.into_split();
     let (from_gateway, to_gateway) = gateway.into_split();
     tokio::try_join!(
-        forward(from_caller, to_gateway, delay, stall),
-        forward(from_gateway, to_caller, delay, stall),
+        forward(from_caller, to_gateway, line),
+        forward(from_gateway, to_caller, line),
     )?;
     Ok(())
 }
 
-async fn forward(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    delay: Duration,
-    stall: Duration,
-) -> io::Result<()> {
-    // As much as a long line holds.
-    let (send, mut on_the_way) = mpsc::channel::<(Instant, Vec<u8>)>(1024);
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: Line) -> io::Result<()> {
+    let [delay, stall] = [line.delay, line.stall].map(Duration::from_millis);
+    // As much as a long line holds, or a slow one.
+    let holds = if line.rate.is_some() { 16 } else { 1024 };
+    let (send, mut on_the_way) = mpsc::channel::<(Instant, Vec<u8>)>(holds);
     let read = async {
-        let mut due = Instant::now();
+        let (mut due, mut free) = (Instant::now(), Instant::now());
         loop {
             let mut piece = vec![0; 4096];
             let count = from.read(&mut piece).await?;
@@ -83,6 +95,11 @@ async fn forward(
                 return Ok(());
             }
             piece.truncate(count);
+            if let Some(rate) = line.rate {
+                let lasts = Duration::from_micros(1000 * u64::try_from(count).unwrap() / rate);
+                free = free.max(Instant::now()) + lasts;
+                sleep_until(free).await;
+            }
             let lost = crate::lines::now().is_multiple_of(LOST);
             due = due.max(Instant::now() + delay + if lost { stall } else { Duration::ZERO });
             if send.send((due, piece)).await.is_err() {

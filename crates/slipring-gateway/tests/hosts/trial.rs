@@ -1,12 +1,16 @@
 //! Hosts with their processes, for one fault.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
+use slipring_gateway::tls::MakeCerts;
+
+use crate::caller::Load;
 use crate::lines::{Line, Says, now};
 use crate::net::Net;
 use crate::process::Process;
+use crate::proxy;
 use crate::rules::{self, Failed};
 
 /// One that is gone must be used no more after that. Only this suite, whose tests run one after
@@ -20,42 +24,95 @@ pub const FAULTY: &str = "gateway-1";
 pub const OTHER: &str = "gateway-2";
 pub const TWO_GATEWAYS: &[&str] = &["caller-1", FAULTY, OTHER];
 
+pub const ROLE: &str = "counter";
+/// Where callers and gateways find their certificates. There are none in plain text.
+pub const CERTS: &str = "HOSTS_CERTS";
+
+/// How callers and gateways speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    PlainText,
+    Tls,
+}
+
+/// What a trial is made of.
+pub struct Plan {
+    way: Way,
+    hosts: &'static [&'static str],
+    line: proxy::Line,
+    load: Load,
+}
+
 pub struct Trial {
     pub net: Net,
     pub gateways: Vec<Process>,
     pub callers: Vec<Process>,
     pub proxy: Option<Process>,
-    hosts: &'static [&'static str],
-    journal: Journal,
+    plan: Plan,
+    files: Files,
 }
 
-/// The file that workers write to.
-struct Journal(PathBuf);
+/// The journal, which workers write to, and certificates.
+struct Files(PathBuf);
 
-impl Drop for Journal {
+impl Files {
+    fn new() -> Self {
+        let name = format!("hosts-{}", std::process::id());
+        let files = Self(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
+        std::fs::create_dir_all(&files.0).unwrap();
+        std::fs::write(files.journal(), "").unwrap();
+        files
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.0.join("journal")
+    }
+
+    fn certs(&self) -> PathBuf {
+        self.0.join("certs")
+    }
+}
+
+impl Drop for Files {
     fn drop(&mut self) {
-        _ = std::fs::remove_file(&self.0);
+        _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Plan {
+    pub fn new(way: Way, hosts: &'static [&'static str]) -> Self {
+        Self { way, hosts, line: proxy::Line::default(), load: Load::SMALL }
+    }
+
+    /// What the line of the host `proxy` is like, by way of which the faulty gateway is called.
+    pub fn line(self, line: proxy::Line) -> Self {
+        Self { line, ..self }
+    }
+
+    pub fn load(self, chunk: usize, request: usize) -> Self {
+        Self { load: Load { chunk, request }, ..self }
     }
 }
 
 impl Trial {
     /// Starts a gateway or a caller on each host that is called so. If there is a host `proxy`, the
-    /// faulty gateway is called by way of it; it has the delay and the stall given.
-    pub fn start(hosts: &'static [&'static str], [delay, stall]: [u64; 2]) -> Self {
-        let journal = format!("hosts-{}-journal", std::process::id());
-        let journal = Journal(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(journal));
-        std::fs::write(&journal.0, "").unwrap();
-        let net = Net::new(hosts);
+    /// faulty gateway is called by way of it.
+    pub fn start(plan: Plan) -> Self {
+        let (files, hosts, net) = (Files::new(), plan.hosts, Net::new(plan.hosts));
         let (gateways, callers) = (Vec::new(), Vec::new());
-        let mut trial = Self { net, gateways, callers, proxy: None, hosts, journal };
+        let mut trial = Self { net, gateways, callers, proxy: None, plan, files };
+        if trial.plan.way == Way::Tls {
+            trial.make_certs();
+        }
         for host in hosts.iter().filter(|host| host.starts_with("gateway")) {
             let gateway = trial.start_gateway(host);
             trial.gateways.push(gateway);
         }
         if hosts.contains(&"proxy") {
             let (listen, to) = (trial.at("proxy"), trial.at(FAULTY));
-            let words = ["run-proxy", &listen, &to, &delay.to_string(), &stall.to_string()];
-            trial.proxy = Some(Process::start("proxy", &trial.journal.0, &words).listens());
+            let [delay, stall, rate] = &trial.plan.line.words();
+            let words = ["run-proxy", &listen, &to, delay, stall, rate];
+            trial.proxy = Some(Process::start("proxy", &words, None).listens());
         }
         let callers = hosts.iter().filter(|host| host.starts_with("caller"));
         trial.callers =
@@ -65,19 +122,39 @@ impl Trial {
 
     /// Starts a gateway on a host, and waits until it listens.
     pub fn start_gateway(&self, host: &str) -> Process {
-        let words = ["run-gateway", host, &self.at(host)];
-        Process::start(host, &self.journal.0, &words).listens()
+        let address = self.at(host);
+        let mut words = vec!["--role", ROLE, "--workers", "4", "--listen", &address];
+        let certs = self.files.certs();
+        let file = |name| certs.join(name).display().to_string();
+        let files = [file("server.pem"), file("server-key.pem"), file("ca.pem")];
+        match (self.plan.way, &files) {
+            (Way::PlainText, _) => words.push("--plain-text-anywhere"),
+            (Way::Tls, [cert, key, ca]) => {
+                words.extend(["--cert", cert, "--key", key, "--client-ca", ca]);
+            }
+        }
+        Process::start_gateway(host, &self.files.journal(), &words).listens()
+    }
+
+    fn make_certs(&self) {
+        let names = self.plan.hosts.iter().map(|host| self.net.address(host));
+        let client_names = vec!["caller".to_owned()];
+        let certs = MakeCerts { server_names: names.collect(), client_names, days: 1 };
+        certs.write(&self.files.certs()).unwrap();
     }
 
     fn start_caller(&self, at: usize, host: &str) -> Process {
         let first = ((at + 1) * 1_000_000).to_string();
         let gateways: Vec<_> = self.gateway_hosts().map(|gateway| self.seen_at(gateway)).collect();
-        let words = ["run-caller", &first].into_iter().chain(gateways.iter().map(String::as_str));
-        Process::start(host, &self.journal.0, &words.collect::<Vec<_>>())
+        let [chunk, request] = &self.plan.load.words();
+        let words = ["run-caller", &first, chunk, request].into_iter();
+        let words: Vec<_> = words.chain(gateways.iter().map(String::as_str)).collect();
+        let certs = (self.plan.way == Way::Tls).then(|| self.files.certs());
+        Process::start(host, &words, certs.as_deref())
     }
 
     fn gateway_hosts(&self) -> impl Iterator<Item = &'static str> {
-        self.hosts.iter().copied().filter(|host| host.starts_with("gateway"))
+        self.plan.hosts.iter().copied().filter(|host| host.starts_with("gateway"))
     }
 
     fn at(&self, host: &str) -> String {
@@ -182,13 +259,12 @@ impl Trial {
     }
 
     pub fn journal(&self) -> String {
-        std::fs::read_to_string(&self.journal.0).unwrap()
+        std::fs::read_to_string(self.files.journal()).unwrap()
     }
 
     /// Returns what the workers wrote.
     fn end_gateways(&mut self) -> String {
-        self.gateways.iter_mut().for_each(Process::end_input);
-        self.gateways.iter_mut().for_each(Process::ends);
+        self.gateways.iter_mut().for_each(Process::ends_well);
         self.journal()
     }
 }

@@ -6,11 +6,12 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use slipring::Kind;
-use slipring::worker::{Request, Worker};
+use slipring::worker::Worker;
 
-/// Answers with the request's number, the execution and the host.
+/// Answers with the request's number, the execution and the host. The number is the first word of the
+/// request.
 pub const CALL: Kind = Kind::named("call");
-/// The same, in [`CHUNKS`] chunks with their numbers, and a filling.
+/// The same, in [`CHUNKS`] chunks with their numbers, and a filling as long as the second word says.
 pub const STREAM: Kind = Kind::named("stream");
 pub const CHUNKS: usize = 30;
 
@@ -26,12 +27,11 @@ struct Journal {
 
 impl Journal {
     /// Notes that a request is begun. Returns what to answer with.
-    fn begin(&mut self, request: &Request<'_>) -> Result<(String, String), slipring::Error> {
-        let number = request.text()?;
+    fn begin(&mut self, number: &str) -> String {
         self.executions += 1;
         let execution = format!("{}.{}", std::process::id(), self.executions);
-        self.write("begin", &number, &execution);
-        Ok((format!("{number} {} {execution}", self.host), number))
+        self.write("begin", number, &execution);
+        format!("{number} {} {execution}", self.host)
     }
 
     /// One short write at the end of the file, so that lines of several workers do not mix.
@@ -52,22 +52,26 @@ pub fn serve() {
         Ok(Journal { log, host: std::env::var(HOST)?, executions: 0 })
     });
     let worker = worker.on(CALL, |journal, request, responder| {
-        let (answer, number) = journal.begin(request)?;
+        let text = request.text()?;
+        let number = text.split(' ').next().unwrap();
+        let answer = journal.begin(number);
         sleep(Duration::from_millis(3));
         let done = responder.send(&answer);
-        journal.end(&number);
+        journal.end(number);
         Ok(done?)
     });
     let worker = worker.on(STREAM, |journal, request, responder| {
-        let (answer, number) = journal.begin(request)?;
+        let text = request.text()?;
+        let (number, filling) = text.split_once(' ').unwrap();
+        let answer = journal.begin(number);
         let mut stream = responder.stream();
-        let filling = "x".repeat(2000);
+        let filling = "x".repeat(filling.parse().unwrap());
         let sent = (0..CHUNKS).try_for_each(|chunk| {
             sleep(Duration::from_millis(8));
             stream.send(&format!("{answer} {chunk} {filling}"))
         });
         let done = sent.and_then(|()| stream.end());
-        journal.end(&number);
+        journal.end(number);
         Ok(done?)
     });
     worker.serve().unwrap();
