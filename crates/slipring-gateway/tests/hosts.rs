@@ -3,7 +3,8 @@
 //! The hosts are network namespaces on one switch. Gateways are the program `slipring-gateway`. This
 //! program is all else that runs on them: worker, caller and proxy; so it has its own `main` in place of
 //! the test harness. Words given to it choose faults by name. `HOSTS_REPETITIONS=20` repeats each fault.
-//! Every other trial is by mutual TLS, and the others are in plain text.
+//! Every other trial is by mutual TLS, and the others are in plain text. `HOSTS_SOAK=600` makes random faults
+//! for so many seconds instead, which `HOSTS_SEED` repeats.
 
 #![expect(unreachable_pub, reason = "modules of one program")]
 
@@ -25,6 +26,8 @@ mod process;
 mod proxy;
 #[path = "hosts/rules.rs"]
 mod rules;
+#[path = "hosts/soak.rs"]
+mod soak;
 #[path = "hosts/trial.rs"]
 mod trial;
 #[path = "hosts/worker.rs"]
@@ -68,6 +71,13 @@ fn test(arguments: &[String]) {
     if let Err(reason) = net::enter() {
         let count = chosen.len();
         return println!("hosts: all {count} tests SKIPPED: no namespaces here: {reason}");
+    }
+    if let Ok(seconds) = std::env::var("HOSTS_SOAK") {
+        let lasts = std::time::Duration::from_secs(seconds.parse().unwrap());
+        let seed =
+            std::env::var("HOSTS_SEED").map_or_else(|_| lines::now(), |it| it.parse().unwrap());
+        let way = if seed.is_multiple_of(2) { Way::Tls } else { Way::PlainText };
+        return soak::run(way, lasts, seed);
     }
     let repetitions = std::env::var("HOSTS_REPETITIONS").map_or(1, |count| count.parse().unwrap());
     pauses::measure();

@@ -87,6 +87,10 @@ impl Process {
         self
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal, to it or to a worker.
     pub fn signal(&self, signal: &str) {
         send_signal(signal, self.child.id());
