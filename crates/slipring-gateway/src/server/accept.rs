@@ -81,7 +81,7 @@ fn is_of_listener(error: &io::Error) -> bool {
 
 /// Whether the other side did not answer to the question whether it is there.
 fn is_silence(error: &hyper::Error) -> bool {
-    let mut causes = std::iter::successors(error.source(), |cause| cause.source());
+    let mut causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.any(|cause| {
         let of_http2 = cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
         let cause = of_http2.or(cause.downcast_ref::<io::Error>());
