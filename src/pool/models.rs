@@ -305,7 +305,8 @@ fn a_request_that_leaves_as_its_deadline_passes_is_counted_once() {
         role.note_room();
         waiting.join().unwrap();
         role.finish(first, Ending::Over);
-        role.check_free(1);
+        let next = role.ask(3, SOON).unwrap();
+        role.finish(next, Ending::Over);
         // A close waits for none.
         role.perform(role.core.change(|scheduler| scheduler.close(0)).1);
         role.end_workers();
