@@ -367,6 +367,8 @@ mutants! {
         WaiterNotNoted,
         /// A request whose time is up leaves, although it was told.
         LeavesThoughTold,
+        /// A request that is told to leave, and whose owner has gone, counts as one that others have.
+        LeaverNotForgotten,
 
         // The ends of workers and of the role.
         /// What follows from the end of a worker is not done.

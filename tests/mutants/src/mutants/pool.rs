@@ -11,6 +11,9 @@ fn killer(mutant: Mutant) -> &'static str {
             "a_request_that_waits_gets_the_place_that_becomes_free"
         }
         Mutant::LeavesThoughTold => "a_place_is_not_lost_at_a_request_that_leaves",
+        Mutant::LeaverNotForgotten => {
+            "a_request_that_leaves_as_its_deadline_passes_is_counted_once"
+        }
         Mutant::EndUntold | Mutant::DeadStillServes => {
             "what_waits_as_a_worker_dies_goes_to_the_next"
         }
