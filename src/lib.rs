@@ -199,6 +199,7 @@ cfg_if! {
         mod raw;
         pub mod ring;
         mod shm;
+        pub mod status_page;
         mod sync;
         mod sys;
         #[cfg(feature = "async")]

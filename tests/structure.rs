@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use imports::{Imports, Source};
 
 /// A module imports only from lower levels, or from its own folder.
-const LEVELS: [(&str, u32); 23] = [
+const LEVELS: [(&str, u32); 24] = [
     ("error", 0),
     ("config", 0),
     ("id", 0),
@@ -27,13 +27,14 @@ const LEVELS: [(&str, u32); 23] = [
     ("protocol", 5),
     ("process", 6),
     ("raw", 6),
-    ("channel", 7),
-    ("worker", 7),
-    ("tasks", 8),
-    ("named", 8),
-    ("testing", 8),
-    ("backend", 8),
-    ("pool", 9),
+    ("status_page", 7),
+    ("channel", 8),
+    ("worker", 8),
+    ("tasks", 9),
+    ("named", 9),
+    ("testing", 9),
+    ("backend", 9),
+    ("pool", 10),
 ];
 
 /// The same of the gateway's crate.

@@ -37,6 +37,7 @@ mod start;
 mod state;
 mod stats;
 mod status;
+mod status_row;
 mod stream;
 mod stream_buffer;
 mod stream_timeouts;
@@ -154,6 +155,7 @@ impl Channel {
         let ParentLink { data, health, words, .. } = link;
         let worker = WorkerHandle::external(&state, health, role, thread);
         let core = Core::new(data, words, config, state, wake_fd);
+        status_row::add(&core);
         Self { core, worker, warm_up: None }
     }
 

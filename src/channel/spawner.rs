@@ -11,6 +11,7 @@ use crate::channel::Channel;
 use crate::channel::core::Core;
 use crate::channel::spawn_checks::check_cpus;
 use crate::channel::start::{Options, Started};
+use crate::channel::status_row;
 use crate::channel::warm_up::WarmUp;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
@@ -462,6 +463,7 @@ impl Spawner {
     pub fn spawn(&self) -> Result<Channel> {
         let Started { data, words, worker, state, wake_fd } = self.start()?;
         let core = Core::new(data, words, &self.options.config, state, wake_fd);
+        status_row::add(&core);
         let warm_up = self.options.warm_up.clone().map(WarmUp::new);
         Ok(Channel { core, worker, warm_up })
     }

@@ -218,7 +218,7 @@ impl LatencyHistogram {
     }
 
     /// The bucket of a time in nanoseconds.
-    pub(super) fn bucket_of(nanos: u64) -> usize {
+    pub(crate) fn bucket_of(nanos: u64) -> usize {
         let micros = nanos.div_ceil(1000);
         let doublings = micros.checked_next_power_of_two().map_or(u64::BITS, u64::trailing_zeros);
         usize::try_from(doublings).unwrap_or(usize::MAX).min(Self::BUCKETS - 1)

@@ -125,6 +125,7 @@ mod seat;
 mod service;
 mod settings;
 mod starts;
+mod status_row;
 mod stream;
 mod stream_cancel;
 mod task_wait;
@@ -235,6 +236,7 @@ impl PoolBuilder {
         }
         start_ticker(&shared.ticker, roles.values().map(Arc::downgrade).collect())?;
         for role in roles.values() {
+            status_row::add(role);
             role.change(|scheduler| scheduler.tick(now_ns()));
         }
         Ok(Pool { roles, shared })

@@ -209,6 +209,11 @@ impl RoleShared {
         Weak::clone(&self.this)
     }
 
+    /// Why the last worker failed.
+    pub(super) fn last_failure(&self) -> Option<Error> {
+        self.last_failure.lock().clone()
+    }
+
     /// How workers are made, and what bounds them.
     pub(super) fn settings(&self) -> Arc<Role> {
         Arc::clone(&self.settings.lock())

@@ -9,6 +9,7 @@
 //! * [`region`] makes of the memory [`words`], a [`status`] line, the tables [`requests`] and
 //!   [`marks`], [`slots`] and [`bytes`];
 //! * [`second_map`] is where replies that are kept stay when their slots are given back;
+//! * `status_memory` is the memory of a process's status page;
 //! * `shared_map` backs the memory of pipes, whose rings are `byte_ring`s.
 
 #[cfg(any(loom, feature = "pipe"))]
@@ -34,5 +35,6 @@ cfg_if! {
         pub(crate) mod memfd;
         #[cfg(feature = "pipe")]
         pub(crate) mod shared_map;
+        pub(crate) mod status_memory;
     }
 }

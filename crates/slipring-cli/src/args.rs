@@ -53,6 +53,11 @@ Examples:
   slipring soak --seconds 60 --workers 2
   slipring soak --pool --seconds 60 --kill-every 20";
 
+const STAT_EXAMPLES: &str = "\
+Examples:
+  slipring stat
+  slipring stat 4711 | grep requests";
+
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
   slipring completions bash > ~/.local/share/bash-completion/completions/slipring
@@ -113,6 +118,23 @@ pub(crate) enum Command {
     /// that is not idempotent, or counts as poison without having ended a worker.
     #[command(after_help = SOAK_EXAMPLES)]
     Soak(soak::Options),
+    /// Show every counter of the programs that use slipring
+    ///
+    /// Reads the status pages of this user's hosts, which need not do anything for it and may be
+    /// stopped. One line for each counter: host/role#channel for a worker, host/role: for a role of a
+    /// pool, the counter, its value, its unit and what it means.
+    #[command(after_help = STAT_EXAMPLES)]
+    Stat {
+        /// Process ids of hosts; all hosts without any
+        #[arg(value_name = "PID")]
+        pids: Vec<u32>,
+    },
+    /// List the memory of named channels that killed processes have left behind
+    Prune {
+        /// Remove it
+        #[arg(long)]
+        remove: bool,
+    },
     /// Serve this machine's workers to hosts on other machines
     ///
     /// Runs the program slipring-gateway, a package of its own, which lies beside this program or

@@ -4,7 +4,8 @@
 //! hands it to the pool of [`worker`]s, processes that run this same program, where the
 //! [`embedder`] turns it into vectors; the pipeline puts the answers back in
 //! order; [`output`] writes them. [`embed`] puts these parts together.
-//! [`bench`] measures instead; [`soak`] looks for faults. A command that is a program of its own
+//! [`bench`] measures instead; [`soak`] looks for faults; [`stat`] shows what hosts count, and
+//! [`prune`] what they have left behind. A command that is a program of its own
 //! is left to that: [`external`]. What was inherited is looked at
 //! once, at the start: the standard streams by [`stdio`], signals by [`signals`].
 // Tests may panic; code that ships may not.
@@ -25,9 +26,11 @@ mod manual;
 mod output;
 mod pipeline;
 mod progress;
+mod prune;
 mod queue;
 mod signals;
 mod soak;
+mod stat;
 mod stats;
 mod stdio;
 mod sys;
@@ -68,6 +71,8 @@ fn run() -> Result<(), Error> {
         Command::Embed(options) => embed::run(&options),
         Command::Bench(request) => bench::run(&request.into()),
         Command::Soak(options) => soak::run(&options),
+        Command::Stat { pids } => stat::run(&pids),
+        Command::Prune { remove } => prune::run(remove),
         Command::Gateway { args } => Err(external::become_program("slipring-gateway", &args)),
         Command::Completions { shell } => print(&manual::completions(shell)),
         Command::Man { command } => print(&manual::page(command.as_deref())?),

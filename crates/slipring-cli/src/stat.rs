@@ -1,0 +1,114 @@
+//! `slipring stat`: every counter of every host, a line each.
+
+use std::fmt::Write as _;
+
+use slipring::status_page::{self, Field, Host, Numbers, Row, Times};
+
+use crate::error::{Error, say};
+use crate::stdio::Stdout;
+
+/// Prints what the hosts' status pages say: of all hosts, or of those with these process ids.
+pub(crate) fn run(pids: &[u32]) -> Result<(), Error> {
+    let failed = |e: slipring::Error| Error::failure(format!("{e:#}"));
+    let hosts = match pids {
+        [] => {
+            let found = status_page::hosts().map_err(failed)?;
+            for (pid, error) in &found.refused {
+                say(format!("process {pid} is left out: {error:#}"));
+            }
+            found.hosts
+        }
+        _ => {
+            let host =
+                |pid: &u32| {
+                    let found = status_page::host(*pid).map_err(failed)?;
+                    found.ok_or_else(|| Error::failure(format!(
+                    "process {pid} has no status page that can be read: it has no channel, is \
+                     another user's, or was started with SLIPRING_STATUS_PAGE=0"
+                )))
+                };
+            pids.iter().map(host).collect::<Result<_, _>>()?
+        }
+    };
+    let mut text = String::new();
+    for host in &hosts {
+        describe(&mut text, host);
+    }
+    Stdout::open()?.print(&text)
+}
+
+/// Writes the lines of one host. Writing to a string does not fail.
+fn describe(text: &mut String, host: &Host) {
+    let Host { pid, command, library, heartbeat_age, omitted, .. } = host;
+    let state = match (host.is_stopped, host.is_stale) {
+        (true, _) => ", stopped",
+        (false, true) => ", no heartbeat",
+        (false, false) => "",
+    };
+    let _ = writeln!(text, "# process {pid}{state}: {command}");
+    let _ = writeln!(text, "# {library}, written {:.1} s ago", heartbeat_age.as_secs_f64());
+    if *omitted > 0 {
+        let _ = writeln!(text, "# {omitted} channels and roles found no room in the page");
+    }
+    for row in &host.rows {
+        let name = format!("{pid}/{}", name(row));
+        let mut line = |field: &str, value: u64, unit: &str, help: &str| {
+            let _ = writeln!(text, "{name} {field} {value}\t{unit}: {help}");
+        };
+        let numbers: Vec<(&Field, u64)> = match &row.numbers {
+            Numbers::Channel(numbers) => numbers.iter().collect(),
+            Numbers::Role(numbers) => numbers.iter().collect(),
+            _ => continue,
+        };
+        for (field, value) in numbers {
+            line(field.name, value, field.unit, field.help);
+        }
+        for (kind, count) in &row.errors {
+            let field = format!("errors_{}", kind.name());
+            line(&field, *count, "errors", "Errors of this kind.");
+        }
+        let [first, second] = times(row);
+        for (prefix, help, times) in [first, second] {
+            line(&format!("{prefix}_count"), times.count(), "times", help);
+            line(&format!("{prefix}_sum"), times.sum_ns, "ns", help);
+            for (part, percent) in [(0.5, "p50"), (0.99, "p99")] {
+                let bound = times.quantile(part).map_or(0, |bound| bound.as_nanos());
+                let bound = u64::try_from(bound).unwrap_or(u64::MAX);
+                line(&format!("{prefix}_{percent}"), bound, "ns", help);
+            }
+        }
+        if !row.note.is_empty() {
+            let _ = writeln!(text, "{name} last_error {:?}", row.note);
+        }
+    }
+}
+
+/// `embed#3`, and `embed:` for a role of a pool.
+fn name(row: &Row) -> String {
+    match &row.numbers {
+        Numbers::Channel(_) => format!("{}#{}", row.role, row.id),
+        _ => format!("{}:", row.role),
+    }
+}
+
+/// What the two histograms of a row are.
+fn times(row: &Row) -> [(&'static str, &'static str, &Times); 2] {
+    match &row.numbers {
+        Numbers::Channel(_) => [
+            ("call_time", "How long calls took; p50 and p99 are bounds.", &row.first_times),
+            (
+                "first_chunk_time",
+                "How long streams took to their first chunk; p50 and p99 are bounds.",
+                &row.second_times,
+            ),
+        ],
+        _ => [
+            ("queue_time", "How long requests waited; p50 and p99 are bounds.", &row.first_times),
+            (
+                "service_time",
+                "How long requests had a worker; p50 and p99 are bounds.",
+                &row.second_times,
+            ),
+        ],
+    }
+}

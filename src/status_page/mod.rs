@@ -1,0 +1,32 @@
+//! The status page: what a host's channels and pools count, for other processes of the same user.
+//!
+//! A process that has a channel or a pool has one page: a memfd of a few kilobytes, which a thread of the
+//! library's brings up to date once a second. Nobody needs to ask the host for it, and nothing that
+//! reads it can hurt the host: the page is found through `/proc`, is sealed against all writers but
+//! the host, and can also be read while the host is stopped. It contains names of roles, process ids and
+//! counters; no payloads.
+//!
+//! [`hosts`] reads the pages of all hosts; `slipring top` shows them. `docs/STATUS_PAGE.md` has the
+//! layout.
+//!
+//! A process that does not want a page is started with `SLIPRING_STATUS_PAGE=0`, or calls [`turn_off`].
+
+mod find;
+mod layout;
+mod numbers;
+mod process;
+mod publisher;
+mod reader;
+mod row;
+mod writer;
+
+pub use find::{Host, Hosts, host, hosts};
+pub use numbers::{ChannelNumbers, Field, RoleNumbers};
+pub(crate) use publisher::{Source, add};
+pub use row::{Numbers, Row, Times};
+
+/// Removes this process's page, if it has one, and keeps it from having one. Blocks for a moment,
+/// until the thread that writes the page has ended.
+pub fn turn_off() {
+    publisher::turn_off();
+}

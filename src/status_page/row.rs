@@ -1,0 +1,78 @@
+//! One block as plain data: what a source writes, and what a reader gets.
+
+use std::time::Duration;
+
+use super::layout::BUCKETS;
+use super::numbers::{ChannelNumbers, RoleNumbers};
+use crate::error::ErrorKind;
+
+/// The numbers of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Numbers {
+    /// A channel, that is a worker.
+    Channel(ChannelNumbers),
+    /// A role of a pool.
+    Role(RoleNumbers),
+}
+
+/// How long something took, how often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Times {
+    /// All times together, in nanoseconds.
+    pub sum_ns: u64,
+    /// How many times were at most a microsecond, two, four and so on; the last are all longer ones.
+    pub buckets: [u64; BUCKETS],
+}
+
+impl Times {
+    /// Returns how many times there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    /// Returns the bound of the bucket in which this part of the times ends; `None` without a time, or if
+    /// it is longer than the last bound. A part is between 0 and 1: 0.99 for the 99th percentile.
+    #[must_use]
+    pub fn quantile(&self, part: f64) -> Option<Duration> {
+        let count = self.count();
+        let mut sum = 0_u64;
+        for (index, each) in self.buckets.iter().take(BUCKETS - 1).enumerate() {
+            sum = sum.saturating_add(*each);
+            if sum > 0 && as_f64(sum) >= part * as_f64(count) {
+                return Some(Duration::from_micros(1 << index));
+            }
+        }
+        None
+    }
+}
+
+#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "for a part of a count")]
+fn as_f64(count: u64) -> f64 {
+    count as f64
+}
+
+/// A channel, or a role of a pool, as its host last described it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Row {
+    /// Tells it from all others that the host has or had.
+    pub id: u64,
+    /// The name of the role.
+    pub role: String,
+    /// Words about its last failure; empty if there was none.
+    pub note: String,
+    /// What it is, and its numbers.
+    pub numbers: Numbers,
+    /// Errors by the code of their kind ([`ErrorKind::code`]).
+    pub errors: Vec<(ErrorKind, u64)>,
+    /// How long calls to a channel took; how long requests to a role waited.
+    pub first_times: Times,
+    /// How long streams of a channel took to their first chunk; how long requests had a worker.
+    pub second_times: Times,
+}
