@@ -14,7 +14,7 @@ use crate::bench::Request;
 use crate::error::Error;
 use crate::input::Input;
 use crate::output::{Place, Target};
-use crate::soak;
+use crate::{soak, top};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -52,6 +52,14 @@ const SOAK_EXAMPLES: &str = "\
 Examples:
   slipring soak --seconds 60 --workers 2
   slipring soak --pool --seconds 60 --kill-every 20";
+
+const TOP_EXAMPLES: &str = "\
+Keys: Up, Down, Enter for all of a line's counters, s to sort, / to filter, q to quit.
+
+Examples:
+  slipring top
+  slipring top --once --filter embed
+  slipring top --once --json";
 
 const STAT_EXAMPLES: &str = "\
 Examples:
@@ -129,6 +137,12 @@ pub(crate) enum Command {
         #[arg(value_name = "PID")]
         pids: Vec<u32>,
     },
+    /// Watch the programs that use slipring
+    ///
+    /// A line for each worker and for each role of a pool, of all hosts of this user, from their status
+    /// pages; brought up to date once a second.
+    #[command(after_help = TOP_EXAMPLES)]
+    Top(top::Options),
     /// List the memory of named channels that killed processes have left behind
     Prune {
         /// Remove it

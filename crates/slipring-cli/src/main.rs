@@ -4,7 +4,7 @@
 //! hands it to the pool of [`worker`]s, processes that run this same program, where the
 //! [`embedder`] turns it into vectors; the pipeline puts the answers back in
 //! order; [`output`] writes them. [`embed`] puts these parts together.
-//! [`bench`] measures instead; [`soak`] looks for faults; [`stat`] shows what hosts count, and
+//! [`bench`] measures instead; [`soak`] looks for faults; [`top`] and [`stat`] show what hosts count, and
 //! [`prune`] what they have left behind. A command that is a program of its own
 //! is left to that: [`external`]. What was inherited is looked at
 //! once, at the start: the standard streams by [`stdio`], signals by [`signals`].
@@ -34,6 +34,7 @@ mod stat;
 mod stats;
 mod stdio;
 mod sys;
+mod top;
 mod worker;
 
 use std::process::ExitCode;
@@ -72,6 +73,7 @@ fn run() -> Result<(), Error> {
         Command::Bench(request) => bench::run(&request.into()),
         Command::Soak(options) => soak::run(&options),
         Command::Stat { pids } => stat::run(&pids),
+        Command::Top(options) => top::run(&options),
         Command::Prune { remove } => prune::run(remove),
         Command::Gateway { args } => Err(external::become_program("slipring-gateway", &args)),
         Command::Completions { shell } => print(&manual::completions(shell)),

@@ -30,15 +30,14 @@ pub(crate) fn run(pids: &[u32]) -> Result<(), Error> {
             pids.iter().map(host).collect::<Result<_, _>>()?
         }
     };
-    let mut text = String::new();
-    for host in &hosts {
-        describe(&mut text, host);
-    }
+    let text: String = hosts.iter().map(description).collect();
     Stdout::open()?.print(&text)
 }
 
-/// Writes the lines of one host. Writing to a string does not fail.
-fn describe(text: &mut String, host: &Host) {
+/// The lines of one host.
+pub(crate) fn description(host: &Host) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
     let Host { pid, command, library, heartbeat_age, omitted, .. } = host;
     let state = match (host.is_stopped, host.is_stale) {
         (true, _) => ", stopped",
@@ -81,6 +80,7 @@ fn describe(text: &mut String, host: &Host) {
             let _ = writeln!(text, "{name} last_error {:?}", row.note);
         }
     }
+    text
 }
 
 /// `embed#3`, and `embed:` for a role of a pool.

@@ -1,0 +1,134 @@
+//! What the keys do.
+
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui::widgets::TableState;
+
+use super::lines::{Line, Order};
+
+/// What is shown, and how.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) order: Order,
+    pub(super) filter: String,
+    pub(super) mode: Mode,
+    /// Which line is chosen, by its key: lines change their places.
+    pub(super) chosen: Option<(u32, u64)>,
+    pub(super) table: TableState,
+    /// How far the page of details is scrolled.
+    pub(super) scroll: u16,
+}
+
+/// What the keys go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Table,
+    /// Letters go into the filter.
+    Filter,
+    Details,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    GoOn,
+    End,
+}
+
+impl State {
+    pub(super) fn new(filter: String) -> Self {
+        let (mode, table) = (Mode::Table, TableState::default());
+        Self { order: Order::Host, filter, mode, chosen: None, table, scroll: 0 }
+    }
+
+    /// Keeps the same line chosen, wherever it is now; the first one if it is gone.
+    pub(super) fn keep_place(&mut self, lines: &[Line]) {
+        let place = lines.iter().position(|line| Some(line.key) == self.chosen);
+        let place = place.or((!lines.is_empty()).then_some(0));
+        self.choose(lines, place);
+    }
+
+    fn choose(&mut self, lines: &[Line], place: Option<usize>) {
+        self.table.select(place);
+        self.chosen = place.and_then(|place| lines.get(place)).map(|line| line.key);
+    }
+
+    pub(super) fn press(&mut self, key: KeyEvent, lines: &[Line]) -> Outcome {
+        if key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c') {
+            return Outcome::End;
+        }
+        match (self.mode, key.code) {
+            (Mode::Filter, KeyCode::Char(letter)) => self.filter.push(letter),
+            (Mode::Filter, KeyCode::Backspace) => drop(self.filter.pop()),
+            (Mode::Filter, KeyCode::Esc) => {
+                self.filter.clear();
+                self.mode = Mode::Table;
+            }
+            (Mode::Filter, KeyCode::Enter) => self.mode = Mode::Table,
+            (Mode::Filter, _) => {}
+            (Mode::Details, KeyCode::Esc | KeyCode::Enter | KeyCode::Char('q')) => {
+                self.mode = Mode::Table;
+            }
+            (Mode::Details, KeyCode::Up | KeyCode::Char('k')) => {
+                self.scroll = self.scroll.saturating_sub(1);
+            }
+            (Mode::Details, KeyCode::Down | KeyCode::Char('j')) => {
+                self.scroll = self.scroll.saturating_add(1);
+            }
+            (_, KeyCode::Char('q') | KeyCode::Esc) => return Outcome::End,
+            (Mode::Table, KeyCode::Char('s')) => self.order = self.order.next(),
+            (Mode::Table, KeyCode::Char('/')) => self.mode = Mode::Filter,
+            (Mode::Table, KeyCode::Enter) if self.chosen.is_some() => {
+                (self.mode, self.scroll) = (Mode::Details, 0);
+            }
+            (Mode::Table, KeyCode::Up | KeyCode::Char('k')) => self.step(lines, -1),
+            (Mode::Table, KeyCode::Down | KeyCode::Char('j')) => self.step(lines, 1),
+            (Mode::Table, KeyCode::PageUp) => self.step(lines, -20),
+            (Mode::Table, KeyCode::PageDown) => self.step(lines, 20),
+            _ => {}
+        }
+        Outcome::GoOn
+    }
+
+    fn step(&mut self, lines: &[Line], by: isize) {
+        let last = lines.len().saturating_sub(1);
+        let place = self.table.selected().unwrap_or(0).saturating_add_signed(by).min(last);
+        self.choose(lines, (!lines.is_empty()).then_some(place));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn press(state: &mut State, code: KeyCode) -> Outcome {
+        state.press(KeyEvent::from(code), &[])
+    }
+
+    #[test]
+    fn letters_go_into_the_filter_while_it_is_typed() {
+        let mut state = State::new(String::new());
+        for code in [KeyCode::Char('/'), KeyCode::Char('q'), KeyCode::Char('x')] {
+            assert_eq!(press(&mut state, code), Outcome::GoOn);
+        }
+        press(&mut state, KeyCode::Backspace);
+        assert_eq!((state.filter.as_str(), state.mode), ("q", Mode::Filter));
+        press(&mut state, KeyCode::Enter);
+        assert_eq!((state.filter.as_str(), state.mode), ("q", Mode::Table));
+        press(&mut state, KeyCode::Char('/'));
+        press(&mut state, KeyCode::Esc);
+        assert_eq!((state.filter.as_str(), state.mode), ("", Mode::Table));
+        assert_eq!(press(&mut state, KeyCode::Char('q')), Outcome::End);
+    }
+
+    #[test]
+    fn without_a_line_there_are_no_details_and_control_c_always_ends() {
+        let mut state = State::new(String::new());
+        state.keep_place(&[]);
+        for code in [KeyCode::Down, KeyCode::PageUp, KeyCode::Enter] {
+            assert_eq!(press(&mut state, code), Outcome::GoOn);
+        }
+        assert_eq!((state.mode, state.chosen), (Mode::Table, None));
+        let key = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        state.mode = Mode::Filter;
+        assert_eq!(state.press(key, &[]), Outcome::End);
+    }
+}

@@ -1,0 +1,217 @@
+//! What is shown: a line for each worker and each role, with rates between two looks.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use slipring::status_page::{Host, Hosts, Numbers, Row};
+
+use super::PERIOD;
+
+/// One look at all hosts.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub(super) at: Instant,
+    pub(super) hosts: Hosts,
+}
+
+impl Look {
+    /// When a host wrote its page.
+    fn written(&self, host: &Host) -> Option<Instant> {
+        self.at.checked_sub(host.heartbeat_age)
+    }
+}
+
+/// A worker or a role, as it is shown.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Line {
+    /// The host's process id and the row's id.
+    pub(super) key: (u32, u64),
+    pub(super) host: u32,
+    /// The name of the role; for a worker with its process id.
+    pub(super) name: String,
+    pub(super) state: &'static str,
+    /// Requests that were answered, for each second since the look before; `None` at the first.
+    pub(super) rate: Option<f64>,
+    /// Bytes of payloads in both directions, likewise.
+    pub(super) bytes: Option<f64>,
+    /// Requests that workers have.
+    pub(super) in_flight: u64,
+    /// Requests that wait for a worker.
+    pub(super) queued: u64,
+    /// How long the oldest request takes or waits.
+    pub(super) oldest: Duration,
+    /// The fuller of both rings, in percent.
+    pub(super) ring: u64,
+    /// The bound of the 99th percentile of calls, or of the time that requests had a worker.
+    pub(super) p99: Option<Duration>,
+    pub(super) errors: u64,
+    pub(super) note: String,
+}
+
+/// By what the lines are sorted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Host,
+    Rate,
+    InFlight,
+    Oldest,
+    Errors,
+}
+
+impl Order {
+    pub(super) const ALL: [Self; 5] =
+        [Self::Host, Self::Rate, Self::InFlight, Self::Oldest, Self::Errors];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Rate => "requests",
+            Self::InFlight => "in flight",
+            Self::Oldest => "oldest",
+            Self::Errors => "errors",
+        }
+    }
+
+    pub(super) fn next(self) -> Self {
+        let place = Self::ALL.iter().position(|each| *each == self).unwrap_or(0);
+        Self::ALL.iter().cycle().nth(place + 1).copied().unwrap_or(self)
+    }
+}
+
+/// The lines of a look. `filter` is part of a name, of a host's process id or of its command line.
+pub(super) fn lines(look: &Look, before: Option<&Look>, order: Order, filter: &str) -> Vec<Line> {
+    let mut earlier = HashMap::new();
+    for (look, host) in before.iter().flat_map(|look| look.hosts.hosts.iter().map(|h| (*look, h))) {
+        earlier.extend(host.rows.iter().map(|row| ((host.pid, row.id), (row, look.written(host)))));
+    }
+    let mut lines = Vec::new();
+    for host in &look.hosts.hosts {
+        for row in &host.rows {
+            let before = earlier.get(&(host.pid, row.id)).and_then(|(before, written)| {
+                Some((*before, look.written(host)?.checked_duration_since((*written)?)?))
+            });
+            lines.extend(line(host, row, before).filter(|line| matches(line, host, filter)));
+        }
+    }
+    lines.sort_by(|a, b| {
+        let by_host = a.key.cmp(&b.key);
+        let of = |line: &Line| line.rate.unwrap_or(0.0);
+        match order {
+            Order::Host => by_host,
+            Order::Rate => of(b).total_cmp(&of(a)).then(by_host),
+            Order::InFlight => {
+                Reverse(a.in_flight + a.queued).cmp(&Reverse(b.in_flight + b.queued)).then(by_host)
+            }
+            Order::Oldest => b.oldest.cmp(&a.oldest).then(by_host),
+            Order::Errors => b.errors.cmp(&a.errors).then(by_host),
+        }
+    });
+    lines
+}
+
+fn matches(line: &Line, host: &Host, filter: &str) -> bool {
+    line.name.contains(filter)
+        || host.pid.to_string().contains(filter)
+        || host.command.contains(filter)
+        || line.state.contains(filter)
+}
+
+fn line(host: &Host, row: &Row, before: Option<(&Row, Duration)>) -> Option<Line> {
+    let (done, bytes) = totals(row)?;
+    // Less than half a period is the difference of two ages of the same page.
+    let rates =
+        before.filter(|(_, elapsed)| *elapsed > PERIOD / 2).and_then(|(before, elapsed)| {
+            let (done_before, bytes_before) = totals(before)?;
+            let rate =
+                |now: u64, then: u64| as_f64(now.saturating_sub(then)) / elapsed.as_secs_f64();
+            Some((rate(done, done_before), rate(bytes, bytes_before)))
+        });
+    let errors = row.errors.iter().map(|(_, count)| count).sum();
+    let of_the_host = match (host.is_stopped, host.is_stale) {
+        (true, _) => Some("stopped"),
+        (false, true) => Some("stale"),
+        (false, false) => None,
+    };
+    let shown = match &row.numbers {
+        Numbers::Channel(n) => Line {
+            name: format!("{} {}", row.role, n.pid),
+            state: of_the_host.unwrap_or(match (n.state, n.worker_state) {
+                (2 | 3, _) => "closed",
+                (4, _) => "dead",
+                (5, _) => "failed",
+                (_, 1) => "starting",
+                (_, 2) => "idle",
+                (_, 3) => "busy",
+                (_, 4) => "credit",
+                (_, 5) => "stopping",
+                _ => "unknown",
+            }),
+            in_flight: n.in_flight,
+            queued: 0,
+            oldest: Duration::from_nanos(n.busy_for),
+            ring: percent(n.request_ring_used, n.request_ring_capacity)
+                .max(percent(n.reply_ring_used, n.reply_ring_capacity)),
+            p99: row.first_times.quantile(0.99),
+            ..empty(host, row)
+        },
+        Numbers::Role(n) => Line {
+            name: format!("{} ({} workers)", row.role, n.workers),
+            state: of_the_host.unwrap_or(match (n.is_degraded, n.is_ready) {
+                (1, _) => "degraded",
+                (_, 1) => "ready",
+                _ => "not ready",
+            }),
+            in_flight: n.in_flight,
+            queued: n.queued,
+            oldest: Duration::from_nanos(n.oldest_wait),
+            ring: percent(n.request_ring_used, n.request_ring_capacity)
+                .max(percent(n.reply_ring_used, n.reply_ring_capacity)),
+            p99: row.second_times.quantile(0.99),
+            ..empty(host, row)
+        },
+        _ => return None,
+    };
+    Some(Line {
+        rate: rates.map(|(rate, _)| rate),
+        bytes: rates.map(|(_, bytes)| bytes),
+        errors,
+        ..shown
+    })
+}
+
+fn empty(host: &Host, row: &Row) -> Line {
+    Line {
+        key: (host.pid, row.id),
+        host: host.pid,
+        name: String::new(),
+        state: "",
+        rate: None,
+        bytes: None,
+        in_flight: 0,
+        queued: 0,
+        oldest: Duration::ZERO,
+        ring: 0,
+        p99: None,
+        errors: 0,
+        note: row.note.clone(),
+    }
+}
+
+/// Requests that were answered, and bytes in both directions.
+fn totals(row: &Row) -> Option<(u64, u64)> {
+    match &row.numbers {
+        Numbers::Channel(n) => Some((n.completed, n.bytes_sent.saturating_add(n.bytes_received))),
+        Numbers::Role(n) => Some((n.answered, n.bytes_sent.saturating_add(n.bytes_received))),
+        _ => None,
+    }
+}
+
+fn percent(part: u64, whole: u64) -> u64 {
+    part.saturating_mul(100).checked_div(whole).unwrap_or(0)
+}
+
+#[expect(clippy::as_conversions, reason = "a rate need not be exact beyond 2^53")]
+pub(super) fn as_f64(count: u64) -> f64 {
+    count as f64
+}

@@ -1,0 +1,101 @@
+//! `slipring top`: all hosts of this user, live. [`lines`] makes lines of the status pages,
+//! [`screen`] shows them and [`keys`] says what a key does; [`once`] prints them for scripts.
+
+mod keys;
+mod lines;
+mod once;
+mod screen;
+mod text;
+
+use std::time::{Duration, Instant};
+
+use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use slipring::status_page;
+
+use crate::error::{Error, say};
+use crate::stdio::Stdout;
+use keys::{Outcome, State};
+use lines::{Look, Order};
+
+/// How often the pages are read. Hosts write them as often.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// The options of `top`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Print the table once, with rates over two seconds, and end
+    #[arg(long)]
+    once: bool,
+    /// With --once: print what the status pages say as JSON, at once and without rates
+    #[arg(long, requires = "once")]
+    json: bool,
+    /// Show lines only that contain this in the role, the state, the host's process id or its command
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    filter: String,
+}
+
+/// Shows the hosts until the user ends it, or once.
+pub(crate) fn run(options: &Options) -> Result<(), Error> {
+    match (options.once, options.json) {
+        (true, true) => print_json(),
+        (true, false) => print_table(&options.filter),
+        (false, _) => show(options.filter.clone()),
+    }
+}
+
+fn look() -> Result<Look, Error> {
+    let hosts = status_page::hosts().map_err(|e| Error::failure(format!("{e:#}")))?;
+    Ok(Look { at: Instant::now(), hosts })
+}
+
+fn print_json() -> Result<(), Error> {
+    let Look { hosts, .. } = look()?;
+    let refused = hosts.refused.iter();
+    let refused: Vec<_> = refused
+        .map(|(pid, error)| serde_json::json!({ "pid": pid, "why": format!("{error:#}") }))
+        .collect();
+    let value = serde_json::json!({ "hosts": hosts.hosts, "refused": refused });
+    Stdout::open()?.print(&format!("{value}\n"))
+}
+
+fn print_table(filter: &str) -> Result<(), Error> {
+    let first = look()?;
+    // Hosts write their pages once in a period, at any time in it.
+    std::thread::sleep(2 * PERIOD);
+    let second = look()?;
+    for (pid, error) in &second.hosts.refused {
+        say(format!("process {pid} is left out: {error:#}"));
+    }
+    let lines = lines::lines(&second, Some(&first), Order::Host, filter);
+    Stdout::open()?.print(&once::table(&lines))
+}
+
+/// The live view. The terminal is given back as it was, also after an error.
+fn show(filter: String) -> Result<(), Error> {
+    let failed = |e: std::io::Error| Error::failure(format!("cannot use the terminal: {e}"));
+    let mut terminal = ratatui::try_init().map_err(failed)?;
+    let shown = (|| -> Result<(), Error> {
+        // Rates are those since the look before the last: a page may be the same at two looks in a row.
+        let (mut before, mut last, mut now) = (None, None, look()?);
+        let mut state = State::new(filter);
+        loop {
+            let lines = lines::lines(&now, before.as_ref(), state.order, &state.filter);
+            state.keep_place(&lines);
+            terminal.draw(|frame| screen::draw(frame, &now, &lines, &mut state)).map_err(failed)?;
+            let left = PERIOD.saturating_sub(now.at.elapsed());
+            if left.is_zero() {
+                before = last.replace(std::mem::replace(&mut now, look()?));
+                continue;
+            }
+            if event::poll(left).map_err(failed)?
+                && let Event::Key(key) = event::read().map_err(failed)?
+                && key.kind == KeyEventKind::Press
+                && state.press(key, &lines) == Outcome::End
+            {
+                return Ok(());
+            }
+        }
+    })();
+    ratatui::try_restore().map_err(failed)?;
+    shown
+}
