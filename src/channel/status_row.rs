@@ -18,10 +18,14 @@ pub(super) fn add(core: &Arc<Core>) {
 impl Source for Core {
     fn row(&self, id: u64) -> Option<Row> {
         let (exit, stats, health) = (self.state.exit()?, self.stats(), self.status.health());
-        let note = self.state.failure().map(|error| error.to_string()).unwrap_or_default();
+        let phase = self.state.phase();
+        let note = match phase {
+            Phase::Dead => exit.process.cause().get().map(ToString::to_string),
+            _ => self.state.failure().map(|error| error.to_string()),
+        };
         let numbers = ChannelNumbers {
             pid: exit.process.pid().into(),
-            state: match self.state.phase() {
+            state: match phase {
                 Phase::Open => 1,
                 Phase::Closing => 2,
                 Phase::Closed => 3,
@@ -65,7 +69,7 @@ impl Source for Core {
         Some(Row {
             id,
             role: exit.role.clone(),
-            note,
+            note: note.unwrap_or_default(),
             numbers: Numbers::Channel(numbers),
             errors: errors(&stats),
             first_times: times(&stats.call_latency),

@@ -73,6 +73,7 @@ mod serialized;
 #[cfg(feature = "testing")]
 mod slow_readers;
 mod spawning;
+mod status_page;
 #[cfg(feature = "testing")]
 mod steps;
 #[cfg(all(feature = "testing", feature = "async"))]

@@ -1,0 +1,153 @@
+//! The status page of this process, as another process would read it.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use slipring::Config;
+use slipring::pool::{Pool, Role};
+use slipring::status_page::{self, ChannelNumbers, Host, Numbers, RoleNumbers, Row};
+
+use crate::common::*;
+
+fn this_host() -> Option<Host> {
+    status_page::host(std::process::id()).unwrap()
+}
+
+/// Waits until the page has a row that is wanted. It is written once a second.
+fn wait_for<T>(what: &str, mut find: impl FnMut(&Row) -> Option<T> + Send) -> T
+where
+    T: Send,
+{
+    within_long(what, || {
+        loop {
+            let host = this_host();
+            if let Some(found) = host.iter().flat_map(|host| &host.rows).find_map(&mut find) {
+                return found;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    })
+}
+
+fn channel_of(row: &Row, pid: u32) -> Option<ChannelNumbers> {
+    match row.numbers {
+        Numbers::Channel(numbers) if numbers.pid == u64::from(pid) => Some(numbers),
+        _ => None,
+    }
+}
+
+fn role_of(row: &Row, name: &str) -> Option<RoleNumbers> {
+    match row.numbers {
+        Numbers::Role(numbers) if row.role == name => Some(numbers),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_channel_is_on_the_page_until_it_is_dropped() {
+    let channel = spawn(Config::small());
+    let pid = channel.pid();
+    (0..3).for_each(|_| assert_usable(&channel));
+    let stats = channel.stats();
+    let numbers = wait_for("the calls", |row| {
+        channel_of(row, pid).filter(|numbers| numbers.completed >= stats.completed)
+    });
+    assert_eq!((numbers.state, numbers.requests), (1, stats.requests));
+    assert_eq!(numbers.bytes_sent, stats.bytes_sent);
+    assert_eq!(numbers.request_ring_capacity, channel.config().request_ring().capacity() as u64);
+
+    channel.call(EXIT, &[7], LONG).unwrap_err();
+    let (numbers, note, errors) = wait_for("the death", |row| {
+        let numbers = channel_of(row, pid).filter(|numbers| numbers.state == 4)?;
+        Some((numbers, row.note.clone(), row.errors.clone()))
+    });
+    assert!(note.contains("exited with code 7"), "{note}");
+    assert_eq!(errors, [(slipring::ErrorKind::PeerDied, 1)]);
+    assert_eq!(numbers.in_flight, 0);
+
+    drop(channel);
+    within_long("the row's end", || {
+        let is_there = |host: Host| host.rows.iter().any(|row| channel_of(row, pid).is_some());
+        while this_host().is_some_and(is_there) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+}
+
+#[test]
+fn a_role_of_a_pool_is_on_the_page_with_its_requests() {
+    let role = Role::new(|_| Ok(small())).max_size(2);
+    let pool = Pool::builder().role("on-the-page", role).build().unwrap();
+    let handle = pool.role("on-the-page").unwrap();
+    (0..5).for_each(|_| drop(handle.call(ECHO, "x", LONG).unwrap()));
+    handle.call(FAIL, "x", LONG).unwrap_err();
+    let (numbers, queued, served) = wait_for("the requests", |row| {
+        let numbers = role_of(row, "on-the-page").filter(|n| n.answered + n.failed >= 6)?;
+        Some((numbers, row.first_times, row.second_times))
+    });
+    assert_eq!((numbers.answered, numbers.failed, numbers.is_ready), (5, 1, 1));
+    assert!(numbers.workers >= 1 && numbers.started >= 1);
+    assert_eq!((queued.count(), served.count()), (6, 6));
+    assert!(served.quantile(0.5).unwrap() <= served.quantile(0.99).unwrap());
+    pool.close(LONG).unwrap();
+}
+
+/// The descriptor of this process's page.
+fn page() -> PathBuf {
+    let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten().map(|entry| entry.path());
+    let is_page = |path: &PathBuf| {
+        std::fs::read_link(path).is_ok_and(|to| to.to_string_lossy().contains("slipring-status"))
+    };
+    links.into_iter().find(is_page).unwrap()
+}
+
+#[test]
+fn nobody_can_write_the_page() {
+    let _channel = spawn(Config::small());
+    wait_for("a page", |_| Some(()));
+    let mut file = OpenOptions::new().read(true).write(true).open(page()).unwrap();
+    assert_eq!(file.write(b"x").unwrap_err().raw_os_error(), Some(libc::EPERM));
+    assert!(file.set_len(0).is_err());
+    // SAFETY: nothing is mapped if it fails, and what is mapped is not touched.
+    #[allow(unsafe_code, reason = "to try")]
+    let map = unsafe {
+        let (access, fd) = (libc::PROT_WRITE, std::os::fd::AsRawFd::as_raw_fd(&file));
+        libc::mmap(std::ptr::null_mut(), 4096, access, libc::MAP_SHARED, fd, 0)
+    };
+    assert_eq!(map, libc::MAP_FAILED);
+}
+
+#[test]
+fn the_descriptor_in_another_process_makes_that_no_host() {
+    let _channel = spawn(Config::small());
+    wait_for("a page", |_| Some(()));
+    let inherited = Stdio::from(File::open(page()).unwrap());
+    let mut child = Command::new("sleep").arg("1000").stdin(inherited).spawn().unwrap();
+    assert_eq!(status_page::host(child.id()).unwrap(), None);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(status_page::host(child.id()).unwrap(), None, "it has ended");
+}
+
+#[test]
+fn a_page_of_garbage_is_refused_and_says_why() {
+    let program = "import os, sys\n\
+        fd = os.memfd_create('slipring-status', os.MFD_ALLOW_SEALING)\n\
+        os.write(fd, bytes(range(256)) * 64)\n\
+        print('ready', flush=True)\n\
+        sys.stdin.read()";
+    let mut child = Command::new("python3");
+    let child = child.args(["-c", program]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    let mut ready = [0; 5];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    let error = status_page::host(child.id()).unwrap_err();
+    assert!(error.to_string().contains("seals"), "{error}");
+    let hosts = status_page::hosts().unwrap();
+    assert!(hosts.refused.iter().any(|(pid, _)| *pid == child.id()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
