@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use crate::channel::core::Core;
 use crate::channel::state::Phase;
 use crate::channel::stats::{LatencyHistogram, Stats};
+use crate::error::ErrorKind;
 use crate::protocol::WorkerState;
 use crate::shm::layout::as_u64;
 use crate::status_page::{self, ChannelNumbers, Numbers, Row, Source, Times};
@@ -78,7 +79,7 @@ impl Source for Core {
     }
 }
 
-fn errors(stats: &Stats) -> Vec<(crate::ErrorKind, u64)> {
+fn errors(stats: &Stats) -> Vec<(ErrorKind, u64)> {
     stats.errors.iter().filter(|(_, count)| *count != 0).collect()
 }
 

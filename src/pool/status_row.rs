@@ -59,6 +59,8 @@ impl Source for RoleShared {
             reply_ring_used: channels.reply_ring_used,
             reply_ring_capacity: channels.reply_ring_capacity,
             leases: channels.reply_leases,
+            overflowed: metrics.overflowed,
+            overflowed_back: metrics.overflowed_back,
         };
         Some(Row {
             id,

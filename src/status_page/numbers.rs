@@ -117,4 +117,6 @@ numbers! {
     reply_ring_used gauge "bytes" "Bytes in all reply rings that workers cannot fill again yet.",
     reply_ring_capacity gauge "bytes" "The capacity of all reply rings.",
     leases gauge "replies" "Replies and chunks that hold a slot of a reply ring.",
+    overflowed counter "requests" "Times that a request was sent to the workers of another backend.",
+    overflowed_back counter "requests" "Times that these had not begun it, and it came back.",
 }

@@ -61,6 +61,11 @@ Examples:
   slipring top --once --filter embed
   slipring top --once --json";
 
+const PRUNE_EXAMPLES: &str = "\
+Examples:
+  slipring prune
+  slipring prune --remove";
+
 const STAT_EXAMPLES: &str = "\
 Examples:
   slipring stat
@@ -144,6 +149,7 @@ pub(crate) enum Command {
     #[command(after_help = TOP_EXAMPLES)]
     Top(top::Options),
     /// List the memory of named channels that killed processes have left behind
+    #[command(after_help = PRUNE_EXAMPLES)]
     Prune {
         /// Remove it
         #[arg(long)]

@@ -55,7 +55,7 @@ fn print_json() -> Result<(), Error> {
         .map(|(pid, error)| serde_json::json!({ "pid": pid, "why": format!("{error:#}") }))
         .collect();
     let value = serde_json::json!({ "hosts": hosts.hosts, "refused": refused });
-    Stdout::open()?.print(&format!("{value}\n"))
+    Stdout::open()?.print(format!("{value}\n"))
 }
 
 fn print_table(filter: &str) -> Result<(), Error> {
@@ -67,7 +67,7 @@ fn print_table(filter: &str) -> Result<(), Error> {
         say(format!("process {pid} is left out: {error:#}"));
     }
     let lines = lines::lines(&second, Some(&first), Order::Host, filter);
-    Stdout::open()?.print(&once::table(&lines))
+    Stdout::open()?.print(once::table(&lines))
 }
 
 /// The live view. The terminal is given back as it was, also after an error.

@@ -13,7 +13,9 @@ pub(super) fn short(value: f64) -> String {
     };
     match scaled {
         0.0 => format!("0{unit}"),
-        scaled if scaled < 10.0 && (unit != "" || scaled < 1.0) => format!("{scaled:.1}{unit}"),
+        scaled if scaled < 10.0 && (!unit.is_empty() || scaled < 1.0) => {
+            format!("{scaled:.1}{unit}")
+        }
         scaled => format!("{scaled:.0}{unit}"),
     }
 }

@@ -10,10 +10,13 @@ fn slipring(args: &[&str]) -> Finished {
 }
 
 /// The commands, and an option of each that no other has.
-const COMMANDS: [(&str, &str); 5] = [
+const COMMANDS: [(&str, &str); 8] = [
     ("embed", "--max-line"),
     ("bench", "--quick"),
     ("soak", "--kill-every"),
+    ("top", "--once"),
+    ("stat", "[PID]"),
+    ("prune", "--remove"),
     ("completions", "<SHELL>"),
     ("man", "[COMMAND]"),
 ];

@@ -6,6 +6,7 @@ mod common;
 mod external;
 mod failures;
 mod help;
+mod hosts;
 mod inherited;
 mod inputs;
 mod outputs;
