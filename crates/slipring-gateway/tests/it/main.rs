@@ -11,6 +11,7 @@ mod floods;
 mod metrics;
 mod other_callers;
 mod outcomes;
+mod overflow;
 mod remote_role;
 mod rig;
 mod slow_readers;

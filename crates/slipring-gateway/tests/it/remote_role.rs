@@ -1,6 +1,5 @@
 //! A role behind several gateways.
 
-use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,31 +11,6 @@ use slipring::{ErrorKind, Reply, RequestStage, Result, StreamTimeouts};
 use slipring_gateway::{Discovery, GatewayState, RemoteRole};
 
 use crate::rig::*;
-
-/// A file with addresses of gateways.
-struct Addresses(PathBuf);
-
-impl Addresses {
-    fn new(name: &str, gateways: &[&Rig]) -> Self {
-        let name = format!("slipring-gateways-{name}-{}", std::process::id());
-        let addresses = Self(std::env::temp_dir().join(name));
-        addresses.set(gateways);
-        addresses
-    }
-
-    fn set(&self, gateways: &[&Rig]) {
-        let lines: Vec<_> = gateways.iter().map(|rig| rig.address.to_string()).collect();
-        let new = self.0.with_extension("new");
-        std::fs::write(&new, lines.join("\n")).unwrap();
-        std::fs::rename(&new, &self.0).unwrap();
-    }
-}
-
-impl Drop for Addresses {
-    fn drop(&mut self) {
-        _ = std::fs::remove_file(&self.0);
-    }
-}
 
 fn remote(discovery: Discovery) -> RemoteRole {
     RemoteRole::builder("echo", discovery).build().unwrap()

@@ -1,6 +1,7 @@
 //! A gateway over a pool of worker threads, and a connection to it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -48,15 +49,8 @@ impl Rig {
     /// Starts a gateway that serves the roles `echo`, with two workers, and `other`, with one.
     pub async fn start(describe: impl FnOnce(GatewayBuilder) -> GatewayBuilder) -> Self {
         let told = Arc::<Told>::default();
-        let config = Config::builder().max_message(256 << 20).build().unwrap();
-        let role = || {
-            let (told, config) = (Arc::clone(&told), config.clone());
-            Role::with_channels(move |_| {
-                let told = Arc::clone(&told);
-                testing::spawn_thread(&config, RoleConfig::default(), move || worker(told))
-            })
-        };
-        let builder = Pool::builder().role("echo", role().max_size(2)).role("other", role());
+        let builder =
+            Pool::builder().role("echo", role(&told).max_size(2)).role("other", role(&told));
         let pool = builder.build().unwrap();
         let mut gateway = Gateway::builder().host("here");
         for name in ["echo", "other"] {
@@ -75,6 +69,41 @@ impl Rig {
     pub async fn connect(&self) -> Connection {
         Connection::connect(self.address, Limits::default(), LONG).await.unwrap()
     }
+}
+
+/// A file with addresses of gateways.
+pub struct Addresses(pub PathBuf);
+
+impl Addresses {
+    pub fn new(name: &str, gateways: &[&Rig]) -> Self {
+        let name = format!("slipring-gateways-{name}-{}", std::process::id());
+        let addresses = Self(std::env::temp_dir().join(name));
+        addresses.set(gateways);
+        addresses
+    }
+
+    pub fn set(&self, gateways: &[&Rig]) {
+        let lines: Vec<_> = gateways.iter().map(|rig| rig.address.to_string()).collect();
+        let new = self.0.with_extension("new");
+        std::fs::write(&new, lines.join("\n")).unwrap();
+        std::fs::rename(&new, &self.0).unwrap();
+    }
+}
+
+impl Drop for Addresses {
+    fn drop(&mut self) {
+        _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A role whose workers are threads of this process.
+pub fn role(told: &Arc<Told>) -> Role {
+    let told = Arc::clone(told);
+    let config = Config::builder().max_message(256 << 20).build().unwrap();
+    Role::with_channels(move |_| {
+        let told = Arc::clone(&told);
+        testing::spawn_thread(&config, RoleConfig::default(), move || worker(told))
+    })
 }
 
 /// Waits until something is so.
