@@ -85,7 +85,11 @@ pub(crate) fn a_used_port_is_a_clear_error() {
     let address = other.local_addr().unwrap().to_string();
     let (code, text) = fails(&["--role", "echo", "--listen", &address]);
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains(&address) && text.contains("another program listens there"), "{text}");
+    assert!(text.contains(&format!("--listen {address}: another program listens there")), "{text}");
+    let page = ["--role", "echo", "--listen", "127.0.0.1:0", "--metrics", &address];
+    let (code, text) = fails(&page);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains(&format!("--metrics {address}: another program")), "{text}");
 }
 
 pub(crate) fn bad_options_are_errors_of_one_line() {
@@ -120,7 +124,10 @@ pub(crate) fn workers_that_cannot_start_end_the_program() {
     let dir = Dir::new("no-worker");
     let base = ["--role", "echo", "--listen", "127.0.0.1:0", "--log-dir", dir.path()];
     let (code, text) = fails(&[&base[..], &["--", "/no/such/worker"]].concat());
-    assert!(code == 3 && text.contains("/no/such/worker"), "{code} {text}");
+    assert!(code == 3 && text.contains("/no/such/worker: No such file"), "{code} {text}");
+    let without_log = ["--role", "echo", "--listen", "127.0.0.1:0", "--", "/bin/false"];
+    let (code, text) = fails(&without_log);
+    assert!(code == 3 && text.contains("it has no log: --log-dir keeps one"), "{code} {text}");
     let script = ["--", "/bin/sh", "-c", "echo no model; exit 7"];
     let (code, text) = fails(&[&base[..], &script].concat());
     assert!(code == 3 && text.contains("| no model"), "{code} {text}");
@@ -211,6 +218,11 @@ pub(crate) fn help_names_every_option() {
         ["--role", "--workers", "--listen", "--drain-timeout", "--idempotent", "Exit codes"]
     {
         assert!(help.contains(option), "{option}: {help}");
+    }
+    let longest = help.lines().map(str::len).max();
+    assert!(longest <= Some(80), "no line is broken by the terminal: {help}");
+    for example in help.lines().filter(|line| line.starts_with("  slipring gateway --role")) {
+        assert!(example.ends_with('\\') || example.contains(" -- ./embedder"), "{help}");
     }
 }
 

@@ -16,15 +16,18 @@ const AFTER: &str = "\
 Examples:
   slipring gateway --role embed --workers 4 -- ./embedder --model small.bin
   slipring gateway --make-certs certs --cert-name 10.0.0.7
-  slipring gateway --role embed --listen 10.0.0.7:7411 --cert certs/server.pem \
-      --key certs/server-key.pem --client-ca certs/ca.pem -- ./embedder
+  slipring gateway --role embed --listen 10.0.0.7:7411 \\
+    --cert certs/server.pem --key certs/server-key.pem \\
+    --client-ca certs/ca.pem -- ./embedder
 
-The first SIGTERM or SIGINT refuses new requests, in a way that callers send them elsewhere, and
-finishes those that there are. A second one ends the program at once.
+The first SIGTERM or SIGINT refuses new requests, in a way that callers send
+them elsewhere, and finishes those that there are. A second one ends the
+program at once.
 
 Exit codes:
     0  ended by a signal, with all requests answered
-    1  an address cannot be used, or requests were not finished in time
+    1  an address or a file cannot be used, or requests were not finished in
+       time
     2  the command line is wrong
     3  no worker starts
   143  ended by a second SIGTERM (130 by SIGINT)";

@@ -2,7 +2,8 @@
 //! serves them to others.
 //!
 //! [`args`] reads the command line, [`workers`] starts the pool, [`serve`] takes connections until a
-//! [signal](signals) ends it. [`metrics`] has a page of its own. [`certificates`] are for mutual TLS. An [`error`] is one line and an exit code.
+//! [signal](signals) ends it. [`metrics`] has a page of its own. [`certificates`] are for mutual TLS.
+//! An [`error`] is one line and an exit code.
 #![warn(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::as_conversions)]
 
 mod args;

@@ -28,9 +28,10 @@ type Served = JoinSet<std::io::Result<()>>;
 pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let tls = certificates::of(&options)?;
-    let sockets = options.listen.iter().copied().map(bind);
+    let sockets = options.listen.iter().map(|address| bind(*address, "--listen"));
     let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
-    let page = options.metrics.map(|address| listen(bind(address)?)).transpose()?;
+    let page = options.metrics.map(|address| listen(bind(address, "--metrics")?, "--metrics"));
+    let page = page.transpose()?;
     let mut workers = Workers::start(&options)?;
     let gateway = gateway(&options, &workers)?;
     if let Some((address, listener)) = page {
@@ -47,7 +48,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     }
     let mut served = Served::new();
     for socket in sockets {
-        let (address, listener) = listen(socket)?;
+        let (address, listener) = listen(socket, "--listen")?;
         serve(&mut served, &gateway, listener, tls.clone());
         print(&format!("listening on {address}\n"));
     }
@@ -60,7 +61,8 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     close(workers, &mut signals).await
 }
 
-fn bind(address: SocketAddr) -> Result<TcpSocket, Failure> {
+/// Takes the address that this option has given.
+fn bind(address: SocketAddr, option: &str) -> Result<TcpSocket, Failure> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     let bound = socket.and_then(|socket| {
         // A gateway that starts again takes the port at once.
@@ -68,25 +70,26 @@ fn bind(address: SocketAddr) -> Result<TcpSocket, Failure> {
         socket.bind(address)?;
         Ok(socket)
     });
-    bound.map_err(|e| Failure::other(format!("{address}: {}", cannot_listen(&e))))
+    bound.map_err(|e| cannot_listen(option, Some(address), &e))
 }
 
-fn listen(socket: TcpSocket) -> Result<(SocketAddr, TcpListener), Failure> {
-    let address = socket.local_addr();
-    let listener = address.and_then(|address| Ok((address, socket.listen(BACKLOG)?)));
-    listener.map_err(|e| Failure::other(cannot_listen(&e)))
+fn listen(socket: TcpSocket, option: &str) -> Result<(SocketAddr, TcpListener), Failure> {
+    let address = socket.local_addr().map_err(|e| cannot_listen(option, None, &e))?;
+    // Another program may have bound it at the same time: only one of both can listen.
+    let listener = socket.listen(BACKLOG).map_err(|e| cannot_listen(option, Some(address), &e))?;
+    Ok((address, listener))
 }
 
-fn cannot_listen(error: &std::io::Error) -> String {
-    match error.kind() {
+fn cannot_listen(option: &str, address: Option<SocketAddr>, error: &std::io::Error) -> Failure {
+    let what = match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            "another program listens there: end it, or choose another port with --listen".to_owned()
+            "another program listens there: end it, or give another port"
         }
-        std::io::ErrorKind::AddrNotAvailable => {
-            "this machine has no such address: see ip address".to_owned()
-        }
-        _ => format!("cannot listen: {error}"),
-    }
+        std::io::ErrorKind::AddrNotAvailable => "this machine has no such address: see ip address",
+        _ => &format!("cannot listen: {error}"),
+    };
+    let address = address.map(|address| format!(" {address}")).unwrap_or_default();
+    Failure::other(format!("{option}{address}: {what}"))
 }
 
 fn gateway(options: &Options, workers: &Workers) -> Result<Gateway, Failure> {
@@ -117,7 +120,7 @@ fn serve(served: &mut Served, gateway: &Gateway, listener: TcpListener, tls: Opt
 
 fn why_ended(ended: Option<Result<std::io::Result<()>, tokio::task::JoinError>>) -> Failure {
     match ended {
-        Some(Ok(Err(error))) => Failure::other(cannot_listen(&error)),
+        Some(Ok(Err(error))) => cannot_listen("--listen", None, &error),
         Some(Err(error)) => Failure::other(error.to_string()),
         _ => Failure::other("the gateway has ended"),
     }

@@ -63,7 +63,7 @@ impl Workers {
                 EventKind::Ready(_) => return Ok(()),
                 EventKind::StartFailed(error) | EventKind::Died(error) => {
                     return Err(Failure::workers(
-                        format!("no worker starts: {error}"),
+                        format!("no worker starts: {}", told(error)),
                         error.log_tail(),
                     ));
                 }
@@ -77,8 +77,10 @@ impl Workers {
     pub(crate) async fn tell(&mut self) {
         while let Some(event) = self.events.recv().await {
             let what = match &event.kind {
-                EventKind::Died(error) => error.to_string(),
-                EventKind::StartFailed(error) => format!("a worker does not start: {error}"),
+                EventKind::Died(error) => told(error),
+                EventKind::StartFailed(error) => {
+                    format!("a worker does not start: {}", told(error))
+                }
                 EventKind::Hung { .. } => "is killed: its request makes no progress".to_owned(),
                 EventKind::Unresponsive => "does not answer".to_owned(),
                 EventKind::Degraded => "its workers have failed too often".to_owned(),
@@ -91,6 +93,14 @@ impl Workers {
             }
         }
     }
+}
+
+/// An error with its cause, in a line. The log has lines of its own.
+fn told(error: &Error) -> String {
+    let text = format!("{error:#}");
+    let line = text.lines().next().unwrap_or_default();
+    // A user of the program has an option in place of the library's method.
+    line.replace("`Spawner::log_dir`", "--log-dir")
 }
 
 fn no_program() -> Failure {
