@@ -16,10 +16,12 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use slipring::backend::Backend;
 use slipring::pool::{Pool, Role};
 use slipring::{Kind, Spawner, worker};
 use slipring_gateway::tls::{ClientTls, IdentityError, PemFiles};
@@ -27,8 +29,20 @@ use slipring_gateway::{Discovery, GatewayState, RemoteRole};
 
 const SHOUT: Kind = Kind::named("shout");
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long no gateway may take requests.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("two_machines: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     if worker::is_worker() {
         return Ok(serve()?);
     }
@@ -52,7 +66,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let here = Role::new(|slot| Ok(Spawner::current_exe()?.role(slot.role.as_str())));
     let role = here.overflow(Arc::new(elsewhere.clone()));
     let pool = Pool::builder().role("shout", role).build()?;
-    wait_for_gateways(&elsewhere)?;
+    runtime.block_on(wait_for_gateways(&elsewhere))?;
 
     // Twelve threads call the role, and need not know where its workers are.
     let shout = pool.role("shout")?;
@@ -94,16 +108,14 @@ fn serve() -> slipring::Result<()> {
 
 /// Waits until a gateway takes requests, so that this short program shows it. A service need not wait:
 /// its own workers serve meanwhile.
-fn wait_for_gateways(role: &RemoteRole) -> Result<(), Box<dyn Error>> {
+async fn wait_for_gateways(role: &RemoteRole) -> slipring::Result<()> {
     let begun = Instant::now();
     while !role.gateways().iter().any(|gateway| gateway.state == GatewayState::Ready) {
-        if begun.elapsed() > TIMEOUT {
-            return Err(
-                "no gateway takes requests: is slipring-gateway running, and does it need --certs?"
-                    .into(),
-            );
+        if begun.elapsed() > LONGEST_WAIT {
+            // Without a connection its error says why there is none.
+            role.ping(TIMEOUT).await.into_iter().collect::<Result<Vec<_>, _>>()?;
         }
-        sleep(Duration::from_millis(10));
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())
 }
