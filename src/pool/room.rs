@@ -10,6 +10,10 @@ use crate::channel::WaitList;
 use crate::sync::plain::Mutex;
 use crate::sys::fork;
 
+/// How many changes in a row a look takes. A backend that says that there is always one would hold up
+/// the pool's thread.
+const MOST_CHANGES: usize = 8;
+
 /// What a role waits for at its backend while requests wait here.
 pub(super) struct RoomWatch {
     /// What [`Backend::load_changed`] has returned, polled once.
@@ -58,15 +62,16 @@ impl RoomWatch {
         // of both is dropped, and either wakes the pool's thread for all changes after this.
         let before = self.change.lock().take();
         let mut change = before.unwrap_or_else(|| backend.load_changed());
-        let has_changed = change.as_mut().poll(&mut context).is_ready();
-        if has_changed {
-            change = backend.load_changed();
-            if change.as_mut().poll(&mut context).is_ready() {
-                return true;
+        let mut has_changed = false;
+        for _ in 0..MOST_CHANGES {
+            if change.as_mut().poll(&mut context).is_pending() {
+                let replaced = self.change.lock().replace(change);
+                drop(replaced);
+                return has_changed;
             }
+            has_changed = true;
+            change = backend.load_changed();
         }
-        let replaced = self.change.lock().replace(change);
-        drop(replaced);
         has_changed
     }
 }
@@ -84,5 +89,147 @@ impl Room {
         // Pairs with the Acquire in `RoleRoom::poll`, which looks after it has registered its task.
         self.told.fetch_add(1, Ordering::Release);
         self.tasks.wake_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::mpsc;
+    use std::task::Poll;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::backend::{BackendLoad, BackendRequest, BoxChunks};
+    use crate::channel::{Reply, StreamTimeouts};
+    use crate::error::{Error, ErrorKind, Result};
+    use crate::id::RequestId;
+    use crate::pool::{Pool, Role};
+    use crate::process::testing::eventually;
+    use crate::protocol::{Health, Kind};
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// Has so many places, refuses so many requests, and tells of a change when it is told to.
+    #[derive(Debug, Default)]
+    struct Others {
+        places: AtomicUsize,
+        refusals: AtomicUsize,
+        change: Arc<Change>,
+    }
+
+    #[derive(Debug, Default)]
+    struct Change {
+        /// How many are to be told.
+        count: AtomicUsize,
+        waker: Mutex<Option<Waker>>,
+    }
+
+    impl Change {
+        fn tell(&self, count: usize) {
+            self.count.fetch_add(count, Ordering::SeqCst);
+            let waker = self.waker.lock().take();
+            waker.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    fn take_one(count: &AtomicUsize) -> bool {
+        let taken = count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |it| it.checked_sub(1));
+        taken.is_ok()
+    }
+
+    impl Backend for Others {
+        fn role(&self) -> &str {
+            "one"
+        }
+
+        fn load(&self) -> BackendLoad {
+            let places = self.places.load(Ordering::SeqCst);
+            BackendLoad { places, is_ready: true, ..BackendLoad::default() }
+        }
+
+        fn load_changed(&self) -> BoxFuture<'static, ()> {
+            let change = Arc::clone(&self.change);
+            Box::pin(poll_fn(move |context| {
+                *change.waker.lock() = Some(context.waker().clone());
+                if !take_one(&change.count) {
+                    return Poll::Pending;
+                }
+                *change.waker.lock() = None;
+                Poll::Ready(())
+            }))
+        }
+
+        fn call(&self, _: BackendRequest, _: Duration) -> BoxFuture<'static, Result<Reply>> {
+            let is_refused = take_one(&self.refusals);
+            Box::pin(std::future::ready(match is_refused {
+                true => Err(Error::new(ErrorKind::Overloaded, "full").with_begun(false)),
+                false => Ok(Reply::from_owner(RequestId::new(1), "there")),
+            }))
+        }
+
+        fn submit(&self, _: BackendRequest, _: Duration) -> BoxFuture<'static, Result<Reply>> {
+            unreachable!()
+        }
+
+        fn stream(
+            &self,
+            _: BackendRequest,
+            _: StreamTimeouts,
+        ) -> BoxFuture<'static, Result<BoxChunks>> {
+            unreachable!()
+        }
+
+        fn ping(&self, _: Duration) -> BoxFuture<'static, Vec<Result<Health>>> {
+            unreachable!()
+        }
+
+        fn abort(&self) {}
+
+        fn clear_abort(&self) {}
+
+        fn close(&self, _: Duration) -> BoxFuture<'static, Result<()>> {
+            unreachable!()
+        }
+    }
+
+    /// A pool whose role overflows, and whose worker does not start before the sender is dropped.
+    fn pool(others: &Arc<Others>) -> (Pool, mpsc::Sender<()>) {
+        let (end, ended) = mpsc::channel::<()>();
+        let ended = Mutex::new(ended);
+        let role = Role::with_channels(move |_| {
+            let _ = ended.lock().recv();
+            Err(Error::invalid_config("no worker"))
+        });
+        let others: Arc<dyn Backend> = others.clone();
+        (Pool::builder().role("one", role.overflow(others)).build().unwrap(), end)
+    }
+
+    #[test]
+    fn a_request_that_was_refused_leaves_again_after_the_first_sign_of_room() {
+        let (places, refusals) = (AtomicUsize::new(1), AtomicUsize::new(1));
+        let others = Arc::new(Others { places, refusals, ..Others::default() });
+        let (pool, _end) = pool(&others);
+        let one = pool.role("one").unwrap();
+        let pending = one.submit(Kind::app(1), "", LONG).unwrap();
+        assert_eq!(others.refusals.load(Ordering::SeqCst), 0, "it was refused");
+        assert_eq!(one.health().load.queued, 1);
+        others.change.tell(1);
+        assert_eq!(pending.wait().unwrap().text().unwrap(), "there");
+    }
+
+    #[test]
+    fn a_change_while_the_last_one_is_looked_at_does_not_end_the_watch() {
+        let others = Arc::<Others>::default();
+        let (pool, _end) = pool(&others);
+        let one = pool.role("one").unwrap();
+        let pending = one.submit(Kind::app(1), "", LONG).unwrap();
+        assert_eq!(one.health().load.queued, 1);
+        others.change.tell(2);
+        eventually("it has looked", || others.change.count.load(Ordering::SeqCst) == 0);
+        others.places.store(1, Ordering::SeqCst);
+        others.change.tell(1);
+        assert_eq!(pending.wait().unwrap().text().unwrap(), "there");
     }
 }

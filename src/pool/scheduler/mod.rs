@@ -186,8 +186,9 @@ impl<W> Scheduler<W> {
         let waiting = Waiting { owner: owner(), since, is_alone, may_leave };
         let ticket = self.queue.push(asked.number, asked.priority, waiting);
         self.plan(now);
-        // The others may have got a place since the request has looked.
-        self.look_elsewhere(now);
+        // The others may have got a place since the request has looked. Also in a pause: from this look
+        // on they tell of one.
+        self.note_look();
         Admission::Waits(ticket)
     }
 
@@ -569,8 +570,14 @@ impl<W> Scheduler<W> {
 
     /// Has the role look whether the others have a place, if a request waits that may go there.
     pub(super) fn look_elsewhere(&mut self, now: u64) {
+        if self.away.may_offer(now) {
+            self.note_look();
+        }
+    }
+
+    fn note_look(&mut self) {
         let has_look = self.actions.iter().any(|it| matches!(it, Action::LookElsewhere));
-        if !has_look && self.queue.leavers() > 0 && self.away.may_offer(now) {
+        if !has_look && self.queue.leavers() > 0 {
             self.actions.push(Action::LookElsewhere);
         }
     }
