@@ -1,5 +1,6 @@
 //! The page of metrics: OpenMetrics text over HTTP/1, for a collector such as Prometheus.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,10 +17,11 @@ use prometheus_client::registry::Registry;
 use slipring::pool::Pool;
 use slipring_gateway::server::Gateway;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-/// How many are answered at the same time; more wait.
+/// How many are answered at the same time. One more takes the place of the oldest, which may be one
+/// that says nothing.
 const CONNECTIONS: usize = 8;
 /// How long one may take, from its first byte to the last one of the answer.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -34,18 +36,22 @@ pub(crate) fn registry(gateway: &Gateway, pool: &Pool) -> Registry {
 
 /// Serves the page, until the program ends. Each connection has one answer.
 pub(crate) async fn serve(listener: TcpListener, registry: Registry) {
-    let (registry, places) = (Arc::new(registry), Arc::new(Semaphore::new(CONNECTIONS)));
+    let registry = Arc::new(registry);
+    let mut answers = VecDeque::new();
     loop {
-        // It is never closed.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
+                if answers.len() == CONNECTIONS
+                    && let Some(oldest) = answers.pop_front()
+                {
+                    AbortHandle::abort(&oldest);
+                }
                 let registry = Arc::clone(&registry);
-                tokio::spawn(async move {
+                let answer = tokio::spawn(async move {
                     // The other side is gone, or too slow.
                     let _ = timeout(LONGEST, answer(stream, &registry)).await;
-                    drop(place);
                 });
+                answers.push_back(answer.abort_handle());
             }
             Err(_) => sleep(Duration::from_millis(10)).await,
         }
@@ -89,4 +95,32 @@ fn page(request: &Request<Incoming>, registry: &Registry) -> Response<String> {
 pub(crate) fn address(text: &str) -> Option<SocketAddr> {
     let of_port = |port| SocketAddr::from(([127, 0, 0, 1], port));
     text.parse().map(of_port).or_else(|_| text.parse()).ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_that_say_nothing_do_not_keep_a_collector_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, Registry::default()));
+        let mut silent = Vec::new();
+        for _ in 0..2 * CONNECTIONS {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let began = Instant::now();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: here\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        // Until then the silent ones may stay.
+        assert!(began.elapsed() < LONGEST);
+    }
 }
