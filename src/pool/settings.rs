@@ -141,6 +141,9 @@ impl Role {
     /// each request that comes; and if this role becomes degraded. If `backend` refuses it without having
     /// begun it, the request gets its place in the queue here back.
     ///
+    /// One that lies ready for a worker that is busy ([`prefetch`](Self::prefetch)) does not wait in this
+    /// sense, and stays. With `prefetch(0)` it goes to the others if they have a place.
+    ///
     /// What may have ended workers is tried again here only. A message that is written in parts, by
     /// [`RoleHandle::write`](super::RoleHandle::write), is always sent to a worker of this role.
     /// Closing the pool waits for requests that `backend` has, and does not close it.

@@ -21,6 +21,7 @@ use super::service::lock;
 use crate::error::{Error, ExitCause, Result};
 use crate::sys::descriptor::open_above_stdio;
 use crate::sys::fd::{set_blocking_append, try_lock_byte, unlock_byte};
+use crate::sys::fork::is_forked_child;
 
 /// The most bytes of a log's end that an error shows.
 const TAIL: u64 = 4096;
@@ -31,11 +32,12 @@ const REASON: &str = "[supervisor] ";
 /// The most workers that can have a log of the same name at a time.
 const MOST: u32 = 10_000;
 
-/// The byte of the file that this process locks. The byte need not exist.
-const HOSTS_BYTE: u32 = 0;
+/// The byte of the file that this process locks. It need not exist: where locks forbid others to write,
+/// it must not.
+const HOSTS_BYTE: i64 = 1 << 62;
 
 /// The byte that is locked by the worker's standard output and error.
-const WORKERS_BYTE: u32 = 1;
+const WORKERS_BYTE: i64 = HOSTS_BYTE + 1;
 
 /// One worker's part of a log file: everything that was appended since it was locked.
 #[derive(Debug)]
@@ -201,8 +203,11 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        // Closing it would leave the lock with each child that has inherited the descriptor.
-        let _ = unlock_byte(self.file.as_fd(), HOSTS_BYTE);
+        // Closing it would leave the lock with each child that has inherited the descriptor. In such a
+        // child it is the parent's.
+        if !is_forked_child() {
+            let _ = unlock_byte(self.file.as_fd(), HOSTS_BYTE);
+        }
     }
 }
 
@@ -214,7 +219,7 @@ mod tests {
 
     use super::*;
     use crate::error::ErrorKind;
-    use crate::process::testing::{TempDir, clear_status_flags, make_fifo};
+    use crate::process::testing::{TempDir, alone, clear_status_flags, fork, make_fifo};
 
     fn open(dir: &TempDir) -> Log {
         Log::open(dir.path(), "r", None).unwrap()
@@ -286,6 +291,24 @@ mod tests {
         let unstarted = next.path().to_owned();
         drop((next, of_a_child));
         assert_eq!(open(&dir).path(), unstarted);
+    }
+
+    #[test]
+    fn a_forked_child_that_drops_a_log_does_not_free_it() {
+        alone(|| {
+            crate::sys::fork::watch().unwrap();
+            let dir = TempDir::new();
+            let mut log = open(&dir);
+            // The worker has ended, and the line about that has not come.
+            drop(log.take_output());
+            let mut log = Some(log);
+            let code = fork(|| {
+                drop(log.take());
+                0
+            });
+            assert_eq!(code, 0);
+            assert_ne!(open(&dir).path(), log.unwrap().path());
+        });
     }
 
     #[test]

@@ -249,7 +249,7 @@ pub(crate) fn set_blocking_append(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Locks a byte of a file, which need not exist, for this open file description. Returns whether it
 /// was free. The lock ends with [`unlock_byte`], or with the last descriptor of the description.
-pub(crate) fn try_lock_byte(fd: BorrowedFd<'_>, byte: u32) -> io::Result<bool> {
+pub(crate) fn try_lock_byte(fd: BorrowedFd<'_>, byte: i64) -> io::Result<bool> {
     match set_lock(fd, libc::F_WRLCK, byte) {
         Ok(()) => Ok(true),
         Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
@@ -258,15 +258,15 @@ pub(crate) fn try_lock_byte(fd: BorrowedFd<'_>, byte: u32) -> io::Result<bool> {
 }
 
 /// Releases the lock of [`try_lock_byte`], whoever else has the description.
-pub(crate) fn unlock_byte(fd: BorrowedFd<'_>, byte: u32) -> io::Result<()> {
+pub(crate) fn unlock_byte(fd: BorrowedFd<'_>, byte: i64) -> io::Result<()> {
     set_lock(fd, libc::F_UNLCK, byte)
 }
 
-fn set_lock(fd: BorrowedFd<'_>, kind: libc::c_int, byte: u32) -> io::Result<()> {
+fn set_lock(fd: BorrowedFd<'_>, kind: libc::c_int, byte: i64) -> io::Result<()> {
     let lock = libc::flock {
         l_type: kind.try_into().map_err(io::Error::other)?,
         l_whence: libc::SEEK_SET.try_into().map_err(io::Error::other)?,
-        l_start: byte.into(),
+        l_start: byte,
         l_len: 1,
         // The kernel wants none for a lock that belongs to a description.
         l_pid: 0,

@@ -21,8 +21,8 @@ Examples:
     --client-ca certs/ca.pem -- ./embedder
 
 The first SIGTERM or SIGINT refuses new requests, in a way that callers send
-them elsewhere, and finishes those that there are. A second one ends the
-program at once.
+them elsewhere, and finishes those that there are. A second one, half a second
+later or more, ends the program at once.
 
 Exit codes:
     0  ended by a signal, with all requests answered
