@@ -1,7 +1,7 @@
 //! The status page: what a host's channels and pools count, for other processes of the same user.
 //!
-//! A process that has a channel or a pool has one page: a memfd of a few kilobytes, which a thread of the
-//! library's brings up to date once a second. Nobody needs to ask the host for it, and nothing that
+//! A process that wants it has one page of all its channels and pools: a memfd of a few kilobytes, which a
+//! thread of the library's brings up to date once a second. Nobody needs to ask the host for it, and nothing that
 //! reads it can hurt the host: the page is found through `/proc`, is sealed against all writers but
 //! the host, and can also be read while the host is stopped. It contains names of roles, process ids and
 //! counters; no payloads.
@@ -9,7 +9,7 @@
 //! [`hosts`] reads the pages of all hosts; `slipring top` shows them. `docs/STATUS_PAGE.md` has the
 //! layout.
 //!
-//! A process that does not want a page is started with `SLIPRING_STATUS_PAGE=0`, or calls [`turn_off`].
+//! A process wants a page if it is started with `SLIPRING_STATUS_PAGE=1`, or calls [`turn_on`].
 
 mod find;
 mod layout;
@@ -24,6 +24,11 @@ pub use find::{Host, Hosts, host, hosts};
 pub use numbers::{ChannelNumbers, Field, RoleNumbers};
 pub(crate) use publisher::{Source, add};
 pub use row::{Numbers, Row, Times};
+
+/// Has this process keep a page, of all channels and pools that it makes from now on.
+pub fn turn_on() {
+    publisher::turn_on();
+}
 
 /// Removes this process's page, if it has one, and keeps it from having one. Blocks for a moment,
 /// until the thread that writes the page has ended.

@@ -19,8 +19,8 @@ use crate::sys::fork;
 /// How long the thread sleeps between two rounds.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The variable of the environment that keeps a process from having a page.
-pub(super) const VARIABLE: &str = "SLIPRING_STATUS_PAGE";
+/// The variable of the environment that gives a process a page, if it is 1.
+const VARIABLE: &str = "SLIPRING_STATUS_PAGE";
 
 /// What a row can be made of.
 pub(crate) trait Source: Send + Sync {
@@ -48,12 +48,14 @@ struct Listed {
 
 /// The one list of the process. Its lock is held for moments, and never while a source is asked.
 static SOURCES: LazyLock<(Mutex<Sources>, Condvar)> = LazyLock::new(Default::default);
-static IS_OFF: AtomicBool = AtomicBool::new(false);
+/// Whether the process has a page once there is something to describe.
+static IS_ON: LazyLock<AtomicBool> =
+    LazyLock::new(|| AtomicBool::new(std::env::var_os(VARIABLE).is_some_and(|value| value == "1")));
 
 /// Has the page describe this, until it is dropped. Makes the page, unless there is one or the process
-/// does not want it. Failures are not told: nothing depends on the page.
+/// wants none. Failures are not told: nothing depends on the page.
 pub(crate) fn add(source: Weak<dyn Source>) {
-    if is_off() || fork::is_forked_child() {
+    if !IS_ON.load(Ordering::Relaxed) || fork::is_forked_child() {
         return;
     }
     let mut sources = SOURCES.0.lock();
@@ -67,9 +69,9 @@ pub(crate) fn add(source: Weak<dyn Source>) {
     }
 }
 
-fn is_off() -> bool {
-    IS_OFF.load(Ordering::Relaxed)
-        || std::env::var_os(VARIABLE).is_some_and(|value| value == "0" || value == "off")
+/// Gives the process a page, with what is made from now on.
+pub(super) fn turn_on() {
+    IS_ON.store(true, Ordering::Relaxed);
 }
 
 /// Removes the page, and has no other one made.
@@ -77,7 +79,7 @@ pub(super) fn turn_off() {
     if fork::is_forked_child() {
         return;
     }
-    IS_OFF.store(true, Ordering::Relaxed);
+    IS_ON.store(false, Ordering::Relaxed);
     let (sources, changed) = &*SOURCES;
     let mut sources = sources.lock();
     sources.all.clear();

@@ -48,6 +48,7 @@ fn role_of(row: &Row, name: &str) -> Option<RoleNumbers> {
 
 #[test]
 fn a_channel_is_on_the_page_until_it_is_dropped() {
+    status_page::turn_on();
     let channel = spawn(Config::small());
     let pid = channel.pid();
     (0..3).for_each(|_| assert_usable(&channel));
@@ -79,6 +80,7 @@ fn a_channel_is_on_the_page_until_it_is_dropped() {
 
 #[test]
 fn a_role_of_a_pool_is_on_the_page_with_its_requests() {
+    status_page::turn_on();
     let role = Role::new(|_| Ok(small())).max_size(2);
     let pool = Pool::builder().role("on-the-page", role).build().unwrap();
     let handle = pool.role("on-the-page").unwrap();
@@ -106,6 +108,7 @@ fn page() -> PathBuf {
 
 #[test]
 fn nobody_can_write_the_page() {
+    status_page::turn_on();
     let _channel = spawn(Config::small());
     wait_for("a page", |_| Some(()));
     let mut file = OpenOptions::new().read(true).write(true).open(page()).unwrap();
@@ -122,6 +125,7 @@ fn nobody_can_write_the_page() {
 
 #[test]
 fn the_descriptor_in_another_process_makes_that_no_host() {
+    status_page::turn_on();
     let _channel = spawn(Config::small());
     wait_for("a page", |_| Some(()));
     let inherited = Stdio::from(File::open(page()).unwrap());

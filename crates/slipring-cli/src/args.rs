@@ -133,8 +133,8 @@ pub(crate) enum Command {
     Soak(soak::Options),
     /// Show every counter of the programs that use slipring
     ///
-    /// Reads the status pages of this user's hosts, which need not do anything for it and may be
-    /// stopped. One line for each counter: host/role#channel for a worker, host/role: for a role of a
+    /// Reads the status pages of this user's hosts, which were started with SLIPRING_STATUS_PAGE=1,
+    /// need not do anything for it and may be stopped. One line for each counter: host/role#channel for a worker, host/role: for a role of a
     /// pool, the counter, its value, its unit and what it means.
     #[command(after_help = STAT_EXAMPLES)]
     Stat {
@@ -144,8 +144,8 @@ pub(crate) enum Command {
     },
     /// Watch the programs that use slipring
     ///
-    /// A line for each worker and for each role of a pool, of all hosts of this user, from their status
-    /// pages; brought up to date once a second.
+    /// A line for each worker and for each role of a pool, of all hosts of this user that were started
+    /// with SLIPRING_STATUS_PAGE=1, from their status pages; brought up to date once a second.
     #[command(after_help = TOP_EXAMPLES)]
     Top(top::Options),
     /// List the memory of named channels that killed processes have left behind

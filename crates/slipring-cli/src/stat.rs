@@ -7,6 +7,10 @@ use slipring::status_page::{self, Field, Host, Numbers, Row, Times};
 use crate::error::{Error, say};
 use crate::stdio::Stdout;
 
+/// What is said if there is nothing to show.
+pub(crate) const NO_HOST: &str =
+    "no host keeps a status page: start one with SLIPRING_STATUS_PAGE=1";
+
 /// Prints what the hosts' status pages say: of all hosts, or of those with these process ids.
 pub(crate) fn run(pids: &[u32]) -> Result<(), Error> {
     let failed = |e: slipring::Error| Error::failure(format!("{e:#}"));
@@ -18,20 +22,22 @@ pub(crate) fn run(pids: &[u32]) -> Result<(), Error> {
             }
             found.hosts
         }
-        _ => {
-            let host =
-                |pid: &u32| {
-                    let found = status_page::host(*pid).map_err(failed)?;
-                    found.ok_or_else(|| Error::failure(format!(
-                    "process {pid} has no status page that can be read: it has no channel, is \
-                     another user's, or was started with SLIPRING_STATUS_PAGE=0"
-                )))
-                };
-            pids.iter().map(host).collect::<Result<_, _>>()?
-        }
+        _ => pids.iter().map(|pid| one(*pid)).collect::<Result<_, _>>()?,
     };
+    if hosts.is_empty() {
+        say(NO_HOST);
+    }
     let text: String = hosts.iter().map(description).collect();
     Stdout::open()?.print(&text)
+}
+
+fn one(pid: u32) -> Result<Host, Error> {
+    let found = status_page::host(pid).map_err(|e| Error::failure(format!("{e:#}")))?;
+    found.ok_or_else(|| {
+        let why =
+            "it has no channel, is another user's, or was not started with SLIPRING_STATUS_PAGE=1";
+        Error::failure(format!("process {pid} has no status page that can be read: {why}"))
+    })
 }
 
 /// The lines of one host.

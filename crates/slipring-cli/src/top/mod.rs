@@ -13,6 +13,7 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use slipring::status_page;
 
 use crate::error::{Error, say};
+use crate::stat::NO_HOST;
 use crate::stdio::Stdout;
 use keys::{Outcome, State};
 use lines::{Look, Order};
@@ -65,6 +66,9 @@ fn print_table(filter: &str) -> Result<(), Error> {
     let second = look()?;
     for (pid, error) in &second.hosts.refused {
         say(format!("process {pid} is left out: {error:#}"));
+    }
+    if second.hosts.hosts.is_empty() {
+        say(NO_HOST);
     }
     let lines = lines::lines(&second, Some(&first), Order::Host, filter);
     Stdout::open()?.print(once::table(&lines))

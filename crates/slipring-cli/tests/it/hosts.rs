@@ -8,6 +8,8 @@ fn slipring(args: &[&str]) -> Finished {
     Command::new(env!("CARGO_BIN_EXE_slipring")).args(args).output().unwrap().into()
 }
 
+const WITH_PAGE: &[(&str, &str)] = &[("SLIPRING_STATUS_PAGE", "1")];
+
 /// A host that waits for its standard input.
 struct Host {
     child: Child,
@@ -59,7 +61,7 @@ impl Drop for Host {
 
 #[test]
 fn a_host_is_shown_with_its_role_and_its_worker() {
-    let host = Host::start(&[]);
+    let host = Host::start(WITH_PAGE);
     host.until_it_is_shown();
     let counters = slipring(&["stat", &host.pid()]).succeeded().stdout;
     for name in ["/embed: answered ", "/embed: queue_time_p99 ", " request_ring_capacity "] {
@@ -78,7 +80,7 @@ fn a_host_is_shown_with_its_role_and_its_worker() {
 
 #[test]
 fn a_host_that_is_stopped_is_marked_and_read_all_the_same() {
-    let host = Host::start(&[]);
+    let host = Host::start(WITH_PAGE);
     host.until_it_is_shown();
     host.signal(libc::SIGSTOP);
     until("the mark", || host.lines().iter().all(|line| line.contains("stopped")));
@@ -90,9 +92,9 @@ fn a_host_that_is_stopped_is_marked_and_read_all_the_same() {
 
 #[test]
 fn a_host_that_was_killed_or_wants_no_page_is_not_shown() {
-    let mut killed = Host::start(&[]);
+    let mut killed = Host::start(WITH_PAGE);
     killed.until_it_is_shown();
-    let quiet = Host::start(&[("SLIPRING_STATUS_PAGE", "0")]);
+    let quiet = Host::start(&[]);
     killed.child.kill().unwrap();
     killed.child.wait().unwrap();
     for host in [&killed, &quiet] {
