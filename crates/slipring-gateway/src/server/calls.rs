@@ -19,7 +19,7 @@ use super::record::Record;
 use super::request::{self, Deadline};
 use super::{InFlight, Shared};
 use crate::wire::error::{draining, no_such_role};
-use crate::wire::message::timeouts_of;
+use crate::wire::message::{request_of, timeouts_of};
 
 /// When it is looked first whether a worker has begun a request: most are answered by then.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
@@ -59,9 +59,10 @@ async fn call(
     let shared = &caller.shared;
     let in_flight = InFlight::begin(shared, record).ok_or_else(|| shared.refusal())?;
     let deadline = Deadline::of(request.headers(), shared.limits.call_timeout)?;
-    let (head, asked, len) = request::whole(request, caller, deadline).await?;
+    let (head, payload) = request::whole(request, caller, deadline).await?;
     let backend = shared.role(&head.role)?;
-    let asked = record.asked(&head.role, asked, len);
+    let len = payload.len();
+    let asked = record.asked(&head.role, request_of(&head, payload)?, len);
     let progress = asked.progress();
     let mut reply = backend.call(asked, deadline.left());
     let answer = match unless_begun(&mut reply, &progress).await {
@@ -81,9 +82,10 @@ async fn stream(
     let shared = &caller.shared;
     let in_flight = InFlight::begin(shared, record).ok_or_else(|| shared.refusal())?;
     let deadline = Deadline::of(request.headers(), Duration::MAX)?;
-    let (head, asked, len) = request::whole(request, caller, deadline).await?;
+    let (head, payload) = request::whole(request, caller, deadline).await?;
     let backend = shared.role(&head.role)?;
-    let asked = record.asked(&head.role, asked, len);
+    let len = payload.len();
+    let asked = record.asked(&head.role, request_of(&head, payload)?, len);
     let progress = asked.progress();
     let chunks = backend.stream(asked, timeouts_of(&head, deadline.left())).await;
     let mut chunks = chunks.map_err(|error| shared.status_of(&error))?;

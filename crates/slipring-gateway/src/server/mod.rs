@@ -14,7 +14,6 @@ mod control;
 mod counters;
 #[cfg(test)]
 mod hostile_tests;
-mod pieces;
 mod preface;
 mod record;
 mod request;

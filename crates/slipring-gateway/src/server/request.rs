@@ -3,21 +3,18 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use prost::Message;
-use slipring::backend::BackendRequest;
 use tokio::time::{Instant, timeout};
 use tonic::Status;
 
 use super::budget::Held;
 use super::caller::Caller;
-use super::pieces::Pieces;
 use crate::proto;
 use crate::wire::error::{status_of, too_large};
-use crate::wire::message::request_of;
 use crate::wire::reader::MessageReader;
 use crate::wire::{Limits, timeout as grpc_timeout};
 
@@ -130,13 +127,13 @@ pub(super) async fn one<M: Message + Default>(
     decode(messages.next().await?.ok_or_else(nothing)?)
 }
 
-/// Reads a request to a worker, with its payload, which counts as memory of its connection. Returns the
-/// length of that, too.
+/// Reads a request to a worker, and puts the pieces of its payload together. The payload counts as
+/// memory of its connection.
 pub(super) async fn whole(
     request: Request<Incoming>,
     caller: &Caller,
     deadline: Deadline,
-) -> Result<(proto::Request, BackendRequest, usize), Status> {
+) -> Result<(proto::Request, Bytes), Status> {
     let limits = &caller.shared.limits;
     let longest = limits.max_message.saturating_add(HEAD);
     let mut messages = Messages::new(request.into_body(), longest, caller, deadline);
@@ -152,12 +149,9 @@ pub(super) async fn whole(
         if payload.len() <= COPIED {
             payload = Bytes::copy_from_slice(&payload);
         }
-        let len = payload.len();
-        let asked = request_of(&first, messages.held.keep(payload))?;
-        return Ok((first, asked, len));
+        return Ok((first, messages.held.keep(payload)));
     }
-    let mut all = Pieces::default();
-    all.add(payload);
+    let mut all = BytesMut::from(payload);
     while more {
         let piece: proto::Request =
             decode(messages.next().await?.ok_or_else(|| {
@@ -167,12 +161,10 @@ pub(super) async fn whole(
             return Err(Status::invalid_argument("a piece has no payload"));
         }
         check(all.len().saturating_add(piece.payload.len()), limits)?;
-        all.add(piece.payload);
+        all.extend_from_slice(&piece.payload);
         more = piece.more;
     }
-    let len = all.len();
-    let asked = request_of(&first, all.into_payload(messages.held))?;
-    Ok((first, asked, len))
+    Ok((first, messages.held.keep(all.freeze())))
 }
 
 fn check(len: usize, limits: &Limits) -> Result<(), Status> {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use slipring::backend::BackendRequest;
-use slipring::payload::Payload;
 use slipring::pool::Priority;
 use slipring::{Kind, StreamTimeouts};
 use tonic::Status;
@@ -122,11 +121,8 @@ pub(crate) fn head_of(
     }
 }
 
-/// Makes the request that a message describes, with all of its payload.
-pub(crate) fn request_of(
-    head: &proto::Request,
-    payload: impl Payload + Send + Sync + 'static,
-) -> Result<BackendRequest, Status> {
+/// Makes the request that a message describes, with a payload that was put together.
+pub(crate) fn request_of(head: &proto::Request, payload: Bytes) -> Result<BackendRequest, Status> {
     let request = BackendRequest::new(kind_of(head)?, payload).priority(match head.priority() {
         proto::Priority::High => Priority::High,
         proto::Priority::Normal => Priority::Normal,
