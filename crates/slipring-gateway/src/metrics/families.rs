@@ -248,7 +248,12 @@ mod tests {
             disconnects: 0,
         };
         let remote = RemoteRoleMetrics { gateways: vec![of_one], ..RemoteRoleMetrics::default() };
-        let text = include_str!("../../../../docs/NETWORK.md");
+        let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+        if !docs.exists() {
+            println!("skipped: a package has no documents");
+            return;
+        }
+        let text = std::fs::read_to_string(docs.join("NETWORK.md")).unwrap();
         let documented: Vec<_> =
             text.lines().filter(|line| line.starts_with("| `slipring_")).collect();
         assert_eq!(documented, [lines(&gateway), lines(&remote)].concat());
