@@ -115,7 +115,7 @@ impl Log {
         let output = open()?;
         let of_the_output = output.metadata().map_err(failed)?;
         if (metadata.dev(), metadata.ino()) != (of_the_output.dev(), of_the_output.ino()) {
-            // Somebody has just put another file in its place.
+            // Another process has just put another file in its place.
             return Ok(None);
         }
         // Errors mean that the file system has no locks. The lines of workers that run at the same

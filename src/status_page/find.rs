@@ -75,7 +75,7 @@ pub fn hosts() -> Result<Hosts> {
     Ok(found)
 }
 
-/// Reads the page of one process; `None` if it has none, has ended, or belongs to somebody else.
+/// Reads the page of one process; `None` if it has none, has ended, or is another user's.
 ///
 /// # Errors
 ///

@@ -1,10 +1,10 @@
 //! The status page: what a host's channels and pools count, for other processes of the same user.
 //!
 //! A process that wants it has one page of all its channels and pools: a memfd of a few kilobytes, which a
-//! thread of the library's brings up to date once a second. Nobody needs to ask the host for it, and nothing that
-//! reads it can hurt the host: the page is found through `/proc`, is sealed against all writers but
-//! the host, and can also be read while the host is stopped. It contains names of roles, process ids and
-//! counters; no payloads.
+//! thread of the library's brings up to date once a second. The host need not be asked for it, and no
+//! reader can hurt the host: the page is found through `/proc`, is sealed against all writers but the host,
+//! and can also be read while the host is stopped. It contains names of roles, process ids, counters and
+//! the text of the last failure; no payloads.
 //!
 //! [`hosts`] reads the pages of all hosts; `slipring top` shows them. `docs/STATUS_PAGE.md` has the
 //! layout.

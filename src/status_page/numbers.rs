@@ -55,7 +55,7 @@ numbers! {
     ChannelNumbers:
     pid gauge "process id" "The worker's process.",
     state gauge "code" "1 open, 2 closing, 3 closed, 4 the worker died, 5 failed.",
-    worker_state gauge "code" "What the worker does: 1 starting, 2 idle, 3 busy, 4 stopping.",
+    worker_state gauge "code" "What the worker does: 1 starting, 2 idle, 3 busy, 4 awaiting credit, 5 stopping.",
     busy_for gauge "ns" "How long ago the request was begun that the worker has had for longest; 0 if it has none.",
     progress gauge "of the handler" "What the handler of that request said last of its progress.",
     taken gauge "requests" "Requests that the worker has taken and not begun.",

@@ -140,7 +140,9 @@ fn write(page: &mut Writer, listed: &[Listed]) -> Result<()> {
         let row = || listed.source.upgrade()?.row(listed.id);
         let row = catch_unwind(AssertUnwindSafe(row)).ok().flatten();
         rows.resize_with(rows.len().max(block + 1), || None);
-        rows.get_mut(block).into_iter().for_each(|place| *place = row.clone());
+        if let Some(place) = rows.get_mut(block) {
+            *place = row;
+        }
     }
     page.write_rows(&rows)?;
     page.write_header(&Header {

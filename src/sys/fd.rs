@@ -257,7 +257,7 @@ pub(crate) fn try_lock_byte(fd: BorrowedFd<'_>, byte: i64) -> io::Result<bool> {
     }
 }
 
-/// Releases the lock of [`try_lock_byte`], whoever else has the description.
+/// Releases the lock of [`try_lock_byte`], whatever other processes have the description.
 pub(crate) fn unlock_byte(fd: BorrowedFd<'_>, byte: i64) -> io::Result<()> {
     set_lock(fd, libc::F_UNLCK, byte)
 }

@@ -45,8 +45,8 @@ impl Host {
 
     fn signal(&self, signal: i32) {
         let pid = i32::try_from(self.child.id()).unwrap();
-        // SAFETY: signals a child that was not waited for.
         #[allow(unsafe_code, reason = "std kills only")]
+        // SAFETY: signals a child that was not waited for.
         let sent = unsafe { libc::kill(pid, signal) };
         assert_eq!(sent, 0);
     }

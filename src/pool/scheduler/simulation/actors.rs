@@ -37,7 +37,7 @@ pub(super) enum RequestState {
     Returns,
     /// Its caller has given it up, and its worker is not done with it.
     Lingers(Grant),
-    /// It was told to leave for the others, who do not count it yet: with the moment since which it
+    /// It was told to leave for the others, whose load does not count it yet: with the moment since which it
     /// had waited here.
     Leaves(Option<u64>),
     /// The others have it.
