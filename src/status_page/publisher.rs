@@ -93,7 +93,21 @@ pub(super) fn turn_off() {
 fn run() {
     let mut page = Writer::create().ok();
     loop {
-        let Some(listed) = next_round() else { break };
+        let listed = next_round();
+        if listed.is_empty() {
+            // The page is gone before the thread counts as ended: `turn_off` waits for that.
+            drop(page.take());
+            let (sources, changed) = &*SOURCES;
+            let mut sources = sources.lock();
+            if sources.all.is_empty() {
+                sources.is_running = false;
+                changed.notify_all();
+                return;
+            }
+            drop(sources);
+            page = Writer::create().ok();
+            continue;
+        }
         if let Some(writer) = &mut page
             && write(writer, &listed).is_err()
         {
@@ -106,20 +120,12 @@ fn run() {
             drop(changed.wait_timeout(sources, PERIOD));
         }
     }
-    // The page is dropped before anybody hears that it is gone.
-    drop(page);
-    SOURCES.1.notify_all();
 }
 
-/// What is to be described now, all of which have a block if there is one. `None` if there is nothing:
-/// then the thread does not count as running any more.
-fn next_round() -> Option<Vec<Listed>> {
+/// What is to be described now, all of which have a block if there is one.
+fn next_round() -> Vec<Listed> {
     let mut sources = SOURCES.0.lock();
     sources.all.retain(|listed| listed.source.strong_count() > 0);
-    if sources.all.is_empty() {
-        sources.is_running = false;
-        return None;
-    }
     let mut is_used = vec![false; BLOCKS];
     for block in sources.all.iter().filter_map(|listed| listed.block) {
         is_used.get_mut(block).into_iter().for_each(|used| *used = true);
@@ -128,7 +134,7 @@ fn next_round() -> Option<Vec<Listed>> {
     for listed in sources.all.iter_mut().filter(|listed| listed.block.is_none()) {
         listed.block = free.next();
     }
-    Some(sources.all.clone())
+    sources.all.clone()
 }
 
 /// Writes the rows, frees what is not used, and then the heartbeat.
