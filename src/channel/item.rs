@@ -5,10 +5,11 @@
 use std::cell::Cell;
 #[cfg(feature = "async")]
 use std::fmt;
+use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::assembler::Assembler;
-use crate::protocol::buffer_pool::{BufferSlice, PooledBuffer};
+use crate::protocol::buffer_pool::{BufferPool, BufferSlice, PooledBuffer};
 use crate::protocol::failure;
 use crate::protocol::kind::{EXPIRED, Kind, REFUSED, flags};
 use crate::ring::position::span;
@@ -19,6 +20,8 @@ use crate::shm::layout::as_usize;
 /// The longest reply that is copied out of the ring at once, in bytes: a frame of two cache
 /// lines. A copy of it costs less than keeping account of a lease.
 const COPIED_REPLY: usize = 96;
+/// From this length on, an allocator may well give a copy fresh memory each time.
+const POOLED_REPLY: usize = 64 << 10;
 
 /// The payload of a reply or a chunk: in the ring, or copied out of it.
 #[derive(Debug)]
@@ -56,6 +59,16 @@ impl fmt::Debug for dyn Owner {
 }
 
 impl Body {
+    /// Copies a payload, a long one into a buffer that is used again.
+    pub(super) fn copy(payload: PeerBytes<'_>, buffers: &Arc<BufferPool>) -> Self {
+        if payload.len() < POOLED_REPLY {
+            return Self::Owned(payload.to_vec());
+        }
+        let mut bytes = buffers.fitting_buffer(payload.len());
+        payload.append_to(&mut bytes);
+        Self::Message(PooledBuffer::new(bytes, buffers))
+    }
+
     /// Keeps a frame's payload: a copy if it is short, and else a lease of its slot.
     #[inline(always)]
     pub(super) fn keep(frame: Frame<'_>) -> Self {

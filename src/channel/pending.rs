@@ -210,7 +210,10 @@ impl PendingTable {
             drop(cut_off);
             // Copied, so that a request whose owner reads late holds up no other.
             self.counters.copied_frames.fetch_add(1, Ordering::Relaxed);
-            let body = Body::Owned(frame.payload().to_vec());
+            let body = match is_stream {
+                true => Body::Owned(frame.payload().to_vec()),
+                false => Body::copy(frame.payload(), buffers),
+            };
             self.give(reply, reply.item(body, reply.cost(), is_stream), tell);
             return Ok(None);
         }

@@ -56,6 +56,18 @@ impl BufferPool {
         buffer
     }
 
+    /// Returns an empty buffer for `len` bytes that may be kept for long: the one that was kept, if
+    /// it is at most twice as large.
+    pub(crate) fn fitting_buffer(&self, len: usize) -> Vec<u8> {
+        if let Some(mut kept) = self.kept.try_lock()
+            && (len..=len.saturating_mul(2)).contains(&kept.capacity())
+        {
+            self.left.store(0, Ordering::Relaxed);
+            return std::mem::take(&mut *kept);
+        }
+        Vec::with_capacity(len)
+    }
+
     /// Keeps a buffer for the next message, unless a larger one is kept already.
     pub(crate) fn give(&self, mut buffer: Vec<u8>) {
         buffer.clear();
@@ -256,6 +268,17 @@ mod tests {
         drop(other);
         assert!(pool.buffer(0).capacity() >= 9000, "the larger one is kept");
         assert_eq!(pool.buffer(0).capacity(), 0, "once");
+    }
+
+    #[test]
+    fn a_much_larger_buffer_is_left_where_it_is() {
+        let pool = BufferPool::new();
+        let (message, place) = whole(&pool, 5000);
+        drop(message);
+        let others = [pool.fitting_buffer(6000), pool.fitting_buffer(1000)];
+        assert!(others.iter().all(|other| other.as_ptr() != place));
+        let (first, second) = (pool.fitting_buffer(4000), pool.fitting_buffer(4000));
+        assert!(first.as_ptr() == place && second.as_ptr() != place);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use prost::Message;
 use slipring::backend::BackendRequest;
 use slipring::{Error, Reply, RequestId, Result, StreamTimeout, StreamTimeouts};
@@ -18,6 +18,7 @@ use super::patience::Patience;
 use crate::proto;
 use crate::wire::error::{empty_piece, malformed, not_whole, timed_out, too_large};
 use crate::wire::message::{Pieces, head_of};
+use crate::wire::spare::Buffer;
 
 /// How much longer than the gateway its caller waits, so that the gateway's own word on what has
 /// passed arrives.
@@ -146,7 +147,9 @@ impl futures_core::Stream for Chunks {
             };
             let whole = match message {
                 Ok(Some(message)) => this.whole.add(message, &this.exchange),
-                Ok(None) if this.whole.is_open => Err(not_whole(&this.exchange.shared().peer)),
+                Ok(None) if this.whole.open.is_some() => {
+                    Err(not_whole(&this.exchange.shared().peer))
+                }
                 Ok(None) => return Poll::Ready(None),
                 Err(error) => Err(error),
             };
@@ -175,8 +178,8 @@ impl fmt::Debug for Chunks {
 /// Puts pieces together.
 #[derive(Debug, Default)]
 struct Whole {
-    is_open: bool,
-    bytes: BytesMut,
+    /// What came of a payload whose last piece did not.
+    open: Option<Buffer>,
 }
 
 impl Whole {
@@ -184,20 +187,24 @@ impl Whole {
     fn add(&mut self, message: Bytes, exchange: &Exchange) -> Result<Option<Bytes>> {
         let proto::Reply { more, payload } = proto::Reply::decode(message)
             .map_err(|error| malformed(&error, exchange.was_begun()))?;
-        if !more && !self.is_open {
+        if !more && self.open.is_none() {
             return Ok(Some(payload));
         }
         if more && payload.is_empty() {
             return Err(empty_piece());
         }
+        let mut open = self.open.take().unwrap_or_else(|| exchange.shared().spare.buffer());
         let limit = exchange.shared().limits.max_message;
-        let len = self.bytes.len().saturating_add(payload.len());
+        let len = open.len().saturating_add(payload.len());
         if len > limit {
             return Err(too_large(len, limit, true));
         }
-        self.bytes.extend_from_slice(&payload);
-        self.is_open = more;
-        Ok((!more).then(|| std::mem::take(&mut self.bytes).freeze()))
+        open.push(&payload);
+        if !more {
+            return Ok(Some(open.freeze()));
+        }
+        self.open = Some(open);
+        Ok(None)
     }
 }
 

@@ -22,10 +22,14 @@ use super::outcome::{lost, not_connected};
 use crate::tls::{ClientTls, ExpectedName, Refusal};
 use crate::wire::frame::Frame;
 use crate::wire::presence::{Watch, Watched};
+use crate::wire::spare::Spare;
 use crate::wire::{Limits, MAX_FRAME, SERVICE};
 
 /// How many of the requests that a gateway takes are left for what is no request to a worker.
 const RESERVED: u32 = 8;
+
+/// How many buffers of long replies are used again.
+const KEPT_BUFFERS: usize = 2;
 
 /// How many cancelled requests are remembered for a second, in which the gateway may still answer.
 const REMEMBERED: usize = 4096;
@@ -47,6 +51,8 @@ pub(super) struct Shared {
     pub(super) peer: String,
     uris: Uris,
     places: Arc<Semaphore>,
+    /// For long replies and chunks.
+    pub(super) spare: Arc<Spare>,
     next: AtomicU64,
     greeted: watch::Receiver<bool>,
     ended: watch::Receiver<Option<String>>,
@@ -173,6 +179,7 @@ impl Connection {
             peer,
             uris,
             places: Arc::new(Semaphore::new(usize::try_from(places).unwrap_or(usize::MAX))),
+            spare: Spare::new(KEPT_BUFFERS),
             next: AtomicU64::new(1),
             greeted,
             ended,

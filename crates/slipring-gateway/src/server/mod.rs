@@ -36,6 +36,7 @@ use crate::metrics::GatewayMetrics;
 use crate::tls::ServerTls;
 use crate::trace::Joined;
 use crate::wire::Limits;
+use crate::wire::spare::Spare;
 use budget::Budget;
 use connections::Connections;
 use counters::Counters;
@@ -77,6 +78,9 @@ impl Default for ConnectionLimits {
     }
 }
 
+/// How many buffers of long requests are used again: of 4 MiB at most each.
+const KEPT_BUFFERS: usize = 4;
+
 /// How many bytes of requests and answers a gateway has in memory.
 #[derive(Debug, Clone, Copy)]
 struct BufferLimits {
@@ -95,6 +99,8 @@ struct Shared {
     limits: Limits,
     buffers: BufferLimits,
     memory: Arc<Budget>,
+    /// For long requests.
+    spare: Arc<Spare>,
     host: String,
     connections: Connections,
     stage: Sender<Stage>,
@@ -239,7 +245,8 @@ impl GatewayBuilder {
     /// is dropped, and its caller gets [`ErrorKind::Overloaded`](slipring::ErrorKind::Overloaded).
     ///
     /// It counts what was sent. Until a request is whole the memory can be twice as much; what HTTP/2
-    /// keeps before it is read, at most [`Limits::window`] for each request, comes on top.
+    /// keeps before it is read, at most [`Limits::window`] for each request, comes on top, and 16 MiB
+    /// for buffers that are used again.
     pub fn max_buffered(mut self, of_all: usize, of_connection: usize) -> Self {
         self.buffers = BufferLimits { of_all, of_connection };
         self
@@ -282,6 +289,7 @@ impl GatewayBuilder {
             limits: self.limits,
             buffers: self.buffers,
             memory: Arc::new(Budget::new(self.buffers.of_all, longest)),
+            spare: Spare::new(KEPT_BUFFERS),
             host: self.host.unwrap_or_else(host_name),
             connections: Connections::new(self.connections),
             stage: Sender::new(Stage::Serving),

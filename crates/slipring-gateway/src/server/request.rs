@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -151,7 +151,9 @@ pub(super) async fn whole(
         }
         return Ok((first, messages.held.keep(payload)));
     }
-    let mut all = BytesMut::from(payload);
+    let mut all = caller.shared.spare.buffer();
+    all.push(&payload);
+    drop(payload);
     while more {
         let piece: proto::Request =
             decode(messages.next().await?.ok_or_else(|| {
@@ -161,7 +163,7 @@ pub(super) async fn whole(
             return Err(Status::invalid_argument("a piece has no payload"));
         }
         check(all.len().saturating_add(piece.payload.len()), limits)?;
-        all.extend_from_slice(&piece.payload);
+        all.push(&piece.payload);
         more = piece.more;
     }
     Ok((first, messages.held.keep(all.freeze())))

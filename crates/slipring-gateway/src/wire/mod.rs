@@ -8,6 +8,7 @@ pub(crate) mod presence;
 pub(crate) mod reader;
 pub(crate) mod report;
 mod socket;
+pub(crate) mod spare;
 pub(crate) mod timeout;
 
 pub use limits::Limits;
