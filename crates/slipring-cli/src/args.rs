@@ -14,7 +14,7 @@ use crate::bench::Request;
 use crate::error::Error;
 use crate::input::Input;
 use crate::output::{Place, Target};
-use crate::{soak, top};
+use crate::{doctor, soak, top};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -52,6 +52,15 @@ const SOAK_EXAMPLES: &str = "\
 Examples:
   slipring soak --seconds 60 --workers 2
   slipring soak --pool --seconds 60 --kill-every 20";
+
+const DOCTOR_EXAMPLES: &str = "\
+Exit codes:
+  0  slipring works here, notes and warnings or not
+  1  something that slipring needs is missing
+
+Examples:
+  slipring doctor
+  slipring doctor --json | jq '.items[] | select(.state != \"ok\")'";
 
 const TOP_EXAMPLES: &str = "\
 Keys: Up, Down, Enter for all of a line's counters, s to sort, / to filter, q to quit.
@@ -131,6 +140,14 @@ pub(crate) enum Command {
     /// that is not idempotent, or counts as poison without having ended a worker.
     #[command(after_help = SOAK_EXAMPLES)]
     Soak(soak::Options),
+    /// Say what this machine gives slipring, and what to change
+    ///
+    /// Tries what slipring needs of the kernel, starts a worker, reads the limits of this process, of
+    /// its control groups and of the machine, and measures how far apart the processors are and which
+    /// routine copies best. Each line says what that means for slipring: ok, note, warn (works, but
+    /// will fail or be slow under load) or fail (slipring needs it).
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(doctor::Options),
     /// Show every counter of the programs that use slipring
     ///
     /// Reads the status pages of this user's hosts, which were started with SLIPRING_STATUS_PAGE=1,

@@ -5,7 +5,7 @@
 //! [`embedder`] turns it into vectors; the pipeline puts the answers back in
 //! order; [`output`] writes them. [`embed`] puts these parts together.
 //! [`bench`] measures instead; [`soak`] looks for faults; [`top`] and [`stat`] show what hosts count, and
-//! [`prune`] what they have left behind. A command that is a program of its own
+//! [`prune`] what they have left behind; [`doctor`] says what this machine gives slipring. A command that is a program of its own
 //! is left to that: [`external`]. What was inherited is looked at
 //! once, at the start: the standard streams by [`stdio`], signals by [`signals`].
 // Tests may panic; code that ships may not.
@@ -17,6 +17,7 @@
 mod args;
 mod batch;
 mod bench;
+mod doctor;
 mod embed;
 mod embedder;
 mod error;
@@ -50,6 +51,9 @@ fn main() -> ExitCode {
     if let Some(exit) = soak::serve_if_worker() {
         return exit;
     }
+    if let Some(exit) = doctor::serve_if_trials() {
+        return exit;
+    }
     if slipring::worker::is_worker() {
         return worker::serve();
     }
@@ -72,6 +76,7 @@ fn run() -> Result<(), Error> {
         Command::Embed(options) => embed::run(&options),
         Command::Bench(request) => bench::run(&request.into()),
         Command::Soak(options) => soak::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
         Command::Stat { pids } => stat::run(&pids),
         Command::Top(options) => top::run(&options),
         Command::Prune { remove } => prune::run(remove),

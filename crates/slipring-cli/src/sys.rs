@@ -1,11 +1,11 @@
 //! System calls for which neither std nor a crate offers safe code: the state of the
 //! descriptors before the runtime changes it, descriptors by their numbers, the signal mask,
-//! and `close` with its result.
+//! `close` with its result, and calls that are only tried.
 #![allow(unsafe_code, reason = "system calls, and code that runs before main")]
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The descriptors whose state at the start is known are those below this number. Shells give
@@ -93,4 +93,59 @@ pub(crate) fn flush_by_closing(fd: impl AsFd) -> io::Result<()> {
             error => Err(error),
         },
     }
+}
+
+/// Registers the calling thread's list of robust futexes once more.
+pub(crate) fn register_robust_list_again() -> io::Result<()> {
+    let mut head = std::ptr::null_mut::<libc::c_void>();
+    let mut length = 0_usize;
+    // SAFETY: both places are live and have the size that the kernel writes; 0 is this thread.
+    check(unsafe {
+        libc::syscall(libc::SYS_get_robust_list, 0_usize, &raw mut head, &raw mut length)
+    })?;
+    // SAFETY: the C library has registered this very list for this thread, and keeps it.
+    check(unsafe { libc::syscall(libc::SYS_set_robust_list, head, length) })
+}
+
+/// Whether a signal could be sent to the group of the process of this pidfd. Sends none.
+pub(crate) fn may_signal_group(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    // Of linux/pidfd.h; the C library's headers are older.
+    const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
+    // SAFETY: integers and a null pointer, which stands for no further facts about the signal; signal
+    // 0 is a check only.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            0,
+            std::ptr::null::<libc::siginfo_t>(),
+            PIDFD_SIGNAL_PROCESS_GROUP,
+        )
+    })
+}
+
+/// Closes the descriptors of a range in which there are none.
+pub(crate) fn close_range_of_none() -> io::Result<()> {
+    let (first, last) = (libc::c_uint::MAX - 1, libc::c_uint::MAX);
+    // SAFETY: no descriptor has such a number, so that none is closed.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })
+}
+
+/// Locks a byte of a file by its open description.
+pub(crate) fn lock_description(file: impl AsFd) -> io::Result<()> {
+    let lock = libc::flock {
+        l_type: libc::F_WRLCK.try_into().map_err(io::Error::other)?,
+        l_whence: libc::SEEK_SET.try_into().map_err(io::Error::other)?,
+        l_start: 0,
+        l_len: 1,
+        l_pid: 0,
+    };
+    // SAFETY: the call reads the struct, which lives until it returns.
+    let locked =
+        unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
+    check(locked.into())
+}
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -10,10 +10,11 @@ fn slipring(args: &[&str]) -> Finished {
 }
 
 /// The commands, and an option of each that no other has.
-const COMMANDS: [(&str, &str); 8] = [
+const COMMANDS: [(&str, &str); 9] = [
     ("embed", "--max-line"),
     ("bench", "--quick"),
     ("soak", "--kill-every"),
+    ("doctor", "--no-measure"),
     ("top", "--once"),
     ("stat", "[PID]"),
     ("prune", "--remove"),

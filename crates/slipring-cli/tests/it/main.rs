@@ -3,6 +3,7 @@
 mod bench;
 mod cli;
 mod common;
+mod doctor;
 mod external;
 mod failures;
 mod help;
