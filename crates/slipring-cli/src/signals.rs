@@ -84,6 +84,19 @@ pub(crate) fn clean_up() -> io::Result<()> {
     })
 }
 
+/// From now on, `act` is called before a signal ends the program, by another thread.
+pub(crate) fn before_the_end(mut act: impl FnMut() + Send + 'static) -> io::Result<()> {
+    let mut signals = Signals::new(ending().filter(|signal| !sys::is_ignored(*signal)))?;
+    let run = move || {
+        for signal in signals.forever() {
+            act();
+            let _ = emulate_default_handler(signal);
+        }
+    };
+    unblock();
+    thread::Builder::new().name("signals".into()).spawn(run).map(drop)
+}
+
 /// Starts a thread that acts on signals that end the program.
 fn on_signal(mut act: impl FnMut(i32) + Send + 'static) -> io::Result<()> {
     let wanted = ending().filter(|signal| !sys::is_ignored(*signal));

@@ -57,36 +57,49 @@ pub(crate) fn description(host: &Host) -> String {
     }
     for row in &host.rows {
         let name = format!("{pid}/{}", name(row));
-        let mut line = |field: &str, value: u64, unit: &str, help: &str| {
+        for Counter { field, value, unit, help } in counters(row) {
             let _ = writeln!(text, "{name} {field} {value}\t{unit}: {help}");
-        };
-        let numbers: Vec<(&Field, u64)> = match &row.numbers {
-            Numbers::Channel(numbers) => numbers.iter().collect(),
-            Numbers::Role(numbers) => numbers.iter().collect(),
-            _ => continue,
-        };
-        for (field, value) in numbers {
-            line(field.name, value, field.unit, field.help);
-        }
-        for (kind, count) in &row.errors {
-            let field = format!("errors_{}", kind.name());
-            line(&field, *count, "errors", "Errors of this kind.");
-        }
-        let [first, second] = times(row);
-        for (prefix, help, times) in [first, second] {
-            line(&format!("{prefix}_count"), times.count(), "times", help);
-            line(&format!("{prefix}_sum"), times.sum_ns, "ns", help);
-            for (part, percent) in [(0.5, "p50"), (0.99, "p99")] {
-                let bound = times.quantile(part).map_or(0, |bound| bound.as_nanos());
-                let bound = u64::try_from(bound).unwrap_or(u64::MAX);
-                line(&format!("{prefix}_{percent}"), bound, "ns", help);
-            }
         }
         if !row.note.is_empty() {
             let _ = writeln!(text, "{name} last_error {:?}", row.note);
         }
     }
     text
+}
+
+/// One counter of a channel or a role.
+pub(crate) struct Counter {
+    pub(crate) field: String,
+    pub(crate) value: u64,
+    pub(crate) unit: &'static str,
+    pub(crate) help: &'static str,
+}
+
+/// All counters of a channel or a role.
+pub(crate) fn counters(row: &Row) -> Vec<Counter> {
+    let numbers: Vec<(&Field, u64)> = match &row.numbers {
+        Numbers::Channel(numbers) => numbers.iter().collect(),
+        Numbers::Role(numbers) => numbers.iter().collect(),
+        _ => return Vec::new(),
+    };
+    let counter = |field: String, value, unit, help| Counter { field, value, unit, help };
+    let mut all: Vec<Counter> = numbers
+        .into_iter()
+        .map(|(field, value)| counter(field.name.to_owned(), value, field.unit, field.help))
+        .collect();
+    all.extend(row.errors.iter().map(|(kind, count)| {
+        counter(format!("errors_{}", kind.name()), *count, "errors", "Errors of this kind.")
+    }));
+    for (prefix, help, times) in times(row) {
+        all.push(counter(format!("{prefix}_count"), times.count(), "times", help));
+        all.push(counter(format!("{prefix}_sum"), times.sum_ns, "ns", help));
+        for (part, percent) in [(0.5, "p50"), (0.99, "p99")] {
+            let bound = times.quantile(part).map_or(0, |bound| bound.as_nanos());
+            let bound = u64::try_from(bound).unwrap_or(u64::MAX);
+            all.push(counter(format!("{prefix}_{percent}"), bound, "ns", help));
+        }
+    }
+    all
 }
 
 /// `embed#3`, and `embed:` for a role of a pool.

@@ -5,6 +5,9 @@ use ratatui::widgets::TableState;
 
 use super::lines::{Line, Order};
 
+/// How far a page goes.
+const PAGE: u16 = 20;
+
 /// What is shown, and how.
 #[derive(Debug)]
 pub(super) struct State {
@@ -16,6 +19,7 @@ pub(super) struct State {
     pub(super) table: TableState,
     /// How far the page of details is scrolled.
     pub(super) scroll: u16,
+    pub(super) has_colours: bool,
 }
 
 /// What the keys go to.
@@ -30,13 +34,16 @@ pub(super) enum Mode {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     GoOn,
+    /// Ctrl-Z: the shell is to have the terminal until it continues this process.
+    Suspend,
     End,
 }
 
 impl State {
     pub(super) fn new(filter: String) -> Self {
         let (mode, table) = (Mode::Table, TableState::default());
-        Self { order: Order::Host, filter, mode, chosen: None, table, scroll: 0 }
+        let (chosen, scroll, has_colours) = (None, 0, false);
+        Self { order: Order::Host, filter, mode, chosen, table, scroll, has_colours }
     }
 
     /// Keeps the same line chosen, wherever it is now; the first one if it is gone.
@@ -54,6 +61,10 @@ impl State {
     pub(super) fn press(&mut self, key: KeyEvent, lines: &[Line]) -> Outcome {
         if key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c') {
             return Outcome::End;
+        }
+        if key.modifiers.contains(KeyModifiers::CONTROL) {
+            let is_suspend = key.code == KeyCode::Char('z');
+            return if is_suspend { Outcome::Suspend } else { Outcome::GoOn };
         }
         match (self.mode, key.code) {
             (Mode::Filter, KeyCode::Char(letter)) => self.filter.push(letter),
@@ -73,6 +84,8 @@ impl State {
             (Mode::Details, KeyCode::Down | KeyCode::Char('j')) => {
                 self.scroll = self.scroll.saturating_add(1);
             }
+            (Mode::Details, KeyCode::PageUp) => self.scroll = self.scroll.saturating_sub(PAGE),
+            (Mode::Details, KeyCode::PageDown) => self.scroll = self.scroll.saturating_add(PAGE),
             (_, KeyCode::Char('q') | KeyCode::Esc) => return Outcome::End,
             (Mode::Table, KeyCode::Char('s')) => self.order = self.order.next(),
             (Mode::Table, KeyCode::Char('/')) => self.mode = Mode::Filter,
@@ -81,8 +94,10 @@ impl State {
             }
             (Mode::Table, KeyCode::Up | KeyCode::Char('k')) => self.step(lines, -1),
             (Mode::Table, KeyCode::Down | KeyCode::Char('j')) => self.step(lines, 1),
-            (Mode::Table, KeyCode::PageUp) => self.step(lines, -20),
-            (Mode::Table, KeyCode::PageDown) => self.step(lines, 20),
+            (Mode::Table, KeyCode::PageUp) => self.step(lines, -isize::from(PAGE.cast_signed())),
+            (Mode::Table, KeyCode::PageDown) => self.step(lines, isize::from(PAGE.cast_signed())),
+            (Mode::Table, KeyCode::Home) => self.step(lines, isize::MIN),
+            (Mode::Table, KeyCode::End) => self.step(lines, isize::MAX),
             _ => {}
         }
         Outcome::GoOn
@@ -130,5 +145,17 @@ mod tests {
         let key = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
         state.mode = Mode::Filter;
         assert_eq!(state.press(key, &[]), Outcome::End);
+    }
+
+    #[test]
+    fn other_control_keys_are_no_letters_and_control_z_suspends() {
+        let mut state = State::new(String::new());
+        let control = |letter| KeyEvent::new(KeyCode::Char(letter), KeyModifiers::CONTROL);
+        for mode in [Mode::Table, Mode::Filter, Mode::Details] {
+            state.mode = mode;
+            assert_eq!(state.press(control('z'), &[]), Outcome::Suspend);
+            assert_eq!(state.press(control('q'), &[]), Outcome::GoOn);
+            assert_eq!((state.mode, state.filter.as_str()), (mode, ""));
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! What is shown: a line for each worker and each role, with rates between two looks.
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -30,11 +29,24 @@ pub(super) struct Line {
     pub(super) host: u32,
     /// The name of the role; for a worker with its process id.
     pub(super) name: String,
+    pub(super) role: String,
+    /// Whether it is a role of a pool, which has workers.
+    pub(super) is_role: bool,
+    /// How many workers a role has; the process id of a worker.
+    pub(super) worker: u64,
+    /// The command line of the host.
+    pub(super) command: String,
     pub(super) state: &'static str,
     /// Requests that were answered, for each second since the look before; `None` at the first.
     pub(super) rate: Option<f64>,
     /// Bytes of payloads in both directions, likewise.
     pub(super) bytes: Option<f64>,
+    /// Waits that went to sleep, likewise.
+    pub(super) sleeps: Option<f64>,
+    /// Requests that were answered.
+    pub(super) done: u64,
+    /// Workers of a role that have died.
+    pub(super) died: Option<u64>,
     /// Requests that workers have.
     pub(super) in_flight: u64,
     /// Requests that wait for a worker.
@@ -43,6 +55,8 @@ pub(super) struct Line {
     pub(super) oldest: Duration,
     /// The fuller of both rings, in percent.
     pub(super) ring: u64,
+    /// The bound of the median of the same times.
+    pub(super) p50: Option<Duration>,
     /// The bound of the 99th percentile of calls, or of the time that requests had a worker.
     pub(super) p99: Option<Duration>,
     pub(super) errors: u64,
@@ -95,13 +109,16 @@ pub(super) fn lines(look: &Look, before: Option<&Look>, order: Order, filter: &s
         }
     }
     lines.sort_by(|a, b| {
-        let by_host = a.key.cmp(&b.key);
+        // The workers of a role come after it.
+        let place = |line: &Line| (line.host, line.role.clone(), !line.is_role, line.key.1);
+        let by_host = place(a).cmp(&place(b));
         let of = |line: &Line| line.rate.unwrap_or(0.0);
         match order {
             Order::Host => by_host,
             Order::Rate => of(b).total_cmp(&of(a)).then(by_host),
             Order::InFlight => {
-                Reverse(a.in_flight + a.queued).cmp(&Reverse(b.in_flight + b.queued)).then(by_host)
+                let of = |line: &Line| sum([line.in_flight, line.queued]);
+                of(b).cmp(&of(a)).then(by_host)
             }
             Order::Oldest => b.oldest.cmp(&a.oldest).then(by_host),
             Order::Errors => b.errors.cmp(&a.errors).then(by_host),
@@ -118,16 +135,15 @@ fn matches(line: &Line, host: &Host, filter: &str) -> bool {
 }
 
 fn line(host: &Host, row: &Row, before: Option<(&Row, Duration)>) -> Option<Line> {
-    let (done, bytes) = totals(row)?;
+    let now = totals(row)?;
     // Less than half a period is the difference of two ages of the same page.
-    let rates =
-        before.filter(|(_, elapsed)| *elapsed > PERIOD / 2).and_then(|(before, elapsed)| {
-            let (done_before, bytes_before) = totals(before)?;
-            let rate =
-                |now: u64, then: u64| as_f64(now.saturating_sub(then)) / elapsed.as_secs_f64();
-            Some((rate(done, done_before), rate(bytes, bytes_before)))
-        });
-    let errors = row.errors.iter().map(|(_, count)| count).sum();
+    let before = before.filter(|(_, elapsed)| *elapsed > PERIOD / 2);
+    let rate = |of: fn(&Totals) -> u64| {
+        let (before, elapsed) = before?;
+        let since = of(&now).saturating_sub(of(&totals(before)?));
+        Some(as_f64(since) / elapsed.as_secs_f64())
+    };
+    let errors = sum(row.errors.iter().map(|(_, count)| *count));
     let of_the_host = match (host.is_stopped, host.is_stale) {
         (true, _) => Some("stopped"),
         (false, true) => Some("stale"),
@@ -152,6 +168,8 @@ fn line(host: &Host, row: &Row, before: Option<(&Row, Duration)>) -> Option<Line
             oldest: Duration::from_nanos(n.busy_for),
             ring: percent(n.request_ring_used, n.request_ring_capacity)
                 .max(percent(n.reply_ring_used, n.reply_ring_capacity)),
+            worker: n.pid,
+            p50: row.first_times.quantile(0.5),
             p99: row.first_times.quantile(0.99),
             ..empty(host, row)
         },
@@ -167,14 +185,20 @@ fn line(host: &Host, row: &Row, before: Option<(&Row, Duration)>) -> Option<Line
             oldest: Duration::from_nanos(n.oldest_wait),
             ring: percent(n.request_ring_used, n.request_ring_capacity)
                 .max(percent(n.reply_ring_used, n.reply_ring_capacity)),
+            is_role: true,
+            worker: n.workers,
+            died: Some(sum([n.died_serving, n.died_idle, n.killed_idle, n.hung])),
+            p50: row.second_times.quantile(0.5),
             p99: row.second_times.quantile(0.99),
             ..empty(host, row)
         },
         _ => return None,
     };
     Some(Line {
-        rate: rates.map(|(rate, _)| rate),
-        bytes: rates.map(|(_, bytes)| bytes),
+        rate: rate(|totals| totals.done),
+        bytes: rate(|totals| totals.bytes),
+        sleeps: rate(|totals| totals.sleeps),
+        done: now.done,
         errors,
         ..shown
     })
@@ -185,26 +209,49 @@ fn empty(host: &Host, row: &Row) -> Line {
         key: (host.pid, row.id),
         host: host.pid,
         name: String::new(),
+        role: row.role.clone(),
+        is_role: false,
+        worker: 0,
+        command: host.command.clone(),
         state: "",
         rate: None,
         bytes: None,
+        sleeps: None,
+        done: 0,
+        died: None,
         in_flight: 0,
         queued: 0,
         oldest: Duration::ZERO,
         ring: 0,
+        p50: None,
         p99: None,
         errors: 0,
         note: row.note.clone(),
     }
 }
 
-/// Requests that were answered, and bytes in both directions.
-fn totals(row: &Row) -> Option<(u64, u64)> {
-    match &row.numbers {
-        Numbers::Channel(n) => Some((n.completed, n.bytes_sent.saturating_add(n.bytes_received))),
-        Numbers::Role(n) => Some((n.answered, n.bytes_sent.saturating_add(n.bytes_received))),
-        _ => None,
-    }
+/// Counters of which rates are shown.
+struct Totals {
+    /// Requests that were answered.
+    done: u64,
+    /// Bytes in both directions.
+    bytes: u64,
+    /// Waits that went to sleep.
+    sleeps: u64,
+}
+
+fn totals(row: &Row) -> Option<Totals> {
+    let (done, sent, received, sleeps) = match &row.numbers {
+        Numbers::Channel(n) => (n.completed, n.bytes_sent, n.bytes_received, n.parks),
+        Numbers::Role(n) => (n.answered, n.bytes_sent, n.bytes_received, n.parks),
+        _ => return None,
+    };
+    Some(Totals { done, bytes: sent.saturating_add(received), sleeps })
+}
+
+/// A page can hold any numbers.
+fn sum(numbers: impl IntoIterator<Item = u64>) -> u64 {
+    numbers.into_iter().fold(0, u64::saturating_add)
 }
 
 fn percent(part: u64, whole: u64) -> u64 {

@@ -1,10 +1,14 @@
 //! `slipring top`: all hosts of this user, live. [`lines`] makes lines of the status pages,
-//! [`screen`] shows them and [`keys`] says what a key does; [`once`] prints them for scripts.
+//! [`screen`] shows them in the [`columns`] that fit, or the [`details`] of one, and [`keys`] says what a
+//! key does; [`terminal`] gives the terminal back. [`once`] prints lines for scripts.
 
+mod columns;
+mod details;
 mod keys;
 mod lines;
 mod once;
 mod screen;
+mod terminal;
 mod text;
 
 use std::time::{Duration, Instant};
@@ -17,6 +21,7 @@ use crate::stat::NO_HOST;
 use crate::stdio::Stdout;
 use keys::{Outcome, State};
 use lines::{Look, Order};
+use terminal::Screen;
 
 /// How often the pages are read. Hosts write them as often.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -74,32 +79,34 @@ fn print_table(filter: &str) -> Result<(), Error> {
     Stdout::open()?.print(once::table(&lines))
 }
 
-/// The live view. The terminal is given back as it was, also after an error.
+/// The live view.
 fn show(filter: String) -> Result<(), Error> {
     let failed = |e: std::io::Error| Error::failure(format!("cannot use the terminal: {e}"));
-    let mut terminal = ratatui::try_init().map_err(failed)?;
-    let shown = (|| -> Result<(), Error> {
-        // Rates are those since the look before the last: a page may be the same at two looks in a row.
-        let (mut before, mut last, mut now) = (None, None, look()?);
-        let mut state = State::new(filter);
-        loop {
-            let lines = lines::lines(&now, before.as_ref(), state.order, &state.filter);
-            state.keep_place(&lines);
-            terminal.draw(|frame| screen::draw(frame, &now, &lines, &mut state)).map_err(failed)?;
-            let left = PERIOD.saturating_sub(now.at.elapsed());
-            if left.is_zero() {
-                before = last.replace(std::mem::replace(&mut now, look()?));
-                continue;
-            }
-            if event::poll(left).map_err(failed)?
-                && let Event::Key(key) = event::read().map_err(failed)?
-                && key.kind == KeyEventKind::Press
-                && state.press(key, &lines) == Outcome::End
-            {
-                return Ok(());
-            }
+    let mut screen = Screen::open()?;
+    // Rates are those since the look before the last: a page may be the same at two looks in a row.
+    let (mut before, mut last, mut now) = (None, None, look()?);
+    let mut state = State::new(filter);
+    state.has_colours = terminal::has_colours();
+    loop {
+        let lines = lines::lines(&now, before.as_ref(), state.order, &state.filter);
+        state.keep_place(&lines);
+        screen.draw(|frame| screen::draw(frame, &now, &lines, &mut state)).map_err(failed)?;
+        let left = PERIOD.saturating_sub(now.at.elapsed());
+        if left.is_zero() {
+            before = last.replace(std::mem::replace(&mut now, look()?));
+            continue;
         }
-    })();
-    ratatui::try_restore().map_err(failed)?;
-    shown
+        if !event::poll(left).map_err(failed)? {
+            continue;
+        }
+        let Event::Key(key) = event::read().map_err(failed)? else { continue };
+        if key.kind != KeyEventKind::Press {
+            continue;
+        }
+        match state.press(key, &lines) {
+            Outcome::GoOn => {}
+            Outcome::Suspend => screen.suspend().map_err(failed)?,
+            Outcome::End => return Ok(()),
+        }
+    }
 }

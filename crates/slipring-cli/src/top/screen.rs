@@ -4,27 +4,32 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Line as TextLine;
-use ratatui::widgets::{Cell, Paragraph, Row, Table};
+use ratatui::widgets::{Cell, Paragraph, Row, Table, Wrap};
 
+use super::columns::{Column, fitting};
+use super::details;
 use super::keys::{Mode, State};
 use super::lines::{Line, Look};
-use super::once::{TITLES, cells};
-use crate::stat;
-
-/// Columns that are left out on narrow screens, the least important first, and what their widths
-/// are.
-const WIDTHS: [u16; 11] = [7, 22, 9, 6, 6, 5, 5, 6, 5, 6, 6];
-const LEFT_OUT: [usize; 4] = [4, 6, 9, 8];
+use crate::stat::NO_HOST;
 
 pub(super) fn draw(frame: &mut Frame<'_>, look: &Look, lines: &[Line], state: &mut State) {
     let [head, body, foot] =
         Layout::vertical([Constraint::Length(1), Constraint::Fill(1), Constraint::Length(1)])
             .areas(frame.area());
-    frame.render_widget(TextLine::from(summary(look, lines, state)), head);
     match state.mode {
-        Mode::Details => details(frame, body, look, state),
+        Mode::Details => show_details(frame, body, look, state),
+        Mode::Table | Mode::Filter if lines.is_empty() => {
+            let nothing = match look.hosts.hosts.is_empty() {
+                true => NO_HOST,
+                false => "no line contains the filter",
+            };
+            frame.render_widget(Paragraph::new(nothing).wrap(Wrap { trim: false }), body);
+        }
         Mode::Table | Mode::Filter => table(frame, body, lines, state),
     }
+    // After the table, which knows how far it is scrolled then.
+    let shown = summary(look, lines, state, usize::from(body.height.saturating_sub(1)));
+    frame.render_widget(TextLine::from(shown), head);
     let keys = match state.mode {
         Mode::Table => "q quit  s sort  / filter  Enter details",
         Mode::Filter => "Enter keep the filter  Esc show all",
@@ -33,10 +38,27 @@ pub(super) fn draw(frame: &mut Frame<'_>, look: &Look, lines: &[Line], state: &m
     frame.render_widget(TextLine::from(keys).style(Modifier::DIM), foot);
 }
 
-fn summary(look: &Look, lines: &[Line], state: &State) -> String {
+/// The first line. `room` is for how many lines there is place.
+fn summary(look: &Look, lines: &[Line], state: &State, room: usize) -> String {
     let stale = look.hosts.hosts.iter().filter(|host| host.is_stale).count();
-    let mut text = format!("slipring: {} hosts, {} lines", look.hosts.hosts.len(), lines.len());
+    let count = |count: usize, what: &str| match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    };
+    let mut text = format!("slipring: {}", count(look.hosts.hosts.len(), "host"));
     let mut add = |what: String| text.push_str(&format!(", {what}"));
+    let first = state.table.offset();
+    match state.mode {
+        Mode::Table | Mode::Filter if lines.len() > room => {
+            add(format!(
+                "lines {}-{} of {}",
+                first + 1,
+                lines.len().min(first + room),
+                lines.len()
+            ));
+        }
+        _ => add(count(lines.len(), "line")),
+    }
     if stale > 0 {
         add(format!("{stale} stale"));
     }
@@ -51,42 +73,24 @@ fn summary(look: &Look, lines: &[Line], state: &State) -> String {
 }
 
 fn table(frame: &mut Frame<'_>, area: Rect, lines: &[Line], state: &mut State) {
-    let columns = columns(area.width);
-    let pick = |cells: [String; 11]| -> Vec<Cell<'static>> {
-        let all = cells.into_iter().enumerate();
-        all.filter(|(column, _)| columns.contains(column))
-            .map(|(_, text)| Cell::from(text))
-            .collect()
+    let columns = fitting(area.width, lines);
+    let cell = |column: Column, text: String| {
+        let text = TextLine::from(text);
+        Cell::from(if column.is_number() { text.right_aligned() } else { text })
     };
-    let rows = lines.iter().map(|line| Row::new(pick(cells(line))).style(style(line)));
-    let widths = columns.iter().filter_map(|column| {
-        let width = *WIDTHS.get(*column)?;
-        Some(if *column == 1 { Constraint::Min(width) } else { Constraint::Length(width) })
+    let rows = lines.iter().map(|line| {
+        let cells = columns.iter().map(|(column, _)| cell(*column, column.cell(line)));
+        Row::new(cells).style(if state.has_colours { colour(line) } else { Style::new() })
     });
-    let titles = Row::new(pick(TITLES.map(str::to_owned))).style(Modifier::BOLD);
+    let titles = columns.iter().map(|(column, _)| cell(*column, column.title().to_owned()));
+    let titles = Row::new(titles).style(Modifier::BOLD);
+    let widths = columns.iter().map(|(_, width)| Constraint::Length(*width));
     let table = Table::new(rows, widths).header(titles).row_highlight_style(Modifier::REVERSED);
     frame.render_stateful_widget(table, area, &mut state.table);
 }
 
-/// The columns that fit.
-fn columns(width: u16) -> Vec<usize> {
-    let mut columns: Vec<usize> = (0..WIDTHS.len()).collect();
-    for left_out in LEFT_OUT {
-        let needed: u16 =
-            columns.iter().filter_map(|column| WIDTHS.get(*column)).map(|w| w + 1).sum();
-        if needed <= width + 1 {
-            break;
-        }
-        columns.retain(|column| *column != left_out);
-    }
-    columns
-}
-
 /// What is wrong can be read without colours, too: it is in the column of the state.
-fn style(line: &Line) -> Style {
-    if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
-        return Style::new();
-    }
+fn colour(line: &Line) -> Style {
     match line.state {
         "dead" | "failed" | "degraded" => Style::new().fg(Color::Red),
         "stale" | "stopped" | "not ready" => Style::new().fg(Color::Yellow),
@@ -95,16 +99,18 @@ fn style(line: &Line) -> Style {
     }
 }
 
-fn details(frame: &mut Frame<'_>, area: Rect, look: &Look, state: &mut State) {
+fn show_details(frame: &mut Frame<'_>, area: Rect, look: &Look, state: &mut State) {
     let (pid, id) = state.chosen.unwrap_or_default();
     let host = look.hosts.hosts.iter().find(|host| host.pid == pid);
-    let text = host.map(|host| {
-        let mut host = host.clone();
-        host.rows.retain(|row| row.id == id);
-        stat::description(&host)
-    });
-    let text = text.unwrap_or_else(|| "it has ended".to_owned()).replace('\t', "  ");
-    let last = u16::try_from(text.lines().count()).unwrap_or(u16::MAX).saturating_sub(area.height);
+    let found = host.and_then(|host| Some((host, host.rows.iter().find(|row| row.id == id)?)));
+    let lines = found.map(|(host, row)| details::lines(host, row, usize::from(area.width)));
+    let lines = lines.unwrap_or_else(|| vec!["it has ended".to_owned()]);
+    let last = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_sub(area.height);
     state.scroll = state.scroll.min(last);
-    frame.render_widget(Paragraph::new(text).scroll((state.scroll, 0)), area);
+    let lines: Vec<TextLine<'_>> = lines.into_iter().map(TextLine::from).collect();
+    frame.render_widget(Paragraph::new(lines).scroll((state.scroll, 0)), area);
 }
+
+#[cfg(test)]
+#[path = "screen_tests.rs"]
+mod tests;

@@ -8,28 +8,28 @@ fn slipring(args: &[&str]) -> Finished {
     Command::new(env!("CARGO_BIN_EXE_slipring")).args(args).output().unwrap().into()
 }
 
-const WITH_PAGE: &[(&str, &str)] = &[("SLIPRING_STATUS_PAGE", "1")];
+pub(crate) const WITH_PAGE: &[(&str, &str)] = &[("SLIPRING_STATUS_PAGE", "1")];
 
 /// A host that waits for its standard input.
-struct Host {
+pub(crate) struct Host {
     child: Child,
     _directory: Directory,
 }
 
 impl Host {
-    fn start(variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(variables: &[(&str, &str)]) -> Self {
         let directory = Directory::new();
         let mut command = directory.command(&["-o", "-"]);
         let child = command.envs(variables.iter().copied()).spawn().unwrap();
         Self { child, _directory: directory }
     }
 
-    fn pid(&self) -> String {
+    pub(crate) fn pid(&self) -> String {
         self.child.id().to_string()
     }
 
     /// Waits until `slipring stat` shows its role and its worker.
-    fn until_it_is_shown(&self) {
+    pub(crate) fn until_it_is_shown(&self) {
         until("the host's page", || {
             let shown = slipring(&["stat", &self.pid()]).stdout;
             ["/embed: is_ready 1", "/embed#"].iter().all(|name| shown.contains(name))
@@ -43,7 +43,7 @@ impl Host {
         shown.lines().filter(of_it).map(str::to_owned).collect()
     }
 
-    fn signal(&self, signal: i32) {
+    pub(crate) fn signal(&self, signal: i32) {
         let pid = i32::try_from(self.child.id()).unwrap();
         #[allow(unsafe_code, reason = "std kills only")]
         // SAFETY: signals a child that was not waited for.

@@ -12,4 +12,5 @@ mod inherited;
 mod inputs;
 mod outputs;
 mod refusing;
+mod screen;
 mod soak;

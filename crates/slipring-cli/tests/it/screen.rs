@@ -1,0 +1,296 @@
+//! `slipring top` in a terminal: a pseudo-terminal, whose other end is read here.
+#![allow(unsafe_code, reason = "pseudo-terminals and sessions are made by system calls")]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use crate::common::{Finished, until};
+use crate::hosts::{Host, WITH_PAGE};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_slipring");
+const ENTERED: &str = "\x1b[?1049h";
+const LEFT: &str = "\x1b[?1049l";
+const CURSOR: &str = "\x1b[?25h";
+
+/// A program in a terminal of its own.
+struct Terminal {
+    child: Child,
+    keys: File,
+    /// The program's end, which keeps what was written when the program has ended.
+    end: OwnedFd,
+    written: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    fn start(mut command: Command, columns: u16) -> Self {
+        let (mut keys, mut end) = (-1, -1);
+        let mut size = size(columns);
+        // SAFETY: both numbers and the size are live; names and modes may be null.
+        let opened = unsafe {
+            libc::openpty(
+                &raw mut keys,
+                &raw mut end,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                &raw mut size,
+            )
+        };
+        assert_eq!(opened, 0);
+        // SAFETY: just opened, and owned by nothing else.
+        let keys = unsafe { File::from_raw_fd(keys) };
+        // SAFETY: likewise.
+        let end = unsafe { OwnedFd::from_raw_fd(end) };
+        for file in [keys.as_raw_fd(), end.as_raw_fd()] {
+            // SAFETY: integers only.
+            unsafe { libc::fcntl(file, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+        let own = || Stdio::from(end.try_clone().unwrap());
+        command.stdin(own()).stdout(own()).stderr(own());
+        let in_a_session = || {
+            // SAFETY: takes nothing.
+            let session = unsafe { libc::setsid() };
+            // SAFETY: integers only.
+            let set = unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
+            if session > 0 && set == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        };
+        // SAFETY: the closure makes system calls only.
+        unsafe { command.pre_exec(in_a_session) };
+        let child = command.spawn().unwrap();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let (mut reader, all) = (keys.try_clone().unwrap(), Arc::clone(&written));
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = reader.read(&mut bytes) {
+                all.lock().unwrap().extend_from_slice(&bytes[..count]);
+            }
+        });
+        Self { child, keys, end, written }
+    }
+
+    fn top(columns: u16, variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(PROGRAM);
+        command
+            .arg("top")
+            .env("TERM", "xterm")
+            .env_remove("NO_COLOR")
+            .envs(variables.iter().copied());
+        Self::start(command, columns)
+    }
+
+    fn written(&self) -> String {
+        String::from_utf8_lossy(&self.written.lock().unwrap()).into_owned()
+    }
+
+    /// How often something was written.
+    fn count(&self, text: &str) -> usize {
+        self.written().matches(text).count()
+    }
+
+    #[track_caller]
+    fn until_it_has_written(&self, text: &str) {
+        until(&format!("{text:?}"), || self.count(text) > 0);
+    }
+
+    /// Waits until a line of the screen has this text.
+    #[track_caller]
+    fn until_it_shows(&self, text: &str) {
+        until(&format!("{text:?}"), || {
+            shown(&self.written()).iter().any(|line| line.contains(text))
+        });
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// The modes of the terminal, as flags.
+    fn modes(&self) -> [u32; 4] {
+        let mut modes = MaybeUninit::<libc::termios>::zeroed();
+        // SAFETY: there is room for what the call writes.
+        let read = unsafe { libc::tcgetattr(self.end.as_raw_fd(), modes.as_mut_ptr()) };
+        assert_eq!(read, 0);
+        // SAFETY: integers, which were zero or written.
+        let modes = unsafe { modes.assume_init() };
+        [modes.c_iflag, modes.c_oflag, modes.c_cflag, modes.c_lflag]
+    }
+
+    fn resize(&self, columns: u16) {
+        let size = size(columns);
+        // SAFETY: the call reads the size.
+        let set = unsafe { libc::ioctl(self.keys.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+        assert_eq!(set, 0);
+    }
+
+    fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        // SAFETY: signals a child that was not waited for.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        let mut status = None;
+        until("the end of the program", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    /// Whether the terminal is as it was, and shows what it showed.
+    #[track_caller]
+    fn assert_given_back(&self, modes: [u32; 4]) {
+        self.until_it_has_written(LEFT);
+        let written = self.written();
+        let (entered, left) = (written.rfind(ENTERED).unwrap(), written.rfind(LEFT).unwrap());
+        let cursor = written.rfind(CURSOR).unwrap();
+        assert!(entered < left && entered < cursor, "{written:?}");
+        assert!(!written[left..].contains("slipring:"), "drawn after its end: {written:?}");
+        // Not more than once: that would move the cursor into what others have written since.
+        assert_eq!(written.matches(ENTERED).count(), written.matches(LEFT).count());
+        assert_eq!(self.modes(), modes);
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a terminal shows of what was written: of the few sequences that the program uses.
+fn shown(written: &str) -> Vec<String> {
+    let mut lines = vec![vec![' '; 300]; 100];
+    let (mut row, mut column) = (0, 0);
+    let mut rest = written.chars();
+    while let Some(c) = rest.next() {
+        if c != '\x1b' {
+            if c >= ' ' {
+                lines[row][column] = c;
+                column += 1;
+            }
+            continue;
+        }
+        assert!(matches!(rest.next(), Some('[') | None), "not known: {written:?}");
+        let mut arguments = String::new();
+        // A sequence can be cut off at the end.
+        let Some(last) = rest.by_ref().find(|c| {
+            let is_last = c.is_ascii_alphabetic();
+            arguments.extend((!is_last).then_some(*c));
+            is_last
+        }) else {
+            break;
+        };
+        match last {
+            'H' => {
+                let (to_row, to_column) = arguments.split_once(';').unwrap();
+                row = to_row.parse::<usize>().unwrap() - 1;
+                column = to_column.parse::<usize>().unwrap() - 1;
+            }
+            'J' => lines.iter_mut().for_each(|line| line.fill(' ')),
+            'm' | 'h' | 'l' => {}
+            other => panic!("not known: {other} in {written:?}"),
+        }
+    }
+    let text = |line: Vec<char>| line.into_iter().collect::<String>().trim_end().to_owned();
+    lines.into_iter().map(text).collect()
+}
+
+fn size(columns: u16) -> libc::winsize {
+    libc::winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
+#[test]
+fn the_terminal_is_given_back_after_q_control_c_and_a_signal() {
+    for (key, signal) in [("q", 0), ("\x03", 0), ("", libc::SIGTERM), ("", libc::SIGHUP)] {
+        let mut terminal = Terminal::top(80, &[]);
+        let cooked = {
+            let terminal = Terminal::start(Command::new("true"), 80);
+            terminal.modes()
+        };
+        terminal.until_it_shows("quit");
+        assert_ne!(terminal.modes(), cooked);
+        match signal {
+            0 => terminal.press(key),
+            signal => terminal.signal(signal),
+        }
+        let ended = terminal.end();
+        match signal {
+            0 => assert_eq!(ended.code(), Some(0)),
+            signal => assert_eq!(ended.signal(), Some(signal)),
+        }
+        terminal.assert_given_back(cooked);
+    }
+}
+
+#[test]
+fn control_z_gives_the_shell_the_terminal_until_it_continues_the_program() {
+    let script = format!("set -m; {PROGRAM} top; stty -a; echo in between; fg; echo at the end");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).env("TERM", "xterm");
+    let mut terminal = Terminal::start(shell, 80);
+    let cooked = terminal.modes();
+    terminal.until_it_shows("quit");
+    terminal.press("\x1a");
+    terminal.until_it_has_written("in between\r\n");
+    let written = terminal.written();
+    let shown = &written[written.find(LEFT).unwrap()..];
+    assert!(shown.contains("\nisig icanon"), "{shown:?}");
+    // It is drawn anew when it goes on.
+    until("the screen again", || terminal.count(ENTERED) > 1 && terminal.count("quit") > 1);
+    terminal.press("q");
+    terminal.until_it_has_written("at the end\r\n");
+    terminal.end();
+    terminal.assert_given_back(cooked);
+}
+
+#[test]
+fn a_host_is_shown_in_as_many_columns_as_there_is_room_for() {
+    let host = Host::start(WITH_PAGE);
+    host.until_it_is_shown();
+    let mut terminal = Terminal::top(80, &[]);
+    terminal.until_it_shows(&host.pid());
+    terminal.until_it_shows("OLDEST RING   P99 ERRORS");
+    terminal.resize(200);
+    terminal.until_it_shows("COMMAND");
+    terminal.press(&format!("/{}\r", host.pid()));
+    terminal.until_it_shows(&format!("filter: {}", host.pid()));
+    terminal.press("\r");
+    terminal.until_it_shows("queue_limit");
+    terminal.press("qq");
+    assert_eq!(terminal.end().code(), Some(0));
+}
+
+#[test]
+fn colours_are_shown_only_where_they_are_wanted() {
+    let host = Host::start(WITH_PAGE);
+    host.until_it_is_shown();
+    host.signal(libc::SIGSTOP);
+    let shows_colours = |variables: &[(&str, &str)]| {
+        let mut terminal = Terminal::top(80, variables);
+        terminal.until_it_shows("stopped");
+        terminal.press("q");
+        terminal.end();
+        terminal.count("\x1b[38;5;3") > 0
+    };
+    assert!(shows_colours(&[]));
+    assert!(!shows_colours(&[("NO_COLOR", "1")]));
+    assert!(!shows_colours(&[("TERM", "vt100")]));
+}
+
+#[test]
+fn what_is_no_screen_is_refused_with_what_to_do() {
+    let refused: Finished = Command::new(PROGRAM).arg("top").output().unwrap().into();
+    let message = "slipring: standard output is no terminal: --once prints the table once\n";
+    assert_eq!((refused.code, refused.stdout.as_str(), refused.stderr.as_str()), (1, "", message));
+    let mut terminal = Terminal::top(80, &[("TERM", "dumb")]);
+    let before = terminal.modes();
+    assert_eq!(terminal.end().code(), Some(1));
+    terminal.until_it_has_written("TERM=dumb cannot show a screen: --once prints");
+    assert_eq!((terminal.count("\x1b"), terminal.modes()), (0, before));
+}
