@@ -63,7 +63,8 @@ Examples:
   slipring doctor --json | jq '.items[] | select(.state != \"ok\")'";
 
 const TOP_EXAMPLES: &str = "\
-Keys: Up, Down, Enter for all of a line's counters, s to sort, / to filter, q to quit.
+Keys: Up, Down, PageUp, PageDown, Home, End; Enter for all of a line's counters,
+s to sort, / to filter, Ctrl-Z to suspend, q to quit. Wide terminals show more.
 
 Examples:
   slipring top

@@ -51,8 +51,8 @@ const BY_IMPORTANCE: [Column; 18] = [
     C::LastError,
 ];
 const LEAST: usize = 2;
-/// How wide the name of a role, the command line and the last error are, at least and at most. The last
-/// error takes all that is left.
+/// How wide the name of a role and the command line are, at least and at most, and the last error at least,
+/// which takes all that is left.
 const ROLE: (u16, u16) = (12, 28);
 const COMMAND: (u16, u16) = (20, 60);
 const LAST_ERROR: u16 = 20;
@@ -145,7 +145,9 @@ pub(super) fn fitting(width: u16, lines: &[Line]) -> Vec<(Column, u16)> {
         chosen.push((column, column.least_width()));
     }
     left -= grow(&mut chosen, C::Role, longest(lines, C::Role).min(ROLE.1), left);
-    left -= grow(&mut chosen, C::Command, longest(lines, C::Command).min(COMMAND.1), left);
+    // What went wrong needs more room than what is known.
+    let wanted = longest(lines, C::Command).min(COMMAND.1).min(COMMAND.0 + left / 3);
+    left -= grow(&mut chosen, C::Command, wanted, left);
     grow(&mut chosen, C::LastError, u16::MAX, left);
     chosen.sort_unstable_by_key(|(column, _)| *column);
     chosen
