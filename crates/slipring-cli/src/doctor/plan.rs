@@ -98,3 +98,66 @@ fn watching(has_proc: bool) -> Item {
         false => Item::ok(NAME, "none", "Without /proc the status pages of hosts cannot be found."),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::files::Files;
+    use super::*;
+
+    fn cores(allowed: usize, online: usize) -> Cores {
+        let (allowed, online) = ((0..allowed).collect(), Some((0..online).collect()));
+        Cores { allowed, online, ..Cores::default() }
+    }
+
+    #[test]
+    fn a_side_spins_only_where_the_other_has_a_processor() {
+        let with_quota = |quota: &str| {
+            let mount = "1 1 0:1 / /g rw - cgroup2 cgroup rw";
+            let texts = [
+                ("/proc/self/cgroup", "0::/"),
+                ("/proc/self/mountinfo", mount),
+                ("/g/cpu.max", quota),
+            ];
+            Groups::read(&Files::given(&texts))
+        };
+        for (cores, groups, value) in [
+            (cores(4, 4), Groups::default(), "spins"),
+            (cores(4, 4), with_quota("250000 100000"), "spins"),
+            (cores(4, 4), with_quota("150000 100000"), "sleeps at once"),
+            (cores(1, 1), Groups::default(), "sleeps at once"),
+            (cores(1, 4), Groups::default(), "sleeps at once where both sides run on one"),
+        ] {
+            let item = waiting(&cores, &groups);
+            assert!(item.value.starts_with(value), "{item:?}");
+        }
+    }
+
+    #[test]
+    fn the_plan_follows_from_what_was_found() {
+        let found = |name, state, routine: &str| {
+            let item = Item::ok(name, "", "").with(serde_json::json!({ "routine": routine }));
+            Item { state, ..item }
+        };
+        let all = [
+            found("kernel.futex_waitv", State::Warn, ""),
+            found("kernel.robust_list", State::Ok, ""),
+            found("copies.from_4_kib", State::Ok, "a"),
+            found("copies.from_16_kib", State::Ok, "a"),
+            found("copies.from_128_kib", State::Ok, "b"),
+        ];
+        let plan = items(&all, &cores(2, 2), &Groups::default());
+        let values: Vec<&str> = plan.iter().map(|item| item.value.as_str()).collect();
+        assert_eq!(
+            values[1..5],
+            [
+                "futex, for 100 ms at a time",
+                "a robust futex, and looks at the process besides",
+                "sealed memfds that are reserved when a channel is made",
+                "a from 4 KiB on, a from 16 KiB on, b from 128 KiB on",
+            ]
+        );
+        let alike = all.map(|item| item.with(serde_json::json!({ "routine": "a" })));
+        assert_eq!(copies(&alike).value, "a");
+        assert_eq!(copies(&[]).value, "what each ring finds out");
+    }
+}
