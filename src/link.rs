@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Mark, Marks, Result};
 use crate::ring::doorbell::{Bell, BellWatch, Sleeper};
 use crate::ring::ends::{ControlWords, Ends};
 use crate::ring::{Consumer, Producer};
-use crate::shm::layout::{Geometry, RegionHeader, RingLayout, Side, as_usize, control};
+use crate::shm::layout::{Geometry, RegionHeader, RingLayout, Side, as_usize, control, short_id};
 use crate::shm::marks::{OwnMarks, PeerMarks};
 use crate::shm::region::{PeerRegion, Regions};
 use crate::shm::requests::{OwnRequests, PeerRequests};
@@ -64,6 +64,8 @@ pub(crate) struct ParentWords {
     pub(crate) report: Arc<PeerReport>,
     /// Wakes a handler that waits for a credit or a cancel.
     pub(crate) data_bell: Bell,
+    /// The channel's short id, which stands in the headers of its regions.
+    pub(crate) channel: u64,
 }
 
 /// The worker's region and what its header must say.
@@ -138,6 +140,7 @@ impl ParentLink {
                 marks: PeerMarks::at(&peer, marks, entries)?,
             }),
             data_bell: Bell::new(own.u32_at(DATA.bell)?, None).with_event(own.event(DATA.bell)),
+            channel: short_id(header.channel),
         };
         let owner = peer.u32_at(control::OWNER)?;
         let answer = ExpectedAnswer { peer, header };
@@ -146,6 +149,11 @@ impl ParentLink {
 }
 
 impl ExpectedAnswer {
+    /// The worker's region.
+    pub(crate) fn peer(&self) -> &PeerRegion {
+        &self.peer
+    }
+
     /// Checks what the worker wrote into its header when it attached.
     pub(crate) fn check_attached(&self) -> Result<RegionHeader> {
         let bytes = self.peer.header_bytes();

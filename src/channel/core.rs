@@ -42,6 +42,8 @@ pub(crate) struct Core {
     /// How a thread waits for the worker.
     pub(super) sleeper: Sleeper,
     pub(crate) config: Config,
+    /// See [`ParentWords`].
+    pub(super) id: u64,
     /// Set once the rings' pages are in the page table.
     pub(super) is_prefaulted: AtomicU32,
 }
@@ -54,7 +56,7 @@ impl Core {
         state: Arc<ChannelState>,
         wake_fd: Option<Arc<WakeFd>>,
     ) -> Arc<Self> {
-        let ParentWords { abort, requests, report, data_bell } = words;
+        let ParentWords { abort, requests, report, data_bell, channel: id } = words;
         let words =
             RequestWords { abort, cells: requests, report: Arc::clone(&report), bell: data_bell };
         let marks: Weak<dyn Marks> = Arc::<PeerReport>::downgrade(&report);
@@ -69,6 +71,7 @@ impl Core {
             buffers: BufferPool::new(),
             sleeper: data.sleeper,
             config: config.clone(),
+            id,
             is_prefaulted: AtomicU32::new(0),
         });
         let weak = Arc::downgrade(&core);

@@ -397,6 +397,22 @@ impl Spawner {
         self
     }
 
+    /// Sets whether other processes of the same user may read the channel's memory, all payloads among
+    /// it, as `slipring inspect` does. They cannot write it. Costs two descriptors while the channel is
+    /// there. Off by default, unless the host's environment has `SLIPRING_INSPECT=1`.
+    ///
+    /// If there is no descriptor to spare, the worker is started all the same and cannot be inspected.
+    /// A worker with an older version of this library refuses such a channel.
+    ///
+    /// ```
+    /// # use slipring::Spawner;
+    /// let spawner = Spawner::program("/usr/lib/app/embedder").inspectable(true);
+    /// ```
+    pub fn inspectable(mut self, is_inspectable: bool) -> Self {
+        self.options.is_inspectable = is_inspectable;
+        self
+    }
+
     /// Lets the worker dump core. Off by default, because the kernel tells of the worker's death
     /// only when the dump is written, which takes seconds for a big process.
     pub fn allow_core_dumps(mut self) -> Self {

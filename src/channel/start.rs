@@ -55,7 +55,12 @@ pub(super) struct Options {
     pub(super) fds: Vec<(String, Arc<OwnedFd>)>,
     /// What a worker serves before it counts as ready.
     pub(super) warm_up: Option<(Kind, Vec<u8>)>,
+    /// Whether other processes may look at the channel's memory.
+    pub(super) is_inspectable: bool,
 }
+
+/// The variable of the environment that makes all channels of a process inspectable, if it is 1.
+const INSPECT: &str = "SLIPRING_INSPECT";
 
 impl Options {
     pub(super) fn new(program: Program) -> Self {
@@ -71,6 +76,7 @@ impl Options {
             is_pollable: false,
             fds: Vec::new(),
             warm_up: None,
+            is_inspectable: std::env::var_os(INSPECT).is_some_and(|value| value == "1"),
         }
     }
 
@@ -111,7 +117,13 @@ impl Options {
             starter::start(program, theirs, socket, log, Box::new(on_exit))?
         };
         // While the worker loads its program: reserving memory takes as long as that.
-        let linked = memfd::create(&self.config).and_then(|(regions, files)| {
+        let made = match self.is_inspectable {
+            true => memfd::create_to_keep(&self.config),
+            false => memfd::create(&self.config),
+        };
+        let linked = made.and_then(|(regions, files)| {
+            // Without descriptors to spare there is nothing to look at, and a worker all the same.
+            let kept = self.is_inspectable.then(|| files.try_clone().ok()).flatten();
             let link = ParentLink::over(regions, self.config.tuning(), wake_fd.as_ref())?;
             // The first wait would have to find out.
             cpu::are_scarce();
@@ -124,6 +136,9 @@ impl Options {
             let deadline = Deadline::after(self.handshake_timeout).instant();
             let (child, socket, role) = (&child, &*ours, self.role.role.as_str());
             Handshake { child, socket, role, deadline }.run(shipment, &link)?;
+            if let Some(files) = kept {
+                memfd::keep(link.answer.peer(), files);
+            }
             Ok(link)
         });
         drop(ours);

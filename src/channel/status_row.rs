@@ -66,6 +66,13 @@ impl Source for Core {
             reply_ring_used: stats.reply_ring_used,
             reply_ring_capacity: as_u64(self.config.up.capacity),
             leases: as_u64(stats.leases_held),
+            channel_id: self.id,
+            max_in_flight: as_u64(self.config.max_in_flight),
+            max_request_frame: as_u64(self.config.down.max_frame),
+            max_reply_frame: as_u64(self.config.up.max_frame),
+            max_message: as_u64(self.config.max_message),
+            stream_window: as_u64(self.config.stream_window),
+            health_ring_capacity: as_u64(self.config.health.capacity),
         };
         Some(Row {
             id,

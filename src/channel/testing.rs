@@ -103,6 +103,7 @@ pub(crate) fn sides(
             marks: PeerMarks::at(&up_seen, TABLE, requests).unwrap(),
         }),
         data_bell: Bell::new(down.u32_at(WORDS.bell).unwrap(), None),
+        channel: 0,
     };
     let watch = watch(&up_seen);
     let parent = Side { rings: duplex(&down, &up_seen, Some(watch), wake_fd), words };

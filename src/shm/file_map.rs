@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
@@ -19,6 +19,8 @@ struct FileMap {
     /// where there is none. `None` if the map is read-only.
     kept: Option<Kept>,
     map: MmapRaw,
+    /// Descriptors for other processes to look at the memory.
+    files: OnceLock<[File; 2]>,
 }
 
 /// Maps the first `len` bytes of a file, which must not be truncated while they are mapped.
@@ -40,7 +42,7 @@ pub(super) fn map(file: &File, len: usize, is_writable: bool) -> Result<Arc<dyn 
         // atomics, its payloads bytes, all of which may have any value.
         unsafe { fork::keep(start, map.len()) }
     });
-    Ok(Arc::new(FileMap { kept, map }))
+    Ok(Arc::new(FileMap { kept, map, files: OnceLock::new() }))
 }
 
 /// Whether the kernel makes pages when it is asked to, and tells if there is no memory: Linux 5.14
@@ -81,6 +83,11 @@ unsafe impl Backing for FileMap {
 
     fn is_writable(&self) -> bool {
         self.kept.is_some()
+    }
+
+    fn keep_open(&self, files: [File; 2]) {
+        // Called once for a map.
+        let _ = self.files.set(files);
     }
 
     /// Does nothing on kernels before 5.14, which take a fault for each page.

@@ -367,6 +367,12 @@ impl RegionHeader {
     }
 }
 
+/// The first half of a channel's id, by which people and status pages tell channels apart.
+pub(crate) fn short_id(channel: [u8; 16]) -> u64 {
+    let [id, _]: [[u8; 8]; 2] = zerocopy::transmute!(channel);
+    u64::from_le_bytes(id)
+}
+
 /// An id for a channel, random enough that no two channels of a machine share it.
 pub(crate) fn channel_id() -> [u8; 16] {
     let state = RandomState::new();

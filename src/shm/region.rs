@@ -10,6 +10,7 @@
 //! behind raw pointers, payloads are copied out through [`PeerBytes`](super::bytes::PeerBytes).
 #![allow(unsafe_code, reason = "copies headers into and out of shared memory")]
 
+use std::fs::File;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -110,6 +111,11 @@ impl PeerRegion {
     /// The event that takes the place of the futex in the bell at `offset`, if there is one.
     pub(crate) fn event(&self, offset: usize) -> Option<SharedEvent> {
         self.mapping.event(offset)
+    }
+
+    /// Keeps these descriptors open for as long as the region is mapped.
+    pub(crate) fn keep_open(&self, files: [File; 2]) {
+        self.mapping.keep_open(files);
     }
 
     /// A private copy of the header's bytes.

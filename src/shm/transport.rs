@@ -16,6 +16,7 @@
 #![allow(unsafe_code, reason = "pointers into a mapping")]
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -52,6 +53,9 @@ pub(crate) unsafe trait Backing: Debug + Send + Sync {
     fn make_pages(&self, _offset: usize, _len: usize) -> Result<()> {
         Ok(())
     }
+
+    /// Keeps descriptors of the channel's files open for as long as the pages are mapped.
+    fn keep_open(&self, _files: [File; 2]) {}
 
     /// The event that takes the place of the futex in the bell at this offset, if there is one.
     fn event(&self, _bell: usize) -> Option<SharedEvent> {

@@ -81,6 +81,13 @@ numbers! {
     reply_ring_used gauge "bytes" "Bytes in the reply ring that the worker cannot fill again yet.",
     reply_ring_capacity gauge "bytes" "The capacity of the reply ring.",
     leases gauge "replies" "Replies and chunks that hold a slot of the reply ring.",
+    channel_id gauge "id" "The start of the random id in the headers of the channel's memory; see `slipring inspect`.",
+    max_in_flight gauge "requests" "How many requests may be in flight.",
+    max_request_frame gauge "bytes" "The longest request that goes in one frame.",
+    max_reply_frame gauge "bytes" "The longest reply or chunk that goes in one frame.",
+    max_message gauge "bytes" "The longest message.",
+    stream_window gauge "bytes" "How far a stream may be ahead of its reader.",
+    health_ring_capacity gauge "bytes" "The capacity of either ring for pings and their answers.",
 }
 
 numbers! {

@@ -13,8 +13,10 @@ use crate::error::{Error, ErrorKind, Result};
 /// The seals of a region that only its creator may ever map writable.
 pub(crate) const SEALS_DOWN: i32 =
     libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+/// The seals of memory that keeps its length for good.
+pub(crate) const SEALS_LEN: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
 /// The seals of a region that the peer maps writable.
-pub(crate) const SEALS_UP: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+pub(crate) const SEALS_UP: i32 = SEALS_LEN | libc::F_SEAL_SEAL;
 
 /// Enough for two rings of the largest size and the lines beside them.
 const LARGEST: u64 = 3 << 30;

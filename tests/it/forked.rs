@@ -15,7 +15,7 @@ const BLOCK: usize = 1 << 20;
 
 /// Not a test of its own: a raw worker that sends each frame back, and ends with the link.
 #[test]
-fn raw_worker() {
+pub(super) fn raw_worker() {
     if !is_worker() {
         return;
     }

@@ -12,7 +12,8 @@ use std::process::{Child, Command, Stdio};
 use crate::common::*;
 use crate::hostile::*;
 
-const SEALS_UP: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+const SEALS_LEN: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+const SEALS_UP: i32 = SEALS_LEN | libc::F_SEAL_SEAL;
 const SEALS_DOWN: i32 = SEALS_UP | libc::F_SEAL_FUTURE_WRITE;
 const DOWN_LEN: usize = 16384;
 const UP_LEN: usize = 16384;
@@ -257,7 +258,7 @@ fn missing_seals_and_wrong_sizes_are_refused_with_both_values() {
     for missing in [libc::F_SEAL_SHRINK, libc::F_SEAL_GROW] {
         let found = SEALS_UP & !missing;
         let parent = Parent { up_seals: found, ..Parent::honest() };
-        let parts = [format!("seals {found:#x}"), format!("{SEALS_UP:#x}")];
+        let parts = [format!("seals {found:#x}"), format!("{SEALS_LEN:#x}")];
         assert_refused("up", &parent, &parts.each_ref().map(String::as_str));
     }
     let cut = Parent { down: memfd(4096), ..Parent::honest() };
