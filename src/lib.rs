@@ -186,6 +186,7 @@ cfg_if! {
         #[path = "../fuzz/inside/mod.rs"]
         pub mod fuzzing;
         mod id;
+        pub mod inspect;
         mod link;
         #[cfg(feature = "named")]
         pub mod named;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use imports::{Imports, Source};
 
 /// A module imports only from lower levels, or from its own folder.
-const LEVELS: [(&str, u32); 24] = [
+const LEVELS: [(&str, u32); 25] = [
     ("error", 0),
     ("config", 0),
     ("id", 0),
@@ -28,6 +28,7 @@ const LEVELS: [(&str, u32); 24] = [
     ("process", 6),
     ("raw", 6),
     ("status_page", 7),
+    ("inspect", 8),
     ("channel", 8),
     ("worker", 8),
     ("tasks", 9),

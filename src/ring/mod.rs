@@ -40,7 +40,7 @@
 //                 header   commit   first_lap   position   copy_choice
 mod batch;
 mod claim;
-mod commit;
+pub(crate) mod commit;
 pub(crate) mod consumer;
 pub(crate) mod copy_choice;
 pub(crate) mod doorbell;

@@ -33,6 +33,7 @@ mod hostile_parent;
 #[cfg(feature = "testing")]
 mod inbox;
 mod inherited;
+mod inspected;
 #[cfg(feature = "testing")]
 mod interleaved;
 mod limits;
