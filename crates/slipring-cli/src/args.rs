@@ -14,7 +14,7 @@ use crate::bench::Request;
 use crate::error::Error;
 use crate::input::Input;
 use crate::output::{Place, Target};
-use crate::{doctor, soak, top};
+use crate::{doctor, inspect, soak, top};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -75,6 +75,12 @@ const PRUNE_EXAMPLES: &str = "\
 Examples:
   slipring prune
   slipring prune --remove";
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  SLIPRING_INSPECT=1 slipring embed texts.txt -o vectors.npy
+  slipring inspect 4711
+  slipring inspect 4711 --frames 100 --payloads=32";
 
 const STAT_EXAMPLES: &str = "\
 Examples:
@@ -160,6 +166,17 @@ pub(crate) enum Command {
         #[arg(value_name = "PID")]
         pids: Vec<u32>,
     },
+    /// Look into the channels of a program that uses slipring
+    ///
+    /// Prints the layout and the state of each channel, as the status page of the host says.
+    ///
+    /// If the host was started with SLIPRING_INSPECT=1, or asked for it (Spawner::inspectable),
+    /// also reads the memory of its channels: headers, cursors and frames of all rings, what
+    /// each side waits for, and how far the worker is with each request. Each check is named,
+    /// with what is wrong. The host may be busy, stopped or hung; it does not notice, and no
+    /// right to trace it is needed. Fails if a check does.
+    #[command(after_help = INSPECT_EXAMPLES)]
+    Inspect(inspect::Options),
     /// Watch the programs that use slipring
     ///
     /// A line for each worker and for each role of a pool, of all hosts of this user that were started

@@ -4,8 +4,9 @@
 //! hands it to the pool of [`worker`]s, processes that run this same program, where the
 //! [`embedder`] turns it into vectors; the pipeline puts the answers back in
 //! order; [`output`] writes them. [`embed`] puts these parts together.
-//! [`bench`] measures instead; [`soak`] looks for faults; [`top`] and [`stat`] show what hosts count, and
-//! [`prune`] what they have left behind; [`doctor`] says what this machine gives slipring. A command that is a program of its own
+//! [`bench`] measures instead; [`soak`] looks for faults; [`top`] and [`stat`] show what hosts count,
+//! [`inspect`] what lies in the memory of a host's channels, and [`prune`] what hosts have left behind;
+//! [`doctor`] says what this machine gives slipring. A command that is a program of its own
 //! is left to that: [`external`]. What was inherited is looked at
 //! once, at the start: the standard streams by [`stdio`], signals by [`signals`].
 // Tests may panic; code that ships may not.
@@ -23,6 +24,7 @@ mod embedder;
 mod error;
 mod external;
 mod input;
+mod inspect;
 mod manual;
 mod output;
 mod pipeline;
@@ -79,6 +81,7 @@ fn run() -> Result<(), Error> {
         Command::Doctor(options) => doctor::run(&options),
         Command::Stat { pids } => stat::run(&pids),
         Command::Top(options) => top::run(&options),
+        Command::Inspect(options) => inspect::run(&options),
         Command::Prune { remove } => prune::run(remove),
         Command::Gateway { args } => Err(external::become_program("slipring-gateway", &args)),
         Command::Completions { shell } => print(&manual::completions(shell)),

@@ -17,6 +17,7 @@ const COMMANDS: [(&str, &str); 9] = [
     ("doctor", "--no-measure"),
     ("top", "--once"),
     ("stat", "[PID]"),
+    ("inspect", "<PID>"),
     ("prune", "--remove"),
     ("completions", "<SHELL>"),
     ("man", "[COMMAND]"),

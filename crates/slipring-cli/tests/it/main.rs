@@ -10,6 +10,7 @@ mod help;
 mod hosts;
 mod inherited;
 mod inputs;
+mod inspect;
 mod outputs;
 mod refusing;
 mod screen;
