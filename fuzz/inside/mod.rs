@@ -5,11 +5,13 @@
 mod forge;
 mod hostile_moves;
 mod hostile_peer;
+mod inspected;
 mod model;
 mod peer;
 mod streams;
 
 pub use hostile_peer::hostile_peer;
+pub use inspected::inspect;
 pub use streams::streams;
 use zerocopy::IntoBytes;
 

@@ -32,6 +32,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("messages", slipring::fuzzing::messages),
     ("hostile_peer", slipring::fuzzing::hostile_peer),
     ("streams", slipring::fuzzing::streams),
+    ("inspect", slipring::fuzzing::inspect),
     ("interleaved", interleaved::interleaved),
     ("gateway_frames", slipring_gateway::fuzzing::gateway_frames),
     ("gateway_errors", slipring_gateway::fuzzing::gateway_errors),
