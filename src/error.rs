@@ -2,6 +2,7 @@
 
 mod attempts;
 mod codes;
+mod crash_report;
 mod death;
 mod exit;
 mod failure;
@@ -14,10 +15,13 @@ mod stream_timeout;
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io;
+use std::path::Path;
 use std::str::Utf8Error;
 use std::sync::Arc;
 
 pub use attempts::{AttemptEnd, EarlierAttempts};
+pub(crate) use crash_report::ReportPlace;
+use crash_report::write_path;
 pub(crate) use death::NO_LOG;
 pub use death::WorkerDeath;
 pub(crate) use death::{EndOfService, Marks};
@@ -82,6 +86,7 @@ struct Repr {
     log_tail: Option<String>,
     earlier: Option<Box<EarlierAttempts>>,
     part_sent: Option<u64>,
+    crash_report: Option<ReportPlace>,
 }
 
 type Source = Arc<dyn std::error::Error + Send + Sync>;
@@ -228,6 +233,7 @@ impl Error {
             log_tail: None,
             part_sent: None,
             earlier: None,
+            crash_report: None,
         }))
     }
 
@@ -235,6 +241,14 @@ impl Error {
     pub(crate) fn with_log_tail(mut self, tail: Option<String>) -> Self {
         if let Some(repr) = Arc::get_mut(&mut self.0) {
             repr.log_tail = tail;
+        }
+        self
+    }
+
+    /// Adds where the crash report of the worker will be. A death has it already.
+    pub(crate) fn with_crash_report(mut self, place: ReportPlace) -> Self {
+        if self.death().is_none() {
+            Arc::make_mut(&mut self.0).crash_report = Some(place);
         }
         self
     }
@@ -497,6 +511,33 @@ impl Error {
         }
     }
 
+    /// Returns the path of the worker's [crash report](crate::CrashReports), if there is one and it is
+    /// written: it is written a moment after the end of the worker, and no operation waits for it. `None`
+    /// at first, then, and later the path. Errors of a worker that wrote garbage, or has no session, have
+    /// one, too.
+    ///
+    /// ```no_run
+    /// # fn example(error: &slipring::Error, reports: &slipring::CrashReports) {
+    /// use std::time::Duration;
+    ///
+    /// reports.wait(Duration::from_secs(1));
+    /// if let Some(path) = error.crash_report() {
+    ///     eprintln!("please send {}", path.display());
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn crash_report(&self) -> Option<&Path> {
+        self.report_place()?.path()
+    }
+
+    fn report_place(&self) -> Option<&ReportPlace> {
+        match &self.0.detail {
+            Detail::Death(death) => death.crash_report.as_ref(),
+            _ => self.0.crash_report.as_ref(),
+        }
+    }
+
     fn source_kind(&self) -> Option<io::ErrorKind> {
         let source = std::error::Error::source(self)?;
         let kind = source.downcast_ref::<io::Error>().map(io::Error::kind);
@@ -524,6 +565,13 @@ impl fmt::Display for Error {
             | Detail::Overload(_) => {
                 one_line(f, &self.0.message)?;
             }
+        }
+        if self.death().is_none() {
+            write_path(f, self.crash_report())?;
+        }
+        if let Some(why) = self.report_place().and_then(|place| place.failure()) {
+            f.write_str("; no crash report: ")?;
+            one_line(f, why)?;
         }
         if let Some(earlier) = self.earlier_attempts() {
             write!(f, "; {earlier}")?;

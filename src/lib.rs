@@ -178,6 +178,7 @@ cfg_if! {
         #[cfg_attr(not(feature = "tokio"), allow(dead_code, unused_imports, reason = "the async views use it"))]
         mod channel;
         mod config;
+        mod crash_report;
         mod error;
         #[cfg_attr(slipring_failpoints, path = "failpoint_armed.rs")]
         mod failpoint;
@@ -219,6 +220,7 @@ cfg_if! {
             StreamTimeouts,
         };
         pub use config::{Config, ConfigBuilder, CopyRoutine, RingConfig, WaitStrategy};
+        pub use crash_report::CrashReports;
         pub use error::{
             AttemptEnd, DeathReport, EarlierAttempts, Error, ErrorKind, ErrorReport, ExitCause, HandlerFailure,
             Overload, RequestStage, Result, StreamTimeout, WorkerDeath,

@@ -28,6 +28,7 @@ const LEVELS: [(&str, u32); 25] = [
     ("process", 6),
     ("raw", 6),
     ("status_page", 7),
+    ("crash_report", 7),
     ("inspect", 8),
     ("channel", 8),
     ("worker", 8),

@@ -253,6 +253,7 @@ class Spawner:
         extra: Mapping[str, str] | None = None,
         blob: bytes | None = None,
         log_dir: _Path | None = None,
+        crash_reports: _Path | None = None,
         inherit_stdio: bool = False,
         config: _Config | None = None,
         handshake_timeout: float = 10.0,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use slipring::Config;
+use slipring::{Config, CrashReports};
 
 use crate::channel::Channel;
 use crate::convert::Timeout;
@@ -48,7 +48,7 @@ impl Spawner {
 impl Spawner {
     #[new]
     #[pyo3(signature = (program, args = Vec::new(), *, role = None, env = None, cwd = None,
-        model = None, mode = None, extra = None, blob = None, log_dir = None,
+        model = None, mode = None, extra = None, blob = None, log_dir = None, crash_reports = None,
         inherit_stdio = false, config = None, handshake_timeout = Timeout::seconds(10), memory_limit = None,
         nice = None, cpus = None, fds = None))]
     #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
@@ -64,6 +64,7 @@ impl Spawner {
         extra: Option<BTreeMap<String, String>>,
         blob: Option<Vec<u8>>,
         log_dir: Option<PathBuf>,
+        crash_reports: Option<PathBuf>,
         inherit_stdio: bool,
         config: Option<BTreeMap<String, usize>>,
         handshake_timeout: Timeout,
@@ -100,6 +101,9 @@ impl Spawner {
         }
         if let Some(directory) = log_dir {
             spawner = spawner.log_dir(directory);
+        }
+        if let Some(directory) = crash_reports {
+            spawner = spawner.crash_reports(CrashReports::in_dir(directory));
         }
         if let Some(bytes) = memory_limit {
             spawner = spawner.memory_limit(bytes);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import pickle
 import signal
@@ -88,6 +89,20 @@ def test_a_crash_is_told_with_its_signal_and_log(
     assert isinstance(behind[0], slipring.PeerDied) and behind[0].was_begun is False
     assert not channel.is_alive
     assert channel.close().signal == number
+
+
+def test_a_crash_leaves_a_report_if_it_is_asked_for(spawn: Spawn, tmp_path: Path) -> None:
+    reports = tmp_path / "crashes"
+    channel = spawn(crash_reports=reports)
+    with pytest.raises(slipring.PeerDied):
+        channel.call("crash", str(int(signal.SIGKILL)), timeout=TIMEOUT)
+    until = time.monotonic() + 60.0
+    while not (found := list(reports.glob("slipring-crash-*.json"))):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    report = json.loads(found[0].read_text())
+    assert (report["cause"]["signal"], report["worker"]["pid"]) == (signal.SIGKILL, channel.pid)
+    assert report["requests"][0]["stage"] == "begun"
 
 
 def wait_until_settled(error: BaseException) -> None:

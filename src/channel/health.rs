@@ -4,8 +4,9 @@
 //! A thread keeps the rings until its answer comes. A task keeps them for a look: its question
 //! goes into a list, and whatever reads the answer puts it there.
 
+use std::sync::Arc;
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::channel::state::ChannelState;
 use crate::channel::timed_mutex::TimedMutex;
@@ -16,19 +17,23 @@ use crate::process::service::wake_tasks;
 use crate::protocol::Kind;
 use crate::protocol::health::{self, Health};
 use crate::ring::{Frame, Header};
-use crate::sync::Mutex;
-use crate::sync::{Ordering, fence};
+use crate::sync::{Mutex, Ordering, fence, plain};
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
 
 /// Answers that a task takes out of the ring in one look: more than are ever asked for at once.
 const AT_ONCE: usize = 256;
 
+/// The last report that the worker has answered a ping with, and when it came.
+pub(crate) type LastPong = Arc<plain::Mutex<Option<(Instant, Health)>>>;
+
 /// The health rings, which one thread or task uses at a time, and the questions of tasks.
 #[derive(Debug)]
 pub(crate) struct HealthClient {
     rings: TimedMutex<Rings>,
     asked: Mutex<Vec<Asked>>,
+    /// Kept only if it is for a crash report.
+    last_pong: Option<LastPong>,
 }
 
 #[derive(Debug)]
@@ -49,7 +54,27 @@ struct Asked {
 
 impl HealthClient {
     pub(crate) fn new(duplex: Duplex) -> Self {
-        Self { rings: TimedMutex::new(Rings { duplex, next: 1 }), asked: Mutex::default() }
+        Self {
+            rings: TimedMutex::new(Rings { duplex, next: 1 }),
+            asked: Mutex::default(),
+            last_pong: None,
+        }
+    }
+
+    /// Keeps the last report of the worker there.
+    pub(crate) fn keep_last_pong(mut self, place: Option<LastPong>) -> Self {
+        self.last_pong = place;
+        self
+    }
+
+    fn note_pong(&self, answer: &Answer) {
+        let Some(place) = &self.last_pong else { return };
+        let (header, payload) = answer;
+        if header.kind == Kind::PONG.code()
+            && let Ok(health) = health::decode(payload)
+        {
+            *place.lock() = Some((Instant::now(), health));
+        }
     }
 
     /// Asks the worker for a report. Blocks for at most `timeout`.
@@ -96,7 +121,9 @@ impl HealthClient {
         // The worker was to ring the bell for this thread. Tasks must announce their descriptor
         // again.
         self.wake_askers();
-        answer.transpose()?.flatten().ok_or_else(|| no_answer(kind, timeout))
+        let answer = answer.transpose()?.flatten();
+        answer.iter().for_each(|answer| self.note_pong(answer));
+        answer.ok_or_else(|| no_answer(kind, timeout))
     }
 
     /// Keeps an answer for the task that has asked, and wakes the task. Drops any other answer.
@@ -161,7 +188,9 @@ impl Question<'_> {
         let index = asked.iter().position(|a| a.request == self.request && a.answer.is_some());
         let taken = index.map(|index| asked.swap_remove(index));
         drop(asked);
-        Ok(taken.and_then(|asked| asked.answer))
+        let answer = taken.and_then(|asked| asked.answer);
+        answer.iter().for_each(|answer| client.note_pong(answer));
+        Ok(answer)
     }
 
     /// Sends the question if there is room, and reads the answers that are there. Returns whether

@@ -6,6 +6,8 @@
 mod chunks;
 mod core;
 mod counters;
+mod crash_contents;
+mod crash_report;
 mod explain;
 #[cfg(all(test, feature = "tokio"))]
 mod forked_tests;
@@ -75,6 +77,7 @@ use crate::trace::span;
 pub(crate) use self::core::Core;
 pub(crate) use chunks::Source;
 pub use chunks::{Chunks, ChunksIter};
+pub(crate) use crash_contents::PoolRow;
 pub(crate) use explain::{no_turn, ring_full};
 pub(crate) use health::{Question, no_answer, pong};
 pub(crate) use item::{Body, Item, Place};

@@ -84,6 +84,15 @@ pub(crate) struct Reading {
     pub(super) skips_rest: bool,
 }
 
+/// A request that the worker is not done with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unfinished {
+    pub(crate) request: u64,
+    pub(crate) is_stream: bool,
+    /// Its owner has not dropped it.
+    pub(crate) is_awaited: bool,
+}
+
 /// The request that a frame is for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Addressee {
@@ -517,6 +526,20 @@ impl<T> Requests<T> {
     /// Whether the request's last frame has not come yet.
     pub(crate) fn is_running(&mut self, request: u64) -> bool {
         self.entry(request).is_some_and(|entry| !entry.is_finished)
+    }
+
+    /// Returns the requests whose last frame has not come, by their numbers.
+    pub(crate) fn unfinished(&self) -> Vec<Unfinished> {
+        let entries = self.entries.iter().filter(|entry| entry.request != 0 && !entry.is_finished);
+        let mut unfinished: Vec<_> = entries
+            .map(|entry| Unfinished {
+                request: entry.request,
+                is_stream: entry.is_stream,
+                is_awaited: entry.is_owned,
+            })
+            .collect();
+        unfinished.sort_unstable_by_key(|each| each.request);
+        unfinished
     }
 
     /// Requests whose owner has not dropped them.

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use crate::channel::timed_mutex::TimedMutex;
 use crate::channel::waiter::Waiter;
 use crate::error::Result;
-use crate::ring::{CopyChoices, Header, Producer};
+use crate::ring::{CopyChoices, Header, Producer, PublishedFrame};
 use crate::shm::layout::as_u64;
 use crate::sync::{AtomicU32, Mutex, Ordering};
 
@@ -111,6 +111,16 @@ impl Sender {
             bytes: *bytes,
             copies: producer.copies(),
         }
+    }
+
+    /// See [`Producer::history`].
+    pub(super) fn history(&self, wanted: impl Fn(&Header) -> usize) -> Vec<PublishedFrame> {
+        self.sending.lock().producer.history(wanted)
+    }
+
+    /// See [`Producer::positions`].
+    pub(super) fn positions(&self) -> (u64, Option<u64>) {
+        self.sending.lock().producer.positions()
     }
 
     /// Adds a waiter for room. A reader must be told: it announces to the worker how much room

@@ -14,6 +14,7 @@ use crate::channel::start::{Options, Started};
 use crate::channel::status_row;
 use crate::channel::warm_up::WarmUp;
 use crate::config::Config;
+use crate::crash_report::CrashReports;
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{Encoded, Payload};
 use crate::process::own_exe;
@@ -334,6 +335,14 @@ impl Spawner {
         self
     }
 
+    /// Has a crash report written when a worker ends without having been closed, writes garbage, or cannot
+    /// be started: see [`CrashReports`]. By default that is what `SLIPRING_CRASH_REPORTS` says:
+    /// [`CrashReports::from_env`].
+    pub fn crash_reports(mut self, reports: CrashReports) -> Self {
+        self.options.crash_reports = Some(reports);
+        self
+    }
+
     /// Sets the sizes and the behaviour of the channel. [`Config::default`] by default.
     pub fn config(mut self, config: Config) -> Self {
         self.options.config = config;
@@ -480,6 +489,9 @@ impl Spawner {
         let Started { data, words, worker, state, wake_fd } = self.start()?;
         let core = Core::new(data, words, &self.options.config, state, wake_fd);
         status_row::add(&core);
+        if let Some(reporter) = worker.reporter() {
+            reporter.watch(Some(&core));
+        }
         let warm_up = self.options.warm_up.clone().map(WarmUp::new);
         Ok(Channel { core, worker, warm_up })
     }

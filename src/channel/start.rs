@@ -4,8 +4,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use crate::channel::crash_contents::Facts;
+use crate::channel::crash_report::Reporter;
 use crate::channel::handshake::{Handshake, Shipment, end_and_reap};
 use crate::channel::health::HealthClient;
 use crate::channel::raw_end;
@@ -14,6 +16,7 @@ use crate::channel::state::ChannelState;
 use crate::channel::worker_exit::{EXIT_STATUS_TIMEOUT, WorkerExit};
 use crate::channel::worker_handle::WorkerHandle;
 use crate::config::Config;
+use crate::crash_report::CrashReports;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::{Duplex, ParentLink, ParentWords};
 use crate::process::log::Log;
@@ -57,6 +60,8 @@ pub(super) struct Options {
     pub(super) warm_up: Option<(Kind, Vec<u8>)>,
     /// Whether other processes may look at the channel's memory.
     pub(super) is_inspectable: bool,
+    /// `None`: as the environment says.
+    pub(super) crash_reports: Option<CrashReports>,
 }
 
 /// The variable of the environment that makes all channels of a process inspectable, if it is 1.
@@ -77,6 +82,7 @@ impl Options {
             fds: Vec::new(),
             warm_up: None,
             is_inspectable: std::env::var_os(INSPECT).is_some_and(|value| value == "1"),
+            crash_reports: None,
         }
     }
 
@@ -92,6 +98,32 @@ impl Options {
     }
 
     pub(super) fn start(&self) -> Result<Started> {
+        let state = Arc::new(ChannelState::default());
+        let reports = self.crash_reports.clone().or_else(CrashReports::from_env);
+        let reporter = reports.map(|reports| Reporter::new(reports, self.facts(), &state));
+        self.start_reported(state, reporter.clone()).map_err(|error| match reporter {
+            Some(reporter) => reporter.note_failed_start(error),
+            None => error,
+        })
+    }
+
+    /// What a crash report says of the worker.
+    fn facts(&self) -> Facts {
+        Facts {
+            environment: self.program.env.names(),
+            program: self.program.clone(),
+            role: self.role.clone(),
+            limits: self.limits.clone(),
+            config: self.config.clone(),
+            started: SystemTime::now(),
+        }
+    }
+
+    fn start_reported(
+        &self,
+        state: Arc<ChannelState>,
+        reporter: Option<Arc<Reporter>>,
+    ) -> Result<Started> {
         span!("spawn", role = self.role.role.as_str(), program = %self.program.path.display());
         fork::watch()?;
         let setup = self.setup().encode()?;
@@ -109,13 +141,15 @@ impl Options {
         let mut program = self.program.clone();
         program.env.set(WORKER_ENV, worker_env::value_for(theirs.as_fd())?);
 
-        let state = Arc::new(ChannelState::default());
         let child = {
             let state = Arc::clone(&state);
             let on_exit = move |_| report_death(state.note_exit());
             let socket = Some(Arc::clone(&ours));
             starter::start(program, theirs, socket, log, Box::new(on_exit))?
         };
+        if let Some(reporter) = &reporter {
+            reporter.set_child(child.clone());
+        }
         // While the worker loads its program: reserving memory takes as long as that.
         let made = match self.is_inspectable {
             true => memfd::create_to_keep(&self.config),
@@ -156,8 +190,10 @@ impl Options {
         crate::failpoint::failpoint!("after handshake");
         let (role, timeout) = (self.role.role.clone(), self.exit_status_timeout);
         let exit = WorkerExit::new(role, Box::new(child), timeout);
-        let health = HealthClient::new(health);
-        let worker = WorkerHandle::new(Arc::clone(&state), health, exit, Some(watched));
+        let last_pong = reporter.as_deref().map(Reporter::last_pong);
+        let health = HealthClient::new(health).keep_last_pong(last_pong);
+        let worker = WorkerHandle::new(Arc::clone(&state), health, exit, Some(watched))
+            .with_reporter(reporter);
         event!(INFO, role = self.role.role.as_str(), pid = worker.pid(), "worker attached");
         Ok(Started { data, words, worker, state, wake_fd })
     }
@@ -198,6 +234,9 @@ pub(super) struct Started {
 impl Started {
     pub(super) fn into_raw(self) -> RawLink {
         let Self { data, worker, state, wake_fd, .. } = self;
+        if let Some(reporter) = worker.reporter() {
+            reporter.watch(None);
+        }
         raw_end::link_to(worker, state, data, wake_fd)
     }
 }

@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::channel::wait_list::WaitList;
 use crate::channel::worker_exit::WorkerExit;
-use crate::error::{EndOfService, Error, ErrorKind, Result};
+use crate::error::{EndOfService, Error, ErrorKind, ReportPlace, Result};
 use crate::ring::doorbell::Alarm;
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::clock::Deadline;
@@ -37,6 +37,23 @@ pub(crate) enum Phase {
     Failed,
 }
 
+/// What is told that a channel is over without having been closed, once.
+pub(crate) trait FailureObserver: fmt::Debug + Send + Sync {
+    /// Called before anything else can notice the failure. [`FailureObserver::look`] follows.
+    fn announce(&self);
+
+    /// Called before the waits of the channel's requests end, so that they are still there to be listed. No
+    /// failure is to be told if the channel was over before. The calling thread may serve all workers:
+    /// this must not block.
+    fn look(&self, is_failure: bool);
+
+    /// Called when the waits have been ended, after a failure. Must not block either.
+    fn report(&self);
+
+    /// Where a report will be.
+    fn place(&self) -> &ReportPlace;
+}
+
 /// What every operation looks at before and while it waits.
 #[derive(Default)]
 pub(crate) struct ChannelState {
@@ -51,6 +68,7 @@ pub(crate) struct ChannelState {
     /// Tasks that wait for the worker's exit status.
     pub(crate) exit_waiters: WaitList,
     on_end: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    observer: OnceLock<Arc<dyn FailureObserver>>,
 }
 
 impl ChannelState {
@@ -68,6 +86,12 @@ impl ChannelState {
     /// channel or link.
     pub(crate) fn on_end(&self, wake: impl Fn() + Send + Sync + 'static) {
         let _ = self.on_end.set(Box::new(wake));
+    }
+
+    /// Sets what is told of a failure. Once, before the worker is started.
+    #[allow(dead_code, reason = "not in a model")]
+    pub(crate) fn observe(&self, observer: Arc<dyn FailureObserver>) {
+        let _ = self.observer.set(observer);
     }
 
     #[inline]
@@ -89,11 +113,21 @@ impl ChannelState {
 
     /// Leaves the open phase and ends all waits. Returns false if the channel was not open.
     fn leave(&self, to: u32) -> bool {
+        let observer = self.observer.get().filter(|_| to != CLOSING);
+        if let Some(observer) = observer {
+            observer.announce();
+        }
         let left =
             self.phase.compare_exchange(OPEN, to, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if let Some(observer) = observer {
+            observer.look(left);
+        }
         self.alarm.raise();
         if let Some(wake) = self.on_end.get() {
             wake();
+        }
+        if let Some(observer) = observer.filter(|_| left) {
+            observer.report();
         }
         left
     }
@@ -122,6 +156,10 @@ impl ChannelState {
 
     /// Notes that the channel cannot be used any more because of `error`.
     pub(crate) fn fail(&self, error: Error) -> bool {
+        let error = match self.observer.get() {
+            Some(observer) => error.with_crash_report(observer.place().clone()),
+            None => error,
+        };
         // The first error counts: a later one must not replace what others were told.
         let _ = self.failure.set(error);
         self.leave(FAILED)
@@ -173,7 +211,8 @@ impl ChannelState {
         match (self.phase(), self.failure(), self.exit.get()) {
             (Phase::Failed | Phase::Dead, Some(failure), _) => failure,
             (Phase::Open | Phase::Dead, None, Some(exit)) => {
-                exit.error(request, Arc::clone(&self.end_of_service))
+                let place = self.observer.get().map(|observer| observer.place().clone());
+                exit.error(request, Arc::clone(&self.end_of_service), place)
             }
             _ => closed(),
         }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::error::{EndOfService, Error, WorkerDeath};
+use crate::error::{EndOfService, Error, ReportPlace, WorkerDeath};
 use crate::process::log::Log;
 use crate::process::worker_process::WorkerProcess;
 use crate::sys::clock::Deadline;
@@ -66,7 +66,12 @@ impl WorkerExit {
     }
 
     /// The error for an operation that the worker's end has ended.
-    pub(crate) fn error(&self, request: Option<u64>, end_of_service: Arc<EndOfService>) -> Error {
+    pub(crate) fn error(
+        &self,
+        request: Option<u64>,
+        end_of_service: Arc<EndOfService>,
+        crash_report: Option<ReportPlace>,
+    ) -> Error {
         Error::peer_died(WorkerDeath {
             role: self.role.clone(),
             pid: self.process.pid(),
@@ -77,6 +82,7 @@ impl WorkerExit {
             status: self.process.cause(),
             oom_suspected: self.process.oom_suspected(),
             end_of_service,
+            crash_report,
         })
     }
 }

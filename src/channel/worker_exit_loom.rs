@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{EndOfService, Error, WorkerDeath};
+use crate::error::{EndOfService, Error, ReportPlace, WorkerDeath};
 use crate::sys::clock::Deadline;
 
 /// A worker that has ended.
@@ -14,7 +14,12 @@ impl WorkerExit {
     pub(crate) fn wait_for_status(&self, _: Deadline) {}
 
     #[expect(clippy::unused_self, reason = "nothing is known")]
-    pub(crate) fn error(&self, request: Option<u64>, end_of_service: Arc<EndOfService>) -> Error {
+    pub(crate) fn error(
+        &self,
+        request: Option<u64>,
+        end_of_service: Arc<EndOfService>,
+        crash_report: Option<ReportPlace>,
+    ) -> Error {
         Error::peer_died(WorkerDeath {
             role: String::new(),
             pid: 0,
@@ -25,6 +30,7 @@ impl WorkerExit {
             status: Arc::default(),
             oom_suspected: Arc::default(),
             end_of_service,
+            crash_report,
         })
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::channel::crash_report::Reporter;
 use crate::channel::health::HealthClient;
 use crate::channel::state::ChannelState;
 use crate::channel::worker_exit::{EXIT_STATUS_TIMEOUT, WorkerExit};
@@ -37,6 +38,7 @@ pub(crate) struct WorkerHandle {
     role: String,
     pid: u32,
     _watched: Option<Watched>,
+    reporter: Option<Arc<Reporter>>,
 }
 
 impl WorkerHandle {
@@ -53,7 +55,18 @@ impl WorkerHandle {
             let state = weak.upgrade();
             state.and_then(|state| state.exit().map(WorkerExit::has_stopped)).unwrap_or(false)
         }));
-        Self { state, health, role, pid, _watched: watched }
+        Self { state, health, role, pid, _watched: watched, reporter: None }
+    }
+
+    /// Adds what writes the worker's crash report.
+    pub(super) fn with_reporter(mut self, reporter: Option<Arc<Reporter>>) -> Self {
+        self.reporter = reporter;
+        self
+    }
+
+    /// What writes the worker's crash report, if one is to be written.
+    pub(crate) fn reporter(&self) -> Option<&Reporter> {
+        self.reporter.as_deref()
     }
 
     /// The handle on a worker that this process did not start.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 
+use super::crash_report::{ReportPlace, write_path};
 use super::stage::{Mark, RequestStage, Stage};
 use super::{ExitCause, one_line, write_log_tail};
 use crate::id::RequestId;
@@ -41,6 +42,7 @@ pub struct WorkerDeath {
     pub(crate) status: Arc<OnceLock<ExitCause>>,
     pub(crate) oom_suspected: Arc<OnceLock<bool>>,
     pub(crate) end_of_service: Arc<EndOfService>,
+    pub(crate) crash_report: Option<ReportPlace>,
 }
 
 impl WorkerDeath {
@@ -158,6 +160,13 @@ impl WorkerDeath {
         Some(was_begun && others.count() == 0)
     }
 
+    /// Returns the path of the worker's [crash report](crate::CrashReports) once that is written. It is
+    /// written beside all that the caller does, a moment after the cause of the death is known.
+    #[must_use]
+    pub fn crash_report(&self) -> Option<&Path> {
+        self.crash_report.as_ref()?.path()
+    }
+
     /// Returns whether the kernel's out-of-memory killer is the likely cause: the worker was
     /// killed by a SIGKILL that this library did not send, and the kernel's count of such kills
     /// went up meanwhile. `false` until [`cause`](Self::cause) is known.
@@ -221,6 +230,7 @@ impl fmt::Display for WorkerDeath {
             Some(path) => write!(f, "; log {}", path.display())?,
             None => f.write_str(NO_LOG)?,
         }
+        write_path(f, self.crash_report())?;
         if f.alternate() { write_log_tail(f, self.log_tail()) } else { Ok(()) }
     }
 }
@@ -238,6 +248,7 @@ impl fmt::Debug for WorkerDeath {
             .field("is_oom_suspected", &self.is_oom_suspected())
             .field("log_path", &self.log_path)
             .field("log_tail", &self.log_tail)
+            .field("crash_report", &self.crash_report())
             .finish()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::{
     Detail, EarlierAttempts, EndOfService, Error, ErrorKind, ExitCause, HandlerFailure, Overload,
-    Repr, RequestStage, Source, StreamTimeout, WorkerDeath,
+    ReportPlace, Repr, RequestStage, Source, StreamTimeout, WorkerDeath,
 };
 use crate::id::RequestId;
 
@@ -56,6 +56,8 @@ pub struct ErrorReport {
     pub earlier_attempts: Option<EarlierAttempts>,
     /// The end of a worker's log, for an error without a `death`: [`Error::log_tail`].
     pub log_tail: Option<String>,
+    /// The path of the worker's crash report, for an error without a `death`: [`Error::crash_report`].
+    pub crash_report: Option<PathBuf>,
     /// The source, if it is an error of this library, such as the death that a
     /// [`Poison`](ErrorKind::Poison) tells of.
     pub source: Option<Box<ErrorReport>>,
@@ -88,6 +90,8 @@ pub struct DeathReport {
     pub log_path: Option<PathBuf>,
     /// The end of that log.
     pub log_tail: Option<String>,
+    /// The path of the worker's crash report, on its own host: [`WorkerDeath::crash_report`].
+    pub crash_report: Option<PathBuf>,
     /// Whether the kernel has probably ended the worker for want of memory.
     pub is_oom_suspected: bool,
 }
@@ -107,6 +111,7 @@ impl ErrorReport {
             length_and_limit: None,
             earlier_attempts: None,
             log_tail: None,
+            crash_report: None,
             source: None,
             sources: Vec::new(),
         }
@@ -120,6 +125,11 @@ impl Error {
         let source = std::error::Error::source(self);
         let own_source = source.and_then(|source| source.downcast_ref::<Self>());
         let others = source.filter(|_| own_source.is_none());
+        let mut message = self.0.message.to_string();
+        if let Some(why) = self.report_place().and_then(|place| place.failure()) {
+            let before = if message.is_empty() { "" } else { "; " };
+            message.push_str(&format!("{before}no crash report: {why}"));
+        }
         ErrorReport {
             stage: self.stage(),
             death: self.death().map(DeathReport::of),
@@ -129,12 +139,13 @@ impl Error {
             length_and_limit: self.length_and_limit(),
             earlier_attempts: self.earlier_attempts().cloned(),
             log_tail: self.0.log_tail.clone(),
+            crash_report: self.crash_report().filter(|_| self.death().is_none()).map(Into::into),
             source: own_source.map(|source| Box::new(source.report())),
             sources: std::iter::successors(others, |source| source.source())
                 .take(MOST_SOURCES)
                 .map(ToString::to_string)
                 .collect(),
-            ..ErrorReport::new(self.kind(), &*self.0.message)
+            ..ErrorReport::new(self.kind(), message)
         }
     }
 
@@ -181,6 +192,7 @@ impl Error {
             log_tail: report.log_tail,
             earlier: report.earlier_attempts.map(Box::new),
             part_sent: None,
+            crash_report: report.crash_report.map(ReportPlace::written),
         }))
     }
 }
@@ -201,6 +213,7 @@ impl DeathReport {
             begun_requests,
             log_path: death.log_path.clone(),
             log_tail: death.log_tail.clone(),
+            crash_report: death.crash_report().map(Into::into),
             is_oom_suspected: death.is_oom_suspected() && cause.is_some(),
         }
     }
@@ -221,6 +234,7 @@ impl From<DeathReport> for WorkerDeath {
             status: Arc::new(report.cause.map_or_else(OnceLock::new, OnceLock::from)),
             oom_suspected: Arc::new(OnceLock::from(report.is_oom_suspected)),
             end_of_service: Arc::new(end_of_service),
+            crash_report: report.crash_report.map(ReportPlace::written),
         }
     }
 }

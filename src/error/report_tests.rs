@@ -20,6 +20,8 @@ struct Dead {
     /// `None`: a worker of raw rings.
     marks: Option<Vec<(u64, u64)>>,
     has_stopped: bool,
+    /// Its path, or why it could not be written.
+    crash_report: Option<Result<String, String>>,
 }
 
 /// The memory of a channel, which outlives no error.
@@ -41,6 +43,11 @@ fn died(dead: &Dead) -> (Error, Memory) {
         end_of_service.set_has_stopped(Box::new(move || has_stopped));
         marks
     });
+    let crash_report = dead.crash_report.as_ref().map(|outcome| {
+        let place = ReportPlace::default();
+        place.set(outcome.clone().map(PathBuf::from));
+        place
+    });
     let error = Error::peer_died(WorkerDeath {
         role: dead.text[0].clone(),
         pid: 7,
@@ -51,6 +58,7 @@ fn died(dead: &Dead) -> (Error, Memory) {
         status: Arc::new(dead.cause.map_or_else(OnceLock::new, OnceLock::from)),
         oom_suspected: Arc::new(OnceLock::from(dead.is_oom_suspected && dead.cause.is_some())),
         end_of_service: Arc::new(end_of_service),
+        crash_report,
     });
     let error = if dead.text[1].is_empty() { error } else { error.with_note(&dead.text[1]) };
     (error, memory)
@@ -73,9 +81,12 @@ fn dead() -> impl Strategy<Value = Dead> {
     let marks = proptest::collection::btree_map(1..6_u64, 1..=4_u64, 0..5);
     let marks = marks.prop_map(|marks| marks.into_iter().rev().collect());
     let known = (of(cause()), any::<bool>(), of((text(), text())), of(marks), any::<bool>());
-    ([text(), text()], of(text()), of(1..6_u64), known).prop_map(|(text, host, request, known)| {
+    let crash_report = of(prop_oneof![text().prop_map(Ok), text().prop_map(Err)]);
+    let rest = (of(1..6_u64), crash_report);
+    ([text(), text()], of(text()), rest, known).prop_map(|(text, host, rest, known)| {
+        let (request, crash_report) = rest;
         let (cause, is_oom_suspected, log, marks, has_stopped) = known;
-        Dead { text, host, request, cause, is_oom_suspected, log, marks, has_stopped }
+        Dead { text, host, request, cause, is_oom_suspected, log, marks, has_stopped, crash_report }
     })
 }
 
@@ -175,6 +186,7 @@ fn assert_same_death(one: &WorkerDeath, other: &WorkerDeath) {
 fn assert_same(one: &Error, other: &Error) {
     assert_eq!(one.kind(), other.kind());
     assert_eq!((one.was_begun(), one.stage()), (other.was_begun(), other.stage()));
+    assert_eq!(one.crash_report(), other.crash_report());
     assert_eq!((one.begun_alone(), one.log_tail()), (other.begun_alone(), other.log_tail()));
     assert_eq!(one.stream_timeout(), other.stream_timeout());
     assert_eq!(one.length_and_limit(), other.length_and_limit());

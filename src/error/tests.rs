@@ -44,6 +44,7 @@ fn a_death_names_signal_log_and_last_lines_once_they_are_known() {
         status: Arc::default(),
         oom_suspected: Arc::default(),
         end_of_service: Arc::default(),
+        crash_report: None,
     };
     let error = Error::peer_died(death.clone());
     assert!(error.to_string().contains("exit status not known yet"));
@@ -88,6 +89,7 @@ fn a_death_tells_how_far_each_request_was_and_with_how_many_others() {
             status: Arc::default(),
             oom_suspected: Arc::default(),
             end_of_service: Arc::default(),
+            crash_report: None,
         };
         death.status.set(ExitCause::Signaled(11)).unwrap();
         let marks: Arc<dyn Marks> = Arc::new(marks);

@@ -16,7 +16,7 @@ use super::scheduler::{Asked, Attempt, Elsewhere, History, Priority, Reason, Ref
 use super::seat::Told;
 use super::stream_cancel::StreamCancel;
 use super::task_wait::{self, Wait};
-use super::worker::Worker;
+use super::worker::{Retry, Worker};
 #[cfg(feature = "async")]
 use crate::backend::TraceContext;
 use crate::channel::Channel;
@@ -258,7 +258,11 @@ impl<R: RoleRef> Attempts<R> {
                 self.standing = Standing::Settled;
                 self.role.metrics.note_retry(self.was_begun());
                 let now = now_ns();
-                (self.role.ask(self.asked, Some(&self.history), now), now)
+                let placed = self.role.ask(self.asked, Some(&self.history), now);
+                if let Placed::Granted(grant, worker) = &placed {
+                    self.note_retry(worker, grant.is_alone, now);
+                }
+                (placed, now)
             }
             #[cfg(feature = "async")]
             Standing::Away { is_refused } => self.ask_back(is_refused),
@@ -294,6 +298,9 @@ impl<R: RoleRef> Attempts<R> {
         self.role.metrics.note_wait(now.saturating_sub(since));
         match told {
             Some(Told::Granted(grant, worker)) => {
+                if self.resent.is_some() {
+                    self.note_retry(&worker, grant.is_alone, now);
+                }
                 let permit = Permit::new(self.role.clone(), grant, worker, now);
                 // The cancel came when the place was on its way.
                 if self.is_cancelled() {
@@ -306,6 +313,15 @@ impl<R: RoleRef> Attempts<R> {
             Some(Told::Cancelled) => Err(self.cancelled(None)),
             None => Err(self.of_all(self.role.waited_too_long())),
         }
+    }
+
+    /// Its worker may die, and then its crash report tells of this.
+    #[cold]
+    fn note_retry(&self, worker: &Worker, is_alone: bool, since: u64) {
+        let earlier = self.past.as_ref().map_or(0, |past| past.earlier.count);
+        let attempt = u64::from(earlier) + 1;
+        let (number, kind) = (self.number(), self.kind);
+        worker.note_retry(Retry { number, kind, attempt, since, is_alone });
     }
 
     fn is_cancelled(&self) -> bool {
@@ -605,6 +621,7 @@ mod tests {
             status: Arc::new(OnceLock::from(ExitCause::Signaled(libc::SIGSEGV))),
             oom_suspected: Arc::default(),
             end_of_service,
+            crash_report: None,
         })
     }
 

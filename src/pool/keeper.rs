@@ -6,6 +6,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::attempt::is_killed_from_outside;
+use super::crash_row;
 use super::events::EventKind;
 use super::role::RoleShared;
 use super::scheduler::{Death, Ending, RecycleReason, WorkerId};
@@ -116,12 +117,22 @@ impl Keeper {
             self.worker.read_on_tokio(runtime);
         }
         let channel = self.worker.set_channel(started);
+        crash_row::add(channel, &self.role, self.id, &self.worker);
         let ready = self.check_to_stop().and_then(|()| channel.wait_ready(settings.start_timeout));
+        let ready = ready.map_err(|error| self.reported(channel, error));
         if ready.is_err() {
             // It may be loading still, and a close of the pool waits for its end.
             let _ = channel.close(Duration::ZERO);
         }
         ready.map(|()| channel)
+    }
+
+    /// Has a crash report written of a worker that did not become ready, unless it is not needed any more.
+    fn reported(&self, channel: &Channel, error: Error) -> Error {
+        match channel.worker().reporter() {
+            Some(reporter) if !self.is_to_stop() => reporter.note_failed_start(error),
+            _ => error,
+        }
     }
 
     fn check_to_stop(&self) -> Result<()> {

@@ -94,6 +94,7 @@ mod backend;
 mod cancels;
 mod closing;
 mod core;
+mod crash_row;
 #[cfg(feature = "async")]
 mod departure;
 mod event_order;

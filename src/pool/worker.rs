@@ -1,6 +1,7 @@
 //! One worker of a pool: its channel, and what wakes the thread that looks after it.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use super::scheduler::Grant;
 use crate::channel::{Channel, Core, has_ended};
 use crate::error::{Error, ErrorKind, Mark, Result};
 use crate::id::RequestId;
+use crate::protocol::Kind;
 use crate::sync::plain::{Condvar, Mutex};
 use crate::sys::clock::Deadline;
 use crate::tasks::driver;
@@ -17,6 +19,9 @@ use crate::tasks::tokio_driver::TokioDriver;
 
 /// Between two looks at a worker that is dead and whose exit status is not known.
 pub(super) const LOOK: Duration = Duration::from_millis(1);
+
+/// How many requests that were sent again are kept for a crash report.
+const MOST_RETRIES: usize = 16;
 
 /// A worker of a pool.
 #[derive(Debug, Default)]
@@ -28,10 +33,32 @@ pub(super) struct Worker {
     #[cfg(feature = "tokio")]
     runtime: OnceLock<tokio::runtime::Handle>,
     channel: OnceLock<Channel>,
-    is_ready: OnceLock<()>,
     bell: Arc<Bell>,
-    was_hung: OnceLock<()>,
+    notes: Arc<Notes>,
     lingering: Mutex<Lingering>,
+}
+
+/// What its crash report tells of it, which may be written when the worker is forgotten.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    is_ready: OnceLock<()>,
+    was_hung: OnceLock<()>,
+    /// The last requests that it got after other workers had died with them.
+    retries: Mutex<VecDeque<Retry>>,
+}
+
+/// A request that a worker got after other workers had died with it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Retry {
+    /// Its number in the role.
+    pub(super) number: u64,
+    pub(super) kind: Kind,
+    /// Which attempt this is; the first one is no retry.
+    pub(super) attempt: u64,
+    /// When it got its place, in nanoseconds of the monotonic clock.
+    pub(super) since: u64,
+    /// Whether the worker served nothing else meanwhile.
+    pub(super) is_alone: bool,
 }
 
 /// Requests that no caller waits for any more, and that the worker may be at.
@@ -54,11 +81,11 @@ impl Worker {
     }
 
     pub(super) fn set_ready(&self) {
-        let _ = self.is_ready.set(());
+        let _ = self.notes.is_ready.set(());
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        self.is_ready.get().is_some()
+        self.notes.is_ready()
     }
 
     pub(super) fn is_to_stop(&self) -> bool {
@@ -177,14 +204,27 @@ impl Worker {
         std::mem::take(&mut lingering.places).into_iter().map(|(_, grant)| grant).collect()
     }
 
+    /// Notes that it gets a request after other workers.
+    pub(super) fn note_retry(&self, retry: Retry) {
+        let mut retries = self.notes.retries.lock();
+        if retries.len() >= MOST_RETRIES {
+            retries.pop_front();
+        }
+        retries.push_back(retry);
+    }
+
+    pub(super) fn notes(&self) -> &Arc<Notes> {
+        &self.notes
+    }
+
     /// Notes that the pool is about to kill it because a request makes no progress.
     pub(super) fn note_hung(&self) {
-        let _ = self.was_hung.set(());
+        let _ = self.notes.was_hung.set(());
     }
 
     /// Whether the pool has killed it because a request made no progress.
     pub(super) fn was_hung(&self) -> bool {
-        self.was_hung.get().is_some()
+        self.notes.was_hung()
     }
 
     /// Blocks until all that an error says of the worker's end is known, or until the deadline.
@@ -197,6 +237,21 @@ impl Worker {
         while !exit.is_known() && Instant::now() < until {
             std::thread::sleep(LOOK);
         }
+    }
+}
+
+impl Notes {
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_ready.get().is_some()
+    }
+
+    pub(super) fn was_hung(&self) -> bool {
+        self.was_hung.get().is_some()
+    }
+
+    /// The last requests that it got after other workers, oldest first.
+    pub(super) fn retries(&self) -> Vec<Retry> {
+        self.retries.lock().iter().copied().collect()
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::exit_record::ExitRecord;
 use super::log::Log;
-use super::oom::OomCount;
+use super::oom::{OomCount, OomEvidence};
 use super::pid_handle::PidHandle;
 use super::proc_stat;
 use super::reap::{self, Reaped};
@@ -109,8 +109,11 @@ impl Child {
 
     /// Records the exit status, and returns it as it was recorded: the cause that was known
     /// before can tell more than the reaping has. Never blocks.
-    pub(super) fn record_exit(&self, reaped: ExitCause) -> ExitCause {
-        let status = self.0.exit.set_status(reaped);
+    pub(super) fn record_exit(&self, reaped: &Reaped) -> ExitCause {
+        if let Some(has_dumped) = reaped.has_dumped_core {
+            self.0.exit.note_core_dump(has_dumped);
+        }
+        let status = self.0.exit.set_status(reaped.cause);
         // A read of this end of the socket then returns what the worker has sent, and after
         // that the end of the stream, even if a descendant of the worker holds the other end.
         self.hang_up();
@@ -164,6 +167,14 @@ impl WorkerProcess for Child {
 
     fn oom_suspected(&self) -> Arc<OnceLock<bool>> {
         Arc::clone(&self.0.exit.oom_suspected)
+    }
+
+    fn oom_evidence(&self) -> Option<OomEvidence> {
+        self.0.exit.oom_evidence()
+    }
+
+    fn has_dumped_core(&self) -> Option<bool> {
+        self.0.exit.has_dumped_core()
     }
 
     fn has_stopped(&self) -> bool {

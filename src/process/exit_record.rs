@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::oom::OomCount;
+use super::oom::{OomCount, OomEvidence};
 use crate::error::ExitCause;
 use crate::sync::plain::{Condvar, Mutex};
 use crate::sys::fork;
@@ -17,6 +17,8 @@ pub(super) struct ExitRecord {
     pub(super) cause: Arc<OnceLock<ExitCause>>,
     /// Set before `cause` is.
     pub(super) oom_suspected: Arc<OnceLock<bool>>,
+    /// Set before `status` is, if the reaping has told.
+    has_dumped_core: OnceLock<bool>,
     /// Set when the child is reaped.
     status: OnceLock<ExitCause>,
     is_log_complete: AtomicBool,
@@ -36,6 +38,19 @@ impl ExitRecord {
 
     pub(super) fn status(&self) -> Option<ExitCause> {
         self.status.get().copied()
+    }
+
+    pub(super) fn oom_evidence(&self) -> Option<OomEvidence> {
+        self.oom.get()?.evidence()
+    }
+
+    pub(super) fn has_dumped_core(&self) -> Option<bool> {
+        self.has_dumped_core.get().copied()
+    }
+
+    pub(super) fn note_core_dump(&self, has_dumped: bool) {
+        // A child is reaped once.
+        let _ = self.has_dumped_core.set(has_dumped);
     }
 
     pub(super) fn is_log_complete(&self) -> bool {

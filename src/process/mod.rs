@@ -19,7 +19,7 @@ pub(crate) mod external;
 pub(crate) mod limits;
 pub(crate) mod log;
 pub(crate) mod maps;
-mod oom;
+pub(crate) mod oom;
 pub(crate) mod own_exe;
 pub(crate) mod parent_watch;
 mod pid_handle;

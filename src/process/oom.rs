@@ -11,6 +11,15 @@ pub(super) struct OomCount {
     kills: u64,
 }
 
+/// Two counts, and where they were read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OomEvidence {
+    pub(crate) source: PathBuf,
+    /// When the worker was started.
+    pub(crate) kills_before: u64,
+    pub(crate) kills_now: u64,
+}
+
 impl OomCount {
     /// Reads the present count of this thread's cgroup, in which a worker starts, or else of the
     /// whole machine. `None` if the kernel shows neither.
@@ -21,6 +30,12 @@ impl OomCount {
             let kills = kills_in(&fs::read_to_string(&source).ok()?)?;
             Some(Self { source, kills })
         })
+    }
+
+    /// Returns this count beside the present one.
+    pub(super) fn evidence(&self) -> Option<OomEvidence> {
+        let kills_now = kills_in(&fs::read_to_string(&self.source).ok()?)?;
+        Some(OomEvidence { source: self.source.clone(), kills_before: self.kills, kills_now })
     }
 
     /// Returns whether there were more kills since.

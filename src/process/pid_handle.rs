@@ -5,8 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use crate::error::ExitCause;
-use crate::sys::process::{self as system, Reach, Waited};
+use crate::sys::process::{self as system, Ended, Reach, Waited};
 
 /// A child of this process. Its owner keeps it locked while a signal is sent by process id and
 /// while the child is reaped, so that no process id is used after it may have been recycled.
@@ -27,16 +26,16 @@ impl PidHandle {
     /// Returns how the child ended, without reaping it; `None` while it runs. An error means
     /// that there is no such child any more: another part of this process has reaped it, or
     /// the kernel has, because the host ignores SIGCHLD.
-    pub(super) fn exit_status(&self) -> io::Result<Option<ExitCause>> {
+    pub(super) fn exit_status(&self) -> io::Result<Option<Ended>> {
         self.wait_status(false)
     }
 
     /// Reaps the child if it has ended. Otherwise as [`exit_status`](Self::exit_status).
-    pub(super) fn reap(&self) -> io::Result<Option<ExitCause>> {
+    pub(super) fn reap(&self) -> io::Result<Option<Ended>> {
         self.wait_status(true)
     }
 
-    fn wait_status(&self, reap: bool) -> io::Result<Option<ExitCause>> {
+    fn wait_status(&self, reap: bool) -> io::Result<Option<Ended>> {
         if let Some(fd) = &self.pidfd {
             match system::exit_status(Waited::Pidfd(fd.as_fd()), reap) {
                 // Linux 5.3 has pidfds, but cannot wait for them.

@@ -22,6 +22,8 @@ const MAX_ATTEMPTS: u32 = 20;
 /// An ended worker that has been reaped.
 pub(super) struct Reaped {
     pub(super) cause: ExitCause,
+    /// `None` if that is not known.
+    pub(super) has_dumped_core: Option<bool>,
     /// Pidfds of the remaining members of the worker's process group, all of them killed.
     /// Empty unless this process adopts orphans.
     pub(super) members: Vec<OwnedFd>,
@@ -34,9 +36,9 @@ pub(super) fn reap_if_ended(handle: &mut PidHandle, attempts: &mut u32) -> Optio
         return None;
     }
     let mut members = Vec::new();
-    let cause = match handle.exit_status() {
+    let ended = match handle.exit_status() {
         Ok(None) => return None,
-        Ok(Some(cause)) => {
+        Ok(Some(ended)) => {
             // Before the worker is reaped: afterwards the group's number can be recycled.
             handle.kill_group();
             if adopts_orphans() {
@@ -47,19 +49,20 @@ pub(super) fn reap_if_ended(handle: &mut PidHandle, attempts: &mut u32) -> Optio
                 }
                 members = remaining.pidfds;
             }
-            cause
+            Some(ended)
         }
         // Reaped by other code, or by the kernel as the host ignores SIGCHLD. A pidfd still
         // leads to the group. Nothing tells whose children its orphaned members are.
         Err(_) => {
             handle.kill_group();
-            ExitCause::Unknown
+            None
         }
     };
-    let cause = if handle.reap().is_ok() { cause } else { ExitCause::Unknown };
+    let ended = if handle.reap().is_ok() { ended } else { None };
     handle.is_reaped = true;
     handle.pidfd = None;
-    Some(Reaped { cause, members })
+    let cause = ended.map_or(ExitCause::Unknown, |ended| ended.cause);
+    Some(Reaped { cause, has_dumped_core: ended.map(|ended| ended.has_dumped_core), members })
 }
 
 /// Returns whether orphaned descendants become children of this process.

@@ -69,6 +69,11 @@ impl EnvChanges {
         self.changes.clear();
     }
 
+    /// Returns the names of the variables that the program has, and no value.
+    pub(crate) fn names(&self) -> Vec<OsString> {
+        self.resolve().into_keys().collect()
+    }
+
     fn resolve(&self) -> BTreeMap<OsString, OsString> {
         let mut all = BTreeMap::new();
         if !self.cleared {

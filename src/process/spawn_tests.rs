@@ -16,7 +16,7 @@ use crate::sys::process::{Waited, exit_status};
 fn reap(pid: u32) -> ExitCause {
     let mut cause = None;
     eventually("the end of a program", || {
-        cause = exit_status(Waited::Pid(pid), true).unwrap();
+        cause = exit_status(Waited::Pid(pid), true).unwrap().map(|ended| ended.cause);
         cause.is_some()
     });
     cause.unwrap()

@@ -148,9 +148,9 @@ impl Supervision {
     fn bury(&mut self, worker: Worker, reaped: Reaped) {
         let Worker { child, on_exit, pidfd } = worker;
         drop(pidfd);
+        let status = child.record_exit(&reaped);
         let members = reaped.members.into_iter();
         self.descendants.extend(members.map(|pidfd| Descendant { pidfd, polled_until: None }));
-        let status = child.record_exit(reaped.cause);
         let _ = catch_unwind(AssertUnwindSafe(|| on_exit(status)));
         if child.log().is_some() {
             run_detached("slipring-log", move || child.complete_log(status));

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::log::Log;
+use super::oom::OomEvidence;
 use crate::error::ExitCause;
 
 /// The process, or the thread, that runs a worker: how it ended, and the means to end it. Only
@@ -24,6 +25,17 @@ pub(crate) trait WorkerProcess: fmt::Debug + Send + Sync {
     /// before the cause is.
     fn oom_suspected(&self) -> Arc<OnceLock<bool>> {
         Arc::default()
+    }
+
+    /// Returns what the kernel's out-of-memory killer was counted to have done while the worker ran, if
+    /// the kernel shows that.
+    fn oom_evidence(&self) -> Option<OomEvidence> {
+        None
+    }
+
+    /// Returns whether the kernel has written a core dump of the worker; `None` if that is not known.
+    fn has_dumped_core(&self) -> Option<bool> {
+        None
     }
 
     /// Returns whether no thread of the worker runs any more. That can be known before the

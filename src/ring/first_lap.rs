@@ -33,6 +33,11 @@ impl FirstLap {
         Self { origin, made: origin, end: origin.wrapping_add(capacity) }
     }
 
+    /// The position at which the ring begins.
+    pub(super) fn origin(&self) -> u64 {
+        self.origin
+    }
+
     /// The position up to which this end has pages, or `None` if it has all.
     #[inline]
     pub(super) fn made(&self) -> Option<u64> {

@@ -37,6 +37,7 @@
 //       reclaim       moves the head
 //                           ends
 //                          doorbell
+//                        history   what was published and still lies in the ring
 //                 header   commit   first_lap   position   copy_choice
 mod batch;
 mod claim;
@@ -48,6 +49,7 @@ pub(crate) mod ends;
 mod first_lap;
 mod frame;
 mod header;
+mod history;
 mod lease;
 pub(crate) mod open_slot;
 mod pacing;
@@ -71,6 +73,7 @@ pub(crate) use consumer::Consumer;
 pub(crate) use copy_choice::PeerCopies;
 pub use frame::Frame;
 pub use header::Header;
+pub(crate) use history::PublishedFrame;
 pub use lease::Lease;
 pub(crate) use lease::{LeasedRun, LeasedSlot, ReaderGauge};
 pub(crate) use producer::Producer;

@@ -22,6 +22,7 @@ use crate::ring::doorbell::{Alarm, BY_FD, Sleeper, Step, look_before_end};
 use crate::ring::ends::Ends;
 use crate::ring::first_lap::FirstLap;
 use crate::ring::header::Header;
+use crate::ring::history::PublishedFrame;
 use crate::ring::open_slot::OpenSlot;
 use crate::ring::position::{NEVER, padding, span, to_end};
 use crate::ring::slot_writer::SlotWriter;
@@ -389,6 +390,18 @@ impl Producer {
     /// Bytes that are published, or are about to be, and not released as far as is known.
     pub(crate) fn in_flight(&self) -> u64 {
         self.writer.tail().wrapping_sub(self.head)
+    }
+
+    /// Returns the frames that were published and still lie in the ring, also those that the consumer has
+    /// released, oldest first; of the payload as many bytes as `wanted` says, at most. Looks at each
+    /// line of the ring.
+    pub(crate) fn history(&self, wanted: impl Fn(&Header) -> usize) -> Vec<PublishedFrame> {
+        self.writer.history(self.first_lap.origin(), wanted)
+    }
+
+    /// Returns the tail, and the consumer's head as it is now; `None` if that cannot be.
+    pub(crate) fn positions(&self) -> (u64, Option<u64>) {
+        (self.writer.tail(), self.look_at_head().ok())
     }
 
     /// As [`Producer::in_flight`], by the consumer's head as it is now. Zero if that cannot be.

@@ -59,6 +59,7 @@ use crate::ring::copy_choice::{CopyChoice, FINDINGS, Look};
 use crate::ring::doorbell::Bell;
 use crate::ring::ends::Ends;
 use crate::ring::header::Header;
+use crate::ring::history::{self, PublishedFrame};
 use crate::ring::open_slot::{OpenSlot, OpenSlots};
 use crate::ring::position::span;
 use crate::shm::layout::{RingLayout, as_u32, as_u64};
@@ -124,6 +125,15 @@ impl SlotWriter {
             peer_head: peer.u64_at(words.head)?,
             copies_word: own.u32_at(words.copies)?,
         })
+    }
+
+    /// See [`history::published`]. The ring's first frame is at `origin`.
+    pub(super) fn history(
+        &self,
+        origin: u64,
+        wanted: impl Fn(&Header) -> usize,
+    ) -> Vec<PublishedFrame> {
+        history::published(&self.slots, (origin, self.tail, self.capacity), wanted)
     }
 
     #[inline]

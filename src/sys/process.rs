@@ -79,13 +79,20 @@ pub(crate) enum Waited<'a> {
     Pidfd(BorrowedFd<'a>),
 }
 
+/// How a child has ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended {
+    pub(crate) cause: ExitCause,
+    pub(crate) has_dumped_core: bool,
+}
+
 /// How a child has ended, or `None` while it runs. Never blocks. With `reap`, a child that has
 /// ended is also removed from the process table.
 ///
 /// # Errors
 ///
 /// `ECHILD` if it is no child, or was reaped already.
-pub(crate) fn exit_status(child: Waited<'_>, reap: bool) -> io::Result<Option<ExitCause>> {
+pub(crate) fn exit_status(child: Waited<'_>, reap: bool) -> io::Result<Option<Ended>> {
     let (kind, id) = match child {
         Waited::Pid(pid) => (libc::P_PID, pid),
         Waited::Pidfd(fd) => (libc::P_PIDFD, fd.as_raw_fd().unsigned_abs()),
@@ -104,11 +111,12 @@ pub(crate) fn exit_status(child: Waited<'_>, reap: bool) -> io::Result<Option<Ex
     }
     // SAFETY: filled in for a child, which has the status field.
     let status = unsafe { info.si_status() };
-    Ok(Some(match info.si_code {
+    let cause = match info.si_code {
         libc::CLD_EXITED => ExitCause::Exited(status),
         libc::CLD_KILLED | libc::CLD_DUMPED => ExitCause::Signaled(status),
         _ => ExitCause::Unknown,
-    }))
+    };
+    Ok(Some(Ended { cause, has_dumped_core: info.si_code == libc::CLD_DUMPED }))
 }
 
 /// The address of the headers of this process's program; 0 if it is not known.

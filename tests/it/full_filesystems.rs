@@ -12,7 +12,7 @@ use slipring::ErrorKind;
 
 /// Runs the test once more as root of a user namespace with mounts of its own. Returns true in that
 /// process, and false in the process that waited for it.
-fn with_own_mounts(name: &str) -> bool {
+pub(crate) fn with_own_mounts(name: &str) -> bool {
     if is_rerun(name) {
         return true;
     }
@@ -37,7 +37,7 @@ fn with_own_mounts(name: &str) -> bool {
 }
 
 /// Mounts a file system with these limits over a directory.
-fn mount(directory: &Path, options: &str) {
+pub(crate) fn mount(directory: &Path, options: &str) {
     let target = CString::new(directory.as_os_str().as_bytes()).unwrap();
     let options = CString::new(options).unwrap();
     let kind = c"tmpfs".as_ptr();

@@ -21,6 +21,7 @@ mod calls;
 mod closing;
 mod concurrency;
 mod counters;
+mod crash_reports;
 mod deaths;
 mod deaths_of_many;
 mod ending;

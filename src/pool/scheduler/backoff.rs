@@ -12,6 +12,11 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
+    /// Returns how many failures there were in a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// Notes a failure, and returns until when to wait.
     ///
     /// The delay doubles with each failure. It is shortened by up to a fifth, so that workers

@@ -61,6 +61,10 @@ impl Fleet {
         }
     }
 
+    pub(super) fn failures_in_a_row(&self) -> u32 {
+        self.backoff.failures()
+    }
+
     /// The slot of a worker that has not ended.
     pub(super) fn slot_of(&mut self, worker: WorkerId) -> Option<&mut Slot> {
         slot_in(&mut self.slots, worker)

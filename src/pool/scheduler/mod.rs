@@ -391,6 +391,12 @@ impl<W> Scheduler<W> {
         }
     }
 
+    /// How many workers have failed one after the other, so that the next one is started later.
+    #[allow(dead_code, reason = "not in a model")]
+    pub(crate) fn failures_in_a_row(&self) -> u32 {
+        self.fleet.failures_in_a_row()
+    }
+
     /// How many workers serve.
     pub(crate) fn serving(&self) -> usize {
         self.fleet.serving()

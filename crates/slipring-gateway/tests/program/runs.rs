@@ -24,9 +24,19 @@ pub(crate) fn a_role_of_another_machine_is_called() {
 pub(crate) fn a_kind_that_may_run_twice_is_sent_again() {
     let (dir, options) = (Dir::new("twice"), ["--idempotent", "crash-once"]);
     let logs = ["--log-dir", dir.path()];
-    let gateway = Gateway::start(&[&options[..], &logs].concat());
+    let crashes = dir.file("crashes");
+    let reports = ["--crash-reports", &crashes];
+    let gateway = Gateway::start(&[&options[..], &logs, &reports].concat());
     let reply = gateway.call(CRASH_ONCE, &dir.file("again")).unwrap();
     assert_eq!(reply.text().unwrap(), "the second time");
+    let is_report = |file: std::fs::DirEntry| {
+        let name = file.file_name().into_string().unwrap();
+        name.starts_with("slipring-crash-") && name.ends_with(".json")
+    };
+    let has_report = || std::fs::read_dir(&crashes).is_ok_and(|all| all.flatten().any(is_report));
+    while !has_report() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
     let gateway = Gateway::start(&logs);
     let error = gateway.call(CRASH_ONCE, &dir.file("once")).unwrap_err();
     assert_eq!((error.kind(), error.was_begun()), (ErrorKind::PeerDied, Some(true)), "{error}");

@@ -132,6 +132,9 @@ pub(crate) struct Options {
     /// of this program, and errors show no log
     #[arg(long, value_name = "DIR")]
     pub(crate) log_dir: Option<PathBuf>,
+    /// Directory for a crash report of each worker that ends by itself, without payloads: the newest 20
+    #[arg(long, value_name = "DIR")]
+    pub(crate) crash_reports: Option<PathBuf>,
     /// Seconds that requests may take to finish after the first signal
     #[arg(long, value_name = "SECS", default_value = "25", allow_hyphen_values = true,
           value_parser = seconds("--drain-timeout"))]

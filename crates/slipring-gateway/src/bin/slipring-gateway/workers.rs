@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use slipring::pool::{Event, EventKind, Pool, Role, WorkerSlot};
-use slipring::{Config, Error, ErrorKind, Spawner};
+use slipring::{Config, CrashReports, Error, ErrorKind, Spawner};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, channel};
 
@@ -29,6 +29,10 @@ impl Workers {
         let worker = match &options.log_dir {
             Some(directory) => worker.log_dir(directory),
             None => worker.inherit_stdio(),
+        };
+        let worker = match &options.crash_reports {
+            Some(directory) => worker.crash_reports(CrashReports::in_dir(directory)),
+            None => worker,
         };
         // No worker is started before its events are read.
         let are_read = Arc::new(OnceLock::new());

@@ -1,0 +1,207 @@
+//! The reports of one directory that wait to be written, and the thread that writes them.
+//!
+//! The thread is there while there is something to write. First it asks for the contents of all reports
+//! that wait, so that a slow disk does not keep the memory of channels that are over. Then it writes them.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Wants;
+use super::file::{self, Name};
+use super::json::Json;
+use crate::error::ReportPlace;
+use crate::process::service::start_thread;
+use crate::sync::plain::{Condvar, Mutex, MutexGuard};
+use crate::sys::clock::Deadline;
+use crate::sys::fork;
+use crate::trace::event;
+
+/// The most reports that wait: a disk that does not answer must not take all memory.
+const MOST_WAITING: usize = 128;
+
+/// A report that is to be written.
+pub(super) struct Job {
+    pub(super) name: Name,
+    pub(super) place: ReportPlace,
+    /// Asks for the contents. May block for some seconds.
+    pub(super) collect: Box<dyn FnOnce(Wants) -> Json + Send>,
+}
+
+/// Where the reports go.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) directory: PathBuf,
+    pub(super) keep: usize,
+    pub(super) wants: Wants,
+}
+
+/// The reports of one directory.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: Vec<(Job, Target)>,
+    is_running: bool,
+    /// Reports that are to be written, with those that are about to be added.
+    open: usize,
+    written: u64,
+    lost: u64,
+    last_failure: Option<String>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("open", &self.open).finish_non_exhaustive()
+    }
+}
+
+impl Queue {
+    /// Says that a report will be added, so that waits wait for it.
+    pub(super) fn announce(&self) {
+        self.state.lock().open += 1;
+    }
+
+    /// Nothing comes of a report that was announced.
+    pub(super) fn withdraw(&self) {
+        self.note_end(self.state.lock());
+    }
+
+    /// Adds a report that was announced. Never blocks.
+    pub(super) fn add(self: &Arc<Self>, job: Job, target: Target) {
+        let mut state = self.state.lock();
+        if state.jobs.len() >= MOST_WAITING {
+            let why = format!("{MOST_WAITING} others wait to be written");
+            self.note_lost(state, &job.place, why);
+            return;
+        }
+        state.jobs.push((job, target));
+        if std::mem::replace(&mut state.is_running, true) {
+            return;
+        }
+        drop(state);
+        let theirs = Arc::clone(self);
+        if let Err(error) = start_thread("slipring-crash", move || theirs.run()) {
+            self.give_up(&format!("no thread can be started: {error}"));
+        }
+    }
+
+    /// Blocks until all reports that were announced are written or lost. Returns whether they are.
+    pub(super) fn wait(&self, timeout: Duration) -> bool {
+        if fork::is_forked_child() {
+            return false;
+        }
+        let deadline = Deadline::after(timeout);
+        let mut state = self.state.lock();
+        while state.open > 0 && !deadline.has_passed() {
+            state = self.changed.wait_timeout(state, deadline.remaining());
+        }
+        state.open == 0
+    }
+
+    pub(super) fn counts(&self) -> (u64, u64) {
+        if fork::is_forked_child() {
+            return (0, 0);
+        }
+        let state = self.state.lock();
+        (state.written, state.lost)
+    }
+
+    pub(super) fn last_failure(&self) -> Option<String> {
+        if fork::is_forked_child() { None } else { self.state.lock().last_failure.clone() }
+    }
+
+    fn run(&self) {
+        loop {
+            let mut state = self.state.lock();
+            let jobs = std::mem::take(&mut state.jobs);
+            if jobs.is_empty() {
+                state.is_running = false;
+                return;
+            }
+            drop(state);
+            let collected: Vec<_> = jobs
+                .into_iter()
+                .map(|(Job { name, place, collect }, target)| {
+                    // It ends with drops of the host's code, such as wakers, which may panic.
+                    let contents =
+                        catch_unwind(AssertUnwindSafe(|| collect(target.wants).to_text()));
+                    (name, place, contents.ok(), target)
+                })
+                .collect();
+            for (name, place, contents, target) in collected {
+                self.write(&name, &place, contents, &target);
+            }
+        }
+    }
+
+    fn write(&self, name: &Name, place: &ReportPlace, contents: Option<String>, target: &Target) {
+        let Target { directory, keep, .. } = target;
+        let written = match contents {
+            Some(contents) => file::write(directory, name, &contents)
+                .map_err(|error| format!("cannot write to {}: {error}", directory.display())),
+            None => Err("code of the host's has panicked".to_owned()),
+        };
+        match written {
+            Ok(path) => {
+                place.set(Ok(path.clone()));
+                file::prune(directory, *keep);
+                let mut state = self.state.lock();
+                state.written += 1;
+                self.note_end(state);
+                // The subscriber is the host's code.
+                let _ = catch_unwind(|| {
+                    event!(INFO, role = name.role.as_str(), path = %path.display(), "crash report");
+                });
+                let _ = path;
+            }
+            Err(why) => {
+                if self.note_lost(self.state.lock(), place, why.clone()) {
+                    let _ = catch_unwind(|| {
+                        let directory = directory.display();
+                        event!(WARN, %directory, why = why.as_str(), "no crash report");
+                        let _ = directory;
+                    });
+                }
+            }
+        }
+    }
+
+    /// Nothing can be written.
+    #[cold]
+    fn give_up(&self, why: &str) {
+        let mut state = self.state.lock();
+        state.is_running = false;
+        let jobs = std::mem::take(&mut state.jobs);
+        drop(state);
+        for (job, _) in jobs {
+            self.note_lost(self.state.lock(), &job.place, why.to_owned());
+        }
+    }
+
+    /// Notes that a report cannot be written. Returns whether it is the first one.
+    fn note_lost(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        place: &ReportPlace,
+        why: String,
+    ) -> bool {
+        state.lost += 1;
+        let is_first = state.last_failure.replace(why.clone()).is_none();
+        place.set(Err(why));
+        self.note_end(state);
+        is_first
+    }
+
+    fn note_end(&self, mut state: MutexGuard<'_, State>) {
+        state.open = state.open.saturating_sub(1);
+        drop(state);
+        self.changed.notify_all();
+    }
+}
