@@ -98,6 +98,8 @@ impl Options {
     }
 
     pub(super) fn start(&self) -> Result<Started> {
+        // Before the environment is looked at, for which another thread may have a lock for ever.
+        fork::watch()?;
         let state = Arc::new(ChannelState::default());
         let reports = self.crash_reports.clone().or_else(CrashReports::from_env);
         let reporter = reports.map(|reports| Reporter::new(reports, self.facts(), &state));
@@ -125,7 +127,6 @@ impl Options {
         reporter: Option<Arc<Reporter>>,
     ) -> Result<Started> {
         span!("spawn", role = self.role.role.as_str(), program = %self.program.path.display());
-        fork::watch()?;
         let setup = self.setup().encode()?;
         let (wake_fd, wake_fds) = match self.is_pollable {
             true => {

@@ -7,6 +7,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::Wants;
@@ -43,14 +44,14 @@ pub(super) struct Target {
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
+    /// Reports that are to be written, with those that are about to be added. Changes under the lock.
+    open: AtomicUsize,
 }
 
 #[derive(Default)]
 struct State {
     jobs: Vec<(Job, Target)>,
     is_running: bool,
-    /// Reports that are to be written, with those that are about to be added.
-    open: usize,
     written: u64,
     lost: u64,
     last_failure: Option<String>,
@@ -58,14 +59,15 @@ struct State {
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("State").field("open", &self.open).finish_non_exhaustive()
+        f.debug_struct("State").field("written", &self.written).finish_non_exhaustive()
     }
 }
 
 impl Queue {
     /// Says that a report will be added, so that waits wait for it.
     pub(super) fn announce(&self) {
-        self.state.lock().open += 1;
+        let _state = self.state.lock();
+        self.open.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Nothing comes of a report that was announced.
@@ -94,15 +96,16 @@ impl Queue {
 
     /// Blocks until all reports that were announced are written or lost. Returns whether they are.
     pub(super) fn wait(&self, timeout: Duration) -> bool {
+        let is_done = || self.open.load(Ordering::Relaxed) == 0;
         if fork::is_forked_child() {
-            return false;
+            return is_done();
         }
         let deadline = Deadline::after(timeout);
         let mut state = self.state.lock();
-        while state.open > 0 && !deadline.has_passed() {
+        while !is_done() && !deadline.has_passed() {
             state = self.changed.wait_timeout(state, deadline.remaining());
         }
-        state.open == 0
+        is_done()
     }
 
     pub(super) fn counts(&self) -> (u64, u64) {
@@ -199,8 +202,8 @@ impl Queue {
         is_first
     }
 
-    fn note_end(&self, mut state: MutexGuard<'_, State>) {
-        state.open = state.open.saturating_sub(1);
+    fn note_end(&self, state: MutexGuard<'_, State>) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
         drop(state);
         self.changed.notify_all();
     }

@@ -109,6 +109,7 @@ mod tests {
                     receive(&mut ring.consumer).unwrap().unwrap();
                 }
                 sent.push((request, payload));
+                while request % 16 == 0 && receive(&mut ring.consumer).unwrap().is_some() {}
                 let used = ring.producer.used();
                 let frames = ring.producer.history(|header| as_usize(header.len.into()));
                 let (tail, head) = ring.producer.positions();
@@ -125,7 +126,7 @@ mod tests {
                 assert!(held <= used && held + 1064 > used, "{held} of {used}");
                 found_released += frames.iter().filter(|frame| !is_held(frame)).count();
             }
-            assert!(found_released > 400, "{found_released}");
+            assert!(found_released > 150, "{found_released}");
         }
     }
 
