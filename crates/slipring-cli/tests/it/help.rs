@@ -10,7 +10,7 @@ fn slipring(args: &[&str]) -> Finished {
 }
 
 /// The commands, and an option of each that no other has.
-const COMMANDS: [(&str, &str); 9] = [
+const COMMANDS: [(&str, &str); 10] = [
     ("embed", "--max-line"),
     ("bench", "--quick"),
     ("soak", "--kill-every"),
