@@ -279,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_between_two_processors_takes_some_time_and_ends_without_an_answer() {
+    fn a_turn_takes_some_time_and_ends_without_an_answer() {
         let cores = Cores::read(&super::super::files::Files::of_the_machine());
         let [one, other, ..] = cores.allowed.as_slice() else {
             return eprintln!("left out: it needs two processors");
