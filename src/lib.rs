@@ -45,6 +45,7 @@
 //! | serve requests in the worker | [`worker::Worker`] |
 //! | send texts, matrices, or types of your own | [`payload`], [`Payload`] |
 //! | serve embeddings, chats, reranking or documents | [`payload::roles`] |
+//! | record what is sent and answered, to send it again | [`recording`], [`Spawner::record`] |
 //! | exchange frames with a protocol of your own | [`RawLink`], [`ring`] |
 //! | send requests from tasks | `tasks::AsyncChannel`, `RoleHandle::to_async` (feature `async`) |
 //! | call workers wherever they are, by one trait | `backend::Backend` (feature `async`) |
@@ -199,6 +200,7 @@ cfg_if! {
         mod process;
         mod protocol;
         mod raw;
+        pub mod recording;
         pub mod ring;
         mod shm;
         pub mod status_page;

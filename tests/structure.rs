@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use imports::{Imports, Source};
 
 /// A module imports only from lower levels, or from its own folder.
-const LEVELS: [(&str, u32); 26] = [
+const LEVELS: [(&str, u32); 27] = [
     ("error", 0),
     ("config", 0),
     ("id", 0),
@@ -27,6 +27,7 @@ const LEVELS: [(&str, u32); 26] = [
     ("protocol", 5),
     ("process", 6),
     ("raw", 6),
+    ("recording", 7),
     ("status_page", 7),
     ("crash_report", 7),
     ("inspect", 8),

@@ -17,6 +17,7 @@ use crate::channel::sender::Sender;
 use crate::channel::state::{ChannelState, Phase};
 use crate::channel::stats::Stats;
 use crate::channel::status::WorkerStatus;
+use crate::channel::tap::FrameTap;
 use crate::config::Config;
 use crate::error::{Error, Mark, Marks, Result};
 use crate::id::RequestId;
@@ -44,6 +45,10 @@ pub(crate) struct Core {
     pub(crate) config: Config,
     /// See [`ParentWords`].
     pub(super) id: u64,
+    /// Sees all frames.
+    pub(super) tap: Option<Arc<dyn FrameTap>>,
+    /// Payloads that are shorter go out in one frame that no tap sees.
+    plain_below: usize,
     /// Set once the rings' pages are in the page table.
     pub(super) is_prefaulted: AtomicU32,
 }
@@ -55,16 +60,20 @@ impl Core {
         config: &Config,
         state: Arc<ChannelState>,
         wake_fd: Option<Arc<WakeFd>>,
+        tap: Option<Arc<dyn FrameTap>>,
     ) -> Arc<Self> {
         let ParentWords { abort, requests, report, data_bell, channel: id } = words;
         let words =
             RequestWords { abort, cells: requests, report: Arc::clone(&report), bell: data_bell };
         let marks: Weak<dyn Marks> = Arc::<PeerReport>::downgrade(&report);
         state.end_of_service.set_source(marks);
+        if tap.is_some() {
+            state.set_tapped();
+        }
         let core = Arc::new(Self {
             sender: Sender::new(data.producer),
             receiver: Receiver::new(data.consumer),
-            pending: PendingTable::new(words, config),
+            pending: PendingTable::new(words, config, tap.clone()),
             reactor_state: ReactorState::new(wake_fd),
             state,
             status: WorkerStatus::new(report),
@@ -72,14 +81,25 @@ impl Core {
             sleeper: data.sleeper,
             config: config.clone(),
             id,
+            plain_below: if tap.is_some() { 0 } else { config.down.max_frame + 1 },
+            tap,
             is_prefaulted: AtomicU32::new(0),
         });
         let weak = Arc::downgrade(&core);
         core.state.on_end(move || {
             if let Some(core) = weak.upgrade() {
                 core.wake_all();
+                if let Some(tap) = &core.tap {
+                    tap.ended();
+                }
             }
         });
+        if let Some(tap) = &core.tap
+            && !core.state.is_open()
+        {
+            // The worker died before it could be told.
+            tap.ended();
+        }
         core
     }
 
@@ -121,6 +141,12 @@ impl Core {
     #[inline]
     pub(crate) fn is_long(&self, len: usize) -> bool {
         len > self.config.down.max_frame
+    }
+
+    /// Whether a payload of this length goes out in one frame that no tap sees.
+    #[inline]
+    pub(super) fn is_plain(&self, len: usize) -> bool {
+        len < self.plain_below
     }
 
     /// Delivers a frame, and tells the waiter of its request. Returns whether it was an item of the

@@ -30,6 +30,7 @@ mod reactor_state;
 mod reactor_turn;
 mod reader;
 mod receiver;
+mod recording;
 mod reply;
 mod requests;
 mod sender;
@@ -43,6 +44,7 @@ mod status_row;
 mod stream;
 mod stream_buffer;
 mod stream_timeouts;
+mod tap;
 mod task_wait;
 mod timed_mutex;
 mod turn;
@@ -56,10 +58,11 @@ mod worker_handle;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::channel::outgoing::{send, send_call};
 use crate::channel::pending_reply::Awaited;
+use crate::channel::recording::LAST_FRAMES;
 use crate::channel::warm_up::WarmUp;
 use crate::channel::worker_handle::WorkerHandle;
 use crate::config::Config;
@@ -69,8 +72,10 @@ use crate::link::ParentLink;
 use crate::payload::Payload;
 use crate::process::external::ExternalWorker;
 use crate::protocol::{Health, Kind};
+use crate::recording::{Recorder, RecordingStats};
 use crate::ring::doorbell::alarm::OnInterrupt;
 use crate::sys::clock::{Deadline, TimeLimit};
+use crate::sys::fork;
 use crate::sys::wake_fd::WakeFd;
 use crate::trace::span;
 
@@ -142,6 +147,7 @@ pub struct Channel {
     core: Arc<Core>,
     worker: WorkerHandle,
     warm_up: Option<WarmUp>,
+    recorder: Option<Arc<Recorder>>,
 }
 
 impl Channel {
@@ -157,9 +163,9 @@ impl Channel {
     ) -> Self {
         let ParentLink { data, health, words, .. } = link;
         let worker = WorkerHandle::external(&state, health, role, thread);
-        let core = Core::new(data, words, config, state, wake_fd);
+        let core = Core::new(data, words, config, state, wake_fd, None);
         status_row::add(&core);
-        Self { core, worker, warm_up: None }
+        Self { core, worker, warm_up: None, recorder: None }
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -591,6 +597,21 @@ impl Channel {
         self.worker.log_path()
     }
 
+    /// Returns the path of the recording, if the channel is recorded: see
+    /// [`Spawner::record`](crate::Spawner::record).
+    #[must_use]
+    pub fn recording_path(&self) -> Option<&Path> {
+        self.recorder.as_ref().map(|recorder| recorder.path())
+    }
+
+    /// Returns how much of the channel was recorded so far, and how much was left out; `None` if it is
+    /// not recorded, and in a forked child.
+    #[must_use]
+    pub fn recording_stats(&self) -> Option<RecordingStats> {
+        let recorder = self.recorder.as_ref().filter(|_| !fork::is_forked_child());
+        recorder.map(|recorder| recorder.stats())
+    }
+
     /// Returns how many calls and streams are in flight: sent, and neither ended nor dropped.
     /// None in a forked child.
     ///
@@ -622,8 +643,8 @@ impl Channel {
     /// started in. A worker that may not be signalled, because it runs as another user, ends
     /// within a second of the shutdown, also while a handler is stuck.
     ///
-    /// Blocks until the worker is reaped and, for at most one second more, until its log says how
-    /// it ended. Any number of threads may call it, any number of times; all return the same.
+    /// Blocks until the worker is reaped and, for at most one second more each, until its log says how
+    /// it ended and its recording is written. Any number of threads may call it, any number of times; all return the same.
     ///
     /// ```
     #[doc = include_str!("example.md")]
@@ -640,7 +661,11 @@ impl Channel {
     /// seconds after the shutdown, for a stopped worker that may not be signalled. Such a worker
     /// is reaped in the background when it ends.
     pub fn close(&self, timeout: Duration) -> Result<ExitCause> {
-        self.worker.close(timeout)
+        let cause = self.worker.close(timeout);
+        if let (Ok(_), Some(recorder)) = (&cause, &self.recorder) {
+            recorder.flush(Instant::now() + LAST_FRAMES);
+        }
+        cause
     }
 
     /// Waits until nothing is in flight, and then ends the worker as [`Channel::close`] does.
@@ -653,7 +678,7 @@ impl Channel {
     pub fn close_draining(&self, timeout: Duration) -> Result<ExitCause> {
         let deadline = Deadline::after(timeout);
         self.core.drain(deadline);
-        self.worker.close(deadline.remaining())
+        self.close(deadline.remaining())
     }
 }
 

@@ -26,6 +26,7 @@ mod status;
 mod stream;
 mod stream_buffer;
 mod stream_timeouts;
+mod tap;
 mod task_wait;
 #[cfg(test)]
 pub(crate) mod testing;

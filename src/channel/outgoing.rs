@@ -68,7 +68,7 @@ pub(super) fn send_call<P: Payload + ?Sized>(
 ) -> Result<(u64, TimeLimit)> {
     let rough = TimeLimit::begin_roughly(timeout);
     let len = payload.encoded_len();
-    let is_short = len <= SHORT && !core.is_long(len);
+    let is_short = len <= SHORT && core.is_plain(len);
     let mut limit = if is_short { rough } else { rough.exact(timeout) };
     let first = limit.deadline();
     let exact = || {
@@ -94,7 +94,10 @@ fn send_until<P: Payload + ?Sized>(
 ) -> Result<u64> {
     let send = || {
         let encoded = encode_as(core, payload, len)?;
-        let turn = core.is_long(len).then(|| long_message_turn(core, deadline)).transpose()?;
+        let turn = match core.is_plain(len) {
+            true => None,
+            false => turn_if_long(core, len, deadline)?,
+        };
         let mut outgoing = Outgoing::open(core, spec, turn)?;
         let mut needed = outgoing.advance(&encoded, len, false)?;
         let deadline = exact();
@@ -132,6 +135,12 @@ where
 {
     core.check_len(len)?;
     Encoded::of(payload, len).map_err(|error| error.with_begun(false))
+}
+
+/// The turn of long messages, for a payload that is one.
+#[cold]
+fn turn_if_long(core: &Core, len: usize, deadline: Deadline) -> Result<Option<TimedGuard<'_, ()>>> {
+    core.is_long(len).then(|| long_message_turn(core, deadline)).transpose()
 }
 
 /// Blocks until no other long message is on its way, or until the deadline.
@@ -194,24 +203,55 @@ impl<'a> Outgoing<'a> {
         len: usize,
         has_more: bool,
     ) -> Result<Option<usize>> {
-        if self.core.is_long(len) {
-            return self.advance_in_pieces(payload.parts());
+        if !self.core.is_plain(len) {
+            return self.advance_specially(payload, len, has_more);
         }
         let header = self.splitter.header(!has_more);
         let is_sent = self.try_send(header, len, |slot| payload.write_to(slot))?;
         Ok((!is_sent).then_some(len))
     }
 
+    /// Sends what is longer than a frame, or is seen by a tap.
     #[cold]
+    fn advance_specially(
+        &mut self,
+        payload: &Encoded<'_>,
+        len: usize,
+        has_more: bool,
+    ) -> Result<Option<usize>> {
+        if self.core.is_long(len) {
+            return self.advance_in_pieces(payload.parts());
+        }
+        let header = self.splitter.header(!has_more);
+        let is_sent = self.try_send_seen(header, len, |slot| payload.write_to(slot))?;
+        Ok((!is_sent).then_some(len))
+    }
+
     fn advance_in_pieces(&mut self, parts: [&[u8]; 3]) -> Result<Option<usize>> {
         let longest = self.core.config.down.piece_len();
         while let Some(piece) = self.splitter.next_piece(parts, longest) {
             let (bytes, len) = (piece.bytes, piece.bytes.len());
-            if !self.try_send(piece.header, len, |slot| copy_from_slice(slot, bytes))? {
+            if !self.try_send_seen(piece.header, len, |slot| copy_from_slice(slot, bytes))? {
                 return Ok(Some(len));
             }
         }
         Ok(None)
+    }
+
+    /// As [`Outgoing::try_send`]. The tap sees the frame before the worker does.
+    fn try_send_seen(
+        &mut self,
+        header: Header,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<bool> {
+        let core = self.core;
+        self.try_send(header, len, |slot| {
+            fill(slot);
+            if let Some(tap) = &core.tap {
+                tap.sent(header, slot);
+            }
+        })
     }
 
     /// Sends one frame. Returns false if there is no room for it. `fill` runs under the sender's
@@ -284,7 +324,12 @@ fn abandon_or_discard(core: &Core, request: u64, abandon_header: Option<Header>)
     };
     // So that the worker forgets the pieces. If there is no room for this either, it finds the
     // request cancelled.
-    if let Err(error) = core.sender.try_send(abandon_header, 0, |_| ()) {
+    let see = |slot: &mut [u8]| {
+        if let Some(tap) = &core.tap {
+            tap.sent(abandon_header, slot);
+        }
+    };
+    if let Err(error) = core.sender.try_send(abandon_header, 0, see) {
         not_sent(core, error);
     }
     core.pending.drop_request(request);

@@ -10,6 +10,7 @@ use crate::channel::item::{Body, Item, ReplyHeader, exceeded_credit};
 use crate::channel::requests::{Addressee, Requests};
 use crate::channel::stats::Stats;
 use crate::channel::stream_buffer::{StreamBuffer, Taken};
+use crate::channel::tap::FrameTap;
 use crate::channel::waiter::Waiter;
 use crate::config::Config;
 use crate::error::Result;
@@ -38,6 +39,7 @@ pub(crate) struct PendingTable {
     has_ever_pushed: AtomicU32,
     max_message: usize,
     pub(super) counters: Counters,
+    tap: Option<Arc<dyn FrameTap>>,
 }
 
 /// The words by which the worker is told what became of its requests, and what it waits for.
@@ -53,13 +55,18 @@ pub(crate) struct RequestWords {
 }
 
 impl PendingTable {
-    pub(super) fn new(words: RequestWords, config: &Config) -> Self {
+    pub(super) fn new(
+        words: RequestWords,
+        config: &Config,
+        tap: Option<Arc<dyn FrameTap>>,
+    ) -> Self {
         Self {
             requests: Mutex::new(Requests::new(config.max_in_flight, config.stream_window)),
             words,
             has_ever_pushed: AtomicU32::new(0),
             max_message: config.max_message,
             counters: Counters::default(),
+            tap,
         }
     }
 
@@ -131,6 +138,9 @@ impl PendingTable {
     fn tell_cancelled(&self, requests: MutexGuard<'_, Requests<Item>>, request: u64) {
         if self.words.cells.cancel(request) {
             self.counters.cancels.fetch_add(1, Ordering::Relaxed);
+            if let Some(tap) = &self.tap {
+                tap.cancelled(request);
+            }
         }
         drop(requests);
         self.words.bell.ring();

@@ -21,9 +21,10 @@ use crate::channel::item::Item;
 use crate::channel::state::Phase;
 use crate::channel::stream_buffer::{StreamBuffer, Taken};
 use crate::error::Result;
-use crate::ring::Consumer;
+use crate::protocol::Kind;
 use crate::ring::doorbell::Step;
 use crate::ring::position::span;
+use crate::ring::{Consumer, Frame, Header};
 use crate::shm::layout::as_usize;
 use crate::sync::{Ordering, fence};
 use crate::sys::clock::Deadline;
@@ -198,17 +199,51 @@ pub(super) fn take_frames(
     consumer: &mut Consumer,
     reader: &mut impl RingReader,
 ) -> Result<Option<Found>> {
+    take::<false>(core, consumer, reader)
+}
+
+/// As [`take_frames`], for a channel that is over, or whose frames a tap sees.
+#[cold]
+fn take_specially(
+    core: &Core,
+    consumer: &mut Consumer,
+    reader: &mut impl RingReader,
+) -> Result<Option<Found>> {
+    match core.state.phase_if_tapped() {
+        Some(_) => take::<true>(core, consumer, reader),
+        None => Ok(Some(Found::Over)),
+    }
+}
+
+#[inline(always)]
+fn take<const IS_TAPPED: bool>(
+    core: &Core,
+    consumer: &mut Consumer,
+    reader: &mut impl RingReader,
+) -> Result<Option<Found>> {
     let own = reader.want().request();
     let mut after_death = 0;
     let phase = loop {
-        let phase = core.state.phase();
-        if matches!(phase, Phase::Closing | Phase::Closed | Phase::Failed) {
-            return Ok(Some(Found::Over));
-        }
+        let phase = match IS_TAPPED {
+            true => Some(core.state.phase()).filter(|p| matches!(p, Phase::Open | Phase::Dead)),
+            false => core.state.phase_of_reader(),
+        };
+        let Some(phase) = phase else {
+            let is_over = IS_TAPPED;
+            return if is_over {
+                Ok(Some(Found::Over))
+            } else {
+                take_specially(core, consumer, reader)
+            };
+        };
         let mut left = BURST;
         while left > 0 && consumer.find()? {
             if let Want::Chunk(_, buffer) = reader.want() {
-                match core.pending.take_chunks(consumer, own, buffer)? {
+                let taken = core.pending.take_chunks(consumer, own, buffer)?;
+                if IS_TAPPED && !matches!(taken, Taken::NoChunk) {
+                    show_chunks(core, own, buffer);
+                }
+                match taken {
                     Taken::NoChunk => {}
                     Taken::Chunks => return Ok(Some(Found::Wanted)),
                     // None of them had credit.
@@ -220,7 +255,11 @@ pub(super) fn take_frames(
                     }
                 }
             }
-            if core.deliver(consumer.take()?, own, |item| reader.keep(item))? {
+            let frame = consumer.take()?;
+            if IS_TAPPED {
+                show(core, &frame);
+            }
+            if core.deliver(frame, own, |item| reader.keep(item))? {
                 return Ok(Some(Found::Wanted));
             }
             left -= 1;
@@ -251,4 +290,21 @@ pub(super) fn take_frames(
         return Ok(Some(Found::Over));
     }
     Ok(core.receiver.wake_list.has_tasks().then_some(Found::TasksToWake))
+}
+
+/// Shows a frame to the tap.
+fn show(core: &Core, frame: &Frame<'_>) {
+    if let Some(tap) = &core.tap {
+        tap.received(frame.header(), frame.payload());
+    }
+}
+
+/// Shows the chunks to the tap that a stream has taken together.
+fn show_chunks(core: &Core, request: u64, buffer: &StreamBuffer) {
+    let Some(tap) = &core.tap else { return };
+    buffer.for_each_chunk(|payload| {
+        let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let kind = Kind::CHUNK.code();
+        tap.received(Header { kind, request, len, ..Header::default() }, payload);
+    });
 }

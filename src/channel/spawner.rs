@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use crate::channel::Channel;
 use crate::channel::core::Core;
+use crate::channel::recording;
 use crate::channel::spawn_checks::check_cpus;
 use crate::channel::start::{Options, Started};
 use crate::channel::status_row;
+use crate::channel::tap::FrameTap;
 use crate::channel::warm_up::WarmUp;
 use crate::config::Config;
 use crate::crash_report::CrashReports;
@@ -22,6 +24,7 @@ use crate::process::spawn::Program;
 use crate::protocol::Kind;
 use crate::protocol::role::check_fd_name;
 use crate::raw::RawLink;
+use crate::recording::Recording;
 
 /// Describes a worker, and starts it. One spawner can start any number of workers.
 ///
@@ -422,6 +425,22 @@ impl Spawner {
         self
     }
 
+    /// Has the frames of each worker recorded, in a file of its own: see [`Recording`]. By default they
+    /// are recorded if the variable `SLIPRING_RECORD` of the host's environment names a directory.
+    /// [`spawn_raw`](Self::spawn_raw) records nothing.
+    ///
+    /// A spawn fails if the file cannot be made; a call never fails because of the recording.
+    pub fn record(mut self, recording: Recording) -> Self {
+        match recording.check() {
+            Ok(()) => {
+                let directory = self.absolute("directory of recordings", recording.directory);
+                self.options.recording = Some(Recording { directory, ..recording });
+            }
+            Err(error) => self.refuse(error),
+        }
+        self
+    }
+
     /// Lets the worker dump core. Off by default, because the kernel tells of the worker's death
     /// only when the dump is written, which takes seconds for a big process.
     pub fn allow_core_dumps(mut self) -> Self {
@@ -486,14 +505,27 @@ impl Spawner {
     /// * [`ErrorKind::Os`]: memory, descriptors or threads ran out.
     /// * [`ErrorKind::Forked`]: this process is a forked child of one that has used the library.
     pub fn spawn(&self) -> Result<Channel> {
+        // What cannot be recorded is not started.
+        let of_environment = match self.options.recording {
+            None => Recording::of_environment()?,
+            Some(_) => None,
+        };
         let Started { data, words, worker, state, wake_fd } = self.start()?;
-        let core = Core::new(data, words, &self.options.config, state, wake_fd);
+        let recorder = match self.options.recording.as_ref().or(of_environment.as_ref()) {
+            None => None,
+            Some(wanted) => {
+                let begun = recording::begin(wanted, &self.options, &worker, &state);
+                Some(begun.inspect_err(|_| drop(worker.close(Duration::ZERO)))?)
+            }
+        };
+        let tap = recorder.clone().map(|recorder| -> Arc<dyn FrameTap> { recorder });
+        let core = Core::new(data, words, &self.options.config, state, wake_fd, tap);
         status_row::add(&core);
         if let Some(reporter) = worker.reporter() {
             reporter.watch(Some(&core));
         }
         let warm_up = self.options.warm_up.clone().map(WarmUp::new);
-        Ok(Channel { core, worker, warm_up })
+        Ok(Channel { core, worker, warm_up, recorder })
     }
 
     /// Starts a worker whose rings carry frames of any meaning, without requests and replies.

@@ -28,6 +28,7 @@ use crate::protocol::Kind;
 use crate::protocol::handshake::{Limits, WorkerSetup};
 use crate::protocol::{RoleConfig, blob};
 use crate::raw::RawLink;
+use crate::recording::Recording;
 use crate::ring::copy_choice::FINDINGS;
 use crate::shm::layout::as_u64;
 use crate::shm::memfd;
@@ -62,6 +63,7 @@ pub(super) struct Options {
     pub(super) is_inspectable: bool,
     /// `None`: as the environment says.
     pub(super) crash_reports: Option<CrashReports>,
+    pub(super) recording: Option<Recording>,
 }
 
 /// The variable of the environment that makes all channels of a process inspectable, if it is 1.
@@ -83,6 +85,7 @@ impl Options {
             warm_up: None,
             is_inspectable: std::env::var_os(INSPECT).is_some_and(|value| value == "1"),
             crash_reports: None,
+            recording: None,
         }
     }
 

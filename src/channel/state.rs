@@ -21,19 +21,24 @@ use crate::sync::{AtomicU32, Ordering};
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
 
+// Frames are read in the first two.
 const OPEN: u32 = 0;
-const CLOSING: u32 = 1;
-const CLOSED: u32 = 2;
-const DEAD: u32 = 3;
+const DEAD: u32 = 1;
+const CLOSING: u32 = 2;
+const CLOSED: u32 = 3;
 const FAILED: u32 = 4;
+
+/// A bit beside the phase: the channel's frames are shown to a tap. It is here so that a reader of frames
+/// finds it with a look that it takes anyway.
+const TAPPED: u32 = 8;
 
 /// How a channel stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     Open,
+    Dead,
     Closing,
     Closed,
-    Dead,
     Failed,
 }
 
@@ -69,6 +74,8 @@ pub(crate) struct ChannelState {
     pub(crate) exit_waiters: WaitList,
     on_end: OnceLock<Box<dyn Fn() + Send + Sync>>,
     observer: OnceLock<Arc<dyn FailureObserver>>,
+    /// Waits until what was recorded is in its file.
+    flush: OnceLock<Box<dyn Fn(Deadline) + Send + Sync>>,
 }
 
 impl ChannelState {
@@ -94,21 +101,61 @@ impl ChannelState {
         let _ = self.observer.set(observer);
     }
 
+    /// Has errors that tell of the worker's death wait, as long as for the exit status, until what was
+    /// recorded is in its file. Once, at the start.
+    #[allow(dead_code, reason = "models record nothing")]
+    pub(crate) fn set_flush(&self, flush: impl Fn(Deadline) + Send + Sync + 'static) {
+        let _ = self.flush.set(Box::new(flush));
+    }
+
+    /// Says that a tap sees the channel's frames. To be called before there are any.
+    pub(super) fn set_tapped(&self) {
+        // Relaxed: threads that read frames get the channel after this.
+        self.phase.fetch_or(TAPPED, Ordering::Relaxed);
+    }
+
     #[inline]
     pub(crate) fn phase(&self) -> Phase {
         // Pairs with the Release in `leave`: a thread that sees the phase sees the failure.
+        phase_of(self.phase.load(Ordering::Acquire) & !TAPPED)
+    }
+
+    /// The phase, if it is one in which frames are read and no tap sees them.
+    #[inline]
+    pub(super) fn phase_of_reader(&self) -> Option<Phase> {
+        // As above.
         match self.phase.load(Ordering::Acquire) {
-            OPEN => Phase::Open,
-            CLOSING => Phase::Closing,
-            CLOSED => Phase::Closed,
-            DEAD => Phase::Dead,
-            _ => Phase::Failed,
+            OPEN => Some(Phase::Open),
+            DEAD => Some(Phase::Dead),
+            _ => None,
         }
+    }
+
+    /// The phase, if a tap sees the frames.
+    #[cold]
+    pub(super) fn phase_if_tapped(&self) -> Option<Phase> {
+        let word = self.phase.load(Ordering::Acquire); // as above
+        (word & TAPPED != 0).then(|| phase_of(word & !TAPPED))
     }
 
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
-        self.phase() == Phase::Open
+        // As above.
+        self.phase.load(Ordering::Acquire) & !TAPPED == OPEN
+    }
+
+    /// Goes from one phase to another. Returns false if it was not that one.
+    fn go(&self, from: u32, to: u32) -> bool {
+        let mut word = self.phase.load(Ordering::Acquire);
+        while word & !TAPPED == from {
+            let next = to | word & TAPPED;
+            match self.phase.compare_exchange(word, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                // The bit may have been set meanwhile: a worker can die while its channel is made.
+                Err(now) => word = now,
+            }
+        }
+        false
     }
 
     /// Leaves the open phase and ends all waits. Returns false if the channel was not open.
@@ -117,8 +164,7 @@ impl ChannelState {
         if let Some(observer) = observer {
             observer.announce();
         }
-        let left =
-            self.phase.compare_exchange(OPEN, to, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        let left = self.go(OPEN, to);
         if let Some(observer) = observer {
             observer.look(left);
         }
@@ -137,7 +183,7 @@ impl ChannelState {
     }
 
     pub(crate) fn note_closed(&self) {
-        let _ = self.phase.compare_exchange(CLOSING, CLOSED, Ordering::AcqRel, Ordering::Acquire);
+        self.go(CLOSING, CLOSED);
         self.alarm.raise();
     }
 
@@ -193,6 +239,9 @@ impl ChannelState {
             && let Some(exit) = self.exit.get()
         {
             exit.wait_for_status(deadline);
+            if let Some(flush) = self.flush.get() {
+                flush(deadline);
+            }
         }
         error
     }
@@ -222,6 +271,17 @@ impl ChannelState {
 impl fmt::Debug for ChannelState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ChannelState").field("phase", &self.phase()).finish_non_exhaustive()
+    }
+}
+
+#[inline]
+fn phase_of(word: u32) -> Phase {
+    match word {
+        OPEN => Phase::Open,
+        CLOSING => Phase::Closing,
+        CLOSED => Phase::Closed,
+        DEAD => Phase::Dead,
+        _ => Phase::Failed,
     }
 }
 

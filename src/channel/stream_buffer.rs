@@ -14,6 +14,7 @@ use crate::protocol::Kind;
 use crate::protocol::buffer_pool::ChunkBuffer;
 use crate::ring::position::span;
 use crate::ring::{Consumer, Frame, Header, LeasedRun};
+use crate::shm::bytes::PeerBytes;
 use crate::shm::layout::{as_u64, as_usize};
 
 /// The longest chunk that is copied out of the ring, in bytes: a lease costs as much.
@@ -147,6 +148,18 @@ impl StreamBuffer {
     /// run, or all copied.
     pub(super) fn chunks(&self) -> u64 {
         as_u64(self.lens().len()) + self.copied.len()
+    }
+
+    /// Shows the chunks that were taken together, in order.
+    pub(super) fn for_each_chunk(&self, mut show: impl FnMut(PeerBytes<'_>)) {
+        let mut offset = 0_u64;
+        if let Some((run, lens)) = self.run() {
+            for len in lens {
+                show(run.payload(offset, *len));
+                offset = offset.wrapping_add(span(as_usize(u64::from(*len))));
+            }
+        }
+        self.copied.all().for_each(|chunk| show(PeerBytes::of(chunk)));
     }
 
     /// How many bytes these have.

@@ -126,7 +126,7 @@ pub(crate) fn core_over(
 ) -> Arc<Core> {
     let state = Arc::new(ChannelState::default());
     state.set_exit(WorkerExit);
-    Core::new(parent.rings, parent.words, config, state, wake_fd)
+    Core::new(parent.rings, parent.words, config, state, wake_fd, None)
 }
 
 fn duplex(

@@ -217,6 +217,13 @@ impl ChunkBuffer {
         (reused(buffer), &mut self.ends)
     }
 
+    /// Returns all chunks, those that were handed out included.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &[u8]> {
+        let bytes = self.bytes.as_ref().map_or(&[][..], |bytes| bytes.as_slice());
+        let starts = std::iter::once(&0).chain(&self.ends);
+        self.ends.iter().zip(starts).map(|(end, start)| bytes.get(*start..*end).unwrap_or_default())
+    }
+
     /// Returns the lengths of all chunks.
     pub(crate) fn lens(&self) -> impl Iterator<Item = usize> {
         let starts = std::iter::once(&0).chain(&self.ends);

@@ -67,6 +67,7 @@ mod raw_links;
 #[cfg(feature = "tokio")]
 mod reactors;
 mod readers;
+mod recording;
 #[cfg(feature = "testing")]
 mod request_pieces;
 mod request_readers;
