@@ -2,8 +2,8 @@
 //!
 //! The programs in `fuzz_targets/` run a check on inputs that the fuzzer invents,
 //! `tests/replay.rs` runs all checks on the inputs in `seeds/` and `regressions/`, without a
-//! fuzzer. The checks of payloads ([`payloads`], [`roles`]) and of a worker's answers ([`interleaved`]) use
-//! the public interface. All others need the inside of the library: they are in `inside/`, which the library compiles as its module
+//! fuzzer. The checks of payloads ([`payloads`], [`roles`]), of recordings ([`recording`]) and of a worker's
+//! answers ([`interleaved`]) use the public interface. All others need the inside of the library: they are in `inside/`, which the library compiles as its module
 //! `fuzzing` in builds with `--cfg slipring_fuzzing`. Those in `gateway/` are the same for the library of
 //! the gateway.
 //!
@@ -17,6 +17,7 @@
 
 pub mod interleaved;
 pub mod payloads;
+pub mod recording;
 pub mod roles;
 
 /// Panics if the input shows a fault.
@@ -27,6 +28,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("text_batch", payloads::text_batch),
     ("matrix", payloads::matrix),
     ("roles", roles::roles),
+    ("recording", recording::recording),
     ("attach_header", slipring::fuzzing::attach_header),
     ("ring", slipring::fuzzing::ring),
     ("messages", slipring::fuzzing::messages),
