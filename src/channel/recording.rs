@@ -16,21 +16,31 @@ use crate::sys::clock::Deadline;
 /// How long a close waits for the recording to be written.
 pub(super) const LAST_FRAMES: Duration = Duration::from_secs(1);
 
-impl FrameTap for Recorder {
+/// Shows the frames of a channel to its recorder.
+#[derive(Debug)]
+pub(super) struct RecorderTap {
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) state: Arc<ChannelState>,
+}
+
+impl FrameTap for RecorderTap {
     fn sent(&self, header: Header, payload: &[u8]) {
-        self.sent(header, payload);
+        self.recorder.sent(header, payload);
     }
 
     fn received(&self, header: Header, payload: PeerBytes<'_>) {
-        self.received(header, payload);
+        self.recorder.received(header, payload);
     }
 
     fn cancelled(&self, request: u64) {
-        self.cancelled(request);
+        // The owners of requests that the worker's death has ended drop them, which cancels nothing.
+        if self.state.is_open() {
+            self.recorder.cancelled(request);
+        }
     }
 
     fn ended(&self) {
-        self.ended();
+        self.recorder.ended();
     }
 }
 

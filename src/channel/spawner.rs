@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::channel::Channel;
 use crate::channel::core::Core;
-use crate::channel::recording;
+use crate::channel::recording::{self, RecorderTap};
 use crate::channel::spawn_checks::check_cpus;
 use crate::channel::start::{Options, Started};
 use crate::channel::status_row;
@@ -518,7 +518,9 @@ impl Spawner {
                 Some(begun.inspect_err(|_| drop(worker.close(Duration::ZERO)))?)
             }
         };
-        let tap = recorder.clone().map(|recorder| -> Arc<dyn FrameTap> { recorder });
+        let tap = recorder.clone().map(|recorder| -> Arc<dyn FrameTap> {
+            Arc::new(RecorderTap { recorder, state: Arc::clone(&state) })
+        });
         let core = Core::new(data, words, &self.options.config, state, wake_fd, tap);
         status_row::add(&core);
         if let Some(reporter) = worker.reporter() {

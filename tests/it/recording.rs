@@ -148,11 +148,15 @@ fn an_error_of_a_death_comes_when_the_recording_has_its_cause() {
     channel.call(ECHO, b"before", LONG).unwrap();
     let error = channel.call(RAISE, &[libc::SIGSEGV as u8], LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PeerDied);
-    let (told, end) = told(&path);
-    let last = told.values().next_back().unwrap();
-    assert_eq!((last.sent.as_slice(), last.last), (&[libc::SIGSEGV as u8][..], None));
+    let (_, end) = told(&path);
     let end = end.expect("the end is written before the error is told");
     assert_eq!((end.kind, end.cause), (EndKind::Died, Some(ExitCause::Signaled(libc::SIGSEGV))));
+    // With all that was queued since.
+    close(&channel, LONG);
+    let (told, _) = told(&path);
+    let last = told.values().next_back().unwrap();
+    assert_eq!((last.sent.as_slice(), last.last), (&[libc::SIGSEGV as u8][..], None));
+    assert!(!last.is_cancelled, "its owner has dropped it, which is no cancel");
     let last = recording::last(&path, 2, false).unwrap();
     assert!(matches!(&last[0].event, Event::Request(f) if f.payload == FramePayload::LeftOut));
     assert!(matches!(last[1].event, Event::End(_)));

@@ -14,7 +14,7 @@ use crate::bench::Request;
 use crate::error::Error;
 use crate::input::Input;
 use crate::output::{Place, Target};
-use crate::{doctor, inspect, soak, top};
+use crate::{doctor, inspect, replay, soak, top};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -81,6 +81,17 @@ Examples:
   SLIPRING_INSPECT=1 slipring embed texts.txt -o vectors.npy
   slipring inspect 4711
   slipring inspect 4711 --frames 100 --payloads=32";
+
+const REPLAY_EXAMPLES: &str = "\
+A host records with Spawner::record, or if it was started with
+SLIPRING_RECORD=DIR; SLIPRING_RECORD_PAYLOADS=hashed or omitted keeps less.
+
+Exit codes: 0 all answers are as recorded, 1 one differs, 3 the worker died.
+
+Examples:
+  slipring replay --list recordings/embed-4711-1.sliprec
+  slipring replay recordings/embed-4711-1.sliprec -- ./embedder
+  slipring replay --tolerance 1e-4 FILE -- ./embedder --threads 2";
 
 const STAT_EXAMPLES: &str = "\
 Examples:
@@ -183,6 +194,14 @@ pub(crate) enum Command {
     /// with SLIPRING_STATUS_PAGE=1, from their status pages; brought up to date once a second.
     #[command(after_help = TOP_EXAMPLES)]
     Top(top::Options),
+    /// Send the requests of a recording to a worker, and compare the answers
+    ///
+    /// Starts WORKER as the recorded one was set up: role, model, mode, extras and the sizes of the
+    /// channel. Sends the requests in the order of the recording, and says which answers differ and
+    /// where. If the worker dies, says at which request, why, and what its log has at the end: a
+    /// crash becomes a test.
+    #[command(after_help = REPLAY_EXAMPLES)]
+    Replay(Box<replay::Options>),
     /// List the memory of named channels that killed processes have left behind
     #[command(after_help = PRUNE_EXAMPLES)]
     Prune {
@@ -391,7 +410,7 @@ pub(crate) fn number(
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, Error> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, Error> {
     let seconds = text.parse().unwrap_or(0.0);
     if seconds > 0.0 && seconds <= 1e6 {
         return Ok(Duration::from_secs_f64(seconds));

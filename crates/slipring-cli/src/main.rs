@@ -6,7 +6,8 @@
 //! order; [`output`] writes them. [`embed`] puts these parts together.
 //! [`bench`] measures instead; [`soak`] looks for faults; [`top`] and [`stat`] show what hosts count,
 //! [`inspect`] what lies in the memory of a host's channels, and [`prune`] what hosts have left behind;
-//! [`doctor`] says what this machine gives slipring. A command that is a program of its own
+//! [`doctor`] says what this machine gives slipring; [`replay`] sends again what was recorded. A command
+//! that is a program of its own
 //! is left to that: [`external`]. What was inherited is looked at
 //! once, at the start: the standard streams by [`stdio`], signals by [`signals`].
 // Tests may panic; code that ships may not.
@@ -31,6 +32,7 @@ mod pipeline;
 mod progress;
 mod prune;
 mod queue;
+mod replay;
 mod signals;
 mod soak;
 mod stat;
@@ -83,6 +85,7 @@ fn run() -> Result<(), Error> {
         Command::Top(options) => top::run(&options),
         Command::Inspect(options) => inspect::run(&options),
         Command::Prune { remove } => prune::run(remove),
+        Command::Replay(options) => replay::run(&options),
         Command::Gateway { args } => Err(external::become_program("slipring-gateway", &args)),
         Command::Completions { shell } => print(&manual::completions(shell)),
         Command::Man { command } => print(&manual::page(command.as_deref())?),

@@ -10,7 +10,7 @@ fn slipring(args: &[&str]) -> Finished {
 }
 
 /// The commands, and an option of each that no other has.
-const COMMANDS: [(&str, &str); 10] = [
+const COMMANDS: [(&str, &str); 11] = [
     ("embed", "--max-line"),
     ("bench", "--quick"),
     ("soak", "--kill-every"),
@@ -19,6 +19,7 @@ const COMMANDS: [(&str, &str); 10] = [
     ("stat", "[PID]"),
     ("inspect", "<PID>"),
     ("prune", "--remove"),
+    ("replay", "--one-by-one"),
     ("completions", "<SHELL>"),
     ("man", "[COMMAND]"),
 ];

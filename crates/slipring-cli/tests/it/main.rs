@@ -13,5 +13,6 @@ mod inputs;
 mod inspect;
 mod outputs;
 mod refusing;
+mod replay;
 mod screen;
 mod soak;
