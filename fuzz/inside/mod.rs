@@ -8,10 +8,12 @@ mod hostile_peer;
 mod inspected;
 mod model;
 mod peer;
+mod status_page;
 mod streams;
 
 pub use hostile_peer::hostile_peer;
 pub use inspected::inspect;
+pub use status_page::status_page;
 pub use streams::streams;
 use zerocopy::IntoBytes;
 

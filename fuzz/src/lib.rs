@@ -35,6 +35,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("hostile_peer", slipring::fuzzing::hostile_peer),
     ("streams", slipring::fuzzing::streams),
     ("inspect", slipring::fuzzing::inspect),
+    ("status_page", slipring::fuzzing::status_page),
     ("interleaved", interleaved::interleaved),
     ("gateway_frames", slipring_gateway::fuzzing::gateway_frames),
     ("gateway_errors", slipring_gateway::fuzzing::gateway_errors),

@@ -27,8 +27,8 @@ use crate::ring::Frame;
 use crate::ring::doorbell::Sleeper;
 use crate::sync::{AtomicU32, Counter, Ordering};
 use crate::sys::clock::Deadline;
-use crate::sys::fork;
 use crate::sys::wake_fd::WakeFd;
+use crate::sys::{activity, fork};
 
 /// The shared parts of a channel.
 #[derive(Debug)]
@@ -261,5 +261,12 @@ impl Core {
             leases_held: self.receiver.leases_held(),
             ..self.pending.stats()
         }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        // It is described no longer.
+        activity::note();
     }
 }

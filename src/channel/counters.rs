@@ -7,6 +7,7 @@
 use crate::channel::stats::{ErrorCounts, LatencyHistogram, Stats};
 use crate::error::ErrorKind;
 use crate::sync::{Counter, Ordering};
+use crate::sys::activity;
 use crate::sys::clock::TimeLimit;
 
 /// What became of the requests. Numbers that only grow.
@@ -59,6 +60,13 @@ impl Tally {
         next.wrapping_sub(1).wrapping_sub(self.skipped)
     }
 
+    /// All of these numbers.
+    #[cfg_attr(loom, expect(dead_code, reason = "for the status page"))]
+    pub(super) fn words(&self) -> [u64; 6] {
+        let Self { skipped, streams, ended, unanswered, bytes, chunks } = *self;
+        [skipped, streams, ended, unanswered, bytes, chunks]
+    }
+
     /// Enters these numbers. `next` is the number of the next request.
     pub(super) fn enter(&self, next: u64, stats: &mut Stats) {
         stats.requests = self.requests(next);
@@ -97,6 +105,7 @@ impl Counters {
         if let Some(counter) = index.and_then(|index| self.errors.get(index)) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
+        activity::note();
     }
 
     /// Notes that the owner of a call has got its result. The time of this one stands for so many
@@ -108,6 +117,15 @@ impl Counters {
     /// Notes that the reader of a stream has got the first chunk.
     pub(super) fn stream_answered(&self, queue: TimeLimit) {
         self.first_chunk_latency.add(queue, 1);
+    }
+
+    /// The numbers that may change without those of a [`Tally`].
+    #[cfg_attr(loom, expect(dead_code, reason = "for the status page"))]
+    pub(super) fn words(&self) -> [u64; 5] {
+        let relaxed = |counter: &Counter| counter.load(Ordering::Relaxed);
+        let Self { late_frames, unknown_frames, cancels, copied_frames, .. } = self;
+        let [late, unknown, copied] = [late_frames, unknown_frames, copied_frames].map(relaxed);
+        [late, unknown, copied, relaxed(cancels), self.errors.iter().map(relaxed).sum()]
     }
 
     pub(super) fn stats(&self) -> Stats {

@@ -18,8 +18,8 @@ use crate::ring::consumer::shut_down;
 use crate::ring::position::span;
 use crate::shm::layout::as_usize;
 use crate::sync::{Ordering, TryGuard, fence};
-use crate::sys::fork;
 use crate::sys::wake_fd::{Drained, WakeFd};
+use crate::sys::{activity, fork};
 
 /// Turns in a row for readers that found the turn taken, before the descriptor is made
 /// readable instead.
@@ -304,6 +304,7 @@ fn take_turn(
     found?;
     if reader.has_drained {
         core.reactor_state.health_waiters.wake_all();
+        activity::note();
     }
     core.reactor_state.count_turn(reader.has_drained, reader.has_reason || has_moved)
 }

@@ -547,6 +547,12 @@ impl<T> Requests<T> {
         as_usize(self.tally.in_flight(self.next))
     }
 
+    /// The number of the next request, how many are in flight, and what became of the others.
+    #[cfg_attr(loom, expect(dead_code, reason = "for the status page"))]
+    pub(super) fn words(&self) -> (u64, u64, [u64; 6]) {
+        (self.next, self.tally.in_flight(self.next), self.tally.words())
+    }
+
     /// Enters what became of all requests so far.
     pub(super) fn enter(&self, stats: &mut Stats) {
         self.tally.enter(self.next, stats);

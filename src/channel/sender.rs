@@ -123,6 +123,13 @@ impl Sender {
         self.sending.lock().producer.positions()
     }
 
+    /// The numbers of [`SenderStats`], one of which changes with everything that is sent.
+    #[cfg_attr(loom, expect(dead_code, reason = "for the status page"))]
+    pub(super) fn words(&self) -> [u64; 4] {
+        let Sending { producer, bytes, .. } = &*self.sending.lock();
+        [*bytes, producer.wakes(), producer.high_water(), producer.used()]
+    }
+
     /// Adds a waiter for room. A reader must be told: it announces to the worker how much room
     /// is wanted when it sleeps the next time.
     pub(super) fn register_for_room(&self, len: usize, waiter: Waiter) -> u64 {

@@ -19,7 +19,7 @@ use crate::error::{EndOfService, Error, ErrorKind, ReportPlace, Result};
 use crate::ring::doorbell::Alarm;
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::clock::Deadline;
-use crate::sys::fork;
+use crate::sys::{activity, fork};
 
 // Frames are read in the first two.
 const OPEN: u32 = 0;
@@ -175,6 +175,7 @@ impl ChannelState {
         if let Some(observer) = observer.filter(|_| left) {
             observer.report();
         }
+        activity::note();
         left
     }
 
@@ -185,6 +186,7 @@ impl ChannelState {
     pub(crate) fn note_closed(&self) {
         self.go(CLOSING, CLOSED);
         self.alarm.raise();
+        activity::note();
     }
 
     /// Notes that the worker has ended and that its exit status is known.

@@ -20,7 +20,25 @@ impl WorkerStatus {
 
     /// What the worker says of itself.
     pub(super) fn health(&self) -> Health {
-        Health::of(Snapshot::new(self.0.status.snapshot(), self.0.marks.all()), None)
+        Health::of(self.report(), None)
+    }
+
+    /// The same, with the times since when things are so.
+    pub(super) fn report(&self) -> Snapshot {
+        Snapshot::new(self.0.status.snapshot(), self.0.marks.all())
+    }
+
+    /// What the marks say that so many requests can have had.
+    #[cfg_attr(loom, expect(dead_code, reason = "for the status page"))]
+    pub(super) fn used_marks(&self, requests: u64) -> impl Iterator<Item = u64> {
+        self.0.marks.used(requests).flatten()
+    }
+
+    /// The words of the status line, which change with each request that the worker finishes.
+    #[cfg_attr(loom, expect(dead_code, reason = "for the status page"))]
+    pub(super) fn words(&self) -> [u64; 4] {
+        let status = self.0.status.snapshot();
+        [status.state.into(), status.served, status.bytes_in, status.bytes_out]
     }
 
     /// All requests that the worker has taken, with its marks.

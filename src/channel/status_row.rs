@@ -7,8 +7,10 @@ use crate::channel::state::Phase;
 use crate::channel::stats::{LatencyHistogram, Stats};
 use crate::error::ErrorKind;
 use crate::protocol::WorkerState;
+use crate::protocol::health::Health;
 use crate::shm::layout::as_u64;
-use crate::status_page::{self, ChannelNumbers, Numbers, Row, Source, Times};
+use crate::status_page::{self, ChannelNumbers, Numbers, Row, Source, Times, checksum};
+use crate::sync::Ordering;
 
 /// Has the channel described as long as it is there.
 pub(super) fn add(core: &Arc<Core>) {
@@ -17,8 +19,28 @@ pub(super) fn add(core: &Arc<Core>) {
 }
 
 impl Source for Core {
-    fn row(&self, id: u64) -> Option<Row> {
-        let (exit, stats, health) = (self.state.exit()?, self.stats(), self.status.health());
+    fn look(&self, is_settled: bool) -> u64 {
+        let (next, in_flight, requests) = self.pending.requests().words();
+        // A worker that has no request changes none of its marks.
+        let marks = match is_settled && in_flight == 0 {
+            true => 0,
+            false => checksum(self.status.used_marks(next)),
+        };
+        let exit = self.state.exit();
+        let is_reaped = exit.is_some_and(|exit| exit.process.cause().get().is_some());
+        let of_channel = [code(self.state.phase()), is_reaped.into(), marks, next];
+        let waits = [&self.sleeper.spins, &self.sleeper.parks];
+        let [spins, parks] = waits.map(|count| count.load(Ordering::Relaxed));
+        let replies = [self.receiver.used(), as_u64(self.receiver.leases_held()), spins, parks];
+        let words =
+            checksum([of_channel, replies, self.sender.words(), self.status.words()].concat());
+        checksum(requests.into_iter().chain(self.pending.counters.words()).chain([words]))
+    }
+
+    fn row(&self, id: u64, now: u64) -> Option<Row> {
+        let (exit, stats, report) = (self.state.exit()?, self.stats(), self.status.report());
+        let busy_since = report.busy_since();
+        let health = Health::of(report, None);
         let phase = self.state.phase();
         let note = match phase {
             Phase::Dead => exit.process.cause().get().map(ToString::to_string),
@@ -26,13 +48,7 @@ impl Source for Core {
         };
         let numbers = ChannelNumbers {
             pid: exit.process.pid().into(),
-            state: match phase {
-                Phase::Open => 1,
-                Phase::Closing => 2,
-                Phase::Closed => 3,
-                Phase::Dead => 4,
-                Phase::Failed => 5,
-            },
+            state: code(phase),
             worker_state: match health.state {
                 WorkerState::Unknown => 0,
                 WorkerState::Starting => 1,
@@ -41,7 +57,7 @@ impl Source for Core {
                 WorkerState::AwaitingCredit => 4,
                 WorkerState::Stopping => 5,
             },
-            busy_for: health.busy_for.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(0)),
+            busy_for: busy_since.map_or(0, |since| now.saturating_sub(since).max(1)),
             progress: health.progress,
             taken: as_u64(health.taken),
             begun: as_u64(health.begun),
@@ -83,6 +99,16 @@ impl Source for Core {
             first_times: times(&stats.call_latency),
             second_times: times(&stats.first_chunk_latency),
         })
+    }
+}
+
+fn code(phase: Phase) -> u64 {
+    match phase {
+        Phase::Open => 1,
+        Phase::Closing => 2,
+        Phase::Closed => 3,
+        Phase::Dead => 4,
+        Phase::Failed => 5,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::named::segment::Segment;
+use crate::process::proc_stat::ProcStat;
 use crate::process::service::start_thread;
 use crate::shm::layout::control;
 use crate::shm::transport::{Backing, SharedEvent};
@@ -34,8 +35,8 @@ impl Process {
             Error::with_source(ErrorKind::Unsupported, message, source)
         };
         let namespace = std::fs::metadata("/proc/self/ns/pid").map_err(unknown)?.ino();
-        match look("self").map_err(unknown)? {
-            Some((_, start_time)) => Ok(Self { pid, start_time, namespace }),
+        match ProcStat::of("self").map_err(unknown)? {
+            Some(ProcStat { start_time, .. }) => Ok(Self { pid, start_time, namespace }),
             None => Err(unknown(io::ErrorKind::NotFound.into())),
         }
     }
@@ -43,36 +44,14 @@ impl Process {
     /// Whether the process lives. A zombie does not. If that cannot be seen, the process counts as
     /// alive.
     pub(super) fn is_alive(&self) -> bool {
-        match look(&self.pid.to_string()) {
-            Ok(Some((state, start_time))) => {
+        match ProcStat::of(&self.pid.to_string()) {
+            Ok(Some(ProcStat { state, start_time })) => {
                 start_time == self.start_time && !matches!(state, 'Z' | 'X')
             }
             Ok(None) => false,
             Err(_) => true,
         }
     }
-}
-
-/// The state and the start time of a process; `None` if no process has this id.
-fn look(pid: &str) -> io::Result<Option<(char, u64)>> {
-    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => match parse(&stat) {
-            Some(found) => Ok(Some(found)),
-            None => Err(io::ErrorKind::InvalidData.into()),
-        },
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        // It ended while it was read.
-        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
-/// The third and the 22nd field. The second is in parentheses and can contain anything.
-fn parse(stat: &str) -> Option<(char, u64)> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 /// Starts a thread that waits for the peer's end: until `is_over`, which is looked at whenever
@@ -131,14 +110,5 @@ mod tests {
         let pid = child.id();
         child.wait().unwrap();
         assert!(!Process { pid, ..this }.is_alive());
-    }
-
-    #[test]
-    fn a_process_can_have_any_name() {
-        let numbers: Vec<String> = (4..=52).map(|n| n.to_string()).collect();
-        let stat = format!("12 (a) Z ) b) S {}", numbers.join(" "));
-        assert_eq!(parse(&stat), Some(('S', 22)));
-        assert_eq!(parse("12 (a) S 4 5"), None);
-        assert_eq!(parse(""), None);
     }
 }

@@ -11,6 +11,7 @@ use super::scheduler::{
 };
 use super::seat::{Seat, Told};
 use crate::sync::Mutex;
+use crate::sys::activity;
 use crate::sys::clock::{Deadline, now_ns};
 
 /// The decisions of one role, and its workers `L`.
@@ -168,7 +169,10 @@ impl<L: Default> RoleCore<L> {
                 // The scheduler grants only workers that it has been told of.
                 None => Placed::Refused(Refusal::Closed),
             },
-            (Admission::Waits(ticket), Some(seat)) => Placed::Waits(ticket, seat),
+            (Admission::Waits(ticket), Some(seat)) => {
+                activity::note();
+                Placed::Waits(ticket, seat)
+            }
             (Admission::Waits(_), None) => Placed::Refused(Refusal::Closed),
             (Admission::Refused(why), _) => Placed::Refused(why),
             (Admission::Elsewhere, _) => Placed::Elsewhere,

@@ -316,11 +316,16 @@ pub(super) fn health(role: &RoleShared) -> RoleHealth {
 }
 
 pub(super) fn metrics(role: &RoleShared) -> RoleMetrics {
+    metrics_at(role, now_ns())
+}
+
+/// As [`metrics`]: what waits does so at `now`.
+pub(super) fn metrics_at(role: &RoleShared, now: u64) -> RoleMetrics {
     if fork::is_forked_child() {
         let (load, channels) = (public(NO_LOAD), ChannelTotals::default());
         return role.metrics.snapshot(role.name.clone(), load, channels, |kind| kind.to_string());
     }
-    let load = role.change(|scheduler| scheduler.overload(now_ns()));
+    let load = role.change(|scheduler| scheduler.overload(now));
     let ended = role.metrics.ended();
     let mut channels = *ended;
     for (_, worker) in role.workers() {

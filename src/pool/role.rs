@@ -30,7 +30,7 @@ use crate::protocol::Kind;
 use crate::sync::plain::Mutex;
 use crate::sync::{Counter, Ordering};
 use crate::sys::clock::{Deadline, now_ns};
-use crate::sys::fork;
+use crate::sys::{activity, fork};
 
 /// What the roles of a pool share.
 #[derive(Debug, Clone)]
@@ -383,6 +383,7 @@ impl RoleShared {
         self.perform(after.map(|after| self.core.tell(after)));
         self.pool.ended.notify();
         self.note_if_over();
+        activity::note();
     }
 
     /// A request has found a worker dead, whose thread tells of its end, or has told.
@@ -467,6 +468,7 @@ impl RoleShared {
         }
         let (role, slot) = (self.name.clone(), worker.map(|id| id.slot));
         self.pool.readers.tell(worker, Event { role, worker: slot, pid, kind });
+        activity::note();
     }
 
     /// Does what the scheduler has decided.
@@ -554,6 +556,13 @@ impl RoleShared {
                 with_failure(ErrorKind::Degraded, message, self.last_failure.lock().clone())
             }
         }
+    }
+}
+
+impl Drop for RoleShared {
+    fn drop(&mut self) {
+        // It is described no longer.
+        activity::note();
     }
 }
 

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use super::handle::{health, metrics};
+use super::handle::metrics_at;
 use super::metrics::{Histogram, Outcome};
 use super::role::RoleShared;
+use super::scheduler::Scheduler;
 use crate::channel::LatencyHistogram;
 use crate::shm::layout::as_u64;
-use crate::status_page::{self, Numbers, RoleNumbers, Row, Source, Times};
+use crate::status_page::{self, Numbers, RoleNumbers, Row, Source, Times, checksum};
+use crate::sys::clock::now_ns;
 
 /// Has the role described as long as it is there.
 pub(super) fn add(role: &Arc<RoleShared>) {
@@ -17,8 +19,17 @@ pub(super) fn add(role: &Arc<RoleShared>) {
 }
 
 impl Source for RoleShared {
-    fn row(&self, id: u64) -> Option<Row> {
-        let (health, metrics) = (health(self), metrics(self));
+    fn look(&self, is_settled: bool) -> u64 {
+        let ((is_ready, is_degraded), load) =
+            self.change(|scheduler| (state(scheduler), scheduler.overload(now_ns())));
+        let of_role = [is_ready.into(), is_degraded.into(), self.metrics.checksum()];
+        let of_requests = [as_u64(load.queued), as_u64(load.in_flight)];
+        let of_channels = self.on_channels(|channel| channel.core().look(is_settled));
+        checksum(of_role.into_iter().chain(of_requests).chain(of_channels))
+    }
+
+    fn row(&self, id: u64, now: u64) -> Option<Row> {
+        let ((is_ready, is_degraded), metrics) = (self.change(state), metrics_at(self, now));
         let (workers, channels, load) = (&metrics.workers, &metrics.channels, &metrics.load);
         let mut errors = BTreeMap::new();
         for each in &metrics.requests {
@@ -28,8 +39,8 @@ impl Source for RoleShared {
         }
         let failed = errors.values().map(|(_, count)| count).sum();
         let numbers = RoleNumbers {
-            is_ready: health.is_ready.into(),
-            is_degraded: health.is_degraded.into(),
+            is_ready: is_ready.into(),
+            is_degraded: is_degraded.into(),
             workers: channels.workers,
             queued: as_u64(load.queued),
             queue_limit: as_u64(load.limit),
@@ -72,6 +83,11 @@ impl Source for RoleShared {
             second_times: times(&metrics.service_times),
         })
     }
+}
+
+/// Whether requests can be served, and whether they fail because workers do not start.
+fn state<O>(scheduler: &mut Scheduler<O>) -> (bool, bool) {
+    (scheduler.is_ready(), scheduler.is_degraded())
 }
 
 /// In the wider buckets of the page. A time that is just below a bound may be counted beyond it, as the

@@ -23,7 +23,7 @@ pub(crate) mod oom;
 pub(crate) mod own_exe;
 pub(crate) mod parent_watch;
 mod pid_handle;
-mod proc_stat;
+pub(crate) mod proc_stat;
 mod reap;
 pub(crate) mod robust_futex;
 pub(crate) mod service;

@@ -1,5 +1,5 @@
-//! What `/proc/<pid>/stat` shows of a process that is ending, before the kernel hands out its
-//! exit status.
+//! What `/proc/<pid>/stat` shows of a process: by which it is told from a later one with its id, and how
+//! one that is ending will have ended, before the kernel hands out its exit status.
 //!
 //! The kernel hands the exit status out when it has torn the process down, which takes tenths
 //! of a second for a big one. The exit code is shown here from the moment in which the process
@@ -7,8 +7,41 @@
 //! is also shown for a process that runs on, and for one that this process may not inspect.
 
 use std::fs;
+use std::io;
 
 use crate::error::ExitCause;
+
+/// The letter of a process's state, and when it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProcStat {
+    pub(crate) state: char,
+    /// In clock ticks since the machine's start.
+    pub(crate) start_time: u64,
+}
+
+impl ProcStat {
+    /// Reads it for a process id, or for `self`; `None` if there is no such process.
+    pub(crate) fn of(pid: &str) -> io::Result<Option<Self>> {
+        match fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Ok(stat) => match Self::parse(&stat) {
+                Some(found) => Ok(Some(found)),
+                None => Err(io::ErrorKind::InvalidData.into()),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            // It ended while it was read.
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The third and the 22nd field. The second is in brackets and can contain anything.
+    fn parse(stat: &str) -> Option<Self> {
+        let (_, fields) = stat.rsplit_once(')')?;
+        let mut fields = fields.split_ascii_whitespace();
+        let state = fields.next()?.chars().next()?;
+        Some(Self { state, start_time: fields.nth(18)?.parse().ok()? })
+    }
+}
 
 /// Returns how the process will have ended; `None` if that is not shown, or if the process runs
 /// on. The caller must know that `pid` has not been recycled. Never blocks.
@@ -65,6 +98,18 @@ mod tests {
 
     fn stat(state: &str, code: i32) -> String {
         format!("77 (a) R (b) {state} {}{code}\n", "0 ".repeat(48))
+    }
+
+    #[test]
+    fn a_process_can_have_any_name() {
+        let numbers: Vec<String> = (4..=52).map(|n| n.to_string()).collect();
+        let stat = format!("12 (a) Z ) b) S {}", numbers.join(" "));
+        assert_eq!(ProcStat::parse(&stat), Some(ProcStat { state: 'S', start_time: 22 }));
+        assert_eq!(ProcStat::parse("12 (a) S 4 5"), None);
+        assert_eq!(ProcStat::parse(""), None);
+        let own = ProcStat::of("self").unwrap().unwrap();
+        assert_eq!(ProcStat::of(&std::process::id().to_string()).unwrap().unwrap(), own);
+        assert_eq!(ProcStat::of("4194305").unwrap(), None);
     }
 
     #[test]

@@ -166,6 +166,12 @@ impl Snapshot {
         Self { status, taken, begun, awaiting_credit, oldest: marks }
     }
 
+    /// Since when the worker has had the request that it has had for longest.
+    #[cfg_attr(loom, expect(dead_code, reason = "for the status page"))]
+    pub(crate) fn busy_since(&self) -> Option<u64> {
+        self.oldest.iter().find(|mark| mark.is_begun()).map(|mark| mark.since)
+    }
+
     fn state(&self) -> WorkerState {
         match Phase::from_code(self.status.state) {
             Some(Phase::Starting) => WorkerState::Starting,

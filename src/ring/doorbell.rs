@@ -101,7 +101,7 @@ use crate::sync::{AtomicU32, BACKSTOP, Counter, Ordering, fence};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::futex::{Scope, Slept};
 use crate::sys::wake_fd::WakeFd;
-use crate::sys::{fork, futex};
+use crate::sys::{activity, fork, futex};
 
 pub(crate) mod alarm;
 mod bell_watch;
@@ -147,6 +147,7 @@ impl Bell {
             None => futex::wake_all(&self.word, Scope::Shared),
             Some(event) => event.set(),
         }
+        activity::note();
     }
 
     /// Wakes the peer in the way that it announced, if what it announced lies in
@@ -272,6 +273,7 @@ impl Sleeper {
                 alarm.interrupted()?;
             }
             if let Some(found) = step(Step::Look)? {
+                activity::note();
                 return Ok(Some(found));
             }
         }

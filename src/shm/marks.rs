@@ -5,7 +5,7 @@
 //! another. It is stored before the worker goes on: a worker that dies has marked all that it
 //! had begun.
 
-use super::layout::MARK_WORDS;
+use super::layout::{MARK_WORDS, as_usize};
 use super::region::{OwnRegion, PeerRegion};
 use super::words::{Table, load_of_peer};
 use crate::error::{Mark, Result, Stage};
@@ -143,6 +143,15 @@ impl PeerMarks {
     /// All requests that the worker has taken, with their marks.
     pub(crate) fn all(&self) -> Vec<Mark> {
         self.0.entries().filter_map(Self::read).collect()
+    }
+
+    /// The words of the entries that the first so many requests use: marks, progress and credit.
+    #[cfg_attr(loom, expect(dead_code, reason = "for the status page"))]
+    pub(crate) fn used(&self, requests: u64) -> impl Iterator<Item = [u64; 3]> {
+        let load = |word: &AtomicU64| load_of_peer(Ordering::Relaxed, |order| word.load(order));
+        let of = move |[mark, _, progress, awaited]: &Entry| [mark, progress, awaited].map(load);
+        // Requests are numbered from one.
+        self.0.entries().take(as_usize(requests.saturating_add(1))).map(of)
     }
 
     fn read(entry: &Entry) -> Option<Mark> {

@@ -40,21 +40,31 @@ impl<const WORDS: usize> StatusMemory<WORDS> {
         Ok(Self { file, blocks, reserved: 0 })
     }
 
-    /// Writes a block. One without memory yet gets it first, so that a lack of memory is an error here.
-    /// The first of the words is not written: the sequence number is in its place.
+    #[cfg(test)]
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Writes a block, unless it has these words. One without memory yet gets it first, so that a lack of
+    /// memory is an error here. The first of the words is not written: the sequence number is in its place.
+    /// Returns whether it has changed.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Os`](crate::ErrorKind::Os): nothing was written.
-    pub(crate) fn write(&mut self, index: usize, words: &[u64; WORDS]) -> Result<()> {
+    pub(crate) fn write(&mut self, index: usize, words: &[u64; WORDS]) -> Result<bool> {
         if index >= self.reserved {
             let from = self.reserved * Self::BLOCK;
             memfd::reserve(&self.file, as_u64(from), as_u64((index + 1) * Self::BLOCK - from))?;
             self.reserved = index + 1;
         }
         let [sequence, block @ ..] = self.blocks.entry(as_u64(index)).as_slice() else {
-            return Ok(());
+            return Ok(false);
         };
+        let mut pairs = block.iter().zip(words.iter().skip(1));
+        if pairs.all(|(word, value)| word.load(Ordering::Relaxed) == *value) {
+            return Ok(false);
+        }
         let number = sequence.load(Ordering::Relaxed);
         // A reader that finds it odd, or a checksum that is wrong, copies the block again. Readers copy
         // by a system call, so that there is nothing for these orderings to pair with but the checksum.
@@ -64,6 +74,6 @@ impl<const WORDS: usize> StatusMemory<WORDS> {
             word.store(*value, Ordering::Relaxed);
         }
         sequence.store(number.wrapping_add(2), Ordering::Release);
-        Ok(())
+        Ok(true)
     }
 }

@@ -11,15 +11,15 @@ pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"SLIPSTAT");
 pub(super) const VERSION: u64 = 1;
 
 /// Words of a block, and of the header.
-pub(super) const WORDS: usize = 256;
-pub(super) const BLOCK_BYTES: usize = WORDS * 8;
+pub(crate) const WORDS: usize = 256;
+pub(crate) const BLOCK_BYTES: usize = WORDS * 8;
 /// The most channels and roles of a page.
 pub(super) const BLOCKS: usize = 2048;
 
 /// Words of the header and of a block before what the checksum covers.
 pub(super) const SEQUENCE: usize = 0;
-pub(super) const CHECKSUM: usize = 1;
-pub(super) const CHECKED: usize = 2;
+pub(crate) const CHECKSUM: usize = 1;
+pub(crate) const CHECKED: usize = 2;
 
 /// Words of the header.
 pub(super) mod header {
@@ -65,7 +65,7 @@ pub(super) mod block {
 pub(super) const BUCKETS: usize = 28;
 
 /// FNV-1a over words (Fowler, Noll, Vo): a check against mixed copies, not against forgery.
-pub(super) fn checksum(words: impl IntoIterator<Item = u64>) -> u64 {
+pub(crate) fn checksum(words: impl IntoIterator<Item = u64>) -> u64 {
     words
         .into_iter()
         .fold(0xCBF2_9CE4_8422_2325, |sum, word| (sum ^ word).wrapping_mul(0x100_0000_01B3))

@@ -16,7 +16,9 @@ pub struct Field {
 }
 
 /// A number keeps its place for ever, and new ones come at the end. A reader leaves out those that it
-/// does not know, and takes those for zero that a page does not have.
+/// does not know, and takes those for zero that a page does not have. For `since`, the page has the
+/// time of the monotonic clock since when something goes on, so that a page need not be written while it
+/// does.
 macro_rules! numbers {
     ($(#[$doc:meta])* $type:ident: $($name:ident $kind:ident $unit:literal $help:literal,)*) => {
         $(#[$doc])*
@@ -41,13 +43,29 @@ macro_rules! numbers {
                 Self::FIELDS.iter().zip([$(self.$name),*])
             }
 
-            pub(super) fn from_words(mut words: impl Iterator<Item = u64>) -> Self {
-                Self { $($name: words.next().unwrap_or(0),)* }
+            /// What a page has for these numbers, which were read at `now`.
+            pub(super) fn to_words(self, now: u64) -> Vec<u64> {
+                vec![$(numbers!(@word $kind, self.$name, now)),*]
+            }
+
+            /// What the words of a page mean at `now`.
+            pub(super) fn from_words(mut words: impl Iterator<Item = u64>, now: u64) -> Self {
+                Self { $($name: numbers!(@number $kind, words.next().unwrap_or(0), now),)* }
             }
         }
     };
     (@ counter) => { true };
-    (@ gauge) => { false };
+    (@ $other:ident) => { false };
+    (@word since, $number:expr, $now:expr) => { turned($number, $now) };
+    (@word $other:ident, $number:expr, $now:expr) => { $number };
+    (@number since, $word:expr, $now:expr) => { turned($word, $now) };
+    (@number $other:ident, $word:expr, $now:expr) => { $word };
+}
+
+/// How long ago it was, for a time of the clock, and the time of the clock for how long ago it was. 0 is
+/// neither: nothing goes on.
+fn turned(time: u64, now: u64) -> u64 {
+    if time == 0 { 0 } else { now.saturating_sub(time).max(1) }
 }
 
 numbers! {
@@ -55,8 +73,10 @@ numbers! {
     ChannelNumbers:
     pid gauge "process id" "The worker's process.",
     state gauge "code" "1 open, 2 closing, 3 closed, 4 the worker died, 5 failed.",
-    worker_state gauge "code" "What the worker does: 1 starting, 2 idle, 3 busy, 4 awaiting credit, 5 stopping.",
-    busy_for gauge "ns" "How long ago the request was begun that the worker has had for longest; 0 if it has none.",
+    worker_state gauge "code"
+        "What the worker does: 1 starting, 2 idle, 3 busy, 4 awaiting credit, 5 stopping.",
+    busy_for since "ns"
+        "How long ago the request was begun that the worker has had for longest; 0 if it has none.",
     progress gauge "of the handler" "What the handler of that request said last of its progress.",
     taken gauge "requests" "Requests that the worker has taken and not begun.",
     begun gauge "requests" "Requests that the worker has begun and not answered.",
@@ -71,7 +91,8 @@ numbers! {
     late_frames counter "frames" "Frames that came for a request that was dropped.",
     unknown_frames counter "frames" "Frames for a request that was never made or had long ended.",
     cancels counter "requests" "Requests that the worker was told to cancel.",
-    copied_frames counter "frames" "Frames that were copied because another thread than the owner's read them.",
+    copied_frames counter "frames"
+        "Frames that were copied because another thread than the owner's read them.",
     spins counter "waits" "Waits that began by spinning.",
     parks counter "waits" "Waits that went to sleep.",
     wakes counter "wakes" "Times that a sleeping worker was woken.",
@@ -99,11 +120,13 @@ numbers! {
     queued gauge "requests" "Requests that wait for a worker.",
     queue_limit gauge "requests" "How many may wait.",
     in_flight gauge "requests" "Requests that workers have.",
-    oldest_wait gauge "ns" "How long the oldest of those that wait has waited.",
+    oldest_wait since "ns" "How long the oldest of those that wait has waited.",
     answered counter "requests" "Requests whose reply, or the end of whose stream, was returned.",
     failed counter "requests" "Requests that ended with an error.",
-    resent_unbegun counter "requests" "Times that a request was sent again that a dead worker had not begun.",
-    resent_begun counter "requests" "Times that a request was sent again that a dead worker had begun.",
+    resent_unbegun counter "requests"
+        "Times that a request was sent again that a dead worker had not begun.",
+    resent_begun counter "requests"
+        "Times that a request was sent again that a dead worker had begun.",
     started counter "workers" "Workers that were started.",
     restarted counter "workers" "Workers that replace one that was lost.",
     failed_to_start counter "workers" "Workers that did not start, or died before they were ready.",
@@ -124,6 +147,7 @@ numbers! {
     reply_ring_used gauge "bytes" "Bytes in all reply rings that workers cannot fill again yet.",
     reply_ring_capacity gauge "bytes" "The capacity of all reply rings.",
     leases gauge "replies" "Replies and chunks that hold a slot of a reply ring.",
-    overflowed counter "requests" "Times that a request was sent to the workers of another backend.",
+    overflowed counter "requests"
+        "Times that a request was sent to the workers of another backend.",
     overflowed_back counter "requests" "Times that these had not begun it, and it came back.",
 }

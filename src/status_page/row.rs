@@ -76,3 +76,26 @@ pub struct Row {
     /// How long streams of a channel took to their first chunk; how long requests had a worker.
     pub second_times: Times,
 }
+
+impl Row {
+    /// Whether nothing of it changes before the host does something with the channel or role.
+    pub(super) fn is_settled(&self) -> bool {
+        match &self.numbers {
+            Numbers::Channel(it) => {
+                let is_idle = it.in_flight == 0 && it.taken == 0 && it.begun == 0;
+                // What a worker says that has ended does not change. One that starts is soon idle.
+                let is_over = it.state > CLOSING;
+                (is_idle && it.worker_state == IDLE && it.state != CLOSING || is_over)
+                    && it.leases == 0
+            }
+            Numbers::Role(it) => {
+                let is_idle = it.in_flight == 0 && it.queued == 0 && it.leases == 0;
+                is_idle && it.is_degraded == 0
+            }
+        }
+    }
+}
+
+/// Values of a channel's `state` and `worker_state`.
+const CLOSING: u64 = 2;
+const IDLE: u64 = 2;

@@ -12,42 +12,43 @@ use crate::shm::status_memory::StatusMemory;
 #[derive(Debug)]
 pub(super) struct Writer {
     memory: StatusMemory<WORDS>,
-    /// How many blocks were written so far.
-    blocks: usize,
+    /// When this process began.
+    pub(super) start_time: u64,
+    /// Which blocks are in use, of those that were written so far.
+    used: Vec<bool>,
 }
 
 /// What the header says.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Header {
-    pub(super) pid: u32,
-    pub(super) start_time: u64,
-    pub(super) heartbeat: u64,
-    pub(super) period: u64,
-    pub(super) omitted: u64,
+pub(crate) struct Header {
+    pub(crate) pid: u32,
+    pub(crate) start_time: u64,
+    pub(crate) heartbeat: u64,
+    pub(crate) period: u64,
+    pub(crate) omitted: u64,
     /// How many blocks there are.
-    pub(super) blocks: usize,
+    pub(crate) blocks: usize,
 }
 
 impl Writer {
-    pub(super) fn create() -> Result<Self> {
-        Ok(Self { memory: StatusMemory::create(NAME, BLOCKS + 1)?, blocks: 0 })
+    pub(super) fn create(start_time: u64) -> Result<Self> {
+        Ok(Self { memory: StatusMemory::create(NAME, BLOCKS + 1)?, start_time, used: Vec::new() })
+    }
+
+    #[cfg(test)]
+    pub(super) fn file(&self) -> &std::fs::File {
+        self.memory.file()
     }
 
     /// How many blocks there are from the start on.
     pub(super) fn blocks(&self) -> usize {
-        self.blocks
+        self.used.len()
     }
 
-    /// Writes each row into the block of its place, and frees all other blocks.
-    pub(super) fn write_rows(&mut self, rows: &[Option<Row>]) -> Result<()> {
-        for index in 0..rows.len().max(self.blocks) {
-            match rows.get(index).and_then(Option::as_ref) {
-                Some(row) => self.write_row(index, row)?,
-                None => self.write(index + 1, [0; WORDS])?,
-            }
-        }
-        self.blocks = self.blocks.max(rows.len());
-        Ok(())
+    /// Frees a block. Returns whether it was in use.
+    pub(super) fn free(&mut self, block: usize) -> Result<bool> {
+        let was_used = self.used.get_mut(block).is_some_and(std::mem::take);
+        if was_used { self.write(block + 1, [0; WORDS]) } else { Ok(false) }
     }
 
     pub(super) fn write_header(&mut self, said: &Header) -> Result<()> {
@@ -61,38 +62,47 @@ impl Writer {
         set(&mut words, header::PERIOD, said.period);
         set(&mut words, header::OMITTED, said.omitted);
         set_text(&mut words, header::LIBRARY, concat!("slipring ", env!("CARGO_PKG_VERSION")));
-        self.write(0, words)
+        self.write(0, words).map(drop)
     }
 
-    fn write_row(&mut self, index: usize, row: &Row) -> Result<()> {
-        let mut words = [0; WORDS];
-        let (kind, numbers): (u64, Vec<u64>) = match &row.numbers {
-            Numbers::Channel(numbers) => (1, numbers.iter().map(|(_, number)| number).collect()),
-            Numbers::Role(numbers) => (2, numbers.iter().map(|(_, number)| number).collect()),
-        };
-        set(&mut words, block::KIND, kind);
-        set(&mut words, block::ID, row.id);
-        set(&mut words, block::COUNT, as_u64(numbers.len()));
-        set_text(&mut words, block::ROLE, &row.role);
-        set_text(&mut words, block::NOTE, &row.note);
-        set_all(&mut words, block::NUMBERS, numbers);
-        for (kind, count) in &row.errors {
-            let index = usize::try_from(kind.code()).unwrap_or(0);
-            if let Some(word) = words.get_mut(block::ERRORS).and_then(|all| all.get_mut(index)) {
-                *word = *count;
-            }
-        }
-        for (range, times) in block::TIMES.into_iter().zip([&row.first_times, &row.second_times]) {
-            set_all(&mut words, range, std::iter::once(times.sum_ns).chain(times.buckets));
-        }
-        self.write(index + 1, words)
+    /// Writes a block. Returns whether it has changed.
+    pub(super) fn write_row(&mut self, block: usize, row: &Row, now: u64) -> Result<bool> {
+        let changed = self.write(block + 1, row_words(row, now))?;
+        self.used.resize(self.used.len().max(block + 1), false);
+        self.used.get_mut(block).into_iter().for_each(|used| *used = true);
+        Ok(changed)
     }
 
-    fn write(&mut self, index: usize, mut words: [u64; WORDS]) -> Result<()> {
+    fn write(&mut self, index: usize, mut words: [u64; WORDS]) -> Result<bool> {
         let sum = checksum(words.iter().skip(CHECKED).copied());
         set(&mut words, CHECKSUM, sum);
         self.memory.write(index, &words)
     }
+}
+
+/// The words of a block, without those before what the checksum covers.
+pub(crate) fn row_words(row: &Row, now: u64) -> [u64; WORDS] {
+    let mut words = [0; WORDS];
+    let (kind, numbers) = match &row.numbers {
+        Numbers::Channel(numbers) => (1, numbers.to_words(now)),
+        Numbers::Role(numbers) => (2, numbers.to_words(now)),
+    };
+    set(&mut words, block::KIND, kind);
+    set(&mut words, block::ID, row.id);
+    set(&mut words, block::COUNT, as_u64(numbers.len()));
+    set_text(&mut words, block::ROLE, &row.role);
+    set_text(&mut words, block::NOTE, &row.note);
+    set_all(&mut words, block::NUMBERS, numbers);
+    for (kind, count) in &row.errors {
+        let index = usize::try_from(kind.code()).unwrap_or(0);
+        if let Some(word) = words.get_mut(block::ERRORS).and_then(|all| all.get_mut(index)) {
+            *word = *count;
+        }
+    }
+    for (range, times) in block::TIMES.into_iter().zip([&row.first_times, &row.second_times]) {
+        set_all(&mut words, range, std::iter::once(times.sum_ns).chain(times.buckets));
+    }
+    words
 }
 
 fn set(words: &mut [u64; WORDS], index: usize, value: u64) {

@@ -21,6 +21,8 @@ pub(crate) mod memfd;
 
 cfg_if! {
     if #[cfg(loom)] {
+        #[path = "activity_loom.rs"]
+        pub(crate) mod activity;
         #[path = "fork_loom.rs"]
         pub(crate) mod fork;
         #[path = "futex_loom.rs"]
@@ -30,6 +32,7 @@ cfg_if! {
         #[path = "wake_socket_loom.rs"]
         pub(crate) mod wake_socket;
     } else {
+        pub(crate) mod activity;
         pub(crate) mod fd;
         pub(crate) mod fork;
         pub(crate) mod futex;

@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use super::activity;
 use super::descriptor::above_stdio;
 use crate::error::{Error, Result};
 
@@ -53,6 +54,7 @@ impl WakeFd {
     /// Makes the peer's end readable. Never blocks.
     pub(crate) fn wake_peer(&self) {
         write_byte(self.own.as_fd());
+        activity::note();
     }
 
     /// Makes this end readable. Never blocks.

@@ -3,8 +3,8 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use slipring::Config;
 use slipring::pool::{Pool, Role};
@@ -16,7 +16,7 @@ fn this_host() -> Option<Host> {
     status_page::host(std::process::id()).unwrap()
 }
 
-/// Waits until the page has a row that is wanted. It is written once a second.
+/// Waits until the page has a row that is wanted. It is written once a second while something changes.
 fn wait_for<T>(what: &str, mut find: impl FnMut(&Row) -> Option<T> + Send) -> T
 where
     T: Send,
@@ -48,7 +48,6 @@ fn role_of(row: &Row, name: &str) -> Option<RoleNumbers> {
 
 #[test]
 fn a_channel_is_on_the_page_until_it_is_dropped() {
-    status_page::turn_on();
     let channel = spawn(Config::small());
     let pid = channel.pid();
     (0..3).for_each(|_| assert_usable(&channel));
@@ -80,7 +79,6 @@ fn a_channel_is_on_the_page_until_it_is_dropped() {
 
 #[test]
 fn a_role_of_a_pool_is_on_the_page_with_its_requests() {
-    status_page::turn_on();
     let role = Role::new(|_| Ok(small())).max_size(2);
     let pool = Pool::builder().role("on-the-page", role).build().unwrap();
     let handle = pool.role("on-the-page").unwrap();
@@ -108,7 +106,6 @@ fn page() -> PathBuf {
 
 #[test]
 fn nobody_can_write_the_page() {
-    status_page::turn_on();
     let _channel = spawn(Config::small());
     wait_for("a page", |_| Some(()));
     let mut file = OpenOptions::new().read(true).write(true).open(page()).unwrap();
@@ -125,7 +122,6 @@ fn nobody_can_write_the_page() {
 
 #[test]
 fn the_descriptor_in_another_process_makes_that_no_host() {
-    status_page::turn_on();
     let _channel = spawn(Config::small());
     wait_for("a page", |_| Some(()));
     let inherited = Stdio::from(File::open(page()).unwrap());
@@ -154,4 +150,137 @@ fn a_page_of_garbage_is_refused_and_says_why() {
     assert!(hosts.refused.iter().any(|(pid, _)| *pid == child.id()));
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// A host that waits for its standard input, in a process of its own: the test runs itself with it.
+fn host_of(name: &str) -> Child {
+    let mut host = rerun_command(name);
+    host.env_remove("SLIPRING_STATUS_PAGE").stdin(Stdio::piped()).stdout(Stdio::null());
+    host.spawn().unwrap()
+}
+
+fn wait_for_stdin() {
+    let _ = std::io::Read::read(&mut std::io::stdin(), &mut [0]);
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool + Send + Sync) {
+    within_long(what, || {
+        while !is_so() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+}
+
+fn is_host(pid: u32) -> bool {
+    status_page::host(pid).unwrap().is_some()
+}
+
+#[test]
+fn an_idle_host_sleeps_and_shows_soon_what_ends_that() {
+    let name = name_of(an_idle_host_sleeps_and_shows_soon_what_ends_that);
+    if !in_a_process_of_its_own(name) {
+        return;
+    }
+    let channel = spawn(Config::small());
+    (0..3).for_each(|_| assert_usable(&channel));
+    let seen = || this_host().map(|host| (host.heartbeat_period, host.heartbeat_age));
+    // A process that is stopped for seconds, as on a busy machine, is tried again.
+    for attempt in 1.. {
+        // Twice as long after each look that finds nothing new.
+        until("a long sleep", || {
+            seen().is_some_and(|(period, _)| period >= Duration::from_secs(8))
+        });
+        let (period, age) = seen().unwrap();
+        let next = Instant::now() + (period - age.min(period));
+        // A worker that sleeps is woken, for which the thread of the page is woken too.
+        assert_usable(&channel);
+        let requests = channel.stats().requests;
+        wait_for("the call", |row| {
+            channel_of(row, channel.pid()).filter(|numbers| numbers.completed >= requests)
+        });
+        if Instant::now() < next {
+            assert!(seen().unwrap().0 <= Duration::from_secs(2), "it looks again soon");
+            return;
+        }
+        assert!(attempt < 3, "what happened was shown by the next look that was due");
+    }
+}
+
+#[test]
+fn a_request_in_flight_shows_its_progress_although_nothing_else_happens() {
+    let name = name_of(a_request_in_flight_shows_its_progress_although_nothing_else_happens);
+    if !in_a_process_of_its_own(name) {
+        return;
+    }
+    let channel = spawn(Config::small());
+    let pending = channel.submit(FOR_EVER, "", LONG).unwrap();
+    let busy = |row: &Row| channel_of(row, channel.pid()).filter(|numbers| numbers.begun == 1);
+    let first = wait_for("the request", busy);
+    assert!(first.busy_for > 0 && first.in_flight == 1);
+    let later = wait_for("its time", |row| busy(row).filter(|it| it.busy_for > first.busy_for));
+    assert!(later.busy_for < 120_000_000_000);
+    // The page has the time at which it was begun, and need not be written while it goes on.
+    until("a longer sleep", || this_host().unwrap().heartbeat_period >= Duration::from_secs(4));
+    drop(pending);
+}
+
+#[test]
+fn a_host_that_forks_or_starts_another_program_is_one_host_or_none() {
+    let name = name_of(a_host_that_forks_or_starts_another_program_is_one_host_or_none);
+    if !is_rerun(name) {
+        let mut host = host_of(name);
+        let pid = host.id();
+        until("the host", || is_host(pid));
+        host.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        until("the other program", || {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+            command.starts_with(b"sleep")
+        });
+        // It has the same id and start time, but no page.
+        assert!(!is_host(pid));
+        host.kill().unwrap();
+        host.wait().unwrap();
+        return;
+    }
+    let _channel = spawn(Config::small());
+    wait_for("a page", |_| Some(()));
+    let (path, before) = (page(), this_host().unwrap().rows.len());
+    in_fork(move || {
+        // The descriptor of its parent's page, which says that it is its parent's.
+        let is_none = path.exists() && this_host().is_none();
+        // Changes nothing for the parent, whose thread the child does not have.
+        status_page::turn_off();
+        status_page::turn_on();
+        is_none && this_host().is_none()
+    });
+    assert_eq!(this_host().unwrap().rows.len(), before);
+    wait_for_stdin();
+    let error = std::os::unix::process::CommandExt::exec(Command::new("sleep").arg("1000"));
+    panic!("{error}");
+}
+
+#[test]
+fn a_process_that_wants_no_page_has_none_and_gets_one_when_it_does() {
+    let name = name_of(a_process_that_wants_no_page_has_none_and_gets_one_when_it_does);
+    if !is_rerun(name) {
+        let mut host = rerun_command(name);
+        let output = host.env("SLIPRING_STATUS_PAGE", "0").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    let first = spawn(Config::small());
+    assert_usable(&first);
+    let threads = |name: &str| {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let comm = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm"));
+        tasks.map(comm).filter(|comm| comm.as_ref().is_ok_and(|comm| comm.trim() == name)).count()
+    };
+    assert!(this_host().is_none() && threads("slipring-status") == 0);
+    status_page::turn_on();
+    let second = spawn(Config::small());
+    wait_for("the second", |row| channel_of(row, second.pid()));
+    assert_eq!(this_host().unwrap().rows.len(), 1, "the first was made before");
+    status_page::turn_off();
+    assert!(this_host().is_none());
+    until("the end of its thread", || threads("slipring-status") == 0);
 }

@@ -168,8 +168,8 @@ pub(crate) enum Command {
     Doctor(doctor::Options),
     /// Show every counter of the programs that use slipring
     ///
-    /// Reads the status pages of this user's hosts, which were started with SLIPRING_STATUS_PAGE=1,
-    /// need not do anything for it and may be stopped. One line for each counter: host/role#channel for a worker, host/role: for a role of a
+    /// Reads the status pages of this user's hosts (for root: of all users'), which need not do anything
+    /// for it and may be stopped. A host that was started with SLIPRING_STATUS_PAGE=0 has none. One line for each counter: host/role#channel for a worker, host/role: for a role of a
     /// pool, the counter, its value, its unit and what it means.
     #[command(after_help = STAT_EXAMPLES)]
     Stat {
@@ -190,8 +190,8 @@ pub(crate) enum Command {
     Inspect(inspect::Options),
     /// Watch the programs that use slipring
     ///
-    /// A line for each worker and for each role of a pool, of all hosts of this user that were started
-    /// with SLIPRING_STATUS_PAGE=1, from their status pages; brought up to date once a second.
+    /// A line for each worker and for each role of a pool, of all hosts of this user (for root: of all
+    /// users), from their status pages; brought up to date once a second.
     #[command(after_help = TOP_EXAMPLES)]
     Top(top::Options),
     /// Send the requests of a recording to a worker, and compare the answers

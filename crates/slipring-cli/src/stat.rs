@@ -8,8 +8,8 @@ use crate::error::{Error, say};
 use crate::stdio::Stdout;
 
 /// What is said if there is nothing to show.
-pub(crate) const NO_HOST: &str =
-    "no host keeps a status page: start one with SLIPRING_STATUS_PAGE=1";
+pub(crate) const NO_HOST: &str = "no process of this user has a status page: those with channels have one, unless they were started \
+     with SLIPRING_STATUS_PAGE=0";
 
 /// Prints what the hosts' status pages say: of all hosts, or of those with these process ids.
 pub(crate) fn run(pids: &[u32]) -> Result<(), Error> {
@@ -34,9 +34,8 @@ pub(crate) fn run(pids: &[u32]) -> Result<(), Error> {
 fn one(pid: u32) -> Result<Host, Error> {
     let found = status_page::host(pid).map_err(|e| Error::failure(format!("{e:#}")))?;
     found.ok_or_else(|| {
-        let why =
-            "it has no channel, is another user's, or was not started with SLIPRING_STATUS_PAGE=1";
-        Error::failure(format!("process {pid} has no status page that can be read: {why}"))
+        let why = "it has no channel, or was started with SLIPRING_STATUS_PAGE=0";
+        Error::failure(format!("process {pid} has no status page: {why}"))
     })
 }
 
@@ -44,16 +43,19 @@ fn one(pid: u32) -> Result<Host, Error> {
 pub(crate) fn description(host: &Host) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
-    let Host { pid, command, library, heartbeat_age, omitted, .. } = host;
+    let Host { pid, command, library, heartbeat_age, omitted, torn, .. } = host;
     let state = match (host.is_stopped, host.is_stale) {
         (true, _) => ", stopped",
         (false, true) => ", no heartbeat",
         (false, false) => "",
     };
     let _ = writeln!(text, "# process {pid}{state}: {command}");
-    let _ = writeln!(text, "# {library}, written {:.1} s ago", heartbeat_age.as_secs_f64());
+    let _ = writeln!(text, "# {library}, up to date {:.1} s ago", heartbeat_age.as_secs_f64());
     if *omitted > 0 {
         let _ = writeln!(text, "# {omitted} channels and roles found no room in the page");
+    }
+    if *torn > 0 {
+        let _ = writeln!(text, "# {torn} channels and roles were being written when it stopped");
     }
     for row in &host.rows {
         let name = format!("{pid}/{}", name(row));

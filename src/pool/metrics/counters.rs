@@ -8,6 +8,7 @@ use crate::channel::Stats;
 use crate::config::Config;
 use crate::error::Overload;
 use crate::protocol::Kind;
+use crate::status_page::checksum;
 use crate::sync::plain::{Mutex, MutexGuard};
 use crate::sync::{Counter, Ordering};
 
@@ -105,6 +106,17 @@ impl Counters {
     /// What the channels of workers that have ended had counted. While it is held, no worker ends.
     pub(crate) fn ended(&self) -> MutexGuard<'_, ChannelTotals> {
         self.ended.lock()
+    }
+
+    /// A checksum of the numbers that no channel has.
+    pub(crate) fn checksum(&self) -> u64 {
+        let get = |counter: &Counter| counter.load(Ordering::Relaxed);
+        let resent = [&self.resent_unbegun, &self.resent_begun];
+        let overflowed = [&self.overflowed, &self.overflowed_back];
+        let started = [&self.started, &self.hung];
+        let counters = resent.into_iter().chain(overflowed).chain(started);
+        let counters = counters.chain(&self.losses).chain(&self.recycled).map(get);
+        checksum(counters.chain(self.requests.counts().into_iter().map(|(.., count)| count)))
     }
 
     /// All numbers. `channels` are those of the workers that have ended and of those that are

@@ -3,6 +3,7 @@
 use crate::error::ErrorKind;
 use crate::protocol::Kind;
 use crate::sync::{Counter, Ordering};
+use crate::sys::activity;
 
 /// How a request to a role has ended, over all its attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -114,6 +115,7 @@ impl Outcomes {
 
     #[cold]
     fn failed(&self, error: ErrorKind) -> &Counter {
+        activity::note();
         let at = ErrorKind::ALL.iter().position(|kind| *kind == error);
         // The position is always one of the counters.
         at.and_then(|at| self.failed.get(at)).unwrap_or(&self.answered)

@@ -1,6 +1,12 @@
 //! What shows the hosts of this machine: `top`, `stat` and `prune`, with real hosts.
 
-use std::process::{Child, Command};
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use slipring::Spawner;
+use slipring::pool::{Pool, Role};
 
 use crate::common::{Directory, Finished, until};
 
@@ -8,7 +14,7 @@ fn slipring(args: &[&str]) -> Finished {
     Command::new(env!("CARGO_BIN_EXE_slipring")).args(args).output().unwrap().into()
 }
 
-pub(crate) const WITH_PAGE: &[(&str, &str)] = &[("SLIPRING_STATUS_PAGE", "1")];
+const WITHOUT_PAGE: &[(&str, &str)] = &[("SLIPRING_STATUS_PAGE", "0")];
 
 /// A host that waits for its standard input.
 pub(crate) struct Host {
@@ -17,11 +23,15 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn start(variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(variables: &[(&str, &str)]) -> Self {
         let directory = Directory::new();
         let mut command = directory.command(&["-o", "-"]);
-        let child = command.envs(variables.iter().copied()).spawn().unwrap();
-        Self { child, _directory: directory }
+        command.env_remove("SLIPRING_STATUS_PAGE").envs(variables.iter().copied());
+        Self { child: command.spawn().unwrap(), _directory: directory }
     }
 
     pub(crate) fn pid(&self) -> String {
@@ -61,7 +71,7 @@ impl Drop for Host {
 
 #[test]
 fn a_host_is_shown_with_its_role_and_its_worker() {
-    let host = Host::start(WITH_PAGE);
+    let host = Host::start();
     host.until_it_is_shown();
     let counters = slipring(&["stat", &host.pid()]).succeeded().stdout;
     for name in ["/embed: answered ", "/embed: queue_time_p99 ", " request_ring_capacity "] {
@@ -80,7 +90,7 @@ fn a_host_is_shown_with_its_role_and_its_worker() {
 
 #[test]
 fn a_host_that_is_stopped_is_marked_and_read_all_the_same() {
-    let host = Host::start(WITH_PAGE);
+    let host = Host::start();
     host.until_it_is_shown();
     host.signal(libc::SIGSTOP);
     until("the mark", || host.lines().iter().all(|line| line.contains("stopped")));
@@ -92,9 +102,9 @@ fn a_host_that_is_stopped_is_marked_and_read_all_the_same() {
 
 #[test]
 fn a_host_that_was_killed_or_wants_no_page_is_not_shown() {
-    let mut killed = Host::start(WITH_PAGE);
+    let mut killed = Host::start();
     killed.until_it_is_shown();
-    let quiet = Host::start(&[]);
+    let quiet = Host::start_with(WITHOUT_PAGE);
     killed.child.kill().unwrap();
     killed.child.wait().unwrap();
     for host in [&killed, &quiet] {
@@ -102,6 +112,89 @@ fn a_host_that_was_killed_or_wants_no_page_is_not_shown() {
         let refused = slipring(&["stat", &host.pid()]);
         assert_eq!(refused.code, 1);
         assert!(refused.stderr.contains("has no status page"), "{}", refused.stderr);
+    }
+}
+
+/// Users that have no processes on most machines.
+const OTHER_USERS: [u32; 2] = [65_534, 65_533];
+
+/// A host of another user is seen by root, and by that user alone. Root starts it, so that others than
+/// root cannot run this test.
+#[test]
+fn a_host_of_another_user_is_root_s_and_that_user_s_to_see() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can start programs of other users");
+        return;
+    }
+    // The program may lie where other users cannot reach it.
+    let place = Directory::new();
+    let program = place.path("slipring");
+    std::fs::copy(env!("CARGO_BIN_EXE_slipring"), &program).unwrap();
+    let own = || Command::new(&program);
+    let by = |user: u32| {
+        let mut command = own();
+        command.uid(user).gid(user).env_remove("SLIPRING_STATUS_PAGE");
+        command
+    };
+    let mut host = by(OTHER_USERS[0]);
+    let host = host.args(["embed", "-o", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut host = host.spawn().unwrap();
+    let pid = host.id().to_string();
+    let shown = |mut command: Command| -> Finished {
+        command.args(["stat", &pid]).output().unwrap().into()
+    };
+    until("its page", || shown(own()).stdout.contains("/embed: is_ready 1"));
+    assert!(shown(by(OTHER_USERS[0])).succeeded().stdout.contains("/embed: is_ready 1"));
+    let refused = shown(by(OTHER_USERS[1]));
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("is another user's"), "{}", refused.stderr);
+    let all = |mut command: Command| -> Finished {
+        command.args(["top", "--once", "--json"]).output().unwrap().into()
+    };
+    let is_listed = |all: Finished| all.succeeded().stdout.contains(&format!("\"pid\":{pid},"));
+    assert!(is_listed(all(own())) && is_listed(all(by(OTHER_USERS[0]))));
+    assert!(!is_listed(all(by(OTHER_USERS[1]))));
+    drop(host.stdin.take());
+    host.wait().unwrap();
+}
+
+const SMALL_HOST: &str = "SLIPRING_TEST_SMALL_HOST";
+
+/// The process of the next test: a pool that has not started its worker yet.
+#[test]
+fn a_host_without_a_worker_yet() {
+    if std::env::var_os(SMALL_HOST).is_none() {
+        return;
+    }
+    let role = Role::new(|_| Ok(Spawner::current_exe()?)).min_idle(0);
+    let _pool = Pool::builder().role("small", role).build().unwrap();
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+const MANY: usize = 200;
+
+#[test]
+fn two_hundred_hosts_are_all_shown_at_once() {
+    let start = || {
+        let mut host = Command::new(std::env::current_exe().unwrap());
+        host.args(["--exact", "hosts::a_host_without_a_worker_yet"]).env(SMALL_HOST, "1");
+        host.env_remove("SLIPRING_STATUS_PAGE").stdin(Stdio::piped()).stdout(Stdio::null());
+        host.spawn().unwrap()
+    };
+    let mut hosts: Vec<Child> = (0..MANY).map(|_| start()).collect();
+    let mut time = Duration::ZERO;
+    until("all hosts", || {
+        let start = Instant::now();
+        let all = slipring(&["top", "--once", "--json"]).succeeded().stdout;
+        time = start.elapsed();
+        hosts.iter().all(|host| all.contains(&format!("\"pid\":{},", host.id())))
+    });
+    println!("`top --once --json` took {time:?} with {MANY} hosts");
+    let lines = slipring(&["top", "--once", "--filter", "small"]).succeeded().stdout;
+    assert!(lines.lines().filter(|line| line.contains("small")).count() >= MANY, "{lines}");
+    for host in &mut hosts {
+        drop(host.stdin.take());
+        host.wait().unwrap();
     }
 }
 

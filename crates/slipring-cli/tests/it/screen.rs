@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
 use crate::common::{Finished, until};
-use crate::hosts::{Host, WITH_PAGE};
+use crate::hosts::Host;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_slipring");
 const ENTERED: &str = "\x1b[?1049h";
@@ -251,7 +251,7 @@ fn control_z_gives_the_shell_the_terminal_until_it_continues_the_program() {
 
 #[test]
 fn a_host_is_shown_in_as_many_columns_as_there_is_room_for() {
-    let host = Host::start(WITH_PAGE);
+    let host = Host::start();
     host.until_it_is_shown();
     let mut terminal = Terminal::top(80, &[]);
     terminal.until_it_shows(&host.pid());
@@ -268,7 +268,7 @@ fn a_host_is_shown_in_as_many_columns_as_there_is_room_for() {
 
 #[test]
 fn colours_are_shown_only_where_they_are_wanted() {
-    let host = Host::start(WITH_PAGE);
+    let host = Host::start();
     host.until_it_is_shown();
     host.signal(libc::SIGSTOP);
     let shows_colours = |variables: &[(&str, &str)]| {
