@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use file::Name;
 use json::{Json, object};
+pub(crate) use queue::Wants;
 use queue::{Job, Queue, Target};
 use time::Utc;
 
@@ -28,15 +29,8 @@ const KEEP: usize = 20;
 /// The most bytes of one payload.
 const MOST_PAYLOAD: usize = 4096;
 
-/// What a report has only if the host asks for it.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Wants {
-    pub(crate) arguments: bool,
-    /// The most bytes of each payload.
-    pub(crate) payload: usize,
-}
-
-/// Where crash reports go, and what is in them: for [`Spawner::crash_reports`](crate::Spawner::crash_reports).
+/// Where crash reports go, and what is in them: for
+/// [`Spawner::crash_reports`](crate::Spawner::crash_reports).
 ///
 /// When a worker ends without having been asked to, one file is written with what an issue about it
 /// needs: versions, how it ended, the end of its log, its health, what the channel has counted, and the

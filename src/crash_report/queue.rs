@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::Wants;
 use super::file::{self, Name};
 use super::json::Json;
 use crate::error::ReportPlace;
@@ -22,6 +21,14 @@ use crate::trace::event;
 
 /// The most reports that wait: a disk that does not answer must not take all memory.
 const MOST_WAITING: usize = 128;
+
+/// What a report has only if the host asks for it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wants {
+    pub(crate) arguments: bool,
+    /// The most bytes of each payload.
+    pub(crate) payload: usize,
+}
 
 /// A report that is to be written.
 pub(super) struct Job {

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_recordings_leave_but_not_one_that_is_written_nor_another_file() {
+    fn the_oldest_recordings_leave_and_none_that_is_written_nor_other_files() {
         let name = format!("slipring-recordings-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         let make = || {

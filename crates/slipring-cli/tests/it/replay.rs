@@ -162,7 +162,7 @@ fn an_answer_that_differs_is_named_with_its_first_byte_or_number() {
 }
 
 #[test]
-fn hashed_answers_are_compared_and_requests_that_are_left_out_are_not_sent() {
+fn hashed_answers_are_compared_and_requests_left_out_are_not_sent() {
     let directory = Directory::new();
     let hashed = record_all(&directory, |recording| recording.replies(Payloads::Hashed));
     let same = replay("", &[], &hashed).succeeded();
