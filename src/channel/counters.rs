@@ -61,7 +61,7 @@ impl Tally {
     }
 
     /// All of these numbers.
-    #[cfg_attr(loom, expect(dead_code, reason = "for the status page"))]
+    #[cfg_attr(loom, allow(dead_code, reason = "for the status page"))]
     pub(super) fn words(&self) -> [u64; 6] {
         let Self { skipped, streams, ended, unanswered, bytes, chunks } = *self;
         [skipped, streams, ended, unanswered, bytes, chunks]
@@ -120,7 +120,7 @@ impl Counters {
     }
 
     /// The numbers that may change without those of a [`Tally`].
-    #[cfg_attr(loom, expect(dead_code, reason = "for the status page"))]
+    #[cfg_attr(loom, allow(dead_code, reason = "for the status page"))]
     pub(super) fn words(&self) -> [u64; 5] {
         let relaxed = |counter: &Counter| counter.load(Ordering::Relaxed);
         let Self { late_frames, unknown_frames, cancels, copied_frames, .. } = self;

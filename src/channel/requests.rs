@@ -548,7 +548,7 @@ impl<T> Requests<T> {
     }
 
     /// The number of the next request, how many are in flight, and what became of the others.
-    #[cfg_attr(loom, expect(dead_code, reason = "for the status page"))]
+    #[cfg_attr(loom, allow(dead_code, reason = "for the status page"))]
     pub(super) fn words(&self) -> (u64, u64, [u64; 6]) {
         (self.next, self.tally.in_flight(self.next), self.tally.words())
     }

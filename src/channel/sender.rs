@@ -124,7 +124,7 @@ impl Sender {
     }
 
     /// The numbers of [`SenderStats`], one of which changes with everything that is sent.
-    #[cfg_attr(loom, expect(dead_code, reason = "for the status page"))]
+    #[cfg_attr(loom, allow(dead_code, reason = "for the status page"))]
     pub(super) fn words(&self) -> [u64; 4] {
         let Sending { producer, bytes, .. } = &*self.sending.lock();
         [*bytes, producer.wakes(), producer.high_water(), producer.used()]

@@ -29,13 +29,13 @@ impl WorkerStatus {
     }
 
     /// What the marks say that so many requests can have had.
-    #[cfg_attr(loom, expect(dead_code, reason = "for the status page"))]
+    #[cfg_attr(loom, allow(dead_code, reason = "for the status page"))]
     pub(super) fn used_marks(&self, requests: u64) -> impl Iterator<Item = u64> {
         self.0.marks.used(requests).flatten()
     }
 
     /// The words of the status line, which change with each request that the worker finishes.
-    #[cfg_attr(loom, expect(dead_code, reason = "for the status page"))]
+    #[cfg_attr(loom, allow(dead_code, reason = "for the status page"))]
     pub(super) fn words(&self) -> [u64; 4] {
         let status = self.0.status.snapshot();
         [status.state.into(), status.served, status.bytes_in, status.bytes_out]

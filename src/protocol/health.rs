@@ -167,7 +167,7 @@ impl Snapshot {
     }
 
     /// Since when the worker has had the request that it has had for longest.
-    #[cfg_attr(loom, expect(dead_code, reason = "for the status page"))]
+    #[cfg_attr(loom, allow(dead_code, reason = "for the status page"))]
     pub(crate) fn busy_since(&self) -> Option<u64> {
         self.oldest.iter().find(|mark| mark.is_begun()).map(|mark| mark.since)
     }

@@ -146,7 +146,7 @@ impl PeerMarks {
     }
 
     /// The words of the entries that the first so many requests use: marks, progress and credit.
-    #[cfg_attr(loom, expect(dead_code, reason = "for the status page"))]
+    #[cfg_attr(loom, allow(dead_code, reason = "for the status page"))]
     pub(crate) fn used(&self, requests: u64) -> impl Iterator<Item = [u64; 3]> {
         let load = |word: &AtomicU64| load_of_peer(Ordering::Relaxed, |order| word.load(order));
         let of = move |[mark, _, progress, awaited]: &Entry| [mark, progress, awaited].map(load);
