@@ -37,8 +37,10 @@ const HURRY: u32 = 2;
 static WORD: AtomicU32 = AtomicU32::new(SHORT);
 
 /// Notes that an idle time is over. To be called after what has happened can be seen. Costs a fence
-/// and a load: for paths that are cold, or make a system call.
-#[inline]
+/// and a load: for paths that are cold, or make a system call. Not inlined, so that it takes no registers
+/// from the hot paths beside these.
+#[cold]
+#[inline(never)]
 pub(crate) fn note() {
     fence(Ordering::SeqCst); // N2, pairs with S2
     if WORD.load(Ordering::Relaxed) == LONG {
