@@ -276,6 +276,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
     use std::os::fd::AsRawFd;
+    use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
 
@@ -297,9 +298,11 @@ mod tests {
     }
 
     /// How many areas of memory this process has in its files of this test.
-    fn areas() -> usize {
+    /// How many areas of memory the file has. Other tests have files of that name at the same time.
+    fn areas(file: &File) -> usize {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        maps.lines().filter(|line| line.contains("/memfd:test ")).count()
+        let inode = file.metadata().unwrap().ino().to_string();
+        maps.lines().filter(|line| line.split_whitespace().nth(4) == Some(&inode)).count()
     }
 
     #[test]
@@ -419,8 +422,9 @@ mod tests {
 
     #[test]
     fn thousands_of_exchanges_leave_one_area_of_memory() {
-        let (_file, map) = pages();
-        let before = areas();
+        let (file, map) = pages();
+        let before = areas(&file);
+        assert!(before > 0);
         for round in 0..5000 {
             let start = round * 37 % (LEN - 5000);
             let (first, second) = (map.pin(start, 3000).unwrap(), map.pin(start, 5000).unwrap());
@@ -429,7 +433,7 @@ mod tests {
                 second.leave_ring().unwrap();
             }
         }
-        assert_eq!(areas(), before);
+        assert_eq!(areas(&file), before);
         assert!(map.pin(0, LEN).is_some(), "all pages are the file's");
     }
 }
