@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::channel::core::Core;
+use crate::channel::crash_frames::last_frames;
 use crate::channel::requests::Unfinished;
 use crate::channel::state::ChannelState;
 use crate::channel::stats::{LatencyHistogram, Stats};
 use crate::config::Config;
-use crate::crash_report::json::{Json, object};
+use crate::crash_report::json::{Json, hex, object};
 use crate::crash_report::{self, Wants};
 use crate::error::{Error, ErrorKind, ExitCause, Mark, Stage};
 use crate::process::child::Child;
@@ -78,6 +78,8 @@ pub(super) struct Contents<'a> {
     pub(super) requests: &'a [Unfinished],
     pub(super) last_pong: Option<(Instant, Health)>,
     pub(super) pool: Option<&'a dyn PoolRow>,
+    /// The file of the channel's recording, in which all is by now.
+    pub(super) recording: Option<&'a Path>,
     pub(super) wants: Wants,
 }
 
@@ -107,7 +109,10 @@ impl Contents<'_> {
         report.add("counters", self.core.map(|core| counters(&core.stats())));
         report.add("config", config(&self.facts.config));
         report.add("last_requests_sent", self.frames(&frames));
-        // A recording of the channel would add its last frames here.
+        let name = |kind| self.kind_name(kind);
+        let recorded = |path| last_frames(path, self.wants.payload, name);
+        report.add("recording", self.recording.map(|path| path.display().to_string()));
+        report.add("last_frames", self.recording.map(recorded));
         let tail = self.process.and_then(|child| child.log()).and_then(Log::tail);
         report.add("log", self.process.and_then(|child| child.log()).map(path_of));
         report.add("log_tail", tail.map(|tail| tail.lines().collect::<Json>()));
@@ -294,14 +299,6 @@ fn path_of(log: &Log) -> String {
 
 fn text_of(text: &OsString) -> String {
     text.to_string_lossy().into_owned()
-}
-
-fn hex(bytes: impl Iterator<Item = u8>) -> String {
-    bytes.fold(String::new(), |mut text, byte| {
-        // A write to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn oom_kills(evidence: OomEvidence) -> Json {

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::mem;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
@@ -20,7 +21,7 @@ use crate::error::{Error, ReportPlace};
 use crate::process::child::Child;
 use crate::process::worker_process::WorkerProcess;
 use crate::sync::plain::Mutex;
-use crate::sys::clock::now_ns;
+use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
 
 /// How long a report waits for the exit status of a worker that has ended, and for what it had begun.
@@ -29,6 +30,8 @@ const EXIT_STATUS_WAIT: Duration = Duration::from_secs(5);
 const FAILED_WAIT: Duration = Duration::from_millis(100);
 /// How long for the last line of the log.
 const LOG_WAIT: Duration = Duration::from_secs(1);
+/// How long until what was recorded is in its file.
+const RECORDING_WAIT: Duration = Duration::from_secs(1);
 /// Between two looks at whether the threads of a dead worker have stopped.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -53,6 +56,7 @@ pub(crate) struct Reporter {
     core: OnceLock<Weak<Core>>,
     last_pong: LastPong,
     pool: OnceLock<Box<dyn PoolRow>>,
+    recording: OnceLock<PathBuf>,
     place: ReportPlace,
     /// What was seen when the end was noticed, until it is passed on.
     seen: Mutex<Option<Seen>>,
@@ -80,6 +84,7 @@ impl Reporter {
             core: OnceLock::new(),
             last_pong: LastPong::default(),
             pool: OnceLock::new(),
+            recording: OnceLock::new(),
             place: ReportPlace::default(),
             seen: Mutex::new(None),
             this: Weak::clone(this),
@@ -101,6 +106,11 @@ impl Reporter {
     /// Says in which pool the worker is, once.
     pub(crate) fn set_pool(&self, row: Box<dyn PoolRow>) {
         let _ = self.pool.set(row);
+    }
+
+    /// Says where the channel is recorded, once.
+    pub(super) fn set_recording(&self, path: &Path) {
+        let _ = self.recording.set(path.to_owned());
     }
 
     /// The worker has attached: from now on its end is reported. `None` for a raw link.
@@ -153,6 +163,9 @@ impl Reporter {
         let name = (self.facts.role.role.clone(), pid, at);
         let collect = move |wants| {
             this.wait_until_known(state.as_deref(), start.is_some());
+            if let Some(state) = &state {
+                state.flush_recording(Deadline::after(RECORDING_WAIT));
+            }
             let failure = state.as_ref().and_then(|state| state.failure());
             let is_failed = state.as_ref().is_some_and(|state| state.phase() == Phase::Failed);
             let trouble = match (start, failure.filter(|_| is_failed)) {
@@ -171,6 +184,7 @@ impl Reporter {
                 requests: &requests,
                 last_pong: this.last_pong.lock().take(),
                 pool: this.pool.get().map(|pool| &**pool),
+                recording: this.recording.get().map(PathBuf::as_path),
                 wants,
             };
             contents.collect()

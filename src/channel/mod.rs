@@ -7,6 +7,7 @@ mod chunks;
 mod core;
 mod counters;
 mod crash_contents;
+mod crash_frames;
 mod crash_report;
 mod explain;
 #[cfg(all(test, feature = "tokio"))]

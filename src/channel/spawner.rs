@@ -515,7 +515,11 @@ impl Spawner {
             None => None,
             Some(wanted) => {
                 let begun = recording::begin(wanted, &self.options, &worker, &state);
-                Some(begun.inspect_err(|_| drop(worker.close(Duration::ZERO)))?)
+                let recorder = begun.inspect_err(|_| drop(worker.close(Duration::ZERO)))?;
+                if let Some(reporter) = worker.reporter() {
+                    reporter.set_recording(recorder.path());
+                }
+                Some(recorder)
             }
         };
         let tap = recorder.clone().map(|recorder| -> Arc<dyn FrameTap> {

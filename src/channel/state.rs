@@ -241,11 +241,16 @@ impl ChannelState {
             && let Some(exit) = self.exit.get()
         {
             exit.wait_for_status(deadline);
-            if let Some(flush) = self.flush.get() {
-                flush(deadline);
-            }
+            self.flush_recording(deadline);
         }
         error
+    }
+
+    /// Waits until what was recorded is in its file, if the channel is recorded.
+    pub(crate) fn flush_recording(&self, deadline: Deadline) {
+        if let Some(flush) = self.flush.get() {
+            flush(deadline);
+        }
     }
 
     /// For tasks: until when an error waits for the exit status, or `None` if there is nothing

@@ -187,6 +187,15 @@ impl<T: Into<Self>> FromIterator<T> for Json {
     }
 }
 
+/// Bytes in hexadecimal.
+pub(crate) fn hex(bytes: impl Iterator<Item = u8>) -> String {
+    bytes.fold(String::new(), |mut text, byte| {
+        // A write to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// An object with these fields.
 macro_rules! object {
     ($($name:literal: $value:expr),* $(,)?) => {

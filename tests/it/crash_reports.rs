@@ -13,6 +13,7 @@ use crate::full_filesystems::{mount, with_own_mounts};
 use crate::hostile::script::CASE;
 use crate::pools::{close as close_pool, new_pool_of, patient, pool_of};
 use slipring::pool::{EventKind, Role};
+use slipring::recording::Recording;
 use slipring::worker::is_worker;
 use slipring::{Channel, CrashReports, ErrorKind, Kind, Spawner};
 
@@ -323,7 +324,39 @@ fn requests_that_have_left_the_ring_keep_kind_and_length_for_a_while() {
 }
 
 #[test]
-fn a_death_that_many_threads_and_tasks_wait_for_has_one_report() {
+fn a_recorded_channel_has_its_last_frames_in_the_report() {
+    for asked in [false, true] {
+        let reports = in_new_dir("recorded");
+        let reports = if asked { reports.payloads(6) } else { reports };
+        let recordings = temp_dir("recorded-frames");
+        let recording = Recording::in_dir(&recordings);
+        let spawner = patient().crash_reports(reports.clone()).record(recording);
+        let channel = spawner.spawn().unwrap();
+        for _ in 0..20 {
+            channel.call(ECHO, SECRET, LONG).unwrap();
+        }
+        channel.call(RAISE, &[libc::SIGKILL as u8], LONG).unwrap_err();
+        let report = only_one(&reports);
+        assert_eq!(report["recording"].as_str(), channel.recording_path().unwrap().to_str());
+        let frames = report["last_frames"].as_array().unwrap();
+        assert_eq!(frames.len(), 32, "{report:#}");
+        let what: Vec<_> = frames.iter().map(|frame| frame["what"].as_str().unwrap()).collect();
+        let end = what.iter().position(|what| *what == "end").unwrap();
+        assert!(what[..end].contains(&"reply"), "{what:?}");
+        assert!(frames[end]["cause"].as_str().unwrap().contains("SIGKILL"), "{report:#}");
+        let raised = frames.iter().rfind(|frame| frame["what"] == "request").unwrap();
+        assert_eq!((&raised["kind"], &raised["length"]), (&RAISE.to_string().into(), &1.into()));
+        let file = fs::read_to_string(&files(reports.directory())[0]).unwrap();
+        assert!(!file.contains(SECRET) && !file.contains(&hex(SECRET)), "{file}");
+        assert_eq!(file.contains(&hex(&SECRET[..6])), asked, "{file}");
+        drop(channel);
+        fs::remove_dir_all(reports.directory()).unwrap();
+        fs::remove_dir_all(recordings).unwrap();
+    }
+}
+
+#[test]
+fn a_death_that_many_threads_wait_for_has_one_report() {
     let reports = in_new_dir("many-wait");
     let channel = ready(&small().pollable().crash_reports(reports.clone()));
     let (stay, barrier) = (Stay::new(), Barrier::new(33));
