@@ -1,6 +1,6 @@
 //! Checks of fuzz targets that need the inside of the library. Compiled into the library as its
 //! module `fuzzing`, only with `--cfg slipring_fuzzing`; `fuzz/src/lib.rs` calls them.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a check panics")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a check panics")]
 
 mod forge;
 mod hostile_moves;

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::common::*;
-use slipring::{Config, ErrorKind};
+use slipring::{Config, ErrorKind, status_page};
 
 fn limit(resource: libc::__rlimit_resource_t, value: u64) {
     let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -112,6 +112,18 @@ fn a_channel_starts_without_addresses_for_a_second_map_of_its_replies() {
     assert_eq!(kept.to_vec(), [7; 1000]);
 }
 
+/// Whether all threads but this one sleep: each has begun, and has the memory for that.
+fn other_threads_sleep() -> bool {
+    // SAFETY: a system call without pointers.
+    let own = unsafe { libc::gettid() }.to_string();
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().map(Result::unwrap);
+    let mut others = threads.filter(|thread| *thread.file_name() != *own);
+    others.all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
+    })
+}
+
 #[test]
 fn a_kept_reply_leaves_the_ring_once_there_is_memory_for_it() {
     let name = name_of(a_kept_reply_leaves_the_ring_once_there_is_memory_for_it);
@@ -124,6 +136,10 @@ fn a_kept_reply_leaves_the_ring_once_there_is_memory_for_it() {
     call(LONG).unwrap();
     let kept = channel.call(ECHO, &[7; 2000], LONG).unwrap().keep();
     let address = kept.payload().as_ptr();
+    // The thread of the status page has the memory that it needs once it has written the channel's row.
+    let rows = || status_page::host(std::process::id()).unwrap().map_or(0, |host| host.rows.len());
+    eventually("the channel is on the page", || rows() == 1);
+    eventually("the library's threads have begun", other_threads_sleep);
     // Pages cannot be made writable with it, and it binds nothing else that is done here.
     limit(libc::RLIMIT_DATA, 4096);
     let full = (0..100).find_map(|_| call(Duration::from_secs(1)).err());

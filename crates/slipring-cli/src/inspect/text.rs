@@ -58,6 +58,6 @@ mod tests {
     #[test]
     fn times_have_few_digits() {
         assert_eq!([nanos(0), nanos(1_234_567)], ["0.000 ms", "1.235 ms"]);
-        assert_eq!(seconds(Duration::from_millis(2345)), "2.35 s");
+        assert_eq!(seconds(Duration::from_millis(2346)), "2.35 s");
     }
 }

@@ -109,9 +109,9 @@ fn no_size_of_a_terminal_is_too_small() {
 
 #[test]
 fn without_a_line_it_is_said_why() {
-    let shown = text_of((100, 4), &[]);
+    let shown = text_of((NO_HOST.len().try_into().unwrap(), 4), &[]);
     assert_eq!(shown[1], NO_HOST);
-    assert!(text_of((30, 5), &[])[1].starts_with("no host keeps"));
+    assert!(text_of((30, 5), &[])[1].starts_with("no process of"));
 }
 
 #[test]

@@ -151,6 +151,13 @@ pub(crate) fn finish(mut child: Child, stdin: &[u8]) -> Finished {
     })
 }
 
+/// Copies the program to where other users can reach it. Another process does it: a child that another
+/// thread forks meanwhile would have the copy open for writing, and such a file cannot be started.
+pub(crate) fn copy_program(to: &Path) {
+    let status = Command::new("cp").arg(env!("CARGO_BIN_EXE_slipring")).arg(to).status().unwrap();
+    assert!(status.success(), "cp: {status}");
+}
+
 /// Sends a signal by name.
 pub(crate) fn kill(signal: &str, pid: u32) {
     let command = format!("kill -{signal} {pid}");

@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, geteuid, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::Value;
 
-use crate::common::{Directory, Finished};
+use crate::common::{Directory, Finished, copy_program};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_slipring");
 
@@ -242,7 +242,7 @@ fn another_user_needs_nothing_that_root_has() {
     }
     // Other users cannot reach the directory of the build.
     let directory = Directory::new();
-    std::fs::copy(PROGRAM, directory.path("slipring")).unwrap();
+    copy_program(&directory.path("slipring"));
     let mut command = Command::new(directory.path("slipring"));
     let report = report(command.args(["doctor", "--json", "--no-measure"]).uid(65_534).gid(65_534));
     assert_eq!(report.code, 0, "{} {}", report.stderr, report.json);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use slipring::Spawner;
 use slipring::pool::{Pool, Role};
 
-use crate::common::{Directory, Finished, until};
+use crate::common::{Directory, Finished, copy_program, until};
 
 fn slipring(args: &[&str]) -> Finished {
     Command::new(env!("CARGO_BIN_EXE_slipring")).args(args).output().unwrap().into()
@@ -129,7 +129,7 @@ fn a_host_of_another_user_is_root_s_and_that_user_s_to_see() {
     // The program may lie where other users cannot reach it.
     let place = Directory::new();
     let program = place.path("slipring");
-    std::fs::copy(env!("CARGO_BIN_EXE_slipring"), &program).unwrap();
+    copy_program(&program);
     let own = || Command::new(&program);
     let by = |user: u32| {
         let mut command = own();

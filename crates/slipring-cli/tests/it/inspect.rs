@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::common::{Directory, Finished, children, kill, until};
+use crate::common::{Directory, Finished, children, copy_program, kill, until};
 
 /// How a host is asked for all that can be seen.
 const OPEN: &[(&str, &str)] = &[("SLIPRING_STATUS_PAGE", "1"), ("SLIPRING_INSPECT", "1")];
@@ -196,7 +196,7 @@ fn another_users_host_is_not_looked_into() {
         true => {
             // Where the other user can run it.
             let program = host.directory.path("slipring");
-            fs::copy(env!("CARGO_BIN_EXE_slipring"), &program).unwrap();
+            copy_program(&program);
             let mut command = Command::new(program);
             command.uid(65_534).gid(65_534);
             (host.pid(), command)

@@ -187,8 +187,10 @@ pub(crate) fn metrics_and_requests_are_shown() {
     let mut gateway = Gateway::start(&["--metrics", "0", "--log-requests"]);
     let mut said = BufReader::new(gateway.process.stderr.take().unwrap()).lines();
     let mut line = || said.next().unwrap().unwrap();
-    let page = line();
-    let address = page.strip_prefix("slipring-gateway: metrics at http://127.0.0.1:").unwrap();
+    // What is logged of the workers may come before.
+    let start = "slipring-gateway: metrics at http://127.0.0.1:";
+    let page = std::iter::repeat_with(&mut line).find(|line| line.starts_with(start)).unwrap();
+    let address = page.strip_prefix(start).unwrap();
     let port = address.strip_suffix("/metrics").unwrap().parse().unwrap();
     let get = |request: &str| {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
