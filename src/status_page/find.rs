@@ -69,7 +69,7 @@ pub struct Hosts {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Os`] if `/proc` cannot be listed.
+/// [`ErrorKind::Os`](crate::ErrorKind::Os) if `/proc` cannot be listed.
 pub fn hosts() -> Result<Hosts> {
     let unreadable = |e| Error::os("cannot list /proc", e);
     let mut found = Hosts::default();
@@ -92,7 +92,8 @@ pub fn hosts() -> Result<Hosts> {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Mismatch`] for a page that is not as it must be; [`ErrorKind::Os`] if this process may not
+/// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for a page that is not as it must be;
+/// [`ErrorKind::Os`](crate::ErrorKind::Os) if this process may not
 /// look into that one, which is another user's or has made itself undumpable, or if a page that is there
 /// cannot be opened.
 pub fn host(pid: u32) -> Result<Option<Host>> {
