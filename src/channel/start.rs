@@ -34,7 +34,7 @@ use crate::shm::layout::as_u64;
 use crate::shm::memfd;
 use crate::sys::clock::Deadline;
 use crate::sys::wake_fd::WakeFd;
-use crate::sys::{cpu, fork};
+use crate::sys::{cpu, fork, variables};
 use crate::trace::{event, span};
 
 /// A worker that starts its own program again, which does not know that it is a worker, would
@@ -66,9 +66,6 @@ pub(super) struct Options {
     pub(super) recording: Option<Recording>,
 }
 
-/// The variable of the environment that makes all channels of a process inspectable, if it is 1.
-const INSPECT: &str = "SLIPRING_INSPECT";
-
 impl Options {
     pub(super) fn new(program: Program) -> Self {
         Self {
@@ -83,7 +80,7 @@ impl Options {
             is_pollable: false,
             fds: Vec::new(),
             warm_up: None,
-            is_inspectable: std::env::var_os(INSPECT).is_some_and(|value| value == "1"),
+            is_inspectable: variables::value(variables::INSPECT).is_some_and(|value| value == "1"),
             crash_reports: None,
             recording: None,
         }

@@ -21,9 +21,8 @@ use queue::{Job, Queue, Target};
 use time::Utc;
 
 use crate::error::ReportPlace;
+use crate::sys::variables;
 
-/// The variable of the environment that names the directory for hosts that do not name one.
-const VARIABLE: &str = "SLIPRING_CRASH_REPORTS";
 /// How many reports are kept.
 const KEEP: usize = 20;
 /// The most bytes of one payload.
@@ -87,7 +86,7 @@ impl CrashReports {
     #[must_use]
     pub fn from_env() -> Option<Self> {
         static FROM_ENV: LazyLock<Option<CrashReports>> = LazyLock::new(|| {
-            let directory = std::env::var_os(VARIABLE).filter(|value| !value.is_empty())?;
+            let directory = variables::value(variables::CRASH_REPORTS)?;
             Some(CrashReports::in_dir(PathBuf::from(directory)))
         });
         FROM_ENV.clone()

@@ -1,15 +1,10 @@
 //! What is recorded, and where.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-
-/// The variable of the environment that names the directory of the recordings.
-const DIRECTORY: &str = "SLIPRING_RECORD";
-/// The variable for what is kept of payloads.
-const PAYLOADS: &str = "SLIPRING_RECORD_PAYLOADS";
-/// The variable for the length of a recording.
-const MAX_BYTES: &str = "SLIPRING_RECORD_MAX_BYTES";
+use crate::sys::variables::{self, RECORD, RECORD_MAX_BYTES, RECORD_PAYLOADS};
 
 const FILE_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 40;
 const QUEUE_BYTES: std::ops::RangeInclusive<usize> = 64 << 10..=1 << 30;
@@ -137,24 +132,26 @@ impl Recording {
 
     /// What the environment asks for: see `docs/RECORDING.md`.
     pub(crate) fn of_environment() -> Result<Option<Self>> {
-        Self::of_variables(|name| std::env::var_os(name).filter(|value| !value.is_empty()))
+        Self::of_variables(|name| variables::value(name).map(OsStr::to_owned))
     }
 
     fn of_variables(get: impl Fn(&str) -> Option<std::ffi::OsString>) -> Result<Option<Self>> {
-        let Some(directory) = get(DIRECTORY) else { return Ok(None) };
+        let Some(directory) = get(RECORD) else { return Ok(None) };
         let mut recording = Self::in_dir(directory);
         let text = |name| get(name).map(|value| value.to_string_lossy().into_owned());
-        if let Some(value) = text(PAYLOADS) {
+        if let Some(value) = text(RECORD_PAYLOADS) {
             let payloads = Payloads::parse(&value).ok_or_else(|| {
                 let message =
-                    format!("{PAYLOADS} is '{value}': it must be whole, hashed or omitted");
+                    format!("{RECORD_PAYLOADS} is '{value}': it must be whole, hashed or omitted");
                 Error::invalid_config(message)
             })?;
             recording = recording.payloads(payloads);
         }
-        if let Some(value) = text(MAX_BYTES) {
+        if let Some(value) = text(RECORD_MAX_BYTES) {
             let bytes = value.parse().map_err(|_| {
-                Error::invalid_config(format!("{MAX_BYTES} is '{value}': it must be a number"))
+                Error::invalid_config(format!(
+                    "{RECORD_MAX_BYTES} is '{value}': it must be a number"
+                ))
             })?;
             recording = recording.max_bytes(bytes);
         }
@@ -176,14 +173,16 @@ mod tests {
 
     #[test]
     fn the_environment_says_what_is_recorded() {
-        assert_eq!(of(&[(PAYLOADS, "hashed")]).unwrap(), None);
-        let plain = of(&[(DIRECTORY, "/tmp/x")]).unwrap().unwrap();
+        assert_eq!(of(&[(RECORD_PAYLOADS, "hashed")]).unwrap(), None);
+        let plain = of(&[(RECORD, "/tmp/x")]).unwrap().unwrap();
         assert_eq!(plain, Recording::in_dir("/tmp/x"));
-        let all = of(&[(DIRECTORY, "d"), (PAYLOADS, "hashed"), (MAX_BYTES, "2097152")]);
+        let all = of(&[(RECORD, "d"), (RECORD_PAYLOADS, "hashed"), (RECORD_MAX_BYTES, "2097152")]);
         let wanted = Recording::in_dir("d").payloads(Payloads::Hashed).max_bytes(2 << 20);
         assert_eq!(all.unwrap(), Some(wanted));
-        for (name, value) in [(PAYLOADS, "all"), (MAX_BYTES, "1G"), (MAX_BYTES, "4096")] {
-            let error = of(&[(DIRECTORY, "d"), (name, value)]).unwrap_err();
+        for (name, value) in
+            [(RECORD_PAYLOADS, "all"), (RECORD_MAX_BYTES, "1G"), (RECORD_MAX_BYTES, "4096")]
+        {
+            let error = of(&[(RECORD, "d"), (name, value)]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
         }
     }

@@ -14,6 +14,7 @@ use crate::process::service::start_thread;
 use crate::shm::layout::as_u64;
 use crate::sync::plain::{Condvar, Mutex};
 use crate::sys::clock::{Deadline, now_ns};
+use crate::sys::variables::{STATUS_PAGE, value};
 use crate::sys::{activity, fork};
 
 /// How long the thread sleeps between two rounds while something changes. While nothing does, each
@@ -24,9 +25,6 @@ const PERIOD: Duration = Duration::from_secs(1);
 const LONGEST_UNSETTLED: Duration = Duration::from_secs(4);
 /// The longest sleep. Whatever happens ends it.
 const LONGEST: Duration = Duration::from_secs(64);
-
-/// The variable of the environment that keeps a process from having a page, if it is 0.
-const VARIABLE: &str = "SLIPRING_STATUS_PAGE";
 
 /// What a row can be made of. Its functions are called by a thread of the library's, and may take locks
 /// that are held for short times only.
@@ -67,7 +65,7 @@ struct Listed {
 static INBOX: LazyLock<(Mutex<Inbox>, Condvar)> = LazyLock::new(Default::default);
 /// Whether the process has a page once there is something to describe.
 static IS_ON: LazyLock<AtomicBool> =
-    LazyLock::new(|| AtomicBool::new(std::env::var_os(VARIABLE).is_none_or(|value| value != "0")));
+    LazyLock::new(|| AtomicBool::new(value(STATUS_PAGE).is_none_or(|value| value != "0")));
 
 /// Has the page describe this, until it is dropped. Makes the page, unless there is one or the process
 /// wants none. Failures are not told: nothing depends on the page.

@@ -18,6 +18,7 @@ pub(crate) mod copy;
 pub(crate) mod cpu;
 pub(crate) mod descriptor;
 pub(crate) mod memfd;
+pub(crate) mod variables;
 
 cfg_if! {
     if #[cfg(loom)] {
