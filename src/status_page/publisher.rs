@@ -1,7 +1,7 @@
 //! The thread that brings the page up to date, and what it asks.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering, fence};
 use std::sync::{LazyLock, Weak};
 use std::time::Duration;
 
@@ -63,17 +63,37 @@ struct Listed {
 
 /// The one inbox of the process. Its lock is held for moments, and never while a source is asked.
 static INBOX: LazyLock<(Mutex<Inbox>, Condvar)> = LazyLock::new(Default::default);
-/// Whether the process has a page once there is something to describe.
-static IS_ON: LazyLock<AtomicBool> =
-    LazyLock::new(|| AtomicBool::new(value(STATUS_PAGE).is_none_or(|value| value != "0")));
+
+/// Whether the process has a page once there is something to describe. A plain word, so that a child that
+/// is forked meanwhile never waits for it.
+static WISH: AtomicU8 = AtomicU8::new(NOT_SAID);
+/// The variable has not been looked at, and no function was called.
+const NOT_SAID: u8 = 0;
+const OFF: u8 = 1;
+const ON: u8 = 2;
+
+fn is_on() -> bool {
+    if WISH.load(Ordering::Relaxed) == NOT_SAID {
+        let is_on = value(STATUS_PAGE).is_none_or(|value| value != "0");
+        let said = if is_on { ON } else { OFF };
+        let _ = WISH.compare_exchange(NOT_SAID, said, Ordering::Relaxed, Ordering::Relaxed);
+    }
+    WISH.load(Ordering::Relaxed) == ON
+}
 
 /// Has the page describe this, until it is dropped. Makes the page, unless there is one or the process
 /// wants none. Failures are not told: nothing depends on the page.
 pub(crate) fn add(source: Weak<dyn Source>) {
-    if fork::is_forked_child() || !IS_ON.load(Ordering::Relaxed) {
+    // Pairs with the fence in `turn_off`, which may find that the library was not used before this.
+    fence(Ordering::SeqCst);
+    if fork::is_forked_child() || !is_on() {
         return;
     }
     let mut inbox = INBOX.0.lock();
+    // Again: `turn_off` may be done meanwhile.
+    if !is_on() {
+        return;
+    }
     inbox.last_id += 1;
     let id = inbox.last_id;
     inbox.new.push(Listed { id, source, block: None, looked: None, is_settled: false });
@@ -111,17 +131,17 @@ fn end(inbox: &mut Inbox, mut listed: Vec<Listed>) {
 
 /// Gives the process a page, with what is made from now on.
 pub(super) fn turn_on() {
-    if !fork::is_forked_child() {
-        IS_ON.store(true, Ordering::Relaxed);
-    }
+    WISH.store(ON, Ordering::Relaxed);
 }
 
 /// Removes the page, and has no other one made.
 pub(super) fn turn_off() {
+    WISH.store(OFF, Ordering::Relaxed);
+    fence(Ordering::SeqCst);
+    // Also where the library was not used yet: there is no page then.
     if fork::is_forked_child() {
         return;
     }
-    IS_ON.store(false, Ordering::Relaxed);
     let (inbox, changed) = &*INBOX;
     let mut inbox = inbox.lock();
     inbox.new.clear();

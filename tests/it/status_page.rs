@@ -284,3 +284,34 @@ fn a_process_that_wants_no_page_has_none_and_gets_one_when_it_does() {
     assert!(this_host().is_none());
     until("the end of its thread", || threads("slipring-status") == 0);
 }
+
+#[test]
+fn a_host_can_decide_on_its_page_before_it_uses_the_library() {
+    let name = name_of(a_host_can_decide_on_its_page_before_it_uses_the_library);
+    if !is_rerun(name) {
+        for wants in ["0", "1"] {
+            let mut host = rerun_command(name);
+            // The call is to decide, and not the variable.
+            let other = if wants == "0" { "1" } else { "0" };
+            let output = host.env("SLIPRING_STATUS_PAGE", other).env("WANTS", wants).output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "{output:?}");
+        }
+        return;
+    }
+    let wants_page = std::env::var("WANTS").unwrap() == "1";
+    if wants_page {
+        status_page::turn_on();
+    } else {
+        status_page::turn_off();
+    }
+    let channel = spawn(Config::small());
+    assert_usable(&channel);
+    if wants_page {
+        wait_for("the channel", |row| channel_of(row, channel.pid()));
+    } else {
+        let files = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let mut targets = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+        assert!(!targets.any(|target| target.to_string_lossy().contains("slipring-status")));
+    }
+}
