@@ -25,6 +25,7 @@ use crate::protocol::Kind;
 use crate::protocol::role::check_fd_name;
 use crate::raw::RawLink;
 use crate::recording::Recording;
+use crate::sys::fork;
 
 /// Describes a worker, and starts it. One spawner can start any number of workers.
 ///
@@ -505,6 +506,8 @@ impl Spawner {
     /// * [`ErrorKind::Os`]: memory, descriptors or threads ran out.
     /// * [`ErrorKind::Forked`]: this process is a forked child of one that has used the library.
     pub fn spawn(&self) -> Result<Channel> {
+        // Before the environment is looked at, for which another thread may have a lock for ever.
+        fork::watch()?;
         // What cannot be recorded is not started.
         let of_environment = match self.options.recording {
             None => Recording::of_environment()?,
