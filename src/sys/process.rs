@@ -1,7 +1,7 @@
 //! Processes and threads: pidfds, waiting for children, signals, limits.
 #![allow(unsafe_code, reason = "system calls")]
 
-use std::ffi::{CStr, c_long};
+use std::ffi::{CStr, OsString, c_long};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -123,6 +123,14 @@ pub(crate) fn exit_status(child: Waited<'_>, reap: bool) -> io::Result<Option<En
 pub(crate) fn program_headers() -> u64 {
     // SAFETY: getauxval takes an integer only, and knows no failure but 0.
     unsafe { libc::getauxval(libc::AT_PHDR) }
+}
+
+/// What a variable of the environment asks for, on behalf of whoever has started this process. `None` if
+/// it has more rights than that one, as by a set-user-id bit: it must not write files where they want.
+pub(crate) fn wish(variable: &str) -> Option<OsString> {
+    // SAFETY: getauxval takes an integer only, and knows no failure but 0.
+    let has_more_rights = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
+    if has_more_rights { None } else { std::env::var_os(variable) }
 }
 
 /// The process group of a process, which may be a zombie.

@@ -7,6 +7,8 @@
 use std::ffi::{OsStr, OsString};
 use std::sync::OnceLock;
 
+use super::process::wish;
+
 /// The directory of crash reports.
 pub(crate) const CRASH_REPORTS: &str = "SLIPRING_CRASH_REPORTS";
 /// Makes all channels inspectable, if it is 1.
@@ -21,10 +23,11 @@ pub(crate) const STATUS_PAGE: &str = "SLIPRING_STATUS_PAGE";
 const NAMES: [&str; 6] =
     [CRASH_REPORTS, INSPECT, RECORD, RECORD_PAYLOADS, RECORD_MAX_BYTES, STATUS_PAGE];
 
-/// Returns what the variable said; `None` if it was not set, or empty.
+/// Returns what the variable said; `None` if it was not set, or empty, and in a program that has more rights
+/// than the one that started it.
 pub(crate) fn value(name: &str) -> Option<&'static OsStr> {
     static VALUES: OnceLock<[Option<OsString>; NAMES.len()]> = OnceLock::new();
-    let values = VALUES.get_or_init(|| NAMES.map(std::env::var_os));
+    let values = VALUES.get_or_init(|| NAMES.map(wish));
     let at = NAMES.iter().position(|known| *known == name)?;
     values.get(at)?.as_deref().filter(|value| !value.is_empty())
 }
