@@ -100,9 +100,11 @@ impl Outcomes {
     #[inline]
     pub fn count(&self, outcome: Outcome) {
         match outcome {
-            Outcome::Answered => self.answered.fetch_add(1, Ordering::Relaxed),
-            Outcome::Failed(error) => self.failed(error).fetch_add(1, Ordering::Relaxed),
-        };
+            Outcome::Answered => {
+                self.answered.fetch_add(1, Ordering::Relaxed);
+            }
+            Outcome::Failed(error) => self.count_failed(error),
+        }
     }
 
     /// All counts that are not zero.
@@ -114,11 +116,12 @@ impl Outcomes {
     }
 
     #[cold]
-    fn failed(&self, error: ErrorKind) -> &Counter {
-        activity::note();
+    fn count_failed(&self, error: ErrorKind) {
         let at = ErrorKind::ALL.iter().position(|kind| *kind == error);
         // The position is always one of the counters.
-        at.and_then(|at| self.failed.get(at)).unwrap_or(&self.answered)
+        let counter = at.and_then(|at| self.failed.get(at)).unwrap_or(&self.answered);
+        counter.fetch_add(1, Ordering::Relaxed);
+        activity::note();
     }
 }
 
