@@ -18,7 +18,6 @@ pub(crate) mod copy;
 pub(crate) mod cpu;
 pub(crate) mod descriptor;
 pub(crate) mod memfd;
-pub(crate) mod variables;
 
 cfg_if! {
     if #[cfg(loom)] {
@@ -39,6 +38,7 @@ cfg_if! {
         pub(crate) mod futex;
         pub(crate) mod posix_spawn;
         pub(crate) mod process;
+        pub(crate) mod variables;
         pub(crate) mod signal;
         pub(crate) mod wake_fd;
         #[cfg(feature = "pipe")]
