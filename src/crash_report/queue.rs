@@ -2,6 +2,7 @@
 //!
 //! The thread is there while there is something to write. First it asks for the contents of all reports
 //! that wait, so that a slow disk does not keep the memory of channels that are over. Then it writes them.
+//! Workers that end while it writes do keep theirs until it has written.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
