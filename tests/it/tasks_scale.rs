@@ -74,8 +74,8 @@ async fn many_channels(on_tokio: bool) {
         })
         .collect();
     let measure = async |what: &str| {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        // The thread of the status page looks once more at what has changed, and then sleeps.
+        // Within a second the thread of the status page has looked at what has changed. Then it sleeps.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
         let long = Duration::from_secs(2);
         let page = || status_page::host(std::process::id()).unwrap();
         while page().is_some_and(|page| page.heartbeat_period < long) {
