@@ -139,6 +139,8 @@ struct Cases {
 
 impl Cases {
     fn new() -> Self {
+        // It is there for up to a second after the last channel, and each case would wait for its end.
+        slipring::status_page::turn_off();
         in_4_kib().handshake_timeout(LONG).spawn().unwrap().close(LONG).unwrap();
         // The thread that notes a worker's end may look at its memory for a moment after the close.
         eventually("the memory of the first one is gone", || footprint().maps == 0);
