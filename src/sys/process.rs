@@ -1,7 +1,7 @@
 //! Processes and threads: pidfds, waiting for children, signals, limits.
 #![allow(unsafe_code, reason = "system calls")]
 
-use std::ffi::{CStr, OsString, c_long};
+use std::ffi::{CStr, c_long};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -125,12 +125,11 @@ pub(crate) fn program_headers() -> u64 {
     unsafe { libc::getauxval(libc::AT_PHDR) }
 }
 
-/// What a variable of the environment asks for, on behalf of whoever has started this process. `None` if
-/// it has more rights than that one, as by a set-user-id bit: it must not write files where they want.
-pub(crate) fn wish(variable: &str) -> Option<OsString> {
+/// Whether this process has more rights than the one that started it, as by a set-user-id bit. Then it
+/// must not write files where its environment says.
+pub(crate) fn has_more_rights() -> bool {
     // SAFETY: getauxval takes an integer only, and knows no failure but 0.
-    let has_more_rights = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
-    if has_more_rights { None } else { std::env::var_os(variable) }
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
 /// The process group of a process, which may be a zombie.

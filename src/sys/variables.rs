@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::sync::OnceLock;
 
-use super::process::wish;
+use super::process::has_more_rights;
 
 /// The directory of crash reports.
 pub(crate) const CRASH_REPORTS: &str = "SLIPRING_CRASH_REPORTS";
@@ -23,11 +23,14 @@ pub(crate) const STATUS_PAGE: &str = "SLIPRING_STATUS_PAGE";
 const NAMES: [&str; 6] =
     [CRASH_REPORTS, INSPECT, RECORD, RECORD_PAYLOADS, RECORD_MAX_BYTES, STATUS_PAGE];
 
-/// Returns what the variable said; `None` if it was not set, or empty, and in a program that has more rights
-/// than the one that started it.
+/// Returns what the variable said; `None` if it was not set, or empty. A program that has more rights than
+/// the one that started it heeds only that it is to have no status page.
 pub(crate) fn value(name: &str) -> Option<&'static OsStr> {
     static VALUES: OnceLock<[Option<OsString>; NAMES.len()]> = OnceLock::new();
-    let values = VALUES.get_or_init(|| NAMES.map(wish));
+    let values = VALUES.get_or_init(|| {
+        let is_heeded = |name| name == STATUS_PAGE || !has_more_rights();
+        NAMES.map(|name| is_heeded(name).then(|| std::env::var_os(name)).flatten())
+    });
     let at = NAMES.iter().position(|known| *known == name)?;
     values.get(at)?.as_deref().filter(|value| !value.is_empty())
 }
