@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use super::dial::dial;
 use super::outcome::{lost, not_connected};
-use crate::tls::{ClientTls, ExpectedName, Refusal};
+use crate::tls::{ClientTls, ExpectedName, Refusal, read_ahead};
 use crate::wire::frame::Frame;
 use crate::wire::presence::{Watch, Watched};
 use crate::wire::spare::Spare;
@@ -119,7 +119,7 @@ impl Connection {
                 let uris = uris.map_err(|error| not_connected(&peer, error))?;
                 let stream = Watched::tcp(stream, &limits);
                 let watch = stream.watch();
-                let stream = tls.connect(name, stream).await;
+                let stream = tls.connect(name, read_ahead(stream)).await;
                 let stream = stream.map_err(|error| not_connected(&peer, error))?;
                 let refusal = stream.refusal();
                 Self::speak(stream, peer, uris, limits, refusal, &watch).await?

@@ -19,7 +19,7 @@ use super::connections::Seat;
 use super::preface::greet;
 use super::route::{Others, Route};
 use super::{Shared, Stage};
-use crate::tls::ServerTls;
+use crate::tls::{ServerTls, read_ahead};
 use crate::wire::presence::{Watch, Watched};
 use crate::wire::{Limits, MAX_FRAME};
 
@@ -104,7 +104,7 @@ async fn connection(
         None => greeted(shared, seat, watch, greet(stream)).await,
         Some(tls) => {
             let secured = async {
-                let accepted = tls.accept(stream).await.inspect_err(|error| {
+                let accepted = tls.accept(read_ahead(stream)).await.inspect_err(|error| {
                     tracing::debug!(target: "slipring", %peer, %error, "a connection is refused");
                 });
                 greet(accepted.map_err(io::Error::other)?).await

@@ -13,6 +13,8 @@ mod make_certs;
 mod reload;
 mod server;
 
+use tokio::io::{AsyncRead, BufReader};
+
 pub use client::{ClientTls, ExpectedName};
 pub use client_names::{ClientName, NotAName};
 pub use client_stream::{ClientStream, Refusal};
@@ -28,3 +30,11 @@ const RELOAD_PERIOD: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The name of HTTP/2 in the handshake.
 const HTTP2: &[u8] = b"h2";
+
+/// How many bytes are read from the system at once: all records of half a piece.
+const READ_AHEAD: usize = 64 << 10;
+
+/// Reads long parts from the system, of which TLS takes 4 KiB each time.
+pub(crate) fn read_ahead<S: AsyncRead>(stream: S) -> BufReader<S> {
+    BufReader::with_capacity(READ_AHEAD, stream)
+}
