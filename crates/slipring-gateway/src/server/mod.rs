@@ -245,8 +245,8 @@ impl GatewayBuilder {
     /// is dropped, and its caller gets [`ErrorKind::Overloaded`](slipring::ErrorKind::Overloaded).
     ///
     /// It counts what was sent. Until a request is whole the memory can be twice as much; what HTTP/2
-    /// keeps before it is read, at most [`Limits::window`] for each request, comes on top, and 16 MiB
-    /// for buffers that are used again.
+    /// keeps before it is read, at most [`Limits::window`] for each request, comes on top, 64 KiB for
+    /// each connection with TLS, and 16 MiB for buffers that are used again.
     pub fn max_buffered(mut self, of_all: usize, of_connection: usize) -> Self {
         self.buffers = BufferLimits { of_all, of_connection };
         self
