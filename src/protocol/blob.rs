@@ -9,9 +9,6 @@ use crate::error::{Error, Result};
 use crate::shm::layout::{as_u64, as_usize};
 use crate::sys::memfd;
 
-/// Neither the length nor the content can change any more.
-const SEALS: i32 = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-
 /// Returns a file with these bytes. Blocks while the kernel finds the memory.
 ///
 /// # Errors
@@ -20,7 +17,9 @@ const SEALS: i32 = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW 
 pub(crate) fn write(bytes: &[u8]) -> Result<File> {
     let file = memfd::create(c"slipring-blob", as_u64(bytes.len()))?;
     file.write_all_at(bytes, 0).map_err(|e| Error::os("cannot write a blob", e))?;
-    memfd::seal(&file, SEALS)?;
+    // Nobody can write to it any more, as nobody has mapped it. `F_SEAL_WRITE` would say no more, and
+    // fails with `EBUSY` while the kernel itself holds one of the pages for a moment.
+    memfd::seal(&file, memfd::SEALS_DOWN)?;
     Ok(file)
 }
 
@@ -31,7 +30,7 @@ pub(crate) fn write(bytes: &[u8]) -> Result<File> {
 /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) if it is no file of [`write`], or has
 /// another length; [`ErrorKind::Os`](crate::ErrorKind::Os) if memory runs out or it cannot be read.
 pub(crate) fn read(fd: OwnedFd, len: u64) -> Result<Arc<[u8]>> {
-    let (file, found) = memfd::adopt(fd, SEALS)?;
+    let (file, found) = memfd::adopt(fd, memfd::SEALS_DOWN)?;
     if found != len {
         return Err(Error::mismatch(format!("blob of {found} bytes, the parent says {len}")));
     }

@@ -28,12 +28,21 @@ pub use worker::*;
 
 /// Deterministic bytes, different for each seed and place.
 pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
-    (0..len as u64)
+    // Each byte on its own takes long without optimization: a part is computed, and repeated with the
+    // place of each. No frame's length is a multiple of this prime.
+    const PART: usize = 1021;
+    let part: Vec<u8> = (0..PART.min(len) as u64)
         .map(|i| {
             let x = (i ^ seed.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             (x >> 56) as u8
         })
-        .collect()
+        .collect();
+    let mut bytes = part.repeat(len.div_ceil(PART));
+    for (place, part) in bytes.chunks_exact_mut(PART).enumerate().skip(1) {
+        part[..8].copy_from_slice(&(seed ^ (place as u64).rotate_left(40)).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
 }
 
 /// The chunks that a request of the kind [`COUNT_ALL`] asks for.

@@ -24,11 +24,18 @@ fn run(seed: u64) {
 
 #[test]
 fn ten_thousand_schedules_end_as_the_oracle_says() {
-    for seed in 0..SCHEDULES {
-        if catch_unwind(AssertUnwindSafe(|| run(seed))).is_err() {
-            panic!("schedule {seed} failed: SLIPRING_SEED={seed} runs it alone");
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for first in 0..threads {
+            scope.spawn(move || {
+                for seed in (0..SCHEDULES).skip(first).step_by(threads) {
+                    if catch_unwind(AssertUnwindSafe(|| run(seed))).is_err() {
+                        panic!("schedule {seed} failed: SLIPRING_SEED={seed} runs it alone");
+                    }
+                }
+            });
         }
-    }
+    });
 }
 
 /// Without a seed it runs the first schedule.
