@@ -31,10 +31,11 @@ const RESERVED: u32 = 8;
 /// How many buffers of long replies are used again.
 const KEPT_BUFFERS: usize = 2;
 
-/// How many cancelled requests are remembered for a second, in which the gateway may still answer.
+/// How many cancelled requests are remembered for a second, in which the gateway may still answer. Once
+/// there are so many the next ones are not: a longer time would leave out more of them.
 const REMEMBERED: usize = 4096;
-/// How many answers to requests that are not remembered a connection survives. A gateway that sends
-/// more is broken; a caller that cancels much gets some.
+/// How many frames for requests that are not remembered a connection survives. They are answers to nothing,
+/// which reach no other request. A gateway that sends more is broken; a caller that cancels much gets some.
 const LATE_FRAMES: usize = 100_000;
 
 /// One connection to one gateway, for any number of requests at the same time. Cheap to clone; all

@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use slipring::ErrorKind;
 use slipring::backend::BackendRequest;
 use slipring_gateway::Limits;
 use slipring_gateway::client::Connection;
@@ -79,7 +80,7 @@ async fn a_caller_that_drops_many_requests_at_once_loses_no_other() {
         _ = &mut hangs => panic!("it is over"),
         () = begun => {}
     }
-    let call = || Box::pin(connection.call("echo", BackendRequest::new(ECHO, "text"), LONG));
+    let call = || Box::pin(call(&connection));
     // What of them is sent, and seen by the gateway, before they are dropped differs.
     for turns in 0..16 {
         let mut calls: Vec<_> = (0..240).map(|_| call()).collect();
@@ -96,55 +97,90 @@ async fn a_caller_that_drops_many_requests_at_once_loses_no_other() {
     assert!(hangs.as_mut().poll(context).is_pending());
 }
 
-/// Reads frames until `enough` says so, which is given the kind and the stream of each.
-async fn read_frames(stream: &mut TcpStream, mut enough: impl FnMut(u8, u32) -> bool) {
-    loop {
-        let mut head = [0; 9];
-        stream.read_exact(&mut head).await.expect("the caller closes the connection");
-        let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        stream.read_exact(&mut vec![0; len as usize]).await.unwrap();
-        if enough(head[3], u32::from_be_bytes(head[5..].try_into().unwrap())) {
-            return;
+/// A gateway that writes its frames itself.
+struct RawGateway(TcpStream);
+
+impl RawGateway {
+    /// Has a connection to such a gateway, which has greeted it.
+    async fn connected() -> (Self, Connection) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connect = TcpStream::connect(listener.local_addr().unwrap());
+        let (stream, accepted) = tokio::join!(connect, listener.accept());
+        let mut gateway = Self(accepted.unwrap().0);
+        let mut limits = Limits::default();
+        limits.window = 64 << 10;
+        (limits.keep_alive_interval, limits.keep_alive_timeout) = (LONG, LONG);
+        let connection = Connection::over(stream.unwrap(), "late:1".into(), limits).await.unwrap();
+        gateway.0.read_exact(&mut [0; 24]).await.unwrap();
+        let mut settings = Vec::new();
+        frame(&mut settings, 4, 0, 0, &[]);
+        gateway.0.write_all(&settings).await.unwrap();
+        (gateway, connection)
+    }
+
+    /// Reads frames until `enough` says so, which is given the kind and the stream of each.
+    async fn read(&mut self, mut enough: impl FnMut(u8, u32) -> bool) {
+        loop {
+            let mut head = [0; 9];
+            self.0.read_exact(&mut head).await.expect("the caller closes the connection");
+            let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            self.0.read_exact(&mut vec![0; len as usize]).await.unwrap();
+            if enough(head[3], u32::from_be_bytes(head[5..].try_into().unwrap())) {
+                return;
+            }
         }
+    }
+
+    /// Answers some requests with this text, and waits until the caller has taken that: an error is that
+    /// it closes the connection.
+    async fn answer(&mut self, ids: &[u32], text: &[u8]) -> std::io::Result<()> {
+        let len = u8::try_from(text.len() % 128).unwrap() | 128;
+        // A message of gRPC: a reply with a payload.
+        let mut message = vec![0];
+        message.extend(u32::try_from(text.len() + 3).unwrap().to_be_bytes());
+        message.extend([0x12, len, u8::try_from(text.len() / 128).unwrap()]);
+        message.extend(text);
+        let mut bytes = Vec::new();
+        for id in ids {
+            // The status 200, and the status of gRPC behind the message.
+            frame(&mut bytes, 1, 4, *id, &[0x88]);
+            frame(&mut bytes, 0, 0, *id, &message);
+            frame(&mut bytes, 1, 5, *id, b"\0\x0bgrpc-status\x010");
+        }
+        frame(&mut bytes, 6, 0, 0, b"answered");
+        let Self(stream) = self;
+        let (mut reader, mut writer) = stream.split();
+        let mut read = Vec::<u8>::new();
+        // It answers to the question after it has taken all before; meanwhile it resets what it has
+        // forgotten.
+        let answered = async {
+            loop {
+                let mut part = [0; 64 << 10];
+                let count = reader.read(&mut part).await?;
+                read.extend(&part[..count]);
+                if count == 0 {
+                    return Err(std::io::ErrorKind::UnexpectedEof.into());
+                }
+                if read.windows(8).any(|part| part == b"answered") {
+                    return Ok(());
+                }
+                read.drain(..read.len().saturating_sub(8));
+            }
+        };
+        tokio::try_join!(writer.write_all(&bytes), answered).map(drop)
     }
 }
 
-#[tokio::test]
-async fn answers_that_come_too_late_do_not_end_a_connection() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let connect = TcpStream::connect(listener.local_addr().unwrap());
-    let (stream, accepted) = tokio::join!(connect, listener.accept());
-    let mut peer = accepted.unwrap().0;
-    let mut limits = Limits::default();
-    (limits.keep_alive_interval, limits.keep_alive_timeout) = (LONG, LONG);
-    let connection = Connection::over(stream.unwrap(), "late:1".into(), limits).await.unwrap();
-    let answers = async {
-        peer.read_exact(&mut [0; 24]).await.unwrap();
-        let mut bytes = Vec::new();
-        frame(&mut bytes, 4, 0, 0, &[]);
-        peer.write_all(&bytes).await.unwrap();
-        let mut cancelled = Vec::new();
-        read_frames(&mut peer, |kind, id| {
-            if kind == 3 {
-                cancelled.push(id);
-            }
-            cancelled.len() == 6_000
-        })
-        .await;
-        bytes.clear();
-        for id in cancelled {
-            // The status 200, and the end.
-            frame(&mut bytes, 1, 5, id, &[0x88]);
-        }
-        frame(&mut bytes, 6, 0, 0, b"answered");
-        peer.write_all(&bytes).await.unwrap();
-        // It answers that after it has taken all before.
-        read_frames(&mut peer, |kind, _| kind == 6).await;
-    };
+fn call(connection: &Connection) -> impl Future<Output = slipring::Result<slipring::Reply>> {
+    connection.call("echo", BackendRequest::new(ECHO, ""), LONG)
+}
+
+/// Cancels so many requests. Returns their streams.
+async fn cancel(gateway: &mut RawGateway, connection: &Connection, count: usize) -> Vec<u32> {
+    let mut cancelled = Vec::new();
     let cancels = async {
         loop {
-            let call = || Box::pin(connection.call("echo", BackendRequest::new(ECHO, ""), LONG));
-            let mut calls: Vec<_> = (0..240).map(|_| call()).collect();
+            let mut calls: Vec<_> = (0..240).map(|_| Box::pin(call(connection))).collect();
             for call in &mut calls {
                 let polled = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
                 assert!(polled.is_pending(), "{polled:?}");
@@ -152,12 +188,62 @@ async fn answers_that_come_too_late_do_not_end_a_connection() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    let both = async {
-        tokio::select! {
-            () = answers => {}
-            () = cancels => {}
+    let told = gateway.read(|kind, id| {
+        if kind == 3 {
+            cancelled.push(id);
         }
+        cancelled.len() == count
+    });
+    tokio::select! {
+        () = told => {}
+        () = cancels => {}
+    }
+    cancelled
+}
+
+/// More cancelled requests than a caller remembers: of 4,096 it knows that their answers may come late.
+const CANCELLED: usize = 6_000;
+
+#[tokio::test]
+async fn late_answers_end_no_connection_and_answer_nothing_else() {
+    let test = async {
+        let (mut gateway, connection) = RawGateway::connected().await;
+        let cancelled = cancel(&mut gateway, &connection, CANCELLED).await;
+        // Together more than the window of the connection, which each of them gives back.
+        let late = vec![b'l'; 4_000];
+        for some in cancelled.chunks(500) {
+            gateway.answer(some, &late).await.expect("the connection is closed");
+        }
+        assert!(!connection.is_closed());
+        // The same is asked again: it gets its own answer, in the midst of late ones.
+        let again = async {
+            let mut id = 0;
+            let is_new = |kind, stream| {
+                id = stream;
+                kind == 1
+            };
+            gateway.read(is_new).await;
+            assert!(!cancelled.contains(&id));
+            gateway.answer(&cancelled[..100], &late).await.unwrap();
+            gateway.answer(&[id], b"its own").await.unwrap();
+            gateway.answer(&[id], b"twice").await.unwrap();
+        };
+        let (reply, ()) = tokio::join!(call(&connection), again);
+        assert_eq!(reply.unwrap().text().unwrap(), "its own");
+        gateway
     };
-    tokio::time::timeout(LONG, both).await.expect("the answers are not taken");
-    assert!(!connection.is_closed());
+    drop(tokio::time::timeout(LONG, test).await.expect("the answers are not taken"));
+}
+
+#[tokio::test]
+async fn a_gateway_that_answers_nothing_but_what_is_over_is_left() {
+    let test = async {
+        let (mut gateway, connection) = RawGateway::connected().await;
+        let cancelled = cancel(&mut gateway, &connection, CANCELLED).await;
+        let answers = async { while gateway.answer(&cancelled, b"").await.is_ok() {} };
+        let (error, ()) = tokio::join!(call(&connection), answers);
+        let error = error.unwrap_err();
+        assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Disconnected, None), "{error}");
+    };
+    tokio::time::timeout(LONG, test).await.expect("the connection stays open");
 }
