@@ -10,12 +10,16 @@
 
 #[path = "hosts/caller.rs"]
 mod caller;
+#[path = "hosts/events.rs"]
+mod events;
 #[path = "hosts/faults.rs"]
 mod faults;
 #[path = "hosts/figures.rs"]
 mod figures;
 #[path = "hosts/lines.rs"]
 mod lines;
+#[path = "hosts/memory.rs"]
+mod memory;
 #[path = "hosts/net.rs"]
 mod net;
 #[path = "hosts/pauses.rs"]
@@ -76,8 +80,7 @@ fn test(arguments: &[String]) {
         let lasts = std::time::Duration::from_secs(seconds.parse().unwrap());
         let seed =
             std::env::var("HOSTS_SEED").map_or_else(|_| lines::now(), |it| it.parse().unwrap());
-        let way = if seed.is_multiple_of(2) { Way::Tls } else { Way::PlainText };
-        return soak::run(way, lasts, seed);
+        return soak::run(lasts, seed, &words);
     }
     let repetitions = std::env::var("HOSTS_REPETITIONS").map_or(1, |count| count.parse().unwrap());
     pauses::measure();

@@ -75,6 +75,11 @@ pub enum Says {
 }
 
 impl Line {
+    /// The time of a line.
+    pub fn at(text: &str) -> u64 {
+        text.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0)
+    }
+
     pub fn parse(text: &str) -> Self {
         let mut words = text.splitn(6, ' ');
         let mut word = || words.next().unwrap_or_default().to_owned();

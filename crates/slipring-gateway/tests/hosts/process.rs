@@ -65,9 +65,19 @@ impl Process {
 
     /// Waits for a line that is looked for. Looks at each line once.
     #[track_caller]
-    pub fn wait<T>(&self, what: &str, mut look: impl FnMut(&str) -> Option<T>) -> T {
+    pub fn wait<T>(&self, what: &str, look: impl FnMut(&str) -> Option<T>) -> T {
+        self.wait_from(0, what, look)
+    }
+
+    #[track_caller]
+    fn wait_from<T>(
+        &self,
+        mut seen: usize,
+        what: &str,
+        mut look: impl FnMut(&str) -> Option<T>,
+    ) -> T {
         let deadline = Instant::now() + LONG;
-        let (mut lines, mut seen) = (self.lines.all.lock().unwrap(), 0);
+        let mut lines = self.lines.all.lock().unwrap();
         loop {
             while let Some(line) = lines.get(seen) {
                 if let Some(found) = look(line) {
@@ -135,6 +145,33 @@ impl Process {
         self.wait(what, |line| {
             let line = Line::parse(line);
             is_it(line.at, &line.says).then_some(line.at)
+        })
+    }
+}
+
+impl Process {
+    /// Waits for a line of a caller from a time on. Returns its time.
+    #[track_caller]
+    pub fn said_since(&self, since: u64, what: &str, is_it: impl Fn(&Says) -> bool) -> u64 {
+        self.wait_since(since, what, |line| is_it(&line.says).then_some(line.at))
+    }
+
+    /// Waits for a line of a caller, from a time on, that is looked for.
+    #[track_caller]
+    pub fn wait_since<T>(
+        &self,
+        since: u64,
+        what: &str,
+        mut look: impl FnMut(&Line) -> Option<T>,
+    ) -> T {
+        // Its lines are in the order of their times, but for a moment.
+        let begins = since.saturating_sub(1_000_000);
+        let lines = self.lines.all.lock().unwrap();
+        let first = lines.partition_point(|line| Line::at(line) < begins);
+        drop(lines);
+        self.wait_from(first, what, |line| {
+            let line = Line::parse(line);
+            (line.at >= since).then(|| look(&line)).flatten()
         })
     }
 }

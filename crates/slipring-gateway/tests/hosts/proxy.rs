@@ -1,4 +1,5 @@
-//! A proxy that holds up what it forwards, as a long and bad line does, and cuts it when told.
+//! A proxy that holds up what it forwards, as a long and bad line does, and cuts it or becomes another
+//! line when told.
 
 use std::io;
 use std::time::Duration;
@@ -6,11 +7,17 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{broadcast, mpsc};
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// One in so many pieces is lost, and sent again after a while.
 const LOST: u64 = 40;
+
+/// How many pieces a long line holds, and a slow one.
+const LONG_HOLDS: usize = 1024;
+const SLOW_HOLDS: usize = 16;
+
+type Told = watch::Receiver<Line>;
 
 /// What a line is like.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,17 +41,19 @@ impl Line {
     }
 }
 
-/// Forwards what comes, as the line does. Each line of the standard input cuts all connections.
+/// Forwards what comes, as the line does. The standard input says `cut`, which ends all connections, or what
+/// the line is like from then on.
 pub fn run(listen: &str, to: &str, line: Line) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = TcpListener::bind(listen).await.unwrap();
         let (cut, _) = broadcast::channel::<()>(1);
+        let (tell, told_line) = watch::channel(line);
         println!("listens");
         let serve = async {
             loop {
                 let Ok((caller, _)) = listener.accept().await else { continue };
-                let (to, mut cut) = (to.to_owned(), cut.subscribe());
+                let (to, mut cut, line) = (to.to_owned(), cut.subscribe(), told_line.clone());
                 tokio::spawn(async move {
                     tokio::select! {
                         _ = connection(caller, &to, line) => {}
@@ -55,9 +64,15 @@ pub fn run(listen: &str, to: &str, line: Line) {
         };
         let told = async {
             let mut lines = BufReader::new(tokio::io::stdin()).lines();
-            while let Ok(Some(_)) = lines.next_line().await {
-                // There may be no connection.
-                _ = cut.send(());
+            while let Ok(Some(text)) = lines.next_line().await {
+                let words: Vec<_> = text.split(' ').collect();
+                match *words.as_slice() {
+                    ["line", delay, stall, rate] => {
+                        tell.send_replace(Line::parse([delay, stall, rate]));
+                    }
+                    // There may be no connection.
+                    _ => drop(cut.send(())),
+                }
             }
         };
         tokio::select! {
@@ -68,23 +83,20 @@ pub fn run(listen: &str, to: &str, line: Line) {
     std::process::exit(0);
 }
 
-async fn connection(caller: TcpStream, to: &str, line: Line) -> io::Result<()> {
+async fn connection(caller: TcpStream, to: &str, line: Told) -> io::Result<()> {
     let gateway = TcpStream::connect(to).await?;
     _ = (caller.set_nodelay(true), gateway.set_nodelay(true));
     let (from_caller, to_caller) = caller.into_split();
     let (from_gateway, to_gateway) = gateway.into_split();
     tokio::try_join!(
-        forward(from_caller, to_gateway, line),
+        forward(from_caller, to_gateway, line.clone()),
         forward(from_gateway, to_caller, line),
     )?;
     Ok(())
 }
 
-async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: Line) -> io::Result<()> {
-    let [delay, stall] = [line.delay, line.stall].map(Duration::from_millis);
-    // As much as a long line holds, or a slow one.
-    let holds = if line.rate.is_some() { 16 } else { 1024 };
-    let (send, mut on_the_way) = mpsc::channel::<(Instant, Vec<u8>)>(holds);
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, told: Told) -> io::Result<()> {
+    let (send, mut on_the_way) = mpsc::channel::<(Instant, Vec<u8>)>(LONG_HOLDS);
     let read = async {
         let (mut due, mut free) = (Instant::now(), Instant::now());
         loop {
@@ -95,6 +107,11 @@ async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: Line) ->
                 return Ok(());
             }
             piece.truncate(count);
+            let line = *told.borrow();
+            let [delay, stall] = [line.delay, line.stall].map(Duration::from_millis);
+            while line.rate.is_some() && LONG_HOLDS - send.capacity() >= SLOW_HOLDS {
+                sleep(Duration::from_millis(1)).await;
+            }
             if let Some(rate) = line.rate {
                 let lasts = Duration::from_micros(1000 * u64::try_from(count).unwrap() / rate);
                 free = free.max(Instant::now()) + lasts;

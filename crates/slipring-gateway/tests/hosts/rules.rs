@@ -4,6 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use crate::lines::{Asked, Line, Says};
 
+/// How often a request is begun that may be served twice: at three gateways, and by three workers of each.
+const MOST_BEGUN: usize = 9;
+
 /// A request that failed.
 #[derive(Debug, Clone)]
 pub struct Failed {
@@ -39,6 +42,8 @@ pub fn check(lines: &[Line], journal: &str, was_killed: bool) -> Result<Vec<Fail
         holds(outcomes.contains(&count), || format!("{number}: {count} outcomes"))?;
         let is_once = asked == Asked::Again || begun.len() <= 1;
         holds(is_once, || format!("{number} was begun more than once: {begun:?}"))?;
+        let is_bounded = begun.len() <= MOST_BEGUN;
+        holds(is_bounded, || format!("{number} was begun too often: {begun:?}"))?;
         let is_true = request.was_begun != Some(false) || begun.is_empty();
         holds(is_true, || format!("{number} is said to be unbegun: {begun:?}"))?;
         if let Some(execution) = &request.execution {
@@ -139,6 +144,9 @@ pub fn are_kept_and_broken() {
     }
     let twice = format!("{journal}begin 4 7 3.1\n");
     assert!(checked(&good, &twice).unwrap_err().contains("begun more than once"));
+    let often: String = (2..10).map(|it| format!("begin 1 8 3.{it}\n")).collect();
+    let often = format!("{journal}{often}");
+    assert!(checked(&good, &often).unwrap_err().contains("begun too often"));
     let same = (good.replace("here 1.2", "here 1.1"), journal.replace("8 1.2", "8 1.1"));
     assert!(checked(&same.0, &same.1).unwrap_err().contains("delivered twice"));
 }

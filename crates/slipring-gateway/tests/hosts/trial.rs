@@ -1,5 +1,6 @@
-//! Hosts with their processes, for one fault.
+//! Hosts with their processes, for one fault or many.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -28,6 +29,9 @@ pub const ROLE: &str = "counter";
 /// Where callers and gateways find their certificates. There are none in plain text.
 pub const CERTS: &str = "HOSTS_CERTS";
 
+/// How many numbers each caller has for its requests.
+const EACH_CALLER: u64 = 1_000_000;
+
 /// How callers and gateways speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -40,6 +44,8 @@ pub struct Plan {
     way: Way,
     hosts: &'static [&'static str],
     line: proxy::Line,
+    /// The gateway that is called by way of the host `proxy`, if there is one.
+    proxied: &'static str,
     load: Load,
 }
 
@@ -48,6 +54,9 @@ pub struct Trial {
     pub gateways: Vec<Process>,
     pub callers: Vec<Process>,
     pub proxy: Option<Process>,
+    /// What callers said that were killed.
+    gone: Vec<Vec<Line>>,
+    begun_callers: u64,
     plan: Plan,
     files: Files,
 }
@@ -81,12 +90,17 @@ impl Drop for Files {
 
 impl Plan {
     pub fn new(way: Way, hosts: &'static [&'static str]) -> Self {
-        Self { way, hosts, line: proxy::Line::default(), load: Load::SMALL }
+        Self { way, hosts, line: proxy::Line::default(), proxied: FAULTY, load: Load::SMALL }
     }
 
     /// What the line of the host `proxy` is like, by way of which the faulty gateway is called.
     pub fn line(self, line: proxy::Line) -> Self {
         Self { line, ..self }
+    }
+
+    /// Has this gateway called by way of the host `proxy`, and not the faulty one.
+    pub fn proxied(self, proxied: &'static str) -> Self {
+        Self { proxied, ..self }
     }
 
     pub fn load(self, chunk: usize, request: usize) -> Self {
@@ -95,12 +109,20 @@ impl Plan {
 }
 
 impl Trial {
-    /// Starts a gateway or a caller on each host that is called so. If there is a host `proxy`, the
-    /// faulty gateway is called by way of it.
+    /// Starts a gateway or a caller on each host that is called so. If there is a host `proxy`, one
+    /// gateway is called by way of it.
     pub fn start(plan: Plan) -> Self {
         let (files, hosts, net) = (Files::new(), plan.hosts, Net::new(plan.hosts));
-        let (gateways, callers) = (Vec::new(), Vec::new());
-        let mut trial = Self { net, gateways, callers, proxy: None, plan, files };
+        let mut trial = Self {
+            net,
+            gateways: Vec::new(),
+            callers: Vec::new(),
+            proxy: None,
+            gone: Vec::new(),
+            begun_callers: 0,
+            plan,
+            files,
+        };
         if trial.plan.way == Way::Tls {
             trial.make_certs();
         }
@@ -109,14 +131,15 @@ impl Trial {
             trial.gateways.push(gateway);
         }
         if hosts.contains(&"proxy") {
-            let (listen, to) = (trial.at("proxy"), trial.at(FAULTY));
+            let (listen, to) = (trial.at("proxy"), trial.at(trial.plan.proxied));
             let [delay, stall, rate] = &trial.plan.line.words();
             let words = ["run-proxy", &listen, &to, delay, stall, rate];
             trial.proxy = Some(Process::start("proxy", &words, None).listens());
         }
-        let callers = hosts.iter().filter(|host| host.starts_with("caller"));
-        trial.callers =
-            callers.enumerate().map(|(at, host)| trial.start_caller(at, host)).collect();
+        for host in hosts.iter().filter(|host| host.starts_with("caller")) {
+            let caller = trial.start_caller(host);
+            trial.callers.push(caller);
+        }
         trial
     }
 
@@ -143,8 +166,19 @@ impl Trial {
         certs.write(&self.files.certs()).unwrap();
     }
 
-    fn start_caller(&self, at: usize, host: &str) -> Process {
-        let first = ((at + 1) * 1_000_000).to_string();
+    /// Kills a caller in the midst of its requests, and starts another one on its host.
+    pub fn replace_caller(&mut self, which: usize, host: &str) {
+        let new = self.start_caller(host);
+        let mut killed = std::mem::replace(&mut self.callers[which], new);
+        killed.signal("KILL");
+        killed.ends();
+        self.gone.push(said_before_end(&killed));
+    }
+
+    /// Starts a caller, whose requests have numbers of their own.
+    fn start_caller(&mut self, host: &str) -> Process {
+        self.begun_callers += 1;
+        let first = (self.begun_callers * EACH_CALLER).to_string();
         let gateways: Vec<_> = self.gateway_hosts().map(|gateway| self.seen_at(gateway)).collect();
         let [chunk, request] = &self.plan.load.words();
         let words = ["run-caller", &first, chunk, request].into_iter();
@@ -163,7 +197,8 @@ impl Trial {
 
     /// The address by which callers know a gateway.
     fn seen_at(&self, gateway: &str) -> String {
-        self.at(if self.proxy.is_some() && gateway == FAULTY { "proxy" } else { gateway })
+        let is_proxied = self.proxy.is_some() && gateway == self.plan.proxied;
+        self.at(if is_proxied { "proxy" } else { gateway })
     }
 
     /// Waits until each caller was served by each gateway, and has a stream in the midst from the
@@ -182,12 +217,12 @@ impl Trial {
     /// took.
     pub fn left(&self, since: u64) -> Duration {
         let address = self.seen_at(FAULTY);
-        let is_gone = |at, says: &Says| {
+        let is_gone = |says: &Says| {
             let is_unused = |state: &str| state != "ready";
-            at >= since
-                && matches!(says, Says::State { address: it, state } if *it == address && is_unused(state))
+            matches!(says, Says::State { address: it, state } if *it == address && is_unused(state))
         };
-        let longest = self.callers.iter().map(|caller| caller.said("it is left", is_gone)).max();
+        let left = self.callers.iter().map(|it| it.said_since(since, "it is left", is_gone));
+        let longest = left.max();
         let left = Duration::from_micros(longest.unwrap() - since);
         assert!(left <= LONGEST_LEAVE, "it was left after {left:?}");
         left
@@ -195,9 +230,10 @@ impl Trial {
 
     /// Waits until the faulty gateway answers again. Returns how long after the time that took.
     pub fn back(&self, since: u64) -> Duration {
-        let at = self.callers.iter().map(|caller| {
-            caller.said("it is back", |at, says| at >= since && is_answer(says, FAULTY))
-        });
+        let at = self
+            .callers
+            .iter()
+            .map(|caller| caller.said_since(since, "it is back", |says| is_answer(says, FAULTY)));
         let back = Duration::from_micros(at.max().unwrap() - since);
         assert!(back <= LONGEST_RETURN, "it was used after {back:?}: {:?}", self.states(since));
         back
@@ -236,31 +272,63 @@ impl Trial {
     /// Lets the callers and then the gateways end, checks all that must hold, and returns the
     /// requests that failed. All must have failed with this kind of error.
     pub fn finish(self, kind: Option<&str>) -> Vec<Failed> {
-        self.finish_any(kind.as_slice())
+        self.finish_any(kind.as_slice()).1
     }
 
-    /// The same, with several kinds of errors.
-    pub fn finish_any(mut self, kinds: &[&str]) -> Vec<Failed> {
+    /// The same, with several kinds of errors. Returns how many requests there were, too.
+    pub fn finish_any(mut self, kinds: &[&str]) -> (usize, Vec<Failed>) {
         self.callers.iter_mut().for_each(Process::end_input);
         for caller in &self.callers {
             caller.said("it ends", |_, says| matches!(says, Says::End));
         }
         let lines: Vec<_> = self.callers.iter().map(Process::lines).collect();
         let journal = self.end_gateways();
-        let failed: Vec<_> =
-            lines.iter().flat_map(|lines| rules::check(lines, &journal, false).unwrap()).collect();
+        let all = lines.iter().map(|lines| (lines, false));
+        let all = all.chain(self.gone.iter().map(|lines| (lines, true)));
+        let is_sent = |line: &&Line| matches!(line.says, Says::Sent { .. });
+        let count = all.clone().map(|(lines, _)| lines.iter().filter(is_sent).count()).sum();
+        let failed: Vec<_> = all
+            .flat_map(|(lines, was_killed)| rules::check(lines, &journal, was_killed).unwrap())
+            .collect();
         for failed in &failed {
             assert!(kinds.contains(&failed.kind.as_str()), "{failed:?}");
         }
-        failed
+        (count, failed)
+    }
+
+    /// Looks whether workers that live still have requests of callers that were killed.
+    pub fn assert_killed_are_forgotten(&self) {
+        let journal = self.journal();
+        let mut open = HashMap::new();
+        for line in journal.lines() {
+            let words: Vec<_> = line.split(' ').collect();
+            let &[what, _, number, execution] = words.as_slice() else { panic!("{line}") };
+            match what {
+                "begin" => drop(open.insert(execution, number)),
+                _ => drop(open.remove(execution)),
+            }
+        }
+        let caller_of = |lines: &Vec<Line>| {
+            lines.iter().find_map(|line| match line.says {
+                Says::Sent { number, .. } => Some(number / EACH_CALLER),
+                _ => None,
+            })
+        };
+        let gone: Vec<_> = self.gone.iter().filter_map(caller_of).collect();
+        open.retain(|execution, number| {
+            let lives = |process| Path::new("/proc").join(process).exists();
+            let number: u64 = number.parse().unwrap();
+            gone.contains(&(number / EACH_CALLER)) && lives(execution.split('.').next().unwrap())
+        });
+        assert!(
+            open.is_empty(),
+            "workers still have requests of callers that were killed: {open:?}"
+        );
     }
 
     /// Checks the requests of a caller that was killed.
     pub fn check_killed(&mut self, caller: &Process) -> Vec<Failed> {
-        let mut lines = caller.lines();
-        // It may have been killed in the midst of its last line.
-        lines.pop();
-        rules::check(&lines, &self.journal(), true).unwrap()
+        rules::check(&said_before_end(caller), &self.journal(), true).unwrap()
     }
 
     pub fn journal(&self) -> String {
@@ -272,6 +340,14 @@ impl Trial {
         self.gateways.iter_mut().for_each(Process::ends_well);
         self.journal()
     }
+}
+
+/// What a caller said before it was killed.
+fn said_before_end(killed: &Process) -> Vec<Line> {
+    let mut lines = killed.lines();
+    // It may have been killed in the midst of its last line.
+    lines.pop();
+    lines
 }
 
 /// The process of the worker that has answered, and its host, if the line is an answer.
