@@ -156,6 +156,7 @@ cfg_if! {
         mod shm;
         mod sync;
         mod sys;
+        mod trace_context;
         #[path = "worker/mod_loom.rs"]
         pub mod worker;
 
@@ -173,6 +174,7 @@ cfg_if! {
         pub use payload::{Payload, Source};
         pub use protocol::{Health, Kind, RequestHealth, RoleConfig, WorkerState};
         pub use shm::bytes::PeerBytes;
+        pub use trace_context::TraceContext;
     } else {
         #[cfg(feature = "async")]
         pub mod backend;
@@ -214,12 +216,13 @@ cfg_if! {
         #[cfg(feature = "testing")]
         pub mod testing;
         mod trace;
+        mod trace_context;
         pub mod worker;
 
         pub use channel::{
             Channel, Chunks, ChunksIter, DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, ErrorCounts,
             LatencyHistogram, MessageReader, MessageWriter, Pending, Reply, Spawner, Stats, Stream,
-            StreamTimeouts,
+            StreamTimeouts, TracedChannel,
         };
         pub use config::{Config, ConfigBuilder, CopyRoutine, RingConfig, WaitStrategy};
         pub use crash_report::CrashReports;
@@ -232,6 +235,7 @@ cfg_if! {
         pub use protocol::{Health, Kind, RequestHealth, RoleConfig, WorkerState};
         pub use raw::{RawLink, RawReceiver, RawSender};
         pub use shm::bytes::PeerBytes;
+        pub use trace_context::TraceContext;
     }
 }
 

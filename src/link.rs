@@ -12,13 +12,17 @@ use crate::error::{Error, ErrorKind, Mark, Marks, Result};
 use crate::ring::doorbell::{Bell, BellWatch, Sleeper};
 use crate::ring::ends::{ControlWords, Ends};
 use crate::ring::{Consumer, Producer};
-use crate::shm::layout::{Geometry, RegionHeader, RingLayout, Side, as_usize, control, short_id};
+use crate::shm::layout::{
+    Geometry, RegionHeader, RingLayout, Side, UNDERSTANDS_TRACES, as_usize, control, short_id,
+};
 use crate::shm::marks::{OwnMarks, PeerMarks};
 use crate::shm::region::{PeerRegion, Regions};
 use crate::shm::requests::{OwnRequests, PeerRequests};
 use crate::shm::status::{OwnStatus, PeerStatus};
 use crate::shm::words::{OwnU32, OwnU64, PeerU32};
+use crate::sync::Ordering;
 use crate::sys::wake_fd::WakeFd;
+use crate::trace_context::TraceTable;
 
 /// One side of a link: a ring out and a ring in.
 #[derive(Debug)]
@@ -64,6 +68,8 @@ pub(crate) struct ParentWords {
     pub(crate) report: Arc<PeerReport>,
     /// Wakes a handler that waits for a credit or a cancel.
     pub(crate) data_bell: Bell,
+    /// What the worker understands.
+    pub(crate) understood: PeerU32,
     /// The channel's short id, which stands in the headers of its regions.
     pub(crate) channel: u64,
 }
@@ -93,6 +99,10 @@ pub(crate) struct WorkerWords {
     pub(crate) abort: PeerU32,
     pub(crate) requests: PeerRequests,
     pub(crate) report: OwnReport,
+    /// What this worker understands.
+    pub(crate) understood: OwnU32,
+    /// Not shared: the traces that its requests are part of.
+    pub(crate) traces: TraceTable,
 }
 
 /// What a worker says of itself without being asked.
@@ -140,6 +150,7 @@ impl ParentLink {
                 marks: PeerMarks::at(&peer, marks, entries)?,
             }),
             data_bell: Bell::new(own.u32_at(DATA.bell)?, None).with_event(own.event(DATA.bell)),
+            understood: peer.u32_at(control::UNDERSTOOD)?,
             channel: short_id(header.channel),
         };
         let owner = peer.u32_at(control::OWNER)?;
@@ -160,6 +171,22 @@ impl ExpectedAnswer {
         let answer = RegionHeader::parse(&bytes, Side::Up, self.header.peer.region_len)?;
         answer.check_answers(&self.header)?;
         Ok(answer)
+    }
+}
+
+impl WorkerWords {
+    /// Tells the parent what this worker understands, before it is told that the worker is attached.
+    pub(crate) fn tell_what_is_understood(&self) {
+        // The handshake orders it.
+        self.understood.store(UNDERSTANDS_TRACES, Ordering::Relaxed);
+    }
+}
+
+impl ParentWords {
+    /// Whether the worker takes the contexts of traces.
+    #[cold]
+    pub(crate) fn understands_traces(understood: &PeerU32) -> bool {
+        understood.load(Ordering::Relaxed) & UNDERSTANDS_TRACES != 0
     }
 }
 
@@ -185,6 +212,8 @@ impl WorkerLink {
                 status: OwnStatus::at(&own, control::STATUS)?,
                 marks: OwnMarks::at(&own, marks, entries)?,
             },
+            understood: own.u32_at(control::UNDERSTOOD)?,
+            traces: TraceTable::new(entries),
         };
         let owner = Some(own.u32_at(control::OWNER)?);
         own.write_header(&header.for_peer(std::process::id()));

@@ -59,6 +59,8 @@ pub fn spawn_thread<S>(
 ) -> Result<Channel> {
     let (name, ends) = (role.role.clone(), Ends::new(config)?);
     let (worker, stop) = (ends.worker, Arc::clone(&ends.stop));
+    // The channel is there before the thread has begun.
+    worker.words.tell_what_is_understood();
     ends.worker_thread.start(&name, move || make().serve_link(worker, &role, &stop))?;
     let WorkerThread { state, thread } = ends.worker_thread;
     Ok(Channel::over_thread(ends.parent, config, name, thread, state, Some(ends.wake_fd)))

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use imports::{Imports, Source};
 
 /// A module imports only from lower levels, or from its own folder.
-const LEVELS: [(&str, u32); 27] = [
+const LEVELS: [(&str, u32); 28] = [
     ("error", 0),
     ("config", 0),
     ("id", 0),
@@ -19,6 +19,7 @@ const LEVELS: [(&str, u32); 27] = [
     ("trace", 0),
     ("failpoint", 0),
     ("sys", 1),
+    ("trace_context", 1),
     ("shm", 2),
     ("ring", 3),
     ("link", 4),

@@ -7,6 +7,7 @@ use crate::protocol::kind::flags;
 use crate::protocol::{Kind, failure};
 use crate::ring::Header;
 use crate::shm::layout::{as_usize, control};
+use crate::trace_context::CONTEXT_LEN;
 
 impl Play {
     pub(super) fn request(&self, choice: u8) -> u64 {
@@ -94,7 +95,11 @@ impl Play {
             let (header, payload) = (frame.header(), frame.payload().to_vec());
             drop(frame);
             if !self.has_forged_down {
-                assert!(header.request != 0 && header.flags & !flags::REQUEST == 0);
+                let is_traced = header.flags & flags::TRACED != 0;
+                assert!(header.request != 0);
+                assert_eq!(header.flags & !(flags::REQUEST | flags::TRACED), 0);
+                let len = payload.len() - if is_traced { CONTEXT_LEN } else { 0 };
+                let payload = &payload[..len];
                 assert!(payload.windows(2).all(|pair| matches!(pair, [a, b] if a == b)));
             }
             if header.flags & flags::MORE == 0 {

@@ -93,6 +93,7 @@ impl Rig {
         let (down, up) = (files.down.into(), files.up.into());
         let regions = memfd::attach(down, up).unwrap();
         let worker = WorkerLink::over(regions, config.tuning(), theirs.as_ref()).unwrap();
+        worker.words.tell_what_is_understood();
         parent.answer.check_attached().unwrap();
 
         let thread = Arc::<OnceLock<ExternalWorker>>::default();

@@ -42,7 +42,6 @@
 //! ```
 
 mod request;
-mod trace_context;
 
 use std::fmt;
 use std::future::Future;
@@ -59,8 +58,8 @@ use crate::error::{Error, ErrorKind};
 pub use crate::priority::Priority;
 use crate::protocol::Health;
 
+pub use crate::trace_context::TraceContext;
 pub use request::BackendRequest;
-pub use trace_context::TraceContext;
 
 /// What a method of a [`Backend`] returns: a future of any task.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

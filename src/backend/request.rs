@@ -3,12 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Progress, TraceContext};
+use super::Progress;
 use crate::error::Result;
 use crate::payload::in_memory;
 use crate::payload::{Payload, SharedPayload};
 use crate::priority::Priority;
 use crate::protocol::Kind;
+use crate::trace_context::TraceContext;
 
 /// A request to a [`Backend`](super::Backend), which owns its payload. Cheap to clone: the clone
 /// shares the payload and the [`Progress`].
@@ -94,8 +95,8 @@ impl BackendRequest {
         self
     }
 
-    /// Says which trace the request is part of. A backend on another host tells its gateway; workers
-    /// are not told.
+    /// Says which trace the request is part of. A role of a pool tells its worker, without the
+    /// `tracestate`; a backend on another host tells its gateway.
     pub fn trace(mut self, trace: TraceContext) -> Self {
         self.trace = Some(trace);
         self

@@ -25,10 +25,12 @@ use crate::link::{Duplex, ParentWords, PeerReport};
 use crate::protocol::buffer_pool::BufferPool;
 use crate::ring::Frame;
 use crate::ring::doorbell::Sleeper;
+use crate::shm::words::PeerU32;
 use crate::sync::{AtomicU32, Counter, Ordering};
 use crate::sys::clock::Deadline;
 use crate::sys::wake_fd::WakeFd;
 use crate::sys::{activity, fork};
+use crate::trace_context::CONTEXT_LEN;
 
 /// The shared parts of a channel.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub(crate) struct Core {
     pub(crate) config: Config,
     /// See [`ParentWords`].
     pub(super) id: u64,
+    /// What the worker understands.
+    understood: PeerU32,
     /// Sees all frames.
     pub(super) tap: Option<Arc<dyn FrameTap>>,
     /// Payloads that are shorter go out in one frame that no tap sees.
@@ -62,7 +66,7 @@ impl Core {
         wake_fd: Option<Arc<WakeFd>>,
         tap: Option<Arc<dyn FrameTap>>,
     ) -> Arc<Self> {
-        let ParentWords { abort, requests, report, data_bell, channel: id } = words;
+        let ParentWords { abort, requests, report, data_bell, understood, channel: id } = words;
         let words =
             RequestWords { abort, cells: requests, report: Arc::clone(&report), bell: data_bell };
         let marks: Weak<dyn Marks> = Arc::<PeerReport>::downgrade(&report);
@@ -81,6 +85,7 @@ impl Core {
             sleeper: data.sleeper,
             config: config.clone(),
             id,
+            understood,
             plain_below: if tap.is_some() { 0 } else { config.down.max_frame + 1 },
             tap,
             is_prefaulted: AtomicU32::new(0),
@@ -141,6 +146,20 @@ impl Core {
     #[inline]
     pub(crate) fn is_long(&self, len: usize) -> bool {
         len > self.config.down.max_frame
+    }
+
+    /// Whether a payload of this length and the context of a trace do not fit a frame.
+    #[cold]
+    pub(crate) fn is_long_traced(&self, len: usize) -> bool {
+        self.is_long(len.saturating_add(CONTEXT_LEN))
+    }
+
+    /// Whether the worker takes the contexts of traces: one of an earlier version does not. Nor do
+    /// frames that are shorter than a context.
+    #[cold]
+    pub(crate) fn takes_traces(&self) -> bool {
+        let has_room = self.config.down.max_frame >= CONTEXT_LEN;
+        has_room && ParentWords::understands_traces(&self.understood)
     }
 
     /// Whether a payload of this length goes out in one frame that no tap sees.

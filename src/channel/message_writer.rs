@@ -15,6 +15,7 @@ use crate::id::RequestId;
 use crate::payload::Encoded;
 use crate::protocol::{Kind, splitter};
 use crate::sys::clock::TimeLimit;
+use crate::trace_context::TraceContext;
 
 /// A request that is being written, from [`Channel::write`](crate::Channel::write). Dropping it
 /// cancels the request.
@@ -36,6 +37,8 @@ pub struct MessageWriter<'a> {
     outgoing: Outgoing<'a>,
     /// What does not fill a frame yet.
     bytes: Vec<u8>,
+    /// The trace that the request is part of, until the worker is told of it.
+    trace: Option<TraceContext>,
     pub(crate) limit: TimeLimit,
 }
 
@@ -55,7 +58,13 @@ impl<'a> MessageWriter<'a> {
     ) -> Result<Self> {
         let outgoing = Outgoing::open(core, RequestSpec::call(kind, limit.deadline()), Some(turn))?;
         let bytes = Vec::with_capacity(core.config.max_request_frame());
-        Ok(Self { core, outgoing, bytes, limit })
+        Ok(Self { core, outgoing, bytes, trace: None, limit })
+    }
+
+    /// Says which trace the request is part of. Nothing may be sent yet.
+    pub(crate) fn traced(mut self, trace: &TraceContext) -> Self {
+        self.trace = self.core.takes_traces().then(|| trace.clone());
+        self
     }
 
     /// Returns the request's id.
@@ -119,6 +128,12 @@ impl<'a> MessageWriter<'a> {
     pub(crate) fn advance(&mut self, has_more: bool) -> Result<Option<usize>> {
         // It may have been begun before a fork, or before the end.
         check_open(self.core).map_err(|error| self.ended_by(error))?;
+        if let Some(trace) = &self.trace {
+            if let Some(room) = self.outgoing.advance_context(trace)? {
+                return Ok(Some(room));
+            }
+            self.trace = None;
+        }
         let piece = Encoded::Whole(&self.bytes);
         let no_room = self.outgoing.advance(&piece, self.bytes.len(), has_more)?;
         if no_room.is_none() {

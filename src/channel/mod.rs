@@ -48,6 +48,7 @@ mod stream_timeouts;
 mod tap;
 mod task_wait;
 mod timed_mutex;
+mod traced;
 mod turn;
 mod wait;
 mod wait_list;
@@ -79,6 +80,7 @@ use crate::sys::clock::{Deadline, TimeLimit};
 use crate::sys::fork;
 use crate::sys::wake_fd::WakeFd;
 use crate::trace::span;
+use crate::trace_context::TraceContext;
 
 pub(crate) use self::core::Core;
 pub(crate) use chunks::Source;
@@ -105,6 +107,7 @@ pub(crate) use stream_timeouts::StreamDeadlines;
 pub use stream_timeouts::{DEFAULT_CHUNK_TIMEOUT, DEFAULT_QUEUE_TIMEOUT, StreamTimeouts};
 pub(crate) use task_wait::{RoomWait, TaskFound, TaskWait, TaskWant};
 pub(crate) use timed_mutex::TimedGuard;
+pub use traced::TracedChannel;
 pub(crate) use turn::{check_open, has_ended, prefault};
 pub(crate) use wait_list::{Key as WaitKey, WaitList};
 
@@ -338,6 +341,27 @@ impl Channel {
         let request = send(&self.core, spec, payload, deadlines.send_by())
             .map_err(|error| deadlines.sending_failed(error))?;
         Ok(Stream::new(Arc::clone(&self.core), request, deadlines))
+    }
+
+    /// Returns the same channel for requests that are part of a trace. The worker is told of the trace,
+    /// by [`Request::trace_context`](crate::worker::Request::trace_context), without its `tracestate`.
+    /// A worker with a version of this library that does not take traces gets the requests without
+    /// them, and so does one whose frames have under 32 bytes.
+    ///
+    /// A context takes 32 bytes of the ring, which do not count as payload: neither against
+    /// [`Config::max_message`] nor in counters and recordings. A payload that fits a frame by less than
+    /// that is sent in pieces, as a longer one is.
+    ///
+    /// ```
+    #[doc = include_str!("example.md")]
+    /// let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    /// let trace = slipring::TraceContext::parse(text).expect("it is well formed");
+    /// let reply = channel.traced(&trace).call(ECHO, "hello", timeout)?;
+    /// assert_eq!(reply.text()?, "hello");
+    /// # channel.close(timeout).map(drop) }
+    /// ```
+    pub fn traced<'a>(&'a self, trace: &'a TraceContext) -> TracedChannel<'a> {
+        TracedChannel::new(self, trace)
     }
 
     /// Waits until the worker has built its session, and then has it serve the warm-up request

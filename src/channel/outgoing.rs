@@ -19,6 +19,7 @@ use crate::ring::Header;
 use crate::sys::clock::{Deadline, TimeLimit};
 use crate::sys::copy::copy_from_slice;
 use crate::sys::fork;
+use crate::trace_context::{CONTEXT_LEN, TraceContext};
 
 /// The longest payload of a call that is copied in less time than it takes to read the clock.
 const SHORT: usize = 4 << 10;
@@ -104,6 +105,31 @@ fn send_until<P: Payload + ?Sized>(
         while let Some(room) = needed {
             wait_for_room(core, room, deadline).map_err(|error| outgoing.ended_by(error))?;
             needed = outgoing.advance(&encoded, len, false)?;
+        }
+        Ok(outgoing.request())
+    };
+    send().map_err(|error| failed(core, error, deadline))
+}
+
+/// As [`send`], of a request that is part of a trace. A worker that does not take that gets the request
+/// without it.
+pub(super) fn send_traced<P: Payload + ?Sized>(
+    core: &Core,
+    spec: RequestSpec,
+    trace: &TraceContext,
+    payload: &P,
+    deadline: Deadline,
+) -> Result<u64> {
+    if !core.takes_traces() {
+        return send(core, spec, payload, deadline);
+    }
+    let send = || {
+        let (encoded, len) = encode(core, payload)?;
+        let is_long = core.is_long_traced(len);
+        let turn = is_long.then(|| long_message_turn(core, deadline)).transpose()?;
+        let mut outgoing = Outgoing::open(core, spec, turn)?;
+        while let Some(room) = outgoing.advance_traced(trace, &encoded, len)? {
+            wait_for_room(core, room, deadline).map_err(|error| outgoing.ended_by(error))?;
         }
         Ok(outgoing.request())
     };
@@ -264,12 +290,70 @@ impl<'a> Outgoing<'a> {
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<bool> {
         let sent = self.core.sender.try_send(header, len, fill);
+        self.note_sent(header, len, sent)
+    }
+
+    #[inline(always)]
+    fn note_sent(&mut self, header: Header, len: usize, sent: Result<bool>) -> Result<bool> {
         if !sent.map_err(|error| self.ended_by(not_sent(self.core, error)))? {
             return Ok(false);
         }
         self.splitter.piece_sent(len);
         self.is_sent = header.flags & flags::MORE == 0;
         Ok(true)
+    }
+
+    /// As [`Outgoing::advance`], of a whole payload that is part of a trace: of one frame with the
+    /// context behind the payload, or of a piece that has the context alone, and others.
+    #[cold]
+    pub(crate) fn advance_traced(
+        &mut self,
+        trace: &TraceContext,
+        payload: &Encoded<'_>,
+        len: usize,
+    ) -> Result<Option<usize>> {
+        if self.core.is_long_traced(len) {
+            if !self.is_sent_in_part()
+                && let Some(room) = self.advance_context(trace)?
+            {
+                return Ok(Some(room));
+            }
+            return self.advance_in_pieces(payload.parts());
+        }
+        let header = self.splitter.header(true);
+        let is_sent = self.try_send_context(header, trace, len, |slot| payload.write_to(slot))?;
+        Ok((!is_sent).then_some(len + CONTEXT_LEN))
+    }
+
+    /// Sends the context of a message in pieces, as its first piece. Returns for how many bytes there
+    /// is no room.
+    #[cold]
+    pub(crate) fn advance_context(&mut self, trace: &TraceContext) -> Result<Option<usize>> {
+        let header = self.splitter.header(false);
+        let is_sent = self.try_send_context(header, trace, 0, |_| {})?;
+        Ok((!is_sent).then_some(CONTEXT_LEN))
+    }
+
+    /// Sends one frame with a context behind its payload, which no tap sees.
+    fn try_send_context(
+        &mut self,
+        header: Header,
+        trace: &TraceContext,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<bool> {
+        let (core, context) = (self.core, trace.to_bytes());
+        let traced = Header { flags: header.flags | flags::TRACED, ..header };
+        let sent = core.sender.try_send_with(traced, (len, CONTEXT_LEN), |slot| {
+            // A slot is as long as it was claimed.
+            let Some((slot, tail)) = slot.split_last_chunk_mut::<CONTEXT_LEN>() else { return };
+            fill(slot);
+            *tail = context;
+            if let Some(tap) = &core.tap {
+                tap.sent(header, slot);
+            }
+        });
+        self.note_sent(header, len, sent)
     }
 
     /// Adds to the error that ends the request whether the worker has begun it. A worker may begin

@@ -11,9 +11,11 @@ use std::collections::VecDeque;
 use crate::channel::timed_mutex::TimedMutex;
 use crate::channel::waiter::Waiter;
 use crate::error::Result;
+use crate::protocol::kind::flags;
 use crate::ring::{CopyChoices, Header, Producer, PublishedFrame};
-use crate::shm::layout::as_u64;
+use crate::shm::layout::{as_u32, as_u64, as_usize};
 use crate::sync::{AtomicU32, Mutex, Ordering};
+use crate::trace_context::CONTEXT_LEN;
 
 /// Owner of the request ring's producer.
 #[derive(Debug)]
@@ -80,8 +82,19 @@ impl Sender {
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<bool> {
+        self.try_send_with(header, (len, 0), fill)
+    }
+
+    /// As [`Sender::try_send`], of a frame that has bytes behind its payload.
+    #[inline(always)]
+    pub(super) fn try_send_with(
+        &self,
+        header: Header,
+        (len, tail): (usize, usize),
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<bool> {
         let mut sending = self.sending.lock();
-        let Some(mut claim) = sending.producer.try_claim(len)? else { return Ok(false) };
+        let Some(mut claim) = sending.producer.try_claim(len + tail)? else { return Ok(false) };
         fill(claim.payload());
         crate::failpoint::failpoint!("after copy");
         claim.commit(header);
@@ -113,9 +126,15 @@ impl Sender {
         }
     }
 
-    /// See [`Producer::history`].
+    /// See [`Producer::history`]. Contexts of traces are left out.
     pub(super) fn history(&self, wanted: impl Fn(&Header) -> usize) -> Vec<PublishedFrame> {
-        self.sending.lock().producer.history(wanted)
+        let mut frames = self.sending.lock().producer.history(wanted);
+        // What lies behind the payload is none of it.
+        for frame in frames.iter_mut().filter(|frame| frame.header.flags & flags::TRACED != 0) {
+            frame.header.len = frame.header.len.saturating_sub(as_u32(CONTEXT_LEN));
+            frame.payload.truncate(as_usize(u64::from(frame.header.len)));
+        }
+        frames
     }
 
     /// See [`Producer::positions`].

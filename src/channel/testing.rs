@@ -22,10 +22,12 @@ use crate::shm::requests::{OwnRequests, PeerRequests};
 use crate::shm::status::{OwnStatus, PeerStatus};
 use crate::sys::clock::{Deadline, TimeLimit};
 use crate::sys::wake_fd::WakeFd;
+use crate::trace_context::TraceTable;
 
 // Beside the control words of a ring's model.
 /// The parent's abort flag, and the worker's status line.
 const FLAG: usize = 48;
+const UNDERSTOOD: usize = FLAG + 32;
 /// The credit that the worker waits for.
 const RING: usize = 128;
 
@@ -103,6 +105,7 @@ pub(crate) fn sides(
             marks: PeerMarks::at(&up_seen, TABLE, requests).unwrap(),
         }),
         data_bell: Bell::new(down.u32_at(WORDS.bell).unwrap(), None),
+        understood: up_seen.u32_at(UNDERSTOOD).unwrap(),
         channel: 0,
     };
     let watch = watch(&up_seen);
@@ -114,6 +117,8 @@ pub(crate) fn sides(
             status: OwnStatus::at(&up, FLAG).unwrap(),
             marks: OwnMarks::at(&up, TABLE, requests).unwrap(),
         },
+        understood: up.u32_at(UNDERSTOOD).unwrap(),
+        traces: TraceTable::new(requests),
     };
     (parent, Side { rings: duplex(&up, &down_seen, None, worker_fd), words })
 }

@@ -193,9 +193,10 @@ pub struct FrameInRing {
     pub kind: u16,
     /// The name of its kind.
     pub kind_name: String,
-    /// Its flags: 1 a stream is wanted, 2 more pieces follow, 4 a further piece, 8 abandoned.
+    /// Its flags: 1 a stream is wanted, 2 more pieces follow, 4 a further piece, 8 abandoned, 16 the
+    /// context of a trace follows the payload.
     pub flags: u16,
-    /// Bytes of its payload.
+    /// Bytes of its payload, without the context of its trace.
     pub len: u32,
     /// The request that it belongs to.
     pub request: u64,
@@ -203,6 +204,8 @@ pub struct FrameInRing {
     pub aux: u64,
     /// How far the worker is with it: `waiting`, `taken`, `begun`, `answered` or `done`. Of requests only.
     pub stage: Option<&'static str>,
+    /// The trace that it says it is part of, as a `traceparent`. Of requests only.
+    pub trace: Option<String>,
     /// The start of its payload, in hexadecimal digits; as long as was asked for.
     pub payload: String,
 }

@@ -12,11 +12,13 @@ use super::memory::{Memory, u32_at, u64_at};
 use super::report::{Check, FrameInRing, Options, RingMemory, Verdict, WaitWord};
 use crate::config::{FRAME_HEADER, SLOT_ALIGN};
 use crate::protocol::Kind;
+use crate::protocol::kind::flags::TRACED;
 use crate::ring::Header;
 use crate::ring::commit::Commit;
 use crate::ring::doorbell::BY_FD;
 use crate::ring::position::{NEVER, span, to_end};
-use crate::shm::layout::{RingLayout, as_u64, as_usize, control};
+use crate::shm::layout::{RingLayout, as_u32, as_u64, as_usize, control};
+use crate::trace_context::{CONTEXT_LEN, TraceContext};
 
 /// How often a ring that moves on is read again.
 const LOOKS: usize = 10;
@@ -165,9 +167,18 @@ impl Place<'_> {
 
     fn frame(&self, position: u64, header: Header, options: &Options) -> io::Result<FrameInRing> {
         let Header { len, kind, flags, request, aux } = header;
+        let payload_at = self.offset(position) + as_u64(FRAME_HEADER);
+        let (mut len, mut trace) = (len, None);
+        let is_traced = flags & TRACED != 0 && Kind::from_code(kind).is_request();
+        if is_traced && let Some(left) = len.checked_sub(as_u32(CONTEXT_LEN)) {
+            let mut context = [0; CONTEXT_LEN];
+            self.writer.read_at(payload_at + u64::from(left), &mut context)?;
+            trace = TraceContext::from_bytes(&context).map(|context| context.to_string());
+            len = left;
+        }
         let shown = as_usize(u64::from(len)).min(options.payload_bytes).min(MOST_PAYLOAD);
         let mut bytes = vec![0; shown];
-        self.writer.read_at(self.offset(position) + as_u64(FRAME_HEADER), &mut bytes)?;
+        self.writer.read_at(payload_at, &mut bytes)?;
         let mut payload = String::with_capacity(2 * shown);
         for byte in bytes {
             // Writing to a string does not fail.
@@ -175,7 +186,18 @@ impl Place<'_> {
         }
         let kind_name = Kind::from_code(kind).to_string();
         let stage = None;
-        Ok(FrameInRing { position, kind, kind_name, flags, len, request, aux, stage, payload })
+        Ok(FrameInRing {
+            position,
+            kind,
+            kind_name,
+            flags,
+            len,
+            request,
+            aux,
+            stage,
+            trace,
+            payload,
+        })
     }
 
     fn offset(&self, position: u64) -> u64 {

@@ -11,9 +11,11 @@ use super::report::{ChannelMemory, Options, Verdict};
 use crate::config::{Config, RingConfig};
 use crate::link::{ParentLink, WorkerLink};
 use crate::protocol::Kind;
+use crate::protocol::kind::flags;
 use crate::ring::Header;
 use crate::shm::layout::{RegionHeader, as_usize, control, short_id};
 use crate::shm::memfd::{self, RegionFiles};
+use crate::trace_context::{CONTEXT_LEN, TraceContext};
 
 const DOWN: usize = 0;
 const UP: usize = 1;
@@ -126,6 +128,25 @@ fn frames_in_flight_are_shown_with_how_far_the_worker_is() {
         assert_eq!((worker.mark_count, worker.cancelled), (3, 1));
         assert!(worker.marks.iter().all(|mark| mark.age_ns > 0));
     }
+}
+
+#[test]
+fn the_context_of_a_trace_is_shown_and_is_no_payload() {
+    let mut rig = Rig::new(0);
+    let trace = TraceContext::new([7; 16], [9; 8], 1).unwrap();
+    let mut send = |request, payload: &[u8]| {
+        let mut claim = rig.parent.data.producer.try_claim(payload.len()).unwrap().unwrap();
+        claim.payload().copy_from_slice(payload);
+        let (kind, flags) = (Kind::EMBED.code(), flags::TRACED);
+        claim.commit(Header { kind, flags, request, ..Header::default() });
+    };
+    send(1, &[b"ab", &trace.to_bytes()[..]].concat());
+    send(2, &[b"ab", &[0xff; CONTEXT_LEN][..]].concat());
+    send(3, &[0xcd; CONTEXT_LEN - 1]);
+    let found = rig.found();
+    let shown = found.rings[0].frames.iter().map(|it| (it.len, it.trace.clone(), &*it.payload));
+    let expected = [(2, Some(trace.to_string()), "6162"), (2, None, "6162"), (31, None, "cdcdcd")];
+    assert_eq!(shown.collect::<Vec<_>>(), expected, "a context, none, and no room for one");
 }
 
 #[test]

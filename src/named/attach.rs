@@ -153,6 +153,7 @@ fn attach(name: &str) -> Result<Found> {
     let mut link = WorkerLink::over(Regions { own, peer, header }, tuning, None)?;
     // The parent of a named channel does not watch the robust word.
     link.owner = None;
+    link.words.tell_what_is_understood();
     claim.tell(ATTACHED);
     Ok(Found::Channel(Box::new(Attached { link, down, up, parent, claim })))
 }

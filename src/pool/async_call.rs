@@ -79,7 +79,8 @@ pub(super) async fn call<R: RoleRef, P: Payload + ?Sized>(
                     permit.return_by = Return::Worker(id);
                     observer.note_sent(permit.worker.channel(), id);
                 };
-                requests::submit(core, kind, payload, limit, Duration::ZERO, note_part).await
+                let traced = (kind, attempts.trace());
+                requests::submit(core, traced, payload, limit, Duration::ZERO, note_part).await
             }
             Err(error) => Err(error),
         };
@@ -121,7 +122,12 @@ pub(super) async fn write<R: RoleRef>(
         let worker = Arc::clone(&permit.worker);
         let begun = match worker.core_for_tasks() {
             Ok(core) => {
-                AsyncMessageWriter::begin(core, kind, deadline.remaining(), Duration::ZERO).await
+                let left = deadline.remaining();
+                let begun = AsyncMessageWriter::begin(core, kind, left, Duration::ZERO).await;
+                begun.map(|writer| match attempts.trace() {
+                    None => writer,
+                    Some(trace) => writer.traced(trace),
+                })
             }
             Err(error) => Err(error),
         };

@@ -11,7 +11,6 @@ use super::role::RoleShared;
 use super::role_room::RoleRoom;
 use super::scheduler::{Load, Priority};
 use super::{async_call, task_wait};
-use crate::backend::TraceContext;
 use crate::channel::{Observer, Progress};
 use crate::channel::{Reply, StreamDeadlines, StreamTimeouts};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +19,7 @@ use crate::protocol::{Health, Kind};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
 use crate::tasks::{AsyncMessageWriter, health};
+use crate::trace_context::TraceContext;
 
 /// Sends requests to the workers of one role, from tasks of any executor:
 /// [`RoleHandle::to_async`](super::RoleHandle::to_async). Cheap to clone. Threads and tasks may use

@@ -74,7 +74,8 @@ impl Request {
                         permit.return_by = Return::Worker(id);
                         self.observer.note_sent(permit.worker.channel(), id);
                     };
-                    requests::stream(core, kind, payload, deadlines, Duration::ZERO, note_part)
+                    let traced = (kind, self.attempts.trace());
+                    requests::stream(core, traced, payload, deadlines, Duration::ZERO, note_part)
                         .await
                 }
                 Err(error) => Err(error),

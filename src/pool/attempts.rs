@@ -17,14 +17,13 @@ use super::seat::Told;
 use super::stream_cancel::StreamCancel;
 use super::task_wait::{self, Wait};
 use super::worker::{Retry, Worker};
-#[cfg(feature = "async")]
-use crate::backend::TraceContext;
 use crate::channel::Channel;
 use crate::error::{EarlierAttempts, Error, ErrorKind, Result};
 use crate::id::RequestId;
 use crate::protocol::Kind;
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
+use crate::trace_context::TraceContext;
 
 /// The attempts of one request.
 #[derive(Debug)]
@@ -124,6 +123,20 @@ impl<R: RoleRef> Attempts<R> {
     pub(super) fn traced(mut self, trace: Option<&TraceContext>) -> Self {
         self.trace = trace.cloned();
         self
+    }
+
+    /// The trace that it is part of.
+    #[cfg(feature = "async")]
+    #[inline]
+    pub(super) fn trace(&self) -> Option<&TraceContext> {
+        self.trace.as_ref()
+    }
+
+    #[cfg(not(feature = "async"))]
+    #[inline]
+    #[expect(clippy::unused_self, reason = "there is one with `async`")]
+    pub(super) fn trace(&self) -> Option<&TraceContext> {
+        None
     }
 
     /// The role, for a part of it that does not keep it.

@@ -11,8 +11,6 @@ use super::pending::PoolPending;
 use super::role::{RoleRef, RoleShared};
 use super::scheduler::Priority;
 use super::stream::PoolStream;
-#[cfg(feature = "async")]
-use crate::backend::TraceContext;
 use crate::channel::Observer;
 #[cfg(feature = "async")]
 use crate::channel::Progress;
@@ -22,6 +20,8 @@ use crate::payload::{Payload, encoded_bytes};
 use crate::protocol::Kind;
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
+#[cfg(feature = "async")]
+use crate::trace_context::TraceContext;
 
 /// A request that is about to be made, with what its role does not know by itself.
 ///
@@ -81,8 +81,9 @@ impl<'a> PoolRequest<'a> {
         self
     }
 
-    /// Says which trace the request is part of, for the workers of other machines to which it may
-    /// [overflow](super::Role::overflow).
+    /// Says which trace the request is part of. Its worker is told, as by
+    /// [`Channel::traced`](crate::Channel::traced), and so is a gateway to whose workers it
+    /// [overflows](super::Role::overflow).
     #[cfg(feature = "async")]
     pub fn trace(mut self, trace: &'a TraceContext) -> Self {
         self.trace = Some(trace);
@@ -118,7 +119,12 @@ impl<'a> PoolRequest<'a> {
                 }
             };
             let channel = permit.worker.channel_in_use()?;
-            match channel.call_numbered(self.kind, payload, deadline.remaining()) {
+            let left = deadline.remaining();
+            let called = match attempts.trace() {
+                None => channel.call_numbered(self.kind, payload, left),
+                Some(trace) => channel.traced(trace).call_numbered(self.kind, payload, left),
+            };
+            match called {
                 (_, Ok(reply)) => return attempts.over(Ok(reply)),
                 (id, Err(error)) => attempts.failed(permit, id, error, false, deadline)?,
             }
@@ -196,7 +202,11 @@ impl<'a> PoolRequest<'a> {
             let worker = Arc::clone(&permit.worker);
             let begun = worker
                 .channel_in_use()
-                .and_then(|channel| channel.write(self.kind, deadline.remaining()));
+                .and_then(|channel| channel.write(self.kind, deadline.remaining()))
+                .map(|writer| match attempts.trace() {
+                    None => writer,
+                    Some(trace) => writer.traced(trace),
+                });
             let mut writer = match begun {
                 Ok(writer) => writer,
                 Err(error) => {

@@ -94,7 +94,11 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
                 }
             };
             let channel = permit.worker.channel_in_use();
-            let sent = channel.and_then(|it| it.stream_by(self.kind, self.payload, self.deadlines));
+            let (kind, payload, deadlines) = (self.kind, self.payload, self.deadlines);
+            let sent = channel.and_then(|channel| match self.attempts.trace() {
+                None => channel.stream_by(kind, payload, deadlines),
+                Some(trace) => channel.traced(trace).stream_by(kind, payload, deadlines),
+            });
             match sent {
                 Ok(stream) => {
                     if !self.attempts.note_sent(&permit.worker, stream.id()) {

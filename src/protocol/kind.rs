@@ -171,7 +171,11 @@ pub(crate) mod flags {
     pub(crate) const CONTINUED: u16 = 4;
     /// The request is abandoned: it was dropped while its message was being sent.
     pub(crate) const ABANDONED: u16 = 8;
+    /// The last bytes of the first frame of a request are the context of its trace: see
+    /// [`TraceContext::to_bytes`](crate::TraceContext::to_bytes).
+    pub(crate) const TRACED: u16 = 16;
 
+    /// What each worker knows. [`TRACED`] is for those that say so.
     pub(crate) const REQUEST: u16 = STREAM | MORE | CONTINUED | ABANDONED;
     pub(crate) const REPLY: u16 = MORE | CONTINUED;
 }

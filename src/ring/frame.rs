@@ -78,6 +78,17 @@ impl Frame<'_> {
         self.reader.publish_released();
     }
 
+    /// Takes the last bytes off the payload, whose length is then what is left. `None` if it is
+    /// shorter.
+    #[cold]
+    pub(crate) fn take_tail<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (payload, mut tail) = (self.payload(), [0; N]);
+        let left = payload.len().checked_sub(N)?;
+        payload.read_at(left, &mut tail).ok()?;
+        self.reader.shorten_payload(left);
+        Some(tail)
+    }
+
     /// Keeps the frame while others are received. Takes a lock that is held for a few
     /// instructions only.
     #[must_use]

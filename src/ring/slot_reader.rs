@@ -31,7 +31,7 @@ use crate::ring::lease::{LeasedRun, LeasedSlot, ReaderGauge};
 use crate::ring::position::{span, to_end};
 use crate::ring::reclaim::{Cursor, Reclaim};
 use crate::shm::bytes::PeerBytes;
-use crate::shm::layout::{RingLayout, as_usize};
+use crate::shm::layout::{RingLayout, as_u32, as_usize};
 use crate::shm::slots::PeerSlots;
 use crate::shm::words::PeerU64;
 use crate::sync::Ordering;
@@ -255,6 +255,14 @@ impl SlotReader {
     #[inline]
     pub(super) fn payload(&self) -> PeerBytes<'_> {
         self.slots.payload(self.start, as_usize(u64::from(self.header().len)))
+    }
+
+    /// Has the payload of the frame that was taken last end sooner. Its slot stays as it is.
+    #[cold]
+    pub(super) fn shorten_payload(&mut self, len: usize) {
+        let header = self.header();
+        let len = header.len.min(as_u32(len));
+        self.header = Header { len, ..header }.to_words();
     }
 
     /// Releases the frame that was taken last.

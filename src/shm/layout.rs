@@ -25,7 +25,7 @@
 //!
 //!  abort line:   +0 u32 flag, not zero while the abort flag is set
 //!  status line:  +0 u32 state, +8 u64 requests served, +16 u64 payload bytes received,
-//!                +24 u64 payload bytes sent
+//!                +24 u64 payload bytes sent, +32 u32 what the worker understands: 1 traces
 //!  owner word:   +0 u32 thread id of the health thread | FUTEX_WAITERS; the kernel sets
 //!                FUTEX_OWNER_DIED when that thread ends
 //!  request table entry i, for the live request whose id = i modulo n:
@@ -50,6 +50,10 @@ pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"SLIPRING");
 pub(crate) const LAYOUT_VERSION: u32 = 2;
 /// Features that a peer must know to use the region; none exist yet.
 pub(crate) const KNOWN_FEATURES: u64 = 0;
+
+/// In the word of what a worker understands: that a request's frame may have the context of its trace.
+/// A worker that does not know the word leaves it zero.
+pub(crate) const UNDERSTANDS_TRACES: u32 = 1;
 
 /// Where rings start is a multiple of this.
 pub(crate) const PAGE: u64 = 4096;
@@ -111,6 +115,9 @@ pub(crate) mod control {
 
     /// Its words are those of [`StatusWords`](super::super::status::StatusWords).
     pub(crate) const STATUS: usize = 1664;
+
+    /// What the worker understands, in the status line.
+    pub(crate) const UNDERSTOOD: usize = STATUS + 32;
 
     pub(crate) const OWNER: usize = 1792;
 

@@ -19,8 +19,10 @@ use crate::tasks::spawn::spawn_channel;
 use crate::tasks::timer::Timer;
 #[cfg(feature = "tokio")]
 use crate::tasks::tokio_driver::TokioDriver;
+use crate::tasks::traced::AsyncTracedChannel;
 use crate::tasks::wait::{AsyncPending, AsyncStream};
 use crate::tasks::writer::AsyncMessageWriter;
+use crate::trace_context::TraceContext;
 
 /// Between two looks of a close that drains.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
@@ -151,7 +153,7 @@ impl AsyncChannel {
         timeout: Duration,
     ) -> Result<AsyncPending> {
         let (core, limit) = (self.shared.channel.core(), TimeLimit::begin(timeout));
-        requests::submit(core, kind, payload, limit, self.spin, |_| {}).await
+        requests::submit(core, (kind, None), payload, limit, self.spin, |_| {}).await
     }
 
     /// Sends a request and returns the stream of its chunks: as [`Channel::stream`].
@@ -168,7 +170,7 @@ impl AsyncChannel {
         timeouts: impl Into<StreamTimeouts>,
     ) -> Result<AsyncStream> {
         let (core, deadlines) = (self.shared.channel.core(), timeouts.into().start());
-        requests::stream(core, kind, payload, deadlines, self.spin, |_| {}).await
+        requests::stream(core, (kind, None), payload, deadlines, self.spin, |_| {}).await
     }
 
     /// Starts a request whose payload is written in parts: as [`Channel::write`]. Waits while
@@ -181,6 +183,11 @@ impl AsyncChannel {
     /// As [`Channel::write`].
     pub async fn write(&self, kind: Kind, timeout: Duration) -> Result<AsyncMessageWriter<'_>> {
         AsyncMessageWriter::begin(self.shared.channel.core(), kind, timeout, self.spin).await
+    }
+
+    /// Returns the same channel for requests that are part of a trace: as [`Channel::traced`].
+    pub fn traced<'a>(&'a self, trace: &'a TraceContext) -> AsyncTracedChannel<'a> {
+        AsyncTracedChannel::new(self.shared.channel.core(), self.spin, trace)
     }
 
     /// Waits until the worker has built its session: as [`Channel::wait_ready`].

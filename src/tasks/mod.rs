@@ -56,6 +56,7 @@ pub(crate) mod requests;
 mod send;
 mod spawn;
 pub(crate) mod timer;
+mod traced;
 mod wait;
 mod writer;
 
@@ -64,5 +65,6 @@ pub(crate) mod tokio_driver;
 
 pub use channel::AsyncChannel;
 pub use reader::AsyncMessageReader;
+pub use traced::AsyncTracedChannel;
 pub use wait::{AsyncPending, AsyncStream};
 pub use writer::AsyncMessageWriter;

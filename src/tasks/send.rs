@@ -12,25 +12,36 @@ use crate::payload::Payload;
 use crate::sys::clock::Deadline;
 use crate::tasks::timer::Timer;
 use crate::tasks::wait::with_exit_status;
+use crate::trace_context::TraceContext;
 
 /// Sends a request. Waits while the ring is full or another long message is on its way, until
 /// the deadline. `note_part` is told of a request of which only a part was sent, before a wait: if the
 /// future is dropped there, the worker may be at that part.
 pub(super) async fn send<P: Payload + ?Sized>(
     core: &Core,
-    spec: RequestSpec,
+    (spec, trace): (RequestSpec, Option<&TraceContext>),
     payload: &P,
     deadline: Deadline,
     mut note_part: impl FnMut(RequestId),
 ) -> Result<u64> {
     let send = async {
         let (encoded, len) = encode(core, payload)?;
-        let turn = match core.is_long(len) {
+        let trace = trace.filter(|_| core.takes_traces());
+        let is_long = match trace {
+            None => core.is_long(len),
+            Some(_) => core.is_long_traced(len),
+        };
+        let turn = match is_long {
             true => Some(long_message_turn(core, deadline).await?),
             false => None,
         };
         let mut outgoing = Outgoing::open(core, spec, turn)?;
-        while let Some(needed) = outgoing.advance(&encoded, len, false)? {
+        loop {
+            let needed = match trace {
+                None => outgoing.advance(&encoded, len, false)?,
+                Some(trace) => outgoing.advance_traced(trace, &encoded, len)?,
+            };
+            let Some(needed) = needed else { break };
             if outgoing.is_sent_in_part() {
                 note_part(RequestId::new(outgoing.request()));
             }

@@ -10,6 +10,7 @@ use crate::protocol::Kind;
 use crate::sys::clock::TimeLimit;
 use crate::tasks::send::{long_message_turn, wait_for_room};
 use crate::tasks::wait::{AsyncPending, with_exit_status};
+use crate::trace_context::TraceContext;
 
 /// A request that is being written; [`AsyncChannel::write`](crate::tasks::AsyncChannel::write)
 /// makes it. Dropping it cancels the request.
@@ -35,6 +36,12 @@ impl<'a> AsyncMessageWriter<'a> {
         };
         let begun = with_exit_status(core, deadline, begin).await;
         Ok(Self { writer: begun.map_err(|error| core.counted(error))?, spin })
+    }
+
+    /// As [`MessageWriter::traced`].
+    pub(crate) fn traced(mut self, trace: &TraceContext) -> Self {
+        self.writer = self.writer.traced(trace);
+        self
     }
 
     /// Returns the request's id.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::link::WorkerLink;
 use crate::protocol::{Kind, RoleConfig};
+#[cfg(feature = "tracing")]
+use crate::trace_context::TraceContext;
 use crate::worker::attach::{self, Attached, Refusal};
 use crate::worker::batches::Batches;
 use crate::worker::cancel::AbortFlag;
@@ -87,6 +89,8 @@ impl<S> Worker<S> {
             on_close: None,
             abort_flags: Vec::new(),
             on_interrupt: None,
+            #[cfg(feature = "tracing")]
+            join: None,
         })
     }
 
@@ -431,6 +435,27 @@ impl<S> Worker<S> {
         + 'static,
     ) -> Self {
         self.0.on_interrupt = Some(Box::new(hook));
+        self
+    }
+
+    /// Sets what joins the span of each request that is part of a trace, `serve` of target `slipring`, to
+    /// the trace of its caller: it gets the span and what the caller says, as
+    /// [`Request::trace_context`] does. What it returns is not used: the function has the form of those
+    /// of a gateway, so that one serves both. Handlers run in that span, except of
+    /// [`Worker::inbox`], [`Worker::batches`] and [`Worker::steps`], for which
+    /// [`Request::span`] makes it. The last call of this method counts.
+    ///
+    /// The spans have the ids as fields, `trace_id` and `parent_id`, also without this.
+    #[cfg(feature = "tracing")]
+    #[must_use]
+    pub fn join_traces(
+        mut self,
+        join: impl Fn(&tracing::Span, Option<&TraceContext>) -> Option<TraceContext>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        self.0.join = Some(Box::new(join));
         self
     }
 

@@ -8,6 +8,7 @@ use crate::id::RequestId;
 use crate::link::WorkerWords;
 use crate::ring::doorbell::Alarm;
 use crate::sync::Ordering;
+use crate::trace_context::TraceTable;
 use crate::worker::stop_token::StopToken;
 
 /// The words by which the parent speaks of requests that it has sent, and the stop token.
@@ -53,6 +54,11 @@ impl Signals {
     #[inline]
     pub(super) fn check_stop(&self) -> Result<()> {
         self.stop.check()
+    }
+
+    /// The traces that requests are part of.
+    pub(super) fn traces(&self) -> &TraceTable {
+        &self.words.traces
     }
 
     /// Has everything of this worker that waits give up: the worker is over.

@@ -131,16 +131,6 @@ impl Collector {
     }
 }
 
-#[inline]
-pub(super) fn check_flags(header: Header) -> Result<()> {
-    if header.flags & !flags::REQUEST == 0 { Ok(()) } else { Err(unknown_flags(header)) }
-}
-
-#[cold]
-fn unknown_flags(header: Header) -> Error {
-    Error::corrupt(format!("a request with flags {:#x}", header.flags))
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -179,11 +169,5 @@ mod tests {
         assert_eq!(whole.bytes, b"cde");
         let no_start = add(&mut collector, flags::CONTINUED, 2, b"f").unwrap_err();
         assert_eq!(no_start.kind(), ErrorKind::PeerCorrupt);
-    }
-
-    #[test]
-    fn flags_that_no_request_has_are_refused() {
-        check_flags(piece(flags::REQUEST, 1)).unwrap();
-        assert_eq!(check_flags(piece(16, 1)).unwrap_err().kind(), ErrorKind::PeerCorrupt);
     }
 }

@@ -14,6 +14,7 @@ use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
 use crate::sys::futex::{self, Scope};
+use crate::trace_context::CONTEXT_LEN;
 use crate::worker::handler_error::HandlerError;
 use crate::worker::owned::{Incoming, OwnedResponder};
 use crate::worker::owned_request::{OwnedPayload, OwnedRequest};
@@ -179,8 +180,8 @@ impl Inbox {
         let Some(mut turn) = self.turn(Patience::None)? else { return Ok(None) };
         let Some((header, len)) = turn.taker()?.ring.peek()? else { return Ok(None) };
         let deadline = Deadline::from_word(header.aux);
-        let is_stream = header.flags & flags::STREAM != 0;
-        Ok(Some(Peeked { kind: Kind::from_code(header.kind), len, is_stream, deadline }))
+        let (kind, flags) = (Kind::from_code(header.kind), header.flags);
+        Ok(Some(Peeked { kind, len, flags, deadline }))
     }
 
     /// Keeps all threads from taking requests until what this returns is dropped.
@@ -381,7 +382,7 @@ impl Inbox {
             Body::None => OwnedPayload::Copy(Vec::new()),
         };
         let is_stream = header.flags & flags::STREAM != 0;
-        let request = OwnedRequest::new(sink, (kind, id), is_stream, deadline, payload);
+        let request = OwnedRequest::new(sink, (kind, id), header.flags, deadline, payload);
         let responder = OwnedResponder::new(sink, state, is_stream);
         Ok(Some(Incoming { request, responder }))
     }
@@ -432,8 +433,9 @@ impl Patience {
 #[derive(Debug, Clone, Copy)]
 pub struct Peeked {
     kind: Kind,
+    /// With the context of its trace.
     len: usize,
-    is_stream: bool,
+    flags: u16,
     deadline: Deadline,
 }
 
@@ -445,17 +447,20 @@ impl Peeked {
     }
 
     /// Returns the length of its payload in bytes. If the payload comes in pieces, it is the
-    /// length of the first piece.
+    /// length of the first piece, which is empty if the request is part of a trace.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "it is no collection")]
     pub fn len(&self) -> usize {
-        self.len
+        match self.flags & flags::TRACED {
+            0 => self.len,
+            _ => self.len.saturating_sub(CONTEXT_LEN),
+        }
     }
 
     /// Returns whether the parent reads a stream of chunks, and not one reply.
     #[must_use]
     pub fn is_stream(&self) -> bool {
-        self.is_stream
+        self.flags & flags::STREAM != 0
     }
 
     /// Returns how long the caller still waits; [`Duration::MAX`] if it has set no limit. Of a call with

@@ -109,6 +109,7 @@ mod steps;
 mod stop_token;
 mod tasks;
 mod threads;
+mod traced;
 mod unanswered;
 mod wakers;
 

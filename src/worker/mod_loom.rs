@@ -24,6 +24,7 @@ mod status;
 mod stop_token;
 #[cfg(test)]
 mod testing;
+mod traced;
 mod unanswered;
 mod wakers;
 

@@ -33,7 +33,7 @@ impl OwnedPayload {
 pub struct OwnedRequest {
     kind: Kind,
     id: u64,
-    is_stream: bool,
+    flags: u16,
     pub(super) deadline: Deadline,
     payload: OwnedPayload,
     sink: Arc<SharedSink>,
@@ -43,11 +43,11 @@ impl OwnedRequest {
     pub(super) fn new(
         sink: &Arc<SharedSink>,
         (kind, id): (Kind, u64),
-        is_stream: bool,
+        flags: u16,
         deadline: Deadline,
         payload: OwnedPayload,
     ) -> Self {
-        Self { kind, id, is_stream, deadline, payload, sink: Arc::clone(sink) }
+        Self { kind, id, flags, deadline, payload, sink: Arc::clone(sink) }
     }
 
     /// Returns the request in the form in which handlers have it: its kind, payload, deadline,
@@ -57,7 +57,7 @@ impl OwnedRequest {
         Request {
             kind: self.kind,
             id: self.id,
-            is_stream: self.is_stream,
+            flags: self.flags,
             deadline: self.deadline,
             payload: self.payload.bytes(),
             signals: &self.sink.signals,
@@ -99,7 +99,7 @@ impl fmt::Debug for OwnedRequest {
         f.debug_struct("OwnedRequest")
             .field("id", &self.id)
             .field("kind", &self.kind)
-            .field("is_stream", &self.is_stream)
+            .field("is_stream", &self.get().is_stream())
             .field("len", &self.payload.bytes().len())
             .finish_non_exhaustive()
     }

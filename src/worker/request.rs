@@ -6,8 +6,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::RequestId;
 use crate::payload::{PayloadReader, Source};
 use crate::protocol::Kind;
+use crate::protocol::kind::flags;
 use crate::shm::bytes::PeerBytes;
 use crate::sys::clock::Deadline;
+use crate::trace_context::TraceContext;
 use crate::worker::cancel::{CancelToken, Signals};
 use crate::worker::status::StatusWriter;
 
@@ -43,7 +45,8 @@ use crate::worker::status::StatusWriter;
 pub struct Request<'a> {
     pub(super) kind: Kind,
     pub(super) id: u64,
-    pub(super) is_stream: bool,
+    /// Of its first frame.
+    pub(super) flags: u16,
     pub(super) deadline: Deadline,
     pub(super) payload: PeerBytes<'a>,
     pub(super) signals: &'a Signals,
@@ -66,7 +69,7 @@ impl<'a> Request<'a> {
     /// Returns whether the parent reads a stream of chunks, and not one reply.
     #[must_use]
     pub fn is_stream(&self) -> bool {
-        self.is_stream
+        self.flags & flags::STREAM != 0
     }
 
     /// Returns the length of the payload in bytes.
@@ -253,6 +256,53 @@ impl<'a> Request<'a> {
     #[inline]
     pub fn is_aborted(&self) -> bool {
         self.signals.is_aborted()
+    }
+
+    /// Returns the trace that the request is part of, and the caller's span in it, if the caller has
+    /// said so: by [`Channel::traced`](crate::Channel::traced), by a pool's request, or through a
+    /// gateway. It has no `tracestate`. `None` if that is not known any more, because the request was
+    /// answered and a later one has its place.
+    ///
+    /// ```
+    /// # fn main() -> slipring::Result<()> {
+    /// use std::time::Duration;
+    /// use slipring::worker::Worker;
+    /// use slipring::{Config, Kind, RoleConfig, TraceContext, testing};
+    ///
+    /// const PARENT: Kind = Kind::named("parent");
+    /// let make = || {
+    ///     Worker::new(|_role| Ok(())).on(PARENT, |_, request, responder| {
+    ///         let trace = request.trace_context();
+    ///         Ok(responder.send(&trace.map(|it| it.to_string()).unwrap_or_default())?)
+    ///     })
+    /// };
+    /// let channel = testing::spawn_thread(&Config::default(), RoleConfig::default(), make)?;
+    /// let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    /// let trace = TraceContext::parse(text).expect("it is well formed");
+    /// let timeout = Duration::from_secs(10);
+    /// assert_eq!(channel.traced(&trace).call(PARENT, "", timeout)?.text()?, text);
+    /// assert_eq!(channel.call(PARENT, "", timeout)?.text()?, "");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn trace_context(&self) -> Option<TraceContext> {
+        if self.flags & flags::TRACED == 0 { None } else { self.signals.traces().of(self.id) }
+    }
+
+    /// Makes a span `serve`, at level `DEBUG` and target `slipring`, for a request that is part of a
+    /// trace, and joins it as [`Worker::join_traces`](super::Worker::join_traces) says. A disabled one
+    /// for any other request.
+    ///
+    /// Handlers that serve one request each run in this span anyway. It is for programs that take
+    /// their requests out of an [`Inbox`](super::Inbox), and for batches and steps.
+    #[cfg(feature = "tracing")]
+    #[must_use]
+    pub fn span(&self) -> tracing::Span {
+        match self.flags & flags::TRACED {
+            0 => tracing::Span::none(),
+            _ => self.signals.traces().span(&self.kind, self.id),
+        }
     }
 
     /// Publishes a number that the parent sees as [`Health::progress`](crate::Health::progress).

@@ -17,7 +17,8 @@ use crate::shm::bytes::PeerBytes;
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
 use crate::worker::cancel::{Signals, cancelled};
-use crate::worker::collector::{Collector, check_flags};
+use crate::worker::collector::Collector;
+use crate::worker::traced::{has_other_flags, take_context};
 
 /// A request of one frame, and its payload.
 type OneFrame = (Header, Vec<u8>);
@@ -129,7 +130,8 @@ impl<'a> RequestPieces<'a> {
             signals,
             request: header.request,
             deadline: Deadline::from_word(header.aux),
-            first: Some(first),
+            // One that has a context has nothing else.
+            first: (!first.payload().is_empty()).then_some(first),
             aside: Vec::new(),
             corrupt: None,
         }
@@ -168,8 +170,11 @@ impl<'a> RequestPieces<'a> {
                 }
                 continue;
             };
+            let frame = match has_other_flags(frame.header()) {
+                true => take_context(signals, frame)?,
+                false => frame,
+            };
             let header = frame.header();
-            check_flags(header)?;
             if !Assembler::is_piece(header) {
                 if self.aside.len() >= collector.max_others() {
                     return Err(Error::corrupt("more requests than can be in flight"));

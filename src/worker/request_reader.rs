@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::id::RequestId;
 use crate::protocol::Kind;
 use crate::protocol::piece_reader::{PieceReader, PieceSource, broken_off};
+use crate::trace_context::TraceContext;
 use crate::worker::cancel::CancelToken;
 use crate::worker::handler_error::HandlerError;
 use crate::worker::request::Request;
@@ -195,6 +196,12 @@ impl<'a> RequestReader<'a> {
     #[must_use]
     pub fn is_aborted(&self) -> bool {
         self.source.request.is_aborted()
+    }
+
+    /// Returns the trace that the request is part of: see [`Request::trace_context`].
+    #[must_use]
+    pub fn trace_context(&self) -> Option<TraceContext> {
+        self.source.request.trace_context()
     }
 
     /// Publishes a number that the parent sees: see [`Request::set_progress`].

@@ -3,12 +3,15 @@
 use crate::error::Result;
 use crate::protocol::Kind;
 use crate::protocol::assembler::{Assembler, Message};
+#[cfg(feature = "tracing")]
+use crate::protocol::kind::flags;
 use crate::ring::{Consumer, Frame, Header, LeasedSlot};
 use crate::shm::bytes::PeerBytes;
 use crate::shm::layout::{RegionHeader, as_usize};
 use crate::worker::cancel::Signals;
-use crate::worker::collector::{Collector, check_flags};
+use crate::worker::collector::Collector;
 use crate::worker::request_pieces::RequestPieces;
+use crate::worker::traced::{has_other_flags, take_context};
 
 /// The worker's end of the request ring.
 #[derive(Debug)]
@@ -26,6 +29,12 @@ pub(super) trait ServeRequest {
 
     /// Serves a request whose pieces are still to be read.
     fn pieces(&mut self, header: Header, pieces: &mut RequestPieces<'_>) -> Result<()>;
+
+    /// Makes the span of a request that is part of a trace, and is served next.
+    #[cfg(feature = "tracing")]
+    fn span(&self, _: Header) -> tracing::Span {
+        tracing::Span::none()
+    }
 }
 
 impl<F: FnMut(Header, Body<'_>) -> Result<()>> ServeRequest for F {
@@ -91,7 +100,13 @@ impl RequestRing {
         frame.fetch_second_line();
         signals.check_stop()?;
         let header = frame.header();
-        check_flags(header)?;
+        if has_other_flags(header) {
+            let frame = take_context(signals, frame)?;
+            return match take_traced(collector, frame, serve)? {
+                None => Ok(()),
+                Some(piece) => serve_long(self, signals, piece, serve),
+            };
+        }
         if header.kind == Kind::READY.code() && !std::mem::replace(is_prefaulted, true) {
             // The parent waits for the answer to this alone, and does the same on its side.
             frame.prefault();
@@ -175,6 +190,37 @@ fn take_piece(
     Ok(message.map(Long::Collected))
 }
 
+/// Serves a frame whose context was taken off it, or adds it to its message.
+#[cold]
+#[inline(never)]
+fn take_traced(
+    collector: &mut Collector,
+    mut frame: Frame<'_>,
+    serve: &mut impl ServeRequest,
+) -> Result<Option<Long>> {
+    let header = frame.header();
+    if Assembler::is_piece(header) {
+        return take_piece(collector, header, frame, serve);
+    }
+    collector.pool.age();
+    frame.publish_released();
+    serve_in_span(serve, header, |serve| serve.request(header, Body::Frame(frame)))?;
+    Ok(None)
+}
+
+/// Serves a request in its span, if it is part of a trace.
+fn serve_in_span<S: ServeRequest>(
+    serve: &mut S,
+    header: Header,
+    run: impl FnOnce(&mut S) -> Result<()>,
+) -> Result<()> {
+    #[cfg(feature = "tracing")]
+    let _span = (header.flags & flags::TRACED != 0).then(|| serve.span(header).entered());
+    #[cfg(not(feature = "tracing"))]
+    let _ = header;
+    run(serve)
+}
+
 #[cold]
 #[inline(never)]
 fn serve_long(
@@ -188,17 +234,19 @@ fn serve_long(
         Long::Begun(header, first) => (header, first),
         Long::Collected(Message { header, mut bytes, .. }) => {
             consumer.publish_released();
-            let served = serve.request(header, Body::Message(&mut bytes));
+            let served = serve_in_span(serve, header, |serve| {
+                serve.request(header, Body::Message(&mut bytes))
+            });
             collector.pool.give(bytes);
             return served;
         }
     };
     let mut pieces = RequestPieces::new(consumer, collector, signals, header, first);
-    serve.pieces(header, &mut pieces)?;
+    serve_in_span(serve, header, |serve| serve.pieces(header, &mut pieces))?;
     // Those of one frame that came between the pieces.
     for (header, mut bytes) in pieces.end()? {
         signals.check_stop()?;
-        serve.request(header, Body::Message(&mut bytes))?;
+        serve_in_span(serve, header, |serve| serve.request(header, Body::Message(&mut bytes)))?;
     }
     Ok(())
 }

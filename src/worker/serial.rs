@@ -80,8 +80,8 @@ impl<S> SerialServer<'_, S> {
             last_error.set(error.summary());
             return sink.refuse(state, &error.into_failure());
         };
-        let is_stream = header.flags & flags::STREAM != 0;
-        let request = Request { kind, id, is_stream, deadline, payload, signals, status };
+        let flags = header.flags;
+        let request = Request { kind, id, flags, deadline, payload, signals, status };
         status.begin(id, now);
         state.begin();
         crate::failpoint::failpoint!("before handler");
@@ -131,6 +131,11 @@ impl<S> ServeRequest for SerialServer<'_, S> {
         self.serve(header, &body)
     }
 
+    #[cfg(feature = "tracing")]
+    fn span(&self, header: Header) -> tracing::Span {
+        self.signals.traces().span(&Kind::from_code(header.kind), header.request)
+    }
+
     fn pieces(&mut self, header: Header, pieces: &mut RequestPieces<'_>) -> Result<()> {
         let Self { sink, signals, status, session, readers, .. } = self;
         let (signals, status) = (*signals, *status);
@@ -146,9 +151,8 @@ impl<S> ServeRequest for SerialServer<'_, S> {
         if deadline.is_before(now) {
             return sink.expire(state);
         }
-        let is_stream = header.flags & flags::STREAM != 0;
-        let payload = PeerBytes::empty();
-        let request = Request { kind, id, is_stream, deadline, payload, signals, status };
+        let (flags, payload) = (header.flags, PeerBytes::empty());
+        let request = Request { kind, id, flags, deadline, payload, signals, status };
         status.begin(id, now);
         state.begin();
         let reader = RequestReader::of_pieces(&request, pieces);

@@ -7,6 +7,8 @@ use crate::link::WorkerLink;
 use crate::protocol::RoleConfig;
 use crate::protocol::health::Phase;
 use crate::shm::words::OwnU32;
+#[cfg(feature = "tracing")]
+use crate::trace_context::Join;
 use crate::worker::cancel::{AbortFlag, Signals};
 use crate::worker::handler_error::HandlerError;
 use crate::worker::handlers::{Handler, Handlers};
@@ -52,6 +54,9 @@ pub(super) struct Definition<S> {
     pub(super) on_close: Option<OnClose<S>>,
     pub(super) abort_flags: Vec<AbortFlag>,
     pub(super) on_interrupt: Option<InterruptHook>,
+    /// Joins spans to the traces of their requests.
+    #[cfg(feature = "tracing")]
+    pub(super) join: Option<Box<Join>>,
 }
 
 impl<S> Definition<S> {
@@ -87,6 +92,8 @@ impl<S: 'static> Definition<S> {
             on_close,
             abort_flags,
             on_interrupt,
+            #[cfg(feature = "tracing")]
+            join,
         } = self;
         let is_second = body.is_some() || !handlers.is_empty();
         Definition {
@@ -106,6 +113,8 @@ impl<S: 'static> Definition<S> {
             }),
             abort_flags,
             on_interrupt,
+            #[cfg(feature = "tracing")]
+            join,
         }
     }
 }
@@ -126,14 +135,19 @@ pub(super) fn run<S>(
     confirm: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let WorkerLink { data, health, words, header, .. } = link;
+    words.tell_what_is_understood();
     let words = Arc::new(words);
     let status = StatusWriter::new(Arc::clone(&words));
-    let signals = Signals::new(words, Arc::clone(stop));
+    let signals = Signals::new(Arc::clone(&words), Arc::clone(stop));
     let last_error = Arc::<LastError>::default();
     let (report, told) = (status.clone(), Arc::clone(&last_error));
     let health = HealthThread::start(health, owner, report, told, Arc::clone(stop))?;
     confirm()?;
 
+    #[cfg(feature = "tracing")]
+    if let Some(join) = definition.join {
+        words.traces.join_by(join);
+    }
     let Definition { build, handlers, readers, body, on_close, abort_flags, on_interrupt, .. } =
         definition;
     let limit = definition.limit.max(definition.min_limit);

@@ -249,10 +249,16 @@ impl<S: Send + Sync + 'static> NewTask<S> {
             return None;
         }
         let handling = responder.begin_handling();
+        #[cfg(feature = "tracing")]
+        let span = request.get().span();
         let future = async move {
             let handler = handlers.find_shared(kind).ok_or_else(|| unknown_kind(kind))?;
             handler(session, request, responder).await
         };
+        #[cfg(feature = "tracing")]
+        if !span.is_none() {
+            return Some((Box::pin(tracing::Instrument::instrument(future, span)), handling));
+        }
         Some((Box::pin(future), handling))
     }
 }

@@ -224,7 +224,12 @@ impl<S, T> Threads<S, T> {
             };
             match self.handlers.find_shared(request.kind()) {
                 Some(handler) => {
-                    responder.run(|responder| handler(shared, own, &request.get(), responder));
+                    responder.run(|responder| {
+                        let request = request.get();
+                        #[cfg(feature = "tracing")]
+                        let _span = request.span().entered();
+                        handler(shared, own, &request, responder)
+                    });
                 }
                 None => responder.refuse(unknown_kind(request.kind())),
             }

@@ -96,6 +96,8 @@ mod tasks_scale;
 mod thread_worker;
 #[cfg(feature = "testing")]
 mod threads;
+#[cfg(feature = "testing")]
+mod traces;
 #[cfg(all(feature = "tracing", feature = "testing"))]
 mod tracing_spans;
 #[cfg(feature = "testing")]

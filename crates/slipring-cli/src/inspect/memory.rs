@@ -115,14 +115,17 @@ fn describe_ring(text: &mut Text, ring: &RingMemory) {
 fn describe_frame(text: &mut Text, frame: &FrameInRing) {
     let FrameInRing { position, kind_name, request, len, aux, .. } = frame;
     let mut line = format!("{position:>12}  {kind_name}, request {request}, {len} B");
-    const FLAGS: [&str; 4] = ["stream", "more follows", "goes on", "abandoned"];
+    const FLAGS: [&str; 5] = ["stream", "more follows", "goes on", "abandoned", "traced"];
     let named = FLAGS.iter().zip(0..).filter(|(_, bit)| frame.flags & (1 << bit) != 0);
     named.for_each(|(name, _)| line.push_str(&format!(", {name}")));
-    if frame.flags > 15 {
+    if frame.flags > 31 {
         line.push_str(&format!(", flags {:#x}", frame.flags));
     }
     if *aux != 0 {
         line.push_str(&format!(", aux {aux}"));
+    }
+    if let Some(trace) = &frame.trace {
+        line.push_str(&format!(", trace {trace}"));
     }
     if let Some(stage) = frame.stage {
         line.push_str(&format!(": {stage}"));

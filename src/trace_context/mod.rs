@@ -1,7 +1,16 @@
 //! The trace that a request is part of, as the recommendation "Trace Context" of the W3C writes it.
 
+mod table;
+
 use std::fmt;
 use std::sync::Arc;
+
+#[cfg(feature = "tracing")]
+pub(crate) use table::Join;
+pub(crate) use table::TraceTable;
+
+/// Bytes of a context in a frame.
+pub(crate) const CONTEXT_LEN: usize = 32;
 
 /// The longest `tracestate` that is handed on, in bytes: what each system must take at least.
 const LONGEST_STATE: usize = 512;
@@ -16,13 +25,15 @@ const KNOWN_FLAGS: u8 = 0b11;
 /// The trace that a request is part of, and the span in it that the request belongs to: the
 /// `traceparent` and `tracestate` of the W3C recommendation [Trace Context]. Cheap to clone.
 ///
-/// [`BackendRequest::trace`](super::BackendRequest::trace) has it travel with a request. The crate
-/// itself makes no traces and sends no spans anywhere.
+/// [`Channel::traced`](crate::Channel::traced), `trace` of a pool's request and of a
+/// `BackendRequest` have it travel with a request;
+/// [`Request::trace_context`](crate::worker::Request::trace_context) tells a worker. The crate itself
+/// makes no traces and sends no spans anywhere.
 ///
 /// [Trace Context]: https://www.w3.org/TR/trace-context/
 ///
 /// ```
-/// use slipring::backend::TraceContext;
+/// use slipring::TraceContext;
 ///
 /// let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 /// let trace = TraceContext::parse(text).unwrap().with_state("vendor=1");
@@ -63,6 +74,29 @@ impl TraceContext {
         }
         let [flags] = flags;
         Self::new(trace_id, parent_id, flags)
+    }
+
+    /// Returns the context as it lies in a frame, without the `tracestate`.
+    ///
+    /// ```text
+    ///   0  u8 version, 0   1  u8 flags   2  u8[6] zero   8  u8[16] trace   24  u8[8] span
+    /// ```
+    pub(crate) fn to_bytes(&self) -> [u8; CONTEXT_LEN] {
+        let Parts { trace_id, parent_id, flags, .. } = &*self.0;
+        let mut bytes = [0; CONTEXT_LEN];
+        let parts = [0, *flags, 0, 0, 0, 0, 0, 0].into_iter().chain(*trace_id).chain(*parent_id);
+        bytes.iter_mut().zip(parts).for_each(|(to, from)| *to = from);
+        bytes
+    }
+
+    /// Reads what [`TraceContext::to_bytes`] has made. `None` for what is no context, and for a later
+    /// version.
+    pub(crate) fn from_bytes(bytes: &[u8; CONTEXT_LEN]) -> Option<Self> {
+        let (head, rest) = bytes.split_first_chunk::<8>()?;
+        let (trace_id, rest) = rest.split_first_chunk::<16>()?;
+        let (parent_id, _) = rest.split_first_chunk::<8>()?;
+        let [0, flags, ..] = *head else { return None };
+        Self::new(*trace_id, *parent_id, flags)
     }
 
     /// Sets the `tracestate`: what systems of several makers say of the trace. A malformed one is
@@ -183,11 +217,39 @@ fn is_entry(entry: &str) -> bool {
         && key.len().max(value.len()) <= LONGEST_PART
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
     use super::*;
 
     const TEXT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn a_context_lies_in_a_frame_as_drawn() {
+        let context = TraceContext::parse(TEXT).unwrap().with_state("a=1");
+        let bytes = context.to_bytes();
+        assert_eq!(bytes[..8], [0, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes[8..24], context.trace_id());
+        assert_eq!(bytes[24..], context.parent_id());
+        assert_eq!(TraceContext::from_bytes(&bytes), TraceContext::parse(TEXT));
+    }
+
+    #[test]
+    fn bytes_that_are_no_context_are_none() {
+        let bytes = TraceContext::parse(TEXT).unwrap().to_bytes();
+        let with = |from: usize, part: &[u8]| {
+            let mut other = bytes;
+            other[from..from + part.len()].copy_from_slice(part);
+            TraceContext::from_bytes(&other)
+        };
+        assert_eq!(with(0, &[1]), None, "a later version");
+        assert_eq!(with(8, &[0; 16]), None);
+        assert_eq!(with(24, &[0; 8]), None);
+        assert_eq!(with(2, &[9; 6]), TraceContext::parse(TEXT), "what later versions may use");
+        assert_eq!(with(1, &[0xff]).unwrap().flags(), KNOWN_FLAGS);
+        assert_eq!(TraceContext::from_bytes(&[0; CONTEXT_LEN]), None);
+    }
 
     #[test]
     fn a_malformed_parent_is_none() {
