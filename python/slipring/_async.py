@@ -36,20 +36,31 @@ class AsyncChannel:
         self._blocking = channel.blocking()
 
     async def call(
-        self, kind: str | int, payload: _Payload = None, *, timeout: float | None = None
+        self,
+        kind: str | int,
+        payload: _Payload = None,
+        *,
+        timeout: float | None = None,
+        traceparent: str | None = None,
     ) -> _slipring.Reply:
         """Send a request and wait for its reply."""
         here = waits()
-        operation = self._channel.call(here.completions, kind, payload, timeout)
+        operation = self._channel.call(here.completions, kind, payload, timeout, traceparent)
         reply: _slipring.Reply = await here.result(operation)
         return reply
 
     def submit(
-        self, kind: str | int, payload: _Payload = None, *, timeout: float | None = None
+        self,
+        kind: str | int,
+        payload: _Payload = None,
+        *,
+        timeout: float | None = None,
+        traceparent: str | None = None,
     ) -> asyncio.Future[_slipring.Reply]:
         """Send a request, and return a future of its reply. To cancel it cancels the request."""
         here = waits()
-        return here.future(self._channel.call(here.completions, kind, payload, timeout))
+        operation = self._channel.call(here.completions, kind, payload, timeout, traceparent)
+        return here.future(operation)
 
     def stream(
         self, kind: str | int, payload: _Payload = None, **options: Unpack[_StreamOptions]

@@ -26,9 +26,15 @@ class _Config(TypedDict, total=False):
     stream_window: int
 
 class _CallOptions(TypedDict, total=False):
-    """`timeout`: for how long the reply is waited for."""
+    """What each request can have.
+
+    - `timeout`: for how long the reply is waited for.
+    - `traceparent`: the trace that the request is part of, in the form of the W3C's *Trace Context*.
+      The worker is told. A malformed one is ignored.
+    """
 
     timeout: float | None
+    traceparent: str | None
 
 class _StreamOptions(_CallOptions, total=False):
     """Several timeouts, of which the first that passes counts.
@@ -180,12 +186,22 @@ class Channel:
     """
 
     def call(
-        self, kind: str | int, payload: _Payload = None, *, timeout: float | None = None
+        self,
+        kind: str | int,
+        payload: _Payload = None,
+        *,
+        timeout: float | None = None,
+        traceparent: str | None = None,
     ) -> Reply:
         """Send a request and wait for its reply."""
 
     def submit(
-        self, kind: str | int, payload: _Payload = None, *, timeout: float | None = None
+        self,
+        kind: str | int,
+        payload: _Payload = None,
+        *,
+        timeout: float | None = None,
+        traceparent: str | None = None,
     ) -> Pending:
         """Send a request whose reply is awaited later."""
 
@@ -305,6 +321,13 @@ class Request:
     @property
     def time_left(self) -> float:
         """For how many seconds the caller still waits."""
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace that the request is part of, and the caller's span in it, if the caller says so.
+
+        It has the form of the W3C's *Trace Context*.
+        """
 
     def __len__(self) -> int: ...
     def __bytes__(self) -> bytes: ...
@@ -455,7 +478,13 @@ class TaskChannel:
     """A channel for tasks, each of whose methods starts an operation."""
 
     def call(
-        self, completions: Completions, kind: str | int, payload: _Payload, timeout: float | None, /
+        self,
+        completions: Completions,
+        kind: str | int,
+        payload: _Payload,
+        timeout: float | None,
+        traceparent: str | None,
+        /,
     ) -> Operation: ...
     def stream(
         self, kind: str | int, payload: _Payload = None, **options: Unpack[_StreamOptions]

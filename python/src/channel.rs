@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use slipring::Payload;
 
-use crate::convert::{self, Kind, Timeout};
+use crate::convert::{self, Kind, Timeout, Trace};
 use crate::error::exception;
 use crate::outgoing::{Lent, Outgoing};
 use crate::pending::Pending;
@@ -16,6 +16,9 @@ use crate::report::{ExitCause, Health};
 use crate::shared::SharedChannel;
 use crate::stream::Stream;
 use crate::wait::{aside, on_interrupt};
+
+/// The most bytes that the context of a trace takes of a frame.
+pub(crate) const CONTEXT: usize = 32;
 
 /// The host's handle on one worker. Threads share it.
 #[pyclass(frozen, module = "slipring")]
@@ -61,7 +64,10 @@ impl Channel {
     /// attached do not run beside each other, and if others wait for room, this one waits, too.
     fn has_room(&self, len: usize) -> bool {
         let config = self.channel.config();
-        if len > config.max_request_frame() || self.waiting.load(Ordering::Relaxed) > 0 {
+        // One that does not fit a frame with the context of a trace may wait for others.
+        if len > config.max_request_frame().saturating_sub(CONTEXT)
+            || self.waiting.load(Ordering::Relaxed) > 0
+        {
             return false;
         }
         // The longest frame never takes more than half of the ring, also with padding behind it.
@@ -89,33 +95,39 @@ impl Drop for Waiting {
 
 #[pymethods]
 impl Channel {
-    #[pyo3(signature = (kind, payload = Outgoing::Empty, *, timeout = Timeout::NONE))]
+    #[pyo3(signature = (kind, payload = Outgoing::Empty, *, timeout = Timeout::NONE,
+        traceparent = Trace::default()))]
     fn call(
         &self,
         py: Python<'_>,
         kind: Kind,
         payload: Lent<'_>,
         timeout: Timeout,
+        traceparent: Trace,
     ) -> PyResult<Reply> {
-        self.submit(py, kind, payload, timeout)?.wait(py)
+        self.submit(py, kind, payload, timeout, traceparent)?.wait(py)
     }
 
-    #[pyo3(signature = (kind, payload = Outgoing::Empty, *, timeout = Timeout::NONE))]
+    #[pyo3(signature = (kind, payload = Outgoing::Empty, *, timeout = Timeout::NONE,
+        traceparent = Trace::default()))]
     fn submit(
         &self,
         py: Python<'_>,
         kind: Kind,
         payload: Lent<'_>,
         timeout: Timeout,
+        traceparent: Trace,
     ) -> PyResult<Pending> {
-        let pending = self.send(py, payload, move |channel, payload| {
-            channel.submit(kind.0, payload, timeout.0)
+        let pending = self.send(py, payload, move |channel, payload| match traceparent.0 {
+            None => channel.submit(kind.0, payload, timeout.0),
+            Some(trace) => channel.traced(&trace).submit(kind.0, payload, timeout.0),
         })?;
         Ok(Pending::new(&self.channel, pending))
     }
 
     #[pyo3(signature = (kind, payload = Outgoing::Empty, *, chunk_timeout = Timeout::seconds(300),
-        first_chunk_timeout = None, queue_timeout = None, timeout = Timeout::NONE))]
+        first_chunk_timeout = None, queue_timeout = None, timeout = Timeout::NONE,
+        traceparent = Trace::default()))]
     #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
     fn stream(
         &self,
@@ -126,11 +138,14 @@ impl Channel {
         first_chunk_timeout: Option<Timeout>,
         queue_timeout: Option<Timeout>,
         timeout: Timeout,
+        traceparent: Trace,
     ) -> PyResult<Stream> {
         let timeouts =
             convert::stream_timeouts(chunk_timeout, first_chunk_timeout, queue_timeout, timeout);
-        let stream = self
-            .send(py, payload, move |channel, payload| channel.stream(kind.0, payload, timeouts))?;
+        let stream = self.send(py, payload, move |channel, payload| match traceparent.0 {
+            None => channel.stream(kind.0, payload, timeouts),
+            Some(trace) => channel.traced(&trace).stream(kind.0, payload, timeouts),
+        })?;
         Ok(Stream::new(&self.channel, stream))
     }
 

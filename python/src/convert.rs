@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use slipring::StreamTimeouts;
+use slipring::{StreamTimeouts, TraceContext};
 
 /// A timeout in seconds. `None` is without end.
 #[derive(Clone, Copy)]
@@ -36,6 +36,19 @@ impl FromPyObject<'_, '_> for Timeout {
                 PyValueError::new_err(message)
             }),
         }
+    }
+}
+
+/// The trace that a request is part of, by its `traceparent`. A malformed one is ignored.
+#[derive(Clone, Default)]
+pub(crate) struct Trace(pub(crate) Option<TraceContext>);
+
+impl FromPyObject<'_, '_> for Trace {
+    type Error = PyErr;
+
+    fn extract(traceparent: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        let traceparent: Option<&str> = traceparent.extract()?;
+        Ok(Self(traceparent.and_then(TraceContext::parse)))
     }
 }
 

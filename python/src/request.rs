@@ -118,6 +118,13 @@ impl Request {
         if left == std::time::Duration::MAX { f64::INFINITY } else { left.as_secs_f64() }
     }
 
+    /// The trace that the request is part of, as a `traceparent`.
+    #[getter]
+    fn traceparent(&self) -> Option<String> {
+        let trace = self.request.get().get().trace_context();
+        trace.map(|trace| trace.to_string())
+    }
+
     fn set_progress(&self, progress: u64) {
         self.request.get().get().set_progress(progress);
     }

@@ -3,10 +3,10 @@
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
-use slipring::{Payload, StreamTimeouts};
+use slipring::{Payload, StreamTimeouts, TraceContext};
 
 use crate::chunks::{Chunks, Owner, Sent, TaskStream};
-use crate::convert::{self, Kind, Timeout};
+use crate::convert::{self, Kind, Timeout, Trace};
 use crate::error::exception;
 use crate::outgoing::{Lent, Outgoing};
 use crate::polling::wait_for;
@@ -28,18 +28,19 @@ pub(crate) struct RoleHandle {
 const COPIED_ATTACHED: usize = 64 << 10;
 
 /// What a request has besides its payload and its timeout.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Options {
     kind: slipring::Kind,
     priority: slipring::pool::Priority,
     key: Option<u64>,
     is_idempotent: Option<bool>,
+    trace: Option<TraceContext>,
 }
 
 /// Sets the options of a request of threads or of tasks.
 macro_rules! request {
     ($role:expr, $options:expr) => {{
-        let options: Options = $options;
+        let options: &Options = &$options;
         let mut request = $role.request(options.kind).priority(options.priority);
         if let Some(key) = options.key {
             request = request.key(key);
@@ -47,13 +48,23 @@ macro_rules! request {
         if let Some(is_idempotent) = options.is_idempotent {
             request = request.idempotent(is_idempotent);
         }
+        if let Some(trace) = &options.trace {
+            request = request.trace(trace);
+        }
         request
     }};
 }
 
 impl Options {
-    fn new(kind: Kind, priority: Priority, key: Option<Key>, is_idempotent: Option<bool>) -> Self {
-        Self { kind: kind.0, priority: priority.0, key: key.map(|key| key.0), is_idempotent }
+    fn new(
+        kind: Kind,
+        priority: Priority,
+        key: Option<Key>,
+        is_idempotent: Option<bool>,
+        Trace(trace): Trace,
+    ) -> Self {
+        let key = key.map(|key| key.0);
+        Self { kind: kind.0, priority: priority.0, key, is_idempotent, trace }
     }
 }
 
@@ -125,7 +136,8 @@ impl RoleHandle {
 #[pymethods]
 impl RoleHandle {
     #[pyo3(signature = (kind, payload = Outgoing::Empty, *, timeout = Timeout::NONE,
-        priority = Priority::NORMAL, key = None, idempotent = None))]
+        priority = Priority::NORMAL, key = None, idempotent = None,
+        traceparent = Trace::default()))]
     #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
     fn call(
         &self,
@@ -136,8 +148,9 @@ impl RoleHandle {
         priority: Priority,
         key: Option<Key>,
         idempotent: Option<bool>,
+        traceparent: Trace,
     ) -> PyResult<Reply> {
-        let options = Options::new(kind, priority, key, idempotent);
+        let options = Options::new(kind, priority, key, idempotent, traceparent);
         let payload = payload.detached();
         let reply = if is_main_thread(py)? {
             // It looks for signals while it waits, so that it waits as a task does. If a signal
@@ -154,7 +167,8 @@ impl RoleHandle {
     }
 
     #[pyo3(signature = (kind, payload = Outgoing::Empty, *, timeout = Timeout::NONE,
-        priority = Priority::NORMAL, key = None, idempotent = None))]
+        priority = Priority::NORMAL, key = None, idempotent = None,
+        traceparent = Trace::default()))]
     #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
     fn submit(
         &self,
@@ -165,8 +179,9 @@ impl RoleHandle {
         priority: Priority,
         key: Option<Key>,
         idempotent: Option<bool>,
+        traceparent: Trace,
     ) -> PyResult<PoolPending> {
-        let options = Options::new(kind, priority, key, idempotent);
+        let options = Options::new(kind, priority, key, idempotent, traceparent);
         let sent = if payload.encoded_len() <= COPIED_ATTACHED {
             request!(self.role, options).submit(&payload, timeout.0)
         } else {
@@ -179,7 +194,8 @@ impl RoleHandle {
 
     #[pyo3(signature = (kind, payload = Outgoing::Empty, *, chunk_timeout = Timeout::seconds(300),
         first_chunk_timeout = None, queue_timeout = None, timeout = Timeout::NONE,
-        priority = Priority::NORMAL, key = None, idempotent = None))]
+        priority = Priority::NORMAL, key = None, idempotent = None,
+        traceparent = Trace::default()))]
     #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
     fn stream(
         &self,
@@ -193,8 +209,9 @@ impl RoleHandle {
         priority: Priority,
         key: Option<Key>,
         idempotent: Option<bool>,
+        traceparent: Trace,
     ) -> PyResult<PoolStream> {
-        let options = Options::new(kind, priority, key, idempotent);
+        let options = Options::new(kind, priority, key, idempotent, traceparent);
         let timeouts =
             convert::stream_timeouts(chunk_timeout, first_chunk_timeout, queue_timeout, timeout);
         PoolStream::open(py, self.chunks(py, &payload, timeouts, options)?)
@@ -203,7 +220,8 @@ impl RoleHandle {
     /// As `stream`, for tasks: the first wait for a chunk sends the request.
     #[pyo3(signature = (kind, payload = Outgoing::Empty, *, chunk_timeout = Timeout::seconds(300),
         first_chunk_timeout = None, queue_timeout = None, timeout = Timeout::NONE,
-        priority = Priority::NORMAL, key = None, idempotent = None))]
+        priority = Priority::NORMAL, key = None, idempotent = None,
+        traceparent = Trace::default()))]
     #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
     fn start_stream(
         &self,
@@ -217,8 +235,9 @@ impl RoleHandle {
         priority: Priority,
         key: Option<Key>,
         idempotent: Option<bool>,
+        traceparent: Trace,
     ) -> PyResult<TaskStream> {
-        let options = Options::new(kind, priority, key, idempotent);
+        let options = Options::new(kind, priority, key, idempotent, traceparent);
         let timeouts =
             convert::stream_timeouts(chunk_timeout, first_chunk_timeout, queue_timeout, timeout);
         self.chunks(py, &payload, timeouts, options).map(TaskStream)

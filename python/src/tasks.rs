@@ -13,10 +13,10 @@ use slipring::Payload as _;
 use slipring::tasks::AsyncChannel;
 
 use crate::buffer::FrozenBuffer;
-use crate::channel::Channel;
+use crate::channel::{CONTEXT, Channel};
 use crate::chunks::{Chunks, Owner, Sent, TaskStream};
 use crate::completions::Completions;
-use crate::convert::{self, Kind, Timeout};
+use crate::convert::{self, Kind, Timeout, Trace};
 use crate::error::exception;
 use crate::lock::lock;
 use crate::look::Look;
@@ -63,8 +63,9 @@ impl TaskChannel {
         payload: Lent<'_>,
         try_send: impl AsyncFnOnce(&Lent<'_>) -> slipring::Result<T>,
     ) -> PyResult<Tried<T>> {
-        // A longer one goes in pieces, which would be sent twice.
-        if payload.encoded_len() <= self.channel.blocking().config().max_request_frame() {
+        // A longer one goes in pieces, which would be sent twice: also one that a context makes longer.
+        let longest = self.channel.blocking().config().max_request_frame();
+        if payload.encoded_len() <= longest.saturating_sub(CONTEXT) {
             let sent = pin!(try_send(&payload)).poll(&mut Context::from_waker(Waker::noop()));
             if let Poll::Ready(sent) = sent {
                 return sent.map(Tried::Sent).map_err(|error| exception(py, &error));
@@ -90,12 +91,15 @@ impl TaskChannel {
         kind: Kind,
         payload: Lent<'_>,
         timeout: Timeout,
+        traceparent: Trace,
     ) -> PyResult<Operation> {
         let look = self.look.next();
         let channel = self.channel.clone().with_spin(look);
         let make = Reply::new;
-        let sent = self.try_send(py, payload, async |payload| {
-            channel.submit(kind.0, payload, timeout.0).await
+        let trace = traceparent.0;
+        let sent = self.try_send(py, payload, async |payload| match &trace {
+            None => channel.submit(kind.0, payload, timeout.0).await,
+            Some(trace) => channel.traced(trace).submit(kind.0, payload, timeout.0).await,
         });
         Ok(match sent? {
             Tried::Sent(pending) => {
@@ -105,7 +109,13 @@ impl TaskChannel {
             }
             Tried::Full(payload) => {
                 let run = |channel: AsyncChannel| async move {
-                    let pending = channel.submit(kind.0, &payload, timeout.0).await?;
+                    let sent = match &trace {
+                        None => channel.submit(kind.0, &payload, timeout.0).await,
+                        Some(trace) => {
+                            channel.traced(trace).submit(kind.0, &payload, timeout.0).await
+                        }
+                    };
+                    let pending = sent?;
                     drop(payload);
                     pending.await
                 };
@@ -115,7 +125,8 @@ impl TaskChannel {
     }
 
     #[pyo3(signature = (kind, payload = Outgoing::Empty, *, chunk_timeout = Timeout::seconds(300),
-        first_chunk_timeout = None, queue_timeout = None, timeout = Timeout::NONE))]
+        first_chunk_timeout = None, queue_timeout = None, timeout = Timeout::NONE,
+        traceparent = Trace::default()))]
     #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
     fn stream(
         &self,
@@ -126,18 +137,28 @@ impl TaskChannel {
         first_chunk_timeout: Option<Timeout>,
         queue_timeout: Option<Timeout>,
         timeout: Timeout,
+        traceparent: Trace,
     ) -> PyResult<TaskStream> {
         let timeouts =
             convert::stream_timeouts(chunk_timeout, first_chunk_timeout, queue_timeout, timeout);
         let (channel, owner) = (&self.channel, Owner::Channel(self.channel.clone()));
-        let sent = self
-            .try_send(py, payload, async |payload| channel.stream(kind.0, payload, timeouts).await);
+        let trace = traceparent.0;
+        let sent = self.try_send(py, payload, async |payload| match &trace {
+            None => channel.stream(kind.0, payload, timeouts).await,
+            Some(trace) => channel.traced(trace).stream(kind.0, payload, timeouts).await,
+        });
         Ok(TaskStream(match sent? {
             Tried::Sent(stream) => Chunks::sent(owner, Sent::Channel(Box::new(stream))),
             Tried::Full(payload) => {
                 let channel = self.channel.clone();
                 let sending = async move {
-                    let stream = channel.stream(kind.0, &payload, timeouts).await?;
+                    let sent = match &trace {
+                        None => channel.stream(kind.0, &payload, timeouts).await,
+                        Some(trace) => {
+                            channel.traced(trace).stream(kind.0, &payload, timeouts).await
+                        }
+                    };
+                    let stream = sent?;
                     Ok(Sent::Channel(Box::new(stream)))
                 };
                 Chunks::sending(owner, Box::pin(sending))
