@@ -1,5 +1,7 @@
-//! A host and a gateway whose spans go to OpenTelemetry: one trace, joined as `docs/NETWORK.md` shows.
+//! A host, a gateway and a worker whose spans go to OpenTelemetry: one trace, joined as `docs/NETWORK.md`
+//! shows.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData
 use slipring::backend::{Backend, BackendRequest, TraceContext};
 use slipring::pool::{Pool, Role};
 use slipring::worker::Worker;
-use slipring::{Config, Kind, RoleConfig, testing};
+use slipring::{Config, Kind, RoleConfig, StreamTimeouts, testing};
 use slipring_gateway::server::Gateway;
 use slipring_gateway::{Discovery, RemoteRole};
 use tokio::net::TcpListener;
@@ -42,7 +44,7 @@ fn join(span: &tracing::Span, told: Option<&TraceContext>) -> Option<TraceContex
 }
 
 #[tokio::test]
-async fn the_spans_of_host_and_gateway_are_one_trace() {
+async fn the_spans_of_host_gateway_and_worker_are_one_trace() {
     let exporter = InMemorySpanExporter::default();
     let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
@@ -52,8 +54,15 @@ async fn the_spans_of_host_and_gateway_are_one_trace() {
     tracing::subscriber::set_global_default(subscriber).unwrap();
 
     let make = || {
-        Worker::new(|_| Ok(()))
-            .on(ECHO, |(), request, responder| Ok(responder.send(&request.to_vec())?))
+        Worker::new(|_| Ok(())).join_traces(join).on(ECHO, |(), request, responder| {
+            let _span = tracing::info_span!("handler").entered();
+            if !request.is_stream() {
+                return Ok(responder.send(&request.to_vec())?);
+            }
+            let mut chunks = responder.stream();
+            chunks.send(&request.to_vec())?;
+            Ok(chunks.end()?)
+        })
     };
     let role = Role::with_channels(move |_| {
         testing::spawn_thread(&Config::small(), RoleConfig::default(), make)
@@ -70,16 +79,26 @@ async fn the_spans_of_host_and_gateway_are_one_trace() {
     let work = async {
         role.call(BackendRequest::new(ECHO, "1"), LONG).await.unwrap();
         role.submit(BackendRequest::new(ECHO, "2"), LONG).await.unwrap();
+        // In pieces, and the answer as a stream.
+        let long = BackendRequest::new(ECHO, vec![3; 100_000]);
+        let timeouts = StreamTimeouts::new().total(LONG);
+        let mut chunks = role.stream(long, timeouts).await.unwrap();
+        let mut len = 0;
+        while let Some(chunk) = poll_fn(|context| chunks.as_mut().poll_next(context)).await {
+            len += chunk.unwrap().len();
+        }
+        assert_eq!(len, 100_000);
     };
     work.instrument(tracing::info_span!("work")).await;
     // The start of a worker has spans, too, in a trace of its own.
-    let of_requests = |span: &SpanData| ["work", "attempt", "request"].contains(&&*span.name);
+    let names = ["work", "attempt", "request", "serve", "handler"];
+    let of_requests = |span: &SpanData| names.contains(&&*span.name);
     let all = || {
         let spans = exporter.get_finished_spans().unwrap().into_iter();
         spans.filter(of_requests).collect::<Vec<_>>()
     };
     let ended = async {
-        while all().len() < 5 {
+        while all().len() < 1 + 4 * 3 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -88,9 +107,9 @@ async fn the_spans_of_host_and_gateway_are_one_trace() {
     let spans = all();
     let find = |id: SpanId| spans.iter().find(|span| span.span_context.span_id() == id);
     let parent = |span: &SpanData| find(span.parent_span_id).map(|parent| parent.name.to_string());
-    for (name, its_parent) in [("request", "attempt"), ("attempt", "work")] {
+    for [its_parent, name] in names.windows(2).map(|pair| [pair[0], pair[1]]) {
         let of_name: Vec<_> = spans.iter().filter(|span| span.name == name).collect();
-        assert_eq!(of_name.len(), 2, "{spans:#?}");
+        assert_eq!(of_name.len(), 3, "{spans:#?}");
         for span in of_name {
             assert_eq!(parent(span).as_deref(), Some(its_parent), "{spans:#?}");
         }
