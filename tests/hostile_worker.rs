@@ -366,6 +366,7 @@ fn control_words() -> Vec<(usize, usize)> {
         words.extend([(side, 8), (side + 8, 8), (side + hostile::HEAD, 8)]);
         words.extend([(side + hostile::SPACE_AT, 8), (side + hostile::BELL, 4)]);
         words.extend([(side + hostile::CHECKED, 8), (side + hostile::COPIES, 4)]);
+        words.push((side + hostile::HIGH_WATER, 8));
     }
     words
 }

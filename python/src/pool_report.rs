@@ -153,6 +153,7 @@ impl RoleMetrics {
                 ("ring_capacity", channels.ring_capacity),
                 ("reply_ring_used", channels.reply_ring_used),
                 ("reply_ring_capacity", channels.reply_ring_capacity),
+                ("reply_ring_high_water", channels.reply_ring_high_water),
                 ("reply_leases", channels.reply_leases),
             ]),
         })

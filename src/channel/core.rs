@@ -276,6 +276,7 @@ impl Core {
             request_ring_used: sender.used,
             request_copies: sender.copies,
             reply_copies: self.receiver.peer_copies(),
+            reply_ring_high_water: self.receiver.high_water(),
             reply_ring_used: self.receiver.used(),
             leases_held: self.receiver.leases_held(),
             ..self.pending.stats()

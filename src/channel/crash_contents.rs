@@ -339,6 +339,7 @@ fn rings(core: &Core) -> Json {
         "reply": object! {
             "capacity": core.config.up.capacity,
             "used": stats.reply_ring_used,
+            "high_water": stats.reply_ring_high_water,
             "leases": stats.leases_held,
         },
     }

@@ -93,4 +93,9 @@ impl Receiver {
     pub(super) fn used(&self) -> u64 {
         self.gauge.used()
     }
+
+    /// The most bytes that the worker has found in the reply ring when that seemed full.
+    pub(super) fn high_water(&self) -> u64 {
+        self.gauge.high_water()
+    }
 }

@@ -144,6 +144,9 @@ pub struct Stats {
     /// Bytes in the request ring that the worker has not released: those of requests that wait
     /// there, or that a handler reads in place.
     pub request_ring_used: u64,
+    /// The most bytes that were in the reply ring when it seemed full to the worker, in its own words; 0
+    /// if they cannot be.
+    pub reply_ring_high_water: u64,
     /// Bytes in the reply ring that the worker cannot fill again yet: those of replies and chunks that
     /// were not read or are held, and up to an eighth of the ring that is given back in one go.
     pub reply_ring_used: u64,

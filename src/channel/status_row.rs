@@ -31,9 +31,10 @@ impl Source for Core {
         let of_channel = [code(self.state.phase()), is_reaped.into(), marks, next];
         let waits = [&self.sleeper.spins, &self.sleeper.parks];
         let [spins, parks] = waits.map(|count| count.load(Ordering::Relaxed));
-        let replies = [self.receiver.used(), as_u64(self.receiver.leases_held()), spins, parks];
-        let words =
-            checksum([of_channel, replies, self.sender.words(), self.status.words()].concat());
+        let (used, high_water) = (self.receiver.used(), self.receiver.high_water());
+        let replies = [used, as_u64(self.receiver.leases_held()), spins, parks];
+        let words = [of_channel, replies, self.sender.words(), self.status.words()].concat();
+        let words = checksum(words.into_iter().chain([high_water]));
         checksum(requests.into_iter().chain(self.pending.counters.words()).chain([words]))
     }
 
@@ -89,6 +90,7 @@ impl Source for Core {
             max_message: as_u64(self.config.max_message),
             stream_window: as_u64(self.config.stream_window),
             health_ring_capacity: as_u64(self.config.health.capacity),
+            reply_ring_high_water: stats.reply_ring_high_water,
         };
         Some(Row {
             id,

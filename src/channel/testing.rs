@@ -26,7 +26,7 @@ use crate::trace_context::TraceTable;
 
 // Beside the control words of a ring's model.
 /// The parent's abort flag, and the worker's status line.
-const FLAG: usize = 48;
+const FLAG: usize = 64;
 const UNDERSTOOD: usize = FLAG + 32;
 /// The credit that the worker waits for.
 const RING: usize = 128;

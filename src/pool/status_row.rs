@@ -72,6 +72,7 @@ impl Source for RoleShared {
             leases: channels.reply_leases,
             overflowed: metrics.overflowed,
             overflowed_back: metrics.overflowed_back,
+            reply_ring_high_water: channels.reply_ring_high_water,
         };
         Some(Row {
             id,

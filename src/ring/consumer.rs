@@ -30,6 +30,7 @@ pub(crate) struct Consumer {
     reader: SlotReader,
     sleep_at: OwnU64,
     peer_checked: Arc<PeerU64>,
+    peer_high_water: Arc<PeerU64>,
     peer_copies: Arc<PeerCopies>,
     sleeper: Sleeper,
     /// The distance that is kept from a producer that is fast.
@@ -58,6 +59,7 @@ impl Consumer {
             reader: SlotReader::new(ends, layout)?,
             sleep_at,
             peer_checked: Arc::new(peer.u64_at(words.checked)?),
+            peer_high_water: Arc::new(peer.u64_at(words.high_water)?),
             peer_copies: Arc::new(PeerCopies::new(peer.u32_at(words.copies)?)),
             sleeper: ends.sleeper()?,
             pacing: Pacing::new(layout.origin, layout.capacity),
@@ -83,7 +85,7 @@ impl Consumer {
 
     /// Tells how full the ring is without a borrow of the consumer.
     pub(crate) fn gauge(&self) -> ReaderGauge {
-        self.reader.gauge(&self.peer_checked)
+        self.reader.gauge(&self.peer_checked, &self.peer_high_water)
     }
 
     /// Tells how the peer copies payloads, without a borrow of the consumer.

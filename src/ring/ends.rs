@@ -19,6 +19,7 @@ pub(crate) struct ControlWords {
     pub(crate) bell: usize,
     pub(crate) checked: usize,
     pub(crate) copies: usize,
+    pub(crate) high_water: usize,
 }
 
 impl ControlWords {
@@ -32,6 +33,7 @@ impl ControlWords {
             bell: lines + control::BELL,
             checked: lines + control::CHECKED,
             copies: lines + control::COPIES,
+            high_water: lines + control::HIGH_WATER,
         }
     }
 }

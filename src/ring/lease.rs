@@ -152,13 +152,15 @@ impl LeasedRun {
 pub(crate) struct ReaderGauge {
     reclaim: Arc<Reclaim>,
     peer_checked: Arc<PeerU64>,
+    peer_high_water: Arc<PeerU64>,
     capacity: u64,
 }
 
 impl ReaderGauge {
-    pub(super) fn new(reclaim: &Arc<Reclaim>, peer_checked: &Arc<PeerU64>, capacity: u64) -> Self {
-        let (reclaim, peer_checked) = (Arc::clone(reclaim), Arc::clone(peer_checked));
-        Self { reclaim, peer_checked, capacity }
+    /// `peer` are the producer's words: up to where it has notified, and its high-water mark.
+    pub(super) fn new(reclaim: &Arc<Reclaim>, peer: [&Arc<PeerU64>; 2], capacity: u64) -> Self {
+        let [peer_checked, peer_high_water] = peer.map(Arc::clone);
+        Self { reclaim: Arc::clone(reclaim), peer_checked, peer_high_water, capacity }
     }
 
     /// Leases that are out.
@@ -169,9 +171,20 @@ impl ReaderGauge {
     /// Bytes that the producer has published and cannot fill again yet, as far as it says so.
     pub(crate) fn used(&self) -> u64 {
         // The head first: it only grows. A frame can be taken before the producer has stored the
-        // position, and the peer can store anything.
+        // position.
         let head = self.reclaim.published_head();
         let used = self.peer_checked.load(Ordering::Relaxed).wrapping_sub(head);
-        if used <= self.capacity { used } else { 0 }
+        self.if_possible(used)
+    }
+
+    /// The most bytes that the producer has found in the ring when that seemed full, as far as it says
+    /// so.
+    pub(crate) fn high_water(&self) -> u64 {
+        self.if_possible(self.peer_high_water.load(Ordering::Relaxed))
+    }
+
+    /// So many bytes, or none if the ring cannot have as many: the peer can store anything.
+    fn if_possible(&self, bytes: u64) -> u64 {
+        if bytes <= self.capacity { bytes } else { 0 }
     }
 }

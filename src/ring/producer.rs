@@ -50,6 +50,8 @@ pub(crate) struct Producer {
     poisoned: Option<Error>,
     /// The most bytes that were ever in flight.
     high_water: u64,
+    /// Tells the peer of it.
+    high_water_word: OwnU64,
 }
 
 impl Producer {
@@ -69,6 +71,7 @@ impl Producer {
             first_lap: FirstLap::new(layout),
             poisoned: None,
             high_water: 0,
+            high_water_word: own.u64_at(words.high_water)?,
         })
     }
 
@@ -364,13 +367,23 @@ impl Producer {
             Ok(head) => {
                 self.head = head;
                 self.update_free();
-                self.high_water = self.high_water.max(self.in_flight());
+                self.note_high_water();
                 Ok(())
             }
             Err(corrupt) => {
                 self.free_to = self.writer.tail();
                 Err(self.poisoned.insert(corrupt).clone())
             }
+        }
+    }
+
+    #[cold]
+    fn note_high_water(&mut self) {
+        let in_flight = self.in_flight();
+        if in_flight > self.high_water {
+            self.high_water = in_flight;
+            // Relaxed: for statistics of the peer's.
+            self.high_water_word.store(in_flight, Ordering::Relaxed);
         }
     }
 

@@ -112,8 +112,8 @@ impl SlotReader {
         self.reclaim.leased()
     }
 
-    pub(super) fn gauge(&self, peer_checked: &Arc<PeerU64>) -> ReaderGauge {
-        ReaderGauge::new(&self.reclaim, peer_checked, self.capacity)
+    pub(super) fn gauge(&self, checked: &Arc<PeerU64>, high_water: &Arc<PeerU64>) -> ReaderGauge {
+        ReaderGauge::new(&self.reclaim, [checked, high_water], self.capacity)
     }
 
     /// Whether something lies at the next slot; [`SlotReader::find`] says what.

@@ -15,7 +15,7 @@ use crate::shm::words::{OwnU32, OwnU64};
 use crate::sys::wake_fd::WakeFd;
 
 /// Offsets of the control words in either region. They are closer together than in a real one,
-/// so that a model is small. The models of channels have more words, from 48 on.
+/// so that a model is small. The models of channels have more words, from 64 on.
 pub(crate) const WORDS: ControlWords = ControlWords {
     sleep_at: 0,
     cpu: 12,
@@ -24,6 +24,7 @@ pub(crate) const WORDS: ControlWords = ControlWords {
     bell: 32,
     checked: 40,
     copies: 48,
+    high_water: 56,
 };
 const RING: usize = 64;
 
@@ -41,6 +42,7 @@ pub(crate) struct Forge {
     pub(crate) slots: OwnSlots,
     pub(crate) space_at: OwnU64,
     pub(crate) producer_bell: OwnU32,
+    pub(crate) high_water: OwnU64,
     pub(crate) head: OwnU64,
     pub(crate) sleep_at: OwnU64,
     pub(crate) consumer_bell: OwnU32,
@@ -93,6 +95,7 @@ fn rig_in((down, down_seen): (OwnRegion, PeerRegion), options: RigOptions) -> Ri
         slots: down.slots(&layout).unwrap(),
         space_at: down.u64_at(WORDS.space_at).unwrap(),
         producer_bell: bell(&down),
+        high_water: down.u64_at(WORDS.high_water).unwrap(),
         head: up.u64_at(WORDS.head).unwrap(),
         sleep_at: up.u64_at(WORDS.sleep_at).unwrap(),
         consumer_bell: bell(&up),

@@ -215,6 +215,24 @@ fn the_high_water_of_a_consumer_that_keeps_up_is_low() {
 }
 
 #[test]
+fn the_consumer_is_told_of_the_high_water_and_believes_what_can_be() {
+    let mut ring = rig(CAPACITY, MAX_FRAME, 0);
+    let gauge = ring.consumer.gauge();
+    assert_eq!(gauge.high_water(), 0);
+    fill(&mut ring.producer, 0);
+    drain(&mut ring.consumer);
+    // The mark stays when the ring is empty.
+    let full = as_u64(CAPACITY) - 64;
+    assert_eq!((gauge.used(), gauge.high_water()), (0, full));
+    assert_eq!(ring.producer.high_water(), full);
+    let believed = [CAPACITY, 64, CAPACITY + 1, usize::MAX].map(|said| {
+        ring.forge.high_water.store(as_u64(said), Ordering::Relaxed);
+        gauge.high_water()
+    });
+    assert_eq!(believed, [as_u64(CAPACITY), 64, 0, 0]);
+}
+
+#[test]
 fn a_payload_over_the_cap_is_refused_before_anything_is_touched() {
     let mut ring = rig(CAPACITY, 1000, 64);
     fill(&mut ring.producer, 900);

@@ -22,6 +22,8 @@
 //!   +392   u64 checked    position up to which the owner, as producer, has rung for frames
 //!   +400   u32 copies     how the owner, as producer, copies payloads: four bits for each class
 //!                         of lengths, as in the handshake
+//!   +408   u64 high_water the most bytes that the owner, as producer, found in its ring when that
+//!                         seemed full
 //!
 //!  abort line:   +0 u32 flag, not zero while the abort flag is set
 //!  status line:  +0 u32 state, +8 u64 requests served, +16 u64 payload bytes received,
@@ -110,6 +112,7 @@ pub(crate) mod control {
     pub(crate) const BELL: usize = 384;
     pub(crate) const CHECKED: usize = 392;
     pub(crate) const COPIES: usize = 400;
+    pub(crate) const HIGH_WATER: usize = 408;
 
     pub(crate) const ABORT: usize = 1536;
 

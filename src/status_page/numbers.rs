@@ -109,6 +109,8 @@ numbers! {
     max_message gauge "bytes" "The longest message.",
     stream_window gauge "bytes" "How far a stream may be ahead of its reader.",
     health_ring_capacity gauge "bytes" "The capacity of either ring for pings and their answers.",
+    reply_ring_high_water gauge "bytes"
+        "The most bytes in the reply ring when it seemed full, as the worker says.",
 }
 
 numbers! {
@@ -150,4 +152,6 @@ numbers! {
     overflowed counter "requests"
         "Times that a request was sent to the workers of another backend.",
     overflowed_back counter "requests" "Times that these had not begun it, and it came back.",
+    reply_ring_high_water gauge "bytes"
+        "The most bytes in one reply ring when it seemed full, as the workers say.",
 }

@@ -24,6 +24,7 @@ pub const SPACE_AT: usize = 256;
 pub const BELL: usize = 384;
 pub const CHECKED: usize = 392;
 pub const COPIES: usize = 400;
+pub const HIGH_WATER: usize = 408;
 pub const STATUS: usize = 1664;
 pub const OWNER: usize = 1792;
 pub const MARKS: usize = 4096;

@@ -126,6 +126,27 @@ fn what_lies_in_the_rings_is_told_while_it_is_there() {
     assert_eq!(handle.metrics().channels.reply_ring_capacity, 0);
 }
 
+#[test]
+fn the_fullest_that_rings_were_stays_when_their_workers_are_gone() {
+    let (pool, handle) = pool_of(role());
+    let (bytes, ring) = (pattern(1, 3000), slipring::Config::small().reply_ring().capacity());
+    // Held replies fill the reply ring, so that the worker finds no room for the last one.
+    let mut held = Vec::new();
+    let refused = loop {
+        match handle.call(ECHO, &bytes, Duration::from_millis(200)) {
+            Ok(reply) => held.push(reply),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.kind(), ErrorKind::Timeout, "{refused}");
+    let marks = |handle: &RoleHandle| handle.metrics().channels.reply_ring_high_water;
+    let expected = (ring - 3000 - 128) as u64..=ring as u64;
+    assert!(expected.contains(&marks(&handle)), "{} of {expected:?}", marks(&handle));
+    drop(held);
+    close(&pool);
+    assert!(expected.contains(&marks(&handle)), "{} of {expected:?}", marks(&handle));
+}
+
 #[cfg(feature = "prometheus")]
 mod prometheus {
     use std::collections::BTreeMap;

@@ -180,6 +180,7 @@ impl ChannelTotals {
         self.parks += stats.parks;
         self.wakes += stats.wakes;
         self.ring_high_water = self.ring_high_water.max(stats.request_ring_high_water);
+        self.reply_ring_high_water = self.reply_ring_high_water.max(stats.reply_ring_high_water);
     }
 
     /// Adds what the channel of a worker that is there has at the moment.

@@ -82,7 +82,7 @@ type Entry<'a> = (Vec<(&'static str, String)>, Value<'a>);
 /// The name and the help of a family, its type, and its metrics of a role.
 type Row = (&'static str, &'static str, FamilyKind, for<'a> fn(&'a RoleMetrics) -> Vec<Entry<'a>>);
 
-const TABLE: [Row; 27] = [
+const TABLE: [Row; 28] = [
     (
         "slipring_requests",
         "Requests that have ended, by kind and outcome",
@@ -212,6 +212,12 @@ const TABLE: [Row; 27] = [
         "Capacity of the reply rings of all workers",
         FamilyKind::Gauge,
         |role| number(role.channels.reply_ring_capacity),
+    ),
+    (
+        "slipring_reply_ring_high_water_bytes",
+        "The most bytes that were in one reply ring when it seemed full, as the workers say",
+        FamilyKind::Gauge,
+        |role| number(role.channels.reply_ring_high_water),
     ),
     (
         "slipring_reply_leases",

@@ -145,6 +145,9 @@ pub struct ChannelTotals {
     pub wakes: u64,
     /// The most bytes that were in one request ring when it seemed full.
     pub ring_high_water: u64,
+    /// The most bytes that were in one reply ring when it seemed full, as the workers say: as
+    /// [`Stats::reply_ring_high_water`](crate::Stats::reply_ring_high_water).
+    pub reply_ring_high_water: u64,
     /// Workers that are there now.
     pub workers: u64,
     /// Bytes in the request rings of the workers that are there now, altogether.

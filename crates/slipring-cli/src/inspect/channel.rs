@@ -48,9 +48,10 @@ pub(super) fn describe(text: &mut Text, row: &Row, numbers: &ChannelNumbers) {
     text.line(
         1,
         format!(
-            "replies     {} of {} in the ring, {} of them held; frames of at most {}",
+            "replies     {} of {} in the ring, {} at most so far, {} of them held; frames of at most {}",
             bytes(n.reply_ring_used),
             bytes(n.reply_ring_capacity),
+            bytes(n.reply_ring_high_water),
             n.leases,
             bytes(n.max_reply_frame)
         ),

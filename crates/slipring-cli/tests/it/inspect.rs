@@ -142,6 +142,7 @@ fn a_host_that_was_not_asked_shows_its_page_and_says_what_is_missing() {
     let host = Host::start(&[("SLIPRING_STATUS_PAGE", "1")]);
     let text = inspect(host.pid(), &[]).succeeded().stdout;
     assert!(text.contains("\n  requests    0 B of 4 MiB in the ring"), "{text}");
+    assert!(text.contains(" in the ring, 0 B at most so far, 0 of them held"), "{text}");
     assert!(text.contains("memory      not kept open for others"), "{text}");
     assert!(text.contains("SLIPRING_INSPECT=1"), "{text}");
     assert!(!text.contains("ring of "), "{text}");
