@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::channel::core::Core;
 use crate::channel::crash_frames::last_frames;
+use crate::channel::crash_sent::{Sent, SentRequest};
 use crate::channel::requests::Unfinished;
 use crate::channel::state::ChannelState;
 use crate::channel::stats::{LatencyHistogram, Stats};
@@ -20,16 +21,12 @@ use crate::process::oom::OomEvidence;
 use crate::process::spawn::Program;
 use crate::process::worker_process::WorkerProcess;
 use crate::protocol::handshake::Limits;
-use crate::protocol::kind::flags;
 use crate::protocol::{Health, Kind, RoleConfig};
-use crate::ring::PublishedFrame;
 use crate::shm::layout::as_u64;
 use crate::sys::clock::Deadline;
 
 /// The most requests that a report lists.
 const MOST_REQUESTS: usize = 256;
-/// The most frames of the request ring that a report lists.
-const MOST_FRAMES: usize = 32;
 
 /// What is known of a worker when it is started.
 pub(super) struct Facts {
@@ -91,9 +88,15 @@ impl Contents<'_> {
         report.add("cause", self.cause());
         report.add("worker", self.worker());
         report.add("pool", self.pool.map(PoolRow::describe));
-        let frames = self.core.map(|core| core.sender.history(|_| self.wants.payload));
-        let frames = frames.unwrap_or_default();
-        report.add("requests", self.requests(&frames));
+        let listed = self.listed();
+        let mut ids: Vec<_> = listed.iter().map(|(each, _)| each.request).collect();
+        ids.sort_unstable();
+        let sent = self.core.map(|core| Sent::look(&core.sender, &ids, self.wants.payload));
+        let sent = sent.unwrap_or_default();
+        let requests = listed.iter().map(|(each, mark)| {
+            self.request(*each, mark.as_ref(), sent.requests.get(&each.request))
+        });
+        report.add("requests", requests.collect::<Json>());
         let left_out = self.requests.len().saturating_sub(MOST_REQUESTS);
         report.add("requests_left_out", left_out);
         report.add("health", self.core.map(|core| health(&core.status.health())));
@@ -108,7 +111,7 @@ impl Contents<'_> {
         report.add("rings", self.core.map(rings));
         report.add("counters", self.core.map(|core| counters(&core.stats())));
         report.add("config", config(&self.facts.config));
-        report.add("last_requests_sent", self.frames(&frames));
+        report.add("last_requests_sent", self.frames(&sent));
         let name = |kind| self.kind_name(kind);
         let recorded = |path| last_frames(path, self.wants.payload, name);
         report.add("recording", self.recording.map(|path| path.display().to_string()));
@@ -200,13 +203,13 @@ impl Contents<'_> {
         marks.into_iter().map(|mark| (mark.request, mark)).collect()
     }
 
-    /// The requests that were in flight: those first that the worker had begun.
-    fn requests(&self, frames: &[PublishedFrame]) -> Json {
-        let marks = self.marks();
-        let mark = |each: &Unfinished| marks.get(&each.request);
-        let mut requests: Vec<_> = self.requests.iter().map(|each| (each, mark(each))).collect();
-        requests.sort_by_key(|(each, mark)| {
-            let order = match mark.map(|mark| mark.stage) {
+    /// The requests that were in flight, with their marks: those first that the worker had begun.
+    fn listed(&self) -> Vec<(Unfinished, Option<Mark>)> {
+        let mut marks = self.marks();
+        let mut mark = |each: &Unfinished| marks.remove(&each.request);
+        let mut listed: Vec<_> = self.requests.iter().map(|each| (*each, mark(each))).collect();
+        listed.sort_by_key(|(each, mark)| {
+            let order = match mark.as_ref().map(|mark| mark.stage) {
                 Some(Stage::Begun) => 0,
                 Some(Stage::Taken) => 1,
                 None => 2,
@@ -214,24 +217,13 @@ impl Contents<'_> {
             };
             (order, each.request)
         });
-        let mut its_frames = BTreeMap::<u64, Vec<&PublishedFrame>>::new();
-        for frame in frames {
-            its_frames.entry(frame.header.request).or_default().push(frame);
-        }
-        let listed = requests.into_iter().take(MOST_REQUESTS);
+        listed.truncate(MOST_REQUESTS);
         listed
-            .map(|(each, mark)| {
-                let its = its_frames.get(&each.request).map(Vec::as_slice);
-                self.request(*each, mark, its.unwrap_or_default())
-            })
-            .collect()
     }
 
-    fn request(&self, each: Unfinished, mark: Option<&Mark>, frames: &[&PublishedFrame]) -> Json {
-        let first = frames.first().filter(|frame| frame.header.flags & flags::CONTINUED == 0);
-        let is_whole = frames.last().is_some_and(|frame| frame.header.flags & flags::MORE == 0);
-        let len: u64 = frames.iter().map(|frame| u64::from(frame.header.len)).sum();
-        let deadline = first.and_then(|frame| self.until(frame.header.aux));
+    fn request(&self, each: Unfinished, mark: Option<&Mark>, sent: Option<&SentRequest>) -> Json {
+        let first = sent.filter(|sent| sent.has_begin);
+        let deadline = first.and_then(|sent| self.until(sent.header.aux));
         let age = |mark: &Mark| Duration::from_nanos(self.at_ns.saturating_sub(mark.since));
         let stage = match mark.map(|mark| mark.stage) {
             None => "queued",
@@ -241,9 +233,9 @@ impl Contents<'_> {
         };
         let mut request = object! {
             "id": each.request,
-            "kind": frames.first().map(|frame| self.kind_name(Kind::from_code(frame.header.kind))),
-            "kind_code": frames.first().map(|frame| u64::from(frame.header.kind)),
-            "length": first.filter(|_| is_whole).map(|_| len),
+            "kind": sent.map(|sent| self.kind_name(Kind::from_code(sent.header.kind))),
+            "kind_code": sent.map(|sent| u64::from(sent.header.kind)),
+            "length": first.filter(|sent| sent.has_end).map(|sent| sent.len),
             "stage": stage,
             "stage_ms": mark.map(age),
             "progress": mark.filter(|mark| mark.stage == Stage::Begun).map(|mark| mark.progress),
@@ -252,10 +244,7 @@ impl Contents<'_> {
             "deadline_in_ms": deadline.map(Json::Number),
         };
         if self.wants.payload > 0 {
-            let bytes = first.map(|_| {
-                let bytes = frames.iter().flat_map(|frame| frame.payload.iter().copied());
-                hex(bytes.take(self.wants.payload))
-            });
+            let bytes = first.map(|sent| hex(sent.payload.iter().copied()));
             request.add("payload_hex", bytes);
         }
         request
@@ -272,20 +261,18 @@ impl Contents<'_> {
     }
 
     /// The frames that were sent last, without what is in them.
-    fn frames(&self, frames: &[PublishedFrame]) -> Json {
+    fn frames(&self, sent: &Sent) -> Json {
         let head = self.core.and_then(|core| core.sender.positions().1);
-        let from = frames.len().saturating_sub(MOST_FRAMES);
-        let listed = frames.iter().skip(from);
+        let listed = sent.last.iter();
         listed
-            .map(|frame| {
-                let is_released =
-                    head.map(|head| head.wrapping_sub(frame.position).cast_signed() > 0);
+            .map(|(position, header)| {
+                let is_released = head.map(|head| head.wrapping_sub(*position).cast_signed() > 0);
                 object! {
-                    "position": frame.position,
-                    "request": frame.header.request,
-                    "kind": self.kind_name(Kind::from_code(frame.header.kind)),
-                    "length": frame.header.len,
-                    "flags": u64::from(frame.header.flags),
+                    "position": *position,
+                    "request": header.request,
+                    "kind": self.kind_name(Kind::from_code(header.kind)),
+                    "length": header.len,
+                    "flags": u64::from(header.flags),
                     "is_released": is_released,
                 }
             })

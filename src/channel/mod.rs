@@ -9,6 +9,7 @@ mod counters;
 mod crash_contents;
 mod crash_frames;
 mod crash_report;
+mod crash_sent;
 mod explain;
 #[cfg(all(test, feature = "tokio"))]
 mod forked_tests;

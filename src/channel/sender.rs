@@ -12,10 +12,13 @@ use crate::channel::timed_mutex::TimedMutex;
 use crate::channel::waiter::Waiter;
 use crate::error::Result;
 use crate::protocol::kind::flags;
-use crate::ring::{CopyChoices, Header, Producer, PublishedFrame};
-use crate::shm::layout::{as_u32, as_u64, as_usize};
+use crate::ring::{CopyChoices, Header, History, Producer, PublishedFrame};
+use crate::shm::layout::as_u64;
 use crate::sync::{AtomicU32, Mutex, Ordering};
 use crate::trace_context::CONTEXT_LEN;
+
+/// How many slots a look back takes under the lock: less than a tenth of a millisecond.
+const LOOKS: usize = 1024;
 
 /// Owner of the request ring's producer.
 #[derive(Debug)]
@@ -126,15 +129,22 @@ impl Sender {
         }
     }
 
-    /// See [`Producer::history`]. Contexts of traces are left out.
-    pub(super) fn history(&self, wanted: impl Fn(&Header) -> usize) -> Vec<PublishedFrame> {
-        let mut frames = self.sending.lock().producer.history(wanted);
-        // What lies behind the payload is none of it.
-        for frame in frames.iter_mut().filter(|frame| frame.header.flags & flags::TRACED != 0) {
-            frame.header.len = frame.header.len.saturating_sub(as_u32(CONTEXT_LEN));
-            frame.payload.truncate(as_usize(u64::from(frame.header.len)));
+    /// See [`Producer::look_back`]. Contexts of traces are left out. Holds the lock for [`LOOKS`] slots at
+    /// a time, and calls `pause` in between without it. Callers take the lock after the worker's end, too:
+    /// to give up a long message, or to count.
+    pub(super) fn look_back(
+        &self,
+        mut see: impl FnMut(&PublishedFrame<'_>),
+        mut pause: impl FnMut(),
+    ) {
+        let mut history = History::default();
+        let mut see = |frame: &PublishedFrame<'_>| match frame.header.flags & flags::TRACED {
+            0 => see(frame),
+            _ => see(&frame.without_tail(CONTEXT_LEN)),
+        };
+        while self.sending.lock().producer.look_back(&mut history, LOOKS, &mut see) {
+            pause();
         }
-        frames
     }
 
     /// See [`Producer::positions`].
@@ -241,5 +251,29 @@ impl Sender {
 impl Sending {
     fn first_len(&self) -> Option<usize> {
         self.queue.front().map(|first| first.len)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::ring::testing::{rig, send};
+
+    #[test]
+    fn a_look_back_does_not_keep_the_lock() {
+        let mut ring = rig(256 << 10, 1000, 0);
+        while send(&mut ring.producer, 1, b"").unwrap() {}
+        let sender = Sender::new(ring.producer);
+        let (mut seen, mut pauses, mut waits) = (0, 0, 0);
+        sender.look_back(
+            |_| seen += 1,
+            || {
+                pauses += 1;
+                waits += usize::from(sender.sending.try_lock().is_some());
+            },
+        );
+        assert_eq!((seen, pauses, waits), (4095, 3, 3));
     }
 }

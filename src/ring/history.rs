@@ -18,17 +18,36 @@ use crate::config::SLOT_ALIGN;
 use crate::ring::commit::Commit;
 use crate::ring::header::Header;
 use crate::ring::position::{span, to_end, within};
-use crate::shm::layout::{as_u64, as_usize};
+use crate::shm::layout::{as_u32, as_u64, as_usize};
 use crate::shm::slots::OwnSlots;
 
-/// A frame that was published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PublishedFrame {
+/// A frame that was published, and lies in the ring while this is there.
+#[derive(Debug)]
+pub(crate) struct PublishedFrame<'a> {
+    slots: &'a OwnSlots,
     /// Where its slot starts.
     pub(crate) position: u64,
     pub(crate) header: Header,
-    /// The first bytes of its payload.
-    pub(crate) payload: Vec<u8>,
+}
+
+impl PublishedFrame<'_> {
+    /// Returns the same frame without the last bytes of its payload.
+    pub(crate) fn without_tail(&self, len: usize) -> PublishedFrame<'_> {
+        let len = self.header.len.saturating_sub(as_u32(len));
+        PublishedFrame { header: Header { len, ..self.header }, ..*self }
+    }
+
+    /// Copies the first bytes of the payload, `most` at most.
+    pub(crate) fn payload(&self, most: usize) -> Vec<u8> {
+        payload(self.slots, self.position, as_usize(u64::from(self.header.len)).min(most))
+    }
+}
+
+/// A look at what was published, in steps: between two of them the ring may go on.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    /// Where the next step begins, and where the tail was when the look began.
+    span: Option<(u64, u64)>,
 }
 
 /// Bytes of a word.
@@ -37,37 +56,47 @@ const WORD: usize = 8;
 const WORDS: usize = SLOT_ALIGN / WORD;
 const HEADER_WORDS: usize = 4;
 
-/// Returns the frames between `origin` and `tail` that still lie in the ring, oldest first, with as many
-/// bytes of the payload as `wanted` says.
-pub(super) fn published(
-    slots: &OwnSlots,
-    (origin, tail, capacity): (u64, u64, u64),
-    wanted: impl Fn(&Header) -> usize,
-) -> Vec<PublishedFrame> {
-    // No page is touched that was not made: all between the two have been written.
-    let mut position = tail.wrapping_sub(tail.wrapping_sub(origin).min(capacity));
-    let start = position;
-    let mut found = Vec::new();
-    while within(position, start, tail) {
-        let line = slots.line(position);
-        let word = line.load(0);
-        if word == Commit::padding(position) {
-            position = position.wrapping_add(to_end(position, capacity));
-            continue;
+impl History {
+    /// Shows `see` frames between `origin` and `tail` that still lie in the ring, oldest first, and looks
+    /// at `most` slots or so. Returns false when there is nothing more.
+    pub(super) fn step(
+        &mut self,
+        slots: &OwnSlots,
+        (origin, tail, capacity): (u64, u64, u64),
+        most: usize,
+        mut see: impl FnMut(&PublishedFrame<'_>),
+    ) -> bool {
+        // No page is touched that was not made: all between the two have been written.
+        let oldest = tail.wrapping_sub(tail.wrapping_sub(origin).min(capacity));
+        let (next, end) = self.span.unwrap_or((oldest, tail));
+        if next == end || !within(end, oldest, tail.wrapping_add(1)) {
+            // All was seen, or others were put over the rest.
+            return false;
         }
-        let header = Header::from_words([line.load(1), line.load(2), line.load(3)]);
-        let len = as_usize(u64::from(header.len));
-        let left = tail.wrapping_sub(position).min(to_end(position, capacity));
-        if word == Commit::frame(position) && as_u64(len) < left && span(len) <= left {
-            let wanted = wanted(&header).min(len);
-            let payload = payload(slots, position, wanted);
-            found.push(PublishedFrame { position, header, payload });
-            position = position.wrapping_add(span(len));
-        } else {
-            position = position.wrapping_add(as_u64(SLOT_ALIGN));
+        let mut position = if within(next, oldest, end) { next } else { oldest };
+        for _ in 0..most {
+            if !within(position, oldest, end) {
+                break;
+            }
+            let line = slots.line(position);
+            let word = line.load(0);
+            if word == Commit::padding(position) {
+                position = position.wrapping_add(to_end(position, capacity));
+                continue;
+            }
+            let header = Header::from_words([line.load(1), line.load(2), line.load(3)]);
+            let len = as_usize(u64::from(header.len));
+            let left = end.wrapping_sub(position).min(to_end(position, capacity));
+            if word == Commit::frame(position) && as_u64(len) < left && span(len) <= left {
+                see(&PublishedFrame { slots, position, header });
+                position = position.wrapping_add(span(len));
+            } else {
+                position = position.wrapping_add(as_u64(SLOT_ALIGN));
+            }
         }
+        self.span = Some((position, end));
+        within(position, oldest, end)
     }
-    found
 }
 
 /// Copies the first `len` bytes of the payload of the frame at `position`.
@@ -84,15 +113,26 @@ fn payload(slots: &OwnSlots, position: u64, len: usize) -> Vec<u8> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
     use super::*;
     use crate::ring::Producer;
     use crate::ring::testing::{pattern, receive, rig, rig_without_pages, send};
 
+    /// The frames that are found, in steps of two looks: position, request, and up to `most` bytes.
+    fn all(producer: &Producer, most: usize) -> Vec<(u64, u64, Vec<u8>)> {
+        let (mut history, mut found) = (History::default(), Vec::new());
+        let mut see = |frame: &PublishedFrame<'_>| {
+            found.push((frame.position, frame.header.request, frame.payload(most)));
+        };
+        while producer.look_back(&mut history, 2, &mut see) {}
+        assert!(!producer.look_back(&mut history, 2, &mut see), "it ends once");
+        found
+    }
+
     fn found(producer: &Producer, most: usize) -> Vec<(u64, Vec<u8>)> {
-        let frames = producer.history(|_| most);
-        frames.into_iter().map(|frame| (frame.header.request, frame.payload)).collect()
+        let all = all(producer, most).into_iter();
+        all.map(|(_, request, payload)| (request, payload)).collect()
     }
 
     #[test]
@@ -111,17 +151,16 @@ mod tests {
                 sent.push((request, payload));
                 while request % 16 == 0 && receive(&mut ring.consumer).unwrap().is_some() {}
                 let used = ring.producer.used();
-                let frames = ring.producer.history(|header| as_usize(header.len.into()));
+                let frames = all(&ring.producer, usize::MAX);
                 let (tail, head) = ring.producer.positions();
                 assert_eq!(tail.wrapping_sub(head.unwrap()), used);
                 let kept = &sent[sent.len() - frames.len()..];
-                let same = |(frame, sent): (&PublishedFrame, &(u64, Vec<u8>))| {
-                    (frame.header.request, &frame.payload) == (sent.0, &sent.1)
+                let same = |((_, request, payload), sent): (&(u64, u64, Vec<u8>), &_)| {
+                    (*request, payload.clone()) == *sent
                 };
                 assert!(frames.iter().zip(kept).all(same), "{request}");
-                let is_held = |frame: &&PublishedFrame| tail.wrapping_sub(frame.position) <= used;
-                let held: u64 =
-                    frames.iter().filter(is_held).map(|it| span(it.payload.len())).sum();
+                let is_held = |it: &&(u64, u64, Vec<u8>)| tail.wrapping_sub(it.0) <= used;
+                let held: u64 = frames.iter().filter(is_held).map(|it| span(it.2.len())).sum();
                 // But for padding, all of the ring that is used is frames.
                 assert!(held <= used && held + 1064 > used, "{held} of {used}");
                 found_released += frames.iter().filter(|frame| !is_held(frame)).count();
@@ -138,6 +177,41 @@ mod tests {
         for most in [0, 1, 31, 32, 33, 499, 500, 4000] {
             let first = pattern(1, 500).into_iter().take(most).collect();
             assert_eq!(found(&ring.producer, most), [(1, first), (2, Vec::new())]);
+        }
+    }
+
+    #[test]
+    fn a_step_is_short_and_the_ring_may_go_on_between_two() {
+        for origin in [0, u64::MAX - 8191] {
+            let mut ring = rig(4096, 1000, origin);
+            let (mut history, mut seen) = (History::default(), Vec::new());
+            let mut step = |producer: &Producer, most| {
+                seen.clear();
+                let see = |frame: &PublishedFrame<'_>| seen.push(frame.header.request);
+                let has_more = producer.look_back(&mut history, most, see);
+                (seen.clone(), has_more)
+            };
+            for request in 1..=40 {
+                send(&mut ring.producer, request, b"").unwrap();
+            }
+            assert_eq!(step(&ring.producer, 3), (vec![1, 2, 3], true));
+            // What comes now is not part of the look, and is put over some that is.
+            for request in 41..=80 {
+                while !send(&mut ring.producer, request, b"").unwrap() {
+                    receive(&mut ring.consumer).unwrap().unwrap();
+                }
+            }
+            assert_eq!(step(&ring.producer, 2), (vec![17, 18], true));
+            assert_eq!(step(&ring.producer, 100), ((19..=40).collect(), false));
+            // Over all of it.
+            let mut history = History::default();
+            assert!(ring.producer.look_back(&mut history, 1, |_| {}));
+            for request in 81..=200 {
+                while !send(&mut ring.producer, request, b"").unwrap() {
+                    receive(&mut ring.consumer).unwrap().unwrap();
+                }
+            }
+            assert!(!ring.producer.look_back(&mut history, 9, |_| panic!("a frame")));
         }
     }
 

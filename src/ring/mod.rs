@@ -73,7 +73,7 @@ pub(crate) use consumer::Consumer;
 pub(crate) use copy_choice::PeerCopies;
 pub use frame::Frame;
 pub use header::Header;
-pub(crate) use history::PublishedFrame;
+pub(crate) use history::{History, PublishedFrame};
 pub use lease::Lease;
 pub(crate) use lease::{LeasedRun, LeasedSlot, ReaderGauge};
 pub(crate) use producer::Producer;

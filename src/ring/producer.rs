@@ -22,7 +22,7 @@ use crate::ring::doorbell::{Alarm, BY_FD, Sleeper, Step, look_before_end};
 use crate::ring::ends::Ends;
 use crate::ring::first_lap::FirstLap;
 use crate::ring::header::Header;
-use crate::ring::history::PublishedFrame;
+use crate::ring::history::{History, PublishedFrame};
 use crate::ring::open_slot::OpenSlot;
 use crate::ring::position::{NEVER, padding, span, to_end};
 use crate::ring::slot_writer::SlotWriter;
@@ -405,11 +405,16 @@ impl Producer {
         self.writer.tail().wrapping_sub(self.head)
     }
 
-    /// Returns the frames that were published and still lie in the ring, also those that the consumer has
-    /// released, oldest first; of the payload as many bytes as `wanted` says, at most. Looks at each
-    /// line of the ring.
-    pub(crate) fn history(&self, wanted: impl Fn(&Header) -> usize) -> Vec<PublishedFrame> {
-        self.writer.history(self.first_lap.origin(), wanted)
+    /// Shows `see` frames that were published and still lie in the ring, also those that the consumer has
+    /// released, oldest first. Looks at `most` slots or so, from where the last step has ended. Returns
+    /// false when there are no more of those that were there at the first step.
+    pub(crate) fn look_back(
+        &self,
+        history: &mut History,
+        most: usize,
+        see: impl FnMut(&PublishedFrame<'_>),
+    ) -> bool {
+        self.writer.look_back(history, self.first_lap.origin(), most, see)
     }
 
     /// Returns the tail, and the consumer's head as it is now; `None` if that cannot be.

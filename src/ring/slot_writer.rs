@@ -59,7 +59,7 @@ use crate::ring::copy_choice::{CopyChoice, FINDINGS, Look};
 use crate::ring::doorbell::Bell;
 use crate::ring::ends::Ends;
 use crate::ring::header::Header;
-use crate::ring::history::{self, PublishedFrame};
+use crate::ring::history::{History, PublishedFrame};
 use crate::ring::open_slot::{OpenSlot, OpenSlots};
 use crate::ring::position::span;
 use crate::shm::layout::{RingLayout, as_u32, as_u64};
@@ -127,13 +127,15 @@ impl SlotWriter {
         })
     }
 
-    /// See [`history::published`]. The ring's first frame is at `origin`.
-    pub(super) fn history(
+    /// See [`History::step`]. The ring's first frame is at `origin`.
+    pub(super) fn look_back(
         &self,
+        history: &mut History,
         origin: u64,
-        wanted: impl Fn(&Header) -> usize,
-    ) -> Vec<PublishedFrame> {
-        history::published(&self.slots, (origin, self.tail, self.capacity), wanted)
+        most: usize,
+        see: impl FnMut(&PublishedFrame<'_>),
+    ) -> bool {
+        history.step(&self.slots, (origin, self.tail, self.capacity), most, see)
     }
 
     #[inline]
