@@ -6,11 +6,12 @@
 //!   .slipring-crash-<role>-<pid>-<time>.json.tmp    one that is being written, or was never finished
 //! ```
 //!
-//! Nothing but plain files of these names is ever removed. A symbolic link is neither followed nor removed.
+//! Nothing but plain files of these names and of this user is ever removed. A symbolic link is neither
+//! followed nor removed.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -66,15 +67,24 @@ fn fill(mut file: File, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Removes the oldest reports, so that `keep` are left, and what was never finished. What cannot be
-/// removed stays.
-pub(super) fn prune(directory: &Path, keep: usize) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
+/// Removes the oldest reports, so that `keep` are left, and what was never finished. What cannot be removed
+/// stays. So does the one that was just `written`, also if the clock was set back since others were, and what
+/// other users have put into the directory.
+pub(super) fn prune(written: &Path, keep: usize) {
+    if let Ok(metadata) = fs::symlink_metadata(written) {
+        prune_of(written, keep, metadata.uid());
+    }
+}
+
+fn prune_of(written: &Path, keep: usize, user: u32) {
+    let Some(Ok(entries)) = written.parent().map(fs::read_dir) else { return };
     let mut reports = Vec::new();
     for entry in entries.flatten() {
         let name = entry.file_name();
         let (Some(name), Ok(kind)) = (name.to_str(), entry.file_type()) else { continue };
-        if !kind.is_file() {
+        let is_own = || entry.metadata().is_ok_and(|metadata| metadata.uid() == user);
+        let is_candidate = time_of(name).is_some() || is_unfinished(name);
+        if !kind.is_file() || !is_candidate || !is_own() {
             continue;
         }
         if let Some(time) = time_of(name) {
@@ -85,7 +95,7 @@ pub(super) fn prune(directory: &Path, keep: usize) {
     }
     reports.sort_unstable();
     let surplus = reports.len().saturating_sub(keep);
-    for (_, path) in reports.into_iter().take(surplus) {
+    for (_, path) in reports.into_iter().take(surplus).filter(|(_, path)| path != written) {
         let _ = fs::remove_file(path);
     }
 }
@@ -168,10 +178,11 @@ mod tests {
         fs::create_dir(dir.path().join("slipring-crash-r-2-19990101T000000.000000Z.json")).unwrap();
         let before = names(&dir);
         // The role that comes last in the alphabet is the oldest.
+        let mut last = PathBuf::new();
         for (role, seconds) in [("z", 1), ("y", 3), ("b", 2), ("a", 4)] {
-            write(dir.path(), &name(role, seconds), "").unwrap();
+            last = write(dir.path(), &name(role, seconds), "").unwrap();
         }
-        prune(dir.path(), 2);
+        prune(&last, 2);
         let left: Vec<_> = names(&dir).into_iter().filter(|name| !before.contains(name)).collect();
         let expected = ["a-7-19700101T000004", "y-7-19700101T000003"];
         assert_eq!(left, expected.map(|name| format!("slipring-crash-{name}.000000Z.json")));
@@ -183,15 +194,48 @@ mod tests {
         let dir = TempDir::new();
         let path = dir.path().join(".slipring-crash-r-7-20000101T000000.000000Z.json.tmp");
         let file = File::create(&path).unwrap();
-        prune(dir.path(), 5);
+        let last = write(dir.path(), &name("r", 1), "").unwrap();
+        prune(&last, 5);
         assert!(path.exists(), "it may have been made just now");
         file.set_modified(SystemTime::now() - 2 * UNFINISHED_AGE).unwrap();
         file.try_lock().unwrap();
-        prune(dir.path(), 5);
+        prune(&last, 5);
         assert!(path.exists(), "it is being written");
         drop(file);
-        prune(dir.path(), 5);
+        prune(&last, 5);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_report_stays_that_was_written_after_the_clock_was_set_back() {
+        let dir = TempDir::new();
+        for seconds in 1000..1005 {
+            write(dir.path(), &name("r", seconds), "").unwrap();
+        }
+        let mut before = PathBuf::new();
+        for seconds in [2, 1] {
+            let last = write(dir.path(), &name("r", seconds), "").unwrap();
+            prune(&last, 3);
+            assert!(last.exists() && !before.exists() && names(&dir).len() == 4);
+            before = last;
+        }
+    }
+
+    #[test]
+    fn what_other_users_have_put_there_neither_counts_nor_goes() {
+        let dir = TempDir::new();
+        let old = write(dir.path(), &name("r", 1), "").unwrap();
+        let unfinished = dir.path().join(".slipring-crash-r-7-20000101T000000.000000Z.json.tmp");
+        let file = File::create(&unfinished).unwrap();
+        file.set_modified(SystemTime::now() - 2 * UNFINISHED_AGE).unwrap();
+        drop(file);
+        let last = write(dir.path(), &name("r", 2), "").unwrap();
+        let user = fs::metadata(&last).unwrap().uid();
+        // As if those were another's.
+        prune_of(&last, 1, user.wrapping_add(1));
+        assert!(old.exists() && unfinished.exists() && last.exists());
+        prune_of(&last, 1, user);
+        assert!(!old.exists() && !unfinished.exists() && last.exists());
     }
 
     #[test]

@@ -92,8 +92,8 @@ impl CrashReports {
         FROM_ENV.clone()
     }
 
-    /// Sets how many reports the directory keeps, at least 1: 20 by default. The oldest ones are removed, also
-    /// those of other hosts that use the directory, and never anything else.
+    /// Sets how many reports the directory keeps, at least 1: 20 by default. The oldest ones are removed,
+    /// also those of other hosts of this user, and never anything else.
     pub fn keep(mut self, reports: usize) -> Self {
         self.target.keep = reports.max(1);
         self

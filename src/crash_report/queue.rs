@@ -162,7 +162,7 @@ impl Queue {
         match written {
             Ok(path) => {
                 place.set(Ok(path.clone()));
-                file::prune(directory, *keep);
+                file::prune(&path, *keep);
                 let mut state = self.state.lock();
                 state.written += 1;
                 self.note_end(state);
