@@ -162,9 +162,10 @@ impl Reporter {
         let pid = self.child.get().map_or(0, WorkerProcess::pid);
         let name = (self.facts.role.role.clone(), pid, at);
         let collect = move |wants| {
-            this.wait_until_known(state.as_deref(), start.is_some());
+            this.wait_until_known(state.as_deref(), start.is_some(), at_ns);
             if let Some(state) = &state {
-                state.flush_recording(Deadline::after(RECORDING_WAIT));
+                let left = left_of(EXIT_STATUS_WAIT + LOG_WAIT + RECORDING_WAIT, at_ns, now_ns());
+                state.flush_recording(Deadline::after(left.min(RECORDING_WAIT)));
             }
             let failure = state.as_ref().and_then(|state| state.failure());
             let is_failed = state.as_ref().is_some_and(|state| state.phase() == Phase::Failed);
@@ -192,21 +193,29 @@ impl Reporter {
         self.reports.write(name, self.place.clone(), Box::new(collect));
     }
 
-    /// Blocks until it is known how the worker ended and what it had begun, but not for long.
-    fn wait_until_known(&self, state: Option<&ChannelState>, is_start: bool) {
+    /// Blocks until it is known how the worker ended and what it had begun, but not for long after its end
+    /// was noticed.
+    fn wait_until_known(&self, state: Option<&ChannelState>, is_start: bool, at_ns: u64) {
         let Some(child) = self.child.get() else { return };
         let is_dead = state.is_some_and(|state| state.phase() == Phase::Dead);
         let wait = if is_dead || is_start { EXIT_STATUS_WAIT } else { FAILED_WAIT };
-        let deadline = Instant::now() + wait;
+        let until = |wait| Instant::now() + left_of(wait, at_ns, now_ns());
+        let deadline = until(wait);
         child.wait_for_cause(deadline);
         while !child.has_stopped() && Instant::now() < deadline {
             std::thread::sleep(LOOK);
         }
         // The reaping tells of a core dump, and only then there is a last line of the log.
         if child.wait(deadline).is_some() {
-            child.wait_for_log(Instant::now() + LOG_WAIT);
+            child.wait_for_log(until(wait + LOG_WAIT));
         }
     }
+}
+
+/// How much is left at `now` of a wait that began `at` that time. One thread writes the reports of all
+/// workers: a hundred that end together must not be waited for one after the other.
+fn left_of(wait: Duration, at: u64, now: u64) -> Duration {
+    wait.saturating_sub(Duration::from_nanos(now.saturating_sub(at)))
 }
 
 impl FailureObserver for Reporter {
@@ -247,5 +256,18 @@ impl FailureObserver for Reporter {
 impl fmt::Debug for Reporter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reporter").field("reports", &self.reports).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_waits_of_reports_run_from_the_ends_of_their_workers() {
+        let second = 1_000_000_000;
+        let left = [(7, 7), (7, 8), (7, 12), (7, 500), (8, 7)]
+            .map(|(at, now)| left_of(EXIT_STATUS_WAIT, at * second, now * second).as_secs());
+        assert_eq!(left, [5, 4, 0, 0, 5]);
     }
 }

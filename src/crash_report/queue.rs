@@ -216,3 +216,66 @@ impl Queue {
         self.changed.notify_all();
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::crash_report::json::object;
+    use crate::process::testing::TempDir;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// Adds a report whose contents are asked for by `collect`.
+    fn add(
+        (queue, dir): (&Arc<Queue>, &TempDir),
+        pid: u32,
+        collect: impl FnOnce() + Send + 'static,
+    ) -> ReportPlace {
+        let place = ReportPlace::default();
+        let name = Name { role: "r".to_owned(), pid, time: SystemTime::now() };
+        let collect = Box::new(move |_| {
+            collect();
+            object! { "pid": pid }
+        });
+        let directory = dir.path().to_owned();
+        let target = Target { directory, keep: 1000, wants: Wants::default() };
+        queue.announce();
+        queue.add(Job { name, place: place.clone(), collect }, target);
+        place
+    }
+
+    #[test]
+    fn a_report_that_hangs_holds_nothing_but_so_many_others() {
+        let (queue, dir) = (Arc::new(Queue::default()), TempDir::new());
+        let ((tell, told), (go, gone)) = (channel(), channel::<()>());
+        let hung = add((&queue, &dir), 0, move || {
+            tell.send(()).unwrap();
+            gone.recv().unwrap();
+        });
+        told.recv_timeout(LONG).unwrap();
+        let most = u32::try_from(MOST_WAITING).unwrap();
+        let waiting: Vec<_> = (1..=most).map(|pid| add((&queue, &dir), pid, || ())).collect();
+        let surplus = add((&queue, &dir), most + 1, || ());
+        assert!(!queue.wait(Duration::from_millis(1)));
+        assert_eq!((queue.counts(), hung.path(), surplus.path()), ((0, 1), None, None));
+        assert_eq!(queue.last_failure().unwrap(), "128 others wait to be written");
+        go.send(()).unwrap();
+        assert!(queue.wait(LONG));
+        assert_eq!(queue.counts(), (u64::from(most) + 1, 1));
+        assert!(waiting.iter().chain([&hung]).all(|place| place.path().unwrap().exists()));
+        assert_eq!(surplus.path(), None);
+    }
+
+    #[test]
+    fn a_report_that_panics_is_lost_and_the_next_one_written() {
+        let (queue, dir) = (Arc::new(Queue::default()), TempDir::new());
+        let lost = add((&queue, &dir), 1, || std::panic::resume_unwind(Box::new("on purpose")));
+        let written = add((&queue, &dir), 2, || ());
+        assert!(queue.wait(LONG));
+        assert_eq!((queue.counts(), lost.path()), ((1, 1), None));
+        assert!(written.path().unwrap().exists());
+    }
+}
