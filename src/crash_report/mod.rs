@@ -3,6 +3,7 @@
 //! `docs/CRASH_REPORTS.md` has the format. What is known of a channel is collected in
 //! `channel/crash_report.rs`, of a pool in `pool/crash_row.rs`.
 
+mod exit;
 mod file;
 pub(crate) mod json;
 mod program;
@@ -138,8 +139,8 @@ impl CrashReports {
     }
 
     /// Blocks until the reports of all workers whose end was noticed are written, or could not be, or the
-    /// timeout has passed. Returns whether none is left to write. For a host that is about to exit: what
-    /// is not written then is lost.
+    /// timeout has passed. Returns whether none is left to write. A process that exits, other than by a
+    /// signal or `_exit`, does this by itself, for 5 seconds at most. What is not written then is lost.
     #[allow(clippy::must_use_candidate, reason = "the wait is what is wanted")]
     pub fn wait(&self, timeout: Duration) -> bool {
         self.queue.wait(timeout)

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::exit;
 use super::file::{self, Name};
 use super::json::Json;
 use crate::error::ReportPlace;
@@ -76,6 +77,7 @@ impl Queue {
     pub(super) fn announce(&self) {
         let _state = self.state.lock();
         self.open.fetch_add(1, Ordering::Relaxed);
+        exit::note_open();
     }
 
     /// Nothing comes of a report that was announced.
@@ -213,6 +215,7 @@ impl Queue {
     fn note_end(&self, state: MutexGuard<'_, State>) {
         self.open.fetch_sub(1, Ordering::Relaxed);
         drop(state);
+        exit::note_end();
         self.changed.notify_all();
     }
 }

@@ -33,6 +33,7 @@ cfg_if! {
         pub(crate) mod wake_socket;
     } else {
         pub(crate) mod activity;
+        pub(crate) mod exit;
         pub(crate) mod fd;
         pub(crate) mod fork;
         pub(crate) mod futex;
