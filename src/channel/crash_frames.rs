@@ -11,7 +11,7 @@ const MOST: usize = 32;
 
 /// Reads what was recorded last, with so many bytes of each payload.
 pub(super) fn last_frames(path: &Path, payload: usize, name: impl Fn(Kind) -> String) -> Json {
-    match recording::last(path, MOST, payload > 0) {
+    match recording::last_cut(path, MOST, payload) {
         Ok(records) => records.iter().map(|record| describe(record, payload, &name)).collect(),
         Err(error) => object! { "problem": error.to_string() },
     }

@@ -46,13 +46,16 @@ use crate::sys::clock::now_ns;
 ///
 /// As for [`RecordingReader::open`].
 pub fn last(path: impl AsRef<Path>, count: usize, with_payloads: bool) -> Result<Vec<Record>> {
+    last_cut(path.as_ref(), count, if with_payloads { usize::MAX } else { 0 })
+}
+
+/// As [`last`], with no more than `most` bytes of each payload: a frame can be half as long as its ring.
+pub(crate) fn last_cut(path: &Path, count: usize, most: usize) -> Result<Vec<Record>> {
     let mut kept = VecDeque::new();
     for record in RecordingReader::open(path)? {
         let mut record = record?;
-        if let Event::Request(frame) | Event::Reply(frame) = &mut record.event
-            && !with_payloads
-        {
-            frame.payload = FramePayload::LeftOut;
+        if let Event::Request(frame) | Event::Reply(frame) = &mut record.event {
+            cut(&mut frame.payload, most);
         }
         kept.push_back(record);
         if kept.len() > count {
@@ -60,6 +63,17 @@ pub fn last(path: impl AsRef<Path>, count: usize, with_payloads: bool) -> Result
         }
     }
     Ok(kept.into())
+}
+
+fn cut(payload: &mut FramePayload, most: usize) {
+    match payload {
+        _ if most == 0 => *payload = FramePayload::LeftOut,
+        FramePayload::Whole(bytes) if bytes.len() > most => {
+            bytes.truncate(most);
+            bytes.shrink_to_fit();
+        }
+        _ => {}
+    }
 }
 
 /// Begins the recording of a worker. `fields` say what it is, and `role` is the start of the file's name.
@@ -92,4 +106,24 @@ fn random_key() -> [u8; 16] {
     let words = [1_u64, 2].map(|word| RandomState::new().hash_one(word).to_le_bytes());
     key.iter_mut().zip(words.as_flattened()).for_each(|(to, from)| *to = *from);
     key
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_memory_is_kept_of_a_payload_than_is_wanted() {
+        for (most, kept) in
+            [(0, None), (1, Some(1)), (5, Some(5)), (1000, Some(1000)), (2000, Some(1000))]
+        {
+            let mut payload = FramePayload::Whole(vec![7; 1000]);
+            cut(&mut payload, most);
+            let found = match &payload {
+                FramePayload::Whole(bytes) => Some((bytes.len(), bytes.capacity())),
+                _ => None,
+            };
+            assert_eq!(found, kept.map(|kept| (kept, kept)));
+        }
+    }
 }
