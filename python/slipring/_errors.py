@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slipring._slipring import ExitCause, Unsettled
+    from slipring._slipring import CrashReport, ExitCause, Unsettled
 
 
 class Error(RuntimeError):
@@ -35,6 +35,21 @@ class Error(RuntimeError):
         self.was_begun = found.get("was_begun")
         self.earlier_attempts = found.get("earlier_attempts", 0)
         self.earlier_ends = found.get("earlier_ends", [])
+        self._report: CrashReport | str | None = found.get("_report")
+
+    @property
+    def crash_report(self) -> str | None:
+        """The path of the crash report of the worker that died, failed or was not started.
+
+        It is written a moment after the exception is made: `None` until then, and if there is none.
+        """
+        if self._report is None or isinstance(self._report, str):
+            return self._report
+        path = self._report.path()
+        return None if path is None else str(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args, {**vars(self), "_report": self.crash_report}
 
 
 class TimeoutError(Error, builtins.TimeoutError):
@@ -138,11 +153,11 @@ class PeerDied(Error):
             return found[name]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = dict(vars(self))
+        made, args, state = super().__reduce__()
         unsettled = state.pop("_unsettled", None)
         if unsettled is not None:
             state.update(_end(unsettled))
-        return type(self), self.args, state
+        return made, args, state
 
 
 _LATE = ("was_begun", "cause", "signal", "begun_alone", "begun_beside", "is_oom_suspected")

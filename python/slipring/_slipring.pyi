@@ -1,5 +1,6 @@
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, final
 
 import numpy.typing as npt
@@ -69,6 +70,12 @@ class Unsettled:
     """A death of which not everything is known yet."""
 
     def look(self) -> dict[str, Any]: ...
+
+@final
+class CrashReport:
+    """The crash report of a worker, which may not be written yet."""
+
+    def path(self) -> Path | None: ...
 
 @final
 class Health:

@@ -1,11 +1,12 @@
 //! Errors of the library as exceptions of `slipring/_errors.py`.
 
 use std::error::Error as _;
+use std::path::Path;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
-use slipring::{Overload, WorkerDeath};
+use slipring::{ErrorKind, Overload, WorkerDeath};
 
 use crate::report::ExitCause;
 
@@ -45,6 +46,9 @@ fn make(py: Python<'_>, error: &slipring::Error) -> PyResult<PyErr> {
         details.set_item("log_path", death.log_path())?;
         set_end(&details, death)?;
     }
+    if has_reporter(error.kind()) {
+        details.set_item("_report", Py::new(py, CrashReport(error.clone()))?)?;
+    }
     if let (None, Some(death)) = (was_begun, own_death) {
         details.set_item("_unsettled", Py::new(py, Unsettled(death.clone()))?)?;
     }
@@ -79,6 +83,27 @@ fn make(py: Python<'_>, error: &slipring::Error) -> PyResult<PyErr> {
         next = source.source();
     }
     exception_of(py, error.kind().name(), &message, &details)
+}
+
+/// Returns whether an error of this kind may have the crash report of a worker.
+fn has_reporter(kind: ErrorKind) -> bool {
+    use ErrorKind as Kind;
+    let is_end = matches!(kind, Kind::PeerDied | Kind::PeerCorrupt | Kind::Poison | Kind::Degraded);
+    let is_start = matches!(kind, Kind::Spawn | Kind::Handshake | Kind::Mismatch | Kind::Session);
+    is_end || is_start
+}
+
+/// The crash report of a worker, which is written a moment after the exception is made.
+#[pyclass(frozen, module = "slipring")]
+pub(crate) struct CrashReport(slipring::Error);
+
+#[pymethods]
+impl CrashReport {
+    /// Returns its path; `None` if it is not there, or not yet.
+    fn path(&self) -> Option<&Path> {
+        let before = || self.0.source()?.downcast_ref::<slipring::Error>()?.crash_report();
+        self.0.crash_report().or_else(before)
+    }
 }
 
 /// A death of which not everything was known when the exception was made: the last thread of the worker

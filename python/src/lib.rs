@@ -87,6 +87,7 @@ fn _slipring(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<reply::Reply>()?;
     module.add_class::<lease::Lease>()?;
     module.add_class::<error::Unsettled>()?;
+    module.add_class::<error::CrashReport>()?;
     module.add_class::<report::ExitCause>()?;
     module.add_class::<report::Health>()?;
     module.add_class::<request::Request>()?;

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -94,15 +95,49 @@ def test_a_crash_is_told_with_its_signal_and_log(
 def test_a_crash_leaves_a_report_if_it_is_asked_for(spawn: Spawn, tmp_path: Path) -> None:
     reports = tmp_path / "crashes"
     channel = spawn(crash_reports=reports)
-    with pytest.raises(slipring.PeerDied):
+    with pytest.raises(slipring.PeerDied) as raised:
         channel.call("crash", str(int(signal.SIGKILL)), timeout=TIMEOUT)
-    until = time.monotonic() + 60.0
-    while not (found := list(reports.glob("slipring-crash-*.json"))):
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    report = json.loads(found[0].read_text())
+    path = path_of_report(raised.value)
+    assert [path] == [str(found) for found in reports.iterdir()]
+    report = json.loads(Path(path).read_text())
     assert (report["cause"]["signal"], report["worker"]["pid"]) == (signal.SIGKILL, channel.pid)
     assert report["requests"][0]["stage"] == "begun"
+
+
+def path_of_report(error: BaseException) -> str:
+    """Wait until the crash report is written."""
+    assert isinstance(error, slipring.Error)
+    until = time.monotonic() + 60.0
+    while (path := error.crash_report) is None:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert pickle.loads(pickle.dumps(error)).crash_report == path
+    return path
+
+
+def test_errors_without_a_death_have_the_path_of_the_report_too(tmp_path: Path) -> None:
+    spawner = slipring.Spawner("/bin/false", crash_reports=tmp_path)
+    with pytest.raises(slipring.SpawnFailed) as raised:
+        spawner.spawn()
+    assert json.loads(Path(path_of_report(raised.value)).read_text())["cause"]["exit_code"] == 1
+    # There is none.
+    with pytest.raises(slipring.SpawnFailed) as raised:
+        slipring.Spawner("/bin/false").spawn()
+    assert raised.value.crash_report is None
+    assert pickle.loads(pickle.dumps(raised.value)).crash_report is None
+
+
+def test_a_host_that_ends_with_the_exception_leaves_the_report(tmp_path: Path) -> None:
+    host = (
+        "import sys, slipring\n"
+        "spawner = slipring.Spawner(sys.executable, [sys.argv[1]], role='test')\n"
+        "spawner.spawn().call('crash', '9', timeout=60)\n"
+    )
+    reports = {"SLIPRING_CRASH_REPORTS": str(tmp_path)}
+    command = [sys.executable, "-c", host, str(Path(__file__).with_name("worker.py"))]
+    ended = subprocess.run(command, env={**os.environ, **reports}, capture_output=True, text=True)
+    assert ended.returncode == 1 and "PeerDied" in ended.stderr, ended
+    assert len(list(tmp_path.glob("slipring-crash-test-*.json"))) == 1
 
 
 def wait_until_settled(error: BaseException) -> None:

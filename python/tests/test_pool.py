@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import sys
@@ -190,8 +191,9 @@ def test_a_death_fails_what_was_begun_and_not_what_waited(make_pool: MakePool) -
 
 
 def test_what_may_be_served_twice_is_sent_again(make_pool: MakePool, tmp_path: Path) -> None:
-    pool = make_pool(max_size=1, idempotent=["crash"])
-    role = pool.role("test")
+    reports = tmp_path / "crashes"
+    recipe = spawner(tmp_path, crash_reports=reports)
+    role = make_pool(recipe, max_size=1, idempotent=["crash"]).role("test")
     mark = str(tmp_path / "mark")
     reply = role.call("crash once", mark, timeout=TIMEOUT, idempotent=True)
     assert reply.text() == "survived"
@@ -202,6 +204,10 @@ def test_what_may_be_served_twice_is_sent_again(make_pool: MakePool, tmp_path: P
     assert poison.was_begun is True and poison.earlier_attempts >= 1
     assert all("SIGSEGV" in end for end in poison.earlier_ends)
     assert role.metrics().resent_begun >= 2
+    wait_until(lambda: poison.crash_report is not None)
+    last = json.loads(Path(poison.crash_report or "").read_text())
+    assert last["worker"]["pid"] == poison.pid
+    assert last["pool"]["resent_requests"][0]["is_alone"] is True
 
 
 def test_a_full_queue_refuses_with_its_numbers(make_pool: MakePool) -> None:
