@@ -76,9 +76,9 @@ unsafe impl Sync for Map {}
 
 impl Map {
     pub fn new(fd: RawFd, len: usize, protection: i32) -> std::io::Result<Self> {
+        let anywhere = std::ptr::null_mut();
         // SAFETY: a new mapping of a descriptor that the caller keeps open.
-        let base =
-            unsafe { libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, fd, 0) };
+        let base = unsafe { libc::mmap(anywhere, len, protection, libc::MAP_SHARED, fd, 0) };
         if base == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error());
         }

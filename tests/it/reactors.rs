@@ -56,10 +56,10 @@ impl Edge {
         let set = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         let mut event =
             libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: 0 };
+        let (fd, event) = (fd.as_raw_fd(), &raw mut event);
         // SAFETY: one live event.
         #[allow(unsafe_code, reason = "epoll")]
-        let added =
-            unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event) };
+        let added = unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, event) };
         assert_eq!(added, 0);
         Self(set)
     }

@@ -140,9 +140,9 @@ pub(crate) fn lock_description(file: impl AsFd) -> io::Result<()> {
         l_len: 1,
         l_pid: 0,
     };
+    let fd = file.as_fd().as_raw_fd();
     // SAFETY: the call reads the struct, which lives until it returns.
-    let locked =
-        unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
+    let locked = unsafe { libc::fcntl(fd, libc::F_OFD_SETLK, &raw const lock) };
     check(locked.into())
 }
 
