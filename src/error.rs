@@ -605,14 +605,26 @@ impl std::error::Error for Error {
 /// Writes text that may come from another process: a line break or an escape sequence in it
 /// is shown, and does nothing.
 fn one_line(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
-    if !text.contains(char::is_control) {
+    if !text.contains(steers) {
         return f.write_str(text);
     }
     text.chars().try_for_each(|c| match c {
         '\t' => f.write_char(c),
-        c if c.is_control() => write!(f, "{}", c.escape_default()),
+        c if steers(c) => write!(f, "{}", c.escape_default()),
         c => f.write_char(c),
     })
+}
+
+/// Whether a character does something to a terminal other than to appear: those that control it, begin a
+/// line, or turn the direction of what follows.
+fn steers(c: char) -> bool {
+    let turns = matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// A text that another process has written, as it may be shown in a terminal or a table.
+pub(crate) fn shown(text: &str) -> String {
+    text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn write_log_tail(f: &mut fmt::Formatter<'_>, tail: Option<&str>) -> fmt::Result {

@@ -44,7 +44,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::config::{Config, RingConfig, SLOT_ALIGN};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 
 /// First eight bytes of every region.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"SLIPRING");
@@ -373,7 +373,7 @@ impl RegionHeader {
     pub(crate) fn build_name(&self) -> String {
         let end = self.build.iter().position(|b| *b == 0).unwrap_or(self.build.len());
         let name = self.build.get(..end).unwrap_or_default();
-        String::from_utf8_lossy(name).chars().filter(|c| !c.is_control()).collect()
+        shown(&String::from_utf8_lossy(name))
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read};
 
+use crate::error::shown;
+
 /// In bytes.
 const LONGEST_COMMAND: u64 = 4096;
 
@@ -22,14 +24,6 @@ pub(super) fn command(pid: u32) -> io::Result<String> {
     let words = line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
     let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
     Ok(shown(&words.join(" ")))
-}
-
-/// A text that another process has written, as it may be shown in a terminal: without control characters,
-/// and without those that turn the direction of what follows.
-pub(super) fn shown(text: &str) -> String {
-    let turns = |c| matches!(c, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
-    let shown = |c: char| if c.is_control() || turns(c) { '\u{FFFD}' } else { c };
-    text.chars().map(shown).collect()
 }
 
 #[cfg(test)]

@@ -9,14 +9,16 @@ use super::layout::{
     checksum, header,
 };
 use super::numbers::{ChannelNumbers, RoleNumbers};
-use super::process::shown;
 use super::row::{Numbers, Row, Times};
 use super::writer::Header;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, shown};
 use crate::shm::layout::as_u64;
 
 /// How often a block that changes while it is copied is copied again.
 const ATTEMPTS: usize = 100;
+/// How often all blocks of a page together. Its host writes one at a time, so that many that are half
+/// written are no honest host's, and must not keep the reader busy.
+const ATTEMPTS_OF_ALL: usize = 1000;
 
 /// What pages are copied from.
 pub(crate) trait Pages {
@@ -47,15 +49,17 @@ pub(super) fn words_of(bytes: &[u8; BLOCK_BYTES]) -> Option<Words> {
 
 /// Copies a block, of which 0 is the header; `None` if it changes again and again while it is copied, or
 /// stays half written.
-fn copy(pages: &impl Pages, index: usize) -> Result<Option<Words>> {
+fn copy(pages: &impl Pages, index: usize, left: &mut usize) -> Result<Option<Words>> {
     let mut bytes = [0; BLOCK_BYTES];
-    for _ in 0..ATTEMPTS {
+    for _ in 0..=ATTEMPTS {
         pages
             .read(&mut bytes, as_u64(index * BLOCK_BYTES))
             .map_err(|e| Error::with_source(ErrorKind::Mismatch, "a status page that is cut", e))?;
         if let Some(words) = words_of(&bytes) {
             return Ok(Some(words));
         }
+        let Some(fewer) = left.checked_sub(1) else { break };
+        *left = fewer;
         std::thread::yield_now();
     }
     Ok(None)
@@ -63,7 +67,7 @@ fn copy(pages: &impl Pages, index: usize) -> Result<Option<Words>> {
 
 /// Reads the header, with the library's name; `None` if the page was not written yet.
 pub(crate) fn header(pages: &impl Pages) -> Result<Option<(Header, String)>> {
-    match copy(pages, 0)? {
+    match copy(pages, 0, &mut ATTEMPTS.clone())? {
         None => Err(Error::mismatch("the header of a status page has a wrong checksum")),
         Some(words) if words == [0; WORDS] => Ok(None),
         Some(words) => parse_header(&words).map(Some),
@@ -99,9 +103,9 @@ fn parse_header(words: &Words) -> Result<(Header, String)> {
 
 /// Reads the blocks that are in use, as they are at `now`. Also returns how many of them are torn.
 pub(crate) fn rows(pages: &impl Pages, blocks: usize, now: u64) -> Result<(Vec<Row>, u64)> {
-    let (mut rows, mut torn) = (Vec::new(), 0);
+    let (mut rows, mut torn, mut left) = (Vec::new(), 0, ATTEMPTS_OF_ALL);
     for index in 1..=blocks {
-        match copy(pages, index)? {
+        match copy(pages, index, &mut left)? {
             Some(words) => rows.extend(parse_row(&words, now)?),
             None => torn += 1,
         }
@@ -179,7 +183,7 @@ mod tests {
         let numbers = ChannelNumbers::from_words(std::iter::repeat(number), NOW);
         Row {
             id,
-            role: "embed\u{1B}[2J".into(),
+            role: "embed\u{1B}[2J\u{61C}\u{202E}\u{2028}".into(),
             note: "n\u{E4}".repeat(1000),
             numbers: Numbers::Channel(numbers),
             errors: vec![(ErrorKind::Timeout, 3)],
@@ -263,12 +267,30 @@ mod tests {
         assert_eq!(read(&page(&blocks)), Ok((2, 2)));
     }
 
+    /// A page that counts how often it is read.
+    struct Counted(Vec<u8>, std::cell::Cell<usize>);
+
+    impl Pages for Counted {
+        fn read(&self, into: &mut [u8], from: u64) -> io::Result<()> {
+            self.1.set(self.1.get() + 1);
+            self.0.read(into, from)
+        }
+    }
+
+    #[test]
+    fn a_page_of_half_written_rows_is_not_read_again_and_again() {
+        let page = Counted(page(&[[7; WORDS]; BLOCKS + 1]), 0.into());
+        let (rows, torn) = rows(&page, BLOCKS, NOW).unwrap();
+        assert_eq!((rows.len(), torn), (0, as_u64(BLOCKS)));
+        assert!(page.1.get() <= BLOCKS + ATTEMPTS_OF_ALL, "{:?}", page.1);
+    }
+
     #[test]
     fn a_row_reads_back_and_its_texts_can_be_shown() {
         let written = row(1, 5);
         let words = whole(row_words(&written, NOW));
         let found = parse_row(&words, NOW).unwrap().unwrap();
-        assert_eq!(found.role, "embed\u{FFFD}[2J");
+        assert_eq!(found.role, "embed\u{FFFD}[2J\u{FFFD}\u{FFFD}\u{FFFD}");
         assert!(written.note.starts_with(&found.note) && found.note.len() > 380);
         assert_eq!(found, Row { role: found.role.clone(), note: found.note.clone(), ..written });
         // What goes on has a time in the page, from which its length follows.

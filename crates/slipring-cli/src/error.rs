@@ -114,7 +114,9 @@ impl fmt::Display for Error {
 
 fn escape_controls(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     text.chars().try_for_each(|c| {
-        if c.is_control() && c != '\t' {
+        // Those that turn the direction of what follows, or begin a line.
+        let turns = matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+        if (c.is_control() || turns) && c != '\t' {
             write!(f, "{}", c.escape_default())
         } else {
             fmt::Write::write_char(f, c)
@@ -130,6 +132,8 @@ mod tests {
     fn a_message_is_one_line_whatever_the_file_is_called() {
         let error = Error::failure("cannot read a\nb\x1b[31m: gone");
         assert_eq!(error.to_string(), "cannot read a\\nb\\u{1b}[31m: gone");
+        let error = Error::failure("cannot read a\u{202e}b\u{2066}c\u{61c}d\u{2028}e");
+        assert_eq!(error.to_string(), "cannot read a\\u{202e}b\\u{2066}c\\u{61c}d\\u{2028}e");
     }
 
     #[test]
